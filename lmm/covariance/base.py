@@ -1,0 +1,73 @@
+"""The contract of a covariance structure: theta -> T, the relative factor of one level's effects.
+
+The k random effects of a level have covariance sigma^2 G with G = T T'. A structure says how T
+(k, k), lower triangular, depends on its parameters theta, gives first and second derivatives,
+and knows which theta give the same G. Everything else in the package works on T, dT and G alone,
+so a structure is one file and one registry entry.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import numpy as np
+
+
+class Covariance(abc.ABC):
+    """Structure of a k x k relative covariance; frozen, hashable, without arrays.
+
+    Attributes
+    ----------
+    k : number of random effects per level.
+    name : the word used in a formula, ``diag(x|g)``.
+    """
+
+    k: int
+    name: str
+
+    @property
+    @abc.abstractmethod
+    def n_theta(self) -> int:
+        """Number of parameters."""
+
+    @abc.abstractmethod
+    def factor(self, theta: np.ndarray) -> np.ndarray:
+        """T (k, k), lower triangular, with G = T T'."""
+
+    @abc.abstractmethod
+    def jacobian(self, theta: np.ndarray) -> np.ndarray:
+        """dT / dtheta, shape (n_theta, k, k)."""
+
+    def second(self, theta: np.ndarray) -> np.ndarray | None:
+        """d2T / dtheta2, shape (n_theta, n_theta, k, k); None where T is linear in theta."""
+        return None
+
+    @abc.abstractmethod
+    def from_matrix(self, G: np.ndarray) -> np.ndarray:
+        """theta whose G is nearest to a positive semidefinite (k, k) matrix; exact when G has this structure."""
+
+    @abc.abstractmethod
+    def canonical(self, theta: np.ndarray) -> np.ndarray:
+        """The representative with the same G that is reported: non-negative diagonal of T."""
+
+    @abc.abstractmethod
+    def descent(self, theta: np.ndarray, D: np.ndarray) -> tuple[float, np.ndarray]:
+        """Steepest first-order descent through the boundary at a stationary theta.
+
+        ``D`` (k, k) is the derivative of the objective with respect to G. The KKT conditions of the
+        minimum over G >= 0 are D >= 0 on the null space of G. Returns the smallest eigenvalue of D
+        there (0.0 when G has no null space in this structure) and dG (k, k), a positive semidefinite
+        direction with that slope (zeros when there is none).
+        """
+
+    @abc.abstractmethod
+    def theta_names(self, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Per parameter the column names it couples: ``(a,)`` on the diagonal, ``(row, column)`` below."""
+
+    @abc.abstractmethod
+    def pairs(self) -> list[tuple[int, int]]:
+        """Pairs i > j whose covariance is a parameter (not fixed at zero), column-wise as lme4 prints."""
+
+    @abc.abstractmethod
+    def boundary(self, theta: np.ndarray) -> np.ndarray:
+        """Distances to the boundary, one per constrained parameter: 0 where a variance or 1 - r^2 vanishes."""

@@ -1,0 +1,87 @@
+"""Several structures side by side on one grouping factor: ``(1|g) + (0+x|g)`` is one term with two blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lmm.covariance.base import Covariance
+
+
+def merge(parts: list[Covariance]) -> Covariance:
+    """One structure for the columns of ``parts`` laid side by side; a single part stays as it is."""
+    return parts[0] if len(parts) == 1 else Blocks(tuple(parts))
+
+
+@dataclass(frozen=True)
+class Blocks(Covariance):
+    """Block-diagonal G; theta is the concatenation of the parts' parameters."""
+
+    parts: tuple[Covariance, ...]
+    name = "blocks"
+
+    @property
+    def k(self) -> int:  # type: ignore[override]
+        return sum(part.k for part in self.parts)
+
+    @property
+    def n_theta(self) -> int:
+        return sum(part.n_theta for part in self.parts)
+
+    def _walk(self, theta: np.ndarray) -> list[tuple[Covariance, np.ndarray, slice, slice]]:
+        """Per part: itself, its theta, its slice of the columns and of theta."""
+        out, row, at = [], 0, 0
+        for part in self.parts:
+            columns, own = slice(row, row + part.k), slice(at, at + part.n_theta)
+            out.append((part, np.asarray(theta)[own], columns, own))
+            row, at = columns.stop, own.stop
+        return out
+
+    def factor(self, theta: np.ndarray) -> np.ndarray:
+        T = np.zeros((self.k, self.k))
+        for part, own, columns, _ in self._walk(theta):
+            T[columns, columns] = part.factor(own)
+        return T
+
+    def jacobian(self, theta: np.ndarray) -> np.ndarray:
+        dT = np.zeros((self.n_theta, self.k, self.k))
+        for part, own, columns, at in self._walk(theta):
+            dT[at, columns, columns] = part.jacobian(own)
+        return dT
+
+    def second(self, theta: np.ndarray) -> np.ndarray | None:
+        seconds = [(part.second(own), columns, at) for part, own, columns, at in self._walk(theta)]
+        if all(second is None for second, _, _ in seconds):
+            return None
+        out = np.zeros((self.n_theta, self.n_theta, self.k, self.k))
+        for second, columns, at in seconds:
+            if second is not None:
+                out[at, at, columns, columns] = second
+        return out
+
+    def from_matrix(self, G: np.ndarray) -> np.ndarray:
+        zeros = np.zeros(self.n_theta)
+        return np.concatenate([part.from_matrix(G[columns, columns]) for part, _, columns, _ in self._walk(zeros)])
+
+    def canonical(self, theta: np.ndarray) -> np.ndarray:
+        return np.concatenate([part.canonical(own) for part, own, _, _ in self._walk(theta)])
+
+    def descent(self, theta: np.ndarray, D: np.ndarray) -> tuple[float, np.ndarray]:
+        best, direction = 0.0, np.zeros((self.k, self.k))
+        for part, own, columns, _ in self._walk(theta):
+            slope, inner = part.descent(own, D[columns, columns])
+            if slope < best:
+                best, direction = slope, np.zeros((self.k, self.k))
+                direction[columns, columns] = inner
+        return best, direction
+
+    def theta_names(self, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
+        return [n for part, _, own, _ in self._walk(np.zeros(self.n_theta)) for n in part.theta_names(columns[own])]
+
+    def pairs(self) -> list[tuple[int, int]]:
+        walk = self._walk(np.zeros(self.n_theta))
+        return [(i + own.start, j + own.start) for part, _, own, _ in walk for i, j in part.pairs()]
+
+    def boundary(self, theta: np.ndarray) -> np.ndarray:
+        return np.concatenate([part.boundary(own) for part, own, _, _ in self._walk(theta)])

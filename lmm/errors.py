@@ -1,0 +1,80 @@
+"""Every way a fit can be refused or doubted, by stage.
+
+All errors derive from :class:`LmmError`, itself a ``ValueError``; all warnings from
+:class:`LmmWarning`. A message names the user's own columns and says what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LmmError(ValueError):
+    """Base class of every error that lmm raises on purpose."""
+
+
+class FormulaError(LmmError):
+    """The formula cannot be read; the message repeats it with a caret under the place.
+
+    Parameters
+    ----------
+    message : what is wrong and what to write instead.
+    formula : the text as the user wrote it.
+    span : half-open character range of the offending part, or None.
+    """
+
+    def __init__(self, message: str, formula: str | None = None, span: tuple[int, int] | None = None):
+        self.formula, self.span = formula, span
+        if formula is not None:
+            message += f"\n\n    {formula}"
+            if span is not None:
+                start, stop = span
+                message += "\n    " + " " * start + "^" * max(1, stop - start)
+        super().__init__(message)
+
+
+class DataError(LmmError):
+    """The data cannot serve the formula: a missing column, nothing left, a wrong type."""
+
+
+class ResponseError(DataError):
+    """The response is not what the model needs: not numeric, constant, infinite, out of range."""
+
+
+class GroupingError(DataError):
+    """A grouping factor cannot carry a random effect: one level, or as many levels as rows."""
+
+
+class ArgumentError(LmmError):
+    """An argument has a value that no model can use; the nearest valid one is offered."""
+
+
+class PredictionError(LmmError):
+    """New data cannot be predicted: new levels, missing columns."""
+
+
+class CapacityError(LmmError):
+    """The problem does not fit in memory on the exact path."""
+
+
+class LmmWarning(UserWarning):
+    """Base class of every warning that lmm gives."""
+
+
+class ConvergenceWarning(LmmWarning):
+    """The optimiser stopped before the convergence test was met."""
+
+
+class SingularFitWarning(LmmWarning):
+    """A variance is estimated as zero, or a correlation as one in absolute value."""
+
+
+class RankWarning(LmmWarning):
+    """Columns of the fixed-effects matrix depend on others and were dropped."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` for the choice nearest to ``word``, or an empty string."""
+    match = difflib.get_close_matches(str(word), [str(c) for c in choices], n=1, cutoff=0.5)
+    return f" Did you mean {match[0]!r}?" if match else ""
