@@ -1,0 +1,77 @@
+"""Mixed-effects models from a formula.
+
+>>> import lmm
+>>> radon = lmm.datasets.load("radon")
+>>> fit = lmm.lmer("log_radon ~ floor + (1|county)", radon)
+>>> print(fit.summary())                                        # doctest: +SKIP
+
+Names are resolved on first use, so that ``import lmm`` costs nothing and a small fit
+imports only what it needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lmm import covariance, datasets
+    from lmm.api import lmer
+    from lmm.errors import (
+        ArgumentError,
+        CapacityError,
+        ConvergenceWarning,
+        DataError,
+        FormulaError,
+        GroupingError,
+        LmmError,
+        LmmWarning,
+        PredictionError,
+        RankWarning,
+        ResponseError,
+        SingularFitWarning,
+    )
+    from lmm.estimators.control import Control
+    from lmm.linalg.backend import enable_compile_cache
+    from lmm.results import Fit
+
+__all__ = [
+    "ArgumentError",
+    "CapacityError",
+    "Control",
+    "ConvergenceWarning",
+    "DataError",
+    "Fit",
+    "FormulaError",
+    "GroupingError",
+    "LmmError",
+    "LmmWarning",
+    "PredictionError",
+    "RankWarning",
+    "ResponseError",
+    "SingularFitWarning",
+    "__version__",
+    "covariance",
+    "datasets",
+    "enable_compile_cache",
+    "lmer",
+]
+
+_MODULES = frozenset({"covariance", "datasets"})
+_HOMES = {"lmer": "lmm.api", "Control": "lmm.estimators.control", "Fit": "lmm.results", "enable_compile_cache": "lmm.linalg.backend"}
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"lmm.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module 'lmm' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES.get(name, "lmm.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
