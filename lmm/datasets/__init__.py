@@ -8,6 +8,7 @@
 """
 
 from lmm.datasets.catalogue import Column, Description, describe
+from lmm.datasets.files import read
 from lmm.datasets.store import load, names
 
-__all__ = ["Column", "Description", "describe", "load", "names"]
+__all__ = ["Column", "Description", "describe", "load", "names", "read"]

@@ -101,6 +101,5 @@ def describe(name: str) -> Description:
     name = resolve(name)
     words, frame = _words()[name], load(name)
     columns = {column: Column(_kind(frame[column]), *words["columns"][column]) for column in frame.columns}
-    return Description(
-        name, words["title"], len(frame), columns, words["source"], words["licence"], words["reference"], words.get("note", ""), words["example"]
-    )
+    texts = {key: words.get(key, "") for key in ("title", "source", "licence", "reference", "note", "example")}
+    return Description(name=name, rows=len(frame), columns=columns, **texts)

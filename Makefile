@@ -1,0 +1,55 @@
+# make demo | test | lint | types | docs | bench | test-oldest | clean
+# A fresh machine needs python3 (3.11-3.13) with venv and pip; everything else is installed into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OLDEST := .venv-oldest
+PIP_INSTALL := -m pip install --disable-pip-version-check --quiet
+# one thread for BLAS in each of the two test processes: tiny matrices gain nothing from more
+PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PYTEST_ARGS ?= -q -n 2
+
+.PHONY: demo test test-oldest lint types docs bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/lmm "log_radon ~ floor + (1|county)" radon
+
+test: $(VENV)/.installed-test
+	$(PYTEST) $(PYTEST_ARGS)
+
+# the same tests on the oldest versions that pyproject.toml admits
+test-oldest: $(OLDEST)/.installed
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks
+
+# each environment is installed once, and again when pyproject.toml changes
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python $(PIP_INSTALL) -e .
+	touch $@
+
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python $(PIP_INSTALL) -e ".[$*]"
+	touch $@
+
+$(OLDEST)/.installed: pyproject.toml tests/oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python $(PIP_INSTALL) -c tests/oldest.txt -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(OLDEST) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,135 @@
+"""``lmm FORMULA DATA``: fit a mixed model from a shell and print its summary.
+
+Everything that is wrong with what the user typed ends in one line on standard error (for a formula, with the formula and
+a caret under the place) and exit status 2. Only what the fit needs is imported, so that a small model is on the screen
+about as soon as Python, NumPy and pandas are loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lmm
+from lmm.errors import ArgumentError, FormulaError, LmmError, LmmWarning
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EXAMPLES = """\
+examples:
+  lmm "Reaction ~ Days + (Days|Subject)" sleepstudy
+  lmm "log_radon ~ floor + (1|county)" radon --ml
+  lmm "yield ~ nitro + (1|Block/Variety)" oats.csv --tidy coefficients.csv
+  lmm "y ~ x + (x||g)" measurements.parquet --weights n
+
+DATA is a CSV or Parquet file, or the name of a shipped data set:
+  {names}
+"""
+
+
+class _Examples(argparse.Action):
+    """``--help``, whose list of data sets is read only when it is printed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.epilog = EXAMPLES.format(names=", ".join(lmm.datasets.names()))
+        parser.print_help()
+        parser.exit()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the command line."""
+    p = argparse.ArgumentParser(
+        prog="lmm",
+        description="Fit a linear mixed model and print its summary.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        allow_abbrev=False,
+    )
+    p.add_argument("formula", metavar="FORMULA", help='as in R, e.g. "y ~ x + (x|g)"')
+    p.add_argument("data", metavar="DATA", help="a CSV or Parquet file, or the name of a shipped data set")
+    p.add_argument("--ml", action="store_true", help="maximum likelihood instead of REML")
+    p.add_argument("--weights", metavar="COLUMN", help="column or expression of prior weights")
+    p.add_argument("--offset", metavar="COLUMN", help="column or expression added to the linear predictor")
+    p.add_argument("--family", metavar="NAME", help="family of a generalized model: binomial, poisson, ...")
+    p.add_argument("--nagq", metavar="K", type=int, help="quadrature points of a generalized model (default 1: Laplace)")
+    p.add_argument("--method", metavar="NAME", help="another estimator, by name")
+    p.add_argument("--tidy", metavar="FILE", type=Path, help="also write coefficients and variance components to a CSV file")
+    p.add_argument("--version", action="version", version=f"lmm {lmm.__version__}")
+    p.add_argument("-h", "--help", action=_Examples, nargs=0, help="show this help and the data sets")
+    return p
+
+
+def fit(options: argparse.Namespace, data: pd.DataFrame) -> Any:
+    """The fitted model that the options ask for."""
+    given = {k: v for k in ("weights", "offset", "method") if (v := getattr(options, k)) is not None}
+    if options.family is None:
+        if options.nagq is not None:
+            raise ArgumentError("--nagq is for generalized models: give --family too.")
+        return lmm.lmer(options.formula, data, REML=not options.ml, **given)
+    glmer = getattr(lmm, "glmer", None)
+    if glmer is None:
+        raise ArgumentError(f"--family: generalized models are not part of lmm {lmm.__version__}; they come with the next release.")
+    if options.ml:
+        raise ArgumentError("--ml is for linear models: a generalized model is always fitted by maximum likelihood.")
+    if options.nagq is not None:
+        given["nAGQ"] = options.nagq
+    return glmer(options.formula, data, family=options.family, **given)
+
+
+def write_tidy(model: Any, path: Path) -> None:
+    """Coefficients, then variance components, as one CSV table."""
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            model.tidy(effects="fixed").to_csv(file, index=False)
+            model.tidy(effects="ran_pars").to_csv(file, index=False, header=False)
+    except OSError as error:
+        raise ArgumentError(f"--tidy: cannot write {str(path)!r}: {error.strerror or error}") from None
+
+
+def one_line(message: object) -> str:
+    """``message`` without its line breaks."""
+    return " ".join(str(message).split())
+
+
+def _show(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"lmm: warning: {one_line(message)}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : the arguments after the program's name; those of the process by default.
+
+    Returns
+    -------
+    Exit status: 0, or 2 when what was asked cannot be done.
+    """
+    options = parser().parse_args(argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", LmmWarning)
+            warnings.showwarning = _show
+            model = fit(options, lmm.datasets.read(options.data))
+            print(model.summary(), flush=True)
+            if options.tidy is not None:
+                write_tidy(model, options.tidy)
+    except FormulaError as error:
+        print(f"lmm: {error}", file=sys.stderr)
+        return 2
+    except LmmError as error:
+        print(f"lmm: {one_line(error)}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stdout = None  # type: ignore[assignment]
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

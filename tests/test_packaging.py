@@ -1,0 +1,82 @@
+"""What is built and installed: the wheel, its size and contents, and the versions that are admitted."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import lmm
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built from a copy of the sources alone and without the network."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "lmm", source / "lmm", ignore=shutil.ignore_patterns("__pycache__"))
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(out.glob("*.whl"))
+
+
+def test_wheel_is_small_and_complete(wheel):
+    assert wheel.stat().st_size < 3_000_000
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    shipped = {p.relative_to(ROOT).as_posix() for p in (ROOT / "lmm").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    assert shipped <= inside
+    assert all(name.startswith(("lmm/", f"lmm-{lmm.__version__}.dist-info/")) for name in inside)
+    assert {"lmm/py.typed", "lmm/datasets/catalogue.toml", "lmm/datasets/tables/InstEval.npz"} <= inside
+    assert any(name.endswith("licenses/LICENSE") for name in inside)
+
+
+def test_wheel_works_where_the_sources_are_not(wheel, tmp_path):
+    """Unpacked elsewhere and imported from there: data sets and the command line need no file of the checkout."""
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    code = "import lmm, lmm.cli; print(lmm.__file__, len(lmm.datasets.load('InstEval'))); lmm.cli.main(['--version'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.splitlines() == [f"{tmp_path}/lmm/__init__.py 73421", f"lmm {lmm.__version__}"]
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "tests" / "oldest.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def test_oldest_versions_are_the_lower_bounds():
+    bounds = dict(re.fullmatch(r"([a-z]+)>=([\d.]+)", requirement).groups() for requirement in PROJECT["dependencies"])
+    assert bounds == pins()
+
+
+def test_every_import_has_its_requirement():
+    """Each third-party package imported at the top of a module of lmm is a core dependency."""
+    top = {
+        line.split()[1].split(".")[0]
+        for path in (ROOT / "lmm").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if re.match(r"(import|from) \w", line)
+    }
+    third = top - set(sys.stdlib_module_names) - {"lmm", "__future__"}
+    assert third <= set(pins())
+
+
+def test_version_is_in_the_changelog():
+    assert f"## {lmm.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_extras_are_the_promised_ones():
+    extras = PROJECT["optional-dependencies"]
+    assert {"plot", "test", "docs", "bench", "all"} <= set(extras)
+    named = set(re.search(r"\[(.*)\]", extras["all"][0]).group(1).split(","))
+    assert named == set(extras) - {"all"}
