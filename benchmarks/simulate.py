@@ -92,7 +92,8 @@ def pupils(seed: int = 103, pupils: int = 4100, teachers: int = 300, schools: in
     staff = np.array([len(range(s, teachers, schools)) for s in range(schools)])
     teacher = school + schools * np.floor(d.uniform(n) * staff[school]).astype(np.int64)
     b = d.correlated(pupils, [6.0, 1.2], 0.25)
-    y = 50 + 3 * occasion + b[pupil, 0] + b[pupil, 1] * occasion + 2.5 * d.normal(teachers)[teacher] + 3 * d.normal(schools)[school] + 4 * d.normal(n)
+    staff_room = 2.5 * d.normal(teachers)[teacher] + 3 * d.normal(schools)[school]
+    y = 50 + 3 * occasion + b[pupil, 0] + b[pupil, 1] * occasion + staff_room + 4 * d.normal(n)
     return pd.DataFrame({"score": y.round(3), "occasion": occasion.astype(float), "pupil": pupil + 1,
                          "teacher": labels("t", teacher), "school": labels("sch", school)})  # fmt: skip
 
@@ -146,13 +147,13 @@ def badly_scaled(seed: int = 107) -> pd.DataFrame:
                          "yc": yc, "yc2": yc**2, "income_m": income_m, "dose_u": dose_u, "region": labels("r", g)})  # fmt: skip
 
 
-def perfect_correlation(seed: int = 108) -> pd.DataFrame:
-    """Slopes that are a multiple of the intercepts: the correlation is estimated as 1."""
+def perfect_correlation(seed: int = 157, slope: float = 0.25) -> pd.DataFrame:
+    """Slopes that are a multiple of the intercepts: the correlation is estimated as 1 or -1."""
     d = Draw(seed)
     g = np.repeat(np.arange(30), 8)
     x = np.tile(np.arange(8.0), 30)
     b = d.normal(30)
-    y = 4 + 0.3 * x + 1.2 * b[g] + 0.25 * b[g] * x + 1.5 * d.normal(240)
+    y = 4 + 0.3 * x + 1.2 * b[g] + slope * b[g] * x + 1.5 * d.normal(240)
     return pd.DataFrame({"y": y.round(4), "x": x, "g": labels("g", g)})
 
 
