@@ -1,0 +1,71 @@
+"""Which fixed columns are independent, and the triangle that makes them orthonormal.
+
+A column is dependent when what is left of it after projecting on the columns kept before it is
+shorter than 1e-7 of its own length: the rule of R's limited-pivoting QR, so that the same columns
+are dropped as in lm() and lmer().
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+#: relative length under which a column counts as dependent; R's value
+TOLERANCE = 1e-7
+#: relative length above which the Gram matrix alone decides (its rounding error is eps / 1e-6)
+CLEAR = 1e-3
+
+
+def independent_columns(X: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the independent columns of X (n, p), in order, and R (r, r) with X[:, kept] = Q R.
+
+    Q has orthonormal columns in the inner product of the weights: Q'WQ = I.
+    """
+    p = X.shape[1]
+    if p == 0:
+        return np.arange(0), np.zeros((0, 0))
+    gram = X.T @ X if weights is None else X.T @ (X * weights[:, None])
+    scale = np.sqrt(np.diagonal(gram))
+    scale = np.where(scale > 0, scale, 1.0)
+    try:
+        L = np.linalg.cholesky(gram / np.outer(scale, scale))
+        if np.diagonal(L).min() > CLEAR:
+            return np.arange(p), L.T * scale
+    except np.linalg.LinAlgError:
+        pass
+    rows = X / scale if weights is None else X * np.sqrt(weights)[:, None] / scale
+    triangle = np.linalg.qr(rows, mode="r")
+    kept, R = _independent(triangle, np.linalg.norm(rows, axis=0))
+    return kept, R * scale[kept]
+
+
+def _independent(columns: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rule of the module on the columns of a small matrix; the triangle of those kept."""
+    kept: list[int] = []
+    basis = np.zeros((columns.shape[0], 0))
+    for j in range(columns.shape[1]):
+        left = columns[:, j]
+        for _ in range(2):  # twice is enough for orthogonality to rounding
+            left = left - basis @ (basis.T @ left)
+        norm = float(np.linalg.norm(left))
+        if length[j] > 0 and norm > TOLERANCE * length[j] and basis.shape[1] < columns.shape[0]:
+            kept.append(j)
+            basis = np.column_stack([basis, left / norm])
+    R = np.linalg.qr(columns[:, kept], mode="r")
+    return np.array(kept, dtype=int), R * np.where(np.diagonal(R) < 0, -1.0, 1.0)[:, None]
+
+
+def least_squares(X: np.ndarray, R: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted least-squares coefficients and residuals by semi-normal equations, refined once.
+
+    X (n, p) has the triangle R of :func:`independent_columns`; returns beta (p,), y - X beta (n,).
+    """
+    beta, residual = np.zeros(X.shape[1]), np.asarray(y, dtype=float)
+    if X.shape[1] == 0:
+        return beta, residual.copy()
+    for _ in range(2):
+        right = X.T @ (residual if weights is None else residual * weights)
+        step = solve_triangular(R, solve_triangular(R, right, trans="T"))
+        beta = beta + step
+        residual = residual - X @ step
+    return beta, residual

@@ -1,0 +1,48 @@
+"""How a fit is carried out: tolerances, limits, what is printed on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lmm.errors import ArgumentError, nearest
+
+BACKENDS = ("auto", "numpy", "jax")
+
+
+@dataclass(frozen=True)
+class Control:
+    """Settings of an optimisation.
+
+    Attributes
+    ----------
+    tolerance : stop when the next step promises a smaller decrease of the deviance than this.
+    max_evaluations : evaluations of the objective after which a fit stops unconverged.
+    radius : first trust-region radius, in units of theta.
+    evaluate_only : compute everything at ``start`` without optimising.
+    backend : "auto" takes NumPy for small fits and JAX for large ones; "numpy" and "jax" insist.
+    verbose : print one line per evaluation.
+    progress : show a progress bar.
+
+    Example
+    -------
+    >>> import lmm
+    >>> lmm.Control(tolerance=1e-10).tolerance
+    1e-10
+    """
+
+    tolerance: float = 1e-9
+    max_evaluations: int = 200
+    radius: float = 1.0
+    evaluate_only: bool = False
+    backend: str = "auto"
+    verbose: bool = False
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ArgumentError(f"backend={self.backend!r} is not one of {', '.join(map(repr, BACKENDS))}.{nearest(self.backend, BACKENDS)}")
+        for name in ("tolerance", "radius"):
+            if not getattr(self, name) > 0:
+                raise ArgumentError(f"{name}={getattr(self, name)!r} must be a positive number.")
+        if self.max_evaluations < 1:
+            raise ArgumentError(f"max_evaluations={self.max_evaluations!r} must be at least 1.")

@@ -1,0 +1,245 @@
+"""Maximum likelihood and REML: the profiled criterion minimised over theta.
+
+The model Hessian is the average information carried to theta, G = T(theta) T(theta)',
+
+    H_ij = AI_ij + <D, d2G / dtheta_i dtheta_j>,   g_i = <D, dG_i> = 2 <D T, dT_i>,
+
+whose second term holds the curvature near a zero variance. At a stationary theta the conditions of the
+minimum over G >= 0, D >= 0 on the null space of G, are checked: a zero variance is reported as a
+minimum only when it is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from lmm.estimators.control import Control
+from lmm.estimators.trust_region import Outcome, Point, minimize
+from lmm.linalg import backend
+from lmm.model import gaussian
+from lmm.model.moments import starting_values
+from lmm.model.problem import Problem
+from lmm.model.records import Convergence, Estimate
+from lmm.model.system import collect
+
+#: smallest singular value of T for which the tail's traces divide by it
+WELL = 1e-3
+#: relative standard deviations below this are tried at exactly zero
+SNAP = 1e-4
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What an evaluation leaves for the estimate: profiled values, D and modes per term in the design's order."""
+
+    value: gaussian.Value
+    D: list[np.ndarray]
+    modes: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class MaximumLikelihood:
+    """ML (``reml=False``) or REML by a trust region on the average information."""
+
+    reml: bool = True
+    control: Control = Control()
+
+    @property
+    def name(self) -> str:
+        """"reml" or "ml"."""
+        return "reml" if self.reml else "ml"
+
+    def fit(self, problem: Problem, start: np.ndarray | None = None, callback: Callable[[dict[str, Any]], None] | None = None) -> Estimate:
+        """Minimise the criterion.
+
+        Parameters
+        ----------
+        problem : the sums of a design.
+        start : theta (m,) to begin from; moments of the data otherwise.
+        callback : called with each line of the trace.
+        """
+        begin = perf_counter()
+        evaluate = Evaluator(problem, self.reml)
+        theta = starting_values(problem.cross, problem.structures) if start is None else np.asarray(start, dtype=float)
+        if self.control.evaluate_only:
+            point = evaluate(theta)
+            outcome = Outcome(point, True, "evaluated at the given theta, not optimised", 0, 1, float("nan"), ())
+        else:
+            outcome = minimize(
+                evaluate,
+                theta,
+                tolerance=self.control.tolerance,
+                max_evaluations=self.control.max_evaluations,
+                radius=self.control.radius,
+                escape=lambda point: escapes(problem, point),
+                callback=callback,
+            )
+            outcome = snap(problem, evaluate, outcome, self.control.tolerance)
+        return finish(problem, self.reml, outcome, self.name, {"optimise": perf_counter() - begin})
+
+    def objective(self, problem: Problem, theta: np.ndarray) -> float:
+        """-2 log-likelihood (ML) or the REML criterion at theta (m,)."""
+        return Evaluator(problem, self.reml).objective(theta)
+
+    def gradient(self, problem: Problem, theta: np.ndarray) -> np.ndarray:
+        """Its derivative with respect to theta, (m,)."""
+        return Evaluator(problem, self.reml)(theta).gradient
+
+
+class Evaluator:
+    """The criterion of one problem as a function of theta, with its constants."""
+
+    def __init__(self, problem: Problem, reml: bool):
+        self.problem, self.reml = problem, reml
+        degrees = problem.n - (problem.p if reml else 0)
+        self.data = problem.data._replace(degrees=np.asarray(float(degrees)))
+        self.constant = -problem.sum_log_weights
+        if reml and problem.p:
+            self.constant += 2.0 * float(np.log(np.abs(np.diagonal(problem.R))).sum())
+        self.jax = problem.plan.backend == "jax"
+        if self.jax:
+            self.data = backend.put(self.data)
+
+    def _call(self, kernel: Callable[..., Any], *arrays: Any, **static: Any) -> Any:
+        if self.jax:
+            return backend.call(kernel, self.data, *arrays, **static)
+        return kernel(np, self.data, *arrays, **static)
+
+    def _factors(self, theta: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+        """T per term, then the chain's and the tail's."""
+        plan = self.problem.plan
+        T = [s.factor(own) for s, own in zip(self.problem.structures, self.problem.split(theta), strict=True)]
+        return T, [T[t] for t in plan.chain], [T[t] for t in plan.tail]
+
+    def objective(self, theta: np.ndarray) -> float:
+        """The criterion alone, constants included."""
+        _, chain_T, tail_T = self._factors(theta)
+        value = self._call(gaussian.value, chain_T, tail_T, layout=self.problem.plan.layout, reml=self.reml)
+        return float(value.objective) + self.constant
+
+    def __call__(self, theta: np.ndarray) -> Point:
+        """Criterion, gradient and model Hessian in theta."""
+        problem, plan = self.problem, self.problem.plan
+        T, chain_T, tail_T = self._factors(theta)
+        dT = [s.jacobian(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)]
+        dG = [directions(d, t) for d, t in zip(dT, T, strict=True)]
+        well = tuple(bool(np.linalg.svd(t, compute_uv=False)[-1] > WELL) for t in tail_T)
+        value, derived = self._call(
+            gaussian.derivatives,
+            chain_T,
+            tail_T,
+            [dG[t] for t in plan.chain],
+            [dG[t] for t in plan.tail],
+            layout=plan.layout,
+            well=well,
+            reml=self.reml,
+        )
+        order = np.argsort(plan.chain + plan.tail)
+        D = [derived.D[i] for i in order]
+        seconds = [s.second(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)]
+        gradient = np.concatenate([2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(D, T, dT, strict=True)])
+        hessian = self._permute(derived.AI) + curvature(D, T, dT, seconds)
+        modes = [m[0] for m in collect(plan, derived.modes)]
+        return Point(np.asarray(theta, dtype=float), float(value.objective) + self.constant, gradient, hessian, Payload(value, D, modes))
+
+    def _permute(self, AI: np.ndarray) -> np.ndarray:
+        """AI from the plan's order of the terms to the design's."""
+        plan, structures = self.problem.plan, self.problem.structures
+        place = np.cumsum([0] + [structures[t].n_theta for t in plan.chain + plan.tail])
+        where = {t: np.arange(place[i], place[i + 1]) for i, t in enumerate(plan.chain + plan.tail)}
+        index = np.concatenate([where[t] for t in range(len(structures))])
+        return AI[np.ix_(index, index)]
+
+
+def directions(dT: np.ndarray, T: np.ndarray) -> np.ndarray:
+    """dG_i = dT_i T' + T dT_i', (m, k, k)."""
+    half = dT @ T.T
+    return half + np.swapaxes(half, 1, 2)
+
+
+def curvature(D: list[np.ndarray], T: list[np.ndarray], dT: list[np.ndarray], seconds: list[np.ndarray | None]) -> np.ndarray:
+    """<D, d2G / dtheta_i dtheta_j> over all terms, block-diagonal (m, m)."""
+    sizes = [len(j) for j in dT]
+    out = np.zeros((sum(sizes), sum(sizes)))
+    at = 0
+    for d, t, j, second in zip(D, T, dT, seconds, strict=True):
+        own = slice(at, at + len(j))
+        block = 2.0 * np.einsum("iab,jab->ij", np.einsum("ab,jbc->jac", d, j), j)
+        if second is not None:
+            block = block + 2.0 * np.einsum("ab,ijab->ij", d @ t, second)
+        out[own, own] = block
+        at += len(j)
+    return out
+
+
+def escapes(problem: Problem, point: Point) -> Iterator[np.ndarray]:
+    """Points across the boundary to try, when the stationary ``point`` is not a minimum over G >= 0."""
+    split = problem.split(point.theta)
+    slopes = [s.descent(own, D) for s, own, D in zip(problem.structures, split, point.payload.D, strict=True)]
+    t = int(np.argmin([slope for slope, _ in slopes]))
+    slope, dG = slopes[t]
+    size = float(np.trace(problem.cross.diag[t].sum(axis=-1) @ dG)) / problem.n
+    if slope * 1e-3 / max(size, 1e-300) > -1e-3:  # a share of 0.001 of the residual variance would gain less than this
+        return
+    G = problem.structures[t].factor(split[t])
+    G = G @ G.T
+    for share in (0.1, 0.01, 0.001):
+        new = list(split)
+        new[t] = problem.structures[t].from_matrix(G + share / size * dG)
+        yield np.concatenate(new)
+
+
+def snap(problem: Problem, evaluate: Evaluator, outcome: Outcome, tolerance: float) -> Outcome:
+    """A theta that is all but on the boundary, on it, when that costs nothing."""
+    theta = np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(outcome.point.theta), strict=True)])
+    snapped = []
+    for structure, own in zip(problem.structures, problem.split(theta), strict=True):
+        T = structure.factor(own)
+        small = np.abs(np.diagonal(T)) < SNAP
+        if small.any():
+            own = np.where(np.abs(own) < SNAP, 0.0, own)
+        snapped.append(own)
+    new = np.concatenate(snapped)
+    if not np.array_equal(new, theta):
+        point = evaluate(new)
+        if point.objective <= outcome.point.objective + tolerance:
+            return replace(outcome, point=point, evaluations=outcome.evaluations + 1)
+    return outcome
+
+
+def finish(problem: Problem, reml: bool, outcome: Outcome, name: str, seconds: dict[str, float]) -> Estimate:
+    """The numbers of a fit at the point where the search ended, on the user's scale."""
+    point = outcome.point
+    value: gaussian.Value = point.payload.value
+    degrees = problem.n - (problem.p if reml else 0)
+    theta = np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(point.theta), strict=True)])
+    inverse = solve_triangular(problem.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
+    convergence = Convergence(
+        converged=outcome.converged,
+        message=outcome.message,
+        iterations=outcome.iterations,
+        evaluations=outcome.evaluations,
+        gradient_evaluations=outcome.evaluations,
+        scaled_gradient=float(np.sqrt(2.0 * max(outcome.promised, 0.0))) if np.isfinite(outcome.promised) else float("nan"),
+        seconds={**problem.seconds, **seconds},
+    )
+    return Estimate(
+        method=name,
+        reml=reml,
+        beta=problem.beta0 + inverse @ value.beta,
+        beta_cov_unscaled=inverse @ value.cov @ inverse.T,
+        theta=theta,
+        factors=tuple(s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)),
+        sigma=float(np.sqrt(value.r2 / degrees)),
+        modes=tuple(np.ascontiguousarray(m.T) for m in point.payload.modes),
+        objective=point.objective,
+        n_parameters=problem.p + problem.n_theta + 1,
+        convergence=convergence,
+        trace=outcome.trace,
+    )

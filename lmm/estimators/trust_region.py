@@ -1,0 +1,139 @@
+"""A trust region on a quadratic model, for objectives that cost much more than an eigen-decomposition.
+
+Each step minimises g's + s'Hs/2 within a radius by the eigen-decomposition of H (m, m), which may be
+indefinite (More & Sorensen, 1983, SIAM J. Sci. Stat. Comput. 4). It stops when the decrease that the
+model still promises is below a tolerance in units of the objective: for a deviance that is the squared
+distance to the optimum in standard errors, so the test does not depend on anybody's units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Point:
+    """An evaluated point: objective, gradient (m,), model Hessian (m, m), and whatever came with them."""
+
+    theta: np.ndarray
+    objective: float
+    gradient: np.ndarray
+    hessian: np.ndarray
+    payload: Any = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where the search ended and why."""
+
+    point: Point
+    converged: bool
+    message: str
+    iterations: int
+    evaluations: int
+    promised: float
+    trace: tuple[dict[str, Any], ...]
+
+
+def step_within(gradient: np.ndarray, hessian: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
+    """The minimiser of g's + s'Hs/2 over |s| <= radius, and the decrease it promises (>= 0)."""
+    values, vectors = np.linalg.eigh(hessian)
+    g = vectors.T @ gradient
+    floor = max(1e-12 * float(np.abs(values).max(initial=0.0)), 1e-300)
+
+    def at(shift: float) -> np.ndarray:
+        return -g / np.maximum(values + shift, floor)
+
+    shift = 0.0
+    step = at(0.0) if values[0] > floor else None
+    if step is None or np.linalg.norm(step) > radius:
+        low = max(0.0, -float(values[0])) + floor
+        high = low + float(np.linalg.norm(g)) / radius + 1e-300
+        step = at(low)
+        if np.linalg.norm(step) < radius:  # the hard case: go to the edge along the lowest direction
+            step = step.copy()
+            rest = np.sqrt(max(radius**2 - float(step[1:] @ step[1:]), 0.0))
+            step[0] = -rest if g[0] > 0 else rest
+        else:
+            for _ in range(60):
+                shift = np.sqrt(low * high) if low > 0 else high / 2
+                step = at(shift)
+                if np.linalg.norm(step) > radius:
+                    low = shift
+                else:
+                    high = shift
+                if high - low <= 1e-3 * high:
+                    break
+            step = at(high)
+    promised = -float(g @ step + 0.5 * (values * step) @ step)
+    return vectors @ step, max(promised, 0.0)
+
+
+def minimize(
+    evaluate: Callable[[np.ndarray], Point],
+    start: np.ndarray,
+    *,
+    tolerance: float,
+    max_evaluations: int,
+    radius: float,
+    escape: Callable[[Point], Iterable[np.ndarray]] | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+) -> Outcome:
+    """Minimise from ``start`` (m,).
+
+    ``escape(point)`` is asked at every stationary point for places to go on from: none when the point
+    is a minimum also across the boundary. ``callback`` sees each line of the trace.
+    """
+    trace: list[dict[str, Any]] = []
+
+    def record(point: Point, promised: float, accepted: bool) -> None:
+        trace.append({"objective": point.objective, "theta": point.theta, "decrease": promised, "radius": radius, "accepted": accepted})
+        if callback is not None:
+            callback(trace[-1])
+
+    point = evaluate(start)
+    evaluations, iterations = 1, 0
+    record(point, np.nan, True)
+    while True:
+        step, promised = step_within(point.gradient, point.hessian, radius)
+        at_edge = np.linalg.norm(step) >= 0.99 * radius
+        if promised <= tolerance and not at_edge:
+            others = list(escape(point)) if escape is not None else []
+            if not others:
+                return Outcome(point, True, "the next step promises less than the tolerance", iterations, evaluations, promised, tuple(trace))
+            for other in others:
+                candidate = evaluate(other)
+                evaluations, iterations = evaluations + 1, iterations + 1
+                better = candidate.objective < point.objective
+                record(candidate, np.nan, better)
+                if better:
+                    break
+            else:
+                message = "stopped beside a boundary that should be left and could not be"
+                return Outcome(point, False, message, iterations, evaluations, promised, tuple(trace))
+            point = candidate
+            continue
+        if evaluations >= max_evaluations:
+            message = f"stopped at the limit of {max_evaluations} evaluations"
+            return Outcome(point, False, message, iterations, evaluations, promised, tuple(trace))
+        candidate = evaluate(point.theta + step)
+        evaluations += 1
+        iterations += 1
+        actual = point.objective - candidate.objective
+        noise = 1e-12 * abs(point.objective)
+        ratio = (actual + noise) / (promised + noise) if np.isfinite(candidate.objective) else -1.0
+        if ratio < 0.25:
+            radius = 0.25 * float(np.linalg.norm(step))
+        elif ratio > 0.75 and at_edge:
+            radius = 3.0 * radius
+        accepted = ratio > 1e-4
+        record(candidate, promised, accepted)
+        if accepted:
+            point = candidate
+        elif radius < 1e-12 * (1.0 + float(np.linalg.norm(point.theta))):
+            message = "stopped because no step, however small, improves the objective"
+            return Outcome(point, False, message, iterations, evaluations, promised, tuple(trace))

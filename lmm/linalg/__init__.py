@@ -1,0 +1,1 @@
+"""The blocked factor of a mixed model: elimination, dense tail, small matrices in batches, backends."""

@@ -1,0 +1,112 @@
+"""Where arrays live: NumPy, or JAX in double precision inside our own scope.
+
+Importing lmm changes no setting of JAX. Kernels are jitted once per structure and shape; the number
+of traces is counted, so that a test can see that a second fit compiles nothing. Only NumPy arrays
+cross the border.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+#: traces of each jitted kernel since the process began
+traces: Counter[str] = Counter()
+_cache_path: Path | None = None
+
+
+def bucket(size: int) -> int:
+    """The padded length for ``size``: the next of 1, 1.25, 1.5, 1.75 times a power of two, at least 8."""
+    if size <= 8:
+        return 8
+    power = 1 << ((size - 1).bit_length() - 1)
+    for quarter in (5, 6, 7, 8):
+        if size <= power * quarter // 4:
+            return power * quarter // 4
+    raise AssertionError
+
+
+@cache
+def _jitted(kernel: Callable[..., Any], static: tuple[Any, ...]) -> Callable[..., Any]:
+    import jax
+    import jax.numpy as jnp
+
+    def traced(*arrays: Any) -> Any:
+        traces[kernel.__name__] += 1
+        return kernel(jnp, *arrays, **dict(static))
+
+    return partial(jax.jit(traced))
+
+
+def call(kernel: Callable[..., Any], *arrays: Any, **static: Any) -> Any:
+    """``kernel(jnp, *arrays, **static)`` compiled, on the default device; NumPy in, NumPy out."""
+    import jax
+
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), _compile_cache():
+        out = _jitted(kernel, tuple(sorted(static.items())))(*arrays)
+        return jax.tree.map(np.asarray, out)
+
+
+def put(arrays: Any) -> Any:
+    """Arrays on the default device, in double precision."""
+    import jax
+
+    with jax.enable_x64(True):
+        return jax.tree.map(lambda a: jax.device_put(np.asarray(a)), arrays)
+
+
+def enable_compile_cache(path: str | os.PathLike[str] | None = None) -> Path:
+    """Keep compiled kernels on disk, for this package's compilations alone.
+
+    Opt-in: nothing is written unless this is called. A cache directory that you have set for JAX
+    yourself is left alone and used as it is.
+
+    Parameters
+    ----------
+    path : directory; default ``~/.cache/lmm/xla``. Made with mode 0700.
+
+    Returns
+    -------
+    The directory.
+
+    Example
+    -------
+    >>> import lmm, tempfile
+    >>> path = lmm.enable_compile_cache(tempfile.mkdtemp())
+    """
+    global _cache_path
+    target = Path(path) if path is not None else Path.home() / ".cache" / "lmm" / "xla"
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _cache_path = target
+    return target
+
+
+@contextlib.contextmanager
+def _compile_cache() -> Iterator[None]:
+    """Our cache directory around a call, when asked for and when the user has none of his own."""
+    if _cache_path is None:
+        yield
+        return
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    if jax.config.jax_compilation_cache_dir is not None:
+        yield
+        return
+    try:
+        from jax._src.config import compilation_cache_dir, persistent_cache_min_compile_time_secs
+    except ImportError:  # a private name: without it we compile again, nothing worse
+        yield
+        return
+    try:
+        with compilation_cache_dir(str(_cache_path)), persistent_cache_min_compile_time_secs(0.0):
+            yield
+    finally:
+        compilation_cache.reset_cache()  # else a directory that the user sets later would be ignored

@@ -1,0 +1,210 @@
+"""How one eliminated factor is joined to the dense tail: B (k J, q), row a * J + level, in three forms.
+
+With B_j (k, q) the rows of level j, every form answers the same four questions:
+
+    schur(X)       sum_j B_j' X_j'X_j B_j     (q, q)      what elimination takes from the tail
+    quadratic(K)   B_j K B_j'                 (k, k, J)   its adjoint, for traces
+    into_tail(v)   sum_j B_j' v_j             (r, q)      for v (r, k, J)
+    from_tail(b)   B_j b                      (r, k, J)   for b (r, q)
+
+``Dense`` is two matrix products and runs under NumPy and JAX. ``Products`` lists, for every two
+entries of a level, their product once: the first two questions are linear in X'X and in K, so each
+is one sparse matrix times a vector, sum_j c_j^2 / 2 multiplications for c_j entries in level j.
+``Split`` gives the crowded levels to the first and the others to the second.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from lmm.linalg import small
+
+Array = Any
+
+#: seconds per multiplication in a dense product (half of it used: symmetric), and in a list of products
+DENSE_COST, LIST_COST = 1.0e-11, 3.5e-9
+#: multiplications listed at the most: 12 bytes each
+LIST_LIMIT = 60_000_000
+
+
+class Entries(NamedTuple):
+    """Nonzero columns of B by level: entry m joins ``level[m]`` and tail column ``col[m]`` by ``val[:, m]``; sorted by level."""
+
+    level: np.ndarray
+    col: np.ndarray
+    val: np.ndarray  # (k, m)
+
+
+class Dense(NamedTuple):
+    """B as an array (k, J, q)."""
+
+    B: Array
+
+    @property
+    def full(self) -> bool:
+        """Whether ``quadratic`` reads both triangles of K."""
+        return True
+
+    def schur(self, xp: Any, X: Array) -> Array:
+        """sum_j B_j' X_j'X_j B_j, (q, q)."""
+        k, J, q = self.B.shape
+        Y = X[:, 0, :, None] * self.B[None, 0]
+        for b in range(1, k):
+            Y = Y + X[:, b, :, None] * self.B[None, b]
+        Y = Y.reshape(k * J, q)
+        return Y.T @ Y
+
+    def quadratic(self, xp: Any, K: Array) -> Array:
+        """B_j K B_j', (k, k, J); K symmetric (q, q), both triangles."""
+        k, J, q = self.B.shape
+        BK = (self.B.reshape(k * J, q) @ K).reshape(k, J, q)
+        return xp.stack([xp.stack([xp.sum(BK[a] * self.B[b], axis=-1) for b in range(k)]) for a in range(k)])
+
+    def into_tail(self, xp: Any, v: Array) -> Array:
+        """sum_j B_j' v_j, (r, q)."""
+        k, J, q = self.B.shape
+        return v.reshape(-1, k * J) @ self.B.reshape(k * J, q)
+
+    def from_tail(self, xp: Any, b: Array) -> Array:
+        """B_j b, (r, k, J)."""
+        k, J, q = self.B.shape
+        return (b @ self.B.reshape(k * J, q).T).reshape(-1, k, J)
+
+
+class Products:
+    """Pairs of entries within a level, multiplied once; NumPy only."""
+
+    full = False
+
+    def __init__(self, entries: Entries, J: int, q: int):
+        k = len(entries.val)
+        self.k, self.J, self.q = k, J, q
+        first, second, level = _pairs_within(entries.level, J)
+        # lower triangle: the larger column is the row of the tail
+        swap = entries.col[first] < entries.col[second]
+        first, second = np.where(swap, second, first), np.where(swap, first, second)
+        key = entries.col[first].astype(np.int64) * q + entries.col[second]
+        self.index = [(a, b) for a in range(k) for b in range(a, k)]
+        indptr = np.searchsorted(level, np.arange(J + 1))
+        self.maps = []
+        for a, b in self.index:
+            product = entries.val[a, first] * entries.val[b, second]
+            if a != b:
+                product = product + entries.val[b, first] * entries.val[a, second]
+            self.maps.append(sp.csr_matrix((product, key if q * q >= 2**31 else key.astype(np.int32), indptr), shape=(J, q * q)))
+        self.B = _sparse(entries, J, q)
+
+    def schur(self, xp: Any, X: Array) -> Array:
+        """sum_j B_j' X_j'X_j B_j; the lower triangle, zeros above."""
+        W = small.transpose_multiply(X, X)
+        total = np.zeros(self.q * self.q)
+        for (a, b), products in zip(self.index, self.maps, strict=True):
+            total += products.T @ W[a, b]
+        return total.reshape(self.q, self.q)
+
+    def quadratic(self, xp: Any, K: Array) -> Array:
+        """B_j K B_j'; reads the lower triangle of K."""
+        doubled = 2.0 * K
+        np.fill_diagonal(doubled, np.diagonal(K))
+        flat = doubled.ravel()
+        H = np.empty((self.k, self.k, self.J))
+        for (a, b), products in zip(self.index, self.maps, strict=True):
+            H[a, b] = H[b, a] = (products @ flat) * (1.0 if a == b else 0.5)
+        return H
+
+    def into_tail(self, xp: Any, v: Array) -> Array:
+        """sum_j B_j' v_j, (r, q)."""
+        return np.asarray((self.B.T @ v.reshape(-1, self.k * self.J).T).T)
+
+    def from_tail(self, xp: Any, b: Array) -> Array:
+        """B_j b, (r, k, J)."""
+        return np.ascontiguousarray((self.B @ b.T).T).reshape(-1, self.k, self.J)
+
+
+class Split:
+    """Levels with many entries as a dense matrix, the others as listed products; NumPy only."""
+
+    full = True
+
+    def __init__(self, entries: Entries, J: int, q: int, crowded: np.ndarray):
+        self.J, self.k = J, len(entries.val)
+        self.crowded, self.sparse = np.flatnonzero(crowded), np.flatnonzero(~crowded)
+        place = np.empty(J, dtype=np.int64)
+        place[self.crowded], place[self.sparse] = np.arange(len(self.crowded)), np.arange(len(self.sparse))
+        heavy = crowded[entries.level]
+        parts = [Entries(place[entries.level[m]], entries.col[m], entries.val[:, m]) for m in (heavy, ~heavy)]
+        self.dense = dense(parts[0], len(self.crowded), q)
+        self.products = Products(parts[1], len(self.sparse), q)
+
+    def schur(self, xp: Any, X: Array) -> Array:
+        """sum_j B_j' X_j'X_j B_j; the lower triangle is complete, the upper is not."""
+        total = self.products.schur(xp, X[..., self.sparse])
+        total += self.dense.schur(xp, X[..., self.crowded])
+        return total
+
+    def quadratic(self, xp: Any, K: Array) -> Array:
+        """B_j K B_j'; K symmetric, both triangles."""
+        H = np.empty((self.k, self.k, self.J))
+        H[..., self.sparse] = self.products.quadratic(xp, K)
+        H[..., self.crowded] = self.dense.quadratic(xp, K)
+        return H
+
+    def into_tail(self, xp: Any, v: Array) -> Array:
+        """sum_j B_j' v_j, (r, q)."""
+        out: Array = self.products.into_tail(xp, v[..., self.sparse]) + self.dense.into_tail(xp, v[..., self.crowded])
+        return out
+
+    def from_tail(self, xp: Any, b: Array) -> Array:
+        """B_j b, (r, k, J)."""
+        out = np.empty((len(b), self.k, self.J))
+        out[..., self.sparse] = self.products.from_tail(xp, b)
+        out[..., self.crowded] = self.dense.from_tail(xp, b)
+        return out
+
+
+Coupling = Dense | Products | Split
+
+
+def dense(entries: Entries, J: int, q: int) -> Dense:
+    """Entries as an array (k, J, q)."""
+    B = np.zeros((len(entries.val), J, q))
+    B[:, entries.level, entries.col] = entries.val
+    return Dense(B)
+
+
+def choose(entries: Entries, J: int, q: int) -> Coupling:
+    """The cheapest form by the measured costs of a dense multiplication and of a listed one.
+
+    A level with c entries costs k^2 q^2 in a dense product and k^2 c^2 / 2 in a list: it goes to the
+    dense part when c^2 LIST_COST > 2 q^2 DENSE_COST.
+    """
+    count = np.bincount(entries.level, minlength=J).astype(float)
+    crowded = count**2 * LIST_COST > 4 * float(q) ** 2 * DENSE_COST
+    k = len(entries.val)
+    if J * k * q * q < 2e6 or crowded.all():
+        return dense(entries, J, q)
+    listed = np.where(crowded, 0.0, count * (count + 1) / 2)
+    while listed.sum() * k * (k + 1) / 2 > LIST_LIMIT:  # too long a list: the most crowded of the rest become dense
+        crowded |= count > 0.8 * count[~crowded].max()
+        listed = np.where(crowded, 0.0, listed)
+    return Split(entries, J, q, crowded) if crowded.any() else Products(entries, J, q)
+
+
+def _pairs_within(level: np.ndarray, J: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All pairs (first >= second) of positions with the same level, and that level; sorted by level."""
+    start = np.searchsorted(level, np.arange(J))
+    position = np.arange(len(level))
+    rank = position - start[level]
+    first = np.repeat(position, rank + 1)
+    offset = np.cumsum(rank + 1) - (rank + 1)
+    second = np.arange(len(first)) - np.repeat(offset, rank + 1) + np.repeat(start[level], rank + 1)
+    return first, second, level[first]
+
+
+def _sparse(entries: Entries, J: int, q: int) -> sp.csr_matrix:
+    k, m = entries.val.shape
+    rows = np.concatenate([a * J + entries.level for a in range(k)])
+    return sp.csr_matrix((entries.val.ravel(), (rows, np.tile(entries.col, k))), shape=(k * J, q))

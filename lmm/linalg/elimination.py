@@ -1,0 +1,282 @@
+"""Block elimination of Z'WZ + G^-1: the largest factor level by level, nested factors after it, a dense tail.
+
+The symmetric system (A + G^-1) b = r, A = Z'WZ, is reduced factor by factor. A level j of an
+eliminated factor has its own block A_j (k, k), one ancestor in each later factor of the chain, and
+some columns of the tail. With W_j = T (I + T'A_jT)^-1 T' = (A_j + G^-1)^-1 (no inverse of T),
+
+    log|I + T'A_jT| is its part of log|M|, and
+    A_rest <- A_rest - B_j' W_j B_j,   r_rest <- r_rest - B_j' W_j r_j,
+
+where B_j joins it to what comes later. Nested factors stay block-diagonal, because a level touches
+one ancestor only. :class:`System` holds A, :func:`factorize` runs the recursion, :func:`reduce` and
+:func:`solve` carry right-hand sides down and back, :func:`traces` gives sum_j Q_jj of
+Q = A - A (A + G^-1)^-1 A, the derivative of log|M| with respect to G (section "trace recursion").
+
+References: Bates et al. (2015), J. Stat. Softw. 67(1); Takahashi et al. (1973) for the recursion on
+the inverse.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from lmm.linalg import coupling as couplings
+from lmm.linalg import small, tail
+from lmm.linalg.coupling import Coupling
+from lmm.linalg.segments import segment_sum
+
+Array = Any
+
+
+class Parent(NamedTuple):
+    """The ancestor of each level in a later factor of the chain: B (k, k_later, J), index (J,)."""
+
+    index: Array
+    B: Array
+
+
+class Member(NamedTuple):
+    """One eliminated factor.
+
+    ``parents`` has one entry per later member of the chain. ``coupling`` joins it to the tail (None
+    without a tail). ``places`` says, per later member, where in that member's dense coupling a
+    level's row lands: the ancestor's index again, kept with ``parents``.
+    """
+
+    A: Array  # (k, k, J)
+    parents: tuple[Parent, ...]
+    coupling: Coupling | None
+
+
+class System(NamedTuple):
+    """A = Z'WZ arranged for elimination: the chain, and the tail's own block C (q, q)."""
+
+    chain: tuple[Member, ...]
+    C: Array
+
+
+class Eliminated(NamedTuple):
+    """A member after elimination: reduced A, X with X'X = W, and reduced couplings."""
+
+    A: Array
+    X: Array
+    W: Array
+    parents: tuple[Parent, ...]
+    coupling: Coupling | None
+
+
+class Factor(NamedTuple):
+    """The factorised system: eliminated members, reduced tail C and its Cholesky factor, log|M|."""
+
+    chain: tuple[Eliminated, ...]
+    C: Array
+    tail: tail.TailFactor | None
+    logdet: Array
+
+
+def factorize(xp: Any, system: System, chain_T: list[Array], layout: tail.Layout, tail_T: list[Array]) -> Factor:
+    """Eliminate the chain, then factor the tail. ``T`` per member and per term of the tail."""
+    members, C, logdet = list(system.chain), system.C, 0.0
+    done: list[Eliminated] = []
+    for i, T in enumerate(chain_T):
+        A, parents, coupling = members[i]
+        X, part = small.whiten(xp, A, T)
+        W = small.transpose_multiply(X, X)
+        logdet = logdet + part
+        for s, parent in enumerate(parents):
+            later = members[i + 1 + s]
+            WB = small.multiply(W, parent.B)
+            J = later.A.shape[-1]
+            reduced = later.A - segment_sum(xp, small.transpose_multiply(parent.B, WB), parent.index, J)
+            grand = []
+            for u, upper in enumerate(later.parents):
+                taken = small.transpose_multiply(WB, parents[s + 1 + u].B)
+                grand.append(Parent(upper.index, upper.B - segment_sum(xp, taken, parent.index, J)))
+            joined = later.coupling
+            if coupling is not None and later.coupling is not None:
+                joined = _reduce_coupling(xp, coupling, later.coupling, WB, parent.index)
+            members[i + 1 + s] = Member(reduced, tuple(grand), joined)
+        if coupling is not None:
+            C = C - coupling.schur(xp, X)
+        done.append(Eliminated(A, X, W, parents, coupling))
+    if not layout:
+        return Factor(tuple(done), C, None, logdet)
+    if any(slot.k > 1 for slot in layout):
+        C = tail.symmetrize(xp, C)
+    factor = tail.factorize(xp, tail.sandwich(xp, layout, tail_T, C))
+    return Factor(tuple(done), C, factor, logdet + factor.logdet)
+
+
+def _reduce_coupling(xp: Any, mine: Coupling, later: Coupling, WB: Array, index: Array) -> couplings.Dense:
+    """The later member's coupling after this elimination: B_later - sum over children of B' W B_tail."""
+    assert isinstance(mine, couplings.Dense) and isinstance(later, couplings.Dense)
+    k, J, q = later.B.shape
+    taken = small.apply_transpose(WB[:, :, :, None], mine.B[None])[0]
+    summed = segment_sum(xp, xp.moveaxis(taken, 1, -1), index, J)
+    return couplings.Dense(later.B - xp.moveaxis(summed, -1, 1))
+
+
+class Vectors(NamedTuple):
+    """r vectors in the space of the random effects: per member (r, k, J), and the tail (r, q)."""
+
+    chain: tuple[Array, ...]
+    tail: Array
+
+
+def reduce(xp: Any, factor: Factor, rhs: Vectors) -> Vectors:
+    """Right-hand sides carried down the elimination: what each member and the tail see."""
+    chain, rest = list(rhs.chain), rhs.tail
+    for i, member in enumerate(factor.chain):
+        WR = small.apply(member.W, chain[i])
+        for s, parent in enumerate(member.parents):
+            taken = small.apply_transpose(parent.B, WR)
+            chain[i + 1 + s] = chain[i + 1 + s] - segment_sum(xp, taken, parent.index, chain[i + 1 + s].shape[-1])
+        if member.coupling is not None:
+            rest = rest - member.coupling.into_tail(xp, WR)
+    return Vectors(tuple(chain), rest)
+
+
+def solve(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], reduced: Vectors) -> tuple[Vectors, Vectors]:
+    """From reduced right-hand sides r: b = (A + G^-1)^-1 r, and the residual e = r - A b."""
+    later: list[Array] = []
+    residuals: list[Array] = []
+    if layout:
+        scaled = tail.scale_rows(xp, layout, tail_T, reduced.tail.T).T
+        b_tail = tail.scale_rows(xp, layout, tail_T, tail.solve(xp, factor.tail, scaled).T, transpose=False).T
+        e_tail = reduced.tail - tail.symmetric_multiply(xp, factor.C, b_tail)
+    else:
+        b_tail = e_tail = reduced.tail
+    for i in range(len(factor.chain) - 1, -1, -1):
+        member = factor.chain[i]
+        u = reduced.chain[i]
+        for s, parent in enumerate(member.parents):
+            u = u - small.apply(parent.B, later[s][:, :, parent.index])
+        if member.coupling is not None:
+            u = u - member.coupling.from_tail(xp, b_tail)
+        b = small.apply(member.W, u)
+        later.insert(0, b)
+        residuals.insert(0, u - small.apply(member.A, b))
+    return Vectors(tuple(later), b_tail), Vectors(tuple(residuals), e_tail)
+
+
+def inner(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], reduced: Vectors) -> Array:
+    """r' (A + G^-1)^-1 r of reduced right-hand sides, (r, r)."""
+    r = len(reduced.tail)
+    total = xp.zeros((r, r))
+    for member, v in zip(factor.chain, reduced.chain, strict=True):
+        total = total + v.reshape(r, -1) @ small.apply(member.W, v).reshape(r, -1).T
+    if layout:
+        scaled = tail.scale_rows(xp, layout, tail_T, reduced.tail.T).T
+        total = total + scaled @ tail.solve(xp, factor.tail, scaled).T
+    return (total + total.T) / 2
+
+
+def multiply(xp: Any, system: System, v: Vectors) -> Vectors:
+    """A v with the original, unreduced system."""
+    out = [small.apply(member.A, own) for member, own in zip(system.chain, v.chain, strict=True)]
+    rest = tail.symmetric_multiply(xp, system.C, v.tail) if v.tail.shape[-1] else v.tail
+    for i, member in enumerate(system.chain):
+        for s, parent in enumerate(member.parents):
+            up = v.chain[i + 1 + s]
+            out[i] = out[i] + small.apply(parent.B, up[:, :, parent.index])
+            down = segment_sum(xp, small.apply_transpose(parent.B, v.chain[i]), parent.index, up.shape[-1])
+            out[i + 1 + s] = out[i + 1 + s] + down
+        if member.coupling is not None:
+            out[i] = out[i] + member.coupling.from_tail(xp, v.tail)
+            rest = rest + member.coupling.into_tail(xp, v.chain[i])
+    return Vectors(tuple(out), rest)
+
+
+# --- trace recursion -------------------------------------------------------------------------
+#
+# Write N = (A + G^-1)^-1 and, for a member, R_j = (B_j to its ancestors, B_j to the tail). With
+# E_j = I - A_j W_j and H_j = R_j N_rest R_j' (k, k),
+#     Q_jj = A_j - A_j W_j A_j - E_j H_j E_j',     N_jj = W_j + W_j H_j W_j,
+#     N_ju = -W_j sum_v R_jv N_vu   for any later u.
+# Going back through the chain, each member needs N only between its own ancestors and the tail.
+
+
+class Inverse(NamedTuple):
+    """N of one member: its diagonal blocks (k, k, J), blocks with later members at the ancestor, and with the tail (k, J, q)."""
+
+    own: Array
+    parents: tuple[Array, ...]
+    tail: Array | None
+
+
+def inverse_blocks(xp: Any, factor: Factor, K: Array | None, need_first: bool) -> tuple[list[Array], list[Inverse]]:
+    """H_j per member, and N's blocks per member (the first member's only if ``need_first``).
+
+    ``K`` is N's block of the tail (q, q), both triangles where a coupling is dense.
+    """
+    inverses: list[Inverse] = []
+    quadratics: list[Array] = []
+    for i in range(len(factor.chain) - 1, -1, -1):
+        member = factor.chain[i]
+        k, _, J = member.A.shape
+        H = xp.zeros((k, k, J)) if member.coupling is None else member.coupling.quadratic(xp, K)
+        count = len(member.parents)
+        # Z_u = sum_v R_v N_vu at this level's own ancestors u: (k, k_u, J)
+        Z = []
+        for u in range(count):
+            total = small.multiply(member.parents[u].B, inverses[u].own[:, :, member.parents[u].index])
+            for v in range(count):
+                if v < u:
+                    N_vu = inverses[v].parents[u - v - 1][:, :, member.parents[v].index]
+                    total = total + small.multiply(member.parents[v].B, N_vu)
+                elif v > u:
+                    N_uv = inverses[u].parents[v - u - 1][:, :, member.parents[u].index]
+                    total = total + small.multiply(member.parents[v].B, xp.swapaxes(N_uv, 0, 1))
+            if member.coupling is not None:
+                N_ut = inverses[u].tail[:, member.parents[u].index]  # (k_u, J, q)
+                total = total + _against_tail(xp, member.coupling, N_ut)
+            Z.append(total)
+        for u in range(count):
+            B = member.parents[u].B
+            H = H + small.multiply(Z[u], xp.swapaxes(B, 0, 1))
+        for v in range(count):
+            if member.coupling is not None:  # the tail's share of H through N_vt, the transpose of what Z holds
+                N_vt = inverses[v].tail[:, member.parents[v].index]
+                cross = _against_tail(xp, member.coupling, N_vt)  # B_t N_tv: (k, k_v, J)
+                H = H + xp.swapaxes(small.multiply(cross, xp.swapaxes(member.parents[v].B, 0, 1)), 0, 1)
+        quadratics.insert(0, H)
+        if i == 0 and not need_first:
+            break
+        own = member.W + small.multiply(member.W, small.multiply(H, member.W))
+        with_parents = tuple(-small.multiply(member.W, z) for z in Z)
+        with_tail = None
+        if member.coupling is not None and i > 0:
+            with_tail = -_row_of_tail(xp, member, inverses, K)
+        inverses.insert(0, Inverse(own, with_parents, with_tail))
+    return quadratics, inverses
+
+
+def _against_tail(xp: Any, coupling: Coupling, N: Array) -> Array:
+    """B_j,tail N_j' for N (k_u, J, q) given per level: (k, k_u, J)."""
+    assert isinstance(coupling, couplings.Dense)
+    return xp.stack([xp.stack([xp.sum(row * other, axis=-1) for other in N]) for row in coupling.B])
+
+
+def _row_of_tail(xp: Any, member: Eliminated, inverses: list[Inverse], K: Array) -> Array:
+    """W_j sum_v R_jv N_v,tail, (k, J, q)."""
+    assert isinstance(member.coupling, couplings.Dense)
+    k, J, q = member.coupling.B.shape
+    total = (member.coupling.B.reshape(k * J, q) @ K).reshape(k, J, q)
+    for parent, later in zip(member.parents, inverses, strict=True):
+        N = later.tail[:, parent.index]
+        total = total + small.multiply(parent.B[..., None], N[:, None])[:, 0]
+    return small.multiply(member.W[..., None], total[:, None])[:, 0]
+
+
+def traces(xp: Any, factor: Factor, K: Array | None) -> list[Array]:
+    """sum_j Q_jj (k, k) per member of the chain."""
+    quadratics, _ = inverse_blocks(xp, factor, K, need_first=False)
+    out = []
+    for member, H in zip(factor.chain, quadratics, strict=True):
+        AW = small.multiply(member.A, member.W)
+        Q = member.A - small.multiply(AW, member.A)
+        if member.coupling is not None or member.parents:
+            E = xp.eye(len(AW))[:, :, None] - AW
+            Q = Q - small.multiply(small.multiply(E, H), xp.swapaxes(E, 0, 1))
+        out.append(xp.sum(Q, axis=-1))
+    return out

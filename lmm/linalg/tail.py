@@ -1,0 +1,147 @@
+"""The dense tail: what is left of Z'WZ after block elimination, scaled, factored and inverted.
+
+With C (q, q) the reduced cross-products of the tail's terms and T their relative factors,
+
+    S = I + T'CT,   K = T S^-1 T' = (C + G^-1)^-1,   sum_l Q_ll with Q = C - C K C,
+
+where T stands for the block-diagonal matrix with each term's factor repeated over its levels. A
+tail column is ``offset + a * J + level``. K and Q need no inverse of T. Matrices are kept by their
+lower triangle; what is above it may be anything unless a function says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.linalg import lapack
+
+Array = Any
+
+
+class Slot(NamedTuple):
+    """Where a term's columns lie in the tail."""
+
+    offset: int
+    k: int
+    J: int
+
+    @property
+    def columns(self) -> slice:
+        """The term's columns of the tail."""
+        return slice(self.offset, self.offset + self.k * self.J)
+
+
+Layout = tuple[Slot, ...]
+
+
+class TailFactor(NamedTuple):
+    """L with L L' = S (lower; under NumPy the transpose of LAPACK's upper factor), and log|S|."""
+
+    L: Array
+    logdet: Array
+
+
+def size(layout: Layout) -> int:
+    """Columns of the tail."""
+    return sum(slot.k * slot.J for slot in layout)
+
+
+def scale_rows(xp: Any, layout: Layout, factors: list[Array], C: Array, transpose: bool = True) -> Array:
+    """T'C (or TC), C (q, r)."""
+    if all(slot.k == 1 for slot in layout):
+        return C * _diagonal(xp, layout, factors)[:, None]
+    rows = []
+    for slot, T in zip(layout, factors, strict=True):
+        block = C[slot.columns].reshape(slot.k, -1)
+        rows.append(((T.T if transpose else T) @ block).reshape(slot.k * slot.J, -1))
+    return xp.concatenate(rows)
+
+
+def _diagonal(xp: Any, layout: Layout, factors: list[Array]) -> Array:
+    return xp.concatenate([xp.broadcast_to(T[0, 0], (slot.J,)) for slot, T in zip(layout, factors, strict=True)])
+
+
+def sandwich(xp: Any, layout: Layout, factors: list[Array], C: Array, transpose: bool = True) -> Array:
+    """T'CT (or TCT'); needs both triangles of C unless every term is scalar."""
+    if all(slot.k == 1 for slot in layout):
+        d = _diagonal(xp, layout, factors)
+        return (C * d[:, None]) * d
+    half = scale_rows(xp, layout, factors, C, transpose)
+    return scale_rows(xp, layout, factors, half.T, transpose)
+
+
+def factorize(xp: Any, S: Array) -> TailFactor:
+    """Cholesky of I + S for S >= 0, from the lower triangle."""
+    if xp is np:
+        S = np.array(S, order="C")
+        S.flat[:: len(S) + 1] += 1.0
+        upper, info = lapack.dpotrf(S.T, lower=0, clean=0, overwrite_a=1)
+        if info != 0:
+            raise FloatingPointError(f"Cholesky factorisation of the dense tail failed at column {info}")
+        return TailFactor(upper.T, 2.0 * np.log(np.diagonal(upper)).sum())
+    L = xp.linalg.cholesky(S + xp.eye(len(S)))
+    return TailFactor(L, 2.0 * xp.sum(xp.log(xp.diagonal(L))))
+
+
+def solve(xp: Any, factor: TailFactor, b: Array) -> Array:
+    """S^-1 b for b (r, q)."""
+    if xp is np:
+        return np.ascontiguousarray(lapack.dpotrs(factor.L.T, b.T, lower=0)[0].T)
+    import jax.scipy.linalg as jsl
+
+    return jsl.cho_solve((factor.L, True), b.T).T
+
+
+def inverse(xp: Any, factor: TailFactor) -> Array:
+    """S^-1, both triangles under JAX, the lower one under NumPy."""
+    if xp is np:
+        return lapack.dpotri(factor.L.T, lower=0)[0].T
+    import jax.scipy.linalg as jsl
+
+    return jsl.cho_solve((factor.L, True), xp.eye(len(factor.L)))
+
+
+def symmetrize(xp: Any, C: Array) -> Array:
+    """Both triangles from the lower one."""
+    lower = xp.tril(C)
+    return lower + xp.tril(lower, -1).T
+
+
+def symmetric_multiply(xp: Any, C: Array, b: Array) -> Array:
+    """C b' for b (r, q) from the lower triangle of C, as (r, q)."""
+    lower = xp.tril(C)
+    return b @ lower + b @ lower.T - b * xp.diagonal(C)
+
+
+def block_trace(xp: Any, slot: Slot, M: Array) -> Array:
+    """sum_l M_ll (k, k) over a term's levels, from the lower triangle of M (q, q)."""
+    rows = []
+    for a in range(slot.k):
+        row = []
+        for b in range(slot.k):
+            i, j = slot.offset + max(a, b) * slot.J, slot.offset + min(a, b) * slot.J
+            row.append(xp.sum(xp.diagonal(M[i : i + slot.J, j : j + slot.J])))
+        rows.append(xp.stack(row))
+    return xp.stack(rows)
+
+
+def traces(xp: Any, layout: Layout, factors: list[Array], well: tuple[bool, ...], C: Array, Sinv: Array, K: Array) -> list[Array]:
+    """sum_l Q_ll (k, k) per term.
+
+    Where the term's T is ``well`` conditioned, T^-T (J I - sum_l S^-1_ll) T^-1; elsewhere the term's
+    rows of C - C K C, which need both triangles of C and K but no inverse.
+    """
+    out = []
+    for slot, T, easy in zip(layout, factors, well, strict=True):
+        if easy:
+            inner = slot.J * xp.eye(slot.k) - block_trace(xp, slot, Sinv)
+            half = xp.linalg.solve(T.T, inner)
+            out.append(xp.linalg.solve(T.T, half.T))
+            continue
+        rows = C[slot.columns]
+        taken = (rows @ K).reshape(slot.k, slot.J, -1)
+        rows = rows.reshape(slot.k, slot.J, -1)
+        direct = block_trace(xp, slot, C)
+        out.append(direct - xp.einsum("ajq,bjq->ab", taken, rows))
+    return out

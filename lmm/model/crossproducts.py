@@ -1,0 +1,175 @@
+"""What a Gaussian mixed model needs of its rows: weighted cross-products of [Z X y].
+
+One pass over the rows, additive over chunks of rows (``a + b``); nothing after it costs anything
+per row. Layouts put the levels last, so that one column of one term is contiguous:
+
+    diag[t]      (k, k, J)       Z_t'WZ_t, block diagonal, one k x k block per level
+    rhs[t]       (p + 1, k, J)   Z_t'W[X y]
+    pairs[t, s]  t < s           Z_t'WZ_s on the pairs of levels that share a row
+    gram         (p+1, p+1)      [X y]'W[X y]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from lmm.design.records import RandomTerm
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Z_t'WZ_s: block m (k_t, k_s) joins level ``rows[m]`` of t and ``cols[m]`` of s; sorted by row, then column."""
+
+    rows: np.ndarray
+    cols: np.ndarray
+    blocks: np.ndarray  # (k_t, k_s, m)
+
+
+@dataclass(frozen=True, eq=False)
+class CrossProducts:
+    """The sums of the module's head, with the number of rows and the sum of log weights."""
+
+    diag: tuple[np.ndarray, ...]
+    rhs: tuple[np.ndarray, ...]
+    pairs: dict[tuple[int, int], Pairs]
+    gram: np.ndarray
+    n: int
+    sum_log_weights: float
+
+    def __add__(self, other: CrossProducts) -> CrossProducts:
+        """The cross-products of both sets of rows; both must use the same level codes."""
+        pairs = {}
+        for key, mine in self.pairs.items():
+            theirs = other.pairs[key]
+            J = (self.diag[key[0]].shape[-1], self.diag[key[1]].shape[-1])
+            rows, cols = np.concatenate([mine.rows, theirs.rows]), np.concatenate([mine.cols, theirs.cols])
+            pairs[key] = _pairs(rows, cols, np.concatenate([mine.blocks, theirs.blocks], axis=-1), J)
+        return CrossProducts(
+            tuple(a + b for a, b in zip(self.diag, other.diag, strict=True)),
+            tuple(a + b for a, b in zip(self.rhs, other.rhs, strict=True)),
+            pairs,
+            self.gram + other.gram,
+            self.n + other.n,
+            self.sum_log_weights + other.sum_log_weights,
+        )
+
+
+def cross_products(terms: Sequence[RandomTerm], XY: np.ndarray, weights: np.ndarray | None) -> CrossProducts:
+    """Build the sums from rows: terms' codes and values, [X y] (n, p + 1), weights (n,) or None."""
+    diag, rhs, pairs = [], [], {}
+    columns = [_columns(term) for term in terms]
+    codes = [term.codes.astype(np.intp) for term in terms]
+    for term, z, code in zip(terms, columns, codes, strict=True):
+        diag.append(_diagonal(z, code, term.J, weights))
+        rhs.append(_right_hand_sides(z, code, term.J, XY, weights))
+    for t in range(len(terms)):
+        for s in range(t + 1, len(terms)):
+            blocks = [[_product(a, b, weights) for b in columns[s]] for a in columns[t]]
+            pairs[t, s] = _sum_pairs(codes[t], codes[s], blocks, (terms[t].J, terms[s].J))
+    weighted = XY if weights is None else XY * weights[:, None]
+    gram = XY.T @ weighted
+    return CrossProducts(
+        tuple(diag), tuple(rhs), pairs, (gram + gram.T) / 2, len(XY), 0.0 if weights is None else float(np.log(weights).sum())
+    )
+
+
+def right_hand_sides(terms: Sequence[RandomTerm], Y: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, ...]:
+    """Z_t'WY per term, (r, k, J), for other columns Y (n, r) than those of the first pass."""
+    return tuple(_right_hand_sides(_columns(term), term.codes.astype(np.intp), term.J, Y, weights) for term in terms)
+
+
+def _columns(term: RandomTerm) -> list[np.ndarray | None]:
+    """The k columns of a term's values; None for a column of ones, which costs no multiplication."""
+    if term.values.strides[0] == 0 and np.all(term.values[:1] == 1.0):
+        return [None] * term.k
+    columns = [np.ascontiguousarray(term.values[:, a]) for a in range(term.k)]
+    return [None if name == "Intercept" and np.all(z == 1.0) else z for name, z in zip(term.columns, columns, strict=True)]
+
+
+def _product(*factors: np.ndarray | None) -> np.ndarray | None:
+    """Elementwise product, None standing for ones."""
+    out: np.ndarray | None = None
+    for factor in factors:
+        out = factor if out is None else out if factor is None else out * factor
+    return out
+
+
+def _count(code: np.ndarray, values: np.ndarray | None, J: int) -> np.ndarray:
+    return np.bincount(code, weights=values, minlength=J).astype(float, copy=False)
+
+
+def _diagonal(z: list[np.ndarray | None], code: np.ndarray, J: int, weights: np.ndarray | None) -> np.ndarray:
+    out = np.empty((len(z), len(z), J))
+    for a in range(len(z)):
+        for b in range(a + 1):
+            out[a, b] = out[b, a] = _count(code, _product(z[a], z[b], weights), J)
+    return out
+
+
+def _right_hand_sides(z: list[np.ndarray | None], code: np.ndarray, J: int, XY: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    n, r = XY.shape
+    out = np.empty((r, len(z), J))
+    if r > 4:  # one sorted pass over all columns: the sums as a sparse matrix times a dense one
+        order = sp.csr_matrix((np.arange(n), code, np.arange(n + 1)), shape=(n, J)).tocsc()
+        for a, column in enumerate(z):
+            data = _product(column, weights)
+            indicator = sp.csr_matrix((np.ones(n) if data is None else data[order.data], order.indices, order.indptr), shape=(J, n))
+            out[:, a] = (indicator @ XY).T
+        return out
+    for c in range(r):
+        column = np.ascontiguousarray(XY[:, c])
+        for a in range(len(z)):
+            out[c, a] = _count(code, _product(z[a], column, weights), J)
+    return out
+
+
+def _sort_order(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The order by row, then column, by two counting sorts (a radix sort of the pair): linear in n."""
+    n = len(rows)
+    dtype = np.int32 if n < 2**31 else np.int64
+    by_col = sp.csr_matrix((np.arange(n, dtype=dtype), cols, np.arange(n + 1)), shape=(n, shape[1])).tocsc().data
+    by_row = sp.csr_matrix((by_col, rows[by_col], np.arange(n + 1)), shape=(n, shape[0])).tocsc().data
+    return np.asarray(by_row)
+
+
+def _starts(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """First position of each run of equal pairs in sorted order."""
+    new = np.empty(len(rows), dtype=bool)
+    new[:1] = True
+    np.not_equal(rows[1:], rows[:-1], out=new[1:])
+    new[1:] |= cols[1:] != cols[:-1]
+    return np.flatnonzero(new)
+
+
+def _sum_pairs(rows: np.ndarray, cols: np.ndarray, blocks: list[list[np.ndarray | None]], shape: tuple[int, int]) -> Pairs:
+    """Sum rows' products by pair of levels; None stands for ones, whose sum is a count."""
+    order = _sort_order(rows, cols, shape)
+    sorted_rows, sorted_cols = rows[order], cols[order]
+    starts = _starts(sorted_rows, sorted_cols)
+    out = np.empty((len(blocks), len(blocks[0]), len(starts)))
+    for a, line in enumerate(blocks):
+        for b, product in enumerate(line):
+            if product is None:
+                out[a, b] = np.diff(starts, append=len(rows))
+            else:
+                out[a, b] = np.add.reduceat(product[order], starts)
+    return Pairs(sorted_rows[starts].astype(np.int32), sorted_cols[starts].astype(np.int32), out)
+
+
+def _pairs(rows: np.ndarray, cols: np.ndarray, blocks: np.ndarray, shape: tuple[int, int]) -> Pairs:
+    """Pairs with repeated (row, column) summed."""
+    return _sum_pairs(rows.astype(np.intp), cols.astype(np.intp), [list(line) for line in blocks], shape)
+
+
+def dense_pairs(pairs: Pairs, J_row: int, J_col: int) -> np.ndarray:
+    """Z_t'WZ_s as a dense (k_t * J_t, k_s * J_s) matrix, columns before levels: row a * J_t + level."""
+    k_row, k_col, _ = pairs.blocks.shape
+    out = np.zeros((k_row, J_row, k_col, J_col))
+    for a in range(k_row):
+        for b in range(k_col):
+            out[a, pairs.rows, b, pairs.cols] = pairs.blocks[a, b]
+    return out.reshape(k_row * J_row, k_col * J_col)

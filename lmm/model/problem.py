@@ -1,0 +1,120 @@
+"""The problem an estimator solves: a design's arrays reduced to what the model needs.
+
+For a linear model that is the cross-products; the rows are left behind here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from lmm.covariance import Covariance
+from lmm.design.rank import independent_columns, least_squares
+from lmm.design.records import Design
+from lmm.errors import ResponseError
+from lmm.linalg.plan import Plan
+from lmm.model.crossproducts import CrossProducts, cross_products, right_hand_sides
+from lmm.model.gaussian import Data
+from lmm.model.system import arrange, make_system, orthonormal, plan_for
+
+#: residual sum of squares over total under which the fixed effects explain the response entirely
+PERFECT = 1e-24
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A linear mixed model in sums.
+
+    Attributes
+    ----------
+    structures : covariance structure per term, in the design's order.
+    plan : which term is eliminated how.
+    cross : cross-products of [Z X y0], y0 the least-squares residual of y - offset.
+    data : the same arranged for the criterion, X orthonormal.
+    R : (p, p), X = Q R.
+    beta0 : (p,) least-squares coefficients.
+    n : rows; ``sum_log_weights`` their log weights' sum.
+    seconds : wall-clock seconds spent here, by stage.
+    """
+
+    structures: tuple[Covariance, ...]
+    plan: Plan
+    cross: CrossProducts
+    data: Data
+    R: np.ndarray
+    beta0: np.ndarray
+    n: int
+    sum_log_weights: float
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def p(self) -> int:
+        """Fixed effects."""
+        return len(self.beta0)
+
+    @property
+    def n_theta(self) -> int:
+        """Covariance parameters."""
+        return sum(s.n_theta for s in self.structures)
+
+    def split(self, theta: np.ndarray) -> list[np.ndarray]:
+        """theta of each term."""
+        stops = np.cumsum([s.n_theta for s in self.structures])
+        return np.split(np.asarray(theta, dtype=float), stops[:-1])
+
+    def with_response(self, design: Design) -> Problem:
+        """The same Z and X with the response of ``design``: only the sums with y are made anew."""
+        start = perf_counter()
+        beta0, residual = _residual(design, self.R)
+        own = right_hand_sides(design.terms, residual[:, None], design.weights)
+        rhs = tuple(np.concatenate([old[:-1], new]) for old, new in zip(self.cross.rhs, own, strict=True))
+        weighted = residual if design.weights is None else residual * design.weights
+        gram = self.cross.gram.copy()
+        gram[-1, -1] = residual @ weighted
+        gram[-1, :-1] = gram[:-1, -1] = design.X.T @ weighted
+        cross = replace(self.cross, rhs=rhs, gram=gram)
+        data = _data(cross, self.plan, self.R, self.data)
+        return replace(self, cross=cross, data=data, beta0=beta0, seconds={"cross-products": perf_counter() - start})
+
+
+def build_problem(design: Design, backend: str = "numpy") -> Problem:
+    """One pass over the rows of a design."""
+    start = perf_counter()
+    R = design.extra.get("R")
+    if R is None:
+        R = independent_columns(design.X, design.weights)[1]
+    beta0, residual = _residual(design, R)
+    cross = cross_products(design.terms, np.column_stack([design.X, residual]), design.weights)
+    middle = perf_counter()
+    plan = plan_for(cross, tuple(term.group for term in design.terms), backend)
+    data = _data(cross, plan, R, None)
+    seconds = {"cross-products": middle - start, "plan": perf_counter() - middle}
+    structures = tuple(term.structure for term in design.terms)
+    return Problem(structures, plan, cross, data, R, beta0, cross.n, cross.sum_log_weights, seconds)
+
+
+def _residual(design: Design, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least-squares coefficients and residuals of the response less its offset."""
+    y = design.y if design.offset is None else design.y - design.offset
+    beta0, residual = least_squares(design.X, R, y, design.weights)
+    if residual @ residual <= PERFECT * max(float(y @ y), 1e-300):
+        raise ResponseError(
+            f"The fixed effects explain the response {design.response!r} exactly, so there is nothing left for random effects "
+            "or a residual variance. Check for a predictor that is a copy of the response."
+        )
+    return beta0, residual
+
+
+def _data(cross: CrossProducts, plan: Plan, R: np.ndarray, old: Data | None) -> Data:
+    """Arrays for the criterion; Z'WZ is taken from ``old`` when only the response changed."""
+    p = len(R)
+    rhs = tuple(np.concatenate([orthonormal(columns[:p], R), columns[p:]]) for columns in cross.rhs)
+    gram = np.eye(p + 1)
+    gram[p, p] = cross.gram[p, p]
+    if p:
+        gram[p, :p] = gram[:p, p] = solve_triangular(R, cross.gram[:p, p], trans="T")
+    system = make_system(cross, plan) if old is None else old.system
+    return Data(system, arrange(plan, rhs), gram, np.asarray(float(cross.n)))

@@ -1,0 +1,93 @@
+"""Cross-products arranged for elimination, with X made orthonormal and y replaced by its residual.
+
+With X = QR (Q'WQ = I) and y0 = y - X beta_0 the least-squares residual, the model in (Q, y0) has the
+same random effects, sigma and criterion; beta = beta_0 + R^-1 gamma, and log|X'V^-1X| =
+log|Q'V^-1Q| + 2 log|R|. Nothing is then badly scaled, whatever the user's columns are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from lmm.linalg import coupling as couplings
+from lmm.linalg.coupling import Coupling, Entries
+from lmm.linalg.elimination import Member, Parent, System, Vectors
+from lmm.linalg.plan import Plan, TermSize, make_plan
+from lmm.linalg.tail import size
+from lmm.model.crossproducts import CrossProducts, dense_pairs
+
+
+def plan_for(cross: CrossProducts, groups: tuple[str, ...], backend: str = "numpy") -> Plan:
+    """The plan for these cross-products: t is nested in s when every level of t meets one level of s."""
+    terms = tuple(TermSize(g, d.shape[0], d.shape[-1]) for g, d in zip(groups, cross.diag, strict=True))
+    nested = {key: len(pairs.rows) == terms[key[0]].J for key, pairs in cross.pairs.items()}
+    return make_plan(terms, nested, backend)
+
+
+def make_system(cross: CrossProducts, plan: Plan) -> System:
+    """Z'WZ in the plan's arrangement."""
+    q = size(plan.layout)
+    members = []
+    for i, t in enumerate(plan.chain):
+        parents = tuple(_parent(cross, t, s) for s in plan.chain[i + 1 :])
+        coupling = _coupling(cross, plan, t, force_dense=len(plan.chain) > 1) if q else None
+        members.append(Member(cross.diag[t], parents, coupling))
+    C = np.zeros((q, q))
+    for slot, t in zip(plan.layout, plan.tail, strict=True):
+        level = np.arange(slot.J)
+        for a in range(slot.k):
+            for b in range(slot.k):
+                C[slot.offset + a * slot.J + level, slot.offset + b * slot.J + level] = cross.diag[t][a, b]
+        for other, s in zip(plan.layout, plan.tail, strict=True):
+            if t < s:
+                block = dense_pairs(cross.pairs[t, s], slot.J, other.J)
+                C[slot.columns, other.columns] = block
+                C[other.columns, slot.columns] = block.T
+    return System(tuple(members), C)
+
+
+def arrange(plan: Plan, columns: tuple[np.ndarray, ...]) -> Vectors:
+    """Per-term arrays (r, k, J) in the design's order, as chain members and tail columns."""
+    r = len(columns[0])
+    tail = [columns[t].reshape(r, -1) for t in plan.tail]
+    return Vectors(tuple(columns[t] for t in plan.chain), np.concatenate(tail, axis=1) if tail else np.zeros((r, 0)))
+
+
+def collect(plan: Plan, vectors: Vectors) -> list[np.ndarray]:
+    """The inverse of :func:`arrange`: per term (r, k, J) in the design's order."""
+    out: dict[int, np.ndarray] = dict(zip(plan.chain, vectors.chain, strict=True))
+    for slot, t in zip(plan.layout, plan.tail, strict=True):
+        out[t] = vectors.tail[:, slot.columns].reshape(-1, slot.k, slot.J)
+    return [out[t] for t in range(len(plan.terms))]
+
+
+def orthonormal(columns: np.ndarray, R: np.ndarray) -> np.ndarray:
+    """Z'WX (p, ...) as Z'WQ = Z'WX R^-1."""
+    if not len(R):
+        return columns
+    flat = solve_triangular(R, columns.reshape(len(R), -1), trans="T")
+    return np.asarray(flat).reshape(columns.shape)
+
+
+def _parent(cross: CrossProducts, t: int, s: int) -> Parent:
+    pairs = cross.pairs[t, s]
+    return Parent(pairs.cols.astype(np.intp), pairs.blocks)
+
+
+def _coupling(cross: CrossProducts, plan: Plan, t: int, force_dense: bool) -> Coupling:
+    """The joined columns of all tail terms, sorted by level of t."""
+    level, col, val = [], [], []
+    for slot, s in zip(plan.layout, plan.tail, strict=True):
+        key = (t, s) if t < s else (s, t)
+        pairs = cross.pairs[key]
+        own, other, blocks = (pairs.rows, pairs.cols, pairs.blocks) if t < s else (pairs.cols, pairs.rows, np.swapaxes(pairs.blocks, 0, 1))
+        for b in range(slot.k):
+            level.append(own)
+            col.append(slot.offset + b * slot.J + other)
+            val.append(blocks[:, b])
+    levels = np.concatenate(level)
+    order = np.argsort(levels, kind="stable") if len(level) > 1 or np.any(levels[1:] < levels[:-1]) else slice(None)
+    entries = Entries(levels[order].astype(np.intp), np.concatenate(col)[order].astype(np.intp), np.concatenate(val, axis=1)[:, order])
+    J, q = cross.diag[t].shape[-1], size(plan.layout)
+    return couplings.dense(entries, J, q) if force_dense else couplings.choose(entries, J, q)
