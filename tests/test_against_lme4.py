@@ -1,0 +1,169 @@
+"""Every reference problem, fitted here and by lme4.
+
+How close is close: lme4 was run until restarting it gained less than 1e-9 in deviance. A point
+that misses the optimum by g in deviance misses it by sqrt(g) standard errors of theta, so
+two such fits may differ by 3e-5 of them, and a boundary (a variance of zero, a correlation of 1), where the
+deviance is linear in the variance, by 3e-5 in a standard deviation relative to sigma. Tolerances are a few
+times that. Where we find a deviance lower by g, sqrt(g) is added, for the reference is then off by that much.
+The objective at a fixed theta involves no optimiser and is held to 1e-8 relative.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lmm
+from benchmarks.problems import PROBLEMS, SHIPPED
+from lmm.results import Fit
+from tests.reference_data import FOLDER, AtTheta, Numbers, all_cases, load_case, numbers, plain
+
+CASES = all_cases()
+EVALUATIONS = 12
+
+
+@cache
+def fitted(name: str) -> Fit:
+    """The fit of a problem, once for all tests."""
+    problem, data, arguments, _ = load_case(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", lmm.LmmWarning)
+        return lmm.lmer(problem.formula, data, **arguments)
+
+
+@cache
+def evaluated(name: str, reml: bool) -> Fit:
+    """The problem at its starting theta, without optimising, under either criterion."""
+    problem, data, arguments, _ = load_case(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", lmm.LmmWarning)
+        return lmm.lmer(problem.formula, data, **{**arguments, "REML": reml}, control=lmm.Control(evaluate_only=True))
+
+
+def slack(fit: Fit, r: Numbers) -> float:
+    """How far, in standard errors of theta, the reference may be from an optimum that lies below it."""
+    return math.sqrt(max(0.0, 2 * (fit.llf - r.llf)))
+
+
+def plain_series(series: pd.Series) -> dict[str, float]:
+    """A Series as a dict under plain names, missing (dropped) entries left out."""
+    return {plain(str(k)): float(v) for k, v in series.items() if not pd.isna(v)}
+
+
+@pytest.mark.parametrize("reml", [True, False], ids=["reml", "ml"])
+@pytest.mark.parametrize("name", [c for c in CASES if PROBLEMS[c].same_theta])
+def test_objective_at_fixed_theta(name: str, reml: bool) -> None:
+    """The profiled deviance and the REML criterion are lme4's at three thetas, whatever the optimum."""
+    fit = evaluated(name, reml)
+    order = [plain(str(k)) for k in fit.theta.index]
+
+    def check(at: AtTheta) -> None:
+        assert set(order) == set(at.theta), f"theta is {order}, lme4's is {list(at.theta)}"
+        ours = fit.objective(np.array([at.theta[k] for k in order]))
+        theirs = at.reml if reml else at.ml
+        assert ours == pytest.approx(theirs, rel=1e-8), f"at {at.theta}"
+
+    for at in numbers(name).at:
+        check(at)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_criterion(name: str) -> None:
+    """The criterion reached is lme4's or lower; AIC, BIC and the counts follow."""
+    fit, r = fitted(name), numbers(name)
+    worse = -2 * (fit.llf - r.llf)
+    assert worse <= 1e-6, f"worse than lme4 by {worse:.3g} in deviance"
+    assert fit.convergence.converged, fit.convergence.message
+    assert fit.nobs == r.nobs
+    assert fit.df_model == r.npar
+    gained = -worse
+    assert gained <= 1e-5, f"lower than lme4 by {gained:.3g} in deviance: the reference is not at the optimum"
+    assert fit.aic == pytest.approx(r.aic, abs=2e-5)
+    assert fit.bic == pytest.approx(r.bic, abs=2e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_fixed_effects(name: str) -> None:
+    """Coefficients to 1e-4 of a standard error, standard errors to 1e-4 relative, and the same columns dropped."""
+    fit, r = fitted(name), numbers(name)
+    tolerance = 1e-4 + slack(fit, r)
+    beta, se = plain_series(fit.fixef()), plain_series(fit.bse)
+    assert set(beta) == set(r.fixef.index)
+    assert {plain(d) for d in fit.design.dropped} == set(r.dropped)
+    for k in r.fixef.index:
+        assert abs(beta[k] - r.fixef[k]) <= tolerance * r.se[k], f"{k}: {beta[k]} against {r.fixef[k]}, standard error {r.se[k]}"
+        assert se[k] == pytest.approx(r.se[k], rel=tolerance), k
+    if r.vcov is not None:
+        ours = fit.vcov()
+        ours.index = ours.columns = [plain(str(k)) for k in ours.index]
+        scale = np.outer(r.se, r.se)
+        error = np.abs(ours.loc[r.vcov.index, r.vcov.columns].to_numpy() - r.vcov.to_numpy()) / scale
+        assert error.max() <= 2 * tolerance, error
+
+
+@pytest.mark.parametrize("name", [c for c in CASES if PROBLEMS[c].same_theta])
+def test_variances(name: str) -> None:
+    """sigma to 1e-5, and each covariance of the random effects relative to the standard deviations it joins.
+
+    A standard deviation near zero is known to 3e-5 sigma, not relatively: sigma / 100 is added to the scale.
+    """
+    fit, r = fitted(name), numbers(name)
+    tolerance = 2e-4 + 3 * slack(fit, r)
+    assert fit.sigma == pytest.approx(r.sigma, rel=1e-5 + slack(fit, r))
+    table = fit.varcorr().to_frame()
+    ours = {(plain(str(t.grp)), "" if pd.isna(t.var1) else plain(str(t.var1)), "" if pd.isna(t.var2) else plain(str(t.var2))): t
+            for t in table.itertuples()}  # fmt: skip
+    sd = {(g, a): s for (g, a, b), (_, s) in r.varcorr.items() if not b}
+    for (g, a, b), (vcov, sdcor) in r.varcorr.items():
+        row = ours.get((g, a, b), ours.get((g, b, a)))
+        assert row is not None, f"no row for {(g, a, b)} in {sorted(ours)}"
+        scale = (sd[g, a] + r.sigma / 100) * (sd[g, b or a] + r.sigma / 100)
+        assert abs(row.vcov - vcov) <= tolerance * scale, f"{(g, a, b)}: {row.vcov} against {vcov}"
+        if not b:
+            assert row.sdcor == pytest.approx(math.sqrt(row.vcov), rel=1e-12)
+        elif min(sd[g, a], sd[g, b]) > 0.05 * r.sigma:
+            assert abs(row.sdcor - sdcor) <= 20 * tolerance, f"correlation of {(g, a, b)}: {row.sdcor} against {sdcor}"
+    assert fit.is_singular() == r.singular
+
+
+@pytest.mark.parametrize("name", [c for c in CASES if PROBLEMS[c].same_theta])
+def test_modes(name: str) -> None:
+    """Conditional modes to 1e-3 of their conditional standard deviation, those to 1e-3 relative, and the sum of squares of all levels."""
+    fit, r = fitted(name), numbers(name)
+    tolerance = 1e-3 + 3 * slack(fit, r)
+    modes, covariances = fit.ranef(), fit.ranef_cov()
+    for (group, column), want in r.ranef.items():
+        table = modes[group]
+        assert len(table) == want.n
+        place = [plain(str(c)) for c in table.columns].index(column)
+        rows = [[str(i) for i in table.index].index(level) for level in want.levels]
+        ours = table.to_numpy()[:, place]
+        sd = np.sqrt(np.asarray(covariances[group])[:, place, place])
+        # a mode whose variance is estimated as zero has no conditional standard deviation to measure by
+        scale = np.fmax(np.nan_to_num(want.sd), r.sigma / 100)
+        assert (np.abs(ours[rows] - want.mode) <= tolerance * scale).all(), f"{group} {column}: {ours[rows]} against {want.mode}"
+        assert (np.abs(sd[rows] - np.nan_to_num(want.sd)) <= tolerance * scale).all(), f"{group} {column}: {sd[rows]} against {want.sd}"
+        assert math.sqrt(ours @ ours) == pytest.approx(math.sqrt(want.sum_sq), rel=tolerance, abs=tolerance * r.sigma)
+    assert float(fit.fittedvalues @ fit.fittedvalues) == pytest.approx(r.fitted_sum_sq, rel=1e-5 + slack(fit, r))
+
+
+@pytest.mark.parametrize("name", [c for c in CASES if PROBLEMS[c].data in (*SHIPPED, "sleep_weighted", "sleep_missing", "verbagg")])
+def test_few_evaluations(name: str) -> None:
+    """Analytic derivatives pay: a dozen evaluations of the objective for any model of the shipped data."""
+    assert fitted(name).convergence.evaluations <= EVALUATIONS
+
+
+def test_every_problem_has_numbers_and_none_is_left_over() -> None:
+    """The folder of references holds the registry's problems and nothing else."""
+    assert {p.stem for p in FOLDER.glob("*.json")} == set(CASES)
+
+
+def test_the_singular_problems_are_singular() -> None:
+    """The boundary is really there in the data that claim it."""
+    for name in ("dyestuff2_singular", "no_site_singular", "perfect_correlation", "perfect_negative", "slopes_4_rank2", "maximal_singular"):
+        assert numbers(name).singular, name
