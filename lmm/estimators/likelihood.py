@@ -22,7 +22,7 @@ from scipy.linalg import solve_triangular
 from lmm.estimators.control import Control
 from lmm.estimators.trust_region import Outcome, Point, minimize
 from lmm.linalg import backend
-from lmm.model import gaussian
+from lmm.model import gaussian, hessian
 from lmm.model.moments import starting_values
 from lmm.model.problem import Problem
 from lmm.model.records import Convergence, Estimate
@@ -30,6 +30,8 @@ from lmm.model.system import collect
 
 #: smallest singular value of T for which the tail's traces divide by it
 WELL = 1e-3
+#: random effects up to which steps near the optimum use the exact Hessian
+REFINE_LIMIT = 400
 #: relative standard deviations below this are tried at exactly zero
 SNAP = 1e-4
 
@@ -78,6 +80,7 @@ class MaximumLikelihood:
                 max_evaluations=self.control.max_evaluations,
                 radius=self.control.radius,
                 escape=lambda point: escapes(problem, point),
+                refine=evaluate.refine,
                 callback=callback,
             )
             outcome = snap(problem, evaluate, outcome, self.control.tolerance)
@@ -91,6 +94,14 @@ class MaximumLikelihood:
         """Its derivative with respect to theta, (m,)."""
         return Evaluator(problem, self.reml)(theta).gradient
 
+    def hessian(self, problem: Problem, theta: np.ndarray) -> np.ndarray:
+        """Its exact second derivatives with respect to theta, (m, m)."""
+        evaluate = Evaluator(problem, self.reml)
+        theta = np.asarray(theta, dtype=float)
+        if hessian.is_cheap(evaluate.sizes, hessian.DENSE_LIMIT):
+            return evaluate.hessian(evaluate(theta))
+        return hessian.by_differences(lambda at: evaluate(at).gradient, theta)
+
 
 class Evaluator:
     """The criterion of one problem as a function of theta, with its constants."""
@@ -102,7 +113,9 @@ class Evaluator:
         self.constant = -problem.sum_log_weights
         if reml and problem.p:
             self.constant += 2.0 * float(np.log(np.abs(np.diagonal(problem.R))).sum())
+        self.sizes = [(size.k, size.J) for size in problem.plan.terms]
         self.jax = problem.plan.backend == "jax"
+        self.cheap = not self.jax and hessian.is_cheap(self.sizes, REFINE_LIMIT)
         if self.jax:
             self.data = backend.put(self.data)
 
@@ -147,6 +160,23 @@ class Evaluator:
         hessian = self._permute(derived.AI) + curvature(D, T, dT, seconds)
         modes = [m[0] for m in collect(plan, derived.modes)]
         return Point(np.asarray(theta, dtype=float), float(value.objective) + self.constant, gradient, hessian, Payload(value, D, modes))
+
+    def refine(self, point: Point) -> Point:
+        """The point with its exact Hessian, where that is cheap."""
+        return replace(point, hessian=self.hessian(point)) if self.cheap else point
+
+    def hessian(self, point: Point) -> np.ndarray:
+        """Exact second derivatives at an evaluated point."""
+        problem = self.problem
+        split = problem.split(point.theta)
+        T = [s.factor(own) for s, own in zip(problem.structures, split, strict=True)]
+        dT = [s.jacobian(own) for s, own in zip(problem.structures, split, strict=True)]
+        dG = [directions(d, t) for d, t in zip(dT, T, strict=True)]
+        seconds = [s.second(own) for s, own in zip(problem.structures, split, strict=True)]
+        rhs = collect(problem.plan, problem.data.rhs)
+        parts = hessian.pieces(problem.cross, rhs, problem.data.gram, T, dG, self.reml)
+        degrees = problem.n - (problem.p if self.reml else 0)
+        return hessian.in_directions(parts, dG, degrees) + curvature(point.payload.D, T, dT, seconds)
 
     def _permute(self, AI: np.ndarray) -> np.ndarray:
         """AI from the plan's order of the terms to the design's."""

@@ -15,6 +15,10 @@ from typing import Any
 import numpy as np
 
 
+#: promised decrease under which the exact Hessian is worth its price
+NEAR = 1.0
+
+
 @dataclass(frozen=True)
 class Point:
     """An evaluated point: objective, gradient (m,), model Hessian (m, m), and whatever came with them."""
@@ -81,12 +85,14 @@ def minimize(
     max_evaluations: int,
     radius: float,
     escape: Callable[[Point], Iterable[np.ndarray]] | None = None,
+    refine: Callable[[Point], Point] | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
 ) -> Outcome:
     """Minimise from ``start`` (m,).
 
     ``escape(point)`` is asked at every stationary point for places to go on from: none when the point
-    is a minimum also across the boundary. ``callback`` sees each line of the trace.
+    is a minimum also across the boundary. ``refine(point)`` gives a point near the optimum a better
+    Hessian. ``callback`` sees each line of the trace.
     """
     trace: list[dict[str, Any]] = []
 
@@ -100,6 +106,9 @@ def minimize(
     record(point, np.nan, True)
     while True:
         step, promised = step_within(point.gradient, point.hessian, radius)
+        if refine is not None and tolerance < promised < NEAR:
+            point = refine(point)
+            step, promised = step_within(point.gradient, point.hessian, radius)
         at_edge = np.linalg.norm(step) >= 0.99 * radius
         if promised <= tolerance and not at_edge:
             others = list(escape(point)) if escape is not None else []
