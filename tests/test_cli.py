@@ -1,0 +1,190 @@
+"""The command line: what it prints, what it refuses, and how soon."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import types
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import lmm
+from lmm import cli
+
+ROOT = Path(__file__).parents[1]
+SLEEP = "Reaction ~ Days + (Days|Subject)"
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Run the command line in an empty folder; returns (status, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: str) -> tuple[int, str, str]:
+        try:
+            status = cli.main([str(a) for a in argv])
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def sleepstudy(tmp_path) -> pd.DataFrame:
+    """The sleepstudy data, also written to sleep.csv, sleep.tsv, sleep.csv.gz and sleep.parquet."""
+    frame = lmm.datasets.load("sleepstudy")
+    frame.to_csv(tmp_path / "sleep.csv", index=False)
+    frame.to_csv(tmp_path / "sleep.tsv", index=False, sep="\t")
+    frame.to_csv(tmp_path / "sleep.csv.gz", index=False)
+    frame.to_parquet(tmp_path / "sleep.parquet", index=False)
+    return frame
+
+
+@pytest.mark.parametrize("source", ["sleepstudy", "SleepStudy", "sleep.csv", "sleep.tsv", "sleep.csv.gz", "sleep.parquet"])
+def test_prints_the_summary_of_a_file_or_a_shipped_set(run, sleepstudy, source):
+    expected = str(lmm.lmer(SLEEP, sleepstudy).summary())
+    assert run(SLEEP, source) == (0, expected + "\n", "")
+
+
+def test_ml(run, sleepstudy):
+    status, out, _ = run(SLEEP, "sleepstudy", "--ml")
+    assert status == 0 and out == str(lmm.lmer(SLEEP, sleepstudy, REML=False).summary()) + "\n"
+
+
+def test_weights_and_offset(run, sleepstudy, tmp_path):
+    sleepstudy["w"], sleepstudy["off"] = [1.0, 2.0, 0.5] * 60, 2.0 * sleepstudy["Days"]
+    sleepstudy.to_csv(tmp_path / "weighted.csv", index=False)
+    status, out, _ = run(SLEEP, "weighted.csv", "--weights", "w", "--offset", "off")
+    assert status == 0 and out == str(lmm.lmer(SLEEP, sleepstudy, weights="w", offset="off").summary()) + "\n"
+
+
+def test_tidy_writes_coefficients_and_variance_components(run, sleepstudy, tmp_path):
+    assert run(SLEEP, "sleepstudy", "--tidy", "out.csv")[0] == 0
+    table, fit = pd.read_csv(tmp_path / "out.csv"), lmm.lmer(SLEEP, sleepstudy)
+    expected = pd.concat([fit.tidy(effects="fixed"), fit.tidy(effects="ran_pars")], ignore_index=True)
+    assert table["effect"].tolist() == ["fixed"] * 2 + ["ran_pars"] * 4
+    assert table["estimate"].to_numpy() == pytest.approx(expected["estimate"].to_numpy(float), rel=1e-12)
+
+
+REFUSED = [
+    ("no such file", (SLEEP, "slep.csv"), "lmm: no file 'slep.csv'. Did you mean 'sleep.csv'?\n"),
+    ("no such folder", (SLEEP, "no/where.csv"), "lmm: no file 'no/where.csv'.\n"),
+    (
+        "no such data set",
+        (SLEEP, "slepstudy"),
+        "lmm: no file 'slepstudy', and no data set is called 'slepstudy'. Did you mean 'sleepstudy'?",
+    ),
+    ("a folder", (SLEEP, "."), "lmm: cannot read '.': "),
+    ("an empty file", (SLEEP, "empty.csv"), "lmm: cannot read 'empty.csv': "),
+    ("not Parquet", (SLEEP, "wrong.parquet"), "lmm: cannot read 'wrong.parquet': "),
+    ("no such column", ("Reaction ~ Dayz + (Days|Subject)", "sleepstudy"), "lmm: "),
+    (
+        "nowhere to write",
+        (SLEEP, "sleepstudy", "--tidy", "no/where.csv"),
+        "lmm: --tidy: cannot write 'no/where.csv': No such file or directory\n",
+    ),
+    ("quadrature without family", (SLEEP, "sleepstudy", "--nagq", "9"), "lmm: --nagq is for generalized models: give --family too.\n"),
+]
+
+
+@pytest.mark.parametrize(("argv", "line"), [r[1:] for r in REFUSED], ids=[r[0] for r in REFUSED])
+def test_refuses_in_one_line(run, sleepstudy, tmp_path, argv, line):
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "wrong.parquet").write_text("a,b\n1,2\n")
+    status, _, err = run(*argv)
+    assert status == 2
+    assert err.startswith(line) and err.count("\n") == 1
+
+
+def test_unknown_column_is_named_with_the_nearest(run):
+    _, _, err = run("Reaction ~ Dayz + (Days|Subject)", "sleepstudy")
+    assert "'Dayz'" in err and "'Days'" in err
+
+
+def test_malformed_formula_is_shown_with_a_caret(run):
+    status, out, err = run("Reaction ~ Days * (1|Subject)", "sleepstudy")
+    lines = err.splitlines()
+    assert (status, out) == (2, "")
+    assert lines[0].startswith("lmm: ")
+    formula = next(i for i, line in enumerate(lines) if line.strip() == "Reaction ~ Days * (1|Subject)")
+    assert "^" in lines[formula + 1]
+
+
+def test_warnings_are_one_line_and_the_summary_is_printed(run):
+    status, out, err = run("Yield ~ 1 + (1|Batch)", "Dyestuff2")
+    assert status == 0 and "Batch" in out
+    assert err.startswith("lmm: warning: ") and err.count("\n") == 1
+
+
+def test_warnings_outside_are_left_as_they_were(run):
+    before = warnings.showwarning, list(warnings.filters)
+    run("Yield ~ 1 + (1|Batch)", "Dyestuff2")
+    assert (warnings.showwarning, warnings.filters) == before
+
+
+@pytest.fixture
+def glmer(monkeypatch):
+    """A recorder in the place of lmm.glmer."""
+    calls = []
+
+    def record(formula, data, **options):
+        calls.append((formula, options))
+        return types.SimpleNamespace(summary=lambda: "fitted")
+
+    monkeypatch.setattr(lmm, "glmer", record, raising=False)
+    return calls
+
+
+def test_family_calls_glmer(run, glmer):
+    assert run("y ~ (1|herd)", "cbpp", "--family", "binomial", "--nagq", "9") == (0, "fitted\n", "")
+    assert glmer == [("y ~ (1|herd)", {"family": "binomial", "nAGQ": 9})]
+    status, _, err = run("y ~ (1|herd)", "cbpp", "--family", "binomial", "--ml")
+    assert status == 2 and err.startswith("lmm: --ml is for linear models")
+
+
+@pytest.mark.skipif(hasattr(lmm, "glmer"), reason="this lmm has generalized models")
+def test_family_without_glmer_says_so(run):
+    status, _, err = run("y ~ (1|herd)", "cbpp", "--family", "binomial")
+    assert (
+        status == 2
+        and err == f"lmm: --family: generalized models are not part of lmm {lmm.__version__}; they come with the next release.\n"
+    )
+
+
+def test_help_and_version(run):
+    status, out, _ = run("--help")
+    assert status == 0 and 'lmm "Reaction ~ Days + (Days|Subject)" sleepstudy' in out and "InstEval" in out
+    assert run("--version") == (0, f"lmm {lmm.__version__}\n", "")
+    assert run(SLEEP)[0] == 2
+
+
+def test_python_names_of_the_command_line_are_not_in_scope_of_the_formula(run):
+    for name in ("options", "data", "argv"):
+        status, _, err = run(f"Reaction ~ {name} + (1|Subject)", "sleepstudy")
+        assert status == 2 and f"'{name}'" in err
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    command = f'"{sys.executable}" -m lmm.cli "{SLEEP}" sleepstudy | head -1'
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_fresh_process_prints_sleepstudy_before_r_would():
+    """R with lme4 takes about 1.3 s for the same; processor time is counted, so that a busy machine does not matter."""
+    heavy = {"jax", "scipy.stats", "scipy.optimize"}
+    code = f"import sys; from lmm import cli; cli.main([{SLEEP!r}, 'sleepstudy']); print(sorted({heavy} & set(sys.modules)))"
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert min(seconds) < 1.3
