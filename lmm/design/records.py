@@ -7,16 +7,33 @@ has two blocks. Terms are sorted by decreasing number of levels (stable), as in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from lmm.covariance import Covariance
+from lmm.design.response import linear_response
+from lmm.errors import DataError
+from lmm.formula import Formula, ModelFrame
+from lmm.formula.levels import strings
 
-if TYPE_CHECKING:
-    from lmm.formula import Formula, ModelFrame
+
+class _Labels:
+    """A field that takes any Index and gives strings; a million labels are written out only when read."""
+
+    def __get__(self, term: RandomTerm | None, owner: type | None = None) -> pd.Index:
+        if term is None:
+            raise AttributeError("levels has no default")
+        labels = term.__dict__.get("_labels")
+        if labels is None:
+            labels = term.__dict__["_labels"] = strings(term.__dict__["_levels"])
+        return labels
+
+    def __set__(self, term: RandomTerm, levels: pd.Index) -> None:
+        term.__dict__["_levels"] = levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +65,10 @@ class RandomTerm:
     @property
     def J(self) -> int:
         """Levels that occur in the kept rows."""
-        return len(self.levels)
+        return len(self.__dict__["_levels"])
+
+
+RandomTerm.levels = _Labels()  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,3 +122,43 @@ class Design:
     def p(self) -> int:
         """Fixed columns kept."""
         return self.X.shape[1]
+
+    @property
+    def n_dropped(self) -> int:
+        """Rows left out because a value is missing (``subset`` not counted)."""
+        return len(self.kept) - self.n
+
+    @property
+    def Z(self) -> sp.csr_array:
+        """Random-effects matrix (n, q), sparse; columns term by term, within a term level by level."""
+        blocks = []
+        for term in self.terms:
+            columns = (term.codes.astype(np.int64)[:, None] * term.k + np.arange(term.k)).ravel()
+            starts = np.arange(0, self.n * term.k + 1, term.k)
+            values = np.ascontiguousarray(term.values).ravel()
+            blocks.append(sp.csr_array((values, columns, starts), shape=(self.n, term.k * term.J)))
+        return sp.csr_array(sp.hstack(blocks, format="csr"))
+
+    def with_response(self, y: Any) -> Design:
+        """The same design with another response.
+
+        Parameters
+        ----------
+        y : (n,) one value per row used, or (N,) per row of the data; complete in the rows used.
+
+        Raises
+        ------
+        DataError : wrong length; ResponseError : not numeric, missing or constant.
+        """
+        values = np.asarray(y)
+        subset = self.extra.get("subset")
+        if values.shape[:1] == (self.n,):
+            pass
+        elif values.shape[:1] == self.kept.shape:
+            values = values[self.kept]
+        elif subset is not None and values.shape[:1] == subset.shape:
+            values = values[subset][self.kept]
+        else:
+            wanted = f"{self.n} values (rows used) or {len(self.kept)} (rows of the data)"
+            raise DataError(f"the new response has shape {values.shape}; it must have {wanted}.")
+        return replace(self, y=linear_response(values, self.response))

@@ -1,0 +1,167 @@
+"""Formula + table -> Design: the stages in order, and the checks that need all of them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lmm.design.checks import check_effects, check_levels, check_weights
+from lmm.design.random import RandomPart, random_parts
+from lmm.design.rank import independent_columns
+from lmm.design.records import Design, RandomTerm
+from lmm.design.response import linear_response
+from lmm.errors import FormulaError, RankWarning, ResponseError
+from lmm.formula import Evaluated, Formula, ModelFrame, Table, TermRecipe, evaluate, parse
+from lmm.formula.names import names_in, readable
+
+
+def build_design(
+    formula: str | Formula,
+    data: Any,
+    *,
+    weights: Any = None,
+    offset: Any = None,
+    subset: Any = None,
+    na_action: str = "omit",
+    contrasts: Mapping[str, Any] | None = None,
+    context: Mapping[str, Any] | None = None,
+    family: Any = None,
+) -> Design:
+    """The matrices of a mixed model.
+
+    Parameters
+    ----------
+    formula : ``"y ~ x + (x|g)"``, or one that was parsed.
+    data : pandas, polars or pyarrow table, or a mapping of arrays, N rows; never modified.
+    weights : positive prior weights: column name, expression, or array (N,).
+    offset : known part of the linear predictor: column name, expression, or array (N,).
+    subset : rows to use: boolean mask (N,), expression, or function of the DataFrame.
+    na_action : ``"omit"`` drops incomplete rows, ``"exclude"`` also pads results later, ``"fail"`` refuses them.
+    contrasts : coding of categorical columns, ``{"period": "sum"}``.
+    context : variables and functions of the caller.
+    family : None for a linear model; otherwise an object whose ``response(values, name)`` returns
+        ``(y, weights or None)``, and the checks that hold for linear models alone are left out.
+
+    Returns
+    -------
+    Design
+
+    Raises
+    ------
+    FormulaError, DataError, ResponseError, GroupingError, ArgumentError : with the user's own names.
+
+    Examples
+    --------
+    >>> import lmm
+    >>> from lmm.design import build_design
+    >>> design = build_design("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+    >>> design.X.shape, design.names, design.terms[0].J
+    ((180, 2), ('Intercept', 'Days'), 18)
+    """
+    parsed = parse(formula) if isinstance(formula, str) else formula
+    if not isinstance(parsed, Formula):
+        raise FormulaError(f"a formula is a string such as 'y ~ x + (1|g)', not {type(formula).__name__}.")
+    if not parsed.bars:
+        raise FormulaError("the formula has no random term; add one such as (1|group).", parsed.text, (0, len(parsed.text)))
+    table = Table(data)
+    if parsed.has_dot:
+        parsed = parsed.with_dot(_other_columns(parsed, table))
+    found = evaluate(
+        parsed, table, weights=weights, offset=offset, subset=subset, na_action=na_action, contrasts=contrasts, context=context
+    )
+    y, prior = _response(found, family)
+    check_weights(prior)
+    parts = random_parts(found)
+    for part in parts:
+        check_levels(part)
+        if family is None:
+            check_effects(part, found.n)
+    X, names, dropped, all_names, triangle, messages = _fixed(found, prior)
+    index = table.index
+    full_index = index if found.subset is None else index[found.subset]
+    return Design(
+        formula=parsed,
+        frame=_frame(found, all_names, parts),
+        y=y,
+        X=X,
+        names=names,
+        dropped=dropped,
+        all_names=all_names,
+        terms=tuple(RandomTerm(p.group, p.columns, p.levels, p.codes, p.values, p.structure) for p in parts),
+        weights=prior,
+        offset=found.offset,
+        index=index if found.n == table.n else index[found.kept],
+        kept=found.kept if found.subset is None else found.kept[found.subset],
+        full_index=full_index,
+        na_action=na_action,
+        response=parsed.response,
+        messages=messages,
+        extra={"R": triangle, "subset": found.subset},
+    )
+
+
+def _other_columns(formula: Formula, table: Table) -> tuple[str, ...]:
+    """What ``.`` means: the columns that are neither response, grouping factor nor offset."""
+    texts = [formula.response, *formula.offsets, *(f for bar in formula.bars for f in bar.factors)]
+    used = {name for text in texts for name, _, _ in names_in(text)}
+    return tuple(name for name in table.columns if name not in used)
+
+
+def _response(found: Evaluated, family: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """y and the prior weights."""
+    values, name = found.response, found.formula.response
+    if np.ndim(values) == 0 or len(values) != found.n:
+        raise ResponseError(f"the response {name!r} must have one value per row.")
+    if family is None:
+        if found.formula.cbind:
+            raise ResponseError(f"{name} is a binomial response, but a linear model has one response column; use a binomial family.")
+        return linear_response(values, name), found.weights
+    y, trials = family.response(values, name)
+    if trials is None:
+        return y, found.weights
+    return y, trials if found.weights is None else trials * found.weights
+
+
+def _fixed(
+    found: Evaluated, weights: np.ndarray | None
+) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...], tuple[str, ...], np.ndarray, tuple[str, ...]]:
+    """X without dependent columns, names kept, dropped and all, the triangle R with X = QR, and messages."""
+    X = found.fixed.values
+    all_names = tuple(readable(name, found.awkward) for name in found.fixed.names)
+    kept, triangle = independent_columns(X, weights)
+    if len(kept) == len(all_names):
+        return X, all_names, (), all_names, triangle, ()
+    chosen = {int(j) for j in kept}
+    dropped = tuple(name for j, name in enumerate(all_names) if j not in chosen)
+    what = "1 column" if len(dropped) == 1 else f"{len(dropped)} columns"
+    message = f"the fixed-effects matrix is rank deficient; dropped {what} that depend on others: {', '.join(dropped)}."
+    warnings.warn(message, RankWarning, stacklevel=_user_level())
+    return np.asfortranarray(X[:, kept]), tuple(all_names[j] for j in kept), dropped, all_names, triangle, (message,)
+
+
+def _user_level() -> int:
+    """Frames up to the first caller outside this package."""
+    return 4
+
+
+def _frame(found: Evaluated, all_names: tuple[str, ...], parts: list[RandomPart]) -> ModelFrame:
+    specs = {text: part.spec for text, part in {**found.random, found.formula.fixed: found.fixed}.items()}
+    recipes = tuple(
+        TermRecipe(p.factors, p.levels, p.blocks, p.columns, tuple(readable(s, found.awkward) for s in p.sources)) for p in parts
+    )
+    return ModelFrame(
+        formula=found.formula,
+        table=found.table,
+        all_names=all_names,
+        terms=recipes,
+        specs=specs,
+        state=found.evaluator.state,
+        context=found.context,
+        contrasts=found.coding,
+        awkward=found.awkward,
+        offset_given=found.offset_given,
+        arrays=found.arrays,
+    )

@@ -1,0 +1,45 @@
+"""Checks that the data can carry the model, before any arithmetic."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lmm.covariance import Diagonal
+from lmm.design.random import RandomPart
+from lmm.errors import ArgumentError, GroupingError
+
+
+def check_weights(weights: np.ndarray | None) -> None:
+    """ArgumentError unless every prior weight is positive."""
+    if weights is None or weights.min() > 0:
+        return
+    negative, zero = int((weights < 0).sum()), int((weights == 0).sum())
+    if negative:
+        raise ArgumentError(f"weights must be positive; {negative} are negative.")
+    raise ArgumentError(f"weights must be positive; {zero} are zero. Leave these rows out with subset= instead.")
+
+
+def check_levels(part: RandomPart) -> None:
+    """GroupingError for a grouping factor with a single level."""
+    if len(part.levels) < 2:
+        raise GroupingError(
+            f"grouping factor {part.group!r} has one level in the rows used ({str(part.levels[0])!r}); a random effect needs at least two."
+        )
+
+
+def check_effects(part: RandomPart, n: int) -> None:
+    """GroupingError where a linear model has as many effects of one kind as rows: they and the residual are one."""
+    J = len(part.levels)
+    for bar, structure in zip(part.bars, part.parts, strict=True):
+        k = 1 if isinstance(structure, Diagonal) else structure.k
+        if J * k < n:
+            continue
+        if k == 1:
+            raise GroupingError(
+                f"grouping factor {part.group!r} has {J} levels for {n} rows; {bar} cannot be told from the residual in a linear model. "
+                "There must be fewer levels than rows."
+            )
+        raise GroupingError(
+            f"the term {bar} has {J * k} random effects ({J} levels x {k} columns) for {n} rows; they cannot be told from the residual "
+            "in a linear model. Use fewer columns, or a coarser grouping factor."
+        )

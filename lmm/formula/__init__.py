@@ -1,0 +1,8 @@
+"""Text -> terms -> columns: formulas, and their replay on new data."""
+
+from lmm.formula.evaluate import Evaluated, evaluate
+from lmm.formula.frame import ModelFrame, NewTerm, TermRecipe, match_bars
+from lmm.formula.parse import Bar, Formula, parse
+from lmm.formula.table import Table
+
+__all__ = ["Bar", "Evaluated", "Formula", "ModelFrame", "NewTerm", "Table", "TermRecipe", "evaluate", "match_bars", "parse"]

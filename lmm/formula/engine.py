@@ -1,0 +1,238 @@
+"""The one place that touches formulaic: Wilkinson terms -> model matrix, and their replay on new data.
+
+Its materializer is used with three changes, none visible to other users of formulaic: columns are
+written straight into one Fortran-ordered array, missing values are found by us before (and refused
+with the name of the term after) evaluation, and an unseen level is an error instead of the reference.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from formulaic import Formula as Wilkinson
+from formulaic import ModelSpec, ModelSpecs
+from formulaic.errors import FormulaicError
+from formulaic.materializers import PandasMaterializer
+from formulaic.parser.types import Factor
+from formulaic.transforms import TRANSFORMS, ContrastsRegistry, encode_contrasts
+from formulaic.utils.cast import as_columns
+from formulaic.utils.stateful_transforms import stateful_eval, stateful_transform
+from interface_meta import override
+
+from lmm.errors import ArgumentError, DataError, FormulaError, nearest
+from lmm.formula import functions
+from lmm.formula.parse import unknown_structure
+
+#: functions that every formula has, R's names first; stateful ones remember what they saw.
+FUNCTIONS: dict[str, Any] = {
+    **TRANSFORMS,
+    **functions.PLAIN,
+    **{name: stateful_transform(function) for name, function in functions.STATEFUL.items()},
+}
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class UnseenLevels(Exception):
+    """New data has levels of a categorical predictor that the fit never saw."""
+
+    def __init__(self, factor: str, levels: list[Any]):
+        self.factor, self.levels = factor, levels
+        super().__init__(factor)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model matrix: ``values`` (n, p) float64 in Fortran order, a name and a term per column, and its replay."""
+
+    values: np.ndarray
+    names: tuple[str, ...]
+    terms: tuple[str, ...]
+    spec: ModelSpec
+
+
+class Columns(dict[str, pd.Series]):
+    """Equally long columns by name, sharing one index."""
+
+    def __init__(self, columns: Mapping[str, pd.Series], n: int):
+        super().__init__(columns)
+        self.n = n
+
+
+@lru_cache(maxsize=512)
+def wilkinson(text: str, whole: str) -> Any:
+    """formulaic's reading of a right-hand side; its syntax errors point into the ``whole`` formula."""
+    try:
+        terms = Wilkinson("~ " + text)
+    except (FormulaicError, SyntaxError, ValueError) as error:
+        raise _syntax_error(error, text, whole) from error
+    if not hasattr(terms, "required_variables") or not isinstance(list(terms), list):
+        raise FormulaError("the fixed part has more than one part.", whole)
+    return terms
+
+
+def _syntax_error(error: Exception, text: str, whole: str) -> FormulaError:
+    message = _COLOUR.sub("", str(error))
+    head, _, context = message.partition("\n\n")
+    marked = re.search("⧛(.*?)⧚", context)
+    span = None
+    if marked and marked.group(1) and whole.count(marked.group(1)) == 1:
+        start = whole.index(marked.group(1))
+        span = (start, start + len(marked.group(1)))
+    elif text in whole:
+        span = (whole.index(text), whole.index(text) + len(text))
+    if isinstance(error, SyntaxError):
+        head = f"{error.msg} in {(error.text or text).strip()!r}"
+    return FormulaError(f"cannot read the formula: {head.strip().rstrip('.')}.{unknown_structure(text)}", whole, span)
+
+
+def coding(contrasts: Any) -> Any:
+    """A contrast coding by name (``"sum"``, ``"contr.sum"``, ``"helmert"``, ...), or an object or matrix as it is."""
+    if not isinstance(contrasts, str):
+        return contrasts
+    word = contrasts.removeprefix("contr.").removeprefix("contr_").lower()
+    word = {"sas": "SAS", "sdif": "diff"}.get(word, word)
+    choices = [name for name in dir(ContrastsRegistry) if not name.startswith("_")]
+    if word not in choices:
+        raise ArgumentError(f"contrasts={contrasts!r} is no coding; use one of {', '.join(choices)}.{nearest(word, choices)}")
+    return getattr(ContrastsRegistry, word)()
+
+
+class _Materializer(PandasMaterializer):
+    """formulaic's pandas materializer over a mapping of columns, with dense output in one array."""
+
+    coding: Mapping[str, Any] = {}
+    replaying = False
+    _factor = ""
+
+    @override
+    def _init(self) -> None:
+        pass
+
+    @override  # type: ignore[prop-decorator]
+    @property
+    def nrows(self) -> int:
+        return int(self.data.n)
+
+    @override
+    def _check_for_nulls(self, name: str, values: Any, na_action: Any, drop_rows: set[int]) -> None:
+        """Only categories can hide a missing value; numbers are checked once they are columns."""
+        inner = getattr(values, "__wrapped__", values)
+        if isinstance(inner, (pd.Series, pd.Categorical)) and not pd.api.types.is_numeric_dtype(inner.dtype):
+            lost = int(pd.isna(inner).sum())
+            if lost:
+                raise DataError(f"the term {name} has no value in {lost} of {len(inner)} rows, although its columns are complete.")
+
+    @override
+    def _encode_evaled_factor(self, factor: Any, spec: Any, drop_rows: Any, reduced_rank: bool = False) -> dict[str, Any]:
+        self._factor = factor.expr
+        if self.replaying and factor.metadata.kind is Factor.Kind.CATEGORICAL:
+            state = spec.encoder_state.get(factor.expr, (None, {}))[1]
+            values = pd.Series(getattr(factor.values, "__wrapped__", factor.values)).unique()
+            unseen = [v for v in values if v not in set(state.get("categories", values))]
+            if unseen:
+                raise UnseenLevels(factor.expr, unseen)
+        return dict(super()._encode_evaled_factor(factor, spec, drop_rows, reduced_rank=reduced_rank))
+
+    @override
+    def _encode_categorical(
+        self, values: Any, metadata: Any, encoder_state: Any, spec: Any, drop_rows: Any, reduced_rank: bool = False
+    ) -> Any:
+        chosen = self.coding.get(self._factor)
+        if chosen is None:
+            return super()._encode_categorical(values, metadata, encoder_state, spec, drop_rows, reduced_rank)
+        encoded = encode_contrasts(
+            values, contrasts=coding(chosen), reduced_rank=reduced_rank, _metadata=metadata, _state=encoder_state, _spec=spec
+        )
+        return as_columns(encoded)
+
+    @override
+    def _get_columns_for_term(self, factors: list[dict[str, Any]], spec: Any, scale: float = 1) -> dict[str, Any]:
+        if len(factors) == 1 and scale == 1:
+            return dict(factors[0])
+        return dict(super()._get_columns_for_term(factors, spec, scale))
+
+    @override
+    def _combine_columns(self, cols: Sequence[tuple[str, Any]], spec: Any, drop_rows: Any) -> np.ndarray:
+        out = np.empty((self.nrows, len(cols)), order="F")
+        for j, (name, values) in enumerate(cols):
+            try:
+                out[:, j] = values
+            except (TypeError, ValueError) as error:
+                raise DataError(f"the term {name} is not numeric: {error}.") from error
+        return out
+
+
+class Evaluator:
+    """Evaluates expressions and model matrices on one set of columns.
+
+    Parameters
+    ----------
+    columns : complete columns, all of one length, sharing one index.
+    context : variables and functions of the caller that are used.
+    contrasts : coding by column name.
+    state : what stateful functions remember, by expression; filled in, and read back on new data.
+    """
+
+    def __init__(self, columns: Columns, context: Mapping[str, Any], contrasts: Mapping[str, Any], state: dict[str, Any]):
+        self.state, self.columns = state, columns
+        self._frame = _Materializer(columns, context={**FUNCTIONS, **context})
+        self._frame.coding = contrasts
+
+    def expression(self, text: str) -> Any:
+        """Value of an expression; a plain column is returned as it is."""
+        columns = self._frame.data
+        if text.strip("`") in columns:
+            return columns[text.strip("`")]
+        try:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return stateful_eval(text, self._frame.layered_context, {}, self.state, None)
+        except DataError:
+            raise
+        except Exception as error:
+            raise DataError(f"cannot evaluate {text}: {type(error).__name__}: {error}.{unknown_structure(text)}") from error
+
+    def matrices(self, parts: Mapping[str, Any], replay: bool = False) -> dict[str, Part]:
+        """Model matrices of several right-hand sides at once, so that they share columns and state.
+
+        ``parts`` holds results of :func:`wilkinson`, or the ``spec`` of earlier parts to replay.
+        """
+        if not parts:
+            return {}
+        specs = {}
+        for i, part in enumerate(parts.values()):
+            specs[f"part{i}"] = part if replay else ModelSpec(formula=part, output="pandas", transform_state=self.state)
+        frame = self._frame
+        frame.replaying = replay
+        try:
+            with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Contrasts", category=UserWarning)
+                made = frame.get_model_matrix(ModelSpecs(**specs))
+        except (DataError, UnseenLevels, ArgumentError):
+            raise
+        except Exception as error:
+            cause = error.__cause__
+            if isinstance(cause, (DataError, UnseenLevels, ArgumentError)):
+                raise cause from None
+            text = str(error)
+            raise DataError(f"cannot evaluate the formula: {text}{'' if text.endswith('.') else '.'}{unknown_structure(text)}") from error
+        out = {}
+        matrices = [getattr(made, f"part{i}") for i in range(len(parts))]
+        encoders: dict[str, Any] = {}
+        for matrix in matrices:
+            encoders.update(matrix.model_spec.encoder_state)
+            self.state.update(matrix.model_spec.transform_state)
+        for key, matrix in zip(parts, matrices, strict=True):
+            spec = matrix.model_spec
+            spec.encoder_state.update(encoders)  # the first part that encodes a factor alone records its levels
+            names = tuple(str(name) for row in spec.structure for name in row.columns)
+            terms = tuple(str(row.term) for row in spec.structure for _ in row.columns)
+            out[key] = Part(getattr(matrix, "__wrapped__", matrix), names, terms, spec)
+        return out

@@ -1,0 +1,309 @@
+"""Formula + table -> numbers: the rows that are complete, then every part of the formula on those rows.
+
+Rows are dropped on the raw columns first, before a mean or a knot is computed from them; after
+that a missing value is an error that names its term, never a lost row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.errors import ArgumentError, DataError, GroupingError, nearest
+from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, Part, wilkinson
+from lmm.formula.grouping import Interaction, label
+from lmm.formula.levels import Levels, encode, join
+from lmm.formula.names import alias, aliased, names_in, readable, refuse_unknown, resolve
+from lmm.formula.parse import Formula
+from lmm.formula.scan import python_expression
+from lmm.formula.table import Table, missing
+
+NA_ACTIONS = ("omit", "exclude", "fail")
+INTERCEPT = "1"
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """The parts of a formula as numbers; N rows in the table, n kept.
+
+    Attributes
+    ----------
+    kept : (N,) bool, rows used; ``subset`` (N,) bool or None, rows asked for.
+    response : value of the left-hand side, n rows, any type.
+    fixed : the fixed model matrix.
+    random : model matrix of each bar's columns, by the bar's text.
+    groups : codes and levels by grouping factor.
+    offset, weights : (n,) float64 or None; ``offset_given`` the text of ``offset=``, True for an array.
+    awkward : columns evaluated under an alias; ``arrays`` names of the caller's arrays used as columns.
+    """
+
+    formula: Formula
+    table: Table
+    kept: np.ndarray
+    subset: np.ndarray | None
+    n: int
+    response: Any
+    fixed: Part
+    random: dict[str, Part]
+    groups: dict[Interaction, Levels]
+    offset: np.ndarray | None
+    weights: np.ndarray | None
+    offset_given: str | bool
+    evaluator: Evaluator
+    context: dict[str, Any]
+    awkward: frozenset[str]
+    coding: dict[str, Any]
+    arrays: tuple[str, ...]
+
+
+def evaluate(
+    formula: Formula,
+    table: Table,
+    *,
+    weights: Any = None,
+    offset: Any = None,
+    subset: Any = None,
+    na_action: str = "omit",
+    contrasts: Mapping[str, Any] | None = None,
+    context: Mapping[str, Any] | None = None,
+) -> Evaluated:
+    """Evaluate a formula on a table.
+
+    Parameters
+    ----------
+    formula, table : what to evaluate, on what.
+    weights, offset : column name, expression, or array with one value per row of the table.
+    subset : boolean mask, expression, or function of the DataFrame that returns a mask.
+    na_action : ``"omit"`` or ``"exclude"`` drop incomplete rows, ``"fail"`` refuses them.
+    contrasts : coding by column name, ``{"period": "sum"}``.
+    context : variables and functions of the caller.
+
+    Raises
+    ------
+    DataError, ArgumentError, GroupingError : naming the column, term or argument.
+    """
+    if na_action not in NA_ACTIONS:
+        raise ArgumentError(f"na_action={na_action!r} is not one of {', '.join(map(repr, NA_ACTIONS))}.{nearest(na_action, NA_ACTIONS)}")
+    if table.n == 0:
+        raise DataError("the data has no rows.")
+    scope = context if context is not None else {}
+    awkward = frozenset(name for name in formula.awkward if name in table)
+    expressions = list(formula.expressions)
+    expressions += [given for given in (weights, offset) if isinstance(given, str)]
+    found = resolve(expressions, table.columns, table.n, scope, FUNCTIONS)
+    refuse_unknown(found, table, "the formula" if not weights and not offset else "the formula, weights or offset")
+    columns = {name: table.column(name) for name in found.columns}
+    columns |= {name: pd.Series(values) for name, values in found.arrays.items()}
+    if weights is not None and not isinstance(weights, str):
+        columns["(weights)"] = _given(weights, "weights", table.n)
+    if offset is not None and not isinstance(offset, str):
+        columns["(offset)"] = _given(offset, "offset", table.n)
+    chosen = _subset(subset, table, scope)
+    kept = _complete(columns, table, chosen, na_action)
+    n = int(kept.sum())
+    rows = Columns(_take(columns, kept, n), n)
+    _drop_unused_levels(rows, formula)
+    rows.update({alias(name): rows[name] for name in awkward if name in rows})
+    coding = _contrasts(contrasts, rows)
+    evaluator = Evaluator(rows, found.context, coding, {})
+    fixed, random = _matrices(formula, evaluator, awkward)
+    return Evaluated(
+        formula,
+        table,
+        kept,
+        chosen,
+        n,
+        expression(evaluator, formula.response, awkward) if formula.response else None,
+        fixed,
+        random,
+        grouping(formula, evaluator, awkward),
+        offsets(formula, evaluator, awkward, n, offset if isinstance(offset, str) else "(offset)" if offset is not None else None),
+        number(expression(evaluator, weights, awkward) if isinstance(weights, str) else rows.get("(weights)"), "weights", n),
+        offset if isinstance(offset, str) else offset is not None,
+        evaluator,
+        found.context,
+        awkward,
+        coding,
+        tuple(found.arrays),
+    )
+
+
+def expression(evaluator: Evaluator, text: str, awkward: frozenset[str]) -> Any:
+    """Value of one expression of the formula; ``^`` is a power."""
+    return evaluator.expression(python_expression(aliased(text, awkward)))
+
+
+def number(values: Any, name: str, n: int) -> np.ndarray | None:
+    """(n,) float64, finite; a single number is repeated."""
+    if values is None:
+        return None
+    try:
+        out = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise DataError(f"{name} must be numeric.") from None
+    if out.ndim == 0:
+        out = np.full(n, float(out))
+    if out.shape != (n,):
+        raise DataError(f"{name} must have one value per row ({n}), but its shape is {out.shape}.")
+    if not np.isfinite(out).all():
+        raise DataError(f"{name} must be finite; it is missing or infinite in {int((~np.isfinite(out)).sum())} rows.")
+    return out
+
+
+def offsets(formula: Formula, evaluator: Evaluator, awkward: frozenset[str], n: int, given: str | None) -> np.ndarray | None:
+    """Sum of the formula's offsets and the one given as an argument, (n,), or None."""
+    total: np.ndarray | None = None
+    for text in formula.offsets:
+        value = number(expression(evaluator, text, awkward), f"offset({text})", n)
+        total = value if total is None or value is None else total + value
+    if given is not None:
+        columns = evaluator.columns
+        value = number(columns[given] if given in columns else expression(evaluator, given, awkward), "offset", n)
+        total = value if total is None or value is None else total + value
+    return total
+
+
+def grouping(formula: Formula, evaluator: Evaluator, awkward: frozenset[str]) -> dict[Interaction, Levels]:
+    """Codes and levels of every grouping factor of the formula; each single factor is coded once."""
+    single: dict[str, Levels] = {}
+    out: dict[Interaction, Levels] = {}
+    for bar in formula.bars:
+        for factor in bar.factors:
+            if factor not in single:
+                single[factor] = encode(expression(evaluator, factor, awkward), label((factor,)))
+                _check_rows(single[factor], factor, evaluator.columns.n)
+        if bar.factors not in out:
+            out[bar.factors] = single[bar.factors[0]] if len(bar.factors) == 1 else join([single[f] for f in bar.factors])
+    return out
+
+
+def _check_rows(levels: Levels, factor: str, n: int) -> None:
+    if len(levels.codes) != n:
+        raise GroupingError(f"grouping factor {factor!r} has {len(levels.codes)} values for {n} rows.")
+    if n and levels.codes.min() < 0:
+        lost = int((levels.codes < 0).sum())
+        raise DataError(f"grouping factor {factor!r} has no value in {lost} rows, although its columns are complete.")
+
+
+def _given(values: Any, name: str, n: int) -> pd.Series:
+    """An argument given as an array, one value per row of the table."""
+    try:
+        array = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{name} must be a column name, an expression, or an array of numbers.") from None
+    if array.ndim == 0:
+        array = np.full(n, float(array))
+    if array.shape != (n,):
+        raise ArgumentError(f"{name} must have one value per row of the data ({n}), but its shape is {array.shape}.")
+    if np.isnan(array).any():
+        lost = int(np.isnan(array).sum())
+        raise ArgumentError(f"{name} has {lost} missing values; give each row a number, or leave rows out with subset=.")
+    return pd.Series(array)
+
+
+def _subset(subset: Any, table: Table, scope: Mapping[str, Any]) -> np.ndarray | None:
+    """(N,) bool of the rows asked for, or None for all."""
+    if subset is None:
+        return None
+    value: Any
+    if isinstance(subset, str):
+        awkward = frozenset(name for name, _, _ in names_in(subset) if name in table and not name.isidentifier())
+        found = resolve([subset], table.columns, table.n, scope, FUNCTIONS)
+        refuse_unknown(found, table, "subset")
+        raw = {name: table.column(name).reset_index(drop=True) for name in found.columns}
+        raw |= {name: pd.Series(values) for name, values in found.arrays.items()}
+        raw |= {alias(name): raw[name] for name in awkward if name in raw}
+        value = expression(Evaluator(Columns(raw, table.n), found.context, {}, {}), subset, awkward)
+    else:
+        value = subset(table.to_pandas()) if callable(subset) else subset
+    series = pd.Series(value)
+    if len(series) != table.n or not (pd.api.types.is_bool_dtype(series.dtype) or set(series.dropna().unique()) <= {True, False}):
+        raise ArgumentError(f"subset must be a boolean mask over the {table.n} rows of the data, or an expression that gives one.")
+    mask = series.astype("boolean").fillna(False).to_numpy(dtype=bool)
+    if not mask.any():
+        raise DataError("subset leaves no rows.")
+    return mask
+
+
+def _complete(columns: Mapping[str, pd.Series], table: Table, chosen: np.ndarray | None, na_action: str) -> np.ndarray:
+    """(N,) bool: rows asked for in which no used column is missing."""
+    kept = np.ones(table.n, dtype=bool) if chosen is None else chosen.copy()
+    lost: dict[str, int] = {}
+    for name, series in columns.items():
+        mask = missing(series)
+        if mask is not None:
+            count = int((mask if chosen is None else mask & chosen).sum())
+            if count:
+                lost[name] = count
+                kept &= ~mask
+    total = table.n if chosen is None else int(chosen.sum())
+    if lost and na_action == "fail":
+        raise DataError(f"missing values in {_counts(lost)}, and na_action='fail'; drop them, or use na_action='omit'.")
+    if not kept.any():
+        raise DataError(f"no complete row is left of {total}: missing values in {_counts(lost)}.")
+    return kept
+
+
+def _counts(lost: Mapping[str, int]) -> str:
+    return ", ".join(f"{name!r} ({count} rows)" for name, count in lost.items())
+
+
+def _take(columns: Mapping[str, pd.Series], kept: np.ndarray, n: int) -> dict[str, pd.Series]:
+    """The kept rows of every column under one index 0..n-1; nothing is copied when all are kept."""
+    index = pd.RangeIndex(n)
+    if n == len(kept):
+        return {k: s if s.index is index else pd.Series(s.array, index=index, name=k, copy=False) for k, s in columns.items()}
+    return {k: pd.Series(s.array[kept], index=index, name=k, copy=False) for k, s in columns.items()}
+
+
+def _drop_unused_levels(rows: Columns, formula: Formula) -> None:
+    """Levels that no kept row has would leave columns of zeros."""
+    used = {name for text in (formula.response, formula.fixed, *(bar.columns for bar in formula.bars)) for name, _, _ in names_in(text)}
+    for name, series in rows.items():
+        if isinstance(series.dtype, pd.CategoricalDtype) and (name in used or name.split(".")[0] in used):
+            found = encode(series, name)
+            if len(found.values) < len(series.cat.categories):
+                values = pd.Categorical.from_codes(found.codes, categories=found.values, ordered=series.dtype.ordered)
+                rows[name] = pd.Series(values, index=series.index, name=name)
+
+
+def _contrasts(contrasts: Mapping[str, Any] | None, rows: Columns) -> dict[str, Any]:
+    for name in contrasts or {}:
+        if name not in rows:
+            raise ArgumentError(f"contrasts= names {name!r}, which the formula does not use.{nearest(name, rows)}")
+        if pd.api.types.is_numeric_dtype(rows[name].dtype):
+            raise ArgumentError(f"contrasts= names {name!r}, which is numeric; make it categorical first.")
+    return {_known_as(name, rows): value for name, value in (contrasts or {}).items()}
+
+
+def _known_as(name: str, rows: Columns) -> str:
+    """The name under which the evaluation knows a column."""
+    return alias(name) if alias(name) in rows else name
+
+
+def _matrices(formula: Formula, evaluator: Evaluator, awkward: frozenset[str]) -> tuple[Part, dict[str, Part]]:
+    """The fixed matrix and one per distinct text left of a bar; equal texts share one matrix."""
+    texts = [formula.fixed, *(bar.columns for bar in formula.bars)]
+    plans = {text: wilkinson(aliased(text, awkward), formula.text) for text in dict.fromkeys(texts)}
+    keys = {text: str(plan) for text, plan in plans.items()}
+    made = evaluator.matrices({keys[text]: plan for text, plan in plans.items()})
+    for part in made.values():
+        check_finite(part, awkward)
+    parts = {text: made[keys[text]] for text in plans}
+    return parts[formula.fixed], parts
+
+
+def check_finite(part: Part, awkward: frozenset[str] = frozenset()) -> None:
+    """DataError naming the term whose column is infinite or not a number; one pass, no temporary."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        for j, name in enumerate(part.names):
+            if np.isfinite(np.add.reduce(part.values[:, j])):
+                continue
+            bad = ~np.isfinite(part.values[:, j])
+            if bad.any():
+                what = "not a number" if np.isnan(part.values[bad, j]).any() else "infinite"
+                raise DataError(f"the term {readable(name, awkward)} is {what} in {int(bad.sum())} of {len(bad)} rows.")

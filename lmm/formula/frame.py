@@ -1,0 +1,279 @@
+"""What is needed to build the same columns again: from new data, for prediction, update and refit.
+
+A :class:`ModelFrame` remembers levels, knots, means and codings, never the rows themselves, and keeps
+the user's table by reference.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.errors import DataError, FormulaError, PredictionError, nearest
+from lmm.formula.engine import Columns, Evaluator, UnseenLevels, wilkinson
+from lmm.formula.evaluate import expression, offsets
+from lmm.formula.grouping import Interaction, label
+from lmm.formula.levels import Levels, encode, join, lookup
+from lmm.formula.names import alias, names_in, readable
+from lmm.formula.parse import Formula, parse
+from lmm.formula.table import Table, missing
+
+
+@dataclass(frozen=True, eq=False)
+class TermRecipe:
+    """How the columns and codes of one random term are built.
+
+    Attributes
+    ----------
+    factors : expressions whose joint levels are the groups.
+    levels : the fitted levels, in the order of the codes.
+    blocks : texts left of the bars, side by side.
+    columns : the k column names; ``sources`` the Wilkinson term that each comes from.
+    """
+
+    factors: Interaction
+    levels: pd.Index
+    blocks: tuple[str, ...]
+    columns: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    @property
+    def group(self) -> str:
+        """Name of the grouping factor."""
+        return label(self.factors)
+
+
+@dataclass(frozen=True, eq=False)
+class NewTerm:
+    """One random term on m new rows.
+
+    Attributes
+    ----------
+    group : name of the grouping factor.
+    codes : (m,) int32 into the fitted levels, -1 where the level is new or the row incomplete.
+    values : (m, k) float64; rows of NaN where a needed value is missing.
+    complete : (m,) bool, rows in which nothing is missing.
+    """
+
+    group: str
+    codes: np.ndarray
+    values: np.ndarray
+    complete: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFrame:
+    """The replay of a formula that was evaluated once.
+
+    Attributes
+    ----------
+    formula : the formula, ``.`` written out.
+    table : the user's data.
+    all_names : columns of the fixed matrix, dependent ones included.
+    terms : recipes of the random terms, in the order of the design.
+    specs : formulaic's specification of each model matrix, by text.
+    """
+
+    formula: Formula
+    table: Table
+    all_names: tuple[str, ...]
+    terms: tuple[TermRecipe, ...]
+    specs: dict[str, Any]
+    state: dict[str, Any]
+    context: dict[str, Any]
+    contrasts: dict[str, Any]
+    awkward: frozenset[str]
+    offset_given: str | bool = False
+    arrays: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> pd.DataFrame:
+        """The user's data as pandas (the very object where it was pandas); not to be changed."""
+        return self.table.to_pandas()
+
+    def new_X(self, newdata: Any) -> np.ndarray:
+        """Fixed columns on new data.
+
+        Returns
+        -------
+        (m, p_all) float64, columns in the order of ``all_names``; rows of NaN where a value is missing.
+
+        Raises
+        ------
+        PredictionError : missing columns, or a level of a categorical predictor that the fit never saw.
+        """
+        table = _as_table(newdata)
+        evaluator, complete = self._on(table, [self.formula.fixed])
+        return _scatter(self._columns(evaluator, self.formula.fixed), complete)
+
+    def new_terms(self, newdata: Any, allow_new_levels: bool = False, keep: Sequence[np.ndarray] | None = None) -> list[NewTerm | None]:
+        """Random terms on new data, one per term of the design.
+
+        Parameters
+        ----------
+        newdata : table with the columns that the random terms use.
+        allow_new_levels : whether a level that the fit never saw gets code -1 instead of an error.
+        keep : per term a mask of its columns, from :meth:`match_bars`; terms with none kept give None and need no columns.
+
+        Raises
+        ------
+        PredictionError : missing columns, unseen levels (named, with the grouping factor).
+        """
+        table = _as_table(newdata)
+        out: list[NewTerm | None] = []
+        for i, term in enumerate(self.terms):
+            if keep is not None and not np.any(keep[i]):
+                out.append(None)
+                continue
+            evaluator, complete = self._on(table, [*term.factors, *term.blocks])
+            values = np.concatenate([self._columns(evaluator, text) for text in term.blocks], axis=1)
+            parts = [self._encode(evaluator, factor) for factor in term.factors]
+            codes, unseen = lookup(term.levels, parts[0] if len(parts) == 1 else join(parts))
+            if len(unseen) and not allow_new_levels:
+                shown = ", ".join(repr(str(u)) for u in unseen[:6]) + (", ..." if len(unseen) > 6 else "")
+                raise PredictionError(
+                    f"grouping factor {term.group!r} has {len(unseen)} new level{'s' if len(unseen) > 1 else ''} in newdata: {shown}. "
+                    "Use allow_new_levels=True to predict with a random effect of zero."
+                )
+            all_codes = np.full(len(complete), -1, dtype=np.int32)
+            all_codes[complete] = codes
+            out.append(NewTerm(term.group, all_codes, _scatter(values, complete), complete))
+        return out
+
+    def new_offset(self, newdata: Any) -> np.ndarray | None:
+        """Offset on new data, (m,) with NaN where a value is missing; None when the model has none."""
+        if self.offset_given is True:
+            raise PredictionError("the offset was given as an array; write it as a column, offset(z), to predict from new data.")
+        given = self.offset_given or None
+        texts = [*self.formula.offsets, *([given] if given else [])]
+        if not texts:
+            return None
+        evaluator, complete = self._on(_as_table(newdata), texts)
+        found = offsets(self.formula, evaluator, self.awkward, int(complete.sum()), given)
+        out = np.full(len(complete), np.nan)
+        out[complete] = found
+        return out
+
+    def match_bars(self, re_form: Any) -> tuple[np.ndarray, ...]:
+        """Which columns of each random term a ``re_form`` keeps, one mask (k,) per term.
+
+        ``None`` keeps all, ``False``, ``"~0"`` and ``"~1"`` none; a formula such as ``"~ (1|g)"`` keeps its terms.
+
+        Raises
+        ------
+        FormulaError : when the formula asks for a term that the model does not have.
+        """
+        everything = tuple(np.ones(len(term.columns), dtype=bool) for term in self.terms)
+        if re_form is None or re_form is True:
+            return everything
+        nothing = tuple(np.zeros(len(term.columns), dtype=bool) for term in self.terms)
+        if re_form is False:
+            return nothing
+        wanted = re_form if isinstance(re_form, Formula) else parse(re_form, one_sided=True)
+        groups = {term.factors: i for i, term in enumerate(self.terms)}
+        for bar in wanted.bars:
+            if bar.factors not in groups:
+                names = [term.group for term in self.terms]
+                raise FormulaError(f"the model has no random term for {bar.group!r}.{nearest(bar.group, names)}", wanted.text, bar.span)
+            i = groups[bar.factors]
+            sources = [str(term) for term in wilkinson(bar.columns, wanted.text)]
+            absent = [s for s in sources if s not in self.terms[i].sources]
+            if absent:
+                have = ", ".join(dict.fromkeys(self.terms[i].sources))
+                raise FormulaError(f"the model has no random effect of {absent[0]} by {bar.group}; it has {have}.", wanted.text, bar.span)
+            nothing[i][[s in sources for s in self.terms[i].sources]] = True
+        return nothing
+
+    def _on(self, table: Table, texts: list[str]) -> tuple[Evaluator, np.ndarray]:
+        """An evaluator on the complete rows of the columns that ``texts`` use, and the mask of those rows."""
+        needed: dict[str, None] = {}
+        for text in texts:
+            for name, called, _ in names_in(text):
+                root = name.split(".", 1)[0]
+                if name in self._fitted and not called:
+                    needed[name] = None
+                elif root in self._fitted and (not called or "." in name):
+                    needed[root] = None
+        lost = [name for name in needed if name not in table]
+        if lost:
+            raise PredictionError(f"newdata: {table.unknown(lost)}")
+        columns = {name: table.column(name) for name in needed}
+        complete = np.ones(table.n, dtype=bool)
+        for series in columns.values():
+            mask = missing(series)
+            if mask is not None:
+                complete &= ~mask
+        n = int(complete.sum())
+        index = pd.RangeIndex(n)
+        rows = Columns({k: pd.Series(s.array[complete], index=index, name=k) for k, s in columns.items()}, n)
+        rows.update({alias(name): rows[name] for name in self.awkward if name in rows})
+        return Evaluator(rows, self.context, self.contrasts, self.state), complete
+
+    @property
+    def _fitted(self) -> frozenset[str]:
+        """Names that were columns when the model was fitted."""
+        names = {name for text in self._texts() for name, _, _ in names_in(text)}
+        names |= {name.split(".", 1)[0] for name in names}
+        return frozenset(name for name in names if name in self.table or name in self.arrays)
+
+    def _texts(self) -> list[str]:
+        return [*self.formula.expressions, *([self.offset_given] if isinstance(self.offset_given, str) else [])]
+
+    def _columns(self, evaluator: Evaluator, text: str) -> np.ndarray:
+        try:
+            made = evaluator.matrices({text: self.specs[text]}, replay=True)
+        except UnseenLevels as unseen:
+            shown = ", ".join(repr(str(v)) for v in unseen.levels[:6]) + (", ..." if len(unseen.levels) > 6 else "")
+            raise PredictionError(
+                f"{readable(unseen.factor, self.awkward)} has levels in newdata that the fit never saw: {shown}. "
+                "Its effect for them is unknown; drop these rows."
+            ) from None
+        except DataError as error:
+            raise PredictionError(f"newdata: {error}") from error
+        return made[text].values
+
+    def _encode(self, evaluator: Evaluator, factor: str) -> Levels:
+        try:
+            return encode(expression(evaluator, factor, self.awkward), label((factor,)))
+        except DataError as error:
+            raise PredictionError(f"newdata: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Functions and variables of the caller that cannot be pickled stay behind."""
+        state = dict(self.__dict__)
+        state["context"] = {name: value for name, value in self.context.items() if _pickles(value)}
+        return state
+
+
+def match_bars(frame: ModelFrame, re_form: Any) -> tuple[np.ndarray, ...]:
+    """Which random-effect columns ``re_form`` keeps; see :meth:`ModelFrame.match_bars`."""
+    return frame.match_bars(re_form)
+
+
+def _as_table(newdata: Any) -> Table:
+    try:
+        return newdata if isinstance(newdata, Table) else Table(newdata)
+    except DataError as error:
+        raise PredictionError(str(error).replace("data must", "newdata must", 1)) from error
+
+
+def _scatter(values: np.ndarray, complete: np.ndarray) -> np.ndarray:
+    """Rows put back among all rows; NaN elsewhere."""
+    if complete.all():
+        return values
+    out = np.full((len(complete), values.shape[1]), np.nan)
+    out[complete] = values
+    return out
+
+
+def _pickles(value: Any) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:  # whatever a caller's object raises
+        return False
+    return True

@@ -1,0 +1,126 @@
+"""Which columns and which of the caller's variables a formula uses.
+
+Columns come first, then arrays in the caller's scope with one value per row, then other variables
+and functions; a name that is none of these is an error before anything is evaluated.
+"""
+
+from __future__ import annotations
+
+import builtins
+import keyword
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.errors import DataError
+from lmm.formula.functions import DOTTED
+from lmm.formula.scan import scan
+from lmm.formula.table import Table
+
+
+@lru_cache(maxsize=1024)
+def names_in(text: str) -> tuple[tuple[str, bool, tuple[int, int]], ...]:
+    """Names in an expression: (name without backticks, whether it is called, place in ``text``)."""
+    tokens, out = scan(text), []
+    for i, token in enumerate(tokens):
+        if token.kind not in ("name", "quoted"):
+            continue
+        before, after = tokens[i - 1] if i else None, tokens[i + 1] if i + 1 < len(tokens) else None
+        if after is not None and after.text == "=":  # a keyword argument
+            continue
+        if before is not None and before.stop == token.start and before.kind in ("close", "string") and token.text.startswith("."):
+            continue  # an attribute: f(x).name
+        called = after is not None and after.kind == "open" and after.call and after.text == "("
+        out.append((token.text.strip("`"), called, (token.start, token.stop)))
+    return tuple(out)
+
+
+@dataclass
+class Names:
+    """What a set of expressions uses, by where it is found."""
+
+    columns: dict[str, None] = field(default_factory=dict)
+    arrays: dict[str, Any] = field(default_factory=dict)
+    context: dict[str, Any] = field(default_factory=dict)
+    unknown: dict[str, str] = field(default_factory=dict)
+
+
+def resolve(texts: Iterable[str], columns: Collection[str], n: int, context: Mapping[str, Any], known: Collection[str]) -> Names:
+    """Sort the names in ``texts``; ``known`` are the functions that formulas always have.
+
+    ``unknown`` maps a name that is found nowhere to the expression that uses it.
+    """
+    found = Names()
+    for text in texts:
+        binds = any(t.text in ("lambda", "for") for t in scan(text) if t.kind == "name")
+        for name, called, _ in names_in(text):
+            root = name.split(".", 1)[0] if not name.startswith(".") else name
+            if name in columns and not called:
+                found.columns[name] = None
+            elif not called and root in columns or (called and "." in name and root in columns):
+                found.columns[root] = None
+            elif keyword.iskeyword(name):
+                continue
+            elif root in context and _usable(context[root], called and root == name, root in known):
+                value = context[root]
+                is_array = not called and root == name and isinstance(value, (np.ndarray, pd.Series, list, tuple, pd.Categorical))
+                if is_array and len(value) == n and np.ndim(value) == 1:
+                    found.arrays[name] = value
+                else:
+                    found.context[root] = value
+            elif root not in known and not hasattr(builtins, root) and not binds:
+                found.unknown[name] = text
+    return found
+
+
+def _usable(value: Any, called: bool, known: bool) -> bool:
+    """R looks for functions only where one is called, and ``math.log`` would fail on a column."""
+    if called and not callable(value):
+        return False
+    return not (known and getattr(value, "__module__", None) == "math")
+
+
+def refuse_unknown(found: Names, table: Table, where: str) -> None:
+    """DataError for names that are neither columns nor variables, with the nearest column."""
+    if not found.unknown:
+        return
+    name, text = next(iter(found.unknown.items()))
+    if any(called for other, called, _ in names_in(text) if other == name):
+        raise DataError(f"{where} calls {name}(), which is no function that formulas know and none in scope.{_hint(text)}")
+    raise DataError(f"{where}: {table.unknown(found.unknown)}")
+
+
+def _hint(text: str) -> str:
+    return f"\n\n    {text}"
+
+
+def alias(name: str) -> str:
+    """A Python identifier that stands for an awkward column name while an expression is evaluated."""
+    return "".join(c if c.isalnum() or c == "_" else "__dot__" for c in name) + "__column"
+
+
+def aliased(text: str, awkward: Collection[str]) -> str:
+    """``text`` as Python can parse it: ``a.b`` or ``class`` by their aliases, ``as.factor(x)`` as ``as_factor(x)``."""
+    out, at = [], 0
+    for token in scan(text):
+        if token.kind != "name":
+            continue
+        name = DOTTED.get(token.text) or (alias(token.text) if token.text in awkward else None)
+        if name is not None:
+            out += [text[at : token.start], name]
+            at = token.stop
+    return "".join(out) + text[at:]
+
+
+def readable(text: str, awkward: Collection[str]) -> str:
+    """The inverse of :func:`aliased` on a column name."""
+    for name in awkward:
+        text = text.replace(alias(name), name)
+    for name, python in DOTTED.items():
+        if python in text:
+            text = text.replace(python + "(", name + "(")
+    return text
