@@ -42,6 +42,18 @@ class Covariance(abc.ABC):
         """d2T / dtheta2, shape (n_theta, n_theta, k, k); None where T is linear in theta."""
         return None
 
+    def chart(self, theta: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Coordinates around theta in which to take a step: T (k, k), dT / ds (n_theta, k, k), d2T / ds2 or None.
+
+        T T' = G at s = 0, T need not be triangular. ``unit`` (k,) holds the root mean square of each
+        column, so that a structure can make steps mean the same whatever the columns' units.
+        """
+        return self.factor(theta), self.jacobian(theta), self.second(theta)
+
+    def move(self, theta: np.ndarray, unit: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """The theta reached from theta by ``step`` (n_theta,) in the coordinates of :meth:`chart`."""
+        return np.asarray(theta) + step
+
     @abc.abstractmethod
     def from_matrix(self, G: np.ndarray) -> np.ndarray:
         """theta whose G is nearest to a positive semidefinite (k, k) matrix; exact when G has this structure."""

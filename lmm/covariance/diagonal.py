@@ -29,6 +29,12 @@ class Diagonal(Covariance):
         dT[i, i, i] = 1.0
         return dT
 
+    def chart(self, theta: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+        return self.factor(theta), self.jacobian(theta) / unit[:, None, None], None
+
+    def move(self, theta: np.ndarray, unit: np.ndarray, step: np.ndarray) -> np.ndarray:
+        return np.asarray(theta) + step / unit
+
     def from_matrix(self, G: np.ndarray) -> np.ndarray:
         return np.sqrt(np.clip(np.diagonal(G), 0.0, None))
 

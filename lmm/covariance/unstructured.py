@@ -17,16 +17,10 @@ def _lower(k: int) -> tuple[np.ndarray, np.ndarray]:
     return row, column
 
 
-def lower_factor(G: np.ndarray) -> np.ndarray:
-    """Lower-triangular T >= 0 on its diagonal with T T' = G, for positive semidefinite G of any rank.
-
-    Through the symmetric root G = R'R and R = QT' (QR), which needs no pivot to be positive.
-    """
-    values, vectors = np.linalg.eigh((G + G.T) / 2)
-    root = np.sqrt(np.clip(values, 0.0, None))[:, None] * vectors.T
-    T = np.linalg.qr(root, mode="r").T
-    signs = np.where(np.diagonal(T) < 0, -1.0, 1.0)
-    return T * signs
+def triangular(T: np.ndarray) -> np.ndarray:
+    """Lower-triangular factor, diagonal >= 0, with the same T T'; exact also when T is singular (QR of T')."""
+    lower = np.linalg.qr(T.T, mode="r").T
+    return lower * np.where(np.diagonal(lower) < 0, -1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -51,12 +45,29 @@ class Unstructured(Covariance):
         dT[np.arange(self.n_theta), row, column] = 1.0
         return dT
 
+    def chart(self, theta: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+        """T = U^-1 V (S^1/2 + lower triangle of steps), V S V' the eigen-decomposition of U G U, largest first.
+
+        In this frame a vanishing variance comes last, where a lower triangle stays a regular
+        coordinate system; in the user's order a small first pivot makes a curved valley of it.
+        """
+        V, root, _ = np.linalg.svd(unit[:, None] * self.factor(theta))
+        basis = V / unit[:, None]
+        row, column = _lower(self.k)
+        dT = np.zeros((self.n_theta, self.k, self.k))
+        dT[np.arange(self.n_theta), :, column] = basis[:, row].T
+        return basis * root, dT, None
+
+    def move(self, theta: np.ndarray, unit: np.ndarray, step: np.ndarray) -> np.ndarray:
+        T, dT, _ = self.chart(theta, unit)
+        return triangular(T + np.tensordot(step, dT, 1))[_lower(self.k)]
+
     def from_matrix(self, G: np.ndarray) -> np.ndarray:
-        return lower_factor(G)[_lower(self.k)]
+        values, vectors = np.linalg.eigh((G + G.T) / 2)
+        return triangular(vectors * np.sqrt(np.clip(values, 0.0, None)))[_lower(self.k)]
 
     def canonical(self, theta: np.ndarray) -> np.ndarray:
-        T = self.factor(theta)
-        return (T * np.where(np.diagonal(T) < 0, -1.0, 1.0))[_lower(self.k)]
+        return triangular(self.factor(theta))[_lower(self.k)]
 
     def descent(self, theta: np.ndarray, D: np.ndarray) -> tuple[float, np.ndarray]:
         values, vectors = np.linalg.eigh(self.factor(theta) @ self.factor(theta).T)

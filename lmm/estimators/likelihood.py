@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from lmm.covariance import Covariance
 from lmm.estimators.control import Control
 from lmm.estimators.trust_region import Outcome, Point, minimize
 from lmm.linalg import backend
@@ -36,13 +37,22 @@ REFINE_LIMIT = 400
 SNAP = 1e-4
 
 
+class Frame(NamedTuple):
+    """Local coordinates per term in the design's order: T (k, k), dT (m_t, k, k), d2T (m_t, m_t, k, k) or None."""
+
+    T: list[np.ndarray]
+    dT: list[np.ndarray]
+    second: list[np.ndarray | None]
+
+
 @dataclass(frozen=True)
 class Payload:
-    """What an evaluation leaves for the estimate: profiled values, D and modes per term in the design's order."""
+    """What an evaluation leaves: profiled values, D and modes per term in the design's order, the coordinates."""
 
     value: gaussian.Value
     D: list[np.ndarray]
     modes: list[np.ndarray]
+    frame: Frame
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,7 @@ class MaximumLikelihood:
         else:
             outcome = minimize(
                 evaluate,
+                evaluate.move,
                 theta,
                 tolerance=self.control.tolerance,
                 max_evaluations=self.control.max_evaluations,
@@ -92,15 +103,15 @@ class MaximumLikelihood:
 
     def gradient(self, problem: Problem, theta: np.ndarray) -> np.ndarray:
         """Its derivative with respect to theta, (m,)."""
-        return Evaluator(problem, self.reml)(theta).gradient
+        return Evaluator(problem, self.reml).in_theta(theta).gradient
 
     def hessian(self, problem: Problem, theta: np.ndarray) -> np.ndarray:
         """Its exact second derivatives with respect to theta, (m, m)."""
         evaluate = Evaluator(problem, self.reml)
         theta = np.asarray(theta, dtype=float)
         if hessian.is_cheap(evaluate.sizes, hessian.DENSE_LIMIT):
-            return evaluate.hessian(evaluate(theta))
-        return hessian.by_differences(lambda at: evaluate(at).gradient, theta)
+            return evaluate.hessian(evaluate.in_theta(theta))
+        return hessian.by_differences(lambda at: evaluate.in_theta(at).gradient, theta)
 
 
 class Evaluator:
@@ -113,6 +124,7 @@ class Evaluator:
         self.constant = -problem.sum_log_weights
         if reml and problem.p:
             self.constant += 2.0 * float(np.log(np.abs(np.diagonal(problem.R))).sum())
+        self.units = problem.units()
         self.sizes = [(size.k, size.J) for size in problem.plan.terms]
         self.jax = problem.plan.backend == "jax"
         self.cheap = not self.jax and hessian.is_cheap(self.sizes, REFINE_LIMIT)
@@ -124,59 +136,61 @@ class Evaluator:
             return backend.call(kernel, self.data, *arrays, **static)
         return kernel(np, self.data, *arrays, **static)
 
-    def _factors(self, theta: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
-        """T per term, then the chain's and the tail's."""
+    def _arrange(self, per_term: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Per-term arrays of the chain's terms and of the tail's."""
         plan = self.problem.plan
-        T = [s.factor(own) for s, own in zip(self.problem.structures, self.problem.split(theta), strict=True)]
-        return T, [T[t] for t in plan.chain], [T[t] for t in plan.tail]
+        return [per_term[t] for t in plan.chain], [per_term[t] for t in plan.tail]
 
     def objective(self, theta: np.ndarray) -> float:
         """The criterion alone, constants included."""
-        _, chain_T, tail_T = self._factors(theta)
+        chain_T, tail_T = self._arrange([s.factor(own) for s, own in self._terms(theta)])
         value = self._call(gaussian.value, chain_T, tail_T, layout=self.problem.plan.layout, reml=self.reml)
         return float(value.objective) + self.constant
 
+    def _terms(self, theta: np.ndarray) -> list[tuple[Covariance, np.ndarray]]:
+        return list(zip(self.problem.structures, self.problem.split(theta), strict=True))
+
     def __call__(self, theta: np.ndarray) -> Point:
-        """Criterion, gradient and model Hessian in theta."""
-        problem, plan = self.problem, self.problem.plan
-        T, chain_T, tail_T = self._factors(theta)
-        dT = [s.jacobian(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)]
-        dG = [directions(d, t) for d, t in zip(dT, T, strict=True)]
+        """Criterion, gradient and model Hessian at theta in the coordinates of the structures' charts."""
+        charts = [s.chart(own, unit) for (s, own), unit in zip(self._terms(theta), self.units, strict=True)]
+        return self._evaluate(theta, Frame(*map(list, zip(*charts, strict=True))))
+
+    def in_theta(self, theta: np.ndarray) -> Point:
+        """The same with gradient and model Hessian with respect to theta itself."""
+        terms = self._terms(theta)
+        frame = Frame([s.factor(o) for s, o in terms], [s.jacobian(o) for s, o in terms], [s.second(o) for s, o in terms])
+        return self._evaluate(theta, frame)
+
+    def move(self, theta: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """The theta reached by a step in the charts' coordinates."""
+        steps = self.problem.split(step)
+        return np.concatenate([s.move(o, u, d) for (s, o), u, d in zip(self._terms(theta), self.units, steps, strict=True)])
+
+    def _evaluate(self, theta: np.ndarray, frame: Frame) -> Point:
+        plan = self.problem.plan
+        chain_T, tail_T = self._arrange(frame.T)
+        chain_dG, tail_dG = self._arrange([directions(d, t) for d, t in zip(frame.dT, frame.T, strict=True)])
         well = tuple(bool(np.linalg.svd(t, compute_uv=False)[-1] > WELL) for t in tail_T)
-        value, derived = self._call(
-            gaussian.derivatives,
-            chain_T,
-            tail_T,
-            [dG[t] for t in plan.chain],
-            [dG[t] for t in plan.tail],
-            layout=plan.layout,
-            well=well,
-            reml=self.reml,
-        )
-        order = np.argsort(plan.chain + plan.tail)
-        D = [derived.D[i] for i in order]
-        seconds = [s.second(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)]
-        gradient = np.concatenate([2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(D, T, dT, strict=True)])
-        hessian = self._permute(derived.AI) + curvature(D, T, dT, seconds)
+        value, derived = self._call(gaussian.derivatives, chain_T, tail_T, chain_dG, tail_dG, layout=plan.layout, well=well, reml=self.reml)
+        D = [derived.D[i] for i in np.argsort(plan.chain + plan.tail)]
+        gradient = np.concatenate([2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(D, frame.T, frame.dT, strict=True)])
+        model = self._permute(derived.AI) + curvature(D, frame)
         modes = [m[0] for m in collect(plan, derived.modes)]
-        return Point(np.asarray(theta, dtype=float), float(value.objective) + self.constant, gradient, hessian, Payload(value, D, modes))
+        payload = Payload(value, D, modes, frame)
+        return Point(np.asarray(theta, dtype=float), float(value.objective) + self.constant, gradient, model, payload)
 
     def refine(self, point: Point) -> Point:
         """The point with its exact Hessian, where that is cheap."""
         return replace(point, hessian=self.hessian(point)) if self.cheap else point
 
     def hessian(self, point: Point) -> np.ndarray:
-        """Exact second derivatives at an evaluated point."""
-        problem = self.problem
-        split = problem.split(point.theta)
-        T = [s.factor(own) for s, own in zip(problem.structures, split, strict=True)]
-        dT = [s.jacobian(own) for s, own in zip(problem.structures, split, strict=True)]
-        dG = [directions(d, t) for d, t in zip(dT, T, strict=True)]
-        seconds = [s.second(own) for s, own in zip(problem.structures, split, strict=True)]
+        """Exact second derivatives at an evaluated point, in its coordinates."""
+        problem, frame = self.problem, point.payload.frame
+        dG = [directions(d, t) for d, t in zip(frame.dT, frame.T, strict=True)]
         rhs = collect(problem.plan, problem.data.rhs)
-        parts = hessian.pieces(problem.cross, rhs, problem.data.gram, T, dG, self.reml)
+        parts = hessian.pieces(problem.cross, rhs, problem.data.gram, frame.T, dG, self.reml)
         degrees = problem.n - (problem.p if self.reml else 0)
-        return hessian.in_directions(parts, dG, degrees) + curvature(point.payload.D, T, dT, seconds)
+        return hessian.in_directions(parts, dG, degrees) + curvature(point.payload.D, frame)
 
     def _permute(self, AI: np.ndarray) -> np.ndarray:
         """AI from the plan's order of the terms to the design's."""
@@ -193,12 +207,12 @@ def directions(dT: np.ndarray, T: np.ndarray) -> np.ndarray:
     return half + np.swapaxes(half, 1, 2)
 
 
-def curvature(D: list[np.ndarray], T: list[np.ndarray], dT: list[np.ndarray], seconds: list[np.ndarray | None]) -> np.ndarray:
-    """<D, d2G / dtheta_i dtheta_j> over all terms, block-diagonal (m, m)."""
-    sizes = [len(j) for j in dT]
+def curvature(D: list[np.ndarray], frame: Frame) -> np.ndarray:
+    """<D, d2G / ds_i ds_j> over all terms, block-diagonal (m, m)."""
+    sizes = [len(j) for j in frame.dT]
     out = np.zeros((sum(sizes), sum(sizes)))
     at = 0
-    for d, t, j, second in zip(D, T, dT, seconds, strict=True):
+    for d, t, j, second in zip(D, frame.T, frame.dT, frame.second, strict=True):
         own = slice(at, at + len(j))
         block = 2.0 * np.einsum("iab,jab->ij", np.einsum("ab,jbc->jac", d, j), j)
         if second is not None:

@@ -21,7 +21,10 @@ NEAR = 1.0
 
 @dataclass(frozen=True)
 class Point:
-    """An evaluated point: objective, gradient (m,), model Hessian (m, m), and whatever came with them."""
+    """An evaluated point: objective, gradient (m,), model Hessian (m, m), and whatever came with them.
+
+    Gradient and Hessian refer to the local coordinates of the point, those in which ``move`` takes a step.
+    """
 
     theta: np.ndarray
     objective: float
@@ -79,6 +82,7 @@ def step_within(gradient: np.ndarray, hessian: np.ndarray, radius: float) -> tup
 
 def minimize(
     evaluate: Callable[[np.ndarray], Point],
+    move: Callable[[np.ndarray, np.ndarray], np.ndarray],
     start: np.ndarray,
     *,
     tolerance: float,
@@ -88,7 +92,7 @@ def minimize(
     refine: Callable[[Point], Point] | None = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
 ) -> Outcome:
-    """Minimise from ``start`` (m,).
+    """Minimise from ``start`` (m,); ``move(theta, step)`` takes a step in the local coordinates at theta.
 
     ``escape(point)`` is asked at every stationary point for places to go on from: none when the point
     is a minimum also across the boundary. ``refine(point)`` gives a point near the optimum a better
@@ -129,7 +133,7 @@ def minimize(
         if evaluations >= max_evaluations:
             message = f"stopped at the limit of {max_evaluations} evaluations"
             return Outcome(point, False, message, iterations, evaluations, promised, tuple(trace))
-        candidate = evaluate(point.theta + step)
+        candidate = evaluate(move(point.theta, step))
         evaluations += 1
         iterations += 1
         actual = point.objective - candidate.objective

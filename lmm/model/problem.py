@@ -60,6 +60,14 @@ class Problem:
         """Covariance parameters."""
         return sum(s.n_theta for s in self.structures)
 
+    def units(self) -> list[np.ndarray]:
+        """Per term the root mean square of each column over the rows (k,), weights included."""
+        out = []
+        for A in self.cross.diag:
+            square = A.sum(axis=-1).diagonal() / self.n
+            out.append(np.sqrt(np.where(square > 0, square, 1.0)))
+        return out
+
     def split(self, theta: np.ndarray) -> list[np.ndarray]:
         """theta of each term."""
         stops = np.cumsum([s.n_theta for s in self.structures])
