@@ -43,13 +43,15 @@ def entry(problem: Problem) -> dict[str, Any]:
             "weights": problem.weights, "offset": problem.offset}  # fmt: skip
 
 
-def write(folder: Path, problems: list[Problem]) -> None:
-    """Fill the folder."""
+def write(folder: Path, problems: list[Problem], parquet: bool = False) -> None:
+    """Fill the folder; with ``parquet``, a Parquet file beside each CSV."""
     folder.mkdir(parents=True, exist_ok=True)
     data: dict[str, Any] = {}
     for name in dict.fromkeys(p.data for p in problems):
         table = frame(name)
         table.to_csv(folder / f"{name}.csv", index=False, na_rep="NA")
+        if parquet:
+            table.to_parquet(folder / f"{name}.parquet", index=False)
         data[name] = {"levels": levels(table), "fingerprint": fingerprint(table), "rows": len(table)}
     manifest = {"problems": [entry(p) for p in problems], "data": data}
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -60,8 +62,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("problems", nargs="*", help="names; all reference problems by default")
+    parser.add_argument("--parquet", action="store_true", help="a Parquet file too")
     options = parser.parse_args()
-    write(options.folder, [PROBLEMS[name] for name in options.problems] or list(REFERENCE))
+    write(options.folder, [PROBLEMS[name] for name in options.problems] or list(REFERENCE), options.parquet)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,75 @@
+"""``make bench``: named problems, tool by tool, each in a process of its own.
+
+    python -m benchmarks                                   # all problems, all tools
+    python -m benchmarks --quick                           # the small ones, few repeats
+    python -m benchmarks --problems insteval --tools lmm lme4 --limit 120
+    python -m benchmarks --peers /path/to/python           # interpreter with statsmodels, gpboost, mixedlm, lme-python
+
+Writes ``table.md`` and ``results.json`` to ``benchmarks/results`` (or ``--out``) after every answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import describe
+from benchmarks.measure import HERE, ROOT, TOOLS, Settings, measure, shell
+from benchmarks.problems import PROBLEMS, TIMED
+from benchmarks.report import seconds, table, warm
+
+QUICK = ("sleepstudy", "insteval", "verbagg_lmm", "pupils_24k")
+
+
+def arguments() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--problems", nargs="+", metavar="NAME", help=f"of {', '.join(p.name for p in TIMED)} and the reference problems")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS))
+    parser.add_argument("--quick", action="store_true", help=f"{', '.join(QUICK)}; two repeats")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds allowed to a tool on a problem")
+    parser.add_argument("--repeat", type=int, default=5, help="fits after the first, at most")
+    parser.add_argument("--budget", type=float, default=30.0, help="seconds after which no further fit is begun")
+    parser.add_argument("--peers", default=sys.executable, help="Python interpreter of the other Python tools")
+    parser.add_argument("--no-shell", action="store_true", help="leave the time from the shell to the summary out")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    options = parser.parse_args()
+    names = options.problems or (QUICK if options.quick else [p.name for p in TIMED])
+    unknown = [name for name in names if name not in PROBLEMS]
+    if unknown:
+        parser.error(f"no problem named {', '.join(unknown)}; there are {', '.join(PROBLEMS)}")
+    options.problems = [PROBLEMS[name] for name in names]
+    if options.quick:
+        options.repeat = min(options.repeat, 2)
+    return options
+
+
+def main() -> None:
+    """Measure and write."""
+    options = arguments()
+    settings = Settings(options.limit, options.repeat, options.budget, options.peers)
+    options.out.mkdir(parents=True, exist_ok=True)
+    machine = describe()
+    spawned = {} if options.no_shell else shell(settings, options.repeat)
+    answers: list[dict[str, Any]] = []
+    for problem in options.problems:
+        with tempfile.TemporaryDirectory() as scratch:
+            # the data are made by another process, which takes its memory with it
+            subprocess.run([sys.executable, "-m", "benchmarks.export", "--parquet", scratch, problem.name], cwd=ROOT, check=True)
+            for tool in options.tools:
+                answer = measure(problem, tool, Path(scratch), settings)
+                answers.append(answer)
+                said = answer["failed"] or answer.get("cannot") or f"first {seconds(answer.get('first'))} s, warm {seconds(warm(answer))} s"
+                print(f"{problem.name:<16} {tool:<12} {said}", flush=True)
+                (options.out / "table.md").write_text(table(machine, answers, spawned))
+                (options.out / "results.json").write_text(json.dumps({"machine": machine, "shell": spawned, "answers": answers}, indent=1))
+    print(f"{options.out / 'table.md'}")
+
+
+if __name__ == "__main__":
+    main()
