@@ -1,0 +1,165 @@
+"""lmer(): check the arguments, call the stages in order, warn of what the user must know."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from lmm.design import build_design
+from lmm.design.records import Design
+from lmm.errors import ArgumentError, ConvergenceWarning, SingularFitWarning, nearest
+from lmm.estimators import Control, MaximumLikelihood
+from lmm.estimators.start import check_start
+from lmm.model.problem import Problem, build_problem
+from lmm.model.records import Estimate
+from lmm.results import Fit
+from lmm.results.notes import singular_notes
+
+#: names of ``method=`` for linear models
+METHODS = {"reml": True, "ml": False}
+
+
+def lmer(
+    formula: str,
+    data: Any,
+    *,
+    REML: bool = True,
+    weights: Any = None,
+    offset: Any = None,
+    subset: Any = None,
+    na_action: str = "omit",
+    contrasts: Mapping[str, Any] | None = None,
+    start: Any = None,
+    method: str | Any = None,
+    control: Control | None = None,
+) -> Fit:
+    """Fit a linear mixed model from an lme4 formula.
+
+    Parameters
+    ----------
+    formula : ``"y ~ x + (x|g)"``, Wilkinson notation with random terms in bars.
+    data : pandas, polars or pyarrow table, or a mapping of arrays; N rows. Never modified.
+    REML : restricted maximum likelihood (default) or maximum likelihood.
+    weights : positive prior weights, Var(e_i) = sigma^2 / w_i: column name, expression, or array (N,).
+    offset : known component of the mean: column name, expression, or array (N,).
+    subset : rows to use: boolean mask (N,), expression, or function of the DataFrame.
+    na_action : "omit" drops incomplete rows, "exclude" also pads fitted values and residuals, "fail" refuses them.
+    contrasts : coding of categorical columns, ``{"period": "sum"}``.
+    start : relative covariance parameters theta to begin from, in the order of ``fit.theta``.
+    method : "reml", "ml", or an estimator; overrides ``REML``.
+    control : :class:`lmm.Control`, tolerances and limits.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    LmmError : a kind for each thing that can be wrong, naming the column or the place in the formula.
+
+    Notes
+    -----
+    The profiled criterion of Bates, Maechler, Bolker & Walker (2015, J. Stat. Softw. 67(1)), minimised
+    with its exact gradient and average information.
+
+    Examples
+    --------
+    >>> import lmm
+    >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+    >>> fit.fixef().round(2).to_dict()
+    {'Intercept': 251.41, 'Days': 10.47}
+    """
+    caller = sys._getframe(1)
+    context = ChainMap(caller.f_locals, caller.f_globals)
+    control = _check_control(control)
+    estimator = choose_estimator(REML, method, control)
+    begin = perf_counter()
+    design = build_design(
+        formula, data, weights=weights, offset=offset, subset=subset, na_action=na_action, contrasts=contrasts, context=context
+    )
+    call = {"REML": estimator.reml, "weights": weights, "offset": offset, "subset": subset, "na_action": na_action}
+    call |= {"contrasts": contrasts, "start": start, "method": method, "control": control, "context": design.frame.context}
+    design = replace(design, extra={**design.extra, "call": call})
+    problem = build_problem(design, backend=choose_backend(design, control))
+    problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
+    return fit_problem(design, problem, estimator, start)
+
+
+def fit_problem(design: Design, problem: Problem, estimator: Any, start: Any = None) -> Fit:
+    """Run an estimator on a problem, warn of a singular or unconverged fit, and put the names back."""
+    theta = check_start(start, design, problem, required=estimator.control.evaluate_only)
+    with _watching(estimator.control) as callback:
+        estimate: Estimate = estimator.fit(problem, theta, callback)
+    messages = []
+    if not estimate.convergence.converged:
+        messages.append((f"the fit did not converge: {estimate.convergence.message}.", ConvergenceWarning))
+    if not estimator.control.evaluate_only:
+        messages += [(note, SingularFitWarning) for note in singular_notes(design, estimate, 1e-4)]
+    for text, kind in messages:
+        warnings.warn(text, kind, stacklevel=3)
+    estimate = replace(estimate, messages=(*estimate.messages, *(text for text, _ in messages)))
+    return Fit(design.formula, design, problem, estimator, estimate)
+
+
+def choose_estimator(REML: bool, method: str | Any, control: Control) -> Any:
+    """The estimator that ``REML=`` and ``method=`` ask for."""
+    if not isinstance(REML, bool | np.bool_):
+        raise ArgumentError(f"REML={REML!r} must be True or False.")
+    if method is None:
+        return MaximumLikelihood(bool(REML), control)
+    if isinstance(method, str):
+        if method.lower() not in METHODS:
+            raise ArgumentError(f"method={method!r} is not one of {', '.join(map(repr, METHODS))}.{nearest(method, METHODS)}")
+        return MaximumLikelihood(METHODS[method.lower()], control)
+    if not hasattr(method, "fit"):
+        raise ArgumentError(f"method must be a name or an estimator with a fit() method, not {type(method).__name__}.")
+    return method
+
+
+def choose_backend(design: Design, control: Control) -> str:
+    """NumPy for what it does in milliseconds; JAX where per-level algebra over many levels dominates."""
+    if control.backend != "auto":
+        return control.backend
+    return "numpy"
+
+
+def _check_control(control: Control | None) -> Control:
+    if control is None:
+        return Control()
+    if not isinstance(control, Control):
+        raise ArgumentError(f"control must be an lmm.Control(...), not {type(control).__name__}.")
+    return control
+
+
+@contextmanager
+def _watching(control: Control) -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    """What is shown while the optimiser runs: a line per evaluation, a progress bar, or nothing."""
+    if control.progress:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError as error:
+            raise ArgumentError("progress=True needs tqdm; install it with: pip install tqdm") from error
+        with tqdm(desc="lmer", unit=" evaluations") as bar:
+
+            def show(line: dict[str, Any]) -> None:
+                bar.update()
+                bar.set_postfix_str(f"deviance {line['objective']:.6f}")
+
+            yield show
+    elif control.verbose:
+
+        def write(line: dict[str, Any]) -> None:
+            theta = ", ".join(f"{value:.6g}" for value in line["theta"])
+            sys.stdout.write(f"{line['objective']:.8f}  theta = ({theta})  promised {line['decrease']:.2e}\n")
+
+        yield write
+    else:
+        yield None
