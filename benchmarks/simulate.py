@@ -46,11 +46,16 @@ class Draw:
         return self.normal(n, k) @ np.linalg.cholesky(R).T * np.asarray(sd)
 
 
+def factor(codes: np.ndarray, levels: list[str]) -> pd.Categorical:
+    """Codes 0, 1, ... as a categorical with these levels."""
+    return pd.Categorical.from_codes(codes.tolist(), pd.Index(levels))
+
+
 def labels(prefix: str, codes: np.ndarray) -> pd.Categorical:
     """Codes as a categorical "s01", "s02", ... with its levels in the order of the codes."""
     width = len(str(int(codes.max()) + 1))
     used = np.unique(codes)
-    return pd.Categorical.from_codes(np.searchsorted(used, codes), [f"{prefix}{c + 1:0{width}d}" for c in used])
+    return factor(np.searchsorted(used, codes), [f"{prefix}{c + 1:0{width}d}" for c in used])
 
 
 def crossed(subjects: int, items: int, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
@@ -131,8 +136,8 @@ def deficient(seed: int = 106) -> pd.DataFrame:
     dose = np.where((dose == 2) & (sex == 1), 1, dose)
     x = d.normal(n).round(3)
     y = 1 + 0.7 * x + 0.5 * dose + 0.3 * sex - 0.4 * (dose == 1) * sex + 0.8 * d.normal(24)[g] + d.normal(n)
-    return pd.DataFrame({"y": y.round(4), "x": x, "double": 2 * x + 1, "dose": pd.Categorical.from_codes(dose, ["low", "mid", "high"]),
-                         "sex": pd.Categorical.from_codes(sex, ["f", "m"]), "g": labels("g", g)})  # fmt: skip
+    return pd.DataFrame({"y": y.round(4), "x": x, "double": 2 * x + 1, "dose": factor(dose, ["low", "mid", "high"]),
+                         "sex": factor(sex, ["f", "m"]), "g": labels("g", g)})  # fmt: skip
 
 
 def badly_scaled(seed: int = 107) -> pd.DataFrame:
@@ -182,8 +187,8 @@ def maximal(seed: int, sd_subj: list[float], sd_item: list[float], subjects: int
     by_item = by_subj[:, [0, 1, 2, 4]]
     us, ui = d.correlated(subjects, sd_subj, 0.3), d.correlated(items, sd_item, 0.2)
     y = by_subj @ np.array([6.0, 0.4, -0.3, 0.2, 0.1]) + (by_subj * us[subj]).sum(1) + (by_item * ui[item]).sum(1) + d.normal(n)
-    return pd.DataFrame({"y": y.round(4), "a": a, "b": b, "c": c, "A": pd.Categorical.from_codes((a > 0).astype(int), ["no", "yes"]),
-                         "B": pd.Categorical.from_codes((b > 0).astype(int), ["left", "right"]),
+    return pd.DataFrame({"y": y.round(4), "a": a, "b": b, "c": c, "A": factor((a > 0).astype(int), ["no", "yes"]),
+                         "B": factor((b > 0).astype(int), ["left", "right"]),
                          "subj": labels("s", subj), "item": labels("i", item)})  # fmt: skip
 
 
