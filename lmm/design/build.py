@@ -16,6 +16,7 @@ from lmm.design.response import linear_response
 from lmm.errors import FormulaError, RankWarning, ResponseError
 from lmm.formula import Evaluated, Formula, ModelFrame, Table, TermRecipe, evaluate, parse
 from lmm.formula.names import names_in, readable
+from lmm.formula.parse import unknown_structure
 
 
 def build_design(
@@ -65,7 +66,8 @@ def build_design(
     if not isinstance(parsed, Formula):
         raise FormulaError(f"a formula is a string such as 'y ~ x + (1|g)', not {type(formula).__name__}.")
     if not parsed.bars:
-        raise FormulaError("the formula has no random term; add one such as (1|group).", parsed.text, (0, len(parsed.text)))
+        hint = unknown_structure(parsed.fixed)
+        raise FormulaError(f"the formula has no random term; add one such as (1|group).{hint}", parsed.text)
     table = Table(data)
     if parsed.has_dot:
         parsed = parsed.with_dot(_other_columns(parsed, table))
@@ -138,13 +140,8 @@ def _fixed(
     dropped = tuple(name for j, name in enumerate(all_names) if j not in chosen)
     what = "1 column" if len(dropped) == 1 else f"{len(dropped)} columns"
     message = f"the fixed-effects matrix is rank deficient; dropped {what} that depend on others: {', '.join(dropped)}."
-    warnings.warn(message, RankWarning, stacklevel=_user_level())
+    warnings.warn(message, RankWarning, stacklevel=4)  # the caller of the fitting function
     return np.asfortranarray(X[:, kept]), tuple(all_names[j] for j in kept), dropped, all_names, triangle, (message,)
-
-
-def _user_level() -> int:
-    """Frames up to the first caller outside this package."""
-    return 4
 
 
 def _frame(found: Evaluated, all_names: tuple[str, ...], parts: list[RandomPart]) -> ModelFrame:

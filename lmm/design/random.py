@@ -90,6 +90,4 @@ def _values(parts: list[Part], n: int) -> np.ndarray:
     """(n, k) in Fortran order: a view where one bar gives all columns, and of a single one for an intercept alone."""
     if len(parts) > 1:
         return np.asfortranarray(np.concatenate([part.values for part in parts], axis=1))
-    if parts[0].names == ("Intercept",):
-        return np.broadcast_to(np.ones((1, 1)), (n, 1))
     return parts[0].values

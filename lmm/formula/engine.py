@@ -50,12 +50,20 @@ class UnseenLevels(Exception):
 
 @dataclass(frozen=True)
 class Part:
-    """One model matrix: ``values`` (n, p) float64 in Fortran order, a name and a term per column, and its replay."""
+    """One model matrix: ``values`` (n, p) float64 in Fortran order, a name and a term per column, and its replay.
+
+    ``spec`` is None for an intercept alone, whose values are a broadcast view of ones.
+    """
 
     values: np.ndarray
     names: tuple[str, ...]
     terms: tuple[str, ...]
-    spec: ModelSpec
+    spec: ModelSpec | None
+
+
+def intercept(n: int) -> Part:
+    """The model matrix of ``1``, (n, 1), without n numbers."""
+    return Part(np.broadcast_to(np.ones((1, 1)), (n, 1)), ("Intercept",), ("1",), None)
 
 
 class Columns(dict[str, pd.Series]):
@@ -122,6 +130,10 @@ class _Materializer(PandasMaterializer):
         return int(self.data.n)
 
     @override
+    def _encode_constant(self, value: Any, metadata: Any, encoder_state: Any, spec: Any, drop_rows: Any) -> Any:
+        return float(value)  # broadcast when the columns are written
+
+    @override
     def _check_for_nulls(self, name: str, values: Any, na_action: Any, drop_rows: set[int]) -> None:
         """Only categories can hide a missing value; numbers are checked once they are columns."""
         inner = getattr(values, "__wrapped__", values)
@@ -163,6 +175,8 @@ class _Materializer(PandasMaterializer):
     def _combine_columns(self, cols: Sequence[tuple[str, Any]], spec: Any, drop_rows: Any) -> np.ndarray:
         out = np.empty((self.nrows, len(cols)), order="F")
         for j, (name, values) in enumerate(cols):
+            if getattr(values, "dtype", np.dtype(float)).kind in "mMc":
+                raise DataError(f"the term {name} has type {values.dtype}; turn it into a number, such as days since a date.")
             try:
                 out[:, j] = values
             except (TypeError, ValueError) as error:
@@ -197,7 +211,8 @@ class Evaluator:
         except DataError:
             raise
         except Exception as error:
-            raise DataError(f"cannot evaluate {text}: {type(error).__name__}: {error}.{unknown_structure(text)}") from error
+            cause = str(error).rstrip(".")
+            raise DataError(f"cannot evaluate {text}: {type(error).__name__}: {cause}.{unknown_structure(text)}") from error
 
     def matrices(self, parts: Mapping[str, Any], replay: bool = False) -> dict[str, Part]:
         """Model matrices of several right-hand sides at once, so that they share columns and state.

@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 
 from lmm.errors import ArgumentError, DataError, GroupingError, nearest
-from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, Part, wilkinson
+from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, Part, intercept, wilkinson
 from lmm.formula.grouping import Interaction, label
 from lmm.formula.levels import Levels, encode, join
 from lmm.formula.names import alias, aliased, names_in, readable, refuse_unknown, resolve
 from lmm.formula.parse import Formula
 from lmm.formula.scan import python_expression
+from lmm.formula.subset import row_mask
 from lmm.formula.table import Table, missing
 
 NA_ACTIONS = ("omit", "exclude", "fail")
@@ -92,17 +93,19 @@ def evaluate(
         raise DataError("the data has no rows.")
     scope = context if context is not None else {}
     awkward = frozenset(name for name in formula.awkward if name in table)
+    plans = _plans(formula, awkward)
     expressions = list(formula.expressions)
     expressions += [given for given in (weights, offset) if isinstance(given, str)]
     found = resolve(expressions, table.columns, table.n, scope, FUNCTIONS)
-    refuse_unknown(found, table, "the formula" if not weights and not offset else "the formula, weights or offset")
+    arguments = {given: name for given, name in ((weights, "weights"), (offset, "offset")) if isinstance(given, str)}
+    refuse_unknown(found, table, arguments, formula.text)
     columns = {name: table.column(name) for name in found.columns}
     columns |= {name: pd.Series(values) for name, values in found.arrays.items()}
     if weights is not None and not isinstance(weights, str):
         columns["(weights)"] = _given(weights, "weights", table.n)
     if offset is not None and not isinstance(offset, str):
         columns["(offset)"] = _given(offset, "offset", table.n)
-    chosen = _subset(subset, table, scope)
+    chosen = row_mask(subset, table, scope)
     kept = _complete(columns, table, chosen, na_action)
     n = int(kept.sum())
     rows = Columns(_take(columns, kept, n), n)
@@ -110,7 +113,7 @@ def evaluate(
     rows.update({alias(name): rows[name] for name in awkward if name in rows})
     coding = _contrasts(contrasts, rows)
     evaluator = Evaluator(rows, found.context, coding, {})
-    fixed, random = _matrices(formula, evaluator, awkward)
+    fixed, random = _matrices(formula, plans, evaluator, awkward)
     return Evaluated(
         formula,
         table,
@@ -205,30 +208,6 @@ def _given(values: Any, name: str, n: int) -> pd.Series:
     return pd.Series(array)
 
 
-def _subset(subset: Any, table: Table, scope: Mapping[str, Any]) -> np.ndarray | None:
-    """(N,) bool of the rows asked for, or None for all."""
-    if subset is None:
-        return None
-    value: Any
-    if isinstance(subset, str):
-        awkward = frozenset(name for name, _, _ in names_in(subset) if name in table and not name.isidentifier())
-        found = resolve([subset], table.columns, table.n, scope, FUNCTIONS)
-        refuse_unknown(found, table, "subset")
-        raw = {name: table.column(name).reset_index(drop=True) for name in found.columns}
-        raw |= {name: pd.Series(values) for name, values in found.arrays.items()}
-        raw |= {alias(name): raw[name] for name in awkward if name in raw}
-        value = expression(Evaluator(Columns(raw, table.n), found.context, {}, {}), subset, awkward)
-    else:
-        value = subset(table.to_pandas()) if callable(subset) else subset
-    series = pd.Series(value)
-    if len(series) != table.n or not (pd.api.types.is_bool_dtype(series.dtype) or set(series.dropna().unique()) <= {True, False}):
-        raise ArgumentError(f"subset must be a boolean mask over the {table.n} rows of the data, or an expression that gives one.")
-    mask = series.astype("boolean").fillna(False).to_numpy(dtype=bool)
-    if not mask.any():
-        raise DataError("subset leaves no rows.")
-    return mask
-
-
 def _complete(columns: Mapping[str, pd.Series], table: Table, chosen: np.ndarray | None, na_action: str) -> np.ndarray:
     """(N,) bool: rows asked for in which no used column is missing."""
     kept = np.ones(table.n, dtype=bool) if chosen is None else chosen.copy()
@@ -285,16 +264,23 @@ def _known_as(name: str, rows: Columns) -> str:
     return alias(name) if alias(name) in rows else name
 
 
-def _matrices(formula: Formula, evaluator: Evaluator, awkward: frozenset[str]) -> tuple[Part, dict[str, Part]]:
-    """The fixed matrix and one per distinct text left of a bar; equal texts share one matrix."""
-    texts = [formula.fixed, *(bar.columns for bar in formula.bars)]
-    plans = {text: wilkinson(aliased(text, awkward), formula.text) for text in dict.fromkeys(texts)}
+def _plans(formula: Formula, awkward: frozenset[str]) -> dict[str, Any]:
+    """What formulaic makes of the fixed part and of each text left of a bar; an intercept alone needs nothing."""
+    texts = [formula.fixed, *(bar.columns for bar in formula.bars if bar.columns != INTERCEPT)]
+    return {text: wilkinson(aliased(text, awkward), formula.text) for text in dict.fromkeys(texts)}
+
+
+def _matrices(formula: Formula, plans: Mapping[str, Any], evaluator: Evaluator, awkward: frozenset[str]) -> tuple[Part, dict[str, Part]]:
+    """The fixed matrix and one per distinct text left of a bar; texts that mean the same share one matrix."""
     keys = {text: str(plan) for text, plan in plans.items()}
     made = evaluator.matrices({keys[text]: plan for text, plan in plans.items()})
     for part in made.values():
         check_finite(part, awkward)
     parts = {text: made[keys[text]] for text in plans}
-    return parts[formula.fixed], parts
+    fixed = parts[formula.fixed]
+    if any(bar.columns == INTERCEPT for bar in formula.bars):
+        parts[INTERCEPT] = intercept(evaluator.columns.n)
+    return fixed, parts
 
 
 def check_finite(part: Part, awkward: frozenset[str] = frozenset()) -> None:

@@ -225,6 +225,8 @@ class ModelFrame:
         return [*self.formula.expressions, *([self.offset_given] if isinstance(self.offset_given, str) else [])]
 
     def _columns(self, evaluator: Evaluator, text: str) -> np.ndarray:
+        if self.specs[text] is None:
+            return np.ones((evaluator.columns.n, 1))
         try:
             made = evaluator.matrices({text: self.specs[text]}, replay=True)
         except UnseenLevels as unseen:

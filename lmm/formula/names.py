@@ -63,7 +63,7 @@ def resolve(texts: Iterable[str], columns: Collection[str], n: int, context: Map
                 found.columns[name] = None
             elif not called and root in columns or (called and "." in name and root in columns):
                 found.columns[root] = None
-            elif keyword.iskeyword(name):
+            elif keyword.iskeyword(name) or (called and name in DOTTED):
                 continue
             elif root in context and _usable(context[root], called and root == name, root in known):
                 value = context[root]
@@ -84,18 +84,26 @@ def _usable(value: Any, called: bool, known: bool) -> bool:
     return not (known and getattr(value, "__module__", None) == "math")
 
 
-def refuse_unknown(found: Names, table: Table, where: str) -> None:
-    """DataError for names that are neither columns nor variables, with the nearest column."""
+def refuse_unknown(found: Names, table: Table, arguments: Mapping[str, str], formula: str | None = None) -> None:
+    """DataError for names that are neither columns nor variables, with the nearest column.
+
+    ``arguments`` says which expressions came from an argument, by its name; the others are parts of ``formula``.
+    """
     if not found.unknown:
         return
     name, text = next(iter(found.unknown.items()))
-    if any(called for other, called, _ in names_in(text) if other == name):
-        raise DataError(f"{where} calls {name}(), which is no function that formulas know and none in scope.{_hint(text)}")
-    raise DataError(f"{where}: {table.unknown(found.unknown)}")
-
-
-def _hint(text: str) -> str:
-    return f"\n\n    {text}"
+    where = arguments.get(text)
+    called = any(is_call for other, is_call, _ in names_in(text) if other == name)
+    if called:
+        message = f"{name}() is no function that formulas know, and there is none of that name in scope."
+    else:
+        message = table.unknown([other for other, used in found.unknown.items() if arguments.get(used) == where])
+    if where is not None:
+        raise DataError(f"{where}: {message}")
+    if formula is not None:
+        start, stop = next((span for other, _, span in names_in(formula) if other == name), (0, 0))
+        message += f"\n\n    {formula}\n    {' ' * start}{'^' * (stop - start)}"
+    raise DataError(message)
 
 
 def alias(name: str) -> str:

@@ -26,9 +26,10 @@ def bspline(x: np.ndarray, knots: np.ndarray, order: int = 4, derivative: int = 
                 if width > 0:
                     out[:, j] += sign * (order - 1) / width * lower[:, j + shift]
         return out
-    inside = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, len(knots) - order - 1)
+    last = int(np.searchsorted(knots, knots[-1], side="left")) - 1  # the right end belongs to the last interval that has a width
+    inside = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, last)
     basis = np.zeros((len(x), len(knots) - 1))
-    basis[np.arange(len(x)), np.maximum(inside, order - 1)] = 1.0
+    basis[np.arange(len(x)), inside] = 1.0
     for k in range(2, order + 1):
         step = np.zeros((len(x), len(knots) - k))
         for j in range(step.shape[1]):

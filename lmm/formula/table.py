@@ -82,7 +82,9 @@ class Table:
         """Sentence naming columns that are missing, with the nearest ones that exist."""
         words = [f"{name!r}" for name in names]
         what = f"column {words[0]} is" if len(words) == 1 else f"columns {', '.join(words)} are"
-        hint = nearest(words[0].strip("'"), self._keys)
+        first = words[0].strip("'")
+        other_case = next((key for key in self._keys if key.lower() == first.lower()), None)
+        hint = f" Did you mean {other_case!r}?" if other_case else nearest(first, self._keys)
         shown = ", ".join(list(self._keys)[:12]) + (", ..." if len(self._keys) > 12 else "")
         return f"{what} not in the data.{hint} It has: {shown}."
 

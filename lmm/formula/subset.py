@@ -1,0 +1,103 @@
+"""``subset=`` -> a mask of rows: a boolean array, a function of the DataFrame, or a condition as text.
+
+In a condition ``&``, ``|`` and ``!`` bind as in R and in DataFrame.query, weaker than comparisons:
+``"x > 0 & group != 'b'"``; ``and``, ``or``, ``not`` mean the same.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.errors import ArgumentError, DataError
+from lmm.formula.engine import FUNCTIONS, Columns, Evaluator
+from lmm.formula.names import alias, aliased, names_in, refuse_unknown, resolve
+from lmm.formula.scan import python_expression, scan
+from lmm.formula.table import Table
+
+_WORDS = {"&": " and ", "|": " or ", "||": " or ", "!": " not "}
+
+
+class _Elementwise(ast.NodeTransformer):
+    """``a and b`` -> ``(a) & (b)``, ``not a`` -> ``~a``, ``0 < x < 3`` -> ``(0 < x) & (x < 3)``."""
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+        values = [self.visit(value) for value in node.values]
+        operator: ast.operator = ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr()
+        out = values[0]
+        for value in values[1:]:
+            out = ast.BinOp(out, operator, value)
+        return out
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        self.generic_visit(node)
+        return ast.UnaryOp(ast.Invert(), node.operand) if isinstance(node.op, ast.Not) else node
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        sides = [node.left, *node.comparators]
+        steps: list[ast.expr] = [ast.Compare(a, [o], [b]) for a, o, b in zip(sides, node.ops, sides[1:], strict=False)]
+        out = steps[0]
+        for step in steps[1:]:
+            out = ast.BinOp(out, ast.BitAnd(), step)
+        return out
+
+
+def condition(text: str) -> str:
+    """A condition in R's spelling as an element-wise Python expression.
+
+    Examples
+    --------
+    >>> condition("x > 0 & !(g == 'b')")
+    "(x > 0) & ~(g == 'b')"
+    """
+    out, at = [], 0
+    tokens = scan(text)
+    for i, token in enumerate(tokens):
+        if token.kind == "op" and token.text in _WORDS:
+            doubled = i > 0 and tokens[i - 1].text == token.text == "&" and tokens[i - 1].stop == token.start
+            out += [text[at : token.start], "" if doubled else _WORDS[token.text]]
+            at = token.stop
+    try:
+        tree = ast.parse("".join(out) + text[at:], mode="eval")
+    except SyntaxError:
+        return text  # evaluation says what is wrong
+    return ast.unparse(_Elementwise().visit(tree))
+
+
+def row_mask(subset: Any, table: Table, scope: Mapping[str, Any]) -> np.ndarray | None:
+    """(N,) bool of the rows asked for, or None for all; a condition that is missing leaves the row out.
+
+    Raises
+    ------
+    ArgumentError : not a mask over the rows. DataError : unknown column, or no row left.
+    """
+    if subset is None:
+        return None
+    value: Any
+    if isinstance(subset, str):
+        value = _evaluate(subset, table, scope)
+    else:
+        value = subset(table.to_pandas()) if callable(subset) else subset
+    series = pd.Series(value)
+    if len(series) != table.n or not (pd.api.types.is_bool_dtype(series.dtype) or set(series.dropna().unique()) <= {True, False}):
+        raise ArgumentError(f"subset must be a boolean mask over the {table.n} rows of the data, or an expression that gives one.")
+    mask = series.astype("boolean").fillna(False).to_numpy(dtype=bool)
+    if not mask.any():
+        raise DataError("subset leaves no rows.")
+    return mask
+
+
+def _evaluate(text: str, table: Table, scope: Mapping[str, Any]) -> Any:
+    found = resolve([text], table.columns, table.n, scope, FUNCTIONS)
+    refuse_unknown(found, table, {text: "subset"})
+    raw = {name: table.column(name).reset_index(drop=True) for name in found.columns}
+    raw |= {name: pd.Series(values) for name, values in found.arrays.items()}
+    awkward = frozenset(name for name, _, _ in names_in(text) if name in raw and not name.isidentifier() and f"`{name}`" not in text)
+    raw |= {alias(name): raw[name] for name in awkward}
+    plain = python_expression(aliased(text, awkward))
+    return Evaluator(Columns(raw, table.n), found.context, {}, {}).expression(plain if "`" in plain else condition(plain))
