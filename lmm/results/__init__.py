@@ -1,0 +1,8 @@
+"""What a fit gives back: the fitted object, its tables and its text."""
+
+from lmm.results.components import PrincipalComponents
+from lmm.results.fit import Fit
+from lmm.results.summary import Summary
+from lmm.results.varcorr import VarCorr
+
+__all__ = ["Fit", "PrincipalComponents", "Summary", "VarCorr"]

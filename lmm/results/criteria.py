@@ -1,0 +1,61 @@
+"""Log-likelihood, deviance, REML criterion and information criteria, as lme4 defines them.
+
+With r2 the penalised residual sum of squares, ld = log|V| up to the weights and R = X'V^-1 X,
+
+    deviance       = ld + n (1 + log(2 pi r2 / n)),
+    REML criterion = ld + log|R| + (n - p) (1 + log(2 pi r2 / (n - p))),
+
+so each follows from the other at the same theta, sigma^2 being r2/n (ML) or r2/(n - p) (REML).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lmm.model.records import Estimate
+
+
+def _profiled(residual_ss: float, df: int) -> float:
+    return df * (1.0 + math.log(2.0 * math.pi * residual_ss / df))
+
+
+def _log_det(C: np.ndarray) -> float:
+    """log|C| of a positive definite matrix, scaled first so that columns of any size are safe."""
+    if not C.size:
+        return 0.0
+    scale = np.sqrt(np.diagonal(C))
+    return float(np.linalg.slogdet(C / np.outer(scale, scale))[1] + 2.0 * np.log(scale).sum())
+
+
+def ml_deviance(estimate: Estimate, n: int) -> float:
+    """-2 log-likelihood at the estimate's theta, beta and sigma^2 profiled out.
+
+    For an ML fit the minimised criterion; for a REML fit the ML deviance at the REML theta
+    (``deviance(fit, REML=FALSE)`` in lme4), the number that tests between models of the mean need.
+    """
+    if not estimate.reml:
+        return float(estimate.objective)
+    p = len(estimate.beta)
+    residual_ss = estimate.sigma**2 * (n - p)
+    return float(estimate.objective + _log_det(estimate.beta_cov_unscaled) - _profiled(residual_ss, n - p) + _profiled(residual_ss, n))
+
+
+def reml_criterion(estimate: Estimate, n: int) -> float:
+    """-2 restricted log-likelihood at the estimate's theta; the minimised criterion of a REML fit."""
+    if estimate.reml:
+        return float(estimate.objective)
+    p = len(estimate.beta)
+    residual_ss = estimate.sigma**2 * n
+    return float(estimate.objective - _log_det(estimate.beta_cov_unscaled) - _profiled(residual_ss, n) + _profiled(residual_ss, n - p))
+
+
+def aic(estimate: Estimate) -> float:
+    """Criterion + 2 (number of parameters); under REML too, as lme4 prints it."""
+    return float(estimate.objective + 2.0 * estimate.n_parameters)
+
+
+def bic(estimate: Estimate, n: int) -> float:
+    """Criterion + log(n) (number of parameters), n the number of rows."""
+    return float(estimate.objective + math.log(n) * estimate.n_parameters)

@@ -1,0 +1,44 @@
+"""When two fits are the same: same model, same rows, same numbers up to rounding."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lmm.design.records import Design
+from lmm.model.records import Estimate
+
+#: relative to the size of the numbers compared; threads may sum in another order
+RTOL = 1e-8
+
+
+def same_design(a: Design, b: Design) -> bool:
+    """Names, levels, response, weights and offset agree."""
+    if (str(a.formula), a.names, a.dropped, a.n, len(a.terms)) != (str(b.formula), b.names, b.dropped, b.n, len(b.terms)):
+        return False
+    for s, t in zip(a.terms, b.terms, strict=True):
+        if (s.group, s.columns, s.structure, s.J) != (t.group, t.columns, t.structure, t.J) or not s.levels.equals(t.levels):
+            return False
+    pairs = ((a.y, b.y), (a.weights, b.weights), (a.offset, b.offset))
+    return all((x is None and y is None) or (x is not None and y is not None and np.array_equal(x, y)) for x, y in pairs)
+
+
+def same_estimate(a: Estimate, b: Estimate) -> bool:
+    """Method, parameters, modes and criterion agree to ``RTOL``."""
+    if (a.method, a.reml, len(a.modes)) != (b.method, b.reml, len(b.modes)):
+        return False
+    pairs = [
+        (a.beta, b.beta),
+        (a.beta_cov_unscaled, b.beta_cov_unscaled),
+        (a.theta, b.theta),
+        (a.sigma, b.sigma),
+        (a.objective, b.objective),
+        *zip(a.modes, b.modes, strict=True),
+    ]
+    return all(_close(np.asarray(x), np.asarray(y)) for x, y in pairs)
+
+
+def _close(x: np.ndarray, y: np.ndarray) -> bool:
+    if x.shape != y.shape:
+        return False
+    scale = max(float(np.max(np.abs(x), initial=0.0)), float(np.max(np.abs(y), initial=0.0)))
+    return bool(np.all(np.abs(x - y) <= RTOL * scale) or np.array_equal(x, y, equal_nan=True))

@@ -1,0 +1,379 @@
+"""Fit: names meet numbers. Methods unpack and delegate; the rooms beside this file compute."""
+
+from __future__ import annotations
+
+import sys
+from collections import ChainMap
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.design.records import Design
+from lmm.errors import ArgumentError
+from lmm.formula import Formula
+from lmm.model.conditional import covariances
+from lmm.model.problem import Problem
+from lmm.model.records import Convergence, Estimate
+from lmm.results import components, criteria, equality, fixed, intervals, naming, prediction, randomeffects, rows, simulation, summary, tidy, updating
+from lmm.results.varcorr import VarCorr, varcorr
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Fit:
+    """A fitted mixed model; nothing a caller does changes it.
+
+    Every method returns a new object. Tables are pandas, on the user's own names and index.
+
+    Attributes
+    ----------
+    formula : the formula that was fitted.
+    design : matrices, names, levels (``fit.design.X``, ``.names``, ``.terms``; sparse ``.Z`` on request).
+    problem : the sums that the estimator worked on.
+    estimator : what minimised the criterion.
+    estimate : the numbers without their names.
+
+    Examples
+    --------
+    >>> import lmm
+    >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+    >>> fit.fixef().round(3).to_dict()
+    {'Intercept': 251.405, 'Days': 10.467}
+    >>> round(fit.sigma, 3)
+    25.592
+    """
+
+    formula: Formula
+    design: Design
+    problem: Problem
+    estimator: Any
+    estimate: Estimate
+
+    # ---- parameters ----
+
+    def fixef(self) -> pd.Series:
+        """Fixed effects by coefficient name; NaN for a column that was dropped because it depends on others."""
+        return fixed.fixed_effects(self.design, self.estimate)
+
+    def ranef(self) -> dict[str, pd.DataFrame]:
+        """Conditional modes of the random effects: group -> DataFrame (levels x columns), in the response's units."""
+        return randomeffects.conditional_modes(self.design, self.estimate)
+
+    def ranef_cov(self) -> dict[str, np.ndarray]:
+        """Conditional covariances of the random effects given the data and theta: group -> array (levels, k, k).
+
+        As in lme4 the uncertainty of the fixed effects is not part of them.
+        """
+        return {term.group: cov for term, cov in zip(self.design.terms, covariances(self.problem, self.estimate), strict=True)}
+
+    def coef(self) -> dict[str, pd.DataFrame]:
+        """Coefficients of each level, fixed plus random: group -> DataFrame (levels x coefficients)."""
+        return randomeffects.level_coefficients(self.design, self.estimate)
+
+    def varcorr(self) -> VarCorr:
+        """Standard deviations and correlations of the random effects; prints as lme4's ``VarCorr``."""
+        return varcorr(self.design, self.estimate)
+
+    @property
+    def sigma(self) -> float:
+        """Residual standard deviation, in the response's units."""
+        return float(self.estimate.sigma)
+
+    @property
+    def theta(self) -> pd.Series:
+        """Relative covariance parameters: the lower triangle of each T, column by column, named as in lme4."""
+        return pd.Series(np.array(self.estimate.theta), index=naming.theta_names(self.design.terms), name="theta")
+
+    def vcov(self) -> pd.DataFrame:
+        """Covariance (p, p) of the fixed effects given theta; dropped columns have no row."""
+        return fixed.covariance_frame(self.design, self.estimate)
+
+    cov_params = vcov
+
+    @property
+    def params(self) -> pd.Series:
+        """The fixed effects, as :meth:`fixef`."""
+        return self.fixef()
+
+    @property
+    def bse(self) -> pd.Series:
+        """Standard errors of the fixed effects."""
+        return fixed.standard_errors(self.design, self.estimate)
+
+    @property
+    def tvalues(self) -> pd.Series:
+        """Estimates over their standard errors."""
+        return fixed.statistics(self.design, self.estimate)
+
+    @property
+    def pvalues(self) -> pd.Series:
+        """Two-sided p-values from the standard normal, as statsmodels gives for mixed models.
+
+        They ignore that theta is estimated and are too small with few groups.
+        """
+        return fixed.normal_p_values(self.tvalues)
+
+    # ---- criteria ----
+
+    @property
+    def llf(self) -> float:
+        """Log-likelihood; for a REML fit -1/2 the REML criterion."""
+        return -self.estimate.objective / 2.0
+
+    @property
+    def aic(self) -> float:
+        """-2 llf + 2 df_model, under REML too, as lme4 prints it."""
+        return criteria.aic(self.estimate)
+
+    @property
+    def bic(self) -> float:
+        """-2 llf + log(nobs) df_model."""
+        return criteria.bic(self.estimate, self.design.n)
+
+    @property
+    def deviance(self) -> float:
+        """-2 log-likelihood (ML). For a REML fit: the ML deviance at the REML estimates of theta."""
+        return criteria.ml_deviance(self.estimate, self.design.n)
+
+    @property
+    def reml_criterion(self) -> float:
+        """-2 restricted log-likelihood. For an ML fit: the criterion at the ML estimates of theta."""
+        return criteria.reml_criterion(self.estimate, self.design.n)
+
+    @property
+    def df_model(self) -> int:
+        """Parameters estimated: fixed effects, covariance parameters, and the residual variance."""
+        return int(self.estimate.n_parameters)
+
+    @property
+    def df_resid(self) -> int:
+        """nobs - df_model, lme4's ``df.residual``."""
+        return self.nobs - self.df_model
+
+    @property
+    def nobs(self) -> int:
+        """Rows used."""
+        return self.design.n
+
+    def objective(self, theta: Any) -> float:
+        """The minimised criterion at other parameters: profiled deviance (ML) or REML criterion.
+
+        Parameters
+        ----------
+        theta : (m,) relative covariance parameters in the order of :attr:`theta`.
+        """
+        values = np.asarray(theta, dtype=float)
+        if values.shape != self.estimate.theta.shape or not np.isfinite(values).all():
+            names = ", ".join(naming.theta_names(self.design.terms))
+            raise ArgumentError(f"objective: theta must be {len(self.estimate.theta)} finite numbers, for {names}; it has shape {values.shape}.")
+        return float(self.estimator.objective(self.problem, values))
+
+    def is_singular(self, tol: float = 1e-4) -> bool:
+        """Whether a variance is estimated as zero or a correlation as one: a diagonal of T below ``tol``."""
+        return components.is_singular(self.design, self.estimate, tol)
+
+    def re_pca(self) -> dict[str, components.PrincipalComponents]:
+        """Principal components of each group's random effects, relative to sigma."""
+        return components.principal_components(self.design, self.estimate)
+
+    @property
+    def convergence(self) -> Convergence:
+        """How the optimisation ended: converged, message, evaluations, scaled gradient, seconds by stage."""
+        return self.estimate.convergence
+
+    @property
+    def messages(self) -> tuple[str, ...]:
+        """Text of every warning about this fit."""
+        return (*self.design.messages, *self.estimate.messages)
+
+    # ---- rows ----
+
+    @cached_property
+    def _fitted(self) -> np.ndarray:
+        values = rows.linear_predictor(self.design, self.estimate)
+        values.setflags(write=False)
+        return values
+
+    @property
+    def fittedvalues(self) -> pd.Series:
+        """X beta + Z b + offset on the user's index; with ``na_action="exclude"`` NaN in incomplete rows."""
+        return rows.as_series(self.design, self._fitted, "fitted")
+
+    @property
+    def resid(self) -> pd.Series:
+        """Response minus fitted value, on the user's index."""
+        return self.residuals()
+
+    def residuals(self, type: str = "response", scaled: bool = False) -> pd.Series:
+        """Residuals on the user's index.
+
+        Parameters
+        ----------
+        type : "response" or "working", y - fitted; "pearson" or "deviance", sqrt(w) (y - fitted).
+        scaled : divide by sigma.
+        """
+        return rows.as_series(self.design, rows.residuals(self.design, self._fitted, self.sigma, type, scaled), "resid")
+
+    def predict(
+        self,
+        newdata: Any = None,
+        re_form: Any = None,
+        type: str = "response",
+        allow_new_levels: bool = False,
+        se_fit: bool = False,
+        interval: str | None = None,
+        level: float = 0.95,
+    ) -> pd.Series | pd.DataFrame:
+        """Predicted values, for new data or for the rows of the fit.
+
+        Parameters
+        ----------
+        newdata : table with the columns of the formula, m rows; None for the rows of the fit.
+        re_form : None uses all random effects; False (or "~0") none, the population's mean; a formula
+            such as "~ (1|g)" those it names. Grouping columns of effects left out need not be there.
+        type : "response" or "link", the same for a linear model.
+        allow_new_levels : predict levels that the fit never saw with a random effect of zero.
+        se_fit : add ``se``, the standard error of the predictor given theta. It covers the fixed effects
+            and the random effects used, a new level's whole variance included.
+        interval : "confidence" for the predictor; "prediction" for a new observation, which adds the
+            residual variance (over the weight, for the rows of the fit) and the variance of random
+            effects left out (their columns must be in newdata then; the level does not matter).
+        level : coverage of the interval, from normal quantiles.
+
+        Returns
+        -------
+        Series (m,); with ``se_fit`` or ``interval`` a DataFrame ``fit, se, lower, upper``. Rows with
+        missing values are NaN.
+
+        Raises
+        ------
+        PredictionError : missing columns or new levels.
+
+        Examples
+        --------
+        >>> import lmm
+        >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+        >>> fit.predict({"Days": [0, 5], "Subject": ["308", "309"]}).round(2).tolist()
+        [253.66, 220.24]
+        """
+        return prediction.predict(
+            self.design, self.problem, self.estimate, newdata, re_form, type, allow_new_levels, se_fit, interval, level
+        )
+
+    def simulate(self, nsim: int = 1, rng: None | int | np.random.Generator = None, *, use_u: bool = False) -> pd.DataFrame:
+        """New responses from the fitted model, a column per simulation, prior weights honoured.
+
+        Parameters
+        ----------
+        nsim : number of simulations.
+        rng : seed or generator.
+        use_u : keep the conditional modes of the random effects and draw residuals alone; by default
+            random effects are drawn anew, as in lme4.
+
+        Returns
+        -------
+        DataFrame (rows x nsim), columns ``sim_1, ...``, on the user's index.
+        """
+        return simulation.simulate(self.design, self.estimate, nsim, rng, use_u)
+
+    # ---- other fits ----
+
+    def refit(self, y: Any, start: np.ndarray | None = None) -> Fit:
+        """The same model for another response: a new Fit; nothing that does not involve y is computed again.
+
+        Parameters
+        ----------
+        y : (n,) values for the rows used, or one per row of the data.
+        start : theta to begin from; moments of the new response otherwise.
+        """
+        design = self.design.with_response(y)
+        problem = self.problem.with_response(design)
+        return replace(self, design=design, problem=problem, estimate=self.estimator.fit(problem, start))
+
+    def update(self, formula: str | None = None, **changes: Any) -> Fit:
+        """The call repeated with a changed formula or arguments.
+
+        Parameters
+        ----------
+        formula : with ``.`` for the part that was there: ". ~ . + x", ". ~ . - (1|g)", "log(y) ~ .".
+        changes : any argument of :func:`lmm.lmer`, ``data`` included.
+
+        Examples
+        --------
+        >>> import lmm
+        >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+        >>> str(fit.update(". ~ . - (Days|Subject) + (1|Subject)", REML=False).formula)
+        'Reaction ~ Days + (1 | Subject)'
+        """
+        caller = sys._getframe(1)
+        result: Fit = updating.repeat_call(self.design, formula, changes, ChainMap(caller.f_locals, caller.f_globals))
+        return result
+
+    # ---- tables ----
+
+    def coef_table(self, ddf: str | None = None) -> pd.DataFrame:
+        """``estimate, std_error, statistic`` per coefficient; no p-values, for want of degrees of freedom."""
+        return fixed.coefficient_table(self.design, self.estimate, ddf)
+
+    def confint(self, method: str = "profile", level: float = 0.95) -> pd.DataFrame:
+        """Confidence intervals ``lower, upper``: ``sd_(Intercept)|Subject``, ..., ``sigma``, then coefficients.
+
+        Parameters
+        ----------
+        method : "wald", normal intervals for the fixed effects (variance rows are missing, as in lme4).
+            "profile" and "boot" are not available yet and say so.
+        level : coverage.
+        """
+        return intervals.confidence_intervals(self.design, self.estimate, method, level)
+
+    conf_int = confint
+
+    def tidy(self, effects: str | Sequence[str] = ("fixed", "ran_pars"), conf_int: bool = False, conf_level: float = 0.95) -> pd.DataFrame:
+        """One row per parameter, as broom.mixed gives.
+
+        Parameters
+        ----------
+        effects : "fixed", "ran_pars" (standard deviations and correlations), "ran_vals" (conditional modes), or several.
+        conf_int : add ``conf_low, conf_high``, Wald; missing for "ran_pars".
+        conf_level : coverage.
+
+        Returns
+        -------
+        DataFrame with those of ``effect, group, level, term, estimate, std_error, statistic, conf_low, conf_high`` that apply.
+        """
+        return tidy.tidy(self.design, self.problem, self.estimate, effects, conf_int, conf_level)
+
+    def glance(self) -> pd.DataFrame:
+        """One row: ``nobs, sigma, llf, aic, bic, reml_criterion`` (ML: ``deviance``), ``df_resid``."""
+        return tidy.glance(self.design, self.estimate)
+
+    def augment(self) -> pd.DataFrame:
+        """The user's rows with ``.fitted``, ``.resid`` and ``.fixed`` beside them."""
+        return tidy.augment(self.design, self.estimate, self._fitted)
+
+    def summary(self, ddf: str | None = None) -> summary.Summary:
+        """A summary that prints: lme4's figures, ruled; also HTML, ``as_latex()``, ``as_markdown()`` and ``.tables``."""
+        return summary.summarise(self.design, self.estimate, self._fitted, ddf)
+
+    # ---- Python ----
+
+    def __repr__(self) -> str:
+        return summary.short_text(self.design, self.estimate)
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
+
+    def __eq__(self, other: object) -> bool:
+        """Same model on the same response with the same numbers, up to rounding (1e-8 relative)."""
+        if not isinstance(other, Fit):
+            return NotImplemented
+        return equality.same_design(self.design, other.design) and equality.same_estimate(self.estimate, other.estimate)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The five fields; what was computed from them on demand is computed again."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -1,0 +1,71 @@
+"""Fixed effects with their names: estimates, covariance, Wald statistics.
+
+Columns of X that depend on others were dropped before the fit: they have no estimate (NaN in
+``params`` and in tables, zero in predictions) and no row in the covariance matrix.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr
+
+from lmm.design.records import Design
+from lmm.errors import ArgumentError
+from lmm.model.records import Estimate
+
+
+def kept_positions(design: Design) -> np.ndarray:
+    """(p,) positions of the kept columns among ``design.all_names``."""
+    place = {name: i for i, name in enumerate(design.all_names)}
+    return np.array([place[name] for name in design.names], dtype=int)
+
+
+def spread(design: Design, values: np.ndarray, fill: float = np.nan) -> np.ndarray:
+    """Values of the p kept columns laid out over all columns of the formula; ``fill`` for the dropped ones."""
+    if not design.dropped:
+        return np.array(values, dtype=float)
+    out = np.full(len(design.all_names), fill)
+    out[kept_positions(design)] = values
+    return out
+
+
+def fixed_effects(design: Design, estimate: Estimate) -> pd.Series:
+    """Coefficients by name, NaN where the column was dropped."""
+    return pd.Series(spread(design, estimate.beta), index=list(design.all_names), name="estimate")
+
+
+def covariance(estimate: Estimate) -> np.ndarray:
+    """(p, p) covariance of the fixed effects given theta: sigma^2 (X'V^-1 X)^-1."""
+    return np.asarray(estimate.sigma**2 * estimate.beta_cov_unscaled)
+
+
+def covariance_frame(design: Design, estimate: Estimate) -> pd.DataFrame:
+    """The covariance of the kept coefficients, named."""
+    names = list(design.names)
+    return pd.DataFrame(covariance(estimate), index=names, columns=names)
+
+
+def standard_errors(design: Design, estimate: Estimate) -> pd.Series:
+    """Square roots of the covariance's diagonal, NaN where the column was dropped."""
+    se = np.sqrt(np.diagonal(covariance(estimate)))
+    return pd.Series(spread(design, se), index=list(design.all_names), name="std_error")
+
+
+def statistics(design: Design, estimate: Estimate) -> pd.Series:
+    """Estimate over standard error."""
+    values = fixed_effects(design, estimate) / standard_errors(design, estimate)
+    return values.rename("statistic")
+
+
+def normal_p_values(statistic: pd.Series) -> pd.Series:
+    """Two-sided p-values of the standard normal, 2 Phi(-|z|)."""
+    return pd.Series(2.0 * ndtr(-np.abs(statistic.to_numpy())), index=statistic.index, name="p_value")
+
+
+def coefficient_table(design: Design, estimate: Estimate, ddf: str | None) -> pd.DataFrame:
+    """``estimate, std_error, statistic``, one row per coefficient."""
+    if ddf is not None:
+        raise ArgumentError(f"ddf={ddf!r}: denominator degrees of freedom are not available for this fit; use ddf=None (no p-values).")
+    columns = [fixed_effects(design, estimate), standard_errors(design, estimate), statistics(design, estimate)]
+    return pd.concat(columns, axis=1)

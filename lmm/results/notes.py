@@ -1,0 +1,84 @@
+"""What a reader must be told about a fit: singular directions, convergence, dropped columns and rows."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lmm.design.records import Design, RandomTerm
+from lmm.model.records import Estimate
+from lmm.results.components import boundary_distances, degenerate_directions
+
+
+def notes(design: Design, estimate: Estimate, tol: float = 1e-4) -> list[str]:
+    """Sentences for the foot of a summary, the most serious first; empty when there is nothing to say."""
+    out = []
+    if not estimate.convergence.converged:
+        out.append(
+            f"The optimiser did not converge: {estimate.convergence.message.rstrip('.')}. "
+            "The estimates are not a maximum to the stated tolerance; scale or simplify the model, or raise the limits with control=lmm.Control(...)."
+        )
+    out += singular_notes(design, estimate, tol)
+    if design.dropped:
+        columns = ", ".join(map(repr, design.dropped))
+        one = len(design.dropped) == 1
+        out.append(
+            f"Fixed-effects columns that depend on others were dropped: {columns}. "
+            f"{'It has' if one else 'They have'} no estimate; predictions of this design do not need {'it' if one else 'them'}."
+        )
+    n_dropped = int(len(design.kept) - np.count_nonzero(design.kept))
+    if n_dropped:
+        out.append(f"{n_dropped} {'row was' if n_dropped == 1 else 'rows were'} left out because of missing values.")
+    said = {*design.messages, *estimate.messages}
+    covered = ("singular", "boundary", "converge", "depend", "rank", "dropped", "missing")
+    out += [message for message in (*design.messages, *estimate.messages) if message in said and not any(w in message.lower() for w in covered)]
+    return out
+
+
+def singular_notes(design: Design, estimate: Estimate, tol: float) -> list[str]:
+    """Per singular term: which combination of its effects has no variance, and what to do about it."""
+    out = []
+    for term, T, distances in zip(design.terms, estimate.factors, boundary_distances(design, estimate), strict=True):
+        count = int(np.sum(distances < tol))
+        if count:
+            out.append(_singular_note(term, degenerate_directions(T, count, tol)))
+    return out
+
+
+def _singular_note(term: RandomTerm, directions: np.ndarray) -> str:
+    k = term.k
+    alone = [term.columns[int(np.argmax(np.abs(v)))] for v in directions.T if np.count_nonzero(v) == 1]
+    mixed = [_combination(term.columns, v) for v in directions.T if np.count_nonzero(v) > 1]
+    parts = []
+    if alone:
+        parts.append(f"the variance of {' and of '.join(alone)} is estimated as zero")
+    if mixed:
+        what = "a correlation of one in absolute value" if k == 2 else "perfectly correlated effects"
+        parts.append(f"{' and '.join(mixed)} {'has' if len(mixed) == 1 else 'have'} no variance ({what})")
+    if k == 1:
+        cure = f"The fit equals one without this term; leaving ({_bar(term)}) out changes no other estimate."
+    elif mixed:
+        cure = f"The data support {k - directions.shape[1]} of its {k} dimensions; a simpler term such as ({_bar(term, '||')}), or fewer columns, is the usual remedy."
+    else:
+        cure = f"Leaving {' and '.join(alone)} out of ({_bar(term)}) changes no other estimate."
+    return f"Singular fit, {term.group}: {' and '.join(parts)}. {cure}"
+
+
+def _bar(term: RandomTerm, bar: str = "|") -> str:
+    rest = [c for c in term.columns if c != "Intercept"]
+    head = ["1"] if len(rest) < term.k else ["0"]
+    if rest and head == ["1"]:
+        head = []
+    return f"{' + '.join([*head, *rest])} {bar} {term.group}"
+
+
+def _combination(columns: tuple[str, ...], v: np.ndarray) -> str:
+    """``0.12 Intercept - 0.99 Days``, first coefficient positive, negligible ones left out."""
+    use = [i for i in np.argsort(-np.abs(v)) if abs(v[i]) > 5e-4]
+    use.sort()
+    sign = np.sign(v[use[0]]) if use else 1.0
+    text = ""
+    for i in use:
+        value = sign * v[i]
+        joint = "" if not text else (" + " if value >= 0 else " - ")
+        text += f"{joint}{abs(value):.3g} {columns[i]}"
+    return text

@@ -1,0 +1,163 @@
+"""Predictions with standard errors: the joint uncertainty of fixed effects and conditional modes.
+
+The predictor of a row is x'beta + z'b + offset. Given theta, the variance of its error
+x'(beta_hat - beta) + z'(b_hat - b) comes from the joint covariance of (beta_hat, b_hat - b), Henderson's
+mixed-model equations inverted. A level that the fit never saw has b = 0 as its prediction and its whole
+variance sigma^2 z'Gz as error. Where random effects are left out, the predictor is that of the
+population and its variance x' Cov(beta_hat) x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.design.records import Design
+from lmm.errors import ArgumentError, nearest
+from lmm.formula import Table
+from lmm.model.conditional import prediction_variance
+from lmm.model.problem import Problem
+from lmm.model.records import Estimate
+from lmm.results.fixed import covariance, kept_positions
+from lmm.results.intervals import normal_quantile
+from lmm.results.randomeffects import random_part
+from lmm.results.rows import align
+
+INTERVALS = ("confidence", "prediction")
+TYPES = ("response", "link")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What a prediction needs of m rows.
+
+    Attributes
+    ----------
+    X : (m, p) kept fixed columns.
+    offset : (m,) or None.
+    terms : per term codes (m,), -1 for a level without a mode, and values (m, k); None where nothing of the term is wanted.
+    keep : per term the mask (k,) of the columns that count.
+    complete : (m,) bool, rows without a missing value.
+    weights : (m,) prior weights, or None for ones.
+    """
+
+    X: np.ndarray
+    offset: np.ndarray | None
+    terms: tuple[tuple[np.ndarray, np.ndarray] | None, ...]
+    keep: tuple[np.ndarray, ...]
+    complete: np.ndarray
+    weights: np.ndarray | None
+
+
+def predict(
+    design: Design,
+    problem: Problem,
+    estimate: Estimate,
+    newdata: Any = None,
+    re_form: Any = None,
+    type: str = "response",
+    allow_new_levels: bool = False,
+    se_fit: bool = False,
+    interval: str | None = None,
+    level: float = 0.95,
+) -> pd.Series | pd.DataFrame:
+    """Predicted values; with ``se_fit`` or ``interval`` a DataFrame ``fit, se, lower, upper``. See :meth:`lmm.Fit.predict`."""
+    if type not in TYPES:
+        raise ArgumentError(f"predict: type={type!r} is not one of {', '.join(map(repr, TYPES))}.{nearest(type, TYPES)}")
+    if interval is not None and interval not in INTERVALS:
+        raise ArgumentError(f"predict: interval={interval!r} is not one of {', '.join(map(repr, INTERVALS))}.{nearest(interval, INTERVALS)}")
+    quantile = normal_quantile(level)
+    keep = kept_effects(design, re_form)
+    everything = interval == "prediction"
+    rows = fitted_rows(design, keep) if newdata is None else new_rows(design, newdata, keep, allow_new_levels, everything)
+    mean = predictor(rows, estimate)
+    columns = {"fit": mean}
+    if se_fit or interval is not None:
+        variance = np.full(len(mean), np.nan)
+        variance[rows.complete] = error_variance(rows, problem, estimate)
+        columns["se"] = np.sqrt(variance)
+        if interval is not None:
+            if everything:
+                variance = variance + new_observation_variance(rows, estimate)
+            margin = quantile * np.sqrt(variance)
+            columns |= {"lower": mean - margin, "upper": mean + margin}
+    values = np.column_stack(list(columns.values()))
+    if newdata is None:
+        values, index = align(design, values)
+    else:
+        index = Table(newdata).index
+    if len(columns) == 1:
+        return pd.Series(values[:, 0], index=index, name="fit")
+    return pd.DataFrame(values, index=index, columns=list(columns))
+
+
+def kept_effects(design: Design, re_form: Any) -> tuple[np.ndarray, ...]:
+    """Per term which columns a ``re_form`` keeps."""
+    if re_form is None or isinstance(re_form, bool):
+        return tuple(np.full(term.k, re_form is not False) for term in design.terms)
+    return tuple(design.frame.match_bars(re_form))
+
+
+def fitted_rows(design: Design, keep: tuple[np.ndarray, ...]) -> Rows:
+    """The rows of the fit itself."""
+    terms = tuple((term.codes, term.values) for term in design.terms)
+    return Rows(design.X, design.offset, terms, keep, np.ones(design.n, dtype=bool), design.weights)
+
+
+def new_rows(design: Design, newdata: Any, keep: tuple[np.ndarray, ...], allow_new_levels: bool, everything: bool) -> Rows:
+    """New data turned into the columns of the fit; terms that are not kept need no columns unless ``everything`` is wanted."""
+    table, frame = Table(newdata), design.frame
+    X = frame.new_X(table)[:, kept_positions(design)]
+    offset = frame.new_offset(table)
+    complete = np.isfinite(X).all(axis=1)
+    if offset is not None:
+        complete &= np.isfinite(offset)
+    terms = frame.new_terms(table, allow_new_levels, keep)
+    if everything and any(term is None for term in terms):
+        # the level of an effect that is left out does not matter, only its columns do
+        whole = frame.new_terms(table, True)
+        terms = [own if own is not None else other for own, other in zip(terms, whole, strict=True)]
+    for term in terms:
+        if term is not None:
+            complete = complete & term.complete
+    pairs = tuple(None if term is None else (term.codes, term.values) for term in terms)
+    return Rows(X, offset, pairs, keep, complete, None)
+
+
+def predictor(rows: Rows, estimate: Estimate) -> np.ndarray:
+    """(m,) x'beta + z'b + offset, NaN for incomplete rows."""
+    eta = rows.X @ estimate.beta
+    if rows.offset is not None:
+        eta = eta + rows.offset
+    for term, mask, modes in zip(rows.terms, rows.keep, estimate.modes, strict=True):
+        if term is not None and mask.any():
+            codes, values = term
+            eta = eta + random_part(values, codes, modes if mask.all() else modes * mask)
+    return np.asarray(eta) if rows.complete.all() else np.where(rows.complete, eta, np.nan)
+
+
+def error_variance(rows: Rows, problem: Problem, estimate: Estimate) -> np.ndarray:
+    """Variance of the predictor's error, one per complete row."""
+    X = rows.X[rows.complete]
+    if not any(mask.any() for mask in rows.keep):
+        return np.einsum("ij,jk,ik->i", X, covariance(estimate), X, optimize=True)
+    terms = []
+    for term, mask in zip(rows.terms, rows.keep, strict=True):
+        if term is None:
+            terms.append((np.zeros(len(X), dtype=np.int32), np.zeros((len(X), len(mask)))))
+        else:
+            codes, values = term[0][rows.complete], term[1][rows.complete]
+            terms.append((codes if mask.any() else np.zeros_like(codes), values if mask.all() else values * mask))
+    return np.asarray(prediction_variance(problem, estimate, X, terms))
+
+
+def new_observation_variance(rows: Rows, estimate: Estimate) -> np.ndarray:
+    """(m,) what an observation adds to its predictor: the residual's variance and that of the random effects left out."""
+    total = np.ones(len(rows.X)) if rows.weights is None else 1.0 / rows.weights
+    for term, mask, T in zip(rows.terms, rows.keep, estimate.factors, strict=True):
+        if term is not None and not mask.all():
+            total = total + np.sum(((term[1] * ~mask) @ T) ** 2, axis=1)
+    return estimate.sigma**2 * total

@@ -1,0 +1,36 @@
+"""New responses from a fitted model: y* = X beta + Z b* + offset + e*, b* = sigma T u*, Var(e*_i) = sigma^2 / w_i."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from lmm.design.records import Design
+from lmm.errors import ArgumentError
+from lmm.model.records import Estimate
+from lmm.results.randomeffects import random_part
+from lmm.results.rows import align, fixed_predictor, linear_predictor
+
+
+def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random.Generator, use_u: bool) -> np.ndarray:
+    """(n, nsim) responses of the kept rows, a new draw of everything random per column."""
+    mean = linear_predictor(design, estimate) if use_u else fixed_predictor(design, estimate)
+    scale = estimate.sigma if design.weights is None else estimate.sigma / np.sqrt(design.weights)
+    out = np.empty((design.n, nsim), order="F")
+    for column in out.T:
+        column[:] = mean
+        if not use_u:
+            for term, T in zip(design.terms, estimate.factors, strict=True):
+                b = rng.standard_normal((term.J, term.k)) @ (estimate.sigma * T.T)
+                column += random_part(term.values, term.codes, b)
+        column += scale * rng.standard_normal(design.n)
+    return out
+
+
+def simulate(design: Design, estimate: Estimate, nsim: int, rng: None | int | np.random.Generator, use_u: bool) -> pd.DataFrame:
+    """Simulated responses on the user's index, columns ``sim_1, ...``. See :meth:`lmm.Fit.simulate`."""
+    if isinstance(nsim, bool) or not isinstance(nsim, (int, np.integer)) or nsim < 1:
+        raise ArgumentError(f"simulate: nsim={nsim!r} must be a positive whole number.")
+    draws = simulate_array(design, estimate, int(nsim), np.random.default_rng(rng), use_u)
+    values, index = align(design, draws)
+    return pd.DataFrame(values, index=index, columns=[f"sim_{i + 1}" for i in range(nsim)])

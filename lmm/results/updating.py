@@ -1,0 +1,119 @@
+"""The same model again with something changed: another response, another formula, other arguments."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Mapping
+from typing import Any
+
+from lmm.design.records import Design
+from lmm.errors import ArgumentError, FormulaError
+from lmm.formula import Formula, parse
+from lmm.formula.scan import Token, scan
+
+
+def repeat_call(design: Design, formula: str | None, changes: dict[str, Any], context: Mapping[str, Any]) -> Any:
+    """Repeat the call that made ``design`` with a changed formula or arguments.
+
+    ``design.extra["call"]`` holds the keyword arguments of the call, its ``"context"`` (the caller's
+    names that were used) and, under ``"run"``, what carries it out: ``run(formula, data, context, **arguments)``.
+    """
+    call = dict(design.extra.get("call", {}))
+    run, known = call.pop("run", None), call.pop("context", None) or {}
+    if run is None:
+        raise ArgumentError("update: this fit was not made by lmer(), so there is no call to repeat; fit the changed model anew.")
+    text = str(design.formula) if formula is None else update_formula(design.formula, formula)
+    if "REML" in changes:
+        call["method"] = None
+    if formula is not None or "data" in changes:
+        call["start"] = None  # theta belongs to the old terms
+    arguments = {"data": design.frame.data, **call, **changes}
+    return run(text, arguments.pop("data"), ChainMap(dict(known), context), **arguments)  # type: ignore[arg-type]
+
+
+def update_formula(old: Formula, change: str) -> str:
+    """A formula in which ``.`` stands for the old one's part on that side, as in R's ``update``.
+
+    ``". ~ . + x"`` adds a predictor, ``". ~ . - x"`` takes one away, ``". ~ . - (1|g)"`` drops a random
+    term, ``". ~ . * z"`` crosses the fixed part with z, ``"log(y) ~ ."`` changes the response.
+
+    Examples
+    --------
+    >>> from lmm.formula import parse
+    >>> update_formula(parse("y ~ x + (1|g)"), ". ~ . + z")
+    'y ~ x + z + (1 | g)'
+    """
+    if not isinstance(change, str):
+        raise FormulaError(f"update: a formula is a string such as '. ~ . + x', not {type(change).__name__}.")
+    tokens = scan(change)
+    tildes = [token for token in tokens if token.text == "~"]
+    if len(tildes) != 1:
+        raise FormulaError("update: the formula must have one '~', as in '. ~ . + x'.", change)
+    left = change[: tildes[0].start].strip()
+    right = [token for token in tokens if token.start >= tildes[0].stop]
+    fixed, bars, offsets = "", [], []
+    for sign, piece in _summands(right):
+        text = change[piece[0].start : piece[-1].stop]
+        if any(token.text in ("|", "||") for token in piece):
+            if sign == "+":
+                bars.append(text)
+            else:
+                _remove(bars, text, change, (piece[0].start, piece[-1].stop))
+            continue
+        if any(_is_dot(token) for token in piece):
+            bars += [str(bar) for bar in old.bars]
+            offsets += [f"offset({offset})" for offset in old.offsets]
+            text = old.fixed if len(piece) == 1 else _substitute(change, piece, f"({old.fixed})")
+        fixed = f"{fixed} {sign} {text}" if fixed else text if sign == "+" else f"- {text}"
+    if bars and fixed == "1":
+        fixed = ""
+    parts = [part for part in (fixed, *bars, *offsets) if part]
+    return f"{left if left not in ('', '.') else old.response} ~ {' + '.join(parts) or '1'}"
+
+
+def _is_dot(token: Token) -> bool:
+    return token.kind == "op" and token.text == "."
+
+
+def _summands(tokens: list[Token]) -> list[tuple[str, list[Token]]]:
+    """Signed pieces between the plus and minus signs that stand outside every bracket."""
+    out: list[tuple[str, list[Token]]] = []
+    sign, piece, depth = "+", [], 0
+    for token in tokens:
+        if depth == 0 and token.kind == "op" and token.text in "+-":
+            if piece:
+                out.append((sign, piece))
+            sign, piece = token.text, []
+            continue
+        depth += (token.kind == "open") - (token.kind == "close")
+        piece.append(token)
+    return [*out, (sign, piece)] if piece else out
+
+
+def _substitute(source: str, piece: list[Token], text: str) -> str:
+    """The piece's own text with every dot replaced."""
+    out, at = "", piece[0].start
+    for token in piece:
+        if _is_dot(token):
+            out += source[at : token.start] + text
+            at = token.stop
+    return out + source[at : piece[-1].stop]
+
+
+def _terms(text: str) -> list[tuple[frozenset[str], frozenset[str], str]]:
+    """Random terms in a form that can be compared: columns without the implicit intercept, factors, structure."""
+    out = []
+    for bar in parse(f"~ {text}", one_sided=True).bars:
+        columns = frozenset("".join(column.split()) for column in bar.columns.split("+"))
+        columns = columns - {"0"} if "0" in columns else columns | {"1"}
+        out.append((columns, frozenset(bar.factors), bar.structure))
+    return out
+
+
+def _remove(bars: list[str], text: str, change: str, span: tuple[int, int]) -> None:
+    """Take the random terms of ``text`` out of ``bars``."""
+    for wanted in _terms(text):
+        matches = [i for i, bar in enumerate(bars) if wanted in _terms(bar)]
+        if not matches:
+            raise FormulaError(f"update: there is no random term {text} to take away; there is {', '.join(bars) or 'none'}.", change, span)
+        del bars[matches[0]]
