@@ -31,7 +31,7 @@ LIST_LIMIT = 60_000_000
 
 
 class Entries(NamedTuple):
-    """Nonzero columns of B by level: entry m joins ``level[m]`` and tail column ``col[m]`` by ``val[:, m]``; sorted by level."""
+    """Nonzero columns of B by level: entry m joins ``level[m]`` and tail column ``col[m]`` by ``val[:, m]``; sorted by both."""
 
     level: np.ndarray
     col: np.ndarray
@@ -82,19 +82,17 @@ class Products:
     def __init__(self, entries: Entries, J: int, q: int):
         k = len(entries.val)
         self.k, self.J, self.q = k, J, q
-        first, second, level = _pairs_within(entries.level, J)
-        # lower triangle: the larger column is the row of the tail
-        swap = entries.col[first] < entries.col[second]
-        first, second = np.where(swap, second, first), np.where(swap, first, second)
-        key = entries.col[first].astype(np.int64) * q + entries.col[second]
+        first, second, indptr = _pairs_within(entries.level, J)
+        # columns ascend within a level, so the first of a pair is the row of the lower triangle
+        key = entries.col.astype(np.int32 if q * q < 2**31 else np.int64)
+        key = key[first] * key.dtype.type(q) + key[second]
         self.index = [(a, b) for a in range(k) for b in range(a, k)]
-        indptr = np.searchsorted(level, np.arange(J + 1))
         self.maps = []
         for a, b in self.index:
-            product = entries.val[a, first] * entries.val[b, second]
+            product = entries.val[a][first] * entries.val[b][second]
             if a != b:
-                product = product + entries.val[b, first] * entries.val[a, second]
-            self.maps.append(sp.csr_matrix((product, key if q * q >= 2**31 else key.astype(np.int32), indptr), shape=(J, q * q)))
+                product += entries.val[b][first] * entries.val[a][second]
+            self.maps.append(_csr(product, key, indptr, (J, q * q)))
         self.B = _sparse(entries, J, q)
 
     def schur(self, xp: Any, X: Array) -> Array:
@@ -194,14 +192,24 @@ def choose(entries: Entries, J: int, q: int) -> Coupling:
 
 
 def _pairs_within(level: np.ndarray, J: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All pairs (first >= second) of positions with the same level, and that level; sorted by level."""
-    start = np.searchsorted(level, np.arange(J))
-    position = np.arange(len(level))
-    rank = position - start[level]
-    first = np.repeat(position, rank + 1)
-    offset = np.cumsum(rank + 1) - (rank + 1)
-    second = np.arange(len(first)) - np.repeat(offset, rank + 1) + np.repeat(start[level], rank + 1)
-    return first, second, level[first]
+    """All pairs (first >= second) of positions with the same level, and where each level's pairs begin."""
+    count = np.bincount(level, minlength=J)
+    start = np.cumsum(count) - count
+    total = count * (count + 1) // 2
+    rank = np.arange(len(level)) - start[level]
+    dtype = np.int32 if total.sum() < 2**31 else np.int64
+    first = np.repeat(np.arange(len(level), dtype=dtype), rank + 1)
+    offset = np.cumsum(rank + 1) - (rank + 1) - start[level]
+    second = np.arange(len(first), dtype=dtype)
+    second -= np.repeat(offset.astype(dtype), rank + 1)
+    return first, second, np.concatenate([[0], np.cumsum(total)])
+
+
+def _csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]) -> sp.csr_matrix:
+    """A CSR matrix of these arrays as they are; scipy's constructor would copy and scan them."""
+    out = sp.csr_matrix(shape)
+    out.data, out.indices, out.indptr = data, indices, indptr.astype(indices.dtype)
+    return out
 
 
 def _sparse(entries: Entries, J: int, q: int) -> sp.csr_matrix:

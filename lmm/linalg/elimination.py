@@ -49,7 +49,7 @@ class Member(NamedTuple):
 
 
 class System(NamedTuple):
-    """A = Z'WZ arranged for elimination: the chain, and the tail's own block C (q, q)."""
+    """A = Z'WZ arranged for elimination: the chain, and the tail's own block C (q, q), both triangles."""
 
     chain: tuple[Member, ...]
     C: Array
@@ -123,8 +123,16 @@ class Vectors(NamedTuple):
     tail: Array
 
 
-def reduce(xp: Any, factor: Factor, rhs: Vectors) -> Vectors:
-    """Right-hand sides carried down the elimination: what each member and the tail see."""
+class Reduced(NamedTuple):
+    """Right-hand sides carried down: what each member (r, k, J) and the tail (r, q) see, and L^-1 T' of the latter."""
+
+    chain: tuple[Array, ...]
+    tail: Array
+    half: Array
+
+
+def reduce(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], rhs: Vectors) -> Reduced:
+    """Carry right-hand sides down the elimination."""
     chain, rest = list(rhs.chain), rhs.tail
     for i, member in enumerate(factor.chain):
         WR = small.apply(member.W, chain[i])
@@ -133,17 +141,28 @@ def reduce(xp: Any, factor: Factor, rhs: Vectors) -> Vectors:
             chain[i + 1 + s] = chain[i + 1 + s] - segment_sum(xp, taken, parent.index, chain[i + 1 + s].shape[-1])
         if member.coupling is not None:
             rest = rest - member.coupling.into_tail(xp, WR)
-    return Vectors(tuple(chain), rest)
+    half = rest
+    if layout:
+        half = tail.forward(xp, factor.tail, tail.scale_rows(xp, layout, tail_T, rest.T).T)
+    return Reduced(tuple(chain), rest, half)
 
 
-def solve(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], reduced: Vectors) -> tuple[Vectors, Vectors]:
-    """From reduced right-hand sides r: b = (A + G^-1)^-1 r, and the residual e = r - A b."""
+def solve(
+    xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], reduced: Reduced, well: tuple[bool, ...]
+) -> tuple[Vectors, Vectors]:
+    """From reduced right-hand sides r: b = (A + G^-1)^-1 r, and the residual e = r - A b.
+
+    In the tail T'e = S^-1 T'r =: x, so e = T^-T x where every term's T is ``well`` conditioned; else r - C b.
+    """
     later: list[Array] = []
     residuals: list[Array] = []
     if layout:
-        scaled = tail.scale_rows(xp, layout, tail_T, reduced.tail.T).T
-        b_tail = tail.scale_rows(xp, layout, tail_T, tail.solve(xp, factor.tail, scaled).T, transpose=False).T
-        e_tail = reduced.tail - tail.symmetric_multiply(xp, factor.C, b_tail)
+        x = tail.backward(xp, factor.tail, reduced.half)
+        b_tail = tail.scale_rows(xp, layout, tail_T, x.T, transpose=False).T
+        if all(well):
+            e_tail = tail.unscale(xp, layout, tail_T, x)
+        else:
+            e_tail = reduced.tail - tail.symmetric_multiply(xp, factor.C, b_tail)
     else:
         b_tail = e_tail = reduced.tail
     for i in range(len(factor.chain) - 1, -1, -1):
@@ -159,22 +178,19 @@ def solve(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], red
     return Vectors(tuple(later), b_tail), Vectors(tuple(residuals), e_tail)
 
 
-def inner(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], reduced: Vectors) -> Array:
+def inner(xp: Any, factor: Factor, reduced: Reduced) -> Array:
     """r' (A + G^-1)^-1 r of reduced right-hand sides, (r, r)."""
     r = len(reduced.tail)
-    total = xp.zeros((r, r))
+    total = reduced.half @ reduced.half.T
     for member, v in zip(factor.chain, reduced.chain, strict=True):
         total = total + v.reshape(r, -1) @ small.apply(member.W, v).reshape(r, -1).T
-    if layout:
-        scaled = tail.scale_rows(xp, layout, tail_T, reduced.tail.T).T
-        total = total + scaled @ tail.solve(xp, factor.tail, scaled).T
     return (total + total.T) / 2
 
 
 def multiply(xp: Any, system: System, v: Vectors) -> Vectors:
     """A v with the original, unreduced system."""
     out = [small.apply(member.A, own) for member, own in zip(system.chain, v.chain, strict=True)]
-    rest = tail.symmetric_multiply(xp, system.C, v.tail) if v.tail.shape[-1] else v.tail
+    rest = v.tail @ system.C
     for i, member in enumerate(system.chain):
         for s, parent in enumerate(member.parents):
             up = v.chain[i + 1 + s]

@@ -34,6 +34,9 @@ class Slot(NamedTuple):
 
 Layout = tuple[Slot, ...]
 
+#: side of a square that fits in cache
+BLOCK = 128
+
 
 class TailFactor(NamedTuple):
     """L with L L' = S (lower; under NumPy the transpose of LAPACK's upper factor), and log|S|."""
@@ -66,15 +69,19 @@ def sandwich(xp: Any, layout: Layout, factors: list[Array], C: Array, transpose:
     """T'CT (or TCT'); needs both triangles of C unless every term is scalar."""
     if all(slot.k == 1 for slot in layout):
         d = _diagonal(xp, layout, factors)
+        if xp is np:
+            out = C * d
+            out *= d[:, None]
+            return out
         return (C * d[:, None]) * d
     half = scale_rows(xp, layout, factors, C, transpose)
     return scale_rows(xp, layout, factors, half.T, transpose)
 
 
 def factorize(xp: Any, S: Array) -> TailFactor:
-    """Cholesky of I + S for S >= 0, from the lower triangle."""
+    """Cholesky of I + S for S >= 0, from the lower triangle; under NumPy S is overwritten."""
     if xp is np:
-        S = np.array(S, order="C")
+        S = np.ascontiguousarray(S)
         S.flat[:: len(S) + 1] += 1.0
         upper, info = lapack.dpotrf(S.T, lower=0, clean=0, overwrite_a=1)
         if info != 0:
@@ -84,13 +91,30 @@ def factorize(xp: Any, S: Array) -> TailFactor:
     return TailFactor(L, 2.0 * xp.sum(xp.log(xp.diagonal(L))))
 
 
-def solve(xp: Any, factor: TailFactor, b: Array) -> Array:
-    """S^-1 b for b (r, q)."""
+def forward(xp: Any, factor: TailFactor, b: Array) -> Array:
+    """L^-1 b for b (r, q)."""
     if xp is np:
-        return np.ascontiguousarray(lapack.dpotrs(factor.L.T, b.T, lower=0)[0].T)
+        return np.ascontiguousarray(lapack.dtrtrs(factor.L.T, b.T, lower=0, trans=1)[0].T)
     import jax.scipy.linalg as jsl
 
-    return jsl.cho_solve((factor.L, True), b.T).T
+    return jsl.solve_triangular(factor.L, b.T, lower=True).T
+
+
+def backward(xp: Any, factor: TailFactor, b: Array) -> Array:
+    """L^-T b for b (r, q)."""
+    if xp is np:
+        return np.ascontiguousarray(lapack.dtrtrs(factor.L.T, b.T, lower=0, trans=0)[0].T)
+    import jax.scipy.linalg as jsl
+
+    return jsl.solve_triangular(factor.L, b.T, lower=True, trans=1).T
+
+
+def unscale(xp: Any, layout: Layout, factors: list[Array], x: Array) -> Array:
+    """T^-T x for x (r, q)."""
+    if all(slot.k == 1 for slot in layout):
+        return x / _diagonal(xp, layout, factors)
+    inverses = [xp.linalg.inv(T) for T in factors]
+    return scale_rows(xp, layout, inverses, x.T).T
 
 
 def inverse(xp: Any, factor: TailFactor) -> Array:
@@ -104,6 +128,13 @@ def inverse(xp: Any, factor: TailFactor) -> Array:
 
 def symmetrize(xp: Any, C: Array) -> Array:
     """Both triangles from the lower one."""
+    if xp is np and len(C) > BLOCK:
+        out = np.array(C)
+        for i in range(0, len(C), BLOCK):  # block by block, so that both places stay in cache
+            own = out[i : i + BLOCK, i : i + BLOCK]
+            own[:] = np.tril(own) + np.tril(own, -1).T
+            out[i : i + BLOCK, i + BLOCK :] = out[i + BLOCK :, i : i + BLOCK].T
+        return out
     lower = xp.tril(C)
     return lower + xp.tril(lower, -1).T
 

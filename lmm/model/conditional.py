@@ -104,14 +104,11 @@ def _batch(
             extra[~known] += np.sum(half * half, axis=1)
         dense.append(z)
     vectors: Vectors = arrange(problem.plan, tuple(dense))
-    reduced = elimination.reduce(np, factor, vectors)
-    variance = np.zeros(m)
+    reduced = elimination.reduce(np, factor, layout, tail_T, vectors)
+    variance = np.sum(reduced.half * reduced.half, axis=1)
     for member, v in zip(factor.chain, reduced.chain, strict=True):
         X_v = np.einsum("abj,rbj->raj", member.X, v, optimize=True)
         variance += np.sum(X_v * X_v, axis=(1, 2))
-    if layout:
-        scaled = tail.scale_rows(np, layout, tail_T, reduced.tail.T).T
-        variance += np.sum(scaled * tail.solve(np, factor.tail, scaled), axis=1)
     if len(cov):
         contrast = x.copy()
         for mode, z in zip(modes, dense, strict=True):

@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from lmm.linalg import elimination, tail
-from lmm.linalg.elimination import Factor, System, Vectors
+from lmm.linalg.elimination import Factor, Reduced, System, Vectors
 
 Array = Any
 
@@ -68,11 +68,11 @@ class State(NamedTuple):
     residuals: Vectors  # Z'V^-1[X y]
 
 
-def _head(xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool) -> tuple[Value, Factor, Vectors, Array]:
+def _head(xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool) -> tuple[Value, Factor, Reduced, Array]:
     """Factor, eliminate [X y], profile beta and sigma^2; also the Cholesky factor of X'V^-1X."""
     factor = elimination.factorize(xp, data.system, chain_T, layout, tail_T)
-    reduced = elimination.reduce(xp, factor, data.rhs)
-    gram = data.gram - elimination.inner(xp, factor, layout, tail_T, reduced)
+    reduced = elimination.reduce(xp, factor, layout, tail_T, data.rhs)
+    gram = data.gram - elimination.inner(xp, factor, reduced)
     p = gram.shape[0] - 1
     degrees = data.degrees
     r2 = gram[p, p]
@@ -101,7 +101,7 @@ def value(xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout
 def state(xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool) -> tuple[Value, State]:
     """The criterion with the factor and the modes of X and y, for what follows a fit."""
     val, factor, reduced, _ = _head(xp, data, chain_T, tail_T, layout, reml)
-    modes, residuals = elimination.solve(xp, factor, layout, tail_T, reduced)
+    modes, residuals = elimination.solve(xp, factor, layout, tail_T, reduced, (False,) * len(layout))
     return val, State(factor, modes, residuals)
 
 
@@ -118,7 +118,7 @@ def derivatives(
 ) -> tuple[Value, Derivatives]:
     """The criterion, D per term, and the average information along the directions dG (m_t, k, k) of each term."""
     val, factor, reduced, root = _head(xp, data, chain_T, tail_T, layout, reml)
-    solved, residuals = elimination.solve(xp, factor, layout, tail_T, reduced)
+    solved, residuals = elimination.solve(xp, factor, layout, tail_T, reduced, well)
     combine = xp.concatenate([-val.beta, xp.ones(1)])
     s2 = val.r2 / data.degrees
 
@@ -185,8 +185,8 @@ def _average_information(
     slots = [spread(own, start).reshape(m, -1) for start, own in v_all[len(e_chain) :]]
     v = Vectors(chain, xp.concatenate(slots, axis=1) if slots else xp.zeros((m, 0)))
     Av = elimination.multiply(xp, data.system, v)
-    reduced = elimination.reduce(xp, factor, Av)
-    quad = _dot(v, Av) - elimination.inner(xp, factor, layout, tail_T, reduced)
+    reduced = elimination.reduce(xp, factor, layout, tail_T, Av)
+    quad = _dot(v, Av) - elimination.inner(xp, factor, reduced)
     p = len(val.beta)
     if p:
         onto = root @ _dot(Vectors(tuple(f[:p] for f in residuals.chain), residuals.tail[:p]), v)
