@@ -1,0 +1,145 @@
+"""Every row of the table of formulas, and every formula that is refused, with its caret."""
+
+import pickle
+
+import pytest
+
+from lmm.errors import FormulaError
+from lmm.formula import parse
+from lmm.formula.scan import python_powers, scan
+
+ACCEPTED = {
+    # formula: (response, fixed, [(columns, factors, structure)], offsets)
+    "y ~ x + (x|g)": ("y", "x", [("x", ("g",), "us")], ()),
+    "y ~ x + (1+x|g)": ("y", "x", [("1+x", ("g",), "us")], ()),
+    "y ~ (0+x|g)": ("y", "1", [("0+x", ("g",), "us")], ()),
+    "y ~ (x||g) + x": ("y", "x", [("x", ("g",), "diag")], ()),
+    "y ~ x + diag(x | g)": ("y", "x", [("x", ("g",), "diag")], ()),
+    "y ~ x + us(x | g)": ("y", "x", [("x", ("g",), "us")], ()),
+    "y ~ (1|a/b)": ("y", "1", [("1", ("a",), "us"), ("1", ("b", "a"), "us")], ()),
+    "y ~ (1|a/b/c)": ("y", "1", [("1", ("a",), "us"), ("1", ("b", "a"), "us"), ("1", ("c", "b", "a"), "us")], ()),
+    "y ~ (1|a:b)": ("y", "1", [("1", ("a", "b"), "us")], ()),
+    "y ~ (1|a*b)": ("y", "1", [("1", ("a",), "us"), ("1", ("b",), "us"), ("1", ("a", "b"), "us")], ()),
+    "y ~ (1|a/(b+c))": ("y", "1", [("1", ("a",), "us"), ("1", ("b", "a"), "us"), ("1", ("c", "a"), "us")], ()),
+    "y ~ (1|a + b)": ("y", "1", [("1", ("a",), "us"), ("1", ("b",), "us")], ()),
+    "y ~ (1|factor(g, levels=[1, 2]))": ("y", "1", [("1", ("factor(g, levels=[1, 2])",), "us")], ()),
+    "y ~ (1|interaction(a, b):c)": ("y", "1", [("1", ("interaction(a, b)", "c"), "us")], ()),
+    "y ~ x + offset(log(z)) + (1|g)": ("y", "x", [("1", ("g",), "us")], ("log(z)",)),
+    "y ~ offset(z^2) + x + (1|g)": ("y", "x", [("1", ("g",), "us")], ("z**2",)),
+    "y ~ I(x^2) + x^2 + (I(x^2)|g)": ("y", "I(x**2) + x^2", [("I(x**2)", ("g",), "us")], ()),
+    "y ~ I(x|z) + `a|b` + (1+log(x)|g) + (0+z||a:b) - 1": (
+        "y",
+        "I(x|z) + `a|b` - 1",
+        [("1+log(x)", ("g",), "us"), ("0+z", ("a", "b"), "diag")],
+        (),
+    ),
+    "log(y + 1) ~ 0 + (1|g) + x": ("log(y + 1)", "0 + x", [("1", ("g",), "us")], ()),
+    "y ~ (1|g) - 1": ("y", "- 1", [("1", ("g",), "us")], ()),
+    "y ~ C(x, contr.sum) + `odd (name|` + a.b + (1|g)": ("y", "C(x, contr.sum) + `odd (name|` + a.b", [("1", ("g",), "us")], ()),
+    "y ~ f('a|b', \"(1|g)\") + (1|g)": ("y", "f('a|b', \"(1|g)\")", [("1", ("g",), "us")], ()),
+    "y ~ x": ("y", "x", [], ()),
+}
+
+
+@pytest.mark.parametrize("text", ACCEPTED)
+def test_formula_is_taken_apart(text):
+    formula = parse(text)
+    bars = [(bar.columns, bar.factors, bar.structure) for bar in formula.bars]
+    assert (formula.response, formula.fixed, bars, formula.offsets) == ACCEPTED[text]
+
+
+REFUSED = {
+    # formula: (what stands above the caret, part of the message)
+    "y ~ x*(1|g)": ("(1|g)", "only be added"),
+    "y ~ (1|g):x": ("(1|g):", "followed by"),
+    "y ~ (1|g) (1|h)": ("(1|g) (", "followed by"),
+    "y ~ x - (1|g)": ("- (1|g)", "cannot be subtracted"),
+    "y ~ ((1|g))": ("(1|g)", "outside other brackets"),
+    "y ~ (x + (1|g))": ("(1|g)", "outside other brackets"),
+    "y ~ (x + diag(1|g))": ("diag(1|g)", "outside other brackets"),
+    "y ~ (x + offset(z)) + (1|g)": ("offset(z)", "outside other brackets"),
+    "y ~ x - offset(z) + (1|g)": ("- offset(z)", "cannot be subtracted"),
+    "y ~ (a|b|c)": ("|", "one bar"),
+    "y ~ x + 1|g": ("|", "needs parentheses"),
+    "y ~ x + 1||g": ("||", "needs parentheses"),
+    "y ~ (1|)": ("(1|)", "grouping factor is missing"),
+    "y ~ (|g)": ("(|g)", "columns are missing"),
+    "y ~ (1|3)": ("3", "a grouping factor is a column"),
+    "y ~ (1|g h)": ("h", "a grouping factor is a column"),
+    "y ~ (1|g/)": ("/", "missing"),
+    "y ~ (1|g": ("(", "never closed"),
+    "y ~ x) + (1|g)": (")", "nothing is open"),
+    "y ~ f(x] + (1|g)": ("]", "nothing is open"),
+    "y ~ 'a + (1|g)": ("'", "quote is not closed"),
+    "y ~ `a + (1|g)": ("`", "quote is not closed"),
+    "y ~ x ~ (1|g)": ("~", "second '~'"),
+    "~ x + (1|g)": ("~", "response is missing"),
+    "y | z ~ (1|g)": ("|", "right of '~'"),
+    "y ~ us(x||g)": ("||", "one bar"),
+    "y ~ (offset(x)|g)": ("(offset(x)|g)", "belongs to the fixed part"),
+}
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_refused_formula_points_at_the_place(text):
+    above, message = REFUSED[text]
+    with pytest.raises(FormulaError, match=message.replace("(", r"\(").replace(")", r"\)")) as caught:
+        parse(text)
+    start, stop = caught.value.span
+    assert text[start:stop] == above
+    shown, caret = str(caught.value).splitlines()[-2:]
+    assert shown == "    " + text
+    assert caret == "    " + " " * start + "^" * (stop - start)
+
+
+@pytest.mark.parametrize("text", ["", "y", "y + (1|g)"])
+def test_formula_without_tilde(text):
+    with pytest.raises(FormulaError, match="empty|no '~'"):
+        parse(text)
+
+
+def test_not_a_string():
+    with pytest.raises(FormulaError, match="is a string"):
+        parse(3)
+
+
+def test_one_sided_formula():
+    assert parse("~ (1|g)", one_sided=True).bars[0].group == "g"
+    with pytest.raises(FormulaError, match="one-sided"):
+        parse("y ~ (1|g)", one_sided=True)
+
+
+def test_cbind_is_split():
+    assert parse("cbind(a, f(b, c)) ~ (1|g)").cbind == ("a", "f(b, c)")
+    assert parse("y ~ (1|g)").cbind == ()
+
+
+def test_printing_reads_back_the_same():
+    for text in ACCEPTED:
+        formula = parse(text)
+        again = parse(str(formula))
+        assert (again.response, again.offsets) == (formula.response, formula.offsets)
+        assert again.fixed.replace(" ", "").lstrip("+") == formula.fixed.replace(" ", "").lstrip("+")
+        assert [(b.columns, b.factors, b.structure) for b in again.bars] == [(b.columns, b.factors, b.structure) for b in formula.bars]
+
+
+def test_group_labels_have_no_backticks():
+    assert parse("y ~ (1|`my group`/b)").bars[1].group == "b:my group"
+
+
+def test_formula_is_a_value():
+    formula = parse("y ~ x + (1|g)")
+    assert parse("y ~ x + (1|g)") is formula
+    copy = pickle.loads(pickle.dumps(formula))
+    assert copy == formula and hash(copy) == hash(formula)
+
+
+def test_powers_change_only_where_text_is_evaluated():
+    assert python_powers("(a+b)^2 + I(x^2) + f(g(x^3)[y^2]) + '^' + `a^b`") == "(a+b)^2 + I(x**2) + f(g(x**3)[y**2]) + '^' + `a^b`"
+
+
+def test_tokens_cover_the_text():
+    text = "y ~ log(x_1) + `a b` %in% 'c d' + 1.5e-3:z || .hidden"
+    pieces = [token.text for token in scan(text)]
+    assert "".join(pieces) == "".join(text.split()) or "".join(pieces).replace(" ", "") == text.replace(" ", "")
+    assert all(text[token.start : token.stop] == token.text for token in scan(text))
