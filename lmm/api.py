@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import numpy as np
 
 from lmm.design import build_design
 from lmm.design.records import Design
-from lmm.errors import ArgumentError, ConvergenceWarning, SingularFitWarning, nearest
+from lmm.errors import ArgumentError, ConvergenceWarning, LmmWarning, SingularFitWarning, nearest, warn
 from lmm.estimators import Control, MaximumLikelihood
 from lmm.estimators.start import check_start
 from lmm.model.problem import Problem, build_problem
@@ -78,15 +77,47 @@ def lmer(
     {'Intercept': 251.41, 'Days': 10.47}
     """
     caller = sys._getframe(1)
-    context = ChainMap(caller.f_locals, caller.f_globals)
+    return run(
+        formula,
+        data,
+        ChainMap(caller.f_locals, caller.f_globals),
+        REML=REML,
+        weights=weights,
+        offset=offset,
+        subset=subset,
+        na_action=na_action,
+        contrasts=contrasts,
+        start=start,
+        method=method,
+        control=control,
+    )
+
+
+def run(
+    formula: str,
+    data: Any,
+    context: Mapping[str, Any],
+    *,
+    REML: bool = True,
+    weights: Any = None,
+    offset: Any = None,
+    subset: Any = None,
+    na_action: str = "omit",
+    contrasts: Mapping[str, Any] | None = None,
+    start: Any = None,
+    method: str | Any = None,
+    control: Control | None = None,
+) -> Fit:
+    """:func:`lmer` with the caller's names given as ``context``; the call is kept for :meth:`Fit.update`."""
     control = _check_control(control)
     estimator = choose_estimator(REML, method, control)
     begin = perf_counter()
     design = build_design(
         formula, data, weights=weights, offset=offset, subset=subset, na_action=na_action, contrasts=contrasts, context=context
     )
-    call = {"REML": estimator.reml, "weights": weights, "offset": offset, "subset": subset, "na_action": na_action}
-    call |= {"contrasts": contrasts, "start": start, "method": method, "control": control, "context": design.frame.context}
+    rows = design.extra["subset"] if callable(subset) else subset  # a function need not pickle
+    call = {"run": run, "REML": estimator.reml, "weights": weights, "offset": offset, "subset": rows, "na_action": na_action}
+    call |= {"contrasts": contrasts, "start": start, "method": method, "control": control}
     design = replace(design, extra={**design.extra, "call": call})
     problem = build_problem(design, backend=choose_backend(design, control))
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
@@ -98,13 +129,13 @@ def fit_problem(design: Design, problem: Problem, estimator: Any, start: Any = N
     theta = check_start(start, design, problem, required=estimator.control.evaluate_only)
     with _watching(estimator.control) as callback:
         estimate: Estimate = estimator.fit(problem, theta, callback)
-    messages = []
+    messages: list[tuple[str, type[LmmWarning]]] = []
     if not estimate.convergence.converged:
         messages.append((f"the fit did not converge: {estimate.convergence.message}.", ConvergenceWarning))
     if not estimator.control.evaluate_only:
         messages += [(note, SingularFitWarning) for note in singular_notes(design, estimate, 1e-4)]
     for text, kind in messages:
-        warnings.warn(text, kind, stacklevel=3)
+        warn(text, kind)
     estimate = replace(estimate, messages=(*estimate.messages, *(text for text, _ in messages)))
     return Fit(design.formula, design, problem, estimator, estimate)
 

@@ -7,6 +7,8 @@ All errors derive from :class:`LmmError`, itself a ``ValueError``; all warnings 
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -78,3 +80,17 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the choice nearest to ``word``, or an empty string."""
     match = difflib.get_close_matches(str(word), [str(c) for c in choices], n=1, cutoff=0.5)
     return f" Did you mean {match[0]!r}?" if match else ""
+
+
+def warn(message: str, category: type[LmmWarning]) -> None:
+    """Warn at the first line of code outside this package, however deep inside it the warning arises."""
+    level = 1
+    while True:
+        try:
+            module = sys._getframe(level).f_globals.get("__name__", "")
+        except ValueError:  # the package itself is what runs
+            break
+        level += 1
+        if module.partition(".")[0] != __package__:
+            break
+    warnings.warn(message, category, stacklevel=level)

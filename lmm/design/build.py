@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,7 @@ from lmm.design.random import RandomPart, random_parts
 from lmm.design.rank import independent_columns
 from lmm.design.records import Design, RandomTerm
 from lmm.design.response import linear_response
-from lmm.errors import FormulaError, RankWarning, ResponseError
+from lmm.errors import FormulaError, RankWarning, ResponseError, warn
 from lmm.formula import Evaluated, Formula, ModelFrame, Table, TermRecipe, evaluate, parse
 from lmm.formula.names import names_in, readable
 from lmm.formula.parse import unknown_structure
@@ -140,7 +139,7 @@ def _fixed(
     dropped = tuple(name for j, name in enumerate(all_names) if j not in chosen)
     what = "1 column" if len(dropped) == 1 else f"{len(dropped)} columns"
     message = f"the fixed-effects matrix is rank deficient; dropped {what} that depend on others: {', '.join(dropped)}."
-    warnings.warn(message, RankWarning, stacklevel=4)  # the caller of the fitting function
+    warn(message, RankWarning)
     return np.asfortranarray(X[:, kept]), tuple(all_names[j] for j in kept), dropped, all_names, triangle, (message,)
 
 

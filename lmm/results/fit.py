@@ -18,7 +18,21 @@ from lmm.formula import Formula
 from lmm.model.conditional import covariances
 from lmm.model.problem import Problem
 from lmm.model.records import Convergence, Estimate
-from lmm.results import components, criteria, equality, fixed, intervals, naming, prediction, randomeffects, rows, simulation, summary, tidy, updating
+from lmm.results import (
+    components,
+    criteria,
+    equality,
+    fixed,
+    intervals,
+    naming,
+    prediction,
+    randomeffects,
+    rows,
+    simulation,
+    summary,
+    tidy,
+    updating,
+)
 from lmm.results.varcorr import VarCorr, varcorr
 
 
@@ -167,8 +181,8 @@ class Fit:
         """
         values = np.asarray(theta, dtype=float)
         if values.shape != self.estimate.theta.shape or not np.isfinite(values).all():
-            names = ", ".join(naming.theta_names(self.design.terms))
-            raise ArgumentError(f"objective: theta must be {len(self.estimate.theta)} finite numbers, for {names}; it has shape {values.shape}.")
+            names = naming.theta_names(self.design.terms)
+            raise ArgumentError(f"objective: theta must be {len(names)} finite numbers, for {', '.join(names)}; its shape is {values.shape}.")
         return float(self.estimator.objective(self.problem, values))
 
     def is_singular(self, tol: float = 1e-4) -> bool:
@@ -329,7 +343,9 @@ class Fit:
         """
         return intervals.confidence_intervals(self.design, self.estimate, method, level)
 
-    conf_int = confint
+    def conf_int(self, method: str = "wald", level: float = 0.95) -> pd.DataFrame:
+        """:meth:`confint` with the normal intervals that statsmodels gives by this name."""
+        return self.confint(method, level)
 
     def tidy(self, effects: str | Sequence[str] = ("fixed", "ran_pars"), conf_int: bool = False, conf_level: float = 0.95) -> pd.DataFrame:
         """One row per parameter, as broom.mixed gives.

@@ -14,23 +14,13 @@ def notes(design: Design, estimate: Estimate, tol: float = 1e-4) -> list[str]:
     out = []
     if not estimate.convergence.converged:
         out.append(
-            f"The optimiser did not converge: {estimate.convergence.message.rstrip('.')}. "
-            "The estimates are not a maximum to the stated tolerance; scale or simplify the model, or raise the limits with control=lmm.Control(...)."
+            f"The optimiser did not converge: {estimate.convergence.message.rstrip('.')}. The estimates are not an optimum; "
+            "simplify the random effects, or raise the limits with control=lmm.Control(max_evaluations=...)."
         )
     out += singular_notes(design, estimate, tol)
-    if design.dropped:
-        columns = ", ".join(map(repr, design.dropped))
-        one = len(design.dropped) == 1
-        out.append(
-            f"Fixed-effects columns that depend on others were dropped: {columns}. "
-            f"{'It has' if one else 'They have'} no estimate; predictions of this design do not need {'it' if one else 'them'}."
-        )
-    n_dropped = int(len(design.kept) - np.count_nonzero(design.kept))
-    if n_dropped:
-        out.append(f"{n_dropped} {'row was' if n_dropped == 1 else 'rows were'} left out because of missing values.")
-    said = {*design.messages, *estimate.messages}
-    covered = ("singular", "boundary", "converge", "depend", "rank", "dropped", "missing")
-    out += [message for message in (*design.messages, *estimate.messages) if message in said and not any(w in message.lower() for w in covered)]
+    out += [message[:1].upper() + message[1:] for message in design.messages]
+    if design.n_dropped:
+        out.append(f"{design.n_dropped} {'row was' if design.n_dropped == 1 else 'rows were'} left out because of missing values.")
     return out
 
 
@@ -57,7 +47,8 @@ def _singular_note(term: RandomTerm, directions: np.ndarray) -> str:
     if k == 1:
         cure = f"The fit equals one without this term; leaving ({_bar(term)}) out changes no other estimate."
     elif mixed:
-        cure = f"The data support {k - directions.shape[1]} of its {k} dimensions; a simpler term such as ({_bar(term, '||')}), or fewer columns, is the usual remedy."
+        support = f"The data support {k - directions.shape[1]} of its {k} dimensions"
+        cure = f"{support}; a simpler term such as ({_bar(term, '||')}), or fewer columns, is the usual remedy."
     else:
         cure = f"Leaving {' and '.join(alone)} out of ({_bar(term)}) changes no other estimate."
     return f"Singular fit, {term.group}: {' and '.join(parts)}. {cure}"

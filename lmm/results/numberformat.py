@@ -75,13 +75,15 @@ def coefficient_columns(estimate: np.ndarray, std_error: np.ndarray, digits: int
     smallest = math.floor(math.log10(sizes.min())) if sizes.size else 0
     text = format_column(np.round(both, max(1, digits - 1 - smallest)), digits)
     # a number that rounding made zero is given its own figures
-    text = [format_column([v], max(1, digits - 1))[0] if v != 0 and math.isfinite(v) and float(t) == 0 else t for v, t in zip(both, text, strict=True)]
+    for i, value in enumerate(both):
+        if value != 0 and math.isfinite(value) and float(text[i]) == 0:
+            text[i] = format_column([value], max(1, digits - 1))[0]
     return text[: len(estimate)], text[len(estimate) :]
 
 
 def statistic_column(statistic: np.ndarray, digits: int) -> list[str]:
     """Test statistics: at most ``digits - 1`` decimals."""
-    return format_column(np.round(zap_small(statistic, digits), max(1, min(5, digits - 1))), digits)
+    return format_column(np.round(statistic, max(1, min(5, digits - 1))), digits)
 
 
 def abbreviate(names: Sequence[str], minlength: int) -> list[str]:

@@ -68,7 +68,8 @@ def predict(
     if type not in TYPES:
         raise ArgumentError(f"predict: type={type!r} is not one of {', '.join(map(repr, TYPES))}.{nearest(type, TYPES)}")
     if interval is not None and interval not in INTERVALS:
-        raise ArgumentError(f"predict: interval={interval!r} is not one of {', '.join(map(repr, INTERVALS))}.{nearest(interval, INTERVALS)}")
+        options = ", ".join(map(repr, INTERVALS))
+        raise ArgumentError(f"predict: interval={interval!r} is not one of {options}.{nearest(interval, INTERVALS)}")
     quantile = normal_quantile(level)
     keep = kept_effects(design, re_form)
     everything = interval == "prediction"

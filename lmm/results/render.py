@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _LATEX = str.maketrans(
-    {
-        "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    }
-)  # fmt: skip
+    {character: rf"\{character}" for character in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    | {"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"}
+)
 
 
 def latex_escape(text: str) -> str:
@@ -75,5 +74,5 @@ class Table:
         def row(cells: Sequence[str]) -> str:
             return " & ".join(map(latex_escape, cells)) + r" \\"
 
-        lines = [rf"\begin{{tabular}}{{{self.align}}}", r"\toprule", row(self.head), r"\midrule", *map(row, self.rows), r"\bottomrule", r"\end{tabular}"]
-        return "\n".join(lines)
+        head = [rf"\begin{{tabular}}{{{self.align}}}", r"\toprule", row(self.head), r"\midrule"]
+        return "\n".join([*head, *map(row, self.rows), r"\bottomrule", r"\end{tabular}"])

@@ -82,7 +82,7 @@ class Summary:
         header = []
         for label, value in self.header:
             lead = f"{label + ':':>{label_width}} "
-            header += textwrap.wrap(value, max(width, 78) - len(lead), break_long_words=False, break_on_hyphens=False, initial_indent=lead, subsequent_indent=" " * len(lead))
+            header += _wrap(value, max(width, 78), lead, " " * len(lead))
         lines = [self.title.center(width).rstrip(), double, *header, single]
         if self.criterion is not None:
             lines += [self.criterion]
@@ -98,7 +98,7 @@ class Summary:
         if self.notes:
             lines.append("Notes:")
             for number, note in enumerate(self.notes, 1):
-                lines += textwrap.wrap(f"[{number}] {note}", max(width, 78), subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+                lines += _wrap(note, max(width, 78), f"[{number}] ", "    ")
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -163,7 +163,9 @@ def summarise(design: Design, estimate: Estimate, fitted: np.ndarray, ddf: str |
         "information": information_frame(estimate, design.n),
     }
     p = len(design.names)
-    hidden = p > MAX_CORRELATION
+    hidden = None
+    if p > MAX_CORRELATION:
+        hidden = f"Correlation matrix not shown, as p = {p} > {MAX_CORRELATION}; fit.vcov() has the covariances."
     return Summary(
         title=_TITLES.get(estimate.method, f"Linear mixed model fit by {estimate.method}"),
         header=tuple(header_lines(design)),
@@ -174,22 +176,25 @@ def summarise(design: Design, estimate: Estimate, fitted: np.ndarray, ddf: str |
         counts=counts_line(design),
         fixed=coefficients_as_text(coefficients),
         correlation=None if hidden or p < 2 else correlation_as_text(correlation),
-        correlation_note=f"Correlation matrix not shown, as p = {p} > {MAX_CORRELATION}; fit.vcov() has the covariances." if hidden else None,
+        correlation_note=hidden,
         notes=tuple(notes(design, estimate)),
         tables=tables,
     )
 
 
+def _wrap(text: str, width: int, first: str, rest: str) -> list[str]:
+    """Lines of a paragraph; names are never broken."""
+    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False)
+
+
 def header_lines(design: Design) -> list[tuple[str, str]]:
-    """Formula, and data, weights and subset where the call named them."""
+    """Formula, and weights, offset and subset where the call had them."""
     call = design.extra.get("call", {})
     lines = [("Formula", str(design.formula))]
-    for label, key in (("Data", "data_name"), ("Weights", "weights"), ("Offset", "offset"), ("Subset", "subset")):
+    for label, key in (("Weights", "weights"), ("Offset", "offset"), ("Subset", "subset")):
         value = call.get(key)
-        if isinstance(value, str):
-            lines.append((label, value))
-        elif value is not None and key != "data_name":
-            lines.append((label, "given as an array"))
+        if value is not None:
+            lines.append((label, value if isinstance(value, str) else "given as an array"))
     return lines
 
 
@@ -215,9 +220,8 @@ def coefficients_as_text(coefficients: pd.DataFrame) -> Table:
     """Estimate, standard error, t value with the decimals that lme4 prints."""
     estimate, std_error = coefficient_columns(coefficients["estimate"].to_numpy(), coefficients["std_error"].to_numpy(), DIGITS)
     statistic = statistic_column(coefficients["statistic"].to_numpy(), DIGITS)
-    return Table(
-        ("", "Estimate", "Std. Error", "t value"), tuple(zip(map(str, coefficients.index), estimate, std_error, statistic, strict=True)), "lrrr", "fixed"
-    )
+    cells = tuple(zip(map(str, coefficients.index), estimate, std_error, statistic, strict=True))
+    return Table(("", "Estimate", "Std. Error", "t value"), cells, "lrrr", "fixed")
 
 
 def correlation_of_fixed_effects(design: Design, estimate: Estimate) -> pd.DataFrame:
@@ -229,12 +233,12 @@ def correlation_of_fixed_effects(design: Design, estimate: Estimate) -> pd.DataF
 
 
 def correlation_as_text(correlation: pd.DataFrame) -> Table:
-    """Lower triangle, three decimals, names cut short."""
+    """Lower triangle, three decimals, column titles cut short."""
     names = list(correlation.index)
     values = correlation.to_numpy()
-    row_names, titles = abbreviate(names, 11), abbreviate(names, 6)
+    titles = abbreviate(names, 6)
     p = len(names)
-    cells = tuple((row_names[i], *(f"{values[i, j]:.3f}" if j < i else "" for j in range(p - 1))) for i in range(1, p))
+    cells = tuple((names[i], *(f"{values[i, j]:.3f}" if j < i else "" for j in range(p - 1))) for i in range(1, p))
     return Table(("", *titles[:-1]), cells, "l" + "r" * (p - 1), "correlation")
 
 
@@ -250,7 +254,17 @@ def short_text(design: Design, estimate: Estimate) -> str:
         lines.append(information_table(estimate, design.n, 4).to_text())
     lines += ["Random effects:", varcorr(design, estimate).table(DIGITS).to_text(indent=1), counts_line(design), "Fixed effects:"]
     coefficients = fixed.fixed_effects(design, estimate)
-    shown = format_column(coefficients.to_numpy(), DIGITS)
-    lines.append(Table(tuple(map(str, coefficients.index)), (tuple(shown),), "r" * len(shown)).to_text(indent=1))
+    lines += _in_rows(list(map(str, coefficients.index)), format_column(coefficients.to_numpy(), DIGITS))
     lines += [f"Note: {note}" for note in notes(design, estimate)]
     return "\n".join(lines)
+
+
+def _in_rows(names: list[str], values: list[str], width: int = 78) -> list[str]:
+    """Names over values, all cells as wide as the widest, broken into lines."""
+    cell = max((len(text) for text in (*names, *values)), default=0) + 1
+    per_line = max(1, width // cell)
+    lines = []
+    for first in range(0, len(names), per_line):
+        part = slice(first, first + per_line)
+        lines += ["".join(f"{text:>{cell}}" for text in texts[part]) for texts in (names, values)]
+    return lines

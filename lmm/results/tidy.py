@@ -22,7 +22,9 @@ EFFECTS = ("fixed", "ran_pars", "ran_vals")
 COLUMNS = ("effect", "group", "level", "term", "estimate", "std_error", "statistic", "df", "p_value", "conf_low", "conf_high")
 
 
-def tidy(design: Design, problem: Problem, estimate: Estimate, effects: str | Sequence[str], conf_int: bool, conf_level: float) -> pd.DataFrame:
+def tidy(
+    design: Design, problem: Problem, estimate: Estimate, effects: str | Sequence[str], conf_int: bool, conf_level: float
+) -> pd.DataFrame:
     """One row per parameter of the effects asked for. See :meth:`lmm.Fit.tidy`."""
     wanted = [effects] if isinstance(effects, str) else list(effects)
     for effect in wanted:
@@ -59,11 +61,11 @@ def parameter_rows(design: Design, estimate: Estimate) -> pd.DataFrame:
     """Standard deviations ``sd__Days`` and correlations ``cor__Intercept.Days``, the residual as ``sd__Observation``."""
     frame = varcorr(design, estimate).to_frame()
     terms = []
-    for row in frame.itertuples(index=False):
-        if row.grp == "Residual" and row.var1 is None:
+    for first, second in zip(frame["var1"], frame["var2"], strict=True):
+        if first is None:
             terms.append("sd__Observation")
         else:
-            terms.append(f"sd__{row.var1}" if row.var2 is None else f"cor__{row.var1}.{row.var2}")
+            terms.append(f"sd__{first}" if second is None else f"cor__{first}.{second}")
     return pd.DataFrame({"effect": "ran_pars", "group": frame["grp"], "term": terms, "estimate": frame["sdcor"]})
 
 

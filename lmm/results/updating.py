@@ -15,11 +15,11 @@ from lmm.formula.scan import Token, scan
 def repeat_call(design: Design, formula: str | None, changes: dict[str, Any], context: Mapping[str, Any]) -> Any:
     """Repeat the call that made ``design`` with a changed formula or arguments.
 
-    ``design.extra["call"]`` holds the keyword arguments of the call, its ``"context"`` (the caller's
-    names that were used) and, under ``"run"``, what carries it out: ``run(formula, data, context, **arguments)``.
+    ``design.extra["call"]`` holds the keyword arguments of the call and, under ``"run"``, what carries
+    it out: ``run(formula, data, context, **arguments)``.
     """
-    call = dict(design.extra.get("call", {}))
-    run, known = call.pop("run", None), call.pop("context", None) or {}
+    call: dict[str, Any] = dict(design.extra.get("call", {}))
+    run = call.pop("run", None)
     if run is None:
         raise ArgumentError("update: this fit was not made by lmer(), so there is no call to repeat; fit the changed model anew.")
     text = str(design.formula) if formula is None else update_formula(design.formula, formula)
@@ -28,7 +28,7 @@ def repeat_call(design: Design, formula: str | None, changes: dict[str, Any], co
     if formula is not None or "data" in changes:
         call["start"] = None  # theta belongs to the old terms
     arguments = {"data": design.frame.data, **call, **changes}
-    return run(text, arguments.pop("data"), ChainMap(dict(known), context), **arguments)  # type: ignore[arg-type]
+    return run(text, arguments.pop("data"), ChainMap(dict(design.frame.context), context), **arguments)  # type: ignore[arg-type]
 
 
 def update_formula(old: Formula, change: str) -> str:
@@ -78,7 +78,8 @@ def _is_dot(token: Token) -> bool:
 def _summands(tokens: list[Token]) -> list[tuple[str, list[Token]]]:
     """Signed pieces between the plus and minus signs that stand outside every bracket."""
     out: list[tuple[str, list[Token]]] = []
-    sign, piece, depth = "+", [], 0
+    piece: list[Token] = []
+    sign, depth = "+", 0
     for token in tokens:
         if depth == 0 and token.kind == "op" and token.text in "+-":
             if piece:
