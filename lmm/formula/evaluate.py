@@ -109,7 +109,7 @@ def evaluate(
     kept = _complete(columns, table, chosen, na_action)
     n = int(kept.sum())
     rows = Columns(_take(columns, kept, n), n)
-    _drop_unused_levels(rows, formula)
+    _prepare(rows, formula)
     rows.update({alias(name): rows[name] for name in awkward if name in rows})
     coding = _contrasts(contrasts, rows)
     evaluator = Evaluator(rows, found.context, coding, {})
@@ -239,15 +239,26 @@ def _take(columns: Mapping[str, pd.Series], kept: np.ndarray, n: int) -> dict[st
     return {k: pd.Series(s.array[kept], index=index, name=k, copy=False) for k, s in columns.items()}
 
 
-def _drop_unused_levels(rows: Columns, formula: Formula) -> None:
-    """Levels that no kept row has would leave columns of zeros."""
-    used = {name for text in (formula.response, formula.fixed, *(bar.columns for bar in formula.bars)) for name, _, _ in names_in(text)}
-    for name, series in rows.items():
-        if isinstance(series.dtype, pd.CategoricalDtype) and (name in used or name.split(".")[0] in used):
-            found = encode(series, name)
-            if len(found.values) < len(series.cat.categories):
-                values = pd.Categorical.from_codes(found.codes, categories=found.values, ordered=series.dtype.ordered)
-                rows[name] = pd.Series(values, index=series.index, name=name)
+def _prepare(rows: Columns, formula: Formula) -> None:
+    """Columns that are computed with, groups left alone: levels that no kept row has would leave columns of zeros."""
+    texts = (formula.response, formula.fixed, *formula.offsets, *(bar.columns for bar in formula.bars))
+    used = {name for text in texts for name, _, _ in names_in(text)}
+    for name in rows:
+        if name in used or name.split(".")[0] in used:
+            rows[name] = as_predictor(rows[name])
+
+
+def as_predictor(series: pd.Series) -> pd.Series:
+    """A categorical restricted to the levels that occur; a number in 64 bits, for log(int8) would be half precision."""
+    if isinstance(series.dtype, np.dtype) and series.dtype.kind in "iuf" and series.dtype.itemsize < 8:
+        return series.astype(float if series.dtype.kind == "f" else np.int64)
+    if not isinstance(series.dtype, pd.CategoricalDtype):
+        return series
+    found = encode(series, str(series.name))
+    if len(found.values) == len(series.cat.categories):
+        return series
+    values = pd.Categorical.from_codes(found.codes, categories=found.values, ordered=series.dtype.ordered)
+    return pd.Series(values, index=series.index, name=series.name)
 
 
 def _contrasts(contrasts: Mapping[str, Any] | None, rows: Columns) -> dict[str, Any]:

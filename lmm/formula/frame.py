@@ -16,7 +16,7 @@ import pandas as pd
 
 from lmm.errors import DataError, FormulaError, PredictionError, nearest
 from lmm.formula.engine import Columns, Evaluator, UnseenLevels, wilkinson
-from lmm.formula.evaluate import expression, offsets
+from lmm.formula.evaluate import as_predictor, check_finite, expression, offsets
 from lmm.formula.grouping import Interaction, label
 from lmm.formula.levels import Levels, encode, join, lookup
 from lmm.formula.names import alias, names_in, readable
@@ -210,7 +210,8 @@ class ModelFrame:
                 complete &= ~mask
         n = int(complete.sum())
         index = pd.RangeIndex(n)
-        rows = Columns({k: pd.Series(s.array[complete], index=index, name=k) for k, s in columns.items()}, n)
+        taken = {k: pd.Series(s.array[complete], index=index, name=k) for k, s in columns.items()}
+        rows = Columns({k: as_predictor(s) for k, s in taken.items()}, n)
         rows.update({alias(name): rows[name] for name in self.awkward if name in rows})
         return Evaluator(rows, self.context, self.contrasts, self.state), complete
 
@@ -229,6 +230,7 @@ class ModelFrame:
             return np.ones((evaluator.columns.n, 1))
         try:
             made = evaluator.matrices({text: self.specs[text]}, replay=True)
+            check_finite(made[text], self.awkward)
         except UnseenLevels as unseen:
             shown = ", ".join(repr(str(v)) for v in unseen.levels[:6]) + (", ..." if len(unseen.levels) > 6 else "")
             raise PredictionError(

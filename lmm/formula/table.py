@@ -119,7 +119,7 @@ def _foreign_column(series: Any) -> pd.Series:
             order = sorted({v for v in values if v is not None})
         return pd.Series(pd.Categorical(values, categories=order), name=name)
     if dtype == nw.String:
-        return pd.Series(series.to_list(), dtype="str", name=name)
+        return pd.Series(series.to_list(), name=name)
     return series.to_pandas()
 
 
@@ -142,9 +142,9 @@ def _plain(series: pd.Series, name: str) -> pd.Series:
             kind = "bool" if pd.api.types.is_bool_dtype(dtype) else ("int64" if pd.api.types.is_integer_dtype(dtype) else "float64")
             values = series.to_numpy(dtype=kind)
         return pd.Series(values, index=series.index, name=series.name)
+    if pd.api.types.is_string_dtype(dtype) and dtype != "str":
+        return series.astype(object)
     if isinstance(dtype, pd.ArrowDtype):
-        if pd.api.types.is_string_dtype(dtype):
-            return series.astype("str")
         if "dictionary" in str(dtype):
             return series.astype("category")
     return series
