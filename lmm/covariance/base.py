@@ -12,6 +12,23 @@ import abc
 
 import numpy as np
 
+#: smallest share of the largest eigenvalue at the start
+FLOOR = 0.05
+
+
+def units(gram: np.ndarray) -> np.ndarray:
+    """Root mean square of each column (k,); 1 for a column of zeros."""
+    square = np.diagonal(gram)
+    return np.sqrt(np.where(square > 0, square, 1.0))
+
+
+def bounded(G: np.ndarray, U: np.ndarray) -> np.ndarray:
+    """G with the eigenvalues of U G U' kept within limits, (k, k)."""
+    values, vectors = np.linalg.eigh(U @ G @ U.T)
+    top = float(np.clip(values[-1], 0.02, 1e4))
+    root = np.linalg.solve(U, vectors * np.sqrt(np.clip(values, FLOOR * top, top)))
+    return np.asarray(root @ root.T)
+
 
 class Covariance(abc.ABC):
     """Structure of a k x k relative covariance; frozen, hashable, without arrays.
@@ -42,17 +59,21 @@ class Covariance(abc.ABC):
         """d2T / dtheta2, shape (n_theta, n_theta, k, k); None where T is linear in theta."""
         return None
 
-    def chart(self, theta: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def chart(self, theta: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Coordinates around theta in which to take a step: T (k, k), dT / ds (n_theta, k, k), d2T / ds2 or None.
 
-        T T' = G at s = 0, T need not be triangular. ``unit`` (k,) holds the root mean square of each
-        column, so that a structure can make steps mean the same whatever the columns' units.
+        T T' = G at s = 0, T need not be triangular. ``gram`` (k, k) is the mean of z z' over the rows,
+        so that a structure can make steps mean the same whatever the columns' units and origins.
         """
         return self.factor(theta), self.jacobian(theta), self.second(theta)
 
-    def move(self, theta: np.ndarray, unit: np.ndarray, step: np.ndarray) -> np.ndarray:
+    def move(self, theta: np.ndarray, gram: np.ndarray, step: np.ndarray) -> np.ndarray:
         """The theta reached from theta by ``step`` (n_theta,) in the coordinates of :meth:`chart`."""
         return np.asarray(theta) + step
+
+    def start(self, G: np.ndarray, gram: np.ndarray) -> np.ndarray:
+        """theta to begin from, given a moment estimate of G that need not be positive: bounded away from zero."""
+        return self.from_matrix(bounded(G, np.diag(units(gram))))
 
     @abc.abstractmethod
     def from_matrix(self, G: np.ndarray) -> np.ndarray:

@@ -50,19 +50,23 @@ class Blocks(Covariance):
             dT[at, columns, columns] = part.jacobian(own)
         return dT
 
-    def chart(self, theta: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        charts = [(part.chart(own, unit[columns]), columns, at) for part, own, columns, at in self._walk(theta)]
+    def chart(self, theta: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         T, dT = np.zeros((self.k, self.k)), np.zeros((self.n_theta, self.k, self.k))
         second: np.ndarray | None = None
-        for (part_T, part_dT, part_second), columns, at in charts:
-            T[columns, columns], dT[at, columns, columns] = part_T, part_dT
-            if part_second is not None:
+        for part, own, columns, at in self._walk(theta):
+            T[columns, columns], dT[at, columns, columns], bent = part.chart(own, gram[columns, columns])
+            if bent is not None:
                 second = np.zeros((self.n_theta, self.n_theta, self.k, self.k)) if second is None else second
-                second[at, at, columns, columns] = part_second
+                second[at, at, columns, columns] = bent
         return T, dT, second
 
-    def move(self, theta: np.ndarray, unit: np.ndarray, step: np.ndarray) -> np.ndarray:
-        return np.concatenate([part.move(own, unit[columns], step[at]) for part, own, columns, at in self._walk(theta)])
+    def move(self, theta: np.ndarray, gram: np.ndarray, step: np.ndarray) -> np.ndarray:
+        walk = self._walk(theta)
+        return np.concatenate([part.move(own, gram[columns, columns], step[at]) for part, own, columns, at in walk])
+
+    def start(self, G: np.ndarray, gram: np.ndarray) -> np.ndarray:
+        walk = self._walk(np.zeros(self.n_theta))
+        return np.concatenate([part.start(G[columns, columns], gram[columns, columns]) for part, _, columns, _ in walk])
 
     def second(self, theta: np.ndarray) -> np.ndarray | None:
         seconds = [(part.second(own), columns, at) for part, own, columns, at in self._walk(theta)]

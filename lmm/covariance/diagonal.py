@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmm.covariance.base import Covariance
+from lmm.covariance.base import Covariance, units
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Diagonal(Covariance):
         dT[i, i, i] = 1.0
         return dT
 
-    def chart(self, theta: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
-        return self.factor(theta), self.jacobian(theta) / unit[:, None, None], None
+    def chart(self, theta: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+        return self.factor(theta), self.jacobian(theta) / units(gram)[:, None, None], None
 
-    def move(self, theta: np.ndarray, unit: np.ndarray, step: np.ndarray) -> np.ndarray:
-        return np.asarray(theta) + step / unit
+    def move(self, theta: np.ndarray, gram: np.ndarray, step: np.ndarray) -> np.ndarray:
+        return np.asarray(theta) + step / units(gram)
 
     def from_matrix(self, G: np.ndarray) -> np.ndarray:
         return np.sqrt(np.clip(np.diagonal(G), 0.0, None))

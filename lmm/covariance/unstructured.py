@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from lmm.covariance.base import Covariance
+from lmm.covariance.base import Covariance, bounded, units
 
 
 @lru_cache(maxsize=64)
@@ -21,6 +21,13 @@ def triangular(T: np.ndarray) -> np.ndarray:
     """Lower-triangular factor, diagonal >= 0, with the same T T'; exact also when T is singular (QR of T')."""
     lower = np.linalg.qr(T.T, mode="r").T
     return lower * np.where(np.diagonal(lower) < 0, -1.0, 1.0)
+
+
+def orthogonaliser(gram: np.ndarray) -> np.ndarray:
+    """U upper triangular, U'U = gram (k, k); a trace of the diagonal is added where columns depend on each other."""
+    unit = units(gram)
+    scaled = gram / np.outer(unit, unit)
+    return np.linalg.cholesky(scaled + 1e-12 * np.eye(len(gram))).T * unit
 
 
 @dataclass(frozen=True)
@@ -45,22 +52,27 @@ class Unstructured(Covariance):
         dT[np.arange(self.n_theta), row, column] = 1.0
         return dT
 
-    def chart(self, theta: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
-        """T = U^-1 V (S^1/2 + lower triangle of steps), V S V' the eigen-decomposition of U G U, largest first.
+    def chart(self, theta: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+        """T = U^-1 V (S^1/2 + lower triangle of steps), V S V' the eigen-decomposition of U G U', largest first.
 
-        In this frame a vanishing variance comes last, where a lower triangle stays a regular
-        coordinate system; in the user's order a small first pivot makes a curved valley of it.
+        U'U = gram makes the columns orthonormal. In this frame a vanishing variance comes last, where a
+        lower triangle stays a regular coordinate system; in the user's order a small first pivot, or a
+        slope whose origin is far from the data, makes a curved valley of it.
         """
-        V, root, _ = np.linalg.svd(unit[:, None] * self.factor(theta))
-        basis = V / unit[:, None]
+        U = orthogonaliser(gram)
+        V, root, _ = np.linalg.svd(U @ self.factor(theta))
+        basis = np.linalg.solve(U, V)
         row, column = _lower(self.k)
         dT = np.zeros((self.n_theta, self.k, self.k))
         dT[np.arange(self.n_theta), :, column] = basis[:, row].T
         return basis * root, dT, None
 
-    def move(self, theta: np.ndarray, unit: np.ndarray, step: np.ndarray) -> np.ndarray:
-        T, dT, _ = self.chart(theta, unit)
+    def move(self, theta: np.ndarray, gram: np.ndarray, step: np.ndarray) -> np.ndarray:
+        T, dT, _ = self.chart(theta, gram)
         return triangular(T + np.tensordot(step, dT, 1))[_lower(self.k)]
+
+    def start(self, G: np.ndarray, gram: np.ndarray) -> np.ndarray:
+        return self.from_matrix(bounded(G, orthogonaliser(gram)))
 
     def from_matrix(self, G: np.ndarray) -> np.ndarray:
         values, vectors = np.linalg.eigh((G + G.T) / 2)

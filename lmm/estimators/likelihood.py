@@ -124,7 +124,7 @@ class Evaluator:
         self.constant = -problem.sum_log_weights
         if reml and problem.p:
             self.constant += 2.0 * float(np.log(np.abs(np.diagonal(problem.R))).sum())
-        self.units = problem.units()
+        self.grams = problem.grams()
         self.sizes = [(size.k, size.J) for size in problem.plan.terms]
         self.jax = problem.plan.backend == "jax"
         self.cheap = not self.jax and hessian.is_cheap(self.sizes, REFINE_LIMIT)
@@ -152,7 +152,7 @@ class Evaluator:
 
     def __call__(self, theta: np.ndarray) -> Point:
         """Criterion, gradient and model Hessian at theta in the coordinates of the structures' charts."""
-        charts = [s.chart(own, unit) for (s, own), unit in zip(self._terms(theta), self.units, strict=True)]
+        charts = [s.chart(own, gram) for (s, own), gram in zip(self._terms(theta), self.grams, strict=True)]
         return self._evaluate(theta, Frame(*map(list, zip(*charts, strict=True))))
 
     def in_theta(self, theta: np.ndarray) -> Point:
@@ -164,7 +164,7 @@ class Evaluator:
     def move(self, theta: np.ndarray, step: np.ndarray) -> np.ndarray:
         """The theta reached by a step in the charts' coordinates."""
         steps = self.problem.split(step)
-        return np.concatenate([s.move(o, u, d) for (s, o), u, d in zip(self._terms(theta), self.units, steps, strict=True)])
+        return np.concatenate([s.move(o, g, d) for (s, o), g, d in zip(self._terms(theta), self.grams, steps, strict=True)])
 
     def _evaluate(self, theta: np.ndarray, frame: Frame) -> Point:
         plan = self.problem.plan

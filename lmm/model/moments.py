@@ -17,10 +17,6 @@ import numpy as np
 from lmm.covariance import Covariance
 from lmm.model.crossproducts import CrossProducts
 
-#: smallest share of a variance in the largest eigenvalue of its scaled matrix at the start
-FLOOR = 0.05
-
-
 def starting_values(cross: CrossProducts, structures: tuple[Covariance, ...]) -> np.ndarray:
     """theta (m,) from moments of the cross-products."""
     sizes = [d.shape[0] for d in cross.diag]
@@ -55,15 +51,5 @@ def starting_values(cross: CrossProducts, structures: tuple[Covariance, ...]) ->
     for t, (structure, (i, j)) in enumerate(zip(structures, blocks, strict=True)):
         G = np.zeros((sizes[t], sizes[t]))
         G[i, j] = G[j, i] = solution[starts[t] : starts[t + 1]] / sigma2
-        typical = cross.diag[t].sum(axis=-1).diagonal() / cross.n
-        theta.append(structure.from_matrix(_positive(G, typical)))
+        theta.append(structure.start(G, cross.diag[t].sum(axis=-1) / cross.n))
     return np.concatenate(theta)
-
-
-def _positive(G: np.ndarray, typical: np.ndarray) -> np.ndarray:
-    """G with its eigenvalues bounded away from zero, in units where each column has mean square 1."""
-    unit = np.sqrt(np.where(typical > 0, typical, 1.0))
-    values, vectors = np.linalg.eigh(G * np.outer(unit, unit))
-    top = float(np.clip(values[-1], 0.02, 1e4))
-    values = np.clip(values, FLOOR * top, top)
-    return np.asarray((vectors * values) @ vectors.T / np.outer(unit, unit))

@@ -60,13 +60,9 @@ class Problem:
         """Covariance parameters."""
         return sum(s.n_theta for s in self.structures)
 
-    def units(self) -> list[np.ndarray]:
-        """Per term the root mean square of each column over the rows (k,), weights included."""
-        out = []
-        for A in self.cross.diag:
-            square = A.sum(axis=-1).diagonal() / self.n
-            out.append(np.sqrt(np.where(square > 0, square, 1.0)))
-        return out
+    def grams(self) -> list[np.ndarray]:
+        """Per term the mean of z z' over the rows (k, k), weights included."""
+        return [A.sum(axis=-1) / self.n for A in self.cross.diag]
 
     def split(self, theta: np.ndarray) -> list[np.ndarray]:
         """theta of each term."""
