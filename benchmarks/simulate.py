@@ -46,12 +46,12 @@ class Draw:
         return self.normal(n, k) @ np.linalg.cholesky(R).T * np.asarray(sd)
 
 
-def factor(codes: np.ndarray, levels: list[str]) -> pd.Categorical:
+def factor(codes: np.ndarray, levels: list[str]) -> pd.Categorical[str]:
     """Codes 0, 1, ... as a categorical with these levels."""
     return pd.Categorical.from_codes(codes.tolist(), pd.Index(levels))
 
 
-def labels(prefix: str, codes: np.ndarray) -> pd.Categorical:
+def labels(prefix: str, codes: np.ndarray) -> pd.Categorical[str]:
     """Codes as a categorical "s01", "s02", ... with its levels in the order of the codes."""
     width = len(str(int(codes.max()) + 1))
     used = np.unique(codes)

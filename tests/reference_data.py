@@ -28,9 +28,10 @@ FOLDER = Path(__file__).parent / "reference" / "lme4"
 def plain(name: str) -> str:
     """One spelling of a coefficient or group name: R's "recipeB:temperature185" and formulaic's "recipe[T.B]:temperature[T.185]".
 
-    A term split in two is "subj" and "subj.1" in lme4's VarCorr: the number goes.
+    The innermost factor of a/b/c is "c:(b:a)" in lme4: the brackets go.
     """
     name = name.replace("(Intercept)", "Intercept").replace("**", "^")
+    name = re.sub(r":\(([^()]*)\)", r":\1", name)
     return re.sub(r"\[(?:T\.)?([^\]]*)\]", r"\1", name).replace(" ", "").replace("`", "")
 
 
@@ -92,29 +93,41 @@ def numbers(name: str) -> Numbers:
     raw = json.loads((FOLDER / f"{name}.json").read_text())
     problem = PROBLEMS[name]
     _same_rows(problem, raw["fingerprint"])
-    shift_ml, shift_reml = 0.0, 0.0
+    shift_reml = 0.0  # the ML deviance knows no basis
     beta, se = pd.Series(raw["fixef"], dtype=float), pd.Series(raw["se"], dtype=float)
     vcov = None if raw["vcov"] is None or raw["vcov"] == {} else pd.DataFrame(np.atleast_2d(raw["vcov"]), beta.index, beta.index)
     if problem.basis is not None:
         beta, vcov = _other_basis(problem.basis, beta, vcov)
         se = pd.Series(np.sqrt(np.diag(vcov)), vcov.index)
         shift_reml = 2 * float(np.log(abs(np.linalg.det(problem.basis.matrix()))))
-    shift = shift_reml if problem.reml else shift_ml
+    shift = shift_reml if problem.reml else 0.0
     names = [plain(t) for t in raw["theta"]]
     at = tuple(AtTheta(dict(zip(names, a["theta"], strict=True)), a["ml"], a["reml"] + shift_reml) for a in raw["at"])
     for item in (beta, se):
         item.index = [plain(k) for k in item.index]
     if vcov is not None:
         vcov.index = vcov.columns = beta.index
+    # a term split in two is "subj" and "subj.1" in lme4's VarCorr: the number goes
+    rows = [(re.sub(r"\.\d+$", "", plain(g)), plain(a or ""), plain(b or ""), v, s) for g, a, b, v, s in raw["varcorr"] if s is not None]
+    heads = {(plain(g), plain(c)): m for g, columns in raw["ranef"].items() for c, m in columns.items()}
     return Numbers(
-        nobs=raw["nobs"], npar=raw["npar"], criterion=raw["criterion"] + shift, aic=raw["aic"] + shift, bic=raw["bic"] + shift,
-        singular=raw["singular"], sigma=raw["sigma"], theta={plain(k): v for k, v in raw["theta"].items()},
-        fixef=beta, se=se, vcov=vcov, dropped=tuple(plain(d) for d in raw["dropped"]),
-        varcorr={(re.sub(r"\.\d+$", "", g), plain(a or ""), plain(b or "")): (v, s) for g, a, b, v, s in raw["varcorr"] if s is not None},
-        ranef={(g, plain(c)): Modes(tuple(m["levels"]), np.array(m["mode"]), np.array(m["sd"], float), m["n"], m["sum_sq"])
-               for g, columns in raw["ranef"].items() for c, m in columns.items()},
-        fitted_sum_sq=raw["fitted_sum_sq"], at=at,
-    )  # fmt: skip
+        nobs=raw["nobs"],
+        npar=raw["npar"],
+        criterion=raw["criterion"] + shift,
+        aic=raw["aic"] + shift,
+        bic=raw["bic"] + shift,
+        singular=raw["singular"],
+        sigma=raw["sigma"],
+        theta={plain(k): v for k, v in raw["theta"].items()},
+        fixef=beta,
+        se=se,
+        vcov=vcov,
+        dropped=tuple(plain(d) for d in raw["dropped"]),
+        varcorr={(g, a, b): (v, s) for g, a, b, v, s in rows},
+        ranef={k: Modes(tuple(m["levels"]), np.array(m["mode"]), np.array(m["sd"], float), m["n"], m["sum_sq"]) for k, m in heads.items()},
+        fitted_sum_sq=raw["fitted_sum_sq"],
+        at=at,
+    )
 
 
 def load_case(name: str) -> tuple[Problem, pd.DataFrame, dict[str, Any], Numbers]:

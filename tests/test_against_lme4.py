@@ -38,11 +38,12 @@ def fitted(name: str) -> Fit:
 
 @cache
 def evaluated(name: str, reml: bool) -> Fit:
-    """The problem at its starting theta, without optimising, under either criterion."""
-    problem, data, arguments, _ = load_case(name)
+    """The problem at theta = (1, ..., 1), without optimising, under either criterion."""
+    problem, data, arguments, r = load_case(name)
+    control = lmm.Control(evaluate_only=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", lmm.LmmWarning)
-        return lmm.lmer(problem.formula, data, **{**arguments, "REML": reml}, control=lmm.Control(evaluate_only=True))
+        return lmm.lmer(problem.formula, data, **{**arguments, "REML": reml}, control=control, start=np.ones(len(r.theta)))
 
 
 def slack(fit: Fit, r: Numbers) -> float:
@@ -70,6 +71,7 @@ def test_objective_at_fixed_theta(name: str, reml: bool) -> None:
 
     for at in numbers(name).at:
         check(at)
+    assert -2 * fit.llf == pytest.approx(fit.objective(np.ones(len(order))), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -89,9 +91,9 @@ def test_criterion(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_fixed_effects(name: str) -> None:
-    """Coefficients to 1e-4 of a standard error, standard errors to 1e-4 relative, and the same columns dropped."""
+    """Coefficients to 3e-4 of a standard error, standard errors as closely relative to themselves, and the same columns dropped."""
     fit, r = fitted(name), numbers(name)
-    tolerance = 1e-4 + slack(fit, r)
+    tolerance = 3e-4 + 3 * slack(fit, r)
     beta, se = plain_series(fit.fixef()), plain_series(fit.bse)
     assert set(beta) == set(r.fixef.index)
     assert {plain(d) for d in fit.design.dropped} == set(r.dropped)
@@ -136,7 +138,7 @@ def test_modes(name: str) -> None:
     """Conditional modes to 1e-3 of their conditional standard deviation, those to 1e-3 relative, and the sum of squares of all levels."""
     fit, r = fitted(name), numbers(name)
     tolerance = 1e-3 + 3 * slack(fit, r)
-    modes, covariances = fit.ranef(), fit.ranef_cov()
+    modes, covariances = ({plain(g): v for g, v in by_group.items()} for by_group in (fit.ranef(), fit.ranef_cov()))
     for (group, column), want in r.ranef.items():
         table = modes[group]
         assert len(table) == want.n

@@ -1,0 +1,115 @@
+"""The benchmark harness: data pass unchanged, a tool is timed in its own process, and a failure is told, not hidden."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import export, measure
+from benchmarks.measure import Settings
+from benchmarks.problems import FRAMES, PROBLEMS, TIMED, frame
+from benchmarks.report import table
+from benchmarks.runners.protocol import split_formula
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exported data of two problems."""
+    path = tmp_path_factory.mktemp("data")
+    export.write(path, [PROBLEMS["sleep_reml"], PROBLEMS["three_crossed"]], parquet=True)
+    return path
+
+
+@pytest.mark.parametrize("name", ["sleepstudy", "three_crossed"])
+def test_files_carry_the_rows_exactly(folder: Path, name: str) -> None:
+    """CSV and Parquet hold the same values as the frame, to the last bit."""
+    data = frame(name)
+    levels = json.loads((folder / "manifest.json").read_text())["data"][name]["levels"]
+    csv = pd.read_csv(folder / f"{name}.csv", dtype=dict.fromkeys(levels, str))
+    for column, order in levels.items():
+        csv[column] = pd.Categorical(csv[column], categories=order)
+    assert export.fingerprint(csv) == export.fingerprint(data)
+    assert export.fingerprint(pd.read_parquet(folder / f"{name}.parquet")) == export.fingerprint(data)
+
+
+@pytest.mark.parametrize("name", [n for n in FRAMES if not n.endswith(("1m", "10m"))])
+def test_simulated_data_repeat(name: str) -> None:
+    """A seed gives the same rows again, and changing one value changes the fingerprint."""
+    first, second = FRAMES[name](), FRAMES[name]()
+    pd.testing.assert_frame_equal(first, second)
+    numeric = first.select_dtypes("number").columns[0]
+    print_before = export.fingerprint(first)
+    changed = first.astype({numeric: float})
+    changed.loc[changed.index[5], numeric] += 0.5
+    assert export.fingerprint(changed) != print_before
+
+
+def test_pupils_are_as_described() -> None:
+    """24,600 rows, 4,100 pupils on six occasions, 300 teachers each in one of 40 schools, pupils who move."""
+    data = frame("pupils")
+    assert len(data) == 24_600
+    assert data["pupil"].nunique() == 4100
+    assert (data.groupby("pupil").size() == 6).all()
+    assert data["teacher"].nunique() == 300
+    assert (data.groupby("teacher", observed=True)["school"].nunique() == 1).all()
+    assert (data.groupby("pupil")["school"].nunique() > 1).any()
+
+
+def test_lmm_is_timed_in_its_own_process(folder: Path) -> None:
+    """The runner reports times, evaluations, memory and the log-likelihood that lme4 gives (-871.8141)."""
+    answer = measure.measure(PROBLEMS["sleep_reml"], "lmm", folder, Settings(limit=120, repeat=2))
+    assert answer["failed"] == ""
+    assert answer["loglik"] == pytest.approx(-871.8141, abs=1e-4)
+    assert len(answer["warm"]) == 2
+    assert 0 < answer["first"] < answer["cold"] < 120
+    assert 20 < answer["memory"] < 4000
+    assert answer["evaluations"] >= 1
+
+
+def test_a_process_over_its_limit_is_stopped_and_said_so(folder: Path) -> None:
+    """No tool holds the others up."""
+    answer = measure.measure(PROBLEMS["sleep_reml"], "lmm", folder, Settings(limit=0.05))
+    assert answer["failed"] == "over 0 s"
+    assert "loglik" not in answer
+
+
+def test_a_tool_that_is_not_there_is_said_so(folder: Path) -> None:
+    """Neither R nor a Python package is required."""
+    settings = Settings(rscript="no-such-Rscript", peers=sys.executable)
+    assert measure.measure(PROBLEMS["sleep_reml"], "lme4", folder, settings)["failed"] == "no-such-Rscript is not installed"
+
+
+@pytest.mark.parametrize("problem", TIMED, ids=lambda p: p.name)
+def test_formulas_of_timed_problems_split(problem: Any) -> None:
+    """Tools without formulas for random terms get the parts; together they are the formula."""
+    response, fixed, terms = split_formula(problem.formula)
+    again = f"{response} ~ {fixed} + " + " + ".join(f"({c}|{g})" for c, g in terms)
+    assert again.replace(" ", "") == problem.formula.replace(" ", "")
+
+
+def test_table_shows_figures_and_failures() -> None:
+    """A row per tool: times, the ratio to lme4, or why there is none."""
+    base = {"problem": "sleepstudy", "rows": 180, "reml": True, "failed": "", "loglik": -871.81407}
+    answers: list[dict[str, Any]] = [
+        {**base, "tool": "lmm", "cold": 0.9, "first": 0.02, "warm": [0.01, 0.03, 0.01], "evaluations": 5, "memory": 150.0},
+        {**base, "tool": "lme4", "cold": 1.4, "first": 0.06, "warm": [0.03], "evaluations": 43, "memory": 200.0},
+        {**base, "tool": "statsmodels", "loglik": None, "cannot": "crossed factors"},
+        {**base, "tool": "gpboost", "loglik": None, "failed": "over 60 s"},
+    ]
+    text = table({"processor": "P"}, answers, {"lmm": [1.0, 1.2, 1.1], "lme4": []})
+    assert "| lmm | 0.900 | 0.0200 | 0.0100 | 3 | 5 | 150 | -871.8141 |" in text
+    assert "| lmm | 1.100 | 1.000 | 3 |" in text
+    assert "cannot fit it: crossed factors" in text
+    assert "over 60 s" in text
+
+
+def test_fingerprint_sees_order() -> None:
+    """Two rows exchanged are other data."""
+    data = pd.DataFrame({"x": np.arange(5.0)})
+    assert export.fingerprint(data) != export.fingerprint(data.iloc[::-1].reset_index(drop=True))
