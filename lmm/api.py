@@ -17,6 +17,7 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, LmmWarning, SingularFitWarning, nearest, warn
 from lmm.estimators import Control, MaximumLikelihood
 from lmm.estimators.start import check_start
+from lmm.linalg import threads
 from lmm.model.problem import Problem, build_problem
 from lmm.model.records import Estimate
 from lmm.results import Fit
@@ -112,14 +113,16 @@ def run(
     control = _check_control(control)
     estimator = choose_estimator(REML, method, control)
     begin = perf_counter()
-    design = build_design(
-        formula, data, weights=weights, offset=offset, subset=subset, na_action=na_action, contrasts=contrasts, context=context
-    )
+    with threads.limited():
+        design = build_design(
+            formula, data, weights=weights, offset=offset, subset=subset, na_action=na_action, contrasts=contrasts, context=context
+        )
     rows = design.extra["subset"] if callable(subset) else subset  # a function need not pickle
     call = {"run": run, "REML": estimator.reml, "weights": weights, "offset": offset, "subset": rows, "na_action": na_action}
     call |= {"contrasts": contrasts, "start": start, "method": method, "control": control}
     design = replace(design, extra={**design.extra, "call": call})
-    problem = build_problem(design, backend=choose_backend(design, control))
+    with threads.limited():
+        problem = build_problem(design, backend=choose_backend(design, control))
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
     return fit_problem(design, problem, estimator, start)
 
@@ -127,7 +130,7 @@ def run(
 def fit_problem(design: Design, problem: Problem, estimator: Any, start: Any = None) -> Fit:
     """Run an estimator on a problem, warn of a singular or unconverged fit, and put the names back."""
     theta = check_start(start, design, problem, required=estimator.control.evaluate_only)
-    with _watching(estimator.control) as callback:
+    with _watching(estimator.control) as callback, threads.limited():
         estimate: Estimate = estimator.fit(problem, theta, callback)
     messages: list[tuple[str, type[LmmWarning]]] = []
     if not estimate.convergence.converged:

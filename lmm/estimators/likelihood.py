@@ -22,7 +22,7 @@ from scipy.linalg import solve_triangular
 from lmm.covariance import Covariance
 from lmm.estimators.control import Control
 from lmm.estimators.trust_region import Outcome, Point, minimize
-from lmm.linalg import backend
+from lmm.linalg import backend, threads
 from lmm.model import gaussian, hessian
 from lmm.model.moments import starting_values
 from lmm.model.problem import Problem
@@ -97,14 +97,17 @@ class MaximumLikelihood:
             outcome = snap(problem, evaluate, outcome, self.control.tolerance)
         return finish(problem, self.reml, outcome, self.name, {"optimise": perf_counter() - begin})
 
+    @threads.limited()
     def objective(self, problem: Problem, theta: np.ndarray) -> float:
         """-2 log-likelihood (ML) or the REML criterion at theta (m,)."""
         return Evaluator(problem, self.reml).objective(theta)
 
+    @threads.limited()
     def gradient(self, problem: Problem, theta: np.ndarray) -> np.ndarray:
         """Its derivative with respect to theta, (m,)."""
         return Evaluator(problem, self.reml).in_theta(theta).gradient
 
+    @threads.limited()
     def hessian(self, problem: Problem, theta: np.ndarray) -> np.ndarray:
         """Its exact second derivatives with respect to theta, (m, m)."""
         evaluate = Evaluator(problem, self.reml)

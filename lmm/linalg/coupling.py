@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lmm.linalg import small
+from lmm.linalg import small, threads
 
 Array = Any
 
@@ -55,12 +55,14 @@ class Dense(NamedTuple):
         for b in range(1, k):
             Y = Y + X[:, b, :, None] * self.B[None, b]
         Y = Y.reshape(k * J, q)
-        return Y.T @ Y
+        with threads.for_flops(k * J * q * q):
+            return Y.T @ Y
 
     def quadratic(self, xp: Any, K: Array) -> Array:
         """B_j K B_j', (k, k, J); K symmetric (q, q), both triangles."""
         k, J, q = self.B.shape
-        BK = (self.B.reshape(k * J, q) @ K).reshape(k, J, q)
+        with threads.for_flops(2 * k * J * q * q):
+            BK = (self.B.reshape(k * J, q) @ K).reshape(k, J, q)
         return xp.stack([xp.stack([xp.sum(BK[a] * self.B[b], axis=-1) for b in range(k)]) for a in range(k)])
 
     def into_tail(self, xp: Any, v: Array) -> Array:

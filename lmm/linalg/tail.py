@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
+from lmm.linalg import threads
+
 Array = Any
 
 
@@ -83,7 +85,8 @@ def factorize(xp: Any, S: Array) -> TailFactor:
     if xp is np:
         S = np.ascontiguousarray(S)
         S.flat[:: len(S) + 1] += 1.0
-        upper, info = lapack.dpotrf(S.T, lower=0, clean=0, overwrite_a=1)
+        with threads.for_flops(len(S) ** 3 / 3):
+            upper, info = lapack.dpotrf(S.T, lower=0, clean=0, overwrite_a=1)
         if info != 0:
             raise FloatingPointError(f"Cholesky factorisation of the dense tail failed at column {info}")
         return TailFactor(upper.T, 2.0 * np.log(np.diagonal(upper)).sum())
@@ -120,7 +123,8 @@ def unscale(xp: Any, layout: Layout, factors: list[Array], x: Array) -> Array:
 def inverse(xp: Any, factor: TailFactor) -> Array:
     """S^-1, both triangles under JAX, the lower one under NumPy."""
     if xp is np:
-        return lapack.dpotri(factor.L.T, lower=0)[0].T
+        with threads.for_flops(2 * len(factor.L) ** 3 / 3):
+            return lapack.dpotri(factor.L.T, lower=0)[0].T
     import jax.scipy.linalg as jsl
 
     return jsl.cho_solve((factor.L, True), xp.eye(len(factor.L)))

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from lmm.linalg import elimination, tail
+from lmm.linalg import elimination, tail, threads
 from lmm.linalg.elimination import Factor, Vectors
 from lmm.model.gaussian import state
 from lmm.model.problem import Problem
@@ -33,6 +33,7 @@ def _factors(problem: Problem, estimate: Estimate) -> tuple[list[np.ndarray], li
     return [estimate.factors[t] for t in plan.chain], [estimate.factors[t] for t in plan.tail]
 
 
+@threads.limited()
 def covariances(problem: Problem, estimate: Estimate) -> tuple[np.ndarray, ...]:
     """Conditional covariances of the modes given y, beta and theta, per term (J, k, k)."""
     chain_T, tail_T = _factors(problem, estimate)
@@ -50,6 +51,7 @@ def covariances(problem: Problem, estimate: Estimate) -> tuple[np.ndarray, ...]:
     return tuple(np.ascontiguousarray(np.moveaxis(out[t], -1, 0)) * estimate.sigma**2 for t in range(len(plan.terms)))
 
 
+@threads.limited()
 def prediction_variance(
     problem: Problem, estimate: Estimate, X: np.ndarray, terms: Sequence[tuple[np.ndarray, np.ndarray] | None]
 ) -> np.ndarray:

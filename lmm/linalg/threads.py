@@ -1,0 +1,102 @@
+"""BLAS threads: one for small matrices, and never more than there are idle cores.
+
+OpenBLAS splits even small factorisations over all cores and lets its threads spin while they wait
+for each other. On a machine that is also doing something else that costs a factor of 10 to 1000. So
+fits run on one BLAS thread, and the large factorisations of a dense tail on the cores that are idle
+at that moment. Nothing is done where the BLAS is not an OpenBLAS, and counts are put back on leaving.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy
+import scipy
+import scipy.linalg  # loads SciPy's BLAS, so that it is found below
+
+#: flops under which one thread is as fast as several
+WORTH = 1e8
+
+_lock = threading.RLock()
+_depth = 0
+_before: list[int] = []
+
+
+@cache
+def _controls() -> list[tuple[Callable[[int], None], Callable[[], int]]]:
+    """(set, get) of the thread count of every OpenBLAS that is loaded."""
+    out: list[tuple[Callable[[int], None], Callable[[], int]]] = []
+    for path in _loaded():
+        try:
+            library = ctypes.CDLL(path)
+        except OSError:
+            continue
+        for prefix in ("", "scipy_"):
+            for suffix in ("", "64_", "_64"):
+                setter = getattr(library, f"{prefix}openblas_set_num_threads{suffix}", None)
+                getter = getattr(library, f"{prefix}openblas_get_num_threads{suffix}", None)
+                if setter is not None and getter is not None:
+                    out.append((setter, getter))
+    return out
+
+
+def _loaded() -> list[str]:
+    """Paths of the OpenBLAS libraries of this process; beside NumPy and SciPy where the system does not list them."""
+    maps = Path("/proc/self/maps")
+    if maps.exists():
+        files = {line.split(maxsplit=5)[-1].strip() for line in maps.read_text().splitlines() if "openblas" in line}
+        return sorted(files)
+    found: list[str] = []
+    for package in (numpy, scipy):
+        root = Path(package.__file__).parent
+        for folder in (root / ".dylibs", root.parent / f"{package.__name__}.libs"):
+            found += [str(p) for p in sorted(folder.glob("*openblas*"))]
+    return found
+
+
+def idle_cores() -> int:
+    """Cores that nothing else is running on at this moment, at least 1 (Linux; elsewhere all cores)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/proc/loadavg") as file:
+            running = int(file.read().split()[3].split("/")[0])
+    except (OSError, ValueError, IndexError):
+        return cores
+    return max(1, cores - max(0, running - 1))
+
+
+@contextmanager
+def limited(count: int = 1) -> Iterator[None]:
+    """At most ``count`` BLAS threads inside, what it was before outside."""
+    global _depth, _before
+    controls = _controls()
+    with _lock:
+        current = [get() for _, get in controls]
+        if _depth == 0:
+            _before = current
+        _depth += 1
+        for (put, _), most in zip(controls, _before, strict=True):
+            put(min(count, most))
+    try:
+        yield
+    finally:
+        with _lock:
+            _depth -= 1
+            for (put, _), count_before in zip(controls, _before if _depth == 0 else current, strict=True):
+                put(count_before)
+
+
+@contextmanager
+def for_flops(flops: float) -> Iterator[None]:
+    """Threads for one large operation: the idle cores when it is worth it, else as it is."""
+    if flops < WORTH:
+        yield
+        return
+    with limited(idle_cores()):
+        yield
