@@ -73,6 +73,12 @@ class Columns(dict[str, pd.Series]):
         super().__init__(columns)
         self.n = n
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give columns other names, where they are here."""
+        for old, new in names.items():
+            if old in self:
+                self[new] = self.pop(old)
+
 
 @lru_cache(maxsize=512)
 def wilkinson(text: str, whole: str) -> Any:
@@ -236,8 +242,8 @@ class Evaluator:
             cause = error.__cause__
             if isinstance(cause, (DataError, UnseenLevels, ArgumentError)):
                 raise cause from None
-            text = str(error)
-            raise DataError(f"cannot evaluate the formula: {text}{'' if text.endswith('.') else '.'}{unknown_structure(text)}") from error
+            text = re.sub(r"^Unable to evaluate factor `(.*)`\. \[(.*)\]$", r"\1: \2", str(error), flags=re.DOTALL).rstrip(".")
+            raise DataError(f"cannot evaluate {text}.{unknown_structure(text)}") from error
         out = {}
         matrices = [getattr(made, f"part{i}") for i in range(len(parts))]
         encoders: dict[str, Any] = {}

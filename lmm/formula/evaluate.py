@@ -18,7 +18,7 @@ from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, Part, intercept, w
 from lmm.formula.grouping import Interaction, label
 from lmm.formula.levels import Levels, encode, join
 from lmm.formula.names import alias, aliased, names_in, readable, refuse_unknown, resolve
-from lmm.formula.parse import Formula
+from lmm.formula.parse import Formula, awkward_names
 from lmm.formula.scan import python_expression
 from lmm.formula.subset import row_mask
 from lmm.formula.table import Table, missing
@@ -92,7 +92,8 @@ def evaluate(
     if table.n == 0:
         raise DataError("the data has no rows.")
     scope = context if context is not None else {}
-    awkward = frozenset(name for name in formula.awkward if name in table)
+    awkward = formula.awkward.union(*(awkward_names(given) for given in (weights, offset) if isinstance(given, str)))
+    awkward = frozenset(name for name in awkward if name in table)
     plans = _plans(formula, awkward)
     expressions = list(formula.expressions)
     expressions += [given for given in (weights, offset) if isinstance(given, str)]
@@ -110,7 +111,7 @@ def evaluate(
     n = int(kept.sum())
     rows = Columns(_take(columns, kept, n), n)
     _prepare(rows, formula)
-    rows.update({alias(name): rows[name] for name in awkward if name in rows})
+    rows.rename({name: alias(name) for name in awkward})
     coding = _contrasts(contrasts, rows)
     evaluator = Evaluator(rows, found.context, coding, {})
     fixed, random = _matrices(formula, plans, evaluator, awkward)
@@ -262,17 +263,15 @@ def as_predictor(series: pd.Series) -> pd.Series:
 
 
 def _contrasts(contrasts: Mapping[str, Any] | None, rows: Columns) -> dict[str, Any]:
-    for name in contrasts or {}:
-        if name not in rows:
+    out = {}
+    for name, value in (contrasts or {}).items():
+        known = alias(name) if alias(name) in rows else name
+        if known not in rows:
             raise ArgumentError(f"contrasts= names {name!r}, which the formula does not use.{nearest(name, rows)}")
-        if pd.api.types.is_numeric_dtype(rows[name].dtype):
+        if pd.api.types.is_numeric_dtype(rows[known].dtype):
             raise ArgumentError(f"contrasts= names {name!r}, which is numeric; make it categorical first.")
-    return {_known_as(name, rows): value for name, value in (contrasts or {}).items()}
-
-
-def _known_as(name: str, rows: Columns) -> str:
-    """The name under which the evaluation knows a column."""
-    return alias(name) if alias(name) in rows else name
+        out[known] = value
+    return out
 
 
 def _plans(formula: Formula, awkward: frozenset[str]) -> dict[str, Any]:

@@ -212,7 +212,7 @@ class ModelFrame:
         index = pd.RangeIndex(n)
         taken = {k: pd.Series(s.array[complete], index=index, name=k) for k, s in columns.items()}
         rows = Columns({k: as_predictor(s) for k, s in taken.items()}, n)
-        rows.update({alias(name): rows[name] for name in self.awkward if name in rows})
+        rows.rename({name: alias(name) for name in self.awkward})
         return Evaluator(rows, self.context, self.contrasts, self.state), complete
 
     @property

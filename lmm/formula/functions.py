@@ -110,6 +110,19 @@ def ns(
     return {j + 1: basis[:, j] for j in range(basis.shape[1])}
 
 
+def dummy(f: Any, level: Any = None, _state: dict[str, Any] | None = None) -> Any:
+    """lme4's dummy(): a 0/1 column for one level, or for each level but the first."""
+    state = _state if _state is not None else {}
+    labels = strings(factor(f).cat.categories).to_numpy(dtype=object)[factor(f).cat.codes.to_numpy()]
+    if "levels" not in state:
+        state["levels"] = strings(factor(f).cat.categories).tolist()
+    if level is None:
+        return {name: (labels == name).astype(float) for name in state["levels"][1:]}
+    if str(level) not in state["levels"]:
+        raise DataError(f"dummy(): {level!r} is no level; the levels are {', '.join(state['levels'][:12])}.")
+    return (labels == str(level)).astype(float)
+
+
 def _summary(compute: Callable[[np.ndarray], Any]) -> Callable[..., float]:
     """A number computed once, from the data of the fit: ``x - mean(x)`` is the same shift on new data."""
 
@@ -151,6 +164,7 @@ PLAIN: dict[str, Any] = {
 STATEFUL: dict[str, Any] = {
     "cut": cut,
     "ns": ns,
+    "dummy": dummy,
     "mean": _summary(np.mean),
     "median": _summary(np.median),
     "sd": _summary(lambda v: np.std(v, ddof=1)),

@@ -114,10 +114,15 @@ def alias(name: str) -> str:
 def aliased(text: str, awkward: Collection[str]) -> str:
     """``text`` as Python can parse it: ``a.b`` or ``class`` by their aliases, ``as.factor(x)`` as ``as_factor(x)``."""
     out, at = [], 0
-    for token in scan(text):
-        if token.kind != "name":
+    tokens = scan(text)
+    for token, after in zip(tokens, (*tokens[1:], None), strict=True):
+        if token.kind not in ("name", "quoted"):
             continue
-        name = DOTTED.get(token.text) or (alias(token.text) if token.text in awkward else None)
+        column = token.text.strip("`")
+        if after is not None and after.call and after.text == "(":
+            name = DOTTED.get(token.text)
+        else:
+            name = alias(column) if column in awkward else None
         if name is not None:
             out += [text[at : token.start], name]
             at = token.stop

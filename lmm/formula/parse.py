@@ -83,13 +83,8 @@ class Formula:
 
     @cached_property
     def awkward(self) -> frozenset[str]:
-        """Names that Python would misread inside a call if they are columns: ``a.b``, ``class``."""
-        return frozenset(
-            token.text
-            for text in self.expressions
-            for token in scan(text)
-            if token.kind == "name" and ("." in token.text.strip(".") or keyword.iskeyword(token.text) or token.text.startswith("."))
-        )
+        """Names in the formula that evaluation would misread if they are columns."""
+        return frozenset().union(*(awkward_names(text) for text in self.expressions))
 
     @cached_property
     def has_dot(self) -> bool:
@@ -105,6 +100,19 @@ class Formula:
                 out += [self.fixed[at : token.start], f"({names})"]
                 at = token.stop
         return replace(self, fixed="".join(out) + self.fixed[at:])
+
+
+@lru_cache(maxsize=512)
+def awkward_names(text: str) -> frozenset[str]:
+    """Names that evaluation would misread if they are columns: ``a.b``, ``class``, and ``log`` beside ``log(x)``."""
+    out = set()
+    tokens = scan(text)
+    for token, after in zip(tokens, (*tokens[1:], None), strict=True):
+        if token.kind == "name":
+            called = after is not None and after.call and after.text == "("
+            if called or "." in token.text or keyword.iskeyword(token.text):
+                out.add(token.text)
+    return frozenset(out)
 
 
 def _explicit_one(text: str) -> bool:
@@ -142,6 +150,7 @@ def parse(text: str, one_sided: bool = False) -> Formula:
     """
     if not isinstance(text, str):
         raise FormulaError(f"a formula is a string such as 'y ~ x + (1|g)', not {type(text).__name__}.")
+    text = "".join(" " if c.isspace() else c for c in text)  # one line, so that a caret has a place
     tokens = scan(text)
     top = _outside(tokens)
     tildes = [token for token in top if token.text == "~"]

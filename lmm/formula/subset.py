@@ -16,6 +16,7 @@ import pandas as pd
 from lmm.errors import ArgumentError, DataError
 from lmm.formula.engine import FUNCTIONS, Columns, Evaluator
 from lmm.formula.names import alias, aliased, names_in, refuse_unknown, resolve
+from lmm.formula.parse import awkward_names
 from lmm.formula.scan import python_expression, scan
 from lmm.formula.table import Table
 
@@ -97,7 +98,7 @@ def _evaluate(text: str, table: Table, scope: Mapping[str, Any]) -> Any:
     refuse_unknown(found, table, {text: "subset"})
     raw = {name: table.column(name).reset_index(drop=True) for name in found.columns}
     raw |= {name: pd.Series(values) for name, values in found.arrays.items()}
-    awkward = frozenset(name for name, _, _ in names_in(text) if name in raw and not name.isidentifier() and f"`{name}`" not in text)
-    raw |= {alias(name): raw[name] for name in awkward}
-    plain = python_expression(aliased(text, awkward))
-    return Evaluator(Columns(raw, table.n), found.context, {}, {}).expression(plain if "`" in plain else condition(plain))
+    awkward = frozenset(name for name, _, _ in names_in(text) if name in raw and (not name.isidentifier() or name in awkward_names(text)))
+    rows = Columns(raw, table.n)
+    rows.rename({name: alias(name) for name in awkward})
+    return Evaluator(rows, found.context, {}, {}).expression(condition(python_expression(aliased(text, awkward))))

@@ -29,6 +29,8 @@ def data():
             "odd name": rng.normal(size=n),
             "k": rng.integers(1, 4, n),
             "b": rng.random(n) < 0.5,
+            "log": rng.normal(size=n),
+            "I": rng.normal(size=n),
         },
         index=pd.Index([f"row{i}" for i in range(n)], name="who"),
     )
@@ -84,6 +86,7 @@ COLUMNS = {
         ["Intercept", "relevel(f, 'hi')[T.lo]", "relevel(f, 'hi')[T.mid]"],
         {"g": (["Intercept"], Unstructured(1))},
     ),
+    "log(z) + log + I(x**2) + `I` + (1|g)": (["Intercept", "log(z)", "log", "I(x ** 2)", "I"], {"g": (["Intercept"], Unstructured(1))}),
     "b + (b|g)": (["Intercept", "b"], {"g": (["Intercept", "b"], Unstructured(2))}),
     "a.b + log(a.b^2) + (a.b|g)": (["Intercept", "a.b", "log(a.b ** 2)"], {"g": (["Intercept", "a.b"], Unstructured(2))}),
     "class + exp(class) + (1|g)": (["Intercept", "class", "exp(class)"], {"g": (["Intercept"], Unstructured(1))}),
@@ -183,6 +186,10 @@ def test_weights_and_offset_in_every_form(data):
     other = build_design("y ~ x + offset(z) + (1|g)", data, weights="I(z + 0)", offset=data["z"].to_numpy())
     np.testing.assert_array_equal(other.weights, plain.weights)
     np.testing.assert_allclose(other.offset, plain.offset)
+    dotted = build_design("y ~ x + (1|g)", data, weights="exp(a.b)", offset="a.b")
+    np.testing.assert_allclose(dotted.weights, np.exp(data["a.b"]))
+    np.testing.assert_array_equal(dotted.offset, data["a.b"])
+    np.testing.assert_array_equal(dotted.frame.new_offset(data), data["a.b"])
     none = build_design("y ~ x + (1|g)", data)
     assert none.weights is None and none.offset is None
 

@@ -24,6 +24,8 @@ def data():
             "w": rng.uniform(1, 2, n),
             "o": rng.normal(size=n),
             "unused": np.nan,
+            "two words": np.arange(n),
+            "class": np.arange(n) % 3,
         },
         index=rng.permutation(n) + 1000,
     )
@@ -92,6 +94,7 @@ SUBSETS = {
     "not x > 0 or w > 1.5 && g == 3": lambda d: ~(d["x"] > 0) | ((d["w"] > 1.5) & (d["g"] == 3)),
     "-1 < x < 1": lambda d: (d["x"] > -1) & (d["x"] < 1),
     "x^2 < limit": lambda d: d["x"] ** 2 < 0.5,
+    "`two words` > 2 & class != 1": lambda d: (d["two words"] > 2) & (d["class"] != 1),
     "f.isin(['a', 'b'])": lambda d: d["f"].isin(["a", "b"]),
 }
 

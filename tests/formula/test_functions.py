@@ -6,7 +6,7 @@ import pytest
 
 from lmm.errors import DataError
 from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, wilkinson
-from lmm.formula.functions import cut, factor, ifelse, interaction, ns, relevel
+from lmm.formula.functions import cut, dummy, factor, ifelse, interaction, ns, relevel
 
 x = np.array([0.1, 0.4, 0.9, 1.3, 2.2, 2.8, 3.7, 4.0, 5.5, 7.0])
 
@@ -114,3 +114,13 @@ def test_cut_keeps_its_limits_on_new_data():
 
 def test_ifelse_can_choose_text():
     assert list(ifelse(np.array([True, False]), "a", "b")) == ["a", "b"]
+
+
+def test_dummy_marks_levels_and_remembers_them():
+    state = {}
+    assert list(dummy(["b", "a", "b"], "b")) == [1, 0, 1]
+    columns = dummy(["b", "a", "c"], _state=state)
+    assert {k: list(v) for k, v in columns.items()} == {"b": [1, 0, 0], "c": [0, 0, 1]}
+    assert {k: list(v) for k, v in dummy(["c"], _state=state).items()} == {"b": [0], "c": [1]}
+    with pytest.raises(DataError, match="'z' is no level"):
+        dummy(["a", "b"], "z")

@@ -72,6 +72,7 @@ REFUSED = {
     "y ~ f(x] + (1|g)": ("]", "nothing is open"),
     "y ~ 'a + (1|g)": ("'", "quote is not closed"),
     "y ~ `a + (1|g)": ("`", "quote is not closed"),
+    "y ~ d$x + (1|g)": ("$", "no meaning"),
     "y ~ x ~ (1|g)": ("~", "second '~'"),
     "~ x + (1|g)": ("~", "response is missing"),
     "y | z ~ (1|g)": ("|", "right of '~'"),
@@ -143,3 +144,9 @@ def test_tokens_cover_the_text():
     pieces = [token.text for token in scan(text)]
     assert "".join(pieces) == "".join(text.split()) or "".join(pieces).replace(" ", "") == text.replace(" ", "")
     assert all(text[token.start : token.stop] == token.text for token in scan(text))
+
+
+def test_a_formula_over_several_lines_is_one_line():
+    assert parse("y ~ x +\n    (1|g)\n").bars[0].group == "g"
+    with pytest.raises(FormulaError, match=r"\n    y ~ x -   \(1\|g\)\n          \^\^\^\^\^\^\^\^\^$"):
+        parse("y ~ x - \n (1|g)")
