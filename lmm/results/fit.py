@@ -182,7 +182,7 @@ class Fit:
         values = np.asarray(theta, dtype=float)
         if values.shape != self.estimate.theta.shape or not np.isfinite(values).all():
             names = naming.theta_names(self.design.terms)
-            raise ArgumentError(f"objective: theta must be {len(names)} finite numbers, for {', '.join(names)}; its shape is {values.shape}.")
+            raise ArgumentError(f"objective: theta must be {len(names)} finite numbers, {', '.join(names)}; its shape is {values.shape}.")
         return float(self.estimator.objective(self.problem, values))
 
     def is_singular(self, tol: float = 1e-4) -> bool:
@@ -302,10 +302,12 @@ class Fit:
         ----------
         y : (n,) values for the rows used, or one per row of the data.
         start : theta to begin from; moments of the new response otherwise.
+
+        Raises
+        ------
+        DataError, ResponseError : wrong length; not numeric, missing or constant.
         """
-        design = self.design.with_response(y)
-        problem = self.problem.with_response(design)
-        return replace(self, design=design, problem=problem, estimate=self.estimator.fit(problem, start))
+        return replace(self, **updating.refitted(self.design, self.problem, self.estimator, self.estimate, y, start))
 
     def update(self, formula: str | None = None, **changes: Any) -> Fit:
         """The call repeated with a changed formula or arguments.

@@ -169,7 +169,7 @@ def summarise(design: Design, estimate: Estimate, fitted: np.ndarray, ddf: str |
     return Summary(
         title=_TITLES.get(estimate.method, f"Linear mixed model fit by {estimate.method}"),
         header=tuple(header_lines(design)),
-        criterion=f"REML criterion at convergence: {estimate.objective:.1f}" if estimate.reml else None,
+        criterion=criterion_line(estimate, 1) if estimate.reml else None,
         information=None if estimate.reml else information_table(estimate, design.n, 1),
         residuals=Table(five, (tuple(format_column(zap_small(quantiles, DIGITS + 1), DIGITS)),), "r" * 5, "residuals"),
         random=components.table(DIGITS, variances=True),
@@ -211,6 +211,11 @@ def information_table(estimate: Estimate, n: int, decimals: int) -> Table:
     return Table(head, ((*(f"{v:.{decimals}f}" for v in values), f"{df_resid:.0f}"),), "r" * 5, "information")
 
 
+def criterion_line(estimate: Estimate, decimals: int) -> str:
+    """The REML criterion, rounded, in at most seven digits."""
+    return f"REML criterion at convergence: {format_column([round(estimate.objective, decimals)], 7)[0]}"
+
+
 def counts_line(design: Design) -> str:
     """``Number of obs: 180, groups:  Subject, 18``."""
     return f"Number of obs: {design.n}, groups:  " + "; ".join(f"{term.group}, {term.J}" for term in design.terms)
@@ -249,7 +254,7 @@ def short_text(design: Design, estimate: Estimate) -> str:
     width = max(len(label) for label, _ in header)
     lines += [f"{label:>{width}}: {value}" for label, value in header]
     if estimate.reml:
-        lines.append(f"REML criterion at convergence: {estimate.objective:.4f}")
+        lines.append(criterion_line(estimate, 4))
     else:
         lines.append(information_table(estimate, design.n, 4).to_text())
     lines += ["Random effects:", varcorr(design, estimate).table(DIGITS).to_text(indent=1), counts_line(design), "Fixed effects:"]

@@ -10,6 +10,8 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, FormulaError
 from lmm.formula import Formula, parse
 from lmm.formula.scan import Token, scan
+from lmm.model.problem import Problem
+from lmm.model.records import Estimate
 
 
 def repeat_call(design: Design, formula: str | None, changes: dict[str, Any], context: Mapping[str, Any]) -> Any:
@@ -29,6 +31,16 @@ def repeat_call(design: Design, formula: str | None, changes: dict[str, Any], co
         call["start"] = None  # theta belongs to the old terms
     arguments = {"data": design.frame.data, **call, **changes}
     return run(text, arguments.pop("data"), ChainMap(dict(design.frame.context), context), **arguments)  # type: ignore[arg-type]
+
+
+def refitted(design: Design, problem: Problem, estimator: Any, estimate: Estimate, y: Any, start: Any) -> dict[str, Any]:
+    """Design, problem and estimate for the response ``y``; a fit that was evaluated only is evaluated at the same theta."""
+    new_design = design.with_response(y)
+    new_problem = problem.with_response(new_design)
+    control = getattr(estimator, "control", None)
+    if start is None and control is not None and control.evaluate_only:
+        start = estimate.theta
+    return {"design": new_design, "problem": new_problem, "estimate": estimator.fit(new_problem, start)}
 
 
 def update_formula(old: Formula, change: str) -> str:

@@ -64,9 +64,9 @@ class VarCorr:
     >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
     >>> print(fit.varcorr())
      Groups   Name      Std.Dev. Corr
-     Subject  Intercept 24.7407
-              Days       5.9221  0.066
-     Residual           25.5918
+     Subject  Intercept  24.7405
+              Days        5.9221 0.066
+     Residual            25.5918
     """
 
     def __init__(self, components: Sequence[Component], sigma: float | None):
@@ -120,8 +120,11 @@ class VarCorr:
             rows += [(c.group, c.columns[j], c.columns[i], c.covariance[i, j], correlation[i, j]) for i, j in c.pairs]
         if self.sigma is not None:
             rows.append(("Residual", None, None, self.sigma**2, self.sigma))
-        frame = pd.DataFrame(rows, columns=["grp", "var1", "var2", "vcov", "sdcor"])
-        return frame.astype({"grp": object, "var1": object, "var2": object, "vcov": float, "sdcor": float})
+        grp, var1, var2, vcov, sdcor = (list(column) for column in zip(*rows, strict=True))
+        text = {"grp": grp, "var1": var1, "var2": var2}
+        # as objects, or a missing name would turn from None to NaN
+        columns = {name: pd.Series(values, dtype=object) for name, values in text.items()}
+        return pd.DataFrame({**columns, "vcov": vcov, "sdcor": sdcor})
 
     def table(self, digits: int = 5, variances: bool = False) -> Table:
         """The printed table: Groups, Name, (Variance,) Std.Dev. and the lower triangle of correlations."""
