@@ -28,6 +28,7 @@ from interface_meta import override
 
 from lmm.errors import ArgumentError, DataError, FormulaError, nearest
 from lmm.formula import functions
+from lmm.formula.names import readable
 from lmm.formula.parse import unknown_structure
 
 #: functions that every formula has, R's names first; stateful ones remember what they saw.
@@ -199,10 +200,18 @@ class Evaluator:
     context : variables and functions of the caller that are used.
     contrasts : coding by column name.
     state : what stateful functions remember, by expression; filled in, and read back on new data.
+    awkward : column names that go by an alias here, to be undone in messages.
     """
 
-    def __init__(self, columns: Columns, context: Mapping[str, Any], contrasts: Mapping[str, Any], state: dict[str, Any]):
-        self.state, self.columns = state, columns
+    def __init__(
+        self,
+        columns: Columns,
+        context: Mapping[str, Any],
+        contrasts: Mapping[str, Any],
+        state: dict[str, Any],
+        awkward: frozenset[str] = frozenset(),
+    ):
+        self.state, self.columns, self.awkward = state, columns, awkward
         self._frame = _Materializer(columns, context={**FUNCTIONS, **context})
         self._frame.coding = contrasts
 
@@ -217,8 +226,8 @@ class Evaluator:
         except DataError:
             raise
         except Exception as error:
-            cause = str(error).rstrip(".")
-            raise DataError(f"cannot evaluate {text}: {type(error).__name__}: {cause}.{unknown_structure(text)}") from error
+            cause = readable(f"{text}: {type(error).__name__}: {error}", self.awkward).rstrip(".")
+            raise DataError(f"cannot evaluate {cause}.{unknown_structure(text)}") from error
 
     def matrices(self, parts: Mapping[str, Any], replay: bool = False) -> dict[str, Part]:
         """Model matrices of several right-hand sides at once, so that they share columns and state.
@@ -236,14 +245,16 @@ class Evaluator:
             with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Contrasts", category=UserWarning)
                 made = frame.get_model_matrix(ModelSpecs(**specs))
-        except (DataError, UnseenLevels, ArgumentError):
+        except (UnseenLevels, ArgumentError):
             raise
+        except DataError as error:
+            raise DataError(readable(str(error), self.awkward)) from None
         except Exception as error:
             cause = error.__cause__
             if isinstance(cause, (DataError, UnseenLevels, ArgumentError)):
                 raise cause from None
             text = re.sub(r"^Unable to evaluate factor `(.*)`\. \[(.*)\]$", r"\1: \2", str(error), flags=re.DOTALL).rstrip(".")
-            raise DataError(f"cannot evaluate {text}.{unknown_structure(text)}") from error
+            raise DataError(f"cannot evaluate {readable(text, self.awkward)}.{unknown_structure(text)}") from error
         out = {}
         matrices = [getattr(made, f"part{i}") for i in range(len(parts))]
         encoders: dict[str, Any] = {}

@@ -113,7 +113,7 @@ def evaluate(
     _prepare(rows, formula)
     rows.rename({name: alias(name) for name in awkward})
     coding = _contrasts(contrasts, rows)
-    evaluator = Evaluator(rows, found.context, coding, {})
+    evaluator = Evaluator(rows, found.context, coding, {}, awkward)
     fixed, random = _matrices(formula, plans, evaluator, awkward)
     return Evaluated(
         formula,

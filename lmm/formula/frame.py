@@ -19,7 +19,7 @@ from lmm.formula.engine import Columns, Evaluator, UnseenLevels, wilkinson
 from lmm.formula.evaluate import as_predictor, check_finite, expression, offsets
 from lmm.formula.grouping import Interaction, label
 from lmm.formula.levels import Levels, encode, join, lookup
-from lmm.formula.names import alias, names_in, readable
+from lmm.formula.names import alias, aliased, names_in, readable
 from lmm.formula.parse import Formula, parse
 from lmm.formula.table import Table, missing
 
@@ -181,7 +181,8 @@ class ModelFrame:
                 names = [term.group for term in self.terms]
                 raise FormulaError(f"the model has no random term for {bar.group!r}.{nearest(bar.group, names)}", wanted.text, bar.span)
             i = groups[bar.factors]
-            sources = [str(term) for term in wilkinson(bar.columns, wanted.text)]
+            terms = wilkinson(aliased(bar.columns, self.awkward), wanted.text)
+            sources = [readable(str(term), self.awkward) for term in terms]
             absent = [s for s in sources if s not in self.terms[i].sources]
             if absent:
                 have = ", ".join(dict.fromkeys(self.terms[i].sources))
@@ -213,7 +214,7 @@ class ModelFrame:
         taken = {k: pd.Series(s.array[complete], index=index, name=k) for k, s in columns.items()}
         rows = Columns({k: as_predictor(s) for k, s in taken.items()}, n)
         rows.rename({name: alias(name) for name in self.awkward})
-        return Evaluator(rows, self.context, self.contrasts, self.state), complete
+        return Evaluator(rows, self.context, self.contrasts, self.state, self.awkward), complete
 
     @property
     def _fitted(self) -> frozenset[str]:

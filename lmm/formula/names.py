@@ -108,7 +108,7 @@ def refuse_unknown(found: Names, table: Table, arguments: Mapping[str, str], for
 
 def alias(name: str) -> str:
     """A Python identifier that stands for an awkward column name while an expression is evaluated."""
-    return "".join(c if c.isalnum() or c == "_" else "__dot__" for c in name) + "__column"
+    return "column_" + "".join(c if c.isascii() and c.isalnum() else f"_{ord(c):x}_" for c in name)
 
 
 def aliased(text: str, awkward: Collection[str]) -> str:
@@ -130,9 +130,14 @@ def aliased(text: str, awkward: Collection[str]) -> str:
 
 
 def readable(text: str, awkward: Collection[str]) -> str:
-    """The inverse of :func:`aliased` on a column name."""
+    """The inverse of :func:`aliased`, on a column name or a message."""
     for name in awkward:
-        text = text.replace(alias(name), name)
+        at = text.find(alias(name))
+        while at >= 0:
+            inside = text.count("(", 0, at) > text.count(")", 0, at)  # formulaic keeps backticks inside calls
+            shown = f"`{name}`" if inside and not name.replace(".", "").isidentifier() else name
+            text = text[:at] + shown + text[at + len(alias(name)) :]
+            at = text.find(alias(name))
     for name, python in DOTTED.items():
         if python in text:
             text = text.replace(python + "(", name + "(")

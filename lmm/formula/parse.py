@@ -104,7 +104,7 @@ class Formula:
 
 @lru_cache(maxsize=512)
 def awkward_names(text: str) -> frozenset[str]:
-    """Names that evaluation would misread if they are columns: ``a.b``, ``class``, and ``log`` beside ``log(x)``."""
+    """Names that evaluation would misread if they are columns: ``a.b``, ``class``, anything in backticks, and ``log`` beside ``log(x)``."""
     out = set()
     tokens = scan(text)
     for token, after in zip(tokens, (*tokens[1:], None), strict=True):
@@ -112,6 +112,8 @@ def awkward_names(text: str) -> frozenset[str]:
             called = after is not None and after.call and after.text == "("
             if called or "." in token.text or keyword.iskeyword(token.text):
                 out.add(token.text)
+        elif token.kind == "quoted":
+            out.add(token.text[1:-1])
     return frozenset(out)
 
 

@@ -101,4 +101,4 @@ def _evaluate(text: str, table: Table, scope: Mapping[str, Any]) -> Any:
     awkward = frozenset(name for name, _, _ in names_in(text) if name in raw and (not name.isidentifier() or name in awkward_names(text)))
     rows = Columns(raw, table.n)
     rows.rename({name: alias(name) for name in awkward})
-    return Evaluator(rows, found.context, {}, {}).expression(condition(python_expression(aliased(text, awkward))))
+    return Evaluator(rows, found.context, {}, {}, awkward).expression(condition(python_expression(aliased(text, awkward))))

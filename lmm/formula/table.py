@@ -110,8 +110,8 @@ def _foreign_column(series: Any) -> pd.Series:
         return pd.Series(series.cast(nw.Float64).to_numpy(), name=name)
     if dtype == nw.Categorical or dtype == nw.Enum:
         values = series.cast(nw.String).to_list()
-        if dtype == nw.Enum and hasattr(dtype, "categories"):
-            order = list(dtype.categories)
+        if dtype == nw.Enum:
+            order = list(getattr(dtype, "categories", None) or series.to_native().dtype.categories)
         elif type(series.to_native()).__module__.startswith("pyarrow"):
             order = [c for chunk in series.to_native().chunks for c in chunk.dictionary.to_pylist()]
             order = list(dict.fromkeys(str(c) for c in order))

@@ -58,6 +58,8 @@ CASES = {
     "category without a value": ("yield ~ cut(x, [0, 1]) + (1|g)", data, {}, DataError, r"cut\(x, \[0, 1\]\) has no value in"),
     "group without a value": ("yield ~ (1|cut(x, [0, 1]))", data, {}, DataError, "has no value in"),
     "group of lists": ("yield ~ (1|l)", change(l=[[1]] * n), {}, GroupingError, "'l' has values that cannot be told apart"),
+    "awkward name": ("yield ~ log(`a b`) + (1|g)", change(**{"a b": "t"}), {}, DataError, r"cannot evaluate log\(`a b`\): "),
+    "awkward term": ("yield ~ a.b + (1|g)", change(**{"a.b": pd.date_range("2020", periods=n)}), {}, DataError, "the term a.b has type"),
     "function fails": ("yield ~ poly(x, 'a') + (1|g)", data, {}, DataError, r"cannot evaluate"),
     "everything missing": (F, change(x=np.nan), {}, DataError, r"no complete row is left of 60: missing values in 'x' \(60 rows\)"),
     "no rows": (F, data.iloc[:0], {}, DataError, "no rows"),

@@ -1,7 +1,9 @@
 """What build_design makes of a formula: X, terms, structures, names, order."""
 
 import copy
+import math
 import pickle
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -169,7 +171,7 @@ def test_scope_is_used_after_the_columns(data):
     def twice(v):
         return 2 * v
 
-    context = {"twice": twice, "row": np.arange(240.0), "shift": 3.0, "x": "not the column", "factor": 7, "log": __import__("math").log}
+    context = {"twice": twice, "row": np.arange(240.0), "shift": 3.0, "x": "not the column", "factor": 7, "log": math.log}
     design = build_design("y ~ twice(x) + row + I(z - shift) + factor(k) + log(z) + (1|g)", data, context=context)
     np.testing.assert_allclose(design.X[:, 1], 2 * data["x"])
     assert set(design.frame.context) == {"twice", "shift"}
@@ -285,3 +287,17 @@ def test_labels_are_strings_made_when_read(data):
     assert random.J == 12 and "_labels" not in random.__dict__
     assert random.levels.tolist() == [str(i) for i in range(12)]
     assert random.levels is random.levels
+
+
+def test_many_levels_cost_no_dense_matrix():
+    n, J = 200_000, 100_000
+    ids = np.arange(n) % J
+    frame = pd.DataFrame(
+        {"y": np.arange(n) % 7.0, "x": np.arange(n) % 11.0, "id": pd.Categorical.from_codes(ids, categories=np.arange(J) + 5)}
+    )
+    tracemalloc.start()
+    design = build_design("y ~ x + (1|id)", frame)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert design.terms[0].J == J and design.terms[0].values.strides == (0, 0)
+    assert peak < 100 * n  # bytes: a dozen columns, where dummies would take J of them

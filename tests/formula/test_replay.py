@@ -189,6 +189,12 @@ def test_re_form_keeps_columns(data, re_form, kept):
         assert {t.group: mask.tolist() for t, mask in zip(frame.terms, match_bars(frame, re_form), strict=True)} == kept
 
 
+def test_re_form_spells_columns_as_the_formula_does(data):
+    frame = build_design("y ~ x + (log(a.b^2) + `a.b`|g)", data).frame
+    assert frame.match_bars("~ (0 + a.b|g)")[0].tolist() == [False, False, True]
+    assert frame.match_bars("~ (log(a.b ^ 2)|g)")[0].tolist() == [True, True, False]
+
+
 def test_re_form_with_an_unknown_term(data):
     frame = build_design("y ~ x + (x|g)", data).frame
     with pytest.raises(FormulaError, match="no random term for 'gg'. Did you mean 'g'"):
