@@ -17,6 +17,9 @@ from lmm.model.records import Estimate
 from lmm.results.numberformat import format_column
 from lmm.results.render import Table
 
+#: standard deviation of a combination of unit-variance effects below which it counts as constant
+DEGENERATE = 1e-2
+
 
 @dataclass(frozen=True, eq=False)
 class PrincipalComponents:
@@ -81,11 +84,12 @@ def boundary_distances(design: Design, estimate: Estimate) -> list[np.ndarray]:
 
 
 def degenerate_directions(T: np.ndarray, count: int, tol: float) -> np.ndarray:
-    """(k, count) unit vectors v with Var(v'b) = sigma^2 |T'v|^2 nearly zero, most easily named first.
+    """(k, r) unit vectors v, 1 <= r <= count, with Var(v'b) = sigma^2 |T'v|^2 nearly zero, most easily named first.
 
     Columns whose standard deviation is below ``tol`` come first, as unit vectors of their own. The
-    others are scaled to unit variance, so that units of measurement do not decide, and the
-    directions of least variance among them fill up the count.
+    others are scaled to unit variance, so that units of measurement do not decide, and give the
+    directions of least variance among them. ``count``, the zeros on the diagonal of T, is a bound
+    only: T = [[0, 0], [1, 0]] has two but a single direction without variance.
     """
     sd = np.linalg.norm(T, axis=1)
     flat = np.flatnonzero(sd < tol)
@@ -94,7 +98,11 @@ def degenerate_directions(T: np.ndarray, count: int, tol: float) -> np.ndarray:
     directions = np.zeros((len(sd), flat.size + missing))
     directions[flat, np.arange(flat.size)] = 1.0
     if missing:
-        vectors = np.linalg.svd(T[rest] / sd[rest, None])[0]
-        least = vectors[:, -missing:] / sd[rest, None]
+        vectors, lengths, _ = np.linalg.svd(T[rest] / sd[rest, None])
+        lengths = np.pad(lengths, (0, rest.size - lengths.size))
+        missing = min(missing, max(int(np.sum(lengths < DEGENERATE)), int(flat.size == 0)))
+        directions = directions[:, : flat.size + missing]
+    if missing:
+        least = vectors[:, rest.size - missing :] / sd[rest, None]
         directions[np.ix_(rest, np.arange(flat.size, flat.size + missing))] = least / np.linalg.norm(least, axis=0)
     return directions

@@ -45,21 +45,14 @@ def _singular_note(term: RandomTerm, directions: np.ndarray) -> str:
         what = "a correlation of one in absolute value" if k == 2 else "perfectly correlated effects"
         parts.append(f"{' and '.join(mixed)} {'has' if len(mixed) == 1 else 'have'} no variance ({what})")
     if k == 1:
-        cure = f"The fit equals one without this term; leaving ({_bar(term)}) out changes no other estimate."
+        column = "1" if term.columns[0] == "Intercept" else f"0 + {term.columns[0]}"
+        cure = f"The fit equals one without this term; leaving ({column} | {term.group}) out changes no other estimate."
     elif mixed:
         support = f"The data support {k - directions.shape[1]} of its {k} dimensions"
-        cure = f"{support}; a simpler term such as ({_bar(term, '||')}), or fewer columns, is the usual remedy."
+        cure = f"{support}; independent effects (|| in place of |) or fewer columns are the usual remedy."
     else:
-        cure = f"Leaving {' and '.join(alone)} out of ({_bar(term)}) changes no other estimate."
+        cure = f"Leaving {' and '.join(alone)} out of the random effects of {term.group} changes no other estimate."
     return f"Singular fit, {term.group}: {' and '.join(parts)}. {cure}"
-
-
-def _bar(term: RandomTerm, bar: str = "|") -> str:
-    rest = [c for c in term.columns if c != "Intercept"]
-    head = ["1"] if len(rest) < term.k else ["0"]
-    if rest and head == ["1"]:
-        head = []
-    return f"{' + '.join([*head, *rest])} {bar} {term.group}"
 
 
 def _combination(columns: tuple[str, ...], v: np.ndarray) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 import lmm
 from lmm.formula import parse
+from lmm.results.components import degenerate_directions
 from lmm.results.randomeffects import random_part
 from lmm.results.updating import update_formula
 from tests import designs
@@ -256,6 +257,31 @@ def test_singularity():
     assert fit("dyestuff2").is_singular() and not fit("sleep").is_singular()
     assert fit("sleep").is_singular(tol=10)
     assert any("Batch" in message for message in fit("dyestuff2").messages)
+
+
+@pytest.mark.parametrize(
+    ("T", "count", "wanted"),
+    [
+        ([[0.0]], 1, [[1.0]]),
+        ([[1, 0], [0.5, 0]], 1, [[1 / np.sqrt(5)], [-2 / np.sqrt(5)]]),
+        ([[0, 0], [1, 0]], 2, [[1.0], [0.0]]),  # two zeros on the diagonal, rank one
+        ([[0, 0], [0, 1]], 1, [[1.0], [0.0]]),
+        ([[0, 0], [0, 0]], 2, [[1.0, 0.0], [0.0, 1.0]]),
+        ([[100, 0, 0], [0.01, 0.02, 0], [0, 0, 0]], 1, [[0.0], [0.0], [1.0]]),
+        ([[1, 0, 0], [2, 0, 0], [-3, 0, 0]], 2, None),
+        ([[1, 0], [1e-3, 5e-5]], 1, None),  # a tiny variance, not quite degenerate: the direction of least variance
+    ],
+)
+def test_degenerate_directions(T, count, wanted):
+    T = np.array(T, dtype=float)
+    v = degenerate_directions(T, count, 1e-4)
+    np.testing.assert_allclose(np.linalg.norm(v, axis=0), 1)
+    assert 1 <= v.shape[1] <= count
+    if wanted is None:
+        assert np.linalg.norm(T.T @ v, axis=0).max() < 1e-4
+    else:
+        np.testing.assert_allclose(v * np.sign(v[np.argmax(v != 0, axis=0), range(v.shape[1])]), wanted, atol=1e-12)
+        np.testing.assert_allclose(T.T @ v, 0, atol=1e-12)
 
 
 def test_principal_components_show_the_rank():

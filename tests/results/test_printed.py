@@ -92,8 +92,7 @@ def test_singular_note_names_the_direction():
     note = " ".join(str(fit.summary()).split())
     # b2 = b1 / 2 exactly: 1 b1 - 2 b2 has no variance, of length sqrt(5)
     assert "0.447 Intercept - 0.894 half has no variance" in note
-    assert "supports" not in note
-    assert "(half || Subject)" in note
+    assert "1 of its 2 dimensions" in note and "|| in place of |" in note
 
 
 def test_unconverged_and_missing_rows_are_noted():
