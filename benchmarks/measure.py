@@ -78,7 +78,7 @@ def _run(line: list[str], limit: float) -> str:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        return f"over {limit:.0f} s"
+        return f"stopped at {limit:g} s"
     if process.returncode == 0:
         return ""
     if process.returncode == -signal.SIGKILL:

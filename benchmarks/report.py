@@ -32,7 +32,8 @@ def warm(answer: dict[str, Any]) -> float | None:
 def row(answer: dict[str, Any], lme4: float | None) -> str:
     """One tool on one problem."""
     own = warm(answer)
-    ratio = f"{lme4 / own:.2g}" if lme4 and own and answer["tool"] != "lme4" else ""
+    times = lme4 / own if lme4 and own and answer["tool"] != "lme4" else None
+    ratio = "" if times is None else f"{times:.1f}" if times < 10 else f"{times:.0f}"
     loglik, memory, count = answer.get("loglik"), answer.get("memory"), answer.get("evaluations")
     unable = f"cannot fit it: {answer['cannot']}" if answer.get("cannot") else ""
     note = "; ".join(text for text in (unable, answer.get("failed"), answer.get("note")) if text)

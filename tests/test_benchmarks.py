@@ -75,7 +75,7 @@ def test_lmm_is_timed_in_its_own_process(folder: Path) -> None:
 def test_a_process_over_its_limit_is_stopped_and_said_so(folder: Path) -> None:
     """No tool holds the others up."""
     answer = measure.measure(PROBLEMS["sleep_reml"], "lmm", folder, Settings(limit=0.05))
-    assert answer["failed"] == "over 0 s"
+    assert answer["failed"] == "stopped at 0.05 s"
     assert "loglik" not in answer
 
 
@@ -100,13 +100,13 @@ def test_table_shows_figures_and_failures() -> None:
         {**base, "tool": "lmm", "cold": 0.9, "first": 0.02, "warm": [0.01, 0.03, 0.01], "evaluations": 5, "memory": 150.0},
         {**base, "tool": "lme4", "cold": 1.4, "first": 0.06, "warm": [0.03], "evaluations": 43, "memory": 200.0},
         {**base, "tool": "statsmodels", "loglik": None, "cannot": "crossed factors"},
-        {**base, "tool": "gpboost", "loglik": None, "failed": "over 60 s"},
+        {**base, "tool": "gpboost", "loglik": None, "failed": "stopped at 60 s"},
     ]
     text = table({"processor": "P"}, answers, {"lmm": [1.0, 1.2, 1.1], "lme4": []})
-    assert "| lmm | 0.900 | 0.0200 | 0.0100 | 3 | 5 | 150 | -871.8141 |" in text
+    assert "| lmm | 0.900 | 0.0200 | 0.0100 | 3.0 | 5 | 150 | -871.8141 |" in text
     assert "| lmm | 1.100 | 1.000 | 3 |" in text
     assert "cannot fit it: crossed factors" in text
-    assert "over 60 s" in text
+    assert "stopped at 60 s" in text
 
 
 def test_fingerprint_sees_order() -> None:
