@@ -80,8 +80,7 @@ def factorize(xp: Any, system: System, chain_T: list[Array], layout: tail.Layout
     done: list[Eliminated] = []
     for i, T in enumerate(chain_T):
         A, parents, coupling = members[i]
-        X, part = small.whiten(xp, A, T)
-        W = small.transpose_multiply(X, X)
+        X, W, part = small.whiten(xp, A, T)
         logdet = logdet + part
         for s, parent in enumerate(parents):
             later = members[i + 1 + s]
@@ -124,9 +123,10 @@ class Vectors(NamedTuple):
 
 
 class Reduced(NamedTuple):
-    """Right-hand sides carried down: what each member (r, k, J) and the tail (r, q) see, and L^-1 T' of the latter."""
+    """Right-hand sides carried down: what each member (r, k, J) and the tail (r, q) see, W r and L^-1 T'r of them."""
 
     chain: tuple[Array, ...]
+    weighted: tuple[Array, ...]
     tail: Array
     half: Array
 
@@ -134,8 +134,10 @@ class Reduced(NamedTuple):
 def reduce(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], rhs: Vectors) -> Reduced:
     """Carry right-hand sides down the elimination."""
     chain, rest = list(rhs.chain), rhs.tail
+    weighted = []
     for i, member in enumerate(factor.chain):
         WR = small.apply(member.W, chain[i])
+        weighted.append(WR)
         for s, parent in enumerate(member.parents):
             taken = small.apply_transpose(parent.B, WR)
             chain[i + 1 + s] = chain[i + 1 + s] - segment_sum(xp, taken, parent.index, chain[i + 1 + s].shape[-1])
@@ -144,7 +146,7 @@ def reduce(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], rh
     half = rest
     if layout:
         half = tail.forward(xp, factor.tail, tail.scale_rows(xp, layout, tail_T, rest.T).T)
-    return Reduced(tuple(chain), rest, half)
+    return Reduced(tuple(chain), tuple(weighted), rest, half)
 
 
 def solve(
@@ -172,18 +174,18 @@ def solve(
             u = u - small.apply(parent.B, later[s][:, :, parent.index])
         if member.coupling is not None:
             u = u - member.coupling.from_tail(xp, b_tail)
-        b = small.apply(member.W, u)
+        b = reduced.weighted[i] if u is reduced.chain[i] else small.apply(member.W, u)
         later.insert(0, b)
         residuals.insert(0, u - small.apply(member.A, b))
     return Vectors(tuple(later), b_tail), Vectors(tuple(residuals), e_tail)
 
 
-def inner(xp: Any, factor: Factor, reduced: Reduced) -> Array:
+def inner(reduced: Reduced) -> Array:
     """r' (A + G^-1)^-1 r of reduced right-hand sides, (r, r)."""
     r = len(reduced.tail)
     total = reduced.half @ reduced.half.T
-    for member, v in zip(factor.chain, reduced.chain, strict=True):
-        total = total + v.reshape(r, -1) @ small.apply(member.W, v).reshape(r, -1).T
+    for v, Wv in zip(reduced.chain, reduced.weighted, strict=True):
+        total = total + v.reshape(r, -1) @ Wv.reshape(r, -1).T
     return (total + total.T) / 2
 
 
@@ -230,8 +232,11 @@ def inverse_blocks(xp: Any, factor: Factor, K: Array | None, need_first: bool) -
     for i in range(len(factor.chain) - 1, -1, -1):
         member = factor.chain[i]
         k, _, J = member.A.shape
-        H = xp.zeros((k, k, J)) if member.coupling is None else member.coupling.quadratic(xp, K)
         count = len(member.parents)
+        if member.coupling is None and not count and i == 0 and not need_first:  # nothing beside the member itself
+            quadratics.insert(0, xp.zeros((k, k, 1)))
+            break
+        H = xp.zeros((k, k, J)) if member.coupling is None else member.coupling.quadratic(xp, K)
         # Z_u = sum_v R_v N_vu at this level's own ancestors u: (k, k_u, J)
         Z = []
         for u in range(count):
@@ -289,10 +294,9 @@ def traces(xp: Any, factor: Factor, K: Array | None) -> list[Array]:
     quadratics, _ = inverse_blocks(xp, factor, K, need_first=False)
     out = []
     for member, H in zip(factor.chain, quadratics, strict=True):
-        AW = small.multiply(member.A, member.W)
-        Q = member.A - small.multiply(AW, member.A)
+        total = small.reduced_sum(xp, member.A, member.W)
         if member.coupling is not None or member.parents:
-            E = xp.eye(len(AW))[:, :, None] - AW
-            Q = Q - small.multiply(small.multiply(E, H), xp.swapaxes(E, 0, 1))
-        out.append(xp.sum(Q, axis=-1))
+            E = xp.eye(len(H))[:, :, None] - small.multiply(member.A, member.W)
+            total = total - xp.sum(small.multiply(small.multiply(E, H), xp.swapaxes(E, 0, 1)), axis=-1)
+        out.append(total)
     return out

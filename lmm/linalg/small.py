@@ -8,11 +8,38 @@ calls is slow under NumPy, and batched ones have deadlocked under JAX on CPU.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
+
+import numpy as np
 
 Array = Any
 
+#: levels whose temporaries stay in cache
+BLOCK = 1 << 13
 
+
+def in_blocks(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Run a function of arrays (..., J) over blocks of J, so that under NumPy its temporaries stay in cache."""
+
+    @wraps(function)
+    def run(*arrays: Array) -> Array:
+        J = arrays[0].shape[-1]
+        if J <= 2 * BLOCK or not all(isinstance(a, np.ndarray) and a.shape[-1] == J for a in arrays):
+            return function(*arrays)
+        out = None
+        for i in range(0, J, BLOCK):
+            part = function(*(a[..., i : i + BLOCK] for a in arrays))
+            if out is None:
+                out = np.empty((*part.shape[:-1], J))
+            out[..., i : i + BLOCK] = part
+        return out
+
+    return run
+
+
+@in_blocks
 def multiply(A: Array, B: Array) -> Array:
     """A_j B_j: (a, b, J) x (b, c, J) -> (a, c, J)."""
     out = A[:, 0, None] * B[None, 0]
@@ -21,6 +48,7 @@ def multiply(A: Array, B: Array) -> Array:
     return out
 
 
+@in_blocks
 def transpose_multiply(A: Array, B: Array) -> Array:
     """A_j' B_j: (b, a, J) x (b, c, J) -> (a, c, J)."""
     out = A[0, :, None] * B[0, None]
@@ -29,6 +57,7 @@ def transpose_multiply(A: Array, B: Array) -> Array:
     return out
 
 
+@in_blocks
 def apply(A: Array, v: Array) -> Array:
     """A_j v_j for r vectors at a time: (a, b, J) x (r, b, J) -> (r, a, J)."""
     out = A[None, :, 0] * v[:, 0, None]
@@ -37,6 +66,7 @@ def apply(A: Array, v: Array) -> Array:
     return out
 
 
+@in_blocks
 def apply_transpose(A: Array, v: Array) -> Array:
     """A_j' v_j for r vectors at a time: (b, a, J) x (r, b, J) -> (r, a, J)."""
     out = A[None, 0] * v[:, 0, None]
@@ -67,16 +97,36 @@ def forward_substitute(xp: Any, columns: list[Array], B: Array) -> Array:
     return xp.stack(rows)
 
 
-def whiten(xp: Any, A: Array, T: Array) -> tuple[Array, Array]:
-    """X_j with X_j'X_j = T (I + T'A_jT)^-1 T', and sum_j log|I + T'A_jT|.
+def whiten(xp: Any, A: Array, T: Array) -> tuple[Array, Array, Array]:
+    """X_j and W_j = X_j'X_j = T (I + T'A_jT)^-1 T', (k, k, J) each, and sum_j log|I + T'A_jT|.
 
     With C C' = I + T'AT the Cholesky factorisation, X = C^-1 T'. T need not be invertible.
     """
     k, _, J = A.shape
+    if xp is not np or J <= 2 * BLOCK:
+        return _whiten(xp, A, T)
+    X, W, logdet = np.empty(A.shape), np.empty(A.shape), 0.0
+    for i in range(0, J, BLOCK):
+        X[..., i : i + BLOCK], W[..., i : i + BLOCK], part = _whiten(xp, A[..., i : i + BLOCK], T)
+        logdet += part
+    return X, W, logdet
+
+
+def _whiten(xp: Any, A: Array, T: Array) -> tuple[Array, Array, Array]:
+    k, _, J = A.shape
     if k == 1:
         pivot = 1.0 + T[0, 0] ** 2 * A
-        return T[0, 0] / xp.sqrt(pivot), xp.sum(xp.log(pivot))
+        return T[0, 0] / xp.sqrt(pivot), T[0, 0] ** 2 / pivot, xp.sum(xp.log(pivot))
     half = (T.T @ A.reshape(k, k * J)).reshape(k, k, J)
     M = (T.T @ xp.swapaxes(half, 0, 1).reshape(k, k * J)).reshape(k, k, J) + xp.eye(k)[:, :, None]
     columns, logdet = cholesky(xp, M)
-    return forward_substitute(xp, columns, T.T[:, :, None]), xp.sum(logdet)
+    X = forward_substitute(xp, columns, T.T[:, :, None])
+    return X, transpose_multiply(X, X), xp.sum(logdet)
+
+
+def reduced_sum(xp: Any, A: Array, W: Array) -> Array:
+    """sum_j A_j - A_j W_j A_j, (k, k)."""
+    J = A.shape[-1]
+    if xp is not np or J <= 2 * BLOCK:
+        return xp.sum(A - multiply(multiply(A, W), A), axis=-1)
+    return sum(reduced_sum(xp, A[..., i : i + BLOCK], W[..., i : i + BLOCK]) for i in range(0, J, BLOCK))

@@ -65,7 +65,7 @@ def cross_products(terms: Sequence[RandomTerm], XY: np.ndarray, weights: np.ndar
     codes = [term.codes.astype(np.intp) for term in terms]
     for term, z, code in zip(terms, columns, codes, strict=True):
         diag.append(_diagonal(z, code, term.J, weights))
-        rhs.append(_right_hand_sides(z, code, term.J, XY, weights))
+        rhs.append(_right_hand_sides(z, code, term.J, XY, weights, diag[-1]))
     for t in range(len(terms)):
         for s in range(t + 1, len(terms)):
             blocks = [[_product(a, b, weights) for b in columns[s]] for a in columns[t]]
@@ -110,10 +110,14 @@ def _diagonal(z: list[np.ndarray | None], code: np.ndarray, J: int, weights: np.
     return out
 
 
-def _right_hand_sides(z: list[np.ndarray | None], code: np.ndarray, J: int, XY: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+def _right_hand_sides(
+    z: list[np.ndarray | None], code: np.ndarray, J: int, XY: np.ndarray, weights: np.ndarray | None, own: np.ndarray | None = None
+) -> np.ndarray:
+    """Z_t'WY (r, k, J). ``own`` is Z_t'WZ_t, which already holds the sums with columns that Z and Y share."""
     n, r = XY.shape
     out = np.empty((r, len(z), J))
-    if r > 4:  # one sorted pass over all columns: the sums as a sparse matrix times a dense one
+    shared = {} if own is None else _shared(z, XY)
+    if r - len(shared) > 4:  # one sorted pass over all columns: the sums as a sparse matrix times a dense one
         order = sp.csr_matrix((np.arange(n), code, np.arange(n + 1)), shape=(n, J)).tocsc()
         for a, column in enumerate(z):
             data = _product(column, weights)
@@ -121,10 +125,27 @@ def _right_hand_sides(z: list[np.ndarray | None], code: np.ndarray, J: int, XY: 
             out[:, a] = (indicator @ XY).T
         return out
     for c in range(r):
+        if c in shared and own is not None:
+            out[c] = own[shared[c]]
+            continue
         column = np.ascontiguousarray(XY[:, c])
         for a in range(len(z)):
             out[c, a] = _count(code, _product(z[a], column, weights), J)
     return out
+
+
+def _shared(z: list[np.ndarray | None], XY: np.ndarray) -> dict[int, int]:
+    """Columns of XY that are also columns of Z: a random slope is usually a fixed one too."""
+    found = {}
+    for c in range(XY.shape[1]):
+        column = XY[:, c]
+        for a, own in enumerate(z):
+            other = 1.0 if own is None else own
+            head = 1.0 if own is None else own[:64]
+            if np.array_equal(column[:64], np.broadcast_to(head, column[:64].shape)) and np.all(column == other):
+                found[c] = a
+                break
+    return found
 
 
 def _sort_order(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -72,7 +72,7 @@ def _head(xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout
     """Factor, eliminate [X y], profile beta and sigma^2; also the Cholesky factor of X'V^-1X."""
     factor = elimination.factorize(xp, data.system, chain_T, layout, tail_T)
     reduced = elimination.reduce(xp, factor, layout, tail_T, data.rhs)
-    gram = data.gram - elimination.inner(xp, factor, reduced)
+    gram = data.gram - elimination.inner(reduced)
     p = gram.shape[0] - 1
     degrees = data.degrees
     r2 = gram[p, p]
@@ -178,6 +178,8 @@ def _average_information(
 
     def spread(own: Array, start: int) -> Array:
         """Own directions among all m: zeros elsewhere."""
+        if len(own) == m:
+            return own
         parts = [xp.zeros((start, *own.shape[1:])), own, xp.zeros((m - start - len(own), *own.shape[1:]))]
         return xp.concatenate(parts)
 
@@ -186,14 +188,14 @@ def _average_information(
     v = Vectors(chain, xp.concatenate(slots, axis=1) if slots else xp.zeros((m, 0)))
     Av = elimination.multiply(xp, data.system, v)
     reduced = elimination.reduce(xp, factor, layout, tail_T, Av)
-    quad = _dot(v, Av) - elimination.inner(xp, factor, reduced)
+    quad = _dot(v, Av) - elimination.inner(reduced)
     p = len(val.beta)
     if p:
         onto = root @ _dot(Vectors(tuple(f[:p] for f in residuals.chain), residuals.tail[:p]), v)
         quad = quad - onto.T @ onto
     rho = xp.zeros(m)
     for (start, own), e in zip(v_all, es, strict=True):
-        part = xp.sum((own * e[None]).reshape(len(own), -1), axis=1)
+        part = own.reshape(len(own), -1) @ e.reshape(-1)
         rho = rho + xp.concatenate([xp.zeros(start), part, xp.zeros(m - start - len(own))])
     r2 = val.r2
     AI = data.degrees * (quad / r2 - rho[:, None] * rho[None] / r2**2)

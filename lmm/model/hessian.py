@@ -61,8 +61,7 @@ def _profile(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 def _one_factor(cross: CrossProducts, rhs: np.ndarray, gram: np.ndarray, T: np.ndarray, dG: np.ndarray, reml: bool) -> Pieces:
     A = cross.diag[0]
     k, _, J = A.shape
-    X, _ = small.whiten(np, A, T)
-    W = small.transpose_multiply(X, X)
+    _, W, _ = small.whiten(np, A, T)
     Wr = small.apply(W, rhs)
     flat = rhs.reshape(len(rhs), -1)
     beta, half, r2 = _profile(gram - flat @ Wr.reshape(len(rhs), -1).T)
