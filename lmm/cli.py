@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ def fit(options: argparse.Namespace, data: pd.DataFrame) -> Any:
     if options.family is None:
         if options.nagq is not None:
             raise ArgumentError("--nagq is for generalized models: give --family too.")
-        return lmm.lmer(options.formula, data, REML=not options.ml, **given)
+        return _out_of_sight(lmm.lmer, options.formula, data, REML=not options.ml, **given)
     glmer = getattr(lmm, "glmer", None)
     if glmer is None:
         raise ArgumentError(f"--family: generalized models are not part of lmm {lmm.__version__}; they come with the next release.")
@@ -78,15 +79,18 @@ def fit(options: argparse.Namespace, data: pd.DataFrame) -> Any:
         raise ArgumentError("--ml is for linear models: a generalized model is always fitted by maximum likelihood.")
     if options.nagq is not None:
         given["nAGQ"] = options.nagq
-    return glmer(options.formula, data, family=options.family, **given)
+    return _out_of_sight(glmer, options.formula, data, family=options.family, **given)
+
+
+def _out_of_sight(fitter: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call ``fitter`` from an empty scope: formulas see their caller's variables, and those of this module are not the user's."""
+    return eval("_()", {"__builtins__": {}, "_": partial(fitter, *args, **kwargs)})
 
 
 def write_tidy(model: Any, path: Path) -> None:
     """Coefficients, then variance components, as one CSV table."""
     try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            model.tidy(effects="fixed").to_csv(file, index=False)
-            model.tidy(effects="ran_pars").to_csv(file, index=False, header=False)
+        model.tidy(effects=["fixed", "ran_pars"]).to_csv(path, index=False)
     except OSError as error:
         raise ArgumentError(f"--tidy: cannot write {str(path)!r}: {error.strerror or error}") from None
 

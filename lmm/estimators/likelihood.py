@@ -27,12 +27,12 @@ from lmm.model import gaussian, hessian
 from lmm.model.moments import starting_values
 from lmm.model.problem import Problem
 from lmm.model.records import Convergence, Estimate
-from lmm.model.system import collect
 
 #: smallest singular value of T for which the tail's traces divide by it
 WELL = 1e-3
-#: random effects up to which steps near the optimum use the exact Hessian
-REFINE_LIMIT = 400
+#: random effects up to which steps near the optimum use the exact Hessian: several factors, one factor.
+#: Above, it costs more than it saves: the average information is off by about 1 / sqrt(levels).
+REFINE_LIMIT, REFINE_LIMIT_ONE = 400, 20_000
 #: relative standard deviations below this are tried at exactly zero
 SNAP = 1e-4
 
@@ -130,7 +130,8 @@ class Evaluator:
         self.grams = problem.grams()
         self.sizes = [(size.k, size.J) for size in problem.plan.terms]
         self.jax = problem.plan.backend == "jax"
-        self.cheap = not self.jax and hessian.is_cheap(self.sizes, REFINE_LIMIT)
+        effects = sum(k * J for k, J in self.sizes)
+        self.cheap = effects <= (REFINE_LIMIT_ONE if len(self.sizes) == 1 else REFINE_LIMIT)
         if self.jax:
             self.data = backend.put(self.data)
 
@@ -147,7 +148,7 @@ class Evaluator:
     def objective(self, theta: np.ndarray) -> float:
         """The criterion alone, constants included."""
         chain_T, tail_T = self._arrange([s.factor(own) for s, own in self._terms(theta)])
-        value = self._call(gaussian.value, chain_T, tail_T, layout=self.problem.plan.layout, reml=self.reml)
+        value = self._call(gaussian.value, chain_T, tail_T, layout=self.problem.arranged.layout, reml=self.reml)
         return float(value.objective) + self.constant
 
     def _terms(self, theta: np.ndarray) -> list[tuple[Covariance, np.ndarray]]:
@@ -170,7 +171,7 @@ class Evaluator:
         return np.concatenate([s.move(o, g, d) for (s, o), g, d in zip(self._terms(theta), self.grams, steps, strict=True)])
 
     def _evaluate(self, theta: np.ndarray, frame: Frame) -> Point:
-        plan = self.problem.plan
+        problem, plan = self.problem, self.problem.arranged
         chain_T, tail_T = self._arrange(frame.T)
         chain_dG, tail_dG = self._arrange([directions(d, t) for d, t in zip(frame.dT, frame.T, strict=True)])
         well = tuple(bool(np.linalg.svd(t, compute_uv=False)[-1] > WELL) for t in tail_T)
@@ -178,7 +179,7 @@ class Evaluator:
         D = [derived.D[i] for i in np.argsort(plan.chain + plan.tail)]
         gradient = np.concatenate([2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(D, frame.T, frame.dT, strict=True)])
         model = self._permute(derived.AI) + curvature(D, frame)
-        modes = [m[0] for m in collect(plan, derived.modes)]
+        modes = [m[0] for m in problem.collect(derived.modes)]
         payload = Payload(value, D, modes, frame)
         return Point(np.asarray(theta, dtype=float), float(value.objective) + self.constant, gradient, model, payload)
 
@@ -190,7 +191,7 @@ class Evaluator:
         """Exact second derivatives at an evaluated point, in its coordinates."""
         problem, frame = self.problem, point.payload.frame
         dG = [directions(d, t) for d, t in zip(frame.dT, frame.T, strict=True)]
-        rhs = collect(problem.plan, problem.data.rhs)
+        rhs = problem.collect(problem.data.rhs)
         parts = hessian.pieces(problem.cross, rhs, problem.data.gram, frame.T, dG, self.reml)
         degrees = problem.n - (problem.p if self.reml else 0)
         return hessian.in_directions(parts, dG, degrees) + curvature(point.payload.D, frame)

@@ -80,8 +80,13 @@ def make_plan(terms: tuple[TermSize, ...], nested: dict[tuple[int, int], bool], 
             f"The crossed grouping factors {names} need a dense matrix of {q} x {q} ({8 * q * q / 1e9:.0f} GB); "
             f"the exact factorisation stops at {TAIL_LIMIT} columns. Drop or coarsen one of these factors."
         )
+    return Plan(terms, tuple(chain), tuple(rest), make_layout(terms, tuple(rest)), backend)
+
+
+def make_layout(terms: tuple[TermSize, ...], tail: tuple[int, ...]) -> Layout:
+    """The tail's terms side by side."""
     layout, offset = [], 0
-    for s in rest:
-        layout.append(Slot(offset, terms[s].k, terms[s].J))
-        offset += terms[s].k * terms[s].J
-    return Plan(terms, tuple(chain), tuple(rest), tuple(layout), backend)
+    for t in tail:
+        layout.append(Slot(offset, terms[t].k, terms[t].J))
+        offset += terms[t].k * terms[t].J
+    return tuple(layout)

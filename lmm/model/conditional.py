@@ -22,14 +22,14 @@ from lmm.linalg.elimination import Factor, Vectors
 from lmm.model.gaussian import state
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate
-from lmm.model.system import arrange, collect
+from lmm.model.system import arrange
 
 #: numbers in one batch of right-hand sides
 BATCH = 20_000_000
 
 
 def _factors(problem: Problem, estimate: Estimate) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    plan = problem.plan
+    plan = problem.arranged
     return [estimate.factors[t] for t in plan.chain], [estimate.factors[t] for t in plan.tail]
 
 
@@ -37,7 +37,7 @@ def _factors(problem: Problem, estimate: Estimate) -> tuple[list[np.ndarray], li
 def covariances(problem: Problem, estimate: Estimate) -> tuple[np.ndarray, ...]:
     """Conditional covariances of the modes given y, beta and theta, per term (J, k, k)."""
     chain_T, tail_T = _factors(problem, estimate)
-    plan = problem.plan
+    plan = problem.arranged
     factor = elimination.factorize(np, problem.data.system, chain_T, plan.layout, tail_T)
     K = None
     if plan.layout:
@@ -48,7 +48,8 @@ def covariances(problem: Problem, estimate: Estimate) -> tuple[np.ndarray, ...]:
         assert K is not None
         own = K[slot.columns, slot.columns].reshape(slot.k, slot.J, slot.k, slot.J)
         out[t] = np.einsum("ajbj->abj", own)
-    return tuple(np.ascontiguousarray(np.moveaxis(out[t], -1, 0)) * estimate.sigma**2 for t in range(len(plan.terms)))
+    own = (out[t][..., : size.J] for t, size in enumerate(problem.plan.terms))
+    return tuple(np.ascontiguousarray(np.moveaxis(block, -1, 0)) * estimate.sigma**2 for block in own)
 
 
 @threads.limited()
@@ -69,12 +70,12 @@ def prediction_variance(
     """
     chain_T, tail_T = _factors(problem, estimate)
     reml_free = problem.data._replace(degrees=np.asarray(float(problem.n)))
-    value, at = state(np, reml_free, chain_T, tail_T, problem.plan.layout, False)
+    value, at = state(np, reml_free, chain_T, tail_T, problem.arranged.layout, False)
     p = problem.p
-    modes = [m[:p] for m in collect(problem.plan, at.modes)]  # N Z'WQ: (p, k, J)
+    modes = [m[:p] for m in problem.collect(at.modes)]  # N Z'WQ: (p, k, J)
     x = solve_triangular(problem.R, X.T, trans="T").T if p else np.zeros((len(X), 0))
     out = np.empty(len(X))
-    width = sum(size.k * size.J for size in problem.plan.terms)
+    width = sum(size.k * size.J for size in problem.arranged.terms)
     step = max(1, BATCH // width)
     for first in range(0, len(X), step):
         rows = slice(first, first + step)
@@ -94,9 +95,9 @@ def _batch(
     cov: np.ndarray,
 ) -> np.ndarray:
     """(x - X'WZ N z)' C_bb (x - X'WZ N z) + z'N z, plus z'Gz at new levels."""
-    m, layout = len(x), problem.plan.layout
+    m, layout = len(x), problem.arranged.layout
     dense, extra = [], np.zeros(m)
-    for size, T, term in zip(problem.plan.terms, estimate.factors, terms, strict=True):
+    for size, T, term in zip(problem.arranged.terms, estimate.factors, terms, strict=True):
         z = np.zeros((m, size.k, size.J))
         if term is not None:
             codes, values = term
@@ -105,7 +106,7 @@ def _batch(
             half = values[~known] @ T
             extra[~known] += np.sum(half * half, axis=1)
         dense.append(z)
-    vectors: Vectors = arrange(problem.plan, tuple(dense))
+    vectors: Vectors = arrange(problem.arranged, tuple(dense))
     reduced = elimination.reduce(np, factor, layout, tail_T, vectors)
     variance = np.sum(reduced.half * reduced.half, axis=1)
     for member, v in zip(factor.chain, reduced.chain, strict=True):
@@ -114,6 +115,6 @@ def _batch(
     if len(cov):
         contrast = x.copy()
         for mode, z in zip(modes, dense, strict=True):
-            contrast -= z.reshape(m, -1) @ mode.reshape(len(mode), -1).T
+            contrast -= z[..., : mode.shape[-1]].reshape(m, -1) @ mode.reshape(len(mode), -1).T
         variance += np.sum((contrast @ cov) * contrast, axis=1)
     return variance + extra

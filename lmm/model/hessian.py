@@ -39,7 +39,7 @@ class Pieces:
 
 
 def is_cheap(sizes: list[tuple[int, int]], limit: int) -> bool:
-    """Whether the exact Hessian costs no more than a few evaluations: one factor, or few random effects."""
+    """Whether the exact Hessian costs no more than a few evaluations: one factor, or at most ``limit`` random effects."""
     return len(sizes) == 1 or sum(k * J for k, J in sizes) <= limit
 
 

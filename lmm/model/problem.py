@@ -15,10 +15,11 @@ from lmm.covariance import Covariance
 from lmm.design.rank import independent_columns, least_squares
 from lmm.design.records import Design
 from lmm.errors import ResponseError
+from lmm.linalg.elimination import Vectors
 from lmm.linalg.plan import Plan
 from lmm.model.crossproducts import CrossProducts, cross_products, right_hand_sides
 from lmm.model.gaussian import Data
-from lmm.model.system import arrange, make_system, orthonormal, plan_for
+from lmm.model.system import arrange, collect, make_system, orthonormal, pad, plan_for
 
 #: residual sum of squares over total under which the fixed effects explain the response entirely
 PERFECT = 1e-24
@@ -32,6 +33,7 @@ class Problem:
     ----------
     structures : covariance structure per term, in the design's order.
     plan : which term is eliminated how.
+    arranged : the plan in the sizes of ``data``, where levels may be padded.
     cross : cross-products of [Z X y0], y0 the least-squares residual of y - offset.
     data : the same arranged for the criterion, X orthonormal.
     R : (p, p), X = Q R.
@@ -42,6 +44,7 @@ class Problem:
 
     structures: tuple[Covariance, ...]
     plan: Plan
+    arranged: Plan
     cross: CrossProducts
     data: Data
     R: np.ndarray
@@ -64,6 +67,11 @@ class Problem:
         """Per term the mean of z z' over the rows (k, k), weights included."""
         return [A.sum(axis=-1) / self.n for A in self.cross.diag]
 
+    def collect(self, vectors: Vectors) -> list[np.ndarray]:
+        """Vectors in the space of the random effects as arrays (r, k, J), per term in the design's order."""
+        columns = collect(self.arranged, vectors)
+        return [c[..., : size.J] for c, size in zip(columns, self.plan.terms, strict=True)]
+
     def split(self, theta: np.ndarray) -> list[np.ndarray]:
         """theta of each term."""
         stops = np.cumsum([s.n_theta for s in self.structures])
@@ -80,7 +88,7 @@ class Problem:
         gram[-1, -1] = residual @ weighted
         gram[-1, :-1] = gram[:-1, -1] = design.X.T @ weighted
         cross = replace(self.cross, rhs=rhs, gram=gram)
-        data = _data(cross, self.plan, self.R, self.data)
+        data, _ = _data(cross, self.plan, self.R, self.data)
         return replace(self, cross=cross, data=data, beta0=beta0, seconds={"cross-products": perf_counter() - start})
 
 
@@ -91,13 +99,15 @@ def build_problem(design: Design, backend: str = "numpy") -> Problem:
     if R is None:
         R = independent_columns(design.X, design.weights)[1]
     beta0, residual = _residual(design, R)
-    cross = cross_products(design.terms, np.column_stack([design.X, residual]), design.weights)
+    XY = np.empty((design.n, design.p + 1), order="F")  # columns are summed one at a time
+    XY[:, :-1], XY[:, -1] = design.X, residual
+    cross = cross_products(design.terms, XY, design.weights)
     middle = perf_counter()
     plan = plan_for(cross, tuple(term.group for term in design.terms), backend)
-    data = _data(cross, plan, R, None)
+    data, arranged = _data(cross, plan, R, None)
     seconds = {"cross-products": middle - start, "plan": perf_counter() - middle}
     structures = tuple(term.structure for term in design.terms)
-    return Problem(structures, plan, cross, data, R, beta0, cross.n, cross.sum_log_weights, seconds)
+    return Problem(structures, plan, arranged, cross, data, R, beta0, cross.n, cross.sum_log_weights, seconds)
 
 
 def _residual(design: Design, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,13 +122,15 @@ def _residual(design: Design, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return beta0, residual
 
 
-def _data(cross: CrossProducts, plan: Plan, R: np.ndarray, old: Data | None) -> Data:
-    """Arrays for the criterion; Z'WZ is taken from ``old`` when only the response changed."""
+def _data(cross: CrossProducts, plan: Plan, R: np.ndarray, old: Data | None) -> tuple[Data, Plan]:
+    """Arrays for the criterion and their plan; Z'WZ is taken from ``old`` when only the response changed."""
     p = len(R)
+    if plan.backend == "jax":
+        cross, plan = pad(cross, plan)
     rhs = tuple(np.concatenate([orthonormal(columns[:p], R), columns[p:]]) for columns in cross.rhs)
     gram = np.eye(p + 1)
     gram[p, p] = cross.gram[p, p]
     if p:
         gram[p, :p] = gram[:p, p] = solve_triangular(R, cross.gram[:p, p], trans="T")
     system = make_system(cross, plan) if old is None else old.system
-    return Data(system, arrange(plan, rhs), gram, np.asarray(float(cross.n)))
+    return Data(system, arrange(plan, rhs), gram, np.asarray(float(cross.n))), plan

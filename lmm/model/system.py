@@ -7,13 +7,16 @@ log|Q'V^-1Q| + 2 log|R|. Nothing is then badly scaled, whatever the user's colum
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.linalg import coupling as couplings
+from lmm.linalg.backend import bucket
 from lmm.linalg.coupling import Coupling, Entries
 from lmm.linalg.elimination import Member, Parent, System, Vectors
-from lmm.linalg.plan import Plan, TermSize, make_plan
+from lmm.linalg.plan import Plan, TermSize, make_layout, make_plan
 from lmm.linalg.tail import size
 from lmm.model.crossproducts import CrossProducts, dense_pairs
 
@@ -31,7 +34,7 @@ def make_system(cross: CrossProducts, plan: Plan) -> System:
     members = []
     for i, t in enumerate(plan.chain):
         parents = tuple(_parent(cross, t, s) for s in plan.chain[i + 1 :])
-        coupling = _coupling(cross, plan, t, force_dense=len(plan.chain) > 1) if q else None
+        coupling = _coupling(cross, plan, t, force_dense=len(plan.chain) > 1 or plan.backend == "jax") if q else None
         members.append(Member(cross.diag[t], parents, coupling))
     C = np.zeros((q, q))
     for slot, t in zip(plan.layout, plan.tail, strict=True):
@@ -45,6 +48,21 @@ def make_system(cross: CrossProducts, plan: Plan) -> System:
                 C[slot.columns, other.columns] = block
                 C[other.columns, slot.columns] = block.T
     return System(tuple(members), C)
+
+
+def pad(cross: CrossProducts, plan: Plan) -> tuple[CrossProducts, Plan]:
+    """Levels padded to bucketed counts, so that compiled kernels serve many data sets.
+
+    A level without data has zero cross-products: it adds log 1 = 0 to the criterion and nothing else.
+    """
+    terms = tuple(replace(size, J=bucket(size.J)) for size in plan.terms)
+
+    def wider(array: np.ndarray, J: int) -> np.ndarray:
+        return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, J - array.shape[-1])])
+
+    diag = tuple(wider(a, size.J) for a, size in zip(cross.diag, terms, strict=True))
+    rhs = tuple(wider(a, size.J) for a, size in zip(cross.rhs, terms, strict=True))
+    return replace(cross, diag=diag, rhs=rhs), replace(plan, terms=terms, layout=make_layout(terms, plan.tail))
 
 
 def arrange(plan: Plan, columns: tuple[np.ndarray, ...]) -> Vectors:
@@ -72,7 +90,9 @@ def orthonormal(columns: np.ndarray, R: np.ndarray) -> np.ndarray:
 
 def _parent(cross: CrossProducts, t: int, s: int) -> Parent:
     pairs = cross.pairs[t, s]
-    return Parent(pairs.cols.astype(np.intp), pairs.blocks)
+    more = cross.diag[t].shape[-1] - len(pairs.rows)  # levels that only pad
+    index = np.pad(pairs.cols.astype(np.intp), (0, more))
+    return Parent(index, np.pad(pairs.blocks, [(0, 0), (0, 0), (0, more)]) if more else pairs.blocks)
 
 
 def _coupling(cross: CrossProducts, plan: Plan, t: int, force_dense: bool) -> Coupling:
