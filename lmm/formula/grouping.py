@@ -1,17 +1,32 @@
 """What stands right of a bar -> the grouping factors that it means.
 
 ``a/b`` is ``a + b:a``, ``a*b`` is ``a + b + a:b``, ``a + b`` two factors. Each grouping factor is a
-tuple of expressions whose levels are joined; its label joins their texts with ``:`` as lme4 does.
+tuple of expressions whose levels are joined; its label joins their texts with ``:`` as lme4 does,
+which prints the third level of ``a/b/c`` as ``c:(b:a)``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from lmm.errors import FormulaError
 from lmm.formula.scan import Token, scan
 
-Interaction = tuple[str, ...]
+
+class Interaction(tuple[str, ...]):
+    """Expressions whose joint levels are the groups. ``nested_in`` says how many at the end came from the left of a slash."""
+
+    nested_in: int
+
+    def __new__(cls, names: Iterable[str], nested_in: int = 0) -> Interaction:
+        self = super().__new__(cls, names)
+        self.nested_in = nested_in
+        return self
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (tuple(self), self.nested_in)
 
 
 @dataclass
@@ -52,8 +67,8 @@ class _Reader:
             if operator == "/":
                 common = out[-1]
                 for other in out[:-1]:
-                    common = (*common, *(name for name in other if name not in common))
-                out = _union(out, [_join(inner, common) for inner in right])
+                    common = _join(common, other) if any(name not in common for name in other) else common
+                out = _union(out, [_join(inner, common, nested=True) for inner in right])
             else:
                 out = _union(_union(out, right), [_join(a, b) for a in out for b in right])
         return out
@@ -80,11 +95,12 @@ class _Reader:
             opener = self.tokens[self.at]
             self.at = opener.match + 1 if opener.kind == "open" else self.at + 1
             end = self.tokens[self.at - 1]
-        return [(self.source[token.start : end.stop],)]
+        return [Interaction((self.source[token.start : end.stop],))]
 
 
-def _join(a: Interaction, b: Interaction) -> Interaction:
-    return (*a, *(name for name in b if name not in a))
+def _join(a: Interaction, b: Interaction, nested: bool = False) -> Interaction:
+    more = [name for name in b if name not in a]
+    return Interaction((*a, *more), len(more) if nested and more == list(b) else 0)
 
 
 def _union(a: list[Interaction], b: list[Interaction]) -> list[Interaction]:
@@ -100,6 +116,14 @@ def grouping_factors(text: str, formula: str, offset: int) -> list[Interaction]:
     return out
 
 
-def label(factors: Interaction) -> str:
-    """Name of a grouping factor as printed: backticks gone, interactions joined by ``:``."""
-    return ":".join(name[1:-1] if name.startswith("`") and name.endswith("`") else name for name in factors)
+def label(factors: tuple[str, ...]) -> str:
+    """Name of a grouping factor as printed: backticks gone, interactions joined by ``:``, ``c:(b:a)`` from ``a/b/c``."""
+    names = [name[1:-1] if name.startswith("`") and name.endswith("`") else name for name in factors]
+    outer = getattr(factors, "nested_in", 0)
+    if outer < 2:
+        return ":".join(names)
+    # each step of a chain of slashes adds one name on the left and one pair of brackets
+    inside = names[-2] + ":" + names[-1]
+    for name in reversed(names[-outer:-2]):
+        inside = f"{name}:({inside})"
+    return ":".join([*names[:-outer], f"({inside})"])

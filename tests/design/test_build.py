@@ -128,7 +128,7 @@ def test_nesting_makes_the_observed_combinations(data):
     assert nested.levels[nested.codes].tolist() == pairs
     assert set(nested.levels) == set(pairs)
     assert term(design, "h").levels.tolist() == list("pqrst")
-    assert [t.group for t in build_design("y ~ (1|h/k/b)", data).terms] == ["b:k:h", "k:h", "h"]
+    assert [t.group for t in build_design("y ~ (1|h/k/b)", data).terms] == ["b:(k:h)", "k:h", "h"]
 
 
 def test_grouping_expressions(data):
