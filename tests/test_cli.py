@@ -67,7 +67,7 @@ def test_weights_and_offset(run, sleepstudy, tmp_path):
 def test_tidy_writes_coefficients_and_variance_components(run, sleepstudy, tmp_path):
     assert run(SLEEP, "sleepstudy", "--tidy", "out.csv")[0] == 0
     table, fit = pd.read_csv(tmp_path / "out.csv"), lmm.lmer(SLEEP, sleepstudy)
-    expected = pd.concat([fit.tidy(effects="fixed"), fit.tidy(effects="ran_pars")], ignore_index=True)
+    expected = fit.tidy(effects=["fixed", "ran_pars"])
     assert table["effect"].tolist() == ["fixed"] * 2 + ["ran_pars"] * 4
     assert table["estimate"].to_numpy() == pytest.approx(expected["estimate"].to_numpy(float), rel=1e-12)
 
@@ -87,7 +87,7 @@ REFUSED = [
     (
         "nowhere to write",
         (SLEEP, "sleepstudy", "--tidy", "no/where.csv"),
-        "lmm: --tidy: cannot write 'no/where.csv': No such file or directory\n",
+        "lmm: --tidy: cannot write 'no/where.csv': ",
     ),
     ("quadrature without family", (SLEEP, "sleepstudy", "--nagq", "9"), "lmm: --nagq is for generalized models: give --family too.\n"),
 ]
