@@ -16,17 +16,35 @@ def term(group: str, codes: np.ndarray, values: np.ndarray, structure: Covarianc
     used, codes = np.unique(codes, return_inverse=True)
     k = values.shape[1]
     columns = tuple("Intercept" if np.all(values[:, a] == 1) else f"x{a}" for a in range(k))
-    return RandomTerm(group, columns, pd.Index(used.astype(str)), codes.astype(np.int32), np.asfortranarray(values), structure or Unstructured(k))
+    return RandomTerm(
+        group, columns, pd.Index(used.astype(str)), codes.astype(np.int32), np.asfortranarray(values), structure or Unstructured(k)
+    )
 
 
-def design(y: np.ndarray, X: np.ndarray, terms: list[RandomTerm], weights: np.ndarray | None = None, offset: np.ndarray | None = None) -> Design:
+def design(
+    y: np.ndarray, X: np.ndarray, terms: list[RandomTerm], weights: np.ndarray | None = None, offset: np.ndarray | None = None
+) -> Design:
     """A design of these arrays, terms sorted as the front end sorts them."""
     n = len(y)
     names = tuple(f"b{i}" for i in range(X.shape[1]))
     ordered = tuple(sorted(terms, key=lambda t: -t.J))
     index = pd.RangeIndex(n)
     return Design(
-        None, None, y, X, names, (), names, ordered, weights, offset, index, np.ones(n, bool), index, "omit", "y"  # type: ignore[arg-type]
+        None,
+        None,
+        y,
+        X,
+        names,
+        (),
+        names,
+        ordered,
+        weights,
+        offset,
+        index,
+        np.ones(n, bool),
+        index,
+        "omit",
+        "y",  # type: ignore[arg-type]
     )
 
 

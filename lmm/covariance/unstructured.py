@@ -19,7 +19,7 @@ def _lower(k: int) -> tuple[np.ndarray, np.ndarray]:
 
 def triangular(T: np.ndarray) -> np.ndarray:
     """Lower-triangular factor, diagonal >= 0, with the same T T'; exact also when T is singular (QR of T')."""
-    lower = np.linalg.qr(T.T, mode="r").T
+    lower = np.asarray(np.linalg.qr(T.T, mode="r")).T
     return lower * np.where(np.diagonal(lower) < 0, -1.0, 1.0)
 
 

@@ -34,7 +34,7 @@ def independent_columns(X: np.ndarray, weights: np.ndarray | None = None) -> tup
     except np.linalg.LinAlgError:
         pass
     rows = X / scale if weights is None else X * np.sqrt(weights)[:, None] / scale
-    triangle = np.linalg.qr(rows, mode="r")
+    triangle = np.asarray(np.linalg.qr(rows, mode="r"))
     kept, R = _independent(triangle, np.linalg.norm(rows, axis=0))
     return kept, R * scale[kept]
 
@@ -51,7 +51,7 @@ def _independent(columns: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, n
         if length[j] > 0 and norm > TOLERANCE * length[j] and basis.shape[1] < columns.shape[0]:
             kept.append(j)
             basis = np.column_stack([basis, left / norm])
-    R = np.linalg.qr(columns[:, kept], mode="r")
+    R = np.asarray(np.linalg.qr(columns[:, kept], mode="r"))
     return np.array(kept, dtype=int), R * np.where(np.diagonal(R) < 0, -1.0, 1.0)[:, None]
 
 

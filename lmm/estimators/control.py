@@ -40,7 +40,8 @@ class Control:
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
-            raise ArgumentError(f"backend={self.backend!r} is not one of {', '.join(map(repr, BACKENDS))}.{nearest(self.backend, BACKENDS)}")
+            known = ", ".join(map(repr, BACKENDS))
+            raise ArgumentError(f"backend={self.backend!r} is not one of {known}.{nearest(self.backend, BACKENDS)}")
         for name in ("tolerance", "radius"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must be a positive number.")

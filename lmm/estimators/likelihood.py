@@ -64,7 +64,7 @@ class MaximumLikelihood:
 
     @property
     def name(self) -> str:
-        """"reml" or "ml"."""
+        """ "reml" or "ml"."""
         return "reml" if self.reml else "ml"
 
     def fit(self, problem: Problem, start: np.ndarray | None = None, callback: Callable[[dict[str, Any]], None] | None = None) -> Estimate:

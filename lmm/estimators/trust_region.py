@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-
 #: promised decrease under which the exact Hessian is worth its price
 NEAR = 1.0
 
@@ -117,7 +116,8 @@ def minimize(
         if promised <= tolerance and not at_edge:
             others = list(escape(point)) if escape is not None else []
             if not others:
-                return Outcome(point, True, "the next step promises less than the tolerance", iterations, evaluations, promised, tuple(trace))
+                message = "the next step promises less than the tolerance"
+                return Outcome(point, True, message, iterations, evaluations, promised, tuple(trace))
             for other in others:
                 candidate = evaluate(other)
                 evaluations, iterations = evaluations + 1, iterations + 1

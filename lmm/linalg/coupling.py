@@ -202,8 +202,7 @@ def _pairs_within(level: np.ndarray, J: int) -> tuple[np.ndarray, np.ndarray, np
     dtype = np.int32 if total.sum() < 2**31 else np.int64
     first = np.repeat(np.arange(len(level), dtype=dtype), rank + 1)
     offset = np.cumsum(rank + 1) - (rank + 1) - start[level]
-    second = np.arange(len(first), dtype=dtype)
-    second -= np.repeat(offset.astype(dtype), rank + 1)
+    second = np.arange(len(first), dtype=dtype) - np.repeat(offset.astype(dtype), rank + 1)
     return first, second, np.concatenate([[0], np.cumsum(total)])
 
 

@@ -70,7 +70,7 @@ class Factor(NamedTuple):
 
     chain: tuple[Eliminated, ...]
     C: Array
-    tail: tail.TailFactor | None
+    tail: Any  # TailFactor, or None without a tail
     logdet: Array
 
 
@@ -219,7 +219,7 @@ class Inverse(NamedTuple):
 
     own: Array
     parents: tuple[Array, ...]
-    tail: Array | None
+    tail: Array
 
 
 def inverse_blocks(xp: Any, factor: Factor, K: Array | None, need_first: bool) -> tuple[list[Array], list[Inverse]]:

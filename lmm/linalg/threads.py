@@ -54,7 +54,7 @@ def _loaded() -> list[str]:
         return sorted(files)
     found: list[str] = []
     for package in (numpy, scipy):
-        root = Path(package.__file__).parent
+        root = Path(str(package.__file__)).parent
         for folder in (root / ".dylibs", root.parent / f"{package.__name__}.libs"):
             found += [str(p) for p in sorted(folder.glob("*openblas*"))]
     return found

@@ -151,8 +151,8 @@ def _shared(z: list[np.ndarray | None], XY: np.ndarray) -> dict[int, int]:
 def _sort_order(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """The order by row, then column, by two counting sorts (a radix sort of the pair): linear in n."""
     n = len(rows)
-    dtype = np.int32 if n < 2**31 else np.int64
-    by_col = sp.csr_matrix((np.arange(n, dtype=dtype), cols, np.arange(n + 1)), shape=(n, shape[1])).tocsc().data
+    position: np.ndarray = np.arange(n, dtype=np.int32 if n < 2**31 else np.int64)
+    by_col: np.ndarray = sp.csr_matrix((position, cols, np.arange(n + 1)), shape=(n, shape[1])).tocsc().data
     by_row = sp.csr_matrix((by_col, rows[by_col], np.arange(n + 1)), shape=(n, shape[0])).tocsc().data
     return np.asarray(by_row)
 

@@ -68,7 +68,9 @@ class State(NamedTuple):
     residuals: Vectors  # Z'V^-1[X y]
 
 
-def _head(xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool) -> tuple[Value, Factor, Reduced, Array]:
+def _head(
+    xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool
+) -> tuple[Value, Factor, Reduced, Array]:
     """Factor, eliminate [X y], profile beta and sigma^2; also the Cholesky factor of X'V^-1X."""
     factor = elimination.factorize(xp, data.system, chain_T, layout, tail_T)
     reduced = elimination.reduce(xp, factor, layout, tail_T, data.rhs)

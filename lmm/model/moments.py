@@ -17,6 +17,7 @@ import numpy as np
 from lmm.covariance import Covariance
 from lmm.model.crossproducts import CrossProducts
 
+
 def starting_values(cross: CrossProducts, structures: tuple[Covariance, ...]) -> np.ndarray:
     """theta (m,) from moments of the cross-products."""
     sizes = [d.shape[0] for d in cross.diag]
