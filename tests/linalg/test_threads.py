@@ -1,0 +1,103 @@
+"""BLAS threads: what is set inside is taken back outside, whatever happens between."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from lmm.linalg import threads
+
+
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Two make-believe BLAS libraries that are set to 8 and 6 threads."""
+    state = [8, 6]
+
+    def control(i: int):
+        return (lambda n: state.__setitem__(i, n)), (lambda: state[i])
+
+    monkeypatch.setattr(threads, "_controls", lambda: [control(0), control(1)])
+    return state
+
+
+def test_limited_and_back(counts: list[int]) -> None:
+    with threads.limited():
+        assert counts == [1, 1]
+    assert counts == [8, 6]
+
+
+def test_limited_never_raises_a_count(counts: list[int]) -> None:
+    with threads.limited(7):
+        assert counts == [7, 6]
+    assert counts == [8, 6]
+
+
+def test_back_after_an_exception(counts: list[int]) -> None:
+    with pytest.raises(ZeroDivisionError), threads.limited():
+        raise ZeroDivisionError
+    assert counts == [8, 6]
+
+
+def test_nested(counts: list[int]) -> None:
+    """An inner block may use more than the outer one, up to what there was; each gives back what it found."""
+    with threads.limited(1):
+        with threads.limited(4):
+            assert counts == [4, 4]
+            with pytest.raises(KeyError), threads.limited(2):
+                raise KeyError
+            assert counts == [4, 4]
+        assert counts == [1, 1]
+    assert counts == [8, 6]
+
+
+def test_as_a_decorator(counts: list[int]) -> None:
+    @threads.limited()
+    def inside() -> list[int]:
+        return list(counts)
+
+    assert inside() == [1, 1]
+    assert inside() == [1, 1]
+    assert counts == [8, 6]
+
+
+def test_two_threads_that_overlap_leave_what_they_found(counts: list[int]) -> None:
+    """The second comes while the first is inside, and leaves after it."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with threads.limited(2):
+            entered.set()
+            leave.wait(5)
+
+    other = threading.Thread(target=second)
+    with threads.limited(1):
+        other.start()
+        assert entered.wait(5)
+    leave.set()
+    other.join(5)
+    assert counts == [8, 6]
+
+
+def test_large_operations_use_the_idle_cores(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "idle_cores", lambda: 3)
+    with threads.limited():
+        with threads.for_flops(threads.WORTH / 2):
+            assert counts == [1, 1]
+        with threads.for_flops(threads.WORTH * 2):
+            assert counts == [3, 3]
+        assert counts == [1, 1]
+
+
+def test_the_real_libraries_are_found_and_put_back() -> None:
+    controls = threads._controls()
+    before = [get() for _, get in controls]
+    with threads.limited():
+        assert all(get() == 1 for _, get in controls)
+    assert [get() for _, get in controls] == before
+
+
+def test_at_least_one_core_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert threads.idle_cores() >= 1
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert threads.idle_cores() == 1
