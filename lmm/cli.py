@@ -96,8 +96,8 @@ def write_tidy(model: Any, path: Path) -> None:
 
 
 def one_line(message: object) -> str:
-    """``message`` without its line breaks."""
-    return " ".join(str(message).split())
+    """The first paragraph of ``message`` without its line breaks; a formula with its caret would be the second."""
+    return " ".join(str(message).partition("\n\n")[0].split())
 
 
 def _show(message: Warning | str, *_: object, **__: object) -> None:
