@@ -38,7 +38,8 @@ def promised() -> list[str]:
     """Dotted names below ``fit`` and ``lmm`` in the right-hand column of the translation tables."""
     rows = [line for line in (ROOT / "docs" / "from_lme4.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     ours = [row.replace(r"\|", "").split("|")[2] for row in rows]
-    return sorted({name for cell in ours for code in re.findall(r"`([^`]*)`", cell) for name in re.findall(r"\b(?:fit|lmm)(?:\.\w+)+", code)})
+    code = [text for cell in ours for text in re.findall(r"`([^`]*)`", cell)]
+    return sorted({name for text in code for name in re.findall(r"\b(?:fit|lmm)(?:\.\w+)+", text)})
 
 
 @pytest.mark.parametrize("name", promised())
