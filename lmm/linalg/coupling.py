@@ -1,11 +1,12 @@
 """How one eliminated factor is joined to the dense tail: B (k J, q), row a * J + level, in three forms.
 
-With B_j (k, q) the rows of level j, every form answers the same four questions:
+With B_j (k, q) the rows of level j, every form answers the same questions:
 
     schur(X)       sum_j B_j' X_j'X_j B_j     (q, q)      what elimination takes from the tail
     quadratic(K)   B_j K B_j'                 (k, k, J)   its adjoint, for traces
     into_tail(v)   sum_j B_j' v_j             (r, q)      for v (r, k, J)
     from_tail(b)   B_j b                      (r, k, J)   for b (r, q)
+    rows(j, M)     B_j(i) M_i                 (k, m)      for m levels j and rows M (m, q)
 
 ``Dense`` is two matrix products and runs under NumPy and JAX. ``Products`` lists, for every two
 entries of a level, their product once: the first two questions are linear in X'X and in K, so each
@@ -24,8 +25,8 @@ from lmm.linalg import small, threads
 
 Array = Any
 
-#: seconds per multiplication in a dense product (half of it used: symmetric), and in a list of products
-DENSE_COST, LIST_COST = 1.0e-11, 3.5e-9
+#: seconds per multiplication in a dense product (half of it used: symmetric), and in a list of products with its share of the listing
+DENSE_COST, LIST_COST = 1.0e-11, 6e-9
 #: multiplications listed at the most: 12 bytes each
 LIST_LIMIT = 60_000_000
 
@@ -75,6 +76,10 @@ class Dense(NamedTuple):
         k, J, q = self.B.shape
         return (b @ self.B.reshape(k * J, q).T).reshape(-1, k, J)
 
+    def rows(self, level: np.ndarray, M: np.ndarray) -> np.ndarray:
+        """B_j(i) M_i, (k, m)."""
+        return np.einsum("kmq,mq->km", np.asarray(self.B)[:, level], M)
+
 
 class Products:
     """Pairs of entries within a level, multiplied once; NumPy only."""
@@ -123,6 +128,10 @@ class Products:
         """B_j b, (r, k, J)."""
         return np.ascontiguousarray((self.B @ b.T).T).reshape(-1, self.k, self.J)
 
+    def rows(self, level: np.ndarray, M: np.ndarray) -> np.ndarray:
+        """B_j(i) M_i, (k, m)."""
+        return np.stack([np.asarray(self.B[a * self.J + level].multiply(M).sum(axis=1)).ravel() for a in range(self.k)])
+
 
 class Split:
     """Levels with many entries as a dense matrix, the others as listed products; NumPy only."""
@@ -134,6 +143,7 @@ class Split:
         self.crowded, self.sparse = np.flatnonzero(crowded), np.flatnonzero(~crowded)
         place = np.empty(J, dtype=np.int64)
         place[self.crowded], place[self.sparse] = np.arange(len(self.crowded)), np.arange(len(self.sparse))
+        self.is_crowded, self.place = crowded, place
         heavy = crowded[entries.level]
         parts = [Entries(place[entries.level[m]], entries.col[m], entries.val[:, m]) for m in (heavy, ~heavy)]
         self.dense = dense(parts[0], len(self.crowded), q)
@@ -162,6 +172,14 @@ class Split:
         out = np.empty((len(b), self.k, self.J))
         out[..., self.sparse] = self.products.from_tail(xp, b)
         out[..., self.crowded] = self.dense.from_tail(xp, b)
+        return out
+
+    def rows(self, level: np.ndarray, M: np.ndarray) -> np.ndarray:
+        """B_j(i) M_i, (k, m)."""
+        out = np.empty((self.k, len(level)))
+        heavy = self.is_crowded[level]
+        out[:, heavy] = self.dense.rows(self.place[level[heavy]], M[heavy])
+        out[:, ~heavy] = self.products.rows(self.place[level[~heavy]], M[~heavy])
         return out
 
 

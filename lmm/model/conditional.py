@@ -13,49 +13,75 @@ Henderson (1975), Biometrics 31.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.linalg import elimination, tail, threads
-from lmm.linalg.elimination import Factor, Vectors
+from lmm.linalg.elimination import Factor, Inverse
 from lmm.model.gaussian import state
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate
 from lmm.model.system import arrange
 
-#: numbers in one batch of right-hand sides
+#: numbers in one batch of rows
 BATCH = 20_000_000
 
+#: per term of the design: codes (m,) of new rows, -1 for a new level, and values (m, k); None to leave the term out
+NewTerms = Sequence[tuple[np.ndarray, np.ndarray] | None]
 
-def _factors(problem: Problem, estimate: Estimate) -> tuple[list[np.ndarray], list[np.ndarray]]:
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the covariance of (beta_hat, b_hat - b) needs at an estimate, relative to sigma^2.
+
+    Attributes
+    ----------
+    factor, tail_T : the factorised system and the relative factors of the tail's terms.
+    inverses : N per member of the chain: its diagonal blocks, and blocks with its own ancestors and the tail.
+    K : N of the tail (q, q).
+    modes : N Z'WQ per term (p, k, J), Q the orthonormal fixed columns.
+    cov : (X'V^-1X)^-1 in the same columns.
+    """
+
+    factor: Factor
+    tail_T: list[np.ndarray]
+    inverses: list[Inverse]
+    K: np.ndarray
+    modes: list[np.ndarray]
+    cov: np.ndarray
+
+
+def posterior(problem: Problem, estimate: Estimate) -> Posterior:
+    """Factor the system at an estimate and take what is needed of its inverse."""
     plan = problem.arranged
-    return [estimate.factors[t] for t in plan.chain], [estimate.factors[t] for t in plan.tail]
+    chain_T, tail_T = ([estimate.factors[t] for t in which] for which in (plan.chain, plan.tail))
+    data = problem.data._replace(degrees=np.asarray(float(problem.n)))  # sigma^2 does not enter
+    value, at = state(np, data, chain_T, tail_T, plan.layout, False)
+    K = np.zeros((0, 0))
+    if plan.layout:
+        K = tail.sandwich(np, plan.layout, tail_T, tail.symmetrize(np, tail.inverse(np, at.factor.tail)), transpose=False)
+    _, inverses = elimination.inverse_blocks(np, at.factor, K, need_first=True)
+    modes = [m[: problem.p] for m in problem.collect(at.modes)]
+    return Posterior(at.factor, tail_T, inverses, K, modes, value.cov)
 
 
 @threads.limited()
 def covariances(problem: Problem, estimate: Estimate) -> tuple[np.ndarray, ...]:
     """Conditional covariances of the modes given y, beta and theta, per term (J, k, k)."""
-    chain_T, tail_T = _factors(problem, estimate)
+    at = posterior(problem, estimate)
     plan = problem.arranged
-    factor = elimination.factorize(np, problem.data.system, chain_T, plan.layout, tail_T)
-    K = None
-    if plan.layout:
-        K = tail.sandwich(np, plan.layout, tail_T, tail.symmetrize(np, tail.inverse(np, factor.tail)), transpose=False)
-    _, inverses = elimination.inverse_blocks(np, factor, K, need_first=True)
-    out: dict[int, np.ndarray] = {t: inverse.own for t, inverse in zip(plan.chain, inverses, strict=True)}
+    out: dict[int, np.ndarray] = {t: inverse.own for t, inverse in zip(plan.chain, at.inverses, strict=True)}
     for slot, t in zip(plan.layout, plan.tail, strict=True):
-        assert K is not None
-        own = K[slot.columns, slot.columns].reshape(slot.k, slot.J, slot.k, slot.J)
+        own = at.K[slot.columns, slot.columns].reshape(slot.k, slot.J, slot.k, slot.J)
         out[t] = np.einsum("ajbj->abj", own)
-    own = (out[t][..., : size.J] for t, size in enumerate(problem.plan.terms))
-    return tuple(np.ascontiguousarray(np.moveaxis(block, -1, 0)) * estimate.sigma**2 for block in own)
+    blocks = (out[t][..., : size.J] for t, size in enumerate(problem.plan.terms))
+    return tuple(np.ascontiguousarray(np.moveaxis(block, -1, 0)) * estimate.sigma**2 for block in blocks)
 
 
 @threads.limited()
-def prediction_variance(
-    problem: Problem, estimate: Estimate, X: np.ndarray, terms: Sequence[tuple[np.ndarray, np.ndarray] | None]
-) -> np.ndarray:
+def prediction_variance(problem: Problem, estimate: Estimate, X: np.ndarray, terms: NewTerms) -> np.ndarray:
     """Variance of x'beta + z'b - (x'beta_hat + z'b_hat), per new row.
 
     Parameters
@@ -68,53 +94,76 @@ def prediction_variance(
     -------
     (m,) variances, in squared units of the response.
     """
-    chain_T, tail_T = _factors(problem, estimate)
-    reml_free = problem.data._replace(degrees=np.asarray(float(problem.n)))
-    value, at = state(np, reml_free, chain_T, tail_T, problem.arranged.layout, False)
-    p = problem.p
-    modes = [m[:p] for m in problem.collect(at.modes)]  # N Z'WQ: (p, k, J)
-    x = solve_triangular(problem.R, X.T, trans="T").T if p else np.zeros((len(X), 0))
-    out = np.empty(len(X))
-    width = sum(size.k * size.J for size in problem.arranged.terms)
-    step = max(1, BATCH // width)
-    for first in range(0, len(X), step):
+    at = posterior(problem, estimate)
+    m, p = len(X), problem.p
+    known: list[tuple[np.ndarray, np.ndarray]] = []
+    variance = np.zeros(m)
+    contrast = solve_triangular(problem.R, X.T, trans="T").T if p else np.zeros((m, 0))
+    for size, T, term, mode in zip(problem.plan.terms, estimate.factors, terms, at.modes, strict=True):
+        codes, values = (np.full(m, -1), np.zeros((m, size.k))) if term is None else term
+        new = np.asarray(codes) < 0
+        half = values[new] @ T
+        variance[new] += np.sum(half * half, axis=1)
+        codes, values = np.where(new, 0, codes), np.where(new[:, None], 0.0, values)
+        contrast = contrast - np.einsum("pkm,mk->mp", mode[:, :, codes], values)
+        known.append((codes, values))
+    step = max(1, BATCH // max(1, len(at.K) * (1 + max(size.k for size in problem.plan.terms))))
+    for first in range(0, m, step):
         rows = slice(first, first + step)
-        own = [None if t is None else (t[0][rows], t[1][rows]) for t in terms]
-        out[rows] = _batch(problem, estimate, at.factor, tail_T, x[rows], own, modes, value.cov)
-    return out * estimate.sigma**2
+        variance[rows] += _quadratic(problem, at, [(c[rows], v[rows]) for c, v in known])
+    variance += np.sum((contrast @ at.cov) * contrast, axis=1)
+    return variance * estimate.sigma**2
 
 
-def _batch(
-    problem: Problem,
-    estimate: Estimate,
-    factor: Factor,
-    tail_T: list[np.ndarray],
-    x: np.ndarray,
-    terms: list[tuple[np.ndarray, np.ndarray] | None],
-    modes: list[np.ndarray],
-    cov: np.ndarray,
-) -> np.ndarray:
-    """(x - X'WZ N z)' C_bb (x - X'WZ N z) + z'N z, plus z'Gz at new levels."""
-    m, layout = len(x), problem.arranged.layout
-    dense, extra = [], np.zeros(m)
-    for size, T, term in zip(problem.arranged.terms, estimate.factors, terms, strict=True):
+def _quadratic(problem: Problem, at: Posterior, terms: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """z'N z per row, each row touching one level of every term (values of zero where it does not)."""
+    plan = problem.arranged
+    m = len(terms[0][0])
+    total, usual = np.zeros(m), np.ones(m, dtype=bool)
+    Kz = np.zeros((m, len(at.K)))  # K z of the tail, and with it z'K z
+    columns = []
+    for slot, t in zip(plan.layout, plan.tail, strict=True):
+        codes, values = terms[t]
+        for a in range(slot.k):
+            columns.append((slot.offset + a * slot.J + codes, values[:, a]))
+            Kz += at.K[columns[-1][0]] * values[:, a, None]
+    for column, value in columns:
+        total += value * Kz[np.arange(m), column]
+    for i, (t, inverse, member) in enumerate(zip(plan.chain, at.inverses, at.factor.chain, strict=True)):
+        codes, values = terms[t]
+        total += np.einsum("ma,abm,mb->m", values, inverse.own[..., codes], values, optimize=True)
+        for s, parent in enumerate(member.parents):
+            upper, upper_values = terms[plan.chain[i + 1 + s]]
+            usual &= (parent.index[codes] == upper) | ~values.any(axis=1) | ~upper_values.any(axis=1)
+            total += 2.0 * np.einsum("ma,abm,mb->m", values, inverse.parents[s][..., codes], upper_values, optimize=True)
+        if columns:
+            total += 2.0 * np.einsum("ma,am->m", values, _with_tail(at, i, codes, Kz))
+    if not usual.all():  # a level paired with another's ancestor, which no observed row does
+        total[~usual] = _by_elimination(problem, at, [(c[~usual], v[~usual]) for c, v in terms])
+    return total
+
+
+def _with_tail(at: Posterior, i: int, codes: np.ndarray, Kz: np.ndarray) -> np.ndarray:
+    """N_j,tail z of a member's levels for tail vectors z given as Kz: -W_j sum_v R_jv N_v,tail z, (k, m)."""
+    member = at.factor.chain[i]
+    inside = member.coupling.rows(codes, Kz)
+    for s, parent in enumerate(member.parents):
+        inside = inside + np.einsum("abm,bm->am", parent.B[..., codes], _with_tail(at, i + 1 + s, parent.index[codes], Kz))
+    return -np.einsum("abm,bm->am", member.W[..., codes], inside)
+
+
+def _by_elimination(problem: Problem, at: Posterior, terms: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """z'N z for any z, by carrying each z down the elimination as a right-hand side."""
+    plan, m = problem.arranged, len(terms[0][0])
+    step = max(1, BATCH // sum(size.k * size.J for size in plan.terms))
+    if m > step:
+        pieces = ([(c[i : i + step], v[i : i + step]) for c, v in terms] for i in range(0, m, step))
+        return np.concatenate([_by_elimination(problem, at, piece) for piece in pieces])
+    dense = []
+    for size, (codes, values) in zip(plan.terms, terms, strict=True):
         z = np.zeros((m, size.k, size.J))
-        if term is not None:
-            codes, values = term
-            known = codes >= 0
-            z[np.flatnonzero(known), :, codes[known]] = values[known]
-            half = values[~known] @ T
-            extra[~known] += np.sum(half * half, axis=1)
+        z[np.arange(m), :, codes] = values
         dense.append(z)
-    vectors: Vectors = arrange(problem.arranged, tuple(dense))
-    reduced = elimination.reduce(np, factor, layout, tail_T, vectors)
-    variance = np.sum(reduced.half * reduced.half, axis=1)
-    for member, v in zip(factor.chain, reduced.chain, strict=True):
-        X_v = np.einsum("abj,rbj->raj", member.X, v, optimize=True)
-        variance += np.sum(X_v * X_v, axis=(1, 2))
-    if len(cov):
-        contrast = x.copy()
-        for mode, z in zip(modes, dense, strict=True):
-            contrast -= z[..., : mode.shape[-1]].reshape(m, -1) @ mode.reshape(len(mode), -1).T
-        variance += np.sum((contrast @ cov) * contrast, axis=1)
-    return variance + extra
+    reduced = elimination.reduce(np, at.factor, plan.layout, at.tail_T, arrange(plan, tuple(dense)))
+    own = zip(reduced.chain, reduced.weighted, strict=True)
+    return np.sum(reduced.half * reduced.half, axis=1) + sum(np.sum(v * Wv, axis=(1, 2)) for v, Wv in own)
