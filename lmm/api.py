@@ -14,17 +14,20 @@ import numpy as np
 
 from lmm.design import build_design
 from lmm.design.records import Design
-from lmm.errors import ArgumentError, ConvergenceWarning, LmmWarning, SingularFitWarning, nearest, warn
+from lmm.errors import ArgumentError, nearest
 from lmm.estimators import Control, MaximumLikelihood
 from lmm.estimators.start import check_start
-from lmm.linalg import threads
+from lmm.linalg import backend, threads
 from lmm.model.problem import Problem, build_problem
 from lmm.model.records import Estimate
 from lmm.results import Fit
-from lmm.results.notes import singular_notes
+from lmm.results.notes import warned
 
 #: names of ``method=`` for linear models
 METHODS = {"reml": True, "ml": False}
+
+#: random effects from which an accelerator, where there is one, is worth its start-up
+ACCELERATE = 20_000
 
 
 def lmer(
@@ -132,15 +135,7 @@ def fit_problem(design: Design, problem: Problem, estimator: Any, start: Any = N
     theta = check_start(start, design, problem, required=estimator.control.evaluate_only)
     with _watching(estimator.control) as callback, threads.limited():
         estimate: Estimate = estimator.fit(problem, theta, callback)
-    messages: list[tuple[str, type[LmmWarning]]] = []
-    if not estimate.convergence.converged:
-        messages.append((f"the fit did not converge: {estimate.convergence.message}.", ConvergenceWarning))
-    if not estimator.control.evaluate_only:
-        messages += [(note, SingularFitWarning) for note in singular_notes(design, estimate, 1e-4)]
-    for text, kind in messages:
-        warn(text, kind)
-    estimate = replace(estimate, messages=(*estimate.messages, *(text for text, _ in messages)))
-    return Fit(design.formula, design, problem, estimator, estimate)
+    return Fit(design.formula, design, problem, estimator, warned(design, estimate))
 
 
 def choose_estimator(REML: bool, method: str | Any, control: Control) -> Any:
@@ -159,10 +154,11 @@ def choose_estimator(REML: bool, method: str | Any, control: Control) -> Any:
 
 
 def choose_backend(design: Design, control: Control) -> str:
-    """NumPy for what it does in milliseconds; JAX where per-level algebra over many levels dominates."""
+    """NumPy on a CPU, whose blocks of levels stay in cache; JAX for large problems where it has an accelerator."""
     if control.backend != "auto":
         return control.backend
-    return "numpy"
+    effects = sum(term.k * term.J for term in design.terms)
+    return "jax" if effects >= ACCELERATE and backend.has_accelerator() else "numpy"
 
 
 def _check_control(control: Control | None) -> Control:

@@ -20,6 +20,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.covariance import Covariance
+from lmm.errors import ResponseError
 from lmm.estimators.control import Control
 from lmm.estimators.trust_region import Outcome, Point, minimize
 from lmm.linalg import backend, threads
@@ -33,6 +34,8 @@ WELL = 1e-3
 #: random effects up to which steps near the optimum use the exact Hessian: several factors, one factor.
 #: Above, it costs more than it saves: the average information is off by about 1 / sqrt(levels).
 REFINE_LIMIT, REFINE_LIMIT_ONE = 400, 20_000
+#: residual over total sum of squares below which nothing is left to estimate
+EXPLAINED = 1e-10
 #: relative standard deviations below this are tried at exactly zero
 SNAP = 1e-4
 
@@ -175,7 +178,16 @@ class Evaluator:
         chain_T, tail_T = self._arrange(frame.T)
         chain_dG, tail_dG = self._arrange([directions(d, t) for d, t in zip(frame.dT, frame.T, strict=True)])
         well = tuple(bool(np.linalg.svd(t, compute_uv=False)[-1] > WELL) for t in tail_T)
-        value, derived = self._call(gaussian.derivatives, chain_T, tail_T, chain_dG, tail_dG, layout=plan.layout, well=well, reml=self.reml)
+        try:
+            value, derived = self._call(
+                gaussian.derivatives, chain_T, tail_T, chain_dG, tail_dG, layout=plan.layout, well=well, reml=self.reml
+            )
+        except (np.linalg.LinAlgError, FloatingPointError):
+            return _nowhere(theta)
+        if not np.isfinite(value.objective):
+            return _nowhere(theta)
+        if value.r2 < EXPLAINED * problem.cross.gram[-1, -1]:
+            raise _nothing_left(problem)
         D = [derived.D[i] for i in np.argsort(plan.chain + plan.tail)]
         gradient = np.concatenate([2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(D, frame.T, frame.dT, strict=True)])
         model = self._permute(derived.AI) + curvature(D, frame)
@@ -185,7 +197,12 @@ class Evaluator:
 
     def refine(self, point: Point) -> Point:
         """The point with its exact Hessian, where that is cheap."""
-        return replace(point, hessian=self.hessian(point)) if self.cheap else point
+        if not self.cheap:
+            return point
+        try:
+            return replace(point, hessian=self.hessian(point))
+        except np.linalg.LinAlgError:  # the average information, which was computed, will do
+            return point
 
     def hessian(self, point: Point) -> np.ndarray:
         """Exact second derivatives at an evaluated point, in its coordinates."""
@@ -203,6 +220,20 @@ class Evaluator:
         where = {t: np.arange(place[i], place[i + 1]) for i, t in enumerate(plan.chain + plan.tail)}
         index = np.concatenate([where[t] for t in range(len(structures))])
         return AI[np.ix_(index, index)]
+
+
+def _nothing_left(problem: Problem) -> ResponseError:
+    groups = ", ".join(size.group for size in problem.plan.terms)
+    return ResponseError(
+        f"The random effects of {groups} explain the response exactly and leave no residual variance: the response does not vary "
+        "within their levels. Fit one row per level, or leave out the random term that copies the response."
+    )
+
+
+def _nowhere(theta: np.ndarray) -> Point:
+    """A point where the criterion cannot be computed, which no step may end in."""
+    m = len(theta)
+    return Point(np.asarray(theta, dtype=float), np.inf, np.zeros(m), np.eye(m))
 
 
 def directions(dT: np.ndarray, T: np.ndarray) -> np.ndarray:
@@ -264,8 +295,10 @@ def snap(problem: Problem, evaluate: Evaluator, outcome: Outcome, tolerance: flo
 def finish(problem: Problem, reml: bool, outcome: Outcome, name: str, seconds: dict[str, float]) -> Estimate:
     """The numbers of a fit at the point where the search ended, on the user's scale."""
     point = outcome.point
-    value: gaussian.Value = point.payload.value
     degrees = problem.n - (problem.p if reml else 0)
+    if not np.isfinite(point.objective):
+        raise _nothing_left(problem)
+    value: gaussian.Value = point.payload.value
     theta = np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(point.theta), strict=True)])
     inverse = solve_triangular(problem.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
     convergence = Convergence(

@@ -8,10 +8,12 @@ cross the border.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,17 @@ def bucket(size: int) -> int:
         if size <= power * quarter // 4:
             return power * quarter // 4
     raise AssertionError
+
+
+@cache
+def has_accelerator() -> bool:
+    """Whether JAX's default device is not a CPU; JAX is imported only when a plugin for such a device is installed."""
+    plugins = {*entry_points(group="jax_plugins")}
+    if not plugins and importlib.util.find_spec("jax_plugins") is None:
+        return False
+    import jax
+
+    return str(jax.default_backend()) != "cpu"
 
 
 @cache

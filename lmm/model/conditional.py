@@ -146,6 +146,7 @@ def _quadratic(problem: Problem, at: Posterior, terms: list[tuple[np.ndarray, np
 def _with_tail(at: Posterior, i: int, codes: np.ndarray, Kz: np.ndarray) -> np.ndarray:
     """N_j,tail z of a member's levels for tail vectors z given as Kz: -W_j sum_v R_jv N_v,tail z, (k, m)."""
     member = at.factor.chain[i]
+    assert member.coupling is not None
     inside = member.coupling.rows(codes, Kz)
     for s, parent in enumerate(member.parents):
         inside = inside + np.einsum("abm,bm->am", parent.B[..., codes], _with_tail(at, i + 1 + s, parent.index[codes], Kz))

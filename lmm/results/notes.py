@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from lmm.design.records import Design, RandomTerm
+from lmm.errors import ConvergenceWarning, LmmWarning, SingularFitWarning, warn
 from lmm.model.records import Estimate
 from lmm.results.components import boundary_distances, degenerate_directions
 
@@ -22,6 +25,18 @@ def notes(design: Design, estimate: Estimate, tol: float = 1e-4) -> list[str]:
     if design.n_dropped:
         out.append(f"{design.n_dropped} {'row was' if design.n_dropped == 1 else 'rows were'} left out because of missing values.")
     return out
+
+
+def warned(design: Design, estimate: Estimate) -> Estimate:
+    """Warn of an unconverged or singular estimate; the same estimate with the texts among its messages."""
+    said: list[tuple[str, type[LmmWarning]]] = []
+    if not estimate.convergence.converged:
+        said.append((f"the fit did not converge: {estimate.convergence.message}.", ConvergenceWarning))
+    if estimate.convergence.iterations:  # parameters that the user gave are his own affair
+        said += [(note, SingularFitWarning) for note in singular_notes(design, estimate, 1e-4)]
+    for text, kind in said:
+        warn(text, kind)
+    return replace(estimate, messages=(*estimate.messages, *(text for text, _ in said)))
 
 
 def singular_notes(design: Design, estimate: Estimate, tol: float) -> list[str]:

@@ -10,8 +10,10 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, FormulaError
 from lmm.formula import Formula, parse
 from lmm.formula.scan import Token, scan
+from lmm.linalg import threads
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate
+from lmm.results.notes import warned
 
 
 def repeat_call(design: Design, formula: str | None, changes: dict[str, Any], context: Mapping[str, Any]) -> Any:
@@ -40,7 +42,9 @@ def refitted(design: Design, problem: Problem, estimator: Any, estimate: Estimat
     control = getattr(estimator, "control", None)
     if start is None and control is not None and control.evaluate_only:
         start = estimate.theta
-    return {"design": new_design, "problem": new_problem, "estimate": estimator.fit(new_problem, start)}
+    with threads.limited():
+        new = estimator.fit(new_problem, start)
+    return {"design": new_design, "problem": new_problem, "estimate": warned(new_design, new)}
 
 
 def update_formula(old: Formula, change: str) -> str:
