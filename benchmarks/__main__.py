@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe
-from benchmarks.measure import HERE, ROOT, TOOLS, Settings, measure, shell
+from benchmarks.measure import HERE, ROOT, TOOLS, R, Settings, measure, shell
 from benchmarks.problems import PROBLEMS, TIMED
 from benchmarks.report import seconds, table, warm
 
@@ -57,10 +57,11 @@ def main() -> None:
     machine = describe()
     spawned = {} if options.no_shell else shell(settings, options.repeat)
     answers: list[dict[str, Any]] = []
+    formats = ["csv"] * bool(set(options.tools) & set(R)) + ["parquet"] * bool(set(options.tools) - set(R))
     for problem in options.problems:
         with tempfile.TemporaryDirectory() as scratch:
             # the data are made by another process, which takes its memory with it
-            subprocess.run([sys.executable, "-m", "benchmarks.export", "--parquet", scratch, problem.name], cwd=ROOT, check=True)
+            subprocess.run([sys.executable, "-m", "benchmarks.export", scratch, problem.name, "--formats", *formats], cwd=ROOT, check=True)
             for tool in options.tools:
                 answer = measure(problem, tool, Path(scratch), settings)
                 answers.append(answer)

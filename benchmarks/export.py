@@ -1,6 +1,6 @@
-"""Write problems and their data where R can read them: one CSV per data set and a manifest.
+"""Write problems and their data where R can read them: one file per data set and a manifest.
 
-    python -m benchmarks.export DIRECTORY [PROBLEM ...]
+    python -m benchmarks.export DIRECTORY [PROBLEM ...] [--formats csv parquet]
 
 ``manifest.json`` holds, per problem, the formula for R and how to fit it, and, per data set, the
 levels of each factor in order and a fingerprint of every column. The default is all reference problems.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,15 @@ def entry(problem: Problem) -> dict[str, Any]:
             "weights": problem.weights, "offset": problem.offset}  # fmt: skip
 
 
-def write(folder: Path, problems: list[Problem], parquet: bool = False) -> None:
-    """Fill the folder; with ``parquet``, a Parquet file beside each CSV."""
+def write(folder: Path, problems: list[Problem], formats: Collection[str] = ("csv",)) -> None:
+    """Fill the folder with files of these formats, "csv" and "parquet"."""
     folder.mkdir(parents=True, exist_ok=True)
     data: dict[str, Any] = {}
     for name in dict.fromkeys(p.data for p in problems):
         table = frame(name)
-        table.to_csv(folder / f"{name}.csv", index=False, na_rep="NA")
-        if parquet:
+        if "csv" in formats:
+            table.to_csv(folder / f"{name}.csv", index=False, na_rep="NA")
+        if "parquet" in formats:
             table.to_parquet(folder / f"{name}.parquet", index=False)
         data[name] = {"levels": levels(table), "fingerprint": fingerprint(table), "rows": len(table)}
     manifest = {"problems": [entry(p) for p in problems], "data": data}
@@ -62,9 +64,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("problems", nargs="*", help="names; all reference problems by default")
-    parser.add_argument("--parquet", action="store_true", help="a Parquet file too")
+    parser.add_argument("--formats", nargs="+", choices=("csv", "parquet"), default=["csv"])
     options = parser.parse_args()
-    write(options.folder, [PROBLEMS[name] for name in options.problems] or list(REFERENCE), options.parquet)
+    write(options.folder, [PROBLEMS[name] for name in options.problems] or list(REFERENCE), options.formats)
 
 
 if __name__ == "__main__":

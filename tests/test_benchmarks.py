@@ -22,7 +22,7 @@ from benchmarks.runners.protocol import split_formula
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Exported data of two problems."""
     path = tmp_path_factory.mktemp("data")
-    export.write(path, [PROBLEMS["sleep_reml"], PROBLEMS["three_crossed"]], parquet=True)
+    export.write(path, [PROBLEMS["sleep_reml"], PROBLEMS["three_crossed"]], formats=("csv", "parquet"))
     return path
 
 
