@@ -52,6 +52,8 @@ def test_every_form_answers_the_four_questions(k: int, form: str) -> None:
     assert c.quadratic(np, K if c.full else np.tril(K)) == pytest.approx(np.einsum("ajq,qr,bjr->abj", B, K, B), abs=1e-11)
     assert c.into_tail(np, v) == pytest.approx(np.einsum("ajq,raj->rq", B, v), abs=1e-12)
     assert c.from_tail(np, b) == pytest.approx(np.einsum("ajq,rq->raj", B, b), abs=1e-12)
+    codes = rng.integers(0, J, len(b))
+    assert c.rows(codes, b) == pytest.approx(np.einsum("amq,mq->am", B[:, codes], b), abs=1e-12)
 
 
 @K_SIZES
