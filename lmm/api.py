@@ -126,6 +126,7 @@ def run(
     design = replace(design, extra={**design.extra, "call": call})
     with threads.limited():
         problem = build_problem(design, backend=choose_backend(design, control))
+    design.extra["plan"] = problem.plan
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
     return fit_problem(design, problem, estimator, start)
 

@@ -124,6 +124,11 @@ class Design:
         return self.X.shape[1]
 
     @property
+    def plan(self) -> Any:
+        """How the random terms are eliminated (``lmm.linalg.plan.Plan``; prints itself); None before a fit."""
+        return self.extra.get("plan")
+
+    @property
     def n_dropped(self) -> int:
         """Rows left out because a value is missing (``subset`` not counted)."""
         return len(self.kept) - self.n

@@ -49,7 +49,7 @@ def step_within(gradient: np.ndarray, hessian: np.ndarray, radius: float) -> tup
     """The minimiser of g's + s'Hs/2 over |s| <= radius, and the decrease it promises (>= 0)."""
     values, vectors = np.linalg.eigh(hessian)
     g = vectors.T @ gradient
-    floor = max(1e-12 * float(np.abs(values).max(initial=0.0)), 1e-300)
+    floor = max(1e-12 * float(np.abs(values).max(initial=0.0)), 1e-150)
 
     def at(shift: float) -> np.ndarray:
         return -g / np.maximum(values + shift, floor)
@@ -68,12 +68,13 @@ def step_within(gradient: np.ndarray, hessian: np.ndarray, radius: float) -> tup
             for _ in range(60):
                 shift = np.sqrt(low * high) if low > 0 else high / 2
                 step = at(shift)
-                if np.linalg.norm(step) > radius:
+                length = float(np.linalg.norm(step))
+                if length > radius:
                     low = shift
                 else:
                     high = shift
-                if high - low <= 1e-3 * high:
-                    break
+                    if length >= 0.999 * radius:  # the length, not the shift: it is steep where H is indefinite
+                        break
             step = at(high)
     promised = -float(g @ step + 0.5 * (values * step) @ step)
     return vectors @ step, max(promised, 0.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmm.estimators import MaximumLikelihood
-from lmm.estimators.likelihood import Evaluator
+from lmm.estimators.criterion import Evaluator
 from lmm.model import hessian
 from lmm.model.problem import Problem, build_problem
 from tests.algebra import some_theta, thetas

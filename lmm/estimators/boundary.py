@@ -1,0 +1,72 @@
+"""Zero variances: telling a minimum on the boundary from a stationary point, and reporting it as exactly zero.
+
+At a stationary theta the conditions of the minimum over G >= 0 are D >= 0 on the null space of G; a
+direction in which they fail leads down across the boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from lmm.estimators.criterion import Evaluator
+from lmm.estimators.trust_region import Outcome, Point
+from lmm.model.problem import Problem
+
+#: relative standard deviations below this are tried at exactly zero
+SNAP = 1e-4
+#: random effects per row from which a second search starts elsewhere, and their number up to which that is cheap
+SATURATED, SATURATED_LIMIT = 0.5, 1_000
+
+
+def escapes(problem: Problem, point: Point) -> Iterator[np.ndarray]:
+    """Points across the boundary to try, when the stationary ``point`` is not a minimum over G >= 0."""
+    split = problem.split(point.theta)
+    slopes = [s.descent(own, D) for s, own, D in zip(problem.structures, split, point.payload.D, strict=True)]
+    t = int(np.argmin([slope for slope, _ in slopes]))
+    slope, dG = slopes[t]
+    size = float(np.trace(problem.cross.diag[t].sum(axis=-1) @ dG)) / problem.n
+    if slope * 1e-3 / max(size, 1e-300) > -1e-3:  # a share of 0.001 of the residual variance would gain less than this
+        return
+    G = problem.structures[t].factor(split[t])
+    G = G @ G.T
+    for share in (0.1, 0.01, 0.001):
+        new = list(split)
+        new[t] = problem.structures[t].from_matrix(G + share / size * dG)
+        yield np.concatenate(new)
+
+
+def snap(problem: Problem, evaluate: Evaluator, outcome: Outcome, tolerance: float) -> Outcome:
+    """A theta that is all but on the boundary, on it, when that costs nothing."""
+    theta = np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(outcome.point.theta), strict=True)])
+    snapped = []
+    for structure, own in zip(problem.structures, problem.split(theta), strict=True):
+        T = structure.factor(own)
+        small = np.abs(np.diagonal(T)) < SNAP
+        if small.any():
+            own = np.where(np.abs(own) < SNAP, 0.0, own)
+        snapped.append(own)
+    new = np.concatenate(snapped)
+    if not np.array_equal(new, theta):
+        point = evaluate(new)
+        if point.objective <= outcome.point.objective + tolerance:
+            return replace(outcome, point=point, evaluations=outcome.evaluations + 1)
+    return outcome
+
+
+def is_singular(problem: Problem, theta: np.ndarray) -> bool:
+    """Whether a variance has vanished, or a correlation become one."""
+    return any(np.any(s.boundary(own) < SNAP) for s, own in zip(problem.structures, problem.split(theta), strict=True))
+
+
+def is_saturated(problem: Problem) -> bool:
+    """Whether a small problem has so many random effects for its rows that its criterion may have several minima."""
+    effects = sum(size.k * size.J for size in problem.plan.terms)
+    return problem.n_theta > 1 and effects <= SATURATED_LIMIT and effects > SATURATED * problem.n
+
+
+def unit_start(problem: Problem) -> np.ndarray:
+    """theta at which every term has the variance of the residual."""
+    return np.concatenate([s.start(np.linalg.pinv(gram), gram) for s, gram in zip(problem.structures, problem.grams(), strict=True)])

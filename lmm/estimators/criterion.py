@@ -1,0 +1,187 @@
+"""The criterion of one problem as a function of theta, in coordinates fit for stepping.
+
+The model Hessian is the average information carried to the coordinates s, G = T(s) T(s)',
+
+    H_ij = AI_ij + <D, d2G / ds_i ds_j>,   g_i = <D, dG_i> = 2 <D T, dT_i>,
+
+whose second term holds the curvature near a zero variance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lmm.covariance import Covariance
+from lmm.errors import ResponseError
+from lmm.estimators.trust_region import Point
+from lmm.linalg import backend
+from lmm.model import gaussian, hessian
+from lmm.model.problem import Problem
+
+#: smallest singular value of T for which the tail's traces divide by it
+WELL = 1e-3
+#: random effects up to which steps near the optimum use the exact Hessian: several factors, one factor.
+#: Above, it costs more than it saves: the average information is off by about 1 / sqrt(levels).
+REFINE_LIMIT, REFINE_LIMIT_ONE = 400, 20_000
+#: residual over total sum of squares below which nothing is left to estimate
+EXPLAINED = 1e-10
+
+
+class Frame(NamedTuple):
+    """Local coordinates per term in the design's order: T (k, k), dT (m_t, k, k), d2T (m_t, m_t, k, k) or None."""
+
+    T: list[np.ndarray]
+    dT: list[np.ndarray]
+    second: list[np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Payload:
+    """What an evaluation leaves: profiled values, D and modes per term in the design's order, the coordinates."""
+
+    value: gaussian.Value
+    D: list[np.ndarray]
+    modes: list[np.ndarray]
+    frame: Frame
+
+
+class Evaluator:
+    """The criterion of one problem as a function of theta, with its constants."""
+
+    def __init__(self, problem: Problem, reml: bool):
+        self.problem, self.reml = problem, reml
+        degrees = problem.n - (problem.p if reml else 0)
+        self.data = problem.data._replace(degrees=np.asarray(float(degrees)))
+        self.constant = -problem.sum_log_weights
+        if reml and problem.p:
+            self.constant += 2.0 * float(np.log(np.abs(np.diagonal(problem.R))).sum())
+        self.grams = problem.grams()
+        self.sizes = [(size.k, size.J) for size in problem.plan.terms]
+        self.jax = problem.plan.backend == "jax"
+        effects = sum(k * J for k, J in self.sizes)
+        self.cheap = effects <= (REFINE_LIMIT_ONE if len(self.sizes) == 1 else REFINE_LIMIT)
+        if self.jax:
+            self.data = backend.put(self.data)
+
+    def _call(self, kernel: Callable[..., Any], *arrays: Any, **static: Any) -> Any:
+        if self.jax:
+            return backend.call(kernel, self.data, *arrays, **static)
+        return kernel(np, self.data, *arrays, **static)
+
+    def _arrange(self, per_term: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Per-term arrays of the chain's terms and of the tail's."""
+        plan = self.problem.plan
+        return [per_term[t] for t in plan.chain], [per_term[t] for t in plan.tail]
+
+    def objective(self, theta: np.ndarray) -> float:
+        """The criterion alone, constants included."""
+        chain_T, tail_T = self._arrange([s.factor(own) for s, own in self._terms(theta)])
+        value = self._call(gaussian.value, chain_T, tail_T, layout=self.problem.arranged.layout, reml=self.reml)
+        return float(value.objective) + self.constant
+
+    def _terms(self, theta: np.ndarray) -> list[tuple[Covariance, np.ndarray]]:
+        return list(zip(self.problem.structures, self.problem.split(theta), strict=True))
+
+    def __call__(self, theta: np.ndarray) -> Point:
+        """Criterion, gradient and model Hessian at theta in the coordinates of the structures' charts."""
+        charts = [s.chart(own, gram) for (s, own), gram in zip(self._terms(theta), self.grams, strict=True)]
+        return self._evaluate(theta, Frame(*map(list, zip(*charts, strict=True))))
+
+    def in_theta(self, theta: np.ndarray) -> Point:
+        """The same with gradient and model Hessian with respect to theta itself."""
+        terms = self._terms(theta)
+        frame = Frame([s.factor(o) for s, o in terms], [s.jacobian(o) for s, o in terms], [s.second(o) for s, o in terms])
+        return self._evaluate(theta, frame)
+
+    def move(self, theta: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """The theta reached by a step in the charts' coordinates."""
+        steps = self.problem.split(step)
+        return np.concatenate([s.move(o, g, d) for (s, o), g, d in zip(self._terms(theta), self.grams, steps, strict=True)])
+
+    def _evaluate(self, theta: np.ndarray, frame: Frame) -> Point:
+        problem, plan = self.problem, self.problem.arranged
+        chain_T, tail_T = self._arrange(frame.T)
+        chain_dG, tail_dG = self._arrange([directions(d, t) for d, t in zip(frame.dT, frame.T, strict=True)])
+        well = tuple(bool(np.linalg.svd(t, compute_uv=False)[-1] > WELL) for t in tail_T)
+        try:
+            value, derived = self._call(
+                gaussian.derivatives, chain_T, tail_T, chain_dG, tail_dG, layout=plan.layout, well=well, reml=self.reml
+            )
+        except (np.linalg.LinAlgError, FloatingPointError):
+            return _nowhere(theta)
+        if not np.isfinite(value.objective):
+            return _nowhere(theta)
+        if value.r2 < EXPLAINED * problem.cross.gram[-1, -1]:
+            raise nothing_left(problem)
+        D = [derived.D[i] for i in np.argsort(plan.chain + plan.tail)]
+        gradient = np.concatenate([2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(D, frame.T, frame.dT, strict=True)])
+        model = self._permute(derived.AI) + curvature(D, frame)
+        modes = [m[0] for m in problem.collect(derived.modes)]
+        payload = Payload(value, D, modes, frame)
+        return Point(np.asarray(theta, dtype=float), float(value.objective) + self.constant, gradient, model, payload)
+
+    def refine(self, point: Point) -> Point:
+        """The point with its exact Hessian, where that is cheap."""
+        if not self.cheap:
+            return point
+        try:
+            return replace(point, hessian=self.hessian(point))
+        except np.linalg.LinAlgError:  # the average information, which was computed, will do
+            return point
+
+    def hessian(self, point: Point) -> np.ndarray:
+        """Exact second derivatives at an evaluated point, in its coordinates."""
+        problem, frame = self.problem, point.payload.frame
+        dG = [directions(d, t) for d, t in zip(frame.dT, frame.T, strict=True)]
+        rhs = problem.collect(problem.data.rhs)
+        parts = hessian.pieces(problem.cross, rhs, problem.data.gram, frame.T, dG, self.reml)
+        degrees = problem.n - (problem.p if self.reml else 0)
+        return hessian.in_directions(parts, dG, degrees) + curvature(point.payload.D, frame)
+
+    def _permute(self, AI: np.ndarray) -> np.ndarray:
+        """AI from the plan's order of the terms to the design's."""
+        plan, structures = self.problem.plan, self.problem.structures
+        place = np.cumsum([0] + [structures[t].n_theta for t in plan.chain + plan.tail])
+        where = {t: np.arange(place[i], place[i + 1]) for i, t in enumerate(plan.chain + plan.tail)}
+        index = np.concatenate([where[t] for t in range(len(structures))])
+        return AI[np.ix_(index, index)]
+
+
+def directions(dT: np.ndarray, T: np.ndarray) -> np.ndarray:
+    """dG_i = dT_i T' + T dT_i', (m, k, k)."""
+    half = dT @ T.T
+    return half + np.swapaxes(half, 1, 2)
+
+
+def curvature(D: list[np.ndarray], frame: Frame) -> np.ndarray:
+    """<D, d2G / ds_i ds_j> over all terms, block-diagonal (m, m)."""
+    sizes = [len(j) for j in frame.dT]
+    out = np.zeros((sum(sizes), sum(sizes)))
+    at = 0
+    for d, t, j, second in zip(D, frame.T, frame.dT, frame.second, strict=True):
+        own = slice(at, at + len(j))
+        block = 2.0 * np.einsum("iab,jab->ij", np.einsum("ab,jbc->jac", d, j), j)
+        if second is not None:
+            block = block + 2.0 * np.einsum("ab,ijab->ij", d @ t, second)
+        out[own, own] = block
+        at += len(j)
+    return out
+
+
+def _nowhere(theta: np.ndarray) -> Point:
+    """A point where the criterion cannot be computed, which no step may end in."""
+    m = len(theta)
+    return Point(np.asarray(theta, dtype=float), np.inf, np.zeros(m), np.eye(m))
+
+
+def nothing_left(problem: Problem) -> ResponseError:
+    """The error for a residual variance of zero."""
+    groups = ", ".join(size.group for size in problem.plan.terms)
+    return ResponseError(
+        f"The random effects of {groups} explain the response exactly and leave no residual variance: the response does not vary "
+        "within their levels. Fit one row per level, or leave out the random term that copies the response."
+    )
