@@ -137,8 +137,8 @@ def _fixed(
         return X, all_names, (), all_names, triangle, ()
     chosen = {int(j) for j in kept}
     dropped = tuple(name for j, name in enumerate(all_names) if j not in chosen)
-    what = "1 column" if len(dropped) == 1 else f"{len(dropped)} columns"
-    message = f"the fixed-effects matrix is rank deficient; dropped {what} that depend on others: {', '.join(dropped)}."
+    what = "1 column that depends" if len(dropped) == 1 else f"{len(dropped)} columns that depend"
+    message = f"the fixed-effects matrix is rank deficient; dropped {what} on others: {', '.join(dropped)}."
     warn(message, RankWarning)
     return np.asfortranarray(X[:, kept]), tuple(all_names[j] for j in kept), dropped, all_names, triangle, (message,)
 
