@@ -34,7 +34,8 @@ class Description:
 
     Attributes
     ----------
-    name, title : how it is loaded, and what it is.
+    name : how it is loaded.
+    title : what it is.
     rows : number of rows.
     columns : name -> :class:`Column`, in the order of the table.
     source : where the table was taken from.

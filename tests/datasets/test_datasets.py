@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 
 import lmm
 from lmm.datasets import describe, load, names
+from lmm.formula import parse
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,3 +151,11 @@ def test_loading_brings_no_jax_and_no_formulaic():
     code = "import sys, lmm; lmm.datasets.load('radon'); print(sorted({'jax', 'formulaic', 'scipy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_example_formula_reads_and_names_columns_of_the_table(name):
+    formula = parse(describe(name).example)
+    assert len(formula.bars) > 0
+    words = set(re.findall(r"[A-Za-z_][\w.]*", describe(name).example)) - {"cbind"}
+    assert words <= set(load(name).columns)
