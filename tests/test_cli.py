@@ -102,6 +102,13 @@ def test_refuses_in_one_line(run, sleepstudy, tmp_path, argv, line):
     assert err.startswith(line) and err.count("\n") == 1
 
 
+def test_parquet_without_its_package_says_what_to_install(run, sleepstudy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "fastparquet", None)
+    status, _, err = run(SLEEP, "sleep.parquet")
+    assert status == 2 and err == "lmm: reading 'sleep.parquet' needs a package for Parquet files: pip install pyarrow\n"
+
+
 def test_unknown_column_is_named_with_the_nearest(run):
     _, _, err = run("Reaction ~ Dayz + (Days|Subject)", "sleepstudy")
     assert err == "lmm: column 'Dayz' is not in the data. Did you mean 'Days'? It has: Reaction, Days, Subject.\n"
