@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from time import perf_counter
 
 import numpy
 import scipy
@@ -22,10 +23,15 @@ import scipy.linalg  # loads SciPy's BLAS, so that it is found below
 
 #: flops under which one thread is as fast as several
 WORTH = 1e8
+#: flops per second below which several threads are slower than one
+SLOW = 1.5e10
+#: seconds on one thread after that has happened
+PAUSE = 30.0
 
 _lock = threading.RLock()
 _depth = 0
 _before: list[int] = []
+_alone_until = 0.0
 
 
 @cache
@@ -94,9 +100,17 @@ def limited(count: int = 1) -> Iterator[None]:
 
 @contextmanager
 def for_flops(flops: float) -> Iterator[None]:
-    """Threads for one large operation: the idle cores when it is worth it, else as it is."""
-    if flops < WORTH:
+    """Threads for one large operation: the idle cores when it is worth it, else as it is.
+
+    An operation that took longer than one thread would have has met another process; for a while no
+    more than one thread is used.
+    """
+    global _alone_until
+    begin = perf_counter()
+    if flops < WORTH or begin < _alone_until:
         yield
         return
     with limited(idle_cores()):
         yield
+    if perf_counter() - begin > flops / SLOW:
+        _alone_until = perf_counter() + PAUSE
