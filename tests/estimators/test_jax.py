@@ -72,13 +72,16 @@ def test_singular_factors(name: str) -> None:
         np.testing.assert_allclose(mine, other, rtol=1e-9, atol=1e-9 * np.abs(other).max())
 
 
-@pytest.mark.parametrize("name", ["slope", "crossed", "slopes crossed"])
+QUICK = ("slope", "crossed", "slopes crossed")
+
+
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in DESIGNS])
 def test_whole_fit(name: str) -> None:
     """Step by step the same search, and what follows a fit works on padded sums."""
     plain, padded = problems(name)
     a, b = (MaximumLikelihood().fit(own) for own in (plain, padded))
     assert b.objective == pytest.approx(a.objective, rel=1e-12)
-    assert b.beta == pytest.approx(a.beta, rel=1e-10)
+    assert b.beta == pytest.approx(a.beta, rel=1e-10, abs=1e-12)
     assert b.theta == pytest.approx(a.theta, rel=1e-8, abs=1e-10)
     assert b.sigma == pytest.approx(a.sigma, rel=1e-10)
     assert [m.shape for m in b.modes] == [m.shape for m in a.modes]
