@@ -18,6 +18,7 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return (lambda n: state.__setitem__(i, n)), (lambda: state[i])
 
     monkeypatch.setattr(threads, "_controls", lambda: [control(0), control(1)])
+    monkeypatch.setattr(threads, "_alone_until", 0.0)
     return state
 
 
@@ -87,6 +88,26 @@ def test_large_operations_use_the_idle_cores(counts: list[int], monkeypatch: pyt
         with threads.for_flops(threads.WORTH * 2):
             assert counts == [3, 3]
         assert counts == [1, 1]
+
+
+def test_one_thread_for_a_while_after_several_were_slow(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock of our own: the first operation takes too long, so the next runs alone, and one after the pause does not."""
+    clock = [100.0]
+    monkeypatch.setattr(threads, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(threads, "idle_cores", lambda: 3)
+    flops = 10 * threads.WORTH
+
+    def used(seconds: float) -> int:
+        with threads.limited(), threads.for_flops(flops):
+            clock[0] += seconds
+            return counts[0]
+
+    quick = 0.5 * flops / threads.SLOW
+    assert [used(quick), used(quick)] == [3, 3]
+    assert used(3 * quick) == 3
+    assert [used(quick), used(3 * quick)] == [1, 1]
+    clock[0] += threads.PAUSE
+    assert used(quick) == 3
 
 
 def test_the_real_libraries_are_found_and_put_back() -> None:
