@@ -61,7 +61,6 @@ def test_two_ways_to_write_a_model(first: str, second: str, reml: bool) -> None:
     assert_same_model(fit(first, reml), fit(second, reml))
 
 
-@pytest.mark.filterwarnings("ignore::lmm.SingularFitWarning")  # the intercept is so far away that its correlation is nearly one
 def test_a_basis_of_a_slope_is_a_matter_of_taste() -> None:
     """(x|g) has the same fit wherever x has its origin, and in whatever unit."""
     data = frame().assign(x2=lambda d: 1000 * d["x"] + 70_000)
@@ -129,6 +128,34 @@ def test_a_variance_of_zero_warns_and_is_exactly_zero() -> None:
     rss = float(np.sum((y - y.mean()) ** 2))
     wanted = -0.5 * ((n - 1) * (1 + np.log(2 * np.pi * rss / (n - 1))) + np.log(n))
     assert singular.llf == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("unit", [1e-8, 1e-5, 1.0, 1e5, 1e8])
+@pytest.mark.parametrize("slopes", ["none", "common", "own"])
+@pytest.mark.parametrize("bars", ["|", "||"])
+def test_units_do_not_decide_whether_a_fit_is_singular(unit: float, slopes: str, bars: str) -> None:
+    """A slope without variance is at exactly zero in any unit, and one with a variance is never said to have none."""
+    rng = np.random.default_rng(1)
+    g, x = np.arange(600) % 30, rng.normal(size=600)
+    noise = rng.normal(size=600)
+    for j in range(30):  # noise that has neither a level nor a slope of its own in any group
+        own = g == j
+        Z = np.column_stack([np.ones(own.sum()), x[own]])
+        noise[own] -= Z @ np.linalg.lstsq(Z, noise[own], rcond=None)[0]
+    b, c = rng.normal(size=(2, 30))
+    slope = {"none": 0.0, "common": 0.5 * b[g], "own": 0.5 * c[g]}[slopes]
+    data = pd.DataFrame({"y": b[g] + slope * x + noise, "x": x * unit, "g": g})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", lmm.SingularFitWarning)
+        fitted = lmm.lmer(f"y ~ x + (x{bars}g)", data)
+    singular = slopes == "none" or (slopes == "common" and bars == "|")
+    assert fitted.is_singular() == singular
+    assert (fitted.theta.iloc[-1] == 0.0) == singular
+    text = " ".join(fitted.estimate.messages)
+    if bars == "||":
+        assert ("the variance of x is estimated as zero" in text) == singular
+    else:  # with levels but no slopes, too, the estimate is a line through zero, nearly along the levels
+        assert bool(re.search(r"Intercept [+-] [\d.e+-]+ x has no variance", text)) == singular
 
 
 @pytest.mark.parametrize("start", [[0.0, 0.0, 0.0, 0.0], [50.0, -20.0, 30.0, 10.0], {"theta": [1.0, 0.0, 1.0, 1.0]}])

@@ -101,6 +101,14 @@ class Covariance(abc.ABC):
     def pairs(self) -> list[tuple[int, int]]:
         """Pairs i > j whose covariance is a parameter (not fixed at zero), column-wise as lme4 prints."""
 
+    def standardised(self, theta: np.ndarray, gram: np.ndarray) -> np.ndarray:
+        """theta had every column a root mean square of one: each entry of T times its row's unit.
+
+        What is small is told by these, whatever the columns' units; ``gram`` as in :meth:`chart`.
+        """
+        rows = np.einsum("a,iab->i", units(gram) ** 2, self.jacobian(theta) ** 2)
+        return np.asarray(theta) * np.sqrt(rows)
+
     @abc.abstractmethod
     def boundary(self, theta: np.ndarray) -> np.ndarray:
         """Distances to the boundary, one per constrained parameter: 0 where a variance or 1 - r^2 vanishes."""

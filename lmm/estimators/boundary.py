@@ -15,7 +15,7 @@ from lmm.estimators.criterion import Evaluator
 from lmm.estimators.trust_region import Outcome, Point
 from lmm.model.problem import Problem
 
-#: relative standard deviations below this are tried at exactly zero
+#: standard deviations below this, relative to sigma and per root mean square of the column, are tried at exactly zero
 SNAP = 1e-4
 #: random effects per row from which a second search starts elsewhere, and their number up to which that is cheap
 SATURATED, SATURATED_LIMIT = 0.5, 1_000
@@ -42,12 +42,10 @@ def snap(problem: Problem, evaluate: Evaluator, outcome: Outcome, tolerance: flo
     """A theta that is all but on the boundary, on it, when that costs nothing."""
     theta = np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(outcome.point.theta), strict=True)])
     snapped = []
-    for structure, own in zip(problem.structures, problem.split(theta), strict=True):
-        T = structure.factor(own)
-        small = np.abs(np.diagonal(T)) < SNAP
-        if small.any():
-            own = np.where(np.abs(own) < SNAP, 0.0, own)
-        snapped.append(own)
+    for structure, own, gram in zip(problem.structures, problem.split(theta), problem.grams(), strict=True):
+        unitless = structure.standardised(own, gram)
+        near = bool(np.any(structure.boundary(unitless) < SNAP))
+        snapped.append(np.where(np.abs(unitless) < SNAP, 0.0, own) if near else own)
     new = np.concatenate(snapped)
     if not np.array_equal(new, theta):
         point = evaluate(new)
@@ -58,7 +56,8 @@ def snap(problem: Problem, evaluate: Evaluator, outcome: Outcome, tolerance: flo
 
 def is_singular(problem: Problem, theta: np.ndarray) -> bool:
     """Whether a variance has vanished, or a correlation become one."""
-    return any(np.any(s.boundary(own) < SNAP) for s, own in zip(problem.structures, problem.split(theta), strict=True))
+    terms = zip(problem.structures, problem.split(theta), problem.grams(), strict=True)
+    return any(np.any(s.boundary(s.standardised(own, gram)) < SNAP) for s, own, gram in terms)
 
 
 def is_saturated(problem: Problem) -> bool:

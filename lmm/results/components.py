@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lmm.design.records import Design
+from lmm.design.records import Design, RandomTerm
 from lmm.model.records import Estimate
 from lmm.results.numberformat import format_column
 from lmm.results.render import Table
@@ -70,17 +70,30 @@ def principal_components(design: Design, estimate: Estimate) -> dict[str, Princi
 
 def is_singular(design: Design, estimate: Estimate, tol: float) -> bool:
     """Some variance is zero or some correlation one: a constrained parameter lies within ``tol`` of its boundary."""
-    return any(bool(np.any(distances < tol)) for distances in boundary_distances(design, estimate))
+    return any(bool(np.any(distances < tol)) for distances in boundary_distances(design, estimate, tol))
 
 
-def boundary_distances(design: Design, estimate: Estimate) -> list[np.ndarray]:
-    """Per term the distances of its constrained parameters to zero, relative to sigma."""
+def boundary_distances(design: Design, estimate: Estimate, tol: float) -> list[np.ndarray]:
+    """Per term the distances of its constrained parameters to zero, relative to sigma.
+
+    Where one is small but not zero it may be so because of its column's units: those of the term are then
+    taken per root mean square of the columns.
+    """
     out, at = [], 0
     for term in design.terms:
         own = estimate.theta[at : at + term.structure.n_theta]
         at += term.structure.n_theta
-        out.append(term.structure.boundary(own))
+        distances = term.structure.boundary(own)
+        if np.any((distances > 0) & (distances < tol)):
+            distances = term.structure.boundary(term.structure.standardised(own, column_gram(design, term)))
+        out.append(distances)
     return out
+
+
+def column_gram(design: Design, term: RandomTerm) -> np.ndarray:
+    """The mean of z z' over the rows, weights included, (k, k)."""
+    weighted = term.values if design.weights is None else term.values * design.weights[:, None]
+    return np.asarray(weighted.T @ term.values) / design.n
 
 
 def degenerate_directions(T: np.ndarray, count: int, tol: float) -> np.ndarray:

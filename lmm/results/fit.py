@@ -186,7 +186,10 @@ class Fit:
         return float(self.estimator.objective(self.problem, values))
 
     def is_singular(self, tol: float = 1e-4) -> bool:
-        """Whether a variance is estimated as zero or a correlation as one: a diagonal of T below ``tol``."""
+        """Whether a variance is estimated as zero or a correlation as one.
+
+        That is, a diagonal entry of T is below ``tol``, columns taken per their root mean square.
+        """
         return components.is_singular(self.design, self.estimate, tol)
 
     def re_pca(self) -> dict[str, components.PrincipalComponents]:

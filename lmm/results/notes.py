@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from lmm.covariance.base import units
 from lmm.design.records import Design, RandomTerm
 from lmm.errors import ConvergenceWarning, LmmWarning, SingularFitWarning, warn
 from lmm.model.records import Estimate
-from lmm.results.components import boundary_distances, degenerate_directions
+from lmm.results.components import boundary_distances, column_gram, degenerate_directions
 
 
 def notes(design: Design, estimate: Estimate, tol: float = 1e-4) -> list[str]:
@@ -42,17 +43,19 @@ def warned(design: Design, estimate: Estimate) -> Estimate:
 def singular_notes(design: Design, estimate: Estimate, tol: float) -> list[str]:
     """Per singular term: which combination of its effects has no variance, and what to do about it."""
     out = []
-    for term, T, distances in zip(design.terms, estimate.factors, boundary_distances(design, estimate), strict=True):
+    for term, T, distances in zip(design.terms, estimate.factors, boundary_distances(design, estimate, tol), strict=True):
         count = int(np.sum(distances < tol))
         if count:
-            out.append(_singular_note(term, degenerate_directions(T, count, tol)))
+            unit = units(column_gram(design, term))
+            out.append(_singular_note(term, degenerate_directions(unit[:, None] * T, count, tol), unit))
     return out
 
 
-def _singular_note(term: RandomTerm, directions: np.ndarray) -> str:
+def _singular_note(term: RandomTerm, directions: np.ndarray, unit: np.ndarray) -> str:
+    """``directions`` (k, r) among the effects of columns taken per their root mean square, ``unit`` (k,)."""
     k = term.k
     alone = [term.columns[int(np.argmax(np.abs(v)))] for v in directions.T if np.count_nonzero(v) == 1]
-    mixed = [_combination(term.columns, v) for v in directions.T if np.count_nonzero(v) > 1]
+    mixed = [_combination(term.columns, v, unit) for v in directions.T if np.count_nonzero(v) > 1]
     parts = []
     if alone:
         parts.append(f"the variance of {' and of '.join(alone)} is estimated as zero")
@@ -70,10 +73,11 @@ def _singular_note(term: RandomTerm, directions: np.ndarray) -> str:
     return f"Singular fit, {term.group}: {' and '.join(parts)}. {cure}"
 
 
-def _combination(columns: tuple[str, ...], v: np.ndarray) -> str:
+def _combination(columns: tuple[str, ...], v: np.ndarray, unit: np.ndarray) -> str:
     """``0.12 Intercept - 0.99 Days``, first coefficient positive, negligible ones left out."""
     use = [i for i in np.argsort(-np.abs(v)) if abs(v[i]) > 5e-4]
     use.sort()
+    v = v * unit / np.linalg.norm(v * unit)
     sign = np.sign(v[use[0]]) if use else 1.0
     text = ""
     for i in use:

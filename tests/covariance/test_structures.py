@@ -260,6 +260,19 @@ def test_boundary_is_zero_exactly_where_the_matrix_is_singular(structure: Covari
 
 
 @every
+def test_standardised_does_not_depend_on_units(structure: Covariance) -> None:
+    """The theta of columns with root mean square one, whatever unit they came in."""
+    theta, gram = structure.canonical(some_theta(structure)), some_gram(structure.k)
+    unit = np.sqrt(np.diagonal(gram))
+    found = structure.standardised(theta, gram)
+    assert structure.factor(found) == pytest.approx(unit[:, None] * structure.factor(theta), rel=1e-12)
+    S = 10.0 ** np.random.default_rng(0).uniform(-3, 3, structure.k)
+    other = structure.standardised(theta, np.diag(1 / S**2))
+    assert structure.factor(other) == pytest.approx(structure.factor(theta) / S[:, None], rel=1e-12)
+    assert structure.standardised(other, gram * np.outer(S, S)) == pytest.approx(found, rel=1e-12)
+
+
+@every
 def test_theta_names_say_where_each_parameter_stands(structure: Covariance) -> None:
     columns = tuple("abcdef"[: structure.k])
     names = structure.theta_names(columns)
