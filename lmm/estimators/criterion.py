@@ -106,7 +106,8 @@ class Evaluator:
         problem, plan = self.problem, self.problem.arranged
         chain_T, tail_T = self._arrange(frame.T)
         chain_dG, tail_dG = self._arrange([directions(d, t) for d, t in zip(frame.dT, frame.T, strict=True)])
-        well = tuple(bool(np.linalg.svd(t, compute_uv=False)[-1] > WELL) for t in tail_T)
+        # a compiled kernel takes the form that serves any T, so that one compilation serves the whole fit
+        well = tuple(not self.jax and bool(np.linalg.svd(t, compute_uv=False)[-1] > WELL) for t in tail_T)
         try:
             value, derived = self._call(
                 gaussian.derivatives, chain_T, tail_T, chain_dG, tail_dG, layout=plan.layout, well=well, reml=self.reml

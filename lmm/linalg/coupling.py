@@ -27,6 +27,8 @@ Array = Any
 
 #: seconds per multiplication in a dense product (half of it used: symmetric), and in a list of products with its share of the listing
 DENSE_COST, LIST_COST = 1.0e-11, 6e-9
+#: multiplications up to which a list needs no dense part beside it
+SHORT_LIST = 10_000_000
 #: multiplications listed at the most: 12 bytes each
 LIST_LIMIT = 60_000_000
 
@@ -94,8 +96,10 @@ class Products:
         key = entries.col.astype(np.int32 if q * q < 2**31 else np.int64)
         key = key[first] * key.dtype.type(q) + key[second]
         self.index = [(a, b) for a in range(k) for b in range(a, k)]
-        self.maps = []
+        self.maps, self.squares = [], []
+        start = np.searchsorted(entries.level, np.arange(J + 1))
         for a, b in self.index:
+            self.squares.append(_csr(entries.val[a] * entries.val[b], entries.col.astype(np.int32), start, (J, q)))
             product = entries.val[a][first] * entries.val[b][second]
             if a != b:
                 product += entries.val[b][first] * entries.val[a][second]
@@ -105,19 +109,18 @@ class Products:
     def schur(self, xp: Any, X: Array) -> Array:
         """sum_j B_j' X_j'X_j B_j; the lower triangle, zeros above."""
         W = small.transpose_multiply(X, X)
-        total = np.zeros(self.q * self.q)
-        for (a, b), products in zip(self.index, self.maps, strict=True):
+        total = self.maps[0].T @ W[0, 0]
+        for (a, b), products in zip(self.index[1:], self.maps[1:], strict=True):
             total += products.T @ W[a, b]
         return total.reshape(self.q, self.q)
 
     def quadratic(self, xp: Any, K: Array) -> Array:
         """B_j K B_j'; reads the lower triangle of K."""
-        doubled = 2.0 * K
-        np.fill_diagonal(doubled, np.diagonal(K))
-        flat = doubled.ravel()
+        flat, diagonal = K.ravel(), np.ascontiguousarray(np.diagonal(K))
         H = np.empty((self.k, self.k, self.J))
-        for (a, b), products in zip(self.index, self.maps, strict=True):
-            H[a, b] = H[b, a] = (products @ flat) * (1.0 if a == b else 0.5)
+        for (a, b), products, square in zip(self.index, self.maps, self.squares, strict=True):
+            # pairs of two entries count twice, pairs of an entry with itself once
+            H[a, b] = H[b, a] = (2.0 if a == b else 1.0) * (products @ flat) - square @ diagonal
         return H
 
     def into_tail(self, xp: Any, v: Array) -> Array:
@@ -200,8 +203,10 @@ def choose(entries: Entries, J: int, q: int) -> Coupling:
     dense part when c^2 LIST_COST > 2 q^2 DENSE_COST.
     """
     count = np.bincount(entries.level, minlength=J).astype(float)
-    crowded = count**2 * LIST_COST > 4 * float(q) ** 2 * DENSE_COST
     k = len(entries.val)
+    crowded = count**2 * LIST_COST > 4 * float(q) ** 2 * DENSE_COST
+    if not crowded.all() and np.sum(count * (count + 1) / 2) * k * (k + 1) / 2 < SHORT_LIST:
+        crowded[:] = False  # two parts are not worth their overhead
     if J * k * q * q < 2e6 or crowded.all():
         return dense(entries, J, q)
     listed = np.where(crowded, 0.0, count * (count + 1) / 2)

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lmm.linalg import coupling as couplings
 from lmm.linalg import small, tail
 from lmm.linalg.coupling import Coupling
@@ -96,7 +98,8 @@ def factorize(xp: Any, system: System, chain_T: list[Array], layout: tail.Layout
                 joined = _reduce_coupling(xp, coupling, later.coupling, WB, parent.index)
             members[i + 1 + s] = Member(reduced, tuple(grand), joined)
         if coupling is not None:
-            C = C - coupling.schur(xp, X)
+            taken = coupling.schur(xp, X)
+            C = np.subtract(C, taken, out=taken) if xp is np else C - taken
         done.append(Eliminated(A, X, W, parents, coupling))
     if not layout:
         return Factor(tuple(done), C, None, logdet)
@@ -267,7 +270,7 @@ def inverse_blocks(xp: Any, factor: Factor, K: Array | None, need_first: bool) -
         with_parents = tuple(-small.multiply(member.W, z) for z in Z)
         with_tail = None
         if member.coupling is not None and i > 0:
-            with_tail = -_row_of_tail(xp, member, inverses, K)
+            with_tail = -row_of_tail(xp, member, inverses, K)
         inverses.insert(0, Inverse(own, with_parents, with_tail))
     return quadratics, inverses
 
@@ -278,7 +281,7 @@ def _against_tail(xp: Any, coupling: Coupling, N: Array) -> Array:
     return xp.stack([xp.stack([xp.sum(row * other, axis=-1) for other in N]) for row in coupling.B])
 
 
-def _row_of_tail(xp: Any, member: Eliminated, inverses: list[Inverse], K: Array) -> Array:
+def row_of_tail(xp: Any, member: Eliminated, inverses: list[Inverse], K: Array) -> Array:
     """W_j sum_v R_jv N_v,tail, (k, J, q)."""
     assert isinstance(member.coupling, couplings.Dense)
     k, J, q = member.coupling.B.shape
@@ -291,7 +294,11 @@ def _row_of_tail(xp: Any, member: Eliminated, inverses: list[Inverse], K: Array)
 
 def traces(xp: Any, factor: Factor, K: Array | None) -> list[Array]:
     """sum_j Q_jj (k, k) per member of the chain."""
-    quadratics, _ = inverse_blocks(xp, factor, K, need_first=False)
+    return trace_sums(xp, factor, inverse_blocks(xp, factor, K, need_first=False)[0])
+
+
+def trace_sums(xp: Any, factor: Factor, quadratics: list[Array]) -> list[Array]:
+    """The same from H_j of :func:`inverse_blocks`."""
     out = []
     for member, H in zip(factor.chain, quadratics, strict=True):
         total = small.reduced_sum(xp, member.A, member.W)

@@ -67,12 +67,12 @@ def _diagonal(xp: Any, layout: Layout, factors: list[Array]) -> Array:
     return xp.concatenate([xp.broadcast_to(T[0, 0], (slot.J,)) for slot, T in zip(layout, factors, strict=True)])
 
 
-def sandwich(xp: Any, layout: Layout, factors: list[Array], C: Array, transpose: bool = True) -> Array:
-    """T'CT (or TCT'); needs both triangles of C unless every term is scalar."""
+def sandwich(xp: Any, layout: Layout, factors: list[Array], C: Array, transpose: bool = True, overwrite: bool = False) -> Array:
+    """T'CT (or TCT'); needs both triangles of C unless every term is scalar. ``overwrite`` lets NumPy use C's memory."""
     if all(slot.k == 1 for slot in layout):
         d = _diagonal(xp, layout, factors)
         if xp is np:
-            out = C * d
+            out = np.multiply(C, d, out=C if overwrite else None)
             out *= d[:, None]
             return out
         return (C * d[:, None]) * d
@@ -161,16 +161,18 @@ def block_trace(xp: Any, slot: Slot, M: Array) -> Array:
     return xp.stack(rows)
 
 
-def traces(xp: Any, layout: Layout, factors: list[Array], well: tuple[bool, ...], C: Array, Sinv: Array, K: Array) -> list[Array]:
+def traces(
+    xp: Any, layout: Layout, factors: list[Array], well: tuple[bool, ...], C: Array, inverse_traces: list[Array], K: Array
+) -> list[Array]:
     """sum_l Q_ll (k, k) per term.
 
-    Where the term's T is ``well`` conditioned, T^-T (J I - sum_l S^-1_ll) T^-1; elsewhere the term's
-    rows of C - C K C, which need both triangles of C and K but no inverse.
+    Where the term's T is ``well`` conditioned, T^-T (J I - sum_l S^-1_ll) T^-1 with the sums given as
+    ``inverse_traces``; elsewhere the term's rows of C - C K C, which need both triangles of C and K but no inverse.
     """
     out = []
-    for slot, T, easy in zip(layout, factors, well, strict=True):
+    for slot, T, easy, trace in zip(layout, factors, well, inverse_traces, strict=True):
         if easy:
-            inner = slot.J * xp.eye(slot.k) - block_trace(xp, slot, Sinv)
+            inner = slot.J * xp.eye(slot.k) - trace
             half = xp.linalg.solve(T.T, inner)
             out.append(xp.linalg.solve(T.T, half.T))
             continue

@@ -72,9 +72,18 @@ def idle_cores() -> int:
     try:
         with open("/proc/loadavg") as file:
             running = int(file.read().split()[3].split("/")[0])
+        own = sum(_is_running(task) for task in os.listdir("/proc/self/task"))  # BLAS threads spin on after their work
     except (OSError, ValueError, IndexError):
         return cores
-    return max(1, cores - max(0, running - 1))
+    return max(1, cores - max(0, running - own))
+
+
+def _is_running(task: str) -> bool:
+    try:
+        with open(f"/proc/self/task/{task}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "R"
+    except (OSError, IndexError):  # the thread has ended
+        return False
 
 
 @contextmanager

@@ -136,11 +136,12 @@ def derivatives(
         dense = not all(well) or any(slot.k > 1 for slot in layout) or any(m.coupling is not None and m.coupling.full for m in factor.chain)
         if dense:
             Sinv = tail.symmetrize(xp, Sinv)
-        K = tail.sandwich(xp, layout, tail_T, Sinv, transpose=False)
+        inverse_traces = [tail.block_trace(xp, slot, Sinv) for slot in layout]
+        K = tail.sandwich(xp, layout, tail_T, Sinv, transpose=False, overwrite=True)
     D = elimination.traces(xp, factor, K)
     if layout:
         C = factor.C if all(well) else tail.symmetrize(xp, factor.C)
-        D = D + tail.traces(xp, layout, tail_T, well, C, Sinv, K)
+        D = D + tail.traces(xp, layout, tail_T, well, C, inverse_traces, K)
     if reml and p:
         fixed = [v[:p] for v in residuals.chain] + [residuals.tail[:p, slot.columns].reshape(p, slot.k, slot.J) for slot in layout]
         for t, F in enumerate(fixed):

@@ -77,8 +77,8 @@ def test_quadratic_is_the_adjoint_of_schur() -> None:
         assert np.sum(K * S) == pytest.approx(np.sum(W * c.quadratic(np, K)), rel=1e-11)
 
 
-def test_choice_by_size_and_crowding() -> None:
-    """Small or full: dense. Large and thin: products. A few crowded levels among thin ones: split."""
+def test_choice_by_size_and_crowding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small or full: dense. Large and thin: products. A few crowded levels among thin ones: split, unless the list is short."""
     J, q = 3000, 400
     thin = entries(1, J, q, 3 / q)
     assert isinstance(coupling.choose(entries(2, 30, 10, 0.4), 30, 10), Dense)
@@ -86,6 +86,8 @@ def test_choice_by_size_and_crowding() -> None:
     level, col = np.divmod(np.arange(200 * 120), 120)
     packed = Entries(level, col, np.ones((1, len(level))))
     assert isinstance(coupling.choose(packed, 200, 120), Dense)
+    assert isinstance(coupling.choose(entries(1, J, q, 3 / q, crowded=5), J, q), Products)
+    monkeypatch.setattr(coupling, "SHORT_LIST", 0)
     mixed = coupling.choose(entries(1, J, q, 3 / q, crowded=5), J, q)
     assert isinstance(mixed, Split)
     assert list(mixed.crowded) == list(range(5))

@@ -104,7 +104,8 @@ def test_traces(name: str, kind: str) -> None:
         return
     C, Sinv = tail.symmetrize(np, c.factor.C), tail.symmetrize(np, tail.inverse(np, c.factor.tail))
     for well in [False, True] if kind == "interior" else [False]:
-        own = tail.traces(np, c.plan.layout, c.tail_T, (well,) * len(c.plan.tail), C, Sinv, c.K)
+        inner = [tail.block_trace(np, slot, Sinv) for slot in c.plan.layout]
+        own = tail.traces(np, c.plan.layout, c.tail_T, (well,) * len(c.plan.tail), C, inner, c.K)
         for t, trace in zip(c.plan.tail, own, strict=True):
             np.testing.assert_allclose(trace, c.dense.sum_of_blocks(Q, t), rtol=1e-9, atol=1e-7)
 

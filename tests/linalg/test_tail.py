@@ -96,7 +96,8 @@ def test_traces(xp, layout: tail.Layout, kind: str) -> None:
     Sinv = np.linalg.inv(np.eye(len(C)) + L.T @ C @ L)
     K = L @ Sinv @ L.T
     Q = C - C @ K @ C
-    found = tail.traces(xp, layout, T, tuple(well), xp.asarray(C), xp.asarray(Sinv), xp.asarray(K))
+    inner = [tail.block_trace(xp, slot, xp.asarray(Sinv)) for slot in layout]
+    found = tail.traces(xp, layout, T, tuple(well), xp.asarray(C), inner, xp.asarray(K))
     for slot, trace in zip(layout, found, strict=True):
         own = Q[slot.columns, slot.columns].reshape(slot.k, slot.J, slot.k, slot.J)
         np.testing.assert_allclose(trace, np.einsum("ajbj->ab", own), atol=1e-9)
