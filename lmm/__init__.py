@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lmm import covariance, datasets
+    from lmm import covariance, datasets, families
     from lmm.api import lmer
     from lmm.errors import (
         ArgumentError,
@@ -56,10 +56,11 @@ __all__ = [
     "covariance",
     "datasets",
     "enable_compile_cache",
+    "families",
     "lmer",
 ]
 
-_MODULES = frozenset({"covariance", "datasets"})
+_MODULES = frozenset({"covariance", "datasets", "families"})
 _HOMES = {"lmer": "lmm.api", "Control": "lmm.estimators.control", "Fit": "lmm.results", "enable_compile_cache": "lmm.linalg.backend"}
 
 

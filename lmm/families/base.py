@@ -1,0 +1,297 @@
+"""What every family of responses provides: its log density and everything a fit differentiates.
+
+The n responses are independent given the linear predictor eta (n,), with means mu = g^-1(eta). A family
+with a dispersion parameter phi > 0 has it on the scale rho = log phi. All functions act elementwise on
+arrays (n,) and are pure; ``weights`` (n,) are prior weights, None for ones.
+
+A family is written in one coordinate c of the mean, in which its density is simplest and safest: c = log mu
+where means are positive, c = mu on the real line. With l(c) the log density and c', c'', c''' the link's,
+
+    dl/deta     = l' c'
+    d2l/deta2   = l'' c'^2 + l' c''
+    d3l/deta3   = l''' c'^3 + 3 l'' c' c'' + l' c'''
+
+and the Fisher information i(c) becomes i c'^2, with derivative i' c'^3 + 2 i c' c''.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from lmm.errors import ArgumentError, ResponseError
+from lmm.families import links
+from lmm.families.links import Four, Link
+from lmm.families.response import check_finite, check_varies, numeric
+
+Array = np.ndarray
+Weights = Array | None
+
+
+class Derivatives(NamedTuple):
+    """Derivatives of the log density with respect to eta, each (n,)."""
+
+    d1: Array
+    d2: Array
+    d3: Array
+
+
+class Information(NamedTuple):
+    """Fisher information in eta, E[-d2], and its derivative with respect to eta, each (n,)."""
+
+    weight: Array
+    slope: Array
+
+
+class DispersionDerivatives(NamedTuple):
+    """Derivatives that involve rho = log phi, each (n,), of the log density l and the Fisher information w.
+
+    Fields: dl/drho, d2l/drho2, d2l/(deta drho), d3l/(deta2 drho), dw/drho.
+    """
+
+    first: Array
+    second: Array
+    eta: Array
+    eta_eta: Array
+    weight: Array
+
+
+def filled(value: Array | float, eta: Array) -> Array:
+    """``value`` as an array of eta's shape."""
+    out = np.asarray(value, dtype=float)
+    return out if out.shape == np.shape(eta) else np.broadcast_to(out, np.shape(eta)).copy()
+
+
+def ones(weights: Weights) -> Array | float:
+    """Prior weights, 1.0 for None."""
+    return 1.0 if weights is None else np.asarray(weights, dtype=float)
+
+
+def weighted_constant(value: Array, weights: Weights) -> Array:
+    """``value``, multiplied by the weights when there are any."""
+    return value if weights is None else weights * value
+
+
+@dataclass(frozen=True)
+class Family(abc.ABC):
+    """A distribution of the response given its mean, with a link; frozen and hashable.
+
+    Parameters
+    ----------
+    link : name, or Link object; None for the default link.
+
+    Attributes
+    ----------
+    name : as in ``family="poisson"``.
+    canonical_link : name of the canonical link, or None.
+    default_link : name of the link used when none is given.
+    link_names : names of the links that are offered by name.
+    mean_low, mean_high : open interval of the means.
+    has_dispersion : whether there is a parameter phi to estimate.
+    dispersion_name : what phi is called.
+    discrete : whether the response is a count.
+
+    Raises
+    ------
+    ArgumentError : for a link that is unknown or does not suit the family.
+    """
+
+    link: Link
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    default_link: ClassVar[str]
+    canonical_link: ClassVar[str | None] = None
+    link_names: ClassVar[tuple[str, ...]]
+    mean_low: ClassVar[float] = 0.0
+    mean_high: ClassVar[float] = np.inf
+    has_dispersion: ClassVar[bool] = False
+    dispersion_name: ClassVar[str] = "dispersion"
+    discrete: ClassVar[bool] = False
+
+    def __init__(self, link: str | Link | None = None):
+        found = links.get(self.default_link if link is None else link)
+        if found.name in links.LINKS and found.name not in self.link_names:
+            raise ArgumentError(f"family {self.name!r} has no link {found.name!r}; its links are {', '.join(self.link_names)}.")
+        object.__setattr__(self, "link", found)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(link={self.link.name!r})"
+
+    # -- the linear predictor ------------------------------------------------------------------
+
+    @property
+    def is_canonical(self) -> bool:
+        """Whether observed and expected information are the same."""
+        return self.link.name == self.canonical_link
+
+    @cached_property
+    def eta_bounds(self) -> tuple[float, float]:
+        """Open interval of the linear predictors that give a possible mean."""
+        low, high = max(self.mean_low, self.link.mean_low), min(self.mean_high, self.link.mean_high)
+        with np.errstate(all="ignore"):
+            ends = sorted(float(self.link.link(np.array(end))) for end in (low, high))
+        return (-np.inf, np.inf) if np.isnan(ends).any() else (ends[0], ends[1])
+
+    @cached_property
+    def _clip(self) -> tuple[float, float]:
+        """The part of ``eta_bounds`` in which nothing overflows."""
+        (low, high), (safe_low, safe_high) = self.eta_bounds, self.link.safe
+        return max(low + 1e-30 if np.isfinite(low) else low, safe_low), min(high - 1e-10 if np.isfinite(high) else high, safe_high)
+
+    def inside(self, eta: Array) -> Array:
+        """Where eta gives a possible mean, boolean (n,); not where it is missing."""
+        low, high = self.eta_bounds
+        return (eta > low) & (eta < high)
+
+    def clip(self, eta: Array) -> Array:
+        """eta, moved to the nearest predictor that can be computed with."""
+        return np.clip(eta, *self._clip)
+
+    def mean(self, eta: Array) -> Array:
+        """mu (n,) of linear predictors (n,), inside the interval of the means."""
+        return self.link.inverse(self.clip(eta))
+
+    # -- in the family's coordinate ------------------------------------------------------------
+
+    def _coordinate(self, eta: Array) -> Four:
+        """c and its derivatives with respect to eta."""
+        return self.link.log_derivatives(eta)
+
+    def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
+        """The part of the log density that depends on c."""
+        raise NotImplementedError
+
+    def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
+        """First to third derivative of the log density with respect to c."""
+        raise NotImplementedError
+
+    def _information(self, c: Array, w: Array | float, phi: float) -> tuple[Array | float, Array | float]:
+        """Fisher information in c and its derivative."""
+        raise NotImplementedError
+
+    def _dispersion(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array | float, ...]:
+        """dl/drho, d2l/drho2, d2l/(dc drho), d3l/(dc2 drho), di/drho."""
+        raise NotImplementedError
+
+    # -- the log density -----------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        """The part of the log density that does not depend on eta, (n,)."""
+
+    def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        """The part of the log density that depends on eta, (n,); minus infinity where eta gives no possible mean."""
+        value = self._kernel(y, self._coordinate(self.clip(eta))[0], ones(weights), phi)
+        inside = self.inside(eta)
+        return value if inside.all() else np.where(inside, value, -np.inf)
+
+    def log_density(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        """log f(y | eta) with every constant, (n,); ``kernel`` + ``constant``."""
+        return self.kernel(y, eta, weights, phi) + self.constant(y, weights, phi)
+
+    def derivatives(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Derivatives:
+        """First to third derivative of the log density with respect to eta, as observed."""
+        c, c1, c2, c3 = self._coordinate(self.clip(eta))
+        g1, g2, g3 = self._score(y, c, ones(weights), phi)
+        if isinstance(c1, float) and c1 == 1.0:
+            return Derivatives(filled(g1, eta), filled(g2, eta), filled(g3, eta))
+        d2 = g2 * c1**2 + g1 * c2
+        return Derivatives(filled(g1 * c1, eta), filled(d2, eta), filled(g3 * c1**3 + 3.0 * g2 * c1 * c2 + g1 * c3, eta))
+
+    def expected_weights(self, eta: Array, weights: Weights = None, phi: float = 1.0) -> Information:
+        """Fisher information in eta and its derivative with respect to eta."""
+        c, c1, c2, _ = self._coordinate(self.clip(eta))
+        i, slope = self._information(c, ones(weights), phi)
+        return Information(filled(i * c1**2, eta), filled(slope * c1**3 + 2.0 * i * c1 * c2, eta))
+
+    def d_phi(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> DispersionDerivatives:
+        """Derivatives that involve rho = log phi; zeros for a family without dispersion."""
+        if not self.has_dispersion:
+            return DispersionDerivatives(*(np.zeros(np.shape(eta)) for _ in DispersionDerivatives._fields))
+        c, c1, c2, _ = self._coordinate(self.clip(eta))
+        first, second, g1, g2, i = self._dispersion(y, c, ones(weights), phi)
+        out = (first, second, g1 * c1, g2 * c1**2 + g1 * c2, i * c1**2)
+        return DispersionDerivatives(*(filled(x, eta) for x in out))
+
+    # -- moments, deviance, simulation ---------------------------------------------------------
+
+    @abc.abstractmethod
+    def variance(self, mu: Array, phi: float = 1.0) -> Array:
+        """Var(y) at prior weight 1, (n,)."""
+
+    @abc.abstractmethod
+    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        """Contributions to the deviance, (n,): twice the log-likelihood lost against the saturated model,
+        times the dispersion in the Gaussian, gamma and inverse Gaussian families."""
+
+    @abc.abstractmethod
+    def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        """Largest log density over all means, (n,)."""
+
+    @abc.abstractmethod
+    def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        """Responses drawn with means mu (n,), or (draws, n)."""
+
+    @abc.abstractmethod
+    def initial_mu(self, y: Array, weights: Weights = None) -> Array:
+        """Means (n,) to begin from: near y, and inside the interval of the means."""
+
+    def sigma(self, phi: float) -> float:
+        """What is reported as ``sigma``: the square root of a dispersion that scales the variance, else phi itself."""
+        return float(np.sqrt(phi))
+
+    def initial_phi(self, y: Array, mu: Array, weights: Weights = None) -> float:
+        """A moment estimate of phi given means: to begin from."""
+        w = ones(weights)
+        return float(max(np.mean(w * (y - mu) ** 2 / self.variance(mu, 1.0)), 1e-8)) if self.has_dispersion else 1.0
+
+    # -- the response --------------------------------------------------------------------------
+
+    def response(self, values: Any, name: str) -> tuple[Array, Array | None]:
+        """(y, None) or (y, trials), (n,) float64, of a response column as the user has it.
+
+        Raises
+        ------
+        ResponseError : names the column and says what this family needs.
+        """
+        y = numeric(values, name)
+        check_finite(y, name)
+        self._check_support(y, name)
+        check_varies(y, name)
+        return y, None
+
+    def check(self, y: Array, weights: Weights, name: str) -> None:  # noqa: B027  (most families have none)
+        """The checks of a response that need its weights; ResponseError, or None."""
+
+    def _check_support(self, y: Array, name: str) -> None:  # noqa: B027
+        """ResponseError unless every value can occur."""
+
+
+def check_positive(y: Array, name: str, family: str) -> None:
+    """ResponseError unless y > 0."""
+    bad = ~(y > 0)
+    if bad.any():
+        raise ResponseError(
+            f"the response {name!r} must be positive for the {family} family; {int(bad.sum())} of {len(y)} values are not, "
+            f"the first is {y[bad][0]:g}."
+        )
+
+
+def check_counts(y: Array, name: str, family: str) -> None:
+    """ResponseError unless y holds counts 0, 1, 2, ..."""
+    if (y < 0).any():
+        raise ResponseError(
+            f"the response {name!r} must be a count, 0 or more, for the {family} family; {int((y < 0).sum())} of {len(y)} values "
+            f"are negative, the first is {y[y < 0][0]:g}."
+        )
+    bad = np.abs(y - np.round(y)) > 1e-9
+    if bad.any():
+        raise ResponseError(
+            f"the response {name!r} must be whole counts for the {family} family; {int(bad.sum())} of {len(y)} values are not, the first "
+            f"is {y[bad][0]:g}. For a rate, model the count and add offset(log(exposure))."
+        )

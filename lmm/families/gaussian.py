@@ -1,0 +1,72 @@
+"""Gaussian responses: y ~ N(mu, phi / w), with any link."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lmm.families import links
+from lmm.families.base import Array, Family, Weights, ones
+from lmm.families.links import Four
+from lmm.families.special import LOG_2PI
+
+
+class Gaussian(Family):
+    """Normal distribution, var(y) = phi / w; ``sigma`` is the square root of phi.
+
+    Parameters
+    ----------
+    link : any link by name, default ``"identity"``, or a Link. Links of positive means ask for no more than that of mu.
+
+    Examples
+    --------
+    >>> import lmm
+    >>> lmm.families.Gaussian(link="log")
+    Gaussian(link='log')
+    """
+
+    name = title = "gaussian"
+    default_link = canonical_link = "identity"
+    link_names = tuple(links.LINKS)
+    mean_low = -np.inf
+    has_dispersion = True
+
+    def _coordinate(self, eta: Array) -> Four:
+        return self.link.inverse(eta), *self.link.derivatives(eta)
+
+    def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
+        return -0.5 * w * (y - c) ** 2 / phi
+
+    def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
+        scale = np.asarray(w / phi)
+        return scale * (y - c), -scale, np.zeros(())
+
+    def _information(self, c: Array, w: Array | float, phi: float) -> tuple[Array | float, Array | float]:
+        return w / phi, 0.0
+
+    def _dispersion(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array | float, ...]:
+        half = 0.5 * w * (y - c) ** 2 / phi
+        return half - 0.5, -half, -w * (y - c) / phi, w / phi, -w / phi
+
+    def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        return np.broadcast_to(-0.5 * (LOG_2PI + np.log(phi) - np.log(ones(weights))), np.shape(y))
+
+    def variance(self, mu: Array, phi: float = 1.0) -> Array:
+        return np.full(np.shape(mu), float(phi))
+
+    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        return ones(weights) * (y - mu) ** 2
+
+    def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        return self.constant(y, weights, phi)
+
+    def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        return rng.normal(mu, np.sqrt(phi / ones(weights)))
+
+    def initial_mu(self, y: Array, weights: Weights = None) -> Array:
+        low, high = self.link.mean_low, self.link.mean_high
+        if np.isfinite(high):
+            return np.clip(y, low + 0.05 * (high - low), high - 0.05 * (high - low))
+        if np.isfinite(low):
+            spread = np.abs(y - low)
+            return np.maximum(y, low + 0.1 * (float(spread.mean()) or 1.0))
+        return np.asarray(y, dtype=float)

@@ -1,0 +1,100 @@
+"""Negative binomial counts, variance mu + mu^2 / theta (NB2): a Poisson mixed over a gamma of shape theta.
+
+log f = (y + theta) log((y + theta) / (mu + theta)) + y log mu + terms free of mu, each written with the
+remainder of Stirling's formula, so that large theta goes over into the Poisson without loss.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import special
+
+from lmm.families.base import Array, Family, Weights, check_counts, ones, weighted_constant
+from lmm.families.special import log_less_digamma, stirling, trigamma_less_inverse
+
+
+def _log_ratio(y: Array, mu: Array, theta: float) -> Array:
+    """log((y + theta) / (mu + theta)), exact where the two are close and where they are far apart."""
+    v = (y - mu) / (mu + theta)
+    close = np.abs(v) < 0.5
+    return np.where(close, np.log1p(np.where(close, v, 0.0)), np.log((y + theta) / (mu + theta)))
+
+
+class NegativeBinomial(Family):
+    """Negative binomial distribution with var(y) = mu + mu^2 / theta; phi is theta.
+
+    Prior weights multiply the log density.
+
+    Parameters
+    ----------
+    link : ``"log"`` (default), ``"sqrt"``, ``"identity"``, or a Link.
+
+    Examples
+    --------
+    >>> import lmm
+    >>> lmm.families.NegativeBinomial().variance(2.0, phi=4.0)
+    3.0
+    """
+
+    name = "negative_binomial"
+    title = "Negative Binomial"
+    default_link = "log"
+    link_names = ("log", "sqrt", "identity")
+    has_dispersion = True
+    dispersion_name = "theta"
+    discrete = True
+
+    def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
+        mu = np.exp(c)
+        return w * (y * c + (y + phi) * _log_ratio(y, mu, phi))
+
+    def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
+        mu = np.exp(c)
+        p, q = mu / (mu + phi), phi / (mu + phi)
+        second = -w * (y + phi) * p * q
+        return w * q * (y - mu), second, second * (q - p)
+
+    def _information(self, c: Array, w: Array | float, phi: float) -> tuple[Array | float, Array | float]:
+        mu = np.exp(c)
+        q = phi / (mu + phi)
+        return w * mu * q, w * mu * q * q
+
+    def _dispersion(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array | float, ...]:
+        mu = np.exp(c)
+        total = mu + phi
+        p, q, v = mu / total, phi / total, (y - mu) / total
+        first = phi * (_log_ratio(y, mu, phi) - v - log_less_digamma(y + phi) + log_less_digamma(phi))
+        # d2l/dtheta2 = psi'(y + theta) - psi'(theta) + 1/theta - 1/total + (y - mu)/total^2, the 1/a parts of psi' put together
+        curve = 1.0 / (y + phi) - 1.0 / total + v / total + trigamma_less_inverse(y + phi) - trigamma_less_inverse(phi)
+        score, spread = q * (y - mu), (y + phi) * p * q
+        return w * first, w * (first + phi**2 * curve), w * score * p, w * (spread * (q - p) - phi * p * q), w * phi * p * p
+
+    def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        value = -0.5 * np.log1p(y / phi) - y + stirling(y + phi) - stirling(phi) - special.gammaln(y + 1.0)
+        return weighted_constant(value, weights)
+
+    def variance(self, mu: Array, phi: float = 1.0) -> Array:
+        return mu + mu**2 / phi
+
+    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        return 2.0 * ones(weights) * (special.xlogy(y, y / mu) - (y + phi) * _log_ratio(y, mu, phi))
+
+    def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        return weighted_constant(special.xlogy(y, y), weights) + self.constant(y, weights, phi)
+
+    def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        return rng.poisson(rng.gamma(phi, mu / phi)).astype(float)
+
+    def initial_mu(self, y: Array, weights: Weights = None) -> Array:
+        return np.where(y == 0, 1 / 6, y)
+
+    def sigma(self, phi: float) -> float:
+        return float(phi)
+
+    def initial_phi(self, y: Array, mu: Array, weights: Weights = None) -> float:
+        excess = float(np.mean(ones(weights) * ((y - mu) ** 2 - mu)))
+        square = float(np.mean(ones(weights) * mu**2))
+        return float(np.clip(square / max(excess, 1e-6 * square), 0.05, 1e4))
+
+    def _check_support(self, y: Array, name: str) -> None:
+        check_counts(y, name, self.name)

@@ -1,0 +1,74 @@
+"""Every family with every link it offers, as rows of one table."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln
+
+from lmm.families import FAMILIES, CustomFamily, Family
+
+DISPERSIONS = {"gaussian": (0.3, 4.0), "gamma": (0.02, 0.7), "inverse_gaussian": (0.05, 0.6)}
+
+
+def gamma_density(y, mu, phi):
+    a = 1 / phi
+    return a * jnp.log(a * y / mu) - a * y / mu - gammaln(a) - jnp.log(y)
+
+
+def poisson_density(y, mu):
+    return y * jnp.log(mu) - mu - gammaln(y + 1)
+
+
+CUSTOM_POISSON = CustomFamily(poisson_density, "counts", variance=lambda mu: mu, sampler=lambda rng, mu: rng.poisson(mu))
+CUSTOM_GAMMA = CustomFamily(
+    gamma_density,
+    "waiting",
+    dispersion=True,
+    variance=lambda mu, phi: phi * mu**2,
+    sampler=lambda rng, mu, phi: rng.gamma(1 / phi, mu * phi),
+)
+
+ALL: list[Family] = [*(f(link) for f in FAMILIES.values() for link in f.link_names), CUSTOM_POISSON, CUSTOM_GAMMA]
+
+
+def phis(family: Family) -> tuple[float, ...]:
+    """Dispersions to test at."""
+    return DISPERSIONS.get(family.name, (0.2, 1.3)) if family.has_dispersion else (1.0,)
+
+
+def means(family: Family) -> np.ndarray:
+    """Means over most of what the family and the link allow, (n,)."""
+    low, high = max(family.mean_low, family.link.mean_low), min(family.mean_high, family.link.mean_high)
+    if np.isfinite(high):
+        return np.array([0.01, 0.2, 0.5, 0.65, 0.93])
+    return np.array([0.15, 0.8, 1.0, 2.4, 6.0]) if np.isfinite(low) else np.array([-3.0, -0.4, 0.0, 0.7, 5.0])
+
+
+def weights(family: Family) -> np.ndarray:
+    return np.array([1.0, 2.0, 5.0, 3.0, 12.0])
+
+
+def responses(family: Family, phi: float) -> np.ndarray:
+    """One possible response per mean, at the weights above."""
+    rng = np.random.default_rng(3)
+    y = family.simulate(rng, means(family), weights(family), phi)
+    if family.name == "counts":
+        y[0] = 0.0
+    return y
+
+
+def support(family: Family, mu: float, weight: float, phi: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points and quadrature weights that sum a function over the response's distribution."""
+    if family.name == "binomial":
+        return np.arange(weight + 1) / weight, np.ones(int(weight) + 1)
+    if family.discrete or family.name == "counts":
+        top = int(60 + mu + 40 * np.sqrt(family.variance(np.array([mu]), phi)[0]) + 30 * (phi if family.has_dispersion else 1))
+        return np.arange(top + 1.0), np.ones(top + 1)
+    sd = float(np.sqrt(family.variance(np.array([mu]), phi)[0] / weight))
+    if family.name == "gaussian":
+        h = sd / 20
+        return mu + h * np.arange(-300, 301), np.full(601, h)
+    h = 0.01
+    y = np.exp(np.log(mu) + h * np.arange(-4000, 800))
+    return y, h * y
