@@ -41,7 +41,7 @@ class Binomial(Family):
     discrete = True
 
     def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
-        (log_p, *_), (log_q, *_) = self.link.log_probabilities(self.clip(eta))
+        log_p, log_q = self.link.log_values(self.clip(eta))
         value = ones(weights) * (y * log_p + (1.0 - y) * log_q)
         inside = self.inside(eta)
         return value if inside.all() else np.where(inside, value, -np.inf)
@@ -53,12 +53,12 @@ class Binomial(Family):
         return special.gammaln(weights + 1.0) - special.gammaln(k + 1.0) - special.gammaln(weights - k + 1.0)
 
     def derivatives(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Derivatives:
-        (_, p1, p2, p3), (_, q1, q2, q3) = self.link.log_probabilities(self.clip(eta))
+        (p1, p2, p3), (q1, q2, q3) = self.link.log_slopes(self.clip(eta))
         s, f = (y, 1.0 - y) if weights is None else (weights * y, weights * (1.0 - y))
         return Derivatives(filled(s * p1 + f * q1, eta), filled(s * p2 + f * q2, eta), filled(s * p3 + f * q3, eta))
 
     def expected_weights(self, eta: Array, weights: Weights = None, phi: float = 1.0) -> Information:
-        (_, p1, p2, _), (_, q1, q2, _) = self.link.log_probabilities(self.clip(eta))
+        (p1, p2, _), (q1, q2, _) = self.link.log_slopes(self.clip(eta))
         w = ones(weights)
         return Information(filled(-w * (p1 * q1), eta), filled(-w * (p2 * q1 + p1 * q2), eta))
 

@@ -90,6 +90,16 @@ class Link(abc.ABC):
         mu, (d1, d2, d3) = self.inverse(eta), self.derivatives(eta)
         return (np.log(mu), *log_chain(mu, d1, d2, d3)), (np.log1p(-mu), *log_chain(1.0 - mu, -d1, -d2, -d3))
 
+    def log_values(self, eta: Array) -> tuple[Array, Array]:
+        """log mu and log(1 - mu)."""
+        (log_p, *_), (log_q, *_) = self.log_probabilities(eta)
+        return log_p, log_q
+
+    def log_slopes(self, eta: Array) -> tuple[Three, Three]:
+        """The derivatives in ``log_probabilities`` alone."""
+        (_, p1, p2, p3), (_, q1, q2, q3) = self.log_probabilities(eta)
+        return (p1, p2, p3), (q1, q2, q3)
+
 
 class _Symmetric(Link):
     """A distribution function with F(-eta) = 1 - F(eta)."""
@@ -121,15 +131,31 @@ class Logit(_Symmetric):
         v = p * q
         return v, v * (q - p), v * (1.0 - 6.0 * v)
 
+    @staticmethod
+    def _probabilities(eta: Array) -> tuple[Array, Array, Array, Array]:
+        """p, 1 - p, p (1 - p) and exp(-|eta|), all from one exponential and each with full relative accuracy."""
+        small = np.exp(-np.abs(eta))
+        large = 1.0 / (1.0 + small)
+        other, positive = small * large, np.asarray(eta) >= 0
+        return np.where(positive, large, other), np.where(positive, other, large), other * large, small
+
     def log_derivatives(self, eta: Array) -> Four:
-        p, q = special.expit(eta), special.expit(-eta)
-        v = p * q
-        return special.log_expit(eta), q, -v, -v * (q - p)
+        p, q, v, small = self._probabilities(eta)
+        return np.minimum(eta, 0.0) - np.log1p(small), q, -v, v * (p - q)
 
     def log_probabilities(self, eta: Array) -> tuple[Four, Four]:
-        value, q, second, third = self.log_derivatives(eta)
-        # log p - log q = eta: the two differ by a linear function
-        return (value, q, second, third), (value - eta, -special.expit(eta), second, third)
+        p, q, v, small = self._probabilities(eta)
+        second, third, log = -v, v * (p - q), np.log1p(small)
+        return (np.minimum(eta, 0.0) - log, q, second, third), (-np.maximum(eta, 0.0) - log, -p, second, third)
+
+    def log_values(self, eta: Array) -> tuple[Array, Array]:
+        log = np.log1p(np.exp(-np.abs(eta)))
+        return np.minimum(eta, 0.0) - log, -np.maximum(eta, 0.0) - log
+
+    def log_slopes(self, eta: Array) -> tuple[Three, Three]:
+        p, q, v, _ = self._probabilities(eta)
+        second, third = -v, v * (p - q)
+        return (q, second, third), (-p, second, third)
 
 
 class Probit(_Symmetric):

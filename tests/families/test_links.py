@@ -45,6 +45,9 @@ def test_log_probabilities_and_their_derivatives(link: Link):
         full = lambda i, side=side: lambda e: np.asarray(link.log_probabilities(e)[side][i]) + 0.0 * e  # noqa: E731
         for i in (1, 2, 3):
             assert full(i)(eta) == pytest.approx(slope(full(i - 1), eta, 1e-3), rel=1e-6, abs=1e-9)
+    values, slopes = link.log_values(eta), link.log_slopes(eta)
+    for side, value, own in zip(link.log_probabilities(eta), values, slopes, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(side, (value, *own), strict=True))
     p, q = (np.exp(side[0]) for side in link.log_probabilities(eta))
     assert p + q == pytest.approx(np.ones(len(eta)), rel=1e-12)
     assert p == pytest.approx(link.inverse(eta), rel=1e-12)
