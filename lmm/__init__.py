@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lmm import covariance, datasets, families
     from lmm.api import lmer
+    from lmm.api_generalized import glmer
     from lmm.errors import (
         ArgumentError,
         CapacityError,
@@ -57,11 +58,18 @@ __all__ = [
     "datasets",
     "enable_compile_cache",
     "families",
+    "glmer",
     "lmer",
 ]
 
 _MODULES = frozenset({"covariance", "datasets", "families"})
-_HOMES = {"lmer": "lmm.api", "Control": "lmm.estimators.control", "Fit": "lmm.results", "enable_compile_cache": "lmm.linalg.backend"}
+_HOMES = {
+    "lmer": "lmm.api",
+    "glmer": "lmm.api_generalized",
+    "Control": "lmm.estimators.control",
+    "Fit": "lmm.results",
+    "enable_compile_cache": "lmm.linalg.backend",
+}
 
 
 def __getattr__(name: str) -> object:

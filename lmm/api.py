@@ -18,7 +18,7 @@ from lmm.errors import ArgumentError, nearest
 from lmm.estimators import Control, MaximumLikelihood
 from lmm.estimators.start import check_start
 from lmm.linalg import backend, threads
-from lmm.model.problem import Problem, build_problem
+from lmm.model.problem import build_problem
 from lmm.model.records import Estimate
 from lmm.results import Fit
 from lmm.results.notes import warned
@@ -113,7 +113,7 @@ def run(
     control: Control | None = None,
 ) -> Fit:
     """:func:`lmer` with the caller's names given as ``context``; the call is kept for :meth:`Fit.update`."""
-    control = _check_control(control)
+    control = check_control(control)
     estimator = choose_estimator(REML, method, control)
     begin = perf_counter()
     with threads.limited():
@@ -131,7 +131,7 @@ def run(
     return fit_problem(design, problem, estimator, start)
 
 
-def fit_problem(design: Design, problem: Problem, estimator: Any, start: Any = None) -> Fit:
+def fit_problem(design: Design, problem: Any, estimator: Any, start: Any = None) -> Fit:
     """Run an estimator on a problem, warn of a singular or unconverged fit, and put the names back."""
     theta = check_start(start, design, problem, required=estimator.control.evaluate_only)
     with _watching(estimator.control) as callback, threads.limited():
@@ -162,7 +162,8 @@ def choose_backend(design: Design, control: Control) -> str:
     return "jax" if effects >= ACCELERATE and backend.has_accelerator() else "numpy"
 
 
-def _check_control(control: Control | None) -> Control:
+def check_control(control: Control | None) -> Control:
+    """The settings given, or the defaults."""
     if control is None:
         return Control()
     if not isinstance(control, Control):

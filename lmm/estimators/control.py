@@ -20,6 +20,8 @@ class Control:
     radius : first trust-region radius, in units of theta.
     evaluate_only : compute everything at ``start`` without optimising.
     backend : "auto" takes NumPy for small fits and JAX for large ones; "numpy" and "jax" insist.
+    curvature : information in the determinant of a generalized model's Laplace approximation, "expected" as in
+        lme4 or "observed" as in glmmTMB; None takes lme4's where lme4 has the family, else glmmTMB's.
     verbose : print one line per evaluation.
     progress : show a progress bar.
 
@@ -35,6 +37,7 @@ class Control:
     radius: float = 1.0
     evaluate_only: bool = False
     backend: str = "auto"
+    curvature: str | None = None
     verbose: bool = False
     progress: bool = False
 
@@ -42,6 +45,8 @@ class Control:
         if self.backend not in BACKENDS:
             known = ", ".join(map(repr, BACKENDS))
             raise ArgumentError(f"backend={self.backend!r} is not one of {known}.{nearest(self.backend, BACKENDS)}")
+        if self.curvature not in (None, "expected", "observed"):
+            raise ArgumentError(f"curvature={self.curvature!r} must be 'expected', 'observed' or None.")
         for name in ("tolerance", "radius"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must be a positive number.")

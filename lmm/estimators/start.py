@@ -9,27 +9,39 @@ import numpy as np
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
-from lmm.model.problem import Problem
 
 
-def check_start(start: Any, design: Design, problem: Problem, required: bool = False) -> np.ndarray | None:
-    """theta (m,) from what the user gave: an array, a Series, or ``{"theta": array}``; None for moments."""
+def check_start(start: Any, design: Design, problem: Any, required: bool = False) -> np.ndarray | None:
+    """Parameters from what the user gave; None to begin from moments.
+
+    An array or a Series is theta (m,), which a generalized model may have beta (p,) and a dispersion after;
+    ``{"theta": ..., "beta": ..., "phi": ...}`` names them.
+    """
     names = [f"{term.group}: {'.'.join(n)}" for term in design.terms for n in term.structure.theta_names(term.columns)]
+    family = getattr(problem, "family", None)
+    parts = {"theta": problem.n_theta}
+    if family is not None:
+        parts["beta"] = problem.p
+        if family.has_dispersion:
+            parts["phi"] = 1
     if start is None:
         if required:
             raise ArgumentError(f"evaluate_only=True needs start=, the {len(names)} parameters {'; '.join(names)}.")
         return None
     if isinstance(start, Mapping):
-        unknown = [key for key in start if key != "theta"]
-        if unknown or "theta" not in start:
-            raise ArgumentError(f"start={{...}} has the one key 'theta'; {', '.join(map(repr, unknown)) or 'it'} is not known.")
-        start = start["theta"]
+        unknown = [key for key in start if key not in parts]
+        if unknown or "theta" not in start or ("phi" in start and "beta" not in start):
+            known = ", ".join(map(repr, parts))
+            raise ArgumentError(f"start={{...}} has the keys {known}, each needing those before it; it was given {list(start)}.")
+        start = [value for key in parts if key in start for value in np.atleast_1d(start[key])]
     try:
         theta = np.atleast_1d(np.asarray(start, dtype=float))
     except (TypeError, ValueError) as error:
         raise ArgumentError(f"start must hold numbers, the parameters {'; '.join(names)}.") from error
-    if theta.shape != (problem.n_theta,):
-        raise ArgumentError(f"start has shape {theta.shape}; this model has {problem.n_theta} parameters: {'; '.join(names)}.")
+    lengths = np.cumsum(list(parts.values()))
+    if theta.ndim != 1 or len(theta) not in lengths:
+        more = "" if family is None else f", or with {' and '.join(list(parts)[1:])} after them {', '.join(map(str, lengths[1:]))}"
+        raise ArgumentError(f"start has shape {theta.shape}; this model has {problem.n_theta} parameters: {'; '.join(names)}{more}.")
     if not np.all(np.isfinite(theta)):
         raise ArgumentError("start holds values that are not finite.")
     return theta

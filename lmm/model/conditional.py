@@ -21,7 +21,8 @@ from scipy.linalg import solve_triangular
 from lmm.linalg import elimination, tail, threads
 from lmm.linalg.elimination import Factor, Inverse
 from lmm.model.gaussian import state
-from lmm.model.problem import Problem
+from lmm.model.laplace import Arrangement
+from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.model.system import arrange
 
@@ -68,8 +69,10 @@ def posterior(problem: Problem, estimate: Estimate) -> Posterior:
 
 
 @threads.limited()
-def covariances(problem: Problem, estimate: Estimate) -> tuple[np.ndarray, ...]:
+def covariances(problem: Problem | GeneralizedProblem, estimate: Estimate) -> tuple[np.ndarray, ...]:
     """Conditional covariances of the modes given y, beta and theta, per term (J, k, k)."""
+    if isinstance(problem, GeneralizedProblem):
+        return _generalized_covariances(problem, estimate)
     at = posterior(problem, estimate)
     plan = problem.arranged
     out: dict[int, np.ndarray] = {t: inverse.own for t, inverse in zip(plan.chain, at.inverses, strict=True)}
@@ -78,6 +81,22 @@ def covariances(problem: Problem, estimate: Estimate) -> tuple[np.ndarray, ...]:
         out[t] = np.einsum("ajbj->abj", own)
     blocks = (out[t][..., : size.J] for t, size in enumerate(problem.plan.terms))
     return tuple(np.ascontiguousarray(np.moveaxis(block, -1, 0)) * estimate.sigma**2 for block in blocks)
+
+
+def _generalized_covariances(problem: GeneralizedProblem, estimate: Estimate) -> tuple[np.ndarray, ...]:
+    """(Z'WZ + G^-1)^-1 at the modes, per term (J, k, k); W the expected information."""
+    rows, family, T = problem.rows, problem.family, list(estimate.factors)
+    at = Arrangement(rows, T)
+    system = rows.system(family.expected_weights(estimate.eta, rows.weights, estimate.phi).weight)
+    factor = at.factorize(system)
+    K = np.zeros((0, 0))
+    if at.layout:
+        K = tail.sandwich(np, at.layout, at.tail_T, tail.symmetrize(np, tail.inverse(np, factor.tail)), transpose=False)
+    _, inverses = elimination.inverse_blocks(np, factor, K, need_first=True)
+    out: dict[int, np.ndarray] = {t: inverse.own for t, inverse in zip(problem.plan.chain, inverses, strict=True)}
+    for slot, t in zip(at.layout, problem.plan.tail, strict=True):
+        out[t] = np.einsum("ajbj->abj", K[slot.columns, slot.columns].reshape(slot.k, slot.J, slot.k, slot.J))
+    return tuple(np.ascontiguousarray(np.moveaxis(out[t], -1, 0)) for t in range(len(T)))
 
 
 @threads.limited()

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.covariance import Covariance
 from lmm.design.rank import independent_columns, least_squares
-from lmm.design.records import Design
+from lmm.design.records import Design, RandomTerm
 from lmm.errors import ResponseError
 from lmm.linalg.elimination import Vectors
 from lmm.linalg.plan import Plan
 from lmm.model.crossproducts import CrossProducts, cross_products, right_hand_sides
 from lmm.model.gaussian import Data
+from lmm.model.rows import Rows, make_rows
 from lmm.model.system import arrange, collect, make_system, orthonormal, pad, plan_for
 
 #: residual sum of squares over total under which the fixed effects explain the response entirely
@@ -90,6 +92,67 @@ class Problem:
         cross = replace(self.cross, rhs=rhs, gram=gram)
         data, _ = _data(cross, self.plan, self.R, self.data)
         return replace(self, cross=cross, data=data, beta0=beta0, seconds={"cross-products": perf_counter() - start})
+
+
+@dataclass(frozen=True, eq=False)
+class GeneralizedProblem:
+    """A generalized linear mixed model: its rows, family and covariance structures.
+
+    Attributes
+    ----------
+    structures : covariance structure per term, in the design's order.
+    terms : the design's random terms.
+    rows : arrays of the rows, fixed columns orthonormal.
+    family : distribution of the response and link.
+    seconds : wall-clock seconds spent here, by stage.
+    """
+
+    structures: tuple[Covariance, ...]
+    terms: tuple[RandomTerm, ...]
+    rows: Rows
+    family: Any
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> Plan:
+        """Which term is eliminated how."""
+        return self.rows.plan
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return self.rows.n
+
+    @property
+    def p(self) -> int:
+        """Fixed effects."""
+        return self.rows.p
+
+    @property
+    def n_theta(self) -> int:
+        """Covariance parameters."""
+        return sum(s.n_theta for s in self.structures)
+
+    def grams(self) -> list[np.ndarray]:
+        """Per term the mean of z z' over the rows (k, k)."""
+        return [A.sum(axis=-1) / self.n for A in self.rows.pattern.diag]
+
+    def split(self, theta: np.ndarray) -> list[np.ndarray]:
+        """theta of each term."""
+        stops = np.cumsum([s.n_theta for s in self.structures])
+        return np.split(np.asarray(theta, dtype=float), stops[:-1])
+
+    def with_response(self, design: Design) -> GeneralizedProblem:
+        """The same rows with the response of ``design``."""
+        return replace(self, rows=replace(self.rows, y=design.y), seconds={})
+
+
+def build_generalized(design: Design, family: Any) -> GeneralizedProblem:
+    """The rows of a design with a family."""
+    start = perf_counter()
+    rows = make_rows(design)
+    structures = tuple(term.structure for term in design.terms)
+    return GeneralizedProblem(structures, design.terms, rows, family, {"cross-products": perf_counter() - start})
 
 
 def build_problem(design: Design, backend: str = "numpy") -> Problem:

@@ -54,6 +54,11 @@ class Estimate:
     convergence : how the optimiser stopped.
     trace : per evaluation a dict: "objective", "theta", "decrease", "radius".
     messages : text of the warnings about this estimate.
+    family : distribution of the response; None for a linear model. With a family, ``factors`` are absolute,
+        Cov(b) = T T', and sigma is what the family reports for its dispersion (1 without one).
+    phi : dispersion parameter of the family, 1 without one.
+    nagq : quadrature points per random effect: 1 Laplace, 0 fixed effects inside the inner loop.
+    eta : (n,) linear predictor at the modes; None for a linear model.
     """
 
     method: str
@@ -69,3 +74,7 @@ class Estimate:
     convergence: Convergence
     trace: tuple[dict[str, Any], ...] = ()
     messages: tuple[str, ...] = ()
+    family: Any = None
+    phi: float = 1.0
+    nagq: int = 1
+    eta: np.ndarray | None = None

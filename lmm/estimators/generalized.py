@@ -1,0 +1,157 @@
+"""-2 log-likelihood of a generalized model as a function of psi = (theta, gamma, log phi).
+
+gamma are the fixed effects of the orthonormal columns, X beta = Q gamma. Gradient and model Hessian refer
+to the charts of the covariance structures, in which a step is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lmm.estimators.boundary import SNAP
+from lmm.estimators.criterion import Frame, curvature, directions
+from lmm.estimators.trust_region import Outcome, Point
+from lmm.model.laplace import Arrangement, Laplace, laplace
+from lmm.model.problem import GeneralizedProblem
+
+
+@dataclass(frozen=True)
+class State:
+    """What an evaluation leaves: the Laplace terms, the local coordinates, and the parameters' parts."""
+
+    laplace: Laplace
+    frame: Frame
+    theta: np.ndarray
+    gamma: np.ndarray
+    phi: float
+
+
+def uses_observed(family: Any, curvature: str | None) -> bool:
+    """Whether the determinant takes the observed information: as asked, else for the families that lme4 leaves to glmmTMB."""
+    lme4s = ("binomial", "poisson", "negative_binomial")
+    return curvature == "observed" if curvature is not None else family.name not in lme4s
+
+
+class Objective:
+    """J of one problem; it remembers the modes of its last good point, from which the next search for them starts."""
+
+    def __init__(self, problem: GeneralizedProblem, curvature: str | None = None):
+        self.observed = uses_observed(problem.family, curvature)
+        self.problem, self.family, self.rows, self.structures = problem, problem.family, problem.rows, problem.structures
+        self.m = problem.n_theta
+        self.grams = problem.grams()
+        self.u = [np.zeros((size.k, size.J)) for size in problem.plan.terms]
+        self.lowest = np.inf
+
+    def pack(self, theta: np.ndarray, beta: np.ndarray, phi: float) -> np.ndarray:
+        """psi of parameters on the user's scale."""
+        tail = [np.log(phi)] if self.family.has_dispersion else []
+        return np.concatenate([theta, self.rows.R @ beta, tail])
+
+    def split(self, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """theta, gamma and phi."""
+        p = self.rows.p
+        phi = float(np.exp(np.clip(psi[self.m + p], -50.0, 50.0))) if self.family.has_dispersion else 1.0
+        return psi[: self.m], psi[self.m : self.m + p], phi
+
+    def __call__(self, psi: np.ndarray) -> Point:
+        """J, gradient and model Hessian in the charts' coordinates at psi."""
+        own = self.problem.split(psi[: self.m])
+        charts = [s.chart(o, gram) for s, o, gram in zip(self.structures, own, self.grams, strict=True)]
+        return self._evaluate(psi, Frame(*map(list, zip(*charts, strict=True))))
+
+    def in_theta(self, psi: np.ndarray) -> Point:
+        """The same with respect to theta itself."""
+        pairs = list(zip(self.structures, self.problem.split(psi[: self.m]), strict=True))
+        frame = Frame([s.factor(o) for s, o in pairs], [s.jacobian(o) for s, o in pairs], [s.second(o) for s, o in pairs])
+        return self._evaluate(psi, frame)
+
+    def move(self, psi: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """The psi reached by a step in the local coordinates."""
+        own, steps = self.problem.split(psi[: self.m]), self.problem.split(step[: self.m])
+        moved = [s.move(o, gram, d) for s, o, gram, d in zip(self.structures, own, self.grams, steps, strict=True)]
+        return np.concatenate([*moved, psi[self.m :] + step[self.m :]])
+
+    def _evaluate(self, psi: np.ndarray, frame: Frame) -> Point:
+        theta, gamma, phi = self.split(psi)
+        try:
+            at = laplace(self.family, self.rows, frame.T, gamma, phi, self.u, self.observed)
+        except (np.linalg.LinAlgError, FloatingPointError):
+            return Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
+        if not np.isfinite(at.objective):
+            return Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
+        gradient = [2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(at.D, frame.T, frame.dT, strict=True)]
+        parts = [*gradient, at.d_gamma]
+        if self.family.has_dispersion:
+            parts.append(np.array([at.d_phi]))
+        if at.objective < self.lowest:
+            self.lowest, self.u = at.objective, at.mode.u
+        state = State(at, frame, theta, gamma, phi)
+        return Point(psi, at.objective, np.concatenate(parts), self._model(at, frame), state)
+
+    def _model(self, at: Laplace, frame: Frame) -> np.ndarray:
+        """Average information of the working linear model, with the curvature of G."""
+        dG = [directions(d, t) for d, t in zip(frame.dT, frame.T, strict=True)]
+        m, p = self.m, self.rows.p
+        size = m + p + int(self.family.has_dispersion)
+        H = np.zeros((size, size))
+        v: list[np.ndarray] = []
+        start = 0
+        for own, e in zip(dG, at.e, strict=True):
+            block = np.zeros((m, *e.shape))
+            block[start : start + len(own)] = (own.reshape(-1, len(e)) @ e).reshape(len(own), *e.shape)
+            v.append(block)
+            start += len(own)
+        arrangement = Arrangement(self.rows, frame.T)
+        Av = arrangement.multiply(at.system, v)
+        _, _, inner = arrangement.solve(at.factor, Av)
+        quad = sum(a.reshape(m, -1) @ b.reshape(m, -1).T for a, b in zip(v, Av, strict=True)) - inner
+        H[:m, :m] = quad + curvature(at.D, frame)
+        H[m : m + p, m : m + p] = 2.0 * at.information
+        cross = sum((a.reshape(m, -1) @ F.reshape(p, -1).T for a, F in zip(v, at.fixed, strict=True)), np.zeros((m, p)))
+        H[:m, m : m + p], H[m : m + p, :m] = cross, cross.T
+        if self.family.has_dispersion:
+            H[-1, -1] = at.phi_information
+        return (H + H.T) / 2
+
+    def snap(self, outcome: Outcome, tolerance: float) -> Outcome:
+        """A theta that is all but on the boundary, on it, when that costs nothing."""
+        psi = outcome.point.theta
+        own = []
+        for s, theta, gram in zip(self.structures, self.problem.split(psi[: self.m]), self.grams, strict=True):
+            theta = s.canonical(theta)
+            unitless = s.standardised(theta, gram)
+            near = bool(np.any(s.boundary(unitless) < 10 * SNAP))
+            own.append(np.where(np.abs(unitless) < 10 * SNAP, 0.0, theta) if near else theta)
+        new = np.concatenate([*own, psi[self.m :]])
+        if not np.array_equal(new, psi):
+            point = self(new)
+            if point.objective <= outcome.point.objective + 100 * tolerance:
+                return replace(outcome, point=point, evaluations=outcome.evaluations + 1)
+        return outcome
+
+    def hessian(self, psi: np.ndarray) -> np.ndarray:
+        """Second derivatives of J with respect to psi, by central differences of the exact gradient."""
+        columns = []
+        for i in range(len(psi)):
+            unit = np.zeros(len(psi))
+            unit[i] = 1e-4 * max(1.0, abs(psi[i]))
+            forward, back = self.in_theta(psi + unit).gradient, self.in_theta(psi - unit).gradient
+            columns.append((forward - back) / (2 * unit[i]))
+        H = np.column_stack(columns)
+        return np.asarray((H + H.T) / 2)
+
+    def covariance(self, psi: np.ndarray) -> np.ndarray:
+        """Covariance of (theta, beta, log phi), on the user's scale; zero rows for parameters on the boundary."""
+        H = self.hessian(psi)
+        p = self.rows.p
+        back = np.eye(len(psi))
+        back[self.m : self.m + p, self.m : self.m + p] = np.linalg.inv(self.rows.R) if p else np.zeros((0, 0))
+        free = np.ones(len(psi), dtype=bool)
+        free[: self.m] = np.abs(psi[: self.m]) > 0
+        out = np.zeros_like(H)
+        out[np.ix_(free, free)] = 2.0 * np.linalg.inv(H[np.ix_(free, free)])
+        return np.asarray(back @ out @ back.T)

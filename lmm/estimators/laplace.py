@@ -1,0 +1,134 @@
+"""Maximum likelihood of generalized models by the Laplace approximation.
+
+The search runs over all parameters at once: steps in the covariance charts, the fixed effects in
+orthonormal columns, the log of a dispersion. The model Hessian is that of the working linear model,
+
+    theta, theta: average information v_i'Q v_j + <D, d2G>,  v_i = dG_i e
+    theta, beta:  F'v_i (the mean of observed and expected),  beta, beta: 2 Q'V^-1 Q,
+
+which a symmetric rank-one secant corrects for what is not Gaussian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from lmm.estimators.control import Control
+from lmm.estimators.generalized import Objective
+from lmm.estimators.trust_region import Outcome, minimize
+from lmm.linalg import threads
+from lmm.model.problem import GeneralizedProblem
+from lmm.model.records import Convergence, Estimate
+from lmm.model.working import starting_values
+
+
+@dataclass(frozen=True)
+class LaplaceLikelihood:
+    """Maximum likelihood over theta, beta and the dispersion by Laplace's method."""
+
+    control: Control = Control()
+    reml = False
+    nagq = 1
+    name = "laplace"
+
+    def fit(
+        self, problem: GeneralizedProblem, start: np.ndarray | None = None, callback: Callable[[dict[str, Any]], None] | None = None
+    ) -> Estimate:
+        """Minimise -2 log-likelihood over theta, beta and the dispersion.
+
+        Parameters
+        ----------
+        problem : the rows of a design with a family.
+        start : theta (m,), or theta, beta and the dispersion; from a working linear model otherwise.
+        callback : called with each line of the trace.
+        """
+        begin = perf_counter()
+        objective = Objective(problem, self.control.curvature)
+        psi = self._start(problem, start)
+        if self.control.evaluate_only:
+            outcome = Outcome(objective(psi), True, "evaluated at the given parameters, not optimised", 0, 1, float("nan"), ())
+        else:
+            outcome = minimize(
+                objective,
+                objective.move,
+                psi,
+                tolerance=self.control.tolerance,
+                max_evaluations=self.control.max_evaluations,
+                radius=self.control.radius,
+                learn=True,
+                callback=callback,
+            )
+            outcome = objective.snap(outcome, self.control.tolerance)
+        return finish(problem, outcome, self, {"optimise": perf_counter() - begin})
+
+    def _start(self, problem: GeneralizedProblem, start: np.ndarray | None) -> np.ndarray:
+        """psi to begin from."""
+        psi = starting_values(problem)
+        if start is None:
+            return psi
+        start = np.asarray(start, dtype=float)
+        psi[: problem.n_theta] = start[: problem.n_theta]
+        if len(start) > problem.n_theta:
+            beta = start[problem.n_theta : problem.n_theta + problem.p]
+            psi[problem.n_theta : problem.n_theta + problem.p] = problem.rows.R @ beta
+        if len(start) > problem.n_theta + problem.p:
+            psi[-1] = np.log(start[-1])
+        return psi
+
+    @threads.limited()
+    def objective(self, problem: GeneralizedProblem, parameters: np.ndarray) -> float:
+        """-2 log-likelihood at (theta, beta[, phi]) on the user's scale."""
+        objective = Objective(problem, self.control.curvature)
+        return objective.in_theta(self._start(problem, parameters)).objective
+
+    @threads.limited()
+    def covariance(self, problem: GeneralizedProblem, estimate: Estimate) -> np.ndarray:
+        """Covariance of (theta, beta[, log phi]): twice the inverse of the Hessian of -2 log-likelihood.
+
+        The Hessian is the derivative of the exact gradient by central differences (error below 1e-7).
+        Parameters on the boundary are held there: their rows are zero.
+        """
+        objective = Objective(problem, self.control.curvature)
+        return objective.covariance(objective.pack(estimate.theta, estimate.beta, estimate.phi))
+
+
+def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelihood, seconds: dict[str, float]) -> Estimate:
+    """The numbers of a fit on the user's scale."""
+    point = outcome.point
+    state = point.payload
+    theta = np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(state.theta), strict=True)])
+    inverse = solve_triangular(problem.rows.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
+    family = problem.family
+    convergence = Convergence(
+        converged=outcome.converged,
+        message=outcome.message,
+        iterations=outcome.iterations,
+        evaluations=outcome.evaluations,
+        gradient_evaluations=outcome.evaluations,
+        scaled_gradient=float(np.sqrt(2.0 * max(outcome.promised, 0.0))) if np.isfinite(outcome.promised) else float("nan"),
+        seconds={**problem.seconds, **seconds},
+    )
+    return Estimate(
+        method=method.name,
+        reml=False,
+        beta=inverse @ state.gamma,
+        beta_cov_unscaled=inverse @ np.linalg.inv(state.laplace.information) @ inverse.T,
+        theta=theta,
+        factors=tuple(s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)),
+        sigma=family.sigma(state.phi) if family.has_dispersion else 1.0,
+        modes=tuple(np.ascontiguousarray(b.T) for b in state.laplace.mode.b),
+        objective=point.objective,
+        n_parameters=problem.p + problem.n_theta + int(family.has_dispersion),
+        convergence=convergence,
+        trace=outcome.trace,
+        family=family,
+        phi=state.phi,
+        nagq=method.nagq,
+        eta=state.laplace.mode.eta,
+    )

@@ -1,0 +1,262 @@
+"""The Laplace approximation of a generalized linear mixed model's likelihood, with its exact gradient.
+
+eta = o + X beta + Z b, b = T u, u ~ N(0, I). With u at the mode of the penalised log-likelihood,
+
+    J = -2 sum log f(y | eta) + u'u + log|I + T'Z'WZT|
+
+is -2 log-likelihood to the order of Laplace. W holds the information of each row in eta: the expected one as
+in lme4, or the observed one, -d2log f/deta2, as in glmmTMB (they are equal for a canonical link). With
+r = dlog f/deta, w = -d2log f/deta2 (observed), N = (Z'wZ + G^-1)^-1 and the leverages
+l_i = z_i'(Z'WZ + G^-1)^-1 z_i, let
+
+    t_i = l_i dW_i/deta,   s = Z't,   c = N s,   e = Z'r (so that u = T'e),   f = s - Z'wZ c.
+
+The mode moves with the parameters (implicit differentiation); what remains is
+
+    dJ/dG     = sum_j Q_jj - e e' + (f e' + e f') / 2,   Q = A - A (A + G^-1)^-1 A, A = Z'WZ
+    dJ/dbeta  = -2 X'r + X'(t - w Z c)
+    dJ/dphi   = -2 sum dlog f/dphi + sum l_i dW_i/dphi + c'Z'(d2log f / deta dphi)
+
+per level j as k x k matrices in the first line; no inverse of T occurs, so zero variances are regular.
+
+References: Breslow & Clayton (1993), J. Am. Stat. Assoc. 88; Bates et al. (2015); Kristensen et al.
+(2016), J. Stat. Softw. 70(5) for implicit differentiation through the mode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lmm.linalg import elimination, tail
+from lmm.linalg.elimination import Factor, Inverse, System
+from lmm.model.rows import Rows
+from lmm.model.system import arrange, collect
+
+#: Newton decrement, in units of the log-likelihood, at which the mode is found
+MODE_TOLERANCE = 1e-18
+MAX_STEPS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """The mode of the random effects at given parameters, and what was computed there.
+
+    ``b``, ``u`` per term (k, J); rows' ``eta``, ``log_density``, first derivative ``r``, observed weights
+    ``w``; ``factor`` of the observed system; ``steps`` Newton steps, ``decrement`` at the end.
+    """
+
+    b: list[np.ndarray]
+    u: list[np.ndarray]
+    eta: np.ndarray
+    log_density: np.ndarray
+    r: np.ndarray
+    w: np.ndarray
+    system: System
+    factor: Factor
+    steps: int
+    decrement: float
+
+
+@dataclass(frozen=True, eq=False)
+class Laplace:
+    """J and its derivatives at a mode.
+
+    ``D`` per term (k, k), dJ/dG; ``d_gamma`` (p,) for the orthonormal fixed columns; ``d_phi`` for the log of
+    the dispersion (0 without one), with a positive guess of the second derivative. ``fixed`` holds
+    F = Z'V^-1 Q per term (p, k, J) and ``information`` Q'V^-1 Q of the working linear model.
+    """
+
+    objective: float
+    mode: Mode
+    D: list[np.ndarray]
+    d_gamma: np.ndarray
+    d_phi: float
+    phi_information: float
+    e: list[np.ndarray]
+    fixed: list[np.ndarray]
+    information: np.ndarray
+    factor: Factor
+    system: System
+
+
+class Arrangement:
+    """The relative factors of all terms in the plan's order, and how the tail may divide by them."""
+
+    def __init__(self, rows: Rows, T: list[np.ndarray]):
+        self.plan = rows.plan
+        self.T = T
+        self.chain_T = [T[t] for t in rows.plan.chain]
+        self.tail_T = [T[t] for t in rows.plan.tail]
+        self.layout = rows.plan.layout
+        self.well = tuple(bool(np.linalg.svd(t, compute_uv=False)[-1] > 1e-3) for t in self.tail_T)
+
+    def factorize(self, system: System) -> Factor:
+        """Factor a system at these T."""
+        return elimination.factorize(np, system, self.chain_T, self.layout, self.tail_T)
+
+    def solve(self, factor: Factor, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+        """N r, r - A N r and r'N r for r per term (m, k, J)."""
+        reduced = elimination.reduce(np, factor, self.layout, self.tail_T, arrange(self.plan, tuple(rhs)))
+        solved, residual = elimination.solve(np, factor, self.layout, self.tail_T, reduced, self.well)
+        return collect(self.plan, solved), collect(self.plan, residual), elimination.inner(reduced)
+
+    def multiply(self, system: System, b: list[np.ndarray]) -> list[np.ndarray]:
+        """A b for b per term (m, k, J)."""
+        return collect(self.plan, elimination.multiply(np, system, arrange(self.plan, tuple(b))))
+
+
+def find_mode(family: Any, rows: Rows, T: list[np.ndarray], gamma: np.ndarray, phi: float, u: list[np.ndarray]) -> Mode:
+    """Newton's method with step-halving for the mode of u, started at ``u`` (k, J) per term.
+
+    A step solves (Z'wZ + G^-1) b = Z'wZ b + Z'r with the observed weights where they are all positive,
+    the expected ones elsewhere (then it is Fisher scoring; both have the same fixed point).
+    """
+    at = Arrangement(rows, T)
+    b = [t @ own for t, own in zip(T, u, strict=True)]
+    eta = rows.predictor(gamma, b)
+    density = family.log_density(rows.y, eta, rows.weights, phi)
+    penalised = _penalised(density, u)
+    if not np.isfinite(penalised):  # a remembered start may be impossible at new parameters
+        u = [np.zeros_like(own) for own in u]
+        b, eta = [np.zeros_like(own) for own in b], rows.offset + rows.Q @ gamma
+        density = family.log_density(rows.y, eta, rows.weights, phi)
+        penalised = _penalised(density, u)
+    steps = 0
+    while True:
+        r, d2, _ = family.derivatives(rows.y, eta, rows.weights, phi)
+        w = -d2
+        observed = bool(np.all(w >= 0.0))
+        system = rows.system(w if observed else family.expected_weights(eta, rows.weights, phi)[0])
+        factor = at.factorize(system)
+        gradient = rows.sums(r)
+        Ab = at.multiply(system, [own[None] for own in b])
+        new_b, residual, _ = at.solve(factor, [own + g[None] for own, g in zip(Ab, gradient, strict=True)])
+        new_u = [t.T @ e[0] for t, e in zip(T, residual, strict=True)]
+        du = [new - old for new, old in zip(new_u, u, strict=True)]
+        slope = [t.T @ g - old for t, g, old in zip(T, gradient, u, strict=True)]
+        decrement = float(sum(np.sum(d * g) for d, g in zip(du, slope, strict=True)))
+        if decrement <= MODE_TOLERANCE * (1.0 + abs(penalised)) or steps >= MAX_STEPS or not np.isfinite(decrement):
+            break
+        db = [new[0] - old for new, old in zip(new_b, b, strict=True)]
+        direction = rows.random(db)
+        length = 1.0
+        for _ in range(40):
+            next_u = [old + length * d for old, d in zip(u, du, strict=True)]
+            next_eta = eta + length * direction
+            next_density = family.log_density(rows.y, next_eta, rows.weights, phi)
+            next_penalised = _penalised(next_density, next_u)
+            if next_penalised <= penalised + 1e-12 * (1.0 + abs(penalised)):
+                break
+            length *= 0.5
+        else:
+            break
+        b = [old + length * d for old, d in zip(b, db, strict=True)]
+        u, eta, density, penalised = next_u, next_eta, next_density, next_penalised
+        steps += 1
+    if not observed:
+        system = rows.system(w)
+        factor = at.factorize(system)
+    return Mode(b, u, eta, density, r, w, system, factor, steps, decrement)
+
+
+def _penalised(density: np.ndarray, u: list[np.ndarray]) -> float:
+    """-sum log f + u'u / 2; infinite where the density cannot be computed."""
+    value = -float(density.sum()) + 0.5 * float(sum(np.sum(own * own) for own in u))
+    return value if np.isfinite(value) else np.inf
+
+
+def laplace(
+    family: Any, rows: Rows, T: list[np.ndarray], gamma: np.ndarray, phi: float, u: list[np.ndarray], observed: bool = False
+) -> Laplace:
+    """J with its gradient at T per term (k, k), gamma (p,) and dispersion phi.
+
+    ``u`` is where the mode is looked for; ``observed`` puts the observed information into the determinant.
+    """
+    mode = find_mode(family, rows, T, gamma, phi, u)
+    at = Arrangement(rows, T)
+    same = observed or family.is_canonical
+    if same:
+        W, dW = mode.w, -family.derivatives(rows.y, mode.eta, rows.weights, phi).d3
+    else:
+        W, dW = family.expected_weights(mode.eta, rows.weights, phi)
+    system = mode.system if same else rows.system(W)
+    factor = mode.factor if same else at.factorize(system)
+    objective = -2.0 * float(mode.log_density.sum()) + float(sum(np.sum(u * u) for u in mode.u)) + float(factor.logdet)
+
+    K, Sinv = np.zeros((0, 0)), np.zeros((0, 0))
+    if at.layout:
+        Sinv = tail.symmetrize(np, tail.inverse(np, factor.tail))
+        K = tail.sandwich(np, at.layout, at.tail_T, Sinv, transpose=False)
+    quadratics, inverses = elimination.inverse_blocks(np, factor, K, need_first=True)
+    leverage = leverages(rows, factor, inverses, K)
+
+    t = leverage * dW
+    s = rows.sums(t)
+    c, f, _ = at.solve(mode.factor, [own[None] for own in s])
+    e = rows.sums(mode.r)
+    D = _traces(at, factor, quadratics, K, Sinv)
+    for D_t, e_t, f_t in zip(D, e, f, strict=True):
+        cross = f_t[0] @ e_t.T
+        D_t += -(e_t @ e_t.T) + (cross + cross.T) / 2
+    shift = rows.random([own[0] for own in c])
+    d_gamma = rows.Q.T @ (-2.0 * mode.r + t - mode.w * shift)
+    d_phi, phi_information = 0.0, 1.0
+    if family.has_dispersion:
+        d = family.d_phi(rows.y, mode.eta, rows.weights, phi)
+        dW_phi = -d.eta_eta if observed else d.weight
+        d_phi = float(np.sum(-2.0 * d.first + leverage * dW_phi + shift * d.eta))
+        phi_information = max(-2.0 * float(d.second.sum()), float(np.sum(d.first**2)), 1e-3 * rows.n)
+
+    _, fixed, inner = at.solve(factor, rows.column_sums(rows.Q * W[:, None]))
+    information = rows.Q.T @ (rows.Q * W[:, None]) - inner
+    return Laplace(objective, mode, D, d_gamma, d_phi, phi_information, e, fixed, information, factor, system)
+
+
+def leverages(rows: Rows, factor: Factor, inverses: list[Inverse], K: np.ndarray) -> np.ndarray:
+    """l_i = z_i' N z_i per row, (n,): each row touches one level of every term."""
+    plan = rows.plan
+    total = np.zeros(rows.n)
+
+    def z(t: int, a: int) -> np.ndarray | float:
+        column = rows.columns[t][a]
+        return 1.0 if column is None else column
+
+    for i, (t, inverse, member) in enumerate(zip(plan.chain, inverses, factor.chain, strict=True)):
+        code = rows.codes[t]
+        k = len(member.A)
+        for a in range(k):
+            for b in range(k):
+                total += z(t, a) * inverse.own[a, b][code] * z(t, b)
+            for s, N in enumerate(inverse.parents):
+                other = plan.chain[i + 1 + s]
+                for b in range(N.shape[1]):
+                    total += 2.0 * z(t, a) * N[a, b][code] * z(other, b)
+        if plan.layout:
+            across = -elimination.row_of_tail(np, member, inverses[i + 1 :], K)
+            for slot, other in zip(plan.layout, plan.tail, strict=True):
+                for a in range(k):
+                    for b in range(slot.k):
+                        total += 2.0 * z(t, a) * across[a, code, slot.offset + b * slot.J + rows.codes[other]] * z(other, b)
+    places = [
+        (t, a, slot.offset + a * slot.J + rows.codes[t]) for slot, t in zip(plan.layout, plan.tail, strict=True) for a in range(slot.k)
+    ]
+    for t, a, first in places:
+        for s, b, second in places:
+            total += z(t, a) * K[first, second] * z(s, b)
+    return total
+
+
+def _traces(at: Arrangement, factor: Factor, quadratics: list[np.ndarray], K: np.ndarray, Sinv: np.ndarray) -> list[np.ndarray]:
+    """sum_j Q_jj per term in the design's order."""
+    chain = elimination.trace_sums(np, factor, quadratics)
+    rest = (
+        tail.traces(np, at.layout, at.tail_T, at.well, tail.symmetrize(np, factor.C), [tail.block_trace(np, s, Sinv) for s in at.layout], K)
+        if at.layout
+        else []
+    )
+    order = np.argsort(at.plan.chain + at.plan.tail)
+    both = chain + rest
+    return [np.array(both[i]) for i in order]
