@@ -14,6 +14,7 @@ import numpy as np
 from lmm import families
 from lmm.api import check_control, fit_problem
 from lmm.design import build_design
+from lmm.design.records import Design
 from lmm.errors import ArgumentError
 from lmm.estimators import Control
 from lmm.estimators.laplace import LaplaceLikelihood
@@ -21,6 +22,21 @@ from lmm.families import Family
 from lmm.linalg import threads
 from lmm.model.problem import build_generalized
 from lmm.results import Fit
+
+#: quadrature points per random effect at the most, and random effects per level that quadrature takes
+MAX_POINTS, MAX_DIMENSIONS = 100, 3
+
+
+def check_quadrature(design: Design, points: int) -> None:
+    """ArgumentError where more than one point is asked for and the model does not factor into small integrals."""
+    if points <= 1:
+        return
+    if len(design.terms) > 1:
+        groups = ", ".join(term.group for term in design.terms)
+        raise ArgumentError(f"nAGQ={points} needs a single grouping factor; this model has {groups}. Use nAGQ=1.")
+    if design.terms[0].k > MAX_DIMENSIONS:
+        one = design.terms[0]
+        raise ArgumentError(f"nAGQ={points} takes up to {MAX_DIMENSIONS} random effects per level; {one.group} has {one.k}. Use nAGQ=1.")
 
 
 def glmer(
@@ -45,7 +61,9 @@ def glmer(
     formula : ``"y ~ x + (x|g)"``; ``"cbind(successes, failures) ~ ..."`` for binomial counts.
     data : pandas, polars or pyarrow table, or a mapping of arrays; N rows. Never modified.
     family : name ("binomial", "poisson", "gamma", ...) or object, ``lmm.families.Binomial(link="probit")``.
-    nAGQ : 1 for the Laplace approximation.
+    nAGQ : 1 for the Laplace approximation; more for adaptive Gauss-Hermite quadrature with that many points per
+        random effect, for a single grouping factor with up to three. All share one log-likelihood scale.
+        0 finds the fixed effects with the random ones in the inner loop: fast and biased.
     weights : trials of a binomial proportion, else prior weights: column name, expression, or array (N,).
     offset : known component of the linear predictor: column name, expression, or array (N,).
     subset, na_action, contrasts : as in :func:`lmm.lmer`.
@@ -110,9 +128,10 @@ def run_generalized(
     """:func:`glmer` with the caller's names given as ``context``; the call is kept for :meth:`Fit.update`."""
     control = check_control(control)
     family = families.get(family)
-    if isinstance(nAGQ, bool) or not isinstance(nAGQ, int | np.integer) or nAGQ != 1:
-        raise ArgumentError(f"nAGQ={nAGQ!r} is not available; nAGQ=1 is the Laplace approximation.")
-    estimator = LaplaceLikelihood(control) if method is None else method
+    if isinstance(nAGQ, bool) or not isinstance(nAGQ, int | np.integer) or not 0 <= nAGQ <= MAX_POINTS:
+        choices = f"0 (fixed effects in the inner loop), 1 (Laplace), or up to {MAX_POINTS} quadrature points"
+        raise ArgumentError(f"nAGQ={nAGQ!r} must be a whole number: {choices}.")
+    estimator = LaplaceLikelihood(control, int(nAGQ)) if method is None else method
     begin = perf_counter()
     with threads.limited():
         design = build_design(
@@ -130,6 +149,7 @@ def run_generalized(
         rows = design.extra["subset"] if callable(subset) else subset  # a function need not pickle
         call = {"run": run_generalized, "family": family, "nAGQ": nAGQ, "weights": weights, "offset": offset, "subset": rows}
         call |= {"na_action": na_action, "contrasts": contrasts, "start": start, "method": method, "control": control}
+        check_quadrature(design, int(nAGQ))
         problem = build_generalized(design, family)
     design = replace(design, extra={**design.extra, "call": call, "plan": problem.plan})
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())

@@ -16,6 +16,7 @@ from lmm.estimators.criterion import Frame, curvature, directions
 from lmm.estimators.trust_region import Outcome, Point
 from lmm.model.laplace import Arrangement, Laplace, laplace
 from lmm.model.problem import GeneralizedProblem
+from lmm.model.quadrature import quadrature
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ def uses_observed(family: Any, curvature: str | None) -> bool:
 class Objective:
     """J of one problem; it remembers the modes of its last good point, from which the next search for them starts."""
 
-    def __init__(self, problem: GeneralizedProblem, curvature: str | None = None):
+    def __init__(self, problem: GeneralizedProblem, curvature: str | None = None, points: int = 1):
+        self.points, self.free = points, points == 0
+        self.gamma = np.zeros(problem.p)
         self.observed = uses_observed(problem.family, curvature)
         self.problem, self.family, self.rows, self.structures = problem, problem.family, problem.rows, problem.structures
         self.m = problem.n_theta
@@ -49,13 +52,19 @@ class Objective:
     def pack(self, theta: np.ndarray, beta: np.ndarray, phi: float) -> np.ndarray:
         """psi of parameters on the user's scale."""
         tail = [np.log(phi)] if self.family.has_dispersion else []
-        return np.concatenate([theta, self.rows.R @ beta, tail])
+        return self.narrow(np.concatenate([theta, self.rows.R @ beta, tail]))
+
+    def narrow(self, psi: np.ndarray) -> np.ndarray:
+        """psi without gamma, which is kept as a start, when the inner loop finds it."""
+        if not self.free:
+            return psi
+        self.gamma = psi[self.m : self.m + self.rows.p]
+        return np.delete(psi, slice(self.m, self.m + self.rows.p))
 
     def split(self, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """theta, gamma and phi."""
-        p = self.rows.p
-        phi = float(np.exp(np.clip(psi[self.m + p], -50.0, 50.0))) if self.family.has_dispersion else 1.0
-        return psi[: self.m], psi[self.m : self.m + p], phi
+        phi = float(np.exp(np.clip(psi[-1], -50.0, 50.0))) if self.family.has_dispersion else 1.0
+        return psi[: self.m], self.gamma if self.free else psi[self.m : self.m + self.rows.p], phi
 
     def __call__(self, psi: np.ndarray) -> Point:
         """J, gradient and model Hessian in the charts' coordinates at psi."""
@@ -78,19 +87,25 @@ class Objective:
     def _evaluate(self, psi: np.ndarray, frame: Frame) -> Point:
         theta, gamma, phi = self.split(psi)
         try:
-            at = laplace(self.family, self.rows, frame.T, gamma, phi, self.u, self.observed)
+            at = laplace(self.family, self.rows, frame.T, gamma, phi, self.u, self.observed, self.free)
         except (np.linalg.LinAlgError, FloatingPointError):
             return Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
         if not np.isfinite(at.objective):
             return Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
-        gradient = [2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(at.D, frame.T, frame.dT, strict=True)]
-        parts = [*gradient, at.d_gamma]
+        if self.points <= 1:
+            objective, d_gamma, d_phi = at.objective, at.d_gamma, at.d_phi
+            d_theta = [2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(at.D, frame.T, frame.dT, strict=True)]
+        else:
+            exact = quadrature(self.family, self.rows, frame.T[0], gamma, phi, at, self.points, self.observed)
+            objective, d_gamma, d_phi = exact.objective, exact.d_gamma, exact.d_phi
+            d_theta = [np.einsum("ab,iab->i", exact.d_T, frame.dT[0])]
+        parts = [*d_theta] if self.free else [*d_theta, d_gamma]
         if self.family.has_dispersion:
-            parts.append(np.array([at.d_phi]))
-        if at.objective < self.lowest:
-            self.lowest, self.u = at.objective, at.mode.u
-        state = State(at, frame, theta, gamma, phi)
-        return Point(psi, at.objective, np.concatenate(parts), self._model(at, frame), state)
+            parts.append(np.array([d_phi]))
+        if objective < self.lowest:
+            self.lowest, self.u, self.gamma = objective, at.mode.u, at.mode.gamma
+        state = State(at, frame, theta, at.mode.gamma, phi)
+        return Point(psi, objective, np.concatenate(parts), self._model(at, frame), state)
 
     def _model(self, at: Laplace, frame: Frame) -> np.ndarray:
         """Average information of the working linear model, with the curvature of G."""
@@ -115,6 +130,10 @@ class Objective:
         H[:m, m : m + p], H[m : m + p, :m] = cross, cross.T
         if self.family.has_dispersion:
             H[-1, -1] = at.phi_information
+        if self.free:  # beta profiled: its Schur complement
+            keep = np.r_[0:m, m + p : size]
+            middle = np.linalg.solve(H[m : m + p, m : m + p], H[m : m + p, keep]) if p else np.zeros((0, len(keep)))
+            H = H[np.ix_(keep, keep)] - H[keep, m : m + p] @ middle
         return (H + H.T) / 2
 
     def snap(self, outcome: Outcome, tolerance: float) -> Outcome:

@@ -1,4 +1,4 @@
-"""Maximum likelihood of generalized models by the Laplace approximation.
+"""Maximum likelihood of generalized models by the Laplace approximation or adaptive quadrature.
 
 The search runs over all parameters at once: steps in the covariance charts, the fixed effects in
 orthonormal columns, the log of a dispersion. The model Hessian is that of the working linear model,
@@ -30,12 +30,20 @@ from lmm.model.working import starting_values
 
 @dataclass(frozen=True)
 class LaplaceLikelihood:
-    """Maximum likelihood over theta, beta and the dispersion by Laplace's method."""
+    """Maximum likelihood over theta, beta and the dispersion by Laplace's method or by adaptive quadrature.
+
+    ``nagq`` points per random effect; 1 is Laplace's method, more need a single grouping factor, 0 leaves the
+    fixed effects to the inner loop (fast and biased, lme4's nAGQ = 0).
+    """
 
     control: Control = Control()
+    nagq: int = 1
     reml = False
-    nagq = 1
-    name = "laplace"
+
+    @property
+    def name(self) -> str:
+        """Pirls, laplace or agq."""
+        return {0: "pirls", 1: "laplace"}.get(self.nagq, "agq")
 
     def fit(
         self, problem: GeneralizedProblem, start: np.ndarray | None = None, callback: Callable[[dict[str, Any]], None] | None = None
@@ -49,8 +57,8 @@ class LaplaceLikelihood:
         callback : called with each line of the trace.
         """
         begin = perf_counter()
-        objective = Objective(problem, self.control.curvature)
-        psi = self._start(problem, start)
+        objective = Objective(problem, self.control.curvature, self.nagq)
+        psi = objective.narrow(self._start(problem, start))
         if self.control.evaluate_only:
             outcome = Outcome(objective(psi), True, "evaluated at the given parameters, not optimised", 0, 1, float("nan"), ())
         else:
@@ -84,8 +92,8 @@ class LaplaceLikelihood:
     @threads.limited()
     def objective(self, problem: GeneralizedProblem, parameters: np.ndarray) -> float:
         """-2 log-likelihood at (theta, beta[, phi]) on the user's scale."""
-        objective = Objective(problem, self.control.curvature)
-        return objective.in_theta(self._start(problem, parameters)).objective
+        objective = Objective(problem, self.control.curvature, self.nagq)
+        return objective.in_theta(objective.narrow(self._start(problem, parameters))).objective
 
     @threads.limited()
     def covariance(self, problem: GeneralizedProblem, estimate: Estimate) -> np.ndarray:
@@ -94,7 +102,7 @@ class LaplaceLikelihood:
         The Hessian is the derivative of the exact gradient by central differences (error below 1e-7).
         Parameters on the boundary are held there: their rows are zero.
         """
-        objective = Objective(problem, self.control.curvature)
+        objective = Objective(problem, self.control.curvature, max(self.nagq, 1))
         return objective.covariance(objective.pack(estimate.theta, estimate.beta, estimate.phi))
 
 

@@ -56,6 +56,7 @@ class Mode:
     w: np.ndarray
     system: System
     factor: Factor
+    gamma: np.ndarray
     steps: int
     decrement: float
 
@@ -108,8 +109,8 @@ class Arrangement:
         return collect(self.plan, elimination.multiply(np, system, arrange(self.plan, tuple(b))))
 
 
-def find_mode(family: Any, rows: Rows, T: list[np.ndarray], gamma: np.ndarray, phi: float, u: list[np.ndarray]) -> Mode:
-    """Newton's method with step-halving for the mode of u, started at ``u`` (k, J) per term.
+def find_mode(family: Any, rows: Rows, T: list[np.ndarray], gamma: np.ndarray, phi: float, u: list[np.ndarray], free: bool = False) -> Mode:
+    """Newton's method with step-halving for the mode of u, started at ``u`` (k, J) per term; of gamma too when ``free``.
 
     A step solves (Z'wZ + G^-1) b = Z'wZ b + Z'r with the observed weights where they are all positive,
     the expected ones elsewhere (then it is Fisher scoring; both have the same fixed point).
@@ -133,15 +134,21 @@ def find_mode(family: Any, rows: Rows, T: list[np.ndarray], gamma: np.ndarray, p
         factor = at.factorize(system)
         gradient = rows.sums(r)
         Ab = at.multiply(system, [own[None] for own in b])
-        new_b, residual, _ = at.solve(factor, [own + g[None] for own, g in zip(Ab, gradient, strict=True)])
+        right = [own + g[None] for own, g in zip(Ab, gradient, strict=True)]
+        d_gamma = np.zeros(rows.p)
+        if free:
+            joint = Joint(at, rows, system, factor, w if observed else family.expected_weights(eta, rows.weights, phi)[0])
+            d_gamma = joint.fixed_step(right, Ab, b, rows.Q.T @ r)
+            right = [own - np.tensordot(d_gamma, F, 1)[None] for own, F in zip(right, joint.ZWQ, strict=True)]
+        new_b, residual, _ = at.solve(factor, right)
         new_u = [t.T @ e[0] for t, e in zip(T, residual, strict=True)]
         du = [new - old for new, old in zip(new_u, u, strict=True)]
         slope = [t.T @ g - old for t, g, old in zip(T, gradient, u, strict=True)]
-        decrement = float(sum(np.sum(d * g) for d, g in zip(du, slope, strict=True)))
+        decrement = float(sum(np.sum(d * g) for d, g in zip(du, slope, strict=True)) + d_gamma @ (rows.Q.T @ r))
         if decrement <= MODE_TOLERANCE * (1.0 + abs(penalised)) or steps >= MAX_STEPS or not np.isfinite(decrement):
             break
         db = [new[0] - old for new, old in zip(new_b, b, strict=True)]
-        direction = rows.random(db)
+        direction = rows.random(db) + rows.Q @ d_gamma
         length = 1.0
         for _ in range(40):
             next_u = [old + length * d for old, d in zip(u, du, strict=True)]
@@ -154,12 +161,29 @@ def find_mode(family: Any, rows: Rows, T: list[np.ndarray], gamma: np.ndarray, p
         else:
             break
         b = [old + length * d for old, d in zip(b, db, strict=True)]
+        gamma = gamma + length * d_gamma
         u, eta, density, penalised = next_u, next_eta, next_density, next_penalised
         steps += 1
     if not observed:
         system = rows.system(w)
         factor = at.factorize(system)
-    return Mode(b, u, eta, density, r, w, system, factor, steps, decrement)
+    return Mode(b, u, eta, density, r, w, system, factor, gamma, steps, decrement)
+
+
+class Joint:
+    """The working linear model's equations in gamma after the random effects are eliminated."""
+
+    def __init__(self, at: Arrangement, rows: Rows, system: System, factor: Factor, w: np.ndarray):
+        self.at, self.factor = at, factor
+        self.ZWQ = rows.column_sums(rows.Q * w[:, None])
+        self.solved, self.residual, inner = at.solve(factor, self.ZWQ)
+        self.information = rows.Q.T @ (rows.Q * w[:, None]) - inner
+
+    def fixed_step(self, right: list[np.ndarray], Ab: list[np.ndarray], b: list[np.ndarray], score: np.ndarray) -> np.ndarray:
+        """The step in gamma: (Q'V^-1 Q)^-1 (Q'r + Q'WZ b - Q'WZ N (Z'WZ b + Z'r))."""
+        taken = sum(N.reshape(len(N), -1) @ v[0].reshape(-1) for N, v in zip(self.solved, right, strict=True))
+        direct = sum(F.reshape(len(F), -1) @ own.reshape(-1) for F, own in zip(self.ZWQ, b, strict=True))
+        return np.linalg.solve(self.information, score + direct - taken)
 
 
 def _penalised(density: np.ndarray, u: list[np.ndarray]) -> float:
@@ -169,13 +193,23 @@ def _penalised(density: np.ndarray, u: list[np.ndarray]) -> float:
 
 
 def laplace(
-    family: Any, rows: Rows, T: list[np.ndarray], gamma: np.ndarray, phi: float, u: list[np.ndarray], observed: bool = False
+    family: Any,
+    rows: Rows,
+    T: list[np.ndarray],
+    gamma: np.ndarray,
+    phi: float,
+    u: list[np.ndarray],
+    observed: bool = False,
+    free: bool = False,
 ) -> Laplace:
     """J with its gradient at T per term (k, k), gamma (p,) and dispersion phi.
 
+    With ``free`` gamma is a starting value: it joins u in the mode, as in lme4's nAGQ = 0, and J is a function of
+    T and phi alone.
+
     ``u`` is where the mode is looked for; ``observed`` puts the observed information into the determinant.
     """
-    mode = find_mode(family, rows, T, gamma, phi, u)
+    mode = find_mode(family, rows, T, gamma, phi, u, free)
     at = Arrangement(rows, T)
     same = observed or family.is_canonical
     if same:
@@ -195,13 +229,19 @@ def laplace(
 
     t = leverage * dW
     s = rows.sums(t)
+    c_gamma = np.zeros(rows.p)
+    if free:
+        joint = Joint(at, rows, mode.system, mode.factor, mode.w)
+        taken = sum(N.reshape(len(N), -1) @ own.reshape(-1) for N, own in zip(joint.solved, s, strict=True))
+        c_gamma = np.linalg.solve(joint.information, rows.Q.T @ t - taken)
+        s = [own - np.tensordot(c_gamma, F, 1) for own, F in zip(s, joint.ZWQ, strict=True)]
     c, f, _ = at.solve(mode.factor, [own[None] for own in s])
     e = rows.sums(mode.r)
     D = _traces(at, factor, quadratics, K, Sinv)
     for D_t, e_t, f_t in zip(D, e, f, strict=True):
         cross = f_t[0] @ e_t.T
         D_t += -(e_t @ e_t.T) + (cross + cross.T) / 2
-    shift = rows.random([own[0] for own in c])
+    shift = rows.random([own[0] for own in c]) + rows.Q @ c_gamma
     d_gamma = rows.Q.T @ (-2.0 * mode.r + t - mode.w * shift)
     d_phi, phi_information = 0.0, 1.0
     if family.has_dispersion:
