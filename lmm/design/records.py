@@ -155,6 +155,10 @@ class Design:
         ------
         DataError : wrong length; ResponseError : not numeric, missing or constant.
         """
+        return replace(self, y=linear_response(self.aligned(y), self.response))
+
+    def aligned(self, y: Any) -> np.ndarray:
+        """The rows used of ``y``, (n, ...); DataError for a wrong length. See :meth:`with_response`."""
         values = np.asarray(y)
         subset = self.extra.get("subset")
         if values.shape[:1] == (self.n,):
@@ -166,4 +170,4 @@ class Design:
         else:
             wanted = f"{self.n} values (rows used) or {len(self.kept)} (rows of the data)"
             raise DataError(f"the new response has shape {values.shape}; it must have {wanted}.")
-        return replace(self, y=linear_response(values, self.response))
+        return values

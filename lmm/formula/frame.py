@@ -145,6 +145,16 @@ class ModelFrame:
             out.append(NewTerm(term.group, all_codes, _scatter(values, complete), complete))
         return out
 
+    def new_values(self, newdata: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Per random term its columns (m, k) on new data and the mask (m,) of complete rows; grouping columns need not be there."""
+        table = _as_table(newdata)
+        out = []
+        for term in self.terms:
+            evaluator, complete = self._on(table, list(term.blocks))
+            values = np.concatenate([self._columns(evaluator, text) for text in term.blocks], axis=1)
+            out.append((_scatter(values, complete), complete))
+        return out
+
     def new_offset(self, newdata: Any) -> np.ndarray | None:
         """Offset on new data, (m,) with NaN where a value is missing; None when the model has none."""
         if self.offset_given is True:

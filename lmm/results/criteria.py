@@ -14,6 +14,7 @@ import math
 
 import numpy as np
 
+from lmm.errors import ArgumentError
 from lmm.model.records import Estimate
 
 
@@ -44,6 +45,8 @@ def ml_deviance(estimate: Estimate, n: int) -> float:
 
 def reml_criterion(estimate: Estimate, n: int) -> float:
     """-2 restricted log-likelihood at the estimate's theta; the minimised criterion of a REML fit."""
+    if estimate.family is not None:
+        raise ArgumentError("a generalized model has no REML criterion; fit.llf and fit.deviance are its criteria.")
     if estimate.reml:
         return float(estimate.objective)
     p = len(estimate.beta)

@@ -24,13 +24,14 @@ def same_design(a: Design, b: Design) -> bool:
 
 def same_estimate(a: Estimate, b: Estimate) -> bool:
     """Method, parameters, modes and criterion agree to ``RTOL``."""
-    if (a.method, a.reml, len(a.modes)) != (b.method, b.reml, len(b.modes)):
+    if (a.method, a.reml, len(a.modes), a.family, a.nagq) != (b.method, b.reml, len(b.modes), b.family, b.nagq):
         return False
     pairs = [
         (a.beta, b.beta),
         (a.beta_cov_unscaled, b.beta_cov_unscaled),
         (a.theta, b.theta),
         (a.sigma, b.sigma),
+        (a.phi, b.phi),
         (a.objective, b.objective),
         *zip(a.modes, b.modes, strict=True),
     ]

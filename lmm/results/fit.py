@@ -13,16 +13,17 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design
-from lmm.errors import ArgumentError
+from lmm.errors import ArgumentError, ConvergenceWarning, warn
 from lmm.formula import Formula
 from lmm.model.conditional import covariances
-from lmm.model.problem import Problem
+from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate
 from lmm.results import (
     components,
     criteria,
     equality,
     fixed,
+    generalized,
     intervals,
     naming,
     prediction,
@@ -31,6 +32,7 @@ from lmm.results import (
     simulation,
     summary,
     tidy,
+    uncertainty,
     updating,
 )
 from lmm.results.varcorr import VarCorr, varcorr
@@ -46,7 +48,7 @@ class Fit:
     ----------
     formula : the formula that was fitted.
     design : matrices, names, levels (``fit.design.X``, ``.names``, ``.terms``; sparse ``.Z`` on request).
-    problem : the sums that the estimator worked on.
+    problem : the sums (linear) or rows (generalized) that the estimator worked on.
     estimator : what minimised the criterion.
     estimate : the numbers without their names.
 
@@ -62,7 +64,7 @@ class Fit:
 
     formula: Formula
     design: Design
-    problem: Problem
+    problem: Problem | GeneralizedProblem
     estimator: Any
     estimate: Estimate
 
@@ -91,19 +93,75 @@ class Fit:
         """Standard deviations and correlations of the random effects; prints as lme4's ``VarCorr``."""
         return varcorr(self.design, self.estimate)
 
+    def varcorr_se(self) -> pd.DataFrame:
+        """Standard errors of a generalized fit's standard deviations and correlations.
+
+        Returns
+        -------
+        DataFrame ``grp, var1, var2, sdcor, std_error``, the rows of ``varcorr().to_frame()``. Delta method on the joint
+        covariance of all parameters; NaN where that is missing (nAGQ=0) and for a variance of zero.
+
+        Raises
+        ------
+        ArgumentError : for a linear model.
+        """
+        if self.family is None:
+            raise ArgumentError("varcorr_se: standard errors of variance parameters are those of generalized fits.")
+        frame = self.varcorr().to_frame().drop(columns="vcov")
+        return frame.assign(std_error=uncertainty.standard_errors(self.design, self.estimate, self._uncertainty))
+
+    @property
+    def family(self) -> Any:
+        """Distribution of the response with its link (:class:`lmm.families.Family`); None for a linear model."""
+        return self.estimate.family
+
     @property
     def sigma(self) -> float:
-        """Residual standard deviation, in the response's units."""
+        """Residual standard deviation, in the response's units.
+
+        Of a generalized model what the family reports for its dispersion: its square root where it scales the variance,
+        itself otherwise, 1 for a family without one.
+        """
         return float(self.estimate.sigma)
+
+    @property
+    def dispersion(self) -> float:
+        """The family's dispersion parameter (theta of a negative binomial), 1 without one; sigma^2 of a linear model."""
+        return float(self.estimate.phi if self.family is not None else self.estimate.sigma**2)
+
+    def dispersion_se(self) -> float:
+        """Standard error of :attr:`dispersion` in a generalized fit; NaN where the family has none."""
+        return uncertainty.dispersion_se(self.estimate, self._uncertainty)
 
     @property
     def theta(self) -> pd.Series:
         """Relative covariance parameters: the lower triangle of each T, column by column, named as in lme4."""
         return pd.Series(np.array(self.estimate.theta), index=naming.theta_names(self.design.terms), name="theta")
 
-    def vcov(self) -> pd.DataFrame:
-        """Covariance (p, p) of the fixed effects given theta; dropped columns have no row."""
-        return fixed.covariance_frame(self.design, self.estimate)
+    @cached_property
+    def _uncertainty(self) -> uncertainty.Uncertainty:
+        found = uncertainty.uncertainty(self.problem, self.estimator, self.estimate)
+        if found.message is not None:
+            warn(found.message, ConvergenceWarning)
+        return found
+
+    def vcov(self, full: bool = False) -> pd.DataFrame:
+        """Covariance (p, p) of the fixed effects; dropped columns have no row.
+
+        Given theta in a linear model. In a generalized one from the exact Hessian over all parameters, computed once on first
+        use (with nAGQ=0, or where the Hessian is not positive definite, given theta).
+
+        Parameters
+        ----------
+        full : of all parameters of a generalized fit, (theta, beta, log dispersion); zero rows for a theta on its boundary.
+
+        Raises
+        ------
+        ArgumentError : ``full`` where there is no such covariance.
+        """
+        if full:
+            return uncertainty.joint_frame(self.design, self.estimate, self._uncertainty)
+        return fixed.covariance_frame(self.design, self._uncertainty.beta)
 
     cov_params = vcov
 
@@ -115,12 +173,12 @@ class Fit:
     @property
     def bse(self) -> pd.Series:
         """Standard errors of the fixed effects."""
-        return fixed.standard_errors(self.design, self.estimate)
+        return fixed.standard_errors(self.design, self._uncertainty.beta)
 
     @property
     def tvalues(self) -> pd.Series:
         """Estimates over their standard errors."""
-        return fixed.statistics(self.design, self.estimate)
+        return fixed.statistics(self.design, self.estimate, self._uncertainty.beta)
 
     @property
     def pvalues(self) -> pd.Series:
@@ -149,8 +207,25 @@ class Fit:
 
     @property
     def deviance(self) -> float:
-        """-2 log-likelihood (ML). For a REML fit: the ML deviance at the REML estimates of theta."""
+        """-2 log-likelihood (ML). For a REML fit: the ML deviance at the REML estimates of theta.
+
+        Of a generalized model the sum of squared deviance residuals, given the conditional modes, as in lme4; -2 ``llf``
+        is -2 log-likelihood.
+        """
+        if self.family is not None:
+            return generalized.deviance(self.design, self.estimate, self._eta)
         return criteria.ml_deviance(self.estimate, self.design.n)
+
+    def overdispersion(self) -> float:
+        """Pearson's chi-squared over :attr:`df_resid` of a generalized fit: well above 1, the counts vary more than the family says.
+
+        Raises
+        ------
+        ArgumentError : for a linear model, which estimates its residual variance.
+        """
+        if self.family is None:
+            raise ArgumentError("overdispersion: a linear model estimates its residual variance; see fit.sigma.")
+        return generalized.overdispersion(self.design, self.estimate, self._eta)
 
     @property
     def reml_criterion(self) -> float:
@@ -159,7 +234,7 @@ class Fit:
 
     @property
     def df_model(self) -> int:
-        """Parameters estimated: fixed effects, covariance parameters, and the residual variance."""
+        """Parameters estimated: fixed effects, covariance parameters, and the residual variance or dispersion where there is one."""
         return int(self.estimate.n_parameters)
 
     @property
@@ -175,11 +250,20 @@ class Fit:
     def objective(self, theta: Any) -> float:
         """The minimised criterion at other parameters: profiled deviance (ML) or REML criterion.
 
+        Of a generalized model -2 log-likelihood, at the estimates of whatever is not given.
+
         Parameters
         ----------
-        theta : (m,) relative covariance parameters in the order of :attr:`theta`.
+        theta : (m,) relative covariance parameters in the order of :attr:`theta`. For a generalized model theta, or theta
+            followed by the kept coefficients and, where there is one, the dispersion.
         """
         values = np.asarray(theta, dtype=float)
+        if self.family is not None:
+            everything = updating.all_parameters(self.estimate)
+            if values.shape == self.estimate.theta.shape:
+                values = np.concatenate([values, everything[len(values) :]])
+            if values.shape == everything.shape and np.isfinite(values).all():
+                return float(self.estimator.objective(self.problem, values))
         if values.shape != self.estimate.theta.shape or not np.isfinite(values).all():
             names = naming.theta_names(self.design.terms)
             raise ArgumentError(f"objective: theta must be {len(names)} finite numbers, {', '.join(names)}; its shape is {values.shape}.")
@@ -204,35 +288,42 @@ class Fit:
     @property
     def messages(self) -> tuple[str, ...]:
         """Text of every warning about this fit."""
-        return (*self.design.messages, *self.estimate.messages)
+        known = self.__dict__.get("_uncertainty")  # asking must not set off the Hessian
+        late = () if known is None or known.message is None else (known.message,)
+        return (*self.design.messages, *self.estimate.messages, *late)
 
     # ---- rows ----
 
     @cached_property
-    def _fitted(self) -> np.ndarray:
-        values = rows.linear_predictor(self.design, self.estimate)
+    def _eta(self) -> np.ndarray:
+        own = self.estimate.eta
+        values = rows.linear_predictor(self.design, self.estimate) if own is None else np.array(own)
         values.setflags(write=False)
         return values
 
     @property
     def fittedvalues(self) -> pd.Series:
-        """X beta + Z b + offset on the user's index; with ``na_action="exclude"`` NaN in incomplete rows."""
-        return rows.as_series(self.design, self._fitted, "fitted")
+        """g^-1(X beta + Z b + offset) on the user's index, g the identity in a linear model.
+
+        Means of a generalized model, probabilities of a binomial one. With ``na_action="exclude"`` NaN in incomplete rows.
+        """
+        return rows.as_series(self.design, generalized.mean(self.estimate, self._eta), "fitted")
 
     @property
     def resid(self) -> pd.Series:
-        """Response minus fitted value, on the user's index."""
+        """Residuals on the user's index: response minus fitted value; deviance residuals of a generalized model."""
         return self.residuals()
 
-    def residuals(self, type: str = "response", scaled: bool = False) -> pd.Series:
+    def residuals(self, type: str | None = None, scaled: bool = False) -> pd.Series:
         """Residuals on the user's index.
 
         Parameters
         ----------
-        type : "response" or "working", y - fitted; "pearson" or "deviance", sqrt(w) (y - fitted).
-        scaled : divide by sigma.
+        type : "response", y - fitted, the default of a linear model; "deviance", the default of a generalized one; "pearson";
+            "working". Of a linear model "working" is "response", and "pearson" and "deviance" are sqrt(w) (y - fitted).
+        scaled : divide by sigma, where that is a residual standard deviation.
         """
-        return rows.as_series(self.design, rows.residuals(self.design, self._fitted, self.sigma, type, scaled), "resid")
+        return rows.as_series(self.design, rows.residuals(self.design, self.estimate, self._eta, type, scaled), "resid")
 
     def predict(
         self,
@@ -243,6 +334,7 @@ class Fit:
         se_fit: bool = False,
         interval: str | None = None,
         level: float = 0.95,
+        marginal: bool = False,
     ) -> pd.Series | pd.DataFrame:
         """Predicted values, for new data or for the rows of the fit.
 
@@ -251,14 +343,18 @@ class Fit:
         newdata : table with the columns of the formula, m rows; None for the rows of the fit.
         re_form : None uses all random effects; False (or "~0") none, the population's mean; a formula
             such as "~ (1|g)" those it names. Grouping columns of effects left out need not be there.
-        type : "response" or "link", the same for a linear model.
+        type : "response", means, or "link", linear predictors; the same for a linear model.
         allow_new_levels : predict levels that the fit never saw with a random effect of zero.
         se_fit : add ``se``, the standard error of the predictor given theta. It covers the fixed effects
             and the random effects used, a new level's whole variance included.
         interval : "confidence" for the predictor; "prediction" for a new observation, which adds the
             residual variance (over the weight, for the rows of the fit) and the variance of random
-            effects left out (their columns must be in newdata then; the level does not matter).
+            effects left out (their columns must be in newdata then; the level does not matter). Of a
+            generalized model "confidence" with re_form=False only, normal in the linear predictor.
         level : coverage of the interval, from normal quantiles.
+        marginal : with ``re_form=False``, the average over the population of random effects,
+            E[g^-1(x'beta + z'b)], rather than the mean of a typical level, g^-1(x'beta). Its standard error
+            includes that of the variance parameters. The same for a linear model.
 
         Returns
         -------
@@ -277,17 +373,30 @@ class Fit:
         [253.66, 220.24]
         """
         return prediction.predict(
-            self.design, self.problem, self.estimate, newdata, re_form, type, allow_new_levels, se_fit, interval, level
+            self.design,
+            self.problem,
+            self.estimate,
+            self._uncertainty if se_fit or interval is not None else None,
+            newdata,
+            re_form,
+            type,
+            allow_new_levels,
+            se_fit,
+            interval,
+            level,
+            marginal,
         )
 
     def simulate(self, nsim: int = 1, rng: None | int | np.random.Generator = None, *, use_u: bool = False) -> pd.DataFrame:
         """New responses from the fitted model, a column per simulation, prior weights honoured.
 
+        Of a binomial model they are proportions of the trials.
+
         Parameters
         ----------
         nsim : number of simulations.
         rng : seed or generator.
-        use_u : keep the conditional modes of the random effects and draw residuals alone; by default
+        use_u : keep the conditional modes of the random effects and draw the rest alone; by default
             random effects are drawn anew, as in lme4.
 
         Returns
@@ -303,7 +412,7 @@ class Fit:
 
         Parameters
         ----------
-        y : (n,) values for the rows used, or one per row of the data.
+        y : (n,) values for the rows used, or one per row of the data; of a binomial model (n, 2) successes and failures as well.
         start : theta to begin from; moments of the new response otherwise.
 
         Raises
@@ -318,7 +427,7 @@ class Fit:
         Parameters
         ----------
         formula : with ``.`` for the part that was there: ". ~ . + x", ". ~ . - (1|g)", "log(y) ~ .".
-        changes : any argument of :func:`lmm.lmer`, ``data`` included.
+        changes : any argument of :func:`lmm.lmer` (or of ``glmer``, whichever made the fit), ``data`` included.
 
         Examples
         --------
@@ -334,11 +443,14 @@ class Fit:
     # ---- tables ----
 
     def coef_table(self, ddf: str | None = None) -> pd.DataFrame:
-        """``estimate, std_error, statistic`` per coefficient; no p-values, for want of degrees of freedom."""
-        return fixed.coefficient_table(self.design, self.estimate, ddf)
+        """``estimate, std_error, statistic`` per coefficient.
+
+        A linear model has no p-values, for want of degrees of freedom; a generalized one has ``p_value``, normal.
+        """
+        return fixed.coefficient_table(self.design, self.estimate, self._uncertainty.beta, ddf)
 
     def confint(self, method: str = "profile", level: float = 0.95) -> pd.DataFrame:
-        """Confidence intervals ``lower, upper``: ``sd_(Intercept)|Subject``, ..., ``sigma``, then coefficients.
+        """Confidence intervals ``lower, upper``: ``sd_(Intercept)|Subject``, ..., ``sigma`` (where there is one), then coefficients.
 
         Parameters
         ----------
@@ -346,7 +458,7 @@ class Fit:
             "profile" and "boot" are not available yet and say so.
         level : coverage.
         """
-        return intervals.confidence_intervals(self.design, self.estimate, method, level)
+        return intervals.confidence_intervals(self.design, self.estimate, self._uncertainty.beta, method, level)
 
     def conf_int(self, method: str = "wald", level: float = 0.95) -> pd.DataFrame:
         """:meth:`confint` with the normal intervals that statsmodels gives by this name."""
@@ -363,21 +475,22 @@ class Fit:
 
         Returns
         -------
-        DataFrame with those of ``effect, group, level, term, estimate, std_error, statistic, conf_low, conf_high`` that apply.
+        DataFrame with those of ``effect, group, level, term, estimate, std_error, statistic, p_value, conf_low, conf_high``
+        that apply; p-values, and standard errors of "ran_pars", are those of generalized fits.
         """
-        return tidy.tidy(self.design, self.problem, self.estimate, effects, conf_int, conf_level)
+        return tidy.tidy(self.design, self.problem, self.estimate, self._uncertainty, effects, conf_int, conf_level)
 
     def glance(self) -> pd.DataFrame:
         """One row: ``nobs, sigma, llf, aic, bic, reml_criterion`` (ML: ``deviance``), ``df_resid``."""
-        return tidy.glance(self.design, self.estimate)
+        return tidy.glance(self.design, self.estimate, self._eta)
 
     def augment(self) -> pd.DataFrame:
-        """The user's rows with ``.fitted``, ``.resid`` and ``.fixed`` beside them."""
-        return tidy.augment(self.design, self.estimate, self._fitted)
+        """The user's rows with ``.fitted``, ``.resid`` and ``.fixed`` beside them; of a generalized model also ``.eta``."""
+        return tidy.augment(self.design, self.estimate, self._eta)
 
     def summary(self, ddf: str | None = None) -> summary.Summary:
         """A summary that prints: lme4's figures, ruled; also HTML, ``as_latex()``, ``as_markdown()`` and ``.tables``."""
-        return summary.summarise(self.design, self.estimate, self._fitted, ddf)
+        return summary.summarise(self.design, self.estimate, self._uncertainty, self._eta, ddf)
 
     # ---- Python ----
 

@@ -1,5 +1,6 @@
 """Fixed effects with their names: estimates, covariance, Wald statistics.
 
+``cov`` (p, p) is the covariance of the kept coefficients, from :mod:`lmm.results.uncertainty`.
 Columns of X that depend on others were dropped before the fit: they have no estimate (NaN in
 ``params`` and in tables, zero in predictions) and no row in the covariance matrix.
 """
@@ -35,26 +36,21 @@ def fixed_effects(design: Design, estimate: Estimate) -> pd.Series:
     return pd.Series(spread(design, estimate.beta), index=list(design.all_names), name="estimate")
 
 
-def covariance(estimate: Estimate) -> np.ndarray:
-    """(p, p) covariance of the fixed effects given theta: sigma^2 (X'V^-1 X)^-1."""
-    return np.asarray(estimate.sigma**2 * estimate.beta_cov_unscaled)
-
-
-def covariance_frame(design: Design, estimate: Estimate) -> pd.DataFrame:
-    """The covariance of the kept coefficients, named."""
+def covariance_frame(design: Design, cov: np.ndarray) -> pd.DataFrame:
+    """The covariance (p, p) of the kept coefficients, named."""
     names = list(design.names)
-    return pd.DataFrame(covariance(estimate), index=names, columns=names)
+    return pd.DataFrame(cov.copy(), index=names, columns=names)
 
 
-def standard_errors(design: Design, estimate: Estimate) -> pd.Series:
+def standard_errors(design: Design, cov: np.ndarray) -> pd.Series:
     """Square roots of the covariance's diagonal, NaN where the column was dropped."""
-    se = np.sqrt(np.diagonal(covariance(estimate)))
+    se = np.sqrt(np.diagonal(cov))
     return pd.Series(spread(design, se), index=list(design.all_names), name="std_error")
 
 
-def statistics(design: Design, estimate: Estimate) -> pd.Series:
+def statistics(design: Design, estimate: Estimate, cov: np.ndarray) -> pd.Series:
     """Estimate over standard error."""
-    values = fixed_effects(design, estimate) / standard_errors(design, estimate)
+    values = fixed_effects(design, estimate) / standard_errors(design, cov)
     return values.rename("statistic")
 
 
@@ -63,9 +59,13 @@ def normal_p_values(statistic: pd.Series) -> pd.Series:
     return pd.Series(2.0 * ndtr(-np.abs(statistic.to_numpy())), index=statistic.index, name="p_value")
 
 
-def coefficient_table(design: Design, estimate: Estimate, ddf: str | None) -> pd.DataFrame:
-    """``estimate, std_error, statistic``, one row per coefficient."""
+def coefficient_table(design: Design, estimate: Estimate, cov: np.ndarray, ddf: str | None) -> pd.DataFrame:
+    """``estimate, std_error, statistic``, one row per coefficient; of a generalized model also ``p_value``, normal."""
+    if ddf is not None and estimate.family is not None:
+        raise ArgumentError(f"ddf={ddf!r}: a generalized model has normal tests, without degrees of freedom; use ddf=None.")
     if ddf is not None:
         raise ArgumentError(f"ddf={ddf!r}: denominator degrees of freedom are not available for this fit; use ddf=None (no p-values).")
-    columns = [fixed_effects(design, estimate), standard_errors(design, estimate), statistics(design, estimate)]
+    columns = [fixed_effects(design, estimate), standard_errors(design, cov), statistics(design, estimate, cov)]
+    if estimate.family is not None:
+        columns.append(normal_p_values(columns[-1]))
     return pd.concat(columns, axis=1)

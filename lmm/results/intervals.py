@@ -10,6 +10,7 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.model.records import Estimate
 from lmm.results.fixed import fixed_effects, standard_errors
+from lmm.results.generalized import residual_sd
 from lmm.results.naming import parameter_names
 
 METHODS = ("wald",)
@@ -27,7 +28,7 @@ def normal_quantile(level: float) -> float:
     return float(ndtri(0.5 + check_level(level) / 2.0))
 
 
-def confidence_intervals(design: Design, estimate: Estimate, method: str, level: float) -> pd.DataFrame:
+def confidence_intervals(design: Design, estimate: Estimate, cov: np.ndarray, method: str, level: float) -> pd.DataFrame:
     """``lower, upper``: variance parameters first, then the fixed effects.
 
     Wald intervals of standard deviations and correlations are not worth having (their distribution is
@@ -39,7 +40,7 @@ def confidence_intervals(design: Design, estimate: Estimate, method: str, level:
     if method not in METHODS:
         raise ArgumentError(f"confint(method={method!r}) is not one of {', '.join(map(repr, METHODS))}.{nearest(method, METHODS)}")
     fixed = fixed_effects(design, estimate)
-    margin = normal_quantile(level) * standard_errors(design, estimate)
+    margin = normal_quantile(level) * standard_errors(design, cov)
     table = pd.DataFrame({"lower": fixed - margin, "upper": fixed + margin})
-    empty = pd.DataFrame(np.nan, index=parameter_names(design.terms), columns=["lower", "upper"])
+    empty = pd.DataFrame(np.nan, index=parameter_names(design.terms, residual_sd(estimate) is not None), columns=["lower", "upper"])
     return pd.DataFrame(np.vstack([empty.to_numpy(), table.to_numpy()]), index=[*empty.index, *table.index], columns=["lower", "upper"])

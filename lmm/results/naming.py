@@ -21,8 +21,8 @@ def theta_names(terms: Sequence[RandomTerm]) -> list[str]:
     return [".".join([term.group, *map(lme4_column, couple)]) for term in terms for couple in term.structure.theta_names(term.columns)]
 
 
-def parameter_names(terms: Sequence[RandomTerm]) -> list[str]:
-    """Standard deviations and correlations per term, ordered as theta is, then ``sigma``."""
+def parameter_names(terms: Sequence[RandomTerm], residual: bool = True) -> list[str]:
+    """Standard deviations and correlations per term, ordered as theta is, then ``sigma`` where there is a ``residual``."""
     names = []
     for term in terms:
         columns = [lme4_column(c) for c in term.columns]
@@ -30,4 +30,4 @@ def parameter_names(terms: Sequence[RandomTerm]) -> list[str]:
         for j, column in enumerate(columns):
             names.append(f"sd_{column}|{term.group}")
             names += [f"cor_{columns[i]}.{column}|{term.group}" for i in range(j + 1, term.k) if (i, j) in correlated]
-    return [*names, "sigma"]
+    return [*names, "sigma"] if residual else names

@@ -12,6 +12,9 @@ from lmm.errors import ConvergenceWarning, LmmWarning, SingularFitWarning, warn
 from lmm.model.records import Estimate
 from lmm.results.components import boundary_distances, column_gram, degenerate_directions
 
+#: how the message of an unconverged fit begins
+UNCONVERGED = "the fit did not converge: "
+
 
 def notes(design: Design, estimate: Estimate, tol: float = 1e-4) -> list[str]:
     """Sentences for the foot of a summary, the most serious first; empty when there is nothing to say."""
@@ -22,6 +25,7 @@ def notes(design: Design, estimate: Estimate, tol: float = 1e-4) -> list[str]:
             "simplify the random effects, or raise the limits with control=lmm.Control(max_evaluations=...)."
         )
     out += singular_notes(design, estimate, tol)
+    out += [message for message in estimate.messages if message not in out and not message.startswith((UNCONVERGED, "Singular fit, "))]
     out += [message[:1].upper() + message[1:] for message in design.messages]
     if design.n_dropped:
         out.append(f"{design.n_dropped} {'row was' if design.n_dropped == 1 else 'rows were'} left out because of missing values.")
@@ -32,7 +36,7 @@ def warned(design: Design, estimate: Estimate) -> Estimate:
     """Warn of an unconverged or singular estimate; the same estimate with the texts among its messages."""
     said: list[tuple[str, type[LmmWarning]]] = []
     if not estimate.convergence.converged:
-        said.append((f"the fit did not converge: {estimate.convergence.message}.", ConvergenceWarning))
+        said.append((f"{UNCONVERGED}{estimate.convergence.message}.", ConvergenceWarning))
     if estimate.convergence.iterations:  # parameters that the user gave are his own affair
         said += [(note, SingularFitWarning) for note in singular_notes(design, estimate, 1e-4)]
     for text, kind in said:

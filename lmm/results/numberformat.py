@@ -86,6 +86,27 @@ def statistic_column(statistic: np.ndarray, digits: int) -> list[str]:
     return format_column(np.round(statistic, max(1, min(5, digits - 1))), digits)
 
 
+def p_value_column(p_values: np.ndarray, digits: int, eps: float = float(np.finfo(float).eps)) -> list[str]:
+    """P-values: fixed notation from 1e-4 up, scientific below, and ``< 2e-16`` for what rounding cannot tell from zero.
+
+    Examples
+    --------
+    >>> p_value_column([1.789e-9, 0.0012116, 0.0], 3)
+    ['1.79e-09', '0.00121', '<2e-16']
+    """
+    p = np.asarray(p_values, dtype=float)
+    out = ["NaN"] * len(p)
+    for group in ((p >= 1e-4), (p >= eps) & (p < 1e-4)):
+        rows = np.flatnonzero(group)
+        for i, text in zip(rows, format_column(p[rows], digits), strict=True):
+            out[i] = text
+    tiny = np.flatnonzero(p < eps)
+    width = max((len(out[i]) for i in np.flatnonzero(p >= eps)), default=0)
+    for i in tiny:
+        out[i] = f"<{' ' if width > 6 else ''}{format_column([eps], max(1, digits - 2))[0]}"
+    return out
+
+
 def abbreviate(names: Sequence[str], minlength: int) -> list[str]:
     """Short forms that stay distinct, at least ``minlength`` characters where the name has them.
 

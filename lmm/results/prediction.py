@@ -5,6 +5,9 @@ x'(beta_hat - beta) + z'(b_hat - b) comes from the joint covariance of (beta_hat
 mixed-model equations inverted. A level that the fit never saw has b = 0 as its prediction and its whole
 variance sigma^2 z'Gz as error. Where random effects are left out, the predictor is that of the
 population and its variance x' Cov(beta_hat) x.
+
+In a generalized model the predictor is eta; intervals are normal in eta, carried to the response by the inverse link,
+and standard errors on the response scale follow from those of eta times d mu / d eta.
 """
 
 from __future__ import annotations
@@ -19,12 +22,14 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.formula import Table
 from lmm.model.conditional import prediction_variance
-from lmm.model.problem import Problem
+from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-from lmm.results.fixed import covariance, kept_positions
+from lmm.results import generalized, marginal
+from lmm.results.fixed import kept_positions
 from lmm.results.intervals import normal_quantile
 from lmm.results.randomeffects import random_part
 from lmm.results.rows import align
+from lmm.results.uncertainty import Uncertainty
 
 INTERVALS = ("confidence", "prediction")
 TYPES = ("response", "link")
@@ -54,8 +59,9 @@ class Rows:
 
 def predict(
     design: Design,
-    problem: Problem,
+    problem: Problem | GeneralizedProblem,
     estimate: Estimate,
+    known: Uncertainty | None,
     newdata: Any = None,
     re_form: Any = None,
     type: str = "response",
@@ -63,8 +69,12 @@ def predict(
     se_fit: bool = False,
     interval: str | None = None,
     level: float = 0.95,
+    average: bool = False,
 ) -> pd.Series | pd.DataFrame:
-    """Predicted values; with ``se_fit`` or ``interval`` a DataFrame ``fit, se, lower, upper``. See :meth:`lmm.Fit.predict`."""
+    """Predicted values; with ``se_fit`` or ``interval`` a DataFrame ``fit, se, lower, upper``. See :meth:`lmm.Fit.predict`.
+
+    ``known`` may be None where neither is asked for; ``average`` is ``marginal=True``.
+    """
     if type not in TYPES:
         raise ArgumentError(f"predict: type={type!r} is not one of {', '.join(map(repr, TYPES))}.{nearest(type, TYPES)}")
     if interval is not None and interval not in INTERVALS:
@@ -72,19 +82,36 @@ def predict(
         raise ArgumentError(f"predict: interval={interval!r} is not one of {options}.{nearest(interval, INTERVALS)}")
     quantile = normal_quantile(level)
     keep = kept_effects(design, re_form)
+    if average:
+        _check_marginal(estimate, keep, type)
+    if interval == "prediction" and estimate.family is not None:
+        raise ArgumentError("predict: interval='prediction' is for linear models; simulate() draws new observations of a generalized one.")
     everything = interval == "prediction"
     rows = fitted_rows(design, keep) if newdata is None else new_rows(design, newdata, keep, allow_new_levels, everything)
-    mean = predictor(rows, estimate)
-    columns = {"fit": mean}
-    if se_fit or interval is not None:
-        variance = np.full(len(mean), np.nan)
-        variance[rows.complete] = error_variance(rows, problem, estimate)
-        columns["se"] = np.sqrt(variance)
-        if interval is not None:
-            if everything:
-                variance = variance + new_observation_variance(rows, estimate)
-            margin = quantile * np.sqrt(variance)
-            columns |= {"lower": mean - margin, "upper": mean + margin}
+    eta = predictor(rows, estimate)
+    wanted = se_fit or interval is not None
+    variance = np.full(len(eta), np.nan)
+    if average and estimate.family is not None:
+        z, complete = random_values(design, newdata)
+        eta[~complete] = np.nan
+        eta, spread = averaged(design, estimate, known if wanted else None, rows.X, z, eta)
+        variance = variance if spread is None else spread
+    elif wanted:
+        assert known is not None
+        variance[rows.complete] = error_variance(rows, problem, estimate, known)
+    on_response = type == "response"
+    columns = {"fit": generalized.mean(estimate, eta) if on_response else eta}
+    if wanted:
+        se = np.sqrt(variance)
+        columns["se"] = se * np.abs(generalized.slope(estimate, eta)) if on_response else se
+    if interval is not None:
+        if everything:
+            variance = variance + new_observation_variance(rows, estimate)
+        margin = quantile * np.sqrt(variance)
+        ends = [eta - margin, eta + margin]
+        if on_response:
+            ends = [generalized.mean(estimate, end) for end in ends]
+        columns |= {"lower": np.minimum(*ends), "upper": np.maximum(*ends)}
     values = np.column_stack(list(columns.values()))
     if newdata is None:
         values, index = align(design, values)
@@ -140,11 +167,16 @@ def predictor(rows: Rows, estimate: Estimate) -> np.ndarray:
     return np.asarray(eta) if rows.complete.all() else np.where(rows.complete, eta, np.nan)
 
 
-def error_variance(rows: Rows, problem: Problem, estimate: Estimate) -> np.ndarray:
+def error_variance(rows: Rows, problem: Problem | GeneralizedProblem, estimate: Estimate, known: Uncertainty) -> np.ndarray:
     """Variance of the predictor's error, one per complete row."""
     X = rows.X[rows.complete]
     if not any(mask.any() for mask in rows.keep):
-        return np.einsum("ij,jk,ik->i", X, covariance(estimate), X, optimize=True)
+        return np.einsum("ij,jk,ik->i", X, known.beta, X, optimize=True)
+    if isinstance(problem, GeneralizedProblem):
+        raise ArgumentError(
+            "predict: standard errors of a generalized model's predictions with random effects are not available in this release; "
+            "use re_form=False (the population), or marginal=True with it."
+        )
     terms = []
     for term, mask in zip(rows.terms, rows.keep, strict=True):
         if term is None:
@@ -162,3 +194,41 @@ def new_observation_variance(rows: Rows, estimate: Estimate) -> np.ndarray:
         if term is not None and not mask.all():
             total = total + np.sum(((term[1] * ~mask) @ T) ** 2, axis=1)
     return estimate.sigma**2 * total
+
+
+def _check_marginal(estimate: Estimate, keep: tuple[np.ndarray, ...], type: str) -> None:
+    if any(mask.any() for mask in keep):
+        raise ArgumentError("predict: marginal=True averages over the random effects; it goes with re_form=False.")
+    if estimate.family is not None:
+        if type == "link":
+            raise ArgumentError("predict: marginal=True averages means, so it goes with type='response'.")
+        marginal.check_average(estimate.family)
+
+
+def random_values(design: Design, newdata: Any) -> tuple[list[np.ndarray], np.ndarray]:
+    """Columns (m, k) of every random term, zero where a value is missing, and the mask of complete rows; levels do not matter."""
+    if newdata is None:
+        return [term.values for term in design.terms], np.ones(design.n, dtype=bool)
+    found = design.frame.new_values(Table(newdata))
+    complete = np.logical_and.reduce([mask for _, mask in found])
+    return [np.where(mask[:, None], values, 0.0) for values, mask in found], complete
+
+
+def averaged(
+    design: Design, estimate: Estimate, known: Uncertainty | None, X: np.ndarray, z: list[np.ndarray], eta: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Population averages carried back to the scale of eta, and their variances there where ``known`` is given.
+
+    The averages depend on all of (theta, beta): their variances are those of the delta method, given theta where there
+    is no joint covariance.
+    """
+    family = estimate.family
+    sd = marginal.predictor_sd(estimate, z)
+    at = marginal.average(family, eta, sd)
+    back = family.link.link(at.mean)
+    if known is None:
+        return back, None
+    slopes = marginal.gradient(design, estimate, X, z, sd, at) / generalized.slope(estimate, back)[:, None]
+    m, p = len(estimate.theta), len(estimate.beta)
+    cov, slopes = (known.beta, slopes[:, m : m + p]) if known.joint is None else (known.joint, slopes)
+    return back, np.einsum("ij,jk,ik->i", slopes, cov, slopes, optimize=True)

@@ -8,6 +8,7 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.model.records import Estimate
+from lmm.results import generalized
 from lmm.results.randomeffects import random_part
 
 RESIDUAL_TYPES = ("response", "pearson", "deviance", "working")
@@ -27,19 +28,24 @@ def linear_predictor(design: Design, estimate: Estimate) -> np.ndarray:
     return np.asarray(eta)
 
 
-def residuals(design: Design, fitted: np.ndarray, sigma: float, type: str, scaled: bool) -> np.ndarray:
-    """(n,) residuals of a linear mixed model.
+def residuals(design: Design, estimate: Estimate, eta: np.ndarray, type: str | None, scaled: bool) -> np.ndarray:
+    """(n,) residuals at the linear predictor ``eta``; None for the usual type, "response" (linear) or "deviance" (generalized).
 
-    ``response`` and ``working`` are y - fitted; ``pearson`` and ``deviance`` are sqrt(w) (y - fitted),
-    which have the variance sigma^2 in every row. ``scaled`` divides by sigma.
+    Of a linear model ``response`` and ``working`` are y - eta; ``pearson`` and ``deviance`` are sqrt(w) (y - eta),
+    which have the variance sigma^2 in every row. ``scaled`` divides by sigma where that is a residual standard deviation.
     """
+    if type is None:
+        type = "response" if estimate.family is None else "deviance"
     if type not in RESIDUAL_TYPES:
         options = ", ".join(map(repr, RESIDUAL_TYPES))
         raise ArgumentError(f"residuals: type={type!r} is not one of {options}.{nearest(type, RESIDUAL_TYPES)}")
-    out = design.y - fitted
-    if type in ("pearson", "deviance") and design.weights is not None:
-        out = out * np.sqrt(design.weights)
-    return out / sigma if scaled else out
+    if estimate.family is not None:
+        out = generalized.residuals(design, estimate, eta, type)
+    else:
+        out = design.y - eta
+        if type in ("pearson", "deviance") and design.weights is not None:
+            out = out * np.sqrt(design.weights)
+    return out / (generalized.residual_sd(estimate) or 1.0) if scaled else out
 
 
 def align(design: Design, values: np.ndarray) -> tuple[np.ndarray, pd.Index]:

@@ -15,10 +15,11 @@ import pandas as pd
 
 from lmm.design.records import Design
 from lmm.model.records import Estimate
-from lmm.results import criteria, fixed, rows
+from lmm.results import criteria, fixed, generalized, rows
 from lmm.results.notes import notes
-from lmm.results.numberformat import abbreviate, coefficient_columns, format_column, statistic_column, zap_small
+from lmm.results.numberformat import abbreviate, coefficient_columns, format_column, p_value_column, statistic_column, zap_small
 from lmm.results.render import Table, latex_escape
+from lmm.results.uncertainty import Uncertainty, dispersion_se
 from lmm.results.varcorr import varcorr
 
 #: correlations of the fixed effects are printed up to this many coefficients.
@@ -28,6 +29,9 @@ _TITLES = {
     "reml": "Linear mixed model fit by REML",
     "ml": "Linear mixed model fit by maximum likelihood",
 }
+#: upper ends of p-values and their marks
+_STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"), (0.1, "."))
+LEGEND = "Signif. codes:  0 '***' 0.001 '**' 0.01 '*' 0.05 '.' 0.1 ' ' 1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,15 +41,17 @@ class Summary:
     Attributes
     ----------
     title : what was fitted and how.
-    header : (label, value) lines: formula, data, weights.
+    header : (label, value) lines: family, formula, weights.
     criterion : the REML criterion as one line, or None where ``information`` holds the ML figures.
     information : AIC, BIC, logLik, -2*log(L), df.resid of an ML fit, or None.
     residuals : five numbers of the scaled residuals.
     random : variances, standard deviations, correlations.
     counts : observations and levels, one line.
+    scale : lines about a generalized model's dispersion.
     fixed : coefficients.
     correlation : correlations of the coefficients, or None.
     correlation_note : why there is no correlation table.
+    legend : what the stars mean, or None without stars.
     notes : sentences about the fit.
     tables : the same figures as DataFrames, unrounded: "residuals", "random", "fixed", "correlation", "information".
     """
@@ -62,16 +68,18 @@ class Summary:
     correlation_note: str | None
     notes: tuple[str, ...]
     tables: dict[str, pd.DataFrame] = field(repr=False)
+    scale: tuple[str, ...] = ()
+    legend: str | None = None
 
-    def _sections(self) -> list[tuple[str, Table, str | None]]:
-        """(heading, table, line below) in order."""
-        out: list[tuple[str, Table, str | None]] = []
+    def _sections(self) -> list[tuple[str, Table, tuple[str, ...]]]:
+        """(heading, table, lines below) in order."""
+        out: list[tuple[str, Table, tuple[str, ...]]] = []
         if self.information is not None:
-            out.append(("", self.information, None))
-        out += [("Scaled residuals:", self.residuals, None), ("Random effects:", self.random, self.counts)]
-        out.append(("Fixed effects:", self.fixed, self.correlation_note))
+            out.append(("", self.information, ()))
+        out += [("Scaled residuals:", self.residuals, ()), ("Random effects:", self.random, (self.counts, *self.scale))]
+        out.append(("Fixed effects:", self.fixed, tuple(line for line in (self.legend, self.correlation_note) if line)))
         if self.correlation is not None:
-            out.append(("Correlation of Fixed Effects:", self.correlation, None))
+            out.append(("Correlation of Fixed Effects:", self.correlation, ()))
         return out
 
     def __str__(self) -> str:
@@ -92,8 +100,8 @@ class Summary:
             body_lines = body.splitlines()
             ruled = heading in ("Random effects:", "Fixed effects:")
             lines += [single, body_lines[0], single, *body_lines[1:], single] if ruled else body_lines
-            if below:
-                lines += textwrap.wrap(below, width)
+            for line in below:
+                lines += textwrap.wrap(line, width)
         lines.append(double)
         if self.notes:
             lines.append("Notes:")
@@ -110,8 +118,7 @@ class Summary:
             parts.append(f"<div>{html.escape(self.criterion)}</div>")
         for heading, table, below in self._sections():
             parts.append((f"<h5>{html.escape(heading.rstrip(':'))}</h5>" if heading else "") + table.to_html())
-            if below:
-                parts.append(f"<div>{html.escape(below)}</div>")
+            parts += [f"<div>{html.escape(line)}</div>" for line in below]
         if self.notes:
             parts.append("<ol>" + "".join(f"<li>{html.escape(note)}</li>" for note in self.notes) + "</ol>")
         return '<div class="lmm-summary">\n' + "\n".join(parts) + "\n</div>"
@@ -128,8 +135,7 @@ class Summary:
         for heading, table, below in self._sections():
             parts += [f"**{heading.rstrip(':')}**"] if heading else []
             parts.append(table.to_markdown())
-            if below:
-                parts.append(below)
+            parts += below
         parts += ["\n".join(f"{i}. {note}" for i, note in enumerate(self.notes, 1))] if self.notes else []
         return "\n\n".join(parts) + "\n"
 
@@ -142,19 +148,18 @@ class Summary:
         for heading, table, below in self._sections():
             lines += [r"\medskip", rf"\textbf{{{latex_escape(heading.rstrip(':'))}}}\\"] if heading else [r"\medskip"]
             lines.append(table.to_latex() + r"\\")
-            if below:
-                lines.append(latex_escape(below) + r"\\")
+            lines += [latex_escape(line) + r"\\" for line in below]
         lines += [latex_escape(note) + r"\\" for note in self.notes]
         return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
-def summarise(design: Design, estimate: Estimate, fitted: np.ndarray, ddf: str | None = None) -> Summary:
-    """Collect and format every part of the summary; ``fitted`` are the (n,) conditional means."""
-    coefficients = fixed.coefficient_table(design, estimate, ddf)
-    quantiles = np.quantile(rows.residuals(design, fitted, estimate.sigma, "pearson", scaled=True), [0.0, 0.25, 0.5, 0.75, 1.0])
+def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.ndarray, ddf: str | None = None) -> Summary:
+    """Collect and format every part of the summary; ``eta`` (n,) are linear predictors at the conditional modes."""
+    coefficients = fixed.coefficient_table(design, estimate, known.beta, ddf)
+    quantiles = np.quantile(rows.residuals(design, estimate, eta, "pearson", scaled=True), [0.0, 0.25, 0.5, 0.75, 1.0])
     five = ("Min", "1Q", "Median", "3Q", "Max")
     components = varcorr(design, estimate)
-    correlation = correlation_of_fixed_effects(design, estimate)
+    correlation = correlation_of_fixed_effects(design, known.beta)
     tables = {
         "residuals": pd.DataFrame([quantiles], columns=list(five), index=["scaled residuals"]),
         "random": components.to_frame(),
@@ -167,8 +172,8 @@ def summarise(design: Design, estimate: Estimate, fitted: np.ndarray, ddf: str |
     if p > MAX_CORRELATION:
         hidden = f"Correlation matrix not shown, as p = {p} > {MAX_CORRELATION}; fit.vcov() has the covariances."
     return Summary(
-        title=_TITLES.get(estimate.method, f"Linear mixed model fit by {estimate.method}"),
-        header=tuple(header_lines(design)),
+        title=title_line(estimate),
+        header=tuple(header_lines(design, estimate)),
         criterion=criterion_line(estimate, 1) if estimate.reml else None,
         information=None if estimate.reml else information_table(estimate, design.n, 1),
         residuals=Table(five, (tuple(format_column(zap_small(quantiles, DIGITS + 1), DIGITS)),), "r" * 5, "residuals"),
@@ -177,8 +182,10 @@ def summarise(design: Design, estimate: Estimate, fitted: np.ndarray, ddf: str |
         fixed=coefficients_as_text(coefficients),
         correlation=None if hidden or p < 2 else correlation_as_text(correlation),
         correlation_note=hidden,
-        notes=tuple(notes(design, estimate)),
+        notes=(*notes(design, estimate), *([known.message] if known.message else [])),
         tables=tables,
+        scale=tuple(scale_lines(design, estimate, known, eta)),
+        legend=LEGEND if "p_value" in coefficients and (coefficients["p_value"] < 0.1).any() else None,
     )
 
 
@@ -187,10 +194,45 @@ def _wrap(text: str, width: int, first: str, rest: str) -> list[str]:
     return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False)
 
 
-def header_lines(design: Design) -> list[tuple[str, str]]:
-    """Formula, and weights, offset and subset where the call had them."""
+def title_line(estimate: Estimate) -> str:
+    """What was fitted and how."""
+    if estimate.family is None:
+        return _TITLES.get(estimate.method, f"Linear mixed model fit by {estimate.method}")
+    how = "Laplace Approximation" if estimate.nagq == 1 else f"Adaptive Gauss-Hermite Quadrature, nAGQ = {estimate.nagq}"
+    if estimate.method == "laplace2":
+        how = "second-order Laplace Approximation"
+    return f"Generalized linear mixed model fit by maximum likelihood ({how})"
+
+
+def family_line(estimate: Estimate) -> str:
+    """``binomial  ( logit )``; a negative binomial with its theta."""
+    family = estimate.family
+    shape = f"({format_column([estimate.phi], DIGITS)[0]})" if family.has_dispersion and not generalized.scales_variance(family) else ""
+    return f"{family.title}{shape}  ( {family.link.name} )"
+
+
+def scale_lines(design: Design, estimate: Estimate, known: Uncertainty, eta: np.ndarray) -> list[str]:
+    """The dispersion parameter with its standard error, or the overdispersion of a family without one."""
+    family = estimate.family
+    if family is None:
+        return []
+    if family.has_dispersion:
+        name = "Dispersion parameter" if family.dispersion_name == "dispersion" else f"Parameter {family.dispersion_name}"
+        line = f"{name} of the {family.title} family: {format_column([estimate.phi], DIGITS)[0]}"
+        se = dispersion_se(estimate, known)
+        return [f"{line} (Std. Error {format_column([se], DIGITS)[0]})" if np.isfinite(se) else line]
+    if generalized.tells_overdispersion(design, estimate):
+        ratio = generalized.overdispersion(design, estimate, eta)
+        return [f"Overdispersion (Pearson chi-squared / df.resid): {format_column([ratio], DIGITS)[0]}"]
+    return []
+
+
+def header_lines(design: Design, estimate: Estimate) -> list[tuple[str, str]]:
+    """Family, formula, and weights, offset and subset where the call had them."""
     call = design.extra.get("call", {})
     lines = [("Formula", str(design.formula))]
+    if estimate.family is not None:
+        lines.insert(0, ("Family", family_line(estimate)))
     for label, key in (("Weights", "weights"), ("Offset", "offset"), ("Subset", "subset")):
         value = call.get(key)
         if value is not None:
@@ -201,7 +243,8 @@ def header_lines(design: Design) -> list[tuple[str, str]]:
 def information_frame(estimate: Estimate, n: int) -> pd.DataFrame:
     """One row: AIC, BIC, log-likelihood, criterion, residual degrees of freedom."""
     values = [criteria.aic(estimate), criteria.bic(estimate, n), -estimate.objective / 2, estimate.objective, n - estimate.n_parameters]
-    return pd.DataFrame([values], columns=["aic", "bic", "llf", "deviance" if not estimate.reml else "reml_criterion", "df_resid"])
+    criterion = "reml_criterion" if estimate.reml else "deviance" if estimate.family is None else "minus_2_llf"
+    return pd.DataFrame([values], columns=["aic", "bic", "llf", criterion, "df_resid"])
 
 
 def information_table(estimate: Estimate, n: int, decimals: int) -> Table:
@@ -222,19 +265,26 @@ def counts_line(design: Design) -> str:
 
 
 def coefficients_as_text(coefficients: pd.DataFrame) -> Table:
-    """Estimate, standard error, t value with the decimals that lme4 prints."""
+    """Estimate, standard error, t value (or z value, p-value and stars) with the decimals that lme4 prints."""
     estimate, std_error = coefficient_columns(coefficients["estimate"].to_numpy(), coefficients["std_error"].to_numpy(), DIGITS)
     statistic = statistic_column(coefficients["statistic"].to_numpy(), DIGITS)
-    cells = tuple(zip(map(str, coefficients.index), estimate, std_error, statistic, strict=True))
-    return Table(("", "Estimate", "Std. Error", "t value"), cells, "lrrr", "fixed")
+    columns = [list(map(str, coefficients.index)), estimate, std_error, statistic]
+    if "p_value" not in coefficients:
+        return Table(("", "Estimate", "Std. Error", "t value"), tuple(zip(*columns, strict=True)), "lrrr", "fixed")
+    p = coefficients["p_value"].to_numpy()
+    columns.append(p_value_column(p, DIGITS - 1))
+    head, align = ["", "Estimate", "Std. Error", "z value", "Pr(>|z|)"], "lrrrr"
+    if (p < 0.1).any():
+        columns.append([next((mark for end, mark in _STARS if value <= end), "") for value in p])
+        head, align = [*head, ""], align + "l"
+    return Table(tuple(head), tuple(zip(*columns, strict=True)), align, "fixed")
 
 
-def correlation_of_fixed_effects(design: Design, estimate: Estimate) -> pd.DataFrame:
+def correlation_of_fixed_effects(design: Design, cov: np.ndarray) -> pd.DataFrame:
     """(p, p) correlations of the kept coefficients."""
-    C = fixed.covariance(estimate)
-    se = np.sqrt(np.diagonal(C))
+    se = np.sqrt(np.diagonal(cov))
     names = list(design.names)
-    return pd.DataFrame(C / np.outer(se, se), index=names, columns=names)
+    return pd.DataFrame(cov / np.outer(se, se), index=names, columns=names)
 
 
 def correlation_as_text(correlation: pd.DataFrame) -> Table:
@@ -249,8 +299,8 @@ def correlation_as_text(correlation: pd.DataFrame) -> Table:
 
 def short_text(design: Design, estimate: Estimate) -> str:
     """What a fit prints by itself: criterion, standard deviations, counts, coefficients."""
-    lines = [_TITLES.get(estimate.method, f"Linear mixed model fit by {estimate.method}")]
-    header = header_lines(design)
+    lines = [title_line(estimate)]
+    header = header_lines(design, estimate)
     width = max(len(label) for label, _ in header)
     lines += [f"{label:>{width}}: {value}" for label, value in header]
     if estimate.reml:

@@ -10,12 +10,13 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.model.conditional import covariances
-from lmm.model.problem import Problem
+from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-from lmm.results import criteria
+from lmm.results import criteria, generalized
 from lmm.results.fixed import coefficient_table
 from lmm.results.intervals import normal_quantile
-from lmm.results.rows import align, fixed_predictor
+from lmm.results.rows import align, fixed_predictor, residuals
+from lmm.results.uncertainty import Uncertainty, standard_errors
 from lmm.results.varcorr import varcorr
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals")
@@ -23,7 +24,13 @@ COLUMNS = ("effect", "group", "level", "term", "estimate", "std_error", "statist
 
 
 def tidy(
-    design: Design, problem: Problem, estimate: Estimate, effects: str | Sequence[str], conf_int: bool, conf_level: float
+    design: Design,
+    problem: Problem | GeneralizedProblem,
+    estimate: Estimate,
+    known: Uncertainty,
+    effects: str | Sequence[str],
+    conf_int: bool,
+    conf_level: float,
 ) -> pd.DataFrame:
     """One row per parameter of the effects asked for. See :meth:`lmm.Fit.tidy`."""
     wanted = [effects] if isinstance(effects, str) else list(effects)
@@ -34,9 +41,9 @@ def tidy(
     parts = []
     for effect in wanted:
         if effect == "fixed":
-            part = fixed_rows(design, estimate)
+            part = fixed_rows(design, estimate, known)
         elif effect == "ran_pars":
-            part = parameter_rows(design, estimate)
+            part = parameter_rows(design, estimate, known)
         else:
             part = mode_rows(design, problem, estimate)
         if conf_int and effect != "ran_pars":
@@ -49,15 +56,13 @@ def tidy(
     return pd.concat(parts, ignore_index=True).reindex(columns=[c for c in COLUMNS if c in present])
 
 
-def fixed_rows(design: Design, estimate: Estimate) -> pd.DataFrame:
-    """``effect, term, estimate, std_error, statistic`` per coefficient."""
-    table = coefficient_table(design, estimate, None)
-    return pd.DataFrame(
-        {"effect": "fixed", "term": table.index, **{c: table[c].to_numpy() for c in ("estimate", "std_error", "statistic")}}
-    )
+def fixed_rows(design: Design, estimate: Estimate, known: Uncertainty) -> pd.DataFrame:
+    """``effect, term, estimate, std_error, statistic`` per coefficient; of a generalized model also ``p_value``."""
+    table = coefficient_table(design, estimate, known.beta, None)
+    return pd.DataFrame({"effect": "fixed", "term": table.index, **{c: table[c].to_numpy() for c in table}})
 
 
-def parameter_rows(design: Design, estimate: Estimate) -> pd.DataFrame:
+def parameter_rows(design: Design, estimate: Estimate, known: Uncertainty) -> pd.DataFrame:
     """Standard deviations ``sd__Days`` and correlations ``cor__Intercept.Days``, the residual as ``sd__Observation``."""
     frame = varcorr(design, estimate).to_frame()
     terms = []
@@ -66,10 +71,13 @@ def parameter_rows(design: Design, estimate: Estimate) -> pd.DataFrame:
             terms.append("sd__Observation")
         else:
             terms.append(f"sd__{first}" if second is None else f"cor__{first}.{second}")
-    return pd.DataFrame({"effect": "ran_pars", "group": frame["grp"], "term": terms, "estimate": frame["sdcor"]})
+    out = pd.DataFrame({"effect": "ran_pars", "group": frame["grp"], "term": terms, "estimate": frame["sdcor"]})
+    if estimate.family is not None:
+        out["std_error"] = standard_errors(design, estimate, known)
+    return out
 
 
-def mode_rows(design: Design, problem: Problem, estimate: Estimate) -> pd.DataFrame:
+def mode_rows(design: Design, problem: Problem | GeneralizedProblem, estimate: Estimate) -> pd.DataFrame:
     """Conditional modes with conditional standard deviations, one row per level and column."""
     parts = []
     for term, modes, cov in zip(design.terms, estimate.modes, covariances(problem, estimate), strict=True):
@@ -89,30 +97,39 @@ def mode_rows(design: Design, problem: Problem, estimate: Estimate) -> pd.DataFr
     return pd.concat(parts, ignore_index=True)
 
 
-def glance(design: Design, estimate: Estimate) -> pd.DataFrame:
+def glance(design: Design, estimate: Estimate, eta: np.ndarray) -> pd.DataFrame:
     """One row: ``nobs, sigma, llf, aic, bic, reml_criterion`` (or ``deviance``), ``df_resid``."""
+    deviance = estimate.objective if estimate.family is None else generalized.deviance(design, estimate, eta)
     row = {
         "nobs": design.n,
         "sigma": estimate.sigma,
         "llf": -estimate.objective / 2.0,
         "aic": criteria.aic(estimate),
         "bic": criteria.bic(estimate, design.n),
-        "reml_criterion" if estimate.reml else "deviance": estimate.objective,
+        "reml_criterion" if estimate.reml else "deviance": deviance,
         "df_resid": design.n - estimate.n_parameters,
     }
     return pd.DataFrame([row])
 
 
-def augment(design: Design, estimate: Estimate, fitted: np.ndarray) -> pd.DataFrame:
+def augment(design: Design, estimate: Estimate, eta: np.ndarray) -> pd.DataFrame:
     """The user's rows with ``.fitted``, ``.resid`` and ``.fixed`` (the population part) beside them.
 
-    The leading dot, as in broom, keeps the new columns apart from the user's own.
+    Of a generalized model ``.fitted`` are means, ``.resid`` deviance residuals,
+    ``.eta`` and ``.fixed`` linear predictors. The leading dot, as in broom, keeps the new columns apart from the user's own.
     """
-    added, index = align(design, np.column_stack([fitted, design.y - fitted, fixed_predictor(design, estimate)]))
+    columns = {
+        ".fitted": generalized.mean(estimate, eta),
+        ".resid": residuals(design, estimate, eta, None, False),
+        ".fixed": fixed_predictor(design, estimate),
+    }
+    if estimate.family is not None:
+        columns[".eta"] = eta
+    added, index = align(design, np.column_stack(list(columns.values())))
     data = design.frame.data
     subset = design.extra.get("subset")
     if subset is not None:
         data = data[np.asarray(subset)]
     if len(index) != len(data):
         data = data[np.asarray(design.kept)]
-    return pd.concat([data, pd.DataFrame(added, index=data.index, columns=[".fitted", ".resid", ".fixed"])], axis=1)
+    return pd.concat([data, pd.DataFrame(added, index=data.index, columns=list(columns))], axis=1)

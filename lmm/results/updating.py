@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, FormulaError
 from lmm.formula import Formula, parse
 from lmm.formula.scan import Token, scan
 from lmm.linalg import threads
-from lmm.model.problem import Problem
+from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results.notes import warned
 
@@ -25,7 +28,7 @@ def repeat_call(design: Design, formula: str | None, changes: dict[str, Any], co
     call: dict[str, Any] = dict(design.extra.get("call", {}))
     run = call.pop("run", None)
     if run is None:
-        raise ArgumentError("update: this fit was not made by lmer(), so there is no call to repeat; fit the changed model anew.")
+        raise ArgumentError("update: this fit was not made by lmer() or glmer(), so there is no call to repeat; fit the new model.")
     text = str(design.formula) if formula is None else update_formula(design.formula, formula)
     if "REML" in changes:
         call["method"] = None
@@ -35,16 +38,35 @@ def repeat_call(design: Design, formula: str | None, changes: dict[str, Any], co
     return run(text, arguments.pop("data"), ChainMap(dict(design.frame.context), context), **arguments)  # type: ignore[arg-type]
 
 
-def refitted(design: Design, problem: Problem, estimator: Any, estimate: Estimate, y: Any, start: Any) -> dict[str, Any]:
-    """Design, problem and estimate for the response ``y``; a fit that was evaluated only is evaluated at the same theta."""
-    new_design = design.with_response(y)
+def refitted(
+    design: Design, problem: Problem | GeneralizedProblem, estimator: Any, estimate: Estimate, y: Any, start: Any
+) -> dict[str, Any]:
+    """Design, problem and estimate for the response ``y``; a fit that was evaluated only is evaluated at the same parameters."""
+    new_design = _with_response(design, estimate.family, y)
     new_problem = problem.with_response(new_design)
     control = getattr(estimator, "control", None)
     if start is None and control is not None and control.evaluate_only:
-        start = estimate.theta
+        start = estimate.theta if estimate.family is None else all_parameters(estimate)
     with threads.limited():
         new = estimator.fit(new_problem, start)
     return {"design": new_design, "problem": new_problem, "estimate": warned(new_design, new)}
+
+
+def _with_response(design: Design, family: Any, y: Any) -> Design:
+    """The design with another response, checked and turned into numbers as the family does; the trials stay as they are."""
+    if family is None:
+        return design.with_response(y)
+    values, trials = family.response(design.aligned(y), design.response)
+    if trials is not None and not np.array_equal(trials, np.ones(design.n) if design.weights is None else design.weights):
+        raise ArgumentError("refit: the new response has other numbers of trials; fit it anew with update(data=...).")
+    family.check(values, design.weights, design.response)
+    return replace(design, y=values)
+
+
+def all_parameters(estimate: Estimate) -> np.ndarray:
+    """(theta, beta) of a generalized estimate, and phi where the family has a dispersion."""
+    phi = [estimate.phi] if estimate.family.has_dispersion else []
+    return np.concatenate([estimate.theta, estimate.beta, phi])
 
 
 def update_formula(old: Formula, change: str) -> str:

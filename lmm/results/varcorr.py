@@ -1,4 +1,4 @@
-"""Estimated covariances of the random effects: Cov(b) = sigma^2 T T', one k x k matrix per grouping factor."""
+"""Estimated covariances of the random effects, one k x k matrix per grouping factor: sigma^2 T T', or T T' in a generalized model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.model.records import Estimate
+from lmm.results.generalized import residual_sd, scale2
 from lmm.results.numberformat import format_column
 from lmm.results.render import Table
 
@@ -178,9 +179,9 @@ class VarCorr:
 
 
 def varcorr(design: Design, estimate: Estimate) -> VarCorr:
-    """Names meet numbers: sigma^2 T T' of every term."""
+    """Names meet numbers: Cov(b) of every term, and the residual where there is one."""
     components = [
-        Component(term.group, term.columns, estimate.sigma**2 * (T @ T.T), tuple(term.structure.pairs()))
+        Component(term.group, term.columns, scale2(estimate) * (T @ T.T), tuple(term.structure.pairs()))
         for term, T in zip(design.terms, estimate.factors, strict=True)
     ]
-    return VarCorr(components, estimate.sigma)
+    return VarCorr(components, residual_sd(estimate))

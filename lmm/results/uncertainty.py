@@ -1,0 +1,131 @@
+"""Covariance of all parameters of a generalized fit, from the exact Hessian of -2 log-likelihood.
+
+The joint covariance over (theta, beta, log phi) is twice the inverse of the Hessian. The fixed effects' block
+carries the uncertainty of theta; standard deviations and correlations of the random effects get standard errors
+by the delta method, from dG = dT T' + T dT'. With nAGQ=0 the fixed effects have the covariance given theta alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.design.records import Design
+from lmm.errors import ArgumentError
+from lmm.linalg import threads
+from lmm.model.records import Estimate
+from lmm.results.generalized import residual_sd, scale2
+from lmm.results.naming import theta_names
+from lmm.results.varcorr import varcorr
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertainty:
+    """Covariances of the parameters.
+
+    Attributes
+    ----------
+    beta : (p, p) covariance of the fixed effects.
+    joint : covariance of (theta, beta, log phi), zero rows for a theta on its boundary; None when there is none.
+    message : why ``joint`` is missing although the model should have it, else None.
+    """
+
+    beta: np.ndarray
+    joint: np.ndarray | None = None
+    message: str | None = None
+
+
+def uncertainty(problem: Any, estimator: Any, estimate: Estimate) -> Uncertainty:
+    """Covariances at an estimate; those given theta where the Hessian is of no use."""
+    given_theta = np.asarray(scale2(estimate) * estimate.beta_cov_unscaled)
+    if estimate.family is None or estimate.nagq == 0 or not hasattr(estimator, "covariance"):
+        return Uncertainty(given_theta)
+    try:
+        with threads.limited():
+            joint = np.asarray(estimator.covariance(problem, estimate), dtype=float)
+    except np.linalg.LinAlgError:
+        joint = np.full((1, 1), np.nan)
+    if is_covariance(joint):
+        m, p = len(estimate.theta), len(estimate.beta)
+        return Uncertainty(joint[m : m + p, m : m + p], joint)
+    message = (
+        "The Hessian of the log-likelihood is not positive definite at the estimates; the standard errors of the fixed effects are those "
+        "given the variance parameters, which have none."
+    )
+    return Uncertainty(given_theta, None, message)
+
+
+def is_covariance(joint: np.ndarray) -> bool:
+    """Finite, and positive definite in the parameters that are not fixed at a boundary."""
+    if not np.isfinite(joint).all():
+        return False
+    diagonal = np.diagonal(joint)
+    free = diagonal != 0.0
+    if not (diagonal[free] > 0.0).all():
+        return False
+    sd = np.sqrt(diagonal[free])
+    return bool(np.linalg.eigvalsh(joint[np.ix_(free, free)] / np.outer(sd, sd)).min(initial=1.0) > 0.0)
+
+
+def joint_frame(design: Design, estimate: Estimate, known: Uncertainty) -> pd.DataFrame:
+    """The joint covariance by name: theta, coefficients, ``log(dispersion)`` where there is one."""
+    if known.joint is None:
+        why = known.message or (
+            "a linear model has none in this release" if estimate.family is None else "a fit with nAGQ=0 has none; fit with nAGQ=1"
+        )
+        raise ArgumentError(f"vcov(full=True): no covariance of all parameters: {why}.".replace("..", "."))
+    names = [*theta_names(design.terms), *design.names]
+    if estimate.family.has_dispersion:
+        names.append(f"log({estimate.family.dispersion_name})")
+    return pd.DataFrame(known.joint.copy(), index=names, columns=names)
+
+
+def standard_errors(design: Design, estimate: Estimate, known: Uncertainty) -> np.ndarray:
+    """Standard errors of the rows of ``VarCorr.to_frame()`` (``sdcor``); NaN on a boundary and where nothing is known."""
+    rows = len(varcorr(design, estimate).to_frame())
+    if known.joint is None:
+        return np.full(rows, np.nan)
+    jacobian = _jacobian(design, estimate, len(known.joint))
+    with np.errstate(invalid="ignore"):
+        variance = np.einsum("ij,jk,ik->i", jacobian, known.joint, jacobian, optimize=True)
+        return np.asarray(np.where(variance > 0.0, np.sqrt(variance), np.nan))
+
+
+def dispersion_se(estimate: Estimate, known: Uncertainty) -> float:
+    """Standard error of the dispersion parameter phi (delta method on its log); NaN where nothing is known."""
+    if estimate.family is None or not estimate.family.has_dispersion or known.joint is None:
+        return float("nan")
+    return float(estimate.phi * np.sqrt(known.joint[-1, -1]))
+
+
+def _jacobian(design: Design, estimate: Estimate, size: int) -> np.ndarray:
+    """d sdcor / d (theta, beta, log phi), (rows, size)."""
+    out = []
+    start = 0
+    for term, T in zip(design.terms, estimate.factors, strict=True):
+        stop = start + term.structure.n_theta
+        dT = term.structure.jacobian(np.asarray(estimate.theta[start:stop]))
+        dG = dT @ T.T
+        dG = dG + np.swapaxes(dG, 1, 2)
+        G = T @ T.T
+        sd = np.sqrt(np.diagonal(G))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = np.array([dG[:, a, a] / (2.0 * G[a, a]) for a in range(term.k)])
+            rows = [relative[a] * sd[a] for a in range(term.k)]
+            for i, j in term.structure.pairs():
+                r = G[i, j] / (sd[i] * sd[j])
+                rows.append(dG[:, i, j] / (sd[i] * sd[j]) - r * (relative[i] + relative[j]))
+        for own in rows:
+            row = np.zeros(size)
+            row[start:stop] = own
+            out.append(row)
+        start = stop
+    sigma = residual_sd(estimate)
+    if sigma is not None:
+        row = np.zeros(size)
+        row[-1] = sigma / 2.0  # sigma = sqrt(phi)
+        out.append(row)
+    return np.array(out)
