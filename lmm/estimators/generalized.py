@@ -14,7 +14,7 @@ import numpy as np
 from lmm.estimators.boundary import SNAP
 from lmm.estimators.criterion import Frame, curvature, directions
 from lmm.estimators.trust_region import Outcome, Point
-from lmm.model.laplace import Arrangement, Laplace, laplace
+from lmm.model.laplace import MODE_TOLERANCE, Arrangement, Laplace, laplace
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.quadrature import quadrature
 
@@ -41,6 +41,8 @@ class Objective:
 
     def __init__(self, problem: GeneralizedProblem, curvature: str | None = None, points: int = 1):
         self.points, self.free = points, points == 0
+        # quadrature nodes sit on the mode, so what is left of the search for it does not cancel
+        self.tolerance = MODE_TOLERANCE if points <= 1 else MODE_TOLERANCE * 1e-7
         self.gamma = np.zeros(problem.p)
         self.observed = uses_observed(problem.family, curvature)
         self.problem, self.family, self.rows, self.structures = problem, problem.family, problem.rows, problem.structures
@@ -48,6 +50,8 @@ class Objective:
         self.grams = problem.grams()
         self.u = [np.zeros((size.k, size.J)) for size in problem.plan.terms]
         self.lowest = np.inf
+        # the part of the density that no parameter moves
+        self.constant = None if self.family.has_dispersion else float(self.family.constant(self.rows.y, self.rows.weights).sum())
 
     def pack(self, theta: np.ndarray, beta: np.ndarray, phi: float) -> np.ndarray:
         """psi of parameters on the user's scale."""
@@ -87,7 +91,7 @@ class Objective:
     def _evaluate(self, psi: np.ndarray, frame: Frame) -> Point:
         theta, gamma, phi = self.split(psi)
         try:
-            at = laplace(self.family, self.rows, frame.T, gamma, phi, self.u, self.observed, self.free)
+            at = laplace(self.family, self.rows, frame.T, gamma, phi, self.u, self.observed, self.free, self.constant, self.tolerance)
         except (np.linalg.LinAlgError, FloatingPointError):
             return Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
         if not np.isfinite(at.objective):

@@ -20,6 +20,7 @@ from scipy.linalg import solve_triangular
 
 from lmm.linalg import elimination, tail, threads
 from lmm.linalg.elimination import Factor, Inverse
+from lmm.linalg.plan import Plan
 from lmm.model.gaussian import state
 from lmm.model.laplace import Arrangement
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -39,6 +40,7 @@ class Posterior:
 
     Attributes
     ----------
+    plan : which term is eliminated how, in the sizes of the arrays below.
     factor, tail_T : the factorised system and the relative factors of the tail's terms.
     inverses : N per member of the chain: its diagonal blocks, and blocks with its own ancestors and the tail.
     K : N of the tail (q, q).
@@ -46,6 +48,7 @@ class Posterior:
     cov : (X'V^-1X)^-1 in the same columns.
     """
 
+    plan: Plan
     factor: Factor
     tail_T: list[np.ndarray]
     inverses: list[Inverse]
@@ -54,8 +57,10 @@ class Posterior:
     cov: np.ndarray
 
 
-def posterior(problem: Problem, estimate: Estimate) -> Posterior:
+def posterior(problem: Problem | GeneralizedProblem, estimate: Estimate) -> Posterior:
     """Factor the system at an estimate and take what is needed of its inverse."""
+    if isinstance(problem, GeneralizedProblem):
+        return _working_posterior(problem, estimate)
     plan = problem.arranged
     chain_T, tail_T = ([estimate.factors[t] for t in which] for which in (plan.chain, plan.tail))
     data = problem.data._replace(degrees=np.asarray(float(problem.n)))  # sigma^2 does not enter
@@ -65,43 +70,48 @@ def posterior(problem: Problem, estimate: Estimate) -> Posterior:
         K = tail.sandwich(np, plan.layout, tail_T, tail.symmetrize(np, tail.inverse(np, at.factor.tail)), transpose=False)
     _, inverses = elimination.inverse_blocks(np, at.factor, K, need_first=True)
     modes = [m[: problem.p] for m in problem.collect(at.modes)]
-    return Posterior(at.factor, tail_T, inverses, K, modes, value.cov)
+    return Posterior(plan, at.factor, tail_T, inverses, K, modes, value.cov)
+
+
+def _working_posterior(problem: GeneralizedProblem, estimate: Estimate) -> Posterior:
+    """The same of the working linear model at the modes of a generalized one, W the expected information; sigma^2 is 1."""
+    rows = problem.rows
+    at = Arrangement(rows, list(estimate.factors))
+    W = problem.family.expected_weights(estimate.eta, rows.weights, estimate.phi).weight
+    factor = at.factorize(rows.system(W))
+    K = np.zeros((0, 0))
+    if at.layout:
+        K = tail.sandwich(np, at.layout, at.tail_T, tail.symmetrize(np, tail.inverse(np, factor.tail)), transpose=False)
+    _, inverses = elimination.inverse_blocks(np, factor, K, need_first=True)
+    WQ = rows.Q * W[:, None]
+    modes, _, inner = at.solve(factor, rows.column_sums(WQ))
+    cov = np.linalg.inv(rows.Q.T @ WQ - inner) if problem.p else np.zeros((0, 0))
+    return Posterior(problem.plan, factor, at.tail_T, inverses, K, modes, cov)
 
 
 @threads.limited()
 def covariances(problem: Problem | GeneralizedProblem, estimate: Estimate) -> tuple[np.ndarray, ...]:
     """Conditional covariances of the modes given y, beta and theta, per term (J, k, k)."""
-    if isinstance(problem, GeneralizedProblem):
-        return _generalized_covariances(problem, estimate)
     at = posterior(problem, estimate)
-    plan = problem.arranged
+    plan = at.plan
     out: dict[int, np.ndarray] = {t: inverse.own for t, inverse in zip(plan.chain, at.inverses, strict=True)}
     for slot, t in zip(plan.layout, plan.tail, strict=True):
         own = at.K[slot.columns, slot.columns].reshape(slot.k, slot.J, slot.k, slot.J)
         out[t] = np.einsum("ajbj->abj", own)
     blocks = (out[t][..., : size.J] for t, size in enumerate(problem.plan.terms))
-    return tuple(np.ascontiguousarray(np.moveaxis(block, -1, 0)) * estimate.sigma**2 for block in blocks)
+    return tuple(np.ascontiguousarray(np.moveaxis(block, -1, 0)) * scale2(estimate) for block in blocks)
 
 
-def _generalized_covariances(problem: GeneralizedProblem, estimate: Estimate) -> tuple[np.ndarray, ...]:
-    """(Z'WZ + G^-1)^-1 at the modes, per term (J, k, k); W the expected information."""
-    rows, family, T = problem.rows, problem.family, list(estimate.factors)
-    at = Arrangement(rows, T)
-    system = rows.system(family.expected_weights(estimate.eta, rows.weights, estimate.phi).weight)
-    factor = at.factorize(system)
-    K = np.zeros((0, 0))
-    if at.layout:
-        K = tail.sandwich(np, at.layout, at.tail_T, tail.symmetrize(np, tail.inverse(np, factor.tail)), transpose=False)
-    _, inverses = elimination.inverse_blocks(np, factor, K, need_first=True)
-    out: dict[int, np.ndarray] = {t: inverse.own for t, inverse in zip(problem.plan.chain, inverses, strict=True)}
-    for slot, t in zip(at.layout, problem.plan.tail, strict=True):
-        out[t] = np.einsum("ajbj->abj", K[slot.columns, slot.columns].reshape(slot.k, slot.J, slot.k, slot.J))
-    return tuple(np.ascontiguousarray(np.moveaxis(out[t], -1, 0)) for t in range(len(T)))
+def scale2(estimate: Estimate) -> float:
+    """The factor between T T' and Cov(b): sigma^2 of a linear model, 1 of a generalized one."""
+    return float(estimate.sigma) ** 2 if estimate.family is None else 1.0
 
 
 @threads.limited()
-def prediction_variance(problem: Problem, estimate: Estimate, X: np.ndarray, terms: NewTerms) -> np.ndarray:
-    """Variance of x'beta + z'b - (x'beta_hat + z'b_hat), per new row.
+def prediction_variance(problem: Problem | GeneralizedProblem, estimate: Estimate, X: np.ndarray, terms: NewTerms) -> np.ndarray:
+    """Variance of x'beta + z'b - (x'beta_hat + z'b_hat), per new row, given theta.
+
+    Of a generalized model that of its working linear model at the modes.
 
     Parameters
     ----------
@@ -111,13 +121,14 @@ def prediction_variance(problem: Problem, estimate: Estimate, X: np.ndarray, ter
 
     Returns
     -------
-    (m,) variances, in squared units of the response.
+    (m,) variances, in squared units of the response (generalized: of the linear predictor).
     """
     at = posterior(problem, estimate)
     m, p = len(X), problem.p
     known: list[tuple[np.ndarray, np.ndarray]] = []
     variance = np.zeros(m)
-    contrast = solve_triangular(problem.R, X.T, trans="T").T if p else np.zeros((m, 0))
+    R = problem.rows.R if isinstance(problem, GeneralizedProblem) else problem.R
+    contrast = solve_triangular(R, X.T, trans="T").T if p else np.zeros((m, 0))
     for size, T, term, mode in zip(problem.plan.terms, estimate.factors, terms, at.modes, strict=True):
         codes, values = (np.full(m, -1), np.zeros((m, size.k))) if term is None else term
         new = np.asarray(codes) < 0
@@ -129,14 +140,14 @@ def prediction_variance(problem: Problem, estimate: Estimate, X: np.ndarray, ter
     step = max(1, BATCH // max(1, len(at.K) * (1 + max(size.k for size in problem.plan.terms))))
     for first in range(0, m, step):
         rows = slice(first, first + step)
-        variance[rows] += _quadratic(problem, at, [(c[rows], v[rows]) for c, v in known])
+        variance[rows] += _quadratic(at, [(c[rows], v[rows]) for c, v in known])
     variance += np.sum((contrast @ at.cov) * contrast, axis=1)
-    return variance * estimate.sigma**2
+    return variance * scale2(estimate)
 
 
-def _quadratic(problem: Problem, at: Posterior, terms: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def _quadratic(at: Posterior, terms: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """z'N z per row, each row touching one level of every term (values of zero where it does not)."""
-    plan = problem.arranged
+    plan = at.plan
     m = len(terms[0][0])
     total, usual = np.zeros(m), np.ones(m, dtype=bool)
     Kz = np.zeros((m, len(at.K)))  # K z of the tail, and with it z'K z
@@ -158,7 +169,7 @@ def _quadratic(problem: Problem, at: Posterior, terms: list[tuple[np.ndarray, np
         if columns:
             total += 2.0 * np.einsum("ma,am->m", values, _with_tail(at, i, codes, Kz))
     if not usual.all():  # a level paired with another's ancestor, which no observed row does
-        total[~usual] = _by_elimination(problem, at, [(c[~usual], v[~usual]) for c, v in terms])
+        total[~usual] = _by_elimination(at, [(c[~usual], v[~usual]) for c, v in terms])
     return total
 
 
@@ -172,13 +183,13 @@ def _with_tail(at: Posterior, i: int, codes: np.ndarray, Kz: np.ndarray) -> np.n
     return -np.einsum("abm,bm->am", member.W[..., codes], inside)
 
 
-def _by_elimination(problem: Problem, at: Posterior, terms: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def _by_elimination(at: Posterior, terms: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """z'N z for any z, by carrying each z down the elimination as a right-hand side."""
-    plan, m = problem.arranged, len(terms[0][0])
+    plan, m = at.plan, len(terms[0][0])
     step = max(1, BATCH // sum(size.k * size.J for size in plan.terms))
     if m > step:
         pieces = ([(c[i : i + step], v[i : i + step]) for c, v in terms] for i in range(0, m, step))
-        return np.concatenate([_by_elimination(problem, at, piece) for piece in pieces])
+        return np.concatenate([_by_elimination(at, piece) for piece in pieces])
     dense = []
     for size, (codes, values) in zip(plan.terms, terms, strict=True):
         z = np.zeros((m, size.k, size.J))

@@ -35,8 +35,8 @@ from lmm.linalg.elimination import Factor, Inverse, System
 from lmm.model.rows import Rows
 from lmm.model.system import arrange, collect
 
-#: Newton decrement, in units of the log-likelihood, at which the mode is found
-MODE_TOLERANCE = 1e-18
+#: Newton decrement, in units of the log-likelihood, at which the mode is found; what is left enters J to first order
+MODE_TOLERANCE = 1e-13
 MAX_STEPS = 100
 
 
@@ -44,14 +44,15 @@ MAX_STEPS = 100
 class Mode:
     """The mode of the random effects at given parameters, and what was computed there.
 
-    ``b``, ``u`` per term (k, J); rows' ``eta``, ``log_density``, first derivative ``r``, observed weights
-    ``w``; ``factor`` of the observed system; ``steps`` Newton steps, ``decrement`` at the end.
+    ``b``, ``u`` per term (k, J); rows' ``eta``, ``kernel`` of the log density, first derivative ``r``, observed
+    weights ``w``; ``factor`` of the observed system; ``steps`` Newton steps taken; ``decrement`` and step ``db``
+    per term, ``d_gamma``, that a further one would bring.
     """
 
     b: list[np.ndarray]
     u: list[np.ndarray]
     eta: np.ndarray
-    log_density: np.ndarray
+    kernel: np.ndarray
     r: np.ndarray
     w: np.ndarray
     system: System
@@ -59,6 +60,8 @@ class Mode:
     gamma: np.ndarray
     steps: int
     decrement: float
+    db: list[np.ndarray]
+    d_gamma: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +112,16 @@ class Arrangement:
         return collect(self.plan, elimination.multiply(np, system, arrange(self.plan, tuple(b))))
 
 
-def find_mode(family: Any, rows: Rows, T: list[np.ndarray], gamma: np.ndarray, phi: float, u: list[np.ndarray], free: bool = False) -> Mode:
+def find_mode(
+    family: Any,
+    rows: Rows,
+    T: list[np.ndarray],
+    gamma: np.ndarray,
+    phi: float,
+    u: list[np.ndarray],
+    free: bool = False,
+    tolerance: float = MODE_TOLERANCE,
+) -> Mode:
     """Newton's method with step-halving for the mode of u, started at ``u`` (k, J) per term; of gamma too when ``free``.
 
     A step solves (Z'wZ + G^-1) b = Z'wZ b + Z'r with the observed weights where they are all positive,
@@ -118,12 +130,12 @@ def find_mode(family: Any, rows: Rows, T: list[np.ndarray], gamma: np.ndarray, p
     at = Arrangement(rows, T)
     b = [t @ own for t, own in zip(T, u, strict=True)]
     eta = rows.predictor(gamma, b)
-    density = family.log_density(rows.y, eta, rows.weights, phi)
+    density = family.kernel(rows.y, eta, rows.weights, phi)
     penalised = _penalised(density, u)
     if not np.isfinite(penalised):  # a remembered start may be impossible at new parameters
         u = [np.zeros_like(own) for own in u]
         b, eta = [np.zeros_like(own) for own in b], rows.offset + rows.Q @ gamma
-        density = family.log_density(rows.y, eta, rows.weights, phi)
+        density = family.kernel(rows.y, eta, rows.weights, phi)
         penalised = _penalised(density, u)
     steps = 0
     while True:
@@ -145,15 +157,15 @@ def find_mode(family: Any, rows: Rows, T: list[np.ndarray], gamma: np.ndarray, p
         du = [new - old for new, old in zip(new_u, u, strict=True)]
         slope = [t.T @ g - old for t, g, old in zip(T, gradient, u, strict=True)]
         decrement = float(sum(np.sum(d * g) for d, g in zip(du, slope, strict=True)) + d_gamma @ (rows.Q.T @ r))
-        if decrement <= MODE_TOLERANCE * (1.0 + abs(penalised)) or steps >= MAX_STEPS or not np.isfinite(decrement):
-            break
         db = [new[0] - old for new, old in zip(new_b, b, strict=True)]
+        if decrement <= tolerance or steps >= MAX_STEPS or not np.isfinite(decrement):
+            break
         direction = rows.random(db) + rows.Q @ d_gamma
         length = 1.0
         for _ in range(40):
             next_u = [old + length * d for old, d in zip(u, du, strict=True)]
             next_eta = eta + length * direction
-            next_density = family.log_density(rows.y, next_eta, rows.weights, phi)
+            next_density = family.kernel(rows.y, next_eta, rows.weights, phi)
             next_penalised = _penalised(next_density, next_u)
             if next_penalised <= penalised + 1e-12 * (1.0 + abs(penalised)):
                 break
@@ -167,7 +179,7 @@ def find_mode(family: Any, rows: Rows, T: list[np.ndarray], gamma: np.ndarray, p
     if not observed:
         system = rows.system(w)
         factor = at.factorize(system)
-    return Mode(b, u, eta, density, r, w, system, factor, gamma, steps, decrement)
+    return Mode(b, u, eta, density, r, w, system, factor, gamma, steps, decrement, db, d_gamma)
 
 
 class Joint:
@@ -201,6 +213,8 @@ def laplace(
     u: list[np.ndarray],
     observed: bool = False,
     free: bool = False,
+    constant: float | None = None,
+    tolerance: float = MODE_TOLERANCE,
 ) -> Laplace:
     """J with its gradient at T per term (k, k), gamma (p,) and dispersion phi.
 
@@ -209,7 +223,7 @@ def laplace(
 
     ``u`` is where the mode is looked for; ``observed`` puts the observed information into the determinant.
     """
-    mode = find_mode(family, rows, T, gamma, phi, u, free)
+    mode = find_mode(family, rows, T, gamma, phi, u, free, tolerance)
     at = Arrangement(rows, T)
     same = observed or family.is_canonical
     if same:
@@ -218,7 +232,9 @@ def laplace(
         W, dW = family.expected_weights(mode.eta, rows.weights, phi)
     system = mode.system if same else rows.system(W)
     factor = mode.factor if same else at.factorize(system)
-    objective = -2.0 * float(mode.log_density.sum()) + float(sum(np.sum(u * u) for u in mode.u)) + float(factor.logdet)
+    constant = float(family.constant(rows.y, rows.weights, phi).sum()) if constant is None else constant
+    penalty = float(sum(np.sum(u * u) for u in mode.u))
+    objective = -2.0 * (float(mode.kernel.sum()) + constant) + penalty - max(mode.decrement, 0.0) + float(factor.logdet)
 
     K, Sinv = np.zeros((0, 0)), np.zeros((0, 0))
     if at.layout:
@@ -229,6 +245,7 @@ def laplace(
 
     t = leverage * dW
     s = rows.sums(t)
+    objective += float(sum(np.sum(own * d) for own, d in zip(s, mode.db, strict=True)) + (rows.Q.T @ t) @ mode.d_gamma)
     c_gamma = np.zeros(rows.p)
     if free:
         joint = Joint(at, rows, mode.system, mode.factor, mode.w)
