@@ -31,7 +31,8 @@ from typing import Any
 import numpy as np
 
 from lmm.linalg import elimination, tail
-from lmm.linalg.elimination import Factor, Inverse, System
+from lmm.linalg.coupling import Dense
+from lmm.linalg.elimination import Eliminated, Factor, Inverse, System
 from lmm.model.rows import Rows
 from lmm.model.system import arrange, collect
 
@@ -292,11 +293,14 @@ def leverages(rows: Rows, factor: Factor, inverses: list[Inverse], K: np.ndarray
                 for b in range(N.shape[1]):
                     total += 2.0 * z(t, a) * N[a, b][code] * z(other, b)
         if plan.layout:
-            across = -elimination.row_of_tail(np, member, inverses[i + 1 :], K)
-            for slot, other in zip(plan.layout, plan.tail, strict=True):
-                for a in range(k):
-                    for b in range(slot.k):
-                        total += 2.0 * z(t, a) * across[a, code, slot.offset + b * slot.J + rows.codes[other]] * z(other, b)
+            if isinstance(member.coupling, Dense):
+                across = -elimination.row_of_tail(np, member, inverses[i + 1 :], K)
+                for slot, other in zip(plan.layout, plan.tail, strict=True):
+                    for a in range(k):
+                        for b in range(slot.k):
+                            total += 2.0 * z(t, a) * across[a, code, slot.offset + b * slot.J + rows.codes[other]] * z(other, b)
+            else:
+                total += _across_sparse(rows, member, K)
     places = [
         (t, a, slot.offset + a * slot.J + rows.codes[t]) for slot, t in zip(plan.layout, plan.tail, strict=True) for a in range(slot.k)
     ]
@@ -304,6 +308,27 @@ def leverages(rows: Rows, factor: Factor, inverses: list[Inverse], K: np.ndarray
         for s, b, second in places:
             total += z(t, a) * K[first, second] * z(s, b)
     return total
+
+
+def _across_sparse(rows: Rows, member: Eliminated, K: np.ndarray) -> np.ndarray:
+    """The share of the leverages between the one eliminated factor and the tail, row by row: -2 z'W_j B_j K z."""
+    plan = rows.plan
+    t = plan.chain[0]
+    out = np.empty(rows.n)
+    step = max(1, 20_000_000 // max(1, len(K)))
+    for first in range(0, rows.n, step):
+        part = slice(first, first + step)
+        Kz: np.ndarray = np.zeros((len(rows.codes[t][part]), len(K)))
+        for slot, other in zip(plan.layout, plan.tail, strict=True):
+            for b in range(slot.k):
+                column, own = rows.columns[other][b], K[slot.offset + b * slot.J + rows.codes[other][part]]
+                Kz += own if column is None else own * column[part, None]
+        code = rows.codes[t][part]
+        assert member.coupling is not None
+        inside = np.einsum("abm,bm->am", member.W[..., code], member.coupling.rows(code, Kz))
+        own_z = [1.0 if column is None else column[part] for column in rows.columns[t]]
+        out[part] = -2.0 * sum(z * v for z, v in zip(own_z, inside, strict=True))
+    return out
 
 
 def _traces(at: Arrangement, factor: Factor, quadratics: list[np.ndarray], K: np.ndarray, Sinv: np.ndarray) -> list[np.ndarray]:

@@ -14,8 +14,12 @@ from lmm.design.rank import independent_columns
 from lmm.design.records import Design, RandomTerm
 from lmm.linalg.elimination import System
 from lmm.linalg.plan import Plan
+from lmm.linalg.tail import size
 from lmm.model.crossproducts import CrossProducts, Pairs, cross_products
 from lmm.model.system import make_system, plan_for
+
+#: numbers in a dense coupling up to which it is taken
+DENSE_LIMIT = 20_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,26 +75,26 @@ class Rows:
     def sums(self, v: np.ndarray) -> list[np.ndarray]:
         """Z'v per term, (k, J), for v (n,)."""
         out = []
-        for code, columns, size in zip(self.codes, self.columns, self.plan.terms, strict=True):
-            own = [np.bincount(code, v if z is None else v * z, size.J) for z in columns]
+        for code, columns, term in zip(self.codes, self.columns, self.plan.terms, strict=True):
+            own = [np.bincount(code, v if z is None else v * z, term.J) for z in columns]
             out.append(np.stack(own))
         return out
 
     def column_sums(self, V: np.ndarray) -> list[np.ndarray]:
         """Z'V per term, (r, k, J), for V (n, r)."""
         if not V.shape[1]:
-            return [np.zeros((0, size.k, size.J)) for size in self.plan.terms]
+            return [np.zeros((0, term.k, term.J)) for term in self.plan.terms]
         each = [self.sums(column) for column in V.T]
         return [np.stack([e[t] for e in each]) for t in range(len(self.codes))]
 
     def system(self, w: np.ndarray) -> System:
         """Z'WZ for weights w (n,), arranged for elimination."""
         diag, pairs = [], {}
-        for code, columns, size in zip(self.codes, self.columns, self.plan.terms, strict=True):
-            A = np.empty((size.k, size.k, size.J))
-            for a in range(size.k):
+        for code, columns, term in zip(self.codes, self.columns, self.plan.terms, strict=True):
+            A = np.empty((term.k, term.k, term.J))
+            for a in range(term.k):
                 for b in range(a + 1):
-                    A[a, b] = A[b, a] = np.bincount(code, _times(w, columns[a], columns[b]), size.J)
+                    A[a, b] = A[b, a] = np.bincount(code, _times(w, columns[a], columns[b]), term.J)
             diag.append(A)
         for (t, s), place in self.place.items():
             old = self.pattern.pairs[t, s]
@@ -99,7 +103,10 @@ class Rows:
                 for b, second in enumerate(self.columns[s]):
                     blocks[a, b] = np.bincount(place, _times(w, first, second), len(old.rows))
             pairs[t, s] = Pairs(old.rows, old.cols, blocks)
-        return make_system(replace(self.pattern, diag=tuple(diag), pairs=pairs), self.plan)
+        largest = self.plan.terms[self.plan.chain[0]]
+        # products would have to be listed anew at each step
+        dense = largest.k * largest.J * size(self.plan.layout) <= DENSE_LIMIT
+        return make_system(replace(self.pattern, diag=tuple(diag), pairs=pairs), self.plan, dense)
 
 
 def _times(w: np.ndarray, a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray:

@@ -28,13 +28,13 @@ def plan_for(cross: CrossProducts, groups: tuple[str, ...], backend: str = "nump
     return make_plan(terms, nested, backend)
 
 
-def make_system(cross: CrossProducts, plan: Plan) -> System:
-    """Z'WZ in the plan's arrangement."""
+def make_system(cross: CrossProducts, plan: Plan, dense: bool = False) -> System:
+    """Z'WZ in the plan's arrangement; ``dense`` insists on dense couplings."""
     q = size(plan.layout)
     members = []
     for i, t in enumerate(plan.chain):
         parents = tuple(_parent(cross, t, s) for s in plan.chain[i + 1 :])
-        coupling = _coupling(cross, plan, t, force_dense=len(plan.chain) > 1 or plan.backend == "jax") if q else None
+        coupling = _coupling(cross, plan, t, force_dense=dense or len(plan.chain) > 1 or plan.backend == "jax") if q else None
         members.append(Member(cross.diag[t], parents, coupling))
     C = np.zeros((q, q))
     for slot, t in zip(plan.layout, plan.tail, strict=True):
@@ -67,8 +67,8 @@ def pad(cross: CrossProducts, plan: Plan) -> tuple[CrossProducts, Plan]:
 
 def arrange(plan: Plan, columns: tuple[np.ndarray, ...]) -> Vectors:
     """Per-term arrays (r, k, J) in the design's order, as chain members and tail columns."""
-    r = len(columns[0])
-    tail = [columns[t].reshape(r, -1) for t in plan.tail]
+    r = len(columns[0])  # 0 where a model has no fixed effects
+    tail = [columns[t].reshape(r, columns[t].shape[1] * columns[t].shape[2]) for t in plan.tail]
     return Vectors(tuple(columns[t] for t in plan.chain), np.concatenate(tail, axis=1) if tail else np.zeros((r, 0)))
 
 
@@ -76,7 +76,7 @@ def collect(plan: Plan, vectors: Vectors) -> list[np.ndarray]:
     """The inverse of :func:`arrange`: per term (r, k, J) in the design's order."""
     out: dict[int, np.ndarray] = dict(zip(plan.chain, vectors.chain, strict=True))
     for slot, t in zip(plan.layout, plan.tail, strict=True):
-        out[t] = vectors.tail[:, slot.columns].reshape(-1, slot.k, slot.J)
+        out[t] = vectors.tail[:, slot.columns].reshape(len(vectors.tail), slot.k, slot.J)
     return [out[t] for t in range(len(plan.terms))]
 
 
