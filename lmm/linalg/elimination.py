@@ -185,10 +185,10 @@ def solve(
 
 def inner(reduced: Reduced) -> Array:
     """r' (A + G^-1)^-1 r of reduced right-hand sides, (r, r)."""
-    r = len(reduced.tail)
     total = reduced.half @ reduced.half.T
     for v, Wv in zip(reduced.chain, reduced.weighted, strict=True):
-        total = total + v.reshape(r, -1) @ Wv.reshape(r, -1).T
+        r, k, J = v.shape  # r may be 0
+        total = total + v.reshape(r, k * J) @ Wv.reshape(r, k * J).T
     return (total + total.T) / 2
 
 
