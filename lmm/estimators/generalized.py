@@ -130,7 +130,7 @@ class Objective:
         quad = sum(a.reshape(m, -1) @ b.reshape(m, -1).T for a, b in zip(v, Av, strict=True)) - inner
         H[:m, :m] = quad + curvature(at.D, frame)
         H[m : m + p, m : m + p] = 2.0 * at.information
-        cross = sum((a.reshape(m, -1) @ F.reshape(p, -1).T for a, F in zip(v, at.fixed, strict=True)), np.zeros((m, p)))
+        cross = sum((a.reshape(m, -1) @ F.reshape(p, a[0].size).T for a, F in zip(v, at.fixed, strict=True)), np.zeros((m, p)))
         H[:m, m : m + p], H[m : m + p, :m] = cross, cross.T
         if self.family.has_dispersion:
             H[-1, -1] = at.phi_information

@@ -12,7 +12,7 @@ which a symmetric rank-one secant corrects for what is not Gaussian.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.estimators.control import Control
+from lmm.estimators.diagnosis import diagnose, laplace_error
 from lmm.estimators.generalized import Objective
 from lmm.estimators.trust_region import Outcome, minimize
 from lmm.linalg import threads
@@ -73,7 +74,11 @@ class LaplaceLikelihood:
                 callback=callback,
             )
             outcome = objective.snap(outcome, self.control.tolerance)
-        return finish(problem, outcome, self, {"optimise": perf_counter() - begin})
+        estimate = finish(problem, outcome, self, {"optimise": perf_counter() - begin})
+        if self.nagq == 1 and not self.control.evaluate_only:
+            told = laplace_error(problem, estimate.factors[0], outcome.point.payload, objective.observed, estimate.objective)
+            estimate = replace(estimate, messages=(*estimate.messages, *([told] if told else [])))
+        return estimate
 
     def _start(self, problem: GeneralizedProblem, start: np.ndarray | None) -> np.ndarray:
         """psi to begin from."""
@@ -137,6 +142,7 @@ def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelih
         trace=outcome.trace,
         family=family,
         phi=state.phi,
+        messages=tuple(diagnose(problem, problem.names, inverse @ state.gamma, problem.split(theta), state.phi)),
         nagq=method.nagq,
         eta=state.laplace.mode.eta,
     )

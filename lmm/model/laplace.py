@@ -102,6 +102,15 @@ class Arrangement:
         """Factor a system at these T."""
         return elimination.factorize(np, system, self.chain_T, self.layout, self.tail_T)
 
+    def try_factorize(self, system: System) -> Factor | None:
+        """The same of a system with negative weights; None where I + T'AT is not positive definite."""
+        try:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                factor = self.factorize(system)
+        except np.linalg.LinAlgError:
+            return None
+        return factor if np.isfinite(factor.logdet) else None
+
     def solve(self, factor: Factor, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
         """N r, r - A N r and r'N r for r per term (m, k, J)."""
         reduced = elimination.reduce(np, factor, self.layout, self.tail_T, arrange(self.plan, tuple(rhs)))
@@ -125,32 +134,31 @@ def find_mode(
 ) -> Mode:
     """Newton's method with step-halving for the mode of u, started at ``u`` (k, J) per term; of gamma too when ``free``.
 
-    A step solves (Z'wZ + G^-1) b = Z'wZ b + Z'r with the observed weights where they are all positive,
-    the expected ones elsewhere (then it is Fisher scoring; both have the same fixed point).
+    A step solves (Z'wZ + G^-1) b = Z'wZ b + Z'r with the observed weights where the matrix is positive
+    definite, the expected ones elsewhere (then it is Fisher scoring; both have the same fixed point).
     """
     at = Arrangement(rows, T)
-    b = [t @ own for t, own in zip(T, u, strict=True)]
-    eta = rows.predictor(gamma, b)
-    density = family.kernel(rows.y, eta, rows.weights, phi)
-    penalised = _penalised(density, u)
+    b, eta, density, penalised = _place(family, rows, T, gamma, phi, u)
     if not np.isfinite(penalised):  # a remembered start may be impossible at new parameters
         u = [np.zeros_like(own) for own in u]
-        b, eta = [np.zeros_like(own) for own in b], rows.offset + rows.Q @ gamma
-        density = family.kernel(rows.y, eta, rows.weights, phi)
-        penalised = _penalised(density, u)
+        b, eta, density, penalised = _place(family, rows, T, gamma, phi, u)
     steps = 0
     while True:
         r, d2, _ = family.derivatives(rows.y, eta, rows.weights, phi)
         w = -d2
-        observed = bool(np.all(w >= 0.0))
-        system = rows.system(w if observed else family.expected_weights(eta, rows.weights, phi)[0])
-        factor = at.factorize(system)
+        system = rows.system(w)
+        factor = at.factorize(system) if np.all(w >= 0.0) else at.try_factorize(system)
+        observed = factor is not None
+        if factor is None:
+            working = family.expected_weights(eta, rows.weights, phi)[0]
+            system = rows.system(working)
+            factor = at.factorize(system)
         gradient = rows.sums(r)
         Ab = at.multiply(system, [own[None] for own in b])
         right = [own + g[None] for own, g in zip(Ab, gradient, strict=True)]
         d_gamma = np.zeros(rows.p)
         if free:
-            joint = Joint(at, rows, system, factor, w if observed else family.expected_weights(eta, rows.weights, phi)[0])
+            joint = Joint(at, rows, system, factor, w if observed else working)
             d_gamma = joint.fixed_step(right, Ab, b, rows.Q.T @ r)
             right = [own - np.tensordot(d_gamma, F, 1)[None] for own, F in zip(right, joint.ZWQ, strict=True)]
         new_b, residual, _ = at.solve(factor, right)
@@ -159,6 +167,11 @@ def find_mode(
         slope = [t.T @ g - old for t, g, old in zip(T, gradient, u, strict=True)]
         decrement = float(sum(np.sum(d * g) for d, g in zip(du, slope, strict=True)) + d_gamma @ (rows.Q.T @ r))
         db = [new[0] - old for new, old in zip(new_b, b, strict=True)]
+        if not np.isfinite(decrement) and any(np.any(own) for own in u):  # so far out that the equations overflow: begin again
+            u = [np.zeros_like(own) for own in u]
+            b, eta, density, penalised = _place(family, rows, T, gamma, phi, u)
+            steps += 1
+            continue
         if decrement <= tolerance or steps >= MAX_STEPS or not np.isfinite(decrement):
             break
         direction = rows.random(db) + rows.Q @ d_gamma
@@ -197,6 +210,16 @@ class Joint:
         taken = sum(N.reshape(len(N), -1) @ v[0].reshape(-1) for N, v in zip(self.solved, right, strict=True))
         direct = sum(F.reshape(len(F), -1) @ own.reshape(-1) for F, own in zip(self.ZWQ, b, strict=True))
         return np.linalg.solve(self.information, score + direct - taken)
+
+
+def _place(
+    family: Any, rows: Rows, T: list[np.ndarray], gamma: np.ndarray, phi: float, u: list[np.ndarray]
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, float]:
+    """b, the predictor, the kernel of the density and the penalised criterion at u."""
+    b = [t @ own for t, own in zip(T, u, strict=True)]
+    eta = rows.predictor(gamma, b)
+    density = family.kernel(rows.y, eta, rows.weights, phi)
+    return b, eta, density, _penalised(density, u)
 
 
 def _penalised(density: np.ndarray, u: list[np.ndarray]) -> float:
@@ -266,7 +289,7 @@ def laplace(
         d = family.d_phi(rows.y, mode.eta, rows.weights, phi)
         dW_phi = -d.eta_eta if observed else d.weight
         d_phi = float(np.sum(-2.0 * d.first + leverage * dW_phi + shift * d.eta))
-        phi_information = max(-2.0 * float(d.second.sum()), float(np.sum(d.first**2)), 1e-3 * rows.n)
+        phi_information = max(-2.0 * float(d.second.sum()), float(np.sum(d.first**2)), 1e-10 * rows.n)
 
     _, fixed, inner = at.solve(factor, rows.column_sums(rows.Q * W[:, None]))
     information = rows.Q.T @ (rows.Q * W[:, None]) - inner

@@ -104,6 +104,7 @@ class GeneralizedProblem:
     terms : the design's random terms.
     rows : arrays of the rows, fixed columns orthonormal.
     family : distribution of the response and link.
+    names : names of the fixed columns.
     seconds : wall-clock seconds spent here, by stage.
     """
 
@@ -111,6 +112,7 @@ class GeneralizedProblem:
     terms: tuple[RandomTerm, ...]
     rows: Rows
     family: Any
+    names: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -152,7 +154,7 @@ def build_generalized(design: Design, family: Any) -> GeneralizedProblem:
     start = perf_counter()
     rows = make_rows(design)
     structures = tuple(term.structure for term in design.terms)
-    return GeneralizedProblem(structures, design.terms, rows, family, {"cross-products": perf_counter() - start})
+    return GeneralizedProblem(structures, design.terms, rows, family, design.names, {"cross-products": perf_counter() - start})
 
 
 def build_problem(design: Design, backend: str = "numpy") -> Problem:

@@ -34,6 +34,8 @@ def notes(design: Design, estimate: Estimate, tol: float = 1e-4) -> list[str]:
 
 def warned(design: Design, estimate: Estimate) -> Estimate:
     """Warn of an unconverged or singular estimate; the same estimate with the texts among its messages."""
+    for text in estimate.messages:
+        warn(text, ConvergenceWarning)
     said: list[tuple[str, type[LmmWarning]]] = []
     if not estimate.convergence.converged:
         said.append((f"{UNCONVERGED}{estimate.convergence.message}.", ConvergenceWarning))
