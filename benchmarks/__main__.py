@@ -5,6 +5,9 @@
     python -m benchmarks --problems insteval --tools lmm lme4 --limit 120
     python -m benchmarks --peers /path/to/python           # interpreter with statsmodels, gpboost, mixedlm, lme-python
 
+Generalized models are fitted by lmm, lme4 and glmmTMB. ``--add`` keeps the answers that the folder holds already and
+replaces those that are measured again, provided that they come from the same machine.
+
 Writes ``table.md`` and ``results.json`` to ``benchmarks/results`` (or ``--out``) after every answer.
 """
 
@@ -19,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe
-from benchmarks.measure import HERE, ROOT, TOOLS, R, Settings, measure, shell
+from benchmarks.measure import GENERALIZED, HERE, ROOT, TOOLS, R, Settings, measure, shell
 from benchmarks.problems import PROBLEMS, TIMED
 from benchmarks.report import seconds, table, warm
 
@@ -36,6 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=5, help="fits after the first, at most")
     parser.add_argument("--budget", type=float, default=30.0, help="seconds after which no further fit is begun")
     parser.add_argument("--peers", default=sys.executable, help="Python interpreter of the other Python tools")
+    parser.add_argument("--add", action="store_true", help="keep what the folder holds of other problems and tools")
     parser.add_argument("--no-shell", action="store_true", help="leave the time from the shell to the summary out")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()
@@ -49,22 +53,44 @@ def arguments() -> argparse.Namespace:
     return options
 
 
+def before(path: Path, machine: dict[str, str]) -> dict[str, Any]:
+    """What an earlier run left, or nothing; SystemExit when it was another machine's."""
+    if not path.exists():
+        return {"shell": {}, "answers": []}
+    found: dict[str, Any] = json.loads(path.read_text())
+    if any(found["machine"].get(part) != machine[part] for part in ("processor", "cores", "memory", "system")):
+        raise SystemExit(f"--add: {path} is from another machine or system: {found['machine']}")
+    if found["answers"]:
+        machine["date"] = f"{found['machine']['date']}, added to {machine['date']}"
+        machine["load at the start"] = f"{found['machine']['load at the start']}, then {machine['load at the start']}"
+    return found
+
+
+def merged(answers: list[dict[str, Any]], answer: dict[str, Any]) -> list[dict[str, Any]]:
+    """The answers with this one added, or in the place of the same tool's on the same problem."""
+    same = [(a["problem"], a["tool"]) == (answer["problem"], answer["tool"]) for a in answers]
+    if any(same):
+        return [answer if hit else a for hit, a in zip(same, answers, strict=True)]
+    return [*answers, answer]
+
+
 def main() -> None:
     """Measure and write."""
     options = arguments()
     settings = Settings(options.limit, options.repeat, options.budget, options.peers)
     options.out.mkdir(parents=True, exist_ok=True)
     machine = describe()
-    spawned = {} if options.no_shell else shell(settings, options.repeat)
-    answers: list[dict[str, Any]] = []
+    kept = before(options.out / "results.json", machine) if options.add else {"shell": {}, "answers": []}
+    spawned = kept["shell"] if options.no_shell else shell(settings, options.repeat)
+    answers: list[dict[str, Any]] = kept["answers"]
     formats = ["csv"] * bool(set(options.tools) & set(R)) + ["parquet"] * bool(set(options.tools) - set(R))
     for problem in options.problems:
         with tempfile.TemporaryDirectory() as scratch:
             # the data are made by another process, which takes its memory with it
             subprocess.run([sys.executable, "-m", "benchmarks.export", scratch, problem.name, "--formats", *formats], cwd=ROOT, check=True)
-            for tool in options.tools:
+            for tool in [t for t in options.tools if problem.family is None or t in GENERALIZED]:
                 answer = measure(problem, tool, Path(scratch), settings)
-                answers.append(answer)
+                answers = merged(answers, answer)
                 said = answer["failed"] or answer.get("cannot") or f"first {seconds(answer.get('first'))} s, warm {seconds(warm(answer))} s"
                 print(f"{problem.name:<16} {tool:<12} {said}", flush=True)
                 (options.out / "table.md").write_text(table(machine, answers, spawned))

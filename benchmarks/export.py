@@ -41,7 +41,7 @@ def levels(data: pd.DataFrame) -> dict[str, list[str]]:
 def entry(problem: Problem) -> dict[str, Any]:
     """What R needs to know of a problem."""
     return {"name": problem.name, "formula": problem.r_formula or problem.formula, "data": problem.data, "REML": problem.reml,
-            "weights": problem.weights, "offset": problem.offset}  # fmt: skip
+            "weights": problem.weights, "offset": problem.offset, "family": problem.family}  # fmt: skip
 
 
 def write(folder: Path, problems: list[Problem], formats: Collection[str] = ("csv",)) -> None:

@@ -22,6 +22,17 @@ ROOT = HERE.parent
 PYTHON = {"lmm": "lmm", "statsmodels": "statsmodels", "gpboost": "gpboost", "mixedlm": "mixedlm", "lme-python": "lme_python"}
 R = ("lme4", "glmmTMB")
 TOOLS = ("lmm", "lme4", "glmmTMB", "statsmodels", "gpboost", "mixedlm", "lme-python")
+#: those that fit generalized models from a formula by Laplace's method
+GENERALIZED = ("lmm", "lme4", "glmmTMB")
+#: model -> how it is fitted and printed from the shell by lmm and by R with its own copy of the data, and a word of the summary
+SHELL = {
+    "sleepstudy": (["Reaction ~ Days + (Days|Subject)", "sleepstudy"], "lmer(Reaction ~ Days + (Days|Subject), sleepstudy)", "Days"),
+    "cbpp": (
+        ["cbind(incidence, size - incidence) ~ period + (1|herd)", "cbpp", "--family", "binomial"],
+        "glmer(cbind(incidence, size - incidence) ~ period + (1|herd), cbpp, family = binomial)",
+        "period",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,7 @@ def measure(problem: Problem, tool: str, data: Path, settings: Settings) -> dict
             "levels": manifest["levels"],
             "reml": problem.reml,
             "weights": problem.weights,
+            "family": problem.family,
             "out": str(out),
             "started": time.time(),
             "repeat": settings.repeat,
@@ -64,7 +76,8 @@ def measure(problem: Problem, tool: str, data: Path, settings: Settings) -> dict
         job.write_text(json.dumps(record))
         failed = _run(command(tool, job, settings), settings.limit)
         answer = json.loads(out.read_text()) if out.exists() else {}
-    return {"problem": problem.name, "tool": tool, "rows": manifest["rows"], "reml": problem.reml, **answer, "failed": failed}
+    about = {"problem": problem.name, "tool": tool, "rows": manifest["rows"], "reml": problem.reml and problem.family is None}
+    return {**about, **answer, "failed": failed}
 
 
 def _run(line: list[str], limit: float) -> str:
@@ -87,18 +100,26 @@ def _run(line: list[str], limit: float) -> str:
     return lines[-1][:160] if lines else f"exit {process.returncode}"
 
 
-def shell(settings: Settings, repeat: int) -> dict[str, list[float]]:
-    """Seconds from the shell to the printed summary of sleepstudy, in turn: the command ``lmm``, and R reading lme4's own copy."""
-    formula = "Reaction ~ Days + (Days|Subject)"
-    lines = {
-        "lmm": [sys.executable, "-m", "lmm.cli", formula, "sleepstudy"],
-        "lme4": [settings.rscript, "-e", f"suppressMessages(library(lme4)); print(summary(lmer({formula}, sleepstudy)))"],
-    }
-    seconds: dict[str, list[float]] = {tool: [] for tool in lines}
-    for _ in range(repeat):
-        for tool, line in lines.items():
-            start = time.perf_counter()
-            done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-            if done.returncode == 0 and "Days" in done.stdout:
-                seconds[tool].append(time.perf_counter() - start)
+def shell(settings: Settings, repeat: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds from the shell to the printed summary per model of ``SHELL``: the command ``lmm`` and R in turn."""
+    seconds: dict[str, dict[str, list[float]]] = {}
+    for model, (ours, theirs, word) in SHELL.items():
+        lines = {
+            "lmm": [sys.executable, "-m", "lmm.cli", *ours],
+            "lme4": [settings.rscript, "-e", f"suppressMessages(library(lme4)); print(summary({theirs}))"],
+        }
+        own = seconds[model] = {tool: [] for tool in lines}
+        for _ in range(repeat):
+            for tool, line in lines.items():
+                own[tool] += _timed(line, word)
     return seconds
+
+
+def _timed(line: list[str], word: str) -> list[float]:
+    """The seconds that a command took if it ended well and printed the word, else nothing."""
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return []
+    return [time.perf_counter() - start] if done.returncode == 0 and word in done.stdout else []

@@ -1,8 +1,8 @@
 """Named problems: a formula, a data frame and how to fit it.
 
-``REFERENCE`` problems have numbers from R in ``tests/reference/lme4``; ``TIMED`` problems are
-what ``make bench`` runs. Data come from ``lmm.datasets`` or are simulated from a seed, so that the
-tests, the benchmarks and R see the same rows. ``frame(name)`` makes a data set by its name.
+``REFERENCE`` problems have numbers from R in ``tests/reference/lme4``; ``TIMED`` problems are what ``make bench``
+runs, the generalized ones by Laplace's method. Data come from ``lmm.datasets`` or are simulated from a seed, so that
+the tests, the benchmarks and R see the same rows. ``frame(name)`` makes a data set by its name.
 
     >>> from benchmarks.problems import PROBLEMS, frame
     >>> PROBLEMS["sleep_reml"].formula
@@ -20,6 +20,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
+from benchmarks import generalized
 from benchmarks import simulate as sim
 from lmm import datasets
 
@@ -53,6 +54,7 @@ class Problem:
     data : name of the data set, see ``frame``.
     reml : REML (True) or maximum likelihood.
     weights, offset : names of columns, or None.
+    family : name of the family of a generalized model with its usual link; None for a linear one.
     r_formula : the formula for R where it differs (another basis of the same model, an R idiom).
     basis : how R's fixed columns relate to ours when ``r_formula`` has another basis.
     same_theta : whether theta means the same in R's formula (not when the random columns are recoded).
@@ -65,6 +67,7 @@ class Problem:
     reml: bool = True
     weights: str | None = None
     offset: str | None = None
+    family: str | None = None
     r_formula: str | None = None
     basis: Basis | None = None
     same_theta: bool = True
@@ -124,6 +127,9 @@ FRAMES: dict[str, Callable[[], pd.DataFrame]] = {
     "slopes_1m": lambda: sim.grouped(142, 1_000_000, 100_000),
     "slopes_10m": lambda: sim.grouped(143, 10_000_000, 1_000_000),
     "ratings_1m": lambda: sim.ratings(144, 1_000_000, 6040, 3706),
+    "binary_100k": lambda: generalized.binary_crossed(151, 100_000, 2000, 500),
+    "births": generalized.births,
+    "seizures": generalized.seizures,
 }
 
 
@@ -244,7 +250,7 @@ REFERENCE = (
     Problem("tiny_intercept_ml", "y ~ x + (1|g)", "tiny_unbalanced", reml=False),
 )  # fmt: skip
 
-TIMED = (
+TIMED_LINEAR = (
     Problem("sleepstudy", _SLEEP, "sleepstudy"),
     Problem("insteval", "y ~ service + (1|s) + (1|d) + (1|dept)", "InstEval", about="73,421 rows, three crossed factors"),
     Problem("verbagg_lmm", "yes ~ Anger + Gender + btype + situ + (1|id) + (1|item)", "verbagg", about="7,584 rows, as a linear model"),
@@ -256,5 +262,24 @@ TIMED = (
     Problem("ratings_1m", "y ~ 1 + (1|user) + (1|item)", "ratings_1m", about="1,000,000 rows, 6,040 x 3,706 crossed"),
     Problem("slope_10m", "y ~ x + (1+x|g)", "slopes_10m", about="10,000,000 rows, 1,000,000 groups"),
 )
+
+TIMED_GENERALIZED = (
+    Problem("cbpp", "cbind(incidence, size - incidence) ~ period + (1|herd)", "cbpp", family="binomial",
+            about="56 binomial rows in 15 herds"),
+    Problem("toenail", "outcome ~ treatment + visit + (1|patientID)", "toenail", family="binomial",
+            about="1,908 binary rows, 294 patients, a standard deviation of 4.7"),
+    Problem("grouseticks_glmm", "TICKS ~ YEAR + cHEIGHT + (1|BROOD) + (1|INDEX) + (1|LOCATION)", "grouseticks", family="poisson",
+            about="403 counts with an effect for each row"),
+    Problem("seizures", "seizures ~ treated * visit + offset(log(weeks)) + (1|clinic/patient)", "seizures", family="poisson",
+            about="2,400 counts of unequal exposure, patients in clinics"),
+    Problem("births_nested", "immune ~ age + schooling + urban + (1|community/mother)", "births", family="binomial",
+            about="2,159 binary rows, 1,595 mothers in 161 communities"),
+    Problem("verbagg_glmm", "r2 ~ Anger + Gender + btype + situ + (1|id) + (1|item)", "VerbAgg", family="binomial",
+            about="7,584 binary rows, 316 persons x 24 items"),
+    Problem("binary_100k", "y ~ x + (1|subj) + (1|item)", "binary_100k", family="binomial",
+            about="100,000 binary rows, 2,000 x 500 crossed"),
+)  # fmt: skip
+
+TIMED = (*TIMED_LINEAR, *TIMED_GENERALIZED)
 
 PROBLEMS: dict[str, Problem] = {p.name: p for p in (*REFERENCE, *TIMED)}

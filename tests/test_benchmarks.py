@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import __main__ as bench
 from benchmarks import export, measure
+from benchmarks.generalized import poisson
 from benchmarks.measure import Settings
 from benchmarks.problems import FRAMES, PROBLEMS, TIMED, frame
 from benchmarks.report import table
 from benchmarks.runners.protocol import split_formula
+from benchmarks.simulate import Draw
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,52 @@ def test_lmm_is_timed_in_its_own_process(folder: Path) -> None:
     assert answer["evaluations"] >= 1
 
 
+@pytest.fixture(scope="module")
+def generalized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exported data of a binomial and a Poisson model."""
+    path = tmp_path_factory.mktemp("generalized")
+    export.write(path, [PROBLEMS["cbpp"], PROBLEMS["seizures"]], formats=("csv", "parquet"))
+    return path
+
+
+def test_generalized_models_are_timed_with_their_family(generalized: Path) -> None:
+    """The runner fits cbpp by Laplace's method (-92.02628), and the table says binomial."""
+    answer = measure.measure(PROBLEMS["cbpp"], "lmm", generalized, Settings(limit=120, repeat=1))
+    assert answer["failed"] == ""
+    assert answer["loglik"] == pytest.approx(-92.02628, abs=1e-4)
+    assert not answer["reml"]
+    assert "binomial, Laplace, 56 rows" in table({}, [answer], {})
+
+
+@pytest.mark.skipif(shutil.which("Rscript") is None, reason="needs R")
+@pytest.mark.parametrize("name", ["cbpp", "seizures"])
+def test_r_fits_the_same_generalized_model(generalized: Path, name: str) -> None:
+    """glmer and lmm see the same rows, family, link and offset: their log-likelihoods agree."""
+    settings = Settings(limit=120, repeat=1, budget=0.0)
+    ours, theirs = (measure.measure(PROBLEMS[name], tool, generalized, settings) for tool in ("lmm", "lme4"))
+    if "no package called" in theirs["failed"]:
+        pytest.skip("needs R's packages")
+    assert theirs["failed"] == ""
+    assert theirs["loglik"] == pytest.approx(ours["loglik"], abs=0.01)
+    assert theirs["loglik"] <= ours["loglik"] + 1e-5
+
+
+def test_births_are_as_described() -> None:
+    """2,159 births of 1,595 mothers in 161 communities, mothers numbered anew in each."""
+    data = frame("births")
+    assert len(data) == 2159
+    assert data["community"].nunique() == 161
+    assert len(data.groupby(["community", "mother"], observed=True)) == 1595
+    assert data["mother"].nunique() < 100
+
+
+def test_poisson_counts_have_mean_and_variance() -> None:
+    """40,000 counts of mean 3: mean and variance within five standard errors."""
+    counts = poisson(Draw(1), np.full(40_000, np.log(3.0)))
+    assert counts.mean() == pytest.approx(3.0, abs=5 * np.sqrt(3 / 40_000))
+    assert counts.var() == pytest.approx(3.0, abs=5 * np.sqrt((3 + 2 * 9) / 40_000))
+
+
 def test_a_process_over_its_limit_is_stopped_and_said_so(folder: Path) -> None:
     """No tool holds the others up."""
     answer = measure.measure(PROBLEMS["sleep_reml"], "lmm", folder, Settings(limit=0.05))
@@ -102,11 +152,25 @@ def test_table_shows_figures_and_failures() -> None:
         {**base, "tool": "statsmodels", "loglik": None, "cannot": "crossed factors"},
         {**base, "tool": "gpboost", "loglik": None, "failed": "stopped at 60 s"},
     ]
-    text = table({"processor": "P"}, answers, {"lmm": [1.0, 1.2, 1.1], "lme4": []})
+    text = table({"processor": "P"}, answers, {"sleepstudy": {"lmm": [1.0, 1.2, 1.1], "lme4": []}})
     assert "| lmm | 0.900 | 0.0200 | 0.0100 | 3.0 | 5 | 150 | -871.8141 |" in text
     assert "| lmm | 1.100 | 1.000 | 3 |" in text
     assert "cannot fit it: crossed factors" in text
     assert "stopped at 60 s" in text
+
+
+def test_an_added_run_replaces_only_its_own_answers(tmp_path: Path) -> None:
+    """``--add`` keeps other answers and refuses those of another machine."""
+    machine = {"processor": "P", "cores": "2", "memory": "8 GiB", "system": "S", "date": "Tuesday", "load at the start": "0.10"}
+    one, two = {"problem": "a", "tool": "lmm", "first": 1.0}, {"problem": "b", "tool": "lmm", "first": 2.0}
+    (tmp_path / "results.json").write_text(json.dumps({"machine": {**machine, "date": "Monday"}, "shell": {}, "answers": [one, two]}))
+    kept = bench.before(tmp_path / "results.json", machine)
+    again = {**one, "first": 0.5}
+    assert bench.merged(kept["answers"], again) == [again, two]
+    assert bench.merged(kept["answers"], {**one, "tool": "lme4"}) == [one, two, {**one, "tool": "lme4"}]
+    assert machine["date"] == "Monday, added to Tuesday"
+    with pytest.raises(SystemExit, match="another machine"):
+        bench.before(tmp_path / "results.json", {**machine, "processor": "Q"})
 
 
 def test_fingerprint_sees_order() -> None:

@@ -21,7 +21,9 @@ for (column in names(job$levels)) data[[column]] <- factor(data[[column]], level
 answer$read <- now() - begin
 
 formula <- as.formula(job$formula)
-call <- list(as.name(if (tool == "lme4") "lmer" else "glmmTMB"), formula, data = quote(data), REML = job$reml)
+generalized <- !is.null(job$family)
+call <- list(as.name(if (tool == "glmmTMB") "glmmTMB" else if (generalized) "glmer" else "lmer"), formula, data = quote(data))
+if (generalized) call$family <- as.name(job$family) else call$REML <- job$reml
 if (!is.null(job$weights)) call$weights <- as.name(job$weights)
 call <- as.call(call)
 fit <- function() suppressWarnings(suppressMessages(eval(call, globalenv())))

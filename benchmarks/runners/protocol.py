@@ -43,6 +43,7 @@ class Job:
     started: float
     repeat: int
     budget: float
+    family: str | None = None
 
 
 @dataclass(frozen=True)
