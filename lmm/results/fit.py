@@ -346,11 +346,12 @@ class Fit:
         type : "response", means, or "link", linear predictors; the same for a linear model.
         allow_new_levels : predict levels that the fit never saw with a random effect of zero.
         se_fit : add ``se``, the standard error of the predictor given theta. It covers the fixed effects
-            and the random effects used, a new level's whole variance included.
+            and the random effects used, a new level's whole variance included. Of a generalized model that of the
+            working linear model at the modes, or from :meth:`vcov` with re_form=False; times dmu/deta for "response".
         interval : "confidence" for the predictor; "prediction" for a new observation, which adds the
             residual variance (over the weight, for the rows of the fit) and the variance of random
             effects left out (their columns must be in newdata then; the level does not matter). Of a
-            generalized model "confidence" with re_form=False only, normal in the linear predictor.
+            generalized model "confidence" only, normal in the linear predictor.
         level : coverage of the interval, from normal quantiles.
         marginal : with ``re_form=False``, the average over the population of random effects,
             E[g^-1(x'beta + z'b)], rather than the mean of a typical level, g^-1(x'beta). Its standard error

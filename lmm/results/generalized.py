@@ -24,11 +24,6 @@ if TYPE_CHECKING:
     from lmm.families import Family
 
 
-def scale2(estimate: Estimate) -> float:
-    """The factor between T T' and Cov(b): sigma^2 of a linear model, 1 of a generalized one."""
-    return float(estimate.sigma) ** 2 if estimate.family is None else 1.0
-
-
 def scales_variance(family: Family) -> bool:
     """Whether the dispersion multiplies the variance of every row; sigma is then its square root, else phi itself."""
     return family.has_dispersion and family.sigma(4.0) == 2.0

@@ -172,11 +172,6 @@ def error_variance(rows: Rows, problem: Problem | GeneralizedProblem, estimate: 
     X = rows.X[rows.complete]
     if not any(mask.any() for mask in rows.keep):
         return np.einsum("ij,jk,ik->i", X, known.beta, X, optimize=True)
-    if isinstance(problem, GeneralizedProblem):
-        raise ArgumentError(
-            "predict: standard errors of a generalized model's predictions with random effects are not available in this release; "
-            "use re_form=False (the population), or marginal=True with it."
-        )
     terms = []
     for term, mask in zip(rows.terms, rows.keep, strict=True):
         if term is None:

@@ -11,8 +11,8 @@ import pandas as pd
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
+from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
-from lmm.results.generalized import scale2
 from lmm.results.randomeffects import random_part
 from lmm.results.rows import align, fixed_predictor, linear_predictor
 

@@ -16,8 +16,9 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
 from lmm.linalg import threads
+from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
-from lmm.results.generalized import residual_sd, scale2
+from lmm.results.generalized import residual_sd
 from lmm.results.naming import theta_names
 from lmm.results.varcorr import varcorr
 

@@ -10,8 +10,9 @@ import pandas as pd
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
+from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
-from lmm.results.generalized import residual_sd, scale2
+from lmm.results.generalized import residual_sd
 from lmm.results.numberformat import format_column
 from lmm.results.render import Table
 
