@@ -107,7 +107,7 @@ class Arrangement:
         try:
             with np.errstate(invalid="ignore", divide="ignore"):
                 factor = self.factorize(system)
-        except np.linalg.LinAlgError:
+        except (np.linalg.LinAlgError, FloatingPointError):
             return None
         return factor if np.isfinite(factor.logdet) else None
 
@@ -122,6 +122,7 @@ class Arrangement:
         return collect(self.plan, elimination.multiply(np, system, arrange(self.plan, tuple(b))))
 
 
+@np.errstate(invalid="ignore", divide="ignore")  # what is not finite is refused
 def find_mode(
     family: Any,
     rows: Rows,
@@ -228,6 +229,7 @@ def _penalised(density: np.ndarray, u: list[np.ndarray]) -> float:
     return value if np.isfinite(value) else np.inf
 
 
+@np.errstate(invalid="ignore", divide="ignore")
 def laplace(
     family: Any,
     rows: Rows,
