@@ -27,16 +27,17 @@ from lmm.results import Fit
 MAX_POINTS, MAX_DIMENSIONS = 100, 3
 
 
-def check_quadrature(design: Design, points: int) -> None:
+def check_quadrature(design: Design, points: int, second_order: bool = False) -> None:
     """ArgumentError where more than one point is asked for and the model does not factor into small integrals."""
-    if points <= 1:
+    if points <= 1 and not second_order:
         return
+    asked = "'laplace2'" if second_order else points
     if len(design.terms) > 1:
         groups = ", ".join(term.group for term in design.terms)
-        raise ArgumentError(f"nAGQ={points} needs a single grouping factor; this model has {groups}. Use nAGQ=1.")
+        raise ArgumentError(f"nAGQ={asked} needs a single grouping factor; this model has {groups}. Use nAGQ=1.")
     if design.terms[0].k > MAX_DIMENSIONS:
         one = design.terms[0]
-        raise ArgumentError(f"nAGQ={points} takes up to {MAX_DIMENSIONS} random effects per level; {one.group} has {one.k}. Use nAGQ=1.")
+        raise ArgumentError(f"nAGQ={asked} takes up to {MAX_DIMENSIONS} random effects per level; {one.group} has {one.k}. Use nAGQ=1.")
 
 
 def glmer(
@@ -44,7 +45,7 @@ def glmer(
     data: Any,
     *,
     family: str | Family | type[Family],
-    nAGQ: int = 1,
+    nAGQ: int | str = 1,
     weights: Any = None,
     offset: Any = None,
     subset: Any = None,
@@ -63,6 +64,7 @@ def glmer(
     family : name ("binomial", "poisson", "gamma", ...) or object, ``lmm.families.Binomial(link="probit")``.
     nAGQ : 1 for the Laplace approximation; more for adaptive Gauss-Hermite quadrature with that many points per
         random effect, for a single grouping factor with up to three. All share one log-likelihood scale.
+        "laplace2" adds the next term of Laplace's expansion, for a single grouping factor.
         0 finds the fixed effects with the random ones in the inner loop: fast and biased.
     weights : trials of a binomial proportion, else prior weights: column name, expression, or array (N,).
     offset : known component of the linear predictor: column name, expression, or array (N,).
@@ -115,7 +117,7 @@ def run_generalized(
     context: Mapping[str, Any],
     *,
     family: str | Family | type[Family],
-    nAGQ: int = 1,
+    nAGQ: int | str = 1,
     weights: Any = None,
     offset: Any = None,
     subset: Any = None,
@@ -128,10 +130,12 @@ def run_generalized(
     """:func:`glmer` with the caller's names given as ``context``; the call is kept for :meth:`Fit.update`."""
     control = check_control(control)
     family = families.get(family)
+    second_order = nAGQ == "laplace2"
+    nAGQ = 1 if second_order else nAGQ
     if isinstance(nAGQ, bool) or not isinstance(nAGQ, int | np.integer) or not 0 <= nAGQ <= MAX_POINTS:
-        choices = f"0 (fixed effects in the inner loop), 1 (Laplace), or up to {MAX_POINTS} quadrature points"
+        choices = f"0 (fixed effects in the inner loop), 1 (Laplace), or up to {MAX_POINTS} quadrature points, or 'laplace2'"
         raise ArgumentError(f"nAGQ={nAGQ!r} must be a whole number: {choices}.")
-    estimator = LaplaceLikelihood(control, int(nAGQ)) if method is None else method
+    estimator = LaplaceLikelihood(control, int(nAGQ), second_order) if method is None else method
     begin = perf_counter()
     with threads.limited():
         design = build_design(
@@ -147,9 +151,16 @@ def run_generalized(
         )
         family.check(design.y, design.weights, design.response)
         rows = design.extra["subset"] if callable(subset) else subset  # a function need not pickle
-        call = {"run": run_generalized, "family": family, "nAGQ": nAGQ, "weights": weights, "offset": offset, "subset": rows}
+        call = {
+            "run": run_generalized,
+            "family": family,
+            "nAGQ": "laplace2" if second_order else nAGQ,
+            "weights": weights,
+            "offset": offset,
+            "subset": rows,
+        }
         call |= {"na_action": na_action, "contrasts": contrasts, "start": start, "method": method, "control": control}
-        check_quadrature(design, int(nAGQ))
+        check_quadrature(design, int(nAGQ), second_order)
         problem = build_generalized(design, family)
     design = replace(design, extra={**design.extra, "call": call, "plan": problem.plan})
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())

@@ -14,9 +14,10 @@ import numpy as np
 from lmm.estimators.boundary import SNAP
 from lmm.estimators.criterion import Frame, curvature, directions
 from lmm.estimators.trust_region import Outcome, Point
-from lmm.model.laplace import MODE_TOLERANCE, Arrangement, Laplace, laplace
+from lmm.model.laplace import MODE_TOLERANCE, Arrangement, Laplace, find_mode, laplace
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.quadrature import quadrature
+from lmm.model.second_order import correction
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def uses_observed(family: Any, curvature: str | None) -> bool:
 class Objective:
     """J of one problem; it remembers the modes of its last good point, from which the next search for them starts."""
 
-    def __init__(self, problem: GeneralizedProblem, curvature: str | None = None, points: int = 1):
+    def __init__(self, problem: GeneralizedProblem, curvature: str | None = None, points: int = 1, second_order: bool = False):
+        self.second_order = second_order
         self.points, self.free = points, points == 0
         # quadrature nodes sit on the mode, so what is left of the search for it does not cancel
         self.tolerance = MODE_TOLERANCE if points <= 1 else MODE_TOLERANCE * 1e-7
@@ -96,7 +98,16 @@ class Objective:
             return Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
         if not np.isfinite(at.objective):
             return Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
-        if self.points <= 1:
+        if self.second_order:
+            objective, shift = at.objective, self._second_order(psi, frame, at)
+            objective, d_theta = objective + shift[0], [shift[1][: self.m]]
+            for i, d in enumerate(at.D):
+                place = sum(s.n_theta for s in self.structures[:i])
+                own = slice(place, place + self.structures[i].n_theta)
+                d_theta[0][own] += 2.0 * np.einsum("ab,iab->i", d @ frame.T[i], frame.dT[i])
+            d_gamma = at.d_gamma + shift[1][self.m : self.m + self.rows.p]
+            d_phi = at.d_phi + (shift[1][-1] if self.family.has_dispersion else 0.0)
+        elif self.points <= 1:
             objective, d_gamma, d_phi = at.objective, at.d_gamma, at.d_phi
             d_theta = [2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(at.D, frame.T, frame.dT, strict=True)]
         else:
@@ -110,6 +121,19 @@ class Objective:
             self.lowest, self.u, self.gamma = objective, at.mode.u, at.mode.gamma
         state = State(at, frame, theta, at.mode.gamma, phi)
         return Point(psi, objective, np.concatenate(parts), self._model(at, frame), state)
+
+    def _second_order(self, psi: np.ndarray, frame: Frame, at: Laplace) -> tuple[float, np.ndarray]:
+        """-2 c of the second-order expansion and its gradient in the coordinates of ``frame``, by central differences."""
+
+        def value(shift: np.ndarray) -> float:
+            T = [t + np.tensordot(own, j, 1) for t, own, j in zip(frame.T, self.problem.split(shift[: self.m]), frame.dT, strict=True)]
+            _, gamma, phi = self.split(psi + shift)
+            mode = find_mode(self.family, self.rows, T, gamma, phi, at.mode.u)
+            return -2.0 * correction(self.family, self.rows, T[0], phi, mode)
+
+        steps = 1e-4 * np.eye(len(psi))
+        gradient = np.array([(value(h) - value(-h)) / 2e-4 for h in steps])
+        return -2.0 * correction(self.family, self.rows, frame.T[0], self.split(psi)[2], at.mode), gradient
 
     def _model(self, at: Laplace, frame: Frame) -> np.ndarray:
         """Average information of the working linear model, with the curvature of G."""

@@ -33,18 +33,21 @@ from lmm.model.working import starting_values
 class LaplaceLikelihood:
     """Maximum likelihood over theta, beta and the dispersion by Laplace's method or by adaptive quadrature.
 
+    ``second_order`` adds the next term of Laplace's expansion, for a single grouping factor.
+
     ``nagq`` points per random effect; 1 is Laplace's method, more need a single grouping factor, 0 leaves the
     fixed effects to the inner loop (fast and biased, lme4's nAGQ = 0).
     """
 
     control: Control = Control()
     nagq: int = 1
+    second_order: bool = False
     reml = False
 
     @property
     def name(self) -> str:
-        """Pirls, laplace or agq."""
-        return {0: "pirls", 1: "laplace"}.get(self.nagq, "agq")
+        """Pirls, laplace, laplace2 or agq."""
+        return "laplace2" if self.second_order else {0: "pirls", 1: "laplace"}.get(self.nagq, "agq")
 
     def fit(
         self, problem: GeneralizedProblem, start: np.ndarray | None = None, callback: Callable[[dict[str, Any]], None] | None = None
@@ -58,7 +61,7 @@ class LaplaceLikelihood:
         callback : called with each line of the trace.
         """
         begin = perf_counter()
-        objective = Objective(problem, self.control.curvature, self.nagq)
+        objective = Objective(problem, self.control.curvature, self.nagq, self.second_order)
         psi = objective.narrow(self._start(problem, start))
         if self.control.evaluate_only:
             outcome = Outcome(objective(psi), True, "evaluated at the given parameters, not optimised", 0, 1, float("nan"), ())
@@ -75,8 +78,9 @@ class LaplaceLikelihood:
             )
             outcome = objective.snap(outcome, self.control.tolerance)
         estimate = finish(problem, outcome, self, {"optimise": perf_counter() - begin})
-        if self.nagq == 1 and not self.control.evaluate_only:
-            told = laplace_error(problem, estimate.factors[0], outcome.point.payload, objective.observed, estimate.objective)
+        if self.nagq == 1 and not self.second_order and not self.control.evaluate_only:
+            payload = outcome.point.payload
+            told = laplace_error(problem, payload.frame.T[0], payload, objective.observed, estimate.objective)
             estimate = replace(estimate, messages=(*estimate.messages, *([told] if told else [])))
         return estimate
 
@@ -97,7 +101,7 @@ class LaplaceLikelihood:
     @threads.limited()
     def objective(self, problem: GeneralizedProblem, parameters: np.ndarray) -> float:
         """-2 log-likelihood at (theta, beta[, phi]) on the user's scale."""
-        objective = Objective(problem, self.control.curvature, self.nagq)
+        objective = Objective(problem, self.control.curvature, self.nagq, self.second_order)
         return objective.in_theta(objective.narrow(self._start(problem, parameters))).objective
 
     @threads.limited()
@@ -107,7 +111,7 @@ class LaplaceLikelihood:
         The Hessian is the derivative of the exact gradient by central differences (error below 1e-7).
         Parameters on the boundary are held there: their rows are zero.
         """
-        objective = Objective(problem, self.control.curvature, max(self.nagq, 1))
+        objective = Objective(problem, self.control.curvature, max(self.nagq, 1), self.second_order)
         return objective.covariance(objective.pack(estimate.theta, estimate.beta, estimate.phi))
 
 
