@@ -29,6 +29,7 @@ ALLOWED = {
     "plots": {"results", "inference", "estimators", "model", "design", "formula", "families", "covariance", "linalg"},
 }
 ALLOWED["api"] = ALLOWED["plots"] | {"plots"}
+ALLOWED["api_generalized"] = ALLOWED["api"] | {"api"}
 ALLOWED["cli"] = ALLOWED["api"] | {"api", "datasets"}
 
 # packages that a function may import for itself: optional ones, and JAX, which a small fit never loads

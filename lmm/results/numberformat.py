@@ -92,7 +92,7 @@ def p_value_column(p_values: np.ndarray, digits: int, eps: float = float(np.finf
     Examples
     --------
     >>> p_value_column([1.789e-9, 0.0012116, 0.0], 3)
-    ['1.79e-09', '0.00121', '<2e-16']
+    ['1.79e-09', '0.00121', '< 2e-16']
     """
     p = np.asarray(p_values, dtype=float)
     out = ["NaN"] * len(p)
