@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from lmm.errors import ArgumentError
 from lmm.estimators.control import Control
 from lmm.estimators.diagnosis import diagnose, laplace_error
 from lmm.estimators.generalized import Objective
@@ -77,6 +78,8 @@ class LaplaceLikelihood:
                 callback=callback,
             )
             outcome = objective.snap(outcome, self.control.tolerance)
+        if outcome.point.payload is None:
+            raise ArgumentError("-2 log-likelihood is not finite at the starting values; give others as start=, inside what the link allows.")
         estimate = finish(problem, outcome, self, {"optimise": perf_counter() - begin})
         if self.nagq == 1 and not self.second_order and not self.control.evaluate_only:
             payload = outcome.point.payload
@@ -108,7 +111,7 @@ class LaplaceLikelihood:
     def covariance(self, problem: GeneralizedProblem, estimate: Estimate) -> np.ndarray:
         """Covariance of (theta, beta[, log phi]): twice the inverse of the Hessian of -2 log-likelihood.
 
-        The Hessian is the derivative of the exact gradient by central differences (error below 1e-7).
+        The Hessian is the derivative of the exact gradient by central differences (relative error about 1e-6).
         Parameters on the boundary are held there: their rows are zero.
         """
         objective = Objective(problem, self.control.curvature, max(self.nagq, 1), self.second_order)

@@ -71,7 +71,8 @@ class Laplace:
 
     ``D`` per term (k, k), dJ/dG; ``d_gamma`` (p,) for the orthonormal fixed columns; ``d_phi`` for the log of
     the dispersion (0 without one), with a positive guess of the second derivative. ``fixed`` holds
-    F = Z'V^-1 Q per term (p, k, J) and ``information`` Q'V^-1 Q of the working linear model.
+    F = Z'V^-1 Q per term (p, k, J) and ``information`` Q'V^-1 Q of the working linear model. ``with_phi``
+    couples the dispersion to G where the working weights move with it.
     """
 
     objective: float
@@ -80,6 +81,7 @@ class Laplace:
     d_gamma: np.ndarray
     d_phi: float
     phi_information: float
+    with_phi: list[np.ndarray]
     e: list[np.ndarray]
     fixed: list[np.ndarray]
     information: np.ndarray
@@ -287,15 +289,18 @@ def laplace(
     shift = rows.random([own[0] for own in c]) + rows.Q @ c_gamma
     d_gamma = rows.Q.T @ (-2.0 * mode.r + t - mode.w * shift)
     d_phi, phi_information = 0.0, 1.0
+    with_phi: list[np.ndarray] = []
     if family.has_dispersion:
         d = family.d_phi(rows.y, mode.eta, rows.weights, phi)
         dW_phi = -d.eta_eta if observed else d.weight
         d_phi = float(np.sum(-2.0 * d.first + leverage * dW_phi + shift * d.eta))
+        if not observed:  # the working model's error variance 1 / W moves with phi: V_phi P y = -W^-2 dW/dphi r
+            _, with_phi, _ = at.solve(factor, [own[None] for own in rows.sums(-d.weight / np.maximum(W, 1e-300) * mode.r)])
         phi_information = max(-2.0 * float(d.second.sum()), float(np.sum(d.first**2)), 1e-10 * rows.n)
 
     _, fixed, inner = at.solve(factor, rows.column_sums(rows.Q * W[:, None]))
     information = rows.Q.T @ (rows.Q * W[:, None]) - inner
-    return Laplace(objective, mode, D, d_gamma, d_phi, phi_information, e, fixed, information, factor, system)
+    return Laplace(objective, mode, D, d_gamma, d_phi, phi_information, with_phi, e, fixed, information, factor, system)
 
 
 def leverages(rows: Rows, factor: Factor, inverses: list[Inverse], K: np.ndarray) -> np.ndarray:
