@@ -79,7 +79,7 @@ class LaplaceLikelihood:
             )
             outcome = objective.snap(outcome, self.control.tolerance)
         if outcome.point.payload is None:
-            raise ArgumentError("-2 log-likelihood is not finite at the starting values; give others as start=, inside what the link allows.")
+            raise ArgumentError("-2 log-likelihood is not finite at the starting values; give others as start=, within the link's range.")
         estimate = finish(problem, outcome, self, {"optimise": perf_counter() - begin})
         if self.nagq == 1 and not self.second_order and not self.control.evaluate_only:
             payload = outcome.point.payload
