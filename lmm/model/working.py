@@ -20,7 +20,12 @@ def starting_values(problem: GeneralizedProblem) -> np.ndarray:
     """psi = (theta, gamma[, log phi]) to begin from."""
     family, rows = problem.family, problem.rows
     mu = family.initial_mu(rows.y, rows.weights)
-    eta = family.link.link(mu)
+    with np.errstate(all="ignore"):
+        eta = family.link.link(mu)
+        if not np.all(np.isfinite(eta)):  # a family of the user's own may not know where its means may lie
+            eta = np.broadcast_to(family.link.link(np.average(rows.y, weights=rows.weights)), eta.shape)
+    eta = np.where(np.isfinite(eta), eta, 0.0)
+    mu = family.mean(eta)
     phi = family.initial_phi(rows.y, mu, rows.weights) if family.has_dispersion else 1.0
     gamma = np.zeros(rows.p)
     last = -np.inf
