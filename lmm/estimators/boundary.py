@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from lmm.estimators.criterion import Evaluator
-from lmm.estimators.trust_region import Outcome, Point
-from lmm.model.problem import Problem
+from lmm.estimators.trust_region import Outcome
+from lmm.model.problem import GeneralizedProblem, Problem
 
 #: standard deviations below this, relative to sigma and per root mean square of the column, are tried at exactly zero
 SNAP = 1e-4
@@ -21,13 +21,13 @@ SNAP = 1e-4
 SATURATED, SATURATED_LIMIT = 0.5, 1_000
 
 
-def escapes(problem: Problem, point: Point) -> Iterator[np.ndarray]:
-    """Points across the boundary to try, when the stationary ``point`` is not a minimum over G >= 0."""
-    split = problem.split(point.theta)
-    slopes = [s.descent(own, D) for s, own, D in zip(problem.structures, split, point.payload.D, strict=True)]
+def escapes(problem: Problem | GeneralizedProblem, theta: np.ndarray, D: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Other theta to try, when a stationary theta with derivatives D (k, k) per term is not a minimum over G >= 0."""
+    split = problem.split(theta)
+    slopes = [s.descent(own, d) for s, own, d in zip(problem.structures, split, D, strict=True)]
     t = int(np.argmin([slope for slope, _ in slopes]))
     slope, dG = slopes[t]
-    size = float(np.trace(problem.cross.diag[t].sum(axis=-1) @ dG)) / problem.n
+    size = float(np.trace(problem.grams()[t] @ dG))
     if slope * 1e-3 / max(size, 1e-300) > -1e-3:  # a share of 0.001 of the residual variance would gain less than this
         return
     G = problem.structures[t].factor(split[t])

@@ -6,12 +6,13 @@ to the charts of the covariance structures, in which a step is taken.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from lmm.estimators.boundary import SNAP
+from lmm.estimators.boundary import SNAP, escapes
 from lmm.estimators.criterion import Frame, curvature, directions
 from lmm.estimators.trust_region import Outcome, Point
 from lmm.model.laplace import MODE_TOLERANCE, Arrangement, Laplace, find_mode, laplace
@@ -166,6 +167,11 @@ class Objective:
             middle = np.linalg.solve(H[m : m + p, m : m + p], H[m : m + p, keep]) if p else np.zeros((0, len(keep)))
             H = H[np.ix_(keep, keep)] - H[keep, m : m + p] @ middle
         return (H + H.T) / 2
+
+    def escapes(self, point: Point) -> Iterator[np.ndarray]:
+        """Points across the boundary to try, when a stationary point is not a minimum over G >= 0."""
+        for theta in escapes(self.problem, point.theta[: self.m], point.payload.laplace.D):
+            yield np.concatenate([theta, point.theta[self.m :]])
 
     def snap(self, outcome: Outcome, tolerance: float) -> Outcome:
         """A theta that is all but on the boundary, on it, when that costs nothing."""

@@ -74,6 +74,7 @@ class LaplaceLikelihood:
                 tolerance=self.control.tolerance,
                 max_evaluations=self.control.max_evaluations,
                 radius=self.control.radius,
+                escape=objective.escapes,
                 learn=True,
                 callback=callback,
             )

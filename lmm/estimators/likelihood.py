@@ -68,7 +68,7 @@ class MaximumLikelihood:
             tolerance=self.control.tolerance,
             max_evaluations=self.control.max_evaluations,
             radius=self.control.radius,
-            escape=lambda point: escapes(problem, point),
+            escape=lambda point: escapes(problem, point.theta, point.payload.D),
             refine=evaluate.refine,
             callback=callback,
         )

@@ -44,6 +44,6 @@ def check_start(start: Any, design: Design, problem: Any, required: bool = False
         raise ArgumentError(f"start has shape {theta.shape}; this model has {problem.n_theta} parameters: {'; '.join(names)}{more}.")
     if not np.all(np.isfinite(theta)):
         raise ArgumentError("start holds values that are not finite.")
-    if "phi" in parts and len(theta) == lengths[-1] and theta[-1] <= 0:
+    if family is not None and family.has_dispersion and len(theta) == lengths[-1] and theta[-1] <= 0:
         raise ArgumentError(f"the {family.dispersion_name} to start from must be positive, not {theta[-1]:g}.")
     return theta

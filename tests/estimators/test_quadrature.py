@@ -195,3 +195,10 @@ def test_a_family_of_the_users_own() -> None:
     mine, built_in = (lmm.glmer(formula, data, family=family) for family in (own, "poisson"))
     assert mine.llf == pytest.approx(built_in.llf, abs=1e-6)
     np.testing.assert_allclose(mine.fixef(), built_in.fixef(), atol=1e-5)
+
+
+def test_zero_variance_is_left_when_it_is_no_minimum() -> None:
+    """theta = 0 is always stationary; started there, the fit still finds the optimum."""
+    data = lmm.datasets.load("cbpp")
+    fit = lmm.glmer(CBPP, data, family="binomial", start=[0.0])
+    assert fit.llf == pytest.approx(lmm.glmer(CBPP, data, family="binomial").llf, abs=1e-7)
