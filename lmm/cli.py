@@ -26,6 +26,7 @@ examples:
   lmm "Reaction ~ Days + (Days|Subject)" sleepstudy
   lmm "log_radon ~ floor + (1|county)" radon --ml
   lmm "yield ~ nitro + (1|Block/Variety)" oats.csv --tidy coefficients.csv
+  lmm "cbind(incidence, size - incidence) ~ period + (1|herd)" cbpp --family binomial
   lmm "y ~ x + (x||g)" measurements.parquet --weights n
 
 DATA is a CSV or Parquet file, or the name of a shipped data set:
@@ -46,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     """The options of the command line."""
     p = argparse.ArgumentParser(
         prog="lmm",
-        description="Fit a linear mixed model and print its summary.",
+        description="Fit a linear or generalized linear mixed model and print its summary.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
         allow_abbrev=False,
