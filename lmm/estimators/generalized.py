@@ -170,6 +170,8 @@ class Objective:
 
     def escapes(self, point: Point) -> Iterator[np.ndarray]:
         """Points across the boundary to try, when a stationary point is not a minimum over G >= 0."""
+        if point.payload is None:  # a start without a likelihood
+            return
         for theta in escapes(self.problem, point.theta[: self.m], point.payload.laplace.D):
             yield np.concatenate([theta, point.theta[self.m :]])
 
