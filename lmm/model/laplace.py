@@ -38,6 +38,8 @@ from lmm.model.system import arrange, collect
 
 #: Newton decrement, in units of the log-likelihood, at which the mode is found; what is left enters J to first order
 MODE_TOLERANCE = 1e-13
+#: decrement above which there is no mode to expand around, and so no likelihood
+FOUND = 1e-6
 MAX_STEPS = 100
 
 
@@ -263,6 +265,8 @@ def laplace(
     constant = float(family.constant(rows.y, rows.weights, phi).sum()) if constant is None else constant
     penalty = float(sum(np.sum(u * u) for u in mode.u))
     objective = -2.0 * (float(mode.kernel.sum()) + constant) + penalty - max(mode.decrement, 0.0) + float(factor.logdet)
+    if not mode.decrement <= FOUND:
+        objective = np.inf
 
     K, Sinv = np.zeros((0, 0)), np.zeros((0, 0))
     if at.layout:

@@ -211,3 +211,15 @@ def test_extreme_parameters_stay_finite(family) -> None:
         assert not np.isnan(point.objective)
         assert np.all(np.isfinite(point.gradient))
         assert np.all(np.isfinite(point.hessian))
+
+
+def test_no_likelihood_without_a_mode() -> None:
+    """Where the search for the modes does not end there is no expansion: the objective is infinite, not what its first terms make it."""
+    c, p = made("three columns", Gamma("log"), "interior")
+    objective = Objective(p)
+    lowest = -2 * float(c.family.saturated(c.design.y, c.design.weights, 1e-3).sum())
+    rng = np.random.default_rng(7)
+    for scale in (1.0, 10.0, 100.0, 1e3):
+        for _ in range(3):
+            point = objective.in_theta(objective.pack(scale * rng.normal(size=len(c.theta)), c.beta, 1e-3))
+            assert point.objective == np.inf or point.objective > lowest
