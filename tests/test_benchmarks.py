@@ -173,6 +173,12 @@ def test_an_added_run_replaces_only_its_own_answers(tmp_path: Path) -> None:
         bench.before(tmp_path / "results.json", {**machine, "processor": "Q"})
 
 
+def test_the_table_in_the_repository_is_that_of_its_answers() -> None:
+    """``results/table.md``, which the documentation shows, comes from ``results.json``."""
+    found = json.loads((measure.HERE / "results" / "results.json").read_text())
+    assert (measure.HERE / "results" / "table.md").read_text() == table(found["machine"], found["answers"], found["shell"])
+
+
 def test_fingerprint_sees_order() -> None:
     """Two rows exchanged are other data."""
     data = pd.DataFrame({"x": np.arange(5.0)})
