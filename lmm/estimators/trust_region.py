@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+#: share of the promised decrease under which a learned correction is doubted, and evaluations after which one doubt is enough
+DOUBT, PATIENCE = 0.5, 12
 #: promised decrease under which the exact Hessian is worth its price
 NEAR = 1.0
 
@@ -123,7 +125,7 @@ def minimize(
     point = evaluate(start)
     evaluations, iterations = 1, 0
     record(point, np.nan, True)
-    correction = np.zeros_like(point.hessian)
+    correction, doubts = np.zeros_like(point.hessian), 0
     while True:
         step, promised = step_within(point.gradient, point.hessian + correction, radius)
         if refine is not None and tolerance < promised < NEAR:
@@ -163,7 +165,10 @@ def minimize(
         accepted = ratio > 1e-4
         record(candidate, promised, accepted)
         if learn and np.isfinite(candidate.objective):
-            correction = secant(correction, candidate, point, step)
+            # what was learned elsewhere misleads: coordinates turn with the point, most near zero variances
+            doubts = doubts + 1 if ratio < DOUBT else 0
+            stale = doubts > 1 or (doubts == 1 and evaluations > PATIENCE)
+            correction = np.zeros_like(correction) if stale else secant(correction, candidate, point, step)
         if accepted:
             point = candidate
         elif radius < 1e-12 * (1.0 + float(np.linalg.norm(point.theta))):
