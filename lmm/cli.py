@@ -73,14 +73,11 @@ def fit(options: argparse.Namespace, data: pd.DataFrame) -> Any:
         if options.nagq is not None:
             raise ArgumentError("--nagq is for generalized models: give --family too.")
         return _out_of_sight(lmm.lmer, options.formula, data, REML=not options.ml, **given)
-    glmer = getattr(lmm, "glmer", None)
-    if glmer is None:
-        raise ArgumentError(f"--family: generalized models are not part of lmm {lmm.__version__}; they come with the next release.")
     if options.ml:
         raise ArgumentError("--ml is for linear models: a generalized model is always fitted by maximum likelihood.")
     if options.nagq is not None:
         given["nAGQ"] = options.nagq
-    return _out_of_sight(glmer, options.formula, data, family=options.family, **given)
+    return _out_of_sight(lmm.glmer, options.formula, data, family=options.family, **given)
 
 
 def _out_of_sight(fitter: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lmm.errors import ArgumentError
 from lmm.estimators.boundary import SNAP, escapes
 from lmm.estimators.criterion import Frame, curvature, directions
 from lmm.estimators.trust_region import Outcome, Point
@@ -19,6 +20,9 @@ from lmm.model.laplace import MODE_TOLERANCE, Arrangement, Laplace, find_mode, l
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.quadrature import quadrature
 from lmm.model.second_order import correction
+
+#: size of the second-order term per level, in the log-likelihood, up to which the expansion is trusted
+EXPANSION = 0.02
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,12 @@ class Objective:
         if not np.isfinite(at.objective):
             return Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
         if self.second_order:
-            objective, shift = at.objective, self._second_order(psi, frame, at)
+            shift = self._second_order(psi, frame, at)
+            if abs(shift[0]) > 2.0 * EXPANSION * self.rows.plan.terms[0].J:
+                if not np.isfinite(self.lowest):
+                    raise self._diverges(shift[0])
+                return Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
+            objective = at.objective
             objective, d_theta = objective + shift[0], [shift[1][: self.m]]
             for i, d in enumerate(at.D):
                 place = sum(s.n_theta for s in self.structures[:i])
@@ -122,6 +131,13 @@ class Objective:
             self.lowest, self.u, self.gamma = objective, at.mode.u, at.mode.gamma
         state = State(at, frame, theta, at.mode.gamma, phi)
         return Point(psi, objective, np.concatenate(parts), self._model(at, frame), state)
+
+    def _diverges(self, shift: float) -> ArgumentError:
+        group = self.rows.plan.terms[0].group
+        return ArgumentError(
+            f"nAGQ='laplace2' does not hold here: the second-order term is {-shift / 2:.1f} in the log-likelihood, too much for an "
+            f"expansion, because levels of {group} hold little data for their variance. Use nAGQ=25."
+        )
 
     def _second_order(self, psi: np.ndarray, frame: Frame, at: Laplace) -> tuple[float, np.ndarray]:
         """-2 c of the second-order expansion and its gradient in the coordinates of ``frame``, by central differences."""

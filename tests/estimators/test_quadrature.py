@@ -202,3 +202,11 @@ def test_zero_variance_is_left_when_it_is_no_minimum() -> None:
     data = lmm.datasets.load("cbpp")
     fit = lmm.glmer(CBPP, data, family="binomial", start=[0.0])
     assert fit.llf == pytest.approx(lmm.glmer(CBPP, data, family="binomial").llf, abs=1e-7)
+
+
+def test_the_second_order_is_refused_where_it_diverges() -> None:
+    """toenail's patients hold too little data for the expansion: an error, not a runaway likelihood."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(lmm.ArgumentError, match="patientID hold little data"):
+            lmm.glmer("outcome ~ treatment * time + (1|patientID)", lmm.datasets.load("toenail"), family="binomial", nAGQ="laplace2")
