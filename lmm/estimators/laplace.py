@@ -26,7 +26,7 @@ from lmm.estimators.generalized import Objective
 from lmm.estimators.trust_region import Outcome, minimize
 from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem
-from lmm.model.records import Convergence, Estimate
+from lmm.model.records import Estimate
 from lmm.model.working import starting_values
 
 
@@ -126,15 +126,7 @@ def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelih
     theta = np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(state.theta), strict=True)])
     inverse = solve_triangular(problem.rows.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
     family = problem.family
-    convergence = Convergence(
-        converged=outcome.converged,
-        message=outcome.message,
-        iterations=outcome.iterations,
-        evaluations=outcome.evaluations,
-        gradient_evaluations=outcome.evaluations,
-        scaled_gradient=float(np.sqrt(2.0 * max(outcome.promised, 0.0))) if np.isfinite(outcome.promised) else float("nan"),
-        seconds={**problem.seconds, **seconds},
-    )
+    convergence = outcome.convergence({**problem.seconds, **seconds})
     return Estimate(
         method=method.name,
         reml=False,

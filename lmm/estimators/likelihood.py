@@ -22,7 +22,7 @@ from lmm.linalg import threads
 from lmm.model import gaussian, hessian
 from lmm.model.moments import starting_values
 from lmm.model.problem import Problem
-from lmm.model.records import Convergence, Estimate
+from lmm.model.records import Estimate
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,7 @@ def finish(problem: Problem, reml: bool, outcome: Outcome, name: str, seconds: d
     value: gaussian.Value = point.payload.value
     theta = np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(point.theta), strict=True)])
     inverse = solve_triangular(problem.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
-    convergence = Convergence(
-        converged=outcome.converged,
-        message=outcome.message,
-        iterations=outcome.iterations,
-        evaluations=outcome.evaluations,
-        gradient_evaluations=outcome.evaluations,
-        scaled_gradient=float(np.sqrt(2.0 * max(outcome.promised, 0.0))) if np.isfinite(outcome.promised) else float("nan"),
-        seconds={**problem.seconds, **seconds},
-    )
+    convergence = outcome.convergence({**problem.seconds, **seconds})
     return Estimate(
         method=name,
         reml=reml,

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from lmm.model.records import Convergence
+
 #: share of the promised decrease under which a learned correction is doubted, and evaluations after which one doubt is enough
 DOUBT, PATIENCE = 0.5, 12
 #: promised decrease under which the exact Hessian is worth its price
@@ -45,6 +47,18 @@ class Outcome:
     evaluations: int
     promised: float
     trace: tuple[dict[str, Any], ...]
+
+    def convergence(self, seconds: dict[str, float]) -> Convergence:
+        """The same as an estimate reports it, with seconds by stage."""
+        return Convergence(
+            converged=self.converged,
+            message=self.message,
+            iterations=self.iterations,
+            evaluations=self.evaluations,
+            gradient_evaluations=self.evaluations,
+            scaled_gradient=float(np.sqrt(2.0 * max(self.promised, 0.0))) if np.isfinite(self.promised) else float("nan"),
+            seconds=seconds,
+        )
 
 
 def step_within(gradient: np.ndarray, hessian: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
