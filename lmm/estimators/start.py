@@ -32,7 +32,8 @@ def check_start(start: Any, design: Design, problem: Any, required: bool = False
         unknown = [key for key in start if key not in parts]
         if unknown or "theta" not in start or ("phi" in start and "beta" not in start):
             known = ", ".join(map(repr, parts))
-            raise ArgumentError(f"start={{...}} has the keys {known}, each needing those before it; it was given {list(start)}.")
+            keys = f"the one key {known}" if len(parts) == 1 else f"the keys {known}, each needing those before it"
+            raise ArgumentError(f"start={{...}} has {keys}; it was given {', '.join(map(repr, start)) or 'none'}.")
         start = [value for key in parts if key in start for value in np.atleast_1d(start[key])]
     try:
         theta = np.atleast_1d(np.asarray(start, dtype=float))

@@ -51,7 +51,7 @@ def test_start_by_array_or_by_key() -> None:
         ([1.0], r"start has shape \(1,\); this model has 3 parameters: a: Intercept; a: x1.Intercept; a: x1"),
         ([1.0, np.nan, 1.0], "not finite"),
         (["a", "b", "c"], "must hold numbers"),
-        ({"beta": [1, 2, 3]}, "the one key 'theta'; 'beta' is not known"),
+        ({"beta": [1, 2, 3]}, "the one key 'theta'; it was given 'beta'"),
     ],
 )
 def test_bad_starts(start: object, message: str) -> None:
