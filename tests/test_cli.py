@@ -155,15 +155,6 @@ def test_family_calls_glmer(run, glmer):
     assert status == 2 and err.startswith("lmm: --ml is for linear models")
 
 
-@pytest.mark.skipif(hasattr(lmm, "glmer"), reason="this lmm has generalized models")
-def test_family_without_glmer_says_so(run):
-    status, _, err = run("y ~ (1|herd)", "cbpp", "--family", "binomial")
-    assert (
-        status == 2
-        and err == f"lmm: --family: generalized models are not part of lmm {lmm.__version__}; they come with the next release.\n"
-    )
-
-
 def test_help_and_version(run):
     status, out, _ = run("--help")
     assert status == 0 and 'lmm "Reaction ~ Days + (Days|Subject)" sleepstudy' in out and "InstEval" in out
