@@ -14,17 +14,14 @@ import numpy as np
 
 from lmm.design import build_design
 from lmm.design.records import Design
-from lmm.errors import ArgumentError, nearest
-from lmm.estimators import Control, MaximumLikelihood
+from lmm.errors import ArgumentError
+from lmm.estimators import Control, registry
 from lmm.estimators.start import check_start
 from lmm.linalg import backend, threads
 from lmm.model.problem import build_problem
 from lmm.model.records import Estimate
 from lmm.results import Fit
 from lmm.results.notes import warned
-
-#: names of ``method=`` for linear models
-METHODS = {"reml": True, "ml": False}
 
 #: random effects from which an accelerator, where there is one, is worth its start-up
 ACCELERATE = 20_000
@@ -57,7 +54,8 @@ def lmer(
     na_action : "omit" drops incomplete rows, "exclude" also pads fitted values and residuals, "fail" refuses them.
     contrasts : coding of categorical columns, ``{"period": "sum"}``.
     start : relative covariance parameters theta to begin from, in the order of ``fit.theta``.
-    method : "reml", "ml", or an estimator; overrides ``REML``.
+    method : a way of estimating by name ("reml", "ml", "em", "vi", "mcem", "nuts", "mackay", "pql") or an estimator with
+        settings of its own, ``lmm.VariationalBayes(seed=1)``; "reml" and "ml" override ``REML``.
     control : :class:`lmm.Control`, tolerances and limits.
 
     Returns
@@ -113,19 +111,19 @@ def run(
     control: Control | None = None,
 ) -> Fit:
     """:func:`lmer` with the caller's names given as ``context``; the call is kept for :meth:`Fit.update`."""
-    control = check_control(control)
     estimator = choose_estimator(REML, method, control)
+    settings = registry.control_of(estimator)
     begin = perf_counter()
     with threads.limited():
         design = build_design(
             formula, data, weights=weights, offset=offset, subset=subset, na_action=na_action, contrasts=contrasts, context=context
         )
     rows = design.extra["subset"] if callable(subset) else subset  # a function need not pickle
-    call = {"run": run, "REML": estimator.reml, "weights": weights, "offset": offset, "subset": rows, "na_action": na_action}
-    call |= {"contrasts": contrasts, "start": start, "method": method, "control": control}
+    call = {"run": run, "REML": getattr(estimator, "reml", REML), "weights": weights, "offset": offset, "subset": rows}
+    call |= {"na_action": na_action, "contrasts": contrasts, "start": start, "method": method, "control": control}
     design = replace(design, extra={**design.extra, "call": call})
     with threads.limited():
-        problem = build_problem(design, backend=choose_backend(design, control))
+        problem = build_problem(design, backend=choose_backend(design, settings))
     design.extra["plan"] = problem.plan
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
     return fit_problem(design, problem, estimator, start)
@@ -133,25 +131,22 @@ def run(
 
 def fit_problem(design: Design, problem: Any, estimator: Any, start: Any = None) -> Fit:
     """Run an estimator on a problem, warn of a singular or unconverged fit, and put the names back."""
-    theta = check_start(start, design, problem, required=estimator.control.evaluate_only)
-    with _watching(estimator.control) as callback, threads.limited():
+    control = registry.control_of(estimator)
+    theta = check_start(start, design, problem, required=control.evaluate_only)
+    with _watching(control) as callback, threads.limited():
         estimate: Estimate = estimator.fit(problem, theta, callback)
     return Fit(design.formula, design, problem, estimator, warned(design, estimate))
 
 
-def choose_estimator(REML: bool, method: str | Any, control: Control) -> Any:
+def choose_estimator(REML: bool, method: str | Any, control: Control | None) -> Any:
     """The estimator that ``REML=`` and ``method=`` ask for."""
     if not isinstance(REML, bool | np.bool_):
         raise ArgumentError(f"REML={REML!r} must be True or False.")
     if method is None:
-        return MaximumLikelihood(bool(REML), control)
+        method = "reml" if REML else "ml"
     if isinstance(method, str):
-        if method.lower() not in METHODS:
-            raise ArgumentError(f"method={method!r} is not one of {', '.join(map(repr, METHODS))}.{nearest(method, METHODS)}")
-        return MaximumLikelihood(METHODS[method.lower()], control)
-    if not hasattr(method, "fit"):
-        raise ArgumentError(f"method must be a name or an estimator with a fit() method, not {type(method).__name__}.")
-    return method
+        return registry.by_name(method, registry.LINEAR, reml=bool(REML), control=check_control(control))
+    return registry.adopt(method, registry.LINEAR, None if control is None else check_control(control))
 
 
 def choose_backend(design: Design, control: Control) -> str:

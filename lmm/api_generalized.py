@@ -16,7 +16,7 @@ from lmm.api import check_control, fit_problem
 from lmm.design import build_design
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
-from lmm.estimators import Control
+from lmm.estimators import Control, registry
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.families import Family
 from lmm.linalg import threads
@@ -70,7 +70,8 @@ def glmer(
     offset : known component of the linear predictor: column name, expression, or array (N,).
     subset, na_action, contrasts : as in :func:`lmm.lmer`.
     start : theta, or ``{"theta": ..., "beta": ..., "phi": ...}`` to begin from.
-    method : an estimator, in place of the one that ``nAGQ`` asks for.
+    method : a way of estimating by name ("laplace", "agq", "pql", "vi", "mcem", "nuts") or an estimator with settings of
+        its own, in place of the one that ``nAGQ`` asks for.
     control : :class:`lmm.Control`, tolerances and limits.
 
     Returns
@@ -128,14 +129,13 @@ def run_generalized(
     control: Control | None = None,
 ) -> Fit:
     """:func:`glmer` with the caller's names given as ``context``; the call is kept for :meth:`Fit.update`."""
-    control = check_control(control)
     family = families.get(family)
     second_order = nAGQ == "laplace2"
     nAGQ = 1 if second_order else nAGQ
     if isinstance(nAGQ, bool) or not isinstance(nAGQ, int | np.integer) or not 0 <= nAGQ <= MAX_POINTS:
         choices = f"0 (fixed effects in the inner loop), 1 (Laplace), or up to {MAX_POINTS} quadrature points, or 'laplace2'"
         raise ArgumentError(f"nAGQ={nAGQ!r} must be a whole number: {choices}.")
-    estimator = LaplaceLikelihood(control, int(nAGQ), second_order) if method is None else method
+    estimator = choose_generalized(int(nAGQ), second_order, method, control)
     begin = perf_counter()
     with threads.limited():
         design = build_design(
@@ -160,8 +160,17 @@ def run_generalized(
             "subset": rows,
         }
         call |= {"na_action": na_action, "contrasts": contrasts, "start": start, "method": method, "control": control}
-        check_quadrature(design, int(nAGQ), second_order)
+        check_quadrature(design, getattr(estimator, "nagq", 1), second_order)
         problem = build_generalized(design, family)
     design = replace(design, extra={**design.extra, "call": call, "plan": problem.plan})
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
     return fit_problem(design, problem, estimator, start)
+
+
+def choose_generalized(nAGQ: int, second_order: bool, method: Any, control: Control | None) -> Any:
+    """The estimator that ``nAGQ=`` and ``method=`` ask for."""
+    if method is None:
+        return LaplaceLikelihood(check_control(control), nAGQ, second_order)
+    if isinstance(method, str):
+        return registry.by_name(method, registry.GENERALIZED, reml=False, nagq=nAGQ, control=check_control(control))
+    return registry.adopt(method, registry.GENERALIZED, None if control is None else check_control(control))

@@ -20,10 +20,11 @@ ALLOWED = {
     "covariance": set(),
     "linalg": {"covariance"},
     "families": set(),
+    "priors": set(),
     "formula": {"covariance"},
     "design": {"formula", "covariance", "families"},
-    "model": {"design", "families", "covariance", "linalg"},
-    "estimators": {"model", "design", "families", "covariance", "linalg"},
+    "model": {"design", "families", "covariance", "linalg", "priors"},
+    "estimators": {"model", "design", "families", "covariance", "linalg", "priors"},
     "inference": {"estimators", "model", "design", "families", "covariance", "linalg"},
     "results": {"inference", "estimators", "model", "design", "formula", "families", "covariance", "linalg"},
     "plots": {"results", "inference", "estimators", "model", "design", "formula", "families", "covariance", "linalg"},
@@ -33,7 +34,7 @@ ALLOWED["api_generalized"] = ALLOWED["api"] | {"api"}
 ALLOWED["cli"] = ALLOWED["api"] | {"api", "datasets"}
 
 # packages that a function may import for itself: optional ones, and JAX, which a small fit never loads
-OPTIONAL = {"jax", "jaxlib", "matplotlib", "polars", "pyarrow", "IPython", "tqdm", "narwhals", "threadpoolctl"}
+OPTIONAL = {"jax", "jaxlib", "matplotlib", "polars", "pyarrow", "IPython", "tqdm", "narwhals", "threadpoolctl", "blackjax", "optax", "arviz_base"}
 JAX_FREE = {"errors", "datasets", "formula", "design", "covariance", "results", "cli"}
 SLOW_SCIPY = {"scipy.stats", "scipy.optimize"}
 
@@ -100,7 +101,7 @@ def complaints(path: Path) -> Iterator[str]:
             yield f"{place}: JAX in {here}"
         if target.startswith(tuple(SLOW_SCIPY)) and here in JAX_FREE:
             yield f"{place}: slow to import"
-        if top in {"matplotlib", "polars", "pyarrow", "IPython", "tqdm", "threadpoolctl"} and not inside and here != "plots":
+        if top in {"matplotlib", "polars", "pyarrow", "IPython", "tqdm", "threadpoolctl", "blackjax", "optax", "arviz_base"} and not inside and here != "plots":
             yield f"{place}: an optional package, imported by the whole module"
 
 

@@ -44,6 +44,8 @@ class LaplaceLikelihood:
     nagq: int = 1
     second_order: bool = False
     reml = False
+    models = ("generalized",)
+    elsewhere = " The likelihood of a linear model needs no approximation."
 
     @property
     def name(self) -> str:

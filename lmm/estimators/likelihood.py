@@ -31,6 +31,8 @@ class MaximumLikelihood:
 
     reml: bool = True
     control: Control = Control()
+    models = ("linear",)
+    elsewhere = " Maximum likelihood of a generalized model is 'laplace' or 'agq'."
 
     @property
     def name(self) -> str:

@@ -41,6 +41,9 @@ class Problem:
     R : (p, p), X = Q R.
     beta0 : (p,) least-squares coefficients.
     n : rows; ``sum_log_weights`` their log weights' sum.
+    names : names of the fixed columns.
+    labels : per term its group and the names of its columns.
+    location, scale : mean and standard deviation of the response less its offset.
     seconds : wall-clock seconds spent here, by stage.
     """
 
@@ -53,6 +56,10 @@ class Problem:
     beta0: np.ndarray
     n: int
     sum_log_weights: float
+    names: tuple[str, ...] = ()
+    labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    location: float = 0.0
+    scale: float = 1.0
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -91,7 +98,9 @@ class Problem:
         gram[-1, :-1] = gram[:-1, -1] = design.X.T @ weighted
         cross = replace(self.cross, rhs=rhs, gram=gram)
         data, _ = _data(cross, self.plan, self.R, self.data)
-        return replace(self, cross=cross, data=data, beta0=beta0, seconds={"cross-products": perf_counter() - start})
+        location, scale = _moments(design)
+        seconds = {"cross-products": perf_counter() - start}
+        return replace(self, cross=cross, data=data, beta0=beta0, location=location, scale=scale, seconds=seconds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +123,11 @@ class GeneralizedProblem:
     family: Any
     names: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Per term its group and the names of its columns."""
+        return tuple((term.group, term.columns) for term in self.terms)
 
     @property
     def plan(self) -> Plan:
@@ -172,7 +186,16 @@ def build_problem(design: Design, backend: str = "numpy") -> Problem:
     data, arranged = _data(cross, plan, R, None)
     seconds = {"cross-products": middle - start, "plan": perf_counter() - middle}
     structures = tuple(term.structure for term in design.terms)
-    return Problem(structures, plan, arranged, cross, data, R, beta0, cross.n, cross.sum_log_weights, seconds)
+    labels = tuple((term.group, term.columns) for term in design.terms)
+    return Problem(
+        structures, plan, arranged, cross, data, R, beta0, cross.n, cross.sum_log_weights, design.names, labels, *_moments(design), seconds
+    )
+
+
+def _moments(design: Design) -> tuple[float, float]:
+    """Mean and standard deviation of the response less its offset."""
+    y = design.y if design.offset is None else design.y - design.offset
+    return float(y.mean()), float(y.std())
 
 
 def _residual(design: Design, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

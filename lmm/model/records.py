@@ -33,6 +33,47 @@ class Convergence:
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
 
+@dataclass(frozen=True)
+class Report:
+    """How the numbers of a method are to be read, for a summary; a likelihood fit needs none.
+
+    Attributes
+    ----------
+    title : what was fitted and how, the first line.
+    spread : what stands beside the estimates, "Std. Error" or "Posterior SD".
+    criterion : (label, value) pairs in place of the information criteria.
+    notes : sentences on what the numbers mean.
+    """
+
+    title: str
+    spread: str = "Std. Error"
+    criterion: tuple[tuple[str, float], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Draws from a posterior distribution, C chains of D draws, on the user's scale.
+
+    Attributes
+    ----------
+    beta : (C, D, p) fixed effects.
+    covariances : per term (C, D, k, k), Cov(b) of one level's effects.
+    sigma : (C, D) residual standard deviation of a linear model, else None.
+    phi : (C, D) dispersion of a family that has one, else None.
+    effects : per term (C, D, J, k) random effects b; empty where they were not kept.
+    statistics : per draw (C, D) of the sampler, "diverging", "acceptance_rate", "steps", "log_density", ...; empty for
+        independent draws from an approximation.
+    """
+
+    beta: np.ndarray
+    covariances: tuple[np.ndarray, ...]
+    sigma: np.ndarray | None = None
+    phi: np.ndarray | None = None
+    effects: tuple[np.ndarray, ...] = ()
+    statistics: dict[str, np.ndarray] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class Estimate:
     """Numbers without names: the answer of any estimator.
@@ -59,6 +100,12 @@ class Estimate:
     phi : dispersion parameter of the family, 1 without one.
     nagq : quadrature points per random effect: 1 Laplace, 0 fixed effects inside the inner loop.
     eta : (n,) linear predictor at the modes; None for a linear model.
+    report : how to read the numbers of a method other than maximum likelihood; ``objective`` is NaN where it is no
+        log-likelihood.
+    draws : draws from the posterior, or from its approximation, where the method has one. ``beta``, ``modes`` and the
+        rest are posterior means then, ``beta_cov_unscaled`` times sigma^2 (1 with a family) the posterior covariance.
+    mode_cov : per term (J, k, k) posterior covariances of the effects, where the method gives them; else None.
+    elbo : evidence lower bound of a variational fit, NaN otherwise.
     """
 
     method: str
@@ -78,3 +125,7 @@ class Estimate:
     phi: float = 1.0
     nagq: int = 1
     eta: np.ndarray | None = None
+    report: Report | None = None
+    draws: Draws | None = None
+    mode_cov: tuple[np.ndarray, ...] | None = None
+    elbo: float = float("nan")
