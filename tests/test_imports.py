@@ -34,7 +34,8 @@ ALLOWED["api_generalized"] = ALLOWED["api"] | {"api"}
 ALLOWED["cli"] = ALLOWED["api"] | {"api", "datasets"}
 
 # packages that a function may import for itself: optional ones, and JAX, which a small fit never loads
-OPTIONAL = {"jax", "jaxlib", "matplotlib", "polars", "pyarrow", "IPython", "tqdm", "narwhals", "threadpoolctl", "blackjax", "optax", "arviz_base"}
+OPTIONAL = {"jax", "jaxlib", "matplotlib", "polars", "pyarrow", "IPython", "tqdm", "narwhals", "threadpoolctl"}
+OPTIONAL |= {"blackjax", "optax", "arviz_base"}
 JAX_FREE = {"errors", "datasets", "formula", "design", "covariance", "results", "cli"}
 SLOW_SCIPY = {"scipy.stats", "scipy.optimize"}
 
@@ -101,7 +102,7 @@ def complaints(path: Path) -> Iterator[str]:
             yield f"{place}: JAX in {here}"
         if target.startswith(tuple(SLOW_SCIPY)) and here in JAX_FREE:
             yield f"{place}: slow to import"
-        if top in {"matplotlib", "polars", "pyarrow", "IPython", "tqdm", "threadpoolctl", "blackjax", "optax", "arviz_base"} and not inside and here != "plots":
+        if top in OPTIONAL - {"jax", "jaxlib", "narwhals"} and not inside and here != "plots":
             yield f"{place}: an optional package, imported by the whole module"
 
 
