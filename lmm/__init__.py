@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         SingularFitWarning,
     )
     from lmm.estimators.control import Control
+    from lmm.estimators.laplace import LaplaceLikelihood
+    from lmm.estimators.likelihood import MaximumLikelihood
     from lmm.linalg.backend import enable_compile_cache
     from lmm.results import Fit
 
@@ -47,8 +49,10 @@ __all__ = [
     "Fit",
     "FormulaError",
     "GroupingError",
+    "LaplaceLikelihood",
     "LmmError",
     "LmmWarning",
+    "MaximumLikelihood",
     "PredictionError",
     "RankWarning",
     "ResponseError",
@@ -67,8 +71,10 @@ _HOMES = {
     "lmer": "lmm.api",
     "glmer": "lmm.api_generalized",
     "Control": "lmm.estimators.control",
-    "Fit": "lmm.results",
+    "LaplaceLikelihood": "lmm.estimators.laplace",
+    "MaximumLikelihood": "lmm.estimators.likelihood",
     "enable_compile_cache": "lmm.linalg.backend",
+    "Fit": "lmm.results",
 }
 
 

@@ -50,12 +50,14 @@ class Payload:
 
 
 class Evaluator:
-    """The criterion of one problem as a function of theta, with its constants."""
+    """The criterion of one problem as a function of theta, with its constants; ``sigma`` where it is known."""
 
-    def __init__(self, problem: Problem, reml: bool):
-        self.problem, self.reml = problem, reml
-        degrees = problem.n - (problem.p if reml else 0)
-        self.data = problem.data._replace(degrees=np.asarray(float(degrees)))
+    def __init__(self, problem: Problem, reml: bool, sigma: float | None = None):
+        self.problem, self.reml, self.sigma = problem, reml, sigma
+        self.known = sigma is not None
+        self.degrees = problem.n - (problem.p if reml else 0)
+        variance = 1.0 if sigma is None else float(sigma) ** 2
+        self.data = problem.data._replace(degrees=np.asarray(float(self.degrees)), variance=np.asarray(variance))
         self.constant = -problem.sum_log_weights
         if reml and problem.p:
             self.constant += 2.0 * float(np.log(np.abs(np.diagonal(problem.R))).sum())
@@ -72,6 +74,14 @@ class Evaluator:
             return backend.call(kernel, self.data, *arrays, **static)
         return kernel(np, self.data, *arrays, **static)
 
+    @property
+    def _kind(self) -> dict[str, bool]:
+        return {"reml": self.reml, "known": self.known}
+
+    def variance(self, value: gaussian.Value) -> float:
+        """sigma^2 at an evaluation: the known one, or the one profiled out."""
+        return self.sigma**2 if self.sigma is not None else float(value.r2) / self.degrees
+
     def _arrange(self, per_term: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Per-term arrays of the chain's terms and of the tail's."""
         plan = self.problem.plan
@@ -80,7 +90,7 @@ class Evaluator:
     def objective(self, theta: np.ndarray) -> float:
         """The criterion alone, constants included."""
         chain_T, tail_T = self._arrange([s.factor(own) for s, own in self._terms(theta)])
-        value = self._call(gaussian.value, chain_T, tail_T, layout=self.problem.arranged.layout, reml=self.reml)
+        value = self._call(gaussian.value, chain_T, tail_T, layout=self.problem.arranged.layout, **self._kind)
         return float(value.objective) + self.constant
 
     def _terms(self, theta: np.ndarray) -> list[tuple[Covariance, np.ndarray]]:
@@ -110,13 +120,13 @@ class Evaluator:
         well = tuple(not self.jax and bool(np.linalg.svd(t, compute_uv=False)[-1] > WELL) for t in tail_T)
         try:
             value, derived = self._call(
-                gaussian.derivatives, chain_T, tail_T, chain_dG, tail_dG, layout=plan.layout, well=well, reml=self.reml
+                gaussian.derivatives, chain_T, tail_T, chain_dG, tail_dG, layout=plan.layout, well=well, **self._kind
             )
         except (np.linalg.LinAlgError, FloatingPointError):
             return _nowhere(theta)
         if not np.isfinite(value.objective):
             return _nowhere(theta)
-        if value.r2 < EXPLAINED * problem.cross.gram[-1, -1]:
+        if not self.known and value.r2 < EXPLAINED * problem.cross.gram[-1, -1]:
             raise nothing_left(problem)
         D = [derived.D[i] for i in np.argsort(plan.chain + plan.tail)]
         gradient = np.concatenate([2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(D, frame.T, frame.dT, strict=True)])
@@ -140,8 +150,8 @@ class Evaluator:
         dG = [directions(d, t) for d, t in zip(frame.dT, frame.T, strict=True)]
         rhs = problem.collect(problem.data.rhs)
         parts = hessian.pieces(problem.cross, rhs, problem.data.gram, frame.T, dG, self.reml)
-        degrees = problem.n - (problem.p if self.reml else 0)
-        return hessian.in_directions(parts, dG, degrees) + curvature(point.payload.D, frame)
+        variance = None if self.sigma is None else self.sigma**2
+        return hessian.in_directions(parts, dG, self.degrees, variance) + curvature(point.payload.D, frame)
 
     def _permute(self, AI: np.ndarray) -> np.ndarray:
         """AI from the plan's order of the terms to the design's."""

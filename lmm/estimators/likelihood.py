@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from lmm.errors import ArgumentError
 from lmm.estimators.boundary import escapes, is_saturated, is_singular, snap, unit_start
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator, nothing_left
@@ -27,12 +28,36 @@ from lmm.model.records import Estimate
 
 @dataclass(frozen=True)
 class MaximumLikelihood:
-    """ML (``reml=False``) or REML by a trust region on the average information."""
+    """ML (``reml=False``) or REML by a trust region on the average information.
+
+    Parameters
+    ----------
+    reml : restricted maximum likelihood or maximum likelihood.
+    control : tolerances and limits.
+    sigma : residual standard deviation where it is known; None estimates it. It is no parameter then.
+
+    Raises
+    ------
+    ArgumentError : for a ``sigma`` that is not a positive number.
+
+    Example
+    -------
+    >>> import lmm
+    >>> known = lmm.MaximumLikelihood(sigma=25.0)
+    >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"), method=known)
+    >>> fit.sigma, fit.df_model
+    (25.0, 5)
+    """
 
     reml: bool = True
     control: Control = Control()
+    sigma: float | None = None
     models = ("linear",)
     elsewhere = " Maximum likelihood of a generalized model is 'laplace' or 'agq'."
+
+    def __post_init__(self) -> None:
+        if self.sigma is not None:
+            check_sigma(self.sigma)
 
     @property
     def name(self) -> str:
@@ -49,8 +74,9 @@ class MaximumLikelihood:
         callback : called with each line of the trace.
         """
         begin = perf_counter()
-        evaluate = Evaluator(problem, self.reml)
-        theta = starting_values(problem.cross, problem.structures) if start is None else np.asarray(start, dtype=float)
+        evaluate = Evaluator(problem, self.reml, self.sigma)
+        moments = starting_values(problem.cross, problem.structures, self.sigma)
+        theta = moments if start is None else np.asarray(start, dtype=float)
         if self.control.evaluate_only:
             point = evaluate(theta)
             outcome = Outcome(point, True, "evaluated at the given theta, not optimised", 0, 1, float("nan"), ())
@@ -58,7 +84,7 @@ class MaximumLikelihood:
             outcome = self._search(problem, evaluate, theta, callback)
             if start is None and is_saturated(problem) and is_singular(problem, outcome.point.theta):
                 outcome = best([outcome, self._search(problem, evaluate, unit_start(problem), callback)])
-        return finish(problem, self.reml, outcome, self.name, {"optimise": perf_counter() - begin})
+        return finish(problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin})
 
     def _search(
         self, problem: Problem, evaluate: Evaluator, theta: np.ndarray, callback: Callable[[dict[str, Any]], None] | None
@@ -79,17 +105,17 @@ class MaximumLikelihood:
     @threads.limited()
     def objective(self, problem: Problem, theta: np.ndarray) -> float:
         """-2 log-likelihood (ML) or the REML criterion at theta (m,)."""
-        return Evaluator(problem, self.reml).objective(theta)
+        return Evaluator(problem, self.reml, self.sigma).objective(theta)
 
     @threads.limited()
     def gradient(self, problem: Problem, theta: np.ndarray) -> np.ndarray:
         """Its derivative with respect to theta, (m,)."""
-        return Evaluator(problem, self.reml).in_theta(theta).gradient
+        return Evaluator(problem, self.reml, self.sigma).in_theta(theta).gradient
 
     @threads.limited()
     def hessian(self, problem: Problem, theta: np.ndarray) -> np.ndarray:
         """Its exact second derivatives with respect to theta, (m, m)."""
-        evaluate = Evaluator(problem, self.reml)
+        evaluate = Evaluator(problem, self.reml, self.sigma)
         theta = np.asarray(theta, dtype=float)
         if hessian.is_cheap(evaluate.sizes, hessian.DENSE_LIMIT):
             return evaluate.hessian(evaluate.in_theta(theta))
@@ -102,10 +128,16 @@ def best(outcomes: list[Outcome]) -> Outcome:
     return replace(lowest, evaluations=sum(o.evaluations for o in outcomes), iterations=sum(o.iterations for o in outcomes))
 
 
-def finish(problem: Problem, reml: bool, outcome: Outcome, name: str, seconds: dict[str, float]) -> Estimate:
+def check_sigma(sigma: Any) -> float:
+    """A residual standard deviation that the user gives."""
+    if isinstance(sigma, bool) or not isinstance(sigma, int | float | np.number) or not (np.isfinite(sigma) and sigma > 0):
+        raise ArgumentError(f"sigma={sigma!r} must be a positive number, the residual standard deviation.")
+    return float(sigma)
+
+
+def finish(problem: Problem, evaluate: Evaluator, outcome: Outcome, name: str, seconds: dict[str, float]) -> Estimate:
     """The numbers of a fit at the point where the search ended, on the user's scale."""
     point = outcome.point
-    degrees = problem.n - (problem.p if reml else 0)
     if not np.isfinite(point.objective):
         raise nothing_left(problem)
     value: gaussian.Value = point.payload.value
@@ -114,15 +146,15 @@ def finish(problem: Problem, reml: bool, outcome: Outcome, name: str, seconds: d
     convergence = outcome.convergence({**problem.seconds, **seconds})
     return Estimate(
         method=name,
-        reml=reml,
+        reml=evaluate.reml,
         beta=problem.beta0 + inverse @ value.beta,
         beta_cov_unscaled=inverse @ value.cov @ inverse.T,
         theta=theta,
         factors=tuple(s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)),
-        sigma=float(np.sqrt(value.r2 / degrees)),
+        sigma=float(np.sqrt(evaluate.variance(value))),
         modes=tuple(np.ascontiguousarray(m.T) for m in point.payload.modes),
         objective=point.objective,
-        n_parameters=problem.p + problem.n_theta + 1,
+        n_parameters=problem.p + problem.n_theta + int(not evaluate.known),
         convergence=convergence,
         trace=outcome.trace,
     )

@@ -14,6 +14,9 @@ and the average information, in which the traces of second derivatives cancel:
 
     AI_ij = N (f_i'P f_j / r2 - rho_i rho_j / r2^2),   f_i = Z dG_i e,   rho_i = e' dG_i e.
 
+With sigma^2 known only beta is profiled out: d = log|M| [+ log|X'V^-1X|] + r2 / sigma^2 + N log(2 pi sigma^2) - sum log w,
+D has that sigma^2, and AI_ij = f_i'P f_j / sigma^2.
+
 References: Bates et al. (2015), J. Stat. Softw. 67(1), eqs. 34-42; Gilmour, Thompson & Cullis (1995),
 Biometrics 51 (average information); Johnson & Thompson (1995), J. Dairy Sci. 78.
 
@@ -34,13 +37,15 @@ class Data(NamedTuple):
     """Everything the criterion needs of the data: arrays only.
 
     ``rhs`` holds Z'W[X y] per member (p + 1, k, J) and for the tail (p + 1, q); ``gram`` is
-    [X y]'W[X y]; ``n`` the rows, ``degrees`` N; X orthonormal (X'WX = I), y the least-squares residual.
+    [X y]'W[X y]; ``degrees`` is N; X orthonormal (X'WX = I), y the least-squares residual. ``variance`` is sigma^2
+    where the kernels are told that it is ``known``.
     """
 
     system: System
     rhs: Vectors
     gram: Array
     degrees: Array
+    variance: Array = 1.0
 
 
 class Value(NamedTuple):
@@ -69,9 +74,9 @@ class State(NamedTuple):
 
 
 def _head(
-    xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool
+    xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool, known: bool
 ) -> tuple[Value, Factor, Reduced, Array]:
-    """Factor, eliminate [X y], profile beta and sigma^2; also the Cholesky factor of X'V^-1X."""
+    """Factor, eliminate [X y], profile beta and, unless it is known, sigma^2; also the Cholesky factor of X'V^-1X."""
     factor = elimination.factorize(xp, data.system, chain_T, layout, tail_T)
     reduced = elimination.reduce(xp, factor, layout, tail_T, data.rhs)
     gram = data.gram - elimination.inner(reduced)
@@ -89,20 +94,21 @@ def _head(
         r2 = r2 - z @ z
         logdet = 2.0 * xp.sum(xp.log(xp.diagonal(root)))
         root = half
-    objective = factor.logdet + degrees * (1.0 + xp.log(2.0 * xp.pi * r2 / degrees))
+    s2 = data.variance if known else r2 / degrees
+    objective = factor.logdet + r2 / s2 + degrees * xp.log(2.0 * xp.pi * s2)
     if reml:
         objective = objective + logdet
     return Value(objective, beta, cov, r2), factor, reduced, root
 
 
-def value(xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool) -> Value:
-    """The criterion alone."""
-    return _head(xp, data, chain_T, tail_T, layout, reml)[0]
+def value(xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool, known: bool = False) -> Value:
+    """The criterion alone; ``known``: sigma^2 is ``data.variance``."""
+    return _head(xp, data, chain_T, tail_T, layout, reml, known)[0]
 
 
 def state(xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool) -> tuple[Value, State]:
     """The criterion with the factor and the modes of X and y, for what follows a fit."""
-    val, factor, reduced, _ = _head(xp, data, chain_T, tail_T, layout, reml)
+    val, factor, reduced, _ = _head(xp, data, chain_T, tail_T, layout, reml, False)
     modes, residuals = elimination.solve(xp, factor, layout, tail_T, reduced, (False,) * len(layout))
     return val, State(factor, modes, residuals)
 
@@ -117,12 +123,13 @@ def derivatives(
     layout: tail.Layout,
     well: tuple[bool, ...],
     reml: bool,
+    known: bool = False,
 ) -> tuple[Value, Derivatives]:
     """The criterion, D per term, and the average information along the directions dG (m_t, k, k) of each term."""
-    val, factor, reduced, root = _head(xp, data, chain_T, tail_T, layout, reml)
+    val, factor, reduced, root = _head(xp, data, chain_T, tail_T, layout, reml, known)
     solved, residuals = elimination.solve(xp, factor, layout, tail_T, reduced, well)
     combine = xp.concatenate([-val.beta, xp.ones(1)])
-    s2 = val.r2 / data.degrees
+    s2 = data.variance if known else val.r2 / data.degrees
 
     e_chain = [xp.tensordot(combine, v, 1) for v in residuals.chain]  # (k, J)
     e_tail = combine @ residuals.tail
@@ -151,7 +158,7 @@ def derivatives(
     for t, e in enumerate(e_chain + e_slots):
         D[t] = D[t] - (e @ e.T) / s2
 
-    AI = _average_information(xp, data, factor, layout, tail_T, residuals, root, val, e_chain, e_slots, chain_dG, tail_dG)
+    AI = _average_information(xp, data, factor, layout, tail_T, residuals, root, val, e_chain, e_slots, chain_dG, tail_dG, known)
     modes = Vectors(tuple(xp.tensordot(combine, v, 1)[None] for v in solved.chain), (combine @ solved.tail)[None])
     return val, Derivatives(tuple(D), AI, modes)
 
@@ -169,6 +176,7 @@ def _average_information(
     e_slots: list[Array],
     chain_dG: list[Array],
     tail_dG: list[Array],
+    known: bool,
 ) -> Array:
     """AI (m, m): each direction is one more right-hand side A v_i, v_i = dG_i e in its own term."""
     dGs, es = list(chain_dG) + list(tail_dG), e_chain + e_slots
@@ -196,6 +204,9 @@ def _average_information(
     if p:
         onto = root @ _dot(Vectors(tuple(f[:p] for f in residuals.chain), residuals.tail[:p]), v)
         quad = quad - onto.T @ onto
+    if known:
+        AI = quad / data.variance
+        return (AI + AI.T) / 2
     rho = xp.zeros(m)
     for (start, own), e in zip(v_all, es, strict=True):
         part = own.reshape(len(own), -1) @ e.reshape(-1)

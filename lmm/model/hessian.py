@@ -7,7 +7,7 @@ rho_i = e'v_i and Q_P = Z'PZ (REML; Z'V^-1Z in the trace for ML),
 
 and the chain rule adds <D, d2G_i / dtheta dtheta'>. The trace needs all of Q: per level for a single
 grouping factor, as a dense (q, q) matrix otherwise, and above a size by central differences of the
-exact gradient (error 1e-9 relative).
+exact gradient (error 1e-9 relative). With sigma^2 known the last two terms are 2 v_i'Q_P v_j / sigma^2.
 """
 
 from __future__ import annotations
@@ -134,14 +134,17 @@ def _dense(cross: CrossProducts, rhs: list[np.ndarray], gram: np.ndarray, T: lis
     return Pieces(P, quad, v @ e, r2)
 
 
-def in_directions(parts: Pieces, dG: list[np.ndarray], degrees: float) -> np.ndarray:
-    """d2d / dG_i dG_j along all directions (m, m), in the design's order."""
+def in_directions(parts: Pieces, dG: list[np.ndarray], degrees: float, variance: float | None = None) -> np.ndarray:
+    """d2d / dG_i dG_j along all directions (m, m), in the design's order; ``variance`` is sigma^2 where it is known."""
     stops = np.cumsum([0] + [len(d) for d in dG])
     trace = np.zeros((stops[-1], stops[-1]))
     for (t, s), P in parts.P.items():
         # tr(E_i Q E_j Q) = sum dG_i[a, b] Q[b j, c l] dG_j[c, d] Q[d l, a j]
         trace[stops[t] : stops[t + 1], stops[s] : stops[s + 1]] = np.einsum("iab,bcda,jcd->ij", dG[t], P, dG[s], optimize=True)
-    out = -trace + degrees * (2.0 * parts.quad / parts.r2 - np.outer(parts.rho, parts.rho) / parts.r2**2)
+    if variance is None:
+        out = -trace + degrees * (2.0 * parts.quad / parts.r2 - np.outer(parts.rho, parts.rho) / parts.r2**2)
+    else:
+        out = -trace + 2.0 * parts.quad / variance
     return (out + out.T) / 2
 
 

@@ -18,8 +18,8 @@ from lmm.covariance import Covariance
 from lmm.model.crossproducts import CrossProducts
 
 
-def starting_values(cross: CrossProducts, structures: tuple[Covariance, ...]) -> np.ndarray:
-    """theta (m,) from moments of the cross-products."""
+def starting_values(cross: CrossProducts, structures: tuple[Covariance, ...], sigma: float | None = None) -> np.ndarray:
+    """theta (m,) from moments of the cross-products, relative to ``sigma`` where it is known."""
     sizes = [d.shape[0] for d in cross.diag]
     blocks = [np.tril_indices(k) for k in sizes]
     starts = np.cumsum([1] + [len(b[0]) for b in blocks])
@@ -47,7 +47,7 @@ def starting_values(cross: CrossProducts, structures: tuple[Covariance, ...]) ->
     scale = np.where(scale > 0, scale, 1.0)
     solution = np.linalg.lstsq(left / np.outer(scale, scale), right / scale, rcond=1e-10)[0] / scale
     residual = cross.gram[p, p] / max(cross.n - p, 1)
-    sigma2 = float(np.clip(solution[0], 0.02 * residual, residual))
+    sigma2 = float(np.clip(solution[0], 0.02 * residual, residual)) if sigma is None else sigma**2
     theta = []
     for t, (structure, (i, j)) in enumerate(zip(structures, blocks, strict=True)):
         G = np.zeros((sizes[t], sizes[t]))
