@@ -1,0 +1,401 @@
+"""Variational Bayes: the Gaussian approximation of the posterior with the largest evidence lower bound.
+
+The bound (:mod:`lmm.model.elbo`) is computed without sampling noise, so that a quasi-Newton method (optax's L-BFGS) climbs it in
+tens to hundreds of steps; on minibatches of a generalized model's rows it is noisy, and Adam climbs it, its rate cut each time the
+averaged bound stalls. Either stops when the average of the bound over a window of steps no longer changes, relative to its size.
+
+Blei, Kucukelbir & McAuliffe (2017), J. Am. Stat. Assoc. 112; Kucukelbir et al. (2017), J. Mach. Learn. Res. 18.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from time import perf_counter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.polynomial.hermite_e import hermegauss
+from scipy.special import ndtri
+from scipy.stats import qmc
+
+from lmm.errors import ArgumentError, nearest
+from lmm.estimators.control import Control
+from lmm.estimators.posterior import KEEP, covariances_at, estimate_from, mean_covariance, need
+from lmm.linalg import backend
+from lmm.model import elbo, scales
+from lmm.model.elbo import FAMILIES, Approximation, Parameters, Rules
+from lmm.model.joint import Model, RowData, Sums, make_model, make_row_data, make_sums, start_of, units_of
+from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.records import Convergence, Draws, Estimate, Report
+from lmm.priors import Prior, resolve
+
+Array = Any
+
+#: steps of L-BFGS, of Adam, in one compiled call; a window of the convergence test
+CHUNK, WINDOW = 20, 200
+#: times that Adam's rate is cut before a stalled bound ends the search
+CUTS = 3
+TITLES = {"mean_field": "mean-field Gaussian", "full_rank": "full-rank Gaussian over parameters", "partial": "partially factorised Gaussian"}
+
+
+@dataclass(frozen=True)
+class VariationalBayes:
+    """Variational Bayes for linear and generalized models.
+
+    Parameters
+    ----------
+    approximation : "partial" (default): parameters jointly normal, each level's effects normal given them, so that posterior standard
+        deviations are close to the truth; "full_rank": parameters jointly normal, effects independent of them; "mean_field": all
+        independent.
+    sigma : residual standard deviation of a linear model: "estimate" maximises the bound over it, "posterior" gives it a prior and a
+        place in the approximation, a number fixes it.
+    priors : mapping of names to priors, see :mod:`lmm.priors`; what is not named has its default.
+    transform : of the standard deviations, "softplus" or "log": their approximation is normal on that scale.
+    optimizer : "auto" (L-BFGS, Adam on minibatches), "lbfgs", "adam", or a gradient transformation of optax.
+    learning_rate : of Adam.
+    batch_size : rows per step of a generalized model; None for all. A linear model is held by its sums and needs none.
+    steps : most steps.
+    tolerance : relative change of the averaged bound at which the search stops; None for 1e-9, 1e-5 on minibatches.
+    points : quadrature points per row of a generalized model.
+    draws : draws from the approximation that are kept in ``fit.draws``.
+    rng : seed or generator of the draws and minibatches.
+    control : :class:`lmm.Control` (``verbose``, ``progress``).
+
+    Examples
+    --------
+    >>> import lmm
+    >>> fit = lmm.lmer("log_radon ~ floor + (1|county)", lmm.datasets.load("radon"), method=lmm.VariationalBayes())
+    >>> fit.fixef().round(2).to_dict()
+    {'Intercept': 1.46, 'floor': -0.69}
+    """
+
+    approximation: str = "partial"
+    sigma: float | str = "estimate"
+    priors: Mapping[str, Prior] | None = None
+    transform: str = "softplus"
+    optimizer: Any = "auto"
+    learning_rate: float = 0.01
+    batch_size: int | None = None
+    steps: int = 20_000
+    tolerance: float | None = None
+    points: int = 20
+    draws: int = 1000
+    rng: None | int | np.random.Generator = 0
+    control: Control = Control()
+    models = ("linear", "generalized")
+    reml = False
+    name = "vi"
+
+    def __post_init__(self) -> None:
+        for key, known in (("approximation", FAMILIES), ("transform", scales.TRANSFORMS)):
+            value = getattr(self, key)
+            if value not in known:
+                raise ArgumentError(f"VariationalBayes: {key}={value!r} is not one of {', '.join(map(repr, known))}.{nearest(value, known)}")
+        if isinstance(self.sigma, str) and self.sigma not in ("estimate", "posterior"):
+            raise ArgumentError(f"VariationalBayes: sigma={self.sigma!r} must be 'estimate', 'posterior' or a positive number.")
+        for key in ("steps", "points", "draws", "learning_rate", "tolerance", "batch_size", "sigma"):
+            value = getattr(self, key)
+            if value is not None and not isinstance(value, str) and not value > 0:
+                raise ArgumentError(f"VariationalBayes: {key}={value!r} must be positive.")
+        if isinstance(self.optimizer, str) and self.optimizer not in ("auto", "lbfgs", "adam"):
+            raise ArgumentError(f"VariationalBayes: optimizer={self.optimizer!r} must be 'auto', 'lbfgs', 'adam', or one of optax's.")
+        if self.batch_size is not None and self.optimizer == "lbfgs":
+            raise ArgumentError("VariationalBayes: L-BFGS needs all rows; leave out batch_size, or take optimizer='adam'.")
+
+    def fit(
+        self,
+        problem: Problem | GeneralizedProblem,
+        start: np.ndarray | None = None,
+        callback: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Estimate:
+        """Maximise the bound; ``start`` (theta) sets the covariances to begin from."""
+        need("optax", "method='vi'")
+        begin = perf_counter()
+        rng = np.random.default_rng(self.rng)
+        linear = isinstance(problem, Problem)
+        first = start_of(problem, start)
+        how = Approximation(self.approximation, ("fixed" if not isinstance(self.sigma, str) else self.sigma) if linear else "fixed")
+        sigma = first.sigma if isinstance(self.sigma, str) else float(self.sigma)
+        model = make_model(problem, self.transform, resolve(self.priors, problem.names, problem.labels, units_of(problem)))
+        _check_link(model)
+        data: Sums | RowData = make_sums(problem, sigma) if isinstance(problem, Problem) else make_row_data(problem, first.beta)
+        unit = effect_units(problem, first.covariances, sigma, first.information)
+        floors = [scales.FLOOR / np.sqrt(np.maximum(np.diagonal(g), 1e-300)) for g in problem.grams()]
+        zeta = scales.from_covariances(model.terms, first.covariances, floors, self.transform)
+        q = elbo.initial(model, how, zeta, sigma, first.phi)
+        rules = make_rules(model.size, self.points)
+        fixed = np.asarray(sigma)
+        batches = self.batch_size is not None and not linear and self.batch_size < problem.n
+        rows = int(self.batch_size or problem.n) if batches else 0
+        with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+            arguments = backend.put((data, unit, rules, fixed))
+            q, trace, converged, message = self._climb(backend.put(q), arguments, model, how, rows, rng, callback)
+            value, _ = compiled_bound(model, how)(q, *arguments, np.ones(()))
+            g = jax.tree.map(np.asarray, elbo.unpack(model, how, q, unit))
+            q = jax.tree.map(np.asarray, q)
+        elapsed = perf_counter() - begin
+        convergence = Convergence(converged, message, len(trace), len(trace), len(trace), float("nan"), {**problem.seconds, "optimise": elapsed})
+        notes = (
+            "Estimates are means of the approximate posterior and 'Posterior SD' its standard deviations; standard deviations and "
+            "correlations of the random effects are posterior means as well.",
+        )
+        if linear and how.sigma == "estimate":
+            notes += ("The residual standard deviation is a point estimate, the maximum of the evidence lower bound.",)
+        if linear and how.sigma == "fixed":
+            notes += (f"The residual standard deviation was fixed at {sigma:g}.",)
+        if self.batch_size is not None and linear:
+            notes += ("batch_size was not used: a linear model is fitted from its sums, at no cost per row.",)
+        kind = "Linear" if linear else "Generalized linear"
+        report = Report(
+            f"{kind} mixed model fit by variational Bayes ({TITLES[self.approximation]})",
+            "Posterior SD",
+            (("ELBO", float(value)),),
+            notes,
+        )
+        found = Found(model, how, g, q, np.asarray(data.shift), np.asarray(data.unit), rules, sigma)
+        return estimate_from(
+            problem,
+            self.name,
+            beta=found.beta,
+            beta_cov=found.beta_cov,
+            covariances=found.covariances,
+            sigma=found.sigma,
+            phi=found.phi,
+            modes=[np.ascontiguousarray(m.T) for m in g.m],
+            mode_cov=found.mode_cov(),
+            convergence=convergence,
+            trace=tuple(trace),
+            report=report,
+            draws=found.draws(self.draws, rng),
+            elbo=float(value),
+        )
+
+    # ---- the search ----
+
+    def _climb(
+        self,
+        q: Parameters,
+        arguments: tuple[Any, ...],
+        model: Model,
+        how: Approximation,
+        rows: int,
+        rng: np.random.Generator,
+        callback: Callable[[dict[str, Any]], None] | None,
+    ) -> tuple[Parameters, list[dict[str, Any]], bool, str]:
+        import optax
+
+        noisy = rows > 0
+        wanted = ("adam" if noisy else "lbfgs") if self.optimizer == "auto" else self.optimizer
+        tolerance = self.tolerance or (1e-5 if noisy else 1e-9 if wanted == "lbfgs" else 1e-7)
+        window = CHUNK if wanted == "lbfgs" else WINDOW
+        run, state = _runner(wanted, self.learning_rate, model, how, rows, window), None
+        rate, trace, cuts, last = 1.0, [], 0, -np.inf
+        best = q
+        while len(trace) < self.steps:
+            if state is None:
+                state = _optimizer(optax, wanted, self.learning_rate).init(q)
+            key = np.asarray(rng.integers(0, 2**32, 2, dtype=np.uint32))
+            q, state, average, record = run(q, state, key, np.asarray(rate), *arguments)
+            record = jax.tree.map(np.asarray, record)
+            for i in range(window):
+                line = {name: values[i] for name, values in record.items()}
+                trace.append({"elbo": float(line.pop("elbo")), **line})
+            mean = float(np.mean(record["elbo"]))
+            if callback is not None:
+                theta = np.asarray(record["sd"][-1])
+                callback({"objective": -2.0 * mean, "theta": theta, "decrease": abs(mean - last)})
+            if not np.isfinite(mean):
+                return best, trace, False, "the evidence lower bound is not finite; try a smaller learning_rate, or other priors"
+            best = average if wanted != "lbfgs" else q
+            if abs(mean - last) <= tolerance * abs(mean):
+                if wanted == "lbfgs" or cuts >= CUTS:
+                    return best, trace, True, f"the averaged bound changed by less than {tolerance:g} of itself over {window} steps"
+                cuts, rate = cuts + 1, rate / 3.0
+            elif noisy and mean < last:  # the noise of the minibatches outweighs what a step gains
+                if cuts >= CUTS:
+                    return best, trace, True, "the averaged bound no longer rises above the noise of the minibatches"
+                cuts, rate = cuts + 1, rate / 3.0
+            last = mean
+        return best, trace, False, f"the bound still changed after {self.steps} steps; raise steps="
+
+
+def _optimizer(optax: Any, wanted: Any, rate: float) -> Any:
+    if wanted == "lbfgs":
+        return optax.lbfgs(memory_size=20)
+    return optax.adam(rate) if wanted == "adam" else wanted
+
+
+@lru_cache(maxsize=32)
+def compiled_bound(model: Model, how: Approximation) -> Callable[..., Any]:
+    """The bound, jitted for one structure."""
+
+    def of(*arguments: Any) -> Any:
+        backend.traces["elbo"] += 1
+        return elbo.bound(*arguments, model=model, how=how)
+
+    return jax.jit(of)
+
+
+@lru_cache(maxsize=32)
+def _runner(wanted: Any, rate: float, model: Model, how: Approximation, rows: int, steps: int) -> Callable[..., Any]:
+    """``steps`` steps of the optimiser in one compiled call: parameters, state, averaged parameters, what is recorded."""
+    import optax
+
+    optimizer = _optimizer(optax, wanted, rate)
+
+    def run(q: Parameters, state: Any, key: Array, scale: Array, data: Any, unit: Any, rules: Any, sigma: Any) -> Any:
+        backend.traces["vi"] += 1
+        n = data.y.shape[0] if isinstance(data, RowData) else 1
+
+        def loss(q: Parameters, part: Any, share: Array) -> Array:
+            return -elbo.bound(q, part, unit, rules, sigma, share, model, how)[0]
+
+        def step(carry: Any, own: Array) -> Any:
+            q, state, total = carry
+            if rows:
+                index = jax.random.randint(own, (rows,), 0, n)
+                part = _take(data, index)
+                value, gradient = jax.value_and_grad(loss)(q, part, jnp.asarray(rows / n))
+            elif wanted == "lbfgs":
+                value, gradient = optax.value_and_grad_from_state(lambda q: loss(q, data, jnp.ones(())))(q, state=state)
+            else:
+                value, gradient = jax.value_and_grad(loss)(q, data, jnp.ones(()))
+            if wanted == "lbfgs":
+                updates, state = optimizer.update(
+                    gradient, state, q, value=value, grad=gradient, value_fn=lambda q: loss(q, data, jnp.ones(()))
+                )
+            else:
+                updates, state = optimizer.update(gradient, state, q)
+                updates = jax.tree.map(lambda u: scale * u, updates)
+            sd = jnp.concatenate(
+                [scales.positive(own[: t.k], model.transform) for t, own in zip(model.terms, scales.split(model.terms, q["zeta"]), strict=True)]
+            )
+            record = {"elbo": -value, "sd": sd, "beta": data.shift + data.unit * q["d"]}
+            if how.sigma == "estimate":
+                record["sigma"] = jnp.exp(q["log_sigma"])
+            q = optax.apply_updates(q, updates)
+            return (q, state, jax.tree.map(jnp.add, total, q)), record
+
+        zero = jax.tree.map(jnp.zeros_like, q)
+        keys = jax.random.split(jax.random.wrap_key_data(key), steps)
+        (q, state, total), record = jax.lax.scan(step, (q, state, zero), keys)
+        return q, state, jax.tree.map(lambda v: v / steps, total), record
+
+    return jax.jit(run)
+
+
+def _take(data: RowData, index: Array) -> RowData:
+    return data._replace(
+        y=data.y[index],
+        weights=data.weights[index],
+        offset=data.offset[index],
+        X=data.X[index],
+        codes=tuple(code[index] for code in data.codes),
+        values=tuple(values[:, index] for values in data.values),
+    )
+
+
+def make_rules(size: int, points: int) -> Rules:
+    """Nodes over zeta: a tensor rule up to three dimensions, a scrambled Sobol sequence above; and one rule for a line."""
+    if size <= 3:
+        count = {0: 1, 1: 64, 2: 24, 3: 12}[size]
+        x, w = hermegauss(count)
+        nodes = np.array(list(product(x, repeat=size))).reshape(-1, size)
+        weights = np.array([np.prod(own) for own in product(w / np.sqrt(2.0 * np.pi), repeat=size)])
+    else:
+        uniform = qmc.Sobol(size, seed=0).random(512)
+        nodes = ndtri(np.clip(uniform, 1e-12, 1 - 1e-12))
+        nodes = np.concatenate([nodes, -nodes])
+        weights = np.full(len(nodes), 1.0 / len(nodes))
+    line, line_weights = hermegauss(points)
+    return Rules(nodes, weights, line, line_weights / np.sqrt(2.0 * np.pi))
+
+
+def effect_units(problem: Problem | GeneralizedProblem, covariances: list[np.ndarray], sigma: float, weight: float) -> list[np.ndarray]:
+    """Standard deviations (k, J) of the effects given the rest, roughly: (Z'WZ_jj / sigma^2 + 1 / var)^-1/2."""
+    diag = problem.cross.diag if isinstance(problem, Problem) else problem.rows.pattern.diag
+    out = []
+    for A, G in zip(diag, covariances, strict=True):
+        own = np.einsum("aaj->aj", A) * weight / sigma**2
+        prior = 1.0 / np.maximum(np.diagonal(G), 1e-8 * max(float(np.trace(G)), 1e-300))
+        out.append(1.0 / np.sqrt(own + prior[:, None]))
+    return out
+
+
+def _check_link(model: Model) -> None:
+    """ArgumentError where a normal linear predictor leaves the link's range."""
+    if model.family is not None and np.isfinite(model.family.eta_bounds).any():
+        low, high = model.family.eta_bounds
+        raise ArgumentError(
+            f"link {model.family.link.name!r} takes linear predictors between {low:g} and {high:g} only, where a normal approximation of them "
+            "has no place; use another link, such as 'log' or 'logit', or method='laplace'."
+        )
+
+
+class Found:
+    """The approximation on the user's scale."""
+
+    def __init__(
+        self,
+        model: Model,
+        how: Approximation,
+        g: elbo.Gaussian,
+        q: Parameters,
+        shift: np.ndarray,
+        unit: np.ndarray,
+        rules: Rules,
+        sigma: float,
+    ):
+        self.model, self.how, self.g, self.q, self.rules = model, how, g, q, rules
+        self.beta = shift + unit * g.d
+        self.beta_factor = unit[:, None] * g.d_factor  # (p, z + p)
+        self.beta_cov = self.beta_factor @ self.beta_factor.T
+        weights = rules.zeta_weights
+        nodes = covariances_at(model, g.zeta + rules.zeta @ g.zeta_factor.T)
+        self.covariances = [mean_covariance(G, weights) for G in nodes]
+        self.phi = float(np.exp(q["log_phi"])) if "log_phi" in q else 1.0
+        self.sigma = sigma
+        if how.sigma == "estimate":
+            self.sigma = float(np.exp(q["log_sigma"]))
+        if how.sigma == "posterior":
+            self.sigma = float(self._sigma(rules.line) @ rules.line_weights)
+
+    def _sigma(self, z: np.ndarray) -> np.ndarray:
+        raw = self.q["sigma"] + np.exp(self.q["sigma_factor"]) * z
+        return np.logaddexp(0.0, raw) if self.model.transform == "softplus" else np.exp(raw)
+
+    def mode_cov(self) -> list[np.ndarray]:
+        """Per term (J, k, k)."""
+        out = []
+        for t, S in enumerate(self.g.S):
+            cov = np.einsum("acj,bcj->jab", S, S)
+            if self.g.C is not None:
+                cov += np.einsum("laj,lbj->jab", self.g.C[t], self.g.C[t])
+            out.append(cov)
+        return out
+
+    def draws(self, count: int, rng: np.random.Generator) -> Draws:
+        """Independent draws, one chain."""
+        model, g = self.model, self.g
+        z = rng.standard_normal((count, model.size + model.p))
+        zeta, beta = g.zeta + z[:, : model.size] @ g.zeta_factor.T, self.beta + z @ self.beta_factor.T
+        sigma = phi = None
+        if model.family is None:
+            fixed = self.how.sigma != "posterior"
+            sigma = np.full((1, count), self.sigma) if fixed else self._sigma(rng.standard_normal(count))[None]
+        elif model.family.has_dispersion:
+            phi = np.full((1, count), self.phi)
+        effects = []
+        if count * sum(term.k * term.J for term in model.terms) <= KEEP:
+            for t, (m, S) in enumerate(zip(g.m, g.S, strict=True)):
+                b = m + np.einsum("kaj,daj->dkj", S, rng.standard_normal((count, *m.shape)))
+                if g.C is not None:
+                    b += np.tensordot(z, g.C[t], 1)
+                effects.append(np.ascontiguousarray(np.swapaxes(b, 1, 2))[None])
+        covariances = tuple(G[None] for G in covariances_at(model, zeta))
+        return Draws(beta[None], covariances, sigma, phi, tuple(effects))

@@ -1,0 +1,234 @@
+"""The evidence lower bound of a mixed model under a Gaussian approximation, without sampling noise.
+
+With theta = (zeta, beta), zeta the transformed standard deviations and correlations (:mod:`lmm.model.scales`), the approximation is
+
+    (zeta, beta) ~ N(mu, L L'),      b_j | zeta, beta ~ N(m_j + C_j e, S_j S_j'),   e = L^-1 ((zeta, beta) - mu),
+
+and the bound E_q[log p(y, b, theta) - log q]. Three families restrict it:
+
+    mean_field   L and S_j diagonal, C_j = 0: everything independent
+    full_rank    L lower triangular in zeta and in beta, S_j diagonal, C_j = 0. Given independent b the best q has no
+                 covariance between zeta and beta, so the two blocks are the whole of it.
+    partial      L lower triangular, C_j free, S_j lower triangular: effects of different levels are independent given theta
+                 (partially factorised; Goplerud, Papaspiliopoulos & Zanella 2025, Biometrika 112)
+
+Expectations are exact or by fixed quadrature: the Gaussian likelihood needs E[RSS], a quadratic form; another likelihood one
+Gauss-Hermite rule per row, eta_i being normal; E[tr(G(zeta)^-1 sum_j b_j b_j')] and the priors a rule over zeta alone. The bound is
+so a smooth function of its parameters, fit for a quasi-Newton method.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmm.model import scales
+from lmm.model.densities import log_density
+from lmm.model.joint import Model, RowData, Sums, predictor, quadratic, residual_ss
+
+Array = Any
+Parameters = dict[str, Any]
+LOG_2PI = math.log(2.0 * math.pi)
+FAMILIES = ("mean_field", "full_rank", "partial")
+
+
+class Approximation(NamedTuple):
+    """What is fixed when the bound is compiled: the family of q, and how sigma is treated ("fixed", "estimate", "posterior")."""
+
+    family: str
+    sigma: str
+
+
+class Rules(NamedTuple):
+    """Quadrature for standard normals: nodes over zeta (N, z), weights (N,); one-dimensional nodes (Q,), weights (Q,)."""
+
+    zeta: Array
+    zeta_weights: Array
+    line: Array
+    line_weights: Array
+
+
+class Gaussian(NamedTuple):
+    """q taken apart: means and factors of zeta and d, effects' means m (k, J), couplings C (z + p, k, J), factors S (k, k, J)."""
+
+    zeta: Array
+    zeta_factor: Array  # (z, z)
+    d: Array
+    d_factor: Array  # (p, z + p), columns of e
+    m: list[Array]
+    C: list[Array] | None
+    S: list[Array]
+
+
+def triangle(raw: Array, size: int) -> Array:
+    """Lower-triangular factor with a positive diagonal from size (size + 1) / 2 numbers, the logs of the diagonal first."""
+    rows, cols = np.tril_indices(size, -1)
+    L = jnp.zeros((size, size)).at[rows, cols].set(raw[size:])
+    return L + jnp.diag(jnp.exp(raw[:size]))
+
+
+def _level_factors(raw: Array, k: int) -> Array:
+    """Lower-triangular factors (k, k, J) from (k (k + 1) / 2, J) numbers."""
+    rows, cols = np.tril_indices(k, -1)
+    zero = jnp.zeros_like(raw[0])
+    of = {(i, i): jnp.exp(raw[i]) for i in range(k)}
+    of |= {(int(i), int(j)): raw[k + n] for n, (i, j) in enumerate(zip(rows, cols, strict=True))}
+    return jnp.stack([jnp.stack([of.get((i, j), zero) for j in range(k)]) for i in range(k)])
+
+
+def unpack(model: Model, how: Approximation, q: Parameters, unit: list[Array]) -> Gaussian:
+    """The Gaussian that parameters stand for; ``unit`` (k, J) per term scales the effects."""
+    z, p = model.size, model.p
+    if how.family == "partial":
+        L = triangle(q["globals"], z + p)
+        zeta_factor, d_factor = L[:z, :z], L[z:]
+        C = [own * u[None] for own, u in zip(q["coupling"], unit, strict=True)]
+        S = [_level_factors(raw, term.k) * u[:, None] for raw, term, u in zip(q["spread"], model.terms, unit, strict=True)]
+    else:
+        if how.family == "full_rank":
+            zeta_factor, own_factor = triangle(q["zeta_factor"], z), triangle(q["d_factor"], p)
+        else:
+            zeta_factor, own_factor = jnp.diag(jnp.exp(q["zeta_factor"])), jnp.diag(jnp.exp(q["d_factor"]))
+        d_factor = jnp.concatenate([jnp.zeros((p, z)), own_factor], axis=1)
+        C = None
+        S = [jnp.eye(term.k)[:, :, None] * (jnp.exp(raw) * u)[:, None] for raw, term, u in zip(q["spread"], model.terms, unit, strict=True)]
+    m = [own * u for own, u in zip(q["m"], unit, strict=True)]
+    return Gaussian(q["zeta"], zeta_factor, q["d"], d_factor, m, C, S)
+
+
+def initial(model: Model, how: Approximation, zeta: np.ndarray, sigma: float, phi: float) -> Parameters:
+    """Parameters to begin from: effects at zero with their units for standard deviations."""
+    z, p = model.size, model.p
+    spread = [np.zeros((term.k, term.J)) for term in model.terms]
+    q: Parameters = {"zeta": zeta, "d": np.zeros(p), "m": [np.zeros((term.k, term.J)) for term in model.terms], "spread": spread}
+    small = np.concatenate([np.full(term.size, -0.5 * math.log(2.0 * term.J)) for term in model.terms])
+    if how.family == "partial":
+        q["globals"] = np.concatenate([small, np.zeros(p), np.zeros((z + p) * (z + p - 1) // 2)])
+        q["coupling"] = [np.zeros((z + p, term.k, term.J)) for term in model.terms]
+        q["spread"] = [np.zeros((term.k * (term.k + 1) // 2, term.J)) for term in model.terms]
+    elif how.family == "full_rank":
+        q["zeta_factor"] = np.concatenate([small, np.zeros(z * (z - 1) // 2)])
+        q["d_factor"] = np.zeros(p * (p + 1) // 2)
+    else:
+        q["zeta_factor"], q["d_factor"] = small, np.zeros(p)
+    if how.sigma == "estimate":
+        q["log_sigma"] = np.asarray(math.log(sigma))
+    if how.sigma == "posterior":
+        q["sigma"], q["sigma_factor"] = np.asarray(scales.unpositive(np.asarray(sigma), model.transform)), np.asarray(-3.0)
+    if model.family is not None and model.family.has_dispersion:
+        q["log_phi"] = np.asarray(math.log(phi))
+    return q
+
+
+def expected_rss(sums: Sums, model: Model, g: Gaussian) -> Array:
+    """E[RSS]: at the means, plus the quadratic form of the covariance."""
+    total = residual_ss(sums, model.keys, g.d, g.m)
+    if g.C is None:
+        total = total + jnp.sum((sums.gram @ g.d_factor) * g.d_factor)
+    else:
+        columns = (g.d_factor.T, g.C)
+        total = total + jnp.sum(jax.vmap(lambda d, C: quadratic(sums, model.keys, d, C))(*columns))
+    for A, S in zip(sums.diag, g.S, strict=True):
+        total = total + jnp.sum(A * jnp.sum(S[:, None] * S[None], axis=2))
+    return total
+
+
+def predictor_moments(rows: RowData, g: Gaussian) -> tuple[Array, Array]:
+    """Mean and variance of eta (n,)."""
+    mean = predictor(rows, g.d, g.m)
+    if g.C is None:
+        variance = jnp.sum((rows.X @ g.d_factor) ** 2, axis=1)
+    else:
+        own = rows._replace(offset=jnp.zeros_like(rows.offset))
+        variance = jnp.sum(jax.vmap(lambda d, C: predictor(own, d, C) ** 2)(g.d_factor.T, g.C), axis=0)
+    for code, values, S in zip(rows.codes, rows.values, g.S, strict=True):
+        # (k, n): S'z of each row
+        variance = variance + jnp.sum(jnp.sum(S[:, :, code] * values[:, None], axis=0) ** 2, axis=0)
+    return mean, variance
+
+
+def expected_log_density(rows: RowData, model: Model, g: Gaussian, phi: Array, rules: Rules) -> Array:
+    """sum_i E[log f(y_i | eta_i)], eta_i normal."""
+    mean, variance = predictor_moments(rows, g)
+    eta = mean[:, None] + jnp.sqrt(variance)[:, None] * rules.line[None]
+    value = log_density(model.family)(rows.y[:, None], eta, rows.weights[:, None], phi)
+    return jnp.sum(value @ rules.line_weights)
+
+
+def bound(
+    q: Parameters, data: Sums | RowData, unit: list[Array], rules: Rules, sigma: Array, share: Array, model: Model, how: Approximation
+) -> tuple[Array, Array]:
+    """The evidence lower bound, and E[RSS] of a linear model (zero otherwise).
+
+    ``sigma`` is the fixed residual standard deviation; ``share`` what the rows given are of all rows, for a minibatch.
+    """
+    g = unpack(model, how, q, unit)
+    rss = jnp.zeros(())
+    if isinstance(data, Sums):
+        rss = expected_rss(data, model, g)
+        log_sigma, precision, total = _sigma_moments(q, rules, sigma, model, how)
+        total = total - data.n * (0.5 * LOG_2PI + log_sigma) + 0.5 * data.sum_log_weights - 0.5 * precision * rss
+    else:
+        phi = jnp.exp(q["log_phi"]) if "log_phi" in q else jnp.ones(())
+        total = expected_log_density(data, model, g, phi, rules) / share
+    total = total + _effects_prior(model, g, rules)
+    for j, prior in enumerate(model.priors.beta):
+        sd = jnp.sqrt(jnp.sum(g.d_factor[j] ** 2))
+        beta = data.shift[j] + data.unit[j] * (g.d[j] + sd * rules.line)
+        total = total + prior.log_density(beta, jnp) @ rules.line_weights
+    return total + _entropy(model, g) + jnp.sum(jnp.log(data.unit)), rss
+
+
+def _sigma_moments(q: Parameters, rules: Rules, sigma: Array, model: Model, how: Approximation) -> tuple[Array, Array, Array]:
+    """E[log sigma], E[1 / sigma^2], and what sigma's prior and entropy add."""
+    if how.sigma == "fixed":
+        return jnp.log(sigma), 1.0 / sigma**2, jnp.zeros(())
+    if how.sigma == "estimate":
+        return q["log_sigma"], jnp.exp(-2.0 * q["log_sigma"]), jnp.zeros(())
+    raw = q["sigma"] + jnp.exp(q["sigma_factor"]) * rules.line
+    value = scales.positive(raw, model.transform)
+    prior = model.priors.sigma.log_density(value, jnp) + scales.log_slope(raw, model.transform)
+    entropy = q["sigma_factor"] + 0.5 * (1.0 + LOG_2PI)
+    w = rules.line_weights
+    return jnp.log(value) @ w, (value**-2.0) @ w, prior @ w + entropy
+
+
+def _effects_prior(model: Model, g: Gaussian, rules: Rules) -> Array:
+    """E[log p(b | zeta) + log p(zeta)] over the nodes of zeta."""
+    z = model.size
+    base, moving = [], []
+    for t, (m, S) in enumerate(zip(g.m, g.S, strict=True)):
+        M = jnp.sum(S[:, None] * S[None], axis=(2, 3))
+        if g.C is None:
+            base.append(M + m @ m.T)
+            continue
+        tail = g.C[t][z:]
+        base.append(M + jnp.einsum("lkj,lmj->km", tail, tail))
+        moving.append(jnp.concatenate([m[None], g.C[t][:z]]))  # b's mean is this, contracted with (1, e_zeta)
+    squares = [jnp.einsum("akj,bmj->abkm", F, F) for F in moving]
+
+    def at(e: Array) -> Array:
+        zeta = g.zeta + g.zeta_factor @ e
+        total = scales.log_prior(model.terms, model.priors, zeta, model.transform)
+        one = jnp.concatenate([jnp.ones(1), e])
+        for t, (term, own) in enumerate(zip(model.terms, scales.split(model.terms, zeta), strict=True)):
+            M = base[t] if g.C is None else base[t] + jnp.einsum("a,abkm,b->km", one, squares[t], one)
+            T = scales.factor(term, own, model.transform)
+            inverse = scales.inverse_factor(T)
+            total = total - term.J * (0.5 * term.k * LOG_2PI + jnp.sum(jnp.log(jnp.diagonal(T)))) - 0.5 * jnp.sum((inverse @ M) * inverse)
+        return total
+
+    return jax.vmap(at)(rules.zeta) @ rules.zeta_weights
+
+
+def _entropy(model: Model, g: Gaussian) -> Array:
+    """Entropy of q over (zeta, d, b)."""
+    count = model.size + model.p + sum(term.k * term.J for term in model.terms)
+    total = jnp.sum(jnp.log(jnp.diagonal(g.zeta_factor))) + jnp.sum(jnp.log(jnp.diagonal(g.d_factor[:, model.size :])))
+    for S in g.S:
+        total = total + sum((jnp.sum(jnp.log(S[a, a])) for a in range(S.shape[0])), jnp.zeros(()))
+    return total + 0.5 * count * (1.0 + LOG_2PI)
