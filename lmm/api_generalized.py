@@ -161,7 +161,7 @@ def run_generalized(
         }
         call |= {"na_action": na_action, "contrasts": contrasts, "start": start, "method": method, "control": control}
         check_quadrature(design, getattr(estimator, "nagq", 1), second_order)
-        problem = build_generalized(design, family)
+        problem = build_generalized(design, design.extra["family"])
     design = replace(design, extra={**design.extra, "call": call, "plan": problem.plan})
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
     return fit_problem(design, problem, estimator, start)

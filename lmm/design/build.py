@@ -17,6 +17,9 @@ from lmm.formula import Evaluated, Formula, ModelFrame, Table, TermRecipe, evalu
 from lmm.formula.names import names_in, readable
 from lmm.formula.parse import unknown_structure
 
+#: formulaic's name of the column of ones
+INTERCEPT = "Intercept"
+
 
 def build_design(
     formula: str | Formula,
@@ -43,7 +46,9 @@ def build_design(
     contrasts : coding of categorical columns, ``{"period": "sum"}``.
     context : variables and functions of the caller.
     family : None for a linear model; otherwise an object whose ``response(values, name)`` returns
-        ``(y, weights or None)``, and the checks that hold for linear models alone are left out.
+        ``(y, weights or None)``, and the checks that hold for linear models alone are left out. One that has ``bind``
+        learns from the response what it needs (categories) and is ``design.extra["family"]``; one whose
+        ``has_intercept`` is false has no column of ones.
 
     Returns
     -------
@@ -73,6 +78,8 @@ def build_design(
     found = evaluate(
         parsed, table, weights=weights, offset=offset, subset=subset, na_action=na_action, contrasts=contrasts, context=context
     )
+    bind = getattr(family, "bind", None)
+    family, said = bind(found.response, found.formula.response) if bind else (family, ())
     y, prior = _response(found, family)
     check_weights(prior)
     parts = random_parts(found)
@@ -80,12 +87,13 @@ def build_design(
         check_levels(part)
         if family is None:
             check_effects(part, found.n)
-    X, names, dropped, all_names, triangle, messages = _fixed(found, prior)
+    intercept = getattr(family, "has_intercept", True)
+    X, names, dropped, all_names, triangle, messages = _fixed(found, prior, intercept)
     index = table.index
     full_index = index if found.subset is None else index[found.subset]
     return Design(
         formula=parsed,
-        frame=_frame(found, all_names, parts),
+        frame=_frame(found, all_names, parts, intercept),
         y=y,
         X=X,
         names=names,
@@ -99,8 +107,8 @@ def build_design(
         full_index=full_index,
         na_action=na_action,
         response=parsed.response,
-        messages=messages,
-        extra={"R": triangle, "subset": found.subset},
+        messages=(*messages, *said),
+        extra={"R": triangle, "subset": found.subset, "family": family},
     )
 
 
@@ -127,12 +135,21 @@ def _response(found: Evaluated, family: Any) -> tuple[np.ndarray, np.ndarray | N
 
 
 def _fixed(
-    found: Evaluated, weights: np.ndarray | None
+    found: Evaluated, weights: np.ndarray | None, intercept: bool
 ) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...], tuple[str, ...], np.ndarray, tuple[str, ...]]:
-    """X without dependent columns, names kept, dropped and all, the triangle R with X = QR, and messages."""
+    """X without dependent columns, names kept, dropped and all, the triangle R with X = QR, and messages.
+
+    Without ``intercept`` a column of ones is left out, and columns count as dependent that depend on it.
+    """
     X = found.fixed.values
     all_names = tuple(readable(name, found.awkward) for name in found.fixed.names)
-    kept, triangle = independent_columns(X, weights)
+    if intercept:
+        kept, triangle = independent_columns(X, weights)
+    else:
+        others = [j for j, name in enumerate(found.fixed.names) if name != INTERCEPT]
+        X, all_names = np.asfortranarray(X[:, others]), tuple(all_names[j] for j in others)
+        kept = independent_columns(np.column_stack([np.ones(found.n), X]), weights)[0][1:] - 1
+        triangle = independent_columns(X[:, kept], weights)[1]
     if len(kept) == len(all_names):
         return X, all_names, (), all_names, triangle, ()
     chosen = {int(j) for j in kept}
@@ -143,7 +160,7 @@ def _fixed(
     return np.asfortranarray(X[:, kept]), tuple(all_names[j] for j in kept), dropped, all_names, triangle, (message,)
 
 
-def _frame(found: Evaluated, all_names: tuple[str, ...], parts: list[RandomPart]) -> ModelFrame:
+def _frame(found: Evaluated, all_names: tuple[str, ...], parts: list[RandomPart], intercept: bool) -> ModelFrame:
     specs = {text: part.spec for text, part in {**found.random, found.formula.fixed: found.fixed}.items()}
     recipes = tuple(
         TermRecipe(p.factors, p.levels, p.blocks, p.columns, tuple(readable(s, found.awkward) for s in p.sources)) for p in parts
@@ -160,4 +177,5 @@ def _frame(found: Evaluated, all_names: tuple[str, ...], parts: list[RandomPart]
         awkward=found.awkward,
         offset_given=found.offset_given,
         arrays=found.arrays,
+        left_out=() if intercept else tuple(j for j, name in enumerate(found.fixed.names) if name == INTERCEPT),
     )

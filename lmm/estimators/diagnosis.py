@@ -33,7 +33,7 @@ def laplace_error(problem: GeneralizedProblem, T: np.ndarray, state: Any, observ
     )
 
 
-def diagnose(problem: GeneralizedProblem, names: tuple[str, ...], beta: np.ndarray, theta: list[np.ndarray], phi: float) -> list[str]:
+def diagnose(problem: GeneralizedProblem, names: tuple[str, ...], beta: np.ndarray, theta: list[np.ndarray], phi: Any) -> list[str]:
     """Sentences about an estimate that the data do not bound; empty when there is nothing to say.
 
     Parameters

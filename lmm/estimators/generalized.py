@@ -1,7 +1,9 @@
-"""-2 log-likelihood of a generalized model as a function of psi = (theta, gamma, log phi).
+"""-2 log-likelihood of a generalized model as a function of psi = (theta, gamma, rho).
 
-gamma are the fixed effects of the orthonormal columns, X beta = Q gamma. Gradient and model Hessian refer
-to the charts of the covariance structures, in which a step is taken.
+gamma are the fixed effects of the orthonormal columns, X beta = Q gamma; rho are the family's own parameters, the log
+of a dispersion or thresholds. Gradient and model Hessian refer to the charts of the covariance structures, in which a
+step is taken. Thresholds carry the level of the response, so psi then holds the coefficients of the centred columns,
+Q - 1 q' = Qc L' with Qc orthonormal, and the first threshold less q'gamma: no pair of them is nearly collinear.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class State:
     frame: Frame
     theta: np.ndarray
     gamma: np.ndarray
-    phi: float
+    phi: Any
 
 
 def uses_observed(family: Any, curvature: str | None) -> bool:
@@ -59,23 +61,26 @@ class Objective:
         self.lowest = np.inf
         # the part of the density that no parameter moves
         self.constant = None if self.family.has_dispersion else float(self.family.constant(self.rows.y, self.rows.weights).sum())
+        self.turn = None if self.family.has_intercept or self.free else centring(self.rows.Q, self.family.n_parameters)
 
-    def pack(self, theta: np.ndarray, beta: np.ndarray, phi: float) -> np.ndarray:
+    def pack(self, theta: np.ndarray, beta: np.ndarray, phi: Any) -> np.ndarray:
         """psi of parameters on the user's scale."""
-        tail = [np.log(phi)] if self.family.has_dispersion else []
-        return self.narrow(np.concatenate([theta, self.rows.R @ beta, tail]))
+        return self.enter(np.concatenate([theta, self.rows.R @ beta, self.family.to_rho(phi)]))
 
-    def narrow(self, psi: np.ndarray) -> np.ndarray:
-        """psi without gamma, which is kept as a start, when the inner loop finds it."""
+    def enter(self, parameters: np.ndarray) -> np.ndarray:
+        """psi of (theta, gamma, rho): without gamma, which is kept as a start, when the inner loop finds it."""
+        if self.turn is not None:
+            return np.concatenate([parameters[: self.m], np.linalg.solve(self.turn, parameters[self.m :])])
         if not self.free:
-            return psi
-        self.gamma = psi[self.m : self.m + self.rows.p]
-        return np.delete(psi, slice(self.m, self.m + self.rows.p))
+            return parameters
+        self.gamma = parameters[self.m : self.m + self.rows.p]
+        return np.delete(parameters, slice(self.m, self.m + self.rows.p))
 
-    def split(self, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    def split(self, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
         """theta, gamma and phi."""
-        phi = float(np.exp(np.clip(psi[-1], -50.0, 50.0))) if self.family.has_dispersion else 1.0
-        return psi[: self.m], self.gamma if self.free else psi[self.m : self.m + self.rows.p], phi
+        rest = psi[self.m :] if self.turn is None else self.turn @ psi[self.m :]
+        gamma, rho = (self.gamma, rest) if self.free else (rest[: self.rows.p], rest[self.rows.p :])
+        return psi[: self.m], gamma, self.family.from_rho(rho)
 
     def __call__(self, psi: np.ndarray) -> Point:
         """J, gradient and model Hessian in the charts' coordinates at psi."""
@@ -109,28 +114,28 @@ class Objective:
                 if not np.isfinite(self.lowest):
                     raise self._diverges(shift[0])
                 return Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
-            objective = at.objective
-            objective, d_theta = objective + shift[0], [shift[1][: self.m]]
+            objective, d_theta = at.objective + shift[0], [shift[1][: self.m]]
             for i, d in enumerate(at.D):
                 place = sum(s.n_theta for s in self.structures[:i])
                 own = slice(place, place + self.structures[i].n_theta)
                 d_theta[0][own] += 2.0 * np.einsum("ab,iab->i", d @ frame.T[i], frame.dT[i])
-            d_gamma = at.d_gamma + shift[1][self.m : self.m + self.rows.p]
-            d_phi = at.d_phi + (shift[1][-1] if self.family.has_dispersion else 0.0)
+            rest = self._turned(np.concatenate([at.d_gamma, at.own.gradient])) + shift[1][self.m :]
         elif self.points <= 1:
-            objective, d_gamma, d_phi = at.objective, at.d_gamma, at.d_phi
+            objective = at.objective
+            rest = at.own.gradient if self.free else self._turned(np.concatenate([at.d_gamma, at.own.gradient]))
             d_theta = [2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(at.D, frame.T, frame.dT, strict=True)]
         else:
             exact = quadrature(self.family, self.rows, frame.T[0], gamma, phi, at, self.points, self.observed)
-            objective, d_gamma, d_phi = exact.objective, exact.d_gamma, exact.d_phi
+            objective, rest = exact.objective, self._turned(np.concatenate([exact.d_gamma, exact.d_rho]))
             d_theta = [np.einsum("ab,iab->i", exact.d_T, frame.dT[0])]
-        parts = [*d_theta] if self.free else [*d_theta, d_gamma]
-        if self.family.has_dispersion:
-            parts.append(np.array([d_phi]))
         if objective < self.lowest:
             self.lowest, self.u, self.gamma = objective, at.mode.u, at.mode.gamma
         state = State(at, frame, theta, at.mode.gamma, phi)
-        return Point(psi, objective, np.concatenate(parts), self._model(at, frame), state)
+        return Point(psi, objective, np.concatenate([*d_theta, rest]), self._model(at, frame), state)
+
+    def _turned(self, gradient: np.ndarray) -> np.ndarray:
+        """Derivatives in (gamma, rho) as derivatives in that part of psi."""
+        return gradient if self.turn is None else self.turn.T @ gradient
 
     def _diverges(self, shift: float) -> ArgumentError:
         group = self.rows.plan.terms[0].group
@@ -156,7 +161,7 @@ class Objective:
         """Average information of the working linear model, with the curvature of G."""
         dG = [directions(d, t) for d, t in zip(frame.dT, frame.T, strict=True)]
         m, p = self.m, self.rows.p
-        size = m + p + int(self.family.has_dispersion)
+        size = m + p + self.family.n_parameters
         H = np.zeros((size, size))
         v: list[np.ndarray] = []
         start = 0
@@ -173,11 +178,15 @@ class Objective:
         H[m : m + p, m : m + p] = 2.0 * at.information
         cross = sum((a.reshape(m, -1) @ F.reshape(p, a[0].size).T for a, F in zip(v, at.fixed, strict=True)), np.zeros((m, p)))
         H[:m, m : m + p], H[m : m + p, :m] = cross, cross.T
-        if self.family.has_dispersion:
-            H[-1, -1] = at.phi_information
-            if at.with_phi:
-                shared = sum(a.reshape(m, -1) @ g.reshape(-1) for a, g in zip(v, at.with_phi, strict=True))
-                H[:m, -1] = H[-1, :m] = shared
+        if size > m + p:
+            H[m + p :, m + p :] = 2.0 * at.own.information
+            H[m : m + p, m + p :] = 2.0 * at.own.with_gamma
+            for a, g in zip(v, at.own.with_G, strict=False):
+                H[:m, m + p :] += a.reshape(m, -1) @ g.reshape(len(g), -1).T
+            H[m + p :, : m + p] = H[: m + p, m + p :].T
+        if self.turn is not None:
+            H[:, m:] = H[:, m:] @ self.turn
+            H[m:] = self.turn.T @ H[m:]
         if self.free:  # beta profiled: its Schur complement
             keep = np.r_[0:m, m + p : size]
             middle = np.linalg.solve(H[m : m + p, m : m + p], H[m : m + p, keep]) if p else np.zeros((0, len(keep)))
@@ -224,13 +233,27 @@ class Objective:
         return np.asarray((H + H.T) / 2)
 
     def covariance(self, psi: np.ndarray) -> np.ndarray:
-        """Covariance of (theta, beta, log phi), on the user's scale; zero rows for parameters on the boundary."""
+        """Covariance of (theta, beta, rho), on the user's scale; zero rows for parameters on the boundary."""
         H = self.hessian(psi)
         p = self.rows.p
         back = np.eye(len(psi))
         back[self.m : self.m + p, self.m : self.m + p] = np.linalg.inv(self.rows.R) if p else np.zeros((0, 0))
+        if self.turn is not None:
+            back[self.m :, self.m :] = back[self.m :, self.m :] @ self.turn
         free = np.ones(len(psi), dtype=bool)
         free[: self.m] = np.abs(psi[: self.m]) > 0
         out = np.zeros_like(H)
         out[np.ix_(free, free)] = 2.0 * np.linalg.inv(H[np.ix_(free, free)])
         return np.asarray(back @ out @ back.T)
+
+
+def centring(Q: np.ndarray, r: int) -> np.ndarray:
+    """(p + r, p + r): (gamma, rho) from the coefficients of the centred columns and rho with its first element shifted alike."""
+    p = Q.shape[1]
+    mean = Q.mean(axis=0)
+    out = np.eye(p + r)
+    if p:
+        centred = Q - mean
+        out[:p, :p] = np.linalg.inv(np.linalg.cholesky(centred.T @ centred / len(Q))).T
+        out[p, :p] = mean @ out[:p, :p]
+    return out

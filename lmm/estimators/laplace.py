@@ -1,7 +1,7 @@
 """Maximum likelihood of generalized models by the Laplace approximation or adaptive quadrature.
 
-The search runs over all parameters at once: steps in the covariance charts, the fixed effects in
-orthonormal columns, the log of a dispersion. The model Hessian is that of the working linear model,
+The search runs over all parameters at once: steps in the covariance charts, the fixed effects in orthonormal columns,
+the family's own parameters (the log of a dispersion, thresholds). The model Hessian is that of the working linear model,
 
     theta, theta: average information v_i'Q v_j + <D, d2G>,  v_i = dG_i e
     theta, beta:  F'v_i (the mean of observed and expected),  beta, beta: 2 Q'V^-1 Q,
@@ -65,7 +65,7 @@ class LaplaceLikelihood:
         """
         begin = perf_counter()
         objective = Objective(problem, self.control.curvature, self.nagq, self.second_order)
-        psi = objective.narrow(self._start(problem, start))
+        psi = objective.enter(self._start(problem, start))
         if self.control.evaluate_only:
             outcome = Outcome(objective(psi), True, "evaluated at the given parameters, not optimised", 0, 1, float("nan"), ())
         else:
@@ -91,7 +91,7 @@ class LaplaceLikelihood:
         return estimate
 
     def _start(self, problem: GeneralizedProblem, start: np.ndarray | None) -> np.ndarray:
-        """psi to begin from."""
+        """(theta, gamma, rho) to begin from."""
         psi = starting_values(problem)
         if start is None:
             return psi
@@ -101,18 +101,19 @@ class LaplaceLikelihood:
             beta = start[problem.n_theta : problem.n_theta + problem.p]
             psi[problem.n_theta : problem.n_theta + problem.p] = problem.rows.R @ beta
         if len(start) > problem.n_theta + problem.p:
-            psi[-1] = np.log(start[-1])
+            phi = start[problem.n_theta + problem.p :]
+            psi[problem.n_theta + problem.p :] = problem.family.to_rho(phi[0] if problem.family.has_dispersion else phi)
         return psi
 
     @threads.limited()
     def objective(self, problem: GeneralizedProblem, parameters: np.ndarray) -> float:
         """-2 log-likelihood at (theta, beta[, phi]) on the user's scale."""
         objective = Objective(problem, self.control.curvature, self.nagq, self.second_order)
-        return objective.in_theta(objective.narrow(self._start(problem, parameters))).objective
+        return objective.in_theta(objective.enter(self._start(problem, parameters))).objective
 
     @threads.limited()
     def covariance(self, problem: GeneralizedProblem, estimate: Estimate) -> np.ndarray:
-        """Covariance of (theta, beta[, log phi]): twice the inverse of the Hessian of -2 log-likelihood.
+        """Covariance of (theta, beta, rho): twice the inverse of the Hessian of -2 log-likelihood.
 
         The Hessian is the derivative of the exact gradient by central differences (relative error about 1e-6).
         Parameters on the boundary are held there: their rows are zero.
@@ -139,7 +140,7 @@ def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelih
         sigma=family.sigma(state.phi) if family.has_dispersion else 1.0,
         modes=tuple(np.ascontiguousarray(b.T) for b in state.laplace.mode.b),
         objective=point.objective,
-        n_parameters=problem.p + problem.n_theta + int(family.has_dispersion),
+        n_parameters=problem.p + problem.n_theta + family.n_parameters,
         convergence=convergence,
         trace=outcome.trace,
         family=family,

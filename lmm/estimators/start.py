@@ -14,7 +14,7 @@ from lmm.errors import ArgumentError
 def check_start(start: Any, design: Design, problem: Any, required: bool = False) -> np.ndarray | None:
     """Parameters from what the user gave; None to begin from moments.
 
-    An array or a Series is theta (m,), which a generalized model may have beta (p,) and a dispersion after;
+    An array or a Series is theta (m,), which a generalized model may have beta (p,) and the family's parameters after;
     ``{"theta": ..., "beta": ..., "phi": ...}`` names them.
     """
     names = [f"{term.group}: {'.'.join(n)}" for term in design.terms for n in term.structure.theta_names(term.columns)]
@@ -22,8 +22,8 @@ def check_start(start: Any, design: Design, problem: Any, required: bool = False
     parts = {"theta": problem.n_theta}
     if family is not None:
         parts["beta"] = problem.p
-        if family.has_dispersion:
-            parts["phi"] = 1
+        if family.n_parameters:
+            parts["phi"] = family.n_parameters
     if start is None:
         if required:
             raise ArgumentError(f"evaluate_only=True needs start=, the {len(names)} parameters {'; '.join(names)}.")
@@ -45,6 +45,6 @@ def check_start(start: Any, design: Design, problem: Any, required: bool = False
         raise ArgumentError(f"start has shape {theta.shape}; this model has {problem.n_theta} parameters: {'; '.join(names)}{more}.")
     if not np.all(np.isfinite(theta)):
         raise ArgumentError("start holds values that are not finite.")
-    if family is not None and family.has_dispersion and len(theta) == lengths[-1] and theta[-1] <= 0:
-        raise ArgumentError(f"the {family.dispersion_name} to start from must be positive, not {theta[-1]:g}.")
+    if family is not None and family.n_parameters and len(theta) == lengths[-1]:
+        family.check_parameters(theta[-family.n_parameters :])
     return theta

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from lmm.errors import ArgumentError, nearest
 from lmm.families import links
-from lmm.families.base import Derivatives, DispersionDerivatives, Family, Information
+from lmm.families.base import Derivatives, DispersionDerivatives, Family, Information, ParameterDerivatives
 from lmm.families.binomial import Binomial
 from lmm.families.custom import CustomFamily
 from lmm.families.gamma import Gamma
@@ -20,11 +20,12 @@ from lmm.families.inverse_gaussian import InverseGaussian
 from lmm.families.links import Link
 from lmm.families.negative_binomial import NegativeBinomial
 from lmm.families.negative_binomial1 import NegativeBinomial1
+from lmm.families.ordinal import Ordinal
 from lmm.families.poisson import Poisson
 
 #: families by name
 FAMILIES: dict[str, type[Family]] = {
-    f.name: f for f in (Gaussian, Binomial, Poisson, Gamma, InverseGaussian, NegativeBinomial, NegativeBinomial1)
+    f.name: f for f in (Gaussian, Binomial, Poisson, Gamma, InverseGaussian, NegativeBinomial, NegativeBinomial1, Ordinal)
 }
 #: other spellings, R's among them
 ALIASES = {
@@ -36,6 +37,7 @@ ALIASES = {
     "nbinom1": "negative_binomial1",
     "bernoulli": "binomial",
     "normal": "gaussian",
+    "cumulative": "ordinal",
 }
 
 __all__ = [
@@ -53,6 +55,8 @@ __all__ = [
     "Link",
     "NegativeBinomial",
     "NegativeBinomial1",
+    "Ordinal",
+    "ParameterDerivatives",
     "Poisson",
     "get",
     "links",

@@ -60,6 +60,19 @@ class DispersionDerivatives(NamedTuple):
     weight: Array
 
 
+class ParameterDerivatives(NamedTuple):
+    """Derivatives that involve the family's own parameters rho (r,), of the log density l and the Fisher information w.
+
+    Fields: dl/drho (r, n), the sum over rows of d2l/drho2 (r, r), d2l/(deta drho), d3l/(deta2 drho), dw/drho (r, n).
+    """
+
+    first: Array
+    second: Array
+    eta: Array
+    eta_eta: Array
+    weight: Array
+
+
 def filled(value: Array | float, eta: Array) -> Array:
     """``value`` as an array of eta's shape."""
     out = np.asarray(value, dtype=float)
@@ -94,6 +107,7 @@ class Family(abc.ABC):
     has_dispersion : whether there is a parameter phi to estimate.
     dispersion_name : what phi is called.
     discrete : whether the response is a count.
+    has_intercept : whether the linear predictor has a constant; in a cumulative model the thresholds take its place.
 
     Raises
     ------
@@ -112,6 +126,7 @@ class Family(abc.ABC):
     has_dispersion: ClassVar[bool] = False
     dispersion_name: ClassVar[str] = "dispersion"
     discrete: ClassVar[bool] = False
+    has_intercept: ClassVar[bool] = True
 
     def __init__(self, link: str | Link | None = None):
         found = links.get(self.default_link if link is None else link)
@@ -218,6 +233,48 @@ class Family(abc.ABC):
         out = (first, second, g1 * c1, g2 * c1**2 + g1 * c2, i * c1**2)
         return DispersionDerivatives(*(filled(x, eta) for x in out))
 
+    # -- the family's own parameters: phi as the user has them, rho (r,) without bounds -----------
+
+    @property
+    def n_parameters(self) -> int:
+        """r, the parameters of its own that the family has: one dispersion, several thresholds, or none."""
+        return int(self.has_dispersion)
+
+    def to_rho(self, phi: Any) -> Array:
+        """rho (r,) of phi: the log of a dispersion."""
+        return np.array([np.log(phi)]) if self.has_dispersion else np.zeros(0)
+
+    def from_rho(self, rho: Array) -> Any:
+        """phi of rho (r,), kept where nothing overflows."""
+        return float(np.exp(np.clip(rho[0], -50.0, 50.0))) if self.has_dispersion else 1.0
+
+    def reported(self, phi: Any) -> tuple[list[str], Array]:
+        """Names of the parameters whose covariance is reported, and their derivatives (r, r) with respect to rho."""
+        return [f"log({self.dispersion_name})"] if self.has_dispersion else [], np.eye(self.n_parameters)
+
+    def check_parameters(self, phi: Array) -> None:
+        """ArgumentError where a phi (r,) to start from is impossible."""
+        if self.has_dispersion and phi[0] <= 0:
+            raise ArgumentError(f"the {self.dispersion_name} to start from must be positive, not {phi[0]:g}.")
+
+    def parameter_scores(self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0) -> Array:
+        """dl/drho, (r, n)."""
+        return self.d_phi(y, eta, weights, phi).first[None] if self.has_dispersion else np.zeros((0, len(eta)))
+
+    def parameter_derivatives(
+        self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0, expected: bool = True
+    ) -> ParameterDerivatives:
+        """Derivatives that involve rho; those of the expected information may be zeros where ``expected`` is false."""
+        if not self.has_dispersion:
+            none = np.zeros((0, len(eta)))
+            return ParameterDerivatives(none, np.zeros((0, 0)), none, none, none)
+        d = self.d_phi(y, eta, weights, phi)
+        return ParameterDerivatives(d.first[None], np.array([[d.second.sum()]]), d.eta[None], d.eta_eta[None], d.weight[None])
+
+    def working_weights(self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0) -> Array:
+        """Weights (n,) of the working linear model whose conditional covariances are reported: the expected information."""
+        return self.expected_weights(eta, weights, phi).weight
+
     # -- moments, deviance, simulation ---------------------------------------------------------
 
     @abc.abstractmethod
@@ -251,6 +308,10 @@ class Family(abc.ABC):
         return float(max(np.mean(w * (y - mu) ** 2 / self.variance(mu, 1.0)), 1e-8)) if self.has_dispersion else 1.0
 
     # -- the response --------------------------------------------------------------------------
+
+    def bind(self, values: Any, name: str) -> tuple[Family, tuple[str, ...]]:
+        """The family as this response column makes it (an ordinal one learns its categories), and what the user should know."""
+        return self, ()
 
     def response(self, values: Any, name: str) -> tuple[Array, Array | None]:
         """(y, None) or (y, trials), (n,) float64, of a response column as the user has it.

@@ -77,6 +77,7 @@ class ModelFrame:
     all_names : columns of the fixed matrix, dependent ones included.
     terms : recipes of the random terms, in the order of the design.
     specs : formulaic's specification of each model matrix, by text.
+    left_out : positions of columns of the fixed matrix that the model does without (an ordinal one's intercept).
     """
 
     formula: Formula
@@ -90,6 +91,7 @@ class ModelFrame:
     awkward: frozenset[str]
     offset_given: str | bool = False
     arrays: tuple[str, ...] = ()
+    left_out: tuple[int, ...] = ()
 
     @property
     def data(self) -> pd.DataFrame:
@@ -109,7 +111,8 @@ class ModelFrame:
         """
         table = _as_table(newdata)
         evaluator, complete = self._on(table, [self.formula.fixed])
-        return _scatter(self._columns(evaluator, self.formula.fixed), complete)
+        columns = self._columns(evaluator, self.formula.fixed)
+        return _scatter(np.delete(columns, self.left_out, axis=1) if self.left_out else columns, complete)
 
     def new_terms(self, newdata: Any, allow_new_levels: bool = False, keep: Sequence[np.ndarray] | None = None) -> list[NewTerm | None]:
         """Random terms on new data, one per term of the design.

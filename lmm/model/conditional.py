@@ -74,10 +74,10 @@ def posterior(problem: Problem | GeneralizedProblem, estimate: Estimate) -> Post
 
 
 def _working_posterior(problem: GeneralizedProblem, estimate: Estimate) -> Posterior:
-    """The same of the working linear model at the modes of a generalized one, W the expected information; sigma^2 is 1."""
+    """The same of the working linear model at the modes of a generalized one, W the family's working weights; sigma^2 is 1."""
     rows = problem.rows
     at = Arrangement(rows, list(estimate.factors))
-    W = problem.family.expected_weights(estimate.eta, rows.weights, estimate.phi).weight
+    W = problem.family.working_weights(rows.y, estimate.eta, rows.weights, estimate.phi)
     factor = at.factorize(rows.system(W))
     K = np.zeros((0, 0))
     if at.layout:

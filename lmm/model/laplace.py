@@ -15,9 +15,10 @@ The mode moves with the parameters (implicit differentiation); what remains is
 
     dJ/dG     = sum_j Q_jj - e e' + (f e' + e f') / 2,   Q = A - A (A + G^-1)^-1 A, A = Z'WZ
     dJ/dbeta  = -2 X'r + X'(t - w Z c)
-    dJ/dphi   = -2 sum dlog f/dphi + sum l_i dW_i/dphi + c'Z'(d2log f / deta dphi)
+    dJ/drho   = -2 sum dlog f/drho + sum l_i dW_i/drho + c'Z'(d2log f / deta drho)
 
-per level j as k x k matrices in the first line; no inverse of T occurs, so zero variances are regular.
+per level j as k x k matrices in the first line, rho the family's own parameters (the log of a dispersion, thresholds);
+no inverse of T occurs, so zero variances are regular.
 
 References: Breslow & Clayton (1993), J. Am. Stat. Assoc. 88; Bates et al. (2015); Kristensen et al.
 (2016), J. Stat. Softw. 70(5) for implicit differentiation through the mode.
@@ -71,24 +72,36 @@ class Mode:
 class Laplace:
     """J and its derivatives at a mode.
 
-    ``D`` per term (k, k), dJ/dG; ``d_gamma`` (p,) for the orthonormal fixed columns; ``d_phi`` for the log of
-    the dispersion (0 without one), with a positive guess of the second derivative. ``fixed`` holds
-    F = Z'V^-1 Q per term (p, k, J) and ``information`` Q'V^-1 Q of the working linear model. ``with_phi``
-    couples the dispersion to G where the working weights move with it.
+    ``D`` per term (k, k), dJ/dG; ``d_gamma`` (p,) for the orthonormal fixed columns. ``fixed`` holds
+    F = Z'V^-1 Q per term (p, k, J) and ``information`` Q'V^-1 Q of the working linear model. ``own`` is what concerns
+    the family's own parameters.
     """
 
     objective: float
     mode: Mode
     D: list[np.ndarray]
     d_gamma: np.ndarray
-    d_phi: float
-    phi_information: float
-    with_phi: list[np.ndarray]
+    own: Own
     e: list[np.ndarray]
     fixed: list[np.ndarray]
     information: np.ndarray
     factor: Factor
     system: System
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """The family's own parameters rho (r,) at a mode.
+
+    ``gradient`` (r,) is dJ/drho, ``information`` (r, r) half a positive semi-definite guess of the second derivative.
+    ``with_gamma`` (p, r) couples rho to the fixed effects as ``information`` of gamma does, ``with_G`` per term (r, k, J),
+    or an empty list, to G as ``fixed`` does.
+    """
+
+    gradient: np.ndarray
+    information: np.ndarray
+    with_gamma: np.ndarray
+    with_G: list[np.ndarray]
 
 
 class Arrangement:
@@ -132,7 +145,7 @@ def find_mode(
     rows: Rows,
     T: list[np.ndarray],
     gamma: np.ndarray,
-    phi: float,
+    phi: Any,
     u: list[np.ndarray],
     free: bool = False,
     tolerance: float = MODE_TOLERANCE,
@@ -218,7 +231,7 @@ class Joint:
 
 
 def _place(
-    family: Any, rows: Rows, T: list[np.ndarray], gamma: np.ndarray, phi: float, u: list[np.ndarray]
+    family: Any, rows: Rows, T: list[np.ndarray], gamma: np.ndarray, phi: Any, u: list[np.ndarray]
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, float]:
     """b, the predictor, the kernel of the density and the penalised criterion at u."""
     b = [t @ own for t, own in zip(T, u, strict=True)]
@@ -239,14 +252,14 @@ def laplace(
     rows: Rows,
     T: list[np.ndarray],
     gamma: np.ndarray,
-    phi: float,
+    phi: Any,
     u: list[np.ndarray],
     observed: bool = False,
     free: bool = False,
     constant: float | None = None,
     tolerance: float = MODE_TOLERANCE,
 ) -> Laplace:
-    """J with its gradient at T per term (k, k), gamma (p,) and dispersion phi.
+    """J with its gradient at T per term (k, k), gamma (p,) and the family's own parameters phi.
 
     With ``free`` gamma is a starting value: it joins u in the mode, as in lme4's nAGQ = 0, and J is a function of
     T and phi alone.
@@ -292,19 +305,46 @@ def laplace(
         D_t += -(e_t @ e_t.T) + (cross + cross.T) / 2
     shift = rows.random([own[0] for own in c]) + rows.Q @ c_gamma
     d_gamma = rows.Q.T @ (-2.0 * mode.r + t - mode.w * shift)
-    d_phi, phi_information = 0.0, 1.0
-    with_phi: list[np.ndarray] = []
-    if family.has_dispersion:
-        d = family.d_phi(rows.y, mode.eta, rows.weights, phi)
-        dW_phi = -d.eta_eta if observed else d.weight
-        d_phi = float(np.sum(-2.0 * d.first + leverage * dW_phi + shift * d.eta))
-        if not observed:  # the working model's error variance 1 / W moves with phi: V_phi P y = -W^-2 dW/dphi r
-            _, with_phi, _ = at.solve(factor, [own[None] for own in rows.sums(-d.weight / np.maximum(W, 1e-300) * mode.r)])
-        phi_information = max(-2.0 * float(d.second.sum()), float(np.sum(d.first**2)), 1e-10 * rows.n)
-
-    _, fixed, inner = at.solve(factor, rows.column_sums(rows.Q * W[:, None]))
+    solved, fixed, inner = at.solve(factor, rows.column_sums(rows.Q * W[:, None]))
     information = rows.Q.T @ (rows.Q * W[:, None]) - inner
-    return Laplace(objective, mode, D, d_gamma, d_phi, phi_information, with_phi, e, fixed, information, factor, system)
+    own = _own_parameters(family, rows, phi, mode, observed, at, factor, W, leverage, shift, solved)
+    return Laplace(objective, mode, D, d_gamma, own, e, fixed, information, factor, system)
+
+
+def _own_parameters(
+    family: Any,
+    rows: Rows,
+    phi: Any,
+    mode: Mode,
+    observed: bool,
+    at: Arrangement,
+    factor: Factor,
+    W: np.ndarray,
+    leverage: np.ndarray,
+    shift: np.ndarray,
+    solved: list[np.ndarray],
+) -> Own:
+    """What concerns rho; ``solved`` is N Z'WQ per term."""
+    r = family.n_parameters
+    if not r:
+        return Own(np.zeros(0), np.zeros((0, 0)), np.zeros((rows.p, 0)), [])
+    d = family.parameter_derivatives(rows.y, mode.eta, rows.weights, phi, not observed)
+    gradient = -2.0 * d.first.sum(axis=1) + (-d.eta_eta if observed else d.weight) @ leverage + d.eta @ shift
+    if family.has_dispersion:
+        with_G: list[np.ndarray] = []
+        if not observed:  # the working model's error variance 1 / W moves with phi: V_phi P y = -W^-2 dW/dphi r
+            _, with_G, _ = at.solve(factor, [own[None] for own in rows.sums(-d.weight[0] / np.maximum(W, 1e-300) * mode.r)])
+        information = max(-float(d.second[0, 0]), 0.5 * float(np.sum(d.first**2)), 0.5e-10 * rows.n)
+        return Own(gradient, np.array([[information]]), np.zeros((rows.p, r)), with_G)
+    # thresholds move the predictor as fixed columns do: c = -d2log f / deta drho stands where WQ does for gamma
+    c = -d.eta.T
+    Zc = rows.column_sums(c)
+    with_gamma = rows.Q.T @ c - sum(
+        (N.reshape(rows.p, own[0].size) @ own.reshape(r, own[0].size).T for N, own in zip(solved, Zc, strict=True)),
+        np.zeros((rows.p, r)),
+    )
+    _, with_G, inner = at.solve(factor, Zc)
+    return Own(gradient, -d.second - inner, with_gamma, with_G)
 
 
 def leverages(rows: Rows, factor: Factor, inverses: list[Inverse], K: np.ndarray) -> np.ndarray:

@@ -37,12 +37,12 @@ from lmm.model.rows import Rows
 
 @dataclass(frozen=True, eq=False)
 class Quadrature:
-    """J and its derivatives: ``d_T`` (k, k), ``d_gamma`` (p,), ``d_phi`` for the log of the dispersion."""
+    """J and its derivatives: ``d_T`` (k, k), ``d_gamma`` (p,), ``d_rho`` (r,) for the family's own parameters."""
 
     objective: float
     d_T: np.ndarray
     d_gamma: np.ndarray
-    d_phi: float
+    d_rho: np.ndarray
 
 
 def grid(points: int, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -53,9 +53,7 @@ def grid(points: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     return nodes, log_w + 0.5 * np.sum(nodes**2, axis=0)
 
 
-def quadrature(
-    family: Any, rows: Rows, T: np.ndarray, gamma: np.ndarray, phi: float, at: Laplace, points: int, observed: bool
-) -> Quadrature:
+def quadrature(family: Any, rows: Rows, T: np.ndarray, gamma: np.ndarray, phi: Any, at: Laplace, points: int, observed: bool) -> Quadrature:
     """J at T (k, k), gamma (p,) and phi, from the Laplace terms ``at`` of the same parameters."""
     code, J = rows.codes[0], rows.plan.terms[0].J
     z = np.stack([np.ones(rows.n) if c is None else c for c in rows.columns[0]])
@@ -78,8 +76,7 @@ def quadrature(
         values[m] = log_w[m] + by_level(density)[0] - 0.5 * np.sum(u * u, axis=0)
         u_nodes.append(u)
         scores.append(family.derivatives(rows.y, eta, rows.weights, phi).d1)
-        if family.has_dispersion:
-            first.append(family.d_phi(rows.y, eta, rows.weights, phi).first)
+        first.append(family.parameter_scores(rows.y, eta, rows.weights, phi))
     top = values.max(axis=0)
     shares = np.exp(values - top)
     total = shares.sum(axis=0)
@@ -87,7 +84,7 @@ def quadrature(
     objective = -2.0 * float(np.sum(top + np.log(total)) - 0.5 * logdet)
 
     a, moved, S = np.zeros((k, J)), np.zeros((k, k, J)), np.zeros((k, k, J))
-    mean_score, mean_first = np.zeros(rows.n), 0.0
+    mean_score, mean_first = np.zeros(rows.n), np.zeros(family.n_parameters)
     for m, (u, r) in enumerate(zip(u_nodes, scores, strict=True)):
         p = shares[m]
         s = by_level(z * r)
@@ -96,8 +93,7 @@ def quadrature(
         moved += p * nodes[:, m, None, None] * q[None]
         S += p * s[:, None] * u[None]
         mean_score += p[code] * r
-        if family.has_dispersion:
-            mean_first += float(np.sum(p[code] * first[m]))
+        mean_first += first[m] @ p[code]
     H = np.eye(k)[:, :, None] + small.multiply(moved, L)
     lower = np.tril(np.ones((k, k)))[:, :, None] * H
     half = 0.5 * np.where(np.eye(k, dtype=bool)[:, :, None], lower, lower + np.swapaxes(lower, 0, 1))
@@ -119,12 +115,11 @@ def quadrature(
     gradient += at.e[0][:, None] * h[None] - np.einsum("abj,bj->aj", A_observed, Th)[:, None] * mode.u[0][None]
     through = np.einsum("an,an->n", z, Th[:, code])
     d_gamma = -2.0 * rows.Q.T @ (mean_score - t - mode.w * through)
-    d_phi = 0.0
-    if family.has_dispersion:
-        d = family.d_phi(rows.y, mode.eta, rows.weights, phi)
-        d_W = -d.eta_eta if observed else d.weight
-        d_phi = -2.0 * (mean_first + float(np.sum(-d_W * spread + through * d.eta)))
-    return Quadrature(objective, -2.0 * gradient.sum(axis=-1), d_gamma, d_phi)
+    d_rho = np.zeros(0)
+    if family.n_parameters:
+        d = family.parameter_derivatives(rows.y, mode.eta, rows.weights, phi, not observed)
+        d_rho = -2.0 * (mean_first + (d.eta_eta if observed else -d.weight) @ spread + d.eta @ through)
+    return Quadrature(objective, -2.0 * gradient.sum(axis=-1), d_gamma, d_rho)
 
 
 def _scale(A: np.ndarray, T: np.ndarray) -> tuple[np.ndarray, float]:

@@ -97,7 +97,7 @@ class Estimate:
     messages : text of the warnings about this estimate.
     family : distribution of the response; None for a linear model. With a family, ``factors`` are absolute,
         Cov(b) = T T', and sigma is what the family reports for its dispersion (1 without one).
-    phi : dispersion parameter of the family, 1 without one.
+    phi : dispersion parameter of the family, 1 without one; of an ordinal family its threshold parameters (r,).
     nagq : quadrature points per random effect: 1 Laplace, 0 fixed effects inside the inner loop.
     eta : (n,) linear predictor at the modes; None for a linear model.
     report : how to read the numbers of a method other than maximum likelihood; ``objective`` is NaN where it is no
@@ -122,7 +122,7 @@ class Estimate:
     trace: tuple[dict[str, Any], ...] = ()
     messages: tuple[str, ...] = ()
     family: Any = None
-    phi: float = 1.0
+    phi: Any = 1.0
     nagq: int = 1
     eta: np.ndarray | None = None
     report: Report | None = None

@@ -2,10 +2,13 @@
 
 Iteratively reweighted least squares gives the fixed effects without random effects (McCullagh & Nelder,
 1989, section 2.5); the working response z = eta + r / W with weights W is then a linear mixed model with
-unit residual variance, whose variances are estimated by moments.
+unit residual variance, whose variances are estimated by moments. Thresholds and fixed effects of a cumulative model
+are found together, by Newton's method on its concave log-likelihood (McCullagh, 1980).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +20,17 @@ MAX_STEPS = 25
 
 
 def starting_values(problem: GeneralizedProblem) -> np.ndarray:
-    """psi = (theta, gamma[, log phi]) to begin from."""
+    """(theta, gamma, rho) to begin from."""
+    family, rows = problem.family, problem.rows
+    gamma, phi, eta = _without_effects(problem) if family.has_intercept else _cumulative(problem)
+    r = family.derivatives(rows.y, eta, rows.weights, phi).d1
+    W = np.maximum(family.expected_weights(eta, rows.weights, phi).weight, 1e-10)
+    cross = cross_products(problem.terms, np.column_stack([rows.Q, r / W]), W)
+    return np.concatenate([moments.starting_values(cross, problem.structures), gamma, family.to_rho(phi)])
+
+
+def _without_effects(problem: GeneralizedProblem) -> tuple[np.ndarray, Any, np.ndarray]:
+    """gamma, phi and the linear predictor of the generalized linear model, by reweighted least squares."""
     family, rows = problem.family, problem.rows
     mu = family.initial_mu(rows.y, rows.weights)
     with np.errstate(all="ignore"):
@@ -47,9 +60,35 @@ def starting_values(problem: GeneralizedProblem) -> np.ndarray:
         if abs(value - last) <= 1e-6 * (1.0 + abs(value)):
             break
         last = value
-    r = family.derivatives(rows.y, eta, rows.weights, phi).d1
-    W = np.maximum(family.expected_weights(eta, rows.weights, phi).weight, 1e-10)
-    cross = cross_products(problem.terms, np.column_stack([rows.Q, r / W]), W)
-    theta = moments.starting_values(cross, problem.structures)
-    tail = [np.log(phi)] if family.has_dispersion else []
-    return np.concatenate([theta, gamma, tail])
+    return gamma, phi, eta
+
+
+def _cumulative(problem: GeneralizedProblem) -> tuple[np.ndarray, Any, np.ndarray]:
+    """gamma, phi and the linear predictor of the model without random effects, by Newton's method with halving in (gamma, rho)."""
+    family, rows = problem.family, problem.rows
+    p = rows.p
+    gamma, rho = np.zeros(p), family.to_rho(family.initial_phi(rows.y, None, rows.weights))
+    rho[0] += np.average(rows.offset, weights=rows.weights)
+    eta = rows.offset
+    value = float(family.kernel(rows.y, eta, rows.weights, family.from_rho(rho)).sum())
+    for _ in range(MAX_STEPS):
+        phi = family.from_rho(rho)
+        d1, d2, _ = family.derivatives(rows.y, eta, rows.weights, phi)
+        own = family.parameter_derivatives(rows.y, eta, rows.weights, phi, False)
+        cross = rows.Q.T @ own.eta.T
+        H = -np.block([[rows.Q.T @ (rows.Q * d2[:, None]), cross], [cross.T, own.second]])
+        gradient = np.concatenate([rows.Q.T @ d1, own.first.sum(axis=1)])
+        step = np.linalg.lstsq(H, gradient, rcond=None)[0]
+        if not np.isfinite(step).all() or gradient @ step <= 1e-6:
+            break
+        for _ in range(20):
+            new_gamma, new_rho = gamma + step[:p], rho + step[p:]
+            new_eta = rows.offset + rows.Q @ new_gamma
+            new = float(family.kernel(rows.y, new_eta, rows.weights, family.from_rho(new_rho)).sum())
+            if new >= value:
+                break
+            step = step / 2.0
+        else:
+            break
+        gamma, rho, eta, value = new_gamma, new_rho, new_eta, new
+    return gamma, family.from_rho(rho), eta

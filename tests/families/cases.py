@@ -29,7 +29,7 @@ CUSTOM_GAMMA = CustomFamily(
     sampler=lambda rng, mu, phi: rng.gamma(1 / phi, mu * phi),
 )
 
-ALL: list[Family] = [*(f(link) for f in FAMILIES.values() for link in f.link_names), CUSTOM_POISSON, CUSTOM_GAMMA]
+ALL: list[Family] = [*(f(link) for f in FAMILIES.values() if f.has_intercept for link in f.link_names), CUSTOM_POISSON, CUSTOM_GAMMA]
 
 
 def phis(family: Family) -> tuple[float, ...]:
