@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -15,10 +15,11 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, warn
 from lmm.formula import Formula
-from lmm.model.conditional import covariances
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate
 from lmm.results import (
+    coefficients,
+    comparison,
     components,
     criteria,
     equality,
@@ -32,9 +33,12 @@ from lmm.results import (
     simulation,
     summary,
     tidy,
+    trace,
     uncertainty,
     updating,
 )
+from lmm.results.comparison import MethodComparison
+from lmm.results.draws import PosteriorDraws
 from lmm.results.varcorr import VarCorr, varcorr
 
 
@@ -81,9 +85,11 @@ class Fit:
     def ranef_cov(self) -> dict[str, np.ndarray]:
         """Conditional covariances of the random effects given the data and theta: group -> array (levels, k, k).
 
-        As in lme4 the uncertainty of the fixed effects is not part of them.
+        As in lme4 the uncertainty of the fixed effects is not part of them. Of a posterior its covariances, all uncertainty
+        included.
         """
-        return {term.group: cov for term, cov in zip(self.design.terms, covariances(self.problem, self.estimate), strict=True)}
+        covariances = randomeffects.mode_covariances(self.problem, self.estimate)
+        return {term.group: np.array(cov) for term, cov in zip(self.design.terms, covariances, strict=True)}
 
     def coef(self) -> dict[str, pd.DataFrame]:
         """Coefficients of each level, fixed plus random: group -> DataFrame (levels x coefficients)."""
@@ -94,7 +100,7 @@ class Fit:
         return varcorr(self.design, self.estimate)
 
     def varcorr_se(self) -> pd.DataFrame:
-        """Standard errors of a generalized fit's standard deviations and correlations.
+        """Standard errors of a generalized fit's standard deviations and correlations; posterior standard deviations of theirs.
 
         Returns
         -------
@@ -103,9 +109,9 @@ class Fit:
 
         Raises
         ------
-        ArgumentError : for a linear model.
+        ArgumentError : for a linear model without posterior draws.
         """
-        if self.family is None:
+        if self.family is None and self.draws is None:
             raise ArgumentError("varcorr_se: standard errors of variance parameters are those of generalized fits.")
         frame = self.varcorr().to_frame().drop(columns="vcov")
         return frame.assign(std_error=uncertainty.standard_errors(self.design, self.estimate, self._uncertainty))
@@ -126,8 +132,11 @@ class Fit:
 
     @property
     def dispersion(self) -> float:
-        """The family's dispersion parameter (theta of a negative binomial), 1 without one; sigma^2 of a linear model."""
-        return float(self.estimate.phi if self.family is not None else self.estimate.sigma**2)
+        """The family's dispersion parameter (theta of a negative binomial), 1 without one; sigma^2 of a linear model.
+
+        Where a method estimates one for a family without it (quasi-likelihood), that.
+        """
+        return float(self.estimate.phi if self.family is not None and self.family.has_dispersion else self.estimate.sigma**2)
 
     def dispersion_se(self) -> float:
         """Standard error of :attr:`dispersion` in a generalized fit; NaN where the family has none."""
@@ -140,7 +149,7 @@ class Fit:
 
     @cached_property
     def _uncertainty(self) -> uncertainty.Uncertainty:
-        found = uncertainty.uncertainty(self.problem, self.estimator, self.estimate)
+        found = uncertainty.uncertainty(self.design, self.problem, self.estimator, self.estimate)
         if found.message is not None:
             warn(found.message, ConvergenceWarning)
         return found
@@ -172,27 +181,31 @@ class Fit:
 
     @property
     def bse(self) -> pd.Series:
-        """Standard errors of the fixed effects."""
+        """Standard errors of the fixed effects; posterior standard deviations of a posterior."""
         return fixed.standard_errors(self.design, self._uncertainty.beta)
 
     @property
     def tvalues(self) -> pd.Series:
-        """Estimates over their standard errors."""
+        """Estimates over their standard errors; ArgumentError for a posterior."""
+        if self.estimate.draws is not None:
+            raise coefficients.posterior_has_no_tests("tvalues")
         return fixed.statistics(self.design, self.estimate, self._uncertainty.beta)
 
     @property
     def pvalues(self) -> pd.Series:
         """Two-sided p-values from the standard normal, as statsmodels gives for mixed models.
 
-        They ignore that theta is estimated and are too small with few groups.
+        They ignore that theta is estimated and are too small with few groups. ArgumentError for a posterior.
         """
+        if self.estimate.draws is not None:
+            raise coefficients.posterior_has_no_tests("pvalues")
         return fixed.normal_p_values(self.tvalues)
 
     # ---- criteria ----
 
     @property
     def llf(self) -> float:
-        """Log-likelihood; for a REML fit -1/2 the REML criterion."""
+        """Log-likelihood; for a REML fit -1/2 the REML criterion; NaN for a method that has none, and so are the criteria below."""
         return -self.estimate.objective / 2.0
 
     @property
@@ -231,6 +244,11 @@ class Fit:
     def reml_criterion(self) -> float:
         """-2 restricted log-likelihood. For an ML fit: the criterion at the ML estimates of theta."""
         return criteria.reml_criterion(self.estimate, self.design.n)
+
+    @property
+    def elbo(self) -> float:
+        """Evidence lower bound of a variational fit; NaN for other methods."""
+        return float(self.estimate.elbo)
 
     @property
     def df_model(self) -> int:
@@ -284,6 +302,16 @@ class Fit:
     def convergence(self) -> Convergence:
         """How the optimisation ended: converged, message, evaluations, scaled gradient, seconds by stage."""
         return self.estimate.convergence
+
+    @property
+    def draws(self) -> PosteriorDraws | None:
+        """Draws from the posterior or its approximation, by name (:class:`lmm.results.PosteriorDraws`); None for other methods."""
+        return None if self.estimate.draws is None else self._uncertainty.draws
+
+    @property
+    def trace(self) -> pd.DataFrame:
+        """What the method recorded, a row per ``iteration``: objective or loss, step sizes, parameters by their names."""
+        return trace.trace_frame(self.design, self.estimate)
 
     @property
     def messages(self) -> tuple[str, ...]:
@@ -400,6 +428,8 @@ class Fit:
         use_u : keep the conditional modes of the random effects and draw the rest alone; by default
             random effects are drawn anew, as in lme4.
 
+        The parameters are the estimates, of a posterior its means: their own uncertainty is not part of the simulations.
+
         Returns
         -------
         DataFrame (rows x nsim), columns ``sim_1, ...``, on the user's index.
@@ -441,29 +471,58 @@ class Fit:
         result: Fit = updating.repeat_call(self.design, formula, changes, ChainMap(caller.f_locals, caller.f_globals))
         return result
 
+    def compare_methods(self, methods: Sequence[Any] | Mapping[str, Any], **changes: Any) -> MethodComparison:
+        """The same model fitted by several methods, side by side.
+
+        Parameters
+        ----------
+        methods : names (``["reml", "vi"]``) or estimators with their settings, or a mapping label -> either. This fit stands for
+            its own method unless there are ``changes``.
+        changes : other arguments of :meth:`update` for every fit.
+
+        Returns
+        -------
+        :class:`lmm.results.MethodComparison`, with ``.table`` and ``.fits``.
+
+        Raises
+        ------
+        ArgumentError : for a method that is not for this kind of model.
+
+        Examples
+        --------
+        >>> import lmm
+        >>> fit = lmm.lmer("Reaction ~ Days + (1|Subject)", lmm.datasets.load("sleepstudy"))
+        >>> fit.compare_methods(["reml", "ml"]).table.loc["sigma"].xs("estimate", level=1).round(3).to_dict()
+        {'reml': 30.991, 'ml': 30.895}
+        """
+        caller = sys._getframe(1)
+        return comparison.compare(self, methods, ChainMap(caller.f_locals, caller.f_globals), changes)
+
     # ---- tables ----
 
     def coef_table(self, ddf: str | None = None) -> pd.DataFrame:
         """``estimate, std_error, statistic`` per coefficient.
 
-        A linear model has no p-values, for want of degrees of freedom; a generalized one has ``p_value``, normal.
+        A linear model has no p-values, for want of degrees of freedom; a generalized one has ``p_value``, normal. A posterior has
+        ``estimate, posterior_sd, lower, upper`` (95 %) and, from chains, ``r_hat, ess_bulk``.
         """
-        return fixed.coefficient_table(self.design, self.estimate, self._uncertainty.beta, ddf)
+        return coefficients.coefficient_table(self.design, self.estimate, self._uncertainty, ddf)
 
-    def confint(self, method: str = "profile", level: float = 0.95) -> pd.DataFrame:
+    def confint(self, method: str | None = None, level: float = 0.95) -> pd.DataFrame:
         """Confidence intervals ``lower, upper``: ``sd_(Intercept)|Subject``, ..., ``sigma`` (where there is one), then coefficients.
 
         Parameters
         ----------
         method : "wald", normal intervals for the fixed effects (variance rows are missing, as in lme4).
-            "profile" and "boot" are not available yet and say so.
+            "profile", the default, and "boot" are not available yet and say so. Of a posterior the default is "posterior",
+            quantiles of the draws with equal tails, for every row.
         level : coverage.
         """
-        return intervals.confidence_intervals(self.design, self.estimate, self._uncertainty.beta, method, level)
+        return intervals.confidence_intervals(self.design, self.estimate, self._uncertainty, method, level)
 
-    def conf_int(self, method: str = "wald", level: float = 0.95) -> pd.DataFrame:
-        """:meth:`confint` with the normal intervals that statsmodels gives by this name."""
-        return self.confint(method, level)
+    def conf_int(self, method: str | None = None, level: float = 0.95) -> pd.DataFrame:
+        """:meth:`confint` with the normal intervals that statsmodels gives by this name, or those of the posterior."""
+        return self.confint(method or ("wald" if self.draws is None else None), level)
 
     def tidy(self, effects: str | Sequence[str] = ("fixed", "ran_pars"), conf_int: bool = False, conf_level: float = 0.95) -> pd.DataFrame:
         """One row per parameter, as broom.mixed gives.
@@ -471,18 +530,19 @@ class Fit:
         Parameters
         ----------
         effects : "fixed", "ran_pars" (standard deviations and correlations), "ran_vals" (conditional modes), or several.
-        conf_int : add ``conf_low, conf_high``, Wald; missing for "ran_pars".
+        conf_int : add ``conf_low, conf_high``, Wald, missing for "ran_pars"; of a posterior quantiles of the draws.
         conf_level : coverage.
 
         Returns
         -------
         DataFrame with those of ``effect, group, level, term, estimate, std_error, statistic, p_value, conf_low, conf_high``
-        that apply; p-values, and standard errors of "ran_pars", are those of generalized fits.
+        that apply; p-values, and standard errors of "ran_pars", are those of generalized fits. Of a posterior ``std_error``
+        is its standard deviation.
         """
         return tidy.tidy(self.design, self.problem, self.estimate, self._uncertainty, effects, conf_int, conf_level)
 
     def glance(self) -> pd.DataFrame:
-        """One row: ``nobs, sigma, llf, aic, bic, reml_criterion`` (ML: ``deviance``), ``df_resid``."""
+        """One row: ``nobs, sigma, llf, aic, bic, reml_criterion`` (ML: ``deviance``), ``df_resid``; ``elbo`` of a variational fit."""
         return tidy.glance(self.design, self.estimate, self._eta)
 
     def augment(self) -> pd.DataFrame:

@@ -31,9 +31,14 @@ def scales_variance(family: Family) -> bool:
 
 def residual_sd(estimate: Estimate) -> float | None:
     """sigma where it is a residual standard deviation (on the scale of V), else None."""
-    if estimate.family is None or scales_variance(estimate.family):
+    if estimate.family is None or scales_variance(estimate.family) or is_quasi(estimate):
         return float(estimate.sigma)
     return None
+
+
+def is_quasi(estimate: Estimate) -> bool:
+    """Whether sigma^2 multiplies the variance of a family that has no dispersion of its own (quasi-likelihood)."""
+    return estimate.family is not None and not estimate.family.has_dispersion and float(estimate.sigma) != 1.0
 
 
 def mean(estimate: Estimate, eta: np.ndarray) -> np.ndarray:
@@ -87,6 +92,6 @@ def overdispersion(design: Design, estimate: Estimate, eta: np.ndarray) -> float
 def tells_overdispersion(design: Design, estimate: Estimate) -> bool:
     """Whether the ratio means anything: counts without a dispersion of their own, and not single binary trials."""
     family = estimate.family
-    if family is None or family.has_dispersion:
+    if family is None or family.has_dispersion or is_quasi(estimate):
         return False
     return family.name != "binomial" or (design.weights is not None and bool(np.any(design.weights > 1.0)))

@@ -18,8 +18,10 @@ UNCONVERGED = "the fit did not converge: "
 
 def notes(design: Design, estimate: Estimate, tol: float = 1e-4) -> list[str]:
     """Sentences for the foot of a summary, the most serious first; empty when there is nothing to say."""
-    out = []
-    if not estimate.convergence.converged:
+    out = [] if estimate.report is None else list(estimate.report.notes)
+    if not estimate.convergence.converged and estimate.report is not None:
+        out.insert(0, f"The fit did not converge: {estimate.convergence.message.rstrip('.')}.")
+    elif not estimate.convergence.converged:
         out.append(
             f"The optimiser did not converge: {estimate.convergence.message.rstrip('.')}. The estimates are not an optimum; "
             "simplify the random effects, or raise the limits with control=lmm.Control(max_evaluations=...)."

@@ -25,8 +25,8 @@ from lmm.model.conditional import prediction_variance
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results import generalized, marginal
+from lmm.results.coverage import normal_quantile
 from lmm.results.fixed import kept_positions
-from lmm.results.intervals import normal_quantile
 from lmm.results.randomeffects import random_part
 from lmm.results.rows import align
 from lmm.results.uncertainty import Uncertainty

@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design
+from lmm.inference import diagnostics
 from lmm.model.records import Estimate
 from lmm.results import criteria, fixed, generalized, rows
+from lmm.results.coefficients import LEGEND, coefficient_table, coefficients_as_text
 from lmm.results.notes import notes
-from lmm.results.numberformat import abbreviate, coefficient_columns, format_column, p_value_column, statistic_column, zap_small
+from lmm.results.numberformat import abbreviate, format_column, zap_small
 from lmm.results.render import Table, latex_escape
 from lmm.results.uncertainty import Uncertainty, dispersion_se
 from lmm.results.varcorr import varcorr
@@ -29,9 +31,6 @@ _TITLES = {
     "reml": "Linear mixed model fit by REML",
     "ml": "Linear mixed model fit by maximum likelihood",
 }
-#: upper ends of p-values and their marks
-_STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"), (0.1, "."))
-LEGEND = "Signif. codes:  0 '***' 0.001 '**' 0.01 '*' 0.05 '.' 0.1 ' ' 1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +41,7 @@ class Summary:
     ----------
     title : what was fitted and how.
     header : (label, value) lines: family, formula, weights.
-    criterion : the REML criterion as one line, or None where ``information`` holds the ML figures.
+    criterion : the REML criterion, or what the method reports in its place, a line each; None where ``information`` has it.
     information : AIC, BIC, logLik, -2*log(L), df.resid of an ML fit, or None.
     residuals : five numbers of the scaled residuals.
     random : variances, standard deviations, correlations.
@@ -93,7 +92,7 @@ class Summary:
             header += _wrap(value, max(width, 78), lead, " " * len(lead))
         lines = [self.title.center(width).rstrip(), double, *header, single]
         if self.criterion is not None:
-            lines += [self.criterion]
+            lines += self.criterion.splitlines()
         for i, (heading, body, below) in enumerate(bodies):
             if heading:
                 lines += ([""] if i or self.criterion is not None else []) + [heading]
@@ -115,7 +114,7 @@ class Summary:
         parts = [f"<h4>{html.escape(self.title)}</h4>"]
         parts += [f"<div><b>{html.escape(label)}:</b> <code>{html.escape(value)}</code></div>" for label, value in self.header]
         if self.criterion is not None:
-            parts.append(f"<div>{html.escape(self.criterion)}</div>")
+            parts += [f"<div>{html.escape(line)}</div>" for line in self.criterion.splitlines()]
         for heading, table, below in self._sections():
             parts.append((f"<h5>{html.escape(heading.rstrip(':'))}</h5>" if heading else "") + table.to_html())
             parts += [f"<div>{html.escape(line)}</div>" for line in below]
@@ -131,7 +130,7 @@ class Summary:
         """The summary as Markdown with pipe tables."""
         parts = [f"### {self.title}", "\n".join(f"- {label}: `{value}`" for label, value in self.header)]
         if self.criterion is not None:
-            parts.append(self.criterion)
+            parts += self.criterion.splitlines()
         for heading, table, below in self._sections():
             parts += [f"**{heading.rstrip(':')}**"] if heading else []
             parts.append(table.to_markdown())
@@ -144,7 +143,7 @@ class Summary:
         lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_escape(self.title)}}}"]
         lines += [rf"{latex_escape(label)}: \texttt{{{latex_escape(value)}}}\\" for label, value in self.header]
         if self.criterion is not None:
-            lines.append(latex_escape(self.criterion) + r"\\")
+            lines += [latex_escape(line) + r"\\" for line in self.criterion.splitlines()]
         for heading, table, below in self._sections():
             lines += [r"\medskip", rf"\textbf{{{latex_escape(heading.rstrip(':'))}}}\\"] if heading else [r"\medskip"]
             lines.append(table.to_latex() + r"\\")
@@ -155,7 +154,7 @@ class Summary:
 
 def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.ndarray, ddf: str | None = None) -> Summary:
     """Collect and format every part of the summary; ``eta`` (n,) are linear predictors at the conditional modes."""
-    coefficients = fixed.coefficient_table(design, estimate, known.beta, ddf)
+    coefficients = coefficient_table(design, estimate, known, ddf)
     quantiles = np.quantile(rows.residuals(design, estimate, eta, "pearson", scaled=True), [0.0, 0.25, 0.5, 0.75, 1.0])
     five = ("Min", "1Q", "Median", "3Q", "Max")
     components = varcorr(design, estimate)
@@ -165,7 +164,7 @@ def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.nd
         "random": components.to_frame(),
         "fixed": coefficients,
         "correlation": correlation,
-        "information": information_frame(estimate, design.n),
+        "information": information_frame(estimate, design.n) if estimate.report is None else criterion_frame(estimate),
     }
     p = len(design.names)
     hidden = None
@@ -174,15 +173,15 @@ def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.nd
     return Summary(
         title=title_line(estimate),
         header=tuple(header_lines(design, estimate)),
-        criterion=criterion_line(estimate, 1) if estimate.reml else None,
-        information=None if estimate.reml else information_table(estimate, design.n, 1),
+        criterion=criterion_text(estimate, 1),
+        information=information_table(estimate, design.n, 1) if has_information(estimate) else None,
         residuals=Table(five, (tuple(format_column(zap_small(quantiles, DIGITS + 1), DIGITS)),), "r" * 5, "residuals"),
         random=components.table(DIGITS, variances=True),
         counts=counts_line(design),
-        fixed=coefficients_as_text(coefficients),
+        fixed=coefficients_as_text(coefficients, DIGITS, spread_title(estimate)),
         correlation=None if hidden or p < 2 else correlation_as_text(correlation),
         correlation_note=hidden,
-        notes=(*notes(design, estimate), *([known.message] if known.message else [])),
+        notes=(*notes(design, estimate), *([known.message] if known.message else []), *missing_diagnostics(coefficients)),
         tables=tables,
         scale=tuple(scale_lines(design, estimate, known, eta)),
         legend=LEGEND if "p_value" in coefficients and (coefficients["p_value"] < 0.1).any() else None,
@@ -196,12 +195,28 @@ def _wrap(text: str, width: int, first: str, rest: str) -> list[str]:
 
 def title_line(estimate: Estimate) -> str:
     """What was fitted and how."""
+    if estimate.report is not None:
+        return estimate.report.title
     if estimate.family is None:
         return _TITLES.get(estimate.method, f"Linear mixed model fit by {estimate.method}")
     how = "Laplace Approximation" if estimate.nagq == 1 else f"Adaptive Gauss-Hermite Quadrature, nAGQ = {estimate.nagq}"
     if estimate.method == "laplace2":
         how = "second-order Laplace Approximation"
     return f"Generalized linear mixed model fit by maximum likelihood ({how})"
+
+
+def spread_title(estimate: Estimate) -> str:
+    """What stands beside the estimates."""
+    if estimate.report is not None:
+        return estimate.report.spread
+    return "Std. Error" if estimate.draws is None else "Posterior SD"
+
+
+def missing_diagnostics(coefficients: pd.DataFrame) -> list[str]:
+    """A sentence where R-hat and effective sample sizes could not be computed."""
+    if "r_hat" not in coefficients or diagnostics.available():
+        return []
+    return ["R-hat and effective sample sizes need blackjax; install it with: pip install 'lmm[bayes]'."]
 
 
 def family_line(estimate: Estimate) -> str:
@@ -220,7 +235,7 @@ def scale_lines(design: Design, estimate: Estimate, known: Uncertainty, eta: np.
         name = "Dispersion parameter" if family.dispersion_name == "dispersion" else f"Parameter {family.dispersion_name}"
         line = f"{name} of the {family.title} family: {format_column([estimate.phi], DIGITS)[0]}"
         se = dispersion_se(estimate, known)
-        return [f"{line} (Std. Error {format_column([se], DIGITS)[0]})" if np.isfinite(se) else line]
+        return [f"{line} ({spread_title(estimate)} {format_column([se], DIGITS)[0]})" if np.isfinite(se) else line]
     if generalized.tells_overdispersion(design, estimate):
         ratio = generalized.overdispersion(design, estimate, eta)
         return [f"Overdispersion (Pearson chi-squared / df.resid): {format_column([ratio], DIGITS)[0]}"]
@@ -254,30 +269,29 @@ def information_table(estimate: Estimate, n: int, decimals: int) -> Table:
     return Table(head, ((*(f"{v:.{decimals}f}" for v in values), f"{df_resid:.0f}"),), "r" * 5, "information")
 
 
-def criterion_line(estimate: Estimate, decimals: int) -> str:
-    """The REML criterion, rounded, in at most seven digits."""
+def has_information(estimate: Estimate) -> bool:
+    """Whether the criterion is a log-likelihood with its information criteria."""
+    return estimate.report is None and not estimate.reml and bool(np.isfinite(estimate.objective))
+
+
+def criterion_frame(estimate: Estimate) -> pd.DataFrame:
+    """One row: what the method reports in place of information criteria, by its labels."""
+    pairs = () if estimate.report is None else estimate.report.criterion
+    return pd.DataFrame([[value for _, value in pairs]], columns=[label for label, _ in pairs])
+
+
+def criterion_text(estimate: Estimate, decimals: int) -> str | None:
+    """The REML criterion, rounded to ``decimals``, or what the method reports, a line each; in at most seven digits."""
+    if estimate.report is not None:
+        return "\n".join(f"{label}: {format_column([value], 7)[0]}" for label, value in estimate.report.criterion) or None
+    if not estimate.reml or not np.isfinite(estimate.objective):
+        return None
     return f"REML criterion at convergence: {format_column([round(estimate.objective, decimals)], 7)[0]}"
 
 
 def counts_line(design: Design) -> str:
     """``Number of obs: 180, groups:  Subject, 18``."""
     return f"Number of obs: {design.n}, groups:  " + "; ".join(f"{term.group}, {term.J}" for term in design.terms)
-
-
-def coefficients_as_text(coefficients: pd.DataFrame) -> Table:
-    """Estimate, standard error, t value (or z value, p-value and stars) with the decimals that lme4 prints."""
-    estimate, std_error = coefficient_columns(coefficients["estimate"].to_numpy(), coefficients["std_error"].to_numpy(), DIGITS)
-    statistic = statistic_column(coefficients["statistic"].to_numpy(), DIGITS)
-    columns = [list(map(str, coefficients.index)), estimate, std_error, statistic]
-    if "p_value" not in coefficients:
-        return Table(("", "Estimate", "Std. Error", "t value"), tuple(zip(*columns, strict=True)), "lrrr", "fixed")
-    p = coefficients["p_value"].to_numpy()
-    columns.append(p_value_column(p, DIGITS - 1))
-    head, align = ["", "Estimate", "Std. Error", "z value", "Pr(>|z|)"], "lrrrr"
-    if (p < 0.1).any():
-        columns.append([next((mark for end, mark in _STARS if value <= end), "") for value in p])
-        head, align = [*head, ""], align + "l"
-    return Table(tuple(head), tuple(zip(*columns, strict=True)), align, "fixed")
 
 
 def correlation_of_fixed_effects(design: Design, cov: np.ndarray) -> pd.DataFrame:
@@ -303,9 +317,8 @@ def short_text(design: Design, estimate: Estimate) -> str:
     header = header_lines(design, estimate)
     width = max(len(label) for label, _ in header)
     lines += [f"{label:>{width}}: {value}" for label, value in header]
-    if estimate.reml:
-        lines.append(criterion_line(estimate, 4))
-    else:
+    lines += (criterion_text(estimate, 4) or "").splitlines()
+    if has_information(estimate):
         lines.append(information_table(estimate, design.n, 4).to_text())
     lines += ["Random effects:", varcorr(design, estimate).table(DIGITS).to_text(indent=1), counts_line(design), "Fixed effects:"]
     coefficients = fixed.fixed_effects(design, estimate)

@@ -9,14 +9,16 @@ import pandas as pd
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
-from lmm.model.conditional import covariances
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results import criteria, generalized
-from lmm.results.fixed import coefficient_table
-from lmm.results.intervals import normal_quantile
+from lmm.results.coefficients import coefficient_table
+from lmm.results.coverage import normal_quantile, tails
+from lmm.results.draws import PosteriorDraws
+from lmm.results.intervals import posterior_intervals
+from lmm.results.randomeffects import mode_covariances
 from lmm.results.rows import align, fixed_predictor, residuals
-from lmm.results.uncertainty import Uncertainty, standard_errors
+from lmm.results.uncertainty import Uncertainty, sdcor_names, standard_errors
 from lmm.results.varcorr import varcorr
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals")
@@ -46,7 +48,9 @@ def tidy(
             part = parameter_rows(design, estimate, known)
         else:
             part = mode_rows(design, problem, estimate)
-        if conf_int and effect != "ran_pars":
+        if conf_int and known.draws is not None and (effect != "ran_vals" or known.draws.groups):
+            part["conf_low"], part["conf_high"] = posterior_limits(design, estimate, known.draws, effect, conf_level)
+        elif conf_int and effect != "ran_pars":
             part["conf_low"] = part["estimate"] - quantile * part["std_error"]
             part["conf_high"] = part["estimate"] + quantile * part["std_error"]
         parts.append(part)
@@ -58,7 +62,9 @@ def tidy(
 
 def fixed_rows(design: Design, estimate: Estimate, known: Uncertainty) -> pd.DataFrame:
     """``effect, term, estimate, std_error, statistic`` per coefficient; of a generalized model also ``p_value``."""
-    table = coefficient_table(design, estimate, known.beta, None)
+    table = coefficient_table(design, estimate, known)
+    if known.draws is not None:
+        table = table[["estimate", "posterior_sd"]].rename(columns={"posterior_sd": "std_error"})
     return pd.DataFrame({"effect": "fixed", "term": table.index, **{c: table[c].to_numpy() for c in table}})
 
 
@@ -72,15 +78,27 @@ def parameter_rows(design: Design, estimate: Estimate, known: Uncertainty) -> pd
         else:
             terms.append(f"sd__{first}" if second is None else f"cor__{first}.{second}")
     out = pd.DataFrame({"effect": "ran_pars", "group": frame["grp"], "term": terms, "estimate": frame["sdcor"]})
-    if estimate.family is not None:
+    if estimate.family is not None or known.draws is not None:
         out["std_error"] = standard_errors(design, estimate, known)
     return out
+
+
+def posterior_limits(design: Design, estimate: Estimate, draws: PosteriorDraws, effect: str, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Quantiles of the draws for the rows of one kind of effect."""
+    if effect == "ran_vals":
+        low, high = (
+            np.concatenate([np.quantile(draws.effects(term.group), q, axis=(0, 1)).ravel() for term in design.terms]) for q in tails(level)
+        )
+        return low, high
+    names = list(design.all_names) if effect == "fixed" else sdcor_names(varcorr(design, estimate).to_frame())
+    table = posterior_intervals(design, draws, level).reindex(names)
+    return table["lower"].to_numpy(), table["upper"].to_numpy()
 
 
 def mode_rows(design: Design, problem: Problem | GeneralizedProblem, estimate: Estimate) -> pd.DataFrame:
     """Conditional modes with conditional standard deviations, one row per level and column."""
     parts = []
-    for term, modes, cov in zip(design.terms, estimate.modes, covariances(problem, estimate), strict=True):
+    for term, modes, cov in zip(design.terms, estimate.modes, mode_covariances(problem, estimate), strict=True):
         sd = np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
         parts.append(
             pd.DataFrame(
@@ -98,7 +116,7 @@ def mode_rows(design: Design, problem: Problem | GeneralizedProblem, estimate: E
 
 
 def glance(design: Design, estimate: Estimate, eta: np.ndarray) -> pd.DataFrame:
-    """One row: ``nobs, sigma, llf, aic, bic, reml_criterion`` (or ``deviance``), ``df_resid``."""
+    """One row: ``nobs, sigma, llf, aic, bic, reml_criterion`` (or ``deviance``), ``df_resid``; ``elbo`` of a variational fit."""
     deviance = estimate.objective if estimate.family is None else generalized.deviance(design, estimate, eta)
     row = {
         "nobs": design.n,
@@ -109,6 +127,8 @@ def glance(design: Design, estimate: Estimate, eta: np.ndarray) -> pd.DataFrame:
         "reml_criterion" if estimate.reml else "deviance": deviance,
         "df_resid": design.n - estimate.n_parameters,
     }
+    if np.isfinite(estimate.elbo):
+        row["elbo"] = estimate.elbo
     return pd.DataFrame([row])
 
 

@@ -18,8 +18,9 @@ from lmm.errors import ArgumentError
 from lmm.linalg import threads
 from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
+from lmm.results.draws import PosteriorDraws
 from lmm.results.generalized import residual_sd
-from lmm.results.naming import theta_names
+from lmm.results.naming import lme4_column, theta_names
 from lmm.results.varcorr import varcorr
 
 
@@ -32,16 +33,20 @@ class Uncertainty:
     beta : (p, p) covariance of the fixed effects.
     joint : covariance of (theta, beta, log phi), zero rows for a theta on its boundary; None when there is none.
     message : why ``joint`` is missing although the model should have it, else None.
+    draws : of a posterior, its named draws; ``beta`` is the posterior covariance then.
     """
 
     beta: np.ndarray
     joint: np.ndarray | None = None
     message: str | None = None
+    draws: PosteriorDraws | None = None
 
 
-def uncertainty(problem: Any, estimator: Any, estimate: Estimate) -> Uncertainty:
+def uncertainty(design: Design, problem: Any, estimator: Any, estimate: Estimate) -> Uncertainty:
     """Covariances at an estimate; those given theta where the Hessian is of no use."""
     given_theta = np.asarray(scale2(estimate) * estimate.beta_cov_unscaled)
+    if estimate.draws is not None:
+        return Uncertainty(given_theta, draws=PosteriorDraws(design, estimate))
     if estimate.family is None or estimate.nagq == 0 or not hasattr(estimator, "covariance"):
         return Uncertainty(given_theta)
     try:
@@ -73,6 +78,8 @@ def is_covariance(joint: np.ndarray) -> bool:
 
 def joint_frame(design: Design, estimate: Estimate, known: Uncertainty) -> pd.DataFrame:
     """The joint covariance by name: theta, coefficients, ``log(dispersion)`` where there is one."""
+    if known.draws is not None:
+        raise ArgumentError("vcov(full=True): the draws have it, fit.draws.to_frame().drop(columns=['chain', 'draw']).cov().")
     if known.joint is None:
         why = known.message or (
             "a linear model has none in this release" if estimate.family is None else "a fit with nAGQ=0 has none; fit with nAGQ=1"
@@ -86,17 +93,38 @@ def joint_frame(design: Design, estimate: Estimate, known: Uncertainty) -> pd.Da
 
 def standard_errors(design: Design, estimate: Estimate, known: Uncertainty) -> np.ndarray:
     """Standard errors of the rows of ``VarCorr.to_frame()`` (``sdcor``); NaN on a boundary and where nothing is known."""
-    rows = len(varcorr(design, estimate).to_frame())
+    frame = varcorr(design, estimate).to_frame()
+    if known.draws is not None:
+        return np.array([_posterior_sd(known.draws, name) for name in sdcor_names(frame)])
     if known.joint is None:
-        return np.full(rows, np.nan)
+        return np.full(len(frame), np.nan)
     jacobian = _jacobian(design, estimate, len(known.joint))
     with np.errstate(invalid="ignore"):
         variance = np.einsum("ij,jk,ik->i", jacobian, known.joint, jacobian, optimize=True)
         return np.asarray(np.where(variance > 0.0, np.sqrt(variance), np.nan))
 
 
+def sdcor_names(frame: pd.DataFrame) -> list[str]:
+    """The names that the rows of ``VarCorr.to_frame()`` have among intervals and draws."""
+    names = []
+    for group, first, second in zip(frame["grp"], frame["var1"], frame["var2"], strict=True):
+        if first is None:
+            names.append("sigma")
+        else:
+            names.append(
+                f"sd_{lme4_column(first)}|{group}" if second is None else f"cor_{lme4_column(second)}.{lme4_column(first)}|{group}"
+            )
+    return names
+
+
+def _posterior_sd(draws: PosteriorDraws, name: str) -> float:
+    return float(np.std(draws[name], ddof=1)) if name in draws else float("nan")
+
+
 def dispersion_se(estimate: Estimate, known: Uncertainty) -> float:
     """Standard error of the dispersion parameter phi (delta method on its log); NaN where nothing is known."""
+    if known.draws is not None and estimate.draws is not None and estimate.draws.phi is not None:
+        return float(np.std(estimate.draws.phi, ddof=1))
     if estimate.family is None or not estimate.family.has_dispersion or known.joint is None:
         return float("nan")
     return float(estimate.phi * np.sqrt(known.joint[-1, -1]))
@@ -125,7 +153,7 @@ def _jacobian(design: Design, estimate: Estimate, size: int) -> np.ndarray:
             out.append(row)
         start = stop
     sigma = residual_sd(estimate)
-    if sigma is not None:
+    if sigma is not None and estimate.family.has_dispersion:
         row = np.zeros(size)
         row[-1] = sigma / 2.0  # sigma = sqrt(phi)
         out.append(row)

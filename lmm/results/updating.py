@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, FormulaError
+from lmm.estimators import registry
 from lmm.formula import Formula, parse
 from lmm.formula.scan import Token, scan
 from lmm.linalg import threads
@@ -30,12 +31,26 @@ def repeat_call(design: Design, formula: str | None, changes: dict[str, Any], co
     if run is None:
         raise ArgumentError("update: this fit was not made by lmer() or glmer(), so there is no call to repeat; fit the new model.")
     text = str(design.formula) if formula is None else update_formula(design.formula, formula)
-    if "REML" in changes:
+    if "method" not in changes and _overrides(call.get("method"), changes):
         call["method"] = None
+    if "method" in changes and "control" not in changes and not isinstance(changes["method"], str | None):
+        call["control"] = None  # an estimator brings its own
     if formula is not None or "data" in changes:
         call["start"] = None  # theta belongs to the old terms
     arguments = {"data": design.frame.data, **call, **changes}
     return run(text, arguments.pop("data"), ChainMap(dict(design.frame.context), context), **arguments)  # type: ignore[arg-type]
+
+
+def _overrides(method: Any, changes: dict[str, Any]) -> bool:
+    """Whether ``REML=`` or ``nAGQ=`` asks for maximum likelihood in place of the method of the call.
+
+    A method with such a setting of its own keeps its name and takes the setting.
+    """
+    setting = next((setting for argument, setting in (("REML", "reml"), ("nAGQ", "nagq")) if argument in changes), None)
+    if setting is None or not isinstance(method, str):
+        return setting is not None
+    kind = registry.METHODS[method.lower()]
+    return setting in kind.settings or setting not in {field.name for field in fields(registry.load(method.lower()))}
 
 
 def refitted(

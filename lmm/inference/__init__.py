@@ -1,0 +1,1 @@
+"""What is inferred from an estimate beyond its numbers: convergence of chains."""

@@ -1,0 +1,86 @@
+"""The table of coefficients: Wald statistics of a likelihood fit, mean and quantiles of a posterior."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from lmm.design.records import Design
+from lmm.errors import ArgumentError
+from lmm.inference import diagnostics
+from lmm.model.records import Estimate
+from lmm.results import fixed
+from lmm.results.draws import PosteriorDraws, describe
+from lmm.results.numberformat import coefficient_columns, format_column, p_value_column, statistic_column
+from lmm.results.render import Table
+from lmm.results.uncertainty import Uncertainty
+
+#: probability between the limits that a posterior's table prints
+LEVEL = 0.95
+#: upper ends of p-values and their marks
+_STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"), (0.1, "."))
+LEGEND = "Signif. codes:  0 '***' 0.001 '**' 0.01 '*' 0.05 '.' 0.1 ' ' 1"
+
+
+def coefficient_table(design: Design, estimate: Estimate, known: Uncertainty, ddf: str | None = None) -> pd.DataFrame:
+    """One row per coefficient, missing where it was dropped.
+
+    ``estimate, std_error, statistic``, of a generalized model also ``p_value``; of a posterior ``estimate, posterior_sd,
+    lower, upper`` and, for chains, ``r_hat, ess_bulk``.
+    """
+    if known.draws is None:
+        return fixed.coefficient_table(design, estimate, known.beta, ddf)
+    if ddf is not None:
+        raise ArgumentError(f"ddf={ddf!r}: a posterior has no tests and no degrees of freedom; use ddf=None.")
+    columns = {"estimate": fixed.fixed_effects(design, estimate), "posterior_sd": fixed.standard_errors(design, known.beta)}
+    own = describe(known.draws, list(design.names), LEVEL)[["lower", "upper"]]
+    if known.draws.statistics:
+        own = own.join(chain_columns(design, known.draws))
+    return pd.DataFrame(columns).join(own.reindex(list(design.all_names)))
+
+
+def chain_columns(design: Design, draws: PosteriorDraws) -> pd.DataFrame:
+    """``r_hat, ess_bulk`` of the kept coefficients; missing where blackjax is, so that a stored fit prints anywhere."""
+    names = list(design.names)
+    if not diagnostics.available():
+        return pd.DataFrame(np.nan, index=names, columns=["r_hat", "ess_bulk"])
+    return draws.diagnostics.loc[names]
+
+
+def posterior_has_no_tests(what: str) -> ArgumentError:
+    """The error for what a posterior does not have."""
+    return ArgumentError(
+        f"{what}: this fit is a posterior distribution, which tests nothing; fit.confint() gives its intervals, and a share of the draws "
+        "such as (fit.draws['x'] > 0).mean() the probability of a statement."
+    )
+
+
+def coefficients_as_text(coefficients: pd.DataFrame, digits: int, spread: str) -> Table:
+    """The table with the decimals that lme4 prints; ``spread`` is the title beside the estimates."""
+    if "posterior_sd" in coefficients:
+        return _posterior_as_text(coefficients, digits, spread)
+    estimate, std_error = coefficient_columns(coefficients["estimate"].to_numpy(), coefficients["std_error"].to_numpy(), digits)
+    statistic = statistic_column(coefficients["statistic"].to_numpy(), digits)
+    columns = [list(map(str, coefficients.index)), estimate, std_error, statistic]
+    if "p_value" not in coefficients:
+        return Table(("", "Estimate", spread, "t value"), tuple(zip(*columns, strict=True)), "lrrr", "fixed")
+    p = coefficients["p_value"].to_numpy()
+    columns.append(p_value_column(p, digits - 1))
+    head, align = ["", "Estimate", spread, "z value", "Pr(>|z|)"], "lrrrr"
+    if (p < 0.1).any():
+        columns.append([next((mark for end, mark in _STARS if value <= end), "") for value in p])
+        head, align = [*head, ""], align + "l"
+    return Table(tuple(head), tuple(zip(*columns, strict=True)), align, "fixed")
+
+
+def _posterior_as_text(coefficients: pd.DataFrame, digits: int, spread: str) -> Table:
+    numbers = coefficients[["estimate", "lower", "upper", "posterior_sd"]].to_numpy()
+    rows = len(numbers)
+    left, sd = coefficient_columns(numbers[:, :3].T.ravel(), numbers[:, 3], digits)
+    columns = [list(map(str, coefficients.index)), left[:rows], sd, left[rows : 2 * rows], left[2 * rows :]]
+    head = ["", "Estimate", spread, f"{50 * (1 - LEVEL):g} %", f"{50 * (1 + LEVEL):g} %"]
+    if "r_hat" in coefficients:
+        columns.append([f"{value:.3f}" for value in coefficients["r_hat"]])
+        columns.append(format_column(np.round(coefficients["ess_bulk"].to_numpy()), 7))
+        head += ["R-hat", "ESS"]
+    return Table(tuple(head), tuple(zip(*columns, strict=True)), "l" + "r" * (len(head) - 1), "fixed")

@@ -1,0 +1,153 @@
+"""One model fitted by several methods, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.errors import ArgumentError
+from lmm.results import generalized, updating
+from lmm.results.numberformat import coefficient_columns
+from lmm.results.render import Table
+from lmm.results.uncertainty import sdcor_names, standard_errors
+
+if TYPE_CHECKING:
+    from lmm.results.fit import Fit
+
+#: rows of the table that are about the fit rather than a parameter
+FIT_ROWS = ("llf", "elbo", "seconds", "converged")
+DIGITS = 4
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MethodComparison:
+    """Estimates of the same model by several methods; prints as a table, standard errors in brackets.
+
+    Attributes
+    ----------
+    table : DataFrame, a row per coefficient, standard deviation, correlation and residual, then ``llf``, ``elbo``,
+        ``seconds`` and ``converged`` (1 or 0); columns (method, "estimate" or "std_error"). Of a posterior these are its mean and
+        standard deviation. NaN for what a method does not give.
+    fits : label -> :class:`lmm.Fit`.
+    """
+
+    table: pd.DataFrame
+    fits: dict[str, Fit]
+
+    def __getitem__(self, label: str) -> Fit:
+        """The fit of one method."""
+        if label not in self.fits:
+            raise ArgumentError(f"{label!r} is not one of the methods compared: {', '.join(map(repr, self.fits))}.")
+        return self.fits[label]
+
+    def as_table(self) -> Table:
+        """The cells as text: estimates with their standard errors in brackets, each row on common decimals."""
+        estimates = self.table.xs("estimate", axis=1, level=1)
+        errors = self.table.xs("std_error", axis=1, level=1)
+        rows = []
+        for name, row in zip(map(str, self.table.index), estimates.to_numpy(), strict=True):
+            if name in FIT_ROWS:
+                cells = [_fit_cell(name, value) for value in row]
+                if not any(cells):
+                    continue
+            else:
+                left, right = coefficient_columns(row, errors.loc[name].to_numpy(), DIGITS)
+                cells = [_cell(value, error) for value, error in zip(left, right, strict=True)]
+            rows.append((name, *cells))
+        return Table(("", *map(str, estimates.columns)), tuple(rows), "l" + "r" * estimates.shape[1], "comparison")
+
+    def __str__(self) -> str:
+        return "\n".join([self.as_table().to_text(), *self._notes()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return "\n".join([self.as_table().to_html(), *(f"<div>{note}</div>" for note in self._notes())])
+
+    def as_markdown(self) -> str:
+        """The table as Markdown."""
+        return "\n\n".join([self.as_table().to_markdown(), *self._notes()]) + "\n"
+
+    def as_latex(self) -> str:
+        """The table as a LaTeX ``tabular`` with booktabs rules."""
+        return self.as_table().to_latex() + "\n"
+
+    def _notes(self) -> list[str]:
+        out = []
+        posterior = [label for label, fit in self.fits.items() if fit.estimate.draws is not None]
+        if posterior:
+            out.append(f"In brackets the standard error; of {', '.join(posterior)} the posterior standard deviation.")
+        known = [fit.estimate.reml for fit in self.fits.values() if np.isfinite(fit.llf)]
+        if len(set(known)) > 1:
+            out.append("The llf of REML is that of the residuals of the fixed effects: not to be compared with the others.")
+        return out
+
+
+def compare(fit: Fit, methods: Sequence[Any] | Mapping[str, Any], context: Mapping[str, Any], changes: dict[str, Any]) -> MethodComparison:
+    """Fit by each method and tabulate. See :meth:`lmm.Fit.compare_methods`."""
+    if isinstance(methods, str) or not isinstance(methods, Sequence | Mapping) or not methods:
+        raise ArgumentError(
+            "compare_methods: methods is a list of names and estimators such as ['reml', 'ml'], or a mapping label -> either."
+        )
+    if "method" in changes:
+        raise ArgumentError("compare_methods: the methods are the first argument; method= is not one of the changes.")
+    pairs = list(methods.items()) if isinstance(methods, Mapping) else [(_label(method), method) for method in methods]
+    fits: dict[str, Fit] = {}
+    for wanted, method in pairs:
+        label, count = wanted, 1
+        while label in fits:
+            count += 1
+            label = f"{wanted} ({count})"
+        fits[label] = (
+            fit if not changes and _is_own(fit, method) else updating.repeat_call(fit.design, None, {**changes, "method": method}, context)
+        )
+    return MethodComparison(_table(fits), fits)
+
+
+def _label(method: Any) -> str:
+    return method if isinstance(method, str) else str(getattr(method, "name", type(method).__name__))
+
+
+def _is_own(fit: Fit, method: Any) -> bool:
+    """Whether this is the method that made the fit."""
+    return method.lower() == fit.estimate.method if isinstance(method, str) else method is fit.estimator
+
+
+def _table(fits: Mapping[str, Fit]) -> pd.DataFrame:
+    parts = {label: _column(fit) for label, fit in fits.items()}
+    table = pd.concat(parts, axis=1, sort=False)
+    table.columns = table.columns.set_names(["method", None])
+    last = [name for name in table.index if name in FIT_ROWS]
+    return table.loc[[*(name for name in table.index if name not in FIT_ROWS), *last]]
+
+
+def _column(fit: Fit) -> pd.DataFrame:
+    """``estimate, std_error`` by name of one fit."""
+    frame = fit.varcorr().to_frame()
+    names = [*fit.design.all_names, *sdcor_names(frame)]
+    estimate = [*fit.fixef(), *frame["sdcor"]]
+    error = [*fit.bse, *standard_errors(fit.design, fit.estimate, fit._uncertainty)]
+    family = fit.family
+    if family is not None and family.has_dispersion and not generalized.scales_variance(family):
+        names.append(family.dispersion_name)
+        estimate.append(fit.dispersion)
+        error.append(fit.dispersion_se())
+    convergence = fit.convergence
+    names += FIT_ROWS
+    estimate += [fit.llf, fit.elbo, sum(convergence.seconds.values()), float(convergence.converged)]
+    error += [np.nan] * len(FIT_ROWS)
+    return pd.DataFrame({"estimate": estimate, "std_error": error}, index=pd.Index(names), dtype=float)
+
+
+def _fit_cell(name: str, value: float) -> str:
+    if not np.isfinite(value):
+        return ""
+    return ("no", "yes")[int(value)] if name == "converged" else f"{value:.2f}"
+
+
+def _cell(value: str, error: str) -> str:
+    return "" if value == "NaN" else value if error == "NaN" else f"{value} ({error})"
