@@ -385,6 +385,10 @@ class Fit:
             E[g^-1(x'beta + z'b)], rather than the mean of a typical level, g^-1(x'beta). Its standard error
             includes that of the variance parameters. The same for a linear model.
 
+        Of a posterior ``fit`` is at the posterior means, ``se`` the standard deviation over the draws of the predictor (or of the
+        mean) and an interval their quantiles, all uncertainty included; new levels and new observations are drawn with a
+        fixed seed. Where a method keeps no draws of the effects, normal, from their posterior covariances.
+
         Returns
         -------
         Series (m,); with ``se_fit`` or ``interval`` a DataFrame ``fit, se, lower, upper``. Rows with

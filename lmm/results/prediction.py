@@ -7,12 +7,13 @@ variance sigma^2 z'Gz as error. Where random effects are left out, the predictor
 population and its variance x' Cov(beta_hat) x.
 
 In a generalized model the predictor is eta; intervals are normal in eta, carried to the response by the inverse link,
-and standard errors on the response scale follow from those of eta times d mu / d eta.
+and standard errors on the response scale follow from those of eta times d mu / d eta. A posterior's draws give theirs:
+:mod:`lmm.results.posterior_prediction`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from lmm.formula import Table
 from lmm.model.conditional import prediction_variance
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-from lmm.results import generalized, marginal
+from lmm.results import generalized, marginal, posterior_prediction
 from lmm.results.coverage import normal_quantile
 from lmm.results.fixed import kept_positions
 from lmm.results.randomeffects import random_part
@@ -90,21 +91,26 @@ def predict(
     rows = fitted_rows(design, keep) if newdata is None else new_rows(design, newdata, keep, allow_new_levels, everything)
     eta = predictor(rows, estimate)
     wanted = se_fit or interval is not None
+    sampled = wanted and posterior_prediction.from_draws(rows, estimate)
     variance = np.full(len(eta), np.nan)
+    z: list[np.ndarray] | None = None
     if average and estimate.family is not None:
         z, complete = random_values(design, newdata)
+        rows = replace(rows, complete=rows.complete & complete)
         eta[~complete] = np.nan
-        eta, spread = averaged(design, estimate, known if wanted else None, rows.X, z, eta)
+        eta, spread = averaged(design, estimate, known if wanted and not sampled else None, rows.X, z, eta)
         variance = variance if spread is None else spread
-    elif wanted:
+    elif wanted and not sampled:
         assert known is not None
         variance[rows.complete] = error_variance(rows, problem, estimate, known)
     on_response = type == "response"
     columns = {"fit": generalized.mean(estimate, eta) if on_response else eta}
-    if wanted:
+    if sampled:
+        columns |= posterior_prediction.limits(rows, estimate, on_response, interval, level, z)
+    elif wanted:
         se = np.sqrt(variance)
         columns["se"] = se * np.abs(generalized.slope(estimate, eta)) if on_response else se
-    if interval is not None:
+    if interval is not None and not sampled:
         if everything:
             variance = variance + new_observation_variance(rows, estimate)
         margin = quantile * np.sqrt(variance)
@@ -169,6 +175,8 @@ def predictor(rows: Rows, estimate: Estimate) -> np.ndarray:
 
 def error_variance(rows: Rows, problem: Problem | GeneralizedProblem, estimate: Estimate, known: Uncertainty) -> np.ndarray:
     """Variance of the predictor's error, one per complete row."""
+    if known.draws is not None and estimate.mode_cov is not None:
+        return posterior_prediction.normal_variance(rows, estimate, known.beta)
     X = rows.X[rows.complete]
     if not any(mask.any() for mask in rows.keep):
         return np.einsum("ij,jk,ik->i", X, known.beta, X, optimize=True)

@@ -1,0 +1,134 @@
+"""Uncertainty of predictions from posterior draws.
+
+Per draw d and row, eta_d = x'beta_d + z'b_d + offset. A level that the fit never saw has b_d ~ N(0, Cov_d(b)), so that z'b_d
+is one normal number with variance z'Cov_d z; a new observation adds N(0, sigma_d^2 / w) and the effects that were left out.
+Standard errors are standard deviations over the draws, intervals their quantiles. Where a method keeps no draws of the
+effects but their posterior covariances C_j,
+
+    Var(eta) = x'Cov(beta)x + sum z'C_j z,
+
+fixed and random effects taken as independent, as the approximation has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lmm.model.records import Estimate
+from lmm.results import generalized, marginal
+from lmm.results.coverage import tails
+
+if TYPE_CHECKING:
+    from lmm.results.prediction import Rows
+
+#: numbers in one batch of rows
+BATCH = 4_000_000
+#: of the generator behind new levels and new observations: a prediction is the same whenever it is asked for
+SEED = 20_240_229
+
+
+def from_draws(rows: Rows, estimate: Estimate) -> bool:
+    """Whether the draws hold all that these rows need."""
+    if estimate.draws is None:
+        return False
+    needed = any(term is not None and mask.any() for term, mask in zip(rows.terms, rows.keep, strict=True))
+    return bool(estimate.draws.effects) or not needed
+
+
+def limits(
+    rows: Rows, estimate: Estimate, on_response: bool, interval: str | None, level: float, average_over: list[np.ndarray] | None
+) -> dict[str, np.ndarray]:
+    """``se`` and, with an interval, ``lower, upper``, each (m,), NaN for incomplete rows.
+
+    Parameters
+    ----------
+    on_response : for means rather than linear predictors.
+    average_over : columns (m, k) of every term over whose population means are averaged, or None.
+    """
+    rng = np.random.default_rng(SEED)
+    columns = ["se"] if interval is None else ["se", "lower", "upper"]
+    out = {name: np.full(len(rows.X), np.nan) for name in columns}
+    for part in _batches(rows, estimate):
+        eta = predictors(rows, estimate, part, rng)
+        if average_over is not None:
+            sd = np.sqrt(sum(_variance(estimate, t, z[part]) for t, z in enumerate(average_over)))
+            sd = np.broadcast_to(sd, eta.shape)
+            value = marginal.average(estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape)
+        else:
+            value = generalized.mean(estimate, eta) if on_response else eta
+        out["se"][part] = value.std(axis=0, ddof=1)
+        if interval == "prediction":
+            value = value + new_observations(rows, estimate, part, rng)
+        if interval is not None:
+            out["lower"][part], out["upper"][part] = np.quantile(value, tails(level), axis=0)
+    return out
+
+
+def predictors(rows: Rows, estimate: Estimate, part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(draws, rows of the part) linear predictors."""
+    draws = estimate.draws
+    assert draws is not None
+    eta = _flat(draws.beta) @ rows.X[part].T
+    if rows.offset is not None:
+        eta = eta + rows.offset[part]
+    for t, (term, mask) in enumerate(zip(rows.terms, rows.keep, strict=True)):
+        if term is None or not mask.any():
+            continue
+        codes, values = term[0][part], term[1][part] * mask
+        new = codes < 0
+        effects = _flat(draws.effects[t])
+        for j in np.flatnonzero(mask):
+            eta += np.where(new, 0.0, values[:, j]) * effects[:, np.where(new, 0, codes), j]
+        if new.any():
+            eta[:, new] += np.sqrt(_variance(estimate, t, values[new])) * rng.standard_normal((len(eta), int(new.sum())))
+    return np.asarray(eta)
+
+
+def new_observations(rows: Rows, estimate: Estimate, part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(draws, rows of the part) what observations of a linear model add to their predictors."""
+    draws = estimate.draws
+    assert draws is not None
+    sigma = np.full(draws.beta.shape[:2], estimate.sigma) if draws.sigma is None else draws.sigma
+    variance = np.square(sigma).reshape(-1, 1) / (np.ones(len(part)) if rows.weights is None else rows.weights[part])
+    for t, (term, mask) in enumerate(zip(rows.terms, rows.keep, strict=True)):
+        if term is not None and not mask.all():
+            variance = variance + _variance(estimate, t, term[1][part] * ~mask)
+    return np.asarray(np.sqrt(variance) * rng.standard_normal(variance.shape))
+
+
+def normal_variance(rows: Rows, estimate: Estimate, beta_cov: np.ndarray) -> np.ndarray:
+    """Variance of the predictor, one per complete row, from the posterior covariances of fixed and random effects."""
+    assert estimate.mode_cov is not None
+    use = rows.complete
+    X = rows.X[use]
+    total = np.einsum("ij,jk,ik->i", X, beta_cov, X, optimize=True)
+    for t, (term, mask) in enumerate(zip(rows.terms, rows.keep, strict=True)):
+        if term is None or not mask.any():
+            continue
+        codes, values = term[0][use], term[1][use] * mask
+        new = codes < 0
+        own = np.einsum("mi,mij,mj->m", values, estimate.mode_cov[t][np.where(new, 0, codes)], values, optimize=True)
+        total = total + np.where(new, _variance(estimate, t, values).mean(axis=0), own)
+    return np.asarray(total)
+
+
+def _variance(estimate: Estimate, t: int, values: np.ndarray) -> np.ndarray:
+    """(draws, m) z'Cov_d z of a new level of term t."""
+    assert estimate.draws is not None
+    return np.maximum(np.einsum("mi,sij,mj->sm", values, _flat(estimate.draws.covariances[t]), values, optimize=True), 0.0)
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    """Chains one after another."""
+    return values.reshape(-1, *values.shape[2:])
+
+
+def _batches(rows: Rows, estimate: Estimate) -> Iterator[np.ndarray]:
+    assert estimate.draws is not None
+    complete = np.flatnonzero(rows.complete)
+    step = max(1, BATCH // max(1, int(np.prod(estimate.draws.beta.shape[:2]))))
+    for first in range(0, len(complete), step):
+        yield complete[first : first + step]
