@@ -17,6 +17,8 @@ from lmm.errors import ArgumentError
 
 #: halves of a chain need two draws each
 MIN_DRAWS = 4
+#: relative difference of draws below which they are the same number
+ROUNDING = 1e-12
 
 
 class ChainDiagnostics(NamedTuple):
@@ -54,14 +56,20 @@ def diagnose_chains(draws: np.ndarray) -> ChainDiagnostics:
     chains, count, *shape = draws.shape
     flat = draws.reshape(chains, count, -1)
     out = np.full((2, flat.shape[2]), np.nan)
-    varies = (flat != flat[:1, :1]).any(axis=(0, 1))
+    use = varies(flat)
     function = _compiled()
-    if count >= MIN_DRAWS and varies.any():
+    if count >= MIN_DRAWS and use.any():
         import jax
 
         with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-            out[:, varies] = np.asarray(function(flat[:, :, varies])).reshape(2, -1)
+            out[:, use] = np.asarray(function(flat[:, :, use])).reshape(2, -1)
     return ChainDiagnostics(*out.reshape(2, *shape))
+
+
+def varies(draws: np.ndarray) -> np.ndarray:
+    """Whether draws (C, D, ...) of a quantity differ by more than rounding; a parameter that was given does not."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(~(np.ptp(draws, axis=(0, 1)) <= ROUNDING * np.max(np.abs(draws), axis=(0, 1))))
 
 
 @cache

@@ -211,7 +211,7 @@ def described(names: list[str], values: np.ndarray, level: float) -> pd.DataFram
     low, high = tails(level)
     flat = values.reshape(-1, values.shape[2])
     lower, median, upper = np.quantile(flat, [low, 0.5, high], axis=0)
-    sd = flat.std(axis=0, ddof=1) if len(flat) > 1 else np.full(flat.shape[1], np.nan)
+    sd = np.where(diagnostics.varies(values), flat.std(axis=0, ddof=1), 0.0) if len(flat) > 1 else np.full(flat.shape[1], np.nan)
     return pd.DataFrame({"mean": flat.mean(axis=0), "sd": sd, "lower": lower, "median": median, "upper": upper}, index=names)
 
 

@@ -386,8 +386,8 @@ class Fit:
             includes that of the variance parameters. The same for a linear model.
 
         Of a posterior ``fit`` is at the posterior means, ``se`` the standard deviation over the draws of the predictor (or of the
-        mean) and an interval their quantiles, all uncertainty included; new levels and new observations are drawn with a
-        fixed seed. Where a method keeps no draws of the effects, normal, from their posterior covariances.
+        mean) and an interval the quantiles of the predictive distribution, all uncertainty included. Where a method keeps no
+        draws of the effects, normal, from their posterior covariances.
 
         Returns
         -------

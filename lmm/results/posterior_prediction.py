@@ -1,8 +1,12 @@
 """Uncertainty of predictions from posterior draws.
 
 Per draw d and row, eta_d = x'beta_d + z'b_d + offset. A level that the fit never saw has b_d ~ N(0, Cov_d(b)), so that z'b_d
-is one normal number with variance z'Cov_d z; a new observation adds N(0, sigma_d^2 / w) and the effects that were left out.
-Standard errors are standard deviations over the draws, intervals their quantiles. Where a method keeps no draws of the
+is normal with variance z'Cov_d z; a new observation adds N(0, sigma_d^2 / w) and the effects that were left out. The
+predictive distribution is then the mixture of the normals N(eta_d, v_d), whose quantiles q solve
+
+    mean_d Phi((q - eta_d) / sqrt(v_d)) = p
+
+and whose variance is Var(eta_d) + mean(v_d): only the draws themselves are random. Where a method keeps no draws of the
 effects but their posterior covariances C_j,
 
     Var(eta) = x'Cov(beta)x + sum z'C_j z,
@@ -16,6 +20,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import ndtr, ndtri
 
 from lmm.model.records import Estimate
 from lmm.results import generalized, marginal
@@ -26,8 +31,11 @@ if TYPE_CHECKING:
 
 #: numbers in one batch of rows
 BATCH = 4_000_000
-#: of the generator behind new levels and new observations: a prediction is the same whenever it is asked for
+#: of the generator behind standard errors of a new level's mean: a prediction is the same whenever it is asked for
 SEED = 20_240_229
+#: a quantile of a mixture is found to this share of its standard deviation
+PRECISION = 1e-7
+MAX_STEPS = 100
 
 
 def from_draws(rows: Rows, estimate: Estimate) -> bool:
@@ -52,28 +60,36 @@ def limits(
     columns = ["se"] if interval is None else ["se", "lower", "upper"]
     out = {name: np.full(len(rows.X), np.nan) for name in columns}
     for part in _batches(rows, estimate):
-        eta = predictors(rows, estimate, part, rng)
+        eta, variance = predictors(rows, estimate, part)
         if average_over is not None:
             sd = np.sqrt(sum(_variance(estimate, t, z[part]) for t, z in enumerate(average_over)))
             sd = np.broadcast_to(sd, eta.shape)
-            value = marginal.average(estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape)
+            eta = marginal.average(estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape)
+            on_response = False
+        if on_response and estimate.family is not None:
+            noise = rng.standard_normal(eta.shape) if variance.any() else 0.0
+            out["se"][part] = generalized.mean(estimate, eta + np.sqrt(variance) * noise).std(axis=0, ddof=1)
         else:
-            value = generalized.mean(estimate, eta) if on_response else eta
-        out["se"][part] = value.std(axis=0, ddof=1)
+            out["se"][part] = np.sqrt(eta.var(axis=0, ddof=1) + variance.mean(axis=0))
+        if interval is None:
+            continue
         if interval == "prediction":
-            value = value + new_observations(rows, estimate, part, rng)
-        if interval is not None:
-            out["lower"][part], out["upper"][part] = np.quantile(value, tails(level), axis=0)
+            variance = variance + new_observations(rows, estimate, part)
+        ends = [mixture_quantile(eta, variance, p) for p in tails(level)]
+        if on_response:
+            ends = [generalized.mean(estimate, end) for end in ends]
+        out["lower"][part], out["upper"][part] = np.minimum(*ends), np.maximum(*ends)
     return out
 
 
-def predictors(rows: Rows, estimate: Estimate, part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(draws, rows of the part) linear predictors."""
+def predictors(rows: Rows, estimate: Estimate, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(draws, rows of the part) linear predictors, and the variances that new levels add to them."""
     draws = estimate.draws
     assert draws is not None
     eta = _flat(draws.beta) @ rows.X[part].T
     if rows.offset is not None:
         eta = eta + rows.offset[part]
+    variance = np.zeros(eta.shape)
     for t, (term, mask) in enumerate(zip(rows.terms, rows.keep, strict=True)):
         if term is None or not mask.any():
             continue
@@ -83,12 +99,12 @@ def predictors(rows: Rows, estimate: Estimate, part: np.ndarray, rng: np.random.
         for j in np.flatnonzero(mask):
             eta += np.where(new, 0.0, values[:, j]) * effects[:, np.where(new, 0, codes), j]
         if new.any():
-            eta[:, new] += np.sqrt(_variance(estimate, t, values[new])) * rng.standard_normal((len(eta), int(new.sum())))
-    return np.asarray(eta)
+            variance[:, new] += _variance(estimate, t, values[new])
+    return np.asarray(eta), variance
 
 
-def new_observations(rows: Rows, estimate: Estimate, part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(draws, rows of the part) what observations of a linear model add to their predictors."""
+def new_observations(rows: Rows, estimate: Estimate, part: np.ndarray) -> np.ndarray:
+    """(draws, rows of the part) variances that observations of a linear model add to their predictors."""
     draws = estimate.draws
     assert draws is not None
     sigma = np.full(draws.beta.shape[:2], estimate.sigma) if draws.sigma is None else draws.sigma
@@ -96,7 +112,39 @@ def new_observations(rows: Rows, estimate: Estimate, part: np.ndarray, rng: np.r
     for t, (term, mask) in enumerate(zip(rows.terms, rows.keep, strict=True)):
         if term is not None and not mask.all():
             variance = variance + _variance(estimate, t, term[1][part] * ~mask)
-    return np.asarray(np.sqrt(variance) * rng.standard_normal(variance.shape))
+    return np.asarray(variance)
+
+
+def mixture_quantile(mean: np.ndarray, variance: np.ndarray, p: float) -> np.ndarray:
+    """Quantiles (m,) of equal mixtures of normals, a column each; of the means themselves where there is no variance.
+
+    Newton's method on the distribution function inside a bracket: every component has less than p below the smallest of
+    the components' own quantiles, more than p below the largest.
+
+    Parameters
+    ----------
+    mean, variance : (S, m).
+    """
+    q = np.asarray(np.quantile(mean, p, axis=0))
+    columns = np.flatnonzero(variance.any(axis=0))
+    if not columns.size:
+        return q
+    mean = mean[:, columns]
+    total = mean.var(axis=0) + variance[:, columns].mean(axis=0)
+    sd = np.sqrt(np.maximum(variance[:, columns], 1e-12 * total))
+    ends = mean + ndtri(p) * sd
+    low, high, at = ends.min(axis=0), ends.max(axis=0), mean.mean(axis=0) + ndtri(p) * np.sqrt(total)
+    for _ in range(MAX_STEPS):
+        at = np.where((at > low) & (at < high), at, (low + high) / 2.0)
+        z = (at - mean) / sd
+        excess = ndtr(z).mean(axis=0) - p
+        low, high = np.where(excess < 0, at, low), np.where(excess > 0, at, high)
+        step = excess / np.maximum((np.exp(-0.5 * z * z) / sd).mean(axis=0) / np.sqrt(2.0 * np.pi), 1e-300)
+        at = at - step
+        if np.all(np.minimum(np.abs(step), high - low) <= PRECISION * np.sqrt(total)):
+            break
+    q[columns] = np.clip(at, low, high)
+    return q
 
 
 def normal_variance(rows: Rows, estimate: Estimate, beta_cov: np.ndarray) -> np.ndarray:

@@ -164,7 +164,7 @@ def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.nd
         "random": components.to_frame(),
         "fixed": coefficients,
         "correlation": correlation,
-        "information": information_frame(estimate, design.n) if estimate.report is None else criterion_frame(estimate),
+        "information": information_frame(estimate, design.n),
     }
     p = len(design.names)
     hidden = None
@@ -256,7 +256,9 @@ def header_lines(design: Design, estimate: Estimate) -> list[tuple[str, str]]:
 
 
 def information_frame(estimate: Estimate, n: int) -> pd.DataFrame:
-    """One row: AIC, BIC, log-likelihood, criterion, residual degrees of freedom."""
+    """One row: AIC, BIC, log-likelihood, criterion, residual degrees of freedom, or what the method reports in their place."""
+    if reported(estimate):
+        return pd.DataFrame([[value for _, value in reported(estimate)]], columns=[label for label, _ in reported(estimate)])
     values = [criteria.aic(estimate), criteria.bic(estimate, n), -estimate.objective / 2, estimate.objective, n - estimate.n_parameters]
     criterion = "reml_criterion" if estimate.reml else "deviance" if estimate.family is None else "minus_2_llf"
     return pd.DataFrame([values], columns=["aic", "bic", "llf", criterion, "df_resid"])
@@ -270,20 +272,19 @@ def information_table(estimate: Estimate, n: int, decimals: int) -> Table:
 
 
 def has_information(estimate: Estimate) -> bool:
-    """Whether the criterion is a log-likelihood with its information criteria."""
-    return estimate.report is None and not estimate.reml and bool(np.isfinite(estimate.objective))
+    """Whether the criterion is a log-likelihood with its information criteria, and the method reports nothing in their place."""
+    return not reported(estimate) and not estimate.reml and bool(np.isfinite(estimate.objective))
 
 
-def criterion_frame(estimate: Estimate) -> pd.DataFrame:
-    """One row: what the method reports in place of information criteria, by its labels."""
-    pairs = () if estimate.report is None else estimate.report.criterion
-    return pd.DataFrame([[value for _, value in pairs]], columns=[label for label, _ in pairs])
+def reported(estimate: Estimate) -> tuple[tuple[str, float], ...]:
+    """(label, value) pairs that the method reports in place of information criteria."""
+    return () if estimate.report is None else estimate.report.criterion
 
 
 def criterion_text(estimate: Estimate, decimals: int) -> str | None:
     """The REML criterion, rounded to ``decimals``, or what the method reports, a line each; in at most seven digits."""
-    if estimate.report is not None:
-        return "\n".join(f"{label}: {format_column([value], 7)[0]}" for label, value in estimate.report.criterion) or None
+    if reported(estimate):
+        return "\n".join(f"{label}: {format_column([value], 7)[0]}" for label, value in reported(estimate))
     if not estimate.reml or not np.isfinite(estimate.objective):
         return None
     return f"REML criterion at convergence: {format_column([round(estimate.objective, decimals)], 7)[0]}"

@@ -15,6 +15,7 @@ import pandas as pd
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
+from lmm.inference import diagnostics
 from lmm.linalg import threads
 from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
@@ -118,7 +119,8 @@ def sdcor_names(frame: pd.DataFrame) -> list[str]:
 
 
 def _posterior_sd(draws: PosteriorDraws, name: str) -> float:
-    return float(np.std(draws[name], ddof=1)) if name in draws else float("nan")
+    """NaN for a parameter that was given, or estimated by a single number."""
+    return float(np.std(draws[name], ddof=1)) if name in draws and diagnostics.varies(draws[name]) else float("nan")
 
 
 def dispersion_se(estimate: Estimate, known: Uncertainty) -> float:
