@@ -102,6 +102,7 @@ class LaplaceLikelihood:
             psi[problem.n_theta : problem.n_theta + problem.p] = problem.rows.R @ beta
         if len(start) > problem.n_theta + problem.p:
             phi = start[problem.n_theta + problem.p :]
+            problem.family.check_parameters(phi)
             psi[problem.n_theta + problem.p :] = problem.family.to_rho(phi[0] if problem.family.has_dispersion else phi)
         return psi
 

@@ -253,12 +253,16 @@ class Ordinal(Family):
     # -- probabilities -------------------------------------------------------------------------
 
     def probabilities(self, eta: Array, phi: Any) -> Array:
-        """P(y = k), (n, K), of linear predictors (n,)."""
+        """P(y = k), (n, K), of linear predictors (n,); NaN stays."""
         return np.exp(np.column_stack([self.distribution.log_probability(*self._interval(np.array(k), eta, phi)) for k in range(self.K)]))
 
     def cumulative(self, eta: Array, phi: Any) -> Array:
         """P(y <= k), (n, K-1)."""
         return self.link.inverse(self.cuts(phi) - np.asarray(eta)[:, None])
+
+    def mean(self, eta: Array) -> Array:
+        """eta itself: categories have no mean, the variable behind them has."""
+        return np.asarray(eta)
 
     def variance(self, mu: Array, phi: Any = 1.0) -> Array:
         raise ArgumentError("categories are no numbers: an ordinal family has no variance.")

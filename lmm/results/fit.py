@@ -27,6 +27,7 @@ from lmm.results import (
     generalized,
     intervals,
     naming,
+    ordinal,
     prediction,
     randomeffects,
     rows,
@@ -141,6 +142,13 @@ class Fit:
     def dispersion_se(self) -> float:
         """Standard error of :attr:`dispersion` in a generalized fit; NaN where the family has none."""
         return uncertainty.dispersion_se(self.estimate, self._uncertainty)
+
+    def thresholds(self) -> pd.Series:
+        """The thresholds (K-1,) of an ordinal fit, ``1|2, 2|3, ...`` by the categories they part; ArgumentError for another one.
+
+        Their standard errors are in ``summary().tables["thresholds"]``, their covariances in ``vcov(full=True)``.
+        """
+        return ordinal.thresholds(self.estimate)
 
     @property
     def theta(self) -> pd.Series:
@@ -333,9 +341,10 @@ class Fit:
     def fittedvalues(self) -> pd.Series:
         """g^-1(X beta + Z b + offset) on the user's index, g the identity in a linear model.
 
-        Means of a generalized model, probabilities of a binomial one. With ``na_action="exclude"`` NaN in incomplete rows.
+        Means of a generalized model, probabilities of a binomial one, of the category observed in an ordinal one.
+        With ``na_action="exclude"`` NaN in incomplete rows.
         """
-        return rows.as_series(self.design, generalized.mean(self.estimate, self._eta), "fitted")
+        return rows.as_series(self.design, generalized.fitted(self.design, self.estimate, self._eta), "fitted")
 
     @property
     def resid(self) -> pd.Series:
@@ -348,7 +357,8 @@ class Fit:
         Parameters
         ----------
         type : "response", y - fitted, the default of a linear model; "deviance", the default of a generalized one; "pearson";
-            "working". Of a linear model "working" is "response", and "pearson" and "deviance" are sqrt(w) (y - fitted).
+            "working". Of a linear model "working" is "response", and "pearson" and "deviance" are sqrt(w) (y - fitted). An
+            ordinal one has "probability", P(Y < y) - P(Y > y) (its default), "deviance" and "working".
         scaled : divide by sigma, where that is a residual standard deviation.
         """
         return rows.as_series(self.design, rows.residuals(self.design, self.estimate, self._eta, type, scaled), "resid")
@@ -371,7 +381,9 @@ class Fit:
         newdata : table with the columns of the formula, m rows; None for the rows of the fit.
         re_form : None uses all random effects; False (or "~0") none, the population's mean; a formula
             such as "~ (1|g)" those it names. Grouping columns of effects left out need not be there.
-        type : "response", means, or "link", linear predictors; the same for a linear model.
+        type : "response", means, or "link", linear predictors; the same for a linear model. Of an ordinal one "response" or
+            "prob", a column of probabilities per category; "cumulative", those of a category or a lower one; "class", the
+            most probable category.
         allow_new_levels : predict levels that the fit never saw with a random effect of zero.
         se_fit : add ``se``, the standard error of the predictor given theta. It covers the fixed effects
             and the random effects used, a new level's whole variance included. Of a generalized model that of the
@@ -423,7 +435,7 @@ class Fit:
     def simulate(self, nsim: int = 1, rng: None | int | np.random.Generator = None, *, use_u: bool = False) -> pd.DataFrame:
         """New responses from the fitted model, a column per simulation, prior weights honoured.
 
-        Of a binomial model they are proportions of the trials.
+        Of a binomial model they are proportions of the trials, of an ordinal one categories.
 
         Parameters
         ----------

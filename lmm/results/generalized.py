@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lmm.design.records import Design
+from lmm.errors import ArgumentError
 from lmm.model.records import Estimate
+from lmm.results import ordinal
 
 if TYPE_CHECKING:
     from lmm.families import Family
@@ -46,6 +48,12 @@ def mean(estimate: Estimate, eta: np.ndarray) -> np.ndarray:
     if estimate.family is None:
         return eta
     return np.where(np.isnan(eta), np.nan, estimate.family.mean(eta))
+
+
+def fitted(design: Design, estimate: Estimate, eta: np.ndarray) -> np.ndarray:
+    """(n,) fitted values: means, or of an ordinal model the probabilities of the categories observed."""
+    family = estimate.family
+    return ordinal.fitted(family, design, estimate, eta) if ordinal.is_ordinal(family) else mean(estimate, eta)
 
 
 def slope(estimate: Estimate, eta: np.ndarray) -> np.ndarray:
@@ -80,11 +88,13 @@ def residuals(design: Design, estimate: Estimate, eta: np.ndarray, type: str) ->
 
 def deviance(design: Design, estimate: Estimate, eta: np.ndarray) -> float:
     """Sum of squared deviance residuals, given the modes of the random effects."""
-    return float(np.sum(estimate.family.unit_deviance(design.y, mean(estimate, eta), design.weights, estimate.phi)))
+    return float(np.sum(estimate.family.unit_deviance(design.y, fitted(design, estimate, eta), design.weights, estimate.phi)))
 
 
 def overdispersion(design: Design, estimate: Estimate, eta: np.ndarray) -> float:
     """Pearson's chi-squared over the residual degrees of freedom; about 1 when the family's variance fits the data."""
+    if ordinal.is_ordinal(estimate.family):
+        raise ArgumentError("overdispersion: the categories of an ordinal model have no variance to compare with.")
     pearson = residuals(design, estimate, eta, "pearson") / (residual_sd(estimate) or 1.0)
     return float(pearson @ pearson / (design.n - estimate.n_parameters))
 
@@ -92,6 +102,6 @@ def overdispersion(design: Design, estimate: Estimate, eta: np.ndarray) -> float
 def tells_overdispersion(design: Design, estimate: Estimate) -> bool:
     """Whether the ratio means anything: counts without a dispersion of their own, and not single binary trials."""
     family = estimate.family
-    if family is None or family.has_dispersion or is_quasi(estimate):
+    if family is None or family.has_dispersion or is_quasi(estimate) or ordinal.is_ordinal(family):
         return False
     return family.name != "binomial" or (design.weights is not None and bool(np.any(design.weights > 1.0)))

@@ -57,12 +57,7 @@ def average(family: Family, eta: np.ndarray, sd: np.ndarray) -> Average:
         return Average(eta.copy(), np.ones(len(eta)), np.zeros(len(eta)))
     if family.link.name == "sqrt":
         return Average(eta**2 + sd**2, 2.0 * eta, 2.0 * sd)
-    top = float(np.max(sd[np.isfinite(sd)], initial=0.0))
-    # half the distance to the cauchit's pole, in 2 pi / 30: beyond rounding
-    step = min(0.5, 0.2 / top) if top > 0 else 0.5
-    half = int(np.ceil((RANGE + top) / step))  # an exponential mean moves the peak by sd
-    nodes = step * np.arange(-half, half + 1)
-    weights = step * np.exp(-0.5 * nodes**2) / np.sqrt(2.0 * np.pi)
+    nodes, weights = rule(float(np.max(sd[np.isfinite(sd)], initial=0.0)))
     total, d_eta, d_sd = (np.zeros(len(eta)) for _ in range(3))
     for t, w in zip(nodes, weights, strict=True):
         at = family.clip(eta + sd * t)
@@ -71,6 +66,15 @@ def average(family: Family, eta: np.ndarray, sd: np.ndarray) -> Average:
         d_eta += w * slope
         d_sd += w * t * slope
     return Average(total, d_eta, d_sd)
+
+
+def rule(top: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights for averages over standard normals of functions of eta + s t, with s up to ``top``."""
+    # half the distance to the cauchit's pole, in 2 pi / 30: beyond rounding
+    step = min(0.5, 0.2 / top) if top > 0 else 0.5
+    half = int(np.ceil((RANGE + top) / step))  # an exponential mean moves the peak by sd
+    nodes = step * np.arange(-half, half + 1)
+    return nodes, step * np.exp(-0.5 * nodes**2) / np.sqrt(2.0 * np.pi)
 
 
 def predictor_sd(estimate: Estimate, values: list[np.ndarray]) -> np.ndarray:
@@ -90,6 +94,5 @@ def gradient(design: Design, estimate: Estimate, X: np.ndarray, values: list[np.
             parts.append(np.where(sd[:, None] > 0, half * (at.d_sd / sd)[:, None], 0.0))
         start = stop
     parts.append(X * at.d_eta[:, None])
-    if estimate.family.has_dispersion:
-        parts.append(np.zeros((len(X), 1)))
+    parts.append(np.zeros((len(X), estimate.family.n_parameters)))
     return np.concatenate(parts, axis=1)

@@ -25,7 +25,7 @@ from lmm.formula import Table
 from lmm.model.conditional import prediction_variance
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-from lmm.results import generalized, marginal, posterior_prediction
+from lmm.results import generalized, marginal, ordinal, posterior_prediction
 from lmm.results.coverage import normal_quantile
 from lmm.results.fixed import kept_positions
 from lmm.results.randomeffects import random_part
@@ -76,7 +76,8 @@ def predict(
 
     ``known`` may be None where neither is asked for; ``average`` is ``marginal=True``.
     """
-    if type not in TYPES:
+    categories = ordinal.is_ordinal(estimate.family)
+    if type not in TYPES and not categories:
         raise ArgumentError(f"predict: type={type!r} is not one of {', '.join(map(repr, TYPES))}.{nearest(type, TYPES)}")
     if interval is not None and interval not in INTERVALS:
         options = ", ".join(map(repr, INTERVALS))
@@ -85,6 +86,10 @@ def predict(
     keep = kept_effects(design, re_form)
     if average:
         _check_marginal(estimate, keep, type)
+    if categories:
+        ordinal.check_prediction(type, se_fit, interval, any(mask.any() for mask in keep))
+        if type != "link":
+            return predicted_categories(design, estimate, newdata, keep, allow_new_levels, type, average)
     if interval == "prediction" and estimate.family is not None:
         raise ArgumentError("predict: interval='prediction' is for linear models; simulate() draws new observations of a generalized one.")
     everything = interval == "prediction"
@@ -126,6 +131,26 @@ def predict(
     if len(columns) == 1:
         return pd.Series(values[:, 0], index=index, name="fit")
     return pd.DataFrame(values, index=index, columns=list(columns))
+
+
+def predicted_categories(
+    design: Design, estimate: Estimate, newdata: Any, keep: tuple[np.ndarray, ...], allow_new_levels: bool, type: str, average: bool
+) -> pd.Series | pd.DataFrame:
+    """Probabilities of an ordinal model's categories, a column each, or the most probable category."""
+    rows = fitted_rows(design, keep) if newdata is None else new_rows(design, newdata, keep, allow_new_levels, False)
+    eta, sd = predictor(rows, estimate), None
+    if average:
+        z, complete = random_values(design, newdata)
+        eta[~complete] = np.nan
+        sd = marginal.predictor_sd(estimate, z)
+    columns, values = ordinal.predicted(estimate.family, estimate.phi, type, eta, sd)
+    if newdata is None:
+        values, index = align(design, values)
+    else:
+        index = Table(newdata).index
+    if type == "class":
+        return pd.Series(ordinal.categorical(estimate.family, values[:, 0]), index=index, name="fit")
+    return pd.DataFrame(values, index=index, columns=columns)
 
 
 def kept_effects(design: Design, re_form: Any) -> tuple[np.ndarray, ...]:

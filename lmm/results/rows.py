@@ -8,7 +8,7 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.model.records import Estimate
-from lmm.results import generalized
+from lmm.results import generalized, ordinal
 from lmm.results.randomeffects import random_part
 
 RESIDUAL_TYPES = ("response", "pearson", "deviance", "working")
@@ -33,7 +33,10 @@ def residuals(design: Design, estimate: Estimate, eta: np.ndarray, type: str | N
 
     Of a linear model ``response`` and ``working`` are y - eta; ``pearson`` and ``deviance`` are sqrt(w) (y - eta),
     which have the variance sigma^2 in every row. ``scaled`` divides by sigma where that is a residual standard deviation.
+    Those of an ordinal model are in :mod:`lmm.results.ordinal`.
     """
+    if ordinal.is_ordinal(estimate.family):
+        return ordinal.residuals(estimate.family, design, estimate, eta, type)
     if type is None:
         type = "response" if estimate.family is None else "deviance"
     if type not in RESIDUAL_TYPES:

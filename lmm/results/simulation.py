@@ -13,6 +13,7 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError
 from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
+from lmm.results import ordinal
 from lmm.results.randomeffects import random_part
 from lmm.results.rows import align, fixed_predictor, linear_predictor
 
@@ -43,4 +44,8 @@ def simulate(design: Design, estimate: Estimate, nsim: int, rng: None | int | np
         raise ArgumentError(f"simulate: nsim={nsim!r} must be a positive whole number.")
     draws = simulate_array(design, estimate, int(nsim), np.random.default_rng(rng), use_u)
     values, index = align(design, draws)
-    return pd.DataFrame(values, index=index, columns=[f"sim_{i + 1}" for i in range(nsim)])
+    names = [f"sim_{i + 1}" for i in range(nsim)]
+    if ordinal.is_ordinal(estimate.family):
+        columns = {name: ordinal.categorical(estimate.family, column) for name, column in zip(names, values.T, strict=True)}
+        return pd.DataFrame(columns, index=index)
+    return pd.DataFrame(values, index=index, columns=names)

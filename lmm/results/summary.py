@@ -16,7 +16,7 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.inference import diagnostics
 from lmm.model.records import Estimate
-from lmm.results import criteria, fixed, generalized, rows
+from lmm.results import criteria, fixed, generalized, ordinal, rows
 from lmm.results.coefficients import LEGEND, coefficient_table, coefficients_as_text
 from lmm.results.notes import notes
 from lmm.results.numberformat import abbreviate, format_column, zap_small
@@ -43,7 +43,7 @@ class Summary:
     header : (label, value) lines: family, formula, weights.
     criterion : the REML criterion, or what the method reports in its place, a line each; None where ``information`` has it.
     information : AIC, BIC, logLik, -2*log(L), df.resid of an ML fit, or None.
-    residuals : five numbers of the scaled residuals.
+    residuals : five numbers of the scaled residuals, or None (ordinal models).
     random : variances, standard deviations, correlations.
     counts : observations and levels, one line.
     scale : lines about a generalized model's dispersion.
@@ -51,15 +51,16 @@ class Summary:
     correlation : correlations of the coefficients, or None.
     correlation_note : why there is no correlation table.
     legend : what the stars mean, or None without stars.
+    thresholds : thresholds of an ordinal model, or None.
     notes : sentences about the fit.
-    tables : the same figures as DataFrames, unrounded: "residuals", "random", "fixed", "correlation", "information".
+    tables : the same figures as DataFrames, unrounded: "residuals", "random", "fixed", "correlation", "information", "thresholds".
     """
 
     title: str
     header: tuple[tuple[str, str], ...]
     criterion: str | None
     information: Table | None
-    residuals: Table
+    residuals: Table | None
     random: Table
     counts: str
     fixed: Table
@@ -69,14 +70,20 @@ class Summary:
     tables: dict[str, pd.DataFrame] = field(repr=False)
     scale: tuple[str, ...] = ()
     legend: str | None = None
+    thresholds: Table | None = None
 
     def _sections(self) -> list[tuple[str, Table, tuple[str, ...]]]:
         """(heading, table, lines below) in order."""
         out: list[tuple[str, Table, tuple[str, ...]]] = []
         if self.information is not None:
             out.append(("", self.information, ()))
-        out += [("Scaled residuals:", self.residuals, ()), ("Random effects:", self.random, (self.counts, *self.scale))]
-        out.append(("Fixed effects:", self.fixed, tuple(line for line in (self.legend, self.correlation_note) if line)))
+        if self.residuals is not None:
+            out.append(("Scaled residuals:", self.residuals, ()))
+        out.append(("Random effects:", self.random, (self.counts, *self.scale)))
+        if self.fixed.rows or self.thresholds is None:
+            out.append(("Fixed effects:", self.fixed, tuple(line for line in (self.legend, self.correlation_note) if line)))
+        if self.thresholds is not None:
+            out.append(("Threshold coefficients:", self.thresholds, ()))
         if self.correlation is not None:
             out.append(("Correlation of Fixed Effects:", self.correlation, ()))
         return out
@@ -97,7 +104,7 @@ class Summary:
             if heading:
                 lines += ([""] if i or self.criterion is not None else []) + [heading]
             body_lines = body.splitlines()
-            ruled = heading in ("Random effects:", "Fixed effects:")
+            ruled = heading in ("Random effects:", "Fixed effects:", "Threshold coefficients:")
             lines += [single, body_lines[0], single, *body_lines[1:], single] if ruled else body_lines
             for line in below:
                 lines += textwrap.wrap(line, width)
@@ -155,17 +162,18 @@ class Summary:
 def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.ndarray, ddf: str | None = None) -> Summary:
     """Collect and format every part of the summary; ``eta`` (n,) are linear predictors at the conditional modes."""
     coefficients = coefficient_table(design, estimate, known, ddf)
-    quantiles = np.quantile(rows.residuals(design, estimate, eta, "pearson", scaled=True), [0.0, 0.25, 0.5, 0.75, 1.0])
-    five = ("Min", "1Q", "Median", "3Q", "Max")
+    residuals = residual_quantiles(design, estimate, eta)
     components = varcorr(design, estimate)
     correlation = correlation_of_fixed_effects(design, known.beta)
     tables = {
-        "residuals": pd.DataFrame([quantiles], columns=list(five), index=["scaled residuals"]),
+        **({} if residuals is None else {"residuals": residuals}),
         "random": components.to_frame(),
         "fixed": coefficients,
         "correlation": correlation,
         "information": information_frame(estimate, design.n),
     }
+    if ordinal.is_ordinal(estimate.family):
+        tables["thresholds"] = ordinal.threshold_table(estimate, known)
     p = len(design.names)
     hidden = None
     if p > MAX_CORRELATION:
@@ -175,7 +183,7 @@ def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.nd
         header=tuple(header_lines(design, estimate)),
         criterion=criterion_text(estimate, 1),
         information=information_table(estimate, design.n, 1) if has_information(estimate) else None,
-        residuals=Table(five, (tuple(format_column(zap_small(quantiles, DIGITS + 1), DIGITS)),), "r" * 5, "residuals"),
+        residuals=None if residuals is None else residuals_as_text(residuals),
         random=components.table(DIGITS, variances=True),
         counts=counts_line(design),
         fixed=coefficients_as_text(coefficients, DIGITS, spread_title(estimate)),
@@ -185,7 +193,22 @@ def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.nd
         tables=tables,
         scale=tuple(scale_lines(design, estimate, known, eta)),
         legend=LEGEND if "p_value" in coefficients and (coefficients["p_value"] < 0.1).any() else None,
+        thresholds=ordinal.thresholds_as_text(tables["thresholds"], DIGITS) if "thresholds" in tables else None,
     )
+
+
+def residual_quantiles(design: Design, estimate: Estimate, eta: np.ndarray) -> pd.DataFrame | None:
+    """One row, five numbers of the scaled Pearson residuals; None for an ordinal model, which has none."""
+    if ordinal.is_ordinal(estimate.family):
+        return None
+    quantiles = np.quantile(rows.residuals(design, estimate, eta, "pearson", scaled=True), [0.0, 0.25, 0.5, 0.75, 1.0])
+    return pd.DataFrame([quantiles], columns=["Min", "1Q", "Median", "3Q", "Max"], index=["scaled residuals"])
+
+
+def residuals_as_text(residuals: pd.DataFrame) -> Table:
+    """The five numbers, those that rounding made zero."""
+    cells = format_column(zap_small(residuals.to_numpy()[0], DIGITS + 1), DIGITS)
+    return Table(tuple(residuals.columns), (tuple(cells),), "r" * 5, "residuals")
 
 
 def _wrap(text: str, width: int, first: str, rest: str) -> list[str]:
@@ -202,7 +225,8 @@ def title_line(estimate: Estimate) -> str:
     how = "Laplace Approximation" if estimate.nagq == 1 else f"Adaptive Gauss-Hermite Quadrature, nAGQ = {estimate.nagq}"
     if estimate.method == "laplace2":
         how = "second-order Laplace Approximation"
-    return f"Generalized linear mixed model fit by maximum likelihood ({how})"
+    what = "Cumulative link" if ordinal.is_ordinal(estimate.family) else "Generalized linear"
+    return f"{what} mixed model fit by maximum likelihood ({how})"
 
 
 def spread_title(estimate: Estimate) -> str:
@@ -223,7 +247,8 @@ def family_line(estimate: Estimate) -> str:
     """``binomial  ( logit )``; a negative binomial with its theta."""
     family = estimate.family
     shape = f"({format_column([estimate.phi], DIGITS)[0]})" if family.has_dispersion and not generalized.scales_variance(family) else ""
-    return f"{family.title}{shape}  ( {family.link.name} )"
+    thresholds = f", {family.thresholds} thresholds" if ordinal.is_ordinal(family) else ""
+    return f"{family.title}{shape}  ( {family.link.name} ){thresholds}"
 
 
 def scale_lines(design: Design, estimate: Estimate, known: Uncertainty, eta: np.ndarray) -> list[str]:
@@ -324,6 +349,9 @@ def short_text(design: Design, estimate: Estimate) -> str:
     lines += ["Random effects:", varcorr(design, estimate).table(DIGITS).to_text(indent=1), counts_line(design), "Fixed effects:"]
     coefficients = fixed.fixed_effects(design, estimate)
     lines += _in_rows(list(map(str, coefficients.index)), format_column(coefficients.to_numpy(), DIGITS))
+    if ordinal.is_ordinal(estimate.family):
+        lines.append("Thresholds:")
+        lines += _in_rows(estimate.family.boundaries, format_column(ordinal.thresholds(estimate).to_numpy(), DIGITS))
     lines += [f"Note: {note}" for note in notes(design, estimate)]
     return "\n".join(lines)
 

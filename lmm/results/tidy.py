@@ -11,10 +11,11 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-from lmm.results import criteria, generalized
+from lmm.results import criteria, generalized, ordinal
 from lmm.results.coefficients import coefficient_table
 from lmm.results.coverage import normal_quantile, tails
 from lmm.results.draws import PosteriorDraws
+from lmm.results.fixed import normal_p_values
 from lmm.results.intervals import posterior_intervals
 from lmm.results.randomeffects import mode_covariances
 from lmm.results.rows import align, fixed_predictor, residuals
@@ -61,11 +62,16 @@ def tidy(
 
 
 def fixed_rows(design: Design, estimate: Estimate, known: Uncertainty) -> pd.DataFrame:
-    """``effect, term, estimate, std_error, statistic`` per coefficient; of a generalized model also ``p_value``."""
+    """``effect, term, estimate, std_error, statistic`` per coefficient; of a generalized model also ``p_value``; thresholds after them."""
     table = coefficient_table(design, estimate, known)
     if known.draws is not None:
         table = table[["estimate", "posterior_sd"]].rename(columns={"posterior_sd": "std_error"})
-    return pd.DataFrame({"effect": "fixed", "term": table.index, **{c: table[c].to_numpy() for c in table}})
+    out = pd.DataFrame({"effect": "fixed", "term": table.index, **{c: table[c].to_numpy() for c in table}})
+    if not ordinal.is_ordinal(estimate.family):
+        return out
+    own = ordinal.threshold_table(estimate, known)
+    own["p_value"] = normal_p_values(own["statistic"])
+    return pd.concat([out, own.rename_axis("term").reset_index().assign(effect="threshold")], ignore_index=True)
 
 
 def parameter_rows(design: Design, estimate: Estimate, known: Uncertainty) -> pd.DataFrame:
@@ -139,7 +145,7 @@ def augment(design: Design, estimate: Estimate, eta: np.ndarray) -> pd.DataFrame
     ``.eta`` and ``.fixed`` linear predictors. The leading dot, as in broom, keeps the new columns apart from the user's own.
     """
     columns = {
-        ".fitted": generalized.mean(estimate, eta),
+        ".fitted": generalized.fitted(design, estimate, eta),
         ".resid": residuals(design, estimate, eta, None, False),
         ".fixed": fixed_predictor(design, estimate),
     }

@@ -78,7 +78,7 @@ def is_covariance(joint: np.ndarray) -> bool:
 
 
 def joint_frame(design: Design, estimate: Estimate, known: Uncertainty) -> pd.DataFrame:
-    """The joint covariance by name: theta, coefficients, ``log(dispersion)`` where there is one."""
+    """The joint covariance by name: theta, coefficients, ``log(dispersion)`` or thresholds where there are some."""
     if known.draws is not None:
         raise ArgumentError("vcov(full=True): the draws have it, fit.draws.to_frame().drop(columns=['chain', 'draw']).cov().")
     if known.joint is None:
@@ -86,10 +86,11 @@ def joint_frame(design: Design, estimate: Estimate, known: Uncertainty) -> pd.Da
             "a linear model has none in this release" if estimate.family is None else "a fit with nAGQ=0 has none; fit with nAGQ=1"
         )
         raise ArgumentError(f"vcov(full=True): no covariance of all parameters: {why}.".replace("..", "."))
-    names = [*theta_names(design.terms), *design.names]
-    if estimate.family.has_dispersion:
-        names.append(f"log({estimate.family.dispersion_name})")
-    return pd.DataFrame(known.joint.copy(), index=names, columns=names)
+    own, J = estimate.family.reported(estimate.phi)
+    names = [*theta_names(design.terms), *design.names, *own]
+    turn = np.eye(len(names))
+    turn[len(names) - len(own) :, len(names) - len(own) :] = J
+    return pd.DataFrame(turn @ known.joint @ turn.T, index=names, columns=names)
 
 
 def standard_errors(design: Design, estimate: Estimate, known: Uncertainty) -> np.ndarray:

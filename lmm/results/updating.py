@@ -79,9 +79,9 @@ def _with_response(design: Design, family: Any, y: Any) -> Design:
 
 
 def all_parameters(estimate: Estimate) -> np.ndarray:
-    """(theta, beta) of a generalized estimate, and phi where the family has a dispersion."""
-    phi = [estimate.phi] if estimate.family.has_dispersion else []
-    return np.concatenate([estimate.theta, estimate.beta, phi])
+    """(theta, beta) of a generalized estimate, and the family's own parameters phi where it has some."""
+    own = np.atleast_1d(estimate.phi) if estimate.family.n_parameters else np.zeros(0)
+    return np.concatenate([estimate.theta, estimate.beta, own])
 
 
 def update_formula(old: Formula, change: str) -> str:
