@@ -96,15 +96,18 @@ def compare(fit: Fit, methods: Sequence[Any] | Mapping[str, Any], context: Mappi
     if "method" in changes:
         raise ArgumentError("compare_methods: the methods are the first argument; method= is not one of the changes.")
     pairs = list(methods.items()) if isinstance(methods, Mapping) else [(_label(method), method) for method in methods]
+    formula = changes.get("formula")
+    arguments = {name: value for name, value in changes.items() if name != "formula"}
     fits: dict[str, Fit] = {}
     for wanted, method in pairs:
         label, count = wanted, 1
         while label in fits:
             count += 1
             label = f"{wanted} ({count})"
-        fits[label] = (
-            fit if not changes and _is_own(fit, method) else updating.repeat_call(fit.design, None, {**changes, "method": method}, context)
-        )
+        if not changes and _is_own(fit, method):
+            fits[label] = fit
+        else:
+            fits[label] = updating.repeat_call(fit.design, formula, {**arguments, "method": method}, context)
     return MethodComparison(_table(fits), fits)
 
 

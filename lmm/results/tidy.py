@@ -15,7 +15,8 @@ from lmm.results import criteria, generalized, ordinal
 from lmm.results.coefficients import coefficient_table
 from lmm.results.coverage import normal_quantile, tails
 from lmm.results.draws import PosteriorDraws
-from lmm.results.fixed import normal_p_values
+from lmm.results.fixed import fixed_effects, normal_p_values
+from lmm.results.fixed import standard_errors as coefficient_errors
 from lmm.results.intervals import posterior_intervals
 from lmm.results.randomeffects import mode_covariances
 from lmm.results.rows import align, fixed_predictor, residuals
@@ -63,9 +64,10 @@ def tidy(
 
 def fixed_rows(design: Design, estimate: Estimate, known: Uncertainty) -> pd.DataFrame:
     """``effect, term, estimate, std_error, statistic`` per coefficient; of a generalized model also ``p_value``; thresholds after them."""
-    table = coefficient_table(design, estimate, known)
-    if known.draws is not None:
-        table = table[["estimate", "posterior_sd"]].rename(columns={"posterior_sd": "std_error"})
+    if known.draws is None:
+        table = coefficient_table(design, estimate, known)
+    else:
+        table = pd.concat([fixed_effects(design, estimate), coefficient_errors(design, known.beta)], axis=1)
     out = pd.DataFrame({"effect": "fixed", "term": table.index, **{c: table[c].to_numpy() for c in table}})
     if not ordinal.is_ordinal(estimate.family):
         return out

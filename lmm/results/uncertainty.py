@@ -156,8 +156,9 @@ def _jacobian(design: Design, estimate: Estimate, size: int) -> np.ndarray:
             out.append(row)
         start = stop
     sigma = residual_sd(estimate)
-    if sigma is not None and estimate.family.has_dispersion:
+    if sigma is not None:
         row = np.zeros(size)
-        row[-1] = sigma / 2.0  # sigma = sqrt(phi)
+        if estimate.family.has_dispersion:
+            row[-1] = sigma / 2.0  # sigma = sqrt(phi)
         out.append(row)
     return np.array(out)
