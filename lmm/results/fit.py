@@ -6,45 +6,30 @@ import sys
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lmm.design.records import Design
-from lmm.errors import ArgumentError, ConvergenceWarning, warn
-from lmm.formula import Formula
-from lmm.model.problem import GeneralizedProblem, Problem
-from lmm.model.records import Convergence, Estimate
 from lmm.results import (
     coefficients,
     comparison,
-    components,
-    criteria,
     equality,
-    fixed,
     generalized,
     intervals,
-    naming,
-    ordinal,
     prediction,
-    randomeffects,
     rows,
     simulation,
     summary,
     tidy,
-    trace,
-    uncertainty,
     updating,
 )
 from lmm.results.comparison import MethodComparison
-from lmm.results.draws import PosteriorDraws
-from lmm.results.varcorr import VarCorr, varcorr
+from lmm.results.parameters import Parameters
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Fit:
+class Fit(Parameters):
     """A fitted mixed model; nothing a caller does changes it.
 
     Every method returns a new object. Tables are pandas, on the user's own names and index.
@@ -67,275 +52,7 @@ class Fit:
     25.592
     """
 
-    formula: Formula
-    design: Design
-    problem: Problem | GeneralizedProblem
-    estimator: Any
-    estimate: Estimate
-
-    # ---- parameters ----
-
-    def fixef(self) -> pd.Series:
-        """Fixed effects by coefficient name; NaN for a column that was dropped because it depends on others."""
-        return fixed.fixed_effects(self.design, self.estimate)
-
-    def ranef(self) -> dict[str, pd.DataFrame]:
-        """Conditional modes of the random effects: group -> DataFrame (levels x columns), in the response's units."""
-        return randomeffects.conditional_modes(self.design, self.estimate)
-
-    def ranef_cov(self) -> dict[str, np.ndarray]:
-        """Conditional covariances of the random effects given the data and theta: group -> array (levels, k, k).
-
-        As in lme4 the uncertainty of the fixed effects is not part of them. Of a posterior its covariances, all uncertainty
-        included.
-        """
-        covariances = randomeffects.mode_covariances(self.problem, self.estimate)
-        return {term.group: np.array(cov) for term, cov in zip(self.design.terms, covariances, strict=True)}
-
-    def coef(self) -> dict[str, pd.DataFrame]:
-        """Coefficients of each level, fixed plus random: group -> DataFrame (levels x coefficients)."""
-        return randomeffects.level_coefficients(self.design, self.estimate)
-
-    def varcorr(self) -> VarCorr:
-        """Standard deviations and correlations of the random effects; prints as lme4's ``VarCorr``."""
-        return varcorr(self.design, self.estimate)
-
-    def varcorr_se(self) -> pd.DataFrame:
-        """Standard errors of a generalized fit's standard deviations and correlations; posterior standard deviations of theirs.
-
-        Returns
-        -------
-        DataFrame ``grp, var1, var2, sdcor, std_error``, the rows of ``varcorr().to_frame()``. Delta method on the joint
-        covariance of all parameters; NaN where that is missing (nAGQ=0) and for a variance of zero.
-
-        Raises
-        ------
-        ArgumentError : for a linear model without posterior draws.
-        """
-        if self.family is None and self.draws is None:
-            raise ArgumentError("varcorr_se: standard errors of variance parameters are those of generalized fits.")
-        frame = self.varcorr().to_frame().drop(columns="vcov")
-        return frame.assign(std_error=uncertainty.standard_errors(self.design, self.estimate, self._uncertainty))
-
-    @property
-    def family(self) -> Any:
-        """Distribution of the response with its link (:class:`lmm.families.Family`); None for a linear model."""
-        return self.estimate.family
-
-    @property
-    def sigma(self) -> float:
-        """Residual standard deviation, in the response's units.
-
-        Of a generalized model what the family reports for its dispersion: its square root where it scales the variance,
-        itself otherwise, 1 for a family without one.
-        """
-        return float(self.estimate.sigma)
-
-    @property
-    def dispersion(self) -> float:
-        """The family's dispersion parameter (theta of a negative binomial), 1 without one; sigma^2 of a linear model.
-
-        Where a method estimates one for a family without it (quasi-likelihood), that.
-        """
-        return float(self.estimate.phi if self.family is not None and self.family.has_dispersion else self.estimate.sigma**2)
-
-    def dispersion_se(self) -> float:
-        """Standard error of :attr:`dispersion` in a generalized fit; NaN where the family has none."""
-        return uncertainty.dispersion_se(self.estimate, self._uncertainty)
-
-    def thresholds(self) -> pd.Series:
-        """The thresholds (K-1,) of an ordinal fit, ``1|2, 2|3, ...`` by the categories they part; ArgumentError for another one.
-
-        Their standard errors are in ``summary().tables["thresholds"]``, their covariances in ``vcov(full=True)``.
-        """
-        return ordinal.thresholds(self.estimate)
-
-    @property
-    def theta(self) -> pd.Series:
-        """Relative covariance parameters: the lower triangle of each T, column by column, named as in lme4."""
-        return pd.Series(np.array(self.estimate.theta), index=naming.theta_names(self.design.terms), name="theta")
-
-    @cached_property
-    def _uncertainty(self) -> uncertainty.Uncertainty:
-        found = uncertainty.uncertainty(self.design, self.problem, self.estimator, self.estimate)
-        if found.message is not None:
-            warn(found.message, ConvergenceWarning)
-        return found
-
-    def vcov(self, full: bool = False) -> pd.DataFrame:
-        """Covariance (p, p) of the fixed effects; dropped columns have no row.
-
-        Given theta in a linear model. In a generalized one from the exact Hessian over all parameters, computed once on first
-        use (with nAGQ=0, or where the Hessian is not positive definite, given theta).
-
-        Parameters
-        ----------
-        full : of all parameters of a generalized fit, (theta, beta, log dispersion); zero rows for a theta on its boundary.
-
-        Raises
-        ------
-        ArgumentError : ``full`` where there is no such covariance.
-        """
-        if full:
-            return uncertainty.joint_frame(self.design, self.estimate, self._uncertainty)
-        return fixed.covariance_frame(self.design, self._uncertainty.beta)
-
-    cov_params = vcov
-
-    @property
-    def params(self) -> pd.Series:
-        """The fixed effects, as :meth:`fixef`."""
-        return self.fixef()
-
-    @property
-    def bse(self) -> pd.Series:
-        """Standard errors of the fixed effects; posterior standard deviations of a posterior."""
-        return fixed.standard_errors(self.design, self._uncertainty.beta)
-
-    @property
-    def tvalues(self) -> pd.Series:
-        """Estimates over their standard errors; ArgumentError for a posterior."""
-        if self.estimate.draws is not None:
-            raise coefficients.posterior_has_no_tests("tvalues")
-        return fixed.statistics(self.design, self.estimate, self._uncertainty.beta)
-
-    @property
-    def pvalues(self) -> pd.Series:
-        """Two-sided p-values from the standard normal, as statsmodels gives for mixed models.
-
-        They ignore that theta is estimated and are too small with few groups. ArgumentError for a posterior.
-        """
-        if self.estimate.draws is not None:
-            raise coefficients.posterior_has_no_tests("pvalues")
-        return fixed.normal_p_values(self.tvalues)
-
-    # ---- criteria ----
-
-    @property
-    def llf(self) -> float:
-        """Log-likelihood; for a REML fit -1/2 the REML criterion; NaN for a method that has none, and so are the criteria below."""
-        return -self.estimate.objective / 2.0
-
-    @property
-    def aic(self) -> float:
-        """-2 llf + 2 df_model, under REML too, as lme4 prints it."""
-        return criteria.aic(self.estimate)
-
-    @property
-    def bic(self) -> float:
-        """-2 llf + log(nobs) df_model."""
-        return criteria.bic(self.estimate, self.design.n)
-
-    @property
-    def deviance(self) -> float:
-        """-2 log-likelihood (ML). For a REML fit: the ML deviance at the REML estimates of theta.
-
-        Of a generalized model the sum of squared deviance residuals, given the conditional modes, as in lme4; -2 ``llf``
-        is -2 log-likelihood.
-        """
-        if self.family is not None:
-            return generalized.deviance(self.design, self.estimate, self._eta)
-        return criteria.ml_deviance(self.estimate, self.design.n)
-
-    def overdispersion(self) -> float:
-        """Pearson's chi-squared over :attr:`df_resid` of a generalized fit: well above 1, the counts vary more than the family says.
-
-        Raises
-        ------
-        ArgumentError : for a linear model, which estimates its residual variance.
-        """
-        if self.family is None:
-            raise ArgumentError("overdispersion: a linear model estimates its residual variance; see fit.sigma.")
-        return generalized.overdispersion(self.design, self.estimate, self._eta)
-
-    @property
-    def reml_criterion(self) -> float:
-        """-2 restricted log-likelihood. For an ML fit: the criterion at the ML estimates of theta."""
-        return criteria.reml_criterion(self.estimate, self.design.n)
-
-    @property
-    def elbo(self) -> float:
-        """Evidence lower bound of a variational fit; NaN for other methods."""
-        return float(self.estimate.elbo)
-
-    @property
-    def df_model(self) -> int:
-        """Parameters estimated: fixed effects, covariance parameters, and the residual variance or dispersion where there is one."""
-        return int(self.estimate.n_parameters)
-
-    @property
-    def df_resid(self) -> int:
-        """nobs - df_model, lme4's ``df.residual``."""
-        return self.nobs - self.df_model
-
-    @property
-    def nobs(self) -> int:
-        """Rows used."""
-        return self.design.n
-
-    def objective(self, theta: Any) -> float:
-        """The minimised criterion at other parameters: profiled deviance (ML) or REML criterion.
-
-        Of a generalized model -2 log-likelihood, at the estimates of whatever is not given.
-
-        Parameters
-        ----------
-        theta : (m,) relative covariance parameters in the order of :attr:`theta`. For a generalized model theta, or theta
-            followed by the kept coefficients and, where there is one, the dispersion.
-        """
-        values = np.asarray(theta, dtype=float)
-        if self.family is not None:
-            everything = updating.all_parameters(self.estimate)
-            if values.shape == self.estimate.theta.shape:
-                values = np.concatenate([values, everything[len(values) :]])
-            if values.shape == everything.shape and np.isfinite(values).all():
-                return float(self.estimator.objective(self.problem, values))
-        if values.shape != self.estimate.theta.shape or not np.isfinite(values).all():
-            names = naming.theta_names(self.design.terms)
-            raise ArgumentError(f"objective: theta must be {len(names)} finite numbers, {', '.join(names)}; its shape is {values.shape}.")
-        return float(self.estimator.objective(self.problem, values))
-
-    def is_singular(self, tol: float = 1e-4) -> bool:
-        """Whether a variance is estimated as zero or a correlation as one.
-
-        That is, a diagonal entry of T is below ``tol``, columns taken per their root mean square.
-        """
-        return components.is_singular(self.design, self.estimate, tol)
-
-    def re_pca(self) -> dict[str, components.PrincipalComponents]:
-        """Principal components of each group's random effects, relative to sigma."""
-        return components.principal_components(self.design, self.estimate)
-
-    @property
-    def convergence(self) -> Convergence:
-        """How the optimisation ended: converged, message, evaluations, scaled gradient, seconds by stage."""
-        return self.estimate.convergence
-
-    @property
-    def draws(self) -> PosteriorDraws | None:
-        """Draws from the posterior or its approximation, by name (:class:`lmm.results.PosteriorDraws`); None for other methods."""
-        return None if self.estimate.draws is None else self._uncertainty.draws
-
-    @property
-    def trace(self) -> pd.DataFrame:
-        """What the method recorded, a row per ``iteration``: objective or loss, step sizes, parameters by their names."""
-        return trace.trace_frame(self.design, self.estimate)
-
-    @property
-    def messages(self) -> tuple[str, ...]:
-        """Text of every warning about this fit."""
-        known = self.__dict__.get("_uncertainty")  # asking must not set off the Hessian
-        late = () if known is None or known.message is None else (known.message,)
-        return (*self.design.messages, *self.estimate.messages, *late)
-
     # ---- rows ----
-
-    @cached_property
-    def _eta(self) -> np.ndarray:
-        own = self.estimate.eta
-        values = rows.linear_predictor(self.design, self.estimate) if own is None else np.array(own)
-        values.setflags(write=False)
-        return values
 
     @property
     def fittedvalues(self) -> pd.Series:
