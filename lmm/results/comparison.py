@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.errors import ArgumentError
-from lmm.results import generalized, updating
+from lmm.results import generalized, ordinal, updating
 from lmm.results.numberformat import coefficient_columns
 from lmm.results.render import Table
 from lmm.results.uncertainty import sdcor_names, standard_errors
@@ -131,10 +131,11 @@ def _table(fits: Mapping[str, Fit]) -> pd.DataFrame:
 def _column(fit: Fit) -> pd.DataFrame:
     """``estimate, std_error`` by name of one fit."""
     frame = fit.varcorr().to_frame()
-    names = [*fit.design.all_names, *sdcor_names(frame)]
-    estimate = [*fit.fixef(), *frame["sdcor"]]
-    error = [*fit.bse, *standard_errors(fit.design, fit.estimate, fit._uncertainty)]
     family = fit.family
+    thresholds = ordinal.threshold_table(fit.estimate, fit._uncertainty) if ordinal.is_ordinal(family) else pd.DataFrame()
+    names = [*fit.design.all_names, *thresholds.index, *sdcor_names(frame)]
+    estimate = [*fit.fixef(), *thresholds.get("estimate", ()), *frame["sdcor"]]
+    error = [*fit.bse, *thresholds.get("std_error", ()), *standard_errors(fit.design, fit.estimate, fit._uncertainty)]
     if family is not None and family.has_dispersion and not generalized.scales_variance(family):
         names.append(family.dispersion_name)
         estimate.append(fit.dispersion)

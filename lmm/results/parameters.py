@@ -255,6 +255,10 @@ class Parameters:
         theta : (m,) relative covariance parameters in the order of :attr:`theta`. For a generalized model theta, or theta
             followed by the kept coefficients and, where there is one, the dispersion.
         """
+        if not callable(getattr(self.estimator, "objective", None)):
+            raise ArgumentError(
+                f"objective: method {self.estimate.method!r} minimises no criterion of theta; fit.trace has what it recorded."
+            )
         values = np.asarray(theta, dtype=float)
         if self.family is not None:
             everything = updating.all_parameters(self.estimate)

@@ -66,6 +66,13 @@ def test_generalized_fits():
     assert shape.loc["theta", ("laplace", "std_error")] == ticks().dispersion_se()
 
 
+def test_ordinal_fits_have_their_thresholds():
+    fit = lmm.glmer("rating ~ temp + contact + (1 | judge)", lmm.datasets.load("wine"), family=lmm.families.Ordinal())
+    table = fit.compare_methods(["laplace", "agq"]).table
+    assert list(table.index[2:6]) == ["1|2", "2|3", "3|4", "4|5"]
+    np.testing.assert_allclose(table.loc["2|3", "laplace"], [1.51337, 0.6037], atol=1e-3)  # ordinal::clmm
+
+
 def test_what_cannot_be_compared():
     with pytest.raises(lmm.ArgumentError, match="'laplace' is for generalized models, this one is linear"):
         sleep().compare_methods(["reml", "laplace"])

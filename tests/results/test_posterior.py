@@ -162,6 +162,8 @@ def test_without_a_log_likelihood():
     assert fit == posterior(length=50) and fit != sleep() and fit == pickle.loads(pickle.dumps(fit))
     assert fit != replace(fit, estimate=replace(fit.estimate, elbo=-1234.0))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(fit)).draws["Days"], fit.draws["Days"])
+    with pytest.raises(lmm.ArgumentError, match=r"'known' minimises no criterion.*fit\.trace"):
+        fit.objective(fit.theta)
     again = fit.refit(fit.design.y + 1.0)
     np.testing.assert_allclose(again.draws["Intercept"].mean() - fit.draws["Intercept"].mean(), 1.0, rtol=1e-6)
 

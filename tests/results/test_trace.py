@@ -22,7 +22,12 @@ def test_the_search_of_a_likelihood_fit():
     assert list(trace)[:4] == ["objective", *fit.theta.index]
     assert trace.objective.iloc[-1] == fit.estimate.objective and trace.objective.iloc[-1] <= trace.objective.iloc[0]
     np.testing.assert_allclose(trace[list(fit.theta.index)].iloc[-1], fit.theta, atol=1e-6)
-    assert herds().trace.objective.iloc[-1] == herds().estimate.objective
+    searched = herds().trace  # theta, four coefficients in columns of its own
+    assert searched.objective.iloc[-1] == herds().estimate.objective and list(searched)[1:6] == [
+        "herd.(Intercept)",
+        *map("theta[{}]".format, range(1, 5)),
+    ]
+    np.testing.assert_allclose(searched["herd.(Intercept)"].iloc[-1], herds().theta.iloc[0], atol=1e-6)
 
 
 def test_arrays_are_named():
@@ -34,8 +39,7 @@ def test_arrays_are_named():
     other = with_trace(
         sleep(), {"sd": np.ones(4), "theta": np.ones(5), "C": np.eye(2), "kept": True, "phase": "warm-up", "none": np.zeros(0)}
     )
-    sizes = {"sd": 4, "theta": 5}
-    expected = [f"{key}[{i}]" for key, size in sizes.items() for i in range(size)]
+    expected = [*(f"sd[{i}]" for i in range(4)), *sleep().theta.index, "theta[3]", "theta[4]"]
     assert list(other.trace) == [*expected, "C[0,0]", "C[0,1]", "C[1,0]", "C[1,1]", "kept", "phase"]
     assert other.trace.phase[0] == "warm-up" and other.trace["C[1,1]"][0] == 1.0
 
