@@ -54,7 +54,7 @@ def diagnose_chains(draws: np.ndarray) -> ChainDiagnostics:
     """
     draws = np.asarray(draws, dtype=float)
     chains, count, *shape = draws.shape
-    flat = draws.reshape(chains, count, -1)
+    flat = draws.reshape(chains, count, int(np.prod(shape)))
     out = np.full((2, flat.shape[2]), np.nan)
     use = varies(flat)
     function = _compiled()

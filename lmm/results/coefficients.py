@@ -33,7 +33,7 @@ def coefficient_table(design: Design, estimate: Estimate, known: Uncertainty, dd
     if ddf is not None:
         raise ArgumentError(f"ddf={ddf!r}: a posterior has no tests and no degrees of freedom; use ddf=None.")
     columns = {"estimate": fixed.fixed_effects(design, estimate), "posterior_sd": fixed.standard_errors(design, known.beta)}
-    own = describe(known.draws, list(design.names), LEVEL)[["lower", "upper"]]
+    own = describe(known.draws, list(known.draws.coefficients), LEVEL)[["lower", "upper"]].set_axis(list(design.names))
     if known.draws.statistics:
         own = own.join(chain_columns(design, known.draws))
     return pd.DataFrame(columns).join(own.reindex(list(design.all_names)))
@@ -44,7 +44,7 @@ def chain_columns(design: Design, draws: PosteriorDraws) -> pd.DataFrame:
     names = list(design.names)
     if not diagnostics.available():
         return pd.DataFrame(np.nan, index=names, columns=["r_hat", "ess_bulk"])
-    return draws.diagnostics.loc[names]
+    return draws.diagnostics.iloc[: len(names)].set_axis(names)
 
 
 def posterior_has_no_tests(what: str) -> ArgumentError:

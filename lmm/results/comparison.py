@@ -49,15 +49,13 @@ class MethodComparison:
         estimates = self.table.xs("estimate", axis=1, level=1)
         errors = self.table.xs("std_error", axis=1, level=1)
         rows = []
-        for name, row in zip(map(str, self.table.index), estimates.to_numpy(), strict=True):
-            if name in FIT_ROWS:
-                cells = [_fit_cell(name, value) for value in row]
-                if not any(cells):
-                    continue
-            else:
-                left, right = coefficient_columns(row, errors.loc[name].to_numpy(), DIGITS)
-                cells = [_cell(value, error) for value, error in zip(left, right, strict=True)]
-            rows.append((name, *cells))
+        parameters = len(self.table) - len(FIT_ROWS)
+        for i, name in enumerate(map(str, self.table.index)):
+            if i < parameters:
+                pairs = zip(*coefficient_columns(estimates.to_numpy()[i], errors.to_numpy()[i], DIGITS), strict=True)
+                rows.append((name, *(_cell(value, error) for value, error in pairs)))
+            elif estimates.iloc[i].notna().any():
+                rows.append((name, *(_fit_cell(name, value) for value in estimates.iloc[i])))
         return Table(("", *map(str, estimates.columns)), tuple(rows), "l" + "r" * estimates.shape[1], "comparison")
 
     def __str__(self) -> str:
@@ -121,11 +119,14 @@ def _is_own(fit: Fit, method: Any) -> bool:
 
 
 def _table(fits: Mapping[str, Fit]) -> pd.DataFrame:
-    parts = {label: _column(fit) for label, fit in fits.items()}
-    table = pd.concat(parts, axis=1, sort=False)
+    """Parameters, then what is said of each fit in the last rows, whatever the parameters are called."""
+    columns = {label: _column(fit) for label, fit in fits.items()}
+    last = len(FIT_ROWS)
+    table = pd.concat(
+        [pd.concat({k: c.iloc[part] for k, c in columns.items()}, axis=1, sort=False) for part in (slice(-last), slice(-last, None))]
+    )
     table.columns = table.columns.set_names(["method", None])
-    last = [name for name in table.index if name in FIT_ROWS]
-    return table.loc[[*(name for name in table.index if name not in FIT_ROWS), *last]]
+    return table
 
 
 def _column(fit: Fit) -> pd.DataFrame:

@@ -33,6 +33,8 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
     ----------
     chains, length : C and D. Draws without chains, from an approximation, are one chain.
     names : coefficients, then standard deviations and correlations, then ``sigma`` or the family's dispersion.
+    coefficients : names of the coefficients, the formula's; ``b_sigma`` where a predictor is called as a variance parameter is.
+    variances : names of the others.
     groups : grouping factors whose effects were kept.
     statistics : name -> (C, D) of the sampler ("diverging", "acceptance_rate", ...); empty for independent draws.
     """
@@ -41,8 +43,10 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
         assert estimate.draws is not None
         self._design, self._record = design, estimate.draws
         self.chains, self.length = (int(size) for size in self._record.beta.shape[:2])
-        beta = {name: self._record.beta[:, :, i] for i, name in enumerate(design.names)}
-        self._parameters = {name: _read_only(values) for name, values in {**beta, **variance_draws(design, estimate)}.items()}
+        variances = variance_draws(design, estimate)
+        self.coefficients = tuple(f"b_{name}" if name in variances else name for name in design.names)
+        beta = {name: self._record.beta[:, :, i] for i, name in enumerate(self.coefficients)}
+        self._parameters = {name: _read_only(values) for name, values in {**beta, **variances}.items()}
         kept = zip(design.terms, self._record.effects, strict=False)
         self._effects = {term.group: _read_only(values) for term, values in kept}
         self.statistics = {name: _read_only(values) for name, values in self._record.statistics.items()}
@@ -51,6 +55,11 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
     def names(self) -> tuple[str, ...]:
         """Names of the parameters."""
         return tuple(self._parameters)
+
+    @property
+    def variances(self) -> tuple[str, ...]:
+        """Names of standard deviations, correlations and ``sigma`` or the dispersion: those that are not coefficients."""
+        return self.names[len(self.coefficients) :]
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -144,7 +153,7 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
         variables: dict[str, np.ndarray] = {"beta": self._record.beta}
         coords: dict[str, Any] = {"coefficient": list(self._design.names)}
         dims: dict[str, list[str]] = {"beta": ["coefficient"]}
-        variables |= {name: self._parameters[name] for name in self.names[len(self._design.names) :]}
+        variables |= {name: self._parameters[name] for name in self.variances}
         levels = {term.group: (list(term.levels), list(term.columns)) for term in self._design.terms}
         for group, values in self._effects.items():
             column = f"{group}_column"
@@ -209,7 +218,7 @@ def describe(draws: Mapping[str, np.ndarray], names: list[str], level: float) ->
 def described(names: list[str], values: np.ndarray, level: float) -> pd.DataFrame:
     """``mean, sd, lower, median, upper`` over the draws of values (C, D, names)."""
     low, high = tails(level)
-    flat = values.reshape(-1, values.shape[2])
+    flat = values.reshape(values.shape[0] * values.shape[1], values.shape[2])
     lower, median, upper = np.quantile(flat, [low, 0.5, high], axis=0)
     sd = np.where(diagnostics.varies(values), flat.std(axis=0, ddof=1), 0.0) if len(flat) > 1 else np.full(flat.shape[1], np.nan)
     return pd.DataFrame({"mean": flat.mean(axis=0), "sd": sd, "lower": lower, "median": median, "upper": upper}, index=names)

@@ -42,24 +42,15 @@ def confidence_intervals(design: Design, estimate: Estimate, known: Uncertainty,
     fixed = fixed_effects(design, estimate)
     margin = normal_quantile(level) * standard_errors(design, known.beta)
     table = pd.DataFrame({"lower": fixed - margin, "upper": fixed + margin})
-    names = (
-        parameter_names(design.terms, residual_sd(estimate) is not None)
-        if known.draws is None
-        else list(variance_names(design, known.draws))
-    )
+    names = parameter_names(design.terms, residual_sd(estimate) is not None) if known.draws is None else list(known.draws.variances)
     empty = pd.DataFrame(np.nan, index=names, columns=["lower", "upper"])
     return pd.DataFrame(np.vstack([empty.to_numpy(), table.to_numpy()]), index=[*empty.index, *table.index], columns=["lower", "upper"])
 
 
 def posterior_intervals(design: Design, draws: PosteriorDraws, level: float) -> pd.DataFrame:
     """Quantiles of the draws with equal tails, rows as above; missing for a coefficient that was dropped."""
-    variances = variance_names(design, draws)
-    table = describe(draws, [*variances, *design.names], level)[["lower", "upper"]].to_numpy()
+    variances = draws.variances
+    table = describe(draws, [*variances, *draws.coefficients], level)[["lower", "upper"]].to_numpy()
     q = len(variances)
     values = np.vstack([table[:q], np.column_stack([spread(design, column) for column in table[q:].T])])
     return pd.DataFrame(values, index=[*variances, *design.all_names], columns=["lower", "upper"])
-
-
-def variance_names(design: Design, draws: PosteriorDraws) -> tuple[str, ...]:
-    """Names of the draws that are not coefficients."""
-    return draws.names[len(design.names) :]

@@ -171,7 +171,7 @@ def _variance(estimate: Estimate, t: int, values: np.ndarray) -> np.ndarray:
 
 def _flat(values: np.ndarray) -> np.ndarray:
     """Chains one after another."""
-    return values.reshape(-1, *values.shape[2:])
+    return values.reshape(values.shape[0] * values.shape[1], *values.shape[2:])
 
 
 def _batches(rows: Rows, estimate: Estimate) -> Iterator[np.ndarray]:

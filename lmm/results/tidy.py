@@ -98,8 +98,12 @@ def posterior_limits(design: Design, estimate: Estimate, draws: PosteriorDraws, 
             np.concatenate([np.quantile(draws.effects(term.group), q, axis=(0, 1)).ravel() for term in design.terms]) for q in tails(level)
         )
         return low, high
-    names = list(design.all_names) if effect == "fixed" else sdcor_names(varcorr(design, estimate).to_frame())
-    table = posterior_intervals(design, draws, level).reindex(names)
+    table = posterior_intervals(design, draws, level)
+    variances = table.iloc[: len(draws.variances)]
+    if effect == "fixed":
+        table = table.iloc[len(variances) :]
+    else:
+        table = variances.reindex(sdcor_names(varcorr(design, estimate).to_frame()))
     return table["lower"].to_numpy(), table["upper"].to_numpy()
 
 

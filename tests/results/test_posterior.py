@@ -54,6 +54,39 @@ def test_a_grouping_factor_and_a_coefficient_of_one_name():
     assert dict(draws.to_arviz()["posterior"].sizes)["g"] == 18
 
 
+def test_predictors_called_as_a_residual_and_as_a_row_of_a_comparison():
+    data = lmm.datasets.load("sleepstudy").rename(columns={"Days": "sigma"}).assign(seconds=lambda d: d.sigma**2)
+    reference = lmm.lmer("Reaction ~ sigma + seconds + (1 | Subject)", data)
+    fit = reference.update(method=KnownPosterior(reference, chains=1, length=2000, sampler=False))
+    assert fit.draws.names == ("Intercept", "b_sigma", "seconds", "sd_(Intercept)|Subject", "sigma")
+    assert (
+        fit.draws["sigma"].mean() == pytest.approx(reference.sigma)
+        and fit.coef_table().loc["sigma", "lower"] < reference.fixef()["sigma"] < 20
+    )
+    assert list(fit.confint().index) == list(reference.confint("wald").index)
+    limits = fit.tidy(conf_int=True).set_index("term").conf_low
+    assert limits["sigma"] == fit.coef_table().loc["sigma", "lower"] and limits["sd__Observation"] == pytest.approx(reference.sigma)
+    both = reference.compare_methods(["reml", fit.estimator])
+    assert list(both.table.index).count("seconds") == 2 and list(both.table.index).count("sigma") == 2
+    lines = [line.split() for line in str(both).splitlines()]
+    assert [line[0] for line in lines[1:8]] == ["Intercept", "sigma", "seconds", "sd_(Intercept)|Subject", "sigma", "llf", "elbo"]
+
+
+def test_columns_that_were_dropped_and_no_fixed_effects_at_all():
+    data = lmm.datasets.load("sleepstudy").assign(Hours=lambda d: 24 * d.Days)
+    with pytest.warns(lmm.RankWarning):
+        reference = lmm.lmer("Reaction ~ Days + Hours + (1 | Subject)", data)
+    with pytest.warns(lmm.RankWarning):
+        fit = reference.update(method=KnownPosterior(reference, chains=2, length=100))
+    assert fit.coef_table().loc["Hours"].isna().all() and fit.coef_table().loc["Days"].notna().all() and "Hours" not in fit.draws
+    assert fit.confint().loc["Hours"].isna().all() and np.isnan(fit.bse["Hours"]) and "NaN" in str(fit.summary())
+    assert fit.predict(interval="prediction").notna().all(axis=None)
+    reference = lmm.lmer("Reaction ~ 0 + (1 | Subject)", data)
+    fit = reference.update(method=KnownPosterior(reference, chains=2, length=100))
+    assert len(fit.coef_table()) == 0 and fit.draws.names == ("sd_(Intercept)|Subject", "sigma") and "Posterior SD" in str(fit.summary())
+    assert len(fit.confint()) == 2 and len(fit.draws.to_frame()) == 200 and fit.predict(interval="prediction").notna().all(axis=None)
+
+
 def test_draws_as_tables():
     draws = posterior(spread=SPREAD, length=1000).draws
     frame = draws.to_frame()
