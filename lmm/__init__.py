@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lmm import covariance, datasets, families
     from lmm.api import lmer
     from lmm.api_generalized import glmer
+    from lmm.api_solve import solve
     from lmm.errors import (
         ArgumentError,
         CapacityError,
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
         SingularFitWarning,
     )
     from lmm.estimators.control import Control
+    from lmm.estimators.em import ExpectationMaximization
     from lmm.estimators.laplace import LaplaceLikelihood
     from lmm.estimators.likelihood import MaximumLikelihood
+    from lmm.estimators.mackay import MacKay
     from lmm.linalg.backend import enable_compile_cache
     from lmm.results import Fit
 
@@ -46,12 +49,14 @@ __all__ = [
     "Control",
     "ConvergenceWarning",
     "DataError",
+    "ExpectationMaximization",
     "Fit",
     "FormulaError",
     "GroupingError",
     "LaplaceLikelihood",
     "LmmError",
     "LmmWarning",
+    "MacKay",
     "MaximumLikelihood",
     "PredictionError",
     "RankWarning",
@@ -64,15 +69,19 @@ __all__ = [
     "families",
     "glmer",
     "lmer",
+    "solve",
 ]
 
 _MODULES = frozenset({"covariance", "datasets", "families"})
 _HOMES = {
     "lmer": "lmm.api",
     "glmer": "lmm.api_generalized",
+    "solve": "lmm.api_solve",
     "Control": "lmm.estimators.control",
+    "ExpectationMaximization": "lmm.estimators.em",
     "LaplaceLikelihood": "lmm.estimators.laplace",
     "MaximumLikelihood": "lmm.estimators.likelihood",
+    "MacKay": "lmm.estimators.mackay",
     "enable_compile_cache": "lmm.linalg.backend",
     "Fit": "lmm.results",
 }

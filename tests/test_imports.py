@@ -31,6 +31,7 @@ ALLOWED = {
 }
 ALLOWED["api"] = ALLOWED["plots"] | {"plots"}
 ALLOWED["api_generalized"] = ALLOWED["api"] | {"api"}
+ALLOWED["api_solve"] = ALLOWED["api"] | {"api", "api_generalized"}
 ALLOWED["cli"] = ALLOWED["api"] | {"api", "datasets"}
 
 # packages that a function may import for itself: optional ones, and JAX, which a small fit never loads

@@ -128,11 +128,11 @@ def best(outcomes: list[Outcome]) -> Outcome:
     return replace(lowest, evaluations=sum(o.evaluations for o in outcomes), iterations=sum(o.iterations for o in outcomes))
 
 
-def check_sigma(sigma: Any) -> float:
-    """A residual standard deviation that the user gives."""
-    if isinstance(sigma, bool) or not isinstance(sigma, int | float | np.number) or not (np.isfinite(sigma) and sigma > 0):
-        raise ArgumentError(f"sigma={sigma!r} must be a positive number, the residual standard deviation.")
-    return float(sigma)
+def check_sigma(value: Any, name: str = "sigma", what: str = "the residual standard deviation") -> float:
+    """A positive number that the user gives; ArgumentError naming the argument and what it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not (np.isfinite(value) and value > 0):
+        raise ArgumentError(f"{name}={value!r} must be a positive number, {what}.")
+    return float(value)
 
 
 def finish(problem: Problem, evaluate: Evaluator, outcome: Outcome, name: str, seconds: dict[str, float]) -> Estimate:

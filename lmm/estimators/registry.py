@@ -34,6 +34,9 @@ METHODS: dict[str, Method] = {
     "ml": Method("lmm.estimators.likelihood", "MaximumLikelihood", {"reml": False}),
     "laplace": Method("lmm.estimators.laplace", "LaplaceLikelihood", {"nagq": 1}),
     "agq": Method("lmm.estimators.laplace", "LaplaceLikelihood", {}),
+    "em": Method("lmm.estimators.em", "ExpectationMaximization", {}),
+    "mackay": Method("lmm.estimators.mackay", "MacKay", {}),
+    "vi": Method("lmm.estimators.variational", "VariationalBayes", {}),
 }
 #: quadrature points of "agq" where ``nAGQ`` does not say more
 POINTS = 9

@@ -1,0 +1,78 @@
+"""solve(): fixed and random effects at variances that are given."""
+
+from __future__ import annotations
+
+import sys
+from collections import ChainMap
+from collections.abc import Mapping
+from typing import Any
+
+from lmm.api import run
+from lmm.api_generalized import run_generalized
+from lmm.errors import ArgumentError
+from lmm.estimators.control import Control
+from lmm.estimators.given import GivenVariances
+from lmm.results import Fit
+
+
+def solve(
+    formula: str,
+    data: Any,
+    *,
+    varcomp: Any,
+    sigma: float | None = None,
+    family: Any = None,
+    dispersion: float | None = None,
+    weights: Any = None,
+    offset: Any = None,
+    subset: Any = None,
+    na_action: str = "omit",
+    contrasts: Mapping[str, Any] | None = None,
+    control: Control | None = None,
+) -> Fit:
+    """Fixed and random effects at known variances: Henderson's mixed-model equations, exactly.
+
+    Parameters
+    ----------
+    formula : as in :func:`lmm.lmer`.
+    data : pandas, polars or pyarrow table, or a mapping of arrays; N rows. Never modified.
+    varcomp : covariances by grouping factor, in squared units of the response (of the linear predictor with a family):
+        a (k, k) array or DataFrame, k variances (covariances zero), or a number for a single effect; or the
+        ``varcorr()`` of another fit. Zero variances are possible.
+    sigma : residual standard deviation of a linear model.
+    family : for a generalized model, as in :func:`lmm.glmer`; beta and b are then the joint mode of their log density.
+    dispersion : dispersion parameter of a family that has one.
+    weights, offset, subset, na_action, contrasts : as in :func:`lmm.lmer`.
+    control : :class:`lmm.Control`; nothing is optimised.
+
+    Returns
+    -------
+    Fit, whose ``sigma`` and ``varcorr()`` are those given, ``llf`` the log-likelihood there and ``vcov()`` the covariance
+    of the fixed effects given them.
+
+    Raises
+    ------
+    ArgumentError : a group is missing or unknown; its covariance is not symmetric, not positive semidefinite or not of
+        its term's structure; ``sigma`` or ``dispersion`` is missing or not positive.
+
+    Examples
+    --------
+    >>> import lmm
+    >>> fit = lmm.solve(
+    ...     "Reaction ~ Days + (Days|Subject)",
+    ...     lmm.datasets.load("sleepstudy"),
+    ...     varcomp={"Subject": [[612.1, 9.6], [9.6, 35.07]]},
+    ...     sigma=25.59,
+    ... )
+    >>> fit.ranef()["Subject"].iloc[0].round(4).to_dict()
+    {'Intercept': 2.2578, 'Days': 9.1991}
+    """
+    caller = sys._getframe(1)
+    context = ChainMap(caller.f_locals, caller.f_globals)
+    if control is not None and not isinstance(control, Control):
+        raise ArgumentError(f"control must be an lmm.Control(...), not {type(control).__name__}.")
+    method = GivenVariances(varcomp, sigma, dispersion, control or Control())
+    common: dict[str, Any] = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts}
+    if family is None:
+        return run(formula, data, context, method=method, **common)
+    return run_generalized(formula, data, context, family=family, method=method, **common)
