@@ -248,7 +248,7 @@ class Fit(Parameters):
         ----------
         method : "wald", normal intervals for the fixed effects (variance rows are missing, as in lme4).
             "profile", the default, and "boot" are not available yet and say so. Of a posterior the default is "posterior",
-            quantiles of the draws with equal tails, for every row.
+            quantiles of the draws with equal tails, for every row (missing for a parameter that was given or point-estimated).
         level : coverage.
         """
         return intervals.confidence_intervals(self.design, self.estimate, self._uncertainty, method, level)

@@ -48,9 +48,13 @@ def confidence_intervals(design: Design, estimate: Estimate, known: Uncertainty,
 
 
 def posterior_intervals(design: Design, draws: PosteriorDraws, level: float) -> pd.DataFrame:
-    """Quantiles of the draws with equal tails, rows as above; missing for a coefficient that was dropped."""
+    """Quantiles of the draws with equal tails, rows as above.
+
+    Missing for a coefficient that was dropped, and for a parameter that is a single number rather than a distribution.
+    """
     variances = draws.variances
-    table = describe(draws, [*variances, *draws.coefficients], level)[["lower", "upper"]].to_numpy()
+    frame = describe(draws, [*variances, *draws.coefficients], level)
+    table = np.where(frame[["sd"]] > 0.0, frame[["lower", "upper"]], np.nan)
     q = len(variances)
     values = np.vstack([table[:q], np.column_stack([spread(design, column) for column in table[q:].T])])
     return pd.DataFrame(values, index=[*variances, *design.all_names], columns=["lower", "upper"])
