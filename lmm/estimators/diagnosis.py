@@ -43,13 +43,14 @@ def diagnose(problem: GeneralizedProblem, names: tuple[str, ...], beta: np.ndarr
     """
     out = []
     rows, family = problem.rows, problem.family
-    if family.name == "binomial":
+    if family.name in ("binomial", "ordinal"):
+        parted = "the successes from the failures" if family.name == "binomial" else "the categories"
         X = rows.Q @ rows.R
         reach = np.abs(beta) * (X.max(axis=0) - X.min(axis=0)) if len(beta) else np.zeros(0)
         far = [name for name, r in zip(names, reach, strict=True) if r > EXTREME]
         if far:
             out.append(
-                f"Fitted probabilities reach 0 and 1: {', '.join(far)} separates the successes from the failures, and its coefficient "
+                f"Fitted probabilities reach 0 and 1: {', '.join(far)} separates {parted}, and its coefficient "
                 "grows without bound. Its estimate and standard error mean nothing; leave it out or merge its levels."
             )
         wide = [size.group for size, own in zip(problem.plan.terms, theta, strict=True) if np.max(np.abs(own), initial=0.0) > EXTREME]
