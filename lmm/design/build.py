@@ -78,8 +78,10 @@ def build_design(
     found = evaluate(
         parsed, table, weights=weights, offset=offset, subset=subset, na_action=na_action, contrasts=contrasts, context=context
     )
-    bind = getattr(family, "bind", None)
-    family, said = bind(found.response, found.formula.response) if bind else (family, ())
+    bind, said = getattr(family, "bind", None), ()
+    if bind:
+        declared = table.column(parsed.response).dtype if parsed.response in table else None
+        family, said = bind(found.response, parsed.response, getattr(declared, "categories", ()))
     y, prior = _response(found, family)
     check_weights(prior)
     parts = random_parts(found)

@@ -17,6 +17,7 @@ and the Fisher information i(c) becomes i c'^2, with derivative i' c'^3 + 2 i c'
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -309,8 +310,11 @@ class Family(abc.ABC):
 
     # -- the response --------------------------------------------------------------------------
 
-    def bind(self, values: Any, name: str) -> tuple[Family, tuple[str, ...]]:
-        """The family as this response column makes it (an ordinal one learns its categories), and what the user should know."""
+    def bind(self, values: Any, name: str, declared: Iterable[Any] = ()) -> tuple[Family, tuple[str, ...]]:
+        """The family as this response column makes it (an ordinal one learns its categories), and what the user should know.
+
+        ``declared`` are the categories of the user's column, those that do not occur included.
+        """
         return self, ()
 
     def response(self, values: Any, name: str) -> tuple[Array, Array | None]:

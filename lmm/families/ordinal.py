@@ -16,6 +16,7 @@ the R package ordinal.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -283,8 +284,8 @@ class Ordinal(Family):
 
     # -- the response --------------------------------------------------------------------------
 
-    def bind(self, values: Any, name: str) -> tuple[Family, tuple[str, ...]]:
-        levels, messages = _categories(values, name)
+    def bind(self, values: Any, name: str, declared: Iterable[Any] = ()) -> tuple[Family, tuple[str, ...]]:
+        levels, messages = _categories(values, name, declared)
         if len(levels) < 2:
             raise ResponseError(f"the response {name!r} is constant ({levels[0]!r} in every row); there is nothing to model.")
         if len(levels) == 2:
@@ -319,7 +320,7 @@ class Ordinal(Family):
         return codes.astype(float), None
 
 
-def _categories(values: Any, name: str) -> tuple[list[Any], tuple[str, ...]]:
+def _categories(values: Any, name: str, declared: Iterable[Any]) -> tuple[list[Any], tuple[str, ...]]:
     """The categories that occur, in order, and what was done to find them."""
     if np.ndim(values) != 1:
         raise ResponseError(f"the response {name!r} must be one column, but its shape is {np.shape(values)}.")
@@ -339,7 +340,7 @@ def _categories(values: Any, name: str) -> tuple[list[Any], tuple[str, ...]]:
         order = " < ".join(map(str, levels[:8])) + (" < ..." if len(levels) > 8 else "")
         told = f"the categories of {name!r} are text, taken in sorted order: {order}. A pandas Categorical has an order of its own."
         return levels, (told,)
-    empty = [str(level) for level in dtype.categories if level not in set(levels)]
+    empty = [str(level) for level in declared if level not in set(levels)]
     if empty:
         which = f"category {empty[0]!r} occurs" if len(empty) == 1 else f"categories {', '.join(map(repr, empty))} occur"
         return levels, (f"{which} in no row of {name!r} and {'was' if len(empty) == 1 else 'were'} left out.",)

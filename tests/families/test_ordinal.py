@@ -136,7 +136,7 @@ def test_start_without_predictors_is_the_observed_shares() -> None:
     ],
 )
 def test_responses(values: pd.Series, categories: tuple, said: str) -> None:
-    family, messages = Ordinal("probit").bind(values, "y")
+    family, messages = Ordinal("probit").bind(values, "y", getattr(values.dtype, "categories", ()))
     assert family.categories == categories and family.link.name == "probit"
     assert (not messages and not said) or said in messages[0]
     y, trials = family.response(values, "y")
