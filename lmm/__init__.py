@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from lmm.estimators.laplace import LaplaceLikelihood
     from lmm.estimators.likelihood import MaximumLikelihood
     from lmm.estimators.mackay import MacKay
+    from lmm.estimators.pql import PenalizedQuasiLikelihood
     from lmm.linalg.backend import enable_compile_cache
     from lmm.results import Fit
 
@@ -58,6 +59,7 @@ __all__ = [
     "LmmWarning",
     "MacKay",
     "MaximumLikelihood",
+    "PenalizedQuasiLikelihood",
     "PredictionError",
     "RankWarning",
     "ResponseError",
@@ -82,6 +84,7 @@ _HOMES = {
     "LaplaceLikelihood": "lmm.estimators.laplace",
     "MaximumLikelihood": "lmm.estimators.likelihood",
     "MacKay": "lmm.estimators.mackay",
+    "PenalizedQuasiLikelihood": "lmm.estimators.pql",
     "enable_compile_cache": "lmm.linalg.backend",
     "Fit": "lmm.results",
 }

@@ -172,5 +172,5 @@ def choose_generalized(nAGQ: int, second_order: bool, method: Any, control: Cont
     if method is None:
         return LaplaceLikelihood(check_control(control), nAGQ, second_order)
     if isinstance(method, str):
-        return registry.by_name(method, registry.GENERALIZED, reml=False, nagq=nAGQ, control=check_control(control))
+        return registry.by_name(method, registry.GENERALIZED, nagq=nAGQ, control=check_control(control))
     return registry.adopt(method, registry.GENERALIZED, None if control is None else check_control(control))

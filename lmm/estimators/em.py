@@ -189,6 +189,11 @@ def climb(evaluate: Evaluator, theta: np.ndarray, tolerance: float, limit: int, 
     point = search.at(theta, 0.0, np.inf)
     if not np.isfinite(point.objective):
         return Outcome(point, False, "the criterion cannot be computed at the start", 0, 1, float("nan"), tuple(search.trace))
+    for _ in search.problem.structures:  # EM never leaves a zero, so those of the start go first
+        better = _escape(search, point)
+        if better is None:
+            break
+        point = better
     cap, least, since = 4.0, np.inf, 0
     while True:
         gain = promised(point)

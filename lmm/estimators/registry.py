@@ -36,6 +36,7 @@ METHODS: dict[str, Method] = {
     "agq": Method("lmm.estimators.laplace", "LaplaceLikelihood", {}),
     "em": Method("lmm.estimators.em", "ExpectationMaximization", {}),
     "mackay": Method("lmm.estimators.mackay", "MacKay", {}),
+    "pql": Method("lmm.estimators.pql", "PenalizedQuasiLikelihood", {}),
     "vi": Method("lmm.estimators.variational", "VariationalBayes", {}),
 }
 #: quadrature points of "agq" where ``nAGQ`` does not say more

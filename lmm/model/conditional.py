@@ -78,6 +78,8 @@ def _working_posterior(problem: GeneralizedProblem, estimate: Estimate) -> Poste
     rows = problem.rows
     at = Arrangement(rows, list(estimate.factors))
     W = problem.family.working_weights(rows.y, estimate.eta, rows.weights, estimate.phi)
+    if not problem.family.has_dispersion:  # sigma is not one where a quasi-likelihood estimates it
+        W = W / estimate.sigma**2
     factor = at.factorize(rows.system(W))
     K = np.zeros((0, 0))
     if at.layout:

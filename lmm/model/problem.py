@@ -97,7 +97,7 @@ class Problem:
         gram[-1, -1] = residual @ weighted
         gram[-1, :-1] = gram[:-1, -1] = design.X.T @ weighted
         cross = replace(self.cross, rhs=rhs, gram=gram)
-        data, _ = _data(cross, self.plan, self.R, self.data)
+        data, _ = criterion_data(cross, self.plan, self.R, self.data)
         location, scale = _moments(design)
         seconds = {"cross-products": perf_counter() - start}
         return replace(self, cross=cross, data=data, beta0=beta0, location=location, scale=scale, seconds=seconds)
@@ -183,7 +183,7 @@ def build_problem(design: Design, backend: str = "numpy") -> Problem:
     cross = cross_products(design.terms, XY, design.weights)
     middle = perf_counter()
     plan = plan_for(cross, tuple(term.group for term in design.terms), backend)
-    data, arranged = _data(cross, plan, R, None)
+    data, arranged = criterion_data(cross, plan, R, None)
     seconds = {"cross-products": middle - start, "plan": perf_counter() - middle}
     structures = tuple(term.structure for term in design.terms)
     labels = tuple((term.group, term.columns) for term in design.terms)
@@ -210,7 +210,7 @@ def _residual(design: Design, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return beta0, residual
 
 
-def _data(cross: CrossProducts, plan: Plan, R: np.ndarray, old: Data | None) -> tuple[Data, Plan]:
+def criterion_data(cross: CrossProducts, plan: Plan, R: np.ndarray, old: Data | None) -> tuple[Data, Plan]:
     """Arrays for the criterion and their plan; Z'WZ is taken from ``old`` when only the response changed."""
     p = len(R)
     if plan.backend == "jax":

@@ -1,0 +1,323 @@
+"""Penalised quasi-likelihood: a generalized mixed model by repeated linear ones.
+
+At the current linear predictor eta, the working response z = eta - o + r / W with weights W is a linear mixed model
+(:mod:`lmm.model.linearised`). Its variances are estimated by REML or ML, the residual variance known to be one
+(``dispersion="fixed"``) or estimated (``"estimated"``: Var(y_i) = sigma^2 V(mu_i), a quasi-likelihood without a
+likelihood); its beta and b, by Henderson's equations, give the next eta. Fixed effects and modes are then the joint
+mode of the model's log density at these variances, but the variances are those of Gaussian working data: too small
+for binary responses and small counts, by an amount that does not vanish with more levels.
+
+A family whose dispersion phi scales its variance (gamma, Gaussian, inverse Gaussian) has phi = sigma^2 in either way.
+For one whose does not (negative binomial) phi is set so that the residual variance is one, sum W (z - eta)^2 equal to
+n less the effective degrees of freedom.
+
+Breslow & Clayton (1993), J. Am. Stat. Assoc. 88; Schall (1991), Biometrika 78; Wolfinger & O'Connell (1993), J. Stat.
+Comput. Simul. 48. With "estimated" and ML it is the algorithm of ``MASS::glmmPQL``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from lmm.errors import ArgumentError, nearest
+from lmm.estimators.boundary import escapes, snap
+from lmm.estimators.control import Control
+from lmm.estimators.criterion import Evaluator
+from lmm.estimators.diagnosis import diagnose
+from lmm.estimators.em import check_limits
+from lmm.estimators.generalized import uses_observed
+from lmm.estimators.laplace import LaplaceLikelihood
+from lmm.estimators.likelihood import MaximumLikelihood
+from lmm.estimators.trust_region import Outcome, minimize
+from lmm.linalg import threads
+from lmm.model.laplace import laplace
+from lmm.model.linearised import Linearised, linearise
+from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.records import Convergence, Estimate, Report
+from lmm.model.working import starting_values
+
+DISPERSIONS = ("fixed", "estimated")
+#: shortest step taken when full ones cycle
+SHORTEST = 1.0 / 64.0
+#: log of the largest factor by which one iteration changes a dispersion that does not scale the variance
+REACH = 3.0
+
+BIAS = (
+    "Penalized quasi-likelihood takes the working response for Gaussian: with binary responses or small counts per level it "
+    "underestimates the variances and shrinks the fixed effects. method='laplace' or nAGQ= does not."
+)
+QUASI = (
+    "The variance of the response is sigma^2 times that of the family, sigma being the residual standard deviation of the working model; "
+    "there is no likelihood, so no log-likelihood, AIC or likelihood-ratio test."
+)
+AT_PQL = "The log-likelihood is Laplace's at these estimates, which do not maximise it."
+
+Callback = Callable[[dict[str, Any]], None] | None
+
+
+@dataclass(frozen=True)
+class PenalizedQuasiLikelihood:
+    """Penalised quasi-likelihood; for a linear model the same as ``lmer``.
+
+    Parameters
+    ----------
+    dispersion : "fixed", the family's own variance; "estimated", the family's times an estimated sigma^2, as
+        ``MASS::glmmPQL`` fits. Without effect on a family that has a dispersion parameter, which is always estimated.
+    reml : whether the variances are estimated by REML; None for REML with ``dispersion="fixed"`` and ML with
+        "estimated", as in glmmPQL.
+    control : settings of the inner fits and ``curvature`` of the log-likelihood that is reported.
+    tolerance : stop when the squared change of the linear predictor, in working standard errors, is below this.
+    max_iterations : working models after which the fit stops unconverged.
+
+    Raises
+    ------
+    ArgumentError : for a setting that no fit can use.
+
+    Example
+    -------
+    >>> import lmm
+    >>> herds = lmm.datasets.load("cbpp")
+    >>> method = lmm.PenalizedQuasiLikelihood(dispersion="estimated")
+    >>> fit = lmm.glmer("cbind(incidence, size - incidence) ~ period + (1|herd)", herds, family="binomial", method=method)
+    >>> round(fit.sigma, 4), fit.fixef().round(4).iloc[0]
+    (1.1845, -1.3274)
+    """
+
+    dispersion: str = "fixed"
+    reml: bool | None = None
+    control: Control = Control()
+    tolerance: float = 1e-12
+    max_iterations: int = 200
+    name = "pql"
+    models = ("linear", "generalized")
+
+    def __post_init__(self) -> None:
+        if self.dispersion not in DISPERSIONS:
+            known = ", ".join(map(repr, DISPERSIONS))
+            raise ArgumentError(f"dispersion={self.dispersion!r} is not one of {known}.{nearest(str(self.dispersion), DISPERSIONS)}")
+        if self.reml not in (None, True, False):
+            raise ArgumentError(f"reml={self.reml!r} must be True, False or None.")
+        if self.control.evaluate_only:
+            raise ArgumentError("evaluate_only=True: penalized quasi-likelihood iterates; at given variances use lmm.solve.")
+        check_limits(self.tolerance, self.max_iterations)
+
+    def fit(self, problem: Problem | GeneralizedProblem, start: np.ndarray | None = None, callback: Callback = None) -> Estimate:
+        """Iterate working models until the linear predictor repeats itself.
+
+        Parameters
+        ----------
+        problem : the rows of a design with a family, or the sums of a linear one.
+        start : theta (m,), or theta and beta, to begin from; a generalized linear model otherwise.
+        callback : called with each line of the trace: "objective" (the working model's criterion), "theta", "sigma",
+            "decrease" (squared change of the linear predictor in working standard errors) and "step" taken.
+        """
+        if isinstance(problem, Problem):
+            estimate = MaximumLikelihood(self.reml is not False, self.control).fit(problem, start, callback)
+            how = "REML" if estimate.reml else "maximum likelihood"
+            return replace(estimate, method=self.name, report=Report(f"Linear mixed model fit by {how} (penalized quasi-likelihood)"))
+        if not problem.family.has_intercept:
+            raise ArgumentError(f"method='pql' needs a family with a mean; {problem.family.name!r} has thresholds. Use method='laplace'.")
+        begin = perf_counter()
+        return _Iteration(self, problem, start, callback).run(begin)
+
+    @threads.limited()
+    def objective(self, problem: Problem | GeneralizedProblem, parameters: np.ndarray) -> float:
+        """-2 log-likelihood by Laplace's method at (theta, beta[, phi]); of a linear model the criterion at theta."""
+        if isinstance(problem, Problem):
+            return MaximumLikelihood(self.reml is not False, self.control).objective(problem, parameters)
+        if self.dispersion == "estimated" and not problem.family.has_dispersion:
+            raise ArgumentError("objective: with dispersion='estimated' there is no likelihood.")
+        return LaplaceLikelihood(self.control).objective(problem, parameters)
+
+
+class _Iteration:
+    """The state of one fit: coefficients, variances, dispersion and what was recorded."""
+
+    def __init__(self, method: PenalizedQuasiLikelihood, problem: GeneralizedProblem, start: np.ndarray | None, callback: Callback):
+        self.method, self.problem, self.callback = method, problem, callback
+        self.family, self.rows = problem.family, problem.rows
+        m, p = problem.n_theta, problem.p
+        psi = starting_values(problem)
+        self.gamma = psi[m : m + p]
+        phi = float(self.family.from_rho(psi[m + p :])) if self.family.has_dispersion else 1.0
+        self.scales = scales_variance(self.family, self.rows.y, self.rows.weights)
+        # whether the working residual variance is estimated; only a dispersion that does not scale it enters the weights
+        self.free = self.scales or (method.dispersion == "estimated" and not self.family.has_dispersion)
+        self.phi = 1.0 if self.scales else phi
+        self.reml = (method.dispersion == "fixed") if method.reml is None else method.reml
+        self.sigma = np.sqrt(phi) if self.scales else 1.0
+        self.theta = psi[:m]
+        if start is not None:
+            start = np.asarray(start, dtype=float)
+            self.theta = self._absolute(start[:m], 1.0 / self.sigma)
+            if len(start) > m:
+                self.gamma = self.rows.R @ start[m : m + p]
+        self.b = [np.zeros((size.k, size.J)) for size in problem.plan.terms]
+        self.eta = self.rows.predictor(self.gamma, self.b)
+        self.trace: list[dict[str, Any]] = []
+
+    def run(self, begin: float) -> Estimate:
+        """Iterate, and report."""
+        step, last, message, converged = 1.0, np.inf, "", False
+        with np.errstate(over="ignore", under="ignore"):
+            for _ in range(self.method.max_iterations):
+                try:
+                    change, step = self._once(step, last)
+                except (np.linalg.LinAlgError, FloatingPointError):
+                    message = "the working model could not be solved"
+                    break
+                if not np.isfinite(change):
+                    message = "no step stays among the possible means"
+                    break
+                if change <= self.method.tolerance * step**2:
+                    converged, message = True, "the linear predictor repeats itself"
+                    break
+                last = change
+            else:
+                message = f"stopped at the limit of {self.method.max_iterations} working models; the last step changed the "
+                message += f"linear predictor by {np.sqrt(last):.2g} working standard errors"
+        return self._estimate(begin, converged, message)
+
+    def _once(self, step: float, last: float) -> tuple[float, float]:
+        """One working model; the squared change of eta that its solution asks for, and the share of it that was taken."""
+        working = linearise(self.problem, self.eta, self.phi)
+        evaluate, outcome = self._variances(working)
+        value, inner = outcome.point.payload.value, working.problem
+        gamma = inner.beta0 + (solve_triangular(inner.R, value.beta) if inner.p else value.beta)
+        b = outcome.point.payload.modes
+        self.theta, self.cov, self.R = outcome.point.theta, value.cov, inner.R
+        self.sigma = float(np.sqrt(evaluate.variance(value)))
+        eta = self.rows.predictor(gamma, b)
+        change = float(np.sum(working.W * (eta - self.eta) ** 2)) / self.sigma**2
+        # a map that overshoots makes ever larger or equal steps: shorter ones damp it
+        step = max(step / 2.0, SHORTEST) if change > 0.9 * last else min(1.0, 1.25 * step)
+        while not self._possible(self.eta + step * (eta - self.eta)):
+            step /= 2.0
+            if step < 1e-6:
+                return np.inf, step
+        self.gamma = self.gamma + step * (gamma - self.gamma)
+        self.b = [old + step * (new - old) for old, new in zip(self.b, b, strict=True)]
+        self.eta = self.rows.predictor(self.gamma, self.b)
+        if self.family.has_dispersion and not self.scales:
+            phi = self._dispersion(evaluate, outcome)
+            change += self.problem.n * float(np.log(phi / self.phi)) ** 2
+            self.phi = phi
+        line = {
+            "objective": outcome.point.objective,
+            "theta": self._absolute(self.theta, self.sigma),
+            "sigma": self.sigma,
+            "decrease": change,
+            "step": step,
+        }
+        self.trace.append(line)
+        if self.callback is not None:
+            self.callback(line)
+        return change, step
+
+    def _variances(self, working: Linearised) -> tuple[Evaluator, Outcome]:
+        """REML or ML of the working model, begun where the last ended."""
+        evaluate, control = Evaluator(working.problem, self.reml, None if self.free else 1.0), self.method.control
+        outcome = minimize(
+            evaluate,
+            evaluate.move,
+            self.theta,
+            tolerance=control.tolerance,
+            max_evaluations=control.max_evaluations,
+            radius=control.radius,
+            escape=lambda point: escapes(working.problem, point.theta, point.payload.D),
+            refine=evaluate.refine,
+        )
+        return evaluate, snap(working.problem, evaluate, outcome, control.tolerance)
+
+    def _possible(self, eta: np.ndarray) -> bool:
+        """Whether every mean is one that the family can have."""
+        kernel = self.family.kernel(self.rows.y, eta, self.rows.weights, self.phi)
+        return bool(np.all(self.family.inside(eta)) and np.isfinite(kernel).all())
+
+    def _dispersion(self, evaluate: Evaluator, outcome: Outcome) -> float:
+        """phi at which the working residual variance is one, by bisection on log phi."""
+        payload, rows = outcome.point.payload, self.rows
+        effective = float(self.problem.p) if self.reml else 0.0
+        for D, T, b in zip(payload.D, payload.frame.T, payload.modes, strict=True):
+            u = np.linalg.pinv(T) @ b
+            effective += float(np.sum((T.T @ D) * T.T)) + float(np.sum(u * u))
+
+        def excess(log_phi: float) -> float:
+            phi = float(np.exp(log_phi))
+            r = self.family.derivatives(rows.y, self.eta, rows.weights, phi).d1
+            W = self.family.expected_weights(self.eta, rows.weights, phi).weight
+            return float(np.sum(r * r / np.maximum(W, 1e-300))) - (rows.n - effective)
+
+        low, high = np.log(self.phi) - REACH, np.log(self.phi) + REACH
+        at_low, at_high = excess(low), excess(high)
+        if at_low * at_high > 0:  # no root within reach: towards it
+            return float(np.exp(low if abs(at_low) < abs(at_high) else high))
+        for _ in range(60):
+            middle = (low + high) / 2.0
+            at_middle = excess(middle)
+            low, at_low, high = (middle, at_middle, high) if at_low * at_middle > 0 else (low, at_low, middle)
+        return float(np.exp((low + high) / 2.0))
+
+    def _absolute(self, theta: np.ndarray, sigma: float) -> np.ndarray:
+        """theta of covariances that are sigma^2 times as large."""
+        parts = []
+        for s, own in zip(self.problem.structures, self.problem.split(theta), strict=True):
+            T = sigma * s.factor(own)
+            parts.append(s.canonical(s.from_matrix(T @ T.T)))
+        return np.concatenate(parts)
+
+    def _estimate(self, begin: float, converged: bool, message: str) -> Estimate:
+        problem, family, rows = self.problem, self.family, self.rows
+        if not self.trace:
+            raise ArgumentError(f"penalized quasi-likelihood cannot begin: {message}. Give start=, or use method='laplace'.")
+        sigma = self.sigma
+        phi = sigma**2 if self.scales else self.phi
+        theta = self._absolute(self.theta, sigma)
+        factors = [s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)]
+        inner = solve_triangular(rows.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
+        half = inner @ solve_triangular(self.R, np.eye(problem.p)) if problem.p else inner
+        beta = inner @ self.gamma
+        quasi = self.free and not family.has_dispersion
+        objective = float("nan")
+        if not quasi:
+            u = [np.linalg.pinv(T) @ b for T, b in zip(factors, self.b, strict=True)]
+            objective = laplace(family, rows, factors, self.gamma, phi, u, uses_observed(family, self.method.control.curvature)).objective
+        seconds = {**problem.seconds, "optimise": perf_counter() - begin}
+        count = len(self.trace)
+        convergence = Convergence(converged, message, count, count, count, float(np.sqrt(self.trace[-1]["decrease"])), seconds)
+        how = "REML" if self.reml else "ML"
+        title = f"Generalized linear mixed model fit by penalized quasi-likelihood ({how} of the working model)"
+        return Estimate(
+            method=self.method.name,
+            reml=False,
+            beta=beta,
+            beta_cov_unscaled=half @ self.cov @ half.T * sigma**2,
+            theta=theta,
+            factors=tuple(factors),
+            sigma=sigma if quasi else family.sigma(phi) if family.has_dispersion else 1.0,
+            modes=tuple(np.ascontiguousarray(b.T) for b in self.b),
+            objective=objective,
+            n_parameters=problem.p + problem.n_theta + int(family.has_dispersion or quasi),
+            convergence=convergence,
+            trace=tuple(self.trace),
+            family=family,
+            phi=phi,
+            messages=tuple(diagnose(problem, problem.names, beta, problem.split(theta), phi)),
+            eta=self.eta,
+            report=Report(title, notes=(BIAS, QUASI if quasi else AT_PQL)),
+        )
+
+
+def scales_variance(family: Any, y: np.ndarray, weights: np.ndarray) -> bool:
+    """Whether the family has a dispersion and its variance is proportional to it."""
+    if not family.has_dispersion:
+        return False
+    mu = family.initial_mu(y, weights)
+    one, four = family.variance(mu, 1.0), family.variance(mu, 4.0)
+    return bool(np.allclose(four, 4.0 * one, rtol=1e-10, atol=0.0))
