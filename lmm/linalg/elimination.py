@@ -10,7 +10,8 @@ some columns of the tail. With W_j = T (I + T'A_jT)^-1 T' = (A_j + G^-1)^-1 (no 
 where B_j joins it to what comes later. Nested factors stay block-diagonal, because a level touches
 one ancestor only. :class:`System` holds A, :func:`factorize` runs the recursion, :func:`reduce` and
 :func:`solve` carry right-hand sides down and back, :func:`traces` gives sum_j Q_jj of
-Q = A - A (A + G^-1)^-1 A, the derivative of log|M| with respect to G (section "trace recursion").
+Q = A - A (A + G^-1)^-1 A, the derivative of log|M| with respect to G (section "trace recursion"); :func:`sample` draws from
+N(0, (A + G^-1)^-1).
 
 References: Bates et al. (2015), J. Stat. Softw. 67(1); Takahashi et al. (1973) for the recursion on
 the inverse.
@@ -181,6 +182,27 @@ def solve(
         later.insert(0, b)
         residuals.insert(0, u - small.apply(member.A, b))
     return Vectors(tuple(later), b_tail), Vectors(tuple(residuals), e_tail)
+
+
+def sample(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], z: Vectors) -> Vectors:
+    """S z with S S' = N = (A + G^-1)^-1: for standard normal z, draws from the random effects' conditional distribution.
+
+    Back through the elimination, the tail first: T L^-T z, then b_j = X_j' z_j - W_j (B_j b_later), the conditional mean of
+    a level given what comes later and noise of its own conditional variance W_j = X_j'X_j.
+    """
+    b_tail = z.tail
+    if layout:
+        b_tail = tail.scale_rows(xp, layout, tail_T, tail.backward(xp, factor.tail, z.tail).T, transpose=False).T
+    later: list[Array] = []
+    for i in range(len(factor.chain) - 1, -1, -1):
+        member = factor.chain[i]
+        b = small.apply_transpose(member.X, z.chain[i])
+        for s, parent in enumerate(member.parents):
+            b = b - small.apply(member.W, small.apply(parent.B, later[s][:, :, parent.index]))
+        if member.coupling is not None:
+            b = b - small.apply(member.W, member.coupling.from_tail(xp, b_tail))
+        later.insert(0, b)
+    return Vectors(tuple(later), b_tail)
 
 
 def inner(reduced: Reduced) -> Array:

@@ -93,6 +93,20 @@ def test_solutions_residuals_and_inner_products(name: str, kind: str) -> None:
 
 
 @cases
+def test_samples_have_the_conditional_covariance(name: str, kind: str) -> None:
+    """S S' = N exactly, S read off unit vectors; and the covariance of S z for standard normal z."""
+    c = case(name, kind)
+    N = c.dense.N
+    S = c.flat(elimination.sample(np, c.factor, c.plan.layout, c.tail_T, c.vectors(np.eye(c.dense.q))))  # row i is S e_i
+    np.testing.assert_allclose(S.T @ S, N, atol=1e-10)
+    count = 4000
+    z = np.random.default_rng(7).normal(size=(count, c.dense.q))
+    drawn = c.flat(elimination.sample(np, c.factor, c.plan.layout, c.tail_T, c.vectors(z)))
+    found, spread = drawn.T @ drawn / count, np.sqrt((np.outer(np.diagonal(N), np.diagonal(N)) + N**2) / count)
+    assert np.all(np.abs(found - N) <= 6.0 * spread + 1e-12)
+
+
+@cases
 def test_traces(name: str, kind: str) -> None:
     """sum_j Q_jj of Q = A - A N A, for the chain's terms and the tail's."""
     c = case(name, kind)
