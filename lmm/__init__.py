@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lmm import covariance, datasets, families
+    from lmm import covariance, datasets, families, priors
     from lmm.api import lmer
     from lmm.api_generalized import glmer
     from lmm.api_solve import solve
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from lmm.estimators.likelihood import MaximumLikelihood
     from lmm.estimators.mackay import MacKay
     from lmm.estimators.pql import PenalizedQuasiLikelihood
+    from lmm.estimators.variational import VariationalBayes
     from lmm.linalg.backend import enable_compile_cache
     from lmm.results import Fit
 
@@ -64,6 +65,7 @@ __all__ = [
     "RankWarning",
     "ResponseError",
     "SingularFitWarning",
+    "VariationalBayes",
     "__version__",
     "covariance",
     "datasets",
@@ -71,10 +73,11 @@ __all__ = [
     "families",
     "glmer",
     "lmer",
+    "priors",
     "solve",
 ]
 
-_MODULES = frozenset({"covariance", "datasets", "families"})
+_MODULES = frozenset({"covariance", "datasets", "families", "priors"})
 _HOMES = {
     "lmer": "lmm.api",
     "glmer": "lmm.api_generalized",
@@ -86,6 +89,7 @@ _HOMES = {
     "MacKay": "lmm.estimators.mackay",
     "PenalizedQuasiLikelihood": "lmm.estimators.pql",
     "enable_compile_cache": "lmm.linalg.backend",
+    "VariationalBayes": "lmm.estimators.variational",
     "Fit": "lmm.results",
 }
 

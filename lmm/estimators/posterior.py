@@ -11,6 +11,8 @@ import jax
 import numpy as np
 
 from lmm.errors import ArgumentError
+from lmm.estimators.laplace import LaplaceLikelihood
+from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.linalg import backend
 from lmm.model import scales
 from lmm.model.joint import Model
@@ -25,6 +27,13 @@ def need(package: str, what: str) -> None:
     """ArgumentError where an optional package is missing."""
     if importlib.util.find_spec(package) is None:
         raise ArgumentError(f"{what} needs {package}; install it with: pip install 'lmm[bayes]'")
+
+
+def likelihood_fit(problem: Problem | GeneralizedProblem, start: np.ndarray | None) -> Estimate:
+    """The maximum-likelihood fit, from which a search or a chain begins: it costs a small part of what follows."""
+    if isinstance(problem, Problem):
+        return MaximumLikelihood(False).fit(problem, start)
+    return LaplaceLikelihood().fit(problem, start)
 
 
 @lru_cache(maxsize=32)

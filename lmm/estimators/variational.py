@@ -25,11 +25,12 @@ from scipy.stats import qmc
 
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators.control import Control
-from lmm.estimators.posterior import KEEP, covariances_at, estimate_from, mean_covariance, need
+from lmm.estimators.posterior import KEEP, covariances_at, estimate_from, likelihood_fit, mean_covariance, need
+from lmm.estimators.variational_start import begin_at, dense_terms
 from lmm.linalg import backend
 from lmm.model import elbo, scales
 from lmm.model.elbo import FAMILIES, Approximation, Parameters, Rules
-from lmm.model.joint import Model, RowData, Sums, make_model, make_row_data, make_sums, start_of, units_of
+from lmm.model.joint import Model, RowData, Sums, make_model, make_row_data, make_sums, units_of
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Draws, Estimate, Report
 from lmm.priors import Prior, resolve
@@ -38,9 +39,15 @@ Array = Any
 
 #: steps of L-BFGS, of Adam, in one compiled call; a window of the convergence test
 CHUNK, WINDOW = 20, 200
-#: times that Adam's rate is cut before a stalled bound ends the search
-CUTS = 3
-TITLES = {"mean_field": "mean-field Gaussian", "full_rank": "full-rank Gaussian over parameters", "partial": "partially factorised Gaussian"}
+#: windows without a better average before Adam's rate is cut, and cuts before the search ends
+PATIENCE, CUTS = 4, 4
+#: numbers in the cross-products of two factors up to which they are held dense
+DENSE_PAIRS = 8_000_000
+TITLES = {
+    "mean_field": "mean-field Gaussian",
+    "full_rank": "full-rank Gaussian over parameters",
+    "partial": "partially factorised Gaussian",
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,8 @@ class VariationalBayes:
     learning_rate : of Adam.
     batch_size : rows per step of a generalized model; None for all. A linear model is held by its sums and needs none.
     steps : most steps.
-    tolerance : relative change of the averaged bound at which the search stops; None for 1e-9, 1e-5 on minibatches.
+    tolerance : relative change of the averaged bound at which the search stops; None for 1e-8 (1e-7 with Adam, 1e-5 on
+        minibatches).
     points : quadrature points per row of a generalized model.
     draws : draws from the approximation that are kept in ``fit.draws``.
     rng : seed or generator of the draws and minibatches.
@@ -95,7 +103,8 @@ class VariationalBayes:
         for key, known in (("approximation", FAMILIES), ("transform", scales.TRANSFORMS)):
             value = getattr(self, key)
             if value not in known:
-                raise ArgumentError(f"VariationalBayes: {key}={value!r} is not one of {', '.join(map(repr, known))}.{nearest(value, known)}")
+                names = ", ".join(map(repr, known))
+                raise ArgumentError(f"VariationalBayes: {key}={value!r} is not one of {names}.{nearest(str(value), known)}")
         if isinstance(self.sigma, str) and self.sigma not in ("estimate", "posterior"):
             raise ArgumentError(f"VariationalBayes: sigma={self.sigma!r} must be 'estimate', 'posterior' or a positive number.")
         for key in ("steps", "points", "draws", "learning_rate", "tolerance", "batch_size", "sigma"):
@@ -113,34 +122,33 @@ class VariationalBayes:
         start: np.ndarray | None = None,
         callback: Callable[[dict[str, Any]], None] | None = None,
     ) -> Estimate:
-        """Maximise the bound; ``start`` (theta) sets the covariances to begin from."""
+        """Maximise the bound, from the maximum-likelihood fit; ``start`` (theta) is where that begins."""
         need("optax", "method='vi'")
         begin = perf_counter()
         rng = np.random.default_rng(self.rng)
         linear = isinstance(problem, Problem)
-        first = start_of(problem, start)
-        how = Approximation(self.approximation, ("fixed" if not isinstance(self.sigma, str) else self.sigma) if linear else "fixed")
-        sigma = first.sigma if isinstance(self.sigma, str) else float(self.sigma)
         model = make_model(problem, self.transform, resolve(self.priors, problem.names, problem.labels, units_of(problem)))
         _check_link(model)
-        data: Sums | RowData = make_sums(problem, sigma) if isinstance(problem, Problem) else make_row_data(problem, first.beta)
-        unit = effect_units(problem, first.covariances, sigma, first.information)
-        floors = [scales.FLOOR / np.sqrt(np.maximum(np.diagonal(g), 1e-300)) for g in problem.grams()]
-        zeta = scales.from_covariances(model.terms, first.covariances, floors, self.transform)
-        q = elbo.initial(model, how, zeta, sigma, first.phi)
+        treatment = self.sigma if isinstance(self.sigma, str) and linear else "fixed"
+        how = Approximation(self.approximation, treatment, dense_terms(model) if self.approximation == "partial" else ())
+        near = likelihood_fit(problem, start)
+        sigma = near.sigma if isinstance(self.sigma, str) or not linear else float(self.sigma)
+        data: Sums | RowData = make_sums(problem, sigma, DENSE_PAIRS) if isinstance(problem, Problem) else make_row_data(problem, near.beta)
+        first, unit = begin_at(problem, near, model, how, sigma, np.asarray(data.shift), np.asarray(data.unit))
+        q = elbo.initial(model, how, first, unit)
         rules = make_rules(model.size, self.points)
         fixed = np.asarray(sigma)
         batches = self.batch_size is not None and not linear and self.batch_size < problem.n
         rows = int(self.batch_size or problem.n) if batches else 0
         with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
             arguments = backend.put((data, unit, rules, fixed))
-            q, trace, converged, message = self._climb(backend.put(q), arguments, model, how, rows, rng, callback)
-            value, _ = compiled_bound(model, how)(q, *arguments, np.ones(()))
+            q, value, trace, converged, message = self._climb(backend.put(q), arguments, model, how, rows, rng, callback)
             g = jax.tree.map(np.asarray, elbo.unpack(model, how, q, unit))
             q = jax.tree.map(np.asarray, q)
         elapsed = perf_counter() - begin
-        convergence = Convergence(converged, message, len(trace), len(trace), len(trace), float("nan"), {**problem.seconds, "optimise": elapsed})
-        notes = (
+        seconds = {**problem.seconds, "optimise": elapsed}
+        convergence = Convergence(converged, message, len(trace), len(trace), len(trace), float("nan"), seconds)
+        notes: tuple[str, ...] = (
             "Estimates are means of the approximate posterior and 'Posterior SD' its standard deviations; standard deviations and "
             "correlations of the random effects are posterior means as well.",
         )
@@ -186,107 +194,203 @@ class VariationalBayes:
         rows: int,
         rng: np.random.Generator,
         callback: Callable[[dict[str, Any]], None] | None,
-    ) -> tuple[Parameters, list[dict[str, Any]], bool, str]:
-        import optax
-
+    ) -> tuple[Parameters, float, list[dict[str, Any]], bool, str]:
         noisy = rows > 0
         wanted = ("adam" if noisy else "lbfgs") if self.optimizer == "auto" else self.optimizer
-        tolerance = self.tolerance or (1e-5 if noisy else 1e-9 if wanted == "lbfgs" else 1e-7)
-        window = CHUNK if wanted == "lbfgs" else WINDOW
-        run, state = _runner(wanted, self.learning_rate, model, how, rows, window), None
-        rate, trace, cuts, last = 1.0, [], 0, -np.inf
-        best = q
+        tolerance = self.tolerance or (1e-5 if noisy else 1e-8 if wanted == "lbfgs" else 1e-7)
+        search: _QuasiNewton | _Stochastic
+        if wanted == "lbfgs":
+            search = _QuasiNewton(q, arguments, model, how)
+        else:
+            search = _Stochastic(q, arguments, model, how, wanted, self.learning_rate, rows, rng)
+        trace: list[dict[str, Any]] = []
+        cuts, waited, top, best = 0, 0, -np.inf, q
+        converged, message = False, f"the bound still changed after {self.steps} steps; raise steps="
         while len(trace) < self.steps:
-            if state is None:
-                state = _optimizer(optax, wanted, self.learning_rate).init(q)
-            key = np.asarray(rng.integers(0, 2**32, 2, dtype=np.uint32))
-            q, state, average, record = run(q, state, key, np.asarray(rate), *arguments)
-            record = jax.tree.map(np.asarray, record)
-            for i in range(window):
-                line = {name: values[i] for name, values in record.items()}
-                trace.append({"elbo": float(line.pop("elbo")), **line})
-            mean = float(np.mean(record["elbo"]))
+            lines = search.window()
+            trace += lines
+            mean = float(np.mean([line["elbo"] for line in lines]))
+            gain, top = mean - top, max(mean, top)
             if callback is not None:
-                theta = np.asarray(record["sd"][-1])
-                callback({"objective": -2.0 * mean, "theta": theta, "decrease": abs(mean - last)})
+                callback({"objective": -2.0 * mean, "theta": lines[-1]["sd"], "decrease": abs(gain)})
             if not np.isfinite(mean):
-                return best, trace, False, "the evidence lower bound is not finite; try a smaller learning_rate, or other priors"
-            best = average if wanted != "lbfgs" else q
-            if abs(mean - last) <= tolerance * abs(mean):
-                if wanted == "lbfgs" or cuts >= CUTS:
-                    return best, trace, True, f"the averaged bound changed by less than {tolerance:g} of itself over {window} steps"
-                cuts, rate = cuts + 1, rate / 3.0
-            elif noisy and mean < last:  # the noise of the minibatches outweighs what a step gains
-                if cuts >= CUTS:
-                    return best, trace, True, "the averaged bound no longer rises above the noise of the minibatches"
-                cuts, rate = cuts + 1, rate / 3.0
-            last = mean
-        return best, trace, False, f"the bound still changed after {self.steps} steps; raise steps="
+                message = "the evidence lower bound is not finite; try a smaller learning_rate, or other priors"
+                break
+            best = search.parameters
+            waited = waited + 1 if gain <= tolerance * abs(mean) else 0
+            if search.stuck or (waited and wanted == "lbfgs") or (waited >= PATIENCE and cuts >= CUTS):
+                converged = True
+                message = f"the bound, averaged over {len(lines)} steps, rose by less than {tolerance:g} of itself"
+                break
+            if waited >= PATIENCE:  # the noise outweighs what a step gains
+                cuts, waited = cuts + 1, 0
+                search.cut()
+        value = -float(search.value) if isinstance(search, _QuasiNewton) else float(compiled_bound(model, how)(best, *arguments))
+        return best, value, trace, converged, message
 
 
-def _optimizer(optax: Any, wanted: Any, rate: float) -> Any:
-    if wanted == "lbfgs":
-        return optax.lbfgs(memory_size=20)
-    return optax.adam(rate) if wanted == "adam" else wanted
+class _QuasiNewton:
+    """L-BFGS on all rows: optax's direction, the step halved until the bound rises enough (Armijo)."""
+
+    def __init__(self, q: Parameters, arguments: tuple[Any, ...], model: Model, how: Approximation):
+        leaves, self.tree = jax.tree.flatten(q)
+        self.shapes = tuple(np.shape(leaf) for leaf in leaves)
+        self.x = np.concatenate([np.ravel(leaf) for leaf in leaves])
+        self.arguments = arguments
+        self.evaluate, self.begin, self.direct, self.move = _quasi_newton(model, how, self.tree, self.shapes)
+        self.value, self.gradient, self.shown = self.evaluate(self.x, *arguments)
+        self.state = self.begin(self.x)
+        self.stuck = False
+
+    @property
+    def parameters(self) -> Parameters:
+        """Where the search is."""
+        q: Parameters = _unravel(self.x, self.tree, self.shapes)
+        return q
+
+    def window(self) -> list[dict[str, Any]]:
+        """A window of steps; what each recorded."""
+        lines = []
+        for _ in range(CHUNK):
+            lines.append({"elbo": -float(self.value), **{name: np.asarray(v) for name, v in self.shown.items()}})
+            if not self._step():
+                self.stuck = True
+                break
+        return lines
+
+    def _step(self) -> bool:
+        for fresh in (False, True):
+            if fresh:
+                self.state = self.begin(self.x)
+            direction, state, slope = self.direct(self.gradient, self.state, self.x)
+            if slope >= 0:
+                continue
+            length = 1.0
+            for _ in range(30):
+                new = self.move(self.x, direction, np.asarray(length))
+                value, gradient, shown = self.evaluate(new, *self.arguments)
+                if np.isfinite(value) and value <= self.value + 1e-4 * length * slope:
+                    self.x, self.value, self.gradient, self.shown, self.state = new, value, gradient, shown, state
+                    return True
+                length *= 0.5 if np.isfinite(value) else 0.1
+        return False
+
+    def cut(self) -> None:
+        """Nothing to cut."""
+
+
+class _Stochastic:
+    """A gradient transformation of optax, on all rows or on minibatches; the parameters are averages over a window."""
+
+    stuck = False
+
+    def __init__(
+        self,
+        q: Parameters,
+        arguments: tuple[Any, ...],
+        model: Model,
+        how: Approximation,
+        wanted: Any,
+        rate: float,
+        rows: int,
+        rng: np.random.Generator,
+    ):
+        self.q = self.parameters = q
+        self.arguments, self.rng, self.scale = arguments, rng, 1.0
+        self.begin, self.run = _stochastic(wanted, rate, model, how, rows)
+        self.state = self.begin(q)
+
+    def window(self) -> list[dict[str, Any]]:
+        """A window of steps; what each recorded."""
+        key = np.asarray(self.rng.integers(0, 2**32, 2, dtype=np.uint32))
+        self.q, self.state, self.parameters, record = self.run(self.q, self.state, key, np.asarray(self.scale), *self.arguments)
+        record = jax.tree.map(np.asarray, record)
+        return [{name: float(v[i]) if v.ndim == 1 else v[i] for name, v in record.items()} for i in range(WINDOW)]
+
+    def cut(self) -> None:
+        """A third of the rate from here on."""
+        self.scale /= 3.0
+
+
+def _shown(q: Parameters, data: Any, model: Model, how: Approximation) -> dict[str, Array]:
+    """What the trace records."""
+    own = zip(model.terms, scales.split(model.terms, q["zeta"]), strict=True)
+    sd = jnp.concatenate([scales.positive(zeta[: term.k], model.transform) for term, zeta in own])
+    shown = {"sd": sd, "beta": data.shift + data.unit * q["d"]}
+    if how.sigma == "estimate":
+        shown["sigma"] = jnp.exp(q["log_sigma"])
+    return shown
+
+
+def _unravel(x: Array, tree: Any, shapes: tuple[tuple[int, ...], ...]) -> Any:
+    """The tree of arrays that a flat vector holds."""
+    stops = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    leaves = [x[stop - int(np.prod(shape)) : stop].reshape(shape) for shape, stop in zip(shapes, stops, strict=True)]
+    return jax.tree.unflatten(tree, leaves)
+
+
+@lru_cache(maxsize=32)
+def _quasi_newton(model: Model, how: Approximation, tree: Any, shapes: tuple[tuple[int, ...], ...]) -> tuple[Callable[..., Any], ...]:
+    """Compiled pieces of a quasi-Newton step on flat vectors: minus the bound with its gradient, first state, direction, move."""
+    import optax
+
+    optimizer = optax.scale_by_lbfgs(memory_size=20)
+
+    def evaluate(x: Array, data: Any, unit: Any, rules: Any, sigma: Any) -> Any:
+        backend.traces["vi"] += 1
+
+        def loss(x: Array) -> tuple[Array, Parameters]:
+            q = _unravel(x, tree, shapes)
+            return -elbo.bound(q, data, unit, rules, sigma, jnp.ones(()), model, how)[0], q
+
+        (value, q), gradient = jax.value_and_grad(loss, has_aux=True)(x)
+        return value, gradient, _shown(q, data, model, how)
+
+    def direct(gradient: Array, state: Any, x: Array) -> Any:
+        update, state = optimizer.update(gradient, state, x)
+        return -update, state, -jnp.vdot(update, gradient)
+
+    return jax.jit(evaluate), jax.jit(optimizer.init), jax.jit(direct), jax.jit(lambda x, direction, length: x + length * direction)
 
 
 @lru_cache(maxsize=32)
 def compiled_bound(model: Model, how: Approximation) -> Callable[..., Any]:
     """The bound, jitted for one structure."""
 
-    def of(*arguments: Any) -> Any:
-        backend.traces["elbo"] += 1
-        return elbo.bound(*arguments, model=model, how=how)
+    def of(q: Parameters, data: Any, unit: Any, rules: Any, sigma: Any) -> Array:
+        backend.traces["vi"] += 1
+        return elbo.bound(q, data, unit, rules, sigma, jnp.ones(()), model, how)[0]
 
     return jax.jit(of)
 
 
 @lru_cache(maxsize=32)
-def _runner(wanted: Any, rate: float, model: Model, how: Approximation, rows: int, steps: int) -> Callable[..., Any]:
-    """``steps`` steps of the optimiser in one compiled call: parameters, state, averaged parameters, what is recorded."""
+def _stochastic(wanted: Any, rate: float, model: Model, how: Approximation, rows: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """First state, and a window of steps in one compiled call: parameters, state, averaged parameters, what is recorded."""
     import optax
 
-    optimizer = _optimizer(optax, wanted, rate)
+    optimizer = optax.adam(rate) if wanted == "adam" else wanted
 
     def run(q: Parameters, state: Any, key: Array, scale: Array, data: Any, unit: Any, rules: Any, sigma: Any) -> Any:
         backend.traces["vi"] += 1
         n = data.y.shape[0] if isinstance(data, RowData) else 1
 
-        def loss(q: Parameters, part: Any, share: Array) -> Array:
-            return -elbo.bound(q, part, unit, rules, sigma, share, model, how)[0]
-
         def step(carry: Any, own: Array) -> Any:
             q, state, total = carry
-            if rows:
-                index = jax.random.randint(own, (rows,), 0, n)
-                part = _take(data, index)
-                value, gradient = jax.value_and_grad(loss)(q, part, jnp.asarray(rows / n))
-            elif wanted == "lbfgs":
-                value, gradient = optax.value_and_grad_from_state(lambda q: loss(q, data, jnp.ones(())))(q, state=state)
-            else:
-                value, gradient = jax.value_and_grad(loss)(q, data, jnp.ones(()))
-            if wanted == "lbfgs":
-                updates, state = optimizer.update(
-                    gradient, state, q, value=value, grad=gradient, value_fn=lambda q: loss(q, data, jnp.ones(()))
-                )
-            else:
-                updates, state = optimizer.update(gradient, state, q)
-                updates = jax.tree.map(lambda u: scale * u, updates)
-            sd = jnp.concatenate(
-                [scales.positive(own[: t.k], model.transform) for t, own in zip(model.terms, scales.split(model.terms, q["zeta"]), strict=True)]
-            )
-            record = {"elbo": -value, "sd": sd, "beta": data.shift + data.unit * q["d"]}
-            if how.sigma == "estimate":
-                record["sigma"] = jnp.exp(q["log_sigma"])
-            q = optax.apply_updates(q, updates)
+            part = _take(data, jax.random.randint(own, (rows,), 0, n)) if rows else data
+            share = jnp.asarray(rows / n if rows else 1.0)
+            value, gradient = jax.value_and_grad(lambda q: -elbo.bound(q, part, unit, rules, sigma, share, model, how)[0])(q)
+            updates, state = optimizer.update(gradient, state, q)
+            record = {"elbo": -value, **_shown(q, data, model, how)}
+            q = jax.tree.map(lambda a, u: a + scale * u, q, updates)
             return (q, state, jax.tree.map(jnp.add, total, q)), record
 
         zero = jax.tree.map(jnp.zeros_like, q)
-        keys = jax.random.split(jax.random.wrap_key_data(key), steps)
+        keys = jax.random.split(jax.random.wrap_key_data(key), WINDOW)
         (q, state, total), record = jax.lax.scan(step, (q, state, zero), keys)
-        return q, state, jax.tree.map(lambda v: v / steps, total), record
+        return q, state, jax.tree.map(lambda v: v / WINDOW, total), record
 
-    return jax.jit(run)
+    return jax.jit(optimizer.init), jax.jit(run)
 
 
 def _take(data: RowData, index: Array) -> RowData:
@@ -316,24 +420,13 @@ def make_rules(size: int, points: int) -> Rules:
     return Rules(nodes, weights, line, line_weights / np.sqrt(2.0 * np.pi))
 
 
-def effect_units(problem: Problem | GeneralizedProblem, covariances: list[np.ndarray], sigma: float, weight: float) -> list[np.ndarray]:
-    """Standard deviations (k, J) of the effects given the rest, roughly: (Z'WZ_jj / sigma^2 + 1 / var)^-1/2."""
-    diag = problem.cross.diag if isinstance(problem, Problem) else problem.rows.pattern.diag
-    out = []
-    for A, G in zip(diag, covariances, strict=True):
-        own = np.einsum("aaj->aj", A) * weight / sigma**2
-        prior = 1.0 / np.maximum(np.diagonal(G), 1e-8 * max(float(np.trace(G)), 1e-300))
-        out.append(1.0 / np.sqrt(own + prior[:, None]))
-    return out
-
-
 def _check_link(model: Model) -> None:
     """ArgumentError where a normal linear predictor leaves the link's range."""
     if model.family is not None and np.isfinite(model.family.eta_bounds).any():
         low, high = model.family.eta_bounds
         raise ArgumentError(
-            f"link {model.family.link.name!r} takes linear predictors between {low:g} and {high:g} only, where a normal approximation of them "
-            "has no place; use another link, such as 'log' or 'logit', or method='laplace'."
+            f"link {model.family.link.name!r} takes linear predictors between {low:g} and {high:g} only, where a normal approximation "
+            "of them has no place; use another link, such as 'log' or 'logit', or method='laplace'."
         )
 
 
@@ -382,7 +475,7 @@ class Found:
     def draws(self, count: int, rng: np.random.Generator) -> Draws:
         """Independent draws, one chain."""
         model, g = self.model, self.g
-        z = rng.standard_normal((count, model.size + model.p))
+        z = rng.standard_normal((count, self.beta_factor.shape[1]))
         zeta, beta = g.zeta + z[:, : model.size] @ g.zeta_factor.T, self.beta + z @ self.beta_factor.T
         sigma = phi = None
         if model.family is None:

@@ -10,7 +10,9 @@ and the bound E_q[log p(y, b, theta) - log q]. Three families restrict it:
     full_rank    L lower triangular in zeta and in beta, S_j diagonal, C_j = 0. Given independent b the best q has no
                  covariance between zeta and beta, so the two blocks are the whole of it.
     partial      L lower triangular, C_j free, S_j lower triangular: effects of different levels are independent given theta
-                 (partially factorised; Goplerud, Papaspiliopoulos & Zanella 2025, Biometrika 112)
+                 (partially factorised; Goplerud, Papaspiliopoulos & Zanella 2025, Biometrika 112). The effects of ``dense`` terms,
+                 factors with few levels, join theta: (zeta, beta, b_dense) ~ N(mu, L L'), and the others depend on them too.
+                 Without that a factor crossed or nested with others loses its variance to them.
 
 Expectations are exact or by fixed quadrature: the Gaussian likelihood needs E[RSS], a quadratic form; another likelihood one
 Gauss-Hermite rule per row, eta_i being normal; E[tr(G(zeta)^-1 sum_j b_j b_j')] and the priors a rule over zeta alone. The bound is
@@ -37,10 +39,16 @@ FAMILIES = ("mean_field", "full_rank", "partial")
 
 
 class Approximation(NamedTuple):
-    """What is fixed when the bound is compiled: the family of q, and how sigma is treated ("fixed", "estimate", "posterior")."""
+    """What is fixed when the bound is compiled: the family of q, how sigma is treated ("fixed", "estimate", "posterior"), and
+    the terms of the partial family whose effects join the parameters."""
 
     family: str
     sigma: str
+    dense: tuple[int, ...] = ()
+
+    def globals(self, model: Model) -> int:
+        """Size of e: zeta, beta and the effects of the dense terms."""
+        return model.size + model.p + sum(model.terms[t].k * model.terms[t].J for t in self.dense)
 
 
 class Rules(NamedTuple):
@@ -53,15 +61,16 @@ class Rules(NamedTuple):
 
 
 class Gaussian(NamedTuple):
-    """q taken apart: means and factors of zeta and d, effects' means m (k, J), couplings C (z + p, k, J), factors S (k, k, J)."""
+    """q taken apart: means and factors of zeta and d, effects' means m (k, J), couplings C, factors S (k, k, J)."""
 
     zeta: Array
     zeta_factor: Array  # (z, z)
     d: Array
-    d_factor: Array  # (p, z + p), columns of e
+    d_factor: Array  # (p, e)
     m: list[Array]
-    C: list[Array] | None
+    C: list[Array] | None  # (e, k, J)
     S: list[Array]
+    log_diagonal: Array  # of L, summed over all
 
 
 def triangle(raw: Array, size: int) -> Array:
@@ -83,45 +92,77 @@ def _level_factors(raw: Array, k: int) -> Array:
 def unpack(model: Model, how: Approximation, q: Parameters, unit: list[Array]) -> Gaussian:
     """The Gaussian that parameters stand for; ``unit`` (k, J) per term scales the effects."""
     z, p = model.size, model.p
-    if how.family == "partial":
-        L = triangle(q["globals"], z + p)
-        zeta_factor, d_factor = L[:z, :z], L[z:]
-        C = [own * u[None] for own, u in zip(q["coupling"], unit, strict=True)]
-        S = [_level_factors(raw, term.k) * u[:, None] for raw, term, u in zip(q["spread"], model.terms, unit, strict=True)]
-    else:
-        if how.family == "full_rank":
-            zeta_factor, own_factor = triangle(q["zeta_factor"], z), triangle(q["d_factor"], p)
-        else:
-            zeta_factor, own_factor = jnp.diag(jnp.exp(q["zeta_factor"])), jnp.diag(jnp.exp(q["d_factor"]))
-        d_factor = jnp.concatenate([jnp.zeros((p, z)), own_factor], axis=1)
-        C = None
-        S = [jnp.eye(term.k)[:, :, None] * (jnp.exp(raw) * u)[:, None] for raw, term, u in zip(q["spread"], model.terms, unit, strict=True)]
     m = [own * u for own, u in zip(q["m"], unit, strict=True)]
-    return Gaussian(q["zeta"], zeta_factor, q["d"], d_factor, m, C, S)
+    if how.family == "partial":
+        L = triangle(q["globals"], how.globals(model))
+        free = iter(zip(q["coupling"], q["spread"], strict=True))
+        at, C, S = z + p, [], []
+        log_diagonal = jnp.sum(jnp.log(jnp.diagonal(L)))
+        for t, (term, u) in enumerate(zip(model.terms, unit, strict=True)):
+            if t in how.dense:
+                own = L[at : at + term.k * term.J].T.reshape(-1, term.k, term.J)
+                C.append(own * u[None])
+                S.append(jnp.zeros((term.k, term.k, term.J)))
+                log_diagonal = log_diagonal + jnp.sum(jnp.log(u))
+                at += term.k * term.J
+            else:
+                coupling, spread = next(free)
+                C.append(jnp.tensordot(L.T, coupling * u[None], 1))  # regressions on the parameters themselves
+                S.append(_level_factors(spread, term.k) * u[:, None])
+        return Gaussian(q["zeta"], L[:z, :z], q["d"], L[z : z + p], m, C, S, log_diagonal)
+    if how.family == "full_rank":
+        zeta_factor, own_factor = triangle(q["zeta_factor"], z), triangle(q["d_factor"], p)
+    else:
+        zeta_factor, own_factor = jnp.diag(jnp.exp(q["zeta_factor"])), jnp.diag(jnp.exp(q["d_factor"]))
+    d_factor = jnp.concatenate([jnp.zeros((p, z)), own_factor], axis=1)
+    S = [jnp.eye(term.k)[:, :, None] * (jnp.exp(raw) * u)[:, None] for raw, term, u in zip(q["spread"], model.terms, unit, strict=True)]
+    log_diagonal = jnp.sum(jnp.log(jnp.diagonal(zeta_factor))) + jnp.sum(jnp.log(jnp.diagonal(own_factor)))
+    return Gaussian(q["zeta"], zeta_factor, q["d"], d_factor, m, None, S, log_diagonal)
 
 
-def initial(model: Model, how: Approximation, zeta: np.ndarray, sigma: float, phi: float) -> Parameters:
-    """Parameters to begin from: effects at zero with their units for standard deviations."""
+class Begin(NamedTuple):
+    """Where a search begins: zeta, d, effects (k, J) per term, and of the partial family the effects' regressions on
+    (zeta, d, dense effects) (e, k, J) per term that is not dense, and L (e, e); sigma and phi."""
+
+    zeta: np.ndarray
+    d: np.ndarray
+    effects: list[np.ndarray]
+    regressions: list[np.ndarray]
+    factor: np.ndarray
+    sigma: float
+    phi: float
+
+
+def initial(model: Model, how: Approximation, begin: Begin, unit: list[np.ndarray]) -> Parameters:
+    """Parameters to begin from; effects have their units for standard deviations."""
     z, p = model.size, model.p
     spread = [np.zeros((term.k, term.J)) for term in model.terms]
-    q: Parameters = {"zeta": zeta, "d": np.zeros(p), "m": [np.zeros((term.k, term.J)) for term in model.terms], "spread": spread}
-    small = np.concatenate([np.full(term.size, -0.5 * math.log(2.0 * term.J)) for term in model.terms])
+    m = [b / u for b, u in zip(begin.effects, unit, strict=True)]
+    q: Parameters = {"zeta": begin.zeta, "d": begin.d, "m": m, "spread": spread}
+    small = np.log(zeta_spread(model))
     if how.family == "partial":
-        q["globals"] = np.concatenate([small, np.zeros(p), np.zeros((z + p) * (z + p - 1) // 2)])
-        q["coupling"] = [np.zeros((z + p, term.k, term.J)) for term in model.terms]
-        q["spread"] = [np.zeros((term.k * (term.k + 1) // 2, term.J)) for term in model.terms]
+        L = begin.factor
+        q["globals"] = np.concatenate([np.log(np.diagonal(L)), L[np.tril_indices(len(L), -1)]])
+        free = [t for t in range(len(model.terms)) if t not in how.dense]
+        q["coupling"] = [own / unit[t] for t, own in zip(free, begin.regressions, strict=True)]
+        q["spread"] = [np.zeros((model.terms[t].k * (model.terms[t].k + 1) // 2, model.terms[t].J)) for t in free]
     elif how.family == "full_rank":
         q["zeta_factor"] = np.concatenate([small, np.zeros(z * (z - 1) // 2)])
         q["d_factor"] = np.zeros(p * (p + 1) // 2)
     else:
         q["zeta_factor"], q["d_factor"] = small, np.zeros(p)
     if how.sigma == "estimate":
-        q["log_sigma"] = np.asarray(math.log(sigma))
+        q["log_sigma"] = np.asarray(math.log(begin.sigma))
     if how.sigma == "posterior":
-        q["sigma"], q["sigma_factor"] = np.asarray(scales.unpositive(np.asarray(sigma), model.transform)), np.asarray(-3.0)
+        q["sigma"], q["sigma_factor"] = np.asarray(scales.unpositive(np.asarray(begin.sigma), model.transform)), np.asarray(-3.0)
     if model.family is not None and model.family.has_dispersion:
-        q["log_phi"] = np.asarray(math.log(phi))
+        q["log_phi"] = np.asarray(math.log(begin.phi))
     return q
+
+
+def zeta_spread(model: Model) -> np.ndarray:
+    """A guess of the posterior standard deviations of zeta (z,), that of the log of a standard deviation from J effects."""
+    return np.concatenate([np.full(term.size, (2.0 * term.J) ** -0.5) for term in model.terms])
 
 
 def expected_rss(sums: Sums, model: Model, g: Gaussian) -> Array:
@@ -180,7 +221,7 @@ def bound(
         sd = jnp.sqrt(jnp.sum(g.d_factor[j] ** 2))
         beta = data.shift[j] + data.unit[j] * (g.d[j] + sd * rules.line)
         total = total + prior.log_density(beta, jnp) @ rules.line_weights
-    return total + _entropy(model, g) + jnp.sum(jnp.log(data.unit)), rss
+    return total + _entropy(model, how, g) + jnp.sum(jnp.log(data.unit)), rss
 
 
 def _sigma_moments(q: Parameters, rules: Rules, sigma: Array, model: Model, how: Approximation) -> tuple[Array, Array, Array]:
@@ -225,10 +266,11 @@ def _effects_prior(model: Model, g: Gaussian, rules: Rules) -> Array:
     return jax.vmap(at)(rules.zeta) @ rules.zeta_weights
 
 
-def _entropy(model: Model, g: Gaussian) -> Array:
+def _entropy(model: Model, how: Approximation, g: Gaussian) -> Array:
     """Entropy of q over (zeta, d, b)."""
     count = model.size + model.p + sum(term.k * term.J for term in model.terms)
-    total = jnp.sum(jnp.log(jnp.diagonal(g.zeta_factor))) + jnp.sum(jnp.log(jnp.diagonal(g.d_factor[:, model.size :])))
-    for S in g.S:
-        total = total + sum((jnp.sum(jnp.log(S[a, a])) for a in range(S.shape[0])), jnp.zeros(()))
+    total = g.log_diagonal
+    for t, S in enumerate(g.S):
+        if t not in how.dense:
+            total = total + sum((jnp.sum(jnp.log(S[a, a])) for a in range(S.shape[0])), jnp.zeros(()))
     return total + 0.5 * count * (1.0 + LOG_2PI)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmm.model import moments
+from lmm.model.crossproducts import CrossProducts, dense_pairs
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.scales import Term, make_term
 from lmm.model.working import starting_values
@@ -42,12 +43,13 @@ class Model(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Cross-products of a linear model: per term Z'WZ (k, k, J), Z'Wy0 (k, J), X~'WZ (p, k, J); pairs (rows, cols, blocks)."""
+    """Cross-products of a linear model: per term Z'WZ (k, k, J), Z'Wy0 (k, J), X~'WZ (p, k, J); pairs of terms as
+    (rows, cols, blocks), or dense (k_t, k_s, J_t, J_s), which is faster for many vectors at once."""
 
     diag: tuple[Array, ...]
     rhs: tuple[Array, ...]
     fixed: tuple[Array, ...]
-    pairs: tuple[tuple[Array, Array, Array], ...]
+    pairs: tuple[tuple[Array, ...], ...]
     gram: Array
     xy: Array
     yy: Array
@@ -140,8 +142,8 @@ def units_of(problem: Problem | GeneralizedProblem) -> Scales:
     return Scales(0.0, 1.0, tuple(map(float, spread)), effects)
 
 
-def make_sums(problem: Problem, sigma: float) -> Sums:
-    """The sums of a linear problem, units of d from the residual standard deviation."""
+def make_sums(problem: Problem, sigma: float, dense: int = 0) -> Sums:
+    """The sums of a linear problem, units of d from the residual standard deviation; pairs of up to ``dense`` numbers dense."""
     cross, p = problem.cross, problem.p
     gram = cross.gram[:p, :p]
     unit = sigma / np.sqrt(np.where(np.diagonal(gram) > 0, np.diagonal(gram), 1.0))
@@ -149,7 +151,7 @@ def make_sums(problem: Problem, sigma: float) -> Sums:
         diag=cross.diag,
         rhs=tuple(own[p] for own in cross.rhs),
         fixed=tuple(own[:p] * unit[:, None, None] for own in cross.rhs),
-        pairs=tuple((cross.pairs[key].rows, cross.pairs[key].cols, cross.pairs[key].blocks) for key in sorted(cross.pairs)),
+        pairs=tuple(_pair(cross, key, dense) for key in sorted(cross.pairs)),
         gram=gram * np.outer(unit, unit),
         xy=cross.gram[:p, p] * unit,
         yy=np.asarray(cross.gram[p, p]),
@@ -158,6 +160,14 @@ def make_sums(problem: Problem, sigma: float) -> Sums:
         shift=problem.beta0,
         unit=unit,
     )
+
+
+def _pair(cross: CrossProducts, key: tuple[int, int], dense: int) -> tuple[np.ndarray, ...]:
+    pairs = cross.pairs[key]
+    (k, _, J), (l, _, K) = cross.diag[key[0]].shape, cross.diag[key[1]].shape
+    if k * J * l * K > dense:
+        return pairs.rows, pairs.cols, pairs.blocks
+    return (np.swapaxes(dense_pairs(pairs, J, K).reshape(k, J, l, K), 1, 2),)
 
 
 def make_row_data(problem: GeneralizedProblem, beta: np.ndarray, orthonormal: bool = False) -> RowData:
@@ -186,7 +196,11 @@ def quadratic(sums: Sums, keys: tuple[tuple[int, int], ...], d: Array, b: list[A
     for fixed, A, own in zip(sums.fixed, sums.diag, b, strict=True):
         total = total + 2.0 * jnp.sum(jnp.tensordot(d, fixed, 1) * own)
         total = total + jnp.sum(jnp.sum(A * own[None], axis=1) * own)
-    for (t, s), (rows, cols, blocks) in zip(keys, sums.pairs, strict=True):
+    for (t, s), pair in zip(keys, sums.pairs, strict=True):
+        if len(pair) == 1:
+            total = total + 2.0 * jnp.einsum("aj,acjl,cl->", b[t], pair[0], b[s])
+            continue
+        rows, cols, blocks = pair
         left, right = b[t][:, rows], b[s][:, cols]
         total = total + 2.0 * jnp.sum(jnp.sum(blocks * right[None], axis=1) * left)
     return total

@@ -130,7 +130,7 @@ def log_prior(terms: tuple[Term, ...], priors: Priors, zeta: Array, transform: s
         z = jnp.tanh(own[term.k :])
         for m, (_, j) in enumerate(term.pairs):
             start, size = next(block for block in term.blocks if block[0] <= j < block[0] + block[1])
-            total = total + cor.log_partial(z[m], j - start, size, jnp) + jnp.log1p(-z[m] ** 2)
+            total = total + cor.log_partial(z[m], j - start, size, jnp) + jnp.log1p(-(z[m] ** 2))
     return total
 
 
