@@ -48,7 +48,7 @@ $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
 
 $(OLDEST)/.installed: pyproject.toml tests/oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python $(PIP_INSTALL) -c tests/oldest.txt -e ".[test]"
+	$(OLDEST)/bin/python $(PIP_INSTALL) -c tests/oldest.txt -e ".[test-core]"
 	touch $@
 
 clean:
