@@ -8,6 +8,7 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.model.records import Estimate
+from lmm.results import ordinal
 from lmm.results.coverage import check_level, normal_quantile
 from lmm.results.draws import PosteriorDraws, describe
 from lmm.results.fixed import fixed_effects, spread, standard_errors
@@ -20,7 +21,7 @@ POSTERIOR = ("posterior", "wald")
 
 
 def confidence_intervals(design: Design, estimate: Estimate, known: Uncertainty, method: str | None, level: float) -> pd.DataFrame:
-    """``lower, upper``: variance parameters first, then the fixed effects.
+    """``lower, upper``: variance parameters first, then the fixed effects, then thresholds of an ordinal model.
 
     Wald intervals of standard deviations and correlations are not worth having (their distribution is
     far from normal), so those rows are missing, as in lme4.
@@ -42,6 +43,10 @@ def confidence_intervals(design: Design, estimate: Estimate, known: Uncertainty,
     fixed = fixed_effects(design, estimate)
     margin = normal_quantile(level) * standard_errors(design, known.beta)
     table = pd.DataFrame({"lower": fixed - margin, "upper": fixed + margin})
+    if ordinal.is_ordinal(estimate.family):
+        own = ordinal.threshold_table(estimate, known)
+        margin = normal_quantile(level) * own["std_error"]
+        table = pd.concat([table, pd.DataFrame({"lower": own["estimate"] - margin, "upper": own["estimate"] + margin})])
     names = parameter_names(design.terms, residual_sd(estimate) is not None) if known.draws is None else list(known.draws.variances)
     empty = pd.DataFrame(np.nan, index=names, columns=["lower", "upper"])
     return pd.DataFrame(np.vstack([empty.to_numpy(), table.to_numpy()]), index=[*empty.index, *table.index], columns=["lower", "upper"])

@@ -162,6 +162,9 @@ def test_tables() -> None:
     np.testing.assert_allclose(own["estimate"], f.thresholds())
     np.testing.assert_allclose(own["conf_high"] - own["conf_low"], 2 * special.ndtri(0.975) * own["std_error"])
     assert tidy.effect.tolist() == ["fixed"] * 2 + ["threshold"] * 4 + ["ran_pars"]
+    limits = f.confint(method="wald")
+    assert limits.index.tolist() == ["sd_(Intercept)|judge", *f.fixef().index, *f.thresholds().index]
+    np.testing.assert_allclose(limits.loc[own.index], own[["conf_low", "conf_high"]], rtol=1e-12)
     full = f.vcov(full=True)
     assert full.index.tolist() == ["judge.(Intercept)", "temp[T.warm]", "contact[T.yes]", "1|2", "2|3", "3|4", "4|5"]
     np.testing.assert_allclose(full.loc[f.vcov().index, f.vcov().index], f.vcov())
