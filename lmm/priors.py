@@ -7,6 +7,7 @@ differentiate it. ``priors=`` of a method maps names to priors:
     "sd_(Intercept)|county"    one standard deviation     "county" all of a group     "sd"  all of them
     "cor|Subject"              one group's correlations   "cor"    all of them
     "sigma"                    the residual standard deviation
+    "phi"                      the dispersion of a generalized model's family
 
 The most particular name wins. Where none is given, with s_y the standard deviation of the response (1 for a generalized
 model, on the scale of its link), s_x that of a column and r_x its root mean square,
@@ -16,6 +17,7 @@ model, on the scale of its link), s_x that of a column and r_x its root mean squ
     standard deviations    HalfNormal(2.5 s_y / r_x)
     correlations           LKJ(1), uniform over correlation matrices
     sigma                  HalfNormal(2.5 s_y)
+    phi                    LogNormal(log phi_0, 3), phi_0 its moment estimate without predictors
 
 which say little more than the units do: estimates are close to those of maximum likelihood.
 """
@@ -31,7 +33,7 @@ from lmm.errors import ArgumentError, nearest
 
 _KINDS = {
     "real": "a coefficient, Normal or StudentT",
-    "positive": "a standard deviation, HalfNormal, HalfStudentT or Exponential",
+    "positive": "a standard deviation or dispersion, HalfNormal, HalfStudentT, Exponential or LogNormal",
     "correlation": "correlations, LKJ",
 }
 
@@ -135,6 +137,21 @@ class Exponential(Prior):
 
 
 @dataclass(frozen=True)
+class LogNormal(Prior):
+    """The exponential of a Normal(loc, scale)."""
+
+    loc: float = 0.0
+    scale: float = 1.0
+    support = "positive"
+
+    def __post_init__(self) -> None:
+        _positive(self, "scale")
+
+    def log_density(self, x: Any, xp: Any) -> Any:
+        return Normal(self.loc, self.scale).log_density(xp.log(x), xp) - xp.log(x)
+
+
+@dataclass(frozen=True)
 class LKJ(Prior):
     """Density proportional to det(R)^(eta - 1) over correlation matrices; eta = 1 is uniform, more favours independence.
 
@@ -157,22 +174,24 @@ class LKJ(Prior):
 
 @dataclass(frozen=True)
 class Priors:
-    """The priors of one model: per coefficient, per term and column, per term's correlations, and of sigma."""
+    """The priors of one model: per coefficient, per term and column, per term's correlations, of sigma and of the dispersion."""
 
     beta: tuple[Prior, ...]
     sd: tuple[tuple[Prior, ...], ...]
     cor: tuple[LKJ, ...]
     sigma: Prior
+    phi: Prior = LogNormal(0.0, 3.0)
 
 
 @dataclass(frozen=True)
 class Scales:
-    """Units of a model's parameters, for the defaults: mean and sd of the response, and per column."""
+    """Units of a model's parameters, for the defaults: mean and sd of the response, per column, and phi_0 where there is a phi."""
 
     location: float
     response: float
     beta: tuple[float, ...]
     effects: tuple[tuple[float, ...], ...]
+    dispersion: float | None = None
 
 
 def resolve(
@@ -217,10 +236,13 @@ def resolve(
         sd.append(tuple(own))
         cor.append(find([f"cor|{group}", "cor"], "correlation", LKJ(1.0)))
     sigma = find(["sigma"], "positive", HalfNormal(2.5 * scales.response))
+    phi: Prior = LogNormal(0.0, 3.0)
+    if scales.dispersion is not None:
+        phi = find(["phi"], "positive", LogNormal(math.log(scales.dispersion), 3.0))
     unknown = [key for key in given if key not in used]
     if unknown:
-        known = [*names, "beta", "sd", "cor", "sigma", *(group for group, _ in labels)]
+        known = [*names, "beta", "sd", "cor", "sigma", *(["phi"] if scales.dispersion is not None else []), *(group for group, _ in labels)]
         known += [f"sd_{'(Intercept)' if c == 'Intercept' else c}|{group}" for group, columns in labels for c in columns]
         near = nearest(unknown[0], known)
         raise ArgumentError(f"priors: {unknown[0]!r} is no parameter of this model; there are {', '.join(known)}.{near}")
-    return Priors(tuple(beta), tuple(sd), tuple(cor), sigma)
+    return Priors(tuple(beta), tuple(sd), tuple(cor), sigma, phi)

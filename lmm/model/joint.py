@@ -139,7 +139,11 @@ def units_of(problem: Problem | GeneralizedProblem) -> Scales:
     effects = tuple(tuple(float(np.sqrt(v)) if v > 0 else 1.0 for v in np.diagonal(g)) for g in problem.grams())
     if isinstance(problem, Problem):
         return Scales(problem.location, problem.scale or 1.0, tuple(map(float, spread)), effects)
-    return Scales(0.0, 1.0, tuple(map(float, spread)), effects)
+    dispersion = None
+    if problem.family.has_dispersion:
+        y = problem.rows.y
+        dispersion = problem.family.initial_phi(y, np.full(len(y), y.mean()), problem.rows.weights)
+    return Scales(0.0, 1.0, tuple(map(float, spread)), effects, dispersion)
 
 
 def make_sums(problem: Problem, sigma: float, dense: int = 0) -> Sums:
@@ -218,3 +222,17 @@ def predictor(rows: RowData, d: Array, b: list[Array]) -> Array:
     for code, values, own in zip(rows.codes, rows.values, b, strict=True):
         eta = eta + jnp.sum(own[:, code] * values, axis=0)
     return eta
+
+
+def multiply(sums: Sums, keys: tuple[tuple[int, int], ...], b: list[Array]) -> list[Array]:
+    """Z'WZ b per term (k, J)."""
+    out = [jnp.sum(A * own[None], axis=1) for A, own in zip(sums.diag, b, strict=True)]
+    for (t, s), pair in zip(keys, sums.pairs, strict=True):
+        if len(pair) == 1:
+            out[t] = out[t] + jnp.einsum("acjl,cl->aj", pair[0], b[s])
+            out[s] = out[s] + jnp.einsum("acjl,aj->cl", pair[0], b[t])
+            continue
+        rows, cols, blocks = pair
+        out[t] = out[t].at[:, rows].add(jnp.sum(blocks * b[s][None][:, :, cols], axis=1), indices_are_sorted=True)
+        out[s] = out[s].at[:, cols].add(jnp.sum(blocks * b[t][:, None][:, :, rows], axis=0))
+    return out
