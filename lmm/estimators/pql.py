@@ -47,6 +47,8 @@ DISPERSIONS = ("fixed", "estimated")
 SHORTEST = 1.0 / 64.0
 #: log of the largest factor by which one iteration changes a dispersion that does not scale the variance
 REACH = 3.0
+#: and the farthest that it goes from one, on that scale: nothing is left then of what it does
+FARTHEST = float(np.log(1e6))
 
 BIAS = (
     "Penalized quasi-likelihood takes the working response for Gaussian: with binary responses or small counts per level it "
@@ -160,32 +162,33 @@ class _Iteration:
                 self.gamma = self.rows.R @ start[m : m + p]
         self.b = [np.zeros((size.k, size.J)) for size in problem.plan.terms]
         self.eta = self.rows.predictor(self.gamma, self.b)
+        self.step = 1.0
+        self.change: np.ndarray | None = None
         self.trace: list[dict[str, Any]] = []
 
     def run(self, begin: float) -> Estimate:
         """Iterate, and report."""
-        step, last, message, converged = 1.0, np.inf, "", False
+        message, converged = "", False
         with np.errstate(over="ignore", under="ignore"):
             for _ in range(self.method.max_iterations):
                 try:
-                    change, step = self._once(step, last)
+                    change = self._once()
                 except (np.linalg.LinAlgError, FloatingPointError):
                     message = "the working model could not be solved"
                     break
                 if not np.isfinite(change):
                     message = "no step stays among the possible means"
                     break
-                if change <= self.method.tolerance * step**2:
+                if change <= self.method.tolerance:
                     converged, message = True, "the linear predictor repeats itself"
                     break
-                last = change
             else:
                 message = f"stopped at the limit of {self.method.max_iterations} working models; the last step changed the "
-                message += f"linear predictor by {np.sqrt(last):.2g} working standard errors"
+                message += f"linear predictor by {np.sqrt(change):.2g} working standard errors"
         return self._estimate(begin, converged, message)
 
-    def _once(self, step: float, last: float) -> tuple[float, float]:
-        """One working model; the squared change of eta that its solution asks for, and the share of it that was taken."""
+    def _once(self) -> float:
+        """One working model, and a step to its solution; the squared change that a full step would have made."""
         working = linearise(self.problem, self.eta, self.phi)
         evaluate, outcome = self._variances(working)
         value, inner = outcome.point.payload.value, working.problem
@@ -194,31 +197,35 @@ class _Iteration:
         self.theta, self.cov, self.R = outcome.point.theta, value.cov, inner.R
         self.sigma = float(np.sqrt(evaluate.variance(value)))
         eta = self.rows.predictor(gamma, b)
-        change = float(np.sum(working.W * (eta - self.eta) ** 2)) / self.sigma**2
-        # a map that overshoots makes ever larger or equal steps: shorter ones damp it
-        step = max(step / 2.0, SHORTEST) if change > 0.9 * last else min(1.0, 1.25 * step)
-        while not self._possible(self.eta + step * (eta - self.eta)):
-            step /= 2.0
-            if step < 1e-6:
-                return np.inf, step
-        self.gamma = self.gamma + step * (gamma - self.gamma)
-        self.b = [old + step * (new - old) for old, new in zip(self.b, b, strict=True)]
-        self.eta = self.rows.predictor(self.gamma, self.b)
+        change = (eta - self.eta) * np.sqrt(working.W) / self.sigma
         if self.family.has_dispersion and not self.scales:
-            phi = self._dispersion(evaluate, outcome)
-            change += self.problem.n * float(np.log(phi / self.phi)) ** 2
-            self.phi = phi
+            longer = np.log(self._dispersion(outcome, eta) / self.phi)
+            change = np.append(change, np.sqrt(self.problem.n) * longer)
+        else:
+            longer = 0.0
+        # a map that overshoots turns round at every step: shorter ones damp it
+        turn = float(change @ self.change) if self.change is not None else 0.0
+        self.step = max(self.step / 2.0, SHORTEST) if turn < 0.0 else min(1.0, 1.2 * self.step)
+        self.change = change
+        while not self._possible(self.eta + self.step * (eta - self.eta)):
+            self.step /= 2.0
+            if self.step < 1e-6:
+                return np.inf
+        self.gamma = self.gamma + self.step * (gamma - self.gamma)
+        self.b = [old + self.step * (new - old) for old, new in zip(self.b, b, strict=True)]
+        self.eta = self.rows.predictor(self.gamma, self.b)
+        self.phi *= float(np.exp(self.step * longer))
         line = {
             "objective": outcome.point.objective,
             "theta": self._absolute(self.theta, self.sigma),
             "sigma": self.sigma,
-            "decrease": change,
-            "step": step,
+            "decrease": float(change @ change),
+            "step": self.step,
         }
         self.trace.append(line)
         if self.callback is not None:
             self.callback(line)
-        return change, step
+        return float(change @ change)
 
     def _variances(self, working: Linearised) -> tuple[Evaluator, Outcome]:
         """REML or ML of the working model, begun where the last ended."""
@@ -240,7 +247,7 @@ class _Iteration:
         kernel = self.family.kernel(self.rows.y, eta, self.rows.weights, self.phi)
         return bool(np.all(self.family.inside(eta)) and np.isfinite(kernel).all())
 
-    def _dispersion(self, evaluate: Evaluator, outcome: Outcome) -> float:
+    def _dispersion(self, outcome: Outcome, eta: np.ndarray) -> float:
         """phi at which the working residual variance is one, by bisection on log phi."""
         payload, rows = outcome.point.payload, self.rows
         effective = float(self.problem.p) if self.reml else 0.0
@@ -250,12 +257,14 @@ class _Iteration:
 
         def excess(log_phi: float) -> float:
             phi = float(np.exp(log_phi))
-            r = self.family.derivatives(rows.y, self.eta, rows.weights, phi).d1
-            W = self.family.expected_weights(self.eta, rows.weights, phi).weight
+            r = self.family.derivatives(rows.y, eta, rows.weights, phi).d1
+            W = self.family.expected_weights(eta, rows.weights, phi).weight
             return float(np.sum(r * r / np.maximum(W, 1e-300))) - (rows.n - effective)
 
-        low, high = np.log(self.phi) - REACH, np.log(self.phi) + REACH
+        low, high = (float(np.clip(np.log(self.phi) + d, -FARTHEST, FARTHEST)) for d in (-REACH, REACH))
         at_low, at_high = excess(low), excess(high)
+        if not np.isfinite(at_low * at_high):
+            return self.phi
         if at_low * at_high > 0:  # no root within reach: towards it
             return float(np.exp(low if abs(at_low) < abs(at_high) else high))
         for _ in range(60):

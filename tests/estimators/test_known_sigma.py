@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -108,6 +110,16 @@ def test_in_a_call() -> None:
     # balanced: the mean square between is what it is, sigma^2 + 10 Var(Subject) with either
     both = [f.sigma**2 + 10 * f.varcorr().stddev("Subject").iloc[0] ** 2 for f in (fit, known)]
     assert both[0] == pytest.approx(both[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(("name", "reml", "sigma"), [("known_reml", True, 20.0), ("known_ml", False, 30.0)])
+def test_nlme(name: str, reml: bool, sigma: float) -> None:
+    """lme() with lmeControl(sigma = ...)."""
+    wanted = json.loads((Path(__file__).parents[1] / "reference" / "pql.json").read_text())[name]
+    fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"), method=lmm.MaximumLikelihood(reml, sigma=sigma))
+    assert fit.fixef().to_numpy() == pytest.approx(wanted["fixef"], rel=1e-9)
+    found = [*fit.varcorr().stddev("Subject"), fit.varcorr().correlation("Subject").iloc[0, 1]]
+    assert found == pytest.approx(wanted["sds"], rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize("sigma", [0, -1.0, np.nan, np.inf, True, "one"])

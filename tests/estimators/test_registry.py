@@ -1,0 +1,101 @@
+"""Methods by name, and a new one: a class and a line in the table."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, fields, is_dataclass, replace
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import lmm
+from lmm.estimators import Control, MaximumLikelihood, registry
+from lmm.estimators.laplace import LaplaceLikelihood
+from lmm.model.problem import GeneralizedProblem
+from lmm.model.records import Estimate, Report
+
+FORMULA = "Reaction ~ Days + (Days|Subject)"
+HERDS = "cbind(incidence, size - incidence) ~ period + (1|herd)"
+
+
+@pytest.mark.parametrize("name", registry.METHODS)
+def test_every_name_makes_an_estimator(name: str) -> None:
+    kind = registry.load(name)
+    model = registry._models(kind)[0]
+    estimator = registry.by_name(name, model, control=Control(tolerance=1e-7), nagq=1, reml=True)
+    assert isinstance(estimator, kind)
+    assert is_dataclass(estimator)
+    assert callable(estimator.fit)
+    assert isinstance(estimator.name, str)
+    for field, value in registry.METHODS[name].settings.items():
+        assert getattr(estimator, field) == value
+    if "control" in {f.name for f in fields(kind)}:
+        assert registry.control_of(estimator).tolerance == 1e-7
+    assert registry.by_name(name.upper(), model) == registry.by_name(name, model)
+    assert name in registry.for_model(model)
+
+
+@pytest.mark.parametrize(("wrong", "offered"), [("makcay", "mackay"), ("rmel", "reml"), ("empql", "pql")])
+def test_an_unknown_name_offers_the_nearest(wrong: str, offered: str) -> None:
+    with pytest.raises(lmm.ArgumentError, match=f"Did you mean '{offered}'"):
+        lmm.lmer(FORMULA, lmm.datasets.load("sleepstudy"), method=wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "formula", "data", "family"), [("laplace", FORMULA, "sleepstudy", None), ("mackay", HERDS, "cbpp", "binomial")]
+)
+def test_a_method_for_the_other_kind_of_model(name: str, formula: str, data: str, family: str | None) -> None:
+    table = lmm.datasets.load(data)
+    with pytest.raises(lmm.ArgumentError, match=f"'{name}' is for"):
+        lmm.lmer(formula, table, method=name) if family is None else lmm.glmer(formula, table, family=family, method=name)
+
+
+@dataclass(frozen=True)
+class Shrunken:
+    """A method of the test's own: the likelihood's answer with every variance a quarter, and effects to match."""
+
+    control: Control = Control()
+    share: float = 0.25
+    name = "shrunken"
+
+    def fit(self, problem, start=None, callback=None) -> Estimate:
+        usual = LaplaceLikelihood if isinstance(problem, GeneralizedProblem) else MaximumLikelihood
+        best = usual(control=self.control).fit(problem, start, callback)
+        theta = np.sqrt(self.share) * best.theta
+        at = usual(control=replace(self.control, evaluate_only=True)).fit(problem, theta)
+        report = Report("Mixed model fit by shrinking", notes=("Every variance is a share of its estimate.",))
+        return replace(at, method=self.name, report=report, convergence=best.convergence, trace=best.trace)
+
+
+@pytest.fixture
+def shrunken(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = ModuleType("room_of_the_tests")
+    room.Shrunken = Shrunken  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "room_of_the_tests", room)
+    monkeypatch.setitem(registry.METHODS, "shrunken", registry.Method("room_of_the_tests", "Shrunken", {}))
+
+
+@pytest.mark.usefixtures("shrunken")
+def test_a_new_method_is_one_class_and_one_line() -> None:
+    """By name and as an object, for both kinds of model; everything that follows a fit works."""
+    sleep, herds = lmm.datasets.load("sleepstudy"), lmm.datasets.load("cbpp")
+    linear = lmm.lmer(FORMULA, sleep, method="shrunken")
+    usual = lmm.lmer(FORMULA, sleep)
+    assert linear.theta.to_numpy() == pytest.approx(0.5 * usual.theta.to_numpy())
+    generalized = lmm.glmer(HERDS, herds, family="binomial", method="shrunken")
+    assert generalized.theta.iloc[0] == pytest.approx(0.5 * lmm.glmer(HERDS, herds, family="binomial").theta.iloc[0], rel=1e-6)
+    for fit, data, group in ((linear, sleep, "Subject"), (generalized, herds, "herd")):
+        text = str(fit.summary())
+        assert "fit by shrinking" in text
+        assert "share of its estimate" in text
+        assert fit.estimate.method == "shrunken"
+        assert len(fit.ranef()[group]) == fit.design.terms[0].J
+        assert np.isfinite(fit.predict(data.head())).all()
+        assert np.isfinite(fit.bse).all()
+        assert fit.estimate.trace
+        assert fit.update(". ~ 1 + (1|" + group + ")").estimate.method == "shrunken"
+    own = lmm.lmer(FORMULA, sleep, method=Shrunken(share=1.0))
+    assert own.theta.to_numpy() == pytest.approx(usual.theta.to_numpy(), rel=1e-6)
+    with pytest.raises(lmm.ArgumentError, match="Did you mean 'shrunken'"):
+        lmm.lmer(FORMULA, sleep, method="shrunk")
