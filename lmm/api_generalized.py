@@ -66,7 +66,8 @@ def glmer(
         random effect, for a single grouping factor with up to three. All share one log-likelihood scale.
         "laplace2" adds the next term of Laplace's expansion, for a single grouping factor.
         0 finds the fixed effects with the random ones in the inner loop: fast and biased.
-    weights : trials of a binomial proportion, frequencies of an ordinal response, else prior weights: column name, expression, or array (N,).
+    weights : trials of a binomial proportion, frequencies of an ordinal response, else prior weights: column name, expression,
+        or array (N,).
     offset : known component of the linear predictor: column name, expression, or array (N,).
     subset, na_action, contrasts : as in :func:`lmm.lmer`.
     start : theta, or ``{"theta": ..., "beta": ..., "phi": ...}`` to begin from.
