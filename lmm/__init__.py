@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from lmm.estimators.laplace import LaplaceLikelihood
     from lmm.estimators.likelihood import MaximumLikelihood
     from lmm.estimators.mackay import MacKay
+    from lmm.estimators.monte_carlo_em import MonteCarloEM
     from lmm.estimators.pql import PenalizedQuasiLikelihood
     from lmm.estimators.variational import VariationalBayes
     from lmm.linalg.backend import enable_compile_cache
@@ -60,6 +61,7 @@ __all__ = [
     "LmmWarning",
     "MacKay",
     "MaximumLikelihood",
+    "MonteCarloEM",
     "PenalizedQuasiLikelihood",
     "PredictionError",
     "RankWarning",
@@ -86,6 +88,7 @@ _HOMES = {
     "ExpectationMaximization": "lmm.estimators.em",
     "LaplaceLikelihood": "lmm.estimators.laplace",
     "MaximumLikelihood": "lmm.estimators.likelihood",
+    "MonteCarloEM": "lmm.estimators.monte_carlo_em",
     "MacKay": "lmm.estimators.mackay",
     "PenalizedQuasiLikelihood": "lmm.estimators.pql",
     "enable_compile_cache": "lmm.linalg.backend",

@@ -37,7 +37,9 @@ METHODS: dict[str, Method] = {
     "em": Method("lmm.estimators.em", "ExpectationMaximization", {}),
     "mackay": Method("lmm.estimators.mackay", "MacKay", {}),
     "pql": Method("lmm.estimators.pql", "PenalizedQuasiLikelihood", {}),
+    "nuts": Method("lmm.estimators.nuts", "NUTS", {}),
     "vi": Method("lmm.estimators.variational", "VariationalBayes", {}),
+    "mcem": Method("lmm.estimators.monte_carlo_em", "MonteCarloEM", {}),
 }
 #: quadrature points of "agq" where ``nAGQ`` does not say more
 POINTS = 9

@@ -1,0 +1,494 @@
+"""Monte Carlo EM: maximum likelihood with the E-step by Hamiltonian Monte Carlo.
+
+One persistent chain of the random effects, begun with a warm-up that adapts the step size, moves a few steps under the current
+parameters; the M-step takes the parameters from its draws, in closed form where there is one and by Adam otherwise
+(:mod:`lmm.model.expectation`). The parameters then wander about the maximum with the noise of a few draws: while their path
+drifts nothing else happens, and once it does not, the number of draws grows and the path is averaged, until the Monte Carlo error of
+every parameter is a small part of its standard error.
+
+Wei & Tanner (1990), J. Am. Stat. Assoc. 85; Booth & Hobert (1999), J. R. Stat. Soc. B 61 for the growing samples; Polyak &
+Juditsky (1992), SIAM J. Control Optim. 30 for the averaging; Neal (2011) for HMC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmm.errors import ArgumentError
+from lmm.estimators.control import Control
+from lmm.estimators.laplace import LaplaceLikelihood
+from lmm.estimators.likelihood import MaximumLikelihood
+from lmm.estimators.posterior import need
+from lmm.linalg import backend
+from lmm.model import expectation, scales
+from lmm.model.expectation import Parameters, Statistics
+from lmm.model.joint import Model, RowData, Start, Sums, make_model, make_row_data, make_sums, start_of, units_of
+from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.records import Convergence, Estimate, Report
+from lmm.priors import resolve
+
+Array = Any
+
+#: iterations between two looks at the path, and batches in which its Monte Carlo error is estimated
+WINDOW, BATCHES = 50, 10
+#: differences of the path's halves, in standard errors, above which it still drifts
+DRIFT = 3.0
+#: numbers in the cross-products of two factors up to which they are held dense
+DENSE_PAIRS = 200_000
+#: levels of each term whose effects the trace follows
+WATCH = 5
+
+
+class Settings(NamedTuple):
+    """What is fixed when the chain is compiled."""
+
+    sampler: str
+    adam: bool
+    rate: float
+    fixed_sigma: bool
+    identity: bool
+
+
+@dataclass(frozen=True)
+class MonteCarloEM:
+    """Maximum likelihood by Monte Carlo EM, for linear and generalized models.
+
+    Parameters
+    ----------
+    sampler : "hmc" or "nuts", by blackjax.
+    warmup : steps of the chain before the first M-step, in which the step size is adapted.
+    iterations : most EM iterations.
+    samples : steps of the chain in an iteration at first.
+    growth : factor by which ``samples`` grows each time the path of the parameters has settled; 1 leaves it.
+    tolerance : stop when the Monte Carlo error of every parameter is below this part of its standard error; 0 runs all iterations.
+    leapfrog : leapfrog steps of an HMC step.
+    step_size : fixed step size; None adapts it to ``target_acceptance``, in the warm-up and slowly after it.
+    metric : "diagonal", scaled by the conditional standard deviations of the effects, which follow the parameters; or "identity".
+    m_step : "auto", closed forms where there are any; "adam", one step of Adam for everything.
+    learning_rate : of Adam.
+    sigma : residual standard deviation of a linear model, "estimate" or a fixed number.
+    rng : seed or generator.
+    control : :class:`lmm.Control` (``verbose``, ``progress``).
+
+    Notes
+    -----
+    ``fit.trace`` holds per iteration the loss (minus the joint log density of responses and effects, averaged over the draws), the
+    acceptance rate, samples, step size, standard deviations, coefficients, sigma and the effects of the first few levels of each group.
+
+    Examples
+    --------
+    >>> import lmm
+    >>> method = lmm.MonteCarloEM(rng=1)
+    >>> fit = lmm.lmer("Yield ~ 1 + (1|Batch)", lmm.datasets.load("Dyestuff"), method=method)  # doctest: +SKIP
+    """
+
+    sampler: str = "hmc"
+    warmup: int = 1000
+    iterations: int = 3000
+    samples: int = 5
+    growth: float = 2.0
+    tolerance: float = 0.1
+    leapfrog: int = 3
+    step_size: float | None = None
+    target_acceptance: float = 0.75
+    metric: str = "diagonal"
+    m_step: str = "auto"
+    learning_rate: float = 0.01
+    sigma: float | str = "estimate"
+    rng: None | int | np.random.Generator = 0
+    control: Control = Control()
+    models = ("linear", "generalized")
+    reml = False
+    name = "mcem"
+
+    def __post_init__(self) -> None:
+        for key, known in (("sampler", ("hmc", "nuts")), ("metric", ("diagonal", "identity")), ("m_step", ("auto", "adam"))):
+            if getattr(self, key) not in known:
+                raise ArgumentError(f"MonteCarloEM: {key}={getattr(self, key)!r} must be {' or '.join(map(repr, known))}.")
+        if isinstance(self.sigma, str) and self.sigma != "estimate":
+            raise ArgumentError(f"MonteCarloEM: sigma={self.sigma!r} must be 'estimate' or a positive number.")
+        for key in ("iterations", "samples", "leapfrog", "step_size", "learning_rate", "sigma"):
+            value = getattr(self, key)
+            if value is not None and not isinstance(value, str) and not value > 0:
+                raise ArgumentError(f"MonteCarloEM: {key}={value!r} must be positive.")
+        if self.warmup < 0 or self.tolerance < 0 or not self.growth >= 1:
+            raise ArgumentError("MonteCarloEM: warmup and tolerance must not be negative, and growth at least 1.")
+        if not 0 < self.target_acceptance < 1:
+            raise ArgumentError(f"MonteCarloEM: target_acceptance={self.target_acceptance!r} must lie between 0 and 1.")
+
+    def fit(
+        self,
+        problem: Problem | GeneralizedProblem,
+        start: np.ndarray | None = None,
+        callback: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Estimate:
+        """Alternate between draws of the effects and the parameters they give; ``start`` holds theta to begin from."""
+        need("blackjax", "method='mcem'")
+        need("optax", "method='mcem'")
+        begin = perf_counter()
+        rng = np.random.default_rng(self.rng)
+        first = start_of(problem, start)
+        sigma = first.sigma if isinstance(self.sigma, str) else float(self.sigma)
+        model = make_model(problem, "softplus", resolve(None, problem.names, problem.labels, units_of(problem)))
+        data: Sums | RowData
+        if isinstance(problem, Problem):
+            data, information = make_sums(problem, sigma, DENSE_PAIRS), [np.einsum("aaj->aj", A) for A in problem.cross.diag]
+        else:
+            data = make_row_data(problem, first.beta)
+            information = [np.einsum("aaj->aj", A) * first.information for A in problem.rows.pattern.diag]
+        flat = np.concatenate([own.reshape(-1) for own in information])
+        settings = Settings(
+            self.sampler, self.m_step == "adam", self.learning_rate, not isinstance(self.sigma, str), self.metric == "identity"
+        )
+        with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+            walk = _Walk(self, model, settings, backend.put((data, flat)), _parameters(first, sigma), rng)
+            converged, message = self._search(walk, problem, callback)
+        path = walk.path(self._last(walk, converged))
+        estimate = self._finish(problem, path, sigma)
+        seconds = {**problem.seconds, "optimise": perf_counter() - begin}
+        steps = len(walk.trace)
+        convergence = Convergence(converged, message, steps, int(walk.gradients), int(walk.gradients), float("nan"), seconds)
+        kind = "Linear" if isinstance(problem, Problem) else "Generalized linear"
+        acceptance = float(np.mean([line["acceptance"] for line in walk.trace[-WINDOW:]]))
+        linear = isinstance(problem, Problem)
+        report = Report(
+            f"{kind} mixed model fit by maximum likelihood (Monte Carlo EM, {self.sampler.upper()})",
+            "Std. Error",
+            (("logLik" if linear else "logLik (Laplace)", -0.5 * estimate.objective), ("acceptance rate", acceptance)),
+            (
+                "Estimates are averages over the last iterations, within the Monte Carlo error of the maximum of the likelihood; "
+                "standard errors are those given the variance parameters.",
+                *((f"The residual standard deviation was fixed at {sigma:g}.",) if linear and settings.fixed_sigma else ()),
+            ),
+        )
+        return replace(estimate, convergence=convergence, trace=tuple(walk.trace), report=report)
+
+    # ---- the search ----
+
+    def _search(
+        self, walk: _Walk, problem: Problem | GeneralizedProblem, callback: Callable[[dict[str, Any]], None] | None
+    ) -> tuple[bool, str]:
+        walk.warm_up(self.warmup)
+        errors: np.ndarray | None = None
+        while len(walk.trace) < self.iterations:
+            walk.window(min(WINDOW, self.iterations - len(walk.trace)))
+            line = walk.trace[-1]
+            if callback is not None:
+                callback({"objective": 2.0 * line["loss"], "theta": line["sd"], "decrease": line["acceptance"]})
+            if not np.isfinite(line["loss"]):
+                return False, "the chain left the region of finite density; give a smaller step_size"
+            if self.tolerance == 0 or not walk.settled():
+                continue
+            if errors is None:
+                errors = self._standard_errors(problem, walk)
+            mc = walk.monte_carlo_error()
+            if np.all(mc <= self.tolerance * errors):
+                return True, f"Monte Carlo errors are below {self.tolerance:g} of the standard errors"
+            if self.growth > 1.0:
+                walk.grow(self.growth)
+        if self.tolerance == 0:
+            return True, f"ran the {self.iterations} iterations asked for"
+        return False, f"Monte Carlo errors were still above {self.tolerance:g} of the standard errors after {self.iterations} iterations"
+
+    def _last(self, walk: _Walk, converged: bool) -> int:
+        """Iterations that are averaged: since the path settled, else the last third."""
+        if converged and self.tolerance > 0:
+            return max(len(walk.trace) - walk.since, 1)
+        return max(len(walk.trace) // 3, 1)
+
+    def _standard_errors(self, problem: Problem | GeneralizedProblem, walk: _Walk) -> np.ndarray:
+        """Rough standard errors of what :meth:`_Walk.follow` follows: log sd, coefficients, log sigma or log phi."""
+        estimate = self._finish(problem, walk.path(WINDOW), float(np.exp(walk.at.log_sigma)))
+        scale = estimate.sigma if isinstance(problem, Problem) else 1.0
+        log_sd = np.concatenate([np.full(term.k, (2.0 * term.J) ** -0.5) for term in walk.model.terms])
+        beta = scale * np.sqrt(np.diagonal(estimate.beta_cov_unscaled))
+        return np.concatenate([log_sd, beta, [(2.0 * problem.n) ** -0.5 * 10.0]])
+
+    def _finish(self, problem: Problem | GeneralizedProblem, path: _Path, sigma: float) -> Estimate:
+        """The estimate at averaged parameters, with the likelihood there."""
+        linear = isinstance(problem, Problem)
+        if linear and isinstance(self.sigma, str):
+            sigma = float(np.exp(path.log_sigma))
+        scale2 = sigma**2 if linear else 1.0
+        theta = np.concatenate([s.canonical(s.from_matrix(G / scale2)) for s, G in zip(problem.structures, path.G, strict=True)])
+        only = Control(evaluate_only=True)
+        modes = tuple(np.ascontiguousarray(b.T) for b in path.effects)
+        if isinstance(problem, Problem):
+            known = None if isinstance(self.sigma, str) else sigma
+            near = MaximumLikelihood(False, only, known).fit(problem, theta)
+            return replace(near, method=self.name, beta=path.beta, sigma=sigma, modes=modes)
+        phi = float(np.exp(path.log_phi))
+        tail = [phi] if problem.family.has_dispersion else []
+        near = LaplaceLikelihood(only).fit(problem, np.concatenate([theta, path.beta, tail]))
+        eta = problem.rows.predictor(problem.rows.R @ path.beta, list(path.effects))
+        # without a joint Hessian the fixed effects have the covariance given theta, as with nagq = 0
+        return replace(near, method=self.name, modes=modes, eta=eta)
+
+
+class _Path(NamedTuple):
+    """Averages over the last iterations, on the user's scale."""
+
+    G: list[np.ndarray]
+    beta: np.ndarray
+    log_sigma: float
+    log_phi: float
+    effects: list[np.ndarray]
+
+
+class _Walk:
+    """The chain with its parameters, moved in windows of iterations."""
+
+    def __init__(
+        self, method: MonteCarloEM, model: Model, settings: Settings, arguments: tuple[Any, Any], at: Parameters, rng: np.random.Generator
+    ):
+        self.method, self.model, self.settings, self.rng = method, model, settings, rng
+        self.data, self.information = arguments
+        self.steps = _compiled(model, settings)
+        self.at = jax.tree.map(np.asarray, at)
+        self.x = np.zeros(sum(term.k * term.J for term in model.terms))
+        self.samples = float(method.samples)
+        self.step_size = method.step_size or 0.1
+        self.trace: list[dict[str, Any]] = []
+        self.history: list[Parameters] = []
+        self.effects: list[tuple[int, list[np.ndarray]]] = []  # draws and their mean, per window
+        self.since = 0
+        self.gradients = 0.0
+        zeta = scales.from_covariances(
+            model.terms, [np.asarray(G) for G in self.at.G], [1e-3 * np.sqrt(np.diagonal(G)) for G in self.at.G], "softplus"
+        )
+        self.zeta, self.adam = zeta, self.steps.begin(zeta, self.at)
+
+    def _key(self) -> np.ndarray:
+        return self.rng.integers(0, 2**32, 2, dtype=np.uint32)
+
+    def warm_up(self, steps: int) -> None:
+        """Move the chain at the starting parameters and adapt the step size."""
+        if steps:
+            adapt = self.method.step_size is None
+            leapfrog, target = np.asarray(self.method.leapfrog), np.asarray(self.method.target_acceptance)
+            self.x, step, _ = self.steps.warm_up(
+                self._key(), self.x, self.at, self.data, self.information, np.asarray(self.step_size), leapfrog, target, np.asarray(steps)
+            )
+            self.gradients += steps * self.method.leapfrog
+            if adapt:
+                self.step_size = float(step)
+
+    def window(self, iterations: int) -> None:
+        """``iterations`` EM iterations."""
+        count = max(1, round(self.samples))
+        adapt = np.asarray(0.0 if self.method.step_size is not None else 1.0)
+        out = self.steps.window(
+            self._key(),
+            (self.x, self.at, self.zeta, self.adam, np.asarray(self.step_size)),
+            self.data,
+            self.information,
+            np.asarray(self.method.leapfrog),
+            np.asarray(self.method.target_acceptance),
+            np.asarray(count),
+            adapt,
+        )
+        (self.x, self.at, self.zeta, self.adam, step), mean, record = out
+        self.step_size = float(step)
+        record = jax.tree.map(np.asarray, record)
+        self.gradients += float(record["gradients"][:iterations].sum())
+        self.effects.append((WINDOW, [np.asarray(b) for b in mean]))
+        shift, unit = np.asarray(self.data.shift), np.asarray(self.data.unit)
+        for i in range(iterations):
+            G = tuple(own[i] for own in record["G"])
+            at = Parameters(record["d"][i], G, record["log_sigma"][i], record["log_phi"][i])
+            self.history.append(at)
+            line = {
+                "loss": float(record["loss"][i]),
+                "acceptance": float(record["acceptance"][i]),
+                "samples": count,
+                "step_size": float(record["step_size"][i]),
+                "sd": np.concatenate([np.sqrt(np.diagonal(own)) for own in G]),
+                "beta": shift + unit * at.d,
+            }
+            if self.model.family is None:
+                line["sigma"] = float(np.exp(at.log_sigma))
+            elif self.model.family.has_dispersion:
+                line["dispersion"] = float(np.exp(at.log_phi))
+            line["effects"] = record["watched"][i]
+            self.trace.append(line)
+
+    def follow(self) -> np.ndarray:
+        """The path of log sd, beta, log sigma or log phi since it last began anew, (iterations, parameters)."""
+        shift, unit = np.asarray(self.data.shift), np.asarray(self.data.unit)
+        rows = []
+        for at in self.history[self.since :]:
+            log_sd = [0.5 * np.log(np.maximum(np.diagonal(G), 1e-300)) for G in at.G]
+            last = at.log_sigma if self.model.family is None else at.log_phi
+            rows.append(np.concatenate([*log_sd, shift + unit * at.d, [last]]))
+        return np.array(rows)
+
+    def settled(self) -> bool:
+        """Whether the path since it began anew no longer drifts; the first part of one that does is forgotten."""
+        path = self.follow()
+        if len(path) < 2 * WINDOW:
+            return False
+        half = len(path) // 2
+        first, second = path[:half], path[half:]
+        error = np.hypot(batch_error(first), batch_error(second))
+        if np.all(np.abs(first.mean(axis=0) - second.mean(axis=0)) <= DRIFT * np.maximum(error, 1e-12)):
+            return True
+        self.since += half // WINDOW * WINDOW
+        return False
+
+    def monte_carlo_error(self) -> np.ndarray:
+        """Monte Carlo standard errors of the path's averages."""
+        return batch_error(self.follow())
+
+    def grow(self, factor: float) -> None:
+        """More draws from here on."""
+        self.samples *= factor
+
+    def path(self, last: int) -> _Path:
+        """Averages over the last iterations."""
+        own = self.history[-last:]
+        shift, unit = np.asarray(self.data.shift), np.asarray(self.data.unit)
+        G = [np.mean([at.G[t] for at in own], axis=0) for t in range(len(self.model.terms))]
+        windows = self.effects[-max(1, last // WINDOW) :]
+        effects = [np.mean([mean[t] for _, mean in windows], axis=0) for t in range(len(self.model.terms))]
+        d = np.mean([at.d for at in own], axis=0)
+        return _Path(G, shift + unit * d, float(np.mean([at.log_sigma for at in own])), float(np.mean([at.log_phi for at in own])), effects)
+
+
+def batch_error(path: np.ndarray) -> np.ndarray:
+    """Standard errors of the means of an autocorrelated path (iterations, parameters), by the means of batches."""
+    size = max(len(path) // BATCHES, 1)
+    means = path[len(path) % size :].reshape(-1, size, path.shape[1]).mean(axis=1)
+    return np.asarray(means.std(axis=0, ddof=1) / np.sqrt(len(means)))
+
+
+def _parameters(first: Start, sigma: float) -> Parameters:
+    G = tuple(own + 1e-8 * np.diag(np.diagonal(own)) for own in first.covariances)
+    return Parameters(np.zeros(len(first.beta)), G, np.asarray(np.log(sigma)), np.asarray(np.log(first.phi)))
+
+
+class _Steps(NamedTuple):
+    """Compiled functions of one structure."""
+
+    begin: Callable[..., Any]
+    warm_up: Callable[..., Any]
+    window: Callable[..., Any]
+
+
+@lru_cache(maxsize=16)
+def _compiled(model: Model, settings: Settings) -> _Steps:
+    """First state of Adam, the warm-up, and a window of iterations."""
+    import blackjax
+    import optax
+    from blackjax.adaptation.step_size import dual_averaging_adaptation
+
+    optimizer = optax.adam(settings.rate)
+    kernel = blackjax.hmc.build_kernel() if settings.sampler == "hmc" else blackjax.nuts.build_kernel()
+    linear = model.family is None
+
+    def step(key: Array, x: Array, density: Any, size: Array, inverse_mass: Array, leapfrog: Array) -> Any:
+        if settings.sampler == "hmc":
+            return kernel(key, x, density, size, inverse_mass, leapfrog)
+        return kernel(key, x, density, size, inverse_mass)
+
+    def inverse_mass(information: Array, at: Parameters) -> Array:
+        diagonal = expectation.precision_diagonal(model, information, at)
+        return jnp.ones_like(diagonal) if settings.identity else 1.0 / diagonal
+
+    def warm_up(
+        key: Array, x: Array, at: Parameters, data: Any, information: Array, size: Array, leapfrog: Array, target: Array, steps: Array
+    ) -> Any:
+        backend.traces["mcem"] += 1
+        density = expectation.effects_density(model, data, at)
+        init, update, final = dual_averaging_adaptation(target)
+        mass = inverse_mass(information, at)
+        state = blackjax.hmc.init(x, density)
+
+        def body(i: Array, carry: Any) -> Any:
+            state, adapting, rate = carry
+            own = jax.random.fold_in(jax.random.wrap_key_data(key), i)
+            state, info = step(own, state, density, jnp.exp(adapting.log_step_size), mass, leapfrog)
+            return state, update(adapting, info.acceptance_rate), rate + info.acceptance_rate
+
+        state, adapting, rate = jax.lax.fori_loop(0, steps, body, (state, init(size), jnp.zeros(())))
+        return state.position, final(adapting), rate / steps
+
+    def iteration(carry: Any, key: Array, data: Any, information: Array, leapfrog: Array, target: Array, count: Array, adapt: Array) -> Any:
+        (x, at, zeta, adam, size), effects = carry
+        density = expectation.effects_density(model, data, at)
+        mass = inverse_mass(information, at)
+        state = blackjax.hmc.init(x, density)
+
+        def draw(i: Array, inner: Any) -> Any:
+            state, total, rate, gradients = inner
+            state, info = step(jax.random.fold_in(key, i), state, density, size, mass, leapfrog)
+            total = expectation.add_draw(model, data, at, total, state.position)
+            return state, total, rate + info.acceptance_rate, gradients + info.num_integration_steps
+
+        zero = expectation.no_statistics(model, model.p)
+        state, total, rate, gradients = jax.lax.fori_loop(0, count, draw, (state, zero, jnp.zeros(()), jnp.zeros(())))
+        mean: Statistics = jax.tree.map(lambda v: v / count, total)
+        rate = rate / count
+        loss = expectation.expected_loss(model, data, at.d, at.G, at.log_sigma, mean)
+        new, zeta, adam = maximise(at, zeta, adam, data, mean)
+        size = size * jnp.exp(adapt * 0.02 * (rate - target))
+        watched = jnp.concatenate([own[:, :WATCH].reshape(-1) for own in expectation.split_effects(model, state.position)])
+        record = {
+            "loss": loss, "acceptance": rate, "gradients": gradients, "step_size": size, "watched": watched,
+            "G": new.G, "d": new.d, "log_sigma": new.log_sigma, "log_phi": new.log_phi,
+        }  # fmt: skip
+        effects = tuple(a + b for a, b in zip(effects, mean.mean, strict=True))
+        return ((state.position, new, zeta, adam, size), effects), record
+
+    def maximise(at: Parameters, zeta: Array, adam: Any, data: Any, mean: Statistics) -> Any:
+        new = expectation.maximise(model, data, at, mean, settings.fixed_sigma)
+        if linear and not settings.adam:
+            return new, zeta, adam
+        free = {"d": at.d, "log_phi": at.log_phi}
+        gradient = {"d": -mean.score[:-1], "log_phi": -mean.score[-1]}
+        if linear:
+            free |= {"log_sigma": at.log_sigma}
+        if settings.adam:
+            free |= {"zeta": zeta}
+
+            def loss(free: dict[str, Array]) -> Array:
+                G = expectation.by_scales(model, free["zeta"])
+                return expectation.expected_loss(model, data, free["d"], G, free.get("log_sigma", at.log_sigma), mean)
+
+            own = jax.grad(loss)(free)
+            gradient = own if linear else {**gradient, "zeta": own["zeta"]}
+            gradient = {name: gradient[name] for name in free}
+        updates, adam = optimizer.update(gradient, adam, free)
+        free = optax.apply_updates(free, updates)
+        G = expectation.by_scales(model, free["zeta"]) if settings.adam else new.G
+        log_sigma = at.log_sigma if settings.fixed_sigma or not linear else free["log_sigma"]
+        log_phi = free["log_phi"] if model.family is not None and model.family.has_dispersion else at.log_phi
+        return Parameters(free["d"], tuple(G), log_sigma, log_phi), free.get("zeta", zeta), adam
+
+    def begin(zeta: Array, at: Parameters) -> Any:
+        if linear and not settings.adam:
+            return ()
+        free = {"d": at.d, "log_phi": at.log_phi}
+        free |= {"log_sigma": at.log_sigma} if linear else {}
+        free |= {"zeta": zeta} if settings.adam else {}
+        return optimizer.init(jax.tree.map(jnp.asarray, free))
+
+    def window(key: Array, carry: Any, data: Any, information: Array, leapfrog: Array, target: Array, count: Array, adapt: Array) -> Any:
+        backend.traces["mcem"] += 1
+        effects = tuple(jnp.zeros((term.k, term.J)) for term in model.terms)
+
+        def body(carry: Any, own: Array) -> Any:
+            return iteration(carry, own, data, information, leapfrog, target, count, adapt)
+
+        keys = jax.random.split(jax.random.wrap_key_data(key), WINDOW)
+        (carry, effects), record = jax.lax.scan(body, (carry, effects), keys)
+        return carry, [b / WINDOW for b in effects], record
+
+    return _Steps(jax.jit(begin), jax.jit(warm_up), jax.jit(window))

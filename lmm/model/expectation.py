@@ -1,0 +1,187 @@
+"""The two steps of Monte Carlo EM in JAX: the density of the effects given the parameters, and the parameters given draws.
+
+Given d (fixed effects), covariances G_t and sigma (or phi), the effects b have log density, up to a constant,
+
+    -RSS(d, b) / (2 sigma^2) - 1/2 sum_t sum_j b_j'G_t^-1 b_j      (linear; sum log f(y | eta) in place of the first term otherwise).
+
+The M-step of the covariances is in closed form, G_t = mean over draws of sum_j b_j b_j' / J_t (its diagonal, its blocks, where the
+structure has no more), and so are those of beta and sigma^2 in a linear model; the rest follow the gradient of the expected log density.
+
+Wei & Tanner (1990), J. Am. Stat. Assoc. 85; Dempster, Laird & Rubin (1977), J. R. Stat. Soc. B 39.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmm.model import scales
+from lmm.model.densities import log_density
+from lmm.model.joint import Model, RowData, Sums, multiply, predictor
+
+Array = Any
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+class Parameters(NamedTuple):
+    """d (p,), Cov(b) per term (k, k), log of sigma, log of phi."""
+
+    d: Array
+    G: tuple[Array, ...]
+    log_sigma: Array
+    log_phi: Array
+
+
+class Statistics(NamedTuple):
+    """Sums over draws: sum_j b_j b_j' per term (k, k), b per term (k, J), b'Z'WZb - 2 b'Z'Wy0; the gradient of sum log f in
+    (d, log phi), and sum log f itself, of a generalized model."""
+
+    square: tuple[Array, ...]
+    mean: tuple[Array, ...]
+    energy: Array
+    score: Array
+    log_f: Array
+
+
+def split_effects(model: Model, x: Array) -> list[Array]:
+    """b per term (k, J) of a flat vector (q,)."""
+    out, at = [], 0
+    for term in model.terms:
+        out.append(x[at : at + term.k * term.J].reshape(term.k, term.J))
+        at += term.k * term.J
+    return out
+
+
+def flatten(b: list[Array]) -> Array:
+    """The inverse of :func:`split_effects`."""
+    return jnp.concatenate([own.reshape(-1) for own in b])
+
+
+def small_inverse(G: Array) -> Array:
+    """G^-1 of a (k, k) covariance, a little more than G so that a vanishing direction stays finite."""
+    k = G.shape[0]
+    if k == 1:
+        return 1.0 / jnp.maximum(G, 1e-300)
+    unit = jnp.sqrt(jnp.maximum(jnp.diagonal(G), 1e-300))
+    return jnp.linalg.inv(G / jnp.outer(unit, unit) + 1e-8 * jnp.eye(k)) / jnp.outer(unit, unit)
+
+
+def effects_density(model: Model, data: Sums | RowData, at: Parameters) -> Any:
+    """x (q,) -> log density of the effects, with a gradient from one product with Z'WZ."""
+    inverses = [small_inverse(G) for G in at.G]
+
+    def prior(b: list[Array]) -> tuple[Array, list[Array]]:
+        pulled = [P @ own for P, own in zip(inverses, b, strict=True)]
+        return -0.5 * sum((jnp.sum(own * pull) for own, pull in zip(b, pulled, strict=True)), jnp.zeros(())), pulled
+
+    if isinstance(data, Sums):
+        precision = jnp.exp(-2.0 * at.log_sigma)
+        target = [r - jnp.tensordot(at.d, F, 1) for r, F in zip(data.rhs, data.fixed, strict=True)]
+
+        def parts(x: Array) -> tuple[Array, Array]:
+            b = split_effects(model, x)
+            product = multiply(data, model.keys, b)
+            value, pulled = prior(b)
+            for own, r, Ab in zip(b, target, product, strict=True):
+                value = value + precision * jnp.sum(own * (r - 0.5 * Ab))
+            gradient = [precision * (r - Ab) - pull for r, Ab, pull in zip(target, product, pulled, strict=True)]
+            return value, flatten(gradient)
+
+        @jax.custom_vjp
+        def density(x: Array) -> Array:
+            return parts(x)[0]
+
+        density.defvjp(parts, lambda gradient, cotangent: (cotangent * gradient,))
+        return density
+
+    f = log_density(model.family)
+    phi = jnp.exp(at.log_phi)
+
+    def of_rows(x: Array) -> Array:
+        b = split_effects(model, x)
+        return jnp.sum(f(data.y, predictor(data, at.d, b), data.weights, phi)) + prior(b)[0]
+
+    return of_rows
+
+
+def precision_diagonal(model: Model, information: Array, at: Parameters) -> Array:
+    """Diagonal (q,) of the precision of the effects given the rest: that of Z'WZ (q,), over sigma^2, plus that of G^-1."""
+    own = [jnp.broadcast_to(jnp.diagonal(small_inverse(G))[:, None], (t.k, t.J)) for G, t in zip(at.G, model.terms, strict=True)]
+    return information * jnp.exp(-2.0 * at.log_sigma) + flatten(own)
+
+
+def no_statistics(model: Model, p: int) -> Statistics:
+    """Zeros to add to."""
+    square = tuple(jnp.zeros((t.k, t.k)) for t in model.terms)
+    mean = tuple(jnp.zeros((t.k, t.J)) for t in model.terms)
+    return Statistics(square, mean, jnp.zeros(()), jnp.zeros(p + 1), jnp.zeros(()))
+
+
+def add_draw(model: Model, data: Sums | RowData, at: Parameters, total: Statistics, x: Array) -> Statistics:
+    """The statistics with one more draw."""
+    b = split_effects(model, x)
+    square = tuple(old + own @ own.T for old, own in zip(total.square, b, strict=True))
+    mean = tuple(old + own for old, own in zip(total.mean, b, strict=True))
+    energy, score, log_f = total.energy, total.score, total.log_f
+    if isinstance(data, Sums):
+        product = multiply(data, model.keys, b)
+        for own, Ab, r in zip(b, product, data.rhs, strict=True):
+            energy = energy + jnp.sum(own * (Ab - 2.0 * r))
+    else:
+        f = log_density(model.family)
+
+        def of(d: Array, log_phi: Array) -> Array:
+            return jnp.sum(f(data.y, predictor(data, d, b), data.weights, jnp.exp(log_phi)))
+
+        value, (first, second) = jax.value_and_grad(of, argnums=(0, 1))(at.d, at.log_phi)
+        score = score + jnp.concatenate([first, second[None]])
+        log_f = log_f + value
+    return Statistics(square, mean, energy, score, log_f)
+
+
+def structured(model: Model, G: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Covariances with zeros where the structure has no parameter."""
+    out = []
+    for term, own in zip(model.terms, G, strict=True):
+        mask = np.eye(term.k)
+        for start, size in term.blocks:
+            mask[start : start + size, start : start + size] = 1.0
+        out.append(own * mask)
+    return tuple(out)
+
+
+def maximise(model: Model, data: Sums | RowData, at: Parameters, mean: Statistics, fixed_sigma: bool) -> Parameters:
+    """The parameters with a maximum in closed form, from averaged statistics; the others stay."""
+    G = structured(model, tuple(S / term.J for S, term in zip(mean.square, model.terms, strict=True)))
+    if not isinstance(data, Sums):
+        return at._replace(G=G)
+    right = data.xy - sum((jnp.tensordot(F, b, 2) for F, b in zip(data.fixed, mean.mean, strict=True)), jnp.zeros(model.p))
+    d = jnp.linalg.solve(data.gram, right) if model.p else at.d
+    rss = data.yy - 2.0 * d @ right + d @ data.gram @ d + mean.energy
+    log_sigma = at.log_sigma if fixed_sigma else 0.5 * jnp.log(rss / data.n)
+    return Parameters(d, G, log_sigma, at.log_phi)
+
+
+def expected_loss(model: Model, data: Sums | RowData, d: Array, G: tuple[Array, ...], log_sigma: Array, mean: Statistics) -> Array:
+    """Minus the averaged log density of responses and effects; of a generalized model that of the effects alone plus what was summed."""
+    loss = jnp.zeros(())
+    for own, S, term in zip(G, mean.square, model.terms, strict=True):
+        unit = jnp.sqrt(jnp.maximum(jnp.diagonal(own), 1e-300))
+        R = own / jnp.outer(unit, unit) + (1e-8 * jnp.eye(term.k) if term.k > 1 else 0.0)
+        log_det = jnp.linalg.slogdet(R)[1] + 2.0 * jnp.sum(jnp.log(unit))
+        loss = loss + 0.5 * term.J * (log_det + term.k * LOG_2PI) + 0.5 * jnp.sum(small_inverse(own) * S)
+    if not isinstance(data, Sums):
+        return loss - mean.log_f
+    right = data.xy - sum((jnp.tensordot(F, b, 2) for F, b in zip(data.fixed, mean.mean, strict=True)), jnp.zeros(model.p))
+    rss = data.yy - 2.0 * d @ right + d @ data.gram @ d + mean.energy
+    return loss + data.n * (0.5 * LOG_2PI + log_sigma) - 0.5 * data.sum_log_weights + 0.5 * rss * jnp.exp(-2.0 * log_sigma)
+
+
+def by_scales(model: Model, zeta: Array) -> tuple[Array, ...]:
+    """Covariances of transformed standard deviations and correlations."""
+    T = [scales.factor(term, own, model.transform) for term, own in zip(model.terms, scales.split(model.terms, zeta), strict=True)]
+    return tuple(t @ t.T for t in T)
