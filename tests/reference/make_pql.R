@@ -1,11 +1,11 @@
-# Penalised quasi-likelihood by MASS::glmmPQL, iterated to its own convergence, and nlme::lme with a known residual sd.
+# Penalised quasi-likelihood by MASS::glmmPQL, iterated to its own convergence, and glmmTMB with a known residual sd.
 #
 #   python -c "import lmm; lmm.datasets.load('salamander').to_csv('salamander.csv', index=False)"
 #   Rscript make_pql.R > pql.json
 #
 # glmmPQL stops when the squared change of the linear predictor is 1e-6 of its square; a fit is therefore restarted on its
 # own working model until that changes nothing. The simulated counts are written out with the design of sleepstudy.
-suppressMessages({library(MASS); library(nlme); library(lme4); library(jsonlite)})
+suppressMessages({library(MASS); library(nlme); library(lme4); library(glmmTMB); library(jsonlite)})
 
 # glmmPQL's own loop (MASS 7.3) with a tolerance of 1e-14 in place of 1e-6
 source_lines <- deparse(MASS::glmmPQL)
@@ -74,10 +74,14 @@ w <- tight(cbind(incidence, size - incidence) ~ period, random = ~ 1 | herd, fam
            control = control)
 out$cbpp <- list(fixef = unname(fixef(w)), sds = plain(w), sigma = w$sigma)
 
-known <- function(method, s) {
-  f <- lme(Reaction ~ Days, random = ~ Days | Subject, data = sleepstudy, method = method, control = lmeControl(sigma = s, opt = "optim", reltol = 1e-12))
-  list(fixef = unname(fixef(f)), sds = slopes(f), sigma = f$sigma)
+# betad is the log of the residual variance
+known <- function(reml, s) {
+  f <- glmmTMB(Reaction ~ Days + (Days | Subject), data = sleepstudy, REML = reml, start = list(betad = 2 * log(s)),
+               map = list(betad = factor(NA)), control = glmmTMBControl(optCtrl = list(rel.tol = 1e-14, iter.max = 1000, eval.max = 1000)))
+  V <- VarCorr(f)$cond$Subject
+  list(fixef = unname(fixef(f)$cond), sds = unname(c(attr(V, "stddev"), attr(V, "correlation")[1, 2])), sigma = sigma(f),
+       llf = as.numeric(logLik(f)))
 }
-out$known_reml <- known("REML", 20); out$known_ml <- known("ML", 30)
+out$known_reml <- known(TRUE, 20); out$known_ml <- known(FALSE, 24)
 out$data <- list(sleep = sleep[c("Days", "Subject", "count")], nested = nested[c("y", "x", "class", "school")])
 cat(toJSON(out, digits = 12, auto_unbox = TRUE, dataframe = "columns"), "\n")
