@@ -113,7 +113,7 @@ class MacKay:
         problem : the sums of a design.
         start : theta (m,) to begin from, in place of ``start_variances``.
         callback : called with each line of the trace; of the quick form "objective" (the REML criterion there), "theta",
-            "sigma", "variances" (per term (k,)), "effective" (degrees of freedom of the fit) and "decrease" (largest
+            "sigma", "sd" (of all effects, then the residual), "effective" (degrees of freedom of the fit) and "decrease" (largest
             relative change of a variance).
         """
         begin = perf_counter()
@@ -141,7 +141,7 @@ class MacKay:
                 "objective": criterion(problem, point, evaluate, now.residual),
                 "theta": theta,
                 "sigma": float(np.sqrt(now.residual)),
-                "variances": tuple(now.effects),
+                "sd": np.sqrt(now.flat()),
                 "effective": effective,
                 "decrease": change,
             }

@@ -43,6 +43,8 @@ from lmm.model.records import Convergence, Estimate, Report
 from lmm.model.working import starting_values
 
 DISPERSIONS = ("fixed", "estimated")
+#: a step's component along the last, relative to it, below which the iteration cycles
+CYCLE = -0.4
 #: shortest step taken when full ones cycle
 SHORTEST = 1.0 / 64.0
 #: log of the largest factor by which one iteration changes a dispersion that does not scale the variance
@@ -203,9 +205,10 @@ class _Iteration:
             change = np.append(change, np.sqrt(self.problem.n) * longer)
         else:
             longer = 0.0
-        # a map that overshoots turns round at every step: shorter ones damp it
-        turn = float(change @ self.change) if self.change is not None else 0.0
-        self.step = max(self.step / 2.0, SHORTEST) if turn < 0.0 else min(1.0, 1.2 * self.step)
+        # a map that overshoots turns round at every step without getting shorter: shorter ones damp it
+        last = self.change
+        cycles = last is not None and float(change @ last) < CYCLE * float(last @ last)
+        self.step = max(self.step / 2.0, SHORTEST) if cycles else min(1.0, 1.2 * self.step)
         self.change = change
         while not self._possible(self.eta + self.step * (eta - self.eta)):
             self.step /= 2.0
