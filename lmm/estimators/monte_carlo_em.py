@@ -27,9 +27,12 @@ from lmm.estimators.control import Control
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.estimators.posterior import need
+from lmm.estimators.variational_start import dense_terms, joint_gaussian
 from lmm.linalg import backend
 from lmm.model import expectation, scales
-from lmm.model.expectation import Parameters, Statistics
+from lmm.model.crossproducts import CrossProducts, cross_products
+from lmm.model.elbo import Approximation
+from lmm.model.expectation import Frame, Parameters, Statistics
 from lmm.model.joint import Model, RowData, Start, Sums, make_model, make_row_data, make_sums, start_of, units_of
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate, Report
@@ -39,12 +42,18 @@ Array = Any
 
 #: iterations between two looks at the path, and batches in which its Monte Carlo error is estimated
 WINDOW, BATCHES = 50, 10
+#: windows after which a path may be called settled
+SETTLE = 6
 #: differences of the path's halves, in standard errors, above which it still drifts
 DRIFT = 3.0
 #: numbers in the cross-products of two factors up to which they are held dense
 DENSE_PAIRS = 200_000
 #: levels of each term whose effects the trace follows
 WATCH = 5
+
+
+#: relative change of a standard deviation after which the chain's coordinates are made anew
+REFRESH = 0.25
 
 
 class Settings(NamedTuple):
@@ -54,7 +63,7 @@ class Settings(NamedTuple):
     adam: bool
     rate: float
     fixed_sigma: bool
-    identity: bool
+    dense: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,10 @@ class MonteCarloEM:
     tolerance : stop when the Monte Carlo error of every parameter is below this part of its standard error; 0 runs all iterations.
     leapfrog : leapfrog steps of an HMC step.
     step_size : fixed step size; None adapts it to ``target_acceptance``, in the warm-up and slowly after it.
-    metric : "diagonal", scaled by the conditional standard deviations of the effects, which follow the parameters; or "identity".
+    metric : "adapted": the chain moves in coordinates in which the effects are about independent, the few of the smaller factors by
+        their joint covariance, the others about their regression on them; these follow the parameters. "identity": in the effects.
+    smoothing : share of an iteration's draws in the averages that the M-step takes, 1 for these draws alone. Below one, earlier
+        draws fade out, so that a variance with few levels does not chase its own noise.
     m_step : "auto", closed forms where there are any; "adam", one step of Adam for everything.
     learning_rate : of Adam.
     sigma : residual standard deviation of a linear model, "estimate" or a fixed number.
@@ -99,7 +111,8 @@ class MonteCarloEM:
     leapfrog: int = 3
     step_size: float | None = None
     target_acceptance: float = 0.75
-    metric: str = "diagonal"
+    metric: str = "adapted"
+    smoothing: float = 0.25
     m_step: str = "auto"
     learning_rate: float = 0.01
     sigma: float | str = "estimate"
@@ -110,7 +123,7 @@ class MonteCarloEM:
     name = "mcem"
 
     def __post_init__(self) -> None:
-        for key, known in (("sampler", ("hmc", "nuts")), ("metric", ("diagonal", "identity")), ("m_step", ("auto", "adam"))):
+        for key, known in (("sampler", ("hmc", "nuts")), ("metric", ("adapted", "identity")), ("m_step", ("auto", "adam"))):
             if getattr(self, key) not in known:
                 raise ArgumentError(f"MonteCarloEM: {key}={getattr(self, key)!r} must be {' or '.join(map(repr, known))}.")
         if isinstance(self.sigma, str) and self.sigma != "estimate":
@@ -121,6 +134,8 @@ class MonteCarloEM:
                 raise ArgumentError(f"MonteCarloEM: {key}={value!r} must be positive.")
         if self.warmup < 0 or self.tolerance < 0 or not self.growth >= 1:
             raise ArgumentError("MonteCarloEM: warmup and tolerance must not be negative, and growth at least 1.")
+        if not 0 < self.smoothing <= 1:
+            raise ArgumentError(f"MonteCarloEM: smoothing={self.smoothing!r} must lie above 0 and be at most 1.")
         if not 0 < self.target_acceptance < 1:
             raise ArgumentError(f"MonteCarloEM: target_acceptance={self.target_acceptance!r} must lie between 0 and 1.")
 
@@ -140,16 +155,13 @@ class MonteCarloEM:
         model = make_model(problem, "softplus", resolve(None, problem.names, problem.labels, units_of(problem)))
         data: Sums | RowData
         if isinstance(problem, Problem):
-            data, information = make_sums(problem, sigma, DENSE_PAIRS), [np.einsum("aaj->aj", A) for A in problem.cross.diag]
+            data, cross = make_sums(problem, sigma, DENSE_PAIRS), problem.cross
         else:
-            data = make_row_data(problem, first.beta)
-            information = [np.einsum("aaj->aj", A) * first.information for A in problem.rows.pattern.diag]
-        flat = np.concatenate([own.reshape(-1) for own in information])
-        settings = Settings(
-            self.sampler, self.m_step == "adam", self.learning_rate, not isinstance(self.sigma, str), self.metric == "identity"
-        )
+            data, cross = make_row_data(problem, first.beta), _weighted(problem, first)
+        dense = dense_terms(model) if self.metric == "adapted" else ()
+        settings = Settings(self.sampler, self.m_step == "adam", self.learning_rate, not isinstance(self.sigma, str), dense)
         with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-            walk = _Walk(self, model, settings, backend.put((data, flat)), _parameters(first, sigma), rng)
+            walk = _Walk(self, model, settings, backend.put(data), cross, _parameters(first, sigma), rng)
             converged, message = self._search(walk, problem, callback)
         path = walk.path(self._last(walk, converged))
         estimate = self._finish(problem, path, sigma)
@@ -247,24 +259,70 @@ class _Walk:
     """The chain with its parameters, moved in windows of iterations."""
 
     def __init__(
-        self, method: MonteCarloEM, model: Model, settings: Settings, arguments: tuple[Any, Any], at: Parameters, rng: np.random.Generator
+        self,
+        method: MonteCarloEM,
+        model: Model,
+        settings: Settings,
+        data: Any,
+        cross: CrossProducts,
+        at: Parameters,
+        rng: np.random.Generator,
     ):
         self.method, self.model, self.settings, self.rng = method, model, settings, rng
-        self.data, self.information = arguments
+        self.data, self.cross = data, cross
         self.steps = _compiled(model, settings)
         self.at = jax.tree.map(np.asarray, at)
         self.x = np.zeros(sum(term.k * term.J for term in model.terms))
         self.samples = float(method.samples)
-        self.step_size = method.step_size or 0.1
+        self.step_size = method.step_size or 0.2
         self.trace: list[dict[str, Any]] = []
         self.history: list[Parameters] = []
-        self.effects: list[tuple[int, list[np.ndarray]]] = []  # draws and their mean, per window
+        self.effects: list[tuple[int, list[np.ndarray]]] = []  # iterations and mean effects, per window
         self.since = 0
         self.gradients = 0.0
-        zeta = scales.from_covariances(
-            model.terms, [np.asarray(G) for G in self.at.G], [1e-3 * np.sqrt(np.diagonal(G)) for G in self.at.G], "softplus"
-        )
-        self.zeta, self.adam = zeta, self.steps.begin(zeta, self.at)
+        floors = [1e-3 * np.sqrt(np.diagonal(G)) for G in self.at.G]
+        self.zeta = scales.from_covariances(model.terms, [np.asarray(G) for G in self.at.G], floors, "softplus")
+        self.adam = self.steps.begin(self.zeta, self.at)
+        self.mean: Any = None
+        self.frame = self._frame()
+        self.frame_sd = self._sd()
+
+    def _sd(self) -> np.ndarray:
+        """Standard deviations of the effects over that of the residual."""
+        sd = np.concatenate([np.sqrt(np.diagonal(G)) for G in self.at.G])
+        return np.asarray(sd / np.exp(float(self.at.log_sigma)))
+
+    def _refresh(self) -> None:
+        """New coordinates where the parameters have moved away from those they were made for; the effects stay."""
+        sd = self._sd()
+        if self.method.metric == "identity" or np.all(np.abs(np.log(sd / self.frame_sd)) < np.log1p(REFRESH)):
+            return
+        b = [np.asarray(own) for own in expectation.effects(self.model, self.settings.dense, self.frame, self.x)]
+        self.frame, self.frame_sd = self._frame(), sd
+        self.x = expectation.coordinates(self.model, self.settings.dense, self.frame, b)
+
+    def _frame(self) -> Frame:
+        model, dense = self.model._replace(p=0), self.settings.dense
+        if self.method.metric == "identity":
+            ones = tuple(np.ones((term.k, term.J)) for term in model.terms)
+            return Frame(ones, tuple(np.zeros((0, term.k, term.J)) for term in model.terms), np.zeros((0, 0)))
+        scale = float(np.exp(self.at.log_sigma)) if model.family is None else 1.0
+        shown = [
+            0.01 * scale**2 * t.J / np.maximum(np.einsum("aaj->a", A), 1e-300) for t, A in zip(model.terms, self.cross.diag, strict=True)
+        ]
+        G = [np.asarray(own) + np.diag(np.maximum(least - np.diagonal(own), 0.0)) for own, least in zip(self.at.G, shown, strict=True)]
+        T = [np.linalg.cholesky(own + 1e-8 * np.diag(np.diagonal(own))) / scale for own in G]
+        prior = [np.linalg.inv(t @ t.T) for t in T]
+        both = zip(self.cross.diag, prior, strict=True)
+        units = [scale * np.sqrt(np.einsum("jaa->aj", np.linalg.inv(np.moveaxis(A, -1, 0) + P))) for A, P in both]
+        if not dense:
+            return Frame(tuple(units), tuple(np.zeros((0, term.k, term.J)) for term in model.terms), np.zeros((0, 0)))
+        bare = replace(self.cross, rhs=tuple(own[:0] for own in self.cross.rhs), gram=np.zeros((0, 0)))
+        regressions, L = joint_gaussian(bare, model, Approximation("partial", "fixed", dense), T, prior, units, scale)
+        z = model.size
+        free = iter(regressions)
+        K = tuple(np.zeros((len(L) - z, t.k, t.J)) if i in dense else next(free)[z:] for i, t in enumerate(model.terms))
+        return Frame(tuple(units), K, L[z:, z:])
 
     def _key(self) -> np.ndarray:
         return self.rng.integers(0, 2**32, 2, dtype=np.uint32)
@@ -275,7 +333,7 @@ class _Walk:
             adapt = self.method.step_size is None
             leapfrog, target = np.asarray(self.method.leapfrog), np.asarray(self.method.target_acceptance)
             self.x, step, _ = self.steps.warm_up(
-                self._key(), self.x, self.at, self.data, self.information, np.asarray(self.step_size), leapfrog, target, np.asarray(steps)
+                self._key(), self.x, self.at, self.data, self.frame, np.asarray(self.step_size), leapfrog, target, np.asarray(steps)
             )
             self.gradients += steps * self.method.leapfrog
             if adapt:
@@ -283,19 +341,23 @@ class _Walk:
 
     def window(self, iterations: int) -> None:
         """``iterations`` EM iterations."""
+        self._refresh()
         count = max(1, round(self.samples))
+        smoothing = self.method.smoothing if self.mean is not None else 1.0
+        mean = self.mean if self.mean is not None else self.steps.zero()
         adapt = np.asarray(0.0 if self.method.step_size is not None else 1.0)
         out = self.steps.window(
             self._key(),
-            (self.x, self.at, self.zeta, self.adam, np.asarray(self.step_size)),
+            (self.x, self.at, self.zeta, self.adam, np.asarray(self.step_size), mean, np.asarray(smoothing)),
             self.data,
-            self.information,
+            self.frame,
             np.asarray(self.method.leapfrog),
             np.asarray(self.method.target_acceptance),
             np.asarray(count),
             adapt,
+            np.asarray(self.method.smoothing),
         )
-        (self.x, self.at, self.zeta, self.adam, step), mean, record = out
+        (self.x, self.at, self.zeta, self.adam, step, self.mean, _), mean, record = out
         self.step_size = float(step)
         record = jax.tree.map(np.asarray, record)
         self.gradients += float(record["gradients"][:iterations].sum())
@@ -333,7 +395,7 @@ class _Walk:
     def settled(self) -> bool:
         """Whether the path since it began anew no longer drifts; the first part of one that does is forgotten."""
         path = self.follow()
-        if len(path) < 2 * WINDOW:
+        if len(path) < SETTLE * WINDOW:
             return False
         half = len(path) // 2
         first, second = path[:half], path[half:]
@@ -364,7 +426,7 @@ class _Walk:
 
 def batch_error(path: np.ndarray) -> np.ndarray:
     """Standard errors of the means of an autocorrelated path (iterations, parameters), by the means of batches."""
-    size = max(len(path) // BATCHES, 1)
+    size = max(len(path) // BATCHES, WINDOW)
     means = path[len(path) % size :].reshape(-1, size, path.shape[1]).mean(axis=1)
     return np.asarray(means.std(axis=0, ddof=1) / np.sqrt(len(means)))
 
@@ -374,10 +436,19 @@ def _parameters(first: Start, sigma: float) -> Parameters:
     return Parameters(np.zeros(len(first.beta)), G, np.asarray(np.log(sigma)), np.asarray(np.log(first.phi)))
 
 
+def _weighted(problem: GeneralizedProblem, first: Start) -> CrossProducts:
+    """Z'WZ at the working weights without random effects."""
+    rows = problem.rows
+    X = rows.Q @ rows.R
+    W = np.maximum(problem.family.expected_weights(rows.offset + X @ first.beta, rows.weights, first.phi).weight, 1e-10)
+    return cross_products(problem.terms, np.asfortranarray(X), W)
+
+
 class _Steps(NamedTuple):
     """Compiled functions of one structure."""
 
     begin: Callable[..., Any]
+    zero: Callable[..., Any]
     warm_up: Callable[..., Any]
     window: Callable[..., Any]
 
@@ -398,17 +469,13 @@ def _compiled(model: Model, settings: Settings) -> _Steps:
             return kernel(key, x, density, size, inverse_mass, leapfrog)
         return kernel(key, x, density, size, inverse_mass)
 
-    def inverse_mass(information: Array, at: Parameters) -> Array:
-        diagonal = expectation.precision_diagonal(model, information, at)
-        return jnp.ones_like(diagonal) if settings.identity else 1.0 / diagonal
-
     def warm_up(
-        key: Array, x: Array, at: Parameters, data: Any, information: Array, size: Array, leapfrog: Array, target: Array, steps: Array
+        key: Array, x: Array, at: Parameters, data: Any, frame: Frame, size: Array, leapfrog: Array, target: Array, steps: Array
     ) -> Any:
         backend.traces["mcem"] += 1
-        density = expectation.effects_density(model, data, at)
+        density = expectation.effects_density(model, settings.dense, frame, data, at)
         init, update, final = dual_averaging_adaptation(target)
-        mass = inverse_mass(information, at)
+        mass = jnp.ones_like(x)
         state = blackjax.hmc.init(x, density)
 
         def body(i: Array, carry: Any) -> Any:
@@ -420,32 +487,39 @@ def _compiled(model: Model, settings: Settings) -> _Steps:
         state, adapting, rate = jax.lax.fori_loop(0, steps, body, (state, init(size), jnp.zeros(())))
         return state.position, final(adapting), rate / steps
 
-    def iteration(carry: Any, key: Array, data: Any, information: Array, leapfrog: Array, target: Array, count: Array, adapt: Array) -> Any:
-        (x, at, zeta, adam, size), effects = carry
-        density = expectation.effects_density(model, data, at)
-        mass = inverse_mass(information, at)
+    def iteration(
+        carry: Any, key: Array, data: Any, frame: Frame, leapfrog: Array, target: Array, count: Array, adapt: Array, smoothing: Array
+    ) -> Any:
+        (x, at, zeta, adam, size, past, share), effects = carry
+        density = expectation.effects_density(model, settings.dense, frame, data, at)
+        mass = jnp.ones_like(x)
         state = blackjax.hmc.init(x, density)
 
         def draw(i: Array, inner: Any) -> Any:
             state, total, rate, gradients = inner
             state, info = step(jax.random.fold_in(key, i), state, density, size, mass, leapfrog)
-            total = expectation.add_draw(model, data, at, total, state.position)
+            b = expectation.effects(model, settings.dense, frame, state.position)
+            total = expectation.add_draw(model, data, at, total, b)
             return state, total, rate + info.acceptance_rate, gradients + info.num_integration_steps
 
-        zero = expectation.no_statistics(model, model.p)
-        state, total, rate, gradients = jax.lax.fori_loop(0, count, draw, (state, zero, jnp.zeros(()), jnp.zeros(())))
-        mean: Statistics = jax.tree.map(lambda v: v / count, total)
+        state, total, rate, gradients = jax.lax.fori_loop(0, count, draw, (state, zero(), jnp.zeros(()), jnp.zeros(())))
+        own: Statistics = jax.tree.map(lambda v: v / count, total)
+        mean: Statistics = jax.tree.map(lambda old, new: old + share * (new - old), past, own)
         rate = rate / count
-        loss = expectation.expected_loss(model, data, at.d, at.G, at.log_sigma, mean)
+        loss = expectation.expected_loss(model, data, at.d, at.G, at.log_sigma, own)
         new, zeta, adam = maximise(at, zeta, adam, data, mean)
         size = size * jnp.exp(adapt * 0.02 * (rate - target))
-        watched = jnp.concatenate([own[:, :WATCH].reshape(-1) for own in expectation.split_effects(model, state.position)])
+        b = expectation.effects(model, settings.dense, frame, state.position)
         record = {
-            "loss": loss, "acceptance": rate, "gradients": gradients, "step_size": size, "watched": watched,
+            "loss": loss, "acceptance": rate, "gradients": gradients, "step_size": size,
+            "watched": jnp.concatenate([each[:, :WATCH].reshape(-1) for each in b]),
             "G": new.G, "d": new.d, "log_sigma": new.log_sigma, "log_phi": new.log_phi,
         }  # fmt: skip
-        effects = tuple(a + b for a, b in zip(effects, mean.mean, strict=True))
-        return ((state.position, new, zeta, adam, size), effects), record
+        effects = tuple(old + each for old, each in zip(effects, own.mean, strict=True))
+        return ((state.position, new, zeta, adam, size, mean, smoothing), effects), record
+
+    def zero() -> Statistics:
+        return expectation.no_statistics(model, model.p)
 
     def maximise(at: Parameters, zeta: Array, adam: Any, data: Any, mean: Statistics) -> Any:
         new = expectation.maximise(model, data, at, mean, settings.fixed_sigma)
@@ -480,15 +554,17 @@ def _compiled(model: Model, settings: Settings) -> _Steps:
         free |= {"zeta": zeta} if settings.adam else {}
         return optimizer.init(jax.tree.map(jnp.asarray, free))
 
-    def window(key: Array, carry: Any, data: Any, information: Array, leapfrog: Array, target: Array, count: Array, adapt: Array) -> Any:
+    def window(
+        key: Array, carry: Any, data: Any, frame: Frame, leapfrog: Array, target: Array, count: Array, adapt: Array, smoothing: Array
+    ) -> Any:
         backend.traces["mcem"] += 1
         effects = tuple(jnp.zeros((term.k, term.J)) for term in model.terms)
 
         def body(carry: Any, own: Array) -> Any:
-            return iteration(carry, own, data, information, leapfrog, target, count, adapt)
+            return iteration(carry, own, data, frame, leapfrog, target, count, adapt, smoothing)
 
         keys = jax.random.split(jax.random.wrap_key_data(key), WINDOW)
         (carry, effects), record = jax.lax.scan(body, (carry, effects), keys)
         return carry, [b / WINDOW for b in effects], record
 
-    return _Steps(jax.jit(begin), jax.jit(warm_up), jax.jit(window))
+    return _Steps(jax.jit(begin), jax.jit(zero), jax.jit(warm_up), jax.jit(window))

@@ -68,7 +68,7 @@ def begin_at(
     regressions: list[np.ndarray] = []
     factor = np.zeros((0, 0))
     if how.family == "partial":
-        regressions, factor = _joint(cross, model, how, T, prior, units, scale)
+        regressions, factor = joint_gaussian(cross, model, how, T, prior, units, scale)
     return elbo.Begin(zeta, (near.beta - shift) / unit, effects, regressions, factor, sigma, near.phi), units
 
 
@@ -86,7 +86,7 @@ def _working_sums(problem: Problem | GeneralizedProblem, near: Estimate, unit: n
     return cross_products(problem.terms, np.asfortranarray(rows.Q @ rows.R * unit), W), 1.0
 
 
-def _joint(
+def joint_gaussian(
     cross: CrossProducts,
     model: Model,
     how: Approximation,

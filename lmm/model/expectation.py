@@ -47,8 +47,17 @@ class Statistics(NamedTuple):
     log_f: Array
 
 
+class Frame(NamedTuple):
+    """Coordinates in which the effects are about independent, with unit variances: units (k, J) per term; with g = L z the
+    effects of the dense terms in their units, the others are units * x + K g, K (e, k, J) (zero for the dense terms)."""
+
+    units: tuple[Array, ...]
+    K: tuple[Array, ...]
+    L: Array
+
+
 def split_effects(model: Model, x: Array) -> list[Array]:
-    """b per term (k, J) of a flat vector (q,)."""
+    """Parts (k, J) per term of a flat vector (q,)."""
     out, at = [], 0
     for term in model.terms:
         out.append(x[at : at + term.k * term.J].reshape(term.k, term.J))
@@ -56,9 +65,36 @@ def split_effects(model: Model, x: Array) -> list[Array]:
     return out
 
 
-def flatten(b: list[Array]) -> Array:
-    """The inverse of :func:`split_effects`."""
-    return jnp.concatenate([own.reshape(-1) for own in b])
+def effects(model: Model, dense: tuple[int, ...], frame: Frame, x: Array) -> list[Array]:
+    """b per term (k, J) at coordinates x (q,)."""
+    parts = split_effects(model, x)
+    b = [own * unit for own, unit in zip(parts, frame.units, strict=True)]
+    if not dense:
+        return b
+    g = frame.L @ jnp.concatenate([parts[t].reshape(-1) for t in dense])
+    at = 0
+    for t, term in enumerate(model.terms):
+        if t in dense:
+            b[t] = g[at : at + term.k * term.J].reshape(term.k, term.J) * frame.units[t]
+            at += term.k * term.J
+        else:
+            b[t] = b[t] + jnp.tensordot(g, frame.K[t], 1)
+    return b
+
+
+def coordinates(model: Model, dense: tuple[int, ...], frame: Frame, b: list[np.ndarray]) -> np.ndarray:
+    """The inverse of :func:`effects`, in NumPy."""
+    parts = [own / unit for own, unit in zip(b, frame.units, strict=True)]
+    if dense:
+        g = np.concatenate([parts[t].reshape(-1) for t in dense])
+        z, at = np.linalg.solve(frame.L, g), 0
+        for t, term in enumerate(model.terms):
+            if t in dense:
+                parts[t] = z[at : at + term.k * term.J]
+                at += term.k * term.J
+            else:
+                parts[t] = (b[t] - np.tensordot(g, frame.K[t], 1)) / frame.units[t]
+    return np.concatenate([own.reshape(-1) for own in parts])
 
 
 def small_inverse(G: Array) -> Array:
@@ -70,7 +106,7 @@ def small_inverse(G: Array) -> Array:
     return jnp.linalg.inv(G / jnp.outer(unit, unit) + 1e-8 * jnp.eye(k)) / jnp.outer(unit, unit)
 
 
-def effects_density(model: Model, data: Sums | RowData, at: Parameters) -> Any:
+def effects_density(model: Model, dense: tuple[int, ...], frame: Frame, data: Sums | RowData, at: Parameters) -> Any:
     """x (q,) -> log density of the effects, with a gradient from one product with Z'WZ."""
     inverses = [small_inverse(G) for G in at.G]
 
@@ -83,13 +119,13 @@ def effects_density(model: Model, data: Sums | RowData, at: Parameters) -> Any:
         target = [r - jnp.tensordot(at.d, F, 1) for r, F in zip(data.rhs, data.fixed, strict=True)]
 
         def parts(x: Array) -> tuple[Array, Array]:
-            b = split_effects(model, x)
+            b, pull_back = jax.vjp(lambda x: effects(model, dense, frame, x), x)
             product = multiply(data, model.keys, b)
             value, pulled = prior(b)
             for own, r, Ab in zip(b, target, product, strict=True):
                 value = value + precision * jnp.sum(own * (r - 0.5 * Ab))
             gradient = [precision * (r - Ab) - pull for r, Ab, pull in zip(target, product, pulled, strict=True)]
-            return value, flatten(gradient)
+            return value, pull_back(gradient)[0]
 
         @jax.custom_vjp
         def density(x: Array) -> Array:
@@ -102,16 +138,10 @@ def effects_density(model: Model, data: Sums | RowData, at: Parameters) -> Any:
     phi = jnp.exp(at.log_phi)
 
     def of_rows(x: Array) -> Array:
-        b = split_effects(model, x)
+        b = effects(model, dense, frame, x)
         return jnp.sum(f(data.y, predictor(data, at.d, b), data.weights, phi)) + prior(b)[0]
 
     return of_rows
-
-
-def precision_diagonal(model: Model, information: Array, at: Parameters) -> Array:
-    """Diagonal (q,) of the precision of the effects given the rest: that of Z'WZ (q,), over sigma^2, plus that of G^-1."""
-    own = [jnp.broadcast_to(jnp.diagonal(small_inverse(G))[:, None], (t.k, t.J)) for G, t in zip(at.G, model.terms, strict=True)]
-    return information * jnp.exp(-2.0 * at.log_sigma) + flatten(own)
 
 
 def no_statistics(model: Model, p: int) -> Statistics:
@@ -121,9 +151,8 @@ def no_statistics(model: Model, p: int) -> Statistics:
     return Statistics(square, mean, jnp.zeros(()), jnp.zeros(p + 1), jnp.zeros(()))
 
 
-def add_draw(model: Model, data: Sums | RowData, at: Parameters, total: Statistics, x: Array) -> Statistics:
+def add_draw(model: Model, data: Sums | RowData, at: Parameters, total: Statistics, b: list[Array]) -> Statistics:
     """The statistics with one more draw."""
-    b = split_effects(model, x)
     square = tuple(old + own @ own.T for old, own in zip(total.square, b, strict=True))
     mean = tuple(old + own for old, own in zip(total.mean, b, strict=True))
     energy, score, log_f = total.energy, total.score, total.log_f
