@@ -7,7 +7,6 @@ import pandas as pd
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
-from lmm.inference import diagnostics
 from lmm.model.records import Estimate
 from lmm.results import fixed
 from lmm.results.draws import PosteriorDraws, describe
@@ -40,10 +39,8 @@ def coefficient_table(design: Design, estimate: Estimate, known: Uncertainty, dd
 
 
 def chain_columns(design: Design, draws: PosteriorDraws) -> pd.DataFrame:
-    """``r_hat, ess_bulk`` of the kept coefficients; missing where blackjax is, so that a stored fit prints anywhere."""
+    """``r_hat, ess_bulk`` of the kept coefficients."""
     names = list(design.names)
-    if not diagnostics.available():
-        return pd.DataFrame(np.nan, index=names, columns=["r_hat", "ess_bulk"])
     return draws.diagnostics.iloc[: len(names)].set_axis(names)
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
-from lmm.inference import diagnostics
+from lmm.estimators import chain_diagnostics
 from lmm.model.records import Draws, Estimate
 from lmm.results.coverage import tails
 from lmm.results.generalized import scales_variance
@@ -117,10 +117,6 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
         ----------
         level : probability between ``lower`` and ``upper``, equal tails.
         effects : the random effects as well.
-
-        Raises
-        ------
-        ArgumentError : for chains, without blackjax, whose formulas R-hat and effective sample size are.
         """
         names, values = self._table(effects)
         table = described(names, values, level)
@@ -220,13 +216,13 @@ def described(names: list[str], values: np.ndarray, level: float) -> pd.DataFram
     low, high = tails(level)
     flat = values.reshape(values.shape[0] * values.shape[1], values.shape[2])
     lower, median, upper = np.quantile(flat, [low, 0.5, high], axis=0)
-    sd = np.where(diagnostics.varies(values), flat.std(axis=0, ddof=1), 0.0) if len(flat) > 1 else np.full(flat.shape[1], np.nan)
+    sd = np.where(chain_diagnostics.varies(values), flat.std(axis=0, ddof=1), 0.0) if len(flat) > 1 else np.full(flat.shape[1], np.nan)
     return pd.DataFrame({"mean": flat.mean(axis=0), "sd": sd, "lower": lower, "median": median, "upper": upper}, index=names)
 
 
 def _diagnosed(names: list[str], values: np.ndarray) -> pd.DataFrame:
     """``r_hat, ess_bulk`` of values (C, D, names)."""
-    return pd.DataFrame(diagnostics.diagnose_chains(values)._asdict(), index=names)
+    return pd.DataFrame(chain_diagnostics.diagnose_chains(values)._asdict(), index=names)
 
 
 def _record(estimate: Estimate) -> Draws:

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design
-from lmm.inference import diagnostics
 from lmm.model.records import Estimate
 from lmm.results import criteria, fixed, generalized, ordinal, rows
 from lmm.results.coefficients import LEGEND, coefficient_table, coefficients_as_text
@@ -189,7 +188,7 @@ def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.nd
         fixed=coefficients_as_text(coefficients, DIGITS, spread_title(estimate)),
         correlation=None if hidden or p < 2 else correlation_as_text(correlation),
         correlation_note=hidden,
-        notes=(*notes(design, estimate), *([known.message] if known.message else []), *missing_diagnostics(coefficients)),
+        notes=(*notes(design, estimate), *([known.message] if known.message else [])),
         tables=tables,
         scale=tuple(scale_lines(design, estimate, known, eta)),
         legend=LEGEND if "p_value" in coefficients and (coefficients["p_value"] < 0.1).any() else None,
@@ -234,13 +233,6 @@ def spread_title(estimate: Estimate) -> str:
     if estimate.report is not None:
         return estimate.report.spread
     return "Std. Error" if estimate.draws is None else "Posterior SD"
-
-
-def missing_diagnostics(coefficients: pd.DataFrame) -> list[str]:
-    """A sentence where R-hat and effective sample sizes could not be computed."""
-    if "r_hat" not in coefficients or diagnostics.available():
-        return []
-    return ["R-hat and effective sample sizes need blackjax; install it with: pip install 'lmm[bayes]'."]
 
 
 def family_line(estimate: Estimate) -> str:

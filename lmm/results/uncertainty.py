@@ -15,7 +15,7 @@ import pandas as pd
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
-from lmm.inference import diagnostics
+from lmm.estimators import chain_diagnostics
 from lmm.linalg import threads
 from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
@@ -121,7 +121,7 @@ def sdcor_names(frame: pd.DataFrame) -> list[str]:
 
 def _posterior_sd(draws: PosteriorDraws, name: str) -> float:
     """NaN for a parameter that was given, or estimated by a single number."""
-    return float(np.std(draws[name], ddof=1)) if name in draws and diagnostics.varies(draws[name]) else float("nan")
+    return float(np.std(draws[name], ddof=1)) if name in draws and chain_diagnostics.varies(draws[name]) else float("nan")
 
 
 def dispersion_se(estimate: Estimate, known: Uncertainty) -> float:
