@@ -26,7 +26,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.errors import ArgumentError, nearest
-from lmm.estimators.boundary import escapes, snap
+from lmm.estimators.boundary import escapes, snap, unit_start
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
 from lmm.estimators.diagnosis import diagnose
@@ -163,10 +163,17 @@ class _Iteration:
             if len(start) > m:
                 self.gamma = self.rows.R @ start[m : m + p]
         self.b = [np.zeros((size.k, size.J)) for size in problem.plan.terms]
-        self.eta = self.rows.predictor(self.gamma, self.b)
+        self.eta = self.rows.predictor(self.gamma, self.b) if start is not None else self._near_the_data()
         self.step = 1.0
         self.change: np.ndarray | None = None
         self.trace: list[dict[str, Any]] = []
+
+    def _near_the_data(self) -> np.ndarray:
+        """The link of means close to the response, from which a generalized linear model's iteration begins too."""
+        with np.errstate(all="ignore"):
+            eta = self.family.link.link(self.family.initial_mu(self.rows.y, self.rows.weights))
+        weighed = self.family.has_dispersion and not self.scales  # a dispersion at such means would be that of a perfect fit
+        return eta if not weighed and self._possible(eta) else self.rows.predictor(self.gamma, self.b)
 
     def run(self, begin: float) -> Estimate:
         """Iterate, and report."""
@@ -193,6 +200,8 @@ class _Iteration:
         """One working model, and a step to its solution; the squared change that a full step would have made."""
         working = linearise(self.problem, self.eta, self.phi)
         evaluate, outcome = self._variances(working)
+        if outcome.point.payload is None:
+            raise np.linalg.LinAlgError
         value, inner = outcome.point.payload.value, working.problem
         gamma = inner.beta0 + (solve_triangular(inner.R, value.beta) if inner.p else value.beta)
         b = outcome.point.payload.modes
@@ -233,6 +242,8 @@ class _Iteration:
     def _variances(self, working: Linearised) -> tuple[Evaluator, Outcome]:
         """REML or ML of the working model, begun where the last ended."""
         evaluate, control = Evaluator(working.problem, self.reml, None if self.free else 1.0), self.method.control
+        if not np.isfinite(evaluate.objective(self.theta)):
+            self.theta = unit_start(working.problem)
         outcome = minimize(
             evaluate,
             evaluate.move,
@@ -240,7 +251,7 @@ class _Iteration:
             tolerance=control.tolerance,
             max_evaluations=control.max_evaluations,
             radius=control.radius,
-            escape=lambda point: escapes(working.problem, point.theta, point.payload.D),
+            escape=lambda point: escapes(working.problem, point.theta, point.payload.D) if point.payload is not None else (),
             refine=evaluate.refine,
         )
         return evaluate, snap(working.problem, evaluate, outcome, control.tolerance)
