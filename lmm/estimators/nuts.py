@@ -1,0 +1,305 @@
+"""Full Bayes by Hamiltonian Monte Carlo: the no-U-turn sampler of blackjax on the posterior density.
+
+A linear model's random effects are integrated out analytically, so that only fixed effects, standard deviations, correlations
+and sigma are walked through, whatever the number of rows or levels; for each draw kept the effects are then drawn from their
+normal distribution given it. A generalized model's effects are walked through in their non-centred form
+(:mod:`lmm.model.posterior_density`). Every chain starts near the likelihood fit, moved away from it at random and with variances
+away from zero, and adapts its step size and metric in windows as Stan does.
+
+Hoffman & Gelman (2014), J. Mach. Learn. Res. 15; Betancourt (2017), arXiv:1701.02434, for the multinomial form; Vehtari et al.
+(2021), Bayesian Anal. 16, for R-hat and effective sample sizes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import jax
+import numpy as np
+
+from lmm.errors import ArgumentError
+from lmm.estimators.chain_diagnostics import diagnose_chains
+from lmm.estimators.control import Control
+from lmm.estimators.hamiltonian import IDLE, STATISTICS, Chain, compiled, first_position, moments, scattered, schedule
+from lmm.estimators.posterior import KEEP, covariances_at, estimate_from, likelihood_fit, mean_covariance, need
+from lmm.linalg import backend, threads
+from lmm.model import posterior_density as density
+from lmm.model.densities import log_density
+from lmm.model.joint import Model, make_model, units_of
+from lmm.model.posterior_density import GeneralizedData, Space, SumData
+from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.records import Convergence, Draws, Estimate, Report
+from lmm.priors import Prior, resolve
+
+Array = Any
+Callback = Callable[[dict[str, Any]], None] | None
+
+#: rows, or numbers in a position, from which an accelerator is worth its start-up
+ACCELERATE = 20_000
+#: what a posterior must reach: R-hat of Vehtari et al. (2021), and effective draws of every parameter
+R_HAT, ESS = 1.01, 400
+
+
+@dataclass(frozen=True)
+class NUTS:
+    """Full Bayes by the no-U-turn sampler, for linear and generalized models.
+
+    Parameters
+    ----------
+    chains, warmup, draws : chains, and per chain the steps of adaptation, which are thrown away, and the draws kept.
+    target_acceptance : mean acceptance probability that the step size is adapted to; nearer to 1 takes smaller steps.
+    max_tree_depth : doublings of a trajectory at the most, 2^depth - 1 steps.
+    sigma : residual standard deviation of a linear model; None (default) gives it a prior, a number fixes it.
+    priors : mapping of names to priors, see :mod:`lmm.priors`; what is not named has its default.
+    keep_effects : keep the draws of the random effects; None keeps up to 50 million numbers. Their means and covariances are there
+        in any case.
+    batch : run all chains as one batch instead of side by side; None does so on an accelerator.
+    rng : seed or generator.
+    control : :class:`lmm.Control` (``verbose``, ``progress``).
+
+    Raises
+    ------
+    ArgumentError : a setting out of range, without blackjax, or for a family or link that JAX has no density of.
+
+    Examples
+    --------
+    >>> import lmm
+    >>> data = lmm.datasets.load("sleepstudy")
+    >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", data, method=lmm.NUTS(rng=1))       # doctest: +SKIP
+    >>> fit.draws.summary()                                                                   # doctest: +SKIP
+    """
+
+    chains: int = 4
+    warmup: int = 1000
+    draws: int = 1000
+    target_acceptance: float = 0.9
+    max_tree_depth: int = 10
+    sigma: float | None = None
+    priors: Mapping[str, Prior] | None = None
+    keep_effects: bool | None = None
+    batch: bool | None = None
+    rng: None | int | np.random.Generator = 0
+    control: Control = Control()
+    models = ("linear", "generalized")
+    reml = False
+    name = "nuts"
+
+    def __post_init__(self) -> None:
+        for key in ("chains", "warmup", "draws", "max_tree_depth"):
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ArgumentError(f"NUTS: {key}={value!r} must be a whole number of at least 1.")
+        if not 0.0 < self.target_acceptance < 1.0:
+            raise ArgumentError(f"NUTS: target_acceptance={self.target_acceptance!r} must lie between 0 and 1.")
+        if self.sigma is not None and not (isinstance(self.sigma, int | float) and np.isfinite(self.sigma) and self.sigma > 0):
+            raise ArgumentError(f"NUTS: sigma={self.sigma!r} must be a positive number, or None to give it a prior.")
+        if self.control.evaluate_only:
+            raise ArgumentError("evaluate_only=True: a sampler has nothing to evaluate; at given variances use lmm.solve.")
+
+    def fit(self, problem: Problem | GeneralizedProblem, start: np.ndarray | None = None, callback: Callback = None) -> Estimate:
+        """Sample the posterior.
+
+        Parameters
+        ----------
+        problem : the sums of a linear design, or the rows of a generalized one.
+        start : theta (m,) from which the likelihood fit begins, near which the chains start.
+        callback : called with a line of the trace after each block of draws.
+        """
+        need("blackjax", "method='nuts'")
+        begin = perf_counter()
+        rng = np.random.default_rng(self.rng)
+        model = make_model(problem, "log", resolve(self.priors, problem.names, problem.labels, units_of(problem)))
+        if model.family is not None:
+            log_density(model.family)  # a family or link without one is refused before anything is computed
+        near = likelihood_fit(problem, start)
+        data: SumData | GeneralizedData
+        if isinstance(problem, Problem):
+            sigma = near.sigma if self.sigma is None else float(self.sigma)
+            data, plan = density.sum_data(problem, near.beta, near.sigma**2 * near.beta_cov_unscaled, sigma)
+            space = Space(model, plan, self.sigma is None)
+        else:
+            data, space = density.generalized_data(problem, near.beta), Space(model, None, False)
+        numbers = self.chains * self.draws * space.effects
+        keep = numbers <= KEEP if self.keep_effects is None else bool(self.keep_effects)
+        first = first_position(problem, near, space)
+        chains = self._sample(space, data, first, keep, rng, callback)
+        elapsed = perf_counter() - begin
+        return self._estimate(problem, space, data, chains, {**problem.seconds, "sample": elapsed})
+
+    # ---- sampling ----
+
+    def _sample(self, space: Space, data: Any, first: np.ndarray, keep: bool, rng: np.random.Generator, callback: Callback) -> list[Chain]:
+        """All chains: one after another or side by side on the idle cores, or in one batch on an accelerator."""
+        batch = self.batch
+        device = None
+        if backend.has_accelerator() and _work(space, data) < ACCELERATE:
+            device = jax.devices("cpu")[0]  # an accelerator waits longer for such small work than it works
+        elif batch is None:
+            batch = backend.has_accelerator()
+        seeds = rng.spawn(self.chains)
+        groups = [list(range(self.chains))] if batch else [[which] for which in range(self.chains)]
+        lock, stop = threading.Lock(), threading.Event()
+
+        def tell(line: dict[str, Any]) -> None:
+            if callback is not None:
+                with lock:
+                    callback(line)
+
+        blocks = schedule(int(self.warmup), int(self.draws))
+
+        def run(group: list[int]) -> list[Chain]:
+            with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), jax.default_device(device):  # a thread's own settings
+                return self._run(space, backend.put(data), first, keep, {which: seeds[which] for which in group}, blocks, tell, stop)
+
+        workers = min(len(groups), threads.idle_cores())
+        if workers == 1:
+            return [chain for group in groups for chain in run(group)]
+        with ThreadPoolExecutor(workers) as pool:
+            futures = [pool.submit(run, group) for group in groups]
+            try:
+                return [chain for future in futures for chain in future.result()]
+            except BaseException:
+                stop.set()  # chains end at their next block
+                for future in futures:
+                    future.cancel()
+                raise
+
+    def _run(
+        self,
+        space: Space,
+        data: Any,
+        first: np.ndarray,
+        keep: bool,
+        seeds: dict[int, np.random.Generator],
+        blocks: list[tuple[np.ndarray, int]],
+        tell: Callable[[dict[str, Any]], None],
+        stop: threading.Event,
+    ) -> list[Chain]:
+        """Some of the chains, as one batch."""
+        kernels = compiled(space, int(self.max_tree_depth), len(seeds) > 1, keep)
+        target = np.asarray(float(self.target_acceptance))
+
+        def keys() -> np.ndarray:
+            return np.stack([rng.integers(0, 2**32, 2, dtype=np.uint32) for rng in seeds.values()])
+
+        chains = [Chain(which) for which in seeds]
+        state = jax.tree.map(lambda *a: np.stack(a), *(scattered(kernels.begin, data, space, first, rng) for rng in seeds.values()))
+        for stages, count in blocks:
+            if stop.is_set():
+                break
+            state, x, out, step_size = kernels.block(keys(), state, stages, target, data)
+            active = int(np.sum(stages[:, 0] < IDLE))
+            out, step_size = jax.tree.map(np.asarray, (out, step_size))
+            for c, chain in enumerate(chains):
+                tell(chain.record({name: values[c] for name, values in out.items()}, float(step_size[c]), active, count))
+            if count:
+                found = jax.tree.map(np.asarray, kernels.effects(keys(), x, np.asarray(count), data))
+                for c, chain in enumerate(chains):
+                    positions, effects, sums = jax.tree.map(lambda a, c=c: a[c], found)
+                    chain.add(positions, effects, sums, count)
+        return chains
+
+    # ---- what was found ----
+
+    def _estimate(
+        self, problem: Problem | GeneralizedProblem, space: Space, data: Any, chains: list[Chain], seconds: dict[str, float]
+    ) -> Estimate:
+        model, linear = space.model, space.linear
+        x = np.stack([np.concatenate(chain.positions) for chain in chains])  # (C, D, parameters)
+        p, z, shape = model.p, model.size, x.shape[:2]
+        beta = np.asarray(data.shift) + x[:, :, :p] @ np.asarray(data.unit).T
+        flat = covariances_at(model, x[:, :, p : p + z].reshape(-1, z))
+        covariances = tuple(G.reshape(*shape, *G.shape[1:]) for G in flat)
+        sigma = phi = None
+        if linear:
+            sigma = np.exp(x[:, :, -1]) if space.free_sigma else np.full(shape, float(data.sigma))
+        elif space.has_phi:
+            phi = np.exp(x[:, :, -1])
+        terms = range(len(chains[0].effects[0]))
+        effects = [np.stack([np.concatenate([block[t] for block in chain.effects]) for chain in chains]) for t in terms]
+        kept = tuple(np.ascontiguousarray(np.swapaxes(own, 2, 3)) for own in effects)
+        statistics = {name: np.stack([np.concatenate(chain.statistics[name]) for chain in chains]) for name in STATISTICS}
+        draws = Draws(beta, covariances, sigma, phi, kept, statistics)
+        convergence, messages, worst, least = self._diagnosed(model, draws, chains, seconds)
+        modes, mode_cov = moments(chains, self.chains * self.draws)
+        rows = beta.reshape(-1, p)
+        kind = "Linear" if linear else "Generalized linear"
+        count = int(statistics["diverging"].sum())
+        notes: tuple[str, ...] = (
+            "Estimates are posterior means and 'Posterior SD' posterior standard deviations; standard deviations and correlations of "
+            "the random effects are posterior means as well.",
+        )
+        if linear and self.sigma is not None:
+            notes += (f"The residual standard deviation was fixed at {self.sigma:g}.",)
+        title = f"{kind} mixed model fit by Hamiltonian Monte Carlo (NUTS), {self.chains} x {self.draws} draws"
+        criterion = (("R-hat", worst), ("ESS", least), ("divergences", float(count)))
+        return estimate_from(
+            problem,
+            self.name,
+            beta=rows.mean(axis=0),
+            beta_cov=np.cov(rows, rowvar=False).reshape(p, p) if len(rows) > 1 else np.full((p, p), np.nan),
+            covariances=[mean_covariance(G) for G in flat],
+            sigma=1.0 if sigma is None else float(sigma.mean()),
+            phi=1.0 if phi is None else float(phi.mean()),
+            modes=modes,
+            mode_cov=mode_cov,
+            convergence=convergence,
+            trace=tuple(line for chain in chains for line in chain.trace),
+            report=Report(title, "Posterior SD", criterion, notes),
+            draws=draws,
+            messages=messages,
+        )
+
+    def _diagnosed(
+        self, model: Model, draws: Draws, chains: list[Chain], seconds: dict[str, float]
+    ) -> tuple[Convergence, tuple[str, ...], float, float]:
+        """Whether the chains agree, and what to do where they do not."""
+        found = diagnose_chains(parameters(model, draws))
+        known = np.isfinite(found.r_hat)
+        worst, least = (float(np.max(found.r_hat[known])), float(np.min(found.ess_bulk[known]))) if known.any() else (np.nan, np.nan)
+        diverged = int(draws.statistics["diverging"].sum())
+        deep = int(np.sum(draws.statistics["tree_depth"] >= self.max_tree_depth))
+        wrong = []
+        if not worst < R_HAT:
+            wrong.append(
+                f"the largest R-hat is {worst:.3f}, not below {R_HAT}: the chains do not agree yet; raise warmup= "
+                f"(now {self.warmup}) and draws= ({self.draws})"
+            )
+        if diverged:
+            wrong.append(
+                f"{diverged} of {self.chains * self.draws} transitions diverged, so that a part of the posterior may be missing; "
+                f"raise target_acceptance= (now {self.target_acceptance:g}), or give tighter priors to the standard deviations"
+            )
+        messages = []
+        if not least >= ESS:
+            messages.append(f"the smallest effective sample size is {least:.0f}, below {ESS}: intervals are uncertain; raise draws=.")
+        if deep:
+            messages.append(
+                f"{deep} transitions were cut short at max_tree_depth={self.max_tree_depth}: the chains move slowly there; "
+                "raise it, or warmup=."
+            )
+        message = "; ".join(wrong) or f"R-hat is below {R_HAT} for every parameter and no transition diverged"
+        iterations = self.chains * (self.warmup + self.draws)
+        gradients = sum(chain.warmup for chain in chains) + int(draws.statistics["steps"].sum())
+        convergence = Convergence(not wrong, message, iterations, gradients, gradients, float("nan"), seconds)
+        return convergence, tuple(messages), worst, least
+
+
+def parameters(model: Model, draws: Draws) -> np.ndarray:
+    """Coefficients, standard deviations, correlations, and sigma or the dispersion: (C, D, q)."""
+    values = [draws.beta]
+    for term, G in zip(model.terms, draws.covariances, strict=True):
+        sd = np.sqrt(np.diagonal(G, axis1=2, axis2=3))
+        values += [sd, *((G[:, :, i, j] / (sd[:, :, i] * sd[:, :, j]))[:, :, None] for i, j in term.pairs)]
+    values += [own[:, :, None] for own in (draws.sigma, draws.phi) if own is not None]
+    return np.concatenate(values, axis=2)
+
+
+def _work(space: Space, data: SumData | GeneralizedData) -> int:
+    """Numbers that one evaluation goes through."""
+    return space.effects if isinstance(data, SumData) else max(space.effects, len(data.rows.y))
