@@ -72,7 +72,7 @@ class Normal(Prior):
         _positive(self, "scale")
 
     def log_density(self, x: Any, xp: Any) -> Any:
-        return -0.5 * ((x - self.loc) / self.scale) ** 2 - math.log(self.scale) - 0.5 * math.log(2.0 * math.pi)
+        return -0.5 * ((x - self.loc) / self.scale) ** 2 - xp.log(self.scale) - 0.5 * math.log(2.0 * math.pi)
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class StudentT(Prior):
         _positive(self, "scale")
 
     def log_density(self, x: Any, xp: Any) -> Any:
-        constant = math.lgamma((self.df + 1) / 2) - math.lgamma(self.df / 2) - 0.5 * math.log(self.df * math.pi) - math.log(self.scale)
-        return constant - (self.df + 1) / 2 * xp.log1p(((x - self.loc) / self.scale) ** 2 / self.df)
+        constant = math.lgamma((self.df + 1) / 2) - math.lgamma(self.df / 2) - 0.5 * math.log(self.df * math.pi)
+        return constant - xp.log(self.scale) - (self.df + 1) / 2 * xp.log1p(((x - self.loc) / self.scale) ** 2 / self.df)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class HalfNormal(Prior):
         _positive(self, "scale")
 
     def log_density(self, x: Any, xp: Any) -> Any:
-        return 0.5 * math.log(2.0 / math.pi) - math.log(self.scale) - 0.5 * (x / self.scale) ** 2
+        return 0.5 * math.log(2.0 / math.pi) - xp.log(self.scale) - 0.5 * (x / self.scale) ** 2
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Exponential(Prior):
         _positive(self, "scale")
 
     def log_density(self, x: Any, xp: Any) -> Any:
-        return -x / self.scale - math.log(self.scale)
+        return -x / self.scale - xp.log(self.scale)
 
 
 @dataclass(frozen=True)

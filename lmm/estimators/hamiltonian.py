@@ -32,8 +32,8 @@ BLOCK = 100
 #: parameters up to which a linear model's metric is a full matrix
 DENSE_METRIC = 50
 #: spread of the starts: of d, in standard errors of a linear model, of log standard deviations and correlations, of log sigma, and
-#: of effects u
-JITTER = (1.0, 0.4, 0.1, 0.1)
+#: of effects v
+JITTER = (1.0, 0.4, 0.1, 0.5)
 #: of d in units of orthonormal columns, whose information is about that of a row
 JITTER_ROWS = 0.1
 #: what a step does: adapt the step size, adapt both, neither, or nothing at all
@@ -143,7 +143,7 @@ def compiled(space: Space, depth: int, batch: bool, keep: bool) -> Kernels:
                 z = jax.random.normal(key, (density.padded_effects(space.plan),))
                 mean, b = density.conditional_effects(x, z, data, space)
             else:
-                mean = b = density.random_effects(space, density.unpack(space, x))
+                mean = b = density.random_effects(density.unpack(space, x), data, space)[0]
             more = Sums(mean, b, [own[:, None] * own[None] for own in b])
             counted = jnp.where(index < count, 1.0, 0.0)
             return jax.tree.map(lambda total, own: total + counted * own, sums, more), b if keep else []
@@ -259,13 +259,16 @@ def first_position(problem: Problem | GeneralizedProblem, near: Estimate, space:
     if space.has_phi:
         parts.append(np.array([np.log(near.phi)]))
     if not space.linear:
-        own = zip(model.terms, covariances, floors, near.modes, strict=True)
-        parts += [_standardized(b, G, floor).ravel() for _, G, floor, b in own]
+        if space.plan is not None:  # v is zero at the modes
+            parts.append(np.zeros(space.effects))
+        else:
+            own = zip(covariances, floors, near.modes, strict=True)
+            parts += [_standardized(b, G, floor).ravel() for G, floor, b in own]
     return np.concatenate(parts)
 
 
 def _standardized(b: np.ndarray, G: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    """u (k, J) of effects b (J, k)."""
+    """v (k, J) of effects b (J, k)."""
     sd = np.maximum(np.sqrt(np.diagonal(G)), floor)
     L = np.linalg.cholesky(0.9 * G + np.diag(sd**2 - 0.9 * np.diagonal(G)))
     return np.asarray(np.linalg.solve(L, b.T))

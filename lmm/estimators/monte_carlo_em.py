@@ -33,10 +33,9 @@ from lmm.model import expectation, scales
 from lmm.model.crossproducts import CrossProducts, cross_products
 from lmm.model.elbo import Approximation
 from lmm.model.expectation import Frame, Parameters, Statistics
-from lmm.model.joint import Model, RowData, Start, Sums, make_model, make_row_data, make_sums, start_of, units_of
+from lmm.model.joint import Model, RowData, Start, Sums, make_model, make_row_data, make_sums, start_of
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate, Report
-from lmm.priors import resolve
 
 Array = Any
 
@@ -152,7 +151,7 @@ class MonteCarloEM:
         rng = np.random.default_rng(self.rng)
         first = start_of(problem, start)
         sigma = first.sigma if isinstance(self.sigma, str) else float(self.sigma)
-        model = make_model(problem, "softplus", resolve(None, problem.names, problem.labels, units_of(problem)))
+        model = make_model(problem, "softplus")
         data: Sums | RowData
         if isinstance(problem, Problem):
             data, cross = make_sums(problem, sigma, DENSE_PAIRS), problem.cross

@@ -2,7 +2,7 @@
 
 A linear model's random effects are integrated out analytically, so that only fixed effects, standard deviations, correlations
 and sigma are walked through, whatever the number of rows or levels; for each draw kept the effects are then drawn from their
-normal distribution given it. A generalized model's effects are walked through in their non-centred form
+normal distribution given it. A generalized model's effects are walked through in a non-centred form that knows the data
 (:mod:`lmm.model.posterior_density`). Every chain starts near the likelihood fit, moved away from it at random and with variances
 away from zero, and adapts its step size and metric in windows as Stan does.
 
@@ -113,17 +113,19 @@ class NUTS:
         need("blackjax", "method='nuts'")
         begin = perf_counter()
         rng = np.random.default_rng(self.rng)
-        model = make_model(problem, "log", resolve(self.priors, problem.names, problem.labels, units_of(problem)))
+        model = make_model(problem, "log")
+        priors = resolve(self.priors, problem.names, problem.labels, units_of(problem))
         if model.family is not None:
             log_density(model.family)  # a family or link without one is refused before anything is computed
         near = likelihood_fit(problem, start)
         data: SumData | GeneralizedData
         if isinstance(problem, Problem):
             sigma = near.sigma if self.sigma is None else float(self.sigma)
-            data, plan = density.sum_data(problem, near.beta, near.sigma**2 * near.beta_cov_unscaled, sigma)
+            data, plan = density.sum_data(problem, near.beta, near.sigma**2 * near.beta_cov_unscaled, sigma, priors)
             space = Space(model, plan, self.sigma is None)
         else:
-            data, space = density.generalized_data(problem, near.beta), Space(model, None, False)
+            data, own_plan = density.generalized_data(problem, near, priors)
+            space = Space(model, own_plan, False)
         numbers = self.chains * self.draws * space.effects
         keep = numbers <= KEEP if self.keep_effects is None else bool(self.keep_effects)
         first = first_position(problem, near, space)

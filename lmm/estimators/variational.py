@@ -127,7 +127,8 @@ class VariationalBayes:
         begin = perf_counter()
         rng = np.random.default_rng(self.rng)
         linear = isinstance(problem, Problem)
-        model = make_model(problem, self.transform, resolve(self.priors, problem.names, problem.labels, units_of(problem)))
+        model = make_model(problem, self.transform)
+        priors = resolve(self.priors, problem.names, problem.labels, units_of(problem))
         _check_link(model)
         treatment = self.sigma if isinstance(self.sigma, str) and linear else "fixed"
         how = Approximation(self.approximation, treatment, dense_terms(model) if self.approximation == "partial" else ())
@@ -141,7 +142,7 @@ class VariationalBayes:
         batches = self.batch_size is not None and not linear and self.batch_size < problem.n
         rows = int(self.batch_size or problem.n) if batches else 0
         with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-            arguments = backend.put((data, unit, rules, fixed))
+            arguments = backend.put((data, unit, rules, fixed, scales.as_tree(priors)))
             q, value, trace, converged, message = self._climb(backend.put(q), arguments, model, how, rows, rng, callback)
             g = jax.tree.map(np.asarray, elbo.unpack(model, how, q, unit))
             q = jax.tree.map(np.asarray, q)
@@ -336,12 +337,12 @@ def _quasi_newton(model: Model, how: Approximation, tree: Any, shapes: tuple[tup
 
     optimizer = optax.scale_by_lbfgs(memory_size=20)
 
-    def evaluate(x: Array, data: Any, unit: Any, rules: Any, sigma: Any) -> Any:
+    def evaluate(x: Array, data: Any, unit: Any, rules: Any, sigma: Any, priors: Any) -> Any:
         backend.traces["vi"] += 1
 
         def loss(x: Array) -> tuple[Array, Parameters]:
             q = _unravel(x, tree, shapes)
-            return -elbo.bound(q, data, unit, rules, sigma, jnp.ones(()), model, how)[0], q
+            return -elbo.bound(q, data, unit, rules, sigma, priors, jnp.ones(()), model, how)[0], q
 
         (value, q), gradient = jax.value_and_grad(loss, has_aux=True)(x)
         return value, gradient, _shown(q, data, model, how)
@@ -357,9 +358,9 @@ def _quasi_newton(model: Model, how: Approximation, tree: Any, shapes: tuple[tup
 def compiled_bound(model: Model, how: Approximation) -> Callable[..., Any]:
     """The bound, jitted for one structure."""
 
-    def of(q: Parameters, data: Any, unit: Any, rules: Any, sigma: Any) -> Array:
+    def of(q: Parameters, data: Any, unit: Any, rules: Any, sigma: Any, priors: Any) -> Array:
         backend.traces["vi"] += 1
-        return elbo.bound(q, data, unit, rules, sigma, jnp.ones(()), model, how)[0]
+        return elbo.bound(q, data, unit, rules, sigma, priors, jnp.ones(()), model, how)[0]
 
     return jax.jit(of)
 
@@ -371,7 +372,7 @@ def _stochastic(wanted: Any, rate: float, model: Model, how: Approximation, rows
 
     optimizer = optax.adam(rate) if wanted == "adam" else wanted
 
-    def run(q: Parameters, state: Any, key: Array, scale: Array, data: Any, unit: Any, rules: Any, sigma: Any) -> Any:
+    def run(q: Parameters, state: Any, key: Array, scale: Array, data: Any, unit: Any, rules: Any, sigma: Any, priors: Any) -> Any:
         backend.traces["vi"] += 1
         n = data.y.shape[0] if isinstance(data, RowData) else 1
 
@@ -379,7 +380,7 @@ def _stochastic(wanted: Any, rate: float, model: Model, how: Approximation, rows
             q, state, total = carry
             part = _take(data, jax.random.randint(own, (rows,), 0, n)) if rows else data
             share = jnp.asarray(rows / n if rows else 1.0)
-            value, gradient = jax.value_and_grad(lambda q: -elbo.bound(q, part, unit, rules, sigma, share, model, how)[0])(q)
+            value, gradient = jax.value_and_grad(lambda q: -elbo.bound(q, part, unit, rules, sigma, priors, share, model, how)[0])(q)
             updates, state = optimizer.update(gradient, state, q)
             record = {"elbo": -value, **_shown(q, data, model, how)}
             q = jax.tree.map(lambda a, u: a + scale * u, q, updates)

@@ -31,6 +31,7 @@ import numpy as np
 from lmm.model import scales
 from lmm.model.densities import log_density
 from lmm.model.joint import Model, RowData, Sums, predictor, quadratic, residual_ss
+from lmm.priors import Priors
 
 Array = Any
 Parameters = dict[str, Any]
@@ -201,30 +202,41 @@ def expected_log_density(rows: RowData, model: Model, g: Gaussian, phi: Array, r
 
 
 def bound(
-    q: Parameters, data: Sums | RowData, unit: list[Array], rules: Rules, sigma: Array, share: Array, model: Model, how: Approximation
+    q: Parameters,
+    data: Sums | RowData,
+    unit: list[Array],
+    rules: Rules,
+    sigma: Array,
+    priors: Priors,
+    share: Array,
+    model: Model,
+    how: Approximation,
 ) -> tuple[Array, Array]:
     """The evidence lower bound, and E[RSS] of a linear model (zero otherwise).
 
-    ``sigma`` is the fixed residual standard deviation; ``share`` what the rows given are of all rows, for a minibatch.
+    ``priors`` as :func:`lmm.model.scales.as_tree` gives them; ``sigma`` is the fixed residual standard deviation; ``share`` what
+    the rows given are of all rows, for a minibatch.
     """
     g = unpack(model, how, q, unit)
     rss = jnp.zeros(())
     if isinstance(data, Sums):
         rss = expected_rss(data, model, g)
-        log_sigma, precision, total = _sigma_moments(q, rules, sigma, model, how)
+        log_sigma, precision, total = _sigma_moments(q, rules, sigma, priors, model, how)
         total = total - data.n * (0.5 * LOG_2PI + log_sigma) + 0.5 * data.sum_log_weights - 0.5 * precision * rss
     else:
         phi = jnp.exp(q["log_phi"]) if "log_phi" in q else jnp.ones(())
         total = expected_log_density(data, model, g, phi, rules) / share
-    total = total + _effects_prior(model, g, rules)
-    for j, prior in enumerate(model.priors.beta):
+    total = total + _effects_prior(model, priors, g, rules)
+    for j, prior in enumerate(priors.beta):
         sd = jnp.sqrt(jnp.sum(g.d_factor[j] ** 2))
         beta = data.shift[j] + data.unit[j] * (g.d[j] + sd * rules.line)
         total = total + prior.log_density(beta, jnp) @ rules.line_weights
     return total + _entropy(model, how, g) + jnp.sum(jnp.log(data.unit)), rss
 
 
-def _sigma_moments(q: Parameters, rules: Rules, sigma: Array, model: Model, how: Approximation) -> tuple[Array, Array, Array]:
+def _sigma_moments(
+    q: Parameters, rules: Rules, sigma: Array, priors: Priors, model: Model, how: Approximation
+) -> tuple[Array, Array, Array]:
     """E[log sigma], E[1 / sigma^2], and what sigma's prior and entropy add."""
     if how.sigma == "fixed":
         return jnp.log(sigma), 1.0 / sigma**2, jnp.zeros(())
@@ -232,13 +244,13 @@ def _sigma_moments(q: Parameters, rules: Rules, sigma: Array, model: Model, how:
         return q["log_sigma"], jnp.exp(-2.0 * q["log_sigma"]), jnp.zeros(())
     raw = q["sigma"] + jnp.exp(q["sigma_factor"]) * rules.line
     value = scales.positive(raw, model.transform)
-    prior = model.priors.sigma.log_density(value, jnp) + scales.log_slope(raw, model.transform)
+    prior = priors.sigma.log_density(value, jnp) + scales.log_slope(raw, model.transform)
     entropy = q["sigma_factor"] + 0.5 * (1.0 + LOG_2PI)
     w = rules.line_weights
     return jnp.log(value) @ w, (value**-2.0) @ w, prior @ w + entropy
 
 
-def _effects_prior(model: Model, g: Gaussian, rules: Rules) -> Array:
+def _effects_prior(model: Model, priors: Priors, g: Gaussian, rules: Rules) -> Array:
     """E[log p(b | zeta) + log p(zeta)] over the nodes of zeta."""
     z = model.size
     base, moving = [], []
@@ -254,7 +266,7 @@ def _effects_prior(model: Model, g: Gaussian, rules: Rules) -> Array:
 
     def at(e: Array) -> Array:
         zeta = g.zeta + g.zeta_factor @ e
-        total = scales.log_prior(model.terms, model.priors, zeta, model.transform)
+        total = scales.log_prior(model.terms, priors, zeta, model.transform)
         one = jnp.concatenate([jnp.ones(1), e])
         for t, (term, own) in enumerate(zip(model.terms, scales.split(model.terms, zeta), strict=True)):
             M = base[t] if g.C is None else base[t] + jnp.einsum("a,abkm,b->km", one, squares[t], one)

@@ -21,19 +21,18 @@ from lmm.model.crossproducts import CrossProducts, dense_pairs
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.scales import Term, make_term
 from lmm.model.working import starting_values
-from lmm.priors import Priors, Scales
+from lmm.priors import Scales
 
 Array = Any
 
 
 class Model(NamedTuple):
-    """What is fixed when a function is compiled: terms, pairs of terms, fixed columns, transform, priors, family."""
+    """What is fixed when a function is compiled: terms, pairs of terms, fixed columns, transform, family."""
 
     terms: tuple[Term, ...]
     keys: tuple[tuple[int, int], ...]
     p: int
     transform: str
-    priors: Priors
     family: Any  # lmm.families.Family, or None for a linear model
 
     @property
@@ -116,13 +115,13 @@ def _residual_sd(problem: Problem, theta: np.ndarray) -> float:
     return float(np.sqrt(problem.cross.gram[-1, -1] / max(problem.n - problem.p, 1) / (weight + explained) * weight))
 
 
-def make_model(problem: Problem | GeneralizedProblem, transform: str, priors: Priors) -> Model:
+def make_model(problem: Problem | GeneralizedProblem, transform: str) -> Model:
     """The static part of a problem."""
     sizes = problem.plan.terms
     terms = tuple(make_term(s, size.J) for s, size in zip(problem.structures, sizes, strict=True))
     if isinstance(problem, Problem):
-        return Model(terms, tuple(sorted(problem.cross.pairs)), problem.p, transform, priors, None)
-    return Model(terms, (), problem.p, transform, priors, problem.family)
+        return Model(terms, tuple(sorted(problem.cross.pairs)), problem.p, transform, None)
+    return Model(terms, (), problem.p, transform, problem.family)
 
 
 def units_of(problem: Problem | GeneralizedProblem) -> Scales:

@@ -7,13 +7,22 @@ Fixed effects are beta = beta_1 + U d with beta_1 a likelihood fit's; standard d
     M = I + T'Z'WZT,   r'V^-1 r = r'Wr - r'WZ N Z'Wr,   N = (Z'WZ + G^-1)^-1,
 
 from its sums by block elimination, at no cost per row; given the parameters they are normal, b ~ N(N Z'Wr, sigma^2 N). U is the
-factor of beta's covariance at the likelihood fit, so that d is about standard normal. A generalized model's effects are sampled
-with its parameters in their non-centred form b = T u, u ~ N(0, I), and d are coefficients of orthonormal columns.
+factor of beta's covariance at the likelihood fit, so that d is about standard normal.
 
-A position x is one vector: (d, zeta, log sigma) of a linear model (without log sigma where it is known), (d, zeta, log phi, u) of a
+A generalized model's effects are sampled with its parameters, d being coefficients of orthonormal columns. The non-centred form is
+b = T v, v ~ N(0, I). Where the data say much about the effects, v then depends on T; so the data are put into the transformation:
+with the likelihood's gradient g and information W in eta at the likelihood fit, b given the parameters is about normal, and
+
+    b = N Z'(g + W (eta_1 - X beta)) + S v,   N = (Z'WZ + G^-1)^-1 = S S',
+
+has v about N(0, I) whatever the parameters, since log p(b) + log|S| = -1/2 |T^-1 b|^2 - 1/2 log|I + T'Z'WZT| + const. Both are
+changes of variable, exact for any g and W; the second becomes the first as W goes to zero.
+
+A position x is one vector: (d, zeta, log sigma) of a linear model (without log sigma where it is known), (d, zeta, log phi, v) of a
 generalized one. Priors are densities of the user's beta, standard deviations, correlations, sigma and phi; every Jacobian is there.
 
-Bates et al. (2015), J. Stat. Softw. 67(1), for the marginal likelihood; Betancourt & Girolami (2015) for the non-centred form.
+Bates et al. (2015), J. Stat. Softw. 67(1), for the marginal likelihood; Betancourt & Girolami (2015) for the non-centred form;
+Papaspiliopoulos, Roberts & Skoeld (2007), Statist. Sci. 22, for forms that depend on the data.
 """
 
 from __future__ import annotations
@@ -26,16 +35,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmm.linalg import elimination
-from lmm.linalg.elimination import Factor, System, Vectors
+from lmm.linalg.elimination import Factor, Reduced, System, Vectors
 from lmm.linalg.plan import Plan
+from lmm.linalg.tail import size as tail_size
 from lmm.model import scales
+from lmm.model.crossproducts import cross_products
 from lmm.model.densities import log_density
 from lmm.model.joint import Model, RowData, make_row_data, predictor
 from lmm.model.problem import GeneralizedProblem, Problem, criterion_data
-from lmm.model.system import collect
+from lmm.model.records import Estimate
+from lmm.model.system import arrange, collect, make_system
+from lmm.priors import Priors
 
 Array = Any
 LOG_2PI = math.log(2.0 * math.pi)
+#: columns of the dense tail up to which a generalized model's effects are transformed by the data
+TAIL_LIMIT = 300
 
 
 class SumData(NamedTuple):
@@ -55,18 +70,23 @@ class SumData(NamedTuple):
     shift: Array  # beta_1 (p,)
     unit: Array  # U (p, p)
     sigma: Array
+    priors: Priors
 
 
 class GeneralizedData(NamedTuple):
-    """A generalized model's rows, with X~ = X U, and U."""
+    """A generalized model's rows, with X~ = X U, and U; Z'WZ and [-Z'WX~, Z'g + Z'W(eta_1 - X beta_1)], or None for both."""
 
     rows: RowData
     shift: Array
     unit: Array
+    system: System | None
+    rhs: Vectors | None
+    priors: Priors
 
 
 class Space(NamedTuple):
-    """What is fixed when a density is compiled: the model, a linear one's plan, and whether its sigma is sampled."""
+    """What is fixed when a density is compiled: the model, the plan of its elimination (None for the plain non-centred form), and
+    whether a linear one's sigma is sampled."""
 
     model: Model
     plan: Plan | None
@@ -75,7 +95,7 @@ class Space(NamedTuple):
     @property
     def linear(self) -> bool:
         """Whether effects are integrated out."""
-        return self.plan is not None
+        return self.model.family is None
 
     @property
     def has_phi(self) -> bool:
@@ -99,27 +119,27 @@ class Space(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A position taken apart; ``log_scale`` is log sigma or log phi, ``u`` (k, J) per term of a generalized model."""
+    """A position taken apart; ``log_scale`` is log sigma or log phi, ``v`` (k, J) per term of a generalized model."""
 
     d: Array
     zeta: Array
     log_scale: Array | None
-    u: list[Array]
+    v: list[Array]
 
 
 def unpack(space: Space, x: Array) -> Point:
     """The parts of a position."""
     model, m = space.model, space.parameters
     p, z = model.p, model.size
-    u, at = [], m
+    v, at = [], m
     if not space.linear:
         for term in model.terms:
-            u.append(x[at : at + term.k * term.J].reshape(term.k, term.J))
+            v.append(x[at : at + term.k * term.J].reshape(term.k, term.J))
             at += term.k * term.J
-    return Point(x[:p], x[p : p + z], x[p + z] if m > p + z else None, u)
+    return Point(x[:p], x[p : p + z], x[p + z] if m > p + z else None, v)
 
 
-def sum_data(problem: Problem, beta: np.ndarray, beta_cov: np.ndarray, sigma: float) -> tuple[SumData, Plan]:
+def sum_data(problem: Problem, beta: np.ndarray, beta_cov: np.ndarray, sigma: float, priors: Priors) -> tuple[SumData, Plan]:
     """The sums of a linear problem around ``beta`` (p,), in units of ``beta_cov`` (p, p), and the plan of their arrangement."""
     data, plan = problem.data, problem.arranged
     if problem.plan.backend != "jax":  # NumPy's plans have sparse couplings
@@ -128,34 +148,43 @@ def sum_data(problem: Problem, beta: np.ndarray, beta_cov: np.ndarray, sigma: fl
     R, weights = problem.R, np.asarray(problem.sum_log_weights)
     gamma = R @ (beta - problem.beta0)
     n = np.asarray(float(problem.n))
-    return SumData(data.system, data.rhs, data.gram, n, weights, gamma, R @ unit, beta, unit, np.asarray(sigma)), plan
+    return SumData(
+        data.system, data.rhs, data.gram, n, weights, gamma, R @ unit, beta, unit, np.asarray(sigma), scales.as_tree(priors)
+    ), plan
 
 
-def generalized_data(problem: GeneralizedProblem, beta: np.ndarray) -> GeneralizedData:
-    """The rows of a generalized problem around ``beta`` (p,), fixed columns orthonormal."""
-    rows = make_row_data(problem, beta, orthonormal=True)
+def generalized_data(problem: GeneralizedProblem, near: Estimate, priors: Priors) -> tuple[GeneralizedData, Plan | None]:
+    """The rows of a generalized problem around a likelihood fit, fixed columns orthonormal, and the plan of the elimination."""
+    rows = make_row_data(problem, near.beta, orthonormal=True)
     unit = np.linalg.inv(problem.rows.R) / np.sqrt(problem.n) if problem.p else np.zeros((0, 0))
-    return GeneralizedData(rows, np.asarray(beta, dtype=float), unit)
+    if tail_size(problem.plan.layout) > TAIL_LIMIT:
+        return GeneralizedData(rows, near.beta, unit, None, None, scales.as_tree(priors)), None
+    family, y, weights, eta = problem.family, problem.rows.y, problem.rows.weights, near.eta
+    assert eta is not None
+    W = np.maximum(family.expected_weights(eta, weights, near.phi).weight, 1e-10)
+    g = family.derivatives(y, eta, weights, near.phi).d1
+    columns = np.column_stack([rows.X, g / W + eta - rows.offset])
+    cross = cross_products(problem.terms, np.asfortranarray(columns), W)
+    system = make_system(cross, problem.plan, dense=True)
+    return GeneralizedData(rows, near.beta, unit, system, arrange(problem.plan, cross.rhs), scales.as_tree(priors)), problem.plan
 
 
 def log_posterior(x: Array, data: SumData | GeneralizedData, space: Space) -> Array:
     """Log of p(y | x) p(x), normalised priors included, so that its integral over x is the evidence."""
     at = unpack(space, x)
     beta = data.shift + data.unit @ at.d
-    total = log_prior(space, at, beta) + jnp.sum(jnp.log(jnp.abs(jnp.diagonal(data.unit))))  # U is triangular
+    total = log_prior(space, data.priors, at, beta) + jnp.sum(jnp.log(jnp.abs(jnp.diagonal(data.unit))))  # U is triangular
     if isinstance(data, SumData):
         return total + marginal_log_likelihood(at, data, space)
-    b = random_effects(space, at)
+    b, log_density_v = random_effects(at, data, space)
     eta = predictor(data.rows, at.d, b)
     phi = jnp.ones(()) if at.log_scale is None else jnp.exp(at.log_scale)
-    total = total - 0.5 * sum((jnp.sum(u * u) + u.size * LOG_2PI for u in at.u), jnp.zeros(()))
-    return total + _log_likelihood(space.model.family, data.rows, eta, phi)
+    return total + log_density_v + _log_likelihood(space.model.family, data.rows, eta, phi)
 
 
-def log_prior(space: Space, at: Point, beta: Array) -> Array:
+def log_prior(space: Space, priors: Priors, at: Point, beta: Array) -> Array:
     """Log prior density of beta, zeta and log sigma or log phi."""
     model = space.model
-    priors = model.priors
     total = scales.log_prior(model.terms, priors, at.zeta, model.transform)
     for j, prior in enumerate(priors.beta):
         total = total + prior.log_density(beta[j], jnp)
@@ -172,25 +201,52 @@ def marginal_log_likelihood(at: Point, data: SumData, space: Space) -> Array:
     return -0.5 * (factor.logdet + data.n * (LOG_2PI + 2.0 * log_sigma) - data.sum_log_weights + r2 * jnp.exp(-2.0 * log_sigma))
 
 
-def _eliminate(at: Point, data: SumData, space: Space) -> tuple[Array, Factor, list[Array], elimination.Reduced, Array]:
+def _eliminate(at: Point, data: SumData, space: Space) -> tuple[Array, Factor, list[Array], Reduced, Array]:
     """log sigma, the factor at T / sigma, and Z'Wr carried down it with r'Wr."""
-    model, plan = space.model, space.plan
-    assert plan is not None
     log_sigma = jnp.log(data.sigma) if at.log_scale is None else at.log_scale
-    own = zip(model.terms, scales.split(model.terms, at.zeta), strict=True)
-    T = [scales.factor(term, zeta, model.transform) * jnp.exp(-log_sigma) for term, zeta in own]
-    chain_T, tail_T = [T[t] for t in plan.chain], [T[t] for t in plan.tail]
     combine = jnp.concatenate([-(data.gamma + data.root @ at.d), jnp.ones(1)])
-    rhs = Vectors(tuple(jnp.tensordot(combine, v, 1)[None] for v in data.rhs.chain), (combine @ data.rhs.tail)[None])
-    factor = elimination.factorize(jnp, data.system, chain_T, plan.layout, tail_T)
-    reduced = elimination.reduce(jnp, factor, plan.layout, tail_T, rhs)
+    T = [own * jnp.exp(-log_sigma) for own in _factors(at, space)]
+    factor, tail_T, reduced = _carry(data.system, data.rhs, combine, T, space)
     return log_sigma, factor, tail_T, reduced, combine @ data.gram @ combine
 
 
-def random_effects(space: Space, at: Point) -> list[Array]:
-    """b = T u, (k, J) per term, of a generalized model."""
-    own = zip(space.model.terms, scales.split(space.model.terms, at.zeta), at.u, strict=True)
-    return [scales.factor(term, zeta, space.model.transform) @ u for term, zeta, u in own]
+def _factors(at: Point, space: Space) -> list[Array]:
+    """T per term."""
+    model = space.model
+    return [scales.factor(term, zeta, model.transform) for term, zeta in zip(model.terms, scales.split(model.terms, at.zeta), strict=True)]
+
+
+def _carry(system: System, rhs: Vectors, combine: Array, T: list[Array], space: Space) -> tuple[Factor, list[Array], Reduced]:
+    """The factorised system, T of the tail's terms, and a combination of right-hand sides carried down."""
+    plan = space.plan
+    assert plan is not None
+    chain_T, tail_T = [T[t] for t in plan.chain], [T[t] for t in plan.tail]
+    one = Vectors(tuple(jnp.tensordot(combine, v, 1)[None] for v in rhs.chain), (combine @ rhs.tail)[None])
+    factor = elimination.factorize(jnp, system, chain_T, plan.layout, tail_T)
+    return factor, tail_T, elimination.reduce(jnp, factor, plan.layout, tail_T, one)
+
+
+def _means_and_draws(factor: Factor, tail_T: list[Array], reduced: Reduced, v: list[Array], plan: Plan) -> tuple[list[Array], list[Array]]:
+    """N r and S v, (k, J) per term, for v (k, J) per term."""
+    chain = tuple(v[t][None] for t in plan.chain)
+    tail = jnp.concatenate([v[t].reshape(1, -1) for t in plan.tail], axis=1) if plan.tail else jnp.zeros((1, 0))
+    mean, _ = elimination.solve(jnp, factor, plan.layout, tail_T, reduced, (False,) * len(plan.layout))
+    drawn = elimination.sample(jnp, factor, plan.layout, tail_T, Vectors(chain, tail))
+    return [c[0] for c in collect(plan, mean)], [c[0] for c in collect(plan, drawn)]
+
+
+def random_effects(at: Point, data: GeneralizedData, space: Space) -> tuple[list[Array], Array]:
+    """b (k, J) per term of a generalized model, and the log density of v under the prior of b."""
+    T = _factors(at, space)
+    constant = 0.5 * space.effects * LOG_2PI
+    if data.system is None or data.rhs is None:
+        return [own @ v for own, v in zip(T, at.v, strict=True)], -0.5 * sum((jnp.sum(v * v) for v in at.v), jnp.zeros(())) - constant
+    assert space.plan is not None
+    combine = jnp.concatenate([-at.d, jnp.ones(1)])
+    factor, tail_T, reduced = _carry(data.system, data.rhs, combine, T, space)
+    b = [m + s for m, s in zip(*_means_and_draws(factor, tail_T, reduced, at.v, space.plan), strict=True)]
+    squares = (jnp.sum((scales.inverse_factor(own) @ effects) ** 2) for own, effects in zip(T, b, strict=True))
+    return b, -0.5 * (sum(squares, jnp.zeros(())) + factor.logdet) - constant
 
 
 def conditional_effects(x: Array, z: Array, data: SumData, space: Space) -> tuple[list[Array], list[Array]]:
@@ -198,17 +254,12 @@ def conditional_effects(x: Array, z: Array, data: SumData, space: Space) -> tupl
     plan = space.plan
     assert plan is not None
     log_sigma, factor, tail_T, reduced, _ = _eliminate(unpack(space, x), data, space)
-    mean, _ = elimination.solve(jnp, factor, plan.layout, tail_T, reduced, (False,) * len(plan.layout))
-    noise, start = [], 0
-    for t in plan.chain:
-        k, J = plan.terms[t].k, plan.terms[t].J
-        noise.append(z[start : start + k * J].reshape(1, k, J))
-        start += k * J
-    drawn = elimination.sample(jnp, factor, plan.layout, tail_T, Vectors(tuple(noise), z[None, start:]))
-    means, spread = ([c[0] for c in collect(plan, vectors)] for vectors in (mean, drawn))
-    sizes = [term.J for term in space.model.terms]  # levels that only pad are left out
-    means = [m[:, :J] for m, J in zip(means, sizes, strict=True)]
-    return means, [m + jnp.exp(log_sigma) * s[:, :J] for m, s, J in zip(means, spread, sizes, strict=True)]
+    sizes = [size.k * size.J for size in plan.terms]
+    v = [own.reshape(size.k, size.J) for own, size in zip(jnp.split(z, np.cumsum(sizes)[:-1]), plan.terms, strict=True)]
+    means, drawn = _means_and_draws(factor, tail_T, reduced, v, plan)
+    # levels that only pad are left out
+    pairs = [(m[:, : term.J], s[:, : term.J]) for m, s, term in zip(means, drawn, space.model.terms, strict=True)]
+    return [m for m, _ in pairs], [m + jnp.exp(log_sigma) * s for m, s in pairs]
 
 
 def padded_effects(plan: Plan) -> int:

@@ -11,6 +11,7 @@ variational inference on transformed parameters.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +29,42 @@ Array = Any
 TRANSFORMS = ("softplus", "log")
 #: standard deviations at the start are kept this far from zero, relative to the unit of the column
 FLOOR = 1e-3
+
+
+#: fields of a prior that are data of a compiled function; the others are part of it
+LEAVES = ("loc", "scale")
+_registered: set[type] = set()
+
+
+def as_tree(priors: Priors) -> Priors:
+    """The priors as a tree of arrays, so that other locations and scales compile nothing anew."""
+    for prior in (*priors.beta, *(own for term in priors.sd for own in term), *priors.cor, priors.sigma, priors.phi):
+        _register(type(prior))
+    if Priors not in _registered:
+        _register(Priors, tuple(field.name for field in dataclasses.fields(Priors)))
+    return priors
+
+
+def _register(kind: type, leaves: tuple[str, ...] = LEAVES) -> None:
+    if kind in _registered:
+        return
+    _registered.add(kind)
+    names = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+    moving = [name for name in names if name in leaves]
+    rest = [name for name in names if name not in leaves]
+
+    def flatten(prior: Any) -> tuple[list[Any], Any]:
+        return [getattr(prior, name) for name in moving], tuple(getattr(prior, name) for name in rest) if names else prior
+
+    def unflatten(static: Any, arrays: Any) -> Any:
+        if not names:
+            return static
+        prior: Any = object.__new__(kind)  # its checks are for numbers, not for tracers
+        for name, value in (*zip(moving, arrays, strict=True), *zip(rest, static, strict=True)):
+            object.__setattr__(prior, name, value)
+        return prior
+
+    jax.tree_util.register_pytree_node(kind, flatten, unflatten)
 
 
 class Term(NamedTuple):

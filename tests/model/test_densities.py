@@ -1,0 +1,91 @@
+"""The densities in JAX are those of the families; transformed scales are what they say."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from scipy import integrate
+
+from lmm import families
+from lmm.covariance import Diagonal, Unstructured
+from lmm.covariance.blocks import Blocks
+from lmm.errors import ArgumentError
+from lmm.model import densities, scales
+from lmm.priors import LKJ, HalfNormal, Normal, Priors
+
+CASES = [
+    *(families.Binomial(link) for link in ("logit", "probit", "cloglog", "cauchit")),
+    *(families.Poisson(link) for link in ("log", "sqrt", "identity")),
+    *(families.Gamma(link) for link in ("log", "inverse", "identity")),
+    *(families.InverseGaussian(link) for link in ("log", "1/mu^2")),
+    families.NegativeBinomial(),
+    families.NegativeBinomial1(),
+    *(families.Gaussian(link) for link in ("identity", "log")),
+]
+
+
+@pytest.mark.parametrize("family", CASES, ids=repr)
+def test_a_density_in_jax_is_the_family_s(family):
+    rng = np.random.default_rng(1)
+    n, w = 60, np.ones(60)
+    eta = rng.normal(size=n) * 1.5
+    if np.isfinite(family.eta_bounds[0]):
+        eta = np.abs(eta) + 0.1
+    mu = family.mean(eta)
+    if family.name == "binomial":
+        w = rng.integers(1, 9, n).astype(float)
+    y = family.simulate(rng, mu, w, 0.7)
+    with jax.enable_x64(True):
+        found = np.asarray(densities.log_density(family)(y, eta, w, 0.7))
+    np.testing.assert_allclose(found, family.log_density(y, eta, w, 0.7), rtol=1e-11, atol=1e-12)
+
+
+def test_a_link_of_one_s_own_is_refused():
+    class Mine(type(families.links.get("log"))):
+        name = "mine"
+
+    with pytest.raises(ArgumentError, match="link 'mine' is not known to JAX"):
+        densities.log_density(families.Poisson(Mine()))
+
+
+STRUCTURES = [Unstructured(1), Unstructured(3), Diagonal(2), Blocks((Unstructured(2), Diagonal(1), Unstructured(2)))]
+
+
+@pytest.mark.parametrize("structure", STRUCTURES, ids=repr)
+@pytest.mark.parametrize("transform", scales.TRANSFORMS)
+def test_transformed_scales_make_covariances_of_the_structure(structure, transform):
+    term = scales.make_term(structure, 7)
+    assert term.size == structure.n_theta
+    rng = np.random.default_rng(2)
+    zeta = rng.normal(size=term.size)
+    with jax.enable_x64(True):
+        T = np.asarray(scales.factor(term, zeta, transform))
+        inverse = np.asarray(scales.inverse_factor(T))
+    G = T @ T.T
+    own = structure.factor(structure.from_matrix(G))
+    np.testing.assert_allclose(own @ own.T, G, atol=1e-12)
+    np.testing.assert_allclose(np.sqrt(np.diagonal(G)), np.asarray(scales.positive(zeta[: term.k], transform)), rtol=1e-6)
+    np.testing.assert_allclose(inverse @ T, np.eye(term.k), atol=1e-10)
+
+
+def test_scales_of_covariances_are_found_again():
+    """Correlations are drawn towards zero by a tenth, standard deviations come back."""
+    term = scales.make_term(Unstructured(2), 7)
+    G = np.array([[4.0, 0.6], [0.6, 0.25]])
+    with jax.enable_x64(True):
+        T = np.asarray(scales.factor(term, scales.from_covariances((term,), [G], [np.full(2, 1e-3)], "softplus"), "softplus"))
+    np.testing.assert_allclose(T @ T.T, [[4.0, 0.54], [0.54, 0.25]], rtol=1e-9)
+
+
+@pytest.mark.parametrize("transform", scales.TRANSFORMS)
+def test_the_prior_of_transformed_scales_integrates_to_one(transform):
+    term = scales.make_term(Unstructured(2), 7)
+    priors = Priors((Normal(),), ((HalfNormal(1.0), HalfNormal(1.0)),), (LKJ(2.0),), HalfNormal(1.0))
+    x = np.linspace(-12, 6, 181)
+    grid = np.array(np.meshgrid(x, x, np.linspace(-6, 6, 121), indexing="ij")).reshape(3, -1).T
+    with jax.enable_x64(True):
+        values = np.asarray(jax.jit(jax.vmap(lambda z: scales.log_prior((term,), priors, z, transform)))(grid))
+    box = np.exp(values).reshape(181, 181, 121)
+    total = integrate.trapezoid(integrate.trapezoid(integrate.trapezoid(box, dx=0.1), dx=0.1), dx=0.1)
+    assert abs(total - 1.0) < 2e-3
