@@ -41,12 +41,14 @@ if TYPE_CHECKING:
     from lmm.estimators.likelihood import MaximumLikelihood
     from lmm.estimators.mackay import MacKay
     from lmm.estimators.monte_carlo_em import MonteCarloEM
+    from lmm.estimators.nuts import NUTS
     from lmm.estimators.pql import PenalizedQuasiLikelihood
     from lmm.estimators.variational import VariationalBayes
     from lmm.linalg.backend import enable_compile_cache
     from lmm.results import Fit
 
 __all__ = [
+    "NUTS",
     "ArgumentError",
     "CapacityError",
     "Control",
@@ -81,6 +83,7 @@ __all__ = [
 
 _MODULES = frozenset({"covariance", "datasets", "families", "priors"})
 _HOMES = {
+    "NUTS": "lmm.estimators.nuts",
     "lmer": "lmm.api",
     "glmer": "lmm.api_generalized",
     "solve": "lmm.api_solve",

@@ -178,12 +178,15 @@ def _watching(control: Control) -> Iterator[Callable[[dict[str, Any]], None] | N
 
             def show(line: dict[str, Any]) -> None:
                 bar.update()
-                bar.set_postfix_str(f"deviance {line['objective']:.6f}")
+                bar.set_postfix_str(line["text"] if "text" in line else f"deviance {line['objective']:.6f}")
 
             yield show
     elif control.verbose:
 
         def write(line: dict[str, Any]) -> None:
+            if "text" in line:
+                sys.stdout.write(line["text"] + "\n")
+                return
             theta = ", ".join(f"{value:.6g}" for value in line["theta"])
             sys.stdout.write(f"{line['objective']:.8f}  theta = ({theta})  promised {line['decrease']:.2e}\n")
 

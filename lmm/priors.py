@@ -88,8 +88,12 @@ class StudentT(Prior):
         _positive(self, "scale")
 
     def log_density(self, x: Any, xp: Any) -> Any:
-        constant = math.lgamma((self.df + 1) / 2) - math.lgamma(self.df / 2) - 0.5 * math.log(self.df * math.pi)
-        return constant - xp.log(self.scale) - (self.df + 1) / 2 * xp.log1p(((x - self.loc) / self.scale) ** 2 / self.df)
+        return _student_t((x - self.loc) / self.scale, self.df, xp) - xp.log(self.scale)
+
+
+def _student_t(z: Any, df: float, xp: Any) -> Any:
+    constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(df * math.pi)
+    return constant - (df + 1) / 2 * xp.log1p(z**2 / df)
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class HalfStudentT(Prior):
         _positive(self, "scale")
 
     def log_density(self, x: Any, xp: Any) -> Any:
-        return math.log(2.0) + StudentT(self.df, 0.0, self.scale).log_density(x, xp)
+        return math.log(2.0) + _student_t(x / self.scale, self.df, xp) - xp.log(self.scale)
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,8 @@ class LogNormal(Prior):
         _positive(self, "scale")
 
     def log_density(self, x: Any, xp: Any) -> Any:
-        return Normal(self.loc, self.scale).log_density(xp.log(x), xp) - xp.log(x)
+        z = (xp.log(x) - self.loc) / self.scale
+        return -0.5 * z**2 - xp.log(self.scale) - 0.5 * math.log(2.0 * math.pi) - xp.log(x)
 
 
 @dataclass(frozen=True)

@@ -277,7 +277,7 @@ def _standardized(b: np.ndarray, G: np.ndarray, floor: np.ndarray) -> np.ndarray
 def scattered(begin: Callable[..., State], data: Any, space: Space, first: np.ndarray, rng: np.random.Generator) -> State:
     """The state of a chain that starts around ``first``, drawn in until the density is positive."""
     p, z, m = space.model.p, space.model.size, space.parameters
-    d = (JITTER[0] if space.linear else JITTER_ROWS) * rng.standard_normal(p)
+    d = (JITTER_ROWS if space.plan is None else JITTER[0]) * rng.standard_normal(p)
     zeta = JITTER[1] * rng.uniform(-1.0, 1.0, z)
     rest = np.concatenate([JITTER[2] * rng.standard_normal(m - p - z), JITTER[3] * rng.standard_normal(space.size - m)])
     away = np.concatenate([d, zeta, rest])

@@ -149,8 +149,9 @@ class NUTS:
 
         def tell(line: dict[str, Any]) -> None:
             if callback is not None:
+                text = f"chain {line['chain'] + 1}, {line['stage']}: acceptance {line['acceptance_rate']:.2f}, step {line['step_size']:.3g}"
                 with lock:
-                    callback(line)
+                    callback(line | {"text": text})
 
         blocks = schedule(int(self.warmup), int(self.draws))
 

@@ -9,8 +9,7 @@ Fixed effects are beta = beta_1 + U d with beta_1 a likelihood fit's; standard d
 from its sums by block elimination, at no cost per row; given the parameters they are normal, b ~ N(N Z'Wr, sigma^2 N). U is the
 factor of beta's covariance at the likelihood fit, so that d is about standard normal.
 
-A generalized model's effects are sampled with its parameters, d being coefficients of orthonormal columns. The non-centred form is
-b = T v, v ~ N(0, I). Where the data say much about the effects, v then depends on T; so the data are put into the transformation:
+A generalized model's effects are sampled with its parameters. The non-centred form is b = T v, v ~ N(0, I). Where the data say much about the effects, v then depends on T; so the data are put into the transformation:
 with the likelihood's gradient g and information W in eta at the likelihood fit, b given the parameters is about normal, and
 
     b = N Z'(g + W (eta_1 - X beta)) + S v,   N = (Z'WZ + G^-1)^-1 = S S',
@@ -154,13 +153,19 @@ def sum_data(problem: Problem, beta: np.ndarray, beta_cov: np.ndarray, sigma: fl
 
 
 def generalized_data(problem: GeneralizedProblem, near: Estimate, priors: Priors) -> tuple[GeneralizedData, Plan | None]:
-    """The rows of a generalized problem around a likelihood fit, fixed columns orthonormal, and the plan of the elimination."""
+    """The rows of a generalized problem around a likelihood fit, and the plan of the elimination.
+
+    U is the factor of beta's covariance at the fit; in the plain non-centred form the fixed columns are orthonormal.
+    """
     rows = make_row_data(problem, near.beta, orthonormal=True)
     unit = np.linalg.inv(problem.rows.R) / np.sqrt(problem.n) if problem.p else np.zeros((0, 0))
     if tail_size(problem.plan.layout) > TAIL_LIMIT:
         return GeneralizedData(rows, near.beta, unit, None, None, scales.as_tree(priors)), None
     family, y, weights, eta = problem.family, problem.rows.y, problem.rows.weights, near.eta
     assert eta is not None
+    if problem.p and np.isfinite(near.beta_cov_unscaled).all() and np.linalg.eigvalsh(near.beta_cov_unscaled)[0] > 0:
+        unit = np.linalg.cholesky(near.beta_cov_unscaled)
+        rows = rows._replace(X=rows.X @ (np.sqrt(problem.n) * problem.rows.R @ unit))
     W = np.maximum(family.expected_weights(eta, weights, near.phi).weight, 1e-10)
     g = family.derivatives(y, eta, weights, near.phi).d1
     columns = np.column_stack([rows.X, g / W + eta - rows.offset])
