@@ -42,6 +42,8 @@ MODE_TOLERANCE = 1e-13
 #: decrement above which there is no mode to expand around, and so no likelihood
 FOUND = 1e-6
 MAX_STEPS = 100
+#: smallest over largest singular value of T above which it is divided by
+WELL = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +117,15 @@ class Arrangement:
         self.layout = rows.plan.layout
         self.well = tuple(bool(np.linalg.svd(t, compute_uv=False)[-1] > 1e-3) for t in self.tail_T)
 
+    def whiten(self, t: int, b: np.ndarray, e: np.ndarray) -> np.ndarray:
+        """u (k, J) of term t with b = T u = T T'e.
+
+        From b where T can be divided by: e is a difference that much data leave few digits of. T'e where T is nearly singular.
+        """
+        T = self.T[t]
+        values = np.linalg.svd(T, compute_uv=False)
+        return np.linalg.solve(T, b) if values[-1] > WELL * values[0] else T.T @ e
+
     def factorize(self, system: System) -> Factor:
         """Factor a system at these T."""
         return elimination.factorize(np, system, self.chain_T, self.layout, self.tail_T)
@@ -180,7 +191,7 @@ def find_mode(
             d_gamma = joint.fixed_step(right, Ab, b, rows.Q.T @ r)
             right = [own - np.tensordot(d_gamma, F, 1)[None] for own, F in zip(right, joint.ZWQ, strict=True)]
         new_b, residual, _ = at.solve(factor, right)
-        new_u = [t.T @ e[0] for t, e in zip(T, residual, strict=True)]
+        new_u = [at.whiten(t, own[0], e[0]) for t, own, e in zip(range(len(T)), new_b, residual, strict=True)]
         du = [new - old for new, old in zip(new_u, u, strict=True)]
         slope = [t.T @ g - old for t, g, old in zip(T, gradient, u, strict=True)]
         decrement = float(sum(np.sum(d * g) for d, g in zip(du, slope, strict=True)) + d_gamma @ (rows.Q.T @ r))

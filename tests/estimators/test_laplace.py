@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -319,3 +321,13 @@ def test_evaluate_only() -> None:
     assert -2 * f.llf == pytest.approx(f.estimator.objective(f.problem, np.array([0.9, -1.0, -0.5, 0.0, 0.25])), abs=1e-9)
     with pytest.raises(ArgumentError, match="start"):
         lmm.glmer(CBPP, cbpp(), family="binomial", control=control)
+
+
+def test_counts_in_the_millions_leave_the_modes_their_digits():
+    """With so much data per level T'e, a difference of large numbers, has few digits left; the modes come from b instead."""
+    known = json.loads((Path(__file__).parents[1] / "reference" / "large_counts.json").read_text())
+    data = pd.DataFrame({name: known[name] for name in ("y", "Days", "Subject")})
+    fit = lmm.glmer("y ~ Days + (Days|Subject)", data, family="poisson")
+    assert fit.convergence.converged and fit.convergence.evaluations < 60
+    assert abs(fit.llf - known["llf"][0]) < 1e-5
+    np.testing.assert_allclose(fit.fixef(), known["beta"], atol=1e-3)
