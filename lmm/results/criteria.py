@@ -5,7 +5,8 @@ With r2 the penalised residual sum of squares, ld = log|V| up to the weights and
     deviance       = ld + n (1 + log(2 pi r2 / n)),
     REML criterion = ld + log|R| + (n - p) (1 + log(2 pi r2 / (n - p))),
 
-so each follows from the other at the same theta, sigma^2 being r2/n (ML) or r2/(n - p) (REML).
+so each follows from the other at the same theta, sigma^2 being r2/n (ML) or r2/(n - p) (REML). Where sigma is known the terms in r2
+are N log(2 pi sigma^2) + r2 / sigma^2 in both, and they differ by log|R| - p log(2 pi sigma^2).
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ def _log_det(C: np.ndarray) -> float:
     return float(np.linalg.slogdet(C / np.outer(scale, scale))[1] + 2.0 * np.log(scale).sum())
 
 
+def _knows_sigma(estimate: Estimate) -> bool:
+    """Whether the residual standard deviation was given and not estimated: it is no parameter then."""
+    return estimate.family is None and estimate.n_parameters == len(estimate.beta) + len(estimate.theta)
+
+
 def ml_deviance(estimate: Estimate, n: int) -> float:
     """-2 log-likelihood at the estimate's theta, beta and sigma^2 profiled out.
 
@@ -39,6 +45,8 @@ def ml_deviance(estimate: Estimate, n: int) -> float:
     if not estimate.reml:
         return float(estimate.objective)
     p = len(estimate.beta)
+    if _knows_sigma(estimate):
+        return float(estimate.objective + _log_det(estimate.beta_cov_unscaled) + p * math.log(2.0 * math.pi * estimate.sigma**2))
     residual_ss = estimate.sigma**2 * (n - p)
     return float(estimate.objective + _log_det(estimate.beta_cov_unscaled) - _profiled(residual_ss, n - p) + _profiled(residual_ss, n))
 
@@ -50,6 +58,8 @@ def reml_criterion(estimate: Estimate, n: int) -> float:
     if estimate.reml:
         return float(estimate.objective)
     p = len(estimate.beta)
+    if _knows_sigma(estimate):
+        return float(estimate.objective - _log_det(estimate.beta_cov_unscaled) - p * math.log(2.0 * math.pi * estimate.sigma**2))
     residual_ss = estimate.sigma**2 * n
     return float(estimate.objective - _log_det(estimate.beta_cov_unscaled) - _profiled(residual_ss, n) + _profiled(residual_ss, n - p))
 

@@ -329,5 +329,5 @@ def test_counts_in_the_millions_leave_the_modes_their_digits():
     data = pd.DataFrame({name: known[name] for name in ("y", "Days", "Subject")})
     fit = lmm.glmer("y ~ Days + (Days|Subject)", data, family="poisson")
     assert fit.convergence.converged and fit.convergence.evaluations < 60
-    assert abs(fit.llf - known["llf"][0]) < 1e-5
+    assert -1e-6 < fit.llf - np.ravel(known["llf"])[0] < 1e-4  # lme4 stops a little below
     np.testing.assert_allclose(fit.fixef(), known["beta"], atol=1e-3)

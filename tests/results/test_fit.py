@@ -359,3 +359,13 @@ def test_ten_million_rows_stay_cheap():
     values = np.asfortranarray(np.column_stack([np.ones(n), rng.normal(size=n)]))
     out = random_part(values, codes, rng.normal(size=(J, 2)))
     assert out.shape == (n,) and np.isfinite(out).all()
+
+
+def test_criteria_of_a_fit_with_a_known_residual():
+    """ML and REML criteria at the same theta and sigma, each from the other's fit."""
+    data = lmm.datasets.load("sleepstudy")
+    formula, theta = "Reaction ~ Days + (Days|Subject)", [0.9, 0.02, 0.2]
+    only = lmm.Control(evaluate_only=True)
+    reml, ml = (lmm.lmer(formula, data, start=theta, method=lmm.MaximumLikelihood(kind, only, sigma=20.0)) for kind in (True, False))
+    assert abs(reml.deviance - ml.deviance) < 1e-8 and abs(reml.reml_criterion - ml.reml_criterion) < 1e-8
+    assert abs(reml.reml_criterion - reml.deviance) > 1.0
