@@ -9,8 +9,9 @@ Fixed effects are beta = beta_1 + U d with beta_1 a likelihood fit's; standard d
 from its sums by block elimination, at no cost per row; given the parameters they are normal, b ~ N(N Z'Wr, sigma^2 N). U is the
 factor of beta's covariance at the likelihood fit, so that d is about standard normal.
 
-A generalized model's effects are sampled with its parameters. The non-centred form is b = T v, v ~ N(0, I). Where the data say much about the effects, v then depends on T; so the data are put into the transformation:
-with the likelihood's gradient g and information W in eta at the likelihood fit, b given the parameters is about normal, and
+A generalized model's effects are sampled with its parameters. The non-centred form is b = T v, v ~ N(0, I). Where the data say
+much about the effects, v then depends on T; so the data are put into the transformation: with the likelihood's gradient g and
+information W in eta at the likelihood fit, b given the parameters is about normal, and
 
     b = N Z'(g + W (eta_1 - X beta)) + S v,   N = (Z'WZ + G^-1)^-1 = S S',
 
