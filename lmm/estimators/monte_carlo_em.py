@@ -51,6 +51,8 @@ DENSE_PAIRS = 200_000
 WATCH = 5
 
 
+#: part of a scoring step of the fixed effects that an iteration takes, its score being an average over earlier draws too
+SCORING = 0.25
 #: relative change of a standard deviation after which the chain's coordinates are made anew
 REFRESH = 0.25
 
@@ -83,7 +85,8 @@ class MonteCarloEM:
         their joint covariance, the others about their regression on them; these follow the parameters. "identity": in the effects.
     smoothing : share of an iteration's draws in the averages that the M-step takes, 1 for these draws alone. Below one, earlier
         draws fade out, so that a variance with few levels does not chase its own noise.
-    m_step : "auto", closed forms where there are any; "adam", one step of Adam for everything.
+    m_step : "auto", closed forms for covariances and sigma, scoring for fixed effects and dispersion; "adam", one step of Adam for
+        everything.
     learning_rate : of Adam.
     sigma : residual standard deviation of a linear model, "estimate" or a fixed number.
     rng : seed or generator.
@@ -154,9 +157,11 @@ class MonteCarloEM:
         model = make_model(problem, "softplus")
         data: Sums | RowData
         if isinstance(problem, Problem):
-            data, cross = make_sums(problem, sigma, DENSE_PAIRS), problem.cross
+            data = make_sums(problem, sigma, DENSE_PAIRS)
+            cross = replace(problem.cross, rhs=data.fixed, gram=data.gram)
         else:
-            data, cross = make_row_data(problem, first.beta), _weighted(problem, first)
+            data = make_row_data(problem, first.beta)
+            cross = _weighted(problem, data, first)
         dense = dense_terms(model) if self.metric == "adapted" else ()
         settings = Settings(self.sampler, self.m_step == "adam", self.learning_rate, not isinstance(self.sigma, str), dense)
         with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
@@ -221,7 +226,8 @@ class MonteCarloEM:
         scale = estimate.sigma if isinstance(problem, Problem) else 1.0
         log_sd = np.concatenate([np.full(term.k, (2.0 * term.J) ** -0.5) for term in walk.model.terms])
         beta = scale * np.sqrt(np.diagonal(estimate.beta_cov_unscaled))
-        return np.concatenate([log_sd, beta, [(2.0 * problem.n) ** -0.5 * 10.0]])
+        known = float(walk.curvature) if walk.curvature > 0 else 2.0 * problem.n
+        return np.concatenate([log_sd, beta, [known**-0.5]])
 
     def _finish(self, problem: Problem | GeneralizedProblem, path: _Path, sigma: float) -> Estimate:
         """The estimate at averaged parameters, with the likelihood there."""
@@ -283,6 +289,7 @@ class _Walk:
         self.zeta = scales.from_covariances(model.terms, [np.asarray(G) for G in self.at.G], floors, "softplus")
         self.adam = self.steps.begin(self.zeta, self.at)
         self.mean: Any = None
+        self.curvature = 0.0  # of the log density in log phi
         self.frame = self._frame()
         self.frame_sd = self._sd()
 
@@ -304,7 +311,7 @@ class _Walk:
         model, dense = self.model._replace(p=0), self.settings.dense
         if self.method.metric == "identity":
             ones = tuple(np.ones((term.k, term.J)) for term in model.terms)
-            return Frame(ones, tuple(np.zeros((0, term.k, term.J)) for term in model.terms), np.zeros((0, 0)))
+            return Frame(ones, tuple(np.zeros((0, term.k, term.J)) for term in model.terms), np.zeros((0, 0)), *self._fixed(None))
         scale = float(np.exp(self.at.log_sigma)) if model.family is None else 1.0
         shown = [
             0.01 * scale**2 * t.J / np.maximum(np.einsum("aaj->a", A), 1e-300) for t, A in zip(model.terms, self.cross.diag, strict=True)
@@ -315,13 +322,28 @@ class _Walk:
         both = zip(self.cross.diag, prior, strict=True)
         units = [scale * np.sqrt(np.einsum("jaa->aj", np.linalg.inv(np.moveaxis(A, -1, 0) + P))) for A, P in both]
         if not dense:
-            return Frame(tuple(units), tuple(np.zeros((0, term.k, term.J)) for term in model.terms), np.zeros((0, 0)))
+            none = tuple(np.zeros((0, term.k, term.J)) for term in model.terms)
+            return Frame(tuple(units), none, np.zeros((0, 0)), *self._fixed(T))
         bare = replace(self.cross, rhs=tuple(own[:0] for own in self.cross.rhs), gram=np.zeros((0, 0)))
         regressions, L = joint_gaussian(bare, model, Approximation("partial", "fixed", dense), T, prior, units, scale)
         z = model.size
         free = iter(regressions)
         K = tuple(np.zeros((len(L) - z, t.k, t.J)) if i in dense else next(free)[z:] for i, t in enumerate(model.terms))
-        return Frame(tuple(units), K, L[z:, z:])
+        return Frame(tuple(units), K, L[z:, z:], *self._fixed(T))
+
+    def _fixed(self, T: list[np.ndarray] | None) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Covariance (p, p) of d in the working linear model at relative factors T, and the slopes of the effects on d."""
+        p = self.model.p
+        if not p:
+            return np.zeros((0, 0)), tuple(np.zeros((0, term.k, term.J)) for term in self.model.terms)
+        scale = float(np.exp(self.at.log_sigma)) if self.model.family is None else 1.0
+        if T is None:
+            T = [np.linalg.cholesky(np.asarray(G) + 1e-8 * np.diag(np.diagonal(G))) / scale for G in self.at.G]
+        prior = [np.linalg.inv(t @ t.T) for t in T]
+        units = [np.ones((term.k, term.J)) for term in self.model.terms]
+        slopes, L = joint_gaussian(self.cross, self.model, Approximation("partial", "fixed"), T, prior, units, scale)
+        z = self.model.size
+        return np.asarray(L[z:, z:] @ L[z:, z:].T), tuple(own[z:] for own in slopes)
 
     def _key(self) -> np.ndarray:
         return self.rng.integers(0, 2**32, 2, dtype=np.uint32)
@@ -357,6 +379,7 @@ class _Walk:
             np.asarray(self.method.smoothing),
         )
         (self.x, self.at, self.zeta, self.adam, step, self.mean, _), mean, record = out
+        self.curvature = float(self.mean.curvature)
         self.step_size = float(step)
         record = jax.tree.map(np.asarray, record)
         self.gradients += float(record["gradients"][:iterations].sum())
@@ -435,12 +458,10 @@ def _parameters(first: Start, sigma: float) -> Parameters:
     return Parameters(np.zeros(len(first.beta)), G, np.asarray(np.log(sigma)), np.asarray(np.log(first.phi)))
 
 
-def _weighted(problem: GeneralizedProblem, first: Start) -> CrossProducts:
-    """Z'WZ at the working weights without random effects."""
-    rows = problem.rows
-    X = rows.Q @ rows.R
-    W = np.maximum(problem.family.expected_weights(rows.offset + X @ first.beta, rows.weights, first.phi).weight, 1e-10)
-    return cross_products(problem.terms, np.asfortranarray(X), W)
+def _weighted(problem: GeneralizedProblem, data: RowData, first: Start) -> CrossProducts:
+    """Cross-products of [Z X~] at the working weights without random effects."""
+    W = np.maximum(problem.family.expected_weights(data.offset, problem.rows.weights, first.phi).weight, 1e-10)
+    return cross_products(problem.terms, np.asfortranarray(data.X), W)
 
 
 class _Steps(NamedTuple):
@@ -498,7 +519,7 @@ def _compiled(model: Model, settings: Settings) -> _Steps:
             state, total, rate, gradients = inner
             state, info = step(jax.random.fold_in(key, i), state, density, size, mass, leapfrog)
             b = expectation.effects(model, settings.dense, frame, state.position)
-            total = expectation.add_draw(model, data, at, total, b)
+            total = expectation.add_draw(model, frame, data, at, total, b)
             return state, total, rate + info.acceptance_rate, gradients + info.num_integration_steps
 
         state, total, rate, gradients = jax.lax.fori_loop(0, count, draw, (state, zero(), jnp.zeros(()), jnp.zeros(())))
@@ -506,7 +527,7 @@ def _compiled(model: Model, settings: Settings) -> _Steps:
         mean: Statistics = jax.tree.map(lambda old, new: old + share * (new - old), past, own)
         rate = rate / count
         loss = expectation.expected_loss(model, data, at.d, at.G, at.log_sigma, own)
-        new, zeta, adam = maximise(at, zeta, adam, data, mean)
+        new, zeta, adam = maximise(at, zeta, adam, data, frame, mean)
         size = size * jnp.exp(adapt * 0.02 * (rate - target))
         b = expectation.effects(model, settings.dense, frame, state.position)
         record = {
@@ -520,38 +541,27 @@ def _compiled(model: Model, settings: Settings) -> _Steps:
     def zero() -> Statistics:
         return expectation.no_statistics(model, model.p)
 
-    def maximise(at: Parameters, zeta: Array, adam: Any, data: Any, mean: Statistics) -> Any:
-        new = expectation.maximise(model, data, at, mean, settings.fixed_sigma)
-        if linear and not settings.adam:
-            return new, zeta, adam
-        free = {"d": at.d, "log_phi": at.log_phi}
-        gradient = {"d": -mean.score[:-1], "log_phi": -mean.score[-1]}
-        if linear:
-            free |= {"log_sigma": at.log_sigma}
-        if settings.adam:
-            free |= {"zeta": zeta}
+    def maximise(at: Parameters, zeta: Array, adam: Any, data: Any, frame: Frame, mean: Statistics) -> Any:
+        if not settings.adam:
+            return expectation.maximise(model, data, frame.cov, at, mean, SCORING, settings.fixed_sigma), zeta, adam
+        free = {"d": at.d, "log_phi": at.log_phi, "log_sigma": at.log_sigma, "zeta": zeta}
 
-            def loss(free: dict[str, Array]) -> Array:
-                G = expectation.by_scales(model, free["zeta"])
-                return expectation.expected_loss(model, data, free["d"], G, free.get("log_sigma", at.log_sigma), mean)
+        def loss(free: dict[str, Array]) -> Array:
+            return expectation.expected_loss(model, data, free["d"], expectation.by_scales(model, free["zeta"]), free["log_sigma"], mean)
 
-            own = jax.grad(loss)(free)
-            gradient = own if linear else {**gradient, "zeta": own["zeta"]}
-            gradient = {name: gradient[name] for name in free}
+        gradient = jax.grad(loss)(free)
+        if not linear:
+            gradient = {**gradient, "d": -mean.score[:-1], "log_phi": -mean.score[-1]}
         updates, adam = optimizer.update(gradient, adam, free)
         free = optax.apply_updates(free, updates)
-        G = expectation.by_scales(model, free["zeta"]) if settings.adam else new.G
         log_sigma = at.log_sigma if settings.fixed_sigma or not linear else free["log_sigma"]
         log_phi = free["log_phi"] if model.family is not None and model.family.has_dispersion else at.log_phi
-        return Parameters(free["d"], tuple(G), log_sigma, log_phi), free.get("zeta", zeta), adam
+        return Parameters(free["d"], expectation.by_scales(model, free["zeta"]), log_sigma, log_phi), free["zeta"], adam
 
     def begin(zeta: Array, at: Parameters) -> Any:
-        if linear and not settings.adam:
+        if not settings.adam:
             return ()
-        free = {"d": at.d, "log_phi": at.log_phi}
-        free |= {"log_sigma": at.log_sigma} if linear else {}
-        free |= {"zeta": zeta} if settings.adam else {}
-        return optimizer.init(jax.tree.map(jnp.asarray, free))
+        return optimizer.init({"d": at.d, "log_phi": at.log_phi, "log_sigma": at.log_sigma, "zeta": zeta})
 
     def window(
         key: Array, carry: Any, data: Any, frame: Frame, leapfrog: Array, target: Array, count: Array, adapt: Array, smoothing: Array

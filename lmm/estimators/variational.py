@@ -40,7 +40,7 @@ Array = Any
 #: steps of L-BFGS, of Adam, in one compiled call; a window of the convergence test
 CHUNK, WINDOW = 20, 200
 #: windows without a better average before Adam's rate is cut, and cuts before the search ends
-PATIENCE, CUTS = 4, 4
+PATIENCE, CUTS = 10, 4
 #: numbers in the cross-products of two factors up to which they are held dense
 DENSE_PAIRS = 8_000_000
 TITLES = {
@@ -56,8 +56,8 @@ class VariationalBayes:
 
     Parameters
     ----------
-    approximation : "partial" (default): parameters jointly normal, each level's effects normal given them, so that posterior standard
-        deviations are close to the truth; "full_rank": parameters jointly normal, effects independent of them; "mean_field": all
+    approximation : "partial" (default): parameters jointly normal, each level's effects normal given them, so that the
+        coefficients' posterior standard deviations are close to the truth (those of the scales stay too small, by a quarter or so); "full_rank": parameters jointly normal, effects independent of them; "mean_field": all
         independent.
     sigma : residual standard deviation of a linear model: "estimate" maximises the bound over it, "posterior" gives it a prior and a
         place in the approximation, a number fixes it.

@@ -5,7 +5,8 @@ Given d (fixed effects), covariances G_t and sigma (or phi), the effects b have 
     -RSS(d, b) / (2 sigma^2) - 1/2 sum_t sum_j b_j'G_t^-1 b_j      (linear; sum log f(y | eta) in place of the first term otherwise).
 
 The M-step of the covariances is in closed form, G_t = mean over draws of sum_j b_j b_j' / J_t (its diagonal, its blocks, where the
-structure has no more), and so are those of beta and sigma^2 in a linear model; the rest follow the gradient of the expected log density.
+structure has no more), and so is that of sigma^2. The averaged gradient in beta is the score of the likelihood itself (Fisher's
+identity), and scoring with the information of the working linear model finds its zero.
 
 Wei & Tanner (1990), J. Am. Stat. Assoc. 85; Dempster, Laird & Rubin (1977), J. R. Stat. Soc. B 39.
 """
@@ -37,23 +38,27 @@ class Parameters(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Sums over draws: sum_j b_j b_j' per term (k, k), b per term (k, J), b'Z'WZb - 2 b'Z'Wy0; the gradient of sum log f in
-    (d, log phi), and sum log f itself, of a generalized model."""
+    """Sums over draws: sum_j b_j b_j' per term (k, k), b per term (k, J), b'Z'WZb - 2 b'Z'Wy0; the gradient of the log density in
+    (d, log phi), minus its second derivative in log phi, and sum log f itself, of a generalized model."""
 
     square: tuple[Array, ...]
     mean: tuple[Array, ...]
     energy: Array
     score: Array
+    curvature: Array
     log_f: Array
 
 
 class Frame(NamedTuple):
     """Coordinates in which the effects are about independent, with unit variances: units (k, J) per term; with g = L z the
-    effects of the dense terms in their units, the others are units * x + K g, K (e, k, J) (zero for the dense terms)."""
+    effects of the dense terms in their units, the others are units * x + K g, K (e, k, J) (zero for the dense terms). ``cov`` is
+    (X~'V^-1X~)^-1 (p, p) of the working linear model, and ``slopes`` -N Z'WX~ (p, k, J) per term how its effects move with d."""
 
     units: tuple[Array, ...]
     K: tuple[Array, ...]
     L: Array
+    cov: Array
+    slopes: tuple[Array, ...]
 
 
 def split_effects(model: Model, x: Array) -> list[Array]:
@@ -148,28 +153,48 @@ def no_statistics(model: Model, p: int) -> Statistics:
     """Zeros to add to."""
     square = tuple(jnp.zeros((t.k, t.k)) for t in model.terms)
     mean = tuple(jnp.zeros((t.k, t.J)) for t in model.terms)
-    return Statistics(square, mean, jnp.zeros(()), jnp.zeros(p + 1), jnp.zeros(()))
+    return Statistics(square, mean, jnp.zeros(()), jnp.zeros(p + 1), jnp.zeros(()), jnp.zeros(()))
 
 
-def add_draw(model: Model, data: Sums | RowData, at: Parameters, total: Statistics, b: list[Array]) -> Statistics:
-    """The statistics with one more draw."""
+def add_draw(model: Model, frame: Frame, data: Sums | RowData, at: Parameters, total: Statistics, b: list[Array]) -> Statistics:
+    """The statistics with one more draw.
+
+    To the gradient in d is added that in b times the slopes, whose mean is zero: the sum is the gradient along d with the effects
+    moving as they would, which in a linear model does not depend on the draw at all.
+    """
     square = tuple(old + own @ own.T for old, own in zip(total.square, b, strict=True))
     mean = tuple(old + own for old, own in zip(total.mean, b, strict=True))
-    energy, score, log_f = total.energy, total.score, total.log_f
+    pulled = [small_inverse(G) @ own for G, own in zip(at.G, b, strict=True)]
     if isinstance(data, Sums):
         product = multiply(data, model.keys, b)
+        energy = total.energy
         for own, Ab, r in zip(b, product, data.rhs, strict=True):
             energy = energy + jnp.sum(own * (Ab - 2.0 * r))
-    else:
-        f = log_density(model.family)
+        precision = jnp.exp(-2.0 * at.log_sigma)
+        right = data.xy - sum((jnp.tensordot(F, own, 2) for F, own in zip(data.fixed, b, strict=True)), jnp.zeros(model.p))
+        first = (right - data.gram @ at.d) * precision
+        in_b = [
+            precision * (r - jnp.tensordot(at.d, F, 1) - Ab) - pull
+            for r, F, Ab, pull in zip(data.rhs, data.fixed, product, pulled, strict=True)
+        ]
+        score = jnp.concatenate([_along(frame, first, in_b), jnp.zeros(1)])
+        return Statistics(square, mean, energy, total.score + score, total.curvature, total.log_f)
+    f = log_density(model.family)
 
-        def of(d: Array, log_phi: Array) -> Array:
-            return jnp.sum(f(data.y, predictor(data, d, b), data.weights, jnp.exp(log_phi)))
+    def of(d: Array, log_phi: Array, b: list[Array]) -> Array:
+        return jnp.sum(f(data.y, predictor(data, d, b), data.weights, jnp.exp(log_phi)))
 
-        value, (first, second) = jax.value_and_grad(of, argnums=(0, 1))(at.d, at.log_phi)
-        score = score + jnp.concatenate([first, second[None]])
-        log_f = log_f + value
-    return Statistics(square, mean, energy, score, log_f)
+    value, (first, second, in_b) = jax.value_and_grad(of, argnums=(0, 1, 2))(at.d, at.log_phi, b)
+    score = jnp.concatenate([_along(frame, first, [g - pull for g, pull in zip(in_b, pulled, strict=True)]), second[None]])
+    curvature = total.curvature
+    if model.family.has_dispersion:
+        curvature = curvature - jax.jvp(lambda log_phi: jax.grad(of, argnums=1)(at.d, log_phi, b), (at.log_phi,), (jnp.ones(()),))[1]
+    return Statistics(square, mean, total.energy, total.score + score, curvature, total.log_f + value)
+
+
+def _along(frame: Frame, in_d: Array, in_b: list[Array]) -> Array:
+    """The gradient in d with the effects moving along."""
+    return in_d + sum((jnp.tensordot(K, g, 2) for K, g in zip(frame.slopes, in_b, strict=True)), jnp.zeros_like(in_d))
 
 
 def structured(model: Model, G: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -183,13 +208,23 @@ def structured(model: Model, G: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(out)
 
 
-def maximise(model: Model, data: Sums | RowData, at: Parameters, mean: Statistics, fixed_sigma: bool) -> Parameters:
-    """The parameters with a maximum in closed form, from averaged statistics; the others stay."""
+def maximise(
+    model: Model, data: Sums | RowData, cov: Array, at: Parameters, mean: Statistics, share: float, fixed_sigma: bool
+) -> Parameters:
+    """The M-step, from averaged statistics.
+
+    G and sigma^2 have their maximum in closed form. Fixed effects take ``share`` of a scoring step on the likelihood, whose score is
+    the averaged gradient (Fisher's identity) and whose information is that of the working linear model, ``cov`` its inverse; their
+    maximum given draws of effects that they are confounded with would follow those. So does the log of a dispersion, with the
+    curvature of the density.
+    """
     G = structured(model, tuple(S / term.J for S, term in zip(mean.square, model.terms, strict=True)))
     if not isinstance(data, Sums):
-        return at._replace(G=G)
+        step = jnp.clip(share * mean.score[-1] / jnp.maximum(mean.curvature, 1e-3 * jnp.abs(mean.score[-1]) + 1e-12), -0.2, 0.2)
+        log_phi = at.log_phi + step if model.family.has_dispersion else at.log_phi
+        return Parameters(at.d + share * cov @ mean.score[:-1], G, at.log_sigma, log_phi)
     right = data.xy - sum((jnp.tensordot(F, b, 2) for F, b in zip(data.fixed, mean.mean, strict=True)), jnp.zeros(model.p))
-    d = jnp.linalg.solve(data.gram, right) if model.p else at.d
+    d = at.d + share * cov @ mean.score[:-1]
     rss = data.yy - 2.0 * d @ right + d @ data.gram @ d + mean.energy
     log_sigma = at.log_sigma if fixed_sigma else 0.5 * jnp.log(rss / data.n)
     return Parameters(d, G, log_sigma, at.log_phi)

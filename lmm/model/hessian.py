@@ -71,7 +71,7 @@ def _one_factor(cross: CrossProducts, rhs: np.ndarray, gram: np.ndarray, T: np.n
     Q = A - small.multiply(small.multiply(A, W), A)
     R = np.tensordot(half, F[:p], 1)
     v = (dG.reshape(-1, k) @ e).reshape(len(dG), k, J)
-    onto = R.reshape(p, -1) @ v.reshape(len(dG), -1).T
+    onto = R.reshape(p, k * J) @ v.reshape(len(dG), -1).T
     quad = v.reshape(len(dG), -1) @ small.apply(Q, v).reshape(len(dG), -1).T - onto.T @ onto
     pairs = Q.reshape(k * k, J)
     total = pairs @ pairs.T

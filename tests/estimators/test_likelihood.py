@@ -280,3 +280,13 @@ def test_callback_and_limits() -> None:
     loose = MaximumLikelihood(True, Control(tolerance=1e-2)).fit(problem("slopes crossed"))
     assert loose.convergence.evaluations < estimate.convergence.evaluations
     assert estimate.objective <= loose.objective <= estimate.objective + 0.1
+
+
+def test_a_model_without_fixed_effects():
+    """y ~ 0 + (1|g): the exact Hessian near the optimum has no fixed columns to take off."""
+    data = lmm.datasets.load("Dyestuff").assign(Yield=lambda d: d["Yield"] - d["Yield"].mean())
+    for REML in (True, False):
+        fit = lmm.lmer("Yield ~ 0 + (1|Batch)", data, REML=REML)
+        theta = fit.theta.to_numpy()
+        assert fit.convergence.converged and len(fit.fixef()) == 0
+        assert all(fit.objective(theta + h) > fit.objective(theta) for h in (-1e-3, 1e-3))

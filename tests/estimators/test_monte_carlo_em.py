@@ -130,6 +130,8 @@ def test_the_density_of_the_effects_and_its_gradient(generalized, sleepstudy):
         tuple(rng.uniform(0.5, 1.5, (t.k, t.J)) for t in model.terms),
         tuple(np.zeros((e, t.k, t.J)) if i == 1 else 0.1 * rng.normal(size=(e, t.k, t.J)) for i, t in enumerate(model.terms)),
         np.eye(e) + 0.1 * np.tril(rng.normal(size=(e, e)), -1),
+        np.zeros((problem.p, problem.p)),
+        tuple(np.zeros((problem.p, t.k, t.J)) for t in model.terms),
     )
     x, v = rng.normal(size=q) * 0.3, rng.normal(size=q)
     with jax.enable_x64(True):
