@@ -135,7 +135,7 @@ def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelih
         method=method.name,
         reml=False,
         beta=inverse @ state.gamma,
-        beta_cov_unscaled=inverse @ np.linalg.inv(state.laplace.information) @ inverse.T,
+        beta_cov_unscaled=inverse @ _inverse(state.laplace.information) @ inverse.T,
         theta=theta,
         factors=tuple(s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)),
         sigma=family.sigma(state.phi) if family.has_dispersion else 1.0,
@@ -150,3 +150,11 @@ def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelih
         nagq=method.nagq,
         eta=state.laplace.mode.eta,
     )
+
+
+def _inverse(information: np.ndarray) -> np.ndarray:
+    """The inverse, NaN where separation has left no information."""
+    try:
+        return np.linalg.inv(information)
+    except np.linalg.LinAlgError:
+        return np.full(information.shape, np.nan)

@@ -121,7 +121,7 @@ class NUTS:
         data: SumData | GeneralizedData
         if isinstance(problem, Problem):
             sigma = near.sigma if self.sigma is None else float(self.sigma)
-            data, plan = density.sum_data(problem, near.beta, near.sigma**2 * near.beta_cov_unscaled, sigma, priors)
+            data, plan = density.sum_data(problem, near, sigma, priors)
             space = Space(model, plan, self.sigma is None)
         else:
             data, own_plan = density.generalized_data(problem, near, priors)
@@ -268,7 +268,9 @@ class NUTS:
         diverged = int(draws.statistics["diverging"].sum())
         deep = int(np.sum(draws.statistics["tree_depth"] >= self.max_tree_depth))
         wrong = []
-        if not worst < R_HAT:
+        if np.isnan(worst):
+            wrong.append("R-hat needs four draws that differ in every chain; raise draws= and warmup=")
+        elif not worst < R_HAT:
             wrong.append(
                 f"the largest R-hat is {worst:.3f}, not below {R_HAT}: the chains do not agree yet; raise warmup= "
                 f"(now {self.warmup}) and draws= ({self.draws})"
@@ -279,7 +281,7 @@ class NUTS:
                 f"raise target_acceptance= (now {self.target_acceptance:g}), or give tighter priors to the standard deviations"
             )
         messages = []
-        if not least >= ESS:
+        if least < ESS:
             messages.append(f"the smallest effective sample size is {least:.0f}, below {ESS}: intervals are uncertain; raise draws=.")
         if deep:
             messages.append(

@@ -1,13 +1,13 @@
 """The log posterior density of a mixed model on the whole real line, in JAX, for samplers.
 
-Fixed effects are beta = beta_1 + U d with beta_1 a likelihood fit's; standard deviations and correlations are zeta
+Fixed effects are beta = beta_1 + U d about the posterior mean that a likelihood fit promises; standard deviations and correlations are zeta
 (:mod:`lmm.model.scales`). A linear model's random effects are integrated out,
 
     log p(y | d, zeta, sigma) = -1/2 (log|M| + n log(2 pi sigma^2) - sum log w + r'V^-1 r / sigma^2),   r = y - X beta,
     M = I + T'Z'WZT,   r'V^-1 r = r'Wr - r'WZ N Z'Wr,   N = (Z'WZ + G^-1)^-1,
 
 from its sums by block elimination, at no cost per row; given the parameters they are normal, b ~ N(N Z'Wr, sigma^2 N). U is the
-factor of beta's covariance at the likelihood fit, so that d is about standard normal.
+factor of beta's covariance there, so that d is about standard normal.
 
 A generalized model's effects are sampled with its parameters. The non-centred form is b = T v, v ~ N(0, I). Where the data say
 much about the effects, v then depends on T; so the data are put into the transformation: with the likelihood's gradient g and
@@ -139,12 +139,30 @@ def unpack(space: Space, x: Array) -> Point:
     return Point(x[:p], x[p : p + z], x[p + z] if m > p + z else None, v)
 
 
-def sum_data(problem: Problem, beta: np.ndarray, beta_cov: np.ndarray, sigma: float, priors: Priors) -> tuple[SumData, Plan]:
-    """The sums of a linear problem around ``beta`` (p,), in units of ``beta_cov`` (p, p), and the plan of their arrangement."""
+def approximate_posterior(near: Estimate, scale2: float, priors: Priors) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean (p,) of the fixed effects and the factor (p, p) of their covariance, by a likelihood fit and the spread of the priors.
+
+    None where the fit has no covariance.
+    """
+    cov = scale2 * near.beta_cov_unscaled
+    if not len(cov):
+        return near.beta, cov
+    if not (np.isfinite(cov).all() and np.linalg.eigvalsh(cov)[0] > 0):
+        return None
+    loc = np.array([getattr(prior, "loc", 0.0) for prior in priors.beta])
+    precision = np.array([1.0 / getattr(prior, "scale", np.inf) ** 2 for prior in priors.beta])
+    information = np.linalg.inv(cov)
+    both = np.linalg.inv(information + np.diag(precision))
+    return both @ (information @ near.beta + precision * loc), np.linalg.cholesky((both + both.T) / 2)
+
+
+def sum_data(problem: Problem, near: Estimate, sigma: float, priors: Priors) -> tuple[SumData, Plan]:
+    """The sums of a linear problem around a likelihood fit, and the plan of their arrangement."""
     data, plan = problem.data, problem.arranged
     if problem.plan.backend != "jax":  # NumPy's plans have sparse couplings
         data, plan = criterion_data(problem.cross, replace(problem.plan, backend="jax"), problem.R, None)
-    unit = np.linalg.cholesky(beta_cov) if problem.p else np.zeros((0, 0))
+    found = approximate_posterior(near, near.sigma**2, priors)
+    beta, unit = (problem.beta0, near.sigma * np.linalg.inv(problem.R)) if found is None else found
     R, weights = problem.R, np.asarray(problem.sum_log_weights)
     gamma = R @ (beta - problem.beta0)
     n = np.asarray(float(problem.n))
@@ -156,23 +174,26 @@ def sum_data(problem: Problem, beta: np.ndarray, beta_cov: np.ndarray, sigma: fl
 def generalized_data(problem: GeneralizedProblem, near: Estimate, priors: Priors) -> tuple[GeneralizedData, Plan | None]:
     """The rows of a generalized problem around a likelihood fit, and the plan of the elimination.
 
-    U is the factor of beta's covariance at the fit; in the plain non-centred form the fixed columns are orthonormal.
+    U is the factor of beta's approximate posterior covariance; in the plain non-centred form the fixed columns are orthonormal.
     """
-    rows = make_row_data(problem, near.beta, orthonormal=True)
+    found = approximate_posterior(near, 1.0, priors)
+    # a fit without a covariance is far out, separated: its priors know better where to begin
+    beta = np.array([getattr(prior, "loc", 0.0) for prior in priors.beta]) if found is None else found[0]
+    rows = make_row_data(problem, beta, orthonormal=True)
     unit = np.linalg.inv(problem.rows.R) / np.sqrt(problem.n) if problem.p else np.zeros((0, 0))
     if tail_size(problem.plan.layout) > TAIL_LIMIT:
-        return GeneralizedData(rows, near.beta, unit, None, None, scales.as_tree(priors)), None
+        return GeneralizedData(rows, beta, unit, None, None, scales.as_tree(priors)), None
     family, y, weights, eta = problem.family, problem.rows.y, problem.rows.weights, near.eta
     assert eta is not None
-    if problem.p and np.isfinite(near.beta_cov_unscaled).all() and np.linalg.eigvalsh(near.beta_cov_unscaled)[0] > 0:
-        unit = np.linalg.cholesky(near.beta_cov_unscaled)
+    if found is not None:
+        unit = found[1]
         rows = rows._replace(X=rows.X @ (np.sqrt(problem.n) * problem.rows.R @ unit))
     W = np.maximum(family.expected_weights(eta, weights, near.phi).weight, 1e-10)
     g = family.derivatives(y, eta, weights, near.phi).d1
     columns = np.column_stack([rows.X, g / W + eta - rows.offset])
     cross = cross_products(problem.terms, np.asfortranarray(columns), W)
     system = make_system(cross, problem.plan, dense=True)
-    return GeneralizedData(rows, near.beta, unit, system, arrange(problem.plan, cross.rhs), scales.as_tree(priors)), problem.plan
+    return GeneralizedData(rows, beta, unit, system, arrange(problem.plan, cross.rhs), scales.as_tree(priors)), problem.plan
 
 
 def log_posterior(x: Array, data: SumData | GeneralizedData, space: Space) -> Array:

@@ -48,7 +48,7 @@ def given(problem):
 def linear(name):
     problem = build_problem(DESIGNS[name])
     near, priors = likelihood_fit(problem, None), given(problem)
-    data, plan = density.sum_data(problem, near.beta, near.sigma**2 * near.beta_cov_unscaled, near.sigma, priors)
+    data, plan = density.sum_data(problem, near, near.sigma, priors)
     return DESIGNS[name], problem, priors, data, Space(make_model(problem, "log"), plan, True)
 
 
