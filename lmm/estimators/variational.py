@@ -39,8 +39,10 @@ Array = Any
 
 #: steps of L-BFGS, of Adam, in one compiled call; a window of the convergence test
 CHUNK, WINDOW = 20, 200
-#: windows without a better average before Adam's rate is cut, and cuts before the search ends
-PATIENCE, CUTS = 10, 4
+#: looks at the bound without a better one before Adam's rate is cut, and cuts before the search ends
+PATIENCE, CUTS = 3, 3
+#: windows of minibatches between two looks, and rows at most that a look takes
+BETWEEN, LOOK = 5, 100_000
 #: numbers in the cross-products of two factors up to which they are held dense
 DENSE_PAIRS = 8_000_000
 TITLES = {
@@ -57,8 +59,8 @@ class VariationalBayes:
     Parameters
     ----------
     approximation : "partial" (default): parameters jointly normal, each level's effects normal given them, so that the
-        coefficients' posterior standard deviations are close to the truth (those of the scales stay too small, by a quarter or so); "full_rank": parameters jointly normal, effects independent of them; "mean_field": all
-        independent.
+        coefficients' posterior standard deviations are close to the truth (those of the scales stay too small, by a quarter or
+        so); "full_rank": parameters jointly normal, effects independent of them; "mean_field": all independent.
     sigma : residual standard deviation of a linear model: "estimate" maximises the bound over it, "posterior" gives it a prior and a
         place in the approximation, a number fixes it.
     priors : mapping of names to priors, see :mod:`lmm.priors`; what is not named has its default.
@@ -68,7 +70,7 @@ class VariationalBayes:
     batch_size : rows per step of a generalized model; None for all. A linear model is held by its sums and needs none.
     steps : most steps.
     tolerance : relative change of the averaged bound at which the search stops; None for 1e-8 (1e-7 with Adam, 1e-5 on
-        minibatches).
+        minibatches, where the bound is looked at every thousand steps, on up to 100,000 rows).
     points : quadrature points per row of a generalized model.
     draws : draws from the approximation that are kept in ``fit.draws``.
     rng : seed or generator of the draws and minibatches.
@@ -135,16 +137,16 @@ class VariationalBayes:
         near = likelihood_fit(problem, start)
         sigma = near.sigma if isinstance(self.sigma, str) or not linear else float(self.sigma)
         data: Sums | RowData = make_sums(problem, sigma, DENSE_PAIRS) if isinstance(problem, Problem) else make_row_data(problem, near.beta)
-        first, unit = begin_at(problem, near, model, how, sigma, np.asarray(data.shift), np.asarray(data.unit))
-        q = elbo.initial(model, how, first, unit)
+        first, frame = begin_at(problem, near, model, how, sigma, np.asarray(data.shift), np.asarray(data.unit))
+        q = elbo.initial(model, how, first, frame)
         rules = make_rules(model.size, self.points)
         fixed = np.asarray(sigma)
         batches = self.batch_size is not None and not linear and self.batch_size < problem.n
         rows = int(self.batch_size or problem.n) if batches else 0
         with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-            arguments = backend.put((data, unit, rules, fixed, scales.as_tree(priors)))
+            arguments = backend.put((data, frame, rules, fixed, scales.as_tree(priors)))
             q, value, trace, converged, message = self._climb(backend.put(q), arguments, model, how, rows, rng, callback)
-            g = jax.tree.map(np.asarray, elbo.unpack(model, how, q, unit))
+            g = jax.tree.map(np.asarray, elbo.unpack(model, how, q, frame))
             q = jax.tree.map(np.asarray, q)
         elapsed = perf_counter() - begin
         seconds = {**problem.seconds, "optimise": elapsed}
@@ -205,12 +207,17 @@ class VariationalBayes:
         else:
             search = _Stochastic(q, arguments, model, how, wanted, self.learning_rate, rows, rng)
         trace: list[dict[str, Any]] = []
+        look, seen = compiled_bound(model, how), _sample(arguments, rng) if noisy else ()
         cuts, waited, top, best = 0, 0, -np.inf, q
         converged, message = False, f"the bound still changed after {self.steps} steps; raise steps="
         while len(trace) < self.steps:
             lines = search.window()
+            if noisy:  # the bound itself, at averaged parameters: that of minibatches is too noisy to tell
+                lines += [line for _ in range(BETWEEN - 1) for line in search.window()]
+                mean = float(look(search.parameters, *seen))
+            else:
+                mean = float(np.mean([line["elbo"] for line in lines]))
             trace += lines
-            mean = float(np.mean([line["elbo"] for line in lines]))
             gain, top = mean - top, max(mean, top)
             if callback is not None:
                 callback({"objective": -2.0 * mean, "theta": lines[-1]["sd"], "decrease": abs(gain)})
@@ -226,7 +233,8 @@ class VariationalBayes:
             if waited >= PATIENCE:  # the noise outweighs what a step gains
                 cuts, waited = cuts + 1, 0
                 search.cut()
-        value = -float(search.value) if isinstance(search, _QuasiNewton) else float(compiled_bound(model, how)(best, *arguments))
+        one = np.ones(())
+        value = -float(search.value) if isinstance(search, _QuasiNewton) else float(compiled_bound(model, how)(best, *arguments, one))
         return best, value, trace, converged, message
 
 
@@ -337,12 +345,12 @@ def _quasi_newton(model: Model, how: Approximation, tree: Any, shapes: tuple[tup
 
     optimizer = optax.scale_by_lbfgs(memory_size=20)
 
-    def evaluate(x: Array, data: Any, unit: Any, rules: Any, sigma: Any, priors: Any) -> Any:
+    def evaluate(x: Array, data: Any, frame: Any, rules: Any, sigma: Any, priors: Any) -> Any:
         backend.traces["vi"] += 1
 
         def loss(x: Array) -> tuple[Array, Parameters]:
             q = _unravel(x, tree, shapes)
-            return -elbo.bound(q, data, unit, rules, sigma, priors, jnp.ones(()), model, how)[0], q
+            return -elbo.bound(q, data, frame, rules, sigma, priors, jnp.ones(()), model, how)[0], q
 
         (value, q), gradient = jax.value_and_grad(loss, has_aux=True)(x)
         return value, gradient, _shown(q, data, model, how)
@@ -358,9 +366,9 @@ def _quasi_newton(model: Model, how: Approximation, tree: Any, shapes: tuple[tup
 def compiled_bound(model: Model, how: Approximation) -> Callable[..., Any]:
     """The bound, jitted for one structure."""
 
-    def of(q: Parameters, data: Any, unit: Any, rules: Any, sigma: Any, priors: Any) -> Array:
+    def of(q: Parameters, data: Any, frame: Any, rules: Any, sigma: Any, priors: Any, share: Array) -> Array:
         backend.traces["vi"] += 1
-        return elbo.bound(q, data, unit, rules, sigma, priors, jnp.ones(()), model, how)[0]
+        return elbo.bound(q, data, frame, rules, sigma, priors, share, model, how)[0]
 
     return jax.jit(of)
 
@@ -372,7 +380,7 @@ def _stochastic(wanted: Any, rate: float, model: Model, how: Approximation, rows
 
     optimizer = optax.adam(rate) if wanted == "adam" else wanted
 
-    def run(q: Parameters, state: Any, key: Array, scale: Array, data: Any, unit: Any, rules: Any, sigma: Any, priors: Any) -> Any:
+    def run(q: Parameters, state: Any, key: Array, scale: Array, data: Any, frame: Any, rules: Any, sigma: Any, priors: Any) -> Any:
         backend.traces["vi"] += 1
         n = data.y.shape[0] if isinstance(data, RowData) else 1
 
@@ -380,7 +388,7 @@ def _stochastic(wanted: Any, rate: float, model: Model, how: Approximation, rows
             q, state, total = carry
             part = _take(data, jax.random.randint(own, (rows,), 0, n)) if rows else data
             share = jnp.asarray(rows / n if rows else 1.0)
-            value, gradient = jax.value_and_grad(lambda q: -elbo.bound(q, part, unit, rules, sigma, priors, share, model, how)[0])(q)
+            value, gradient = jax.value_and_grad(lambda q: -elbo.bound(q, part, frame, rules, sigma, priors, share, model, how)[0])(q)
             updates, state = optimizer.update(gradient, state, q)
             record = {"elbo": -value, **_shown(q, data, model, how)}
             q = jax.tree.map(lambda a, u: a + scale * u, q, updates)
@@ -403,6 +411,15 @@ def _take(data: RowData, index: Array) -> RowData:
         codes=tuple(code[index] for code in data.codes),
         values=tuple(values[:, index] for values in data.values),
     )
+
+
+def _sample(arguments: tuple[Any, ...], rng: np.random.Generator) -> tuple[Any, ...]:
+    """The arguments of the bound on a fixed sample of rows, and its share of all."""
+    data, *rest = arguments
+    n = data.y.shape[0]
+    if n <= LOOK:
+        return (*arguments, np.ones(()))
+    return (_take(data, rng.choice(n, LOOK, replace=False)), *rest, np.asarray(LOOK / n))
 
 
 def make_rules(size: int, points: int) -> Rules:

@@ -45,8 +45,8 @@ def begin_at(
     sigma: float,
     shift: np.ndarray,
     unit: np.ndarray,
-) -> tuple[elbo.Begin, list[np.ndarray]]:
-    """Parameters at a likelihood fit, and standard deviations (k, J) of the effects given the rest.
+) -> tuple[elbo.Begin, elbo.Frame]:
+    """Parameters at a likelihood fit, and coordinates in units of the effects' standard deviations given the rest.
 
     Parameters
     ----------
@@ -69,7 +69,11 @@ def begin_at(
     factor = np.zeros((0, 0))
     if how.family == "partial":
         regressions, factor = joint_gaussian(cross, model, how, T, prior, units, scale)
-    return elbo.Begin(zeta, (near.beta - shift) / unit, effects, regressions, factor, sigma, near.phi), units
+    d = (near.beta - shift) / unit
+    ones = [np.ones((term.k, term.J)) for term in model.terms]
+    along, _ = joint_gaussian(cross, model, Approximation("partial", "fixed"), T, prior, ones, scale)
+    slopes = tuple(own[model.size :] for own in along)
+    return elbo.Begin(zeta, d, effects, regressions, factor, sigma, near.phi), elbo.Frame(tuple(units), slopes, d)
 
 
 def _working_sums(problem: Problem | GeneralizedProblem, near: Estimate, unit: np.ndarray) -> tuple[CrossProducts, float]:

@@ -52,6 +52,15 @@ class Approximation(NamedTuple):
         return model.size + model.p + sum(model.terms[t].k * model.terms[t].J for t in self.dense)
 
 
+class Frame(NamedTuple):
+    """Coordinates of the effects' means and factors: units (k, J) per term, and slopes (p, k, J) by which the means move with
+    d - ``d``, as those of the likelihood do, so that a search does not have to find that out."""
+
+    units: tuple[Array, ...]
+    slopes: tuple[Array, ...]
+    d: Array
+
+
 class Rules(NamedTuple):
     """Quadrature for standard normals: nodes over zeta (N, z), weights (N,); one-dimensional nodes (Q,), weights (Q,)."""
 
@@ -90,10 +99,12 @@ def _level_factors(raw: Array, k: int) -> Array:
     return jnp.stack([jnp.stack([of.get((i, j), zero) for j in range(k)]) for i in range(k)])
 
 
-def unpack(model: Model, how: Approximation, q: Parameters, unit: list[Array]) -> Gaussian:
-    """The Gaussian that parameters stand for; ``unit`` (k, J) per term scales the effects."""
+def unpack(model: Model, how: Approximation, q: Parameters, frame: Frame) -> Gaussian:
+    """The Gaussian that parameters stand for."""
+    unit = frame.units
     z, p = model.size, model.p
-    m = [own * u for own, u in zip(q["m"], unit, strict=True)]
+    moved = q["d"] - frame.d
+    m = [own * u + jnp.tensordot(moved, K, 1) for own, u, K in zip(q["m"], unit, frame.slopes, strict=True)]
     if how.family == "partial":
         L = triangle(q["globals"], how.globals(model))
         free = iter(zip(q["coupling"], q["spread"], strict=True))
@@ -134,8 +145,9 @@ class Begin(NamedTuple):
     phi: float
 
 
-def initial(model: Model, how: Approximation, begin: Begin, unit: list[np.ndarray]) -> Parameters:
+def initial(model: Model, how: Approximation, begin: Begin, frame: Frame) -> Parameters:
     """Parameters to begin from; effects have their units for standard deviations."""
+    unit = frame.units
     z, p = model.size, model.p
     spread = [np.zeros((term.k, term.J)) for term in model.terms]
     m = [b / u for b, u in zip(begin.effects, unit, strict=True)]
@@ -204,7 +216,7 @@ def expected_log_density(rows: RowData, model: Model, g: Gaussian, phi: Array, r
 def bound(
     q: Parameters,
     data: Sums | RowData,
-    unit: list[Array],
+    frame: Frame,
     rules: Rules,
     sigma: Array,
     priors: Priors,
@@ -217,7 +229,7 @@ def bound(
     ``priors`` as :func:`lmm.model.scales.as_tree` gives them; ``sigma`` is the fixed residual standard deviation; ``share`` what
     the rows given are of all rows, for a minibatch.
     """
-    g = unpack(model, how, q, unit)
+    g = unpack(model, how, q, frame)
     rss = jnp.zeros(())
     if isinstance(data, Sums):
         rss = expected_rss(data, model, g)

@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+import lmm
 from lmm.covariance import Diagonal
 from lmm.design.records import Design
 from lmm.estimators import Control, MaximumLikelihood

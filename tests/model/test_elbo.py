@@ -82,13 +82,13 @@ def test_the_bound_is_the_mean_over_draws(family, generalized):
     how = Approximation(family, "fixed" if generalized else "posterior", dense_terms(model) if family == "partial" else ())
     near = likelihood_fit(problem, None)
     arrays = make_row_data(problem, near.beta) if generalized else make_sums(problem, near.sigma)
-    first, unit = begin_at(problem, near, model, how, near.sigma, arrays.shift, arrays.unit)
+    first, frame = begin_at(problem, near, model, how, near.sigma, arrays.shift, arrays.unit)
     rng = np.random.default_rng(4)
-    q = jax.tree.map(lambda v: np.asarray(v) + 0.05 * rng.normal(size=np.shape(v)), elbo.initial(model, how, first, unit))
+    q = jax.tree.map(lambda v: np.asarray(v) + 0.05 * rng.normal(size=np.shape(v)), elbo.initial(model, how, first, frame))
     rules = make_rules(model.size, 30)
     with jax.enable_x64(True):
-        value, _ = elbo.bound(q, arrays, unit, rules, np.asarray(1.0), priors, np.ones(()), model, how)
-        g = jax.tree.map(np.asarray, elbo.unpack(model, how, q, unit))
+        value, _ = elbo.bound(q, arrays, frame, rules, np.asarray(1.0), priors, np.ones(()), model, how)
+        g = jax.tree.map(np.asarray, elbo.unpack(model, how, q, frame))
     N, e = 20_000, how.globals(model) if family == "partial" else model.size + model.p
     z = rng.normal(size=(N, e))
     zeta, d = g.zeta + z[:, : model.size] @ g.zeta_factor.T, g.d + z @ g.d_factor.T
