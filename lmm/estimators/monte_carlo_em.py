@@ -26,7 +26,7 @@ from lmm.errors import ArgumentError
 from lmm.estimators.control import Control
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.estimators.likelihood import MaximumLikelihood
-from lmm.estimators.posterior import need
+from lmm.estimators.optional import need
 from lmm.estimators.variational_start import dense_terms, joint_gaussian
 from lmm.linalg import backend
 from lmm.model import expectation, scales

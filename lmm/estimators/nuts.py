@@ -26,7 +26,8 @@ from lmm.errors import ArgumentError
 from lmm.estimators.chain_diagnostics import diagnose_chains
 from lmm.estimators.control import Control
 from lmm.estimators.hamiltonian import IDLE, STATISTICS, Chain, compiled, first_position, moments, scattered, schedule
-from lmm.estimators.posterior import KEEP, covariances_at, estimate_from, likelihood_fit, mean_covariance, need
+from lmm.estimators.optional import need
+from lmm.estimators.posterior import KEEP, covariances_at, estimate_from, likelihood_fit, mean_covariance
 from lmm.linalg import backend, threads
 from lmm.model import posterior_density as density
 from lmm.model.densities import log_density

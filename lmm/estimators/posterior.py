@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from lmm.errors import ArgumentError
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.linalg import backend
@@ -21,12 +19,6 @@ from lmm.model.records import Convergence, Draws, Estimate, Report
 
 #: numbers in the draws of the effects up to which they are kept
 KEEP = 50_000_000
-
-
-def need(package: str, what: str) -> None:
-    """ArgumentError where an optional package is missing."""
-    if importlib.util.find_spec(package) is None:
-        raise ArgumentError(f"{what} needs {package}; install it with: pip install 'lmm[bayes]'")
 
 
 def likelihood_fit(problem: Problem | GeneralizedProblem, start: np.ndarray | None) -> Estimate:

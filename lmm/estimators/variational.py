@@ -25,7 +25,8 @@ from scipy.stats import qmc
 
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators.control import Control
-from lmm.estimators.posterior import KEEP, covariances_at, estimate_from, likelihood_fit, mean_covariance, need
+from lmm.estimators.optional import need
+from lmm.estimators.posterior import KEEP, covariances_at, estimate_from, likelihood_fit, mean_covariance
 from lmm.estimators.variational_start import begin_at, dense_terms
 from lmm.linalg import backend
 from lmm.model import elbo, scales

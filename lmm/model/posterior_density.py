@@ -6,7 +6,7 @@ Fixed effects are beta = beta_1 + U d about the posterior mean that a likelihood
     log p(y | d, zeta, sigma) = -1/2 (log|M| + n log(2 pi sigma^2) - sum log w + r'V^-1 r / sigma^2),   r = y - X beta,
     M = I + T'Z'WZT,   r'V^-1 r = r'Wr - r'WZ N Z'Wr,   N = (Z'WZ + G^-1)^-1,
 
-from its sums by block elimination, at no cost per row; given the parameters they are normal, b ~ N(N Z'Wr, sigma^2 N). U is the
+by block elimination from its sums, at no cost per row; given the parameters they are normal, b ~ N(N Z'Wr, sigma^2 N). U is the
 factor of beta's covariance there, so that d is about standard normal.
 
 A generalized model's effects are sampled with its parameters. The non-centred form is b = T v, v ~ N(0, I). Where the data say
