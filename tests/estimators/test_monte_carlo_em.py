@@ -12,7 +12,7 @@ pytest.importorskip("optax")
 
 import lmm  # noqa: E402
 from lmm.errors import ArgumentError  # noqa: E402
-from lmm.estimators.monte_carlo_em import batch_error  # noqa: E402
+from lmm.estimators.effects_walk import batch_error  # noqa: E402
 from lmm.linalg import backend  # noqa: E402
 from lmm.model import expectation  # noqa: E402
 from lmm.model.expectation import Frame, Parameters  # noqa: E402

@@ -12,8 +12,8 @@ pytest.importorskip("optax")
 import jax  # noqa: E402
 
 import lmm  # noqa: E402
+from lmm.estimators.approximation import make_rules  # noqa: E402
 from lmm.estimators.posterior import likelihood_fit  # noqa: E402
-from lmm.estimators.variational import make_rules  # noqa: E402
 from lmm.estimators.variational_start import begin_at, dense_terms  # noqa: E402
 from lmm.model import elbo  # noqa: E402
 from lmm.model.elbo import FAMILIES, Approximation  # noqa: E402
