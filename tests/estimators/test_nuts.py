@@ -232,6 +232,6 @@ def test_what_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         lmm.lmer(FORMULA, data, method="nuts", control=lmm.Control(evaluate_only=True))
     with pytest.raises(lmm.ArgumentError, match="ordinal"):
         lmm.glmer("rating ~ temp + (1|judge)", lmm.datasets.load("wine"), family=lmm.families.Ordinal(), method="nuts")
-    monkeypatch.setattr("lmm.estimators.posterior.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("lmm.estimators.optional.importlib.util.find_spec", lambda name: None)
     with pytest.raises(lmm.ArgumentError, match=r"lmm\[bayes\]"):
         lmm.lmer(FORMULA, data, method="nuts")
