@@ -7,7 +7,6 @@ from itertools import product
 import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 from scipy.special import ndtri
-from scipy.stats import qmc
 
 from lmm.estimators.posterior import KEEP, covariances_at, mean_covariance
 from lmm.model import elbo
@@ -17,15 +16,19 @@ from lmm.model.records import Draws
 
 
 def make_rules(size: int, points: int) -> Rules:
-    """Nodes over zeta: a tensor rule up to three dimensions, a scrambled Sobol sequence above; and one rule for a line."""
+    """Nodes over zeta: a tensor rule up to three dimensions, a low-discrepancy sequence above; and one rule for a line."""
     if size <= 3:
         count = {0: 1, 1: 64, 2: 24, 3: 12}[size]
         x, w = hermegauss(count)
         nodes = np.array(list(product(x, repeat=size))).reshape(-1, size)
         weights = np.array([np.prod(own) for own in product(w / np.sqrt(2.0 * np.pi), repeat=size)])
     else:
-        uniform = qmc.Sobol(size, seed=0).random(512)
-        nodes = ndtri(np.clip(uniform, 1e-12, 1 - 1e-12))
+        # a Kronecker sequence on the generalised golden ratio, the root of x^(d + 1) = x + 1
+        root = 2.0
+        for _ in range(60):
+            root = (1.0 + root) ** (1.0 / (size + 1))
+        steps = root ** -np.arange(1.0, size + 1)
+        nodes = ndtri((0.5 + np.arange(1, 513)[:, None] * steps) % 1.0)
         nodes = np.concatenate([nodes, -nodes])
         weights = np.full(len(nodes), 1.0 / len(nodes))
     line, line_weights = hermegauss(points)

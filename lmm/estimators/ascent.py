@@ -153,6 +153,12 @@ def _quasi_newton(model: Model, how: Approximation, tree: Any, shapes: tuple[tup
 
 
 @lru_cache(maxsize=32)
+def compiled_unpack(model: Model, how: Approximation) -> Callable[..., Any]:
+    """The Gaussian that parameters stand for, jitted for one structure."""
+    return jax.jit(lambda q, frame: elbo.unpack(model, how, q, frame))
+
+
+@lru_cache(maxsize=32)
 def compiled_bound(model: Model, how: Approximation) -> Callable[..., Any]:
     """The bound, jitted for one structure."""
 

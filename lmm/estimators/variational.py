@@ -19,7 +19,7 @@ import numpy as np
 
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators.approximation import Found, make_rules
-from lmm.estimators.ascent import QuasiNewton, Stochastic, compiled_bound, sample_rows
+from lmm.estimators.ascent import QuasiNewton, Stochastic, compiled_bound, compiled_unpack, sample_rows
 from lmm.estimators.control import Control
 from lmm.estimators.optional import need
 from lmm.estimators.posterior import estimate_from, likelihood_fit
@@ -141,7 +141,7 @@ class VariationalBayes:
         with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
             arguments = backend.put((data, frame, rules, fixed, scales.as_tree(priors)))
             q, value, trace, converged, message = self._climb(backend.put(q), arguments, model, how, rows, rng, callback)
-            g = jax.tree.map(np.asarray, elbo.unpack(model, how, q, frame))
+            g = jax.tree.map(np.asarray, compiled_unpack(model, how)(q, frame))
             q = jax.tree.map(np.asarray, q)
         elapsed = perf_counter() - begin
         seconds = {**problem.seconds, "optimise": elapsed}
