@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from itertools import product
 
 import numpy as np
@@ -16,19 +17,16 @@ from lmm.model.records import Draws
 
 
 def make_rules(size: int, points: int) -> Rules:
-    """Nodes over zeta: a tensor rule up to three dimensions, a low-discrepancy sequence above; and one rule for a line."""
+    """Nodes over zeta: a tensor rule up to three dimensions, a scrambled Sobol sequence above; and one rule for a line."""
     if size <= 3:
         count = {0: 1, 1: 64, 2: 24, 3: 12}[size]
         x, w = hermegauss(count)
         nodes = np.array(list(product(x, repeat=size))).reshape(-1, size)
         weights = np.array([np.prod(own) for own in product(w / np.sqrt(2.0 * np.pi), repeat=size)])
     else:
-        # a Kronecker sequence on the generalised golden ratio, the root of x^(d + 1) = x + 1
-        root = 2.0
-        for _ in range(60):
-            root = (1.0 + root) ** (1.0 / (size + 1))
-        steps = root ** -np.arange(1.0, size + 1)
-        nodes = ndtri((0.5 + np.arange(1, 513)[:, None] * steps) % 1.0)
+        qmc = importlib.import_module("scipy.stats.qmc")  # half a second, for models with many scales alone
+        uniform = qmc.Sobol(size, seed=0).random(512)
+        nodes = ndtri(np.clip(uniform, 1e-12, 1 - 1e-12))
         nodes = np.concatenate([nodes, -nodes])
         weights = np.full(len(nodes), 1.0 / len(nodes))
     line, line_weights = hermegauss(points)
