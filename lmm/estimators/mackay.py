@@ -28,6 +28,7 @@ import numpy as np
 from lmm.covariance.base import units
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators.boundary import snap
+from lmm.estimators.checks import refuse_evaluation
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
 from lmm.estimators.em import check_limits, climb, promised
@@ -101,8 +102,7 @@ class MacKay:
             raise ArgumentError(f"form={self.form!r} is not one of {', '.join(map(repr, FORMS))}.{nearest(str(self.form), FORMS)}")
         if self.start_error_variance is not None:
             check_sigma(self.start_error_variance, "start_error_variance", "a variance")
-        if self.control.evaluate_only:
-            raise ArgumentError("evaluate_only=True: MacKay's method iterates; at given variances use lmm.solve.")
+        refuse_evaluation(self, "MacKay's method iterates")
         check_limits(1.0 if self.tolerance is None else self.tolerance, self.max_iterations)
 
     def fit(self, problem: Problem, start: np.ndarray | None = None, callback: Callback = None) -> Estimate:

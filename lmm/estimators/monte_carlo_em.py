@@ -21,6 +21,7 @@ import jax
 import numpy as np
 
 from lmm.errors import ArgumentError
+from lmm.estimators.checks import check_positive, refuse_evaluation
 from lmm.estimators.control import Control
 from lmm.estimators.effects_chain import WINDOW, Settings
 from lmm.estimators.effects_walk import Path, Walk
@@ -104,10 +105,8 @@ class MonteCarloEM:
                 raise ArgumentError(f"MonteCarloEM: {key}={getattr(self, key)!r} must be {' or '.join(map(repr, known))}.")
         if isinstance(self.sigma, str) and self.sigma != "estimate":
             raise ArgumentError(f"MonteCarloEM: sigma={self.sigma!r} must be 'estimate' or a positive number.")
-        for key in ("iterations", "samples", "leapfrog", "step_size", "learning_rate", "sigma"):
-            value = getattr(self, key)
-            if value is not None and not isinstance(value, str) and not value > 0:
-                raise ArgumentError(f"MonteCarloEM: {key}={value!r} must be positive.")
+        check_positive(self, ("iterations", "samples", "leapfrog", "step_size", "learning_rate", "sigma"))
+        refuse_evaluation(self, "Monte Carlo EM iterates")
         if self.warmup < 0 or self.tolerance < 0 or not self.growth >= 1:
             raise ArgumentError("MonteCarloEM: warmup and tolerance must not be negative, and growth at least 1.")
         if not 0 < self.smoothing <= 1:

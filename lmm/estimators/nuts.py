@@ -24,6 +24,7 @@ import numpy as np
 
 from lmm.errors import ArgumentError
 from lmm.estimators.chain_diagnostics import diagnose_chains
+from lmm.estimators.checks import refuse_evaluation
 from lmm.estimators.control import Control
 from lmm.estimators.hamiltonian import IDLE, STATISTICS, Chain, compiled, first_position, moments, scattered, schedule
 from lmm.estimators.optional import need
@@ -99,8 +100,7 @@ class NUTS:
             raise ArgumentError(f"NUTS: target_acceptance={self.target_acceptance!r} must lie between 0 and 1.")
         if self.sigma is not None and not (isinstance(self.sigma, int | float) and np.isfinite(self.sigma) and self.sigma > 0):
             raise ArgumentError(f"NUTS: sigma={self.sigma!r} must be a positive number, or None to give it a prior.")
-        if self.control.evaluate_only:
-            raise ArgumentError("evaluate_only=True: a sampler has nothing to evaluate; at given variances use lmm.solve.")
+        refuse_evaluation(self, "a sampler has nothing to evaluate")
 
     def fit(self, problem: Problem | GeneralizedProblem, start: np.ndarray | None = None, callback: Callback = None) -> Estimate:
         """Sample the posterior.

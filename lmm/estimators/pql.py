@@ -27,6 +27,7 @@ from scipy.linalg import solve_triangular
 
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators.boundary import escapes, snap, unit_start
+from lmm.estimators.checks import refuse_evaluation
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
 from lmm.estimators.diagnosis import diagnose
@@ -107,8 +108,7 @@ class PenalizedQuasiLikelihood:
             raise ArgumentError(f"dispersion={self.dispersion!r} is not one of {known}.{nearest(str(self.dispersion), DISPERSIONS)}")
         if self.reml not in (None, True, False):
             raise ArgumentError(f"reml={self.reml!r} must be True, False or None.")
-        if self.control.evaluate_only:
-            raise ArgumentError("evaluate_only=True: penalized quasi-likelihood iterates; at given variances use lmm.solve.")
+        refuse_evaluation(self, "penalized quasi-likelihood iterates")
         check_limits(self.tolerance, self.max_iterations)
 
     def fit(self, problem: Problem | GeneralizedProblem, start: np.ndarray | None = None, callback: Callback = None) -> Estimate:

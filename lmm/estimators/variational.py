@@ -20,6 +20,7 @@ import numpy as np
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators.approximation import Found, make_rules
 from lmm.estimators.ascent import QuasiNewton, Stochastic, compiled_bound, compiled_unpack, sample_rows
+from lmm.estimators.checks import check_positive, refuse_evaluation
 from lmm.estimators.control import Control
 from lmm.estimators.optional import need
 from lmm.estimators.posterior import estimate_from, likelihood_fit
@@ -104,10 +105,8 @@ class VariationalBayes:
                 raise ArgumentError(f"VariationalBayes: {key}={value!r} is not one of {names}.{nearest(str(value), known)}")
         if isinstance(self.sigma, str) and self.sigma not in ("estimate", "posterior"):
             raise ArgumentError(f"VariationalBayes: sigma={self.sigma!r} must be 'estimate', 'posterior' or a positive number.")
-        for key in ("steps", "points", "draws", "learning_rate", "tolerance", "batch_size", "sigma"):
-            value = getattr(self, key)
-            if value is not None and not isinstance(value, str) and not value > 0:
-                raise ArgumentError(f"VariationalBayes: {key}={value!r} must be positive.")
+        check_positive(self, ("steps", "points", "draws", "learning_rate", "tolerance", "batch_size", "sigma"))
+        refuse_evaluation(self, "variational Bayes iterates")
         if isinstance(self.optimizer, str) and self.optimizer not in ("auto", "lbfgs", "adam"):
             raise ArgumentError(f"VariationalBayes: optimizer={self.optimizer!r} must be 'auto', 'lbfgs', 'adam', or one of optax's.")
         if self.batch_size is not None and self.optimizer == "lbfgs":

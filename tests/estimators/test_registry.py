@@ -99,3 +99,15 @@ def test_a_new_method_is_one_class_and_one_line() -> None:
     assert own.theta.to_numpy() == pytest.approx(usual.theta.to_numpy(), rel=1e-6)
     with pytest.raises(lmm.ArgumentError, match="Did you mean 'shrunken'"):
         lmm.lmer(FORMULA, sleep, method="shrunk")
+
+
+@pytest.mark.parametrize("name", ["vi", "mcem", "nuts", "mackay", "pql"])
+def test_what_iterates_does_not_evaluate_only(name: str) -> None:
+    with pytest.raises(lmm.ArgumentError, match="evaluate_only=True: .* use lmm.solve"):
+        registry.by_name(name, registry.LINEAR, control=Control(evaluate_only=True))
+
+
+def test_an_ml_fit_is_compared_with_what_is_always_reml() -> None:
+    sleep = lmm.datasets.load("sleepstudy")
+    found = lmm.lmer(FORMULA, sleep, REML=False).compare_methods(["ml", "mackay"])
+    assert found["mackay"].estimate.reml and not found["ml"].estimate.reml
