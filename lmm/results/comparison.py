@@ -85,7 +85,7 @@ class MethodComparison:
         return out
 
 
-def compare(fit: Fit, methods: Sequence[Any] | Mapping[str, Any], context: Mapping[str, Any], changes: dict[str, Any]) -> MethodComparison:
+def compare(fit: Any, methods: Sequence[Any] | Mapping[str, Any], context: Mapping[str, Any], changes: dict[str, Any]) -> MethodComparison:
     """Fit by each method and tabulate. See :meth:`lmm.Fit.compare_methods`."""
     if isinstance(methods, str) or not isinstance(methods, Sequence | Mapping) or not methods:
         raise ArgumentError(

@@ -1,0 +1,204 @@
+"""What a fit says of rows, its own or new ones, and the same model fitted again. Methods unpack and delegate."""
+
+from __future__ import annotations
+
+import sys
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from lmm.results import comparison, generalized, prediction, rows, simulation, tidy, updating
+from lmm.results.comparison import MethodComparison
+from lmm.results.parameters import Parameters
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Rowwise(Parameters):
+    """Fitted values, residuals, predictions, simulations, and other fits of the same model."""
+
+    # ---- rows ----
+
+    @property
+    def fittedvalues(self) -> pd.Series:
+        """g^-1(X beta + Z b + offset) on the user's index, g the identity in a linear model.
+
+        Means of a generalized model, probabilities of a binomial one, of the category observed in an ordinal one.
+        With ``na_action="exclude"`` NaN in incomplete rows.
+        """
+        return rows.as_series(self.design, generalized.fitted(self.design, self.estimate, self._eta), "fitted")
+
+    @property
+    def resid(self) -> pd.Series:
+        """Residuals on the user's index: response minus fitted value; deviance residuals of a generalized model."""
+        return self.residuals()
+
+    def residuals(self, type: str | None = None, scaled: bool = False) -> pd.Series:
+        """Residuals on the user's index.
+
+        Parameters
+        ----------
+        type : "response", y - fitted, the default of a linear model; "deviance", the default of a generalized one; "pearson";
+            "working". Of a linear model "working" is "response", and "pearson" and "deviance" are sqrt(w) (y - fitted). An
+            ordinal one has "probability", P(Y < y) - P(Y > y) (its default), "deviance" and "working".
+        scaled : divide by sigma, where that is a residual standard deviation.
+        """
+        return rows.as_series(self.design, rows.residuals(self.design, self.estimate, self._eta, type, scaled), "resid")
+
+    def predict(
+        self,
+        newdata: Any = None,
+        re_form: Any = None,
+        type: str = "response",
+        allow_new_levels: bool = False,
+        se_fit: bool = False,
+        interval: str | None = None,
+        level: float = 0.95,
+        marginal: bool = False,
+    ) -> pd.Series | pd.DataFrame:
+        """Predicted values, for new data or for the rows of the fit.
+
+        Parameters
+        ----------
+        newdata : table with the columns of the formula, m rows; None for the rows of the fit.
+        re_form : None uses all random effects; False (or "~0") none, the population's mean; a formula
+            such as "~ (1|g)" those it names. Grouping columns of effects left out need not be there.
+        type : "response", means, or "link", linear predictors; the same for a linear model. Of an ordinal one "response" or
+            "prob", a column of probabilities per category; "cumulative", those of a category or a lower one; "class", the
+            most probable category.
+        allow_new_levels : predict levels that the fit never saw with a random effect of zero.
+        se_fit : add ``se``, the standard error of the predictor given theta. It covers the fixed effects
+            and the random effects used, a new level's whole variance included. Of a generalized model that of the
+            working linear model at the modes, or from :meth:`vcov` with re_form=False; times dmu/deta for "response".
+        interval : "confidence" for the predictor; "prediction" for a new observation, which adds the
+            residual variance (over the weight, for the rows of the fit) and the variance of random
+            effects left out (their columns must be in newdata then; the level does not matter). Of a
+            generalized model "confidence" only, normal in the linear predictor.
+        level : coverage of the interval, from normal quantiles.
+        marginal : with ``re_form=False``, the average over the population of random effects,
+            E[g^-1(x'beta + z'b)], rather than the mean of a typical level, g^-1(x'beta). Its standard error
+            includes that of the variance parameters. The same for a linear model.
+
+        Of a posterior ``fit`` is at the posterior means, ``se`` the standard deviation over the draws of the predictor (or of the
+        mean) and an interval the quantiles of the predictive distribution, all uncertainty included. Where a method keeps no
+        draws of the effects, normal, from their posterior covariances.
+
+        Returns
+        -------
+        Series (m,); with ``se_fit`` or ``interval`` a DataFrame ``fit, se, lower, upper``. Rows with
+        missing values are NaN.
+
+        Raises
+        ------
+        PredictionError : missing columns or new levels.
+
+        Examples
+        --------
+        >>> import lmm
+        >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+        >>> fit.predict({"Days": [0, 5], "Subject": ["308", "309"]}).round(2).tolist()
+        [253.66, 220.24]
+        """
+        return prediction.predict(
+            self.design,
+            self.problem,
+            self.estimate,
+            self._uncertainty if se_fit or interval is not None else None,
+            newdata,
+            re_form,
+            type,
+            allow_new_levels,
+            se_fit,
+            interval,
+            level,
+            marginal,
+        )
+
+    def simulate(self, nsim: int = 1, rng: None | int | np.random.Generator = None, *, use_u: bool = False) -> pd.DataFrame:
+        """New responses from the fitted model, a column per simulation, prior weights honoured.
+
+        Of a binomial model they are proportions of the trials, of an ordinal one categories.
+
+        Parameters
+        ----------
+        nsim : number of simulations.
+        rng : seed or generator.
+        use_u : keep the conditional modes of the random effects and draw the rest alone; by default
+            random effects are drawn anew, as in lme4.
+
+        The parameters are the estimates, of a posterior its means: their own uncertainty is not part of the simulations.
+
+        Returns
+        -------
+        DataFrame (rows x nsim), columns ``sim_1, ...``, on the user's index.
+        """
+        return simulation.simulate(self.design, self.estimate, nsim, rng, use_u)
+
+    def augment(self) -> pd.DataFrame:
+        """The user's rows with ``.fitted``, ``.resid`` and ``.fixed`` beside them; of a generalized model also ``.eta``."""
+        return tidy.augment(self.design, self.estimate, self._eta)
+
+    # ---- other fits ----
+
+    def refit(self, y: Any, start: np.ndarray | None = None) -> Self:
+        """The same model for another response: a new Fit; nothing that does not involve y is computed again.
+
+        Parameters
+        ----------
+        y : (n,) values for the rows used, or one per row of the data; of a binomial model (n, 2) successes and failures as well.
+        start : theta to begin from; moments of the new response otherwise.
+
+        Raises
+        ------
+        DataError, ResponseError : wrong length; not numeric, missing or constant.
+        """
+        return replace(self, **updating.refitted(self.design, self.problem, self.estimator, self.estimate, y, start))
+
+    def update(self, formula: str | None = None, **changes: Any) -> Self:
+        """The call repeated with a changed formula or arguments.
+
+        Parameters
+        ----------
+        formula : with ``.`` for the part that was there: ". ~ . + x", ". ~ . - (1|g)", "log(y) ~ .".
+        changes : any argument of :func:`lmm.lmer` (or of ``glmer``, whichever made the fit), ``data`` included.
+
+        Examples
+        --------
+        >>> import lmm
+        >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+        >>> str(fit.update(". ~ . - (Days|Subject) + (1|Subject)", REML=False).formula)
+        'Reaction ~ Days + (1 | Subject)'
+        """
+        caller = sys._getframe(1)
+        result: Self = updating.repeat_call(self.design, formula, changes, ChainMap(caller.f_locals, caller.f_globals))
+        return result
+
+    def compare_methods(self, methods: Sequence[Any] | Mapping[str, Any], **changes: Any) -> MethodComparison:
+        """The same model fitted by several methods, side by side.
+
+        Parameters
+        ----------
+        methods : names (``["reml", "vi"]``) or estimators with their settings, or a mapping label -> either. This fit stands for
+            its own method unless there are ``changes``.
+        changes : other arguments of :meth:`update` for every fit.
+
+        Returns
+        -------
+        :class:`lmm.results.MethodComparison`, with ``.table`` and ``.fits``.
+
+        Raises
+        ------
+        ArgumentError : for a method that is not for this kind of model.
+
+        Examples
+        --------
+        >>> import lmm
+        >>> fit = lmm.lmer("Reaction ~ Days + (1|Subject)", lmm.datasets.load("sleepstudy"))
+        >>> fit.compare_methods(["reml", "ml"]).table.loc["sigma"].xs("estimate", level=1).round(3).to_dict()
+        {'reml': 30.991, 'ml': 30.895}
+        """
+        caller = sys._getframe(1)
+        return comparison.compare(self, methods, ChainMap(caller.f_locals, caller.f_globals), changes)
