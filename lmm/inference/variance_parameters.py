@@ -1,0 +1,147 @@
+"""Asymptotic covariance of the variance parameters (theta, log sigma) of a linear mixed model.
+
+With s = log sigma and r2(theta) the residual sum of squares that is left when beta is profiled out, -2 log-likelihood
+(N = n) or the REML criterion (N = n - p) is
+
+    f(theta, s) = L(theta) + r2(theta) e^-2s + 2 N s + N log(2 pi),     L = log|M| [+ log|X'V^-1X|] - sum log w,
+
+the criterion with sigma known, whose Hessian in theta is exact (:mod:`lmm.model.hessian`). The rest is
+
+    d2f / dtheta ds = -2 r2'(theta) / sigma^2,     d2f / ds2 = 4 r2 / sigma^2,
+
+and the covariance is twice the inverse of the Hessian. A parameter whose first-order effect on the covariance matrix
+vanishes (a variance of zero, T = 0) is held on its boundary: its row is zero. Of what remains the inverse is taken on
+the eigenvectors with positive eigenvalues, as lmerTest does (Kuznetsova, Brockhoff & Christensen 2017, J. Stat. Softw. 82(13)).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lmm.errors import ArgumentError
+from lmm.estimators import MaximumLikelihood
+from lmm.linalg import threads
+from lmm.model import hessian
+from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.records import Estimate
+
+#: random effects of several factors up to which the dense second derivatives cost less than differences of the gradient
+DENSE = 1_500
+#: eigenvalues of the Hessian, its diagonal scaled to one, that count as positive
+POSITIVE = 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class VarianceParameters:
+    """What the criterion's curvature says of (theta, log sigma).
+
+    Attributes
+    ----------
+    cov : (m + 1, m + 1) asymptotic covariance; zero rows for a theta on its boundary and for a sigma that is known.
+    hessian : (m + 1, m + 1) second derivatives of the criterion with sigma as a parameter.
+    message : what was left out of the inverse and why, else None.
+    """
+
+    cov: np.ndarray
+    hessian: np.ndarray
+    message: str | None = None
+
+
+def check_linear(estimate: Estimate, what: str) -> None:
+    """ArgumentError unless the estimate is that of a linear model by a likelihood."""
+    if estimate.draws is not None:
+        raise ArgumentError(f"{what}: a posterior has no asymptotic covariance of variance parameters; its draws show their spread.")
+    if estimate.family is not None:
+        raise ArgumentError(f"{what} is for linear models; this one has a {estimate.family.title} response.")
+
+
+def knows_sigma(estimate: Estimate) -> bool:
+    """Whether the residual standard deviation of a linear fit was given and not estimated."""
+    return estimate.family is None and estimate.n_parameters == len(estimate.beta) + len(estimate.theta)
+
+
+def covariance(problem: Problem | GeneralizedProblem, estimator: Any, estimate: Estimate) -> np.ndarray:
+    """Asymptotic covariance (m + 1, m + 1) of (theta, log sigma); see :func:`variance_parameters`."""
+    return variance_parameters(problem, estimator, estimate).cov
+
+
+@threads.limited()
+def variance_parameters(problem: Problem | GeneralizedProblem, estimator: Any, estimate: Estimate) -> VarianceParameters:
+    """Hessian of the criterion in (theta, log sigma) at an estimate, and twice its inverse.
+
+    Parameters
+    ----------
+    problem : the sums of a linear model.
+    estimator : what made the estimate; every method for linear models ends at the optimum of ML or REML.
+    estimate : a linear fit.
+
+    Raises
+    ------
+    ArgumentError : for a generalized model or a posterior.
+
+    Examples
+    --------
+    >>> import lmm
+    >>> from lmm.inference.variance_parameters import variance_parameters
+    >>> fit = lmm.lmer("Yield ~ 1 + (1|Batch)", lmm.datasets.load("Dyestuff"))
+    >>> variance_parameters(fit.problem, fit.estimator, fit.estimate).cov.round(4).tolist()
+    [[0.142, -0.0226], [-0.0226, 0.0208]]
+    """
+    check_linear(estimate, "the covariance of variance parameters")
+    assert isinstance(problem, Problem)
+    H = second_derivatives(problem, estimate)
+    free = np.append(moves_covariance(problem, estimate), not knows_sigma(estimate))
+    cov = np.zeros_like(H)
+    inverse, flat, negative = positive_inverse(H[np.ix_(free, free)])
+    cov[np.ix_(free, free)] = 2.0 * inverse
+    message = None
+    if flat or negative:
+        kind = " and ".join(
+            f"{count} {word} eigenvalue{'s' if count > 1 else ''}" for count, word in ((negative, "negative"), (flat, "zero")) if count
+        )
+        message = (
+            f"The Hessian of the criterion in the variance parameters has {kind}: those directions are left out of their covariance "
+            "(its pseudo-inverse is used), and degrees of freedom that rest on it are rough."
+        )
+    return VarianceParameters(cov, H, message)
+
+
+def second_derivatives(problem: Problem, estimate: Estimate) -> np.ndarray:
+    """Exact Hessian (m + 1, m + 1) of the criterion in (theta, log sigma)."""
+    theta, sigma = np.asarray(estimate.theta, dtype=float), float(estimate.sigma)
+    at, apart = MaximumLikelihood(reml=estimate.reml, sigma=sigma), MaximumLikelihood(reml=estimate.reml, sigma=2.0 * sigma)
+    m = len(theta)
+    H = np.empty((m + 1, m + 1))
+    sizes = [(size.k, size.J) for size in problem.plan.terms]
+    if hessian.is_cheap(sizes, DENSE):
+        H[:m, :m] = at.hessian(problem, theta)
+    else:
+        H[:m, :m] = hessian.by_differences(lambda point: at.gradient(problem, point), theta)
+    # the gradients at two values of sigma differ in r2' alone: r2' (1 - 1/4) / sigma^2
+    H[:m, m] = H[m, :m] = -8.0 / 3.0 * (at.gradient(problem, theta) - apart.gradient(problem, theta))
+    gap = apart.objective(problem, theta) - at.objective(problem, theta)  # 2 N log 2 - (3/4) r2 / sigma^2
+    N = problem.n - (problem.p if estimate.reml else 0)
+    H[m, m] = 16.0 / 3.0 * (2.0 * N * np.log(2.0) - gap)
+    return H
+
+
+def moves_covariance(problem: Problem, estimate: Estimate) -> np.ndarray:
+    """(m,) bool: whether a theta changes G = T T' to first order; it does not where a variance is zero."""
+    moves = []
+    for structure, own, T in zip(problem.structures, problem.split(estimate.theta), estimate.factors, strict=True):
+        slope = structure.jacobian(own) @ T.T
+        moves.append(np.abs(slope).max(axis=(1, 2)) > 0.0)
+    return np.concatenate(moves)
+
+
+def positive_inverse(H: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Inverse of H on the eigenvectors with positive eigenvalues, its diagonal scaled to one first; how many were flat, and negative."""
+    scale = np.sqrt(np.abs(np.diagonal(H)))
+    scale = np.where(scale > 0.0, scale, 1.0)
+    values, vectors = np.linalg.eigh(H / np.outer(scale, scale))
+    use = values > POSITIVE
+    basis = vectors[:, use] / scale[:, None]
+    return (basis / values[use]) @ basis.T, int(np.sum(np.abs(values) <= POSITIVE)), int(np.sum(values < -POSITIVE))
