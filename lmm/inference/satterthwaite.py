@@ -1,0 +1,118 @@
+"""Satterthwaite's degrees of freedom of a linear mixed model, from exact derivatives.
+
+The variance v = l'Vl of a contrast, V the covariance of the fixed effects, is an estimate with variance g'Ag: g is its
+gradient in the variance parameters (theta, log sigma) and A their asymptotic covariance. As that of a scaled chi-square,
+
+    df = 2 v^2 / (g'A g),     dV / dtheta_i = sigma^2 C (F'dG_i F) C,   dV / dlog sigma = 2 V
+
+(:mod:`lmm.inference.marginal`). A joint test of several contrasts turns them into independent ones, the eigenvectors of
+L V L', and takes the degrees of freedom whose F has the mean of the sum of their squared t statistics.
+
+References: Satterthwaite (1946), Biometrics Bull. 2; Fai & Cornelius (1996), J. Stat. Comput. Simul. 54;
+Kuznetsova, Brockhoff & Christensen (2017), J. Stat. Softw. 82(13).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lmm.estimators.criterion import directions
+from lmm.inference.distributions import FTest, f_test
+from lmm.inference.marginal import Marginal, marginal
+from lmm.inference.variance_parameters import variance_parameters
+from lmm.linalg import threads
+from lmm.model.problem import Problem
+from lmm.model.records import Estimate
+
+#: eigenvalues of the contrasts' covariance, relative to the largest, that count as positive
+POSITIVE = 1e-8
+#: ratio of eigenvalues from which contrasts are taken per standard error, so that units of measurement cannot hide one
+UNITS = 1e-10
+#: degrees of freedom that count as equal
+EQUAL = 1e-8
+
+
+@dataclass(frozen=True, eq=False)
+class Satterthwaite:
+    """Degrees of freedom by Satterthwaite's method.
+
+    Attributes
+    ----------
+    cov : (p, p) covariance of the fixed effects.
+    jacobian : (m + 1, p, p) its derivatives in (theta, log sigma).
+    variance : (m + 1, m + 1) asymptotic covariance of (theta, log sigma).
+    message : what is rough about ``variance``, else None.
+    """
+
+    cov: np.ndarray
+    jacobian: np.ndarray
+    variance: np.ndarray
+    message: str | None = None
+    method = "satterthwaite"
+
+    def t(self, L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Standard errors and degrees of freedom (r,) of contrasts L (r, p)."""
+        L = np.asarray(L, dtype=float)
+        v = np.einsum("rp,pq,rq->r", L, self.cov, L, optimize=True)
+        g = np.einsum("rp,ipq,rq->ri", L, self.jacobian, L, optimize=True)
+        spread = np.einsum("ri,ij,rj->r", g, self.variance, g, optimize=True)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            df = np.where(spread > 0.0, 2.0 * v**2 / spread, np.where(v > 0.0, np.inf, np.nan))
+        return np.sqrt(np.maximum(v, 0.0)), df
+
+    def f(self, L: np.ndarray, estimate: np.ndarray) -> FTest:
+        """F test that contrasts L (q, p), estimated as ``estimate`` (q,), are zero; dependent rows count once."""
+        L, estimate = np.asarray(L, dtype=float), np.asarray(estimate, dtype=float)
+        values, turn = independent(L @ self.cov @ L.T)
+        if not len(values):
+            return f_test(float("nan"), 0, float("nan"))
+        _, df = self.t(turn @ L)
+        return f_test(float(np.mean((turn @ estimate) ** 2 / values)), len(values), pooled(df))
+
+
+def independent(V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Variances (q,) and combinations (q, r) of r correlated estimates with covariance V (r, r) that are uncorrelated."""
+    scale = np.sqrt(np.maximum(np.diagonal(V), 0.0))
+    scale = np.where(scale > 0.0, scale, 1.0)
+    values, vectors = np.linalg.eigh(V)
+    rank = np.linalg.eigvalsh(V / np.outer(scale, scale))
+    count = int(np.sum(rank > POSITIVE * max(1.0, rank.max(initial=0.0))))
+    if count and values[-count] <= UNITS * values[-1]:
+        values, vectors = np.linalg.eigh(V / np.outer(scale, scale))
+        vectors = vectors / scale[:, None]
+    order = np.argsort(-values, kind="stable")[:count]
+    return values[order], vectors[:, order].T
+
+
+def pooled(df: np.ndarray) -> float:
+    """Degrees of freedom of the mean of squared t statistics with ``df`` (q,) each: those of the F with the same mean."""
+    if len(df) == 1:
+        return float(df[0])
+    if np.isinf(df).all() or np.all(np.abs(np.diff(df)) < EQUAL):
+        return float(np.mean(df))
+    if np.any(df <= 2.0):
+        return 2.0
+    excess = float(np.sum(2.0 / (df - 2.0)))  # E - q for E = sum df / (df - 2), without its cancellation
+    return 2.0 * (excess + len(df)) / excess
+
+
+def covariance_jacobian(at: Marginal, estimate: Estimate) -> np.ndarray:
+    """Derivatives (m + 1, p, p) of the covariance of the fixed effects in (theta, log sigma)."""
+    problem, parts = at.problem, []
+    half = at.inverse @ at.C
+    for t, (structure, own) in enumerate(zip(problem.structures, problem.split(estimate.theta), strict=True)):
+        dG = directions(structure.jacobian(own), structure.factor(own))
+        parts.append(half @ at.between(t, dG) @ half.T)
+    parts.append(2.0 * (half @ at.inverse.T)[None])
+    return np.asarray(estimate.sigma**2 * np.concatenate(parts))
+
+
+@threads.limited()
+def satterthwaite(problem: Problem, estimator: Any, estimate: Estimate, cov: np.ndarray) -> Satterthwaite:
+    """Satterthwaite's method at a linear fit whose fixed effects have covariance ``cov`` (p, p)."""
+    known = variance_parameters(problem, estimator, estimate)
+    jacobian = covariance_jacobian(marginal(problem, estimate), estimate)
+    return Satterthwaite(np.asarray(cov), jacobian, known.cov, known.message)
