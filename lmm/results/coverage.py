@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
 from lmm.errors import ArgumentError
 
@@ -18,6 +18,14 @@ def check_level(level: float) -> float:
 def normal_quantile(level: float) -> float:
     """z with P(|Z| < z) = level."""
     return float(ndtri(0.5 + check_level(level) / 2.0))
+
+
+def t_quantile(level: float, df: np.ndarray) -> np.ndarray:
+    """t with P(|T| < t) = level per number of degrees of freedom; that of the normal where they are infinite."""
+    df = np.asarray(df, dtype=float)
+    z = normal_quantile(level)
+    finite = np.isfinite(df)
+    return np.where(finite, stdtrit(np.where(finite, df, 1.0), 0.5 + level / 2.0), np.where(np.isnan(df), np.nan, z))
 
 
 def tails(level: float) -> tuple[float, float]:

@@ -1,0 +1,97 @@
+"""The variables behind the fixed effects, as the rows of the fit have them: what a grid of new rows is made of.
+
+A variable is categorical when its column is (text, a categorical, booleans), or when it is a number that the formula
+turns into categories, ``C(dose)``; otherwise it is a covariate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.design.records import Design
+from lmm.errors import ArgumentError
+from lmm.formula.evaluate import as_predictor
+from lmm.formula.levels import encode
+from lmm.formula.names import alias, names_in
+
+
+@dataclass(frozen=True, eq=False)
+class Variable:
+    """One column that the fixed part, or an offset, is computed from.
+
+    Attributes
+    ----------
+    name : of the user's column.
+    values : (n,) in the rows used, categories that do not occur left out.
+    categorical : whether it has levels rather than a scale.
+    """
+
+    name: str
+    values: pd.Series
+    categorical: bool
+
+    @property
+    def levels(self) -> list[Any]:
+        """The distinct values: categories in their order, else sorted."""
+        return list(encode(self.values, self.name).values)
+
+
+def used(design: Design, column: pd.Series) -> pd.Series:
+    """The rows of the fit of one of the user's columns."""
+    subset = design.extra.get("subset")
+    rows = column if subset is None else column[np.asarray(subset)]
+    return rows[np.asarray(design.kept)].reset_index(drop=True)
+
+
+def columns_in(design: Design, texts: Iterable[str]) -> list[str]:
+    """Names of the user's columns that expressions use, in the order met.
+
+    Raises
+    ------
+    ArgumentError : for one that is not a column but an array of the caller.
+    """
+    frame = design.frame
+    found: dict[str, None] = {}
+    for text in texts:
+        for name, called, _ in names_in(text):
+            root = name.split(".", 1)[0]
+            if name in frame.arrays and not called:
+                raise ArgumentError(f"{name!r} is an array, not a column of the data; make it a column, so that new rows can have it too.")
+            if name in frame.table and not called:
+                found[name] = None
+            elif root in frame.table and (not called or "." in name):
+                found[root] = None
+    return list(found)
+
+
+def variables(design: Design, with_offset: bool = True) -> list[Variable]:
+    """The variables of the fixed part, and of offsets in the formula, in the order of the formula."""
+    formula = design.formula
+    texts = [formula.fixed, *(formula.offsets if with_offset else ())]
+    coded = _coded(design)
+    out = []
+    for name in columns_in(design, texts):
+        values = as_predictor(used(design, design.frame.table.column(name)))
+        numeric = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
+        out.append(Variable(name, values, not numeric or name in coded))
+    return out
+
+
+def _coded(design: Design) -> set[str]:
+    """Columns that enter the fixed part through categories alone."""
+    spec = design.frame.specs.get(design.formula.fixed)
+    if spec is None:
+        return set()
+    kinds: dict[bool, set[str]] = {True: set(), False: set()}
+    originals = {alias(name): name for name in design.frame.awkward}
+    own = {factor.expr for term in spec.formula for factor in term.factors}
+    for expression, (kind, _) in spec.encoder_state.items():
+        if expression in own:
+            categorical = getattr(kind, "value", kind) == "categorical"
+            kinds[categorical] |= {originals.get(name, name) for name, called, _ in names_in(expression) if not called}
+    return kinds[True] - kinds[False]
