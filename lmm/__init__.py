@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lmm.errors import (
         ArgumentError,
         CapacityError,
+        ComparisonWarning,
         ConvergenceWarning,
         DataError,
         FormulaError,
@@ -46,11 +47,13 @@ if TYPE_CHECKING:
     from lmm.estimators.variational import VariationalBayes
     from lmm.linalg.backend import enable_compile_cache
     from lmm.results import Fit
+    from lmm.results.model_comparison import anova
 
 __all__ = [
     "NUTS",
     "ArgumentError",
     "CapacityError",
+    "ComparisonWarning",
     "Control",
     "ConvergenceWarning",
     "DataError",
@@ -71,6 +74,7 @@ __all__ = [
     "SingularFitWarning",
     "VariationalBayes",
     "__version__",
+    "anova",
     "covariance",
     "datasets",
     "enable_compile_cache",
@@ -97,6 +101,7 @@ _HOMES = {
     "enable_compile_cache": "lmm.linalg.backend",
     "VariationalBayes": "lmm.estimators.variational",
     "Fit": "lmm.results",
+    "anova": "lmm.results.model_comparison",
 }
 
 

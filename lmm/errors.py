@@ -76,6 +76,10 @@ class RankWarning(LmmWarning):
     """Columns of the fixed-effects matrix depend on others and were dropped."""
 
 
+class ComparisonWarning(LmmWarning):
+    """Models are compared otherwise than they were fitted, or their comparison means less than it seems."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the choice nearest to ``word``, or an empty string."""
     match = difflib.get_close_matches(str(word), [str(c) for c in choices], n=1, cutoff=0.5)

@@ -1,0 +1,79 @@
+"""Terms of a right-hand side, those that may be left out, and the same formula without one of them.
+
+A term may be left out when no other term contains all of its factors, so that a main effect stays as long as one of its
+interactions does (marginality; Nelder, 1977, J. R. Stat. Soc. A 140).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from lmm.formula.engine import wilkinson
+from lmm.formula.names import alias, aliased, readable
+from lmm.formula.parse import Bar, Formula
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term of a right-hand side.
+
+    Attributes
+    ----------
+    label : as printed, ``"recipe:temp"``; ``"1"`` for the intercept.
+    text : the same as a formula takes it, odd names in backticks.
+    factors : the factors whose product it is; none for the intercept.
+    """
+
+    label: str
+    text: str
+    factors: frozenset[str]
+
+
+def terms(text: str, whole: str, awkward: Collection[str] = ()) -> list[Term]:
+    """Terms of a right-hand side in the order of their columns; ``whole`` is the formula that errors repeat."""
+    out = []
+    for term in wilkinson(aliased(text, awkward), whole):
+        factors = frozenset(str(factor) for factor in term.factors) if term.degree else frozenset()
+        name = str(term)
+        out.append(Term(readable(name, awkward), _quoted(name, awkward), factors))
+    return out
+
+
+def _quoted(text: str, awkward: Collection[str]) -> str:
+    for name in sorted(awkward, key=len, reverse=True):
+        text = text.replace(alias(name), f"`{name}`")
+    return text
+
+
+def droppable(found: Sequence[Term]) -> list[Term]:
+    """The terms that no other term contains; never the intercept."""
+    return [term for term in found if term.factors and not any(term.factors < other.factors for other in found)]
+
+
+def joined(found: Sequence[Term]) -> str:
+    """A right-hand side of just these terms."""
+    texts = [term.text for term in found if term.factors]
+    has_intercept = any(not term.factors for term in found)
+    return " + ".join(["1" if has_intercept else "0", *texts]) if texts or not has_intercept else "1"
+
+
+def fixed_terms(formula: Formula, awkward: Collection[str] = ()) -> list[Term]:
+    """Terms of the fixed part."""
+    return terms(formula.fixed, formula.text, awkward)
+
+
+def without_fixed(formula: Formula, term: Term, awkward: Collection[str] = ()) -> Formula:
+    """The formula with one term of its fixed part less."""
+    fixed = joined([other for other in fixed_terms(formula, awkward) if other.label != term.label])
+    return _rewritten(replace(formula, fixed=fixed))
+
+
+def with_bars(formula: Formula, bars: Sequence[Bar]) -> Formula:
+    """The formula with other random terms."""
+    return _rewritten(replace(formula, bars=tuple(bars)))
+
+
+def _rewritten(formula: Formula) -> Formula:
+    """With a text that says the same, for errors and for an explicit intercept."""
+    return replace(formula, text=str(replace(formula, text="1")))

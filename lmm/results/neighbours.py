@@ -1,0 +1,114 @@
+"""Models one step away from a fit: the same by maximum likelihood, and with a changed formula on the same rows."""
+
+from __future__ import annotations
+
+import warnings
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lmm.design import build_design
+from lmm.design.records import Design
+from lmm.errors import ArgumentError, RankWarning, SingularFitWarning
+from lmm.estimators.likelihood import MaximumLikelihood
+from lmm.formula import Formula
+from lmm.formula.names import names_in
+from lmm.linalg import threads
+from lmm.results import updating
+
+if TYPE_CHECKING:
+    from lmm.results.fit import Fit
+
+#: methods whose objective is a log-likelihood at its maximum; with notes of its own a report says that it is not
+MAXIMISED = ("reml", "ml", "em", "mackay", "pql", "laplace", "laplace2", "agq", "pirls")
+
+
+def check_likelihood(fit: Fit, what: str) -> None:
+    """ArgumentError unless the fit is at the maximum of a likelihood."""
+    estimate = fit.estimate
+    if estimate.draws is not None:
+        raise ArgumentError(
+            f"{what}: method {estimate.method!r} gives a posterior, not a maximum of the likelihood. Compare posteriors by "
+            "cross-validation (fit.draws.to_arviz() and arviz.compare), or fit with method=None."
+        )
+    notes = () if estimate.report is None else estimate.report.notes
+    if estimate.method not in MAXIMISED or notes or not np.isfinite(estimate.objective):
+        raise ArgumentError(f"{what}: method {estimate.method!r} does not maximise a likelihood; fit with method=None.")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Reduced models are singular or rank deficient where the full one is: that is not said again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SingularFitWarning)
+        warnings.simplefilter("ignore", RankWarning)
+        yield
+
+
+def by_maximum_likelihood(fit: Fit) -> Fit:
+    """The same model by maximum likelihood where it was fitted by REML; the fit itself otherwise."""
+    if not fit.estimate.reml:
+        return fit
+    own = fit.estimator
+    if is_dataclass(own) and any(field.name == "reml" for field in fields(own)):
+        chosen: Any = own
+        estimator = replace(chosen, reml=False)
+    else:
+        estimator = MaximumLikelihood(False, own.control)
+    evaluated = estimator.control.evaluate_only
+    with quietly(), threads.limited():
+        estimate = updating.warned(fit.design, estimator.fit(fit.problem, fit.estimate.theta if evaluated else None))
+    call = fit.design.extra.get("call")
+    design = fit.design
+    if call is not None:
+        method = None if isinstance(call["method"], str) and call["method"].lower() in ("reml", "ml") else call["method"]
+        method = estimator if method is not None and not isinstance(method, str) else method
+        design = replace(design, extra={**design.extra, "call": {**call, "REML": False, "method": method}})
+    return replace(fit, design=design, estimator=estimator, estimate=estimate)
+
+
+def rows_used(design: Design) -> np.ndarray:
+    """(N,) bool, the rows of the user's table that the design kept."""
+    subset = design.extra.get("subset")
+    if subset is None:
+        return np.asarray(design.kept)
+    used = np.array(subset)
+    used[used] = design.kept
+    return used
+
+
+def with_formula(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Fit:
+    """The call repeated with another formula on the rows of this fit, which a term less must not bring more of."""
+    coded = _contrasts(_call(fit), formula)
+    with quietly():
+        return updating.repeat_call(fit.design, str(formula), {"subset": rows_used(fit.design), "contrasts": coded}, context)
+
+
+def design_of(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Design:
+    """The matrices of another formula on the rows of this fit, nothing fitted."""
+    design = fit.design
+    call = _call(fit)
+    given = {"weights": call["weights"], "offset": call["offset"], "contrasts": _contrasts(call, formula)}
+    scope = ChainMap(dict(design.frame.context), dict(context))
+    with quietly(), threads.limited():
+        return build_design(formula, design.frame.data, subset=rows_used(design), context=scope, family=call.get("family"), **given)
+
+
+def _call(fit: Fit) -> dict[str, Any]:
+    call: dict[str, Any] | None = fit.design.extra.get("call")
+    if call is None:
+        raise ArgumentError("this fit was not made by lmer() or glmer(), so there is no call to repeat.")
+    return call
+
+
+def _contrasts(call: Mapping[str, Any], formula: Formula) -> dict[str, Any] | None:
+    """Codings of the columns that the formula still uses."""
+    given = call.get("contrasts")
+    if not given:
+        return None
+    used = {name for text in formula.expressions for name, _, _ in names_in(text)}
+    return {name: value for name, value in given.items() if name in used}
