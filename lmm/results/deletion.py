@@ -215,7 +215,8 @@ def _independent(bar: Bar, found: list[Term]) -> list[tuple[str, Bar | None]]:
         if term.factors and term not in free:
             continue
         rest = [other for other in found if other.label != term.label]
-        less = replace(bar, columns=joined(rest)) if rest else None
+        single = all(not other.factors for other in rest)
+        less = replace(bar, columns=joined(rest), structure="us" if single else bar.structure) if rest else None
         alone = f"(0 + {term.label} | {bar.group})"
         out.append((f"{term.label} in {alone}" if term.factors else f"(1 | {bar.group})", less))
     return out

@@ -19,6 +19,7 @@ from lmm.formula import Formula
 from lmm.formula.names import names_in
 from lmm.linalg import threads
 from lmm.results import updating
+from lmm.results.notes import warned
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -38,6 +39,8 @@ def check_likelihood(fit: Fit, what: str) -> None:
     notes = () if estimate.report is None else estimate.report.notes
     if estimate.method not in MAXIMISED or notes or not np.isfinite(estimate.objective):
         raise ArgumentError(f"{what}: method {estimate.method!r} does not maximise a likelihood; fit with method=None.")
+    if fit.estimator.control.evaluate_only:
+        raise ArgumentError(f"{what}: the fit was evaluated at given parameters (evaluate_only=True), not optimised.")
 
 
 @contextmanager
@@ -59,14 +62,13 @@ def by_maximum_likelihood(fit: Fit) -> Fit:
         estimator = replace(chosen, reml=False)
     else:
         estimator = MaximumLikelihood(False, own.control)
-    evaluated = estimator.control.evaluate_only
     with quietly(), threads.limited():
-        estimate = updating.warned(fit.design, estimator.fit(fit.problem, fit.estimate.theta if evaluated else None))
+        estimate = warned(fit.design, estimator.fit(fit.problem))
     call = fit.design.extra.get("call")
     design = fit.design
     if call is not None:
-        method = None if isinstance(call["method"], str) and call["method"].lower() in ("reml", "ml") else call["method"]
-        method = estimator if method is not None and not isinstance(method, str) else method
+        plain = call["method"] is None or (isinstance(call["method"], str) and call["method"].lower() in ("reml", "ml"))
+        method = None if plain else estimator
         design = replace(design, extra={**design.extra, "call": {**call, "REML": False, "method": method}})
     return replace(fit, design=design, estimator=estimator, estimate=estimate)
 

@@ -384,3 +384,16 @@ def test_step_of_a_generalized_model():
     assert "noise" not in str(steps.fit.formula)
     with pytest.raises(lmm.ArgumentError, match="alpha_fixed=2 must be a probability"):
         steps.fit.step(alpha_fixed=2)
+
+
+def test_other_methods_of_maximum_likelihood_give_the_same_table():
+    known = linear(INTERCEPTS, "sleepstudy").drop1()
+    for method in ("em", "mackay"):
+        table = lmm.lmer(INTERCEPTS, data("sleepstudy"), method=method).drop1()
+        np.testing.assert_allclose(table["aic"], known["aic"], atol=1e-4)
+
+
+def test_a_fit_that_was_not_optimised_is_refused():
+    fit = lmm.lmer(INTERCEPTS, data("sleepstudy"), start=[1.0], control=lmm.Control(evaluate_only=True))
+    with pytest.raises(lmm.ArgumentError, match="not optimised"):
+        fit.ranova()
