@@ -44,7 +44,7 @@ def multiply(A: Array, B: Array) -> Array:
     """A_j B_j: (a, b, J) x (b, c, J) -> (a, c, J)."""
     out = A[:, 0, None] * B[None, 0]
     for i in range(1, A.shape[1]):
-        out = out + A[:, i, None] * B[None, i]
+        out += A[:, i, None] * B[None, i]
     return out
 
 
@@ -53,7 +53,7 @@ def transpose_multiply(A: Array, B: Array) -> Array:
     """A_j' B_j: (b, a, J) x (b, c, J) -> (a, c, J)."""
     out = A[0, :, None] * B[0, None]
     for i in range(1, A.shape[0]):
-        out = out + A[i, :, None] * B[i, None]
+        out += A[i, :, None] * B[i, None]
     return out
 
 
@@ -62,7 +62,7 @@ def apply(A: Array, v: Array) -> Array:
     """A_j v_j for r vectors at a time: (a, b, J) x (r, b, J) -> (r, a, J)."""
     out = A[None, :, 0] * v[:, 0, None]
     for i in range(1, A.shape[1]):
-        out = out + A[None, :, i] * v[:, i, None]
+        out += A[None, :, i] * v[:, i, None]
     return out
 
 
@@ -71,7 +71,7 @@ def apply_transpose(A: Array, v: Array) -> Array:
     """A_j' v_j for r vectors at a time: (b, a, J) x (r, b, J) -> (r, a, J)."""
     out = A[None, 0] * v[:, 0, None]
     for i in range(1, A.shape[0]):
-        out = out + A[None, i] * v[:, i, None]
+        out += A[None, i] * v[:, i, None]
     return out
 
 

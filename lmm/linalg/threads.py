@@ -66,16 +66,21 @@ def _loaded() -> list[str]:
     return found
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def idle_cores() -> int:
     """Cores that nothing else is running on at this moment, at least 1 (Linux; elsewhere all cores)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = cores()
     try:
         with open("/proc/loadavg") as file:
             running = int(file.read().split()[3].split("/")[0])
         own = sum(_is_running(task) for task in os.listdir("/proc/self/task"))  # BLAS threads spin on after their work
     except (OSError, ValueError, IndexError):
-        return cores
-    return max(1, cores - max(0, running - own))
+        return available
+    return max(1, available - max(0, running - own))
 
 
 def _is_running(task: str) -> bool:

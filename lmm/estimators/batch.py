@@ -1,0 +1,342 @@
+"""Maximum likelihood or REML for many problems of one structure at once.
+
+Every problem takes its own trust-region steps (:mod:`lmm.estimators.trust_region`) in the chart of the covariance structures
+at one common theta, all of them side by side as arrays; those that have converged leave. A problem that ends beside a
+boundary, or does not end, is finished on its own by the estimator of single fits, so that every answer is the one a
+single fit gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lmm.estimators.boundary import SNAP
+from lmm.linalg import threads
+from lmm.model import batched
+from lmm.model.batched import Levels, Stacked, Values
+from lmm.model.problem import Problem
+
+#: effects of several factors up to which a stack of dense matrices is faster than one problem after another
+STACK_LIMIT = 120
+#: numbers in one plane (levels x problems) of a block: small enough for the cache, large enough to be worth a call
+PLANE = 1 << 13
+#: evaluations after which a problem is left to the estimator of single fits
+MAX_ROUNDS = 25
+#: promised decrease of the criterion at which a problem is done: second derivatives are exact, so the last step squares it
+TOLERANCE = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Estimates of R problems, the numbers of :class:`lmm.model.records.Estimate` with the problems first.
+
+    Attributes
+    ----------
+    theta : (R, m), canonical.
+    beta : (R, p) on the user's scale.
+    beta_cov_unscaled : (R, p, p).
+    sigma : (R,).
+    objective : (R,), all constants included.
+    modes : per term (R, J, k), where they were asked for.
+    evaluations : (R,) of the criterion.
+    failures : problem -> what went wrong; its numbers are NaN, or where the search stopped.
+    phi : (R, r) the family's own parameters; None for a linear model.
+    """
+
+    theta: np.ndarray
+    beta: np.ndarray
+    beta_cov_unscaled: np.ndarray
+    sigma: np.ndarray
+    objective: np.ndarray
+    modes: tuple[np.ndarray, ...]
+    evaluations: np.ndarray
+    failures: dict[int, str]
+    phi: np.ndarray | None = None
+
+    @property
+    def size(self) -> int:
+        """Problems."""
+        return len(self.sigma)
+
+
+def join(parts: Sequence[Batch]) -> Batch:
+    """Batches of one structure after each other."""
+    starts = np.cumsum([0] + [batch.size for batch in parts])
+    failures = {int(start) + i: why for start, batch in zip(starts, parts, strict=False) for i, why in batch.failures.items()}
+    modes = tuple(np.concatenate(own) for own in zip(*(batch.modes for batch in parts), strict=True))
+    phi = None if parts[0].phi is None else np.concatenate([batch.phi for batch in parts if batch.phi is not None])
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(batch, name) for batch in parts])
+
+    return Batch(
+        theta=joined("theta"),
+        beta=joined("beta"),
+        beta_cov_unscaled=joined("beta_cov_unscaled"),
+        sigma=joined("sigma"),
+        objective=joined("objective"),
+        modes=modes,
+        evaluations=joined("evaluations"),
+        failures=failures,
+        phi=phi,
+    )
+
+
+def takes(problem: Problem) -> bool:
+    """Whether the arrays of a batch can hold this structure."""
+    linear = all(s.second(np.ones(s.n_theta)) is None for s in problem.structures)
+    effects = sum(size.k * size.J for size in problem.plan.terms)
+    return linear and (len(problem.plan.terms) == 1 or effects <= STACK_LIMIT)
+
+
+def block_size(problem: Problem) -> int:
+    """Problems in one block."""
+    sizes = problem.plan.terms
+    if len(sizes) == 1:
+        return int(np.clip(PLANE // sizes[0].J, 16, 4096))
+    return int(np.clip((1 << 22) // sum(size.k * size.J for size in sizes) ** 2, 8, 4096))
+
+
+class Evaluator:
+    """The criterion of a structure's problems around one theta: where a chart is, and what its steps mean."""
+
+    def __init__(self, problem: Problem, reml: bool, theta: np.ndarray):
+        self.problem, self.reml = problem, reml
+        grams = problem.grams()
+        charts = [s.chart(own, gram) for s, own, gram in zip(problem.structures, problem.split(theta), grams, strict=True)]
+        self.T0 = [T for T, _, _ in charts]
+        self.dT = [dT for _, dT, _ in charts]
+        self.cuts = np.cumsum([len(dT) for dT in self.dT])[:-1]
+
+    def factors(self, steps: np.ndarray) -> list[np.ndarray]:
+        """T (k, k, R) per term at steps (m, R)."""
+        parts = zip(self.T0, self.dT, np.split(steps, self.cuts), strict=True)
+        return [T[:, :, None] + np.einsum("iab,ir->abr", dT, own) for T, dT, own in parts]
+
+    def __call__(self, data: Levels | Stacked, steps: np.ndarray, exact: bool) -> Values:
+        with np.errstate(all="ignore"):
+            T = self.factors(steps)
+            if isinstance(data, Levels):
+                return batched.levels(data, T[0], self.dT[0], self.reml, exact)
+            return batched.stacked(data, T, self.dT, self.reml, exact)
+
+    def theta(self, steps: np.ndarray) -> np.ndarray:
+        """Canonical theta (R, m) of steps (m, R)."""
+        columns = []
+        for structure, T in zip(self.problem.structures, self.factors(steps), strict=True):
+            columns.append(_canonical(structure, np.moveaxis(T, -1, 0)))
+        return np.concatenate(columns, axis=1)
+
+
+def _canonical(structure: Any, T: np.ndarray) -> np.ndarray:
+    """theta (R, m) with the same G as T (R, k, k): lower triangular, non-negative diagonal, by a stacked QR of T'."""
+    lower = np.swapaxes(np.linalg.qr(np.swapaxes(T, 1, 2), mode="r"), 1, 2)
+    diagonal = np.diagonal(lower, axis1=1, axis2=2)
+    lower = lower * np.where(diagonal < 0, -1.0, 1.0)[:, None]
+    basis = structure.jacobian(np.ones(structure.n_theta)).reshape(structure.n_theta, -1)
+    return np.asarray(lower.reshape(len(lower), -1) @ basis.T)
+
+
+def step_within(gradient: np.ndarray, hessian: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Minimisers of g's + s'Hs/2 over |s| <= radius for gradients (m, R), and the decreases they promise (R,)."""
+    values, vectors = np.linalg.eigh(np.moveaxis(hessian, -1, 0))
+    g = np.einsum("rab,ar->rb", vectors, gradient)
+    floor = np.maximum(1e-12 * np.abs(values).max(axis=1), 1e-150)[:, None]
+    low = np.maximum(0.0, -values[:, :1])
+    shift = np.where(values[:, :1] > floor, 0.0, low + floor)
+    step = -g / np.maximum(values + shift, floor)
+    length = np.linalg.norm(step, axis=1)
+    out = np.flatnonzero(length > radius)
+    if len(out):
+        lo, own_radius = shift[out, 0], radius[out]
+        hi = low[out, 0] + np.linalg.norm(g[out], axis=1) / own_radius + floor[out, 0]
+        for _ in range(60):  # |s| falls with the shift
+            middle = (lo + hi) / 2.0
+            own = -g[out] / np.maximum(values[out] + middle[:, None], floor[out])
+            long = np.linalg.norm(own, axis=1) > own_radius
+            lo, hi = np.where(long, middle, lo), np.where(long, hi, middle)
+        step[out] = -g[out] / np.maximum(values[out] + hi[:, None], floor[out])
+    short = np.flatnonzero((values[:, 0] <= floor[:, 0]) & (length < radius))
+    if len(short):  # indefinite, and the gradient does not reach the lowest direction: go to the edge along it
+        room = np.sqrt(np.maximum(radius[short] ** 2 - length[short] ** 2, 0.0))
+        step[short, 0] += np.where(g[short, 0] > 0, -room, room)
+    promised = -(np.einsum("rb,rb->r", g, step) + 0.5 * np.einsum("rb,rb->r", values * step, step))
+    return np.einsum("rab,rb->ar", vectors, step), promised
+
+
+@dataclass(frozen=True, eq=False)
+class Ends:
+    """Where the search of a block ended."""
+
+    steps: np.ndarray  # (m, R)
+    values: Values
+    evaluations: np.ndarray
+    converged: np.ndarray
+
+
+def minimize(evaluate: Evaluator, data: Levels | Stacked, count: int, tolerance: float = TOLERANCE) -> Ends:
+    """Trust-region steps of ``count`` problems side by side, from the chart's origin."""
+    m = sum(len(dT) for dT in evaluate.dT)
+    active = np.arange(count)
+    steps = np.zeros((m, count))
+    best = evaluate(data, steps, False)
+    radius = np.ones(count)
+    evaluations = np.ones(count, dtype=int)
+    converged = np.zeros(count, dtype=bool)
+    alive = np.isfinite(best.objective)
+    active = active[alive]
+    own, current, now = data.take(active), _take(best, active), steps[:, active]
+    for _ in range(MAX_ROUNDS):
+        step, promised = step_within(current.gradient, current.hessian, radius[active])
+        length = np.linalg.norm(step, axis=0)
+        edge = length >= 0.99 * radius[active]
+        done = (promised <= tolerance) & ~edge
+        if done.any():
+            converged[active[done]] = True
+            keep = ~done
+            own, current = own.take(keep), _take(current, keep)
+            active, now, step, promised, length, edge = active[keep], now[:, keep], step[:, keep], promised[keep], length[keep], edge[keep]
+        if not len(active):
+            break
+        new = evaluate(own, now + step, True)
+        evaluations[active] += 1
+        noise = 1e-12 * np.abs(current.objective)
+        finite = np.isfinite(new.objective)
+        ratio = np.where(finite, (current.objective - np.where(finite, new.objective, 0.0) + noise) / (promised + noise), -1.0)
+        radius[active] = np.where(ratio < 0.25, 0.25 * length, np.where((ratio > 0.75) & edge, 3.0 * radius[active], radius[active]))
+        accepted = ratio > 1e-4
+        now = np.where(accepted, now + step, now)
+        current = _where(accepted, new, current)
+        steps[:, active] = now
+        _put(best, active, current)
+    return Ends(steps, best, evaluations, converged)
+
+
+def _each(change: Callable[..., np.ndarray], *values: Values) -> Values:
+    """``change`` applied to every array of a record, or of several side by side."""
+    fields: list[Any] = []
+    for parts in zip(*values, strict=True):
+        fields.append(tuple(change(*own) for own in zip(*parts, strict=True)) if isinstance(parts[0], tuple) else change(*parts))
+    return Values(*fields)
+
+
+def _take(values: Values, which: np.ndarray) -> Values:
+    return _each(lambda array: array[..., which], values)
+
+
+def _where(which: np.ndarray, new: Values, old: Values) -> Values:
+    def choose(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return np.asarray(np.where(which, mine, other))
+
+    return _each(choose, new, old)
+
+
+def _put(values: Values, which: np.ndarray, new: Values) -> None:
+    """Write some problems' values over, in place."""
+
+    def put(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
+        mine[..., which] = other
+        return mine
+
+    _each(put, values, new)
+
+
+def doubtful(evaluate: Evaluator, ends: Ends) -> np.ndarray:
+    """Problems whose end is on or beside a boundary, or no end at all, (R,) bool.
+
+    At an interior minimum D vanishes; one with a direction of no variance must be shown to be a minimum across it, and is
+    reported as exactly zero.
+    """
+    out = ~ends.converged
+    for T, gram in zip(evaluate.factors(ends.steps), evaluate.problem.grams(), strict=True):
+        unit = np.sqrt(np.where(np.diagonal(gram) > 0, np.diagonal(gram), 1.0))
+        scaled = np.moveaxis(T, -1, 0) * unit[:, None]
+        finite = np.isfinite(scaled).all(axis=(1, 2))
+        smallest = np.zeros(len(scaled))
+        smallest[finite] = np.linalg.svd(scaled[finite], compute_uv=False)[:, -1]
+        out |= smallest < 10.0 * SNAP
+    return out
+
+
+def start(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """theta around which the problems are searched: the one given, away from the boundary."""
+    parts = []
+    for structure, own, gram in zip(problem.structures, problem.split(theta), problem.grams(), strict=True):
+        T = structure.factor(own)
+        singular = bool(np.any(structure.boundary(structure.standardised(own, gram)) < 1e-2))
+        parts.append(structure.start(T @ T.T, gram) if singular else own)
+    return np.concatenate(parts)
+
+
+def fit_blocks(
+    problem: Problem,
+    reml: bool,
+    theta: np.ndarray,
+    blocks: Sequence[Callable[[], Levels | Stacked]],
+    counts: Sequence[int],
+    finish: Callable[[int, np.ndarray | None], tuple[Any, str | None]],
+    constants: np.ndarray,
+    offsets: np.ndarray | None,
+    modes: bool,
+    progress: Callable[[int], None] | None = None,
+) -> Batch:
+    """Fit blocks of problems, two at a time where there are cores.
+
+    Parameters
+    ----------
+    problem : whose structure, charts and columns all problems share.
+    theta : where to begin.
+    blocks : each gives the sums of ``counts[i]`` problems when called.
+    finish : (index, theta or None) -> an Estimate by the estimator of single fits and None, or None and what went wrong.
+    constants : (R,) what the criterion leaves out.
+    offsets : (R, p) least-squares coefficients that beta is measured from, on the user's scale.
+    modes : keep the conditional modes.
+    progress : told of the problems done.
+    """
+    evaluate = Evaluator(problem, reml, start(problem, theta))
+    firsts = np.cumsum([0, *counts])
+    inverse = np.linalg.inv(problem.R) if problem.p else np.zeros((0, 0))
+
+    def run(i: int) -> Batch:
+        data, count = blocks[i](), counts[i]
+        ends = minimize(evaluate, data, count)
+        values = ends.values
+        index = slice(firsts[i], firsts[i + 1])
+        beta = values.beta.T @ inverse.T + (0.0 if offsets is None else offsets[index])
+        cov = inverse @ np.moveaxis(values.cov, -1, 0) @ inverse.T
+        sigma = np.sqrt(np.broadcast_to(values.r2 / data.degrees, (count,))).copy()
+        own_modes = tuple(np.ascontiguousarray(np.moveaxis(b, -1, 0).swapaxes(1, 2)) for b in values.modes) if modes else ()
+        batch = Batch(evaluate.theta(ends.steps), beta, cov, sigma, values.objective + constants[index], own_modes, ends.evaluations, {})
+        for r in np.flatnonzero(doubtful(evaluate, ends)):
+            begin = batch.theta[r] if np.isfinite(batch.theta[r]).all() and np.isfinite(values.objective[r]) else None
+            estimate, why = finish(int(firsts[i] + r), begin)
+            _replace(batch, int(r), estimate, why)
+        if progress is not None:
+            progress(count)
+        return batch
+
+    with threads.limited():
+        if len(blocks) == 1 or threads.cores() == 1:
+            return join([run(i) for i in range(len(blocks))])
+        with ThreadPoolExecutor(threads.cores()) as pool:
+            return join(list(pool.map(run, range(len(blocks)))))
+
+
+def _replace(batch: Batch, r: int, estimate: Any, why: str | None) -> None:
+    """Write a single fit, or its failure, over a problem of a batch that nobody has seen yet."""
+    if why is not None:
+        batch.failures[r] = why
+    if estimate is None:
+        for array in (batch.theta, batch.beta, batch.beta_cov_unscaled, batch.sigma, batch.objective, *batch.modes):
+            array[r] = np.nan
+        return
+    batch.theta[r], batch.beta[r], batch.beta_cov_unscaled[r] = estimate.theta, estimate.beta, estimate.beta_cov_unscaled
+    batch.sigma[r], batch.objective[r] = estimate.sigma, estimate.objective
+    batch.evaluations[r] += estimate.convergence.evaluations
+    for mine, other in zip(batch.modes, estimate.modes, strict=False):
+        mine[r] = other

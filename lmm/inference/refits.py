@@ -1,0 +1,295 @@
+"""One model fitted again and again: to other responses, without some rows, to levels drawn again.
+
+A linear model by ML or REML goes through :mod:`lmm.estimators.batch`, all refits side by side; every other model is fitted
+one refit after another by its own estimator, from the estimates of the first. Either way the answers are those of
+single fits, and what goes wrong is kept with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.design.rank import independent_columns
+from lmm.design.records import Design
+from lmm.errors import DataError, LmmError
+from lmm.estimators import batch
+from lmm.estimators.batch import Batch
+from lmm.estimators.likelihood import MaximumLikelihood
+from lmm.linalg import threads
+from lmm.model import batch_sums
+from lmm.model.problem import GeneralizedProblem, Problem, build_generalized, build_problem
+from lmm.model.records import Estimate
+
+Progress = Callable[[int], None]
+
+#: numbers of responses held at a time
+HELD = 20_000_000
+#: numbers of one refit's sums up to which refits without some rows are held side by side
+SUMS_LIMIT = 200_000
+
+
+def is_batched(problem: Any, estimator: Any) -> bool:
+    """Whether refits can be made side by side."""
+    plain = type(estimator) is MaximumLikelihood and estimator.sigma is None and not estimator.control.evaluate_only
+    return plain and isinstance(problem, Problem) and batch.takes(problem)
+
+
+def parameters(estimate: Estimate) -> np.ndarray:
+    """Where a refit begins: theta, of a generalized model all parameters."""
+    if estimate.family is None:
+        return estimate.theta
+    own = np.atleast_1d(estimate.phi) if estimate.family.n_parameters else np.zeros(0)
+    return np.concatenate([estimate.theta, estimate.beta, own])
+
+
+def of_responses(
+    design: Design,
+    problem: Problem | GeneralizedProblem,
+    estimator: Any,
+    estimate: Estimate,
+    slabs: Iterable[np.ndarray],
+    modes: bool = False,
+    progress: Progress | None = None,
+) -> Batch:
+    """Refits to responses (n, R), given in ``slabs`` of as many columns as are to be held at a time."""
+    if not is_batched(problem, estimator):
+        columns = (column for slab in slabs for column in slab.T)
+        return one_by_one((_other_response(design, problem, y) for y in columns), estimator, estimate, modes, progress)
+    assert isinstance(problem, Problem)
+    size = batch.block_size(problem)
+    parts = []
+    for slab in slabs:
+        parts.append(_side_by_side(design, problem, estimator, estimate, slab, size, modes, progress))
+    return batch.join(parts)
+
+
+def _side_by_side(
+    design: Design, problem: Problem, estimator: Any, estimate: Estimate, Y: np.ndarray, size: int, modes: bool, progress: Progress | None
+) -> Batch:
+    R = Y.shape[1]
+    cuts = [c for c in np.array_split(np.arange(R), max(-(-R // size), min(R // 64, threads.cores()), 1)) if len(c)]
+    degrees = problem.n - (problem.p if estimator.reml else 0)
+    offsets = np.zeros((R, problem.p))
+
+    def block(columns: np.ndarray) -> Callable[[], Any]:
+        def make() -> Any:
+            data, offsets[columns] = batch_sums.responses(problem, design, Y[:, columns], degrees)
+            return data
+
+        return make
+
+    def finish(r: int, theta: np.ndarray | None) -> tuple[Estimate | None, str | None]:
+        return attempt(lambda: _other_response(design, problem, Y[:, r]), estimator, theta)
+
+    constants = np.full(R, constant(problem, estimator.reml) - problem.sum_log_weights)
+    blocks, counts = [block(columns) for columns in cuts], [len(columns) for columns in cuts]
+    return batch.fit_blocks(problem, estimator.reml, estimate.theta, blocks, counts, finish, constants, offsets, modes, progress)
+
+
+def constant(problem: Problem, reml: bool) -> float:
+    """2 log|R|, which the criterion of orthonormal columns leaves out of REML's."""
+    return 2.0 * float(np.log(np.abs(np.diagonal(problem.R))).sum()) if reml and problem.p else 0.0
+
+
+def _other_response(design: Design, problem: Any, y: np.ndarray) -> Any:
+    return problem.with_response(replace(design, y=np.ascontiguousarray(y)))
+
+
+def attempt(make: Callable[[], Any], estimator: Any, start: np.ndarray | None) -> tuple[Estimate | None, str | None]:
+    """An estimate, or None, and what is wrong with it."""
+    try:
+        found: Estimate = estimator.fit(make(), start)
+    except (LmmError, np.linalg.LinAlgError, FloatingPointError) as error:
+        return None, f"{type(error).__name__}: {error}"
+    if not found.convergence.converged:
+        return found, f"did not converge: {found.convergence.message}"
+    return found, None
+
+
+def one_by_one(problems: Iterable[Any], estimator: Any, estimate: Estimate, modes: bool, progress: Progress | None) -> Batch:
+    """Refits one after another, each from the estimates of the first fit; an item may be a problem or what makes one."""
+    start = parameters(estimate)
+    found: list[Estimate | None] = []
+    failures: dict[int, str] = {}
+    with threads.limited():
+        for i, item in enumerate(problems):
+            own, why = attempt(partial(_made, item), estimator, start)
+            found.append(own)
+            if why is not None:
+                failures[i] = why
+            if progress is not None:
+                progress(1)
+    return stack(found, estimate, failures, modes)
+
+
+def _mode(t: int, estimate: Estimate) -> np.ndarray:
+    return estimate.modes[t]
+
+
+def _made(item: Any) -> Any:
+    return item() if callable(item) else item
+
+
+def stack(found: Sequence[Estimate | None], like: Estimate, failures: dict[int, str], modes: bool) -> Batch:
+    """Single estimates as a batch; NaN for those that are not there."""
+    R = len(found)
+
+    def gather(get: Callable[[Estimate], Any]) -> np.ndarray:
+        shape = np.shape(get(like))
+        out = np.full((R, *shape), np.nan)
+        for i, own in enumerate(found):
+            if own is not None and np.shape(get(own)) == shape:
+                out[i] = get(own)
+        return out
+
+    own_modes = tuple(gather(partial(_mode, t)) for t in range(len(like.modes))) if modes else ()
+    return Batch(
+        gather(lambda e: e.theta),
+        gather(lambda e: e.beta),
+        gather(lambda e: e.beta_cov_unscaled),
+        gather(lambda e: e.sigma),
+        gather(lambda e: e.objective),
+        own_modes,
+        np.array([0 if own is None else own.convergence.evaluations for own in found]),
+        failures,
+        gather(lambda e: np.atleast_1d(e.phi)),
+    )
+
+
+def without(
+    design: Design,
+    problem: Problem | GeneralizedProblem,
+    estimator: Any,
+    estimate: Estimate,
+    rows: Sequence[np.ndarray],
+    progress: Progress | None = None,
+) -> Batch:
+    """Refits that leave out rows[i], each from the estimates of the whole."""
+    sums = 0
+    if isinstance(problem, Problem):
+        sizes = problem.plan.terms
+        sums = sizes[0].J * sizes[0].k * (sizes[0].k + problem.p) if len(sizes) == 1 else sum(s.k * s.J for s in sizes) ** 2
+    if not (is_batched(problem, estimator) and sums <= SUMS_LIMIT):
+        return one_by_one(_subsets(design, problem, rows), estimator, estimate, False, progress)
+    assert isinstance(problem, Problem)
+    R = len(rows)
+    p_reml = problem.p if estimator.reml else 0
+    size = max(16, min(batch.block_size(problem), HELD // max(sums, 1)))
+    cuts = [c for c in np.array_split(np.arange(R), max(-(-R // size), 1)) if len(c)]
+    constants = np.full(R, constant(problem, estimator.reml))
+
+    def block(which: np.ndarray) -> Callable[[], Any]:
+        def make() -> Any:
+            data, logs = batch_sums.without(problem, design, [rows[i] for i in which], p_reml)
+            constants[which] -= logs
+            return data
+
+        return make
+
+    def finish(r: int, theta: np.ndarray | None) -> tuple[Estimate | None, str | None]:
+        return attempt(next(_subsets(design, problem, [rows[r]])), estimator, theta)
+
+    blocks, counts = [block(which) for which in cuts], [len(which) for which in cuts]
+    offsets = np.repeat(problem.beta0[None], R, axis=0)
+    return batch.fit_blocks(problem, estimator.reml, estimate.theta, blocks, counts, finish, constants, offsets, False, progress)
+
+
+def _subsets(design: Design, problem: Any, rows: Sequence[np.ndarray]) -> Iterator[Callable[[], Any]]:
+    """What makes the problem without rows[i], i by i."""
+    for out in rows:
+        keep = np.ones(design.n, dtype=bool)
+        keep[out] = False
+        which = np.flatnonzero(keep)
+        yield partial(of_rows, design, problem, which, {})
+
+
+def of_rows(design: Design, problem: Any, which: np.ndarray, codes: dict[int, np.ndarray]) -> Any:
+    """The problem of some rows, repeated ones among them; ``codes`` gives a term others in these rows. Levels without a row are dropped."""
+    terms = []
+    for t, term in enumerate(design.terms):
+        own = codes[t] if t in codes else term.codes[which]
+        _, compact = np.unique(own, return_inverse=True)
+        count = int(compact.max()) + 1
+        values = term.values[which] if term.values.strides[0] else np.broadcast_to(term.values[:1], (len(which), term.k))
+        terms.append(replace(term, levels=pd.RangeIndex(count), codes=compact.astype(np.int32), values=values))
+    X, weights = design.X[which], None if design.weights is None else design.weights[which]
+    kept, R = independent_columns(X, weights)
+    if len(kept) < design.p:
+        lost = [name for i, name in enumerate(design.names) if i not in kept]
+        raise DataError(f"these rows say nothing of {', '.join(lost)}")
+    part = replace(
+        design,
+        y=design.y[which],
+        X=X,
+        terms=tuple(terms),
+        weights=weights,
+        offset=None if design.offset is None else design.offset[which],
+        extra={"R": R},
+    )
+    if isinstance(problem, GeneralizedProblem):
+        return build_generalized(part, problem.family)
+    return build_problem(part)
+
+
+def of_levels(
+    design: Design,
+    problem: Problem | GeneralizedProblem,
+    estimator: Any,
+    estimate: Estimate,
+    t: int,
+    levels: np.ndarray,
+    progress: Progress | None = None,
+) -> Batch:
+    """Refits to levels of term t drawn again: ``levels`` (R, J), each with all of its rows, a repeated one as another level.
+
+    Levels of other terms that lie within one level of t become levels of their own in every copy; crossed ones stay what they are.
+    """
+    R, J = levels.shape
+    if not (is_batched(problem, estimator) and len(design.terms) == 1):
+        return one_by_one(_copies(design, problem, t, levels), estimator, estimate, False, progress)
+    assert isinstance(problem, Problem)
+    sums = J * problem.plan.terms[0].k * (problem.plan.terms[0].k + problem.p)
+    size = max(16, min(batch.block_size(problem), HELD // max(sums, 1)))
+    cuts = [c for c in np.array_split(np.arange(R), max(-(-R // size), 1)) if len(c)]
+    constants = np.full(R, constant(problem, estimator.reml))
+
+    def block(which: np.ndarray) -> Callable[[], Any]:
+        def make() -> Any:
+            data, logs = batch_sums.drawn(problem, design, levels[which], problem.p if estimator.reml else 0)
+            constants[which] -= logs
+            return data
+
+        return make
+
+    def finish(r: int, theta: np.ndarray | None) -> tuple[Estimate | None, str | None]:
+        return attempt(next(_copies(design, problem, t, levels[r : r + 1])), estimator, theta)
+
+    blocks, counts = [block(which) for which in cuts], [len(which) for which in cuts]
+    offsets = np.repeat(problem.beta0[None], R, axis=0)
+    return batch.fit_blocks(problem, estimator.reml, estimate.theta, blocks, counts, finish, constants, offsets, False, progress)
+
+
+def _copies(design: Design, problem: Any, t: int, levels: np.ndarray) -> Iterator[Callable[[], Any]]:
+    term = design.terms[t]
+    order = np.argsort(term.codes, kind="stable")
+    starts = np.searchsorted(term.codes[order], np.arange(term.J + 1))
+    inside = [s for s in range(len(design.terms)) if s != t and is_within(design, s, t)]
+    for own in levels:
+        which = np.concatenate([order[starts[j] : starts[j + 1]] for j in own])
+        copy = np.repeat(np.arange(len(own)), np.diff(starts)[own])
+        codes = {t: copy} | {s: copy * design.terms[s].J + design.terms[s].codes[which] for s in inside}
+        yield partial(of_rows, design, problem, which, codes)
+
+
+def is_within(design: Design, s: int, t: int) -> bool:
+    """Whether every level of term s lies in one level of term t."""
+    inner, outer = design.terms[s], design.terms[t]
+    owner = np.zeros(inner.J, dtype=outer.codes.dtype)
+    owner[inner.codes] = outer.codes
+    return bool(np.array_equal(owner[inner.codes], outer.codes))

@@ -1,0 +1,361 @@
+"""The bootstrap: a model fitted again to data simulated from it, or drawn from the data.
+
+    parametric      y* = X beta + Z b* + e* (or from the family), b* and e* drawn from the fitted distributions
+    semiparametric  the same with b* and e* drawn, level by level and row by row, from the conditional modes and residuals, both
+                    centred and scaled so that their covariances are the estimates (Carpenter, Goldstein & Rasbash 2003,
+                    Applied Statistics 52: modes and residuals as they are vary too little)
+    cases           whole levels of a grouping factor drawn with replacement, each with its rows
+
+Intervals from B replicates t* of an estimate t, a = 1 - level:
+
+    percentile   q(a/2), q(1 - a/2) of t*
+    basic        2 t - q(1 - a/2), 2 t - q(a/2)
+    normal       t - bias -+ z se, bias and se those of t*
+    bca          percentiles at Phi(z0 + (z0 + z) / (1 - acc (z0 + z))), z0 from the share of t* below t, the acceleration from fits
+                 that leave one level out (Efron 1987, JASA 82)
+    studentized  t - q(1 - a/2) s, t - q(a/2) s of (t* - t) / s*, fixed effects alone: s* is the standard error of each replicate
+
+Davison & Hinkley (1997), Bootstrap Methods and their Application, chapter 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtr, ndtri
+
+from lmm.design.records import Design
+from lmm.errors import ArgumentError, nearest
+from lmm.estimators.batch import Batch
+from lmm.inference import refits
+from lmm.model.conditional import scale2
+from lmm.model.records import Convergence, Estimate
+from lmm.results import parameter_table
+from lmm.results.coverage import check_level
+from lmm.results.numberformat import format_column
+from lmm.results.progress import bar
+from lmm.results.randomeffects import random_part
+from lmm.results.render import Table
+from lmm.results.rows import fixed_predictor, linear_predictor
+from lmm.results.simulation import simulate_array
+
+if TYPE_CHECKING:
+    from lmm.results.fit import Fit
+
+KINDS = ("parametric", "semiparametric", "cases")
+TYPES = ("percentile", "basic", "normal", "bca", "studentized")
+
+Statistic = Callable[["Fit"], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Bootstrap:
+    """Replicates of the parameters, or of a statistic of the fit.
+
+    Attributes
+    ----------
+    replicates : (nsim x parameters) DataFrame, named as the rows of :meth:`lmm.Fit.confint`; NaN where a fit failed.
+    estimates : the same of the fit itself, Series.
+    kind : "parametric", "semiparametric" or "cases".
+    failures : replicate -> what went wrong, Series of text. A fit that did not converge keeps the numbers at which it stopped.
+    std_errors : (nsim x coefficients) standard errors of the fixed effects in each replicate; empty for a statistic.
+    """
+
+    replicates: pd.DataFrame
+    estimates: pd.Series
+    kind: str
+    failures: pd.Series
+    std_errors: pd.DataFrame
+    own_errors: pd.Series = field(repr=False)
+    jackknife: Callable[[], pd.DataFrame] = field(repr=False)
+
+    @property
+    def nsim(self) -> int:
+        """Replicates, failed ones among them."""
+        return len(self.replicates)
+
+    @property
+    def std_error(self) -> pd.Series:
+        """Standard deviation of the replicates that have a value."""
+        return self.replicates.std(ddof=1).rename("std_error")
+
+    @property
+    def bias(self) -> pd.Series:
+        """Mean of the replicates less the estimate."""
+        return (self.replicates.mean() - self.estimates).rename("bias")
+
+    def confint(self, level: float = 0.95, type: str = "percentile") -> pd.DataFrame:
+        """Intervals ``lower, upper``, one row per parameter; see the head of :mod:`lmm.results.bootstrap` for the types.
+
+        Parameters
+        ----------
+        level : coverage.
+        type : "percentile", "basic", "normal", "bca" or "studentized" (NaN except for the fixed effects).
+
+        Raises
+        ------
+        ArgumentError : for another type, a level outside (0, 1), or fewer than two replicates with a value.
+        """
+        check_level(level)
+        if type not in TYPES:
+            options = ", ".join(map(repr, TYPES))
+            raise ArgumentError(f"confint: bootstrap type={type!r} is not one of {options}.{nearest(type, TYPES)}")
+        if self.nsim - int(self.replicates.isna().all(axis=1).sum()) < 2:
+            raise ArgumentError(f"confint: only {self.nsim} replicates, and fewer than two have a value; see .failures.")
+        tail = np.array([(1.0 - level) / 2.0, (1.0 + level) / 2.0])
+        limits = getattr(self, f"_{type}")(tail)
+        return pd.DataFrame(limits, index=self.replicates.columns, columns=["lower", "upper"])
+
+    def _quantiles(self, tail: np.ndarray) -> np.ndarray:
+        """(parameters, 2)."""
+        return np.array([_quantile(self.replicates[name], tail) for name in self.replicates])
+
+    def _percentile(self, tail: np.ndarray) -> np.ndarray:
+        return self._quantiles(tail)
+
+    def _basic(self, tail: np.ndarray) -> np.ndarray:
+        return 2.0 * self.estimates.to_numpy()[:, None] - self._quantiles(tail)[:, ::-1]
+
+    def _normal(self, tail: np.ndarray) -> np.ndarray:
+        centre = (self.estimates - self.bias).to_numpy()[:, None]
+        return np.asarray(centre + ndtri(tail) * self.std_error.to_numpy()[:, None])
+
+    def _studentized(self, tail: np.ndarray) -> np.ndarray:
+        out = np.full((len(self.estimates), 2), np.nan)
+        for name in map(str, self.std_errors):
+            t = (self.replicates[name] - self.estimates[name]) / self.std_errors[name]
+            out[list(self.replicates).index(name)] = self.estimates[name] - self.own_errors[name] * _quantile(t, tail)[::-1]
+        if not len(self.std_errors.columns):
+            raise ArgumentError(
+                "confint: type='studentized' needs the standard errors of the replicates, which a statistic of your own has not."
+            )
+        return out
+
+    def _bca(self, tail: np.ndarray) -> np.ndarray:
+        left_out = self.jackknife()
+        out = np.full((len(self.estimates), 2), np.nan)
+        for i, name in enumerate(map(str, self.replicates)):
+            own = self.replicates[name].dropna().to_numpy()
+            share = (np.sum(own < self.estimates[name]) + 0.5 * np.sum(own == self.estimates[name])) / max(len(own), 1)
+            away = left_out[name].mean() - left_out[name].dropna().to_numpy()
+            spread = float(np.sum(away**2)) ** 1.5
+            acceleration = float(np.sum(away**3)) / (6.0 * spread) if spread > 0 else 0.0
+            z0 = float(ndtri(np.clip(share, 0.5 / max(len(own), 1), 1.0 - 0.5 / max(len(own), 1))))
+            z = z0 + ndtri(tail)
+            out[i] = _quantile(self.replicates[name], ndtr(z0 + z / (1.0 - acceleration * z)))
+        return out
+
+    def to_frame(self, level: float = 0.95, type: str = "percentile") -> pd.DataFrame:
+        """``estimate, bias, std_error, lower, upper``."""
+        columns = {"estimate": self.estimates, "bias": self.bias, "std_error": self.std_error}
+        return pd.DataFrame(columns).join(self.confint(level, type))
+
+    def __str__(self) -> str:
+        frame = self.to_frame()
+        head = ("", "Estimate", "Bias", "Std. Error", "2.5 %", "97.5 %")
+        rows = tuple(zip(map(str, frame.index), *(format_column(frame[c].to_numpy(), 4) for c in frame), strict=True))
+        lines = [f"{self.kind.capitalize()} bootstrap, {self.nsim} replicates", Table(head, rows, "lrrrrr").to_text()]
+        if len(self.failures):
+            kinds = self.failures.str.split(":").str[0].value_counts()
+            lines.append("Failures: " + "; ".join(f"{count} x {what}" for what, count in kinds.items()) + " (see .failures)")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def _quantile(values: pd.Series, tail: np.ndarray) -> np.ndarray:
+    """Quantiles of the values that are there, at positions (B + 1) a as Davison & Hinkley have them; NaN where there are none."""
+    own = np.sort(values.dropna().to_numpy())
+    if not len(own):
+        return np.full(len(tail), np.nan)
+    return np.asarray(np.quantile(own, tail, method="weibull"))
+
+
+def bootstrap(fit: Fit, nsim: int, statistic: Statistic | None, kind: str, group: str | None, rng: Any, progress: bool | None) -> Bootstrap:
+    """Replicates of the parameters or of a statistic. See :meth:`lmm.Fit.bootstrap`."""
+    design, problem, estimate = fit.design, fit.problem, fit.estimate
+    if estimate.draws is not None:
+        raise ArgumentError("bootstrap: this fit is a posterior distribution; fit.draws has its draws and fit.confint() its intervals.")
+    if kind not in KINDS:
+        raise ArgumentError(f"bootstrap: kind={kind!r} is not one of {', '.join(map(repr, KINDS))}.{nearest(kind, KINDS)}")
+    if isinstance(nsim, bool) or not isinstance(nsim, int | np.integer) or nsim < 1:
+        raise ArgumentError(f"bootstrap: nsim={nsim!r} must be a positive whole number.")
+    if kind == "semiparametric" and estimate.family is not None:
+        raise ArgumentError("bootstrap: kind='semiparametric' draws residuals again, which only a linear model has; use 'parametric'.")
+    if group is not None and kind != "cases":
+        raise ArgumentError("bootstrap: group= says whose levels kind='cases' draws; the other kinds draw everything.")
+    generator = np.random.default_rng(rng)
+    if kind == "cases":
+        if statistic is not None:
+            raise ArgumentError("bootstrap: kind='cases' gives the parameters; a statistic of your own needs kind='parametric'.")
+        t = term_of(design, group, "bootstrap")
+        J = design.terms[t].J
+        with bar(nsim, "bootstrap", progress) as told:
+            batch = refits.of_levels(design, problem, fit.estimator, estimate, t, generator.integers(J, size=(nsim, J)), told)
+        return _of_parameters(fit, batch, kind)
+    with bar(nsim, "bootstrap", progress) as told:
+        draw = simulate_slab if kind == "parametric" else resampled_slab
+        width = max(1, refits.HELD // design.n)
+        slabs = (draw(design, estimate, min(width, nsim - first), generator) for first in range(0, nsim, width))
+        if statistic is None:
+            batch = refits.of_responses(design, problem, fit.estimator, estimate, slabs, False, told)
+            return _of_parameters(fit, batch, kind)
+        return _of_statistic(fit, slabs, statistic, kind, told)
+
+
+def simulate_slab(design: Design, estimate: Estimate, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(n, count) parametric responses."""
+    return simulate_array(design, estimate, count, rng, False)
+
+
+def resampled_slab(design: Design, estimate: Estimate, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(n, count) responses of modes and residuals drawn again."""
+    eta = fixed_predictor(design, estimate)
+    weights = np.ones(design.n) if design.weights is None else design.weights
+    residual = (design.y - linear_predictor(design, estimate)) * np.sqrt(weights)
+    residual = residual - residual.mean()
+    residual = residual * (estimate.sigma / np.sqrt(np.mean(residual**2)))
+    modes = [reflated(b, np.sqrt(scale2(estimate)) * T) for b, T in zip(estimate.modes, estimate.factors, strict=True)]
+    out = np.empty((design.n, count), order="F")
+    for column in out.T:
+        column[:] = eta + residual[rng.integers(design.n, size=design.n)] / np.sqrt(weights)
+        for term, b in zip(design.terms, modes, strict=True):
+            column += random_part(term.values, term.codes, b[rng.integers(term.J, size=term.J)])
+    return out
+
+
+def reflated(b: np.ndarray, T: np.ndarray) -> np.ndarray:
+    """Modes (J, k) centred and turned so that their covariance is T T'."""
+    centred = b - b.mean(axis=0)
+    values, vectors = np.linalg.eigh(centred.T @ centred / len(b))
+    whole = values > 1e-12 * max(float(values[-1]), 1e-300)
+    whitened = (centred @ vectors[:, whole]) / np.sqrt(values[whole])
+    root = vectors[:, whole].T @ _root(T @ T.T)
+    return np.asarray(whitened @ root)
+
+
+def _root(G: np.ndarray) -> np.ndarray:
+    """The symmetric square root."""
+    values, vectors = np.linalg.eigh(G)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
+
+
+def term_of(design: Design, group: str | None, what: str) -> int:
+    """Position of the term whose levels are meant; by default the one within whose levels all others lie."""
+    groups = [term.group for term in design.terms]
+    if group is not None:
+        if group not in groups:
+            raise ArgumentError(f"{what}: there is no grouping factor {group!r}; there is {', '.join(groups)}.{nearest(group, groups)}")
+        return groups.index(group)
+    for t in range(len(groups) - 1, -1, -1):
+        if all(s == t or refits.is_within(design, s, t) for s in range(len(groups))):
+            return t
+    raise ArgumentError(f"{what}: the grouping factors {', '.join(groups)} are crossed; say whose levels are meant, group={groups[0]!r}.")
+
+
+def _of_parameters(fit: Fit, batch: Batch, kind: str) -> Bootstrap:
+    design, estimate = fit.design, fit.estimate
+    scale = batch.sigma**2 if estimate.family is None else np.ones(batch.size)
+    variance = np.diagonal(batch.beta_cov_unscaled, axis1=1, axis2=2) * scale[:, None]
+    names = list(design.names)
+    own = np.sqrt(np.diagonal(estimate.beta_cov_unscaled) * scale2(estimate))
+    table = parameter_table.of_batch(design, estimate, batch)
+    return Bootstrap(
+        table,
+        parameter_table.of_estimate(design, estimate),
+        kind,
+        failures_of(batch),
+        pd.DataFrame(np.sqrt(variance), columns=names),
+        pd.Series(own, index=names),
+        lambda: left_out(fit),
+    )
+
+
+def failures_of(batch: Batch, index: pd.Index | None = None) -> pd.Series:
+    """Refit -> what went wrong."""
+    where = sorted(batch.failures)
+    labels = where if index is None else index[where]
+    return pd.Series([batch.failures[i] for i in where], index=labels, dtype=object, name="failure")
+
+
+def left_out(fit: Fit) -> pd.DataFrame:
+    """Parameters of fits that leave one level out each: of the factor that holds all others, else of that with most levels."""
+    try:
+        t = term_of(fit.design, None, "confint")
+    except ArgumentError:
+        t = 0
+    codes = fit.design.terms[t].codes
+    order = np.argsort(codes, kind="stable")
+    rows = np.split(order, np.searchsorted(codes[order], np.arange(1, fit.design.terms[t].J)))
+    batch = refits.without(fit.design, fit.problem, fit.estimator, fit.estimate, rows)
+    return parameter_table.of_batch(fit.design, fit.estimate, batch)
+
+
+def _of_statistic(fit: Fit, slabs: Iterator[np.ndarray], statistic: Statistic, kind: str, told: Callable[[int], None]) -> Bootstrap:
+    own = as_series(statistic(fit))
+    rows: list[pd.Series] = []
+    failures: dict[int, str] = {}
+    missing = pd.Series(np.nan, index=own.index)
+    for Y in slabs:
+        first = len(rows)
+        batch = refits.of_responses(fit.design, fit.problem, fit.estimator, fit.estimate, [Y], True, told)
+        failures |= {first + i: why for i, why in batch.failures.items()}
+        for r in range(batch.size):
+            if not np.isfinite(batch.sigma[r]):
+                rows.append(missing)
+                continue
+            try:
+                rows.append(as_series(statistic(refitted(fit, batch, r, Y[:, r]))).reindex(own.index))
+            except Exception as error:  # the statistic is the user's: what it raises is a failure of this replicate
+                failures[first + r] = f"{type(error).__name__} in statistic: {error}"
+                rows.append(missing)
+    where = sorted(failures)
+    empty = pd.DataFrame(index=range(len(rows)))
+    reasons = pd.Series([failures[i] for i in where], index=where, dtype=object, name="failure")
+    replicates = pd.DataFrame([row.to_numpy() for row in rows], columns=own.index)
+    return Bootstrap(replicates, own.rename("estimate"), kind, reasons, empty, pd.Series(dtype=float), _no_jackknife)
+
+
+def _no_jackknife() -> pd.DataFrame:
+    raise ArgumentError("confint: type='bca' is for the parameters; a statistic of your own has 'percentile', 'basic' and 'normal'.")
+
+
+def as_series(value: Any) -> pd.Series:
+    """What a statistic gives as a Series: a number, an array, a mapping, a Series or a DataFrame with one row or column."""
+    if isinstance(value, pd.DataFrame):
+        value = value.stack() if min(value.shape) > 1 else value.squeeze()
+    if isinstance(value, pd.Series):
+        return value.astype(float)
+    if isinstance(value, Mapping):
+        return pd.Series({str(k): float(v) for k, v in value.items()})
+    flat = np.atleast_1d(np.asarray(value, dtype=float)).ravel()
+    return pd.Series(flat, index=["statistic"] if flat.size == 1 else [f"statistic_{i + 1}" for i in range(flat.size)])
+
+
+def refitted(fit: Fit, batch: Batch, r: int, y: np.ndarray) -> Fit:
+    """The fit of replicate r."""
+    design = replace(fit.design, y=np.ascontiguousarray(y))
+    own = fit.estimate
+    split = np.split(batch.theta[r], np.cumsum([term.structure.n_theta for term in design.terms])[:-1])
+    estimate = replace(
+        own,
+        beta=batch.beta[r],
+        beta_cov_unscaled=batch.beta_cov_unscaled[r],
+        theta=batch.theta[r],
+        factors=tuple(term.structure.factor(theta) for term, theta in zip(design.terms, split, strict=True)),
+        sigma=float(batch.sigma[r]),
+        modes=tuple(np.array(modes[r]) for modes in batch.modes),
+        objective=float(batch.objective[r]),
+        convergence=Convergence(r not in batch.failures, batch.failures.get(r, "refitted"), 0, int(batch.evaluations[r]), 0, float("nan")),
+        trace=(),
+        messages=(),
+        eta=None,
+    )
+    if own.family is not None and batch.phi is not None:
+        phi = batch.phi[r]
+        estimate = replace(estimate, phi=phi if np.ndim(own.phi) else float(phi[0]))
+    return replace(fit, design=design, problem=fit.problem.with_response(design), estimate=estimate)

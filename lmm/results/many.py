@@ -1,0 +1,52 @@
+"""One model, many responses: a row of estimates for each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.errors import ArgumentError, DataError
+from lmm.inference import refits
+from lmm.results import ordinal, parameter_table
+from lmm.results.progress import bar
+
+if TYPE_CHECKING:
+    from lmm.results.fit import Fit
+
+
+def refit_many(fit: Fit, Y: Any, progress: bool | None) -> pd.DataFrame:
+    """Estimates of every column of Y. See :meth:`lmm.Fit.refit_many`."""
+    design, estimate = fit.design, fit.estimate
+    if estimate.draws is not None or ordinal.is_ordinal(estimate.family):
+        raise ArgumentError("refit_many: for linear and generalized likelihood fits; use refit() for each response.")
+    labels = pd.Index(Y.columns) if hasattr(Y, "columns") else None
+    try:
+        values = np.asarray(Y, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise DataError("refit_many: the responses must be numbers, a column for each.") from error
+    if values.ndim != 2:
+        raise DataError(f"refit_many: Y has shape {values.shape}; it must have a row per row of the data and a column per response.")
+    values = design.aligned(values)
+    finite = np.isfinite(values).all(axis=0)
+    if not finite.all():
+        first = int(np.flatnonzero(~finite)[0])
+        name = first if labels is None else labels[first]
+        raise DataError(f"refit_many: response {name!r} has missing or infinite values in rows used; leave it out, or fit it by itself.")
+    if estimate.family is not None:
+        for column in values.T:
+            estimate.family.check(column, design.weights, design.response)
+    width = max(1, refits.HELD // design.n)
+    with bar(values.shape[1], "refits", progress) as told:
+        slabs = (values[:, first : first + width] for first in range(0, values.shape[1], width))
+        batch = refits.of_responses(design, fit.problem, fit.estimator, estimate, slabs, False, told)
+    table = parameter_table.of_batch(design, estimate, batch)
+    scale = batch.sigma**2 if estimate.family is None else np.ones(batch.size)
+    errors = np.sqrt(np.diagonal(batch.beta_cov_unscaled, axis1=1, axis2=2) * scale[:, None])
+    for i, name in enumerate(design.names):
+        table[f"se_{name}"] = errors[:, i]
+    table["llf"] = -batch.objective / 2.0
+    table["converged"] = [i not in batch.failures for i in range(batch.size)]
+    table["message"] = [batch.failures.get(i, "") for i in range(batch.size)]
+    return table if labels is None else table.set_axis(labels)

@@ -1,0 +1,63 @@
+"""The parameters of many fits of one model as columns of a table, named as confidence intervals name them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from lmm.covariance import Covariance
+from lmm.design.records import Design
+from lmm.estimators.batch import Batch
+from lmm.inference.refits import stack
+from lmm.model.records import Estimate
+from lmm.results import ordinal
+from lmm.results.generalized import residual_sd
+from lmm.results.naming import parameter_names
+
+
+def names(design: Design, estimate: Estimate) -> tuple[list[str], list[str]]:
+    """Names of the variance parameters, and of the coefficients (kept ones) with the thresholds of an ordinal model."""
+    variances = parameter_names(design.terms, residual_sd(estimate) is not None)
+    coefficients = list(design.names)
+    if ordinal.is_ordinal(estimate.family):
+        coefficients += estimate.family.reported(estimate.phi)[0]
+    return variances, coefficients
+
+
+def of_batch(design: Design, estimate: Estimate, batch: Batch) -> pd.DataFrame:
+    """One row per refit: standard deviations, correlations, ``sigma`` where there is one, coefficients, thresholds.
+
+    A correlation is NaN where one of its standard deviations is zero.
+    """
+    columns: list[np.ndarray] = []
+    scale = batch.sigma**2 if estimate.family is None else np.ones(batch.size)
+    at = 0
+    for term in design.terms:
+        own = batch.theta[:, at : at + term.structure.n_theta]
+        at += term.structure.n_theta
+        G = covariances(term.structure, own) * scale[:, None, None]
+        sd = np.sqrt(np.diagonal(G, axis1=1, axis2=2))
+        free = set(term.structure.pairs())
+        for j in range(term.k):
+            columns.append(sd[:, j])
+            for i in range(j + 1, term.k):
+                if (i, j) in free:
+                    with np.errstate(divide="ignore", invalid="ignore"):
+                        columns.append(np.clip(G[:, i, j] / (sd[:, i] * sd[:, j]), -1.0, 1.0))
+    if residual_sd(estimate) is not None:
+        columns.append(batch.sigma)
+    columns += list(batch.beta.T)
+    if ordinal.is_ordinal(estimate.family) and batch.phi is not None:
+        columns += list(batch.phi.T)
+    return pd.DataFrame(dict(zip([*names(design, estimate)[0], *names(design, estimate)[1]], columns, strict=True)))
+
+
+def covariances(structure: Covariance, theta: np.ndarray) -> np.ndarray:
+    """T T' (R, k, k) of theta (R, m)."""
+    T = np.stack([structure.factor(own) for own in theta]) if len(theta) else np.zeros((0, 1, 1))
+    return np.asarray(T @ np.swapaxes(T, 1, 2))
+
+
+def of_estimate(design: Design, estimate: Estimate) -> pd.Series:
+    """The same of one fit."""
+    return of_batch(design, estimate, stack([estimate], estimate, {}, False)).iloc[0].rename("estimate")

@@ -1,0 +1,33 @@
+"""A progress bar for what takes many fits: tqdm's, where there is tqdm and somebody to see it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from lmm.errors import ArgumentError
+
+
+@contextmanager
+def bar(total: int, what: str, progress: bool | None) -> Iterator[Callable[[int], None]]:
+    """What to tell of the fits done.
+
+    Parameters
+    ----------
+    progress : True shows a bar (ArgumentError without tqdm), False none; None one that appears after two seconds where standard error
+        is a terminal or a notebook and tqdm is installed.
+    """
+    if progress is False:
+        yield lambda done: None
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        if progress:
+            raise ArgumentError("progress=True needs tqdm; install it with: pip install tqdm") from error
+        yield lambda done: None
+        return
+    seen = progress or sys.stderr.isatty() or "ipykernel" in sys.modules
+    with tqdm(total=total, desc=what, unit="fit", delay=0.0 if progress else 2.0, disable=not seen, leave=False) as shown:
+        yield lambda done: (shown.update(done), None)[1]
