@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lmm.results import equality, summary, tidy
+from lmm.results import equality, pictures, summary, tidy
 from lmm.results.interchange import Interchange
 
 
@@ -38,22 +38,29 @@ class Fit(Interchange):
 
     # ---- tables ----
 
-    def tidy(self, effects: str | Sequence[str] = ("fixed", "ran_pars"), conf_int: bool = False, conf_level: float = 0.95) -> pd.DataFrame:
+    def tidy(
+        self,
+        effects: str | Sequence[str] = ("fixed", "ran_pars"),
+        conf_int: bool = False,
+        conf_level: float = 0.95,
+        conf_method: str | None = None,
+    ) -> pd.DataFrame:
         """One row per parameter, as broom.mixed gives.
 
         Parameters
         ----------
         effects : "fixed", "ran_pars" (standard deviations and correlations), "ran_vals" (conditional modes), or several.
-        conf_int : add ``conf_low, conf_high``, Wald, missing for "ran_pars"; of a posterior quantiles of the draws.
+        conf_int : add ``conf_low, conf_high``.
         conf_level : coverage.
+        conf_method : "wald", the default, "profile" or "boot", as in :meth:`confint`; of a posterior its quantiles.
 
         Returns
         -------
         DataFrame with those of ``effect, group, level, term, estimate, std_error, statistic, p_value, conf_low, conf_high``
-        that apply; p-values, and standard errors of "ran_pars", are those of generalized fits. Of a posterior ``std_error``
-        is its standard deviation.
+        that apply; p-values are those of generalized fits. Of a posterior ``std_error`` is its standard deviation.
         """
-        return tidy.tidy(self.design, self.problem, self.estimate, self._uncertainty, effects, conf_int, conf_level)
+        limits = self.conf_int(conf_method, conf_level) if conf_int else None
+        return tidy.tidy(self.design, self.problem, self.estimate, self._uncertainty, effects, conf_level, limits)
 
     def glance(self) -> pd.DataFrame:
         """One row: ``nobs, sigma, llf, aic, bic, reml_criterion`` (ML: ``deviance``), ``df_resid``; ``elbo`` of a variational fit."""
@@ -62,6 +69,16 @@ class Fit(Interchange):
     def summary(self, ddf: str | None = None) -> summary.Summary:
         """A summary that prints: lme4's figures, ruled; also HTML, ``as_latex()``, ``as_markdown()`` and ``.tables``."""
         return summary.summarise(self.design, self.estimate, self._uncertainty, self._eta, ddf)
+
+    @property
+    def plot(self) -> Any:
+        """Pictures of this fit (:class:`lmm.plots.Plots`): ``fit.plot.ranef()``, ``fit.plot.check()``, ...
+
+        Raises
+        ------
+        ArgumentError : matplotlib is not installed; ``pip install 'lmm[plot]'``.
+        """
+        return pictures.of(self)
 
     # ---- Python ----
 

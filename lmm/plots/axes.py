@@ -1,0 +1,152 @@
+"""What every picture shares: Axes in and out, colours, and axes with a place for each level of a factor.
+
+Nothing here shows a figure or changes a style. Lines of reference and text take the colour of the style in use, so that a dark one works;
+the two colours beside it (Okabe & Ito's blue and orange) differ in lightness too, and never alone tell two things apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import rcParams
+from matplotlib.axes import Axes
+
+from lmm.errors import ArgumentError, nearest
+
+#: for points and estimates
+BLUE = "#0072B2"
+#: for curves through them
+ORANGE = "#D55E00"
+#: for several curves in one picture, apart in lightness, with their dashes
+CURVES = (
+    ("#0072B2", "-"),
+    ("#E69F00", "--"),
+    ("#009E73", "-."),
+    ("#CC79A7", ":"),
+    ("#56B4E9", (0, (5, 1, 1, 1, 1, 1))),
+    ("#D55E00", (0, (1, 1))),
+)
+#: of points that belong to the curves
+MARKERS = "osD^vP"
+#: levels that are named on an axis; of more there is only the number
+NAMED = 60
+#: points drawn one by one; more are counted in hexagons
+POINTS = 5_000
+#: characters of a level's name
+WIDTH = 28
+
+
+def ink() -> Any:
+    """The colour of text in the style in use."""
+    return rcParams["text.color"]
+
+
+def panels(
+    count: int, ax: Any, size: tuple[float, float], what: str, columns: int | None = None, sharex: bool = False, sharey: bool = False
+) -> list[Axes]:
+    """``count`` Axes: those given, or those of a new figure.
+
+    Parameters
+    ----------
+    size : inches of one panel in a new figure.
+    what : "ranef: one per column", for the error.
+    columns : panels side by side; by default as many as make a figure about as wide as high.
+
+    Raises
+    ------
+    ArgumentError : when another number of Axes was given.
+    """
+    if ax is not None:
+        given = [one for one in np.ravel(np.asarray(ax, dtype=object)) if one is not None]
+        if len(given) != count or not all(isinstance(one, Axes) for one in given):
+            raise ArgumentError(f"{what}: ax must be {count} matplotlib Axes; {len(given)} {'was' if len(given) == 1 else 'were'} given.")
+        return given
+    square = int(np.ceil(np.sqrt(count)))
+    wide = columns or (count if count <= 3 else min(range(square, square + 3), key=lambda w: -count % w + w))
+    high = -(-count // wide)
+    figure, grid = plt.subplots(
+        high, wide, figsize=(size[0] * wide, size[1] * high), squeeze=False, layout="constrained", sharex=sharex, sharey=sharey
+    )
+    flat = list(grid.ravel())
+    for spare in flat[count:]:
+        figure.delaxes(spare)
+        if sharex and high > 1:  # the panel above the gap has the labels
+            flat[flat.index(spare) - wide].xaxis.set_tick_params(labelbottom=True)
+    return flat[:count]
+
+
+def handed_back(axes: Sequence[Axes]) -> Any:
+    """One Axes as it is, several as an array."""
+    if len(axes) == 1:
+        return axes[0]
+    out = np.empty(len(axes), dtype=object)
+    out[:] = axes
+    return out
+
+
+def shorten(text: Any, width: int = WIDTH) -> str:
+    """A name of at most ``width`` characters, its middle left out."""
+    text = str(text)
+    head = (width - 1) // 2
+    return text if len(text) <= width else f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def level_height(J: int) -> float:
+    """Inches of a figure with J levels on its vertical axis."""
+    return float(np.clip(0.17 * J + 1.1, 2.4, 7.0 if J <= NAMED else 6.0)) if J <= 36 or J > NAMED else 0.15 * J + 1.1
+
+
+def weights(J: int) -> tuple[float, float, float]:
+    """Width and opacity of the line of one of J levels, and the size of its marker: lighter the more there are."""
+    if J <= NAMED:
+        return 1.2, 0.8, 4.5
+    return float(np.clip(70.0 / J, 0.25, 1.0)), float(np.clip(0.75 * (NAMED / J) ** 0.25, 0.3, 0.75)), float(np.clip(260.0 / J, 1.0, 3.5))
+
+
+def name_levels(ax: Axes, labels: Any, group: str) -> None:
+    """Levels at 0, 1, ... of the vertical axis: their names, or their number where there are too many to read."""
+    J = len(labels)
+    ax.set_ylim(-0.02 * J - 0.5, 1.02 * J - 0.5)
+    if J <= NAMED:
+        ax.set_yticks(range(J), [shorten(label) for label in labels], fontsize="small" if J <= 36 else "x-small")
+        ax.set_ylabel(shorten(group))
+    else:
+        ax.set_yticks([])
+        ax.set_ylabel(f"{shorten(group)} ({J:,} levels)")
+
+
+def scatter(ax: Axes, x: np.ndarray, y: np.ndarray, label: str | None = None) -> None:
+    """Points; hexagons, darker where there are more, for too many of them."""
+    if len(x) > POINTS:
+        ax.hexbin(x, y, gridsize=60, bins="log", cmap="Greys", mincnt=1, linewidths=0.0, label=label)
+        return
+    size = float(np.clip(4000.0 / max(len(x), 1), 6.0, 22.0))
+    ax.scatter(x, y, s=size, color=BLUE, alpha=0.75 if len(x) < 500 else 0.45, linewidths=0.0, label=label, zorder=2)
+
+
+def zero_line(ax: Axes, vertical: bool = False) -> None:
+    """A thin line at zero, behind the rest."""
+    (ax.axvline if vertical else ax.axhline)(0.0, color=ink(), alpha=0.4, linewidth=0.8, zorder=1)
+
+
+def percent(level: float) -> str:
+    """``95 %``."""
+    return f"{100.0 * level:g} %"
+
+
+def one_group(fit: Any, group: str | None, what: str) -> int:
+    """Position of a grouping factor's term; the first for None."""
+    names = [term.group for term in fit.design.terms]
+    if group is None:
+        return 0
+    return names.index(choice(group, names, f"{what}: group"))
+
+
+def choice(value: Any, options: Sequence[str], what: str) -> str:
+    """``value`` where it is one of the options, else ArgumentError with the nearest."""
+    if value not in options:
+        raise ArgumentError(f"{what}={value!r} is not one of {', '.join(map(repr, options))}.{nearest(str(value), options)}")
+    return str(value)

@@ -1,0 +1,105 @@
+"""Quantile plots with the bands that simulations fill: of residuals, of simulated residuals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from lmm.errors import ArgumentError
+from lmm.inference.conditional_residuals import scaled_residuals
+from lmm.inference.envelope import Envelope, envelope, normal_quantiles, plotting_positions, positions
+from lmm.model.problem import GeneralizedProblem
+from lmm.plots.axes import BLUE, choice, ink, panels, percent
+from lmm.results.rows import residuals as row_residuals
+from lmm.results.simulation import simulate_array
+
+if TYPE_CHECKING:
+    from lmm.results.fit import Fit
+
+
+def qq(
+    fit: Fit,
+    ax: Any = None,
+    bands: str | None = "simulated",
+    rng: None | int | np.random.Generator = 0,
+    nsim: int | None = None,
+    level: float = 0.95,
+) -> Axes:
+    """Residuals against the quantiles that they should have. See :meth:`lmm.plots.Plots.qq`."""
+    if bands is not None:
+        choice(bands, ["simulated"], "qq: bands")
+    if fit.family is not None:
+        return uniform_quantiles(fit, ax, bands, rng, nsim, level)
+    one = panels(1, ax, (4.2, 3.8), "qq")[0]
+    observed = np.sort(row_residuals(fit.design, fit.estimate, fit._eta, "pearson", True))
+    expected, at = normal_quantiles(fit.nobs), positions(fit.nobs)
+    band = None if bands is None else residual_band(fit, at, rng, nsim, level)
+    draw_quantiles(one, expected, observed, expected[at], band, level)
+    if band is None:
+        one.plot(expected[[0, -1]], expected[[0, -1]], color=ink(), alpha=0.6, linewidth=1.0, label="_expected")
+    one.set_xlabel("normal quantile")
+    one.set_ylabel("scaled residual")
+    one.set_title("Normality of residuals")
+    return one
+
+
+def residual_band(fit: Fit, at: np.ndarray, rng: None | int | np.random.Generator, nsim: int | None, level: float) -> Envelope:
+    """Where sorted scaled residuals of the fitted model lie, at the places ``at``."""
+    assert not isinstance(fit.problem, GeneralizedProblem)
+    nsim, rng = simulations(fit.nobs, nsim), np.random.default_rng(rng)
+    curves = np.empty((nsim, len(at)))
+    known = getattr(fit.estimator, "sigma", None)
+    for i in range(nsim):
+        y = simulate_array(fit.design, fit.estimate, 1, rng, False)
+        curves[i] = np.sort(scaled_residuals(fit.design, fit.problem, fit.estimate, y, known)[:, 0])[at]
+    return envelope(curves, level)
+
+
+def uniform_quantiles(fit: Fit, ax: Any, bands: str | None, rng: None | int | np.random.Generator, nsim: int | None, level: float) -> Axes:
+    """Simulated residuals of a generalized fit against the uniform distribution."""
+    simulated = fit.simulated_residuals(nsim=nsim or 250, rng=rng)
+    return draw_uniform(simulated.values.to_numpy(), ax, bands, rng, level)
+
+
+def draw_uniform(values: np.ndarray, ax: Any, bands: str | None, rng: None | int | np.random.Generator, level: float) -> Axes:
+    """Sorted values in [0, 1] against uniform quantiles, with the bands of independent ones."""
+    one = panels(1, ax, (4.2, 3.8), "qq")[0]
+    values = np.sort(values[np.isfinite(values)])
+    n = len(values)
+    at, expected, band = positions(n), plotting_positions(n), None
+    if bands is not None:
+        generator = np.random.default_rng(rng)
+        curves = np.array([np.sort(generator.random(n))[at] for _ in range(simulations(n, None))])
+        band = envelope(curves, level)
+    draw_quantiles(one, expected, values, expected[at], band, level)
+    one.plot([0.0, 1.0], [0.0, 1.0], color=ink(), alpha=0.6, linewidth=1.0, label="_expected")
+    one.set_xlabel("uniform quantile")
+    one.set_ylabel("simulated residual")
+    one.set_title("Distribution of residuals")
+    return one
+
+
+def simulations(n: int, nsim: int | None) -> int:
+    """How many simulations a band is made of, fewer for more rows; ArgumentError for fewer than 20."""
+    if nsim is None:
+        return 200 if n <= 2_000 else 100 if n <= 20_000 else 40
+    if isinstance(nsim, bool) or not isinstance(nsim, (int, np.integer)) or nsim < 20:
+        raise ArgumentError(f"nsim={nsim!r} must be a whole number, 20 or more.")
+    return int(nsim)
+
+
+def draw_quantiles(
+    ax: Axes, expected: np.ndarray, observed: np.ndarray, at: np.ndarray, band: Envelope | None, level: float,
+    color: str = BLUE, marker: str = "o", label: str = "_observed",
+) -> None:  # fmt: skip
+    """Points, and with a band the line that they should follow and its limits (``at`` are the quantiles where these are known)."""
+    if band is not None:
+        ax.fill_between(at, band.all_lower, band.all_upper, color=ink(), alpha=0.12, linewidth=0.0, label=f"{percent(level)}, all at once")
+        ax.fill_between(at, band.lower, band.upper, color=ink(), alpha=0.22, linewidth=0.0, label=f"{percent(level)}, each")
+        ax.plot(at, band.center, color=ink(), alpha=0.6, linewidth=1.0, label="_expected")
+    places = positions(len(observed), 2_000)
+    ax.plot(expected[places], observed[places], linestyle="", marker=marker, markersize=3.0, color=color, markeredgewidth=0.0, label=label)
+    if band is not None:
+        ax.legend(loc="upper left", fontsize="x-small", frameon=False)

@@ -1,0 +1,166 @@
+"""Pictures of the random effects: a caterpillar with intervals, and their normality."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from lmm.inference.envelope import Envelope, envelope, normal_quantiles, positions
+from lmm.model.conditional import scale2
+from lmm.plots.axes import (
+    BLUE,
+    choice,
+    handed_back,
+    ink,
+    level_height,
+    name_levels,
+    one_group,
+    panels,
+    percent,
+    shorten,
+    weights,
+    zero_line,
+)
+from lmm.plots.quantiles import draw_quantiles
+from lmm.results.coverage import normal_quantile, tails
+
+if TYPE_CHECKING:
+    from lmm.results.fit import Fit
+
+
+def ranef(
+    fit: Fit, group: str | None = None, column: str | None = None, level: float = 0.95, sort: bool | str = True, ax: Any = None
+) -> Any:
+    """Random effects of every level with intervals, a panel per column. See :meth:`lmm.plots.Plots.ranef`."""
+    terms = fit.design.terms
+    which = range(len(terms)) if group is None else [one_group(fit, group, "ranef")]
+    if column is not None:
+        names = list(dict.fromkeys(name for t in which for name in terms[t].columns))
+        choice(column, names, "ranef: column")
+    wanted = [(t, j) for t in which for j, name in enumerate(terms[t].columns) if column in (None, name)]
+    tallest = max(terms[t].J for t, _ in wanted)
+    widest = max(len({j for s, j in wanted if s == t}) for t, _ in wanted)
+    axes = panels(
+        len(wanted), ax, (3.6, level_height(tallest)), "ranef, one per column", columns=widest if widest > 1 and column is None else None
+    )
+    modes = fit.ranef()
+    for (t, j), one in zip(wanted, axes, strict=True):
+        term = terms[t]
+        first = next(i for s, i in wanted if s == t)
+        lower, upper = intervals(fit, t, j, level)
+        frame = modes[term.group]
+        if sort is True:
+            order = np.argsort(frame.iloc[:, first].to_numpy(), kind="stable")
+        elif sort is False:
+            order = np.arange(term.J)[::-1]  # the first level on top
+        else:
+            order = np.argsort(frame[choice(sort, list(term.columns), "ranef: sort")].to_numpy(), kind="stable")
+        _caterpillar(one, frame.iloc[order, j].to_numpy(), lower[order], upper[order])
+        name_levels(one, frame.index[order], term.group)
+        if ax is None and j != first:
+            one.set_ylabel("")
+            one.set_yticklabels([])
+        one.set_title(term.columns[j] if len(term.columns) > 1 or len(terms) == 1 else f"{term.columns[j]}, {shorten(term.group)}")
+        one.set_xlabel(f"{'posterior mean' if fit.draws is not None else 'conditional mode'}, {percent(level)} interval")
+    return handed_back(axes)
+
+
+def intervals(fit: Fit, t: int, j: int, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Limits (J,) of one column of effects: normal from conditional variances, or quantiles of a posterior's draws."""
+    term = fit.design.terms[t]
+    if fit.draws is not None and term.group in fit.draws.groups:
+        draws = fit.draws.effects(term.group)[..., j].reshape(-1, term.J)
+        lower, upper = np.quantile(draws, tails(level), axis=0)
+        return lower, upper
+    modes = fit.estimate.modes[t][:, j]
+    margin = normal_quantile(level) * np.sqrt(np.maximum(fit.ranef_cov()[term.group][:, j, j], 0.0))
+    return modes - margin, modes + margin
+
+
+def _caterpillar(ax: Axes, values: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
+    J = len(values)
+    width, alpha, size = weights(J)
+    zero_line(ax, vertical=True)
+    ax.hlines(np.arange(J), lower, upper, color=ink(), alpha=alpha, linewidth=width)
+    ax.plot(values, np.arange(J), linestyle="", marker="o", markersize=size, color=BLUE, markeredgewidth=0.0)
+    ax.margins(x=0.04)
+
+
+def ranef_qq(fit: Fit, group: str | None = None, level: float = 0.95, rng: None | int | np.random.Generator = 0, ax: Any = None) -> Any:
+    """Standardised random effects against normal quantiles, a panel per column. See :meth:`lmm.plots.Plots.ranef_qq`."""
+    t = one_group(fit, group, "ranef_qq")
+    term = fit.design.terms[t]
+    z = standardised(fit, t)
+    axes = panels(term.k, ax, (3.6, 3.4), "ranef_qq, one per column")
+    band = normal_band(term.J, level, rng)
+    for j, one in enumerate(axes):
+        if np.isfinite(z[:, j]).all():
+            effect_quantiles(one, z[:, j], term.levels, band, level)
+        else:
+            one.text(0.5, 0.5, "estimated variance is zero", transform=one.transAxes, ha="center", va="center")
+        one.set_title(f"{term.columns[j]}, {shorten(term.group)}")
+        one.set_xlabel("normal quantile")
+        one.set_ylabel("standardised random effect" if j == 0 or ax is not None else "")
+    return handed_back(axes)
+
+
+def normal_band(J: int, level: float, rng: None | int | np.random.Generator) -> Envelope:
+    """Where J sorted standard normal values lie, at the places of :func:`lmm.inference.envelope.positions`."""
+    at, generator = positions(J), np.random.default_rng(rng)
+    return envelope(np.array([np.sort(generator.standard_normal(J))[at] for _ in range(400)]), level)
+
+
+def effect_quantiles(
+    ax: Axes,
+    z: np.ndarray,
+    levels: Any,
+    band: Envelope | None,
+    level: float,
+    color: str = BLUE,
+    marker: str = "o",
+    label: str = "_observed",
+) -> None:
+    """Standardised effects (J,) of one column against normal quantiles; those outside the simultaneous band by name."""
+    order = np.argsort(z, kind="stable")
+    expected, at = normal_quantiles(len(z)), positions(len(z))
+    draw_quantiles(ax, expected, z[order], expected[at], band, level, color, marker, label)
+    if band is not None:
+        lower, upper = (np.interp(expected, expected[at], side) for side in (band.all_lower, band.all_upper))
+        label_outside(ax, expected, z[order], lower, upper, levels[order])
+
+
+def standardised(fit: Fit, t: int) -> np.ndarray:
+    """Modes (J, k) over their standard deviations; NaN for a variance of zero.
+
+    The variance of a mode is that of the effects less the conditional one, G - C_j (Lange & Ryan, 1989, Annals of Statistics 17): levels
+    with few rows are drawn to zero and vary less. Posterior means are taken per their own standard deviation.
+    """
+    modes, T = np.asarray(fit.estimate.modes[t]), fit.estimate.factors[t]
+    total = np.diag(T @ T.T) * scale2(fit.estimate)
+    if fit.draws is not None:
+        spread = np.broadcast_to(np.std(modes, axis=0, ddof=1), modes.shape)
+    else:
+        own = np.diagonal(fit.ranef_cov()[fit.design.terms[t].group], axis1=1, axis2=2)
+        variance = total - own
+        spread = np.sqrt(np.where(variance > 1e-10 * np.maximum(total, 1e-300), variance, np.nan))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(total > 0.0, modes / spread, np.nan))
+
+
+def label_outside(ax: Axes, x: np.ndarray, y: np.ndarray, lower: np.ndarray, upper: np.ndarray, names: Any, most: int = 5) -> None:
+    """Names beside the points that leave a band by the most."""
+    beyond = np.maximum(y - upper, lower - y)
+    for i in np.argsort(-beyond)[:most]:
+        if beyond[i] > 0.0:
+            left = x[i] > 0.0
+            ax.annotate(
+                shorten(names[i], 16),
+                (x[i], y[i]),
+                (-5 if left else 5, 0),
+                textcoords="offset points",
+                fontsize="x-small",
+                ha="right" if left else "left",
+                va="center",
+            )

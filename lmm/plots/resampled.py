@@ -1,0 +1,125 @@
+"""Pictures of what refits tell: replicates of a bootstrap, and what leaving out a level or a row changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from lmm.inference.smoothing import bandwidth, density
+from lmm.plots.axes import BLUE, NAMED, ORANGE, choice, handed_back, ink, panels, percent, shorten, zero_line
+
+if TYPE_CHECKING:
+    from lmm.results.fit import Fit
+
+
+def bootstrap(
+    fit: Fit, bootstrap: Any = None, parm: str | Sequence[str] | None = None, level: float = 0.95, type: str = "percentile",
+    nsim: int = 500, rng: None | int | np.random.Generator = 0, ax: Any = None,
+) -> Any:  # fmt: skip
+    """Distribution of each statistic over the replicates. See :meth:`lmm.plots.Plots.bootstrap`."""
+    found = fit.bootstrap(nsim, rng=rng) if bootstrap is None else bootstrap
+    names = [str(name) for name in found.replicates.columns]
+    if parm is not None:
+        wanted = [parm] if isinstance(parm, str) else list(parm)
+        names = [choice(name, names, "bootstrap: parm") for name in wanted]
+    axes = panels(len(names), ax, (3.4, 2.7), "bootstrap, one per statistic")
+    limits = found.confint(level=level, type=type)
+    for name, one in zip(names, axes, strict=True):
+        values = found.replicates[name].to_numpy(dtype=float)
+        _replicates(one, values[np.isfinite(values)])
+        lower, upper = (float(limits.loc[name, end]) for end in ("lower", "upper"))
+        for end in (lower, upper):
+            if np.isfinite(end):
+                one.axvline(end, color=ink(), linestyle="--", linewidth=1.0, label="_limit")
+        one.axvline(float(found.estimates[name]), color=ORANGE, linewidth=1.8, label="_estimate")
+        one.set_title(shorten(name, 34), fontsize="medium")
+        one.set_yticks([])
+    if ax is None:
+        figure: Any = axes[0].figure
+        figure.suptitle(
+            f"{len(found.replicates):,} replicates: estimate (solid) and {percent(level)} {type} interval (dashed)", fontsize="small"
+        )
+    return handed_back(axes)
+
+
+def _replicates(ax: Axes, values: np.ndarray) -> None:
+    """A histogram with its density; a bar where the values do not vary. Values on a boundary are seen as a bar of their own."""
+    if not len(values):
+        ax.text(0.5, 0.5, "no replicate is finite", transform=ax.transAxes, ha="center", va="center")
+        return
+    if np.ptp(values) <= 1e-12 * max(1.0, float(np.abs(values).max())):
+        ax.bar([values[0]], [1.0], width=0.1 * max(abs(float(values[0])), 1.0), color=BLUE, alpha=0.45)
+        return
+    low, high = np.quantile(values, [0.001, 0.999])
+    ax.hist(values, bins=np.linspace(low, high, 31).tolist(), density=True, color=BLUE, alpha=0.4, linewidth=0.0)
+    at = np.linspace(max(values.min(), low - 2 * bandwidth(values)), min(values.max(), high + 2 * bandwidth(values)), 201)
+    ax.plot(at, density(values, at), color=BLUE, linewidth=1.4)
+
+
+def influence(fit: Fit, influence: Any = None, labels: int = 5, ax: Any = None) -> Any:
+    """Cook's distances and dfbetas of leaving out each level or row. See :meth:`lmm.plots.Plots.influence`."""
+    found = fit.influence() if influence is None else influence
+    cook, dfbetas = found.cooks_distance, found.dfbetas
+    axes = panels(2, ax, (4.6, 4.2), "influence, two")
+    left_out = shorten(found.cooks_distance.index.name or "row")
+    distances(axes[0], cook, labels)
+    axes[0].set_xlabel(left_out if len(cook) <= NAMED else f"{left_out} ({len(cook):,} left out in turn)")
+    axes[0].set_title("Cook's distance")
+    _dfbetas(axes[1], dfbetas, labels)
+    axes[1].set_title("dfbetas")
+    return handed_back(axes)
+
+
+def distances(ax: Axes, cook: pd.Series, labels: int) -> None:
+    """A stem per level or row, the largest by name."""
+    values, places = cook.to_numpy(dtype=float), np.arange(len(cook))
+    ax.vlines(places, 0.0, values, color=ink(), alpha=0.6, linewidth=1.0 if len(cook) <= 200 else 0.5)
+    if len(cook) <= 200:
+        ax.plot(places, values, linestyle="", marker="o", markersize=4.0, color=BLUE)
+    ax.set_ylim(0.0, 1.12 * float(np.nanmax(values)) or 1.0)
+    ax.set_xlim(-1.0 - 0.02 * len(cook), len(cook) + 0.02 * len(cook))
+    ax.set_xticks([])
+    for i in np.argsort(-np.nan_to_num(values), kind="stable")[:labels]:
+        ax.annotate(
+            shorten(cook.index[i], 14), (i, values[i]), (0, 3), textcoords="offset points", ha="center", va="bottom", fontsize="x-small"
+        )
+
+
+def _dfbetas(ax: Axes, table: pd.DataFrame, labels: int) -> None:
+    """A row of points per coefficient, the largest of all by name."""
+    values = table.to_numpy(dtype=float)
+    names = list(table.columns)
+    places = np.arange(len(names))[::-1]
+    zero_line(ax, vertical=True)
+    for place, column in zip(places, values.T, strict=True):
+        ax.plot(
+            column,
+            np.full(len(column), place),
+            linestyle="",
+            marker="|",
+            markersize=11.0,
+            color=BLUE,
+            alpha=float(np.clip(30.0 / len(column), 0.15, 0.9)),
+        )
+    cut = 2.0 / np.sqrt(len(table))
+    for sign in (-1.0, 1.0):
+        ax.axvline(sign * cut, color=ink(), alpha=0.5, linestyle="--", linewidth=0.8)
+    order = np.argsort(-np.nan_to_num(np.abs(values)), axis=None, kind="stable")[:labels]
+    for place in order:
+        i, j = np.unravel_index(place, values.shape)
+        ax.annotate(
+            shorten(table.index[i], 12),
+            (values[i, j], places[j]),
+            (0, 7),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize="x-small",
+        )
+    ax.set_yticks(places, [shorten(name, 24) for name in names], fontsize="small" if len(names) <= 25 else "xx-small")
+    ax.set_ylim(-0.6, len(names) - 0.4)
+    ax.set_xlabel(f"change in standard errors (dashed: ±2/√{len(table):,})")

@@ -1,0 +1,109 @@
+"""Pictures of the residuals: against fitted values, their size, by level of a grouping factor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from lmm.inference.smoothing import lowess
+from lmm.plots.axes import BLUE, NAMED, ORANGE, ink, level_height, name_levels, one_group, panels, scatter, weights, zero_line
+from lmm.results import ordinal
+from lmm.results.rows import residuals as row_residuals
+
+if TYPE_CHECKING:
+    from lmm.results.fit import Fit
+
+
+def residuals(fit: Fit, type: str | None = None, span: float = 2.0 / 3.0, ax: Any = None) -> Axes:
+    """Residuals against fitted values with a smooth. See :meth:`lmm.plots.Plots.residuals`."""
+    one = panels(1, ax, (4.8, 3.6), "residuals")[0]
+    y, label = row_values(fit, type, False)
+    x, one_label = predictor(fit)
+    scatter(one, x, y)
+    zero_line(one)
+    smooth(one, fit, x, y, span)
+    one.set_xlabel(one_label)
+    one.set_ylabel(label)
+    one.set_title("Residuals against fitted values")
+    return one
+
+
+def scale_location(fit: Fit, span: float = 2.0 / 3.0, ax: Any = None) -> Axes:
+    """Size of scaled residuals against fitted values. See :meth:`lmm.plots.Plots.scale_location`."""
+    one = panels(1, ax, (4.8, 3.6), "scale_location")[0]
+    y, label = row_values(fit, None, True)
+    y = np.sqrt(np.abs(y))
+    x, one_label = predictor(fit)
+    scatter(one, x, y)
+    smooth(one, fit, x, y, span)
+    one.set_ylim(bottom=0.0)
+    one.set_xlabel(one_label)
+    one.set_ylabel(f"√|{label}|")
+    one.set_title("Size of residuals")
+    return one
+
+
+def residuals_by_group(fit: Fit, group: str | None = None, sort: bool = True, ax: Any = None) -> Axes:
+    """Residuals of each level as a box. See :meth:`lmm.plots.Plots.residuals_by_group`."""
+    term = fit.design.terms[one_group(fit, group, "residuals_by_group")]
+    y, label = row_values(fit, None, False)
+    one = panels(1, ax, (5.2, level_height(term.J)), "residuals_by_group")[0]
+    order = np.argsort(term.codes, kind="stable")
+    parts = np.split(y[order], np.cumsum(np.bincount(term.codes, minlength=term.J))[:-1])
+    five = np.array([np.quantile(part, [0.0, 0.25, 0.5, 0.75, 1.0]) for part in parts])
+    rank = np.argsort(five[:, 2], kind="stable") if sort else np.arange(term.J)[::-1]
+    zero_line(one, vertical=True)
+    places, few = np.arange(term.J), term.J <= NAMED
+    five, levels = five[rank], term.levels[rank]
+    if few:
+        ends = [whiskers(parts[j], b) for b, j in zip(five, rank, strict=True)]
+        one.hlines(places, [low for low, _, _ in ends], [high for _, high, _ in ends], color=ink(), linewidth=0.9)
+        one.barh(places, five[:, 3] - five[:, 1], left=five[:, 1], height=0.6, color=BLUE, alpha=0.55, linewidth=0.0, zorder=2)
+        one.vlines(five[:, 2], places - 0.3, places + 0.3, color=ink(), linewidth=1.6, zorder=3)
+        beyond = [(value, place) for place, (_, _, values) in zip(places, ends, strict=True) for value in values]
+        one.plot(*np.array(beyond).reshape(-1, 2).T, linestyle="", marker=".", markersize=4.0, color=ink(), alpha=0.7, label="_beyond")
+    else:
+        width, alpha, size = weights(term.J)
+        one.hlines(places, five[:, 0], five[:, 4], color=ink(), alpha=0.5 * alpha, linewidth=width)
+        one.hlines(places, five[:, 1], five[:, 3], color=BLUE, alpha=0.9, linewidth=2.0 * width)
+        one.plot(five[:, 2], places, linestyle="", marker="o", markersize=size, color=ink(), markeredgewidth=0.0)
+    name_levels(one, levels, term.group)
+    one.set_xlabel(label if few else f"{label}: range, quartiles, median")
+    one.set_title("Residuals by level")
+    return one
+
+
+def whiskers(values: np.ndarray, five: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """The furthest values within one and a half box lengths of the box, and those beyond."""
+    reach = 1.5 * (five[3] - five[1])
+    inside = values[(values >= five[1] - reach) & (values <= five[3] + reach)]
+    low, high = min(inside.min(), five[1]), max(inside.max(), five[3])
+    return float(low), float(high), values[(values < low) | (values > high)]
+
+
+def predictor(fit: Fit) -> tuple[np.ndarray, str]:
+    """Fitted values (n,) of a linear model, linear predictors of a generalized one, and what they are called."""
+    eta = np.asarray(fit._eta)
+    if fit.family is None:
+        return eta, f"fitted {fit.design.response}"
+    return eta, f"linear predictor of {fit.design.response} ({fit.family.link.name})"
+
+
+def row_values(fit: Fit, type: str | None, scaled: bool) -> tuple[np.ndarray, str]:
+    """Residuals (n,) that have one variance and, where the model holds, mean zero in every row; and what they are called."""
+    if type is None and not ordinal.is_ordinal(fit.family):
+        type = "response" if fit.family is None and fit.design.weights is None and not scaled else "pearson"
+    values = row_residuals(fit.design, fit.estimate, fit._eta, type, scaled)
+    if ordinal.is_ordinal(fit.family) and type is None:
+        return values, "probability residual"
+    if scaled:
+        return values, "scaled residual" if fit.family is None else "Pearson residual"
+    return values, "residual" if type == "response" and fit.family is None else f"{'Pearson' if type == 'pearson' else type} residual"
+
+
+def smooth(ax: Axes, fit: Fit, x: np.ndarray, y: np.ndarray, span: float) -> None:
+    """Lowess through the points: robust in a linear model, local means in others, whose residuals are skewed."""
+    at, curve = lowess(x, y, span, 3 if fit.family is None else 0)
+    ax.plot(at, curve, color=ORANGE, linewidth=1.8, label="lowess", zorder=3)

@@ -1,0 +1,14 @@
+"""The pictures of a fit, loaded by name when they are first asked for: nothing here imports matplotlib."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from lmm.estimators.optional import need
+
+
+def of(fit: Any) -> Any:
+    """The pictures of a fit; ArgumentError where matplotlib is missing."""
+    need("matplotlib", "fit.plot", "lmm[plot]")
+    return importlib.import_module("lmm.plots").Plots(fit)
