@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from lmm.linalg.backend import enable_compile_cache
     from lmm.results import Fit
     from lmm.results.model_comparison import anova
+    from lmm.results.power import power
 
 __all__ = [
     "NUTS",
@@ -81,6 +82,7 @@ __all__ = [
     "families",
     "glmer",
     "lmer",
+    "power",
     "priors",
     "solve",
 ]
@@ -101,6 +103,7 @@ _HOMES = {
     "enable_compile_cache": "lmm.linalg.backend",
     "VariationalBayes": "lmm.estimators.variational",
     "Fit": "lmm.results",
+    "power": "lmm.results.power",
     "anova": "lmm.results.model_comparison",
 }
 

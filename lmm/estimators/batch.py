@@ -1,9 +1,9 @@
 """Maximum likelihood or REML for many problems of one structure at once.
 
 Every problem takes its own trust-region steps (:mod:`lmm.estimators.trust_region`) in the chart of the covariance structures
-at one common theta, all of them side by side as arrays; those that have converged leave. A problem that ends beside a
-boundary, or does not end, is finished on its own by the estimator of single fits, so that every answer is the one a
-single fit gives.
+at one common theta, all of them side by side as arrays; those that have converged leave. One that ends on the boundary is
+settled as a single fit is; one that should leave it, or that does not end, is finished by the estimator of single fits, so
+that every answer is the one that gives.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from lmm.estimators.boundary import SNAP
+from lmm.covariance.base import units
+from lmm.estimators.boundary import SNAP, escapes, snapped_theta
 from lmm.linalg import threads
 from lmm.model import batched
 from lmm.model.batched import Levels, Stacked, Values
@@ -119,11 +120,20 @@ class Evaluator:
         return [T[:, :, None] + np.einsum("iab,ir->abr", dT, own) for T, dT, own in parts]
 
     def __call__(self, data: Levels | Stacked, steps: np.ndarray, exact: bool) -> Values:
+        return self._at(data, self.factors(steps), exact)
+
+    def _at(self, data: Levels | Stacked, T: list[np.ndarray], exact: bool) -> Values:
         with np.errstate(all="ignore"):
-            T = self.factors(steps)
             if isinstance(data, Levels):
                 return batched.levels(data, T[0], self.dT[0], self.reml, exact)
             return batched.stacked(data, T, self.dT, self.reml, exact)
+
+    def at_theta(self, data: Levels | Stacked, theta: np.ndarray) -> Values:
+        """Values at theta (R, m) themselves; derivatives along the chart's directions, which do not belong to them, are of no use."""
+        cuts = np.cumsum([s.n_theta for s in self.problem.structures])[:-1]
+        parts = zip(self.problem.structures, np.split(theta, cuts, axis=1), strict=True)
+        T = [np.moveaxis(np.array([s.factor(row) for row in own]).reshape(len(theta), s.k, s.k), 0, -1) for s, own in parts]
+        return self._at(data, T, False)
 
     def theta(self, steps: np.ndarray) -> np.ndarray:
         """Canonical theta (R, m) of steps (m, R)."""
@@ -246,21 +256,31 @@ def _put(values: Values, which: np.ndarray, new: Values) -> None:
     _each(put, values, new)
 
 
-def doubtful(evaluate: Evaluator, ends: Ends) -> np.ndarray:
-    """Problems whose end is on or beside a boundary, or no end at all, (R,) bool.
-
-    At an interior minimum D vanishes; one with a direction of no variance must be shown to be a minimum across it, and is
-    reported as exactly zero.
-    """
-    out = ~ends.converged
+def near_boundary(evaluate: Evaluator, ends: Ends) -> np.ndarray:
+    """Problems that ended with a direction of next to no variance, (R,) bool."""
+    out = np.zeros(len(ends.converged), dtype=bool)
     for T, gram in zip(evaluate.factors(ends.steps), evaluate.problem.grams(), strict=True):
-        unit = np.sqrt(np.where(np.diagonal(gram) > 0, np.diagonal(gram), 1.0))
-        scaled = np.moveaxis(T, -1, 0) * unit[:, None]
+        scaled = np.moveaxis(T, -1, 0) * units(gram)[:, None]
         finite = np.isfinite(scaled).all(axis=(1, 2))
-        smallest = np.zeros(len(scaled))
-        smallest[finite] = np.linalg.svd(scaled[finite], compute_uv=False)[:, -1]
-        out |= smallest < 10.0 * SNAP
+        out[finite] |= np.linalg.svd(scaled[finite], compute_uv=False)[:, -1] < 10.0 * SNAP
     return out
+
+
+def settle(
+    evaluate: Evaluator, data: Levels | Stacked, theta: np.ndarray, values: Values, which: np.ndarray, tolerance: float
+) -> np.ndarray:
+    """Report what is all but zero as zero, in place, and tell which of the problems are then no minimum across the boundary.
+
+    As :mod:`lmm.estimators.boundary` does for a single fit, the criterion of all taken in one evaluation.
+    """
+    problem = evaluate.problem
+    snapped = np.array([snapped_theta(problem, own) for own in theta[which]])
+    at = evaluate.at_theta(data.take(which), snapped)
+    better = at.objective <= values.objective[which] + tolerance
+    theta[which[better]] = snapped[better]
+    _put(values, which[better], _take(at, np.flatnonzero(better)))
+    left = [bool(next(escapes(problem, theta[r], [D[..., r] for D in values.D]), None) is not None) for r in which]
+    return which[np.array(left, dtype=bool)]
 
 
 def start(problem: Problem, theta: np.ndarray) -> np.ndarray:
@@ -305,14 +325,18 @@ def fit_blocks(
     def run(i: int) -> Batch:
         data, count = blocks[i](), counts[i]
         ends = minimize(evaluate, data, count)
-        values = ends.values
+        values, theta = ends.values, evaluate.theta(ends.steps)
+        doubtful = ~ends.converged
+        near = np.flatnonzero(ends.converged & near_boundary(evaluate, ends))
+        if len(near):
+            doubtful[settle(evaluate, data, theta, values, near, TOLERANCE)] = True
         index = slice(firsts[i], firsts[i + 1])
         beta = values.beta.T @ inverse.T + (0.0 if offsets is None else offsets[index])
         cov = inverse @ np.moveaxis(values.cov, -1, 0) @ inverse.T
         sigma = np.sqrt(np.broadcast_to(values.r2 / data.degrees, (count,))).copy()
         own_modes = tuple(np.ascontiguousarray(np.moveaxis(b, -1, 0).swapaxes(1, 2)) for b in values.modes) if modes else ()
-        batch = Batch(evaluate.theta(ends.steps), beta, cov, sigma, values.objective + constants[index], own_modes, ends.evaluations, {})
-        for r in np.flatnonzero(doubtful(evaluate, ends)):
+        batch = Batch(theta, beta, cov, sigma, values.objective + constants[index], own_modes, ends.evaluations, {})
+        for r in np.flatnonzero(doubtful):
             begin = batch.theta[r] if np.isfinite(batch.theta[r]).all() and np.isfinite(values.objective[r]) else None
             estimate, why = finish(int(firsts[i] + r), begin)
             _replace(batch, int(r), estimate, why)

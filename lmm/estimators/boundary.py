@@ -38,15 +38,25 @@ def escapes(problem: Problem | GeneralizedProblem, theta: np.ndarray, D: list[np
         yield np.concatenate(new)
 
 
-def snap(problem: Problem, evaluate: Evaluator, outcome: Outcome, tolerance: float) -> Outcome:
-    """A theta that is all but on the boundary, on it, when that costs nothing."""
-    theta = np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(outcome.point.theta), strict=True)])
+def canonical(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """The representative of theta that is reported."""
+    return np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)])
+
+
+def snapped_theta(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """A canonical theta with what is all but zero beside the boundary at zero."""
     snapped = []
     for structure, own, gram in zip(problem.structures, problem.split(theta), problem.grams(), strict=True):
         unitless = structure.standardised(own, gram)
         near = bool(np.any(structure.boundary(unitless) < SNAP))
         snapped.append(np.where(np.abs(unitless) < SNAP, 0.0, own) if near else own)
-    new = np.concatenate(snapped)
+    return np.concatenate(snapped)
+
+
+def snap(problem: Problem, evaluate: Evaluator, outcome: Outcome, tolerance: float) -> Outcome:
+    """A theta that is all but on the boundary, on it, when that costs nothing."""
+    theta = canonical(problem, outcome.point.theta)
+    new = snapped_theta(problem, theta)
     if not np.array_equal(new, theta):
         point = evaluate(new)
         if point.objective <= outcome.point.objective + tolerance:

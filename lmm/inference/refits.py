@@ -210,7 +210,22 @@ def _subsets(design: Design, problem: Any, rows: Sequence[np.ndarray]) -> Iterat
 
 
 def of_rows(design: Design, problem: Any, which: np.ndarray, codes: dict[int, np.ndarray]) -> Any:
-    """The problem of some rows, repeated ones among them; ``codes`` gives a term others in these rows. Levels without a row are dropped."""
+    """The problem of some rows, repeated ones among them."""
+    return problem_of(design_of_rows(design, which, codes), problem)
+
+
+def problem_of(design: Design, like: Any) -> Any:
+    """The problem of a design, of the kind and family of another."""
+    return build_generalized(design, like.family) if isinstance(like, GeneralizedProblem) else build_problem(design)
+
+
+def design_of_rows(design: Design, which: np.ndarray, codes: dict[int, np.ndarray]) -> Design:
+    """The design of some rows, repeated ones among them; ``codes`` gives a term others in these rows. Levels without a row are dropped.
+
+    Raises
+    ------
+    DataError : where the rows leave the fixed columns dependent.
+    """
     terms = []
     for t, term in enumerate(design.terms):
         own = codes[t] if t in codes else term.codes[which]
@@ -223,18 +238,18 @@ def of_rows(design: Design, problem: Any, which: np.ndarray, codes: dict[int, np
     if len(kept) < design.p:
         lost = [name for i, name in enumerate(design.names) if i not in kept]
         raise DataError(f"these rows say nothing of {', '.join(lost)}")
-    part = replace(
+    return replace(
         design,
         y=design.y[which],
         X=X,
         terms=tuple(terms),
         weights=weights,
         offset=None if design.offset is None else design.offset[which],
+        index=pd.RangeIndex(len(which)),
+        kept=np.ones(len(which), dtype=bool),
+        full_index=pd.RangeIndex(len(which)),
         extra={"R": R},
     )
-    if isinstance(problem, GeneralizedProblem):
-        return build_generalized(part, problem.family)
-    return build_problem(part)
 
 
 def of_levels(
@@ -276,15 +291,19 @@ def of_levels(
 
 
 def _copies(design: Design, problem: Any, t: int, levels: np.ndarray) -> Iterator[Callable[[], Any]]:
+    for own in levels:
+        yield partial(of_rows, design, problem, *copies(design, t, own))
+
+
+def copies(design: Design, t: int, levels: np.ndarray) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Rows of the given levels of term t, each time as another level, and the codes of t and of what lies within it."""
     term = design.terms[t]
     order = np.argsort(term.codes, kind="stable")
     starts = np.searchsorted(term.codes[order], np.arange(term.J + 1))
+    which = np.concatenate([order[starts[j] : starts[j + 1]] for j in levels])
+    copy = np.repeat(np.arange(len(levels)), np.diff(starts)[levels])
     inside = [s for s in range(len(design.terms)) if s != t and is_within(design, s, t)]
-    for own in levels:
-        which = np.concatenate([order[starts[j] : starts[j + 1]] for j in own])
-        copy = np.repeat(np.arange(len(own)), np.diff(starts)[own])
-        codes = {t: copy} | {s: copy * design.terms[s].J + design.terms[s].codes[which] for s in inside}
-        yield partial(of_rows, design, problem, which, codes)
+    return which, {t: copy} | {s: copy * design.terms[s].J + design.terms[s].codes[which] for s in inside}
 
 
 def is_within(design: Design, s: int, t: int) -> bool:

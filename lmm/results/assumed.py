@@ -1,0 +1,60 @@
+"""A fit's parameters with some replaced by assumed ones: what a simulation is to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lmm.design.records import Design
+from lmm.errors import ArgumentError, nearest
+from lmm.model.conditional import scale2
+from lmm.model.records import Estimate
+from lmm.results import parameter_table
+from lmm.results.generalized import residual_sd
+from lmm.results.naming import lme4_column
+
+
+def assume(design: Design, estimate: Estimate, parameters: Mapping[str, Any] | None) -> Estimate:
+    """The estimate with the parameters given, named as the rows of ``confint()``: coefficients, ``sd_...``, ``cor_...``, ``sigma``.
+
+    Standard deviations and correlations that are not given stay what they are.
+
+    Raises
+    ------
+    ArgumentError : for a name that is none, a negative standard deviation, or correlations that no covariance matrix has.
+    """
+    if not parameters:
+        return estimate
+    values = parameter_table.of_estimate(design, estimate)
+    for name, value in parameters.items():
+        if name not in values.index:
+            raise ArgumentError(
+                f"parameters: there is no {name!r}; there is {', '.join(map(str, values.index))}.{nearest(name, values.index)}"
+            )
+        if not np.isfinite(float(value)) or (float(value) < 0 and (name == "sigma" or name.startswith("sd_"))):
+            raise ArgumentError(f"parameters: {name}={value!r} must be a {'number' if name in design.names else 'non-negative number'}.")
+        values[name] = float(value)
+    sigma = float(values["sigma"]) if residual_sd(estimate) is not None else float(estimate.sigma)
+    if estimate.family is None and not sigma > 0:
+        raise ArgumentError("parameters: sigma must be positive; everything else is measured by it.")
+    phi = estimate.phi
+    if estimate.family is not None and estimate.family.has_dispersion and "sigma" in parameters:
+        phi = sigma**2
+    changed = replace(estimate, beta=values[list(design.names)].to_numpy(), sigma=sigma, phi=phi)
+    theta, factors = [], []
+    for term in design.terms:
+        columns = [lme4_column(column) for column in term.columns]
+        sd = np.array([values[f"sd_{column}|{term.group}"] for column in columns])
+        C = np.eye(term.k)
+        for i, j in term.structure.pairs():
+            r = values[f"cor_{columns[i]}.{columns[j]}|{term.group}"]
+            C[i, j] = C[j, i] = r if np.isfinite(r) else 0.0
+        if np.linalg.eigvalsh(C)[0] < -1e-10:
+            raise ArgumentError(f"parameters: the correlations of {term.group} are those of no covariance matrix.")
+        own = term.structure.from_matrix(np.outer(sd, sd) * C / scale2(changed))
+        theta.append(own)
+        factors.append(term.structure.factor(own))
+    return replace(changed, theta=np.concatenate(theta), factors=tuple(factors))
