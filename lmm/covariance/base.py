@@ -12,6 +12,9 @@ import abc
 
 import numpy as np
 
+from lmm.covariance.coordinates import Coordinates
+from lmm.errors import ArgumentError
+
 #: smallest share of the largest eigenvalue at the start
 FLOOR = 0.05
 
@@ -112,3 +115,10 @@ class Covariance(abc.ABC):
     @abc.abstractmethod
     def boundary(self, theta: np.ndarray) -> np.ndarray:
         """Distances to the boundary, one per constrained parameter: 0 where a variance or 1 - r^2 vanishes."""
+
+    def holding(self, first: int, second: int | None = None) -> Coordinates:
+        """Coordinates, one of which is the standard deviation of column ``first``, or its correlation with ``second``.
+
+        Of the correlation it is the arcsine. ArgumentError for a structure that has no such coordinates.
+        """
+        raise ArgumentError(f"covariance structure {self.name!r} has no profiles of standard deviations and correlations.")

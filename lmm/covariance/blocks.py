@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmm.covariance.base import Covariance
+from lmm.covariance.coordinates import Coordinates, Sided
 
 
 def merge(parts: list[Covariance]) -> Covariance:
@@ -103,3 +104,15 @@ class Blocks(Covariance):
 
     def boundary(self, theta: np.ndarray) -> np.ndarray:
         return np.concatenate([part.boundary(own) for part, own, _, _ in self._walk(theta)])
+
+    def holding(self, first: int, second: int | None = None) -> Coordinates:
+        parts: list[Coordinates] = []
+        held = None
+        for part, _, columns, own in self._walk(np.zeros(self.n_theta)):
+            if columns.start <= first < columns.stop:
+                inner = part.holding(first - columns.start, None if second is None else second - columns.start)
+                held = own.start + (inner.held or 0)
+                parts.append(inner)
+            else:
+                parts.append(Coordinates(part))
+        return Sided(self, held, tuple(parts))

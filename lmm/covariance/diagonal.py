@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmm.covariance.base import Covariance, units
+from lmm.covariance.coordinates import Coordinates
 
 
 @dataclass(frozen=True)
@@ -56,3 +57,6 @@ class Diagonal(Covariance):
 
     def boundary(self, theta: np.ndarray) -> np.ndarray:
         return np.abs(theta)
+
+    def holding(self, first: int, second: int | None = None) -> Coordinates:
+        return super().holding(first, second) if second is not None else Coordinates(self, first)

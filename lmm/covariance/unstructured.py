@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from lmm.covariance.base import Covariance, bounded, units
+from lmm.covariance.coordinates import Coordinates, Leading
 
 
 @lru_cache(maxsize=64)
@@ -98,3 +99,6 @@ class Unstructured(Covariance):
 
     def boundary(self, theta: np.ndarray) -> np.ndarray:
         return np.abs(np.diagonal(self.factor(theta)))
+
+    def holding(self, first: int, second: int | None = None) -> Coordinates:
+        return Leading(self, 0 if second is None else 1, first, second)

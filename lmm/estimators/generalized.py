@@ -86,13 +86,13 @@ class Objective:
         """J, gradient and model Hessian in the charts' coordinates at psi."""
         own = self.problem.split(psi[: self.m])
         charts = [s.chart(o, gram) for s, o, gram in zip(self.structures, own, self.grams, strict=True)]
-        return self._evaluate(psi, Frame(*map(list, zip(*charts, strict=True))))
+        return self.in_frame(psi, Frame(*map(list, zip(*charts, strict=True))))
 
     def in_theta(self, psi: np.ndarray) -> Point:
         """The same with respect to theta itself."""
         pairs = list(zip(self.structures, self.problem.split(psi[: self.m]), strict=True))
         frame = Frame([s.factor(o) for s, o in pairs], [s.jacobian(o) for s, o in pairs], [s.second(o) for s, o in pairs])
-        return self._evaluate(psi, frame)
+        return self.in_frame(psi, frame)
 
     def move(self, psi: np.ndarray, step: np.ndarray) -> np.ndarray:
         """The psi reached by a step in the local coordinates."""
@@ -100,7 +100,8 @@ class Objective:
         moved = [s.move(o, gram, d) for s, o, gram, d in zip(self.structures, own, self.grams, steps, strict=True)]
         return np.concatenate([*moved, psi[self.m :] + step[self.m :]])
 
-    def _evaluate(self, psi: np.ndarray, frame: Frame) -> Point:
+    def in_frame(self, psi: np.ndarray, frame: Frame) -> Point:
+        """The same with the factors and coordinates of ``frame``, whatever the theta in psi."""
         theta, gamma, phi = self.split(psi)
         try:
             at = laplace(self.family, self.rows, frame.T, gamma, phi, self.u, self.observed, self.free, self.constant, self.tolerance)

@@ -29,13 +29,18 @@ class Pieces:
     """Contractions over levels that the Hessian needs.
 
     ``P[t, s][b, c, d, a]`` = sum_jl Q[b j, c l] Q[a j, d l] for levels j of t and l of s;
-    ``quad`` = v_i'Q_P v_j and ``rho`` over all directions in the design's order.
+    ``quad`` = v_i'Q_P v_j and ``rho`` over all directions in the design's order. ``logdet`` = log|M|, ``beta`` of the
+    orthonormal columns; ``Q`` = sum_j [Q_P]_jj and ``E`` = e e' per term (k, k), so that D = Q - E / sigma^2.
     """
 
     P: dict[tuple[int, int], np.ndarray]
     quad: np.ndarray
     rho: np.ndarray
     r2: float
+    logdet: float
+    beta: np.ndarray
+    Q: list[np.ndarray]
+    E: list[np.ndarray]
 
 
 def is_cheap(sizes: list[tuple[int, int]], limit: int) -> bool:
@@ -61,7 +66,7 @@ def _profile(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 def _one_factor(cross: CrossProducts, rhs: np.ndarray, gram: np.ndarray, T: np.ndarray, dG: np.ndarray, reml: bool) -> Pieces:
     A = cross.diag[0]
     k, _, J = A.shape
-    _, W, _ = small.whiten(np, A, T)
+    _, W, logdet = small.whiten(np, A, T)
     Wr = small.apply(W, rhs)
     flat = rhs.reshape(len(rhs), -1)
     beta, half, r2 = _profile(gram - flat @ Wr.reshape(len(rhs), -1).T)
@@ -83,10 +88,12 @@ def _one_factor(cross: CrossProducts, rhs: np.ndarray, gram: np.ndarray, T: np.n
         cross_levels = (RR @ RR.T).reshape(k, k, k, k)  # [b, a, c, d]
         total = total - mixed - mixed.T
         P = total.reshape(k, k, k, k).transpose(0, 1, 3, 2) + cross_levels.transpose(0, 2, 3, 1)
+        summed = (Q.sum(axis=-1) - own.sum(axis=-1).reshape(k, k),)
     else:
         P = total.reshape(k, k, k, k).transpose(0, 1, 3, 2)
+        summed = (Q.sum(axis=-1),)
     rho = np.einsum("aj,iaj->i", e, v)
-    return Pieces({(0, 0): P}, quad, rho, r2)
+    return Pieces({(0, 0): P}, quad, rho, r2, float(np.sum(logdet)), beta, list(summed), [e @ e.T])
 
 
 def _dense(cross: CrossProducts, rhs: list[np.ndarray], gram: np.ndarray, T: list[np.ndarray], dG: list[np.ndarray], reml: bool) -> Pieces:
@@ -126,12 +133,15 @@ def _dense(cross: CrossProducts, rhs: list[np.ndarray], gram: np.ndarray, T: lis
     quad = v @ Q @ v.T - onto.T @ onto
     if reml:
         Q = Q - R.T @ R
-    P = {}
+    P, summed, squares = {}, [], []
     for t, (k, J) in enumerate(sizes):
+        own_e = e[stops[t] : stops[t + 1]].reshape(k, J)
+        squares.append(own_e @ own_e.T)
+        summed.append(np.einsum("ajbj->ab", Q[stops[t] : stops[t + 1], stops[t] : stops[t + 1]].reshape(k, J, k, J)))
         for s, (l, M) in enumerate(sizes):
             flat = Q[stops[t] : stops[t + 1], stops[s] : stops[s + 1]].reshape(k, J, l, M).transpose(0, 2, 1, 3).reshape(k * l, J * M)
             P[t, s] = (flat @ flat.T).reshape(k, l, k, l).transpose(0, 1, 3, 2)
-    return Pieces(P, quad, v @ e, r2)
+    return Pieces(P, quad, v @ e, r2, 2.0 * float(np.log(np.diagonal(C)).sum()), beta, summed, squares)
 
 
 def in_directions(parts: Pieces, dG: list[np.ndarray], degrees: float, variance: float | None = None) -> np.ndarray:

@@ -1,55 +1,171 @@
-"""Intervals of the parameters: normal ones of a likelihood fit, quantiles of a posterior's draws."""
+"""Intervals of the parameters: Wald's, from profiles of a likelihood, quantiles of a posterior's draws."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
+from lmm.inference.ddf import degrees_of_freedom
+from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results import ordinal
 from lmm.results.coverage import check_level, normal_quantile
 from lmm.results.draws import PosteriorDraws, describe
-from lmm.results.fixed import fixed_effects, spread, standard_errors
+from lmm.results.fixed import fixed_effects, kept_positions, spread, standard_errors
 from lmm.results.generalized import residual_sd
 from lmm.results.naming import parameter_names
-from lmm.results.uncertainty import Uncertainty
+from lmm.results.profile import profile
+from lmm.results.uncertainty import Uncertainty, sdcor_names
+from lmm.results.uncertainty import standard_errors as variance_errors
+from lmm.results.varcorr import varcorr
 
-METHODS = ("wald",)
+METHODS = ("profile", "wald", "boot")
 POSTERIOR = ("posterior", "wald")
+#: names that stand for all variance parameters, and for all coefficients
+ALL_VARIANCES, ALL_COEFFICIENTS = "theta_", "beta_"
 
 
-def confidence_intervals(design: Design, estimate: Estimate, known: Uncertainty, method: str | None, level: float) -> pd.DataFrame:
-    """``lower, upper``: variance parameters first, then the fixed effects, then thresholds of an ordinal model.
-
-    Wald intervals of standard deviations and correlations are not worth having (their distribution is
-    far from normal), so those rows are missing, as in lme4.
-    """
-    check_level(level)
+def method_name(known: Uncertainty, method: str | None) -> str:
+    """The kind of interval asked for, or the best that the fit has: "profile", "wald", "boot" or "posterior"."""
+    if known.draws is not None and method in ("profile", "boot"):
+        raise ArgumentError(
+            f"confint(method={method!r}): there is no likelihood to go by; method='posterior' gives quantiles of the draws."
+        )
     methods = METHODS if known.draws is None else POSTERIOR
-    method = method or ("profile" if known.draws is None else "posterior")
-    if method in ("profile", "boot"):
-        if known.draws is not None:
-            raise ArgumentError(
-                f"confint(method={method!r}): there is no likelihood to go by; method='posterior' gives quantiles of the draws."
-            )
-        raise ArgumentError(f"confint(method={method!r}) is not available in this release; method='wald' is (fixed effects only).")
+    method = methods[0] if method is None else method
     if method not in methods:
-        raise ArgumentError(f"confint(method={method!r}) is not one of {', '.join(map(repr, methods))}.{nearest(method, methods)}")
+        raise ArgumentError(f"confint(method={method!r}) is not one of {', '.join(map(repr, methods))}.{nearest(str(method), methods)}")
+    return method
+
+
+def rows(design: Design, estimate: Estimate, known: Uncertainty) -> tuple[list[str], list[str]]:
+    """Names of the rows: variance parameters, then coefficients with the thresholds of an ordinal model."""
+    variances = parameter_names(design.terms, residual_sd(estimate) is not None) if known.draws is None else list(known.draws.variances)
+    return variances, [*design.all_names, *ordinal.threshold_names(estimate)]
+
+
+def chosen(design: Design, estimate: Estimate, known: Uncertainty, parm: str | Sequence[str] | None) -> list[int]:
+    """Positions of the rows that ``parm`` names, ascending. A name that two rows have (a predictor called sigma) means both."""
+    variances, coefficients = rows(design, estimate, known)
+    everything = [*variances, *coefficients]
+    if parm is None:
+        return list(range(len(everything)))
+    asked: set[int] = set()
+    for name in [parm] if isinstance(parm, str) else list(parm):
+        if name in (ALL_VARIANCES, ALL_COEFFICIENTS):
+            asked |= set(range(len(variances)) if name == ALL_VARIANCES else range(len(variances), len(everything)))
+        elif name in everything or (name == "(Intercept)" and "Intercept" in everything):
+            asked |= {i for i, other in enumerate(everything) if other == (name if name in everything else "Intercept")}
+        else:
+            options = ", ".join(map(repr, everything))
+            raise ArgumentError(
+                f"parm: {name!r} is not a parameter of this fit; there is {options}, 'theta_' for all variance parameters and 'beta_' for "
+                f"all coefficients.{nearest(str(name), everything)}"
+            )
+    return sorted(asked)
+
+
+def profile_rows(design: Design, q: int, places: Sequence[int]) -> list[int]:
+    """Rows of the table, in which dropped coefficients stand, of parameters of the likelihood; ``q`` variance parameters come first."""
+    kept = kept_positions(design)
+    more = len(design.all_names) - len(kept)
+    return [i if i < q else q + int(kept[i - q]) if i < q + len(kept) else i + more for i in places]
+
+
+def profiled(design: Design, q: int, places: Sequence[int]) -> list[int]:
+    """The inverse: parameters of the likelihood for rows of the table, without those of dropped coefficients."""
+    size = q + len(design.all_names)
+    back = {row: i for i, row in enumerate(profile_rows(design, q, range(q + len(design.names))))}
+    return [back[i] if i < size else i - len(design.dropped) for i in places if i >= size or i in back]
+
+
+def profile_places(design: Design, estimate: Estimate, known: Uncertainty, parm: str | Sequence[str]) -> list[int]:
+    """Parameters of the likelihood that ``parm`` names."""
+    return profiled(design, len(rows(design, estimate, known)[0]), chosen(design, estimate, known, parm))
+
+
+def confidence_intervals(
+    design: Design,
+    problem: Problem | GeneralizedProblem,
+    estimator: Any,
+    estimate: Estimate,
+    known: Uncertainty,
+    method: str,
+    level: float,
+    parm: str | Sequence[str] | None = None,
+    ddf: str | None = None,
+) -> pd.DataFrame:
+    """``lower, upper`` of every parameter, or of those of ``parm``: "wald", "profile" or "posterior"; see :meth:`lmm.Fit.confint`."""
+    check_level(level)
+    places = chosen(design, estimate, known, parm)
+    if ddf is not None and method != "wald":
+        raise ArgumentError(f"ddf={ddf!r}: degrees of freedom go with method='wald', not with {method!r}.")
     if method == "posterior":
         assert known.draws is not None
-        return posterior_intervals(design, known.draws, level)
-    fixed = fixed_effects(design, estimate)
-    margin = normal_quantile(level) * standard_errors(design, known.beta)
-    table = pd.DataFrame({"lower": fixed - margin, "upper": fixed + margin})
+        return posterior_intervals(design, known.draws, level).iloc[places]
+    if method == "profile":
+        variances, coefficients = rows(design, estimate, known)
+        kept = profiled(design, len(variances), places)
+        found = profile(design, problem, estimator, estimate, kept, level)
+        table = pd.DataFrame(np.nan, index=[*variances, *coefficients], columns=["lower", "upper"])
+        table.iloc[profile_rows(design, len(variances), found.places)] = found.confint(level).to_numpy()
+        table.attrs["messages"] = found.messages
+        return table.iloc[places]
+    return wald_intervals(design, problem, estimator, estimate, known, level, ddf).iloc[places]
+
+
+def wald_intervals(
+    design: Design,
+    problem: Problem | GeneralizedProblem,
+    estimator: Any,
+    estimate: Estimate,
+    known: Uncertainty,
+    level: float,
+    ddf: str | None = None,
+) -> pd.DataFrame:
+    """Estimate -+ quantile times standard error: of coefficients normal, or t with degrees of freedom ``ddf``.
+
+    Standard deviations are taken on the log scale and correlations on Fisher's z, atanh, so that no limit leaves their range.
+    Missing on a boundary, where there is no standard error, and of a posterior, whose draws say more.
+    """
+    fixed, z = fixed_effects(design, estimate), normal_quantile(level)
+    if ddf is None:
+        margin = z * standard_errors(design, known.beta)
+    else:
+        se, df = degrees_of_freedom(problem, estimator, estimate, known.beta, ddf).t(np.eye(len(estimate.beta)))
+        margin = pd.Series(spread(design, se * stdtrit(df, 0.5 + level / 2.0)), index=fixed.index)
+    tables = [pd.DataFrame({"lower": fixed - margin, "upper": fixed + margin})]
     if ordinal.is_ordinal(estimate.family):
         own = ordinal.threshold_table(estimate, known)
-        margin = normal_quantile(level) * own["std_error"]
-        table = pd.concat([table, pd.DataFrame({"lower": own["estimate"] - margin, "upper": own["estimate"] + margin})])
-    names = parameter_names(design.terms, residual_sd(estimate) is not None) if known.draws is None else list(known.draws.variances)
-    empty = pd.DataFrame(np.nan, index=names, columns=["lower", "upper"])
-    return pd.DataFrame(np.vstack([empty.to_numpy(), table.to_numpy()]), index=[*empty.index, *table.index], columns=["lower", "upper"])
+        margin = z * own["std_error"]
+        tables.append(pd.DataFrame({"lower": own["estimate"] - margin, "upper": own["estimate"] + margin}))
+    variances = rows(design, estimate, known)[0]
+    own = (
+        pd.DataFrame(columns=["lower", "upper"], dtype=float)
+        if known.draws is not None
+        else variance_intervals(design, estimate, known, level)
+    )
+    own = own.reindex(variances)
+    return pd.concat([own, *tables])
+
+
+def variance_intervals(design: Design, estimate: Estimate, known: Uncertainty, level: float) -> pd.DataFrame:
+    """Wald limits of standard deviations and correlations on the scales of their logarithm and of atanh."""
+    frame, z = varcorr(design, estimate).to_frame(), normal_quantile(level)
+    value, se = frame["sdcor"].to_numpy(dtype=float), variance_errors(design, estimate, known)
+    correlation = frame["var2"].notna().to_numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        on_log = value[:, None] * np.exp(np.outer(z * se / value, [-1.0, 1.0]))
+        r = np.where(correlation, value, 0.0)
+        on_z = np.tanh(np.arctanh(r)[:, None] + np.outer(z * se / (1.0 - r**2), [-1.0, 1.0]))
+    limits = np.where(correlation[:, None], on_z, on_log)
+    return pd.DataFrame(limits, index=sdcor_names(frame), columns=["lower", "upper"])
 
 
 def posterior_intervals(design: Design, draws: PosteriorDraws, level: float) -> pd.DataFrame:

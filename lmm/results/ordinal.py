@@ -64,6 +64,11 @@ def threshold_table(estimate: Estimate, known: Uncertainty) -> pd.DataFrame:
     return pd.DataFrame({"estimate": value, "std_error": se, "statistic": value / se}, index=names)
 
 
+def threshold_names(estimate: Estimate) -> list[str]:
+    """Names of the parameters of the thresholds; none of a fit that is not ordinal."""
+    return list(estimate.family.reported(estimate.phi)[0]) if is_ordinal(estimate.family) else []
+
+
 def thresholds_as_text(table: pd.DataFrame, digits: int) -> Table:
     """Estimate, standard error and z value with the decimals of the coefficients."""
     columns = [

@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design
-from lmm.errors import ArgumentError, ConvergenceWarning, warn
+from lmm.errors import ArgumentError, ConvergenceWarning, DegreesOfFreedomWarning, warn
 from lmm.formula import Formula
+from lmm.inference import variance_parameters
+from lmm.inference.ddf import SATTERTHWAITE, Asymptotic, Ddf, check, degrees_of_freedom
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate
 from lmm.results import (
@@ -73,19 +75,16 @@ class Parameters:
         return varcorr(self.design, self.estimate)
 
     def varcorr_se(self) -> pd.DataFrame:
-        """Standard errors of a generalized fit's standard deviations and correlations; posterior standard deviations of theirs.
+        """Standard errors of standard deviations and correlations; posterior standard deviations of a posterior's.
+
+        They are rough where there are few levels, for the distributions are skewed: :meth:`confint` has better intervals.
 
         Returns
         -------
-        DataFrame ``grp, var1, var2, sdcor, std_error``, the rows of ``varcorr().to_frame()``. Delta method on the joint
-        covariance of all parameters; NaN where that is missing (nAGQ=0) and for a variance of zero.
-
-        Raises
-        ------
-        ArgumentError : for a linear model without posterior draws.
+        DataFrame ``grp, var1, var2, sdcor, std_error``, the rows of ``varcorr().to_frame()``. Delta method on the covariance
+        of the parameters, from the exact Hessian of the criterion; NaN where that is missing (nAGQ=0, given variances), for a
+        variance of zero and a correlation of one.
         """
-        if self.family is None and self.draws is None:
-            raise ArgumentError("varcorr_se: standard errors of variance parameters are those of generalized fits.")
         frame = self.varcorr().to_frame().drop(columns="vcov")
         return frame.assign(std_error=uncertainty.standard_errors(self.design, self.estimate, self._uncertainty))
 
@@ -134,7 +133,30 @@ class Parameters:
             warn(found.message, ConvergenceWarning)
         return found
 
-    def vcov(self, full: bool = False) -> pd.DataFrame:
+    @cached_property
+    def _known_ddf(self) -> dict[str | None, Ddf]:
+        return {}
+
+    def _ddf(self, ddf: str | None, what: str | None = None) -> Ddf:
+        """Degrees of freedom by a method's name, computed once; "auto" is the usual method of this kind of model.
+
+        ``what`` is the method asked for where a posterior has none at all.
+        """
+        if self.estimate.draws is not None and (what is not None or ddf is None):
+            if what is not None:
+                raise coefficients.posterior_has_no_tests(what)
+            return Asymptotic(self._uncertainty.beta)
+        if ddf == "auto":
+            ddf = SATTERTHWAITE if self.family is None else None
+        name = check(self.estimate, ddf)
+        if name not in self._known_ddf:
+            found = degrees_of_freedom(self.problem, self.estimator, self.estimate, self._uncertainty.beta, name)
+            if found.message is not None:
+                warn(found.message, DegreesOfFreedomWarning)
+            self._known_ddf[name] = found
+        return self._known_ddf[name]
+
+    def vcov(self, full: bool = False, ddf: str | None = None) -> pd.DataFrame:
         """Covariance (p, p) of the fixed effects; dropped columns have no row.
 
         Given theta in a linear model. In a generalized one from the exact Hessian over all parameters, computed once on first
@@ -142,15 +164,21 @@ class Parameters:
 
         Parameters
         ----------
-        full : of all parameters of a generalized fit, (theta, beta, log dispersion); zero rows for a theta on its boundary.
+        full : of all parameters: (theta, beta, log dispersion) of a generalized fit, (theta, beta, log sigma) of a linear one,
+            whose fixed effects and variance parameters are asymptotically uncorrelated; zero rows for a theta on its boundary.
+        ddf : "kenward_roger" for the covariance adjusted as Kenward and Roger do.
 
         Raises
         ------
         ArgumentError : ``full`` where there is no such covariance.
         """
-        if full:
-            return uncertainty.joint_frame(self.design, self.estimate, self._uncertainty)
-        return fixed.covariance_frame(self.design, self._uncertainty.beta)
+        fixed_part = self._ddf(ddf).cov
+        if not full:
+            return fixed.covariance_frame(self.design, fixed_part)
+        if self.family is None and self.draws is None:
+            variances = variance_parameters.covariance(self.problem, self.estimator, self.estimate)
+            return uncertainty.linear_joint_frame(self.design, fixed_part, variances)
+        return uncertainty.joint_frame(self.design, self.estimate, self._uncertainty)
 
     cov_params = vcov
 

@@ -2,30 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
+from lmm.errors import ArgumentError
 from lmm.results import intervals
-from lmm.results.selecting import Selecting
+from lmm.results.profile import Profile
+from lmm.results.profile import profile as profile_of
+from lmm.results.refitting import Refitting
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Resampling(Selecting):
+class Resampling(Refitting):
     """Confidence intervals, profiles, bootstrap, influence."""
 
-    def confint(self, method: str | None = None, level: float = 0.95) -> pd.DataFrame:
+    def confint(
+        self,
+        method: str | None = None,
+        level: float = 0.95,
+        parm: str | Sequence[str] | None = None,
+        ddf: str | None = None,
+        *,
+        nsim: int = 1000,
+        boot_type: str = "percentile",
+        rng: Any = None,
+    ) -> pd.DataFrame:
         """Confidence intervals ``lower, upper``: ``sd_(Intercept)|Subject``, ..., ``sigma`` (where there is one), then coefficients.
 
         Parameters
         ----------
-        method : "wald", normal intervals for the fixed effects (variance rows are missing, as in lme4).
-            "profile", the default, and "boot" are not available yet and say so. Of a posterior the default is "posterior",
-            quantiles of the draws with equal tails, for every row (missing for a parameter that was given or point-estimated).
+        method : "profile", the default: where the profile likelihood falls by the quantile of chi-square (:meth:`profile`; a REML
+            fit is refitted by maximum likelihood). "wald": estimates and standard errors, standard deviations on the log scale,
+            correlations on that of atanh. "boot": from refits to simulated responses (:meth:`bootstrap`). Of a posterior the
+            default is "posterior", quantiles of the draws with equal tails (missing for a parameter that was given or
+            point-estimated), beside "wald".
         level : coverage.
-        """
-        return intervals.confidence_intervals(self.design, self.estimate, self._uncertainty, method, level)
+        parm : rows by name; "theta_" for all variance parameters, "beta_" for all coefficients.
+        ddf : "satterthwaite" or "kenward_roger" gives "wald" intervals of a linear model's coefficients with t quantiles.
+        nsim, boot_type, rng : replicates, kind of interval and randomness of "boot".
 
-    def conf_int(self, method: str | None = None, level: float = 0.95) -> pd.DataFrame:
+        Examples
+        --------
+        >>> import lmm
+        >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+        >>> fit.confint(parm="Days").round(2).to_numpy().tolist()
+        [[7.36, 13.58]]
+        >>> fit.confint("wald", parm="Days", ddf="kenward_roger").round(2).to_numpy().tolist()
+        [[7.21, 13.73]]
+        """
+        method = intervals.method_name(self._uncertainty, method)
+        if method == "boot":
+            raise ArgumentError("confint(method='boot') is not available yet; method='profile' is.")
+        return intervals.confidence_intervals(
+            self.design, self.problem, self.estimator, self.estimate, self._uncertainty, method, level, parm, ddf
+        )
+
+    def profile(self, parm: str | Sequence[str] | None = None, level: float = 0.99) -> Profile:
+        """Profile likelihood of every parameter, or of those of ``parm``.
+
+        Each parameter is held at values on both sides of its estimate while the likelihood is maximised over the others. Profiles
+        are of the likelihood, not of the REML criterion: a REML fit is refitted by maximum likelihood, and ``messages`` say so.
+
+        Parameters
+        ----------
+        parm : names as in :meth:`confint`; "theta_" for all variance parameters, "beta_" for all coefficients.
+        level : how far to go: to the limits of this level.
+
+        Raises
+        ------
+        ArgumentError : for a fit without a likelihood (a posterior, given variances, quasi-likelihood).
+
+        Examples
+        --------
+        >>> import lmm
+        >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"), REML=False)
+        >>> fit.profile("Days").confint().round(2).to_numpy().tolist()
+        [[7.36, 13.58]]
+        """
+        places = None if parm is None else intervals.profile_places(self.design, self.estimate, self._uncertainty, parm)
+        return profile_of(self.design, self.problem, self.estimator, self.estimate, places, level)
+
+    def conf_int(self, method: str | None = None, level: float = 0.95, **options: Any) -> pd.DataFrame:
         """:meth:`confint` with the normal intervals that statsmodels gives by this name, or those of the posterior."""
-        return self.confint(method or ("wald" if self.draws is None else None), level)
+        return self.confint(method or ("wald" if self.draws is None else None), level, **options)

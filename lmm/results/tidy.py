@@ -14,10 +14,8 @@ from lmm.model.records import Estimate
 from lmm.results import criteria, generalized, ordinal
 from lmm.results.coefficients import coefficient_table
 from lmm.results.coverage import normal_quantile, tails
-from lmm.results.draws import PosteriorDraws
 from lmm.results.fixed import fixed_effects, normal_p_values
 from lmm.results.fixed import standard_errors as coefficient_errors
-from lmm.results.intervals import posterior_intervals
 from lmm.results.randomeffects import mode_covariances
 from lmm.results.rows import align, fixed_predictor, residuals
 from lmm.results.uncertainty import Uncertainty, sdcor_names, standard_errors
@@ -33,10 +31,13 @@ def tidy(
     estimate: Estimate,
     known: Uncertainty,
     effects: str | Sequence[str],
-    conf_int: bool,
     conf_level: float,
+    limits: pd.DataFrame | None,
 ) -> pd.DataFrame:
-    """One row per parameter of the effects asked for. See :meth:`lmm.Fit.tidy`."""
+    """One row per parameter of the effects asked for. See :meth:`lmm.Fit.tidy`.
+
+    ``limits`` are the intervals of all parameters, as :meth:`lmm.Fit.confint` gives them; None leaves intervals out.
+    """
     wanted = [effects] if isinstance(effects, str) else list(effects)
     for effect in wanted:
         if effect not in EFFECTS:
@@ -50,15 +51,10 @@ def tidy(
             part = parameter_rows(design, estimate, known)
         else:
             part = mode_rows(design, problem, estimate)
-        if conf_int and known.draws is not None and (effect != "ran_vals" or known.draws.groups):
-            part["conf_low"], part["conf_high"] = posterior_limits(design, estimate, known.draws, effect, conf_level)
-        elif conf_int and effect != "ran_pars":
-            part["conf_low"] = part["estimate"] - quantile * part["std_error"]
-            part["conf_high"] = part["estimate"] + quantile * part["std_error"]
+        if limits is not None:
+            part["conf_low"], part["conf_high"] = conf_limits(design, estimate, known, effect, part, limits, quantile, conf_level)
         parts.append(part)
     present = {column for part in parts for column in part}
-    if conf_int:
-        present |= {"conf_low", "conf_high"}
     return pd.concat(parts, ignore_index=True).reindex(columns=[c for c in COLUMNS if c in present])
 
 
@@ -86,24 +82,30 @@ def parameter_rows(design: Design, estimate: Estimate, known: Uncertainty) -> pd
         else:
             terms.append(f"sd__{first}" if second is None else f"cor__{first}.{second}")
     out = pd.DataFrame({"effect": "ran_pars", "group": frame["grp"], "term": terms, "estimate": frame["sdcor"]})
-    if estimate.family is not None or known.draws is not None:
-        out["std_error"] = standard_errors(design, estimate, known)
-    return out
+    return out.assign(std_error=standard_errors(design, estimate, known))
 
 
-def posterior_limits(design: Design, estimate: Estimate, draws: PosteriorDraws, effect: str, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Quantiles of the draws for the rows of one kind of effect."""
+def conf_limits(
+    design: Design,
+    estimate: Estimate,
+    known: Uncertainty,
+    effect: str,
+    part: pd.DataFrame,
+    limits: pd.DataFrame,
+    quantile: float,
+    level: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Limits for the rows of one kind of effect: conditional modes have normal ones, or quantiles of their draws."""
     if effect == "ran_vals":
-        low, high = (
-            np.concatenate([np.quantile(draws.effects(term.group), q, axis=(0, 1)).ravel() for term in design.terms]) for q in tails(level)
-        )
-        return low, high
-    table = posterior_intervals(design, draws, level)
-    variances = table.iloc[: len(draws.variances)]
-    if effect == "fixed":
-        table = table.iloc[len(variances) :]
-    else:
-        table = variances.reindex(sdcor_names(varcorr(design, estimate).to_frame()))
+        if known.draws is not None and known.draws.groups:
+            draws = [known.draws.effects(term.group) for term in design.terms]
+            low, high = (np.concatenate([np.quantile(own, q, axis=(0, 1)).ravel() for own in draws]) for q in tails(level))
+            return low, high
+        value, error = part["estimate"].to_numpy(), part["std_error"].to_numpy()
+        return value - quantile * error, value + quantile * error
+    names = sdcor_names(varcorr(design, estimate).to_frame())
+    q = len(limits) - len(design.all_names) - len(ordinal.threshold_names(estimate))
+    table = limits.iloc[:q].reindex(names) if effect == "ran_pars" else limits.iloc[q:]
     return table["lower"].to_numpy(), table["upper"].to_numpy()
 
 

@@ -1,13 +1,16 @@
-"""Covariance of all parameters of a generalized fit, from the exact Hessian of -2 log-likelihood.
+"""Covariance of all parameters of a fit, from the exact Hessian of -2 log-likelihood.
 
-The joint covariance over (theta, beta, log phi) is twice the inverse of the Hessian. The fixed effects' block
-carries the uncertainty of theta; standard deviations and correlations of the random effects get standard errors
-by the delta method, from dG = dT T' + T dT'. With nAGQ=0 the fixed effects have the covariance given theta alone.
+Of a generalized fit the joint covariance over (theta, beta, log phi) is twice the inverse of the Hessian. The fixed
+effects' block carries the uncertainty of theta. With nAGQ=0 the fixed effects have the covariance given theta alone. Of a
+linear fit fixed effects and variance parameters (theta, log sigma) are asymptotically independent. Standard deviations and
+correlations of the random effects get standard errors by the delta method, from dG = dT T' + T dT'.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
 from lmm.estimators import chain_diagnostics
+from lmm.inference.variance_parameters import covariance
 from lmm.linalg import threads
 from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
@@ -35,12 +39,14 @@ class Uncertainty:
     joint : covariance of (theta, beta, log phi), zero rows for a theta on its boundary; None when there is none.
     message : why ``joint`` is missing although the model should have it, else None.
     draws : of a posterior, its named draws; ``beta`` is the posterior covariance then.
+    variances : of a linear fit what gives the covariance (m + 1, m + 1) of (theta, log sigma), computed when it is first asked for.
     """
 
     beta: np.ndarray
     joint: np.ndarray | None = None
     message: str | None = None
     draws: PosteriorDraws | None = None
+    variances: Callable[[], np.ndarray] | None = None
 
 
 def uncertainty(design: Design, problem: Any, estimator: Any, estimate: Estimate) -> Uncertainty:
@@ -48,6 +54,8 @@ def uncertainty(design: Design, problem: Any, estimator: Any, estimate: Estimate
     given_theta = np.asarray(scale2(estimate) * estimate.beta_cov_unscaled)
     if estimate.draws is not None:
         return Uncertainty(given_theta, draws=PosteriorDraws(design, estimate))
+    if estimate.family is None and estimate.n_parameters > len(estimate.beta):  # else the variances were given
+        return Uncertainty(given_theta, variances=cache(lambda: covariance(problem, estimator, estimate)))
     if estimate.family is None or estimate.nagq == 0 or not hasattr(estimator, "covariance"):
         return Uncertainty(given_theta)
     try:
@@ -93,17 +101,30 @@ def joint_frame(design: Design, estimate: Estimate, known: Uncertainty) -> pd.Da
     return pd.DataFrame(turn @ known.joint @ turn.T, index=names, columns=names)
 
 
+def linear_joint_frame(design: Design, beta: np.ndarray, variances: np.ndarray) -> pd.DataFrame:
+    """The same of a linear fit: theta, coefficients, ``log(sigma)``; ``variances`` (m + 1, m + 1) is that of (theta, log sigma)."""
+    m, p = len(variances) - 1, len(beta)
+    place = np.r_[:m, m + p]
+    out = np.zeros((m + p + 1, m + p + 1))
+    out[np.ix_(place, place)] = variances
+    out[m : m + p, m : m + p] = beta
+    names = [*theta_names(design.terms), *design.names, "log(sigma)"]
+    return pd.DataFrame(out, index=names, columns=names)
+
+
 def standard_errors(design: Design, estimate: Estimate, known: Uncertainty) -> np.ndarray:
     """Standard errors of the rows of ``VarCorr.to_frame()`` (``sdcor``); NaN on a boundary and where nothing is known."""
     frame = varcorr(design, estimate).to_frame()
     if known.draws is not None:
         return np.array([_posterior_sd(known.draws, name) for name in sdcor_names(frame)])
-    if known.joint is None:
+    joint = known.joint if known.variances is None else known.variances()
+    if joint is None:
         return np.full(len(frame), np.nan)
-    jacobian = _jacobian(design, estimate, len(known.joint))
+    jacobian = _jacobian(design, estimate, len(joint))
     with np.errstate(invalid="ignore"):
-        variance = np.einsum("ij,jk,ik->i", jacobian, known.joint, jacobian, optimize=True)
-        return np.asarray(np.where(variance > 0.0, np.sqrt(variance), np.nan))
+        variance = np.einsum("ij,jk,ik->i", jacobian, joint, jacobian, optimize=True)
+        inside = np.array(frame["var2"].isna() | (frame["sdcor"].abs() < 1.0 - 1e-10), dtype=bool)
+        return np.asarray(np.where((variance > 0.0) & inside, np.sqrt(variance), np.nan))
 
 
 def sdcor_names(frame: pd.DataFrame) -> list[str]:
@@ -134,8 +155,10 @@ def dispersion_se(estimate: Estimate, known: Uncertainty) -> float:
 
 
 def _jacobian(design: Design, estimate: Estimate, size: int) -> np.ndarray:
-    """d sdcor / d (theta, beta, log phi), (rows, size)."""
+    """d sdcor / d (theta, beta, log phi), of a linear fit d (theta, log sigma), (rows, size)."""
     out = []
+    linear = estimate.family is None
+    scale = float(estimate.sigma) if linear else 1.0
     start = 0
     for term, T in zip(design.terms, estimate.factors, strict=True):
         stop = start + term.structure.n_theta
@@ -146,19 +169,21 @@ def _jacobian(design: Design, estimate: Estimate, size: int) -> np.ndarray:
         sd = np.sqrt(np.diagonal(G))
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = np.array([dG[:, a, a] / (2.0 * G[a, a]) for a in range(term.k)])
-            rows = [relative[a] * sd[a] for a in range(term.k)]
+            rows = [scale * relative[a] * sd[a] for a in range(term.k)]
             for i, j in term.structure.pairs():
                 r = G[i, j] / (sd[i] * sd[j])
                 rows.append(dG[:, i, j] / (sd[i] * sd[j]) - r * (relative[i] + relative[j]))
-        for own in rows:
+        for a, own in enumerate(rows):
             row = np.zeros(size)
             row[start:stop] = own
+            if linear and a < term.k:
+                row[-1] = scale * sd[a]
             out.append(row)
         start = stop
     sigma = residual_sd(estimate)
     if sigma is not None:
         row = np.zeros(size)
-        if estimate.family.has_dispersion:
-            row[-1] = sigma / 2.0  # sigma = sqrt(phi)
+        if linear or estimate.family.has_dispersion:
+            row[-1] = sigma if linear else sigma / 2.0  # sigma = sqrt(phi)
         out.append(row)
     return np.array(out)

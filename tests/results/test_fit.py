@@ -299,9 +299,8 @@ def test_intervals():
     assert one.conf_int().equals(one.confint("wald"))
     wide, narrow = one.confint("wald", level=0.99).dropna(), one.confint("wald", level=0.8).dropna()
     assert np.all(wide["upper"] > narrow["upper"])
-    for arguments, word in (({}, "method='wald'"), ({"method": "boot"}, "method='wald'"), ({"method": "wld"}, "Did you mean 'wald'")):
-        with pytest.raises(lmm.ArgumentError, match=word):
-            one.confint(**arguments)
+    with pytest.raises(lmm.ArgumentError, match="Did you mean 'wald'"):
+        one.confint(method="wld")
     for level in (0, 1, 95, "0.95", True):
         with pytest.raises(lmm.ArgumentError, match="level"):
             one.confint("wald", level=level)

@@ -35,7 +35,8 @@ def test_wald_intervals(case):
     mine, theirs = at_reference(case).confint("wald"), record(case)["wald"]
     assert [r_name(name) for name in mine.index] == theirs["rows"]
     want = np.array([[np.nan if v is None else v for v in row] for row in theirs["values"]], dtype=float)
-    np.testing.assert_allclose(mine.to_numpy(), want, rtol=1e-7, atol=1e-7)
+    known = ~np.isnan(want)  # lme4 has none for variance parameters
+    np.testing.assert_allclose(mine.to_numpy()[known], want[known], rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,0 +1,140 @@
+"""Profiles of the parameters of a fit: what to hold, where to begin, and what to do where a lower deviance turns up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lmm.errors import ArgumentError
+from lmm.estimators.control import Control
+from lmm.estimators.criterion import Evaluator
+from lmm.estimators.generalized import Objective
+from lmm.estimators.laplace import LaplaceLikelihood
+from lmm.estimators.likelihood import MaximumLikelihood
+from lmm.estimators.registry import control_of
+from lmm.inference.generalized_surface import GeneralizedSurface
+from lmm.inference.profile import LowerPoint, Path, follow, polished
+from lmm.inference.surface import Held, LinearSurface, Place
+from lmm.linalg import threads
+from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.records import Estimate
+
+#: how often a lower deviance may turn up before the search is given up
+RESTARTS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Profiles:
+    """Paths of several parameters.
+
+    Attributes
+    ----------
+    deviance : -2 log-likelihood at its maximum.
+    paths, surfaces : per parameter that was held.
+    place : the parameters at the maximum.
+    messages : what a reader should know: another fit than the one asked about was profiled.
+    """
+
+    deviance: float
+    paths: tuple[Path, ...]
+    surfaces: tuple[Any, ...]
+    place: Place
+    messages: tuple[str, ...]
+
+
+def parameters_held(structures: Sequence[Any], sigma: bool, p: int, own: Sequence[str] = ()) -> list[Held]:
+    """Everything that can be held, in the order of ``confint``: per term standard deviations and correlations, ``sigma``, coefficients,
+    then ``own`` ("threshold", "spacing")."""
+    out = []
+    for t, structure in enumerate(structures):
+        pairs = set(structure.pairs())
+        for j in range(structure.k):
+            out.append(Held("sd", j, None, t))
+            out += [Held("cor", i, j, t) for i in range(j + 1, structure.k) if (i, j) in pairs]
+    out += [Held("sigma")] if sigma else []
+    out += [Held("coefficient", j) for j in range(p)]
+    return [*out, *(Held(kind, j) for j, kind in enumerate(own))]
+
+
+def maximum(problem: Problem | GeneralizedProblem, estimator: Any, estimate: Estimate) -> tuple[Any, Estimate, tuple[str, ...]]:
+    """The maximum likelihood fit whose deviance is profiled, its estimator, and what to say where it is not the fit itself.
+
+    Raises
+    ------
+    ArgumentError : for a posterior, given variances and quasi-likelihood, which have no likelihood to maximise.
+    """
+    if estimate.draws is not None:
+        raise ArgumentError("profile: there is no likelihood to go by; a posterior's draws show its shape, confint(method='posterior').")
+    if estimate.n_parameters == len(estimate.beta):
+        raise ArgumentError("profile: the variances of this fit were given, not estimated; fit the model by maximum likelihood.")
+    control = replace(control_of(estimator), evaluate_only=False, verbose=False, progress=False)
+    known = estimate.family is None and estimate.n_parameters == len(estimate.beta) + len(estimate.theta)
+    if estimate.family is None:
+        kind: Any = MaximumLikelihood(reml=False, control=control, sigma=estimate.sigma if known else None)
+    else:
+        if not estimate.family.has_dispersion and estimate.family.n_parameters == 0 and estimate.sigma != 1.0:
+            raise ArgumentError("profile: a quasi-likelihood, with a dispersion that its family does not have, has no deviance to profile.")
+        own = isinstance(estimator, LaplaceLikelihood)
+        kind = LaplaceLikelihood(control, max(estimator.nagq, 1) if own else 1, own and estimator.second_order)
+    if _is_same(estimator, kind) and estimate.convergence.converged:
+        return kind, estimate, ()
+    refitted = kind.fit(problem, None if estimate.family is None else _start(estimate))
+    return kind, refitted, (f"Profiles are of the likelihood: the fit by {_label(estimate)} was refitted by {_label(refitted)}.",)
+
+
+def _is_same(estimator: Any, kind: Any) -> bool:
+    """Whether an estimate by ``estimator`` is the maximum that ``kind`` looks for."""
+    if type(estimator) is not type(kind) or control_of(estimator).evaluate_only:
+        return False
+    return replace(estimator, control=Control()) == replace(kind, control=Control())
+
+
+def _label(estimate: Estimate) -> str:
+    return {"reml": "REML", "ml": "maximum likelihood", "laplace": "Laplace's method"}.get(estimate.method, repr(estimate.method))
+
+
+def _start(estimate: Estimate) -> np.ndarray:
+    own = np.atleast_1d(estimate.phi) if estimate.family.n_parameters else np.zeros(0)
+    return np.concatenate([estimate.theta, estimate.beta, own])
+
+
+@threads.limited()
+def profiles(problem: Problem | GeneralizedProblem, estimator: Any, estimate: Estimate, held: Sequence[Held], cutoff: float) -> Profiles:
+    """Profile each parameter of ``held`` to zeta = -+``cutoff``.
+
+    Parameters
+    ----------
+    problem, estimator, estimate : those of a fit; of another than maximum likelihood the model is refitted first.
+    held : what to hold, of :func:`parameters_held`.
+    cutoff : how far, in standard normal deviates.
+    """
+    kind, best, messages = maximum(problem, estimator, estimate)
+    surfaces: list[Any] = []
+    if isinstance(problem, GeneralizedProblem):
+        objective = Objective(problem, kind.control.curvature, kind.nagq, kind.second_order)
+        place = Place(list(best.factors), objective.pack(best.theta, best.beta, best.phi)[problem.n_theta :])
+        surfaces = [GeneralizedSurface(problem, objective, own) for own in held]
+        some: Any = GeneralizedSurface(problem, objective, Held("sd", 0, None, 0))
+    else:
+        base = Evaluator(problem, False, 1.0)
+        place = Place([best.sigma * T for T in best.factors], np.concatenate([[np.log(best.sigma)], best.beta]))
+        surfaces = [LinearSurface(base, own, kind.sigma is not None) for own in held]
+        some = LinearSurface(base, Held("sd", 0, None, 0), kind.sigma is not None)
+    for _ in range(RESTARTS):
+        try:
+            paths = [follow(surface, surface.enter(place), cutoff) for surface in surfaces]
+        except LowerPoint as lower:
+            found = polished(some, some.enter(lower.place))
+            before = some.at(some.enter(place)).objective
+            place = lower.place if found is None else found
+            now = some.at(some.enter(place)).objective
+            text = f"A profile found a deviance lower by {before - now:.3g} than that of the fit; profiles are around that better optimum."
+            messages = (*(m for m in messages if "better optimum" not in m), text)
+            continue
+        except ArithmeticError as error:
+            raise ArgumentError(f"profile: {error}, so there is nothing to go on from.") from None
+        return Profiles(some.at(some.enter(place)).objective, tuple(paths), tuple(surfaces), place, messages)
+    raise ArgumentError("profile: lower deviances turned up again and again; the likelihood has several maxima. Use method='boot'.")
