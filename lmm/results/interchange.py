@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,102 @@ import numpy as np
 import pandas as pd
 
 from lmm.inference.ddf import Ddf, degrees_of_freedom
-from lmm.results import marginal_effects, regression_table
+from lmm.results import marginal_effects, marginal_means, regression_table
 from lmm.results.criticism import Criticism
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Interchange(Criticism):
     """Marginal means and adapters to other packages."""
+
+    def emmeans(
+        self,
+        specs: Any = (),
+        by: Any = None,
+        at: Mapping[str, Any] | None = None,
+        ddf: str | None = "auto",
+        type: str = "link",
+        contrast: Any = None,
+        adjust: str | None = None,
+        level: float = 0.95,
+        weights: str = "equal",
+    ) -> marginal_means.MarginalMeans:
+        """Estimated marginal means of the fixed effects, or contrasts between them, as R's emmeans has them.
+
+        A mean is an average of predictions without random effects over the combinations of the levels of all other factors,
+        covariates at their means; a covariate of no more than two values counts as a factor.
+
+        Parameters
+        ----------
+        specs : variables whose combinations the means are for: ``"recipe"``, ``["a", "b"]``, ``"a * b"``; ``"a | b"`` is
+            ``specs="a", by="b"`` and ``"pairwise ~ a | b"`` names the contrast too. Empty for the overall mean.
+        by : variables within whose levels contrasts are taken and adjusted.
+        at : values of variables in place of their levels or their mean, ``{"temp": [180, 200]}``.
+        ddf : "kenward_roger", "satterthwaite", or None for normal tests. "auto" is the first for REML fits of up to 3000 rows, the
+            second for other linear models, None for the rest; ``attrs["ddf"]`` says which it was.
+        type : "link", the scale of the linear predictor; "response" for means through the inverse link, and for contrasts under a log
+            link ratios, under a logit link odds ratios.
+        contrast : "pairwise", "revpairwise", "trt.vs.ctrl" (the first is the control), "consec", "eff", "poly", or a mapping of names
+            to coefficients.
+        adjust : "tukey", "dunnett", "holm", "bonferroni", "sidak", "fdr" or "none"; by default "tukey" for all pairs, "dunnett"
+            for comparisons with a control, "holm" for consecutive ones, "fdr" for effects, none for the rest.
+        level : joint coverage of the limits (Bonferroni's for methods without intervals).
+        weights : "equal"; "proportional" to how often the combinations averaged over occur; "cells", to each cell's own count.
+
+        Returns
+        -------
+        DataFrame with the variables and ``emmean`` (``response``), ``std_error, df, lower, upper``; of contrasts ``contrast``, the
+        variables of ``by``, ``estimate`` (``ratio``, ``odds_ratio``), ``std_error, df, lower, upper, statistic, p_value``. NaN where a mean
+        is not estimable. It prints its notes, ``attrs["notes"]``. Of a posterior means, standard deviations and quantiles of the draws.
+
+        Raises
+        ------
+        ArgumentError : for a variable that the fixed effects do not use, a level that does not occur, or an unknown method.
+
+        Examples
+        --------
+        >>> import lmm
+        >>> cake = lmm.lmer("angle ~ recipe + temp + (1|recipe:replicate)", lmm.datasets.load("cake"))
+        >>> cake.emmeans("recipe")["emmean"].round(3).tolist()
+        [33.122, 31.644, 31.6]
+        >>> cake.emmeans("recipe", contrast="pairwise")[["contrast", "p_value"]].round(3).values.tolist()
+        [['A - B', 0.82], ['A - C', 0.81], ['B - C', 1.0]]
+        """
+        ask = marginal_means.request(specs, by, contrast, adjust, type, level, weights, ddf)
+        return marginal_means.tabulate(self.design, self.estimate, self._degrees_of_freedom, at, ask)
+
+    def emtrends(
+        self,
+        var: str,
+        specs: Any = (),
+        by: Any = None,
+        at: Mapping[str, Any] | None = None,
+        ddf: str | None = "auto",
+        contrast: Any = None,
+        adjust: str | None = None,
+        level: float = 0.95,
+        weights: str = "equal",
+    ) -> marginal_means.MarginalMeans:
+        """Slopes of the linear predictor in a covariate, averaged as :meth:`emmeans` averages means, or contrasts between them.
+
+        Parameters
+        ----------
+        var : a covariate; the slope is at its mean unless ``at`` says otherwise.
+        specs, by, at, ddf, contrast, adjust, level, weights : as of :meth:`emmeans`.
+
+        Returns
+        -------
+        DataFrame with the variables and ``<var>_trend``, ``std_error, df, lower, upper, statistic, p_value``; of contrasts as there.
+
+        Examples
+        --------
+        >>> import lmm
+        >>> cake = lmm.lmer("angle ~ recipe * temp + (1|recipe:replicate)", lmm.datasets.load("cake"))
+        >>> cake.emtrends("temp", "recipe")["temp_trend"].round(4).tolist()
+        [0.1538, 0.1646, 0.1558]
+        """
+        ask = marginal_means.request(specs, by, contrast, adjust, "link", level, weights, ddf)
+        return marginal_means.trends(self.design, self.estimate, self._degrees_of_freedom, var, at, ask)
 
     def marginaleffects(self, type: str = "response") -> Any:
         """This fit for the package marginaleffects: its ``predictions, comparisons, slopes, hypotheses`` and their averages work on it.

@@ -41,8 +41,8 @@ class Variable:
         return list(encode(self.values, self.name).values)
 
 
-def used(design: Design, column: pd.Series) -> pd.Series:
-    """The rows of the fit of one of the user's columns."""
+def used(design: Design, column: Any) -> Any:
+    """The rows of the fit of one of the user's columns, or of a DataFrame; numbered anew."""
     subset = design.extra.get("subset")
     rows = column if subset is None else column[np.asarray(subset)]
     return rows[np.asarray(design.kept)].reset_index(drop=True)

@@ -1,0 +1,239 @@
+"""The grid of rows over which estimated marginal means are averages, and the linear functions of the coefficients they are.
+
+A grid has a row for every combination of the levels of the categorical predictors, covariates standing at their means.
+As in R's emmeans a covariate with no more than two values counts as categorical, and an offset is taken at its mean. The
+predictor of a row is x'beta + offset; a mean over rows is l'beta with l their average. Where columns of X were dropped, l'beta
+is estimable only if l is orthogonal to every dependency among the columns.
+
+Searle, Speed & Milliken (1980), The American Statistician 34; Lenth (2016), Journal of Statistical Software 69.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.design.records import Design
+from lmm.errors import ArgumentError, PredictionError, nearest
+from lmm.results.fixed import kept_positions
+from lmm.results.marginal_effects import new_offset
+from lmm.results.predictors import Variable, columns_in, used, variables
+
+#: covariates with so many values are taken at each of them
+FEW = 2
+WEIGHTS = ("equal", "proportional", "cells")
+MAX_ROWS = 1_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """m rows over which means are taken.
+
+    Attributes
+    ----------
+    levels : values of each variable, first variable fastest in the rows.
+    codes : (m, variables) position of each row's value among them.
+    L : (m, p_all) columns of the fixed part, dropped ones included.
+    offset : (m,).
+    frequency : (m,) rows of the data in each cell of the categorical variables.
+    """
+
+    levels: dict[str, list[Any]]
+    codes: np.ndarray
+    L: np.ndarray
+    offset: np.ndarray
+    frequency: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """r linear functions of the coefficients.
+
+    Attributes
+    ----------
+    table : r rows, the values of the variables that they are for.
+    L : (r, p_all), offset (r,).
+    """
+
+    table: pd.DataFrame
+    L: np.ndarray
+    offset: np.ndarray
+
+
+def reference_grid(design: Design, at: Mapping[str, Any] | None, shift: tuple[str, float] | None = None) -> Grid:
+    """The grid of a design.
+
+    Parameters
+    ----------
+    at : values for some of the variables in place of their levels, or of the mean.
+    shift : a covariate and what to add to it in every row.
+
+    Raises
+    ------
+    ArgumentError : for a variable that the fixed part does not have, or a level that it never had.
+    """
+    inside = {v.name for v in variables(design, with_offset=False)}
+    found = [v for v in variables(design) if v.name in inside or v.name in (at or {})]
+    at = _checked(found, at or {})
+    levels = {v.name: at[v.name] if v.name in at else _levels(v) for v in found}
+    shape = [len(values) for values in levels.values()]
+    m = int(np.prod(shape)) if shape else 1
+    if m > MAX_ROWS:
+        sizes = ", ".join(f"{name} {len(values)}" for name, values in levels.items())
+        raise ArgumentError(f"the reference grid would have {m} rows ({sizes}); fix some of the variables by at=.")
+    codes = np.column_stack(np.unravel_index(np.arange(m), shape, order="F")) if shape else np.zeros((1, 0), dtype=int)
+    table = pd.DataFrame({v.name: _taken(v, levels[v.name], codes[:, i]) for i, v in enumerate(found)}, index=pd.RangeIndex(m))
+    if shift is not None:
+        table[shift[0]] = table[shift[0]] + shift[1]
+    return Grid(levels, codes, design.frame.new_X(table), _offset(design, table, at), _frequency(design, found, levels, codes))
+
+
+def averages(grid: Grid, names: Sequence[str], weights: str) -> Linear:
+    """Means over all rows of the grid that agree in the variables ``names``; a row each, the first variable fastest.
+
+    Parameters
+    ----------
+    weights : "equal"; "proportional" to the frequencies of the combinations averaged over; "cells", to each cell's own.
+    """
+    if weights not in WEIGHTS:
+        raise ArgumentError(f"weights={weights!r} is not one of {', '.join(map(repr, WEIGHTS))}.{nearest(str(weights), WEIGHTS)}")
+    order = list(grid.levels)
+    for name in names:
+        if name not in order:
+            raise ArgumentError(
+                f"{name!r} is not a variable of the fixed effects; those are {', '.join(order) or 'none'}.{nearest(name, order)}"
+            )
+    own = [order.index(name) for name in names]
+    rest = [i for i in range(len(order)) if i not in own]
+    cell, r = _ravel(grid, own)
+    other, s = _ravel(grid, rest)
+    w = np.ones(len(cell))
+    if weights == "proportional":
+        w = np.bincount(other, grid.frequency, s)[other]
+    elif weights == "cells":
+        w = grid.frequency
+    total = np.bincount(cell, w, r)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        w = w / total[cell]
+    A = np.zeros((r, len(cell)))
+    A[cell, np.arange(len(cell))] = w
+    shape = [len(grid.levels[name]) for name in names]
+    places = np.unravel_index(np.arange(r), shape, order="F") if names else ()
+    table = pd.DataFrame({name: _labels(grid.levels[name], at) for name, at in zip(names, places, strict=True)}, index=pd.RangeIndex(r))
+    return Linear(table, A @ grid.L, A @ grid.offset)
+
+
+def dependencies(design: Design) -> np.ndarray:
+    """Null space (p_all, d) of the whole fixed matrix: e_j - sum_i c_i e_i for every dropped column x_j = sum_i c_i x_i."""
+    names, kept = design.all_names, kept_positions(design)
+    N = np.zeros((len(names), len(design.dropped)))
+    if not design.dropped:
+        return N
+    try:
+        X = design.frame.new_X(design.frame.table)
+    except PredictionError as error:
+        raise ArgumentError(f"estimable functions need the columns that were dropped, which cannot be built again: {error}") from error
+    whole = used(design, pd.DataFrame(X)).to_numpy()
+    lost = [j for j in range(len(names)) if names[j] in design.dropped]
+    scale = np.linalg.norm(design.X, axis=0)
+    solved = np.linalg.lstsq(design.X / scale, whole[:, lost], rcond=None)[0] / scale[:, None]
+    N[kept] = -solved
+    N[lost, np.arange(len(lost))] = 1.0
+    return N
+
+
+def estimable(L: np.ndarray, N: np.ndarray) -> np.ndarray:
+    """(r,) whether each row of L (r, p_all) is orthogonal to the dependencies N (p_all, d), up to rounding."""
+    if not N.shape[1]:
+        return np.isfinite(L).all(axis=1)
+    with np.errstate(invalid="ignore"):
+        return np.isfinite(L).all(axis=1) & (np.abs(L @ N) <= 1e-8 * (np.abs(L) @ np.abs(N)) + 1e-12).all(axis=1)
+
+
+def _levels(variable: Variable) -> list[Any]:
+    if variable.categorical or variable.values.nunique() <= FEW:
+        return variable.levels
+    return [float(variable.values.mean())]
+
+
+def _checked(found: Sequence[Variable], at: Mapping[str, Any]) -> dict[str, list[Any]]:
+    known = {v.name: v for v in found}
+    out = {}
+    for name, given in at.items():
+        if name not in known:
+            raise ArgumentError(
+                f"at= names {name!r}, which the fixed effects do not use; they use {', '.join(known)}.{nearest(name, known)}"
+            )
+        values = list(given) if isinstance(given, (list, tuple, np.ndarray, pd.Series, pd.Index, range)) else [given]
+        if not values:
+            raise ArgumentError(f"at= gives no value of {name!r}.")
+        if known[name].categorical:
+            own = {str(level): level for level in known[name].levels}
+            absent = [v for v in values if str(v) not in own]
+            if absent:
+                raise ArgumentError(f"at= asks for {name}={absent[0]!r}; its levels are {', '.join(own)}.{nearest(str(absent[0]), own)}")
+            out[name] = [own[str(v)] for v in values]
+        else:
+            try:
+                numbers = [float(v) for v in values]
+            except (TypeError, ValueError):
+                raise ArgumentError(f"at= must give numbers for the covariate {name!r}.") from None
+            if not np.isfinite(numbers).all():
+                raise ArgumentError(f"at= must give finite numbers for the covariate {name!r}.")
+            out[name] = values
+    return out
+
+
+def _offset(design: Design, table: pd.DataFrame, at: Mapping[str, Any]) -> np.ndarray:
+    """(m,) the mean offset; that of the formula where ``at`` gives a value of one of its variables."""
+    if design.offset is None:
+        return np.zeros(len(table))
+    own = columns_in(design, design.formula.offsets)
+    if any(name in at for name in own):
+        absent = [name for name in own if name not in table]
+        if absent:
+            raise ArgumentError(f"at= gives a variable of the offset; give {', '.join(map(repr, absent))} too, which it also uses.")
+        evaluated = new_offset(design, table)
+        assert evaluated is not None
+        return evaluated
+    return np.full(len(table), design.offset.mean())
+
+
+def _taken(variable: Variable, levels: list[Any], codes: np.ndarray) -> Any:
+    """Values of one variable in the rows of the grid, in the column's own type."""
+    dtype = variable.values.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return pd.Categorical([levels[i] for i in codes], categories=dtype.categories, ordered=dtype.ordered)
+    return np.array(levels, dtype=object if variable.categorical and dtype.kind not in "iufb" else None)[codes]
+
+
+def _labels(levels: list[Any], codes: np.ndarray) -> Any:
+    if all(isinstance(level, str) for level in levels):
+        return pd.Categorical.from_codes(codes, categories=pd.Index(levels))
+    return np.array(levels)[codes]
+
+
+def _frequency(design: Design, found: Sequence[Variable], levels: Mapping[str, list[Any]], codes: np.ndarray) -> np.ndarray:
+    """Rows of the data in each cell of the variables that have levels."""
+    own = [i for i, v in enumerate(found) if v.categorical or v.values.nunique() <= FEW]
+    if not own:
+        return np.full(len(codes), float(design.n))
+    where = np.column_stack([pd.Index(levels[found[i].name]).get_indexer(pd.Index(found[i].values)) for i in own])
+    inside = (where >= 0).all(axis=1)
+    shape = [len(levels[found[i].name]) for i in own]
+    flat = np.ravel_multi_index(tuple(where[inside].T), shape)
+    counts = np.bincount(flat, minlength=int(np.prod(shape))).astype(float)
+    return counts[np.ravel_multi_index(tuple(codes[:, own].T), shape)]
+
+
+def _ravel(grid: Grid, columns: list[int]) -> tuple[np.ndarray, int]:
+    """The cell of each row in some of the variables, first fastest, and how many cells there are."""
+    shape = [len(values) for values in grid.levels.values()]
+    sizes = [shape[i] for i in columns]
+    if not sizes:
+        return np.zeros(len(grid.codes), dtype=int), 1
+    return np.ravel_multi_index(tuple(grid.codes[:, columns].T), sizes, order="F"), int(np.prod(sizes))
