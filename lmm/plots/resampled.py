@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from lmm.errors import ArgumentError
 from lmm.inference.smoothing import bandwidth, density
-from lmm.plots.axes import BLUE, NAMED, ORANGE, choice, handed_back, ink, panels, percent, shorten, zero_line
+from lmm.plots.axes import BLUE, ORANGE, choice, handed_back, ink, panels, percent, shorten, zero_line
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -31,8 +32,7 @@ def bootstrap(
     for name, one in zip(names, axes, strict=True):
         values = found.replicates[name].to_numpy(dtype=float)
         _replicates(one, values[np.isfinite(values)])
-        lower, upper = (float(limits.loc[name, end]) for end in ("lower", "upper"))
-        for end in (lower, upper):
+        for end in limits.loc[name].astype(float).tolist():
             if np.isfinite(end):
                 one.axvline(end, color=ink(), linestyle="--", linewidth=1.0, label="_limit")
         one.axvline(float(found.estimates[name]), color=ORANGE, linewidth=1.8, label="_estimate")
@@ -40,8 +40,10 @@ def bootstrap(
         one.set_yticks([])
     if ax is None:
         figure: Any = axes[0].figure
+        count, lost = len(found.replicates), len(found.failures)
+        failed = f" ({lost:,} failed)" if lost else ""
         figure.suptitle(
-            f"{len(found.replicates):,} replicates: estimate (solid) and {percent(level)} {type} interval (dashed)", fontsize="small"
+            f"{count:,} {found.kind} replicates{failed}: estimate (solid), {percent(level)} {type} interval (dashed)", fontsize="small"
         )
     return handed_back(axes)
 
@@ -55,7 +57,14 @@ def _replicates(ax: Axes, values: np.ndarray) -> None:
         ax.bar([values[0]], [1.0], width=0.1 * max(abs(float(values[0])), 1.0), color=BLUE, alpha=0.45)
         return
     low, high = np.quantile(values, [0.001, 0.999])
-    ax.hist(values, bins=np.linspace(low, high, 31).tolist(), density=True, color=BLUE, alpha=0.4, linewidth=0.0)
+    ax.hist(
+        values,
+        bins=np.linspace(low, high, int(np.clip(2.0 * len(values) ** (1 / 3), 10, 40)) + 1).tolist(),
+        density=True,
+        color=BLUE,
+        alpha=0.4,
+        linewidth=0.0,
+    )
     at = np.linspace(max(values.min(), low - 2 * bandwidth(values)), min(values.max(), high + 2 * bandwidth(values)), 201)
     ax.plot(at, density(values, at), color=BLUE, linewidth=1.4)
 
@@ -63,13 +72,14 @@ def _replicates(ax: Axes, values: np.ndarray) -> None:
 def influence(fit: Fit, influence: Any = None, labels: int = 5, ax: Any = None) -> Any:
     """Cook's distances and dfbetas of leaving out each level or row. See :meth:`lmm.plots.Plots.influence`."""
     found = fit.influence() if influence is None else influence
-    cook, dfbetas = found.cooks_distance, found.dfbetas
+    if found.dfbetas.shape[1] == 0:
+        raise ArgumentError("influence: the model has no fixed effects to move.")
     axes = panels(2, ax, (4.6, 4.2), "influence, two")
-    left_out = shorten(found.cooks_distance.index.name or "row")
-    distances(axes[0], cook, labels)
-    axes[0].set_xlabel(left_out if len(cook) <= NAMED else f"{left_out} ({len(cook):,} left out in turn)")
+    distances(axes[0], found.cooks_distance, labels)
+    units = f"{len(found.cooks_distance):,} {'rows' if found.by == 'row' else f'levels of {shorten(found.by)}'}"
+    axes[0].set_xlabel(f"{units}, left out in turn (dashed: 4/{len(found.cooks_distance):,})")
     axes[0].set_title("Cook's distance")
-    _dfbetas(axes[1], dfbetas, labels)
+    _dfbetas(axes[1], found.dfbetas, labels)
     axes[1].set_title("dfbetas")
     return handed_back(axes)
 
@@ -80,7 +90,9 @@ def distances(ax: Axes, cook: pd.Series, labels: int) -> None:
     ax.vlines(places, 0.0, values, color=ink(), alpha=0.6, linewidth=1.0 if len(cook) <= 200 else 0.5)
     if len(cook) <= 200:
         ax.plot(places, values, linestyle="", marker="o", markersize=4.0, color=BLUE)
-    ax.set_ylim(0.0, 1.12 * float(np.nanmax(values)) or 1.0)
+    cut = 4.0 / len(cook)
+    ax.axhline(cut, color=ink(), alpha=0.5, linestyle="--", linewidth=0.8, label="_cut")
+    ax.set_ylim(0.0, 1.12 * max(float(np.nanmax(values, initial=0.0)), cut))
     ax.set_xlim(-1.0 - 0.02 * len(cook), len(cook) + 0.02 * len(cook))
     ax.set_xticks([])
     for i in np.argsort(-np.nan_to_num(values), kind="stable")[:labels]:
@@ -108,18 +120,15 @@ def _dfbetas(ax: Axes, table: pd.DataFrame, labels: int) -> None:
     cut = 2.0 / np.sqrt(len(table))
     for sign in (-1.0, 1.0):
         ax.axvline(sign * cut, color=ink(), alpha=0.5, linestyle="--", linewidth=0.8)
-    order = np.argsort(-np.nan_to_num(np.abs(values)), axis=None, kind="stable")[:labels]
-    for place in order:
-        i, j = np.unravel_index(place, values.shape)
-        ax.annotate(
-            shorten(table.index[i], 12),
-            (values[i, j], places[j]),
-            (0, 7),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            fontsize="x-small",
-        )
+    largest = np.argsort(-np.nan_to_num(np.abs(values)), axis=None, kind="stable")[:labels]
+    for j, place in enumerate(places):
+        mine = sorted((int(flat) // len(names) for flat in largest if int(flat) % len(names) == j), key=lambda i: float(values[i, j]))
+        for turn, i in enumerate(mine):  # above, below, above: neighbours may be close
+            up = turn % 2 == 0
+            at = (0, 7 if up else -7)
+            look: dict[str, Any] = {"ha": "center", "va": "bottom" if up else "top", "fontsize": "x-small"}
+            ax.annotate(shorten(table.index[i], 12), (values[i, j], place), at, textcoords="offset points", **look)
+    ax.margins(x=0.12)
     ax.set_yticks(places, [shorten(name, 24) for name in names], fontsize="small" if len(names) <= 25 else "xx-small")
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.set_xlabel(f"change in standard errors (dashed: ±2/√{len(table):,})")
