@@ -150,7 +150,9 @@ def in_directions(parts: Pieces, dG: list[np.ndarray], degrees: float, variance:
     trace = np.zeros((stops[-1], stops[-1]))
     for (t, s), P in parts.P.items():
         # tr(E_i Q E_j Q) = sum dG_i[a, b] Q[b j, c l] dG_j[c, d] Q[d l, a j]
-        trace[stops[t] : stops[t + 1], stops[s] : stops[s + 1]] = np.einsum("iab,bcda,jcd->ij", dG[t], P, dG[s], optimize=True)
+        trace[stops[t] : stops[t + 1], stops[s] : stops[s + 1]] = np.einsum(
+            "iab,bcda,jcd->ij", dG[t], P, dG[s], optimize=["einsum_path", (0, 1), (0, 1)]
+        )
     if variance is None:
         out = -trace + degrees * (2.0 * parts.quad / parts.r2 - np.outer(parts.rho, parts.rho) / parts.r2**2)
     else:

@@ -53,6 +53,11 @@ def rows(design: Design, estimate: Estimate, known: Uncertainty) -> tuple[list[s
 def chosen(design: Design, estimate: Estimate, known: Uncertainty, parm: str | Sequence[str] | None) -> list[int]:
     """Positions of the rows that ``parm`` names, ascending. A name that two rows have (a predictor called sigma) means both."""
     variances, coefficients = rows(design, estimate, known)
+    return places_of(variances, coefficients, parm)
+
+
+def places_of(variances: list[str], coefficients: list[str], parm: str | Sequence[str] | None) -> list[int]:
+    """The same among given names."""
     everything = [*variances, *coefficients]
     if parm is None:
         return list(range(len(everything)))
@@ -104,8 +109,7 @@ def confidence_intervals(
     """``lower, upper`` of every parameter, or of those of ``parm``: "wald", "profile" or "posterior"; see :meth:`lmm.Fit.confint`."""
     check_level(level)
     places = chosen(design, estimate, known, parm)
-    if ddf is not None and method != "wald":
-        raise ArgumentError(f"ddf={ddf!r}: degrees of freedom go with method='wald', not with {method!r}.")
+    no_ddf(ddf, method)
     if method == "posterior":
         assert known.draws is not None
         return posterior_intervals(design, known.draws, level).iloc[places]
@@ -118,6 +122,25 @@ def confidence_intervals(
         table.attrs["messages"] = found.messages
         return table.iloc[places]
     return wald_intervals(design, problem, estimator, estimate, known, level, ddf).iloc[places]
+
+
+def bootstrapped(
+    design: Design, estimate: Estimate, known: Uncertainty, table: pd.DataFrame, parm: str | Sequence[str] | None, ddf: str | None
+) -> pd.DataFrame:
+    """Intervals from a bootstrap, whose rows are those of the likelihood, with rows for dropped coefficients."""
+    no_ddf(ddf, "boot")
+    variances, _ = rows(design, estimate, known)
+    q, own = len(variances), list(table.index[len(variances) + len(design.names) :])
+    coefficients = [*design.all_names, *own]
+    out = pd.DataFrame(np.nan, index=[*variances, *coefficients], columns=["lower", "upper"])
+    out.iloc[profile_rows(design, q, range(len(table)))] = table.to_numpy()
+    return out.iloc[places_of(variances, coefficients, parm)]
+
+
+def no_ddf(ddf: str | None, method: str) -> None:
+    """ArgumentError for degrees of freedom where there are none."""
+    if ddf is not None and method != "wald":
+        raise ArgumentError(f"ddf={ddf!r}: degrees of freedom go with method='wald', not with {method!r}.")
 
 
 def wald_intervals(

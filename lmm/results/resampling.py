@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from lmm.errors import ArgumentError
 from lmm.results import intervals
 from lmm.results.profile import Profile
 from lmm.results.profile import profile as profile_of
@@ -42,7 +41,7 @@ class Resampling(Refitting):
         level : coverage.
         parm : rows by name; "theta_" for all variance parameters, "beta_" for all coefficients.
         ddf : "satterthwaite" or "kenward_roger" gives "wald" intervals of a linear model's coefficients with t quantiles.
-        nsim, boot_type, rng : replicates, kind of interval and randomness of "boot".
+        nsim, boot_type, rng : replicates, kind of interval (:meth:`lmm.results.bootstrap.Bootstrap.confint`) and randomness of "boot".
 
         Examples
         --------
@@ -55,7 +54,8 @@ class Resampling(Refitting):
         """
         method = intervals.method_name(self._uncertainty, method)
         if method == "boot":
-            raise ArgumentError("confint(method='boot') is not available yet; method='profile' is.")
+            table = self.bootstrap(nsim, rng=rng).confint(level, boot_type)
+            return intervals.bootstrapped(self.design, self.estimate, self._uncertainty, table, parm, ddf)
         return intervals.confidence_intervals(
             self.design, self.problem, self.estimator, self.estimate, self._uncertainty, method, level, parm, ddf
         )
