@@ -126,25 +126,46 @@ def prediction_variance(problem: Problem | GeneralizedProblem, estimate: Estimat
     (m,) variances, in squared units of the response (generalized: of the linear predictor).
     """
     at = posterior(problem, estimate)
-    m, p = len(X), problem.p
+    m = len(X)
     known: list[tuple[np.ndarray, np.ndarray]] = []
     variance = np.zeros(m)
-    R = problem.rows.R if isinstance(problem, GeneralizedProblem) else problem.R
-    contrast = solve_triangular(R, X.T, trans="T").T if p else np.zeros((m, 0))
-    for size, T, term, mode in zip(problem.plan.terms, estimate.factors, terms, at.modes, strict=True):
+    for size, T, term in zip(problem.plan.terms, estimate.factors, terms, strict=True):
         codes, values = (np.full(m, -1), np.zeros((m, size.k))) if term is None else term
         new = np.asarray(codes) < 0
         half = values[new] @ T
         variance[new] += np.sum(half * half, axis=1)
         codes, values = np.where(new, 0, codes), np.where(new[:, None], 0.0, values)
-        contrast = contrast - np.einsum("pkm,mk->mp", mode[:, :, codes], values)
         known.append((codes, values))
+    contrast = _contrasts(at, problem, X, known)
     step = max(1, BATCH // max(1, len(at.K) * (1 + max(size.k for size in problem.plan.terms))))
     for first in range(0, m, step):
         rows = slice(first, first + step)
         variance[rows] += _quadratic(at, [(c[rows], v[rows]) for c, v in known])
     variance += np.sum((contrast @ at.cov) * contrast, axis=1)
     return variance * scale2(estimate)
+
+
+def _contrasts(
+    at: Posterior, problem: Problem | GeneralizedProblem, X: np.ndarray, known: list[tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray:
+    """Rows of X - Z N Z'WX (m, p) in the orthonormal columns, for ``known`` levels of every term."""
+    R = problem.rows.R if isinstance(problem, GeneralizedProblem) else problem.R
+    contrast = solve_triangular(R, X.T, trans="T").T if problem.p else np.zeros((len(X), 0))
+    for (codes, values), mode in zip(known, at.modes, strict=True):
+        contrast = contrast - np.einsum("pkm,mk->mp", mode[:, :, codes], values)
+    return np.asarray(contrast)
+
+
+@threads.limited()
+def fixed_variance(problem: Problem | GeneralizedProblem, estimate: Estimate, X: np.ndarray, terms: NewTerms) -> np.ndarray:
+    """The part of :func:`prediction_variance` that is due to the fixed effects, per row of known levels, (m,).
+
+    sigma^2 c'C_bb c with c = x - X'WZ N z, which is X'V^-1 e_i / w_i for a row i of the fit.
+    """
+    at = posterior(problem, estimate)
+    known = [(np.asarray(term[0]), np.asarray(term[1])) for term in terms if term is not None]
+    contrast = _contrasts(at, problem, X, known)
+    return np.asarray(np.sum((contrast @ at.cov) * contrast, axis=1) * scale2(estimate))
 
 
 def _quadratic(at: Posterior, terms: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

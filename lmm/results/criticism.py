@@ -2,11 +2,200 @@
 
 from __future__ import annotations
 
+import sys
+from collections import ChainMap
 from dataclasses import dataclass
 
+import numpy as np
+import pandas as pd
+
+from lmm.errors import ArgumentError
+from lmm.inference import hat
+from lmm.results import checks, collinearity, generalized, ordinal, rows, simulated_residuals, variance_explained
 from lmm.results.resampling import Resampling
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Criticism(Resampling):
     """Variance explained, simulated residuals, checks."""
+
+    # ---- variance explained ----
+
+    def r2(self, approximation: str = "lognormal") -> pd.Series:
+        """Nakagawa's R2: ``marginal``, of the fixed effects, and ``conditional``, of fixed and random effects together.
+
+        Shares of the variance on the scale of the linear predictor. A family adds the variance of its latent variable (binomial
+        and ordinal models: logit pi^2/3, probit 1, cloglog pi^2/6), or an approximation at the mean of the model without
+        predictors, which is fitted for it. Random slopes count by the mean variance over the rows (Johnson, 2014); a term with a
+        level per row is residual. Of a posterior at its means.
+
+        Parameters
+        ----------
+        approximation : for a log link "lognormal", "delta" or "trigamma"; other links have "delta" whatever this says.
+
+        Examples
+        --------
+        >>> import lmm
+        >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+        >>> fit.r2().round(3).to_dict()
+        {'marginal': 0.279, 'conditional': 0.799}
+
+        Notes
+        -----
+        Nakagawa, Johnson & Schielzeth (2017), J. R. Soc. Interface 14; Johnson (2014), Methods Ecol. Evol. 5.
+        """
+        caller = sys._getframe(1)
+        context = ChainMap(caller.f_locals, caller.f_globals)
+        return variance_explained.r_squared(variance_explained.decomposition(self, approximation, context))  # type: ignore[arg-type]
+
+    def icc(self, by_group: bool = False, approximation: str = "lognormal") -> pd.Series | pd.DataFrame:
+        """Intraclass correlation: the share of the random effects in the variance.
+
+        Parameters
+        ----------
+        by_group : per grouping factor, instead of all together.
+        approximation : as in :meth:`r2`.
+
+        Returns
+        -------
+        Series ``adjusted`` (of what the fixed effects leave) and ``unadjusted`` (of everything); by group a DataFrame
+        ``variance, icc``, whose shares add up to the adjusted one.
+
+        Examples
+        --------
+        >>> import lmm
+        >>> fit = lmm.lmer("diameter ~ 1 + (1|plate) + (1|sample)", lmm.datasets.load("Penicillin"))
+        >>> fit.icc(by_group=True).round(3)["icc"].to_dict()
+        {'plate': 0.151, 'sample': 0.785}
+        """
+        caller = sys._getframe(1)
+        context = ChainMap(caller.f_locals, caller.f_globals)
+        found = variance_explained.decomposition(self, approximation, context)  # type: ignore[arg-type]
+        return variance_explained.intraclass_by_group(found) if by_group else variance_explained.intraclass(found)
+
+    # ---- residuals and rows ----
+
+    def simulated_residuals(
+        self, nsim: int = 250, rng: None | int | np.random.Generator = None, conditional: bool = False
+    ) -> simulated_residuals.SimulatedResiduals:
+        """Residuals by simulation, uniform on (0, 1) when the model holds, whatever its family.
+
+        Each is the randomised rank of the response among responses simulated from the fit.
+
+        Parameters
+        ----------
+        nsim : simulations, 20 or more.
+        rng : seed or generator.
+        conditional : keep the random effects of the fit in the simulations; by default they are drawn anew, so that the tests are
+            about the whole model.
+
+        Returns
+        -------
+        :class:`lmm.results.simulated_residuals.SimulatedResiduals`: ``.values`` on the user's index, ``.tests()``, ``.by(group)``; it
+        prints. Of a posterior at its means.
+
+        Examples
+        --------
+        >>> import lmm
+        >>> herds = lmm.datasets.load("cbpp")
+        >>> fit = lmm.glmer("cbind(incidence, size - incidence) ~ period + (1|herd)", herds, family="binomial")
+        >>> residuals = fit.simulated_residuals(rng=1)
+        >>> bool(residuals.values.between(0, 1).all()), list(residuals.tests().index)
+        (True, ['uniformity', 'dispersion', 'outliers', 'zero_inflation', 'spread'])
+        """
+        return simulated_residuals.simulated_residuals(self.design, self.estimate, self._eta, nsim, rng, conditional)
+
+    def leverage(self) -> pd.Series:
+        """Diagonal of the matrix that makes fitted values of responses, given the variance parameters, on the user's index.
+
+        Fixed and random effects both; the sum is the effective number of parameters. Of a generalized model that of its working
+        linear model at the modes.
+
+        Raises
+        ------
+        ArgumentError : for an ordinal model, whose rows have no single fitted value.
+
+        Examples
+        --------
+        >>> import lmm
+        >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+        >>> round(float(fit.leverage().sum()), 2)
+        29.02
+        """
+        return rows.as_series(self.design, self._leverage("leverage"), "leverage")
+
+    def cooks_distance(self, of: str = "fitted") -> pd.Series:
+        """Cook's distance of each row given the variance parameters, on the user's index, from one fit.
+
+        (r / (1 - h))^2 k / (sigma^2 p) with r the Pearson residual and h the leverage. Refits without a row or a group are in
+        :meth:`influence`.
+
+        Parameters
+        ----------
+        of : "fitted", k = h, which is lme4's: random effects count as much as fixed ones. "fixed": k is the fixed effects' part
+            of the leverage, so that it is the distance that they move when the row is left out.
+
+        Raises
+        ------
+        ArgumentError : for an ordinal model, and one without fixed effects.
+        """
+        if of not in ("fitted", "fixed"):
+            raise ArgumentError(f"cooks_distance: of={of!r} is not one of 'fitted', 'fixed'.")
+        if not self.design.p:
+            raise ArgumentError("cooks_distance: the model has no fixed effects that a row could move.")
+        leverage = self._leverage("cooks_distance")
+        part = leverage if of == "fitted" else hat.fixed_leverages(self.design, self.problem, self.estimate)
+        pearson = rows.residuals(self.design, self.estimate, self._eta, "pearson", False)
+        sigma = generalized.residual_sd(self.estimate) or 1.0
+        return rows.as_series(self.design, hat.cooks_distances(pearson, leverage, part, sigma, self.design.p), "cooks_distance")
+
+    def _leverage(self, what: str) -> np.ndarray:
+        if ordinal.is_ordinal(self.family):
+            raise ArgumentError(f"{what}: the rows of an ordinal model have no single fitted value.")
+        return hat.leverages(self.design, self.problem, self.estimate)
+
+    # ---- the whole model ----
+
+    def vif(self) -> pd.DataFrame:
+        """Variance inflation of each term of the fixed part by the others.
+
+        Returns
+        -------
+        DataFrame ``columns, vif, adjusted``: the number of coefficients, the generalized variance inflation factor (Fox & Monette,
+        1992), and its 1/(2 columns)-th power, by which standard errors grow and which compares between terms.
+
+        Examples
+        --------
+        >>> import lmm
+        >>> fit = lmm.lmer("angle ~ recipe + temp + (1|recipe:replicate)", lmm.datasets.load("cake"))
+        >>> fit.vif().round(6)
+                columns  vif  adjusted
+        recipe        2  1.0       1.0
+        temp          1  1.0       1.0
+        """
+        return collinearity.inflation(self.design, self._uncertainty.beta)
+
+    def check(self, nsim: int = 250, rng: None | int | np.random.Generator = None) -> checks.Checks:
+        """Everything that can be asked of the fit: prints what is wrong and what to do about it.
+
+        Convergence, singularity, rank; distribution, spread, outliers and zeros by simulated residuals; overdispersion; collinearity;
+        normality of the random effects; rows that move the fit. A test is a warning below 0.01.
+
+        Parameters
+        ----------
+        nsim : simulations of the response.
+        rng : seed or generator.
+
+        Returns
+        -------
+        :class:`lmm.results.checks.Checks`, with ``.table`` and ``.ok``.
+
+        Examples
+        --------
+        >>> import lmm
+        >>> ticks = lmm.datasets.load("grouseticks")
+        >>> fit = lmm.glmer("TICKS ~ YEAR + (1|LOCATION)", ticks, family="poisson")
+        >>> fit.check(rng=1).table.loc["overdispersion", "status"]
+        'warning'
+        """
+        return checks.check(self, nsim, rng)  # type: ignore[arg-type]

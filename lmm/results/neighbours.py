@@ -17,6 +17,7 @@ from lmm.errors import ArgumentError, RankWarning, SingularFitWarning
 from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.formula import Formula
 from lmm.formula.names import names_in
+from lmm.formula.terms import fixed_terms
 from lmm.linalg import threads
 from lmm.results import updating
 from lmm.results.notes import warned
@@ -88,6 +89,18 @@ def with_formula(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Fit:
     coded = _contrasts(_call(fit), formula)
     with quietly():
         return updating.repeat_call(fit.design, str(formula), {"subset": rows_used(fit.design), "contrasts": coded}, context)
+
+
+def without_predictors(fit: Fit, context: Mapping[str, Any]) -> Fit:
+    """The same random effects and an intercept alone, by maximum likelihood; the fit itself where that is what it is."""
+    formula = fit.design.frame.formula
+    if [term.label for term in fixed_terms(formula, fit.design.frame.awkward)] == ["1"] and fit.estimate.draws is None:
+        return fit
+    text = replace(formula, fixed="1", text="1")
+    with quietly():
+        return updating.repeat_call(
+            fit.design, str(text), {"subset": rows_used(fit.design), "contrasts": _contrasts(_call(fit), text), "method": None}, context
+        )
 
 
 def design_of(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Design:

@@ -1,0 +1,54 @@
+"""Leverages: how much each fitted value hangs on its own response, given the variance parameters.
+
+Given theta, fixed and random effects are linear in y (Henderson's equations), and so are the fitted values:
+
+    y_hat = H y + const,   H = [X Z] C^-1 [X Z]' W,   C = [X Z]'W[X Z] + diag(0, G^-1).
+
+sigma^2 x' C^-1 x, x a row of [X Z], is the variance of its prediction error, so h_ii = w_i v_i / sigma^2. The sum of the leverages is
+the effective number of parameters, between p and p + q. Of a generalized model H is that of the working linear model at the modes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lmm.design.records import Design
+from lmm.model.conditional import fixed_variance, prediction_variance, scale2
+from lmm.model.records import Estimate
+
+
+def leverages(design: Design, problem: Any, estimate: Estimate) -> np.ndarray:
+    """h_ii (n,)."""
+    variance = prediction_variance(problem, estimate, design.X, _terms(design))
+    return np.asarray(variance * _weights(design, estimate))
+
+
+def fixed_leverages(design: Design, problem: Any, estimate: Estimate) -> np.ndarray:
+    """The part of h_ii that is due to the fixed effects, w_i c_i'(X'V^-1X)^-1 c_i with c_i = X'V^-1 e_i / w_i, (n,)."""
+    variance = fixed_variance(problem, estimate, design.X, _terms(design))
+    return np.asarray(variance * _weights(design, estimate))
+
+
+def _terms(design: Design) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [(np.asarray(term.codes), np.asarray(term.values)) for term in design.terms]
+
+
+def _weights(design: Design, estimate: Estimate) -> np.ndarray:
+    """Weights of the (working) linear model over sigma^2, (n,)."""
+    if estimate.family is None:
+        return np.asarray((np.ones(design.n) if design.weights is None else design.weights) / scale2(estimate))
+    W = estimate.family.working_weights(design.y, estimate.eta, design.weights, estimate.phi)
+    return np.asarray(W if estimate.family.has_dispersion else W / float(estimate.sigma) ** 2)
+
+
+def cooks_distances(pearson: np.ndarray, leverage: np.ndarray, part: np.ndarray, sigma: float, p: int) -> np.ndarray:
+    """(n,) (r / (1 - h))^2 k / (sigma^2 p) of Pearson residuals r; NaN for a leverage of one.
+
+    With k = h as in least squares. With k the fixed effects' part of h it is the exact distance between the fixed effects with and
+    without the row at the same variance parameters: r / (1 - h) is the row's prediction error without it, by the mean-shift model.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out = (pearson / (1.0 - leverage)) ** 2 * part / (sigma**2 * p)
+    return np.asarray(np.where(np.isfinite(out), out, np.nan))
