@@ -80,6 +80,10 @@ class ComparisonWarning(LmmWarning):
     """Models are compared otherwise than they were fitted, or their comparison means less than it seems."""
 
 
+class DegreesOfFreedomWarning(LmmWarning):
+    """Degrees of freedom rest on less than they should, or on another fit than this one."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the choice nearest to ``word``, or an empty string."""
     match = difflib.get_close_matches(str(word), [str(c) for c in choices], n=1, cutoff=0.5)

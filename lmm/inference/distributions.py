@@ -1,11 +1,11 @@
-"""Tail probabilities and quantiles of t and F, normal and chi-square in the limit; an F test as a record."""
+"""Tail probabilities of t and F, normal and chi-square in the limit; an F test as a record."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import chdtrc, fdtrc, ndtr, ndtri, stdtr, stdtrit
+from scipy.special import chdtrc, fdtrc, ndtr, stdtr
 
 
 class FTest(NamedTuple):
@@ -29,13 +29,6 @@ def t_p_values(statistic: np.ndarray, df: np.ndarray) -> np.ndarray:
     t, df = np.broadcast_arrays(-np.abs(np.asarray(statistic, dtype=float)), np.asarray(df, dtype=float))
     with np.errstate(invalid="ignore"):
         return np.where(np.isinf(df), 2.0 * ndtr(t), 2.0 * stdtr(np.where(np.isinf(df), 1.0, df), t))
-
-
-def t_quantiles(level: float, df: np.ndarray) -> np.ndarray:
-    """Half-width (r,) in standard errors of a two-sided interval with coverage ``level``."""
-    df = np.asarray(df, dtype=float)
-    upper = (1.0 + level) / 2.0
-    return np.where(np.isinf(df), ndtri(upper), stdtrit(np.where(np.isinf(df), 1.0, df), upper))
 
 
 def f_test(f: float, num_df: int, den_df: float) -> FTest:

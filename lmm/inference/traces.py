@@ -154,6 +154,7 @@ def _reduce(
         )
     m, r = len(dG), len(E)
     eleven, mixed, rr, single = np.zeros((m, m)), np.zeros((m, r)), np.zeros((r, r)), np.zeros(r)
+    K: Any
     if count == 1:
         dense = C.toarray(), root.toarray(), [s.toarray() for s in S]
         parts, K = _component(*dense, E)
@@ -220,7 +221,7 @@ def _component(C: Array, root: Array, S: list[Array], E: list[Any]) -> tuple[tup
 
 def _dot(sparse: Any, dense: Array) -> float:
     """tr(E U) of symmetric E, sparse or not."""
-    return float(sparse.multiply(dense).sum() if sp.issparse(sparse) else np.sum(sparse * dense))
+    return float(np.sum(sparse * dense) if isinstance(sparse, np.ndarray) else sparse.multiply(dense).sum())
 
 
 def _inverse(M: Array) -> Array:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
+from lmm.inference.ddf import Ddf
 from lmm.model.records import Estimate
 from lmm.results import fixed
 from lmm.results.draws import PosteriorDraws, describe
@@ -21,16 +22,14 @@ _STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"), (0.1, "."))
 LEGEND = "Signif. codes:  0 '***' 0.001 '**' 0.01 '*' 0.05 '.' 0.1 ' ' 1"
 
 
-def coefficient_table(design: Design, estimate: Estimate, known: Uncertainty, ddf: str | None = None) -> pd.DataFrame:
+def coefficient_table(design: Design, estimate: Estimate, known: Uncertainty, ddf: Ddf | None = None) -> pd.DataFrame:
     """One row per coefficient, missing where it was dropped.
 
-    ``estimate, std_error, statistic``, of a generalized model also ``p_value``; of a posterior ``estimate, posterior_sd,
-    lower, upper`` and, for chains, ``r_hat, ess_bulk``.
+    ``estimate, std_error, statistic``, of a generalized model also ``p_value``, with degrees of freedom ``df`` and ``p_value``;
+    of a posterior ``estimate, posterior_sd, lower, upper`` and, for chains, ``r_hat, ess_bulk``.
     """
     if known.draws is None:
         return fixed.coefficient_table(design, estimate, known.beta, ddf)
-    if ddf is not None:
-        raise ArgumentError(f"ddf={ddf!r}: a posterior has no tests and no degrees of freedom; use ddf=None.")
     columns = {"estimate": fixed.fixed_effects(design, estimate), "posterior_sd": fixed.standard_errors(design, known.beta)}
     own = describe(known.draws, list(known.draws.coefficients), LEVEL)[["lower", "upper"]].set_axis(list(design.names))
     if known.draws.statistics:
@@ -58,12 +57,17 @@ def coefficients_as_text(coefficients: pd.DataFrame, digits: int, spread: str) -
         return _posterior_as_text(coefficients, digits, spread)
     estimate, std_error = coefficient_columns(coefficients["estimate"].to_numpy(), coefficients["std_error"].to_numpy(), digits)
     statistic = statistic_column(coefficients["statistic"].to_numpy(), digits)
-    columns = [list(map(str, coefficients.index)), estimate, std_error, statistic]
+    columns, kind = [list(map(str, coefficients.index)), estimate, std_error], "z"
+    if "df" in coefficients:
+        columns.append(format_column(coefficients["df"].to_numpy(), digits))
+        kind = "t"
+    columns.append(statistic)
     if "p_value" not in coefficients:
         return Table(("", "Estimate", spread, "t value"), tuple(zip(*columns, strict=True)), "lrrr", "fixed")
     p = coefficients["p_value"].to_numpy()
     columns.append(p_value_column(p, digits - 1))
-    head, align = ["", "Estimate", spread, "z value", "Pr(>|z|)"], "lrrrr"
+    head = ["", "Estimate", spread, *(["df"] if kind == "t" else []), f"{kind} value", f"Pr(>|{kind}|)"]
+    align = "l" + "r" * (len(head) - 1)
     if (p < 0.1).any():
         columns.append([next((mark for end, mark in _STARS if value <= end), "") for value in p])
         head, align = [*head, ""], align + "l"

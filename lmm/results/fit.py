@@ -68,7 +68,7 @@ class Fit(Interchange):
 
     def summary(self, ddf: str | None = None) -> summary.Summary:
         """A summary that prints: lme4's figures, ruled; also HTML, ``as_latex()``, ``as_markdown()`` and ``.tables``."""
-        return summary.summarise(self.design, self.estimate, self._uncertainty, self._eta, ddf)
+        return summary.summarise(self.design, self.estimate, self._uncertainty, self._eta, self._ddf(ddf))
 
     @property
     def plot(self) -> Any:

@@ -12,7 +12,8 @@ import pandas as pd
 from scipy.special import ndtr
 
 from lmm.design.records import Design
-from lmm.errors import ArgumentError
+from lmm.inference.ddf import Ddf
+from lmm.inference.distributions import t_p_values
 from lmm.model.records import Estimate
 
 
@@ -59,13 +60,18 @@ def normal_p_values(statistic: pd.Series) -> pd.Series:
     return pd.Series(2.0 * ndtr(-np.abs(statistic.to_numpy())), index=statistic.index, name="p_value")
 
 
-def coefficient_table(design: Design, estimate: Estimate, cov: np.ndarray, ddf: str | None) -> pd.DataFrame:
-    """``estimate, std_error, statistic``, one row per coefficient; of a generalized model also ``p_value``, normal."""
-    if ddf is not None and estimate.family is not None:
-        raise ArgumentError(f"ddf={ddf!r}: a generalized model has normal tests, without degrees of freedom; use ddf=None.")
-    if ddf is not None:
-        raise ArgumentError(f"ddf={ddf!r}: denominator degrees of freedom are not available for this fit; use ddf=None (no p-values).")
-    columns = [fixed_effects(design, estimate), standard_errors(design, cov), statistics(design, estimate, cov)]
+def coefficient_table(design: Design, estimate: Estimate, cov: np.ndarray, ddf: Ddf | None) -> pd.DataFrame:
+    """``estimate, std_error, statistic``, one row per coefficient; of a generalized model also ``p_value``, normal.
+
+    With degrees of freedom ``estimate, std_error, df, statistic, p_value``.
+    """
+    if ddf is not None and ddf.method is not None:
+        se, df = ddf.t(np.eye(len(cov)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            statistic = estimate.beta / se
+        columns = {"estimate": estimate.beta, "std_error": se, "df": df, "statistic": statistic, "p_value": t_p_values(statistic, df)}
+        return pd.DataFrame({name: spread(design, values) for name, values in columns.items()}, index=list(design.all_names))
+    parts = [fixed_effects(design, estimate), standard_errors(design, cov), statistics(design, estimate, cov)]
     if estimate.family is not None:
-        columns.append(normal_p_values(columns[-1]))
-    return pd.concat(columns, axis=1)
+        parts.append(normal_p_values(parts[-1]))
+    return pd.concat(parts, axis=1)

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design
+from lmm.inference.ddf import TITLES, Ddf
 from lmm.model.records import Estimate
 from lmm.results import criteria, fixed, generalized, ordinal, rows
 from lmm.results.coefficients import LEGEND, coefficient_table, coefficients_as_text
@@ -158,12 +159,12 @@ class Summary:
         return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
-def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.ndarray, ddf: str | None = None) -> Summary:
+def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.ndarray, ddf: Ddf | None = None) -> Summary:
     """Collect and format every part of the summary; ``eta`` (n,) are linear predictors at the conditional modes."""
     coefficients = coefficient_table(design, estimate, known, ddf)
     residuals = residual_quantiles(design, estimate, eta)
     components = varcorr(design, estimate)
-    correlation = correlation_of_fixed_effects(design, known.beta)
+    correlation = correlation_of_fixed_effects(design, known.beta if ddf is None else ddf.cov)
     tables = {
         **({} if residuals is None else {"residuals": residuals}),
         "random": components.to_frame(),
@@ -178,7 +179,7 @@ def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.nd
     if p > MAX_CORRELATION:
         hidden = f"Correlation matrix not shown, as p = {p} > {MAX_CORRELATION}; fit.vcov() has the covariances."
     return Summary(
-        title=title_line(estimate),
+        title=title_line(estimate) + tests_line(ddf),
         header=tuple(header_lines(design, estimate)),
         criterion=criterion_text(estimate, 1),
         information=information_table(estimate, design.n, 1) if has_information(estimate) else None,
@@ -188,7 +189,7 @@ def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.nd
         fixed=coefficients_as_text(coefficients, DIGITS, spread_title(estimate)),
         correlation=None if hidden or p < 2 else correlation_as_text(correlation),
         correlation_note=hidden,
-        notes=(*notes(design, estimate), *([known.message] if known.message else [])),
+        notes=(*notes(design, estimate), *(text for text in (known.message, None if ddf is None else ddf.message) if text)),
         tables=tables,
         scale=tuple(scale_lines(design, estimate, known, eta)),
         legend=LEGEND if "p_value" in coefficients and (coefficients["p_value"] < 0.1).any() else None,
@@ -226,6 +227,11 @@ def title_line(estimate: Estimate) -> str:
         how = "second-order Laplace Approximation"
     what = "Cumulative link" if ordinal.is_ordinal(estimate.family) else "Generalized linear"
     return f"{what} mixed model fit by maximum likelihood ({how})"
+
+
+def tests_line(ddf: Ddf | None) -> str:
+    """What the t tests rest on, after the title."""
+    return "" if ddf is None or ddf.method is None else f". t-tests use {TITLES[ddf.method]}"
 
 
 def spread_title(estimate: Estimate) -> str:

@@ -305,9 +305,9 @@ def test_intervals():
         with pytest.raises(lmm.ArgumentError, match="level"):
             one.confint("wald", level=level)
     with pytest.raises(lmm.ArgumentError, match="satterthwaite"):
-        one.coef_table(ddf="satterthwaite")
+        one.coef_table(ddf="saterthwait")
     with pytest.raises(lmm.ArgumentError, match="kenward"):
-        one.summary(ddf="kenward_roger")
+        one.summary(ddf="kenward")
 
 
 def test_tidy():

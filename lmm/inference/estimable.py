@@ -1,0 +1,82 @@
+"""Hypothesis matrices of the terms of a linear predictor: sequential (I), marginal (II) and of estimable functions (III).
+
+Type I: with R upper triangular, R'R = X'X, the rows of diag(R)^-1 R that belong to a term's columns. Type II: the same with
+the columns of terms that contain the term moved behind it. A term contains another when it has the same numbers, and the
+other's categories with more beside them.
+
+Type III (Goodnight 1980, Commun. Stat. Theory Methods 9; SAS, "The Four Types of Estimable Functions"): let U be the
+overparametrised matrix with a column for every cell of every term, U = X M, so that l'beta is the function (l'M) of the
+cells' parameters. A term's hypotheses are those functions that involve, of all cells, only its own and those of terms that
+contain it, and are orthogonal to every function that involves only the latter. M does not depend on the coding of X, so
+neither does the test; and in complete data each hypothesis compares unweighted means over the other factors' levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+#: singular values, relative to the largest, that count as zero
+ZERO = 1e-8
+
+
+def triangle_rows(R: np.ndarray, order: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Hypotheses (len(rows), p) on columns ``rows`` after all that come before them in ``order``.
+
+    R (p, p) is any matrix with R'R = X'X; ``order`` (p,) a permutation of the columns.
+    """
+    triangle = np.linalg.qr(R[:, order], mode="r")
+    scaled = np.zeros_like(triangle)
+    scaled[:, order] = triangle / np.diagonal(triangle)[:, None]
+    place = np.argsort(order)
+    return np.asarray(scaled[place[rows]])
+
+
+def estimable(M: np.ndarray, own: np.ndarray, containing: np.ndarray, preference: Sequence[int]) -> np.ndarray:
+    """Type III hypotheses L (q, p) of a term.
+
+    Parameters
+    ----------
+    M : (p, cells), U = X M.
+    own : (cells,) bool, cells of the term.
+    containing : (cells,) bool, cells of terms that contain it.
+    preference : positions among the term's own cells, those first that a row of L should be named by: L is scaled so that
+        its rows have one of them each, with coefficient one.
+    """
+    N = null_space(M[:, ~(own | containing)].T)  # functions without other cells: (p, d)
+    if not N.shape[1]:
+        return np.zeros((0, len(M)))
+    F = N.T @ M
+    B = null_space(F[:, own].T).T  # of those, without the term's own
+    A = null_space(B @ (F @ F.T)).T if len(B) else np.eye(len(F))
+    L = A @ N.T
+    chosen: list[int] = []
+    effects = (L @ M)[:, own]
+    basis = np.zeros((len(L), 0))
+    for cell in preference:
+        left = effects[:, cell] - basis @ (basis.T @ effects[:, cell])
+        if np.linalg.norm(left) > 1e-6 and len(chosen) < len(L):
+            chosen.append(cell)
+            basis = np.column_stack([basis, left / np.linalg.norm(left)])
+    if len(chosen) == len(L):
+        L = np.linalg.solve(effects[:, chosen], L)
+    return np.where(np.abs(L) < 1e-10, 0.0, L)
+
+
+def null_space(M: np.ndarray) -> np.ndarray:
+    """Orthonormal basis (d, r) of {x: M x = 0} for M (c, d)."""
+    if not M.shape[0] or not M.shape[1]:
+        return np.eye(M.shape[1])
+    _, values, right = np.linalg.svd(M, full_matrices=True)
+    rank = int(np.sum(values > ZERO * max(1.0, values[0])))
+    return np.asarray(right[rank:].T)
+
+
+def parameter_map(X: np.ndarray, U: np.ndarray) -> np.ndarray:
+    """M (p, cells) with U = X M; columns of X may be of any size."""
+    scale = np.linalg.norm(X, axis=0)
+    scale = np.where(scale > 0.0, scale, 1.0)
+    M = np.linalg.lstsq(X / scale, U, rcond=None)[0] / scale[:, None]
+    size = np.abs(M) * scale[:, None]
+    return np.where(size < 1e-9 * np.linalg.norm(U, axis=0), 0.0, M)
