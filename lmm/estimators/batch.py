@@ -333,7 +333,7 @@ def fit_blocks(
         index = slice(firsts[i], firsts[i + 1])
         beta = values.beta.T @ inverse.T + (0.0 if offsets is None else offsets[index])
         cov = inverse @ np.moveaxis(values.cov, -1, 0) @ inverse.T
-        sigma = np.sqrt(np.broadcast_to(values.r2 / data.degrees, (count,))).copy()
+        sigma = np.sqrt(np.maximum(np.broadcast_to(values.r2 / data.degrees, (count,)), 0.0))
         own_modes = tuple(np.ascontiguousarray(np.moveaxis(b, -1, 0).swapaxes(1, 2)) for b in values.modes) if modes else ()
         batch = Batch(theta, beta, cov, sigma, values.objective + constants[index], own_modes, ends.evaluations, {})
         for r in np.flatnonzero(doubtful):
