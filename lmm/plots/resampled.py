@@ -32,7 +32,7 @@ def bootstrap(
     for name, one in zip(names, axes, strict=True):
         values = found.replicates[name].to_numpy(dtype=float)
         _replicates(one, values[np.isfinite(values)])
-        for end in limits.loc[name].astype(float).tolist():
+        for end in map(float, limits.to_numpy()[list(limits.index).index(name)]):
             if np.isfinite(end):
                 one.axvline(end, color=ink(), linestyle="--", linewidth=1.0, label="_limit")
         one.axvline(float(found.estimates[name]), color=ORANGE, linewidth=1.8, label="_estimate")
