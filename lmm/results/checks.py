@@ -142,9 +142,7 @@ def _simulated(fit: Fit, nsim: int, rng: np.random.Generator) -> Iterator[Findin
             "whose variance grows with the mean; known variances are weights=."
         )
         yield _test("spread", found["spread"], "correlation of residual size and fitted value", advice)
-    advice = (
-        "Single rows lie where the model puts none: look at them (fit.simulated_residuals().values near 0 or 1) before any is left out."
-    )
+    advice = "Single rows lie where the model puts none: look at them (fit.simulated_residuals().values near 0 or 1) before one goes."
     what = f"rows beyond all simulations ({found['outliers'].expected:.2g} expected):"
     yield _test("outliers", found["outliers"], what, advice)
     if np.isfinite(found["zero_inflation"].p_value):

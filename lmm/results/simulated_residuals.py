@@ -98,7 +98,7 @@ class SimulatedResiduals:
         """
         if self._design is None:
             raise ArgumentError("by: these residuals are of groups already.")
-        codes, labels = pd.factorize(_groups(self._design, group), sort=True)
+        codes, labels = _groups(self._design, group)
         keep = codes >= 0
         codes, n = codes[keep], len(labels)
         y = np.bincount(codes, self.observed[keep], n)
@@ -177,15 +177,16 @@ def simulated_residuals(
     )
 
 
-def _groups(design: Design, group: Any) -> Any:
-    """One label per row used."""
-    if not isinstance(group, str):
-        return design.aligned(group)
-    for term in design.terms:
-        if term.group == group:
-            return np.asarray(term.levels, dtype=object)[term.codes]
-    table = design.frame.table
-    if group not in table:
-        names = [*(term.group for term in design.terms), *table.columns]
-        raise ArgumentError(f"by: {group!r} is neither a grouping factor of the model nor a column of its data.{nearest(group, names)}")
-    return np.asarray(table.column(group))[rows_used(design)]
+def _groups(design: Design, group: Any) -> tuple[np.ndarray, Any]:
+    """Code per row used, -1 where it is missing, and the labels of the codes."""
+    if isinstance(group, str):
+        for term in design.terms:
+            if term.group == group:
+                return np.asarray(term.codes), term.levels
+        table = design.frame.table
+        if group not in table:
+            names = [*(term.group for term in design.terms), *table.columns]
+            raise ArgumentError(f"by: {group!r} is neither a grouping factor of the model nor a column of its data.{nearest(group, names)}")
+        group = np.asarray(table.column(group))[rows_used(design)]
+    codes, labels = pd.factorize(design.aligned(group), sort=True)
+    return codes, labels
