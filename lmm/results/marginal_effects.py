@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design
-from lmm.errors import ArgumentError, nearest
+from lmm.errors import ArgumentError, LmmWarning, nearest, warn
 from lmm.estimators.optional import need
 from lmm.model.records import Estimate
 from lmm.results import generalized, ordinal
@@ -56,11 +57,23 @@ def _adapter_class() -> Any:
             "install it with: pip install -U marginaleffects"
         ) from None
 
+    _check_polars()
+
     class Adapter(_Adapter, ModelAbstract):
         vault_class = ModelVault
 
     Adapter.__name__ = Adapter.__qualname__ = "FitAdapter"
     return Adapter
+
+
+def _check_polars() -> None:
+    """Warn of polars 2, whose columns have no ``get_categories``, which marginaleffects 0.6.0 asks for."""
+    if int(version("polars").partition(".")[0]) >= 2 and version("marginaleffects") == "0.6.0":
+        warn(
+            "marginaleffects 0.6.0 does not work with polars 2 where a predictor is categorical: comparisons of its levels and new data fail. "
+            "Install an earlier one: pip install 'polars<2'.",
+            LmmWarning,
+        )
 
 
 class _Adapter:
@@ -109,6 +122,10 @@ class _Adapter:
         )  # fmt: skip
         known = {v.name: v for v in self._found}
         self.vault.variables_type = {name: _type(known.get(name), data[name]) for name in self.vault.variable_names}  # type: ignore[attr-defined]
+
+    def find_predictors(self) -> list[str] | None:
+        """The variables of the fixed part; None where there are none, as marginaleffects has it."""
+        return list(self.vault.variable_names[1:]) or None  # type: ignore[attr-defined]
 
     def get_vcov(self, vcov: Any = True) -> np.ndarray | None:
         """Covariance of the parameters; ``"kenward_roger"`` gives the adjusted one of a linear model."""
