@@ -25,7 +25,7 @@ from lmm.model.problem import Problem
 #: effects of several factors up to which a stack of dense matrices is faster than one problem after another
 STACK_LIMIT = 120
 #: numbers in one plane (levels x problems) of a block: small enough for the cache, large enough to be worth a call
-PLANE = 1 << 13
+PLANE = 1 << 15
 #: evaluations after which a problem is left to the estimator of single fits
 MAX_ROUNDS = 25
 #: promised decrease of the criterion at which a problem is done: second derivatives are exact, so the last step squares it

@@ -151,10 +151,9 @@ def levels(data: Levels, T: np.ndarray, dT: np.ndarray, reml: bool, exact: bool)
     place = np.zeros((k, k), dtype=int)
     place[row, column] = place[column, row] = np.arange(len(row))
     T4 = T[:, :, None]
-    M = small.multiply(small.transpose_multiply(T4, A), T4) + np.eye(k)[:, :, None, None]
-    columns, logs = small.cholesky(np, M)
+    columns, logs = small.cholesky(np, sandwich(A, T)[place])
     root = small.forward_substitute(np, columns, np.swapaxes(T4, 0, 1))
-    W = small.transpose_multiply(root, root)
+    W = _packed_product(np.swapaxes(root, 0, 1), root, row, column)[place]
     Wy = small.apply(W, y[None])[0]
     taken = np.empty((p + 1, p + 1, R))
     taken[:p, :p] = quadratic(X, W[None])[0]
@@ -201,6 +200,19 @@ def levels(data: Levels, T: np.ndarray, dT: np.ndarray, reml: bool, exact: bool)
     gradient, curvature = chain(D, T, dT)
     hessian = second(trace, quad, rho, head.r2, data.degrees) + curvature
     return Values(value, gradient, hessian, head.beta, cov, head.r2, (D,), (b,))
+
+
+def sandwich(A: np.ndarray, T: np.ndarray) -> np.ndarray:
+    """The upper triangle of I + T'A_jT, (k (k + 1) / 2, J, R)."""
+    k, _, J, shared = A.shape
+    row, column = np.triu_indices(k)
+    if shared == 1:
+        products = (T[:, None, row] * T[None, :, column]).reshape(k * k, -1)  # T_ca T_db by (c, d)
+        out = (A.reshape(k * k, J).T @ products).reshape(J, len(row), T.shape[-1]).swapaxes(0, 1)
+    else:
+        out = _packed_product(small.transpose_multiply(T[:, :, None], A), T[:, :, None], row, column)
+    out[row == column] += 1.0
+    return out
 
 
 def _packed_product(A: np.ndarray, B: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:

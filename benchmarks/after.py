@@ -1,0 +1,187 @@
+"""``python -m benchmarks.after``: what follows a fit, timed beside lme4, lmerTest and pbkrtest.
+
+Writes ``after.md`` and ``after.json`` to ``benchmarks/results`` (or ``--out``). Each task is run once before it is timed, and then on a copy of the fit that remembers nothing; the time is the
+least of ``--repeat``. R's bootstrap and power runs are a tenth as many refits, times ten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import lmm
+from benchmarks.machine import describe
+
+HERE = Path(__file__).parent
+SLEEP = "Reaction ~ Days + (Days|Subject)"
+INSTEVAL = "y ~ service + (1|s) + (1|d) + (1|dept)"
+
+
+def many_rows() -> pd.DataFrame:
+    """1,000 rows, 50 groups, a slope, and 10,000 responses."""
+    rng = np.random.default_rng(1)
+    g, x, z = np.repeat(np.arange(50), 20), rng.normal(size=1000), rng.normal(size=(1000, 2))
+    y = rng.normal(size=1000) + rng.normal(size=50)[g] + x * (0.5 * rng.normal(size=50)[g] + 1)
+    return pd.DataFrame({"y": y, "x": x, "z1": z[:, 0], "z2": z[:, 1], "g": [f"g{i:02d}" for i in g]})
+
+
+def ten_thousand() -> pd.DataFrame:
+    """10,000 rows, 500 groups of unequal size crossed with 40 items."""
+    rng = np.random.default_rng(2)
+    g, h = np.sort(rng.integers(500, size=10_000)), rng.integers(40, size=10_000)
+    x = rng.normal(size=10_000)
+    y = 1 + 0.3 * x + rng.normal(size=500)[g] + 0.5 * rng.normal(size=500)[g] * x + rng.normal(size=40)[h] + rng.normal(size=10_000)
+    return pd.DataFrame({"y": y, "x": x, "g": [f"g{i:03d}" for i in g], "h": [f"h{i:02d}" for i in h]})
+
+
+def tasks() -> dict[str, Callable[[], Callable[[], Any]]]:
+    """Name -> what makes ready and gives the call that is timed."""
+
+    def sleep(**arguments: Any) -> lmm.Fit:
+        return lmm.lmer(SLEEP, lmm.datasets.load("sleepstudy"), **arguments)
+
+    def bootstrap() -> Callable[[], Any]:
+        fit = sleep()
+        return lambda: fit.bootstrap(1000, rng=1)
+
+    def responses() -> Callable[[], Any]:
+        fit = lmm.lmer("y ~ x + z1 + z2 + (x|g)", many_rows())
+        Y = fit.simulate(10_000, rng=1).to_numpy()
+        return lambda: fit.refit_many(Y)
+
+    def profile() -> Callable[[], Any]:
+        fit = sleep(REML=False)
+        return lambda: replace(fit).profile()
+
+    def influence() -> Callable[[], Any]:
+        fit = sleep()
+        return lambda: fit.influence("row")
+
+    def satterthwaite() -> Callable[[], Any]:
+        fit = sleep()
+        return lambda: replace(fit).coef_table(ddf="satterthwaite")
+
+    def kenward_roger() -> Callable[[], Any]:
+        fit = lmm.lmer("y ~ x + (x|g) + (1|h)", ten_thousand())
+        return lambda: replace(fit).coef_table(ddf="kenward_roger")
+
+    def insteval(ddf: str) -> Callable[[], Callable[[], Any]]:
+        def ready() -> Callable[[], Any]:
+            fit = lmm.lmer(INSTEVAL, lmm.datasets.load("InstEval"))
+            return lambda: replace(fit).coef_table(ddf=ddf)
+
+        return ready
+
+    def counts() -> Callable[[], Any]:
+        fit = lmm.glmer("cbind(incidence, size - incidence) ~ period + (1|herd)", lmm.datasets.load("cbpp"), family="binomial")
+        return lambda: replace(fit).profile()
+
+    def counts_bootstrap() -> Callable[[], Any]:
+        fit = lmm.glmer("cbind(incidence, size - incidence) ~ period + (1|herd)", lmm.datasets.load("cbpp"), family="binomial")
+        return lambda: fit.bootstrap(100, rng=1)
+
+    return {
+        "sleepstudy, 1,000 parametric bootstrap refits": bootstrap,
+        "10,000 responses of 1,000 rows, random slope, 50 groups": responses,
+        "sleepstudy, profile of all parameters": profile,
+        "sleepstudy, influence of each of 180 rows": influence,
+        "sleepstudy, Satterthwaite's table": satterthwaite,
+        "10,000 rows, 500 groups with slopes x 40 items, Kenward-Roger's table": kenward_roger,
+        "InstEval, 73,421 rows, Satterthwaite's table": insteval("satterthwaite"),
+        "InstEval, 73,421 rows, Kenward-Roger's table": insteval("kenward_roger"),
+        "cbpp, binomial, profile of all parameters": counts,
+        "cbpp, binomial, 100 bootstrap refits": counts_bootstrap,
+    }
+
+
+def run_one(name: str, repeat: int) -> None:
+    """Time one task in this process and print its answer."""
+    warnings.simplefilter("ignore")
+    call = tasks()[name]()
+    start = perf_counter()
+    call()
+    first = perf_counter() - start
+    times = []
+    while len(times) < repeat and sum(times) + first < 60.0:
+        start = perf_counter()
+        call()
+        times.append(perf_counter() - start)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"first": first, "warm": min(times, default=first), "memory": memory}))
+
+
+def run_r(script: Path, limit: float) -> dict[str, float]:
+    """R's seconds by task; empty where there is no R or no lme4."""
+    if shutil.which("Rscript") is None:
+        return {}
+    folder = script.parent / "results"
+    many_rows().to_csv(folder / "many_rows.csv", index=False)
+    ten_thousand().to_csv(folder / "ten_thousand.csv", index=False)
+    try:
+        out = subprocess.run(["Rscript", str(script), str(folder)], capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {}
+    finally:
+        for name in ("many_rows.csv", "ten_thousand.csv"):
+            (folder / name).unlink(missing_ok=True)
+    lines = [line for line in out.stdout.splitlines() if line.startswith("TASK\t")]
+    return {name: float(seconds) for _, name, seconds in (line.split("\t") for line in lines)}
+
+
+def write(folder: Path, machine: dict[str, str], ours: dict[str, dict[str, float]], theirs: dict[str, float]) -> None:
+    """The table and what it was made of."""
+
+    def seconds(value: float | None) -> str:
+        return "" if value is None else f"{value:.3g}"
+
+    rows = ["# After a fit", "", "| task | lmm, first call | lmm, warm | peak memory, GB | R |", "|---|---|---|---|---|"]
+    for name, own in ours.items():
+        rows.append(f"| {name} | {seconds(own['first'])} | {seconds(own['warm'])} | {own['memory']:.2f} | {seconds(theirs.get(name))} |")
+    described = "; ".join(f"{k}: {v}" for k, v in machine.items())
+    rows += ["", f"Seconds, fits and imports not counted. {described}."]
+    rows.append("R: bootMer, refit, profile, influence of lme4; lmerTest; pbkrtest. Blank where R was not run, or cannot.")
+    (folder / "after.md").write_text("\n".join(rows) + "\n")
+    (folder / "after.json").write_text(json.dumps({"machine": machine, "lmm": ours, "R": theirs}, indent=1) + "\n")
+
+
+def main() -> None:
+    """Run every task in a process of its own, then R."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.after", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds allowed to R")
+    parser.add_argument("--no-r", action="store_true")
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    options = parser.parse_args()
+    if options.one:
+        run_one(options.one, options.repeat)
+        return
+    machine, ours = describe(), {}
+    for name in tasks():
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.after", "--one", name, "--repeat", str(options.repeat)], capture_output=True, text=True
+        )
+        if done.returncode:
+            print(f"{name}: {done.stderr.strip().splitlines()[-1]}")
+            continue
+        ours[name] = json.loads(done.stdout.splitlines()[-1])
+        print(f"{name}: {ours[name]['warm']:.3f} s", flush=True)
+    theirs = {} if options.no_r else run_r(HERE / "after.R", options.limit)
+    write(options.out, machine, ours, theirs)
+
+
+if __name__ == "__main__":
+    main()
