@@ -135,9 +135,11 @@ class Profile:
 
     def density(self, name: str, values: Any) -> np.ndarray:
         """The density phi(zeta) dzeta/dv that the profile, read as a confidence distribution, gives each of ``values``."""
-        values = np.asarray(values, dtype=float)
+        values, surface = np.asarray(values, dtype=float), self._track(name).surface
         width = 1e-4 * max(1e-12, float(np.ptp(self.value(name, np.array([-1.0, 1.0])))))
-        return (ndtr(self.zeta(name, values + width)) - ndtr(self.zeta(name, values - width))) / (2.0 * width)
+        ends = [float(surface.values(end)) for end in surface.bounds]
+        low, high = np.maximum(values - width, ends[0]), np.minimum(values + width, ends[1])
+        return np.asarray((ndtr(self.zeta(name, high)) - ndtr(self.zeta(name, low))) / (high - low))
 
     def confint(self, level: float = 0.95) -> pd.DataFrame:
         """Limits ``lower, upper`` of each parameter, where zeta is -+z.
