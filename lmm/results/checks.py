@@ -15,8 +15,9 @@ from lmm.inference.likelihood_ratio import chi_squared_p
 from lmm.inference.normality import quantile_correlation, standardised_modes
 from lmm.inference.quantile_residuals import MonteCarlo
 from lmm.model.conditional import scale2
-from lmm.results import generalized, notes, ordinal, randomeffects
+from lmm.results import generalized, influence, notes, ordinal, randomeffects
 from lmm.results.collinearity import inflation
+from lmm.results.neighbours import is_maximised, quietly
 from lmm.results.render import Table
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ OK, WARNING = "ok", "warning"
 ALPHA = 0.01
 #: squared adjusted inflation factor above which columns are hard to tell apart, and Cook's distance of a row that moves the fit
 COLLINEAR, INFLUENTIAL = 10.0, 1.0
+#: levels that normality is judged from at least, and rows per level in a generalized model
+LEVELS, ROWS_PER_LEVEL = 10, 5
+#: what fits without each level may take
+SECONDS = 2.0
 WIDTH = 110
 
 
@@ -183,10 +188,14 @@ def _collinearity(fit: Fit) -> Iterator[Finding]:
 
 
 def _normality(fit: Fit, rng: np.random.Generator) -> Iterator[Finding]:
-    """The least normal column of each grouping factor."""
+    """The least normal column of each grouping factor, where its levels are many and known well enough to tell.
+
+    Effects predicted from a few counts are not normal even when the true ones are.
+    """
+    fewest = 1 if fit.family is None else ROWS_PER_LEVEL
     covariances = randomeffects.mode_covariances(fit.problem, fit.estimate)
     for term, modes, cov, T in zip(fit.design.terms, fit.estimate.modes, covariances, fit.estimate.factors, strict=True):
-        if term.J < 10:
+        if term.J < LEVELS or fit.nobs < fewest * term.J:
             continue
         z = standardised_modes(modes, cov, scale2(fit.estimate) * T @ T.T)
         tested = [(*quantile_correlation(z[:, a], rng), term.columns[a]) for a in range(term.k)]
@@ -203,11 +212,26 @@ def _normality(fit: Fit, rng: np.random.Generator) -> Iterator[Finding]:
 
 
 def _influence(fit: Fit) -> Iterator[Finding]:
-    if fit.design.p == 0 or ordinal.is_ordinal(fit.family) or fit.draws is not None:
+    """Rows by the closed form, and levels by fits without them where those are few and quick."""
+    if fit.design.p == 0 or fit.draws is not None:
         return
-    cook = fit.cooks_distance(of="fixed")
+    if not ordinal.is_ordinal(fit.family):
+        cook = fit.cooks_distance(of="fixed")
+        advice = "A single row moves the fixed effects by as much as they are uncertain: fit with and without it (fit.influence(by='row'))."
+        yield from _largest("influence", "row", cook, advice)
+    if not is_maximised(fit):
+        return
+    for term in fit.design.terms:
+        if term.J * fit.convergence.seconds.get("optimise", np.inf) > SECONDS or not 3 <= term.J < fit.nobs:
+            continue
+        with quietly():
+            cook = influence.influence(fit, "group", term.group, False).cooks_distance
+        advice = f"A single level moves the fixed effects by as much as they are uncertain: see fit.influence(group={term.group!r})."
+        yield from _largest(f"influence, {term.group}", "level", cook, advice)
+
+
+def _largest(check: str, unit: str, cook: pd.Series, advice: str) -> Iterator[Finding]:
     worst = float(cook.max())
     if np.isfinite(worst):
-        advice = "A single row moves the fixed effects by as much as they are uncertain: fit with and without it (fit.influence(by='row'))."
-        what = f"largest Cook's distance, of row {cook.idxmax()!r},"
-        yield _finding("influence", worst > INFLUENTIAL, worst, float("nan"), what, advice)
+        what = f"largest Cook's distance, of {unit} {cook.idxmax()!r},"
+        yield _finding(check, worst > INFLUENTIAL, worst, float("nan"), what, advice)

@@ -44,6 +44,15 @@ def check_likelihood(fit: Fit, what: str) -> None:
         raise ArgumentError(f"{what}: the fit was evaluated at given parameters (evaluate_only=True), not optimised.")
 
 
+def is_maximised(fit: Fit) -> bool:
+    """Whether :func:`check_likelihood` has no objection."""
+    try:
+        check_likelihood(fit, "")
+    except ArgumentError:
+        return False
+    return True
+
+
 @contextmanager
 def quietly() -> Iterator[None]:
     """Reduced models are singular or rank deficient where the full one is: that is not said again."""

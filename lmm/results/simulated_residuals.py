@@ -84,8 +84,8 @@ class SimulatedResiduals:
         - ``spread``: correlation of the residuals' distance to 1/2 with the rank of the fitted value.
 
         ``expected`` is the mean over the simulations. No p-value is smaller than 1 / (nsim + 1), or twice that of a test with two
-        sides (dispersion, zero_inflation, spread). They hold for dependent rows; they do not know that the parameters were
-        estimated from the same data, which makes them a little too large.
+        sides (dispersion, zero_inflation, spread). They hold for dependent rows. They do not know that the parameters were
+        estimated from the same data, to which these have adapted: they are too large, and what they find is there.
         """
         return self._table.copy()
 

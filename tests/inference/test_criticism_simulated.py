@@ -241,3 +241,21 @@ def test_check_finds_a_row_that_moves_the_fit_and_groups_that_are_not_normal():
     table = lmm.lmer("y ~ x + (1 | g)", pd.DataFrame({"y": y, "x": x, "g": g})).check(rng=1).table
     assert table.loc["influence", "status"] == "warning" and "row 5" in table.loc["influence", "what"]
     assert table.loc["random effects, g", "status"] == "warning"
+
+
+def test_check_finds_a_group_that_moves_the_fit():
+    rng = np.random.default_rng(12)
+    g = np.repeat(np.arange(12), 8)
+    x = rng.standard_normal(96) * 0.3
+    x[:8] += 8.0
+    y = 0.2 * x + rng.standard_normal(12)[g] + rng.standard_normal(96)
+    y[:8] += 25.0
+    table = lmm.lmer("y ~ x + (1 | g)", pd.DataFrame({"y": y, "x": x, "g": g})).check(rng=1).table
+    assert table.loc["influence, g", "status"] == "warning" and "'0'" in table.loc["influence, g", "what"]
+
+
+def test_effects_that_hardly_any_rows_tell_of_are_not_tested_for_normality():
+    ticks = lmm.datasets.load("grouseticks")
+    fit = lmm.glmer("TICKS ~ YEAR + (1 | INDEX) + (1 | LOCATION)", ticks, family="poisson")
+    found = fit.check(rng=1).table
+    assert "random effects, LOCATION" in found.index and "random effects, INDEX" not in found.index
