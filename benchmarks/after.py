@@ -1,6 +1,7 @@
 """``python -m benchmarks.after``: what follows a fit, timed beside lme4, lmerTest and pbkrtest.
 
-Writes ``after.md`` and ``after.json`` to ``benchmarks/results`` (or ``--out``). Each task is run once before it is timed, and then on a copy of the fit that remembers nothing; the time is the
+Writes ``after.md`` and ``after.json`` to ``benchmarks/results`` (or ``--out``). Each task is run once before it is timed, and then on a
+copy of the fit that remembers nothing; the time is the
 least of ``--repeat``. R's bootstrap and power runs are a tenth as many refits, times ten.
 """
 
