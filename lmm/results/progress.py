@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,19 +16,22 @@ def bar(total: int, what: str, progress: bool | None) -> Iterator[Callable[[int]
 
     Parameters
     ----------
-    progress : True shows a bar (ArgumentError without tqdm), False none; None one that appears after two seconds where standard error
-        is a terminal or a notebook and tqdm is installed.
+    progress : True shows a bar (ArgumentError without tqdm), False none; None one that appears after two seconds where tqdm is installed
+        and standard error is a terminal, or the program a notebook with widgets.
     """
     if progress is False:
         yield lambda done: None
         return
     try:
-        from tqdm.auto import tqdm
+        import tqdm.std as bars
     except ImportError as error:
         if progress:
             raise ArgumentError("progress=True needs tqdm; install it with: pip install tqdm") from error
         yield lambda done: None
         return
-    seen = progress or sys.stderr.isatty() or "ipykernel" in sys.modules
-    with tqdm(total=total, desc=what, unit="fit", delay=0.0 if progress else 2.0, disable=not seen, leave=False) as shown:
+    widgets = "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
+    if widgets:
+        import tqdm.notebook as bars
+    seen = progress or widgets or sys.stderr.isatty()
+    with bars.tqdm(total=total, desc=what, unit="fit", delay=0.0 if progress else 2.0, disable=not seen, leave=False) as shown:
         yield lambda done: (shown.update(done), None)[1]
