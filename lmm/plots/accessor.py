@@ -288,7 +288,7 @@ class Plots:
 
     # ---- all at once ----
 
-    def check(self, rng: Rng = 0, group: str | None = None, labels: int = 3) -> Figure:
+    def check(self, rng: Rng = 0, group: str | None = None, labels: int = 3, nsim: int | None = None) -> Figure:
         """Six pictures on a page: responses beside simulated ones, residuals, their size, their quantiles, random effects, influence.
 
         Parameters
@@ -296,8 +296,9 @@ class Plots:
         rng : seed or generator of everything simulated.
         group : whose random effects; the first grouping factor by default.
         labels : how many influential rows are named.
+        nsim : simulations for the bands of the residuals, as in :meth:`qq`.
         """
-        return overview.check(self._fit, rng, group, labels)
+        return overview.check(self._fit, rng, group, labels, nsim)
 
     def __repr__(self) -> str:
         names = ", ".join(name for name in dir(type(self)) if not name.startswith("_"))

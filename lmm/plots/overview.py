@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from lmm.results.fit import Fit
 
 
-def check(fit: Fit, rng: None | int | np.random.Generator = 0, group: str | None = None, labels: int = 3) -> Figure:
+def check(
+    fit: Fit, rng: None | int | np.random.Generator = 0, group: str | None = None, labels: int = 3, nsim: int | None = None
+) -> Figure:
     """One figure of six panels. See :meth:`lmm.plots.Plots.check`."""
     generator = np.random.default_rng(rng)
     figure, axes = plt.subplots(2, 3, figsize=(13.0, 7.6), layout="constrained")
     simulated_responses(fit, rng=generator, ax=axes[0, 0])
     residuals(fit, ax=axes[0, 1])
     scale_location(fit, ax=axes[0, 2])
-    qq(fit, ax=axes[1, 0], rng=generator)
+    qq(fit, ax=axes[1, 0], rng=generator, nsim=nsim)
     _effects(fit, axes[1, 1], group, generator)
     influential(fit, axes[1, 2], labels)
     figure.suptitle(shorten(str(fit.formula), 110), fontsize="medium")
@@ -42,9 +44,9 @@ def _effects(fit: Fit, ax: Axes, group: str | None, rng: np.random.Generator) ->
     band = normal_band(term.J, 0.95, rng)
     drawn = [j for j in range(term.k) if np.isfinite(z[:, j]).all()]
     for i, j in enumerate(drawn):
-        effect_quantiles(
-            ax, z[:, j], term.levels, band if i == 0 else None, 0.95, CURVES[i % len(CURVES)][0], MARKERS[i % len(MARKERS)], term.columns[j]
-        )
+        name = term.columns[j] if term.k > 1 else "_observed"
+        look = (CURVES[i % len(CURVES)][0], MARKERS[i % len(MARKERS)], name)
+        effect_quantiles(ax, z[:, j], term.levels, band if i == 0 else None, 0.95, *look)
     if not drawn:
         ax.text(0.5, 0.5, "estimated variance is zero", transform=ax.transAxes, ha="center", va="center")
     elif term.k > 1:
@@ -72,15 +74,22 @@ def influential(fit: Fit, ax: Any = None, labels: int = 3) -> Axes:
     scatter(one, leverage, residual)
     zero_line(one)
     low, high = one.get_ylim()
-    h = np.linspace(1e-3, max(float(leverage.max()) * 1.08, 2e-3), 200)
+    right = 1.08 * float(leverage.max())
+    h = np.linspace(1e-3, min(right, 0.999), 200)
     for distance in (0.5, 1.0):
-        edge = np.sqrt(distance * max(fit.design.p, 1) * (1.0 - np.minimum(h, 0.999)) / h)
+        edge = np.sqrt(distance * max(fit.design.p, 1) * (1.0 - h) / h)
         for sign in (-1.0, 1.0):
             one.plot(h, sign * edge, color=ink(), alpha=0.5, linestyle="--", linewidth=0.8, label="_cook")
-    one.set_ylim(low, high)
-    one.set_xlim(0.0 if leverage.min() < 0.3 * leverage.max() else None, None)
-    for i in np.argsort(-cook, kind="stable")[:labels]:
-        one.annotate(shorten(fit.design.index[i], 12), (leverage[i], residual[i]), (4, 3), textcoords="offset points", fontsize="x-small")
+    one.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
+    one.set_xlim(0.0, right)
+    largest = np.argsort(-cook, kind="stable")[:labels]
+    one.plot(
+        leverage[largest], residual[largest], linestyle="", marker="o", markersize=6.0, fillstyle="none", color=ink(), label="_largest"
+    )
+    for i in largest:
+        place, left = (leverage[i], residual[i]), leverage[i] > 0.8 * right
+        ha = "right" if left else "left"
+        one.annotate(shorten(fit.design.index[i], 12), place, (-5 if left else 5, 4), textcoords="offset points", fontsize="x-small", ha=ha)
     one.set_xlabel("leverage")
     one.set_ylabel(f"studentised {label.replace('scaled ', '')}")
     one.set_title("Influence of rows")

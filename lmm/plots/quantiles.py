@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from lmm.errors import ArgumentError
 from lmm.inference.conditional_residuals import scaled_residuals
 from lmm.inference.envelope import Envelope, envelope, normal_quantiles, plotting_positions, positions
+from lmm.inference.quantile_residuals import simulated_ranks
 from lmm.model.problem import GeneralizedProblem
 from lmm.plots.axes import BLUE, choice, ink, panels, percent
 from lmm.results.rows import residuals as row_residuals
@@ -17,6 +18,7 @@ from lmm.results.simulation import simulate_array
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
+    from lmm.results.simulated_residuals import SimulatedResiduals
 
 
 def qq(
@@ -31,7 +33,7 @@ def qq(
     if bands is not None:
         choice(bands, ["simulated"], "qq: bands")
     if fit.family is not None:
-        return uniform_quantiles(fit, ax, bands, rng, nsim, level)
+        return uniform_quantiles(fit.simulated_residuals(simulations(0, nsim), rng), ax, bands, rng, level)
     one = panels(1, ax, (4.2, 3.8), "qq")[0]
     observed = np.sort(row_residuals(fit.design, fit.estimate, fit._eta, "pearson", True))
     expected, at = normal_quantiles(fit.nobs), positions(fit.nobs)
@@ -57,24 +59,21 @@ def residual_band(fit: Fit, at: np.ndarray, rng: None | int | np.random.Generato
     return envelope(curves, level)
 
 
-def uniform_quantiles(fit: Fit, ax: Any, bands: str | None, rng: None | int | np.random.Generator, nsim: int | None, level: float) -> Axes:
-    """Simulated residuals of a generalized fit against the uniform distribution."""
-    simulated = fit.simulated_residuals(nsim=nsim or 250, rng=rng)
-    return draw_uniform(simulated.values.to_numpy(), ax, bands, rng, level)
-
-
-def draw_uniform(values: np.ndarray, ax: Any, bands: str | None, rng: None | int | np.random.Generator, level: float) -> Axes:
-    """Sorted values in [0, 1] against uniform quantiles, with the bands of independent ones."""
+def uniform_quantiles(
+    simulated: SimulatedResiduals, ax: Any, bands: str | None, rng: None | int | np.random.Generator, level: float
+) -> Axes:
+    """Simulated residuals against the uniform distribution; the bands are filled by those of the simulations, each taken for the data."""
     one = panels(1, ax, (4.2, 3.8), "qq")[0]
+    values = simulated.values.to_numpy(dtype=float)
     values = np.sort(values[np.isfinite(values)])
     n = len(values)
     at, expected, band = positions(n), plotting_positions(n), None
     if bands is not None:
-        generator = np.random.default_rng(rng)
-        curves = np.array([np.sort(generator.random(n))[at] for _ in range(simulations(n, None))])
-        band = envelope(curves, level)
+        ranks = simulated_ranks(simulated.simulations, simulated.discrete, np.random.default_rng(rng))
+        band = envelope(np.sort(ranks, axis=0)[at].T, level)
     draw_quantiles(one, expected, values, expected[at], band, level)
-    one.plot([0.0, 1.0], [0.0, 1.0], color=ink(), alpha=0.6, linewidth=1.0, label="_expected")
+    if band is None:
+        one.plot([0.0, 1.0], [0.0, 1.0], color=ink(), alpha=0.6, linewidth=1.0, label="_expected")
     one.set_xlabel("uniform quantile")
     one.set_ylabel("simulated residual")
     one.set_title("Distribution of residuals")
@@ -100,6 +99,7 @@ def draw_quantiles(
         ax.fill_between(at, band.lower, band.upper, color=ink(), alpha=0.22, linewidth=0.0, label=f"{percent(level)}, each")
         ax.plot(at, band.center, color=ink(), alpha=0.6, linewidth=1.0, label="_expected")
     places = positions(len(observed), 2_000)
-    ax.plot(expected[places], observed[places], linestyle="", marker=marker, markersize=3.0, color=color, markeredgewidth=0.0, label=label)
+    size = 4.5 if len(observed) <= 100 else 3.0
+    ax.plot(expected[places], observed[places], linestyle="", marker=marker, markersize=size, color=color, markeredgewidth=0.0, label=label)
     if band is not None:
         ax.legend(loc="upper left", fontsize="x-small", frameon=False)

@@ -150,8 +150,8 @@ def standardised(fit: Fit, t: int) -> np.ndarray:
 
 
 def label_outside(ax: Axes, x: np.ndarray, y: np.ndarray, lower: np.ndarray, upper: np.ndarray, names: Any, most: int = 5) -> None:
-    """Names beside the points that leave a band by the most."""
-    beyond = np.maximum(y - upper, lower - y)
+    """Names beside the points that leave a band by the most; those near the middle are not what is to be named."""
+    beyond = np.where(np.abs(y) > 1.0, np.maximum(y - upper, lower - y), -1.0)
     for i in np.argsort(-beyond)[:most]:
         if beyond[i] > 0.0:
             left = x[i] > 0.0

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from lmm.inference.smoothing import lowess
-from lmm.plots.axes import BLUE, NAMED, ORANGE, ink, level_height, name_levels, one_group, panels, scatter, weights, zero_line
+from lmm.plots.axes import BLUE, NAMED, ORANGE, ink, level_height, name_levels, one_group, panels, scatter, shorten, weights, zero_line
 from lmm.results import ordinal
 from lmm.results.rows import residuals as row_residuals
 
@@ -87,8 +87,8 @@ def predictor(fit: Fit) -> tuple[np.ndarray, str]:
     """Fitted values (n,) of a linear model, linear predictors of a generalized one, and what they are called."""
     eta = np.asarray(fit._eta)
     if fit.family is None:
-        return eta, f"fitted {fit.design.response}"
-    return eta, f"linear predictor of {fit.design.response} ({fit.family.link.name})"
+        return eta, f"fitted {shorten(fit.design.response, 36)}"
+    return eta, f"linear predictor of {shorten(fit.design.response, 22)} ({fit.family.link.name})"
 
 
 def row_values(fit: Fit, type: str | None, scaled: bool) -> tuple[np.ndarray, str]:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from lmm.inference.smoothing import bandwidth, density, lowess
 from lmm.plots.axes import BLUE, ORANGE, handed_back, ink, panels, percent, scatter, shorten
-from lmm.plots.quantiles import draw_uniform
+from lmm.plots.quantiles import uniform_quantiles
 from lmm.results import ordinal
 from lmm.results.simulation import simulate_array
 
@@ -103,7 +103,7 @@ def simulated_residuals(
     """Simulated residuals: their distribution, and by rank of the prediction. See :meth:`lmm.plots.Plots.simulated_residuals`."""
     found = fit.simulated_residuals(nsim=nsim, rng=rng) if residuals is None else residuals
     axes = panels(2, ax, (4.2, 3.8), "simulated_residuals, two")
-    draw_uniform(found.values.to_numpy(dtype=float), axes[0], "simulated", rng, level)
+    uniform_quantiles(found, axes[0], "simulated", rng, level)
     by_rank(axes[1], found.values.to_numpy(dtype=float), np.asarray(found.fitted, dtype=float))
     return handed_back(axes)
 
