@@ -21,7 +21,7 @@ MODULES = sorted(
 
 
 #: optional packages that a module's examples need
-NEEDED = {"chain_diagnostics": "arviz_stats", "variational": "optax", "monte_carlo_em": "blackjax", "nuts": "blackjax"}
+NEEDED = {"chain_diagnostics": "arviz_stats", "variational": "optax", "monte_carlo_em": "blackjax", "nuts": "blackjax", "accessor": "matplotlib"}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -53,6 +53,8 @@ def test_names_in_the_translation_from_lme4_exist(name, fit):
     first, *rest = name.split(".")
     if first == "lmm" and (ROOT / "lmm" / rest[0]).is_dir():
         importlib.import_module(f"lmm.{rest[0]}")
+    if rest[0] == "plot":
+        pytest.importorskip("matplotlib")
     value = fit if first == "fit" else lmm
     for part in rest:
         value = getattr(value, part)
