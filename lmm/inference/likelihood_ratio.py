@@ -16,6 +16,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import chdtrc
 
+#: statistic of a variance estimated as zero, which the optimiser leaves a little above it
+ZERO = 1e-6
+
 
 def chi_squared_p(statistic: float, df: int) -> float:
     """P(chi2(df) >= statistic); NaN for no degrees of freedom."""
@@ -28,5 +31,5 @@ def boundary_p(statistic: float, df: int) -> float:
     """The 50:50 mixture of chi2(df - 1) and chi2(df), chi2(0) being zero; NaN for no degrees of freedom."""
     if df <= 0 or not np.isfinite(statistic):
         return float("nan")
-    at_zero = float(statistic <= 0.0) if df == 1 else chi_squared_p(statistic, df - 1)
+    at_zero = float(statistic <= ZERO) if df == 1 else chi_squared_p(statistic, df - 1)
     return 0.5 * at_zero + 0.5 * chi_squared_p(statistic, df)

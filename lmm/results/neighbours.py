@@ -97,7 +97,7 @@ def with_formula(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Fit:
     """The call repeated with another formula on the rows of this fit, which a term less must not bring more of."""
     coded = _contrasts(_call(fit), formula)
     with quietly():
-        return updating.repeat_call(fit.design, str(formula), {"subset": rows_used(fit.design), "contrasts": coded}, context)
+        return updating.repeat_call(fit.design, formula, {"subset": rows_used(fit.design), "contrasts": coded}, context)
 
 
 def without_predictors(fit: Fit, context: Mapping[str, Any]) -> Fit:
@@ -108,7 +108,7 @@ def without_predictors(fit: Fit, context: Mapping[str, Any]) -> Fit:
     text = replace(formula, fixed="1", text="1")
     with quietly():
         return updating.repeat_call(
-            fit.design, str(text), {"subset": rows_used(fit.design), "contrasts": _contrasts(_call(fit), text), "method": None}, context
+            fit.design, text, {"subset": rows_used(fit.design), "contrasts": _contrasts(_call(fit), text), "method": None}, context
         )
 
 

@@ -20,7 +20,7 @@ from lmm.model.records import Estimate
 from lmm.results.notes import warned
 
 
-def repeat_call(design: Design, formula: str | None, changes: dict[str, Any], context: Mapping[str, Any]) -> Any:
+def repeat_call(design: Design, formula: str | Formula | None, changes: dict[str, Any], context: Mapping[str, Any]) -> Any:
     """Repeat the call that made ``design`` with a changed formula or arguments.
 
     ``design.extra["call"]`` holds the keyword arguments of the call and, under ``"run"``, what carries
@@ -30,7 +30,10 @@ def repeat_call(design: Design, formula: str | None, changes: dict[str, Any], co
     run = call.pop("run", None)
     if run is None:
         raise ArgumentError("update: this fit was not made by lmer() or glmer(), so there is no call to repeat; fit the new model.")
-    text = str(design.formula) if formula is None else update_formula(design.formula, formula)
+    if formula is None:
+        new: str | Formula = design.formula  # as it was read: a text would not say that b:a came from a/b
+    else:
+        new = formula if isinstance(formula, Formula) else update_formula(design.formula, formula)
     if "method" not in changes and _overrides(call.get("method"), changes):
         call["method"] = None
     if "method" in changes and "control" not in changes and not isinstance(changes["method"], str | None):
@@ -38,7 +41,7 @@ def repeat_call(design: Design, formula: str | None, changes: dict[str, Any], co
     if formula is not None or "data" in changes:
         call["start"] = None  # theta belongs to the old terms
     arguments = {"data": design.frame.data, **call, **changes}
-    return run(text, arguments.pop("data"), ChainMap(dict(design.frame.context), context), **arguments)  # type: ignore[arg-type]
+    return run(new, arguments.pop("data"), ChainMap(dict(design.frame.context), context), **arguments)  # type: ignore[arg-type]
 
 
 def _overrides(method: Any, changes: dict[str, Any]) -> bool:

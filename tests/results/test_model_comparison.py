@@ -397,3 +397,31 @@ def test_a_fit_that_was_not_optimised_is_refused():
     fit = lmm.lmer(INTERCEPTS, data("sleepstudy"), start=[1.0], control=lmm.Control(evaluate_only=True))
     with pytest.raises(lmm.ArgumentError, match="not optimised"):
         fit.ranova()
+
+
+def test_terms_nested_in_several_steps_keep_their_names():
+    rng = np.random.default_rng(4)
+    frame = pd.DataFrame({name: rng.integers(5, size=200).astype(str) for name in "abc"}).assign(y=rng.standard_normal(200))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", lmm.SingularFitWarning)
+        fit = lmm.lmer("y ~ 1 + (1 | a/b/c)", frame)
+        assert sorted(fit.ranova().index[1:]) == ["(1 | a)", "(1 | b:a)", "(1 | c:(b:a))"]
+        assert [t.group for t in fit.update(REML=False).design.terms] == [t.group for t in fit.design.terms]
+
+
+def test_terms_with_odd_names_functions_and_closures():
+    frame = data("sleepstudy").rename(columns={"square": "an odd name", "w": "a.b"})
+
+    def made() -> lmm.Fit:
+        power = 1.5
+
+        def raised(x: pd.Series) -> pd.Series:
+            return x**power
+
+        return lmm.lmer("Reaction ~ raised(Days) + `an odd name` + a.b:block + (1 + `an odd name` | Subject)", frame)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = made()
+        assert list(fit.drop1().index) == ["<none>", "raised(Days)", "an odd name", "a.b:block"] == ["<none>", *fit.drop1("f").index]
+        assert list(fit.ranova().index) == ["<none>", "an odd name in (1 + `an odd name` | Subject)"]
