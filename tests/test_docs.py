@@ -21,7 +21,13 @@ MODULES = sorted(
 
 
 #: optional packages that a module's examples need
-NEEDED = {"chain_diagnostics": "arviz_stats", "variational": "optax", "monte_carlo_em": "blackjax", "nuts": "blackjax", "accessor": "matplotlib"}
+NEEDED = {
+    "chain_diagnostics": "arviz_stats",
+    "variational": "optax",
+    "monte_carlo_em": "blackjax",
+    "nuts": "blackjax",
+    "accessor": "matplotlib",
+}
 
 
 @pytest.mark.parametrize("name", MODULES)

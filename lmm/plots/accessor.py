@@ -112,7 +112,7 @@ class Plots:
         ----------
         profile : from ``fit.profile()``, which is called where none is given.
         parm : names of parameters, all by default.
-        absolute : draw |zeta|, with the intervals as bars.
+        absolute : draw its absolute value, with the intervals as bars.
         ax : where to draw, one Axes per parameter.
         """
         return profiles.profile(self._fit, profile, parm, absolute, ax)
