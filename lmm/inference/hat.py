@@ -52,3 +52,13 @@ def cooks_distances(pearson: np.ndarray, leverage: np.ndarray, part: np.ndarray,
     with np.errstate(divide="ignore", invalid="ignore"):
         out = (pearson / (1.0 - leverage)) ** 2 * part / (sigma**2 * p)
     return np.asarray(np.where(np.isfinite(out), out, np.nan))
+
+
+def studentised(deviance: np.ndarray, pearson: np.ndarray, leverage: np.ndarray) -> np.ndarray:
+    """(n,) sign(d) sqrt(d^2 + h r^2 / (1 - h)) of deviance residuals d and Pearson residuals r over sigma; NaN for a leverage of one.
+
+    Williams (1987), J. R. Stat. Soc. C 36.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out = np.sign(deviance) * np.sqrt(deviance**2 + leverage * pearson**2 / (1.0 - leverage))
+    return np.asarray(np.where(np.isfinite(out), out, np.nan))

@@ -149,6 +149,19 @@ class Criticism(Resampling):
         sigma = generalized.residual_sd(self.estimate) or 1.0
         return rows.as_series(self.design, hat.cooks_distances(pearson, leverage, part, sigma, self.design.p), "cooks_distance")
 
+    def rstudent(self) -> pd.Series:
+        """Studentised residuals given the variance parameters, on the user's index, as lme4's: sign(d) sqrt(d^2 + h r^2 / (1 - h)) / sigma.
+
+        d are deviance residuals, r Pearson residuals, h the leverages; of a linear model it is r / (sigma sqrt(1 - h)).
+
+        Raises
+        ------
+        ArgumentError : for an ordinal model.
+        """
+        leverage = self._leverage("rstudent")
+        deviance, pearson = (rows.residuals(self.design, self.estimate, self._eta, type, True) for type in ("deviance", "pearson"))
+        return rows.as_series(self.design, hat.studentised(deviance, pearson, leverage), "rstudent")
+
     def _leverage(self, what: str) -> np.ndarray:
         if ordinal.is_ordinal(self.family):
             raise ArgumentError(f"{what}: the rows of an ordinal model have no single fitted value.")

@@ -67,6 +67,7 @@ def ticks() -> lmm.Fit:
 def test_leverage_and_cooks_distance_agree_with_lme4(case):
     np.testing.assert_allclose(fit(case).leverage(), REFERENCE[case]["hat"], rtol=1e-8)
     np.testing.assert_allclose(fit(case).cooks_distance(), REFERENCE[case]["cook"], rtol=1e-7, atol=1e-14)
+    np.testing.assert_allclose(fit(case).rstudent(), REFERENCE[case]["student"], rtol=1e-7, atol=1e-9)
 
 
 def working_weights(found: lmm.Fit) -> np.ndarray:
@@ -124,6 +125,12 @@ def test_cooks_distance_of_the_fixed_effects_is_that_of_leaving_the_row_out(case
     for row in (0, 17, 59, design.n - 1):
         moved = whole - beta(np.delete(everything, row))[0]
         assert distance.iloc[row] == pytest.approx(moved @ A @ moved / (found.sigma**2 * design.p), rel=1e-6)
+
+
+def test_studentised_residuals_of_counts_lie_between_deviance_and_more():
+    found = ticks()
+    assert (found.rstudent().abs() >= found.residuals("deviance").abs() - 1e-12).all()
+    assert (np.sign(found.rstudent()) == np.sign(found.residuals("deviance"))).all()
 
 
 def test_leverage_is_on_the_users_index_with_gaps():

@@ -1,4 +1,4 @@
-# Leverages and Cook's distances by lme4, variance explained and inflation by performance, on lme4's data sets.
+# Leverages, Cook's distances and studentised residuals by lme4, variance explained and inflation by performance, on lme4's data sets.
 #
 #   Rscript make_criticism.R > criticism.json
 #
@@ -20,7 +20,8 @@ linear <- list(
   pastes = lmer(strength ~ 1 + (1 | batch / cask), Pastes, control = tight),
   cake = lmer(angle ~ recipe * temp + (1 | recipe:replicate), cake, control = tight)
 )
-out <- lapply(linear, function(m) list(theta = unname(getME(m, "theta")), hat = unname(hatvalues(m)), cook = unname(cooks.distance(m))))
+out <- lapply(linear, function(m) list(theta = unname(getME(m, "theta")), hat = unname(hatvalues(m)), cook = unname(cooks.distance(m)),
+                                     student = unname(rstudent(m))))
 
 shares <- function(m) {
   r2 <- suppressWarnings(r2_nakagawa(m)); i <- suppressWarnings(icc(m))
