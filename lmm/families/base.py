@@ -295,6 +295,15 @@ class Family(abc.ABC):
     def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         """Responses drawn with means mu (n,), or (draws, n)."""
 
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        """P(Y <= y) with means mu, elementwise; ArgumentError for a family of which it is not known."""
+        raise ArgumentError(f"the distribution function of family {self.name!r} is not known.")
+
+    @property
+    def has_cdf(self) -> bool:
+        """Whether :meth:`cdf` is known."""
+        return type(self).cdf is not Family.cdf
+
     @abc.abstractmethod
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:
         """Means (n,) to begin from: near y, and inside the interval of the means."""

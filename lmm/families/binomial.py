@@ -71,6 +71,11 @@ class Binomial(Family):
     def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         return ones(weights) * (special.xlogy(y, y) + special.xlogy(1.0 - y, 1.0 - y)) + self.constant(y, weights)
 
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        trials = np.rint(ones(weights))
+        successes = np.floor(y * trials + 1e-6)  # y is a quotient
+        return np.where(successes < 0, 0.0, special.bdtr(np.clip(successes, 0.0, trials), np.asarray(trials, dtype=np.int64), mu))
+
     def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         trials = np.rint(ones(weights)).astype(np.int64)
         return rng.binomial(trials, mu) / trials

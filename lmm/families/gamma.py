@@ -8,6 +8,7 @@ formula, which stays accurate when phi is small.
 from __future__ import annotations
 
 import numpy as np
+from scipy import special
 
 from lmm.families.base import Array, Family, Weights, check_positive, ones
 from lmm.families.special import LOG_2PI, divergence, log_less_digamma, stirling, trigamma_less_inverse
@@ -64,6 +65,10 @@ class Gamma(Family):
 
     def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         return self.constant(y, weights, phi)
+
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        shape = ones(weights) / phi
+        return special.gammainc(shape, shape * np.maximum(y, 0.0) / mu)
 
     def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         scale = phi / ones(weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import special
 
 from lmm.families import links
 from lmm.families.base import Array, Family, Weights, ones
@@ -58,6 +59,9 @@ class Gaussian(Family):
 
     def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         return self.constant(y, weights, phi)
+
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        return special.ndtr((y - mu) / np.sqrt(phi / ones(weights)))
 
     def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         return rng.normal(mu, np.sqrt(phi / ones(weights)))

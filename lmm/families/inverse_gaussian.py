@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import special
 
 from lmm.families.base import Array, Family, Weights, check_positive, ones
 from lmm.families.special import LOG_2PI
@@ -57,6 +58,14 @@ class InverseGaussian(Family):
 
     def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         return self.constant(y, weights, phi)
+
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        shape, y = ones(weights) / phi, np.asarray(y, dtype=float)
+        positive = np.where(y > 0, y, 1.0)
+        root, ratio = np.sqrt(shape / positive), positive / mu
+        # the second term is small, but its first factor may overflow
+        value = special.ndtr(root * (ratio - 1.0)) + np.exp(2.0 * shape / mu + special.log_ndtr(-root * (ratio + 1.0)))
+        return np.where(y > 0, value, 0.0)
 
     def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         return rng.wald(mu, ones(weights) / phi)

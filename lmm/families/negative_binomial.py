@@ -82,6 +82,10 @@ class NegativeBinomial(Family):
     def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         return weighted_constant(special.xlogy(y, y), weights) + self.constant(y, weights, phi)
 
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        y = np.floor(y)
+        return np.where(y < 0, 0.0, special.betainc(phi, np.maximum(y, 0.0) + 1.0, phi / (phi + mu)))
+
     def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         return rng.poisson(rng.gamma(phi, mu / phi)).astype(float)
 

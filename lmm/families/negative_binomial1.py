@@ -136,6 +136,10 @@ class NegativeBinomial1(Family):
         density = self._kernel(y, np.log(mu), ones(weights), phi) + self.constant(y, weights, phi)
         return 2.0 * np.maximum(self.saturated(y, weights, phi) - density, 0.0)
 
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        y = np.floor(y)
+        return np.where(y < 0, 0.0, special.betainc(mu / phi, np.maximum(y, 0.0) + 1.0, 1.0 / (1.0 + phi)))
+
     def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         return rng.poisson(rng.gamma(np.asarray(mu) / phi, phi)).astype(float)
 

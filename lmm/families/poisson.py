@@ -52,6 +52,10 @@ class Poisson(Family):
     def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         return weighted_constant(special.xlogy(y, y) - y - special.gammaln(y + 1.0), weights)
 
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        y = np.floor(y)
+        return np.where(y < 0, 0.0, special.pdtr(np.maximum(y, 0.0), mu))
+
     def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         return rng.poisson(mu).astype(float)
 

@@ -70,8 +70,8 @@ def _check_polars() -> None:
     """Warn of polars 2, whose columns have no ``get_categories``, which marginaleffects 0.6.0 asks for."""
     if int(version("polars").partition(".")[0]) >= 2 and version("marginaleffects") == "0.6.0":
         warn(
-            "marginaleffects 0.6.0 does not work with polars 2 where a predictor is categorical: comparisons of its levels and new data fail. "
-            "Install an earlier one: pip install 'polars<2'.",
+            "marginaleffects 0.6.0 does not work with polars 2 where a predictor is categorical: comparisons of its levels and new data "
+            "fail. Install an earlier one: pip install 'polars<2'.",
             LmmWarning,
         )
 

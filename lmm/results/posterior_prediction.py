@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from lmm.inference import predictive
 from lmm.model.records import Estimate
 from lmm.results import generalized, marginal
 from lmm.results.coverage import tails
@@ -109,10 +110,39 @@ def new_observations(rows: Rows, estimate: Estimate, part: np.ndarray) -> np.nda
     assert draws is not None
     sigma = np.full(draws.beta.shape[:2], estimate.sigma) if draws.sigma is None else draws.sigma
     variance = np.square(sigma).reshape(-1, 1) / (np.ones(len(part)) if rows.weights is None else rows.weights[part])
+    return np.asarray(variance + left_out(rows, estimate, part))
+
+
+def observations(rows: Rows, estimate: Estimate, probabilities: tuple[float, ...]) -> list[np.ndarray]:
+    """Quantiles per probability, (complete rows,), of new observations of a generalized model over the draws.
+
+    Effects of new levels, and those left out, are drawn once per draw of the parameters.
+    """
+    assert estimate.draws is not None
+    rng = np.random.default_rng(SEED)
+    phi = estimate.phi if estimate.draws.phi is None else estimate.draws.phi.reshape(-1, 1)
+    w: np.ndarray | None = None
+    found: list[list[np.ndarray]] = [[] for _ in probabilities]
+    for part in _batches(rows, estimate):
+        eta, variance = predictors(rows, estimate, part)
+        variance = variance + left_out(rows, estimate, part)
+        if variance.any():
+            eta = eta + np.sqrt(variance) * rng.standard_normal(eta.shape)
+        w = np.full(len(eta), 1.0 / len(eta)) if w is None else w
+        own = None if rows.weights is None else rows.weights[part]
+        for values, piece in zip(found, predictive.mixture_quantiles(estimate.family, eta, w, probabilities, own, phi), strict=True):
+            values.append(piece)
+    return [np.concatenate(values) for values in found]
+
+
+def left_out(rows: Rows, estimate: Estimate, part: np.ndarray) -> np.ndarray:
+    """(draws, rows of the part) variances of the random effects that are left out."""
+    assert estimate.draws is not None
+    variance = np.zeros((int(np.prod(estimate.draws.beta.shape[:2])), len(part)))
     for t, (term, mask) in enumerate(zip(rows.terms, rows.keep, strict=True)):
         if term is not None and not mask.all():
             variance = variance + _variance(estimate, t, term[1][part] * ~mask)
-    return np.asarray(variance)
+    return variance
 
 
 def mixture_quantile(mean: np.ndarray, variance: np.ndarray, p: float) -> np.ndarray:

@@ -6,13 +6,15 @@ mixed-model equations inverted. A level that the fit never saw has b = 0 as its 
 variance sigma^2 z'Gz as error. Where random effects are left out, the predictor is that of the
 population and its variance x' Cov(beta_hat) x.
 
-In a generalized model the predictor is eta; intervals are normal in eta, carried to the response by the inverse link,
-and standard errors on the response scale follow from those of eta times d mu / d eta. A posterior's draws give theirs:
+In a generalized model the predictor is eta; confidence intervals are normal in eta, carried to the response by the inverse
+link, and standard errors on the response scale follow from those of eta times d mu / d eta. Prediction intervals are quantiles
+of the family's distribution averaged over eta: :mod:`lmm.inference.predictive`. A posterior's draws give theirs:
 :mod:`lmm.results.posterior_prediction`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,11 +24,13 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.formula import Table
-from lmm.model.conditional import prediction_variance
+from lmm.inference import predictive
+from lmm.inference.ddf import Ddf
+from lmm.model.conditional import prediction_variance, scale2
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results import generalized, marginal, ordinal, posterior_prediction
-from lmm.results.coverage import normal_quantile
+from lmm.results.coverage import check_level, t_quantile, tails
 from lmm.results.fixed import kept_positions
 from lmm.results.randomeffects import random_part
 from lmm.results.rows import align
@@ -71,10 +75,13 @@ def predict(
     interval: str | None = None,
     level: float = 0.95,
     average: bool = False,
+    weights: Any = None,
+    degrees: Callable[[], Ddf] | None = None,
 ) -> pd.Series | pd.DataFrame:
     """Predicted values; with ``se_fit`` or ``interval`` a DataFrame ``fit, se, lower, upper``. See :meth:`lmm.Fit.predict`.
 
-    ``known`` may be None where neither is asked for; ``average`` is ``marginal=True``.
+    ``known`` may be None where neither is asked for; ``average`` is ``marginal=True``, ``degrees`` gives degrees of freedom
+    for t intervals.
     """
     categories = ordinal.is_ordinal(estimate.family)
     if type not in TYPES and not categories:
@@ -82,7 +89,7 @@ def predict(
     if interval is not None and interval not in INTERVALS:
         options = ", ".join(map(repr, INTERVALS))
         raise ArgumentError(f"predict: interval={interval!r} is not one of {options}.{nearest(interval, INTERVALS)}")
-    quantile = normal_quantile(level)
+    check_level(level)
     keep = kept_effects(design, re_form)
     if average:
         _check_marginal(estimate, keep, type)
@@ -90,12 +97,19 @@ def predict(
         ordinal.check_prediction(type, se_fit, interval, any(mask.any() for mask in keep))
         if type != "link":
             return predicted_categories(design, estimate, newdata, keep, allow_new_levels, type, average)
-    if interval == "prediction" and estimate.family is not None:
-        raise ArgumentError("predict: interval='prediction' is for linear models; simulate() draws new observations of a generalized one.")
     everything = interval == "prediction"
+    if everything:
+        _check_observations(estimate, type)
     rows = fitted_rows(design, keep) if newdata is None else new_rows(design, newdata, keep, allow_new_levels, everything)
+    if weights is not None:
+        rows = replace(rows, weights=_new_weights(newdata, weights, len(rows.X)))
     eta = predictor(rows, estimate)
     wanted = se_fit or interval is not None
+    t_based = _t_based(rows, degrees, estimate, interval, wanted, any(mask.any() for mask in keep))
+    observed = None
+    if everything and estimate.family is not None:
+        assert known is not None
+        observed = new_observations(rows, problem, estimate, known, eta, level)
     sampled = wanted and posterior_prediction.from_draws(rows, estimate)
     variance = np.full(len(eta), np.nan)
     z: list[np.ndarray] | None = None
@@ -105,20 +119,26 @@ def predict(
         eta[~complete] = np.nan
         eta, spread = averaged(design, estimate, known if wanted and not sampled else None, rows.X, z, eta)
         variance = variance if spread is None else spread
+    elif t_based is not None:
+        variance = t_based[0] ** 2
     elif wanted and not sampled:
         assert known is not None
         variance[rows.complete] = error_variance(rows, problem, estimate, known)
     on_response = type == "response"
     columns = {"fit": generalized.mean(estimate, eta) if on_response else eta}
     if sampled:
-        columns |= posterior_prediction.limits(rows, estimate, on_response, interval, level, z)
+        columns |= posterior_prediction.limits(rows, estimate, on_response, interval if observed is None else None, level, z)
     elif wanted:
         se = np.sqrt(variance)
         columns["se"] = se * np.abs(generalized.slope(estimate, eta)) if on_response else se
-    if interval is not None and not sampled:
+    if t_based is not None:
+        columns["df"] = t_based[1]
+    if observed is not None:
+        columns |= {"lower": observed[0], "upper": observed[1]}
+    elif interval is not None and not sampled:
         if everything:
             variance = variance + new_observation_variance(rows, estimate)
-        margin = quantile * np.sqrt(variance)
+        margin = t_quantile(level, np.array(np.inf) if t_based is None else t_based[1]) * np.sqrt(variance)
         ends = [eta - margin, eta + margin]
         if on_response:
             ends = [generalized.mean(estimate, end) for end in ends]
@@ -216,12 +236,77 @@ def error_variance(rows: Rows, problem: Problem | GeneralizedProblem, estimate: 
 
 
 def new_observation_variance(rows: Rows, estimate: Estimate) -> np.ndarray:
-    """(m,) what an observation adds to its predictor: the residual's variance and that of the random effects left out."""
-    total = np.ones(len(rows.X)) if rows.weights is None else 1.0 / rows.weights
+    """(m,) what an observation adds to its predictor: the variance of the random effects left out, and of a linear model's residual."""
+    linear = estimate.family is None
+    total = np.zeros(len(rows.X)) if not linear else np.ones(len(rows.X)) if rows.weights is None else 1.0 / rows.weights
     for term, mask, T in zip(rows.terms, rows.keep, estimate.factors, strict=True):
         if term is not None and not mask.all():
             total = total + np.sum(((term[1] * ~mask) @ T) ** 2, axis=1)
-    return estimate.sigma**2 * total
+    return np.asarray(scale2(estimate) * total)
+
+
+def new_observations(
+    rows: Rows, problem: Problem | GeneralizedProblem, estimate: Estimate, known: Uncertainty, eta: np.ndarray, level: float
+) -> list[np.ndarray]:
+    """Ends (m,) of intervals with equal tails for new observations of a generalized model, NaN for incomplete rows."""
+    out = [np.full(len(eta), np.nan), np.full(len(eta), np.nan)]
+    use = rows.complete
+    if not use.any():
+        return out
+    if posterior_prediction.from_draws(rows, estimate):
+        found = posterior_prediction.observations(rows, estimate, tails(level))
+    else:
+        left_out = new_observation_variance(rows, estimate)[use]
+        sd = np.sqrt(error_variance(rows, problem, estimate, known) + left_out)
+        weights = None if rows.weights is None else rows.weights[use]
+        found = predictive.normal_quantiles(estimate.family, eta[use], sd, tails(level), weights, estimate.phi)
+    for values, ends in zip(out, found, strict=True):
+        values[use] = ends
+    return out
+
+
+def _check_observations(estimate: Estimate, type: str) -> None:
+    if estimate.family is None:
+        return
+    if type == "link":
+        raise ArgumentError("predict: new observations are on the scale of the response; interval='prediction' goes with type='response'.")
+    if generalized.is_quasi(estimate):
+        raise ArgumentError(
+            "predict: quasi-likelihood estimates a variance and no distribution, so that there are no prediction intervals; "
+            "fit a family that has its own dispersion, such as negative_binomial."
+        )
+
+
+def _new_weights(newdata: Any, weights: Any, m: int) -> np.ndarray:
+    """Prior weights (m,) of new rows: a column of theirs, a number, or an array."""
+    if newdata is None:
+        raise ArgumentError("predict: weights= are those of new rows; the rows of the fit have their own.")
+    values = Table(newdata).column(weights) if isinstance(weights, str) and weights in Table(newdata) else weights
+    try:
+        out = np.broadcast_to(np.asarray(values, dtype=float), (m,))
+    except (TypeError, ValueError):
+        raise ArgumentError(f"predict: weights= must be a column of newdata, a number, or {m} numbers.") from None
+    if not (out > 0).all():
+        raise ArgumentError("predict: weights= must be positive.")
+    return out
+
+
+def _t_based(
+    rows: Rows, degrees: Callable[[], Ddf] | None, estimate: Estimate, interval: str | None, wanted: bool, with_effects: bool
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Standard errors and degrees of freedom (m,) of the population's predictor, where a method for them was named."""
+    if degrees is None:
+        return None
+    if not wanted or with_effects or interval == "prediction":
+        raise ArgumentError("predict: ddf= is for standard errors and confidence intervals of the population, with re_form=False.")
+    known = degrees()
+    found = known.t(rows.X[rows.complete])
+    out = []
+    for values in found:
+        column = np.full(len(rows.X), np.nan)
+        column[rows.complete] = values
+        out.append(column)
+    return out[0], out[1]
 
 
 def _check_marginal(estimate: Estimate, keep: tuple[np.ndarray, ...], type: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from lmm.inference.ddf import degrees_of_freedom
 from lmm.results import comparison, generalized, prediction, rows, simulation, tidy, updating
 from lmm.results.comparison import MethodComparison
 from lmm.results.parameters import Parameters
@@ -58,6 +59,8 @@ class Rowwise(Parameters):
         interval: str | None = None,
         level: float = 0.95,
         marginal: bool = False,
+        weights: Any = None,
+        ddf: str | None = None,
     ) -> pd.Series | pd.DataFrame:
         """Predicted values, for new data or for the rows of the fit.
 
@@ -74,13 +77,17 @@ class Rowwise(Parameters):
             and the random effects used, a new level's whole variance included. Of a generalized model that of the
             working linear model at the modes, or from :meth:`vcov` with re_form=False; times dmu/deta for "response".
         interval : "confidence" for the predictor; "prediction" for a new observation, which adds the
-            residual variance (over the weight, for the rows of the fit) and the variance of random
-            effects left out (their columns must be in newdata then; the level does not matter). Of a
-            generalized model "confidence" only, normal in the linear predictor.
+            residual variance (over the weight) and the variance of random effects left out (their columns must be in
+            newdata then; the level does not matter). Of a generalized model confidence intervals are normal in the linear
+            predictor; prediction intervals are the quantiles with equal tails of the family's distribution averaged over a
+            normal predictor, whole counts or proportions of whole successes where the response is discrete.
         level : coverage of the interval, from normal quantiles.
         marginal : with ``re_form=False``, the average over the population of random effects,
             E[g^-1(x'beta + z'b)], rather than the mean of a typical level, g^-1(x'beta). Its standard error
             includes that of the variance parameters. The same for a linear model.
+        weights : prior weights of new observations, a column of newdata, a number or (m,): trials of a binomial one. Ones by default.
+        ddf : "satterthwaite" or "kenward_roger", with ``re_form=False``: standard errors and confidence intervals of a linear
+            model by t with these degrees of freedom, which ``df`` reports. None for the normal distribution.
 
         Of a posterior ``fit`` is at the posterior means, ``se`` the standard deviation over the draws of the predictor (or of the
         mean) and an interval the quantiles of the predictive distribution, all uncertainty included. Where a method keeps no
@@ -115,6 +122,8 @@ class Rowwise(Parameters):
             interval,
             level,
             marginal,
+            weights,
+            None if ddf is None else lambda: degrees_of_freedom(self.problem, self.estimator, self.estimate, self._uncertainty.beta, ddf),
         )
 
     def simulate(self, nsim: int = 1, rng: None | int | np.random.Generator = None, *, use_u: bool = False) -> pd.DataFrame:

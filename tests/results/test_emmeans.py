@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 
 import lmm
+from tests.results.fits import fit as shipped
 from tests.results.fits import frame
+from tests.results.posterior_fits import KnownPosterior
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 RECORD = json.loads((REFERENCE / "emmeans.json").read_text())["cases"]
@@ -172,7 +174,7 @@ def test_missing_rows_and_tables_of_other_kinds():
 
 
 def test_posterior():
-    one = lmm.lmer("Reaction ~ Days + (1|Subject)", frame("sleepstudy"), method="vi")
+    one = shipped("sleep_ml").update(method=KnownPosterior(shipped("sleep_ml"), length=500))
     mine = one.emmeans("Days", at={"Days": [0, 9]})
     draws = one.estimate.draws.beta.reshape(-1, 2) @ np.array([1.0, 9.0])
     np.testing.assert_allclose(mine["lower"].iloc[1], np.quantile(draws, 0.025))

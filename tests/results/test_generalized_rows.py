@@ -212,8 +212,6 @@ def test_population_average_arguments():
         fit.predict(marginal=True)
     with pytest.raises(lmm.ArgumentError, match="response"):
         fit.predict(re_form=False, marginal=True, type="link")
-    with pytest.raises(lmm.ArgumentError, match="simulate"):
-        fit.predict(interval="prediction")
     linear = lmm.lmer("Reaction ~ Days + (1|Subject)", lmm.datasets.load("sleepstudy"))
     pd.testing.assert_series_equal(linear.predict(re_form=False, marginal=True), linear.predict(re_form=False))
 
