@@ -18,6 +18,7 @@ from lmm.errors import FormulaError, nearest
 _NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _WORD = re.compile(r"[^\W\d][\w.]*")
 _OPEN, _CLOSE = "([{", ")]}"
+_EDGES = _OPEN + _CLOSE + "+-*/:,=<>'\""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,18 @@ class _Token:
     value: float = 0.0
 
 
+def _loose(name: str) -> re.Pattern[str]:
+    """A name with any blanks around its punctuation, and at least one where it has one between two words."""
+    pieces = re.findall(r"[\w.]+|[^\w\s]", name)
+    out, at = "", 0
+    for piece in pieces:
+        start = name.index(piece, at)
+        apart = start > at and at and name[at - 1] not in _EDGES and piece[0] not in _EDGES
+        out += (r"\s+" if apart else r"\s*" if at else "") + re.escape(piece)
+        at = start + len(piece)
+    return re.compile(out)
+
+
 class _Reader:
     """Recursive descent over one text. A linear form is an array (p + 1,), the constant last."""
 
@@ -88,7 +101,7 @@ class _Reader:
         spelt = {name: i for i, name in enumerate(self.names)}
         if "Intercept" in spelt:
             spelt.setdefault("(Intercept)", spelt["Intercept"])
-        patterns = [(re.compile(r"\s*".join(map(re.escape, name.split()))), i) for name, i in spelt.items() if name.strip()]
+        patterns = [(_loose(name), i) for name, i in spelt.items() if name.strip()]
         out, at = [], 0
         while at < len(self.text):
             c = self.text[at]

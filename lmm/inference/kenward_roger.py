@@ -29,7 +29,7 @@ from lmm.covariance import Covariance
 from lmm.estimators import MaximumLikelihood
 from lmm.estimators.registry import control_of
 from lmm.inference.distributions import FTest, f_test
-from lmm.inference.marginal import Marginal, marginal
+from lmm.inference.marginal import marginal, projected
 from lmm.inference.satterthwaite import independent
 from lmm.inference.traces import traces
 from lmm.inference.variance_parameters import knows_sigma
@@ -87,7 +87,7 @@ class KenwardRoger:
         df, scale = moments(q, A1, A2)
         adjusted = white @ L @ self.cov @ L.T @ white.T
         shift = white @ estimate
-        return f_test(scale * float(shift @ np.linalg.solve(adjusted, shift)) / q, q, df)
+        return f_test(scale * float(shift @ np.linalg.solve(adjusted, shift)) / q, q, df, scale)
 
 
 def moments(q: int, A1: float, A2: float) -> tuple[float, float]:
@@ -135,38 +135,19 @@ def kenward_roger(problem: Problem, estimator: Any, estimate: Estimate) -> Kenwa
     at = marginal(problem, estimate)
     dG = [linear_directions(structure) for structure in problem.structures]
     products, single = traces(problem.cross, list(estimate.factors), dG, tuple(size.group for size in problem.plan.terms))
-    P, Q = _derivatives(at, dG)
+    P, Q = at.derivatives(dG)
     if not knows_sigma(estimate):  # V itself, the scale
         products = np.block([[products, single[:, None]], [single[None], np.array([[float(problem.n)]])]])
         own = np.linalg.inv(at.C) if problem.p else np.zeros((0, 0))
         Q = np.concatenate([np.concatenate([Q, -P[:, None]], axis=1), np.concatenate([-P, own[None]])[None]])
         P = np.concatenate([P, -own[None]])
-    information = products - 2.0 * np.einsum("pq,ijqp->ij", at.C, Q) + np.einsum("pq,iqr,rs,jsp->ij", at.C, P, at.C, P, optimize=True)
+    information = projected(products, at.C, P, Q)
     W = 2.0 * _inverse(information)
     inner = np.einsum("ij,ijpq->pq", W, Q) - np.einsum("ij,ipq,qr,jrs->ps", W, P, at.C, P, optimize=True)
     half, s2 = at.inverse @ at.C, float(estimate.sigma) ** 2
     unadjusted = s2 * half @ at.inverse.T
     cov = unadjusted + 2.0 * s2 * half @ ((inner + inner.T) / 2.0) @ half.T
     return KenwardRoger(cov, unadjusted, s2 * half @ P @ half.T, W, message)
-
-
-def _derivatives(at: Marginal, dG: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """P_i (m, p, p) and Q_ij (m, m, p, p) of the random effects' parameters, relative to sigma^2, fixed columns orthonormal."""
-    p = at.problem.p
-    P = -np.concatenate([at.between(t, d) for t, d in enumerate(dG)])
-    m = len(P)
-    Q = np.empty((m, m, p, p))
-    i = 0
-    for t, own in enumerate(dG):
-        for d in own:
-            e = at.times(t, np.einsum("ab,pbj->paj", d, at.F[t]))  # Z'V^-1Z E_i F
-            j = 0
-            for s, other in enumerate(dG):
-                for f in other:
-                    Q[i, j] = np.einsum("paj,ab,qbj->pq", e[s], f, at.F[s], optimize=True)
-                    j += 1
-            i += 1
-    return P, Q
 
 
 def _inverse(information: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ class Marginal:
     factor, tail_T : the factorised system, and the relative factors of the tail's terms.
     C : (p, p), (Q'V^-1Q)^-1.
     F : per term (p, k, J), Z'V^-1Q.
+    e : per term (k, J), Z'V^-1(y - X beta), beta the generalized least-squares estimate.
     inverse : (p, p), R^-1: coefficients of the user's columns are R^-1 gamma.
     """
 
@@ -41,6 +42,7 @@ class Marginal:
     tail_T: list[np.ndarray]
     C: np.ndarray
     F: list[np.ndarray]
+    e: list[np.ndarray]
     inverse: np.ndarray
 
     def between(self, t: int, dG: np.ndarray) -> np.ndarray:
@@ -52,6 +54,28 @@ class Marginal:
         for i, d in enumerate(dG):
             out[i] = np.einsum("ab,pbj->paj", d, F).reshape(p, k * J) @ flat.T
         return (out + out.swapaxes(1, 2)) / 2.0
+
+    def derivatives(self, dG: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """P_i = -F'E_i F (m, p, p) and Q_ij = F'E_i Z'V^-1Z E_j F (m, m, p, p) for directions dG (m_t, k, k) of all terms."""
+        p = self.problem.p
+        P = -np.concatenate([self.between(t, d) for t, d in enumerate(dG)])
+        Q = np.empty((len(P), len(P), p, p))
+        place = [(t, d) for t, own in enumerate(dG) for d in own]
+        for i, (t, d) in enumerate(place):
+            e = self.times(t, np.einsum("ab,pbj->paj", d, self.F[t]))
+            for j, (s, f) in enumerate(place):
+                Q[i, j] = np.einsum("paj,ab,qbj->pq", e[s], f, self.F[s], optimize=True)
+        return P, Q
+
+    def residual_quadratics(self, dG: list[np.ndarray]) -> np.ndarray:
+        """v_i'Z'PZ v_j (m, m) with v_i = E_i e, P the projection of REML."""
+        v = [np.einsum("iab,bj->iaj", d, e) for d, e in zip(dG, self.e, strict=True)]
+        onto = np.concatenate([np.einsum("pbj,ibj->ip", F, own, optimize=True) for F, own in zip(self.F, v, strict=True)])
+        rows = []
+        for t, own in enumerate(v):
+            Qv = self.times(t, own)
+            rows.append(np.concatenate([np.einsum("iaj,laj->il", Qv[s], other, optimize=True) for s, other in enumerate(v)], axis=1))
+        return np.asarray(np.concatenate(rows) - onto @ self.C @ onto.T)
 
     def times(self, t: int, v: np.ndarray) -> list[np.ndarray]:
         """Z'V^-1Z v per term (r, k_s, J_s), for vectors v (r, k, J) of term t."""
@@ -66,6 +90,12 @@ class Marginal:
         return self.problem.collect(Qv)
 
 
+def projected(products: np.ndarray, C: np.ndarray, P: np.ndarray, Q: np.ndarray) -> np.ndarray:
+    """tr(P V_i P V_j) of REML's projection P from tr(V^-1 V_i V^-1 V_j), P_i and Q_ij."""
+    corrected = products - 2.0 * np.einsum("pq,ijqp->ij", C, Q)
+    return np.asarray(corrected + np.einsum("pq,iqr,rs,jsp->ij", C, P, C, P, optimize=True))
+
+
 def marginal(problem: Problem, estimate: Estimate) -> Marginal:
     """Factor the system at an estimate and carry the fixed columns through it."""
     plan, p = problem.arranged, problem.p
@@ -73,4 +103,7 @@ def marginal(problem: Problem, estimate: Estimate) -> Marginal:
     data = problem.data._replace(degrees=np.asarray(float(problem.n)))  # sigma^2 does not enter
     value, at = state(np, data, chain_T, tail_T, plan.layout, False)
     inverse = solve_triangular(problem.R, np.eye(p)) if p else np.zeros((0, 0))
-    return Marginal(problem, at.factor, tail_T, np.asarray(value.cov), [F[:p] for F in problem.collect(at.residuals)], inverse)
+    columns = problem.collect(at.residuals)
+    F = [c[:p] for c in columns]
+    e = [c[p] - np.tensordot(np.asarray(value.beta), c[:p], 1) for c in columns]
+    return Marginal(problem, at.factor, tail_T, np.asarray(value.cov), F, e, inverse)

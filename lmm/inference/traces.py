@@ -143,7 +143,8 @@ def _reduce(
         at += d.shape[1] * n
     S_pairs = {(a, b): Y[a].T @ Y[b] for a in range(k) for b in range(k)}
     S = [sum(d[a, b] * S_pairs[a, b] for a in range(k) for b in range(k)) for d in dG]
-    joined = abs(C) + sum((abs(e) for e in E), 0.0 * abs(C))
+    reach = sum(abs(own) for own in Y)
+    joined = sum((abs(e) for e in E), abs(C) + reach.T @ reach)  # S may join what C, with T zero, does not
     count, component = connected_components(joined, directed=False)
     sizes = np.bincount(component)
     if sizes.max() > LIMIT:

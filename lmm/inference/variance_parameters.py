@@ -21,15 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from lmm.errors import ArgumentError
-from lmm.estimators import MaximumLikelihood
+from lmm.errors import ArgumentError, CapacityError
+from lmm.estimators.criterion import Evaluator, curvature, directions
+from lmm.estimators.trust_region import Point
+from lmm.inference.marginal import marginal, projected
+from lmm.inference.traces import traces
 from lmm.linalg import threads
 from lmm.model import hessian
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 
-#: random effects of several factors up to which the dense second derivatives cost less than differences of the gradient
-DENSE = 1_500
 #: eigenvalues of the Hessian, its diagonal scaled to one, that count as positive
 POSITIVE = 1e-8
 
@@ -112,20 +113,31 @@ def variance_parameters(problem: Problem | GeneralizedProblem, estimator: Any, e
 def second_derivatives(problem: Problem, estimate: Estimate) -> np.ndarray:
     """Exact Hessian (m + 1, m + 1) of the criterion in (theta, log sigma)."""
     theta, sigma = np.asarray(estimate.theta, dtype=float), float(estimate.sigma)
-    at, apart = MaximumLikelihood(reml=estimate.reml, sigma=sigma), MaximumLikelihood(reml=estimate.reml, sigma=2.0 * sigma)
+    at, apart = Evaluator(problem, estimate.reml, sigma), Evaluator(problem, estimate.reml, 2.0 * sigma)
+    here, there = at.in_theta(theta), apart.in_theta(theta)
     m = len(theta)
     H = np.empty((m + 1, m + 1))
-    sizes = [(size.k, size.J) for size in problem.plan.terms]
-    if hessian.is_cheap(sizes, DENSE):
-        H[:m, :m] = at.hessian(problem, theta)
-    else:
-        H[:m, :m] = hessian.by_differences(lambda point: at.gradient(problem, point), theta)
+    H[:m, :m] = _in_theta(problem, estimate, at, here)
     # the gradients at two values of sigma differ in r2' alone: r2' (1 - 1/4) / sigma^2
-    H[:m, m] = H[m, :m] = -8.0 / 3.0 * (at.gradient(problem, theta) - apart.gradient(problem, theta))
-    gap = apart.objective(problem, theta) - at.objective(problem, theta)  # 2 N log 2 - (3/4) r2 / sigma^2
-    N = problem.n - (problem.p if estimate.reml else 0)
-    H[m, m] = 16.0 / 3.0 * (2.0 * N * np.log(2.0) - gap)
+    H[:m, m] = H[m, :m] = -8.0 / 3.0 * (here.gradient - there.gradient)
+    H[m, m] = 4.0 * float(here.payload.value.r2) / sigma**2
     return H
+
+
+def _in_theta(problem: Problem, estimate: Estimate, at: Evaluator, here: Point) -> np.ndarray:
+    """Its part (m, m) in theta: by levels for one factor, else from the traces of Kenward and Roger's method, else by differences."""
+    if len(problem.structures) == 1:
+        return at.hessian(here)
+    dG = [directions(d, T) for d, T in zip(here.payload.frame.dT, here.payload.frame.T, strict=True)]
+    try:
+        products, _ = traces(problem.cross, here.payload.frame.T, dG, tuple(size.group for size in problem.plan.terms))
+    except CapacityError:
+        return hessian.by_differences(lambda theta: at.in_theta(theta).gradient, here.theta)
+    known = marginal(problem, estimate)
+    if estimate.reml and problem.p:
+        products = projected(products, known.C, *known.derivatives(dG))
+    H = 2.0 * known.residual_quadratics(dG) / float(estimate.sigma) ** 2 - products
+    return np.asarray((H + H.T) / 2.0 + curvature(here.payload.D, here.payload.frame))
 
 
 def moves_covariance(problem: Problem, estimate: Estimate) -> np.ndarray:

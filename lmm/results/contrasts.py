@@ -100,7 +100,10 @@ def _numbers(values: Any) -> np.ndarray:
 
 
 def _right_hand_side(rhs: Any, count: int) -> np.ndarray:
-    out = np.asarray(rhs, dtype=float)
+    try:
+        out = np.asarray(rhs, dtype=float)
+    except (TypeError, ValueError):
+        out = np.array(np.nan)
     if out.shape not in ((), (1,), (count,)) or not np.isfinite(out).all():
         raise ArgumentError(f"contrast: rhs must be a finite number or {count} of them, one per contrast.")
     return np.broadcast_to(out, (count,))

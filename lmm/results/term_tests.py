@@ -177,8 +177,8 @@ def _observed(design: Design, known: Structure) -> tuple[dict[str, np.ndarray], 
 def anova_table(design: Design, estimate: Estimate, ddf: Ddf, type: int) -> pd.DataFrame:
     """One row per term.
 
-    ``sum_sq, mean_sq, num_df, den_df, f_value, p_value``, a mean square being the F value times sigma^2; without degrees of
-    freedom ``chisq, df, p_value``.
+    ``sum_sq, mean_sq, num_df, den_df, f_value, p_value``, a mean square being the F value, unscaled, times sigma^2; without
+    degrees of freedom ``chisq, df, p_value``.
     """
     chi_square = ddf.method is None
     rows: dict[str, tuple[float, ...]] = {}
@@ -187,7 +187,7 @@ def anova_table(design: Design, estimate: Estimate, ddf: Ddf, type: int) -> pd.D
         if chi_square:
             rows[label] = (test.f * test.num_df, test.num_df, test.p)
         else:
-            mean = test.f * estimate.sigma**2
+            mean = test.f / test.scale * estimate.sigma**2
             rows[label] = (mean * test.num_df, mean, test.num_df, test.den_df, test.f, test.p)
     columns = ["chisq", "df", "p_value"] if chi_square else ["sum_sq", "mean_sq", "num_df", "den_df", "f_value", "p_value"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
