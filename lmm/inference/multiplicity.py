@@ -93,8 +93,8 @@ def adjusted(p: np.ndarray, t: np.ndarray, df: np.ndarray, method: str, means: f
 def critical_values(level: float, df: np.ndarray, method: str, n: int, means: float) -> np.ndarray:
     """(r,) multiples of the standard error with joint coverage ``level``; Bonferroni's where the method has no intervals."""
     if n <= 1:
-        method = "none"
-    inside = {"none": level, "sidak": level ** (1.0 / n)}.get(method, 1.0 - (1.0 - level) / max(n, 1))
+        method, n = "none", 1
+    inside = {"none": level, "sidak": level ** (1.0 / n)}.get(method, 1.0 - (1.0 - level) / n)
     if method == "tukey":
         return np.array([studentized_range_quantile(level, means, v) / np.sqrt(2.0) if not np.isnan(v) else np.nan for v in df])
     if method == "dunnett":

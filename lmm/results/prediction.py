@@ -299,10 +299,9 @@ def _t_based(
         return None
     if not wanted or with_effects or interval == "prediction":
         raise ArgumentError("predict: ddf= is for standard errors and confidence intervals of the population, with re_form=False.")
-    known = degrees()
-    found = known.t(rows.X[rows.complete])
+    se, df = degrees().t(rows.X[rows.complete])
     out = []
-    for values in found:
+    for values in (se, np.where(se > 0, df, np.inf)):  # a predictor without error has no degrees of freedom
         column = np.full(len(rows.X), np.nan)
         column[rows.complete] = values
         out.append(column)

@@ -122,6 +122,18 @@ def test_specs_in_words_are_those_in_lists():
     pd.testing.assert_frame_equal(one.emmeans("recipe * temperature"), one.emmeans(["recipe", "temperature"]))
 
 
+def test_nothing_estimable():
+    d = data("unbalanced").assign(copy=lambda f: f.a)
+    with pytest.warns(lmm.RankWarning):
+        one = lmm.lmer("y ~ a + copy + (1|g)", d)
+    assert one.emmeans("a")["emmean"].isna().all()
+    # over all combinations the two stand for each other
+    assert one.emmeans()["emmean"].iloc[0] == pytest.approx(one.predict({"a": list("pqr"), "copy": list("pqr")}, re_form=False).mean())
+    pairs = one.emmeans("a", contrast="pairwise")
+    assert pairs["estimate"].isna().all() and pairs["p_value"].isna().all()
+    assert "estimable" in repr(pairs)
+
+
 def test_own_coefficients():
     one = fit("oats")
     mine = one.emmeans("nitro", contrast={"half": [-1, -1, 1, 1]})
