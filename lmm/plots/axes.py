@@ -88,10 +88,11 @@ def handed_back(axes: Sequence[Axes]) -> Any:
 
 
 def shorten(text: Any, width: int = WIDTH) -> str:
-    """A name of at most ``width`` characters, its middle left out."""
+    """A name of at most ``width`` characters, its middle left out; a dollar sign stays one and begins no formula."""
     text = str(text)
     head = (width - 1) // 2
-    return text if len(text) <= width else f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+    short = text if len(text) <= width else f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+    return short.replace("$", r"\$")
 
 
 def level_height(J: int) -> float:

@@ -44,7 +44,7 @@ def _effects(fit: Fit, ax: Axes, group: str | None, rng: np.random.Generator) ->
     band = normal_band(term.J, 0.95, rng)
     drawn = [j for j in range(term.k) if np.isfinite(z[:, j]).all()]
     for i, j in enumerate(drawn):
-        name = term.columns[j] if term.k > 1 else "_observed"
+        name = shorten(term.columns[j]) if term.k > 1 else "_observed"
         look = (CURVES[i % len(CURVES)][0], MARKERS[i % len(MARKERS)], name)
         effect_quantiles(ax, z[:, j], term.levels, band if i == 0 else None, 0.95, *look)
     if not drawn:

@@ -72,7 +72,7 @@ def _one_way(fit: Fit, t: int, own: np.ndarray, drawn: np.ndarray, center: float
     _points(one, own[order], places, ORANGE, size + 0.5, "its rows alone", ring=True)
     _points(one, drawn[order], places, BLUE, size, "model")
     name_levels(one, term.levels[order], term.group)
-    one.set_xlabel(f"{term.columns[0]}{scale_name(fit)}")
+    one.set_xlabel(f"{shorten(term.columns[0], 40)}{scale_name(fit)}")
     _finish(one, fit, t, own[:, None])
     return one
 
@@ -104,8 +104,8 @@ def _two_way(fit: Fit, t: int, columns: tuple[int, int], own: np.ndarray, drawn:
         for j in np.flatnonzero(known):
             name, place = shorten(term.levels[int(j)], 12), (own[j, a], own[j, b])
             one.annotate(name, place, (4, 3), textcoords="offset points", fontsize="xx-small", alpha=0.8)
-    one.set_xlabel(f"{term.columns[a]}{scale_name(fit)}")
-    one.set_ylabel(f"{term.columns[b]}{scale_name(fit)}")
+    one.set_xlabel(f"{shorten(term.columns[a], 40)}{scale_name(fit)}")
+    one.set_ylabel(f"{shorten(term.columns[b], 40)}{scale_name(fit)}")
     one.margins(0.08)
     _finish(one, fit, t, own)
     return one

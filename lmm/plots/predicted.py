@@ -68,7 +68,7 @@ def predictions(
         drawn = fit.predict(rows, re_form=False, type=type, interval=interval, level=level, marginal=marginal)
         frame = drawn if isinstance(drawn, pd.DataFrame) else drawn.to_frame("fit")
         color, dash = CURVES[i % len(CURVES)] if by is not None else (BLUE, "-")
-        label = None if value is None else f"{by} = {_shown(value)}"
+        label = None if value is None else f"{shorten(by)} = {_shown(value)}"
         if along.categorical:
             place = np.arange(len(at)) + (0.0 if len(second) == 1 else 0.36 * (i / (len(second) - 1) - 0.5))
             if interval is not None:
@@ -102,7 +102,8 @@ def by_group(
     term = fit.design.terms[t]
     along = _along(fit, t, x)
     which = _which_levels(fit, t, levels)
-    axes = panels(len(which), ax, (1.9, 1.75), "by_group, one per level", columns=columns, sharex=True, sharey=True)
+    size = (1.9, 1.75) if len(which) > 6 else (3.0, 2.6)
+    axes = panels(len(which), ax, size, "by_group, one per level", columns=columns, sharex=True, sharey=True)
     at = _grid(along, 41)
     table = _level_rows(fit, term.group, which, along, at)
     own = fit.predict(table, re_form=_only(fit, term.group), interval="confidence", level=level)
@@ -133,10 +134,13 @@ def by_group(
             one.set_xticks(where, [shorten(v, 8) for v in at])
     if ax is None:
         figure: Any = axes[0].figure
-        figure.supxlabel(along.name, fontsize="medium")
+        figure.supxlabel(shorten(along.name, 40), fontsize="medium")
         figure.supylabel(shorten(fit.design.response, 40), fontsize="medium")
         some = f"{len(which)} of {term.J:,} levels of " if len(which) < term.J else ""
-        figure.suptitle(f"{some}{term.group}: each level (line, {percent(level)} band) and the population (dashed)", fontsize="medium")
+        gap = " " if figure.get_figwidth() > 8.0 else "\n"
+        figure.suptitle(
+            f"{some}{shorten(term.group)}:{gap}each level (line, {percent(level)} band),{gap}population (dashed)", fontsize="medium"
+        )
     return handed_back(axes)
 
 
@@ -273,7 +277,7 @@ def _categories(fit: Fit, ax: Axes, along: Variable, base: dict[str, Any], by: A
 
 
 def _name(ax: Axes, fit: Fit, along: Variable, type: str) -> None:
-    ax.set_xlabel(along.name)
+    ax.set_xlabel(shorten(along.name, 40))
     if along.categorical:
         levels = along.levels
         ax.set_xticks(range(len(levels)), [shorten(v, 16) for v in levels], rotation=0 if len("".join(map(str, levels))) < 50 else 30)
@@ -286,8 +290,8 @@ def _name(ax: Axes, fit: Fit, along: Variable, type: str) -> None:
 
 
 def _held(held: dict[str, Any]) -> str:
-    text = ", ".join(f"{name} = {_shown(value)}" for name, value in held.items())
-    return shorten(f"at {text}", 70) if text else ""
+    text = ", ".join(f"{shorten(name)} = {_shown(value)}" for name, value in held.items())
+    return f"at {text[:66]}{'…' if len(text) > 66 else ''}" if text else ""
 
 
 def _shown(value: Any) -> str:

@@ -55,7 +55,7 @@ def profile(fit: Fit, profile: Any = None, parm: str | Sequence[str] | None = No
         span = float(np.ptp(along[shown])) or 1.0
         one.set_xlim(along.min() - 0.04 * span, along.max() + 0.04 * span)
         one.set_title(shorten(name, 34), fontsize="medium")
-        one.set_ylabel("|ζ|" if absolute else "ζ")
+        one.set_ylabel("|ζ|" if absolute else "ζ", rotation=0)
     return handed_back(axes)
 
 
@@ -198,6 +198,8 @@ def _pair(ax: Axes, traces: Traces, i: int, j: int, radii: np.ndarray, zeta: boo
     reach = float(radii[-1])
 
     def place(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # a variance at zero, or a correlation at one, ends a region
+        x, y = np.clip(x, *traces.range(i)), np.clip(y, *traces.range(j))
         return (x, y) if zeta else (traces.value(i, x), traces.value(j, y))
 
     for k, radius in enumerate(radii):

@@ -62,7 +62,8 @@ def ranef(
         if ax is None and j != first:
             one.set_ylabel("")
             one.set_yticklabels([])
-        one.set_title(term.columns[j] if len(term.columns) > 1 or len(terms) == 1 else f"{term.columns[j]}, {shorten(term.group)}")
+        name = shorten(term.columns[j], 34)
+        one.set_title(name if len(term.columns) > 1 or len(terms) == 1 else f"{name}, {shorten(term.group)}")
         one.set_xlabel(f"{'posterior mean' if fit.draws is not None else 'conditional mode'}, {percent(level)} interval")
     return handed_back(axes)
 
@@ -100,7 +101,7 @@ def ranef_qq(fit: Fit, group: str | None = None, level: float = 0.95, rng: None 
             effect_quantiles(one, z[:, j], term.levels, band, level)
         else:
             one.text(0.5, 0.5, "estimated variance is zero", transform=one.transAxes, ha="center", va="center")
-        one.set_title(f"{term.columns[j]}, {shorten(term.group)}")
+        one.set_title(f"{shorten(term.columns[j])}, {shorten(term.group)}")
         one.set_xlabel("normal quantile")
         one.set_ylabel("standardised random effect" if j == 0 or ax is not None else "")
     return handed_back(axes)

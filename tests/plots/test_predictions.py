@@ -141,3 +141,23 @@ def test_a_random_slope_alone_offsets_and_polynomials_are_replayed():
         ax = fit.plot.predictions("x", groups=True)
         assert np.isfinite(curve(ax)).all()
         fit.plot.by_group("g", "x", levels=[0, 1])
+
+
+def test_every_kind_of_column_is_varied_and_held():
+    data = fits.table()
+    rng = np.random.default_rng(3)
+    data["yes"] = rng.random(len(data)) > 0.4
+    data["size"] = pd.Categorical(data.f, categories=["c", "a", "b", "never"], ordered=True)
+    data["price in $"] = data.x + data.z
+    fit = fits.quiet("y ~ C(h) + yes + size + `price in $` + (1 | g)", data)
+    for x, ticks in {"h": list("012345"), "yes": ["False", "True"], "size": ["c", "a", "b"]}.items():
+        ax = fit.plot.predictions(x, groups=True)
+        assert [t.get_text() for t in ax.get_xticklabels()] == ticks
+        assert len(fit.plot.predictions("price in $", by=x).get_legend().get_texts()) == len(ticks)
+        fit.plot.by_group("g", x, levels=[3])
+    ax = fit.plot.predictions("price in $")
+    assert ax.get_xlabel() == r"price in \$"  # no mathematics
+    expected = fit.predict(
+        {"h": [data.h.mode()[0]], "yes": [True], "size": [data.f.mode()[0]], "price in $": [curve(ax)[0, 0]]}, re_form=False
+    )
+    assert curve(ax)[0, 1] == pytest.approx(float(expected.iloc[0]))

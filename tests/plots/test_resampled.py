@@ -106,3 +106,12 @@ def test_influence_names_the_largest():
     for line, name in zip(marks, found.dfbetas.columns, strict=True):
         np.testing.assert_allclose(line.get_xdata(), found.dfbetas[name])
     assert len(axes[1].texts) == 2 and "18 levels of Subject" in axes[0].get_xlabel()
+
+
+def test_a_region_ends_where_a_variance_is_zero():
+    fit = fits.quiet("Yield ~ 1 + (1 | Batch)", lmm.datasets.load("Dyestuff2"), REML=False)
+    axes = fit.plot.profile_pairs()
+    for line in axes[2, 0].lines:
+        assert line.get_xdata().min() >= 0.0
+    assert min(line.get_xdata().min() for line in axes[0, 1].lines if "%" in line.get_label()) < -2.0  # sigma may be smaller
+    assert min(line.get_ydata().min() for line in axes[0, 1].lines if "%" in line.get_label()) == pytest.approx(0.0, abs=1e-6)
