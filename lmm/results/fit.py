@@ -44,6 +44,7 @@ class Fit(Interchange):
         conf_int: bool = False,
         conf_level: float = 0.95,
         conf_method: str | None = None,
+        ddf: str | None = None,
     ) -> pd.DataFrame:
         """One row per parameter, as broom.mixed gives.
 
@@ -53,14 +54,16 @@ class Fit(Interchange):
         conf_int : add ``conf_low, conf_high``.
         conf_level : coverage.
         conf_method : "wald", the default, "profile" or "boot", as in :meth:`confint`; of a posterior its quantiles.
+        ddf : "satterthwaite" or "kenward_roger" for ``df`` and ``p_value`` of a linear fit, and "wald" intervals that go with them.
 
         Returns
         -------
-        DataFrame with those of ``effect, group, level, term, estimate, std_error, statistic, p_value, conf_low, conf_high``
-        that apply; p-values are those of generalized fits. Of a posterior ``std_error`` is its standard deviation.
+        DataFrame with those of ``effect, group, level, term, estimate, std_error, statistic, df, p_value, conf_low, conf_high``
+        that apply; without ``ddf`` p-values are those of generalized fits. Of a posterior ``std_error`` is its standard deviation.
         """
-        limits = self.conf_int(conf_method, conf_level) if conf_int else None
-        return tidy.tidy(self.design, self.problem, self.estimate, self._uncertainty, effects, conf_level, limits)
+        known = self._ddf(ddf)
+        limits = self.conf_int(conf_method, conf_level, ddf=ddf) if conf_int else None
+        return tidy.tidy(self.design, self.problem, self.estimate, self._uncertainty, effects, conf_level, limits, known)
 
     def glance(self) -> pd.DataFrame:
         """One row: ``nobs, sigma, llf, aic, bic, reml_criterion`` (ML: ``deviance``), ``df_resid``; ``elbo`` of a variational fit."""

@@ -50,8 +50,9 @@ class Testing(Rowwise):
 
         Returns
         -------
-        DataFrame ``sum_sq, mean_sq, num_df, den_df, f_value, p_value``, a mean square being the F value times sigma^2; of
-        chi-square tests ``chisq, df, p_value``. A term whose columns were all dropped has ``num_df`` 0 and nothing else.
+        DataFrame ``sum_sq, mean_sq, num_df, den_df, f_value, p_value``, a mean square being the F value (before Kenward and
+        Roger's factor) times sigma^2; of chi-square tests ``chisq, df, p_value``. A term whose columns were all dropped has
+        ``num_df`` 0 and nothing else.
 
         Raises
         ------

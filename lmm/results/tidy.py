@@ -9,6 +9,7 @@ import pandas as pd
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
+from lmm.inference.ddf import Ddf
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results import criteria, generalized, ordinal
@@ -33,6 +34,7 @@ def tidy(
     effects: str | Sequence[str],
     conf_level: float,
     limits: pd.DataFrame | None,
+    ddf: Ddf | None = None,
 ) -> pd.DataFrame:
     """One row per parameter of the effects asked for. See :meth:`lmm.Fit.tidy`.
 
@@ -46,7 +48,7 @@ def tidy(
     parts = []
     for effect in wanted:
         if effect == "fixed":
-            part = fixed_rows(design, estimate, known)
+            part = fixed_rows(design, estimate, known, ddf)
         elif effect == "ran_pars":
             part = parameter_rows(design, estimate, known)
         else:
@@ -58,10 +60,10 @@ def tidy(
     return pd.concat(parts, ignore_index=True).reindex(columns=[c for c in COLUMNS if c in present])
 
 
-def fixed_rows(design: Design, estimate: Estimate, known: Uncertainty) -> pd.DataFrame:
-    """``effect, term, estimate, std_error, statistic`` per coefficient; of a generalized model also ``p_value``; thresholds after them."""
+def fixed_rows(design: Design, estimate: Estimate, known: Uncertainty, ddf: Ddf | None) -> pd.DataFrame:
+    """``effect, term, estimate, std_error, statistic`` per coefficient, ``df, p_value`` where there are such; thresholds after them."""
     if known.draws is None:
-        table = coefficient_table(design, estimate, known)
+        table = coefficient_table(design, estimate, known, ddf)
     else:
         table = pd.concat([fixed_effects(design, estimate), coefficient_errors(design, known.beta)], axis=1)
     out = pd.DataFrame({"effect": "fixed", "term": table.index, **{c: table[c].to_numpy() for c in table}})

@@ -166,3 +166,12 @@ def test_full_covariance_of_a_linear_fit() -> None:
     assert np.linalg.eigvalsh(full.to_numpy()).min() > 0
     adjusted = fit.vcov(full=True, ddf="kenward_roger").loc[["Intercept", "Days"], ["Intercept", "Days"]]
     assert adjusted.equals(fit.vcov(ddf="kenward_roger"))
+
+
+def test_tidy_takes_degrees_of_freedom() -> None:
+    fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+    table, tidy = fit.coef_table(ddf="KR"), fit.tidy("fixed", conf_int=True, ddf="KR")
+    assert tidy[["df", "p_value"]].to_numpy() == pytest.approx(table[["df", "p_value"]].to_numpy())
+    limits = fit.contrast([[1, 0], [0, 1]], ddf="KR")
+    assert tidy[["conf_low", "conf_high"]].to_numpy() == pytest.approx(limits[["lower", "upper"]].to_numpy())
+    assert "df" not in fit.tidy("fixed")
