@@ -183,7 +183,7 @@ def variance_intervals(design: Design, estimate: Estimate, known: Uncertainty, l
     frame, z = varcorr(design, estimate).to_frame(), normal_quantile(level)
     value, se = frame["sdcor"].to_numpy(dtype=float), variance_errors(design, estimate, known)
     correlation = frame["var2"].notna().to_numpy()
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         on_log = value[:, None] * np.exp(np.outer(z * se / value, [-1.0, 1.0]))
         r = np.where(correlation, value, 0.0)
         on_z = np.tanh(np.arctanh(r)[:, None] + np.outer(z * se / (1.0 - r**2), [-1.0, 1.0]))
