@@ -60,11 +60,18 @@ class Marginal:
         p = self.problem.p
         P = -np.concatenate([self.between(t, d) for t, d in enumerate(dG)])
         Q = np.empty((len(P), len(P), p, p))
-        place = [(t, d) for t, own in enumerate(dG) for d in own]
-        for i, (t, d) in enumerate(place):
-            e = self.times(t, np.einsum("ab,pbj->paj", d, self.F[t]))
-            for j, (s, f) in enumerate(place):
-                Q[i, j] = np.einsum("paj,ab,qbj->pq", e[s], f, self.F[s], optimize=True)
+        flat = [F.reshape(p * F.shape[1], F.shape[2]) for F in self.F]
+        i = 0
+        for t, own in enumerate(dG):
+            for d in own:
+                e = self.times(t, np.einsum("ab,pbj->paj", d, self.F[t]))
+                j = 0
+                for s, others in enumerate(dG):
+                    k = len(others[0])
+                    both = (e[s].reshape(flat[s].shape) @ flat[s].T).reshape(p, k, p, k)
+                    Q[i, j : j + len(others)] = np.einsum("paqb,jab->jpq", both, others, optimize=True)
+                    j += len(others)
+                i += 1
         return P, Q
 
     def residual_quadratics(self, dG: list[np.ndarray]) -> np.ndarray:
