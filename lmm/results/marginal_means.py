@@ -249,7 +249,5 @@ def _scaled(estimate: Estimate, columns: pd.DataFrame, ask: Request, name: str) 
         turn, slope, name = np.exp, np.exp(eta), RATIOS[link]
     ends = np.sort(np.column_stack([turn(columns["lower"].to_numpy()), turn(columns["upper"].to_numpy())]), axis=1)
     out = columns.assign(estimate=turn(eta), std_error=columns["std_error"] * slope, lower=ends[:, 0], upper=ends[:, 1])
-    said = "limits (and tests) carried over from the scale of the linear predictor" + (
-        "" if means else f"; tests are of a {name.replace('_', ' ')} of 1"
-    )
+    said = "limits carried over from the scale of the linear predictor" + ("" if means else ", and so are tests, of a ratio of 1")
     return out.rename(columns={"estimate": name}), [said]

@@ -195,15 +195,15 @@ def new_rows(design: Design, newdata: Any, keep: tuple[np.ndarray, ...], allow_n
     if offset is not None:
         complete &= np.isfinite(offset)
     terms = frame.new_terms(table, allow_new_levels, keep)
+    pairs = [None if term is None else (term.codes, term.values) for term in terms]
+    masks = [term.complete for term in terms if term is not None]
     if everything and any(term is None for term in terms):
         # the level of an effect that is left out does not matter, only its columns do
-        whole = frame.new_terms(table, True)
-        terms = [own if own is not None else other for own, other in zip(terms, whole, strict=True)]
-    for term in terms:
-        if term is not None:
-            complete = complete & term.complete
-    pairs = tuple(None if term is None else (term.codes, term.values) for term in terms)
-    return Rows(X, offset, pairs, keep, complete, None)
+        for i, (values, mask) in enumerate(frame.new_values(table)):
+            if pairs[i] is None:
+                pairs[i] = (np.full(len(values), -1, dtype=np.int32), values)
+                masks.append(mask)
+    return Rows(X, offset, tuple(pairs), keep, np.logical_and.reduce([complete, *masks]), None)
 
 
 def predictor(rows: Rows, estimate: Estimate) -> np.ndarray:

@@ -77,10 +77,10 @@ class Rowwise(Parameters):
             and the random effects used, a new level's whole variance included. Of a generalized model that of the
             working linear model at the modes, or from :meth:`vcov` with re_form=False; times dmu/deta for "response".
         interval : "confidence" for the predictor; "prediction" for a new observation, which adds the
-            residual variance (over the weight) and the variance of random effects left out (their columns must be in
-            newdata then; the level does not matter). Of a generalized model confidence intervals are normal in the linear
-            predictor; prediction intervals are the quantiles with equal tails of the family's distribution averaged over a
-            normal predictor, whole counts or proportions of whole successes where the response is discrete.
+            residual variance (over the weight) and the variance of random effects left out. Of a generalized model
+            confidence intervals are normal in the linear predictor; prediction intervals are the quantiles with equal tails of
+            the family's distribution averaged over a normal predictor, whole counts or proportions of whole successes where the
+            response is discrete.
         level : coverage of the interval, from normal quantiles.
         marginal : with ``re_form=False``, the average over the population of random effects,
             E[g^-1(x'beta + z'b)], rather than the mean of a typical level, g^-1(x'beta). Its standard error

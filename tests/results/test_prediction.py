@@ -107,6 +107,7 @@ def test_population_prediction_interval_counts_every_random_effect(crossed):
     marginal = np.einsum("ij,jk,ik->i", columns, one.varcorr()["g"].to_numpy(), columns) + one.varcorr()["h"].iloc[0, 0]
     mine = one.predict(data.assign(g=-1, h=-1), re_form=False, interval="prediction")
     np.testing.assert_allclose(((mine["upper"] - mine["fit"]) / z) ** 2, mine["se"] ** 2 + marginal + one.sigma**2, rtol=1e-9)
+    pd.testing.assert_frame_equal(one.predict(data[["x", "o"]], re_form=False, interval="prediction"), mine)
 
 
 def test_prediction_intervals_cover():
