@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,20 +11,15 @@ import pytest
 pytest.importorskip("matplotlib")
 
 import lmm
-from lmm.plots.profiles import JOINT, Traces, contour
+from lmm.plots.profiles import Traces, contour
 from tests.plots import fits
 from tests.plots.test_effects import segments
 
 REGIONS = json.loads((Path(__file__).parents[1] / "reference" / "profile_contours.json").read_text())
 
 
-@cache
-def profile():
-    return fits.sleep().profile(level=JOINT)
-
-
 def test_zeta_is_drawn_over_each_parameter_with_its_intervals():
-    fit, found = fits.sleep(), profile()
+    fit, found = fits.sleep(), fits.profile()
     axes = fit.plot.profile(found)
     assert [ax.get_title() for ax in axes] == list(found.parameters)
     for name, ax in zip(found.parameters, axes, strict=True):
@@ -39,13 +33,13 @@ def test_zeta_is_drawn_over_each_parameter_with_its_intervals():
 
 
 def test_absolute_zeta_has_bars():
-    ax = fits.sleep().plot.profile(profile(), "Days", absolute=True)
+    ax = fits.sleep().plot.profile(fits.profile(), "Days", absolute=True)
     assert ax.get_ylabel() == "|ζ|" and ax.lines[0].get_ydata().min() >= 0.0
     assert [t.get_text() for t in ax.texts] == ["50 %", "80 %", "90 %", "95 %", "99 %"]
 
 
 def test_pairs_are_a_square_with_names_on_the_diagonal():
-    found = profile()
+    found = fits.profile()
     axes = fits.sleep().plot.profile_pairs(found, ["sigma", "Intercept", "Days"])
     assert axes.shape == (3, 3)
     assert [axes[i, i].texts[0].get_text() for i in range(3)] == ["sigma", "Intercept", "Days"]
@@ -62,7 +56,7 @@ def test_pairs_are_a_square_with_names_on_the_diagonal():
 def test_joint_regions_are_those_of_lme4(record):
     """Both interpolate between the traces; lme4's have fewer points and its own spline, hence one per cent of the radius."""
     names = [name.replace("(Intercept)", "Intercept") if name == "(Intercept)" else name for name in record["pair"]]
-    traces = Traces(profile(), names)
+    traces = Traces(fits.profile(), names)
     for radius, theirs in zip(record["levels"], record["points"], strict=True):
         x, y = contour(traces.along(0, 1), traces.along(1, 0), radius)
         fine = np.column_stack([np.interp(np.linspace(0, 1, 4_001), np.linspace(0, 1, len(v)), v) for v in (x, y)])
