@@ -24,7 +24,7 @@ from lmm.model.records import Estimate
 from lmm.results import generalized, ordinal
 from lmm.results.coverage import check_level, tails
 from lmm.results.fixed import kept_positions
-from lmm.results.predictors import variables
+from lmm.results.predictors import interactions, variables
 from lmm.results.reference_grid import Grid, Linear, averages, dependencies, estimable, reference_grid
 
 TYPES = ("link", "response")
@@ -137,7 +137,7 @@ def trends(design: Design, estimate: Estimate, degrees: Degrees, var: str, at: M
 
 def _table(design: Design, estimate: Estimate, degrees: Degrees, grid: Grid, means: Linear, ask: Request, name: str) -> MarginalMeans:
     method = chosen_method(design, estimate, ask.ddf)
-    notes = [f"averaged over {', '.join(over)}, weights {ask.weights}"] if (over := _averaged(grid, means)) else []
+    notes = _averaged(design, grid, means, ask)
     found = means.table.groupby(list(ask.by), sort=False, observed=True).indices if ask.by else {(): range(len(means.table))}
     groups = [np.asarray(rows) for rows in found.values()]
     if ask.contrast is not None:
@@ -171,8 +171,17 @@ def chosen_method(design: Design, estimate: Estimate, ddf: str | None) -> str | 
     return KENWARD_ROGER if estimate.reml and design.n <= SMALL else SATTERTHWAITE
 
 
-def _averaged(grid: Grid, means: Linear) -> list[str]:
-    return [name for name, values in grid.levels.items() if name not in means.table and len(values) > 1]
+def _averaged(design: Design, grid: Grid, means: Linear, ask: Request) -> list[str]:
+    """What the means are averages over, and a warning where they hide an interaction."""
+    over = [name for name, values in grid.levels.items() if name not in means.table and len(values) > 1]
+    if not over:
+        return []
+    hidden = [term for term in interactions(design) if term & set(over) and term & {*ask.specs, *ask.by}]
+    said = [f"averaged over {', '.join(over)}, weights {ask.weights}"]
+    if hidden:
+        with_them = [name for name in over if any(name in term for term in hidden)]
+        said.append(f"{', '.join(with_them)}: part of an interaction, so that no level need have differences like these averages'")
+    return said
 
 
 def _contrasts(means: Linear, groups: list[np.ndarray], ask: Request) -> tuple[Linear, list[np.ndarray]]:

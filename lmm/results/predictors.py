@@ -82,16 +82,28 @@ def variables(design: Design, with_offset: bool = True) -> list[Variable]:
     return out
 
 
+def interactions(design: Design) -> list[set[str]]:
+    """The columns of each term of the fixed part that has two factors or more."""
+    spec = design.frame.specs.get(design.formula.fixed)
+    if spec is None:
+        return []
+    return [set().union(*(_columns(design, f.expr) for f in term.factors)) for term in spec.formula if len(term.factors) > 1]
+
+
 def _coded(design: Design) -> set[str]:
     """Columns that enter the fixed part through categories alone."""
     spec = design.frame.specs.get(design.formula.fixed)
     if spec is None:
         return set()
     kinds: dict[bool, set[str]] = {True: set(), False: set()}
-    originals = {alias(name): name for name in design.frame.awkward}
     own = {factor.expr for term in spec.formula for factor in term.factors}
     for expression, (kind, _) in spec.encoder_state.items():
         if expression in own:
-            categorical = getattr(kind, "value", kind) == "categorical"
-            kinds[categorical] |= {originals.get(name, name) for name, called, _ in names_in(expression) if not called}
+            kinds[getattr(kind, "value", kind) == "categorical"] |= _columns(design, expression)
     return kinds[True] - kinds[False]
+
+
+def _columns(design: Design, expression: str) -> set[str]:
+    """Columns in an expression as it is evaluated, by the user's names."""
+    originals = {alias(name): name for name in design.frame.awkward}
+    return {originals.get(name, name) for name, called, _ in names_in(expression) if not called}

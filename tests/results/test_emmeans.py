@@ -165,6 +165,21 @@ def test_method_of_the_degrees_of_freedom():
     assert "estimable" in repr(fit("hole").emmeans("a")) and "tukey" in fit("oats").emmeans("nitro", contrast="pairwise")._repr_html_()
 
 
+def test_averages_over_an_interaction_say_so():
+    assert "interaction" in repr(fit("unbalanced").emmeans("a"))
+    assert "interaction" not in repr(fit("unbalanced").emmeans("a | b")) + repr(fit("curved").emmeans("a")) + repr(
+        fit("oats").emmeans("nitro")
+    )
+
+
+def test_slope_where_it_is_asked_for():
+    one = fit("curved")
+    mine = one.emtrends("x", "x", at={"x": [0.0, 3.0]}, ddf=None)
+    d = pd.DataFrame({"a": "p", "x": [-1e-4, 1e-4, 3 - 1e-4, 3 + 1e-4], "e": 1.0})
+    eta = one.predict(d, re_form=False).to_numpy()
+    np.testing.assert_allclose(mine["x_trend"], (eta[1::2] - eta[::2]) / 2e-4, rtol=1e-6)
+
+
 def test_booleans_texts_numbers_and_awkward_names():
     d = data("unbalanced").assign(**{"my b": lambda f: f.b.astype(object), "flag": lambda f: f.z.astype(bool), "dose": lambda f: f.k % 3})
     one = lmm.lmer("y ~ `my b` + flag + C(dose) + (1|g)", d)
