@@ -52,11 +52,12 @@ def _adapter_class() -> Any:
     try:
         from marginaleffects.classes import ModelAbstract, ModelVault
     except ImportError:
+        ModelAbstract = ModelVault = None
+    if not hasattr(ModelAbstract, "get_exog"):
         raise ArgumentError(
             "fit.marginaleffects() needs marginaleffects 0.6 or later, where a model brings its own columns of new data; "
             "install it with: pip install -U marginaleffects"
-        ) from None
-
+        )
     _check_polars()
 
     class Adapter(_Adapter, ModelAbstract):
