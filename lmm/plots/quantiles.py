@@ -52,7 +52,8 @@ def residual_band(fit: Fit, at: np.ndarray, rng: None | int | np.random.Generato
     assert not isinstance(fit.problem, GeneralizedProblem)
     nsim, rng = simulations(fit.nobs, nsim), np.random.default_rng(rng)
     curves = np.empty((nsim, len(at)))
-    known = getattr(fit.estimator, "sigma", None)
+    given = getattr(fit.estimator, "sigma", None)  # a number, or how it is estimated
+    known = float(given) if isinstance(given, int | float) else None
     for i in range(nsim):
         y = simulate_array(fit.design, fit.estimate, 1, rng, False)
         curves[i] = np.sort(scaled_residuals(fit.design, fit.problem, fit.estimate, y, known)[:, 0])[at]

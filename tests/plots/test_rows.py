@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -167,3 +169,12 @@ def test_running_quantiles_of_uniform_values_are_level():
     for q in (0.25, 0.5, 0.75):
         at, curve = running_quantile(x, rng.random(20_000), q)
         assert np.abs(curve - q).max() < 0.03 and at.min() > 0.1 and at.max() < 0.9
+
+
+def test_bands_of_an_approximate_posterior():
+    """A method whose ``sigma`` says how it is estimated, not what it is."""
+    pytest.importorskip("optax")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit = lmm.lmer("Reaction ~ Days + (1 | Subject)", lmm.datasets.load("sleepstudy"), method="vi")
+    assert len(fit.plot.qq(nsim=20).collections) > 0
