@@ -30,7 +30,7 @@ from lmm.errors import CapacityError
 from lmm.linalg import small, threads
 from lmm.model.crossproducts import CrossProducts
 
-#: columns of the largest component: about 8 matrices of 8 s^2 bytes, 12 s^3 flops
+#: columns of the largest component: about 10 matrices of 8 s^2 bytes, 10 s^3 flops
 LIMIT = 5_000
 #: numbers in one block of rows of Y K
 BLOCK = 10_000_000
@@ -157,7 +157,7 @@ def _reduce(
     eleven, mixed, rr, single = np.zeros((m, m)), np.zeros((m, r)), np.zeros((r, r)), np.zeros(r)
     K: Any
     if count == 1:
-        dense = C.toarray(), root.toarray(), [s.toarray() for s in S]
+        dense = C.toarray(), root, [s.toarray() for s in S]
         parts, K = _component(*dense, E)
         for total, part in zip((eleven, mixed, rr, single), parts, strict=True):
             total += part
@@ -203,26 +203,22 @@ def _stacks(matrices: list[Any], component: Array, sizes: Array) -> Iterator[tup
         yield order[start[chosen][:, None] + np.arange(s)], stacks
 
 
-def _component(C: Array, root: Array, S: list[Array], E: list[Any]) -> tuple[tuple[Array, Array, Array, Array], Array]:
-    """Traces within a component, or a stack of them, and K. E is sparse for a single component, a stack otherwise."""
-    s = C.shape[-1]
-    with threads.for_flops(12.0 * s**3 * (C.shape[0] if C.ndim == 3 else 1)):
+def _component(C: Array, root: Any, S: list[Array], E: list[Any]) -> tuple[tuple[Array, Array, Array, Array], Array]:
+    """Traces within a component, or a stack of them, and K. Of a single component ``root`` and E are sparse."""
+    s, turned = C.shape[-1], root.T if C.ndim == 2 else root.swapaxes(-1, -2)
+    with threads.for_flops(10.0 * s**3 * (C.shape[0] if C.ndim == 3 else 1)):
         C = (C + C.swapaxes(-1, -2)) / 2.0
-        K = root @ _inverse(root.swapaxes(-1, -2) @ C @ root + np.eye(s)) @ root.swapaxes(-1, -2)
+        K = root @ _inverse(turned @ C @ root + np.eye(s)) @ turned
         H = np.eye(s) - C @ K
         Q = H @ C
         SK = [one @ K for one in S]
-        HSH = [H @ one @ H.swapaxes(-1, -2) for one in S]
+        HS = [H @ one for one in S]
     EQ = [one @ Q for one in E]
     eleven = np.array([[np.sum(a * b.swapaxes(-1, -2)) for b in SK] for a in SK])
-    mixed = np.array([[_dot(e, u) for e in E] for u in HSH])
+    mixed = np.array([[np.sum((e @ u) * H) for e in E] for u in HS])
     rr = np.array([[np.sum(a * b.swapaxes(-1, -2)) for b in EQ] for a in EQ])
-    return (eleven, mixed, rr, np.array([_dot(e, Q) for e in E])), K
-
-
-def _dot(sparse: Any, dense: Array) -> float:
-    """tr(E U) of symmetric E, sparse or not."""
-    return float(np.sum(sparse * dense) if isinstance(sparse, np.ndarray) else sparse.multiply(dense).sum())
+    single = np.array([np.trace(one, axis1=-2, axis2=-1).sum() for one in EQ])
+    return (eleven, mixed, rr, single), K
 
 
 def _inverse(M: Array) -> Array:
