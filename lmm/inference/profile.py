@@ -208,7 +208,8 @@ def _side(
     rate = np.sqrt(2.0 / curvature) if curvature > 1e-12 else unit / STEP  # d held / d zeta
     rate, last_rate, zeta = min(rate, room / STEP), np.nan, 0.0
     while len(points) < MAX_POINTS:
-        length = rate * min(STEP, cutoff + 0.02 - zeta)
+        wanted = min(STEP, cutoff + 0.02 - zeta)
+        length = rate * wanted
         if np.isfinite(last_rate) and last_rate > 0.0:
             length *= float(np.clip(1.5 - 0.5 * last_rate / rate, 0.5, 1.5))
         found = None
@@ -240,7 +241,7 @@ def _side(
         moved = abs(found.z[held] - path[-2].z[held])
         slope = sign * found.slope / (2.0 * new) if new > 1e-6 else 0.0
         # where zeta rises hardly at all the steps grow
-        last_rate, rate = rate, min(1.0 / slope if slope > 0.0 else np.inf, 2.5 * moved / STEP)
+        last_rate, rate = rate, min(1.0 / slope if slope > 0.0 else np.inf, 2.5 * moved / wanted)
         zeta = max(new, zeta)
     return points, "flat"
 
