@@ -11,16 +11,21 @@ A method is an object with
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from lmm.errors import ArgumentError, nearest
 from lmm.inference.distributions import FTest, f_test
-from lmm.inference.kenward_roger import kenward_roger
-from lmm.inference.satterthwaite import independent, satterthwaite
+from lmm.later import Later
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
+
+if TYPE_CHECKING:
+    from lmm.inference import kenward_roger, satterthwaite
+else:
+    kenward_roger = Later("lmm.inference.kenward_roger")
+    satterthwaite = Later("lmm.inference.satterthwaite")
 
 #: names of the methods, and what each prints as
 SATTERTHWAITE, KENWARD_ROGER = "satterthwaite", "kenward_roger"
@@ -68,7 +73,7 @@ class Asymptotic:
     def f(self, L: np.ndarray, estimate: np.ndarray) -> FTest:
         """Wald's chi-square over its degrees of freedom."""
         L = np.asarray(L, dtype=float)
-        values, turn = independent(L @ self.cov @ L.T)
+        values, turn = satterthwaite.independent(L @ self.cov @ L.T)
         if not len(values):
             return f_test(float("nan"), 0, float("nan"))
         return f_test(float(np.mean((turn @ np.asarray(estimate, dtype=float)) ** 2 / values)), len(values), np.inf)
@@ -135,5 +140,5 @@ def degrees_of_freedom(
         return Asymptotic(np.asarray(beta_cov))
     assert isinstance(problem, Problem)
     if name == SATTERTHWAITE:
-        return satterthwaite(problem, estimator, estimate, beta_cov)
-    return kenward_roger(problem, estimator, estimate)
+        return satterthwaite.satterthwaite(problem, estimator, estimate, beta_cov)
+    return kenward_roger.kenward_roger(problem, estimator, estimate)

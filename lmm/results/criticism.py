@@ -5,14 +5,25 @@ from __future__ import annotations
 import sys
 from collections import ChainMap
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from lmm.errors import ArgumentError
-from lmm.inference import hat
-from lmm.results import checks, collinearity, generalized, ordinal, rows, simulated_residuals, variance_explained
+from lmm.later import Later
+from lmm.results import generalized, ordinal, rows
 from lmm.results.resampling import Resampling
+
+if TYPE_CHECKING:
+    from lmm.inference import hat
+    from lmm.results import checks, collinearity, simulated_residuals, variance_explained
+else:
+    hat = Later("lmm.inference.hat")
+    checks = Later("lmm.results.checks")
+    collinearity = Later("lmm.results.collinearity")
+    simulated_residuals = Later("lmm.results.simulated_residuals")
+    variance_explained = Later("lmm.results.variance_explained")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

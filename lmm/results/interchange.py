@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from lmm.inference.ddf import Ddf, degrees_of_freedom
-from lmm.results import marginal_effects, marginal_means, regression_table
+from lmm.later import Later
 from lmm.results.criticism import Criticism
+
+if TYPE_CHECKING:
+    from lmm.results import marginal_effects, marginal_means, regression_table
+else:
+    marginal_effects = Later("lmm.results.marginal_effects")
+    marginal_means = Later("lmm.results.marginal_means")
+    regression_table = Later("lmm.results.regression_table")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.inference.ddf import degrees_of_freedom
+from lmm.later import Later
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results import ordinal
@@ -20,10 +21,14 @@ from lmm.results.draws import PosteriorDraws, describe
 from lmm.results.fixed import fixed_effects, kept_positions, spread, standard_errors
 from lmm.results.generalized import residual_sd
 from lmm.results.naming import parameter_names
-from lmm.results.profile import profile
 from lmm.results.uncertainty import Uncertainty, sdcor_names
 from lmm.results.uncertainty import standard_errors as variance_errors
 from lmm.results.varcorr import varcorr
+
+if TYPE_CHECKING:
+    from lmm.results import profile
+else:
+    profile = Later("lmm.results.profile")
 
 METHODS = ("profile", "wald", "boot")
 POSTERIOR = ("posterior", "wald")
@@ -116,7 +121,7 @@ def confidence_intervals(
     if method == "profile":
         variances, coefficients = rows(design, estimate, known)
         kept = profiled(design, len(variances), places)
-        found = profile(design, problem, estimator, estimate, kept, level)
+        found = profile.profile(design, problem, estimator, estimate, kept, level)
         table = pd.DataFrame(np.nan, index=[*variances, *coefficients], columns=["lower", "upper"])
         table.iloc[profile_rows(design, len(variances), found.places)] = found.confint(level).to_numpy()
         table.attrs["messages"] = found.messages

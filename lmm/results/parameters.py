@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,8 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, DegreesOfFreedomWarning, warn
 from lmm.formula import Formula
-from lmm.inference import variance_parameters
 from lmm.inference.ddf import SATTERTHWAITE, Asymptotic, Ddf, check, degrees_of_freedom
+from lmm.later import Later
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate
 from lmm.results import (
@@ -35,6 +35,11 @@ from lmm.results import (
 )
 from lmm.results.draws import PosteriorDraws
 from lmm.results.varcorr import VarCorr, varcorr
+
+if TYPE_CHECKING:
+    from lmm.inference import variance_parameters
+else:
+    variance_parameters = Later("lmm.inference.variance_parameters")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,8 +24,8 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.formula import Table
-from lmm.inference import predictive
 from lmm.inference.ddf import Ddf
+from lmm.later import Later
 from lmm.model.conditional import prediction_variance, scale2
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
@@ -35,6 +35,11 @@ from lmm.results.fixed import kept_positions
 from lmm.results.randomeffects import random_part
 from lmm.results.rows import align
 from lmm.results.uncertainty import Uncertainty
+
+if TYPE_CHECKING:
+    from lmm.inference import predictive
+else:
+    predictive = Later("lmm.inference.predictive")
 
 INTERVALS = ("confidence", "prediction")
 TYPES = ("response", "link")

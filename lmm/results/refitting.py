@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
-from lmm.results import bootstrap, influence, many
+from lmm.later import Later
 from lmm.results.selecting import Selecting
+
+if TYPE_CHECKING:
+    from lmm.results import bootstrap, influence, many
+else:
+    bootstrap = Later("lmm.results.bootstrap")
+    influence = Later("lmm.results.influence")
+    many = Later("lmm.results.many")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lmm.later import Later
 from lmm.results import intervals
-from lmm.results.profile import Profile
-from lmm.results.profile import profile as profile_of
 from lmm.results.refitting import Refitting
+
+if TYPE_CHECKING:
+    from lmm.results import profile as profiles
+else:
+    profiles = Later("lmm.results.profile")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,7 +64,7 @@ class Resampling(Refitting):
             self.design, self.problem, self.estimator, self.estimate, self._uncertainty, method, level, parm, ddf
         )
 
-    def profile(self, parm: str | Sequence[str] | None = None, level: float = 0.99) -> Profile:
+    def profile(self, parm: str | Sequence[str] | None = None, level: float = 0.99) -> profiles.Profile:
         """Profile likelihood of every parameter, or of those of ``parm``.
 
         Each parameter is held at values on both sides of its estimate while the likelihood is maximised over the others. Profiles
@@ -83,7 +87,7 @@ class Resampling(Refitting):
         [[7.36, 13.58]]
         """
         places = None if parm is None else intervals.profile_places(self.design, self.estimate, self._uncertainty, parm)
-        return profile_of(self.design, self.problem, self.estimator, self.estimate, places, level)
+        return profiles.profile(self.design, self.problem, self.estimator, self.estimate, places, level)
 
     def conf_int(self, method: str | None = None, level: float = 0.95, **options: Any) -> pd.DataFrame:
         """:meth:`confint` with the normal intervals that statsmodels gives by this name, or those of the posterior."""

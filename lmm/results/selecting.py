@@ -5,11 +5,18 @@ from __future__ import annotations
 import sys
 from collections import ChainMap
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from lmm.results import deletion, stepwise
+from lmm.later import Later
 from lmm.results.testing import Testing
+
+if TYPE_CHECKING:
+    from lmm.results import deletion, stepwise
+else:
+    deletion = Later("lmm.results.deletion")
+    stepwise = Later("lmm.results.stepwise")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from lmm.results import coefficients, contrasts, term_tests
+from lmm.later import Later
+from lmm.results import coefficients
 from lmm.results.rowwise import Rowwise
+
+if TYPE_CHECKING:
+    from lmm.results import contrasts, term_tests
+else:
+    contrasts = Later("lmm.results.contrasts")
+    term_tests = Later("lmm.results.term_tests")
 
 
 @dataclass(frozen=True, eq=False, repr=False)

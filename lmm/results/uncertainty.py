@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
 from lmm.estimators import chain_diagnostics
-from lmm.inference.variance_parameters import covariance
+from lmm.later import Later
 from lmm.linalg import threads
 from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
@@ -27,6 +27,11 @@ from lmm.results.draws import PosteriorDraws
 from lmm.results.generalized import residual_sd
 from lmm.results.naming import lme4_column, theta_names
 from lmm.results.varcorr import varcorr
+
+if TYPE_CHECKING:
+    from lmm.inference import variance_parameters
+else:
+    variance_parameters = Later("lmm.inference.variance_parameters")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +60,7 @@ def uncertainty(design: Design, problem: Any, estimator: Any, estimate: Estimate
     if estimate.draws is not None:
         return Uncertainty(given_theta, draws=PosteriorDraws(design, estimate))
     if estimate.family is None and estimate.n_parameters > len(estimate.beta):  # else the variances were given
-        return Uncertainty(given_theta, variances=cache(lambda: covariance(problem, estimator, estimate)))
+        return Uncertainty(given_theta, variances=cache(lambda: variance_parameters.covariance(problem, estimator, estimate)))
     if estimate.family is None or estimate.nagq == 0 or not hasattr(estimator, "covariance"):
         return Uncertainty(given_theta)
     try:
