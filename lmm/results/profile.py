@@ -84,7 +84,7 @@ class Profile:
     >>> profile.confint(0.95).round(1).to_dict("index")["sigma"]
     {'lower': 38.2, 'upper': 67.7}
     >>> profile.zeta("Intercept", [1500.0, 1527.5]).round(2).tolist()
-    [-1.44, 0.0]
+    [-1.42, 0.0]
     """
 
     tracks: tuple[Track, ...]
