@@ -29,13 +29,14 @@ def assume(design: Design, estimate: Estimate, parameters: Mapping[str, Any] | N
     if not parameters:
         return estimate
     values = parameter_table.of_estimate(design, estimate)
+    names = parameter_table.names(design, estimate)[1][: design.p]
     for name, value in parameters.items():
         if name not in values.index:
             raise ArgumentError(
                 f"parameters: there is no {name!r}; there is {', '.join(map(str, values.index))}.{nearest(name, values.index)}"
             )
         if not np.isfinite(float(value)) or (float(value) < 0 and (name == "sigma" or name.startswith("sd_"))):
-            raise ArgumentError(f"parameters: {name}={value!r} must be a {'number' if name in design.names else 'non-negative number'}.")
+            raise ArgumentError(f"parameters: {name}={value!r} must be a {'number' if name in names else 'non-negative number'}.")
         values[name] = float(value)
     sigma = float(values["sigma"]) if residual_sd(estimate) is not None else float(estimate.sigma)
     if estimate.family is None and not sigma > 0:
@@ -43,7 +44,7 @@ def assume(design: Design, estimate: Estimate, parameters: Mapping[str, Any] | N
     phi = estimate.phi
     if estimate.family is not None and estimate.family.has_dispersion and "sigma" in parameters:
         phi = sigma**2
-    changed = replace(estimate, beta=values[list(design.names)].to_numpy(), sigma=sigma, phi=phi)
+    changed = replace(estimate, beta=values[names].to_numpy(dtype=float), sigma=sigma, phi=phi)
     theta, factors = [], []
     for term in design.terms:
         columns = [lme4_column(column) for column in term.columns]

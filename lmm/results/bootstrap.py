@@ -261,7 +261,7 @@ def _of_parameters(fit: Fit, batch: Batch, kind: str) -> Bootstrap:
     design, estimate = fit.design, fit.estimate
     scale = batch.sigma**2 if estimate.family is None else np.ones(batch.size)
     variance = np.diagonal(batch.beta_cov_unscaled, axis1=1, axis2=2) * scale[:, None]
-    names = list(design.names)
+    names = parameter_table.names(design, estimate)[1][: design.p]
     own = np.sqrt(np.diagonal(estimate.beta_cov_unscaled) * scale2(estimate))
     table = parameter_table.of_batch(design, estimate, batch)
     return Bootstrap(

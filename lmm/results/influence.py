@@ -115,7 +115,7 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
         name,
         parameter_table.of_batch(design, estimate, batch).set_axis(index),
         parameter_table.of_estimate(design, estimate).rename("full"),
-        pd.DataFrame(errors, index=index, columns=list(design.names)),
+        pd.DataFrame(errors, index=index, columns=parameter_table.names(design, estimate)[1][: design.p]),
         fit.vcov(),
         failures_of(batch, index),
     )

@@ -44,7 +44,7 @@ def refit_many(fit: Fit, Y: Any, progress: bool | None) -> pd.DataFrame:
     table = parameter_table.of_batch(design, estimate, batch)
     scale = batch.sigma**2 if estimate.family is None else np.ones(batch.size)
     errors = np.sqrt(np.diagonal(batch.beta_cov_unscaled, axis1=1, axis2=2) * scale[:, None])
-    for i, name in enumerate(design.names):
+    for i, name in enumerate(parameter_table.names(design, estimate)[1]):
         table[f"se_{name}"] = errors[:, i]
     table["llf"] = -batch.objective / 2.0
     table["converged"] = [i not in batch.failures for i in range(batch.size)]

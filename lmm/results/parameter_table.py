@@ -16,9 +16,12 @@ from lmm.results.naming import parameter_names
 
 
 def names(design: Design, estimate: Estimate) -> tuple[list[str], list[str]]:
-    """Names of the variance parameters, and of the coefficients (kept ones) with the thresholds of an ordinal model."""
+    """Names of the variance parameters, and of the coefficients (kept ones) with the thresholds of an ordinal model.
+
+    A coefficient that is called as a variance parameter is has ``b_`` before its name, as among the draws of a posterior.
+    """
     variances = parameter_names(design.terms, residual_sd(estimate) is not None)
-    coefficients = list(design.names)
+    coefficients = [f"b_{name}" if name in variances else name for name in design.names]
     if ordinal.is_ordinal(estimate.family):
         coefficients += estimate.family.reported(estimate.phi)[0]
     return variances, coefficients

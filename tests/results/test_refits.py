@@ -294,3 +294,15 @@ def test_power_of_several_coefficients_and_of_counts(cbpp):
 def test_bad_arguments_of_power(sleep, arguments, words):
     with pytest.raises(lmm.ArgumentError, match=words):
         lmm.power(sleep, **{"coefficient": "Days", "nsim": 5, **arguments})
+
+
+def test_a_predictor_called_sigma_keeps_its_column():
+    data = lmm.datasets.load("sleepstudy").rename(columns={"Days": "sigma"})
+    fit = lmm.lmer("Reaction ~ sigma + (1|Subject)", data)
+    boot = fit.bootstrap(20, rng=1)
+    assert list(boot.replicates.columns) == ["sd_(Intercept)|Subject", "sigma", "Intercept", "b_sigma"]
+    assert boot.estimates["b_sigma"] == fit.params["sigma"] and boot.estimates["sigma"] == fit.sigma
+    assert np.isfinite(boot.confint(type="studentized").loc["b_sigma"]).all()
+    assert np.isfinite(fit.influence().dfbetas["b_sigma"]).all()
+    assert "se_b_sigma" in fit.refit_many(fit.simulate(2, rng=1))
+    assert lmm.power(fit, "sigma", parameters={"b_sigma": 0.0}, nsim=20, rng=1)["power"][0] < 0.5
