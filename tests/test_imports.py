@@ -169,3 +169,17 @@ def test_type_checkers_see_every_public_name():
 
     seen = {target.rsplit(".", 1)[1] for target, _, _, typing in imports(ROOT / "lmm" / "__init__.py") if typing}
     assert seen == set(lmm.__all__) - {"__version__"}
+
+
+def test_a_fit_imports_nothing_of_what_follows_it():
+    code = """
+import sys
+import lmm
+fit = lmm.lmer("log_radon ~ floor + (1|county)", lmm.datasets.load("radon"))
+str(fit.summary())
+late = ("results.bootstrap", "results.profile", "results.deletion", "results.checks", "results.marginal_means", "inference.kenward_roger")
+print([name for name in late if f"lmm.{name}" in sys.modules])
+fit.coef_table(ddf="kenward_roger")
+print("lmm.inference.kenward_roger" in sys.modules)
+"""
+    assert run(code).splitlines() == ["[]", "True"]

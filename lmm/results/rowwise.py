@@ -6,15 +6,21 @@ import sys
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 
 from lmm.inference.ddf import degrees_of_freedom
+from lmm.later import Later
 from lmm.results import comparison, generalized, prediction, rows, simulation, tidy, updating
 from lmm.results.comparison import MethodComparison
 from lmm.results.parameters import Parameters
+
+if TYPE_CHECKING:
+    from lmm.results import assumed
+else:
+    assumed = Later("lmm.results.assumed")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -126,7 +132,14 @@ class Rowwise(Parameters):
             None if ddf is None else lambda: degrees_of_freedom(self.problem, self.estimator, self.estimate, self._uncertainty.beta, ddf),
         )
 
-    def simulate(self, nsim: int = 1, rng: None | int | np.random.Generator = None, *, use_u: bool = False) -> pd.DataFrame:
+    def simulate(
+        self,
+        nsim: int = 1,
+        rng: None | int | np.random.Generator = None,
+        *,
+        use_u: bool = False,
+        parameters: Mapping[str, float] | None = None,
+    ) -> pd.DataFrame:
         """New responses from the fitted model, a column per simulation, prior weights honoured.
 
         Of a binomial model they are proportions of the trials, of an ordinal one categories.
@@ -137,14 +150,16 @@ class Rowwise(Parameters):
         rng : seed or generator.
         use_u : keep the conditional modes of the random effects and draw the rest alone; by default
             random effects are drawn anew, as in lme4.
+        parameters : what to assume instead of some estimates, named as the rows of :meth:`confint`: ``{"Days": 5, "sigma": 30}``.
 
-        The parameters are the estimates, of a posterior its means: their own uncertainty is not part of the simulations.
+        Other parameters are the estimates, of a posterior its means: their own uncertainty is not part of the simulations.
 
         Returns
         -------
         DataFrame (rows x nsim), columns ``sim_1, ...``, on the user's index.
         """
-        return simulation.simulate(self.design, self.estimate, nsim, rng, use_u)
+        estimate = assumed.assume(self.design, self.estimate, parameters) if parameters else self.estimate
+        return simulation.simulate(self.design, estimate, nsim, rng, use_u)
 
     def augment(self) -> pd.DataFrame:
         """The user's rows with ``.fitted``, ``.resid`` and ``.fixed`` beside them; of a generalized model also ``.eta``."""

@@ -306,3 +306,13 @@ def test_a_predictor_called_sigma_keeps_its_column():
     assert np.isfinite(fit.influence().dfbetas["b_sigma"]).all()
     assert "se_b_sigma" in fit.refit_many(fit.simulate(2, rng=1))
     assert lmm.power(fit, "sigma", parameters={"b_sigma": 0.0}, nsim=20, rng=1)["power"][0] < 0.5
+
+
+def test_simulations_from_assumed_parameters(sleep):
+    assumed = {"Days": 100.0, "sd_Days|Subject": 0.0, "cor_Days.(Intercept)|Subject": 0.0, "sigma": 1e-6}
+    y = sleep.simulate(3, rng=1, parameters=assumed)
+    slopes = y.groupby(sleep.design.frame.data["Subject"].astype(str)).apply(lambda own: own.iloc[-1] - own.iloc[0])
+    np.testing.assert_allclose(slopes, 900.0, atol=1e-3)
+    assert not sleep.simulate(1, rng=1).equals(y[["sim_1"]])
+    with pytest.raises(lmm.ArgumentError, match="no 'Day'"):
+        sleep.simulate(parameters={"Day": 1})
