@@ -43,7 +43,7 @@ class Resampling(Refitting):
             default is "posterior", quantiles of the draws with equal tails (missing for a parameter that was given or
             point-estimated), beside "wald".
         level : coverage.
-        parm : rows by name; "theta_" for all variance parameters, "beta_" for all coefficients.
+        parm : rows by name; ``"theta_"`` for all variance parameters, ``"beta_"`` for all coefficients.
         ddf : "satterthwaite" or "kenward_roger" gives "wald" intervals of a linear model's coefficients with t quantiles.
         nsim, boot_type, rng : replicates, kind of interval (:meth:`lmm.results.bootstrap.Bootstrap.confint`) and randomness of "boot".
 
@@ -72,7 +72,7 @@ class Resampling(Refitting):
 
         Parameters
         ----------
-        parm : names as in :meth:`confint`; "theta_" for all variance parameters, "beta_" for all coefficients.
+        parm : names as in :meth:`confint`; ``"theta_"`` for all variance parameters, ``"beta_"`` for all coefficients.
         level : how far to go: to the limits of this level.
 
         Raises
