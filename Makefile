@@ -33,6 +33,7 @@ docs: $(VENV)/.installed-docs
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.after
 
 # each environment is installed once, and again when pyproject.toml changes
 $(BIN)/python:
