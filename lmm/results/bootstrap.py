@@ -29,7 +29,7 @@ import pandas as pd
 from scipy.special import ndtr, ndtri
 
 from lmm.design.records import Design
-from lmm.errors import ArgumentError, nearest
+from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.estimators.batch import Batch
 from lmm.inference import refits
 from lmm.model.conditional import scale2
@@ -268,7 +268,7 @@ def _of_parameters(fit: Fit, batch: Batch, kind: str) -> Bootstrap:
         table,
         parameter_table.of_estimate(design, estimate),
         kind,
-        failures_of(batch),
+        reported(failures_of(batch), batch.size, "bootstrap"),
         pd.DataFrame(np.sqrt(variance), columns=names),
         pd.Series(own, index=names),
         lambda: left_out(fit),
@@ -280,6 +280,14 @@ def failures_of(batch: Batch, index: pd.Index | None = None) -> pd.Series:
     where = sorted(batch.failures)
     labels = where if index is None else index[where]
     return pd.Series([batch.failures[i] for i in where], index=labels, dtype=object, name="failure")
+
+
+def reported(failures: pd.Series, count: int, what: str) -> pd.Series:
+    """Warn of failures; the same."""
+    if len(failures):
+        kinds = ", ".join(failures.str.split(":").str[0].unique())
+        warn(f"{what}: {len(failures)} of {count} refits failed or did not converge ({kinds}); .failures says why.", ConvergenceWarning)
+    return failures
 
 
 def left_out(fit: Fit) -> pd.DataFrame:
@@ -317,6 +325,7 @@ def _of_statistic(fit: Fit, slabs: Iterator[np.ndarray], statistic: Statistic, k
     empty = pd.DataFrame(index=range(len(rows)))
     reasons = pd.Series([failures[i] for i in where], index=where, dtype=object, name="failure")
     replicates = pd.DataFrame([row.to_numpy() for row in rows], columns=own.index)
+    reported(reasons, len(rows), "bootstrap")
     return Bootstrap(replicates, own.rename("estimate"), kind, reasons, empty, pd.Series(dtype=float), _no_jackknife)
 
 

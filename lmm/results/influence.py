@@ -21,7 +21,7 @@ import pandas as pd
 from lmm.errors import ArgumentError, nearest
 from lmm.inference import refits
 from lmm.results import parameter_table
-from lmm.results.bootstrap import failures_of
+from lmm.results.bootstrap import failures_of, reported
 from lmm.results.progress import bar
 
 if TYPE_CHECKING:
@@ -117,5 +117,5 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
         parameter_table.of_estimate(design, estimate).rename("full"),
         pd.DataFrame(errors, index=index, columns=parameter_table.names(design, estimate)[1][: design.p]),
         fit.vcov(),
-        failures_of(batch, index),
+        reported(failures_of(batch, index), batch.size, "influence"),
     )
