@@ -22,6 +22,8 @@ from lmm.model import batched
 from lmm.model.batched import Levels, Stacked, Values
 from lmm.model.problem import Problem
 
+#: effects of one factor up to which problems side by side are faster than one after another, and fit in memory
+LEVELS_LIMIT = 20_000
 #: effects of several factors up to which a stack of dense matrices is faster than one problem after another
 STACK_LIMIT = 120
 #: numbers in one plane (levels x problems) of a block: small enough for the cache, large enough to be worth a call
@@ -92,14 +94,14 @@ def takes(problem: Problem) -> bool:
     """Whether the arrays of a batch can hold this structure."""
     linear = all(s.second(np.ones(s.n_theta)) is None for s in problem.structures)
     effects = sum(size.k * size.J for size in problem.plan.terms)
-    return linear and (len(problem.plan.terms) == 1 or effects <= STACK_LIMIT)
+    return linear and effects <= (LEVELS_LIMIT if len(problem.plan.terms) == 1 else STACK_LIMIT)
 
 
 def block_size(problem: Problem) -> int:
     """Problems in one block."""
     sizes = problem.plan.terms
     if len(sizes) == 1:
-        return int(np.clip(PLANE // sizes[0].J, 16, 4096))
+        return int(np.clip(PLANE // sizes[0].J, 4, 4096))
     return int(np.clip((1 << 22) // sum(size.k * size.J for size in sizes) ** 2, 8, 4096))
 
 
