@@ -23,7 +23,7 @@ timed("cbpp, binomial, 100 bootstrap refits", bootMer(cbpp_fit, fixef, nsim = 20
 inst <- lme4::lmer(y ~ service + (1 | s) + (1 | d) + (1 | dept), InstEval, control = lmerControl(calc.derivs = FALSE))
 timed("InstEval, 73,421 rows, Satterthwaite's table", summary(lmerTest::as_lmerModLmerTest(inst)))
 ten <- read.csv(file.path(folder, "ten_thousand.csv"), stringsAsFactors = TRUE)
-# pbkrtest forms matrices of 10,000 x 10,000, some dozens of them: it is given a quarter of the rows when that is too much
+# pbkrtest forms matrices of 10,000 x 10,000, some dozens of them: it is left out where there is no room
 free <- as.numeric(strsplit(grep("MemAvailable", readLines("/proc/meminfo"), value = TRUE), " +")[[1]][2]) / 2^20
 if (free > 60) {
   kr <- lmerTest::lmer(y ~ x + (x | g) + (1 | h), ten)

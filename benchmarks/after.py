@@ -2,7 +2,7 @@
 
 Writes ``after.md`` and ``after.json`` to ``benchmarks/results`` (or ``--out``). Each task is run once before it is timed, and then on a
 copy of the fit that remembers nothing; the time is the
-least of ``--repeat``. R's bootstrap and power runs are a tenth as many refits, times ten.
+least of ``--repeat``. R refits a hundredth to a fifth as often, multiplied up.
 """
 
 from __future__ import annotations

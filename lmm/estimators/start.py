@@ -9,6 +9,7 @@ import numpy as np
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
+from lmm.model.records import Estimate
 
 
 def check_start(start: Any, design: Design, problem: Any, required: bool = False) -> np.ndarray | None:
@@ -48,3 +49,11 @@ def check_start(start: Any, design: Design, problem: Any, required: bool = False
     if family is not None and family.n_parameters and len(theta) == lengths[-1]:
         family.check_parameters(theta[-family.n_parameters :])
     return theta
+
+
+def all_parameters(estimate: Estimate) -> np.ndarray:
+    """Where another fit may begin: theta; of a generalized estimate (theta, beta) and the family's own parameters where it has some."""
+    if estimate.family is None:
+        return estimate.theta
+    own = np.atleast_1d(estimate.phi) if estimate.family.n_parameters else np.zeros(0)
+    return np.concatenate([estimate.theta, estimate.beta, own])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from lmm.errors import DataError, LmmError
 from lmm.estimators import batch
 from lmm.estimators.batch import Batch
 from lmm.estimators.likelihood import MaximumLikelihood
+from lmm.estimators.start import all_parameters
 from lmm.linalg import threads
 from lmm.model import batch_sums
 from lmm.model.problem import GeneralizedProblem, Problem, build_generalized, build_problem
@@ -34,18 +35,10 @@ HELD = 20_000_000
 SUMS_LIMIT = 200_000
 
 
-def is_batched(problem: Any, estimator: Any) -> bool:
+def is_batched(problem: Any, estimator: Any) -> TypeGuard[Problem]:
     """Whether refits can be made side by side."""
     plain = type(estimator) is MaximumLikelihood and estimator.sigma is None and not estimator.control.evaluate_only
     return plain and isinstance(problem, Problem) and batch.takes(problem)
-
-
-def parameters(estimate: Estimate) -> np.ndarray:
-    """Where a refit begins: theta, of a generalized model all parameters."""
-    if estimate.family is None:
-        return estimate.theta
-    own = np.atleast_1d(estimate.phi) if estimate.family.n_parameters else np.zeros(0)
-    return np.concatenate([estimate.theta, estimate.beta, own])
 
 
 def of_responses(
@@ -61,7 +54,6 @@ def of_responses(
     if not is_batched(problem, estimator):
         columns = (column for slab in slabs for column in slab.T)
         return one_by_one((_other_response(design, problem, y) for y in columns), estimator, estimate, modes, progress)
-    assert isinstance(problem, Problem)
     size = batch.block_size(problem)
     parts = []
     for slab in slabs:
@@ -114,7 +106,7 @@ def attempt(make: Callable[[], Any], estimator: Any, start: np.ndarray | None) -
 
 def one_by_one(problems: Iterable[Any], estimator: Any, estimate: Estimate, modes: bool, progress: Progress | None) -> Batch:
     """Refits one after another, each from the estimates of the first fit; an item may be a problem or what makes one."""
-    start = parameters(estimate)
+    start = all_parameters(estimate)
     found: list[Estimate | None] = []
     failures: dict[int, str] = {}
     with threads.limited():
@@ -171,29 +163,51 @@ def without(
     progress: Progress | None = None,
 ) -> Batch:
     """Refits that leave out rows[i], each from the estimates of the whole."""
-    sums = 0
-    if isinstance(problem, Problem):
-        sizes = problem.plan.terms
-        sums = sizes[0].J * sizes[0].k * (sizes[0].k + problem.p) if len(sizes) == 1 else sum(s.k * s.J for s in sizes) ** 2
-    if not (is_batched(problem, estimator) and sums <= SUMS_LIMIT):
+    if not (is_batched(problem, estimator) and _sums(problem) <= SUMS_LIMIT):
         return one_by_one(_subsets(design, problem, rows), estimator, estimate, False, progress)
-    assert isinstance(problem, Problem)
-    R = len(rows)
-    p_reml = problem.p if estimator.reml else 0
-    size = max(16, min(batch.block_size(problem), HELD // max(sums, 1)))
+
+    def data(which: np.ndarray, p_reml: int) -> tuple[Any, np.ndarray]:
+        return batch_sums.without(problem, design, [rows[i] for i in which], p_reml)
+
+    def single(r: int) -> Callable[[], Any]:
+        return next(_subsets(design, problem, [rows[r]]))
+
+    return _changed(problem, estimator, estimate, len(rows), data, single, progress)
+
+
+def _sums(problem: Problem) -> int:
+    """Numbers in the sums of one problem that shares none of them."""
+    sizes = problem.plan.terms
+    return sizes[0].J * sizes[0].k * (sizes[0].k + problem.p) if len(sizes) == 1 else sum(s.k * s.J for s in sizes) ** 2
+
+
+def _changed(
+    problem: Problem,
+    estimator: Any,
+    estimate: Estimate,
+    R: int,
+    data: Callable[[np.ndarray, int], tuple[Any, np.ndarray]],
+    single: Callable[[int], Callable[[], Any]],
+    progress: Progress | None,
+) -> Batch:
+    """R refits side by side of problems with sums of their own.
+
+    ``data(which, p)`` gives the sums of some, N being their rows less p, and sum log w of each; ``single(r)`` what makes one by itself.
+    """
+    size = max(16, min(batch.block_size(problem), HELD // max(_sums(problem), 1)))
     cuts = [c for c in np.array_split(np.arange(R), max(-(-R // size), 1)) if len(c)]
     constants = np.full(R, constant(problem, estimator.reml))
 
     def block(which: np.ndarray) -> Callable[[], Any]:
         def make() -> Any:
-            data, logs = batch_sums.without(problem, design, [rows[i] for i in which], p_reml)
+            sums, logs = data(which, problem.p if estimator.reml else 0)
             constants[which] -= logs
-            return data
+            return sums
 
         return make
 
     def finish(r: int, theta: np.ndarray | None) -> tuple[Estimate | None, str | None]:
-        return attempt(next(_subsets(design, problem, [rows[r]])), estimator, theta)
+        return attempt(single(r), estimator, theta)
 
     blocks, counts = [block(which) for which in cuts], [len(which) for which in cuts]
     offsets = np.repeat(problem.beta0[None], R, axis=0)
@@ -265,29 +279,16 @@ def of_levels(
 
     Levels of other terms that lie within one level of t become levels of their own in every copy; crossed ones stay what they are.
     """
-    R, J = levels.shape
     if not (is_batched(problem, estimator) and len(design.terms) == 1):
         return one_by_one(_copies(design, problem, t, levels), estimator, estimate, False, progress)
-    assert isinstance(problem, Problem)
-    sums = J * problem.plan.terms[0].k * (problem.plan.terms[0].k + problem.p)
-    size = max(16, min(batch.block_size(problem), HELD // max(sums, 1)))
-    cuts = [c for c in np.array_split(np.arange(R), max(-(-R // size), 1)) if len(c)]
-    constants = np.full(R, constant(problem, estimator.reml))
 
-    def block(which: np.ndarray) -> Callable[[], Any]:
-        def make() -> Any:
-            data, logs = batch_sums.drawn(problem, design, levels[which], problem.p if estimator.reml else 0)
-            constants[which] -= logs
-            return data
+    def data(which: np.ndarray, p_reml: int) -> tuple[Any, np.ndarray]:
+        return batch_sums.drawn(problem, design, levels[which], p_reml)
 
-        return make
+    def single(r: int) -> Callable[[], Any]:
+        return next(_copies(design, problem, t, levels[r : r + 1]))
 
-    def finish(r: int, theta: np.ndarray | None) -> tuple[Estimate | None, str | None]:
-        return attempt(next(_copies(design, problem, t, levels[r : r + 1])), estimator, theta)
-
-    blocks, counts = [block(which) for which in cuts], [len(which) for which in cuts]
-    offsets = np.repeat(problem.beta0[None], R, axis=0)
-    return batch.fit_blocks(problem, estimator.reml, estimate.theta, blocks, counts, finish, constants, offsets, False, progress)
+    return _changed(problem, estimator, estimate, len(levels), data, single, progress)
 
 
 def _copies(design: Design, problem: Any, t: int, levels: np.ndarray) -> Iterator[Callable[[], Any]]:

@@ -14,25 +14,16 @@ from scipy.linalg import solve_triangular
 
 from lmm.design.records import Design
 from lmm.model.batched import Levels, Stacked
-from lmm.model.crossproducts import dense_pairs, right_hand_sides
+from lmm.model.crossproducts import dense_matrix, right_hand_sides
 from lmm.model.problem import Problem
 
 
-def matrix(problem: Problem) -> np.ndarray:
-    """Z'WZ as one dense (q, q) matrix, term after term, within a term column after column."""
-    cross = problem.cross
-    sizes = [(size.k, size.J) for size in problem.plan.terms]
-    stops = np.cumsum([0] + [k * J for k, J in sizes])
-    out = np.zeros((stops[-1], stops[-1]))
-    for t, (k, J) in enumerate(sizes):
-        level = np.arange(J)
-        for a in range(k):
-            for b in range(k):
-                out[stops[t] + a * J + level, stops[t] + b * J + level] = cross.diag[t][a, b]
-        for s in range(t + 1, len(sizes)):
-            block = dense_pairs(cross.pairs[t, s], J, sizes[s][1])
-            out[stops[t] : stops[t + 1], stops[s] : stops[s + 1]] = block
-            out[stops[s] : stops[s + 1], stops[t] : stops[t + 1]] = block.T
+def own_rows(problem: Problem, design: Design) -> np.ndarray:
+    """(n, p + 1), the rows of the orthonormal columns and of the least-squares residual."""
+    out = np.empty((design.n, problem.p + 1))
+    out[:, :-1] = solve_triangular(problem.R, design.X.T, trans="T").T if problem.p else 0.0
+    y = design.y if design.offset is None else design.y - design.offset
+    out[:, -1] = y - design.X @ problem.beta0
     return out
 
 
@@ -58,7 +49,7 @@ def responses(problem: Problem, design: Design, Y: np.ndarray, degrees: float) -
     rhs = np.empty((R, p + 1, flat.shape[1]))
     rhs[:, :p] = flat
     rhs[:, p] = np.concatenate([columns.reshape(R, columns.shape[1] * columns.shape[2]) for columns in own], axis=1)
-    return Stacked(_sizes(problem), matrix(problem)[None], rhs, gram, N), beta0.T
+    return Stacked(_sizes(problem), dense_matrix(problem.cross)[None], rhs, gram, N), beta0.T
 
 
 def _sizes(problem: Problem) -> tuple[tuple[int, int], ...]:
@@ -69,10 +60,7 @@ def without(problem: Problem, design: Design, rows: Sequence[np.ndarray], p_reml
     """Sums of the problems that leave out ``rows[i]``, and sum log w of each; ``p_reml`` is taken from their numbers of rows."""
     R, p = len(rows), problem.p
     own = problem.collect(problem.data.rhs)
-    start = np.empty((design.n, p + 1))
-    start[:, :p] = solve_triangular(problem.R, design.X.T, trans="T").T if p else 0.0
-    y = design.y if design.offset is None else design.y - design.offset
-    start[:, p] = y - design.X @ problem.beta0
+    rows_of = own_rows(problem, design)
     gram = np.repeat(problem.data.gram[:, :, None], R, axis=2)
     degrees = np.empty(R)
     logs = np.zeros(R)
@@ -80,14 +68,14 @@ def without(problem: Problem, design: Design, rows: Sequence[np.ndarray], p_reml
     several = len(sizes) > 1
     stops = np.cumsum([0] + [k * J for k, J in sizes])
     if several:
-        A = np.repeat(matrix(problem)[None], R, axis=0)
+        A = np.repeat(dense_matrix(problem.cross)[None], R, axis=0)
         rhs = np.repeat(np.concatenate([c.reshape(p + 1, c.shape[1] * c.shape[2]) for c in own], axis=1)[None], R, axis=0)
     else:
         A = np.repeat(problem.cross.diag[0][..., None], R, axis=3)
         rhs = np.repeat(own[0][..., None], R, axis=3)
     for r, which in enumerate(rows):
         w = np.ones(len(which)) if design.weights is None else design.weights[which]
-        XY = start[which]
+        XY = rows_of[which]
         weighted = XY * w[:, None]
         gram[:, :, r] -= XY.T @ weighted
         degrees[r] = design.n - len(which) - p_reml
@@ -131,10 +119,7 @@ def drawn(problem: Problem, design: Design, levels: np.ndarray, p_reml: int) -> 
     term = design.terms[0]
     p = problem.p
     own = problem.collect(problem.data.rhs)[0]
-    XY = np.empty((design.n, p + 1))
-    XY[:, :p] = solve_triangular(problem.R, design.X.T, trans="T").T if p else 0.0
-    y = design.y if design.offset is None else design.y - design.offset
-    XY[:, p] = y - design.X @ problem.beta0
+    XY = own_rows(problem, design)
     weights = np.ones(design.n) if design.weights is None else design.weights
     order = np.argsort(term.codes, kind="stable")
     starts = np.searchsorted(term.codes[order], np.arange(term.J))

@@ -194,3 +194,20 @@ def dense_pairs(pairs: Pairs, J_row: int, J_col: int) -> np.ndarray:
         for b in range(k_col):
             out[a, pairs.rows, b, pairs.cols] = pairs.blocks[a, b]
     return out.reshape(k_row * J_row, k_col * J_col)
+
+
+def dense_matrix(cross: CrossProducts) -> np.ndarray:
+    """Z'WZ as one dense (q, q) matrix, term after term, within a term column after column."""
+    sizes = [(d.shape[0], d.shape[-1]) for d in cross.diag]
+    stops = np.cumsum([0] + [k * J for k, J in sizes])
+    out = np.zeros((stops[-1], stops[-1]))
+    for t, (k, J) in enumerate(sizes):
+        level = np.arange(J)
+        for a in range(k):
+            for b in range(k):
+                out[stops[t] + a * J + level, stops[t] + b * J + level] = cross.diag[t][a, b]
+        for s in range(t + 1, len(sizes)):
+            block = dense_pairs(cross.pairs[t, s], J, sizes[s][1])
+            out[stops[t] : stops[t + 1], stops[s] : stops[s + 1]] = block
+            out[stops[s] : stops[s + 1], stops[t] : stops[t + 1]] = block.T
+    return out

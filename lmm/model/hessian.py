@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmm.linalg import small
-from lmm.model.crossproducts import CrossProducts, dense_pairs
+from lmm.model.crossproducts import CrossProducts, dense_matrix
 
 #: random effects up to which the dense matrix is formed (8 q^2 bytes, 4 q^3 flops)
 DENSE_LIMIT = 5_000
@@ -100,17 +100,10 @@ def _dense(cross: CrossProducts, rhs: list[np.ndarray], gram: np.ndarray, T: lis
     sizes = [(d.shape[0], d.shape[-1]) for d in cross.diag]
     stops = np.cumsum([0] + [k * J for k, J in sizes])
     q = int(stops[-1])
-    A = np.zeros((q, q))
+    A = dense_matrix(cross)
     L = np.zeros((q, q))
-    for t, (k, J) in enumerate(sizes):
-        own = A[stops[t] : stops[t + 1], stops[t] : stops[t + 1]].reshape(k, J, k, J)
-        level = np.arange(J)
-        own[:, level, :, level] = np.moveaxis(cross.diag[t], -1, 0)
+    for t, (_, J) in enumerate(sizes):
         L[stops[t] : stops[t + 1], stops[t] : stops[t + 1]] = np.kron(T[t], np.eye(J))
-        for s in range(t + 1, len(sizes)):
-            block = dense_pairs(cross.pairs[t, s], J, sizes[s][1])
-            A[stops[t] : stops[t + 1], stops[s] : stops[s + 1]] = block
-            A[stops[s] : stops[s + 1], stops[t] : stops[t + 1]] = block.T
     AL = A @ L
     C = np.linalg.cholesky(L.T @ AL + np.eye(q))
     half_A = np.linalg.solve(C, AL.T)

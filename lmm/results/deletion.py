@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
+from lmm.errors import ArgumentError, nearest
 from lmm.formula import Formula
 from lmm.formula.parse import Bar
 from lmm.formula.scan import scan
 from lmm.formula.terms import Term, droppable, fixed_terms, joined, terms, with_bars, without_fixed
-from lmm.inference.ddf import degrees_of_freedom
 from lmm.inference.likelihood_ratio import boundary_p, chi_squared_p
 from lmm.inference.without_effects import objective_without_effects
 from lmm.results.neighbours import by_maximum_likelihood, check_likelihood, design_of, with_formula
@@ -92,9 +91,7 @@ def likelihood_ratios(found: list[Deletion]) -> pd.DataFrame:
 
 def marginal_tests(fit: Fit, context: Mapping[str, Any], ddf: str | None) -> tuple[pd.DataFrame, dict[str, Formula]]:
     """F tests of each term that may be left out, nothing refitted, and the formula without it."""
-    known = degrees_of_freedom(fit.problem, fit.estimator, fit.estimate, fit._uncertainty.beta, ddf)
-    if known.message is not None:
-        warn(known.message, ConvergenceWarning)
+    known = fit._ddf(ddf)
     formulas, rows = {}, []
     for term, formula in _without_each(fit):
         L = restriction(fit.design.X, design_of(fit, formula, context).X)

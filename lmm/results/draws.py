@@ -19,7 +19,7 @@ from lmm.estimators import chain_diagnostics
 from lmm.model.records import Draws, Estimate
 from lmm.results.coverage import tails
 from lmm.results.generalized import scales_variance
-from lmm.results.naming import lme4_column
+from lmm.results.naming import sdcor_columns
 
 
 class PosteriorDraws(Mapping[str, np.ndarray]):
@@ -189,14 +189,7 @@ def variance_draws(design: Design, estimate: Estimate) -> dict[str, np.ndarray]:
     record, family = _record(estimate), estimate.family
     out: dict[str, np.ndarray] = {}
     for term, cov in zip(design.terms, record.covariances, strict=True):
-        columns, free = [lme4_column(c) for c in term.columns], set(term.structure.pairs())
-        sd = np.sqrt(np.diagonal(cov, axis1=2, axis2=3))
-        for j, column in enumerate(columns):
-            out[f"sd_{column}|{term.group}"] = sd[:, :, j]
-            for i in range(j + 1, term.k):
-                if (i, j) in free:
-                    with np.errstate(divide="ignore", invalid="ignore"):
-                        out[f"cor_{columns[i]}.{column}|{term.group}"] = cov[:, :, i, j] / (sd[:, :, i] * sd[:, :, j])
+        out |= sdcor_columns(term, cov)
     if record.sigma is not None:
         out["sigma"] = record.sigma
     elif family is not None and family.has_dispersion and record.phi is not None:

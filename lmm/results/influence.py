@@ -21,7 +21,7 @@ import pandas as pd
 from lmm.errors import ArgumentError, nearest
 from lmm.inference import refits
 from lmm.results import parameter_table
-from lmm.results.bootstrap import failures_of, reported
+from lmm.results.bootstrap import failures_of, reported, term_of
 from lmm.results.progress import bar
 
 if TYPE_CHECKING:
@@ -100,10 +100,8 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
         rows = list(np.arange(design.n)[:, None])
         name, index = "row", design.index
     else:
-        name = group if group is not None else groups[-1]
-        if name not in groups:
-            raise ArgumentError(f"influence: there is no grouping factor {name!r}; there is {', '.join(groups)}.{nearest(name, groups)}")
-        term = design.terms[groups.index(name)]
+        term = design.terms[term_of(design, groups[-1] if group is None else group, "influence")]
+        name = term.group
         order = np.argsort(term.codes, kind="stable")
         rows = np.split(order, np.searchsorted(term.codes[order], np.arange(1, term.J)))
         index = pd.Index(term.levels, name=name)

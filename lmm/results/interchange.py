@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lmm.inference.ddf import Ddf, degrees_of_freedom
 from lmm.later import Later
 from lmm.results.criticism import Criticism
 
@@ -79,7 +78,7 @@ class Interchange(Criticism):
         [['A - B', 0.82], ['A - C', 0.81], ['B - C', 1.0]]
         """
         ask = marginal_means.request(specs, by, contrast, adjust, type, level, weights, ddf)
-        return marginal_means.tabulate(self.design, self.estimate, self._degrees_of_freedom, at, ask)
+        return marginal_means.tabulate(self.design, self.estimate, self._ddf, at, ask)
 
     def emtrends(
         self,
@@ -112,7 +111,7 @@ class Interchange(Criticism):
         [0.154, 0.165, 0.156]
         """
         ask = marginal_means.request(specs, by, contrast, adjust, "link", level, weights, ddf)
-        return marginal_means.trends(self.design, self.estimate, self._degrees_of_freedom, var, at, ask)
+        return marginal_means.trends(self.design, self.estimate, self._ddf, var, at, ask)
 
     def marginaleffects(self, type: str = "response") -> Any:
         """This fit for the package marginaleffects: its ``predictions, comparisons, slopes, hypotheses`` and their averages work on it.
@@ -142,10 +141,7 @@ class Interchange(Criticism):
         return marginal_effects.adapter(self, self.design, self.estimate, self._uncertainty, type, self._covariance)
 
     def _covariance(self, method: str) -> np.ndarray:
-        return self._degrees_of_freedom(method).cov
-
-    def _degrees_of_freedom(self, method: str | None) -> Ddf:
-        return degrees_of_freedom(self.problem, self.estimator, self.estimate, self._uncertainty.beta, method)
+        return self._ddf(method).cov
 
     def maketables(self, ddf: str | None = None) -> regression_table.TableModel:
         """This fit as a column of the package maketables: ``maketables.ETable([fit1.maketables(), fit2.maketables()])``.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from lmm.design.records import RandomTerm
 
 
@@ -31,3 +33,21 @@ def parameter_names(terms: Sequence[RandomTerm], residual: bool = True) -> list[
             names.append(f"sd_{column}|{term.group}")
             names += [f"cor_{columns[i]}.{column}|{term.group}" for i in range(j + 1, term.k) if (i, j) in correlated]
     return [*names, "sigma"] if residual else names
+
+
+def sdcor_columns(term: RandomTerm, covariances: np.ndarray) -> dict[str, np.ndarray]:
+    """Standard deviations and free correlations (...) of covariances (..., k, k), named and ordered as above.
+
+    A correlation beside a variance of zero is NaN.
+    """
+    columns, free = [lme4_column(column) for column in term.columns], set(term.structure.pairs())
+    sd = np.sqrt(np.diagonal(covariances, axis1=-2, axis2=-1))
+    out = {}
+    for j, column in enumerate(columns):
+        out[f"sd_{column}|{term.group}"] = sd[..., j]
+        for i in range(j + 1, term.k):
+            if (i, j) in free:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    r = covariances[..., i, j] / (sd[..., i] * sd[..., j])
+                out[f"cor_{columns[i]}.{column}|{term.group}"] = np.clip(r, -1.0, 1.0)
+    return out

@@ -12,7 +12,7 @@ from lmm.inference.refits import stack
 from lmm.model.records import Estimate
 from lmm.results import ordinal
 from lmm.results.generalized import residual_sd
-from lmm.results.naming import parameter_names
+from lmm.results.naming import parameter_names, sdcor_columns
 
 
 def names(design: Design, estimate: Estimate) -> tuple[list[str], list[str]]:
@@ -39,14 +39,7 @@ def of_batch(design: Design, estimate: Estimate, batch: Batch) -> pd.DataFrame:
         own = batch.theta[:, at : at + term.structure.n_theta]
         at += term.structure.n_theta
         G = covariances(term.structure, own) * scale[:, None, None]
-        sd = np.sqrt(np.diagonal(G, axis1=1, axis2=2))
-        free = set(term.structure.pairs())
-        for j in range(term.k):
-            columns.append(sd[:, j])
-            for i in range(j + 1, term.k):
-                if (i, j) in free:
-                    with np.errstate(divide="ignore", invalid="ignore"):
-                        columns.append(np.clip(G[:, i, j] / (sd[:, i] * sd[:, j]), -1.0, 1.0))
+        columns += sdcor_columns(term, G).values()
     if residual_sd(estimate) is not None:
         columns.append(batch.sigma)
     columns += list(batch.beta.T)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
-from lmm.inference.ddf import degrees_of_freedom
 from lmm.later import Later
 from lmm.results import comparison, generalized, prediction, rows, simulation, tidy, updating
 from lmm.results.comparison import MethodComparison
@@ -129,7 +128,7 @@ class Rowwise(Parameters):
             level,
             marginal,
             weights,
-            None if ddf is None else lambda: degrees_of_freedom(self.problem, self.estimator, self.estimate, self._uncertainty.beta, ddf),
+            None if ddf is None else lambda: self._ddf(ddf),
         )
 
     def simulate(

@@ -12,6 +12,7 @@ import numpy as np
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, FormulaError
 from lmm.estimators import registry
+from lmm.estimators.start import all_parameters
 from lmm.formula import Formula, parse
 from lmm.formula.scan import Token, scan
 from lmm.linalg import threads
@@ -64,7 +65,7 @@ def refitted(
     new_problem = problem.with_response(new_design)
     control = getattr(estimator, "control", None)
     if start is None and control is not None and control.evaluate_only:
-        start = estimate.theta if estimate.family is None else all_parameters(estimate)
+        start = all_parameters(estimate)
     with threads.limited():
         new = estimator.fit(new_problem, start)
     return {"design": new_design, "problem": new_problem, "estimate": warned(new_design, new)}
@@ -79,12 +80,6 @@ def _with_response(design: Design, family: Any, y: Any) -> Design:
         raise ArgumentError("refit: the new response has other numbers of trials; fit it anew with update(data=...).")
     family.check(values, design.weights, design.response)
     return replace(design, y=values)
-
-
-def all_parameters(estimate: Estimate) -> np.ndarray:
-    """(theta, beta) of a generalized estimate, and the family's own parameters phi where it has some."""
-    own = np.atleast_1d(estimate.phi) if estimate.family.n_parameters else np.zeros(0)
-    return np.concatenate([estimate.theta, estimate.beta, own])
 
 
 def update_formula(old: Formula, change: str) -> str:
