@@ -25,10 +25,11 @@ ALLOWED = {
     "formula": {"covariance"},
     "design": {"formula", "covariance", "families"},
     "model": {"design", "families", "covariance", "linalg", "priors"},
-    "estimators": {"model", "design", "families", "covariance", "linalg", "priors"},
+    "stream": {"model", "design", "formula", "families", "covariance", "linalg"},
+    "estimators": {"stream", "model", "design", "families", "covariance", "linalg", "priors"},
     "inference": {"estimators", "model", "design", "families", "covariance", "linalg"},
-    "results": {"inference", "estimators", "model", "design", "formula", "families", "covariance", "linalg"},
-    "plots": {"results", "inference", "estimators", "model", "design", "formula", "families", "covariance", "linalg"},
+    "results": {"inference", "estimators", "stream", "model", "design", "formula", "families", "covariance", "linalg"},
+    "plots": {"results", "inference", "estimators", "stream", "model", "design", "formula", "families", "covariance", "linalg"},
 }
 ALLOWED["api"] = ALLOWED["plots"] | {"plots"}
 ALLOWED["api_generalized"] = ALLOWED["api"] | {"api"}
@@ -37,7 +38,7 @@ ALLOWED["cli"] = ALLOWED["api"] | {"api", "datasets"}
 
 # packages that a function may import for itself: optional ones, and JAX, which a small fit never loads
 OPTIONAL = {"jax", "jaxlib", "matplotlib", "polars", "pyarrow", "IPython", "tqdm", "narwhals", "threadpoolctl"}
-OPTIONAL |= {"blackjax", "optax", "arviz_base", "arviz_stats", "marginaleffects", "maketables"}
+OPTIONAL |= {"blackjax", "optax", "arviz_base", "arviz_stats", "marginaleffects", "maketables", "duckdb"}
 JAX_FREE = {"errors", "datasets", "formula", "design", "covariance", "results", "cli"}
 SLOW_SCIPY = {"scipy.stats", "scipy.optimize"}
 

@@ -1,0 +1,99 @@
+"""What is summed over chunks of rows, and who sums: the two halves of every pass over data that is not in memory.
+
+A reduction is a monoid with an action of tables: for tables t1, t2, ... in any order and any grouping,
+
+    add(add(start(), t1), t2)   equals   merge(add(start(), t1), add(start(), t2))
+
+up to rounding, and ``merge(a, start())`` equals ``a``. A reducer may therefore sum one chunk after another (a file), or a
+partition on each worker and merge the partial sums as a tree (a cluster).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+A = TypeVar("A")
+
+
+@dataclass(frozen=True)
+class Reduction(Generic[A]):
+    """One pass over the rows; picklable where its three functions are (methods or partials of frozen records, no closures).
+
+    Attributes
+    ----------
+    columns : names of the columns that ``add`` reads.
+    start : the sums of no rows.
+    add : the sums with the rows of a ``pyarrow.Table``; may change and return its first argument.
+    merge : the sums of both; may change and return its first argument, leaves the second one alone.
+    text : what the pass does, for a progress bar.
+    """
+
+    columns: tuple[str, ...]
+    start: Callable[[], A]
+    add: Callable[[A, Any], A]
+    merge: Callable[[A, A], A]
+    text: str = "rows"
+
+
+@runtime_checkable
+class Reducer(Protocol):
+    """Rows somewhere: a source of tables that are read one after another, or a cluster's partitions.
+
+    Attributes
+    ----------
+    text : what it is, for messages and the summary: ``"rows.parquet"``, ``"Dask DataFrame, 8 partitions"``.
+    schema : Arrow type by column name, in order.
+    n_rows : rows, where that is known without reading them; else None.
+    repeatable : whether the rows can be passed over more than once.
+    """
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def schema(self) -> dict[str, Any]: ...
+
+    @property
+    def n_rows(self) -> int | None: ...
+
+    @property
+    def repeatable(self) -> bool: ...
+
+    def head(self, columns: tuple[str, ...], rows: int) -> Any:
+        """The first rows of these columns, at least one where there is any, as a ``pyarrow.Table``."""
+        ...
+
+    def map_reduce(self, reduction: Reduction[A]) -> A:
+        """``reduction`` over all rows.
+
+        Raises
+        ------
+        DataError : what ``add`` raises, and a pass over rows that can be read once only.
+        """
+        ...
+
+
+_KINDS: list[tuple[Callable[[Any], bool], Callable[[Any, Any], Reducer]]] = []
+
+
+def register(knows: Callable[[Any], bool], make: Callable[[Any, Any], Reducer]) -> None:
+    """Add a kind of data: ``knows(data)`` tells it without importing anything, ``make(data, progress)`` gives its reducer.
+
+    ``progress`` is None or a function ``(text, total rows or None) -> context manager of a function (rows just done)``.
+    """
+    _KINDS.append((knows, make))
+
+
+def reducer_for(data: Any, progress: Any = None) -> Reducer | None:
+    """The reducer of data that is not a table in memory; None for one that is."""
+    for knows, make in _KINDS:
+        if knows(data):
+            return make(data, progress)
+    return None
+
+
+def module_of(data: Any) -> str:
+    """The package that the data's type comes from, told without importing it."""
+    return type(data).__module__.partition(".")[0]
