@@ -1,0 +1,164 @@
+"""The sparse product for devices on which adding into place is slow: gathers and sums of fixed width alone.
+
+The entries of each row are cut into chunks of W, the last one filled up with zeros. A chunk's sum is one
+gather, one multiplication and one sum over W; the sums of a row's chunks are chunked and summed again, in
+as many rounds as the longest row needs (log_W of its entries), and a last gather picks each row's
+total. Nothing is scattered, so no two threads of a device ever add into the same place. Both
+orientations are kept, since a transposed gather would be a scatter.
+
+Lengths are padded to buckets: another matrix of about the same shape finds the kernel compiled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lmm.linalg import backend
+
+Array = Any
+
+#: widths of a chunk tried, and what one more chunk costs in entries
+WIDTHS, CHUNK_COST = (4, 8, 16, 32, 64), 4
+
+
+class Rounds(NamedTuple):
+    """How one orientation sums: what each chunk gathers, round by round, and where each row's total ends up.
+
+    ``picks[0]`` (c, W) are levels of the other side, ``picks[i]`` chunks of the round before, whose last
+    chunk is always zero; ``source`` (c, W) tells which entry stands there (m: none); ``total`` (J,) is each
+    row's place among the chunks of all rounds.
+    """
+
+    picks: tuple[Array, ...]
+    source: Array
+    total: Array
+
+
+@dataclass(frozen=True)
+class GatherProduct:
+    """B by gathers, in both orientations; a pytree whose leaves are arrays.
+
+    Attributes
+    ----------
+    row, col : how the rows are summed, and the columns.
+    row_values, col_values : values (k_row, k_col, c, W) in the order of each.
+    """
+
+    row: Rounds
+    col: Rounds
+    row_values: Array
+    col_values: Array
+
+    def apply(self, xp: Any, v: Array) -> Array:
+        """B v, (r, k_row, J_row), for v (r, k_col, J_col)."""
+        return _sum(xp, self.row, self.row_values, v)
+
+    def apply_transpose(self, xp: Any, v: Array) -> Array:
+        """B'v, (r, k_col, J_col), for v (r, k_row, J_row)."""
+        return _sum(xp, self.col, xp.swapaxes(self.col_values, 0, 1), v)
+
+    def with_blocks(self, blocks: Array) -> GatherProduct:
+        """Other values (k_row, k_col, m) on the same pattern, in the order first given; also inside ``jit``."""
+        return replace(self, row_values=_arrange(blocks, self.row.source), col_values=_arrange(blocks, self.col.source))
+
+
+def make_gather_product(rows: np.ndarray, cols: np.ndarray, blocks: np.ndarray, J_row: int, J_col: int) -> GatherProduct:
+    """The product on JAX's default device, from entries sorted by row; :func:`lmm.linalg.sparse_product.make_product`."""
+    _register()
+    m = len(rows)
+    by_col = np.argsort(cols, kind="stable")
+    row = make_rounds(np.bincount(rows, minlength=J_row), np.arange(m), np.asarray(cols))
+    col = make_rounds(np.bincount(cols, minlength=J_col), by_col, np.asarray(rows)[by_col])
+    made: GatherProduct = backend.put(GatherProduct(row, col, _arrange_host(blocks, row.source), _arrange_host(blocks, col.source)))
+    return made
+
+
+def make_rounds(count: np.ndarray, source: np.ndarray, index: np.ndarray) -> Rounds:
+    """The plan for rows with ``count`` (J,) entries each, whose entries follow each other in ``source`` and ``index`` (m,)."""
+    W = _width(count)
+    m = len(source)
+    place, chunks, position = _chunks(count, W)
+    first = np.zeros((chunks, W), dtype=np.int32)
+    origin = np.full((chunks, W), m, dtype=np.int32)
+    first.reshape(-1)[position] = index
+    origin.reshape(-1)[position] = source
+    rounds = [first]
+    # empty rows read the zero chunk at the end of the first round
+    total = np.where(count > 0, place, chunks - 1)
+    own = np.flatnonzero(count > W)  # rows not yet one chunk
+    begin, offset = place[own], chunks
+    left = -(-count[own] // W)
+    while len(own):
+        place, more, position = _chunks(left, W)
+        index_here = np.full((more, W), chunks - 1, dtype=np.int32)
+        start = np.cumsum(left) - left
+        index_here.reshape(-1)[position] = np.arange(left.sum()) - np.repeat(start - begin, left)
+        rounds.append(index_here)
+        total[own] = offset + place
+        keep = left > W
+        own, begin, left = own[keep], place[keep], -(-left[keep] // W)
+        chunks, offset = more, offset + more
+    return Rounds(tuple(rounds), origin, total.astype(np.int32))
+
+
+def _chunks(count: np.ndarray, W: int) -> tuple[np.ndarray, int, np.ndarray]:
+    """First chunk of each row, chunks in all (padded, at least one spare), and the flat place of each entry."""
+    per_row = -(-count // W)
+    place = np.cumsum(per_row) - per_row
+    start = np.cumsum(count) - count
+    position = np.arange(count.sum()) + np.repeat(place * W - start, count)
+    return place, backend.bucket(int(per_row.sum()) + 1), position
+
+
+def _width(count: np.ndarray) -> int:
+    """The width that wastes least."""
+    return min(WIDTHS, key=lambda W: (W + CHUNK_COST) * int(np.sum(-(-count // W))))
+
+
+def _sum(xp: Any, rounds: Rounds, values: Array, v: Array) -> Array:
+    """(r, k, J) from values (k, k_in, c, W) and v (r, k_in, J_in). A vector's entries for a level lie side by side."""
+    k, k_in = values.shape[:2]
+    levels = xp.moveaxis(v, 0, -1)  # (k_in, J_in, r)
+    out = []
+    for a in range(k):
+        part = xp.zeros((1, v.shape[0]))
+        for b in range(k_in):
+            fetched = xp.take(levels[b], rounds.picks[0], axis=0, mode="clip")
+            part = part + xp.sum(values[a, b][..., None] * fetched, axis=1)
+        parts = [part]
+        for index in rounds.picks[1:]:
+            part = xp.sum(xp.take(part, index, axis=0, mode="clip"), axis=1)
+            parts.append(part)
+        every = parts[0] if len(parts) == 1 else xp.concatenate(parts)
+        out.append(xp.take(every, rounds.total, axis=0, mode="clip"))
+    return xp.moveaxis(xp.stack(out), -1, 0)
+
+
+def _arrange(blocks: Array, source: Array) -> Array:
+    import jax
+    import jax.numpy as jnp
+
+    with jax.enable_x64(True):
+        zero = jnp.zeros((*blocks.shape[:2], 1), dtype=float)
+        return jnp.take(jnp.concatenate([jnp.asarray(blocks), zero], axis=2), source, axis=2, mode="clip")
+
+
+def _arrange_host(blocks: np.ndarray, source: np.ndarray) -> np.ndarray:
+    return np.take(np.concatenate([blocks, np.zeros((*blocks.shape[:2], 1))], axis=2), source, axis=2)
+
+
+_registered = False
+
+
+def _register() -> None:
+    """Make the product a pytree, once JAX is needed."""
+    global _registered
+    if _registered:
+        return
+    import jax
+
+    jax.tree_util.register_dataclass(GatherProduct, ["row", "col", "row_values", "col_values"], [])
+    _registered = True
