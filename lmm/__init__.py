@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from lmm import covariance, datasets, families, priors
     from lmm.api import lmer
+    from lmm.api_batch import glmer_batch, lmer_batch
     from lmm.api_generalized import glmer
     from lmm.api_solve import solve
     from lmm.errors import (
@@ -48,12 +49,14 @@ if TYPE_CHECKING:
     from lmm.estimators.variational import VariationalBayes
     from lmm.linalg.backend import enable_compile_cache
     from lmm.results import Fit
+    from lmm.results.batch_fit import BatchFit
     from lmm.results.model_comparison import anova
     from lmm.results.power import power
 
 __all__ = [
     "NUTS",
     "ArgumentError",
+    "BatchFit",
     "CapacityError",
     "ComparisonWarning",
     "Control",
@@ -83,7 +86,9 @@ __all__ = [
     "enable_compile_cache",
     "families",
     "glmer",
+    "glmer_batch",
     "lmer",
+    "lmer_batch",
     "power",
     "priors",
     "solve",
@@ -105,6 +110,9 @@ _HOMES = {
     "enable_compile_cache": "lmm.linalg.backend",
     "VariationalBayes": "lmm.estimators.variational",
     "Fit": "lmm.results",
+    "BatchFit": "lmm.results.batch_fit",
+    "lmer_batch": "lmm.api_batch",
+    "glmer_batch": "lmm.api_batch",
     "power": "lmm.results.power",
     "anova": "lmm.results.model_comparison",
 }

@@ -33,6 +33,7 @@ ALLOWED = {
 }
 ALLOWED["api"] = ALLOWED["plots"] | {"plots"}
 ALLOWED["api_generalized"] = ALLOWED["api"] | {"api"}
+ALLOWED["api_batch"] = ALLOWED["api"] | {"api", "api_generalized"}
 ALLOWED["api_solve"] = ALLOWED["api"] | {"api", "api_generalized"}
 ALLOWED["cli"] = ALLOWED["api"] | {"api", "datasets"}
 

@@ -74,7 +74,7 @@ def build_design(
         raise FormulaError(f"the formula has no random term; add one such as (1|group).{hint}", parsed.text)
     table = Table(data)
     if parsed.has_dot:
-        parsed = parsed.with_dot(_other_columns(parsed, table))
+        parsed = parsed.with_dot(other_columns(parsed, table))
     found = evaluate(
         parsed, table, weights=weights, offset=offset, subset=subset, na_action=na_action, contrasts=contrasts, context=context
     )
@@ -114,7 +114,7 @@ def build_design(
     )
 
 
-def _other_columns(formula: Formula, table: Table) -> tuple[str, ...]:
+def other_columns(formula: Formula, table: Table) -> tuple[str, ...]:
     """What ``.`` means: the columns that are neither response, grouping factor nor offset."""
     texts = [formula.response, *formula.offsets, *(f for bar in formula.bars for f in bar.factors)]
     used = {name for text in texts for name, _, _ in names_in(text)}

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lmm.covariance.base import units
-from lmm.estimators.boundary import SNAP, escapes, snapped_theta
+from lmm.estimators.boundary import SNAP, escapes, is_saturated, snapped_theta
 from lmm.linalg import threads
 from lmm.model import batched
 from lmm.model.batched import Levels, Stacked, Values
@@ -306,6 +306,7 @@ def fit_blocks(
     offsets: np.ndarray | None,
     modes: bool,
     progress: Callable[[int], None] | None = None,
+    first: bool = False,
 ) -> Batch:
     """Fit blocks of problems, two at a time where there are cores.
 
@@ -319,10 +320,12 @@ def fit_blocks(
     offsets : (R, p) least-squares coefficients that beta is measured from, on the user's scale.
     modes : keep the conditional modes.
     progress : told of the problems done.
+    first : nobody has looked for these before: where a criterion may have several minima, single fits look again.
     """
     evaluate = Evaluator(problem, reml, start(problem, theta))
     firsts = np.cumsum([0, *counts])
     inverse = np.linalg.inv(problem.R) if problem.p else np.zeros((0, 0))
+    several = first and is_saturated(problem)
 
     def run(i: int) -> Batch:
         data, count = blocks[i](), counts[i]
@@ -330,7 +333,9 @@ def fit_blocks(
         values, theta = ends.values, evaluate.theta(ends.steps)
         doubtful = ~ends.converged
         near = np.flatnonzero(ends.converged & near_boundary(evaluate, ends))
-        if len(near):
+        if several:
+            doubtful[near] = True
+        elif len(near):
             doubtful[settle(evaluate, data, theta, values, near, TOLERANCE)] = True
         index = slice(firsts[i], firsts[i + 1])
         beta = values.beta.T @ inverse.T + (0.0 if offsets is None else offsets[index])
@@ -339,7 +344,7 @@ def fit_blocks(
         own_modes = tuple(np.ascontiguousarray(np.moveaxis(b, -1, 0).swapaxes(1, 2)) for b in values.modes) if modes else ()
         batch = Batch(theta, beta, cov, sigma, values.objective + constants[index], own_modes, ends.evaluations, {})
         for r in np.flatnonzero(doubtful):
-            begin = batch.theta[r] if np.isfinite(batch.theta[r]).all() and np.isfinite(values.objective[r]) else None
+            begin = batch.theta[r] if not several and np.isfinite(batch.theta[r]).all() and np.isfinite(values.objective[r]) else None
             estimate, why = finish(int(firsts[i] + r), begin)
             _replace(batch, int(r), estimate, why)
         if progress is not None:

@@ -49,29 +49,42 @@ def of_responses(
     slabs: Iterable[np.ndarray],
     modes: bool = False,
     progress: Progress | None = None,
+    first: bool = False,
 ) -> Batch:
-    """Refits to responses (n, R), given in ``slabs`` of as many columns as are to be held at a time."""
+    """Refits to responses (n, R), given in ``slabs`` of as many columns as are to be held at a time.
+
+    ``first`` says that they are no refits: each is looked for as a single fit without starting values looks for it.
+    """
     if not is_batched(problem, estimator):
         columns = (column for slab in slabs for column in slab.T)
-        return one_by_one((_other_response(design, problem, y) for y in columns), estimator, estimate, modes, progress)
+        return one_by_one((_other_response(design, problem, y) for y in columns), estimator, estimate, modes, progress, first)
     size = batch.block_size(problem)
     parts = []
     for slab in slabs:
-        parts.append(_side_by_side(design, problem, estimator, estimate, slab, size, modes, progress))
+        parts.append(_side_by_side(design, problem, estimator, estimate, slab, size, modes, progress, first))
     return batch.join(parts)
 
 
 def _side_by_side(
-    design: Design, problem: Problem, estimator: Any, estimate: Estimate, Y: np.ndarray, size: int, modes: bool, progress: Progress | None
+    design: Design,
+    problem: Problem,
+    estimator: Any,
+    estimate: Estimate,
+    Y: np.ndarray,
+    size: int,
+    modes: bool,
+    progress: Progress | None,
+    first: bool,
 ) -> Batch:
     R = Y.shape[1]
     cuts = [c for c in np.array_split(np.arange(R), max(-(-R // size), min(R // 64, threads.cores()), 1)) if len(c)]
     degrees = problem.n - (problem.p if estimator.reml else 0)
     offsets = np.zeros((R, problem.p))
+    rows = batch_sums.Rows(problem, design)
 
     def block(columns: np.ndarray) -> Callable[[], Any]:
         def make() -> Any:
-            data, offsets[columns] = batch_sums.responses(problem, design, Y[:, columns], degrees)
+            data, offsets[columns] = batch_sums.responses(rows, Y[:, columns[0] : columns[-1] + 1], degrees)
             return data
 
         return make
@@ -81,7 +94,7 @@ def _side_by_side(
 
     constants = np.full(R, constant(problem, estimator.reml) - problem.sum_log_weights)
     blocks, counts = [block(columns) for columns in cuts], [len(columns) for columns in cuts]
-    return batch.fit_blocks(problem, estimator.reml, estimate.theta, blocks, counts, finish, constants, offsets, modes, progress)
+    return batch.fit_blocks(problem, estimator.reml, estimate.theta, blocks, counts, finish, constants, offsets, modes, progress, first)
 
 
 def constant(problem: Problem, reml: bool) -> float:
@@ -104,9 +117,14 @@ def attempt(make: Callable[[], Any], estimator: Any, start: np.ndarray | None) -
     return found, None
 
 
-def one_by_one(problems: Iterable[Any], estimator: Any, estimate: Estimate, modes: bool, progress: Progress | None) -> Batch:
-    """Refits one after another, each from the estimates of the first fit; an item may be a problem or what makes one."""
-    start = all_parameters(estimate)
+def one_by_one(
+    problems: Iterable[Any], estimator: Any, estimate: Estimate, modes: bool, progress: Progress | None, first: bool = False
+) -> Batch:
+    """Refits one after another, each from the estimates of the first fit; an item may be a problem or what makes one.
+
+    With ``first`` each finds starting values of its own.
+    """
+    start = None if first else all_parameters(estimate)
     found: list[Estimate | None] = []
     failures: dict[int, str] = {}
     with threads.limited():
@@ -189,10 +207,13 @@ def _changed(
     data: Callable[[np.ndarray, int], tuple[Any, np.ndarray]],
     single: Callable[[int], Callable[[], Any]],
     progress: Progress | None,
+    first: bool = False,
+    offsets: np.ndarray | None = None,
 ) -> Batch:
     """R refits side by side of problems with sums of their own.
 
     ``data(which, p)`` gives the sums of some, N being their rows less p, and sum log w of each; ``single(r)`` what makes one by itself.
+    ``offsets`` (R, p) are the coefficients that their residuals are taken from, which ``data`` may fill in.
     """
     size = max(16, min(batch.block_size(problem), HELD // max(_sums(problem), 1)))
     cuts = [c for c in np.array_split(np.arange(R), max(-(-R // size), 1)) if len(c)]
@@ -210,8 +231,31 @@ def _changed(
         return attempt(single(r), estimator, theta)
 
     blocks, counts = [block(which) for which in cuts], [len(which) for which in cuts]
-    offsets = np.repeat(problem.beta0[None], R, axis=0)
-    return batch.fit_blocks(problem, estimator.reml, estimate.theta, blocks, counts, finish, constants, offsets, False, progress)
+    offsets = np.repeat(problem.beta0[None], R, axis=0) if offsets is None else offsets
+    return batch.fit_blocks(problem, estimator.reml, estimate.theta, blocks, counts, finish, constants, offsets, False, progress, first)
+
+
+def of_observed(
+    design: Design, problem: Problem, estimator: Any, estimate: Estimate, Y: np.ndarray, progress: Progress | None = None
+) -> Batch:
+    """Fits to responses (n, R) of which each lacks rows of its own (NaN), one grouping factor; each as if it were the first."""
+    rows = batch_sums.Rows(problem, design)
+    offsets = np.zeros((Y.shape[1], problem.p))
+
+    def data(which: np.ndarray, p_reml: int) -> tuple[Any, np.ndarray]:
+        sums, logs, offsets[which] = batch_sums.observed(rows, Y[:, which], p_reml)
+        return sums, logs
+
+    def single(r: int) -> Callable[[], Any]:
+        return partial(of_present, design, problem, Y[:, r])
+
+    return _changed(problem, estimator, estimate, Y.shape[1], data, single, progress, True, offsets)
+
+
+def of_present(design: Design, problem: Any, y: np.ndarray) -> Any:
+    """The problem of one response in the rows that it has."""
+    own = design_of_rows(replace(design, y=y), np.flatnonzero(~np.isnan(y)), {})
+    return problem_of(own, problem)
 
 
 def _subsets(design: Design, problem: Any, rows: Sequence[np.ndarray]) -> Iterator[Callable[[], Any]]:

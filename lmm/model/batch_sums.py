@@ -10,46 +10,152 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.linalg import solve_triangular
 
-from lmm.design.records import Design
+from lmm.design.records import Design, RandomTerm
 from lmm.model.batched import Levels, Stacked
-from lmm.model.crossproducts import dense_matrix, right_hand_sides
-from lmm.model.problem import Problem
+from lmm.model.crossproducts import dense_matrix
+from lmm.model.problem import PERFECT, Problem
+
+#: numbers of responses read in one piece
+PIECE = 1 << 16
+#: smallest eigenvalue of Q'WQ over a response's rows, 1 over all rows, at which its fixed columns count as independent
+INDEPENDENT = 1e-10
 
 
 def own_rows(problem: Problem, design: Design) -> np.ndarray:
     """(n, p + 1), the rows of the orthonormal columns and of the least-squares residual."""
     out = np.empty((design.n, problem.p + 1))
-    out[:, :-1] = solve_triangular(problem.R, design.X.T, trans="T").T if problem.p else 0.0
+    out[:, :-1] = orthonormal_rows(problem, design)
     y = design.y if design.offset is None else design.y - design.offset
     out[:, -1] = y - design.X @ problem.beta0
     return out
 
 
-def responses(problem: Problem, design: Design, Y: np.ndarray, degrees: float) -> tuple[Levels | Stacked, np.ndarray]:
-    """Sums for other responses Y (n, R), and the least-squares coefficients (R, p) of each on the user's scale."""
-    y = Y if design.offset is None else Y - design.offset[:, None]
-    weights = design.weights
-    weighted = y if weights is None else y * weights[:, None]
-    gamma = solve_triangular(problem.R, design.X.T @ weighted, trans="T") if problem.p else np.zeros((0, y.shape[1]))
-    beta0 = solve_triangular(problem.R, gamma) if problem.p else gamma
-    residual = y - design.X @ beta0
-    own = right_hand_sides(design.terms, residual, weights)
-    p, R = problem.p, Y.shape[1]
+class Rows:
+    """What sums over rows need of a design, made once for all blocks of responses: Z'W as sparse matrices, row after row of Z'."""
+
+    def __init__(self, problem: Problem, design: Design):
+        self.problem, self.design = problem, design
+        self.ZW = [_transposed(term, design.weights) for term in design.terms]
+        self.XW = design.X if design.weights is None else design.X * design.weights[:, None]
+
+    def residuals(self, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Least-squares residuals of some responses (n, c), C order, and the coefficients (p, c) on the user's scale."""
+        y = np.array(Y, order="C")
+        if self.design.offset is not None:
+            y -= self.design.offset[:, None]
+        R = self.problem.R
+        beta0 = np.zeros((len(R), y.shape[1]))
+        for _ in range(2 if len(R) else 0):  # semi-normal equations, refined once
+            step = solve_triangular(R, solve_triangular(R, self.XW.T @ y, trans="T"))
+            beta0 += step
+            y -= self.design.X @ step
+        return y, beta0
+
+    def squares(self, y: np.ndarray) -> np.ndarray:
+        """y'Wy of each column."""
+        weights = self.design.weights
+        return np.einsum("ir,ir->r", y, y if weights is None else y * weights[:, None])
+
+
+def _transposed(term: RandomTerm, weights: np.ndarray | None) -> sp.csr_array:
+    """Z'W (k J, n) of a term, column after column and level after level within a column."""
+    n, k = term.values.shape
+    rows = (term.codes.astype(np.intp)[:, None] + np.arange(k) * term.J).ravel()
+    values = np.array(term.values, dtype=float, order="C")
+    if weights is not None:
+        values *= weights[:, None]
+    return sp.csr_array((values.ravel(), (rows, np.repeat(np.arange(n), k))), shape=(k * term.J, n))
+
+
+def responses(rows: Rows, Y: np.ndarray, degrees: float) -> tuple[Levels | Stacked, np.ndarray]:
+    """Sums for other responses Y (n, R), and the least-squares coefficients (R, p) of each on the user's scale.
+
+    Taken through a cache-sized piece of the responses at a time: once read, a column gives its coefficients, its residual and the
+    sums of that, and is read no more. One that the fixed effects explain entirely has the square NaN, and so no criterion.
+    """
+    problem = rows.problem
+    p, (n, R) = problem.p, Y.shape
+    beta0 = np.empty((p, R))
     gram = np.zeros((p + 1, p + 1, R))
     gram[np.arange(p), np.arange(p)] = 1.0
-    gram[p, p] = np.einsum("ir,ir->r", residual, residual if weights is None else residual * weights[:, None])
+    sums = [np.empty((len(ZW.indptr) - 1, R)) for ZW in rows.ZW]
+    width = max(8, PIECE // max(n, 1))
+    for first in range(0, R, width):
+        part = slice(first, first + width)
+        y, beta0[:, part] = rows.residuals(Y[:, part])
+        square = rows.squares(y)
+        gram[p, p, part] = np.where(square > PERFECT * rows.squares(np.asarray(Y[:, part])), square, np.nan)
+        for own, ZW in zip(sums, rows.ZW, strict=True):
+            own[:, part] = ZW @ y
     N = np.full(R, float(degrees))
     fixed = [columns[:p] for columns in problem.collect(problem.data.rhs)]
-    if len(own) == 1:
-        y_sums = np.ascontiguousarray(np.moveaxis(own[0], 0, -1))
-        return Levels(problem.cross.diag[0][..., None], fixed[0][..., None], y_sums, gram, N), beta0.T
-    flat = np.concatenate([f.reshape(p, f.shape[1] * f.shape[2]) for f in fixed], axis=1)
-    rhs = np.empty((R, p + 1, flat.shape[1]))
-    rhs[:, :p] = flat
-    rhs[:, p] = np.concatenate([columns.reshape(R, columns.shape[1] * columns.shape[2]) for columns in own], axis=1)
+    if len(sums) == 1:
+        size = problem.plan.terms[0]
+        data = Levels(problem.cross.diag[0][..., None], fixed[0][..., None], sums[0].reshape(size.k, size.J, R), gram, N)
+        return data, beta0.T
+    rhs = np.empty((R, p + 1, sum(len(own) for own in sums)))
+    rhs[:, :p] = np.concatenate([f.reshape(p, f.shape[1] * f.shape[2]) for f in fixed], axis=1)
+    rhs[:, p] = np.concatenate(sums).T
     return Stacked(_sizes(problem), dense_matrix(problem.cross)[None], rhs, gram, N), beta0.T
+
+
+def observed(rows: Rows, Y: np.ndarray, p_reml: int) -> tuple[Levels, np.ndarray, np.ndarray]:
+    """Sums of one grouping factor for responses Y (n, R) with NaN where a row is missing, sum log w, and coefficients (R, p).
+
+    Everything is summed over the rows that a response has, Z'WZ too: weights of 0 and 1. One whose rows leave the fixed columns
+    dependent, or that they explain entirely, has the square NaN, and so no criterion.
+    """
+    problem, design = rows.problem, rows.design
+    term, p, R = design.terms[0], problem.p, Y.shape[1]
+    weights = np.ones(design.n) if design.weights is None else design.weights
+    Q = orthonormal_rows(problem, design)
+    QW = Q * weights[:, None]
+    here = (~np.isnan(Y)).astype(float)
+    y = np.where(np.isnan(Y), 0.0, Y)
+    if design.offset is not None:
+        y -= design.offset[:, None] * here
+    left, right = np.triu_indices(p)
+    gram = np.zeros((p + 1, p + 1, R))
+    gram[left, right] = gram[right, left] = (Q[:, left] * QW[:, right]).T @ here
+    total, coefficients = rows.squares(y), np.zeros((p, R))
+    sound = np.ones(R, dtype=bool)
+    if p:
+        square = np.moveaxis(gram[:p, :p], -1, 0)
+        sound = np.linalg.eigvalsh(square)[:, 0] > INDEPENDENT
+        square = np.where(sound[:, None, None], square, np.eye(p))
+        for _ in range(2):
+            step = np.linalg.solve(square, (QW.T @ y).T[:, :, None])[:, :, 0].T
+            coefficients += step
+            y -= (Q @ step) * here
+        gram[:p, p] = gram[p, :p] = QW.T @ y
+    left_over = rows.squares(y)
+    gram[p, p] = np.where(sound & (left_over > PERFECT * total), left_over, np.nan)
+    k, J = term.k, term.J
+    A = np.empty((k, k, J, R))
+    X = np.empty((p, k, J, R))
+    for a in range(k):
+        for b in range(a + 1):
+            A[a, b] = A[b, a] = _by_level(term, term.values[:, a] * term.values[:, b] * weights) @ here
+        for c in range(p):
+            X[c, a] = _by_level(term, term.values[:, a] * QW[:, c]) @ here
+    sums = (rows.ZW[0] @ y).reshape(k, J, R)
+    degrees = here.sum(axis=0) - float(p_reml)
+    beta0 = solve_triangular(problem.R, coefficients) if p else coefficients
+    return Levels(A, X, sums, gram, degrees), np.log(weights) @ here, beta0.T
+
+
+def _by_level(term: RandomTerm, values: np.ndarray) -> sp.csr_array:
+    """(J, n): the values of each row in the row of its level."""
+    n = len(values)
+    return sp.csr_array((values, (term.codes.astype(np.intp), np.arange(n))), shape=(term.J, n))
+
+
+def orthonormal_rows(problem: Problem, design: Design) -> np.ndarray:
+    """(n, p), the orthonormal fixed columns."""
+    return solve_triangular(problem.R, design.X.T, trans="T").T if problem.p else np.zeros((design.n, 0))
 
 
 def _sizes(problem: Problem) -> tuple[tuple[int, int], ...]:

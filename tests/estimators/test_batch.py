@@ -84,7 +84,7 @@ def test_gradient_and_hessian_are_derivatives(fit):
     """In the chart's coordinates, exact second derivatives included, against central differences."""
     Y = responses(fit, 3)
     degrees = fit.problem.n - (fit.problem.p if fit.estimator.reml else 0)
-    data, _ = batch_sums.responses(fit.problem, fit.design, Y, degrees)
+    data, _ = batch_sums.responses(batch_sums.Rows(fit.problem, fit.design), Y, degrees)
     evaluate = batch.Evaluator(fit.problem, fit.estimator.reml, batch.start(fit.problem, fit.estimate.theta))
     m = fit.problem.n_theta
     at = np.full((m, 3), 0.1) * np.array([1.0, -0.5, 0.3])

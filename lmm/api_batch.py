@@ -1,0 +1,269 @@
+"""lmer_batch() and glmer_batch(): one model, many responses."""
+
+from __future__ import annotations
+
+import sys
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from lmm import families
+from lmm.api import check_control, choose_estimator, run
+from lmm.api_generalized import run_generalized
+from lmm.design import build_design
+from lmm.design.build import other_columns
+from lmm.design.records import Design
+from lmm.design.responses import Responses, read_responses
+from lmm.errors import ArgumentError, ConvergenceWarning, DataError, FormulaError, warn
+from lmm.estimators import Control
+from lmm.estimators.laplace import LaplaceLikelihood
+from lmm.families import Family
+from lmm.formula import Formula, Table, parse
+from lmm.inference import responses as many
+from lmm.linalg import threads
+from lmm.model.problem import GeneralizedProblem, Problem, build_generalized, build_problem
+from lmm.results import Fit
+from lmm.results.batch_fit import BatchFit
+from lmm.results.progress import bar
+
+
+def lmer_batch(
+    formula: str,
+    data: Any,
+    responses: Any,
+    *,
+    REML: bool = True,
+    weights: Any = None,
+    offset: Any = None,
+    subset: Any = None,
+    na_action: str = "omit",
+    contrasts: Mapping[str, Any] | None = None,
+    control: Control | None = None,
+    progress: bool | None = None,
+) -> BatchFit:
+    """Fit one linear mixed model to many responses: genes, voxels, simulations.
+
+    The responses share the model matrices; after one pass over them all fits run side by side as arrays. Each equals
+    :func:`lmm.lmer` of that response.
+
+    Parameters
+    ----------
+    formula : ``"~ x + (x|g)"``; a name left of ``~`` stands for each response in turn and is not looked up.
+    data : pandas, polars or pyarrow table, or a mapping of arrays, with the predictors; N rows. Never modified.
+    responses : table (its columns name the responses), array (N, R), mapping of names to arrays (N,), or a list of names of columns of
+        ``data``. Rows are matched by position. NaN is a missing value: that response is fitted to the rows that it has.
+    REML, weights, offset, contrasts : as in :func:`lmm.lmer`, for all responses.
+    subset : rows to use, as in :func:`lmm.lmer`.
+    na_action : "omit" leaves out rows with a missing predictor, and of each response the rows that it lacks; "fail" refuses both.
+    control : :class:`lmm.Control`, tolerances and limits of fits that are finished one by one.
+    progress : True shows a progress bar, False none; None one where the work takes more than two seconds in a terminal or notebook.
+
+    Returns
+    -------
+    :class:`lmm.BatchFit`: ``.beta``, ``.se``, ``.theta``, ... as arrays, ``.tidy()`` as one table, ``batch[name]`` an ordinary fit.
+
+    Raises
+    ------
+    LmmError : where the model cannot be fitted to any response. One that cannot be fitted by itself (constant, infinite, all missing, too
+        few rows) is NaN in the arrays, with the reason in ``.failures``, and warned of once for all.
+
+    Notes
+    -----
+    Columns that depend on the whole data, ``scale(x)`` or ``poly(x, 2)``, are computed once, from all rows used.
+
+    Examples
+    --------
+    >>> import numpy as np, lmm
+    >>> sleep = lmm.datasets.load("sleepstudy")
+    >>> Y = sleep[["Reaction"]].assign(log=np.log(sleep["Reaction"]))
+    >>> lmm.lmer_batch("~ Days + (Days|Subject)", sleep, Y).fixef().round(3)
+              Intercept    Days
+    Reaction    251.405  10.467
+    log           5.530   0.034
+    """
+    caller = sys._getframe(1)
+    estimator = choose_estimator(REML, None, control)
+    given = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts}
+    single = partial(run, REML=REML, control=control)
+    return _fit(formula, data, responses, ChainMap(caller.f_locals, caller.f_globals), estimator, given, single, None, progress)
+
+
+def glmer_batch(
+    formula: str,
+    data: Any,
+    responses: Any,
+    *,
+    family: str | Family | type[Family],
+    weights: Any = None,
+    offset: Any = None,
+    subset: Any = None,
+    na_action: str = "omit",
+    contrasts: Mapping[str, Any] | None = None,
+    control: Control | None = None,
+    progress: bool | None = None,
+) -> BatchFit:
+    """Fit one generalized linear mixed model to many responses, by Laplace's method.
+
+    With one grouping factor of up to three effects per level all fits run side by side as arrays; other models are fitted one response
+    after another. Each equals :func:`lmm.glmer` of that response.
+
+    Parameters
+    ----------
+    formula, data, responses, subset, na_action, contrasts, control, progress : as in :func:`lmm.lmer_batch`.
+    family : name or object, as in :func:`lmm.glmer`; not an ordinal one. A dispersion is estimated for each response.
+    weights : trials of binomial proportions, else prior weights, for all responses.
+    offset : known component of the linear predictor.
+
+    Returns
+    -------
+    :class:`lmm.BatchFit`. Standard errors, from the Hessian over all parameters, are computed when first asked for.
+
+    Raises
+    ------
+    LmmError : as in :func:`lmm.lmer_batch`.
+
+    Examples
+    --------
+    >>> import lmm
+    >>> grouse = lmm.datasets.load("grouseticks")
+    >>> fit = lmm.glmer("TICKS ~ YEAR + (1|BROOD)", grouse, family="poisson")
+    >>> batch = lmm.glmer_batch("~ YEAR + (1|BROOD)", grouse, fit.simulate(20, rng=1), family="poisson")
+    >>> bool(batch.converged.all()), batch.beta.shape
+    (True, (20, 3))
+    """
+    caller = sys._getframe(1)
+    found = families.get(family)
+    if not found.has_intercept:
+        raise ArgumentError(f"glmer_batch: family {found.name!r} has thresholds, which differ in number; use glmer() for each response.")
+    given = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts}
+    single = partial(run_generalized, family=found, control=control)
+    estimator = LaplaceLikelihood(check_control(control))
+    return _fit(formula, data, responses, ChainMap(caller.f_locals, caller.f_globals), estimator, given, single, found, progress)
+
+
+class _Unread:
+    """A stand-in for the family while a design without a response is built."""
+
+    has_intercept = True
+
+    @staticmethod
+    def response(values: Any, name: str) -> tuple[np.ndarray, None]:
+        return np.asarray(values), None
+
+
+def _fit(
+    formula: str,
+    data: Any,
+    responses: Any,
+    context: ChainMap[str, Any],
+    estimator: Any,
+    given: dict[str, Any],
+    single: Callable[..., Fit],
+    family: Family | None,
+    progress: bool | None,
+) -> BatchFit:
+    if estimator.control.evaluate_only:
+        raise ArgumentError("control=lmm.Control(evaluate_only=True) evaluates at parameters of one response; use lmer() or glmer().")
+    parsed, table = _one_sided(formula), Table(data)
+    Y = read_responses(responses, table)
+    with threads.limited():
+        design, problem = _model(parsed, table, Y, context, given, family)
+        values = design.aligned(Y.values)
+        if given["na_action"] == "fail" and np.isnan(values).any():
+            first = int(np.flatnonzero(np.isnan(values).any(axis=0))[0])
+            lost = int(np.isnan(values[:, first]).sum())
+            raise DataError(f"the response {Y.names[first]!r} is missing in {lost} rows, and na_action='fail'; use na_action='omit'.")
+        with bar(values.shape[1], "responses", progress) as told:
+            found = many.fit_responses(design, problem, estimator, values, told)
+    batch = found.batch
+    if batch.failures:
+        first, count = min(batch.failures), len(batch.failures)
+        warn(
+            f"{count} of {batch.size} responses could not be fitted or did not converge; the first is {Y.names[first]!r}: "
+            f"{batch.failures[first]}. .failures has all of them.",
+            ConvergenceWarning,
+        )
+    return BatchFit(
+        responses=Y.names,
+        design=design,
+        problem=problem,
+        estimator=estimator,
+        batch=batch,
+        nobs=found.n,
+        like=found.like,
+        one=lambda r: _single(parsed, table, Y, r, context, given, single, found),
+        covariances=lambda: many.covariances(design, problem, estimator, values, found),
+        satterthwaite=lambda: many.satterthwaite(design, problem, estimator, values, found),
+    )
+
+
+def _one_sided(formula: Any) -> Formula:
+    """The formula without what is left of ``~``, which may be a name."""
+    if not isinstance(formula, str):
+        raise FormulaError(f"a formula is a string such as '~ x + (1|g)', not {type(formula).__name__}.")
+    if not formula.partition("~")[0].strip():
+        return parse(formula, one_sided=True)
+    parsed = parse(formula)
+    if not parsed.response.strip("`").replace(".", "_").isidentifier():
+        span = (formula.index("~") - len(formula.partition("~")[0].lstrip()), formula.index("~"))
+        what = "left of '~' stands nothing, or a name for each response in turn; transform the responses themselves."
+        raise FormulaError(what, formula, span)
+    return replace(parsed, response="")
+
+
+def _model(
+    parsed: Formula, table: Table, Y: Responses, context: ChainMap[str, Any], given: dict[str, Any], family: Family | None
+) -> tuple[Design, Problem | GeneralizedProblem]:
+    """Design and problem that all responses share, with a response that stands for none of them."""
+    if parsed.has_dot:
+        taken = {str(name) for name in Y.names}
+        parsed = parsed.with_dot(tuple(name for name in other_columns(parsed, table) if name not in taken))
+    name = "response"
+    while name in table:
+        name += "_"
+    noise = np.random.default_rng(0).normal(size=table.n)
+    design = build_design(
+        replace(parsed, response=name), table.native, context=context.new_child({name: noise}), family=family and _Unread(), **given
+    )
+    design = replace(design, formula=parsed, response="response")
+    problem = build_problem(design) if family is None else build_generalized(design, family)
+    return replace(design, extra={**design.extra, "plan": problem.plan, "family": family}), problem
+
+
+def _single(
+    parsed: Formula,
+    table: Table,
+    Y: Responses,
+    r: int,
+    context: ChainMap[str, Any],
+    given: dict[str, Any],
+    single: Callable[..., Fit],
+    found: many.Many,
+) -> Fit:
+    """The ordinary fit of one response, from its estimates where there are such."""
+    frame = table.to_pandas()
+    values = Y.values[:, r]
+    name = str(Y.names[r]) if isinstance(Y.names[r], str) else f"y{Y.names[r]}"
+    while name in frame and not _same(frame[name], values):
+        name += "_"
+    right = parsed.text.partition("~")[2].strip()
+    text = f"{name if name.isidentifier() else f'`{name}`'} ~ {right}"
+    batch, start = found.batch, None
+    if np.isfinite(batch.beta[r]).all() and np.isfinite(batch.objective[r]) and r not in batch.failures:
+        start = {"theta": batch.theta[r]}
+        if found.like.family is not None:
+            start["beta"] = batch.beta[r]
+            if found.like.family.has_dispersion and batch.phi is not None:
+                start["phi"] = batch.phi[r]
+    return single(text, frame.assign(**{name: values}), context, start=start, **given)
+
+
+def _same(column: Any, values: np.ndarray) -> bool:
+    try:
+        return bool(np.array_equal(np.asarray(column, dtype=float), values, equal_nan=True))
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,281 @@
+"""Fits of one model to many responses: arrays with the responses first, and tables that name them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.design.records import Design
+from lmm.errors import ArgumentError, nearest
+from lmm.estimators.batch import Batch
+from lmm.inference.ddf import method_name
+from lmm.inference.distributions import t_p_values
+from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.records import Estimate
+from lmm.results import parameter_table
+from lmm.results.fit import Fit
+from lmm.results.generalized import residual_sd
+from lmm.results.naming import theta_names
+
+EFFECTS = ("fixed", "ran_pars")
+#: distance to the boundary under which a covariance counts as singular
+SINGULAR = 1e-4
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BatchFit:
+    """One mixed model fitted to R responses; frozen.
+
+    p fixed effects kept, m covariance parameters. What failed is NaN in every array, and ``failures`` says why.
+
+    Attributes
+    ----------
+    responses : the R labels.
+    design : matrices that all responses share; ``design.names`` are the p coefficients, ``design.y`` means nothing.
+    nobs : (R,) rows used.
+    failures : Series, label -> why there is no fit, or no converged one.
+
+    Examples
+    --------
+    >>> import lmm
+    >>> sleep = lmm.datasets.load("sleepstudy")
+    >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", sleep)
+    >>> batch = lmm.lmer_batch("~ Days + (Days|Subject)", sleep, fit.simulate(3, rng=1))
+    >>> batch.beta.shape, batch.converged.all()
+    ((3, 2), np.True_)
+    >>> batch.fixef()["Days"].round(2).tolist()
+    [11.48, 10.16, 12.4]
+    """
+
+    responses: pd.Index
+    design: Design
+    problem: Problem | GeneralizedProblem
+    estimator: Any
+    batch: Batch
+    nobs: np.ndarray
+    like: Estimate
+    one: Callable[[int], Fit]
+    covariances: Callable[[], np.ndarray]
+    satterthwaite: Callable[[], np.ndarray]
+
+    # ---- arrays, the responses first ----
+
+    @property
+    def beta(self) -> np.ndarray:
+        """(R, p) fixed effects."""
+        return self.batch.beta
+
+    @cached_property
+    def beta_cov(self) -> np.ndarray:
+        """(R, p, p) covariances of the fixed effects: as :meth:`lmm.Fit.vcov` of each, computed when first asked for."""
+        return self.covariances()
+
+    @property
+    def se(self) -> np.ndarray:
+        """(R, p) standard errors of the fixed effects."""
+        return np.sqrt(np.diagonal(self.beta_cov, axis1=1, axis2=2))
+
+    @property
+    def theta(self) -> np.ndarray:
+        """(R, m) relative covariance parameters (absolute in a generalized model), in the order of ``Fit.theta``."""
+        return self.batch.theta
+
+    @property
+    def sigma(self) -> np.ndarray:
+        """(R,) residual standard deviations, or what the family reports for its dispersion."""
+        return self.batch.sigma
+
+    @property
+    def objective(self) -> np.ndarray:
+        """(R,) -2 log-likelihood, or the REML criterion."""
+        return self.batch.objective
+
+    @property
+    def llf(self) -> np.ndarray:
+        """(R,) log-likelihoods; of a REML fit -1/2 the criterion."""
+        return -self.batch.objective / 2.0
+
+    @property
+    def converged(self) -> np.ndarray:
+        """(R,) bool."""
+        out = np.ones(self.batch.size, dtype=bool)
+        out[list(self.batch.failures)] = False
+        return out
+
+    @cached_property
+    def failures(self) -> pd.Series:
+        """Label -> what went wrong; empty where nothing did."""
+        where = sorted(self.batch.failures)
+        reasons = [self.batch.failures[i] for i in where]
+        return pd.Series(reasons, index=self.responses[where], dtype=object, name="failure")
+
+    @cached_property
+    def singular(self) -> np.ndarray:
+        """(R,) bool, a variance that is zero or a correlation that is one."""
+        out, at = np.zeros(self.batch.size, dtype=bool), 0
+        for term, gram in zip(self.design.terms, self.problem.grams(), strict=True):
+            own = self.theta[:, at : at + term.structure.n_theta]
+            at += term.structure.n_theta
+            for r in np.flatnonzero(np.isfinite(own).all(axis=1)):
+                distance = term.structure.boundary(own[r])
+                if np.any((distance > 0) & (distance < SINGULAR)):
+                    distance = term.structure.boundary(term.structure.standardised(own[r], gram))
+                out[r] |= bool(np.any(distance < SINGULAR))
+        return out
+
+    # ---- tables ----
+
+    @property
+    def df_model(self) -> int:
+        """Parameters of each fit: coefficients, covariances, and the residual variance or the family's own."""
+        return self.like.n_parameters
+
+    def tidy(self, effects: str | Sequence[str] = EFFECTS, ddf: str | None = None) -> pd.DataFrame:
+        """One table of all responses, a row per parameter, named as in :meth:`lmm.Fit.tidy`.
+
+        Parameters
+        ----------
+        effects : "fixed", "ran_pars" (standard deviations and correlations), or both.
+        ddf : "satterthwaite" for ``df`` and ``p_value`` of linear fits; "normal" for p-values of Wald's z, which take the variances as
+            known and are too small with few groups. None leaves them out; a generalized fit always has those of z.
+
+        Returns
+        -------
+        DataFrame ``response, effect, group, term, estimate, std_error, statistic, df, p_value``, those that apply, response by response.
+
+        Raises
+        ------
+        ArgumentError : for an unknown effect or method.
+        """
+        wanted = [effects] if isinstance(effects, str) else list(effects)
+        for effect in wanted:
+            if effect not in EFFECTS:
+                raise ArgumentError(f"tidy: effects={effect!r} is not one of {', '.join(map(repr, EFFECTS))}.{nearest(effect, EFFECTS)}")
+        method = self._method(ddf)
+        parts = [self._fixed(method) if effect == "fixed" else self._variances() for effect in wanted]
+        rows = sum(len(part["term"]) for part in parts)
+        R = self.batch.size
+        labels = np.asarray(self.responses, dtype=object if self.responses.dtype == object else None)
+        out: dict[str, Any] = {"response": np.repeat(labels, rows)}
+        for column in ("effect", "group", "term", "estimate", "std_error", "statistic", "df", "p_value"):
+            if not any(column in part for part in parts):
+                continue
+            if column in ("effect", "group", "term"):
+                texts = [text for part in parts for text in part.get(column, [None] * len(part["term"]))]
+                out[column] = np.tile(np.array(texts, dtype=object), R)
+                continue
+            values = [part[column] if column in part else np.full((R, len(part["term"])), np.nan) for part in parts]
+            out[column] = np.concatenate(values, axis=1).ravel()
+        return pd.DataFrame(out)
+
+    def glance(self) -> pd.DataFrame:
+        """A row per response: ``nobs, sigma, llf, aic, bic``, ``reml_criterion`` or ``deviance``, ``converged, singular, message``."""
+        columns = {
+            "nobs": self.nobs,
+            "sigma": self.sigma,
+            "llf": self.llf,
+            "aic": self.objective + 2.0 * self.df_model,
+            "bic": self.objective + np.log(np.maximum(self.nobs, 1)) * self.df_model,
+            "reml_criterion" if self.like.reml else "deviance": self.objective,
+            "converged": self.converged,
+            "singular": self.singular,
+            "message": [self.batch.failures.get(r, "") for r in range(self.batch.size)],
+        }
+        return pd.DataFrame(columns, index=self.responses)
+
+    def fixef(self) -> pd.DataFrame:
+        """Fixed effects, a row per response and a column per coefficient; NaN for columns of X that depend on others."""
+        return pd.DataFrame(self.beta, index=self.responses, columns=list(self.design.names)).reindex(columns=list(self.design.all_names))
+
+    def varcorr(self) -> pd.DataFrame:
+        """Standard deviations and correlations, a row per response; columns as in :meth:`lmm.Fit.confint`, ``sd_(Intercept)|g``."""
+        table = parameter_table.of_batch(self.design, self.like, self.batch)
+        return table[parameter_table.names(self.design, self.like)[0]].set_axis(self.responses)
+
+    def parameters(self) -> pd.DataFrame:
+        """theta, a row per response, named as in ``Fit.theta``."""
+        return pd.DataFrame(self.theta, index=self.responses, columns=theta_names(self.design.terms))
+
+    # ---- one response ----
+
+    def fit(self, response: Any) -> Fit:
+        """The ordinary :class:`lmm.Fit` of one response, found again from its estimates; also ``batch[response]``.
+
+        Raises
+        ------
+        ArgumentError : for a label that is not there; what a single fit raises for a response that failed.
+        """
+        if response not in self.responses:
+            hint = nearest(str(response), [str(label) for label in self.responses])
+            raise ArgumentError(f"there is no response {response!r} among the {len(self.responses)}.{hint}")
+        return self.one(int(self.responses.get_indexer(pd.Index([response]))[0]))
+
+    __getitem__ = fit
+
+    def __len__(self) -> int:
+        return self.batch.size
+
+    def __repr__(self) -> str:
+        rows = str(self.nobs[0]) if np.all(self.nobs == self.nobs[0]) else f"{self.nobs.min()} to {self.nobs.max()}"
+        text = f"<lmm.BatchFit: {self.batch.size} responses of {rows} rows, {self.design.formula}"
+        return text + (f", {len(self.failures)} failed>" if len(self.failures) else ">")
+
+    # ---- pieces ----
+
+    def _method(self, ddf: str | None) -> str | None:
+        if self.like.family is not None:
+            if ddf not in (None, "normal"):
+                raise ArgumentError(f"ddf={ddf!r}: a generalized model has normal tests, without degrees of freedom; use ddf=None.")
+            return "normal"
+        if ddf is None or ddf == "normal":
+            return ddf
+        method = method_name(ddf)
+        if method != "satterthwaite":
+            raise ArgumentError(f"ddf={ddf!r}: a batch has 'satterthwaite' and 'normal'; else use batch[response].coef_table().")
+        return method
+
+    def _fixed(self, method: str | None) -> dict[str, Any]:
+        kept = [self.design.all_names.index(name) for name in self.design.names]
+
+        def widened(values: np.ndarray) -> np.ndarray:
+            out = np.full((self.batch.size, len(self.design.all_names)), np.nan)
+            out[:, kept] = values
+            return out
+
+        se = self.se
+        with np.errstate(divide="ignore", invalid="ignore"):
+            statistic = self.beta / se
+        names = list(self.design.all_names)
+        part: dict[str, Any] = {"effect": ["fixed"] * len(names), "term": names}
+        part |= {"estimate": widened(self.beta), "std_error": widened(se), "statistic": widened(statistic)}
+        if method == "satterthwaite":
+            df = self.satterthwaite()
+            part |= {"df": widened(df), "p_value": widened(t_p_values(statistic, df))}
+        elif method == "normal":
+            part["p_value"] = widened(t_p_values(statistic, np.array(np.inf)))
+        return part
+
+    def _variances(self) -> dict[str, Any]:
+        groups: list[str] = []
+        terms: list[str] = []
+        columns: list[np.ndarray] = []
+        scale = self.sigma**2 if self.like.family is None else np.ones(self.batch.size)
+        at = 0
+        for term in self.design.terms:
+            own = self.theta[:, at : at + term.structure.n_theta]
+            at += term.structure.n_theta
+            G = parameter_table.covariances(term.structure, own) * scale[:, None, None]
+            sd = np.sqrt(np.diagonal(G, axis1=1, axis2=2))
+            pairs = term.structure.pairs()
+            groups += [term.group] * (term.k + len(pairs))
+            terms += [f"sd__{name}" for name in term.columns] + [f"cor__{term.columns[j]}.{term.columns[i]}" for i, j in pairs]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                columns += [*sd.T, *(np.clip(G[:, i, j] / (sd[:, i] * sd[:, j]), -1.0, 1.0) for i, j in pairs)]
+        if residual_sd(self.like) is not None:
+            groups, terms, columns = [*groups, "Residual"], [*terms, "sd__Observation"], [*columns, self.sigma]
+        return {"effect": ["ran_pars"] * len(terms), "group": groups, "term": terms, "estimate": np.column_stack(columns)}
