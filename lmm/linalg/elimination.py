@@ -26,16 +26,25 @@ import numpy as np
 from lmm.linalg import coupling as couplings
 from lmm.linalg import small, tail
 from lmm.linalg.coupling import Coupling
+from lmm.linalg.gather_product import Rounds, segment_rounds, sum_segments
 from lmm.linalg.segments import segment_sum
 
 Array = Any
 
 
 class Parent(NamedTuple):
-    """The ancestor of each level in a later factor of the chain: B (k, k_later, J), index (J,)."""
+    """The ancestor of each level in a later factor of the chain: B (k, k_later, J), index (J,).
+
+    ``sums`` is how to sum over the levels of an ancestor by gathers, for devices that add into place slowly.
+    """
 
     index: Array
     B: Array
+    sums: Rounds | None = None
+
+    def gather_into(self, xp: Any, values: Array, J: int) -> Array:
+        """Sums of ``values`` (..., J_own) over the levels of each of J ancestors."""
+        return segment_sum(xp, values, self.index, J) if self.sums is None else sum_segments(xp, self.sums, values)
 
 
 class Member(NamedTuple):
@@ -56,6 +65,16 @@ class System(NamedTuple):
 
     chain: tuple[Member, ...]
     C: Array
+
+
+def without_scatter(system: System) -> System:
+    """The same system, whose sums over nested levels gather: faster on an accelerator, slower on a CPU."""
+    members = list(system.chain)
+    for i, member in enumerate(members):
+        later = (m.A.shape[-1] for m in members[i + 1 :])
+        parents = tuple(p._replace(sums=segment_rounds(p.index, J)) for p, J in zip(member.parents, later, strict=True))
+        members[i] = member._replace(parents=parents)
+    return system._replace(chain=tuple(members))
 
 
 class Eliminated(NamedTuple):
@@ -89,14 +108,14 @@ def factorize(xp: Any, system: System, chain_T: list[Array], layout: tail.Layout
             later = members[i + 1 + s]
             WB = small.multiply(W, parent.B)
             J = later.A.shape[-1]
-            reduced = later.A - segment_sum(xp, small.transpose_multiply(parent.B, WB), parent.index, J)
+            reduced = later.A - parent.gather_into(xp, small.transpose_multiply(parent.B, WB), J)
             grand = []
             for u, upper in enumerate(later.parents):
                 taken = small.transpose_multiply(WB, parents[s + 1 + u].B)
-                grand.append(Parent(upper.index, upper.B - segment_sum(xp, taken, parent.index, J)))
+                grand.append(upper._replace(B=upper.B - parent.gather_into(xp, taken, J)))
             joined = later.coupling
             if coupling is not None and later.coupling is not None:
-                joined = _reduce_coupling(xp, coupling, later.coupling, WB, parent.index)
+                joined = _reduce_coupling(xp, coupling, later.coupling, WB, parent)
             members[i + 1 + s] = Member(reduced, tuple(grand), joined)
         if coupling is not None:
             taken = coupling.schur(xp, X)
@@ -110,12 +129,12 @@ def factorize(xp: Any, system: System, chain_T: list[Array], layout: tail.Layout
     return Factor(tuple(done), C, factor, logdet + factor.logdet)
 
 
-def _reduce_coupling(xp: Any, mine: Coupling, later: Coupling, WB: Array, index: Array) -> couplings.Dense:
+def _reduce_coupling(xp: Any, mine: Coupling, later: Coupling, WB: Array, parent: Parent) -> couplings.Dense:
     """The later member's coupling after this elimination: B_later - sum over children of B' W B_tail."""
     assert isinstance(mine, couplings.Dense) and isinstance(later, couplings.Dense)
     k, J, q = later.B.shape
     taken = small.apply_transpose(WB[:, :, :, None], mine.B[None])[0]
-    summed = segment_sum(xp, xp.moveaxis(taken, 1, -1), index, J)
+    summed = parent.gather_into(xp, xp.moveaxis(taken, 1, -1), J)
     return couplings.Dense(later.B - xp.moveaxis(summed, -1, 1))
 
 
@@ -144,7 +163,7 @@ def reduce(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], rh
         weighted.append(WR)
         for s, parent in enumerate(member.parents):
             taken = small.apply_transpose(parent.B, WR)
-            chain[i + 1 + s] = chain[i + 1 + s] - segment_sum(xp, taken, parent.index, chain[i + 1 + s].shape[-1])
+            chain[i + 1 + s] = chain[i + 1 + s] - parent.gather_into(xp, taken, chain[i + 1 + s].shape[-1])
         if member.coupling is not None:
             rest = rest - member.coupling.into_tail(xp, WR)
     half = rest
@@ -222,7 +241,7 @@ def multiply(xp: Any, system: System, v: Vectors) -> Vectors:
         for s, parent in enumerate(member.parents):
             up = v.chain[i + 1 + s]
             out[i] = out[i] + small.apply(parent.B, up[:, :, parent.index])
-            down = segment_sum(xp, small.apply_transpose(parent.B, v.chain[i]), parent.index, up.shape[-1])
+            down = parent.gather_into(xp, small.apply_transpose(parent.B, v.chain[i]), up.shape[-1])
             out[i + 1 + s] = out[i + 1 + s] + down
         if member.coupling is not None:
             out[i] = out[i] + member.coupling.from_tail(xp, v.tail)

@@ -128,13 +128,33 @@ def _sum(xp: Any, rounds: Rounds, values: Array, v: Array) -> Array:
         for b in range(k_in):
             fetched = xp.take(levels[b], rounds.picks[0], axis=0, mode="clip")
             part = part + xp.sum(values[a, b][..., None] * fetched, axis=1)
-        parts = [part]
-        for index in rounds.picks[1:]:
-            part = xp.sum(xp.take(part, index, axis=0, mode="clip"), axis=1)
-            parts.append(part)
-        every = parts[0] if len(parts) == 1 else xp.concatenate(parts)
-        out.append(xp.take(every, rounds.total, axis=0, mode="clip"))
+        out.append(_totals(xp, rounds, part))
     return xp.moveaxis(xp.stack(out), -1, 0)
+
+
+def _totals(xp: Any, rounds: Rounds, part: Array) -> Array:
+    """(J, r) from the sums of the first round's chunks (c, r)."""
+    parts = [part]
+    for index in rounds.picks[1:]:
+        part = xp.sum(xp.take(part, index, axis=0, mode="clip"), axis=1)
+        parts.append(part)
+    every = parts[0] if len(parts) == 1 else xp.concatenate(parts)
+    return xp.take(every, rounds.total, axis=0, mode="clip")
+
+
+def segment_rounds(index: np.ndarray, size: int) -> Rounds:
+    """The plan for sums of m values into the segments that ``index`` (m,) names."""
+    order = np.argsort(index, kind="stable")
+    return make_rounds(np.bincount(index, minlength=size), order, order)
+
+
+def sum_segments(xp: Any, rounds: Rounds, values: Array) -> Array:
+    """Sums (..., size) of the last axis of ``values`` (..., m) by :func:`segment_rounds`."""
+    m = values.shape[-1]
+    flat = values.reshape(-1, m).T
+    fetched = xp.take(flat, rounds.picks[0], axis=0, mode="clip")
+    part = xp.sum(xp.where((rounds.source < m)[..., None], fetched, 0.0), axis=1)
+    return _totals(xp, rounds, part).T.reshape(*values.shape[:-1], -1)
 
 
 def _arrange(blocks: Array, source: Array) -> Array:
