@@ -123,7 +123,7 @@ def run(
     call |= {"na_action": na_action, "contrasts": contrasts, "start": start, "method": method, "control": control}
     design = replace(design, extra={**design.extra, "call": call})
     with threads.limited():
-        problem = build_problem(design, backend=choose_backend(design, settings))
+        problem = build_problem(design, choose_backend(design, settings), choose_factorization(estimator, settings))
     design.extra["plan"] = problem.plan
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
     return fit_problem(design, problem, estimator, start)
@@ -155,6 +155,15 @@ def choose_backend(design: Design, control: Control) -> str:
         return control.backend
     effects = sum(term.k * term.J for term in design.terms)
     return "jax" if effects >= ACCELERATE and backend.has_accelerator() else "numpy"
+
+
+def choose_factorization(estimator: Any, control: Control) -> str:
+    """What ``control`` asks for; exact for methods that have no other way."""
+    if getattr(estimator, "takes_iterative", False):
+        return control.factorization
+    if control.factorization == "iterative":
+        raise ArgumentError(f"factorization='iterative' is for method='reml' and 'ml', not for {type(estimator).__name__}.")
+    return "exact"
 
 
 def check_control(control: Control | None) -> Control:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lmm.errors import ArgumentError, nearest
+from lmm.linalg.plan import FACTORIZATIONS
 
 BACKENDS = ("auto", "numpy", "jax")
 
@@ -22,6 +23,11 @@ class Control:
     backend : "auto" takes NumPy for small fits and JAX for large ones; "numpy" and "jax" insist.
     curvature : information in the determinant of a generalized model's Laplace approximation, "expected" as in
         lme4 or "observed" as in glmmTMB; None takes lme4's where lme4 has the family, else glmmTMB's.
+    factorization : "exact" or "iterative" insist; "auto" solves crossed factors iteratively (conjugate gradients, random
+        probes) where the exact factorisation would need a dense matrix of more than 5,000 columns (30,000 on an accelerator).
+    probes : random probes that an iterative fit begins with; more are taken until ``accuracy`` is met.
+    accuracy : Monte Carlo error of each variance parameter that is allowed, in its standard errors.
+    seed : of the probes.
     verbose : print one line per evaluation.
     progress : show a progress bar.
 
@@ -40,15 +46,24 @@ class Control:
     curvature: str | None = None
     verbose: bool = False
     progress: bool = False
+    factorization: str = "auto"
+    probes: int = 16
+    accuracy: float = 0.01
+    seed: int = 1
 
     def __post_init__(self) -> None:
+        if self.factorization not in FACTORIZATIONS:
+            known = ", ".join(map(repr, FACTORIZATIONS))
+            raise ArgumentError(f"factorization={self.factorization!r} is not one of {known}.{nearest(self.factorization, FACTORIZATIONS)}")
         if self.backend not in BACKENDS:
             known = ", ".join(map(repr, BACKENDS))
             raise ArgumentError(f"backend={self.backend!r} is not one of {known}.{nearest(self.backend, BACKENDS)}")
         if self.curvature not in (None, "expected", "observed"):
             raise ArgumentError(f"curvature={self.curvature!r} must be 'expected', 'observed' or None.")
-        for name in ("tolerance", "radius"):
+        for name in ("tolerance", "radius", "accuracy"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must be a positive number.")
+        if self.probes < 4:
+            raise ArgumentError(f"probes={self.probes!r} must be at least 4: their spread gives the Monte Carlo error.")
         if self.max_evaluations < 1:
             raise ArgumentError(f"max_evaluations={self.max_evaluations!r} must be at least 1.")

@@ -9,7 +9,7 @@ whose second term holds the curvature near a zero variance.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -87,6 +87,10 @@ class Evaluator:
         plan = self.problem.plan
         return [per_term[t] for t in plan.chain], [per_term[t] for t in plan.tail]
 
+    def _in_order(self, arranged: Sequence[Any]) -> list[Any]:
+        """Per-term values in the plan's order, in the design's."""
+        return [arranged[i] for i in np.argsort(self.problem.plan.order)]
+
     def objective(self, theta: np.ndarray) -> float:
         """The criterion alone, constants included."""
         chain_T, tail_T = self._arrange([s.factor(own) for s, own in self._terms(theta)])
@@ -123,13 +127,13 @@ class Evaluator:
                 gaussian.derivatives, chain_T, tail_T, chain_dG, tail_dG, layout=plan.layout, well=well, **self._kind
             )
         except (np.linalg.LinAlgError, FloatingPointError):
-            return _nowhere(theta)
+            return nowhere(theta)
         if not np.isfinite(value.objective):
-            return _nowhere(theta)
+            return nowhere(theta)
         if not self.known and value.r2 < EXPLAINED * problem.cross.gram[-1, -1]:
             raise nothing_left(problem)
-        D = [derived.D[i] for i in np.argsort(plan.chain + plan.tail)]
-        gradient = np.concatenate([2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(D, frame.T, frame.dT, strict=True)])
+        D = self._in_order(derived.D)
+        gradient = slope(D, frame)
         model = self._permute(derived.AI) + curvature(D, frame)
         modes = [m[0] for m in problem.collect(derived.modes)]
         payload = Payload(value, D, modes, frame)
@@ -156,8 +160,8 @@ class Evaluator:
     def _permute(self, AI: np.ndarray) -> np.ndarray:
         """AI from the plan's order of the terms to the design's."""
         plan, structures = self.problem.plan, self.problem.structures
-        place = np.cumsum([0] + [structures[t].n_theta for t in plan.chain + plan.tail])
-        where = {t: np.arange(place[i], place[i + 1]) for i, t in enumerate(plan.chain + plan.tail)}
+        place = np.cumsum([0] + [structures[t].n_theta for t in plan.order])
+        where = {t: np.arange(place[i], place[i + 1]) for i, t in enumerate(plan.order)}
         index = np.concatenate([where[t] for t in range(len(structures))])
         return AI[np.ix_(index, index)]
 
@@ -166,6 +170,11 @@ def directions(dT: np.ndarray, T: np.ndarray) -> np.ndarray:
     """dG_i = dT_i T' + T dT_i', (m, k, k)."""
     half = dT @ T.T
     return half + np.swapaxes(half, 1, 2)
+
+
+def slope(D: list[np.ndarray], frame: Frame) -> np.ndarray:
+    """<D, dG / ds_i> (m,) for D per term (k, k)."""
+    return np.concatenate([2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(D, frame.T, frame.dT, strict=True)])
 
 
 def curvature(D: list[np.ndarray], frame: Frame) -> np.ndarray:
@@ -183,7 +192,7 @@ def curvature(D: list[np.ndarray], frame: Frame) -> np.ndarray:
     return out
 
 
-def _nowhere(theta: np.ndarray) -> Point:
+def nowhere(theta: np.ndarray) -> Point:
     """A point where the criterion cannot be computed, which no step may end in."""
     m = len(theta)
     return Point(np.asarray(theta, dtype=float), np.inf, np.zeros(m), np.eye(m))

@@ -18,6 +18,7 @@ from lmm.errors import ArgumentError
 from lmm.estimators.boundary import escapes, is_saturated, is_singular, snap, unit_start
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator, nothing_left
+from lmm.estimators.stochastic import ENOUGH, StochasticEvaluator, evaluator, note, search
 from lmm.estimators.trust_region import Outcome, minimize
 from lmm.linalg import threads
 from lmm.model import gaussian, hessian
@@ -53,6 +54,7 @@ class MaximumLikelihood:
     control: Control = Control()
     sigma: float | None = None
     models = ("linear",)
+    takes_iterative = True
     elsewhere = " Maximum likelihood of a generalized model is 'laplace' or 'agq'."
 
     def __post_init__(self) -> None:
@@ -74,12 +76,14 @@ class MaximumLikelihood:
         callback : called with each line of the trace.
         """
         begin = perf_counter()
-        evaluate = Evaluator(problem, self.reml, self.sigma)
+        evaluate = evaluator(problem, self.reml, self.sigma, self.control)
         moments = starting_values(problem.cross, problem.structures, self.sigma)
         theta = moments if start is None else np.asarray(start, dtype=float)
         if self.control.evaluate_only:
             point = evaluate(theta)
             outcome = Outcome(point, True, "evaluated at the given theta, not optimised", 0, 1, float("nan"), ())
+        elif isinstance(evaluate, StochasticEvaluator):
+            outcome = search(evaluate, lambda at: self._search(problem, evaluate, at, callback), theta, self.control.accuracy)
         else:
             outcome = self._search(problem, evaluate, theta, callback)
             if start is None and is_saturated(problem) and is_singular(problem, outcome.point.theta):
@@ -89,32 +93,34 @@ class MaximumLikelihood:
     def _search(
         self, problem: Problem, evaluate: Evaluator, theta: np.ndarray, callback: Callable[[dict[str, Any]], None] | None
     ) -> Outcome:
+        tolerance = max(self.control.tolerance, ENOUGH) if isinstance(evaluate, StochasticEvaluator) else self.control.tolerance
         outcome = minimize(
             evaluate,
             evaluate.move,
             theta,
-            tolerance=self.control.tolerance,
+            tolerance=tolerance,
             max_evaluations=self.control.max_evaluations,
             radius=self.control.radius,
             escape=lambda point: escapes(problem, point.theta, point.payload.D),
             refine=evaluate.refine,
             callback=callback,
         )
-        return snap(problem, evaluate, outcome, self.control.tolerance)
+        return snap(problem, evaluate, outcome, tolerance)
 
     @threads.limited()
     def objective(self, problem: Problem, theta: np.ndarray) -> float:
         """-2 log-likelihood (ML) or the REML criterion at theta (m,)."""
-        return Evaluator(problem, self.reml, self.sigma).objective(theta)
+        return evaluator(problem, self.reml, self.sigma, self.control).objective(theta)
 
     @threads.limited()
     def gradient(self, problem: Problem, theta: np.ndarray) -> np.ndarray:
         """Its derivative with respect to theta, (m,)."""
-        return Evaluator(problem, self.reml, self.sigma).in_theta(theta).gradient
+        return evaluator(problem, self.reml, self.sigma, self.control).in_theta(theta).gradient
 
     @threads.limited()
     def hessian(self, problem: Problem, theta: np.ndarray) -> np.ndarray:
         """Its exact second derivatives with respect to theta, (m, m)."""
+        problem.plan.require_exact("The exact Hessian")
         evaluate = Evaluator(problem, self.reml, self.sigma)
         theta = np.asarray(theta, dtype=float)
         if hessian.is_cheap(evaluate.sizes, hessian.DENSE_LIMIT):
@@ -143,6 +149,14 @@ def finish(problem: Problem, evaluate: Evaluator, outcome: Outcome, name: str, s
     value: gaussian.Value = point.payload.value
     theta = np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(point.theta), strict=True)])
     inverse = solve_triangular(problem.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
+    monte_carlo, messages = None, ()
+    if isinstance(evaluate, StochasticEvaluator):
+        begin = perf_counter()
+        point, error = evaluate.settled(point)
+        monte_carlo = evaluate.monte_carlo(point, error)
+        said = note(monte_carlo, evaluate.control.accuracy)
+        messages = () if said is None else (said,)
+        seconds = {**seconds, "log-determinant": perf_counter() - begin}
     convergence = outcome.convergence({**problem.seconds, **seconds})
     return Estimate(
         method=name,
@@ -157,4 +171,6 @@ def finish(problem: Problem, evaluate: Evaluator, outcome: Outcome, name: str, s
         n_parameters=problem.p + problem.n_theta + int(not evaluate.known),
         convergence=convergence,
         trace=outcome.trace,
+        messages=messages,
+        monte_carlo=monte_carlo,
     )

@@ -3,11 +3,13 @@
 Terms come sorted by number of levels. The largest is eliminated first; a later term can follow block
 by block when every eliminated one is nested in it (each level of the earlier touches one level of
 the later), for then its own block stays block-diagonal. What is left forms the dense tail of q
-columns, whose Cholesky factorisation costs q^3 / 3 and 8 q^2 bytes.
+columns, whose Cholesky factorisation costs q^3 / 3 and 8 q^2 bytes. Where that is too much, its large terms
+are solved iteratively (:mod:`lmm.linalg.krylov`) and its small ones stay.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lmm.errors import CapacityError
@@ -15,6 +17,11 @@ from lmm.linalg.tail import Layout, Slot
 
 #: largest dense tail tried: 3 matrices of 8 q^2 bytes, 10 GB
 TAIL_LIMIT = 20_000
+#: dense tail above which a term is solved iteratively unless the exact factorisation is asked for: on a CPU, on an accelerator
+EXACT_LIMIT = {"numpy": 5_000, "jax": 30_000}
+#: columns of small terms that stay in a dense tail beside iterative ones
+SMALL = 1_000
+FACTORIZATIONS = ("auto", "exact", "iterative")
 #: entries of a dense coupling that a chain of two or more factors with a tail may need
 CHAIN_LIMIT = 40_000_000
 
@@ -39,6 +46,7 @@ class Plan:
     tail : terms of the dense tail.
     layout : where each tail term lies.
     backend : "numpy" or "jax".
+    iterative : terms solved by conjugate gradients; none in an exact factorisation.
     """
 
     terms: tuple[TermSize, ...]
@@ -46,6 +54,21 @@ class Plan:
     tail: tuple[int, ...]
     layout: Layout
     backend: str = "numpy"
+    iterative: tuple[int, ...] = ()
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """All terms: chain, tail, iterative."""
+        return self.chain + self.tail + self.iterative
+
+    def require_exact(self, what: str) -> None:
+        """CapacityError where some terms are solved iteratively and ``what`` needs the exact factorisation."""
+        if self.iterative:
+            names = ", ".join(f"{self.terms[t].group} ({self.terms[t].J} levels)" for t in self.iterative)
+            raise CapacityError(
+                f"{what} needs the exact factorisation, but {names} was solved by conjugate gradients. "
+                "Fit with control=lmm.Control(factorization='exact') where memory allows."
+            )
 
     def __str__(self) -> str:
         lines = []
@@ -56,6 +79,9 @@ class Plan:
         for t in self.tail:
             size = self.terms[t]
             lines.append(f"{size.group}: {size.J} levels x {size.k}, in the dense tail")
+        for t in self.iterative:
+            size = self.terms[t]
+            lines.append(f"{size.group}: {size.J} levels x {size.k}, by conjugate gradients; its traces by random probes")
         q = sum(slot.k * slot.J for slot in self.layout)
         if q:
             lines.append(f"dense tail: {q} columns, {8 * q * q / 1e6:.3g} MB, {q**3 / 3e9:.3g} GFlop per factorisation")
@@ -63,24 +89,47 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(terms: tuple[TermSize, ...], nested: dict[tuple[int, int], bool], backend: str = "numpy") -> Plan:
-    """Choose. ``nested[t, s]`` says that each level of t touches exactly one level of s."""
+def make_plan(
+    terms: tuple[TermSize, ...], nested: dict[tuple[int, int], bool], backend: str = "numpy", factorization: str = "auto"
+) -> Plan:
+    """Choose. ``nested[t, s]`` says that each level of t touches exactly one level of s.
+
+    ``factorization``: "exact" or "iterative" insist; "auto" is exact up to ``EXACT_LIMIT`` columns in the dense tail.
+    """
+    columns = [term.k * term.J for term in terms]
+    chain, rest = _chain(terms, nested, columns, sum)
+    q = sum(columns[s] for s in rest)
+    limit = {"auto": EXACT_LIMIT[backend], "exact": TAIL_LIMIT, "iterative": 0}[factorization]
+    if q <= limit or not rest:
+        return Plan(terms, tuple(chain), tuple(rest), make_layout(terms, tuple(rest)), backend)
+    if factorization == "exact":
+        names = ", ".join(f"{terms[s].group} ({terms[s].J} levels)" for s in rest)
+        raise CapacityError(
+            f"The crossed grouping factors {names} need a dense matrix of {q} x {q} ({8 * q * q / 1e9:.0f} GB); "
+            f"the exact factorisation stops at {TAIL_LIMIT} columns. Leave factorization='auto', which solves such factors iteratively."
+        )
+    chain, rest = _chain(terms, nested, columns, lambda sizes: min(SMALL, sum(sizes[1:])))
+    dense: list[int] = []
+    for s in reversed(rest[1:]):  # the largest of the rest is iterative in any case
+        if sum(columns[t] for t in dense) + columns[s] > SMALL:
+            break
+        dense.insert(0, s)
+    iterative = tuple(s for s in rest if s not in dense)
+    return Plan(terms, tuple(chain), tuple(dense), make_layout(terms, tuple(dense)), backend, iterative)
+
+
+def _chain(
+    terms: tuple[TermSize, ...], nested: dict[tuple[int, int], bool], columns: list[int], width: Callable[[list[int]], int]
+) -> tuple[list[int], list[int]]:
+    """The terms to eliminate level by level, and the rest, of which ``width`` columns will be in the dense tail."""
     chain = [0]
     for s in range(1, len(terms)):
         if all(nested[t, s] for t in chain):
             chain.append(s)
     rest = [s for s in range(len(terms)) if s not in chain]
-    q = sum(terms[s].k * terms[s].J for s in rest)
-    if rest and len(chain) > 1 and max(terms[t].k * terms[t].J for t in chain) * q > CHAIN_LIMIT:
-        chain, rest = [0], list(range(1, len(terms)))  # the chain's couplings would not fit; a larger tail does
-        q = sum(terms[s].k * terms[s].J for s in rest)
-    if q > TAIL_LIMIT:
-        names = ", ".join(f"{terms[s].group} ({terms[s].J} levels)" for s in rest)
-        raise CapacityError(
-            f"The crossed grouping factors {names} need a dense matrix of {q} x {q} ({8 * q * q / 1e9:.0f} GB); "
-            f"the exact factorisation stops at {TAIL_LIMIT} columns. Drop or coarsen one of these factors."
-        )
-    return Plan(terms, tuple(chain), tuple(rest), make_layout(terms, tuple(rest)), backend)
+    if rest and len(chain) > 1 and max(columns[t] for t in chain) * width([columns[s] for s in rest]) > CHAIN_LIMIT:
+        return [0], list(range(1, len(terms)))  # the chain's couplings would not fit; a larger tail does
+    return chain, rest
 
 
 def make_layout(terms: tuple[TermSize, ...], tail: tuple[int, ...]) -> Layout:

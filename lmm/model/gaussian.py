@@ -25,6 +25,7 @@ The kernel is written once against an array namespace: eager under NumPy, jitted
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lmm.linalg import elimination, tail
@@ -38,7 +39,7 @@ class Data(NamedTuple):
 
     ``rhs`` holds Z'W[X y] per member (p + 1, k, J) and for the tail (p + 1, q); ``gram`` is
     [X y]'W[X y]; ``degrees`` is N; X orthonormal (X'WX = I), y the least-squares residual. ``variance`` is sigma^2
-    where the kernels are told that it is ``known``.
+    where the kernels are told that it is ``known``. ``iterative`` holds Z'W[X y] (p + 1, q) of terms solved iteratively.
     """
 
     system: System
@@ -46,6 +47,7 @@ class Data(NamedTuple):
     gram: Array
     degrees: Array
     variance: Array = 1.0
+    iterative: Array = ()
 
 
 class Value(NamedTuple):
@@ -73,18 +75,17 @@ class State(NamedTuple):
     residuals: Vectors  # Z'V^-1[X y]
 
 
-def _head(
-    xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool, known: bool
-) -> tuple[Value, Factor, Reduced, Array]:
-    """Factor, eliminate [X y], profile beta and, unless it is known, sigma^2; also the Cholesky factor of X'V^-1X."""
-    factor = elimination.factorize(xp, data.system, chain_T, layout, tail_T)
-    reduced = elimination.reduce(xp, factor, layout, tail_T, data.rhs)
-    gram = data.gram - elimination.inner(reduced)
+def profile(xp: Any, data: Data, logdet: Array, inner: Array, reml: bool, known: bool) -> tuple[Value, Array]:
+    """Profile beta and, unless it is known, sigma^2, given log|M| and [X y]'WZ (Z'WZ + G^-1)^-1 Z'W[X y].
+
+    Returns the value and the inverse of the Cholesky factor of X'V^-1X.
+    """
+    gram = data.gram - inner
     p = gram.shape[0] - 1
     degrees = data.degrees
     r2 = gram[p, p]
-    beta, cov, logdet = xp.zeros(p), xp.zeros((p, p)), 0.0
-    root = cov
+    beta, cov, fixed = xp.zeros(p), xp.zeros((p, p)), 0.0
+    half = cov
     if p:
         root = xp.linalg.cholesky(gram[:p, :p])
         half = xp.linalg.solve(root, xp.eye(p))
@@ -92,13 +93,22 @@ def _head(
         z = half @ gram[:p, p]
         beta = half.T @ z
         r2 = r2 - z @ z
-        logdet = 2.0 * xp.sum(xp.log(xp.diagonal(root)))
-        root = half
+        fixed = 2.0 * xp.sum(xp.log(xp.diagonal(root)))
     s2 = data.variance if known else r2 / degrees
-    objective = factor.logdet + r2 / s2 + degrees * xp.log(2.0 * xp.pi * s2)
+    objective = logdet + r2 / s2 + degrees * xp.log(2.0 * xp.pi * s2)
     if reml:
-        objective = objective + logdet
-    return Value(objective, beta, cov, r2), factor, reduced, root
+        objective = objective + fixed
+    return Value(objective, beta, cov, r2), half
+
+
+def _head(
+    xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool, known: bool
+) -> tuple[Value, Factor, Reduced, Array]:
+    """Factor, eliminate [X y] and profile; also the inverse of the Cholesky factor of X'V^-1X."""
+    factor = elimination.factorize(xp, data.system, chain_T, layout, tail_T)
+    reduced = elimination.reduce(xp, factor, layout, tail_T, data.rhs)
+    val, root = profile(xp, data, factor.logdet, elimination.inner(reduced), reml, known)
+    return val, factor, reduced, root
 
 
 def value(xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool, known: bool = False) -> Value:
@@ -130,56 +140,79 @@ def derivatives(
     solved, residuals = elimination.solve(xp, factor, layout, tail_T, reduced, well)
     combine = xp.concatenate([-val.beta, xp.ones(1)])
     s2 = data.variance if known else val.r2 / data.degrees
+    count = len(chain_T)
+    each = [*residuals.chain, *slots(residuals.tail, layout)]  # (p + 1, k, J) per term
+    traces = exact_traces(xp, factor, layout, tail_T, well)
+    e, D = score(xp, traces, each, combine, root, s2, reml)
 
-    e_chain = [xp.tensordot(combine, v, 1) for v in residuals.chain]  # (k, J)
-    e_tail = combine @ residuals.tail
-    e_slots = [e_tail[slot.columns].reshape(slot.k, slot.J) for slot in layout]
-    p = len(val.beta)
+    def quadratic(v: list[Array]) -> Array:
+        own = Vectors(tuple(v[:count]), beside(xp, v[count:], len(v[0])))
+        Av = elimination.multiply(xp, data.system, own)
+        return _dot(own, Av) - elimination.inner(elimination.reduce(xp, factor, layout, tail_T, Av))
 
-    K = None
-    D = []
-    if layout:
-        Sinv = tail.inverse(xp, factor.tail)
-        dense = not all(well) or any(slot.k > 1 for slot in layout) or any(m.coupling is not None and m.coupling.full for m in factor.chain)
-        if dense:
-            Sinv = tail.symmetrize(xp, Sinv)
-        inverse_traces = [tail.block_trace(xp, slot, Sinv) for slot in layout]
-        K = tail.sandwich(xp, layout, tail_T, Sinv, transpose=False, overwrite=True)
-    D = elimination.traces(xp, factor, K)
-    if layout:
-        C = factor.C if all(well) else tail.symmetrize(xp, factor.C)
-        D = D + tail.traces(xp, layout, tail_T, well, C, inverse_traces, K)
-    if reml and p:
-        fixed = [v[:p] for v in residuals.chain] + [residuals.tail[:p, slot.columns].reshape(p, slot.k, slot.J) for slot in layout]
-        for t, F in enumerate(fixed):
-            half = xp.tensordot(root, F, 1)  # (p, k, J)
-            half = xp.swapaxes(half, 0, 1).reshape(F.shape[1], -1)
-            D[t] = D[t] - half @ half.T
-    for t, e in enumerate(e_chain + e_slots):
-        D[t] = D[t] - (e @ e.T) / s2
-
-    AI = _average_information(xp, data, factor, layout, tail_T, residuals, root, val, e_chain, e_slots, chain_dG, tail_dG, known)
+    AI = average_information(xp, data, val, quadratic, [f[:-1] for f in each], root, e, list(chain_dG) + list(tail_dG), known)
     modes = Vectors(tuple(xp.tensordot(combine, v, 1)[None] for v in solved.chain), (combine @ solved.tail)[None])
     return val, Derivatives(tuple(D), AI, modes)
 
 
-def _average_information(
+def slots(rest: Array, layout: tail.Layout) -> list[Array]:
+    """Columns of the tail (r, q) per term, (r, k, J)."""
+    return [rest[:, slot.columns].reshape(len(rest), slot.k, slot.J) for slot in layout]
+
+
+def beside(xp: Any, parts: list[Array], r: int) -> Array:
+    """The inverse of :func:`slots` for r vectors."""
+    flat = [part.reshape(r, part.shape[1] * part.shape[2]) for part in parts]
+    return xp.concatenate(flat, axis=1) if flat else xp.zeros((r, 0))
+
+
+def exact_traces(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], well: tuple[bool, ...]) -> list[Array]:
+    """sum_j Q_jj (k, k) per term of the chain, then of the tail."""
+    if not layout:
+        return elimination.traces(xp, factor, None)
+    Sinv = tail.inverse(xp, factor.tail)
+    dense = not all(well) or any(slot.k > 1 for slot in layout) or any(m.coupling is not None and m.coupling.full for m in factor.chain)
+    if dense:
+        Sinv = tail.symmetrize(xp, Sinv)
+    inverse_traces = [tail.block_trace(xp, slot, Sinv) for slot in layout]
+    K = tail.sandwich(xp, layout, tail_T, Sinv, transpose=False, overwrite=True)
+    D = elimination.traces(xp, factor, K)
+    C = factor.C if all(well) else tail.symmetrize(xp, factor.C)
+    return D + tail.traces(xp, layout, tail_T, well, C, inverse_traces, K)
+
+
+def score(
+    xp: Any, traces: list[Array], residuals: list[Array], combine: Array, root: Array, s2: Array, reml: bool
+) -> tuple[list[Array], list[Array]]:
+    """e = Z'Py (k, J) and D (k, k) per term, from sum_j Q_jj and Z'V^-1[X y] (p + 1, k, J) of each."""
+    e, D = [], []
+    for trace, each in zip(traces, residuals, strict=True):
+        own = xp.tensordot(combine, each, 1)
+        d = trace - (own @ own.T) / s2
+        if reml and len(combine) > 1:
+            half = xp.tensordot(root, each[:-1], 1)  # (p, k, J)
+            half = xp.swapaxes(half, 0, 1).reshape(each.shape[1], -1)
+            d = d - half @ half.T
+        e.append(own)
+        D.append(d)
+    return e, D
+
+
+def average_information(
     xp: Any,
     data: Data,
-    factor: Factor,
-    layout: tail.Layout,
-    tail_T: list[Array],
-    residuals: Vectors,
-    root: Array,
     val: Value,
-    e_chain: list[Array],
-    e_slots: list[Array],
-    chain_dG: list[Array],
-    tail_dG: list[Array],
+    quadratic: Callable[[list[Array]], Array],
+    fixed: list[Array],
+    root: Array,
+    es: list[Array],
+    dGs: list[Array],
     known: bool,
 ) -> Array:
-    """AI (m, m): each direction is one more right-hand side A v_i, v_i = dG_i e in its own term."""
-    dGs, es = list(chain_dG) + list(tail_dG), e_chain + e_slots
+    """AI (m, m), terms as they come: each direction is one more vector v_i = dG_i e in its own term.
+
+    ``quadratic`` gives v'Qv, Q = A - A (A + G^-1)^-1 A, for v (m, k, J) per term; ``fixed`` is Z'V^-1X (p, k, J) per term.
+    """
     m = sum(len(dG) for dG in dGs)
     v_all, at = [], 0
     for dG, e in zip(dGs, es, strict=True):
@@ -194,15 +227,10 @@ def _average_information(
         parts = [xp.zeros((start, *own.shape[1:])), own, xp.zeros((m - start - len(own), *own.shape[1:]))]
         return xp.concatenate(parts)
 
-    chain = tuple(spread(own, start) for start, own in v_all[: len(e_chain)])
-    slots = [spread(own, start).reshape(m, -1) for start, own in v_all[len(e_chain) :]]
-    v = Vectors(chain, xp.concatenate(slots, axis=1) if slots else xp.zeros((m, 0)))
-    Av = elimination.multiply(xp, data.system, v)
-    reduced = elimination.reduce(xp, factor, layout, tail_T, Av)
-    quad = _dot(v, Av) - elimination.inner(reduced)
-    p = len(val.beta)
-    if p:
-        onto = root @ _dot(Vectors(tuple(f[:p] for f in residuals.chain), residuals.tail[:p]), v)
+    v = [spread(own, start) for start, own in v_all]
+    quad = quadratic(v)
+    if len(root):
+        onto = root @ sum(f.reshape(len(f), -1) @ own.reshape(m, -1).T for f, own in zip(fixed, v, strict=True))
         quad = quad - onto.T @ onto
     if known:
         AI = quad / data.variance

@@ -5,6 +5,7 @@ For a linear model that is the cross-products; the rows are left behind here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -17,11 +18,12 @@ from lmm.design.rank import independent_columns, least_squares
 from lmm.design.records import Design, RandomTerm
 from lmm.errors import ResponseError
 from lmm.linalg.elimination import Vectors
+from lmm.linalg.krylov import Coupled
 from lmm.linalg.plan import Plan
 from lmm.model.crossproducts import CrossProducts, cross_products, right_hand_sides
 from lmm.model.gaussian import Data
 from lmm.model.rows import Rows, make_rows
-from lmm.model.system import arrange, collect, make_system, orthonormal, pad, plan_for
+from lmm.model.system import arrange, collect, make_coupled, make_system, orthonormal, pad, plan_for
 
 #: residual sum of squares over total under which the fixed effects explain the response entirely
 PERFECT = 1e-24
@@ -45,6 +47,7 @@ class Problem:
     labels : per term its group and the names of its columns.
     location, scale : mean and standard deviation of the response less its offset.
     seconds : wall-clock seconds spent here, by stage.
+    coupled : the terms that are solved iteratively; None in an exact factorisation.
     """
 
     structures: tuple[Covariance, ...]
@@ -61,6 +64,7 @@ class Problem:
     location: float = 0.0
     scale: float = 1.0
     seconds: dict[str, float] = field(default_factory=dict)
+    coupled: Coupled | None = None
 
     @property
     def p(self) -> int:
@@ -171,7 +175,7 @@ def build_generalized(design: Design, family: Any) -> GeneralizedProblem:
     return GeneralizedProblem(structures, design.terms, rows, family, design.names, {"cross-products": perf_counter() - start})
 
 
-def build_problem(design: Design, backend: str = "numpy") -> Problem:
+def build_problem(design: Design, backend: str = "numpy", factorization: str = "auto") -> Problem:
     """One pass over the rows of a design."""
     start = perf_counter()
     R = design.extra.get("R")
@@ -181,14 +185,48 @@ def build_problem(design: Design, backend: str = "numpy") -> Problem:
     XY = np.empty((design.n, design.p + 1), order="F")  # columns are summed one at a time
     XY[:, :-1], XY[:, -1] = design.X, residual
     cross = cross_products(design.terms, XY, design.weights)
-    middle = perf_counter()
-    plan = plan_for(cross, tuple(term.group for term in design.terms), backend)
+    seconds = {"cross-products": perf_counter() - start}
+    return assemble(cross, design.terms, R, beta0, design.names, _moments(design), seconds, backend, factorization)
+
+
+def assemble(
+    cross: CrossProducts,
+    terms: Sequence[RandomTerm],
+    R: np.ndarray,
+    beta0: np.ndarray,
+    names: tuple[str, ...],
+    moments: tuple[float, float],
+    seconds: dict[str, float],
+    backend: str = "numpy",
+    factorization: str = "auto",
+) -> Problem:
+    """The problem that sums of [Z X y0] make, y0 the residual of beta0: planned and arranged.
+
+    Parameters
+    ----------
+    terms : random terms, of which names and structures are read, no rows.
+    moments : mean and standard deviation of the response less its offset.
+    """
+    start = perf_counter()
+    plan = plan_for(cross, tuple(term.group for term in terms), backend, factorization)
     data, arranged = criterion_data(cross, plan, R, None)
-    seconds = {"cross-products": middle - start, "plan": perf_counter() - middle}
-    structures = tuple(term.structure for term in design.terms)
-    labels = tuple((term.group, term.columns) for term in design.terms)
+    coupled = make_coupled(cross, plan) if plan.iterative else None
     return Problem(
-        structures, plan, arranged, cross, data, R, beta0, cross.n, cross.sum_log_weights, design.names, labels, *_moments(design), seconds
+        structures=tuple(term.structure for term in terms),
+        plan=plan,
+        arranged=arranged,
+        cross=cross,
+        data=data,
+        R=R,
+        beta0=beta0,
+        n=cross.n,
+        sum_log_weights=cross.sum_log_weights,
+        names=names,
+        labels=tuple((term.group, term.columns) for term in terms),
+        location=moments[0],
+        scale=moments[1],
+        seconds={**seconds, "plan": perf_counter() - start},
+        coupled=coupled,
     )
 
 
@@ -213,7 +251,7 @@ def _residual(design: Design, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def criterion_data(cross: CrossProducts, plan: Plan, R: np.ndarray, old: Data | None) -> tuple[Data, Plan]:
     """Arrays for the criterion and their plan; Z'WZ is taken from ``old`` when only the response changed."""
     p = len(R)
-    if plan.backend == "jax":
+    if plan.backend == "jax" and not plan.iterative:
         cross, plan = pad(cross, plan)
     rhs = tuple(np.concatenate([orthonormal(columns[:p], R), columns[p:]]) for columns in cross.rhs)
     gram = np.eye(p + 1)
@@ -221,4 +259,6 @@ def criterion_data(cross: CrossProducts, plan: Plan, R: np.ndarray, old: Data | 
     if p:
         gram[p, :p] = gram[:p, p] = solve_triangular(R, cross.gram[:p, p], trans="T")
     system = make_system(cross, plan) if old is None else old.system
-    return Data(system, arrange(plan, rhs), gram, np.asarray(float(cross.n))), plan
+    iterative = [rhs[t].reshape(p + 1, -1) for t in plan.iterative]
+    own = np.concatenate(iterative, axis=1) if iterative else np.zeros((p + 1, 0))
+    return Data(system, arrange(plan, rhs), gram, np.asarray(float(cross.n)), iterative=own), plan

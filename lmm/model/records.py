@@ -33,6 +33,27 @@ class Convergence:
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
 
+@dataclass(frozen=True, eq=False)
+class MonteCarlo:
+    """What random probes leave uncertain in an iterative fit; every entry a standard deviation over probes.
+
+    Attributes
+    ----------
+    probes, seed : number of probes and the seed they come from.
+    theta : (m,) Monte Carlo error of theta.
+    relative : (m,) the same in standard errors of theta; zero for a theta on its boundary.
+    log_likelihood : error of the log-likelihood (half the REML criterion).
+    steps : conjugate-gradient iterations at the last evaluation: fixed effects, directions, probes.
+    """
+
+    probes: int
+    seed: int
+    theta: np.ndarray
+    relative: np.ndarray
+    log_likelihood: float
+    steps: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Report:
     """How the numbers of a method are to be read, for a summary; a likelihood fit needs none.
@@ -106,6 +127,7 @@ class Estimate:
         rest are posterior means then, ``beta_cov_unscaled`` times sigma^2 (1 with a family) the posterior covariance.
     mode_cov : per term (J, k, k) posterior covariances of the effects, where the method gives them; else None.
     elbo : evidence lower bound of a variational fit, NaN otherwise.
+    monte_carlo : errors due to random probes where terms were solved iteratively; None in an exact fit.
     """
 
     method: str
@@ -129,3 +151,4 @@ class Estimate:
     draws: Draws | None = None
     mode_cov: tuple[np.ndarray, ...] | None = None
     elbo: float = float("nan")
+    monte_carlo: MonteCarlo | None = None

@@ -16,16 +16,18 @@ from lmm.linalg import coupling as couplings
 from lmm.linalg.backend import bucket
 from lmm.linalg.coupling import Coupling, Entries
 from lmm.linalg.elimination import Member, Parent, System, Vectors
+from lmm.linalg.krylov import Coupled, Joint
 from lmm.linalg.plan import Plan, TermSize, make_layout, make_plan
+from lmm.linalg.sparse_product import Product, make_product
 from lmm.linalg.tail import size
 from lmm.model.crossproducts import CrossProducts, dense_pairs
 
 
-def plan_for(cross: CrossProducts, groups: tuple[str, ...], backend: str = "numpy") -> Plan:
+def plan_for(cross: CrossProducts, groups: tuple[str, ...], backend: str = "numpy", factorization: str = "exact") -> Plan:
     """The plan for these cross-products: t is nested in s when every level of t meets one level of s."""
     terms = tuple(TermSize(g, d.shape[0], d.shape[-1]) for g, d in zip(groups, cross.diag, strict=True))
     nested = {key: len(pairs.rows) == terms[key[0]].J for key, pairs in cross.pairs.items()}
-    return make_plan(terms, nested, backend)
+    return make_plan(terms, nested, backend, factorization)
 
 
 def make_system(cross: CrossProducts, plan: Plan, dense: bool = False) -> System:
@@ -50,6 +52,28 @@ def make_system(cross: CrossProducts, plan: Plan, dense: bool = False) -> System
     return System(tuple(members), C)
 
 
+def make_coupled(cross: CrossProducts, plan: Plan) -> Coupled:
+    """How the plan's iterative terms lie in Z'WZ: to each other, to the first exact term, and to the other exact ones."""
+
+    def joined(row: int, col: int) -> tuple[Product, np.ndarray]:
+        J_row, J_col = cross.diag[row].shape[-1], cross.diag[col].shape[-1]
+        if row < col:
+            pairs = cross.pairs[row, col]
+            rows, cols, blocks = pairs.rows, pairs.cols, pairs.blocks
+        else:
+            pairs = cross.pairs[col, row]
+            order = np.argsort(pairs.cols, kind="stable")
+            rows, cols, blocks = pairs.cols[order], pairs.rows[order], np.swapaxes(pairs.blocks, 0, 1)[..., order]
+        return make_product(rows, cols, blocks, J_row, J_col, plan.backend), blocks
+
+    return Coupled(
+        own=tuple(cross.diag[a] for a in plan.iterative),
+        among=tuple(tuple(joined(a, b)[0] for b in plan.iterative[i + 1 :]) for i, a in enumerate(plan.iterative)),
+        first=tuple(Joint(*joined(plan.chain[0], a)) for a in plan.iterative),
+        others=tuple(tuple(joined(e, a)[0] for e in plan.chain[1:] + plan.tail) for a in plan.iterative),
+    )
+
+
 def pad(cross: CrossProducts, plan: Plan) -> tuple[CrossProducts, Plan]:
     """Levels padded to bucketed counts, so that compiled kernels serve many data sets.
 
@@ -66,7 +90,7 @@ def pad(cross: CrossProducts, plan: Plan) -> tuple[CrossProducts, Plan]:
 
 
 def arrange(plan: Plan, columns: tuple[np.ndarray, ...]) -> Vectors:
-    """Per-term arrays (r, k, J) in the design's order, as chain members and tail columns."""
+    """Per-term arrays (r, k, J) in the design's order, as chain members and tail columns; iterative terms are left out."""
     r = len(columns[0])  # 0 where a model has no fixed effects
     tail = [columns[t].reshape(r, columns[t].shape[1] * columns[t].shape[2]) for t in plan.tail]
     return Vectors(tuple(columns[t] for t in plan.chain), np.concatenate(tail, axis=1) if tail else np.zeros((r, 0)))
