@@ -84,10 +84,10 @@ class CsrProduct:
         return self._gather(v) if self.flipped else self._scatter(v)
 
     def with_blocks(self, blocks: np.ndarray) -> CsrProduct:
-        """Other values (k_row, k_col, nnz) on the same pattern, in the order first given."""
+        """Other blocks (k_row, k_col, nnz), of this size or another, on the same pattern, in the order first given."""
         own = np.swapaxes(blocks, 0, 1) if self.flipped else np.asarray(blocks)
         chunks = tuple(tuple(block._replace(values=_take(own, block.source)) for block in chunk) for chunk in self.chunks)
-        return replace(self, chunks=chunks)
+        return replace(self, k_row=blocks.shape[0], k_col=blocks.shape[1], chunks=chunks)
 
     @property
     def _outer(self) -> tuple[int, int]:
