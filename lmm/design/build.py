@@ -95,7 +95,7 @@ def build_design(
     full_index = index if found.subset is None else index[found.subset]
     return Design(
         formula=parsed,
-        frame=_frame(found, all_names, parts, intercept),
+        frame=model_frame(found, all_names, parts, intercept),
         y=y,
         X=X,
         names=names,
@@ -162,7 +162,8 @@ def _fixed(
     return np.asfortranarray(X[:, kept]), tuple(all_names[j] for j in kept), dropped, all_names, triangle, (message,)
 
 
-def _frame(found: Evaluated, all_names: tuple[str, ...], parts: list[RandomPart], intercept: bool) -> ModelFrame:
+def model_frame(found: Evaluated, all_names: tuple[str, ...], parts: list[RandomPart], intercept: bool) -> ModelFrame:
+    """What replays the formula on new data, random terms in the order of ``parts``."""
     specs = {text: part.spec for text, part in {**found.random, found.formula.fixed: found.fixed}.items()}
     recipes = tuple(
         TermRecipe(p.factors, p.levels, p.blocks, p.columns, tuple(readable(s, found.awkward) for s in p.sources)) for p in parts

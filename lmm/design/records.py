@@ -116,12 +116,17 @@ class Design:
     @property
     def n(self) -> int:
         """Rows kept."""
-        return len(self.y)
+        return int(self.extra["n"]) if self.streamed else len(self.y)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the rows were read in chunks and let go: the fields that have one entry per row cannot be used."""
+        return "n" in self.extra
 
     @property
     def p(self) -> int:
         """Fixed columns kept."""
-        return self.X.shape[1]
+        return len(self.names)
 
     @property
     def plan(self) -> Any:
@@ -131,7 +136,7 @@ class Design:
     @property
     def n_dropped(self) -> int:
         """Rows left out because a value is missing (``subset`` not counted)."""
-        return len(self.kept) - self.n
+        return int(self.extra["asked"] if self.streamed else len(self.kept)) - self.n
 
     @property
     def Z(self) -> sp.csr_array:

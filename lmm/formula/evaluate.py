@@ -71,6 +71,7 @@ def evaluate(
     na_action: str = "omit",
     contrasts: Mapping[str, Any] | None = None,
     context: Mapping[str, Any] | None = None,
+    state: dict[str, Any] | None = None,
 ) -> Evaluated:
     """Evaluate a formula on a table.
 
@@ -82,6 +83,7 @@ def evaluate(
     na_action : ``"omit"`` or ``"exclude"`` drop incomplete rows, ``"fail"`` refuses them.
     contrasts : coding by column name, ``{"period": "sum"}``.
     context : variables and functions of the caller.
+    state : what stateful functions remember of other rows; left as it is.
 
     Raises
     ------
@@ -113,7 +115,7 @@ def evaluate(
     _prepare(rows, formula)
     rows.rename({name: alias(name) for name in awkward})
     coding = _contrasts(contrasts, rows)
-    evaluator = Evaluator(rows, found.context, coding, {}, awkward)
+    evaluator = Evaluator(rows, found.context, coding, dict(state or {}), awkward)
     fixed, random = _matrices(formula, plans, evaluator, awkward)
     return Evaluated(
         formula,

@@ -79,18 +79,25 @@ def row_mask(subset: Any, table: Table, scope: Mapping[str, Any]) -> np.ndarray 
     """
     if subset is None:
         return None
-    value: Any
     if isinstance(subset, str):
-        value = _evaluate(subset, table, scope)
+        mask = condition_mask(subset, table, scope)
     else:
-        value = subset(table.to_pandas()) if callable(subset) else subset
-    series = pd.Series(value)
-    if len(series) != table.n or not (pd.api.types.is_bool_dtype(series.dtype) or set(series.dropna().unique()) <= {True, False}):
-        raise ArgumentError(f"subset must be a boolean mask over the {table.n} rows of the data, or an expression that gives one.")
-    mask = series.astype("boolean").fillna(False).to_numpy(dtype=bool)
+        mask = _mask(subset(table.to_pandas()) if callable(subset) else subset, table)
     if not mask.any():
         raise DataError("subset leaves no rows.")
     return mask
+
+
+def condition_mask(text: str, table: Table, scope: Mapping[str, Any]) -> np.ndarray:
+    """(N,) bool, where a condition holds; it may hold nowhere. Errors as for :func:`row_mask`."""
+    return _mask(_evaluate(text, table, scope), table)
+
+
+def _mask(value: Any, table: Table) -> np.ndarray:
+    series = pd.Series(value)
+    if len(series) != table.n or not (pd.api.types.is_bool_dtype(series.dtype) or set(series.dropna().unique()) <= {True, False}):
+        raise ArgumentError(f"subset must be a boolean mask over the {table.n} rows of the data, or an expression that gives one.")
+    return np.asarray(series.astype("boolean").fillna(False).to_numpy(dtype=bool))
 
 
 def _evaluate(text: str, table: Table, scope: Mapping[str, Any]) -> Any:

@@ -10,6 +10,7 @@ partition on each worker and merge the partial sums as a tree (a cluster).
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -75,6 +76,12 @@ class Reducer(Protocol):
         ...
 
 
+#: where kinds of data are registered, by the package of their type: imported for such data only
+ROOMS = {
+    **dict.fromkeys(("path", "lmm", "pyarrow", "duckdb", "_duckdb"), "lmm.stream.sources"),
+    **dict.fromkeys(("dask", "dask_expr"), "lmm.stream.dask_frames"),
+    "pyspark": "lmm.stream.spark_frames",
+}
 _KINDS: list[tuple[Callable[[Any], bool], Callable[[Any, Any], Reducer]]] = []
 
 
@@ -88,10 +95,13 @@ def register(knows: Callable[[Any], bool], make: Callable[[Any, Any], Reducer]) 
 
 def reducer_for(data: Any, progress: Any = None) -> Reducer | None:
     """The reducer of data that is not a table in memory; None for one that is."""
-    for knows, make in _KINDS:
-        if knows(data):
-            return make(data, progress)
-    return None
+    where = module_of(data)
+    if where in ("builtins", "pathlib"):
+        where = "" if isinstance(data, dict) else "path"
+    if where not in ROOMS:
+        return None
+    importlib.import_module(ROOMS[where])
+    return next((make(data, progress) for knows, make in _KINDS if knows(data)), None)
 
 
 def module_of(data: Any) -> str:

@@ -1,0 +1,38 @@
+"""What stands in a design where rows would be, when the rows were read in chunks and let go."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from lmm.errors import ArgumentError
+
+MESSAGE = (
+    "this needs the rows of the data, which were read in chunks and not kept. fit.write_predictions(path) writes fitted values and "
+    "residuals of every row as Parquet, fit.predict(table) predicts rows that are in memory; for anything else fit the model to a "
+    "table in memory, or to a sample of the rows."
+)
+
+
+class Absent:
+    """An array that is not there: any use of it is an ArgumentError that says what to do."""
+
+    def _refuse(self, *arguments: Any, **settings: Any) -> NoReturn:
+        raise ArgumentError(MESSAGE)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # pickle, copy and NumPy ask for what may be absent
+            raise AttributeError(name)
+        raise ArgumentError(MESSAGE)
+
+    def __repr__(self) -> str:
+        return "<rows that were not kept>"
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Absent, ()
+
+    __array__ = __len__ = __iter__ = __getitem__ = __bool__ = __float__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __matmul__ = __rmatmul__ = _refuse
+    __pow__ = __neg__ = __abs__ = __lt__ = __le__ = __gt__ = __ge__ = __invert__ = _refuse
+
+
+ABSENT: Any = Absent()

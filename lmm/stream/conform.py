@@ -1,0 +1,89 @@
+"""Chunks of one data set that do not look alike: missing columns, other types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmm.errors import DataError, nearest
+
+
+def conform(table: Any, needed: tuple[str, ...], schema: dict[str, Any], where: str = "a part of the data") -> Any:
+    """The ``needed`` columns of a chunk in the types of ``schema``.
+
+    Integers of all widths are alike, and so are floats, text of both sizes, and a dictionary and what it holds. Integers where
+    floats are expected become floats; floats that are whole where integers are expected become integers. A column of nulls
+    may have any type.
+
+    Raises
+    ------
+    DataError : a column that the chunk lacks, or of another kind than in the rows before it; ``where`` says in what.
+    """
+    import pyarrow as pa
+
+    names = table.schema.names
+    lost = [name for name in needed if name not in names]
+    if lost:
+        raise DataError(
+            f"column {lost[0]!r} is missing in {where}, although other parts have it.{nearest(lost[0], names)} Write it there, "
+            "with missing values where it is not known."
+        )
+    columns = []
+    for name in needed:
+        column, wanted = table.column(name), schema[name]
+        if isinstance(column, pa.Array):
+            column = pa.chunked_array([column])
+        columns.append(column if column.type == wanted else _cast(column, wanted, name, where))
+    return pa.table(dict(zip(needed, columns, strict=True))) if needed else table.select([])
+
+
+def _cast(column: Any, wanted: Any, name: str, where: str) -> Any:
+    import pyarrow as pa
+
+    given, mine = kind(column.type), kind(wanted)
+    if given == "null":
+        return pa.chunked_array([pa.nulls(len(column), wanted)])
+    if given == mine == "number" or {given, mine} <= {"number", "whole"}:
+        return _number(column, wanted, name, where)
+    if given == mine:
+        if pa.types.is_dictionary(wanted) and not pa.types.is_dictionary(column.type):
+            return column.cast(wanted.value_type).dictionary_encode()
+        if pa.types.is_dictionary(column.type) and pa.types.is_dictionary(wanted):
+            return column  # indices may have another width
+        try:
+            return column.cast(wanted)
+        except pa.ArrowInvalid:
+            pass
+    raise DataError(f"column {name!r} is {column.type} in {where}, but {wanted} in the rows before it; write it with one type.")
+
+
+def _number(column: Any, wanted: Any, name: str, where: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_floating(column.type) and pa.types.is_integer(wanted):
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    try:
+        return column.cast(wanted)
+    except pa.ArrowInvalid:
+        raise DataError(
+            f"column {name!r} is {column.type} in {where}, but {wanted} in the rows before it, and its values are no {wanted}; "
+            "write it with one type."
+        ) from None
+
+
+def kind(type: Any) -> str:
+    """What an Arrow type holds, up to its width."""
+    import pyarrow as pa
+
+    types = pa.types
+    if types.is_dictionary(type):
+        return kind(type.value_type)
+    if types.is_null(type):
+        return "null"
+    if types.is_integer(type):
+        return "whole"
+    if types.is_floating(type) or types.is_decimal(type):
+        return "number"
+    if types.is_string(type) or types.is_large_string(type) or str(type) == "string_view":
+        return "text"
+    return str(type)

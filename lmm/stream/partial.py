@@ -1,0 +1,323 @@
+"""The sums of one chunk of rows, and of two: everything that a linear mixed model needs of its rows.
+
+For the columns u of the recipe (fixed and random ones), r = y - offset - X beta_pilot and weights w, per level of every
+grouping factor: sums of w u_a u_b and w u_a r; per pair of levels of two factors: sums of w u_a u_b; over all rows: the
+cross-products of the centred fixed columns and r. r is small where the pilot fits, so that nothing is lost when the final
+least-squares coefficients are subtracted from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from lmm.errors import DataError
+from lmm.stream.levels import IntegerLevels, Levels, key, levels_of, listed, unkey
+from lmm.stream.pairs import PairSums
+from lmm.stream.recipe import Block, Recipe, TermColumns
+from lmm.stream.reducers import Reduction
+
+#: place of the residual of the pilot fit among the factors of a product
+RESIDUAL = -1
+#: rows whose products are made at a time, so that they stay in cache
+STRIP = 65536
+
+
+def products_of(recipe: Recipe, term: TermColumns) -> list[tuple[int, int]]:
+    """The products (a, b), a <= b places in the pool, that are summed per level; RESIDUAL comes as the first of a pair."""
+    own = [(min(a, b), max(a, b)) for i, a in enumerate(term.pool) for b in term.pool[: i + 1]]
+    fixed = [(min(a, c), max(a, c)) for c in recipe.fixed for a in term.pool]
+    return list(dict.fromkeys([*own, *fixed, *((RESIDUAL, a) for a in term.pool)]))
+
+
+@dataclass
+class TermSums:
+    """Sums (products, capacity) by position of the level, and which positions have a row."""
+
+    levels: Levels
+    sums: np.ndarray
+    seen: np.ndarray
+    low: int = 0
+
+    def cover(self) -> None:
+        """Make room for all levels that are known; positions move when the smallest id does."""
+        size, capacity = self.levels.size, self.sums.shape[1]
+        shift = self.low - self.levels.low if self.seen.any() else 0
+        if size <= capacity and not shift:
+            if not self.seen.any():
+                self.low = self.levels.low
+            return
+        room = max(size, min(2 * capacity, size + (size >> 3)))
+        sums, seen = np.zeros((len(self.sums), room)), np.zeros(room, dtype=bool)
+        held = min(capacity, size - shift)
+        sums[:, shift : shift + held], seen[shift : shift + held] = self.sums[:, :held], self.seen[:held]
+        self.sums, self.seen, self.low = sums, seen, self.levels.low
+
+    def ids(self) -> np.ndarray:
+        """Ids of the levels that have rows."""
+        return np.flatnonzero(self.seen) + self.low
+
+    def list_levels(self, type: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Number levels that were their own ids: the old ids, and the new."""
+        old = self.ids()
+        new, levels = listed(self.levels, old, type)
+        sums = np.zeros((len(self.sums), levels.size))
+        sums[:, new] = self.sums[:, old - self.low]
+        self.levels, self.sums, self.seen, self.low = levels, sums, np.ones(levels.size, dtype=bool), 0
+        return old, new
+
+
+@dataclass
+class PartialSums:
+    """The sums of some rows.
+
+    Attributes
+    ----------
+    n, seen, asked : rows used, rows there were, rows that ``subset`` keeps.
+    lost : rows with a missing value, by column.
+    gram : (p_all + 1, p_all + 1), [X - centre, r]'W[X - centre, r].
+    fixed_sums : (p_all,) sums of the fixed columns, unweighted; ``offset_sum`` that of the offset.
+    total, spread : mean of y - offset and the sum of squares around it; ``square`` the weighted sum of squares.
+    sum_log_weights : sum of log w.
+    least, most : range of the response.
+    terms : per term as written the sums by level.
+    pairs : per two terms t < s as written the sums by pair.
+    varies : (pool,) whether a column differs from zero somewhere.
+    """
+
+    n: int
+    seen: int
+    asked: int
+    lost: dict[str, int]
+    gram: np.ndarray
+    fixed_sums: np.ndarray
+    offset_sum: float
+    total: float
+    spread: float
+    square: float
+    sum_log_weights: float
+    least: float
+    most: float
+    terms: list[TermSums]
+    pairs: dict[tuple[int, int], PairSums]
+    varies: np.ndarray
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def empty_sums(recipe: Recipe) -> PartialSums:
+    """The sums of no rows."""
+    p = len(recipe.fixed)
+    terms = [
+        TermSums(levels_of(term.types), np.zeros((len(products_of(recipe, term)), 0)), np.zeros(0, dtype=bool)) for term in recipe.terms
+    ]
+    pairs = {(t, s): PairSums(len(recipe.terms[t].pool) * len(recipe.terms[s].pool)) for t, s in combinations(range(len(recipe.terms)), 2)}
+    return PartialSums(
+        n=0,
+        seen=0,
+        asked=0,
+        lost={},
+        gram=np.zeros((p + 1, p + 1)),
+        fixed_sums=np.zeros(p),
+        offset_sum=0.0,
+        total=0.0,
+        spread=0.0,
+        square=0.0,
+        sum_log_weights=0.0,
+        least=np.inf,
+        most=-np.inf,
+        terms=terms,
+        pairs=pairs,
+        varies=np.zeros(len(recipe.pool), dtype=bool),
+    )
+
+
+def partial_sums(recipe: Recipe, table: Any) -> PartialSums:
+    """The sums of the rows of a ``pyarrow.Table``."""
+    return add_table(recipe, empty_sums(recipe), table)
+
+
+def add_table(recipe: Recipe, sums: PartialSums, table: Any) -> PartialSums:
+    """``sums`` with the rows of a table, in place."""
+    return add_block(recipe, sums, recipe.block(table))
+
+
+def linear_reduction(recipe: Recipe) -> Reduction[PartialSums]:
+    """The pass that a linear model makes over its rows."""
+    return Reduction(recipe.needed, partial(empty_sums, recipe), partial(add_table, recipe), merge, "rows")
+
+
+def add_block(recipe: Recipe, sums: PartialSums, block: Block) -> PartialSums:
+    """``sums`` with the rows of a block, in place."""
+    sums.seen += block.seen
+    sums.asked += block.asked
+    for name, count in block.lost.items():
+        sums.lost[name] = sums.lost.get(name, 0) + count
+    if not block.n:
+        return sums
+    ids = [_ids(sums, recipe, t, labels) for t, labels in enumerate(block.labels)]
+    positions = []
+    for term, own in zip(sums.terms, ids, strict=True):
+        term.cover()
+        place = own.astype(np.intp) - term.low
+        term.seen[place] = True
+        positions.append(place)
+    y = block.y if block.offset is None else block.y - block.offset
+    wanted = [products_of(recipe, term) for term in recipe.terms]
+    for start in range(0, block.n, STRIP):
+        rows = slice(start, start + STRIP)
+        strip = Strip(recipe, block, y, rows)
+        sums.gram += strip.gram()
+        for products, mine, place in zip(wanted, sums.terms, positions, strict=True):
+            for row, product in zip(mine.sums, products, strict=True):
+                value = strip.product(*product)
+                np.add.at(row, place[rows], 1.0 if value is None else value)
+    for (t, s), pairs in sums.pairs.items():
+        both = [(a, b) for a in recipe.terms[t].pool for b in recipe.terms[s].pool]
+        pairs.add(key(ids[t], ids[s]), [_times(_times(block.columns[a], block.columns[b]), block.weights) for a, b in both])
+    for i, column in enumerate(block.columns):
+        sums.varies[i] = sums.varies[i] or column is None or bool(np.any(column))
+    for j, c in enumerate(recipe.fixed):
+        fixed = block.columns[c]
+        sums.fixed_sums[j] += block.n if fixed is None else np.sum(fixed)
+    if block.offset is not None:
+        sums.offset_sum += float(np.sum(block.offset))
+    mean = float(y.mean())
+    _moments(sums, block.n, mean, float(np.sum((y - mean) ** 2)))
+    sums.square += float(y @ y) if block.weights is None else float(y @ (y * block.weights))
+    if block.weights is not None:
+        sums.sum_log_weights += float(np.log(block.weights).sum())
+    sums.least, sums.most = min(sums.least, float(block.y.min())), max(sums.most, float(block.y.max()))
+    return sums
+
+
+def merge(a: PartialSums, b: PartialSums) -> PartialSums:
+    """The sums of both, in place of the first."""
+    for name, count in b.lost.items():
+        a.lost[name] = a.lost.get(name, 0) + count
+    a.seen += b.seen
+    a.asked += b.asked
+    if not b.n:
+        return a
+    moved = [_absorb(a, t, theirs) for t, theirs in enumerate(b.terms)]
+    for pair, theirs in b.pairs.items():
+        theirs.settle()
+        first, second = (place(column) for place, column in zip((moved[t] for t in pair), unkey(theirs.keys), strict=True))
+        a.pairs[pair].merge(key(first, second), theirs.sums)
+    a.gram = a.gram + b.gram
+    a.fixed_sums = a.fixed_sums + b.fixed_sums
+    a.varies = a.varies | b.varies
+    a.offset_sum += b.offset_sum
+    a.square += b.square
+    a.sum_log_weights += b.sum_log_weights
+    _moments(a, b.n, b.total, b.spread)
+    a.least, a.most = min(a.least, b.least), max(a.most, b.most)
+    return a
+
+
+class Strip:
+    """Products of the columns in a few rows, each made once."""
+
+    def __init__(self, recipe: Recipe, block: Block, y: np.ndarray, rows: slice):
+        self.columns = [None if column is None else column[rows] for column in block.columns]
+        self.weights = None if block.weights is None else block.weights[rows]
+        self.fixed, self.centre = recipe.fixed, recipe.centre
+        self.n = len(y[rows])
+        self.residual = y[rows].copy()
+        for c, beta in zip(recipe.fixed, recipe.pilot, strict=True):
+            if beta:
+                column = self.columns[c]
+                self.residual -= beta if column is None else beta * column
+        self._made: dict[tuple[int, int], np.ndarray | None] = {}
+
+    def product(self, a: int, b: int) -> np.ndarray | None:
+        """w u_a u_b, (rows,); None for ones."""
+        if (a, b) not in self._made:
+            first = self.residual if a == RESIDUAL else self.columns[a]
+            self._made[a, b] = _times(_times(first, self.columns[b]), self.weights)
+        return self._made[a, b]
+
+    def gram(self) -> np.ndarray:
+        """[X - centre, r]'W[X - centre, r]."""
+        rows = np.empty((len(self.fixed) + 1, self.n))
+        for row, c, shift in zip(rows, self.fixed, self.centre, strict=False):
+            column = self.columns[c]
+            np.subtract(1.0 if column is None else column, shift, out=row)
+        rows[-1] = self.residual
+        return np.asarray(rows @ (rows.T if self.weights is None else (rows * self.weights).T))
+
+
+def _times(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    return a if b is None else b if a is None else a * b
+
+
+def _moments(sums: PartialSums, n: int, mean: float, spread: float) -> None:
+    """Add n values with their mean and sum of squares around it (Chan, Golub & LeVeque, 1983, Am. Stat. 37)."""
+    both = sums.n + n
+    step = mean - sums.total
+    sums.total += step * n / both
+    sums.spread += spread + step * step * sums.n * n / both
+    sums.n = both
+
+
+def _ids(sums: PartialSums, recipe: Recipe, t: int, labels: tuple[Any, ...]) -> np.ndarray:
+    levels = sums.terms[t].levels
+    given = labels if len(labels) > 1 else labels[0]
+    try:
+        return levels.add(given)
+    except OverflowError:
+        _list(sums, t, labels[0].type)
+        return sums.terms[t].levels.add(given)
+
+
+def _list(sums: PartialSums, t: int, type: Any) -> None:
+    """Number the levels of a term, in its sums and in those of its pairs."""
+    old, new = sums.terms[t].list_levels(type)
+    for (first, second), pairs in sums.pairs.items():
+        if t in (first, second):
+            pairs.settle()
+            ids = list(unkey(pairs.keys))
+            side = 0 if t == first else 1
+            ids[side] = new[np.searchsorted(old, ids[side])]
+            moved = PairSums(len(pairs.sums))
+            moved.merge(key(*ids), pairs.sums)
+            sums.pairs[first, second] = moved
+
+
+def _absorb(a: PartialSums, t: int, theirs: TermSums) -> Any:
+    """Add the levels and sums of one term; what turns their ids into ours."""
+    import pyarrow as pa
+
+    if isinstance(a.terms[t].levels, IntegerLevels) and not isinstance(theirs.levels, IntegerLevels):
+        _list(a, t, theirs.levels.type)  # type: ignore[attr-defined]
+    old = theirs.ids()
+    levels, ids = theirs.levels, old
+    if isinstance(levels, IntegerLevels) and not isinstance(a.terms[t].levels, IntegerLevels):
+        ids, levels = listed(levels, old, a.terms[t].levels.type)  # type: ignore[attr-defined]
+    try:
+        new = a.terms[t].levels.absorb(levels, ids)
+    except OverflowError:
+        _list(a, t, pa.int64())
+        ids, levels = listed(levels, old, pa.int64())
+        new = a.terms[t].levels.absorb(levels, ids)
+    mine = a.terms[t]
+    mine.cover()
+    place = new - mine.low
+    mine.sums[:, place] += theirs.sums[:, old - theirs.low]
+    mine.seen[place] = True
+    return lambda column: new[np.searchsorted(old, column)]
+
+
+def check_rows(sums: PartialSums, recipe: Recipe) -> None:
+    """DataError where no complete row is left."""
+    if sums.n:
+        return
+    if not sums.seen:
+        raise DataError("the data has no rows.")
+    if not sums.asked:
+        raise DataError("subset leaves no rows.")
+    counts = ", ".join(f"{name!r} ({count} rows)" for name, count in sums.lost.items())
+    raise DataError(f"no complete row is left of {sums.asked}: missing values in {counts}.")

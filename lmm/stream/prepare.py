@@ -1,0 +1,294 @@
+"""A formula and rows somewhere -> the recipe: what the first rows tell, and a pass for what they cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.design.build import model_frame, other_columns
+from lmm.design.random import RandomPart, random_parts
+from lmm.design.rank import independent_columns, least_squares
+from lmm.design.response import numeric_response
+from lmm.errors import ArgumentError, DataError, FormulaError, ResponseError
+from lmm.formula import Evaluated, Formula, Table, evaluate, parse
+from lmm.formula.engine import FUNCTIONS
+from lmm.formula.names import alias, names_in, readable, refuse_unknown, resolve
+from lmm.formula.parse import awkward_names, unknown_structure
+from lmm.stream.conform import conform
+from lmm.stream.recipe import Recipe, TermColumns, check_array, is_number, plain_labels
+from lmm.stream.reducers import Reducer
+from lmm.stream.scan import HEAD, Found, Scan, argument_of, check_calls, function_of, resolved, usable_rows
+
+#: name of formulaic's column of ones
+INTERCEPT = "Intercept"
+
+
+def make_recipe(
+    formula: str | Formula,
+    reducer: Reducer,
+    *,
+    weights: Any = None,
+    offset: Any = None,
+    subset: Any = None,
+    na_action: str = "omit",
+    contrasts: Mapping[str, Any] | None = None,
+    context: Mapping[str, Any] | None = None,
+    family: Any = None,
+) -> Recipe:
+    """Read what does not change from chunk to chunk.
+
+    The first rows are read; where the formula has categorical predictors, or functions that remember something of the data,
+    all rows are passed over once, the columns that the formula uses only.
+
+    Parameters
+    ----------
+    formula : ``"y ~ x + (x|g)"``, or one that was parsed.
+    reducer : the rows.
+    weights, offset, subset : column name or expression, as text.
+    na_action, contrasts, context : as in :func:`lmm.design.build_design`.
+    family : None for a linear model; with one no pilot is fitted.
+
+    Raises
+    ------
+    FormulaError, DataError, ResponseError, ArgumentError : with the user's own names.
+    """
+    parsed = parse(formula) if isinstance(formula, str) else formula
+    if not isinstance(parsed, Formula):
+        raise FormulaError(f"a formula is a string such as 'y ~ x + (1|g)', not {type(formula).__name__}.")
+    if not parsed.bars:
+        raise FormulaError(f"the formula has no random term; add one such as (1|group).{unknown_structure(parsed.fixed)}", parsed.text)
+    for name, value in (("weights", weights), ("offset", offset), ("subset", subset)):
+        check_array(name, value)
+    schema = dict(reducer.schema)
+    empty = Table(_empty(schema))
+    if parsed.has_dot:
+        parsed = parsed.with_dot(other_columns(parsed, empty))
+    needed, scope = _needed(parsed, empty, weights, offset, subset, {} if context is None else context)
+    schema = {name: schema[name] for name in needed}
+    awkward = parsed.awkward.union(*(awkward_names(given) for given in (weights, offset) if isinstance(given, str)))
+    awkward = frozenset(name for name in awkward if name in schema)
+    scan = Scan(needed, schema, subset, scope, awkward)
+    settings = {"weights": weights, "offset": offset, "contrasts": contrasts, "context": scope}
+    witnesses, found = _witnesses(parsed, reducer, scan, settings)
+    return _assemble(parsed, scan, witnesses, found, settings, na_action, family)
+
+
+def _empty(schema: Mapping[str, Any]) -> Any:
+    import pyarrow as pa
+
+    return pa.table({name: pa.array([], type) for name, type in schema.items()})
+
+
+def _needed(
+    formula: Formula, table: Table, weights: str | None, offset: str | None, subset: str | None, context: Mapping[str, Any]
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The columns that are used, and the caller's variables and functions that are."""
+    given = {text: name for text, name in ((weights, "weights"), (offset, "offset")) if text is not None}
+    found = resolve([*formula.expressions, *given], table.columns, -1, context, FUNCTIONS)
+    refuse_unknown(found, table, given, formula.text)
+    columns, scope = dict(found.columns), dict(found.context)
+    if subset is not None:
+        own = resolve([subset], table.columns, -1, context, FUNCTIONS)
+        refuse_unknown(own, table, {subset: "subset"})
+        for name, called, _ in names_in(subset):
+            if called and getattr(FUNCTIONS.get(name), "__is_stateful_transform__", False):
+                raise ArgumentError(
+                    f"subset: {name}() has to see all rows at once, and the data is read in chunks; compute the number first."
+                )
+        columns |= own.columns
+        scope |= own.context
+    for name, value in scope.items():
+        if isinstance(value, (pd.Series, pd.DataFrame)) or (isinstance(value, np.ndarray) and value.ndim and len(value) > 1000):
+            raise ArgumentError(f"{name!r} is an array in scope; where the data is read in chunks, a predictor must be one of its columns.")
+    return tuple(columns), scope
+
+
+def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, settings: dict[str, Any]) -> tuple[Any, Evaluated]:
+    """Rows that stand for all of them, and the formula evaluated on them with the states of all rows."""
+    head = conform(reducer.head(scan.needed, HEAD), scan.needed, scan.schema, "the first rows")
+    rows = usable_rows(scan, head)[0]
+    if not rows.num_rows:
+        rows = _rows(_pass(reducer, scan, "the first rows have missing values"))
+    known: dict[str, Any] = {}
+    floats: set[str] = set()
+    while True:
+        found = _evaluated(formula, rows, scan, settings, known, floats)
+        state = {call: value for call, value in found.evaluator.state.items() if value}
+        check_calls(state, scan.awkward)
+        open_calls = {call for call in state if call not in known and function_of(call) != "dummy"}
+        ready = {call: argument_of(call) for call in open_calls}
+        ready = {call: text for call, text in ready.items() if not any(other != call and other in text for other in open_calls)}
+        categories = _categories(found, state) if not known and not floats else ()
+        if not ready and not categories:
+            return rows, found
+        if not reducer.repeatable:
+            if ready:
+                raise ArgumentError(
+                    f"{readable(next(iter(ready)), scan.awkward)} needs a summary of all rows before the first is used, and these rows can "
+                    "be read once only; give a file or a Dataset, or compute the column first."
+                )
+            return rows, found
+        wider = replace(scan, categories=categories, arguments=ready, state=state)
+        seen = _pass(reducer, wider, "")
+        if categories:
+            rows, floats = _rows(seen), seen.nulls
+        known |= {call: resolved(call, seen.moments[call], state[call], wider) for call in ready}
+        if not ready:
+            return rows, _evaluated(formula, rows, scan, settings, known, floats)
+
+
+def _pass(reducer: Reducer, scan: Scan, why: str) -> Found:
+    if not reducer.repeatable:
+        raise DataError(f"{why or 'a pass over all rows is needed'}, and these rows can be read once only; give a file or a Dataset.")
+    seen = reducer.map_reduce(scan.reduction())
+    if not seen.rows:
+        if not seen.seen:
+            raise DataError("the data has no rows.")
+        if not seen.asked:
+            raise DataError("subset leaves no rows.")
+        counts = ", ".join(f"{name!r} ({count} rows)" for name, count in seen.lost.items())
+        raise DataError(f"no complete row is left of {seen.asked}: missing values in {counts}.")
+    return seen
+
+
+def _rows(found: Found) -> Any:
+    import pyarrow as pa
+
+    return pa.concat_tables(found.rows)
+
+
+def _evaluated(formula: Formula, rows: Any, scan: Scan, settings: dict[str, Any], state: dict[str, Any], floats: set[str]) -> Evaluated:
+    import pyarrow as pa
+
+    for name in floats:
+        place = rows.schema.get_field_index(name)
+        rows = rows.set_column(
+            place, name, rows.column(name).cast(pa.int8() if pa.types.is_boolean(rows.column(name).type) else pa.float64())
+        )
+        rows = rows.set_column(place, name, rows.column(name).cast(pa.float64()))
+    found = evaluate(formula, Table(rows.to_pandas(date_as_object=False) if _dates(rows) else rows), state=state, **settings)
+    if found.arrays:
+        raise ArgumentError(
+            f"{found.arrays[0]!r} is an array in scope; where the data is read in chunks, a predictor must be one of its columns."
+        )
+    return found
+
+
+def _dates(rows: Any) -> bool:
+    import pyarrow as pa
+
+    return any(pa.types.is_temporal(field.type) for field in rows.schema)
+
+
+def _categories(found: Evaluated, state: Mapping[str, Any]) -> tuple[str, ...]:
+    """Expressions that are coded by levels."""
+    out: dict[str, None] = {}
+    for part in (found.fixed, *found.random.values()):
+        if part.spec is not None:
+            for text, (kind, _) in part.spec.encoder_state.items():
+                if kind.name == "CATEGORICAL":
+                    out[str(text)] = None
+    for call in state:
+        if function_of(call) == "dummy":
+            out[argument_of(call)] = None
+    return tuple(out)
+
+
+def _assemble(formula: Formula, scan: Scan, rows: Any, found: Evaluated, settings: dict[str, Any], na_action: str, family: Any) -> Recipe:
+    as_written = {factors: i for i, factors in enumerate(dict.fromkeys(bar.factors for bar in formula.bars))}
+    parts = sorted(random_parts(found), key=lambda part: as_written[part.factors])
+    all_names = tuple(readable(name, found.awkward) for name in found.fixed.names)
+    pool: dict[str, int] = {}
+    fixed = tuple(pool.setdefault(name, len(pool)) for name in all_names)
+    terms = tuple(_term(part, pool, scan, found) for part in parts)
+    recipe = Recipe(
+        formula=formula,
+        schema=scan.schema,
+        needed=scan.needed,
+        frame=model_frame(found, all_names, parts, True),
+        pool=tuple(pool),
+        fixed=fixed,
+        plain=tuple(_plain(name, scan.schema, found.awkward) for name in pool),
+        terms=terms,
+        evaluated=_evaluated_names(formula, scan, settings),
+        weights=settings["weights"],
+        offset=settings["offset"],
+        subset=scan.subset,
+        na_action=na_action,
+        pilot=np.zeros(len(fixed)),
+        centre=np.zeros(len(fixed)),
+        family=family,
+        context=scan.context,
+    )
+    return recipe if family is not None else _with_pilot(recipe, found)
+
+
+def _term(part: RandomPart, pool: dict[str, int], scan: Scan, found: Evaluated) -> TermColumns:
+    places = tuple(pool.setdefault(name, len(pool)) for name in part.columns)
+    types = tuple(_type(factor, scan, found) for factor in part.factors)
+    return TermColumns(part.factors, part.columns, places, types, part.structure, part.bars, part.parts, part.blocks, part.sources)
+
+
+def _type(factor: str, scan: Scan, found: Evaluated) -> Any:
+    """Arrow type of a grouping factor's values."""
+    import pyarrow as pa
+
+    if factor.strip("`") in scan.schema:
+        return scan.schema[factor.strip("`")]
+    from_first = found.evaluator.expression(_python(factor, found.awkward))
+    series = from_first if isinstance(from_first, pd.Series) else pd.Series(from_first)
+    return pa.array(plain_labels(series), from_pandas=True).type
+
+
+def _python(text: str, awkward: frozenset[str]) -> str:
+    from_names = {name: alias(name) for name in awkward}
+    for name, other in from_names.items():
+        text = text.replace(f"`{name}`", other)
+    return text
+
+
+def _plain(name: str, schema: Mapping[str, Any], awkward: frozenset[str]) -> tuple[str, ...] | None:
+    """The numeric columns whose product a model column is; none for ones, None where it is anything else."""
+    if name == INTERCEPT and name not in schema:
+        return ()
+    sources = tuple(name.split(":"))
+    if name in awkward or any(source in awkward or source not in schema or not is_number(schema[source]) for source in sources):
+        return None
+    return sources
+
+
+def _evaluated_names(formula: Formula, scan: Scan, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Columns that expressions use; a grouping factor that is a column is never one of them."""
+    texts = [text for text in formula.expressions if text.strip("`") not in scan.schema]
+    texts += [bar.columns for bar in formula.bars] + [formula.fixed, formula.response]
+    texts += [settings[name] for name in ("weights", "offset") if settings[name]]
+    used: set[str] = set()
+    for text in texts:
+        for name, _, _ in names_in(text):
+            used |= {name, name.split(".", 1)[0]}
+    return tuple(name for name in scan.needed if name in used)
+
+
+def _with_pilot(recipe: Recipe, found: Evaluated) -> Recipe:
+    """The recipe with least-squares coefficients of the witnesses, and the means of their columns."""
+    name = recipe.formula.response
+    if np.ndim(found.response) == 0 or len(found.response) != found.n:
+        raise ResponseError(f"the response {name!r} must have one value per row.")
+    if found.formula.cbind:
+        raise ResponseError(f"{name} is a binomial response, but a linear model has one response column; use a binomial family.")
+    y = numeric_response(found.response, name)
+    if found.offset is not None:
+        y = y - found.offset
+    X = found.fixed.values
+    weights = found.weights if found.weights is not None and found.weights.min() > 0 else None
+    kept, R = independent_columns(X, weights)
+    pilot, centre = np.zeros(X.shape[1]), np.zeros(X.shape[1])
+    pilot[kept] = least_squares(X[:, kept], R, y, weights)[0]
+    if found.fixed.names and found.fixed.names[0] == INTERCEPT and len(kept):
+        centre = X.mean(axis=0)
+        centre[0] = 0.0
+    return replace(recipe, pilot=pilot, centre=centre)

@@ -1,0 +1,344 @@
+"""A formula that has been read once -> the same columns from any chunk of rows.
+
+All that depends on more rows than one chunk holds (levels of categorical predictors, means, knots) is in the recipe, so
+that chunks can be worked on anywhere and in any order. Columns that are plain numbers are used as they lie in the chunk;
+everything else is replayed by the formula's own evaluator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.covariance import Covariance
+from lmm.design.checks import check_weights
+from lmm.design.response import numeric_response
+from lmm.errors import ArgumentError, DataError
+from lmm.formula import Bar, Formula, ModelFrame, Table
+from lmm.formula.engine import Columns, Evaluator, UnseenLevels
+from lmm.formula.evaluate import as_predictor, check_finite, expression, number, offsets
+from lmm.formula.grouping import Interaction, label
+from lmm.formula.names import alias, readable
+from lmm.formula.subset import condition_mask
+from lmm.stream.conform import conform
+
+
+@dataclass(frozen=True, eq=False)
+class TermColumns:
+    """One random term before its levels are known.
+
+    Attributes
+    ----------
+    factors : expressions whose joint levels are the groups.
+    columns : names of its k columns; ``pool`` where each is in a block.
+    types : Arrow type of each factor.
+    structure : covariance of one level's effects.
+    bars, parts, blocks, sources : the bars that it comes from, with the structure of each.
+    """
+
+    factors: Interaction
+    columns: tuple[str, ...]
+    pool: tuple[int, ...]
+    types: tuple[Any, ...]
+    structure: Covariance
+    bars: tuple[Bar, ...]
+    parts: tuple[Covariance, ...]
+    blocks: tuple[str, ...]
+    sources: tuple[str, ...]
+
+    @property
+    def group(self) -> str:
+        """Name of the grouping factor."""
+        return label(self.factors)
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The rows of one chunk that are complete and asked for.
+
+    Attributes
+    ----------
+    n : rows used; ``seen`` rows of the chunk, ``asked`` those that ``subset`` keeps.
+    lost : rows with a missing value by column.
+    y : (n,) response, offset not subtracted.
+    columns : the recipe's columns, each (n,) float64, None for a column of ones.
+    labels : per term and factor an Arrow array of the groups' values.
+    weights, offset : (n,) or None.
+    rows : (seen,) bool, which rows of the chunk are used; None for all.
+    """
+
+    n: int
+    seen: int
+    asked: int
+    lost: dict[str, int]
+    y: np.ndarray
+    columns: tuple[np.ndarray | None, ...]
+    labels: tuple[tuple[Any, ...], ...]
+    weights: np.ndarray | None
+    offset: np.ndarray | None
+    rows: np.ndarray | None = None
+
+    def X(self, positions: tuple[int, ...]) -> np.ndarray:
+        """Columns side by side, (n, len(positions)), Fortran order."""
+        out = np.empty((self.n, len(positions)), order="F")
+        for j, place in enumerate(positions):
+            column = self.columns[place]
+            out[:, j] = 1.0 if column is None else column
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """Everything that makes the same columns from any chunk; picklable where the caller's functions are.
+
+    Attributes
+    ----------
+    formula : the formula, ``.`` written out.
+    schema : Arrow type by name, of the columns that are used: ``needed``.
+    frame : replay of the formula, with the levels and states of all rows.
+    pool : names of the distinct columns of the fixed part and the random terms; ``fixed`` the places of the fixed ones.
+    plain : per column of the pool the numeric columns of the data whose product it is (none: ones), or None where it must be evaluated.
+    terms : the random terms as written.
+    weights, offset, subset : expressions, or None.
+    pilot : (p_all,) coefficients of a least-squares fit of the first rows, dropped ones zero.
+    centre : (p_all,) what is subtracted from the fixed columns before they are squared; zeros without an intercept.
+    evaluated : columns that expressions use, plain numbers and groups aside.
+    """
+
+    formula: Formula
+    schema: dict[str, Any]
+    needed: tuple[str, ...]
+    frame: ModelFrame
+    pool: tuple[str, ...]
+    fixed: tuple[int, ...]
+    plain: tuple[tuple[str, ...] | None, ...]
+    terms: tuple[TermColumns, ...]
+    evaluated: tuple[str, ...] = ()
+    weights: str | None = None
+    offset: str | None = None
+    subset: str | None = None
+    na_action: str = "omit"
+    pilot: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    centre: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    family: Any = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def response(self) -> str:
+        """The response as written."""
+        return self.formula.response
+
+    def block(self, table: Any, response: bool = True) -> Block:
+        """The rows of a chunk, evaluated.
+
+        Parameters
+        ----------
+        table : ``pyarrow.Table`` or ``RecordBatch`` with the columns ``needed``, in any order and among others.
+        response : whether the response (and weights) are evaluated.
+
+        Raises
+        ------
+        DataError, ResponseError, ArgumentError : naming the column, and its type where that differs.
+        """
+        table = conform(table, self.needed, self.schema)
+        seen = table.num_rows
+        chosen = None if self.subset is None else condition_mask(self.subset, Table(table), self.context)
+        asked = seen if chosen is None else int(chosen.sum())
+        kept, lost = complete(table, chosen)
+        if lost and self.na_action == "fail":
+            counts = ", ".join(f"{name!r} ({count} rows)" for name, count in lost.items())
+            raise DataError(f"missing values in {counts}, and na_action='fail'; drop them, or use na_action='omit'.")
+        if kept is not None:
+            import pyarrow as pa
+
+            table = table.filter(pa.array(kept))
+        n = table.num_rows
+        reader = _Reader(self, table)
+        empty = np.zeros(0)
+        columns = reader.columns()
+        weights = offset = None
+        y = empty
+        if response:
+            y = numeric_response(reader.value(self.formula.response), self.formula.response) if n else empty
+            weights = reader.weights()
+            if n:
+                check_weights(weights)
+        offset = reader.offset()
+        labels = tuple(tuple(reader.labels(factor) for factor in term.factors) for term in self.terms)
+        return Block(n, seen, asked, lost, y, columns, labels, weights, offset, kept)
+
+    def offset_texts(self) -> tuple[str, ...]:
+        """All expressions whose sum is the offset."""
+        return (*self.formula.offsets, *((self.offset,) if self.offset else ()))
+
+
+class _Reader:
+    """The parts of a recipe on one chunk of complete rows."""
+
+    def __init__(self, recipe: Recipe, table: Any):
+        self.recipe, self.table, self.n = recipe, table, table.num_rows
+        self._evaluator: Evaluator | None = None
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """The formula's own evaluator, made when something is not a plain number."""
+        if self._evaluator is None:
+            recipe, source = self.recipe, Table(self.table)
+            rows = Columns({name: as_predictor(source.column(name)) for name in recipe.evaluated}, self.n)
+            rows.rename({name: alias(name) for name in recipe.frame.awkward})
+            frame = recipe.frame
+            self._evaluator = Evaluator(rows, frame.context, frame.contrasts, frame.state, frame.awkward)
+        return self._evaluator
+
+    def number(self, name: str) -> np.ndarray:
+        """A numeric column, (n,) float64."""
+        values = self.table.column(name)
+        values = values.chunk(0) if values.num_chunks == 1 else values.combine_chunks()
+        return np.asarray(values.to_numpy(zero_copy_only=False), dtype=float) if self.n else np.zeros(0)
+
+    def value(self, text: str) -> Any:
+        """An expression: a plain numeric column without pandas, else as the evaluator gives it."""
+        if text in self.recipe.schema and is_number(self.recipe.schema[text]):
+            return self.number(text)
+        return expression(self.evaluator, text, self.recipe.frame.awkward)
+
+    def columns(self) -> tuple[np.ndarray | None, ...]:
+        """The pool."""
+        recipe, frame = self.recipe, self.recipe.frame
+        out: list[np.ndarray | None] = [None] * len(recipe.pool)
+        known: dict[str, np.ndarray] = {}
+        for place, (name, sources) in enumerate(zip(recipe.pool, recipe.plain, strict=True)):
+            if sources:
+                for source in sources:
+                    if source not in known:
+                        known[source] = self.number(source)
+                column = known[sources[0]]
+                for source in sources[1:]:
+                    column = column * known[source]
+                out[place] = _finite(column, name)
+        if all(sources is not None for sources in recipe.plain) or not self.n:
+            return tuple(np.zeros(0) if column is None and not self.n and sources != () else column
+                         for column, sources in zip(out, recipe.plain, strict=True))  # fmt: skip
+        specs = {text: spec for text, spec in frame.specs.items() if spec is not None}
+        try:
+            made = self.evaluator.matrices(specs, replay=True)
+        except UnseenLevels as unseen:
+            shown = ", ".join(repr(str(v)) for v in unseen.levels[:6]) + (", ..." if len(unseen.levels) > 6 else "")
+            raise DataError(
+                f"{readable(unseen.factor, frame.awkward)} has levels that the rows read before it do not have: {shown}. The rows of this "
+                "data can be read once only; make the column a dictionary with all of its levels, or give a file or a Dataset instead."
+            ) from None
+        places = {name: i for i, name in enumerate(recipe.pool)}
+        for part in made.values():
+            check_finite(part, frame.awkward)
+            for j, name in enumerate(part.names):
+                place = places[readable(name, frame.awkward)]
+                if out[place] is None and recipe.plain[place] is None:
+                    out[place] = part.values[:, j]
+        return tuple(out)
+
+    def labels(self, factor: str) -> Any:
+        """The values of one grouping factor as an Arrow array."""
+        import pyarrow as pa
+
+        if factor.strip("`") in self.recipe.schema:
+            return self.table.column(factor.strip("`"))
+        value = expression(self.evaluator, factor, self.recipe.frame.awkward)
+        series = value if isinstance(value, pd.Series) else pd.Series(value)
+        if len(series) != self.n:
+            raise DataError(f"grouping factor {factor!r} has {len(series)} values for {self.n} rows.")
+        out = pa.array(plain_labels(series), from_pandas=True)
+        if out.null_count:
+            raise DataError(f"grouping factor {factor!r} has no value in {out.null_count} rows, although its columns are complete.")
+        return out
+
+    def weights(self) -> np.ndarray | None:
+        """Prior weights, (n,)."""
+        given = self.recipe.weights
+        return None if given is None else number(self.value(given), "weights", self.n)
+
+    def offset(self) -> np.ndarray | None:
+        """The sum of all offsets, (n,)."""
+        recipe = self.recipe
+        texts = recipe.offset_texts()
+        if not texts:
+            return None
+        if all(text in recipe.schema and is_number(recipe.schema[text]) for text in texts):
+            total = np.zeros(self.n)
+            for text in texts:
+                total += number(self.number(text), f"offset({text})", self.n)
+            return total
+        return offsets(recipe.formula, self.evaluator, recipe.frame.awkward, self.n, recipe.offset)
+
+
+def plain_labels(series: pd.Series) -> pd.Series:
+    """A categorical that an expression made as its values: each chunk may code them otherwise."""
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        return pd.Series(series.cat.categories.take(series.cat.codes.to_numpy()))
+    return series
+
+
+def is_number(type: Any) -> bool:
+    """Whether an Arrow type is a plain number: integer or float, no boolean, no decimal."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(type) or pa.types.is_floating(type))
+
+
+def complete(table: Any, chosen: np.ndarray | None) -> tuple[np.ndarray | None, dict[str, int]]:
+    """Mask of the rows asked for in which nothing is missing (None for all), and missing values asked for by column."""
+    kept = None if chosen is None else chosen.copy()
+    lost: dict[str, int] = {}
+    for name in table.column_names:
+        mask = missing(table.column(name))
+        if mask is None:
+            continue
+        count = int((mask if chosen is None else mask & chosen).sum())
+        if count:
+            lost[name] = count
+            kept = ~mask if kept is None else kept & ~mask
+    if kept is not None and kept.all():
+        kept = None
+    return kept, lost
+
+
+def missing(column: Any) -> np.ndarray | None:
+    """Mask of null and NaN, or None when there is none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_floating(column.type):
+        if not column.null_count:
+            with np.errstate(over="ignore", invalid="ignore"):
+                if all(np.isfinite(np.add.reduce(chunk.to_numpy(zero_copy_only=False))) for chunk in column.chunks):
+                    return None
+        mask = pc.is_null(column, nan_is_null=True)
+    elif column.null_count:
+        mask = pc.is_null(column)
+    else:
+        return None
+    out = np.asarray(mask.to_numpy(), dtype=bool)
+    return out if out.any() else None
+
+
+def _finite(column: np.ndarray, name: str) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not np.isfinite(np.add.reduce(column)):
+            bad = ~np.isfinite(column)
+            if bad.any():
+                what = "not a number" if np.isnan(column[bad]).any() else "infinite"
+                raise DataError(f"the term {name} is {what} in {int(bad.sum())} of {len(bad)} rows.")
+    return column
+
+
+def check_array(name: str, value: Any) -> None:
+    """ArgumentError for an argument that is an array or a function: the rows are not here to match it."""
+    if value is not None and not isinstance(value, str):
+        raise ArgumentError(
+            f"{name} must be the name of a column or an expression of columns, as text, where the data is read in chunks, "
+            f"not {type(value).__name__}. Write it into the data as a column."
+        )
