@@ -18,7 +18,8 @@ from lmm.errors import ArgumentError
 from lmm.estimators.boundary import SNAP, escapes
 from lmm.estimators.criterion import Frame, curvature, directions
 from lmm.estimators.trust_region import Outcome, Point
-from lmm.model.laplace import MODE_TOLERANCE, Arrangement, Laplace, find_mode, laplace
+from lmm.model.laplace import Laplace, laplace
+from lmm.model.mode import MODE_TOLERANCE, Arrangement, find_mode
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.quadrature import quadrature
 from lmm.model.second_order import correction

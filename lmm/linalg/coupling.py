@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lmm.linalg import small, threads
+from lmm.linalg import backend, sharded, small, threads
 
 Array = Any
 
@@ -57,6 +57,8 @@ class Dense(NamedTuple):
         Y = X[:, 0, :, None] * self.B[None, 0]
         for b in range(1, k):
             Y = Y + X[:, b, :, None] * self.B[None, b]
+        if xp is not np and backend.mesh() is not None:
+            return sum(sharded.gram(backend.mesh(), own) for own in Y)
         Y = Y.reshape(k * J, q)
         with threads.for_flops(k * J * q * q):
             return Y.T @ Y
@@ -135,6 +137,10 @@ class Products:
         """B_j(i) M_i, (k, m)."""
         return np.stack([np.asarray(self.B[a * self.J + level].multiply(M).sum(axis=1)).ravel() for a in range(self.k)])
 
+    def matrix(self) -> sp.csr_matrix:
+        """B, (k J, q)."""
+        return self.B
+
 
 class Split:
     """Levels with many entries as a dense matrix, the others as listed products; NumPy only."""
@@ -184,6 +190,13 @@ class Split:
         out[:, heavy] = self.dense.rows(self.place[level[heavy]], M[heavy])
         out[:, ~heavy] = self.products.rows(self.place[level[~heavy]], M[~heavy])
         return out
+
+    def matrix(self) -> sp.csr_matrix:
+        """B, (k J, q)."""
+        crowded, sparse = len(self.crowded), len(self.sparse)
+        both = sp.vstack([sp.csr_matrix(self.dense.B.reshape(self.k * crowded, -1)), self.products.B], format="csr")
+        place = [np.where(self.is_crowded, a * crowded, self.k * crowded + a * sparse) + self.place for a in range(self.k)]
+        return both[np.concatenate(place)]
 
 
 Coupling = Dense | Products | Split

@@ -22,7 +22,7 @@ from lmm.linalg import elimination, tail, threads
 from lmm.linalg.elimination import Factor, Inverse
 from lmm.linalg.plan import Plan
 from lmm.model.gaussian import state
-from lmm.model.laplace import Arrangement
+from lmm.model.mode import Arrangement
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.model.system import arrange

@@ -67,6 +67,7 @@ def quadrature(family: Any, rows: Rows, T: np.ndarray, gamma: np.ndarray, phi: A
         return np.stack([np.bincount(code, row, J) for row in np.atleast_2d(v)])
 
     fixed = rows.offset + rows.Q @ gamma
+    eta_mode = rows.predictor(mode.gamma, mode.b)
     values = np.empty((len(log_w), J))
     u_nodes, scores, first = [], [], []
     for m, x in enumerate(nodes.T):
@@ -102,9 +103,10 @@ def quadrature(family: Any, rows: Rows, T: np.ndarray, gamma: np.ndarray, phi: A
     Tz = T.T @ z
     spread = np.einsum("an,abn,bn->n", Tz, V[:, :, code], Tz)
     if observed or family.is_canonical:
-        slope = -family.derivatives(rows.y, mode.eta, rows.weights, phi).d3
+        slope = -family.derivatives(rows.y, eta_mode, rows.weights, phi).d3
     else:
-        slope = family.expected_weights(mode.eta, rows.weights, phi).slope
+        slope = family.expected_weights(eta_mode, rows.weights, phi).slope
+    w = -family.derivatives(rows.y, eta_mode, rows.weights, phi).d2
     t = slope * spread
     sum_t = by_level(z * t)
     M_inverse = _inverse(A_observed, T)
@@ -114,10 +116,10 @@ def quadrature(family: Any, rows: Rows, T: np.ndarray, gamma: np.ndarray, phi: A
     gradient = S - 2.0 * small.multiply(AT, V) - sum_t[:, None] * mode.u[0][None]
     gradient += at.e[0][:, None] * h[None] - np.einsum("abj,bj->aj", A_observed, Th)[:, None] * mode.u[0][None]
     through = np.einsum("an,an->n", z, Th[:, code])
-    d_gamma = -2.0 * rows.Q.T @ (mean_score - t - mode.w * through)
+    d_gamma = -2.0 * rows.Q.T @ (mean_score - t - w * through)
     d_rho = np.zeros(0)
     if family.n_parameters:
-        d = family.parameter_derivatives(rows.y, mode.eta, rows.weights, phi, not observed)
+        d = family.parameter_derivatives(rows.y, eta_mode, rows.weights, phi, not observed)
         d_rho = -2.0 * (mean_first + (d.eta_eta if observed else -d.weight) @ spread + d.eta @ through)
     return Quadrature(objective, -2.0 * gradient.sum(axis=-1), d_gamma, d_rho)
 

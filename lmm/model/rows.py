@@ -1,12 +1,15 @@
 """The rows of a generalized model: what a linear model leaves behind and this one needs at every step.
 
 Working weights change with the linear predictor, so Z'WZ is summed anew each time. The pattern of its
-pairs of levels does not change: it is found once, with the place of every row in it.
+pairs of levels does not change: it is found once, with the place of every row in it. Rows come in blocks: one in
+memory, many in a stream. A block knows which run of levels and of pairs it touches, and its sums are over these.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,32 +25,34 @@ from lmm.model.system import make_system, plan_for
 DENSE_LIMIT = 20_000_000
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Arrays of n rows and the pattern of their cross-products.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Block:
+    """Arrays of n rows, and where their levels lie among all levels.
 
     Attributes
     ----------
     y, weights, offset : (n,) response, prior weights (trials of a binomial), known part of the predictor.
-    Q : (n, p) orthogonal fixed columns of mean square one, Q'Q = n I; X = Q R.
-    R : (p, p).
-    codes : per term (n,) level of each row.
+    Q : (n, p) orthogonal fixed columns.
+    codes : per term (n,) level of each row, counted from the start of ``levels``.
     columns : per term the k columns of values, None for a column of ones.
-    plan : which term is eliminated how.
-    pattern : cross-products with unit weights, whose pairs of levels serve all weights.
-    place : per pair of terms (n,), which pair of levels each row belongs to.
+    levels : per term the run of levels that occur here.
+    place : per pair of terms (n,), which pair of levels each row belongs to, counted from the start of ``runs``.
+    runs : per pair of terms the run of pairs of levels that occur here.
+    whole : whether these are all rows.
     """
 
     y: np.ndarray
     weights: np.ndarray
     offset: np.ndarray
     Q: np.ndarray
-    R: np.ndarray
     codes: tuple[np.ndarray, ...]
     columns: tuple[list[np.ndarray | None], ...]
-    plan: Plan
-    pattern: CrossProducts
+    levels: tuple[slice, ...]
     place: dict[tuple[int, int], np.ndarray]
+    runs: dict[tuple[int, int], slice]
+    whole: bool = False
+    #: what is found once and serves every pass
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @property
     def n(self) -> int:
@@ -59,54 +64,94 @@ class Rows:
         """Fixed columns."""
         return self.Q.shape[1]
 
-    def predictor(self, gamma: np.ndarray, b: list[np.ndarray]) -> np.ndarray:
-        """offset + Q gamma + Z b, (n,), for b (k, J) per term."""
+    def predictor(self, gamma: np.ndarray, b: Sequence[np.ndarray]) -> np.ndarray:
+        """offset + Q gamma + Z b, (n,), for b (k, J) per term over all levels."""
         return self.offset + self.Q @ gamma + self.random(b)
 
-    def random(self, b: list[np.ndarray]) -> np.ndarray:
+    def random(self, b: Sequence[np.ndarray]) -> np.ndarray:
         """Z b, (n,)."""
         eta = np.zeros(self.n)
-        for code, columns, own in zip(self.codes, self.columns, b, strict=True):
+        for code, columns, run, own in zip(self.codes, self.columns, self.levels, b, strict=True):
             for column, effect in zip(columns, own, strict=True):
-                part = effect[code]
+                part = effect[run][code]
                 eta += part if column is None else part * column
         return eta
 
     def sums(self, v: np.ndarray) -> list[np.ndarray]:
-        """Z'v per term, (k, J), for v (n,)."""
+        """Z'v per term, (k, J), for v (n,), over the levels that occur here."""
         out = []
-        for code, columns, term in zip(self.codes, self.columns, self.plan.terms, strict=True):
-            own = [np.bincount(code, v if z is None else v * z, term.J) for z in columns]
+        for code, columns, J in zip(self.codes, self.columns, self._counts(), strict=True):
+            own = [np.bincount(code, v if z is None else v * z, J) for z in columns]
             out.append(np.stack(own))
         return out
 
     def column_sums(self, V: np.ndarray) -> list[np.ndarray]:
         """Z'V per term, (r, k, J), for V (n, r)."""
         if not V.shape[1]:
-            return [np.zeros((0, term.k, term.J)) for term in self.plan.terms]
+            return [np.zeros((0, len(columns), J)) for columns, J in zip(self.columns, self._counts(), strict=True)]
         each = [self.sums(column) for column in V.T]
         return [np.stack([e[t] for e in each]) for t in range(len(self.codes))]
 
-    def system(self, w: np.ndarray) -> System:
-        """Z'WZ for weights w (n,), arranged for elimination."""
+    def products(self, w: np.ndarray) -> tuple[list[np.ndarray], dict[tuple[int, int], np.ndarray]]:
+        """Z'WZ for weights w (n,): per term the blocks of levels (k, k, J), per pair of terms those of pairs (k, k, m)."""
         diag, pairs = [], {}
-        for code, columns, term in zip(self.codes, self.columns, self.plan.terms, strict=True):
-            A = np.empty((term.k, term.k, term.J))
-            for a in range(term.k):
+        for code, columns, J in zip(self.codes, self.columns, self._counts(), strict=True):
+            A = np.empty((len(columns), len(columns), J))
+            for a in range(len(columns)):
                 for b in range(a + 1):
-                    A[a, b] = A[b, a] = np.bincount(code, _times(w, columns[a], columns[b]), term.J)
+                    A[a, b] = A[b, a] = np.bincount(code, _times(w, columns[a], columns[b]), J)
             diag.append(A)
         for (t, s), place in self.place.items():
-            old = self.pattern.pairs[t, s]
-            blocks = np.empty(old.blocks.shape)
+            run = self.runs[t, s]
+            blocks = np.empty((len(self.columns[t]), len(self.columns[s]), run.stop - run.start))
             for a, first in enumerate(self.columns[t]):
                 for b, second in enumerate(self.columns[s]):
-                    blocks[a, b] = np.bincount(place, _times(w, first, second), len(old.rows))
-            pairs[t, s] = Pairs(old.rows, old.cols, blocks)
-        largest = self.plan.terms[self.plan.chain[0]]
-        # products would have to be listed anew at each step
-        dense = largest.k * largest.J * size(self.plan.layout) <= DENSE_LIMIT
-        return make_system(replace(self.pattern, diag=tuple(diag), pairs=pairs), self.plan, dense)
+                    blocks[a, b] = np.bincount(place, _times(w, first, second), run.stop - run.start)
+            pairs[t, s] = blocks
+        return diag, pairs
+
+    def _counts(self) -> list[int]:
+        return [run.stop - run.start for run in self.levels]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rows(Block):
+    """All rows in memory, and the pattern of their cross-products.
+
+    Attributes
+    ----------
+    Q : (n, p) orthogonal fixed columns of mean square one, Q'Q = n I; X = Q R.
+    R : (p, p).
+    plan : which term is eliminated how.
+    pattern : cross-products with unit weights, whose pairs of levels serve all weights.
+    """
+
+    R: np.ndarray
+    plan: Plan
+    pattern: CrossProducts
+    whole: bool = True
+
+    @property
+    def distant(self) -> bool:
+        """Whether a pass over the rows is dear: not in memory."""
+        return False
+
+    def total(self, requests: Sequence[Callable[[Block], Any]]) -> list[Any]:
+        """The answers of requests to all rows, as in :class:`lmm.model.passes.Source`."""
+        return [request(self) for request in requests]
+
+    def system(self, w: np.ndarray) -> System:
+        """Z'WZ for weights w (n,), arranged for elimination."""
+        return assemble(self.pattern, self.plan, *self.products(w))
+
+
+def assemble(pattern: CrossProducts, plan: Plan, diag: list[np.ndarray], pairs: dict[tuple[int, int], np.ndarray]) -> System:
+    """Z'WZ arranged for elimination, from its blocks of levels and of the pattern's pairs of levels."""
+    largest = plan.terms[plan.chain[0]]
+    # products would have to be listed anew at each step
+    dense = largest.k * largest.J * size(plan.layout) <= DENSE_LIMIT
+    filled = {key: Pairs(old.rows, old.cols, pairs[key]) for key, old in pattern.pairs.items()}
+    return make_system(replace(pattern, diag=tuple(diag), pairs=filled), plan, dense)
 
 
 def _times(w: np.ndarray, a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray:
@@ -126,7 +171,6 @@ def make_rows(design: Design) -> Rows:
     pattern = cross_products(design.terms, np.asfortranarray(ones[:, None]), None)
     plan = plan_for(pattern, tuple(term.group for term in design.terms))
     codes = tuple(term.codes.astype(np.intp) for term in design.terms)
-    place = {key: _places(codes[key[0]], codes[key[1]], pairs, pattern.diag[key[1]].shape[-1]) for key, pairs in pattern.pairs.items()}
     return Rows(
         y=design.y,
         weights=ones if design.weights is None else design.weights,
@@ -134,19 +178,22 @@ def make_rows(design: Design) -> Rows:
         Q=np.ascontiguousarray(Q),
         R=R,
         codes=codes,
-        columns=tuple(_value_columns(term) for term in design.terms),
+        columns=tuple(value_columns(term) for term in design.terms),
+        levels=tuple(slice(0, term.J) for term in design.terms),
         plan=plan,
         pattern=pattern,
-        place=place,
+        place={key: places(codes[key[0]], codes[key[1]], pairs, plan.terms[key[1]].J) for key, pairs in pattern.pairs.items()},
+        runs={key: slice(0, len(pairs.rows)) for key, pairs in pattern.pairs.items()},
     )
 
 
-def _places(rows: np.ndarray, cols: np.ndarray, pairs: Pairs, J: int) -> np.ndarray:
-    """Index of each row's pair of levels among the sorted pairs."""
-    return np.searchsorted(pairs.rows.astype(np.int64) * J + pairs.cols, rows * J + cols)
+def places(rows: np.ndarray, cols: np.ndarray, pairs: Pairs, J: int) -> np.ndarray:
+    """Index of each row's pair of levels among the sorted pairs; J levels of the second factor."""
+    return np.searchsorted(pairs.rows.astype(np.int64) * J + pairs.cols, rows.astype(np.int64) * J + cols)
 
 
-def _value_columns(term: RandomTerm) -> list[np.ndarray | None]:
+def value_columns(term: RandomTerm) -> list[np.ndarray | None]:
+    """The k columns of a term's values, None for a column of ones."""
     out: list[np.ndarray | None] = []
     for a in range(term.k):
         column = term.values[:, a]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lmm.linalg import elimination
-from lmm.model.laplace import Arrangement, Mode
+from lmm.model.mode import Arrangement, Mode
 from lmm.model.rows import Rows
 
 
@@ -28,8 +28,9 @@ def correction(family: Any, rows: Rows, T: np.ndarray, phi: float, mode: Mode) -
     k, _, J = N.shape
     z = np.stack([np.ones(rows.n) if column is None else column for column in rows.columns[0]])
     leverage = np.einsum("an,abn,bn->n", z, N[:, :, code], z)
-    h = 1e-4 * (1.0 + np.abs(mode.eta))
-    third = [family.derivatives(rows.y, eta, rows.weights, phi).d3 for eta in (mode.eta - h, mode.eta, mode.eta + h)]
+    at_mode = rows.predictor(mode.gamma, mode.b)
+    h = 1e-4 * (1.0 + np.abs(at_mode))
+    third = [family.derivatives(rows.y, eta, rows.weights, phi).d3 for eta in (at_mode - h, at_mode, at_mode + h)]
     slope, bend = -third[1], -(third[2] - third[0]) / (2.0 * h)
     s = rows.sums(leverage * slope)
     solved, _, _ = at.solve(mode.factor, [own[None] for own in s])

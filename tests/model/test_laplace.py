@@ -13,7 +13,9 @@ from lmm.estimators.generalized import Objective
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.families import FAMILIES, Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, NegativeBinomial1, Poisson
 from lmm.linalg import elimination, tail
-from lmm.model.laplace import MAX_STEPS, Arrangement, Laplace, find_mode, laplace, leverages
+from lmm.model.laplace import Laplace, laplace
+from lmm.model.leverage import leverages, tables
+from lmm.model.mode import MAX_STEPS, Arrangement, find_mode
 from lmm.model.problem import GeneralizedProblem, build_generalized, build_problem
 from tests.algebra import some_theta
 from tests.designs import design, term, zoo
@@ -147,7 +149,7 @@ def test_leverages(name: str) -> None:
         K = tail.sandwich(np, at.layout, at.tail_T, tail.symmetrize(np, tail.inverse(np, factor.tail)), transpose=False)
     _, inverses = elimination.inverse_blocks(np, factor, K, need_first=True)
     exact = DenseLaplace(c, False).leverages
-    np.testing.assert_allclose(leverages(p.rows, factor, inverses, K), exact, rtol=1e-6)
+    np.testing.assert_allclose(leverages(p.rows, tables(p.plan, factor, inverses, K)), exact, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", DESIGNS)

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from lmm.model.laplace import Arrangement
+from lmm.model.mode import Arrangement
 from lmm.model.rows import Rows, make_rows
 from tests.algebra import Algebra, some_theta
 from tests.designs import design, term, zoo

@@ -1,0 +1,234 @@
+"""The mode of the random effects given the parameters: Newton's method on sums over rows.
+
+Each step solves (Z'wZ + G^-1) b_new = Z'wZ b + Z'r with r and w the first and minus the second derivative of the rows'
+log density in eta. The sums of one step are one request (:class:`~lmm.model.passes.Expand`), which also tells whether the
+step before it went down; only steps that must be halved cost more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lmm.linalg import elimination
+from lmm.linalg.elimination import Factor, System
+from lmm.model.passes import Expand, Expansion, Source, Task, Weighted, drive
+from lmm.model.rows import Rows, assemble
+from lmm.model.system import arrange, collect
+
+#: Newton decrement, in units of the log-likelihood, at which the mode is found; what is left enters J to first order
+MODE_TOLERANCE = 1e-13
+MAX_STEPS = 100
+#: smallest over largest singular value of T above which it is divided by
+WELL = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """The mode of the random effects at given parameters, and what was computed there.
+
+    ``b``, ``u`` per term (k, J); ``sums`` over the rows there, ``system`` and ``factor`` with observed weights; ``steps``
+    Newton steps taken; ``decrement`` and step ``db`` per term, ``d_gamma``, that a further one would bring.
+    """
+
+    source: Source
+    b: list[np.ndarray]
+    u: list[np.ndarray]
+    sums: Expansion
+    system: System
+    factor: Factor
+    gamma: np.ndarray
+    steps: int
+    decrement: float
+    db: list[np.ndarray]
+    d_gamma: np.ndarray
+
+    @property
+    def eta(self) -> np.ndarray | None:
+        """(n,) linear predictor of rows in memory, else None."""
+        return self.source.predictor(self.gamma, self.b) if isinstance(self.source, Rows) else None
+
+
+class Arrangement:
+    """The relative factors of all terms in the plan's order, and how the tail may divide by them."""
+
+    def __init__(self, source: Source, T: list[np.ndarray]):
+        self.plan, self.pattern = source.plan, source.pattern
+        self.T = T
+        self.chain_T = [T[t] for t in self.plan.chain]
+        self.tail_T = [T[t] for t in self.plan.tail]
+        self.layout = self.plan.layout
+        self.well = tuple(bool(np.linalg.svd(t, compute_uv=False)[-1] > 1e-3) for t in self.tail_T)
+
+    def whiten(self, t: int, b: np.ndarray, e: np.ndarray) -> np.ndarray:
+        """u (k, J) of term t with b = T u = T T'e.
+
+        From b where T can be divided by: e is a difference that much data leave few digits of. T'e where T is nearly singular.
+        """
+        T = self.T[t]
+        values = np.linalg.svd(T, compute_uv=False)
+        return np.linalg.solve(T, b) if values[-1] > WELL * values[0] else T.T @ e
+
+    def system(self, sums: Weighted) -> System:
+        """Z'WZ of sums, arranged for elimination."""
+        return assemble(self.pattern, self.plan, sums.diag, sums.pairs)
+
+    def factorize(self, system: System) -> Factor:
+        """Factor a system at these T."""
+        return elimination.factorize(np, system, self.chain_T, self.layout, self.tail_T)
+
+    def try_factorize(self, system: System) -> Factor | None:
+        """The same of a system with negative weights; None where I + T'AT is not positive definite."""
+        try:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                factor = self.factorize(system)
+        except (np.linalg.LinAlgError, FloatingPointError):
+            return None
+        return factor if np.isfinite(factor.logdet) else None
+
+    def solve(self, factor: Factor, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+        """N r, r - A N r and r'N r for r per term (m, k, J)."""
+        reduced = elimination.reduce(np, factor, self.layout, self.tail_T, arrange(self.plan, tuple(rhs)))
+        solved, residual = elimination.solve(np, factor, self.layout, self.tail_T, reduced, self.well)
+        return collect(self.plan, solved), collect(self.plan, residual), elimination.inner(reduced)
+
+    def multiply(self, system: System, b: list[np.ndarray]) -> list[np.ndarray]:
+        """A b for b per term (m, k, J)."""
+        return collect(self.plan, elimination.multiply(np, system, arrange(self.plan, tuple(b))))
+
+
+class Joint:
+    """The working linear model's equations in gamma after the random effects are eliminated."""
+
+    def __init__(self, at: Arrangement, factor: Factor, sums: Weighted):
+        assert sums.fixed is not None and sums.gram is not None
+        self.ZWQ = sums.fixed
+        self.solved, _, inner = at.solve(factor, self.ZWQ)
+        self.information = sums.gram - inner
+
+    def fixed_step(self, right: list[np.ndarray], b: list[np.ndarray], score: np.ndarray) -> np.ndarray:
+        """The step in gamma: (Q'V^-1 Q)^-1 (Q'r + Q'WZ b - Q'WZ N (Z'WZ b + Z'r))."""
+        return np.linalg.solve(self.information, score + dots(self.ZWQ, b) - dots(self.solved, [own[0] for own in right]))
+
+
+def dots(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
+    """The sums over terms of a_i'b, (m,), for a (m, k, J) and b (k, J) per term."""
+    total = np.zeros(len(a[0]))
+    for own, other in zip(a, b, strict=True):
+        total += own.reshape(len(own), other.size) @ other.reshape(-1)
+    return total
+
+
+@np.errstate(invalid="ignore", divide="ignore")  # what is not finite is refused
+def find_mode(
+    family: Any,
+    source: Source,
+    T: list[np.ndarray],
+    gamma: np.ndarray,
+    phi: Any,
+    u: list[np.ndarray],
+    free: bool = False,
+    tolerance: float = MODE_TOLERANCE,
+) -> Mode:
+    """Newton's method with step-halving for the mode of u, started at ``u`` (k, J) per term; of gamma too when ``free``.
+
+    Steps take the observed weights where Z'wZ + G^-1 is positive definite, the expected ones elsewhere (then it is Fisher
+    scoring; both have the same fixed point).
+    """
+    return drive(source, [seek(family, source, T, gamma, phi, [t @ own for t, own in zip(T, u, strict=True)], u, free, tolerance)])[0]
+
+
+def seek(
+    family: Any,
+    source: Source,
+    T: list[np.ndarray],
+    gamma: np.ndarray,
+    phi: Any,
+    b: list[np.ndarray],
+    u: list[np.ndarray],
+    free: bool = False,
+    tolerance: float = MODE_TOLERANCE,
+    expected: bool = False,
+) -> Task[Mode]:
+    """:func:`find_mode` as a task, started at b = T u; ``expected`` asks for sums with expected weights on the way."""
+    at = Arrangement(source, T)
+
+    def expand(gamma: np.ndarray, b: list[np.ndarray], ceiling: float = np.inf) -> Expand:
+        return Expand(family, gamma, b, phi, True, expected, free, ceiling)
+
+    sums: Expansion = yield expand(gamma, b)
+    value = penalised(sums, u)
+    steps = 0
+    if not np.isfinite(value):  # a remembered start may be impossible at new parameters
+        u = [np.zeros_like(own) for own in u]
+        b = [np.zeros_like(own) for own in u]
+        sums = yield expand(gamma, b)
+        value = penalised(sums, u)
+    while True:
+        working = sums.observed
+        assert working is not None
+        system = at.system(working)
+        factor = at.try_factorize(system) if sums.negative else at.factorize(system)
+        observed = factor is not None
+        if factor is None:
+            if sums.expected is None:
+                found = yield Expand(family, gamma, b, phi, False, True, free)
+                sums = sums._replace(expected=found.expected)
+            working = sums.expected
+            assert working is not None
+            system = at.system(working)
+            factor = at.factorize(system)
+        Ab = at.multiply(system, [own[None] for own in b])
+        right = [own + g[None] for own, g in zip(Ab, sums.score, strict=True)]
+        d_gamma = np.zeros(len(gamma))
+        if free:
+            joint = Joint(at, factor, working)
+            d_gamma = joint.fixed_step(right, b, sums.fixed_score)
+            right = [own - np.tensordot(d_gamma, F, 1)[None] for own, F in zip(right, joint.ZWQ, strict=True)]
+        new_b, residual, _ = at.solve(factor, right)
+        new_u = [at.whiten(t, own[0], e[0]) for t, own, e in zip(range(len(T)), new_b, residual, strict=True)]
+        du = [new - old for new, old in zip(new_u, u, strict=True)]
+        slope = [t.T @ g - old for t, g, old in zip(T, sums.score, u, strict=True)]
+        decrement = float(sum(np.sum(d * g) for d, g in zip(du, slope, strict=True)) + d_gamma @ sums.fixed_score)
+        db = [new[0] - old for new, old in zip(new_b, b, strict=True)]
+        if not np.isfinite(decrement) and any(np.any(own) for own in u):  # so far out that the equations overflow: begin again
+            u = [np.zeros_like(own) for own in u]
+            b = [np.zeros_like(own) for own in u]
+            sums = yield expand(gamma, b)
+            value = penalised(sums, u)
+            steps += 1
+            continue
+        if decrement <= tolerance or steps >= MAX_STEPS or not np.isfinite(decrement):
+            break
+        length, most = 1.0, value + 1e-12 * (1.0 + abs(value))
+        for _ in range(40):
+            next_u = [old + length * d for old, d in zip(u, du, strict=True)]
+            next_b = [old + length * d for old, d in zip(b, db, strict=True)]
+            next_gamma = gamma + length * d_gamma
+            found = yield expand(next_gamma, next_b, most - half_square(next_u))
+            next_value = penalised(found, next_u)
+            if next_value <= most:
+                break
+            length *= 0.5
+        else:
+            break
+        b, u, gamma, sums, value = next_b, next_u, next_gamma, found, next_value
+        steps += 1
+    if not observed:
+        assert sums.observed is not None
+        system = at.system(sums.observed)
+        factor = at.factorize(system)
+    return Mode(source, b, u, sums, system, factor, gamma, steps, decrement, db, d_gamma)
+
+
+def penalised(sums: Expansion, u: list[np.ndarray]) -> float:
+    """-sum log f + u'u / 2; infinite where the density cannot be computed."""
+    value = -sums.kernel + half_square(u)
+    return value if np.isfinite(value) else np.inf
+
+
+def half_square(u: list[np.ndarray]) -> float:
+    """u'u / 2."""
+    return 0.5 * float(sum(np.sum(own * own) for own in u))
