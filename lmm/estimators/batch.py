@@ -20,7 +20,7 @@ from lmm.estimators.boundary import SNAP, escapes, is_saturated, snapped_theta
 from lmm.linalg import threads
 from lmm.model import batched
 from lmm.model.batched import Levels, Stacked, Values
-from lmm.model.problem import Problem
+from lmm.model.problem import GeneralizedProblem, Problem
 
 #: effects of one factor up to which problems side by side are faster than one after another, and fit in memory
 LEVELS_LIMIT = 20_000
@@ -105,11 +105,11 @@ def block_size(problem: Problem) -> int:
     return int(np.clip((1 << 22) // sum(size.k * size.J for size in sizes) ** 2, 8, 4096))
 
 
-class Evaluator:
-    """The criterion of a structure's problems around one theta: where a chart is, and what its steps mean."""
+class Chart:
+    """Coordinates around one theta in which many problems of one structure take their steps."""
 
-    def __init__(self, problem: Problem, reml: bool, theta: np.ndarray):
-        self.problem, self.reml = problem, reml
+    def __init__(self, problem: Problem | GeneralizedProblem, theta: np.ndarray):
+        self.problem = problem
         grams = problem.grams()
         charts = [s.chart(own, gram) for s, own, gram in zip(problem.structures, problem.split(theta), grams, strict=True)]
         self.T0 = [T for T, _, _ in charts]
@@ -120,6 +120,27 @@ class Evaluator:
         """T (k, k, R) per term at steps (m, R)."""
         parts = zip(self.T0, self.dT, np.split(steps, self.cuts), strict=True)
         return [T[:, :, None] + np.einsum("iab,ir->abr", dT, own) for T, dT, own in parts]
+
+    def factors_of(self, theta: np.ndarray) -> list[np.ndarray]:
+        """T (k, k, R) per term of theta (R, m)."""
+        cuts = np.cumsum([s.n_theta for s in self.problem.structures])[:-1]
+        parts = zip(self.problem.structures, np.split(theta, cuts, axis=1), strict=True)
+        return [np.moveaxis(np.array([s.factor(row) for row in own]).reshape(len(theta), s.k, s.k), 0, -1) for s, own in parts]
+
+    def theta(self, steps: np.ndarray) -> np.ndarray:
+        """Canonical theta (R, m) of steps (m, R)."""
+        columns = []
+        for structure, T in zip(self.problem.structures, self.factors(steps), strict=True):
+            columns.append(_canonical(structure, np.moveaxis(T, -1, 0)))
+        return np.concatenate(columns, axis=1)
+
+
+class Evaluator(Chart):
+    """The criterion of a linear structure's problems around one theta."""
+
+    def __init__(self, problem: Problem, reml: bool, theta: np.ndarray):
+        super().__init__(problem, theta)
+        self.reml = reml
 
     def __call__(self, data: Levels | Stacked, steps: np.ndarray, exact: bool) -> Values:
         return self._at(data, self.factors(steps), exact)
@@ -132,17 +153,7 @@ class Evaluator:
 
     def at_theta(self, data: Levels | Stacked, theta: np.ndarray) -> Values:
         """Values at theta (R, m) themselves; derivatives along the chart's directions, which do not belong to them, are of no use."""
-        cuts = np.cumsum([s.n_theta for s in self.problem.structures])[:-1]
-        parts = zip(self.problem.structures, np.split(theta, cuts, axis=1), strict=True)
-        T = [np.moveaxis(np.array([s.factor(row) for row in own]).reshape(len(theta), s.k, s.k), 0, -1) for s, own in parts]
-        return self._at(data, T, False)
-
-    def theta(self, steps: np.ndarray) -> np.ndarray:
-        """Canonical theta (R, m) of steps (m, R)."""
-        columns = []
-        for structure, T in zip(self.problem.structures, self.factors(steps), strict=True):
-            columns.append(_canonical(structure, np.moveaxis(T, -1, 0)))
-        return np.concatenate(columns, axis=1)
+        return self._at(data, self.factors_of(theta), False)
 
 
 def _canonical(structure: Any, T: np.ndarray) -> np.ndarray:
@@ -202,7 +213,7 @@ def minimize(evaluate: Evaluator, data: Levels | Stacked, count: int, tolerance:
     converged = np.zeros(count, dtype=bool)
     alive = np.isfinite(best.objective)
     active = active[alive]
-    own, current, now = data.take(active), _take(best, active), steps[:, active]
+    own, current, now = data.take(active), take_values(best, active), steps[:, active]
     for _ in range(MAX_ROUNDS):
         step, promised = step_within(current.gradient, current.hessian, radius[active])
         length = np.linalg.norm(step, axis=0)
@@ -211,7 +222,7 @@ def minimize(evaluate: Evaluator, data: Levels | Stacked, count: int, tolerance:
         if done.any():
             converged[active[done]] = True
             keep = ~done
-            own, current = own.take(keep), _take(current, keep)
+            own, current = own.take(keep), take_values(current, keep)
             active, now, step, promised, length, edge = active[keep], now[:, keep], step[:, keep], promised[keep], length[keep], edge[keep]
         if not len(active):
             break
@@ -223,32 +234,35 @@ def minimize(evaluate: Evaluator, data: Levels | Stacked, count: int, tolerance:
         radius[active] = np.where(ratio < 0.25, 0.25 * length, np.where((ratio > 0.75) & edge, 3.0 * radius[active], radius[active]))
         accepted = ratio > 1e-4
         now = np.where(accepted, now + step, now)
-        current = _where(accepted, new, current)
+        current = choose_values(accepted, new, current)
         steps[:, active] = now
-        _put(best, active, current)
+        put_values(best, active, current)
     return Ends(steps, best, evaluations, converged)
 
 
-def _each(change: Callable[..., np.ndarray], *values: Values) -> Values:
-    """``change`` applied to every array of a record, or of several side by side."""
+def _each(change: Callable[..., np.ndarray], *values: Any) -> Any:
+    """``change`` applied to every array of a record of arrays, or of several side by side."""
     fields: list[Any] = []
     for parts in zip(*values, strict=True):
         fields.append(tuple(change(*own) for own in zip(*parts, strict=True)) if isinstance(parts[0], tuple) else change(*parts))
-    return Values(*fields)
+    return type(values[0])(*fields)
 
 
-def _take(values: Values, which: np.ndarray) -> Values:
+def take_values(values: Any, which: np.ndarray) -> Any:
+    """Some of the problems of a record of arrays."""
     return _each(lambda array: array[..., which], values)
 
 
-def _where(which: np.ndarray, new: Values, old: Values) -> Values:
+def choose_values(which: np.ndarray, new: Any, old: Any) -> Any:
+    """The new values of some problems, the old ones of the others."""
+
     def choose(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
         return np.asarray(np.where(which, mine, other))
 
     return _each(choose, new, old)
 
 
-def _put(values: Values, which: np.ndarray, new: Values) -> None:
+def put_values(values: Any, which: np.ndarray, new: Any) -> None:
     """Write some problems' values over, in place."""
 
     def put(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -258,19 +272,17 @@ def _put(values: Values, which: np.ndarray, new: Values) -> None:
     _each(put, values, new)
 
 
-def near_boundary(evaluate: Evaluator, ends: Ends) -> np.ndarray:
-    """Problems that ended with a direction of next to no variance, (R,) bool."""
-    out = np.zeros(len(ends.converged), dtype=bool)
-    for T, gram in zip(evaluate.factors(ends.steps), evaluate.problem.grams(), strict=True):
+def near_boundary(evaluate: Chart, steps: np.ndarray) -> np.ndarray:
+    """Problems that ended, at ``steps`` (m, R), with a direction of next to no variance, (R,) bool."""
+    out = np.zeros(steps.shape[1], dtype=bool)
+    for T, gram in zip(evaluate.factors(steps), evaluate.problem.grams(), strict=True):
         scaled = np.moveaxis(T, -1, 0) * units(gram)[:, None]
         finite = np.isfinite(scaled).all(axis=(1, 2))
         out[finite] |= np.linalg.svd(scaled[finite], compute_uv=False)[:, -1] < 10.0 * SNAP
     return out
 
 
-def settle(
-    evaluate: Evaluator, data: Levels | Stacked, theta: np.ndarray, values: Values, which: np.ndarray, tolerance: float
-) -> np.ndarray:
+def settle(evaluate: Any, data: Any, theta: np.ndarray, values: Any, which: np.ndarray, tolerance: float) -> np.ndarray:
     """Report what is all but zero as zero, in place, and tell which of the problems are then no minimum across the boundary.
 
     As :mod:`lmm.estimators.boundary` does for a single fit, the criterion of all taken in one evaluation.
@@ -280,12 +292,12 @@ def settle(
     at = evaluate.at_theta(data.take(which), snapped)
     better = at.objective <= values.objective[which] + tolerance
     theta[which[better]] = snapped[better]
-    _put(values, which[better], _take(at, np.flatnonzero(better)))
+    put_values(values, which[better], take_values(at, np.flatnonzero(better)))
     left = [bool(next(escapes(problem, theta[r], [D[..., r] for D in values.D]), None) is not None) for r in which]
     return which[np.array(left, dtype=bool)]
 
 
-def start(problem: Problem, theta: np.ndarray) -> np.ndarray:
+def start(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> np.ndarray:
     """theta around which the problems are searched: the one given, away from the boundary."""
     parts = []
     for structure, own, gram in zip(problem.structures, problem.split(theta), problem.grams(), strict=True):
@@ -332,7 +344,7 @@ def fit_blocks(
         ends = minimize(evaluate, data, count)
         values, theta = ends.values, evaluate.theta(ends.steps)
         doubtful = ~ends.converged
-        near = np.flatnonzero(ends.converged & near_boundary(evaluate, ends))
+        near = np.flatnonzero(ends.converged & near_boundary(evaluate, ends.steps))
         if several:
             doubtful[near] = True
         elif len(near):
@@ -346,7 +358,7 @@ def fit_blocks(
         for r in np.flatnonzero(doubtful):
             begin = batch.theta[r] if not several and np.isfinite(batch.theta[r]).all() and np.isfinite(values.objective[r]) else None
             estimate, why = finish(int(firsts[i] + r), begin)
-            _replace(batch, int(r), estimate, why)
+            write_single(batch, int(r), estimate, why)
         if progress is not None:
             progress(count)
         return batch
@@ -358,7 +370,7 @@ def fit_blocks(
             return join(list(pool.map(run, range(len(blocks)))))
 
 
-def _replace(batch: Batch, r: int, estimate: Any, why: str | None) -> None:
+def write_single(batch: Batch, r: int, estimate: Any, why: str | None) -> None:
     """Write a single fit, or its failure, over a problem of a batch that nobody has seen yet."""
     if why is not None:
         batch.failures[r] = why
@@ -368,6 +380,8 @@ def _replace(batch: Batch, r: int, estimate: Any, why: str | None) -> None:
         return
     batch.theta[r], batch.beta[r], batch.beta_cov_unscaled[r] = estimate.theta, estimate.beta, estimate.beta_cov_unscaled
     batch.sigma[r], batch.objective[r] = estimate.sigma, estimate.objective
+    if batch.phi is not None:
+        batch.phi[r] = estimate.phi
     batch.evaluations[r] += estimate.convergence.evaluations
     for mine, other in zip(batch.modes, estimate.modes, strict=False):
         mine[r] = other

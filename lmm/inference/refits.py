@@ -1,8 +1,9 @@
 """One model fitted again and again: to other responses, without some rows, to levels drawn again.
 
-A linear model by ML or REML goes through :mod:`lmm.estimators.batch`, all refits side by side; every other model is fitted
-one refit after another by its own estimator, from the estimates of the first. Either way the answers are those of
-single fits, and what goes wrong is kept with its reason.
+A linear model by ML or REML goes through :mod:`lmm.estimators.batch`, all refits side by side, and other responses of a
+generalized model with one grouping factor through :mod:`lmm.estimators.laplace_batch`; every other model is fitted one refit
+after another by its own estimator, from the estimates of the first. Either way the answers are those of single fits, and what
+goes wrong is kept with its reason.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import pandas as pd
 from lmm.design.rank import independent_columns
 from lmm.design.records import Design
 from lmm.errors import DataError, LmmError
-from lmm.estimators import batch
+from lmm.estimators import batch, laplace_batch
 from lmm.estimators.batch import Batch
+from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.estimators.start import all_parameters
 from lmm.linalg import threads
@@ -41,6 +43,31 @@ def is_batched(problem: Any, estimator: Any) -> TypeGuard[Problem]:
     return plain and isinstance(problem, Problem) and batch.takes(problem)
 
 
+def is_laplace(problem: Any, estimator: Any) -> TypeGuard[GeneralizedProblem]:
+    """Whether refits of a generalized model can be made side by side."""
+    plain = type(estimator) is LaplaceLikelihood and estimator.nagq == 1 and not estimator.second_order
+    return plain and not estimator.control.evaluate_only and laplace_batch.takes(problem)
+
+
+def _laplace(
+    design: Design,
+    problem: GeneralizedProblem,
+    estimator: Any,
+    estimate: Estimate,
+    Y: np.ndarray,
+    modes: bool,
+    progress: Progress | None,
+    first: bool,
+) -> Batch:
+    """Fits of a generalized model to responses (n, R), NaN where one is missing."""
+
+    def finish(r: int, begin: np.ndarray | None) -> tuple[Estimate | None, str | None]:
+        return attempt(partial(of_present, design, problem, Y[:, r]), estimator, begin)
+
+    point = None if first else (estimate.beta, estimate.phi)
+    return laplace_batch.fit_responses(problem, estimator, estimate.theta, Y, finish, point, modes, progress)
+
+
 def of_responses(
     design: Design,
     problem: Problem | GeneralizedProblem,
@@ -55,6 +82,8 @@ def of_responses(
 
     ``first`` says that they are no refits: each is looked for as a single fit without starting values looks for it.
     """
+    if is_laplace(problem, estimator):
+        return batch.join([_laplace(design, problem, estimator, estimate, slab, modes, progress, first) for slab in slabs])
     if not is_batched(problem, estimator):
         columns = (column for slab in slabs for column in slab.T)
         return one_by_one((_other_response(design, problem, y) for y in columns), estimator, estimate, modes, progress, first)
@@ -236,9 +265,16 @@ def _changed(
 
 
 def of_observed(
-    design: Design, problem: Problem, estimator: Any, estimate: Estimate, Y: np.ndarray, progress: Progress | None = None
+    design: Design,
+    problem: Problem | GeneralizedProblem,
+    estimator: Any,
+    estimate: Estimate,
+    Y: np.ndarray,
+    progress: Progress | None = None,
 ) -> Batch:
     """Fits to responses (n, R) of which each lacks rows of its own (NaN), one grouping factor; each as if it were the first."""
+    if not isinstance(problem, Problem):
+        return _laplace(design, problem, estimator, estimate, Y, False, progress, True)
     rows = batch_sums.Rows(problem, design)
     offsets = np.zeros((Y.shape[1], problem.p))
 
@@ -254,7 +290,10 @@ def of_observed(
 
 def of_present(design: Design, problem: Any, y: np.ndarray) -> Any:
     """The problem of one response in the rows that it has."""
-    own = design_of_rows(replace(design, y=y), np.flatnonzero(~np.isnan(y)), {})
+    design, which = replace(design, y=np.ascontiguousarray(y)), np.flatnonzero(~np.isnan(y))
+    if len(which) == design.n:
+        return problem.with_response(design)
+    own = design_of_rows(design, which, {})
     return problem_of(own, problem)
 
 

@@ -92,7 +92,8 @@ def fit_responses(
             continue
         parts.append((which, _pattern(design, problem, estimator, like, Y[:, which], rows, progress)))
     alone = alone[sound[alone]]
-    if len(alone) and refits.is_batched(problem, estimator):
+    one_factor = len(problem.plan.terms) == 1
+    if len(alone) and one_factor and (refits.is_batched(problem, estimator) or refits.is_laplace(problem, estimator)):
         parts.append((alone, refits.of_observed(design, problem, estimator, like, Y[:, alone], progress)))
     elif len(alone):
         made = (partial(refits.of_present, design, problem, Y[:, r]) for r in alone)
@@ -131,6 +132,8 @@ def _patterns(
     found: dict[bytes, list[int]] = {}
     for r in which:
         found.setdefault(np.packbits(np.isnan(Y[:, r])).tobytes(), []).append(int(r))
+    if refits.is_laplace(problem, estimator):
+        return {}, which
     least = SHARED if len(problem.plan.terms) == 1 or not refits.is_batched(problem, estimator) else 2
     groups = {key: (~np.isnan(Y[:, own[0]]), np.array(own)) for key, own in found.items() if len(own) >= least}
     alone = sorted(r for own in found.values() if len(own) < least for r in own)

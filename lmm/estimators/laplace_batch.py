@@ -1,0 +1,283 @@
+"""Laplace's maximum likelihood of many responses over one design with one grouping factor, side by side.
+
+The search is that of :mod:`lmm.estimators.laplace`: a trust region over (theta, gamma, rho) whose model Hessian learns from the
+gradients. Every response takes its own steps in the chart of the covariance at one common theta; those that have converged leave.
+One that ends on the boundary is settled as a single fit is; one that should leave it, or that does not end, is finished by the
+estimator of single fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lmm.estimators import batch
+from lmm.estimators.batch import Batch, Chart
+from lmm.estimators.generalized import uses_observed
+from lmm.estimators.trust_region import DOUBT, PATIENCE
+from lmm.families import links
+from lmm.linalg import threads
+from lmm.model import laplace_batch
+from lmm.model.laplace_batch import Data, Shared, Values
+from lmm.model.problem import GeneralizedProblem
+
+#: effects per level at the most
+EFFECTS = 3
+#: families whose functions take (n, R) responses with a dispersion for each
+FAMILIES = ("binomial", "poisson", "negative_binomial", "gamma", "inverse_gaussian", "gaussian")
+#: numbers in one array (rows x responses) of a block, and of the sparse products that all share
+BLOCK, SHARED = 1 << 17, 50_000_000
+#: evaluations after which a response is left to the estimator of single fits
+MAX_ROUNDS = 60
+#: steps to the fixed effects without random ones, from which the search begins, and the change of the log-likelihood that ends them
+START_STEPS, START_TOLERANCE = 12, 1e-4
+
+
+def takes(problem: Any) -> bool:
+    """Whether responses of this problem can be fitted side by side."""
+    if not isinstance(problem, GeneralizedProblem) or len(problem.structures) > 1:
+        return False
+    size, family = problem.plan.terms[0], problem.family
+    linear = problem.structures[0].second(np.ones(problem.n_theta)) is None
+    known = family.name in FAMILIES and type(family).__module__.startswith("lmm.families.") and family.link.name in links.LINKS
+    fits = problem.n * (problem.p * size.k + size.k**2) <= SHARED
+    return bool(linear and known and fits and size.k <= EFFECTS and family.has_intercept)
+
+
+def block_size(problem: GeneralizedProblem) -> int:
+    """Responses in one block."""
+    return int(np.clip(BLOCK // problem.n, 1, 1024))
+
+
+class Evaluator(Chart):
+    """J and its derivatives around one theta."""
+
+    def __init__(self, problem: GeneralizedProblem, theta: np.ndarray, curvature: str | None):
+        super().__init__(problem, theta)
+        self.shared = laplace_batch.share(problem, uses_observed(problem.family, curvature))
+        self.m, self.p = problem.n_theta, problem.p
+
+    def place(self, data: Data, psi: np.ndarray, u: np.ndarray) -> Data:
+        """The same responses at other parameters psi (m + p + r, R); its first m are steps in the chart."""
+        phi = np.exp(np.clip(psi[-1], -50.0, 50.0)) if self.shared.family.has_dispersion else 1.0
+        return replace(data, gamma=psi[self.m : self.m + self.p], phi=phi, u=u)
+
+    def __call__(self, data: Data, psi: np.ndarray, u: np.ndarray) -> Values:
+        """Values at psi, the modes looked for from u."""
+        return laplace_batch.laplace(self.place(data, psi, u), self.factors(psi[: self.m])[0], self.dT[0])
+
+    def at_theta(self, data: Data, theta: np.ndarray) -> Values:
+        """Values where ``data`` is but for theta (R, m)."""
+        return laplace_batch.laplace(data, self.factors_of(theta)[0], self.dT[0])
+
+
+def data_of(shared: Shared, Y: np.ndarray) -> Data:
+    """Responses (n, R), NaN where one is missing, at no parameters yet."""
+    y, here = np.array(Y, order="C"), None
+    missing = np.isnan(y)
+    if missing.any():
+        here = (~missing).astype(float)
+        for column, own in zip(y.T, missing.T, strict=True):
+            column[own] = column[~own][0]
+    R = y.shape[1]
+    data = Data(shared, y, here, None, np.zeros((shared.p, R)), 1.0, np.zeros((shared.k, shared.J, R)))
+    return data if shared.family.has_dispersion else replace(data, constant=data.constants())
+
+
+@np.errstate(all="ignore")
+def without_effects(data: Data) -> tuple[np.ndarray, Any]:
+    """gamma (p, R) and phi of the generalized linear model of each response, by reweighted least squares with halving."""
+    shared, family, y = data.shared, data.shared.family, data.y
+    weights, p = shared.weights, shared.p
+    eta = family.link.link(family.initial_mu(y, weights))
+    eta = np.where(np.isfinite(eta), eta, 0.0)
+    phi = _dispersions(data, eta)
+    gamma, value = np.zeros((p, y.shape[1])), np.full(y.shape[1], -np.inf)
+    first, second = np.triu_indices(p)
+    offset = 0.0 if shared.offset is None else shared.offset
+    for _ in range(START_STEPS if p else 0):
+        W = np.maximum(family.expected_weights(eta, weights, phi).weight, 1e-10)
+        target = data.observed(W * (eta - offset) + family.derivatives(y, eta, weights, phi).d1)
+        information = np.empty((p, p, y.shape[1]))
+        information[first, second] = information[second, first] = shared.QQ @ data.observed(W)
+        right = (shared.Q.T @ target).T[:, :, None]
+        new = np.linalg.solve(np.moveaxis(information, -1, 0) + 1e-10 * np.eye(p), right)[:, :, 0].T
+        new = np.where(np.isfinite(new), new, gamma)
+        for _ in range(20):
+            moved = replace(data, gamma=new, phi=phi)
+            new_value = moved.kernel(moved.fixed())
+            worse = ~(np.isfinite(new_value) & (new_value >= value - 1e-8 * np.abs(value)))
+            if not worse.any():
+                break
+            new = np.where(worse, (new + gamma) / 2.0, new)
+        done = np.abs(new_value - value) <= START_TOLERANCE * (1.0 + np.abs(new_value))
+        gamma, value, eta = new, new_value, moved.fixed()
+        if family.has_dispersion:
+            phi = _dispersions(data, eta)
+            value = replace(data, gamma=gamma, phi=phi).kernel(eta)
+        if done.all():
+            break
+    return gamma, phi
+
+
+def _dispersions(data: Data, eta: np.ndarray) -> Any:
+    """Moment estimates of each response's dispersion, given its predictor."""
+    family = data.shared.family
+    if not family.has_dispersion:
+        return 1.0
+    mu = family.mean(eta)
+    weights = np.ones(len(mu)) if data.shared.weights is None else data.shared.weights[:, 0]
+    out = np.empty(mu.shape[1])
+    for r in range(mu.shape[1]):
+        own = slice(None) if data.here is None else data.here[:, r] > 0.0
+        out[r] = family.initial_phi(data.y[own, r], mu[own, r], weights[own])
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Ends:
+    """Where the search of a block ended."""
+
+    psi: np.ndarray  # (m + p + r, R)
+    values: Values
+    evaluations: np.ndarray
+    converged: np.ndarray
+
+
+@np.errstate(all="ignore")
+def minimize(evaluate: Evaluator, data: Data, psi: np.ndarray, tolerance: float, radius: float) -> Ends:
+    """Trust-region steps of R responses side by side from psi (M, R), as those of :func:`lmm.estimators.trust_region.minimize`."""
+    M, R = psi.shape
+    psi = psi.copy()
+    best = evaluate(data, psi, data.u)
+    reach = np.full(R, radius)
+    evaluations, converged = np.ones(R, dtype=int), np.zeros(R, dtype=bool)
+    active = np.flatnonzero(np.isfinite(best.objective))
+    own, current, now = data.take(active), batch.take_values(best, active), psi[:, active]
+    learned, doubts = np.zeros((M, M, len(active))), np.zeros(len(active), dtype=int)
+    for _ in range(MAX_ROUNDS):
+        step, promised = batch.step_within(current.gradient, current.hessian + learned, reach[active])
+        length = np.linalg.norm(step, axis=0)
+        edge = length >= 0.99 * reach[active]
+        ended = (promised <= tolerance) & ~edge
+        converged[active[ended]] = True
+        ended |= reach[active] < 1e-12
+        if ended.any():
+            keep = np.flatnonzero(~ended)
+            own, current, learned, doubts = own.take(keep), batch.take_values(current, keep), learned[..., keep], doubts[keep]
+            active, now, step, promised, length, edge = active[keep], now[:, keep], step[:, keep], promised[keep], length[keep], edge[keep]
+        if not len(active):
+            break
+        new = evaluate(own, now + step, current.u)
+        evaluations[active] += 1
+        noise = 1e-12 * np.abs(current.objective)
+        finite = np.isfinite(new.objective)
+        ratio = np.where(finite, (current.objective - np.where(finite, new.objective, 0.0) + noise) / (promised + noise), -1.0)
+        reach[active] = np.where(ratio < 0.25, 0.25 * length, np.where((ratio > 0.75) & edge, 3.0 * reach[active], reach[active]))
+        doubts = np.where(finite, np.where(ratio < DOUBT, doubts + 1, 0), doubts)
+        stale = finite & ((doubts > 1) | ((doubts == 1) & (evaluations[active] > PATIENCE)))
+        learned = np.where(stale, 0.0, np.where(finite, secant(learned, new, current, step), learned))
+        accepted = ratio > 1e-4
+        now = np.where(accepted, now + step, now)
+        current = batch.choose_values(accepted, new, current)
+        psi[:, active] = now
+        batch.put_values(best, active, current)
+    return Ends(psi, best, evaluations, converged)
+
+
+def secant(learned: np.ndarray, new: Values, old: Values, step: np.ndarray) -> np.ndarray:
+    """What each model Hessian lacks, learned from the change of its gradient: see :func:`lmm.estimators.trust_region.secant`."""
+    lacking = new.gradient - old.gradient - np.einsum("abr,br->ar", new.hessian + learned, step)
+    along = np.einsum("ar,ar->r", lacking, step)
+    enough = np.isfinite(along) & (np.abs(along) > 1e-8 * np.linalg.norm(lacking, axis=0) * np.linalg.norm(step, axis=0))
+    return learned + np.where(enough, lacking[:, None] * lacking[None] / np.where(enough, along, 1.0), 0.0)
+
+
+def fit_responses(
+    problem: GeneralizedProblem,
+    estimator: Any,
+    theta: np.ndarray,
+    Y: np.ndarray,
+    finish: Callable[[int, np.ndarray | None], tuple[Any, str | None]],
+    from_point: tuple[np.ndarray, Any] | None,
+    modes: bool,
+    progress: Callable[[int], None] | None = None,
+) -> Batch:
+    """Fit responses Y (n, R), NaN where one is missing, block by block, two blocks at a time where there are cores.
+
+    Parameters
+    ----------
+    theta : where the covariances begin.
+    finish : (index, parameters to begin from or None) -> an Estimate by the estimator of single fits and None, or None and what went wrong.
+    from_point : (beta, phi) to begin from; None finds those of a model without random effects for each response.
+    modes : keep the conditional modes.
+    progress : told of the responses done.
+    """
+    R = Y.shape[1]
+    evaluate = Evaluator(problem, batch.start(problem, theta), estimator.control.curvature)
+    pieces = np.array_split(np.arange(R), max(-(-R // block_size(problem)), min(R // 8, threads.cores()), 1))
+
+    def run(which: np.ndarray) -> Batch:
+        out, doubtful = _block(evaluate, problem, estimator, Y[:, which], from_point, modes)
+        for r in doubtful:
+            begin = np.concatenate([out.theta[r], out.beta[r], out.phi[r] if problem.family.has_dispersion else []])  # type: ignore[index]
+            sound = np.isfinite(begin).all() and np.isfinite(out.objective[r])
+            batch.write_single(out, int(r), *finish(int(which[r]), begin if sound else None))
+        if progress is not None:
+            progress(len(which))
+        return out
+
+    with threads.limited():
+        if len(pieces) == 1 or threads.cores() == 1:
+            return batch.join([run(which) for which in pieces])
+        with ThreadPoolExecutor(threads.cores()) as pool:
+            return batch.join(list(pool.map(run, pieces)))
+
+
+def _block(
+    evaluate: Evaluator,
+    problem: GeneralizedProblem,
+    estimator: Any,
+    Y: np.ndarray,
+    from_point: tuple[np.ndarray, Any] | None,
+    modes: bool,
+) -> tuple[Batch, Sequence[int]]:
+    """Fits of one block, and those that single fits have to finish."""
+    family, R, tolerance = problem.family, Y.shape[1], estimator.control.tolerance
+    data = data_of(evaluate.shared, Y)
+    if from_point is None:
+        gamma, phi = without_effects(data)
+    else:
+        gamma, phi = np.repeat((problem.rows.R @ from_point[0])[:, None], R, axis=1), np.full(R, from_point[1], dtype=float)
+    rho = [np.log(phi)[None]] if family.has_dispersion else []
+    psi = np.concatenate([np.zeros((evaluate.m, R)), gamma, *rho])
+    ends = minimize(evaluate, data, psi, tolerance, estimator.control.radius)
+    values, theta = ends.values, evaluate.theta(ends.psi[: evaluate.m])
+    doubtful = ~ends.converged
+    near = np.flatnonzero(ends.converged & batch.near_boundary(evaluate, ends.psi[: evaluate.m]))
+    placed = evaluate.place(data, ends.psi, values.u)
+    if len(near):
+        doubtful[batch.settle(evaluate, placed, theta, values, near, 100.0 * tolerance)] = True
+    inverse = np.linalg.inv(problem.rows.R) if problem.p else np.zeros((0, 0))
+    information = np.moveaxis(values.information, -1, 0)
+    sound = np.isfinite(values.objective) & np.isfinite(information).all(axis=(1, 2))
+    sound[sound] = np.linalg.cond(information[sound]) < 1e15 if problem.p else True
+    cov = np.full(information.shape, np.nan)
+    cov[sound] = inverse @ np.linalg.inv(information[sound]) @ inverse.T
+    dispersion = np.broadcast_to(placed.phi, (R,))
+    out = Batch(
+        theta=theta,
+        beta=ends.psi[evaluate.m : evaluate.m + evaluate.p].T @ inverse.T,
+        beta_cov_unscaled=cov,
+        sigma=np.array([family.sigma(one) for one in dispersion]) if family.has_dispersion else np.ones(R),
+        objective=values.objective,
+        modes=tuple(np.ascontiguousarray(np.moveaxis(b, -1, 0).swapaxes(1, 2)) for b in values.modes) if modes else (),
+        evaluations=ends.evaluations,
+        failures={},
+        phi=np.array(dispersion)[:, None],
+    )
+    return out, np.flatnonzero(doubtful).tolist()
