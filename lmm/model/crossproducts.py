@@ -19,6 +19,9 @@ import scipy.sparse as sp
 
 from lmm.design.records import RandomTerm
 
+#: rows summed at a time, at least: a block's codes and products stay small
+ROWS = 1 << 20
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -58,23 +61,59 @@ class CrossProducts:
         )
 
 
-def cross_products(terms: Sequence[RandomTerm], XY: np.ndarray, weights: np.ndarray | None) -> CrossProducts:
-    """Build the sums from rows: terms' codes and values, [X y] (n, p + 1), weights (n,) or None."""
-    diag, rhs, pairs = [], [], {}
+def cross_products(
+    terms: Sequence[RandomTerm], XY: np.ndarray | tuple[np.ndarray, np.ndarray], weights: np.ndarray | None
+) -> CrossProducts:
+    """Build the sums from rows: terms' codes and values, [X y] (n, p + 1), or X and y apart, weights (n,) or None.
+
+    Blocks of rows are summed one after another, so that what is made of them stays small.
+    """
+    n = len(XY[0]) if isinstance(XY, tuple) else len(XY)
     columns = [_columns(term) for term in terms]
-    codes = [term.codes.astype(np.intp) for term in terms]
-    for term, z, code in zip(terms, columns, codes, strict=True):
-        diag.append(_diagonal(z, code, term.J, weights))
-        rhs.append(_right_hand_sides(z, code, term.J, XY, weights, diag[-1]))
-    for t in range(len(terms)):
-        for s in range(t + 1, len(terms)):
+    sums: list[np.ndarray] | None = None
+    shared: list[dict[int, int]] = []
+    step = max(ROWS, 4 * max((term.J for term in terms), default=0))
+    for first in range(0, n, step):
+        rows = slice(first, first + step)
+        part = np.column_stack([column[rows] for column in XY]) if isinstance(XY, tuple) else XY[rows]
+        part = np.asfortranarray(part)
+        if first == 0:
+            shared = [_shared(z, XY) for z in columns]
+        own = _sums(terms, columns, shared, part, weights, rows)
+        if sums is None:
+            sums = own
+        else:
+            for total, more in zip(sums, own, strict=True):
+                total += more
+    assert sums is not None
+    count = len(terms)
+    pairs = {}
+    for t in range(count):
+        for s in range(t + 1, count):
             blocks = [[_product(a, b, weights) for b in columns[s]] for a in columns[t]]
-            pairs[t, s] = _sum_pairs(codes[t], codes[s], blocks, (terms[t].J, terms[s].J))
-    weighted = XY if weights is None else XY * weights[:, None]
-    gram = XY.T @ weighted
-    return CrossProducts(
-        tuple(diag), tuple(rhs), pairs, (gram + gram.T) / 2, len(XY), 0.0 if weights is None else float(np.log(weights).sum())
-    )
+            pairs[t, s] = _sum_pairs(terms[t].codes, terms[s].codes, blocks, (terms[t].J, terms[s].J))
+    gram = sums[-1]
+    log_weights = 0.0 if weights is None else float(np.log(weights).sum())
+    return CrossProducts(tuple(sums[:count]), tuple(sums[count:-1]), pairs, (gram + gram.T) / 2, n, log_weights)
+
+
+def _sums(
+    terms: Sequence[RandomTerm],
+    columns: list[list[np.ndarray | None]],
+    shared: list[dict[int, int]],
+    XY: np.ndarray,
+    weights: np.ndarray | None,
+    rows: slice,
+) -> list[np.ndarray]:
+    """Of some rows: ``diag`` of each term, ``rhs`` of each term, ``gram``."""
+    w = None if weights is None else weights[rows]
+    diag, rhs = [], []
+    for term, z, same in zip(terms, columns, shared, strict=True):
+        own = [None if column is None else column[rows] for column in z]
+        code = term.codes[rows].astype(np.intp)
+        diag.append(_diagonal(own, code, term.J, w))
+        rhs.append(_right_hand_sides(own, code, term.J, XY, w, diag[-1], same))
+    return [*diag, *rhs, XY.T @ (XY if w is None else XY * w[:, None])]
 
 
 def right_hand_sides(terms: Sequence[RandomTerm], Y: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -111,12 +150,18 @@ def _diagonal(z: list[np.ndarray | None], code: np.ndarray, J: int, weights: np.
 
 
 def _right_hand_sides(
-    z: list[np.ndarray | None], code: np.ndarray, J: int, XY: np.ndarray, weights: np.ndarray | None, own: np.ndarray | None = None
+    z: list[np.ndarray | None],
+    code: np.ndarray,
+    J: int,
+    XY: np.ndarray,
+    weights: np.ndarray | None,
+    own: np.ndarray | None = None,
+    shared: dict[int, int] | None = None,
 ) -> np.ndarray:
-    """Z_t'WY (r, k, J). ``own`` is Z_t'WZ_t, which already holds the sums with columns that Z and Y share."""
+    """Z_t'WY (r, k, J). ``own`` is Z_t'WZ_t, which already holds the sums with the columns ``shared`` by Y and Z."""
     n, r = XY.shape
     out = np.empty((r, len(z), J))
-    shared = {} if own is None else _shared(z, XY)
+    shared = shared or {}
     if r - len(shared) > 4:  # one sorted pass over all columns: the sums as a sparse matrix times a dense one
         order = sp.csr_matrix((np.arange(n), code, np.arange(n + 1)), shape=(n, J)).tocsc()
         for a, column in enumerate(z):
@@ -134,11 +179,12 @@ def _right_hand_sides(
     return out
 
 
-def _shared(z: list[np.ndarray | None], XY: np.ndarray) -> dict[int, int]:
-    """Columns of XY that are also columns of Z: a random slope is usually a fixed one too."""
+def _shared(z: list[np.ndarray | None], XY: np.ndarray | tuple[np.ndarray, np.ndarray]) -> dict[int, int]:
+    """Columns of [X y] that are also columns of Z: a random slope is usually a fixed one too."""
+    X = XY[0] if isinstance(XY, tuple) else XY
     found = {}
-    for c in range(XY.shape[1]):
-        column = XY[:, c]
+    for c in range(X.shape[1]):
+        column = X[:, c]
         for a, own in enumerate(z):
             other = 1.0 if own is None else own
             head = 1.0 if own is None else own[:64]
@@ -148,29 +194,44 @@ def _shared(z: list[np.ndarray | None], XY: np.ndarray) -> dict[int, int]:
     return found
 
 
-def _sort_order(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The order by row, then column, by two counting sorts (a radix sort of the pair): linear in n."""
-    n = len(rows)
-    position: np.ndarray = np.arange(n, dtype=np.int32 if n < 2**31 else np.int64)
-    by_col: np.ndarray = sp.csr_matrix((position, cols, np.arange(n + 1)), shape=(n, shape[1])).tocsc().data
-    by_row = sp.csr_matrix((by_col, rows[by_col], np.arange(n + 1)), shape=(n, shape[0])).tocsc().data
-    return np.asarray(by_row)
+def _sorted_pairs(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int], ordered: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """row * J + col in increasing order (n,), and, if ``ordered``, the order that makes it so.
 
-
-def _starts(rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
-    """First position of each run of equal pairs in sorted order."""
-    new = np.empty(len(rows), dtype=bool)
-    new[:1] = True
-    np.not_equal(rows[1:], rows[:-1], out=new[1:])
-    new[1:] |= cols[1:] != cols[:-1]
-    return np.flatnonzero(new)
+    One sort of whole numbers, with the row's place in the low bits where the order is wanted and they are free.
+    """
+    n, J = len(rows), shape[1]
+    key: np.ndarray = rows.astype(np.int64)
+    key *= J
+    key += cols
+    if not ordered:
+        key.sort()
+        return key, None
+    low = max(n - 1, 1).bit_length()
+    if (shape[0] * J - 1).bit_length() + low > 63:
+        order = np.argsort(key, kind="stable")
+        return key[order], order
+    key <<= low
+    key += np.arange(n)
+    key.sort()
+    order = key & ((1 << low) - 1)
+    key >>= low
+    return key, order
 
 
 def _sum_pairs(rows: np.ndarray, cols: np.ndarray, blocks: list[list[np.ndarray | None]], shape: tuple[int, int]) -> Pairs:
     """Sum rows' products by pair of levels; None stands for ones, whose sum is a count."""
-    order = _sort_order(rows, cols, shape)
-    sorted_rows, sorted_cols = rows[order], cols[order]
-    starts = _starts(sorted_rows, sorted_cols)
+    ordered = any(product is not None for line in blocks for product in line)
+    key, order = _sorted_pairs(rows, cols, shape, ordered)
+    new = np.empty(len(key), dtype=bool)
+    new[:1] = True
+    np.not_equal(key[1:], key[:-1], out=new[1:])
+    starts = np.flatnonzero(new)
+    key = key[starts]
+    count = np.diff(np.searchsorted(key, np.arange(shape[0] + 1) * shape[1]))
+    unique_rows = np.repeat(np.arange(shape[0], dtype=np.int32), count)
+    key -= unique_rows.astype(np.int64) * shape[1]
+    unique_cols = key.astype(np.int32)
+    del key
     out = np.empty((len(blocks), len(blocks[0]), len(starts)))
     for a, line in enumerate(blocks):
         for b, product in enumerate(line):
@@ -178,12 +239,12 @@ def _sum_pairs(rows: np.ndarray, cols: np.ndarray, blocks: list[list[np.ndarray 
                 out[a, b] = np.diff(starts, append=len(rows))
             else:
                 out[a, b] = np.add.reduceat(product[order], starts)
-    return Pairs(sorted_rows[starts].astype(np.int32), sorted_cols[starts].astype(np.int32), out)
+    return Pairs(unique_rows, unique_cols, out)
 
 
 def _pairs(rows: np.ndarray, cols: np.ndarray, blocks: np.ndarray, shape: tuple[int, int]) -> Pairs:
     """Pairs with repeated (row, column) summed."""
-    return _sum_pairs(rows.astype(np.intp), cols.astype(np.intp), [list(line) for line in blocks], shape)
+    return _sum_pairs(rows, cols, [list(line) for line in blocks], shape)
 
 
 def dense_pairs(pairs: Pairs, J_row: int, J_col: int) -> np.ndarray:

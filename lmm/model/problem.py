@@ -182,9 +182,8 @@ def build_problem(design: Design, backend: str = "numpy", factorization: str = "
     if R is None:
         R = independent_columns(design.X, design.weights)[1]
     beta0, residual = _residual(design, R)
-    XY = np.empty((design.n, design.p + 1), order="F")  # columns are summed one at a time
-    XY[:, :-1], XY[:, -1] = design.X, residual
-    cross = cross_products(design.terms, XY, design.weights)
+    cross = cross_products(design.terms, (design.X, residual), design.weights)
+    del residual
     seconds = {"cross-products": perf_counter() - start}
     return assemble(cross, design.terms, R, beta0, design.names, _moments(design), seconds, backend, factorization)
 
