@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from lmm.results.batch_fit import BatchFit
     from lmm.results.model_comparison import anova
     from lmm.results.power import power
+    from lmm.stream.sources import Source
 
 __all__ = [
     "NUTS",
@@ -78,6 +79,7 @@ __all__ = [
     "RankWarning",
     "ResponseError",
     "SingularFitWarning",
+    "Source",
     "VariationalBayes",
     "__version__",
     "anova",
@@ -113,6 +115,7 @@ _HOMES = {
     "BatchFit": "lmm.results.batch_fit",
     "lmer_batch": "lmm.api_batch",
     "glmer_batch": "lmm.api_batch",
+    "Source": "lmm.stream.sources",
     "power": "lmm.results.power",
     "anova": "lmm.results.model_comparison",
 }

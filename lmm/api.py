@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,11 +17,18 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError
 from lmm.estimators import Control, registry
 from lmm.estimators.start import check_start
+from lmm.later import Later
 from lmm.linalg import backend, threads
 from lmm.model.problem import build_problem
 from lmm.model.records import Estimate
 from lmm.results import Fit
 from lmm.results.notes import warned
+from lmm.stream.reducers import reducer_for
+
+if TYPE_CHECKING:
+    from lmm.stream import build as stream_build
+else:
+    stream_build = Later("lmm.stream.build")
 
 #: random effects from which an accelerator, where there is one, is worth its start-up
 ACCELERATE = 20_000
@@ -114,16 +121,28 @@ def run(
     estimator = choose_estimator(REML, method, control)
     settings = registry.control_of(estimator)
     begin = perf_counter()
+    problem = None
+    given = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts, "context": context}
+    reducer = reducer_for(data, rows_bar if settings.progress else None)
     with threads.limited():
-        design = build_design(
-            formula, data, weights=weights, offset=offset, subset=subset, na_action=na_action, contrasts=contrasts, context=context
-        )
+        if reducer is None:
+            design = build_design(formula, data, **given)
+        else:
+            design, problem = stream_build.build(
+                formula,
+                data,
+                reducer,
+                choose_backend=lambda design: choose_backend(design, settings),
+                factorization=choose_factorization(estimator, settings),
+                **given,
+            )
     rows = design.extra["subset"] if callable(subset) else subset  # a function need not pickle
     call = {"run": run, "REML": getattr(estimator, "reml", REML), "weights": weights, "offset": offset, "subset": rows}
     call |= {"na_action": na_action, "contrasts": contrasts, "start": start, "method": method, "control": control}
     design = replace(design, extra={**design.extra, "call": call})
     with threads.limited():
-        problem = build_problem(design, choose_backend(design, settings), choose_factorization(estimator, settings))
+        if problem is None:
+            problem = build_problem(design, choose_backend(design, settings), choose_factorization(estimator, settings))
     design.extra["plan"] = problem.plan
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
     return fit_problem(design, problem, estimator, start)
@@ -176,14 +195,25 @@ def check_control(control: Control | None) -> Control:
 
 
 @contextmanager
+def rows_bar(text: str, total: int | None) -> Iterator[Callable[[int], Any]]:
+    """A progress bar of rows, with rows per second; gives what is called with the rows just done."""
+    with _tqdm()(desc=text, total=total, unit=" rows", unit_scale=True) as bar:
+        yield bar.update
+
+
+def _tqdm() -> Any:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ArgumentError("progress=True needs tqdm; install it with: pip install tqdm") from error
+    return tqdm
+
+
+@contextmanager
 def _watching(control: Control) -> Iterator[Callable[[dict[str, Any]], None] | None]:
     """What is shown while the optimiser runs: a line per evaluation, a progress bar, or nothing."""
     if control.progress:
-        try:
-            from tqdm.auto import tqdm
-        except ImportError as error:
-            raise ArgumentError("progress=True needs tqdm; install it with: pip install tqdm") from error
-        with tqdm(desc="lmer", unit=" evaluations") as bar:
+        with _tqdm()(desc="lmer", unit=" evaluations") as bar:
 
             def show(line: dict[str, Any]) -> None:
                 bar.update()

@@ -92,6 +92,8 @@ def boundary_distances(design: Design, estimate: Estimate, tol: float) -> list[n
 
 def column_gram(design: Design, term: RandomTerm) -> np.ndarray:
     """The mean of z z' over the rows, weights included, (k, k)."""
+    if design.streamed:
+        return np.asarray(design.extra["grams"][term.group])
     weighted = term.values if design.weights is None else term.values * design.weights[:, None]
     return np.asarray(weighted.T @ term.values) / design.n
 

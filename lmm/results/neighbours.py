@@ -96,6 +96,8 @@ def rows_used(design: Design) -> np.ndarray:
 def with_formula(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Fit:
     """The call repeated with another formula on the rows of this fit, which a term less must not bring more of."""
     coded = _contrasts(_call(fit), formula)
+    if fit.design.streamed:
+        return _streamed(fit, formula, {"contrasts": coded}, context)
     with quietly():
         return updating.repeat_call(fit.design, formula, {"subset": rows_used(fit.design), "contrasts": coded}, context)
 
@@ -106,10 +108,24 @@ def without_predictors(fit: Fit, context: Mapping[str, Any]) -> Fit:
     if [term.label for term in fixed_terms(formula, fit.design.frame.awkward)] == ["1"] and fit.estimate.draws is None:
         return fit
     text = replace(formula, fixed="1", text="1")
+    if fit.design.streamed:
+        return _streamed(fit, text, {"contrasts": _contrasts(_call(fit), text), "method": None}, context)
     with quietly():
         return updating.repeat_call(
             fit.design, text, {"subset": rows_used(fit.design), "contrasts": _contrasts(_call(fit), text), "method": None}, context
         )
+
+
+def _streamed(fit: Fit, formula: Formula, changes: dict[str, Any], context: Mapping[str, Any]) -> Fit:
+    """The call repeated on data that is read in chunks again, where a term less leaves the rows what they were."""
+    with quietly():
+        other: Fit = updating.repeat_call(fit.design, formula, changes, context)
+    if other.design.n != fit.design.n:
+        raise ArgumentError(
+            f"{formula} has {other.design.n} complete rows and the model {fit.design.n}, because a column that it does without has missing "
+            "values; fit both to the same rows, with subset='column == column' for each such column."
+        )
+    return other
 
 
 def design_of(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Design:

@@ -35,6 +35,7 @@ from lmm.results import (
 )
 from lmm.results.draws import PosteriorDraws
 from lmm.results.varcorr import VarCorr, varcorr
+from lmm.stream.absent import ABSENT
 
 if TYPE_CHECKING:
     from lmm.inference import variance_parameters
@@ -340,6 +341,8 @@ class Parameters:
     @cached_property
     def _eta(self) -> np.ndarray:
         own = self.estimate.eta
+        if own is None and self.design.streamed:
+            return ABSENT
         values = rows.linear_predictor(self.design, self.estimate) if own is None else np.array(own)
         values.setflags(write=False)
         return values

@@ -27,17 +27,31 @@ class Variable:
     Attributes
     ----------
     name : of the user's column.
-    values : (n,) in the rows used, categories that do not occur left out.
+    values : (n,) in the rows used, categories that do not occur left out; where rows were not kept, some of them with every level.
     categorical : whether it has levels rather than a scale.
+    known : mean and a few distinct values of a number, where rows were not kept.
     """
 
     name: str
     values: pd.Series
     categorical: bool
+    known: tuple[float, tuple[float, ...]] | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean of a number over the rows of the fit."""
+        return float(self.values.mean()) if self.known is None else self.known[0]
+
+    @property
+    def distinct(self) -> int:
+        """How many values a number has; where rows were not kept, counted to three."""
+        return int(self.values.nunique()) if self.known is None else len(self.known[1])
 
     @property
     def levels(self) -> list[Any]:
         """The distinct values: categories in their order, else sorted."""
+        if self.known is not None and not self.categorical:
+            return [type(self.values.iloc[0])(value) for value in self.known[1]]
         return list(encode(self.values, self.name).values)
 
 
@@ -76,9 +90,12 @@ def variables(design: Design, with_offset: bool = True) -> list[Variable]:
     coded = _coded(design)
     out = []
     for name in columns_in(design, texts):
-        values = as_predictor(used(design, design.frame.table.column(name)))
+        if design.streamed:
+            values = as_predictor(design.extra["recipe"].frame.table.column(name))
+        else:
+            values = as_predictor(used(design, design.frame.table.column(name)))
         numeric = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
-        out.append(Variable(name, values, not numeric or name in coded))
+        out.append(Variable(name, values, not numeric or name in coded, design.extra.get("covariates", {}).get(name)))
     return out
 
 

@@ -19,9 +19,11 @@ import pandas as pd
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, PredictionError, nearest
+from lmm.results import streamed
 from lmm.results.fixed import kept_positions
 from lmm.results.marginal_effects import new_offset
 from lmm.results.predictors import Variable, columns_in, used, variables
+from lmm.stream.absent import ABSENT
 
 #: covariates with so many values are taken at each of them
 FEW = 2
@@ -133,6 +135,8 @@ def dependencies(design: Design) -> np.ndarray:
     N = np.zeros((len(names), len(design.dropped)))
     if not design.dropped:
         return N
+    if design.streamed:
+        return streamed.dependencies(design)
     try:
         X = design.frame.new_X(design.frame.table)
     except PredictionError as error:
@@ -155,9 +159,9 @@ def estimable(L: np.ndarray, N: np.ndarray) -> np.ndarray:
 
 
 def _levels(variable: Variable) -> list[Any]:
-    if variable.categorical or variable.values.nunique() <= FEW:
+    if variable.categorical or variable.distinct <= FEW:
         return variable.levels
-    return [float(variable.values.mean())]
+    return [variable.mean]
 
 
 def _checked(found: Sequence[Variable], at: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -200,7 +204,7 @@ def _offset(design: Design, table: pd.DataFrame, at: Mapping[str, Any]) -> np.nd
         evaluated = new_offset(design, table)
         assert evaluated is not None
         return evaluated
-    return np.full(len(table), design.offset.mean())
+    return np.full(len(table), design.extra["offset_mean"] if design.streamed else design.offset.mean())
 
 
 def _taken(variable: Variable, levels: list[Any], codes: np.ndarray) -> Any:
@@ -219,9 +223,11 @@ def _labels(levels: list[Any], codes: np.ndarray) -> Any:
 
 def _frequency(design: Design, found: Sequence[Variable], levels: Mapping[str, list[Any]], codes: np.ndarray) -> np.ndarray:
     """Rows of the data in each cell of the variables that have levels."""
-    own = [i for i, v in enumerate(found) if v.categorical or v.values.nunique() <= FEW]
+    own = [i for i, v in enumerate(found) if v.categorical or v.distinct <= FEW]
     if not own:
         return np.full(len(codes), float(design.n))
+    if design.streamed:
+        return ABSENT
     where = np.column_stack([pd.Index(levels[found[i].name]).get_indexer(pd.Index(found[i].values)) for i in own])
     inside = (where >= 0).all(axis=1)
     shape = [len(levels[found[i].name]) for i in own]

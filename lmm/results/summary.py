@@ -198,8 +198,8 @@ def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.nd
 
 
 def residual_quantiles(design: Design, estimate: Estimate, eta: np.ndarray) -> pd.DataFrame | None:
-    """One row, five numbers of the scaled Pearson residuals; None for an ordinal model, which has none."""
-    if ordinal.is_ordinal(estimate.family):
+    """One row, five numbers of the scaled Pearson residuals; None for an ordinal model, which has none, and without the rows."""
+    if ordinal.is_ordinal(estimate.family) or design.streamed:
         return None
     quantiles = np.quantile(rows.residuals(design, estimate, eta, "pearson", scaled=True), [0.0, 0.25, 0.5, 0.75, 1.0])
     return pd.DataFrame([quantiles], columns=["Min", "1Q", "Median", "3Q", "Max"], index=["scaled residuals"])

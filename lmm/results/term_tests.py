@@ -20,6 +20,7 @@ from lmm.formula.factors import Factor, FixedTerm
 from lmm.inference import estimable
 from lmm.inference.ddf import TITLES, Ddf
 from lmm.model.records import Estimate
+from lmm.results.streamed import triangle
 
 TYPES = {"1": 1, "2": 2, "3": 3, "i": 1, "ii": 2, "iii": 3}
 NUMERALS = {1: "I", 2: "II", 3: "III"}
@@ -91,8 +92,10 @@ def hypotheses(design: Design, type: int) -> dict[str, np.ndarray]:
         return {term.label: np.zeros((0, len(known.kept))) for term in tested}
     if type == 3:
         return _third(design, known, tested)
-    columns = np.column_stack([np.ones((design.n, len(known.extra))), design.X])
-    R = independent_columns(columns)[1]
+    if design.streamed:
+        R = triangle(design)
+    else:
+        R = independent_columns(np.column_stack([np.ones((design.n, len(known.extra))), design.X]))[1]
     before = len(known.extra)
     out = {}
     for term in tested:

@@ -41,7 +41,9 @@ def repeat_call(design: Design, formula: str | Formula | None, changes: dict[str
         call["control"] = None  # an estimator brings its own
     if formula is not None or "data" in changes:
         call["start"] = None  # theta belongs to the old terms
-    arguments = {"data": design.frame.data, **call, **changes}
+    if design.streamed and "data" not in changes:
+        changes = {"data": design.extra["origin"].again(), **changes}
+    arguments = {**({} if "data" in changes else {"data": design.frame.data}), **call, **changes}
     return run(new, arguments.pop("data"), ChainMap(dict(design.frame.context), context), **arguments)  # type: ignore[arg-type]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from lmm.errors import ArgumentError
+from lmm.formula import Table
 
 MESSAGE = (
     "this needs the rows of the data, which were read in chunks and not kept. fit.write_predictions(path) writes fitted values and "
@@ -36,3 +37,20 @@ class Absent:
 
 
 ABSENT: Any = Absent()
+
+
+class Witnesses(Table):
+    """The columns of data that was read in chunks: their names are known, their rows are not here."""
+
+    def column(self, name: str) -> Any:
+        """Refused."""
+        raise ArgumentError(MESSAGE)
+
+    def to_pandas(self) -> Any:
+        """Refused."""
+        raise ArgumentError(MESSAGE)
+
+    @property
+    def rows(self) -> Table:
+        """Some of the rows: the first ones, and one with each level of every categorical predictor."""
+        return Table(self.native)

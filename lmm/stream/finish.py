@@ -20,10 +20,10 @@ from lmm.design.random import RandomPart
 from lmm.design.rank import TOLERANCE
 from lmm.design.records import Design, RandomTerm
 from lmm.errors import RankWarning, ResponseError, warn
-from lmm.formula import Table, TermRecipe
+from lmm.formula import TermRecipe
 from lmm.model.crossproducts import CrossProducts, Pairs
 from lmm.model.problem import PERFECT, Problem, assemble
-from lmm.stream.absent import ABSENT
+from lmm.stream.absent import ABSENT, Witnesses
 from lmm.stream.levels import unkey
 from lmm.stream.pairs import PairSums
 from lmm.stream.partial import RESIDUAL, PartialSums, TermSums, check_rows, products_of
@@ -76,6 +76,7 @@ def finish(
             first, second = min(t, s), max(t, s)
             shape = (len(recipe.terms[first].pool), len(recipe.terms[second].pool))
             pairs[i, j] = _pairs(sums.pairs.pop((first, second)), ranks[first], ranks[second], shape, first != t, len(orders[s]))
+    design.extra["grams"] = {term.group: A.sum(axis=-1) / sums.n for term, A in zip(design.terms, diag, strict=True)}
     cross = CrossProducts(tuple(diag), tuple(rhs), pairs, gram, sums.n, sums.sum_log_weights)
     moments = (sums.total, float(np.sqrt(sums.spread / sums.n)))
     beta0 = recipe.pilot[kept] + delta
@@ -105,10 +106,10 @@ def _fixed(recipe: Recipe, sums: PartialSums) -> tuple[np.ndarray, np.ndarray, n
     all that cancels is done with C.
     """
     p = len(recipe.fixed)
-    gram = (sums.gram + sums.gram.T) / 2
+    gram, centre = _of_fixed(recipe, sums.gram), recipe.centre[list(recipe.fixed)]
     M = np.eye(p)
-    if recipe.centre.any():
-        M[0] += recipe.centre
+    if centre.any():
+        M[0] += centre
     length = np.sqrt(np.maximum(np.diagonal(M.T @ gram[:p, :p] @ M), 0.0))
     kept, triangle = independent_in_gram(gram[:p, :p], length)
     M = M[np.ix_(kept, kept)]
@@ -121,6 +122,20 @@ def _fixed(recipe: Recipe, sums: PartialSums) -> tuple[np.ndarray, np.ndarray, n
     out[-1, :-1] = out[:-1, -1] = M.T @ (right - gram[np.ix_(kept, kept)] @ step)
     out[-1, -1] = gram[p, p] - half @ half
     return kept, R, np.linalg.solve(M, step) if len(kept) else step, out
+
+
+def _of_fixed(recipe: Recipe, gram: np.ndarray) -> np.ndarray:
+    """The part of the fixed columns and the residual, symmetric."""
+    own = [*(1 + c for c in recipe.fixed), len(gram) - 1]
+    return np.asarray((gram + gram.T)[np.ix_(own, own)] / 2)
+
+
+def raw_moments(recipe: Recipe, gram: np.ndarray) -> np.ndarray:
+    """(m + 1, m + 1), [1, U]'[1, U] from the centred cross-products."""
+    C = (gram + gram.T)[:-1, :-1] / 2
+    M = np.eye(len(C))
+    M[0, 1:] += recipe.centre
+    return np.asarray(M.T @ C @ M)
 
 
 def independent_in_gram(gram: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -156,12 +171,14 @@ def _design(recipe: Recipe, sums: PartialSums, terms: list[TermColumns], labels:
         warn(messages[0], RankWarning)
     frame = replace(
         recipe.frame,
-        table=Table(recipe.frame.data),
+        table=Witnesses(recipe.frame.table.native),
         terms=tuple(TermRecipe(t.factors, index, t.blocks, t.columns, _sources(recipe, t)) for t, index in zip(terms, labels, strict=True)),
     )
     extra = {"R": R, "subset": None, "family": recipe.family, "n": sums.n, "asked": sums.asked, "recipe": recipe}
-    extra["means"] = sums.fixed_sums[kept] / sums.n
     extra["offset_mean"] = sums.offset_sum / sums.n
+    extra["covariates"] = {name: (covariate.total / sums.n, covariate.distinct) for name, covariate in sums.covariates.items()}
+    extra["moments"] = raw_moments(recipe, sums.gram if sums.plain is None else sums.plain)
+    extra["kept"] = kept
     has_offset = bool(recipe.offset_texts())
     return Design(
         formula=recipe.formula,

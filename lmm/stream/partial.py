@@ -2,13 +2,13 @@
 
 For the columns u of the recipe (fixed and random ones), r = y - offset - X beta_pilot and weights w, per level of every
 grouping factor: sums of w u_a u_b and w u_a r; per pair of levels of two factors: sums of w u_a u_b; over all rows: the
-cross-products of the centred fixed columns and r. r is small where the pilot fits, so that nothing is lost when the final
+cross-products of 1, the centred columns and r. r is small where the pilot fits, so that nothing is lost when the final
 least-squares coefficients are subtracted from it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -25,6 +25,8 @@ from lmm.stream.reducers import Reduction
 RESIDUAL = -1
 #: rows whose products are made at a time, so that they stay in cache
 STRIP = 65536
+#: distinct values of a covariate that are remembered
+FEW = 2
 
 
 def products_of(recipe: Recipe, term: TermColumns) -> list[tuple[int, int]]:
@@ -72,6 +74,29 @@ class TermSums:
 
 
 @dataclass
+class Covariate:
+    """The sum of a numeric column, and its distinct values as long as they are few."""
+
+    total: float = 0.0
+    distinct: tuple[float, ...] = ()
+
+    def add(self, values: np.ndarray) -> None:
+        """Add values (n,)."""
+        self.total += float(np.sum(values))
+        if len(self.distinct) <= FEW:
+            head = np.unique(values[:1000])
+            self._join(np.unique(values) if len(head) <= FEW else head)
+
+    def merge(self, other: Covariate) -> None:
+        """Add those of another."""
+        self.total += other.total
+        self._join(np.array(other.distinct))
+
+    def _join(self, values: np.ndarray) -> None:
+        self.distinct = tuple(float(v) for v in np.unique(np.concatenate([self.distinct, values]))[: FEW + 1])
+
+
+@dataclass
 class PartialSums:
     """The sums of some rows.
 
@@ -79,14 +104,15 @@ class PartialSums:
     ----------
     n, seen, asked : rows used, rows there were, rows that ``subset`` keeps.
     lost : rows with a missing value, by column.
-    gram : (p_all + 1, p_all + 1), [X - centre, r]'W[X - centre, r].
-    fixed_sums : (p_all,) sums of the fixed columns, unweighted; ``offset_sum`` that of the offset.
+    gram : (m + 2, m + 2), [1, U - centre, r]'W[1, U - centre, r] for the m columns U of the pool.
+    plain : the same without weights; None where there are none.
+    offset_sum : sum of the offset.
+    covariates : per numeric column behind the fixed part its sum and a few of its distinct values.
     total, spread : mean of y - offset and the sum of squares around it; ``square`` the weighted sum of squares.
     sum_log_weights : sum of log w.
     least, most : range of the response.
     terms : per term as written the sums by level.
     pairs : per two terms t < s as written the sums by pair.
-    varies : (pool,) whether a column differs from zero somewhere.
     """
 
     n: int
@@ -94,7 +120,8 @@ class PartialSums:
     asked: int
     lost: dict[str, int]
     gram: np.ndarray
-    fixed_sums: np.ndarray
+    plain: np.ndarray | None
+    covariates: dict[str, Covariate]
     offset_sum: float
     total: float
     spread: float
@@ -104,13 +131,11 @@ class PartialSums:
     most: float
     terms: list[TermSums]
     pairs: dict[tuple[int, int], PairSums]
-    varies: np.ndarray
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def empty_sums(recipe: Recipe) -> PartialSums:
     """The sums of no rows."""
-    p = len(recipe.fixed)
+    size = len(recipe.pool) + 2
     terms = [
         TermSums(levels_of(term.types), np.zeros((len(products_of(recipe, term)), 0)), np.zeros(0, dtype=bool)) for term in recipe.terms
     ]
@@ -120,8 +145,9 @@ def empty_sums(recipe: Recipe) -> PartialSums:
         seen=0,
         asked=0,
         lost={},
-        gram=np.zeros((p + 1, p + 1)),
-        fixed_sums=np.zeros(p),
+        gram=np.zeros((size, size)),
+        plain=np.zeros((size, size)) if recipe.weights else None,
+        covariates={name: Covariate() for name in recipe.covariates},
         offset_sum=0.0,
         total=0.0,
         spread=0.0,
@@ -131,7 +157,6 @@ def empty_sums(recipe: Recipe) -> PartialSums:
         most=-np.inf,
         terms=terms,
         pairs=pairs,
-        varies=np.zeros(len(recipe.pool), dtype=bool),
     )
 
 
@@ -170,7 +195,10 @@ def add_block(recipe: Recipe, sums: PartialSums, block: Block) -> PartialSums:
     for start in range(0, block.n, STRIP):
         rows = slice(start, start + STRIP)
         strip = Strip(recipe, block, y, rows)
-        sums.gram += strip.gram()
+        gram, plain = strip.grams()
+        sums.gram += gram
+        if sums.plain is not None:
+            sums.plain += plain
         for products, mine, place in zip(wanted, sums.terms, positions, strict=True):
             for row, product in zip(mine.sums, products, strict=True):
                 value = strip.product(*product)
@@ -178,11 +206,8 @@ def add_block(recipe: Recipe, sums: PartialSums, block: Block) -> PartialSums:
     for (t, s), pairs in sums.pairs.items():
         both = [(a, b) for a in recipe.terms[t].pool for b in recipe.terms[s].pool]
         pairs.add(key(ids[t], ids[s]), [_times(_times(block.columns[a], block.columns[b]), block.weights) for a, b in both])
-    for i, column in enumerate(block.columns):
-        sums.varies[i] = sums.varies[i] or column is None or bool(np.any(column))
-    for j, c in enumerate(recipe.fixed):
-        fixed = block.columns[c]
-        sums.fixed_sums[j] += block.n if fixed is None else np.sum(fixed)
+    for name, values in block.covariates.items():
+        sums.covariates[name].add(values)
     if block.offset is not None:
         sums.offset_sum += float(np.sum(block.offset))
     mean = float(y.mean())
@@ -208,8 +233,10 @@ def merge(a: PartialSums, b: PartialSums) -> PartialSums:
         first, second = (place(column) for place, column in zip((moved[t] for t in pair), unkey(theirs.keys), strict=True))
         a.pairs[pair].merge(key(first, second), theirs.sums)
     a.gram = a.gram + b.gram
-    a.fixed_sums = a.fixed_sums + b.fixed_sums
-    a.varies = a.varies | b.varies
+    if a.plain is not None and b.plain is not None:
+        a.plain = a.plain + b.plain
+    for name, covariate in b.covariates.items():
+        a.covariates[name].merge(covariate)
     a.offset_sum += b.offset_sum
     a.square += b.square
     a.sum_log_weights += b.sum_log_weights
@@ -224,7 +251,7 @@ class Strip:
     def __init__(self, recipe: Recipe, block: Block, y: np.ndarray, rows: slice):
         self.columns = [None if column is None else column[rows] for column in block.columns]
         self.weights = None if block.weights is None else block.weights[rows]
-        self.fixed, self.centre = recipe.fixed, recipe.centre
+        self.centre = recipe.centre
         self.n = len(y[rows])
         self.residual = y[rows].copy()
         for c, beta in zip(recipe.fixed, recipe.pilot, strict=True):
@@ -240,14 +267,14 @@ class Strip:
             self._made[a, b] = _times(_times(first, self.columns[b]), self.weights)
         return self._made[a, b]
 
-    def gram(self) -> np.ndarray:
-        """[X - centre, r]'W[X - centre, r]."""
-        rows = np.empty((len(self.fixed) + 1, self.n))
-        for row, c, shift in zip(rows, self.fixed, self.centre, strict=False):
-            column = self.columns[c]
+    def grams(self) -> tuple[np.ndarray, np.ndarray]:
+        """[1, U - centre, r]'W[1, U - centre, r] with the weights and without."""
+        rows = np.empty((len(self.columns) + 2, self.n))
+        rows[0], rows[-1] = 1.0, self.residual
+        for row, column, shift in zip(rows[1:-1], self.columns, self.centre, strict=True):
             np.subtract(1.0 if column is None else column, shift, out=row)
-        rows[-1] = self.residual
-        return np.asarray(rows @ (rows.T if self.weights is None else (rows * self.weights).T))
+        plain = rows @ rows.T
+        return (plain if self.weights is None else (rows * self.weights) @ rows.T), plain
 
 
 def _times(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:

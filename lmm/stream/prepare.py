@@ -220,7 +220,8 @@ def _assemble(formula: Formula, scan: Scan, rows: Any, found: Evaluated, setting
         subset=scan.subset,
         na_action=na_action,
         pilot=np.zeros(len(fixed)),
-        centre=np.zeros(len(fixed)),
+        centre=np.zeros(len(pool)),
+        covariates=_covariates(formula, scan),
         family=family,
         context=scan.context,
     )
@@ -273,6 +274,11 @@ def _evaluated_names(formula: Formula, scan: Scan, settings: Mapping[str, Any]) 
     return tuple(name for name in scan.needed if name in used)
 
 
+def _covariates(formula: Formula, scan: Scan) -> tuple[str, ...]:
+    used = {name for text in (formula.fixed, *formula.offsets) for name, called, _ in names_in(text) if not called}
+    return tuple(name for name in scan.needed if name in used and is_number(scan.schema[name]))
+
+
 def _with_pilot(recipe: Recipe, found: Evaluated) -> Recipe:
     """The recipe with least-squares coefficients of the witnesses, and the means of their columns."""
     name = recipe.formula.response
@@ -286,9 +292,9 @@ def _with_pilot(recipe: Recipe, found: Evaluated) -> Recipe:
     X = found.fixed.values
     weights = found.weights if found.weights is not None and found.weights.min() > 0 else None
     kept, R = independent_columns(X, weights)
-    pilot, centre = np.zeros(X.shape[1]), np.zeros(X.shape[1])
+    pilot, centre = np.zeros(X.shape[1]), np.zeros(len(recipe.pool))
     pilot[kept] = least_squares(X[:, kept], R, y, weights)[0]
     if found.fixed.names and found.fixed.names[0] == INTERCEPT and len(kept):
-        centre = X.mean(axis=0)
-        centre[0] = 0.0
+        centre[list(recipe.fixed)] = X.mean(axis=0)
+        centre[recipe.fixed[0]] = 0.0
     return replace(recipe, pilot=pilot, centre=centre)

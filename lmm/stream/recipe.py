@@ -69,6 +69,7 @@ class Block:
     labels : per term and factor an Arrow array of the groups' values.
     weights, offset : (n,) or None.
     rows : (seen,) bool, which rows of the chunk are used; None for all.
+    covariates : numeric columns of the data that the fixed part uses, (n,) each.
     """
 
     n: int
@@ -81,6 +82,7 @@ class Block:
     weights: np.ndarray | None
     offset: np.ndarray | None
     rows: np.ndarray | None = None
+    covariates: dict[str, np.ndarray] = field(default_factory=dict)
 
     def X(self, positions: tuple[int, ...]) -> np.ndarray:
         """Columns side by side, (n, len(positions)), Fortran order."""
@@ -105,7 +107,8 @@ class Recipe:
     terms : the random terms as written.
     weights, offset, subset : expressions, or None.
     pilot : (p_all,) coefficients of a least-squares fit of the first rows, dropped ones zero.
-    centre : (p_all,) what is subtracted from the fixed columns before they are squared; zeros without an intercept.
+    centre : (pool,) what is subtracted from the fixed columns before they are squared; zeros without an intercept.
+    covariates : numeric columns of the data that the fixed part uses.
     evaluated : columns that expressions use, plain numbers and groups aside.
     """
 
@@ -126,6 +129,7 @@ class Recipe:
     centre: np.ndarray = field(default_factory=lambda: np.zeros(0))
     family: Any = None
     context: Mapping[str, Any] = field(default_factory=dict)
+    covariates: tuple[str, ...] = ()
 
     @property
     def response(self) -> str:
@@ -169,7 +173,8 @@ class Recipe:
                 check_weights(weights)
         offset = reader.offset()
         labels = tuple(tuple(reader.labels(factor) for factor in term.factors) for term in self.terms)
-        return Block(n, seen, asked, lost, y, columns, labels, weights, offset, kept)
+        covariates = {name: reader.number(name) for name in self.covariates} if response else {}
+        return Block(n, seen, asked, lost, y, columns, labels, weights, offset, kept, covariates)
 
     def offset_texts(self) -> tuple[str, ...]:
         """All expressions whose sum is the offset."""

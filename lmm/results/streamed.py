@@ -1,0 +1,59 @@
+"""What a fit without its rows knows of them: means and products of all columns, summed while they passed by."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lmm.design.records import Design
+from lmm.model.records import Estimate
+
+
+def _places(design: Design) -> tuple[list[int], list[int]]:
+    """Places of the kept and of the dropped fixed columns in the matrix of moments, whose first column is one."""
+    recipe = design.extra["recipe"]
+    kept = {int(j) for j in design.extra["kept"]}
+    return [1 + recipe.fixed[j] for j in sorted(kept)], [1 + c for j, c in enumerate(recipe.fixed) if j not in kept]
+
+
+def triangle(design: Design) -> np.ndarray:
+    """R (p, p) with R'R = X'X, no weights in it."""
+    if design.weights is None:
+        return np.asarray(design.extra["R"])
+    own = _places(design)[0]
+    gram = design.extra["moments"][np.ix_(own, own)]
+    scale = np.sqrt(np.diagonal(gram))
+    return np.linalg.cholesky(gram / np.outer(scale, scale)).T * scale
+
+
+def fixed_variance(design: Design, beta: np.ndarray) -> float:
+    """Variance of X beta over the rows."""
+    own = _places(design)[0]
+    moments = design.extra["moments"]
+    mean = moments[0, own] / design.n
+    spread = moments[np.ix_(own, own)] - design.n * np.outer(mean, mean)
+    return max(float(beta @ spread @ beta), 0.0) / (design.n - 1)
+
+
+def random_variances(design: Design, estimate: Estimate, scale2: float) -> list[float]:
+    """Mean of z' S z over the rows per term, S = scale2 T T'."""
+    recipe, out = design.extra["recipe"], []
+    places = {term.group: [1 + c for c in term.pool] for term in recipe.terms}
+    for term, T in zip(design.terms, estimate.factors, strict=True):
+        own = places[term.group]
+        gram = design.extra["moments"][np.ix_(own, own)] / design.n
+        out.append(float(scale2 * np.trace(T.T @ gram @ T)))
+    return out
+
+
+def dependencies(design: Design) -> np.ndarray:
+    """Null space (p_all, d) of the whole fixed matrix: e_j - sum_i c_i e_i for every dropped column x_j = sum_i c_i x_i."""
+    own, lost = _places(design)
+    moments = design.extra["moments"]
+    scale = np.sqrt(np.diagonal(moments)[own])
+    gram = moments[np.ix_(own, own)] / np.outer(scale, scale)
+    solved = np.linalg.solve(gram, moments[np.ix_(own, lost)] / scale[:, None]) / scale[:, None]
+    kept = np.sort(design.extra["kept"])
+    N = np.zeros((len(design.all_names), len(lost)))
+    N[kept] = -solved
+    N[np.setdiff1d(np.arange(len(N)), kept), np.arange(len(lost))] = 1.0
+    return N
