@@ -40,6 +40,7 @@ ALLOWED["cli"] = ALLOWED["api"] | {"api", "datasets"}
 # packages that a function may import for itself: optional ones, and JAX, which a small fit never loads
 OPTIONAL = {"jax", "jaxlib", "matplotlib", "polars", "pyarrow", "IPython", "tqdm", "narwhals", "threadpoolctl"}
 OPTIONAL |= {"blackjax", "optax", "arviz_base", "arviz_stats", "marginaleffects", "maketables", "duckdb"}
+OPTIONAL |= {"dask", "cloudpickle", "pyspark", "py4j"}
 JAX_FREE = {"errors", "datasets", "formula", "design", "covariance", "results", "cli"}
 SLOW_SCIPY = {"scipy.stats", "scipy.optimize"}
 
