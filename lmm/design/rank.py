@@ -14,6 +14,8 @@ from scipy.linalg import solve_triangular
 TOLERANCE = 1e-7
 #: relative length above which the Gram matrix alone decides (its rounding error is eps / 1e-6)
 CLEAR = 1e-3
+#: rows taken at a time
+BLOCK = 1 << 18
 
 
 def independent_columns(X: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -63,9 +65,11 @@ def least_squares(X: np.ndarray, R: np.ndarray, y: np.ndarray, weights: np.ndarr
     beta, residual = np.zeros(X.shape[1]), np.asarray(y, dtype=float)
     if X.shape[1] == 0:
         return beta, residual.copy()
+    residual = np.array(residual)
     for _ in range(2):
         right = X.T @ (residual if weights is None else residual * weights)
         step = solve_triangular(R, solve_triangular(R, right, trans="T"))
         beta = beta + step
-        residual = residual - X @ step
+        for first in range(0, len(residual), BLOCK):  # no product as long as the data
+            residual[first : first + BLOCK] -= X[first : first + BLOCK] @ step
     return beta, residual

@@ -64,6 +64,11 @@ class GatherProduct:
         """Other values (k_row, k_col, m) on the same pattern, in the order first given; also inside ``jit``."""
         return replace(self, row_values=_arrange(blocks, self.row.source), col_values=_arrange(blocks, self.col.source))
 
+    def entry_products(self, a: int, b: int, c: int, d: int) -> GatherProduct:
+        """The same pattern with one number per entry, B_ab B_cd of its block."""
+        row, col = self.row_values, self.col_values
+        return replace(self, row_values=(row[a, b] * row[c, d])[None, None], col_values=(col[a, b] * col[c, d])[None, None])
+
 
 def make_gather_product(rows: np.ndarray, cols: np.ndarray, blocks: np.ndarray, J_row: int, J_col: int) -> GatherProduct:
     """The product on JAX's default device, from entries sorted by row; :func:`lmm.linalg.sparse_product.make_product`."""

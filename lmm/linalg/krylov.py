@@ -35,10 +35,10 @@ Array = Any
 
 
 class Joint(NamedTuple):
-    """Z_e'WZ_a as a product, and its blocks (k_e, k_a, m) in the order that ``product.with_blocks`` takes."""
+    """Z_e'WZ_a as a product; with its entries squared where they are numbers, for that is needed at every T."""
 
     product: Product
-    blocks: Array
+    squares: Product | None
 
 
 class Coupled(NamedTuple):
@@ -87,7 +87,7 @@ def factorize(xp: Any, exact: Exact, coupled: Coupled, T: list[Array]) -> Iterat
     W = factor.chain[0].W
     for own, joined, t in zip(coupled.own, coupled.first, T, strict=True):
         k = len(t)
-        C = own - weighted_squares(xp, joined, W, transpose=True)
+        C = own - weighted_squares(xp, joined, W, k, transpose=True)
         M = xp.einsum("ba,bcj,cd->adj", t, C, t) + xp.eye(k)[:, :, None]
         columns, part = small.cholesky(xp, M)
         inverse = small.forward_substitute(xp, columns, xp.eye(k)[:, :, None])
@@ -99,17 +99,20 @@ def factorize(xp: Any, exact: Exact, coupled: Coupled, T: list[Array]) -> Iterat
     return IterativeFactor(factor, tuple(R), tuple(P), tuple(N0), logdet)
 
 
-def weighted_squares(xp: Any, joint: Joint, W: Array, transpose: bool) -> Array:
-    """sum_j B_jl' W_j B_jl (k_col, k_col, J_col) when ``transpose``, else sum_l B_jl W_l B_jl' (k_row, k_row, J_row)."""
-    product, B = joint.product, joint.blocks if transpose else xp.swapaxes(joint.blocks, 0, 1)
-    inner, outer = B.shape[:2]
+def weighted_squares(xp: Any, joint: Joint, W: Array, outer: int, transpose: bool) -> Array:
+    """sum_j B_jl' W_j B_jl (k_col, k_col, J_col) when ``transpose``, else sum_l B_jl W_l B_jl' (k_row, k_row, J_row).
+
+    ``outer`` is k_col or k_row.
+    """
+    inner = len(W)
     out: list[list[Any]] = [[None] * outer for _ in range(outer)]
     for a in range(outer):
         for b in range(a + 1):
             total = 0.0
             for c in range(inner):
                 for d in range(inner):
-                    pairs = product.with_blocks((B[c, a] * B[d, b])[None, None])
+                    places = (c, a, d, b) if transpose else (a, c, b, d)
+                    pairs = joint.product.entry_products(*places) if joint.squares is None else joint.squares
                     apply = pairs.apply_transpose if transpose else pairs.apply
                     total = total + apply(xp, W[c, d][None, None])[0, 0]
             out[a][b] = out[b][a] = total

@@ -89,6 +89,14 @@ class CsrProduct:
         chunks = tuple(tuple(block._replace(values=_take(own, block.source)) for block in chunk) for chunk in self.chunks)
         return replace(self, k_row=blocks.shape[0], k_col=blocks.shape[1], chunks=chunks)
 
+    def entry_products(self, a: int, b: int, c: int, d: int) -> CsrProduct:
+        """The same pattern with one number per entry, B_ab B_cd of its block."""
+        one, other = ((b, a), (d, c)) if self.flipped else ((a, b), (c, d))
+        chunks = tuple(
+            tuple(block._replace(values=(block.values[one] * block.values[other])[None, None]) for block in c) for c in self.chunks
+        )
+        return replace(self, k_row=1, k_col=1, chunks=chunks)
+
     @property
     def _outer(self) -> tuple[int, int]:
         return (self.k_col, self.J_col) if self.flipped else (self.k_row, self.J_row)

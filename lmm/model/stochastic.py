@@ -151,7 +151,7 @@ def trace_probes(
     first = at.exact.chain[0]
     E = xp.eye(len(first.A))[:, :, None] - small.multiply(first.A, first.W)
     near = y_in.chain[0] - small.apply(first.A, small.apply(first.W, y_in.chain[0]))
-    mean = sum(krylov.weighted_squares(xp, joint, N0, transpose=False) for joint, N0 in zip(coupled.first, at.N0, strict=True))
+    mean = sum(krylov.weighted_squares(xp, joint, N0, len(E), transpose=False) for joint, N0 in zip(coupled.first, at.N0, strict=True))
     mean = xp.sum(small.multiply(small.multiply(E, mean), xp.swapaxes(E, 0, 1)), axis=-1)
     control = outer_sums(xp, near, near) - mean
     less = [controlled(xp, outer_sums(xp, Fx.chain[0], Fy.chain[0]), control)]

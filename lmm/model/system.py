@@ -55,22 +55,29 @@ def make_system(cross: CrossProducts, plan: Plan, dense: bool = False) -> System
 def make_coupled(cross: CrossProducts, plan: Plan) -> Coupled:
     """How the plan's iterative terms lie in Z'WZ: to each other, to the first exact term, and to the other exact ones."""
 
-    def joined(row: int, col: int) -> tuple[Product, np.ndarray]:
+    def joined(row: int, col: int) -> Product:
         J_row, J_col = cross.diag[row].shape[-1], cross.diag[col].shape[-1]
         if row < col:
             pairs = cross.pairs[row, col]
-            rows, cols, blocks = pairs.rows, pairs.cols, pairs.blocks
-        else:
-            pairs = cross.pairs[col, row]
-            order = np.argsort(pairs.cols, kind="stable")
-            rows, cols, blocks = pairs.cols[order], pairs.rows[order], np.swapaxes(pairs.blocks, 0, 1)[..., order]
-        return make_product(rows, cols, blocks, J_row, J_col, plan.backend), blocks
+            return make_product(pairs.rows, pairs.cols, pairs.blocks, J_row, J_col, plan.backend)
+        pairs = cross.pairs[col, row]
+        order = np.argsort(pairs.cols, kind="stable")
+        blocks = np.swapaxes(pairs.blocks, 0, 1)[..., order]
+        return make_product(pairs.cols[order], pairs.rows[order], blocks, J_row, J_col, plan.backend)
+
+    def first(a: int) -> Joint:
+        product = joined(plan.chain[0], a)
+        blocks = cross.pairs[plan.chain[0], a].blocks
+        if blocks.shape[:2] != (1, 1):
+            return Joint(product, None)
+        plain = bool(np.all((blocks == 1.0) | (blocks == 0.0)))
+        return Joint(product, product if plain else product.entry_products(0, 0, 0, 0))
 
     return Coupled(
         own=tuple(cross.diag[a] for a in plan.iterative),
-        among=tuple(tuple(joined(a, b)[0] for b in plan.iterative[i + 1 :]) for i, a in enumerate(plan.iterative)),
-        first=tuple(Joint(*joined(plan.chain[0], a)) for a in plan.iterative),
-        others=tuple(tuple(joined(e, a)[0] for e in plan.chain[1:] + plan.tail) for a in plan.iterative),
+        among=tuple(tuple(joined(a, b) for b in plan.iterative[i + 1 :]) for i, a in enumerate(plan.iterative)),
+        first=tuple(first(a) for a in plan.iterative),
+        others=tuple(tuple(joined(e, a) for e in plan.chain[1:] + plan.tail) for a in plan.iterative),
     )
 
 
