@@ -35,6 +35,8 @@ BLOCK, SHARED = 1 << 17, 50_000_000
 MAX_ROUNDS = 60
 #: steps to the fixed effects without random ones, from which the search begins, and the change of the log-likelihood that ends them
 START_STEPS, START_TOLERANCE = 12, 1e-4
+#: Newton decrement to which modes are found for differences of the gradient, whose steps magnify what is left
+CLOSE = 1e-7 * laplace_batch.MODE_TOLERANCE
 
 
 def takes(problem: Any) -> bool:
@@ -281,3 +283,63 @@ def _block(
         phi=np.array(dispersion)[:, None],
     )
     return out, np.flatnonzero(doubtful).tolist()
+
+
+def covariances(
+    problem: GeneralizedProblem, estimator: Any, Y: np.ndarray, batch_: Batch, progress: Callable[[int], None] | None = None
+) -> np.ndarray:
+    """Covariances (R, p, p) of the fixed effects of fits to responses Y (n, R), from the Hessian over all parameters.
+
+    As :meth:`lmm.estimators.generalized.Objective.covariance`: central differences of the exact gradient, a theta of zero held there.
+    NaN for a response without a fit, and where the Hessian has no inverse.
+    """
+    R, p = Y.shape[1], problem.p
+    out = np.full((R, p, p), np.nan)
+    evaluate = Evaluator(problem, batch.start(problem, batch_.theta[np.isfinite(batch_.objective)][0]), estimator.control.curvature)
+    which = np.flatnonzero(np.isfinite(batch_.objective))
+    pieces = [piece for piece in np.array_split(which, max(-(-len(which) // block_size(problem)), threads.cores())) if len(piece)]
+
+    def run(piece: np.ndarray) -> None:
+        out[piece] = _covariances(evaluate, problem, Y[:, piece], batch_.theta[piece], batch_.beta[piece], batch_.phi, piece)
+        if progress is not None:
+            progress(len(piece))
+
+    with threads.limited(), ThreadPoolExecutor(threads.cores()) as pool:
+        list(pool.map(run, pieces))
+    return out
+
+
+def _covariances(
+    evaluate: Evaluator, problem: GeneralizedProblem, Y: np.ndarray, theta: np.ndarray, beta: np.ndarray, phi: np.ndarray | None, piece: Any
+) -> np.ndarray:
+    m, p, R = evaluate.m, evaluate.p, Y.shape[1]
+    jacobian = problem.structures[0].jacobian(np.ones(m))
+    rho = [np.log(phi[piece, 0])[None]] if problem.family.has_dispersion and phi is not None else []
+    psi = np.concatenate([theta.T, problem.rows.R @ beta.T, *rho])
+    data = data_of(evaluate.shared, Y)
+
+    def at(psi: np.ndarray, u: np.ndarray, tolerance: float) -> Values:
+        return laplace_batch.laplace(evaluate.place(data, psi, u), evaluate.factors_of(psi[:m].T)[0], jacobian, tolerance)
+
+    u = at(psi, data.u, laplace_batch.MODE_TOLERANCE).u
+    H = np.empty((len(psi), len(psi), R))
+    for i in range(len(psi)):
+        unit = np.zeros_like(psi)
+        unit[i] = 1e-4 * np.maximum(1.0, np.abs(psi[i]))
+        up, down = (at(psi + side * unit, u, CLOSE).gradient for side in (1.0, -1.0))
+        H[i] = (up - down) / (2.0 * unit[i])
+    H = np.moveaxis(H + np.swapaxes(H, 0, 1), -1, 0) / 2.0
+    out = np.full((R, p, p), np.nan)
+    inverse = np.linalg.inv(problem.rows.R) if p else np.zeros((0, 0))
+    free = np.ones((R, len(psi)), dtype=bool)
+    free[:, :m] = np.abs(theta) > 0.0
+    for r in range(R):
+        own = np.flatnonzero(free[r])
+        part = H[r][np.ix_(own, own)]
+        try:
+            whole = 2.0 * np.linalg.inv(part)
+        except np.linalg.LinAlgError:
+            continue
+        first = len(own) - p - len(rho)
+        out[r] = inverse @ whole[first : first + p, first : first + p] @ inverse.T
+    return out

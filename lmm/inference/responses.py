@@ -19,6 +19,7 @@ from lmm.covariance.blocks import Blocks
 from lmm.design.records import Design
 from lmm.design.responses import faults
 from lmm.errors import LmmError, ResponseError
+from lmm.estimators import laplace_batch
 from lmm.estimators.batch import Batch
 from lmm.inference import refits
 from lmm.inference import satterthwaite as single
@@ -221,6 +222,8 @@ def covariances(design: Design, problem: Problem | GeneralizedProblem, estimator
     batch = found.batch
     if isinstance(problem, Problem):
         return batch.beta_cov_unscaled * batch.sigma[:, None, None] ** 2
+    if refits.is_laplace(problem, estimator):
+        return laplace_batch.covariances(problem, estimator, Y, batch)
     out = np.full_like(batch.beta_cov_unscaled, np.nan)
     m, p = problem.n_theta, problem.p
     for r in np.flatnonzero(np.isfinite(batch.objective)):

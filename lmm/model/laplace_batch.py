@@ -21,6 +21,10 @@ from lmm.model.problem import GeneralizedProblem
 
 #: halvings of a Newton step before it is given up
 HALVINGS = 40
+#: decrement that may be rounding, if a Newton step does not lower it
+ROUNDING = 1e-15
+#: share of the responses still on their way to their modes at which they leave the others behind
+COMPACT = 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +224,7 @@ def find_modes(data: Data, T: np.ndarray, tolerance: float = MODE_TOLERANCE) -> 
         b, eta, kernel, penalised = _place(data, fixed, T4, u)
     active = np.isfinite(penalised)
     restarted = ~active
+    before = np.full(len(active), np.inf)
     for steps in range(MAX_STEPS + 1):
         r, d2, d3 = (data.observed(d) for d in family.derivatives(data.y, eta, shared.weights, data.phi))
         w = -d2
@@ -240,14 +245,27 @@ def find_modes(data: Data, T: np.ndarray, tolerance: float = MODE_TOLERANCE) -> 
             b, eta, kernel, penalised = _place(data, fixed, T4, u)
             continue
         active &= np.isfinite(decrement) & (decrement > tolerance)
+        active &= ~((decrement < ROUNDING) & (decrement > 0.25 * before))
+        before = decrement
         if not active.any() or steps == MAX_STEPS:
             break
+        left = np.flatnonzero(active)
+        if len(left) <= COMPACT * len(active):  # the others have arrived: go on without them
+            here = Mode(u, b, eta, kernel, r, w, d3, A, N, logdet, decrement, small.apply(T4, du[None])[0])
+            return _merged(here, left, find_modes(replace(data, u=u).take(left), T[..., left], tolerance))
         step = np.where(active, du, 0.0)
         direction = shared.random(small.apply(T4, step[None])[0])
         u, eta, kernel, penalised, stuck = _advance(data, u, eta, kernel, penalised, step, direction, active)
         active &= ~stuck
         b = small.apply(T4, u[None])[0]
     return Mode(u, b, eta, kernel, r, w, d3, A, N, logdet, decrement, small.apply(T4, du[None])[0])
+
+
+def _merged(mode: Mode, which: np.ndarray, other: Mode) -> Mode:
+    """The modes of all, those of some taken from elsewhere."""
+    for mine, own in zip(mode, other, strict=True):
+        mine[..., which] = own
+    return mode
 
 
 def _place(data: Data, fixed: np.ndarray, T4: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
