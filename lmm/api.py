@@ -23,6 +23,7 @@ from lmm.model.problem import build_problem
 from lmm.model.records import Estimate
 from lmm.results import Fit
 from lmm.results.notes import warned
+from lmm.stream.progress import rows_bar, tqdm_bar
 from lmm.stream.reducers import reducer_for
 
 if TYPE_CHECKING:
@@ -195,25 +196,10 @@ def check_control(control: Control | None) -> Control:
 
 
 @contextmanager
-def rows_bar(text: str, total: int | None) -> Iterator[Callable[[int], Any]]:
-    """A progress bar of rows, with rows per second; gives what is called with the rows just done."""
-    with _tqdm()(desc=text, total=total, unit=" rows", unit_scale=True) as bar:
-        yield bar.update
-
-
-def _tqdm() -> Any:
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as error:
-        raise ArgumentError("progress=True needs tqdm; install it with: pip install tqdm") from error
-    return tqdm
-
-
-@contextmanager
 def _watching(control: Control) -> Iterator[Callable[[dict[str, Any]], None] | None]:
     """What is shown while the optimiser runs: a line per evaluation, a progress bar, or nothing."""
     if control.progress:
-        with _tqdm()(desc="lmer", unit=" evaluations") as bar:
+        with tqdm_bar()(desc="lmer", unit=" evaluations") as bar:
 
             def show(line: dict[str, Any]) -> None:
                 bar.update()

@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 
+from lmm.errors import ArgumentError
 from lmm.later import Later
 from lmm.results import comparison, generalized, prediction, rows, simulation, tidy, updating
 from lmm.results.comparison import MethodComparison
 from lmm.results.parameters import Parameters
+from lmm.stream.progress import rows_bar
+from lmm.stream.reducers import reducer_for
 
 if TYPE_CHECKING:
-    from lmm.results import assumed
+    from lmm.results import assumed, written
 else:
     assumed = Later("lmm.results.assumed")
+    written = Later("lmm.results.written")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -165,6 +169,49 @@ class Rowwise(Parameters):
         return tidy.augment(self.design, self.estimate, self._eta)
 
     # ---- other fits ----
+
+    def write_predictions(
+        self, path: Any, newdata: Any = None, columns: Sequence[str] | None = None, *, progress: bool | None = None
+    ) -> int:
+        """Write fitted values and residuals as Parquet, in a second pass over data that is read in chunks.
+
+        Parameters
+        ----------
+        path : file to write; it has its name when it is complete.
+        newdata : other data to predict, anything that :func:`lmm.lmer` reads in chunks; None for the rows of the fit.
+        columns : columns of the data that are written beside the predictions; None for those that the model uses, of
+            ``newdata`` for all.
+        progress : show a progress bar with rows per second; None as in ``control=lmm.Control(progress=...)``.
+
+        Returns
+        -------
+        Rows written. The rows of the fit have ``.fitted``, ``.resid`` and ``.fixed`` (and ``.eta``) as in :meth:`augment`, in the
+        order of the data; incomplete ones are left out, or have no value under ``na_action="exclude"``. Other data have
+        ``.fitted``, with an effect of zero for levels that the fit never saw.
+
+        Raises
+        ------
+        ArgumentError : the fit was made from a table in memory and there is no ``newdata``, or the rows can be read once only.
+
+        Examples
+        --------
+        >>> import lmm, tempfile, os
+        >>> folder = tempfile.mkdtemp()
+        >>> lmm.datasets.load("sleepstudy").to_parquet(os.path.join(folder, "sleep.parquet"))
+        >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", os.path.join(folder, "sleep.parquet"))
+        >>> fit.write_predictions(os.path.join(folder, "fitted.parquet"))
+        180
+        """
+        show = self.estimator.control.progress if progress is None and hasattr(self.estimator, "control") else bool(progress)
+        bar = rows_bar if show else None
+        if newdata is None:
+            if not self.design.streamed:
+                raise ArgumentError("write_predictions is for data that is read in chunks; this fit has fit.augment(), a DataFrame.")
+            return written.write(self.design, self.estimate, path, self.design.extra["origin"].open(), columns, bar)
+        reducer = reducer_for(newdata)
+        if reducer is None:
+            raise ArgumentError("write_predictions: newdata in memory is predicted by fit.predict(newdata).")
+        return written.write_new(self, path, reducer, columns, bar)
 
     def refit(self, y: Any, start: np.ndarray | None = None) -> Self:
         """The same model for another response: a new Fit; nothing that does not involve y is computed again.

@@ -1,0 +1,102 @@
+"""Values of a grouping factor -> places among levels that are known: what a second pass over the rows needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lmm.formula.levels import strings
+from lmm.stream.levels import ROOM, numbers
+
+#: a table of all integers in the range of the levels is made up to this length, or ROOM times the levels
+LONGEST = 4_000_000
+
+
+class Coder:
+    """Places of values among the levels of one grouping factor.
+
+    Parameters
+    ----------
+    levels : the J levels in the order of the codes, as values; of a joint factor the labels, joined by ``:``.
+    types : Arrow type of each factor's values.
+    """
+
+    def __init__(self, levels: pd.Index, types: Sequence[Any]):
+        import pyarrow as pa
+
+        self.levels, self.types = levels, tuple(types)
+        self.low = 0
+        self._table: np.ndarray | None = None
+        self._set: Any = None
+        if len(self.types) > 1:
+            self._set = pa.array(levels.to_numpy(dtype=object), type=pa.string())
+        elif pa.types.is_integer(self.types[0]):
+            values = levels.to_numpy()
+            self.low, high = (int(values[0]), int(values[-1])) if len(values) else (0, -1)
+            if high - self.low < max(LONGEST, ROOM * len(values)):
+                self._table = np.full(high - self.low + 1, -1, dtype=np.int32)
+                self._table[values - self.low] = np.arange(len(values), dtype=np.int32)
+        else:
+            self._set = pa.array(levels.to_numpy(dtype=object), type=_value_type(self.types[0]), from_pandas=True)
+
+    def codes(self, labels: Sequence[Any]) -> np.ndarray:
+        """(n,) int32 codes of the rows' values, -1 for one that is no level; ``labels`` has an Arrow array per factor."""
+        if len(labels) > 1:
+            return self._joint(labels)
+        if self._set is not None:
+            indices, distinct = _encoded(labels[0])
+            return np.append(self._find(distinct), np.int32(-1))[indices]
+        values = numbers(labels[0])
+        if self._table is None:
+            known = self.levels.to_numpy()
+            place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+            return np.where(known[place] == values, place, -1).astype(np.int32)
+        place = values.astype(np.int64) - self.low
+        inside = (place >= 0) & (place < len(self._table))
+        return self._table[place] if inside.all() else np.where(inside, self._table[np.where(inside, place, 0)], np.int32(-1))
+
+    def _find(self, distinct: Any) -> np.ndarray:
+        import pyarrow.compute as pc
+
+        found = pc.index_in(distinct.cast(self._set.type), value_set=self._set)
+        return np.asarray(found.fill_null(-1).to_numpy(), dtype=np.int32)
+
+    def _joint(self, labels: Sequence[Any]) -> np.ndarray:
+        """Each combination that occurs is written as its label once."""
+        import pyarrow as pa
+
+        rows, names = None, np.array([], dtype=object)
+        for label in labels:
+            indices, distinct = _encoded(label)
+            own = strings(pd.Index(distinct.to_pandas())).to_numpy(dtype=object)
+            if rows is None:
+                rows, names = indices, own
+                continue
+            keys, inverse = np.unique(rows.astype(np.int64) * len(own) + indices, return_inverse=True)
+            names = names[keys // len(own)] + ":" + own[keys % len(own)]
+            rows = inverse
+        assert rows is not None
+        return self._find(pa.array(names, type=pa.string()))[rows]
+
+
+def _value_type(type: Any) -> Any:
+    import pyarrow as pa
+
+    return type.value_type if pa.types.is_dictionary(type) else type
+
+
+def _encoded(labels: Any) -> tuple[np.ndarray, Any]:
+    """Place of each row's value among the distinct ones, and those."""
+    import pyarrow as pa
+
+    if isinstance(labels, pa.ChunkedArray):
+        labels = labels.unify_dictionaries() if pa.types.is_dictionary(labels.type) else labels
+        labels = labels.combine_chunks()
+    if isinstance(labels, pa.ChunkedArray):
+        return np.zeros(0, dtype=np.int64), pa.array([], _value_type(labels.type))
+    if not isinstance(labels, pa.DictionaryArray):
+        labels = labels.dictionary_encode()
+    return labels.indices.to_numpy(zero_copy_only=False).astype(np.int64), labels.dictionary
