@@ -18,7 +18,7 @@ from lmm.errors import ArgumentError
 from lmm.estimators import Control, registry
 from lmm.estimators.start import check_start
 from lmm.later import Later
-from lmm.linalg import backend, threads
+from lmm.linalg import backend, sharded, tail, threads
 from lmm.model.problem import build_problem
 from lmm.model.records import Estimate
 from lmm.results import Fit
@@ -144,6 +144,9 @@ def run(
     with threads.limited():
         if problem is None:
             problem = build_problem(design, choose_backend(design, settings), choose_factorization(estimator, settings))
+        if problem.plan.backend == "jax":
+            devices = sharded.count_for(settings.devices, tail.size(problem.arranged.layout))
+            problem = replace(problem, plan=replace(problem.plan, devices=devices))
     design.extra["plan"] = problem.plan
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
     return fit_problem(design, problem, estimator, start)
@@ -173,6 +176,8 @@ def choose_backend(design: Design, control: Control) -> str:
     """NumPy on a CPU, whose blocks of levels stay in cache; JAX for large problems where it has an accelerator."""
     if control.backend != "auto":
         return control.backend
+    if (control.devices or 1) > 1:
+        return "jax"
     effects = sum(term.k * term.J for term in design.terms)
     return "jax" if effects >= ACCELERATE and backend.has_accelerator() else "numpy"
 

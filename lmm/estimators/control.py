@@ -28,6 +28,8 @@ class Control:
     probes : random probes that an iterative fit begins with; more are taken until ``accuracy`` is met.
     accuracy : Monte Carlo error of each variance parameter that is allowed, in its standard errors.
     seed : of the probes.
+    devices : how many of JAX's devices share the dense tail of crossed factors, a power of two; None takes all of them
+        where the tail has 4,096 columns or more. More than one implies JAX.
     verbose : print one line per evaluation.
     progress : show a progress bar.
 
@@ -50,6 +52,7 @@ class Control:
     probes: int = 16
     accuracy: float = 0.01
     seed: int = 1
+    devices: int | None = None
 
     def __post_init__(self) -> None:
         if self.factorization not in FACTORIZATIONS:
@@ -65,5 +68,9 @@ class Control:
                 raise ArgumentError(f"{name}={getattr(self, name)!r} must be a positive number.")
         if self.probes < 4:
             raise ArgumentError(f"probes={self.probes!r} must be at least 4: their spread gives the Monte Carlo error.")
+        if self.devices is not None and (isinstance(self.devices, bool) or self.devices < 1 or self.devices & (self.devices - 1)):
+            raise ArgumentError(f"devices={self.devices!r} must be 1, 2, 4, 8, ...: a power of two.")
+        if (self.devices or 1) > 1 and self.backend == "numpy":
+            raise ArgumentError(f"devices={self.devices} are JAX's: leave backend='auto' or give backend='jax'.")
         if self.max_evaluations < 1:
             raise ArgumentError(f"max_evaluations={self.max_evaluations!r} must be at least 1.")

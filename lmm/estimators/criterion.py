@@ -18,7 +18,7 @@ import numpy as np
 from lmm.covariance import Covariance
 from lmm.errors import ResponseError
 from lmm.estimators.trust_region import Point
-from lmm.linalg import backend
+from lmm.linalg import backend, elimination, sharded, tail
 from lmm.model import gaussian, hessian
 from lmm.model.problem import Problem
 
@@ -66,12 +66,15 @@ class Evaluator:
         self.jax = problem.plan.backend == "jax"
         effects = sum(k * J for k, J in self.sizes)
         self.cheap = effects <= (REFINE_LIMIT_ONE if len(self.sizes) == 1 else REFINE_LIMIT)
+        self.mesh = sharded.mesh_for(problem.plan.devices, tail.size(problem.arranged.layout)) if self.jax else None
         if self.jax:
-            self.data = backend.put(self.data)
+            system = elimination.without_scatter(self.data.system) if backend.has_accelerator() else self.data.system
+            self.data = gaussian.Data(elimination.on_devices(self.mesh, system), *backend.put(tuple(self.data[1:])))
 
     def _call(self, kernel: Callable[..., Any], *arrays: Any, **static: Any) -> Any:
         if self.jax:
-            return backend.call(kernel, self.data, *arrays, **static)
+            with backend.over(self.mesh):
+                return backend.call(kernel, self.data, *arrays, **static)
         return kernel(np, self.data, *arrays, **static)
 
     @property

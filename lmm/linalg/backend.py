@@ -12,6 +12,7 @@ import importlib.util
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -22,6 +23,8 @@ import numpy as np
 #: traces of each jitted kernel since the process began
 traces: Counter[str] = Counter()
 _cache_path: Path | None = None
+#: the devices that kernels called now are written for; None: one
+_mesh: ContextVar[Any] = ContextVar("lmm_mesh", default=None)
 
 
 def bucket(size: int) -> int:
@@ -46,8 +49,24 @@ def has_accelerator() -> bool:
     return str(jax.default_backend()) != "cpu"
 
 
+def mesh() -> Any:
+    """The ``jax.sharding.Mesh`` that kernels are being called for, or None for a single device."""
+    return _mesh.get()
+
+
+@contextlib.contextmanager
+def over(devices: Any) -> Iterator[None]:
+    """Kernels called inside are for this mesh of devices (None: one device)."""
+    token = _mesh.set(devices)
+    try:
+        yield
+    finally:
+        _mesh.reset(token)
+
+
 @cache
-def _jitted(kernel: Callable[..., Any], static: tuple[Any, ...]) -> Callable[..., Any]:
+def _jitted(kernel: Callable[..., Any], static: tuple[Any, ...], mesh: Any) -> Callable[..., Any]:
+    """Compiled for the mesh, which the kernel reads while it is traced."""
     import jax
     import jax.numpy as jnp
 
@@ -63,7 +82,7 @@ def call(kernel: Callable[..., Any], *arrays: Any, **static: Any) -> Any:
     import jax
 
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), _compile_cache():
-        out = _jitted(kernel, tuple(sorted(static.items())))(*arrays)
+        out = _jitted(kernel, tuple(sorted(static.items())), mesh())(*arrays)
         return jax.tree.map(np.asarray, out)
 
 

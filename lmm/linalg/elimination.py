@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lmm.linalg import backend, sharded, small, tail
 from lmm.linalg import coupling as couplings
-from lmm.linalg import small, tail
 from lmm.linalg.coupling import Coupling
 from lmm.linalg.gather_product import Rounds, segment_rounds, sum_segments
 from lmm.linalg.segments import segment_sum
@@ -75,6 +75,20 @@ def without_scatter(system: System) -> System:
         parents = tuple(p._replace(sums=segment_rounds(p.index, J)) for p, J in zip(member.parents, later, strict=True))
         members[i] = member._replace(parents=parents)
     return system._replace(chain=tuple(members))
+
+
+def on_devices(mesh: Any, system: System) -> System:
+    """The system on JAX's default device, or its large arrays in shares: couplings by level, the tail by row."""
+    if mesh is None:
+        placed: System = backend.put(system)
+        return placed
+    chain = []
+    for member in system.chain:
+        coupling = member.coupling
+        if isinstance(coupling, couplings.Dense):
+            coupling = couplings.Dense(sharded.put(mesh, coupling.B, 1))
+        chain.append(sharded.put(mesh, member._replace(coupling=None))._replace(coupling=coupling))
+    return System(tuple(chain), sharded.put(mesh, system.C, 0))
 
 
 class Eliminated(NamedTuple):

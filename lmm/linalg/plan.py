@@ -47,6 +47,7 @@ class Plan:
     layout : where each tail term lies.
     backend : "numpy" or "jax".
     iterative : terms solved by conjugate gradients; none in an exact factorisation.
+    devices : how many of JAX's devices share the dense tail; None takes all where it is large.
     """
 
     terms: tuple[TermSize, ...]
@@ -55,6 +56,7 @@ class Plan:
     layout: Layout
     backend: str = "numpy"
     iterative: tuple[int, ...] = ()
+    devices: int | None = None
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -85,7 +87,8 @@ class Plan:
         q = sum(slot.k * slot.J for slot in self.layout)
         if q:
             lines.append(f"dense tail: {q} columns, {8 * q * q / 1e6:.3g} MB, {q**3 / 3e9:.3g} GFlop per factorisation")
-        lines.append(f"arrays: {self.backend}")
+        shared = f", the dense tail shared by {self.devices} devices" if (self.devices or 1) > 1 else ""
+        lines.append(f"arrays: {self.backend}{shared}")
         return "\n".join(lines)
 
 

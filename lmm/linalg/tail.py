@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
-from lmm.linalg import threads
+from lmm.linalg import backend, sharded, threads
+from lmm.linalg.sharded import ShardedFactor
 
 Array = Any
 
@@ -80,8 +81,8 @@ def sandwich(xp: Any, layout: Layout, factors: list[Array], C: Array, transpose:
     return scale_rows(xp, layout, factors, half.T, transpose)
 
 
-def factorize(xp: Any, S: Array) -> TailFactor:
-    """Cholesky of I + S for S >= 0, from the lower triangle; under NumPy S is overwritten."""
+def factorize(xp: Any, S: Array) -> TailFactor | ShardedFactor:
+    """Cholesky of I + S for S >= 0, from the lower triangle; under NumPy S is overwritten, under JAX over all devices of the mesh."""
     if xp is np:
         S = np.ascontiguousarray(S)
         S.flat[:: len(S) + 1] += 1.0
@@ -90,12 +91,16 @@ def factorize(xp: Any, S: Array) -> TailFactor:
         if info != 0:
             raise FloatingPointError(f"Cholesky factorisation of the dense tail failed at column {info}")
         return TailFactor(upper.T, 2.0 * np.log(np.diagonal(upper)).sum())
+    if backend.mesh() is not None:
+        return sharded.factorize(backend.mesh(), S)
     L = xp.linalg.cholesky(S + xp.eye(len(S)))
     return TailFactor(L, 2.0 * xp.sum(xp.log(xp.diagonal(L))))
 
 
-def forward(xp: Any, factor: TailFactor, b: Array) -> Array:
+def forward(xp: Any, factor: TailFactor | ShardedFactor, b: Array) -> Array:
     """L^-1 b for b (r, q)."""
+    if isinstance(factor, ShardedFactor):
+        return sharded.forward(backend.mesh(), factor, b)
     if xp is np:
         return np.ascontiguousarray(lapack.dtrtrs(factor.L.T, b.T, lower=0, trans=1)[0].T)
     import jax.scipy.linalg as jsl
@@ -103,8 +108,10 @@ def forward(xp: Any, factor: TailFactor, b: Array) -> Array:
     return jsl.solve_triangular(factor.L, b.T, lower=True).T
 
 
-def backward(xp: Any, factor: TailFactor, b: Array) -> Array:
+def backward(xp: Any, factor: TailFactor | ShardedFactor, b: Array) -> Array:
     """L^-T b for b (r, q)."""
+    if isinstance(factor, ShardedFactor):
+        return sharded.backward(backend.mesh(), factor, b)
     if xp is np:
         return np.ascontiguousarray(lapack.dtrtrs(factor.L.T, b.T, lower=0, trans=0)[0].T)
     import jax.scipy.linalg as jsl
@@ -120,8 +127,10 @@ def unscale(xp: Any, layout: Layout, factors: list[Array], x: Array) -> Array:
     return scale_rows(xp, layout, inverses, x.T).T
 
 
-def inverse(xp: Any, factor: TailFactor) -> Array:
+def inverse(xp: Any, factor: TailFactor | ShardedFactor) -> Array:
     """S^-1, both triangles under JAX, the lower one under NumPy."""
+    if isinstance(factor, ShardedFactor):
+        return sharded.inverse(backend.mesh(), factor)
     if xp is np:
         with threads.for_flops(2 * len(factor.L) ** 3 / 3):
             return lapack.dpotri(factor.L.T, lower=0)[0].T
