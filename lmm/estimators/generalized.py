@@ -18,14 +18,17 @@ from lmm.errors import ArgumentError
 from lmm.estimators.boundary import SNAP, escapes
 from lmm.estimators.criterion import Frame, curvature, directions
 from lmm.estimators.trust_region import Outcome, Point
-from lmm.model.laplace import Laplace, laplace
-from lmm.model.mode import MODE_TOLERANCE, Arrangement, find_mode
+from lmm.model.laplace import Laplace, expand
+from lmm.model.mode import MODE_TOLERANCE, Arrangement, find_mode, follow
+from lmm.model.passes import Source, Task, drive
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.quadrature import quadrature
 from lmm.model.second_order import correction
 
 #: size of the second-order term per level, in the log-likelihood, up to which the expansion is trusted
 EXPANSION = 0.02
+#: decrement of a mode relative to the square of the decrease that a step promises, and the largest, while a search is under way
+CLOSER, ROUGH = 1e-6, 1e-6
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,16 @@ class Objective:
         self.gamma = np.zeros(problem.p)
         self.observed = uses_observed(problem.family, curvature)
         self.problem, self.family, self.rows, self.structures = problem, problem.family, problem.rows, problem.structures
+        # quadrature and the second-order term look at rows one by one
+        self.source: Source = problem.rows if points > 1 or second_order else problem.source
         self.m = problem.n_theta
         self.grams = problem.grams()
         self.u = [np.zeros((size.k, size.J)) for size in problem.plan.terms]
         self.lowest = np.inf
+        self.last: Point | None = None
+        self.promised = np.inf
+        #: whether modes far from the end of a search are found only as closely as the next step needs
+        self.searching = False
         # the part of the density that no parameter moves
         self.constant = None if self.family.has_dispersion else float(self.family.constant(self.rows.y, self.rows.weights).sum())
         self.turn = None if self.family.has_intercept or self.free else centring(self.rows.Q, self.family.n_parameters)
@@ -85,27 +94,41 @@ class Objective:
 
     def __call__(self, psi: np.ndarray) -> Point:
         """J, gradient and model Hessian in the charts' coordinates at psi."""
+        return self.in_frame(psi, self._charts(psi))
+
+    def _charts(self, psi: np.ndarray) -> Frame:
         own = self.problem.split(psi[: self.m])
         charts = [s.chart(o, gram) for s, o, gram in zip(self.structures, own, self.grams, strict=True)]
-        return self.in_frame(psi, Frame(*map(list, zip(*charts, strict=True))))
+        return Frame(*map(list, zip(*charts, strict=True)))
 
     def in_theta(self, psi: np.ndarray) -> Point:
         """The same with respect to theta itself."""
+        return self.in_frame(psi, self._own_frame(psi))
+
+    def _own_frame(self, psi: np.ndarray) -> Frame:
         pairs = list(zip(self.structures, self.problem.split(psi[: self.m]), strict=True))
-        frame = Frame([s.factor(o) for s, o in pairs], [s.jacobian(o) for s, o in pairs], [s.second(o) for s, o in pairs])
-        return self.in_frame(psi, frame)
+        return Frame([s.factor(o) for s, o in pairs], [s.jacobian(o) for s, o in pairs], [s.second(o) for s, o in pairs])
 
     def move(self, psi: np.ndarray, step: np.ndarray) -> np.ndarray:
         """The psi reached by a step in the local coordinates."""
+        if self.last is not None and np.array_equal(psi, self.last.theta):
+            self.promised = -float(step @ self.last.gradient + 0.5 * step @ self.last.hessian @ step)
         own, steps = self.problem.split(psi[: self.m]), self.problem.split(step[: self.m])
         moved = [s.move(o, gram, d) for s, o, gram, d in zip(self.structures, own, self.grams, steps, strict=True)]
         return np.concatenate([*moved, psi[self.m :] + step[self.m :]])
 
     def in_frame(self, psi: np.ndarray, frame: Frame) -> Point:
         """The same with the factors and coordinates of ``frame``, whatever the theta in psi."""
+        return drive(self.source, [self.evaluation(psi, frame)])[0]
+
+    def evaluation(self, psi: np.ndarray, frame: Frame) -> Task[Point]:
+        """:meth:`in_frame` as a task of passes."""
         theta, gamma, phi = self.split(psi)
+        u, b = self._start(frame.T, gamma, phi)
         try:
-            at = laplace(self.family, self.rows, frame.T, gamma, phi, self.u, self.observed, self.free, self.constant, self.tolerance)
+            at = yield from expand(
+                self.family, self.source, frame.T, gamma, phi, u, b, self.observed, self.free, self.constant, self._tolerance()
+            )
         except (np.linalg.LinAlgError, FloatingPointError):
             return Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
         if not np.isfinite(at.objective):
@@ -130,10 +153,35 @@ class Objective:
             exact = quadrature(self.family, self.rows, frame.T[0], gamma, phi, at, self.points, self.observed)
             objective, rest = exact.objective, self._turned(np.concatenate([exact.d_gamma, exact.d_rho]))
             d_theta = [np.einsum("ab,iab->i", exact.d_T, frame.dT[0])]
+        point = Point(psi, objective, np.concatenate([*d_theta, rest]), self._model(at, frame), State(at, frame, theta, at.mode.gamma, phi))
         if objective < self.lowest:
-            self.lowest, self.u, self.gamma = objective, at.mode.u, at.mode.gamma
-        state = State(at, frame, theta, at.mode.gamma, phi)
-        return Point(psi, objective, np.concatenate([*d_theta, rest]), self._model(at, frame), state)
+            self.remember(point)
+        return point
+
+    def remember(self, point: Point) -> None:
+        """Look for the next modes from those of this point."""
+        mode = point.payload.laplace.mode
+        self.lowest, self.u, self.gamma, self.last = point.objective, mode.u, mode.gamma, point
+
+    def _start(self, T: list[np.ndarray], gamma: np.ndarray, phi: Any) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+        """Where to look for the modes: where those of the best point go to first order, or where they are."""
+        state = self.last.payload if self.last is not None else None
+        if state is None or self.free:
+            return self.u, None
+        near: Laplace = state.laplace
+        score = None
+        if near.slopes.mixed:
+            step = self.family.to_rho(phi) - self.family.to_rho(state.phi)
+            score = [np.tensordot(step, own, 1) for own in near.slopes.mixed]
+        fixed = near.slopes.fixed if near.slopes.fixed_observed is None else near.slopes.fixed_observed
+        found = follow(Arrangement(self.source, T), near.mode, gamma, score, fixed)
+        return (self.u, None) if found is None else (found.u, found.b)
+
+    def _tolerance(self) -> float:
+        """Decrement at which a mode is found: what is left of it enters J and its gradient to second order only."""
+        if not self.searching:
+            return self.tolerance
+        return float(np.clip(CLOSER * self.promised**2, self.tolerance, ROUGH))
 
     def _turned(self, gradient: np.ndarray) -> np.ndarray:
         """Derivatives in (gamma, rho) as derivatives in that part of psi."""
@@ -172,7 +220,7 @@ class Objective:
             block[start : start + len(own)] = (own.reshape(-1, len(e)) @ e).reshape(len(own), *e.shape)
             v.append(block)
             start += len(own)
-        arrangement = Arrangement(self.rows, frame.T)
+        arrangement = Arrangement(self.source, frame.T)
         Av = arrangement.multiply(at.system, v)
         _, _, inner = arrangement.solve(at.factor, Av)
         quad = sum(a.reshape(m, -1) @ b.reshape(m, -1).T for a, b in zip(v, Av, strict=True)) - inner
@@ -223,13 +271,15 @@ class Objective:
 
         The modes are found more closely than a search needs: a step of 1e-4 magnifies their error.
         """
-        columns = []
+        columns: list[np.ndarray] = []
         usual, self.tolerance = self.tolerance, 1e-7 * MODE_TOLERANCE
-        for i in range(len(psi)):
-            unit = np.zeros(len(psi))
-            unit[i] = 1e-4 * max(1.0, abs(psi[i]))
-            forward, back = self.in_theta(psi + unit).gradient, self.in_theta(psi - unit).gradient
-            columns.append((forward - back) / (2 * unit[i]))
+        steps = np.diag(1e-4 * np.maximum(1.0, np.abs(psi)))
+        at_once = len(psi) if self.source.distant else 1
+        for start in range(0, len(psi), at_once):
+            those = steps[start : start + at_once]
+            ends = [psi + sign * step for step in those for sign in (1.0, -1.0)]
+            gradients = [point.gradient for point in drive(self.source, [self.evaluation(end, self._own_frame(end)) for end in ends])]
+            columns += [(gradients[2 * i] - gradients[2 * i + 1]) / (2.0 * step.max()) for i, step in enumerate(those)]
         self.tolerance = usual
         H = np.column_stack(columns)
         return np.asarray((H + H.T) / 2)

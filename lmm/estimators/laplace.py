@@ -69,6 +69,7 @@ class LaplaceLikelihood:
         if self.control.evaluate_only:
             outcome = Outcome(objective(psi), True, "evaluated at the given parameters, not optimised", 0, 1, float("nan"), ())
         else:
+            objective.searching = self.nagq <= 1 and not self.second_order
             outcome = minimize(
                 objective,
                 objective.move,
@@ -80,6 +81,7 @@ class LaplaceLikelihood:
                 learn=True,
                 callback=callback,
             )
+            objective.searching = False
             outcome = objective.snap(outcome, self.control.tolerance)
         if outcome.point.payload is None:
             raise ArgumentError("-2 log-likelihood is not finite at the starting values; give others as start=, within the link's range.")
@@ -148,7 +150,7 @@ def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelih
         phi=state.phi,
         messages=tuple(diagnose(problem, problem.names, inverse @ state.gamma, problem.split(theta), state.phi)),
         nagq=method.nagq,
-        eta=state.laplace.mode.eta,
+        eta=problem.rows.predictor(state.gamma, state.laplace.mode.b),
     )
 
 

@@ -109,6 +109,9 @@ class Family(abc.ABC):
     dispersion_name : what phi is called.
     discrete : whether the response is a count.
     has_intercept : whether the linear predictor has a constant; in a cumulative model the thresholds take its place.
+    merges : which rows with one and the same linear predictor are worth one row with their weights' sum. "sums": all of them,
+        with the weighted mean of their responses, because log f = w (y s(eta) - k(eta)) + c(y, w), whose c is no longer known
+        then; "equal": those with the same response, because weights multiply log f; None: weights mean something else.
 
     Raises
     ------
@@ -128,6 +131,7 @@ class Family(abc.ABC):
     dispersion_name: ClassVar[str] = "dispersion"
     discrete: ClassVar[bool] = False
     has_intercept: ClassVar[bool] = True
+    merges: ClassVar[str | None] = None
 
     def __init__(self, link: str | Link | None = None):
         found = links.get(self.default_link if link is None else link)
@@ -333,11 +337,20 @@ class Family(abc.ABC):
         ------
         ResponseError : names the column and says what this family needs.
         """
+        y, trials = self.read(values, name)
+        check_varies(y, name)
+        return y, trials
+
+    def read(self, values: Any, name: str) -> tuple[Array, Array | None]:
+        """:meth:`response` of some of the rows: without the checks that need all of them."""
         y = numeric(values, name)
         check_finite(y, name)
         self._check_support(y, name)
-        check_varies(y, name)
         return y, None
+
+    def check_range(self, least: float, most: float, name: str) -> None:
+        """The checks that :meth:`read` leaves out, from the smallest and the largest response of all rows; ResponseError, or None."""
+        check_varies(np.array([least, most]), name)
 
     def check(self, y: Array, weights: Weights, name: str) -> None:  # noqa: B027  (most families have none)
         """The checks of a response that need its weights; ResponseError, or None."""

@@ -39,6 +39,7 @@ class Binomial(Family):
     link_names = ("logit", "probit", "cloglog", "cauchit", "log")
     mean_high = 1.0
     discrete = True
+    merges = "sums"
 
     def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         log_p, log_q = self.link.log_values(self.clip(eta))
@@ -86,16 +87,22 @@ class Binomial(Family):
 
     def response(self, values: Any, name: str) -> tuple[Array, Array | None]:
         found = None if np.ndim(values) == 2 else levels_of(values)
-        if found is not None:
-            y = _two_levels(*found, name)
-        elif np.ndim(values) == 2 and np.shape(values)[1] == 2:
-            return _successes(np.asarray(values), name)
-        else:
-            y = numeric(values, name)
-            check_finite(y, name)
-            _check_unit(y, name)
+        y, trials = self.read(values, name) if found is None else (_two_levels(*found, name), None)
         _check_not_extreme(y, name)
+        return y, trials
+
+    def read(self, values: Any, name: str) -> tuple[Array, Array | None]:
+        if np.ndim(values) == 2 and np.shape(values)[1] == 2:
+            return _successes(np.asarray(values), name)
+        if np.ndim(values) == 1 and levels_of(values) is not None:
+            raise ResponseError(f"the response {name!r} is text; where rows are read in parts, write it as 0 (failure) and 1 (success).")
+        y = numeric(values, name)
+        check_finite(y, name)
+        _check_unit(y, name)
         return y, None
+
+    def check_range(self, least: float, most: float, name: str) -> None:
+        _check_not_extreme(np.array([least, most]), name)
 
     def check(self, y: Array, weights: Weights, name: str) -> None:
         if weights is None:
@@ -158,6 +165,4 @@ def _successes(table: Array, name: str) -> tuple[Array, Array]:
         raise ResponseError(
             f"the response {name!r} has no trials in {int((trials == 0).sum())} of {len(trials)} rows; leave them out with subset=."
         )
-    y = counts[:, 0] / trials
-    _check_not_extreme(y, name)
-    return y, trials
+    return counts[:, 0] / trials, trials

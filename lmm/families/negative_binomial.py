@@ -43,6 +43,7 @@ class NegativeBinomial(Family):
     has_dispersion = True
     dispersion_name = "theta"
     discrete = True
+    merges = "equal"
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
         mu = np.exp(c)

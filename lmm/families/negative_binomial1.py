@@ -73,6 +73,7 @@ class NegativeBinomial1(Family):
     link_names = ("log", "sqrt", "identity")
     has_dispersion = True
     discrete = True
+    merges = "equal"
 
     @staticmethod
     def _slopes(y: Array, r: Array, phi: float) -> tuple[Array, Array, Array]:

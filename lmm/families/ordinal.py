@@ -75,6 +75,7 @@ class Ordinal(Family):
     link_names = tuple(DISTRIBUTIONS)
     mean_high = 1.0
     discrete = True
+    merges = "equal"
     has_intercept = False
 
     def __init__(self, link: str | Link | None = None, thresholds: str = "flexible"):

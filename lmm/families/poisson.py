@@ -27,6 +27,7 @@ class Poisson(Family):
     default_link = canonical_link = "log"
     link_names = ("log", "sqrt", "identity")
     discrete = True
+    merges = "sums"
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
         return w * (y * c - np.exp(c))

@@ -98,8 +98,7 @@ class GeneralizedSurface:
         point = self.objective.in_frame(np.concatenate([z[: self.m], rest]), frame)
         if point.payload is None:
             return Point(np.asarray(z, dtype=float), np.inf, np.zeros(len(z)), np.eye(len(z)), None)
-        self.objective.lowest = point.objective
-        self.objective.u = point.payload.laplace.mode.u
+        self.objective.remember(point)
         m, H = self.m, point.hessian.copy()
         H[:, m:] = H[:, m:] @ J
         H[m:] = J.T @ H[m:]

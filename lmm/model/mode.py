@@ -8,7 +8,7 @@ step before it went down; only steps that must be halved cost more.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,8 @@ MODE_TOLERANCE = 1e-13
 MAX_STEPS = 100
 #: smallest over largest singular value of T above which it is divided by
 WELL = 1e-3
+#: change of an effect, in units of the predictor, up to which the mode is followed to first order
+FAR = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +223,35 @@ def seek(
         system = at.system(sums.observed)
         factor = at.factorize(system)
     return Mode(source, b, u, sums, system, factor, gamma, steps, decrement, db, d_gamma)
+
+
+def follow(at: Arrangement, old: Mode, gamma: np.ndarray, score: list[np.ndarray] | None, fixed: list[np.ndarray]) -> Start | None:
+    """Where the mode goes to first order when parameters move, without a pass: b (k, J) and u per term; None for a step too far.
+
+    One Newton step at the new G and gamma from the sums at the old ones, Z'wQ = ``fixed`` (p, k, J) per term among them;
+    ``score`` is what else the score Z'r gains (k, J) per term.
+    """
+    factor = at.try_factorize(old.system)
+    if factor is None:
+        return None
+    step = gamma - old.gamma
+    Ab = at.multiply(old.system, [own[None] for own in old.b])
+    right = [
+        own + (g - np.tensordot(step, F, 1) + (0.0 if score is None else score[t]))[None]
+        for t, (own, g, F) in enumerate(zip(Ab, old.sums.score, fixed, strict=True))
+    ]
+    b, e, _ = at.solve(factor, right)
+    u = [at.whiten(t, own[0], rest[0]) for t, (own, rest) in enumerate(zip(b, e, strict=True))]
+    b = [own[0] for own in b]
+    far = max((float(np.max(np.abs(new - own), initial=0.0)) for new, own in zip(b, old.b, strict=True)), default=0.0)
+    return Start(b, u) if np.isfinite(far) and far <= FAR else None
+
+
+class Start(NamedTuple):
+    """Random effects to begin from: b = T u, (k, J) per term."""
+
+    b: list[np.ndarray]
+    u: list[np.ndarray]
 
 
 def penalised(sums: Expansion, u: list[np.ndarray]) -> float:

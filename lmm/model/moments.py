@@ -33,7 +33,7 @@ def starting_values(cross: CrossProducts, structures: tuple[Covariance, ...], si
         total = A.sum(axis=-1)
         left[0, rows] = total[i, j] * np.where(i == j, 1.0, 2.0)
         left[rows, 0] = total[i, j]
-        e = cross.rhs[t][p]
+        e = cross.rhs[t][-1]
         right[rows] = (e @ e.T)[i, j]
         for s, (k, l) in enumerate(blocks):
             columns = slice(starts[s], starts[s + 1])

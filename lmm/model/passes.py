@@ -26,6 +26,8 @@ from lmm.model.leverage import Tables, leverages
 from lmm.model.rows import Block
 
 T = TypeVar("T")
+#: smallest working weight
+LEAST = 1e-10
 #: a computation that yields requests and receives their answers
 Task = Generator[Callable[[Block], Any], Any, T]
 
@@ -51,6 +53,10 @@ class Source(Protocol):
 
     @property
     def distant(self) -> bool: ...
+
+    def sample(self) -> Block:
+        """Rows that stand for all in a model without random effects; all of them where they are in memory."""
+        ...
 
     def total(self, requests: Sequence[Callable[[Block], Any]]) -> list[Any]:
         """The requests' answers summed over all rows: one pass."""
@@ -128,13 +134,44 @@ def fixed_sums(block: Block, W: np.ndarray) -> tuple[list[np.ndarray], np.ndarra
     return block.column_sums(WQ), block.Q.T @ WQ
 
 
+class Working(NamedTuple):
+    """Sums of the working linear model without random effects, response r / W and weights W: ``rows`` of them, Z'WZ, Z'r,
+    Q'r, Q'WQ and r'W^-1 r."""
+
+    rows: int
+    diag: list[np.ndarray]
+    pairs: dict[tuple[int, int], np.ndarray]
+    score: list[np.ndarray]
+    fixed_score: np.ndarray
+    gram: np.ndarray
+    square: float
+
+
+@dataclass(frozen=True, eq=False)
+class Linearise:
+    """Ask for :class:`Working` at gamma (p,) and phi, random effects zero."""
+
+    family: Any
+    gamma: np.ndarray
+    phi: Any
+
+    def __call__(self, block: Block) -> Working:
+        """The sums over a block."""
+        eta = block.offset + block.Q @ self.gamma
+        r = self.family.derivatives(block.y, eta, block.weights, self.phi).d1
+        W = np.maximum(self.family.expected_weights(eta, block.weights, self.phi).weight, LEAST)
+        diag, pairs = block.products(W)
+        gram = block.Q.T @ (block.Q * W[:, None])
+        return Working(block.n, diag, pairs, block.sums(r), block.Q.T @ r, gram, float(np.sum(r * r / W)))
+
+
 class Slopes(NamedTuple):
     """What the leverages l move at a point, t = l dW/deta, and what concerns the family's own parameters rho (r,).
 
     ``t`` Z't per term (k, J), ``fixed_t`` Q't; ``fixed``, ``gram`` Z'WQ and Q'WQ with the weights of the determinant,
     ``fixed_observed``, ``gram_observed`` the same with observed weights (None where they are the same).
     ``constant`` what the log density has beside its kernel. With l(rho) the log density, ``first`` (r,) sums dl/drho,
-    ``squares`` (r,) their squares, ``second`` (r, r) d2l/drho2, ``moved`` (r,) what rho moves in the determinant, ``mixed``
+    ``squares`` (r,) their squares at weight one, ``second`` (r, r) d2l/drho2, ``moved`` (r,) what rho moves in the determinant, ``mixed``
     Z'c per term (r, k, J) and ``fixed_mixed`` Q'c (p, r) of c = d2l / (deta drho), ``working`` Z'(-dlog W/drho r) per term.
     """
 
@@ -209,7 +246,7 @@ class Slope:
             working = [own[None] for own in block.sums(-d.weight[0] / np.maximum(W, 1e-300) * r)]
         return sums._replace(
             first=d.first.sum(axis=1),
-            squares=np.sum(d.first**2, axis=1),
+            squares=np.sum(d.first**2 / (weights if family.merges else 1.0), axis=1),
             second=d.second,
             moved=(-d.eta_eta if self.observed else d.weight) @ leverage,
             mixed=block.column_sums(d.eta.T),

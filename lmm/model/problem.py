@@ -20,8 +20,10 @@ from lmm.errors import ResponseError
 from lmm.linalg.elimination import Vectors
 from lmm.linalg.krylov import Coupled
 from lmm.linalg.plan import Plan
+from lmm.model.compression import worthwhile
 from lmm.model.crossproducts import CrossProducts, cross_products, right_hand_sides
 from lmm.model.gaussian import Data
+from lmm.model.passes import Source
 from lmm.model.rows import Rows, make_rows
 from lmm.model.system import arrange, collect, make_coupled, make_system, orthonormal, pad, plan_for
 
@@ -115,10 +117,11 @@ class GeneralizedProblem:
     ----------
     structures : covariance structure per term, in the design's order.
     terms : the design's random terms.
-    rows : arrays of the rows, fixed columns orthonormal.
+    rows : arrays of the rows, fixed columns orthonormal; in a stream what passes over them.
     family : distribution of the response and link.
     names : names of the fixed columns.
     seconds : wall-clock seconds spent here, by stage.
+    merged : the rows with equal ones merged, where that pays.
     """
 
     structures: tuple[Covariance, ...]
@@ -127,6 +130,12 @@ class GeneralizedProblem:
     family: Any
     names: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    merged: Rows | None = None
+
+    @property
+    def source(self) -> Source:
+        """What passes over the rows: those that were merged, where there are any."""
+        return self.rows if self.merged is None else self.merged
 
     @property
     def labels(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -164,15 +173,17 @@ class GeneralizedProblem:
 
     def with_response(self, design: Design) -> GeneralizedProblem:
         """The same rows with the response of ``design``."""
-        return replace(self, rows=replace(self.rows, y=design.y), seconds={})
+        rows = replace(self.rows, y=design.y)
+        return replace(self, rows=rows, merged=self.merged and worthwhile(rows, design.X, self.family), seconds={})
 
 
 def build_generalized(design: Design, family: Any) -> GeneralizedProblem:
     """The rows of a design with a family."""
     start = perf_counter()
     rows = make_rows(design)
+    merged = worthwhile(rows, design.X, family)
     structures = tuple(term.structure for term in design.terms)
-    return GeneralizedProblem(structures, design.terms, rows, family, design.names, {"cross-products": perf_counter() - start})
+    return GeneralizedProblem(structures, design.terms, rows, family, design.names, {"cross-products": perf_counter() - start}, merged)
 
 
 def build_problem(design: Design, backend: str = "numpy", factorization: str = "auto") -> Problem:

@@ -136,6 +136,10 @@ class Rows(Block):
         """Whether a pass over the rows is dear: not in memory."""
         return False
 
+    def sample(self) -> Block:
+        """All rows."""
+        return self
+
     def total(self, requests: Sequence[Callable[[Block], Any]]) -> list[Any]:
         """The answers of requests to all rows, as in :class:`lmm.model.passes.Source`."""
         return [request(self) for request in requests]

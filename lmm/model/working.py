@@ -13,25 +13,33 @@ from typing import Any
 import numpy as np
 
 from lmm.model import moments
-from lmm.model.crossproducts import cross_products
+from lmm.model.crossproducts import CrossProducts, Pairs
+from lmm.model.passes import LEAST, Linearise, Working
 from lmm.model.problem import GeneralizedProblem
+from lmm.model.rows import Block
 
 MAX_STEPS = 25
 
 
 def starting_values(problem: GeneralizedProblem) -> np.ndarray:
     """(theta, gamma, rho) to begin from."""
-    family, rows = problem.family, problem.rows
-    gamma, phi, eta = _without_effects(problem) if family.has_intercept else _cumulative(problem)
-    r = family.derivatives(rows.y, eta, rows.weights, phi).d1
-    W = np.maximum(family.expected_weights(eta, rows.weights, phi).weight, 1e-10)
-    cross = cross_products(problem.terms, np.column_stack([rows.Q, r / W]), W)
+    family, source = problem.family, problem.source
+    some = source.sample()
+    gamma, phi = _without_effects(family, some) if family.has_intercept else _cumulative(family, some)
+    sums: Working = source.total([Linearise(family, gamma, phi)])[0]
+    if source.distant and problem.p:  # all rows have their say
+        step = np.linalg.lstsq(sums.gram, sums.fixed_score, rcond=None)[0]
+        gamma = gamma + step if np.all(np.abs(step) < 1.0) else gamma
+    gram = np.zeros((problem.p + 1, problem.p + 1))
+    gram[-1, -1] = sums.square
+    pattern = source.pattern
+    pairs = {key: Pairs(old.rows, old.cols, sums.pairs[key]) for key, old in pattern.pairs.items()}
+    cross = CrossProducts(tuple(sums.diag), tuple(own[None] for own in sums.score), pairs, gram, sums.rows, 0.0)
     return np.concatenate([moments.starting_values(cross, problem.structures), gamma, family.to_rho(phi)])
 
 
-def _without_effects(problem: GeneralizedProblem) -> tuple[np.ndarray, Any, np.ndarray]:
-    """gamma, phi and the linear predictor of the generalized linear model, by reweighted least squares."""
-    family, rows = problem.family, problem.rows
+def _without_effects(family: Any, rows: Block) -> tuple[np.ndarray, Any]:
+    """gamma and phi of the generalized linear model, by reweighted least squares."""
     mu = family.initial_mu(rows.y, rows.weights)
     with np.errstate(all="ignore"):
         eta = family.link.link(mu)
@@ -44,7 +52,7 @@ def _without_effects(problem: GeneralizedProblem) -> tuple[np.ndarray, Any, np.n
     last = -np.inf
     for _ in range(MAX_STEPS):
         r = family.derivatives(rows.y, eta, rows.weights, phi).d1
-        W = np.maximum(family.expected_weights(eta, rows.weights, phi).weight, 1e-10)
+        W = np.maximum(family.expected_weights(eta, rows.weights, phi).weight, LEAST)
         QW = rows.Q * W[:, None]
         target = eta - rows.offset + r / W
         new = np.linalg.lstsq(QW.T @ rows.Q, QW.T @ target, rcond=None)[0] if rows.p else gamma
@@ -60,12 +68,11 @@ def _without_effects(problem: GeneralizedProblem) -> tuple[np.ndarray, Any, np.n
         if abs(value - last) <= 1e-6 * (1.0 + abs(value)):
             break
         last = value
-    return gamma, phi, eta
+    return gamma, phi
 
 
-def _cumulative(problem: GeneralizedProblem) -> tuple[np.ndarray, Any, np.ndarray]:
-    """gamma, phi and the linear predictor of the model without random effects, by Newton's method with halving in (gamma, rho)."""
-    family, rows = problem.family, problem.rows
+def _cumulative(family: Any, rows: Block) -> tuple[np.ndarray, Any]:
+    """gamma and phi of the model without random effects, by Newton's method with halving in (gamma, rho)."""
     p = rows.p
     gamma, rho = np.zeros(p), family.to_rho(family.initial_phi(rows.y, None, rows.weights))
     rho[0] += np.average(rows.offset, weights=rows.weights)
@@ -91,4 +98,4 @@ def _cumulative(problem: GeneralizedProblem) -> tuple[np.ndarray, Any, np.ndarra
         else:
             break
         gamma, rho, eta, value = new_gamma, new_rho, new_eta, new
-    return gamma, family.from_rho(rho), eta
+    return gamma, family.from_rho(rho)
