@@ -15,7 +15,7 @@ from typing import Any
 from lmm import __version__
 from lmm.errors import DataError, LmmError
 from lmm.stream.conform import conform
-from lmm.stream.parts import FAN_IN, Part, Prepared, combine, evaluate, evaluate_prepared, finished, guarded, prepare_blocks, sliced
+from lmm.stream.parts import ABSENT, FAN_IN, Part, Prepared, combine, evaluate, evaluate_prepared, finished, guarded, prepare_blocks, sliced
 from lmm.stream.reducers import A, Reduction, module_of, register
 
 #: times that a task which raised an error of another kind than ours is run again
@@ -39,16 +39,15 @@ class DaskReducer:
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        """Arrow type by column; a column of Python objects has that of the first rows."""
+        """Arrow type by column; one of Python objects, or of categories not yet known, has that of the first rows."""
         import pyarrow as pa
 
         empty = self.frame._meta
         names = tuple(name for name in empty.columns if isinstance(name, str))
-        objects = tuple(name for name in names if empty[name].dtype == object)
-        types = {name: pa.array(empty[name], from_pandas=True).type for name in names if name not in objects}
-        if objects:
-            found = self.head(objects, 1000)
-            types |= _types(found)
+        vague = tuple(name for name in names if str(empty[name].dtype) in ("object", "category") and not _is_known(empty[name]))
+        types = {name: pa.array(empty[name], from_pandas=True).type for name in names if name not in vague}
+        if vague:
+            types |= _types(self.head(vague, ENOUGH))
         return {name: types[name] for name in names}
 
     def head(self, columns: tuple[str, ...], rows: int) -> Any:
@@ -71,10 +70,11 @@ class DaskReducer:
         import dask
 
         schema = pickle.dumps({name: self.schema[name] for name in reduction.columns})
-        what = shipped(reduction)
+        partitions = self._partitions(reduction.columns)
         leaf = dask.delayed(_leaf, pure=False, traverse=False)
         with dask.annotate(retries=RETRIES):
-            parts = [leaf(what, part, number, schema, __version__) for number, part in enumerate(self._partitions(reduction.columns))]
+            what = shipped(reduction)
+            parts = [leaf(what, partition, number, schema, __version__) for number, partition in enumerate(partitions)]
             root = tree(parts, what)
         return finished(self._compute(root, reduction.columns), len(parts), reduction)
 
@@ -83,10 +83,11 @@ class DaskReducer:
         import dask
 
         schema = pickle.dumps({name: self.schema[name] for name in columns})
+        partitions = self._partitions(columns)
         make = dask.delayed(_prepare, pure=False, traverse=False)
         with dask.annotate(retries=RETRIES):
             what = shipped(prepare)
-            blocks = [make(what, part, number, schema, __version__) for number, part in enumerate(self._partitions(columns))]
+            blocks = [make(what, partition, number, schema, __version__) for number, partition in enumerate(partitions)]
             return PreparedDask(self, columns, list(dask.persist(*blocks)))
 
     def _partitions(self, columns: tuple[str, ...]) -> list[Any]:
@@ -158,27 +159,39 @@ def tree(parts: list[Any], what: Any) -> Any:
 
 
 def shipped(value: Any) -> Any:
-    """A task whose result is ``value``: it travels once to each worker that needs it, and is made again where it is lost."""
+    """A task whose result is ``value``, pickled: it goes once to each worker, from here or from another worker.
+
+    It stays pickled on the way, because a function of a notebook can be pickled where it was written only; and it is a task,
+    because one that a lost worker held is run again.
+    """
     import cloudpickle
     import dask
 
-    return dask.delayed(pickle.loads, pure=False, traverse=False)(cloudpickle.dumps(value))
+    return dask.delayed(bytes, pure=False, traverse=False)(cloudpickle.dumps(value))
 
 
-def _leaf(reduction: Reduction[Any], frame: Any, number: int, schema: bytes, version: str) -> Part:
-    return evaluate(reduction, _tables(frame, number, schema), number, version)
+def unpacked(value: bytes) -> Any:
+    """What was shipped; DataError where it needs a module that this worker does not have."""
+    try:
+        return pickle.loads(value)
+    except ImportError as error:
+        raise DataError(ABSENT.format(name=error.name)) from None
 
 
-def _prepare(prepare: Callable[[Any], Any], frame: Any, number: int, schema: bytes, version: str) -> Part:
-    return prepare_blocks(prepare, _tables(frame, number, schema), number, version)
+def _leaf(reduction: bytes, frame: Any, number: int, schema: bytes, version: str) -> Part:
+    return evaluate(unpacked(reduction), _tables(frame, number, schema), number, version)
 
 
-def _leaf_prepared(reduction: Reduction[Any], blocks: Part, version: str) -> Part:
-    return evaluate_prepared(reduction, blocks, version)
+def _prepare(prepare: bytes, frame: Any, number: int, schema: bytes, version: str) -> Part:
+    return prepare_blocks(unpacked(prepare), _tables(frame, number, schema), number, version)
 
 
-def _merge(reduction: Reduction[Any], parts: list[Part]) -> Part:
-    return combine(parts, reduction.merge)
+def _leaf_prepared(reduction: bytes, blocks: Part, version: str) -> Part:
+    return evaluate_prepared(unpacked(reduction), blocks, version)
+
+
+def _merge(reduction: bytes, parts: list[Part]) -> Part:
+    return combine(parts, unpacked(reduction).merge)
 
 
 def _first(frame: Any, number: int, columns: tuple[str, ...], rows: int) -> Part:
@@ -187,6 +200,13 @@ def _first(frame: Any, number: int, columns: tuple[str, ...], rows: int) -> Part
 
 def _columns(frame: Any) -> list[Any]:
     return list(frame.columns)
+
+
+def _is_known(column: Any) -> bool:
+    """Whether an empty column tells the type of the values."""
+    from dask.dataframe.utils import has_known_categories
+
+    return column.dtype == "category" and bool(has_known_categories(column))
 
 
 def _types(table: Any) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from lmm.stream.reducers import A, Reduction
 ROWS = 250_000
 #: parts that one task merges
 FAN_IN = 4
+#: message where a worker lacks a module: lmm itself, or one of the user's
+ABSENT = "the workers cannot import {name!r}: install it on every worker, the same version as here."
 
 
 class Prepared(Protocol):

@@ -196,7 +196,7 @@ class _Reader:
             rows = Columns({name: as_predictor(source.column(name)) for name in recipe.evaluated}, self.n)
             rows.rename({name: alias(name) for name in recipe.frame.awkward})
             frame = recipe.frame
-            self._evaluator = Evaluator(rows, frame.context, frame.contrasts, frame.state, frame.awkward)
+            self._evaluator = Evaluator(rows, recipe.context, frame.contrasts, frame.state, frame.awkward)
         return self._evaluator
 
     def number(self, name: str) -> np.ndarray:

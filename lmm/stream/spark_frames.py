@@ -9,6 +9,7 @@ sends every part to the same place as before, whatever its bytes are.
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 from lmm import __version__
 from lmm.errors import DataError
 from lmm.stream.conform import conform
-from lmm.stream.parts import FAN_IN, ROWS, Part, Prepared, combine, evaluate, evaluate_prepared, finished, prepare_blocks
+from lmm.stream.parts import ABSENT, FAN_IN, ROWS, Part, Prepared, combine, evaluate, evaluate_prepared, finished, prepare_blocks
 from lmm.stream.reducers import A, Reducer, Reduction, module_of, register
 
 #: bytes of one row of pickled sums
@@ -129,8 +130,9 @@ def explained() -> Iterator[None]:
         yield
     except (PySparkException, Py4JJavaError) as error:
         text = str(error)
-        if "No module named 'lmm'" in text:
-            raise DataError("lmm is not installed where Spark runs Python; install it there, the same version as here.") from error
+        absent = re.search(r"No module named '([\w.]+)'", text)
+        if absent:
+            raise DataError(ABSENT.format(name=absent[1])) from error
         if isinstance(error, PythonException):
             raise
         cause = next((line.strip() for line in text.splitlines() if any(sign in line for sign in DATA)), None)
