@@ -164,6 +164,8 @@ class Design:
 
     def aligned(self, y: Any) -> np.ndarray:
         """The rows used of ``y``, (n, ...); DataError for a wrong length. See :meth:`with_response`."""
+        if self.streamed:  # refused by what stands where the rows would be
+            return np.asarray(self.y)
         values = np.asarray(y)
         subset = self.extra.get("subset")
         if values.shape[:1] == (self.n,):

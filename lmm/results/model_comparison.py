@@ -115,7 +115,11 @@ def _check_same(fits: Sequence[Fit], names: Sequence[str]) -> None:
                 f"{pair} were fitted to different rows, {a.n} and {b.n}; fit both to the rows complete in every column used "
                 "(data.dropna(subset=[...]), or subset=)."
             )
-        if not _same(a.y, b.y):
+        if a.streamed or b.streamed:
+            same = a.streamed and b.streamed and _same(a.extra["response"], b.extra["response"])
+        else:
+            same = _same(a.y, b.y)
+        if not same:
             what = f"different responses, {a.response} and {b.response}" if a.response != b.response else "different rows"
             raise ArgumentError(f"{pair} were fitted to {what}; their likelihoods cannot be compared.")
         for what, given, default in (("weights", lambda d: d.weights, 1.0), ("offset", lambda d: d.offset, 0.0)):
@@ -139,7 +143,9 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def _same_given(a: Design, b: Design, given: Callable[[Design], np.ndarray | None], default: float) -> bool:
-    """Whether two designs have the same array, None standing for a constant."""
+    """Whether two designs have the same array, None standing for a constant; without the rows, what is known of them is compared."""
+    if a.streamed or b.streamed:
+        return (given(a) is None) == (given(b) is None)
     values = [np.full(a.n, default) if given(d) is None else np.asarray(given(d)) for d in (a, b)]
     return _same(*values)
 
@@ -161,7 +167,9 @@ def _check_criteria(fits: Sequence[Fit], names: Sequence[str]) -> None:
 
 
 def _rank(a: Design, b: Design) -> int:
-    """Dimension of the space that the fixed effects of both span."""
+    """Dimension of the space that the fixed effects of both span; without the rows, columns count by their names."""
+    if a.streamed or b.streamed:
+        return len({*a.names, *b.names})
     return len(independent_columns(np.column_stack([a.X, b.X]))[0])
 
 
@@ -175,7 +183,11 @@ def _nesting(small: Fit, large: Fit, name: str, other: str) -> str | None:
     groups = {term.group: term for term in b.terms}
     for term in a.terms:
         within = groups.get(term.group)
-        if within is None or _wider(term.values, within.values):
+        if within is not None and (a.streamed or b.streamed):
+            wider = not set(term.columns) <= set(within.columns)
+        else:
+            wider = within is None or _wider(term.values, within.values)
+        if wider:
             return f"{name} is not nested in {other}: its random effects by {term.group} are not among those of {other}."
     return None
 

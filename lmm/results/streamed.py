@@ -45,6 +45,16 @@ def random_variances(design: Design, estimate: Estimate, scale2: float) -> list[
     return out
 
 
+def adds_up_to_one(design: Design, group: str, columns: list[int]) -> bool:
+    """Whether some columns of a random term add up to one in every row: the sum of squares of what is left is zero."""
+    pool = next(term.pool for term in design.extra["recipe"].terms if term.group == group)
+    difference = np.zeros(len(design.extra["moments"]))
+    difference[0] = -1.0
+    for j in columns:
+        difference[1 + pool[j]] += 1.0
+    return bool(difference @ design.extra["moments"] @ difference <= 1e-12 * design.n)
+
+
 def dependencies(design: Design) -> np.ndarray:
     """Null space (p_all, d) of the whole fixed matrix: e_j - sum_i c_i e_i for every dropped column x_j = sum_i c_i x_i."""
     own, lost = _places(design)

@@ -179,6 +179,8 @@ def _design(recipe: Recipe, sums: PartialSums, terms: list[TermColumns], labels:
     extra["covariates"] = {name: (covariate.total / sums.n, covariate.distinct) for name, covariate in sums.covariates.items()}
     extra["moments"] = raw_moments(recipe, sums.gram if sums.plain is None else sums.plain)
     extra["kept"] = kept
+    # what tells whether two fits have the same rows: of y - offset and w
+    extra["response"] = np.array([sums.total, sums.spread, sums.least, sums.most, sums.offset_sum, sums.sum_log_weights])
     has_offset = bool(recipe.offset_texts())
     return Design(
         formula=recipe.formula,
