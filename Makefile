@@ -8,7 +8,7 @@ OLDEST := .venv-oldest
 PIP_INSTALL := -m pip install --disable-pip-version-check --quiet
 # one thread for BLAS in each of the two test processes: tiny matrices gain nothing from more
 PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-PYTEST_ARGS ?= -q -n 2
+PYTEST_ARGS ?= -q -n 2 --dist loadgroup
 
 .PHONY: demo test test-oldest lint types docs bench clean
 

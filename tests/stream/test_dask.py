@@ -24,6 +24,7 @@ dask = pytest.importorskip("dask")
 dd = pytest.importorskip("dask.dataframe")
 distributed = pytest.importorskip("distributed")
 
+pytestmark = pytest.mark.xdist_group("dask")
 FORMULA = "y ~ x + kind + (1+x|g) + (1|h)"
 
 
