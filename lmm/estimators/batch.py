@@ -32,6 +32,8 @@ PLANE = 1 << 15
 MAX_ROUNDS = 25
 #: promised decrease of the criterion at which a problem is done: second derivatives are exact, so the last step squares it
 TOLERANCE = 1e-12
+#: promised decrease from which one step more, whose end is evaluated without derivatives, leaves less than that
+LAST = 3e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,18 +144,18 @@ class Evaluator(Chart):
         super().__init__(problem, theta)
         self.reml = reml
 
-    def __call__(self, data: Levels | Stacked, steps: np.ndarray, exact: bool) -> Values:
-        return self._at(data, self.factors(steps), exact)
+    def __call__(self, data: Levels | Stacked, steps: np.ndarray, order: int) -> Values:
+        return self._at(data, self.factors(steps), order)
 
-    def _at(self, data: Levels | Stacked, T: list[np.ndarray], exact: bool) -> Values:
+    def _at(self, data: Levels | Stacked, T: list[np.ndarray], order: int) -> Values:
         with np.errstate(all="ignore"):
             if isinstance(data, Levels):
-                return batched.levels(data, T[0], self.dT[0], self.reml, exact)
-            return batched.stacked(data, T, self.dT, self.reml, exact)
+                return batched.levels(data, T[0], self.dT[0], self.reml, order)
+            return batched.stacked(data, T, self.dT, self.reml, order)
 
     def at_theta(self, data: Levels | Stacked, theta: np.ndarray) -> Values:
         """Values at theta (R, m) themselves; derivatives along the chart's directions, which do not belong to them, are of no use."""
-        return self._at(data, self.factors_of(theta), False)
+        return self._at(data, self.factors_of(theta), 1)
 
 
 def _canonical(structure: Any, T: np.ndarray) -> np.ndarray:
@@ -207,7 +209,7 @@ def minimize(evaluate: Evaluator, data: Levels | Stacked, count: int, tolerance:
     m = sum(len(dT) for dT in evaluate.dT)
     active = np.arange(count)
     steps = np.zeros((m, count))
-    best = evaluate(data, steps, False)
+    best = evaluate(data, steps, 1)
     radius = np.ones(count)
     evaluations = np.ones(count, dtype=int)
     converged = np.zeros(count, dtype=bool)
@@ -219,14 +221,23 @@ def minimize(evaluate: Evaluator, data: Levels | Stacked, count: int, tolerance:
         length = np.linalg.norm(step, axis=0)
         edge = length >= 0.99 * radius[active]
         done = (promised <= tolerance) & ~edge
+        converged[active[done]] = True
+        last = np.flatnonzero((promised <= LAST) & ~edge & ~done)
+        if len(last):
+            end = evaluate(own.take(last), now[:, last] + step[:, last], 0)
+            held = end.objective <= current.objective[last] * (1.0 + 1e-12 * np.sign(current.objective[last]))
+            there = active[last[held]]
+            steps[:, there] = now[:, last[held]] + step[:, last[held]]
+            put_values(best, there, take_values(end, np.flatnonzero(held)))
+            evaluations[there] += 1
+            converged[there] = done[last[held]] = True
         if done.any():
-            converged[active[done]] = True
             keep = ~done
             own, current = own.take(keep), take_values(current, keep)
             active, now, step, promised, length, edge = active[keep], now[:, keep], step[:, keep], promised[keep], length[keep], edge[keep]
         if not len(active):
             break
-        new = evaluate(own, now + step, True)
+        new = evaluate(own, now + step, 2)
         evaluations[active] += 1
         noise = 1e-12 * np.abs(current.objective)
         finite = np.isfinite(new.objective)
@@ -345,6 +356,8 @@ def fit_blocks(
         values, theta = ends.values, evaluate.theta(ends.steps)
         doubtful = ~ends.converged
         near = np.flatnonzero(ends.converged & near_boundary(evaluate, ends.steps))
+        if len(near):
+            put_values(values, near, evaluate(data.take(near), ends.steps[:, near], 1))
         if several:
             doubtful[near] = True
         elif len(near):

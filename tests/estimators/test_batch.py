@@ -88,12 +88,12 @@ def test_gradient_and_hessian_are_derivatives(fit):
     evaluate = batch.Evaluator(fit.problem, fit.estimator.reml, batch.start(fit.problem, fit.estimate.theta))
     m = fit.problem.n_theta
     at = np.full((m, 3), 0.1) * np.array([1.0, -0.5, 0.3])
-    here = evaluate(data, at, True)
+    here = evaluate(data, at, 2)
     h = 1e-4
     for i in range(m):
         step = np.zeros((m, 1))
         step[i] = h
-        up, down = evaluate(data, at + step, True), evaluate(data, at - step, True)
+        up, down = evaluate(data, at + step, 2), evaluate(data, at - step, 2)
         slope = (up.objective - down.objective) / (2 * h)
         curve = (up.gradient - down.gradient) / (2 * h)
         np.testing.assert_allclose(here.gradient[i], slope, atol=1e-5 * (1 + np.abs(slope).max()))
