@@ -7,21 +7,28 @@ from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmm import families
-from lmm.api import check_control, fit_problem
+from lmm.api import check_control, fit_problem, rows_bar
 from lmm.design import build_design
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
 from lmm.estimators import Control, registry
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.families import Family
+from lmm.later import Later
 from lmm.linalg import threads
 from lmm.model.problem import build_generalized
 from lmm.results import Fit
+from lmm.stream.reducers import reducer_for
+
+if TYPE_CHECKING:
+    from lmm.stream import generalized as stream_generalized
+else:
+    stream_generalized = Later("lmm.stream.generalized")
 
 #: quadrature points per random effect at the most, and random effects per level that quadrature takes
 MAX_POINTS, MAX_DIMENSIONS = 100, 3
@@ -60,7 +67,8 @@ def glmer(
     Parameters
     ----------
     formula : ``"y ~ x + (x|g)"``; ``"cbind(successes, failures) ~ ..."`` for binomial counts.
-    data : pandas, polars or pyarrow table, or a mapping of arrays; N rows. Never modified.
+    data : pandas, polars or pyarrow table, or a mapping of arrays; N rows. Never modified. Also rows that are not in memory, as for
+        :func:`lmm.lmer`: a Parquet path, a pyarrow Dataset, a DuckDB table, a Dask or Spark data frame (nAGQ 0 or 1).
     family : name ("binomial", "poisson", "ordinal", ...) or object, ``lmm.families.Binomial(link="probit")``.
     nAGQ : 1 for the Laplace approximation; more for adaptive Gauss-Hermite quadrature with that many points per
         random effect, for a single grouping factor with up to three. All share one log-likelihood scale.
@@ -138,19 +146,16 @@ def run_generalized(
         raise ArgumentError(f"nAGQ={nAGQ!r} must be a whole number: {choices}.")
     estimator = choose_generalized(int(nAGQ), second_order, method, control)
     begin = perf_counter()
+    given = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts, "context": context}
+    reducer = reducer_for(data, rows_bar if registry.control_of(estimator).progress else None)
+    problem = None
     with threads.limited():
-        design = build_design(
-            formula,
-            data,
-            weights=weights,
-            offset=offset,
-            subset=subset,
-            na_action=na_action,
-            contrasts=contrasts,
-            context=context,
-            family=family,
-        )
-        family.check(design.y, design.weights, design.response)
+        if reducer is None:
+            design = build_design(formula, data, family=family, **given)
+            family.check(design.y, design.weights, design.response)
+        else:
+            check_streamed(estimator)
+            design, problem = stream_generalized.build_generalized(formula, data, reducer, family, **given)
         rows = design.extra["subset"] if callable(subset) else subset  # a function need not pickle
         call = {
             "run": run_generalized,
@@ -162,10 +167,20 @@ def run_generalized(
         }
         call |= {"na_action": na_action, "contrasts": contrasts, "start": start, "method": method, "control": control}
         check_quadrature(design, getattr(estimator, "nagq", 1), second_order)
-        problem = build_generalized(design, design.extra["family"])
+        if problem is None:
+            problem = build_generalized(design, design.extra["family"])
     design = replace(design, extra={**design.extra, "call": call, "plan": problem.plan})
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
     return fit_problem(design, problem, estimator, start)
+
+
+def check_streamed(estimator: Any) -> None:
+    """ArgumentError where an estimator needs rows one by one, and they are not in memory."""
+    if not isinstance(estimator, LaplaceLikelihood):
+        raise ArgumentError(f"method {estimator.name!r} needs its rows in memory; data read in chunks takes nAGQ=1 (Laplace) or nAGQ=0.")
+    if estimator.nagq > 1 or estimator.second_order:
+        asked = "'laplace2'" if estimator.second_order else estimator.nagq
+        raise ArgumentError(f"nAGQ={asked} needs its rows in memory; data read in chunks takes nAGQ=1 (Laplace) or nAGQ=0.")
 
 
 def choose_generalized(nAGQ: int, second_order: bool, method: Any, control: Control | None) -> Any:

@@ -21,7 +21,7 @@ CHECK_POINTS, CHECK_COST, FAR_OFF = {1: 25, 2: 9}, 20_000_000, 0.5
 def laplace_error(problem: GeneralizedProblem, T: np.ndarray, state: Any, observed: bool, objective: float) -> str | None:
     """A sentence when Laplace's log-likelihood is far from the integral, which quadrature gives for one factor; else None."""
     points = CHECK_POINTS.get(len(T), 0)
-    if len(problem.plan.terms) > 1 or not points or problem.n * points ** len(T) > CHECK_COST:
+    if problem.source.distant or len(problem.plan.terms) > 1 or not points or problem.n * points ** len(T) > CHECK_COST:
         return None
     exact = quadrature(problem.family, problem.rows, T, state.gamma, state.phi, state.laplace, points, observed).objective
     error = (exact - objective) / 2.0
@@ -45,7 +45,7 @@ def diagnose(problem: GeneralizedProblem, names: tuple[str, ...], beta: np.ndarr
     rows, family = problem.rows, problem.family
     if family.name in ("binomial", "ordinal"):
         parted = "the successes from the failures" if family.name == "binomial" else "the categories"
-        X = rows.Q @ rows.R
+        X = problem.source.sample().Q @ rows.R
         reach = np.abs(beta) * (X.max(axis=0) - X.min(axis=0)) if len(beta) else np.zeros(0)
         far = [name for name, r in zip(names, reach, strict=True) if r > EXTREME]
         if far:

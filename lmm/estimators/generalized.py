@@ -29,6 +29,8 @@ from lmm.model.second_order import correction
 EXPANSION = 0.02
 #: decrement of a mode relative to the square of the decrease that a step promises, and the largest, while a search is under way
 CLOSER, ROUGH = 1e-6, 1e-6
+#: numbers in the sums of points that are evaluated together
+AT_ONCE = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Objective:
         #: whether modes far from the end of a search are found only as closely as the next step needs
         self.searching = False
         # the part of the density that no parameter moves
-        self.constant = None if self.family.has_dispersion else float(self.family.constant(self.rows.y, self.rows.weights).sum())
+        self.constant = None if self.family.has_dispersion else self.rows.constant(self.family)
         self.turn = None if self.family.has_intercept or self.free else centring(self.rows.Q, self.family.n_parameters)
 
     def pack(self, theta: np.ndarray, beta: np.ndarray, phi: Any) -> np.ndarray:
@@ -274,7 +276,7 @@ class Objective:
         columns: list[np.ndarray] = []
         usual, self.tolerance = self.tolerance, 1e-7 * MODE_TOLERANCE
         steps = np.diag(1e-4 * np.maximum(1.0, np.abs(psi)))
-        at_once = len(psi) if self.source.distant else 1
+        at_once = self._at_once() if self.source.distant else 1
         for start in range(0, len(psi), at_once):
             those = steps[start : start + at_once]
             ends = [psi + sign * step for step in those for sign in (1.0, -1.0)]
@@ -283,6 +285,13 @@ class Objective:
         self.tolerance = usual
         H = np.column_stack(columns)
         return np.asarray((H + H.T) / 2)
+
+    def _at_once(self) -> int:
+        """Parameters whose two points are evaluated in the same passes, by the memory of their sums."""
+        pattern = self.source.pattern
+        levels = sum(A.shape[0] * A.shape[-1] * (2 * self.rows.p + 2 * A.shape[0] + 8) for A in pattern.diag)
+        pairs = sum(2 * own.blocks.size for own in pattern.pairs.values())
+        return max(1, int(AT_ONCE // (2 * (levels + pairs))))
 
     def covariance(self, psi: np.ndarray) -> np.ndarray:
         """Covariance of (theta, beta, rho), on the user's scale; zero rows for parameters on the boundary."""

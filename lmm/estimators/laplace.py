@@ -20,6 +20,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.errors import ArgumentError
+from lmm.estimators.checkpoint import Checkpoint
 from lmm.estimators.control import Control
 from lmm.estimators.diagnosis import diagnose, laplace_error
 from lmm.estimators.generalized import Objective
@@ -45,6 +46,7 @@ class LaplaceLikelihood:
     second_order: bool = False
     reml = False
     models = ("generalized",)
+    takes_checkpoint = True
     elsewhere = " The likelihood of a linear model needs no approximation."
 
     @property
@@ -65,7 +67,11 @@ class LaplaceLikelihood:
         """
         begin = perf_counter()
         objective = Objective(problem, self.control.curvature, self.nagq, self.second_order)
-        psi = objective.enter(self._start(problem, start))
+        working = starting_values(problem)
+        psi = objective.enter(self._start(problem, start, working))
+        settings = (self.name, self.nagq, "observed" if objective.observed else "expected")
+        saved = Checkpoint(self.control.checkpoint, problem, settings, (working, np.diagonal(problem.rows.R)))
+        psi, callback = saved.begin(psi, callback)
         if self.control.evaluate_only:
             outcome = Outcome(objective(psi), True, "evaluated at the given parameters, not optimised", 0, 1, float("nan"), ())
         else:
@@ -90,11 +96,11 @@ class LaplaceLikelihood:
             payload = outcome.point.payload
             told = laplace_error(problem, payload.frame.T[0], payload, objective.observed, estimate.objective)
             estimate = replace(estimate, messages=(*estimate.messages, *([told] if told else [])))
-        return estimate
+        return saved.finish(estimate)
 
-    def _start(self, problem: GeneralizedProblem, start: np.ndarray | None) -> np.ndarray:
-        """(theta, gamma, rho) to begin from."""
-        psi = starting_values(problem)
+    def _start(self, problem: GeneralizedProblem, start: np.ndarray | None, working: np.ndarray) -> np.ndarray:
+        """(theta, gamma, rho) to begin from; from the ``working`` model's where ``start`` says nothing."""
+        psi = working.copy()
         if start is None:
             return psi
         start = np.asarray(start, dtype=float)
@@ -112,7 +118,7 @@ class LaplaceLikelihood:
     def objective(self, problem: GeneralizedProblem, parameters: np.ndarray) -> float:
         """-2 log-likelihood at (theta, beta[, phi]) on the user's scale."""
         objective = Objective(problem, self.control.curvature, self.nagq, self.second_order)
-        return objective.in_theta(objective.enter(self._start(problem, parameters))).objective
+        return objective.in_theta(objective.enter(self._start(problem, parameters, starting_values(problem)))).objective
 
     @threads.limited()
     def covariance(self, problem: GeneralizedProblem, estimate: Estimate) -> np.ndarray:
@@ -132,7 +138,7 @@ def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelih
     theta = np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(state.theta), strict=True)])
     inverse = solve_triangular(problem.rows.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
     family = problem.family
-    convergence = outcome.convergence({**problem.seconds, **seconds})
+    convergence = replace(outcome.convergence({**problem.seconds, **seconds}), passes=getattr(problem.source, "passes", 0))
     return Estimate(
         method=method.name,
         reml=False,
@@ -150,7 +156,7 @@ def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelih
         phi=state.phi,
         messages=tuple(diagnose(problem, problem.names, inverse @ state.gamma, problem.split(theta), state.phi)),
         nagq=method.nagq,
-        eta=problem.rows.predictor(state.gamma, state.laplace.mode.b),
+        eta=None if problem.source.distant else problem.rows.predictor(state.gamma, state.laplace.mode.b),
     )
 
 

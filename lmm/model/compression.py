@@ -61,7 +61,7 @@ def merged(block: B, keys: Sequence[np.ndarray], how: str | None) -> B:
     return replace(out, weights=weights, y=y)
 
 
-def taken(block: B, rows: np.ndarray) -> B:
+def taken(block: B, rows: np.ndarray | slice) -> B:
     """The rows of a block with these numbers."""
     return replace(
         block,

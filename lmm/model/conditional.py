@@ -23,6 +23,7 @@ from lmm.linalg.elimination import Factor, Inverse
 from lmm.linalg.plan import Plan
 from lmm.model.gaussian import state
 from lmm.model.mode import Arrangement
+from lmm.model.passes import Expand
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.model.system import arrange
@@ -75,20 +76,37 @@ def posterior(problem: Problem | GeneralizedProblem, estimate: Estimate) -> Post
 
 def _working_posterior(problem: GeneralizedProblem, estimate: Estimate) -> Posterior:
     """The same of the working linear model at the modes of a generalized one, W the family's working weights; sigma^2 is 1."""
+    if problem.source.distant:
+        return _distant_posterior(problem, estimate)
     rows = problem.rows
     at = Arrangement(rows, list(estimate.factors))
     W = problem.family.working_weights(rows.y, estimate.eta, rows.weights, estimate.phi)
     if not problem.family.has_dispersion:  # sigma is not one where a quasi-likelihood estimates it
         W = W / estimate.sigma**2
     factor = at.factorize(rows.system(W))
+    WQ = rows.Q * W[:, None]
+    return _of_factor(at, factor, rows.column_sums(WQ), rows.Q.T @ WQ)
+
+
+def _distant_posterior(problem: GeneralizedProblem, estimate: Estimate) -> Posterior:
+    """The same in one pass over rows that are not in memory."""
+    source = problem.source
+    at = Arrangement(source, list(estimate.factors))
+    gamma, b = problem.rows.R @ estimate.beta, [np.ascontiguousarray(modes.T) for modes in estimate.modes]
+    request = Expand(problem.family, gamma, b, estimate.phi, observed=False, expected=True, fixed=True)
+    sums = source.total([request])[0].expected
+    return _of_factor(at, at.factorize(at.system(sums)), sums.fixed, sums.gram)
+
+
+def _of_factor(at: Arrangement, factor: Factor, ZWQ: list[np.ndarray], gram: np.ndarray) -> Posterior:
+    """What a factorised working model says; ``gram`` is Q'WQ."""
     K = np.zeros((0, 0))
     if at.layout:
         K = tail.sandwich(np, at.layout, at.tail_T, tail.symmetrize(np, tail.inverse(np, factor.tail)), transpose=False)
     _, inverses = elimination.inverse_blocks(np, factor, K, need_first=True)
-    WQ = rows.Q * W[:, None]
-    modes, _, inner = at.solve(factor, rows.column_sums(WQ))
-    cov = np.linalg.inv(rows.Q.T @ WQ - inner) if problem.p else np.zeros((0, 0))
-    return Posterior(problem.plan, factor, at.tail_T, inverses, K, modes, cov)
+    modes, _, inner = at.solve(factor, ZWQ)
+    cov = np.linalg.inv(gram - inner) if len(gram) else np.zeros((0, 0))
+    return Posterior(at.plan, factor, at.tail_T, inverses, K, modes, cov)
 
 
 @threads.limited()

@@ -256,11 +256,10 @@ class Slope:
 
 
 class Total:
-    """Answers of blocks added up, over all levels and pairs of levels of a plan's pattern."""
+    """Answers of blocks added up, over all ``levels`` per term and all ``pairs`` of levels per pair of terms."""
 
-    def __init__(self, plan: Plan, pattern: CrossProducts):
-        self.levels = [size.J for size in plan.terms]
-        self.pairs = {key: len(pairs.rows) for key, pairs in pattern.pairs.items()}
+    def __init__(self, levels: list[int], pairs: dict[tuple[int, int], int]):
+        self.levels, self.pairs = levels, pairs
         self.value: Any = None
 
     def add(self, answer: Any, block: Block) -> None:

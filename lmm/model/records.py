@@ -22,6 +22,7 @@ class Convergence:
     scaled_gradient : the decrease of the objective that one more step still promises, and
         its square root is the distance to the optimum in standard errors.
     seconds : wall-clock seconds by stage ("frame", "design", "cross-products", "optimise", ...).
+    passes : passes over rows that are not in memory, since they were evaluated; 0 for rows in memory.
     """
 
     converged: bool
@@ -31,6 +32,7 @@ class Convergence:
     gradient_evaluations: int
     scaled_gradient: float
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
+    passes: int = 0
 
 
 @dataclass(frozen=True, eq=False)

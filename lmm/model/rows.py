@@ -136,6 +136,10 @@ class Rows(Block):
         """Whether a pass over the rows is dear: not in memory."""
         return False
 
+    def constant(self, family: Any) -> float:
+        """The part of the log density that no parameter moves."""
+        return float(family.constant(self.y, self.weights).sum())
+
     def sample(self) -> Block:
         """All rows."""
         return self

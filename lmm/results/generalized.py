@@ -102,6 +102,6 @@ def overdispersion(design: Design, estimate: Estimate, eta: np.ndarray) -> float
 def tells_overdispersion(design: Design, estimate: Estimate) -> bool:
     """Whether the ratio means anything: counts without a dispersion of their own, and not single binary trials."""
     family = estimate.family
-    if family is None or family.has_dispersion or is_quasi(estimate) or ordinal.is_ordinal(family):
+    if family is None or family.has_dispersion or is_quasi(estimate) or ordinal.is_ordinal(family) or design.streamed:
         return False
     return family.name != "binomial" or (design.weights is not None and bool(np.any(design.weights > 1.0)))

@@ -133,7 +133,10 @@ def mode_rows(design: Design, problem: Problem | GeneralizedProblem, estimate: E
 
 def glance(design: Design, estimate: Estimate, eta: np.ndarray) -> pd.DataFrame:
     """One row: ``nobs, sigma, llf, aic, bic, reml_criterion`` (or ``deviance``), ``df_resid``; ``elbo`` of a variational fit."""
-    deviance = estimate.objective if estimate.family is None else generalized.deviance(design, estimate, eta)
+    if estimate.family is None:
+        deviance = estimate.objective
+    else:  # of rows that were not kept it is not known
+        deviance = np.nan if design.streamed else generalized.deviance(design, estimate, eta)
     row = {
         "nobs": design.n,
         "sigma": estimate.sigma,

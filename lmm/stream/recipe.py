@@ -167,10 +167,15 @@ class Recipe:
         weights = offset = None
         y = empty
         if response:
-            y = numeric_response(reader.value(self.formula.response), self.formula.response) if n else empty
+            trials = None
+            if n:
+                values, name = reader.value(self.formula.response), self.formula.response
+                y, trials = (numeric_response(values, name), None) if self.family is None else self.family.read(values, name)
             weights = reader.weights()
             if n:
                 check_weights(weights)
+            if trials is not None:
+                weights = trials if weights is None else trials * weights
         offset = reader.offset()
         labels = tuple(tuple(reader.labels(factor) for factor in term.factors) for term in self.terms)
         covariates = {name: reader.number(name) for name in self.covariates} if response else {}
