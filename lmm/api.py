@@ -155,9 +155,13 @@ def run(
 def fit_problem(design: Design, problem: Any, estimator: Any, start: Any = None) -> Fit:
     """Run an estimator on a problem, warn of a singular or unconverged fit, and put the names back."""
     control = registry.control_of(estimator)
+    if control.checkpoint is not None and not getattr(estimator, "takes_checkpoint", False):
+        raise ArgumentError(f"checkpoint= is for maximum likelihood, restricted or not, and EM, not for {type(estimator).__name__}.")
     theta = check_start(start, design, problem, required=control.evaluate_only)
     with _watching(control) as callback, threads.limited():
         estimate: Estimate = estimator.fit(problem, theta, callback)
+    if control.checkpoint is not None:  # what refits this model later is another fit
+        estimator = replace(estimator, control=replace(control, checkpoint=None))
     return Fit(design.formula, design, problem, estimator, warned(design, estimate))
 
 

@@ -168,6 +168,8 @@ def _fit(
 ) -> BatchFit:
     if estimator.control.evaluate_only:
         raise ArgumentError("control=lmm.Control(evaluate_only=True) evaluates at parameters of one response; use lmer() or glmer().")
+    if estimator.control.checkpoint is not None:
+        raise ArgumentError("checkpoint= holds the last iterate of one fit, not of a batch; use lmer() or glmer().")
     parsed, table = _one_sided(formula), Table(data)
     Y = read_responses(responses, table)
     with threads.limited():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from lmm.errors import ArgumentError, nearest
@@ -30,6 +31,8 @@ class Control:
     seed : of the probes.
     devices : how many of JAX's devices share the dense tail of crossed factors, a power of two; None takes all of them
         where the tail has 4,096 columns or more. More than one implies JAX.
+    checkpoint : file that holds the last iterate while a fit runs; a fit that finds one there goes on from it. For
+        "reml", "ml", "em", "laplace" and "agq".
     verbose : print one line per evaluation.
     progress : show a progress bar.
 
@@ -53,6 +56,7 @@ class Control:
     accuracy: float = 0.01
     seed: int = 1
     devices: int | None = None
+    checkpoint: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         if self.factorization not in FACTORIZATIONS:
@@ -72,5 +76,10 @@ class Control:
             raise ArgumentError(f"devices={self.devices!r} must be 1, 2, 4, 8, ...: a power of two.")
         if (self.devices or 1) > 1 and self.backend == "numpy":
             raise ArgumentError(f"devices={self.devices} are JAX's: leave backend='auto' or give backend='jax'.")
+        if self.checkpoint is not None:
+            if not isinstance(self.checkpoint, str | os.PathLike) or not os.fspath(self.checkpoint):
+                raise ArgumentError(f"checkpoint={self.checkpoint!r} must be the path of a file.")
+            if self.evaluate_only:
+                raise ArgumentError("checkpoint= keeps the iterates of an optimisation; evaluate_only=True makes none.")
         if self.max_evaluations < 1:
             raise ArgumentError(f"max_evaluations={self.max_evaluations!r} must be at least 1.")

@@ -39,6 +39,7 @@ from lmm.covariance import Covariance
 from lmm.covariance.base import units
 from lmm.errors import ArgumentError
 from lmm.estimators.boundary import escapes, snap
+from lmm.estimators.checkpoint import Checkpoint, data_numbers
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
 from lmm.estimators.likelihood import finish
@@ -95,6 +96,7 @@ class ExpectationMaximization:
     accelerate: bool = True
     name = "em"
     models = ("linear",)
+    takes_checkpoint = True
 
     def __post_init__(self) -> None:
         check_limits(self.tolerance, self.max_iterations)
@@ -112,6 +114,8 @@ class ExpectationMaximization:
         begin = perf_counter()
         evaluate = Evaluator(problem, self.reml)
         theta = starting_values(problem.cross, problem.structures) if start is None else np.asarray(start, dtype=float)
+        saved = Checkpoint(self.control.checkpoint, problem, (self.name, "reml" if self.reml else "ml"), data_numbers(problem, theta[:0]))
+        theta, callback = saved.begin(theta, callback)
         if self.control.evaluate_only:
             outcome = Outcome(evaluate(theta), True, "evaluated at the given theta, not optimised", 0, 1, float("nan"), ())
         else:
@@ -119,7 +123,7 @@ class ExpectationMaximization:
             outcome = snap(problem, evaluate, outcome, max(self.tolerance, 1e-9))
         estimate = finish(problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin})
         how = "REML" if self.reml else "maximum likelihood"
-        return replace(estimate, report=Report(f"Linear mixed model fit by {how} (expectation-maximisation)"))
+        return saved.finish(replace(estimate, report=Report(f"Linear mixed model fit by {how} (expectation-maximisation)")))
 
     @threads.limited()
     def objective(self, problem: Problem, theta: np.ndarray) -> float:

@@ -16,6 +16,7 @@ from scipy.linalg import solve_triangular
 
 from lmm.errors import ArgumentError
 from lmm.estimators.boundary import escapes, is_saturated, is_singular, snap, unit_start
+from lmm.estimators.checkpoint import Checkpoint, data_numbers
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator, nothing_left
 from lmm.estimators.stochastic import ENOUGH, StochasticEvaluator, evaluator, note, search
@@ -54,7 +55,7 @@ class MaximumLikelihood:
     control: Control = Control()
     sigma: float | None = None
     models = ("linear",)
-    takes_iterative = True
+    takes_iterative = takes_checkpoint = True
     elsewhere = " Maximum likelihood of a generalized model is 'laplace' or 'agq'."
 
     def __post_init__(self) -> None:
@@ -79,6 +80,14 @@ class MaximumLikelihood:
         evaluate = evaluator(problem, self.reml, self.sigma, self.control)
         moments = starting_values(problem.cross, problem.structures, self.sigma)
         theta = moments if start is None else np.asarray(start, dtype=float)
+        saved = Checkpoint(
+            self.control.checkpoint,
+            problem,
+            (self.name, *(() if self.sigma is None else (f"sigma={self.sigma}",)), "iterative" if problem.plan.iterative else "exact"),
+            data_numbers(problem, moments),
+            comparable=not isinstance(evaluate, StochasticEvaluator),
+        )
+        theta, callback = saved.begin(theta, callback)
         if self.control.evaluate_only:
             point = evaluate(theta)
             outcome = Outcome(point, True, "evaluated at the given theta, not optimised", 0, 1, float("nan"), ())
@@ -88,7 +97,7 @@ class MaximumLikelihood:
             outcome = self._search(problem, evaluate, theta, callback)
             if start is None and is_saturated(problem) and is_singular(problem, outcome.point.theta):
                 outcome = best([outcome, self._search(problem, evaluate, unit_start(problem), callback)])
-        return finish(problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin})
+        return saved.finish(finish(problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin}))
 
     def _search(
         self, problem: Problem, evaluate: Evaluator, theta: np.ndarray, callback: Callable[[dict[str, Any]], None] | None

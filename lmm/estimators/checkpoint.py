@@ -1,0 +1,187 @@
+"""A long fit's last iterate on disk, from which a killed fit goes on.
+
+The file holds parameters and objective of the best point accepted so far, and a fingerprint of the problem: method,
+structure, size, and a few numbers that any other data would change. They are compared to 1e-5 and not bit by bit, since
+sums added in another order differ in their last digits. It is replaced whole (written beside, then renamed), so a kill at
+any moment leaves the old state or the new one, and it is removed when the fit has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmm.errors import ArgumentError
+from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.records import Estimate
+
+Callback = Callable[[dict[str, Any]], None] | None
+
+#: first line of the file's contents
+KIND, VERSION = "lmm checkpoint", 1
+#: relative difference between numbers of the same data
+SAME = 1e-5
+
+
+class Checkpoint:
+    """The state of one search on disk; with ``path`` None everything here does nothing.
+
+    Parameters
+    ----------
+    path : file to go on from, where it exists, and to keep up to date.
+    problem : what is fitted.
+    method : name of the method and the settings that change the objective.
+    numbers : of the data, each of which another response or design would change.
+    comparable : whether objectives of one run can be compared; where not, the last point is kept, else the lowest.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None,
+        problem: Problem | GeneralizedProblem,
+        method: Sequence[Any],
+        numbers: Sequence[Any],
+        comparable: bool = True,
+    ):
+        self.path = None if path is None else Path(path)
+        if self.path is None:
+            return
+        self.what = fingerprint(problem, method)
+        self.numbers = [float(x) for x in np.concatenate([np.ravel(each) for each in numbers])]
+        self.lowest, self.comparable, self.evaluations, self.before = np.inf, comparable, 0, 0
+
+    def begin(self, start: np.ndarray, callback: Callback) -> tuple[np.ndarray, Callback]:
+        """Where to begin and what to call with each line of the trace.
+
+        Raises
+        ------
+        ArgumentError : the file is no checkpoint, or that of another fit, or cannot be written.
+        """
+        if self.path is None:
+            return start, callback
+        if self.path.exists():
+            stored = self._read()
+            if len(stored["theta"]) != len(start):  # cannot be where the fingerprints are equal
+                raise ArgumentError(f"checkpoint={str(self.path)!r} holds {len(stored['theta'])} parameters; this fit has {len(start)}.")
+            self.before = self.evaluations = int(stored["evaluations"])
+            self.lowest = np.inf if stored["objective"] is None else float(stored["objective"])
+            return np.array(stored["theta"], dtype=float), self._watch(callback)
+        self._write(start, None)  # says now, not after the first evaluation, that it cannot be written
+        return start, self._watch(callback)
+
+    def finish(self, estimate: Estimate) -> Estimate:
+        """Remove the file; the estimate whose convergence message says that the fit was resumed."""
+        if self.path is None:
+            return estimate
+        self.path.unlink(missing_ok=True)
+        if not self.before:
+            return estimate
+        told = f"{estimate.convergence.message} (resumed from a checkpoint after {self.before} evaluations)"
+        return replace(estimate, convergence=replace(estimate.convergence, message=told))
+
+    def _watch(self, callback: Callback) -> Callable[[dict[str, Any]], None]:
+        def watch(line: dict[str, Any]) -> None:
+            self.evaluations += 1
+            objective = float(line["objective"])
+            if line.get("accepted", True) and np.isfinite(objective) and (objective <= self.lowest or not self.comparable):
+                self.lowest = objective
+                self._write(line["theta"], objective)
+            if callback is not None:
+                callback(line)
+
+        return watch
+
+    def _write(self, theta: np.ndarray, objective: float | None) -> None:
+        assert self.path is not None
+        contents = {
+            KIND: VERSION,
+            "fit": self.what,
+            "numbers": self.numbers,
+            "evaluations": self.evaluations,
+            "objective": objective,
+            "theta": [float(x) for x in theta],
+        }
+        name = None
+        try:
+            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(contents, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, self.path)
+        except OSError as error:
+            if name is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
+            raise ArgumentError(f"checkpoint={str(self.path)!r} cannot be written: {error.strerror or error}.") from error
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            stored = json.loads(self.path.read_text(encoding="utf-8"))  # type: ignore[union-attr]
+        except OSError as error:
+            raise ArgumentError(f"checkpoint={str(self.path)!r} cannot be read: {error.strerror or error}.") from error
+        except ValueError as error:
+            raise ArgumentError(f"checkpoint={str(self.path)!r} is not a checkpoint of a fit. Delete it, or give another path.") from error
+        try:
+            version, there, numbers = stored[KIND], dict(stored["fit"]), np.array(stored["numbers"], dtype=float)
+            theta = np.array(stored["theta"], dtype=float)
+            usable = np.isfinite(theta).all() and isinstance(stored["evaluations"], int)
+            usable = usable and (stored["objective"] is None or np.isfinite(float(stored["objective"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArgumentError(f"checkpoint={str(self.path)!r} is not a checkpoint of a fit. Delete it, or give another path.") from error
+        if version != VERSION or not usable:
+            raise ArgumentError(
+                f"checkpoint={str(self.path)!r} was written by another version of lmm or is damaged. Delete it to begin anew."
+            )
+        differ = [f"{name} ({there.get(name)!r} there, {own!r} here)" for name, own in self.what.items() if there.get(name) != own]
+        if not differ and not _same(numbers, np.array(self.numbers)):
+            differ = ["the data (same columns and size, other values)"]
+        if differ:
+            raise ArgumentError(
+                f"checkpoint={str(self.path)!r} belongs to another fit, which differs in {'; '.join(differ)}. "
+                "Give this fit a path of its own, or delete the file."
+            )
+        return dict(stored)
+
+
+def fingerprint(problem: Problem | GeneralizedProblem, method: Sequence[Any]) -> dict[str, Any]:
+    """What a fit is of, in words and whole numbers that JSON keeps as they are."""
+    family = getattr(problem, "family", None)
+    terms = [
+        f"({' + '.join(columns)} | {group}) with {size.J} levels, {type(structure).__name__}"
+        for (group, columns), size, structure in zip(problem.labels, problem.plan.terms, problem.structures, strict=True)
+    ]
+    return {
+        "method": " ".join(str(each) for each in method),
+        "family": None if family is None else f"{family.name} {type(getattr(family, 'link', None)).__name__}",
+        "rows": int(problem.n),
+        "fixed effects": list(problem.names),
+        "random effects": terms,
+    }
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and bool(
+        np.all(np.abs(a - b) <= SAME * (np.maximum(np.abs(a), np.abs(b)) + 1e-3 * np.abs(a).max(initial=0.0)))
+    )
+
+
+def data_numbers(problem: Problem, moments: np.ndarray) -> tuple[Any, ...]:
+    """Numbers that tell one data set of a linear model from another: of the least-squares fit, and variances by moments."""
+    return (
+        problem.beta0,
+        np.diagonal(problem.R),
+        problem.cross.gram[-1, -1],
+        problem.sum_log_weights,
+        problem.location,
+        problem.scale,
+        moments,
+    )
