@@ -13,7 +13,7 @@ import pandas as pd
 
 from lmm.errors import ArgumentError
 from lmm.later import Later
-from lmm.results import comparison, generalized, prediction, rows, simulation, tidy, updating
+from lmm.results import comparison, generalized, partitions, prediction, rows, simulation, tidy, updating
 from lmm.results.comparison import MethodComparison
 from lmm.results.parameters import Parameters
 from lmm.stream.progress import rows_bar
@@ -75,7 +75,8 @@ class Rowwise(Parameters):
 
         Parameters
         ----------
-        newdata : table with the columns of the formula, m rows; None for the rows of the fit.
+        newdata : table with the columns of the formula, m rows; None for the rows of the fit. A Dask or Spark DataFrame is
+            predicted partition by partition, when the result is computed.
         re_form : None uses all random effects; False (or "~0") none, the population's mean; a formula
             such as "~ (1|g)" those it names. Grouping columns of effects left out need not be there.
         type : "response", means, or "link", linear predictors; the same for a linear model. Of an ordinal one "response" or
@@ -105,7 +106,8 @@ class Rowwise(Parameters):
         Returns
         -------
         Series (m,); with ``se_fit`` or ``interval`` a DataFrame ``fit, se, lower, upper``. Rows with
-        missing values are NaN.
+        missing values are NaN. Of a Dask DataFrame the same as a Dask Series or DataFrame; of a Spark DataFrame a Spark
+        DataFrame with these columns beside its own.
 
         Raises
         ------
@@ -118,6 +120,11 @@ class Rowwise(Parameters):
         >>> fit.predict({"Days": [0, 5], "Subject": ["308", "309"]}).round(2).tolist()
         [253.66, 220.24]
         """
+        options = {"re_form": re_form, "type": type, "allow_new_levels": allow_new_levels, "se_fit": se_fit, "interval": interval}
+        options |= {"level": level, "marginal": marginal, "weights": weights, "ddf": ddf}
+        spread = partitions.predicted(self, newdata, options)
+        if spread is not None:
+            return spread
         return prediction.predict(
             self.design,
             self.problem,

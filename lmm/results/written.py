@@ -59,7 +59,8 @@ def _written(path: Any, reducer: Reducer, columns: tuple[str, ...], make: Callab
 
     if not hasattr(reducer, "batches"):
         raise ArgumentError(
-            f"write_predictions reads files, readers and databases; map fit.predict over the partitions of a {reducer.text}."
+            f"write_predictions writes one file from files, readers and databases; of a {reducer.text} fit.predict(frame) gives a data "
+            "frame of predictions, which the cluster writes by partition."
         )
     target = os.fspath(path)
     if os.path.isdir(target):

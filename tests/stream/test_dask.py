@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.errors import ArgumentError, DataError, ResponseError
+from lmm.errors import ArgumentError, DataError, PredictionError, ResponseError
 from lmm.stream import Reduction, reducer_for
 from tests.stream import fuse
 from tests.stream.fuse import deadly, same  # noqa: F401  (deadly is called by formulas)
@@ -203,3 +203,38 @@ def test_a_task_that_fails_for_another_reason_is_tried_again(client, data, tmp_p
     found = reducer_for(dd.from_pandas(data, npartitions=4)).map_reduce(reduction)
     assert found == pytest.approx([len(data), data["x"].sum()], rel=1e-12)
     assert (tmp_path / "once").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"re_form": False}, {"interval": "prediction", "level": 0.9}, {"se_fit": True, "re_form": "~ (1|h)"}, {"weights": "w"}]
+)
+def test_predictions_stay_on_the_cluster(client, data, options):
+    frame = dd.from_pandas(data.set_index(np.arange(len(data)) * 3), npartitions=5)
+    fit = lmm.lmer(FORMULA, frame)
+    lazy = fit.predict(frame, **options)
+    assert type(lazy).__module__.startswith("dask") and lazy.npartitions == frame.npartitions
+    found, memory = lazy.compute(), lmm.lmer(FORMULA, data).predict(frame.compute(), **options)
+    assert list(found.index) == list(memory.index)
+    assert type(found) is type(memory)
+    assert np.allclose(found, memory, rtol=0, atol=1e-7)
+    assert lazy.dtypes.equals(found.dtypes) if isinstance(found, pd.DataFrame) else lazy.dtype == found.dtype
+
+
+def test_predictions_of_a_fit_in_memory(client, data):
+    fit = lmm.lmer(FORMULA, data, weights="w")
+    frame = dd.from_pandas(data, npartitions=3)
+    residual = (frame["y"] - fit.predict(frame)).compute()
+    assert np.allclose(residual, fit.resid, rtol=0, atol=1e-10)
+
+
+def test_predictions_that_cannot_be_made_say_why(client, data):
+    fit = lmm.lmer("y ~ x + (1|g)", data[data["g"] != "id 7"])
+    with pytest.raises(PredictionError, match="new level in newdata: 'id 7'"):
+        fit.predict(dd.from_pandas(data, npartitions=3)).compute()
+    assert len(fit.predict(dd.from_pandas(data, npartitions=3), allow_new_levels=True).compute()) == len(data)
+    with pytest.raises(PredictionError, match="'x' is not in the data"):
+        fit.predict(dd.from_pandas(data.drop(columns="x"), npartitions=3)).compute()
+    with pytest.raises(ArgumentError, match="name of one of its columns"):
+        fit.predict(dd.from_pandas(data, npartitions=3), weights=np.ones(len(data)))
+    with pytest.raises(ArgumentError, match="the cluster writes by partition"):
+        lmm.lmer("y ~ x + (1|g)", dd.from_pandas(data, npartitions=3)).write_predictions("nowhere.parquet")

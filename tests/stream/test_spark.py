@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.errors import DataError
+from lmm.errors import ArgumentError, DataError
 from lmm.stream import Reduction, reducer_for
 from tests.stream import fuse
 from tests.stream.fuse import deadly, same  # noqa: F401  (deadly is called by formulas)
@@ -171,3 +171,14 @@ def test_errors_come_back_as_ours(spark, frame, data, folder, tmp_path):
     mixed = spark.read.schema(frame.schema).parquet(str(tmp_path / "mixed"))
     with pytest.raises(DataError, match="the Spark DataFrame cannot be computed: .*part-9.parquet.*column \\[x\\]"):
         lmm.lmer("y ~ x + (1|g)", mixed)
+
+
+def test_predictions_stay_on_the_cluster(frame, data):
+    fit = lmm.lmer(FORMULA, frame)
+    found = fit.predict(frame, interval="prediction", re_form=False)
+    assert found.columns == [*frame.columns, "fit", "se", "lower", "upper"]
+    rows = found.toArrow().to_pandas().sort_values(["y", "x"])
+    memory = lmm.lmer(FORMULA, data).predict(rows, interval="prediction", re_form=False)
+    assert np.allclose(rows[["fit", "se", "lower", "upper"]], memory, rtol=0, atol=1e-7)
+    with pytest.raises(ArgumentError, match="has a column 'fit' already"):
+        fit.predict(frame.withColumnRenamed("w", "fit"))
