@@ -71,6 +71,20 @@ def _number(column: Any, wanted: Any, name: str, where: str) -> Any:
         ) from None
 
 
+def common(a: Any, b: Any) -> Any:
+    """The type that holds the numbers of both; that of the one that has values; otherwise the first."""
+    import pyarrow as pa
+
+    if a == b or kind(b) == "null":
+        return a
+    if kind(a) == "null":
+        return b
+    if kind(a) in ("whole", "number") and kind(b) in ("whole", "number"):
+        whole = kind(a) == kind(b) == "whole"
+        return pa.uint64() if whole and pa.uint64() in (a, b) else pa.int64() if whole else pa.float64()
+    return a
+
+
 def kind(type: Any) -> str:
     """What an Arrow type holds, up to its width."""
     import pyarrow as pa

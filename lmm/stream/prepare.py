@@ -21,7 +21,7 @@ from lmm.formula.parse import awkward_names, unknown_structure
 from lmm.stream.conform import conform
 from lmm.stream.recipe import Recipe, TermColumns, check_array, is_number, plain_labels
 from lmm.stream.reducers import Reducer
-from lmm.stream.scan import HEAD, Found, Scan, argument_of, check_calls, function_of, resolved, usable_rows
+from lmm.stream.scan import HEAD, Found, Scan, argument_of, check_calls, function_of, head_rows, resolved, usable_rows
 
 #: name of formulaic's column of ones
 INTERCEPT = "Intercept"
@@ -72,7 +72,7 @@ def make_recipe(
     awkward = parsed.awkward.union(*(awkward_names(given) for given in (weights, offset) if isinstance(given, str)))
     awkward = frozenset(name for name in awkward if name in schema)
     scan = Scan(needed, schema, subset, scope, awkward)
-    settings = {"weights": weights, "offset": offset, "contrasts": contrasts, "context": scope}
+    settings = {"weights": weights, "offset": offset, "contrasts": contrasts, "context": scope, "na_action": na_action}
     witnesses, found = _witnesses(parsed, reducer, scan, settings)
     return _assemble(parsed, scan, witnesses, found, settings, na_action, family)
 
@@ -110,7 +110,12 @@ def _needed(
 def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, settings: dict[str, Any]) -> tuple[Any, Evaluated]:
     """Rows that stand for all of them, and the formula evaluated on them with the states of all rows."""
     head = conform(reducer.head(scan.needed, HEAD), scan.needed, scan.schema, "the first rows")
+    if not head.num_rows and not reducer.repeatable:
+        raise DataError(f"the {reducer.text} has no rows (left); rows that were read once are gone. Give a new one, a file or a Dataset.")
     rows = usable_rows(scan, head)[0]
+    used = _evaluated_names(formula, scan, settings)
+    scan = replace(scan, head=head_rows(rows, used))
+    rows = rows.slice(0, scan.head)
     if not rows.num_rows:
         rows = _rows(_pass(reducer, scan, "the first rows have missing values"))
     known: dict[str, Any] = {}

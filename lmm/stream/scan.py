@@ -29,7 +29,9 @@ from lmm.stream.reducers import Reduction
 #: rows kept from the beginning, on which the formula is tried and the pilot fitted
 HEAD = 20_000
 #: levels of one categorical predictor, beyond which its columns would fill the memory
-MOST_LEVELS = 100_000
+MOST_LEVELS = 5_000
+#: numbers in the columns that the first rows are made into, at most
+NUMBERS = 5_000_000
 
 SCALES = ("scale", "center", "standardize")
 SUMMARIES = ("mean", "sd", "var", "min", "max")
@@ -46,6 +48,7 @@ class Scan:
     categories : expressions whose distinct values are wanted.
     calls : functions that remember something, by the text of the call; ``arguments`` what each is applied to.
     state : what those remember on the first rows (by call), and what is known of others already.
+    head : how many of the first rows are kept.
     """
 
     needed: tuple[str, ...]
@@ -56,6 +59,7 @@ class Scan:
     categories: tuple[str, ...] = ()
     arguments: dict[str, str] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
+    head: int = HEAD
 
     def reduction(self) -> Reduction[Found]:
         """The pass."""
@@ -103,6 +107,18 @@ class Found:
     lost: dict[str, int] = field(default_factory=dict)
 
 
+def head_rows(table: Any, used: tuple[str, ...]) -> int:
+    """How many of the first rows can be tried: few where text has many values, each of which would be a column."""
+    import pyarrow as pa
+
+    most = 1
+    for name in used:
+        type = table.column(name).type
+        if not (pa.types.is_integer(type) or pa.types.is_floating(type)):
+            most = max(most, len(table.column(name).unique()))
+    return min(HEAD, max(500, NUMBERS // most))
+
+
 def usable_rows(scan: Scan, table: Any) -> tuple[Any, int, dict[str, int]]:
     """The rows of a chunk that a fit uses, how many were asked for, and missing values by column."""
     import pyarrow as pa
@@ -144,8 +160,8 @@ def look(scan: Scan, found: Found, table: Any) -> Found:
         return found
     evaluator = evaluator_on(scan, rows, set())
     wanted = np.zeros(rows.num_rows, dtype=bool)
-    if found.head < HEAD:
-        wanted[: HEAD - found.head] = True
+    if found.head < scan.head:
+        wanted[: scan.head - found.head] = True
         found.head += int(wanted.sum())
     for text in scan.categories:
         distinct, first = _distinct(evaluator.expression(text))

@@ -14,14 +14,14 @@ import glob
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lmm.errors import ArgumentError, DataError, nearest
-from lmm.stream.conform import conform
+from lmm.stream.conform import common, conform
 from lmm.stream.reducers import Reduction, module_of, register
 
 #: rows of a chunk
@@ -139,31 +139,28 @@ class ParquetFiles(Stream):
             ) from None
 
     @cached_property
-    def schema(self) -> dict[str, Any]:
-        """Columns and types of the first file that has rows; a column that is all null there has the type of a later one."""
-        out: dict[str, Any] = {}
-        for path in self.paths:
-            with self._open(path) as file:
-                own = {name: file.schema_arrow.field(name).type for name in file.schema_arrow.names}
-                if not out or (self._first_empty and file.metadata.num_rows):
-                    out = own
-                    self._first_empty = not file.metadata.num_rows
-                for name, type in own.items():
-                    if name in out and str(out[name]) == "null":
-                        out[name] = type
-                if not self._first_empty and not any(str(type) == "null" for type in out.values()):
-                    break
-        return out
+    def _footers(self) -> tuple[dict[str, Any], int]:
+        """Types of the columns of the first file, and the rows of all.
 
-    _first_empty = True
-
-    @cached_property
-    def n_rows(self) -> int | None:
+        A number has the type that holds those of all files, and a column without a value in the first file that of a later one;
+        any other difference is an error once the file is read.
+        """
+        types: dict[str, Any] = {}
         total = 0
         for path in self.paths:
             with self._open(path) as file:
                 total += file.metadata.num_rows
-        return total
+                own = {field.name: field.type for field in file.schema_arrow}
+                types = {name: common(type, own.get(name, type)) for name, type in types.items()} if types else own
+        return types, total
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        return self._footers[0]
+
+    @property
+    def n_rows(self) -> int | None:
+        return self._footers[1]
 
     def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[Any, str]]:
         import pyarrow as pa
@@ -278,30 +275,45 @@ class Reader(Stream):
 
 
 class DuckTable(Stream):
-    """A table, view or relation of DuckDB."""
+    """A table, view or relation of DuckDB; ``opened`` gives the relation for as long as it is read."""
 
-    def __init__(self, relation: Callable[[], Any], text: str, chunk: int = CHUNK, progress: Any = None) -> None:
+    def __init__(self, opened: Callable[[], AbstractContextManager[Any]], text: str, chunk: int = CHUNK, progress: Any = None) -> None:
         super().__init__(chunk, progress)
-        self.relation, self.text = relation, text
+        self.opened, self.text = opened, text
 
-    def _reader(self, relation: Any, rows: int) -> Any:
-        name = "to_arrow_reader" if hasattr(relation, "to_arrow_reader") else "fetch_record_batch"
-        return getattr(relation, name)(rows)
+    @contextmanager
+    def _relation(self) -> Iterator[Any]:
+        import duckdb
+
+        try:
+            with self.opened() as relation:
+                yield relation
+        except duckdb.Error as error:
+            raise DataError(f"{self.text} cannot be read: {str(error).splitlines()[0]}") from None
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        return {field.name: field.type for field in self._reader(self.relation().limit(0), 1).schema}
+        with self._relation() as relation:
+            return {field.name: field.type for field in _arrow_reader(relation.limit(0), 1).schema}
 
     @cached_property
     def n_rows(self) -> int | None:
-        return int(self.relation().count("*").fetchone()[0])
+        with self._relation() as relation:
+            return int(relation.count("*").fetchone()[0])
 
     def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[Any, str]]:
         import pyarrow as pa
 
         names = ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
-        for batch in self._reader(self.relation().project(names), rows):
-            yield pa.table(batch.columns, names=batch.schema.names), "a part of the data"
+        with self._relation() as relation:
+            for batch in _arrow_reader(relation.project(names), rows):
+                yield pa.table(batch.columns, names=batch.schema.names), "a part of the data"
+
+
+def _arrow_reader(relation: Any, rows: int) -> Any:
+    """DuckDB renamed it in 1.4."""
+    name = "to_arrow_reader" if hasattr(relation, "to_arrow_reader") else "fetch_record_batch"
+    return getattr(relation, name)(rows)
 
 
 def _is_path(data: Any) -> bool:
@@ -380,25 +392,44 @@ def _is_duck_file(path: str) -> bool:
 
 def _duck_file(path: str, table: str | None, chunk: int, progress: Any) -> Stream:
     _need("duckdb")
-    import duckdb
-
     if not os.path.exists(path):
         raise DataError(_nothing_there(path))
-    try:
-        connection = duckdb.connect(path, read_only=True)
-    except duckdb.Error as error:
-        raise DataError(f"{path!r} cannot be opened by DuckDB: {str(error).splitlines()[0]}") from None
-    names = [row[0] for row in connection.execute("select table_name from information_schema.tables order by 1").fetchall()]
+    if not _is_duck_file(path):
+        raise DataError(f"{path!r} is no DuckDB file, so that it has no table {table!r}.")
+    with _connected(path) as connection:
+        names = [row[0] for row in connection.execute("select table_name from information_schema.tables order by 1").fetchall()]
     if table is None:
         if len(names) != 1:
-            raise DataError(
-                f"{path!r} has {len(names)} tables: {', '.join(names[:12])}. Say which: {path}{SEPARATOR}{names[0] if names else 'table'}."
-            )
+            example = f" Say which: '{path}{SEPARATOR}{names[0]}'." if names else ""
+            raise DataError(f"{path!r} has {len(names)} tables: {', '.join(names[:12])}.{example}")
         table = names[0]
-    if table not in names and table.rpartition(".")[2] not in names:
-        raise DataError(f"{path!r} has no table {table!r}.{nearest(table, names)} It has: {', '.join(names[:12])}.")
     found = table
-    return DuckTable(lambda: connection.table(found), f"{path}{SEPARATOR}{table}", chunk, progress)
+    if found not in names and found.rpartition(".")[2] not in names:
+        raise DataError(f"{path!r} has no table {found!r}.{nearest(found, names)} It has: {', '.join(names[:12])}.")
+
+    @contextmanager
+    def opened() -> Iterator[Any]:
+        with _connected(path) as connection:
+            yield connection.table(found)
+
+    return DuckTable(opened, f"{path}{SEPARATOR}{found}", chunk, progress)
+
+
+@contextmanager
+def _connected(path: str) -> Iterator[Any]:
+    """A connection for as long as it is read: read-only, or as this process has the file open already."""
+    import duckdb
+
+    try:
+        connection = duckdb.connect(path, read_only=True)
+    except duckdb.ConnectionException:
+        connection = duckdb.connect(path)
+    except duckdb.Error as error:
+        raise DataError(f"{path!r} cannot be opened by DuckDB: {str(error).splitlines()[0]}") from None
+    try:
+        yield connection
+    finally:
+        connection.close()
 
 
 def _need(package: str) -> None:
@@ -418,7 +449,7 @@ def _from_arrow(data: Any, progress: Any) -> Stream:
 
 
 def _from_duck(data: Any, progress: Any) -> Stream:
-    return DuckTable(lambda: data, "DuckDB relation", progress=progress)
+    return DuckTable(lambda: nullcontext(data), "DuckDB relation", progress=progress)
 
 
 register(_is_path, _from_path)
