@@ -91,7 +91,7 @@ def put(arrays: Any) -> Any:
     import jax
 
     with jax.enable_x64(True):
-        return jax.tree.map(lambda a: jax.device_put(np.asarray(a)), arrays)
+        return jax.tree.map(lambda a: a if isinstance(a, jax.Array) else jax.device_put(np.asarray(a)), arrays)
 
 
 def enable_compile_cache(path: str | os.PathLike[str] | None = None) -> Path:
