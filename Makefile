@@ -34,6 +34,7 @@ docs: $(VENV)/.installed-docs
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.after
+	$(BIN)/python -m benchmarks.batch
 
 # each environment is installed once, and again when pyproject.toml changes
 $(BIN)/python:
