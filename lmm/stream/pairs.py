@@ -46,12 +46,12 @@ class PairSums:
             keys = np.concatenate([part[0] for part in parts])
             sums = np.concatenate([part[1] for part in parts], axis=1)
             del parts
-            self.keys, self.sums = _summed(keys, list(sums))
+            self.keys, self.sums = _summed(keys, list(sums), runs=True)
 
 
-def _summed(keys: np.ndarray, columns: list[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct keys, sorted, and the sums of the columns at each."""
-    order = np.argsort(keys, kind="stable")
+def _summed(keys: np.ndarray, columns: list[np.ndarray | None], runs: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct keys, sorted, and the sums of the columns at each; ``runs``: the keys are sorted pieces, which a merge sort joins."""
+    order = np.argsort(keys, kind="stable" if runs else None)
     ordered = keys[order]
     starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(keys) else np.zeros(0, dtype=np.intp)
     out = np.empty((len(columns), len(starts)))
