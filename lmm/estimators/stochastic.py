@@ -27,10 +27,14 @@ from lmm.model.records import MonteCarlo
 TOLERANCE, LANCZOS = 1e-3, 1e-4
 #: promised decrease of the deviance at which a search with probes ends: 0.001 standard errors
 ENOUGH = 1e-6
+#: difference of the deviance along a step that the trapezoid rule and the probes leave unsure
+UNSURE = 1e-3
 #: probes at the most; a factor by which more are taken than seem needed
 MOST, MARGIN = 1_024, 1.3
 #: numbers in the probes and their solutions at the most, 2 GB
 ROOM = 250_000_000
+#: eigenvalues of T'AT, A the mean of a term's blocks, above which traces divide by T
+APART = 0.1
 #: eigenvalues of the model Hessian relative to the largest below which a direction is on a boundary
 FLAT = 1e-10
 
@@ -82,14 +86,15 @@ class StochasticEvaluator(Evaluator):
         chain_T, tail_T, own_T = self._split(frame.T)
         dG = [directions(frame.dT[t], frame.T[t]) for t in plan.order]
         well = tuple(not self.jax and _regular(t) for t in tail_T)
-        arrays = (self.coupled, self.probes, self.solutions, chain_T, tail_T, own_T, dG)
+        means = [self.grams[t] * (problem.n / self.sizes[t][1]) for t in plan.iterative]
+        bases = [stochastic.basis_for(T, A, APART) for T, A in zip(own_T, means, strict=True)]
+        arrays = (self.coupled, self.probes, self.solutions, chain_T, tail_T, own_T, bases, dG)
         try:
             value, found = self._call(
                 stochastic.derivatives,
                 *arrays,
                 layout=plan.layout,
                 well=well,
-                divide=tuple(_regular(t) for t in own_T),
                 tolerance=TOLERANCE,
                 **self._kind,
             )

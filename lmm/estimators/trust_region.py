@@ -120,6 +120,7 @@ def minimize(
     escape: Callable[[Point], Iterable[np.ndarray]] | None = None,
     refine: Callable[[Point], Point] | None = None,
     learn: bool = False,
+    noise: float = 0.0,
     callback: Callable[[dict[str, Any]], None] | None = None,
 ) -> Outcome:
     """Minimise from ``start`` (m,); ``move(theta, step)`` takes a step in the local coordinates at theta.
@@ -127,7 +128,7 @@ def minimize(
     ``escape(point)`` is asked at every stationary point for places to go on from: none when the point
     is a minimum also across the boundary. ``refine(point)`` gives a point near the optimum a better
     Hessian. With ``learn`` the model Hessian is corrected by what the gradients tell (:func:`secant`).
-    ``callback`` sees each line of the trace.
+    ``noise`` is a difference of two objectives that means nothing, beside that of rounding. ``callback`` sees each line of the trace.
     """
     trace: list[dict[str, Any]] = []
 
@@ -170,8 +171,8 @@ def minimize(
         evaluations += 1
         iterations += 1
         actual = point.objective - candidate.objective
-        noise = 1e-12 * abs(point.objective)
-        ratio = (actual + noise) / (promised + noise) if np.isfinite(candidate.objective) else -1.0
+        doubt = noise + 1e-12 * abs(point.objective)
+        ratio = (actual + doubt) / (promised + doubt) if np.isfinite(candidate.objective) else -1.0
         if ratio < 0.25:
             radius = 0.25 * float(np.linalg.norm(step))
         elif ratio > 0.75 and at_edge:

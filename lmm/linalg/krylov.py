@@ -57,9 +57,10 @@ class Coupled(NamedTuple):
 
 
 class IterativeFactor(NamedTuple):
-    """At given T: the exact part, and per iterative term R (k, k, J), K^-1 K^-T and N0 = R R'; log|M| but for log|H|."""
+    """At given T: the exact part, and per iterative term (k, k, J) K^-T, R = T K^-T, K^-1 K^-T and N0 = R R'; log|M| but for log|H|."""
 
     exact: Factor
+    K: tuple[Array, ...]
     R: tuple[Array, ...]
     P: tuple[Array, ...]
     N0: tuple[Array, ...]
@@ -83,7 +84,7 @@ class Exact(NamedTuple):
 def factorize(xp: Any, exact: Exact, coupled: Coupled, T: list[Array]) -> IterativeFactor:
     """Eliminate the exact part and take the blocks of the diagonal of S."""
     factor = elimination.factorize(xp, exact.system, exact.chain_T, exact.layout, exact.tail_T)
-    R, P, N0, logdet = [], [], [], factor.logdet
+    K, R, P, N0, logdet = [], [], [], [], factor.logdet
     W = factor.chain[0].W
     for own, joined, t in zip(coupled.own, coupled.first, T, strict=True):
         k = len(t)
@@ -92,11 +93,12 @@ def factorize(xp: Any, exact: Exact, coupled: Coupled, T: list[Array]) -> Iterat
         columns, part = small.cholesky(xp, M)
         inverse = small.forward_substitute(xp, columns, xp.eye(k)[:, :, None])
         half = xp.einsum("abj,cb->acj", inverse, t)  # K^-1 T'
+        K.append(xp.swapaxes(inverse, 0, 1))
         R.append(xp.swapaxes(half, 0, 1))
         P.append(small.multiply(inverse, xp.swapaxes(inverse, 0, 1)))
         N0.append(small.transpose_multiply(half, half))
         logdet = logdet + xp.sum(part)
-    return IterativeFactor(factor, tuple(R), tuple(P), tuple(N0), logdet)
+    return IterativeFactor(factor, tuple(K), tuple(R), tuple(P), tuple(N0), logdet)
 
 
 def weighted_squares(xp: Any, joint: Joint, W: Array, outer: int, transpose: bool) -> Array:

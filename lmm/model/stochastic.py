@@ -61,10 +61,10 @@ def derivatives(
     chain_T: list[Array],
     tail_T: list[Array],
     iterative_T: list[Array],
+    bases: list[Basis],
     dG: list[Array],
     layout: Any,
     well: tuple[bool, ...],
-    divide: tuple[bool, ...],
     tolerance: float,
     reml: bool,
     known: bool = False,
@@ -75,7 +75,8 @@ def derivatives(
     ----------
     probes, start : signs z (m, q) and a guess of H^-1 z.
     dG : directions (m_t, k, k) per term in the plan's order.
-    well, divide : per tail term and iterative term, whether its T can be divided by.
+    bases : per iterative term, what T can be divided by.
+    well : per tail term, whether its T can be divided by.
     tolerance : relative residual of the probes' systems.
     """
     exact = Exact(data.system, chain_T, tail_T, layout)
@@ -87,7 +88,7 @@ def derivatives(
 
     residuals = [*solution.exact_residual.chain, *slots(solution.exact_residual.tail, layout), *solution.residual]
     of_exact = exact_traces(xp, at.exact, layout, tail_T, well)
-    less, of_iterative, solved = trace_probes(xp, exact, coupled, at, iterative_T, divide, probes, start, tolerance)
+    less, of_iterative, solved = trace_probes(xp, exact, coupled, at, bases, probes, start, tolerance)
     per_probe = [own[None] - part for own, part in zip(of_exact, less, strict=True)] + of_iterative
     traces = [xp.mean(each, axis=0) for each in per_probe]
     e, D = score(xp, traces, residuals, combine, root, s2, reml)
@@ -134,8 +135,7 @@ def trace_probes(
     exact: Exact,
     coupled: Coupled,
     at: IterativeFactor,
-    T: list[Array],
-    divide: tuple[bool, ...],
+    bases: list[Basis],
     probes: Array,
     start: Array,
     tolerance: float,
@@ -159,29 +159,68 @@ def trace_probes(
     less += [outer_sums(xp, a, b) for a, b in zip(slots(Fx.tail, exact.layout), slots(Fy.tail, exact.layout), strict=True)]
 
     nearly = krylov.near_multiply(xp, coupled, at, probes, y_in.chain[0]) - probes  # off the diagonal blocks: z (H z - z)' has mean zero
-    o = krylov.scale(xp, at.R, krylov.split(coupled, nearly))
+    o = krylov.split(coupled, nearly)
     own = []
-    for a, (t, easy) in enumerate(zip(T, divide, strict=True)):
+    for a, basis in enumerate(bases):
         J = coupled.own[a].shape[-1]
-        if not easy:
-            own.append(raw_traces(xp, exact, coupled, at, a, z, tolerance))
-            continue
-        inverse = xp.linalg.inv(t)
-        r, p, q = (xp.einsum("ab,rbj->raj", inverse, v[a]) for v in (y, x, o))  # K^-T z, K^-T H^-1 z, K^-T (H - I) z
-        known = xp.sum(xp.einsum("ab,bcj,dc->adj", inverse, at.N0[a], inverse), axis=-1)  # sum_l (K_l K_l')^-1
-        blocks = known + controlled(xp, outer_sums(xp, p - r, r), outer_sums(xp, q, r))
-        own.append(xp.einsum("ba,rbc,cd->rad", inverse, J * xp.eye(len(t)) - blocks, inverse))
+        r, p, q = (small.apply(at.K[a], v) for v in (z[a], w[a], o[a]))  # K^-T z, K^-T H^-1 z, K^-T (H - I) z
+        known = xp.sum(small.multiply(at.K[a], xp.swapaxes(at.K[a], 0, 1)), axis=-1)
+        inverse = known + controlled(xp, outer_sums(xp, p - r, r), outer_sums(xp, q, r))  # sum_l (S^-1)_ll
+        half = basis.divide.T @ basis.dual
+        total = xp.einsum("ba,rbc,cd->rad", half, J * xp.eye(len(known)) - inverse, half)
+        if basis.null.shape[1]:
+            total = total + null_traces(xp, exact, coupled, at, a, basis, z, tolerance)
+        own.append(total)
     return less, own, solved
 
 
-def raw_traces(xp: Any, exact: Exact, coupled: Coupled, at: IterativeFactor, a: int, z: list[Array], tolerance: float) -> Array:
-    """sum_l Q_ll (m, k, k) of one term whose T is singular, from signs s in its effects: s and Q s = C s - C N_i C s."""
-    s = [own if b == a else xp.zeros_like(own) for b, own in enumerate(z)]
+class Basis(NamedTuple):
+    """Coordinates c of a term's effects b = P c in which G is diagonal, and A of the same size in all directions.
+
+    The first of them, in which G is far enough from zero, are divided by: ``divide`` (k1, k) takes J I - sum_l (S^-1)_ll to
+    Q there, ``dual`` (k1, k) holds their rows of P^-1. ``null`` (k, k2) are the other columns of P, ``null_dual`` (k2, k) rows of P^-1.
+    """
+
+    divide: Array
+    dual: Array
+    null: Array
+    null_dual: Array
+
+
+def basis_for(T: np.ndarray, A: np.ndarray, apart: float) -> Basis:
+    """The basis for T (k, k) and the mean A (k, k) of the term's blocks; directions with A-scaled G above ``apart`` are divided by."""
+    values, vectors = np.linalg.eigh(A)
+    root = np.sqrt(np.maximum(values, 1e-12 * values[-1]))
+    P_A, dual_A = (vectors / root) @ vectors.T, (vectors * root) @ vectors.T
+    own = dual_A @ T
+    size, turn = np.linalg.eigh(own @ own.T)
+    far = size > apart
+    dual = turn.T @ dual_A
+    return Basis((dual[far] @ T) / size[far][:, None], dual[far], (P_A @ turn)[:, ~far], dual[~far])
+
+
+def null_traces(
+    xp: Any, exact: Exact, coupled: Coupled, at: IterativeFactor, a: int, basis: Basis, z: list[Array], tolerance: float
+) -> Array:
+    """What sum_l Q_ll (m, k, k) of a term has in the directions of ``basis.null``, from signs there: s and Q s = C s - C N_i C s.
+
+    The control is (C s) s' with the first exact factor alone in C, whose diagonal blocks are known.
+    """
+    signs = z[a][:, : basis.null.shape[1]]
+    s = [xp.einsum("ab,rbj->raj", basis.null, signs) if b == a else xp.zeros_like(own) for b, own in enumerate(z)]
     Cs = krylov.schur(xp, exact, coupled, at.exact, s)
     half = krylov.join(xp, krylov.scale(xp, at.R, Cs, transpose=True))
     solved = krylov.solve_scaled(xp, exact, coupled, at, half, tolerance)
     back = krylov.schur(xp, exact, coupled, at.exact, krylov.scale(xp, at.R, krylov.split(coupled, solved.x)))
-    return outer_sums(xp, Cs[a] - back[a], z[a])
+    joint, W = coupled.first[a], at.exact.chain[0].W
+    near = small.apply(coupled.own[a], s[a]) - joint.product.apply_transpose(xp, small.apply(W, joint.product.apply(xp, s[a])))
+    blocks = xp.sum(coupled.own[a] - krylov.weighted_squares(xp, joint, W, z[a].shape[1], transpose=True), axis=-1)
+    values = xp.einsum("raj,rbj->rab", Cs[a] - back[a], signs)  # sum_l (Q P_2)_ll: (m, k, k2)
+    control = xp.einsum("raj,rbj->rab", near, signs) - blocks @ basis.null
+    found = controlled(xp, values, control) @ basis.null_dual  # Q P_2 P^-1_2
+    own = basis.null @ basis.null_dual
+    both = xp.einsum("ba,rbc->rac", own, found)  # its part in the null directions on both sides, which is in each of the halves
+    return found + xp.swapaxes(found, 1, 2) - (both + xp.swapaxes(both, 1, 2)) / 2
 
 
 def outer_sums(xp: Any, u: Array, v: Array) -> Array:
