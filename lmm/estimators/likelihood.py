@@ -19,7 +19,7 @@ from lmm.estimators.boundary import escapes, is_saturated, is_singular, snap, un
 from lmm.estimators.checkpoint import Checkpoint, data_numbers
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator, nothing_left
-from lmm.estimators.stochastic import ENOUGH, StochasticEvaluator, evaluator, note, search
+from lmm.estimators.stochastic import ENOUGH, UNSURE, StochasticEvaluator, evaluator, note, search
 from lmm.estimators.trust_region import Outcome, minimize
 from lmm.linalg import threads
 from lmm.model import gaussian, hessian
@@ -102,7 +102,8 @@ class MaximumLikelihood:
     def _search(
         self, problem: Problem, evaluate: Evaluator, theta: np.ndarray, callback: Callable[[dict[str, Any]], None] | None
     ) -> Outcome:
-        tolerance = max(self.control.tolerance, ENOUGH) if isinstance(evaluate, StochasticEvaluator) else self.control.tolerance
+        probed = isinstance(evaluate, StochasticEvaluator)
+        tolerance = max(self.control.tolerance, ENOUGH) if probed else self.control.tolerance
         outcome = minimize(
             evaluate,
             evaluate.move,
@@ -112,6 +113,7 @@ class MaximumLikelihood:
             radius=self.control.radius,
             escape=lambda point: escapes(problem, point.theta, point.payload.D),
             refine=evaluate.refine,
+            noise=UNSURE if probed else 0.0,
             callback=callback,
         )
         return snap(problem, evaluate, outcome, tolerance)
