@@ -71,6 +71,15 @@ def test_a_fit_equals_the_one_in_memory_though_a_worker_is_killed(client, data):
     same(fit, memory)
 
 
+def test_a_generalized_fit_equals_the_one_in_memory_though_a_worker_is_killed(client, data):
+    path = Path(os.environ[fuse.FUSE])
+    fuse.light(path)
+    formula = "count ~ x + deadly(m) + (1|g) + (1|h)"
+    fit = lmm.glmer(formula, dd.from_pandas(data, npartitions=8), family="poisson")
+    assert not path.exists()
+    same(fit, lmm.glmer(formula, data, family="poisson"))
+
+
 @pytest.mark.parametrize("method", ["reml", "ml"])
 def test_any_scheduler_and_kind_of_column(data, method):
     """Without a client Dask's own threads do the work; levels of text, integers and categories keep their order."""

@@ -94,6 +94,11 @@ def test_a_fit_equals_the_one_in_memory_though_an_executor_is_killed(frame, data
     same(fit, lmm.lmer(formula, data, weights="w"))
 
 
+def test_a_generalized_fit_equals_the_one_in_memory(frame, data):
+    fit = lmm.glmer("count ~ x + (1|g)", frame, family="poisson")
+    same(fit, lmm.glmer("count ~ x + (1|g)", data, family="poisson"))
+
+
 def test_sums_that_meet_on_the_executors(frame, data, monkeypatch):
     """Nothing is small, and every row of pickled sums is cut into pieces: the tree of stages gives the same fit."""
     monkeypatch.setattr(spark_frames, "SMALL", 0)
