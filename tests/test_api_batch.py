@@ -173,6 +173,23 @@ def test_tables_are_those_of_single_fits():
     assert list(batch.parameters()) == list(single.theta.index)
 
 
+@pytest.mark.parametrize("model", ["slope", "ml", "uncorrelated", "weights and offset", "crossed"])
+def test_degrees_of_freedom_side_by_side(model):
+    """Satterthwaite's, to 1e-4: differences against exact derivatives; where a variance is zero they are those of the single fit."""
+    formula, arguments = MODELS[model]
+    data, Y = frame(), responses(missing=0.05)
+    Y.iloc[:, :20] = responses().iloc[:, :20]
+    Y.iloc[:, 5] = np.random.default_rng(0).normal(size=len(data))
+    batch = quietly(lmm.lmer_batch, formula, data, Y, control=CAREFUL, **arguments)
+    table = batch.tidy("fixed", ddf="satterthwaite")
+    for i in (0, 5, 25):
+        single = quietly(lmm.lmer, f"y {formula}", data.assign(y=Y.iloc[:, i]), control=CAREFUL, **arguments)
+        own = table[table["response"] == Y.columns[i]]
+        expected = single.coef_table(ddf="satterthwaite")
+        np.testing.assert_allclose(own["df"], expected["df"], rtol=1e-4)
+        np.testing.assert_allclose(own["p_value"], expected["p_value"], rtol=1e-3, atol=1e-12)
+
+
 def test_tables_name_what_each_kind_of_responses_has():
     data, Y = frame(), responses().iloc[:, :3]
     expected = lmm.lmer_batch("~ x + (1|g)", data, Y)

@@ -23,6 +23,7 @@ from lmm.estimators import laplace_batch
 from lmm.estimators.batch import Batch
 from lmm.inference import refits
 from lmm.inference import satterthwaite as single
+from lmm.inference.batch_satterthwaite import degrees_of_freedom
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 
@@ -242,7 +243,12 @@ def satterthwaite(design: Design, problem: Problem | GeneralizedProblem, estimat
     batch = found.batch
     out = np.full(batch.beta.shape, np.nan)
     unit = np.eye(problem.p)
-    for r in np.flatnonzero(np.isfinite(batch.objective)):
+    left = np.isfinite(batch.objective)
+    if refits.is_batched(problem, estimator) and problem.p:
+        together = left if len(problem.plan.terms) == 1 else left & ~np.isnan(Y).any(axis=0)
+        out = degrees_of_freedom(problem, design, estimator.reml, Y, batch, np.flatnonzero(together))
+        left &= np.isnan(out).any(axis=1)
+    for r in np.flatnonzero(left):
         own = refits.of_present(design, problem, Y[:, r])
         cov = batch.beta_cov_unscaled[r] * batch.sigma[r] ** 2
         factors = [s.factor(theta) for s, theta in zip(problem.structures, problem.split(batch.theta[r]), strict=True)]
