@@ -1,4 +1,4 @@
-# make demo | test | lint | types | docs | bench | test-oldest | clean
+# make demo | test | test-clusters | lint | types | docs | bench | test-oldest | clean
 # A fresh machine needs python3 (3.11-3.13) with venv and pip; everything else is installed into .venv.
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ PIP_INSTALL := -m pip install --disable-pip-version-check --quiet
 PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PYTEST_ARGS ?= -q -n 2 --dist loadgroup
 
-.PHONY: demo test test-oldest lint types docs bench clean
+.PHONY: demo test test-oldest test-clusters lint types docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/lmm "log_radon ~ floor + (1|county)" radon
@@ -21,6 +21,10 @@ test: $(VENV)/.installed-test
 # the same tests on the oldest versions that pyproject.toml admits
 test-oldest: $(OLDEST)/.installed
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+# real clusters of processes on this machine; Spark needs Java 17
+test-clusters: $(VENV)/.installed-test $(VENV)/.installed-spark
+	$(PYTEST) -q tests/stream/test_parts.py tests/stream/test_dask.py tests/stream/test_spark.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -54,7 +54,9 @@ def lmer(
     Parameters
     ----------
     formula : ``"y ~ x + (x|g)"``, Wilkinson notation with random terms in bars.
-    data : pandas, polars or pyarrow table, or a mapping of arrays; N rows. Never modified.
+    data : pandas, polars or pyarrow table, or a mapping of arrays; N rows. Never modified. Data that is read in chunks and need not
+        fit in memory: Parquet files (a path, glob, list or folder), a pyarrow Dataset or RecordBatchReader, a DuckDB relation, a
+        table of a DuckDB file (:class:`lmm.Source`, ``"file.duckdb::table"``). Or a Dask or Spark DataFrame, summed where it lies.
     REML : restricted maximum likelihood (default) or maximum likelihood.
     weights : positive prior weights, Var(e_i) = sigma^2 / w_i: column name, expression, or array (N,).
     offset : known component of the mean: column name, expression, or array (N,).
