@@ -28,7 +28,7 @@ PIECE = 1_000_000
 
 @dataclass(frozen=True)
 class Task:
-    """A file and a model of it; ``share`` of the rows asked for, ``levels`` likewise."""
+    """A file and a model of it; ``share`` of the rows and levels asked for."""
 
     formula: str
     share: float
@@ -162,7 +162,10 @@ def write(folder: Path, machine: dict[str, str], found: dict[str, dict]) -> None
         cells += [f"{own['fit']['memory']:.2f}", f"{own['predictions']['seconds']:.1f}"]
         rows.append(f"| {' | '.join(cells)} |")
     described = "; ".join(f"{k}: {v}" for k, v in machine.items())
-    rows += ["", f"A million levels of `id`. Peak memory is that of the whole process, Python and its packages included. {described}."]
+    rows += [
+        "",
+        f"A hundred rows for each `id` in the mean. Peak memory is that of the whole process. {described}.",
+    ]
     (folder / "stream.md").write_text("\n".join(rows) + "\n")
     (folder / "stream.json").write_text(json.dumps({"machine": machine, "tasks": found}, indent=1) + "\n")
 
@@ -187,7 +190,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for i, (name, task) in enumerate(TASKS.items()):
             path, n = Path(folder) / f"{i}.parquet", int(options.rows * task.share)
-            child("--make", name, str(path), str(n), str(int(options.levels)))
+            child("--make", name, str(path), str(n), str(int(options.levels * task.share)))
             found[name] = {"n": n, "bytes": path.stat().st_size} | {step: child("--one", name, step, str(path)) for step in STEPS}
             for file in Path(folder).iterdir():
                 file.unlink()

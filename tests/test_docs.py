@@ -27,6 +27,7 @@ NEEDED = {
     "monte_carlo_em": "blackjax",
     "nuts": "blackjax",
     "accessor": "matplotlib",
+    "rowwise": "pyarrow",
 }
 
 

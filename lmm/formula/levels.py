@@ -48,7 +48,7 @@ def encode(values: Any, name: str) -> Levels:
         if numbers.dtype == bool:
             return _drop_unused(numbers.astype(np.int32), pd.Index([False, True]))
         low, high = (int(numbers.min()), int(numbers.max())) if numbers.size else (0, -1)
-        if high - low < 2 * numbers.size + 1024:
+        if high - low < 2 * numbers.size + 1024 and high < 2**63:
             return _count(numbers, low, high)
     try:
         codes, uniques = pd.factorize(series, sort=False)

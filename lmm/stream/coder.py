@@ -33,7 +33,7 @@ class Coder:
         self._set: Any = None
         if len(self.types) > 1:
             self._set = pa.array(levels.to_numpy(dtype=object), type=pa.string())
-        elif pa.types.is_integer(self.types[0]):
+        elif pa.types.is_integer(self.types[0]) and (not len(levels) or levels[-1] < 2**63):
             values = levels.to_numpy()
             self.low, high = (int(values[0]), int(values[-1])) if len(values) else (0, -1)
             if high - self.low < max(LONGEST, ROOM * len(values)):

@@ -68,7 +68,7 @@ def make_recipe(
     if parsed.has_dot:
         parsed = parsed.with_dot(other_columns(parsed, empty))
     needed, scope = _needed(parsed, empty, weights, offset, subset, {} if context is None else context)
-    schema = {name: schema[name] for name in needed}
+    schema = {name: _computable(schema[name]) for name in needed}
     awkward = parsed.awkward.union(*(awkward_names(given) for given in (weights, offset) if isinstance(given, str)))
     awkward = frozenset(name for name in awkward if name in schema)
     scan = Scan(needed, schema, subset, scope, awkward)
@@ -81,6 +81,13 @@ def _empty(schema: Mapping[str, Any]) -> Any:
     import pyarrow as pa
 
     return pa.table({name: pa.array([], type) for name, type in schema.items()})
+
+
+def _computable(type: Any) -> Any:
+    """A decimal is computed with as a float."""
+    import pyarrow as pa
+
+    return pa.float64() if pa.types.is_decimal(type) else type
 
 
 def _needed(
@@ -116,6 +123,8 @@ def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, settings: dict[st
     used = _evaluated_names(formula, scan, settings)
     scan = replace(scan, head=head_rows(rows, used))
     rows = rows.slice(0, scan.head)
+    if not reducer.repeatable:
+        rows = _with_dictionaries(rows, used)
     if not rows.num_rows:
         rows = _rows(_pass(reducer, scan, "the first rows have missing values"))
     known: dict[str, Any] = {}
@@ -144,6 +153,22 @@ def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, settings: dict[st
         known |= {call: resolved(call, seen.moments[call], state[call], wider) for call in ready}
         if not ready:
             return rows, _evaluated(formula, rows, scan, settings, known, floats)
+
+
+def _with_dictionaries(rows: Any, used: tuple[str, ...]) -> Any:
+    """Rows of a reader, with one more for each level that a dictionary has and the first rows have not."""
+    import pyarrow as pa
+
+    for name in used:
+        column = rows.column(name)
+        if rows.num_rows and pa.types.is_dictionary(column.type):
+            levels = column.combine_chunks().dictionary
+            missing = [v for v in levels.to_pylist() if v not in set(column.unique().to_pylist())]
+            for value in missing:
+                code = pa.array([levels.index(value).as_py()], column.type.index_type)
+                one = pa.DictionaryArray.from_arrays(code, levels, ordered=column.type.ordered)
+                rows = pa.concat_tables([rows, rows.slice(0, 1).set_column(rows.schema.get_field_index(name), name, one)])
+    return rows
 
 
 def _pass(reducer: Reducer, scan: Scan, why: str) -> Found:
@@ -175,18 +200,12 @@ def _evaluated(formula: Formula, rows: Any, scan: Scan, settings: dict[str, Any]
             place, name, rows.column(name).cast(pa.int8() if pa.types.is_boolean(rows.column(name).type) else pa.float64())
         )
         rows = rows.set_column(place, name, rows.column(name).cast(pa.float64()))
-    found = evaluate(formula, Table(rows.to_pandas(date_as_object=False) if _dates(rows) else rows), state=state, **settings)
+    found = evaluate(formula, Table(rows), state=state, **settings)
     if found.arrays:
         raise ArgumentError(
             f"{found.arrays[0]!r} is an array in scope; where the data is read in chunks, a predictor must be one of its columns."
         )
     return found
-
-
-def _dates(rows: Any) -> bool:
-    import pyarrow as pa
-
-    return any(pa.types.is_temporal(field.type) for field in rows.schema)
 
 
 def _categories(found: Evaluated, state: Mapping[str, Any]) -> tuple[str, ...]:

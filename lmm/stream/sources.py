@@ -338,7 +338,9 @@ def _from_path(data: Any, progress: Any) -> Stream:
     path, table = source.path, source.table
     _need("pyarrow")
     if isinstance(path, (str, Path)):
-        name = os.fspath(path)
+        name = os.path.expanduser(os.fspath(path))
+        if "://" in name:
+            return _remote(name, source.chunk, progress)
         if table is None and SEPARATOR in name:
             name, table = name.rsplit(SEPARATOR, 1)
         if table is not None or (os.path.isfile(name) and _is_duck_file(name)):
@@ -347,10 +349,10 @@ def _from_path(data: Any, progress: Any) -> Stream:
             return _folder(name, source.chunk, progress)
     elif table is not None:
         raise ArgumentError("table= names a table of one DuckDB file, but several paths are given.")
-    given = [os.fspath(p) for p in ([path] if isinstance(path, (str, Path)) else path)]
+    given = [os.path.expanduser(os.fspath(p)) for p in ([path] if isinstance(path, (str, Path)) else path)]
     paths: list[str] = []
     for one in given:
-        found = [one] if os.path.exists(one) else sorted(glob.glob(os.path.expanduser(one), recursive=True))
+        found = [one] if os.path.exists(one) else sorted(glob.glob(one, recursive=True))
         if not found:
             raise DataError(_nothing_there(one))
         paths += [p for p in found if not os.path.isdir(p)]
@@ -366,6 +368,17 @@ def _nothing_there(path: str) -> str:
     if not os.path.isdir(folder):
         return f"there is no file {path!r}; the folder {folder!r} does not exist."
     return f"there is no file {path!r}.{nearest(os.path.basename(path), os.listdir(folder))}"
+
+
+def _remote(path: str, chunk: int, progress: Any) -> Stream:
+    """A file system that pyarrow knows by its address: ``s3://``, ``gs://``, ``hdfs://``."""
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    try:
+        return Dataset(ds.dataset(path, format="parquet", partitioning="hive"), path, chunk, progress)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{path!r} cannot be opened: {str(error).splitlines()[0]}") from None
 
 
 def _folder(path: str, chunk: int, progress: Any) -> Stream:
