@@ -25,7 +25,7 @@ from lmm.linalg import threads
 from lmm.model import gaussian, hessian
 from lmm.model.moments import starting_values
 from lmm.model.problem import Problem
-from lmm.model.records import Estimate
+from lmm.model.records import Estimate, MonteCarlo
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,8 @@ def finish(problem: Problem, evaluate: Evaluator, outcome: Outcome, name: str, s
     value: gaussian.Value = point.payload.value
     theta = np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(point.theta), strict=True)])
     inverse = solve_triangular(problem.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
-    monte_carlo, messages = None, ()
+    monte_carlo: MonteCarlo | None = None
+    messages: tuple[str, ...] = ()
     if isinstance(evaluate, StochasticEvaluator):
         begin = perf_counter()
         point, error = evaluate.settled(point)

@@ -59,9 +59,9 @@ class StochasticEvaluator(Evaluator):
         self.control = control or Control()
         self.cheap = False
         self.coupled = backend.put(problem.coupled) if self.jax else problem.coupled
-        self.q = sum(problem.plan.terms[t].k * problem.plan.terms[t].J for t in problem.plan.iterative)
+        self.q = sum(problem.arranged.terms[t].k * problem.arranged.terms[t].J for t in problem.plan.iterative)
         self.rng = np.random.default_rng(self.control.seed)
-        self.probes = stochastic.signs(self.rng, min(self.control.probes, self.most), self.q)
+        self.probes = self._signs(min(self.control.probes, self.most))
         self.solutions = np.zeros_like(self.probes)
         self.anchor: Point | None = None
 
@@ -72,10 +72,20 @@ class StochasticEvaluator(Evaluator):
 
     def more_probes(self, count: int) -> None:
         """Add probes up to ``count``."""
-        more = stochastic.signs(self.rng, count - len(self.probes), self.q)
+        more = self._signs(count - len(self.probes))
         self.probes = np.concatenate([self.probes, more])
         self.solutions = np.concatenate([self.solutions, np.zeros_like(more)])
         self.anchor = None
+
+    def _signs(self, count: int) -> np.ndarray:
+        """Probes (count, q): the same whether or not levels are padded, and zero where they only pad."""
+        parts = []
+        for t in self.problem.plan.iterative:
+            size, padded = self.problem.plan.terms[t], self.problem.arranged.terms[t].J
+            own = stochastic.signs(self.rng, count, size.k * size.J).reshape(count, size.k, size.J)
+            own = np.pad(own, [(0, 0), (0, 0), (0, padded - size.J)])
+            parts.append(own.reshape(count, size.k * padded))
+        return np.concatenate(parts, axis=1)
 
     def _split(self, per_term: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Per-term arrays of the chain's terms, of the tail's and of the iterative ones."""
@@ -93,7 +103,7 @@ class StochasticEvaluator(Evaluator):
             value, found = self._call(
                 stochastic.derivatives,
                 *arrays,
-                layout=plan.layout,
+                layout=problem.arranged.layout,
                 well=well,
                 tolerance=TOLERANCE,
                 **self._kind,
@@ -108,7 +118,8 @@ class StochasticEvaluator(Evaluator):
         D, traces, probes = (self._in_order(each) for each in (found.D, found.traces, found.probes))
         model = self._permute(found.AI) + curvature(D, frame)
         G = [t @ t.T for t in frame.T]
-        payload = Sampled(value, D, self._in_order(found.modes), frame, probes, traces, G, 0.0, tuple(int(s) for s in found.steps))
+        modes = [own[:, : size.J] for own, size in zip(self._in_order(found.modes), plan.terms, strict=True)]
+        payload = Sampled(value, D, modes, frame, probes, traces, G, 0.0, tuple(int(s) for s in found.steps))
         point = Point(np.asarray(theta, dtype=float), float(value.objective) + self.constant, slope(D, frame), model, payload)
         return self._placed(point)
 
@@ -139,7 +150,9 @@ class StochasticEvaluator(Evaluator):
         """log|M| less log|H|, log|H| by Lanczos quadrature, and the Monte Carlo error of that."""
         chain_T, tail_T, own_T = self._split(T)
         arrays = (self.coupled, self.probes, chain_T, tail_T, own_T)
-        known, alpha, beta, control = self._call(stochastic.log_determinant, *arrays, layout=self.problem.plan.layout, tolerance=LANCZOS)
+        known, alpha, beta, control = self._call(
+            stochastic.log_determinant, *arrays, layout=self.problem.arranged.layout, tolerance=LANCZOS
+        )
         each = log_quadratics(alpha, beta, np.sum(self.probes**2, axis=1))
         each = stochastic.controlled(np, each, control)
         return float(known), float(each.mean()), float(each.std(ddof=1) / np.sqrt(len(each)))

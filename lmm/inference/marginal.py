@@ -10,7 +10,7 @@ Nothing here has the rows' dimension.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -18,9 +18,10 @@ from scipy.linalg import solve_triangular
 from lmm.linalg import elimination
 from lmm.linalg.elimination import Factor
 from lmm.model.gaussian import state
-from lmm.model.problem import Problem
+from lmm.model.problem import Problem, criterion_data
 from lmm.model.records import Estimate
-from lmm.model.system import arrange
+from lmm.model.stochastic import fixed_parts
+from lmm.model.system import arrange, make_coupled
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class Marginal:
     Attributes
     ----------
     problem : the sums of the model.
-    factor, tail_T : the factorised system, and the relative factors of the tail's terms.
+    factor, tail_T : the factorised system (None where terms are solved iteratively), and the relative factors of the tail's terms.
     C : (p, p), (Q'V^-1Q)^-1.
     F : per term (p, k, J), Z'V^-1Q.
     e : per term (k, J), Z'V^-1(y - X beta), beta the generalized least-squares estimate.
@@ -38,7 +39,7 @@ class Marginal:
     """
 
     problem: Problem
-    factor: Factor
+    factor: Factor | None
     tail_T: list[np.ndarray]
     C: np.ndarray
     F: list[np.ndarray]
@@ -87,11 +88,13 @@ class Marginal:
     def times(self, t: int, v: np.ndarray) -> list[np.ndarray]:
         """Z'V^-1Z v per term (r, k_s, J_s), for vectors v (r, k, J) of term t."""
         plan = self.problem.arranged
+        plan.require_exact("Kenward and Roger's method")
         columns = tuple(
             np.pad(v, [(0, 0), (0, 0), (0, size.J - v.shape[-1])]) if s == t else np.zeros((len(v), size.k, size.J))
             for s, size in enumerate(plan.terms)
         )
         Av = elimination.multiply(np, self.problem.data.system, arrange(plan, columns))
+        assert self.factor is not None
         reduced = elimination.reduce(np, self.factor, plan.layout, self.tail_T, Av)
         _, Qv = elimination.solve(np, self.factor, plan.layout, self.tail_T, reduced, (False,) * len(plan.layout))
         return self.problem.collect(Qv)
@@ -105,6 +108,8 @@ def projected(products: np.ndarray, C: np.ndarray, P: np.ndarray, Q: np.ndarray)
 
 def marginal(problem: Problem, estimate: Estimate) -> Marginal:
     """Factor the system at an estimate and carry the fixed columns through it."""
+    if problem.plan.iterative:
+        return _marginal_iterative(problem, estimate)
     plan, p = problem.arranged, problem.p
     chain_T, tail_T = ([np.asarray(estimate.factors[t]) for t in which] for which in (plan.chain, plan.tail))
     data = problem.data._replace(degrees=np.asarray(float(problem.n)))  # sigma^2 does not enter
@@ -114,3 +119,21 @@ def marginal(problem: Problem, estimate: Estimate) -> Marginal:
     F = [c[:p] for c in columns]
     e = [c[p] - np.tensordot(np.asarray(value.beta), c[:p], 1) for c in columns]
     return Marginal(problem, at.factor, tail_T, np.asarray(value.cov), F, e, inverse)
+
+
+def _marginal_iterative(problem: Problem, estimate: Estimate) -> Marginal:
+    """The same by conjugate gradients."""
+    plan, p = problem.plan, problem.p
+    assert problem.coupled is not None
+    data, coupled = problem.data, problem.coupled
+    if plan.backend != "numpy":
+        plan = replace(plan, backend="numpy")
+        data, coupled = criterion_data(problem.cross, plan, problem.R, None)[0], make_coupled(problem.cross, plan)
+    chain_T, tail_T, own_T = ([np.asarray(estimate.factors[t]) for t in which] for which in (plan.chain, plan.tail, plan.iterative))
+    data = data._replace(degrees=np.asarray(float(problem.n)))
+    value, residuals = fixed_parts(data, coupled, chain_T, tail_T, own_T, plan.layout)
+    columns = [residuals[i] for i in np.argsort(plan.order)]
+    F = [c[:p] for c in columns]
+    e = [c[p] - np.tensordot(value.beta, c[:p], 1) for c in columns]
+    inverse = solve_triangular(problem.R, np.eye(p)) if p else np.zeros((0, 0))
+    return Marginal(problem, None, tail_T, value.cov, F, e, inverse)

@@ -111,6 +111,7 @@ def profiles(problem: Problem | GeneralizedProblem, estimator: Any, estimate: Es
     held : what to hold, of :func:`parameters_held`.
     cutoff : how far, in standard normal deviates.
     """
+    problem.plan.require_exact("A profile")
     kind, best, messages = maximum(problem, estimator, estimate)
     surfaces: list[Any] = []
     if isinstance(problem, GeneralizedProblem):

@@ -23,6 +23,7 @@ import numpy as np
 
 from lmm.errors import ArgumentError, CapacityError
 from lmm.estimators.criterion import Evaluator, curvature, directions
+from lmm.estimators.stochastic import evaluator
 from lmm.estimators.trust_region import Point
 from lmm.inference.marginal import marginal, projected
 from lmm.inference.traces import traces
@@ -111,9 +112,9 @@ def variance_parameters(problem: Problem | GeneralizedProblem, estimator: Any, e
 
 
 def second_derivatives(problem: Problem, estimate: Estimate) -> np.ndarray:
-    """Exact Hessian (m + 1, m + 1) of the criterion in (theta, log sigma)."""
+    """Hessian (m + 1, m + 1) of the criterion in (theta, log sigma): exact, or average information where terms are iterative."""
     theta, sigma = np.asarray(estimate.theta, dtype=float), float(estimate.sigma)
-    at, apart = Evaluator(problem, estimate.reml, sigma), Evaluator(problem, estimate.reml, 2.0 * sigma)
+    at, apart = evaluator(problem, estimate.reml, sigma), evaluator(problem, estimate.reml, 2.0 * sigma)
     here, there = at.in_theta(theta), apart.in_theta(theta)
     m = len(theta)
     H = np.empty((m + 1, m + 1))
@@ -126,6 +127,8 @@ def second_derivatives(problem: Problem, estimate: Estimate) -> np.ndarray:
 
 def _in_theta(problem: Problem, estimate: Estimate, at: Evaluator, here: Point) -> np.ndarray:
     """Its part (m, m) in theta: by levels for one factor, else from the traces of Kenward and Roger's method, else by differences."""
+    if problem.plan.iterative:
+        return here.hessian
     if len(problem.structures) == 1:
         return at.hessian(here)
     dG = [directions(d, T) for d, T in zip(here.payload.frame.dT, here.payload.frame.T, strict=True)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lmm.estimators.criterion import Evaluator
+from lmm.estimators.stochastic import evaluator
 from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
@@ -27,7 +27,7 @@ def objective_without_effects(problem: Problem | GeneralizedProblem, estimator: 
     """-2 log-likelihood, or the REML criterion where the estimate has it, of the same fixed effects without random ones."""
     if isinstance(problem, GeneralizedProblem):
         return _generalized(problem)
-    evaluate = Evaluator(problem, estimate.reml, getattr(estimator, "sigma", None))
+    evaluate = evaluator(problem, estimate.reml, getattr(estimator, "sigma", None))
     return float(evaluate.objective(np.zeros(problem.n_theta)))
 
 

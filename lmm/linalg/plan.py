@@ -48,6 +48,7 @@ class Plan:
     backend : "numpy" or "jax".
     iterative : terms solved by conjugate gradients; none in an exact factorisation.
     devices : how many of JAX's devices share the dense tail; None takes all where it is large.
+    passes : where a generalized model's passes over the rows are made, if not here.
     """
 
     terms: tuple[TermSize, ...]
@@ -57,6 +58,7 @@ class Plan:
     backend: str = "numpy"
     iterative: tuple[int, ...] = ()
     devices: int | None = None
+    passes: str = ""
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -89,6 +91,8 @@ class Plan:
             lines.append(f"dense tail: {q} columns, {8 * q * q / 1e6:.3g} MB, {q**3 / 3e9:.3g} GFlop per factorisation")
         shared = f", the dense tail shared by {self.devices} devices" if (self.devices or 1) > 1 else ""
         lines.append(f"arrays: {self.backend}{shared}")
+        if self.passes:
+            lines.append(f"passes over the rows: {self.passes}")
         return "\n".join(lines)
 
 

@@ -63,6 +63,7 @@ def posterior(problem: Problem | GeneralizedProblem, estimate: Estimate) -> Post
     if isinstance(problem, GeneralizedProblem):
         return _working_posterior(problem, estimate)
     plan = problem.arranged
+    plan.require_exact("The conditional covariance of random effects, and with it the standard error of a prediction,")
     chain_T, tail_T = ([estimate.factors[t] for t in which] for which in (plan.chain, plan.tail))
     data = problem.data._replace(degrees=np.asarray(float(problem.n)))  # sigma^2 does not enter
     value, at = state(np, data, chain_T, tail_T, plan.layout, False)

@@ -177,10 +177,10 @@ class GeneralizedProblem:
         return replace(self, rows=rows, merged=self.merged and worthwhile(rows, design.X, self.family), seconds={})
 
 
-def build_generalized(design: Design, family: Any) -> GeneralizedProblem:
+def build_generalized(design: Design, family: Any, factorization: str = "exact") -> GeneralizedProblem:
     """The rows of a design with a family."""
     start = perf_counter()
-    rows = make_rows(design)
+    rows = make_rows(design, factorization)
     merged = worthwhile(rows, design.X, family)
     structures = tuple(term.structure for term in design.terms)
     return GeneralizedProblem(structures, design.terms, rows, family, design.names, {"cross-products": perf_counter() - start}, merged)
@@ -220,7 +220,9 @@ def assemble(
     start = perf_counter()
     plan = plan_for(cross, tuple(term.group for term in terms), backend, factorization)
     data, arranged = criterion_data(cross, plan, R, None)
-    coupled = make_coupled(cross, plan) if plan.iterative else None
+    coupled = None
+    if plan.iterative:
+        coupled = make_coupled(pad(cross, plan)[0] if backend == "jax" else cross, plan)
     return Problem(
         structures=tuple(term.structure for term in terms),
         plan=plan,
@@ -261,7 +263,7 @@ def _residual(design: Design, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def criterion_data(cross: CrossProducts, plan: Plan, R: np.ndarray, old: Data | None) -> tuple[Data, Plan]:
     """Arrays for the criterion and their plan; Z'WZ is taken from ``old`` when only the response changed."""
     p = len(R)
-    if plan.backend == "jax" and not plan.iterative:
+    if plan.backend == "jax":
         cross, plan = pad(cross, plan)
     rhs = tuple(np.concatenate([orthonormal(columns[:p], R), columns[p:]]) for columns in cross.rhs)
     gram = np.eye(p + 1)

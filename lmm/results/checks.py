@@ -107,7 +107,8 @@ def check(fit: Fit, nsim: int, rng: None | int | np.random.Generator) -> Checks:
     """See :meth:`lmm.Fit.check`."""
     generator = np.random.default_rng(rng)
     found = [*_estimation(fit), *_simulated(fit, nsim, generator), *_overdispersion(fit), *_collinearity(fit)]
-    found += [*_normality(fit, generator), *_influence(fit)]
+    if not fit.problem.plan.iterative:  # both need conditional variances
+        found += [*_normality(fit, generator), *_influence(fit)]
     columns = ["status", "value", "p_value", "what", "advice"]
     index = pd.Index([f.check for f in found], name="check")
     return Checks(pd.DataFrame([[getattr(f, c) for c in columns] for f in found], index=index, columns=columns))

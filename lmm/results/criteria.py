@@ -19,6 +19,26 @@ from lmm.errors import ArgumentError
 from lmm.model.records import Estimate
 
 
+class Uncertain(float):
+    """A number with the Monte Carlo error, a standard deviation, that it carries as ``mc_error``."""
+
+    mc_error: float
+
+    def __new__(cls, value: float, mc_error: float) -> Uncertain:
+        self = super().__new__(cls, value)
+        self.mc_error = mc_error
+        return self
+
+    def __reduce__(self) -> tuple[type[Uncertain], tuple[float, float]]:
+        return Uncertain, (float(self), self.mc_error)
+
+
+def log_likelihood(estimate: Estimate) -> float:
+    """-1/2 the objective; an :class:`Uncertain` where log|M| is known up to random probes."""
+    value = -estimate.objective / 2.0
+    return value if estimate.monte_carlo is None else Uncertain(value, estimate.monte_carlo.log_likelihood)
+
+
 def _profiled(residual_ss: float, df: int) -> float:
     return df * (1.0 + math.log(2.0 * math.pi * residual_ss / df))
 

@@ -27,11 +27,26 @@ def notes(design: Design, estimate: Estimate, tol: float = 1e-4) -> list[str]:
             "simplify the random effects, or raise the limits with control=lmm.Control(max_evaluations=...)."
         )
     out += singular_notes(design, estimate, tol)
+    if estimate.monte_carlo is not None:
+        out.append(monte_carlo_note(design, estimate))
     out += [message for message in estimate.messages if message not in out and not message.startswith((UNCONVERGED, "Singular fit, "))]
     out += [message[:1].upper() + message[1:] for message in design.messages]
     if design.n_dropped:
         out.append(f"{design.n_dropped} {'row was' if design.n_dropped == 1 else 'rows were'} left out because of missing values.")
     return out
+
+
+def monte_carlo_note(design: Design, estimate: Estimate) -> str:
+    """How an iterative fit was factorised, and the errors that its random probes leave."""
+    found = estimate.monte_carlo
+    assert found is not None
+    plan = design.plan
+    which = ", ".join(plan.terms[t].group for t in plan.iterative) if plan is not None else "large factors"
+    worst = 100.0 * float(np.max(found.relative, initial=0.0))
+    return (
+        f"Effects of {which} by conjugate gradients, traces and log-determinant by {found.probes} random probes: Monte Carlo error of "
+        f"variance parameters at most {worst:.2g} % of their standard errors, of the log-likelihood {found.log_likelihood:.2g}."
+    )
 
 
 def warned(design: Design, estimate: Estimate) -> Estimate:

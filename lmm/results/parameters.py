@@ -219,8 +219,11 @@ class Parameters:
 
     @property
     def llf(self) -> float:
-        """Log-likelihood; for a REML fit -1/2 the REML criterion; NaN for a method that has none, and so are the criteria below."""
-        return -self.estimate.objective / 2.0
+        """Log-likelihood; for a REML fit -1/2 the REML criterion; NaN for a method that has none, and so are the criteria below.
+
+        Of an iterative fit a float that carries its Monte Carlo error, ``fit.llf.mc_error``.
+        """
+        return criteria.log_likelihood(self.estimate)
 
     @property
     def aic(self) -> float:
