@@ -34,6 +34,8 @@ MAX_ROUNDS = 25
 TOLERANCE = 1e-12
 #: promised decrease from which one step more, whose end is evaluated without derivatives, leaves less than that
 LAST = 3e-6
+#: least and largest variances to begin from, relative to those of the common start
+SHARES = (1e-2, 1e4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,11 +206,41 @@ class Ends:
     converged: np.ndarray
 
 
-def minimize(evaluate: Evaluator, data: Levels | Stacked, count: int, tolerance: float = TOLERANCE) -> Ends:
-    """Trust-region steps of ``count`` problems side by side, from the chart's origin."""
+def moment_steps(evaluate: Chart, data: Levels) -> np.ndarray:
+    """Steps (m, R) to where each problem's own moments would have it, the columns t_d of the chart's T taken longer or shorter.
+
+    With G = sum_d c_d t_d t_d', the moments of :mod:`lmm.model.moments` are linear in (sigma^2, sigma^2 c).
+    """
+    T, p = evaluate.T0[0], len(data.X)
+    k = len(T)
+    At = np.einsum("ad,abjr->bdjr", T, data.A)
+    inner = np.einsum("bdjr,bl->dljr", At, T)  # t_d'A_j t_l
+    rss, N = data.gram[p, p], data.degrees
+    left = np.empty((inner.shape[-1], k + 1, k + 1))
+    left[:, 0, 0] = N[: len(left)]
+    left[:, 0, 1:] = left[:, 1:, 0] = np.einsum("ddjr->rd", inner)
+    left[:, 1:, 1:] = np.einsum("dljr,dljr->rdl", inner, inner)
+    right = np.concatenate([rss[None], np.einsum("djr,djr->dr", *2 * [np.einsum("ad,ajr->djr", T, data.y)])])
+    scale = np.sqrt(np.abs(np.diagonal(left, axis1=1, axis2=2)))
+    scale = np.where(scale > 0, scale, 1.0)
+    inverse = np.linalg.pinv(left / (scale[:, :, None] * scale[:, None]), rcond=1e-10) / (scale[:, :, None] * scale[:, None])
+    found = (np.broadcast_to(inverse, (right.shape[1], k + 1, k + 1)) @ right.T[:, :, None])[:, :, 0].T
+    with np.errstate(all="ignore"):
+        sigma2 = np.clip(found[0], 0.02 * rss / N, rss / N)
+        factor = np.sqrt(np.clip(found[1:] / sigma2, *SHARES))
+    factor = np.where(np.isfinite(factor), factor, 1.0)
+    columns = np.stack([np.where(np.arange(k) == d, T, 0.0).ravel() for d in range(k)], axis=1)
+    directions = np.linalg.lstsq(evaluate.dT[0].reshape(-1, k * k).T, columns, rcond=None)[0]
+    return np.asarray(directions @ (factor - 1.0))
+
+
+def minimize(
+    evaluate: Evaluator, data: Levels | Stacked, count: int, tolerance: float = TOLERANCE, begin: np.ndarray | None = None
+) -> Ends:
+    """Trust-region steps of ``count`` problems side by side, from the chart's origin or from ``begin`` (m, R)."""
     m = sum(len(dT) for dT in evaluate.dT)
     active = np.arange(count)
-    steps = np.zeros((m, count))
+    steps = np.zeros((m, count)) if begin is None else begin
     best = evaluate(data, steps, 1)
     radius = np.ones(count)
     evaluations = np.ones(count, dtype=int)
@@ -352,7 +384,7 @@ def fit_blocks(
 
     def run(i: int) -> Batch:
         data, count = blocks[i](), counts[i]
-        ends = minimize(evaluate, data, count)
+        ends = minimize(evaluate, data, count, begin=moment_steps(evaluate, data) if first and isinstance(data, Levels) else None)
         values, theta = ends.values, evaluate.theta(ends.steps)
         doubtful = ~ends.converged
         near = np.flatnonzero(ends.converged & near_boundary(evaluate, ends.steps))

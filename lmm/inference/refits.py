@@ -62,7 +62,7 @@ def _laplace(
     """Fits of a generalized model to responses (n, R), NaN where one is missing."""
 
     def finish(r: int, begin: np.ndarray | None) -> tuple[Estimate | None, str | None]:
-        return attempt(partial(of_present, design, problem, Y[:, r]), estimator, begin)
+        return finished(partial(of_present, design, problem, Y[:, r]), estimator, begin)
 
     point = None if first else (estimate.beta, estimate.phi)
     return laplace_batch.fit_responses(problem, estimator, estimate.theta, Y, finish, point, modes, progress)
@@ -119,7 +119,7 @@ def _side_by_side(
         return make
 
     def finish(r: int, theta: np.ndarray | None) -> tuple[Estimate | None, str | None]:
-        return attempt(lambda: _other_response(design, problem, Y[:, r]), estimator, theta)
+        return finished(lambda: _other_response(design, problem, Y[:, r]), estimator, theta)
 
     constants = np.full(R, constant(problem, estimator.reml) - problem.sum_log_weights)
     blocks, counts = [block(columns) for columns in cuts], [len(columns) for columns in cuts]
@@ -144,6 +144,16 @@ def attempt(make: Callable[[], Any], estimator: Any, start: np.ndarray | None) -
     if not found.convergence.converged:
         return found, f"did not converge: {found.convergence.message}"
     return found, None
+
+
+def finished(make: Callable[[], Any], estimator: Any, start: np.ndarray | None) -> tuple[Estimate | None, str | None]:
+    """The same; where a start beside the optimum leaves nothing to gain, and so no convergence, from starting values of its own."""
+    found, why = attempt(make, estimator, start)
+    if start is not None and why is not None:
+        other, reason = attempt(make, estimator, None)
+        if reason is None:
+            return other, None
+    return found, why
 
 
 def one_by_one(
@@ -257,7 +267,7 @@ def _changed(
         return make
 
     def finish(r: int, theta: np.ndarray | None) -> tuple[Estimate | None, str | None]:
-        return attempt(single(r), estimator, theta)
+        return finished(single(r), estimator, theta)
 
     blocks, counts = [block(which) for which in cuts], [len(which) for which in cuts]
     offsets = np.repeat(problem.beta0[None], R, axis=0) if offsets is None else offsets

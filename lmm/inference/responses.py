@@ -100,7 +100,14 @@ def fit_responses(
     elif len(alone):
         made = (partial(refits.of_present, design, problem, Y[:, r]) for r in alone)
         parts.append((alone, refits.one_by_one(made, estimator, like, False, progress, True)))
-    return Many(_gathered(parts, R, like, failures), n, like)
+    batch = _gathered(parts, R, like, failures)
+    batch.failures.update({r: _plainly(why, design.response) for r, why in batch.failures.items()})
+    return Many(batch, n, like)
+
+
+def _plainly(why: str, stand_in: str) -> str:
+    """A reason without the name that stands for every response."""
+    return why.replace(f"the response {stand_in!r}", "the response").rstrip(".")
 
 
 def _ignore(done: int) -> None:
@@ -179,7 +186,7 @@ def _pilot(design: Design, problem: Any, estimator: Any, Y: np.ndarray, sound: n
                 break
     if not found:
         first = failures.get(-1) or failures[min(failures)]
-        raise ResponseError(f"none of the {Y.shape[1]} responses can be fitted; the first: {first}.")
+        raise ResponseError(f"none of the {Y.shape[1]} responses can be fitted; the first: {_plainly(first, design.response)}.")
     failures.pop(-1, None)
     return sorted(found, key=lambda estimate: float(np.sum(estimate.theta**2)))[len(found) // 2]
 
