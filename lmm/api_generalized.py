@@ -20,18 +20,22 @@ from lmm.estimators import Control, registry
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.families import Family
 from lmm.later import Later
-from lmm.linalg import threads
+from lmm.linalg import backend, threads
 from lmm.model.problem import build_generalized
 from lmm.results import Fit
 from lmm.stream.reducers import reducer_for
 
 if TYPE_CHECKING:
+    from lmm.model import device_rows
     from lmm.stream import generalized as stream_generalized
 else:
+    device_rows = Later("lmm.model.device_rows")
     stream_generalized = Later("lmm.stream.generalized")
 
 #: quadrature points per random effect at the most, and random effects per level that quadrature takes
 MAX_POINTS, MAX_DIMENSIONS = 100, 3
+#: rows from which an accelerator, where there is one, takes the passes over them
+ACCELERATE = 100_000
 
 
 def check_quadrature(design: Design, points: int, second_order: bool = False) -> None:
@@ -169,9 +173,21 @@ def run_generalized(
         check_quadrature(design, getattr(estimator, "nagq", 1), second_order)
         if problem is None:
             problem = build_generalized(design, design.extra["family"])
-    design = replace(design, extra={**design.extra, "call": call, "plan": problem.plan})
+            settings = registry.control_of(estimator)
+            if isinstance(estimator, LaplaceLikelihood) and choose_passes(problem.n, settings) == "jax":
+                problem = device_rows.on_devices(problem, settings.devices)
+    plan = replace(problem.plan, passes=getattr(problem.source, "where", ""))
+    design = replace(design, extra={**design.extra, "call": call, "plan": plan})
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
     return fit_problem(design, problem, estimator, start)
+
+
+def choose_passes(n: int, control: Control) -> str:
+    """NumPy on a CPU; JAX for many rows where it has an accelerator, or where it is asked for."""
+    if control.backend != "auto":
+        return control.backend
+    asked = (control.devices or 1) > 1
+    return "jax" if asked or (n >= ACCELERATE and backend.has_accelerator()) else "numpy"
 
 
 def check_streamed(estimator: Any) -> None:

@@ -81,13 +81,20 @@ def make_gather_product(rows: np.ndarray, cols: np.ndarray, blocks: np.ndarray, 
     return made
 
 
-def make_rounds(count: np.ndarray, source: np.ndarray, index: np.ndarray) -> Rounds:
-    """The plan for rows with ``count`` (J,) entries each, whose entries follow each other in ``source`` and ``index`` (m,)."""
-    W = _width(count)
-    m = len(source)
-    place, chunks, position = _chunks(count, W)
+def make_rounds(
+    count: np.ndarray, source: np.ndarray, index: np.ndarray, W: int = 0, sizes: list[int] | None = None, none: int | None = None
+) -> Rounds:
+    """The plan for rows with ``count`` (J,) entries each, whose entries follow each other in ``source`` and ``index`` (m,).
+
+    Chunks of ``W`` and padded ``sizes`` of the rounds as given, or as is best; ``none`` marks places without an entry.
+    """
+    W = W or _width(count)
+    sizes = [backend.bucket(size + 1) for size in _sizes(count, W)] if sizes is None else sizes
+    none = len(source) if none is None else none
+    chunks = sizes[0]
+    place, position = _chunks(count, W)
     first = np.zeros((chunks, W), dtype=np.int32)
-    origin = np.full((chunks, W), m, dtype=np.int32)
+    origin = np.full((chunks, W), none, dtype=np.int32)
     first.reshape(-1)[position] = index
     origin.reshape(-1)[position] = source
     rounds = [first]
@@ -96,8 +103,8 @@ def make_rounds(count: np.ndarray, source: np.ndarray, index: np.ndarray) -> Rou
     own = np.flatnonzero(count > W)  # rows not yet one chunk
     begin, offset = place[own], chunks
     left = -(-count[own] // W)
-    while len(own):
-        place, more, position = _chunks(left, W)
+    for more in sizes[1:]:
+        place, position = _chunks(left, W)
         index_here = np.full((more, W), chunks - 1, dtype=np.int32)
         start = np.cumsum(left) - left
         index_here.reshape(-1)[position] = np.arange(left.sum()) - np.repeat(start - begin, left)
@@ -109,13 +116,22 @@ def make_rounds(count: np.ndarray, source: np.ndarray, index: np.ndarray) -> Rou
     return Rounds(tuple(rounds), origin, total.astype(np.int32))
 
 
-def _chunks(count: np.ndarray, W: int) -> tuple[np.ndarray, int, np.ndarray]:
-    """First chunk of each row, chunks in all (padded, at least one spare), and the flat place of each entry."""
+def _sizes(count: np.ndarray, W: int) -> list[int]:
+    """Chunks of each round."""
+    sizes = [int(np.sum(-(-count // W)))]
+    left = -(-count[count > W] // W)
+    while len(left):
+        sizes.append(int(np.sum(-(-left // W))))
+        left = -(-left[left > W] // W)
+    return sizes
+
+
+def _chunks(count: np.ndarray, W: int) -> tuple[np.ndarray, np.ndarray]:
+    """First chunk of each row, and the flat place of each entry."""
     per_row = -(-count // W)
     place = np.cumsum(per_row) - per_row
     start = np.cumsum(count) - count
-    position = np.arange(count.sum()) + np.repeat(place * W - start, count)
-    return place, backend.bucket(int(per_row.sum()) + 1), position
+    return place, np.arange(count.sum()) + np.repeat(place * W - start, count)
 
 
 def _width(count: np.ndarray) -> int:
@@ -151,6 +167,21 @@ def segment_rounds(index: np.ndarray, size: int) -> Rounds:
     """The plan for sums of m values into the segments that ``index`` (m,) names."""
     order = np.argsort(index, kind="stable")
     return make_rounds(np.bincount(index, minlength=size), order, order)
+
+
+def shared_rounds(index: np.ndarray, size: int) -> Rounds:
+    """The same for the shares of P devices, ``index`` (P, m), negative where there is no value: arrays with P first."""
+    P, m = index.shape
+    own = [np.flatnonzero(row >= 0) for row in index]
+    own = [rows[np.argsort(row[rows], kind="stable")] for rows, row in zip(own, index, strict=True)]
+    counts = [np.bincount(row[rows], minlength=size) for rows, row in zip(own, index, strict=True)]
+    W = _width(np.concatenate(counts))
+    each = [_sizes(count, W) for count in counts]
+    deepest = max(map(len, each))
+    sizes = [backend.bucket(max(s[i] if i < len(s) else 0 for s in each) + 1) for i in range(deepest)]
+    made = [make_rounds(count, rows, rows, W, sizes, none=m) for count, rows in zip(counts, own, strict=True)]
+    picks = tuple(np.stack([r.picks[i] for r in made]) for i in range(deepest))
+    return Rounds(picks, np.stack([r.source for r in made]), np.stack([r.total for r in made]))
 
 
 def sum_segments(xp: Any, rounds: Rounds, values: Array) -> Array:

@@ -65,15 +65,15 @@ class ShardedFactor:
     q: int
 
 
-def count_for(devices: int | None, q: int) -> int:
-    """How many devices share a dense tail of q columns.
+def count_for(devices: int | None, q: int, worth: int | None = None) -> int:
+    """How many devices share a dense tail of q columns, or q rows.
 
-    ``devices`` as the user asks; None takes all devices of JAX's default kind where q is at least ``WORTH``. Numbers that
-    are no power of two are rounded down to one, so that bucketed sizes are divisible.
+    ``devices`` as the user asks; None takes all devices of JAX's default kind where q is at least ``worth`` (``WORTH``).
+    Numbers that are no power of two are rounded down to one, so that bucketed sizes are divisible.
     """
     import jax
 
-    if q == 0 or devices == 1 or (devices is None and q < WORTH):
+    if q == 0 or devices == 1 or (devices is None and q < (WORTH if worth is None else worth)):
         return 1
     available = jax.devices()
     if devices is not None and devices > len(available):
@@ -82,9 +82,9 @@ def count_for(devices: int | None, q: int) -> int:
     return 1 << ((devices or len(available)).bit_length() - 1)
 
 
-def mesh_for(devices: int | None, q: int) -> Any:
-    """The mesh for a dense tail of q columns by :func:`count_for`, or None for one device."""
-    count = count_for(devices, q)
+def mesh_for(devices: int | None, q: int, worth: int | None = None) -> Any:
+    """The mesh for a dense tail of q columns, or q rows, by :func:`count_for`; None for one device."""
+    count = count_for(devices, q, worth)
     return None if count == 1 else _mesh(count)
 
 
