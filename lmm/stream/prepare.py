@@ -18,7 +18,7 @@ from lmm.formula import Evaluated, Formula, Table, evaluate, parse
 from lmm.formula.engine import FUNCTIONS
 from lmm.formula.names import alias, names_in, readable, refuse_unknown, resolve
 from lmm.formula.parse import awkward_names, unknown_structure
-from lmm.stream.conform import conform
+from lmm.stream.conform import conform, kind
 from lmm.stream.recipe import Recipe, TermColumns, check_array, is_number, plain_labels
 from lmm.stream.reducers import Reducer
 from lmm.stream.scan import HEAD, Found, Scan, argument_of, check_calls, function_of, head_rows, resolved, usable_rows
@@ -146,7 +146,7 @@ def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, settings: dict[st
                     "be read once only; give a file or a Dataset, or compute the column first."
                 )
             return rows, found
-        wider = replace(scan, categories=categories, arguments=ready, state=state)
+        wider = replace(scan, categories=categories, arguments=ready, state=state, coded=_coded(found, formula, scan, settings), used=used)
         seen = _pass(reducer, wider, "")
         if categories:
             rows, floats = _rows(seen), seen.nulls
@@ -239,6 +239,7 @@ def _assemble(formula: Formula, scan: Scan, rows: Any, found: Evaluated, setting
         plain=tuple(_plain(name, scan.schema, found.awkward) for name in pool),
         terms=terms,
         evaluated=_evaluated_names(formula, scan, settings),
+        coded=_coded(found, formula, scan, settings),
         weights=settings["weights"],
         offset=settings["offset"],
         subset=scan.subset,
@@ -301,6 +302,23 @@ def _evaluated_names(formula: Formula, scan: Scan, settings: Mapping[str, Any]) 
 def _covariates(formula: Formula, scan: Scan) -> tuple[str, ...]:
     used = {name for text in (formula.fixed, *formula.offsets) for name, called, _ in names_in(text) if not called}
     return tuple(name for name in scan.needed if name in used and is_number(scan.schema[name]))
+
+
+def _coded(found: Evaluated, formula: Formula, scan: Scan, settings: Mapping[str, Any]) -> frozenset[str]:
+    """Columns of text that are factors of terms as they are, and enter no other expression."""
+    texts = [formula.response, *formula.offsets, *(f for bar in formula.bars for f in bar.factors if f.strip("`") not in scan.schema)]
+    texts += [settings[name] for name in ("weights", "offset") if settings[name]]
+    bare: set[str] = set()
+    for part in (found.fixed, *found.random.values()):
+        if part.spec is not None:
+            for expression in map(str, part.spec.encoder_state):
+                if expression in scan.schema:
+                    bare.add(expression)
+                else:
+                    texts.append(expression)
+    elsewhere = {name for text in texts for name, _, _ in names_in(text)}
+    elsewhere |= {name.split(".", 1)[0] for name in elsewhere}
+    return frozenset(name for name in bare - elsewhere - found.awkward if kind(scan.schema[name]) == "text")
 
 
 def _with_pilot(recipe: Recipe, found: Evaluated) -> Recipe:

@@ -7,7 +7,7 @@ everything else is replayed by the formula's own evaluator.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,7 +109,7 @@ class Recipe:
     pilot : (p_all,) coefficients of a least-squares fit of the first rows, dropped ones zero.
     centre : (pool,) what is subtracted from the fixed columns before they are squared; zeros without an intercept.
     covariates : numeric columns of the data that the fixed part uses.
-    evaluated : columns that expressions use, plain numbers and groups aside.
+    evaluated : columns that expressions use, plain numbers and groups aside; ``coded`` those of text that are predictors as they are.
     """
 
     formula: Formula
@@ -121,6 +121,7 @@ class Recipe:
     plain: tuple[tuple[str, ...] | None, ...]
     terms: tuple[TermColumns, ...]
     evaluated: tuple[str, ...] = ()
+    coded: frozenset[str] = frozenset()
     weights: str | None = None
     offset: str | None = None
     subset: str | None = None
@@ -197,8 +198,8 @@ class _Reader:
     def evaluator(self) -> Evaluator:
         """The formula's own evaluator, made when something is not a plain number."""
         if self._evaluator is None:
-            recipe, source = self.recipe, Table(self.table)
-            rows = Columns({name: as_predictor(source.column(name)) for name in recipe.evaluated}, self.n)
+            recipe = self.recipe
+            rows = predictors(self.table, recipe.evaluated, recipe.coded)
             rows.rename({name: alias(name) for name in recipe.frame.awkward})
             frame = recipe.frame
             self._evaluator = Evaluator(rows, recipe.context, frame.contrasts, frame.state, frame.awkward)
@@ -283,6 +284,24 @@ class _Reader:
                 total += number(self.number(text), f"offset({text})", self.n)
             return total
         return offsets(recipe.formula, self.evaluator, recipe.frame.awkward, self.n, recipe.offset)
+
+
+def predictors(table: Any, names: Iterable[str], coded: Collection[str]) -> Columns:
+    """Columns of a chunk as expressions see them; dictionaries, and text that is ``coded``, as categories without a string for each row."""
+    import pyarrow as pa
+
+    source, out = Table(table), {}
+    for name in names:
+        column = table.column(name)
+        if name in coded and not pa.types.is_dictionary(column.type):
+            column = column.dictionary_encode()
+        if pa.types.is_dictionary(column.type) and column.num_chunks:
+            array = column.unify_dictionaries().combine_chunks()
+            values = pd.Categorical.from_codes(array.indices.to_numpy(zero_copy_only=False), categories=array.dictionary.to_pylist())
+            out[name] = as_predictor(pd.Series(values, name=name))
+        else:
+            out[name] = as_predictor(source.column(name))
+    return Columns(out, table.num_rows)
 
 
 def plain_labels(series: pd.Series) -> pd.Series:

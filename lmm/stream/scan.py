@@ -20,10 +20,10 @@ import pandas as pd
 from lmm.errors import ArgumentError, DataError
 from lmm.formula import Table
 from lmm.formula.engine import Columns, Evaluator
-from lmm.formula.evaluate import as_predictor
 from lmm.formula.names import alias, readable
 from lmm.formula.subset import condition_mask
 from lmm.stream.conform import conform
+from lmm.stream.recipe import complete, predictors
 from lmm.stream.reducers import Reduction
 
 #: rows kept from the beginning, on which the formula is tried and the pilot fitted
@@ -49,6 +49,7 @@ class Scan:
     calls : functions that remember something, by the text of the call; ``arguments`` what each is applied to.
     state : what those remember on the first rows (by call), and what is known of others already.
     head : how many of the first rows are kept.
+    used, coded : columns that expressions use, and those of text that are predictors as they are.
     """
 
     needed: tuple[str, ...]
@@ -60,6 +61,8 @@ class Scan:
     arguments: dict[str, str] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
     head: int = HEAD
+    coded: frozenset[str] = frozenset()
+    used: tuple[str, ...] = ()
 
     def reduction(self) -> Reduction[Found]:
         """The pass."""
@@ -123,22 +126,15 @@ def usable_rows(scan: Scan, table: Any) -> tuple[Any, int, dict[str, int]]:
     """The rows of a chunk that a fit uses, how many were asked for, and missing values by column."""
     import pyarrow as pa
 
-    from lmm.stream.recipe import complete
-
     chosen = None if scan.subset is None else condition_mask(scan.subset, Table(table), scan.context)
     kept, lost = complete(table, chosen)
     asked = table.num_rows if chosen is None else int(chosen.sum())
     return (table if kept is None else table.filter(pa.array(kept))), asked, lost
 
 
-def evaluator_on(scan: Scan, table: Any, floats: set[str]) -> Evaluator:
+def evaluator_on(scan: Scan, table: Any) -> Evaluator:
     """The formula's evaluator on a chunk of complete rows."""
-    source = Table(table)
-    columns = {}
-    for name in table.column_names:
-        series = source.column(name)
-        columns[name] = as_predictor(series.astype(float) if name in floats else series)
-    rows = Columns(columns, table.num_rows)
+    rows = predictors(table, scan.used or table.column_names, scan.coded)
     rows.rename({name: alias(name) for name in scan.awkward})
     return Evaluator(rows, scan.context, {}, {key: value for key, value in scan.state.items() if key not in scan.arguments}, scan.awkward)
 
@@ -158,7 +154,7 @@ def look(scan: Scan, found: Found, table: Any) -> Found:
         found.lost[name] = found.lost.get(name, 0) + count
     if not rows.num_rows:
         return found
-    evaluator = evaluator_on(scan, rows, set())
+    evaluator = evaluator_on(scan, rows)
     wanted = np.zeros(rows.num_rows, dtype=bool)
     if found.head < scan.head:
         wanted[: scan.head - found.head] = True
