@@ -30,7 +30,7 @@ EXPANSION = 0.02
 #: decrement of a mode relative to the square of the decrease that a step promises, and the largest, while a search is under way
 CLOSER, ROUGH = 1e-6, 1e-6
 #: numbers in the sums of points that are evaluated together
-AT_ONCE = 50_000_000
+AT_ONCE = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -271,10 +271,11 @@ class Objective:
     def hessian(self, psi: np.ndarray) -> np.ndarray:
         """Second derivatives of J with respect to psi, by central differences of the exact gradient.
 
-        The modes are found more closely than a search needs: a step of 1e-4 magnifies their error.
+        The modes are found more closely than a search needs: a step of 1e-4 magnifies their error. They are followed to the ends
+        of a step to first order, which mostly is close enough: one pass for the density and one for the leverages there.
         """
         columns: list[np.ndarray] = []
-        usual, self.tolerance = self.tolerance, 1e-7 * MODE_TOLERANCE
+        usual, self.tolerance = self.tolerance, min(self.tolerance, 1e-3 * MODE_TOLERANCE)
         steps = np.diag(1e-4 * np.maximum(1.0, np.abs(psi)))
         at_once = self._at_once() if self.source.distant else 1
         for start in range(0, len(psi), at_once):

@@ -134,14 +134,14 @@ def chain(first: Callable[[Any], Block], second: Callable[[Block], Block], table
 class Spill:
     """Blocks of all rows on this machine, in memory or in a temporary folder that goes when this object does.
 
-    ``where`` is the folder, None where rows are in memory; ``n`` the rows after merging.
+    ``folder`` is where, None where rows are in memory; ``n`` the rows after merging.
     """
 
     def __init__(self, n: int, J: int, row_bytes: int, how: str | None, progress: Any = None) -> None:
         self.buckets = max(1, -(-n * row_bytes // BUDGET))
         self.J, self.how, self.progress, self.n = J, how, progress, 0
         self._folder = tempfile.TemporaryDirectory(prefix="lmm-rows-") if self.buckets > 1 else None
-        self.where = None if self._folder is None else self._folder.name
+        self.folder = None if self._folder is None else self._folder.name
         self._parts: list[Block] = []
         self._blocks: list[Block | str] = []
 
@@ -266,9 +266,17 @@ class StreamedRows:
         return len(self.R)
 
     @property
-    def where(self) -> str | None:
-        """The folder that the rows are in, where they are in one."""
-        return getattr(self._prepared, "where", None)
+    def folder(self) -> str | None:
+        """The temporary folder that the rows are in, where they are in one."""
+        return getattr(self._prepared, "folder", None)
+
+    @property
+    def where(self) -> str:
+        """What a pass reads, in words."""
+        if self.kept is None:
+            return "blocks on the cluster's workers"
+        rows = f"blocks of {self.kept} rows" + ("" if self.kept == self.n else f" for {self.n}, equal ones merged")
+        return f"{rows}, in memory" if self.folder is None else f"{rows}, in {self.folder}"
 
     def constant(self, family: Any) -> float:
         """The part of the log density that no parameter moves, of the rows before they were merged."""
@@ -298,7 +306,7 @@ class StreamedRows:
 
     def __getstate__(self) -> dict[str, Any]:
         own = self._prepared
-        return {**self.__dict__, "_prepared": own if isinstance(own, Spill) and own.where is None and own.progress is None else None}
+        return {**self.__dict__, "_prepared": own if isinstance(own, Spill) and own.folder is None and own.progress is None else None}
 
     def __del__(self) -> None:
         if getattr(self, "_prepared", None) is not None:

@@ -140,7 +140,7 @@ def test_rows_on_disk(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_rows, "BUDGET", 40_000)
     monkeypatch.setattr(stream_rows, "BLOCK", 400)
     fit = lmm.glmer("count ~ x + z + (1 | g) + (1 | h)", source(path), family="poisson")
-    folder = fit.problem.rows.where
+    folder = fit.problem.rows.folder
     assert folder is not None
     files = [os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder)]
     assert len(files) > 7 and max(files) < 60_000
