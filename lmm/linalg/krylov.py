@@ -248,14 +248,30 @@ class Solution(NamedTuple):
     solved: Solved
 
 
-def solve(xp: Any, exact: Exact, coupled: Coupled, at: IterativeFactor, rhs: Vectors, parts: list[Array], tolerance: float) -> Solution:
-    """(A + G^-1)^-1 r for r (m vectors) in the exact terms and ``parts`` (m, k, J) in the iterative ones."""
+def solve(
+    xp: Any,
+    exact: Exact,
+    coupled: Coupled,
+    at: IterativeFactor,
+    rhs: Vectors,
+    parts: list[Array],
+    tolerance: float,
+    start: Array | None = None,
+) -> Solution:
+    """(A + G^-1)^-1 r for r (m vectors) in the exact terms and ``parts`` (m, k, J) in the iterative ones.
+
+    ``start`` (m, q) is a guess of the solution in the coordinates of H; the tolerance is relative to what it leaves then.
+    """
     reduced = elimination.reduce(xp, at.exact, exact.layout, exact.tail_T, rhs)
     first, first_residual = elimination.solve(xp, at.exact, exact.layout, exact.tail_T, reduced, (False,) * len(exact.layout))
     less = from_exact(xp, exact, coupled, first)
     left = [part - taken for part, taken in zip(parts, less, strict=True)]
     half = join(xp, scale(xp, at.R, left, transpose=True))
-    solved = solve_scaled(xp, exact, coupled, at, half, tolerance)
+    if start is None:
+        solved = solve_scaled(xp, exact, coupled, at, half, tolerance)
+    else:
+        solved = solve_scaled(xp, exact, coupled, at, half - multiply(xp, exact, coupled, at, start), tolerance)
+        solved = solved._replace(x=start + solved.x)
     b = scale(xp, at.R, split(coupled, solved.x))
     moved, moved_residual = exact_solve_residual(xp, exact, at.exact, into_exact(xp, exact, coupled, b))
     taken = from_exact(xp, exact, coupled, moved)

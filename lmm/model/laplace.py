@@ -166,11 +166,11 @@ def expand(
     shift = [own[0] for own in c]
     d_gamma = -2.0 * fixed_score + slopes.fixed_t - dots(Z_wQ, shift) - Q_wQ @ c_gamma
     solved, fixed, inner = at.solve(factor, slopes.fixed)
-    own = _own_parameters(family, observed, at, factor, slopes, shift, c_gamma, solved)
+    own = own_parameters(family, observed, at, factor, slopes, shift, c_gamma, solved)
     return Laplace(objective, mode, D, d_gamma, own, e, fixed, slopes.gram - inner, factor, system, slopes)
 
 
-def _own_parameters(
+def own_parameters(
     family: Any,
     observed: bool,
     at: Arrangement,

@@ -12,17 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmm.linalg import elimination
 from lmm.linalg.elimination import Factor, System
+from lmm.model.arrangement import Arrangement as Arrangement
+from lmm.model.iterative import arrangement
 from lmm.model.passes import Expand, Expansion, Source, Task, Weighted, drive
-from lmm.model.rows import Rows, assemble
-from lmm.model.system import arrange, collect
+from lmm.model.rows import Rows
 
 #: Newton decrement, in units of the log-likelihood, at which the mode is found; what is left enters J to first order
 MODE_TOLERANCE = 1e-13
 MAX_STEPS = 100
-#: smallest over largest singular value of T above which it is divided by
-WELL = 1e-3
 #: change of an effect, in units of the predictor, up to which the mode is followed to first order
 FAR = 2.0
 
@@ -51,54 +49,6 @@ class Mode:
     def eta(self) -> np.ndarray | None:
         """(n,) linear predictor of rows in memory, else None."""
         return self.source.predictor(self.gamma, self.b) if isinstance(self.source, Rows) else None
-
-
-class Arrangement:
-    """The relative factors of all terms in the plan's order, and how the tail may divide by them."""
-
-    def __init__(self, source: Source, T: list[np.ndarray]):
-        self.plan, self.pattern = source.plan, source.pattern
-        self.T = T
-        self.chain_T = [T[t] for t in self.plan.chain]
-        self.tail_T = [T[t] for t in self.plan.tail]
-        self.layout = self.plan.layout
-        self.well = tuple(bool(np.linalg.svd(t, compute_uv=False)[-1] > 1e-3) for t in self.tail_T)
-
-    def whiten(self, t: int, b: np.ndarray, e: np.ndarray) -> np.ndarray:
-        """u (k, J) of term t with b = T u = T T'e.
-
-        From b where T can be divided by: e is a difference that much data leave few digits of. T'e where T is nearly singular.
-        """
-        T = self.T[t]
-        values = np.linalg.svd(T, compute_uv=False)
-        return np.linalg.solve(T, b) if values[-1] > WELL * values[0] else T.T @ e
-
-    def system(self, sums: Weighted) -> System:
-        """Z'WZ of sums, arranged for elimination."""
-        return assemble(self.pattern, self.plan, sums.diag, sums.pairs)
-
-    def factorize(self, system: System) -> Factor:
-        """Factor a system at these T."""
-        return elimination.factorize(np, system, self.chain_T, self.layout, self.tail_T)
-
-    def try_factorize(self, system: System) -> Factor | None:
-        """The same of a system with negative weights; None where I + T'AT is not positive definite."""
-        try:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                factor = self.factorize(system)
-        except (np.linalg.LinAlgError, FloatingPointError):
-            return None
-        return factor if np.isfinite(factor.logdet) else None
-
-    def solve(self, factor: Factor, rhs: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-        """N r, r - A N r and r'N r for r per term (m, k, J)."""
-        reduced = elimination.reduce(np, factor, self.layout, self.tail_T, arrange(self.plan, tuple(rhs)))
-        solved, residual = elimination.solve(np, factor, self.layout, self.tail_T, reduced, self.well)
-        return collect(self.plan, solved), collect(self.plan, residual), elimination.inner(reduced)
-
-    def multiply(self, system: System, b: list[np.ndarray]) -> list[np.ndarray]:
-        """A b for b per term (m, k, J)."""
-        return collect(self.plan, elimination.multiply(np, system, arrange(self.plan, tuple(b))))
 
 
 class Joint:
@@ -155,7 +105,7 @@ def seek(
     expected: bool = False,
 ) -> Task[Mode]:
     """:func:`find_mode` as a task, started at b = T u; ``expected`` asks for sums with expected weights on the way."""
-    at = Arrangement(source, T)
+    at = arrangement(source, T)
 
     def expand(gamma: np.ndarray, b: list[np.ndarray], ceiling: float = np.inf) -> Expand:
         return Expand(family, gamma, b, phi, True, expected, free, ceiling)
@@ -189,7 +139,7 @@ def seek(
             joint = Joint(at, factor, working)
             d_gamma = joint.fixed_step(right, b, sums.fixed_score)
             right = [own - np.tensordot(d_gamma, F, 1)[None] for own, F in zip(right, joint.ZWQ, strict=True)]
-        new_b, residual, _ = at.solve(factor, right)
+        new_b, residual, _ = at.solve(factor, right, near=b)
         new_u = [at.whiten(t, own[0], e[0]) for t, own, e in zip(range(len(T)), new_b, residual, strict=True)]
         du = [new - old for new, old in zip(new_u, u, strict=True)]
         slope = [t.T @ g - old for t, g, old in zip(T, sums.score, u, strict=True)]

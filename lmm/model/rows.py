@@ -168,7 +168,7 @@ def _times(w: np.ndarray, a: np.ndarray | None, b: np.ndarray | None) -> np.ndar
     return w if b is None else w * b
 
 
-def make_rows(design: Design) -> Rows:
+def make_rows(design: Design, factorization: str = "exact") -> Rows:
     """The rows of a design, fixed columns made orthonormal."""
     R = design.extra.get("R")
     if R is None or design.weights is not None:  # orthonormal without weights, which mean trials here
@@ -177,7 +177,7 @@ def make_rows(design: Design) -> Rows:
     Q = np.linalg.solve(R.T, design.X.T).T if design.p else np.zeros((design.n, 0))
     ones = np.ones(design.n)
     pattern = cross_products(design.terms, np.asfortranarray(ones[:, None]), None)
-    plan = plan_for(pattern, tuple(term.group for term in design.terms))
+    plan = plan_for(pattern, tuple(term.group for term in design.terms), factorization=factorization)
     codes = tuple(term.codes.astype(np.intp) for term in design.terms)
     return Rows(
         y=design.y,
