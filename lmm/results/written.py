@@ -73,7 +73,9 @@ def _written(path: Any, reducer: Reducer, columns: tuple[str, ...], make: Callab
             for table in reducer.batches(columns):
                 out = make(table)
                 if writer is None:
-                    writer = pq.ParquetWriter(unfinished, out.schema)
+                    # a dictionary of floats that are all different costs as much as everything else
+                    repeated = [field.name for field in out.schema if not pa.types.is_floating(field.type)]
+                    writer = pq.ParquetWriter(unfinished, out.schema, use_dictionary=repeated)
                 writer.write_table(out.cast(writer.schema))
                 count += out.num_rows
                 done(table.num_rows)

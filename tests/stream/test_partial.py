@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 import lmm
+from lmm.design.rank import independent_columns
 from lmm.stream import levels as levels_room
 from lmm.stream import pairs as pairs_room
+from lmm.stream.coder import Coder
 from lmm.stream.finish import finish, independent_in_gram
 from lmm.stream.partial import add_table, empty_sums, linear_reduction, merge, partial_sums
 from lmm.stream.prepare import make_recipe
@@ -126,7 +128,6 @@ def test_dependent_columns_are_those_of_the_rows():
     centre = np.r_[0.0, X[:, 1:].mean(axis=0)]
     C = X - centre
     kept, R = independent_in_gram(C.T @ C, np.linalg.norm(X, axis=0))
-    from lmm.design.rank import independent_columns
 
     assert list(kept) == list(independent_columns(X)[0]) == [0, 1, 2, 3, 4, 8]
     np.testing.assert_allclose(R.T @ R, (C.T @ C)[np.ix_(kept, kept)], rtol=1e-8, atol=1e-6)
@@ -154,3 +155,27 @@ def test_one_reduction_for_every_reducer(rows):
     reduction = linear_reduction(recipe)
     assert set(reduction.columns) == {"y", "x", "g", "far"}
     equal(cross(recipe, reducer.map_reduce(reduction)), cross(recipe, reduction.add(reduction.start(), table)))
+
+
+@pytest.mark.parametrize(
+    ("levels", "rows", "codes"),
+    [
+        (pd.Index([-3, 5, 9]), pa.array([5, -3, 4, 100, 9]), [1, 0, -1, -1, 2]),
+        (pd.Index([0, 10**12]), pa.array([10**12, 3, 0]), [1, -1, 0]),
+        (pd.Index(["a", "c"], dtype="str"), pa.array(["c", "b", "a", "c"]), [1, -1, 0, 1]),
+        (pd.Index(["z", "a"], dtype="str"), pa.array(["a", "z", "q"]).dictionary_encode(), [1, 0, -1]),
+        (pd.Index([0.5, 2.0]), pa.array([2.0, 0.5, 1.0]), [1, 0, -1]),
+        (pd.Index([False, True]), pa.array([True, False]), [1, 0]),
+    ],
+)
+def test_codes_of_known_levels(levels, rows, codes):
+    coder = Coder(levels, [rows.type])
+    assert list(coder.codes([rows])) == codes
+    assert list(coder.codes([pa.chunked_array([rows.slice(0, 1), rows.slice(1)])])) == codes
+    assert list(coder.codes([pa.chunked_array([], type=rows.type)])) == []
+
+
+def test_codes_of_joint_levels():
+    labels = [pa.array([1, 2, 1, 2]), pa.array(["x", "x", "y", "y"])]
+    coder = Coder(pd.Index(["1:x", "1:y", "2:x"], dtype="str"), [label.type for label in labels])
+    assert list(coder.codes(labels)) == [0, 2, 1, -1]
