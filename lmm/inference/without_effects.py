@@ -7,7 +7,8 @@ Newton's method, with the observed Hessian where it is negative definite, else w
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from lmm.estimators.stochastic import evaluator
 from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
+from lmm.model.rows import Block
 from lmm.model.working import starting_values
 
 MAX_STEPS = 200
@@ -31,49 +33,85 @@ def objective_without_effects(problem: Problem | GeneralizedProblem, estimator: 
     return float(evaluate.objective(np.zeros(problem.n_theta)))
 
 
+class Sums(NamedTuple):
+    """The log density without random effects and its derivatives in (gamma, rho), summed over rows.
+
+    ``kernel`` and ``constant`` add up to the log density; ``score`` (p,), ``first`` (r,) its gradient; ``gram`` (p, p), ``cross``
+    (p, r) and ``second`` (r, r) its second derivatives; ``expected`` (p, p) the information of gamma.
+    """
+
+    kernel: float
+    constant: float
+    score: np.ndarray
+    first: np.ndarray
+    gram: np.ndarray
+    cross: np.ndarray
+    second: np.ndarray
+    expected: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """Ask a block of rows for its :class:`Sums` at gamma (p,) and phi."""
+
+    family: Any
+    gamma: np.ndarray
+    phi: Any
+
+    def __call__(self, block: Block) -> Sums:
+        """The sums over a block."""
+        family, Q = self.family, block.Q
+        args = block.y, block.offset + Q @ self.gamma, block.weights, self.phi
+        with np.errstate(all="ignore"):  # an impossible value is refused, whatever its derivatives are
+            d1, d2, _ = family.derivatives(*args)
+            own = family.parameter_derivatives(*args, False)
+            W = family.expected_weights(*args[1:]).weight
+            return Sums(
+                float(family.kernel(*args).sum()),
+                float(family.constant(block.y, block.weights, self.phi).sum()) if family.has_dispersion else 0.0,
+                Q.T @ d1,
+                own.first.sum(axis=1),
+                Q.T @ (Q * d2[:, None]),
+                Q.T @ own.eta.T,
+                own.second,
+                Q.T @ (Q * W[:, None]),
+            )
+
+
 def _generalized(problem: GeneralizedProblem) -> float:
-    p = problem.p
+    family, p = problem.family, problem.p
+    constant = 0.0 if family.has_dispersion else problem.rows.constant(family)
+
+    def at(psi: np.ndarray) -> tuple[float, Sums]:
+        sums: Sums = problem.source.total([Ask(family, psi[:p], family.from_rho(psi[p:]))])[0]
+        value = sums.kernel + sums.constant + constant
+        return value if np.isfinite(value) else -np.inf, sums
+
     psi = starting_values(problem)[problem.n_theta :]
-    value = _log_likelihood(problem, psi)
+    value, sums = at(psi)
     for _ in range(MAX_STEPS if psi.size else 0):
-        gradient, H = _newton(problem, psi)
+        gradient, H = _newton(sums)
         step = np.linalg.lstsq(H, gradient, rcond=None)[0]
         if not np.isfinite(step).all() or gradient @ step <= TOLERANCE:
             break
         largest = np.abs(step[p:]).max(initial=0.0)
         step = step * min(1.0, 2.0 / largest) if largest > 0 else step
         for _ in range(40):
-            new = _log_likelihood(problem, psi + step)
+            new, found = at(psi + step)
             if new >= value:
                 break
             step = step / 2.0
         else:
             break
-        psi, value = psi + step, new
+        psi, value, sums = psi + step, new, found
     return -2.0 * value
 
 
-def _log_likelihood(problem: GeneralizedProblem, psi: np.ndarray) -> float:
-    """All constants included; minus infinity for impossible values."""
-    family, rows, p = problem.family, problem.rows, problem.p
-    phi, eta = family.from_rho(psi[p:]), rows.offset + rows.Q @ psi[:p]
-    with np.errstate(all="ignore"):
-        value = float(family.log_density(rows.y, eta, rows.weights, phi).sum())
-    return value if np.isfinite(value) else -np.inf
-
-
-def _newton(problem: GeneralizedProblem, psi: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _newton(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
     """Gradient and minus the Hessian of the log-likelihood in (gamma, rho), the latter made positive definite."""
-    family, rows, p = problem.family, problem.rows, problem.p
-    phi, eta = family.from_rho(psi[p:]), rows.offset + rows.Q @ psi[:p]
-    d1, d2, _ = family.derivatives(rows.y, eta, rows.weights, phi)
-    own = family.parameter_derivatives(rows.y, eta, rows.weights, phi, False)
-    gradient = np.concatenate([rows.Q.T @ d1, own.first.sum(axis=1)])
-    cross = -rows.Q.T @ own.eta.T
-    H = np.block([[-rows.Q.T @ (rows.Q * d2[:, None]), cross], [cross.T, -own.second]])
+    H = -np.block([[sums.gram, sums.cross], [sums.cross.T, sums.second]])
     if np.linalg.eigvalsh(H).min(initial=np.inf) <= 0.0:
-        W = family.expected_weights(eta, rows.weights, phi).weight
-        values, vectors = np.linalg.eigh(-own.second)
+        values, vectors = np.linalg.eigh(-sums.second)
         steep = (vectors * np.maximum(np.abs(values), 1e-6)) @ vectors.T
-        H = np.block([[rows.Q.T @ (rows.Q * W[:, None]), 0.0 * cross], [0.0 * cross.T, steep]])
-    return gradient, H
+        H = np.block([[sums.expected, 0.0 * sums.cross], [0.0 * sums.cross.T, steep]])
+    return np.concatenate([sums.score, sums.first]), H

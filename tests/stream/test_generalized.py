@@ -182,6 +182,7 @@ def test_what_follows_a_fit(path: str) -> None:
     np.testing.assert_allclose(fit.predict(some, se_fit=True), want.predict(some, se_fit=True), rtol=1e-5)
     np.testing.assert_allclose(fit.anova().iloc[:, 0], want.anova().iloc[:, 0], rtol=1e-4)
     np.testing.assert_allclose(fit.update(". ~ . - kind").llf, want.update(". ~ . - kind").llf, rtol=1e-9)
+    np.testing.assert_allclose(fit.ranova().select_dtypes("number"), want.ranova().select_dtypes("number"), rtol=1e-4, atol=1e-12)
     assert "poisson" in str(fit.summary()) and "Residual" not in str(fit.varcorr())
     assert np.isnan(fit.glance()["deviance"].iloc[0]) and fit.glance()["llf"].iloc[0] == fit.llf
     with pytest.raises(ArgumentError, match="write_predictions"):
