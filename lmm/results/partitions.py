@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 
 from lmm.errors import ArgumentError
-from lmm.formula import Table
 from lmm.results import ordinal
 from lmm.stream.reducers import Reducer, module_of, reducer_for
 
@@ -94,13 +93,14 @@ def _predict_batches(batches: Iterator[Any], packed: bytes) -> Iterator[Any]:
 
 
 def pack(fit: Any, options: Mapping[str, Any], pickler: Any) -> bytes:
-    """The fit without the rows' origin and the user's table, pickled by the cluster's own ``pickler``."""
-    design = fit.design
-    extra = {name: value for name, value in design.extra.items() if name not in ("origin", "call")}
-    frame = design.frame
-    if not design.streamed:
-        frame = replace(frame, table=Table({name: [] for name in frame.table.columns}))
-    return bytes(pickler.dumps((replace(fit, design=replace(design, extra=extra, frame=frame)), dict(options)), protocol=5))
+    """What the predictions need of the fit, pickled by the cluster's own ``pickler``: no rows, no sums where no errors are asked for."""
+    design, plain = fit.design, _plain(fit, options)
+    left = ("origin", "call", "recipe", "coders") if plain else ("origin", "call")
+    frame = replace(design.frame, table=type(design.frame.table)({name: [] for name in design.frame.table.columns}))
+    design = replace(design, extra={name: value for name, value in design.extra.items() if name not in left}, frame=frame)
+    if plain and not options.get("marginal"):
+        fit = replace(fit, problem=None)
+    return bytes(pickler.dumps((replace(fit, design=design), dict(options)), protocol=5))
 
 
 @lru_cache(maxsize=2)
