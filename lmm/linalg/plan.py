@@ -115,14 +115,18 @@ def make_plan(
             f"The crossed grouping factors {names} need a dense matrix of {q} x {q} ({8 * q * q / 1e9:.0f} GB); "
             f"the exact factorisation stops at {TAIL_LIMIT} columns. Leave factorization='auto', which solves such factors iteratively."
         )
-    chain, rest = _chain(terms, nested, columns, lambda sizes: min(SMALL, sum(sizes[1:])))
-    dense: list[int] = []
-    for s in reversed(rest[1:]):  # the largest of the rest is iterative in any case
-        if sum(columns[t] for t in dense) + columns[s] > SMALL:
-            break
-        dense.insert(0, s)
+    chain, rest = _chain(terms, nested, columns, lambda sizes: sum(sizes[len(sizes) - _few(sizes) :]))
+    dense = rest[len(rest) - _few([columns[s] for s in rest]) :]
     iterative = tuple(s for s in rest if s not in dense)
     return Plan(terms, tuple(chain), tuple(dense), make_layout(terms, tuple(dense)), backend, iterative)
+
+
+def _few(sizes: list[int]) -> int:
+    """How many of the last of these terms stay dense beside iterative ones, of which the first is one in any case."""
+    count = 0
+    while count < len(sizes) - 1 and sum(sizes[len(sizes) - count - 1 :]) <= SMALL:
+        count += 1
+    return count
 
 
 def _chain(
