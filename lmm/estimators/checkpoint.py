@@ -3,7 +3,7 @@
 The file holds parameters and objective of the best point accepted so far, and a fingerprint of the problem: method,
 structure, size, and a few numbers that any other data would change. They are compared to 1e-5 and not bit by bit, since
 sums added in another order differ in their last digits. It is replaced whole (written beside, then renamed), so a kill at
-any moment leaves the old state or the new one, and it is removed when the fit has ended.
+any moment leaves the old state or the new one. When the fit has converged it is removed.
 """
 
 from __future__ import annotations
@@ -78,10 +78,11 @@ class Checkpoint:
         return start, self._watch(callback)
 
     def finish(self, estimate: Estimate) -> Estimate:
-        """Remove the file; the estimate whose convergence message says that the fit was resumed."""
+        """Remove the file, unless the fit stopped at a limit; the estimate, whose convergence message says that it was resumed."""
         if self.path is None:
             return estimate
-        self.path.unlink(missing_ok=True)
+        if estimate.convergence.converged:
+            self.path.unlink(missing_ok=True)
         if not self.before:
             return estimate
         told = f"{estimate.convergence.message} (resumed from a checkpoint after {self.before} evaluations)"

@@ -107,6 +107,17 @@ def test_an_undisturbed_fit_leaves_nothing_and_changes_nothing(tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.filterwarnings("ignore::lmm.ConvergenceWarning")
+def test_a_fit_that_stopped_at_a_limit_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "fit.json"
+    short = run("reml", lmm.Control(checkpoint=path, max_evaluations=2))
+    assert not short.estimate.convergence.converged and path.exists()
+    fit = run("reml", lmm.Control(checkpoint=path))
+    assert fit.estimate.convergence.converged and not path.exists()
+    assert "resumed from a checkpoint after 2 evaluations" in fit.estimate.convergence.message
+    assert fit.estimate.objective == pytest.approx(run("reml", lmm.Control()).estimate.objective, rel=1e-10)
+
+
 def interrupted(path: Path) -> None:
     """A checkpoint of "reml" left behind."""
     with pytest.raises(KeyboardInterrupt):
