@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 ROWS, USERS, MOVIES = 25_000_000, 162_541, 59_047
+USERS_PER_ROW, ITEMS_PER_ROW = USERS / ROWS, MOVIES / ROWS
 #: standard deviations of users, movies and residuals; mean
 SD_USER, SD_MOVIE, SD, MEAN = 0.43, 0.47, 0.95, 3.5
 #: rows drawn at a time
