@@ -193,7 +193,7 @@ def choose_factorization(estimator: Any, control: Control) -> str:
     if getattr(estimator, "takes_iterative", False):
         return control.factorization
     if control.factorization == "iterative":
-        raise ArgumentError(f"factorization='iterative' is for method='reml' and 'ml', not for {type(estimator).__name__}.")
+        raise ArgumentError(f"factorization='iterative' is for method='reml', 'ml' and 'laplace', not for {type(estimator).__name__}.")
     return "exact"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmm import families
-from lmm.api import check_control, fit_problem, rows_bar
+from lmm.api import check_control, choose_factorization, fit_problem, rows_bar
 from lmm.design import build_design
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
@@ -172,9 +172,10 @@ def run_generalized(
         call |= {"na_action": na_action, "contrasts": contrasts, "start": start, "method": method, "control": control}
         check_quadrature(design, getattr(estimator, "nagq", 1), second_order)
         if problem is None:
-            problem = build_generalized(design, design.extra["family"])
             settings = registry.control_of(estimator)
-            if isinstance(estimator, LaplaceLikelihood) and choose_passes(problem.n, settings) == "jax":
+            problem = build_generalized(design, design.extra["family"], choose_factorization(estimator, settings))
+            here = isinstance(estimator, LaplaceLikelihood) and not problem.plan.iterative
+            if here and choose_passes(problem.n, settings) == "jax":
                 problem = device_rows.on_devices(problem, settings.devices)
     plan = replace(problem.plan, passes=getattr(problem.source, "where", ""))
     design = replace(design, extra={**design.extra, "call": call, "plan": plan})
@@ -192,6 +193,8 @@ def choose_passes(n: int, control: Control) -> str:
 
 def check_streamed(estimator: Any) -> None:
     """ArgumentError where an estimator needs rows one by one, and they are not in memory."""
+    if registry.control_of(estimator).factorization == "iterative":
+        raise ArgumentError("factorization='iterative' needs the rows of a generalized model in memory; data read in chunks takes 'exact'.")
     if not isinstance(estimator, LaplaceLikelihood):
         raise ArgumentError(f"method {estimator.name!r} needs its rows in memory; data read in chunks takes nAGQ=1 (Laplace) or nAGQ=0.")
     if estimator.nagq > 1 or estimator.second_order:

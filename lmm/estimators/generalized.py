@@ -18,8 +18,10 @@ from lmm.errors import ArgumentError
 from lmm.estimators.boundary import SNAP, escapes
 from lmm.estimators.criterion import Frame, curvature, directions
 from lmm.estimators.trust_region import Outcome, Point
+from lmm.model.arrangement import Arrangement
+from lmm.model.iterative import arrangement
 from lmm.model.laplace import Laplace, expand
-from lmm.model.mode import MODE_TOLERANCE, Arrangement, find_mode, follow
+from lmm.model.mode import MODE_TOLERANCE, find_mode, follow
 from lmm.model.passes import Source, Task, drive
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.quadrature import quadrature
@@ -53,7 +55,12 @@ def uses_observed(family: Any, curvature: str | None) -> bool:
 class Objective:
     """J of one problem; it remembers the modes of its last good point, from which the next search for them starts."""
 
+    #: whether every term of the plan must be eliminated or in the tail
+    whole = True
+
     def __init__(self, problem: GeneralizedProblem, curvature: str | None = None, points: int = 1, second_order: bool = False):
+        if self.whole:
+            problem.plan.require_exact("The exact gradient of Laplace's approximation")
         self.second_order = second_order
         self.points, self.free = points, points == 0
         # quadrature nodes sit on the mode, so what is left of the search for it does not cancel
@@ -176,7 +183,7 @@ class Objective:
             step = self.family.to_rho(phi) - self.family.to_rho(state.phi)
             score = [np.tensordot(step, own, 1) for own in near.slopes.mixed]
         fixed = near.slopes.fixed if near.slopes.fixed_observed is None else near.slopes.fixed_observed
-        found = follow(Arrangement(self.source, T), near.mode, gamma, score, fixed)
+        found = follow(arrangement(self.source, T), near.mode, gamma, score, fixed)
         return (self.u, None) if found is None else (found.u, found.b)
 
     def _tolerance(self) -> float:
@@ -222,11 +229,7 @@ class Objective:
             block[start : start + len(own)] = (own.reshape(-1, len(e)) @ e).reshape(len(own), *e.shape)
             v.append(block)
             start += len(own)
-        arrangement = Arrangement(self.source, frame.T)
-        Av = arrangement.multiply(at.system, v)
-        _, _, inner = arrangement.solve(at.factor, Av)
-        quad = sum(a.reshape(m, -1) @ b.reshape(m, -1).T for a, b in zip(v, Av, strict=True)) - inner
-        H[:m, :m] = quad + curvature(at.D, frame)
+        H[:m, :m] = self._quadratic(at, frame, v) + curvature(at.D, frame)
         H[m : m + p, m : m + p] = 2.0 * at.information
         cross = sum((a.reshape(m, -1) @ F.reshape(p, a[0].size).T for a, F in zip(v, at.fixed, strict=True)), np.zeros((m, p)))
         H[:m, m : m + p], H[m : m + p, :m] = cross, cross.T
@@ -244,6 +247,13 @@ class Objective:
             middle = np.linalg.solve(H[m : m + p, m : m + p], H[m : m + p, keep]) if p else np.zeros((0, len(keep)))
             H = H[np.ix_(keep, keep)] - H[keep, m : m + p] @ middle
         return (H + H.T) / 2
+
+    def _quadratic(self, at: Laplace, frame: Frame, v: list[np.ndarray]) -> np.ndarray:
+        """v'Qv (m, m) for v (m, k, J) per term, the average information's part in theta."""
+        equations = Arrangement(self.source, frame.T)
+        Av = equations.multiply(at.system, v)
+        _, _, inner = equations.solve(at.factor, Av)
+        return np.asarray(sum(a.reshape(self.m, -1) @ b.reshape(self.m, -1).T for a, b in zip(v, Av, strict=True)) - inner)
 
     def escapes(self, point: Point) -> Iterator[np.ndarray]:
         """Points across the boundary to try, when a stationary point is not a minimum over G >= 0."""

@@ -24,6 +24,8 @@ from lmm.estimators.checkpoint import Checkpoint
 from lmm.estimators.control import Control
 from lmm.estimators.diagnosis import diagnose, laplace_error
 from lmm.estimators.generalized import Objective
+from lmm.estimators.stochastic import search
+from lmm.estimators.stochastic_laplace import ENOUGH, UNSURE, ProbedObjective, objective_for, with_errors
 from lmm.estimators.trust_region import Outcome, minimize
 from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem
@@ -46,7 +48,7 @@ class LaplaceLikelihood:
     second_order: bool = False
     reml = False
     models = ("generalized",)
-    takes_checkpoint = True
+    takes_iterative = takes_checkpoint = True
     elsewhere = " The likelihood of a linear model needs no approximation."
 
     @property
@@ -66,37 +68,49 @@ class LaplaceLikelihood:
         callback : called with each line of the trace.
         """
         begin = perf_counter()
-        objective = Objective(problem, self.control.curvature, self.nagq, self.second_order)
+        objective = objective_for(problem, self.control, self.nagq, self.second_order)
+        probed = isinstance(objective, ProbedObjective)
         working = starting_values(problem)
         psi = objective.enter(self._start(problem, start, working))
-        settings = (self.name, self.nagq, "observed" if objective.observed else "expected")
-        saved = Checkpoint(self.control.checkpoint, problem, settings, (working, np.diagonal(problem.rows.R)))
+        settings = (self.name, self.nagq, "observed" if objective.observed else "expected", *(("iterative",) if probed else ()))
+        numbers = (working, np.diagonal(problem.rows.R))
+        saved = Checkpoint(self.control.checkpoint, problem, settings, numbers, comparable=not probed)
         psi, callback = saved.begin(psi, callback)
         if self.control.evaluate_only:
             outcome = Outcome(objective(psi), True, "evaluated at the given parameters, not optimised", 0, 1, float("nan"), ())
         else:
             objective.searching = self.nagq <= 1 and not self.second_order
-            outcome = minimize(
-                objective,
-                objective.move,
-                psi,
-                tolerance=self.control.tolerance,
-                max_evaluations=self.control.max_evaluations,
-                radius=self.control.radius,
-                escape=objective.escapes,
-                learn=True,
-                callback=callback,
-            )
+            if isinstance(objective, ProbedObjective):
+                outcome = search(objective, lambda at: self._search(objective, at, callback), psi, self.control.accuracy)
+            else:
+                outcome = self._search(objective, psi, callback)
             objective.searching = False
-            outcome = objective.snap(outcome, self.control.tolerance)
+            outcome = objective.snap(outcome, ENOUGH if probed else self.control.tolerance)
         if outcome.point.payload is None:
             raise ArgumentError("-2 log-likelihood is not finite at the starting values; give others as start=, within the link's range.")
         estimate = finish(problem, outcome, self, {"optimise": perf_counter() - begin})
+        if isinstance(objective, ProbedObjective):
+            estimate = with_errors(estimate, objective, outcome.point)
         if self.nagq == 1 and not self.second_order and not self.control.evaluate_only:
             payload = outcome.point.payload
             told = laplace_error(problem, payload.frame.T[0], payload, objective.observed, estimate.objective)
             estimate = replace(estimate, messages=(*estimate.messages, *([told] if told else [])))
         return saved.finish(estimate)
+
+    def _search(self, objective: Objective, psi: np.ndarray, callback: Callable[[dict[str, Any]], None] | None) -> Outcome:
+        probed = isinstance(objective, ProbedObjective)
+        return minimize(
+            objective,
+            objective.move,
+            psi,
+            tolerance=max(self.control.tolerance, ENOUGH) if probed else self.control.tolerance,
+            max_evaluations=self.control.max_evaluations,
+            radius=self.control.radius,
+            escape=objective.escapes,
+            learn=True,
+            noise=UNSURE if probed else 0.0,
+            callback=callback,
+        )
 
     def _start(self, problem: GeneralizedProblem, start: np.ndarray | None, working: np.ndarray) -> np.ndarray:
         """(theta, gamma, rho) to begin from; from the ``working`` model's where ``start`` says nothing."""
@@ -117,17 +131,19 @@ class LaplaceLikelihood:
     @threads.limited()
     def objective(self, problem: GeneralizedProblem, parameters: np.ndarray) -> float:
         """-2 log-likelihood at (theta, beta[, phi]) on the user's scale."""
-        objective = Objective(problem, self.control.curvature, self.nagq, self.second_order)
+        objective = objective_for(problem, self.control, self.nagq, self.second_order)
         return objective.in_theta(objective.enter(self._start(problem, parameters, starting_values(problem)))).objective
 
     @threads.limited()
     def covariance(self, problem: GeneralizedProblem, estimate: Estimate) -> np.ndarray:
         """Covariance of (theta, beta, rho): twice the inverse of the Hessian of -2 log-likelihood.
 
-        The Hessian is the derivative of the exact gradient by central differences (relative error about 1e-6).
+        The Hessian is the derivative of the exact gradient by central differences (relative error about 1e-6), or of the gradient
+        by random probes over steps of half a standard error, where terms are solved iteratively.
         Parameters on the boundary are held there: their rows are zero.
         """
-        objective = Objective(problem, self.control.curvature, max(self.nagq, 1), self.second_order)
+        probes = None if estimate.monte_carlo is None else estimate.monte_carlo.probes
+        objective = objective_for(problem, self.control, max(self.nagq, 1), self.second_order, probes)
         return objective.covariance(objective.pack(estimate.theta, estimate.beta, estimate.phi))
 
 

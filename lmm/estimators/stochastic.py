@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -214,7 +214,20 @@ def _regular(T: np.ndarray) -> bool:
     return bool(np.linalg.svd(T, compute_uv=False)[-1] > WELL)
 
 
-def search(evaluate: StochasticEvaluator, run: Callable[[np.ndarray], Outcome], start: np.ndarray, accuracy: float) -> Outcome:
+class Unsure(Protocol):
+    """An objective whose gradient comes from random probes."""
+
+    probes: np.ndarray
+
+    @property
+    def most(self) -> int: ...
+
+    def errors(self, point: Point) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def more_probes(self, count: int) -> None: ...
+
+
+def search(evaluate: Unsure, run: Callable[[np.ndarray], Outcome], start: np.ndarray, accuracy: float) -> Outcome:
     """``run`` from ``start``, then with more probes from where it ended, until the Monte Carlo error is ``accuracy`` standard errors."""
     outcome = run(start)
     while True:

@@ -278,5 +278,6 @@ def _products(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
     """Sums over terms of a_i'b_j, (K, p), for a (K, k, J) and b (p, k, J) per term."""
     total = np.zeros((len(a[0]), len(b[0])))
     for x, y in zip(a, b, strict=True):
-        total += x.reshape(len(x), x[0].size) @ y.reshape(len(y), x[0].size).T
+        size = x.shape[1] * x.shape[2]
+        total += x.reshape(len(x), size) @ y.reshape(len(y), size).T
     return total

@@ -1,0 +1,158 @@
+"""-2 log-likelihood of a generalized model with iterative terms: gradients by random probes, and their Monte Carlo error.
+
+The probes are the same at every point, so that objective (log|H| by Lanczos quadrature) and gradient are smooth functions,
+but the one is the other's derivative only on average: differences of the objective below ``UNSURE`` are not trusted, and
+the search ends where the mean gradient is zero. The probes' own gradients then tell how far that is from the maximum, by the
+model Hessian, and more are taken until this is ``Control.accuracy`` standard errors for every parameter.
+
+Standard errors take the derivative of the mean gradient by central differences over half a standard error to either side:
+the same probes at both ends leave an error of some per cent of 1 / sqrt(probes), and the curvature over so short a way none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lmm.estimators.control import Control
+from lmm.estimators.criterion import Frame, directions, slope
+from lmm.estimators.generalized import Objective, State
+from lmm.estimators.stochastic import APART, FLAT, MOST, ROOM, note
+from lmm.estimators.trust_region import Point
+from lmm.model import stochastic
+from lmm.model.passes import Task
+from lmm.model.problem import GeneralizedProblem
+from lmm.model.records import Estimate, MonteCarlo
+from lmm.model.stochastic_laplace import ProbedLaplace, Probing, expand, symmetric
+
+#: relative residual of the probes' systems
+TOLERANCE = 1e-4
+#: difference of the objective that means nothing, and promised decrease at which a search ends: 0.001 standard errors
+UNSURE, ENOUGH = 1e-2, 1e-6
+#: half the way over which gradients are differenced, in standard errors
+STEP = 0.5
+
+
+@dataclass(frozen=True)
+class ProbedState(State):
+    """A state with the gradient that each probe sees, (m, parameters)."""
+
+    each: np.ndarray
+
+
+class ProbedObjective(Objective):
+    """:class:`~lmm.estimators.generalized.Objective` of a problem with iterative terms; nAGQ 0 and 1."""
+
+    whole = False
+
+    def __init__(self, problem: GeneralizedProblem, control: Control, points: int = 1, probes: int | None = None):
+        super().__init__(problem, control.curvature, points)
+        self.control = control
+        self.q = sum(problem.plan.terms[t].k * problem.plan.terms[t].J for t in problem.plan.iterative)
+        self.rng = np.random.default_rng(control.seed)
+        self.probes = stochastic.signs(self.rng, min(control.probes, self.most), self.q)
+        if probes is not None and probes > len(self.probes):
+            self.more_probes(probes)
+
+    @property
+    def most(self) -> int:
+        """Probes at the most."""
+        return int(np.clip(ROOM // max(self.q, 1), 16, MOST))
+
+    def more_probes(self, count: int) -> None:
+        """Add probes up to ``count``; objectives before and after cannot be compared."""
+        self.probes = np.concatenate([self.probes, stochastic.signs(self.rng, count - len(self.probes), self.q)])
+        self.lowest = np.inf
+
+    def evaluation(self, psi: np.ndarray, frame: Frame) -> Task[Point]:
+        """The point at psi as a task of passes."""
+        theta, gamma, phi = self.split(psi)
+        u, b = self._start(frame.T, gamma, phi)
+        probing = Probing(self.probes, TOLERANCE, APART)
+        nowhere = Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
+        try:
+            at = yield from expand(
+                self.family, self.source, frame.T, gamma, phi, u, b, self.observed, self.free, self.constant, self._tolerance(), probing
+            )
+        except (np.linalg.LinAlgError, FloatingPointError):
+            return nowhere
+        if not np.isfinite(at.objective):
+            return nowhere
+        each = np.stack([self._gradient(at, frame, i) for i in range(len(self.probes))])
+        state = ProbedState(at, frame, theta, at.mode.gamma, phi, each)
+        point = Point(psi, at.objective, each.mean(axis=0), self._model(at, frame), state)
+        if point.objective < self.lowest:
+            self.remember(point)
+        return point
+
+    def _gradient(self, at: ProbedLaplace, frame: Frame, i: int) -> np.ndarray:
+        """What one probe says of the gradient."""
+        of_theta = slope([D[i] for D in at.D_each], frame)
+        rest = at.own_each[i] if self.free else self._turned(np.concatenate([at.d_gamma_each[i], at.own_each[i]]))
+        return np.concatenate([of_theta, rest])
+
+    def _quadratic(self, at: Any, frame: Frame, v: list[np.ndarray]) -> np.ndarray:
+        blocks = []
+        for dT, T in zip(frame.dT, frame.T, strict=True):
+            dG, basis = directions(dT, T), symmetric(len(T))
+            blocks.append(np.tensordot(dG, basis, ([1, 2], [1, 2])) / np.sum(basis**2, axis=(1, 2)))
+        C, rows, cols = np.zeros((self.m, len(at.quadratic))), 0, 0
+        for block in blocks:
+            C[rows : rows + len(block), cols : cols + block.shape[1]] = block
+            rows, cols = rows + len(block), cols + block.shape[1]
+        return np.asarray(C @ at.quadratic @ C.T)
+
+    def errors(self, point: Point) -> tuple[np.ndarray, np.ndarray]:
+        """Monte Carlo covariance of the zero of the gradient in the point's coordinates, and that error in standard errors."""
+        each = point.payload.each
+        noise = np.atleast_2d(np.cov(each.T)) / len(each)
+        values, vectors = np.linalg.eigh(point.hessian)
+        inside = values > FLAT * max(float(values[-1]), 1e-300)
+        inverse = (vectors[:, inside] / values[inside]) @ vectors[:, inside].T
+        cov = inverse @ noise @ inverse
+        spread = 2.0 * np.diagonal(inverse)
+        return cov, np.sqrt(np.divide(np.diagonal(cov), spread, out=np.zeros(len(cov)), where=spread > 0.0))
+
+    def monte_carlo(self, point: Point) -> MonteCarlo:
+        """The errors of a fit that ended at this point; ``relative`` of all parameters, of those at a boundary zero."""
+        own = self.in_theta(point.theta)
+        cov, relative = self.errors(own)
+        at: ProbedLaplace = own.payload.laplace
+        at_boundary = np.append(point.theta[: self.m] == 0.0, np.zeros(len(relative) - self.m, dtype=bool))
+        return MonteCarlo(
+            probes=len(self.probes),
+            seed=self.control.seed,
+            theta=np.where(at_boundary, 0.0, np.sqrt(np.diagonal(cov)))[: self.m],
+            relative=np.where(at_boundary, 0.0, relative),
+            log_likelihood=at.logdet_error / 2.0,
+            steps=at.steps,
+        )
+
+    def hessian(self, psi: np.ndarray) -> np.ndarray:
+        """Second derivatives of J with respect to psi: central differences of the probes' mean gradient, half a standard error wide."""
+        here = self.in_theta(psi)
+        spread = np.sqrt(2.0 / np.maximum(np.diagonal(here.hessian), 1e-300))
+        columns = []
+        for i, width in enumerate(spread):
+            step = np.zeros(len(psi))
+            step[i] = STEP * min(width, max(1.0, abs(psi[i])))
+            ends = [self.in_theta(psi + sign * step).gradient for sign in (1.0, -1.0)]
+            columns.append((ends[0] - ends[1]) / (2.0 * step[i]))
+        H = np.column_stack(columns)
+        return np.asarray((H + H.T) / 2)
+
+
+def objective_for(problem: GeneralizedProblem, control: Control, points: int, second_order: bool, probes: int | None = None) -> Objective:
+    """J of one problem, whichever way it is factorised; ``probes`` at the least where that is by probes."""
+    if problem.plan.iterative:
+        return ProbedObjective(problem, control, points, probes)
+    return Objective(problem, control.curvature, points, second_order)
+
+
+def with_errors(estimate: Estimate, objective: ProbedObjective, point: Point) -> Estimate:
+    """The estimate with its Monte Carlo errors."""
+    found = objective.monte_carlo(point)
+    said = note(found, objective.control.accuracy)
+    return replace(estimate, monte_carlo=found, messages=(*estimate.messages, *([] if said is None else [said])))
