@@ -158,8 +158,9 @@ class Linearise:
     def __call__(self, block: Block) -> Working:
         """The sums over a block."""
         eta = block.offset + block.Q @ self.gamma
-        r = self.family.derivatives(block.y, eta, block.weights, self.phi).d1
-        W = np.maximum(self.family.expected_weights(eta, block.weights, self.phi).weight, LEAST)
+        with np.errstate(all="ignore"):
+            r = self.family.derivatives(block.y, eta, block.weights, self.phi).d1
+            W = np.maximum(self.family.expected_weights(eta, block.weights, self.phi).weight, LEAST)
         diag, pairs = block.products(W)
         gram = block.Q.T @ (block.Q * W[:, None])
         return Working(block.n, diag, pairs, block.sums(r), block.Q.T @ r, gram, float(np.sum(r * r / W)))

@@ -11,15 +11,18 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lmm.errors import ArgumentError, DataError
+from lmm.linalg import threads
 from lmm.linalg.plan import Plan
 from lmm.model.compression import merged, taken
 from lmm.model.crossproducts import CrossProducts
@@ -30,10 +33,13 @@ from lmm.stream.parts import Prepared
 from lmm.stream.recipe import Recipe
 from lmm.stream.reducers import A, Reduction
 
+T = TypeVar("T")
 #: bytes of rows that are held and sorted at a time
 BUDGET = 128_000_000
 #: rows of a block that is passed over
 BLOCK = 65_536
+#: rows from which blocks are shared among threads, and threads at the most
+THREADED, MOST_THREADS = 500_000, 8
 #: rows that stand for all where a rough answer is enough
 SAMPLE = 20_000
 
@@ -195,24 +201,38 @@ class Spill:
                 except EOFError:
                     return
 
-    def blocks(self) -> Iterator[Block]:
-        """The blocks one after another."""
-        for block in self._blocks:
-            if isinstance(block, str):
-                with open(block, "rb") as file:
-                    yield pickle.load(file)
-            else:
-                yield block
+    def each(self, function: Callable[[Block], T], text: str) -> Iterator[tuple[Block, T]]:
+        """Blocks one after another, and what ``function`` makes of each; many rows are shared among the idle cores.
+
+        What comes does not depend on the number of threads, nor does its order. NumPy lets other threads run while it computes.
+        """
+        workers = min(threads.idle_cores(), MOST_THREADS) if self.n >= THREADED else 1
+        bar = nullcontext(None) if self.progress is None else self.progress(text, self.n)
+        with bar as done, ThreadPoolExecutor(workers) if workers > 1 else nullcontext(None) as pool:
+            for block, answer in self._answers(function, pool, 2 * workers):
+                yield block, answer
+                if done is not None:
+                    done(block.n)
+
+    def _answers(self, function: Callable[[Block], T], pool: ThreadPoolExecutor | None, ahead: int) -> Iterator[tuple[Block, T]]:
+        if pool is None:
+            for where in self._blocks:
+                block = _load(where)
+                yield block, function(block)
+            return
+        waiting: deque[Future[tuple[Block, T]]] = deque()
+        for where in self._blocks:
+            waiting.append(pool.submit(_loaded, function, where))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
     def map_reduce(self, reduction: Reduction[A]) -> A:
         """``reduction`` over all blocks."""
         sums = reduction.start()
-        bar = nullcontext(None) if self.progress is None else self.progress(reduction.text, self.n)
-        with bar as done:
-            for block in self.blocks():
-                sums = reduction.add(sums, block)
-                if done is not None:
-                    done(block.n)
+        for block, _ in self.each(_nothing, reduction.text):
+            sums = reduction.add(sums, block)
         return sums
 
     def close(self) -> None:
@@ -220,6 +240,23 @@ class Spill:
         self._blocks = []
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _load(where: Block | str) -> Block:
+    if isinstance(where, Block):
+        return where
+    with open(where, "rb") as file:
+        block: Block = pickle.load(file)
+    return block
+
+
+def _loaded(function: Callable[[Block], T], where: Block | str) -> tuple[Block, T]:
+    block = _load(where)
+    return block, function(block)
+
+
+def _nothing(block: Block) -> None:
+    return None
 
 
 def _joined(blocks: list[Block]) -> Block:
@@ -285,8 +322,15 @@ class StreamedRows:
     def total(self, requests: Sequence[Callable[[Block], Any]]) -> list[Any]:
         """The requests' answers summed over all rows: one pass."""
         sizes = [size.J for size in self.plan.terms], {key: len(own.rows) for key, own in self.pattern.pairs.items()}
-        start = partial(_start, len(requests), *sizes)
-        return [total.value for total in self._pass(Reduction((), start, partial(_answer, tuple(requests)), _merge, "rows, passed over"))]
+        start, text = partial(_start, len(requests), *sizes), "rows, passed over"
+        if isinstance(self._prepared, Spill):
+            self.passes += 1
+            totals = start()
+            for block, answers in self._prepared.each(partial(_answers, tuple(requests)), text):
+                for total, answer in zip(totals, answers, strict=True):
+                    total.add(answer, block)
+            return [total.value for total in totals]
+        return [total.value for total in self._pass(Reduction((), start, partial(_answer, tuple(requests)), _merge, text))]
 
     def sample(self) -> Block:
         """Rows that stand for all, evenly spaced."""
@@ -315,6 +359,10 @@ class StreamedRows:
 
 def _start(count: int, levels: list[int], pairs: dict[tuple[int, int], int]) -> list[Total]:
     return [Total(levels, pairs) for _ in range(count)]
+
+
+def _answers(requests: tuple[Callable[[Block], Any], ...], block: Block) -> list[Any]:
+    return [request(block) for request in requests]
 
 
 def _answer(requests: tuple[Callable[[Block], Any], ...], totals: list[Total], block: Block) -> list[Total]:

@@ -151,6 +151,28 @@ def test_rows_on_disk(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not os.path.exists(folder)
 
 
+def test_threads_change_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks worked on by several threads are added up in the same order: the same numbers to the last bit."""
+    monkeypatch.setattr(stream_rows, "BLOCK", 100)
+    formula, options = FITS["poisson"]
+    alone = lmm.glmer(formula, source(path), **options)
+    used: list[int] = []
+
+    class Pool(stream_rows.ThreadPoolExecutor):
+        def __init__(self, workers: int):
+            used.append(workers)
+            super().__init__(workers)
+
+    monkeypatch.setattr(stream_rows, "THREADED", 100)
+    monkeypatch.setattr(stream_rows, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(stream_rows.threads, "idle_cores", lambda: 3)
+    fit = lmm.glmer(formula, source(path), **options)
+    assert set(used) == {3} and len(used) >= fit.convergence.passes
+    assert fit.llf == alone.llf
+    np.testing.assert_array_equal(fit.estimate.beta, alone.estimate.beta)
+    np.testing.assert_array_equal(fit.vcov(), alone.vcov())
+
+
 def test_a_fit_that_was_pickled(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small rows travel with it; of rows in a folder only what needs no pass is left."""
     fit = lmm.glmer("count ~ x + (1 | g)", source(path), family="poisson")
