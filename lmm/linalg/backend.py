@@ -49,6 +49,16 @@ def has_accelerator() -> bool:
     return str(jax.default_backend()) != "cpu"
 
 
+@cache
+def device_memory() -> int | None:
+    """Bytes of memory of JAX's first default device, or None where it does not tell."""
+    import jax
+
+    stats = jax.devices()[0].memory_stats() or {}
+    limit = stats.get("bytes_limit")
+    return None if limit is None else int(limit)
+
+
 def mesh() -> Any:
     """The ``jax.sharding.Mesh`` that kernels are being called for, or None for a single device."""
     return _mesh.get()

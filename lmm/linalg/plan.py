@@ -13,12 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lmm.errors import CapacityError
+from lmm.linalg import backend as arrays
 from lmm.linalg.tail import Layout, Slot
 
 #: largest dense tail tried: 3 matrices of 8 q^2 bytes, 10 GB
 TAIL_LIMIT = 20_000
 #: dense tail above which a term is solved iteratively unless the exact factorisation is asked for: on a CPU, on an accelerator
-EXACT_LIMIT = {"numpy": 5_000, "jax": 30_000}
+EXACT_LIMIT, EXACT_LIMIT_ACCELERATOR = 5_000, 30_000
+#: bytes that an accelerator needs for each entry of the dense tail: six matrices and a coupling
+TAIL_BYTES = 60
 #: columns of small terms that stay in a dense tail beside iterative ones
 SMALL = 1_000
 FACTORIZATIONS = ("auto", "exact", "iterative")
@@ -101,24 +104,37 @@ def make_plan(
 ) -> Plan:
     """Choose. ``nested[t, s]`` says that each level of t touches exactly one level of s.
 
-    ``factorization``: "exact" or "iterative" insist; "auto" is exact up to ``EXACT_LIMIT`` columns in the dense tail.
+    ``factorization``: "exact" or "iterative" insist; "auto" is exact up to ``EXACT_LIMIT`` columns in the dense tail, more on an
+    accelerator as its memory allows.
     """
     columns = [term.k * term.J for term in terms]
     chain, rest = _chain(terms, nested, columns, sum)
     q = sum(columns[s] for s in rest)
-    limit = {"auto": EXACT_LIMIT[backend], "exact": TAIL_LIMIT, "iterative": 0}[factorization]
+    usual, most = _limits(backend)
+    limit = {"auto": usual, "exact": most, "iterative": 0}[factorization]
     if q <= limit or not rest:
         return Plan(terms, tuple(chain), tuple(rest), make_layout(terms, tuple(rest)), backend)
     if factorization == "exact":
         names = ", ".join(f"{terms[s].group} ({terms[s].J} levels)" for s in rest)
         raise CapacityError(
             f"The crossed grouping factors {names} need a dense matrix of {q} x {q} ({8 * q * q / 1e9:.0f} GB); "
-            f"the exact factorisation stops at {TAIL_LIMIT} columns. Leave factorization='auto', which solves such factors iteratively."
+            f"the exact factorisation stops at {most} columns. Leave factorization='auto', which solves such factors iteratively."
         )
     chain, rest = _chain(terms, nested, columns, lambda sizes: sum(sizes[len(sizes) - _few(sizes) :]))
     dense = rest[len(rest) - _few([columns[s] for s in rest]) :]
     iterative = tuple(s for s in rest if s not in dense)
     return Plan(terms, tuple(chain), tuple(dense), make_layout(terms, tuple(dense)), backend, iterative)
+
+
+def _limits(backend: str) -> tuple[int, int]:
+    """Columns of a dense tail up to which the exact factorisation is the choice, and up to which it is possible."""
+    if backend != "jax" or not arrays.has_accelerator():
+        return EXACT_LIMIT, TAIL_LIMIT
+    memory = arrays.device_memory()
+    if memory is None:
+        return EXACT_LIMIT_ACCELERATOR, EXACT_LIMIT_ACCELERATOR
+    most = int((memory / TAIL_BYTES) ** 0.5)
+    return min(EXACT_LIMIT_ACCELERATOR, most), most
 
 
 def _few(sizes: list[int]) -> int:

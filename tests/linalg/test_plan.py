@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lmm.errors import CapacityError
+from lmm.linalg import backend, tail
 from lmm.linalg import plan as plans
-from lmm.linalg import tail
 from lmm.linalg.plan import TermSize, make_plan
 from lmm.model.problem import build_problem
 from tests.designs import zoo
@@ -78,10 +78,20 @@ def test_large_crossed_terms_are_iterative_and_small_ones_stay_dense() -> None:
     assert (nested.chain, nested.tail, nested.iterative) == ((0, 3), (), (1, 2))
 
 
-def test_the_exact_limit_depends_on_the_backend() -> None:
+def test_the_exact_limit_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     terms = (TermSize("a", 1, 50_000), TermSize("b", 1, 6_000))
     assert make_plan(terms, {(0, 1): False}).iterative == (1,)
-    assert make_plan(terms, {(0, 1): False}, "jax").tail == (1,)
+    assert make_plan(terms, {(0, 1): False}, "jax").iterative == (1,)  # JAX on a CPU is no faster
+    with monkeypatch.context() as there:
+        there.setattr(backend, "has_accelerator", lambda: True)
+        for memory, limit, most in ((None, 30_000, 30_000), (140 * 2**30, 30_000, 50_000), (2**30, 4_000, 4_230)):
+            there.setattr(backend, "device_memory", lambda memory=memory: memory)
+            for q, asked, exact in ((limit, "auto", True), (limit + 1_000, "auto", False), (most, "exact", True)):
+                plan = make_plan((TermSize("a", 1, 60_000), TermSize("b", 1, q)), {(0, 1): False}, "jax", asked)
+                assert bool(plan.tail) == exact
+            with pytest.raises(CapacityError, match="stops at"):
+                make_plan((TermSize("a", 1, 60_000), TermSize("b", 1, most + 1_000)), {(0, 1): False}, "jax", "exact")
+        assert make_plan(terms, {(0, 1): False}).iterative == (1,)
     assert make_plan(terms, {(0, 1): False}, factorization="exact").tail == (1,)
     assert make_plan(terms[:1], {}, factorization="iterative").iterative == ()
 
