@@ -220,7 +220,8 @@ def moment_steps(evaluate: Chart, data: Levels) -> np.ndarray:
     left[:, 0, 0] = N[: len(left)]
     left[:, 0, 1:] = left[:, 1:, 0] = np.einsum("ddjr->rd", inner)
     left[:, 1:, 1:] = np.einsum("dljr,dljr->rdl", inner, inner)
-    right = np.concatenate([rss[None], np.einsum("djr,djr->dr", *2 * [np.einsum("ad,ajr->djr", T, data.y)])])
+    Ty = np.einsum("ad,ajr->djr", T, data.y)
+    right = np.concatenate([rss[None], np.einsum("djr,djr->dr", Ty, Ty)])
     scale = np.sqrt(np.abs(np.diagonal(left, axis1=1, axis2=2)))
     scale = np.where(scale > 0, scale, 1.0)
     inverse = np.linalg.pinv(left / (scale[:, :, None] * scale[:, None]), rcond=1e-10) / (scale[:, :, None] * scale[:, None])

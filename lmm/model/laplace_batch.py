@@ -372,8 +372,9 @@ def laplace(data: Data, T: np.ndarray, dT: np.ndarray, tolerance: float = MODE_T
         first_order = data.observed(d.first)
         moved = -d.eta_eta if shared.observed else d.weight
         parts.append((-2.0 * first_order + data.observed(moved * leverage + d.eta * shift)).sum(axis=0)[None])
+        squares = first_order**2 / (shared.weights if family.merges and shared.weights is not None else 1.0)
         least = 0.5e-10 * len(y)
-        H[-1, -1] = 2.0 * np.maximum(np.maximum(-data.observed(d.second).sum(axis=0), 0.5 * (first_order**2).sum(axis=0)), least)
+        H[-1, -1] = 2.0 * np.maximum(np.maximum(-data.observed(d.second).sum(axis=0), 0.5 * squares.sum(axis=0)), least)
         if not shared.observed:
             turned = shared.sums(data.observed(-d.weight / np.maximum(W, 1e-300) * mode.r))
             H[:m, -1] = np.einsum("iajr,ajr->ir", v, small.apply(E, turned[None])[0])
