@@ -104,7 +104,8 @@ def floor(task: Task, path: Path) -> dict[str, float]:
     import pyarrow.parquet as pq
 
     start = perf_counter()
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=PIECE, columns=list(task.columns)):
+    file = pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20)  # the fastest, and in bounded memory
+    for batch in file.iter_batches(batch_size=PIECE, columns=list(task.columns)):
         for name in task.groups:
             batch.column(name).dictionary_encode()
     return {"seconds": perf_counter() - start}

@@ -13,13 +13,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lmm
 from lmm.errors import ArgumentError, FormulaError, LmmError, LmmWarning
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 EXAMPLES = """\
 examples:
@@ -28,8 +25,9 @@ examples:
   lmm "yield ~ nitro + (1|Block/Variety)" oats.csv --tidy coefficients.csv
   lmm "cbind(incidence, size - incidence) ~ period + (1|herd)" cbpp --family binomial
   lmm "y ~ x + (x||g)" measurements.parquet --weights n
+  lmm "y ~ x + (x||g)" "measurements/*.parquet"
 
-DATA is a CSV or Parquet file, or the name of a shipped data set:
+DATA is a CSV or Parquet file; what is read in chunks: a pattern for Parquet files, file.duckdb::table; or a shipped data set:
   {names}
 """
 
@@ -66,7 +64,13 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def fit(options: argparse.Namespace, data: pd.DataFrame) -> Any:
+def data_of(name: str) -> Any:
+    """A table in memory; a pattern or a table of a database (``file.duckdb::table``) as it is, to be read in chunks."""
+    in_chunks = "::" in name or any(c in name for c in "*?[")
+    return name if in_chunks else lmm.datasets.read(name)
+
+
+def fit(options: argparse.Namespace, data: Any) -> Any:
     """The fitted model that the options ask for."""
     given = {k: v for k in ("weights", "offset", "method") if (v := getattr(options, k)) is not None}
     if options.family is None:
@@ -118,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("always", LmmWarning)
             warnings.showwarning = _show
-            model = fit(options, lmm.datasets.read(options.data))
+            model = fit(options, data_of(options.data))
             print(model.summary(), flush=True)
             if options.tidy is not None:
                 write_tidy(model, options.tidy)

@@ -26,6 +26,8 @@ from lmm.stream.reducers import Reduction, module_of, register
 
 #: rows of a chunk
 CHUNK = 1_000_000
+#: bytes of a column that are read at a time
+BUFFER = 2**20
 #: what separates a DuckDB file from the name of a table
 SEPARATOR = "::"
 
@@ -131,7 +133,8 @@ class ParquetFiles(Stream):
         import pyarrow.parquet as pq
 
         try:
-            return pq.ParquetFile(path)
+            # page by page: buffers made ahead are kept until the whole file has been read
+            return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER)
         except (pa.ArrowInvalid, OSError) as error:
             cause = str(error).splitlines()[0].rstrip(".")
             raise DataError(
@@ -196,6 +199,7 @@ class Dataset(Stream):
 
     def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[Any, str]]:
         import pyarrow as pa
+        import pyarrow.dataset as ds
 
         partitions = set(_partition_names(self.dataset))
         for fragment in self.dataset.get_fragments():  # a column that one file lacks would be filled with missing values
@@ -205,7 +209,11 @@ class Dataset(Stream):
                     where = repr(os.path.basename(getattr(fragment, "path", "") or "a fragment"))
                     yield pa.table({name: pa.array([], self.schema[name]) for name in columns if name not in lost}), where
         try:
-            scanner = self.dataset.scanner(columns=list(columns), batch_size=rows, batch_readahead=2, fragment_readahead=1)
+            options = {"batch_size": rows, "batch_readahead": 2, "fragment_readahead": 1}
+            if type(getattr(self.dataset, "format", None)).__name__ == "ParquetFileFormat":
+                lean = ds.ParquetFragmentScanOptions(use_buffered_stream=True, buffer_size=BUFFER, pre_buffer=False)
+                options["fragment_scan_options"] = lean
+            scanner = self.dataset.scanner(columns=list(columns), **options)
             for batch in scanner.to_batches():
                 yield pa.table(batch.columns, names=batch.schema.names), "a part of the data"
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:

@@ -12,7 +12,9 @@ import pandas as pd
 import pytest
 
 import lmm
+from lmm import cli
 from lmm.errors import ArgumentError, DataError, FormulaError, GroupingError, ResponseError
+from lmm.stream.reducers import reducer_for
 
 pa = pytest.importorskip("pyarrow")
 ds = pytest.importorskip("pyarrow.dataset")
@@ -103,6 +105,32 @@ def test_a_million_text_levels():
     assert fit.design.terms[0].J == J and fit.nobs == n
     assert fit.sigma == pytest.approx(1.0, abs=0.02)
     assert list(fit.design.terms[0].levels[:3]) == ["user 0", "user 1", "user 10"]
+
+
+@pytest.mark.parametrize("groups", [1, 40])
+def test_what_has_been_read_is_let_go(groups, tmp_path):
+    """Chunks do not pile up, be the file of many row groups or of one; 48 MB in all, chunks of 1.2 MB."""
+    n = 2_000_000
+    rng = np.random.default_rng(0)
+    table = pa.table({name: rng.normal(size=n) for name in ("x", "y", "z")})
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=n // groups, use_dictionary=False, compression="none")
+    del table
+    for data in (lmm.Source(tmp_path / "rows.parquet", chunk=50_000), ds.dataset(tmp_path / "rows.parquet")):
+        stream = reducer_for(data)
+        stream.chunk = 50_000
+        before, most, rows = pa.total_allocated_bytes(), 0, 0
+        for chunk in stream.batches(("x", "y", "z")):
+            most, rows = max(most, pa.total_allocated_bytes() - before), rows + chunk.num_rows
+        assert rows == n and most < 24e6
+
+
+def test_the_command_line_reads_in_chunks(rows, wanted, put, tmp_path, capsys):
+    put("parts/1.parquet", rows[:250])
+    put("parts/2.parquet", rows[250:])
+    assert cli.main([FORMULA, str(tmp_path / "parts" / "*.parquet")]) == 0
+    assert f"{-2 * wanted:.1f}" in capsys.readouterr().out
+    assert cli.main([FORMULA, str(tmp_path / "none*")]) == 2
+    assert "no file matches" in capsys.readouterr().err
 
 
 def test_progress_says_rows_per_second(rows, put):
