@@ -115,7 +115,8 @@ def test_what_has_been_read_is_let_go(groups, tmp_path):
     table = pa.table({name: rng.normal(size=n) for name in ("x", "y", "z")})
     pq.write_table(table, tmp_path / "rows.parquet", row_group_size=n // groups, use_dictionary=False, compression="none")
     del table
-    for data in (lmm.Source(tmp_path / "rows.parquet", chunk=50_000), ds.dataset(tmp_path / "rows.parquet")):
+    sources = [lmm.Source(tmp_path / "rows.parquet"), ds.dataset(tmp_path / "rows.parquet")]
+    for data in sources if groups > 1 else sources[:1]:  # a data set of pyarrow's is read by row groups
         stream = reducer_for(data)
         stream.chunk = 50_000
         before, most, rows = pa.total_allocated_bytes(), 0, 0
