@@ -71,7 +71,7 @@ def dask(folder: Path, workers: int) -> Iterator[Way]:
         LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1") as cluster,
         Client(cluster) as client,
     ):
-        frame = dd.read_parquet(str(folder), split_row_groups=True)
+        frame = dd.read_parquet(str(folder), split_row_groups=1)  # a partition per file
         sent = lambda: float(sum(client.run(_sent).values()))  # noqa: E731
         yield lambda formula: lmm.lmer(formula, frame), sent
 
@@ -89,6 +89,9 @@ def spark(folder: Path, workers: int) -> Iterator[Way]:
     os.environ |= {"SPARK_HOME": os.path.dirname(pyspark.__file__), "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
     builder = SparkSession.builder.master(f"local-cluster[{workers},1,2048]").config("spark.executor.memory", "2g")
     builder = builder.config("spark.executorEnv.PYTHONPATH", str(HERE.parent)).config("spark.ui.showConsoleProgress", "false")
+    builder = builder.config("spark.sql.files.maxPartitionBytes", "4m").config(
+        "spark.sql.files.openCostInBytes", "4m"
+    )  # a partition per file
     session = builder.config("spark.ui.retainedStages", "10000").getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     context = session.sparkContext
@@ -140,8 +143,9 @@ def write(folder: Path, machine: dict[str, str], settings: dict[str, int], found
             moved = f"{own['moved'] / 1e6:.2f}" if own["moved"] else "-"
             lines.append(f"| {model} | {name} | {own['seconds']:.2f} | {rate} | {moved} | {own['llf']:.4f} |")
     described = "; ".join(f"{k}: {v}" for k, v in machine.items())
-    lines += ["", f"{settings['rows']:,} rows in {settings['files']} Parquet files, {settings['groups']:,} x {settings['items']:,} levels;"]
-    lines += [f"clusters of {settings['workers']} workers on this one machine: what they cost here, not what they are for. {described}."]
+    levels = f"{settings['groups']:,} x {settings['items']:,} levels"
+    lines += ["", f"{settings['rows']:,} rows in {settings['files']} Parquet files, a partition each; {levels}."]
+    lines += [f"Clusters of {settings['workers']} workers on this one machine: what they cost here, not what they are for. {described}."]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cluster.md").write_text("\n".join(lines) + "\n")
     (folder / "cluster.json").write_text(json.dumps({"machine": machine, "settings": settings, "found": found}, indent=1) + "\n")

@@ -24,8 +24,8 @@ from lmm.stream.reducers import A, Reducer, Reduction, module_of, register
 
 #: bytes of one row of pickled sums
 PIECE = 16 * 2**20
-#: sums that together are smaller than this are merged by the driver
-SMALL = 8 * 2**20
+#: a part smaller than this comes to the driver at once; sums that together are smaller than SMALL are merged there
+TINY, SMALL = 32 * 2**10, 8 * 2**20
 #: columns of a data frame of pickled parts
 PIECES = "part int, piece int, failed boolean, data binary"
 #: conditions that Spark names in brackets when rows or columns are not what they should be
@@ -100,10 +100,11 @@ def total(leaves: Any, reduction: Reduction[A]) -> A:
 
     leaves = leaves.persist()
     try:
-        held = leaves.select("part", "failed", F.length("data").alias("size")).collect()
+        size = F.length("data")
+        held = leaves.select("part", "piece", "failed", size.alias("size"), F.when(size < TINY, F.col("data")).alias("data")).collect()
         count = len({row.part for row in held})
         failed = [row.part for row in held if row.failed]
-        parts = leaves
+        rows, parts = held, leaves
         if failed:
             parts = leaves.where(leaves.part == min(failed))
         elif sum(row.size for row in held) > SMALL:
@@ -112,7 +113,9 @@ def total(leaves: Any, reduction: Reduction[A]) -> A:
             while groups > FAN_IN:
                 groups = -(-groups // FAN_IN)
                 parts = parts.repartition(groups, F.col("part") % groups).mapInArrow(merge, PIECES)
-        found = joined((row.part, row.piece, row.data) for row in parts.collect())
+        if parts is not leaves or any(row.data is None for row in held):
+            rows = parts.collect()
+        found = joined((row.part, row.piece, row.data) for row in rows)
     finally:
         leaves.unpersist()
     if not found:

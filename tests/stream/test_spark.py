@@ -101,6 +101,7 @@ def test_a_generalized_fit_equals_the_one_in_memory(frame, data):
 
 def test_sums_that_meet_on_the_executors(frame, data, monkeypatch):
     """Nothing is small, and every row of pickled sums is cut into pieces: the tree of stages gives the same fit."""
+    monkeypatch.setattr(spark_frames, "TINY", 0)
     monkeypatch.setattr(spark_frames, "SMALL", 0)
     monkeypatch.setattr(spark_frames, "FAN_IN", 2)
     same(lmm.lmer(FORMULA, frame), lmm.lmer(FORMULA, data))
