@@ -24,8 +24,7 @@ from lmm.estimators.checkpoint import Checkpoint
 from lmm.estimators.control import Control
 from lmm.estimators.diagnosis import diagnose, laplace_error
 from lmm.estimators.generalized import Objective
-from lmm.estimators.stochastic import search
-from lmm.estimators.stochastic_laplace import ENOUGH, UNSURE, ProbedObjective, objective_for, with_errors
+from lmm.estimators.stochastic_laplace import ENOUGH, UNSURE, ProbedObjective, objective_for, search, with_errors
 from lmm.estimators.trust_region import Outcome, minimize
 from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem
@@ -81,7 +80,7 @@ class LaplaceLikelihood:
         else:
             objective.searching = self.nagq <= 1 and not self.second_order
             if isinstance(objective, ProbedObjective):
-                outcome = search(objective, lambda at: self._search(objective, at, callback), psi, self.control.accuracy)
+                outcome = search(objective, lambda at: self._search(objective, at, callback), psi, self.control)
             else:
                 outcome = self._search(objective, psi, callback)
             objective.searching = False

@@ -3,7 +3,8 @@
 The probes are the same at every point, so that objective (log|H| by Lanczos quadrature) and gradient are smooth functions,
 but the one is the other's derivative only on average: differences of the objective below ``UNSURE`` are not trusted, and
 the search ends where the mean gradient is zero. The probes' own gradients then tell how far that is from the maximum, by the
-model Hessian, and more are taken until this is ``Control.accuracy`` standard errors for every parameter.
+model Hessian, and more are taken until this is ``Control.accuracy`` standard errors for every parameter. Levels that occur often make
+what a probe says heavy-tailed, so that the spread over a few of them is no guide: a search ends with ``FIRM`` at the least.
 
 Standard errors take the derivative of the mean gradient by central differences over half a standard error to either side:
 the same probes at both ends leave an error of some per cent of 1 / sqrt(probes), and the curvature over so short a way none.
@@ -11,6 +12,7 @@ the same probes at both ends leave an error of some per cent of 1 / sqrt(probes)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +22,8 @@ from lmm.estimators.control import Control
 from lmm.estimators.criterion import Frame, directions, slope
 from lmm.estimators.generalized import Objective, State
 from lmm.estimators.stochastic import APART, FLAT, MOST, ROOM, note
-from lmm.estimators.trust_region import Point
+from lmm.estimators.stochastic import search as search_on
+from lmm.estimators.trust_region import Outcome, Point
 from lmm.model import stochastic
 from lmm.model.passes import Task
 from lmm.model.problem import GeneralizedProblem
@@ -31,6 +34,8 @@ from lmm.model.stochastic_laplace import ProbedLaplace, Probing, expand, symmetr
 TOLERANCE = 1e-4
 #: difference of the objective that means nothing, and promised decrease at which a search ends: 0.001 standard errors
 UNSURE, ENOUGH = 1e-2, 1e-6
+#: probes at the least where a search ends: fewer do not tell their own error
+FIRM = 64
 #: half the way over which gradients are differenced, in standard errors
 STEP = 0.5
 
@@ -149,6 +154,23 @@ def objective_for(problem: GeneralizedProblem, control: Control, points: int, se
     if problem.plan.iterative:
         return ProbedObjective(problem, control, points, probes)
     return Objective(problem, control.curvature, points, second_order)
+
+
+def search(
+    objective: ProbedObjective, run: Callable[[np.ndarray], Outcome], start: np.ndarray, control: Control, firm: int = FIRM
+) -> Outcome:
+    """``run`` from ``start`` with few probes, then from where it ended with enough."""
+    first = run(start)
+    if not first.converged or len(objective.probes) >= firm:
+        return search_on(objective, lambda at: first if at is start else run(at), start, control.accuracy)
+    objective.more_probes(min(firm, objective.most))
+    rest = search_on(objective, run, first.point.theta, control.accuracy)
+    return replace(
+        rest,
+        evaluations=first.evaluations + rest.evaluations,
+        iterations=first.iterations + rest.iterations,
+        trace=first.trace + rest.trace,
+    )
 
 
 def with_errors(estimate: Estimate, objective: ProbedObjective, point: Point) -> Estimate:
