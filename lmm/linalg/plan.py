@@ -120,10 +120,22 @@ def make_plan(
             f"The crossed grouping factors {names} need a dense matrix of {q} x {q} ({8 * q * q / 1e9:.0f} GB); "
             f"the exact factorisation stops at {most} columns. Leave factorization='auto', which solves such factors iteratively."
         )
-    chain, rest = _chain(terms, nested, columns, lambda sizes: sum(sizes[len(sizes) - _few(sizes) :]))
-    dense = rest[len(rest) - _few([columns[s] for s in rest]) :]
-    iterative = tuple(s for s in rest if s not in dense)
-    return Plan(terms, tuple(chain), tuple(dense), make_layout(terms, tuple(dense)), backend, iterative)
+    chain, dense, iterative = _iterative(terms, nested, columns)
+    return Plan(terms, chain, dense, make_layout(terms, dense), backend, iterative)
+
+
+def _iterative(
+    terms: tuple[TermSize, ...], nested: dict[tuple[int, int], bool], columns: list[int]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Chain, dense tail and iterative terms: the chain may begin with any term, so that factors nested in each other are eliminated
+    together; the fewest iterative terms win, then the largest first one."""
+    found = []
+    for first in range(len(terms)):
+        chain, rest = _chain(terms, nested, columns, lambda sizes: sum(sizes[len(sizes) - _few(sizes) :]), first)
+        if rest:
+            dense = rest[len(rest) - _few([columns[s] for s in rest]) :]
+            found.append((tuple(chain), tuple(dense), tuple(s for s in rest if s not in dense)))
+    return min(found, key=lambda choice: (len(choice[2]), -columns[choice[0][0]]))
 
 
 def _limits(backend: str) -> tuple[int, int]:
@@ -146,16 +158,16 @@ def _few(sizes: list[int]) -> int:
 
 
 def _chain(
-    terms: tuple[TermSize, ...], nested: dict[tuple[int, int], bool], columns: list[int], width: Callable[[list[int]], int]
+    terms: tuple[TermSize, ...], nested: dict[tuple[int, int], bool], columns: list[int], width: Callable[[list[int]], int], first: int = 0
 ) -> tuple[list[int], list[int]]:
-    """The terms to eliminate level by level, and the rest, of which ``width`` columns will be in the dense tail."""
-    chain = [0]
-    for s in range(1, len(terms)):
+    """The terms to eliminate level by level, from ``first`` on, and the rest, of which ``width`` columns will be in the dense tail."""
+    chain = [first]
+    for s in range(first + 1, len(terms)):
         if all(nested[t, s] for t in chain):
             chain.append(s)
     rest = [s for s in range(len(terms)) if s not in chain]
     if rest and len(chain) > 1 and max(columns[t] for t in chain) * width([columns[s] for s in rest]) > CHAIN_LIMIT:
-        return [0], list(range(1, len(terms)))  # the chain's couplings would not fit; a larger tail does
+        return [first], [s for s in range(len(terms)) if s != first]  # the chain's couplings would not fit; a larger tail does
     return chain, rest
 
 

@@ -67,7 +67,7 @@ def make_coupled(cross: CrossProducts, plan: Plan) -> Coupled:
 
     def first(a: int) -> Joint:
         product = joined(plan.chain[0], a)
-        blocks = cross.pairs[plan.chain[0], a].blocks
+        blocks = cross.pairs[min(plan.chain[0], a), max(plan.chain[0], a)].blocks
         if blocks.shape[:2] != (1, 1):
             return Joint(product, None)
         plain = bool(np.all((blocks == 1.0) | (blocks == 0.0)))

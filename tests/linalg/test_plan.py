@@ -78,6 +78,14 @@ def test_large_crossed_terms_are_iterative_and_small_ones_stay_dense() -> None:
     assert (nested.chain, nested.tail, nested.iterative) == ((0, 3), (), (1, 2))
 
 
+def test_nested_factors_are_eliminated_together_even_beside_a_larger_one() -> None:
+    terms = (TermSize("user", 1, 90_000), TermSize("product", 1, 50_000), TermSize("brand", 1, 6_000))
+    crossed = {(0, 1): False, (0, 2): False, (1, 2): False}
+    assert make_plan(terms, crossed).iterative == (1, 2)
+    plan = make_plan(terms, {**crossed, (1, 2): True})
+    assert (plan.chain, plan.tail, plan.iterative) == ((1, 2), (), (0,))
+
+
 def test_the_exact_limit_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     terms = (TermSize("a", 1, 50_000), TermSize("b", 1, 6_000))
     assert make_plan(terms, {(0, 1): False}).iterative == (1,)
