@@ -16,6 +16,7 @@ from benchmarks import __main__ as bench
 from benchmarks import export, measure
 from benchmarks.generalized import poisson
 from benchmarks.measure import Settings
+from benchmarks.movies import movies
 from benchmarks.problems import FRAMES, PROBLEMS, TIMED, frame
 from benchmarks.report import table
 from benchmarks.runners.protocol import split_formula
@@ -183,3 +184,27 @@ def test_fingerprint_sees_order() -> None:
     """Two rows exchanged are other data."""
     data = pd.DataFrame({"x": np.arange(5.0)})
     assert export.fingerprint(data) != export.fingerprint(data.iloc[::-1].reset_index(drop=True))
+
+
+def test_ratings_have_the_margins_they_promise() -> None:
+    d = movies(200_000, 1_300, 470, seed=2)
+    user, movie = np.bincount(d["user"]), np.bincount(d["movie"])
+    assert len(d["rating"]) == 200_000 and len(user) == 1_300 and user.min() >= 15
+    assert np.all(np.diff(d["user"]) >= 0)
+    assert np.median(user) < user.mean() < user.max() / 5  # a long tail
+    assert np.sort(movie)[::-1][:47].sum() > 0.5 * len(d["movie"])  # a tenth of the films has half of the ratings
+    again = movies(200_000, 1_300, 470, seed=2)
+    assert all(np.array_equal(d[name], again[name]) for name in d)
+
+
+def test_clustered_ratings_stay_at_home() -> None:
+    """Pairs of users who share a film share far more of them when there are clusters."""
+
+    def shared(clusters: int) -> float:
+        d = movies(50_000, 400, 300, seed=3, clusters=clusters, within=0.95)
+        counts = np.zeros((400, 300))
+        np.add.at(counts, (d["user"], d["movie"]), 1.0)
+        likeness = np.corrcoef(counts)
+        return float(np.quantile(likeness[np.triu_indices(400, 1)], 0.02))
+
+    assert shared(10) < shared(0) - 0.1
