@@ -53,8 +53,7 @@ class Couplings:
     def __init__(self, pattern: CrossProducts, plan: Plan):
         self.plan, self.pattern = plan, pattern
         self.empty = make_coupled(pattern, plan)
-        rest = plan.chain[1:] + plan.tail
-        turned = [(a, e) for a in plan.iterative for e in rest if a < e]  # pairs whose product has the later term's levels as rows
+        turned = [(a, e) for a in plan.iterative for e in plan.chain + plan.tail if a < e]  # pairs whose product has the later term's levels as rows
         self.orders = {key: np.argsort(pattern.pairs[key].cols, kind="stable") for key in turned}
 
     def _blocks(self, pairs: dict[tuple[int, int], np.ndarray], row: int, col: int) -> np.ndarray:

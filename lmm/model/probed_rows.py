@@ -74,7 +74,8 @@ class Near(NamedTuple):
         total = form(self.first, self.first, self.levels, block.codes[self.first])
         for a, values in self.own.items():
             total = total + form(a, a, values, block.codes[a])
-            total = total - 2.0 * form(self.first, a, self.pairs[a], block.place[self.first, a])
+            place = block.place[min(self.first, a), max(self.first, a)]
+            total = total - 2.0 * form(self.first, a, self.pairs[a], place)
         return np.asarray(total)
 
 
@@ -83,7 +84,11 @@ def near(plan: Any, pairs: dict[tuple[int, int], Any], W: np.ndarray, sums: np.n
     first = plan.chain[0]
     between = {}
     for a, own in zip(plan.iterative, N0, strict=True):
-        rows, cols, blocks = pairs[first, a]
+        if first < a:
+            rows, cols, blocks = pairs[first, a]
+        else:
+            cols, rows, blocks = pairs[a, first]
+            blocks = np.swapaxes(blocks, 0, 1)
         between[a] = small.multiply(small.multiply(W[..., rows], blocks), own[..., cols])
     levels = small.multiply(small.multiply(W, sums), W)
     return Near(first, levels, between, dict(zip(plan.iterative, N0, strict=True)))
