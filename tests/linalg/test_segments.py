@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmm.linalg import backend, elimination
-from lmm.linalg.gather_product import segment_rounds, sum_segments
+from lmm.linalg.gather_product import counting_order, segment_rounds, sum_segments
 from lmm.linalg.segments import segment_sum
 from lmm.model import gaussian
 from lmm.model.problem import build_problem
@@ -52,3 +52,9 @@ def test_the_criterion_without_scatter(name: str) -> None:
     assert other.objective == pytest.approx(value.objective, rel=1e-12)
     for mine, theirs in zip((*compiled.D, compiled.AI), (*derived.D, derived.AI), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_counting_order_is_a_stable_sort() -> None:
+    rng = np.random.default_rng(2)
+    for index in (rng.integers(0, 40, 1000), np.zeros(5, dtype=int), np.zeros(0, dtype=int), np.arange(39, -1, -1)):
+        np.testing.assert_array_equal(counting_order(index, 40), np.argsort(index, kind="stable"))
