@@ -10,7 +10,7 @@ Nothing here has the rows' dimension.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -18,10 +18,10 @@ from scipy.linalg import solve_triangular
 from lmm.linalg import elimination
 from lmm.linalg.elimination import Factor
 from lmm.model.gaussian import state
-from lmm.model.problem import Problem, criterion_data
+from lmm.model.problem import Problem
 from lmm.model.records import Estimate
-from lmm.model.stochastic import fixed_parts
-from lmm.model.system import arrange, make_coupled
+from lmm.model.solves import solves
+from lmm.model.system import arrange
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,17 +123,8 @@ def marginal(problem: Problem, estimate: Estimate) -> Marginal:
 
 def _marginal_iterative(problem: Problem, estimate: Estimate) -> Marginal:
     """The same by conjugate gradients."""
-    plan, p = problem.plan, problem.p
-    assert problem.coupled is not None
-    data, coupled = problem.data, problem.coupled
-    if plan.backend != "numpy":
-        plan = replace(plan, backend="numpy")
-        data, coupled = criterion_data(problem.cross, plan, problem.R, None)[0], make_coupled(problem.cross, plan)
-    chain_T, tail_T, own_T = ([np.asarray(estimate.factors[t]) for t in which] for which in (plan.chain, plan.tail, plan.iterative))
-    data = data._replace(degrees=np.asarray(float(problem.n)))
-    value, residuals = fixed_parts(data, coupled, chain_T, tail_T, own_T, plan.layout)
-    columns = [residuals[i] for i in np.argsort(plan.order)]
-    F = [c[:p] for c in columns]
-    e = [c[p] - np.tensordot(value.beta, c[:p], 1) for c in columns]
+    p, at = problem.p, solves(problem, estimate)
+    F = [c[:p] for c in at.residuals]
+    e = [c[p] - np.tensordot(at.value.beta, c[:p], 1) for c in at.residuals]
     inverse = solve_triangular(problem.R, np.eye(p)) if p else np.zeros((0, 0))
-    return Marginal(problem, None, tail_T, value.cov, F, e, inverse)
+    return Marginal(problem, None, at.exact.tail_T, at.value.cov, F, e, inverse)

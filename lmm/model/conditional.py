@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -26,6 +28,7 @@ from lmm.model.mode import Arrangement
 from lmm.model.passes import Expand
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
+from lmm.model.solves import solves
 from lmm.model.system import arrange
 
 #: numbers in one batch of rows
@@ -63,7 +66,7 @@ def posterior(problem: Problem | GeneralizedProblem, estimate: Estimate) -> Post
     if isinstance(problem, GeneralizedProblem):
         return _working_posterior(problem, estimate)
     plan = problem.arranged
-    plan.require_exact("The conditional covariance of random effects, and with it the standard error of a prediction,")
+    plan.require_exact("The conditional covariance of random effects")
     chain_T, tail_T = ([estimate.factors[t] for t in which] for which in (plan.chain, plan.tail))
     data = problem.data._replace(degrees=np.asarray(float(problem.n)))  # sigma^2 does not enter
     value, at = state(np, data, chain_T, tail_T, plan.layout, False)
@@ -77,6 +80,7 @@ def posterior(problem: Problem | GeneralizedProblem, estimate: Estimate) -> Post
 
 def _working_posterior(problem: GeneralizedProblem, estimate: Estimate) -> Posterior:
     """The same of the working linear model at the modes of a generalized one, W the family's working weights; sigma^2 is 1."""
+    problem.plan.require_exact("The conditional covariance of random effects")
     if problem.source.distant:
         return _distant_posterior(problem, estimate)
     rows = problem.rows
@@ -144,7 +148,8 @@ def prediction_variance(problem: Problem | GeneralizedProblem, estimate: Estimat
     -------
     (m,) variances, in squared units of the response (generalized: of the linear predictor).
     """
-    at = posterior(problem, estimate)
+    iterative = isinstance(problem, Problem) and bool(problem.plan.iterative)
+    at: Any = solves(problem, estimate) if iterative else posterior(problem, estimate)
     m = len(X)
     known: list[tuple[np.ndarray, np.ndarray]] = []
     variance = np.zeros(m)
@@ -155,22 +160,26 @@ def prediction_variance(problem: Problem | GeneralizedProblem, estimate: Estimat
         variance[new] += np.sum(half * half, axis=1)
         codes, values = np.where(new, 0, codes), np.where(new[:, None], 0.0, values)
         known.append((codes, values))
-    contrast = _contrasts(at, problem, X, known)
-    step = max(1, BATCH // max(1, len(at.K) * (1 + max(size.k for size in problem.plan.terms))))
+    contrast = _contrasts([mode[: problem.p] for mode in at.modes], problem, X, known)
+    sizes = problem.plan.terms
+    width = 4 * sum(size.k * size.J for size in sizes) if iterative else len(at.K) * (1 + max(size.k for size in sizes))
+    quadratic = at.quadratic if iterative else partial(_quadratic, at)
+    step = max(1, BATCH // max(1, width))
     for first in range(0, m, step):
         rows = slice(first, first + step)
-        variance[rows] += _quadratic(at, [(c[rows], v[rows]) for c, v in known])
-    variance += np.sum((contrast @ at.cov) * contrast, axis=1)
+        variance[rows] += quadratic([(c[rows], v[rows]) for c, v in known])
+    cov = at.value.cov if iterative else at.cov
+    variance += np.sum((contrast @ cov) * contrast, axis=1)
     return variance * scale2(estimate)
 
 
 def _contrasts(
-    at: Posterior, problem: Problem | GeneralizedProblem, X: np.ndarray, known: list[tuple[np.ndarray, np.ndarray]]
+    modes: list[np.ndarray], problem: Problem | GeneralizedProblem, X: np.ndarray, known: list[tuple[np.ndarray, np.ndarray]]
 ) -> np.ndarray:
     """Rows of X - Z N Z'WX (m, p) in the orthonormal columns, for ``known`` levels of every term."""
     R = problem.rows.R if isinstance(problem, GeneralizedProblem) else problem.R
     contrast = solve_triangular(R, X.T, trans="T").T if problem.p else np.zeros((len(X), 0))
-    for (codes, values), mode in zip(known, at.modes, strict=True):
+    for (codes, values), mode in zip(known, modes, strict=True):
         contrast = contrast - np.einsum("pkm,mk->mp", mode[:, :, codes], values)
     return np.asarray(contrast)
 
@@ -183,7 +192,7 @@ def fixed_variance(problem: Problem | GeneralizedProblem, estimate: Estimate, X:
     """
     at = posterior(problem, estimate)
     known = [(np.asarray(term[0]), np.asarray(term[1])) for term in terms if term is not None]
-    contrast = _contrasts(at, problem, X, known)
+    contrast = _contrasts(at.modes, problem, X, known)
     return np.asarray(np.sum((contrast @ at.cov) * contrast, axis=1) * scale2(estimate))
 
 

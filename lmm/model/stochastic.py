@@ -241,17 +241,6 @@ def controlled(xp: Any, values: Array, control: Array) -> Array:
     return values - xp.where(square > 0.0, cross / xp.where(square > 0.0, square, 1.0), 0.0) * control
 
 
-def fixed_parts(
-    data: Data, coupled: Coupled, chain_T: list[Array], tail_T: list[Array], iterative_T: list[Array], layout: Any
-) -> tuple[Value, list[Array]]:
-    """Beta and (X'V^-1X)^-1, without log|H| in the criterion, and Z'V^-1[X y] (p + 1, k, J) per term in the plan's order; NumPy."""
-    exact = Exact(data.system, chain_T, tail_T, layout)
-    at = krylov.factorize(np, exact, coupled, iterative_T)
-    solution = krylov.solve(np, exact, coupled, at, data.rhs, split_rhs(data, coupled), PRECISE)
-    value, _ = profile(np, data, at.logdet, solution.inner, False, False)
-    return value, [*solution.exact_residual.chain, *slots(solution.exact_residual.tail, layout), *solution.residual]
-
-
 def log_determinant(
     xp: Any,
     data: Data,

@@ -161,11 +161,13 @@ def test_what_follows_a_fit_works_from_solves_or_says_what_it_needs() -> None:
     mine, theirs = fit.coef_table(ddf="satterthwaite"), exact.coef_table(ddf="satterthwaite")
     np.testing.assert_allclose(mine["df"], theirs["df"], rtol=0.05)  # average information in place of the Hessian
     np.testing.assert_allclose(fit.predict(d.iloc[:9]), exact.predict(d.iloc[:9]), atol=0.01)
+    new = d.iloc[:9].assign(a=[999, *d.a.iloc[1:9]])
+    ours, theirs = (m.predict(new, se_fit=True, allow_new_levels=True)["se"] for m in (fit, exact))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
     assert fit.bootstrap(3, rng=1).replicates.notna().all().all()
     assert fit.objective(fit.theta.to_numpy()) == pytest.approx(exact.objective(exact.theta.to_numpy()), abs=3.0)
     for ask in (
         lambda: fit.ranef_cov(),
-        lambda: fit.predict(d.iloc[:3], se_fit=True),
         lambda: fit.coef_table(ddf="kenward_roger"),
         lambda: fit.confint(method="profile"),
         lambda: fit.leverage(),
