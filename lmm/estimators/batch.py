@@ -18,7 +18,7 @@ import numpy as np
 from lmm.covariance.base import units
 from lmm.estimators.boundary import SNAP, escapes, is_saturated, snapped_theta
 from lmm.linalg import threads
-from lmm.model import batched
+from lmm.model import batch_levels, batch_stacked
 from lmm.model.batched import Levels, Stacked, Values
 from lmm.model.problem import GeneralizedProblem, Problem
 
@@ -152,8 +152,8 @@ class Evaluator(Chart):
     def _at(self, data: Levels | Stacked, T: list[np.ndarray], order: int) -> Values:
         with np.errstate(all="ignore"):
             if isinstance(data, Levels):
-                return batched.levels(data, T[0], self.dT[0], self.reml, order)
-            return batched.stacked(data, T, self.dT, self.reml, order)
+                return batch_levels.levels(data, T[0], self.dT[0], self.reml, order)
+            return batch_stacked.stacked(data, T, self.dT, self.reml, order)
 
     def at_theta(self, data: Levels | Stacked, theta: np.ndarray) -> Values:
         """Values at theta (R, m) themselves; derivatives along the chart's directions, which do not belong to them, are of no use."""

@@ -1,4 +1,4 @@
-"""The Gaussian criterion of many problems of one structure at once, with gradient and second derivatives.
+"""The Gaussian criterion of many problems of one structure at once: their sums, and what all arrangements share.
 
 R problems that share their terms differ in the response, or in which rows they hold: refits of a bootstrap, fits that leave
 a group out, ten thousand responses over one design. Each has its own T. The formulas are those of
@@ -7,21 +7,18 @@ a group out, ten thousand responses over one design. Each has its own T. The for
     :class:`Levels`   one grouping factor: the algebra of a level written out, vectorised over levels and problems
     :class:`Stacked`  several factors with few effects: q x q matrices, a stack of R of them
 
-An axis of length 1 in the place of R holds what all problems share.
+An axis of length 1 in the place of R holds what all problems share. :mod:`lmm.model.batch_levels` and
+:mod:`lmm.model.batch_stacked` evaluate them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
 from lmm.linalg import small
-
-#: numbers up to which products of columns of X are formed level by level, so that what is linear in W is one matrix product
-PRODUCTS = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,14 +121,6 @@ def directions(T: np.ndarray, dT: np.ndarray) -> np.ndarray:
     return half + np.swapaxes(half, 1, 2)
 
 
-def second(trace: np.ndarray | None, quad: np.ndarray, rho: np.ndarray, r2: np.ndarray, degrees: np.ndarray) -> np.ndarray:
-    """Second derivatives along the directions: the average information, or exact ones where the ``trace`` is given."""
-    ratio = rho[:, None] * rho[None] / r2**2
-    if trace is None:
-        return degrees * (quad / r2 - ratio)
-    return degrees * (2.0 * quad / r2 - ratio) - trace
-
-
 def chain(D: np.ndarray, T: np.ndarray, dT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gradient 2 <D T, dT_i> (m, R), and the curvature 2 <D dT_j, dT_i> (m, m, R) of G in T."""
     DT = np.einsum("abr,bcr->acr", D, T)
@@ -140,351 +129,9 @@ def chain(D: np.ndarray, T: np.ndarray, dT: np.ndarray) -> tuple[np.ndarray, np.
     return gradient, 2.0 * np.einsum("abr,ijab->ijr", D, fixed)
 
 
-def levels(data: Levels, T: np.ndarray, dT: np.ndarray, reml: bool, order: int) -> Values:
-    """One grouping factor: T (k, k, R) of each problem, dT (m, k, k) of all.
-
-    ``order`` 0 gives the criterion alone (derivatives and D are NaN), 1 the gradient and the average information, 2 the exact second
-    derivatives. With E = I - A W, Z'V^-1X = E Z'WX, Q = E A, Q_P = Q - E Z'WX C X'WZ E' (ML: Q) and e = Z'Py, all second derivatives are
-
-        sum_j tr(dG_i Q dG_l Y), symmetrised,   Y = (N / r2) e e'  or  (2 N / r2) e e' + Q - 2 Q_P,
-
-    less what the fixed effects take of it: sums over levels of products of symmetric matrices, kept as their upper triangles, are
-    taken before the directions enter, which then cost nothing per level.
-    """
-    A, X, y = data.A, data.X, data.y
-    p, k, J, R = len(X), len(A), A.shape[2], T.shape[-1]
-    row, column = np.triu_indices(k)
-    place = _place(k)
-    pairs = Pairs(X)
-    inverse, logs = _inverse_factor(sandwich(A, T), place, T)
-    W = _gram_of_rows(inverse, row, column)
-    Wy = _apply(W, y, place)
-    taken = np.empty((p + 1, p + 1, R))
-    taken[:p, :p] = pairs.quadratic(W)
-    taken[p, :p] = taken[:p, p] = against(X, Wy[None])[0]
-    taken[p, p] = _dots(y, Wy)
-    head = profile(data.gram - taken)
-    value = objective(logs, head, data.degrees, reml)
-    r = y - combined(X, head.beta)
-    b = _apply(W, r, place)
-    cov = np.einsum("abr,acr->bcr", head.root, head.root)
-    m = len(dT)
-    if order == 0:
-        nothing = np.full((m, R), np.nan), np.full((m, m, R), np.nan)
-        return Values(value, *nothing, head.beta, cov, head.r2, (np.full((k, k, R), np.nan),), (b,))
-
-    e = r - small.apply(A, b[None])[0]
-    E = np.empty((k, k, J, R))
-    for a in range(k):
-        for c in range(k):
-            np.multiply(A[a, 0], W[place[0, c]], out=E[a, c])
-            for i in range(1, k):
-                E[a, c] += A[a, i] * W[place[i, c]]
-            np.subtract(1.0 if a == c else 0.0, E[a, c], out=E[a, c])
-    Q = np.empty_like(W)
-    ee = np.empty_like(W)
-    for s, (a, c) in enumerate(zip(row.tolist(), column.tolist(), strict=True)):
-        np.multiply(E[a, 0], A[0, c], out=Q[s])
-        for i in range(1, k):
-            Q[s] += E[a, i] * A[i, c]
-        np.multiply(e[a], e[c], out=ee[s])
-    ratio = data.degrees / head.r2
-    squares = ee.sum(axis=1)
-    total = Q.sum(axis=1) - squares * ratio
-    other = ee * (ratio if order == 1 else 2.0 * ratio)
-    if order == 2:
-        other -= Q
-    if reml and p:
-        own = _sandwiched(E, pairs.spread(cov), row, column, place)
-        total -= own.sum(axis=1)
-        if order == 2:
-            own *= 2.0
-            other += own
-    D = total[place]
-    dG = directions(T, dT)
-    rho = np.einsum("iabr,abr->ir", dG, squares[place])
-    products = np.empty((len(row), len(row), R))
-    for i in range(len(row)):
-        for j in range(len(row)):
-            products[i, j] = _dots(Q[i : i + 1], other[j : j + 1])
-    products = products[place][:, :, place]  # [b, c, d, a] = sum Q_bc Y_da
-    H = np.einsum("iabr,lcdr,bcdar->ilr", dG, dG, products, optimize=True)
-    H = (H + np.swapaxes(H, 0, 1)) / 2.0
-    weight = ratio if order == 1 else 2.0 * ratio
-    if p:
-        through = against(X, (E[:, None] * e[None, :, None]).reshape(k * k, k, J, R))  # X'E_a e_b
-        onto = np.einsum("pqr,iqr->ipr", head.root, np.einsum("iabr,abpr->ipr", dG, through.reshape(k, k, p, R)))
-        H -= weight * np.einsum("ipr,lpr->ilr", onto, onto)
-    if order == 2 and reml and p:
-        between = np.stack([pairs.quadratic(_crossed(E, int(a), int(c), row, column)) for a, c in zip(row, column, strict=True)])
-        Mi = np.einsum("isr,spqr->ipqr", dG[:, row, column], between)
-        Mi = np.einsum("apr,ipqr,bqr->iabr", head.root, Mi, head.root, optimize=True)
-        H -= np.einsum("ipqr,lpqr->ilr", Mi, Mi)
-    H -= weight / head.r2 * rho[:, None] * rho[None] * (1.0 if order == 1 else 0.5)
-    gradient, curvature = chain(D, T, dT)
-    return Values(value, gradient, H + curvature, head.beta, cov, head.r2, (D,), (b,))
-
-
-@cache
-def _place(k: int) -> np.ndarray:
+def places(k: int) -> np.ndarray:
     """Place of each element of a symmetric (k, k) matrix among those of its upper triangle, row by row."""
     row, column = np.triu_indices(k)
     place = np.zeros((k, k), dtype=int)
     place[row, column] = place[column, row] = np.arange(len(row))
     return place
-
-
-def _dots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Sums over effects and levels of products, (R,)."""
-    return np.asarray(np.einsum("kjr,kjr->r", np.broadcast_to(a, b.shape), b))
-
-
-def _inverse_factor(M: np.ndarray, place: np.ndarray, T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """L^-1 T' (k, k, J, R) of symmetric M = L L', given as its upper triangle, and the sum over levels of log|M| (R,)."""
-    k = len(T)
-    L: dict[tuple[int, int], np.ndarray] = {}
-    inverse = np.empty((k, k, *M.shape[1:]))
-    logs = np.zeros(T.shape[-1])
-    for i in range(k):
-        pivot = M[place[i, i]]
-        for c in range(i):
-            pivot = pivot - L[i, c] * L[i, c]
-        logs += np.log(pivot).sum(axis=0)
-        scale = 1.0 / np.sqrt(pivot)
-        for d in range(i + 1, k):
-            off = M[place[i, d]]
-            for c in range(i):
-                off = off - L[i, c] * L[d, c]
-            L[d, i] = off * scale
-        for a in range(k):
-            if not i:
-                np.multiply(T[a, 0], scale, out=inverse[0, a])
-                continue
-            np.multiply(L[i, 0], inverse[0, a], out=inverse[i, a])
-            for c in range(1, i):
-                inverse[i, a] += L[i, c] * inverse[c, a]
-            np.subtract(T[a, i], inverse[i, a], out=inverse[i, a])
-            inverse[i, a] *= scale
-    return inverse, logs
-
-
-def _gram_of_rows(inverse: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """The upper triangle of B'B (s, J, R) of B (k, k, J, R)."""
-    out = np.empty((len(row), *inverse.shape[2:]))
-    for s, (a, c) in enumerate(zip(row, column, strict=True)):
-        np.multiply(inverse[0, a], inverse[0, c], out=out[s])
-        for i in range(1, len(inverse)):
-            out[s] += inverse[i, a] * inverse[i, c]
-    return out
-
-
-def _apply(S: np.ndarray, v: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """S_j v_j (k, J, R) of symmetric S given as upper triangles, v (k, J, R or 1)."""
-    out = np.empty((len(place), *S.shape[1:]))
-    for a, places in enumerate(place):
-        np.multiply(S[places[0]], v[0], out=out[a])
-        for c in range(1, len(place)):
-            out[a] += S[places[c]] * v[c]
-    return out
-
-
-def _sandwiched(E: np.ndarray, S: np.ndarray, row: np.ndarray, column: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """The upper triangle of E_j S_j E_j' (s, J, R), S symmetric."""
-    k = len(E)
-    half = np.stack([_apply(S, E[a], place) for a in range(k)])  # row a of E S, S being symmetric
-    out = np.empty_like(S)
-    for s, (a, c) in enumerate(zip(row, column, strict=True)):
-        np.multiply(half[a, 0], E[c, 0], out=out[s])
-        for i in range(1, k):
-            out[s] += half[a, i] * E[c, i]
-    return out
-
-
-def _crossed(E: np.ndarray, a: int, b: int, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """The upper triangle over c and d of E_ac E_bd, and its mirror image in a and b where they differ, (s, J, R)."""
-    out = np.empty((len(row), *E.shape[2:]))
-    for s, (c, d) in enumerate(zip(row, column, strict=True)):
-        np.multiply(E[a, c], E[b, d], out=out[s])
-        if a != b:
-            out[s] += E[b, c] * E[a, d]
-    return out
-
-
-class Pairs:
-    """Products of two columns of X level by level, with which what is linear in symmetric matrices per level is one matrix product."""
-
-    def __init__(self, X: np.ndarray):
-        p, k, J, shared = X.shape
-        self.X, self.p, self.k, self.J = X, p, k, J
-        self.left, self.right = np.triu_indices(p)
-        self.row, self.column = np.triu_indices(k)
-        self.products: np.ndarray | None = None
-        if shared == 1 and X.size * p * k <= PRODUCTS:
-            x = X[..., 0]
-            first = x[self.left][:, self.row] * x[self.right][:, self.column]
-            self.products = first + x[self.left][:, self.column] * x[self.right][:, self.row]  # (p (p + 1) / 2, s, J)
-
-    def quadratic(self, W: np.ndarray) -> np.ndarray:
-        """sum_j X_pj' W_j X_qj (p, p, R) of symmetric W given as upper triangles (s, J, R)."""
-        p, R = self.p, W.shape[-1]
-        if self.products is None:
-            return quadratic(self.X, W[_place(self.k)][None])[0]
-        once = np.where(self.row == self.column, 0.5, 1.0)[:, None] * self.products
-        out = np.empty((p, p, R))
-        out[self.left, self.right] = out[self.right, self.left] = once.reshape(len(self.left), len(self.row) * self.J) @ W.reshape(-1, R)
-        return out
-
-    def spread(self, cov: np.ndarray) -> np.ndarray:
-        """The upper triangle of X_j'C X_j (s, J, R) of C (p, p, R)."""
-        if self.products is None:
-            return spread(self.X, cov)[self.row, self.column]
-        once = np.where(self.left == self.right, 0.5, 1.0)[:, None, None] * self.products
-        flat = once.reshape(len(self.left), len(self.row) * self.J).T @ cov[self.left, self.right]
-        return np.asarray(flat).reshape(len(self.row), self.J, cov.shape[-1])
-
-
-def sandwich(A: np.ndarray, T: np.ndarray) -> np.ndarray:
-    """The upper triangle of I + T'A_jT, (k (k + 1) / 2, J, R)."""
-    k, _, J, shared = A.shape
-    row, column = np.triu_indices(k)
-    if shared == 1:
-        products = (T[:, None, row] * T[None, :, column]).reshape(k * k, -1)  # T_ca T_db by (c, d)
-        out = (A.reshape(k * k, J).T @ products).reshape(J, len(row), T.shape[-1]).swapaxes(0, 1)
-    else:
-        out = _packed_product(small.transpose_multiply(T[:, :, None], A), T[:, :, None], row, column)
-    out[row == column] += 1.0
-    return out
-
-
-def _packed_product(A: np.ndarray, B: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """The upper triangle of symmetric A_j B_j, (k (k + 1) / 2, J, R)."""
-    out = A[row, 0] * B[0, column]
-    for i in range(1, A.shape[1]):
-        out += A[row, i] * B[i, column]
-    return out
-
-
-def against(X: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """sum_j X_pj' v_xj, (x, p, R), of X (p, k, J, R or 1) and v (x, k, J, R)."""
-    if X.shape[-1] == 1:
-        size = X.shape[1] * X.shape[2]
-        return np.matmul(X.reshape(len(X), size), v.reshape(len(v), size, v.shape[-1]))
-    return np.einsum("pajr,xajr->xpr", X, v)
-
-
-def quadratic(X: np.ndarray, W: np.ndarray) -> np.ndarray:
-    """sum_j X_pj' W_xj X_qj, (x, p, q, R), of X (p, k, J, R or 1) and W (x, k, k, J, R)."""
-    p, k, J, shared = X.shape
-    if shared == 1 and X.size * p * k <= PRODUCTS:
-        products = (X[:, None, :, None] * X[None, :, None]).reshape(p * p, k * k * J)
-        return np.matmul(products, W.reshape(len(W), k * k * J, W.shape[-1])).reshape(len(W), p, p, W.shape[-1])
-    out = np.empty((len(W), p, p, W.shape[-1]))
-    for own, w in zip(out, W, strict=True):
-        WX = np.stack([small.apply(w, x[None])[0] for x in X]) if p else np.zeros((0, *w.shape[1:]))
-        own[:] = np.swapaxes(against(X, WX), 0, 1)
-    return out
-
-
-def spread(X: np.ndarray, cov: np.ndarray) -> np.ndarray:
-    """X_j' C X_j per level, (k, k, J, R), of X (p, k, J, R or 1) and C (p, p, R)."""
-    p, k, J, shared = X.shape
-    if shared == 1 and X.size * p * k <= PRODUCTS:
-        products = (X[:, None, :, None] * X[None, :, None]).reshape(p * p, k * k * J)
-        return (products.T @ cov.reshape(p * p, cov.shape[-1])).reshape(k, k, J, cov.shape[-1])
-    half = np.einsum("pqr,qajr->pajr", cov, np.broadcast_to(X, (*X.shape[:-1], cov.shape[-1])))
-    return np.einsum("pajr,pbjr->abjr", np.broadcast_to(X, half.shape), half)
-
-
-def combined(X: np.ndarray, beta: np.ndarray) -> np.ndarray:
-    """sum_p X_p beta_p per level, (k, J, R)."""
-    p, k, J, shared = X.shape
-    if shared == 1:
-        return (X.reshape(p, k * J).T @ beta).reshape(k, J, beta.shape[-1])
-    return np.einsum("pajr,pr->ajr", X, beta)
-
-
-def stacked(data: Stacked, T: list[np.ndarray], dT: list[np.ndarray], reml: bool, order: int) -> Values:
-    """Several factors: T (k, k, R) per term of each problem, dT (m_t, k, k) per term of all; exact second derivatives at ``order`` 2."""
-    R, q, p = T[0].shape[-1], data.A.shape[-1], data.rhs.shape[1] - 1
-    stops = np.cumsum([0] + [k * J for k, J in data.sizes])
-    spans = [slice(int(first), int(last)) for first, last in zip(stops, stops[1:], strict=False)]
-    L = np.zeros((R, q, q))
-    for t, (span, (k, J)) in enumerate(zip(spans, data.sizes, strict=True)):
-        level = np.arange(J)
-        for a in range(k):
-            for b in range(k):
-                L[:, span.start + a * J + level, span.start + b * J + level] = T[t][a, b, :, None]
-    AL = data.A @ L
-    M = np.swapaxes(L, 1, 2) @ AL + np.eye(q)
-    factor = _cholesky(M)
-    inverse = np.linalg.inv(factor)
-    P = L @ np.swapaxes(inverse, 1, 2)
-    AP = data.A @ P
-    rP = data.rhs @ P
-    logdet = 2.0 * np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1)
-    head = profile(data.gram - np.moveaxis(rP @ np.swapaxes(rP, 1, 2), 0, -1))
-    value = objective(logdet, head, data.degrees, reml)
-
-    F = data.rhs - rP @ np.swapaxes(AP, 1, 2)
-    combine = np.concatenate([-head.beta, np.ones((1, R))]).T[:, None]
-    e = (combine @ F)[:, 0]
-    effects = (combine @ rP @ np.swapaxes(P, 1, 2))[:, 0]
-    Q = data.A - AP @ np.swapaxes(AP, 1, 2)
-    root = np.moveaxis(head.root, -1, 0)
-    FX = root @ F[:, :p]
-    m = sum(len(d) for d in dT)
-    v = np.zeros((R, m, q))
-    dG = [directions(t, d) for t, d in zip(T, dT, strict=True)]
-    at = 0
-    for span, (k, J), own in zip(spans, data.sizes, dG, strict=True):
-        v[:, at : at + len(own), span] = np.einsum("iabr,rbj->riaj", own, e[:, span].reshape(R, k, J)).reshape(R, len(own), k * J)
-        at += len(own)
-    onto = v @ np.swapaxes(FX, 1, 2)
-    quad = v @ Q @ np.swapaxes(v, 1, 2) - onto @ np.swapaxes(onto, 1, 2)
-    rho = (v @ e[:, :, None])[:, :, 0]
-    if reml and p:
-        Q = Q - np.swapaxes(FX, 1, 2) @ FX
-    s2 = head.r2 / data.degrees
-    Ds, gradients = [], []
-    curvature = np.zeros((m, m, R))
-    at = 0
-    for t, (span, (k, J)) in enumerate(zip(spans, data.sizes, strict=True)):
-        own_e = e[:, span].reshape(R, k, J)
-        D = np.einsum("rajbj->abr", Q[:, span, span].reshape(R, k, J, k, J)) - np.einsum("raj,rbj->abr", own_e, own_e) / s2
-        gradient, curve = chain(D, T[t], dT[t])
-        Ds.append(D)
-        gradients.append(gradient)
-        curvature[at : at + len(dT[t]), at : at + len(dT[t])] = curve
-        at += len(dT[t])
-    trace = _trace(Q, spans, data.sizes, dG) if order == 2 else None
-    hessian = second(trace, np.moveaxis(quad, 0, -1), rho.T, head.r2, data.degrees) + curvature
-    modes = tuple(np.moveaxis(effects[:, span].reshape(R, k, J), 0, -1) for span, (k, J) in zip(spans, data.sizes, strict=True))
-    cov = np.einsum("abr,acr->bcr", head.root, head.root)
-    return Values(value, np.concatenate(gradients), hessian, head.beta, cov, head.r2, tuple(Ds), modes)
-
-
-def _cholesky(M: np.ndarray) -> np.ndarray:
-    """Cholesky factors of a stack, NaN for a matrix that is not positive definite."""
-    try:
-        return np.linalg.cholesky(M)
-    except np.linalg.LinAlgError:
-        out = np.full_like(M, np.nan)
-        for i, own in enumerate(M):
-            try:
-                out[i] = np.linalg.cholesky(own)
-            except np.linalg.LinAlgError:
-                continue
-        return out
-
-
-def _trace(Q: np.ndarray, spans: list[slice], sizes: tuple[tuple[int, int], ...], dG: list[np.ndarray]) -> np.ndarray:
-    """tr(E_i Q E_j Q), (m, m, R): by pairs of terms, contracted over levels before the directions enter."""
-    R = len(Q)
-    stops = np.cumsum([0] + [len(own) for own in dG])
-    out = np.zeros((stops[-1], stops[-1], R))
-    for t, (k, J) in enumerate(sizes):
-        for s, (l, K) in enumerate(sizes):
-            block = Q[:, spans[t], spans[s]].reshape(R, k, J, l, K).transpose(0, 1, 3, 2, 4).reshape(R, k * l, J * K)
-            P = (block @ np.swapaxes(block, 1, 2)).reshape(R, k, l, k, l)  # [b, c, a, d] = sum Q[b j, c i] Q[a j, d i]
-            out[stops[t] : stops[t + 1], stops[s] : stops[s + 1]] = np.einsum("iabr,rbcad,lcdr->ilr", dG[t], P, dG[s], optimize=True)
-    return out

@@ -15,7 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from lmm.linalg import small
-from lmm.model import batched
+from lmm.model.batch_levels import sandwich
+from lmm.model.batched import chain, directions, places
 from lmm.model.laplace import FOUND, MAX_STEPS, MODE_TOLERANCE
 from lmm.model.problem import GeneralizedProblem
 
@@ -76,7 +77,7 @@ class Shared:
 
     def products(self, w: np.ndarray) -> np.ndarray:
         """Z'WZ by level, (k, k, J, R)."""
-        return (self.ZZ @ w).reshape(-1, self.J, w.shape[1])[_places(self.k)]
+        return (self.ZZ @ w).reshape(-1, self.J, w.shape[1])[places(self.k)]
 
 
 def share(problem: GeneralizedProblem, observed: bool) -> Shared:
@@ -114,14 +115,6 @@ def _by_level(columns: list[np.ndarray], code: np.ndarray, J: int) -> sp.csr_arr
         return sp.csr_array((0, n))
     rows = np.concatenate([code + i * J for i in range(c)])
     return sp.csr_array((np.concatenate(columns), (rows, np.tile(np.arange(n), c))), shape=(c * J, n))
-
-
-def _places(k: int) -> np.ndarray:
-    """Place of each element of a symmetric (k, k) matrix among those of its upper triangle."""
-    row, column = np.triu_indices(k)
-    place = np.zeros((k, k), dtype=int)
-    place[row, column] = place[column, row] = np.arange(len(row))
-    return place
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +198,7 @@ class Values(NamedTuple):
 def factorise(A: np.ndarray, T: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """L^-1 of I + T'AT = L L', N = T (I + T'AT)^-1 T' and the sum of log determinants (R,); NaN where it is not positive definite."""
     k = len(T)
-    columns, logs = small.cholesky(np, batched.sandwich(A, T)[_places(k)])
+    columns, logs = small.cholesky(np, sandwich(A, T)[places(k)])
     identity = np.broadcast_to(np.eye(k)[:, :, None, None], (k, k, 1, 1))
     inverse = small.forward_substitute(np, columns, identity)
     root = small.multiply(inverse, np.swapaxes(T, 0, 1)[:, :, None])
@@ -359,9 +352,9 @@ def laplace(data: Data, T: np.ndarray, dT: np.ndarray, tolerance: float = MODE_T
     information -= np.einsum("pajr,qajr->pqr", ZWQ, NZ, optimize=True)
 
     m, rho = len(dT), int(family.has_dispersion)
-    dG = batched.directions(T, dT)
+    dG = directions(T, dT)
     v = np.einsum("iabr,bjr->iajr", dG, e)
-    gradient, curvature = batched.chain(D, T, dT)
+    gradient, curvature = chain(D, T, dT)
     H = np.zeros((m + p + rho, m + p + rho, R))
     H[:m, :m] = np.einsum("iajr,abjr,lbjr->ilr", v, Q, v, optimize=True) + curvature
     H[m : m + p, m : m + p] = 2.0 * information
