@@ -120,8 +120,8 @@ def make_plan(
             f"The crossed grouping factors {names} need a dense matrix of {q} x {q} ({8 * q * q / 1e9:.0f} GB); "
             f"the exact factorisation stops at {most} columns. Leave factorization='auto', which solves such factors iteratively."
         )
-    chain, dense, iterative = _iterative(terms, nested, columns)
-    return Plan(terms, chain, dense, make_layout(terms, dense), backend, iterative)
+    first, dense, iterative = _iterative(terms, nested, columns)
+    return Plan(terms, first, dense, make_layout(terms, dense), backend, iterative)
 
 
 def _iterative(

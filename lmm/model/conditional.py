@@ -28,11 +28,13 @@ from lmm.model.mode import Arrangement
 from lmm.model.passes import Expand
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-from lmm.model.solves import solves
+from lmm.model.solves import Solves, solves
 from lmm.model.system import arrange
 
 #: numbers in one batch of rows
 BATCH = 20_000_000
+#: rows for which a system is solved where terms are iterative
+SOLVES = 20_000
 
 #: per term of the design: codes (m,) of new rows, -1 for a new level, and values (m, k); None to leave the term out
 NewTerms = Sequence[tuple[np.ndarray, np.ndarray] | None]
@@ -148,8 +150,10 @@ def prediction_variance(problem: Problem | GeneralizedProblem, estimate: Estimat
     -------
     (m,) variances, in squared units of the response (generalized: of the linear predictor).
     """
-    iterative = isinstance(problem, Problem) and bool(problem.plan.iterative)
-    at: Any = solves(problem, estimate) if iterative else posterior(problem, estimate)
+    at: Any = solves(problem, estimate) if isinstance(problem, Problem) and problem.plan.iterative else posterior(problem, estimate)
+    iterative = isinstance(at, Solves)
+    if iterative and len(X) > SOLVES:
+        problem.plan.require_exact(f"The variance of {len(X):,} predictions, one solve for each, or that of as many leverages")
     m = len(X)
     known: list[tuple[np.ndarray, np.ndarray]] = []
     variance = np.zeros(m)

@@ -154,7 +154,7 @@ def test_models_compared_with_the_same_probes_share_their_error() -> None:
     assert (found[0] - found[1]) == pytest.approx(exact[0] - exact[1], rel=1e-3)
 
 
-def test_what_follows_a_fit_works_from_solves_or_says_what_it_needs() -> None:
+def test_what_follows_a_fit_works_from_solves_or_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     d = data(3_000)
     exact = lmm.lmer("y ~ x + (1|a) + (x|b)", d, control=EXACT)
     fit = lmm.lmer("y ~ x + (1|a) + (x|b)", d, control=ITERATIVE)
@@ -164,13 +164,17 @@ def test_what_follows_a_fit_works_from_solves_or_says_what_it_needs() -> None:
     new = d.iloc[:9].assign(a=[999, *d.a.iloc[1:9]])
     ours, theirs = (m.predict(new, se_fit=True, allow_new_levels=True)["se"] for m in (fit, exact))
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    np.testing.assert_allclose(fit.leverage(), exact.leverage(), rtol=5e-3)
+    with monkeypatch.context() as fewer:
+        fewer.setattr("lmm.model.conditional.SOLVES", 5)
+        with pytest.raises(lmm.LmmError, match="The variance of 9 predictions, one solve for each, .* needs the exact factorisation"):
+            fit.predict(new, se_fit=True, allow_new_levels=True)
     assert fit.bootstrap(3, rng=1).replicates.notna().all().all()
     assert fit.objective(fit.theta.to_numpy()) == pytest.approx(exact.objective(exact.theta.to_numpy()), abs=3.0)
     for ask in (
         lambda: fit.ranef_cov(),
         lambda: fit.coef_table(ddf="kenward_roger"),
         lambda: fit.confint(method="profile"),
-        lambda: fit.leverage(),
     ):
         with pytest.raises(lmm.LmmError, match="needs the exact factorisation, but b .200 levels. was solved by conjugate gradients"):
             ask()
