@@ -297,6 +297,10 @@ class Objective:
         H = np.column_stack(columns)
         return np.asarray((H + H.T) / 2)
 
+    def is_rough(self, point: Point) -> bool:
+        """Whether the modes at a point were found so roughly that an end there is not to be trusted."""
+        return point.payload is not None and bool(point.payload.laplace.mode.decrement > 1e3 * self.tolerance)
+
     def _at_once(self) -> int:
         """Parameters whose two points are evaluated in the same passes, by the memory of their sums."""
         pattern = self.source.pattern

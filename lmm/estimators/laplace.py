@@ -83,6 +83,15 @@ class LaplaceLikelihood:
                 outcome = search(objective, lambda at: self._search(objective, at, callback), psi, self.control)
             else:
                 outcome = self._search(objective, psi, callback)
+                if outcome.converged and objective.is_rough(outcome.point):  # it ended where it began: no step asked for close modes
+                    objective.searching, first = False, outcome
+                    outcome = self._search(objective, first.point.theta, callback)
+                    outcome = replace(
+                        outcome,
+                        iterations=first.iterations + outcome.iterations,
+                        evaluations=first.evaluations + outcome.evaluations,
+                        trace=first.trace + outcome.trace,
+                    )
             objective.searching = False
             outcome = objective.snap(outcome, ENOUGH if probed else self.control.tolerance)
         if outcome.point.payload is None:

@@ -331,3 +331,14 @@ def test_counts_in_the_millions_leave_the_modes_their_digits():
     assert fit.convergence.converged and fit.convergence.evaluations < 60
     assert -1e-6 < fit.llf - np.ravel(known["llf"])[0] < 1e-4  # lme4 stops a little below
     np.testing.assert_allclose(fit.fixef(), known["beta"], atol=1e-3)
+
+
+def test_a_search_that_ends_where_it_begins() -> None:
+    """From the optimum: modes are first found roughly, and closely before the end is believed."""
+    data = lmm.datasets.load("cbpp")
+    formula = "cbind(incidence, size - incidence) ~ period + (1|herd)"
+    fit = lmm.glmer(formula, data, family="binomial", control=lmm.Control(tolerance=1e-13))
+    again = lmm.glmer(formula, data, family="binomial", start={"theta": fit.theta, "beta": fit.estimate.beta})
+    assert again.convergence.converged and again.convergence.evaluations < 4
+    assert again.llf == pytest.approx(fit.llf, rel=1e-13)
+    np.testing.assert_allclose(again.estimate.beta, fit.estimate.beta, rtol=1e-6)
