@@ -99,6 +99,8 @@ REFUSE = {
     "data": lambda f, d: f.design.frame.data,
     "with_response": lambda f, d: f.design.with_response(d["y"]),
 }
+#: methods that hand a fit to a package of that name
+OPTIONAL = {"marginaleffects", "maketables"}
 #: of other kinds of fit, or tested elsewhere
 ELSEWHERE = {
     "aic",
@@ -152,6 +154,8 @@ def equal(a, b) -> None:
 
 @pytest.mark.parametrize("name", WORK)
 def test_it_is_the_same_as_in_memory(name, fits, rows):
+    if name in OPTIONAL:
+        pytest.importorskip(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         equal(*(WORK[name](fit, rows) for fit in fits))
@@ -159,6 +163,8 @@ def test_it_is_the_same_as_in_memory(name, fits, rows):
 
 @pytest.mark.parametrize("name", REFUSE)
 def test_what_needs_the_rows_says_what_to_do(name, fits, rows):
+    if name in OPTIONAL:
+        pytest.importorskip(name)
     with pytest.raises(ArgumentError, match=r"fit.write_predictions\(path\)"):
         REFUSE[name](fits[0], rows)
 
