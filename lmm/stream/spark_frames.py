@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -91,7 +91,8 @@ class PreparedSpark:
 
     def close(self) -> None:
         """Let the executors forget the blocks."""
-        self.blocks.unpersist()
+        with suppress(Exception):  # the session may have ended before the fit is let go
+            self.blocks.unpersist()
 
 
 def total(leaves: Any, reduction: Reduction[A]) -> A:
