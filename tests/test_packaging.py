@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -61,13 +62,17 @@ def test_oldest_versions_are_the_lower_bounds():
 
 def test_every_import_has_its_requirement():
     """Each third-party package imported at the top of a module of lmm is a core dependency; matplotlib in lmm/plots is the extra's."""
-    top = {
-        name
-        for path in (ROOT / "lmm").rglob("*.py")
-        for line in path.read_text().splitlines()
-        if re.match(r"(import|from) \w", line)
-        if (name := line.split()[1].split(".")[0]) != "matplotlib" or path.parent.name != "plots"
-    }
+    top = set()
+    for path in (ROOT / "lmm").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [str(node.module)]
+            else:
+                continue
+            own = {name.split(".")[0] for name in names}
+            top |= own - {"matplotlib"} if path.parent.name == "plots" else own
     third = top - set(sys.stdlib_module_names) - {"lmm", "__future__"}
     assert third <= {name.replace("-", "_") for name in pins()}
 
