@@ -150,8 +150,7 @@ class LaplaceLikelihood:
         by random probes over steps of half a standard error, where terms are solved iteratively.
         Parameters on the boundary are held there: their rows are zero.
         """
-        probes = None if estimate.monte_carlo is None else estimate.monte_carlo.probes
-        objective = objective_for(problem, self.control, max(self.nagq, 1), self.second_order, probes)
+        objective = objective_for(problem, self.control, max(self.nagq, 1), self.second_order)
         return objective.covariance(objective.pack(estimate.theta, estimate.beta, estimate.phi))
 
 

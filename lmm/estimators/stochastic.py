@@ -8,12 +8,13 @@ a smooth function. At the end log|H| is found by Lanczos quadrature, for the log
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from lmm.covariance import Covariance
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import EXPLAINED, WELL, Evaluator, Frame, Payload, curvature, directions, nothing_left, nowhere, slope
 from lmm.estimators.trust_region import Outcome, Point
@@ -184,7 +185,7 @@ class StochasticEvaluator(Evaluator):
     def monte_carlo(self, point: Point, logdet_error: float) -> MonteCarlo:
         """The errors of a fit that ended at this point."""
         cov, relative = self.errors(point)
-        J = self._to_theta(point)
+        J = to_theta(self._terms(point.theta), point.payload.frame)
         theta_cov = J @ cov @ J.T
         return MonteCarlo(
             probes=len(self.probes),
@@ -195,19 +196,23 @@ class StochasticEvaluator(Evaluator):
             steps=point.payload.steps,
         )
 
-    def _to_theta(self, point: Point) -> np.ndarray:
-        """d theta / d s of the point's coordinates s, by least squares between the changes of G that each makes."""
-        frame, blocks = point.payload.frame, []
-        for (structure, own), dT, T in zip(self._terms(point.theta), frame.dT, frame.T, strict=True):
-            in_s = directions(dT, T).reshape(len(dT), -1)
-            in_theta = directions(structure.jacobian(own), structure.factor(own)).reshape(len(dT), -1)
-            blocks.append(np.linalg.lstsq(in_theta.T, in_s.T, rcond=1e-10)[0])
-        size = sum(len(b) for b in blocks)
-        out, at = np.zeros((size, size)), 0
-        for block in blocks:
-            out[at : at + len(block), at : at + len(block)] = block
-            at += len(block)
-        return out
+
+def to_theta(terms: Sequence[tuple[Covariance, np.ndarray]], frame: Frame) -> np.ndarray:
+    """d theta / d s of a frame's coordinates s (m, m), by least squares between the changes of G that each makes.
+
+    ``terms`` : structure and theta per term.
+    """
+    blocks = []
+    for (structure, own), dT, T in zip(terms, frame.dT, frame.T, strict=True):
+        in_s = directions(dT, T).reshape(len(dT), -1)
+        in_theta = directions(structure.jacobian(own), structure.factor(own)).reshape(len(dT), -1)
+        blocks.append(np.linalg.lstsq(in_theta.T, in_s.T, rcond=1e-10)[0])
+    size = sum(len(b) for b in blocks)
+    out, at = np.zeros((size, size)), 0
+    for block in blocks:
+        out[at : at + len(block), at : at + len(block)] = block
+        at += len(block)
+    return out
 
 
 def _regular(T: np.ndarray) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Frame, directions, slope
 from lmm.estimators.generalized import Objective, State
-from lmm.estimators.stochastic import APART, FLAT, MOST, ROOM, note
+from lmm.estimators.stochastic import APART, FLAT, MOST, ROOM, note, to_theta
 from lmm.estimators.stochastic import search as search_on
 from lmm.estimators.trust_region import Outcome, Point
 from lmm.model import stochastic
@@ -52,14 +52,12 @@ class ProbedObjective(Objective):
 
     whole = False
 
-    def __init__(self, problem: GeneralizedProblem, control: Control, points: int = 1, probes: int | None = None):
+    def __init__(self, problem: GeneralizedProblem, control: Control, points: int = 1):
         super().__init__(problem, control.curvature, points)
         self.control = control
         self.q = sum(problem.plan.terms[t].k * problem.plan.terms[t].J for t in problem.plan.iterative)
         self.rng = np.random.default_rng(control.seed)
         self.probes = stochastic.signs(self.rng, min(control.probes, self.most), self.q)
-        if probes is not None and probes > len(self.probes):
-            self.more_probes(probes)
 
     @property
     def most(self) -> int:
@@ -111,26 +109,31 @@ class ProbedObjective(Objective):
 
     def errors(self, point: Point) -> tuple[np.ndarray, np.ndarray]:
         """Monte Carlo covariance of the zero of the gradient in the point's coordinates, and that error in standard errors."""
+        cov, inverse = self._spread(point)
+        return cov, _relative(cov, inverse)
+
+    def _spread(self, point: Point) -> tuple[np.ndarray, np.ndarray]:
+        """The same covariance, and half that of the parameters by the model Hessian."""
         each = point.payload.each
         noise = np.atleast_2d(np.cov(each.T)) / len(each)
         values, vectors = np.linalg.eigh(point.hessian)
         inside = values > FLAT * max(float(values[-1]), 1e-300)
         inverse = (vectors[:, inside] / values[inside]) @ vectors[:, inside].T
-        cov = inverse @ noise @ inverse
-        spread = 2.0 * np.diagonal(inverse)
-        return cov, np.sqrt(np.divide(np.diagonal(cov), spread, out=np.zeros(len(cov)), where=spread > 0.0))
+        return inverse @ noise @ inverse, inverse
 
     def monte_carlo(self, point: Point) -> MonteCarlo:
-        """The errors of a fit that ended at this point; ``relative`` of all parameters, of those at a boundary zero."""
-        own = self.in_theta(point.theta)
-        cov, relative = self.errors(own)
-        at: ProbedLaplace = own.payload.laplace
-        at_boundary = np.append(point.theta[: self.m] == 0.0, np.zeros(len(relative) - self.m, dtype=bool))
+        """The errors of a fit that ended at this point; ``relative`` of all parameters, zero for those at a boundary."""
+        J = np.eye(len(point.theta))
+        terms = list(zip(self.structures, self.problem.split(point.theta[: self.m]), strict=True))
+        J[: self.m, : self.m] = to_theta(terms, point.payload.frame)
+        cov, inverse = (J @ each @ J.T for each in self._spread(point))
+        free = np.append(point.theta[: self.m] != 0.0, np.ones(len(J) - self.m, dtype=bool))
+        at: ProbedLaplace = point.payload.laplace
         return MonteCarlo(
             probes=len(self.probes),
             seed=self.control.seed,
-            theta=np.where(at_boundary, 0.0, np.sqrt(np.diagonal(cov)))[: self.m],
-            relative=np.where(at_boundary, 0.0, relative),
+            theta=np.where(free, np.sqrt(np.maximum(np.diagonal(cov), 0.0)), 0.0)[: self.m],
+            relative=np.where(free, _relative(cov, inverse), 0.0),
             log_likelihood=at.logdet_error / 2.0,
             steps=at.steps,
         )
@@ -149,10 +152,15 @@ class ProbedObjective(Objective):
         return np.asarray((H + H.T) / 2)
 
 
-def objective_for(problem: GeneralizedProblem, control: Control, points: int, second_order: bool, probes: int | None = None) -> Objective:
-    """J of one problem, whichever way it is factorised; ``probes`` at the least where that is by probes."""
+def _relative(cov: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+    spread = 2.0 * np.diagonal(inverse)
+    return np.sqrt(np.divide(np.diagonal(cov), spread, out=np.zeros(len(cov)), where=spread > 0.0))
+
+
+def objective_for(problem: GeneralizedProblem, control: Control, points: int, second_order: bool) -> Objective:
+    """J of one problem, whichever way it is factorised."""
     if problem.plan.iterative:
-        return ProbedObjective(problem, control, points, probes)
+        return ProbedObjective(problem, control, points)
     return Objective(problem, control.curvature, points, second_order)
 
 

@@ -43,7 +43,8 @@ class MonteCarlo:
     ----------
     probes, seed : number of probes and the seed they come from.
     theta : (m,) Monte Carlo error of theta.
-    relative : (m,) the same in standard errors of theta; zero for a theta on its boundary.
+    relative : (m,) the same in standard errors of theta; zero for a theta on its boundary. Of a generalized model of all
+        parameters of the search: theta, fixed effects (not with nAGQ = 0), the family's own.
     log_likelihood : error of the log-likelihood (half the REML criterion).
     steps : conjugate-gradient iterations at the last evaluation: fixed effects, directions, probes.
     """

@@ -43,9 +43,10 @@ def monte_carlo_note(design: Design, estimate: Estimate) -> str:
     plan = design.plan
     which = ", ".join(plan.terms[t].group for t in plan.iterative) if plan is not None else "large factors"
     worst = 100.0 * float(np.max(found.relative, initial=0.0))
+    what = "variance parameters" if estimate.family is None else "parameters"
     return (
         f"Effects of {which} by conjugate gradients, traces and log-determinant by {found.probes} random probes: Monte Carlo error of "
-        f"variance parameters at most {worst:.2g} % of their standard errors, of the log-likelihood {found.log_likelihood:.2g}."
+        f"{what} at most {worst:.2g} % of their standard errors, of the log-likelihood {found.log_likelihood:.2g}."
     )
 
 
