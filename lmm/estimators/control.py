@@ -26,8 +26,10 @@ class Control:
         lme4 or "observed" as in glmmTMB; None takes lme4's where lme4 has the family, else glmmTMB's.
     factorization : "exact" or "iterative" insist; "auto" solves crossed factors iteratively (conjugate gradients, random
         probes) where the exact factorisation would need a dense matrix of more than 5,000 columns (30,000 on an accelerator).
-    probes : random probes that an iterative fit begins with; more are taken until ``accuracy`` is met.
-    accuracy : Monte Carlo error of each variance parameter that is allowed, in its standard errors.
+    probes : random probes that an iterative fit begins with; more are taken until ``accuracy`` is met, and 64 at the least where a
+        generalized model ends.
+    accuracy : Monte Carlo error of each variance parameter (of a generalized model of every parameter) that is allowed, in its
+        standard errors.
     seed : of the probes.
     devices : how many of JAX's devices share the dense tail of crossed factors, a power of two; None takes all of them
         where the tail has 4,096 columns or more. More than one implies JAX. For binomial (logit) and Poisson (log) models, how

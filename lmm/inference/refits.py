@@ -323,7 +323,9 @@ def of_rows(design: Design, problem: Any, which: np.ndarray, codes: dict[int, np
 
 def problem_of(design: Design, like: Any) -> Any:
     """The problem of a design, of the kind and family of another."""
-    return build_generalized(design, like.family) if isinstance(like, GeneralizedProblem) else build_problem(design)
+    if isinstance(like, GeneralizedProblem):
+        return build_generalized(design, like.family, "iterative" if like.plan.iterative else "exact")
+    return build_problem(design)
 
 
 def design_of_rows(design: Design, which: np.ndarray, codes: dict[int, np.ndarray]) -> Design:
