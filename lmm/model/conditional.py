@@ -30,6 +30,7 @@ from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.model.solves import Solves, solves
 from lmm.model.system import arrange
+from lmm.model.working_solves import working_solves
 
 #: numbers in one batch of rows
 BATCH = 20_000_000
@@ -150,7 +151,7 @@ def prediction_variance(problem: Problem | GeneralizedProblem, estimate: Estimat
     -------
     (m,) variances, in squared units of the response (generalized: of the linear predictor).
     """
-    at: Any = solves(problem, estimate) if isinstance(problem, Problem) and problem.plan.iterative else posterior(problem, estimate)
+    at: Any = _solves(problem, estimate) if problem.plan.iterative else posterior(problem, estimate)
     iterative = isinstance(at, Solves)
     if iterative and len(X) > SOLVES:
         problem.plan.require_exact(f"The variance of {len(X):,} predictions, one solve for each, or that of as many leverages")
@@ -177,6 +178,11 @@ def prediction_variance(problem: Problem | GeneralizedProblem, estimate: Estimat
     return variance * scale2(estimate)
 
 
+def _solves(problem: Problem | GeneralizedProblem, estimate: Estimate) -> Solves:
+    """What takes the place of :func:`posterior` where terms are solved iteratively."""
+    return working_solves(problem, estimate) if isinstance(problem, GeneralizedProblem) else solves(problem, estimate)
+
+
 def _contrasts(
     modes: list[np.ndarray], problem: Problem | GeneralizedProblem, X: np.ndarray, known: list[tuple[np.ndarray, np.ndarray]]
 ) -> np.ndarray:
@@ -194,10 +200,11 @@ def fixed_variance(problem: Problem | GeneralizedProblem, estimate: Estimate, X:
 
     sigma^2 c'C_bb c with c = x - X'WZ N z, which is X'V^-1 e_i / w_i for a row i of the fit.
     """
-    at = posterior(problem, estimate)
+    at: Any = _solves(problem, estimate) if problem.plan.iterative else posterior(problem, estimate)
     known = [(np.asarray(term[0]), np.asarray(term[1])) for term in terms if term is not None]
-    contrast = _contrasts(at.modes, problem, X, known)
-    return np.asarray(np.sum((contrast @ at.cov) * contrast, axis=1) * scale2(estimate))
+    contrast = _contrasts([mode[: problem.p] for mode in at.modes], problem, X, known)
+    cov = at.value.cov if problem.plan.iterative else at.cov
+    return np.asarray(np.sum((contrast @ cov) * contrast, axis=1) * scale2(estimate))
 
 
 def _quadratic(at: Posterior, terms: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -53,7 +53,8 @@ class Couplings:
     def __init__(self, pattern: CrossProducts, plan: Plan):
         self.plan, self.pattern = plan, pattern
         self.empty = make_coupled(pattern, plan)
-        turned = [(a, e) for a in plan.iterative for e in plan.chain + plan.tail if a < e]  # pairs whose product has the later term's levels as rows
+        # pairs whose product has the later term's levels as rows
+        turned = [(a, e) for a in plan.iterative for e in plan.chain + plan.tail if a < e]
         self.orders = {key: np.argsort(pattern.pairs[key].cols, kind="stable") for key in turned}
 
     def _blocks(self, pairs: dict[tuple[int, int], np.ndarray], row: int, col: int) -> np.ndarray:

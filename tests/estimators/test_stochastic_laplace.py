@@ -170,7 +170,7 @@ def test_a_variance_on_its_boundary_is_found_there_without_an_error_of_its_own()
 def test_what_needs_the_inverse_says_so(fits):
     fit = lmm.glmer(FORMULA, rows(), family="binomial", control=lmm.Control(factorization="iterative", accuracy=0.1))
     assert "conjugate gradients" in str(fit.summary())
-    for ask in (fit.ranef_cov, fit.profile, fit.leverage, lambda: fit.predict(se_fit=True)):
+    for ask in (fit.ranef_cov, fit.profile, lambda: fit.tidy(effects="ran_vals")):
         with pytest.raises(CapacityError, match="b \\(40 levels\\) was solved by conjugate gradients"):
             ask()
     with pytest.raises(CapacityError, match="exact factorisation"):
@@ -179,6 +179,15 @@ def test_what_needs_the_inverse_says_so(fits):
     y = rows()["y"]
     y[:20] = 1.0 - y[:20]
     assert fit.refit(y).estimate.monte_carlo is not None
+
+
+def test_solves_give_standard_errors_of_predictions_and_leverages(fits):
+    fit = lmm.glmer(FORMULA, rows(), family="binomial", control=ITERATIVE)
+    new = {"x": np.array([0.0, 1.0, -1.0]), "a": np.array([0, 7, 999]), "b": np.array([3, 999, 999])}
+    found, right = (one.predict(new, se_fit=True, type="link", allow_new_levels=True) for one in (fit, fits[1]))
+    np.testing.assert_allclose(found, right, rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(fit.leverage(), fits[1].leverage(), rtol=2e-3)
+    np.testing.assert_allclose(fit.cooks_distance(of="fixed"), fits[1].cooks_distance(of="fixed"), rtol=5e-3, atol=1e-6)
 
 
 def test_methods_that_have_no_iterative_way_refuse_it():
