@@ -182,7 +182,7 @@ def test_what_follows_a_fit_works_from_solves_or_says_what_it_needs(monkeypatch:
 
 
 def test_methods_that_have_no_iterative_way_say_so() -> None:
-    with pytest.raises(lmm.LmmError, match="factorization='iterative' is for method='reml' and 'ml'"):
+    with pytest.raises(lmm.LmmError, match="factorization='iterative' is for method='reml', 'ml' and 'laplace'"):
         lmm.lmer("y ~ x + (1|a) + (1|b)", data(), method="em", control=ITERATIVE)
     with pytest.raises(lmm.LmmError, match="factorization='iteratve' is not one of .*iterative"):
         Control(factorization="iteratve")
