@@ -147,7 +147,7 @@ class LaplaceLikelihood:
         """Covariance of (theta, beta, rho): twice the inverse of the Hessian of -2 log-likelihood.
 
         The Hessian is the derivative of the exact gradient by central differences (relative error about 1e-6), or of the gradient
-        by random probes over steps of half a standard error, where terms are solved iteratively.
+        by random probes over steps of a fifth of a standard error, where terms are solved iteratively.
         Parameters on the boundary are held there: their rows are zero.
         """
         objective = objective_for(problem, self.control, max(self.nagq, 1), self.second_order)

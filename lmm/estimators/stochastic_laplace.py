@@ -6,8 +6,8 @@ the search ends where the mean gradient is zero. The probes' own gradients then 
 model Hessian, and more are taken until this is ``Control.accuracy`` standard errors for every parameter. Levels that occur often make
 what a probe says heavy-tailed, so that the spread over a few of them is no guide: a search ends with ``FIRM`` at the least.
 
-Standard errors take the derivative of the mean gradient by central differences over half a standard error to either side:
-the same probes at both ends leave an error of some per cent of 1 / sqrt(probes), and the curvature over so short a way none.
+Standard errors take the derivative of the mean gradient by central differences over a fifth of a standard error to either
+side, with the same probes at both ends, so that what is random in it is as smooth as the rest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ UNSURE, ENOUGH = 1e-2, 1e-6
 #: probes at the least where a search ends: fewer do not tell their own error
 FIRM = 64
 #: half the way over which gradients are differenced, in standard errors
-STEP = 0.5
+STEP = 0.2
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class ProbedObjective(Objective):
         )
 
     def hessian(self, psi: np.ndarray) -> np.ndarray:
-        """Second derivatives of J with respect to psi: central differences of the probes' mean gradient, half a standard error wide."""
+        """Second derivatives of J with respect to psi: central differences of the probes' mean gradient."""
         here = self.in_theta(psi)
         spread = np.sqrt(2.0 / np.maximum(np.diagonal(here.hessian), 1e-300))
         columns = []
