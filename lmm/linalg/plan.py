@@ -118,7 +118,8 @@ def make_plan(
         names = ", ".join(f"{terms[s].group} ({terms[s].J} levels)" for s in rest)
         raise CapacityError(
             f"The crossed grouping factors {names} need a dense matrix of {q} x {q} ({8 * q * q / 1e9:.0f} GB); "
-            f"the exact factorisation stops at {most} columns. Leave factorization='auto', which solves such factors iteratively."
+            f"the exact factorisation stops at {most} columns. lmer() by REML or ML, and glmer() by Laplace's method of rows in memory, "
+            "solve such factors iteratively: leave factorization='auto'."
         )
     first, dense, iterative = _iterative(terms, nested, columns)
     return Plan(terms, first, dense, make_layout(terms, dense), backend, iterative)
