@@ -22,8 +22,8 @@ from lmm.linalg import small
 from lmm.model.leverage import Tables, leverages
 from lmm.model.rows import Block
 
-#: rows whose predictors lie in cache
-CHUNK = 8_192
+#: numbers in the predictors of the rows taken together, which lie in cache, and those rows at the least
+CHUNK, LEAST = 65_536, 256
 
 
 class Levels(NamedTuple):
@@ -140,8 +140,9 @@ class Move:
             of_exact, mean = leverages(block, self.tables), self.near.mean(block)
             K, m = len(self.fixed), self.y.terms[0][0].shape[1]
             out = Moved(np.zeros(K), np.zeros((K, m)), np.zeros((K, m)), np.zeros(K))
-            for start in range(0, block.n, CHUNK):
-                rows = slice(start, min(start + CHUNK, block.n))
+            step = max(LEAST, CHUNK // m)
+            for start in range(0, block.n, step):
+                rows = slice(start, min(start + step, block.n))
                 h = self.along.predictors(block, rows) + block.Q[rows] @ self.fixed.T
                 h *= dW[rows, None]
                 if len(own):
