@@ -7,12 +7,10 @@ least of ``--repeat``. R refits a hundredth to a fifth as often, multiplied up.
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 import lmm
-from benchmarks.machine import describe
+from benchmarks.beside_r import command_line
 
 HERE = Path(__file__).parent
 SLEEP = "Reaction ~ Days + (Days|Subject)"
@@ -158,31 +156,5 @@ def write(folder: Path, machine: dict[str, str], ours: dict[str, dict[str, float
     (folder / "after.json").write_text(json.dumps({"machine": machine, "lmm": ours, "R": theirs}, indent=1) + "\n")
 
 
-def main() -> None:
-    """Run every task in a process of its own, then R."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.after", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--limit", type=float, default=900.0, help="seconds allowed to R")
-    parser.add_argument("--no-r", action="store_true")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    options = parser.parse_args()
-    if options.one:
-        run_one(options.one, options.repeat)
-        return
-    machine, ours = describe(), {}
-    for name in tasks():
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.after", "--one", name, "--repeat", str(options.repeat)], capture_output=True, text=True
-        )
-        if done.returncode:
-            print(f"{name}: {done.stderr.strip().splitlines()[-1]}")
-            continue
-        ours[name] = json.loads(done.stdout.splitlines()[-1])
-        print(f"{name}: {ours[name]['warm']:.3f} s", flush=True)
-    theirs = {} if options.no_r else run_r(HERE / "after.R", options.limit)
-    write(options.out, machine, ours, theirs)
-
-
 if __name__ == "__main__":
-    main()
+    command_line("after", __doc__, tasks(), run_one, run_r, write)

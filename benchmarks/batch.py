@@ -6,12 +6,10 @@ first call, "warm" the least of ``--repeat`` more. Loops fit a few of the respon
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import shutil
 import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -24,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 import lmm
-from benchmarks.machine import describe
+from benchmarks.beside_r import command_line
 
 HERE = Path(__file__).parent
 ROWS, GROUPS = 1_000, 50
@@ -205,31 +203,5 @@ def write(folder: Path, machine: dict[str, str], ours: dict[str, dict[str, float
     (folder / "batch.json").write_text(json.dumps({"machine": machine, "lmm": ours, "R": theirs}, indent=1) + "\n")
 
 
-def main() -> None:
-    """Run every task in a process of its own, then R."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.batch", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--limit", type=float, default=900.0, help="seconds allowed to R")
-    parser.add_argument("--no-r", action="store_true")
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    options = parser.parse_args()
-    if options.one:
-        run_one(options.one, options.repeat)
-        return
-    machine, ours = describe(), {}
-    for name in TASKS:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.batch", "--one", name, "--repeat", str(options.repeat)], capture_output=True, text=True
-        )
-        if done.returncode:
-            print(f"{name}: {done.stderr.strip().splitlines()[-1]}")
-            continue
-        ours[name] = json.loads(done.stdout.splitlines()[-1])
-        print(f"{name}: {ours[name]['warm']:.3f} s, a loop {ours[name]['loop']:.1f} s", flush=True)
-    theirs = {} if options.no_r else run_r(HERE / "batch.R", options.limit)
-    write(options.out, machine, ours, theirs)
-
-
 if __name__ == "__main__":
-    main()
+    command_line("batch", __doc__, TASKS, run_one, run_r, write)
