@@ -24,7 +24,6 @@ import pandas as pd
 import lmm
 from benchmarks.beside_r import command_line
 
-HERE = Path(__file__).parent
 SLEEP = "Reaction ~ Days + (Days|Subject)"
 INSTEVAL = "y ~ service + (1|s) + (1|d) + (1|dept)"
 

@@ -24,7 +24,6 @@ import pandas as pd
 import lmm
 from benchmarks.beside_r import command_line
 
-HERE = Path(__file__).parent
 ROWS, GROUPS = 1_000, 50
 
 
