@@ -51,6 +51,8 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
     case = dict(case)
     exact, family = case.pop("exact"), case["family"]
+    for how in ("exact", "iterative"):  # imports
+        lmm.glmer(FORMULA, responses(family, 500, 20, 10, 0), family=family, control=lmm.Control(factorization=how))
     data = responses(**case)
     begin = perf_counter()
     fit = lmm.glmer(FORMULA, data, family=family, control=lmm.Control(factorization="iterative"))
