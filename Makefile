@@ -18,9 +18,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(PYTEST) $(PYTEST_ARGS)
 
-# the same tests on the oldest versions that pyproject.toml admits
+# the same tests, the slow ones left out, on the oldest versions that pyproject.toml admits
 test-oldest: $(OLDEST)/.installed
-	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest $(PYTEST_ARGS) -m "not slow"
 
 # real clusters of processes on this machine; Spark needs Java 17
 test-clusters: $(VENV)/.installed-test $(VENV)/.installed-spark

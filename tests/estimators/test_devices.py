@@ -24,6 +24,7 @@ from tests.designs import zoo
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_eight_devices() -> None:
     """The number of devices is fixed when JAX starts, so these tests have a process of their own."""
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"

@@ -74,6 +74,7 @@ def test_a_vanished_variance_and_a_correlation_of_one() -> None:
         assert abs(found.llf - exact.llf) <= 5.0 * found.llf.mc_error + 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clusters", [0, 20])
 def test_the_stated_error_is_right_over_a_hundred_seeds(clusters: int) -> None:
     """Squares of errors over the stated ones average one; with 100 of them and 15 degrees of freedom each, to about 0.2."""
@@ -192,6 +193,7 @@ def test_methods_that_have_no_iterative_way_say_so() -> None:
         Control(accuracy=0)
 
 
+@pytest.mark.slow
 def test_jax_gives_the_same_fit_and_a_second_one_compiles_nothing() -> None:
     from lmm.linalg.backend import traces
 
