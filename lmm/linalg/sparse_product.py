@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -74,6 +74,20 @@ class CsrProduct:
     flipped: bool
     order: np.ndarray
     chunks: tuple[tuple[Block, ...], ...]
+    kept: dict[tuple[int, int, int], tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is kept to save time is left behind."""
+        return {**self.__dict__, "kept": {}}
+
+    def _matrix(self, block: Block, a: int, b: int) -> tuple[Any, Any]:
+        """Component (a, b) of a block, and its transpose, as they lie in memory; made once, for SciPy's constructor takes a while."""
+        key = (id(block), a, b)
+        if key not in self.kept:
+            out = sp.csr_matrix((block.last - block.first, block.right - block.left))
+            out.data, out.indices, out.indptr = block.values[a, b], block.indices, block.indptr
+            self.kept[key] = out, out.T
+        return self.kept[key]
 
     def apply(self, xp: Any, v: Array) -> Array:
         """B v, (r, k_row, J_row), for v (r, k_col, J_col)."""
@@ -87,7 +101,7 @@ class CsrProduct:
         """Other blocks (k_row, k_col, nnz), of this size or another, on the same pattern, in the order first given."""
         own = np.swapaxes(blocks, 0, 1) if self.flipped else np.asarray(blocks)
         chunks = tuple(tuple(block._replace(values=_take(own, block.source)) for block in chunk) for chunk in self.chunks)
-        return replace(self, k_row=blocks.shape[0], k_col=blocks.shape[1], chunks=chunks)
+        return replace(self, k_row=blocks.shape[0], k_col=blocks.shape[1], chunks=chunks, kept={})
 
     def entry_products(self, a: int, b: int, c: int, d: int) -> CsrProduct:
         """The same pattern with one number per entry, B_ab B_cd of its block."""
@@ -95,7 +109,7 @@ class CsrProduct:
         chunks = tuple(
             tuple(block._replace(values=(block.values[one] * block.values[other])[None, None]) for block in c) for c in self.chunks
         )
-        return replace(self, k_row=1, k_col=1, chunks=chunks)
+        return replace(self, k_row=1, k_col=1, chunks=chunks, kept={})
 
     @property
     def _outer(self) -> tuple[int, int]:
@@ -116,7 +130,7 @@ class CsrProduct:
                 for a in range(k):
                     into = out[a, block.first : block.last]
                     for b, X in enumerate(dense):
-                        into += _matrix(block, a, b) @ X[block.left : block.right]
+                        into += self._matrix(block, a, b)[0] @ X[block.left : block.right]
 
         self._run(work, r)
         return np.moveaxis(out, 2, 0)
@@ -136,7 +150,7 @@ class CsrProduct:
                 for b in range(k):
                     into = own[b, block.left : block.right]
                     for a, X in enumerate(dense):
-                        into += _matrix(block, a, b).T @ X[block.first : block.last]
+                        into += self._matrix(block, a, b)[1] @ X[block.first : block.last]
             sums.append(own)
 
         self._run(work, r)
@@ -247,13 +261,6 @@ def _cut(
 
 def _take(blocks: np.ndarray, source: np.ndarray) -> np.ndarray:
     return np.stack([np.stack([own[source] for own in row]) for row in blocks])
-
-
-def _matrix(block: Block, a: int, b: int) -> sp.csr_matrix:
-    """Component (a, b) of a block as it lies in memory; SciPy's constructor would scan it."""
-    out = sp.csr_matrix((block.last - block.first, block.right - block.left))
-    out.data, out.indices, out.indptr = block.values[a, b], block.indices, block.indptr
-    return out
 
 
 def _levels_first(v: np.ndarray, a: int) -> np.ndarray:
