@@ -412,11 +412,11 @@ def _is_duck_file(path: str) -> bool:
 
 
 def _duck_file(path: str, table: str | None, chunk: int, progress: Any) -> Stream:
-    _need("duckdb")
     if not os.path.exists(path):
         raise DataError(_nothing_there(path))
     if not _is_duck_file(path):
         raise DataError(f"{path!r} is no DuckDB file, so that it has no table {table!r}.")
+    _need("duckdb")
     with _connected(path) as connection:
         names = [row[0] for row in connection.execute("select table_name from information_schema.tables order by 1").fetchall()]
     if table is None:
