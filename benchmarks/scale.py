@@ -165,7 +165,8 @@ def write(folder: Path, machine: dict[str, str], answers: list[dict[str, Any]], 
         deviations = ", ".join(f"{v:.4f}" for v in a.get("sd", []))
         error = f"{100 * a['relative']:.2g} % of a standard error, {a['llf_error']:.2g} in the log-likelihood" if "relative" in a else ""
         steps = ", ".join(str(s) for s in a.get("steps", [])[:2])
-        cells = (f"{a['rows']:,}", f"{a['users']:,} x {a['items']:,}", pairing, a["tool"], seconds, f"{a.get('memory', float('nan')):.2f}")
+        tool = f"{a['tool']}, iterative" if "relative" in a else a["tool"]
+        cells = (f"{a['rows']:,}", f"{a['users']:,} x {a['items']:,}", pairing, tool, seconds, f"{a.get('memory', float('nan')):.2f}")
         lines.append("| " + " | ".join((*cells, deviations, error, steps)) + " |")
     described = "; ".join(f"{k}: {v}" for k, v in machine.items())
     lines += [
