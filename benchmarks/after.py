@@ -23,6 +23,7 @@ import pandas as pd
 
 import lmm
 from benchmarks.beside_r import command_line
+from benchmarks.machine import sentence
 
 SLEEP = "Reaction ~ Days + (Days|Subject)"
 INSTEVAL = "y ~ service + (1|s) + (1|d) + (1|dept)"
@@ -148,7 +149,7 @@ def write(folder: Path, machine: dict[str, str], ours: dict[str, dict[str, float
     rows = ["# After a fit", "", "| task | lmm, first call | lmm, warm | peak memory, GB | R |", "|---|---|---|---|---|"]
     for name, own in ours.items():
         rows.append(f"| {name} | {seconds(own['first'])} | {seconds(own['warm'])} | {own['memory']:.2f} | {seconds(theirs.get(name))} |")
-    described = "; ".join(f"{k}: {v}" for k, v in machine.items())
+    described = sentence(machine)
     rows += ["", f"Seconds, fits and imports not counted. {described}."]
     rows.append("R: bootMer, refit, profile, influence of lme4; lmerTest; pbkrtest. Blank where R was not run, or cannot.")
     (folder / "after.md").write_text("\n".join(rows) + "\n")

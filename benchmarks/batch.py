@@ -23,6 +23,7 @@ import pandas as pd
 
 import lmm
 from benchmarks.beside_r import command_line
+from benchmarks.machine import sentence
 
 ROWS, GROUPS = 1_000, 50
 
@@ -191,7 +192,7 @@ def write(folder: Path, machine: dict[str, str], ours: dict[str, dict[str, float
         times = "" if other is None else f"{other / own['warm']:.0f}"
         cells = [seconds(own["first"]), seconds(own["warm"]), f"{own['memory']:.2f}", seconds(own["loop"]), seconds(other), times]
         rows.append(f"| {name} | {' | '.join(cells)} |")
-    described = "; ".join(f"{k}: {v}" for k, v in machine.items())
+    described = sentence(machine)
     counted = ", ".join(f"{task.here} and {task.there}" for task in TASKS.values())
     rows += ["", f"Seconds for the whole call, from tables to estimates, imports not counted. {described}."]
     rows.append(

@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 import lmm
-from benchmarks.machine import describe
+from benchmarks.machine import describe, sentence
 
 HERE = Path(__file__).parent
 #: what a way of fitting is: a call that fits a formula, and the bytes that were moved since the cluster started
@@ -142,7 +142,7 @@ def write(folder: Path, machine: dict[str, str], settings: dict[str, int], found
             rate = f"{settings['rows'] / own['seconds']:,.0f}"
             moved = f"{own['moved'] / 1e6:.2f}" if own["moved"] else "-"
             lines.append(f"| {model} | {name} | {own['seconds']:.2f} | {rate} | {moved} | {own['llf']:.4f} |")
-    described = "; ".join(f"{k}: {v}" for k, v in machine.items())
+    described = sentence(machine)
     levels = f"{settings['groups']:,} x {settings['items']:,} levels"
     lines += ["", f"{settings['rows']:,} rows in {settings['files']} Parquet files, a partition each; {levels}."]
     lines += [f"Clusters of {settings['workers']} workers on this one machine: what they cost here, not what they are for. {described}."]

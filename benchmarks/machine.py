@@ -42,3 +42,8 @@ def describe() -> dict[str, str]:
         "packages": ", ".join(f"{p} {_version(p)}" for p in PACKAGES),
         "load at the start": f"{os.getloadavg()[0]:.2f}",
     }
+
+
+def sentence(machine: dict[str, str]) -> str:
+    """The same in one line, for the foot of a table."""
+    return "; ".join(f"{k}: {v}" for k, v in machine.items())

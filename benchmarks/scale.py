@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, sentence
 from benchmarks.movies import ITEMS_PER_ROW, MOVIES, ROWS, USERS, USERS_PER_ROW, movies
 
 HERE = Path(__file__).parent
@@ -168,7 +168,7 @@ def write(folder: Path, machine: dict[str, str], answers: list[dict[str, Any]], 
         tool = f"{a['tool']}, iterative" if "relative" in a else a["tool"]
         cells = (f"{a['rows']:,}", f"{a['users']:,} x {a['items']:,}", pairing, tool, seconds, f"{a.get('memory', float('nan')):.2f}")
         lines.append("| " + " | ".join((*cells, deviations, error, steps)) + " |")
-    described = "; ".join(f"{k}: {v}" for k, v in machine.items())
+    described = sentence(machine)
     lines += [
         "",
         "Seconds of one fit, from columns in memory to the fitted model; standard deviations of users, movies, residual; iterations of",

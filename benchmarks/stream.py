@@ -20,7 +20,7 @@ from time import perf_counter
 
 import numpy as np
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, sentence
 
 HERE = Path(__file__).parent
 PIECE = 1_000_000
@@ -162,7 +162,7 @@ def write(folder: Path, machine: dict[str, str], found: dict[str, dict]) -> None
         cells += [f"{own['fit']['rows'] + own['fit']['recipe']:.1f}", f"{fitted / read:.1f}", f"{n / fitted / 1e6:.2f} M"]
         cells += [f"{own['fit']['memory']:.2f}", f"{own['predictions']['seconds']:.1f}"]
         rows.append(f"| {' | '.join(cells)} |")
-    described = "; ".join(f"{k}: {v}" for k, v in machine.items())
+    described = sentence(machine)
     rows += [
         "",
         f"A hundred rows for each `id` in the mean. Peak memory is that of the whole process. {described}.",

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, sentence
 
 HERE = Path(__file__).parent
 PIECE = 1_000_000
@@ -133,7 +133,7 @@ def write(folder: Path, machine: dict[str, str], found: dict[str, dict[str, Any]
             cells += [f"{step['seconds']:.1f}", f"{step['cpu']:.1f}", str(step["passes"] or ""), f"{step['vcov']:.1f}"]
             cells += [f"{step['memory']:.2f}", f"{step['llf']:.6f}"]
             rows.append(f"| {' | '.join(cells)} |")
-    described = "; ".join(f"{k}: {v}" for k, v in machine.items())
+    described = sentence(machine)
     rows += ["", f"Peak memory is that of the whole process, Python and its packages included. {described}."]
     (folder / "stream_generalized.md").write_text("\n".join(rows) + "\n")
     (folder / "stream_generalized.json").write_text(json.dumps({"machine": machine, "tasks": found}, indent=1) + "\n")

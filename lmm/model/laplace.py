@@ -155,10 +155,7 @@ def expand(
         c_gamma = np.linalg.solve(joint.information, slopes.fixed_t - dots(joint.solved, s))
         s = [own - np.tensordot(c_gamma, F, 1) for own, F in zip(s, joint.ZWQ, strict=True)]
     c, f, _ = at.solve(mode.factor, [own[None] for own in s])
-    # scores where the next step would end
-    moved = at.multiply(mode.system, [own[None] for own in mode.db])
-    e = [own - Ad[0] - np.tensordot(mode.d_gamma, F, 1) for own, Ad, F in zip(mode.sums.score, moved, Z_wQ, strict=True)]
-    fixed_score = mode.sums.fixed_score - dots(Z_wQ, mode.db) - Q_wQ @ mode.d_gamma
+    e, fixed_score = next_scores(at, mode, Z_wQ, Q_wQ)
     D = _traces(at, factor, quadratics, K, Sinv)
     for D_t, e_t, f_t in zip(D, e, f, strict=True):
         cross = f_t[0] @ e_t.T
@@ -168,6 +165,13 @@ def expand(
     solved, fixed, inner = at.solve(factor, slopes.fixed)
     own = own_parameters(family, observed, at, factor, slopes, shift, c_gamma, solved)
     return Laplace(objective, mode, D, d_gamma, own, e, fixed, slopes.gram - inner, factor, system, slopes)
+
+
+def next_scores(at: Arrangement, mode: Mode, Z_wQ: list[np.ndarray], Q_wQ: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Z'r per term (k, J) and Q'r (p,) where the next step of the search for the mode would end."""
+    moved = at.multiply(mode.system, [own[None] for own in mode.db])
+    e = [own - Ad[0] - np.tensordot(mode.d_gamma, F, 1) for own, Ad, F in zip(mode.sums.score, moved, Z_wQ, strict=True)]
+    return e, mode.sums.fixed_score - dots(Z_wQ, mode.db) - Q_wQ @ mode.d_gamma
 
 
 def own_parameters(

@@ -28,7 +28,7 @@ from lmm.linalg.plan import Plan
 from lmm.model import stochastic
 from lmm.model.gaussian import exact_traces
 from lmm.model.iterative import IterativeArrangement
-from lmm.model.laplace import FOUND, Laplace, own_parameters
+from lmm.model.laplace import FOUND, Laplace, next_scores, own_parameters
 from lmm.model.leverage import Tables, tables
 from lmm.model.mode import Mode, seek
 from lmm.model.passes import Expand, Expansion, Slope, Slopes, Source, Task
@@ -104,12 +104,8 @@ def expand(
     Z_wQ = slopes.fixed if slopes.fixed_observed is None else slopes.fixed_observed
     Q_wQ = slopes.gram if slopes.gram_observed is None else slopes.gram_observed
 
-    # scores where the next step would end
     p, r = len(mode.gamma), family.n_parameters
-    moved = at.multiply(mode.system, [own[None] for own in mode.db])
-    e = [own - Ad[0] - np.tensordot(mode.d_gamma, F, 1) for own, Ad, F in zip(mode.sums.score, moved, Z_wQ, strict=True)]
-    inner_db = np.array([np.sum(F * own, axis=(1, 2)) for F, own in zip(Z_wQ, mode.db, strict=True)]).sum(axis=0)
-    fixed_score = mode.sums.fixed_score - inner_db - Q_wQ @ mode.d_gamma
+    e, fixed_score = next_scores(at, mode, Z_wQ, Q_wQ)
 
     # how the predictor moves: along G, along gamma, along rho, and by what is left of the search for the mode
     v = _directions(e)

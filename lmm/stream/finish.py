@@ -26,8 +26,8 @@ from lmm.model.problem import PERFECT, Problem, assemble
 from lmm.stream.absent import ABSENT, Witnesses
 from lmm.stream.levels import unkey
 from lmm.stream.pairs import PairSums
-from lmm.stream.partial import RESIDUAL, PartialSums, TermSums, check_rows, products_of
-from lmm.stream.recipe import Recipe, TermColumns
+from lmm.stream.partial import RESIDUAL, PartialSums, TermSums, products_of
+from lmm.stream.recipe import Recipe, TermColumns, refuse_empty
 
 #: cross-products know the square of a length to this relative precision, whatever the rule of the rows is
 PRECISION = 1e-13
@@ -49,7 +49,7 @@ def finish(
     DataError, ResponseError, GroupingError : the rows cannot carry the model.
     """
     start = perf_counter()
-    check_rows(sums, recipe)
+    refuse_empty(sums.n, sums)
     if sums.least == sums.most:
         raise ResponseError(f"the response {recipe.response!r} is constant ({sums.least:g}); there is nothing to model.")
     orders = [_ordered(term) for term in sums.terms]

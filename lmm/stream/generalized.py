@@ -26,10 +26,10 @@ from lmm.model.system import plan_for
 from lmm.stream import finish
 from lmm.stream.absent import ABSENT
 from lmm.stream.build import Origin
-from lmm.stream.partial import PartialSums, add_block, check_rows, empty_sums
+from lmm.stream.partial import PartialSums, add_block, empty_sums
 from lmm.stream.partial import merge as merge_sums
 from lmm.stream.prepare import make_recipe
-from lmm.stream.recipe import Recipe
+from lmm.stream.recipe import Recipe, refuse_empty
 from lmm.stream.reducers import Reducer, Reduction
 from lmm.stream.rows import Evaluate, Locate, Numbered, Spill, StreamedRows, chain
 
@@ -78,7 +78,7 @@ def build_generalized(
     first = reducer.map_reduce(
         Reduction(recipe.needed, partial(_start, lean), partial(_look, recipe, lean), _merge, "levels and pairs of levels")
     )
-    check_rows(first.sums, recipe)
+    refuse_empty(first.sums.n, first.sums)
     family.check_range(first.sums.least, first.sums.most, recipe.response)
     end = perf_counter()
     design, problem = _finish(recipe, lean, first, reducer)

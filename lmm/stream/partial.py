@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from lmm.errors import DataError
 from lmm.stream.levels import IntegerLevels, Levels, key, levels_of, listed, unkey
 from lmm.stream.pairs import PairSums
 from lmm.stream.recipe import Block, Recipe, TermColumns
@@ -336,15 +335,3 @@ def _absorb(a: PartialSums, t: int, theirs: TermSums) -> Any:
     mine.sums[:, place] += theirs.sums[:, old - theirs.low]
     mine.seen[place] = True
     return lambda column: new[np.searchsorted(old, column)]
-
-
-def check_rows(sums: PartialSums, recipe: Recipe) -> None:
-    """DataError where no complete row is left."""
-    if sums.n:
-        return
-    if not sums.seen:
-        raise DataError("the data has no rows.")
-    if not sums.asked:
-        raise DataError("subset leaves no rows.")
-    counts = ", ".join(f"{name!r} ({count} rows)" for name, count in sums.lost.items())
-    raise DataError(f"no complete row is left of {sums.asked}: missing values in {counts}.")

@@ -19,7 +19,7 @@ from lmm.formula.engine import FUNCTIONS
 from lmm.formula.names import alias, names_in, readable, refuse_unknown, resolve
 from lmm.formula.parse import awkward_names, unknown_structure
 from lmm.stream.conform import conform, kind
-from lmm.stream.recipe import Recipe, TermColumns, check_array, is_number, plain_labels
+from lmm.stream.recipe import Recipe, TermColumns, check_array, is_number, plain_labels, refuse_empty
 from lmm.stream.reducers import Reducer
 from lmm.stream.scan import HEAD, Found, Scan, argument_of, check_calls, function_of, head_rows, resolved, usable_rows
 
@@ -175,13 +175,7 @@ def _pass(reducer: Reducer, scan: Scan, why: str) -> Found:
     if not reducer.repeatable:
         raise DataError(f"{why or 'a pass over all rows is needed'}, and these rows can be read once only; give a file or a Dataset.")
     seen = reducer.map_reduce(scan.reduction())
-    if not seen.rows:
-        if not seen.seen:
-            raise DataError("the data has no rows.")
-        if not seen.asked:
-            raise DataError("subset leaves no rows.")
-        counts = ", ".join(f"{name!r} ({count} rows)" for name, count in seen.lost.items())
-        raise DataError(f"no complete row is left of {seen.asked}: missing values in {counts}.")
+    refuse_empty(len(seen.rows), seen)
     return seen
 
 

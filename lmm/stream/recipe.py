@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -371,3 +371,23 @@ def check_array(name: str, value: Any) -> None:
             f"{name} must be the name of a column or an expression of columns, as text, where the data is read in chunks, "
             f"not {type(value).__name__}. Write it into the data as a column."
         )
+
+
+class Counted(Protocol):
+    """Rows seen and asked for, and rows lost by the column in which a value is missing."""
+
+    seen: int
+    asked: int
+    lost: dict[str, int]
+
+
+def refuse_empty(kept: int, found: Counted) -> None:
+    """DataError where no complete row is ``kept``, saying where they went."""
+    if kept:
+        return
+    if not found.seen:
+        raise DataError("the data has no rows.")
+    if not found.asked:
+        raise DataError("subset leaves no rows.")
+    counts = ", ".join(f"{name!r} ({count} rows)" for name, count in found.lost.items())
+    raise DataError(f"no complete row is left of {found.asked}: missing values in {counts}.")
