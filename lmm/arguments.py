@@ -1,0 +1,220 @@
+"""Checks of arguments, each written once: what a value must be, said in one sentence that names the argument.
+
+Every function returns the value in the type that is wanted, or raises :class:`lmm.ArgumentError`. ``name`` is the argument as
+the message shows it, with the method in front where that helps: ``"bootstrap: nsim"``. NumPy's numbers count as numbers; a
+bool is never one.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from lmm.errors import ArgumentError, nearest
+
+#: characters of a value that a message shows
+SHOWN = 60
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: its repr on one line, cut where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # a repr of the user's own may fail
+        text = ""
+    if not text or len(text) > SHOWN:
+        kind = type(value).__name__
+        shape = getattr(value, "shape", None)
+        return f"<{kind} of shape {shape}>" if isinstance(shape, tuple) else text[: SHOWN - 3] + "..." if text else f"<{kind}>"
+    return text
+
+
+def number(
+    value: Any, name: str, *, above: float | None = None, least: float | None = None, below: float | None = None, most: float | None = None
+) -> float:
+    """A finite number within limits: greater than ``above``, at least ``least``, less than ``below``, at most ``most``.
+
+    Examples
+    --------
+    >>> number(0.5, "alpha", above=0, below=1)
+    0.5
+    """
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise ArgumentError(f"{name}={shown(value)} must be {_a_number(above, least, below, most)}.")
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    inside = math.isfinite(found)
+    inside = inside and (above is None or found > above) and (least is None or found >= least)
+    inside = inside and (below is None or found < below) and (most is None or found <= most)
+    if not inside:
+        raise ArgumentError(f"{name}={shown(value)} must be {_a_number(above, least, below, most)}.")
+    return found
+
+
+def _a_number(above: float | None, least: float | None, below: float | None, most: float | None) -> str:
+    if above == 0 and below is None and most is None:
+        return "a positive number"
+    limits = []
+    for limit, word in ((above, "greater than"), (least, "at least"), (below, "less than"), (most, "at most")):
+        if limit is not None:
+            limits.append(f"{word} {limit:g}")
+    return "a finite number" if not limits else f"a number {' and '.join(limits)}"
+
+
+def whole(value: Any, name: str, *, least: int | None = None, most: int | None = None) -> int:
+    """A whole number (Python's or NumPy's, no float) within limits.
+
+    Examples
+    --------
+    >>> whole(20, "nsim", least=1)
+    20
+    """
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
+    if not is_whole or (least is not None and value < least) or (most is not None and value > most):
+        wanted = "a whole number"
+        if least == 1:
+            wanted = "a positive whole number"
+        elif least is not None:
+            wanted = f"a whole number, {least} or more"
+        if most is not None:
+            wanted += f", {most} at most"
+        raise ArgumentError(f"{name}={shown(value)} must be {wanted}.")
+    return int(value)
+
+
+def flag(value: Any, name: str) -> bool:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ArgumentError(f"{name}={shown(value)} must be True or False.")
+    return bool(value)
+
+
+def flag_or_none(value: Any, name: str) -> bool | None:
+    """True, False or None."""
+    if value is not None and not isinstance(value, bool | np.bool_):
+        raise ArgumentError(f"{name}={shown(value)} must be True, False or None.")
+    return None if value is None else bool(value)
+
+
+@overload
+def choice(value: Any, name: str, options: Sequence[str]) -> str: ...
+@overload
+def choice(value: Any, name: str, options: Sequence[str | None]) -> str | None: ...
+def choice(value: Any, name: str, options: Sequence[str | None]) -> str | None:
+    """One of the options; the nearest is offered for a misspelt word.
+
+    Examples
+    --------
+    >>> choice("numpy", "backend", ("auto", "numpy", "jax"))
+    'numpy'
+    """
+    if (value is None or isinstance(value, str)) and value in options:
+        return None if value is None else str(value)
+    words = [option for option in options if option is not None]
+    hint = nearest(value, words) if isinstance(value, str) else ""
+    raise ArgumentError(f"{name}={shown(value)} is not one of {', '.join(map(repr, options))}.{hint}")
+
+
+def text(value: Any, name: str) -> str:
+    """A string that is not empty."""
+    if not isinstance(value, str) or not value.strip():
+        raise ArgumentError(f"{name}={shown(value)} must be text.")
+    return str(value)
+
+
+def names(value: Any, name: str, known: Iterable[str]) -> list[str]:
+    """One of the known names, or several of them (list, tuple, Index, array of text), as a list without repetitions.
+
+    Examples
+    --------
+    >>> names("Days", "coefficient", ["Intercept", "Days"])
+    ['Days']
+    """
+    options = [str(option) for option in known]
+    given = [value] if isinstance(value, str) else sequence(value, name, "a name or a list of names")
+    for one in given:
+        if not isinstance(one, str):
+            raise ArgumentError(f"{name}={shown(value)} must be a name or a list of names; there is {_listed(options)}.")
+        if one not in options:
+            raise ArgumentError(f"{name}={one!r}: there is no such name; there is {_listed(options)}.{nearest(one, options)}")
+    if not given:
+        raise ArgumentError(f"{name}={shown(value)} names nothing; there is {_listed(options)}.")
+    return list(dict.fromkeys(map(str, given)))
+
+
+def _listed(options: list[str], most: int = 12) -> str:
+    more = f" and {len(options) - most} more" if len(options) > most else ""
+    return ", ".join(map(repr, options[:most])) + more if options else "none"
+
+
+def sequence(value: Any, name: str, wanted: str) -> list[Any]:
+    """The entries of a list, tuple, Index, Series or one-dimensional array."""
+    is_array = getattr(value, "ndim", None) == 1 and hasattr(value, "__iter__")
+    if not isinstance(value, list | tuple | range) and not is_array:
+        raise ArgumentError(f"{name}={shown(value)} must be {wanted}.")
+    return list(value)
+
+
+def mapping(value: Any, name: str, wanted: str) -> dict[str, Any]:
+    """A mapping (a dict, a Series) whose keys are text."""
+    if hasattr(value, "to_dict") and getattr(value, "ndim", None) == 1:
+        value = value.to_dict()
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ArgumentError(f"{name}={shown(value)} must be {wanted}.")
+    return dict(value)
+
+
+def numbers_of(value: Any, name: str, wanted: str) -> np.ndarray:
+    """Finite real numbers as float64, in the shape that they have; ``wanted`` says in words what is asked for."""
+    given = np.asarray(value) if not isinstance(value, dict | set | str | bytes) else np.array(None)
+    if given.dtype == object and given.ndim:
+        try:
+            given = given.astype(float)
+        except (TypeError, ValueError):
+            given = np.array(None)
+    if given.dtype.kind not in "iuf" or not np.isfinite(given).all():
+        raise ArgumentError(f"{name}={shown(value)} must be {wanted}.")
+    return np.array(given, dtype=float)
+
+
+def generator(value: Any, name: str = "rng") -> np.random.Generator:
+    """The random generator that a seed stands for; a generator is used as it is.
+
+    Examples
+    --------
+    >>> generator(1).integers(10)
+    np.int64(4)
+    """
+    wanted = "must be a seed (None or a whole number, 0 or more) or a numpy.random.Generator."
+    empty = isinstance(value, list | tuple | np.ndarray) and not len(np.atleast_1d(np.asarray(value)))
+    if empty or isinstance(value, bool | np.bool_ | str):
+        raise ArgumentError(f"{name}={shown(value)} {wanted}")
+    try:
+        return np.random.default_rng(value)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{name}={shown(value)} {wanted}") from error
+
+
+def seed(value: Any, name: str = "seed") -> int:
+    """A whole number, 0 or more, that fits 32 bits: what NumPy and JAX both take as a seed."""
+    return whole(value, name, least=0, most=2**32 - 1)
+
+
+def file_path(value: Any, name: str) -> str:
+    """The path of a file, as text; what no file system has as a name is refused."""
+    try:
+        found = os.fspath(value)
+    except TypeError:
+        found = None
+    if isinstance(found, bytes):
+        found = os.fsdecode(found)
+    if not isinstance(found, str) or not found or "\0" in found:
+        raise ArgumentError(f"{name}={shown(value)} must be the path of a file.")
+    return found
