@@ -18,6 +18,7 @@ ALLOWED = {
     "errors": set(),
     "later": set(),
     "arguments": set(),
+    "atomic": set(),
     "datasets": set(),
     "covariance": set(),
     "linalg": {"covariance"},

@@ -8,10 +8,9 @@ any moment leaves the old state or the new one. When the fit has converged it is
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from lmm.atomic import replacing
 from lmm.errors import ArgumentError
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
@@ -29,6 +29,8 @@ Callback = Callable[[dict[str, Any]], None] | None
 KIND, VERSION = "lmm checkpoint", 1
 #: relative difference between numbers of the same data
 SAME = 1e-5
+#: bytes of a file that can be a checkpoint
+LARGEST = 100_000_000
 
 
 class Checkpoint:
@@ -67,7 +69,7 @@ class Checkpoint:
         """
         if self.path is None:
             return start, callback
-        if self.path.exists():
+        if os.path.lexists(self.path):
             stored = self._read()
             if len(stored["theta"]) != len(start):  # cannot be where the fingerprints are equal
                 raise ArgumentError(f"checkpoint={str(self.path)!r} holds {len(stored['theta'])} parameters; this fit has {len(start)}.")
@@ -101,6 +103,7 @@ class Checkpoint:
         return watch
 
     def _write(self, theta: np.ndarray, objective: float | None) -> None:
+        """Replace the file; an interrupt leaves the old state and finally no other file."""
         assert self.path is not None
         contents = {
             KIND: VERSION,
@@ -110,34 +113,30 @@ class Checkpoint:
             "objective": objective,
             "theta": [float(x) for x in theta],
         }
-        name = None
-        try:
-            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(contents, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, self.path)
-        except OSError as error:
-            if name is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(name)
-            raise ArgumentError(f"checkpoint={str(self.path)!r} cannot be written: {error.strerror or error}.") from error
+        with replacing(str(self.path), "checkpoint", 0o600) as file:
+            file.write(json.dumps(contents, indent=1).encode())
 
     def _read(self) -> dict[str, Any]:
+        path, foreign = str(self.path), f"checkpoint={str(self.path)!r} is not a checkpoint of a fit. Delete it, or give another path."
         try:
-            stored = json.loads(self.path.read_text(encoding="utf-8"))  # type: ignore[union-attr]
+            found = os.stat(path)
+            if stat.S_ISREG(found.st_mode) and found.st_size > LARGEST:
+                raise ArgumentError(foreign)
+            if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):  # a device or pipe might never end
+                raise ArgumentError(foreign)
+            with open(path, encoding="utf-8") as file:
+                stored = json.loads(file.read())
         except OSError as error:
-            raise ArgumentError(f"checkpoint={str(self.path)!r} cannot be read: {error.strerror or error}.") from error
-        except ValueError as error:
-            raise ArgumentError(f"checkpoint={str(self.path)!r} is not a checkpoint of a fit. Delete it, or give another path.") from error
+            raise ArgumentError(f"checkpoint={path!r} cannot be read: {error.strerror or error}.") from error
+        except (ValueError, RecursionError) as error:
+            raise ArgumentError(foreign) from error
         try:
             version, there, numbers = stored[KIND], dict(stored["fit"]), np.array(stored["numbers"], dtype=float)
-            theta = np.array(stored["theta"], dtype=float)
-            usable = np.isfinite(theta).all() and isinstance(stored["evaluations"], int)
-            usable = usable and (stored["objective"] is None or np.isfinite(float(stored["objective"])))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArgumentError(f"checkpoint={str(self.path)!r} is not a checkpoint of a fit. Delete it, or give another path.") from error
+            theta, evaluations = np.array(stored["theta"], dtype=float), stored["evaluations"]
+            usable = theta.ndim == 1 and bool(np.isfinite(theta).all()) and type(evaluations) is int and 0 <= evaluations < 2**53
+            usable = usable and (stored["objective"] is None or bool(np.isfinite(float(stored["objective"]))))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ArgumentError(foreign) from error
         if version != VERSION or not usable:
             raise ArgumentError(
                 f"checkpoint={str(self.path)!r} was written by another version of lmm or is damaged. Delete it to begin anew."

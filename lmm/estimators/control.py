@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from lmm.errors import ArgumentError, nearest
+from lmm import arguments
+from lmm.errors import ArgumentError
 from lmm.linalg.plan import FACTORIZATIONS
 
 BACKENDS = ("auto", "numpy", "jax")
+CURVATURES = (None, "expected", "observed")
+#: random probes at the least
+FEWEST = 4
 
 
 @dataclass(frozen=True)
@@ -62,27 +66,23 @@ class Control:
     checkpoint: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.factorization not in FACTORIZATIONS:
-            known = ", ".join(map(repr, FACTORIZATIONS))
-            raise ArgumentError(f"factorization={self.factorization!r} is not one of {known}.{nearest(self.factorization, FACTORIZATIONS)}")
-        if self.backend not in BACKENDS:
-            known = ", ".join(map(repr, BACKENDS))
-            raise ArgumentError(f"backend={self.backend!r} is not one of {known}.{nearest(self.backend, BACKENDS)}")
-        if self.curvature not in (None, "expected", "observed"):
-            raise ArgumentError(f"curvature={self.curvature!r} must be 'expected', 'observed' or None.")
+        arguments.choice(self.factorization, "factorization", FACTORIZATIONS)
+        arguments.choice(self.backend, "backend", BACKENDS)
+        arguments.choice(self.curvature, "curvature", CURVATURES)
         for name in ("tolerance", "radius", "accuracy"):
-            if not getattr(self, name) > 0:
-                raise ArgumentError(f"{name}={getattr(self, name)!r} must be a positive number.")
-        if self.probes < 4:
-            raise ArgumentError(f"probes={self.probes!r} must be at least 4: their spread gives the Monte Carlo error.")
-        if self.devices is not None and (isinstance(self.devices, bool) or self.devices < 1 or self.devices & (self.devices - 1)):
-            raise ArgumentError(f"devices={self.devices!r} must be 1, 2, 4, 8, ...: a power of two.")
-        if (self.devices or 1) > 1 and self.backend == "numpy":
-            raise ArgumentError(f"devices={self.devices} are JAX's: leave backend='auto' or give backend='jax'.")
+            arguments.number(getattr(self, name), name, above=0)
+        for name in ("evaluate_only", "verbose", "progress"):
+            arguments.flag(getattr(self, name), name)
+        arguments.whole(self.max_evaluations, "max_evaluations", least=1)
+        arguments.whole(self.probes, "probes", least=FEWEST)  # their spread gives the Monte Carlo error
+        arguments.seed(self.seed)
+        if self.devices is not None:
+            devices = arguments.whole(self.devices, "devices", least=1)
+            if devices & (devices - 1):
+                raise ArgumentError(f"devices={devices} must be 1, 2, 4, 8, ...: a power of two.")
+            if devices > 1 and self.backend == "numpy":
+                raise ArgumentError(f"devices={devices} are JAX's: leave backend='auto' or give backend='jax'.")
         if self.checkpoint is not None:
-            if not isinstance(self.checkpoint, str | os.PathLike) or not os.fspath(self.checkpoint):
-                raise ArgumentError(f"checkpoint={self.checkpoint!r} must be the path of a file.")
+            arguments.file_path(self.checkpoint, "checkpoint")
             if self.evaluate_only:
                 raise ArgumentError("checkpoint= keeps the iterates of an optimisation; evaluate_only=True makes none.")
-        if self.max_evaluations < 1:
-            raise ArgumentError(f"max_evaluations={self.max_evaluations!r} must be at least 1.")

@@ -20,6 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from lmm.arguments import file_path
+from lmm.errors import ArgumentError
+
 #: traces of each jitted kernel since the process began
 traces: Counter[str] = Counter()
 _cache_path: Path | None = None
@@ -118,14 +121,23 @@ def enable_compile_cache(path: str | os.PathLike[str] | None = None) -> Path:
     -------
     The directory.
 
+    Raises
+    ------
+    ArgumentError : the directory cannot be made or written to.
+
     Example
     -------
     >>> import lmm, tempfile
     >>> path = lmm.enable_compile_cache(tempfile.mkdtemp())
     """
     global _cache_path
-    target = Path(path) if path is not None else Path.home() / ".cache" / "lmm" / "xla"
-    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = Path.home() / ".cache" / "lmm" / "xla" if path is None else Path(file_path(path, "enable_compile_cache: path"))
+    try:
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArgumentError(f"enable_compile_cache: path={str(target)!r} cannot be made a folder: {error.strerror or error}.") from error
+    if not os.access(target, os.W_OK):
+        raise ArgumentError(f"enable_compile_cache: path={str(target)!r} cannot be written to.")
     _cache_path = target
     return target
 

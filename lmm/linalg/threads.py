@@ -30,7 +30,10 @@ PAUSE = 30.0
 
 _lock = threading.RLock()
 _depth = 0
+#: counts outside every block; empty where they hold now
 _before: list[int] = []
+#: depth of each thread
+_own = threading.local()
 _alone_until = 0.0
 
 
@@ -93,23 +96,47 @@ def _is_running(task: str) -> bool:
 
 @contextmanager
 def limited(count: int = 1) -> Iterator[None]:
-    """At most ``count`` BLAS threads inside, what it was before outside."""
+    """At most ``count`` BLAS threads inside, what it was before outside, whatever ends or interrupts it."""
     global _depth, _before
     controls = _controls()
-    with _lock:
-        current = [get() for _, get in controls]
-        if _depth == 0:
-            _before = current
-        _depth += 1
-        for (put, _), most in zip(controls, _before, strict=True):
-            put(min(count, most))
+    entered, current = False, list[int]()
+
+    def leave() -> None:
+        """Put the counts back; called again after an interrupt it does the rest."""
+        global _depth, _before
+        nonlocal entered
+        with _lock:
+            if not entered:
+                return
+            for (put, _), count_before in zip(controls, _before if _depth == 1 else current, strict=False):
+                put(count_before)
+            _depth, _own.depth, _before, entered = _depth - 1, _own.depth - 1, _before if _depth > 1 else [], False
+
     try:
+        with _lock:
+            current = [get() for _, get in controls]
+            # one statement: an interrupt between _depth += 1 and the next would leave a count that nothing takes back
+            _depth, _own.depth, _before, entered = _depth + 1, getattr(_own, "depth", 0) + 1, _before or current, True
+            for (put, _), most in zip(controls, _before, strict=True):
+                put(min(count, most))
         yield
     finally:
-        with _lock:
-            _depth -= 1
-            for (put, _), count_before in zip(controls, _before if _depth == 0 else current, strict=True):
-                put(count_before)
+        try:
+            leave()
+        except BaseException:
+            leave()
+            raise
+
+
+def _after_fork() -> None:
+    """In a forked child: a lock that no vanished thread holds, and no depth but the forking thread's own."""
+    global _lock, _depth
+    _lock = threading.RLock()
+    _depth = getattr(_own, "depth", 0)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager

@@ -168,7 +168,10 @@ def test_the_same_data_in_another_order_of_rows_is_the_same_fit(tmp_path: Path) 
     assert "resumed" in fit.estimate.convergence.message
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"lmm checkpoint": 1}', "\x00\xff", '{"lmm checkpoint": 1, "fit": 3, "numbers": "x"}'])
+NO_CHECKPOINTS = ["", "{", "[]", '{"lmm checkpoint": 1}', "\x00\xff", "[" * 100_000, '{"lmm checkpoint": 1, "fit": 3, "numbers": "x"}']
+
+
+@pytest.mark.parametrize("text", NO_CHECKPOINTS, ids=range(len(NO_CHECKPOINTS)))
 def test_a_file_that_is_no_checkpoint_is_refused_and_kept(text: str, tmp_path: Path) -> None:
     path = tmp_path / "fit.json"
     path.write_bytes(text.encode("latin-1"))
@@ -177,7 +180,7 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_kept(text: str, tmp_path: P
     assert path.read_bytes() == text.encode("latin-1")
 
 
-@pytest.mark.parametrize("damage", ["version", "nan", "cut"])
+@pytest.mark.parametrize("damage", ["version", "nan", "cut", "nested", "evaluations"])
 def test_a_damaged_checkpoint_is_refused(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "fit.json"
     interrupted(path)
@@ -186,6 +189,10 @@ def test_a_damaged_checkpoint_is_refused(damage: str, tmp_path: Path) -> None:
         stored["lmm checkpoint"] = 99
     elif damage == "nan":
         stored["theta"][0] = float("nan")
+    elif damage == "nested":
+        stored["theta"] = [stored["theta"]]
+    elif damage == "evaluations":
+        stored["evaluations"] = 10**30
     else:
         stored["theta"] = stored["theta"][:-1]
     path.write_text(json.dumps(stored))
@@ -199,11 +206,31 @@ def test_a_path_that_cannot_be_written_is_said_at_once(tmp_path: Path) -> None:
             run("reml", lmm.Control(checkpoint=path))
     with pytest.raises(ArgumentError, match="cannot be read"):
         run("reml", lmm.Control(checkpoint=tmp_path))
+    with pytest.raises(ArgumentError, match="cannot be written"):
+        run("reml", lmm.Control(checkpoint=tmp_path / ("q" * 300)))
+    with pytest.raises(ArgumentError, match="is not a checkpoint"):
+        run("reml", lmm.Control(checkpoint="/dev/zero"))
     if os.geteuid() != 0:
         tmp_path.chmod(0o500)
         with pytest.raises(ArgumentError, match="cannot be written"):
             run("reml", lmm.Control(checkpoint=tmp_path / "fit.json"))
         tmp_path.chmod(0o700)
+
+
+def test_an_interrupt_while_the_file_is_written_leaves_the_old_state_and_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "fit.json"
+    interrupted(path)
+    before = path.read_text()
+
+    def stop(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run("reml", lmm.Control(checkpoint=path))
+    assert [file.name for file in tmp_path.iterdir()] == ["fit.json"] and path.read_text() == before
 
 
 def test_settings_are_checked(tmp_path: Path) -> None:

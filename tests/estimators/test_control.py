@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 
 import numpy as np
 import pytest
@@ -21,12 +21,37 @@ from tests.designs import zoo
         ({"tolerance": 0.0}, "tolerance=0.0 must be a positive number"),
         ({"tolerance": float("nan")}, "tolerance=nan must be a positive number"),
         ({"radius": -1.0}, "radius=-1.0 must be a positive number"),
-        ({"max_evaluations": 0}, "max_evaluations=0 must be at least 1"),
+        ({"max_evaluations": 0}, "max_evaluations=0 must be a positive whole number"),
+        ({"max_evaluations": 2.5}, r"max_evaluations=2.5 must be"),
+        ({"tolerance": float("inf")}, "tolerance=inf must be a positive number"),
+        ({"probes": 3}, "probes=3 must be a whole number, 4 or more"),
+        ({"devices": 3}, "devices=3 must be 1, 2, 4, 8, ...: a power of two"),
+        ({"devices": 2.0}, "devices=2.0 must be"),
+        ({"seed": -1}, "seed=-1 must be"),
+        ({"checkpoint": "a\0b"}, "checkpoint=.* must be the path of a file"),
     ],
 )
 def test_bad_settings(settings: dict, message: str) -> None:
     with pytest.raises(lmm.ArgumentError, match=message):
         lmm.Control(**settings)
+
+
+WRONG = [(), [], {}, object(), np.ones(2), 1j, b"x"]
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(lmm.Control)])
+@pytest.mark.parametrize("value", WRONG, ids=lambda value: type(value).__name__)
+def test_no_setting_takes_a_value_of_another_kind(field: str, value: object) -> None:
+    if field == "checkpoint" and isinstance(value, bytes):
+        return  # a path
+    with pytest.raises(lmm.ArgumentError, match=f"^{field}=.* (must be|is not one of) "):
+        lmm.Control(**{field: value})  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_settings() -> None:
+    control = lmm.Control(tolerance=np.float32(1e-6), max_evaluations=np.int64(9), probes=np.int32(8), seed=np.uint8(3), verbose=np.False_)  # type: ignore[arg-type]
+    fit = lmm.lmer("Reaction ~ Days + (1|Subject)", lmm.datasets.load("sleepstudy"), control=control)
+    assert fit.convergence.converged
 
 
 def test_control_is_frozen_and_comparable() -> None:

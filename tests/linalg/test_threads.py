@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import linecache
+import os
+import signal
+import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -122,3 +127,66 @@ def test_at_least_one_core_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     assert threads.idle_cores() >= 1
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: {0}, raising=False)
     assert threads.idle_cores() == 1
+
+
+def test_an_interrupt_at_any_line_leaves_the_counts_as_they_were(counts: list[int]) -> None:
+    """An exception raised at each line of the block in turn, on the way in and on the way out (at "try:" none can come)."""
+    lines: set[int] = set()
+
+    def run(stop: int | None) -> bool:
+        left = [stop]
+
+        def trace(frame: Any, event: str, _: Any) -> Any:
+            if frame.f_code.co_filename != threads.__file__:
+                return None
+            if event == "line" and linecache.getline(threads.__file__, frame.f_lineno).strip() != "try:":
+                lines.add(frame.f_lineno)
+                if frame.f_lineno == left[0]:
+                    left[0] = None
+                    raise KeyboardInterrupt
+            return trace
+
+        sys.settrace(trace)
+        try:
+            with threads.limited():
+                pass
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(None)
+        return False
+
+    run(None)
+    assert len(lines) > 8
+    stopped = 0
+    for line in sorted(lines):
+        stopped += run(line)
+        assert counts == [8, 6] and threads._depth == 0 and threads._before == []
+    assert stopped > 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:os.fork:RuntimeWarning")
+def test_a_fork_while_another_thread_fits(counts: list[int]) -> None:
+    """The child has a lock of its own, and puts back the counts when its own block ends."""
+    inside, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with threads.limited(), threads._lock:
+            inside.set()
+            done.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(10)
+        with threads.limited():
+            within = list(counts)
+        os._exit(0 if within == [1, 1] and counts == [8, 6] and threads._depth == 0 else 1)
+    _, status = os.waitpid(child, 0)
+    done.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert counts == [8, 6]
