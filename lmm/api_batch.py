@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from lmm.estimators import Control
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.families import Family
 from lmm.formula import Formula, Table, parse
+from lmm.formula.names import names_in
 from lmm.inference import responses as many
 from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem, Problem, build_generalized, build_problem
@@ -181,6 +182,7 @@ def _fit(
             raise DataError(f"the response {Y.names[first]!r} is missing in {lost} rows, and na_action='fail'; use na_action='omit'.")
         with bar(values.shape[1], "responses", progress) as told:
             found = many.fit_responses(design, problem, estimator, values, told)
+    rows = design.extra["subset"] if callable(given["subset"]) else given["subset"]  # a function need not pickle
     batch = found.batch
     if batch.failures:
         first, count = min(batch.failures), len(batch.failures)
@@ -197,9 +199,8 @@ def _fit(
         batch=batch,
         nobs=found.n,
         like=found.like,
-        one=lambda r: _single(parsed, table, Y, r, context, given, single, found),
-        covariances=lambda: many.covariances(design, problem, estimator, values, found),
-        satterthwaite=lambda: many.satterthwaite(design, problem, estimator, values, found),
+        values=values,
+        one=_One(parsed, table, Y, _used(design, context, given["subset"]), {**given, "subset": rows}, single, found),
     )
 
 
@@ -236,17 +237,42 @@ def _model(
     return replace(design, extra={**design.extra, "plan": problem.plan, "family": family}), problem
 
 
+def _used(design: Design, context: Mapping[str, Any], subset: Any) -> dict[str, Any]:
+    """The caller's variables that the formula and a condition on the rows use."""
+    names = [*design.frame.context, *design.frame.arrays]
+    if isinstance(subset, str):
+        names += [name.split(".")[0] for name, _, _ in names_in(subset)]
+    return {name: context[name] for name in names if name in context}
+
+
+@dataclass(frozen=True, eq=False)
+class _One:
+    """The ordinary fit of one response, from its estimates where there are such."""
+
+    parsed: Formula
+    table: Table
+    Y: Responses
+    context: dict[str, Any]
+    given: dict[str, Any]
+    single: Callable[..., Fit]
+    found: many.Many
+
+    def __call__(self, r: int) -> Fit:
+        """The fit of the response at position r."""
+        return _single(self.parsed, self.table, self.Y, r, self.context, self.given, self.single, self.found)
+
+
 def _single(
     parsed: Formula,
     table: Table,
     Y: Responses,
     r: int,
-    context: ChainMap[str, Any],
+    context: Mapping[str, Any],
     given: dict[str, Any],
     single: Callable[..., Fit],
     found: many.Many,
 ) -> Fit:
-    """The ordinary fit of one response, from its estimates where there are such."""
+    """The fit of response r."""
     frame = table.to_pandas()
     values = Y.values[:, r]
     name = str(Y.names[r]) if isinstance(Y.names[r], str) else f"y{Y.names[r]}"

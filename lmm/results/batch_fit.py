@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators.batch import Batch
+from lmm.inference import responses as many
 from lmm.inference.ddf import method_name
 from lmm.inference.distributions import t_p_values
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -39,6 +40,7 @@ class BatchFit:
     design : matrices that all responses share; ``design.names`` are the p coefficients, ``design.y`` means nothing.
     nobs : (R,) rows used.
     failures : Series, label -> why there is no fit, or no converged one.
+    values : (n, R) responses in the rows used.
 
     Examples
     --------
@@ -59,9 +61,12 @@ class BatchFit:
     batch: Batch
     nobs: np.ndarray
     like: Estimate
+    values: np.ndarray
     one: Callable[[int], Fit]
-    covariances: Callable[[], np.ndarray]
-    satterthwaite: Callable[[], np.ndarray]
+
+    @property
+    def _many(self) -> many.Many:
+        return many.Many(self.batch, self.nobs, self.like)
 
     # ---- arrays, the responses first ----
 
@@ -73,7 +78,7 @@ class BatchFit:
     @cached_property
     def beta_cov(self) -> np.ndarray:
         """(R, p, p) covariances of the fixed effects: as :meth:`lmm.Fit.vcov` of each, computed when first asked for."""
-        return self.covariances()
+        return many.covariances(self.design, self.problem, self.estimator, self.values, self._many)
 
     @property
     def se(self) -> np.ndarray:
@@ -225,6 +230,10 @@ class BatchFit:
         text = f"<lmm.BatchFit: {self.batch.size} responses of {rows} rows, {self.design.formula}"
         return text + (f", {len(self.failures)} failed>" if len(self.failures) else ">")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields; what was computed from them on demand is computed again."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     # ---- pieces ----
 
     def _method(self, ddf: str | None) -> str | None:
@@ -254,7 +263,7 @@ class BatchFit:
         part: dict[str, Any] = {"effect": ["fixed"] * len(names), "term": names}
         part |= {"estimate": widened(self.beta), "std_error": widened(se), "statistic": widened(statistic)}
         if method == "satterthwaite":
-            df = self.satterthwaite()
+            df = many.satterthwaite(self.design, self.problem, self.estimator, self.values, self._many)
             part |= {"df": widened(df), "p_value": widened(t_p_values(statistic, df))}
         elif method == "normal":
             part["p_value"] = widened(t_p_values(statistic, np.array(np.inf)))

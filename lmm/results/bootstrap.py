@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri
 
+from lmm import arguments
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.estimators.batch import Batch
@@ -63,6 +64,8 @@ class Bootstrap:
     kind : "parametric", "semiparametric" or "cases".
     failures : replicate -> what went wrong, Series of text. A fit that did not converge keeps the numbers at which it stopped.
     std_errors : (nsim x coefficients) standard errors of the fixed effects in each replicate; empty for a statistic.
+    own_errors : those of the fit itself, Series.
+    fit : the fit whose parameters were replicated; None for a statistic.
     """
 
     replicates: pd.DataFrame
@@ -71,7 +74,7 @@ class Bootstrap:
     failures: pd.Series
     std_errors: pd.DataFrame
     own_errors: pd.Series = field(repr=False)
-    jackknife: Callable[[], pd.DataFrame] = field(repr=False)
+    fit: Fit | None = field(repr=False)
 
     @property
     def nsim(self) -> int:
@@ -81,7 +84,8 @@ class Bootstrap:
     @property
     def std_error(self) -> pd.Series:
         """Standard deviation of the replicates that have a value."""
-        return self.replicates.std(ddof=1).rename("std_error")
+        with np.errstate(invalid="ignore"):  # one replicate has none
+            return self.replicates.std(ddof=1).rename("std_error")
 
     @property
     def bias(self) -> pd.Series:
@@ -101,9 +105,7 @@ class Bootstrap:
         ArgumentError : for another type, a level outside (0, 1), or fewer than two replicates with a value.
         """
         check_level(level)
-        if type not in TYPES:
-            options = ", ".join(map(repr, TYPES))
-            raise ArgumentError(f"confint: bootstrap type={type!r} is not one of {options}.{nearest(type, TYPES)}")
+        arguments.choice(type, "confint: bootstrap type", TYPES)
         if self.nsim - int(self.replicates.isna().all(axis=1).sum()) < 2:
             raise ArgumentError(f"confint: only {self.nsim} replicates, and fewer than two have a value; see .failures.")
         tail = np.array([(1.0 - level) / 2.0, (1.0 + level) / 2.0])
@@ -136,7 +138,11 @@ class Bootstrap:
         return out
 
     def _bca(self, tail: np.ndarray) -> np.ndarray:
-        left_out = self.jackknife()
+        if self.fit is None:
+            raise ArgumentError(
+                "confint: type='bca' is for the parameters; a statistic of your own has 'percentile', 'basic' and 'normal'."
+            )
+        left_out = without_levels(self.fit)
         out = np.full((len(self.estimates), 2), np.nan)
         for i, name in enumerate(map(str, self.replicates)):
             own = self.replicates[name].dropna().to_numpy()
@@ -155,7 +161,9 @@ class Bootstrap:
         return pd.DataFrame(columns).join(self.confint(level, type))
 
     def __str__(self) -> str:
-        frame = self.to_frame()
+        enough = self.nsim - int(self.replicates.isna().all(axis=1).sum()) >= 2
+        frame = self.to_frame() if enough else pd.DataFrame({"estimate": self.estimates, "bias": self.bias, "std_error": self.std_error})
+        frame = frame.reindex(columns=["estimate", "bias", "std_error", "lower", "upper"])
         head = ("", "Estimate", "Bias", "Std. Error", "2.5 %", "97.5 %")
         rows = tuple(zip(map(str, frame.index), *(format_column(frame[c].to_numpy(), 4) for c in frame), strict=True))
         lines = [f"{self.kind.capitalize()} bootstrap, {self.nsim} replicates", Table(head, rows, "lrrrrr").to_text()]
@@ -180,15 +188,15 @@ def bootstrap(fit: Fit, nsim: int, statistic: Statistic | None, kind: str, group
     design, problem, estimate = fit.design, fit.problem, fit.estimate
     if estimate.draws is not None:
         raise ArgumentError("bootstrap: this fit is a posterior distribution; fit.draws has its draws and fit.confint() its intervals.")
-    if kind not in KINDS:
-        raise ArgumentError(f"bootstrap: kind={kind!r} is not one of {', '.join(map(repr, KINDS))}.{nearest(kind, KINDS)}")
-    if isinstance(nsim, bool) or not isinstance(nsim, int | np.integer) or nsim < 1:
-        raise ArgumentError(f"bootstrap: nsim={nsim!r} must be a positive whole number.")
+    arguments.choice(kind, "bootstrap: kind", KINDS)
+    nsim = arguments.whole(nsim, "bootstrap: nsim", least=1)
+    if statistic is not None and not callable(statistic):
+        raise ArgumentError(f"bootstrap: statistic={arguments.shown(statistic)} must be a function of a fit, as lambda fit: fit.sigma.")
     if kind == "semiparametric" and estimate.family is not None:
         raise ArgumentError("bootstrap: kind='semiparametric' draws residuals again, which only a linear model has; use 'parametric'.")
     if group is not None and kind != "cases":
         raise ArgumentError("bootstrap: group= says whose levels kind='cases' draws; the other kinds draw everything.")
-    generator = np.random.default_rng(rng)
+    generator = arguments.generator(rng, "bootstrap: rng")
     if kind == "cases":
         if statistic is not None:
             raise ArgumentError("bootstrap: kind='cases' gives the parameters; a statistic of your own needs kind='parametric'.")
@@ -271,7 +279,7 @@ def _of_parameters(fit: Fit, batch: Batch, kind: str) -> Bootstrap:
         reported(failures_of(batch), batch.size, "bootstrap"),
         pd.DataFrame(np.sqrt(variance), columns=names),
         pd.Series(own, index=names),
-        lambda: left_out(fit),
+        fit,
     )
 
 
@@ -290,7 +298,7 @@ def reported(failures: pd.Series, count: int, what: str) -> pd.Series:
     return failures
 
 
-def left_out(fit: Fit) -> pd.DataFrame:
+def without_levels(fit: Fit) -> pd.DataFrame:
     """Parameters of fits that leave one level out each: of the factor that holds all others, else of that with most levels."""
     try:
         t = term_of(fit.design, None, "confint")
@@ -304,7 +312,18 @@ def left_out(fit: Fit) -> pd.DataFrame:
 
 
 def _of_statistic(fit: Fit, slabs: Iterator[np.ndarray], statistic: Statistic, kind: str, told: Callable[[int], None]) -> Bootstrap:
-    own = as_series(statistic(fit))
+    try:
+        value = statistic(fit)
+    except Exception as error:
+        told_why = f"{type(error).__name__}: {error}".rstrip(".")
+        raise ArgumentError(f"bootstrap: statistic={arguments.shown(statistic)} fails on the fit itself: {told_why}.") from error
+    try:
+        own = as_series(value)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"bootstrap: statistic={arguments.shown(statistic)} gives {arguments.shown(value)}; it must give a number, or an array, a "
+            "mapping or a Series of numbers."
+        ) from error
     rows: list[pd.Series] = []
     failures: dict[int, str] = {}
     missing = pd.Series(np.nan, index=own.index)
@@ -326,23 +345,26 @@ def _of_statistic(fit: Fit, slabs: Iterator[np.ndarray], statistic: Statistic, k
     reasons = pd.Series([failures[i] for i in where], index=where, dtype=object, name="failure")
     replicates = pd.DataFrame([row.to_numpy() for row in rows], columns=own.index)
     reported(reasons, len(rows), "bootstrap")
-    return Bootstrap(replicates, own.rename("estimate"), kind, reasons, empty, pd.Series(dtype=float), _no_jackknife)
-
-
-def _no_jackknife() -> pd.DataFrame:
-    raise ArgumentError("confint: type='bca' is for the parameters; a statistic of your own has 'percentile', 'basic' and 'normal'.")
+    return Bootstrap(replicates, own.rename("estimate"), kind, reasons, empty, pd.Series(dtype=float), None)
 
 
 def as_series(value: Any) -> pd.Series:
     """What a statistic gives as a Series: a number, an array, a mapping, a Series or a DataFrame with one row or column."""
     if isinstance(value, pd.DataFrame):
         value = value.stack() if min(value.shape) > 1 else value.squeeze()
-    if isinstance(value, pd.Series):
-        return value.astype(float)
     if isinstance(value, Mapping):
-        return pd.Series({str(k): float(v) for k, v in value.items()})
-    flat = np.atleast_1d(np.asarray(value, dtype=float)).ravel()
-    return pd.Series(flat, index=["statistic"] if flat.size == 1 else [f"statistic_{i + 1}" for i in range(flat.size)])
+        value = pd.Series({str(k): float(v) for k, v in value.items()})
+    if isinstance(value, pd.Series):
+        found = value.astype(float)
+    else:
+        array = np.asarray(value)
+        if array.dtype.kind not in "biufO" or value is None:
+            raise TypeError("no numbers")
+        flat = np.atleast_1d(array.astype(float)).ravel()
+        found = pd.Series(flat, index=["statistic"] if flat.size == 1 else [f"statistic_{i + 1}" for i in range(flat.size)])
+    if not len(found):
+        raise ValueError("no number")
+    return found
 
 
 def refitted(fit: Fit, batch: Batch, r: int, y: np.ndarray) -> Fit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -76,15 +77,17 @@ def test_interval_types(boot):
     assert tables["bca"].loc["sd_Days|Subject", "lower"] > tables["percentile"].loc["sd_Days|Subject", "lower"]
 
 
-def test_bca_is_the_percentile_interval_where_there_is_neither_bias_nor_skewness(boot):
+def test_bca_is_the_percentile_interval_where_there_is_neither_bias_nor_skewness(boot, monkeypatch):
     from dataclasses import replace
 
+    from lmm.results import bootstrap
+
+    monkeypatch.setattr(bootstrap, "without_levels", lambda fit: pd.DataFrame({"a": [-1.0, 0.0, 1.0]}))
     values = np.concatenate([-np.arange(1, 500), [0], np.arange(1, 500)]) / 100.0
     symmetric = replace(
         boot,
         replicates=pd.DataFrame({"a": values}),
         estimates=pd.Series({"a": 0.0}),
-        jackknife=lambda: pd.DataFrame({"a": [-1.0, 0.0, 1.0]}),
     )
     np.testing.assert_allclose(symmetric.confint(type="bca"), symmetric.confint(type="percentile"), atol=1e-12)
 
@@ -316,3 +319,39 @@ def test_simulations_from_assumed_parameters(sleep):
     assert not sleep.simulate(1, rng=1).equals(y[["sim_1"]])
     with pytest.raises(lmm.ArgumentError, match="no 'Day'"):
         sleep.simulate(parameters={"Day": 1})
+
+
+def test_a_statistic_that_gives_no_numbers_is_refused(sleep):
+    def failing(fit):
+        return 1 / 0
+
+    with pytest.raises(lmm.ArgumentError, match=r"statistic=.* fails on the fit itself: ZeroDivisionError"):
+        sleep.bootstrap(3, failing, rng=1)
+    for value in ("a", None, {"a": "b"}, ["a", "b"], object(), 1j, {}, []):
+        with pytest.raises(lmm.ArgumentError, match=r"statistic=.* gives .*; it must give a number"):
+            sleep.bootstrap(3, lambda fit, value=value: value, rng=1)
+    for wrong in ("x", 3, {}):
+        with pytest.raises(lmm.ArgumentError, match=r"statistic=.* must be a function of a fit"):
+            sleep.bootstrap(3, wrong, rng=1)
+
+
+def test_a_bootstrap_of_one_prints(sleep):
+    assert "NaN" in repr(sleep.bootstrap(1, rng=1))
+
+
+def test_bootstraps_and_batches_are_pickled(sleep, boot):
+    again = pickle.loads(pickle.dumps(boot))
+    pd.testing.assert_frame_equal(again.confint(type="bca"), boot.confint(type="bca"))
+    data, cutoff = lmm.datasets.load("sleepstudy"), 8
+    Y = sleep.simulate(3, rng=1)
+    Y.iloc[1, 1] = np.nan
+    batch = lmm.lmer_batch("~ Days + I(Days > cutoff) + (Days|Subject)", data, Y, subset=lambda rows: rows.Days > 0)
+    again = pickle.loads(pickle.dumps(batch))
+    pd.testing.assert_frame_equal(again.tidy(ddf="satterthwaite"), batch.tidy(ddf="satterthwaite"))
+    assert again["sim_2"] == batch["sim_2"] and again["sim_2"].nobs == 161 and cutoff == 8
+    counts = lmm.datasets.load("grouseticks")
+    one = lmm.glmer("TICKS ~ YEAR + (1|BROOD)", counts, family="poisson")
+    batch = lmm.glmer_batch("~ YEAR + (1|BROOD)", counts, one.simulate(2, rng=1), family="poisson")
+    again = pickle.loads(pickle.dumps(batch))
+    pd.testing.assert_frame_equal(again.tidy(), batch.tidy())
+    assert again["sim_1"] == batch["sim_1"]
