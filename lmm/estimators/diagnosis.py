@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from lmm.estimators.separation import Separation, separation
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.quadrature import quadrature
+from lmm.model.rows import Block
 
-#: linear predictors beyond this give probabilities that are 0 or 1 to seven digits
+#: standard deviation of the random part of the predictor, in units of the link, from which it is asked whether it has a limit
+LARGE = 8.0
+#: range of the fixed part of the predictor, in the same units, from which rows that are not in memory are looked at for separation
 EXTREME = 16.0
-#: negative binomial dispersions beyond these leave a Poisson distribution
-POISSON_SIZE, POISSON_EXCESS = 1e5, 1e-5
+#: excess variance, relative to a Poisson distribution's, that no data can tell from none
+POISSON = 1e-4
+#: coefficients named in one sentence
+NAMED = 4
 #: quadrature points that check Laplace's approximation for one and for two random effects per level, the row
 #: evaluations that they may cost, and the error of the log-likelihood that is told
 CHECK_POINTS, CHECK_COST, FAR_OFF = {1: 25, 2: 9}, 20_000_000, 0.5
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Sentences about an estimate that the data do not bound, and the fixed columns whose coefficients they leave open."""
+
+    messages: tuple[str, ...] = ()
+    unbounded: tuple[str, ...] = ()
 
 
 def laplace_error(problem: GeneralizedProblem, T: np.ndarray, state: Any, observed: bool, objective: float) -> str | None:
@@ -33,32 +49,128 @@ def laplace_error(problem: GeneralizedProblem, T: np.ndarray, state: Any, observ
     )
 
 
-def diagnose(problem: GeneralizedProblem, names: tuple[str, ...], beta: np.ndarray, theta: list[np.ndarray], phi: Any) -> list[str]:
-    """Sentences about an estimate that the data do not bound; empty when there is nothing to say.
+def diagnose(
+    problem: GeneralizedProblem, beta: np.ndarray, factors: Sequence[np.ndarray], phi: Any, eta: np.ndarray | None
+) -> Diagnosis:
+    """What of an estimate the data do not bound.
 
     Parameters
     ----------
-    names : p names of the fixed columns.
-    beta : (p,) on the user's scale; ``theta`` per term; ``phi`` the dispersion.
+    beta : (p,) on the user's scale.
+    factors : per term T (k, k) of the covariance T T'.
+    phi : the family's own parameters.
+    eta : (n,) linear predictor of ``problem.rows`` at the modes; None where the rows are not in memory.
     """
-    out = []
-    rows, family = problem.rows, problem.family
-    if family.name in ("binomial", "ordinal"):
-        parted = "the successes from the failures" if family.name == "binomial" else "the categories"
-        X = problem.source.sample().Q @ rows.R
-        reach = np.abs(beta) * (X.max(axis=0) - X.min(axis=0)) if len(beta) else np.zeros(0)
-        far = [name for name, r in zip(names, reach, strict=True) if r > EXTREME]
-        if far:
-            out.append(
-                f"Fitted probabilities reach 0 and 1: {', '.join(far)} separates {parted}, and its coefficient "
-                "grows without bound. Its estimate and standard error mean nothing; leave it out or merge its levels."
+    family = problem.family
+    messages: list[str] = []
+    unbounded: tuple[str, ...] = ()
+    found = _separation(problem, beta, phi, eta)
+    if found is not None:
+        unbounded = _moved(problem, found)
+        if unbounded:
+            messages.append(_separated(problem, found, unbounded))
+    wide = [] if eta is None else _without_limit(problem, factors, phi, eta)
+    if wide:
+        messages.append(
+            f"The variance of {', '.join(wide)} grows without bound: the response hardly varies within its levels. "
+            "Its estimate means nothing; leave the term out."
+        )
+    if family.name in ("negative_binomial", "negative_binomial1"):
+        excess = problem.source.sample().y.mean() / phi if family.name == "negative_binomial" else phi
+        if excess < POISSON:
+            messages.append(
+                "The counts vary no more than Poisson counts: the negative binomial's dispersion is at its limit. Use family='poisson'."
             )
-        wide = [size.group for size, own in zip(problem.plan.terms, theta, strict=True) if np.max(np.abs(own), initial=0.0) > EXTREME]
-        if wide:
-            out.append(
-                f"The variance of {', '.join(wide)} grows without bound: the response hardly varies within its levels. "
-                "Its estimate means nothing; leave the term out."
-            )
-    if (family.name == "negative_binomial" and phi > POISSON_SIZE) or (family.name == "negative_binomial1" and phi < POISSON_EXCESS):
-        out.append("The counts vary no more than Poisson counts: the negative binomial's dispersion is at its limit. Use family='poisson'.")
-    return out
+    return Diagnosis(tuple(messages), unbounded)
+
+
+def _unit(family: Any) -> float:
+    """The size of a predictor in units of the link: one for the logit."""
+    slope = float(family.link.d1(np.zeros(1))[0])
+    return 0.25 / slope if np.isfinite(slope) and slope > 0.0 else 1.0
+
+
+def _separation(problem: GeneralizedProblem, beta: np.ndarray, phi: Any, eta: np.ndarray | None) -> Separation | None:
+    family = problem.family
+    if eta is not None:
+        return separation(family, problem.rows.y, problem.rows.weights, problem.rows.Q, eta, phi)
+    rows = problem.source.sample()
+    if not problem.p or np.ptp(rows.Q @ (problem.rows.R @ beta)) < EXTREME * _unit(family):
+        return None
+    found = separation(family, rows.y, rows.weights, rows.Q, None, phi)
+    return None if found is None or problem.source.total([Against(family, found.ray, phi)])[0] else found
+
+
+@dataclass(frozen=True, eq=False)
+class Against:
+    """Asks how many rows a direction of the fixed effects moves the wrong way."""
+
+    family: Any
+    ray: np.ndarray
+    phi: Any
+
+    def __call__(self, block: Block) -> float:
+        """Rows of a block that do not move the right way, or not at all where they have no limit."""
+        moved = block.Q @ self.ray
+        still = block.weights > 0.0
+        wrong = 0
+        for limit in self.family.limits(block.y, np.zeros(block.n), self.phi):
+            still[limit.rows] = False
+            wrong += int(np.sum((limit.sign * moved[limit.rows] < -1e-6) & (block.weights[limit.rows] > 0.0)))
+        return float(wrong + np.sum(np.abs(moved[still]) > 1e-6))
+
+
+def _moved(problem: GeneralizedProblem, found: Separation) -> tuple[str, ...]:
+    """Names of the columns whose coefficients change along the directions of a separation."""
+    R = problem.rows.R
+    size = np.abs(np.linalg.solve(R, found.directions)).max(axis=1, initial=0.0) * np.linalg.norm(R, axis=0)
+    return tuple(name for name, value in zip(problem.names, size, strict=True) if value > 1e-6 * size.max(initial=0.0))
+
+
+def _separated(problem: GeneralizedProblem, found: Separation, names: tuple[str, ...]) -> str:
+    listed = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    part, its, them, grows = ("separate", "their", "them", "s grow") if len(names) > 1 else ("separates", "its", "it", " grows")
+    plural = "s" if len(names) > 1 else ""
+    where = None if problem.where is None else problem.where(found.rows)
+    if problem.family.name == "ordinal":
+        head, parted, all_are = "Fitted probabilities reach 0 and 1", "the categories", "the rows"
+    elif np.isfinite(problem.family.mean_high):
+        head, parted = "Fitted probabilities reach 0 and 1", "the successes from the failures"
+        y = problem.rows.y[found.rows] if where else np.zeros(0)
+        all_are = "all are failures" if not y.any() else "all are successes" if y.all() else "the response does not vary"
+    else:
+        head, parted, all_are = "Fitted means reach 0", "counts of zero from the others", "all counts are zero"
+    return (
+        f"{head}: {listed} {part} {parted}{f' ({all_are} where {where})' if where else ''}, and {its} coefficient{grows} without bound. "
+        f"{its.capitalize()} estimate{plural} and standard error{plural} mean nothing; leave {them} out or merge levels."
+    )
+
+
+def _without_limit(problem: GeneralizedProblem, factors: Sequence[np.ndarray], phi: Any, eta: np.ndarray) -> list[str]:
+    """Groups of the terms whose variance is large and whose rows are all at the end of the response that their effects drive them to.
+
+    While one of them is not, an infinite variance would make it impossible.
+    """
+    family, rows = problem.family, problem.rows
+    wide: list[str] = []
+    last: np.ndarray | None = None
+    for t, (size, T, gram) in enumerate(zip(problem.plan.terms, factors, problem.grams(), strict=True)):
+        if np.sqrt(max(float(np.sum(gram * (T @ T.T))), 0.0)) < LARGE * _unit(family):
+            continue
+        if last is None:
+            last = _log_probability(family, rows, eta, phi)
+        touched = np.zeros(rows.n, dtype=bool)
+        for column in rows.columns[t]:
+            touched |= True if column is None else column != 0.0
+        if touched.any() and np.all(last[touched] > -np.log(2.0)):
+            wide.append(size.group)
+    return wide
+
+
+def _log_probability(family: Any, rows: Block, eta: np.ndarray, phi: Any) -> np.ndarray:
+    """(n,) log probability of the side of the response that each row is on; minus infinity for rows that are at no end of it."""
+    out, at_end = np.zeros(rows.n), rows.weights == 0.0
+    for limit in family.limits(rows.y, eta, phi):
+        out[limit.rows] = np.minimum(out[limit.rows], limit.log_probability)
+        at_end[limit.rows] = True
+    return np.where(at_end, out, -np.inf)

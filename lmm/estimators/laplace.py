@@ -162,13 +162,17 @@ def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelih
     inverse = solve_triangular(problem.rows.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
     family = problem.family
     convergence = replace(outcome.convergence({**problem.seconds, **seconds}), passes=getattr(problem.source, "passes", 0))
+    beta = inverse @ state.gamma
+    factors = tuple(s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True))
+    eta = None if problem.source.distant else problem.rows.predictor(state.gamma, state.laplace.mode.b)
+    told = diagnose(problem, beta, factors, state.phi, eta)
     return Estimate(
         method=method.name,
         reml=False,
-        beta=inverse @ state.gamma,
+        beta=beta,
         beta_cov_unscaled=inverse @ _inverse(state.laplace.information) @ inverse.T,
         theta=theta,
-        factors=tuple(s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)),
+        factors=factors,
         sigma=family.sigma(state.phi) if family.has_dispersion else 1.0,
         modes=tuple(np.ascontiguousarray(b.T) for b in state.laplace.mode.b),
         objective=point.objective,
@@ -177,9 +181,10 @@ def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelih
         trace=outcome.trace,
         family=family,
         phi=state.phi,
-        messages=tuple(diagnose(problem, problem.names, inverse @ state.gamma, problem.split(theta), state.phi)),
+        messages=told.messages,
+        unbounded=told.unbounded,
         nagq=method.nagq,
-        eta=None if problem.source.distant else problem.rows.predictor(state.gamma, state.laplace.mode.b),
+        eta=eta,
     )
 
 

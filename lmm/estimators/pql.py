@@ -313,6 +313,7 @@ class _Iteration:
             objective = laplace(family, rows, factors, self.gamma, phi, u, uses_observed(family, self.method.control.curvature)).objective
         seconds = {**problem.seconds, "optimise": perf_counter() - begin}
         count = len(self.trace)
+        told = diagnose(problem, beta, factors, phi, self.eta)
         convergence = Convergence(converged, message, count, count, count, float(np.sqrt(self.trace[-1]["decrease"])), seconds)
         how = "REML" if self.reml else "ML"
         title = f"Generalized linear mixed model fit by penalized quasi-likelihood ({how} of the working model)"
@@ -331,7 +332,8 @@ class _Iteration:
             trace=tuple(self.trace),
             family=family,
             phi=phi,
-            messages=tuple(diagnose(problem, problem.names, beta, problem.split(theta), phi)),
+            messages=told.messages,
+            unbounded=told.unbounded,
             eta=self.eta,
             report=Report(title, notes=(BIAS, QUASI if quasi else AT_PQL)),
         )

@@ -31,6 +31,8 @@ from lmm.families.response import check_finite, check_varies, numeric
 
 Array = np.ndarray
 Weights = Array | None
+#: a predictor that no model has: the bounds of the cauchit are finite by rounding
+FAR = 1e10
 
 
 class Derivatives(NamedTuple):
@@ -46,6 +48,19 @@ class Information(NamedTuple):
 
     weight: Array
     slope: Array
+
+
+class Limit(NamedTuple):
+    """Rows of which one end of the response has no limit: what must grow for their density to grow, and how near they are to one.
+
+    ``rows`` (m,) indices; the quantity sign eta + own'rho, up to a constant, with ``sign`` (m,) and ``own`` (m, r) for the family's own
+    parameters on the user's scale; ``log_probability`` (m,) which goes to 0 as the quantity goes to infinity.
+    """
+
+    rows: Array
+    sign: Array
+    own: Array
+    log_probability: Array
 
 
 class DispersionDerivatives(NamedTuple):
@@ -171,6 +186,25 @@ class Family(abc.ABC):
     def clip(self, eta: Array) -> Array:
         """eta, moved to the nearest predictor that can be computed with."""
         return np.clip(eta, *self._clip)
+
+    def limits(self, y: Array, eta: Array, phi: Any = 1.0) -> list[Limit]:
+        """Rows whose density rises without end as their predictor runs off in one direction, with how near they are to it.
+
+        Of a discrete family those with the least or the largest response, where the link puts its mean at infinity.
+        """
+        rows, sign = [], []
+        for end in (self.mean_low, self.mean_high) if self.discrete else ():
+            with np.errstate(all="ignore"):
+                at = float(self.link.link(np.array(end))) if np.isfinite(end) else 0.0
+            own = np.flatnonzero(y == end) if abs(at) > FAR else np.zeros(0, dtype=np.intp)
+            rows.append(own)
+            sign.append(np.full(len(own), np.sign(at)))
+        if not rows:
+            return []
+        which = np.concatenate(rows)
+        with np.errstate(all="ignore"):
+            near = np.asarray(self.log_density(y[which], eta[which], None, phi))
+        return [Limit(which, np.concatenate(sign), np.zeros((len(which), 0)), near)]
 
     def mean(self, eta: Array) -> Array:
         """mu (n,) of linear predictors (n,), inside the interval of the means."""

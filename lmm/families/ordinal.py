@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.errors import ArgumentError, ResponseError, nearest
-from lmm.families.base import Array, Derivatives, Family, Information, ParameterDerivatives, Weights, ones
+from lmm.families.base import Array, Derivatives, Family, Information, Limit, ParameterDerivatives, Weights, ones
 from lmm.families.cumulative import DISTRIBUTIONS, Distribution
 from lmm.families.links import Link
 from lmm.families.response import check_finite, levels_of, numeric
@@ -208,6 +208,19 @@ class Ordinal(Family):
     def working_weights(self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0) -> Array:
         """The observed information, which ordinal::clmm takes too."""
         return -self.derivatives(y, eta, weights, phi).d2
+
+    def limits(self, y: Array, eta: Array, phi: Any = 1.0) -> list[Limit]:
+        """Every threshold above a row may go up, and every one below it down."""
+        k, J = np.asarray(y).astype(np.intp), self.cuts_jacobian(phi)
+        a, b, _ = self._interval(y, eta, phi)
+        upper, lower = np.flatnonzero(k < self.K - 1), np.flatnonzero(k > 0)
+        far = np.full(len(k), np.inf)
+        below = self.distribution.log_probability(a, -far, far)[upper]
+        above = self.distribution.log_probability(far, b, far)[lower]
+        return [
+            Limit(upper, np.full(len(upper), -1.0), J[k[upper]], below),
+            Limit(lower, np.ones(len(lower)), -J[k[lower] - 1], above),
+        ]
 
     def parameter_scores(self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0) -> Array:
         ends = self.distribution.ends(*self._interval(y, eta, phi))

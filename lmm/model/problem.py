@@ -5,8 +5,9 @@ For a linear model that is the cross-products; the rows are left behind here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.covariance import Covariance
+from lmm.design.cells import cells
 from lmm.design.rank import independent_columns, least_squares
 from lmm.design.records import Design, RandomTerm
 from lmm.errors import ResponseError
@@ -122,6 +124,7 @@ class GeneralizedProblem:
     names : names of the fixed columns.
     seconds : wall-clock seconds spent here, by stage.
     merged : the rows with equal ones merged, where that pays.
+    where : which cells of the categorical predictors rows (n,) bool are, in words, if they are all rows of some; None in a stream.
     """
 
     structures: tuple[Covariance, ...]
@@ -131,6 +134,7 @@ class GeneralizedProblem:
     names: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     merged: Rows | None = None
+    where: Callable[[np.ndarray], str | None] | None = None
 
     @property
     def source(self) -> Source:
@@ -183,7 +187,8 @@ def build_generalized(design: Design, family: Any, factorization: str = "exact")
     rows = make_rows(design, factorization)
     merged = worthwhile(rows, design.X, family)
     structures = tuple(term.structure for term in design.terms)
-    return GeneralizedProblem(structures, design.terms, rows, family, design.names, {"cross-products": perf_counter() - start}, merged)
+    seconds = {"cross-products": perf_counter() - start}
+    return GeneralizedProblem(structures, design.terms, rows, family, design.names, seconds, merged, partial(cells, design))
 
 
 def build_problem(design: Design, backend: str = "numpy", factorization: str = "auto") -> Problem:

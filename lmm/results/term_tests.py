@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lmm.design.cells import positions
 from lmm.design.rank import independent_columns
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
@@ -164,10 +165,7 @@ def _observed(design: Design, known: Structure) -> tuple[dict[str, np.ndarray], 
         raise ArgumentError(
             f"anova(type=3) of a rank-deficient model looks at the data again, where {names} is no column; put it into the data."
         )
-    subset = design.extra.get("subset")
-    kept = np.asarray(design.kept)
-    used = np.flatnonzero(kept) if subset is None else np.flatnonzero(np.asarray(subset))[kept]
-    rows = formula_factors.observed_rows(design.frame, known.factors, used)
+    rows = formula_factors.observed_rows(design.frame, known.factors, positions(design))
     order = np.random.default_rng(0).permutation(design.n)
     classes = [rows[name][order] for name, f in known.factors.items() if f.levels is not None]
     cell = np.unique(np.stack(classes), axis=1, return_inverse=True)[1].ravel() if classes else np.zeros(design.n, dtype=int)
