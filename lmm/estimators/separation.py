@@ -22,6 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from lmm.later import Later
+
+optimize: Any = Later("scipy.optimize")  # slow to import, and a regular fit does without
+
 #: log probability above which a row counts as near its limit
 NEAR = -0.1
 #: rows that are looked at first, and constraints of one programme at the beginning
@@ -139,14 +143,12 @@ def _ray(A: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
 
     The programme begins with some of the constraints and takes in those that its solution breaks.
     """
-    from scipy.optimize import linprog  # a second of importing that a regular fit does not need
-
     own = np.zeros(len(A), dtype=bool)
     own[:: max(1, len(A) // CONSTRAINTS)] = True
     aim = -A[wanted].mean(axis=0)
     tight: Any = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
     while True:
-        found = linprog(aim, A_ub=-A[own], b_ub=np.zeros(int(own.sum())), bounds=(-1.0, 1.0), method="highs", options=tight)
+        found = optimize.linprog(aim, A_ub=-A[own], b_ub=np.zeros(int(own.sum())), bounds=(-1.0, 1.0), method="highs", options=tight)
         if found.x is None:
             return None
         reach = A @ found.x
