@@ -17,6 +17,8 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError
 from lmm.estimators import Control, registry
 from lmm.estimators.start import check_start
+from lmm.formula.given import own
+from lmm.formula.subset import Chosen
 from lmm.later import Later
 from lmm.linalg import backend, sharded, tail, threads
 from lmm.model.problem import build_problem
@@ -139,9 +141,8 @@ def run(
                 factorization=choose_factorization(estimator, settings),
                 **given,
             )
-    rows = design.extra["subset"] if callable(subset) else subset  # a function need not pickle
-    call = {"run": run, "REML": getattr(estimator, "reml", REML), "weights": weights, "offset": offset, "subset": rows}
-    call |= {"na_action": na_action, "contrasts": contrasts, "start": start, "method": method, "control": control}
+    call = {"run": run, "REML": getattr(estimator, "reml", REML), "na_action": na_action, "method": method, "control": control}
+    call |= kept_arguments(design, weights=weights, offset=offset, subset=subset, contrasts=contrasts, start=start)
     design = replace(design, extra={**design.extra, "call": call})
     with threads.limited():
         if problem is None:
@@ -152,6 +153,12 @@ def run(
     design.extra["plan"] = problem.plan
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
     return fit_problem(design, problem, estimator, start)
+
+
+def kept_arguments(design: Design, *, subset: Any, **arguments: Any) -> dict[str, Any]:
+    """Arguments of a call as :meth:`Fit.update` repeats them: what the user does to arrays afterwards does not change them."""
+    chosen = Chosen(subset, design.extra["subset"]) if callable(subset) else own(subset)
+    return {"subset": chosen, **{name: own(value) for name, value in arguments.items()}}
 
 
 def fit_problem(design: Design, problem: Any, estimator: Any, start: Any = None) -> Fit:

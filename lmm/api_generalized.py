@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmm import families
-from lmm.api import check_control, choose_factorization, fit_problem, rows_bar
+from lmm.api import check_control, choose_factorization, fit_problem, kept_arguments, rows_bar
 from lmm.design import build_design
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
@@ -160,16 +160,9 @@ def run_generalized(
         else:
             check_streamed(estimator)
             design, problem = stream_generalized.build_generalized(formula, data, reducer, family, **given)
-        rows = design.extra["subset"] if callable(subset) else subset  # a function need not pickle
-        call = {
-            "run": run_generalized,
-            "family": family,
-            "nAGQ": "laplace2" if second_order else nAGQ,
-            "weights": weights,
-            "offset": offset,
-            "subset": rows,
-        }
-        call |= {"na_action": na_action, "contrasts": contrasts, "start": start, "method": method, "control": control}
+        call = {"run": run_generalized, "family": family, "nAGQ": "laplace2" if second_order else nAGQ}
+        call |= {"na_action": na_action, "method": method, "control": control}
+        call |= kept_arguments(design, weights=weights, offset=offset, subset=subset, contrasts=contrasts, start=start)
         check_quadrature(design, getattr(estimator, "nagq", 1), second_order)
         if problem is None:
             settings = registry.control_of(estimator)

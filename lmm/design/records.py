@@ -18,6 +18,7 @@ from lmm.covariance import Covariance
 from lmm.design.response import linear_response
 from lmm.errors import DataError
 from lmm.formula import Formula, ModelFrame
+from lmm.formula.given import aligned, as_array, numeric
 from lmm.formula.levels import strings
 
 
@@ -124,6 +125,16 @@ class Design:
         return "n" in self.extra
 
     @property
+    def rows_used(self) -> np.ndarray:
+        """(N,) bool, the rows of the user's table that are kept, whether ``subset`` or a missing value leaves out the others."""
+        subset = self.extra.get("subset")
+        if subset is None:
+            return np.asarray(self.kept)
+        used = np.array(subset)
+        used[used] = self.kept
+        return used
+
+    @property
     def p(self) -> int:
         """Fixed columns kept."""
         return len(self.names)
@@ -162,19 +173,23 @@ class Design:
         """
         return replace(self, y=linear_response(self.aligned(y), self.response))
 
-    def aligned(self, y: Any) -> np.ndarray:
-        """The rows used of ``y``, (n, ...); DataError for a wrong length. See :meth:`with_response`."""
+    def aligned(self, y: Any, what: str = "the new response") -> Any:
+        """The rows used of ``y``, (n, ...): by label of a pandas object, else by position; DataError for a wrong length or labels.
+
+        See :meth:`with_response`.
+        """
         if self.streamed:  # refused by what stands where the rows would be
             return np.asarray(self.y)
-        values = np.asarray(y)
+        values = numeric(y, what) if isinstance(y, np.ma.MaskedArray) else y
+        if not isinstance(y, pd.Series | pd.DataFrame):
+            values = as_array(values, what)
         subset = self.extra.get("subset")
-        if values.shape[:1] == (self.n,):
-            pass
-        elif values.shape[:1] == self.kept.shape:
-            values = values[self.kept]
-        elif subset is not None and values.shape[:1] == subset.shape:
-            values = values[subset][self.kept]
-        else:
-            wanted = f"{self.n} values (rows used) or {len(self.kept)} (rows of the data)"
-            raise DataError(f"the new response has shape {values.shape}; it must have {wanted}.")
-        return values
+        places = [(self.n, self.index, None), (len(self.kept), self.full_index, self.kept)]
+        if subset is not None:
+            places.append((len(subset), self.frame.table.index, self.rows_used))
+        for rows, index, chosen in places:
+            if values.shape[:1] == (rows,):
+                found = aligned(values, index, what)
+                return found if chosen is None else found[chosen]
+        wanted = f"{self.n} values (rows used) or {len(self.kept)} (rows of the data)"
+        raise DataError(f"{what} has shape {values.shape}; it must have {wanted}.")

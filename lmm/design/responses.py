@@ -11,6 +11,7 @@ import pandas as pd
 
 from lmm.errors import DataError
 from lmm.formula import Table
+from lmm.formula.given import aligned, numeric
 
 #: numbers looked at in one piece, so that a mask stays small
 PIECE = 1 << 20
@@ -24,10 +25,12 @@ class Responses:
     ----------
     values : (N, R) float64, NaN where a value is missing.
     names : R labels, each used once.
+    held : what the memory of ``values`` belongs to, where it is a DataFrame's: what is written to that later goes to a copy.
     """
 
     values: np.ndarray
     names: pd.Index
+    held: Any = None
 
 
 def read_responses(responses: Any, data: Table) -> Responses:
@@ -42,28 +45,28 @@ def read_responses(responses: Any, data: Table) -> Responses:
     ------
     DataError : not numbers, no response, a name used twice, another number of rows, or other row labels than the data.
     """
+    held = None
     if isinstance(responses, str):
         responses = [responses]
+    if isinstance(responses, pd.Series):
+        responses = responses.to_frame(0 if responses.name is None else responses.name)
     if isinstance(responses, pd.DataFrame):
-        _check_labels(responses.index, data)
-        values = _frame(responses)
         names: pd.Index = pd.Index(responses.columns)
+        _check_shape(responses.shape, data)
+        held = aligned(responses.copy(deep=False), data.index, "responses")
+        values = numeric(held, "responses")
     elif _is_names(responses):
         unknown = [name for name in responses if name not in data]
         if unknown:
             raise DataError(f"responses: {data.unknown(unknown)}")
-        return read_responses({name: data.column(name) for name in dict.fromkeys(responses)}, Table({"row": np.arange(data.n)}))
+        return read_responses({name: data.column(name) for name in dict.fromkeys(responses)}, data)
     elif isinstance(responses, Mapping) or hasattr(responses, "columns"):
-        table = Table(responses)
-        columns = [_numbers(table.column(name), name) for name in table.columns]
+        table = Table(responses, "responses")
+        columns = [numeric(_labelled(table.column(name), responses, data), f"responses: {name!r}") for name in table.columns]
         values = np.column_stack(columns) if columns else np.empty((table.n, 0))
         names = pd.Index(table.columns)
     else:
-        dense = responses.toarray() if hasattr(responses, "toarray") else responses
-        try:
-            values = np.asarray(dense, dtype=float)
-        except (TypeError, ValueError):
-            raise DataError("responses: the array must hold numbers, a column per response.") from None
+        values = np.array(numeric(responses, "responses"))
         if values.ndim == 1:
             values = values[:, None]
         if values.ndim != 2:
@@ -74,45 +77,25 @@ def read_responses(responses: Any, data: Table) -> Responses:
     if names.has_duplicates:
         twice = names[names.duplicated()][0]
         raise DataError(f"responses: the name {twice!r} is used more than once; rename the columns so that each names one response.")
-    if len(values) != data.n:
-        wide = " Is the table on its side? Transpose it." if values.shape[1] == data.n else ""
-        raise DataError(f"responses: {len(values)} rows, but the data has {data.n}.{wide}")
-    return Responses(values, names)
+    _check_shape(values.shape, data)
+    return Responses(values, names, held)
+
+
+def _check_shape(shape: tuple[int, ...], data: Table) -> None:
+    if shape[0] != data.n:
+        wide = " Is the table on its side? Transpose it." if len(shape) > 1 and shape[1] == data.n else ""
+        raise DataError(f"responses: {shape[0]} rows, but the data has {data.n}.{wide}")
+
+
+def _labelled(column: pd.Series, responses: Any, data: Table) -> pd.Series:
+    """A column of a mapping in the order of the data, where the mapping has labels."""
+    has_labels = isinstance(responses, Mapping) and any(isinstance(values, pd.Series) for values in responses.values())
+    return aligned(column, data.index, "responses") if has_labels and len(column) == data.n else column
 
 
 def _is_names(responses: Any) -> bool:
     plain = isinstance(responses, Sequence | pd.Index) and not isinstance(responses, str)
     return plain and len(responses) > 0 and all(isinstance(name, str) for name in responses)
-
-
-def _frame(table: pd.DataFrame) -> np.ndarray:
-    """Numbers of a DataFrame, without a copy where it holds one block of floats."""
-    plain = [isinstance(t, np.dtype) and t.kind in "fiub" for t in table.dtypes]
-    if all(plain):
-        return table.to_numpy(dtype=float)
-    return np.column_stack([_numbers(table.iloc[:, i], table.columns[i]) for i in range(table.shape[1])])
-
-
-def _numbers(column: pd.Series, name: Any) -> np.ndarray:
-    """One column as float64."""
-    if not isinstance(column.dtype, pd.CategoricalDtype):
-        if pd.api.types.is_numeric_dtype(column.dtype) or pd.api.types.is_bool_dtype(column.dtype):
-            return np.asarray(column.to_numpy(dtype=float, na_value=np.nan))
-        if pd.api.types.infer_dtype(column, skipna=True) in ("integer", "floating", "mixed-integer-float", "boolean", "decimal", "empty"):
-            return np.asarray(pd.to_numeric(column.astype(float)).to_numpy())
-    first = column.dropna()
-    shown = f"; the first value is {first.iloc[0]!r}" if len(first) else ""
-    raise DataError(f"responses: {name!r} must be numeric, but its type is {column.dtype}{shown}.")
-
-
-def _check_labels(index: pd.Index, data: Table) -> None:
-    """DataError where the rows of both tables have names that do not agree: rows are matched by their position."""
-    own = data.index
-    numbered = any(isinstance(i, pd.RangeIndex) and i.start == 0 and i.step == 1 for i in (own, index))
-    if numbered or len(own) != len(index) or own.equals(index):
-        return
-    cure = "sort one by the other, Y.loc[data.index]" if index.is_unique and own.isin(index).all() else "give both the same index"
-    raise DataError(f"responses: its row labels are not those of the data, and rows are matched by position; {cure}.")
 
 
 def faults(values: np.ndarray) -> tuple[dict[int, str], np.ndarray]:

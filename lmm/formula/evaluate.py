@@ -15,13 +15,14 @@ import pandas as pd
 
 from lmm.errors import ArgumentError, DataError, GroupingError, nearest
 from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, Part, intercept, wilkinson
+from lmm.formula.given import aligned, labelled, numeric, own
 from lmm.formula.grouping import Interaction, label
 from lmm.formula.levels import Levels, encode, join
 from lmm.formula.names import alias, aliased, names_in, readable, refuse_unknown, resolve
 from lmm.formula.parse import Formula, awkward_names
 from lmm.formula.scan import python_expression
 from lmm.formula.subset import row_mask
-from lmm.formula.table import Table, missing
+from lmm.formula.table import Table, as_floats, given_column, missing, taken
 
 NA_ACTIONS = ("omit", "exclude", "fail")
 INTERCEPT = "1"
@@ -103,11 +104,11 @@ def evaluate(
     arguments = {given: name for given, name in ((weights, "weights"), (offset, "offset")) if isinstance(given, str)}
     refuse_unknown(found, table, arguments, formula.text)
     columns = {name: table.column(name) for name in found.columns}
-    columns |= {name: pd.Series(values) for name, values in found.arrays.items()}
+    columns |= {name: given_column(values, table.index, name) for name, values in found.arrays.items()}
     if weights is not None and not isinstance(weights, str):
-        columns["(weights)"] = _given(weights, "weights", table.n)
+        columns["(weights)"] = _given(weights, "weights", table)
     if offset is not None and not isinstance(offset, str):
-        columns["(offset)"] = _given(offset, "offset", table.n)
+        columns["(offset)"] = _given(offset, "offset", table)
     chosen = row_mask(subset, table, scope)
     kept = _complete(columns, table, chosen, na_action)
     n = int(kept.sum())
@@ -115,7 +116,8 @@ def evaluate(
     _prepare(rows, formula)
     rows.rename({name: alias(name) for name in awkward})
     coding = _contrasts(contrasts, rows)
-    evaluator = Evaluator(rows, found.context, coding, dict(state or {}), awkward)
+    labels = table.index if n == table.n else table.index[kept]
+    evaluator = Evaluator(rows, labelled(found.context, labels), coding, dict(state or {}), awkward)
     fixed, random = _matrices(formula, plans, evaluator, awkward)
     return Evaluated(
         formula,
@@ -131,7 +133,7 @@ def evaluate(
         number(expression(evaluator, weights, awkward) if isinstance(weights, str) else rows.get("(weights)"), "weights", n),
         offset if isinstance(offset, str) else offset is not None,
         evaluator,
-        found.context,
+        {**{name: own(value) for name, value in found.context.items()}, **{name: columns[name].values for name in found.arrays}},
         awkward,
         coding,
         tuple(found.arrays),
@@ -147,10 +149,7 @@ def number(values: Any, name: str, n: int) -> np.ndarray | None:
     """(n,) float64, finite; a single number is repeated."""
     if values is None:
         return None
-    try:
-        out = np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise DataError(f"{name} must be numeric.") from None
+    out = np.array(numeric(values, name))  # our own: what becomes of the user's does not change a fit
     if out.ndim == 0:
         out = np.full(n, float(out))
     if out.shape != (n,):
@@ -195,12 +194,14 @@ def _check_rows(levels: Levels, factor: str, n: int) -> None:
         raise DataError(f"grouping factor {factor!r} has no value in {lost} rows, although its columns are complete.")
 
 
-def _given(values: Any, name: str, n: int) -> pd.Series:
+def _given(values: Any, name: str, table: Table) -> pd.Series:
     """An argument given as an array, one value per row of the table."""
-    try:
-        array = np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise ArgumentError(f"{name} must be a column name, an expression, or an array of numbers.") from None
+    n = table.n
+    if callable(values) or isinstance(values, Mapping | set):
+        raise ArgumentError(f"{name} must be a column name, an expression, or an array of numbers, not {type(values).__name__}.")
+    array = numeric(
+        aligned(values, table.index, name, ArgumentError), name, ArgumentError, " Give a column name, an expression, or numbers."
+    )
     if array.ndim == 0:
         array = np.full(n, float(array))
     if array.shape != (n,):
@@ -238,8 +239,8 @@ def _take(columns: Mapping[str, pd.Series], kept: np.ndarray, n: int) -> dict[st
     """The kept rows of every column under one index 0..n-1; nothing is copied when all are kept."""
     index = pd.RangeIndex(n)
     if n == len(kept):
-        return {k: s if s.index is index else pd.Series(s.array, index=index, name=k, copy=False) for k, s in columns.items()}
-    return {k: pd.Series(s.array[kept], index=index, name=k, copy=False) for k, s in columns.items()}
+        return {k: s if s.index is index else pd.Series(taken(s, None), index=index, name=k, copy=False) for k, s in columns.items()}
+    return {k: pd.Series(taken(s, kept), index=index, name=k, copy=False) for k, s in columns.items()}
 
 
 def _prepare(rows: Columns, formula: Formula) -> None:
@@ -256,7 +257,7 @@ def as_predictor(series: pd.Series) -> pd.Series:
     if isinstance(series.dtype, np.dtype) and series.dtype.kind in "iuf" and series.dtype.itemsize < 8:
         return series.astype(float if series.dtype.kind == "f" else np.int64)
     if not isinstance(series.dtype, pd.CategoricalDtype):
-        return series
+        return as_floats(series)
     found = encode(series, str(series.name))
     if len(found.values) == len(series.cat.categories):
         return series
@@ -272,7 +273,7 @@ def _contrasts(contrasts: Mapping[str, Any] | None, rows: Columns) -> dict[str, 
             raise ArgumentError(f"contrasts= names {name!r}, which the formula does not use.{nearest(name, rows)}")
         if pd.api.types.is_numeric_dtype(rows[known].dtype):
             raise ArgumentError(f"contrasts= names {name!r}, which is numeric; make it categorical first.")
-        out[known] = value
+        out[known] = own(value)
     return out
 
 

@@ -17,11 +17,12 @@ import pandas as pd
 from lmm.errors import DataError, FormulaError, PredictionError, nearest
 from lmm.formula.engine import Columns, Evaluator, UnseenLevels, wilkinson
 from lmm.formula.evaluate import as_predictor, check_finite, expression, offsets
+from lmm.formula.given import labelled
 from lmm.formula.grouping import Interaction, label
 from lmm.formula.levels import Levels, encode, join, lookup
 from lmm.formula.names import alias, aliased, names_in, readable
 from lmm.formula.parse import Formula, parse
-from lmm.formula.table import Table, missing
+from lmm.formula.table import Table, missing, taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ class ModelFrame:
 
     @property
     def data(self) -> pd.DataFrame:
-        """The user's data as pandas (the very object where it was pandas); not to be changed."""
+        """The user's data as pandas, as they were at the fit; not to be changed."""
         return self.table.to_pandas()
 
     def new_X(self, newdata: Any) -> np.ndarray:
@@ -224,10 +225,9 @@ class ModelFrame:
                 complete &= ~mask
         n = int(complete.sum())
         index = pd.RangeIndex(n)
-        taken = {k: pd.Series(s.array[complete], index=index, name=k) for k, s in columns.items()}
-        rows = Columns({k: as_predictor(s) for k, s in taken.items()}, n)
+        rows = Columns({k: as_predictor(pd.Series(taken(s, complete), index=index, name=k)) for k, s in columns.items()}, n)
         rows.rename({name: alias(name) for name in self.awkward})
-        return Evaluator(rows, self.context, self.contrasts, self.state, self.awkward), complete
+        return Evaluator(rows, labelled(self.context, table.index[complete]), self.contrasts, self.state, self.awkward), complete
 
     @property
     def _fitted(self) -> frozenset[str]:
@@ -275,9 +275,9 @@ def match_bars(frame: ModelFrame, re_form: Any) -> tuple[np.ndarray, ...]:
 
 def _as_table(newdata: Any) -> Table:
     try:
-        return newdata if isinstance(newdata, Table) else Table(newdata)
+        return newdata if isinstance(newdata, Table) else Table(newdata, "newdata")
     except DataError as error:
-        raise PredictionError(str(error).replace("data must", "newdata must", 1)) from error
+        raise PredictionError(str(error)) from error
 
 
 def _scatter(values: np.ndarray, complete: np.ndarray) -> np.ndarray:

@@ -30,7 +30,11 @@ def strings(levels: pd.Index) -> pd.Index:
     values = levels.tolist()
     if levels.dtype.kind == "f":
         values = [int(v) if np.isfinite(v) and float(v).is_integer() else v for v in values]
-    return pd.Index([str(v) for v in values], dtype="str", name=None)
+    try:
+        return pd.Index([str(v) for v in values], dtype="str", name=None)
+    except UnicodeEncodeError as error:
+        cure = "clean the column with .str.encode('utf-8', 'replace').str.decode('utf-8')"
+        raise GroupingError(f"the label {error.object!r} holds half a character (a lone surrogate), which is no text; {cure}.") from None
 
 
 def encode(values: Any, name: str) -> Levels:
@@ -105,7 +109,7 @@ def _drop_unused(codes: np.ndarray, categories: pd.Index) -> Levels:
     used[codes] = True  # -1 marks the spare last place
     used = used[:-1]
     if used.all():
-        return Levels(codes.astype(np.int32, copy=False), categories)
+        return Levels(codes.astype(np.int32), categories)
     rank = np.full(len(used) + 1, -1, dtype=np.int32)
     rank[:-1][used] = np.arange(int(used.sum()), dtype=np.int32)
     return Levels(rank[codes], categories[used])

@@ -67,14 +67,22 @@ def resolve(texts: Iterable[str], columns: Collection[str], n: int, context: Map
                 continue
             elif root in context and _usable(context[root], called and root == name, root in known):
                 value = context[root]
-                is_array = not called and root == name and isinstance(value, (np.ndarray, pd.Series, list, tuple, pd.Categorical))
-                if is_array and len(value) == n and np.ndim(value) == 1:
-                    found.arrays[name] = value
+                if not (called and root == name) and _is_array(value) and len(value) == n:
+                    found.arrays[root] = value
                 else:
                     found.context[root] = value
             elif root not in known and not hasattr(builtins, root) and not binds:
                 found.unknown[name] = text
     return found
+
+
+def _is_array(value: Any) -> bool:
+    """Whether a value of the caller's may be a column: one-dimensional, of any package."""
+    if isinstance(value, list | tuple):
+        return not any(isinstance(inner, list | tuple) for inner in value[:1])
+    foreign = type(value).__module__.partition(".")[0] in ("polars", "pyarrow") and hasattr(value, "to_numpy")
+    known = isinstance(value, np.ndarray | pd.Series | pd.Index | pd.api.extensions.ExtensionArray)
+    return (known or foreign) and len(getattr(value, "shape", (0,))) == 1
 
 
 def _usable(value: Any, called: bool, known: bool) -> bool:

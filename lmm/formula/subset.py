@@ -7,7 +7,9 @@ In a condition ``&``, ``|`` and ``!`` bind as in R and in DataFrame.query, weake
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,12 +17,31 @@ import pandas as pd
 
 from lmm.errors import ArgumentError, DataError
 from lmm.formula.engine import FUNCTIONS, Columns, Evaluator
+from lmm.formula.given import aligned, labelled
 from lmm.formula.names import alias, aliased, names_in, refuse_unknown, resolve
 from lmm.formula.parse import awkward_names
 from lmm.formula.scan import python_expression, scan
-from lmm.formula.table import Table
+from lmm.formula.table import Table, as_floats, given_column, plain
 
 _WORDS = {"&": " and ", "|": " or ", "||": " or ", "!": " not "}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A function given as ``subset=``, and the rows (N,) that it chose of the data of the fit. It is pickled where it can be."""
+
+    function: Callable[[pd.DataFrame], Any] | None
+    rows: np.ndarray
+
+    def __getstate__(self) -> dict[str, Any]:
+        try:
+            pickle.dumps(self.function)
+        except Exception:  # whatever a function of the user's raises
+            return {"function": None, "rows": self.rows}
+        return {"function": self.function, "rows": self.rows}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
 
 
 class _Elementwise(ast.NodeTransformer):
@@ -82,7 +103,7 @@ def row_mask(subset: Any, table: Table, scope: Mapping[str, Any]) -> np.ndarray 
     if isinstance(subset, str):
         mask = condition_mask(subset, table, scope)
     else:
-        mask = _mask(subset(table.to_pandas()) if callable(subset) else subset, table)
+        mask = _mask(_called(subset, table.to_pandas()) if callable(subset) else subset, table.index)
     if not mask.any():
         raise DataError("subset leaves no rows.")
     return mask
@@ -90,22 +111,47 @@ def row_mask(subset: Any, table: Table, scope: Mapping[str, Any]) -> np.ndarray 
 
 def condition_mask(text: str, table: Table, scope: Mapping[str, Any]) -> np.ndarray:
     """(N,) bool, where a condition holds; it may hold nowhere. Errors as for :func:`row_mask`."""
-    return _mask(_evaluate(text, table, scope), table)
+    return _mask(_evaluate(text, table, scope), pd.RangeIndex(table.n))
 
 
-def _mask(value: Any, table: Table) -> np.ndarray:
-    series = pd.Series(value)
-    if len(series) != table.n or not (pd.api.types.is_bool_dtype(series.dtype) or set(series.dropna().unique()) <= {True, False}):
-        raise ArgumentError(f"subset must be a boolean mask over the {table.n} rows of the data, or an expression that gives one.")
+def _called(function: Callable[[pd.DataFrame], Any], frame: pd.DataFrame) -> Any:
+    """What a function of the user's makes of the data."""
+    try:
+        return function(frame.copy(deep=False))
+    except Exception as error:  # whatever the user's own code raises
+        raise ArgumentError(f"subset: the function fails on the data: {type(error).__name__}: {' '.join(str(error).split())}.") from error
+
+
+def _mask(value: Any, index: pd.Index) -> np.ndarray:
+    """A mask of the rows that have the labels ``index``."""
+    value, n = aligned(value, index, "subset", ArgumentError), len(index)
+    wrong = f"subset must be a boolean mask over the {n} rows of the data, or an expression that gives one"
+    try:
+        shape = value.shape if hasattr(value, "shape") else np.shape(value)
+    except ValueError:  # lists of different lengths
+        shape = None
+    if shape != (n,):
+        raise ArgumentError(f"{wrong}; it has {'lists of different lengths' if shape is None else f'the shape {shape}'}.")
+    try:
+        series = plain(value.reset_index(drop=True) if isinstance(value, pd.Series) else pd.Series(value), "subset")
+        boolean = pd.api.types.is_bool_dtype(series.dtype) or (
+            pd.api.types.is_numeric_dtype(series.dtype) and series.dropna().isin([0, 1]).all()
+        )
+    except (TypeError, ValueError):
+        boolean = False
+    if not boolean:
+        raise ArgumentError(f"{wrong}; it is not true or false in each row.")
     return np.asarray(series.astype("boolean").fillna(False).to_numpy(dtype=bool))
 
 
 def _evaluate(text: str, table: Table, scope: Mapping[str, Any]) -> Any:
     found = resolve([text], table.columns, table.n, scope, FUNCTIONS)
     refuse_unknown(found, table, {text: "subset"})
-    raw = {name: table.column(name).reset_index(drop=True) for name in found.columns}
-    raw |= {name: pd.Series(values) for name, values in found.arrays.items()}
+    raw = {name: as_floats(table.column(name).reset_index(drop=True)) for name in found.columns}
+    raw |= {name: as_floats(given_column(values, table.index, name)) for name, values in found.arrays.items()}
     awkward = frozenset(name for name, _, _ in names_in(text) if name in raw and (not name.isidentifier() or name in awkward_names(text)))
     rows = Columns(raw, table.n)
     rows.rename({name: alias(name) for name in awkward})
-    return Evaluator(rows, found.context, {}, {}, awkward).expression(condition(python_expression(aliased(text, awkward))))
+    return Evaluator(rows, labelled(found.context, table.index), {}, {}, awkward).expression(
+        condition(python_expression(aliased(text, awkward)))
+    )

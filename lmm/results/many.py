@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.errors import ArgumentError, DataError
+from lmm.formula.given import numeric
 from lmm.inference import refits
 from lmm.results import ordinal, parameter_table
 from lmm.results.progress import bar
@@ -22,13 +23,11 @@ def refit_many(fit: Fit, Y: Any, progress: bool | None) -> pd.DataFrame:
     if estimate.draws is not None or ordinal.is_ordinal(estimate.family):
         raise ArgumentError("refit_many: for linear and generalized likelihood fits; use refit() for each response.")
     labels = pd.Index(Y.columns) if hasattr(Y, "columns") else None
-    try:
-        values = np.asarray(Y, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise DataError("refit_many: the responses must be numbers, a column for each.") from error
+    what = "refit_many: the responses"
+    rows = design.aligned(Y, what)
+    values = numeric(rows, what)
     if values.ndim != 2:
         raise DataError(f"refit_many: Y has shape {values.shape}; it must have a row per row of the data and a column per response.")
-    values = design.aligned(values)
     finite = np.isfinite(values).all(axis=0)
     if not finite.all():
         first = int(np.flatnonzero(~finite)[0])

@@ -83,23 +83,13 @@ def by_maximum_likelihood(fit: Fit) -> Fit:
     return replace(fit, design=design, estimator=estimator, estimate=estimate)
 
 
-def rows_used(design: Design) -> np.ndarray:
-    """(N,) bool, the rows of the user's table that the design kept."""
-    subset = design.extra.get("subset")
-    if subset is None:
-        return np.asarray(design.kept)
-    used = np.array(subset)
-    used[used] = design.kept
-    return used
-
-
 def with_formula(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Fit:
     """The call repeated with another formula on the rows of this fit, which a term less must not bring more of."""
     coded = _contrasts(_call(fit), formula)
     if fit.design.streamed:
         return _streamed(fit, formula, {"contrasts": coded}, context)
     with quietly():
-        return updating.repeat_call(fit.design, formula, {"subset": rows_used(fit.design), "contrasts": coded}, context)
+        return updating.repeat_call(fit.design, formula, {"subset": fit.design.rows_used, "contrasts": coded}, context)
 
 
 def without_predictors(fit: Fit, context: Mapping[str, Any]) -> Fit:
@@ -112,7 +102,7 @@ def without_predictors(fit: Fit, context: Mapping[str, Any]) -> Fit:
         return _streamed(fit, text, {"contrasts": _contrasts(_call(fit), text), "method": None}, context)
     with quietly():
         return updating.repeat_call(
-            fit.design, text, {"subset": rows_used(fit.design), "contrasts": _contrasts(_call(fit), text), "method": None}, context
+            fit.design, text, {"subset": fit.design.rows_used, "contrasts": _contrasts(_call(fit), text), "method": None}, context
         )
 
 
@@ -135,7 +125,7 @@ def design_of(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Design:
     given = {"weights": call["weights"], "offset": call["offset"], "contrasts": _contrasts(call, formula)}
     scope = ChainMap(dict(design.frame.context), dict(context))
     with quietly(), threads.limited():
-        return build_design(formula, design.frame.data, subset=rows_used(design), context=scope, family=call.get("family"), **given)
+        return build_design(formula, design.frame.data, subset=design.rows_used, context=scope, family=call.get("family"), **given)
 
 
 def _call(fit: Fit) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.formula import Table
+from lmm.formula.given import aligned, numeric
 from lmm.inference.ddf import Ddf
 from lmm.later import Later
 from lmm.model.conditional import prediction_variance, scale2
@@ -152,7 +153,7 @@ def predict(
     if newdata is None:
         values, index = align(design, values)
     else:
-        index = Table(newdata).index
+        index = Table(newdata, "newdata").index
     if len(columns) == 1:
         return pd.Series(values[:, 0], index=index, name="fit")
     return pd.DataFrame(values, index=index, columns=list(columns))
@@ -172,7 +173,7 @@ def predicted_categories(
     if newdata is None:
         values, index = align(design, values)
     else:
-        index = Table(newdata).index
+        index = Table(newdata, "newdata").index
     if type == "class":
         return pd.Series(ordinal.categorical(estimate.family, values[:, 0]), index=index, name="fit")
     return pd.DataFrame(values, index=index, columns=columns)
@@ -193,7 +194,7 @@ def fitted_rows(design: Design, keep: tuple[np.ndarray, ...]) -> Rows:
 
 def new_rows(design: Design, newdata: Any, keep: tuple[np.ndarray, ...], allow_new_levels: bool, everything: bool) -> Rows:
     """New data turned into the columns of the fit; terms that are not kept need no columns unless ``everything`` is wanted."""
-    table, frame = Table(newdata), design.frame
+    table, frame = Table(newdata, "newdata"), design.frame
     X = frame.new_X(table)[:, kept_positions(design)]
     offset = frame.new_offset(table)
     complete = np.isfinite(X).all(axis=1)
@@ -286,11 +287,14 @@ def _new_weights(newdata: Any, weights: Any, m: int) -> np.ndarray:
     """Prior weights (m,) of new rows: a column of theirs, a number, or an array."""
     if newdata is None:
         raise ArgumentError("predict: weights= are those of new rows; the rows of the fit have their own.")
-    values = Table(newdata).column(weights) if isinstance(weights, str) and weights in Table(newdata) else weights
+    table = Table(newdata, "newdata")
+    values = table.column(weights) if isinstance(weights, str) and weights in table else weights
     try:
-        out = np.broadcast_to(np.asarray(values, dtype=float), (m,))
-    except (TypeError, ValueError):
-        raise ArgumentError(f"predict: weights= must be a column of newdata, a number, or {m} numbers.") from None
+        given = numeric(aligned(values, table.index, "weights", ArgumentError), "predict: weights=", ArgumentError)
+        out = np.broadcast_to(given, (m,))
+    except ValueError as error:
+        told = f" {error}" if isinstance(error, ArgumentError) else ""
+        raise ArgumentError(f"predict: weights= must be a column of newdata, a number, or {m} numbers.{told}") from None
     if not (out > 0).all():
         raise ArgumentError("predict: weights= must be positive.")
     return out
@@ -326,7 +330,7 @@ def random_values(design: Design, newdata: Any) -> tuple[list[np.ndarray], np.nd
     """Columns (m, k) of every random term, zero where a value is missing, and the mask of complete rows; levels do not matter."""
     if newdata is None:
         return [term.values for term in design.terms], np.ones(design.n, dtype=bool)
-    found = design.frame.new_values(Table(newdata))
+    found = design.frame.new_values(Table(newdata, "newdata"))
     complete = np.logical_and.reduce([mask for _, mask in found])
     return [np.where(mask[:, None], values, 0.0) for values, mask in found], complete
 

@@ -18,6 +18,7 @@ from lmm.errors import ArgumentError
 from lmm.formula.evaluate import as_predictor
 from lmm.formula.levels import encode
 from lmm.formula.names import alias, names_in
+from lmm.formula.table import taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,8 @@ def used(design: Design, column: Any) -> Any:
     """The rows of the fit of one of the user's columns, or of a DataFrame; numbered anew."""
     subset = design.extra.get("subset")
     rows = column if subset is None else column[np.asarray(subset)]
-    return rows[np.asarray(design.kept)].reset_index(drop=True)
+    rows = rows[np.asarray(design.kept)].reset_index(drop=True)
+    return pd.Series(taken(rows, None), name=rows.name) if isinstance(rows, pd.Series) else rows
 
 
 def columns_in(design: Design, texts: Iterable[str]) -> list[str]:

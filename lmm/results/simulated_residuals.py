@@ -15,7 +15,6 @@ from lmm.errors import ArgumentError, nearest
 from lmm.inference import quantile_residuals as quantiles
 from lmm.model.records import Estimate
 from lmm.results import generalized, ordinal, rows
-from lmm.results.neighbours import rows_used
 from lmm.results.numberformat import format_column, p_value_column
 from lmm.results.render import Table
 from lmm.results.simulation import simulate_array
@@ -187,6 +186,6 @@ def _groups(design: Design, group: Any) -> tuple[np.ndarray, Any]:
         if group not in table:
             names = [*(term.group for term in design.terms), *table.columns]
             raise ArgumentError(f"by: {group!r} is neither a grouping factor of the model nor a column of its data.{nearest(group, names)}")
-        group = np.asarray(table.column(group))[rows_used(design)]
-    codes, labels = pd.factorize(design.aligned(group), sort=True)
+        group = np.asarray(table.column(group))[design.rows_used]
+    codes, labels = pd.factorize(design.aligned(group, "by"), sort=True)
     return codes, labels

@@ -15,6 +15,7 @@ from lmm.estimators import registry
 from lmm.estimators.start import all_parameters
 from lmm.formula import Formula, parse
 from lmm.formula.scan import Token, scan
+from lmm.formula.subset import Chosen
 from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
@@ -43,8 +44,38 @@ def repeat_call(design: Design, formula: str | Formula | None, changes: dict[str
         call["start"] = None  # theta belongs to the old terms
     if design.streamed and "data" not in changes:
         changes = {"data": design.extra["origin"].again(), **changes}
-    arguments = {**({} if "data" in changes else {"data": design.frame.data}), **call, **changes}
-    return run(new, arguments.pop("data"), ChainMap(dict(design.frame.context), context), **arguments)  # type: ignore[arg-type]
+    kept = dict(design.frame.context)
+    chosen = call.get("subset")
+    if isinstance(chosen, Chosen):
+        call["subset"] = chosen.function if "data" in changes and not design.streamed else chosen.rows
+    if "data" not in changes:
+        changes = {"data": design.frame.data, **changes}
+    elif not design.streamed:
+        _refuse_old_rows(call, chosen, changes)
+        for name in design.frame.arrays:
+            _refuse_old_array(name, kept.pop(name), context)
+    arguments = {**call, **changes}
+    return run(new, arguments.pop("data"), ChainMap(kept, context), **arguments)  # type: ignore[arg-type]
+
+
+def _refuse_old_rows(call: Mapping[str, Any], chosen: Any, changes: Mapping[str, Any]) -> None:
+    """ArgumentError for what was given row by row for other data than the new."""
+    if isinstance(chosen, Chosen) and chosen.function is None and "subset" not in changes:
+        raise ArgumentError("update: subset= was a function, which did not travel with the pickled fit; give subset= too.")
+    for name in ("weights", "offset", "subset"):
+        value = call.get(name)
+        if name not in changes and value is not None and not isinstance(value, str) and not callable(value) and np.ndim(value):
+            raise ArgumentError(
+                f"update: {name}= was given as an array, a value for each row of the old data; give {name}= for the new data too, or "
+                f"make it a column and give its name."
+            )
+
+
+def _refuse_old_array(name: str, old: Any, context: Mapping[str, Any]) -> None:
+    """ArgumentError where an array of the caller's that the formula uses is still that of the old data."""
+    now = context.get(name)
+    if now is not None and np.shape(now) == np.shape(old) and np.array_equal(np.asarray(now, dtype=object), np.asarray(old, dtype=object)):
+        raise ArgumentError(f"update: {name!r} in the formula is an array with a value for each row of the old data; make it a column.")
 
 
 def _overrides(method: Any, changes: dict[str, Any]) -> bool:

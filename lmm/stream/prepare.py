@@ -128,15 +128,15 @@ def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, settings: dict[st
     if not rows.num_rows:
         rows = _rows(_pass(reducer, scan, "the first rows have missing values"))
     known: dict[str, Any] = {}
-    floats: set[str] = set()
+    widened = False
     while True:
-        found = _evaluated(formula, rows, scan, settings, known, floats)
+        found = _evaluated(formula, rows, settings, known)
         state = {call: value for call, value in found.evaluator.state.items() if value}
         check_calls(state, scan.awkward)
         open_calls = {call for call in state if call not in known and function_of(call) != "dummy"}
         ready = {call: argument_of(call) for call in open_calls}
         ready = {call: text for call, text in ready.items() if not any(other != call and other in text for other in open_calls)}
-        categories = _categories(found, state) if not known and not floats else ()
+        categories = _categories(found, state) if not widened else ()
         if not ready and not categories:
             return rows, found
         if not reducer.repeatable:
@@ -149,10 +149,10 @@ def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, settings: dict[st
         wider = replace(scan, categories=categories, arguments=ready, state=state, coded=_coded(found, formula, scan, settings), used=used)
         seen = _pass(reducer, wider, "")
         if categories:
-            rows, floats = _rows(seen), seen.nulls
+            rows, widened = _rows(seen), True
         known |= {call: resolved(call, seen.moments[call], state[call], wider) for call in ready}
         if not ready:
-            return rows, _evaluated(formula, rows, scan, settings, known, floats)
+            return rows, _evaluated(formula, rows, settings, known)
 
 
 def _with_dictionaries(rows: Any, used: tuple[str, ...]) -> Any:
@@ -185,15 +185,7 @@ def _rows(found: Found) -> Any:
     return pa.concat_tables(found.rows)
 
 
-def _evaluated(formula: Formula, rows: Any, scan: Scan, settings: dict[str, Any], state: dict[str, Any], floats: set[str]) -> Evaluated:
-    import pyarrow as pa
-
-    for name in floats:
-        place = rows.schema.get_field_index(name)
-        rows = rows.set_column(
-            place, name, rows.column(name).cast(pa.int8() if pa.types.is_boolean(rows.column(name).type) else pa.float64())
-        )
-        rows = rows.set_column(place, name, rows.column(name).cast(pa.float64()))
+def _evaluated(formula: Formula, rows: Any, settings: dict[str, Any], state: dict[str, Any]) -> Evaluated:
     found = evaluate(formula, Table(rows), state=state, **settings)
     if found.arrays:
         raise ArgumentError(

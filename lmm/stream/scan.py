@@ -98,12 +98,11 @@ class Moments:
 
 @dataclass
 class Found:
-    """Witness rows, the levels seen, columns with missing values, and moments by call."""
+    """Witness rows, the levels seen, and moments by call."""
 
     rows: list[Any] = field(default_factory=list)
     head: int = 0
     levels: dict[str, dict[Any, None]] = field(default_factory=dict)
-    nulls: set[str] = field(default_factory=set)
     moments: dict[str, Moments] = field(default_factory=dict)
     seen: int = 0
     asked: int = 0
@@ -145,9 +144,6 @@ def look(scan: Scan, found: Found, table: Any) -> Found:
 
     table = conform(table, scan.needed, scan.schema)
     found.seen += table.num_rows
-    for name in table.column_names:
-        if table.column(name).null_count and (pa.types.is_integer(table.column(name).type) or pa.types.is_boolean(table.column(name).type)):
-            found.nulls.add(name)
     rows, asked, lost = usable_rows(scan, table)
     found.asked += asked
     for name, count in lost.items():
@@ -186,7 +182,6 @@ def merge(a: Found, b: Found) -> Found:
     """What both found; a level that both saw keeps both witnesses."""
     a.rows = a.rows + b.rows
     a.head += b.head
-    a.nulls |= b.nulls
     a.seen += b.seen
     a.asked += b.asked
     for name, count in b.lost.items():
