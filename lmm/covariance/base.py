@@ -112,6 +112,14 @@ class Covariance(abc.ABC):
         rows = np.einsum("a,iab->i", units(gram) ** 2, self.jacobian(theta) ** 2)
         return np.asarray(theta) * np.sqrt(rows)
 
+    def scaling(self, gram: np.ndarray) -> np.ndarray:
+        """B (n_theta, n_theta): theta = B s with s of order one, whatever the columns' units and, where T is full, their origins."""
+        return np.diag(1.0 / np.where((size := self.standardised(np.ones(self.n_theta), gram)) > 0.0, size, 1.0))
+
+    def held(self, theta: np.ndarray) -> np.ndarray:
+        """Which parameters, bool (n_theta,), a zero variance holds where they are."""
+        return np.asarray(theta) == 0.0
+
     @abc.abstractmethod
     def boundary(self, theta: np.ndarray) -> np.ndarray:
         """Distances to the boundary, one per constrained parameter: 0 where a variance or 1 - r^2 vanishes."""

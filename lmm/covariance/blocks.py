@@ -102,6 +102,15 @@ class Blocks(Covariance):
         walk = self._walk(np.zeros(self.n_theta))
         return [(i + own.start, j + own.start) for part, _, own, _ in walk for i, j in part.pairs()]
 
+    def scaling(self, gram: np.ndarray) -> np.ndarray:
+        B = np.zeros((self.n_theta, self.n_theta))
+        for part, _, columns, own in self._walk(np.zeros(self.n_theta)):
+            B[own, own] = part.scaling(gram[columns, columns])
+        return B
+
+    def held(self, theta: np.ndarray) -> np.ndarray:
+        return np.concatenate([part.held(own) for part, own, _, _ in self._walk(theta)])
+
     def boundary(self, theta: np.ndarray) -> np.ndarray:
         return np.concatenate([part.boundary(own) for part, own, _, _ in self._walk(theta)])
 

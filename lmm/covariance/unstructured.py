@@ -97,6 +97,18 @@ class Unstructured(Covariance):
     def pairs(self) -> list[tuple[int, int]]:
         return [(int(i), int(j)) for i, j in zip(*_lower(self.k), strict=True) if i > j]
 
+    def scaling(self, gram: np.ndarray) -> np.ndarray:
+        """T = L^-1 S with L lower triangular, L'L = gram: entries of S act on orthonormal columns, and their zeros are those of T."""
+        inverse = np.linalg.inv(orthogonaliser(gram[::-1, ::-1])[::-1, ::-1])
+        row, column = _lower(self.k)
+        return np.where(column[:, None] == column, inverse[row[:, None], row], 0.0)
+
+    def held(self, theta: np.ndarray) -> np.ndarray:
+        """A zero on the diagonal, and all of a column of zeros; below a diagonal that is not zero nothing is at a boundary."""
+        T = self.factor(theta)
+        row, column = _lower(self.k)
+        return np.where(row == column, T[row, column] == 0.0, ~T.any(axis=0)[column])
+
     def boundary(self, theta: np.ndarray) -> np.ndarray:
         return np.abs(np.diagonal(self.factor(theta)))
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lmm.covariance.base import units
 from lmm.estimators.criterion import Evaluator
 from lmm.estimators.trust_region import Outcome
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -24,7 +25,11 @@ SATURATED, SATURATED_LIMIT = 0.5, 1_000
 def escapes(problem: Problem | GeneralizedProblem, theta: np.ndarray, D: list[np.ndarray]) -> Iterator[np.ndarray]:
     """Other theta to try, when a stationary theta with derivatives D (k, k) per term is not a minimum over G >= 0."""
     split = problem.split(theta)
-    slopes = [s.descent(own, d) for s, own, d in zip(problem.structures, split, D, strict=True)]
+    slopes = []
+    for s, own, d, gram in zip(problem.structures, split, D, problem.grams(), strict=True):
+        square = np.outer(units(gram), units(gram))
+        slope, dG = s.descent(s.standardised(own, gram), d / square)
+        slopes.append((slope, dG / square))
     t = int(np.argmin([slope for slope, _ in slopes]))
     slope, dG = slopes[t]
     size = float(np.trace(problem.grams()[t] @ dG))

@@ -10,7 +10,7 @@ from lmm.errors import ArgumentError
 from lmm.linalg.plan import FACTORIZATIONS
 
 BACKENDS = ("auto", "numpy", "jax")
-CURVATURES = (None, "expected", "observed")
+CURVATURES = ("observed", "expected")
 #: random probes at the least
 FEWEST = 4
 
@@ -26,8 +26,8 @@ class Control:
     radius : first trust-region radius, in units of theta.
     evaluate_only : compute everything at ``start`` without optimising.
     backend : "auto" takes NumPy for small fits and JAX for large ones; "numpy" and "jax" insist.
-    curvature : information in the determinant of a generalized model's Laplace approximation, "expected" as in
-        lme4 or "observed" as in glmmTMB; None takes lme4's where lme4 has the family, else glmmTMB's.
+    curvature : information in the determinant of a generalized model's Laplace approximation: "observed", nearer to the integral and
+        what glmmTMB takes, or "expected", lme4's. They differ where the link is not canonical.
     factorization : "exact" or "iterative" insist; "auto" solves crossed factors iteratively (conjugate gradients, random
         probes) where the exact factorisation would need a dense matrix of more than 5,000 columns (30,000 on an accelerator).
     probes : random probes that an iterative fit begins with; more are taken until ``accuracy`` is met, and 64 at the least where a
@@ -55,7 +55,7 @@ class Control:
     radius: float = 1.0
     evaluate_only: bool = False
     backend: str = "auto"
-    curvature: str | None = None
+    curvature: str = "observed"
     verbose: bool = False
     progress: bool = False
     factorization: str = "auto"

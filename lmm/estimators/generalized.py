@@ -3,7 +3,8 @@
 gamma are the fixed effects of the orthonormal columns, X beta = Q gamma; rho are the family's own parameters, the log
 of a dispersion or thresholds. Gradient and model Hessian refer to the charts of the covariance structures, in which a
 step is taken. Thresholds carry the level of the response, so psi then holds the coefficients of the centred columns,
-Q - 1 q' = Qc L' with Qc orthonormal, and the first threshold less q'gamma: no pair of them is nearly collinear.
+Q - 1 q' = Qc L' with Qc orthonormal, and the first threshold less q'gamma: no pair of them is nearly collinear. Where predictors
+have the units of the response, theta and gamma are measured by the size of the predictor, so that no units enter the search.
 """
 
 from __future__ import annotations
@@ -46,19 +47,13 @@ class State:
     phi: Any
 
 
-def uses_observed(family: Any, curvature: str | None) -> bool:
-    """Whether the determinant takes the observed information: as asked, else for the families that lme4 leaves to glmmTMB."""
-    lme4s = ("binomial", "poisson", "negative_binomial")
-    return curvature == "observed" if curvature is not None else family.name not in lme4s
-
-
 class Objective:
     """J of one problem; it remembers the modes of its last good point, from which the next search for them starts."""
 
     #: whether every term of the plan must be eliminated or in the tail
     whole = True
 
-    def __init__(self, problem: GeneralizedProblem, curvature: str | None = None, points: int = 1, second_order: bool = False):
+    def __init__(self, problem: GeneralizedProblem, curvature: str = "observed", points: int = 1, second_order: bool = False):
         if self.whole:
             problem.plan.require_exact("The exact gradient of Laplace's approximation")
         self.second_order = second_order
@@ -66,7 +61,7 @@ class Objective:
         # quadrature nodes sit on the mode, so what is left of the search for it does not cancel
         self.tolerance = MODE_TOLERANCE if points <= 1 else MODE_TOLERANCE * 1e-7
         self.gamma = np.zeros(problem.p)
-        self.observed = uses_observed(problem.family, curvature)
+        self.observed = curvature == "observed"
         self.problem, self.family, self.rows, self.structures = problem, problem.family, problem.rows, problem.structures
         # quadrature and the second-order term look at rows one by one
         self.source: Source = problem.rows if points > 1 or second_order else problem.source
@@ -80,7 +75,11 @@ class Objective:
         self.searching = False
         # the part of the density that no parameter moves
         self.constant = None if self.family.has_dispersion else self.rows.constant(self.family)
-        self.turn = None if self.family.has_intercept or self.free else centring(self.rows.Q, self.family.n_parameters)
+        self.turn: np.ndarray | None = None
+        if not self.free and not self.family.has_intercept:
+            self.turn = centring(self.rows.Q, self.family.n_parameters)
+        elif not self.free and problem.eta_scale != 1.0:  # psi holds the coefficients relative to the size of the predictor
+            self.turn = np.diag(np.repeat([problem.eta_scale, 1.0], [problem.p, self.family.n_parameters]))
 
     def pack(self, theta: np.ndarray, beta: np.ndarray, phi: Any) -> np.ndarray:
         """psi of parameters on the user's scale."""
@@ -183,7 +182,7 @@ class Objective:
             step = self.family.to_rho(phi) - self.family.to_rho(state.phi)
             score = [np.tensordot(step, own, 1) for own in near.slopes.mixed]
         fixed = near.slopes.fixed if near.slopes.fixed_observed is None else near.slopes.fixed_observed
-        found = follow(arrangement(self.source, T), near.mode, gamma, score, fixed)
+        found = follow(arrangement(self.source, T), near.mode, gamma, score, fixed, self.problem.eta_scale)
         return (self.u, None) if found is None else (found.u, found.b)
 
     def _tolerance(self) -> float:
@@ -278,23 +277,34 @@ class Objective:
                 return replace(outcome, point=point, evaluations=outcome.evaluations + 1)
         return outcome
 
-    def hessian(self, psi: np.ndarray) -> np.ndarray:
-        """Second derivatives of J with respect to psi, by central differences of the exact gradient.
+    def scaling(self) -> np.ndarray:
+        """B (M, M): psi = B s, in whose coordinates s steps mean the same whatever the units and origins of the data."""
+        B = np.eye(self.m + self.rows.p * (not self.free) + self.family.n_parameters)
+        start = 0
+        for s, gram in zip(self.structures, self.grams, strict=True):
+            own = slice(start, start := start + s.n_theta)
+            B[own, own] = s.scaling(gram)
+        return B
+
+    def hessian(self, psi: np.ndarray, B: np.ndarray | None = None) -> np.ndarray:
+        """Second derivatives of J with respect to s, psi = ``B`` s (to psi without), by central differences of the exact gradient.
 
         The modes are found more closely than a search needs: a step of 1e-4 magnifies their error. They are followed to the ends
         of a step to first order, which mostly is close enough: one pass for the density and one for the leverages there.
         """
         columns: list[np.ndarray] = []
         usual, self.tolerance = self.tolerance, min(self.tolerance, 1e-3 * MODE_TOLERANCE)
-        steps = np.diag(1e-4 * np.maximum(1.0, np.abs(psi)))
+        B = np.eye(len(psi)) if B is None else B
+        widths = 1e-4 * np.maximum(1.0, np.abs(np.linalg.solve(B, psi)))
+        steps = (B * widths).T
         at_once = self._at_once() if self.source.distant else 1
         for start in range(0, len(psi), at_once):
             those = steps[start : start + at_once]
             ends = [psi + sign * step for step in those for sign in (1.0, -1.0)]
             gradients = [point.gradient for point in drive(self.source, [self.evaluation(end, self._own_frame(end)) for end in ends])]
-            columns += [(gradients[2 * i] - gradients[2 * i + 1]) / (2.0 * step.max()) for i, step in enumerate(those)]
+            columns += [(gradients[2 * i] - gradients[2 * i + 1]) / (2.0 * widths[start + i]) for i in range(len(those))]
         self.tolerance = usual
-        H = np.column_stack(columns)
+        H = B.T @ np.column_stack(columns)
         return np.asarray((H + H.T) / 2)
 
     def is_rough(self, point: Point) -> bool:
@@ -310,17 +320,18 @@ class Objective:
 
     def covariance(self, psi: np.ndarray) -> np.ndarray:
         """Covariance of (theta, beta, rho), on the user's scale; zero rows for parameters on the boundary."""
-        H = self.hessian(psi)
+        B = self.scaling()
+        H = self.hessian(psi, B)
         p = self.rows.p
         back = np.eye(len(psi))
         back[self.m : self.m + p, self.m : self.m + p] = np.linalg.inv(self.rows.R) if p else np.zeros((0, 0))
         if self.turn is not None:
             back[self.m :, self.m :] = back[self.m :, self.m :] @ self.turn
-        free = np.ones(len(psi), dtype=bool)
-        free[: self.m] = np.abs(psi[: self.m]) > 0
+        held = [s.held(own) for s, own in zip(self.structures, self.problem.split(psi[: self.m]), strict=True)]
+        free = ~np.concatenate([*held, np.zeros(len(psi) - self.m, dtype=bool)])
         out = np.zeros_like(H)
         out[np.ix_(free, free)] = 2.0 * np.linalg.inv(H[np.ix_(free, free)])
-        return np.asarray(back @ out @ back.T)
+        return np.asarray(back @ B @ out @ B.T @ back.T)
 
 
 def centring(Q: np.ndarray, r: int) -> np.ndarray:

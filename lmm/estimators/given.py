@@ -24,7 +24,6 @@ from lmm.covariance import Covariance
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
-from lmm.estimators.generalized import uses_observed
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.estimators.likelihood import check_sigma, finish
 from lmm.estimators.trust_region import Outcome
@@ -99,7 +98,7 @@ class GivenVariances:
         T = [s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)]
         gamma = starting_values(problem)[problem.n_theta : problem.n_theta + problem.p]
         u = [np.zeros((size.k, size.J)) for size in problem.plan.terms]
-        observed = uses_observed(family, self.control.curvature)
+        observed = self.control.curvature == "observed"
         at = laplace(family, rows, T, gamma, phi, u, observed, free=True)
         inverse = np.linalg.inv(rows.R)
         found = bool(np.isfinite(at.objective))

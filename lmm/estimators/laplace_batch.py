@@ -17,9 +17,9 @@ import numpy as np
 
 from lmm.estimators import batch
 from lmm.estimators.batch import Batch, Chart
-from lmm.estimators.generalized import uses_observed
 from lmm.estimators.trust_region import DOUBT, PATIENCE
 from lmm.families import links
+from lmm.families.base import LOG_LIMIT
 from lmm.linalg import threads
 from lmm.model import laplace_batch
 from lmm.model.laplace_batch import Data, Shared, Values
@@ -58,14 +58,14 @@ def block_size(problem: GeneralizedProblem) -> int:
 class Evaluator(Chart):
     """J and its derivatives around one theta."""
 
-    def __init__(self, problem: GeneralizedProblem, theta: np.ndarray, curvature: str | None):
+    def __init__(self, problem: GeneralizedProblem, theta: np.ndarray, curvature: str):
         super().__init__(problem, theta)
-        self.shared = laplace_batch.share(problem, uses_observed(problem.family, curvature))
+        self.shared = laplace_batch.share(problem, curvature == "observed")
         self.m, self.p = problem.n_theta, problem.p
 
     def place(self, data: Data, psi: np.ndarray, u: np.ndarray) -> Data:
         """The same responses at other parameters psi (m + p + r, R); its first m are steps in the chart."""
-        phi = np.exp(np.clip(psi[-1], -50.0, 50.0)) if self.shared.family.has_dispersion else 1.0
+        phi = np.exp(np.clip(psi[-1], -LOG_LIMIT, LOG_LIMIT)) if self.shared.family.has_dispersion else 1.0
         return replace(data, gamma=psi[self.m : self.m + self.p], phi=phi, u=u)
 
     def __call__(self, data: Data, psi: np.ndarray, u: np.ndarray) -> Values:

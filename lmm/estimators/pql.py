@@ -32,7 +32,6 @@ from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
 from lmm.estimators.diagnosis import diagnose
 from lmm.estimators.em import check_limits
-from lmm.estimators.generalized import uses_observed
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.estimators.trust_region import Outcome, minimize
@@ -310,7 +309,7 @@ class _Iteration:
         objective = float("nan")
         if not quasi:
             u = [np.linalg.pinv(T) @ b for T, b in zip(factors, self.b, strict=True)]
-            objective = laplace(family, rows, factors, self.gamma, phi, u, uses_observed(family, self.method.control.curvature)).objective
+            objective = laplace(family, rows, factors, self.gamma, phi, u, self.method.control.curvature == "observed").objective
         seconds = {**problem.seconds, "optimise": perf_counter() - begin}
         count = len(self.trace)
         told = diagnose(problem, beta, factors, phi, self.eta)

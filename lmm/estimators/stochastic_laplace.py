@@ -138,17 +138,17 @@ class ProbedObjective(Objective):
             steps=at.steps,
         )
 
-    def hessian(self, psi: np.ndarray) -> np.ndarray:
-        """Second derivatives of J with respect to psi: central differences of the probes' mean gradient."""
+    def hessian(self, psi: np.ndarray, B: np.ndarray | None = None) -> np.ndarray:
+        """Second derivatives of J with respect to s, psi = ``B`` s (to psi without): differences of the probes' mean gradient."""
+        B = np.eye(len(psi)) if B is None else B
         here = self.in_theta(psi)
-        spread = np.sqrt(2.0 / np.maximum(np.diagonal(here.hessian), 1e-300))
+        spread = np.sqrt(2.0 / np.maximum(np.diagonal(B.T @ here.hessian @ B), 1e-300))
         columns = []
-        for i, width in enumerate(spread):
-            step = np.zeros(len(psi))
-            step[i] = STEP * min(width, max(1.0, abs(psi[i])))
-            ends = [self.in_theta(psi + sign * step).gradient for sign in (1.0, -1.0)]
-            columns.append((ends[0] - ends[1]) / (2.0 * step[i]))
-        H = np.column_stack(columns)
+        for direction, width, at in zip(B.T, spread, np.linalg.solve(B, psi), strict=True):
+            length = STEP * min(width, max(1.0, abs(at)))
+            ends = [self.in_theta(psi + sign * length * direction).gradient for sign in (1.0, -1.0)]
+            columns.append((ends[0] - ends[1]) / (2.0 * length))
+        H = B.T @ np.column_stack(columns)
         return np.asarray((H + H.T) / 2)
 
 

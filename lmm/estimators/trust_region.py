@@ -186,6 +186,6 @@ def minimize(
             correction = np.zeros_like(correction) if stale else secant(correction, candidate, point, step)
         if accepted:
             point = candidate
-        elif radius < 1e-12 * (1.0 + float(np.linalg.norm(point.theta))):
+        elif radius < 1e-12:  # local coordinates have no units
             message = "stopped because no step, however small, improves the objective"
             return Outcome(point, False, message, iterations, evaluations, promised, tuple(trace))

@@ -30,6 +30,8 @@ from lmm.families.links import Four, Link
 from lmm.families.response import check_finite, check_varies, numeric
 
 Array = np.ndarray
+#: logarithm of a dispersion, or of its inverse, at the most
+LOG_LIMIT = 100.0
 Weights = Array | None
 #: a predictor that no model has: the bounds of the cauchit are finite by rounding
 FAR = 1e10
@@ -210,6 +212,20 @@ class Family(abc.ABC):
         """mu (n,) of linear predictors (n,), inside the interval of the means."""
         return self.link.inverse(self.clip(eta))
 
+    def eta_scale(self, y: Array, weights: Weights = None) -> float:
+        """How much eta changes with the mean's own size, or the response's standard deviation where means may be negative.
+
+        What is small or large on the scale of the link is told by this. It is one where predictors have no units: logarithms,
+        links of probabilities.
+        """
+        low, high = max(self.mean_low, self.link.mean_low), min(self.mean_high, self.link.mean_high)
+        if np.isfinite(high) or not self.has_intercept:
+            return 1.0
+        with np.errstate(all="ignore"):
+            mean = np.average(y, weights=weights)
+            scale = float((mean if low >= 0.0 else np.std(y)) / np.abs(self.link.d1(self.clip(self.link.link(mean)))))
+        return scale if np.isfinite(scale) and scale > 0.0 and abs(scale - 1.0) > 1e-9 else 1.0
+
     # -- in the family's coordinate ------------------------------------------------------------
 
     def _coordinate(self, eta: Array) -> Four:
@@ -285,7 +301,7 @@ class Family(abc.ABC):
 
     def from_rho(self, rho: Array) -> Any:
         """phi of rho (r,), kept where nothing overflows."""
-        return float(np.exp(np.clip(rho[0], -50.0, 50.0))) if self.has_dispersion else 1.0
+        return float(np.exp(np.clip(rho[0], -LOG_LIMIT, LOG_LIMIT))) if self.has_dispersion else 1.0
 
     def reported(self, phi: Any) -> tuple[list[str], Array]:
         """Names of the parameters whose covariance is reported, and their derivatives (r, r) with respect to rho."""
@@ -352,8 +368,13 @@ class Family(abc.ABC):
 
     def initial_phi(self, y: Array, mu: Array, weights: Weights = None) -> float:
         """A moment estimate of phi given means: to begin from."""
+        if not self.has_dispersion:
+            return 1.0
         w = ones(weights)
-        return float(max(np.mean(w * (y - mu) ** 2 / self.variance(mu, 1.0)), 1e-8)) if self.has_dispersion else 1.0
+        found = float(np.mean(w * (y - mu) ** 2 / self.variance(mu, 1.0)))
+        mean = np.average(mu, weights=weights)
+        most = float(np.mean(w * (y - mean) ** 2) / self.variance(mean, 1.0))  # relative to it a perfect fit has no dispersion
+        return max(found, 1e-8 * most) or 1e-8
 
     # -- the response --------------------------------------------------------------------------
 

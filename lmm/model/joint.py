@@ -135,7 +135,8 @@ def units_of(problem: Problem | GeneralizedProblem) -> Scales:
         mean, square = mean / level, square / level
     variance = np.maximum(square - mean**2, 0.0)
     spread = np.sqrt(np.where(variance > 1e-12 * square, variance, np.where(square > 0, square, 1.0)))
-    effects = tuple(tuple(float(np.sqrt(v)) if v > 0 else 1.0 for v in np.diagonal(g)) for g in problem.grams())
+    per = 1.0 if isinstance(problem, Problem) else problem.eta_scale
+    effects = tuple(tuple(per * float(np.sqrt(v)) if v > 0 else 1.0 for v in np.diagonal(g)) for g in problem.grams())
     if isinstance(problem, Problem):
         return Scales(problem.location, problem.scale or 1.0, tuple(map(float, spread)), effects)
     dispersion = None

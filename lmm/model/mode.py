@@ -21,7 +21,7 @@ from lmm.model.rows import Rows
 #: Newton decrement, in units of the log-likelihood, at which the mode is found; what is left enters J to first order
 MODE_TOLERANCE = 1e-13
 MAX_STEPS = 100
-#: change of an effect, in units of the predictor, up to which the mode is followed to first order
+#: change of an effect, relative to the size of the predictor, up to which the mode is followed to first order
 FAR = 2.0
 
 
@@ -175,11 +175,11 @@ def seek(
     return Mode(source, b, u, sums, system, factor, gamma, steps, decrement, db, d_gamma)
 
 
-def follow(at: Arrangement, old: Mode, gamma: np.ndarray, score: list[np.ndarray] | None, fixed: list[np.ndarray]) -> Start | None:
+def follow(at: Arrangement, old: Mode, gamma: np.ndarray, score: list[np.ndarray] | None, fixed: list[np.ndarray], scale: float = 1.0) -> Start | None:
     """Where the mode goes to first order when parameters move, without a pass: b (k, J) and u per term; None for a step too far.
 
     One Newton step at the new G and gamma from the sums at the old ones, Z'wQ = ``fixed`` (p, k, J) per term among them;
-    ``score`` is what else the score Z'r gains (k, J) per term.
+    ``score`` is what else the score Z'r gains (k, J) per term, ``scale`` the size of the predictor.
     """
     factor = at.try_factorize(old.system)
     if factor is None:
@@ -194,7 +194,7 @@ def follow(at: Arrangement, old: Mode, gamma: np.ndarray, score: list[np.ndarray
     u = [at.whiten(t, own[0], rest[0]) for t, (own, rest) in enumerate(zip(b, e, strict=True))]
     b = [own[0] for own in b]
     far = max((float(np.max(np.abs(new - own), initial=0.0)) for new, own in zip(b, old.b, strict=True)), default=0.0)
-    return Start(b, u) if np.isfinite(far) and far <= FAR else None
+    return Start(b, u) if np.isfinite(far) and far <= FAR * scale else None
 
 
 class Start(NamedTuple):

@@ -48,6 +48,7 @@ def starting_values(cross: CrossProducts, structures: tuple[Covariance, ...], si
     solution = np.linalg.lstsq(left / np.outer(scale, scale), right / scale, rcond=1e-10)[0] / scale
     residual = cross.gram[p, p] / max(cross.n - p, 1)
     sigma2 = float(np.clip(solution[0], 0.02 * residual, residual)) if sigma is None else sigma**2
+    sigma2 = sigma2 if sigma2 > 0.0 else 1.0  # a response that is fitted exactly
     theta = []
     for t, (structure, (i, j)) in enumerate(zip(structures, blocks, strict=True)):
         G = np.zeros((sizes[t], sizes[t]))

@@ -26,7 +26,7 @@ from lmm.model.leverage import Tables, leverages
 from lmm.model.rows import Block
 
 T = TypeVar("T")
-#: smallest working weight
+#: smallest working weight, relative to their mean
 LEAST = 1e-10
 #: a computation that yields requests and receives their answers
 Task = Generator[Callable[[Block], Any], Any, T]
@@ -160,7 +160,8 @@ class Linearise:
         eta = block.offset + block.Q @ self.gamma
         with np.errstate(all="ignore"):
             r = self.family.derivatives(block.y, eta, block.weights, self.phi).d1
-            W = np.maximum(self.family.expected_weights(eta, block.weights, self.phi).weight, LEAST)
+            W = self.family.expected_weights(eta, block.weights, self.phi).weight
+            W = np.maximum(W, LEAST * np.mean(W))
         diag, pairs = block.products(W)
         gram = block.Q.T @ (block.Q * W[:, None])
         return Working(block.n, diag, pairs, block.sums(r), block.Q.T @ r, gram, float(np.sum(r * r / W)))

@@ -125,6 +125,7 @@ class GeneralizedProblem:
     seconds : wall-clock seconds spent here, by stage.
     merged : the rows with equal ones merged, where that pays.
     where : which cells of the categorical predictors rows (n,) bool are, in words, if they are all rows of some; None in a stream.
+    eta_scale : size of the linear predictor (:meth:`lmm.families.Family.eta_scale`), relative to which random effects are small or large.
     """
 
     structures: tuple[Covariance, ...]
@@ -135,6 +136,7 @@ class GeneralizedProblem:
     seconds: dict[str, float] = field(default_factory=dict)
     merged: Rows | None = None
     where: Callable[[np.ndarray], str | None] | None = None
+    eta_scale: float = 1.0
 
     @property
     def source(self) -> Source:
@@ -167,8 +169,8 @@ class GeneralizedProblem:
         return sum(s.n_theta for s in self.structures)
 
     def grams(self) -> list[np.ndarray]:
-        """Per term the mean of z z' over the rows (k, k)."""
-        return [A.sum(axis=-1) / self.n for A in self.rows.pattern.diag]
+        """Per term the mean of z z' over the rows (k, k), relative to the square of the linear predictor's size."""
+        return [A.sum(axis=-1) / (self.n * self.eta_scale**2) for A in self.rows.pattern.diag]
 
     def split(self, theta: np.ndarray) -> list[np.ndarray]:
         """theta of each term."""
@@ -178,7 +180,8 @@ class GeneralizedProblem:
     def with_response(self, design: Design) -> GeneralizedProblem:
         """The same rows with the response of ``design``."""
         rows = replace(self.rows, y=design.y)
-        return replace(self, rows=rows, merged=self.merged and worthwhile(rows, design.X, self.family), seconds={})
+        merged = self.merged and worthwhile(rows, design.X, self.family)
+        return replace(self, rows=rows, merged=merged, seconds={}, eta_scale=self.family.eta_scale(rows.y, rows.weights))
 
 
 def build_generalized(design: Design, family: Any, factorization: str = "exact") -> GeneralizedProblem:
@@ -188,7 +191,8 @@ def build_generalized(design: Design, family: Any, factorization: str = "exact")
     merged = worthwhile(rows, design.X, family)
     structures = tuple(term.structure for term in design.terms)
     seconds = {"cross-products": perf_counter() - start}
-    return GeneralizedProblem(structures, design.terms, rows, family, design.names, seconds, merged, partial(cells, design))
+    scale, where = family.eta_scale(rows.y, rows.weights), partial(cells, design)
+    return GeneralizedProblem(structures, design.terms, rows, family, design.names, seconds, merged, where, scale)
 
 
 def build_problem(design: Design, backend: str = "numpy", factorization: str = "auto") -> Problem:

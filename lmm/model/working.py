@@ -11,10 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.optimize import linprog
 
 from lmm.model import moments
 from lmm.model.crossproducts import CrossProducts, Pairs
-from lmm.model.passes import LEAST, Linearise, Working
+from lmm.model.passes import Linearise, Working
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.rows import Block
 
@@ -29,7 +30,7 @@ def starting_values(problem: GeneralizedProblem) -> np.ndarray:
     sums: Working = source.total([Linearise(family, gamma, phi)])[0]
     if source.distant and problem.p:  # all rows have their say
         step = np.linalg.lstsq(sums.gram, sums.fixed_score, rcond=None)[0]
-        gamma = gamma + step if np.all(np.abs(step) < 1.0) else gamma
+        gamma = gamma + step if np.all(np.abs(step) < problem.eta_scale) else gamma
     gram = np.zeros((problem.p + 1, problem.p + 1))
     gram[-1, -1] = sums.square
     pattern = source.pattern
@@ -38,33 +39,62 @@ def starting_values(problem: GeneralizedProblem) -> np.ndarray:
     return np.concatenate([moments.starting_values(cross, problem.structures), gamma, family.to_rho(phi)])
 
 
+def possible(family: Any, rows: Block) -> np.ndarray:
+    """gamma (p,) with possible means in every row where there is one: nearest to the mean response, else far inside the link's range."""
+    with np.errstate(all="ignore"):
+        level = np.asarray(family.link.link(np.average(rows.y, weights=rows.weights)))
+    level = family.clip(np.where(np.isfinite(level), level, 0.0)) - rows.offset
+    gamma = np.linalg.lstsq(rows.Q.T @ rows.Q, rows.Q.T @ level, rcond=None)[0] if rows.p else np.zeros(0)
+    if not rows.p or family.inside(rows.offset + rows.Q @ gamma).all():
+        return gamma
+    # the largest t with low + t <= offset + Q gamma <= high - t
+    low, high = family.eta_bounds
+    sides = [(1.0, low)] * np.isfinite(low) + [(-1.0, -high)] * np.isfinite(high)
+    A = np.vstack([np.column_stack([-sign * rows.Q, np.ones(rows.n)]) for sign, _ in sides])
+    b = np.concatenate([sign * rows.offset - bound for sign, bound in sides])
+    most = float(np.abs(level).max())
+    found = linprog(np.append(np.zeros(rows.p), -1.0), A, b, bounds=[(None, None)] * rows.p + [(0.0, most)], method="highs")
+    return found.x[:-1] if found.status == 0 and found.x[-1] > 0.0 else gamma
+
+
 def _without_effects(family: Any, rows: Block) -> tuple[np.ndarray, Any]:
-    """gamma and phi of the generalized linear model, by reweighted least squares."""
+    """gamma and phi of the generalized linear model, by reweighted least squares; no step leaves the range of the link."""
+
+    def density(gamma: np.ndarray) -> float:
+        with np.errstate(all="ignore"):
+            return float(family.log_density(rows.y, rows.offset + rows.Q @ gamma, rows.weights, phi).sum())
+
+    gamma = possible(family, rows)
     mu = family.initial_mu(rows.y, rows.weights)
     with np.errstate(all="ignore"):
         eta = family.link.link(mu)
         if not np.all(np.isfinite(eta)):  # a family of the user's own may not know where its means may lie
             eta = np.broadcast_to(family.link.link(np.average(rows.y, weights=rows.weights)), eta.shape)
-    eta = np.where(np.isfinite(eta), eta, 0.0)
-    mu = family.mean(eta)
-    phi = family.initial_phi(rows.y, mu, rows.weights) if family.has_dispersion else 1.0
-    gamma = np.zeros(rows.p)
-    last = -np.inf
+    eta = family.clip(np.where(np.isfinite(eta), eta, 0.0))
+    phi = family.initial_phi(rows.y, family.mean(rows.offset + rows.Q @ gamma), rows.weights) if family.has_dispersion else 1.0
+    last = density(gamma)
+    last = last if np.isfinite(last) else -np.inf
     for _ in range(MAX_STEPS):
-        r = family.derivatives(rows.y, eta, rows.weights, phi).d1
-        W = np.maximum(family.expected_weights(eta, rows.weights, phi).weight, LEAST)
-        QW = rows.Q * W[:, None]
-        target = eta - rows.offset + r / W
-        new = np.linalg.lstsq(QW.T @ rows.Q, QW.T @ target, rcond=None)[0] if rows.p else gamma
-        for _ in range(20):
-            value = float(family.log_density(rows.y, rows.offset + rows.Q @ new, rows.weights, phi).sum())
+        with np.errstate(all="ignore"):
+            r = family.derivatives(rows.y, eta, rows.weights, phi).d1
+            W = family.expected_weights(eta, rows.weights, phi).weight
+            right = rows.Q.T @ (W * (eta - rows.offset) + r)
+            gram = rows.Q.T @ (rows.Q * W[:, None])
+        if not (np.isfinite(gram).all() and np.isfinite(right).all()):
+            break
+        new = np.linalg.lstsq(gram, right, rcond=None)[0] if rows.p else gamma
+        for _ in range(40):
+            value = density(new)
             if np.isfinite(value) and value >= last - 1e-8 * abs(last):
                 break
             new = (new + gamma) / 2
+        else:
+            break
         gamma, eta = new, rows.offset + rows.Q @ new
         mu = family.mean(eta)
         if family.has_dispersion:
             phi = family.initial_phi(rows.y, mu, rows.weights)
+            value = density(gamma)
         if abs(value - last) <= 1e-6 * (1.0 + abs(value)):
             break
         last = value

@@ -8,6 +8,7 @@ A component with none of the variance says that the fit is singular in that dire
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -76,8 +77,8 @@ def is_singular(design: Design, estimate: Estimate, tol: float) -> bool:
 def boundary_distances(design: Design, estimate: Estimate, tol: float) -> list[np.ndarray]:
     """Per term the distances of its constrained parameters to zero, relative to sigma.
 
-    Where one is small but not zero it may be so because of its column's units: those of the term are then
-    taken per root mean square of the columns.
+    Where one is small but not zero it may be so because of its column's units, or of the response's in the linear predictor:
+    those of the term are then taken per root mean square of the columns and size of the predictor.
     """
     out, at = [], 0
     for term in design.terms:
@@ -85,15 +86,17 @@ def boundary_distances(design: Design, estimate: Estimate, tol: float) -> list[n
         at += term.structure.n_theta
         distances = term.structure.boundary(own)
         if np.any((distances > 0) & (distances < tol)):
-            distances = term.structure.boundary(term.structure.standardised(own, column_gram(design, term)))
+            distances = term.structure.boundary(term.structure.standardised(own, column_gram(design, term, estimate.family)))
         out.append(distances)
     return out
 
 
-def column_gram(design: Design, term: RandomTerm) -> np.ndarray:
-    """The mean of z z' over the rows, weights included, (k, k)."""
+def column_gram(design: Design, term: RandomTerm, family: Any = None) -> np.ndarray:
+    """The mean of z z' over the rows, weights included, (k, k); with a family relative to the square of the predictor's size."""
     if design.streamed:
         return np.asarray(design.extra["grams"][term.group])
+    if family is not None:
+        return np.asarray(term.values.T @ term.values) / (design.n * family.eta_scale(design.y, design.weights) ** 2)
     weighted = term.values if design.weights is None else term.values * design.weights[:, None]
     return np.asarray(weighted.T @ term.values) / design.n
 

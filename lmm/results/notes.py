@@ -70,7 +70,7 @@ def singular_notes(design: Design, estimate: Estimate, tol: float) -> list[str]:
     for term, T, distances in zip(design.terms, estimate.factors, boundary_distances(design, estimate, tol), strict=True):
         count = int(np.sum(distances < tol))
         if count:
-            unit = units(column_gram(design, term))
+            unit = units(column_gram(design, term, estimate.family))
             out.append(_singular_note(term, degenerate_directions(unit[:, None] * T, count, tol), unit))
     return out
 

@@ -84,7 +84,8 @@ def build_generalized(
     design, problem = _finish(recipe, lean, first, reducer)
     design.extra["origin"] = Origin(data, reducer, reducer.text)
     seconds = {"recipe": middle - begin, "levels": end - middle, "rows": perf_counter() - end}
-    return design, replace(problem, seconds=seconds)
+    some = problem.source.sample()
+    return design, replace(problem, seconds=seconds, eta_scale=family.eta_scale(some.y, some.weights))
 
 
 def _start(recipe: Recipe) -> First:

@@ -58,19 +58,19 @@ def problems(formula: str, family: object, **settings: object) -> tuple[Generali
 
 #: formula, family, curvature, whether small terms are iterative too
 CASES = {
-    "two factors": (FORMULA, "binomial", None, False),
-    "slopes": ("count ~ x + (x|a) + (x|b)", "poisson", None, False),
-    "a factor in the tail": ("count ~ x + (1|a) + (1|b) + (1|few)", "poisson", None, False),
-    "two iterative factors": ("count ~ x + (1|a) + (1|b) + (1|c)", "poisson", None, True),
-    "nested factors": ("y ~ x + (1|a) + (1|outer) + (1|b)", "binomial", None, False),
-    "the larger first": ("count ~ x + (1|a) + (x|b) + (1|few)", "poisson", None, False),
-    "counts with offset": ("cbind(hits, misses) ~ x + offset(shift) + (1|a) + (1|b)", "binomial", None, False),
-    "no fixed effects": ("count ~ 0 + (1|a) + (1|b)", "poisson", None, False),
+    "two factors": (FORMULA, "binomial", "observed", False),
+    "slopes": ("count ~ x + (x|a) + (x|b)", "poisson", "observed", False),
+    "a factor in the tail": ("count ~ x + (1|a) + (1|b) + (1|few)", "poisson", "observed", False),
+    "two iterative factors": ("count ~ x + (1|a) + (1|b) + (1|c)", "poisson", "observed", True),
+    "nested factors": ("y ~ x + (1|a) + (1|outer) + (1|b)", "binomial", "observed", False),
+    "the larger first": ("count ~ x + (1|a) + (x|b) + (1|few)", "poisson", "observed", False),
+    "counts with offset": ("cbind(hits, misses) ~ x + offset(shift) + (1|a) + (1|b)", "binomial", "observed", False),
+    "no fixed effects": ("count ~ 0 + (1|a) + (1|b)", "poisson", "observed", False),
     "expected information": (FORMULA, families.Binomial(link="probit"), "expected", False),
     "observed information": (FORMULA, families.Binomial(link="probit"), "observed", False),
     "dispersion": ("size ~ x + (1|a) + (1|b)", families.Gamma(link="log"), "expected", False),
     "dispersion, observed": ("count ~ x + (1|a) + (1|b)", "negative_binomial", "observed", False),
-    "thresholds": ("class ~ x + (1|a) + (1|b)", "ordinal", None, False),
+    "thresholds": ("class ~ x + (1|a) + (1|b)", "ordinal", "observed", False),
 }
 
 
