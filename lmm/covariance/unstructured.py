@@ -107,7 +107,8 @@ class Unstructured(Covariance):
         """A zero on the diagonal, and all of a column of zeros; below a diagonal that is not zero nothing is at a boundary."""
         T = self.factor(theta)
         row, column = _lower(self.k)
-        return np.where(row == column, T[row, column] == 0.0, ~T.any(axis=0)[column])
+        empty = np.all(T == 0.0, axis=0)
+        return np.where(row == column, T[row, column] == 0.0, empty[column])
 
     def boundary(self, theta: np.ndarray) -> np.ndarray:
         return np.abs(np.diagonal(self.factor(theta)))

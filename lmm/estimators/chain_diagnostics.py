@@ -17,6 +17,7 @@ MIN_DRAWS = 4
 #: relative difference of draws below which they are the same number
 ROUNDING = 1e-12
 
+
 class ChainDiagnostics(NamedTuple):
     """Per quantity.
 

@@ -49,9 +49,7 @@ def laplace_error(problem: GeneralizedProblem, T: np.ndarray, state: Any, observ
     )
 
 
-def diagnose(
-    problem: GeneralizedProblem, beta: np.ndarray, factors: Sequence[np.ndarray], phi: Any, eta: np.ndarray | None
-) -> Diagnosis:
+def diagnose(problem: GeneralizedProblem, beta: np.ndarray, factors: Sequence[np.ndarray], phi: Any, eta: np.ndarray | None) -> Diagnosis:
     """What of an estimate the data do not bound.
 
     Parameters

@@ -52,9 +52,7 @@ class Separation:
     ray: np.ndarray
 
 
-def separation(
-    family: Any, y: np.ndarray, weights: np.ndarray, Q: np.ndarray, eta: np.ndarray | None, phi: Any
-) -> Separation | None:
+def separation(family: Any, y: np.ndarray, weights: np.ndarray, Q: np.ndarray, eta: np.ndarray | None, phi: Any) -> Separation | None:
     """The directions in which a generalized model's likelihood rises without end; None where there is none.
 
     Parameters

@@ -175,7 +175,9 @@ def seek(
     return Mode(source, b, u, sums, system, factor, gamma, steps, decrement, db, d_gamma)
 
 
-def follow(at: Arrangement, old: Mode, gamma: np.ndarray, score: list[np.ndarray] | None, fixed: list[np.ndarray], scale: float = 1.0) -> Start | None:
+def follow(
+    at: Arrangement, old: Mode, gamma: np.ndarray, score: list[np.ndarray] | None, fixed: list[np.ndarray], scale: float = 1.0
+) -> Start | None:
     """Where the mode goes to first order when parameters move, without a pass: b (k, J) and u per term; None for a step too far.
 
     One Newton step at the new G and gamma from the sums at the old ones, Z'wQ = ``fixed`` (p, k, J) per term among them;

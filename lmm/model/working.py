@@ -11,13 +11,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linprog
 
+from lmm.later import Later
 from lmm.model import moments
 from lmm.model.crossproducts import CrossProducts, Pairs
 from lmm.model.passes import Linearise, Working
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.rows import Block
+
+optimize: Any = Later("scipy.optimize")  # slow to import, and few fits need it
 
 MAX_STEPS = 25
 
@@ -53,7 +55,7 @@ def possible(family: Any, rows: Block) -> np.ndarray:
     A = np.vstack([np.column_stack([-sign * rows.Q, np.ones(rows.n)]) for sign, _ in sides])
     b = np.concatenate([sign * rows.offset - bound for sign, bound in sides])
     most = float(np.abs(level).max())
-    found = linprog(np.append(np.zeros(rows.p), -1.0), A, b, bounds=[(None, None)] * rows.p + [(0.0, most)], method="highs")
+    found = optimize.linprog(np.append(np.zeros(rows.p), -1.0), A, b, bounds=[(None, None)] * rows.p + [(0.0, most)], method="highs")
     return found.x[:-1] if found.status == 0 and found.x[-1] > 0.0 else gamma
 
 

@@ -67,7 +67,7 @@ def fit(name: str, formula: str, y: np.ndarray, x: np.ndarray, **more: object) -
         found = lmm.glmer(formula, data, family=FAMILIES[name], **more)
         z = found.fixef()["x"] / found.bse["x"]
     assert np.isfinite(z)
-    return found, [w.category for w in caught if "without bound" not in str(w.message)]
+    return found, [w.category for w in caught]
 
 
 def same(one: tuple[lmm.Fit, list[type]], other: tuple[lmm.Fit, list[type]], jacobian: float = 0.0) -> None:
@@ -78,19 +78,17 @@ def same(one: tuple[lmm.Fit, list[type]], other: tuple[lmm.Fit, list[type]], jac
     assert said == heard
 
 
-@pytest.mark.parametrize("formula", ["y ~ x + (0 + x|g)", "y ~ x + (x|g)", "y ~ x + (1|g) + (0 + x|g)"])
+@pytest.mark.parametrize("formula, unit", [("y ~ x + (x|g)", 1e-6), ("y ~ x + (1|g) + (0 + x|g)", 1e6)])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_units_of_a_predictor(name: str, formula: str) -> None:
-    plain = fit(name, formula, Y[name], X)
-    for unit in (1e-6, 1e6):
-        same(plain, fit(name, formula, Y[name], unit * X))
+def test_units_of_a_predictor(name: str, formula: str, unit: float) -> None:
+    same(fit(name, formula, Y[name], X), fit(name, formula, Y[name], unit * X))
 
 
-@pytest.mark.parametrize("formula", ["y ~ x + (1|g)", "y ~ x + (x|g)"])
 @pytest.mark.parametrize("name", SCALED)
-def test_units_of_the_response(name: str, formula: str) -> None:
+def test_units_of_the_response(name: str) -> None:
+    formula = "y ~ x + (x|g)"
     plain = fit(name, formula, Y[name], X)
-    for unit in (1e-8, 1e-3, 1e8):
+    for unit in (1e-8, 1e8):
         same(plain, fit(name, formula, unit * Y[name], X), len(G) * np.log(unit))
 
 
