@@ -73,9 +73,9 @@ class Asymptotic:
     def f(self, L: np.ndarray, estimate: np.ndarray) -> FTest:
         """Wald's chi-square over its degrees of freedom."""
         L = np.asarray(L, dtype=float)
-        values, turn = satterthwaite.independent(L @ self.cov @ L.T)
-        if not len(values):
-            return f_test(float("nan"), 0, float("nan"))
+        values, turn = satterthwaite.independent(L, self.cov)
+        if not len(values) or np.isnan(values).any():
+            return f_test(float("nan"), len(values), float("nan"))
         return f_test(float(np.mean((turn @ np.asarray(estimate, dtype=float)) ** 2 / values)), len(values), np.inf)
 
 

@@ -1,14 +1,16 @@
 """Hypothesis matrices of the terms of a linear predictor: sequential (I), marginal (II) and of estimable functions (III).
 
-Type I: with R upper triangular, R'R = X'X, the rows of diag(R)^-1 R that belong to a term's columns. Type II: the same with
-the columns of terms that contain the term moved behind it. A term contains another when it has the same numbers, and the
-other's categories with more beside them.
+Type I: with R upper triangular, R'R = X'X, the rows of diag(R)^-1 R that belong to a term's columns. Let U be the overparametrised
+matrix with a column for every cell of every term, U = X M, so that l'beta is the function (l'M) of the cells' parameters. M does not
+depend on the coding of X, so neither do the tests of types II and III, nor on which columns of a rank-deficient X were dropped.
 
-Type III (Goodnight 1980, Commun. Stat. Theory Methods 9; SAS, "The Four Types of Estimable Functions"): let U be the
-overparametrised matrix with a column for every cell of every term, U = X M, so that l'beta is the function (l'M) of the
-cells' parameters. A term's hypotheses are those functions that involve, of all cells, only its own and those of terms that
-contain it, and are orthogonal to every function that involves only the latter. M does not depend on the coding of X, so
-neither does the test; and in complete data each hypothesis compares unweighted means over the other factors' levels.
+Type II: what a term adds to all terms that neither are it nor contain it: with B an orthonormal basis of the columns of U that are
+the others' and its own, less that of the others', the hypothesis is B'X beta = 0. A term contains another when it has the same
+numbers, and the other's categories with more beside them. Where nothing contains a term this is type III.
+
+Type III (Goodnight 1980, Commun. Stat. Theory Methods 9; SAS, "The Four Types of Estimable Functions"): a term's
+hypotheses are those functions that involve, of all cells, only its own and those of terms that contain it, and are orthogonal
+to every function that involves only the latter. In complete data each compares unweighted means over the other factors' levels.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
+from lmm.design.rank import TOLERANCE
 
 #: singular values, relative to the largest, that count as zero
 ZERO = 1e-8
@@ -31,6 +35,32 @@ def triangle_rows(R: np.ndarray, order: np.ndarray, rows: np.ndarray) -> np.ndar
     scaled[:, order] = triangle / np.diagonal(triangle)[:, None]
     place = np.argsort(order)
     return np.asarray(scaled[place[rows]])
+
+
+def added(R: np.ndarray, M: np.ndarray, others: np.ndarray, own: np.ndarray, preference: Sequence[int]) -> np.ndarray:
+    """Type II hypotheses L (q, p) of a term.
+
+    Parameters
+    ----------
+    R : (p, p) any matrix with R'R = X'X.
+    M : (p, cells), U = X M.
+    others, own : (cells,) bool, cells of the terms that do not contain the term, and the term's own.
+    preference : as in :func:`estimable`; row j is orthogonal to the others' cells and to those of the rows before it.
+    """
+    columns = R @ M
+    length = np.linalg.norm(columns, axis=0)
+    basis, rows = np.zeros((len(R), 0)), []
+    mine = np.flatnonzero(own)
+    for cell in [*np.flatnonzero(others), *mine[list(preference)]]:
+        left = columns[:, cell]
+        for _ in range(2):  # twice is enough for orthogonality to rounding
+            left = left - basis @ (basis.T @ left)
+        norm = float(np.linalg.norm(left))
+        if length[cell] > 0.0 and norm > TOLERANCE * length[cell] and basis.shape[1] < len(R):
+            basis = np.column_stack([basis, left / norm])
+            if own[cell]:
+                rows.append(left @ R / norm**2)
+    return np.array(rows).reshape(len(rows), R.shape[1])
 
 
 def estimable(M: np.ndarray, own: np.ndarray, containing: np.ndarray, preference: Sequence[int]) -> np.ndarray:

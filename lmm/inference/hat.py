@@ -13,16 +13,27 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
+from lmm.design.rank import independent_columns
 from lmm.design.records import Design
 from lmm.model.conditional import fixed_variance, prediction_variance, scale2
 from lmm.model.records import Estimate
 
+#: 1 - h up to which a leverage counts as one
+ONE = 1e-10
+
 
 def leverages(design: Design, problem: Any, estimate: Estimate) -> np.ndarray:
-    """h_ii (n,)."""
+    """h_ii (n,), exactly one for a row without which the fixed columns would be dependent."""
     variance = prediction_variance(problem, estimate, design.X, _terms(design))
-    return np.asarray(variance * _weights(design, estimate))
+    return np.where(alone(design.X), 1.0, variance * _weights(design, estimate))
+
+
+def alone(X: np.ndarray) -> np.ndarray:
+    """(n,) bool, rows without which the independent columns X (n, p) would be dependent: their share in the projection onto X is one."""
+    R = independent_columns(X)[1]
+    return np.asarray(np.sum(solve_triangular(R, X.T, trans="T") ** 2, axis=0) > 1.0 - ONE) if len(R) else np.zeros(len(X), dtype=bool)
 
 
 def fixed_leverages(design: Design, problem: Any, estimate: Estimate) -> np.ndarray:
@@ -50,8 +61,13 @@ def cooks_distances(pearson: np.ndarray, leverage: np.ndarray, part: np.ndarray,
     without the row at the same variance parameters: r / (1 - h) is the row's prediction error without it, by the mean-shift model.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        out = (pearson / (1.0 - leverage)) ** 2 * part / (sigma**2 * p)
+        out = (pearson / _left(leverage)) ** 2 * part / (sigma**2 * p)
     return np.asarray(np.where(np.isfinite(out), out, np.nan))
+
+
+def _left(leverage: np.ndarray) -> np.ndarray:
+    """1 - h, NaN where nothing but rounding is left."""
+    return np.where(leverage < 1.0 - ONE, 1.0 - leverage, np.nan)
 
 
 def studentised(deviance: np.ndarray, pearson: np.ndarray, leverage: np.ndarray) -> np.ndarray:
@@ -60,5 +76,5 @@ def studentised(deviance: np.ndarray, pearson: np.ndarray, leverage: np.ndarray)
     Williams (1987), J. R. Stat. Soc. C 36.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        out = np.sign(deviance) * np.sqrt(deviance**2 + leverage * pearson**2 / (1.0 - leverage))
+        out = np.sign(deviance) * np.sqrt(deviance**2 + leverage * pearson**2 / _left(leverage))
     return np.asarray(np.where(np.isfinite(out), out, np.nan))

@@ -75,10 +75,10 @@ class KenwardRoger:
     def f(self, L: np.ndarray, estimate: np.ndarray) -> FTest:
         """Scaled F test that contrasts L (q, p), estimated as ``estimate`` (q,), are zero; dependent rows count once."""
         L, estimate = np.asarray(L, dtype=float), np.asarray(estimate, dtype=float)
-        values, turn = independent(L @ self.unadjusted @ L.T)
+        values, turn = independent(L, self.unadjusted)
         q = len(values)
-        if not q:
-            return f_test(float("nan"), 0, float("nan"))
+        if not q or np.isnan(values).any():
+            return f_test(float("nan"), q, float("nan"))
         white = turn / np.sqrt(values)[:, None]  # white L Phi L' white' = I
         B = np.einsum("qp,ips,rs->iqr", white @ L, self.P, white @ L, optimize=True)
         trace = np.einsum("iqq->i", B)

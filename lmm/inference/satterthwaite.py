@@ -27,6 +27,8 @@ from lmm.linalg import threads
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate
 
+#: singular values of contrasts, relative to the largest, that count towards their rank
+RANK = 1e-10
 #: eigenvalues of the contrasts' covariance, relative to the largest, that count as positive
 POSITIVE = 1e-8
 #: ratio of eigenvalues from which contrasts are taken per standard error, so that units of measurement cannot hide one
@@ -64,27 +66,59 @@ class Satterthwaite:
         return np.sqrt(np.maximum(v, 0.0)), df
 
     def f(self, L: np.ndarray, estimate: np.ndarray) -> FTest:
-        """F test that contrasts L (q, p), estimated as ``estimate`` (q,), are zero; dependent rows count once."""
+        """F test that contrasts L (q, p), estimated as ``estimate`` (q,), are zero; dependent rows count once, NaN without a covariance."""
         L, estimate = np.asarray(L, dtype=float), np.asarray(estimate, dtype=float)
-        values, turn = independent(L @ self.cov @ L.T)
-        if not len(values):
-            return f_test(float("nan"), 0, float("nan"))
+        values, turn = independent(L, self.cov)
+        if not len(values) or np.isnan(values).any():
+            return f_test(float("nan"), len(values), float("nan"))
         _, df = self.t(turn @ L)
         return f_test(float(np.mean((turn @ estimate) ** 2 / values)), len(values), pooled(df))
 
 
-def independent(V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Variances (q,) and combinations (q, r) of r correlated estimates with covariance V (r, r) that are uncorrelated."""
-    scale = np.sqrt(np.maximum(np.diagonal(V), 0.0))
+def independent(L: np.ndarray, V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Variances (q,) and combinations (q, r) of r contrasts L (r, p) that are uncorrelated, V (p, p) the coefficients' covariance.
+
+    q is the rank of L, whatever V is: its columns are taken per standard error and its rows of length one, so that units do not
+    enter. The combinations are eigenvectors of L V L' as long as that has q positive eigenvalues to working precision, else of an
+    orthonormal basis of the rows. NaN as variances where V is no covariance of these contrasts.
+    """
+    L = np.asarray(L, dtype=float)
+    sd = np.sqrt(np.maximum(np.diagonal(V), 0.0))
+    sd = np.where(np.isfinite(sd) & (sd > 0.0), sd, 1.0)
+    left, size, right, length = decomposed(L * sd)
+    q = len(size)
+    if not q:
+        return np.zeros(0), np.zeros((0, len(L)))
+    nothing = np.full(q, np.nan), np.zeros((q, len(L)))
+    if not np.isfinite(V).all():
+        return nothing
+    of = L @ V @ L.T
+    scale = np.sqrt(np.maximum(np.diagonal(of), 0.0))
     scale = np.where(scale > 0.0, scale, 1.0)
-    values, vectors = np.linalg.eigh(V)
-    rank = np.linalg.eigvalsh(V / np.outer(scale, scale))
-    count = int(np.sum(rank > POSITIVE * max(1.0, rank.max(initial=0.0))))
-    if count and values[-count] <= UNITS * values[-1]:
-        values, vectors = np.linalg.eigh(V / np.outer(scale, scale))
-        vectors = vectors / scale[:, None]
-    order = np.argsort(-values, kind="stable")[:count]
-    return values[order], vectors[:, order].T
+    values, vectors = np.linalg.eigh(of)
+    per_sd = np.linalg.eigvalsh(of / np.outer(scale, scale))
+    if per_sd[-q] > POSITIVE * max(1.0, per_sd[-1]):
+        if values[-q] <= UNITS * values[-1]:
+            values, vectors = np.linalg.eigh(of / np.outer(scale, scale))
+            vectors = vectors / scale[:, None]
+        turn = vectors.T
+    else:
+        basis = right / sd
+        values, vectors = np.linalg.eigh(basis @ V @ basis.T)
+        if not values[0] > 0.0:
+            return nothing
+        turn = vectors.T @ ((left / size).T / length)
+    order = np.argsort(-values, kind="stable")[:q]
+    return values[order], turn[order]
+
+
+def decomposed(L: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """U (r, q), s (q,), W (q, p) and lengths (r,) of the rows with L = diag(lengths) U diag(s) W; q is the rank of L."""
+    length = np.linalg.norm(L, axis=1)
+    length = np.where(length > 0.0, length, 1.0)
+    U, s, W = np.linalg.svd(L / length[:, None], full_matrices=False)
+    q = int(np.sum(s > RANK * s.max(initial=0.0)))
+    return U[:, :q], s[:q], W[:q], length
 
 
 def pooled(df: np.ndarray) -> float:

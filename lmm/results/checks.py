@@ -177,7 +177,7 @@ def _overdispersion(fit: Fit) -> Iterator[Finding]:
 
 def _collinearity(fit: Fit) -> Iterator[Finding]:
     table = inflation(fit.design, fit._uncertainty.beta)
-    if len(table) < 2:
+    if len(table) < 2 or fit.estimate.unbounded:  # the covariance of coefficients without bound is that of where they stopped
         return
     squared = table["adjusted"] ** 2
     worst, largest = str(squared.idxmax()), float(squared.max())

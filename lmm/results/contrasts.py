@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design
-from lmm.errors import ArgumentError, nearest
+from lmm.errors import ArgumentError, ComparisonWarning, nearest, warn
 from lmm.inference import hypotheses
 from lmm.inference.ddf import Ddf
 from lmm.inference.distributions import t_p_values
+from lmm.inference.satterthwaite import decomposed
 from lmm.model.records import Estimate
 from lmm.results.coverage import check_level, t_quantile
 from lmm.results.fixed import kept_positions
@@ -24,7 +25,9 @@ def contrast_table(design: Design, estimate: Estimate, ddf: Ddf, L: Any, rhs: An
     labels, matrix, right = read(design, L)
     right = right + _right_hand_side(rhs, len(matrix))
     value = matrix @ estimate.beta
+    _say_unbounded(design, estimate, matrix)
     if joint:
+        _check_consistent(matrix, right, labels)
         test = ddf.f(matrix, value - right)
         if ddf.method is None:
             return pd.DataFrame({"chisq": [test.f * test.num_df], "df": [test.num_df], "p_value": [test.p]}, index=["joint"])
@@ -43,6 +46,32 @@ def contrast_table(design: Design, estimate: Estimate, ddf: Ddf, L: Any, rhs: An
         "upper": value + margin,
     }
     return pd.DataFrame(columns, index=labels)
+
+
+def unbounded(design: Design, estimate: Estimate, L: np.ndarray) -> list[str]:
+    """Coefficients that grow without bound in the fit and that contrasts L (q, p) involve."""
+    lost = set(estimate.unbounded)
+    return [name for name, column in zip(design.names, np.asarray(L).T, strict=True) if name in lost and np.any(column != 0.0)]
+
+
+def _say_unbounded(design: Design, estimate: Estimate, L: np.ndarray) -> None:
+    names = unbounded(design, estimate, L)
+    if names:
+        what = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        warn(f"contrast: the data do not bound {what}: tests and intervals of what involves them mean nothing.", ComparisonWarning)
+
+
+def _check_consistent(L: np.ndarray, rhs: np.ndarray, labels: list[str]) -> None:
+    """ArgumentError where rows of L depend on each other and their right-hand sides do not alike."""
+    left, size, _, length = decomposed(L / np.maximum(np.abs(L).max(axis=0), 1e-300))
+    scaled = rhs / length
+    off = scaled - left @ (left.T @ scaled)
+    if len(size) < len(L) and np.abs(off).max() > 1e-8 * np.abs(scaled).max():
+        worst = [labels[i] for i in np.argsort(-np.abs(off), kind="stable")[:3] if abs(off[i]) > 1e-8 * np.abs(scaled).max()]
+        raise ArgumentError(
+            f"contrast: the hypotheses contradict each other, so that they cannot hold jointly: {', '.join(map(repr, sorted(worst)))} "
+            "are linear functions of the others with another right-hand side. Leave one out, or give rhs= that agrees."
+        )
 
 
 def read(design: Design, L: Any) -> tuple[list[str], np.ndarray, np.ndarray]:

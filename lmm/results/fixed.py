@@ -45,7 +45,8 @@ def covariance_frame(design: Design, cov: np.ndarray) -> pd.DataFrame:
 
 def standard_errors(design: Design, cov: np.ndarray) -> pd.Series:
     """Square roots of the covariance's diagonal, NaN where the column was dropped."""
-    se = np.sqrt(np.diagonal(cov))
+    with np.errstate(invalid="ignore"):  # a covariance that is none, at a fit without an optimum
+        se = np.sqrt(np.diagonal(cov))
     return pd.Series(spread(design, se), index=list(design.all_names), name="std_error")
 
 

@@ -108,7 +108,8 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
     with bar(len(rows), "influence", progress) as told:
         batch = refits.without(design, fit.problem, fit.estimator, estimate, rows, told)
     scale = batch.sigma**2 if estimate.family is None else np.ones(batch.size)
-    errors = np.sqrt(np.diagonal(batch.beta_cov_unscaled, axis1=1, axis2=2) * scale[:, None])
+    with np.errstate(invalid="ignore"):  # a covariance that is none, of a fit without an optimum
+        errors = np.sqrt(np.diagonal(batch.beta_cov_unscaled, axis1=1, axis2=2) * scale[:, None])
     return Influence(
         name,
         parameter_table.of_batch(design, estimate, batch).set_axis(index),

@@ -22,6 +22,7 @@ from lmm.errors import ArgumentError, LmmWarning, nearest, warn
 from lmm.estimators.optional import need
 from lmm.model.records import Estimate
 from lmm.results import generalized, ordinal
+from lmm.results.dependence import predictable
 from lmm.results.fixed import kept_positions
 from lmm.results.predictors import Variable, columns_in, used, variables
 from lmm.results.uncertainty import Uncertainty, joint_frame
@@ -147,7 +148,9 @@ class _Adapter:
         frame = self.design.frame
         columns = {name: self._column(newdata[name], name) for name in self.vault.variable_names[1:] if name in newdata.columns}  # type: ignore[attr-defined]
         table = pd.DataFrame(columns, index=pd.RangeIndex(len(newdata)))
-        X = frame.new_X(table)[:, kept_positions(self.design)]
+        whole = frame.new_X(table)
+        X = whole[:, kept_positions(self.design)]
+        X[~predictable(self.design, whole, "marginaleffects")] = np.nan
         offset = new_offset(self.design, table)
         return X if offset is None else np.column_stack([X, offset])
 

@@ -23,9 +23,10 @@ from lmm.inference.ddf import KENWARD_ROGER, SATTERTHWAITE, TITLES, Ddf
 from lmm.model.records import Estimate
 from lmm.results import generalized, ordinal
 from lmm.results.coverage import check_level, tails
+from lmm.results.dependence import dependencies
 from lmm.results.fixed import kept_positions
 from lmm.results.predictors import interactions, variables
-from lmm.results.reference_grid import Grid, Linear, averages, dependencies, estimable, reference_grid
+from lmm.results.reference_grid import Grid, Linear, averages, reference_grid
 
 TYPES = ("link", "response")
 AUTO = "auto"
@@ -130,7 +131,8 @@ def trends(design: Design, estimate: Estimate, degrees: Degrees, var: str, at: M
     # a covariate of two values is taken at its mean here: its slope is that of a straight line
     at = {**({} if at and var in at else {var: [float(values.mean())]}), **(at or {})}
     upper, lower = (reference_grid(design, at, (var, sign * half)) for sign in (1.0, -1.0))
-    grid = Grid(upper.levels, upper.codes, (upper.L - lower.L) / (2.0 * half), np.zeros(len(upper.L)), upper.frequency)
+    none = np.zeros(len(upper.L))
+    grid = Grid(upper.levels, upper.codes, (upper.L - lower.L) / (2.0 * half), none, upper.frequency, none)
     means = averages(grid, [*ask.specs, *ask.by], ask.weights)
     return _table(design, estimate, degrees, grid, means, ask, f"{var}_trend")
 
@@ -140,12 +142,12 @@ def _table(design: Design, estimate: Estimate, degrees: Degrees, grid: Grid, mea
     notes = _averaged(design, grid, means, ask)
     found = means.table.groupby(list(ask.by), sort=False, observed=True).indices if ask.by else {(): range(len(means.table))}
     groups = [np.asarray(rows) for rows in found.values()]
+    weights: list[np.ndarray] = []
     if ask.contrast is not None:
-        means, groups = _contrasts(means, groups, ask)
+        means, groups, weights = _contrasts(means, groups, ask)
         name = "estimate"
-    families = 0 if ask.contrast is None else len(ask.specs) and int(np.prod([len(grid.levels[s]) for s in ask.specs]))
     known = None if estimate.draws is not None else degrees(method)
-    columns = _numbers(design, estimate, known, means, groups, ask, families)
+    columns = _numbers(design, estimate, known, means, groups, ask, weights)
     if known is not None and known.message:
         notes.append(known.message)
     lost = bool(columns["estimate"].isna().any())
@@ -184,9 +186,9 @@ def _averaged(design: Design, grid: Grid, means: Linear, ask: Request) -> list[s
     return said
 
 
-def _contrasts(means: Linear, groups: list[np.ndarray], ask: Request) -> tuple[Linear, list[np.ndarray]]:
-    """Contrasts of the means within each group, and where each group's are."""
-    tables, L, offset, places, start = [], [], [], [], 0
+def _contrasts(means: Linear, groups: list[np.ndarray], ask: Request) -> tuple[Linear, list[np.ndarray], list[np.ndarray]]:
+    """Contrasts of the means within each group, where each group's are, and their weights of its means."""
+    tables, L, offset, constant, places, weights, start = [], [], [], [], [], [], 0
     for rows in groups:
         labels = [" ".join(_text(v) for v in row) for row in means.table.iloc[rows][list(ask.specs)].itertuples(index=False)]
         names, M = coefficients(ask.contrast, labels)
@@ -196,10 +198,12 @@ def _contrasts(means: Linear, groups: list[np.ndarray], ask: Request) -> tuple[L
         tables.append(own)
         L.append(M @ means.L[rows])
         offset.append(M @ means.offset[rows])
+        constant.append(M @ means.constant[rows])
+        weights.append(M)
         places.append(np.arange(start, start + len(names)))
         start += len(names)
     table = pd.concat(tables, ignore_index=True)
-    return Linear(table, np.vstack(L), np.concatenate(offset)), places
+    return Linear(table, np.vstack(L), np.concatenate(offset), np.concatenate(constant)), places, weights
 
 
 def _text(value: Any) -> str:
@@ -207,10 +211,16 @@ def _text(value: Any) -> str:
 
 
 def _numbers(
-    design: Design, estimate: Estimate, known: Ddf | None, means: Linear, groups: list[np.ndarray], ask: Request, families: int
+    design: Design,
+    estimate: Estimate,
+    known: Ddf | None,
+    means: Linear,
+    groups: list[np.ndarray],
+    ask: Request,
+    weights: list[np.ndarray],
 ) -> pd.DataFrame:
     """``estimate, std_error, df, lower, upper`` and, of contrasts and trends, ``statistic, p_value``, on the scale of the predictor."""
-    L, ok = means.L[:, kept_positions(design)], estimable(means.L, dependencies(design))
+    L, ok = means.L[:, kept_positions(design)], dependencies(design).estimable(means.L, means.constant)
     safe = np.where(ok[:, None], L, 0.0)
     value = np.where(ok, safe @ estimate.beta + np.where(ok, means.offset, 0.0), np.nan)
     if known is None:
@@ -221,8 +231,10 @@ def _numbers(
     p = multiplicity.two_sided(t, df)
     margin = np.full(len(value), np.nan)
     assert ask.adjust is not None
-    for rows in groups:
+    for i, rows in enumerate(groups):
         n = int(ok[rows].sum())
+        # Tukey's family are the means that have a part in what can be estimated
+        families = int((weights[i][ok[rows]] != 0.0).any(axis=0).sum()) if weights else 0
         p[rows] = multiplicity.adjusted(p[rows], t[rows], df[rows], ask.adjust, families)
         margin[rows] = se[rows] * multiplicity.critical_values(ask.level, df[rows], ask.adjust, n, families)
     columns = {"estimate": value, "std_error": se, "df": df, "lower": value - margin, "upper": value + margin}

@@ -39,8 +39,10 @@ from lmm.results.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
     from lmm.inference import predictive
+    from lmm.results import dependence
 else:
     predictive = Later("lmm.inference.predictive")
+    dependence = Later("lmm.results.dependence")
 
 INTERVALS = ("confidence", "prediction")
 TYPES = ("response", "link")
@@ -195,9 +197,12 @@ def fitted_rows(design: Design, keep: tuple[np.ndarray, ...]) -> Rows:
 def new_rows(design: Design, newdata: Any, keep: tuple[np.ndarray, ...], allow_new_levels: bool, everything: bool) -> Rows:
     """New data turned into the columns of the fit; terms that are not kept need no columns unless ``everything`` is wanted."""
     table, frame = Table(newdata, "newdata"), design.frame
-    X = frame.new_X(table)[:, kept_positions(design)]
+    whole = frame.new_X(table)
+    X = whole[:, kept_positions(design)]
     offset = frame.new_offset(table)
     complete = np.isfinite(X).all(axis=1)
+    if design.dropped:
+        complete &= dependence.predictable(design, whole, "predict")
     if offset is not None:
         complete &= np.isfinite(offset)
     terms = frame.new_terms(table, allow_new_levels, keep)

@@ -2,8 +2,8 @@
 
 A grid has a row for every combination of the levels of the categorical predictors, covariates standing at their means.
 As in R's emmeans a covariate with no more than two values counts as categorical, and an offset is taken at its mean. The
-predictor of a row is x'beta + offset; a mean over rows is l'beta with l their average. Where columns of X were dropped, l'beta
-is estimable only if l is orthogonal to every dependency among the columns.
+predictor of a row is x'beta + offset; a mean over rows is l'beta with l their average. Whether the data determine
+it where columns of X were dropped is in :mod:`lmm.results.dependence`.
 
 Searle, Speed & Milliken (1980), The American Statistician 34; Lenth (2016), Journal of Statistical Software 69.
 """
@@ -18,11 +18,9 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design
-from lmm.errors import ArgumentError, PredictionError, nearest
-from lmm.results import streamed
-from lmm.results.fixed import kept_positions
+from lmm.errors import ArgumentError, nearest
 from lmm.results.marginal_effects import new_offset
-from lmm.results.predictors import Variable, columns_in, used, variables
+from lmm.results.predictors import Variable, columns_in, variables
 from lmm.stream.absent import ABSENT
 
 #: covariates with so many values are taken at each of them
@@ -42,6 +40,7 @@ class Grid:
     L : (m, p_all) columns of the fixed part, dropped ones included.
     offset : (m,).
     frequency : (m,) rows of the data in each cell of the categorical variables.
+    constant : (m,) one for a row, zero for the difference of two.
     """
 
     levels: dict[str, list[Any]]
@@ -49,6 +48,7 @@ class Grid:
     L: np.ndarray
     offset: np.ndarray
     frequency: np.ndarray
+    constant: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +58,13 @@ class Linear:
     Attributes
     ----------
     table : r rows, the values of the variables that they are for.
-    L : (r, p_all), offset (r,).
+    L : (r, p_all), offset (r,), constant (r,) the sum of the weights of rows.
     """
 
     table: pd.DataFrame
     L: np.ndarray
     offset: np.ndarray
+    constant: np.ndarray
 
 
 def reference_grid(design: Design, at: Mapping[str, Any] | None, shift: tuple[str, float] | None = None) -> Grid:
@@ -91,7 +92,8 @@ def reference_grid(design: Design, at: Mapping[str, Any] | None, shift: tuple[st
     table = pd.DataFrame({v.name: _taken(v, levels[v.name], codes[:, i]) for i, v in enumerate(found)}, index=pd.RangeIndex(m))
     if shift is not None:
         table[shift[0]] = table[shift[0]] + shift[1]
-    return Grid(levels, codes, design.frame.new_X(table), _offset(design, table, at), _frequency(design, found, levels, codes))
+    X, frequency = design.frame.new_X(table), _frequency(design, found, levels, codes)
+    return Grid(levels, codes, X, _offset(design, table, at), frequency, np.ones(m))
 
 
 def averages(grid: Grid, names: Sequence[str], weights: str) -> Linear:
@@ -126,36 +128,7 @@ def averages(grid: Grid, names: Sequence[str], weights: str) -> Linear:
     shape = [len(grid.levels[name]) for name in names]
     places = np.unravel_index(np.arange(r), shape, order="F") if names else ()
     table = pd.DataFrame({name: _labels(grid.levels[name], at) for name, at in zip(names, places, strict=True)}, index=pd.RangeIndex(r))
-    return Linear(table, A @ grid.L, A @ grid.offset)
-
-
-def dependencies(design: Design) -> np.ndarray:
-    """Null space (p_all, d) of the whole fixed matrix: e_j - sum_i c_i e_i for every dropped column x_j = sum_i c_i x_i."""
-    names, kept = design.all_names, kept_positions(design)
-    N = np.zeros((len(names), len(design.dropped)))
-    if not design.dropped:
-        return N
-    if design.streamed:
-        return streamed.dependencies(design)
-    try:
-        X = design.frame.new_X(design.frame.table)
-    except PredictionError as error:
-        raise ArgumentError(f"estimable functions need the columns that were dropped, which cannot be built again: {error}") from error
-    whole = used(design, pd.DataFrame(X)).to_numpy()
-    lost = [j for j in range(len(names)) if names[j] in design.dropped]
-    scale = np.linalg.norm(design.X, axis=0)
-    solved = np.linalg.lstsq(design.X / scale, whole[:, lost], rcond=None)[0] / scale[:, None]
-    N[kept] = -solved
-    N[lost, np.arange(len(lost))] = 1.0
-    return N
-
-
-def estimable(L: np.ndarray, N: np.ndarray) -> np.ndarray:
-    """(r,) whether each row of L (r, p_all) is orthogonal to the dependencies N (p_all, d), up to rounding."""
-    if not N.shape[1]:
-        return np.isfinite(L).all(axis=1)
-    with np.errstate(invalid="ignore"):
-        return np.isfinite(L).all(axis=1) & (np.abs(L @ N) <= 1e-8 * (np.abs(L) @ np.abs(N)) + 1e-12).all(axis=1)
+    return Linear(table, A @ grid.L, A @ grid.offset, A @ grid.constant)
 
 
 def _levels(variable: Variable) -> list[Any]:

@@ -62,6 +62,7 @@ def dependencies(design: Design) -> np.ndarray:
     scale = np.sqrt(np.diagonal(moments)[own])
     gram = moments[np.ix_(own, own)] / np.outer(scale, scale)
     solved = np.linalg.solve(gram, moments[np.ix_(own, lost)] / scale[:, None]) / scale[:, None]
+    solved[np.abs(solved) * scale[:, None] < 1e-9 * np.sqrt(np.diagonal(moments)[lost])] = 0.0
     kept = np.sort(design.extra["kept"])
     N = np.zeros((len(design.all_names), len(lost)))
     N[kept] = -solved

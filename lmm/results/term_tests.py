@@ -15,12 +15,14 @@ import pandas as pd
 from lmm.design.cells import positions
 from lmm.design.rank import independent_columns
 from lmm.design.records import Design
-from lmm.errors import ArgumentError
+from lmm.errors import ArgumentError, ComparisonWarning, warn
 from lmm.formula import factors as formula_factors
 from lmm.formula.factors import Factor, FixedTerm
 from lmm.inference import estimable
 from lmm.inference.ddf import TITLES, Ddf
 from lmm.model.records import Estimate
+from lmm.results.contrasts import unbounded
+from lmm.results.fixed import kept_positions
 from lmm.results.streamed import triangle
 
 TYPES = {"1": 1, "2": 2, "3": 3, "i": 1, "ii": 2, "iii": 3}
@@ -37,13 +39,13 @@ class Structure:
     ----------
     factors, terms : of the formula, the intercept among the terms.
     kept : (p,) positions of the kept columns among all columns of the formula.
-    extra : positions of columns that the model does without and a test must know of: an ordinal model's intercept.
+    constant : whether the model has a constant that is no column: an ordinal model's thresholds.
     """
 
     factors: dict[str, Factor]
     terms: list[FixedTerm]
     kept: np.ndarray
-    extra: np.ndarray
+    constant: bool
 
     def own(self, term: FixedTerm) -> np.ndarray:
         """Positions of a term's columns among the kept ones."""
@@ -79,81 +81,79 @@ def structure(design: Design) -> Structure:
     frame = design.frame
     factors, terms = formula_factors.fixed_structure(frame)
     total = terms[-1].columns.stop if terms else 0
-    extra = np.array(frame.left_out, dtype=int)
     present = [j for j in range(total) if j not in set(frame.left_out)]
-    place = dict(zip(design.all_names, present, strict=True))
-    return Structure(factors, terms, np.array([place[name] for name in design.names], dtype=int), extra)
+    constant = not getattr(design.extra.get("family"), "has_intercept", True)
+    if constant and not any(term.label == "1" for term in terms):
+        terms = [FixedTerm("1", (), range(0), (((), 1.0),)), *terms]
+    return Structure(factors, terms, np.array(present, dtype=int)[kept_positions(design)], constant)
 
 
 def hypotheses(design: Design, type: int) -> dict[str, np.ndarray]:
-    """Per term, the intercept left out, the matrix L (q, p) of its hypotheses L beta = 0; (0, p) where no column is left."""
+    """Per term, the intercept left out, the matrix L (q, p) of its hypotheses L beta = 0; (0, p) where it adds nothing to the others."""
     known = structure(design)
     tested = [term for term in known.terms if term.label != "1"]
     if not tested or not len(known.kept):
         return {term.label: np.zeros((0, len(known.kept))) for term in tested}
-    if type == 3:
-        return _third(design, known, tested)
-    if design.streamed:
-        R = triangle(design)
-    else:
-        R = independent_columns(np.column_stack([np.ones((design.n, len(known.extra))), design.X]))[1]
-    before = len(known.extra)
-    out = {}
-    for term in tested:
-        own = known.own(term) + before
-        order = np.arange(len(R))
-        if type == 2:
-            later = np.concatenate([np.zeros(0, dtype=int), *(known.own(t) for t in tested if known.contains(t, term))]) + before
-            first = np.setdiff1d(order, np.concatenate([own, later]))
-            order = np.concatenate([first, own, later])
-        L = estimable.triangle_rows(R, order, own)
-        if type == 2 and not len(later):  # nothing behind it: its own coefficients one by one
-            L = np.eye(len(R))[own]
-        out[term.label] = L[:, before:]
-    return out
+    if type != 1:
+        return _whole(design, known, tested, type)
+    R, before = _triangle(design, known), int(known.constant)
+    order = np.arange(len(R))
+    return {term.label: estimable.triangle_rows(R, order, known.own(term) + before)[:, before:] for term in tested}
 
 
-def _third(design: Design, known: Structure, tested: list[FixedTerm]) -> dict[str, np.ndarray]:
-    factors = known.factors
-    terms = [term for term in known.terms if len(known.own(term)) or term.label == "1"]  # a term without columns is not there
+def _triangle(design: Design, known: Structure) -> np.ndarray:
+    """R with R'R = X'X, a constant that is no column first."""
+    return triangle(design) if design.streamed else independent_columns(_with_constant(known, design.X))[1]
+
+
+def _with_constant(known: Structure, X: np.ndarray) -> np.ndarray:
+    return np.column_stack([np.ones(len(X)), X]) if known.constant else X
+
+
+def _whole(design: Design, known: Structure, tested: list[FixedTerm], type: int) -> dict[str, np.ndarray]:
+    """Hypotheses of types II and III, by the cells of all terms; a term whose columns were all dropped is not there."""
+    factors, terms = known.factors, [term for term in known.terms if len(known.own(term)) or term.label == "1"]
     M = _map(design, known, terms)
     sizes = [int(np.prod([factors[name].width for name in term.factors], dtype=int)) for term in terms]
-    stops = np.cumsum([0, *sizes])
-    cells = {term.label: slice(stops[i], stops[i + 1]) for i, term in enumerate(terms)}
+    of = np.repeat(np.arange(len(terms)), sizes)
+    cells = {term.label: of == i for i, term in enumerate(terms)}
+    R = _triangle(design, known) if type == 2 else None
     out = {term.label: np.zeros((0, len(known.kept))) for term in tested}
     for term in terms:
         if term.label == "1":
             continue
-        own, containing = np.zeros(stops[-1], dtype=bool), np.zeros(stops[-1], dtype=bool)
-        own[cells[term.label]] = True
+        own, containing = cells[term.label], np.zeros(len(of), dtype=bool)
         for other in terms:
             if known.contains(other, term):
-                containing[cells[other.label]] = True
-        preference = np.argsort(formula_factors.references(factors, term), kind="stable")
-        L = estimable.estimable(M, own, containing, [int(i) for i in preference])
-        out[term.label] = L[:, len(known.extra) :]
+                containing |= cells[other.label]
+        preference = [int(i) for i in np.argsort(formula_factors.references(factors, term), kind="stable")]
+        if R is not None and containing.any():
+            L = estimable.added(R, M, ~(own | containing), own, preference)
+        else:
+            L = estimable.estimable(M, own, containing, preference)
+        out[term.label] = L[:, int(known.constant) :]
     return out
 
 
 def _map(design: Design, known: Structure, terms: list[FixedTerm]) -> np.ndarray:
-    """M with U = X M, U the cells of ``terms``, the extra columns of X first.
+    """M with U = X M, U the cells of ``terms``, a constant that is no column of X first.
 
     From invented rows, or from the data's where columns were dropped.
     """
     factors = known.factors
-    use = np.concatenate([known.extra, known.kept])
     if not design.dropped:
-        rng, count = np.random.default_rng(0), 64 + 8 * len(use)
+        written = [term for term in known.terms if len(term.columns)]
+        rng, count = np.random.default_rng(0), 64 + 8 * (len(known.kept) + 1)
         while True:
             rows = formula_factors.invented_rows(factors, count, rng)
-            X = formula_factors.coded_columns(factors, known.terms, rows, count)[:, use]
-            if np.linalg.matrix_rank(X) == len(use) or count > 100_000:
+            X = _with_constant(known, formula_factors.coded_columns(factors, written, rows, count)[:, known.kept])
+            if np.linalg.matrix_rank(X) == X.shape[1] or count > 100_000:
                 break
             count *= 4
     else:
         rows, chosen = _observed(design, known)
         count = len(chosen)
-        X = np.column_stack([np.ones((count, len(known.extra))), design.X[chosen]])
+        X = _with_constant(known, design.X[chosen])
     U = np.concatenate([formula_factors.cell_columns(factors, term, rows, count) for term in terms], axis=1)
     return estimable.parameter_map(X, U)
 
@@ -163,7 +163,7 @@ def _observed(design: Design, known: Structure) -> tuple[dict[str, np.ndarray], 
     if design.frame.arrays:
         names = ", ".join(design.frame.arrays)
         raise ArgumentError(
-            f"anova(type=3) of a rank-deficient model looks at the data again, where {names} is no column; put it into the data."
+            f"anova() of a rank-deficient model looks at the data again, where {names} is no column; put it into the data."
         )
     rows = formula_factors.observed_rows(design.frame, known.factors, positions(design))
     order = np.random.default_rng(0).permutation(design.n)
@@ -183,13 +183,22 @@ def anova_table(design: Design, estimate: Estimate, ddf: Ddf, type: int) -> pd.D
     """
     chi_square = ddf.method is None
     rows: dict[str, tuple[float, ...]] = {}
+    lost = []
     for label, L in hypotheses(design, type).items():
+        if unbounded(design, estimate, L):
+            lost.append(label)
         test = ddf.f(L, L @ estimate.beta)
         if chi_square:
             rows[label] = (test.f * test.num_df, test.num_df, test.p)
         else:
             mean = test.f / test.scale * estimate.sigma**2
             rows[label] = (mean * test.num_df, mean, test.num_df, test.den_df, test.f, test.p)
+    if lost:
+        warn(
+            f"anova: the data do not bound coefficients of {', '.join(lost)}, and Wald's tests mean nothing there; drop1() has likelihood "
+            "ratio tests.",
+            ComparisonWarning,
+        )
     columns = ["chisq", "df", "p_value"] if chi_square else ["sum_sq", "mean_sq", "num_df", "den_df", "f_value", "p_value"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     table = table.astype({"df" if chi_square else "num_df": int})

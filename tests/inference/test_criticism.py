@@ -255,3 +255,24 @@ def test_inflation_leaves_dropped_columns_out():
         found = lmm.lmer("Reaction ~ Days + again + square + (1 | Subject)", frame)
     assert list(found.vif().index) == ["Days", "square"]
     assert len(fit("penicillin").vif()) == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_row_that_alone_determines_a_coefficient_has_no_distance(seed: int) -> None:
+    """Its leverage is one, and what is left of its residual is rounding."""
+    rng = np.random.default_rng(seed)
+    n = 40
+    d = pd.DataFrame({"f": rng.choice(list("bcd"), n), "x": rng.normal(0, 1, n), "g": rng.integers(0, 6, n)})
+    d["x"] *= 10.0 ** rng.integers(-6, 6)
+    d.loc[7, "f"] = "a"
+    d["y"] = d.x / d.x.std() + rng.normal(0, 1, 6)[d.g] + rng.normal(0, 1, n)
+    d["k"] = rng.poisson(2.0, n) + 1
+    w = rng.choice([0.5, 1, 2], n)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", lmm.LmmWarning)
+        fits = [lmm.lmer("y ~ f + x + (1|g)", d, weights=w), lmm.glmer("k ~ f + x + (1|g)", d, family="poisson")]
+        for fit in fits:
+            assert fit.leverage()[7] == 1.0
+            for values in (fit.cooks_distance(), fit.cooks_distance(of="fixed"), fit.rstudent()):
+                assert np.isnan(values[7]) and np.isfinite(values.drop(7)).all()
+        assert fits[0].check(nsim=50, rng=1).table.loc["influence", "what"] != "largest Cook's distance, of row 7,"

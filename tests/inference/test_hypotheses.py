@@ -155,3 +155,16 @@ def test_dropped_coefficients_cannot_be_asked_for() -> None:
         fit.contrast({dropped: 1.0})
     assert fit.contrast({"Days": 1.0, dropped: 0.0})["estimate"].iloc[0] == pytest.approx(fit.fixef()["Days"])
     assert np.isnan(fit.coef_table(ddf="satterthwaite").loc[dropped]).all()
+
+
+def test_right_hand_sides_that_contradict_each_other_are_refused() -> None:
+    fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+    one = fit.contrast("Days = 10", joint=True).iloc[0].to_numpy()
+    same = fit.contrast(np.array([[0.0, 1.0], [0.0, 2.0]]), rhs=[10.0, 20.0], joint=True).iloc[0].to_numpy()
+    assert same == pytest.approx(one, rel=1e-6)
+    three = np.array([[1.0, 1.0], [1.0, -1.0], [1.0, 0.0]])
+    assert fit.contrast(three, rhs=[3.0, 1.0, 2.0], joint=True)["num_df"].tolist() == [2]
+    for L, rhs in ((["Days = 10", "Days = 11"], 0.0), (np.array([[0.0, 1.0], [0.0, 2.0]]), [10.0, 21.0]), (three, [1.0, 1.0, 2.0])):
+        with pytest.raises(lmm.ArgumentError, match="contradict each other"):
+            fit.contrast(L, rhs=rhs, joint=True)
+        assert len(fit.contrast(L, rhs=rhs)) == len(L)

@@ -155,12 +155,29 @@ def test_pooled_degrees_of_freedom() -> None:
 def test_dependent_and_badly_scaled_contrasts_keep_their_rank() -> None:
     V = np.array([[2.0, 1.0], [1.0, 3.0]])
     three = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    assert len(independent(three @ V @ three.T)[0]) == 2
+    assert len(independent(three, V)[0]) == 2
     scale = np.diag([1.0, 1e-9])
-    values, turn = independent(scale @ V @ scale)
+    values, turn = independent(scale, V)
     assert len(values) == 2
     assert turn @ scale @ V @ scale @ turn.T == pytest.approx(np.diag(values), rel=1e-6, abs=1e-6 * values.min())
-    assert len(independent(np.zeros((2, 2)))[0]) == 0
+    assert len(independent(np.zeros((2, 2)), V)[0]) == 0
+    unbounded = np.array([[1e9, -1e9], [-1e9, 1e9 + 0.1]])
+    values, turn = independent(np.eye(2), unbounded)
+    assert len(values) == 2 and turn @ unbounded @ turn.T == pytest.approx(np.diag(values), rel=1e-6)
+    for none in (np.full((2, 2), np.nan), np.array([[1.0, 2.0], [2.0, 1.0]])):
+        assert len(independent(np.eye(2), none)[0]) == 2 and np.isnan(independent(np.eye(2), none)[0]).all()
+
+
+@pytest.mark.parametrize("ddf", ["satterthwaite", "kenward_roger", None])
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e6])
+def test_the_same_hypotheses_in_other_rows_are_the_same_test(ddf: str | None, unit: float) -> None:
+    """Their rank is that of the rows, however nearly their estimates are the same."""
+    sleep = lmm.datasets.load("sleepstudy").assign(Days=lambda d: d.Days * unit)
+    fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", sleep)
+    first = fit.contrast(np.eye(2), joint=True, ddf=ddf).iloc[0].to_numpy()
+    for e in (1.0, 1e-2, 1e-4, 1e-6, 1e-8):
+        again = fit.contrast(np.array([[1.0, 0.0], [1.0, e * unit], [2.0, e * unit]]), joint=True, ddf=ddf).iloc[0].to_numpy()
+        assert again == pytest.approx(first, rel=1e-3 if e > 1e-8 else 1e-2)
 
 
 def test_names_of_methods() -> None:

@@ -175,3 +175,82 @@ def test_tidy_takes_degrees_of_freedom() -> None:
     limits = fit.contrast([[1, 0], [0, 1]], ddf="KR")
     assert tidy[["conf_low", "conf_high"]].to_numpy() == pytest.approx(limits[["lower", "upper"]].to_numpy())
     assert "df" not in fit.tidy("fixed")
+
+
+DESIGNS = ["w * x", "x * w", "w * v", "v * w * x", "w + v + x", "w * v + w * x", "v:x + w", "w / x", "w * v * u", "v * u + u:w + v:w"]
+
+
+def gaps(formula: str) -> pd.DataFrame:
+    """Factors with a level of one row, an empty cell, and a number."""
+    rng = np.random.default_rng(1)
+    n = 90
+    d = pd.DataFrame({"w": rng.choice(["b", "c"], n), "v": rng.choice(["p", "q", "r"], n), "u": rng.choice(["m", "n"], n)})
+    d["x"], d["g"] = rng.normal(1, 1, n), rng.integers(0, 8, n)
+    if "w * x" in formula or "x * w" in formula:
+        d.loc[0, "w"] = "a"
+    d = d[~((d.w == "b") & (d.v == "r"))].reset_index(drop=True)
+    d["y"] = d.x + (d.w == "b") + 0.5 * (d.v == "q") + rng.normal(0, 1, 8)[d.g] + rng.normal(0, 1, len(d))
+    return d
+
+
+@pytest.mark.filterwarnings("ignore::lmm.RankWarning")
+@pytest.mark.parametrize("right", DESIGNS)
+def test_types_two_and_three_do_not_depend_on_the_coding(right: str) -> None:
+    """Reference levels, contrasts, the order of levels and of terms: the same F, degrees of freedom and p."""
+    data = gaps(right)
+    turned = data.assign(**{name: pd.Categorical(data[name], categories=sorted(set(data[name]))[::-1]) for name in "wvu"})
+    swapped = " + ".join(reversed(right.split(" + ")))
+    codings: list[tuple[str, pd.DataFrame, dict[str, str] | None]] = [
+        (right, data, None),
+        (right, turned, None),
+        (right, data, {"w": "sum", "v": "helmert"}),
+        (right, turned, {"w": "helmert", "v": "sum", "u": "sum"}),
+        (swapped, data, None),
+    ]
+    for type in (2, 3):
+        found = []
+        for formula, frame, contrasts in codings:
+            used = {name: kind for name, kind in (contrasts or {}).items() if name in formula} or None
+            fit = lmm.lmer(f"y ~ {formula} + (1|g)", frame, contrasts=used)
+            table = fit.anova(type=type, ddf="kenward_roger")[["num_df", "den_df", "f_value", "p_value"]]
+            table.index = [":".join(sorted(name.split(":"))) for name in table.index]
+            found.append(table.sort_index())
+        for other in found[1:]:
+            assert list(other["num_df"]) == list(found[0]["num_df"])
+            pd.testing.assert_frame_equal(found[0], other, rtol=1e-5, check_dtype=False)
+
+
+@pytest.mark.filterwarnings("ignore::lmm.RankWarning")
+@pytest.mark.parametrize("right", DESIGNS)
+def test_type_two_is_what_a_term_adds_to_those_that_do_not_contain_it(right: str) -> None:
+    """Without a variance between groups: least squares with and without the term's indicators, df the difference of ranks."""
+    data = gaps(right)
+    fit = lmm.lmer(f"y ~ {right} + (1|g)", data, start=[0.0], control=lmm.Control(evaluate_only=True))
+    cells = {"1": np.ones((len(data), 1)), "x": data[["x"]].to_numpy()}
+    names = {str(name) for name in fit.anova(type=1).index}
+    for name in names:
+        block = np.ones((len(data), 1))
+        for part in name.split(":"):
+            own = data[["x"]].to_numpy() if part == "x" else pd.get_dummies(data[part]).to_numpy(float)
+            block = np.concatenate([block * own[:, [j]] for j in range(own.shape[1])], axis=1)
+        cells[name] = block
+
+    def fitted(terms: list[str]) -> tuple[int, float]:
+        X = np.concatenate([cells[name] for name in terms], axis=1)
+        residual = data.y - X @ np.linalg.lstsq(X, data.y, rcond=None)[0]
+        return int(np.linalg.matrix_rank(X)), float(residual @ residual)
+
+    rank, rss = fitted(["1", *names])
+    for type in (2, 3):
+        table = fit.anova(type=type)
+        for name in names:
+            split = name.split(":")
+            containing = [o for o in names if set(split) < set(o.split(":")) and ("x" in split) == ("x" in o.split(":"))]
+            if type == 3 and containing:
+                continue
+            without = fitted(["1", *(o for o in names if o != name and o not in containing)])
+            with_it = fitted(["1", *(o for o in names if o not in containing)])
+            q = with_it[0] - without[0]
+            assert table.loc[name, "num_df"] == q
+            if q:
+                assert table.loc[name, "f_value"] == pytest.approx((without[1] - with_it[1]) / q / (rss / (len(data) - rank)), rel=1e-6)

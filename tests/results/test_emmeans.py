@@ -225,3 +225,23 @@ def test_errors_name_what_there_is():
             one.emmeans(**arguments)
     with pytest.raises(lmm.ArgumentError, match="no covariate"):
         one.emtrends("a")
+
+
+@pytest.mark.parametrize("empty", [1, 2, 3])
+def test_tukeys_family_are_the_means_that_can_be_estimated(empty: int) -> None:
+    """Pairs of five levels, some of them without observations in an interaction: as if there were only the others."""
+    rng = np.random.default_rng(7)
+    n = 300
+    d = pd.DataFrame({"f": rng.choice(list("abcde"), n), "s": rng.choice(["u", "v"], n), "g": np.arange(n) % 15})
+    d["y"] = 0.3 * (d.f == "b") + rng.normal(size=15)[d.g] * 0.5 + rng.normal(size=n)
+    d = d[~((d.s == "v") & d.f.isin(list("cde")[:empty]))]
+    with pytest.warns(lmm.RankWarning):
+        fit = lmm.lmer("y ~ f * s + (1|g)", d)
+    pairs = fit.emmeans("f", contrast="pairwise", ddf=None)
+    seen = pairs[pairs["estimate"].notna()]
+    means = 5 - empty
+    assert len(seen) == means * (means - 1) // 2
+    from scipy.stats import studentized_range
+
+    right = studentized_range.sf(np.sqrt(2.0) * seen["statistic"].abs(), means, np.inf)
+    assert seen["p_value"].to_numpy() == pytest.approx(right, abs=1e-6)
