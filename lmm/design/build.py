@@ -181,4 +181,6 @@ def model_frame(found: Evaluated, all_names: tuple[str, ...], parts: list[Random
         offset_given=found.offset_given,
         arrays=found.arrays,
         left_out=() if intercept else tuple(j for j, name in enumerate(found.fixed.names) if name == INTERCEPT),
+        kinds=found.kinds,
+        across=found.across,
     )

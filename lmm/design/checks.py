@@ -7,6 +7,7 @@ import numpy as np
 from lmm.covariance import Diagonal
 from lmm.design.random import RandomPart
 from lmm.errors import ArgumentError, GroupingError
+from lmm.formula.levels import strings
 
 
 def check_weights(weights: np.ndarray | None) -> None:
@@ -23,7 +24,8 @@ def check_levels(part: RandomPart) -> None:
     """GroupingError for a grouping factor with a single level."""
     if len(part.levels) < 2:
         raise GroupingError(
-            f"grouping factor {part.group!r} has one level in the rows used ({str(part.levels[0])!r}); a random effect needs at least two."
+            f"grouping factor {part.group!r} has one level in the rows used ({strings(part.levels)[0]!r}); a random effect needs at least "
+            "two."
         )
 
 

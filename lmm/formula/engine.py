@@ -1,12 +1,14 @@
 """The one place that touches formulaic: Wilkinson terms -> model matrix, and their replay on new data.
 
-Its materializer is used with three changes, none visible to other users of formulaic: columns are
+Its materializer is used with four changes, none visible to other users of formulaic: columns are
 written straight into one Fortran-ordered array, missing values are found by us before (and refused
-with the name of the term after) evaluation, and an unseen level is an error instead of the reference.
+with the name of the term after) evaluation, calls that remember something do so wherever they stand in an
+expression, and levels are matched by their text, an unseen one being an error instead of the reference.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,35 +20,57 @@ import numpy as np
 import pandas as pd
 from formulaic import Formula as Wilkinson
 from formulaic import ModelSpec, ModelSpecs
-from formulaic.errors import FormulaicError
+from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.materializers import PandasMaterializer
+from formulaic.materializers.types import FactorValues
 from formulaic.parser.types import Factor
 from formulaic.transforms import TRANSFORMS, ContrastsRegistry, encode_contrasts
 from formulaic.utils.cast import as_columns
-from formulaic.utils.stateful_transforms import stateful_eval, stateful_transform
+from formulaic.utils.code import sanitize_variable_names
+from formulaic.utils.layered_mapping import LayeredMapping
+from formulaic.utils.stateful_transforms import stateful_transform
 from interface_meta import override
 
-from lmm.errors import ArgumentError, DataError, FormulaError, nearest
+from lmm.errors import ArgumentError, CapacityError, DataError, FormulaError, LmmError, nearest
 from lmm.formula import functions
+from lmm.formula.levels import UnseenLevels, encode, matched
 from lmm.formula.names import readable
 from lmm.formula.parse import unknown_structure
+
+
+def _bs(
+    x: Any,
+    df: Any = None,
+    knots: Any = None,
+    degree: int = 3,
+    intercept: bool = False,
+    Boundary_knots: Any = None,
+    include_intercept: bool = False,
+    lower_bound: float | None = None,
+    upper_bound: float | None = None,
+    _state: Any = None,
+) -> Any:
+    """B-splines that know whether they span the column of ones; ``include_intercept`` and the two bounds are patsy's names."""
+    whole = intercept or include_intercept
+    if lower_bound is not None or upper_bound is not None:
+        low, high = np.min(x), np.max(x)
+        Boundary_knots = (low if lower_bound is None else lower_bound, high if upper_bound is None else upper_bound)
+    basis = functions.bs(x, df, knots, degree, whole, Boundary_knots, _state)
+    return FactorValues(basis, kind="numerical", spans_intercept=whole, drop_field=0)
+
 
 #: functions that every formula has, R's names first; stateful ones remember what they saw.
 FUNCTIONS: dict[str, Any] = {
     **TRANSFORMS,
     **functions.PLAIN,
     **{name: stateful_transform(function) for name, function in functions.STATEFUL.items()},
+    "bs": stateful_transform(_bs),
 }
 
+#: bytes that the columns of one categorical predictor may take while they are made
+MOST_MEMORY = 4 * 2**30
+
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
-
-class UnseenLevels(Exception):
-    """New data has levels of a categorical predictor that the fit never saw."""
-
-    def __init__(self, factor: str, levels: list[Any]):
-        self.factor, self.levels = factor, levels
-        super().__init__(factor)
 
 
 @dataclass(frozen=True)
@@ -120,6 +144,42 @@ def coding(contrasts: Any) -> Any:
     return getattr(ContrastsRegistry, word)()
 
 
+def remembering(node: ast.AST, known: Mapping[str, Any]) -> bool:
+    """Whether a node calls a function that remembers something of the data of the fit."""
+    return isinstance(node, ast.Call) and bool(getattr(called(node, known), "__is_stateful_transform__", False))
+
+
+def called(node: ast.Call, known: Mapping[str, Any]) -> Any:
+    """The function that a node calls by name, ``f(x)`` or ``np.f(x)``; None where it is computed or not known."""
+    names, at = [], node.func
+    while isinstance(at, ast.Attribute):
+        names.append(at.attr)
+        at = at.value
+    found = known.get(at.id) if isinstance(at, ast.Name) else None
+    for name in reversed(names):
+        found = getattr(found, name, None)
+    return found
+
+
+def evaluated(text: str, scope: Mapping[str, Any], state: dict[str, Any], spec: Any = None) -> Any:
+    """Value of an expression in a scope.
+
+    Every call of a function that remembers is given its place in ``state`` by its text, so that the same call written twice
+    is the same number (formulaic's own ``stateful_eval`` does that for one of the two).
+    """
+    own = LayeredMapping(scope)
+    tree = ast.parse(sanitize_variable_names(text, own, {}), mode="eval")
+    calls = [(ast.unparse(node).replace("\n", " "), node) for node in ast.walk(tree) if remembering(node, own)]
+    for name, node in calls:
+        assert isinstance(node, ast.Call)
+        state.setdefault(name, {})
+        place = ast.Subscript(ast.Name("__state__", ast.Load()), ast.Constant(name), ast.Load())
+        node.keywords.append(ast.keyword("_state", place))
+        node.keywords += [ast.keyword(word, ast.Name(f"_{word}__", ast.Load())) for word in ("_context", "_spec")]
+    code = compile(ast.fix_missing_locations(tree), "", "eval")
+    return eval(code, {}, LayeredMapping({"__state__": state, "__context__": own, "__spec__": spec}, own))  # nosec
+
+
 class _Materializer(PandasMaterializer):
     """formulaic's pandas materializer over a mapping of columns, with dense output in one array."""
 
@@ -137,6 +197,13 @@ class _Materializer(PandasMaterializer):
         return int(self.data.n)
 
     @override
+    def _evaluate(self, expr: str, metadata: Any, spec: Any) -> tuple[Any, set[Any]]:
+        try:
+            return evaluated(expr, self.layered_context, spec.transform_state, spec), set()
+        except UnseenLevels as unseen:
+            raise UnseenLevels(expr, unseen.levels) from None
+
+    @override
     def _encode_constant(self, value: Any, metadata: Any, encoder_state: Any, spec: Any, drop_rows: Any) -> Any:
         return float(value)  # broadcast when the columns are written
 
@@ -152,13 +219,32 @@ class _Materializer(PandasMaterializer):
     @override
     def _encode_evaled_factor(self, factor: Any, spec: Any, drop_rows: Any, reduced_rank: bool = False) -> dict[str, Any]:
         self._factor = factor.expr
-        if self.replaying and factor.metadata.kind is Factor.Kind.CATEGORICAL:
-            state = spec.encoder_state.get(factor.expr, (None, {}))[1]
-            values = pd.Series(getattr(factor.values, "__wrapped__", factor.values)).unique()
-            unseen = [v for v in values if v not in set(state.get("categories", values))]
-            if unseen:
-                raise UnseenLevels(factor.expr, unseen)
+        kind, state = spec.encoder_state.get(factor.expr, (None, {}))
+        if self.replaying and kind is not None and kind is not factor.metadata.kind:
+            was, now = ("numbers" if k is Factor.Kind.NUMERICAL else "categories" for k in (kind, factor.metadata.kind))
+            raise DataError(f"the term {factor.expr} gave {was} when the model was fitted and gives {now} now; write the same type.")
+        if factor.metadata.kind is Factor.Kind.CATEGORICAL and not {factor.expr, (factor.expr, reduced_rank)} & self.encoded_cache.keys():
+            values = getattr(factor.values, "__wrapped__", factor.values)
+            if self.replaying and "categories" in state:
+                coded = matched(values, pd.Index(state["categories"]), factor.expr)
+                unseen = list(coded.categories[len(state["categories"]) :])
+                if unseen:
+                    raise UnseenLevels(factor.expr, unseen)
+            else:
+                found = encode(values, factor.expr)
+                self._check_size(len(found.values), factor.expr)
+                coded = pd.Categorical.from_codes(found.codes, categories=found.values)
+            factor = factor.replace(values=FactorValues(pd.Series(coded), metadata=factor.metadata))
         return dict(super()._encode_evaled_factor(factor, spec, drop_rows, reduced_rank=reduced_rank))
+
+    def _check_size(self, levels: int, name: str) -> None:
+        """The codes of the levels, and a dummy and a column for each: numbers of one and of eight bytes."""
+        needed = 8 * levels**2 + 9 * self.nrows * levels
+        if needed > MOST_MEMORY:
+            raise CapacityError(
+                f"the categorical predictor {name} has {levels} levels, a column for each: {needed / 2**30:.0f} GiB for {self.nrows} rows. "
+                f"Write it as a grouping factor, (1 | {name}), or make it a number if it is one."
+            )
 
     @override
     def _encode_categorical(
@@ -215,6 +301,16 @@ class Evaluator:
         self._frame = _Materializer(columns, context={**FUNCTIONS, **context})
         self._frame.coding = contrasts
 
+    @property
+    def scope(self) -> Mapping[str, Any]:
+        """What names mean: columns, then the caller's variables, then the functions of formulas."""
+        return self._frame.layered_context
+
+    def on(self, columns: Columns) -> Evaluator:
+        """An evaluator of the same expressions on other rows, with what is remembered; it writes nothing down here."""
+        state = {call: dict(known) for call, known in self.state.items()}
+        return Evaluator(columns, self._frame.context, self._frame.coding, state, self.awkward)
+
     def expression(self, text: str) -> Any:
         """Value of an expression; a plain column is returned as it is."""
         columns = self._frame.data
@@ -222,9 +318,11 @@ class Evaluator:
             return columns[text.strip("`")]
         try:
             with np.errstate(invalid="ignore", divide="ignore"):
-                return stateful_eval(text, self._frame.layered_context, {}, self.state, None)
-        except DataError:
+                return evaluated(text, self._frame.layered_context, self.state)
+        except LmmError:
             raise
+        except UnseenLevels as unseen:
+            raise UnseenLevels(text, unseen.levels) from None
         except Exception as error:
             cause = readable(f"{text}: {type(error).__name__}: {error}", self.awkward).rstrip(".")
             raise DataError(f"cannot evaluate {cause}.{unknown_structure(text)}") from error
@@ -238,26 +336,33 @@ class Evaluator:
             return {}
         specs = {}
         for i, part in enumerate(parts.values()):
-            specs[f"part{i}"] = part if replay else ModelSpec(formula=part, output="pandas", transform_state=self.state)
+            if replay:  # what a replay writes down, even where it fails, is not for the next one
+                encoders = {expression: (kind, dict(known)) for expression, (kind, known) in part.encoder_state.items()}
+                specs[f"part{i}"] = part.update(encoder_state=encoders, transform_state=self.state)
+            else:
+                specs[f"part{i}"] = ModelSpec(formula=part, output="pandas", transform_state=self.state)
         frame = self._frame
         frame.replaying = replay
         try:
             with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Contrasts", category=UserWarning)
+                warnings.filterwarnings("error", category=DataMismatchWarning)
                 made = frame.get_model_matrix(ModelSpecs(**specs))
-        except (UnseenLevels, ArgumentError):
+        except (UnseenLevels, ArgumentError, CapacityError):
             raise
-        except DataError as error:
+        except DataMismatchWarning:
+            raise DataError(f"{readable(frame._factor, self.awkward)} has values that are none of the levels given.") from None
+        except LmmError as error:
             raise DataError(readable(str(error), self.awkward)) from None
         except Exception as error:
             cause = error.__cause__
-            if isinstance(cause, (DataError, UnseenLevels, ArgumentError)):
+            if isinstance(cause, (LmmError, UnseenLevels)):
                 raise cause from None
             text = re.sub(r"^Unable to evaluate factor `(.*)`\. \[(.*)\]$", r"\1: \2", str(error), flags=re.DOTALL).rstrip(".")
             raise DataError(f"cannot evaluate {readable(text, self.awkward)}.{unknown_structure(text)}") from error
         out = {}
         matrices = [getattr(made, f"part{i}") for i in range(len(parts))]
-        encoders: dict[str, Any] = {}
+        encoders = {}
         for matrix in matrices:
             encoders.update(matrix.model_spec.encoder_state)
             self.state.update(matrix.model_spec.transform_state)

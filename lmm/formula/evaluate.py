@@ -7,7 +7,7 @@ that a missing value is an error that names its term, never a lost row.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,11 @@ from lmm.errors import ArgumentError, DataError, GroupingError, nearest
 from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, Part, intercept, wilkinson
 from lmm.formula.given import aligned, labelled, numeric, own
 from lmm.formula.grouping import Interaction, label
+from lmm.formula.kinds import Kind, kind_of
 from lmm.formula.levels import Levels, encode, join
 from lmm.formula.names import alias, aliased, names_in, readable, refuse_unknown, resolve
 from lmm.formula.parse import Formula, awkward_names
+from lmm.formula.rowwise import across
 from lmm.formula.scan import python_expression
 from lmm.formula.subset import row_mask
 from lmm.formula.table import Table, as_floats, given_column, missing, taken
@@ -41,6 +43,8 @@ class Evaluated:
     groups : codes and levels by grouping factor.
     offset, weights : (n,) float64 or None; ``offset_given`` the text of ``offset=``, True for an array.
     awkward : columns evaluated under an alias; ``arrays`` names of the caller's arrays used as columns.
+    kinds : what the columns were that expressions use, by name.
+    across : expressions, as they are evaluated, whose value in a row depends on other rows.
     """
 
     formula: Formula
@@ -60,6 +64,8 @@ class Evaluated:
     awkward: frozenset[str]
     coding: dict[str, Any]
     arrays: tuple[str, ...]
+    kinds: dict[str, Kind]
+    across: frozenset[str]
 
 
 def evaluate(
@@ -114,12 +120,13 @@ def evaluate(
     n = int(kept.sum())
     rows = Columns(_take(columns, kept, n), n)
     _prepare(rows, formula)
+    kinds = {name: kind_of(series) for name, series in rows.items()}
     rows.rename({name: alias(name) for name in awkward})
     coding = _contrasts(contrasts, rows)
     labels = table.index if n == table.n else table.index[kept]
     evaluator = Evaluator(rows, labelled(found.context, labels), coding, dict(state or {}), awkward)
     fixed, random = _matrices(formula, plans, evaluator, awkward)
-    return Evaluated(
+    out = Evaluated(
         formula,
         table,
         kept,
@@ -137,12 +144,22 @@ def evaluate(
         awkward,
         coding,
         tuple(found.arrays),
+        kinds,
+        frozenset(),
     )
+    factors = {str(factor) for plan in plans.values() for term in plan for factor in term.factors}
+    texts = factors | {as_evaluated(text, awkward) for text in expressions if text not in plans}
+    return replace(out, across=across(texts, evaluator))
+
+
+def as_evaluated(text: str, awkward: frozenset[str]) -> str:
+    """An expression of the formula as Python reads it; ``^`` is a power."""
+    return python_expression(aliased(text, awkward))
 
 
 def expression(evaluator: Evaluator, text: str, awkward: frozenset[str]) -> Any:
     """Value of one expression of the formula; ``^`` is a power."""
-    return evaluator.expression(python_expression(aliased(text, awkward)))
+    return evaluator.expression(as_evaluated(text, awkward))
 
 
 def number(values: Any, name: str, n: int) -> np.ndarray | None:
@@ -244,7 +261,7 @@ def _take(columns: Mapping[str, pd.Series], kept: np.ndarray, n: int) -> dict[st
 
 
 def _prepare(rows: Columns, formula: Formula) -> None:
-    """Columns that are computed with, groups left alone: levels that no kept row has would leave columns of zeros."""
+    """Columns that are computed with, groups left alone."""
     texts = (formula.response, formula.fixed, *formula.offsets, *(bar.columns for bar in formula.bars))
     used = {name for text in texts for name, _, _ in names_in(text)}
     for name in rows:
@@ -253,16 +270,10 @@ def _prepare(rows: Columns, formula: Formula) -> None:
 
 
 def as_predictor(series: pd.Series) -> pd.Series:
-    """A categorical restricted to the levels that occur; a number in 64 bits, for log(int8) would be half precision."""
+    """A number in 64 bits, for log(int8) would be half precision."""
     if isinstance(series.dtype, np.dtype) and series.dtype.kind in "iuf" and series.dtype.itemsize < 8:
         return series.astype(float if series.dtype.kind == "f" else np.int64)
-    if not isinstance(series.dtype, pd.CategoricalDtype):
-        return as_floats(series)
-    found = encode(series, str(series.name))
-    if len(found.values) == len(series.cat.categories):
-        return series
-    values = pd.Categorical.from_codes(found.codes, categories=found.values, ordered=series.dtype.ordered)
-    return pd.Series(values, index=series.index, name=series.name)
+    return as_floats(series)
 
 
 def _contrasts(contrasts: Mapping[str, Any] | None, rows: Columns) -> dict[str, Any]:

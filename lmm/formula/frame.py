@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lmm.errors import DataError, FormulaError, PredictionError, nearest
-from lmm.formula.engine import Columns, Evaluator, UnseenLevels, wilkinson
-from lmm.formula.evaluate import as_predictor, check_finite, expression, offsets
+from lmm.formula.engine import Columns, Evaluator, wilkinson
+from lmm.formula.evaluate import as_evaluated, as_predictor, check_finite, expression, offsets
 from lmm.formula.given import labelled
 from lmm.formula.grouping import Interaction, label
-from lmm.formula.levels import Levels, encode, join, lookup
+from lmm.formula.kinds import NUMBER, Kind, by_level, conform
+from lmm.formula.levels import Levels, UnseenLevels, encode, join, lookup
 from lmm.formula.names import alias, aliased, names_in, readable
 from lmm.formula.parse import Formula, parse
 from lmm.formula.table import Table, missing, taken
@@ -78,6 +79,8 @@ class ModelFrame:
     all_names : columns of the fixed matrix, dependent ones included.
     terms : recipes of the random terms, in the order of the design.
     specs : formulaic's specification of each model matrix, by text.
+    kinds : what the columns were that expressions use, by name; new ones are matched to them.
+    across : expressions whose value in a row depends on other rows, so that they mean nothing for new rows.
     left_out : positions of columns of the fixed matrix that the model does without (an ordinal one's intercept).
     """
 
@@ -93,6 +96,8 @@ class ModelFrame:
     offset_given: str | bool = False
     arrays: tuple[str, ...] = ()
     left_out: tuple[int, ...] = ()
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    across: frozenset[str] = frozenset()
 
     @property
     def data(self) -> pd.DataFrame:
@@ -121,7 +126,8 @@ class ModelFrame:
         Parameters
         ----------
         newdata : table with the columns that the random terms use.
-        allow_new_levels : whether a level that the fit never saw gets code -1 instead of an error.
+        allow_new_levels : whether a level that the fit never saw gets code -1 instead of an error, and so a missing one; otherwise
+            a row whose group is missing is incomplete.
         keep : per term a mask of its columns, from :meth:`match_bars`; terms with none kept give None and need no columns.
 
         Raises
@@ -134,8 +140,9 @@ class ModelFrame:
             if keep is not None and not np.any(keep[i]):
                 out.append(None)
                 continue
-            evaluator, complete = self._on(table, [*term.factors, *term.blocks])
-            values = np.concatenate([self._columns(evaluator, text) for text in term.blocks], axis=1)
+            evaluator, complete = self._on(table, list(term.blocks))
+            values = _scatter(np.concatenate([self._columns(evaluator, text) for text in term.blocks], axis=1), complete)
+            evaluator, known = self._on(table, list(term.factors))
             parts = [self._encode(evaluator, factor) for factor in term.factors]
             codes, unseen = lookup(term.levels, parts[0] if len(parts) == 1 else join(parts))
             if len(unseen) and not allow_new_levels:
@@ -145,8 +152,11 @@ class ModelFrame:
                     "Use allow_new_levels=True to predict with a random effect of zero."
                 )
             all_codes = np.full(len(complete), -1, dtype=np.int32)
-            all_codes[complete] = codes
-            out.append(NewTerm(term.group, all_codes, _scatter(values, complete), complete))
+            all_codes[known] = codes
+            if not (allow_new_levels or known.all()):
+                values, complete = np.where(known[:, None], values, np.nan), complete & known
+                all_codes[~complete] = -1
+            out.append(NewTerm(term.group, all_codes, values, complete))
         return out
 
     def new_values(self, newdata: Any) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -167,8 +177,15 @@ class ModelFrame:
         texts = [*self.formula.offsets, *([given] if given else [])]
         if not texts:
             return None
+        for text in texts:
+            self._check_alone(as_evaluated(text, self.awkward))
         evaluator, complete = self._on(_as_table(newdata), texts)
-        found = offsets(self.formula, evaluator, self.awkward, int(complete.sum()), given)
+        try:
+            found = offsets(self.formula, evaluator, self.awkward, int(complete.sum()), given)
+        except UnseenLevels as unseen:
+            raise self._unseen(unseen) from None
+        except DataError as error:
+            raise PredictionError(f"newdata: {error}") from error
         out = np.full(len(complete), np.nan)
         out[complete] = found
         return out
@@ -225,9 +242,23 @@ class ModelFrame:
                 complete &= ~mask
         n = int(complete.sum())
         index = pd.RangeIndex(n)
-        rows = Columns({k: as_predictor(pd.Series(taken(s, complete), index=index, name=k)) for k, s in columns.items()}, n)
+        rows = Columns({k: pd.Series(taken(s, complete), index=index, name=k) for k, s in columns.items()}, n)
+        self._conform(rows, [text for text in texts if text.strip("`") not in self._fitted or text in self.specs])
         rows.rename({name: alias(name) for name in self.awkward})
-        return Evaluator(rows, labelled(self.context, table.index[complete]), self.contrasts, self.state, self.awkward), complete
+        state = {call: dict(known) for call, known in self.state.items()}
+        return Evaluator(rows, labelled(self.context, table.index[complete]), self.contrasts, state, self.awkward), complete
+
+    def _conform(self, rows: Columns, computed: list[str]) -> None:
+        """Columns that expressions compute with, in the types that they had in the fit."""
+        used = {name for text in computed for name, _, _ in names_in(text)}
+        used |= {name.split(".", 1)[0] for name in used}
+        try:
+            for name, series in rows.items():
+                if name in used and name in self.kinds:
+                    kind = self.kinds[name]
+                    rows[name] = conform(as_predictor(series) if kind.name == NUMBER else series, kind, name, by_level(name, computed))
+        except DataError as error:
+            raise PredictionError(f"newdata: {error}") from None
 
     @property
     def _fitted(self) -> frozenset[str]:
@@ -242,24 +273,39 @@ class ModelFrame:
     def _columns(self, evaluator: Evaluator, text: str) -> np.ndarray:
         if self.specs[text] is None:
             return np.ones((evaluator.columns.n, 1))
+        for factor in (str(factor) for term in self.specs[text].formula for factor in term.factors):
+            self._check_alone(factor)
         try:
             made = evaluator.matrices({text: self.specs[text]}, replay=True)
             check_finite(made[text], self.awkward)
         except UnseenLevels as unseen:
-            shown = ", ".join(repr(str(v)) for v in unseen.levels[:6]) + (", ..." if len(unseen.levels) > 6 else "")
-            raise PredictionError(
-                f"{readable(unseen.factor, self.awkward)} has levels in newdata that the fit never saw: {shown}. "
-                "Its effect for them is unknown; drop these rows."
-            ) from None
+            raise self._unseen(unseen) from None
         except DataError as error:
             raise PredictionError(f"newdata: {error}") from error
         return made[text].values
 
     def _encode(self, evaluator: Evaluator, factor: str) -> Levels:
+        self._check_alone(as_evaluated(factor, self.awkward))
         try:
             return encode(expression(evaluator, factor, self.awkward), label((factor,)))
+        except UnseenLevels as unseen:
+            raise self._unseen(unseen) from None
         except DataError as error:
             raise PredictionError(f"newdata: {error}") from error
+
+    def _unseen(self, unseen: UnseenLevels) -> PredictionError:
+        return PredictionError(
+            f"{readable(unseen.factor, self.awkward)} has levels in newdata that the fit never saw: {unseen.shown}. "
+            "Its effect for them is unknown; drop these rows."
+        )
+
+    def _check_alone(self, text: str) -> None:
+        if text in self.across:
+            raise PredictionError(
+                f"{readable(text, self.awkward)} depends on other rows than its own, so that it is not defined for new rows. Compute it "
+                "into a column of the data and of newdata, or write what is remembered of the fit: mean(x), sd(x), min(x), "
+                "quantile(x, 0.5), scale(x)."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         """Functions and variables of the caller that cannot be pickled stay behind."""

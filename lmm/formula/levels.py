@@ -1,11 +1,14 @@
 """A grouping factor -> integer codes and levels, never dummies.
 
-Levels are those that occur, in the order of a categorical, else sorted (numbers as numbers). Small
-ranges of integers are counted, not hashed: ten million rows take a tenth of a second.
+Levels are those that occur, in the order of a categorical, else sorted (numbers as numbers). A level is known by its text:
+2 and "2" in one column are one level, and new values are looked up by it, whatever their type. The levels of ``a:b`` are pairs
+of levels, a MultiIndex; their labels may coincide ("1:2" with "3", "1" with "2:3"), they do not. Small ranges of integers are
+counted, not hashed: ten million rows take a tenth of a second.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,21 +18,40 @@ import pandas as pd
 from lmm.errors import GroupingError
 
 
+class UnseenLevels(Exception):
+    """New data has levels of ``factor``, an expression, that the fit never saw."""
+
+    def __init__(self, factor: str, levels: list[Any]):
+        self.factor, self.levels = factor, levels
+        super().__init__(factor)
+
+    @property
+    def shown(self) -> str:
+        """The first few levels, quoted."""
+        return ", ".join(repr(str(v)) for v in self.levels[:6]) + (", ..." if len(self.levels) > 6 else "")
+
+
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """``codes`` (n,) int32 in 0..J-1, or -1 where missing; ``values`` the J levels, not yet strings."""
+    """``codes`` (n,) int32 in 0..J-1, or -1 where missing; ``values`` the J levels, not yet strings, a MultiIndex of several factors."""
 
     codes: np.ndarray
     values: pd.Index
 
 
 def strings(levels: pd.Index) -> pd.Index:
-    """Level labels as strings: ``3``, not ``3.0``; an Index of strings is returned as it is."""
+    """Level labels as strings: ``3``, not ``3.0``, ``a:b`` of several factors; an Index of strings is returned as it is."""
+    if isinstance(levels, pd.MultiIndex):
+        columns = [strings(own).to_numpy(dtype=object)[codes] for own, codes in zip(levels.levels, levels.codes, strict=True)]
+        joined = columns[0]
+        for column in columns[1:]:
+            joined = joined + ":" + column
+        return pd.Index(joined, dtype="str")
     if isinstance(levels.dtype, pd.StringDtype):
         return levels
     values = levels.tolist()
-    if levels.dtype.kind == "f":
-        values = [int(v) if np.isfinite(v) and float(v).is_integer() else v for v in values]
+    if levels.dtype.kind in "fO":
+        values = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
     try:
         return pd.Index([str(v) for v in values], dtype="str", name=None)
     except UnicodeEncodeError as error:
@@ -57,11 +79,14 @@ def encode(values: Any, name: str) -> Levels:
     try:
         codes, uniques = pd.factorize(series, sort=False)
     except TypeError as error:
-        raise GroupingError(f"grouping factor {name!r} has values that cannot be told apart: {error}.") from error
+        raise GroupingError(f"the values of {name!r} cannot be told apart: {error}.") from error
     uniques = pd.Index(uniques)
+    if uniques.dtype == object and pd.api.types.infer_dtype(uniques).startswith("mixed"):  # several types: levels by their text
+        merged, uniques = pd.factorize(strings(uniques))
+        codes = np.append(merged, -1)[codes]
     try:
         order = np.asarray(uniques.argsort())
-    except TypeError:  # several types in one column
+    except TypeError:
         order = np.argsort(np.array([str(u) for u in uniques]), kind="stable")
     rank = np.empty(len(order) + 1, dtype=np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
@@ -70,10 +95,9 @@ def encode(values: Any, name: str) -> Levels:
 
 
 def join(parts: list[Levels]) -> Levels:
-    """The combinations that occur, first factor slowest, labels joined by ``:``; missing where any part is."""
+    """The combinations that occur, first factor slowest, as a MultiIndex; missing where any part is."""
     codes, size = parts[0].codes.astype(np.int64), len(parts[0].values)
     lost = parts[0].codes < 0
-    labels = [parts[0].values]
     combined = np.arange(size)[:, None]
     for part in parts[1:]:
         width = len(part.values)
@@ -82,25 +106,66 @@ def join(parts: list[Levels]) -> Levels:
         found = pair.values.to_numpy()
         combined = np.column_stack([combined[found // width], found % width])
         codes, size = pair.codes.astype(np.int64), len(found)
-        labels.append(part.values)
-    columns = [strings(index).to_numpy(dtype=object)[combined[:, i]] for i, index in enumerate(labels)]
-    joined = columns[0]
-    for column in columns[1:]:
-        joined = joined + ":" + column
-    return Levels(codes.astype(np.int32), pd.Index(joined, dtype="str"))
+    return Levels(codes.astype(np.int32), joint([part.values for part in parts], combined))
+
+
+def joint(levels: Sequence[pd.Index], codes: np.ndarray) -> pd.MultiIndex:
+    """Combinations (J, factors) of positions among the levels of each factor."""
+    return pd.MultiIndex(levels=levels, codes=list(codes.T), verify_integrity=False)  # type: ignore[arg-type]
+
+
+def places(fitted: pd.Index, new: pd.Index) -> np.ndarray:
+    """Position of new levels among the fitted ones by their text, those of joint factors by that of each part; -1 where unseen."""
+    if not isinstance(fitted, pd.MultiIndex) or not isinstance(new, pd.MultiIndex):
+        return np.asarray(strings(fitted).get_indexer(strings(new)))
+    parts = zip(fitted.levels, new.levels, new.codes, strict=True)
+    return joint_places(fitted, [places(own, other)[np.asarray(codes)] for own, other, codes in parts])
+
+
+def joint_places(fitted: pd.MultiIndex, columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Positions (n,) among joint levels of rows whose parts have the positions ``columns``; -1 where one is, or the combination is new."""
+    own, keys, size = np.zeros(len(fitted), dtype=np.int64), np.zeros(len(columns[0]), dtype=np.int64), 1
+    lost = np.zeros(len(keys), dtype=bool)
+    for level, codes, place in zip(fitted.levels, fitted.codes, columns, strict=True):
+        lost |= place < 0
+        own, keys, size = own * len(level) + np.asarray(codes), keys * len(level) + place, size * len(level)
+        if size > 2**31:  # renumbered before the next product overflows
+            own, uniques = pd.factorize(own)
+            keys, size = pd.Index(uniques).get_indexer(pd.Index(keys)), len(uniques)
+            lost |= keys < 0
+    return np.where(lost, -1, pd.Index(own).get_indexer(pd.Index(keys)))
 
 
 def lookup(fitted: pd.Index, new: Levels) -> tuple[np.ndarray, pd.Index]:
     """Codes of new values among the fitted levels, -1 where unseen; and the unseen labels."""
-    labels = strings(new.values)
-    place = strings(fitted).get_indexer(labels)
+    place = places(fitted, new.values)
     codes = np.append(place, -1)[new.codes].astype(np.int32)
-    return codes, labels[place < 0]
+    lost = new.values[place < 0]
+    return codes, strings(lost.remove_unused_levels() if isinstance(lost, pd.MultiIndex) else lost)
+
+
+def matched(values: Any, fitted: pd.Index, name: str) -> pd.Categorical:
+    """Values as a categorical of the fitted levels, by their text; levels that are new stand behind those."""
+    found = encode(values, name)
+    place = places(fitted, found.values)
+    new = place < 0
+    if new.any():
+        place = np.where(new, len(fitted) + np.cumsum(new) - 1, place)
+        fitted = pd.Index([*fitted, *strings(found.values[new])], dtype=object)
+    return pd.Categorical.from_codes(np.append(place, -1)[found.codes], categories=fitted)
+
+
+def labels(coded: pd.Categorical | pd.Series) -> np.ndarray:
+    """(n,) the text of each value of a categorical, None where it is missing."""
+    values = pd.Categorical(coded)
+    texts = np.empty(len(values.categories) + 1, dtype=object)
+    texts[:-1] = strings(values.categories)
+    return texts[values.codes]
 
 
 def _series(values: Any, name: str) -> pd.Series:
     if np.ndim(values) != 1:
-        raise GroupingError(f"grouping factor {name!r} must be one column, not an array of shape {np.shape(values)}.")
+        raise GroupingError(f"{name!r} must be one column, not an array of shape {np.shape(values)}.")
     return pd.Series(values)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.errors import DataError
-from lmm.formula.functions import DOTTED
+from lmm.formula.functions import DOTTED, DOTTED_ARGUMENTS
 from lmm.formula.scan import scan
 from lmm.formula.table import Table
 
@@ -129,6 +129,8 @@ def aliased(text: str, awkward: Collection[str]) -> str:
         column = token.text.strip("`")
         if after is not None and after.call and after.text == "(":
             name = DOTTED.get(token.text)
+        elif after is not None and after.text == "=":
+            name = DOTTED_ARGUMENTS.get(token.text)
         else:
             name = alias(column) if column in awkward else None
         if name is not None:
@@ -149,4 +151,7 @@ def readable(text: str, awkward: Collection[str]) -> str:
     for name, python in DOTTED.items():
         if python in text:
             text = text.replace(python + "(", name + "(")
+    for name, python in DOTTED_ARGUMENTS.items():
+        if python in text:
+            text = text.replace(python + "=", name + "=")
     return text

@@ -27,7 +27,8 @@ def bspline(x: np.ndarray, knots: np.ndarray, order: int = 4, derivative: int = 
                     out[:, j] += sign * (order - 1) / width * lower[:, j + shift]
         return out
     last = int(np.searchsorted(knots, knots[-1], side="left")) - 1  # the right end belongs to the last interval that has a width
-    inside = np.clip(np.searchsorted(knots, x, side="right") - 1, 0, last)
+    first = int(np.searchsorted(knots, knots[0], side="right")) - 1  # beyond the ends the outer polynomials go on
+    inside = np.clip(np.searchsorted(knots, x, side="right") - 1, first, last)
     basis = np.zeros((len(x), len(knots) - 1))
     basis[np.arange(len(x)), inside] = 1.0
     for k in range(2, order + 1):

@@ -20,6 +20,7 @@ from lmm.formula.engine import FUNCTIONS, Columns, Evaluator
 from lmm.formula.given import aligned, labelled
 from lmm.formula.names import alias, aliased, names_in, refuse_unknown, resolve
 from lmm.formula.parse import awkward_names
+from lmm.formula.rowwise import across
 from lmm.formula.scan import python_expression, scan
 from lmm.formula.table import Table, as_floats, given_column, plain
 
@@ -144,14 +145,30 @@ def _mask(value: Any, index: pd.Index) -> np.ndarray:
     return np.asarray(series.astype("boolean").fillna(False).to_numpy(dtype=bool))
 
 
+def looks_across(text: str, table: Table, scope: Mapping[str, Any]) -> bool:
+    """Whether a condition holds in a row or not depending on other rows."""
+    return bool(across([_python(text, table)], _evaluator(text, table, scope)))
+
+
 def _evaluate(text: str, table: Table, scope: Mapping[str, Any]) -> Any:
+    return _evaluator(text, table, scope).expression(_python(text, table))
+
+
+def _awkward(text: str, table: Table) -> frozenset[str]:
+    names = (name for name, _, _ in names_in(text))
+    return frozenset(name for name in names if name in table and (not name.isidentifier() or name in awkward_names(text)))
+
+
+def _python(text: str, table: Table) -> str:
+    return condition(python_expression(aliased(text, _awkward(text, table))))
+
+
+def _evaluator(text: str, table: Table, scope: Mapping[str, Any]) -> Evaluator:
     found = resolve([text], table.columns, table.n, scope, FUNCTIONS)
     refuse_unknown(found, table, {text: "subset"})
     raw = {name: as_floats(table.column(name).reset_index(drop=True)) for name in found.columns}
     raw |= {name: as_floats(given_column(values, table.index, name)) for name, values in found.arrays.items()}
-    awkward = frozenset(name for name, _, _ in names_in(text) if name in raw and (not name.isidentifier() or name in awkward_names(text)))
+    awkward = _awkward(text, table)
     rows = Columns(raw, table.n)
     rows.rename({name: alias(name) for name in awkward})
-    return Evaluator(rows, labelled(found.context, table.index), {}, {}, awkward).expression(
-        condition(python_expression(aliased(text, awkward)))
-    )
+    return Evaluator(rows, labelled(found.context, table.index), {}, {}, awkward)

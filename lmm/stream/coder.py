@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lmm.formula.levels import strings
-from lmm.stream.levels import ROOM, numbers
+from lmm.formula.levels import joint_places
+from lmm.stream.levels import ROOM, numbers, one_zero
 
 #: a table of all integers in the range of the levels is made up to this length, or ROOM times the levels
 LONGEST = 4_000_000
@@ -20,7 +20,7 @@ class Coder:
 
     Parameters
     ----------
-    levels : the J levels in the order of the codes, as values; of a joint factor the labels, joined by ``:``.
+    levels : the J levels in the order of the codes, as values; of a joint factor their combinations.
     types : Arrow type of each factor's values.
     """
 
@@ -31,8 +31,9 @@ class Coder:
         self.low = 0
         self._table: np.ndarray | None = None
         self._set: Any = None
-        if len(self.types) > 1:
-            self._set = pa.array(levels.to_numpy(dtype=object), type=pa.string())
+        self._parts: list[Coder] = []
+        if isinstance(levels, pd.MultiIndex):
+            self._parts = [Coder(own, [type]) for own, type in zip(levels.levels, self.types, strict=True)]
         elif pa.types.is_integer(self.types[0]) and (not len(levels) or levels[-1] < 2**63):
             values = levels.to_numpy()
             self.low, high = (int(values[0]), int(values[-1])) if len(values) else (0, -1)
@@ -44,8 +45,9 @@ class Coder:
 
     def codes(self, labels: Sequence[Any]) -> np.ndarray:
         """(n,) int32 codes of the rows' values, -1 for one that is no level; ``labels`` has an Arrow array per factor."""
-        if len(labels) > 1:
-            return self._joint(labels)
+        if isinstance(self.levels, pd.MultiIndex):
+            columns = [part.codes([own]) for part, own in zip(self._parts, labels, strict=True)]
+            return joint_places(self.levels, columns).astype(np.int32)
         if self._set is not None:
             indices, distinct = _encoded(labels[0])
             return np.append(self._find(distinct), np.int32(-1))[indices]
@@ -61,25 +63,8 @@ class Coder:
     def _find(self, distinct: Any) -> np.ndarray:
         import pyarrow.compute as pc
 
-        found = pc.index_in(distinct.cast(self._set.type), value_set=self._set)
+        found = pc.index_in(one_zero(distinct).cast(self._set.type), value_set=self._set)
         return np.asarray(found.fill_null(-1).to_numpy(), dtype=np.int32)
-
-    def _joint(self, labels: Sequence[Any]) -> np.ndarray:
-        """Each combination that occurs is written as its label once."""
-        import pyarrow as pa
-
-        rows, names = None, np.array([], dtype=object)
-        for label in labels:
-            indices, distinct = _encoded(label)
-            own = strings(pd.Index(distinct.to_pandas())).to_numpy(dtype=object)
-            if rows is None:
-                rows, names = indices, own
-                continue
-            keys, inverse = np.unique(rows.astype(np.int64) * len(own) + indices, return_inverse=True)
-            names = names[keys // len(own)] + ":" + own[keys % len(own)]
-            rows = inverse
-        assert rows is not None
-        return self._find(pa.array(names, type=pa.string()))[rows]
 
 
 def _value_type(type: Any) -> Any:

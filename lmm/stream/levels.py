@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.errors import DataError
-from lmm.formula.levels import strings
+from lmm.formula.levels import joint
 
 #: a range of integers may be this much longer than the rows seen, and this long in any case
 ROOM, FEW = 8, 4_000_000
@@ -103,7 +103,7 @@ class ListedLevels(Levels):
             if isinstance(labels, pa.ChunkedArray):  # no chunk at all
                 return np.zeros(0, dtype=np.int64)
         if not isinstance(labels, pa.DictionaryArray):
-            labels = labels.dictionary_encode()
+            labels = one_zero(labels).dictionary_encode()
         place = self._place(labels.dictionary)
         return np.asarray(place[labels.indices.to_numpy(zero_copy_only=False)])
 
@@ -230,21 +230,31 @@ class JointLevels(Levels):
         return np.asarray(place[ids])
 
     def values(self, ids: np.ndarray) -> pd.Index:
-        joined: Any = None
-        for part, column in zip(self.parts, self._split(ids), strict=True):
-            distinct, inverse = np.unique(column, return_inverse=True)
-            labels = strings(part.values(distinct)).to_numpy(dtype=object)[inverse]
-            joined = labels if joined is None else joined + ":" + labels
-        return pd.Index(joined, dtype="str")
+        ranks, levels = self._ranks(ids)
+        return joint(levels, np.column_stack(ranks))
 
     def order(self, ids: np.ndarray) -> np.ndarray:
-        ranks = []
+        return np.lexsort(self._ranks(ids)[0][::-1])
+
+    def _ranks(self, ids: np.ndarray) -> tuple[list[np.ndarray], list[pd.Index]]:
+        """Positions (n,) of joint ids among the levels of each part that occur, put in order, and those levels."""
+        ranks, levels = [], []
         for part, column in zip(self.parts, self._split(ids), strict=True):
             distinct, inverse = np.unique(column, return_inverse=True)
+            order = part.order(distinct)
             rank = np.empty(len(distinct), dtype=np.int64)
-            rank[part.order(distinct)] = np.arange(len(distinct))
+            rank[order] = np.arange(len(distinct))
             ranks.append(rank[inverse])
-        return np.lexsort(ranks[::-1])
+            levels.append(part.values(distinct[order]))
+        return ranks, levels
+
+
+def one_zero(labels: Any) -> Any:
+    """An Arrow array; of floats with -0.0 as 0.0, which it equals."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.add(labels, pa.scalar(0.0, labels.type)) if pa.types.is_floating(labels.type) else labels
 
 
 def key(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,12 +17,28 @@ from lmm.design.response import numeric_response
 from lmm.errors import ArgumentError, DataError, FormulaError, ResponseError
 from lmm.formula import Evaluated, Formula, Table, evaluate, parse
 from lmm.formula.engine import FUNCTIONS
-from lmm.formula.names import alias, names_in, readable, refuse_unknown, resolve
+from lmm.formula.evaluate import as_evaluated
+from lmm.formula.names import names_in, readable, refuse_unknown, resolve
 from lmm.formula.parse import awkward_names, unknown_structure
+from lmm.formula.subset import looks_across
 from lmm.stream.conform import conform, kind
-from lmm.stream.recipe import Recipe, TermColumns, check_array, is_number, plain_labels, refuse_empty
+from lmm.stream.recipe import Recipe, TermColumns, check_array, column_of, group_text, is_number, labels_of, refuse_empty
 from lmm.stream.reducers import Reducer
-from lmm.stream.scan import HEAD, Found, Scan, argument_of, check_calls, function_of, head_rows, resolved, usable_rows
+from lmm.stream.scan import (
+    HEAD,
+    SCALES,
+    SUMMARIES,
+    Found,
+    Scan,
+    argument_of,
+    calls_in,
+    check_calls,
+    head_rows,
+    is_coding,
+    resolved,
+    usable_rows,
+    witness_text,
+)
 
 #: name of formulaic's column of ones
 INTERCEPT = "Intercept"
@@ -119,6 +136,10 @@ def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, settings: dict[st
     head = conform(reducer.head(scan.needed, HEAD), scan.needed, scan.schema, "the first rows")
     if not head.num_rows and not reducer.repeatable:
         raise DataError(f"the {reducer.text} has no rows (left); rows that were read once are gone. Give a new one, a file or a Dataset.")
+    if scan.subset is not None and head.num_rows and looks_across(scan.subset, Table(head), scan.context):
+        raise ArgumentError(
+            f"subset={scan.subset!r} depends on other rows than its own, and the data is read in chunks; compute the number first."
+        )
     rows = usable_rows(scan, head)[0]
     used = _evaluated_names(formula, scan, settings)
     scan = replace(scan, head=head_rows(rows, used))
@@ -128,15 +149,20 @@ def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, settings: dict[st
     if not rows.num_rows:
         rows = _rows(_pass(reducer, scan, "the first rows have missing values"))
     known: dict[str, Any] = {}
-    widened = False
+    collected: dict[str, None] = {}
     while True:
         found = _evaluated(formula, rows, settings, known)
+        _refuse_across(found, scan)
         state = {call: value for call, value in found.evaluator.state.items() if value}
         check_calls(state, scan.awkward)
-        open_calls = {call for call in state if call not in known and function_of(call) != "dummy"}
+        coding = {call: witness_text(call) for call in state if is_coding(ast.parse(call, mode="eval").body)}
+        known |= {call: state[call] for call, text in coding.items() if text in collected}
+        waiting = state.keys() - known.keys()
+        open_calls = waiting - coding.keys()
         ready = {call: argument_of(call) for call in open_calls}
-        ready = {call: text for call, text in ready.items() if not any(other != call and other in text for other in open_calls)}
-        categories = _categories(found, state) if not widened else ()
+        ready = {call: text for call, text in ready.items() if not waiting & calls_in(text)}
+        categories = [text for text in _categories(found, coding, formula) if text not in collected]
+        categories = [text for text in categories if not waiting & calls_in(text) - {text}]
         if not ready and not categories:
             return rows, found
         if not reducer.repeatable:
@@ -146,13 +172,23 @@ def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, settings: dict[st
                     "be read once only; give a file or a Dataset, or compute the column first."
                 )
             return rows, found
-        wider = replace(scan, categories=categories, arguments=ready, state=state, coded=_coded(found, formula, scan, settings), used=used)
+        collected |= dict.fromkeys(categories)
+        coded = _coded(found, formula, scan, settings)
+        wider = replace(scan, categories=tuple(collected), arguments=ready, coded=coded, used=used)
+        wider = replace(wider, state=state, known=frozenset(known))
         seen = _pass(reducer, wider, "")
         if categories:
-            rows, widened = _rows(seen), True
+            rows = _rows(seen)
         known |= {call: resolved(call, seen.moments[call], state[call], wider) for call in ready}
-        if not ready:
-            return rows, _evaluated(formula, rows, settings, known)
+
+
+def _refuse_across(found: Evaluated, scan: Scan) -> None:
+    """ArgumentError for an expression whose value in a row depends on rows that other chunks hold."""
+    if found.across:
+        raise ArgumentError(
+            f"{readable(sorted(found.across)[0], scan.awkward)} depends on other rows than its own, and the data is read in chunks; "
+            f"compute the column first, or use a function that needs a summary only: {', '.join((*SCALES[:2], *SUMMARIES))}."
+        )
 
 
 def _with_dictionaries(rows: Any, used: tuple[str, ...]) -> Any:
@@ -194,17 +230,21 @@ def _evaluated(formula: Formula, rows: Any, settings: dict[str, Any], state: dic
     return found
 
 
-def _categories(found: Evaluated, state: Mapping[str, Any]) -> tuple[str, ...]:
-    """Expressions that are coded by levels."""
+def _categories(found: Evaluated, coding: Mapping[str, str], formula: Formula) -> tuple[str, ...]:
+    """Expressions whose distinct values are the levels that terms, and functions of levels, are coded by."""
     out: dict[str, None] = {}
     for part in (found.fixed, *found.random.values()):
         if part.spec is not None:
             for text, (kind, _) in part.spec.encoder_state.items():
                 if kind.name == "CATEGORICAL":
-                    out[str(text)] = None
-    for call in state:
-        if function_of(call) == "dummy":
-            out[argument_of(call)] = None
+                    out[witness_text(str(text))] = None
+    # the levels of a grouping factor need not be known before
+    groups = {as_evaluated(factor, found.awkward) for bar in formula.bars for factor in bar.factors}
+    others = {as_evaluated(text, found.awkward) for text in formula.expressions} - groups
+    elsewhere = set().union(*(calls_in(text) for text in others), *(calls_in(group_text(text)) for text in groups))
+    for call, text in coding.items():
+        if call in elsewhere:
+            out[text] = None
     return tuple(out)
 
 
@@ -247,20 +287,9 @@ def _term(part: RandomPart, pool: dict[str, int], scan: Scan, found: Evaluated) 
 
 def _type(factor: str, scan: Scan, found: Evaluated) -> Any:
     """Arrow type of a grouping factor's values."""
-    import pyarrow as pa
-
-    if factor.strip("`") in scan.schema:
-        return scan.schema[factor.strip("`")]
-    from_first = found.evaluator.expression(_python(factor, found.awkward))
-    series = from_first if isinstance(from_first, pd.Series) else pd.Series(from_first)
-    return pa.array(plain_labels(series), from_pandas=True).type
-
-
-def _python(text: str, awkward: frozenset[str]) -> str:
-    from_names = {name: alias(name) for name in awkward}
-    for name, other in from_names.items():
-        text = text.replace(f"`{name}`", other)
-    return text
+    text = group_text(as_evaluated(factor, found.awkward))
+    name = column_of(text, scan.schema, found.awkward)
+    return scan.schema[name] if name else labels_of(found.evaluator.expression(text), factor, found.n).type
 
 
 def _plain(name: str, schema: Mapping[str, Any], awkward: frozenset[str]) -> tuple[str, ...] | None:

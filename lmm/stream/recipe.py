@@ -7,6 +7,7 @@ everything else is replayed by the formula's own evaluator.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,9 +20,11 @@ from lmm.design.checks import check_weights
 from lmm.design.response import numeric_response
 from lmm.errors import ArgumentError, DataError
 from lmm.formula import Bar, Formula, ModelFrame, Table
-from lmm.formula.engine import Columns, Evaluator, UnseenLevels
-from lmm.formula.evaluate import as_predictor, check_finite, expression, number, offsets
+from lmm.formula.engine import Columns, Evaluator
+from lmm.formula.evaluate import as_evaluated, as_predictor, check_finite, expression, number, offsets
 from lmm.formula.grouping import Interaction, label
+from lmm.formula.kinds import conform as conform_column
+from lmm.formula.levels import UnseenLevels, strings
 from lmm.formula.names import alias, readable
 from lmm.formula.subset import condition_mask
 from lmm.stream.conform import conform
@@ -149,7 +152,16 @@ class Recipe:
         ------
         DataError, ResponseError, ArgumentError : naming the column, and its type where that differs.
         """
-        table = conform(table, self.needed, self.schema)
+        try:
+            return self._block(conform(table, self.needed, self.schema), response)
+        except UnseenLevels as unseen:
+            raise DataError(
+                f"{readable(unseen.factor, self.frame.awkward)} has levels that the rows read before it do not have: {unseen.shown}. The "
+                "rows of this data can be read once only; make the column a dictionary with all of its levels, or give a file or a "
+                "Dataset instead."
+            ) from None
+
+    def _block(self, table: Any, response: bool) -> Block:
         seen = table.num_rows
         chosen = None if self.subset is None else condition_mask(self.subset, Table(table), self.context)
         asked = seen if chosen is None else int(chosen.sum())
@@ -199,9 +211,12 @@ class _Reader:
         """The formula's own evaluator, made when something is not a plain number."""
         if self._evaluator is None:
             recipe = self.recipe
-            rows = predictors(self.table, recipe.evaluated, recipe.coded)
-            rows.rename({name: alias(name) for name in recipe.frame.awkward})
             frame = recipe.frame
+            rows = predictors(self.table, recipe.evaluated, recipe.coded)
+            for name in rows:
+                if name in frame.kinds and name not in recipe.coded:
+                    rows[name] = conform_column(rows[name], frame.kinds[name], name)
+            rows.rename({name: alias(name) for name in frame.awkward})
             self._evaluator = Evaluator(rows, recipe.context, frame.contrasts, frame.state, frame.awkward)
         return self._evaluator
 
@@ -235,14 +250,7 @@ class _Reader:
             return tuple(np.zeros(0) if column is None and not self.n and sources != () else column
                          for column, sources in zip(out, recipe.plain, strict=True))  # fmt: skip
         specs = {text: spec for text, spec in frame.specs.items() if spec is not None}
-        try:
-            made = self.evaluator.matrices(specs, replay=True)
-        except UnseenLevels as unseen:
-            shown = ", ".join(repr(str(v)) for v in unseen.levels[:6]) + (", ..." if len(unseen.levels) > 6 else "")
-            raise DataError(
-                f"{readable(unseen.factor, frame.awkward)} has levels that the rows read before it do not have: {shown}. The rows of this "
-                "data can be read once only; make the column a dictionary with all of its levels, or give a file or a Dataset instead."
-            ) from None
+        made = self.evaluator.matrices(specs, replay=True)
         places = {name: i for i, name in enumerate(recipe.pool)}
         for part in made.values():
             check_finite(part, frame.awkward)
@@ -254,18 +262,10 @@ class _Reader:
 
     def labels(self, factor: str) -> Any:
         """The values of one grouping factor as an Arrow array."""
-        import pyarrow as pa
-
-        if factor.strip("`") in self.recipe.schema:
-            return self.table.column(factor.strip("`"))
-        value = expression(self.evaluator, factor, self.recipe.frame.awkward)
-        series = value if isinstance(value, pd.Series) else pd.Series(value)
-        if len(series) != self.n:
-            raise DataError(f"grouping factor {factor!r} has {len(series)} values for {self.n} rows.")
-        out = pa.array(plain_labels(series), from_pandas=True)
-        if out.null_count:
-            raise DataError(f"grouping factor {factor!r} has no value in {out.null_count} rows, although its columns are complete.")
-        return out
+        awkward = self.recipe.frame.awkward
+        text = group_text(as_evaluated(factor, awkward))
+        name = column_of(text, self.recipe.schema, awkward)
+        return self.table.column(name) if name else labels_of(self.evaluator.expression(text), factor, self.n)
 
     def weights(self) -> np.ndarray | None:
         """Prior weights, (n,)."""
@@ -304,11 +304,39 @@ def predictors(table: Any, names: Iterable[str], coded: Collection[str]) -> Colu
     return Columns(out, table.num_rows)
 
 
-def plain_labels(series: pd.Series) -> pd.Series:
-    """A categorical that an expression made as its values: each chunk may code them otherwise."""
+def group_text(text: str) -> str:
+    """A grouping factor, as it is evaluated, without calls of ``factor()`` around it that leave its values as they are."""
+    tree = ast.parse(text.replace("`", ""), mode="eval").body
+    while isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.args:
+        others = [keyword.arg for keyword in tree.keywords if keyword.arg != "ordered"] or tree.args[1:]
+        if tree.func.id != "relevel" and (tree.func.id not in ("factor", "as_factor", "ordered") or others):
+            break
+        tree = tree.args[0]
+    return ast.unparse(tree)
+
+
+def column_of(text: str, schema: Mapping[str, Any], awkward: Collection[str]) -> str | None:
+    """The column that an expression is, as it is evaluated."""
+    return next((name for name in schema if text == (alias(name) if name in awkward else name)), None)
+
+
+def labels_of(value: Any, factor: str, n: int) -> Any:
+    """The values of a grouping factor that is computed, as an Arrow array; a categorical with its levels in their order."""
+    import pyarrow as pa
+
+    value = getattr(value, "__wrapped__", value)
+    series = value if isinstance(value, pd.Series) else pd.Series(value)
+    if len(series) != n:
+        raise DataError(f"grouping factor {factor!r} has {len(series)} values for {n} rows.")
     if isinstance(series.dtype, pd.CategoricalDtype):
-        return pd.Series(series.cat.categories.take(series.cat.codes.to_numpy()))
-    return series
+        codes = series.cat.codes.to_numpy()
+        levels = pa.array(strings(series.cat.categories).to_numpy(dtype=object), pa.string())
+        out = pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32), mask=codes < 0), levels)
+    else:
+        out = pa.array(series, from_pandas=True)
+    if out.null_count:
+        raise DataError(f"grouping factor {factor!r} has no value in {out.null_count} rows, although its columns are complete.")
+    return out
 
 
 def is_number(type: Any) -> bool:

@@ -20,6 +20,7 @@ import pandas as pd
 from lmm.errors import ArgumentError, DataError
 from lmm.formula import Table
 from lmm.formula.engine import Columns, Evaluator
+from lmm.formula.functions import CODING
 from lmm.formula.names import alias, readable
 from lmm.formula.subset import condition_mask
 from lmm.stream.conform import conform
@@ -34,7 +35,7 @@ MOST_LEVELS = 5_000
 NUMBERS = 5_000_000
 
 SCALES = ("scale", "center", "standardize")
-SUMMARIES = ("mean", "sd", "var", "min", "max")
+SUMMARIES = ("mean", "sd", "var", "min", "max", "sum")
 RANGES = ("cut", "ns", "bs")
 
 
@@ -47,7 +48,7 @@ class Scan:
     needed, schema, subset, context, awkward : as in the recipe.
     categories : expressions whose distinct values are wanted.
     calls : functions that remember something, by the text of the call; ``arguments`` what each is applied to.
-    state : what those remember on the first rows (by call), and what is known of others already.
+    state : what those remember on the first rows (by call), and what is known of others already; ``known`` are the calls of the latter.
     head : how many of the first rows are kept.
     used, coded : columns that expressions use, and those of text that are predictors as they are.
     """
@@ -60,6 +61,7 @@ class Scan:
     categories: tuple[str, ...] = ()
     arguments: dict[str, str] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
+    known: frozenset[str] = frozenset()
     head: int = HEAD
     coded: frozenset[str] = frozenset()
     used: tuple[str, ...] = ()
@@ -135,7 +137,7 @@ def evaluator_on(scan: Scan, table: Any) -> Evaluator:
     """The formula's evaluator on a chunk of complete rows."""
     rows = predictors(table, scan.used or table.column_names, scan.coded)
     rows.rename({name: alias(name) for name in scan.awkward})
-    return Evaluator(rows, scan.context, {}, {key: value for key, value in scan.state.items() if key not in scan.arguments}, scan.awkward)
+    return Evaluator(rows, scan.context, {}, {call: dict(scan.state[call]) for call in scan.known}, scan.awkward)
 
 
 def look(scan: Scan, found: Found, table: Any) -> Found:
@@ -207,6 +209,34 @@ def function_of(call: str) -> str:
     return ast.unparse(node.func) if isinstance(node, ast.Call) else call
 
 
+def is_coding(node: ast.AST) -> bool:
+    """Whether a node calls a function that remembers levels."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CODING
+
+
+def witness_text(text: str) -> str:
+    """The expression whose distinct values show all levels that ``text`` has: what ``factor()`` and the like are applied to."""
+    tree = ast.parse(text.replace("`", ""), mode="eval").body
+    return ast.unparse(_stripped(tree)) if is_coding(tree) else text
+
+
+def _stripped(node: Any) -> Any:
+    if not is_coding(node):
+        return node
+    if node.func.id == "interaction":
+        return ast.Call(node.func, [_stripped(argument) for argument in node.args], node.keywords)
+    return _stripped(node.args[0]) if node.args else node
+
+
+def calls_in(text: str) -> set[str]:
+    """Texts of the calls in an expression, itself among them."""
+    try:
+        tree = ast.parse(text.replace("`", ""), mode="eval")
+    except SyntaxError:
+        return set()
+    return {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+
+
 def argument_of(call: str) -> str:
     """What the function is applied to, as text."""
     node = ast.parse(call, mode="eval").body
@@ -237,7 +267,7 @@ def check_calls(state: Mapping[str, Any], awkward: frozenset[str]) -> None:
                     f"{shown} places its knots at quantiles, for which all rows would have to be in memory; give the knots: "
                     f"{name}({readable(argument_of(call), awkward)}, knots=[...])."
                 )
-        elif name not in (*SCALES, *SUMMARIES, *RANGES, "poly", "dummy"):
+        elif name not in (*SCALES, *SUMMARIES, *RANGES, *CODING, "poly"):
             raise ArgumentError(
                 f"{shown} has to see all rows at once, and the data is read in chunks; compute the column first, or use a function that "
                 f"needs a summary only: {', '.join((*SCALES[:2], *SUMMARIES, 'poly', 'cut'))}, ns and bs with knots."
@@ -271,6 +301,7 @@ def resolved(call: str, moments: Moments, first: Mapping[str, Any], scan: Scan) 
     if name in SUMMARIES:
         variance = moments.spread / (moments.n - 1) if moments.n > 1 else np.nan
         values = {"mean": moments.mean, "var": variance, "sd": np.sqrt(variance), "min": moments.low, "max": moments.high}
+        values["sum"] = moments.n * moments.mean
         return {"value": float(values[name])}
     if name in SCALES:
         given = _settings(call, ("center", "scale", "ddof"))

@@ -177,5 +177,11 @@ def test_codes_of_known_levels(levels, rows, codes):
 
 def test_codes_of_joint_levels():
     labels = [pa.array([1, 2, 1, 2]), pa.array(["x", "x", "y", "y"])]
-    coder = Coder(pd.Index(["1:x", "1:y", "2:x"], dtype="str"), [label.type for label in labels])
+    coder = Coder(pd.MultiIndex.from_tuples([(1, "x"), (1, "y"), (2, "x")]), [label.type for label in labels])
     assert list(coder.codes(labels)) == [0, 2, 1, -1]
+
+
+def test_joint_levels_whose_labels_coincide_are_two():
+    labels = [pa.array(["1:2", "1", "1"]), pa.array(["3", "2:3", "3"])]
+    coder = Coder(pd.MultiIndex.from_tuples([("1", "2:3"), ("1:2", "3")]), [label.type for label in labels])
+    assert list(coder.codes(labels)) == [1, 0, -1]
