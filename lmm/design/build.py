@@ -12,7 +12,7 @@ from lmm.design.random import RandomPart, random_parts
 from lmm.design.rank import independent_columns
 from lmm.design.records import Design, RandomTerm
 from lmm.design.response import linear_response
-from lmm.errors import FormulaError, RankWarning, ResponseError, warn
+from lmm.errors import FormulaError, LmmWarning, RankWarning, ResponseError, warn
 from lmm.formula import Evaluated, Formula, ModelFrame, Table, TermRecipe, evaluate, parse
 from lmm.formula.names import names_in, readable
 from lmm.formula.parse import unknown_structure
@@ -78,6 +78,8 @@ def build_design(
     found = evaluate(
         parsed, table, weights=weights, offset=offset, subset=subset, na_action=na_action, contrasts=contrasts, context=context
     )
+    for message in found.said:
+        warn(message, LmmWarning)
     bind, said = getattr(family, "bind", None), ()
     if bind:
         declared = table.column(parsed.response).dtype if parsed.response in table else None
@@ -109,7 +111,7 @@ def build_design(
         full_index=full_index,
         na_action=na_action,
         response=parsed.response,
-        messages=(*messages, *said),
+        messages=(*found.said, *messages, *said),
         extra={"R": triangle, "subset": found.subset, "family": family},
     )
 

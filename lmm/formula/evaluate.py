@@ -18,7 +18,7 @@ from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, Part, intercept, w
 from lmm.formula.given import aligned, labelled, numeric, own
 from lmm.formula.grouping import Interaction, label
 from lmm.formula.kinds import Kind, kind_of
-from lmm.formula.levels import Levels, encode, join
+from lmm.formula.levels import Levels, encode, join, merged_before
 from lmm.formula.names import alias, aliased, names_in, readable, refuse_unknown, resolve
 from lmm.formula.parse import Formula, awkward_names
 from lmm.formula.rowwise import across
@@ -45,6 +45,7 @@ class Evaluated:
     awkward : columns evaluated under an alias; ``arrays`` names of the caller's arrays used as columns.
     kinds : what the columns were that expressions use, by name.
     across : expressions, as they are evaluated, whose value in a row depends on other rows.
+    said : what the user should know of the columns.
     """
 
     formula: Formula
@@ -66,6 +67,7 @@ class Evaluated:
     arrays: tuple[str, ...]
     kinds: dict[str, Kind]
     across: frozenset[str]
+    said: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -126,6 +128,7 @@ def evaluate(
     labels = table.index if n == table.n else table.index[kept]
     evaluator = Evaluator(rows, labelled(found.context, labels), coding, dict(state or {}), awkward)
     fixed, random = _matrices(formula, plans, evaluator, awkward)
+    groups, said = grouping(formula, evaluator, awkward)
     out = Evaluated(
         formula,
         table,
@@ -135,7 +138,7 @@ def evaluate(
         expression(evaluator, formula.response, awkward) if formula.response else None,
         fixed,
         random,
-        grouping(formula, evaluator, awkward),
+        groups,
         offsets(formula, evaluator, awkward, n, offset if isinstance(offset, str) else "(offset)" if offset is not None else None),
         number(expression(evaluator, weights, awkward) if isinstance(weights, str) else rows.get("(weights)"), "weights", n),
         offset if isinstance(offset, str) else offset is not None,
@@ -146,6 +149,7 @@ def evaluate(
         tuple(found.arrays),
         kinds,
         frozenset(),
+        said,
     )
     factors = {str(factor) for plan in plans.values() for term in plan for factor in term.factors}
     texts = factors | {as_evaluated(text, awkward) for text in expressions if text not in plans}
@@ -189,8 +193,8 @@ def offsets(formula: Formula, evaluator: Evaluator, awkward: frozenset[str], n: 
     return total
 
 
-def grouping(formula: Formula, evaluator: Evaluator, awkward: frozenset[str]) -> dict[Interaction, Levels]:
-    """Codes and levels of every grouping factor of the formula; each single factor is coded once."""
+def grouping(formula: Formula, evaluator: Evaluator, awkward: frozenset[str]) -> tuple[dict[Interaction, Levels], tuple[str, ...]]:
+    """Codes and levels of every grouping factor of the formula, each single factor coded once; and what is doubtful in them."""
     single: dict[str, Levels] = {}
     out: dict[Interaction, Levels] = {}
     for bar in formula.bars:
@@ -200,7 +204,8 @@ def grouping(formula: Formula, evaluator: Evaluator, awkward: frozenset[str]) ->
                 _check_rows(single[factor], factor, evaluator.columns.n)
         if bar.factors not in out:
             out[bar.factors] = single[bar.factors[0]] if len(bar.factors) == 1 else join([single[f] for f in bar.factors])
-    return out
+    told = [merged_before(levels.values, label((factor,))) for factor, levels in single.items()]
+    return out, tuple(message for message in told if message is not None)
 
 
 def _check_rows(levels: Levels, factor: str, n: int) -> None:

@@ -59,6 +59,21 @@ def strings(levels: pd.Index) -> pd.Index:
         raise GroupingError(f"the label {error.object!r} holds half a character (a lone surrogate), which is no text; {cure}.") from None
 
 
+def merged_before(levels: pd.Index, name: str) -> str | None:
+    """What to tell the user of whole numbers that are stored as floats too short for them; None where there is nothing to tell."""
+    if levels.dtype.kind != "f" or not len(levels):
+        return None
+    values = np.abs(levels.to_numpy())
+    digits = np.finfo(values.dtype).nmant + 1
+    beyond = values[np.isfinite(values)] > 2.0**digits
+    if not beyond.any():
+        return None
+    return (
+        f"grouping factor {name!r} has whole numbers beyond 2^{digits} that are stored as floats ({values.dtype}), in which neighbouring "
+        "numbers are one and the same: groups may have been merged before they came here. Read the column as integers or as text."
+    )
+
+
 def encode(values: Any, name: str) -> Levels:
     """Codes and levels of one factor.
 

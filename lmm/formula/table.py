@@ -143,8 +143,10 @@ def _as_array(values: Any, name: Any, source: str) -> Any:
         return values.copy()
     if type(values).__module__.partition(".")[0] in ("polars", "pyarrow"):
         return _foreign_column(nw.from_native(values, series_only=True, allow_series=True)).array
+    listed = list(values)
+    exact = pd.api.types.infer_dtype(listed, skipna=True) in ("integer", "boolean", "mixed-integer-float")
     try:
-        return pd.Series(list(values)).array
+        return pd.Series(listed, dtype=object if exact else None).array  # None beside whole numbers would make floats of them
     except TypeError:  # jagged or exotic
         raise DataError(f"{source} must map names to arrays, but {name!r} is {type(values).__name__}.") from None
 

@@ -65,6 +65,10 @@ def _number(column: Any, wanted: Any, name: str, where: str) -> Any:
     try:
         return column.cast(wanted)
     except pa.ArrowInvalid:
+        if pa.types.is_decimal(column.type) and pa.types.is_integer(wanted):
+            raise DataError(
+                f"column {name!r} is {column.type} in {where} and has whole numbers of more than 64 bits; write it as text, or as double."
+            ) from None
         raise DataError(
             f"column {name!r} is {column.type} in {where}, but {wanted} in the rows before it, and its values are no {wanted}; "
             "write it with one type."

@@ -14,7 +14,7 @@ from lmm.design.build import model_frame, other_columns
 from lmm.design.random import RandomPart, random_parts
 from lmm.design.rank import independent_columns, least_squares
 from lmm.design.response import numeric_response
-from lmm.errors import ArgumentError, DataError, FormulaError, ResponseError
+from lmm.errors import ArgumentError, DataError, FormulaError, LmmWarning, ResponseError, warn
 from lmm.formula import Evaluated, Formula, Table, evaluate, parse
 from lmm.formula.engine import FUNCTIONS
 from lmm.formula.evaluate import as_evaluated
@@ -101,10 +101,12 @@ def _empty(schema: Mapping[str, Any]) -> Any:
 
 
 def _computable(type: Any) -> Any:
-    """A decimal is computed with as a float."""
+    """A decimal is computed with as a float; one without decimal places, often the key of a database, is a whole number."""
     import pyarrow as pa
 
-    return pa.float64() if pa.types.is_decimal(type) else type
+    if pa.types.is_decimal(type):
+        return pa.int64() if type.scale <= 0 else pa.float64()
+    return type
 
 
 def _needed(
@@ -250,6 +252,8 @@ def _categories(found: Evaluated, coding: Mapping[str, str], formula: Formula) -
 
 def _assemble(formula: Formula, scan: Scan, rows: Any, found: Evaluated, settings: dict[str, Any], na_action: str, family: Any) -> Recipe:
     as_written = {factors: i for i, factors in enumerate(dict.fromkeys(bar.factors for bar in formula.bars))}
+    for message in found.said:
+        warn(message, LmmWarning)
     parts = sorted(random_parts(found), key=lambda part: as_written[part.factors])
     all_names = tuple(readable(name, found.awkward) for name in found.fixed.names)
     pool: dict[str, int] = {}
