@@ -174,7 +174,7 @@ def test_scope_is_used_after_the_columns(data):
     context = {"twice": twice, "row": np.arange(240.0), "shift": 3.0, "x": "not the column", "factor": 7, "log": math.log}
     design = build_design("y ~ twice(x) + row + I(z - shift) + factor(k) + log(z) + (1|g)", data, context=context)
     np.testing.assert_allclose(design.X[:, 1], 2 * data["x"])
-    assert set(design.frame.context) == {"twice", "shift"}
+    assert set(design.frame.context) == {"twice", "shift", "row"}
     column = dict(zip(design.names, design.X.T, strict=True))
     np.testing.assert_allclose(column["row"], np.arange(240))
     np.testing.assert_allclose(column["I(z - shift)"], data["z"] - 3)
