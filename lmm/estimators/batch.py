@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from lmm.covariance.base import units
-from lmm.estimators.boundary import SNAP, escapes, is_saturated, snapped_theta
+from lmm.estimators.boundary import SNAP, escapes, snapped_theta
+from lmm.estimators.restart import CONFLICT, FAR, SMALL, Piece, subsets
 from lmm.linalg import threads
 from lmm.model import batch_levels, batch_stacked
-from lmm.model.batched import Levels, Stacked, Values
+from lmm.model.batched import Levels, Stacked, Values, explained
 from lmm.model.problem import GeneralizedProblem, Problem
 
 #: effects of one factor up to which problems side by side are faster than one after another, and fit in memory
@@ -130,6 +131,20 @@ class Chart:
         cuts = np.cumsum([s.n_theta for s in self.problem.structures])[:-1]
         parts = zip(self.problem.structures, np.split(theta, cuts, axis=1), strict=True)
         return [np.moveaxis(np.array([s.factor(row) for row in own]).reshape(len(theta), s.k, s.k), 0, -1) for s, own in parts]
+
+    def steps(self, G: list[np.ndarray]) -> np.ndarray:
+        """Steps (m, R) to relative covariances (k, k, R) per term, as near as the structures come."""
+        out = []
+        for T0, dT, own in zip(self.T0, self.dT, G, strict=True):
+            inverse = np.linalg.inv(T0)
+            inner = inverse @ np.moveaxis(own, -1, 0) @ inverse.T
+            values, vectors = np.linalg.eigh(inner)
+            root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None]
+            lower = np.swapaxes(np.linalg.qr(np.swapaxes(root, 1, 2), mode="r"), 1, 2)
+            lower = lower * np.where(np.diagonal(lower, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None]
+            change = (T0 @ lower - T0).reshape(len(lower), -1)
+            out.append(np.linalg.lstsq(dT.reshape(len(dT), -1).T, change.T, rcond=None)[0])
+        return np.concatenate(out)
 
     def theta(self, steps: np.ndarray) -> np.ndarray:
         """Canonical theta (R, m) of steps (m, R)."""
@@ -316,6 +331,70 @@ def put_values(values: Any, which: np.ndarray, new: Any) -> None:
     _each(put, values, new)
 
 
+def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> Ends:
+    """The ends of a block, or lower ones from above where another optimum may be: :func:`lmm.estimators.restart.second_look` for many."""
+    with np.errstate(all="ignore"):
+        torn = conflict(evaluate, data, ends) > CONFLICT
+    doubtful = ends.converged & (near_boundary(evaluate, ends.steps) | torn)
+    choices = subsets(evaluate.problem)
+    effects = sum(size.k * size.J for size in evaluate.problem.plan.terms)
+    for i, choice in enumerate(choices):
+        which = np.flatnonzero(ends.converged if i == 0 and len(choices) > 1 and effects <= SMALL else doubtful)
+        if not len(which):
+            continue
+        own = data.take(which)
+        begin, lowest = from_above(evaluate, own, ends.steps[:, which], choice), ends.values.objective[which] - TOLERANCE
+        ends.evaluations[which] += 2
+        with np.errstate(all="ignore"):
+            try_it = evaluate(own, begin, 0).objective < lowest
+        try_it |= doubtful[which] & (i == 0)
+        which, begin, lowest = which[try_it], begin[:, try_it], lowest[try_it]
+        if not len(which):
+            continue
+        others = minimize(evaluate, data.take(which), len(which), begin=begin)
+        ends.evaluations[which] += others.evaluations
+        better = np.flatnonzero(others.converged & (others.values.objective < lowest))
+        ends.steps[:, which[better]] = others.steps[:, better]
+        put_values(ends.values, which[better], take_values(others.values, better))
+    return ends
+
+
+def from_above(evaluate: Evaluator, data: Levels | Stacked, steps: np.ndarray, choice: list[Piece]) -> np.ndarray:
+    """Steps (m, R) to where searches down from infinite variances of some pieces, the others as they are, would arrive."""
+    G = [np.einsum("acr,bcr->abr", T, T) for T in evaluate.factors(steps)]
+    grams = evaluate.problem.grams()
+    for t, columns in choice:
+        block = np.ix_(columns, columns)
+        unit = units(grams[t])[columns]
+        inverse = np.linalg.pinv(grams[t][block] / np.outer(unit, unit), hermitian=True) / np.outer(unit, unit)
+        G[t][block] = FAR**2 * inverse[:, :, None]
+    values = evaluate(data, evaluate.steps(G), 0)
+    variance = values.r2 / data.degrees
+    for t, columns in choice:
+        modes = values.modes[t][columns]
+        own = np.einsum("ajr,bjr->abr", modes, modes) / (modes.shape[1] * variance)
+        G[t][np.ix_(columns, columns)] = np.where(np.isfinite(own) & (variance > 0), own, 0.0)
+    return evaluate.steps(G)
+
+
+def conflict(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> np.ndarray:
+    """:func:`lmm.estimators.restart.conflict` of problems at their ends, (R,)."""
+    p = len(data.gram) - 1
+    if not p:
+        return np.zeros(ends.steps.shape[1])
+    T = evaluate.factors(ends.steps)
+    gram = np.moveaxis(data.gram[:p, :p], -1, 0) + 1e-10 * np.eye(p)  # rows left out may have made columns dependent
+    loaded = gram + np.moveaxis(explained(data, T), -1, 0)
+    own = np.linalg.solve(gram, np.moveaxis(data.gram[:p, p:], -1, 0))  # least squares
+    variance = np.swapaxes(np.linalg.solve(gram, np.swapaxes(np.linalg.solve(gram, loaded), 1, 2)), 1, 2)
+    spread = variance - np.moveaxis(ends.values.cov, -1, 0) + 1e-8 * variance * np.eye(p)
+    d = ends.values.beta.T[:, :, None] - own
+    sound = np.isfinite(spread).all(axis=(1, 2)) & np.isfinite(d).all(axis=(1, 2))
+    h = np.zeros(len(d))
+    h[sound] = np.einsum("rab,rab->r", d[sound], np.linalg.solve(spread[sound], d[sound]))
+    return (h * data.degrees / ends.values.r2 - p) / np.sqrt(2.0 * p)
+
+
 def near_boundary(evaluate: Chart, steps: np.ndarray) -> np.ndarray:
     """Problems that ended, at ``steps`` (m, R), with a direction of next to no variance, (R,) bool."""
     out = np.zeros(steps.shape[1], dtype=bool)
@@ -376,24 +455,22 @@ def fit_blocks(
     offsets : (R, p) least-squares coefficients that beta is measured from, on the user's scale.
     modes : keep the conditional modes.
     progress : told of the problems done.
-    first : nobody has looked for these before: where a criterion may have several minima, single fits look again.
+    first : nobody has looked for these before: each begins from its own moments.
     """
     evaluate = Evaluator(problem, reml, start(problem, theta))
     firsts = np.cumsum([0, *counts])
     inverse = np.linalg.inv(problem.R) if problem.p else np.zeros((0, 0))
-    several = first and is_saturated(problem)
 
     def run(i: int) -> Batch:
         data, count = blocks[i](), counts[i]
         ends = minimize(evaluate, data, count, begin=moment_steps(evaluate, data) if first and isinstance(data, Levels) else None)
+        ends = second_look(evaluate, data, ends)
         values, theta = ends.values, evaluate.theta(ends.steps)
         doubtful = ~ends.converged
         near = np.flatnonzero(ends.converged & near_boundary(evaluate, ends.steps))
         if len(near):
             put_values(values, near, evaluate(data.take(near), ends.steps[:, near], 1))
-        if several:
-            doubtful[near] = True
-        elif len(near):
+        if len(near):
             doubtful[settle(evaluate, data, theta, values, near, TOLERANCE)] = True
         index = slice(firsts[i], firsts[i + 1])
         beta = values.beta.T @ inverse.T + (0.0 if offsets is None else offsets[index])
@@ -402,7 +479,7 @@ def fit_blocks(
         own_modes = tuple(np.ascontiguousarray(np.moveaxis(b, -1, 0).swapaxes(1, 2)) for b in values.modes) if modes else ()
         batch = Batch(theta, beta, cov, sigma, values.objective + constants[index], own_modes, ends.evaluations, {})
         for r in np.flatnonzero(doubtful):
-            begin = batch.theta[r] if not several and np.isfinite(batch.theta[r]).all() and np.isfinite(values.objective[r]) else None
+            begin = batch.theta[r] if np.isfinite(batch.theta[r]).all() and np.isfinite(values.objective[r]) else None
             estimate, why = finish(int(firsts[i] + r), begin)
             write_single(batch, int(r), estimate, why)
         if progress is not None:

@@ -18,8 +18,6 @@ from lmm.model.problem import GeneralizedProblem, Problem
 
 #: standard deviations below this, relative to sigma and per root mean square of the column, are tried at exactly zero
 SNAP = 1e-4
-#: random effects per row from which a second search starts elsewhere, and their number up to which that is cheap
-SATURATED, SATURATED_LIMIT = 0.5, 1_000
 
 
 def escapes(problem: Problem | GeneralizedProblem, theta: np.ndarray, D: list[np.ndarray]) -> Iterator[np.ndarray]:
@@ -73,12 +71,6 @@ def is_singular(problem: Problem, theta: np.ndarray) -> bool:
     """Whether a variance has vanished, or a correlation become one."""
     terms = zip(problem.structures, problem.split(theta), problem.grams(), strict=True)
     return any(np.any(s.boundary(s.standardised(own, gram)) < SNAP) for s, own, gram in terms)
-
-
-def is_saturated(problem: Problem) -> bool:
-    """Whether a small problem has so many random effects for its rows that its criterion may have several minima."""
-    effects = sum(size.k * size.J for size in problem.plan.terms)
-    return problem.n_theta > 1 and effects <= SATURATED_LIMIT and effects > SATURATED * problem.n
 
 
 def unit_start(problem: Problem) -> np.ndarray:

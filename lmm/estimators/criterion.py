@@ -75,7 +75,8 @@ class Evaluator:
         if self.jax:
             with backend.over(self.mesh):
                 return backend.call(kernel, self.data, *arrays, **static)
-        return kernel(np, self.data, *arrays, **static)
+        with np.errstate(all="ignore"):  # what is not finite is refused
+            return kernel(np, self.data, *arrays, **static)
 
     @property
     def _kind(self) -> dict[str, bool]:
@@ -99,6 +100,18 @@ class Evaluator:
         chain_T, tail_T = self._arrange([s.factor(own) for s, own in self._terms(theta)])
         value = self._call(gaussian.value, chain_T, tail_T, layout=self.problem.arranged.layout, **self._kind)
         return float(value.objective) + self.constant
+
+    def modes(self, theta: np.ndarray) -> tuple[float, list[np.ndarray]]:
+        """sigma^2 and the conditional modes (k, J) per term at theta, without derivatives where they would cost more."""
+        if self.jax:  # the kernel of the search is compiled already
+            payload = self(theta).payload
+            if payload is None:
+                raise np.linalg.LinAlgError("the criterion cannot be computed here")
+            return self.variance(payload.value), [np.asarray(own) for own in payload.modes]
+        chain_T, tail_T = self._arrange([s.factor(own) for s, own in self._terms(theta)])
+        value, state = self._call(gaussian.state, chain_T, tail_T, layout=self.problem.arranged.layout, reml=self.reml)
+        combine = np.append(-value.beta, 1.0)
+        return self.variance(value), [np.tensordot(combine, own, 1) for own in self.problem.collect(state.modes)]
 
     def _terms(self, theta: np.ndarray) -> list[tuple[Covariance, np.ndarray]]:
         return list(zip(self.problem.structures, self.problem.split(theta), strict=True))

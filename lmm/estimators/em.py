@@ -43,6 +43,7 @@ from lmm.estimators.checkpoint import Checkpoint, data_numbers
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
 from lmm.estimators.likelihood import finish
+from lmm.estimators.restart import second_look
 from lmm.estimators.trust_region import Outcome, Point, step_within
 from lmm.linalg import threads
 from lmm.model.moments import starting_values
@@ -119,8 +120,7 @@ class ExpectationMaximization:
         if self.control.evaluate_only:
             outcome = Outcome(evaluate(theta), True, "evaluated at the given theta, not optimised", 0, 1, float("nan"), ())
         else:
-            outcome = climb(evaluate, theta, self.tolerance, self.max_iterations, self.accelerate, callback)
-            outcome = snap(problem, evaluate, outcome, max(self.tolerance, 1e-9))
+            outcome = optimum(evaluate, theta, self.tolerance, self.max_iterations, self.accelerate, callback)
         estimate = finish(problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin})
         how = "REML" if self.reml else "maximum likelihood"
         return saved.finish(replace(estimate, report=Report(f"Linear mixed model fit by {how} (expectation-maximisation)")))
@@ -185,6 +185,16 @@ class _Search:
 
     def end(self, point: Point, converged: bool, message: str) -> Outcome:
         return Outcome(point, converged, message, len(self.trace) - 1, len(self.trace), promised(point), tuple(self.trace))
+
+
+def optimum(evaluate: Evaluator, theta: np.ndarray, tolerance: float, limit: int, accelerate: bool, callback: Callback) -> Outcome:
+    """Where EM steps from theta (m,) end, or from above where that is lower; variances that are nearly zero are zero."""
+    fine = max(tolerance, 1e-9)
+
+    def search(start: np.ndarray) -> Outcome:
+        return snap(evaluate.problem, evaluate, climb(evaluate, start, tolerance, limit, accelerate, callback), fine)
+
+    return second_look(evaluate.problem, evaluate, search(theta), search, fine)
 
 
 def climb(evaluate: Evaluator, theta: np.ndarray, tolerance: float, limit: int, accelerate: bool, callback: Callback) -> Outcome:

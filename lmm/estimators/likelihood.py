@@ -7,7 +7,8 @@ problem the exact Hessian takes its place. A zero variance is reported as a mini
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -15,10 +16,11 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.errors import ArgumentError
-from lmm.estimators.boundary import escapes, is_saturated, is_singular, snap, unit_start
+from lmm.estimators.boundary import escapes, snap
 from lmm.estimators.checkpoint import Checkpoint, data_numbers
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator, nothing_left
+from lmm.estimators.restart import second_look
 from lmm.estimators.stochastic import ENOUGH, UNSURE, StochasticEvaluator, evaluator, note, search
 from lmm.estimators.trust_region import Outcome, minimize
 from lmm.linalg import threads
@@ -95,8 +97,8 @@ class MaximumLikelihood:
             outcome = search(evaluate, lambda at: self._search(problem, evaluate, at, callback), theta, self.control.accuracy)
         else:
             outcome = self._search(problem, evaluate, theta, callback)
-            if start is None and is_saturated(problem) and is_singular(problem, outcome.point.theta):
-                outcome = best([outcome, self._search(problem, evaluate, unit_start(problem), callback)])
+            again = partial(self._search, problem, evaluate, callback=callback)
+            outcome = second_look(problem, evaluate, outcome, again, self.control.tolerance)
         return saved.finish(finish(problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin}))
 
     def _search(
@@ -137,12 +139,6 @@ class MaximumLikelihood:
         if hessian.is_cheap(evaluate.sizes, hessian.DENSE_LIMIT):
             return evaluate.hessian(evaluate.in_theta(theta))
         return hessian.by_differences(lambda at: evaluate.in_theta(at).gradient, theta)
-
-
-def best(outcomes: list[Outcome]) -> Outcome:
-    """The lowest of several searches, with the evaluations of all."""
-    lowest = min(outcomes, key=lambda outcome: outcome.point.objective)
-    return replace(lowest, evaluations=sum(o.evaluations for o in outcomes), iterations=sum(o.iterations for o in outcomes))
 
 
 def check_sigma(value: Any, name: str = "sigma", what: str = "the residual standard deviation") -> float:

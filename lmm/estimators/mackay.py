@@ -27,13 +27,13 @@ import numpy as np
 
 from lmm.covariance.base import units
 from lmm.errors import ArgumentError, nearest
-from lmm.estimators.boundary import snap
 from lmm.estimators.checks import refuse_evaluation
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
-from lmm.estimators.em import check_limits, climb, promised
+from lmm.estimators.em import check_limits, optimum, promised
 from lmm.estimators.given import given_covariances
 from lmm.estimators.likelihood import check_sigma, finish
+from lmm.estimators.restart import lowest_start
 from lmm.estimators.trust_region import Outcome, Point
 from lmm.linalg import threads
 from lmm.model.moments import starting_values
@@ -121,8 +121,7 @@ class MacKay:
         if self.form == "corrected":
             tolerance = 1e-12 if self.tolerance is None else self.tolerance
             theta = self._start_theta(problem, start)
-            outcome = climb(evaluate, theta, tolerance, self.max_iterations, True, callback)
-            outcome = snap(problem, evaluate, outcome, max(tolerance, 1e-9))
+            outcome = optimum(evaluate, theta, tolerance, self.max_iterations, True, callback)
             estimate = finish(problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin})
             return replace(estimate, report=Report("Linear mixed model fit by REML (MacKay's empirical Bayes, corrected)"))
         return self._quick(problem, evaluate, start, callback, begin)
@@ -171,6 +170,8 @@ class MacKay:
 
     def _start_variances(self, problem: Problem, evaluate: Evaluator, start: np.ndarray | None) -> Variances:
         theta = self._start_theta(problem, start)
+        if start is None and self.start_variances is None:
+            theta = lowest_start(problem, evaluate, theta)
         factors = [s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)]
         if start is None and self.start_variances is not None:
             residual = self._start_residual(problem)

@@ -115,6 +115,26 @@ def objective(logdet: np.ndarray, head: Head, degrees: np.ndarray, reml: bool) -
     return out + head.logdet if reml else out
 
 
+def explained(data: Levels | Stacked, T: list[np.ndarray]) -> np.ndarray:
+    """X'WZ G Z'WX (p, p, R) for T (k, k, R) per term."""
+    if isinstance(data, Levels):
+        if data.X.shape[-1] == 1:
+            p, k, J, _ = data.X.shape
+            flat = data.X.reshape(p * k, J)
+            pairs = (flat @ flat.T).reshape(p, k, p, k)
+            return np.einsum("paqb,abr->pqr", pairs, np.einsum("acr,bcr->abr", T[0], T[0]))
+        loaded = np.einsum("pajr,acr->pcjr", data.X, T[0])
+        return np.einsum("pcjr,qcjr->pqr", loaded, loaded, optimize=True)
+    R, p = len(data.rhs), data.rhs.shape[1] - 1
+    out, at = np.zeros((p, p, R)), 0
+    for (k, J), own in zip(data.sizes, T, strict=True):
+        X = data.rhs[:, :p, at : at + k * J].reshape(R, p, k, J)
+        loaded = np.einsum("rpaj,acr->rpcj", X, own).reshape(R, p, k * J)
+        out += np.moveaxis(loaded @ np.swapaxes(loaded, 1, 2), 0, -1)
+        at += k * J
+    return out
+
+
 def directions(T: np.ndarray, dT: np.ndarray) -> np.ndarray:
     """dG_i = dT_i T' + T dT_i', (m, k, k, R) of T (k, k, R) and fixed dT (m, k, k)."""
     half = np.einsum("iac,bcr->iabr", dT, T)

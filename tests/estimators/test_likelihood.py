@@ -12,6 +12,8 @@ import lmm
 from lmm.covariance import Diagonal
 from lmm.design.records import Design
 from lmm.estimators import Control, MaximumLikelihood
+from lmm.estimators.boundary import is_singular
+from lmm.estimators.restart import subsets
 from lmm.model.problem import Problem, build_problem
 from lmm.model.records import Estimate
 from tests.algebra import some_theta
@@ -93,8 +95,13 @@ def test_the_start_does_not_matter(name: str, reml: bool) -> None:
 @every
 @criteria
 def test_few_evaluations(name: str, reml: bool) -> None:
-    """A dozen; a few more for the 28 parameters of seven columns, most of them without variance."""
-    assert fitted(name, reml).convergence.evaluations <= (12 if problem(name).n_theta <= 12 else 16)
+    """A dozen to an optimum, a few more for the 28 parameters of seven columns; where there is a doubt, one search more."""
+    p = problem(name)
+    limit = 12 if p.n_theta <= 12 else 16
+    estimate = fitted(name, reml)
+    starts = 2 * len(subsets(p))
+    searches = 2 if is_singular(p, estimate.theta) else 1
+    assert estimate.convergence.evaluations <= searches * limit + starts
 
 
 @every

@@ -1,0 +1,164 @@
+"""Other local optima: when a search must look for one, where it begins again, and which optimum is kept.
+
+A criterion has several minima in theta where the data tell two stories: the slope of a covariate between groups differs from the
+one within them, one level differs from all others, or there are few rows per random effect. A search from below may then end at a
+small or zero variance although another optimum is lower. Two signs ask for a second look: a variance that vanished, and
+generalized least-squares coefficients farther from those of least squares than their difference allows,
+
+    h = d'(X'VX - (X'V^-1X)^-1)^-1 d / sigma^2,   X orthonormal, d the difference of the coefficients
+
+(Hausman, 1978, Econometrica 46), about chi-squared with p degrees of freedom where there is one story only. The second look begins
+from above: with variances of FAR times that of the residual the modes are those of fixed effects, and their mean squares are where
+a search down from infinity would arrive, whatever the size of the variances. All terms are raised together, and each alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from lmm.covariance import Covariance
+from lmm.errors import LmmError
+from lmm.estimators.boundary import is_singular
+from lmm.estimators.criterion import Evaluator
+from lmm.estimators.trust_region import Outcome, Point
+from lmm.model.problem import GeneralizedProblem, Problem
+
+#: columns of one term whose variances belong together: (term, columns)
+Piece = tuple[int, np.ndarray]
+
+#: relative standard deviation, per root mean square of the columns, at which random effects count as free
+FAR = 1e3
+#: standard deviations of h above its mean from which least squares and generalized least squares are in conflict
+CONFLICT = 3.0
+#: random effects up to which a start from above is tried without a doubt
+SMALL = 400
+
+
+def pieces(structure: Covariance) -> list[np.ndarray]:
+    """Columns of a term that covariances join, set by set."""
+    joined = np.eye(structure.k, dtype=int)
+    for i, j in structure.pairs():
+        joined[i, j] = joined[j, i] = 1
+    for _ in range(structure.k):
+        joined = np.minimum(joined @ joined, 1)
+    return [np.flatnonzero(row) for row in np.unique(joined, axis=0)]
+
+
+def subsets(problem: Problem | GeneralizedProblem) -> list[list[Piece]]:
+    """What is raised at a time: all terms together, and each piece alone where there are several."""
+    every = [(t, columns) for t, structure in enumerate(problem.structures) for columns in pieces(structure)]
+    return [every] if len(every) == 1 else [every, *([piece] for piece in every)]
+
+
+def raised(problem: Problem | GeneralizedProblem, theta: np.ndarray, which: list[Piece], size: float) -> np.ndarray:
+    """theta (m,) with some pieces at uncorrelated standard deviations of ``size`` where their columns are made orthonormal."""
+    G, grams = _covariances(problem, theta), problem.grams()
+    for t, columns in which:
+        block = np.ix_(columns, columns)
+        unit = np.sqrt(np.maximum(np.diagonal(grams[t])[columns], 1e-300))
+        scale = np.outer(unit, unit)
+        G[t][block] = size**2 * np.linalg.pinv(grams[t][block] / scale, hermitian=True) / scale
+    return _theta(problem, G)
+
+
+def from_above(problem: Problem, evaluate: Evaluator, theta: np.ndarray, choices: list[list[Piece]]) -> Iterator[np.ndarray]:
+    """Where a search down from infinite variances of some pieces, the others as in theta (m,), would arrive: choice by choice."""
+    for which in choices:
+        try:
+            variance, modes = evaluate.modes(raised(problem, theta, which, FAR))
+        except (LmmError, np.linalg.LinAlgError, FloatingPointError):  # free random effects leave no residual variance
+            continue
+        G = _covariances(problem, theta)
+        for t, columns in which:
+            own = modes[t][columns]
+            G[t][np.ix_(columns, columns)] = own @ own.T / (own.shape[1] * variance)
+        if all(np.all(np.isfinite(own)) for own in G):
+            yield _theta(problem, G)
+
+
+def conflict(problem: Problem, evaluate: Evaluator, point: Point) -> float:
+    """h of the module at an evaluated point, in standard deviations above its mean."""
+    p = problem.p
+    if not p:
+        return 0.0
+    value = point.payload.value
+    variance = np.eye(p)  # X'VX
+    terms = zip(problem.structures, problem.split(point.theta), problem.collect(problem.data.rhs), strict=True)
+    for structure, own, rhs in terms:
+        loaded = np.tensordot(np.asarray(rhs)[:p], structure.factor(own), (1, 0)).reshape(p, -1)
+        variance += loaded @ loaded.T
+    spread = variance - np.asarray(value.cov) + 1e-8 * np.diag(np.diagonal(variance))
+    d = np.asarray(value.beta)
+    try:
+        h = float(d @ np.linalg.solve(spread, d)) / evaluate.variance(value)
+    except np.linalg.LinAlgError:
+        return np.inf
+    return (h - p) / float(np.sqrt(2.0 * p))
+
+
+def second_look(
+    problem: Problem, evaluate: Evaluator, outcome: Outcome, search: Callable[[np.ndarray], Outcome], tolerance: float
+) -> Outcome:
+    """The outcome of a search, or of a better one from above.
+
+    Where nothing is in doubt, small models of several pieces, which may compete for the same differences, are searched again only
+    from a start that is lower already.
+    """
+    theta = outcome.point.theta
+    if not outcome.converged:
+        return outcome
+    doubtful = is_singular(problem, theta) or conflict(problem, evaluate, outcome.point) > CONFLICT
+    effects = sum(size.k * size.J for size in problem.plan.terms)
+    if not doubtful and effects > SMALL:
+        return outcome
+    choices = subsets(problem)
+    if not doubtful and len(choices) == 1:
+        return outcome
+    starts = from_above(problem, evaluate, theta, choices if doubtful else choices[:1])
+    return look_again(outcome, starts, evaluate.objective, search, tolerance, doubtful)
+
+
+def lowest_start(problem: Problem, evaluate: Evaluator, theta: np.ndarray) -> np.ndarray:
+    """theta (m,), or a start from above where the criterion is lower."""
+    return min([theta, *from_above(problem, evaluate, theta, subsets(problem))], key=evaluate.objective)
+
+
+def look_again(
+    outcome: Outcome,
+    starts: Iterable[np.ndarray],
+    objective: Callable[[np.ndarray], float],
+    search: Callable[[np.ndarray], Outcome],
+    tolerance: float,
+    thorough: bool = True,
+) -> Outcome:
+    """The lowest of a search and of others from ``starts``, with the evaluations and the trace of all.
+
+    The first start, if ``thorough``, is searched from, and every other whose ``objective`` is lower than what has been found by then. A
+    start or search that fails is passed over; the outcome given is kept unless another is lower by more than ``tolerance``.
+    """
+    best, spent, steps, trace = outcome, outcome.evaluations, outcome.iterations, outcome.trace
+    for i, theta in enumerate(starts):
+        spent += 2
+        try:
+            if (i or not thorough) and not objective(theta) < best.point.objective - tolerance:
+                continue
+            other = search(theta)
+        except (LmmError, np.linalg.LinAlgError, FloatingPointError):
+            continue
+        spent, steps, trace = spent + other.evaluations, steps + other.iterations, trace + other.trace
+        if other.converged >= best.converged and other.point.objective < best.point.objective - tolerance:
+            best = other
+    return replace(best, evaluations=spent, iterations=steps, trace=trace)
+
+
+def _covariances(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> list[np.ndarray]:
+    """G (k, k) per term."""
+    factors = [s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)]
+    return [T @ T.T for T in factors]
+
+
+def _theta(problem: Problem | GeneralizedProblem, G: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([s.from_matrix(own) for s, own in zip(problem.structures, G, strict=True)])

@@ -1,0 +1,135 @@
+"""Criteria with two minima: fits find the lower one, whatever the method, and no worse than a grid over theta."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lmm
+from lmm.covariance import Blocks, Diagonal, Unstructured
+from lmm.design import build_design
+from lmm.estimators import restart
+from lmm.estimators.criterion import Evaluator
+from lmm.estimators.likelihood import MaximumLikelihood
+from lmm.model.problem import build_problem
+
+MODELS = ["y ~ x + (1|g)", "y ~ x + (x|g)", "y ~ x + (x||g)", "y ~ x + (1|g) + (1|h)"]
+
+
+def opposite(rng: np.random.Generator) -> pd.DataFrame:
+    """A slope of 1 within groups and of -1 between them."""
+    J, m = rng.integers(3, 9), rng.integers(3, 11)
+    g = np.repeat(np.arange(J), m)
+    between, within = np.linspace(0, 10, J)[g], rng.normal(0, 1, J * m)
+    noise = rng.choice([0.1, 0.5, 1.5])
+    y = within - between + rng.normal(0, noise, J)[g] + rng.normal(0, noise, J * m)
+    return pd.DataFrame({"y": y, "x": between + within, "g": g, "h": rng.integers(0, 4, J * m)})
+
+
+def rising(rng: np.random.Generator) -> pd.DataFrame:
+    """A covariate that counts the rows while the response rises from group to group."""
+    J, m, step = rng.integers(3, 31), rng.integers(4, 12), rng.choice([1, 3, 10])
+    g = np.repeat(np.arange(J), m)
+    return pd.DataFrame({"y": step * g + rng.normal(size=J * m), "x": np.arange(J * m), "g": g, "h": rng.integers(0, 4, J * m)})
+
+
+def dominant(rng: np.random.Generator) -> pd.DataFrame:
+    """One level that differs from all others and has most of the rows."""
+    J, m = rng.integers(4, 10), rng.integers(3, 8)
+    g = np.repeat(np.arange(J), [6 * m] + [m] * (J - 1))
+    x = rng.normal(size=len(g)) + (g == 0) * rng.normal(0, 3)
+    return pd.DataFrame({"y": 8 * (g == 0) + rng.normal(size=len(g)), "x": x, "g": g, "h": rng.integers(0, 4, len(g))})
+
+
+def few(rng: np.random.Generator) -> pd.DataFrame:
+    """Sixteen rows in four groups."""
+    g, x = np.repeat(np.arange(4), 4), np.tile(np.arange(4), 4) - 1.5
+    y = x + rng.normal(0, 0.7, 4)[g] + rng.normal(0, 0.5, 4)[g] * x + rng.normal(size=16)
+    return pd.DataFrame({"y": y, "x": x, "g": g, "h": rng.permutation(np.arange(16) % 4)})
+
+
+def grid(problem) -> list[np.ndarray]:
+    """theta over a grid of standard deviations, in units of the residual and of each column, and of correlations."""
+    size = [0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0]
+    parts = []
+    for structure, gram in zip(problem.structures, problem.grams(), strict=True):
+        unit = np.sqrt(np.diagonal(gram))
+        basis = np.diag(1 / unit) if structure.name != "us" else np.linalg.inv(np.linalg.cholesky(gram).T)
+        own = []
+        for sd in itertools.product(size, repeat=structure.k):
+            for rho in [-0.9, 0.0, 0.9] if structure.pairs() else [0.0]:
+                C = np.where(np.eye(structure.k), 1.0, rho) * np.outer(sd, sd)
+                own.append(structure.from_matrix(basis @ C @ basis.T))
+        parts.append(own)
+    return [np.concatenate(theta) for theta in itertools.product(*parts)]
+
+
+@pytest.mark.parametrize("formula", MODELS)
+@pytest.mark.parametrize("family", [opposite, rising, dominant, few])
+def test_no_optimum_of_a_grid_is_lower(family, formula) -> None:
+    for seed in range(4):
+        problem = build_problem(build_design(formula, family(np.random.default_rng(seed))))
+        reml = seed % 2 == 0
+        estimator, evaluate = MaximumLikelihood(reml=reml), Evaluator(problem, reml)
+        fit = estimator.fit(problem)
+        lowest = min(grid(problem), key=evaluate.objective)
+        assert fit.objective <= evaluate.objective(lowest) + 1e-6
+        assert fit.objective <= estimator.fit(problem, lowest).objective + 1e-5
+
+
+def opposed() -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    g = np.repeat(np.arange(5), 5)
+    between, within = np.linspace(0, 10, 5)[g], rng.normal(0, 1, 25)
+    y = within - between + rng.normal(0, 0.3, 5)[g] + rng.normal(0, 0.5, 25)
+    return pd.DataFrame({"g": g, "x": between + within, "y": y})
+
+
+def test_the_log_likelihood_is_that_of_lme4() -> None:
+    # lme4 1.1-31: logLik(lmer(y ~ x + (1|g), d)) -30.4644, x 0.796, theta 16.335
+    fit = lmm.lmer("y ~ x + (1|g)", opposed())
+    assert fit.llf == pytest.approx(-30.46441, abs=1e-4)
+    assert fit.params["x"] == pytest.approx(0.796, abs=1e-3)
+    assert fit.theta.iloc[0] == pytest.approx(16.335, abs=2e-3)
+
+
+@pytest.mark.parametrize("method", ["reml", "ml", "em", "mackay"])
+def test_every_method_finds_the_lower_optimum(method) -> None:
+    data = opposed()
+    fit = lmm.lmer("y ~ x + (1|g)", data, method=method)
+    assert fit.theta.iloc[0] > 10
+    shuffled = lmm.lmer("y ~ x + (1|g)", data.sample(frac=1, random_state=3), method=method)
+    assert shuffled.llf == pytest.approx(fit.llf, abs=1e-7)
+
+
+def test_refits_and_batches_find_the_lower_optimum() -> None:
+    data = opposed()
+    fit = lmm.lmer("y ~ x + (1|g)", data)
+    assert fit.refit(data["y"]).llf == pytest.approx(fit.llf, abs=1e-8)
+    flat = lmm.lmer("y ~ x + (1|g)", data.assign(y=np.random.default_rng(0).normal(size=25)))
+    assert flat.refit(data["y"]).llf == pytest.approx(fit.llf, abs=1e-7)
+    assert flat.refit_many(data[["y"]]).llf.iloc[0] == pytest.approx(fit.llf, abs=1e-7)
+
+
+@pytest.mark.parametrize("formula", MODELS)
+def test_a_batch_ends_where_single_fits_end(formula) -> None:
+    for family in (opposite, few):
+        data = family(np.random.default_rng(5))
+        rng = np.random.default_rng(6)
+        Y = np.column_stack([data["y"] + rng.normal(0, sd, len(data)) for sd in (0.0, 0.5, 2.0, 8.0)])
+        batch = lmm.lmer_batch(formula.replace("y ", ""), data, Y)
+        single = [lmm.lmer(formula, data.assign(y=y)).llf for y in Y.T]
+        np.testing.assert_allclose(batch.llf, single, atol=1e-5)
+
+
+def test_pieces_are_columns_that_covariances_join() -> None:
+    structure = Blocks((Unstructured(2), Diagonal(2)))
+    assert [piece.tolist() for piece in restart.pieces(structure)] == [[3], [2], [0, 1]]
+
+
+def test_balanced_slopes_are_in_no_conflict() -> None:
+    problem = build_problem(build_design("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy")))
+    estimate = MaximumLikelihood().fit(problem)
+    evaluate = Evaluator(problem, True)
+    assert restart.conflict(problem, evaluate, evaluate(estimate.theta)) < restart.CONFLICT
