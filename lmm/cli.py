@@ -1,7 +1,7 @@
 """``lmm FORMULA DATA``: fit a mixed model from a shell and print its summary.
 
-Everything that is wrong with what the user typed ends in one line on standard error (for a formula, with the formula and
-a caret under the place) and exit status 2. Only what the fit needs is imported, so that a small model is on the screen
+Everything that is wrong ends in one line on standard error (for a formula, with the formula and a caret under the place) and exit
+status 2. Only what the fit needs is imported, so that a small model is on the screen
 about as soon as Python, NumPy and pandas are loaded.
 """
 
@@ -93,8 +93,8 @@ def write_tidy(model: Any, path: Path) -> None:
     """Coefficients, then variance components, as one CSV table."""
     try:
         model.tidy(effects=["fixed", "ran_pars"]).to_csv(path, index=False)
-    except OSError as error:
-        raise ArgumentError(f"--tidy: cannot write {str(path)!r}: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"--tidy: cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def one_line(message: object) -> str:
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit status: 0, or 2 when what was asked cannot be done.
+    Exit status: 0, 2 when what was asked cannot be done, 130 after an interrupt.
     """
     options = parser().parse_args(argv)
     try:
@@ -134,6 +134,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         sys.stdout = None
+    except KeyboardInterrupt:
+        print("lmm: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:  # a fault of ours or of a package below: one line all the same
+        print(
+            f"lmm: {type(error).__name__}: {one_line(error) or 'no more is known'}; this is a fault of lmm, please report it",
+            file=sys.stderr,
+        )
+        return 2
     return 0
 
 

@@ -197,3 +197,39 @@ def test_a_fresh_process_prints_sleepstudy_soon():
     whole, loaded = seconds_of_a_process(code)
     assert loaded == "[]"
     assert whole < 2 * imports
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        (SLEEP, "sleepstudy", "--weights", ""),
+        (SLEEP, "sleepstudy", "--offset", " "),
+        ("Reaction ~ Days + (1|" + "(" * 5000 + "Subject" + ")" * 5000 + ")", "sleepstudy"),
+        ("Reaction ~ I(" + "-" * 5000 + "Days) + (1|Subject)", "sleepstudy"),
+        (SLEEP, "a" * 5000),
+        (SLEEP, "\0"),
+        (SLEEP, "sleepstudy", "--tidy", "\0"),
+        (SLEEP, "::"),
+        (SLEEP, "[a"),
+        (SLEEP, ""),
+    ],
+    ids=str,
+)
+def test_anything_that_is_wrong_is_one_line(run, argv):
+    status, out, err = run(*argv)
+    assert status == 2 and out in ("", str(lmm.lmer(SLEEP, lmm.datasets.load("sleepstudy")).summary()) + "\n")
+    assert "Traceback" not in err and err.startswith("lmm: ") and err.rstrip("\n").count("\n") in (0, 3, 4)
+
+
+def test_a_fault_within_and_an_interrupt(run, monkeypatch):
+    def failing(*_, **__):
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(lmm.datasets, "read", failing)
+    assert run(SLEEP, "x.csv") == (2, "", "lmm: RuntimeError: two lines; this is a fault of lmm, please report it\n")
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lmm.datasets, "read", interrupted)
+    assert run(SLEEP, "x.csv") == (130, "", "lmm: interrupted\n")
