@@ -24,6 +24,7 @@ from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.families import Family
 from lmm.formula import Formula, Table, parse
 from lmm.formula.names import names_in
+from lmm.formula.scan import quote, scan
 from lmm.inference import responses as many
 from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem, Problem, build_generalized, build_problem
@@ -200,7 +201,7 @@ def _fit(
         nobs=found.n,
         like=found.like,
         values=values,
-        one=_One(parsed, table, Y, _used(design, context, given["subset"]), {**given, "subset": rows}, single, found),
+        one=_One(design.formula, table, Y, _used(design, context, given["subset"]), {**given, "subset": rows}, single, found),
     )
 
 
@@ -211,7 +212,7 @@ def _one_sided(formula: Any) -> Formula:
     if not formula.partition("~")[0].strip():
         return parse(formula, one_sided=True)
     parsed = parse(formula)
-    if not parsed.response.strip("`").replace(".", "_").isidentifier():
+    if len(scan(parsed.response)) > 1:
         span = (formula.index("~") - len(formula.partition("~")[0].lstrip()), formula.index("~"))
         what = "left of '~' stands nothing, or a name for each response in turn; transform the responses themselves."
         raise FormulaError(what, formula, span)
@@ -278,8 +279,7 @@ def _single(
     name = str(Y.names[r]) if isinstance(Y.names[r], str) else f"y{Y.names[r]}"
     while name in frame and not _same(frame[name], values):
         name += "_"
-    right = parsed.text.partition("~")[2].strip()
-    text = f"{name if name.isidentifier() else f'`{name}`'} ~ {right}"
+    formula = replace(parsed, response=quote(name))
     batch, start = found.batch, None
     if np.isfinite(batch.beta[r]).all() and np.isfinite(batch.objective[r]) and r not in batch.failures:
         start = {"theta": batch.theta[r]}
@@ -287,7 +287,7 @@ def _single(
             start["beta"] = batch.beta[r]
             if found.like.family.has_dispersion and batch.phi is not None:
                 start["phi"] = batch.phi[r]
-    return single(text, frame.assign(**{name: values}), context, start=start, **given)
+    return single(replace(formula, text=str(formula)), frame.assign(**{name: values}), context, start=start, **given)
 
 
 def _same(column: Any, values: np.ndarray) -> bool:

@@ -7,13 +7,24 @@ All errors derive from :class:`LmmError`, itself a ``ValueError``; all warnings 
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 import warnings
 from collections.abc import Iterable
 
+_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def shown(text: str) -> str:
+    """Text with control characters, which a terminal would obey, as Python writes them: ``\\x1b``."""
+    return _CONTROL.sub(lambda found: repr(found.group())[1:-1], text)
+
 
 class LmmError(ValueError):
     """Base class of every error that lmm raises on purpose."""
+
+    def __init__(self, message: object = "", *more: object):
+        super().__init__(shown(message) if isinstance(message, str) else message, *more)
 
 
 class FormulaError(LmmError):
@@ -29,7 +40,8 @@ class FormulaError(LmmError):
     def __init__(self, message: str, formula: str | None = None, span: tuple[int, int] | None = None):
         self.formula, self.span = formula, span
         if formula is not None:
-            message += f"\n\n    {formula}"
+            line = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", formula.replace("\n", " "))  # one character each: the caret keeps its place
+            message += f"\n\n    {line}"
             if span is not None:
                 start, stop = span
                 message += "\n    " + " " * start + "^" * max(1, stop - start)
@@ -101,4 +113,4 @@ def warn(message: str, category: type[LmmWarning]) -> None:
         level += 1
         if module.partition(".")[0] != __package__:
             break
-    warnings.warn(message, category, stacklevel=level)
+    warnings.warn(shown(message), category, stacklevel=level)

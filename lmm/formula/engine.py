@@ -20,22 +20,23 @@ import numpy as np
 import pandas as pd
 from formulaic import Formula as Wilkinson
 from formulaic import ModelSpec, ModelSpecs
-from formulaic.errors import DataMismatchWarning, FormulaicError
+from formulaic.errors import DataMismatchWarning
 from formulaic.materializers import PandasMaterializer
 from formulaic.materializers.types import FactorValues
-from formulaic.parser.types import Factor
+from formulaic.parser.types import Factor, Term
 from formulaic.transforms import TRANSFORMS, ContrastsRegistry, encode_contrasts
 from formulaic.utils.cast import as_columns
-from formulaic.utils.code import sanitize_variable_names
 from formulaic.utils.layered_mapping import LayeredMapping
 from formulaic.utils.stateful_transforms import stateful_transform
 from interface_meta import override
 
-from lmm.errors import ArgumentError, CapacityError, DataError, FormulaError, LmmError, nearest
+from lmm.errors import ArgumentError, CapacityError, DataError, LmmError, nearest
 from lmm.formula import functions
+from lmm.formula.expressions import OPERATORS, as_executable
 from lmm.formula.levels import UnseenLevels, encode, matched
 from lmm.formula.names import readable
 from lmm.formula.parse import unknown_structure
+from lmm.formula.wilkinson import right_side
 
 
 def _bs(
@@ -63,14 +64,13 @@ def _bs(
 FUNCTIONS: dict[str, Any] = {
     **TRANSFORMS,
     **functions.PLAIN,
+    **OPERATORS,
     **{name: stateful_transform(function) for name, function in functions.STATEFUL.items()},
     "bs": stateful_transform(_bs),
 }
 
 #: bytes that the columns of one categorical predictor may take while they are made
 MOST_MEMORY = 4 * 2**30
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -106,30 +106,13 @@ class Columns(dict[str, pd.Series]):
 
 
 @lru_cache(maxsize=512)
-def wilkinson(text: str, whole: str) -> Any:
-    """formulaic's reading of a right-hand side; its syntax errors point into the ``whole`` formula."""
-    try:
-        terms = Wilkinson("~ " + text)
-    except (FormulaicError, SyntaxError, ValueError) as error:
-        raise _syntax_error(error, text, whole) from error
-    if not hasattr(terms, "required_variables") or not isinstance(list(terms), list):
-        raise FormulaError("the fixed part has more than one part.", whole)
-    return terms
-
-
-def _syntax_error(error: Exception, text: str, whole: str) -> FormulaError:
-    message = _COLOUR.sub("", str(error))
-    head, _, context = message.partition("\n\n")
-    marked = re.search("⧛(.*?)⧚", context)
-    span = None
-    if marked and marked.group(1) and whole.count(marked.group(1)) == 1:
-        start = whole.index(marked.group(1))
-        span = (start, start + len(marked.group(1)))
-    elif text in whole:
-        span = (whole.index(text), whole.index(text) + len(text))
-    if isinstance(error, SyntaxError):
-        head = f"{error.msg} in {(error.text or text).strip()!r}"
-    return FormulaError(f"cannot read the formula: {head.strip().rstrip('.')}.{unknown_structure(text)}", whole, span)
+def wilkinson(text: str, whole: str, awkward: frozenset[str] = frozenset()) -> Any:
+    """The terms of a right-hand side as formulaic takes them; errors point into the ``whole`` formula."""
+    side = right_side(text, whole, awkward)
+    factors = [Factor(f.code, eval_method="lookup" if f.column else "python") for f in side.factors]
+    terms = [Term([Factor("1", eval_method="literal")])] if side.intercept else []
+    terms += [Term([factors[i] for i in term]) for term in side.terms]
+    return Wilkinson(terms, _ordering="none")
 
 
 def coding(contrasts: Any) -> Any:
@@ -142,6 +125,17 @@ def coding(contrasts: Any) -> Any:
     if word not in choices:
         raise ArgumentError(f"contrasts={contrasts!r} is no coding; use one of {', '.join(choices)}.{nearest(word, choices)}")
     return getattr(ContrastsRegistry, word)()
+
+
+def as_factor(values: Any) -> Any:
+    """Logical values as a factor with the levels False and True, in this order, whichever occur; others as they are."""
+    inner = getattr(values, "__wrapped__", values)
+    if getattr(getattr(inner, "dtype", None), "kind", "") != "b" or np.ndim(inner) != 1:
+        return values
+    codes = np.asarray(inner).astype(np.int8)
+    levels: Any = pd.Index([False, True])
+    index = inner.index if isinstance(inner, pd.Series) else None
+    return pd.Series(pd.Categorical.from_codes(codes, categories=levels), index=index)
 
 
 def remembering(node: ast.AST, known: Mapping[str, Any]) -> bool:
@@ -168,7 +162,7 @@ def evaluated(text: str, scope: Mapping[str, Any], state: dict[str, Any], spec: 
     is the same number (formulaic's own ``stateful_eval`` does that for one of the two).
     """
     own = LayeredMapping(scope)
-    tree = ast.parse(sanitize_variable_names(text, own, {}), mode="eval")
+    tree = ast.parse(text, mode="eval")
     calls = [(ast.unparse(node).replace("\n", " "), node) for node in ast.walk(tree) if remembering(node, own)]
     for name, node in calls:
         assert isinstance(node, ast.Call)
@@ -176,7 +170,7 @@ def evaluated(text: str, scope: Mapping[str, Any], state: dict[str, Any], spec: 
         place = ast.Subscript(ast.Name("__state__", ast.Load()), ast.Constant(name), ast.Load())
         node.keywords.append(ast.keyword("_state", place))
         node.keywords += [ast.keyword(word, ast.Name(f"_{word}__", ast.Load())) for word in ("_context", "_spec")]
-    code = compile(ast.fix_missing_locations(tree), "", "eval")
+    code = compile(as_executable(tree), "", "eval")
     return eval(code, {}, LayeredMapping({"__state__": state, "__context__": own, "__spec__": spec}, own))  # nosec
 
 
@@ -199,13 +193,18 @@ class _Materializer(PandasMaterializer):
     @override
     def _evaluate(self, expr: str, metadata: Any, spec: Any) -> tuple[Any, set[Any]]:
         try:
-            return evaluated(expr, self.layered_context, spec.transform_state, spec), set()
+            return as_factor(evaluated(expr, self.layered_context, spec.transform_state, spec)), set()
         except UnseenLevels as unseen:
             raise UnseenLevels(expr, unseen.levels) from None
 
     @override
     def _encode_constant(self, value: Any, metadata: Any, encoder_state: Any, spec: Any, drop_rows: Any) -> Any:
         return float(value)  # broadcast when the columns are written
+
+    @override
+    def _lookup(self, name: str) -> tuple[Any, Any]:
+        values, variables = super()._lookup(name)
+        return as_factor(values), variables
 
     @override
     def _check_for_nulls(self, name: str, values: Any, na_action: Any, drop_rows: set[int]) -> None:
@@ -314,8 +313,8 @@ class Evaluator:
     def expression(self, text: str) -> Any:
         """Value of an expression; a plain column is returned as it is."""
         columns = self._frame.data
-        if text.strip("`") in columns:
-            return columns[text.strip("`")]
+        if text in columns:
+            return columns[text]
         try:
             with np.errstate(invalid="ignore", divide="ignore"):
                 return evaluated(text, self._frame.layered_context, self.state)

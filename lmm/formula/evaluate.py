@@ -15,14 +15,14 @@ import pandas as pd
 
 from lmm.errors import ArgumentError, DataError, GroupingError, nearest
 from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, Part, intercept, wilkinson
+from lmm.formula.expressions import python
 from lmm.formula.given import aligned, labelled, numeric, own
 from lmm.formula.grouping import Interaction, label
 from lmm.formula.kinds import Kind, kind_of
 from lmm.formula.levels import Levels, encode, join, merged_before
-from lmm.formula.names import alias, aliased, names_in, readable, refuse_unknown, resolve
-from lmm.formula.parse import Formula, awkward_names
+from lmm.formula.names import alias, aliased, as_expression, awkward_names, names_in, readable, refuse_unknown, resolve
+from lmm.formula.parse import Formula
 from lmm.formula.rowwise import across
-from lmm.formula.scan import python_expression
 from lmm.formula.subset import row_mask
 from lmm.formula.table import Table, as_floats, given_column, missing, taken
 
@@ -103,6 +103,7 @@ def evaluate(
     if table.n == 0:
         raise DataError("the data has no rows.")
     scope = context if context is not None else {}
+    weights, offset = as_expression(weights, table, "weights"), as_expression(offset, table, "offset")
     awkward = formula.awkward.union(*(awkward_names(given) for given in (weights, offset) if isinstance(given, str)))
     awkward = frozenset(name for name in awkward if name in table)
     plans = _plans(formula, awkward)
@@ -157,12 +158,12 @@ def evaluate(
 
 
 def as_evaluated(text: str, awkward: frozenset[str]) -> str:
-    """An expression of the formula as Python reads it; ``^`` is a power."""
-    return python_expression(aliased(text, awkward))
+    """An expression of the formula, in R's or Python's spelling, as Python reads it."""
+    return python(aliased(text, awkward))
 
 
 def expression(evaluator: Evaluator, text: str, awkward: frozenset[str]) -> Any:
-    """Value of one expression of the formula; ``^`` is a power."""
+    """Value of one expression of the formula, in R's or Python's spelling."""
     return evaluator.expression(as_evaluated(text, awkward))
 
 
@@ -287,7 +288,7 @@ def _contrasts(contrasts: Mapping[str, Any] | None, rows: Columns) -> dict[str, 
         known = alias(name) if alias(name) in rows else name
         if known not in rows:
             raise ArgumentError(f"contrasts= names {name!r}, which the formula does not use.{nearest(name, rows)}")
-        if pd.api.types.is_numeric_dtype(rows[known].dtype):
+        if pd.api.types.is_numeric_dtype(rows[known].dtype) and not pd.api.types.is_bool_dtype(rows[known].dtype):
             raise ArgumentError(f"contrasts= names {name!r}, which is numeric; make it categorical first.")
         out[known] = own(value)
     return out
@@ -296,7 +297,7 @@ def _contrasts(contrasts: Mapping[str, Any] | None, rows: Columns) -> dict[str, 
 def _plans(formula: Formula, awkward: frozenset[str]) -> dict[str, Any]:
     """What formulaic makes of the fixed part and of each text left of a bar; an intercept alone needs nothing."""
     texts = [formula.fixed, *(bar.columns for bar in formula.bars if bar.columns != INTERCEPT)]
-    return {text: wilkinson(aliased(text, awkward), formula.text) for text in dict.fromkeys(texts)}
+    return {text: wilkinson(text, formula.text, awkward) for text in dict.fromkeys(texts)}
 
 
 def _matrices(formula: Formula, plans: Mapping[str, Any], evaluator: Evaluator, awkward: frozenset[str]) -> tuple[Part, dict[str, Part]]:

@@ -21,8 +21,9 @@ from lmm.formula.given import labelled
 from lmm.formula.grouping import Interaction, label
 from lmm.formula.kinds import NUMBER, Kind, by_level, conform
 from lmm.formula.levels import Levels, UnseenLevels, encode, join, lookup
-from lmm.formula.names import alias, aliased, names_in, readable
+from lmm.formula.names import alias, names_in, readable
 from lmm.formula.parse import Formula, parse
+from lmm.formula.scan import unquote
 from lmm.formula.table import Table, missing, taken
 
 
@@ -212,7 +213,7 @@ class ModelFrame:
                 names = [term.group for term in self.terms]
                 raise FormulaError(f"the model has no random term for {bar.group!r}.{nearest(bar.group, names)}", wanted.text, bar.span)
             i = groups[bar.factors]
-            terms = wilkinson(aliased(bar.columns, self.awkward), wanted.text)
+            terms = wilkinson(bar.columns, wanted.text, self.awkward)
             sources = [readable(str(term), self.awkward) for term in terms]
             absent = [s for s in sources if s not in self.terms[i].sources]
             if absent:
@@ -243,7 +244,7 @@ class ModelFrame:
         n = int(complete.sum())
         index = pd.RangeIndex(n)
         rows = Columns({k: pd.Series(taken(s, complete), index=index, name=k) for k, s in columns.items()}, n)
-        self._conform(rows, [text for text in texts if text.strip("`") not in self._fitted or text in self.specs])
+        self._conform(rows, [text for text in texts if unquote(text) not in self._fitted or text in self.specs])
         rows.rename({name: alias(name) for name in self.awkward})
         state = {call: dict(known) for call, known in self.state.items()}
         return Evaluator(rows, labelled(self.context, table.index[complete]), self.contrasts, state, self.awkward), complete

@@ -105,6 +105,18 @@ def log(x: Any, base: float | None = None) -> Any:
     return np.log(x) if base is None else np.log(x) / np.log(base)
 
 
+def combine(*values: Any) -> np.ndarray:
+    """R's c(): single values and vectors in one vector."""
+    parts = [np.atleast_1d(np.asarray(value)) for value in values]
+    return np.concatenate(parts) if parts else np.array([])
+
+
+def seq(start: float, stop: float, by: float | None = None) -> np.ndarray:
+    """Numbers from ``start`` to ``stop``, both included where ``by`` leads there, in steps of one: R's ``from:to``."""
+    step = by if by is not None else (1 if stop >= start else -1)
+    return np.asarray(start + step * np.arange(int(np.floor((stop - start) / step + 1e-10)) + 1))
+
+
 def cbind(*columns: Any) -> np.ndarray:
     """Columns side by side, (n, len(columns))."""
     return np.column_stack([np.asarray(c) for c in columns])
@@ -270,13 +282,15 @@ PLAIN: dict[str, Any] = {
     "pmax": np.maximum,
     "ifelse": ifelse,
     "cbind": cbind,
-    "c": lambda *values: np.array(values),
+    "c": combine,
+    "seq": seq,
     "as_character": as_character,
     "is_na": pd.isna,
     "TRUE": True,
     "FALSE": False,
     "pi": np.pi,
     "Inf": np.inf,
+    "NaN": np.nan,
 }
 
 CODING: dict[str, Any] = {

@@ -15,7 +15,7 @@ import pandas as pd
 from lmm.errors import DataError
 from lmm.formula.functions import CODING
 from lmm.formula.levels import encode, matched, strings
-from lmm.formula.scan import scan
+from lmm.formula.scan import scan, unquote
 
 NUMBER, TRUTH, TEXT, CATEGORY, OTHER = "numbers", "truth values", "text", "categories", "other"
 #: functions whose argument may be in any type that shows the same levels
@@ -101,7 +101,7 @@ def by_level(name: str, texts: Iterable[str]) -> bool:
                 calls.append(tokens[i - 1].text if token.call and i else "")
             elif token.kind == "close":
                 calls.pop()
-            elif token.kind in ("name", "quoted") and token.text.strip("`") == name:
+            elif token.kind in ("name", "quoted") and unquote(token.text) == name:
                 alone = tokens[i + 1].text in (",", ")") if i + 1 < len(tokens) else False
                 if not (calls and calls[-1] in _BY_LEVEL and alone and tokens[i - 1].text in ("(", ",")):
                     return False

@@ -6,15 +6,15 @@ neighbouring ``+``; what is left is a Wilkinson formula that goes on untouched.
 
 from __future__ import annotations
 
-import keyword
-import re
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 from lmm.covariance import STRUCTURES
 from lmm.errors import FormulaError, nearest
 from lmm.formula.grouping import Interaction, grouping_factors, label
-from lmm.formula.scan import Token, python_expression, python_powers, scan
+from lmm.formula.names import awkward_names
+from lmm.formula.scan import COMPARISONS, Token, operator_word, quote, scan, spaced
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Formula:
 
     def with_dot(self, columns: tuple[str, ...]) -> Formula:
         """The same formula with ``.`` written out as a sum of ``columns``."""
-        names = " + ".join(name if name.isidentifier() else f"`{name}`" for name in columns) or "0"
+        names = " + ".join(quote(name) for name in columns) or "0"
         out, at = [], 0
         for token in scan(self.fixed):
             if token.kind == "op" and token.text == ".":
@@ -102,26 +102,11 @@ class Formula:
         return replace(self, fixed="".join(out) + self.fixed[at:])
 
 
-@lru_cache(maxsize=512)
-def awkward_names(text: str) -> frozenset[str]:
-    """Names that evaluation would misread if they are columns: ``a.b``, ``class``, anything in backticks, and ``log`` beside ``log(x)``."""
-    out = set()
-    tokens = scan(text)
-    for token, after in zip(tokens, (*tokens[1:], None), strict=True):
-        if token.kind == "name":
-            called = after is not None and after.call and after.text == "("
-            if called or "." in token.text or keyword.iskeyword(token.text):
-                out.add(token.text)
-        elif token.kind == "quoted":
-            out.add(token.text[1:-1])
-    return frozenset(out)
-
-
 def _explicit_one(text: str) -> bool:
-    return any(token.kind == "number" for token in _outside(scan(text)))
+    return any(token.kind == "number" for token in outside(scan(text.rpartition("~")[2])))
 
 
-def _outside(tokens: tuple[Token, ...]) -> list[Token]:
+def outside(tokens: tuple[Token, ...]) -> list[Token]:
     """Tokens outside every bracket."""
     out, i = [], 0
     while i < len(tokens):
@@ -152,9 +137,9 @@ def parse(text: str, one_sided: bool = False) -> Formula:
     """
     if not isinstance(text, str):
         raise FormulaError(f"a formula is a string such as 'y ~ x + (1|g)', not {type(text).__name__}.")
-    text = "".join(" " if c.isspace() else c for c in text)  # one line, so that a caret has a place
+    text = one_line(text)
     tokens = scan(text)
-    top = _outside(tokens)
+    top = outside(tokens)
     tildes = [token for token in top if token.text == "~"]
     if not tildes:
         if not tokens:
@@ -171,7 +156,16 @@ def parse(text: str, one_sided: bool = False) -> Formula:
         if token.stop <= tilde.start and token.text in ("|", "||") and token in top:
             raise FormulaError("a random term stands right of '~'.", text, (token.start, token.stop))
     bars, offsets, fixed = _lift(text, tokens, tilde)
-    return Formula(text, " ".join(response.split()), fixed, bars, offsets, _cbind(response))
+    return Formula(text, spaced(response), fixed, bars, offsets, cbind_arguments(response))
+
+
+def one_line(text: str) -> str:
+    """Line breaks and tabs between tokens as blanks, so that a caret has a place; names and text in quotes keep theirs."""
+    out, at = [], 0
+    for token in scan(text):
+        out += [" " * (token.start - at), token.text]
+        at = token.stop
+    return "".join(out) + " " * (len(text) - at)
 
 
 def _lift(text: str, tokens: tuple[Token, ...], tilde: Token) -> tuple[tuple[Bar, ...], tuple[str, ...], str]:
@@ -194,11 +188,16 @@ def _lift(text: str, tokens: tuple[Token, ...], tilde: Token) -> tuple[tuple[Bar
         begin = i - 1 if word else i
         span = (tokens[begin].start, tokens[token.match].stop)
         if word == "offset":
-            offsets.append(python_expression(text[token.stop : tokens[token.match].start].strip()))
+            given = text[token.stop : tokens[token.match].start].strip()
+            if not given:
+                raise FormulaError("this offset is empty; write offset(z).", text, span)
+            offsets.append(given)
         elif bar and (word in STRUCTURES or (not word and token.text == "(")):
             bars += _read_bar(text, (token.stop, tokens[token.match].start), bar, word, span)
         else:
-            if not token.call:
+            if token.call:
+                _refuse_inside_call(text, tokens, i)
+            else:
                 _refuse_nested(text, tokens, i)
             i = token.match + 1
             continue
@@ -209,7 +208,7 @@ def _lift(text: str, tokens: tuple[Token, ...], tilde: Token) -> tuple[tuple[Bar
 
 def _inside(tokens: tuple[Token, ...], opener: int) -> list[Token]:
     """Tokens at the own level of the bracket at ``opener``."""
-    return _outside(tuple(_shift(t, opener + 1) for t in tokens[opener + 1 : tokens[opener].match]))
+    return outside(tuple(_shift(t, opener + 1) for t in tokens[opener + 1 : tokens[opener].match]))
 
 
 def _shift(token: Token, by: int) -> Token:
@@ -235,6 +234,39 @@ def _refuse_nested(text: str, tokens: tuple[Token, ...], opener: int) -> None:
         i += 1
 
 
+def _refuse_inside_call(text: str, tokens: tuple[Token, ...], opener: int) -> None:
+    """A bar inside a call is R's ``or`` between conditions; beside a number, or in a covariance structure, it is a lost random term."""
+    enclosing = [opener]
+    for i in range(opener + 1, tokens[opener].match):
+        token = tokens[i]
+        if token.kind == "open":
+            enclosing.append(i)
+        elif token.kind == "close":
+            enclosing.pop()
+        elif token.kind == "op" and token.text in ("|", "||"):
+            bracket = enclosing[-1]
+            begin = bracket - 1 if tokens[bracket].call else bracket
+            if _between_numbers(tokens, bracket, i) or tokens[begin].text in STRUCTURES:
+                span = (tokens[begin].start, tokens[tokens[bracket].match].stop)
+                raise FormulaError("a random term stands between '+' signs, outside other brackets: write y ~ x + (1|g).", text, span)
+
+
+def _between_numbers(tokens: tuple[Token, ...], bracket: int, bar: int) -> bool:
+    """Whether a number that nothing is compared with stands beside a bar."""
+    for step in (-1, 1):
+        i, number = bar + step, False
+        while tokens[i].text not in (",", "|", "||", "&") and not (i == bracket or i == tokens[bracket].match):
+            token = tokens[i]
+            if (token.kind == "op" and token.text in COMPARISONS) or operator_word(tokens, i):
+                number = False
+                break
+            number = number or token.kind == "number"
+            i = token.match + step if token.kind in ("open", "close") else i + step
+        if number:
+            return True
+    return False
+
+
 def _removed(text: str, tokens: tuple[Token, ...], begin: int, end: int, first: int, span: tuple[int, int], what: str) -> tuple[int, int]:
     """Range to cut: the term and the ``+`` before it, or the one after it where it comes first."""
     before = tokens[begin - 1] if begin > first else None
@@ -255,10 +287,8 @@ def _remaining(text: str, start: int, cut: list[tuple[int, int]]) -> str:
     for begin, end in cut:
         kept.append(text[at : max(at, begin)])
         at = max(at, end)
-    rest = " ".join(("".join(kept) + text[at:]).split())
-    if rest.startswith("+"):
-        rest = rest[1:].strip()
-    return python_powers(rest) if rest else "1"
+    rest = spaced("".join(kept) + text[at:])
+    return rest.removeprefix("+").strip() or "1"
 
 
 def _read_bar(text: str, inner: tuple[int, int], bar: list[Token], word: str, span: tuple[int, int]) -> list[Bar]:
@@ -266,7 +296,7 @@ def _read_bar(text: str, inner: tuple[int, int], bar: list[Token], word: str, sp
     if len(bar) > 1:
         raise FormulaError("a random term has one bar: (columns | group).", text, (bar[1].start, bar[1].stop))
     at = bar[0]
-    columns, right = " ".join(text[inner[0] : at.start].split()), text[at.stop : inner[1]]
+    columns, right = spaced(text[inner[0] : at.start]), text[at.stop : inner[1]]
     if not columns or not right.strip():
         side = "columns are missing left" if not columns else "grouping factor is missing right"
         raise FormulaError(f"the {side} of the bar: write (1 | g) or (x | g).", text, span)
@@ -274,14 +304,14 @@ def _read_bar(text: str, inner: tuple[int, int], bar: list[Token], word: str, sp
         if word not in ("", "diag"):
             raise FormulaError(f"'||' is short for diag(x | g); write {word}(x | g) with one bar.", text, (at.start, at.stop))
         word = "diag"
-    if re.search(r"\boffset\s*\(", columns):
+    if any(a.text == "offset" and b.text == "(" for a, b in pairwise(scan(columns))):
         raise FormulaError("an offset belongs to the fixed part, not inside a random term.", text, span)
     start = at.stop + len(right) - len(right.lstrip())
     factors = grouping_factors(right.strip(), text, start)
-    return [Bar(python_powers(columns), group, word or "us", span) for group in factors]
+    return [Bar(columns, group, word or "us", span) for group in factors]
 
 
-def _cbind(response: str) -> tuple[str, ...]:
+def cbind_arguments(response: str) -> tuple[str, ...]:
     """Arguments of a response ``cbind(a, b)``."""
     tokens = scan(response)
     if len(tokens) < 3 or tokens[0].text != "cbind" or not tokens[1].call or tokens[1].match != len(tokens) - 1:

@@ -31,7 +31,7 @@ def across(texts: Iterable[str], evaluator: Evaluator) -> frozenset[str]:
     """Expressions, as they are evaluated, whose value in a row depends on other rows than those that are remembered of the fit."""
     out = set()
     for text in texts:
-        if text.strip("`") in evaluator.columns or known_rowwise(text, evaluator.scope):
+        if text in evaluator.columns or known_rowwise(text, evaluator.scope):
             continue
         names = {name for name, _, _ in names_in(text)} | {name.split(".", 1)[0] for name, _, _ in names_in(text)}
         used = Columns({name: series for name, series in evaluator.columns.items() if name in names}, evaluator.columns.n)
@@ -47,7 +47,7 @@ def _on(evaluator: Evaluator, text: str, columns: Columns) -> Any:
 def known_rowwise(text: str, scope: Mapping[str, Any]) -> bool:
     """Whether nothing in an expression, as Python reads it, has to be tried."""
     try:
-        tree = ast.parse(text.replace("`", ""), mode="eval")
+        tree = ast.parse(text, mode="eval")
     except SyntaxError:
         return True  # a name with blanks in backticks, a column
     inside = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}

@@ -7,6 +7,7 @@ them and point at the user's own characters.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +16,7 @@ from lmm.errors import FormulaError
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
       | (?P<string>"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')
-      | (?P<quoted>`[^`]*`)
+      | (?P<quoted>`(?:[^`\\]|\\[`\\]|\\(?![`\\]))*`)
       | (?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)
       | (?P<name>(?:[^\W\d]|\.(?=[^\W\d]))[\w.]*)
       | (?P<open>[(\[{])
@@ -25,6 +26,13 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
+_PLAIN = re.compile(r"(?:[^\W\d]|\.(?=[^\W\d]))[\w.]*")
+_ESCAPED = re.compile(r"\\([`\\])")
+_OPERATOR_WORDS = frozenset(("and", "or", "not", "in", "is", "if", "else", "for", "lambda"))
+#: operators that compare or join conditions
+COMPARISONS = frozenset(("<", ">", "<=", ">=", "==", "!=", "&", "!", "%in%"))
+#: brackets inside one another, and signs in a row, that a formula may have
+DEEPEST = 60
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ def scan(text: str) -> tuple[Token, ...]:
     """Tokens of ``text`` without white space; FormulaError for a quote or bracket that is not closed."""
     tokens: list[Token] = []
     waiting: list[int] = []
+    signs = 0
     for found in _TOKEN.finditer(text):
         kind, piece, (start, stop) = str(found.lastgroup), found.group(), found.span()
         match, call = -1, False
@@ -60,12 +69,17 @@ def scan(text: str) -> tuple[Token, ...]:
             before = tokens[-1] if tokens else None
             call = piece == "{" or (before is not None and before.stop == start and before.kind in ("name", "quoted", "close"))
             waiting.append(len(tokens))
+            if len(waiting) > DEEPEST:
+                raise FormulaError(f"cannot read the formula: more than {DEEPEST} brackets inside one another.", text, (start, stop))
         elif kind == "close":
             if not waiting or _PAIRS[tokens[waiting[-1]].text] != piece:
                 raise FormulaError(f"cannot read the formula: nothing is open that this {piece!r} could close.", text, (start, stop))
             match = waiting.pop()
             opener = tokens[match]
             tokens[match] = Token(opener.kind, opener.text, opener.start, opener.stop, len(tokens), opener.call)
+        signs = signs + 1 if piece in ("-", "+", "!", "~") else 0
+        if signs > DEEPEST:
+            raise FormulaError(f"cannot read the formula: more than {DEEPEST} signs in a row.", text, (start, stop))
         tokens.append(Token(kind, piece, start, stop, match, call))
     if waiting:
         opener = tokens[waiting[-1]]
@@ -73,20 +87,46 @@ def scan(text: str) -> tuple[Token, ...]:
     return tuple(tokens)
 
 
-def python_powers(text: str) -> str:
-    """R's ``^`` as Python's ``**`` wherever the text is evaluated, that is inside calls and braces."""
-    out, at, depth = [], 0, 0
+def quote(name: str) -> str:
+    """A column's name as a formula takes it: as it is, or in backticks, a backtick or backslash in it after a backslash.
+
+    Every formula that is put together from names goes through here, so that no name is read as anything but a name.
+
+    Examples
+    --------
+    >>> quote("a.b"), quote("odd name"), quote("a`b")
+    ('a.b', '`odd name`', '`a\\\\`b`')
+    """
+    if _PLAIN.fullmatch(name) and name not in _OPERATOR_WORDS:
+        return name
+    escaped = name.replace("\\", "\\\\").replace("`", "\\`")
+    return f"`{escaped}`"
+
+
+def unquote(text: str) -> str:
+    """The name that a text is: :func:`quote` undone; any text that is not one name in backticks is returned as it is."""
+    if len(text) < 2 or not (text.startswith("`") and text.endswith("`")):
+        return text
+    found = _TOKEN.fullmatch(text)
+    return _ESCAPED.sub(r"\1", text[1:-1]) if found is not None and found.lastgroup == "quoted" else text
+
+
+def operator_word(tokens: Sequence[Token], i: int) -> bool:
+    """Whether a name is Python's word between or before operands, ``x in y``, ``not x``, and not a column of that name."""
+    token = tokens[i]
+    if token.kind != "name" or token.text not in _OPERATOR_WORDS or i + 1 >= len(tokens):
+        return False
+    after = tokens[i + 1]
+    return after.kind in ("name", "quoted", "number", "string", "open") or after.text in ("-", "+", "!", "~") or token.text == "lambda"
+
+
+def spaced(text: str) -> str:
+    """``text`` with each run of white space as one blank, what stands in quotes and backticks untouched."""
+    out: list[str] = []
+    stop = 0
     for token in scan(text):
-        if token.kind == "open" and (token.call or depth):
-            depth += 1
-        elif token.kind == "close" and depth:
-            depth -= 1
-        elif token.text == "^" and depth:
-            out += [text[at : token.start], "**"]
-            at = token.stop
-    return "".join(out) + text[at:]
-
-
-def python_expression(text: str) -> str:
-    """A whole text that is evaluated (a response, an offset): ``^`` is a power everywhere."""
-    return python_powers("{" + text + "}")[1:-1]
+        if out and token.start > stop:
+            out.append(" ")
+        out.append(token.text)
+        stop = token.stop
+    return "".join(out)

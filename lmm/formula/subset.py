@@ -6,7 +6,6 @@ In a condition ``&``, ``|`` and ``!`` bind as in R and in DataFrame.query, weake
 
 from __future__ import annotations
 
-import ast
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,16 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lmm.errors import ArgumentError, DataError
+from lmm.errors import ArgumentError, DataError, FormulaError
 from lmm.formula.engine import FUNCTIONS, Columns, Evaluator
+from lmm.formula.expressions import python
 from lmm.formula.given import aligned, labelled
-from lmm.formula.names import alias, aliased, names_in, refuse_unknown, resolve
-from lmm.formula.parse import awkward_names
+from lmm.formula.names import alias, aliased, as_expression, awkward_names, refuse_unknown, resolve
 from lmm.formula.rowwise import across
-from lmm.formula.scan import python_expression, scan
 from lmm.formula.table import Table, as_floats, given_column, plain
-
-_WORDS = {"&": " and ", "|": " or ", "||": " or ", "!": " not "}
 
 
 @dataclass(frozen=True)
@@ -44,52 +40,6 @@ class Chosen:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
 
-
-class _Elementwise(ast.NodeTransformer):
-    """``a and b`` -> ``(a) & (b)``, ``not a`` -> ``~a``, ``0 < x < 3`` -> ``(0 < x) & (x < 3)``."""
-
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
-        values = [self.visit(value) for value in node.values]
-        operator: ast.operator = ast.BitAnd() if isinstance(node.op, ast.And) else ast.BitOr()
-        out = values[0]
-        for value in values[1:]:
-            out = ast.BinOp(out, operator, value)
-        return out
-
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-        self.generic_visit(node)
-        return ast.UnaryOp(ast.Invert(), node.operand) if isinstance(node.op, ast.Not) else node
-
-    def visit_Compare(self, node: ast.Compare) -> ast.AST:
-        self.generic_visit(node)
-        sides = [node.left, *node.comparators]
-        steps: list[ast.expr] = [ast.Compare(a, [o], [b]) for a, o, b in zip(sides, node.ops, sides[1:], strict=False)]
-        out = steps[0]
-        for step in steps[1:]:
-            out = ast.BinOp(out, ast.BitAnd(), step)
-        return out
-
-
-def condition(text: str) -> str:
-    """A condition in R's spelling as an element-wise Python expression.
-
-    Examples
-    --------
-    >>> condition("x > 0 & !(g == 'b')")
-    "(x > 0) & ~(g == 'b')"
-    """
-    out, at = [], 0
-    tokens = scan(text)
-    for i, token in enumerate(tokens):
-        if token.kind == "op" and token.text in _WORDS:
-            doubled = i > 0 and tokens[i - 1].text == token.text == "&" and tokens[i - 1].stop == token.start
-            out += [text[at : token.start], "" if doubled else _WORDS[token.text]]
-            at = token.stop
-    try:
-        tree = ast.parse("".join(out) + text[at:], mode="eval")
-    except SyntaxError:
-        return text  # evaluation says what is wrong
-    return ast.unparse(_Elementwise().visit(tree))
 
 
 def row_mask(subset: Any, table: Table, scope: Mapping[str, Any]) -> np.ndarray | None:
@@ -155,15 +105,18 @@ def _evaluate(text: str, table: Table, scope: Mapping[str, Any]) -> Any:
 
 
 def _awkward(text: str, table: Table) -> frozenset[str]:
-    names = (name for name, _, _ in names_in(text))
-    return frozenset(name for name in names if name in table and (not name.isidentifier() or name in awkward_names(text)))
+    return frozenset(name for name in awkward_names(as_expression(text, table, "subset")) if name in table)
 
 
 def _python(text: str, table: Table) -> str:
-    return condition(python_expression(aliased(text, _awkward(text, table))))
+    try:
+        return python(aliased(as_expression(text, table, "subset"), _awkward(text, table)))
+    except FormulaError as error:
+        raise FormulaError(f"subset: {str(error).partition(chr(10))[0]}", error.formula, error.span) from None
 
 
 def _evaluator(text: str, table: Table, scope: Mapping[str, Any]) -> Evaluator:
+    text = as_expression(text, table, "subset")
     found = resolve([text], table.columns, table.n, scope, FUNCTIONS)
     refuse_unknown(found, table, {text: "subset"})
     raw = {name: as_floats(table.column(name).reset_index(drop=True)) for name in found.columns}

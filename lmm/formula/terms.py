@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from lmm.formula.engine import wilkinson
-from lmm.formula.names import alias, aliased, readable
+from lmm.formula.names import awkward_names, readable
 from lmm.formula.parse import Bar, Formula
+from lmm.formula.wilkinson import right_side
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,13 @@ class Term:
 
 def terms(text: str, whole: str, awkward: Collection[str] = ()) -> list[Term]:
     """Terms of a right-hand side in the order of their columns; ``whole`` is the formula that errors repeat."""
-    out = []
-    for term in wilkinson(aliased(text, awkward), whole):
-        factors = frozenset(str(factor) for factor in term.factors) if term.degree else frozenset()
-        name = str(term)
-        out.append(Term(readable(name, awkward), _quoted(name, awkward), factors))
+    side = right_side(text, whole, frozenset(awkward))
+    out = [Term("1", "1", frozenset())] if side.intercept else []
+    for positions in side.terms:
+        factors = [side.factors[i] for i in positions]
+        label = readable(":".join(factor.code for factor in factors), awkward)
+        out.append(Term(label, ":".join(factor.source for factor in factors), frozenset(factor.code for factor in factors)))
     return out
-
-
-def _quoted(text: str, awkward: Collection[str]) -> str:
-    for name in sorted(awkward, key=len, reverse=True):
-        text = text.replace(alias(name), f"`{name}`")
-    return text
 
 
 def droppable(found: Sequence[Term]) -> list[Term]:
@@ -56,6 +51,13 @@ def joined(found: Sequence[Term]) -> str:
     texts = [term.text for term in found if term.factors]
     has_intercept = any(not term.factors for term in found)
     return " + ".join(["1" if has_intercept else "0", *texts]) if texts or not has_intercept else "1"
+
+
+def simplified(text: str, whole: str) -> str:
+    """A right-hand side with its terms written out: ``x + z - x`` is ``z``; the intercept is named only where there is none."""
+    found = terms(text, whole, awkward_names(text))
+    out = joined(found)
+    return out.removeprefix("1 + ")
 
 
 def fixed_terms(formula: Formula, awkward: Collection[str] = ()) -> list[Term]:

@@ -285,4 +285,7 @@ def _type(variable: Variable | None, series: Any) -> str:
 
 
 def _quoted(name: str) -> str:
+    """A name as formulaic, which marginaleffects uses, reads it; that has no way to write a backtick."""
+    if "`" in name:
+        raise ArgumentError(f"marginaleffects cannot take the column {name!r}, whose name has a backtick; rename it.")
     return name if name.isidentifier() else f"`{name}`"

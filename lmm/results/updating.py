@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
 from lmm.design.records import Design
-from lmm.errors import ArgumentError, FormulaError
+from lmm.errors import ArgumentError, FormulaError, nearest
 from lmm.estimators import registry
 from lmm.estimators.start import all_parameters
 from lmm.formula import Formula, parse
+from lmm.formula.expressions import is_atom, python
+from lmm.formula.parse import Bar, cbind_arguments, one_line, outside
 from lmm.formula.scan import Token, scan
 from lmm.formula.subset import Chosen
+from lmm.formula.terms import joined, simplified, terms
 from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
@@ -32,6 +36,7 @@ def repeat_call(design: Design, formula: str | Formula | None, changes: dict[str
     run = call.pop("run", None)
     if run is None:
         raise ArgumentError("update: this fit was not made by lmer() or glmer(), so there is no call to repeat; fit the new model.")
+    _check_arguments(run, changes)
     if formula is None:
         new: str | Formula = design.formula  # as it was read: a text would not say that b:a came from a/b
     else:
@@ -78,6 +83,15 @@ def _refuse_old_array(name: str, old: Any, context: Mapping[str, Any]) -> None:
         raise ArgumentError(f"update: {name!r} in the formula is an array with a value for each row of the old data; make it a column.")
 
 
+def _check_arguments(run: Any, changes: Mapping[str, Any]) -> None:
+    """ArgumentError for a keyword that the call has not."""
+    known = [name for name in inspect.signature(run).parameters if name not in ("formula", "context")]
+    for name in changes:
+        if name not in known:
+            cure = " Fit a generalized model with glmer()." if name in ("family", "nAGQ") else nearest(name, known)
+            raise ArgumentError(f"update: {name!r} is no argument of this fit; it has {', '.join(known)}.{cure}")
+
+
 def _overrides(method: Any, changes: dict[str, Any]) -> bool:
     """Whether ``REML=`` or ``nAGQ=`` asks for maximum likelihood in place of the method of the call.
 
@@ -115,90 +129,124 @@ def _with_response(design: Design, family: Any, y: Any) -> Design:
     return replace(design, y=values)
 
 
-def update_formula(old: Formula, change: str) -> str:
+def update_formula(old: Formula, change: str) -> Formula:
     """A formula in which ``.`` stands for the old one's part on that side, as in R's ``update``.
 
     ``". ~ . + x"`` adds a predictor, ``". ~ . - x"`` takes one away, ``". ~ . - (1|g)"`` drops a random
-    term, ``". ~ . * z"`` crosses the fixed part with z, ``"log(y) ~ ."`` changes the response.
+    term, ``". ~ . * z"`` crosses the fixed part with z, ``"log(.) ~ ."`` changes the response. The terms of the
+    result are written out, so that what was taken away is gone.
 
     Examples
     --------
     >>> from lmm.formula import parse
-    >>> update_formula(parse("y ~ x + (1|g)"), ". ~ . + z")
+    >>> str(update_formula(parse("y ~ x + w + (1|g)"), ". ~ . - w + z"))
     'y ~ x + z + (1 | g)'
     """
     if not isinstance(change, str):
         raise FormulaError(f"update: a formula is a string such as '. ~ . + x', not {type(change).__name__}.")
+    change = one_line(change)
     tokens = scan(change)
-    tildes = [token for token in tokens if token.text == "~"]
+    tildes = [token for token in outside(tokens) if token.text == "~"]
     if len(tildes) != 1:
         raise FormulaError("update: the formula must have one '~', as in '. ~ . + x'.", change)
-    left = change[: tildes[0].start].strip()
-    right = [token for token in tokens if token.start >= tildes[0].stop]
-    fixed, bars, offsets = "", [], []
-    for sign, piece in _summands(right):
-        text = change[piece[0].start : piece[-1].stop]
-        if any(token.text in ("|", "||") for token in piece):
-            if sign == "+":
-                bars.append(text)
-            else:
-                _remove(bars, text, change, (piece[0].start, piece[-1].stop))
-            continue
-        if any(_is_dot(token) for token in piece):
-            bars += [str(bar) for bar in old.bars]
-            offsets += [f"offset({offset})" for offset in old.offsets]
-            text = old.fixed if len(piece) == 1 else _substitute(change, piece, f"({old.fixed})")
+    response = _substitute(change, [token for token in tokens if token.stop <= tildes[0].start], old.response) or old.response
+    pieces = _summands(change, [i for i, token in enumerate(tokens) if token.start >= tildes[0].stop], tokens)
+    keeps = any(sign == "+" and any(_is_dot(token) for token in piece) for sign, piece in pieces)
+    bars, offsets = list(old.bars) if keeps else [], list(old.offsets) if keeps else []
+    fixed = ""
+    for sign, piece in pieces:
+        span = (piece[0].start, piece[-1].stop)
+        text = change[span[0] : span[1]]
+        random = any(token.text in ("|", "||") for token in piece) and not piece[0].text == "I"
+        if random or piece[0].text == "offset":
+            if any(_is_dot(token) for token in piece):
+                raise FormulaError("update: '.' stands for the fixed part, and has no meaning here.", change, span)
+            added = parse(f"~ {text}", one_sided=True)
+            if added.fixed == "1":
+                if sign == "+":
+                    bars, offsets = [*bars, *added.bars], [*offsets, *added.offsets]
+                else:
+                    _remove(bars, added.bars, change, span)
+                    _remove_offsets(offsets, added.offsets, change, span)
+                continue
+        text = _substitute(change, piece, old.fixed)
         fixed = f"{fixed} {sign} {text}" if fixed else text if sign == "+" else f"- {text}"
-    if bars and fixed == "1":
-        fixed = ""
-    parts = [part for part in (fixed, *bars, *offsets) if part]
-    return f"{left if left not in ('', '.') else old.response} ~ {' + '.join(parts) or '1'}"
+    fixed = simplified(fixed or "1", change)
+    new = Formula("", response, fixed, tuple(bars), tuple(offsets), cbind_arguments(response))
+    return replace(new, text=str(new))
 
 
 def _is_dot(token: Token) -> bool:
     return token.kind == "op" and token.text == "."
 
 
-def _summands(tokens: list[Token]) -> list[tuple[str, list[Token]]]:
+def _summands(change: str, places: list[int], tokens: tuple[Token, ...]) -> list[tuple[str, list[Token]]]:
     """Signed pieces between the plus and minus signs that stand outside every bracket."""
     out: list[tuple[str, list[Token]]] = []
     piece: list[Token] = []
     sign, depth = "+", 0
-    for token in tokens:
-        if depth == 0 and token.kind == "op" and token.text in "+-":
+    for i in places:
+        token = tokens[i]
+        if depth == 0 and token.kind == "op" and token.text in ("+", "-"):
             if piece:
                 out.append((sign, piece))
+            elif i != places[0]:
+                raise FormulaError("update: a term is missing before this sign.", change, (token.start, token.stop))
             sign, piece = token.text, []
             continue
         depth += (token.kind == "open") - (token.kind == "close")
         piece.append(token)
-    return [*out, (sign, piece)] if piece else out
+    if not piece:
+        last = tokens[-1]
+        raise FormulaError("update: a term is missing after this.", change, (last.start, last.stop))
+    return [*out, (sign, piece)]
 
 
 def _substitute(source: str, piece: list[Token], text: str) -> str:
-    """The piece's own text with every dot replaced."""
+    """The piece's own text with every dot replaced, in brackets where it is not alone."""
+    if not piece:
+        return ""
     out, at = "", piece[0].start
-    for token in piece:
+    for i, token in enumerate(piece):
         if _is_dot(token):
-            out += source[at : token.start] + text
+            free = (i == 0 or piece[i - 1].text in "([,") and (i + 1 == len(piece) or piece[i + 1].text in ")],")
+            out += source[at : token.start] + (text if free or is_atom(text) else f"({text})")
             at = token.stop
     return out + source[at : piece[-1].stop]
 
 
-def _terms(text: str) -> list[tuple[frozenset[str], frozenset[str], str]]:
-    """Random terms in a form that can be compared: columns without the implicit intercept, factors, structure."""
-    out = []
-    for bar in parse(f"~ {text}", one_sided=True).bars:
-        columns = frozenset("".join(column.split()) for column in bar.columns.split("+"))
-        columns = columns - {"0"} if "0" in columns else columns | {"1"}
-        out.append((columns, frozenset(bar.factors), bar.structure))
-    return out
+def _remove(bars: list[Bar], unwanted: Sequence[Bar], change: str, span: tuple[int, int]) -> None:
+    """Take random terms out of ``bars``: whole ones, or some of the independent effects of a double bar."""
+    for bar in unwanted:
+        place = next((i for i, other in enumerate(bars) if _same_groups(bar, other) and _effects(other) == _effects(bar)), None)
+        if place is not None and (bars[place].structure == bar.structure or len(_effects(bar)) == 1):
+            del bars[place]
+            continue
+        place = next(
+            (i for i, b in enumerate(bars) if _same_groups(bar, b) and b.structure == "diag" and _effects(bar) <= _effects(b)), None
+        )
+        if place is None:
+            have = ", ".join(map(str, bars)) or "none"
+            raise FormulaError(f"update: there is no random term {bar} to take away; there is {have}.", change, span)
+        rest = [term for term in terms(bars[place].columns, change) if term.label not in _effects(bar)]
+        if rest:
+            bars[place] = replace(bars[place], columns=joined(rest), structure="us" if len(rest) == 1 else "diag")
+        else:
+            del bars[place]
 
 
-def _remove(bars: list[str], text: str, change: str, span: tuple[int, int]) -> None:
-    """Take the random terms of ``text`` out of ``bars``."""
-    for wanted in _terms(text):
-        matches = [i for i, bar in enumerate(bars) if wanted in _terms(bar)]
-        if not matches:
-            raise FormulaError(f"update: there is no random term {text} to take away; there is {', '.join(bars) or 'none'}.", change, span)
-        del bars[matches[0]]
+def _same_groups(a: Bar, b: Bar) -> bool:
+    return frozenset(a.factors) == frozenset(b.factors)
+
+
+def _effects(bar: Bar) -> frozenset[str]:
+    return frozenset(":".join(sorted(term.factors)) or "1" for term in terms(bar.columns, bar.columns))
+
+
+def _remove_offsets(offsets: list[str], unwanted: Sequence[str], change: str, span: tuple[int, int]) -> None:
+    for text in unwanted:
+        place = next((i for i, other in enumerate(offsets) if python(other) == python(text)), None)
+        if place is None:
+            have = ", ".join(f"offset({other})" for other in offsets) or "none"
+            raise FormulaError(f"update: there is no offset({text}) to take away; there is {have}.", change, span)
+        del offsets[place]

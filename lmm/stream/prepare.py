@@ -18,8 +18,9 @@ from lmm.errors import ArgumentError, DataError, FormulaError, LmmWarning, Respo
 from lmm.formula import Evaluated, Formula, Table, evaluate, parse
 from lmm.formula.engine import FUNCTIONS
 from lmm.formula.evaluate import as_evaluated
-from lmm.formula.names import names_in, readable, refuse_unknown, resolve
-from lmm.formula.parse import awkward_names, unknown_structure
+from lmm.formula.names import as_expression, awkward_names, names_in, readable, refuse_unknown, resolve
+from lmm.formula.parse import unknown_structure
+from lmm.formula.scan import unquote
 from lmm.formula.subset import looks_across
 from lmm.stream.conform import conform, kind
 from lmm.stream.recipe import Recipe, TermColumns, check_array, column_of, group_text, is_number, labels_of, refuse_empty
@@ -78,12 +79,14 @@ def make_recipe(
         raise FormulaError(f"a formula is a string such as 'y ~ x + (1|g)', not {type(formula).__name__}.")
     if not parsed.bars:
         raise FormulaError(f"the formula has no random term; add one such as (1|group).{unknown_structure(parsed.fixed)}", parsed.text)
-    for name, value in (("weights", weights), ("offset", offset), ("subset", subset)):
+    arguments = {"weights": weights, "offset": offset, "subset": subset}
+    for name, value in arguments.items():
         check_array(name, value)
     schema = dict(reducer.schema)
     empty = Table(_empty(schema))
     if parsed.has_dot:
         parsed = parsed.with_dot(other_columns(parsed, empty))
+    weights, offset, subset = (as_expression(value, empty, name) for name, value in arguments.items())
     needed, scope = _needed(parsed, empty, weights, offset, subset, {} if context is None else context)
     schema = {name: _computable(schema[name]) for name in needed}
     awkward = parsed.awkward.union(*(awkward_names(given) for given in (weights, offset) if isinstance(given, str)))
@@ -308,7 +311,7 @@ def _plain(name: str, schema: Mapping[str, Any], awkward: frozenset[str]) -> tup
 
 def _evaluated_names(formula: Formula, scan: Scan, settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Columns that expressions use; a grouping factor that is a column is never one of them."""
-    texts = [text for text in formula.expressions if text.strip("`") not in scan.schema]
+    texts = [text for text in formula.expressions if unquote(text) not in scan.schema]
     texts += [bar.columns for bar in formula.bars] + [formula.fixed, formula.response]
     texts += [settings[name] for name in ("weights", "offset") if settings[name]]
     used: set[str] = set()
@@ -325,7 +328,7 @@ def _covariates(formula: Formula, scan: Scan) -> tuple[str, ...]:
 
 def _coded(found: Evaluated, formula: Formula, scan: Scan, settings: Mapping[str, Any]) -> frozenset[str]:
     """Columns of text that are factors of terms as they are, and enter no other expression."""
-    texts = [formula.response, *formula.offsets, *(f for bar in formula.bars for f in bar.factors if f.strip("`") not in scan.schema)]
+    texts = [formula.response, *formula.offsets, *(f for bar in formula.bars for f in bar.factors if unquote(f) not in scan.schema)]
     texts += [settings[name] for name in ("weights", "offset") if settings[name]]
     bare: set[str] = set()
     for part in (found.fixed, *found.random.values()):

@@ -26,6 +26,7 @@ from lmm.formula.grouping import Interaction, label
 from lmm.formula.kinds import conform as conform_column
 from lmm.formula.levels import UnseenLevels, strings
 from lmm.formula.names import alias, readable
+from lmm.formula.scan import unquote
 from lmm.formula.subset import condition_mask
 from lmm.stream.conform import conform
 
@@ -228,8 +229,9 @@ class _Reader:
 
     def value(self, text: str) -> Any:
         """An expression: a plain numeric column without pandas, else as the evaluator gives it."""
-        if text in self.recipe.schema and is_number(self.recipe.schema[text]):
-            return self.number(text)
+        name = unquote(text)
+        if name in self.recipe.schema and is_number(self.recipe.schema[name]):
+            return self.number(name)
         return expression(self.evaluator, text, self.recipe.frame.awkward)
 
     def columns(self) -> tuple[np.ndarray | None, ...]:
@@ -306,7 +308,7 @@ def predictors(table: Any, names: Iterable[str], coded: Collection[str]) -> Colu
 
 def group_text(text: str) -> str:
     """A grouping factor, as it is evaluated, without calls of ``factor()`` around it that leave its values as they are."""
-    tree = ast.parse(text.replace("`", ""), mode="eval").body
+    tree = ast.parse(text, mode="eval").body
     while isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.args:
         others = [keyword.arg for keyword in tree.keywords if keyword.arg != "ordered"] or tree.args[1:]
         if tree.func.id != "relevel" and (tree.func.id not in ("factor", "as_factor", "ordered") or others):

@@ -216,7 +216,7 @@ def is_coding(node: ast.AST) -> bool:
 
 def witness_text(text: str) -> str:
     """The expression whose distinct values show all levels that ``text`` has: what ``factor()`` and the like are applied to."""
-    tree = ast.parse(text.replace("`", ""), mode="eval").body
+    tree = ast.parse(text, mode="eval").body
     return ast.unparse(_stripped(tree)) if is_coding(tree) else text
 
 
@@ -231,7 +231,7 @@ def _stripped(node: Any) -> Any:
 def calls_in(text: str) -> set[str]:
     """Texts of the calls in an expression, itself among them."""
     try:
-        tree = ast.parse(text.replace("`", ""), mode="eval")
+        tree = ast.parse(text, mode="eval")
     except SyntaxError:
         return set()
     return {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)}

@@ -75,7 +75,8 @@ class SparkReducer:
             return PreparedSpark(self._select(columns).mapInArrow(make, PIECES).persist())
 
     def _select(self, columns: tuple[str, ...]) -> Any:
-        return self.frame.select(*[f"`{name}`" for name in columns])
+        escaped = [name.replace("`", "``") for name in columns]
+        return self.frame.select(*[f"`{name}`" for name in escaped])
 
 
 @dataclass(frozen=True, eq=False)

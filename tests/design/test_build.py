@@ -89,7 +89,12 @@ COLUMNS = {
         {"g": (["Intercept"], Unstructured(1))},
     ),
     "log(z) + log + I(x**2) + `I` + (1|g)": (["Intercept", "log(z)", "log", "I(x ** 2)", "I"], {"g": (["Intercept"], Unstructured(1))}),
-    "b + (b|g)": (["Intercept", "b"], {"g": (["Intercept", "b"], Unstructured(2))}),
+    "b + (b|g)": (["Intercept", "b[T.True]"], {"g": (["Intercept", "b[T.True]"], Unstructured(2))}),
+    "b:x + (0 + b|g)": (["Intercept", "b[False]:x", "b[True]:x"], {"g": (["b[False]", "b[True]"], Unstructured(2))}),
+    "I(b * x) + I(x > 0) + (x > 1) + (1|g)": (
+        ["Intercept", "I(b * x)", "I(x > 0)[T.True]", "x > 1[T.True]"],
+        {"g": (["Intercept"], Unstructured(1))},
+    ),
     "a.b + log(a.b^2) + (a.b|g)": (["Intercept", "a.b", "log(a.b ** 2)"], {"g": (["Intercept", "a.b"], Unstructured(2))}),
     "class + exp(class) + (1|g)": (["Intercept", "class", "exp(class)"], {"g": (["Intercept"], Unstructured(1))}),
     "`odd name` + abs(`odd name`) + (1|g)": (
@@ -220,7 +225,7 @@ def test_empty_cells_are_dropped(data):
         ("y ~ (0|g)", "no columns"),
         ("y ~ x", "no random term"),
         ("y ~ digg(x|g)", "Did you mean 'diag'"),
-        ("y ~ x z + (1|g)", "Missing operator"),
+        ("y ~ x z + (1|g)", "operator is missing"),
         ("y ~ log(x x) + (1|g)", "log\\(x x\\)"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 
 from lmm.errors import FormulaError
 from lmm.formula import parse
-from lmm.formula.scan import python_powers, scan
+from lmm.formula.scan import quote, scan, spaced, unquote
 
 ACCEPTED = {
     # formula: (response, fixed, [(columns, factors, structure)], offsets)
@@ -25,8 +25,8 @@ ACCEPTED = {
     "y ~ (1|factor(g, levels=[1, 2]))": ("y", "1", [("1", ("factor(g, levels=[1, 2])",), "us")], ()),
     "y ~ (1|interaction(a, b):c)": ("y", "1", [("1", ("interaction(a, b)", "c"), "us")], ()),
     "y ~ x + offset(log(z)) + (1|g)": ("y", "x", [("1", ("g",), "us")], ("log(z)",)),
-    "y ~ offset(z^2) + x + (1|g)": ("y", "x", [("1", ("g",), "us")], ("z**2",)),
-    "y ~ I(x^2) + x^2 + (I(x^2)|g)": ("y", "I(x**2) + x^2", [("I(x**2)", ("g",), "us")], ()),
+    "y ~ offset(z^2) + x + (1|g)": ("y", "x", [("1", ("g",), "us")], ("z^2",)),
+    "y ~ I(x^2) + x^2 + (I(x^2)|g)": ("y", "I(x^2) + x^2", [("I(x^2)", ("g",), "us")], ()),
     "y ~ I(x|z) + `a|b` + (1+log(x)|g) + (0+z||a:b) - 1": (
         "y",
         "I(x|z) + `a|b` - 1",
@@ -135,10 +135,6 @@ def test_formula_is_a_value():
     assert copy == formula and hash(copy) == hash(formula)
 
 
-def test_powers_change_only_where_text_is_evaluated():
-    assert python_powers("(a+b)^2 + I(x^2) + f(g(x^3)[y^2]) + '^' + `a^b`") == "(a+b)^2 + I(x**2) + f(g(x**3)[y**2]) + '^' + `a^b`"
-
-
 def test_tokens_cover_the_text():
     text = "y ~ log(x_1) + `a b` %in% 'c d' + 1.5e-3:z || .hidden"
     pieces = [token.text for token in scan(text)]
@@ -150,3 +146,61 @@ def test_a_formula_over_several_lines_is_one_line():
     assert parse("y ~ x +\n    (1|g)\n").bars[0].group == "g"
     with pytest.raises(FormulaError, match=r"\n    y ~ x -   \(1\|g\)\n          \^\^\^\^\^\^\^\^\^$"):
         parse("y ~ x - \n (1|g)")
+
+
+NAMES = ["a b", "a  b", "a\nb", "a`b", "a\\", "a\\`", "`", "``", "\\", "", "1", "a.b", "class", "in", "x` + {z} + `x", "ü"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_quoted_name_is_one_name_again(name):
+    assert unquote(quote(name)) == name
+    tokens = scan(f"x + {quote(name)}*{quote(name)}")
+    assert [token.kind in ("name", "quoted") for token in tokens] == [True, False, True, False, True]
+    assert unquote(tokens[2].text) == name
+
+
+def test_white_space_in_quotes_and_backticks_is_kept():
+    formula = parse("y  ~  `a  b`  +\n I(f ==  'c\td')  + (`e\nf`  +  1 |  `g  h`)")
+    assert formula.fixed == "`a  b` + I(f == 'c\td')"
+    assert formula.bars[0].columns == "`e\nf` + 1" and formula.bars[0].group == "g  h"
+    assert spaced("  x +\n\t'a\n b'  ") == "x + 'a\n b'"
+
+
+NESTED = {
+    "y ~ log((1|g)) + (1|h)": "(1|g)",
+    "y ~ log((1 + x|g)) + (1|h)": "(1 + x|g)",
+    "y ~ I(1|g) + (1|h)": "I(1|g)",
+    "y ~ exp(diag(x|g)) + (1|h)": "diag(x|g)",
+}
+
+
+@pytest.mark.parametrize("text", NESTED)
+def test_a_random_term_in_a_call_is_refused(text):
+    with pytest.raises(FormulaError, match="between '\\+' signs") as caught:
+        parse(text)
+    assert text[slice(*caught.value.span)] == NESTED[text]
+
+
+@pytest.mark.parametrize("text", ["y ~ I(u == 2 | u == 3) + (1|g)", "y ~ I((a | b) & u > 1) + (1|g)", "y ~ f(a | b, 1) + (1|g)"])
+def test_or_inside_a_call_is_no_random_term(text):
+    assert [bar.group for bar in parse(text).bars] == ["g"]
+
+
+@pytest.mark.parametrize("text", ["y ~ x + (1|" + "(" * 5000 + "g" + ")" * 5000 + ")", "y ~ I(" + "-" * 5000 + "x) + (1|g)"])
+def test_a_formula_nested_too_deeply_is_refused(text):
+    with pytest.raises(FormulaError, match="more than"):
+        parse(text)
+
+
+def test_an_empty_offset_is_refused():
+    with pytest.raises(FormulaError, match="offset is empty"):
+        parse("y ~ x + offset() + (1|g)")
+
+
+def test_control_characters_do_not_reach_the_terminal():
+    with pytest.raises(FormulaError) as caught:
+        parse("y ~ `a\x1b[31mb` + (1|`c\nd` 3)")
+    message = str(caught.value)
+    assert "\x1b" not in message
+    shown, caret = message.splitlines()[-2:]
+    assert shown[caret.index("^")] == "3"
