@@ -41,7 +41,6 @@ class Chosen:
         self.__dict__.update(state)
 
 
-
 def row_mask(subset: Any, table: Table, scope: Mapping[str, Any]) -> np.ndarray | None:
     """(N,) bool of the rows asked for, or None for all; a condition that is missing leaves the row out.
 
