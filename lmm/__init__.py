@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lmm.api_batch import glmer_batch, lmer_batch
     from lmm.api_generalized import glmer
     from lmm.api_solve import solve
+    from lmm.api_store import load
     from lmm.errors import (
         ArgumentError,
         CapacityError,
@@ -91,6 +92,7 @@ __all__ = [
     "glmer_batch",
     "lmer",
     "lmer_batch",
+    "load",
     "power",
     "priors",
     "solve",
@@ -102,6 +104,7 @@ _HOMES = {
     "lmer": "lmm.api",
     "glmer": "lmm.api_generalized",
     "solve": "lmm.api_solve",
+    "load": "lmm.api_store",
     "Control": "lmm.estimators.control",
     "ExpectationMaximization": "lmm.estimators.em",
     "LaplaceLikelihood": "lmm.estimators.laplace",

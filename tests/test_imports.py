@@ -37,6 +37,7 @@ ALLOWED["api"] = ALLOWED["plots"] | {"plots"}
 ALLOWED["api_generalized"] = ALLOWED["api"] | {"api"}
 ALLOWED["api_batch"] = ALLOWED["api"] | {"api", "api_generalized"}
 ALLOWED["api_solve"] = ALLOWED["api"] | {"api", "api_generalized"}
+ALLOWED["api_store"] = ALLOWED["api_batch"] | {"api_batch"}
 ALLOWED["cli"] = ALLOWED["api"] | {"api", "datasets"}
 
 # packages that a function may import for itself: optional ones, and JAX, which a small fit never loads

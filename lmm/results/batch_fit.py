@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,12 +16,18 @@ from lmm.estimators.batch import Batch
 from lmm.inference import responses as many
 from lmm.inference.ddf import method_name
 from lmm.inference.distributions import t_p_values
+from lmm.later import Later
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results import parameter_table
 from lmm.results.fit import Fit
 from lmm.results.generalized import residual_sd
 from lmm.results.naming import theta_names
+
+if TYPE_CHECKING:
+    from lmm.results import archive
+else:
+    archive = Later("lmm.results.archive")
 
 EFFECTS = ("fixed", "ran_pars")
 #: distance to the boundary under which a covariance counts as singular
@@ -221,6 +227,10 @@ class BatchFit:
         return self.one(int(self.responses.get_indexer(pd.Index([response]))[0]))
 
     __getitem__ = fit
+
+    def save(self, path: Any) -> None:
+        """Write the batch to a file that :func:`lmm.load` reads; as :meth:`lmm.Fit.save`."""
+        archive.save(self, path, "save")
 
     def __len__(self) -> int:
         return self.batch.size

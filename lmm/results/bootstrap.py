@@ -33,6 +33,7 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.estimators.batch import Batch
 from lmm.inference import refits
+from lmm.later import Later
 from lmm.model.conditional import scale2
 from lmm.model.records import Convergence, Estimate
 from lmm.results import parameter_table
@@ -45,7 +46,10 @@ from lmm.results.rows import fixed_predictor, linear_predictor
 from lmm.results.simulation import simulate_array
 
 if TYPE_CHECKING:
+    from lmm.results import archive
     from lmm.results.fit import Fit
+else:
+    archive = Later("lmm.results.archive")
 
 KINDS = ("parametric", "semiparametric", "cases")
 TYPES = ("percentile", "basic", "normal", "bca", "studentized")
@@ -159,6 +163,10 @@ class Bootstrap:
         """``estimate, bias, std_error, lower, upper``."""
         columns = {"estimate": self.estimates, "bias": self.bias, "std_error": self.std_error}
         return pd.DataFrame(columns).join(self.confint(level, type))
+
+    def save(self, path: Any) -> None:
+        """Write the bootstrap and its fit to a file that :func:`lmm.load` reads; as :meth:`lmm.Fit.save`."""
+        archive.save(self, path, "save")
 
     def __str__(self) -> str:
         enough = self.nsim - int(self.replicates.isna().all(axis=1).sum()) >= 2

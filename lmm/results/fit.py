@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lmm.later import Later
 from lmm.results import equality, pictures, summary, tidy
 from lmm.results.interchange import Interchange
+
+if TYPE_CHECKING:
+    from lmm.results import archive
+else:
+    archive = Later("lmm.results.archive")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -83,6 +89,24 @@ class Fit(Interchange):
         """
         return pictures.of(self)
 
+    # ---- files ----
+
+    def save(self, path: Any) -> None:
+        """Write the fit to a file, from which :func:`lmm.load` makes it again with the same numbers; see the page on saving.
+
+        Parameters
+        ----------
+        path : the file; an old one is replaced when the new one is complete.
+
+        The file holds the data that the fit holds, and no code: functions of yours that the formula uses are named in a warning and
+        have to be given to :func:`lmm.load`. Of data that was read in chunks it holds where they are.
+
+        Raises
+        ------
+        ArgumentError : the file cannot be written, or the fit holds code of yours (a family or an estimator).
+        """
+        archive.save(self, path, "save")
+
     # ---- Python ----
 
     def __repr__(self) -> str:
@@ -100,5 +124,8 @@ class Fit(Interchange):
     __hash__ = None  # type: ignore[assignment]
 
     def __getstate__(self) -> dict[str, Any]:
-        """The five fields; what was computed from them on demand is computed again."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """The five fields; what was computed from them on demand is computed again, unless that takes rows that do not travel."""
+        state = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.design.streamed and self.family is not None and "_uncertainty" in self.__dict__:
+            state["_uncertainty"] = self._uncertainty
+        return state
