@@ -67,12 +67,12 @@ def snap(problem: Problem, evaluate: Evaluator, outcome: Outcome, tolerance: flo
     return outcome
 
 
-def is_singular(problem: Problem, theta: np.ndarray) -> bool:
+def is_singular(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> bool:
     """Whether a variance has vanished, or a correlation become one."""
     terms = zip(problem.structures, problem.split(theta), problem.grams(), strict=True)
     return any(np.any(s.boundary(s.standardised(own, gram)) < SNAP) for s, own, gram in terms)
 
 
-def unit_start(problem: Problem) -> np.ndarray:
+def unit_start(problem: Problem | GeneralizedProblem) -> np.ndarray:
     """theta at which every term has the variance of the residual."""
     return np.concatenate([s.start(np.linalg.pinv(gram), gram) for s, gram in zip(problem.structures, problem.grams(), strict=True)])

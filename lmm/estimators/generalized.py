@@ -254,6 +254,28 @@ class Objective:
         _, _, inner = equations.solve(at.factor, Av)
         return np.asarray(sum(a.reshape(self.m, -1) @ b.reshape(self.m, -1).T for a, b in zip(v, Av, strict=True)) - inner)
 
+    def look(self, theta: np.ndarray, point: Point) -> tuple[float, np.ndarray]:
+        """J at another theta with the fixed effects that the joint mode has there, about their best, and that psi.
+
+        The family's own parameters stay those of ``point``.
+        """
+        _, gamma, phi = self.split(point.theta)
+        T = [s.factor(own) for s, own in zip(self.structures, self.problem.split(theta), strict=True)]
+        u = [np.zeros_like(own) for own in self.u]
+        try:
+            at = drive(
+                self.source, [expand(self.family, self.source, T, gamma, phi, u, None, self.observed, True, self.constant, ROUGH)]
+            )[0]
+        except (np.linalg.LinAlgError, FloatingPointError):
+            return np.inf, point.theta
+        found = at.mode.gamma if np.isfinite(at.objective) else gamma
+        return at.objective, self.enter(np.concatenate([theta, found, self.family.to_rho(phi)]))
+
+    def forget(self) -> None:
+        """Look for the next modes without regard to those found so far."""
+        self.u = [np.zeros_like(own) for own in self.u]
+        self.lowest, self.last, self.promised = np.inf, None, np.inf
+
     def escapes(self, point: Point) -> Iterator[np.ndarray]:
         """Points across the boundary to try, when a stationary point is not a minimum over G >= 0."""
         if point.payload is None:  # a start without a likelihood

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from time import perf_counter
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.errors import ArgumentError
+from lmm.estimators.boundary import heights, is_singular
 from lmm.estimators.checkpoint import Checkpoint
 from lmm.estimators.control import Control
 from lmm.estimators.diagnosis import diagnose, laplace_error
@@ -30,6 +32,11 @@ from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.records import Estimate
 from lmm.model.working import starting_values
+
+
+#: places well above zero, the best of those looked at, from which a search that ended at a variance of zero begins again,
+#: and the gain of -2 log-likelihood for which another end is taken
+LOOKS, IMPROVED = 2, 1e-6
 
 
 @dataclass(frozen=True)
@@ -78,22 +85,15 @@ class LaplaceLikelihood:
         if self.control.evaluate_only:
             outcome = Outcome(objective(psi), True, "evaluated at the given parameters, not optimised", 0, 1, float("nan"), ())
         else:
-            objective.searching = self.nagq <= 1 and not self.second_order
             if isinstance(objective, ProbedObjective):
+                objective.searching = self.nagq <= 1
                 outcome = search(objective, lambda at: self._search(objective, at, callback), psi, self.control)
+                objective.searching = False
+                outcome = objective.snap(outcome, ENOUGH)
             else:
-                outcome = self._search(objective, psi, callback)
-                if outcome.converged and objective.is_rough(outcome.point):  # it ended where it began: no step asked for close modes
-                    objective.searching, first = False, outcome
-                    outcome = self._search(objective, first.point.theta, callback)
-                    outcome = replace(
-                        outcome,
-                        iterations=first.iterations + outcome.iterations,
-                        evaluations=first.evaluations + outcome.evaluations,
-                        trace=first.trace + outcome.trace,
-                    )
-            objective.searching = False
-            outcome = objective.snap(outcome, ENOUGH if probed else self.control.tolerance)
+                outcome = self._close(objective, psi, callback)
+            if not probed and outcome.point.payload is not None and is_singular(problem, outcome.point.theta[: problem.n_theta]):
+                outcome = self._again(problem, objective, outcome, callback)
         if outcome.point.payload is None:
             raise ArgumentError("-2 log-likelihood is not finite at the starting values; give others as start=, within the link's range.")
         estimate = finish(problem, outcome, self, {"optimise": perf_counter() - begin})
@@ -104,6 +104,31 @@ class LaplaceLikelihood:
             told = laplace_error(problem, payload.frame.T[0], payload, objective.observed, estimate.objective)
             estimate = replace(estimate, messages=(*estimate.messages, *([told] if told else [])))
         return saved.finish(estimate)
+
+    def _close(self, objective: Objective, psi: np.ndarray, callback: Callable[[dict[str, Any]], None] | None) -> Outcome:
+        """A search with modes as rough as its steps allow, and what is all but zero at its end set to zero."""
+        objective.searching = self.nagq <= 1 and not self.second_order
+        outcome = self._search(objective, psi, callback)
+        objective.searching = False
+        if outcome.converged and objective.is_rough(outcome.point):  # it ended where it began: no step asked for close modes
+            outcome = after(outcome, self._search(objective, outcome.point.theta, callback))
+        return objective.snap(outcome, self.control.tolerance)
+
+    def _again(
+        self, problem: GeneralizedProblem, objective: Objective, first: Outcome, callback: Callable[[dict[str, Any]], None] | None
+    ) -> Outcome:
+        """The better of an end at a variance of zero and of where searches from well above it end."""
+        m = problem.n_theta
+        seen = sorted((objective.look(theta, first.point) for theta in heights(problem, first.point.theta[:m])), key=itemgetter(0))
+        best, evaluations = first, len(seen)
+        for _, psi in seen[:LOOKS]:
+            objective.forget()
+            found = self._close(objective, psi, callback)
+            evaluations += found.evaluations
+            if found.point.objective < best.point.objective - IMPROVED:
+                best = found
+        objective.remember(best.point)
+        return replace(best, evaluations=first.evaluations + evaluations, trace=first.trace if best is first else first.trace + best.trace)
 
     def _search(self, objective: Objective, psi: np.ndarray, callback: Callable[[dict[str, Any]], None] | None) -> Outcome:
         probed = isinstance(objective, ProbedObjective)
@@ -152,6 +177,16 @@ class LaplaceLikelihood:
         """
         objective = objective_for(problem, self.control, max(self.nagq, 1), self.second_order)
         return objective.covariance(objective.pack(estimate.theta, estimate.beta, estimate.phi))
+
+
+def after(first: Outcome, then: Outcome) -> Outcome:
+    """A search that went on from where another ended."""
+    return replace(
+        then,
+        iterations=first.iterations + then.iterations,
+        evaluations=first.evaluations + then.evaluations,
+        trace=first.trace + then.trace,
+    )
 
 
 def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelihood, seconds: dict[str, float]) -> Estimate:
