@@ -146,6 +146,10 @@ class Chart:
             out.append(np.linalg.lstsq(dT.reshape(len(dT), -1).T, change.T, rcond=None)[0])
         return np.concatenate(out)
 
+    def problems(self, data: Any, which: np.ndarray) -> list[Any]:
+        """The problems with these numbers, for what is told by their sizes."""
+        return [self.problem] * len(which)
+
     def theta(self, steps: np.ndarray) -> np.ndarray:
         """Canonical theta (R, m) of steps (m, R)."""
         columns = []
@@ -410,13 +414,16 @@ def settle(evaluate: Any, data: Any, theta: np.ndarray, values: Any, which: np.n
 
     As :mod:`lmm.estimators.boundary` does for a single fit, the criterion of all taken in one evaluation.
     """
-    problem = evaluate.problem
-    snapped = np.array([snapped_theta(problem, own) for own in theta[which]])
+    problems = evaluate.problems(data, which)
+    snapped = np.array([snapped_theta(problem, own) for problem, own in zip(problems, theta[which], strict=True)])
     at = evaluate.at_theta(data.take(which), snapped)
     better = at.objective <= values.objective[which] + tolerance
     theta[which[better]] = snapped[better]
     put_values(values, which[better], take_values(at, np.flatnonzero(better)))
-    left = [bool(next(escapes(problem, theta[r], [D[..., r] for D in values.D]), None) is not None) for r in which]
+    left = [
+        next(escapes(problem, theta[r], [D[..., r] for D in values.D]), None) is not None
+        for problem, r in zip(problems, which, strict=True)
+    ]
     return which[np.array(left, dtype=bool)]
 
 

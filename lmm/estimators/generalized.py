@@ -263,9 +263,9 @@ class Objective:
         T = [s.factor(own) for s, own in zip(self.structures, self.problem.split(theta), strict=True)]
         u = [np.zeros_like(own) for own in self.u]
         try:
-            at = drive(
-                self.source, [expand(self.family, self.source, T, gamma, phi, u, None, self.observed, True, self.constant, ROUGH)]
-            )[0]
+            at = drive(self.source, [expand(self.family, self.source, T, gamma, phi, u, None, self.observed, True, self.constant, ROUGH)])[
+                0
+            ]
         except (np.linalg.LinAlgError, FloatingPointError):
             return np.inf, point.theta
         found = at.mode.gamma if np.isfinite(at.objective) else gamma

@@ -2,8 +2,9 @@
 
 The search is that of :mod:`lmm.estimators.laplace`: a trust region over (theta, gamma, rho) whose model Hessian learns from the
 gradients. Every response takes its own steps in the chart of the covariance at one common theta; those that have converged leave.
-One that ends on the boundary is settled as a single fit is; one that should leave it, or that does not end, is finished by the
-estimator of single fits.
+Predictors of each response are measured by their own size, so that responses may be in different units. One that ends on the
+boundary is looked for again from well above it and settled as a single fit is; one that should leave it, or that does not end, is
+finished by the estimator of single fits.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 
 from lmm.estimators import batch
 from lmm.estimators.batch import Batch, Chart
+from lmm.estimators.boundary import HEIGHTS, unit_start
 from lmm.estimators.trust_region import DOUBT, PATIENCE
 from lmm.families import links
 from lmm.families.base import LOG_LIMIT
@@ -56,21 +58,34 @@ def block_size(problem: GeneralizedProblem) -> int:
 
 
 class Evaluator(Chart):
-    """J and its derivatives around one theta."""
+    """J and its derivatives around one theta, in units of each predictor's size."""
 
     def __init__(self, problem: GeneralizedProblem, theta: np.ndarray, curvature: str):
-        super().__init__(problem, theta)
+        super().__init__(replace(problem, eta_scale=1.0), theta)
         self.shared = laplace_batch.share(problem, curvature == "observed")
         self.m, self.p = problem.n_theta, problem.p
 
     def place(self, data: Data, psi: np.ndarray, u: np.ndarray) -> Data:
         """The same responses at other parameters psi (m + p + r, R); its first m are steps in the chart."""
         phi = np.exp(np.clip(psi[-1], -LOG_LIMIT, LOG_LIMIT)) if self.shared.family.has_dispersion else 1.0
-        return replace(data, gamma=psi[self.m : self.m + self.p], phi=phi, u=u)
+        return replace(data, gamma=data.scale * psi[self.m : self.m + self.p], phi=phi, u=u)
+
+    def problems(self, data: Data, which: np.ndarray) -> list[GeneralizedProblem]:
+        return [replace(self.problem, eta_scale=float(data.scale[r])) for r in which]
 
     def __call__(self, data: Data, psi: np.ndarray, u: np.ndarray) -> Values:
         """Values at psi, the modes looked for from u."""
-        return laplace_batch.laplace(self.place(data, psi, u), self.factors(psi[: self.m])[0], self.dT[0])
+        values = laplace_batch.laplace(self.place(data, psi, u), data.scale * self.factors(psi[: self.m])[0], self.dT[0])
+        if np.all(data.scale == 1.0):
+            return values
+        size = np.ones_like(psi)
+        size[: self.m + self.p] = data.scale
+        return values._replace(gradient=size * values.gradient, hessian=size[:, None] * values.hessian * size[None])
+
+    def steps_to(self, theta: np.ndarray) -> np.ndarray:
+        """Steps (m,) from the chart's origin to ``theta``."""
+        away = self.problem.structures[0].factor(theta) - self.T0[0]
+        return np.asarray(np.linalg.lstsq(self.dT[0].reshape(self.m, -1).T, away.ravel(), rcond=None)[0])
 
     def at_theta(self, data: Data, theta: np.ndarray) -> Values:
         """Values where ``data`` is but for theta (R, m)."""
@@ -86,7 +101,9 @@ def data_of(shared: Shared, Y: np.ndarray) -> Data:
         for column, own in zip(y.T, missing.T, strict=True):
             column[own] = column[~own][0]
     R = y.shape[1]
-    data = Data(shared, y, here, None, np.zeros((shared.p, R)), 1.0, np.zeros((shared.k, shared.J, R)))
+    weights = None if shared.weights is None else shared.weights[:, 0]
+    scale = np.array([shared.family.eta_scale(column, weights) for column in y.T])
+    data = Data(shared, y, here, None, np.zeros((shared.p, R)), 1.0, np.zeros((shared.k, shared.J, R)), scale)
     return data if shared.family.has_dispersion else replace(data, constant=data.constants())
 
 
@@ -95,19 +112,28 @@ def without_effects(data: Data) -> tuple[np.ndarray, Any]:
     """gamma (p, R) and phi of the generalized linear model of each response, by reweighted least squares with halving."""
     shared, family, y = data.shared, data.shared.family, data.y
     weights, p = shared.weights, shared.p
-    eta = family.link.link(family.initial_mu(y, weights))
-    eta = np.where(np.isfinite(eta), eta, 0.0)
-    phi = _dispersions(data, eta)
-    gamma, value = np.zeros((p, y.shape[1])), np.full(y.shape[1], -np.inf)
     first, second = np.triu_indices(p)
     offset = 0.0 if shared.offset is None else shared.offset
+    # as lmm.model.working begins: from a constant predictor, with weights of means near the responses
+    level = family.link.link(np.average(y, axis=0, weights=None if weights is None else weights[:, 0]))
+    level = np.broadcast_to(family.clip(np.where(np.isfinite(level), level, 0.0)), y.shape) - offset
+    gamma = np.linalg.lstsq(shared.Q, level, rcond=None)[0] if p else np.zeros((0, y.shape[1]))
+    phi = _dispersions(data, replace(data, gamma=gamma).fixed())
+    value = replace(data, gamma=gamma, phi=phi).kernel(replace(data, gamma=gamma).fixed())
+    value = np.where(np.isfinite(value), value, -np.inf)
+    eta = family.link.link(family.initial_mu(y, weights))
+    eta = family.clip(np.where(np.isfinite(eta), eta, 0.0))
     for _ in range(START_STEPS if p else 0):
-        W = np.maximum(family.expected_weights(eta, weights, phi).weight, 1e-10)
+        W = family.expected_weights(eta, weights, phi).weight
         target = data.observed(W * (eta - offset) + family.derivatives(y, eta, weights, phi).d1)
         information = np.empty((p, p, y.shape[1]))
         information[first, second] = information[second, first] = shared.QQ @ data.observed(W)
         right = (shared.Q.T @ target).T[:, :, None]
-        new = np.linalg.solve(np.moveaxis(information, -1, 0) + 1e-10 * np.eye(p), right)[:, :, 0].T
+        matrices = np.moveaxis(information, -1, 0)
+        size = np.trace(matrices, axis1=1, axis2=2)
+        sound = np.isfinite(size) & (size > 0.0)
+        matrices = np.where(sound[:, None, None], matrices + (1e-14 * size)[:, None, None] * np.eye(p), np.eye(p))
+        new = np.where(sound, np.linalg.solve(matrices, right)[:, :, 0].T, np.nan)
         new = np.where(np.isfinite(new), new, gamma)
         for _ in range(20):
             moved = replace(data, gamma=new, phi=phi)
@@ -220,7 +246,11 @@ def fit_responses(
     progress : told of the responses done.
     """
     R = Y.shape[1]
-    evaluate = Evaluator(problem, batch.start(problem, theta), estimator.control.curvature)
+    plain = replace(problem, eta_scale=1.0)
+    # other responses of a link with units say nothing of the size of these
+    unitless = from_point is not None or problem.family.eta_scale(np.array([1.0, 2.0])) == 1.0
+    begin = theta / problem.eta_scale if from_point is not None else theta if unitless else 0.3 * unit_start(plain)
+    evaluate = Evaluator(problem, batch.start(plain, begin), estimator.control.curvature)
     pieces = np.array_split(np.arange(R), max(-(-R // block_size(problem)), min(R // 8, threads.cores()), 1))
 
     def run(which: np.ndarray) -> Batch:
@@ -256,9 +286,10 @@ def _block(
     else:
         gamma, phi = np.repeat((problem.rows.R @ from_point[0])[:, None], R, axis=1), np.full(R, from_point[1], dtype=float)
     rho = [np.log(phi)[None]] if family.has_dispersion else []
-    psi = np.concatenate([np.zeros((evaluate.m, R)), gamma, *rho])
+    psi = np.concatenate([np.zeros((evaluate.m, R)), gamma / data.scale, *rho])
     ends = minimize(evaluate, data, psi, tolerance, estimator.control.radius)
-    values, theta = ends.values, evaluate.theta(ends.psi[: evaluate.m])
+    _again(evaluate, data, ends, tolerance, estimator.control.radius)
+    values, theta = ends.values, evaluate.theta(ends.psi[: evaluate.m]) * data.scale[:, None]
     doubtful = ~ends.converged
     near = np.flatnonzero(ends.converged & batch.near_boundary(evaluate, ends.psi[: evaluate.m]))
     placed = evaluate.place(data, ends.psi, values.u)
@@ -273,7 +304,7 @@ def _block(
     dispersion = np.broadcast_to(placed.phi, (R,))
     out = Batch(
         theta=theta,
-        beta=ends.psi[evaluate.m : evaluate.m + evaluate.p].T @ inverse.T,
+        beta=(data.scale * ends.psi[evaluate.m : evaluate.m + evaluate.p]).T @ inverse.T,
         beta_cov_unscaled=cov,
         sigma=np.array([family.sigma(one) for one in dispersion]) if family.has_dispersion else np.ones(R),
         objective=values.objective,
@@ -283,6 +314,21 @@ def _block(
         phi=np.array(dispersion)[:, None],
     )
     return out, np.flatnonzero(doubtful).tolist()
+
+
+def _again(evaluate: Evaluator, data: Data, ends: Ends, tolerance: float, radius: float) -> None:
+    """Search again from well above, in place, where a search ended at a variance of zero, as single fits do: another end may be better."""
+    near = np.flatnonzero(ends.converged & batch.near_boundary(evaluate, ends.psi[: evaluate.m]))
+    for height in HEIGHTS[:2]:
+        if not len(near):
+            return
+        psi = ends.psi[:, near].copy()
+        psi[: evaluate.m] = evaluate.steps_to(height * unit_start(evaluate.problem))[:, None]
+        found = minimize(evaluate, data.take(near), psi, tolerance, radius)
+        ends.evaluations[near] += found.evaluations
+        better = np.flatnonzero(found.converged & (found.values.objective < ends.values.objective[near] - 1e-6))
+        ends.psi[:, near[better]] = found.psi[:, better]
+        batch.put_values(ends.values, near[better], batch.take_values(found.values, better))
 
 
 def covariances(
@@ -295,7 +341,7 @@ def covariances(
     """
     R, p = Y.shape[1], problem.p
     out = np.full((R, p, p), np.nan)
-    evaluate = Evaluator(problem, batch.start(problem, batch_.theta[np.isfinite(batch_.objective)][0]), estimator.control.curvature)
+    evaluate = Evaluator(problem, unit_start(replace(problem, eta_scale=1.0)), estimator.control.curvature)
     which = np.flatnonzero(np.isfinite(batch_.objective))
     pieces = [piece for piece in np.array_split(which, max(-(-len(which) // block_size(problem)), threads.cores())) if len(piece)]
 
@@ -315,11 +361,19 @@ def _covariances(
     m, p, R = evaluate.m, evaluate.p, Y.shape[1]
     jacobian = problem.structures[0].jacobian(np.ones(m))
     rho = [np.log(phi[piece, 0])[None]] if problem.family.has_dispersion and phi is not None else []
-    psi = np.concatenate([theta.T, problem.rows.R @ beta.T, *rho])
     data = data_of(evaluate.shared, Y)
+    # in coordinates of order one: theta = scale B s, gamma = scale s
+    size = np.ones((m + p + len(rho), R))
+    size[: m + p] = data.scale
+    B = np.eye(len(size))
+    B[:m, :m] = problem.structures[0].scaling(evaluate.problem.grams()[0])
+    psi = np.concatenate([np.linalg.solve(B[:m, :m], theta.T / data.scale), problem.rows.R @ beta.T / data.scale, *rho])
 
     def at(psi: np.ndarray, u: np.ndarray, tolerance: float) -> Values:
-        return laplace_batch.laplace(evaluate.place(data, psi, u), evaluate.factors_of(psi[:m].T)[0], jacobian, tolerance)
+        own = B @ psi
+        T = data.scale * evaluate.factors_of(own[:m].T)[0]
+        values = laplace_batch.laplace(evaluate.place(data, own, u), T, jacobian, tolerance)
+        return values._replace(gradient=B.T @ (size * values.gradient))
 
     u = at(psi, data.u, laplace_batch.MODE_TOLERANCE).u
     H = np.empty((len(psi), len(psi), R))
@@ -332,7 +386,7 @@ def _covariances(
     out = np.full((R, p, p), np.nan)
     inverse = np.linalg.inv(problem.rows.R) if p else np.zeros((0, 0))
     free = np.ones((R, len(psi)), dtype=bool)
-    free[:, :m] = np.abs(theta) > 0.0
+    free[:, :m] = [~problem.structures[0].held(own) for own in theta]
     for r in range(R):
         own = np.flatnonzero(free[r])
         part = H[r][np.ix_(own, own)]
@@ -341,5 +395,5 @@ def _covariances(
         except np.linalg.LinAlgError:
             continue
         first = len(own) - p - len(rho)
-        out[r] = inverse @ whole[first : first + p, first : first + p] @ inverse.T
+        out[r] = data.scale[r] ** 2 * inverse @ whole[first : first + p, first : first + p] @ inverse.T
     return out

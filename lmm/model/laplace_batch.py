@@ -127,6 +127,7 @@ class Data:
     here : (n, R) 1 or 0 where it is missing; None where none is.
     constant : (R,) log density that no parameter moves; None where a dispersion does.
     gamma : (p, R) fixed effects; ``phi`` (R,) dispersions, 1.0 for a family without; ``u`` (k, J, R) where modes are looked for.
+    scale : (R,) size of each linear predictor, in units of which theta and gamma are searched.
     """
 
     shared: Shared
@@ -136,6 +137,7 @@ class Data:
     gamma: np.ndarray
     phi: Any
     u: np.ndarray
+    scale: np.ndarray
 
     def take(self, which: np.ndarray) -> Data:
         """Some of the responses."""
@@ -143,7 +145,7 @@ class Data:
         def part(array: Any) -> Any:
             return array[..., which] if isinstance(array, np.ndarray) else array
 
-        arrays = {name: part(getattr(self, name)) for name in ("y", "here", "constant", "gamma", "phi", "u")}
+        arrays = {name: part(getattr(self, name)) for name in ("y", "here", "constant", "gamma", "phi", "u", "scale")}
         return replace(self, **arrays)
 
     def observed(self, values: np.ndarray) -> np.ndarray:

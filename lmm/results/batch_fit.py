@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -129,13 +129,14 @@ class BatchFit:
     def singular(self) -> np.ndarray:
         """(R,) bool, a variance that is zero or a correlation that is one."""
         out, at = np.zeros(self.batch.size, dtype=bool), 0
-        for term, gram in zip(self.design.terms, self.problem.grams(), strict=True):
+        problem = self.problem if isinstance(self.problem, Problem) else replace(self.problem, eta_scale=1.0)
+        for term, gram in zip(self.design.terms, problem.grams(), strict=True):
             own = self.theta[:, at : at + term.structure.n_theta]
             at += term.structure.n_theta
             for r in np.flatnonzero(np.isfinite(own).all(axis=1)):
                 distance = term.structure.boundary(own[r])
                 if np.any((distance > 0) & (distance < SINGULAR)):
-                    distance = term.structure.boundary(term.structure.standardised(own[r], gram))
+                    distance = term.structure.boundary(term.structure.standardised(own[r], gram / self._scale(r) ** 2))
                 out[r] |= bool(np.any(distance < SINGULAR))
         return out
 
@@ -245,6 +246,14 @@ class BatchFit:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     # ---- pieces ----
+
+    def _scale(self, r: int) -> float:
+        """What is small or large in a response's linear predictor is so relative to this."""
+        if self.like.family is None:
+            return 1.0
+        here = ~np.isnan(self.values[:, r])
+        weights = None if self.design.weights is None else self.design.weights[here]
+        return self.like.family.eta_scale(self.values[here, r], weights)
 
     def _method(self, ddf: str | None) -> str | None:
         if self.like.family is not None:

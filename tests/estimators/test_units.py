@@ -92,6 +92,30 @@ def test_units_of_the_response(name: str) -> None:
         same(plain, fit(name, formula, unit * Y[name], X), len(G) * np.log(unit))
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_units_of_a_predictor_of_many_responses(unit: float) -> None:
+    Ys = pd.DataFrame({"a": Y["poisson"], "b": Y["negative_binomial"]})
+    plain, other = (lmm.glmer_batch("~ x + (x|g)", pd.DataFrame({"x": x, "g": G}), Ys, family="poisson") for x in (X, unit * X))
+    np.testing.assert_allclose(other.beta / other.se, plain.beta / plain.se, rtol=1e-6)
+    single = lmm.glmer("y ~ x + (x|g)", pd.DataFrame({"y": Y["poisson"], "x": X, "g": G}), family="poisson")
+    np.testing.assert_allclose(plain.se[0], single.bse, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["inverse_gaussian", "gamma"])
+def test_many_responses_each_in_its_own_units(family: str) -> None:
+    sleep = lmm.datasets.load("sleepstudy")
+    Ys = {f"{unit:g}": unit * sleep["Reaction"] for unit in (1.0, 1e-3, 1e6)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        batch = lmm.glmer_batch("~ Days + (1|Subject)", sleep[["Days", "Subject"]], pd.DataFrame(Ys), family=family)
+        single = [lmm.glmer("y ~ Days + (1|Subject)", sleep.assign(y=y), family=family) for y in Ys.values()]
+    np.testing.assert_allclose(batch.se, [fit.bse for fit in single], rtol=1e-5)
+    np.testing.assert_allclose(batch.llf, [fit.llf for fit in single], atol=1e-6)
+    z = batch.beta / batch.se
+    np.testing.assert_allclose(z[1:], np.broadcast_to(z[0], (2, 2)), rtol=1e-6)
+    assert not batch.singular.any()
+
+
 def test_a_response_in_milliseconds_is_not_singular() -> None:
     sleep = lmm.datasets.load("sleepstudy")
     found = lmm.glmer("Reaction ~ Days + (1|Subject)", sleep, family="inverse_gaussian")
