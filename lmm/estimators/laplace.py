@@ -33,7 +33,6 @@ from lmm.model.problem import GeneralizedProblem
 from lmm.model.records import Estimate
 from lmm.model.working import starting_values
 
-
 #: places well above zero, the best of those looked at, from which a search that ended at a variance of zero begins again,
 #: and the gain of -2 log-likelihood for which another end is taken
 LOOKS, IMPROVED = 2, 1e-6
