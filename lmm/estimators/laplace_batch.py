@@ -61,7 +61,8 @@ class Evaluator(Chart):
     """J and its derivatives around one theta, in units of each predictor's size."""
 
     def __init__(self, problem: GeneralizedProblem, theta: np.ndarray, curvature: str):
-        super().__init__(replace(problem, eta_scale=1.0), theta)
+        self.plain = replace(problem, eta_scale=1.0)
+        super().__init__(self.plain, theta)
         self.shared = laplace_batch.share(problem, curvature == "observed")
         self.m, self.p = problem.n_theta, problem.p
 
@@ -71,7 +72,7 @@ class Evaluator(Chart):
         return replace(data, gamma=data.scale * psi[self.m : self.m + self.p], phi=phi, u=u)
 
     def problems(self, data: Data, which: np.ndarray) -> list[GeneralizedProblem]:
-        return [replace(self.problem, eta_scale=float(data.scale[r])) for r in which]
+        return [replace(self.plain, eta_scale=float(data.scale[r])) for r in which]
 
     def __call__(self, data: Data, psi: np.ndarray, u: np.ndarray) -> Values:
         """Values at psi, the modes looked for from u."""

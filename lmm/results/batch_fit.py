@@ -136,7 +136,7 @@ class BatchFit:
             for r in np.flatnonzero(np.isfinite(own).all(axis=1)):
                 distance = term.structure.boundary(own[r])
                 if np.any((distance > 0) & (distance < SINGULAR)):
-                    distance = term.structure.boundary(term.structure.standardised(own[r], gram / self._scale(r) ** 2))
+                    distance = term.structure.boundary(term.structure.standardised(own[r], gram / self._scale(int(r)) ** 2))
                 out[r] |= bool(np.any(distance < SINGULAR))
         return out
 
