@@ -21,11 +21,12 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.errors import ArgumentError
-from lmm.estimators.boundary import heights, is_singular
+from lmm.estimators.boundary import is_singular
 from lmm.estimators.checkpoint import Checkpoint
 from lmm.estimators.control import Control
 from lmm.estimators.diagnosis import diagnose, laplace_error
 from lmm.estimators.generalized import Objective
+from lmm.estimators.restart import heights
 from lmm.estimators.stochastic_laplace import ENOUGH, UNSURE, ProbedObjective, objective_for, search, with_errors
 from lmm.estimators.trust_region import Outcome, minimize
 from lmm.linalg import threads

@@ -18,7 +18,8 @@ import numpy as np
 
 from lmm.estimators import batch
 from lmm.estimators.batch import Batch, Chart
-from lmm.estimators.boundary import HEIGHTS, unit_start
+from lmm.estimators.boundary import unit_start
+from lmm.estimators.restart import HEIGHTS
 from lmm.estimators.trust_region import DOUBT, PATIENCE
 from lmm.families import links
 from lmm.families.base import LOG_LIMIT
@@ -82,11 +83,6 @@ class Evaluator(Chart):
         size = np.ones_like(psi)
         size[: self.m + self.p] = data.scale
         return values._replace(gradient=size * values.gradient, hessian=size[:, None] * values.hessian * size[None])
-
-    def steps_to(self, theta: np.ndarray) -> np.ndarray:
-        """Steps (m,) from the chart's origin to ``theta``."""
-        away = self.problem.structures[0].factor(theta) - self.T0[0]
-        return np.asarray(np.linalg.lstsq(self.dT[0].reshape(self.m, -1).T, away.ravel(), rcond=None)[0])
 
     def at_theta(self, data: Data, theta: np.ndarray) -> Values:
         """Values where ``data`` is but for theta (R, m)."""
@@ -324,7 +320,8 @@ def _again(evaluate: Evaluator, data: Data, ends: Ends, tolerance: float, radius
         if not len(near):
             return
         psi = ends.psi[:, near].copy()
-        psi[: evaluate.m] = evaluate.steps_to(height * unit_start(evaluate.problem))[:, None]
+        T = evaluate.problem.structures[0].factor(height * unit_start(evaluate.plain))
+        psi[: evaluate.m] = evaluate.steps([(T @ T.T)[:, :, None]])
         found = minimize(evaluate, data.take(near), psi, tolerance, radius)
         ends.evaluations[near] += found.evaluations
         better = np.flatnonzero(found.converged & (found.values.objective < ends.values.objective[near] - 1e-6))

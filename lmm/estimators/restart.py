@@ -31,6 +31,8 @@ Piece = tuple[int, np.ndarray]
 
 #: relative standard deviation, per root mean square of the columns, at which random effects count as free
 FAR = 1e3
+#: standard deviations, relative to the size of the predictor, from which a search for a generalized model begins again
+HEIGHTS = (1.0, 10.0, 100.0)
 #: standard deviations of h above its mean from which least squares and generalized least squares are in conflict
 CONFLICT = 3.0
 #: random effects up to which a start from above is tried without a doubt
@@ -62,6 +64,11 @@ def raised(problem: Problem | GeneralizedProblem, theta: np.ndarray, which: list
         scale = np.outer(unit, unit)
         G[t][block] = size**2 * np.linalg.pinv(grams[t][block] / scale, hermitian=True) / scale
     return _theta(problem, G)
+
+
+def heights(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> list[np.ndarray]:
+    """theta well above zero from which a search that ended at ``theta`` looks again: all terms raised together, and each alone."""
+    return [raised(problem, theta, which, size) for size in HEIGHTS for which in subsets(problem)]
 
 
 def from_above(problem: Problem, evaluate: Evaluator, theta: np.ndarray, choices: list[list[Piece]]) -> Iterator[np.ndarray]:
