@@ -14,6 +14,7 @@ from lmm.design.records import Design, RandomTerm
 from lmm.design.response import linear_response
 from lmm.errors import FormulaError, LmmWarning, RankWarning, ResponseError, warn
 from lmm.formula import Evaluated, Formula, ModelFrame, Table, TermRecipe, evaluate, parse
+from lmm.formula.evaluate import check_categories
 from lmm.formula.names import names_in, readable
 from lmm.formula.parse import unknown_structure
 
@@ -80,6 +81,7 @@ def build_design(
     )
     for message in found.said:
         warn(message, LmmWarning)
+    check_categories(found, found.n)
     bind, said = getattr(family, "bind", None), ()
     if bind:
         declared = table.column(parsed.response).dtype if parsed.response in table else None

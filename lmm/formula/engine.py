@@ -25,11 +25,13 @@ from formulaic.materializers import PandasMaterializer
 from formulaic.materializers.types import FactorValues
 from formulaic.parser.types import Factor, Term
 from formulaic.transforms import TRANSFORMS, ContrastsRegistry, encode_contrasts
+from formulaic.transforms.contrasts import Contrasts
 from formulaic.utils.cast import as_columns
 from formulaic.utils.layered_mapping import LayeredMapping
 from formulaic.utils.stateful_transforms import stateful_transform
 from interface_meta import override
 
+from lmm.arguments import shown
 from lmm.errors import ArgumentError, CapacityError, DataError, LmmError, nearest
 from lmm.formula import functions
 from lmm.formula.expressions import OPERATORS, as_executable
@@ -118,12 +120,12 @@ def wilkinson(text: str, whole: str, awkward: frozenset[str] = frozenset()) -> A
 def coding(contrasts: Any) -> Any:
     """A contrast coding by name (``"sum"``, ``"contr.sum"``, ``"helmert"``, ...), or an object or matrix as it is."""
     if not isinstance(contrasts, str):
-        return contrasts
+        return contrasts() if isinstance(contrasts, type) and issubclass(contrasts, Contrasts) else contrasts
     word = contrasts.removeprefix("contr.").removeprefix("contr_").lower()
     word = {"sas": "SAS", "sdif": "diff"}.get(word, word)
     choices = [name for name in dir(ContrastsRegistry) if not name.startswith("_")]
     if word not in choices:
-        raise ArgumentError(f"contrasts={contrasts!r} is no coding; use one of {', '.join(choices)}.{nearest(word, choices)}")
+        raise ArgumentError(f"{contrasts!r} is no coding; use one of {', '.join(choices)}.{nearest(word, choices)}")
     return getattr(ContrastsRegistry, word)()
 
 
@@ -136,6 +138,36 @@ def as_factor(values: Any) -> Any:
     levels: Any = pd.Index([False, True])
     index = inner.index if isinstance(inner, pd.Series) else None
     return pd.Series(pd.Categorical.from_codes(codes, categories=levels), index=index)
+
+
+def check_coding(contrasts: Any, name: str, levels: int) -> None:
+    """ArgumentError, which names the column, unless ``contrasts`` can code so many levels."""
+    what = f"contrasts: {name!r}"
+    try:
+        made = coding(contrasts)
+    except (TypeError, ArgumentError) as error:
+        raise ArgumentError(f"{what}: {error}") from None
+    if isinstance(made, Contrasts):
+        return
+    if isinstance(made, Mapping):
+        made = list(made.values())
+        matrix = np.array(made, dtype=object).T if made else None
+    else:
+        matrix = np.array(made, dtype=object) if isinstance(made, np.ndarray | list | pd.DataFrame) else None
+    try:
+        numbers = None if matrix is None else matrix.astype(float)
+    except (TypeError, ValueError):
+        numbers = None
+    if numbers is None or numbers.ndim != 2 or not np.isfinite(numbers).all():
+        raise ArgumentError(
+            f"{what} must be coded by a name such as 'sum', a coding of formulaic, or a matrix of numbers with a row for each level, not "
+            f"{shown(contrasts)}. For another reference level write relevel({name}, ref=...)."
+        )
+    rows, columns = numbers.shape
+    if rows != levels or not 0 < columns < levels:
+        raise ArgumentError(f"{what} has {levels} levels; a matrix of contrasts for it is {levels} x {levels - 1}, not {rows} x {columns}.")
+    if np.linalg.matrix_rank(np.column_stack([np.ones(rows), numbers])) <= columns:
+        raise ArgumentError(f"{what}: the columns of the matrix of contrasts depend on each other, or on the intercept.")
 
 
 def remembering(node: ast.AST, known: Mapping[str, Any]) -> bool:

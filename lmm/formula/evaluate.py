@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lmm.arguments import mapping
 from lmm.errors import ArgumentError, DataError, GroupingError, nearest
-from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, Part, intercept, wilkinson
+from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, Part, check_coding, intercept, wilkinson
 from lmm.formula.expressions import python
 from lmm.formula.given import aligned, labelled, numeric, own
 from lmm.formula.grouping import Interaction, label
-from lmm.formula.kinds import Kind, kind_of
+from lmm.formula.kinds import TEXT, Kind, kind_of
 from lmm.formula.levels import Levels, encode, join, merged_before
 from lmm.formula.names import alias, aliased, as_expression, awkward_names, names_in, readable, refuse_unknown, resolve
 from lmm.formula.parse import Formula
@@ -28,6 +29,8 @@ from lmm.formula.table import Table, as_floats, given_column, missing, taken
 
 NA_ACTIONS = ("omit", "exclude", "fail")
 INTERCEPT = "1"
+#: a column of text with more levels than this, most of which read as numbers, may have been meant as numbers
+FEW_LEVELS, MOSTLY = 20, 0.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +132,7 @@ def evaluate(
     labels = table.index if n == table.n else table.index[kept]
     evaluator = Evaluator(rows, labelled(found.context, labels), coding, dict(state or {}), awkward)
     fixed, random = _matrices(formula, plans, evaluator, awkward)
+    _check_used(coding, [fixed, *random.values()], awkward)
     groups, said = grouping(formula, evaluator, awkward)
     out = Evaluated(
         formula,
@@ -153,7 +157,9 @@ def evaluate(
         said,
     )
     factors = {str(factor) for plan in plans.values() for term in plan for factor in term.factors}
-    texts = factors | {as_evaluated(text, awkward) for text in expressions if text not in plans}
+    given = [text for text in (formula.response, weights, offset) if isinstance(text, str) and text]
+    alone = {*formula.offsets, *(factor for bar in formula.bars for factor in bar.factors), *given}
+    texts = factors | {as_evaluated(text, awkward) for text in alone}
     return replace(out, across=across(texts, evaluator))
 
 
@@ -283,15 +289,62 @@ def as_predictor(series: pd.Series) -> pd.Series:
 
 
 def _contrasts(contrasts: Mapping[str, Any] | None, rows: Columns) -> dict[str, Any]:
-    out = {}
-    for name, value in (contrasts or {}).items():
+    out: dict[str, Any] = {}
+    if contrasts is None:
+        return out
+    for name, value in mapping(contrasts, "contrasts", "columns to codings, such as {'f': 'sum'}").items():
         known = alias(name) if alias(name) in rows else name
         if known not in rows:
             raise ArgumentError(f"contrasts= names {name!r}, which the formula does not use.{nearest(name, rows)}")
         if pd.api.types.is_numeric_dtype(rows[known].dtype) and not pd.api.types.is_bool_dtype(rows[known].dtype):
             raise ArgumentError(f"contrasts= names {name!r}, which is numeric; make it categorical first.")
+        check_coding(value, name, len(encode(rows[known], name).values))
         out[known] = own(value)
     return out
+
+
+def _check_used(coding: Mapping[str, Any], parts: list[Part], awkward: frozenset[str]) -> None:
+    coded = set().union(*(part.spec.encoder_state for part in parts if part.spec is not None))
+    for name in coding:
+        if name not in coded:
+            raise ArgumentError(
+                f"contrasts= names {readable(name, awkward)!r}, which is no predictor by itself; a factor that the formula makes is coded "
+                "there, C(f, contr.sum)."
+            )
+
+
+def check_categories(found: Evaluated, n: int | None) -> None:
+    """DataError for a categorical predictor that no model can use; ``n`` is the number of rows, None where it is not known.
+
+    It has one level, or as many as there are rows, or its levels are numbers that were read as text.
+    """
+    for part in (found.fixed, *found.random.values()):
+        for expression, (_, known) in part.spec.encoder_state.items() if part.spec is not None else ():
+            if "categories" in known:
+                _check_levels(expression, known["categories"], found, n)
+
+
+def _check_levels(expression: str, categories: list[Any], found: Evaluated, n: int | None) -> None:
+    name, J = readable(expression, found.awkward), len(categories)
+    if J < 2:
+        level = f" ({str(categories[0])!r})" if J else ""
+        raise DataError(f"the categorical predictor {name} has one level in the rows used{level}, so that it has no effect; leave it out.")
+    column = found.evaluator.columns.get(expression)
+    if column is not None and kind_of(column).name == TEXT and J > FEW_LEVELS:
+        numbers = pd.to_numeric(pd.Series(categories, dtype=object), errors="coerce")
+        read = numbers.notna()
+        fractions = read & (numbers != numbers.round())
+        if read.mean() > MOSTLY and (fractions.mean() > MOSTLY / 2 or (n is not None and 2 * J > n)):
+            odd = "" if read.all() else f", though {str(pd.Series(categories, dtype=object)[~read].iloc[0])!r} is none"
+            raise DataError(
+                f"column {name!r} is text with {J} levels that look like numbers{odd}; make it numbers by pd.to_numeric("
+                f"data[{name!r}], errors='coerce'), or write factor({name}) if they are categories."
+            )
+    if n is not None and J >= n:
+        raise DataError(
+            f"the categorical predictor {name} has as many levels as there are rows ({n}), a coefficient for each row; leave it out, or "
+            "make it a number if it is one."
+        )
 
 
 def _plans(formula: Formula, awkward: frozenset[str]) -> dict[str, Any]:

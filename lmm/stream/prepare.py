@@ -17,7 +17,7 @@ from lmm.design.response import numeric_response
 from lmm.errors import ArgumentError, DataError, FormulaError, LmmWarning, ResponseError, warn
 from lmm.formula import Evaluated, Formula, Table, evaluate, parse
 from lmm.formula.engine import FUNCTIONS
-from lmm.formula.evaluate import as_evaluated
+from lmm.formula.evaluate import as_evaluated, check_categories
 from lmm.formula.names import as_expression, awkward_names, names_in, readable, refuse_unknown, resolve
 from lmm.formula.parse import unknown_structure
 from lmm.formula.scan import unquote
@@ -254,6 +254,7 @@ def _categories(found: Evaluated, coding: Mapping[str, str], formula: Formula) -
 
 
 def _assemble(formula: Formula, scan: Scan, rows: Any, found: Evaluated, settings: dict[str, Any], na_action: str, family: Any) -> Recipe:
+    check_categories(found, None)
     as_written = {factors: i for i, factors in enumerate(dict.fromkeys(bar.factors for bar in formula.bars))}
     for message in found.said:
         warn(message, LmmWarning)

@@ -23,6 +23,8 @@ data = pd.DataFrame(
     }
 )
 F = "yield ~ x + (1|g)"
+THREE = np.array(list("abc"))[np.arange(n) % 3]
+ROUNDED = [f"{v:.2f}" for v in np.arange(n) % 25 / 7]
 hole = np.arange(n) == 3
 
 
@@ -67,6 +69,33 @@ CASES = {
     "negative df": ("yield ~ ns(x, df=-3) + (1|g)", data, {}, ArgumentError, r"ns\(\): df=-3"),
     "df below the degree": ("yield ~ bs(x, df=2) + (1|g)", data, {}, ArgumentError, r"bs\(\): df=2 must be a whole number, 3 or more"),
     "boundary knots": ("yield ~ ns(x, df=3, Boundary.knots=c(1, 0)) + (1|g)", data, {}, ArgumentError, "the smaller first"),
+    "one level of a predictor": ("yield ~ x + one + (1|g)", change(one="a"), {}, DataError, r"predictor one has one level .*\('a'\)"),
+    "one level left by subset": ("yield ~ f + (1|g)", change(f=THREE), {"subset": "f == 'a'"}, DataError, r"f has one level .*\('a'\)"),
+    "one level of a slope": ("yield ~ x + (one|g)", change(one="a"), {}, DataError, "predictor one has one level"),
+    "numbers as text": (F, change(x=data["x"].astype(str)), {}, DataError, "column 'x' is text with 60 levels that look like numbers;"),
+    "numbers as text, one a dot": (F, change(x=data["x"].astype(str).mask(hole, ".")), {}, DataError, r"though '\.' is none; make it num"),
+    "rounded numbers as text": (F, change(x=ROUNDED), {}, DataError, "column 'x' is text with 25 levels that look like numbers;"),
+    "a level in each row": (F, change(x=[f"r{i}" for i in range(n)]), {}, DataError, "x has as many levels as there are rows"),
+    "contrasts are a list": (F, data, {"contrasts": ["sum"]}, ArgumentError, r"contrasts=\['sum'\] must be columns to codings"),
+    "contrasts are text": (F, data, {"contrasts": "sum"}, ArgumentError, "contrasts='sum' must be columns to codings"),
+    **{
+        f"contrasts {i}": ("yield ~ f + (1|g)", change(f=THREE), {"contrasts": {"f": value}}, ArgumentError, f"'f'.*{words}")
+        for i, (value, words) in enumerate(
+            [
+                (3, "a matrix of numbers"),
+                ("summ", "no coding.*Did you mean 'sum'"),
+                (("treatment", "b"), "write relevel"),
+                (np.ones((2, 2)), "has 3 levels; a matrix of contrasts for it is 3 x 2, not 2 x 2"),
+                (np.ones((3, 3)), "not 3 x 3"),
+                (np.ones((3, 2)), "depend on each other"),
+                (np.full((3, 2), np.nan), "a matrix of numbers"),
+                ({"a": [1, 2]}, "not 2 x 1"),
+                (lambda *a: 1, "a matrix of numbers"),
+            ]
+        )
+    },
+    "contrasts of a group": ("yield ~ x + (1|text)", data, {"contrasts": {"text": "sum"}}, ArgumentError, "no predictor by itself"),
+    "levels given, others there": ("yield ~ C(g, levels=[1]) + (1|pair)", data, {}, DataError, "values that are none of the levels given"),
     "one interval": ("yield ~ cut(x, 1) + (1|g)", data, {}, ArgumentError, r"cut\(\): breaks=1"),
     "everything missing": (F, change(x=np.nan), {}, DataError, r"no complete row is left of 60: missing values in 'x' \(60 rows\)"),
     "no rows": (F, data.iloc[:0], {}, DataError, "no rows"),
