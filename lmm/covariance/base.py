@@ -124,6 +124,10 @@ class Covariance(abc.ABC):
     def boundary(self, theta: np.ndarray) -> np.ndarray:
         """Distances to the boundary, one per constrained parameter: 0 where a variance or 1 - r^2 vanishes."""
 
+    def restricted(self, columns: np.ndarray) -> Covariance:
+        """The structure of some of the columns, in their order."""
+        return type(self)(len(columns))  # type: ignore[call-arg]
+
     def holding(self, first: int, second: int | None = None) -> Coordinates:
         """Coordinates, one of which is the standard deviation of column ``first``, or its correlation with ``second``.
 

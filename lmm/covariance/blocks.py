@@ -114,6 +114,15 @@ class Blocks(Covariance):
     def boundary(self, theta: np.ndarray) -> np.ndarray:
         return np.concatenate([part.boundary(own) for part, own, _, _ in self._walk(theta)])
 
+    def restricted(self, columns: np.ndarray) -> Covariance:
+        parts, first = [], 0
+        for part in self.parts:
+            own = [int(a) - first for a in columns if first <= a < first + part.k]
+            first += part.k
+            if own:
+                parts.append(part.restricted(np.array(own)))
+        return merge(parts)
+
     def holding(self, first: int, second: int | None = None) -> Coordinates:
         parts: list[Coordinates] = []
         held = None

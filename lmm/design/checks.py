@@ -9,10 +9,20 @@ from lmm.design.random import RandomPart
 from lmm.errors import ArgumentError, GroupingError
 from lmm.formula.levels import strings
 
+#: weights between which their squares, and those of sums of them, are numbers in double precision
+WEIGHTS = (1e-70, 1e70)
+
 
 def check_weights(weights: np.ndarray | None) -> None:
     """ArgumentError unless every prior weight is positive."""
-    if weights is None or weights.min() > 0:
+    if weights is None:
+        return
+    if weights.min() > 0:
+        for extreme in (weights.min(), weights.max()):
+            if not WEIGHTS[0] < extreme < WEIGHTS[1]:
+                raise ArgumentError(
+                    f"weights have values of size {extreme:.0e}, whose squares double precision does not hold; rescale them."
+                )
         return
     negative, zero = int((weights < 0).sum()), int((weights == 0).sum())
     if negative:

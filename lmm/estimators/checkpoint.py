@@ -20,6 +20,7 @@ import numpy as np
 
 from lmm.atomic import replacing
 from lmm.errors import ArgumentError
+from lmm.estimators.start import check_size
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 
@@ -56,7 +57,7 @@ class Checkpoint:
         self.path = None if path is None else Path(path)
         if self.path is None:
             return
-        self.what = fingerprint(problem, method)
+        self.problem, self.what = problem, fingerprint(problem, method)
         self.numbers = [float(x) for x in np.concatenate([np.ravel(each) for each in numbers])]
         self.lowest, self.comparable, self.evaluations, self.before = np.inf, comparable, 0, 0
 
@@ -73,6 +74,7 @@ class Checkpoint:
             stored = self._read()
             if len(stored["theta"]) != len(start):  # cannot be where the fingerprints are equal
                 raise ArgumentError(f"checkpoint={str(self.path)!r} holds {len(stored['theta'])} parameters; this fit has {len(start)}.")
+            check_size(np.array(stored["theta"], dtype=float), self.problem, f"checkpoint={str(self.path)!r}")
             self.before = self.evaluations = int(stored["evaluations"])
             self.lowest = np.inf if stored["objective"] is None else float(stored["objective"])
             return np.array(stored["theta"], dtype=float), self._watch(callback)

@@ -42,9 +42,9 @@ from lmm.estimators.boundary import escapes, snap
 from lmm.estimators.checkpoint import Checkpoint, data_numbers
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
-from lmm.estimators.likelihood import finish
+from lmm.estimators.likelihood import finish, of_determined
 from lmm.estimators.restart import second_look
-from lmm.estimators.trust_region import Outcome, Point, step_within
+from lmm.estimators.trust_region import NOWHERE, Outcome, Point, step_within
 from lmm.linalg import threads
 from lmm.model.moments import starting_values
 from lmm.model.problem import Problem
@@ -114,6 +114,10 @@ class ExpectationMaximization:
         """
         begin = perf_counter()
         evaluate = Evaluator(problem, self.reml)
+        if not self.control.evaluate_only:
+            without = of_determined(self, problem, evaluate, start, callback)
+            if without is not None:
+                return without
         theta = starting_values(problem.cross, problem.structures) if start is None else np.asarray(start, dtype=float)
         saved = Checkpoint(self.control.checkpoint, problem, (self.name, "reml" if self.reml else "ml"), data_numbers(problem, theta[:0]))
         theta, callback = saved.begin(theta, callback)
@@ -202,7 +206,7 @@ def climb(evaluate: Evaluator, theta: np.ndarray, tolerance: float, limit: int, 
     search = _Search(evaluate, tolerance, limit, not accelerate, callback)
     point = search.at(theta, 0.0, np.inf)
     if not np.isfinite(point.objective):
-        return Outcome(point, False, "the criterion cannot be computed at the start", 0, 1, float("nan"), tuple(search.trace))
+        return Outcome(point, False, NOWHERE, 0, 1, float("nan"), tuple(search.trace))
     for _ in search.problem.structures:  # EM never leaves a zero, so those of the start go first
         better = _escape(search, point)
         if better is None:

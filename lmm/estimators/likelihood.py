@@ -7,7 +7,7 @@ problem the exact Hessian takes its place. A zero variance is reported as a mini
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -25,6 +25,7 @@ from lmm.estimators.stochastic import ENOUGH, UNSURE, StochasticEvaluator, evalu
 from lmm.estimators.trust_region import Outcome, minimize
 from lmm.linalg import threads
 from lmm.model import gaussian, hessian
+from lmm.model.determined import determined, gathered, restricted, spread
 from lmm.model.moments import starting_values
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate, MonteCarlo
@@ -80,6 +81,10 @@ class MaximumLikelihood:
         """
         begin = perf_counter()
         evaluate = evaluator(problem, self.reml, self.sigma, self.control)
+        if not self.control.evaluate_only:
+            without = of_determined(self, problem, evaluate, start, callback)
+            if without is not None:
+                return without
         moments = starting_values(problem.cross, problem.structures, self.sigma)
         theta = moments if start is None else np.asarray(start, dtype=float)
         saved = Checkpoint(
@@ -139,6 +144,34 @@ class MaximumLikelihood:
         if hessian.is_cheap(evaluate.sizes, hessian.DENSE_LIMIT):
             return evaluate.hessian(evaluate.in_theta(theta))
         return hessian.by_differences(lambda at: evaluate.in_theta(at).gradient, theta)
+
+
+def of_determined(
+    estimator: Any, problem: Problem, evaluate: Evaluator, start: np.ndarray | None, callback: Callable[[dict[str, Any]], None] | None
+) -> Estimate | None:
+    """The estimate where the data do not determine every variance, the others held at zero; None where they do.
+
+    ``estimator`` fits the problem of the columns that are left, ``evaluate`` is the criterion of the whole one.
+    """
+    found = determined(problem, evaluate.reml)
+    if found.all:
+        return None
+    inner = restricted(problem, found.kept)
+    if inner is None:
+        point = evaluate(np.zeros(problem.n_theta))
+        outcome = Outcome(point, True, "no variance is determined by the data", 0, 1, 0.0, ())
+        return replace(finish(problem, evaluate, outcome, estimator.name, {}), messages=found.notes)
+
+    def whole(line: dict[str, Any]) -> dict[str, Any]:
+        return {**line, "theta": spread(problem, found.kept, line["theta"])}
+
+    told = None if callback is None else lambda line: callback(whole(line))
+    own: Estimate = estimator.fit(inner, None if start is None else gathered(problem, found.kept, start), told)
+    point = evaluate(spread(problem, found.kept, own.theta))
+    done, trace = own.convergence, tuple(whole(line) for line in own.trace)
+    outcome = Outcome(point, done.converged, done.message, done.iterations, done.evaluations, done.scaled_gradient**2 / 2.0, trace)
+    estimate = finish(problem, evaluate, outcome, estimator.name, done.seconds)
+    return replace(estimate, messages=(*found.notes, *estimate.messages), report=own.report, n_parameters=own.n_parameters)
 
 
 def check_sigma(value: Any, name: str = "sigma", what: str = "the residual standard deviation") -> float:

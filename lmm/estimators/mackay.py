@@ -32,7 +32,7 @@ from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
 from lmm.estimators.em import check_limits, optimum, promised
 from lmm.estimators.given import given_covariances
-from lmm.estimators.likelihood import check_sigma, finish
+from lmm.estimators.likelihood import check_sigma, finish, of_determined
 from lmm.estimators.restart import lowest_start
 from lmm.estimators.trust_region import Outcome, Point
 from lmm.linalg import threads
@@ -119,6 +119,9 @@ class MacKay:
         begin = perf_counter()
         evaluate = Evaluator(problem, True)
         if self.form == "corrected":
+            without = of_determined(self, problem, evaluate, start, callback) if self.start_variances is None else None
+            if without is not None:
+                return without
             tolerance = 1e-12 if self.tolerance is None else self.tolerance
             theta = self._start_theta(problem, start)
             outcome = optimum(evaluate, theta, tolerance, self.max_iterations, True, callback)

@@ -11,6 +11,9 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError
 from lmm.model.records import Estimate
 
+#: standard deviations relative to sigma, per root mean square of the column, beyond which nothing is left of the residual
+LARGEST = 1e6
+
 
 def check_start(start: Any, design: Design, problem: Any, required: bool = False) -> np.ndarray | None:
     """Parameters from what the user gave; None to begin from moments.
@@ -30,6 +33,10 @@ def check_start(start: Any, design: Design, problem: Any, required: bool = False
             raise ArgumentError(f"evaluate_only=True needs start=, the {len(names)} parameters {'; '.join(names)}.")
         return None
     if isinstance(start, Mapping):
+        if family is None and "beta" in start:  # profiled out, as in lme4
+            start = {key: value for key, value in start.items() if key != "beta"}
+            if not start:
+                return check_start(None, design, problem, required)
         unknown = [key for key in start if key not in parts]
         if unknown or "theta" not in start or ("phi" in start and "beta" not in start):
             known = ", ".join(map(repr, parts))
@@ -46,9 +53,21 @@ def check_start(start: Any, design: Design, problem: Any, required: bool = False
         raise ArgumentError(f"start has shape {theta.shape}; this model has {problem.n_theta} parameters: {'; '.join(names)}{more}.")
     if not np.all(np.isfinite(theta)):
         raise ArgumentError("start holds values that are not finite.")
+    check_size(theta, problem, "start")
     if family is not None and family.n_parameters and len(theta) == lengths[-1]:
         family.check_parameters(theta[-family.n_parameters :])
     return theta
+
+
+def check_size(theta: np.ndarray, problem: Any, what: str) -> None:
+    """ArgumentError where theta, first of the parameters, has standard deviations at which the criterion has no digits left."""
+    terms = zip(problem.structures, problem.split(theta[: problem.n_theta]), problem.grams(), strict=True)
+    largest = max(float(np.max(np.abs(s.standardised(own, gram)), initial=0.0)) for s, own, gram in terms)
+    if not largest < LARGEST:
+        raise ArgumentError(
+            f"{what} has random effects {largest:.0e} times as large as the residuals, where the criterion cannot be computed; "
+            "theta are standard deviations relative to sigma, of order 1."
+        )
 
 
 def all_parameters(estimate: Estimate) -> np.ndarray:

@@ -18,6 +18,8 @@ from lmm.model.records import Convergence
 
 #: share of the promised decrease under which a learned correction is doubted, and evaluations after which one doubt is enough
 DOUBT, PATIENCE = 0.5, 12
+#: why a search did not begin
+NOWHERE = "the criterion cannot be computed where the search begins"
 #: promised decrease under which the exact Hessian is worth its price
 NEAR = 1.0
 
@@ -141,6 +143,8 @@ def minimize(
     evaluations, iterations = 1, 0
     record(point, np.nan, True)
     correction, doubts = np.zeros_like(point.hessian), 0
+    if not np.isfinite(point.objective):
+        return Outcome(point, False, NOWHERE, iterations, evaluations, float("nan"), tuple(trace))
     while True:
         step, promised = step_within(point.gradient, point.hessian + correction, radius)
         if refine is not None and tolerance < promised < NEAR:

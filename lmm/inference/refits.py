@@ -26,6 +26,7 @@ from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.estimators.start import all_parameters
 from lmm.linalg import threads
 from lmm.model import batch_sums
+from lmm.model.determined import determined
 from lmm.model.problem import GeneralizedProblem, Problem, build_generalized, build_problem
 from lmm.model.records import Estimate
 
@@ -40,7 +41,7 @@ SUMS_LIMIT = 200_000
 def is_batched(problem: Any, estimator: Any) -> TypeGuard[Problem]:
     """Whether refits can be made side by side."""
     plain = type(estimator) is MaximumLikelihood and estimator.sigma is None and not estimator.control.evaluate_only
-    return plain and isinstance(problem, Problem) and batch.takes(problem)
+    return plain and isinstance(problem, Problem) and batch.takes(problem) and determined(problem, estimator.reml).all
 
 
 def is_laplace(problem: Any, estimator: Any) -> TypeGuard[GeneralizedProblem]:

@@ -94,7 +94,7 @@ def levels(data: Levels, T: np.ndarray, dT: np.ndarray, reml: bool, order: int) 
         Mi = np.einsum("isr,spqr->ipqr", dG[:, row, column], between)
         Mi = np.einsum("apr,ipqr,bqr->iabr", head.root, Mi, head.root, optimize=True)
         H -= np.einsum("ipqr,lpqr->ilr", Mi, Mi)
-    H -= weight / head.r2 * rho[:, None] * rho[None] * (1.0 if order == 1 else 0.5)
+    H -= weight * rho[:, None] * (rho / head.r2)[None] * (1.0 if order == 1 else 0.5)
     gradient, curvature = chain(D, T, dT)
     return Values(value, gradient, H + curvature, head.beta, cov, head.r2, (D,), (b,))
 

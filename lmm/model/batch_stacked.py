@@ -69,7 +69,8 @@ def stacked(data: Stacked, T: list[np.ndarray], dT: list[np.ndarray], reml: bool
 
 def _second(trace: np.ndarray | None, quad: np.ndarray, rho: np.ndarray, r2: np.ndarray, degrees: np.ndarray) -> np.ndarray:
     """Second derivatives along the directions: the average information, or exact ones where the ``trace`` is given."""
-    ratio = rho[:, None] * rho[None] / r2**2
+    share = rho / r2
+    ratio = share[:, None] * share[None]
     if trace is None:
         return degrees * (quad / r2 - ratio)
     return degrees * (2.0 * quad / r2 - ratio) - trace

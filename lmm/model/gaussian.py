@@ -239,8 +239,8 @@ def average_information(
     for (start, own), e in zip(v_all, es, strict=True):
         part = own.reshape(len(own), -1) @ e.reshape(-1)
         rho = rho + xp.concatenate([xp.zeros(start), part, xp.zeros(m - start - len(own))])
-    r2 = val.r2
-    AI = data.degrees * (quad / r2 - rho[:, None] * rho[None] / r2**2)
+    share = rho / val.r2  # not squares of r2, which a small unit of the response would lose
+    AI = data.degrees * (quad / val.r2 - share[:, None] * share[None])
     return (AI + AI.T) / 2
 
 

@@ -147,7 +147,8 @@ def in_directions(parts: Pieces, dG: list[np.ndarray], degrees: float, variance:
             "iab,bcda,jcd->ij", dG[t], P, dG[s], optimize=["einsum_path", (0, 1), (0, 1)]
         )
     if variance is None:
-        out = -trace + degrees * (2.0 * parts.quad / parts.r2 - np.outer(parts.rho, parts.rho) / parts.r2**2)
+        share = parts.rho / parts.r2
+        out = -trace + degrees * (2.0 * parts.quad / parts.r2 - np.outer(share, share))
     else:
         out = -trace + 2.0 * parts.quad / variance
     return (out + out.T) / 2

@@ -31,6 +31,8 @@ from lmm.model.system import arrange, collect, make_coupled, make_system, orthon
 
 #: residual sum of squares over total under which the fixed effects explain the response entirely
 PERFECT = 1e-24
+#: sizes of a response between which its squares, and theirs, are numbers in double precision
+SIZES = (1e-70, 1e70)
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,8 +262,14 @@ def _moments(design: Design) -> tuple[float, float]:
 def _residual(design: Design, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least-squares coefficients and residuals of the response less its offset."""
     y = design.y if design.offset is None else design.y - design.offset
+    size = float(np.abs(y).max(initial=0.0))
+    if size and not SIZES[0] < size < SIZES[1]:
+        raise ResponseError(
+            f"the response {design.response!r} has values of size {size:.0e}, whose squares double precision does not hold. "
+            "Choose another unit: multiply it by a constant."
+        )
     beta0, residual = least_squares(design.X, R, y, design.weights)
-    if residual @ residual <= PERFECT * max(float(y @ y), 1e-300):
+    if len(R) >= len(y) or residual @ residual <= PERFECT * max(float(y @ y), 1e-300):
         raise ResponseError(
             f"The fixed effects explain the response {design.response!r} exactly, so there is nothing left for random effects "
             "or a residual variance. Check for a predictor that is a copy of the response."

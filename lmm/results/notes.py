@@ -14,6 +14,8 @@ from lmm.results.components import boundary_distances, column_gram, degenerate_d
 
 #: how the message of an unconverged fit begins
 UNCONVERGED = "the fit did not converge: "
+#: how that of a variance that the data do not determine begins, the grouping factor after it
+UNDETERMINED = "Not determined, "
 
 
 def notes(design: Design, estimate: Estimate, tol: float = 1e-4) -> list[str]:
@@ -53,7 +55,7 @@ def monte_carlo_note(design: Design, estimate: Estimate) -> str:
 def warned(design: Design, estimate: Estimate) -> Estimate:
     """Warn of an unconverged or singular estimate; the same estimate with the texts among its messages."""
     for text in estimate.messages:
-        warn(text, ConvergenceWarning)
+        warn(text, SingularFitWarning if text.startswith(UNDETERMINED) else ConvergenceWarning)
     said: list[tuple[str, type[LmmWarning]]] = []
     if not estimate.convergence.converged:
         said.append((f"{UNCONVERGED}{estimate.convergence.message}.", ConvergenceWarning))
@@ -69,7 +71,7 @@ def singular_notes(design: Design, estimate: Estimate, tol: float) -> list[str]:
     out = []
     for term, T, distances in zip(design.terms, estimate.factors, boundary_distances(design, estimate, tol), strict=True):
         count = int(np.sum(distances < tol))
-        if count:
+        if count and not any(text.startswith(f"{UNDETERMINED}{term.group}: ") for text in estimate.messages):
             unit = units(column_gram(design, term, estimate.family))
             out.append(_singular_note(term, degenerate_directions(unit[:, None] * T, count, tol), unit))
     return out

@@ -1,0 +1,210 @@
+"""Which random columns have a variance that the data determine, read off the cross-products before any search.
+
+The criterion depends on the random effects through Z G Z' alone, REML's on what is left of Z beside the fixed effects. A column says
+nothing of its own where, at all levels, it is a fixed combination of columns before it in terms of the same levels (a constant slope,
+a slope twice another, a grouping factor written twice), or, for REML, where what is left of it is: a term whose columns lie in the
+span of the fixed effects. The likelihood is then flat in its variance, which is held at zero; coefficients and every other variance
+are those of the model without it. With A = sum_j Z_j'WZ_j over the matched levels and, for REML, A less sum_j R_j'R_j, R = Q'WZ with
+orthonormal fixed columns, a column is dependent when what is left of it after those kept before is shorter than a millionth of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from lmm.covariance import Covariance
+from lmm.design.records import RandomTerm
+from lmm.model.crossproducts import CrossProducts, Pairs
+from lmm.model.problem import Problem, assemble
+from lmm.model.system import orthonormal
+
+#: square of the relative length under which a column counts as dependent: rounding of sums of squares is below it
+DEPENDENT = 1e-12
+
+
+@dataclass(frozen=True)
+class Determined:
+    """Columns kept per term, and a sentence for each set of columns held at zero."""
+
+    kept: tuple[np.ndarray, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def all(self) -> bool:
+        """Whether every column is kept."""
+        return not self.notes
+
+
+def determined(problem: Problem, reml: bool) -> Determined:
+    """What the data of a linear problem determine."""
+    cross, p = problem.cross, problem.p
+    kept: list[list[int]] = [[] for _ in problem.structures]
+    notes: list[str] = []
+    for together in _same_levels(cross):
+        place = [(t, a) for t, _ in together for a in range(cross.diag[t].shape[0])]
+        gram = _gram(cross, together)
+        length = np.diagonal(gram).copy()
+        free = _independent(gram, length)
+        left = free
+        if reml and p:
+            fixed = [orthonormal(cross.rhs[t][:p], problem.R)[..., order] for t, order in together]
+            R = np.concatenate(fixed, axis=1)
+            flat = np.swapaxes(R, 1, 2).reshape(-1, R.shape[1])
+            left = _independent(gram - flat.T @ flat, length)
+        for i, (t, a) in enumerate(place):
+            if i in left:
+                kept[t].append(a)
+        notes += _notes(problem, place, free, left, length)
+    return Determined(tuple(np.array(sorted(own), dtype=int) for own in kept), tuple(notes))
+
+
+def _same_levels(cross: CrossProducts) -> list[list[tuple[int, np.ndarray | slice]]]:
+    """Terms whose levels are the same sets of rows, with the order of their levels that matches the first of them."""
+    out: list[list[tuple[int, np.ndarray | slice]]] = []
+    for t, own in enumerate(cross.diag):
+        for group in out:
+            s = group[0][0]
+            pairs = cross.pairs[s, t]
+            J = own.shape[-1]
+            if J == cross.diag[s].shape[-1] == len(pairs.rows) and len(np.unique(pairs.cols)) == J:
+                order = np.empty(J, dtype=int)
+                order[pairs.rows] = pairs.cols
+                group.append((t, order))
+                break
+        else:
+            out.append([(t, slice(None))])
+    return out
+
+
+def _gram(cross: CrossProducts, together: list[tuple[int, np.ndarray | slice]]) -> np.ndarray:
+    """sum_j Z_j'WZ_j over the columns of terms of the same levels."""
+    rows = []
+    for t, _ in together:
+        line = []
+        for s, _ in together:
+            if s == t:
+                line.append(cross.diag[t].sum(axis=-1))
+            elif t < s:
+                line.append(cross.pairs[t, s].blocks.sum(axis=-1))
+            else:
+                line.append(cross.pairs[s, t].blocks.sum(axis=-1).T)
+        rows.append(np.concatenate(line, axis=1))
+    return np.concatenate(rows)
+
+
+def _independent(gram: np.ndarray, length: np.ndarray) -> list[int]:
+    """Columns that are no combination of those kept before them; ``length`` (k,) are their whole squares."""
+    kept: list[int] = []
+    for a in range(len(gram)):
+        rest = gram[a, a]
+        if kept:
+            unit = np.sqrt(length[kept])
+            inner = gram[np.ix_(kept, kept)] / np.outer(unit, unit)
+            across = gram[kept, a] / unit
+            rest = rest - across @ np.linalg.lstsq(inner, across, rcond=1e-14)[0]
+        if length[a] > 0 and rest > DEPENDENT * length[a]:
+            kept.append(a)
+    return kept
+
+
+def _notes(problem: Problem, place: list[tuple[int, int]], free: list[int], left: list[int], length: np.ndarray) -> list[str]:
+    """Sentences that name the columns held at zero, and why."""
+    out = []
+    for t in dict.fromkeys(t for t, _ in place):
+        group, columns = problem.labels[t] if problem.labels else (f"term {t + 1}", tuple(map(str, range(problem.structures[t].k))))
+        own = [(i, columns[a]) for i, (s, a) in enumerate(place) if s == t]
+        zero = [name for i, name in own if length[i] == 0]
+        twin = [name for i, name in own if i not in free and length[i] > 0]
+        fixed = [name for i, name in own if i in free and i not in left]
+        others = list(dict.fromkeys(problem.labels[s][0] for s, _ in place if s != t)) if problem.labels else []
+        if zero:
+            out.append(_sentence(group, columns, zero, "it is zero in every row", "they are zero in every row"))
+        if twin:
+            beside = f" or of {', '.join(others)}, which has the same levels" if others else ""
+            why = f"of the other columns of {group}{beside}"
+            if len(twin) == len(columns) and others:
+                why = f"of the columns of {', '.join(others)}, which has the same levels"
+            elif twin == ["Intercept"] or len(columns) == 1:
+                why = f"of the columns of {', '.join(others) or group}"
+            constant = " (a constant slope is the intercept)" if not others and "Intercept" in columns and len(columns) == 2 else ""
+            out.append(_sentence(group, columns, twin, f"it is a combination {why}{constant}", f"they are combinations {why}"))
+        if fixed:
+            out.append(_sentence(group, columns, fixed, "its columns lie in the span of the fixed effects", ""))
+    return out
+
+
+def _sentence(group: str, columns: tuple[str, ...], held: list[str], one: str, several: str) -> str:
+    named = "1" if held == ["Intercept"] else " + ".join(["1" if name == "Intercept" else name for name in held])
+    term = named if "Intercept" in held else f"0 + {named}"
+    why = several if several and len(held) > 1 else one
+    return (
+        f"Not determined, {group}: the data say nothing of the variance of ({term} | {group}), because {why}. It is held at zero, and no "
+        f"other estimate depends on it; leave {' and '.join(held)} out of the random effects of {group}."
+    )
+
+
+def restricted(problem: Problem, kept: Sequence[np.ndarray]) -> Problem | None:
+    """The problem with the random columns that are kept alone; None where no term has one."""
+    terms = [t for t, own in enumerate(kept) if len(own)]
+    if not terms:
+        return None
+    cross = problem.cross
+    pairs = {}
+    for i, t in enumerate(terms):
+        for j in range(i + 1, len(terms)):
+            old = cross.pairs[t, terms[j]]
+            pairs[i, j] = Pairs(old.rows, old.cols, old.blocks[np.ix_(kept[t], kept[terms[j]])])
+    smaller = replace(
+        cross,
+        diag=tuple(cross.diag[t][np.ix_(kept[t], kept[t])] for t in terms),
+        rhs=tuple(cross.rhs[t][:, kept[t]] for t in terms),
+        pairs=pairs,
+    )
+    nothing = np.zeros(0, dtype=np.int32)
+    records = []
+    for t in terms:
+        group, columns = problem.labels[t] if problem.labels else (str(t), tuple(map(str, range(problem.structures[t].k))))
+        structure = problem.structures[t].restricted(kept[t])
+        names = tuple(columns[a] for a in kept[t])
+        records.append(RandomTerm(group, names, pd.RangeIndex(0), nothing, np.zeros((0, len(names))), structure))
+    made = assemble(
+        smaller,
+        records,
+        problem.R,
+        problem.beta0,
+        problem.names,
+        (problem.location, problem.scale),
+        dict(problem.seconds),
+        problem.plan.backend,
+        "iterative" if problem.plan.iterative else "exact",
+    )
+    return replace(made, plan=replace(made.plan, devices=problem.plan.devices))
+
+
+def spread(problem: Problem, kept: Sequence[np.ndarray], theta: np.ndarray) -> np.ndarray:
+    """theta (m,) of the whole problem from that of the restricted one: zero where columns are held."""
+    out, at = [], 0
+    for structure, own in zip(problem.structures, kept, strict=True):
+        G = np.zeros((structure.k, structure.k))
+        if len(own):
+            inner = structure.restricted(own)
+            T = inner.factor(theta[at : at + inner.n_theta])
+            at += inner.n_theta
+            G[np.ix_(own, own)] = T @ T.T
+        out.append(structure.from_matrix(G) + 0.0)  # no negative zeros
+    return np.concatenate(out)
+
+
+def gathered(problem: Problem, kept: Sequence[np.ndarray], theta: np.ndarray) -> np.ndarray:
+    """theta of the restricted problem from that of the whole one."""
+    out = []
+    for structure, own, part in zip(problem.structures, kept, problem.split(theta), strict=True):
+        if len(own):
+            T: np.ndarray = structure.factor(part)
+            inner: Covariance = structure.restricted(own)
+            out.append(inner.from_matrix((T @ T.T)[np.ix_(own, own)]))
+    return np.concatenate(out)

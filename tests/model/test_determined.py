@@ -1,0 +1,103 @@
+"""Variances that the data do not determine are held at zero and named; all other numbers are those of the model without them."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lmm
+from lmm.design import build_design
+from lmm.model.determined import determined
+from lmm.model.problem import build_problem
+
+
+@pytest.fixture(scope="module")
+def sleep() -> pd.DataFrame:
+    data = lmm.datasets.load("sleepstudy")
+    subject = data["Subject"].astype(str)
+    return data.assign(S=subject, q="other " + subject, zero=0.0, three=3.0, twice=2 * data["Days"], Hours=24 * data["Days"] + 5)
+
+
+def fitted(formula, data, **given):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        fit = lmm.lmer(formula, data, **given)
+    return fit, [(w.category, str(w.message)) for w in seen]
+
+
+CASES = [
+    ("Reaction ~ S + Days + (1|S)", None, "(1 | S), because its columns lie in the span of the fixed effects"),
+    ("Reaction ~ S + Days + (Days|S)", "Reaction ~ S + Days + (0 + Days|S)", "(1 | S), because its columns lie in the span"),
+    ("Reaction ~ S + Days + (Days||S)", "Reaction ~ S + Days + (0 + Days|S)", "(1 | S), because its columns lie in the span"),
+    ("Reaction ~ Days + (zero|S)", "Reaction ~ Days + (1|S)", "(0 + zero | S), because it is zero in every row"),
+    ("Reaction ~ Days + (three|S)", "Reaction ~ Days + (1|S)", "(0 + three | S), because it is a combination"),
+    ("Reaction ~ Days + (three||S)", "Reaction ~ Days + (1|S)", "(0 + three | S), because it is a combination"),
+    ("Reaction ~ Days + (Days + twice|S)", "Reaction ~ Days + (Days|S)", "(0 + twice | S), because it is a combination"),
+    ("Reaction ~ Days + (Days + Hours|S)", "Reaction ~ Days + (Days|S)", "(0 + Hours | S), because it is a combination"),
+    ("Reaction ~ Days + (1|S) + (1|q)", "Reaction ~ Days + (1|S)", "(1 | q), because it is a combination of the columns of S"),
+    ("Reaction ~ Days + (Days|S) + (1|q)", "Reaction ~ Days + (Days|S)", "(1 | q), because it is a combination of the columns of S"),
+]
+
+
+@pytest.mark.parametrize(("formula", "without", "said"), CASES)
+@pytest.mark.parametrize("method", ["reml", "em"])
+def test_the_fit_is_the_one_without_the_column(sleep, formula, without, said, method) -> None:
+    fit, seen = fitted(formula, sleep, method=method)
+    assert [category for category, _ in seen] == [lmm.SingularFitWarning]
+    assert said in seen[0][1]
+    assert said in str(fit.summary()).replace("\n    ", " ")
+    assert fit.convergence.converged
+    assert fit.theta.abs().max() < 10
+    if without is None:  # nothing is left: least squares
+        X = build_design(formula, sleep).X
+        beta, rss = np.linalg.lstsq(X, sleep["Reaction"], rcond=None)[:2]
+        np.testing.assert_allclose(fit.fixef(), beta, rtol=1e-9)
+        assert fit.sigma == pytest.approx(np.sqrt(rss[0] / (180 - X.shape[1])))
+        return
+    other, _ = fitted(without, sleep, method=method)
+    assert fit.llf == pytest.approx(other.llf, abs=1e-7)
+    np.testing.assert_allclose(fit.fixef(), other.fixef(), rtol=1e-6)
+    np.testing.assert_allclose(fit.bse, other.bse, rtol=1e-4)
+    np.testing.assert_allclose(fit.predict(sleep), other.predict(sleep), rtol=1e-6)
+
+
+def test_maximum_likelihood_determines_the_variance_of_a_fixed_factor(sleep) -> None:
+    problem = build_problem(build_design("Reaction ~ S + Days + (1|S)", sleep))
+    assert determined(problem, False).all
+    assert not determined(problem, True).all
+
+
+def test_a_covariate_that_is_constant_within_levels_is_determined(sleep) -> None:
+    age = dict(zip(sleep["S"].unique(), np.linspace(20, 60, 18), strict=True))
+    problem = build_problem(build_design("Reaction ~ Days + (age|S)", sleep.assign(age=sleep["S"].map(age))))
+    assert determined(problem, True).all
+
+
+def test_the_coefficients_of_pastes_are_those_of_lme4() -> None:
+    # lme4 1.1-31: strength ~ batch + (1|batch/cask), logLik -102.7245; the intercept is the mean of batch A
+    pastes = lmm.datasets.load("Pastes")
+    fit, seen = fitted("strength ~ batch + (1|batch/cask)", pastes)
+    assert fit.llf == pytest.approx(-102.7245, abs=1e-3)
+    assert fit.params["Intercept"] == pytest.approx(pastes.loc[pastes["batch"] == "A", "strength"].mean())
+    assert "(1 | batch)" in seen[0][1]
+
+
+def test_batches_hold_what_single_fits_hold(sleep) -> None:
+    Y = sleep[["Reaction"]].assign(other=np.random.default_rng(0).normal(size=180))
+    batch = lmm.lmer_batch("~ S + Days + (Days|S)", sleep, Y)
+    fit, _ = fitted("Reaction ~ S + Days + (Days|S)", sleep)
+    np.testing.assert_allclose(batch.theta[0], fit.theta, atol=1e-5)
+    np.testing.assert_allclose(batch.beta[0], fit.fixef(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("x", [np.full(80, 3.0), np.zeros(80)])
+def test_nested_slopes_of_a_constant(x) -> None:
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        g = rng.integers(0, 8, 80)
+        data = pd.DataFrame({"g": g, "h": rng.integers(0, 4, 80), "x": x, "y": rng.normal(0, 2, 8)[g] + rng.normal(size=80)})
+        fit, seen = fitted("y ~ 1 + (x|g/h)", data)
+        other, _ = fitted("y ~ 1 + (1|g/h)", data)
+        assert fit.llf == pytest.approx(other.llf, abs=1e-6)
+        assert sum("Not determined" in text for _, text in seen) == 2
