@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from lmm.model.conditional import scale2
 from lmm.results import generalized, influence, notes, ordinal, randomeffects
 from lmm.results.collinearity import inflation
 from lmm.results.neighbours import is_maximised, quietly
-from lmm.results.render import Table
+from lmm.results.render import Table, html_escape
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -84,7 +83,7 @@ class Checks:
 
     def _repr_html_(self) -> str:
         def cell(text: object) -> str:
-            return f'<td style="text-align:left">{html.escape(str(text))}</td>'
+            return f'<td style="text-align:left">{html_escape(str(text))}</td>'
 
         rows = "\n".join(
             f"<tr>{cell(name)}{cell(row['status'])}{cell(_measure(row))}{cell(row['advice'])}</tr>" for name, row in self.table.iterrows()

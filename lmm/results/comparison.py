@@ -12,7 +12,7 @@ import pandas as pd
 from lmm.errors import ArgumentError
 from lmm.results import generalized, ordinal, updating
 from lmm.results.numberformat import coefficient_columns
-from lmm.results.render import Table
+from lmm.results.render import Table, html_lines, markdown_escape
 from lmm.results.uncertainty import sdcor_names, standard_errors
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ class MethodComparison:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return "\n".join([self.as_table().to_html(), *(f"<div>{note}</div>" for note in self._notes())])
+        return f"{self.as_table().to_html()}\n{html_lines(self._notes())}"
 
     def as_markdown(self) -> str:
         """The table as Markdown."""
-        return "\n\n".join([self.as_table().to_markdown(), *self._notes()]) + "\n"
+        return "\n\n".join([self.as_table().to_markdown(), *map(markdown_escape, self._notes())]) + "\n"
 
     def as_latex(self) -> str:
         """The table as a LaTeX ``tabular`` with booktabs rules."""

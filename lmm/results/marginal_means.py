@@ -27,6 +27,7 @@ from lmm.results.dependence import dependencies
 from lmm.results.fixed import kept_positions
 from lmm.results.predictors import interactions, variables
 from lmm.results.reference_grid import Grid, Linear, averages, reference_grid
+from lmm.results.render import html_lines
 
 TYPES = ("link", "response")
 AUTO = "auto"
@@ -52,7 +53,7 @@ class MarginalMeans(pd.DataFrame):
 
     def _repr_html_(self) -> str:
         body = pd.DataFrame(self).to_html(index=False, float_format=lambda v: f"{v:.4g}", border=0)
-        return body + "".join(f"<p style='margin:0;font-size:smaller'>{note}</p>" for note in self.attrs.get("notes", ()))
+        return body + html_lines(self.attrs.get("notes", ()), "p", "margin:0;font-size:smaller")
 
 
 @dataclass(frozen=True)

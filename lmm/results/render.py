@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _LATEX = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
-    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "`": r"\textasciigrave{}"}
     | {"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"}
 )
+_MARKDOWN = str.maketrans({character: rf"\{character}" for character in "\\`|*$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks and other control characters, which would end a cell or a line."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def html_escape(text: str) -> str:
+    """Text that a browser shows as it stands."""
+    return html.escape(text)
+
+
+def html_lines(lines: Iterable[str], tag: str = "div", style: str = "") -> str:
+    """Each line in an element of its own."""
+    opening = f'<{tag} style="{style}">' if style else f"<{tag}>"
+    return "".join(f"{opening}{html.escape(line)}</{tag}>" for line in lines)
+
+
+def markdown_escape(text: str) -> str:
+    """Text that Markdown shows as it stands: no markup, link, formula or HTML begins in it."""
+    return one_line(text).translate(_MARKDOWN).replace("](", "]\\(")
+
+
+def markdown_code(text: str) -> str:
+    """Text as code; in HTML's element where backticks or HTML stand in it."""
+    if any(character in text for character in "`<>&"):
+        return f"<code>{markdown_escape(text)}</code>"
+    return f"`{one_line(text)}`"
 
 
 def latex_escape(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
-    return text.translate(_LATEX)
+    """Text that LaTeX prints as it stands; in front of a line it is no argument of the row break before it."""
+    escaped = one_line(text).translate(_LATEX)
+    return f"{{{escaped[0]}}}{escaped[1:]}" if escaped[:1] in ("[", "*") else escaped
 
 
 @dataclass(frozen=True)
@@ -53,7 +83,7 @@ class Table:
 
         def row(cells: Sequence[str], tag: str) -> str:
             style = {"l": "text-align:left", "r": "text-align:right"}
-            inner = "".join(f'<{tag} style="{style[a]}">{html.escape(c)}</{tag}>' for c, a in zip(cells, self.align, strict=True))
+            inner = "".join(f'<{tag} style="{style[a]}">{html_escape(c)}</{tag}>' for c, a in zip(cells, self.align, strict=True))
             return f"<tr>{inner}</tr>"
 
         body = "\n".join(row(cells, "td") for cells in self.rows)
@@ -63,7 +93,7 @@ class Table:
         """A pipe table."""
 
         def row(cells: Sequence[str]) -> str:
-            return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
+            return "| " + " | ".join(markdown_escape(c) for c in cells) + " |"
 
         rule = "|" + "|".join(":--" if a == "l" else "--:" for a in self.align) + "|"
         return "\n".join([row(self.head), rule, *map(row, self.rows)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +15,7 @@ from lmm.inference import quantile_residuals as quantiles
 from lmm.model.records import Estimate
 from lmm.results import generalized, ordinal, rows
 from lmm.results.numberformat import format_column, p_value_column
-from lmm.results.render import Table
+from lmm.results.render import Table, html_lines
 from lmm.results.simulation import simulate_array
 
 FEWEST = 20
@@ -139,7 +138,7 @@ class SimulatedResiduals:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return f"<div>{html.escape(self._title())}</div>\n{self.as_table().to_html()}"
+        return f"{html_lines([self._title()])}\n{self.as_table().to_html()}"
 
 
 def simulated_residuals(

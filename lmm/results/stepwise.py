@@ -13,7 +13,7 @@ from lmm.errors import ArgumentError
 from lmm.results import deletion
 from lmm.results.neighbours import check_likelihood, with_formula
 from lmm.results.numberformat import format_column, p_value_column
-from lmm.results.render import Table
+from lmm.results.render import Table, html_lines
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -53,7 +53,7 @@ class Steps:
 
     def _repr_html_(self) -> str:
         random, fixed = (table.to_html() for table in self.as_tables())
-        notes = "".join(f"<div>{note}</div>" for note in (f"Model found: {self.fit.formula}", *self.notes))
+        notes = html_lines((f"Model found: {self.fit.formula}", *self.notes))
         return f"<div>Random terms eliminated:</div>{random}<div>Fixed terms eliminated:</div>{fixed}{notes}"
 
 

@@ -6,7 +6,6 @@ same cells. Nothing is printed from inside.
 
 from __future__ import annotations
 
-import html
 import textwrap
 from dataclasses import dataclass, field
 
@@ -20,7 +19,7 @@ from lmm.results import criteria, fixed, generalized, ordinal, rows
 from lmm.results.coefficients import LEGEND, coefficient_table, coefficients_as_text
 from lmm.results.notes import notes
 from lmm.results.numberformat import abbreviate, format_column, zap_small
-from lmm.results.render import Table, latex_escape
+from lmm.results.render import Table, html_escape, html_lines, latex_escape, markdown_code, markdown_escape
 from lmm.results.uncertainty import Uncertainty, dispersion_se
 from lmm.results.varcorr import varcorr
 
@@ -118,15 +117,15 @@ class Summary:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        parts = [f"<h4>{html.escape(self.title)}</h4>"]
-        parts += [f"<div><b>{html.escape(label)}:</b> <code>{html.escape(value)}</code></div>" for label, value in self.header]
+        parts = [f"<h4>{html_escape(self.title)}</h4>"]
+        parts += [f"<div><b>{html_escape(label)}:</b> <code>{html_escape(value)}</code></div>" for label, value in self.header]
         if self.criterion is not None:
-            parts += [f"<div>{html.escape(line)}</div>" for line in self.criterion.splitlines()]
+            parts.append(html_lines(self.criterion.splitlines()))
         for heading, table, below in self._sections():
-            parts.append((f"<h5>{html.escape(heading.rstrip(':'))}</h5>" if heading else "") + table.to_html())
-            parts += [f"<div>{html.escape(line)}</div>" for line in below]
+            parts.append((f"<h5>{html_escape(heading.rstrip(':'))}</h5>" if heading else "") + table.to_html())
+            parts.append(html_lines(below))
         if self.notes:
-            parts.append("<ol>" + "".join(f"<li>{html.escape(note)}</li>" for note in self.notes) + "</ol>")
+            parts.append(f"<ol>{html_lines(self.notes, 'li')}</ol>")
         return '<div class="lmm-summary">\n' + "\n".join(parts) + "\n</div>"
 
     def as_html(self) -> str:
@@ -135,14 +134,15 @@ class Summary:
 
     def as_markdown(self) -> str:
         """The summary as Markdown with pipe tables."""
-        parts = [f"### {self.title}", "\n".join(f"- {label}: `{value}`" for label, value in self.header)]
+        header = "\n".join(f"- {markdown_escape(label)}: {markdown_code(value)}" for label, value in self.header)
+        parts = [f"### {markdown_escape(self.title)}", header]
         if self.criterion is not None:
-            parts += self.criterion.splitlines()
+            parts += map(markdown_escape, self.criterion.splitlines())
         for heading, table, below in self._sections():
-            parts += [f"**{heading.rstrip(':')}**"] if heading else []
+            parts += [f"**{markdown_escape(heading.rstrip(':'))}**"] if heading else []
             parts.append(table.to_markdown())
-            parts += below
-        parts += ["\n".join(f"{i}. {note}" for i, note in enumerate(self.notes, 1))] if self.notes else []
+            parts += map(markdown_escape, below)
+        parts += ["\n".join(f"{i}. {markdown_escape(note)}" for i, note in enumerate(self.notes, 1))] if self.notes else []
         return "\n\n".join(parts) + "\n"
 
     def as_latex(self) -> str:
