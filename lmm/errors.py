@@ -96,6 +96,10 @@ class DegreesOfFreedomWarning(LmmWarning):
     """Degrees of freedom rest on less than they should, or on another fit than this one."""
 
 
+class PriorWarning(LmmWarning):
+    """A prior was given for a parameter that the method does not give a distribution to."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the choice nearest to ``word``, or an empty string."""
     match = difflib.get_close_matches(str(word), [str(c) for c in choices], n=1, cutoff=0.5)

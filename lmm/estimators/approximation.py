@@ -9,11 +9,12 @@ import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 from scipy.special import ndtri
 
-from lmm.estimators.posterior import KEEP, covariances_at, mean_covariance
+from lmm.estimators.posterior import KEEP, covariances_as_written, covariances_at, effects_as_written, mean_covariance
 from lmm.model import elbo
 from lmm.model.elbo import Approximation, Parameters, Rules
 from lmm.model.joint import Model
 from lmm.model.records import Draws
+from lmm.priors import Priors
 
 
 def make_rules(size: int, points: int) -> Rules:
@@ -46,14 +47,15 @@ class Found:
         unit: np.ndarray,
         rules: Rules,
         sigma: float,
+        priors: Priors,
     ):
-        self.model, self.how, self.g, self.q, self.rules = model, how, g, q, rules
-        self.beta = shift + unit * g.d
-        self.beta_factor = unit[:, None] * g.d_factor  # (p, z + p)
+        self.model, self.how, self.g, self.q, self.rules, self.priors = model, how, g, q, rules, priors
+        self.beta = shift + unit @ g.d
+        self.beta_factor = unit @ g.d_factor  # (p, z + p)
         self.beta_cov = self.beta_factor @ self.beta_factor.T
         weights = rules.zeta_weights
-        nodes = covariances_at(model, g.zeta + rules.zeta @ g.zeta_factor.T)
-        self.covariances = [mean_covariance(G, weights) for G in nodes]
+        nodes = covariances_at(model, g.zeta + rules.zeta @ g.zeta_factor.T, priors)
+        self.covariances = covariances_as_written([mean_covariance(G, weights) for G in nodes], priors.frames)
         self.phi = float(np.exp(q["log_phi"])) if "log_phi" in q else 1.0
         self.sigma = sigma
         if how.sigma == "estimate":
@@ -63,7 +65,7 @@ class Found:
 
     def _sigma(self, z: np.ndarray) -> np.ndarray:
         raw = self.q["sigma"] + np.exp(self.q["sigma_factor"]) * z
-        return np.logaddexp(0.0, raw) if self.model.transform == "softplus" else np.exp(raw)
+        return float(self.priors.sigma_unit) * np.logaddexp(0.0, raw) if self.model.transform == "softplus" else np.exp(raw)
 
     def mode_cov(self) -> list[np.ndarray]:
         """Per term (J, k, k)."""
@@ -73,7 +75,11 @@ class Found:
             if self.g.C is not None:
                 cov += np.einsum("laj,lbj->jab", self.g.C[t], self.g.C[t])
             out.append(cov)
-        return out
+        return covariances_as_written(out, self.priors.frames)
+
+    def modes(self) -> list[np.ndarray]:
+        """Means of the effects per term (J, k)."""
+        return effects_as_written([m.T for m in self.g.m], self.priors.frames)
 
     def draws(self, count: int, rng: np.random.Generator) -> Draws:
         """Independent draws, one chain."""
@@ -92,6 +98,6 @@ class Found:
                 b = m + np.einsum("kaj,daj->dkj", S, rng.standard_normal((count, *m.shape)))
                 if g.C is not None:
                     b += np.tensordot(z, g.C[t], 1)
-                effects.append(np.ascontiguousarray(np.swapaxes(b, 1, 2))[None])
-        covariances = tuple(G[None] for G in covariances_at(model, zeta))
+                effects.append(np.ascontiguousarray(np.swapaxes(b, 1, 2) @ self.priors.frames[t].T)[None])
+        covariances = tuple(G[None] for G in covariances_as_written(covariances_at(model, zeta, self.priors), self.priors.frames))
         return Draws(beta[None], covariances, sigma, phi, tuple(effects))

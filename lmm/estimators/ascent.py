@@ -19,6 +19,7 @@ from lmm.linalg import backend
 from lmm.model import elbo, scales
 from lmm.model.elbo import Approximation, Parameters
 from lmm.model.joint import Model, RowData
+from lmm.priors import Priors
 
 Array = Any
 
@@ -111,11 +112,12 @@ class Stochastic:
         self.scale /= 3.0
 
 
-def _shown(q: Parameters, data: Any, model: Model, how: Approximation) -> dict[str, Array]:
+def _shown(q: Parameters, data: Any, priors: Priors, model: Model, how: Approximation) -> dict[str, Array]:
     """What the trace records."""
-    own = zip(model.terms, scales.split(model.terms, q["zeta"]), strict=True)
-    sd = jnp.concatenate([scales.positive(zeta[: term.k], model.transform) for term, zeta in own])
-    shown = {"sd": sd, "beta": data.shift + data.unit * q["d"]}
+    own = zip(model.terms, scales.split(model.terms, q["zeta"]), priors.units, priors.frames, strict=True)
+    T = [H @ scales.factor(term, zeta, model.transform, unit) for term, zeta, unit, H in own]
+    sd = jnp.concatenate([jnp.sqrt(jnp.sum(rows * rows, axis=1)) for rows in T])
+    shown = {"sd": sd, "beta": data.shift + data.unit @ q["d"]}
     if how.sigma == "estimate":
         shown["sigma"] = jnp.exp(q["log_sigma"])
     return shown
@@ -143,7 +145,7 @@ def _quasi_newton(model: Model, how: Approximation, tree: Any, shapes: tuple[tup
             return -elbo.bound(q, data, frame, rules, sigma, priors, jnp.ones(()), model, how)[0], q
 
         (value, q), gradient = jax.value_and_grad(loss, has_aux=True)(x)
-        return value, gradient, _shown(q, data, model, how)
+        return value, gradient, _shown(q, data, priors, model, how)
 
     def direct(gradient: Array, state: Any, x: Array) -> Any:
         update, state = optimizer.update(gradient, state, x)
@@ -186,7 +188,7 @@ def _stochastic(wanted: Any, rate: float, model: Model, how: Approximation, rows
             share = jnp.asarray(rows / n if rows else 1.0)
             value, gradient = jax.value_and_grad(lambda q: -elbo.bound(q, part, frame, rules, sigma, priors, share, model, how)[0])(q)
             updates, state = optimizer.update(gradient, state, q)
-            record = {"elbo": -value, **_shown(q, data, model, how)}
+            record = {"elbo": -value, **_shown(q, data, priors, model, how)}
             q = jax.tree.map(lambda a, u: a + scale * u, q, updates)
             return (q, state, jax.tree.map(jnp.add, total, q)), record
 

@@ -51,9 +51,10 @@ class Walk:
         cross: CrossProducts,
         at: Parameters,
         rng: np.random.Generator,
+        frames: tuple[np.ndarray, ...],
     ):
         self.method, self.model, self.settings, self.rng = method, model, settings, rng
-        self.data, self.cross = data, cross
+        self.data, self.cross, self.frames = data, cross, frames
         self.steps = compiled(model, settings)
         self.at = jax.tree.map(np.asarray, at)
         self.x = np.zeros(sum(term.k * term.J for term in model.terms))
@@ -65,7 +66,7 @@ class Walk:
         self.since = 0
         self.gradients = 0.0
         floors = [1e-3 * np.sqrt(np.diagonal(G)) for G in self.at.G]
-        self.zeta = scales.from_covariances(model.terms, [np.asarray(G) for G in self.at.G], floors, "softplus")
+        self.zeta = scales.from_covariances(model.terms, [np.asarray(G) for G in self.at.G], floors, model.transform)
         self.adam = self.steps.begin(self.zeta, self.at)
         self.mean: Any = None
         self.curvature = 0.0  # of the log density in log phi
@@ -173,8 +174,8 @@ class Walk:
                 "acceptance": float(record["acceptance"][i]),
                 "samples": count,
                 "step_size": float(record["step_size"][i]),
-                "sd": np.concatenate([np.sqrt(np.diagonal(own)) for own in G]),
-                "beta": shift + unit * at.d,
+                "sd": np.concatenate([np.sqrt(np.diagonal(h @ own @ h.T)) for own, h in zip(G, self.frames, strict=True)]),
+                "beta": shift + unit @ at.d,
             }
             if self.model.family is None:
                 line["sigma"] = float(np.exp(at.log_sigma))
@@ -190,7 +191,7 @@ class Walk:
         for at in self.history[self.since :]:
             log_sd = [0.5 * np.log(np.maximum(np.diagonal(G), 1e-300)) for G in at.G]
             last = at.log_sigma if self.model.family is None else at.log_phi
-            rows.append(np.concatenate([*log_sd, shift + unit * at.d, [last]]))
+            rows.append(np.concatenate([*log_sd, shift + unit @ at.d, [last]]))
         return np.array(rows)
 
     def settled(self) -> bool:
@@ -222,7 +223,7 @@ class Walk:
         windows = self.effects[-max(1, last // WINDOW) :]
         effects = [np.mean([mean[t] for _, mean in windows], axis=0) for t in range(len(self.model.terms))]
         d = np.mean([at.d for at in own], axis=0)
-        return Path(G, shift + unit * d, float(np.mean([at.log_sigma for at in own])), float(np.mean([at.log_phi for at in own])), effects)
+        return Path(G, shift + unit @ d, float(np.mean([at.log_sigma for at in own])), float(np.mean([at.log_phi for at in own])), effects)
 
 
 def batch_error(path: np.ndarray) -> np.ndarray:

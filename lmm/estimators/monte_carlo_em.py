@@ -30,9 +30,10 @@ from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.estimators.optional import need
 from lmm.estimators.variational_start import dense_terms
 from lmm.linalg import backend
+from lmm.model import centring
 from lmm.model.crossproducts import CrossProducts, cross_products
 from lmm.model.expectation import Parameters
-from lmm.model.joint import RowData, Start, Sums, make_model, make_row_data, make_sums, start_of
+from lmm.model.joint import RowData, Start, Sums, coordinates, make_model, make_row_data, make_sums, start_of
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate, Report
 
@@ -125,23 +126,30 @@ class MonteCarloEM:
         need("optax", "method='mcem'")
         begin = perf_counter()
         rng = np.random.default_rng(self.rng)
+        model = make_model(problem, "log")
+        written, frames = problem, centring.frames(problem, model, (False,) * len(model.terms))
+        problem = centring.centre(problem, frames)
+        if start is not None:
+            m = problem.n_theta
+            start = np.concatenate([centring.theta_of(problem, frames, start[:m]), start[m:]])
         first = start_of(problem, start)
         sigma = first.sigma if isinstance(self.sigma, str) else float(self.sigma)
-        model = make_model(problem, "softplus")
         data: Sums | RowData
         if isinstance(problem, Problem):
-            data = make_sums(problem, sigma, DENSE_PAIRS)
+            data = make_sums(problem, coordinates(problem, sigma), DENSE_PAIRS)
             cross = replace(problem.cross, rhs=data.fixed, gram=data.gram)
         else:
-            data = make_row_data(problem, first.beta)
+            data = make_row_data(problem, first.beta, coordinates(problem, 1.0))
             cross = _weighted(problem, data, first)
         dense = dense_terms(model) if self.metric == "adapted" else ()
         settings = Settings(self.sampler, self.m_step == "adam", self.learning_rate, not isinstance(self.sigma, str), dense)
         with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-            walk = Walk(self, model, settings, backend.put(data), cross, _parameters(first, sigma), rng)
+            walk = Walk(self, model, settings, backend.put(data), cross, _parameters(first, sigma), rng, frames)
             converged, message = self._search(walk, problem, callback)
         path = walk.path(self._last(walk, converged))
-        estimate = self._finish(problem, path, sigma)
+        G = [h @ own @ h.T for own, h in zip(path.G, frames, strict=True)]
+        effects = [h @ own for own, h in zip(path.effects, frames, strict=True)]
+        estimate = self._finish(written, path._replace(G=G, effects=effects), sigma)
         seconds = {**problem.seconds, "optimise": perf_counter() - begin}
         steps = len(walk.trace)
         convergence = Convergence(converged, message, steps, int(walk.gradients), int(walk.gradients), float("nan"), seconds)

@@ -28,15 +28,25 @@ from lmm.estimators.checks import refuse_evaluation
 from lmm.estimators.control import Control
 from lmm.estimators.hamiltonian import IDLE, STATISTICS, Chain, compiled, first_position, moments, scattered, schedule
 from lmm.estimators.optional import need
-from lmm.estimators.posterior import KEEP, covariances_at, estimate_from, likelihood_fit, mean_covariance
+from lmm.estimators.posterior import (
+    KEEP,
+    as_centred,
+    covariances_as_written,
+    covariances_at,
+    effects_as_written,
+    estimate_from,
+    likelihood_fit,
+    mean_covariance,
+    prepare,
+)
 from lmm.linalg import backend, threads
 from lmm.model import posterior_density as density
 from lmm.model.densities import log_density
-from lmm.model.joint import Model, make_model, units_of
+from lmm.model.joint import Model, make_model
 from lmm.model.posterior_density import GeneralizedData, Space, SumData
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Draws, Estimate, Report
-from lmm.priors import Prior, resolve
+from lmm.priors import Prior, Priors
 
 Array = Any
 Callback = Callable[[dict[str, Any]], None] | None
@@ -115,10 +125,10 @@ class NUTS:
         begin = perf_counter()
         rng = np.random.default_rng(self.rng)
         model = make_model(problem, "log")
-        priors = resolve(self.priors, problem.names, problem.labels, units_of(problem))
         if model.family is not None:
             log_density(model.family)  # a family or link without one is refused before anything is computed
-        near = likelihood_fit(problem, start)
+        written, (problem, priors) = problem, prepare(problem, model, self.priors, self._held(problem))
+        near = likelihood_fit(problem, None if start is None else as_centred(problem, start, priors))
         data: SumData | GeneralizedData
         if isinstance(problem, Problem):
             sigma = near.sigma if self.sigma is None else float(self.sigma)
@@ -132,7 +142,11 @@ class NUTS:
         first = first_position(problem, near, space)
         chains = self._sample(space, data, first, keep, rng, callback)
         elapsed = perf_counter() - begin
-        return self._estimate(problem, space, data, chains, {**problem.seconds, "sample": elapsed})
+        return self._estimate(written, space, data, priors, chains, {**problem.seconds, "sample": elapsed})
+
+    def _held(self, problem: Problem | GeneralizedProblem) -> dict[str, str]:
+        """Parameters that are not sampled, and why."""
+        return {"sigma": f"sigma={self.sigma:g} fixes it."} if isinstance(problem, Problem) and self.sigma is not None else {}
 
     # ---- sampling ----
 
@@ -211,14 +225,20 @@ class NUTS:
     # ---- what was found ----
 
     def _estimate(
-        self, problem: Problem | GeneralizedProblem, space: Space, data: Any, chains: list[Chain], seconds: dict[str, float]
+        self,
+        problem: Problem | GeneralizedProblem,
+        space: Space,
+        data: Any,
+        priors: Priors,
+        chains: list[Chain],
+        seconds: dict[str, float],
     ) -> Estimate:
         model, linear = space.model, space.linear
         x = np.stack([np.concatenate(chain.positions) for chain in chains])  # (C, D, parameters)
         p, z, shape = model.p, model.size, x.shape[:2]
         beta = np.asarray(data.shift) + x[:, :, :p] @ np.asarray(data.unit).T
-        flat = covariances_at(model, x[:, :, p : p + z].reshape(-1, z))
-        covariances = tuple(G.reshape(*shape, *G.shape[1:]) for G in flat)
+        flat = covariances_at(model, x[:, :, p : p + z].reshape(-1, z), priors)
+        covariances = tuple(G.reshape(*shape, *G.shape[1:]) for G in covariances_as_written(flat, priors.frames))
         sigma = phi = None
         if linear:
             sigma = np.exp(x[:, :, -1]) if space.free_sigma else np.full(shape, float(data.sigma))
@@ -226,17 +246,20 @@ class NUTS:
             phi = np.exp(x[:, :, -1])
         terms = range(len(chains[0].effects[0]))
         effects = [np.stack([np.concatenate([block[t] for block in chain.effects]) for chain in chains]) for t in terms]
-        kept = tuple(np.ascontiguousarray(np.swapaxes(own, 2, 3)) for own in effects)
+        kept = tuple(
+            np.ascontiguousarray(np.swapaxes(own, 2, 3) @ H.T) for own, H in zip(effects, priors.frames[: len(effects)], strict=True)
+        )
         statistics = {name: np.stack([np.concatenate(chain.statistics[name]) for chain in chains]) for name in STATISTICS}
         draws = Draws(beta, covariances, sigma, phi, kept, statistics)
         convergence, messages, worst, least = self._diagnosed(model, draws, chains, seconds)
         modes, mode_cov = moments(chains, self.chains * self.draws)
+        modes, mode_cov = effects_as_written(modes, priors.frames), covariances_as_written(mode_cov, priors.frames)
         rows = beta.reshape(-1, p)
         kind = "Linear" if linear else "Generalized linear"
         count = int(statistics["diverging"].sum())
         notes: tuple[str, ...] = (
             "Estimates are posterior means and 'Posterior SD' posterior standard deviations; standard deviations and correlations of "
-            "the random effects are posterior means as well.",
+            "the random effects are posterior means as well, those of random slopes at the means of their columns.",
         )
         if linear and self.sigma is not None:
             notes += (f"The residual standard deviation was fixed at {self.sigma:g}.",)
@@ -247,7 +270,7 @@ class NUTS:
             self.name,
             beta=rows.mean(axis=0),
             beta_cov=np.cov(rows, rowvar=False).reshape(p, p) if len(rows) > 1 else np.full((p, p), np.nan),
-            covariances=[mean_covariance(G) for G in flat],
+            covariances=covariances_as_written([mean_covariance(G) for G in flat], priors.frames),
             sigma=1.0 if sigma is None else float(sigma.mean()),
             phi=1.0 if phi is None else float(phi.mean()),
             modes=modes,

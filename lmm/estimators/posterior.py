@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,13 +13,43 @@ import numpy as np
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.linalg import backend
-from lmm.model import scales
-from lmm.model.joint import Model
+from lmm.model import centring, scales
+from lmm.model.joint import Model, units_of
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Draws, Estimate, Report
+from lmm.priors import Priors, resolve, written
 
 #: numbers in the draws of the effects up to which they are kept
 KEEP = 50_000_000
+
+
+def prepare(
+    problem: Problem | GeneralizedProblem, model: Model, given: Any, held: dict[str, str]
+) -> tuple[Problem | GeneralizedProblem, Priors]:
+    """The problem about the means of the random slopes' columns, and its priors, from those that were given.
+
+    ``held`` as of :func:`lmm.priors.resolve`.
+    """
+    H = centring.frames(problem, model, written(given, problem.labels))
+    centred = centring.centre(problem, H)
+    priors = resolve(given, problem.names, problem.labels, units_of(centred, model), held)
+    return centred, replace(priors, frames=H)
+
+
+def as_centred(problem: Problem | GeneralizedProblem, start: np.ndarray, priors: Priors) -> np.ndarray:
+    """Starting values with theta of the effects b_c."""
+    m = problem.n_theta
+    return np.concatenate([centring.theta_of(problem, priors.frames, start[:m]), start[m:]])
+
+
+def effects_as_written(effects: list[np.ndarray], H: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    """Effects b = H b_c of effects (..., k) per term."""
+    return [own @ h.T for own, h in zip(effects, H, strict=True)]
+
+
+def covariances_as_written(covariances: list[np.ndarray], H: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    """Covariances H C H' of covariances (..., k, k) per term."""
+    return [h @ own @ h.T for own, h in zip(covariances, H, strict=True)]
 
 
 def likelihood_fit(problem: Problem | GeneralizedProblem, start: np.ndarray | None) -> Estimate:
@@ -30,17 +61,19 @@ def likelihood_fit(problem: Problem | GeneralizedProblem, start: np.ndarray | No
 
 @lru_cache(maxsize=32)
 def _covariances(terms: tuple[scales.Term, ...], transform: str) -> Callable[..., Any]:
-    def of(zeta: Any) -> list[Any]:
-        T = [scales.factor(term, own, transform) for term, own in zip(terms, scales.split(terms, zeta), strict=True)]
+    def of(zeta: Any, units: Any) -> list[Any]:
+        parts = zip(terms, scales.split(terms, zeta), units, strict=True)
+        T = [scales.factor(term, own, transform, unit) for term, own, unit in parts]
         return [t @ t.T for t in T]
 
-    return jax.jit(jax.vmap(of))
+    return jax.jit(jax.vmap(of, (0, None)))
 
 
-def covariances_at(model: Model, zeta: np.ndarray) -> list[np.ndarray]:
-    """Cov(b) per term (N, k, k) at draws of zeta (N, z)."""
+def covariances_at(model: Model, zeta: np.ndarray, priors: Priors) -> list[np.ndarray]:
+    """Cov(b_c) per term (N, k, k), about the means of the columns, at draws of zeta (N, z)."""
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
-        return [np.asarray(G) for G in _covariances(model.terms, model.transform)(backend.put(zeta))]
+        found = _covariances(model.terms, model.transform)(backend.put(zeta), backend.put(priors.units))
+    return [np.asarray(G) for G in found]
 
 
 def mean_covariance(G: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

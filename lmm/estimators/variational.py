@@ -23,15 +23,15 @@ from lmm.estimators.ascent import QuasiNewton, Stochastic, compiled_bound, compi
 from lmm.estimators.checks import check_positive, refuse_evaluation
 from lmm.estimators.control import Control
 from lmm.estimators.optional import need
-from lmm.estimators.posterior import estimate_from, likelihood_fit
+from lmm.estimators.posterior import as_centred, estimate_from, likelihood_fit, prepare
 from lmm.estimators.variational_start import begin_at, dense_terms
 from lmm.linalg import backend
 from lmm.model import elbo, scales
 from lmm.model.elbo import FAMILIES, Approximation, Parameters
-from lmm.model.joint import Model, RowData, Sums, make_model, make_row_data, make_sums, units_of
+from lmm.model.joint import Model, RowData, Sums, coordinates, make_model, make_row_data, make_sums
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate, Report
-from lmm.priors import Prior, resolve
+from lmm.priors import Prior
 
 Array = Any
 
@@ -124,15 +124,19 @@ class VariationalBayes:
         rng = np.random.default_rng(self.rng)
         linear = isinstance(problem, Problem)
         model = make_model(problem, self.transform)
-        priors = resolve(self.priors, problem.names, problem.labels, units_of(problem))
         _check_link(model)
+        written, (problem, priors) = problem, prepare(problem, model, self.priors, self._held(problem))
+        start = None if start is None else as_centred(problem, start, priors)
         treatment = self.sigma if isinstance(self.sigma, str) and linear else "fixed"
         how = Approximation(self.approximation, treatment, dense_terms(model) if self.approximation == "partial" else ())
         near = likelihood_fit(problem, start)
         sigma = near.sigma if isinstance(self.sigma, str) or not linear else float(self.sigma)
-        data: Sums | RowData = make_sums(problem, sigma, DENSE_PAIRS) if isinstance(problem, Problem) else make_row_data(problem, near.beta)
-        first, frame = begin_at(problem, near, model, how, sigma, np.asarray(data.shift), np.asarray(data.unit))
-        q = elbo.initial(model, how, first, frame)
+        # "mean_field" means independent coefficients; the other families are the same in any coordinates
+        unit = coordinates(problem, sigma, diagonal=self.approximation == "mean_field")
+        data: Sums | RowData
+        data = make_sums(problem, unit, DENSE_PAIRS) if isinstance(problem, Problem) else make_row_data(problem, near.beta, unit)
+        first, frame = begin_at(problem, near, model, how, sigma, np.asarray(data.shift), unit, priors.units)
+        q = elbo.initial(model, how, first, frame, float(priors.sigma_unit))
         rules = make_rules(model.size, self.points)
         fixed = np.asarray(sigma)
         batches = self.batch_size is not None and not linear and self.batch_size < problem.n
@@ -147,7 +151,7 @@ class VariationalBayes:
         convergence = Convergence(converged, message, len(trace), len(trace), len(trace), float("nan"), seconds)
         notes: tuple[str, ...] = (
             "Estimates are means of the approximate posterior and 'Posterior SD' its standard deviations; standard deviations and "
-            "correlations of the random effects are posterior means as well.",
+            "correlations of the random effects are posterior means as well, those of random slopes at the means of their columns.",
         )
         if linear and how.sigma == "estimate":
             notes += ("The residual standard deviation is a point estimate, the maximum of the evidence lower bound.",)
@@ -162,16 +166,16 @@ class VariationalBayes:
             (("ELBO", float(value)),),
             notes,
         )
-        found = Found(model, how, g, q, np.asarray(data.shift), np.asarray(data.unit), rules, sigma)
+        found = Found(model, how, g, q, np.asarray(data.shift), unit, rules, sigma, priors)
         return estimate_from(
-            problem,
+            written,
             self.name,
             beta=found.beta,
             beta_cov=found.beta_cov,
             covariances=found.covariances,
             sigma=found.sigma,
             phi=found.phi,
-            modes=[np.ascontiguousarray(m.T) for m in g.m],
+            modes=[np.ascontiguousarray(m) for m in found.modes()],
             mode_cov=found.mode_cov(),
             convergence=convergence,
             trace=tuple(trace),
@@ -179,6 +183,14 @@ class VariationalBayes:
             draws=found.draws(self.draws, rng),
             elbo=float(value),
         )
+
+    def _held(self, problem: Problem | GeneralizedProblem) -> dict[str, str]:
+        """Parameters to which the approximation gives no distribution, and why."""
+        if not isinstance(problem, Problem):
+            return {"phi": "VariationalBayes maximises the bound over the dispersion; method='nuts' samples it."}
+        if self.sigma == "estimate":
+            return {"sigma": "sigma='estimate' maximises the bound over it; give sigma='posterior'."}
+        return {} if isinstance(self.sigma, str) else {"sigma": f"sigma={self.sigma:g} fixes it."}
 
     # ---- the search ----
 

@@ -45,12 +45,14 @@ def begin_at(
     sigma: float,
     shift: np.ndarray,
     unit: np.ndarray,
+    scale_units: tuple[np.ndarray, ...],
 ) -> tuple[elbo.Begin, elbo.Frame]:
     """Parameters at a likelihood fit, and coordinates in units of the effects' standard deviations given the rest.
 
     Parameters
     ----------
-    shift, unit : (p,), beta = shift + unit d.
+    shift, unit : (p,), (p, p), beta = shift + unit d.
+    scale_units : units of the standard deviations, as of the priors.
     """
     cross, scale = _working_sums(problem, near, unit)
     G = []
@@ -58,7 +60,7 @@ def begin_at(
         own = scale**2 * relative @ relative.T
         shown = 0.25 * scale**2 * term.J / np.maximum(np.einsum("aaj->a", A), 1e-300)  # what a level's data would just show
         G.append(own + np.diag(np.maximum(shown - np.diagonal(own), 0.0)))
-    zeta = scales.from_covariances(model.terms, G, [np.sqrt(np.diagonal(own)) for own in G], model.transform)
+    zeta = scales.from_covariances(model.terms, G, [np.sqrt(np.diagonal(own)) for own in G], model.transform, scale_units)
     T = [np.linalg.cholesky(own + 1e-8 * np.diag(np.diagonal(own))) / scale for own in G]
     prior = [np.linalg.inv(t @ t.T) for t in T]
     units = [
@@ -69,7 +71,7 @@ def begin_at(
     factor = np.zeros((0, 0))
     if how.family == "partial":
         regressions, factor = joint_gaussian(cross, model, how, T, prior, units, scale)
-    d = (near.beta - shift) / unit
+    d = np.linalg.solve(unit, near.beta - shift)
     ones = [np.ones((term.k, term.J)) for term in model.terms]
     along, _ = joint_gaussian(cross, model, Approximation("partial", "fixed"), T, prior, ones, scale)
     slopes = tuple(own[model.size :] for own in along)
@@ -80,14 +82,14 @@ def _working_sums(problem: Problem | GeneralizedProblem, near: Estimate, unit: n
     """Cross-products of [Z X~] at the fit's working weights, and the residual standard deviation they go with."""
     if isinstance(problem, Problem):
         p = problem.p
-        rhs = tuple(own[:p] * unit[:, None, None] for own in problem.cross.rhs)
-        gram = problem.cross.gram[:p, :p] * np.outer(unit, unit)
+        rhs = tuple(np.tensordot(unit.T, own[:p], 1) for own in problem.cross.rhs)
+        gram = unit.T @ problem.cross.gram[:p, :p] @ unit
         old = problem.cross
         return CrossProducts(old.diag, rhs, old.pairs, gram, old.n, old.sum_log_weights), near.sigma
     rows = problem.rows
     eta = rows.predictor(rows.R @ near.beta, [np.ascontiguousarray(m.T) for m in near.modes])
     W = np.maximum(problem.family.expected_weights(eta, rows.weights, near.phi).weight, 1e-10)
-    return cross_products(problem.terms, np.asfortranarray(rows.Q @ rows.R * unit), W), 1.0
+    return cross_products(problem.terms, np.asfortranarray(rows.Q @ (rows.R @ unit)), W), 1.0
 
 
 def joint_gaussian(

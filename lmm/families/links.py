@@ -47,6 +47,7 @@ class Link(abc.ABC):
     mean_low, mean_high : open interval of the means. A family returns a log density of minus infinity where eta
         leads out of it, and derivatives at the nearest point inside.
     safe : predictors beyond these are moved to them before exponentials are taken.
+    has_units : whether predictors change by more than a constant where the means are measured in another unit.
 
     Examples
     --------
@@ -60,6 +61,7 @@ class Link(abc.ABC):
     mean_low: ClassVar[float] = -np.inf
     mean_high: ClassVar[float] = np.inf
     safe: ClassVar[tuple[float, float]] = (-1e100, 1e100)
+    has_units: ClassVar[bool] = True
 
     def __repr__(self) -> str:
         return f"<link {self.name}>"
@@ -105,6 +107,7 @@ class _Symmetric(Link):
     """A distribution function with F(-eta) = 1 - F(eta)."""
 
     mean_low, mean_high = 0.0, 1.0
+    has_units = False
 
     @abc.abstractmethod
     def log_derivatives(self, eta: Array) -> Four:
@@ -231,6 +234,7 @@ class Cloglog(Link):
     """mu = 1 - exp(-exp(eta))."""
 
     name = "cloglog"
+    has_units = False
     mean_low, mean_high = 0.0, 1.0
     safe = (-230.0, 230.0)
 
@@ -264,6 +268,7 @@ class Log(Link):
     """mu = exp(eta)."""
 
     name = "log"
+    has_units = False
     mean_low = 0.0
     safe = (-230.0, 230.0)
 

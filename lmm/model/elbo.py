@@ -145,8 +145,8 @@ class Begin(NamedTuple):
     phi: float
 
 
-def initial(model: Model, how: Approximation, begin: Begin, frame: Frame) -> Parameters:
-    """Parameters to begin from; effects have their units for standard deviations."""
+def initial(model: Model, how: Approximation, begin: Begin, frame: Frame, sigma_unit: float = 1.0) -> Parameters:
+    """Parameters to begin from; effects have their units for standard deviations, ``sigma_unit`` as of the priors."""
     unit = frame.units
     z, p = model.size, model.p
     spread = [np.zeros((term.k, term.J)) for term in model.terms]
@@ -167,7 +167,8 @@ def initial(model: Model, how: Approximation, begin: Begin, frame: Frame) -> Par
     if how.sigma == "estimate":
         q["log_sigma"] = np.asarray(math.log(begin.sigma))
     if how.sigma == "posterior":
-        q["sigma"], q["sigma_factor"] = np.asarray(scales.unpositive(np.asarray(begin.sigma), model.transform)), np.asarray(-3.0)
+        raw = scales.unpositive(np.asarray(begin.sigma), model.transform, np.asarray(sigma_unit))
+        q["sigma"], q["sigma_factor"] = raw, np.asarray(-3.0)
     if model.family is not None and model.family.has_dispersion:
         q["log_phi"] = np.asarray(math.log(begin.phi))
     return q
@@ -239,11 +240,18 @@ def bound(
         phi = jnp.exp(q["log_phi"]) if "log_phi" in q else jnp.ones(())
         total = expected_log_density(data, model, g, phi, rules) / share
     total = total + _effects_prior(model, priors, g, rules)
+    total = total + _coefficients_prior(priors, data.shift + data.unit @ g.d, data.unit @ g.d_factor, rules)
+    return total + _entropy(model, how, g) + jnp.sum(jnp.log(jnp.abs(jnp.diagonal(data.unit)))), rss  # U is triangular
+
+
+def _coefficients_prior(priors: Priors, mean: Array, factor: Array, rules: Rules) -> Array:
+    """E[log p(beta)] for beta ~ N(mean, factor factor')."""
+    total = priors.rest.log_density(mean, jnp) - 0.5 * jnp.sum((priors.rest.rows @ factor) ** 2)
     for j, prior in enumerate(priors.beta):
-        sd = jnp.sqrt(jnp.sum(g.d_factor[j] ** 2))
-        beta = data.shift[j] + data.unit[j] * (g.d[j] + sd * rules.line)
-        total = total + prior.log_density(beta, jnp) @ rules.line_weights
-    return total + _entropy(model, how, g) + jnp.sum(jnp.log(data.unit)), rss
+        if prior is not None:
+            sd = jnp.sqrt(jnp.sum(factor[j] ** 2))
+            total = total + prior.log_density(mean[j] + sd * rules.line, jnp) @ rules.line_weights
+    return total
 
 
 def _sigma_moments(
@@ -255,8 +263,8 @@ def _sigma_moments(
     if how.sigma == "estimate":
         return q["log_sigma"], jnp.exp(-2.0 * q["log_sigma"]), jnp.zeros(())
     raw = q["sigma"] + jnp.exp(q["sigma_factor"]) * rules.line
-    value = scales.positive(raw, model.transform)
-    prior = priors.sigma.log_density(value, jnp) + scales.log_slope(raw, model.transform)
+    value = scales.positive(raw, model.transform, priors.sigma_unit)
+    prior = priors.sigma.log_density(value, jnp) + scales.log_slope(raw, model.transform, priors.sigma_unit)
     entropy = q["sigma_factor"] + 0.5 * (1.0 + LOG_2PI)
     w = rules.line_weights
     return jnp.log(value) @ w, (value**-2.0) @ w, prior @ w + entropy
@@ -282,7 +290,7 @@ def _effects_prior(model: Model, priors: Priors, g: Gaussian, rules: Rules) -> A
         one = jnp.concatenate([jnp.ones(1), e])
         for t, (term, own) in enumerate(zip(model.terms, scales.split(model.terms, zeta), strict=True)):
             M = base[t] if g.C is None else base[t] + jnp.einsum("a,abkm,b->km", one, squares[t], one)
-            T = scales.factor(term, own, model.transform)
+            T = scales.factor(term, own, model.transform, priors.units[t])
             inverse = scales.inverse_factor(T)
             total = total - term.J * (0.5 * term.k * LOG_2PI + jnp.sum(jnp.log(jnp.diagonal(T)))) - 0.5 * jnp.sum((inverse @ M) * inverse)
         return total

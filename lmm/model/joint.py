@@ -1,7 +1,7 @@
 """The joint density of responses and effects in JAX, for the methods that climb or walk on it.
 
 A linear model is held by its sums, so that nothing here costs anything per row: with y0 = y - X beta_0, beta = beta_0 + U d
-(U diagonal, so that a unit of d is about a standard error) and X~ = X U,
+(U upper triangular or diagonal, so that a unit of d is about a standard error) and X~ = X U,
 
     RSS(d, b) = y0'Wy0 - 2 d'X~'Wy0 - 2 b'Z'Wy0 + d'X~'WX~ d + 2 d'X~'WZ b + b'Z'WZ b;
 
@@ -11,10 +11,12 @@ compiled function depends on besides shapes is the static ``Model``. Effects b a
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from lmm.model import moments
 from lmm.model.crossproducts import CrossProducts, dense_pairs
@@ -55,7 +57,7 @@ class Sums(NamedTuple):
     n: Array
     sum_log_weights: Array
     shift: Array  # beta_0 (p,)
-    unit: Array  # diagonal of U (p,)
+    unit: Array  # U (p, p)
 
 
 class RowData(NamedTuple):
@@ -68,7 +70,7 @@ class RowData(NamedTuple):
     codes: tuple[Array, ...]
     values: tuple[Array, ...]
     shift: Array
-    unit: Array
+    unit: Array  # U (p, p)
 
 
 class Start(NamedTuple):
@@ -124,40 +126,100 @@ def make_model(problem: Problem | GeneralizedProblem, transform: str) -> Model:
     return Model(terms, (), problem.p, transform, problem.family)
 
 
-def units_of(problem: Problem | GeneralizedProblem) -> Scales:
-    """Units of the parameters, for default priors."""
-    gram = problem.R.T @ problem.R if isinstance(problem, Problem) else problem.rows.R.T @ problem.rows.R * problem.n
-    names = problem.names
-    square = np.diagonal(gram) / problem.n
-    mean = gram[names.index("Intercept")] / problem.n if "Intercept" in names else np.zeros(problem.p)
-    if isinstance(problem, Problem) and "Intercept" in names:  # with weights the mean of squares of ones is not one
-        level = square[names.index("Intercept")]
-        mean, square = mean / level, square / level
-    variance = np.maximum(square - mean**2, 0.0)
-    spread = np.sqrt(np.where(variance > 1e-12 * square, variance, np.where(square > 0, square, 1.0)))
-    per = 1.0 if isinstance(problem, Problem) else problem.eta_scale
-    effects = tuple(tuple(per * float(np.sqrt(v)) if v > 0 else 1.0 for v in np.diagonal(g)) for g in problem.grams())
+def units_of(problem: Problem | GeneralizedProblem, model: Model) -> Scales:
+    """What the default priors are made of, see :mod:`lmm.priors`."""
+    constant = _constant(problem)
+    pairs = tuple(len(term.pairs) for term in model.terms)
     if isinstance(problem, Problem):
-        return Scales(problem.location, problem.scale or 1.0, tuple(map(float, spread)), effects)
-    dispersion = None
-    if problem.family.has_dispersion:
-        y = problem.rows.y
-        dispersion = problem.family.initial_phi(y, np.full(len(y), y.mean()), problem.rows.weights)
-    return Scales(0.0, 1.0, tuple(map(float, spread)), effects, dispersion)
+        weight = math.exp(problem.sum_log_weights / problem.n)
+        if constant is not None:
+            weight = float(np.sum((problem.R @ constant) ** 2)) / problem.n
+        R, scale = problem.R / np.sqrt(problem.n * weight), problem.scale or 1.0
+        effects = _effect_units(problem, model, weight)
+        sigma = scale if constant is not None else math.hypot(scale, problem.location)
+        return Scales(problem.location, scale, R, constant, effects, pairs, sigma * math.sqrt(weight))
+    family, rows = problem.family, problem.rows
+    location, scale = _predictor_moments(problem)
+    dispersion, printed, root = None, "phi", False
+    if family.has_dispersion:
+        mean = np.full(rows.n, np.average(rows.y, weights=rows.weights))
+        dispersion = family.initial_phi(rows.y, mean, rows.weights)
+        root = family.sigma(4.0) == 2.0
+        printed = "sigma" if root else family.dispersion_name
+    return Scales(location, scale, rows.R, constant, _effect_units(problem, model, 1.0), pairs, None, dispersion, printed, root)
 
 
-def make_sums(problem: Problem, sigma: float, dense: int = 0) -> Sums:
-    """The sums of a linear problem, units of d from the residual standard deviation; pairs of up to ``dense`` numbers dense."""
+def _constant(problem: Problem | GeneralizedProblem) -> np.ndarray | None:
+    """Coefficients (p,) whose predictor is one in every row, None where there are none."""
+    if not problem.p:
+        return None
+    if "Intercept" in problem.names:
+        return np.eye(problem.p)[problem.names.index("Intercept")]
+    if isinstance(problem, Problem):  # a random intercept's sums hold 1'WX
+        for t, (_, columns) in enumerate(problem.labels):
+            if "Intercept" in columns:
+                a, R, cross = columns.index("Intercept"), problem.R, problem.cross
+                projected = solve_triangular(R, cross.rhs[t][: problem.p, a].sum(axis=-1), trans="T")
+                spans = projected @ projected >= (1.0 - 1e-8) * cross.diag[t][a, a].sum()
+                return np.asarray(solve_triangular(R, projected)) if spans else None
+        return None
+    projected = problem.rows.Q.mean(axis=0)
+    return np.asarray(solve_triangular(problem.rows.R, projected)) if projected @ projected >= 1.0 - 1e-8 else None
+
+
+def _effect_units(problem: Problem | GeneralizedProblem, model: Model, weight: float) -> tuple[tuple[float, ...], ...]:
+    """Per term and column the root mean square of the column, less what those that it is correlated with explain."""
+    out = []
+    unit = 1.0 if isinstance(problem, Problem) else problem.eta_scale  # of the sums of a generalized problem
+    for term, relative in zip(model.terms, problem.grams(), strict=True):
+        gram = relative * unit**2
+        square = np.diagonal(gram) / weight
+        left = np.where(square > 0, square, 1.0)
+        for start, size in term.blocks:
+            own = slice(start, start + size)
+            length = np.sqrt(left[own])
+            R = gram[own, own] / weight / np.outer(length, length)
+            if np.linalg.eigvalsh(R)[0] > 1e-12:
+                left[own] = length**2 / np.diagonal(np.linalg.inv(R))
+        out.append(tuple(map(float, np.sqrt(left))))
+    return tuple(out)
+
+
+def _predictor_moments(problem: GeneralizedProblem) -> tuple[float, float]:
+    """Mean and standard deviation of the response, on the scale of the linear predictor, the offset taken off."""
+    link, rows = problem.family.link, problem.rows
+    w = rows.weights
+    mean = float(np.average(rows.y, weights=w))
+    sd = float(np.sqrt(np.average((rows.y - mean) ** 2, weights=w))) or 1.0
+    if np.isfinite(link.mean_high):  # short of zero and one
+        mean = (float(np.sum(w * rows.y)) + 0.5) / (float(np.sum(w)) + 1.0)
+    if not max(problem.family.mean_low, link.mean_low) < mean < min(problem.family.mean_high, link.mean_high):
+        return 0.0, sd if link.has_units else 1.0
+    eta = float(link.link(np.array(mean)))
+    scale = sd / abs(float(link.d1(np.array(eta)))) if link.has_units else 1.0
+    return eta - float(np.mean(rows.offset)), scale
+
+
+def coordinates(problem: Problem | GeneralizedProblem, sigma: float, diagonal: bool = False) -> np.ndarray:
+    """U (p, p), beta = beta_0 + U d: the columns of X U are orthonormal over sigma, or have that length where U is diagonal."""
+    p = problem.p
+    R = problem.R if isinstance(problem, Problem) else problem.rows.R * np.sqrt(problem.n)
+    if diagonal:
+        length = np.sqrt(np.sum(R * R, axis=0))
+        return np.diag(sigma / np.where(length > 0, length, 1.0))
+    return sigma * np.asarray(solve_triangular(R, np.eye(p))) if p else np.zeros((0, 0))
+
+
+def make_sums(problem: Problem, unit: np.ndarray, dense: int = 0) -> Sums:
+    """The sums of a linear problem in the coordinates U = ``unit`` (p, p); pairs of up to ``dense`` numbers dense."""
     cross, p = problem.cross, problem.p
-    gram = cross.gram[:p, :p]
-    unit = sigma / np.sqrt(np.where(np.diagonal(gram) > 0, np.diagonal(gram), 1.0))
     return Sums(
         diag=cross.diag,
         rhs=tuple(own[p] for own in cross.rhs),
-        fixed=tuple(own[:p] * unit[:, None, None] for own in cross.rhs),
+        fixed=tuple(np.tensordot(unit.T, own[:p], 1) for own in cross.rhs),
         pairs=tuple(_pair(cross, key, dense) for key in sorted(cross.pairs)),
-        gram=gram * np.outer(unit, unit),
-        xy=cross.gram[:p, p] * unit,
+        gram=unit.T @ cross.gram[:p, :p] @ unit,
+        xy=unit.T @ cross.gram[:p, p],
         yy=np.asarray(cross.gram[p, p]),
         n=np.asarray(float(problem.n)),
         sum_log_weights=np.asarray(problem.sum_log_weights),
@@ -174,24 +236,13 @@ def _pair(cross: CrossProducts, key: tuple[int, int], dense: int) -> tuple[np.nd
     return (np.swapaxes(dense_pairs(pairs, J, K).reshape(k, J, l, K), 1, 2),)
 
 
-def make_row_data(problem: GeneralizedProblem, beta: np.ndarray, orthonormal: bool = False) -> RowData:
-    """The rows of a generalized problem around ``beta`` (p,).
-
-    With ``orthonormal`` the fixed columns are those of Q / sqrt(n) and d are their coefficients: beta = beta_0 + R^-1 d / sqrt(n);
-    otherwise the user's columns per root mean square.
-    """
+def make_row_data(problem: GeneralizedProblem, beta: np.ndarray, unit: np.ndarray) -> RowData:
+    """The rows of a generalized problem around ``beta`` (p,), in the coordinates U = ``unit`` (p, p)."""
     rows = problem.rows
-    X = rows.Q @ rows.R
-    offset = rows.offset + X @ beta
-    if orthonormal:
-        X, unit = rows.Q / np.sqrt(problem.n), np.ones(problem.p)
-    else:
-        square = np.mean(X * X, axis=0)
-        unit = 1.0 / np.sqrt(np.where(square > 0, square, 1.0) * problem.n)
-        X = X * unit
+    offset = rows.offset + rows.Q @ (rows.R @ beta)
     values = tuple(np.stack([np.ones(rows.n) if z is None else z for z in own]) for own in rows.columns)
     codes = tuple(code.astype(np.int32) for code in rows.codes)
-    return RowData(rows.y, rows.weights, offset, X, codes, values, np.asarray(beta, dtype=float), unit)
+    return RowData(rows.y, rows.weights, offset, rows.Q @ (rows.R @ unit), codes, values, np.asarray(beta, dtype=float), unit)
 
 
 def quadratic(sums: Sums, keys: tuple[tuple[int, int], ...], d: Array, b: list[Array]) -> Array:

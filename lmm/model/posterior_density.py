@@ -41,7 +41,7 @@ from lmm.linalg.tail import size as tail_size
 from lmm.model import scales
 from lmm.model.crossproducts import cross_products
 from lmm.model.densities import log_density
-from lmm.model.joint import Model, RowData, make_row_data, predictor
+from lmm.model.joint import Model, RowData, coordinates, make_row_data, predictor
 from lmm.model.problem import GeneralizedProblem, Problem, criterion_data
 from lmm.model.records import Estimate
 from lmm.model.system import arrange, collect, make_system
@@ -149,11 +149,27 @@ def approximate_posterior(near: Estimate, scale2: float, priors: Priors) -> tupl
         return near.beta, cov
     if not (np.isfinite(cov).all() and np.linalg.eigvalsh(cov)[0] > 0):
         return None
+    precision, right = _prior_information(priors)
+    # in standard errors, so that columns far from zero do no harm
+    unit = np.linalg.cholesky(cov)
+    both = np.linalg.inv(np.eye(len(cov)) + unit.T @ precision @ unit)
+    mean = near.beta + unit @ (both @ (unit.T @ (right - precision @ near.beta)))
+    return mean, unit @ np.linalg.cholesky((both + both.T) / 2)
+
+
+def _prior_information(priors: Priors) -> tuple[np.ndarray, np.ndarray]:
+    """Precision (p, p) of the coefficients' priors, by their scales, and precision times location (p,)."""
+    rest = priors.rest
+    own = np.array([0.0 if prior is None else getattr(prior, "scale", np.inf) ** -2.0 for prior in priors.beta])
     loc = np.array([getattr(prior, "loc", 0.0) for prior in priors.beta])
-    precision = np.array([1.0 / getattr(prior, "scale", np.inf) ** 2 for prior in priors.beta])
-    information = np.linalg.inv(cov)
-    both = np.linalg.inv(information + np.diag(precision))
-    return both @ (information @ near.beta + precision * loc), np.linalg.cholesky((both + both.T) / 2)
+    return rest.rows.T @ rest.rows + np.diag(own), rest.rows.T @ rest.centre + own * loc
+
+
+def _prior_centre(priors: Priors, unit: np.ndarray) -> np.ndarray:
+    """Where the coefficients' priors have their centre, (p,), with coordinates ``unit`` (p, p)."""
+    precision, right = _prior_information(priors)
+    centre, *_ = np.linalg.lstsq(unit.T @ precision @ unit, unit.T @ right, rcond=1e-12)
+    return np.asarray(unit @ centre)
 
 
 def sum_data(problem: Problem, near: Estimate, sigma: float, priors: Priors) -> tuple[SumData, Plan]:
@@ -178,16 +194,15 @@ def generalized_data(problem: GeneralizedProblem, near: Estimate, priors: Priors
     """
     found = approximate_posterior(near, 1.0, priors)
     # a fit without a covariance is far out, separated: its priors know better where to begin
-    beta = np.array([getattr(prior, "loc", 0.0) for prior in priors.beta]) if found is None else found[0]
-    rows = make_row_data(problem, beta, orthonormal=True)
-    unit = np.linalg.inv(problem.rows.R) / np.sqrt(problem.n) if problem.p else np.zeros((0, 0))
+    unit = coordinates(problem, 1.0)
+    beta = _prior_centre(priors, unit) if found is None else found[0]
     if tail_size(problem.plan.layout) > TAIL_LIMIT:
+        rows = make_row_data(problem, beta, unit)
         return GeneralizedData(rows, beta, unit, None, None, scales.as_tree(priors)), None
     family, y, weights, eta = problem.family, problem.rows.y, problem.rows.weights, near.eta
     assert eta is not None
-    if found is not None:
-        unit = found[1]
-        rows = rows._replace(X=rows.X @ (np.sqrt(problem.n) * problem.rows.R @ unit))
+    unit = unit if found is None else found[1]
+    rows = make_row_data(problem, beta, unit)
     W = np.maximum(family.expected_weights(eta, weights, near.phi).weight, 1e-10)
     g = family.derivatives(y, eta, weights, near.phi).d1
     columns = np.column_stack([rows.X, g / W + eta - rows.offset])
@@ -213,8 +228,10 @@ def log_prior(space: Space, priors: Priors, at: Point, beta: Array) -> Array:
     """Log prior density of beta, zeta and log sigma or log phi."""
     model = space.model
     total = scales.log_prior(model.terms, priors, at.zeta, model.transform)
+    total = total + priors.rest.log_density(beta, jnp)
     for j, prior in enumerate(priors.beta):
-        total = total + prior.log_density(beta[j], jnp)
+        if prior is not None:
+            total = total + prior.log_density(beta[j], jnp)
     if at.log_scale is not None:
         own = priors.sigma if space.linear else priors.phi
         total = total + own.log_density(jnp.exp(at.log_scale), jnp) + at.log_scale

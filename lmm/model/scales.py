@@ -2,11 +2,12 @@
 
 Per term zeta holds, for the k columns, the transformed standard deviations, then one number per free correlation:
 
-    sd_a = softplus(zeta_a)  or  exp(zeta_a),      z_ij = tanh(zeta_ij)  (canonical partial correlations),
+    sd_a = c_a softplus(zeta_a)  or  exp(zeta_a),      z_ij = tanh(zeta_ij)  (canonical partial correlations),
     R = L L',   L_ij = z_ij sqrt(1 - sum_{l<j} L_il^2),       T = diag(sd) L,      Cov(b) = T T'.
 
 Lewandowski, Kurowicka & Joe (2009), J. Multivariate Anal. 100; Kucukelbir et al. (2017), J. Mach. Learn. Res. 18 for
-variational inference on transformed parameters.
+variational inference on transformed parameters. c_a is the scale of the standard deviation's prior: a softplus without it
+would depend on the units of the response.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from lmm.covariance.blocks import Blocks
 from lmm.covariance.diagonal import Diagonal
 from lmm.covariance.unstructured import Unstructured
 from lmm.errors import ArgumentError
-from lmm.priors import Priors
+from lmm.priors import Priors, Rest
 
 Array = Any
 TRANSFORMS = ("softplus", "log")
@@ -32,16 +33,19 @@ FLOOR = 1e-3
 
 
 #: fields of a prior that are data of a compiled function; the others are part of it
-LEAVES = ("loc", "scale")
+LEAVES = ("loc", "scale", "prior")
 _registered: set[type] = set()
 
 
 def as_tree(priors: Priors) -> Priors:
     """The priors as a tree of arrays, so that other locations and scales compile nothing anew."""
     for prior in (*priors.beta, *(own for term in priors.sd for own in term), *priors.cor, priors.sigma, priors.phi):
-        _register(type(prior))
-    if Priors not in _registered:
-        _register(Priors, tuple(field.name for field in dataclasses.fields(Priors)))
+        if prior is not None:
+            _register(type(prior))
+            if hasattr(prior, "prior"):
+                _register(type(prior.prior))
+    for kind in (Priors, Rest):
+        _register(kind, tuple(field.name for field in dataclasses.fields(kind)))
     return priors
 
 
@@ -108,20 +112,23 @@ def split(terms: tuple[Term, ...], zeta: Array) -> list[Array]:
     return [zeta[stop - term.size : stop] for term, stop in zip(terms, stops, strict=True)]
 
 
-def positive(zeta: Array, transform: str) -> Array:
-    """The positive numbers that the transformed ones stand for."""
-    return jax.nn.softplus(zeta) if transform == "softplus" else jnp.exp(zeta)
+def positive(zeta: Array, transform: str, unit: Array) -> Array:
+    """The positive numbers that the transformed ones stand for; ``unit`` is c, of a softplus."""
+    return unit * jax.nn.softplus(zeta) if transform == "softplus" else jnp.exp(zeta)
 
 
-def log_slope(zeta: Array, transform: str) -> Array:
+def log_slope(zeta: Array, transform: str, unit: Array) -> Array:
     """Log derivative of :func:`positive`."""
-    return -jax.nn.softplus(-zeta) if transform == "softplus" else zeta
+    return jnp.log(unit) - jax.nn.softplus(-zeta) if transform == "softplus" else zeta
 
 
-def unpositive(values: np.ndarray, transform: str) -> np.ndarray:
+def unpositive(values: np.ndarray, transform: str, unit: np.ndarray) -> np.ndarray:
     """The inverse of :func:`positive`, in NumPy."""
     values = np.asarray(values, dtype=float)
-    return values + np.log(-np.expm1(-values)) if transform == "softplus" else np.log(values)
+    if transform == "log":
+        return np.log(values)
+    values = values / unit
+    return values + np.log(-np.expm1(-values))
 
 
 def correlation_factor(term: Term, z: Array) -> list[list[Array]]:
@@ -138,9 +145,9 @@ def correlation_factor(term: Term, z: Array) -> list[list[Array]]:
     return L
 
 
-def factor(term: Term, zeta: Array, transform: str) -> Array:
-    """T (k, k), lower triangular."""
-    sd = positive(zeta[: term.k], transform)
+def factor(term: Term, zeta: Array, transform: str, unit: Array = 1.0) -> Array:
+    """T (k, k), lower triangular; ``unit`` (k,)."""
+    sd = positive(zeta[: term.k], transform, unit)
     L = correlation_factor(term, jnp.tanh(zeta[term.k :]))
     return jnp.stack([jnp.stack([sd[i] * L[i][j] for j in range(term.k)]) for i in range(term.k)])
 
@@ -159,11 +166,11 @@ def inverse_factor(T: Array) -> Array:
 def log_prior(terms: tuple[Term, ...], priors: Priors, zeta: Array, transform: str) -> Array:
     """Log prior density of zeta, its Jacobian included."""
     total = jnp.zeros(())
-    for term, own, sds, cor in zip(terms, split(terms, zeta), priors.sd, priors.cor, strict=True):
-        sd = positive(own[: term.k], transform)
+    for term, own, sds, cor, unit in zip(terms, split(terms, zeta), priors.sd, priors.cor, priors.units, strict=True):
+        sd = positive(own[: term.k], transform, unit)
         for a, prior in enumerate(sds):
             total = total + prior.log_density(sd[a], jnp)
-        total = total + jnp.sum(log_slope(own[: term.k], transform))
+        total = total + jnp.sum(log_slope(own[: term.k], transform, unit))
         z = jnp.tanh(own[term.k :])
         for m, (_, j) in enumerate(term.pairs):
             start, size = next(block for block in term.blocks if block[0] <= j < block[0] + block[1])
@@ -171,10 +178,17 @@ def log_prior(terms: tuple[Term, ...], priors: Priors, zeta: Array, transform: s
     return total
 
 
-def from_covariances(terms: tuple[Term, ...], covariances: list[np.ndarray], floors: list[np.ndarray], transform: str) -> np.ndarray:
+def from_covariances(
+    terms: tuple[Term, ...],
+    covariances: list[np.ndarray],
+    floors: list[np.ndarray],
+    transform: str,
+    units: tuple[np.ndarray, ...] | None = None,
+) -> np.ndarray:
     """zeta of covariances (k, k) per term, standard deviations at least ``floors`` (k,) and correlations short of one."""
     out = []
-    for term, G, floor in zip(terms, covariances, floors, strict=True):
+    units = tuple(np.ones(term.k) for term in terms) if units is None else units
+    for term, G, floor, unit in zip(terms, covariances, floors, units, strict=True):
         sd = np.maximum(np.sqrt(np.maximum(np.diagonal(G), 0.0)), floor)
         R = G / np.outer(sd, sd)
         z = {}
@@ -189,5 +203,5 @@ def from_covariances(terms: tuple[Term, ...], covariances: list[np.ndarray], flo
                     z[start + i, start + j] = L[i, j] / np.sqrt(left)
                     left -= L[i, j] ** 2
         partial = [z[pair] for pair in term.pairs]
-        out += [unpositive(sd, transform), np.arctanh(np.clip(partial, -0.95, 0.95)) if partial else np.zeros(0)]
+        out += [unpositive(sd, transform, unit), np.arctanh(np.clip(partial, -0.95, 0.95)) if partial else np.zeros(0)]
     return np.concatenate(out)

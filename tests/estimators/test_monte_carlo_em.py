@@ -16,7 +16,7 @@ from lmm.estimators.effects_walk import batch_error  # noqa: E402
 from lmm.linalg import backend  # noqa: E402
 from lmm.model import expectation  # noqa: E402
 from lmm.model.expectation import Frame, Parameters  # noqa: E402
-from lmm.model.joint import make_model, make_row_data, make_sums  # noqa: E402
+from lmm.model.joint import coordinates, make_model, make_row_data, make_sums  # noqa: E402
 
 SLEEP = "Reaction ~ Days + (Days|Subject)"
 
@@ -120,7 +120,8 @@ def test_the_density_of_the_effects_and_its_gradient(generalized, sleepstudy):
         fit = lmm.lmer("TICKS ~ YEAR + (cHEIGHT|BROOD) + (1|LOCATION)", grouse)
     problem, design = fit.problem, fit.design
     model = make_model(problem, "softplus")
-    data = make_row_data(problem, fit.estimate.beta) if generalized else make_sums(problem, 2.0)
+    unit = coordinates(problem, 2.0)
+    data = make_row_data(problem, fit.estimate.beta, unit) if generalized else make_sums(problem, unit)
     rng = np.random.default_rng(0)
     G = tuple(np.cov(rng.normal(size=(term.k, 9))).reshape(term.k, term.k) + 0.1 * np.eye(term.k) for term in model.terms)
     at = Parameters(rng.normal(size=problem.p), G, np.log(2.0), np.zeros(()))
@@ -141,7 +142,7 @@ def test_the_density_of_the_effects_and_its_gradient(generalized, sleepstudy):
         b = [np.asarray(own) for own in expectation.effects(model, (1,), frame, x)]
     np.testing.assert_allclose(expectation.coordinates(model, (1,), frame, b), x, atol=1e-10)
     assert abs((values[1] - values[2]) / 2e-5 - gradient @ v) < 1e-4 * np.abs(gradient @ v) + 1e-4
-    beta = data.shift + data.unit * at.d
+    beta = data.shift + data.unit @ at.d
     eta = design.X @ beta + sum(np.einsum("kn,nk->n", own[:, t.codes], t.values) for own, t in zip(b, design.terms, strict=True))
     prior = -0.5 * sum(float(np.sum(own * np.linalg.solve(P, own))) for own, P in zip(b, G, strict=True))
     if generalized:

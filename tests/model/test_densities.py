@@ -12,7 +12,7 @@ from lmm.covariance import Diagonal, Unstructured
 from lmm.covariance.blocks import Blocks
 from lmm.errors import ArgumentError
 from lmm.model import densities, scales
-from lmm.priors import LKJ, HalfNormal, Normal, Priors
+from lmm.priors import LKJ, HalfNormal, Normal, Priors, Rest
 
 CASES = [
     *(families.Binomial(link) for link in ("logit", "probit", "cloglog", "cauchit")),
@@ -65,7 +65,7 @@ def test_transformed_scales_make_covariances_of_the_structure(structure, transfo
     G = T @ T.T
     own = structure.factor(structure.from_matrix(G))
     np.testing.assert_allclose(own @ own.T, G, atol=1e-12)
-    np.testing.assert_allclose(np.sqrt(np.diagonal(G)), np.asarray(scales.positive(zeta[: term.k], transform)), rtol=1e-6)
+    np.testing.assert_allclose(np.sqrt(np.diagonal(G)), np.asarray(scales.positive(zeta[: term.k], transform, 1.0)), rtol=1e-6)
     np.testing.assert_allclose(inverse @ T, np.eye(term.k), atol=1e-10)
 
 
@@ -81,7 +81,10 @@ def test_scales_of_covariances_are_found_again():
 @pytest.mark.parametrize("transform", scales.TRANSFORMS)
 def test_the_prior_of_transformed_scales_integrates_to_one(transform):
     term = scales.make_term(Unstructured(2), 7)
-    priors = Priors((Normal(),), ((HalfNormal(1.0), HalfNormal(1.0)),), (LKJ(2.0),), HalfNormal(1.0))
+    half = HalfNormal(1.0)
+    priors = Priors(
+        (Normal(),), Rest(np.zeros((0, 1)), np.zeros(0), 0.0), ((half, half),), (LKJ(2.0),), half, half, (np.array([1.0, 1.3]),), 1.0
+    )
     x = np.linspace(-12, 6, 181)
     grid = np.array(np.meshgrid(x, x, np.linspace(-6, 6, 121), indexing="ij")).reshape(3, -1).T
     with jax.enable_x64(True):

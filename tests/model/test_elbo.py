@@ -17,7 +17,7 @@ from lmm.estimators.posterior import likelihood_fit  # noqa: E402
 from lmm.estimators.variational_start import begin_at, dense_terms  # noqa: E402
 from lmm.model import elbo  # noqa: E402
 from lmm.model.elbo import FAMILIES, Approximation  # noqa: E402
-from lmm.model.joint import make_model, make_row_data, make_sums, units_of  # noqa: E402
+from lmm.model.joint import coordinates, make_model, make_row_data, make_sums, units_of  # noqa: E402
 from lmm.model.scales import as_tree  # noqa: E402
 from lmm.priors import LKJ, Exponential, HalfNormal, Normal, resolve  # noqa: E402
 
@@ -46,9 +46,10 @@ def log_joint(model, design, zeta, beta, b, sigma, family) -> np.ndarray:
     for term, own, group in zip(design.terms, b, ("g", "h"), strict=True):
         eta = eta + np.einsum("dkn,nk->dn", own[:, :, term.codes], term.values)
         z = zeta[:, at : at + term.k]
-        sd = softplus(z)
+        unit = 1.5 if group == "g" else 0.8  # the scales of the priors
+        sd = unit * softplus(z)
         prior = stats.halfnorm(scale=1.5) if group == "g" else stats.expon(scale=0.8)
-        total += prior.logpdf(sd).sum(axis=1) - np.logaddexp(0.0, -z).sum(axis=1)
+        total += prior.logpdf(sd).sum(axis=1) + term.k * np.log(unit) - np.logaddexp(0.0, -z).sum(axis=1)
         at += term.k
         r = np.zeros(len(zeta))
         if term.k == 2:
@@ -78,13 +79,17 @@ def test_the_bound_is_the_mean_over_draws(family, generalized):
         fit = lmm.lmer("y ~ x + (x|g) + (1|h)", data, weights="w", REML=False)
     problem = fit.problem
     model = make_model(problem, "softplus")
-    priors = as_tree(resolve(PRIORS, problem.names, problem.labels, units_of(problem)))
+    given = {name: prior for name, prior in PRIORS.items() if name != "sigma" or not generalized}
+    priors = as_tree(resolve(given, problem.names, problem.labels, units_of(problem, model)))
     how = Approximation(family, "fixed" if generalized else "posterior", dense_terms(model) if family == "partial" else ())
     near = likelihood_fit(problem, None)
-    arrays = make_row_data(problem, near.beta) if generalized else make_sums(problem, near.sigma)
-    first, frame = begin_at(problem, near, model, how, near.sigma, arrays.shift, arrays.unit)
+    unit = coordinates(problem, near.sigma, diagonal=family == "mean_field")
+    arrays = make_row_data(problem, near.beta, unit) if generalized else make_sums(problem, unit)
+    first, frame = begin_at(problem, near, model, how, near.sigma, arrays.shift, unit, priors.units)
     rng = np.random.default_rng(4)
-    q = jax.tree.map(lambda v: np.asarray(v) + 0.05 * rng.normal(size=np.shape(v)), elbo.initial(model, how, first, frame))
+    q = jax.tree.map(
+        lambda v: np.asarray(v) + 0.05 * rng.normal(size=np.shape(v)), elbo.initial(model, how, first, frame, priors.sigma_unit)
+    )
     rules = make_rules(model.size, 30)
     with jax.enable_x64(True):
         value, _ = elbo.bound(q, arrays, frame, rules, np.asarray(1.0), priors, np.ones(()), model, how)
@@ -92,7 +97,7 @@ def test_the_bound_is_the_mean_over_draws(family, generalized):
     N, e = 20_000, how.globals(model) if family == "partial" else model.size + model.p
     z = rng.normal(size=(N, e))
     zeta, d = g.zeta + z[:, : model.size] @ g.zeta_factor.T, g.d + z @ g.d_factor.T
-    log_q = stats.norm.logpdf(z).sum(axis=1) - g.log_diagonal - np.log(arrays.unit).sum()
+    log_q = stats.norm.logpdf(z).sum(axis=1) - g.log_diagonal - np.linalg.slogdet(unit)[1]
     b = []
     for t, (m, S) in enumerate(zip(g.m, g.S, strict=True)):
         noise = rng.normal(size=(N, *m.shape))
@@ -104,10 +109,10 @@ def test_the_bound_is_the_mean_over_draws(family, generalized):
     extra = np.zeros(N)
     if not generalized:
         raw = q["sigma"] + np.exp(q["sigma_factor"]) * rng.normal(size=N)
-        sigma = softplus(raw)
+        sigma = 2.0 * softplus(raw)
         log_q += stats.norm(q["sigma"], np.exp(q["sigma_factor"])).logpdf(raw)
-        extra = stats.halfnorm(scale=2.0).logpdf(sigma) - np.logaddexp(0.0, -raw)
-    values = log_joint(model, fit.design, zeta, arrays.shift + arrays.unit * d, b, sigma, fit.family) + extra - log_q
+        extra = stats.halfnorm(scale=2.0).logpdf(sigma) + np.log(2.0) - np.logaddexp(0.0, -raw)
+    values = log_joint(model, fit.design, zeta, arrays.shift + d @ unit.T, b, sigma, fit.family) + extra - log_q
     assert abs(float(value) - values.mean()) < 4.0 * values.std() / np.sqrt(N)
     assert values.std() / np.sqrt(N) < 0.3
 

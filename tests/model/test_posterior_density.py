@@ -41,8 +41,10 @@ def double():
 def given(problem):
     """The priors that the model has a parameter for."""
     columns = {f"sd_{c}|{g}" for g, own in problem.labels for c in own}
-    known = {*problem.names, *(["beta"] if problem.p else []), "sd", "cor", "sigma", *columns}
-    return resolve({k: v for k, v in PRIORS.items() if k in known}, problem.names, problem.labels, units_of(problem))
+    model = make_model(problem, "log")
+    known = {*problem.names, *(["beta"] if problem.p else []), "sd", "sigma", *columns}
+    known |= {"cor"} if any(term.pairs for term in model.terms) else set()
+    return resolve({k: v for k, v in PRIORS.items() if k in known}, problem.names, problem.labels, units_of(problem, model))
 
 
 def linear(name):
@@ -69,7 +71,8 @@ def covariances(space, zeta):
 
 def log_prior(space, priors, beta, zeta, scale, own):
     """Priors of the user's parameters with the Jacobians of the logarithms, and of tanh, on the way to zeta."""
-    total = sum(p.log_density(b, np) for p, b in zip(priors.beta, beta, strict=True))
+    total = priors.rest.log_density(beta, np)
+    total += sum(p.log_density(b, np) for p, b in zip(priors.beta, beta, strict=True) if p is not None)
     for (sd, z, _), t, sds, cor in zip(covariances(space, zeta), space.model.terms, priors.sd, priors.cor, strict=True):
         total += sum(p.log_density(s, np) + np.log(s) for p, s in zip(sds, sd, strict=True))
         for (_, j), value in z.items():
@@ -152,7 +155,7 @@ def generalized(family, crossed=True):
     problem = build_generalized(d, family)
     near = likelihood_fit(problem, None)
     own = {"phi": LogNormal(-1.0, 0.5)} if family.has_dispersion else {}
-    return d, problem, near, resolve(own, problem.names, problem.labels, units_of(problem))
+    return d, problem, near, resolve(own, problem.names, problem.labels, units_of(problem, make_model(problem, "log")))
 
 
 @pytest.mark.parametrize("family", [families.Poisson(), families.Binomial(link="probit"), families.Gamma(link="log")], ids=lambda f: f.name)

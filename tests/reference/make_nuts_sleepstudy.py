@@ -4,8 +4,9 @@ Independent of the package but for the data: every subject has the same ten days
 covariance V = Z G Z' + sigma^2 I; the fixed effects, normal a priori, are integrated out given (G, sigma). What is left, two log
 standard deviations, the correlation's atanh and log sigma, is drawn from a multivariate t fitted in two rounds.
 
-Priors are the defaults that lmm.priors states: Intercept Normal(mean y, 10 s_y), Days Normal(0, 10 s_y / s_x), standard deviations
-HalfNormal(2.5 s_y / r_x), the correlation uniform (LKJ(1) of a 2 x 2 matrix), sigma HalfNormal(2.5 s_y).
+Priors are the defaults that lmm.priors states: the predictor at the mean of Days Normal(mean y, 10 s_y), Days Normal(0, 10 s_y / s_x);
+of the effects at the mean of Days standard deviations HalfNormal(2.5 s_y) and HalfNormal(2.5 s_y / s_x) and a uniform correlation
+(LKJ(1) of a 2 x 2 matrix); sigma HalfNormal(2.5 s_y).
 
 Run: python tests/reference/make_nuts_sleepstudy.py   (writes nuts_sleepstudy.json beside itself; about twenty seconds)
 """
@@ -29,15 +30,19 @@ def main() -> None:
     assert (data.sort_values(["Subject", "Days"])["Days"].to_numpy().reshape(18, 10) == days).all()
     Z = np.column_stack([np.ones(10), days])
     s_y = Y.std()
-    m0, S0 = np.array([Y.mean(), 0.0]), np.diag([10 * s_y, 10 * s_y / days.std()]) ** 2
-    sd_scale = 2.5 * s_y / np.array([1.0, np.sqrt(np.mean(days**2))])
+    H = np.array([[1.0, -days.mean()], [0.0, 1.0]])  # effects at zero days of those at the mean
+    m0, S0 = np.array([Y.mean(), 0.0]), H @ np.diag([10 * s_y, 10 * s_y / days.std()]) ** 2 @ H.T
+    sd_scale = 2.5 * s_y / np.array([1.0, days.std()])
 
     def evaluate(x: np.ndarray) -> dict[str, np.ndarray]:
         """Log posterior density (up to a constant) and conditional moments at x (N, 4)."""
-        sd, rho, sigma = np.exp(x[:, :2]), np.tanh(x[:, 2]), np.exp(x[:, 3])
+        centred, rho_c, sigma = np.exp(x[:, :2]), np.tanh(x[:, 2]), np.exp(x[:, 3])
         G = np.empty((len(x), 2, 2))
-        G[:, 0, 0], G[:, 1, 1] = sd[:, 0] ** 2, sd[:, 1] ** 2
-        G[:, 0, 1] = G[:, 1, 0] = rho * sd[:, 0] * sd[:, 1]
+        G[:, 0, 0], G[:, 1, 1] = centred[:, 0] ** 2, centred[:, 1] ** 2
+        G[:, 0, 1] = G[:, 1, 0] = rho_c * centred[:, 0] * centred[:, 1]
+        G = H @ G @ H.T
+        sd = np.sqrt(np.diagonal(G, axis1=1, axis2=2))
+        rho = G[:, 0, 1] / sd.prod(axis=1)
         V = Z @ G @ Z.T + sigma[:, None, None] ** 2 * np.eye(10)
         Vi = np.linalg.inv(V)
         _, logdet = np.linalg.slogdet(V)
@@ -48,8 +53,8 @@ def main() -> None:
         mean = np.einsum("nij,nj->ni", C, h)
         quadratic = np.einsum("nij,ij->n", Vi, Y.T @ Y) + m0 @ np.linalg.solve(S0, m0) - np.einsum("ni,ni->n", mean, h)
         loglik = -0.5 * (18 * logdet + np.linalg.slogdet(P)[1] + quadratic)
-        prior = -0.5 * np.sum((sd / sd_scale) ** 2, axis=1) - 0.5 * (sigma / (2.5 * s_y)) ** 2
-        jacobian = x[:, 0] + x[:, 1] + x[:, 3] + np.log1p(-(rho**2))
+        prior = -0.5 * np.sum((centred / sd_scale) ** 2, axis=1) - 0.5 * (sigma / (2.5 * s_y)) ** 2
+        jacobian = x[:, 0] + x[:, 1] + x[:, 3] + np.log1p(-(rho_c**2))
         # the first subject's effects: G Z'V^-1 (y_1 - Z beta), linear in beta
         K = G @ Z.T @ Vi
         b = np.einsum("nij,j->ni", K, Y[0]) - np.einsum("nij,nj->ni", K @ Z, mean)
