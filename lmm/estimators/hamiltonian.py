@@ -34,7 +34,7 @@ DENSE_METRIC = 50
 #: spread of the starts: of d, in standard errors of a linear model, of log standard deviations and correlations, of log sigma, and
 #: of effects v
 JITTER = (1.0, 0.4, 0.1, 0.5)
-#: of d in units of orthonormal columns, whose information is about that of a row
+#: of d in units of orthonormal columns
 JITTER_ROWS = 0.1
 #: what a step does: adapt the step size, adapt both, neither, or nothing at all
 FAST, SLOW, KEEP, IDLE = 0, 1, 2, 3

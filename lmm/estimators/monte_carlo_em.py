@@ -33,7 +33,7 @@ from lmm.linalg import backend
 from lmm.model import centring
 from lmm.model.crossproducts import CrossProducts, cross_products
 from lmm.model.expectation import Parameters
-from lmm.model.joint import RowData, Start, Sums, coordinates, make_model, make_row_data, make_sums, start_of
+from lmm.model.joint import RowData, Start, Sums, coordinates, make_model, make_row_data, make_sums, row_sd, start_of
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate, Report
 
@@ -139,7 +139,7 @@ class MonteCarloEM:
             data = make_sums(problem, coordinates(problem, sigma), DENSE_PAIRS)
             cross = replace(problem.cross, rhs=data.fixed, gram=data.gram)
         else:
-            data = make_row_data(problem, first.beta, coordinates(problem, 1.0))
+            data = make_row_data(problem, first.beta, coordinates(problem, row_sd(problem, sigma, first.phi)))
             cross = _weighted(problem, data, first)
         dense = dense_terms(model) if self.metric == "adapted" else ()
         settings = Settings(self.sampler, self.m_step == "adam", self.learning_rate, not isinstance(self.sigma, str), dense)

@@ -28,7 +28,7 @@ from lmm.estimators.variational_start import begin_at, dense_terms
 from lmm.linalg import backend
 from lmm.model import elbo, scales
 from lmm.model.elbo import FAMILIES, Approximation, Parameters
-from lmm.model.joint import Model, RowData, Sums, coordinates, make_model, make_row_data, make_sums
+from lmm.model.joint import Model, RowData, Sums, coordinates, make_model, make_row_data, make_sums, row_sd
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate, Report
 from lmm.priors import Prior
@@ -132,7 +132,7 @@ class VariationalBayes:
         near = likelihood_fit(problem, start)
         sigma = near.sigma if isinstance(self.sigma, str) or not linear else float(self.sigma)
         # "mean_field" means independent coefficients; the other families are the same in any coordinates
-        unit = coordinates(problem, sigma, diagonal=self.approximation == "mean_field")
+        unit = coordinates(problem, row_sd(problem, sigma, near.phi), diagonal=self.approximation == "mean_field")
         data: Sums | RowData
         data = make_sums(problem, unit, DENSE_PAIRS) if isinstance(problem, Problem) else make_row_data(problem, near.beta, unit)
         first, frame = begin_at(problem, near, model, how, sigma, np.asarray(data.shift), unit, priors.units)

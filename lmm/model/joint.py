@@ -188,16 +188,35 @@ def _effect_units(problem: Problem | GeneralizedProblem, model: Model, weight: f
 def _predictor_moments(problem: GeneralizedProblem) -> tuple[float, float]:
     """Mean and standard deviation of the response, on the scale of the linear predictor, the offset taken off."""
     link, rows = problem.family.link, problem.rows
-    w = rows.weights
-    mean = float(np.average(rows.y, weights=w))
-    sd = float(np.sqrt(np.average((rows.y - mean) ** 2, weights=w))) or 1.0
-    if np.isfinite(link.mean_high):  # short of zero and one
-        mean = (float(np.sum(w * rows.y)) + 0.5) / (float(np.sum(w)) + 1.0)
-    if not max(problem.family.mean_low, link.mean_low) < mean < min(problem.family.mean_high, link.mean_high):
+    eta = _constant_predictor(problem)
+    mean = float(np.average(rows.y, weights=rows.weights))
+    sd = float(np.sqrt(np.average((rows.y - mean) ** 2, weights=rows.weights))) or 1.0
+    if eta is None:
         return 0.0, sd if link.has_units else 1.0
-    eta = float(link.link(np.array(mean)))
     scale = sd / abs(float(link.d1(np.array(eta)))) if link.has_units else 1.0
     return eta - float(np.mean(rows.offset)), scale
+
+
+def _constant_predictor(problem: GeneralizedProblem) -> float | None:
+    """The link of the mean response, short of zero and one for proportions; None where no predictor has that mean."""
+    family, link, rows = problem.family, problem.family.link, problem.rows
+    mean = float(np.average(rows.y, weights=rows.weights))
+    if np.isfinite(link.mean_high):
+        mean = (float(np.sum(rows.weights * rows.y)) + 0.5) / (float(np.sum(rows.weights)) + 1.0)
+    if not max(family.mean_low, link.mean_low) < mean < min(family.mean_high, link.mean_high):
+        return None
+    return float(link.link(np.array(mean)))
+
+
+def row_sd(problem: Problem | GeneralizedProblem, sigma: float, phi: float) -> float:
+    """The standard deviation that one row leaves to its linear predictor: sigma, or the root of the inverse information at the mean."""
+    if isinstance(problem, Problem):
+        return sigma
+    eta = _constant_predictor(problem)
+    if eta is None:
+        return 1.0
+    information = np.mean(problem.family.expected_weights(np.full(problem.n, eta), problem.rows.weights, phi).weight)
+    return float(information**-0.5) if 0.0 < information < np.inf else 1.0
 
 
 def coordinates(problem: Problem | GeneralizedProblem, sigma: float, diagonal: bool = False) -> np.ndarray:

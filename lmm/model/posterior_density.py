@@ -41,7 +41,7 @@ from lmm.linalg.tail import size as tail_size
 from lmm.model import scales
 from lmm.model.crossproducts import cross_products
 from lmm.model.densities import log_density
-from lmm.model.joint import Model, RowData, coordinates, make_row_data, predictor
+from lmm.model.joint import Model, RowData, coordinates, make_row_data, predictor, row_sd
 from lmm.model.problem import GeneralizedProblem, Problem, criterion_data
 from lmm.model.records import Estimate
 from lmm.model.system import arrange, collect, make_system
@@ -194,7 +194,7 @@ def generalized_data(problem: GeneralizedProblem, near: Estimate, priors: Priors
     """
     found = approximate_posterior(near, 1.0, priors)
     # a fit without a covariance is far out, separated: its priors know better where to begin
-    unit = coordinates(problem, 1.0)
+    unit = coordinates(problem, row_sd(problem, 1.0, near.phi))
     beta = _prior_centre(priors, unit) if found is None else found[0]
     if tail_size(problem.plan.layout) > TAIL_LIMIT:
         rows = make_row_data(problem, beta, unit)

@@ -126,7 +126,12 @@ def test_a_binomial_model_agrees_with_quadrature_and_importance_sampling() -> No
     X = np.column_stack([np.ones(len(k)), *(period == j for j in (1, 2, 3))]).astype(float)
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     own = np.eye(15)[herd]  # (rows, herds)
-    scales = np.array([10.0, *(10.0 / X[:, 1:].std(axis=0))])
+    level = np.log((k.sum() + 0.5) / (n.sum() - k.sum() + 0.5))
+    precision = X.T @ X / len(X) / 100.0  # the default prior is as weak in every direction
+
+    def log_prior(beta: np.ndarray) -> np.ndarray:
+        centred = beta - np.array([level, 0.0, 0.0, 0.0])
+        return -0.5 * np.einsum("ni,ij,nj->n", centred, precision, centred)
 
     def log_posterior(beta: np.ndarray, log_sd: np.ndarray) -> np.ndarray:
         eta = (beta @ X.T)[:, :, None] + np.exp(log_sd)[:, None, None] * nodes
@@ -134,7 +139,7 @@ def test_a_binomial_model_agrees_with_quadrature_and_importance_sampling() -> No
         herds = np.einsum("nrq,rh->nhq", rows, own)
         top = herds.max(axis=2, keepdims=True)
         integral = np.log(np.exp(herds - top) @ weights) + top[:, :, 0]
-        return integral.sum(axis=1) - 0.5 * np.sum((beta / scales) ** 2, axis=1) - 0.5 * (np.exp(log_sd) / 2.5) ** 2 + log_sd
+        return integral.sum(axis=1) + log_prior(beta) - 0.5 * (np.exp(log_sd) / 2.5) ** 2 + log_sd
 
     # proposal: a t around the draws, whose weights do not depend on the draws being right
     drawn = np.column_stack([fit.draws._record.beta.reshape(-1, 4), np.log(fit.draws["sd_(Intercept)|herd"]).reshape(-1)])
