@@ -62,13 +62,19 @@ def _bs(
     return FactorValues(basis, kind="numerical", spans_intercept=whole, drop_field=0)
 
 
+def _C(data: Any, contrasts: Any = None, **settings: Any) -> Any:
+    """A categorical with its coding, which may be named by text."""
+    return TRANSFORMS["C"](data, coding(contrasts), **settings)
+
+
 #: functions that every formula has, R's names first; stateful ones remember what they saw.
 FUNCTIONS: dict[str, Any] = {
-    **TRANSFORMS,
+    **{name: function for name, function in TRANSFORMS.items() if name != "Q"},  # a column of any name is written in backticks
     **functions.PLAIN,
     **OPERATORS,
     **{name: stateful_transform(function) for name, function in functions.STATEFUL.items()},
     "bs": stateful_transform(_bs),
+    "C": _C,
 }
 
 #: bytes that the columns of one categorical predictor may take while they are made

@@ -149,7 +149,7 @@ def _known(name: str, called: bool, handed: bool, functions: Mapping[str, Any]) 
     if root.startswith(RESERVED):
         return False
     if root in functions:  # a function that is not called is a column that is missing
-        return called or root != name or not callable(functions[root])
+        return called or root != name or not callable(functions[root]) or (handed and isinstance(functions[root], type))
     return hasattr(builtins, root) and (called or (handed and root in TYPES))
 
 

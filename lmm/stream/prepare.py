@@ -16,7 +16,7 @@ from lmm.design.rank import independent_columns, least_squares
 from lmm.design.response import numeric_response
 from lmm.errors import ArgumentError, DataError, FormulaError, LmmWarning, ResponseError, warn
 from lmm.formula import Evaluated, Formula, Table, evaluate, parse
-from lmm.formula.engine import FUNCTIONS
+from lmm.formula.engine import FUNCTIONS, wilkinson
 from lmm.formula.evaluate import as_evaluated, check_categories
 from lmm.formula.names import as_expression, awkward_names, names_in, readable, refuse_unknown, resolve
 from lmm.formula.parse import unknown_structure
@@ -156,7 +156,15 @@ def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, settings: dict[st
     known: dict[str, Any] = {}
     collected: dict[str, None] = {}
     while True:
-        found = _evaluated(formula, rows, settings, known)
+        try:
+            found = _evaluated(formula, rows, settings, known)
+        except DataError:  # the first rows may lack a level that a call names
+            early = _coded_columns(formula, scan, settings)
+            if collected or not early or not reducer.repeatable:
+                raise
+            collected = dict.fromkeys(early)
+            rows = _rows(_pass(reducer, replace(scan, categories=early, used=used), ""))
+            continue
         _refuse_across(found, scan)
         state = {call: value for call, value in found.evaluator.state.items() if value}
         check_calls(state, scan.awkward)
@@ -233,6 +241,18 @@ def _evaluated(formula: Formula, rows: Any, settings: dict[str, Any], state: dic
             f"{found.arrays[0]!r} is an array in scope; where the data is read in chunks, a predictor must be one of its columns."
         )
     return found
+
+
+def _coded_columns(formula: Formula, scan: Scan, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Columns that functions of levels are applied to, as they are evaluated."""
+    plans = [wilkinson(text, formula.text, scan.awkward) for text in {formula.fixed, *(bar.columns for bar in formula.bars)}]
+    texts = [str(factor) for plan in plans for term in plan for factor in term.factors]
+    alone = [formula.response, *formula.offsets, *(factor for bar in formula.bars for factor in bar.factors)]
+    alone += [settings[name] for name in ("weights", "offset")]
+    texts += [as_evaluated(text, scan.awkward) for text in alone if text]
+    calls = [call for text in texts for call in sorted(calls_in(text)) if is_coding(ast.parse(call, mode="eval").body)]
+    found = dict.fromkeys(witness_text(call) for call in calls)
+    return tuple(text for text in found if column_of(text, scan.schema, scan.awkward))
 
 
 def _categories(found: Evaluated, coding: Mapping[str, str], formula: Formula) -> tuple[str, ...]:
