@@ -59,6 +59,52 @@ def strings(levels: pd.Index) -> pd.Index:
         raise GroupingError(f"the label {error.object!r} holds half a character (a lone surrogate), which is no text; {cure}.") from None
 
 
+class DeclaredOrder:
+    """The order of levels that dictionaries declare, as far as all of them agree.
+
+    Each dictionary is an array of the numbers of its levels. The order is that of the one that has the levels of all others in
+    their order; where there is none, none is declared. It does not depend on which dictionary came first.
+    """
+
+    #: dictionaries that are kept at the most, none of which has the levels of another in their order
+    MOST = 64
+
+    def __init__(self) -> None:
+        self.longest: list[np.ndarray] = []
+
+    def add(self, levels: np.ndarray) -> None:
+        """Take up one more dictionary."""
+        if any(_has(one, levels) for one in self.longest):
+            return
+        self.longest = [one for one in self.longest if not _has(levels, one)]
+        if len(self.longest) <= self.MOST:
+            self.longest.append(levels)
+
+    def rank(self, levels: np.ndarray) -> np.ndarray | None:
+        """Place of each of some levels in the order; None where no order is declared for all of them."""
+        if len(self.longest) != 1:
+            return None
+        place = _places(self.longest[0], levels)
+        return place if len(place) and place.min() >= 0 else None
+
+
+def _places(levels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where numbers stand among others, -1 for one that is not there."""
+    if not len(levels):
+        return np.full(len(wanted), -1)
+    rank = np.full(int(max(levels.max(), wanted.max(initial=0))) + 1, -1)
+    rank[levels] = np.arange(len(levels))
+    return np.asarray(rank[wanted])
+
+
+def _has(whole: np.ndarray, part: np.ndarray) -> bool:
+    """Whether one order holds all of another's levels, in its order."""
+    if len(part) > len(whole):
+        return False
+    place = _places(whole, part)
+    return bool((place >= 0).all() and (np.diff(place) > 0).all())
+
+
 def merged_before(levels: pd.Index, name: str) -> str | None:
     """What to tell the user of whole numbers that are stored as floats too short for them; None where there is nothing to tell."""
     if levels.dtype.kind != "f" or not len(levels):

@@ -18,6 +18,7 @@ import pandas as pd
 
 from lmm.errors import DataError, nearest
 from lmm.formula.given import EXACT, NUMERIC_OBJECTS, aligned
+from lmm.formula.levels import DeclaredOrder
 
 #: values that hold others, which no column of a model can be made of
 _NESTED = (list, tuple, dict, set, frozenset, np.ndarray, pd.Series, pd.DataFrame)
@@ -262,15 +263,23 @@ def _nested(name: Any, kind: str) -> DataError:
 
 
 def _dictionary(values: Any, name: Any) -> pd.Series:
-    """A dictionary-encoded Arrow column as a categorical, levels in the order of its dictionaries."""
+    """A dictionary-encoded Arrow column as a categorical, levels in the order that its dictionaries declare, else sorted."""
     import pyarrow as pa
 
-    chunked = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
-    one = chunked.unify_dictionaries().combine_chunks()
-    if isinstance(one, pa.ChunkedArray):
+    chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
+    if not chunks:
         return pd.Series(pd.Categorical([]), name=name)
-    codes = one.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    return pd.Series(pd.Categorical.from_codes(codes, categories=pd.Index(one.dictionary.to_pylist())), name=name)
+    listed = [pd.Index(chunk.dictionary.to_pylist()) for chunk in chunks]
+    levels = listed[0].append(listed[1:]).unique() if len(listed) > 1 else listed[0]
+    declared, codes = DeclaredOrder(), []
+    for chunk, own in zip(chunks, listed, strict=True):
+        place = levels.get_indexer(own)
+        declared.add(place)
+        codes.append(np.append(place, -1)[chunk.indices.cast(pa.int64()).fill_null(len(own)).to_numpy(zero_copy_only=False)])
+    rank = declared.rank(np.arange(len(levels)))
+    order = np.argsort(rank) if rank is not None else levels.argsort()
+    back = np.append(np.argsort(order), -1)
+    return pd.Series(pd.Categorical.from_codes(back[np.concatenate(codes)], categories=levels[order]), name=name)
 
 
 def given_column(values: Any, index: pd.Index, name: str) -> pd.Series:

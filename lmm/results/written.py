@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lmm.arguments import shown
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, DataError, nearest
 from lmm.model.records import Estimate
@@ -49,11 +50,14 @@ def write_new(fit: Any, path: Any, reducer: Reducer, columns: Sequence[str] | No
             out = out.append_column(f".fitted {name}", pa.array(values[name].to_numpy(), from_pandas=True))
         return out
 
-    return _written(path, reducer, needed, predicted, progress)
+    origin = fit.design.extra.get("origin")
+    return _written(path, reducer, needed, predicted, progress, () if origin is None or origin.reducer is None else (origin.reducer,))
 
 
-def _written(path: Any, reducer: Reducer, columns: tuple[str, ...], make: Callable[[Any], Any], progress: Any) -> int:
-    """Write what ``make`` gives for each chunk; the file has its name when it is complete."""
+def _written(
+    path: Any, reducer: Reducer, columns: tuple[str, ...], make: Callable[[Any], Any], progress: Any, beside: Sequence[Reducer] = ()
+) -> int:
+    """Write what ``make`` gives for each chunk; the file has its name when it is complete. ``beside`` is read by the fit."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -62,11 +66,19 @@ def _written(path: Any, reducer: Reducer, columns: tuple[str, ...], make: Callab
             f"write_predictions writes one file from files, readers and databases; of a {reducer.text} fit.predict(frame) gives a data "
             "frame of predictions, which the cluster writes by partition."
         )
-    target = os.fspath(path)
+    try:
+        target = os.path.expanduser(os.fspath(path))
+    except TypeError:
+        raise ArgumentError(f"write_predictions: path={shown(path)} must be the name of a file.") from None
     if os.path.isdir(target):
         raise ArgumentError(f"{target!r} is a folder; give the name of a file, {os.path.join(target, 'predictions.parquet')!r}.")
-    if any(os.path.exists(target) and os.path.samefile(target, own) for own in getattr(reducer, "paths", ())):
-        raise ArgumentError(f"{target!r} is read from; write the predictions to another file.")
+    folder = os.path.dirname(target) or "."
+    if not os.path.isdir(folder):
+        raise ArgumentError(f"there is no folder {folder!r} to write the predictions to; make it first.")
+    for source in (reducer, *beside):
+        if getattr(source, "holds", lambda _: False)(target):
+            where = "is, or would be next time, among the files that are read"
+            raise ArgumentError(f"{target!r} {where}; write the predictions to another folder.")
     unfinished, count, writer = target + ".part", 0, None
     try:
         with progress("predictions", reducer.n_rows) if progress else nullcontext(lambda rows: None) as done:
@@ -83,8 +95,9 @@ def _written(path: Any, reducer: Reducer, columns: tuple[str, ...], make: Callab
             raise DataError("the data has no rows.")
         writer.close()
         os.replace(unfinished, target)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"the predictions cannot be written: {str(error).splitlines()[0]}") from error
+    except (pa.ArrowException, OSError) as error:
+        cause = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"the predictions cannot be written to {target!r}: {cause}") from error
     finally:
         if writer is not None:
             writer.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lmm.errors import DataError, nearest
@@ -36,6 +38,32 @@ def conform(table: Any, needed: tuple[str, ...], schema: dict[str, Any], where: 
     return pa.table(dict(zip(needed, columns, strict=True))) if needed else table.select([])
 
 
+@contextmanager
+def told(text: str) -> Iterator[None]:
+    """Errors of Arrow and of the file system as DataError, ``text`` being what is read."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise DataError(f"{text} cannot be read: {cause if len(cause) <= 300 else cause[:297] + '...'}.") from error
+
+
+def is_nested(type: Any) -> bool:
+    """Whether a type holds several values in one row."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_nested(type))
+
+
+def normal(type: Any) -> Any:
+    """The type in which a column is worked on: codes of categories have one width, however many there are in a file."""
+    import pyarrow as pa
+
+    return pa.dictionary(pa.int32(), type.value_type, type.ordered) if pa.types.is_dictionary(type) else type
+
+
 def _cast(column: Any, wanted: Any, name: str, where: str) -> Any:
     import pyarrow as pa
 
@@ -48,10 +76,14 @@ def _cast(column: Any, wanted: Any, name: str, where: str) -> Any:
         if pa.types.is_dictionary(wanted) and not pa.types.is_dictionary(column.type):
             return column.cast(wanted.value_type).dictionary_encode()
         if pa.types.is_dictionary(column.type) and pa.types.is_dictionary(wanted):
-            return column  # indices may have another width
+            parts = [
+                pa.DictionaryArray.from_arrays(one.indices.cast(pa.int32()), one.dictionary.cast(wanted.value_type), ordered=wanted.ordered)
+                for one in column.chunks
+            ]
+            return pa.chunked_array(parts, wanted)
         try:
             return column.cast(wanted)
-        except pa.ArrowInvalid:
+        except pa.ArrowException:
             pass
     raise DataError(f"column {name!r} is {column.type} in {where}, but {wanted} in the rows before it; write it with one type.")
 
@@ -76,7 +108,7 @@ def _number(column: Any, wanted: Any, name: str, where: str) -> Any:
 
 
 def common(a: Any, b: Any) -> Any:
-    """The type that holds the numbers of both; that of the one that has values; otherwise the first."""
+    """The type that holds the numbers of both; text where one has it as text; that of the one that has values; otherwise the first."""
     import pyarrow as pa
 
     if a == b or kind(b) == "null":
@@ -86,6 +118,8 @@ def common(a: Any, b: Any) -> Any:
     if kind(a) in ("whole", "number") and kind(b) in ("whole", "number"):
         whole = kind(a) == kind(b) == "whole"
         return pa.uint64() if whole and pa.uint64() in (a, b) else pa.int64() if whole else pa.float64()
+    if kind(a) == kind(b) and pa.types.is_dictionary(a) and not pa.types.is_dictionary(b):
+        return b
     return a
 
 

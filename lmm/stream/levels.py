@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.errors import DataError
-from lmm.formula.levels import joint
+from lmm.formula.levels import DeclaredOrder, joint
 
 #: a range of integers may be this much longer than the rows seen, and this long in any case
 ROOM, FEW = 8, 4_000_000
@@ -85,10 +85,11 @@ class IntegerLevels(Levels):
 
 
 class ListedLevels(Levels):
-    """Any values, numbered as they appear; ``ordered`` keeps that order, which is a category's."""
+    """Any values, numbered as they appear; ``declared`` is the order that dictionaries give them, for categories."""
 
     def __init__(self, type: Any, ordered: bool = False) -> None:
-        self.type, self.ordered = type, ordered
+        self.type = type
+        self.declared = DeclaredOrder() if ordered else None
         self.known: Any = None  # pyarrow.Array
 
     @property
@@ -98,14 +99,26 @@ class ListedLevels(Levels):
     def add(self, labels: Any) -> np.ndarray:
         import pyarrow as pa
 
-        if isinstance(labels, pa.ChunkedArray):
-            labels = labels.combine_chunks()
-            if isinstance(labels, pa.ChunkedArray):  # no chunk at all
-                return np.zeros(0, dtype=np.int64)
+        chunks = labels.chunks if isinstance(labels, pa.ChunkedArray) else [labels]
+        if len(chunks) > 1 and self.declared is None:
+            chunks = [labels.combine_chunks()]
+        out = [self._add(chunk) for chunk in chunks]
+        return np.concatenate(out) if len(out) > 1 else out[0] if out else np.zeros(0, dtype=np.int64)
+
+    def _add(self, labels: Any) -> np.ndarray:
+        import pyarrow as pa
+
         if not isinstance(labels, pa.DictionaryArray):
             labels = one_zero(labels).dictionary_encode()
-        place = self._place(labels.dictionary)
+        place = self.declare(labels.dictionary)
         return np.asarray(place[labels.indices.to_numpy(zero_copy_only=False)])
+
+    def declare(self, dictionary: Any) -> np.ndarray:
+        """Ids of the values of a dictionary, whose order is taken up where there is one."""
+        place = self._place(dictionary)
+        if self.declared is not None:
+            self.declared.add(place)
+        return place
 
     def _place(self, distinct: Any) -> np.ndarray:
         import pyarrow as pa
@@ -131,7 +144,11 @@ class ListedLevels(Levels):
         assert isinstance(other, ListedLevels)
         if other.known is None:
             return ids
-        return np.asarray(self._place(other.known)[ids])
+        place = self._place(other.known)
+        if self.declared is not None and other.declared is not None:
+            for one in other.declared.longest:
+                self.declared.add(place[one])
+        return np.asarray(place[ids])
 
     def values(self, ids: np.ndarray) -> pd.Index:
         import pyarrow as pa
@@ -144,8 +161,9 @@ class ListedLevels(Levels):
         return pd.Index(found.to_pandas())
 
     def order(self, ids: np.ndarray) -> np.ndarray:
-        if self.ordered:
-            return np.argsort(ids, kind="stable")
+        rank = None if self.declared is None else self.declared.rank(np.asarray(ids))
+        if rank is not None:
+            return np.argsort(rank, kind="stable")
         import pyarrow as pa
         import pyarrow.compute as pc
 

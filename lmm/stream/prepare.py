@@ -22,7 +22,7 @@ from lmm.formula.names import as_expression, awkward_names, names_in, readable, 
 from lmm.formula.parse import unknown_structure
 from lmm.formula.scan import unquote
 from lmm.formula.subset import looks_across
-from lmm.stream.conform import conform, kind
+from lmm.stream.conform import conform, is_nested, kind
 from lmm.stream.recipe import Recipe, TermColumns, check_array, column_of, group_text, is_number, labels_of, refuse_empty
 from lmm.stream.reducers import Reducer
 from lmm.stream.scan import (
@@ -88,6 +88,11 @@ def make_recipe(
         parsed = parsed.with_dot(other_columns(parsed, empty))
     weights, offset, subset = (as_expression(value, empty, name) for name, value in arguments.items())
     needed, scope = _needed(parsed, empty, weights, offset, subset, {} if context is None else context)
+    for name in needed:
+        if is_nested(schema[name]):
+            raise DataError(
+                f"the column {name} holds {schema[name]} values, several in one row; make a column of each that the model uses."
+            )
     schema = {name: _computable(schema[name]) for name in needed}
     awkward = parsed.awkward.union(*(awkward_names(given) for given in (weights, offset) if isinstance(given, str)))
     awkward = frozenset(name for name in awkward if name in schema)
@@ -229,9 +234,19 @@ def _pass(reducer: Reducer, scan: Scan, why: str) -> Found:
 
 
 def _rows(found: Found) -> Any:
+    """The witness rows as one table, levels of category columns in the order that the dictionaries of all rows declare, else sorted."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    return pa.concat_tables(found.rows)
+    rows = pa.concat_tables(found.rows)
+    for name, listed in found.listed.items():
+        order = listed.order(np.arange(listed.size))
+        levels = listed.known.take(pa.array(order))
+        column = rows.column(name)
+        codes = pc.index_in(column.cast(column.type.value_type), value_set=levels).combine_chunks()
+        one = pa.DictionaryArray.from_arrays(codes, levels, ordered=column.type.ordered)
+        rows = rows.set_column(rows.schema.get_field_index(name), name, one)
+    return rows
 
 
 def _evaluated(formula: Formula, rows: Any, settings: dict[str, Any], state: dict[str, Any]) -> Evaluated:

@@ -9,6 +9,7 @@ that ``subset`` keeps and in which nothing is missing.
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,7 @@ from lmm.formula.functions import CODING
 from lmm.formula.names import alias, readable
 from lmm.formula.subset import condition_mask
 from lmm.stream.conform import conform
+from lmm.stream.levels import ListedLevels
 from lmm.stream.recipe import complete, predictors
 from lmm.stream.reducers import Reduction
 
@@ -100,12 +102,13 @@ class Moments:
 
 @dataclass
 class Found:
-    """Witness rows, the levels seen, and moments by call."""
+    """Witness rows, the levels seen, and moments by call; the dictionaries of category columns."""
 
     rows: list[Any] = field(default_factory=list)
     head: int = 0
     levels: dict[str, dict[Any, None]] = field(default_factory=dict)
     moments: dict[str, Moments] = field(default_factory=dict)
+    listed: dict[str, ListedLevels] = field(default_factory=dict)
     seen: int = 0
     asked: int = 0
     lost: dict[str, int] = field(default_factory=dict)
@@ -152,6 +155,12 @@ def look(scan: Scan, found: Found, table: Any) -> Found:
         found.lost[name] = found.lost.get(name, 0) + count
     if not rows.num_rows:
         return found
+    for name in scan.used:
+        column = rows.column(name)
+        if pa.types.is_dictionary(column.type):
+            listed = found.listed.setdefault(name, ListedLevels(column.type.value_type, ordered=True))
+            for chunk in column.chunks:
+                listed.declare(chunk.dictionary)
     evaluator = evaluator_on(scan, rows)
     wanted = np.zeros(rows.num_rows, dtype=bool)
     if found.head < scan.head:
@@ -190,6 +199,11 @@ def merge(a: Found, b: Found) -> Found:
         a.lost[name] = a.lost.get(name, 0) + count
     for text, levels in b.levels.items():
         a.levels.setdefault(text, {}).update(levels)
+    for name, listed in b.listed.items():
+        if name in a.listed:
+            a.listed[name].absorb(listed, np.zeros(0, dtype=np.int64))
+        else:
+            a.listed[name] = copy.deepcopy(listed)
     for call, moments in b.moments.items():
         a.moments[call] = a.moments.get(call, Moments()) + moments
     return a

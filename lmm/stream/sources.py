@@ -5,14 +5,17 @@
     pyarrow.RecordBatchReader                once only
     DuckDB relation; Source(path, table=)    a table, view or query; "file.duckdb::table" for short
 
-A chunk is read while the one before it is worked on.
+A chunk is read while the one before it is worked on. Files are marked by size, time and row groups when they are first opened, and
+every later pass compares: rows that another program writes meanwhile would be counted in one pass and not in the next.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,8 +23,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lmm.arguments import shown, whole
 from lmm.errors import ArgumentError, DataError, nearest
-from lmm.stream.conform import common, conform
+from lmm.stream.conform import common, conform, normal, told
 from lmm.stream.reducers import Reduction, module_of, register
 
 #: rows of a chunk
@@ -54,8 +58,12 @@ class Source:
     chunk: int = CHUNK
 
     def __post_init__(self) -> None:
-        if not isinstance(self.chunk, int) or self.chunk < 1:
-            raise ArgumentError(f"chunk={self.chunk!r} must be a positive number of rows.")
+        several = isinstance(self.path, list | tuple) and bool(self.path) and all(isinstance(p, str | os.PathLike) for p in self.path)
+        if not isinstance(self.path, str | os.PathLike) and not several:
+            raise ArgumentError(f"Source: path={shown(self.path)} must be a path, a pattern, or a list of paths.")
+        if self.table is not None and not isinstance(self.table, str):
+            raise ArgumentError(f"Source: table={shown(self.table)} must be the name of a table.")
+        whole(self.chunk, "Source: chunk", least=1)
 
 
 class Stream:
@@ -66,6 +74,7 @@ class Stream:
 
     def __init__(self, chunk: int = CHUNK, progress: Any = None) -> None:
         self.chunk, self.progress = chunk, progress
+        self._rows: int | None = None  # of the first whole pass
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -77,40 +86,70 @@ class Stream:
         """Rows, where known."""
         return None
 
+    @property
+    def twice(self) -> frozenset[str]:
+        """Names that several columns have."""
+        return frozenset()
+
+    @property
+    def marks(self) -> dict[str, Any]:
+        """What tells whether the rows are still the same: by file its size, time and row groups."""
+        return {}
+
+    def holds(self, target: str) -> bool:
+        """Whether a file of that name would be one of those that are read."""
+        return False
+
     def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[Any, str]]:
         """Tables of at most about ``rows`` rows, and where each comes from."""
         raise NotImplementedError
 
+    def _types(self, columns: tuple[str, ...]) -> dict[str, Any]:
+        """Types of some columns; DataError for a name that several have."""
+        for name in columns:
+            if name in self.twice:
+                raise DataError(f"{self.text} has several columns named {name!r}; rename them so that each name is used once.")
+        return {name: self.schema[name] for name in columns}
+
     def batches(self, columns: tuple[str, ...]) -> Iterator[Any]:
         """``pyarrow.Table`` after table with these columns, each read while the one before it is used."""
-        schema = {name: self.schema[name] for name in columns}
+        schema = self._types(columns)
         found = ((table, where) for table, where in self.tables(columns, self.chunk))
+        count = 0
         with ThreadPoolExecutor(1, thread_name_prefix="lmm-read") as pool:
             following = pool.submit(next, found, None)
             while True:
-                got = following.result()
+                with told(self.text):
+                    got = following.result()
                 if got is None:
-                    return
+                    break
                 following = pool.submit(next, found, None)
+                count += got[0].num_rows
                 yield conform(got[0], columns, schema, got[1])
+
+        if self._rows is None:
+            self._rows = count
+        elif count != self._rows:
+            raise DataError(f"{self.text} has {count} rows now and had {self._rows} before; fit again when no other program writes to it.")
 
     def head(self, columns: tuple[str, ...], rows: int) -> Any:
         """The first rows."""
         import pyarrow as pa
 
-        schema = {name: self.schema[name] for name in columns}
+        schema = self._types(columns)
         parts, count = [], 0
-        for table, where in self.tables(columns, rows):
-            parts.append(conform(table, columns, schema, where).slice(0, rows - count))
-            count += parts[-1].num_rows
-            if count >= rows:
-                break
+        with told(self.text):
+            for table, where in self.tables(columns, rows):
+                parts.append(conform(table, columns, schema, where).slice(0, rows - count))
+                count += parts[-1].num_rows
+                if count >= rows:
+                    break
         return pa.concat_tables(parts) if parts else pa.table({name: pa.array([], type) for name, type in schema.items()})
 
     def map_reduce(self, reduction: Reduction[Any]) -> Any:
         """``reduction`` over all chunks, one after another."""
         sums = reduction.start()
-        with self.progress(reduction.text, self.n_rows) if self.progress else nullcontext(_nothing) as done:
+        with told(self.text), self.progress(reduction.text, self.n_rows) if self.progress else nullcontext(_nothing) as done:
             for table in self.batches(reduction.columns):
                 sums = reduction.add(sums, table)
                 done(table.num_rows)
@@ -121,12 +160,59 @@ def _nothing(rows: int) -> None:
     """No progress is shown."""
 
 
-class ParquetFiles(Stream):
-    """Parquet files in the order of their names; the first one says what the columns are."""
+def mark(path: str) -> tuple[int, int, int]:
+    """Size, time of the last change and number of a file; DataError where it is gone."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise DataError(f"{path!r} cannot be read: {error.strerror}.") from None
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
-    def __init__(self, paths: list[str], text: str, chunk: int = CHUNK, progress: Any = None) -> None:
+
+def row_groups(metadata: Any) -> tuple[int, ...]:
+    """Rows and bytes of a Parquet file and of each of its row groups."""
+    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+    return (metadata.num_rows, metadata.serialized_size, *(size for group in groups for size in (group.num_rows, group.total_byte_size)))
+
+
+def check_mark(path: str, now: Any, first: Any) -> None:
+    """DataError for a file that is not what it was when it was first opened."""
+    if now != first:
+        raise DataError(f"{path!r} has changed since it was first read; fit again when no other program writes to it.")
+
+
+def refuse_twice(paths: Iterable[str]) -> None:
+    """DataError where two names lead to one file, whose rows would count twice."""
+    known: dict[tuple[int, int], str] = {}
+    for path in paths:
+        try:
+            found = os.stat(path)
+        except OSError:
+            continue  # reading says what is wrong with it
+        place = (found.st_dev, found.st_ino)
+        other = known.get(place)
+        known[place] = path
+        if other is not None:
+            names = f"{path!r} is given twice" if other == path else f"{other!r} and {path!r} are one and the same file"
+            raise DataError(f"{names}; its rows would count twice. Name each file once, and leave out links to files and folders.")
+
+
+def inside(target: str, folder: str) -> bool:
+    """Whether a path leads into a folder."""
+    own, outer = os.path.realpath(target), os.path.realpath(folder)
+    return own.startswith(os.path.join(outer, ""))
+
+
+class ParquetFiles(Stream):
+    """Parquet files in the order of their names; all of them say what the types of the columns are.
+
+    ``given`` are the paths, patterns or the folder that led to them.
+    """
+
+    def __init__(self, paths: list[str], text: str, chunk: int = CHUNK, progress: Any = None, given: tuple[str, ...] = ()) -> None:
         super().__init__(chunk, progress)
-        self.paths, self.text = paths, text
+        self.paths, self.text, self.given = paths, text, given
+        refuse_twice(paths)
 
     def _open(self, path: str) -> Any:
         import pyarrow as pa
@@ -135,27 +221,30 @@ class ParquetFiles(Stream):
         try:
             # page by page: buffers made ahead are kept until the whole file has been read
             return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             cause = str(error).splitlines()[0].rstrip(".")
             raise DataError(
                 f"{path!r} is no Parquet file: {cause}. CSV and other formats are read by pyarrow.dataset.dataset(path)."
             ) from None
 
     @cached_property
-    def _footers(self) -> tuple[dict[str, Any], int]:
-        """Types of the columns of the first file, and the rows of all.
+    def _footers(self) -> tuple[dict[str, Any], int, frozenset[str], dict[str, Any]]:
+        """Types of the columns, the rows of all files, names that several columns have, and the mark of each file.
 
-        A number has the type that holds those of all files, and a column without a value in the first file that of a later one;
-        any other difference is an error once the file is read.
+        A number has the type that holds those of all files, a column without a value in the first file the type of a later one, and
+        a column that is text in one file and categories in another is text; any other difference is an error once the file is read.
         """
         types: dict[str, Any] = {}
-        total = 0
+        total, twice, marks = 0, set(), {}
         for path in self.paths:
+            before = mark(path)
             with self._open(path) as file:
                 total += file.metadata.num_rows
-                own = {field.name: field.type for field in file.schema_arrow}
+                marks[path] = (before, row_groups(file.metadata))
+                own = {field.name: normal(field.type) for field in file.schema_arrow}
+                twice |= {name for name, count in Counter(file.schema_arrow.names).items() if count > 1}
                 types = {name: common(type, own.get(name, type)) for name, type in types.items()} if types else own
-        return types, total
+        return types, total, frozenset(twice), marks
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -165,30 +254,104 @@ class ParquetFiles(Stream):
     def n_rows(self) -> int | None:
         return self._footers[1]
 
+    @property
+    def twice(self) -> frozenset[str]:
+        return self._footers[2]
+
+    @property
+    def marks(self) -> dict[str, Any]:
+        return self._footers[3]
+
+    def holds(self, target: str) -> bool:
+        real = os.path.realpath(target)
+        return (
+            any(os.path.realpath(path) == real for path in self.paths)
+            or any(os.path.isdir(one) and inside(target, one) for one in self.given)
+            or any(fnmatch.fnmatch(real, os.path.realpath(one)) for one in self.given if any(c in one for c in "*?["))
+        )
+
     def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[Any, str]]:
         import pyarrow as pa
 
         for path in self.paths:
+            first = self.marks[path]
+            check_mark(path, mark(path), first[0])
             with self._open(path) as file:
+                check_mark(path, row_groups(file.metadata), first[1])
                 lost = [name for name in columns if name not in file.schema_arrow.names]
                 if lost:
                     yield file.schema_arrow.empty_table(), repr(os.path.basename(path))  # the message names the column
                     continue
                 for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
                     yield pa.table(batch.columns, names=batch.schema.names), repr(os.path.basename(path))
+            check_mark(path, mark(path), first[0])
 
 
 class Dataset(Stream):
-    """A ``pyarrow.dataset.Dataset``."""
+    """A ``pyarrow.dataset.Dataset``, filtered or not."""
 
-    def __init__(self, dataset: Any, text: str = "", chunk: int = CHUNK, progress: Any = None) -> None:
+    def __init__(self, dataset: Any, text: str = "", chunk: int = CHUNK, progress: Any = None, given: tuple[str, ...] = ()) -> None:
         super().__init__(chunk, progress)
-        self.dataset = dataset
+        self.dataset, self.given = dataset, given
         self.text = text or f"{type(dataset).__name__} of pyarrow"
+        refuse_twice(self.paths)
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """Its files, where they are on this machine."""
+        parts = getattr(self.dataset, "children", None) or [self.dataset]
+        local = [part for part in parts if type(getattr(part, "filesystem", None)).__name__ == "LocalFileSystem"]
+        return [path for part in local for path in part.files]
+
+    @cached_property
+    def marks(self) -> dict[str, Any]:
+        return {path: mark(path) for path in self.paths}
+
+    def holds(self, target: str) -> bool:
+        real = os.path.realpath(target)
+        folders = {os.path.dirname(os.path.realpath(path)) for path in self.paths}
+        return os.path.dirname(real) in folders or any(os.path.isdir(one) and inside(target, one) for one in self.given)
+
+    @cached_property
+    def _fragments(self) -> list[tuple[str, Any]]:
+        """The name and the own schema of each file, where it has one."""
+        try:
+            fragments = list(self.dataset.get_fragments())
+            found = [(getattr(one, "path", "") or "a fragment", getattr(one, "physical_schema", None)) for one in fragments]
+        except ValueError:  # of a filtered dataset; its files are those of the whole
+            format, system = getattr(self.dataset, "format", None), getattr(self.dataset, "filesystem", None)
+            files = self.dataset.files if format is not None and hasattr(self.dataset, "files") else []
+            found = [(path, format.inspect(path, filesystem=system)) for path in files]  # type: ignore[union-attr]
+        return [(path, schema) for path, schema in found if schema is not None]
+
+    @cached_property
+    def _readable(self) -> Any:
+        """The dataset with a type for each category column that holds the codes of all files; text where a file has it as text."""
+        import pyarrow as pa
+        import pyarrow.dataset as ds
+
+        schema = self.dataset.schema
+        for i, field in enumerate(schema):
+            own = {s.field(field.name).type for _, s in self._fragments if s.get_field_index(field.name) >= 0}
+            kinds = {pa.types.is_dictionary(type) for type in own}
+            if len(own) > 1 and True in kinds:
+                held = next(type.value_type for type in own if pa.types.is_dictionary(type))
+                schema = schema.set(i, pa.field(field.name, held if False in kinds else pa.dictionary(pa.int32(), held)))
+        if schema is self.dataset.schema or schema.equals(self.dataset.schema) or type(self.dataset) is not ds.FileSystemDataset:
+            return self.dataset
+        try:
+            return ds.FileSystemDataset(list(self.dataset.get_fragments()), schema, self.dataset.format, self.dataset.filesystem)
+        except ValueError:  # filtered: the files are read as they are
+            return self.dataset
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        return {field.name: field.type for field in self.dataset.schema}
+        with told(self.text):
+            return {field.name: normal(field.type) for field in self._readable.schema}
+
+    @cached_property
+    def twice(self) -> frozenset[str]:
+        return frozenset(name for name, count in Counter(self.dataset.schema.names).items() if count > 1)
 
     @cached_property
     def n_rows(self) -> int | None:
@@ -201,23 +364,25 @@ class Dataset(Stream):
         import pyarrow as pa
         import pyarrow.dataset as ds
 
+        self._check()
         partitions = set(_partition_names(self.dataset))
-        for fragment in self.dataset.get_fragments():  # a column that one file lacks would be filled with missing values
-            if hasattr(fragment, "physical_schema"):
-                lost = set(columns) - partitions - set(fragment.physical_schema.names)
-                if lost:
-                    where = repr(os.path.basename(getattr(fragment, "path", "") or "a fragment"))
-                    yield pa.table({name: pa.array([], self.schema[name]) for name in columns if name not in lost}), where
-        try:
-            options = {"batch_size": rows, "batch_readahead": 2, "fragment_readahead": 1}
-            if type(getattr(self.dataset, "format", None)).__name__ == "ParquetFileFormat":
-                lean = ds.ParquetFragmentScanOptions(use_buffered_stream=True, buffer_size=BUFFER, pre_buffer=False)
-                options["fragment_scan_options"] = lean
-            scanner = self.dataset.scanner(columns=list(columns), **options)
-            for batch in scanner.to_batches():
-                yield pa.table(batch.columns, names=batch.schema.names), "a part of the data"
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-            raise DataError(f"the data cannot be read with one type for each column: {str(error).splitlines()[0]}") from None
+        for path, own in self._fragments:  # a column that one file lacks would be filled with missing values
+            lost = set(columns) - partitions - set(own.names)
+            if lost:
+                where = repr(os.path.basename(path))
+                yield pa.table({name: pa.array([], self.schema[name]) for name in columns if name not in lost}), where
+        options = {"batch_size": rows, "batch_readahead": 2, "fragment_readahead": 1}
+        if type(getattr(self.dataset, "format", None)).__name__ == "ParquetFileFormat":
+            lean = ds.ParquetFragmentScanOptions(use_buffered_stream=True, buffer_size=BUFFER, pre_buffer=False)
+            options["fragment_scan_options"] = lean
+        scanner = self._readable.scanner(columns=list(columns), **options)
+        for batch in scanner.to_batches():
+            yield pa.table(batch.columns, names=batch.schema.names), "a part of the data"
+        self._check()
+
+    def _check(self) -> None:
+        for path, first in self.marks.items():
+            check_mark(path, mark(path), first)
 
 
 def _partition_names(dataset: Any) -> list[str]:
@@ -238,17 +403,22 @@ class Reader(Stream):
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        return {field.name: field.type for field in self.reader.schema}
+        return {field.name: normal(field.type) for field in self.reader.schema}
+
+    @cached_property
+    def twice(self) -> frozenset[str]:
+        return frozenset(name for name, count in Counter(self.reader.schema.names).items() if count > 1)
 
     def head(self, columns: tuple[str, ...], rows: int) -> Any:
         import pyarrow as pa
 
+        schema = self._types(columns)
         while sum(batch.num_rows for batch in self._kept) < rows:
             batch = next(self._read(), None)
             if batch is None:
                 break
             self._kept.append(batch)
-        return pa.Table.from_batches(self._kept, self.reader.schema).select(list(columns)).slice(0, rows)
+        return conform(pa.Table.from_batches(self._kept, self.reader.schema).select(list(columns)).slice(0, rows), columns, schema)
 
     def _read(self) -> Iterator[Any]:
         import pyarrow as pa
@@ -258,7 +428,7 @@ class Reader(Stream):
                 yield self.reader.read_next_batch()
             except StopIteration:
                 return
-            except (pa.ArrowInvalid, OSError) as error:
+            except (pa.ArrowException, OSError) as error:
                 raise DataError(f"the reader failed: {str(error).splitlines()[0]}") from None
 
     def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[Any, str]]:
@@ -285,9 +455,23 @@ class Reader(Stream):
 class DuckTable(Stream):
     """A table, view or relation of DuckDB; ``opened`` gives the relation for as long as it is read."""
 
-    def __init__(self, opened: Callable[[], AbstractContextManager[Any]], text: str, chunk: int = CHUNK, progress: Any = None) -> None:
+    def __init__(
+        self, opened: Callable[[], AbstractContextManager[Any]], text: str, chunk: int = CHUNK, progress: Any = None, path: str = ""
+    ) -> None:
         super().__init__(chunk, progress)
-        self.opened, self.text = opened, text
+        self.opened, self.text, self.path = opened, text, path
+
+    @cached_property
+    def marks(self) -> dict[str, Any]:
+        """What its file was, and what had not been written into it yet."""
+        return {self.text: self._mark()} if self.path else {}
+
+    def _mark(self) -> Any:
+        waiting = self.path + ".wal"
+        return mark(self.path), mark(waiting)[:2] if os.path.exists(waiting) else None
+
+    def holds(self, target: str) -> bool:
+        return bool(self.path) and os.path.realpath(target) == os.path.realpath(self.path)
 
     @contextmanager
     def _relation(self) -> Iterator[Any]:
@@ -302,20 +486,26 @@ class DuckTable(Stream):
     @cached_property
     def schema(self) -> dict[str, Any]:
         with self._relation() as relation:
-            return {field.name: field.type for field in _arrow_reader(relation.limit(0), 1).schema}
+            return {field.name: normal(field.type) for field in _arrow_reader(relation.limit(0), 1).schema}
 
     @cached_property
     def n_rows(self) -> int | None:
         with self._relation() as relation:
-            return int(relation.count("*").fetchone()[0])
+            return int(relation.count("*").fetchall()[0][0])
 
     def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[Any, str]]:
         import pyarrow as pa
 
         names = ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
+        self._check()
         with self._relation() as relation:
             for batch in _arrow_reader(relation.project(names), rows):
                 yield pa.table(batch.columns, names=batch.schema.names), "a part of the data"
+        self._check()
+
+    def _check(self) -> None:
+        for text, first in self.marks.items():
+            check_mark(text, self._mark(), first)
 
 
 def _arrow_reader(relation: Any, rows: int) -> Any:
@@ -365,7 +555,7 @@ def _from_path(data: Any, progress: Any) -> Stream:
             raise DataError(_nothing_there(one))
         paths += [p for p in found if not os.path.isdir(p)]
     text = given[0] if len(given) == 1 else f"{len(paths)} Parquet files"
-    return ParquetFiles(paths, text, source.chunk, progress)
+    return ParquetFiles(paths, text, source.chunk, progress, tuple(given))
 
 
 def _nothing_there(path: str) -> str:
@@ -396,13 +586,13 @@ def _folder(path: str, chunk: int, progress: Any) -> Stream:
     try:
         dataset = ds.dataset(path, format="parquet", partitioning="hive", exclude_invalid_files=False)
         files = dataset.files
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path!r} is no folder of Parquet files: {str(error).splitlines()[0]}") from None
     if not files:
         raise DataError(f"the folder {path!r} has no Parquet files.")
     if set(dataset.schema.names) == set(ds.dataset(files[0], format="parquet").schema.names):
-        return ParquetFiles(sorted(files), path, chunk, progress)
-    return Dataset(dataset, path, chunk, progress)
+        return ParquetFiles(sorted(files), path, chunk, progress, (path,))
+    return Dataset(dataset, path, chunk, progress, (path,))
 
 
 def _is_duck_file(path: str) -> bool:
@@ -433,7 +623,7 @@ def _duck_file(path: str, table: str | None, chunk: int, progress: Any) -> Strea
         with _connected(path) as connection:
             yield connection.table(found)
 
-    return DuckTable(opened, f"{path}{SEPARATOR}{found}", chunk, progress)
+    return DuckTable(opened, f"{path}{SEPARATOR}{found}", chunk, progress, path)
 
 
 @contextmanager

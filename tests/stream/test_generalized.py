@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -283,15 +284,20 @@ def test_data_that_change_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     where = tmp_path / "rows.parquet"
     DATA.to_parquet(where)
+    connection = duckdb.connect()
+    connection.execute(f"create table held as select * from '{where}'")
     usual = generalized._prepared
 
     def changed(*arguments: Any) -> Any:
         DATA.assign(g="somebody else").to_parquet(where)
+        connection.execute("update held set g = 'somebody else'")
         return usual(*arguments)
 
     monkeypatch.setattr(generalized, "_prepared", changed)
-    with pytest.raises(DataError, match="the data changed meanwhile"):
+    with pytest.raises(DataError, match="rows.parquet' has changed since it was first read"):
         lmm.glmer("yes ~ x + (1 | g)", str(where), family="binomial")
+    with pytest.raises(DataError, match="the data changed meanwhile"):
+        lmm.glmer("yes ~ x + (1 | g)", connection.table("held"), family="binomial")
 
 
 def test_other_sources(path: str) -> None:
