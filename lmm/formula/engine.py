@@ -108,9 +108,8 @@ class Columns(dict[str, pd.Series]):
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Give columns other names, where they are here."""
-        for old, new in names.items():
-            if old in self:
-                self[new] = self.pop(old)
+        found = {new: self.pop(old) for old, new in names.items() if old in self}
+        self.update(found)
 
 
 @lru_cache(maxsize=512)

@@ -6,7 +6,7 @@ that a missing value is an error that names its term, never a lost row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -363,7 +363,23 @@ def _matrices(formula: Formula, plans: Mapping[str, Any], evaluator: Evaluator, 
     fixed = parts[formula.fixed]
     if any(bar.columns == INTERCEPT for bar in formula.bars):
         parts[INTERCEPT] = intercept(evaluator.columns.n)
+    _check_names(parts.values(), awkward)
     return fixed, parts
+
+
+def _check_names(parts: Iterable[Part], awkward: frozenset[str]) -> None:
+    """DataError where two different columns would have one name: no result could say which of them is meant."""
+    owners: dict[str, str] = {}
+    for part in parts:
+        names = [readable(name, awkward) for name in part.names]
+        own: set[str] = set()
+        for name, term in zip(names, part.terms, strict=True):
+            owner = owners.setdefault(name, term)
+            twice = name in own
+            own.add(name)
+            if owner != term or twice:
+                what = "the intercept" if "1" in (owner, term) else f"a column of the term {readable(owner, awkward)}"
+                raise DataError(f"the name {name!r} would stand for {what} and for another column; rename the column {name!r} of the data.")
 
 
 def check_finite(part: Part, awkward: frozenset[str] = frozenset()) -> None:

@@ -26,6 +26,8 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
+#: a name in backticks
+QUOTED = re.compile(r"`(?:[^`\\]|\\[`\\]|\\(?![`\\]))*`")
 _PLAIN = re.compile(r"(?:[^\W\d]|\.(?=[^\W\d]))[\w.]*")
 _ESCAPED = re.compile(r"\\([`\\])")
 _OPERATOR_WORDS = frozenset(("and", "or", "not", "in", "is", "if", "else", "for", "lambda"))
@@ -105,10 +107,7 @@ def quote(name: str) -> str:
 
 def unquote(text: str) -> str:
     """The name that a text is: :func:`quote` undone; any text that is not one name in backticks is returned as it is."""
-    if len(text) < 2 or not (text.startswith("`") and text.endswith("`")):
-        return text
-    found = _TOKEN.fullmatch(text)
-    return _ESCAPED.sub(r"\1", text[1:-1]) if found is not None and found.lastgroup == "quoted" else text
+    return _ESCAPED.sub(r"\1", text[1:-1]) if QUOTED.fullmatch(text) else text
 
 
 def operator_word(tokens: Sequence[Token], i: int) -> bool:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmm.errors import FormulaError, nearest
+from lmm.formula.scan import QUOTED, quote, unquote
 
 _NUMBER = re.compile(r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _WORD = re.compile(r"[^\W\d][\w.]*")
@@ -111,8 +112,7 @@ class _Reader:
             if c == "`":
                 token = self._quoted(at, spelt)
             else:
-                matches = ((m.end(), i) for pattern, i in patterns if (m := pattern.match(self.text, at)) and self._ends(m.end()))
-                stop, place = max(matches, default=(0, 0))
+                stop, place = self._name(at, patterns)
                 number = _NUMBER.match(self.text, at)
                 if stop:
                     token = _Token("name", at, stop, place)
@@ -127,6 +127,17 @@ class _Reader:
             out.append(token)
             at = token.stop
         return out
+
+    def _name(self, at: int, patterns: Sequence[tuple[re.Pattern[str], int]]) -> tuple[int, int]:
+        """End and position of the longest coefficient's name that begins here; (0, 0) for none."""
+        matches = [(m.end(), i) for pattern, i in patterns if (m := pattern.match(self.text, at)) and self._ends(m.end())]
+        stop = max((end for end, _ in matches), default=0)
+        places = {i for end, i in matches if end == stop}
+        exact = {i for i in places if self.names[i] == self.text[at:stop]}
+        if len(places) > 1 and len(exact) != 1:
+            names = ", ".join(quote(self.names[i]) for i in sorted(places))
+            raise self._error(f"this may be any of {names}; write it in backticks", at, stop)
+        return stop, next(iter(exact or places), 0)
 
     def _ends(self, stop: int) -> bool:
         """Whether a name can end here: nothing follows that would make it a longer one."""
@@ -150,13 +161,13 @@ class _Reader:
         return at
 
     def _quoted(self, at: int, spelt: dict[str, int]) -> _Token:
-        stop = self.text.find("`", at + 1)
-        if stop < 0:
+        found = QUOTED.match(self.text, at)
+        if found is None:
             raise self._error("this backtick is not closed", at, at + 1)
-        name = self.text[at + 1 : stop]
+        name = unquote(found.group())
         if name not in spelt:
-            raise self._unknown(at, stop + 1)
-        return _Token("name", at, stop + 1, spelt[name])
+            raise self._unknown(at, found.end())
+        return _Token("name", at, found.end(), spelt[name])
 
     # ---- grammar ----
 
@@ -247,6 +258,6 @@ class _Reader:
         return FormulaError(f"cannot read the hypothesis: {message}.", self.text, (start, stop))
 
     def _unknown(self, start: int, stop: int) -> FormulaError:
-        word = self.text[start:stop].strip("`")
+        word = unquote(self.text[start:stop])
         hint = nearest(word, self.names) or f" The coefficients are {', '.join(self.names)}."
         return FormulaError(f"the model has no coefficient {word!r}.{hint}", self.text, (start, stop))

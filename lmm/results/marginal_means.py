@@ -17,6 +17,7 @@ import pandas as pd
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
+from lmm.formula.scan import QUOTED, unquote
 from lmm.inference import multiplicity
 from lmm.inference.contrast_coefficients import ADJUSTMENTS, coefficients, contrast_kind
 from lmm.inference.ddf import KENWARD_ROGER, SATTERTHWAITE, TITLES, Ddf
@@ -35,6 +36,7 @@ AUTO = "auto"
 SMALL = 3000
 #: step of a trend, as a share of the covariate's range
 STEP = 1e-3
+_NAME = re.compile(f"(?:{QUOTED.pattern}|[^+*:,`])+")
 RATIOS = {"log": "ratio", "logit": "odds_ratio"}
 
 #: a fit's degrees of freedom by the name of a method
@@ -74,10 +76,10 @@ def request(specs: Any, by: Any, contrast: Any, adjust: str | None, type: str, l
     """The arguments read: ``"pairwise ~ a | b"`` names contrast, specs and by at once."""
     text = specs if isinstance(specs, str) else None
     if text is not None:
-        if "~" in text:
-            left, _, text = text.partition("~")
-            contrast = left.strip() or contrast
-        text, _, conditional = text.partition("|")
+        left, tilde, right = _parted(text, "~")
+        if tilde:
+            contrast, text = left.strip() or contrast, right
+        text, _, conditional = _parted(text, "|")
         specs = _split(text)
         by = [*_split(conditional), *_names(by)]
     if type not in TYPES:
@@ -102,10 +104,18 @@ def _names(given: Any) -> list[str]:
     return list(given)
 
 
+def _parted(text: str, mark: str) -> tuple[str, str, str]:
+    """``text.partition(mark)``, at a mark that is not in backticks."""
+    for found in re.finditer(f"{QUOTED.pattern}|{re.escape(mark)}", text):
+        if found.group() == mark:
+            return text[: found.start()], mark, text[found.end() :]
+    return text, "", ""
+
+
 def _split(text: str) -> list[str]:
     """Names joined by ``+``, ``*``, ``:`` or commas; ``1`` for none."""
-    names = [name.strip().strip("`") for name in re.split(r"[+*:,]", text)]
-    return [name for name in names if name and name != "1"]
+    pieces = [piece.group().strip() for piece in _NAME.finditer(text)]
+    return [unquote(piece) for piece in pieces if piece and piece != "1"]
 
 
 def tabulate(design: Design, estimate: Estimate, degrees: Degrees, at: Mapping[str, Any] | None, ask: Request) -> MarginalMeans:
