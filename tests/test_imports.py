@@ -29,7 +29,7 @@ ALLOWED = {
     "model": {"design", "families", "covariance", "linalg", "priors"},
     "stream": {"model", "design", "formula", "families", "covariance", "linalg"},
     "estimators": {"stream", "model", "design", "families", "covariance", "linalg", "priors"},
-    "inference": {"estimators", "model", "design", "families", "covariance", "linalg"},
+    "inference": {"estimators", "model", "design", "formula", "families", "covariance", "linalg"},
     "results": {"inference", "estimators", "stream", "model", "design", "formula", "families", "covariance", "linalg"},
     "plots": {"results", "inference", "estimators", "stream", "model", "design", "formula", "families", "covariance", "linalg"},
 }
