@@ -192,6 +192,13 @@ def _fit(
             f"{batch.failures[first]}. .failures has all of them.",
             ConvergenceWarning,
         )
+    if found.messages:
+        first, count = min(found.messages), len(found.messages)
+        warn(
+            f"{count} of {batch.size} responses do not bound their estimates; the first is {Y.names[first]!r}: "
+            f"{found.messages[first][0]} .messages has all of them.",
+            ConvergenceWarning,
+        )
     return BatchFit(
         responses=Y.names,
         design=design,
@@ -201,6 +208,7 @@ def _fit(
         nobs=found.n,
         like=found.like,
         values=values,
+        said=found.messages,
         one=_One(design.formula, table, Y, _used(design, context, given["subset"]), {**given, "subset": rows}, single, found),
     )
 

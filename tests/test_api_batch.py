@@ -382,3 +382,33 @@ def test_generalized_variances_of_zero():
         np.testing.assert_allclose(batch.llf[i], single.llf, rtol=1e-9)
         np.testing.assert_allclose(batch.se[i], single.bse, rtol=1e-3)
         np.testing.assert_allclose(batch.theta[i], single.theta, atol=1e-4)
+
+
+def test_what_a_response_does_not_bound_is_said_as_a_single_fit_says_it() -> None:
+    rng = np.random.default_rng(1)
+    data = pd.DataFrame({"x": rng.normal(size=200), "t": np.tile(list("aab"), 67)[:200], "g": np.repeat(range(20), 10)})
+    logit = rng.random((200, 3)) < 1.0 / (1.0 + np.exp(-data["x"].to_numpy()[:, None]))
+    counts = rng.poisson(2.0, size=(200, 3))
+    cases = {
+        "binomial": ("x", np.column_stack([data["x"] > 1.0, logit]).astype(float)),
+        "poisson": ("t", np.column_stack([np.where(data["t"] == "b", 0, counts[:, 0]), counts])),
+        "negative_binomial": ("x", np.column_stack([counts[:, 0], rng.negative_binomial(1, 0.4, size=(200, 3))])),
+    }
+    for family, (x, Y) in cases.items():
+        with pytest.warns(lmm.ConvergenceWarning, match="1 of 4 responses do not bound their estimates"):
+            batch = lmm.glmer_batch(f"~ {x} + (1|g)", data, Y, family=family)
+        with pytest.warns(lmm.LmmWarning):
+            single = lmm.glmer(f"y ~ {x} + (1|g)", data.assign(y=Y[:, 0]), family=family)
+        head = single.messages[0].split(" (")[0]  # the batch does not name cells
+        assert list(batch.messages.index) == [0] and batch.messages[0].startswith(head)
+        assert batch.glance()["message"].iloc[0] == batch.messages[0]
+
+
+def test_a_response_without_a_start_leaves_the_others_alone() -> None:
+    """The right log-likelihood of the second is -4.7448, by itself."""
+    rng = np.random.default_rng(5)
+    g, x = np.repeat(np.arange(20), 8), rng.normal(size=160)
+    a = rng.gamma(2, np.exp(0.5 * x + rng.normal(0, 0.5, 20)[g]) / 2)
+    c = rng.gamma(5, 1 / (2 + 0.3 * np.clip(x, -2, 2) + 0.3 * rng.normal(0, 1, 20)[g]) / 5)
+    batch = lmm.glmer_batch("~ x + (1|g)", pd.DataFrame({"x": x, "g": g}), pd.DataFrame({"a": a, "c": c}), family="gamma")
+    np.testing.assert_allclose(batch.llf, [-161.4154, -4.7448], atol=1e-3)  # glmmTMB, lme4

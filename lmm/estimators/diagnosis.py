@@ -84,7 +84,7 @@ def diagnose(problem: GeneralizedProblem, beta: np.ndarray, factors: Sequence[np
 
 def _unit(family: Any) -> float:
     """The size of a predictor in units of the link: one for the logit."""
-    with np.errstate(divide="ignore"):  # an inverse link has no value there
+    with np.errstate(divide="ignore", invalid="ignore"):  # a power link has no value there
         slope = float(family.link.d1(np.zeros(1))[0])
     return 0.25 / slope if np.isfinite(slope) and slope > 0.0 else 1.0
 

@@ -37,6 +37,8 @@ from lmm.model.working import starting_values
 #: places well above zero, the best of those looked at, from which a search that ended at a variance of zero begins again,
 #: and the gain of -2 log-likelihood for which another end is taken
 LOOKS, IMPROVED = 2, 1e-6
+#: shares of the variances' first guess to begin from where there it has no likelihood
+SMALLER = (0.3, 0.1, 0.03, 0.0)
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,10 @@ class LaplaceLikelihood:
                 outcome = objective.snap(outcome, ENOUGH)
             else:
                 outcome = self._close(objective, psi, callback)
+                for share in SMALLER if outcome.point.payload is None else ():  # modes lead out of the link's range: begin nearer to zero
+                    outcome = self._close(objective, np.append(share * psi[: problem.n_theta], psi[problem.n_theta :]), callback)
+                    if outcome.point.payload is not None:
+                        break
             if not probed and outcome.point.payload is not None and is_singular(problem, outcome.point.theta[: problem.n_theta]):
                 outcome = self._again(problem, objective, outcome, callback)
         if outcome.point.payload is None:

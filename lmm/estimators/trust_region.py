@@ -192,4 +192,6 @@ def minimize(
             point = candidate
         elif radius < 1e-12:  # local coordinates have no units
             message = "stopped because no step, however small, improves the objective"
+            if not np.isfinite(candidate.objective):
+                message = "stopped beside parameters without a likelihood, such as means out of the range of the link"
             return Outcome(point, False, message, iterations, evaluations, promised, tuple(trace))

@@ -8,7 +8,7 @@ pattern by pattern. What cannot be fitted is left out with its reason; the other
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,14 +21,18 @@ from lmm.design.responses import faults
 from lmm.errors import LmmError, ResponseError
 from lmm.estimators import laplace_batch
 from lmm.estimators.batch import Batch
+from lmm.estimators.diagnosis import POISSON, diagnose
 from lmm.inference import refits
 from lmm.inference import satterthwaite as single
 from lmm.inference.batch_satterthwaite import degrees_of_freedom
+from lmm.model.mode import find_mode
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 
 #: responses with the same missing rows from which they are a problem of their own
 SHARED = 24
+#: range of a linear predictor, or standard deviation of random effects in it, from which a response may be without a bound
+FAR_OUT = 6.0
 #: responses of which one is chosen to begin from
 CANDIDATES = 3
 
@@ -42,11 +46,13 @@ class Many:
     batch : their estimates; NaN where ``batch.failures`` says that there is none.
     n : (R,) rows used.
     like : the estimate of one of them.
+    messages : response -> what its estimate should confess.
     """
 
     batch: Batch
     n: np.ndarray
     like: Estimate
+    messages: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 def fit_responses(
@@ -102,7 +108,51 @@ def fit_responses(
         parts.append((alone, refits.one_by_one(made, estimator, like, False, progress, True)))
     batch = _gathered(parts, R, like, failures)
     batch.failures.update({r: _plainly(why, design.response) for r, why in batch.failures.items()})
-    return Many(batch, n, like)
+    return Many(batch, n, like, diagnoses(design, problem, Y, batch))
+
+
+def diagnoses(design: Design, problem: Problem | GeneralizedProblem, Y: np.ndarray, batch: Batch) -> dict[int, tuple[str, ...]]:
+    """What single generalized fits would say of estimates that the data do not bound, by response; those with nothing to say left out.
+
+    Only responses whose predictors or variances are far out, or whose dispersion is at its limit, are looked at.
+    """
+    if not isinstance(problem, GeneralizedProblem):
+        return {}
+    family, m = problem.family, 0
+    here = np.isfinite(batch.objective)
+    fixed = np.full(batch.size, 0.0)
+    if problem.p:
+        for columns in np.array_split(np.arange(batch.size), max(1, batch.size * design.n // refits.HELD)):
+            fixed[columns] = np.ptp(design.X @ batch.beta[columns].T, axis=0)
+    random = np.zeros(batch.size)
+    for structure, gram in zip(problem.structures, replace(problem, eta_scale=1.0).grams(), strict=True):
+        own = batch.theta[:, m : m + structure.n_theta]
+        m += structure.n_theta
+        size = structure.standardised(np.ones(structure.n_theta), gram)
+        random = np.maximum(random, np.abs(own * size).max(axis=1, initial=0.0))
+    excess = np.full(batch.size, np.inf)
+    if batch.phi is not None and family.name in ("negative_binomial", "negative_binomial1"):
+        with np.errstate(all="ignore"):
+            mean = np.nansum(Y, axis=0) / np.maximum(np.sum(~np.isnan(Y), axis=0), 1)
+            excess = mean / batch.phi[:, 0] if family.name == "negative_binomial" else batch.phi[:, 0]
+    with np.errstate(invalid="ignore"):
+        look = here & ((fixed > FAR_OUT) | (random > FAR_OUT) | (excess < POISSON))
+    out = {}
+    for r in np.flatnonzero(look):
+        own = refits.of_present(design, problem, Y[:, r])
+        factors = [s.factor(theta) for s, theta in zip(own.structures, own.split(batch.theta[r]), strict=True)]
+        phi = 1.0 if batch.phi is None or not family.has_dispersion else float(batch.phi[r, 0])
+        eta = None
+        if fixed[r] > FAR_OUT or random[r] > FAR_OUT:
+            u = [np.zeros((size.k, size.J)) for size in own.plan.terms]
+            try:
+                eta = find_mode(family, own.rows, factors, own.rows.R @ batch.beta[r], phi, u).eta
+            except (np.linalg.LinAlgError, FloatingPointError):
+                continue
+        said = diagnose(own, batch.beta[r], factors, phi, eta).messages
+        if said:
+            out[int(r)] = said
+    return out
 
 
 def _plainly(why: str, stand_in: str) -> str:

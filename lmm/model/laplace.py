@@ -44,6 +44,8 @@ from lmm.model.passes import Expand, Slope, Slopes, Source, Task, drive
 
 #: decrement above which there is no mode to expand around, and so no likelihood
 FOUND = 1e-6
+#: what the log determinant may still change, relative to it, between where a search ended and the mode: much at an edge of a link's range
+ROUND = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,8 +147,9 @@ def expand(
     constant = slopes.constant if constant is None else constant
     penalty = float(sum(np.sum(u * u) for u in mode.u))
     objective = -2.0 * (mode.sums.kernel + constant) + penalty - max(mode.decrement, 0.0) + float(factor.logdet)
-    objective += float(sum(np.sum(own * d) for own, d in zip(slopes.t, mode.db, strict=True)) + slopes.fixed_t @ mode.d_gamma)
-    if not mode.decrement <= max(FOUND, tolerance):
+    left = float(sum(np.sum(own * d) for own, d in zip(slopes.t, mode.db, strict=True)) + slopes.fixed_t @ mode.d_gamma)
+    objective += left
+    if not (mode.decrement <= max(FOUND, tolerance) and abs(left) <= ROUND * (1.0 + abs(float(factor.logdet)))):
         objective = np.inf
     s, c_gamma = slopes.t, np.zeros(len(mode.gamma))
     if free:

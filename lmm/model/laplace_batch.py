@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from lmm.linalg import small
 from lmm.model.batch_levels import sandwich
 from lmm.model.batched import chain, directions, places
-from lmm.model.laplace import FOUND, MAX_STEPS, MODE_TOLERANCE
+from lmm.model.laplace import FOUND, MAX_STEPS, MODE_TOLERANCE, ROUND
 from lmm.model.problem import GeneralizedProblem
 
 #: halvings of a Newton step before it is given up
@@ -335,7 +335,8 @@ def laplace(data: Data, T: np.ndarray, dT: np.ndarray, tolerance: float = MODE_T
     leverage = np.asarray(shared.ZZt @ each)
     t = leverage * dW
     s = shared.sums(t)
-    objective = objective + np.einsum("ajr,ajr->r", s, mode.db)
+    left = np.einsum("ajr,ajr->r", s, mode.db)
+    objective = objective + left
     c = small.apply(mode.N, s[None])[0]
     f = s - small.apply(mode.A, c[None])[0]
     e = shared.sums(mode.r)
@@ -376,5 +377,6 @@ def laplace(data: Data, T: np.ndarray, dT: np.ndarray, tolerance: float = MODE_T
     upper = np.triu_indices(m + p + rho)
     H[upper[1], upper[0]] = H[upper]
     whole = np.concatenate(parts)
-    sound = np.isfinite(objective) & (mode.decrement <= FOUND) & np.isfinite(whole).all(axis=0) & np.isfinite(H).all(axis=(0, 1))
+    found = (mode.decrement <= FOUND) & (np.abs(left) <= ROUND * (1.0 + np.abs(logdet)))
+    sound = np.isfinite(objective) & found & np.isfinite(whole).all(axis=0) & np.isfinite(H).all(axis=(0, 1))
     return Values(np.where(sound, objective, np.inf), whole, H, mode.u, (D,), (mode.b,), information)

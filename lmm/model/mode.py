@@ -21,6 +21,8 @@ from lmm.model.rows import Rows
 #: Newton decrement, in units of the log-likelihood, at which the mode is found; what is left enters J to first order
 MODE_TOLERANCE = 1e-13
 MAX_STEPS = 100
+#: share of a Newton step that counts as cut short, and how often that may happen
+SHORT, CUTS = 0.02, 10
 #: change of an effect, relative to the size of the predictor, up to which the mode is followed to first order
 FAR = 2.0
 
@@ -112,7 +114,7 @@ def seek(
 
     sums: Expansion = yield expand(gamma, b)
     value = penalised(sums, u)
-    steps = 0
+    steps = cut = 0
     if not np.isfinite(value):  # a remembered start may be impossible at new parameters
         u = [np.zeros_like(own) for own in u]
         b = [np.zeros_like(own) for own in u]
@@ -168,6 +170,9 @@ def seek(
             break
         b, u, gamma, sums, value = next_b, next_u, next_gamma, found, next_value
         steps += 1
+        cut += length < SHORT
+        if cut > CUTS:  # creeping towards an edge of the link's range, where there is no mode
+            break
     if not observed:
         assert sums.observed is not None
         system = at.system(sums.observed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ class BatchFit:
     design : matrices that all responses share; ``design.names`` are the p coefficients, ``design.y`` means nothing.
     nobs : (R,) rows used.
     failures : Series, label -> why there is no fit, or no converged one.
+    messages : Series, label -> what a fit should confess: separation, a variance or dispersion without a bound.
     values : (n, R) responses in the rows used.
 
     Examples
@@ -69,6 +70,7 @@ class BatchFit:
     like: Estimate
     values: np.ndarray
     one: Callable[[int], Fit]
+    said: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def _many(self) -> many.Many:
@@ -124,6 +126,12 @@ class BatchFit:
         where = sorted(self.batch.failures)
         reasons = [self.batch.failures[i] for i in where]
         return pd.Series(reasons, index=self.responses[where], dtype=object, name="failure")
+
+    @cached_property
+    def messages(self) -> pd.Series:
+        """Label -> what a fit should confess beside a failure: separation, a variance or a dispersion without a bound."""
+        where = sorted(self.said)
+        return pd.Series([" ".join(self.said[i]) for i in where], index=self.responses[where], dtype=object, name="message")
 
     @cached_property
     def singular(self) -> np.ndarray:
@@ -196,7 +204,7 @@ class BatchFit:
             "reml_criterion" if self.like.reml else "deviance": self.objective,
             "converged": self.converged,
             "singular": self.singular,
-            "message": [self.batch.failures.get(r, "") for r in range(self.batch.size)],
+            "message": [self.batch.failures.get(r, " ".join(self.said.get(r, ()))) for r in range(self.batch.size)],
         }
         return pd.DataFrame(columns, index=self.responses)
 
