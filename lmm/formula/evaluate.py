@@ -112,7 +112,7 @@ def evaluate(
     plans = _plans(formula, awkward)
     expressions = list(formula.expressions)
     expressions += [given for given in (weights, offset) if isinstance(given, str)]
-    found = resolve(expressions, table.columns, table.n, scope, FUNCTIONS)
+    found = resolve(expressions, table.names, table.n, scope, FUNCTIONS)
     arguments = {given: name for given, name in ((weights, "weights"), (offset, "offset")) if isinstance(given, str)}
     refuse_unknown(found, table, arguments, formula.text)
     columns = {name: table.column(name) for name in found.columns}

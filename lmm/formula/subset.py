@@ -116,7 +116,7 @@ def _python(text: str, table: Table) -> str:
 
 def _evaluator(text: str, table: Table, scope: Mapping[str, Any]) -> Evaluator:
     text = as_expression(text, table, "subset")
-    found = resolve([text], table.columns, table.n, scope, FUNCTIONS)
+    found = resolve([text], table.names, table.n, scope, FUNCTIONS)
     refuse_unknown(found, table, {text: "subset"})
     raw = {name: as_floats(table.column(name).reset_index(drop=True)) for name in found.columns}
     raw |= {name: as_floats(given_column(values, table.index, name)) for name, values in found.arrays.items()}

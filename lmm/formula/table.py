@@ -57,6 +57,8 @@ class Table:
         if len(self._keys) < len(names):
             self._twice |= {column: names.count(column) for column in self._keys if names.count(column) > 1}
         self.n: int = len(source)
+        index = () if self.frame is None else self.frame.index.names
+        self._index_names = {str(name): name for name in index if name is not None and str(name) not in self._keys}
 
     def _read(self, data: Any, name: str) -> Any:
         """A table of another package as narwhals sees it."""
@@ -78,8 +80,13 @@ class Table:
         """Column names as strings."""
         return tuple(self._keys)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that a formula may use: the columns, and the named levels of the index behind them, which ``.`` does not mean."""
+        return (*self._keys, *self._index_names)
+
     def __contains__(self, name: str) -> bool:
-        return name in self._keys
+        return name in self._keys or name in self._index_names
 
     @cached_property
     def index(self) -> pd.Index:
@@ -95,6 +102,9 @@ class Table:
             raise DataError(f"the data has {self._twice[name]} columns named {name!r}; rename them so that each name is used once.")
         if self.frame is None:
             return plain(_foreign_column(self._foreign[self._keys[name]]), name)
+        if name in self._index_names:
+            values = self.frame.index.get_level_values(self._index_names[name])  # type: ignore[arg-type]
+            return plain(pd.Series(values, index=self.frame.index, name=name), name)
         return plain(self.frame[self._keys[name]], name)
 
     def to_pandas(self) -> pd.DataFrame:

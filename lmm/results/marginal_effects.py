@@ -20,6 +20,7 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, LmmWarning, nearest, warn
 from lmm.estimators.optional import need
+from lmm.formula.levels import encode, strings
 from lmm.model.records import Estimate
 from lmm.results import generalized, ordinal
 from lmm.results.dependence import predictable
@@ -29,6 +30,8 @@ from lmm.results.uncertainty import Uncertainty, joint_frame
 
 TYPES = ("response", "link")
 #: columns that marginaleffects makes itself and refuses in data
+#: integers that are kept from being the place of another category, and how far that may go for labels that are integers
+PLACES, MOST_PLACES = 4_000, 100_000
 RESERVED = frozenset(
     {"rowid", "type", "group", "estimate", "std_error", "p_value", "s_value", "conf_low", "conf_high", "term", "contrast", "statistic"}
 )
@@ -191,7 +194,7 @@ class _Adapter:
         table = self.design.frame.table
         known = {v.name: v for v in found}
         columns = {}
-        for name in table.columns:
+        for name in table.names:
             if name not in known and name in RESERVED:
                 continue
             variable = known.get(name)
@@ -220,9 +223,11 @@ class _Adapter:
                 levels = sorted(present)
         else:
             levels = variable.levels
-            self._levels[name] = {str(level): level for level in levels}
-        texts = [None if pd.isna(v) else str(v) for v in values.tolist()]
-        return pl.Series(name, texts, dtype=pl.Enum([str(level) for level in levels]))
+            self._levels[name] = dict(zip(strings(pd.Index(levels)), levels, strict=True))
+        coded = encode(values, name)
+        labels = [*strings(coded.values), None]
+        texts = [labels[code] for code in coded.codes]
+        return pl.Series(name, texts, dtype=pl.Enum(_by_number(strings(pd.Index(levels)).tolist())))
 
     def _column(self, series: Any, name: str) -> pd.Series:
         """A column of new rows in the types that the formula was fitted with."""
@@ -233,6 +238,17 @@ class _Adapter:
         if all(v is None or v in levels.values() for v in values):
             return pd.Series(pd.Categorical(values, categories=list(levels.values())), name=name)
         return pd.Series(values, name=name)
+
+
+def _by_number(labels: list[str]) -> list[str]:
+    """Categories of an Enum in which an integer stands for its own text.
+
+    marginaleffects casts new data to the type of the fit's, and polars takes an integer for the place of a category.
+    """
+    numbers = [int(label) for label in labels if label.isdecimal() and str(int(label)) == label]
+    room = max([PLACES, *(number + 1 for number in numbers if number < MOST_PLACES)])
+    taken = {str(number) for number in range(room)}
+    return [*(str(number) for number in range(room)), *(label for label in labels if label not in taken)]
 
 
 def new_offset(design: Design, table: pd.DataFrame) -> np.ndarray | None:

@@ -258,3 +258,52 @@ def test_a_missing_group_is_the_population_where_new_levels_are(data):
     out = fit.predict(new, allow_new_levels=True)
     assert out[1] == population[1] and out[0] != population[0] and np.isnan(out[2])
     assert np.isnan(fit.predict(new)[1:]).all()
+
+
+def test_a_named_index_is_a_column(data):
+    g = np.zeros(len(data))  # in scope, and not what is meant
+    inside, column = data.set_index("g"), data
+    fit, right = lmm.lmer("y ~ x + (1|g)", inside), lmm.lmer("y ~ x + (1|g)", column)
+    assert fit.llf == right.llf and len(g) == fit.nobs
+    np.testing.assert_array_equal(fit.predict(inside.iloc[3:6]), right.predict(column.iloc[3:6]))
+    np.testing.assert_array_equal(fit.predict(column.iloc[3:6]), right.predict(column.iloc[3:6]))
+    both = data.set_index(["g", "words"])
+    assert build_design("y ~ words + (1|g)", both, subset="g > 2").n == (data["g"] > 2).sum()
+    assert build_design("y ~ . + (1|g)", both[["y", "x"]]).names == ("Intercept", "x")
+
+
+@pytest.mark.parametrize("odd", [[2, "2"], [1.0, "1"], [True, "True"]])
+def test_labels_that_show_the_same_are_one_level(data, odd):
+    mixed = pd.Series([odd[i % 2] if i % 3 else "other" for i in range(len(data))], dtype=object)
+    d = data.assign(m=mixed, text=mixed.map(lambda v: str(int(v)) if isinstance(v, float) else str(v)))
+    for formula in ("y ~ m + (1|g)", "y ~ x + (1|m)", "y ~ x + (1|m:g)", "y ~ 0 + m + (m|g)"):
+        design, right = build_design(formula, d), build_design(formula.replace("m", "text"), d)
+        np.testing.assert_array_equal(design.X, right.X)
+        for own, term in zip(design.terms, right.terms, strict=True):
+            np.testing.assert_array_equal(own.codes, term.codes)
+        np.testing.assert_array_equal(design.frame.new_X(d), design.X)
+        np.testing.assert_array_equal(design.frame.new_terms(d)[0].codes, design.terms[0].codes)
+
+
+def test_joint_labels_that_coincide_are_two_groups(data):
+    d = data.assign(a=np.where(data["g"] < 4, "1:2", "1"), b=np.where(data["g"] < 4, "3", "2:3"))
+    design = build_design("y ~ x + (1|a:b) + (1|g)", d)
+    term = next(t for t in design.terms if t.group == "a:b")
+    assert term.J == 2 and list(term.levels) == ["1:2:3", "1:2:3"]
+    (new,) = (t for t in design.frame.new_terms(d) if t.group == "a:b")
+    np.testing.assert_array_equal(new.codes, term.codes)
+    with pytest.raises(PredictionError, match="'a:b' has 1 new level in newdata: '1:3'"):
+        design.frame.new_terms(d.iloc[:1].assign(a="1", b="3"))
+
+
+def test_zero_has_no_sign(data):
+    d = data.assign(z=np.where(data["g"] % 2, -0.0, np.where(data["g"] % 4, 0.0, 1.0)))
+    design = build_design("y ~ factor(z) + (1|z)", d)
+    assert list(design.terms[0].levels) == ["0", "1"] and design.names == ("Intercept", "factor(z)[T.1.0]")
+
+
+def test_many_levels_are_refused_before_they_are_made():
+    n = 30_000
+    d = pd.DataFrame({"y": np.arange(n) % 7.0, "g": np.arange(n) % 9, "s": [f"s{i % 20_000}" for i in range(n)]})
+    with pytest.raises(lmm.CapacityError, match=r"predictor s has 20000 levels, a column for each: \d+ GiB .* grouping factor, \(1 \| s\)"):
+        build_design("y ~ s + (1|g)", d)

@@ -71,6 +71,21 @@ def me(request):
     package.autodiff(None)
 
 
+@pytest.mark.parametrize("values", [[1, 2, 3], ["1", "2", "3"], [1.0, 2.0, 3.0]])
+def test_categories_of_new_data_are_matched_by_their_text(me, values):
+    compares_levels()
+    polars = pytest.importorskip("polars")
+    rng = np.random.default_rng(0)
+    k = rng.integers(1, 4, 90)
+    for labels in (pd.Categorical(k), k.astype(str)):
+        rows = pd.DataFrame({"y": k**2 + rng.normal(size=90), "k": labels, "g": rng.integers(0, 9, 90)})
+        model = lmm.lmer("y ~ k + (1|g)", rows, control=lmm.Control(max_evaluations=3))
+        right = model.predict({"k": ["1", "2", "3"]}, re_form=False)
+        np.testing.assert_allclose(me.predictions(model.marginaleffects(), newdata=polars.DataFrame({"k": values}))["estimate"], right)
+    with pytest.raises(lmm.errors.PredictionError, match="never saw: '0', '4'"):
+        me.predictions(model.marginaleffects(), newdata=polars.DataFrame({"k": [0, 4]}))
+
+
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "ordinal"])
 def test_predictions_and_slopes(me, name):
     compares_levels()
