@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,10 @@ CHECK_POINTS, CHECK_COST, FAR_OFF = {1: 25, 2: 9}, 20_000_000, 0.5
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Sentences about an estimate that the data do not bound, and the fixed columns whose coefficients they leave open."""
+    """Sentences about an estimate, and :attr:`lmm.model.records.Estimate.unbounded`."""
 
     messages: tuple[str, ...] = ()
-    unbounded: tuple[str, ...] = ()
+    unbounded: dict[str, tuple[bool, bool]] = field(default_factory=dict)
 
 
 def laplace_error(problem: GeneralizedProblem, T: np.ndarray, state: Any, observed: bool, objective: float) -> str | None:
@@ -61,12 +61,13 @@ def diagnose(problem: GeneralizedProblem, beta: np.ndarray, factors: Sequence[np
     """
     family = problem.family
     messages: list[str] = []
-    unbounded: tuple[str, ...] = ()
+    unbounded: dict[str, tuple[bool, bool]] = {}
     found = _separation(problem, beta, phi, eta)
     if found is not None:
         unbounded = _moved(problem, found)
-        if unbounded:
-            messages.append(_separated(problem, found, unbounded))
+        columns = tuple(name for name in problem.names if name in unbounded)
+        if columns:
+            messages.append(_separated(problem, found, columns))
     wide = [] if eta is None else _without_limit(problem, factors, phi, eta)
     if wide:
         messages.append(
@@ -119,11 +120,15 @@ class Against:
         return float(wrong + np.sum(np.abs(moved[still]) > 1e-6))
 
 
-def _moved(problem: GeneralizedProblem, found: Separation) -> tuple[str, ...]:
-    """Names of the columns whose coefficients change along the directions of a separation."""
-    R = problem.rows.R
-    size = np.abs(np.linalg.solve(R, found.directions)).max(axis=1, initial=0.0) * np.linalg.norm(R, axis=0)
-    return tuple(name for name, value in zip(problem.names, size, strict=True) if value > 1e-6 * size.max(initial=0.0))
+def _moved(problem: GeneralizedProblem, found: Separation) -> dict[str, tuple[bool, bool]]:
+    """Columns, and thresholds of an ordinal family, that change along the directions of a separation, and whether they can fall and rise."""
+    R, p = problem.rows.R, problem.p
+    own = len(found.directions) - p
+    functions = np.eye(p + own)
+    functions[:p, :p] = np.linalg.solve(R.T, np.eye(p)).T
+    size = np.abs(functions @ found.directions).max(axis=1, initial=0.0) * np.concatenate([np.linalg.norm(R, axis=0), np.ones(own)])
+    names = [*problem.names, *(problem.family.parameter_names if own else ())]
+    return {names[j]: found.sides(functions[j]) for j in np.flatnonzero(size > 1e-6 * size.max(initial=0.0))}
 
 
 def _separated(problem: GeneralizedProblem, found: Separation, names: tuple[str, ...]) -> str:

@@ -43,13 +43,26 @@ class Separation:
     Attributes
     ----------
     rows : (n,) bool, the rows whose predictor runs off.
-    directions : (p, d) basis of the directions in the fixed effects that move these rows alone.
+    directions : (p + r, d) basis of the directions that move these rows alone, the family's own parameters behind.
     ray : (p + r,) one that moves all of them the right way, the family's own parameters behind.
+    constraints, free : A (m, d') and F (p + r, d'), the directions F delta that only move rows the right way being those with A delta >= 0.
     """
 
     rows: np.ndarray
     directions: np.ndarray
     ray: np.ndarray
+    constraints: np.ndarray
+    free: np.ndarray
+
+    def sides(self, function: np.ndarray) -> tuple[bool, bool]:
+        """Whether a linear function (p + r,) of the parameters can fall, and rise, along such directions."""
+        own = self.free.T @ function
+        own = own / (np.linalg.norm(own) or 1.0)
+        reach = []
+        for sign in (-1.0, 1.0):
+            delta = _furthest(self.constraints, sign * own)
+            reach.append(delta is not None and sign * float(own @ delta) > MOVES)
+        return reach[0], reach[1]
 
 
 def separation(family: Any, y: np.ndarray, weights: np.ndarray, Q: np.ndarray, eta: np.ndarray | None, phi: Any) -> Separation | None:
@@ -92,7 +105,7 @@ def separation(family: Any, y: np.ndarray, weights: np.ndarray, Q: np.ndarray, e
     out = np.zeros(n, dtype=bool)
     out[np.concatenate(rows)[strict]] = True
     kept = A[~strict]
-    return Separation(out, (free @ _null(kept.T @ kept / max(len(kept), 1)))[:p], free @ delta)
+    return Separation(out, free @ _null(kept.T @ kept / max(len(kept), 1)), free @ delta, unit, free)
 
 
 def _stack(Q: np.ndarray, rows: np.ndarray, sign: Any, own: np.ndarray | None, limits: Sequence[Any]) -> Any:
@@ -137,20 +150,25 @@ def _moving(A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ray(A: np.ndarray, wanted: np.ndarray) -> np.ndarray | None:
-    """delta (d,) with A delta >= 0 and a'delta > 0 for one of the ``wanted`` rows; None where there is none.
+    """delta (d,) with A delta >= 0 and a'delta > 0 for one of the ``wanted`` rows; None where there is none."""
+    delta = _furthest(A, A[wanted].mean(axis=0))
+    return delta if delta is not None and (A[wanted] @ delta > MOVES).any() else None
+
+
+def _furthest(A: np.ndarray, aim: np.ndarray) -> np.ndarray | None:
+    """delta (d,) in the unit box with A delta >= 0 that goes furthest along ``aim`` (d,).
 
     The programme begins with some of the constraints and takes in those that its solution breaks.
     """
     own = np.zeros(len(A), dtype=bool)
     own[:: max(1, len(A) // CONSTRAINTS)] = True
-    aim = -A[wanted].mean(axis=0)
     tight: Any = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
     while True:
-        found = optimize.linprog(aim, A_ub=-A[own], b_ub=np.zeros(int(own.sum())), bounds=(-1.0, 1.0), method="highs", options=tight)
+        found = optimize.linprog(-aim, A_ub=-A[own], b_ub=np.zeros(int(own.sum())), bounds=(-1.0, 1.0), method="highs", options=tight)
         if found.x is None:
             return None
         reach = A @ found.x
         broken = np.flatnonzero((reach < -1e-9) & ~own)
         if not len(broken):
-            return found.x if (reach[wanted] > MOVES).any() else None
+            return np.asarray(found.x)
         own[broken[np.argsort(reach[broken])[:CONSTRAINTS]]] = True

@@ -29,6 +29,10 @@ SETTLED_EXACT, SETTLED = 3e-5, 1e-7
 #: decrease below the deviance of the fit that is not rounding: the fit was no minimum
 LOWER = 1e-4
 MAX_POINTS, MAX_EVALUATIONS = 60, 60
+#: a radius, in standard deviations, within which nothing to gain means that there is nothing to gain
+FAR = 1.0
+#: rise of zeta under which a step leads nowhere, and how many such steps, each longer than the one before, end a side
+LEVEL, PATIENCE = 1e-3, 5
 
 
 class Surface(Protocol):
@@ -111,7 +115,7 @@ class Corrector:
                 at_edge = float(np.linalg.norm(own_step)) >= 0.99 * radius
             else:
                 promised, at_edge = 0.0, False
-            if promised <= tolerance and not at_edge:
+            if promised <= tolerance and (not at_edge or radius >= FAR):
                 return self._finish(point, H, step, promised, free)
             candidate = surface.at(point.theta + step)
             actual = point.objective - candidate.objective
@@ -143,8 +147,10 @@ class Corrector:
         return Settled(point.theta + step, point.objective - promised, slope, tangent, point)
 
 
-def follow(surface: Surface, start: np.ndarray, cutoff: float) -> Path:
+def follow(surface: Surface, start: np.ndarray, cutoff: float, endless: tuple[bool, bool] = (False, False)) -> Path:
     """The profile of the held coordinate from the estimates z = ``start`` to zeta = -+``cutoff``, or to its bounds.
+
+    ``endless`` says on which sides the deviance is known never to rise.
 
     Raises
     ------
@@ -162,10 +168,11 @@ def follow(surface: Surface, start: np.ndarray, cutoff: float) -> Path:
     origin = corrector.settle(np.where(free, everything.z, np.where(np.arange(len(start)) == surface.held, at, start)), free)
     if origin is None:
         raise ArithmeticError("the deviance is not finite at the estimates")
-    curvature = _curvature(surface, origin, free)
-    sides, ends = [], []
-    for sign, bound in ((-1.0, surface.bounds[0]), (1.0, surface.bounds[1])):
-        points, end = _side(surface, corrector, origin, free, sign, bound, cutoff, curvature)
+    curvature = 0.0 if any(endless) else _curvature(surface, origin, free)  # where a search gave up, it says nothing
+    sides: list[list[tuple[Settled, float]]] = []
+    ends: list[str] = []
+    for sign, bound, known in zip((-1.0, 1.0), surface.bounds, endless, strict=True):
+        points, end = ([], "flat") if known else _side(surface, corrector, origin, free, sign, bound, cutoff, curvature)
         sides.append(points)
         ends.append(end)
     settled = [*(own for own, _ in reversed(sides[0])), origin, *(own for own, _ in sides[1])]
@@ -206,8 +213,8 @@ def _side(
         return points, "bound"
     unit = room / 8.0 if np.isfinite(room) else 0.1 + 0.1 * abs(origin.z[held])
     rate = np.sqrt(2.0 / curvature) if curvature > 1e-12 else unit / STEP  # d held / d zeta
-    rate, last_rate, zeta = min(rate, room / STEP), np.nan, 0.0
-    while len(points) < MAX_POINTS:
+    rate, last_rate, zeta, level = min(rate, room / STEP), np.nan, 0.0, 0
+    while len(points) < MAX_POINTS and level < PATIENCE:
         wanted = min(STEP, cutoff + 0.02 - zeta)
         length = rate * wanted
         if np.isfinite(last_rate) and last_rate > 0.0:
@@ -242,6 +249,7 @@ def _side(
         slope = sign * found.slope / (2.0 * new) if new > 1e-6 else 0.0
         # where zeta rises hardly at all the steps grow
         last_rate, rate = rate, min(1.0 / slope if slope > 0.0 else np.inf, 2.5 * moved / wanted)
+        level = level + 1 if new - zeta < LEVEL and rate > last_rate else 0
         zeta = max(new, zeta)
     return points, "flat"
 

@@ -101,6 +101,15 @@ def _start(estimate: Estimate) -> np.ndarray:
     return np.concatenate([estimate.theta, estimate.beta, own])
 
 
+def _named(problem: Problem | GeneralizedProblem, held: Held) -> str:
+    """The coefficient or threshold that is held; nothing for another parameter."""
+    if held.kind == "coefficient":
+        return problem.names[held.first]
+    if held.kind in ("threshold", "spacing") and isinstance(problem, GeneralizedProblem):
+        return str(problem.family.parameter_names[1 if held.kind == "spacing" else held.first])
+    return ""
+
+
 @threads.limited()
 def profiles(problem: Problem | GeneralizedProblem, estimator: Any, estimate: Estimate, held: Sequence[Held], cutoff: float) -> Profiles:
     """Profile each parameter of ``held`` to zeta = -+``cutoff``.
@@ -124,9 +133,10 @@ def profiles(problem: Problem | GeneralizedProblem, estimator: Any, estimate: Es
         place = Place([best.sigma * T for T in best.factors], np.concatenate([[np.log(best.sigma)], best.beta]))
         surfaces = [LinearSurface(base, own, kind.sigma is not None) for own in held]
         some = LinearSurface(base, Held("sd", 0, None, 0), kind.sigma is not None)
+    endless = [best.unbounded.get(_named(problem, own), (False, False)) for own in held]
     for _ in range(RESTARTS):
         try:
-            paths = [follow(surface, surface.enter(place), cutoff) for surface in surfaces]
+            paths = [follow(surface, surface.enter(place), cutoff, ends) for surface, ends in zip(surfaces, endless, strict=True)]
         except LowerPoint as lower:
             found = polished(some, some.enter(lower.place))
             before = some.at(some.enter(place)).objective

@@ -131,7 +131,8 @@ class Estimate:
     mode_cov : per term (J, k, k) posterior covariances of the effects, where the method gives them; else None.
     elbo : evidence lower bound of a variational fit, NaN otherwise.
     monte_carlo : errors due to random probes where terms were solved iteratively; None in an exact fit.
-    unbounded : names of fixed columns whose coefficients the data do not bound: they grow until the search gives up.
+    unbounded : fixed columns, and thresholds of an ordinal family, that the data do not bound, so that they grow until the search gives
+        up: name -> whether the likelihood rises without end as the coefficient falls, and as it rises.
     """
 
     method: str
@@ -156,4 +157,4 @@ class Estimate:
     mode_cov: tuple[np.ndarray, ...] | None = None
     elbo: float = float("nan")
     monte_carlo: MonteCarlo | None = None
-    unbounded: tuple[str, ...] = ()
+    unbounded: dict[str, tuple[bool, bool]] = field(default_factory=dict)

@@ -33,14 +33,14 @@ def treatments() -> pd.DataFrame:
 @pytest.mark.parametrize("link", ["logit", "probit", "cloglog", "cauchit"])
 def test_every_binomial_link(link: str) -> None:
     fit, said = fitted("y ~ t + (1|g)", treatments(), family=Binomial(link=link))
-    assert fit.estimate.unbounded == ("t[T.c]",)
+    assert fit.estimate.unbounded == {"t[T.c]": (False, True)}
     assert any("t[T.c] separates the successes from the failures (all are successes where t = 'c')" in text for text in said)
 
 
 @pytest.mark.parametrize("family", ["poisson", "negative_binomial", "negative_binomial1"])
 def test_counts(family: str) -> None:
     fit, said = fitted("k ~ t + (1|g)", treatments(), family=family)
-    assert fit.estimate.unbounded == ("t[T.c]",)
+    assert fit.estimate.unbounded == {"t[T.c]": (True, False)}
     assert any("t[T.c] separates counts of zero from the others (all counts are zero where t = 'c')" in text for text in said)
 
 
@@ -73,11 +73,11 @@ def test_ordinal(link: str, thresholds: str) -> None:
     data = pd.DataFrame({"y": y, "t": np.where(y >= 4, "b", "a"), "g": g})
     family = Ordinal(link=link, thresholds=thresholds)
     fit, said = fitted("y ~ t + (1|g)", data, family=family)
-    assert fit.estimate.unbounded == ("t[T.b]",) and any("t[T.b] separates the categories" in text for text in said)
+    assert fit.estimate.unbounded["t[T.b]"] == (False, True) and any("t[T.b] separates the categories" in text for text in said)
     data.loc[np.flatnonzero(y == 2)[:2], "t"] = "b"
     data.loc[np.flatnonzero(y == 4)[:9], "t"] = "a"
     fit, said = fitted("y ~ t + (1|g)", data, family=family)
-    assert fit.estimate.unbounded == () and not any("separates" in text for text in said)
+    assert fit.estimate.unbounded == {} and not any("separates" in text for text in said)
 
 
 def test_the_empty_cells_are_named() -> None:
@@ -106,7 +106,7 @@ def test_neither_units_nor_cancelling_coefficients_are_separation(unit: float) -
     data = sites().assign(x=lambda d: (d.year - 2008) * unit, z=lambda d: d.year * unit)
     for formula in ("cbind(k, 20 - k) ~ x + (x|site)", "y ~ z + I(z^2) + (1|site)"):
         fit, said = fitted(formula, data, family="binomial")
-        assert fit.estimate.unbounded == () and not any("without bound" in text for text in said)
+        assert fit.estimate.unbounded == {} and not any("without bound" in text for text in said)
 
 
 @pytest.mark.parametrize("link", ["logit", "cauchit"])
@@ -115,7 +115,7 @@ def test_a_heavy_tail_is_no_separation(link: str) -> None:
     x = 3 * rng.standard_t(1.5, 400)
     data = pd.DataFrame({"y": rng.binomial(1, 1 / (1 + np.exp(-x))), "x": x, "g": np.repeat(np.arange(40), 10)})
     fit, said = fitted("y ~ x + (1|g)", data, family=Binomial(link=link))
-    assert np.ptp(x) * fit.fixef()["x"] > 50 and fit.estimate.unbounded == () and not any("without bound" in text for text in said)
+    assert np.ptp(x) * fit.fixef()["x"] > 50 and fit.estimate.unbounded == {} and not any("without bound" in text for text in said)
 
 
 def test_a_large_variance_has_a_limit_where_one_level_is_mixed() -> None:
@@ -173,3 +173,43 @@ def test_the_poisson_limit_does_not_depend_on_the_mean() -> None:
     data = pd.DataFrame({"k": rng.poisson(mu * rng.gamma(1e6, 1e-6, 300)), "g": g})
     fit, said = fitted("k ~ 1 + (1|g)", data, family=NegativeBinomial())
     assert 2e5 < fit.estimate.phi < 5e6 and not any("Poisson counts" in text for text in said)
+
+
+CONTEXTS = [("y", "binomial"), ("y", Binomial(link="probit")), ("k", "poisson"), ("k", "negative_binomial")]
+
+
+@pytest.mark.parametrize(("response", "family"), CONTEXTS)
+def test_after_separation_profiles_end_and_tests_say_so(response: str, family: Any) -> None:
+    """The other parameters have the limits of the fit without the separated rows; the one without a maximum goes to infinity."""
+    data = treatments()
+    fit, _ = fitted(f"{response} ~ t + (1|g)", data, family=family)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", lmm.LmmWarning)
+        warnings.simplefilter("error", RuntimeWarning)
+        limits = fit.confint()
+        fit.summary()
+        assert len(fit.check(nsim=50, rng=1).table)
+    without = fitted(f"{response} ~ t + (1|g)", data[data.t != "c"], family=family)[0].confint()
+    assert limits.drop("t[T.c]").to_numpy() == pytest.approx(without.to_numpy(), rel=2e-3, abs=2e-3)
+    lower, upper = limits.loc["t[T.c]"]
+    assert (np.isfinite(lower) and upper == np.inf) if response == "y" else (lower == -np.inf and np.isfinite(upper))
+    for call in (fit.anova, lambda: fit.contrast("t[T.c]")):
+        with pytest.warns(lmm.errors.ComparisonWarning, match="do not bound"):
+            call()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", lmm.errors.ComparisonWarning)
+        fit.contrast("t[T.b] = 0")
+
+
+def test_wald_tests_of_terms_keep_their_degrees_of_freedom() -> None:
+    """Two of twelve cells without a success: five degrees of freedom all the same, and the covariance does not count them."""
+    rng = np.random.default_rng(0)
+    n = 240
+    g, a, b = np.repeat(np.arange(12), 20), np.tile(list("uvwxyz"), 40), np.where(np.arange(n) % 12 < 6, "p", "q")
+    y = rng.binomial(1, 0.3, n)
+    y[(a == "u") & (b == "p") | (a == "v") & (b == "q")] = 0
+    fit, _ = fitted("y ~ a*b + (1|g)", pd.DataFrame({"y": y, "a": a, "b": b, "g": g}), family="binomial")
+    for type in (1, 2, 3):
+        with pytest.warns(lmm.errors.ComparisonWarning, match="drop1"):
+            assert fit.anova(type=type)["df"].tolist() == [5, 1, 5]
+    assert fit.estimate.unbounded["Intercept"] == (True, False) and fit.estimate.unbounded["b[T.q]"] == (False, True)
