@@ -121,7 +121,7 @@ class Against:
 
 
 def _moved(problem: GeneralizedProblem, found: Separation) -> dict[str, tuple[bool, bool]]:
-    """Columns, and thresholds of an ordinal family, that change along the directions of a separation, and whether they can fall and rise."""
+    """Columns and thresholds that change along the directions of a separation, and whether they can fall and rise."""
     R, p = problem.rows.R, problem.p
     own = len(found.directions) - p
     functions = np.eye(p + own)
