@@ -18,7 +18,7 @@ import pandas as pd
 
 from lmm.errors import DataError, FormulaError
 from lmm.formula.levels import strings
-from lmm.formula.scan import Token, operator_word, scan
+from lmm.formula.scan import Token, operator_word, outside, scan
 
 _WORDS = {"&": " and ", "|": " or ", "||": " or ", "!": " not ", "^": "**"}
 _SPECIAL = {"%in%": " in ", "%%": " % ", "%/%": " // "}
@@ -50,6 +50,9 @@ def python(text: str) -> str:
     source = "".join([*pieces, text[at:]]).replace("\n", " ").strip()
     try:
         tree = ast.parse(source, mode="eval")
+        if isinstance(tree.body, ast.Tuple) and source[0] != "(":
+            comma = next((token.start for token in outside(tokens) if token.text == ","), 0)
+            raise FormulaError("a comma has no meaning here.", text, (comma, comma + 1))
         return ast.unparse(ast.fix_missing_locations(_Normal().visit(tree))).replace("\n", " ")
     except SyntaxError as error:
         raise FormulaError(f"cannot read the expression: {error.msg}.", text, _place(text, source, error)) from None

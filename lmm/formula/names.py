@@ -90,7 +90,7 @@ class Names:
     arrays: dict[str, Any] = field(default_factory=dict)
     context: dict[str, Any] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
-    functions: tuple[str, ...] = ()
+    known: Mapping[str, Any] = field(default_factory=dict)
 
 
 def resolve(texts: Iterable[str], columns: Collection[str], n: int, context: Mapping[str, Any], known: Mapping[str, Any]) -> Names:
@@ -98,7 +98,7 @@ def resolve(texts: Iterable[str], columns: Collection[str], n: int, context: Map
 
     ``unknown`` maps a name that is found nowhere to the expression that uses it.
     """
-    found = Names(functions=tuple(name for name, value in known.items() if callable(value) and not name.startswith("_")))
+    found = Names(known=known)
     for text in texts:
         tokens, handed = scan(text), _handed_over(text)
         binds = any(t.text in ("lambda", "for") and operator_word(tokens, i) for i, t in enumerate(tokens))
@@ -164,9 +164,10 @@ def refuse_unknown(found: Names, table: Table, arguments: Mapping[str, str], for
     where = arguments.get(text)
     called = any(is_call for other, is_call, _ in names_in(text) if other == name)
     if called:
-        message = f"{name}() is no function that formulas know, and there is none of that name in scope.{nearest(name, found.functions)}"
-        known = ", ".join(sorted(found.functions, key=str.lower))
-        message += f" Formulas know {known}; any other function is taken from where the model is fitted."
+        spelt = {python: dotted for dotted, python in DOTTED.items()}
+        functions = sorted(spelt.get(word, word) for word, value in found.known.items() if callable(value) and not word.startswith("_"))
+        message = f"{name}() is no function that formulas know, and there is none of that name in scope.{nearest(name, functions)}"
+        message += f" Formulas know {', '.join(functions)}; any other is taken from where the model is fitted."
     else:
         message = table.unknown([other for other, used in found.unknown.items() if arguments.get(used) == where])
     if where is not None:

@@ -14,7 +14,7 @@ from lmm.covariance import STRUCTURES
 from lmm.errors import FormulaError, nearest
 from lmm.formula.grouping import Interaction, grouping_factors, label
 from lmm.formula.names import awkward_names
-from lmm.formula.scan import COMPARISONS, Token, operator_word, quote, scan, spaced
+from lmm.formula.scan import COMPARISONS, Token, operator_word, outside, quote, scan, spaced
 
 
 @dataclass(frozen=True)
@@ -104,15 +104,6 @@ class Formula:
 
 def _explicit_one(text: str) -> bool:
     return any(token.kind == "number" for token in outside(scan(text.rpartition("~")[2])))
-
-
-def outside(tokens: tuple[Token, ...]) -> list[Token]:
-    """Tokens outside every bracket."""
-    out, i = [], 0
-    while i < len(tokens):
-        out.append(tokens[i])
-        i = tokens[i].match if tokens[i].kind == "open" else i + 1
-    return out
 
 
 @lru_cache(maxsize=256)

@@ -110,6 +110,15 @@ def unquote(text: str) -> str:
     return _ESCAPED.sub(r"\1", text[1:-1]) if QUOTED.fullmatch(text) else text
 
 
+def outside(tokens: tuple[Token, ...]) -> list[Token]:
+    """Tokens outside every bracket."""
+    out, i = [], 0
+    while i < len(tokens):
+        out.append(tokens[i])
+        i = tokens[i].match if tokens[i].kind == "open" else i + 1
+    return out
+
+
 def operator_word(tokens: Sequence[Token], i: int) -> bool:
     """Whether a name is Python's word between or before operands, ``x in y``, ``not x``, and not a column of that name."""
     token = tokens[i]

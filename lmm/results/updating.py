@@ -16,8 +16,8 @@ from lmm.estimators import registry
 from lmm.estimators.start import all_parameters
 from lmm.formula import Formula, parse
 from lmm.formula.expressions import is_atom, python
-from lmm.formula.parse import Bar, cbind_arguments, one_line, outside
-from lmm.formula.scan import Token, scan
+from lmm.formula.parse import Bar, cbind_arguments, one_line
+from lmm.formula.scan import Token, outside, scan, spaced
 from lmm.formula.subset import Chosen
 from lmm.formula.terms import joined, simplified, terms
 from lmm.linalg import threads
@@ -172,6 +172,7 @@ def update_formula(old: Formula, change: str) -> Formula:
         text = _substitute(change, piece, old.fixed)
         fixed = f"{fixed} {sign} {text}" if fixed else text if sign == "+" else f"- {text}"
     fixed = simplified(fixed or "1", change)
+    response = spaced(response)
     new = Formula("", response, fixed, tuple(bars), tuple(offsets), cbind_arguments(response))
     return replace(new, text=str(new))
 

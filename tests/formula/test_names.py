@@ -178,7 +178,7 @@ def test_a_function_of_the_caller_that_is_not_called_is_a_missing_column(data):
 
 
 def test_an_unknown_function_is_named_with_those_that_are_known(data):
-    with pytest.raises(lmm.DataError, match=r"fivenum\(\) is no function.*as_factor.*scale") as caught:
+    with pytest.raises(lmm.DataError, match=r"fivenum\(\) is no function.*as.factor.*scale") as caught:
         lmm.lmer("y ~ I(x > fivenum(x)) + (1|g)", data)
     assert "_operator" not in str(caught.value)
 

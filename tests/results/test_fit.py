@@ -368,3 +368,51 @@ def test_criteria_of_a_fit_with_a_known_residual():
     reml, ml = (lmm.lmer(formula, data, start=theta, method=lmm.MaximumLikelihood(kind, only, sigma=20.0)) for kind in (True, False))
     assert abs(reml.deviance - ml.deviance) < 1e-8 and abs(reml.reml_criterion - ml.reml_criterion) < 1e-8
     assert abs(reml.reml_criterion - reml.deviance) > 1.0
+
+
+def test_update_takes_a_term_out_of_the_rows_and_of_predictions():
+    data = frame("sleepstudy").assign(z=np.random.default_rng(5).normal(size=180))
+    data.loc[data.index[[100, 101, 102]], "z"] = np.nan
+    full = lmm.lmer("Reaction ~ Days + z + (Days|Subject)", data)
+    less = full.update(". ~ . - z")
+    assert (full.nobs, less.nobs, str(less.formula)) == (177, 180, "Reaction ~ Days + (Days | Subject)")
+    assert less == lmm.lmer("Reaction ~ Days + (Days|Subject)", data)
+    assert np.isfinite(less.predict(data[["Days", "Subject"]].head(3))).all()
+
+
+@pytest.mark.parametrize(
+    ("old", "change", "wanted"),
+    [
+        ("y ~ x + (Days||S)", ". ~ . - (0 + Days|S)", "y ~ x + (1 | S)"),
+        ("y ~ x + (Days||S)", ". ~ . - (1|S)", "y ~ x + (0 + Days | S)"),
+        ("y ~ x + (Days + w||S)", ". ~ . - (0 + Days|S)", "y ~ x + (1 + w || S)"),
+        ("y ~ x + (Days||S)", ". ~ . - (Days||S)", "y ~ x"),
+        ("y ~ x*z + (1|g)", ". ~ . - z:x", "y ~ x + z + (1 | g)"),
+        ("y ~ x*z + (1|g)", ". ~ . - x", "y ~ z + x:z + (1 | g)"),
+        ("y ~ x + (1|g)", ". ~ . - 1", "y ~ 0 + x + (1 | g)"),
+        ("y ~ x + offset(w) + (1|g)", ". ~ . - offset( w )", "y ~ x + (1 | g)"),
+        ("a + b ~ x + (1|g)", "log(.) ~ .", "log(a + b) ~ x + (1 | g)"),
+        ("a + b ~ x + (1|g)", "2 * . ~ .", "2 * (a + b) ~ x + (1 | g)"),
+        ("y ~ (x > 2) + (1|g)", ". ~ . + z", "y ~ {x > 2} + z + (1 | g)"),
+        ("y ~ `a b` + z + (1|g)", ". ~ . - `a b`", "y ~ z + (1 | g)"),
+        ("y ~ I(x > 2 | z) + (1|g)", ". ~ . + I(x | z)", "y ~ I(x > 2 | z) + I(x | z) + (1 | g)"),
+    ],
+)
+def test_update_works_on_terms(old, change, wanted):
+    assert str(update_formula(parse(old), change)) == wanted
+
+
+@pytest.mark.parametrize("change", [". ~ . +", ". ~ . + + z", ". ~", "~", ". ~ . + (.|h)", ". ~ . - offset(w)", "~ . ~ .", ". ~ z z"])
+def test_update_refuses_what_is_no_formula(change):
+    with pytest.raises(lmm.FormulaError):
+        update_formula(parse("y ~ x + (1|g)"), change)
+
+
+def test_update_refuses_arguments_that_the_call_has_not():
+    one = fit("sleep")
+    with pytest.raises(lmm.ArgumentError, match="'foo' is no argument"):
+        one.update(foo=3)
+    with pytest.raises(lmm.ArgumentError, match="'family' is no argument.*glmer"):
+        one.update(family="poisson")
+    with pytest.raises(lmm.ArgumentError, match="Did you mean 'weights'"):
+        one.update(weight="w")
