@@ -237,7 +237,7 @@ def _model(
     name = "response"
     while name in table:
         name += "_"
-    noise = np.random.default_rng(0).normal(size=table.n)
+    noise = np.random.default_rng().normal(size=table.n)  # from the system's entropy: no column of the user's is equal to it
     design = build_design(
         replace(parsed, response=name), table.native, context=context.new_child({name: noise}), family=family and _Unread(), **given
     )

@@ -412,3 +412,17 @@ def test_a_response_without_a_start_leaves_the_others_alone() -> None:
     c = rng.gamma(5, 1 / (2 + 0.3 * np.clip(x, -2, 2) + 0.3 * rng.normal(0, 1, 20)[g]) / 5)
     batch = lmm.glmer_batch("~ x + (1|g)", pd.DataFrame({"x": x, "g": g}), pd.DataFrame({"a": a, "c": c}), family="gamma")
     np.testing.assert_allclose(batch.llf, [-161.4154, -4.7448], atol=1e-3)  # glmmTMB, lme4
+
+
+def test_a_predictor_may_be_the_first_draw_of_any_seed() -> None:
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        data = pd.DataFrame({"x": rng.normal(size=100), "g": np.repeat(range(10), 10)})
+        assert np.isfinite(lmm.lmer_batch("~ x + (1|g)", data, rng.normal(size=(100, 3))).llf).all()
+
+
+def test_a_batch_of_which_no_first_fit_converges() -> None:
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"x": rng.normal(size=100), "g": np.repeat(range(10), 10)})
+    batch = lmm.lmer_batch("~ x + (x|g)", data, rng.normal(size=(100, 2)), control=lmm.Control(max_evaluations=1))
+    assert batch.llf.shape == (2,)

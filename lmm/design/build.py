@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lmm.design.checks import check_effects, check_levels, check_weights
+from lmm.design.checks import check_effects, check_levels, check_weights, unlike_weights
 from lmm.design.random import RandomPart, random_parts
 from lmm.design.rank import independent_columns
 from lmm.design.records import Design, RandomTerm
@@ -88,6 +88,7 @@ def build_design(
         family, said = bind(found.response, parsed.response, getattr(declared, "categories", ()))
     y, prior = _response(found, family)
     check_weights(prior)
+    said = (*said, *unlike_weights(prior, family))
     parts = random_parts(found)
     for part in parts:
         check_levels(part)

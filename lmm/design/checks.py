@@ -6,11 +6,13 @@ import numpy as np
 
 from lmm.covariance import Diagonal
 from lmm.design.random import RandomPart
-from lmm.errors import ArgumentError, GroupingError
+from lmm.errors import ArgumentError, ConvergenceWarning, GroupingError, warn
 from lmm.formula.levels import strings
 
 #: weights between which their squares, and those of sums of them, are numbers in double precision
 WEIGHTS = (1e-70, 1e70)
+#: ratio of weights from which the light rows lose digits
+UNLIKE = 1e7
 
 
 def check_weights(weights: np.ndarray | None) -> None:
@@ -28,6 +30,19 @@ def check_weights(weights: np.ndarray | None) -> None:
     if negative:
         raise ArgumentError(f"weights must be positive; {negative} are negative.")
     raise ArgumentError(f"weights must be positive; {zero} are zero. Leave these rows out with subset= instead.")
+
+
+def unlike_weights(weights: np.ndarray | None, family: object) -> tuple[str, ...]:
+    """A warning, and its text, where weights of a linear model are so unlike that sums over rows lose the digits of the light ones."""
+    if weights is None or family is not None or weights.max() < UNLIKE * weights.min():
+        return ()
+    text = (
+        f"weights differ by a factor of {weights.max() / weights.min():.0e}: beside the heaviest rows the others are near rounding errors, "
+        "and estimates of models with several random effects may lose their digits. Limit the largest weights; beyond "
+        "a million times the others they change nothing but the likelihood's constant."
+    )
+    warn(text, ConvergenceWarning)
+    return (text,)
 
 
 def check_levels(part: RandomPart) -> None:

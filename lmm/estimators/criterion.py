@@ -217,6 +217,12 @@ def nowhere(theta: np.ndarray) -> Point:
 def nothing_left(problem: Problem) -> ResponseError:
     """The error for a residual variance of zero."""
     groups = ", ".join(size.group for size in problem.plan.terms)
+    effects = sum(size.k * size.J for size in problem.plan.terms)
+    if effects + problem.p >= problem.n:
+        return ResponseError(
+            f"{problem.p} fixed and {effects} random effects of {groups} explain the {problem.n} rows exactly and leave no residual "
+            "variance: the likelihood grows without bound. Use fewer columns or terms."
+        )
     return ResponseError(
         f"The random effects of {groups} explain the response exactly and leave no residual variance: the response does not vary "
         "within their levels. Fit one row per level, or leave out the random term that copies the response."

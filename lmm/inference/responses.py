@@ -223,6 +223,7 @@ def _joint(structure: Covariance) -> int:
 def _pilot(design: Design, problem: Any, estimator: Any, Y: np.ndarray, sound: np.ndarray, failures: dict[int, str]) -> Estimate:
     """An estimate from which the others begin: of a few spread over the responses the one with the middle variances."""
     found: list[Estimate] = []
+    unconverged: list[Estimate] = []
     if len(sound):
         tried = dict.fromkeys(sound[np.linspace(0, len(sound) - 1, CANDIDATES).astype(int)].tolist())
         tried |= dict.fromkeys(sound.tolist())
@@ -230,10 +231,13 @@ def _pilot(design: Design, problem: Any, estimator: Any, Y: np.ndarray, sound: n
             estimate, why = refits.attempt(partial(refits.of_present, design, problem, Y[:, r]), estimator, None)
             if estimate is not None and why is None:
                 found.append(estimate)
-            elif estimate is None and why is not None:
+            elif estimate is not None:
+                unconverged.append(estimate)
+            elif why is not None:
                 failures.setdefault(-1, f"response {r}: {why}")
             if len(found) == min(CANDIDATES, len(sound)) or (found and len(tried) < CANDIDATES):
                 break
+    found = found or unconverged
     if not found:
         first = failures.get(-1) or failures[min(failures)]
         raise ResponseError(f"none of the {Y.shape[1]} responses can be fitted; the first: {_plainly(first, design.response)}.")

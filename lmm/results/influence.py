@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lmm.errors import ArgumentError, nearest
+from lmm.design.records import Design
+from lmm.errors import ArgumentError, GroupingError, nearest
+from lmm.estimators.batch import write_single
 from lmm.inference import refits
 from lmm.results import parameter_table
 from lmm.results.bootstrap import failures_of, reported, term_of
@@ -84,6 +86,18 @@ class Influence:
     __repr__ = __str__
 
 
+def _left_single(design: Design, part: np.ndarray, count: int) -> dict[int, str]:
+    """Parts of the rows (n,), of ``count``, without which a grouping factor has one level left, and its name."""
+    out: dict[int, str] = {}
+    for term in design.terms:
+        first, last = np.full(term.J, count), np.full(term.J, -1)
+        np.minimum.at(first, term.codes, part)
+        np.maximum.at(last, term.codes, part)
+        inside = np.bincount(first[first == last], minlength=count)
+        out |= {int(i): term.group for i in np.flatnonzero(term.J - inside < 2) if int(i) not in out}
+    return out
+
+
 def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> Influence:
     """Refits without each level or row. See :meth:`lmm.Fit.influence`."""
     design, estimate = fit.design, fit.estimate
@@ -97,16 +111,24 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
             options = ("group", "row", *groups)
             raise ArgumentError(f"influence: by={by!r} is not one of {', '.join(map(repr, options))}.{nearest(by, options)}")
     if by == "row":
-        rows = list(np.arange(design.n)[:, None])
+        rows, part = list(np.arange(design.n)[:, None]), np.arange(design.n)
         name, index = "row", design.index
     else:
         term = design.terms[term_of(design, groups[-1] if group is None else group, "influence")]
-        name = term.group
+        name, part = term.group, term.codes
         order = np.argsort(term.codes, kind="stable")
         rows = np.split(order, np.searchsorted(term.codes[order], np.arange(1, term.J)))
         index = pd.Index(term.levels, name=name)
+    single = _left_single(design, part, len(rows))
+    if len(single) == len(rows):
+        left = "one of its rows" if by == "row" else f"a level of {name!r}"
+        raise GroupingError(
+            f"influence: without {left} grouping factor {single[0]!r} has one level left; a random effect needs at least two."
+        )
     with bar(len(rows), "influence", progress) as told:
         batch = refits.without(design, fit.problem, fit.estimator, estimate, rows, told)
+    for i, factor in single.items():
+        write_single(batch, i, None, f"GroupingError: grouping factor {factor!r} has one level left; a random effect needs at least two.")
     scale = batch.sigma**2 if estimate.family is None else np.ones(batch.size)
     with np.errstate(invalid="ignore"):  # a covariance that is none, of a fit without an optimum
         errors = np.sqrt(np.diagonal(batch.beta_cov_unscaled, axis1=1, axis2=2) * scale[:, None])

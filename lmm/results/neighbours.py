@@ -13,7 +13,7 @@ import numpy as np
 
 from lmm.design import build_design
 from lmm.design.records import Design
-from lmm.errors import ArgumentError, RankWarning, SingularFitWarning
+from lmm.errors import ArgumentError, RankWarning, ResponseError, SingularFitWarning
 from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.formula import Formula
 from lmm.formula.names import names_in
@@ -73,7 +73,11 @@ def by_maximum_likelihood(fit: Fit) -> Fit:
     else:
         estimator = MaximumLikelihood(False, own.control)
     with quietly(), threads.limited():
-        estimate = warned(fit.design, estimator.fit(fit.problem))
+        try:
+            estimate = warned(fit.design, estimator.fit(fit.problem))
+        except ResponseError as error:
+            text = "fits are compared by maximum likelihood, and this model, fitted by REML, cannot be fitted so. "
+            raise ResponseError(text + str(error)) from None
     call = fit.design.extra.get("call")
     design = fit.design
     if call is not None:
