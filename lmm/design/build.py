@@ -82,7 +82,8 @@ def build_design(
     for message in found.said:
         warn(message, LmmWarning)
     check_categories(found, found.n)
-    bind, said = getattr(family, "bind", None), ()
+    bind = getattr(family, "bind", None)
+    said: tuple[str, ...] = ()
     if bind:
         declared = table.column(parsed.response).dtype if parsed.response in table else None
         family, said = bind(found.response, parsed.response, getattr(declared, "categories", ()))
