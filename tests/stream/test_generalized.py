@@ -285,17 +285,18 @@ def test_data_that_change_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     where = tmp_path / "rows.parquet"
     DATA.to_parquet(where)
     connection = duckdb.connect()
-    connection.execute(f"create table held as select * from '{where}'")
+    connection.register("data", DATA)
     usual = generalized._prepared
 
     def changed(*arguments: Any) -> Any:
         DATA.assign(g="somebody else").to_parquet(where)
-        connection.execute("update held set g = 'somebody else'")
+        connection.execute("create or replace table held as select * replace ('somebody else' as g) from data")
         return usual(*arguments)
 
     monkeypatch.setattr(generalized, "_prepared", changed)
     with pytest.raises(DataError, match="rows.parquet' has changed since it was first read"):
         lmm.glmer("yes ~ x + (1 | g)", str(where), family="binomial")
+    connection.execute("create or replace table held as select * from data")
     with pytest.raises(DataError, match="the data changed meanwhile"):
         lmm.glmer("yes ~ x + (1 | g)", connection.table("held"), family="binomial")
 
