@@ -25,7 +25,7 @@ from lmm.formula.names import alias, aliased, as_expression, awkward_names, name
 from lmm.formula.parse import Formula
 from lmm.formula.rowwise import across
 from lmm.formula.subset import row_mask
-from lmm.formula.table import Table, as_floats, given_column, missing, taken
+from lmm.formula.table import Table, as_floats, given_column, missing, whole_rows
 
 NA_ACTIONS = ("omit", "exclude", "fail")
 INTERCEPT = "1"
@@ -268,8 +268,8 @@ def _take(columns: Mapping[str, pd.Series], kept: np.ndarray, n: int) -> dict[st
     """The kept rows of every column under one index 0..n-1; nothing is copied when all are kept."""
     index = pd.RangeIndex(n)
     if n == len(kept):
-        return {k: s if s.index is index else pd.Series(taken(s, None), index=index, name=k, copy=False) for k, s in columns.items()}
-    return {k: pd.Series(taken(s, kept), index=index, name=k, copy=False) for k, s in columns.items()}
+        return {k: s if s.index is index else whole_rows(s, None, index, k) for k, s in columns.items()}
+    return {k: whole_rows(s, kept, index, k) for k, s in columns.items()}
 
 
 def _prepare(rows: Columns, formula: Formula) -> None:

@@ -24,7 +24,7 @@ from lmm.formula.levels import Levels, UnseenLevels, encode, join, lookup
 from lmm.formula.names import alias, names_in, readable
 from lmm.formula.parse import Formula, parse
 from lmm.formula.scan import unquote
-from lmm.formula.table import Table, missing, taken
+from lmm.formula.table import Table, missing, whole_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +243,7 @@ class ModelFrame:
                 complete &= ~mask
         n = int(complete.sum())
         index = pd.RangeIndex(n)
-        rows = Columns({k: pd.Series(taken(s, complete), index=index, name=k) for k, s in columns.items()}, n)
+        rows = Columns({k: whole_rows(s, complete, index, k) for k, s in columns.items()}, n)
         self._conform(rows, [text for text in texts if unquote(text) not in self._fitted or text in self.specs])
         rows.rename({name: alias(name) for name in self.awkward})
         state = {call: dict(known) for call, known in self.state.items()}

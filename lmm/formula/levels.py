@@ -52,11 +52,7 @@ def strings(levels: pd.Index) -> pd.Index:
     values = levels.tolist()
     if levels.dtype.kind in "fO":
         values = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
-    try:
-        return pd.Index([str(v) for v in values], dtype="str", name=None)
-    except UnicodeEncodeError as error:
-        cure = "clean the column with .str.encode('utf-8', 'replace').str.decode('utf-8')"
-        raise GroupingError(f"the label {error.object!r} holds half a character (a lone surrogate), which is no text; {cure}.") from None
+    return pd.Index([str(v) for v in values], dtype="str", name=None)
 
 
 class DeclaredOrder:

@@ -147,12 +147,18 @@ def _as_array(values: Any, name: Any, source: str) -> Any:
     if isinstance(values, np.ma.MaskedArray):
         return _masked(np.array(values.data), np.ma.getmaskarray(values))
     if isinstance(values, np.ndarray):
+        if values.dtype.kind == "V":
+            raise DataError(f"{source} must map names to arrays of single values, but {name!r} is structured; give each field a name.")
         return np.array(values)
     if isinstance(values, pd.Series):
         return values.copy(deep=True)
     if isinstance(values, pd.Index | pd.api.extensions.ExtensionArray):
         return values.copy()
     if type(values).__module__.partition(".")[0] in ("polars", "pyarrow"):
+        if hasattr(values, "dictionary_encode") and not hasattr(values, "num_chunks"):
+            import pyarrow as pa
+
+            values = pa.chunked_array([values])
         return _foreign_column(nw.from_native(values, series_only=True, allow_series=True)).array
     listed = list(values)
     exact = pd.api.types.infer_dtype(listed, skipna=True) in ("integer", "boolean", "mixed-integer-float")
@@ -303,6 +309,20 @@ def taken(series: pd.Series, rows: np.ndarray | None) -> Any:
     if isinstance(array, pd.arrays.IntegerArray | pd.arrays.BooleanArray) and not array.isna().any():
         return array.to_numpy(dtype="bool" if isinstance(array, pd.arrays.BooleanArray) else str(array.dtype).lower())
     return array
+
+
+def whole_rows(series: pd.Series, rows: np.ndarray | None, index: pd.Index, name: str) -> pd.Series:
+    """Some rows of a column (all: None) under another index and name; nothing is copied where all are kept.
+
+    Raises
+    ------
+    DataError : text that holds half a character.
+    """
+    try:
+        return pd.Series(taken(series, rows), index=index, name=name, copy=False)
+    except UnicodeEncodeError as error:
+        cure = "clean it with .str.encode('utf-8', 'replace').str.decode('utf-8')"
+        raise DataError(f"column {name!r} holds {error.object!r}, with half a character (a lone surrogate) in it; {cure}.") from None
 
 
 def as_floats(series: pd.Series) -> pd.Series:
