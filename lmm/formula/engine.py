@@ -106,6 +106,11 @@ class Columns(dict[str, pd.Series]):
         super().__init__(columns)
         self.n = n
 
+    def taken(self, rows: np.ndarray) -> Columns:
+        """Some of the rows, by position."""
+        index = pd.RangeIndex(len(rows))
+        return Columns({name: pd.Series(series.array[rows], index=index, name=name) for name, series in self.items()}, len(rows))
+
     def rename(self, names: Mapping[str, str]) -> None:
         """Give columns other names, where they are here."""
         found = {new: self.pop(old) for old, new in names.items() if old in self}

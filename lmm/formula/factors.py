@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lmm.formula.frame import ModelFrame
+from lmm.formula.levels import matched
 from lmm.formula.names import readable
 
 
@@ -112,18 +114,17 @@ def invented_rows(factors: Mapping[str, Factor], count: int, rng: np.random.Gene
 def observed_rows(frame: ModelFrame, factors: Mapping[str, Factor], used: np.ndarray) -> dict[str, np.ndarray]:
     """The factors in the rows of the fit; ``used`` are their positions in the user's table."""
     evaluator, complete = frame._on(frame.table, [frame.formula.fixed])
-    rows = np.cumsum(complete)[used] - 1
+    evaluator = evaluator.on(evaluator.columns.taken(np.cumsum(complete)[used] - 1))
     out = {}
     for name, factor in factors.items():
         values = evaluator.expression(name)
         values = getattr(values, "__wrapped__", values)
         if factor.levels is not None:
-            place = {level: i for i, level in enumerate(factor.levels)}
-            out[name] = np.array([place[value] for value in np.asarray(values, dtype=object)[rows]])
+            out[name] = matched(values, pd.Index(factor.levels), name).codes
         else:
             columns = list(values.values()) if isinstance(values, dict) else [np.asarray(values)]
             numbers = np.column_stack([np.asarray(column, dtype=float) for column in columns])
-            out[name] = np.broadcast_to(numbers, (int(complete.sum()), factor.width))[rows]
+            out[name] = np.broadcast_to(numbers, (len(used), factor.width))
     return out
 
 

@@ -8,6 +8,7 @@ back on new data, so that a knot, a mean or the number of a level is never compu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,9 @@ def factor(
     known = len(state["levels"])
     if len(labels) != known:
         raise DataError(f"factor() got {len(labels)} labels for {known} levels.")
-    names = pd.Index([*labels, *out.cat.categories[known:]])
-    return pd.Series(pd.Categorical.from_codes(out.cat.codes, categories=names, ordered=ordered), index=out.index)
+    names = list(dict.fromkeys([*labels, *out.cat.categories[known:]]))  # levels of one label become one
+    place = np.array([names.index(label) for label in [*labels, *out.cat.categories[known:]]] + [-1])
+    return pd.Series(pd.Categorical.from_codes(place[out.cat.codes], categories=pd.Index(names), ordered=ordered), index=out.index)
 
 
 def relevel(x: Any, ref: Any, _state: State = None) -> pd.Series:
@@ -155,7 +157,8 @@ def cut(x: Any, breaks: Any, labels: Any = None, right: bool = True, include_low
             state["breaks"] = np.sort(np.asarray(breaks, dtype=float))
         else:
             state["breaks"] = pd.cut(series, whole(breaks, "cut(): breaks", least=2), retbins=True)[1]
-    return pd.Series(pd.cut(series, state["breaks"], labels=labels, right=right, include_lowest=include_lowest), index=series.index)
+    found = pd.Series(pd.cut(series, state["breaks"], labels=labels, right=right, include_lowest=include_lowest), index=series.index)
+    return found + 1.0 if labels is False else found  # R counts intervals from 1
 
 
 def _limits(given: Any, name: str, values: np.ndarray) -> tuple[float, float]:
@@ -271,15 +274,21 @@ def _summary(compute: Callable[..., Any]) -> Callable[..., float]:
     return remembered
 
 
-_NUMPY = ("sqrt", "log1p", "expm1", "log2", "log10", "exp", "sin", "cos", "tan", "floor", "round", "sign")
+def _of_one(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A universal function of one argument; a second one would be the array that it writes into."""
+    return lambda x: function(x)
+
+
+_NUMPY = ("sqrt", "log1p", "expm1", "log2", "log10", "exp", "sin", "cos", "tan", "floor", "sign")
 
 PLAIN: dict[str, Any] = {
-    **{name: getattr(np, name) for name in _NUMPY},
-    "abs": np.abs,
-    "ceiling": np.ceil,
+    **{name: _of_one(getattr(np, name)) for name in _NUMPY},
+    "abs": _of_one(np.abs),
+    "ceiling": _of_one(np.ceil),
+    "round": np.round,
     "log": log,
-    "pmin": np.minimum,
-    "pmax": np.maximum,
+    "pmin": lambda *columns: reduce(np.minimum, columns),
+    "pmax": lambda *columns: reduce(np.maximum, columns),
     "ifelse": ifelse,
     "cbind": cbind,
     "c": combine,

@@ -70,16 +70,12 @@ def rowwise(columns: Columns, evaluate: Callable[[Columns], Any]) -> bool:
     whole = evaluate(columns)
     for rows in _parts(columns):
         try:
-            part = evaluate(Columns({name: _taken(series, rows) for name, series in columns.items()}, len(rows)))
+            part = evaluate(columns.taken(rows))
         except Exception:  # what cannot be evaluated on some of the rows needs the others
             return False
         if not _same(whole, part, rows, columns.n):
             return False
     return True
-
-
-def _taken(series: pd.Series, rows: np.ndarray) -> pd.Series:
-    return pd.Series(series.array[rows], index=pd.RangeIndex(len(rows)), name=series.name)
 
 
 def _parts(columns: Columns) -> list[np.ndarray]:

@@ -19,6 +19,7 @@ import pandas as pd
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
+from lmm.formula.levels import matched
 from lmm.results.marginal_effects import new_offset
 from lmm.results.predictors import Variable, columns_in, variables
 from lmm.stream.absent import ABSENT
@@ -201,9 +202,9 @@ def _frequency(design: Design, found: Sequence[Variable], levels: Mapping[str, l
         return np.full(len(codes), float(design.n))
     if design.streamed:
         return ABSENT
-    where = np.column_stack([pd.Index(levels[found[i].name]).get_indexer(pd.Index(found[i].values)) for i in own])
-    inside = (where >= 0).all(axis=1)
     shape = [len(levels[found[i].name]) for i in own]
+    where = np.column_stack([matched(found[i].values, pd.Index(levels[found[i].name]), found[i].name).codes for i in own])
+    inside = ((where >= 0) & (where < shape)).all(axis=1)
     flat = np.ravel_multi_index(tuple(where[inside].T), shape)
     counts = np.bincount(flat, minlength=int(np.prod(shape))).astype(float)
     return counts[np.ravel_multi_index(tuple(codes[:, own].T), shape)]

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmm.errors import DataError
+from lmm.errors import DataError, LmmWarning
 from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, wilkinson
 from lmm.formula.functions import cut, dummy, factor, ifelse, interaction, ns, relevel
 
@@ -124,3 +124,29 @@ def test_dummy_marks_levels_and_remembers_them():
     assert {k: list(v) for k, v in dummy(["c"], _state=state).items()} == {"b": [0], "c": [1]}
     with pytest.raises(DataError, match="'z' is no level"):
         dummy(["a", "b"], "z")
+
+
+def test_extremes_of_several_columns_leave_them_as_they_are():
+    x, y, z = (pd.Series(v) for v in ([1.0, 5.0], [2.0, 4.0], [3.0, 3.0]))
+    assert FUNCTIONS["pmin"](x, y, z).tolist() == [1, 3] and FUNCTIONS["pmax"](x, y, z).tolist() == [3, 5]
+    assert z.tolist() == [3, 3]
+    with pytest.raises(TypeError):
+        FUNCTIONS["sqrt"](x, z)
+
+
+def test_labels_given_twice_make_one_level():
+    state = {}
+    made = FUNCTIONS["factor"](pd.Series([1, 2, 3]), labels=["low", "high", "high"], _state=state)
+    assert made.tolist() == ["low", "high", "high"] and list(made.cat.categories) == ["low", "high"]
+    assert FUNCTIONS["factor"](pd.Series(["3", "9"]), labels=["low", "high", "high"], _state=state).tolist() == ["high", "9"]
+
+
+def test_intervals_are_counted_from_one():
+    assert FUNCTIONS["cut"](pd.Series([0.5, 1.5]), [0, 1, 2], labels=False).tolist() == [1, 2]
+
+
+def test_splines_have_the_values_of_r():
+    # splines::bs(c(0, 1, 2.5), degree = 2, knots = 1, Boundary.knots = c(0, 2)), beyond the boundary in the last row
+    with pytest.warns(LmmWarning, match="beyond the boundary knots, 0 and 2"):
+        basis = FUNCTIONS["bs"](pd.Series([0, 1, 2.5]), knots=1, degree=2, Boundary_knots=[0, 2])
+    np.testing.assert_allclose(np.column_stack(list(basis.values())), [[0, 0, 0], [0.5, 0.5, 0], [0.125, -1.375, 2.25]], atol=1e-12)
