@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import ndtr
 
 if TYPE_CHECKING:
     from lmm.families import Family
@@ -36,6 +37,8 @@ def normal_nodes(family: Family, eta: np.ndarray, sd: np.ndarray, weights: np.nd
     information = family.expected_weights(eta, weights, phi).weight
     ratio = float(np.max(sd * np.sqrt(information), initial=0.0))
     count = int(np.clip(2.0 * RANGE * 2.5 * ratio, MIN_NODES, MAX_NODES)) | 1
+    if beyond(family, eta, sd).max(initial=0.0) > 1e-9:  # the rule is of a normal cut off, no longer smooth
+        count = MAX_NODES
     t = np.linspace(-RANGE, RANGE, count)
     w = np.exp(-0.5 * t * t)
     return t, w / w.sum()
@@ -72,6 +75,9 @@ def mixture_quantiles(
     family: Family, eta: np.ndarray, w: np.ndarray, probabilities: tuple[float, ...], weights: np.ndarray | None = None, phi: Any = 1.0
 ) -> list[np.ndarray]:
     """Quantiles (m,) per probability of mixtures with nodes eta (S, m) and weights w (S,); phi a number or (S, 1)."""
+    inside = family.inside(eta)
+    if not inside.all():
+        return _truncated(family, eta, w, inside, probabilities, weights, phi)
     mu = family.mean(eta)
     if not family.has_cdf:
         y = family.simulate(np.random.default_rng(SEED), mu, weights, phi)
@@ -79,8 +85,11 @@ def mixture_quantiles(
             return [np.quantile(y, p, axis=0, method="inverted_cdf") for p in probabilities]
         return [np.quantile(y, p, axis=0) for p in probabilities]
 
+    def average(x: np.ndarray) -> np.ndarray:
+        return np.asarray(w @ x if w.ndim == 1 else np.einsum("sm,sm->m", w, x))
+
     def cdf(y: np.ndarray) -> np.ndarray:
-        return np.asarray(w @ family.cdf(y, mu, weights, phi))
+        return average(family.cdf(y, mu, weights, phi))
 
     if family.discrete:
         unit = np.ones(mu.shape[1])
@@ -88,15 +97,50 @@ def mixture_quantiles(
         if np.isfinite(family.mean_high):  # proportions
             top = unit if weights is None else np.rint(weights)
             unit = unit / top
-        return [_smallest(cdf, p, w @ mu, unit, top) for p in probabilities]
+        return [_smallest(cdf, p, average(mu), unit, top) for p in probabilities]
 
     def density(y: np.ndarray) -> np.ndarray:
-        return np.asarray(w @ np.exp(family.log_density(y, eta, weights, phi)))
+        return average(np.exp(family.log_density(y, eta, weights, phi)))
 
     positive = family.mean_low >= 0.0
-    variance = w @ family.variance(mu, phi) / (1.0 if weights is None else weights)
-    spread = np.sqrt(variance + np.maximum(w @ mu**2 - (w @ mu) ** 2, 0.0))
-    return [_solved(cdf, density, p, w @ mu, spread, positive) for p in probabilities]
+    if w.ndim > 1:  # an average over means near the end of a range says little of where most of them are
+        center = np.median(mu, axis=0)
+        return [_solved(cdf, density, p, center, center if positive else np.ptp(mu, axis=0) + 1e-300, positive) for p in probabilities]
+    variance = average(family.variance(mu, phi)) / (1.0 if weights is None else weights)
+    spread = np.sqrt(variance + np.maximum(average(mu**2) - average(mu) ** 2, 0.0))
+    return [_solved(cdf, density, p, average(mu), spread, positive) for p in probabilities]
+
+
+def _truncated(
+    family: Family,
+    eta: np.ndarray,
+    w: np.ndarray,
+    inside: np.ndarray,
+    probabilities: tuple[float, ...],
+    weights: np.ndarray | None,
+    phi: Any,
+) -> list[np.ndarray]:
+    """The mixture over the nodes with possible means alone; NaN where there are hardly any."""
+    own = np.where(inside, w[:, None], 0.0)
+    total = own.sum(axis=0)
+    out = [np.full(eta.shape[1], np.nan) for _ in probabilities]
+    use = total > 0.5
+    if use.any():
+        own = own[:, use] / total[use]
+        middle = np.einsum("sm,sm->m", own, np.where(inside[:, use], eta[:, use], 0.0))
+        nodes = np.where(inside[:, use], eta[:, use], middle)
+        found = mixture_quantiles(family, nodes, own, probabilities, None if weights is None else weights[use], phi)
+        for values, piece in zip(out, found, strict=True):
+            values[use] = piece
+    return out
+
+
+def beyond(family: Family, eta: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """(m,) the probability that eta ~ N(eta, sd^2) has no possible mean."""
+    low, high = family.eta_bounds
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = ndtr((low - eta) / sd) + ndtr((eta - high) / sd)
+    return np.where(sd > 0.0, share, ~family.inside(eta))
 
 
 def _smallest(cdf: Any, p: float, mean: np.ndarray, unit: np.ndarray, top: np.ndarray | None) -> np.ndarray:

@@ -50,6 +50,19 @@ def mean(estimate: Estimate, eta: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(eta), np.nan, estimate.family.mean(eta))
 
 
+def limit(estimate: Estimate, eta: np.ndarray) -> np.ndarray:
+    """Means of the ends of intervals of linear predictors: beyond the link's range the mean at its end, 0 or infinite."""
+    family = estimate.family
+    if family is None or ordinal.is_ordinal(family):
+        return mean(estimate, eta)
+    low, high = family.eta_bounds
+    out = mean(estimate, eta)
+    least, most = max(family.mean_low, family.link.mean_low), min(family.mean_high, family.link.mean_high)
+    falls = float(family.link.d1(family.clip(np.array([0.5 * (max(low, -1.0) + min(high, 1.0))])))[0]) < 0.0
+    out = np.where(eta <= low, most if falls else least, out)
+    return np.where(eta >= high, least if falls else most, out)
+
+
 def fitted(design: Design, estimate: Estimate, eta: np.ndarray) -> np.ndarray:
     """(n,) fitted values: means, or of an ordinal model the probabilities of the categories observed."""
     family = estimate.family

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design
-from lmm.errors import ArgumentError, nearest
+from lmm.errors import ArgumentError, LmmWarning, nearest, warn
 from lmm.formula import Table
 from lmm.formula.given import aligned, numeric
 from lmm.inference.ddf import Ddf
@@ -44,6 +44,8 @@ else:
     predictive = Later("lmm.inference.predictive")
     dependence = Later("lmm.results.dependence")
 
+#: share of a predictor's distribution without possible means that is told
+BEYOND = 1e-3
 INTERVALS = ("confidence", "prediction")
 TYPES = ("response", "link")
 
@@ -112,6 +114,8 @@ def predict(
     if weights is not None:
         rows = replace(rows, weights=_new_weights(newdata, weights, len(rows.X)))
     eta = predictor(rows, estimate)
+    if type == "response":
+        rows = _possible(rows, estimate, eta)
     wanted = se_fit or interval is not None
     t_based = _t_based(rows, degrees, estimate, interval, wanted, any(mask.any() for mask in keep))
     observed = None
@@ -149,7 +153,7 @@ def predict(
         margin = t_quantile(level, np.array(np.inf) if t_based is None else t_based[1]) * np.sqrt(variance)
         ends = [eta - margin, eta + margin]
         if on_response:
-            ends = [generalized.mean(estimate, end) for end in ends]
+            ends = [generalized.limit(estimate, end) for end in ends]
         columns |= {"lower": np.minimum(*ends), "upper": np.maximum(*ends)}
     values = np.column_stack(list(columns.values()))
     if newdata is None:
@@ -270,10 +274,41 @@ def new_observations(
         left_out = new_observation_variance(rows, estimate)[use]
         sd = np.sqrt(error_variance(rows, problem, estimate, known) + left_out)
         weights = None if rows.weights is None else rows.weights[use]
+        _say_beyond(estimate, predictive.beyond(estimate.family, eta[use], sd))
         found = predictive.normal_quantiles(estimate.family, eta[use], sd, tails(level), weights, estimate.phi)
     for values, ends in zip(out, found, strict=True):
         values[use] = ends
     return out
+
+
+def _possible(rows: Rows, estimate: Estimate, eta: np.ndarray) -> Rows:
+    """Rows whose predictor gives a possible mean; a warning tells of the others, whose ``eta`` becomes NaN."""
+    family = estimate.family
+    if family is None or ordinal.is_ordinal(family):
+        return rows
+    bad = rows.complete & ~np.isnan(eta) & ~family.inside(eta)
+    if not bad.any():
+        return rows
+    warn(
+        f"predict: the linear predictor of {int(bad.sum())} of {len(eta)} rows lies beyond the range of the {family.link.name} link, "
+        f"where the {family.name} family has no mean: they are NaN. type='link' has the predictors.",
+        LmmWarning,
+    )
+    eta[bad] = np.nan
+    return replace(rows, complete=rows.complete & ~bad)
+
+
+def _say_beyond(estimate: Estimate, share: np.ndarray) -> None:
+    """Warn where a predictor's distribution goes beyond the link's range."""
+    many = share > BEYOND
+    if many.any():
+        family = estimate.family
+        warn(
+            f"predict: with the {family.link.name} link up to {100.0 * share.max():.2g} % of the predictor's normal distribution leads to "
+            f"no possible mean of the {family.name} family, in {int(many.sum())} of {len(share)} rows: intervals are of predictors within "
+            "its range.",
+            LmmWarning,
+        )
 
 
 def _check_observations(estimate: Estimate, type: str) -> None:

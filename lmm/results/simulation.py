@@ -10,32 +10,83 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design
-from lmm.errors import ArgumentError
+from lmm.errors import ArgumentError, LmmWarning, warn
 from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
 from lmm.results import ordinal
 from lmm.results.randomeffects import random_part
 from lmm.results.rows import align, fixed_predictor, linear_predictor
 
+#: times that effects are drawn again before a model counts as impossible
+ROUNDS = 100
+
 
 def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random.Generator, use_u: bool) -> np.ndarray:
-    """(n, nsim) responses of the kept rows, a new draw of everything random per column."""
+    """(n, nsim) responses of the kept rows, a new draw of everything random per column.
+
+    Where random effects lead to no possible mean of a family, they are drawn again: those of the levels of such rows. A warning says
+    how many.
+
+    Raises
+    ------
+    ArgumentError : too many of them do, or the fixed part alone does.
+    """
     mean = linear_predictor(design, estimate) if use_u else fixed_predictor(design, estimate)
     family = estimate.family
     scale = estimate.sigma if design.weights is None else estimate.sigma / np.sqrt(design.weights)
-    relative = np.sqrt(scale2(estimate))
+    factors = [np.sqrt(scale2(estimate)) * T.T for T in estimate.factors]
     out = np.empty((design.n, nsim), order="F")
+    again = 0
     for column in out.T:
         column[:] = mean
         if not use_u:
-            for term, T in zip(design.terms, estimate.factors, strict=True):
-                b = rng.standard_normal((term.J, term.k)) @ (relative * T.T)
+            effects = [rng.standard_normal((term.J, term.k)) @ T for term, T in zip(design.terms, factors, strict=True)]
+            for term, b in zip(design.terms, effects, strict=True):
                 column += random_part(term.values, term.codes, b)
+            if family is not None and not ordinal.is_ordinal(family):
+                again += _within_range(design, estimate, mean, effects, factors, column, rng)
         if family is None:
             column += scale * rng.standard_normal(design.n)
         else:
             column[:] = family.simulate(rng, family.mean(column), design.weights, estimate.phi)
+    if again:
+        share = again / (nsim * sum(term.J for term in design.terms))
+        warn(
+            f"simulate: the random effects of {again} levels ({100.0 * share:.2g} % of those drawn) were drawn again, because with the "
+            f"{family.link.name} link they lead to no possible mean of the {family.name} family: effects are simulated within its range.",
+            LmmWarning,
+        )
     return out
+
+
+def _within_range(
+    design: Design,
+    estimate: Estimate,
+    mean: np.ndarray,
+    effects: list[np.ndarray],
+    factors: list[np.ndarray],
+    eta: np.ndarray,
+    rng: np.random.Generator,
+) -> int:
+    """Draw effects again until all rows of ``eta`` (n,) have possible means; how many levels' were."""
+    family, count = estimate.family, 0
+    for _ in range(ROUNDS):
+        bad = ~family.inside(eta)
+        if not bad.any():
+            return count
+        if count == 0 and not family.inside(mean[bad]).all():
+            break
+        for term, T, b in zip(design.terms, factors, effects, strict=True):
+            levels = np.unique(term.codes[bad])
+            b[levels] = rng.standard_normal((len(levels), term.k)) @ T
+            count += len(levels)
+        eta[:] = mean
+        for term, b in zip(design.terms, effects, strict=True):
+            eta += random_part(term.values, term.codes, b)
+    raise ArgumentError(
+        f"simulate: with the {family.link.name} link the model's random effects, or its fixed part alone, lead to no possible mean of the "
+        f"{family.name} family in too many rows ({int(bad.sum())} of {design.n}); take a link whose range has no end, such as log."
+    )
 
 
 def simulate(design: Design, estimate: Estimate, nsim: int, rng: None | int | np.random.Generator, use_u: bool) -> pd.DataFrame:
