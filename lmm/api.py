@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
@@ -67,7 +68,7 @@ def lmer(
     contrasts : coding of categorical columns, ``{"period": "sum"}``.
     start : relative covariance parameters theta to begin from, in the order of ``fit.theta``.
     method : a way of estimating by name ("reml", "ml", "em", "vi", "mcem", "nuts", "mackay", "pql") or an estimator with
-        settings of its own, ``lmm.VariationalBayes(seed=1)``; "reml" and "ml" override ``REML``.
+        settings of its own, ``lmm.VariationalBayes(rng=1)``; "reml" and "ml" override ``REML``.
     control : :class:`lmm.Control`, tolerances and limits.
 
     Returns
@@ -182,7 +183,11 @@ def choose_estimator(REML: bool, method: str | Any, control: Control | None) -> 
         method = "reml" if REML else "ml"
     if isinstance(method, str):
         return registry.by_name(method, registry.LINEAR, reml=bool(REML), control=check_control(control))
-    return registry.adopt(method, registry.LINEAR, None if control is None else check_control(control))
+    estimator = registry.adopt(method, registry.LINEAR, None if control is None else check_control(control))
+    if not REML and getattr(estimator, "reml", False) and dataclasses.is_dataclass(estimator):
+        kind = type(estimator).__name__
+        raise ArgumentError(f"REML=False, but method={kind}(...) has reml=True; give method=lmm.{kind}(reml=False).")
+    return estimator
 
 
 def choose_backend(design: Design, control: Control) -> str:

@@ -1,7 +1,8 @@
 """Convergence of chains: R-hat and effective sample size.
 
 Rank-normalised split R-hat and bulk effective sample size as ArviZ computes them (its package arviz-stats is used): Vehtari, Gelman,
-Simpson, Carpenter & Buerkner (2021), Bayesian Analysis 16. Quantities that do not vary, or hold a missing draw, have none.
+Simpson, Carpenter & Buerkner (2021), Bayesian Analysis 16. Of a single chain R-hat compares the two halves. Quantities that do not
+vary, or hold a missing draw, have none.
 """
 
 from __future__ import annotations
@@ -73,4 +74,8 @@ def _diagnosed(draws: np.ndarray) -> np.ndarray:
     from arviz_stats.base import array_stats
 
     axes = {"chain_axis": 0, "draw_axis": 1}
-    return np.stack([array_stats.rhat(draws, **axes), array_stats.ess(draws, method="bulk", **axes)])
+    halves = draws
+    if len(draws) == 1:  # its two halves stand for chains
+        half = draws.shape[1] // 2
+        halves = np.concatenate([draws[:, :half], draws[:, -half:]])
+    return np.stack([array_stats.rhat(halves, **axes), array_stats.ess(draws, method="bulk", **axes)])

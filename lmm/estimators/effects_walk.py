@@ -25,6 +25,8 @@ BATCHES = 10
 SETTLE = 6
 #: differences of the path's halves, in standard errors, above which it still drifts
 DRIFT = 3.0
+#: share of its standard error at zero below which a variance is zero
+VANISHED = 0.1
 #: relative change of a standard deviation after which the chain's coordinates are made anew
 REFRESH = 0.25
 
@@ -56,7 +58,8 @@ class Walk:
         self.method, self.model, self.settings, self.rng = method, model, settings, rng
         self.data, self.cross, self.frames = data, cross, frames
         self.steps = compiled(model, settings)
-        self.at = jax.tree.map(np.asarray, at)
+        self.floors = self._floors(float(np.exp(at.log_sigma)))
+        self.at = jax.tree.map(np.asarray, at._replace(G=tuple(map(_raised, at.G, self.floors))))
         self.x = np.zeros(sum(term.k * term.J for term in model.terms))
         self.samples = float(method.samples)
         self.step_size = method.step_size or 0.2
@@ -65,13 +68,21 @@ class Walk:
         self.effects: list[tuple[int, list[np.ndarray]]] = []  # iterations and mean effects, per window
         self.since = 0
         self.gradients = 0.0
-        floors = [1e-3 * np.sqrt(np.diagonal(G)) for G in self.at.G]
-        self.zeta = scales.from_covariances(model.terms, [np.asarray(G) for G in self.at.G], floors, model.transform)
+        self.zeta = scales.from_covariances(model.terms, [np.asarray(G) for G in self.at.G], self.floors, model.transform)
         self.adam = self.steps.begin(self.zeta, self.at)
         self.mean: Any = None
         self.curvature = 0.0  # of the log density in log phi
         self.frame = self._frame()
         self.frame_sd = self._sd()
+
+    def _floors(self, sigma: float) -> list[np.ndarray]:
+        """Standard deviations (k,) per term that the data do not tell from zero: variances of a tenth of their standard error there."""
+        scale = sigma if self.model.family is None else 1.0
+        found = []
+        for term, A in zip(self.model.terms, self.cross.diag, strict=True):
+            error = scale**2 * term.J / np.maximum(np.einsum("aaj->a", A), 1e-300)  # of a level's effect
+            found.append(np.sqrt(VANISHED * np.sqrt(2.0 / term.J) * error))
+        return found
 
     def _sd(self) -> np.ndarray:
         """Standard deviations of the effects over that of the residual."""
@@ -93,10 +104,7 @@ class Walk:
             ones = tuple(np.ones((term.k, term.J)) for term in model.terms)
             return Frame(ones, tuple(np.zeros((0, term.k, term.J)) for term in model.terms), np.zeros((0, 0)), *self._fixed(None))
         scale = float(np.exp(self.at.log_sigma)) if model.family is None else 1.0
-        shown = [
-            0.01 * scale**2 * t.J / np.maximum(np.einsum("aaj->a", A), 1e-300) for t, A in zip(model.terms, self.cross.diag, strict=True)
-        ]
-        G = [np.asarray(own) + np.diag(np.maximum(least - np.diagonal(own), 0.0)) for own, least in zip(self.at.G, shown, strict=True)]
+        G = [np.asarray(own) for own in self.at.G]
         T = [np.linalg.cholesky(own + 1e-8 * np.diag(np.diagonal(own))) / scale for own in G]
         prior = [np.linalg.inv(t @ t.T) for t in T]
         both = zip(self.cross.diag, prior, strict=True)
@@ -140,8 +148,8 @@ class Walk:
             if adapt:
                 self.step_size = float(step)
 
-    def window(self, iterations: int) -> None:
-        """``iterations`` EM iterations."""
+    def window(self, iterations: int) -> bool:
+        """``iterations`` EM iterations; whether they stayed in the region of finite density, the state being what it was if not."""
         self._refresh()
         count = max(1, round(self.samples))
         smoothing = self.method.smoothing if self.mean is not None else 1.0
@@ -158,6 +166,10 @@ class Walk:
             adapt,
             np.asarray(self.method.smoothing),
         )
+        record = out[2]
+        if not all(np.isfinite(np.asarray(values)).all() for values in jax.tree.leaves(record)):
+            self.step_size *= 0.5
+            return False
         (self.x, self.at, self.zeta, self.adam, step, self.mean, _), mean, record = out
         self.curvature = float(self.mean.curvature)
         self.step_size = float(step)
@@ -183,13 +195,15 @@ class Walk:
                 line["dispersion"] = float(np.exp(at.log_phi))
             line["effects"] = record["watched"][i]
             self.trace.append(line)
+        return True
 
     def follow(self) -> np.ndarray:
         """The path of log sd, beta, log sigma or log phi since it last began anew, (iterations, parameters)."""
         shift, unit = np.asarray(self.data.shift), np.asarray(self.data.unit)
         rows = []
         for at in self.history[self.since :]:
-            log_sd = [0.5 * np.log(np.maximum(np.diagonal(G), 1e-300)) for G in at.G]
+            # a variance that vanishes does so for ever: below what the data tell it stands still
+            log_sd = [0.5 * np.log(np.maximum(np.diagonal(G), floor**2)) for G, floor in zip(at.G, self.floors, strict=True)]
             last = at.log_sigma if self.model.family is None else at.log_phi
             rows.append(np.concatenate([*log_sd, shift + unit @ at.d, [last]]))
         return np.array(rows)
@@ -224,6 +238,11 @@ class Walk:
         effects = [np.mean([mean[t] for _, mean in windows], axis=0) for t in range(len(self.model.terms))]
         d = np.mean([at.d for at in own], axis=0)
         return Path(G, shift + unit @ d, float(np.mean([at.log_sigma for at in own])), float(np.mean([at.log_phi for at in own])), effects)
+
+
+def _raised(G: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    """A covariance (k, k) with standard deviations of ``floor`` (k,) at the least."""
+    return np.asarray(G) + np.diag(np.maximum(floor**2 - np.diagonal(G), 0.0))
 
 
 def batch_error(path: np.ndarray) -> np.ndarray:

@@ -37,9 +37,9 @@ import numpy as np
 
 from lmm.covariance import Covariance
 from lmm.covariance.base import units
-from lmm.errors import ArgumentError
 from lmm.estimators.boundary import escapes, snap
 from lmm.estimators.checkpoint import Checkpoint, data_numbers
+from lmm.estimators.checks import CONTROL, COUNT, FLAG, POSITIVE, check_settings
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
 from lmm.estimators.likelihood import finish, of_determined
@@ -100,7 +100,7 @@ class ExpectationMaximization:
     takes_checkpoint = True
 
     def __post_init__(self) -> None:
-        check_limits(self.tolerance, self.max_iterations)
+        check_settings(self, reml=FLAG, control=CONTROL, tolerance=POSITIVE, max_iterations=COUNT, accelerate=FLAG)
 
     def fit(self, problem: Problem, start: np.ndarray | None = None, callback: Callback = None) -> Estimate:
         """Lower the criterion to its minimum.
@@ -133,14 +133,6 @@ class ExpectationMaximization:
     def objective(self, problem: Problem, theta: np.ndarray) -> float:
         """-2 log-likelihood (ML) or the REML criterion at theta (m,)."""
         return Evaluator(problem, self.reml).objective(theta)
-
-
-def check_limits(tolerance: float, max_iterations: int) -> None:
-    """ArgumentError for settings with which no iteration could end."""
-    if not tolerance > 0:
-        raise ArgumentError(f"tolerance={tolerance!r} must be a positive number.")
-    if max_iterations < 1:
-        raise ArgumentError(f"max_iterations={max_iterations!r} must be at least 1.")
 
 
 class _Search:

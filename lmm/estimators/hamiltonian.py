@@ -71,8 +71,10 @@ def schedule(warmup: int, draws: int) -> list[tuple[np.ndarray, int]]:
     from blackjax.adaptation.window_adaptation import build_schedule
 
     blocks = []
+    with backend.our_settings():
+        adapting = np.asarray(build_schedule(warmup), dtype=np.int32)
     for count, stages in (
-        (0, np.asarray(build_schedule(warmup), dtype=np.int32)),
+        (0, adapting),
         (1, np.tile(np.array([KEEP, 0], dtype=np.int32), (draws, 1))),
     ):
         for start in range(0, len(stages), BLOCK):

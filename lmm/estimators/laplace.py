@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
 from time import perf_counter
 from typing import Any
@@ -20,9 +21,11 @@ from typing import Any
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from lmm import arguments
 from lmm.errors import ArgumentError
 from lmm.estimators.boundary import is_singular
 from lmm.estimators.checkpoint import Checkpoint
+from lmm.estimators.checks import CONTROL, FLAG, check_settings
 from lmm.estimators.control import Control
 from lmm.estimators.diagnosis import diagnose, laplace_error
 from lmm.estimators.generalized import Objective
@@ -58,6 +61,9 @@ class LaplaceLikelihood:
     models = ("generalized",)
     takes_iterative = takes_checkpoint = True
     elsewhere = " The likelihood of a linear model needs no approximation."
+
+    def __post_init__(self) -> None:
+        check_settings(self, control=CONTROL, nagq=partial(arguments.whole, least=0), second_order=FLAG)
 
     @property
     def name(self) -> str:

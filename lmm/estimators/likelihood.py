@@ -18,6 +18,7 @@ from scipy.linalg import solve_triangular
 from lmm.errors import ArgumentError
 from lmm.estimators.boundary import escapes, snap
 from lmm.estimators.checkpoint import Checkpoint, data_numbers
+from lmm.estimators.checks import CONTROL, FLAG, check_settings
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator, nothing_left
 from lmm.estimators.restart import second_look
@@ -62,6 +63,7 @@ class MaximumLikelihood:
     elsewhere = " Maximum likelihood of a generalized model is 'laplace' or 'agq'."
 
     def __post_init__(self) -> None:
+        check_settings(self, reml=FLAG, control=CONTROL)
         if self.sigma is not None:
             check_sigma(self.sigma)
 

@@ -26,13 +26,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmm.covariance.base import units
-from lmm.errors import ArgumentError, nearest
-from lmm.estimators.checks import refuse_evaluation
+from lmm.errors import ArgumentError
+from lmm.estimators.checks import CONTROL, COUNT, FLAG, POSITIVE, check_settings, one_of, or_none, refuse_evaluation
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
-from lmm.estimators.em import check_limits, optimum, promised
+from lmm.estimators.em import optimum, promised
 from lmm.estimators.given import given_covariances
-from lmm.estimators.likelihood import check_sigma, finish, of_determined
+from lmm.estimators.likelihood import finish, of_determined
 from lmm.estimators.restart import lowest_start
 from lmm.estimators.trust_region import Outcome, Point
 from lmm.linalg import threads
@@ -64,7 +64,7 @@ class MacKay:
 
     Parameters
     ----------
-    form : "corrected", which is REML; or "quick", the published update without conditional variances and covariances.
+    form : "corrected", which is REML (or ML); or "quick", the published update without conditional variances and covariances.
     control : ``backend`` and ``verbose`` are used.
     start_variances : variances to begin from, by grouping factor, ``{"Subject": [410, 22]}`` (the corrected form takes
         covariance matrices too); None for moments of the data.
@@ -73,6 +73,7 @@ class MacKay:
     tolerance : quick: largest relative change of a variance that ends the iteration; corrected: promised decrease of
         the criterion. None for 1e-10 and 1e-12.
     max_iterations : iterations after which the fit stops unconverged.
+    reml : of the corrected form, restricted maximum likelihood or maximum likelihood.
 
     Raises
     ------
@@ -93,17 +94,23 @@ class MacKay:
     start_error_variance: float | None = None
     tolerance: float | None = None
     max_iterations: int = 10_000
+    reml: bool = True
     name = "mackay"
-    reml = True
     models = ("linear",)
 
     def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise ArgumentError(f"form={self.form!r} is not one of {', '.join(map(repr, FORMS))}.{nearest(str(self.form), FORMS)}")
-        if self.start_error_variance is not None:
-            check_sigma(self.start_error_variance, "start_error_variance", "a variance")
+        check_settings(
+            self,
+            form=one_of(*FORMS),
+            control=CONTROL,
+            start_error_variance=or_none(POSITIVE),
+            tolerance=or_none(POSITIVE),
+            max_iterations=COUNT,
+            reml=FLAG,
+        )
+        if self.form == "quick" and not self.reml:
+            raise ArgumentError("MacKay: form='quick' has degrees of freedom for the fixed effects, as REML has; leave out REML=False.")
         refuse_evaluation(self, "MacKay's method iterates")
-        check_limits(1.0 if self.tolerance is None else self.tolerance, self.max_iterations)
 
     def fit(self, problem: Problem, start: np.ndarray | None = None, callback: Callback = None) -> Estimate:
         """Iterate to the fixed point.
@@ -117,7 +124,7 @@ class MacKay:
             relative change of a variance).
         """
         begin = perf_counter()
-        evaluate = Evaluator(problem, True)
+        evaluate = Evaluator(problem, self.reml)
         if self.form == "corrected":
             without = of_determined(self, problem, evaluate, start, callback) if self.start_variances is None else None
             if without is not None:
@@ -126,7 +133,8 @@ class MacKay:
             theta = self._start_theta(problem, start)
             outcome = optimum(evaluate, theta, tolerance, self.max_iterations, True, callback)
             estimate = finish(problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin})
-            return replace(estimate, report=Report("Linear mixed model fit by REML (MacKay's empirical Bayes, corrected)"))
+            how = "REML" if self.reml else "maximum likelihood"
+            return replace(estimate, report=Report(f"Linear mixed model fit by {how} (MacKay's empirical Bayes, corrected)"))
         return self._quick(problem, evaluate, start, callback, begin)
 
     def _quick(self, problem: Problem, evaluate: Evaluator, start: np.ndarray | None, callback: Callback, begin: float) -> Estimate:
@@ -188,8 +196,8 @@ class MacKay:
 
     @threads.limited()
     def objective(self, problem: Problem, theta: np.ndarray) -> float:
-        """The REML criterion at theta (m,)."""
-        return Evaluator(problem, True).objective(theta)
+        """The REML criterion at theta (m,), or -2 log-likelihood."""
+        return Evaluator(problem, self.reml).objective(theta)
 
 
 def relative(problem: Problem, now: Variances) -> np.ndarray:

@@ -14,14 +14,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
-import jax
 import numpy as np
 
+from lmm import arguments
 from lmm.errors import ArgumentError
-from lmm.estimators.checks import check_positive, refuse_evaluation
+from lmm.estimators.checks import (
+    CONTROL,
+    COUNT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROBABILITY,
+    RNG,
+    check_settings,
+    one_of,
+    or_none,
+    refuse_evaluation,
+    word_or_number,
+)
 from lmm.estimators.control import Control
 from lmm.estimators.effects_chain import WINDOW, Settings
 from lmm.estimators.effects_walk import Path, Walk
@@ -32,6 +45,7 @@ from lmm.estimators.variational_start import dense_terms
 from lmm.linalg import backend
 from lmm.model import centring
 from lmm.model.crossproducts import CrossProducts, cross_products
+from lmm.model.densities import log_density
 from lmm.model.expectation import Parameters
 from lmm.model.joint import RowData, Start, Sums, coordinates, make_model, make_row_data, make_sums, row_sd, start_of
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -41,6 +55,10 @@ Array = Any
 
 #: numbers in the cross-products of two factors up to which they are held dense
 DENSE_PAIRS = 200_000
+#: windows that may fail one after another, each with half the step size of the last
+RETRIES = 8
+#: variances up to so many times what the data do not tell from zero are tried at zero
+NEARLY = 20.0
 
 
 @dataclass(frozen=True)
@@ -101,19 +119,26 @@ class MonteCarloEM:
     name = "mcem"
 
     def __post_init__(self) -> None:
-        for key, known in (("sampler", ("hmc", "nuts")), ("metric", ("adapted", "identity")), ("m_step", ("auto", "adam"))):
-            if getattr(self, key) not in known:
-                raise ArgumentError(f"MonteCarloEM: {key}={getattr(self, key)!r} must be {' or '.join(map(repr, known))}.")
-        if isinstance(self.sigma, str) and self.sigma != "estimate":
-            raise ArgumentError(f"MonteCarloEM: sigma={self.sigma!r} must be 'estimate' or a positive number.")
-        check_positive(self, ("iterations", "samples", "leapfrog", "step_size", "learning_rate", "sigma"))
+        check_settings(
+            self,
+            sampler=one_of("hmc", "nuts"),
+            warmup=partial(arguments.whole, least=0),
+            iterations=COUNT,
+            samples=COUNT,
+            growth=partial(arguments.number, least=1),
+            tolerance=NOT_NEGATIVE,
+            leapfrog=COUNT,
+            step_size=or_none(POSITIVE),
+            target_acceptance=PROBABILITY,
+            metric=one_of("adapted", "identity"),
+            smoothing=partial(arguments.number, above=0, most=1),
+            m_step=one_of("auto", "adam"),
+            learning_rate=POSITIVE,
+            sigma=word_or_number("estimate"),
+            rng=RNG,
+            control=CONTROL,
+        )
         refuse_evaluation(self, "Monte Carlo EM iterates")
-        if self.warmup < 0 or self.tolerance < 0 or not self.growth >= 1:
-            raise ArgumentError("MonteCarloEM: warmup and tolerance must not be negative, and growth at least 1.")
-        if not 0 < self.smoothing <= 1:
-            raise ArgumentError(f"MonteCarloEM: smoothing={self.smoothing!r} must lie above 0 and be at most 1.")
-        if not 0 < self.target_acceptance < 1:
-            raise ArgumentError(f"MonteCarloEM: target_acceptance={self.target_acceptance!r} must lie between 0 and 1.")
 
     def fit(
         self,
@@ -132,6 +157,8 @@ class MonteCarloEM:
         if start is not None:
             m = problem.n_theta
             start = np.concatenate([centring.theta_of(problem, frames, start[:m]), start[m:]])
+        if model.family is not None:
+            log_density(model.family)  # a family or link without one is refused before anything is computed
         first = start_of(problem, start)
         sigma = first.sigma if isinstance(self.sigma, str) else float(self.sigma)
         data: Sums | RowData
@@ -143,10 +170,11 @@ class MonteCarloEM:
             cross = _weighted(problem, data, first)
         dense = dense_terms(model) if self.metric == "adapted" else ()
         settings = Settings(self.sampler, self.m_step == "adam", self.learning_rate, not isinstance(self.sigma, str), dense)
-        with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        with backend.our_settings():
             walk = Walk(self, model, settings, backend.put(data), cross, _parameters(first, sigma), rng, frames)
             converged, message = self._search(walk, problem, callback)
         path = walk.path(self._last(walk, converged))
+        path = self._without_vanished(problem, path, sigma, walk.floors)
         G = [h @ own @ h.T for own, h in zip(path.G, frames, strict=True)]
         effects = [h @ own for own, h in zip(path.effects, frames, strict=True)]
         estimate = self._finish(written, path._replace(G=G, effects=effects), sigma)
@@ -168,6 +196,22 @@ class MonteCarloEM:
         )
         return replace(estimate, convergence=convergence, trace=tuple(walk.trace), report=report)
 
+    def _without_vanished(self, problem: Problem | GeneralizedProblem, path: Path, sigma: float, floors: list[np.ndarray]) -> Path:
+        """The path's averages, with small variances at zero where the likelihood is no lower for it: EM gets there in the limit only."""
+        for t, floor in enumerate(floors):
+            for a in np.flatnonzero(np.diagonal(path.G[t]) <= NEARLY * floor**2):
+                G = [own.copy() for own in path.G]
+                G[t][a] = G[t][:, a] = 0.0
+                other = path._replace(G=G)
+                free, fitted = (self._finish(problem, at, sigma) for at in (path, other))
+                if np.isfinite(fitted.objective) and not fitted.objective > free.objective + 1e-6:
+                    path = other
+                    if isinstance(problem, Problem):  # given the covariances these are in closed form
+                        near = MaximumLikelihood(False, Control(evaluate_only=True), None if isinstance(self.sigma, str) else sigma)
+                        best = near.fit(problem, fitted.theta)
+                        path = path._replace(beta=best.beta, log_sigma=float(np.log(best.sigma)))
+        return path
+
     # ---- the search ----
 
     def _search(
@@ -175,13 +219,22 @@ class MonteCarloEM:
     ) -> tuple[bool, str]:
         walk.warm_up(self.warmup)
         errors: np.ndarray | None = None
+        failures = 0
         while len(walk.trace) < self.iterations:
-            walk.window(min(WINDOW, self.iterations - len(walk.trace)))
+            if not walk.window(min(WINDOW, self.iterations - len(walk.trace))):
+                failures += 1
+                if failures < RETRIES:
+                    continue
+                if walk.trace:
+                    return (
+                        False,
+                        "the chain left the region of finite density after these parameters; give a smaller step_size",
+                    )
+                raise ArgumentError("method='mcem': the chain leaves the region of finite density at once; give a smaller step_size=.")
+            failures = 0
             line = walk.trace[-1]
             if callback is not None:
                 callback({"objective": 2.0 * line["loss"], "theta": line["sd"], "decrease": line["acceptance"]})
-            if not np.isfinite(line["loss"]):
-                return False, "the chain left the region of finite density; give a smaller step_size"
             if self.tolerance == 0 or not walk.settled():
                 continue
             if errors is None:

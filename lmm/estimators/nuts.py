@@ -22,9 +22,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from lmm.errors import ArgumentError
 from lmm.estimators.chain_diagnostics import diagnose_chains
-from lmm.estimators.checks import refuse_evaluation
+from lmm.estimators.checks import (
+    CONTROL,
+    COUNT,
+    FLAG_OR_NONE,
+    POSITIVE,
+    PRIORS,
+    PROBABILITY,
+    RNG,
+    check_settings,
+    or_none,
+    refuse_evaluation,
+)
 from lmm.estimators.control import Control
 from lmm.estimators.hamiltonian import IDLE, STATISTICS, Chain, compiled, first_position, moments, scattered, schedule
 from lmm.estimators.optional import need
@@ -102,14 +112,20 @@ class NUTS:
     name = "nuts"
 
     def __post_init__(self) -> None:
-        for key in ("chains", "warmup", "draws", "max_tree_depth"):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ArgumentError(f"NUTS: {key}={value!r} must be a whole number of at least 1.")
-        if not 0.0 < self.target_acceptance < 1.0:
-            raise ArgumentError(f"NUTS: target_acceptance={self.target_acceptance!r} must lie between 0 and 1.")
-        if self.sigma is not None and not (isinstance(self.sigma, int | float) and np.isfinite(self.sigma) and self.sigma > 0):
-            raise ArgumentError(f"NUTS: sigma={self.sigma!r} must be a positive number, or None to give it a prior.")
+        check_settings(
+            self,
+            chains=COUNT,
+            warmup=COUNT,
+            draws=COUNT,
+            target_acceptance=PROBABILITY,
+            max_tree_depth=COUNT,
+            sigma=or_none(POSITIVE),
+            priors=PRIORS,
+            keep_effects=FLAG_OR_NONE,
+            batch=FLAG_OR_NONE,
+            rng=RNG,
+            control=CONTROL,
+        )
         refuse_evaluation(self, "a sampler has nothing to evaluate")
 
     def fit(self, problem: Problem | GeneralizedProblem, start: np.ndarray | None = None, callback: Callback = None) -> Estimate:
@@ -171,7 +187,7 @@ class NUTS:
         blocks = schedule(int(self.warmup), int(self.draws))
 
         def run(group: list[int]) -> list[Chain]:
-            with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), jax.default_device(device):  # a thread's own settings
+            with backend.our_settings(), jax.default_device(device):  # a thread's own settings
                 return self._run(space, backend.put(data), first, keep, {which: seeds[which] for which in group}, blocks, tell, stop)
 
         workers = min(len(groups), threads.idle_cores())

@@ -71,7 +71,7 @@ def _covariances(terms: tuple[scales.Term, ...], transform: str) -> Callable[...
 
 def covariances_at(model: Model, zeta: np.ndarray, priors: Priors) -> list[np.ndarray]:
     """Cov(b_c) per term (N, k, k), about the means of the columns, at draws of zeta (N, z)."""
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+    with backend.our_settings():
         found = _covariances(model.terms, model.transform)(backend.put(zeta), backend.put(priors.units))
     return [np.asarray(G) for G in found]
 

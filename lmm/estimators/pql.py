@@ -25,13 +25,12 @@ from typing import Any
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from lmm.errors import ArgumentError, nearest
+from lmm.errors import ArgumentError
 from lmm.estimators.boundary import escapes, snap, unit_start
-from lmm.estimators.checks import refuse_evaluation
+from lmm.estimators.checks import CONTROL, COUNT, FLAG_OR_NONE, POSITIVE, check_settings, one_of, refuse_evaluation
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
 from lmm.estimators.diagnosis import diagnose
-from lmm.estimators.em import check_limits
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.estimators.trust_region import Outcome, minimize
@@ -102,13 +101,9 @@ class PenalizedQuasiLikelihood:
     models = ("linear", "generalized")
 
     def __post_init__(self) -> None:
-        if self.dispersion not in DISPERSIONS:
-            known = ", ".join(map(repr, DISPERSIONS))
-            raise ArgumentError(f"dispersion={self.dispersion!r} is not one of {known}.{nearest(str(self.dispersion), DISPERSIONS)}")
-        if self.reml not in (None, True, False):
-            raise ArgumentError(f"reml={self.reml!r} must be True, False or None.")
+        dispersion = one_of(*DISPERSIONS)
+        check_settings(self, dispersion=dispersion, reml=FLAG_OR_NONE, control=CONTROL, tolerance=POSITIVE, max_iterations=COUNT)
         refuse_evaluation(self, "penalized quasi-likelihood iterates")
-        check_limits(self.tolerance, self.max_iterations)
 
     def fit(self, problem: Problem | GeneralizedProblem, start: np.ndarray | None = None, callback: Callback = None) -> Estimate:
         """Iterate working models until the linear predictor repeats itself.

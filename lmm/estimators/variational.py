@@ -17,10 +17,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from lmm.errors import ArgumentError, nearest
+from lmm.errors import ArgumentError
 from lmm.estimators.approximation import Found, make_rules
 from lmm.estimators.ascent import QuasiNewton, Stochastic, compiled_bound, compiled_unpack, sample_rows
-from lmm.estimators.checks import check_positive, refuse_evaluation
+from lmm.estimators.checks import (
+    CONTROL,
+    COUNT,
+    POSITIVE,
+    PRIORS,
+    RNG,
+    check_settings,
+    one_of,
+    or_none,
+    refuse_evaluation,
+    word_or_number,
+)
 from lmm.estimators.control import Control
 from lmm.estimators.optional import need
 from lmm.estimators.posterior import as_centred, estimate_from, likelihood_fit, prepare
@@ -98,16 +109,28 @@ class VariationalBayes:
     name = "vi"
 
     def __post_init__(self) -> None:
-        for key, known in (("approximation", FAMILIES), ("transform", scales.TRANSFORMS)):
-            value = getattr(self, key)
-            if value not in known:
-                names = ", ".join(map(repr, known))
-                raise ArgumentError(f"VariationalBayes: {key}={value!r} is not one of {names}.{nearest(str(value), known)}")
-        if isinstance(self.sigma, str) and self.sigma not in ("estimate", "posterior"):
-            raise ArgumentError(f"VariationalBayes: sigma={self.sigma!r} must be 'estimate', 'posterior' or a positive number.")
-        check_positive(self, ("steps", "points", "draws", "learning_rate", "tolerance", "batch_size", "sigma"))
+        check_settings(
+            self,
+            approximation=one_of(*FAMILIES),
+            transform=one_of(*scales.TRANSFORMS),
+            sigma=word_or_number("estimate", "posterior"),
+            priors=PRIORS,
+            learning_rate=POSITIVE,
+            batch_size=or_none(COUNT),
+            steps=COUNT,
+            tolerance=or_none(POSITIVE),
+            points=COUNT,
+            draws=COUNT,
+            rng=RNG,
+            control=CONTROL,
+        )
         refuse_evaluation(self, "variational Bayes iterates")
-        if isinstance(self.optimizer, str) and self.optimizer not in ("auto", "lbfgs", "adam"):
+        known = (
+            self.optimizer in ("auto", "lbfgs", "adam")
+            if isinstance(self.optimizer, str)
+            else hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")
+        )
+        if not known:
             raise ArgumentError(f"VariationalBayes: optimizer={self.optimizer!r} must be 'auto', 'lbfgs', 'adam', or one of optax's.")
         if self.batch_size is not None and self.optimizer == "lbfgs":
             raise ArgumentError("VariationalBayes: L-BFGS needs all rows; leave out batch_size, or take optimizer='adam'.")
@@ -141,7 +164,7 @@ class VariationalBayes:
         fixed = np.asarray(sigma)
         batches = self.batch_size is not None and not linear and self.batch_size < problem.n
         rows = int(self.batch_size or problem.n) if batches else 0
-        with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        with backend.our_settings():
             arguments = backend.put((data, frame, rules, fixed, scales.as_tree(priors)))
             q, value, trace, converged, message = self._climb(backend.put(q), arguments, model, how, rows, rng, callback)
             g = jax.tree.map(np.asarray, compiled_unpack(model, how)(q, frame))

@@ -47,10 +47,11 @@ def _compiled(function: Callable[..., Any], log_scale: bool, dispersion: bool, o
 
 def _evaluate(function: Callable[..., Any], log_scale: bool, dispersion: bool, orders: Any, y: Array, c: Array, phi: float) -> list[Array]:
     """NumPy in, NumPy out, in double precision whatever the process has set."""
-    import jax
 
     y, c, rho = np.broadcast_arrays(np.asarray(y, dtype=float), np.asarray(c, dtype=float), np.log(phi))
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+    import jax
+
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_nans(False):
         return [np.asarray(x) for x in _compiled(function, log_scale, dispersion, orders)(c, rho, y)]
 
 

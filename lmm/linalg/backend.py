@@ -90,11 +90,26 @@ def _jitted(kernel: Callable[..., Any], static: tuple[Any, ...], mesh: Any) -> C
     return partial(jax.jit(traced))
 
 
+@contextlib.contextmanager
+def our_settings() -> Iterator[None]:
+    """JAX as our kernels are written for, whatever the user has set: double precision, promotion as in NumPy, infinities allowed."""
+    import jax
+
+    with (
+        jax.enable_x64(True),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.debug_nans(False),
+        jax.debug_infs(False),
+    ):
+        yield
+
+
 def call(kernel: Callable[..., Any], *arrays: Any, **static: Any) -> Any:
     """``kernel(jnp, *arrays, **static)`` compiled, on the default device; NumPy in, NumPy out."""
     import jax
 
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), _compile_cache():
+    with our_settings(), _compile_cache():
         out = _jitted(kernel, tuple(sorted(static.items())), mesh())(*arrays)
         return jax.tree.map(np.asarray, out)
 
@@ -103,7 +118,7 @@ def put(arrays: Any) -> Any:
     """Arrays on the default device, in double precision."""
     import jax
 
-    with jax.enable_x64(True):
+    with our_settings():
         return jax.tree.map(lambda a: a if isinstance(a, jax.Array) else jax.device_put(np.asarray(a)), arrays)
 
 

@@ -203,10 +203,9 @@ def sum_segments(xp: Any, rounds: Rounds, values: Array) -> Array:
 
 
 def _arrange(blocks: Array, source: Array) -> Array:
-    import jax
     import jax.numpy as jnp
 
-    with jax.enable_x64(True):
+    with backend.our_settings():
         zero = jnp.zeros((*blocks.shape[:2], 1), dtype=float)
         return jnp.take(jnp.concatenate([jnp.asarray(blocks), zero], axis=2), source, axis=2, mode="clip")
 

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmm.errors import ArgumentError
+from lmm.linalg.backend import our_settings
 
 Array = Any
 
@@ -116,7 +117,7 @@ def put(mesh: Any, arrays: Any, axis: int | None = None) -> Any:
             spec = PartitionSpec(*[None] * axis, AXIS)
         return jax.device_put(array, NamedSharding(mesh, spec))
 
-    with jax.enable_x64(True):
+    with our_settings():
         return jax.tree.map(place, arrays)
 
 

@@ -26,6 +26,8 @@ from lmm.model.joint import Model, RowData, Sums, multiply, predictor
 
 Array = Any
 LOG_2PI = math.log(2.0 * math.pi)
+#: share of a variance, in any direction, that a step leaves of it at the least: the chain's coordinates follow no faster
+LEFT = 0.97
 
 
 class Parameters(NamedTuple):
@@ -208,6 +210,18 @@ def structured(model: Model, G: tuple[Array, ...]) -> tuple[Array, ...]:
     return tuple(out)
 
 
+def kept_apart(new: Array, old: Array) -> Array:
+    """As far from ``old`` towards ``new``, covariances (k, k), as leaves a share of the variance in every direction."""
+    if new.shape[0] == 1:
+        return jnp.maximum(new, LEFT * old)
+    unit = jnp.sqrt(jnp.maximum(jnp.diagonal(old), 1e-300))
+    L = jnp.linalg.cholesky(old / jnp.outer(unit, unit) + 1e-8 * jnp.eye(len(unit)))
+    half = jax.scipy.linalg.solve_triangular(L, new / jnp.outer(unit, unit), lower=True)
+    least = jnp.linalg.eigvalsh(jax.scipy.linalg.solve_triangular(L, half.T, lower=True))[0]
+    share = jnp.minimum(1.0, (1.0 - LEFT) / jnp.maximum(1.0 - least, 1e-12))
+    return old + share * (new - old)
+
+
 def maximise(
     model: Model, data: Sums | RowData, cov: Array, at: Parameters, mean: Statistics, share: float, fixed_sigma: bool
 ) -> Parameters:
@@ -219,6 +233,7 @@ def maximise(
     curvature of the density.
     """
     G = structured(model, tuple(S / term.J for S, term in zip(mean.square, model.terms, strict=True)))
+    G = tuple(kept_apart(new, old) for new, old in zip(G, at.G, strict=True))
     if not isinstance(data, Sums):
         step = jnp.clip(share * mean.score[-1] / jnp.maximum(mean.curvature, 1e-3 * jnp.abs(mean.score[-1]) + 1e-12), -0.2, 0.2)
         log_phi = at.log_phi + step if model.family.has_dispersion else at.log_phi

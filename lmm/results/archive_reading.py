@@ -410,5 +410,3 @@ def _source_of(data: Any) -> Any:
     if isinstance(data, list):
         return [str(one) for one in data]
     return None if data is None else str(data)
-
-

@@ -333,5 +333,3 @@ def _function(value: Any) -> list[Any] | None:
         return ["math", name]
     call = _call(value)
     return None if call is None else ["call", call]
-
-

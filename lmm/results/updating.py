@@ -45,6 +45,7 @@ def repeat_call(design: Design, formula: str | Formula | None, changes: dict[str
         call["method"] = None
     if "method" in changes and "control" not in changes and not isinstance(changes["method"], str | None):
         call["control"] = None  # an estimator brings its own
+        call.pop("REML", None)
     if formula is not None or "data" in changes:
         call["start"] = None  # theta belongs to the old terms
     if design.streamed and "data" not in changes:

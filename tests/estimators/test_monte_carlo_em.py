@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax
 import numpy as np
 import pandas as pd
@@ -110,6 +112,24 @@ def test_nuts_as_the_sampler(sleepstudy, ml):
     np.testing.assert_allclose(sds(fit), sds(ml), rtol=0.1)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_variance_that_vanishes_ends_at_zero(seed):
+    """Its likelihood is highest at zero: the mean and the standard deviation (divisor n) of the response are what is left."""
+    data = lmm.datasets.load("Dyestuff2")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        warnings.simplefilter("ignore", lmm.SingularFitWarning)
+        fit = lmm.lmer("Yield ~ 1 + (1|Batch)", data, method=lmm.MonteCarloEM(rng=seed))
+    assert fit.convergence.converged and np.isfinite(fit.trace["sigma"]).all()
+    assert fit.fixef().iloc[0] == pytest.approx(data["Yield"].mean(), rel=1e-8)
+    assert fit.varcorr().stddev("Batch").iloc[0] == 0.0 and fit.sigma == pytest.approx(data["Yield"].std(ddof=0), rel=1e-6)
+
+
+def test_ordinal_models_are_refused():
+    with pytest.raises(ArgumentError, match="'ordinal' is not available for this method"):
+        lmm.glmer("rating ~ temp + (1|judge)", lmm.datasets.load("wine"), family="ordinal", method="mcem")
+
+
 @pytest.mark.parametrize("generalized", [False, True], ids=["linear", "poisson"])
 def test_the_density_of_the_effects_and_its_gradient(generalized, sleepstudy):
     """Against the dense definition; the linear gradient is written by hand."""
@@ -168,13 +188,13 @@ def test_errors_of_averages_of_an_autocorrelated_path():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"sampler": "gibbs"}, "sampler='gibbs' must be 'hmc' or 'nuts'"),
-        ({"metric": "dense"}, "metric='dense' must be"),
+        ({"sampler": "gibbs"}, "sampler='gibbs' is not one of 'hmc', 'nuts'"),
+        ({"metric": "dense"}, "metric='dense' is not one of"),
         ({"sigma": "posterior"}, "sigma='posterior' must be 'estimate'"),
-        ({"samples": 0}, "samples=0 must be positive"),
-        ({"growth": 0.5}, "growth at least 1"),
-        ({"target_acceptance": 1.0}, "must lie between 0 and 1"),
-        ({"smoothing": 0.0}, "smoothing=0.0 must lie above 0"),
+        ({"samples": 0}, "samples=0 must be a positive whole number"),
+        ({"growth": 0.5}, "growth=0.5 must be a number at least 1"),
+        ({"target_acceptance": 1.0}, "target_acceptance=1.0 must be a number greater than 0 and less than 1"),
+        ({"smoothing": 0.0}, "smoothing=0.0 must be a number greater than 0"),
     ],
 )
 def test_wrong_settings_are_refused(settings, words):

@@ -207,6 +207,14 @@ def test_short_chains_say_what_to_do() -> None:
     assert not few.estimate.convergence.converged
 
 
+def test_a_single_chain_is_held_against_itself() -> None:
+    data = lmm.datasets.load("Dyestuff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit = lmm.lmer("Yield ~ 1 + (1|Batch)", data, method=lmm.NUTS(chains=1, draws=2000, rng=2))
+    assert fit.convergence.converged and fit.draws.diagnostics["r_hat"].between(0.99, 1.01).all()
+
+
 def test_divergences_are_counted() -> None:
     """Steps that are far too long, wherever the seed leads."""
     with pytest.warns(lmm.ConvergenceWarning, match="transitions diverged.*raise target_acceptance= "):
