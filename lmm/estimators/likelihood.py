@@ -26,6 +26,7 @@ from lmm.estimators.stochastic import ENOUGH, UNSURE, StochasticEvaluator, evalu
 from lmm.estimators.trust_region import Outcome, minimize
 from lmm.linalg import threads
 from lmm.model import gaussian, hessian
+from lmm.model.centred import inner_theta, outer_theta, outward
 from lmm.model.determined import determined, gathered, restricted, spread
 from lmm.model.moments import starting_values
 from lmm.model.problem import Problem
@@ -83,6 +84,8 @@ class MaximumLikelihood:
         """
         begin = perf_counter()
         evaluate = evaluator(problem, self.reml, self.sigma, self.control)
+        if self.control.evaluate_only and problem.centred is not None and start is not None:
+            return _of_centred(self, problem, start, callback)
         if not self.control.evaluate_only:
             without = of_determined(self, problem, evaluate, start, callback)
             if without is not None:
@@ -130,6 +133,8 @@ class MaximumLikelihood:
     @threads.limited()
     def objective(self, problem: Problem, theta: np.ndarray) -> float:
         """-2 log-likelihood (ML) or the REML criterion at theta (m,)."""
+        if problem.centred is not None:
+            return self.objective(problem.centred.problem, inner_theta(problem, np.asarray(theta, dtype=float)))
         return evaluator(problem, self.reml, self.sigma, self.control).objective(theta)
 
     @threads.limited()
@@ -148,6 +153,16 @@ class MaximumLikelihood:
         return hessian.by_differences(lambda at: evaluate.in_theta(at).gradient, theta)
 
 
+def _of_centred(
+    estimator: Any, problem: Problem, start: np.ndarray | None, callback: Callable[[dict[str, Any]], None] | None
+) -> Estimate:
+    """The estimate of a problem whose random slopes are far from their origin, found in centred columns."""
+    assert problem.centred is not None
+    told = None if callback is None else lambda line: callback({**line, "theta": outer_theta(problem, line["theta"])})
+    inner = None if start is None else inner_theta(problem, start)
+    return outward(problem, estimator.fit(problem.centred.problem, inner, told))
+
+
 def of_determined(
     estimator: Any, problem: Problem, evaluate: Evaluator, start: np.ndarray | None, callback: Callable[[dict[str, Any]], None] | None
 ) -> Estimate | None:
@@ -155,6 +170,8 @@ def of_determined(
 
     ``estimator`` fits the problem of the columns that are left, ``evaluate`` is the criterion of the whole one.
     """
+    if problem.centred is not None:
+        return _of_centred(estimator, problem, start, callback)
     found = determined(problem, evaluate.reml)
     if found.all:
         return None

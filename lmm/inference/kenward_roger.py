@@ -34,6 +34,7 @@ from lmm.inference.satterthwaite import independent
 from lmm.inference.traces import traces
 from lmm.inference.variance_parameters import knows_sigma
 from lmm.linalg import threads
+from lmm.model.centred import inward
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate
 
@@ -126,6 +127,7 @@ def kenward_roger(problem: Problem, estimator: Any, estimate: Estimate) -> Kenwa
     ------
     CapacityError : crossed grouping factors with too many levels.
     """
+    problem, estimate = inward(problem, estimate)
     message = None
     if not estimate.reml:
         sigma = float(estimate.sigma) if knows_sigma(estimate) else None

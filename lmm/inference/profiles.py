@@ -129,6 +129,9 @@ def profiles(problem: Problem | GeneralizedProblem, estimator: Any, estimate: Es
         surfaces = [GeneralizedSurface(problem, objective, own) for own in held]
         some: Any = GeneralizedSurface(problem, objective, Held("sd", 0, None, 0))
     else:
+        if problem.centred is not None:
+            text = "random slopes are far from their origin: their profiles hold few digits. Centre the covariate, I(x - mean(x))."
+            messages = (*messages, text)
         base = Evaluator(problem, False, 1.0)
         place = Place([best.sigma * T for T in best.factors], np.concatenate([[np.log(best.sigma)], best.beta]))
         surfaces = [LinearSurface(base, own, kind.sigma is not None) for own in held]

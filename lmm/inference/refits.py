@@ -41,7 +41,9 @@ SUMS_LIMIT = 200_000
 def is_batched(problem: Any, estimator: Any) -> TypeGuard[Problem]:
     """Whether refits can be made side by side."""
     plain = type(estimator) is MaximumLikelihood and estimator.sigma is None and not estimator.control.evaluate_only
-    return plain and isinstance(problem, Problem) and batch.takes(problem) and determined(problem, estimator.reml).all
+    if not (plain and isinstance(problem, Problem) and problem.centred is None and batch.takes(problem)):
+        return False
+    return determined(problem, estimator.reml).all
 
 
 def is_laplace(problem: Any, estimator: Any) -> TypeGuard[GeneralizedProblem]:

@@ -24,6 +24,7 @@ from lmm.inference.distributions import FTest, f_test
 from lmm.inference.marginal import Marginal, marginal
 from lmm.inference.variance_parameters import variance_parameters
 from lmm.linalg import threads
+from lmm.model.centred import inward
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate
 
@@ -147,6 +148,7 @@ def covariance_jacobian(at: Marginal, estimate: Estimate) -> np.ndarray:
 @threads.limited()
 def satterthwaite(problem: Problem, estimator: Any, estimate: Estimate, cov: np.ndarray) -> Satterthwaite:
     """Satterthwaite's method at a linear fit whose fixed effects have covariance ``cov`` (p, p)."""
+    problem, estimate = inward(problem, estimate)
     known = variance_parameters(problem, estimator, estimate)
     jacobian = covariance_jacobian(marginal(problem, estimate), estimate)
     return Satterthwaite(np.asarray(cov), jacobian, known.cov, known.message)

@@ -29,6 +29,7 @@ from lmm.inference.marginal import marginal, projected
 from lmm.inference.traces import traces
 from lmm.linalg import threads
 from lmm.model import hessian
+from lmm.model.centred import inward, outer_jacobian
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 
@@ -94,6 +95,12 @@ def variance_parameters(problem: Problem | GeneralizedProblem, estimator: Any, e
     """
     check_linear(estimate, "the covariance of variance parameters")
     assert isinstance(problem, Problem)
+    if problem.centred is not None:
+        known = variance_parameters(*_inside(problem, estimator, estimate))
+        J = np.eye(len(known.cov))
+        J[:-1, :-1] = outer_jacobian(problem, estimate)
+        back = np.linalg.inv(J)
+        return VarianceParameters(J @ known.cov @ J.T, back.T @ known.hessian @ back, known.message)
     H = second_derivatives(problem, estimate)
     free = np.append(moves_covariance(problem, estimate), not knows_sigma(estimate))
     cov = np.zeros_like(H)
@@ -109,6 +116,11 @@ def variance_parameters(problem: Problem | GeneralizedProblem, estimator: Any, e
             "(its pseudo-inverse is used), and degrees of freedom that rest on it are rough."
         )
     return VarianceParameters(cov, H, message)
+
+
+def _inside(problem: Problem, estimator: Any, estimate: Estimate) -> tuple[Problem, Any, Estimate]:
+    inner, own = inward(problem, estimate)
+    return inner, estimator, own
 
 
 def second_derivatives(problem: Problem, estimate: Estimate) -> np.ndarray:

@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from lmm.design.centring import shifted
 from lmm.linalg import elimination, tail, threads
 from lmm.linalg.elimination import Factor, Inverse
 from lmm.linalg.plan import Plan
+from lmm.model.centred import inward
 from lmm.model.gaussian import state
 from lmm.model.mode import Arrangement
 from lmm.model.passes import Expand
@@ -120,6 +122,9 @@ def _of_factor(at: Arrangement, factor: Factor, ZWQ: list[np.ndarray], gram: np.
 @threads.limited()
 def covariances(problem: Problem | GeneralizedProblem, estimate: Estimate) -> tuple[np.ndarray, ...]:
     """Conditional covariances of the modes given y, beta and theta, per term (J, k, k)."""
+    if isinstance(problem, Problem) and problem.centred is not None:
+        inside = covariances(*inward(problem, estimate))
+        return tuple(own if B is None else B @ own @ B.T for own, B in zip(inside, problem.centred.bases, strict=True))
     at = posterior(problem, estimate)
     plan = at.plan
     out: dict[int, np.ndarray] = {t: inverse.own for t, inverse in zip(plan.chain, at.inverses, strict=True)}
@@ -151,6 +156,7 @@ def prediction_variance(problem: Problem | GeneralizedProblem, estimate: Estimat
     -------
     (m,) variances, in squared units of the response (generalized: of the linear predictor).
     """
+    problem, estimate, terms = _inward(problem, estimate, terms)
     at: Any = _solves(problem, estimate) if problem.plan.iterative else posterior(problem, estimate)
     iterative = isinstance(at, Solves)
     if iterative and len(X) > SOLVES:
@@ -178,6 +184,16 @@ def prediction_variance(problem: Problem | GeneralizedProblem, estimate: Estimat
     return variance * scale2(estimate)
 
 
+def _inward(
+    problem: Problem | GeneralizedProblem, estimate: Estimate, terms: NewTerms
+) -> tuple[Problem | GeneralizedProblem, Estimate, NewTerms]:
+    """Problem, estimate and rows in centred columns where the problem has them."""
+    if not isinstance(problem, Problem) or problem.centred is None:
+        return problem, estimate, terms
+    moved = [None if own is None else (own[0], shifted(own[1], B)) for own, B in zip(terms, problem.centred.bases, strict=True)]
+    return *inward(problem, estimate), moved
+
+
 def _solves(problem: Problem | GeneralizedProblem, estimate: Estimate) -> Solves:
     """What takes the place of :func:`posterior` where terms are solved iteratively."""
     return working_solves(problem, estimate) if isinstance(problem, GeneralizedProblem) else solves(problem, estimate)
@@ -200,6 +216,7 @@ def fixed_variance(problem: Problem | GeneralizedProblem, estimate: Estimate, X:
 
     sigma^2 c'C_bb c with c = x - X'WZ N z, which is X'V^-1 e_i / w_i for a row i of the fit.
     """
+    problem, estimate, terms = _inward(problem, estimate, terms)
     at: Any = _solves(problem, estimate) if problem.plan.iterative else posterior(problem, estimate)
     known = [(np.asarray(term[0]), np.asarray(term[1])) for term in terms if term is not None]
     contrast = _contrasts([mode[: problem.p] for mode in at.modes], problem, X, known)

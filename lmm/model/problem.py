@@ -16,6 +16,7 @@ from scipy.linalg import solve_triangular
 
 from lmm.covariance import Covariance
 from lmm.design.cells import cells
+from lmm.design.centring import bases, centred_design
 from lmm.design.rank import independent_columns, least_squares
 from lmm.design.records import Design, RandomTerm
 from lmm.errors import ResponseError
@@ -33,6 +34,14 @@ from lmm.model.system import arrange, collect, make_coupled, make_system, orthon
 PERFECT = 1e-24
 #: sizes of a response between which its squares, and theirs, are numbers in double precision
 SIZES = (1e-70, 1e70)
+
+
+@dataclass(frozen=True, eq=False)
+class Centred:
+    """The same problem in random columns z B, B (k, k) per term or None, that lie near their origin."""
+
+    bases: tuple[np.ndarray | None, ...]
+    problem: Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +63,7 @@ class Problem:
     location, scale : mean and standard deviation of the response less its offset.
     seconds : wall-clock seconds spent here, by stage.
     coupled : the terms that are solved iteratively; None in an exact factorisation.
+    centred : the problem in centred columns, where random slopes are far from their origin.
     """
 
     structures: tuple[Covariance, ...]
@@ -71,6 +81,7 @@ class Problem:
     scale: float = 1.0
     seconds: dict[str, float] = field(default_factory=dict)
     coupled: Coupled | None = None
+    centred: Centred | None = None
 
     @property
     def p(self) -> int:
@@ -110,7 +121,10 @@ class Problem:
         data, _ = criterion_data(cross, self.plan, self.R, self.data)
         location, scale = _moments(design)
         seconds = {"cross-products": perf_counter() - start}
-        return replace(self, cross=cross, data=data, beta0=beta0, location=location, scale=scale, seconds=seconds)
+        centred = self.centred
+        if centred is not None:
+            centred = replace(centred, problem=centred.problem.with_response(centred_design(design, centred.bases)))
+        return replace(self, cross=cross, data=data, beta0=beta0, location=location, scale=scale, seconds=seconds, centred=centred)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +221,11 @@ def build_problem(design: Design, backend: str = "numpy", factorization: str = "
     cross = cross_products(design.terms, (design.X, residual), design.weights)
     del residual
     seconds = {"cross-products": perf_counter() - start}
-    return assemble(cross, design.terms, R, beta0, design.names, _moments(design), seconds, backend, factorization)
+    made = assemble(cross, design.terms, R, beta0, design.names, _moments(design), seconds, backend, factorization)
+    distant = bases(design)
+    if all(B is None for B in distant):
+        return made
+    return replace(made, centred=Centred(distant, build_problem(centred_design(design, distant), backend, factorization)))
 
 
 def assemble(

@@ -1,0 +1,82 @@
+"""Random slopes whose origin is far from the data, measured from their means instead.
+
+A model with correlated intercept and slope does not depend on the origin of the covariate: with z B in place of z, where B takes the
+mean from a column, and B^-1 T in place of T, everything is the same but for rounding. Cross-products of a column whose mean is many
+standard deviations from zero (a year, a Julian day) lose the digits that a variance of slopes is told by. Such a problem carries a
+second one in the centred columns, in which it is fitted and in which its covariances are computed; theta, modes and covariances of
+modes come back in the user's columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lmm.covariance import Covariance
+from lmm.model.problem import Problem
+from lmm.model.records import Estimate
+
+
+def changed(structures: Sequence[Covariance], parts: Sequence[np.ndarray], bases: Sequence[np.ndarray | None]) -> np.ndarray:
+    """theta (m,) of B T from theta per term."""
+    out = []
+    for structure, own, B in zip(structures, parts, bases, strict=True):
+        if B is None:
+            out.append(np.asarray(own, dtype=float))
+            continue
+        lower = np.asarray(np.linalg.qr((B @ structure.factor(own)).T, mode="r")).T
+        lower = lower * np.where(np.diagonal(lower) < 0, -1.0, 1.0)
+        entries = structure.jacobian(np.ones(structure.n_theta)).reshape(structure.n_theta, -1)
+        out.append(entries @ lower.reshape(-1))
+    return np.concatenate(out)
+
+
+def inverses(bases: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
+    """B^-1 per term."""
+    return [None if B is None else np.linalg.inv(B) for B in bases]
+
+
+def inner_theta(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """theta in the centred columns of a problem that has them."""
+    assert problem.centred is not None
+    return changed(problem.structures, problem.split(theta), inverses(problem.centred.bases))
+
+
+def outer_theta(problem: Problem, theta: np.ndarray) -> np.ndarray:
+    """theta in the user's columns from that in the centred ones."""
+    assert problem.centred is not None
+    return changed(problem.structures, problem.split(theta), problem.centred.bases)
+
+
+def outer_jacobian(problem: Problem, estimate: Estimate) -> np.ndarray:
+    """d theta / d theta (m, m), of the user's columns by the centred ones, by central differences of a smooth map."""
+    theta = inner_theta(problem, np.asarray(estimate.theta))
+    columns = []
+    for i, own in enumerate(theta):
+        step = np.zeros_like(theta)
+        step[i] = 1e-5 * max(abs(own), 1e-3)
+        columns.append((outer_theta(problem, theta + step) - outer_theta(problem, theta - step)) / (2.0 * step[i]))
+    return np.stack(columns, axis=1)
+
+
+def outward(problem: Problem, estimate: Estimate) -> Estimate:
+    """An estimate of the centred problem in the user's columns."""
+    assert problem.centred is not None
+    theta = outer_theta(problem, estimate.theta)
+    factors = tuple(s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True))
+    modes = tuple(b if B is None else np.ascontiguousarray(b @ B.T) for b, B in zip(estimate.modes, problem.centred.bases, strict=True))
+    trace = tuple({**line, "theta": outer_theta(problem, line["theta"])} for line in estimate.trace)
+    return replace(estimate, theta=theta, factors=factors, modes=modes, trace=trace)
+
+
+def inward(problem: Problem, estimate: Estimate) -> tuple[Problem, Estimate]:
+    """Problem and estimate in the centred columns; both as they are where there are none."""
+    if getattr(problem, "centred", None) is None:
+        return problem, estimate
+    assert problem.centred is not None
+    theta, inner = inner_theta(problem, np.asarray(estimate.theta)), problem.centred.problem
+    factors = tuple(s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True))
+    modes = tuple(b if B is None else b @ B.T for b, B in zip(estimate.modes, inverses(problem.centred.bases), strict=True))
+    return inner, replace(estimate, theta=theta, factors=factors, modes=modes)
