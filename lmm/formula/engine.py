@@ -9,6 +9,7 @@ expression, and levels are matched by their text, an unseen one being an error i
 from __future__ import annotations
 
 import ast
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -301,6 +302,13 @@ class _Materializer(PandasMaterializer):
 
     @override
     def _get_columns_for_term(self, factors: list[dict[str, Any]], spec: Any, scale: float = 1) -> dict[str, Any]:
+        width = math.prod(len(columns) for columns in factors)
+        needed = 8 * width * (self.nrows + width)  # the columns, and their cross-products
+        if needed > 4 * MOST_MEMORY:
+            raise CapacityError(
+                f"an interaction of {self._factor} has {width:,} columns: {needed / 2**30:.0f} GiB for {self.nrows:,} rows. Write it as a "
+                "grouping factor, (1 | a:b), or with fewer levels."
+            )
         if len(factors) == 1 and scale == 1:
             return dict(factors[0])
         return dict(super()._get_columns_for_term(factors, spec, scale))

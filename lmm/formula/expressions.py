@@ -55,7 +55,8 @@ def python(text: str) -> str:
             raise FormulaError("a comma has no meaning here.", text, (comma, comma + 1))
         return ast.unparse(ast.fix_missing_locations(_Normal().visit(tree))).replace("\n", " ")
     except SyntaxError as error:
-        raise FormulaError(f"cannot read the expression: {error.msg}.", text, _place(text, source, error)) from None
+        reason = error.msg.partition(".")[0].strip("?")
+        raise FormulaError(f"cannot read the expression: {reason}.", text, _place(text, source, error)) from None
     except (RecursionError, MemoryError, ValueError):
         raise FormulaError("an expression is nested too deeply; compute it as a column first.") from None
 

@@ -12,8 +12,9 @@ from itertools import pairwise
 
 from lmm.covariance import STRUCTURES
 from lmm.errors import FormulaError, nearest
+from lmm.formula.expressions import python
 from lmm.formula.grouping import Interaction, grouping_factors, label
-from lmm.formula.names import awkward_names
+from lmm.formula.names import aliased, awkward_names
 from lmm.formula.scan import COMPARISONS, Token, operator_word, outside, quote, scan, spaced
 
 
@@ -146,8 +147,18 @@ def parse(text: str, one_sided: bool = False) -> Formula:
     for token in tokens:
         if token.stop <= tilde.start and token.text in ("|", "||") and token in top:
             raise FormulaError("a random term stands right of '~'.", text, (token.start, token.stop))
+    if response:
+        _check_expression(response, text, (text.index(response), text.index(response) + len(response)))
     bars, offsets, fixed = _lift(text, tokens, tilde)
     return Formula(text, spaced(response), fixed, bars, offsets, cbind_arguments(response))
+
+
+def _check_expression(text: str, formula: str, span: tuple[int, int]) -> None:
+    """FormulaError that points at a part of ``formula`` which is to be evaluated and cannot be read."""
+    try:
+        python(aliased(text, awkward_names(text)))
+    except FormulaError as error:
+        raise FormulaError(str(error).partition("\n")[0], formula, span) from None
 
 
 def one_line(text: str) -> str:
@@ -182,6 +193,7 @@ def _lift(text: str, tokens: tuple[Token, ...], tilde: Token) -> tuple[tuple[Bar
             given = text[token.stop : tokens[token.match].start].strip()
             if not given:
                 raise FormulaError("this offset is empty; write offset(z).", text, span)
+            _check_expression(given, text, span)
             offsets.append(given)
         elif bar and (word in STRUCTURES or (not word and token.text == "(")):
             bars += _read_bar(text, (token.stop, tokens[token.match].start), bar, word, span)
@@ -299,6 +311,8 @@ def _read_bar(text: str, inner: tuple[int, int], bar: list[Token], word: str, sp
         raise FormulaError("an offset belongs to the fixed part, not inside a random term.", text, span)
     start = at.stop + len(right) - len(right.lstrip())
     factors = grouping_factors(right.strip(), text, start)
+    for factor in dict.fromkeys(name for group in factors for name in group):
+        _check_expression(factor, text, span)
     return [Bar(columns, group, word or "us", span) for group in factors]
 
 
