@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lmm.arguments import caller, checked
 from lmm.design import build_design
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
@@ -38,6 +38,7 @@ else:
 ACCELERATE = 20_000
 
 
+@checked
 def lmer(
     formula: str,
     data: Any,
@@ -91,11 +92,11 @@ def lmer(
     >>> fit.fixef().round(2).to_dict()
     {'Intercept': 251.41, 'Days': 10.47}
     """
-    caller = sys._getframe(1)
+    scope = caller()
     return run(
         formula,
         data,
-        ChainMap(caller.f_locals, caller.f_globals),
+        scope,
         REML=REML,
         weights=weights,
         offset=offset,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import numpy as np
 from lmm import families
 from lmm.api import check_control, choose_estimator, run
 from lmm.api_generalized import run_generalized
+from lmm.arguments import caller, checked
 from lmm.design import build_design
 from lmm.design.build import other_columns
 from lmm.design.records import Design
@@ -33,6 +33,7 @@ from lmm.results.batch_fit import BatchFit
 from lmm.results.progress import bar
 
 
+@checked
 def lmer_batch(
     formula: str,
     data: Any,
@@ -87,13 +88,14 @@ def lmer_batch(
     Reaction    251.405  10.467
     log           5.530   0.034
     """
-    caller = sys._getframe(1)
+    scope = caller()
     estimator = choose_estimator(REML, None, control)
     given = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts}
     single = partial(run, REML=REML, control=control)
-    return _fit(formula, data, responses, ChainMap(caller.f_locals, caller.f_globals), estimator, given, single, None, progress)
+    return _fit(formula, data, responses, scope, estimator, given, single, None, progress)
 
 
+@checked
 def glmer_batch(
     formula: str,
     data: Any,
@@ -137,14 +139,14 @@ def glmer_batch(
     >>> bool(batch.converged.all()), batch.beta.shape
     (True, (20, 3))
     """
-    caller = sys._getframe(1)
+    scope = caller()
     found = families.get(family)
     if not found.has_intercept:
         raise ArgumentError(f"glmer_batch: family {found.name!r} has thresholds, which differ in number; use glmer() for each response.")
     given = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts}
     single = partial(run_generalized, family=found, control=control)
     estimator = LaplaceLikelihood(check_control(control))
-    return _fit(formula, data, responses, ChainMap(caller.f_locals, caller.f_globals), estimator, given, single, found, progress)
+    return _fit(formula, data, responses, scope, estimator, given, single, found, progress)
 
 
 class _Unread:

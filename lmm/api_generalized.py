@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import replace
 from time import perf_counter
@@ -13,6 +11,7 @@ import numpy as np
 
 from lmm import families
 from lmm.api import check_control, choose_factorization, fit_problem, kept_arguments, rows_bar
+from lmm.arguments import caller, checked
 from lmm.design import build_design
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
@@ -51,6 +50,7 @@ def check_quadrature(design: Design, points: int, second_order: bool = False) ->
         raise ArgumentError(f"nAGQ={asked} takes up to {MAX_DIMENSIONS} random effects per level; {one.group} has {one.k}. Use nAGQ=1.")
 
 
+@checked
 def glmer(
     formula: str,
     data: Any,
@@ -107,11 +107,11 @@ def glmer(
     >>> round(fit.llf, 4)
     -92.0263
     """
-    caller = sys._getframe(1)
+    scope = caller()
     return run_generalized(
         formula,
         data,
-        ChainMap(caller.f_locals, caller.f_globals),
+        scope,
         family=family,
         nAGQ=nAGQ,
         weights=weights,

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any
 
 from lmm.api import run
 from lmm.api_generalized import run_generalized
+from lmm.arguments import caller, checked
 from lmm.errors import ArgumentError
 from lmm.estimators.control import Control
 from lmm.estimators.given import GivenVariances
 from lmm.results import Fit
 
 
+@checked
 def solve(
     formula: str,
     data: Any,
@@ -67,8 +67,7 @@ def solve(
     >>> fit.ranef()["Subject"].iloc[0].round(4).to_dict()
     {'Intercept': 2.2578, 'Days': 9.1991}
     """
-    caller = sys._getframe(1)
-    context = ChainMap(caller.f_locals, caller.f_globals)
+    context = caller()
     if control is not None and not isinstance(control, Control):
         raise ArgumentError(f"control must be an lmm.Control(...), not {type(control).__name__}.")
     method = GivenVariances(varcomp, sigma, dispersion, control or Control())

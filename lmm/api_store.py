@@ -7,6 +7,7 @@ from typing import Any
 
 from lmm.api import run
 from lmm.api_generalized import run_generalized
+from lmm.arguments import checked
 from lmm.results import archive
 from lmm.results.batch_fit import BatchFit
 from lmm.results.bootstrap import Bootstrap
@@ -16,6 +17,7 @@ from lmm.results.fit import Fit
 CALLS: dict[str, Callable[..., Fit]] = {"lmm.api.run": run, "lmm.api_generalized.run_generalized": run_generalized}
 
 
+@checked
 def load(path: Any, functions: Mapping[str, Any] | None = None) -> Fit | BatchFit | Bootstrap:
     """Read a fit, a batch of fits or a bootstrap that ``save()`` wrote; reading runs no code from the file.
 

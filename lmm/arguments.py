@@ -3,15 +3,21 @@
 Every function returns the value in the type that is wanted, or raises :class:`lmm.ArgumentError`. ``name`` is the argument as
 the message shows it, with the method in front where that helps: ``"bootstrap: nsim"``. NumPy's numbers count as numbers; a
 bool is never one.
+
+:func:`checked` reads what an argument must be from its annotation, for every public function and method.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import numbers
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, overload
+import sys
+from collections import ChainMap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
@@ -207,6 +213,13 @@ def seed(value: Any, name: str = "seed") -> int:
     return whole(value, name, least=0, most=2**32 - 1)
 
 
+def instance(value: Any, name: str, kind: str, how: str) -> Any:
+    """A result of ours of the class named ``kind``, as ``how`` makes it."""
+    if type(value).__name__ != kind or type(value).__module__.split(".")[0] != __package__:
+        raise ArgumentError(f"{name}={shown(value)} must be what {how} gives.")
+    return value
+
+
 def file_path(value: Any, name: str) -> str:
     """The path of a file, as text; what no file system has as a name is refused."""
     try:
@@ -218,3 +231,165 @@ def file_path(value: Any, name: str) -> str:
     if not isinstance(found, str) or not found or "\0" in found:
         raise ArgumentError(f"{name}={shown(value)} must be the path of a file.")
     return found
+
+
+# ---- by annotation ----
+
+Check = Callable[[Any], bool]
+F = TypeVar("F", bound=Callable[..., Any])
+K = TypeVar("K", bound=type)
+#: arguments that have errors of a kind of their own
+ELSEWHERE = frozenset({"formula", "family", "control", "contrasts", "na_action"})
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool | np.bool_) and isinstance(value, numbers.Real) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, list | tuple | range) or (getattr(value, "ndim", None) == 1 and hasattr(value, "__iter__"))
+
+
+def _is_names(value: Any) -> bool:
+    return _is_sequence(value) and len(value) > 0 and all(isinstance(one, str) for one in value)
+
+
+def _is_numbers(value: Any) -> bool:
+    return _is_sequence(value) and len(value) > 0 and all(_is_number(one) for one in value)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) or (hasattr(value, "to_dict") and getattr(value, "ndim", None) == 1)
+
+
+def _is_named_numbers(value: Any) -> bool:
+    own = dict(value) if _is_mapping(value) else {None: None}
+    return all(isinstance(name, str) and _is_number(one) for name, one in own.items())
+
+
+def _is_random(value: Any) -> bool:
+    try:
+        generator(value)
+    except ArgumentError:
+        return False
+    return True
+
+
+#: part of an annotation -> (what it takes, in words)
+KINDS: dict[str, tuple[Check, str]] = {
+    "None": (lambda value: value is None, "None"),
+    "bool": (lambda value: isinstance(value, bool | np.bool_), "True or False"),
+    "int": (_is_whole, "a whole number"),
+    "float": (_is_number, "a finite number"),
+    "str": (lambda value: isinstance(value, str), "text"),
+    "Sequence[str]": (_is_names, "a list of names"),
+    "Sequence[int]": (lambda value: _is_numbers(value) and all(_is_whole(one) for one in value), "a list of whole numbers"),
+    "Sequence[Any]": (lambda value: _is_sequence(value) and len(value) > 0, "a list"),
+    "Mapping[str, float]": (_is_named_numbers, "a mapping of names to numbers"),
+    "Mapping[str, Any]": (lambda value: _is_mapping(value) and all(isinstance(one, str) for one in dict(value)), "a mapping of names"),
+    "np.ndarray": (_is_numbers, "a list or array of finite numbers"),
+    "np.random.Generator": (_is_random, "a numpy.random.Generator"),
+    "os.PathLike[str]": (lambda value: isinstance(value, os.PathLike), "a path"),
+    "Callable[[Any], Any]": (callable, "a function"),
+}
+_SHARE: tuple[Check, str] = (lambda value: 0.0 < value < 1.0, "must lie between 0 and 1, for example 0.95")
+#: what numbers of these names must be beyond their type, wherever they are arguments
+LIMITS: dict[str, tuple[Check, str]] = {
+    "level": _SHARE,
+    "conf_level": _SHARE,
+    "alpha": (_SHARE[0], "must lie between 0 and 1"),
+    "nsim": (lambda value: value >= 1, "must be a positive whole number"),
+    "columns": (lambda value: value >= 1, "must be a positive whole number"),
+    "labels": (lambda value: value >= 0, "must be a whole number, 0 or more"),
+    "span": (lambda value: 0.0 < value <= 1.0, "must be a share of the rows, greater than 0 and at most 1"),
+    "tol": (lambda value: value >= 0.0, "must be a number, 0 or more"),
+}
+
+
+def _parts(annotation: str) -> list[str]:
+    """``A | B[C | D]`` -> A, B[C | D]."""
+    parts, depth = [""], 0
+    for character in annotation:
+        depth += (character == "[") - (character == "]")
+        if character == "|" and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def _by_annotation(annotation: Any) -> tuple[list[Check], str] | None:
+    """What an annotation takes and how to say it; None where it does not tell."""
+    parts = _parts(annotation) if isinstance(annotation, str) else []
+    if parts == ["Rng"]:
+        parts = ["None", "int", "np.random.Generator"]
+    if not parts or any(part not in KINDS for part in parts):
+        return None
+    random = "np.random.Generator" in parts
+    if random:  # which also says which whole numbers are seeds
+        parts = ["np.random.Generator"]
+    words = [KINDS[part][1] for part in sorted(parts, key=lambda part: part == "None")]
+    said = "a seed (None or a whole number, 0 or more) or a numpy.random.Generator" if random else _either(words)
+    return [KINDS[part][0] for part in parts], said
+
+
+def _either(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def checked(function: F) -> F:
+    """The function with its arguments checked against their annotations before it runs.
+
+    A default is taken as it is. Annotations that name other types are left to the function.
+
+    Raises
+    ------
+    ArgumentError : ``name: argument=value must be ...``.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    rules: dict[str, tuple[Any, list[Check], str]] = {}
+    for one in parameters:
+        rule = _by_annotation(one.annotation)
+        if rule is not None and one.name not in ELSEWHERE and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+            rules[one.name] = (one.default, *rule)
+    if not rules:
+        return function
+    order = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    label = function.__name__
+
+    @functools.wraps(function)
+    def run(*given: Any, **named: Any) -> Any:
+        for name, value in (*zip(order, given, strict=False), *named.items()):
+            rule = rules.get(name)
+            if rule is None or value is rule[0]:
+                continue
+            if not any(check(value) for check in rule[1]):
+                raise ArgumentError(f"{label}: {name}={shown(value)} must be {rule[2]}.")
+            if name in LIMITS and _is_number(value) and not LIMITS[name][0](value):
+                raise ArgumentError(f"{label}: {name}={shown(value)} {LIMITS[name][1]}.")
+        return function(*given, **named)
+
+    return run  # type: ignore[return-value]
+
+
+def checked_methods(kind: K) -> K:
+    """The class with the arguments of all its public methods checked, those of its bases in this package included."""
+    for owner in kind.__mro__:
+        if owner.__module__.split(".")[0] != __package__:
+            continue
+        for name, method in list(vars(owner).items()):
+            if not name.startswith("_") and inspect.isfunction(method) and not hasattr(method, "__wrapped__"):
+                setattr(owner, name, checked(method))
+    return kind
+
+
+def caller() -> ChainMap[str, Any]:
+    """The names that the caller of the function that asks can use: its local ones, then its module's."""
+    frame = sys._getframe(2)
+    while frame.f_globals.get("__name__") == __name__ and frame.f_back is not None:
+        frame = frame.f_back
+    return ChainMap(frame.f_locals, frame.f_globals)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lmm.arguments import mapping
+from lmm.arguments import choice, mapping
 from lmm.errors import ArgumentError, DataError, GroupingError, nearest
 from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, Part, check_coding, intercept, wilkinson
 from lmm.formula.expressions import python
@@ -101,8 +101,7 @@ def evaluate(
     ------
     DataError, ArgumentError, GroupingError : naming the column, term or argument.
     """
-    if na_action not in NA_ACTIONS:
-        raise ArgumentError(f"na_action={na_action!r} is not one of {', '.join(map(repr, NA_ACTIONS))}.{nearest(na_action, NA_ACTIONS)}")
+    choice(na_action, "na_action", NA_ACTIONS)
     if table.n == 0:
         raise DataError("the data has no rows.")
     scope = context if context is not None else {}

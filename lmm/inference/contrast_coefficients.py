@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lmm.arguments import numbers_of
 from lmm.errors import ArgumentError, nearest
 
 #: the adjustment for several tests that goes with each
@@ -94,11 +95,11 @@ def polynomials(k: int) -> np.ndarray:
 
 
 def _custom(contrast: Any, k: int) -> tuple[list[str], np.ndarray]:
-    if not isinstance(contrast, Mapping):
+    if not isinstance(contrast, Mapping) or not contrast:
         raise ArgumentError("contrast must be the name of a method, or a mapping of names to coefficients, one per mean.")
     M = []
     for name, row in contrast.items():
-        values = np.asarray(row, dtype=float)
+        values = numbers_of(row, f"contrast {name!r}", f"{k} finite coefficients, one per mean")
         if values.shape != (k,) or not np.isfinite(values).all():
             raise ArgumentError(f"contrast {name!r} must have {k} finite coefficients, one per mean; its shape is {values.shape}.")
         M.append(values)

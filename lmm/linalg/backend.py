@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lmm.arguments import file_path
+from lmm.arguments import checked, file_path
 from lmm.errors import ArgumentError
 
 #: traces of each jitted kernel since the process began
@@ -122,6 +122,7 @@ def put(arrays: Any) -> Any:
         return jax.tree.map(lambda a: a if isinstance(a, jax.Array) else jax.device_put(np.asarray(a)), arrays)
 
 
+@checked
 def enable_compile_cache(path: str | os.PathLike[str] | None = None) -> Path:
     """Keep compiled kernels on disk, for this package's compilations alone.
 

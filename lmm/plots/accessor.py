@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lmm.arguments import checked_methods
 from lmm.plots import fixed_effects, overview, pooling, predicted, profiles, quantiles, random_effects, resampled, rowwise, simulated
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 Rng = None | int | np.random.Generator
 
 
+@checked_methods
 class Plots:
     """The pictures of one fit.
 

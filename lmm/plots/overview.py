@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lmm.arguments import generator as random_generator
 from lmm.errors import ArgumentError
 from lmm.plots.axes import CURVES, MARKERS, ink, one_group, panels, scatter, shorten, zero_line
 from lmm.plots.quantiles import qq
@@ -24,7 +25,7 @@ def check(
     fit: Fit, rng: None | int | np.random.Generator = 0, group: str | None = None, labels: int = 3, nsim: int | None = None
 ) -> Figure:
     """One figure of six panels. See :meth:`lmm.plots.Plots.check`."""
-    generator = np.random.default_rng(rng)
+    generator = random_generator(rng)
     figure, axes = plt.subplots(2, 3, figsize=(13.0, 7.6), layout="constrained")
     simulated_responses(fit, rng=generator, ax=axes[0, 0])
     residuals(fit, ax=axes[0, 1])

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from scipy.interpolate import CubicSpline
 from scipy.special import chdtri
 
+from lmm.arguments import instance
 from lmm.errors import ArgumentError
 from lmm.plots.axes import BLUE, choice, handed_back, ink, panels, shorten
 from lmm.results.coverage import normal_quantile
@@ -36,7 +37,7 @@ SEGMENTS = 121
 
 def profile(fit: Fit, profile: Any = None, parm: str | Sequence[str] | None = None, absolute: bool = False, ax: Any = None) -> Any:
     """zeta against each parameter's value. See :meth:`lmm.plots.Plots.profile`."""
-    found = fit.profile() if profile is None else profile
+    found = fit.profile() if profile is None else instance(profile, "plot.profile: profile", "Profile", "fit.profile()")
     names = parameters(found, parm)
     axes = panels(len(names), ax, (3.2, 2.9), "profile, one per parameter")
     frame = found.to_frame()
@@ -83,7 +84,8 @@ def parameters(found: Any, parm: str | Sequence[str] | None) -> list[str]:
 
 def profile_pairs(fit: Fit, profile: Any = None, parm: Sequence[str] | None = None, ax: Any = None) -> Any:
     """Joint regions of every pair of parameters. See :meth:`lmm.plots.Plots.profile_pairs`."""
-    found = fit.profile(level=JOINT) if profile is None else profile
+    given = "plot.profile_pairs: profile"
+    found = fit.profile(level=JOINT) if profile is None else instance(profile, given, "Profile", "fit.profile()")
     names = parameters(found, parm)
     m = len(names)
     if m < 2:

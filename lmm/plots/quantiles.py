@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from lmm.arguments import generator as random_generator
 from lmm.errors import ArgumentError
 from lmm.inference.conditional_residuals import scaled_residuals
 from lmm.inference.envelope import Envelope, envelope, normal_quantiles, plotting_positions, positions
@@ -50,7 +51,7 @@ def qq(
 def residual_band(fit: Fit, at: np.ndarray, rng: None | int | np.random.Generator, nsim: int | None, level: float) -> Envelope:
     """Where sorted scaled residuals of the fitted model lie, at the places ``at``."""
     assert not isinstance(fit.problem, GeneralizedProblem)
-    nsim, rng = simulations(fit.nobs, nsim), np.random.default_rng(rng)
+    nsim, rng = simulations(fit.nobs, nsim), random_generator(rng)
     curves = np.empty((nsim, len(at)))
     given = getattr(fit.estimator, "sigma", None)  # a number, or how it is estimated
     known = float(given) if isinstance(given, int | float) else None
@@ -70,7 +71,7 @@ def uniform_quantiles(
     n = len(values)
     at, expected, band = positions(n), plotting_positions(n), None
     if bands is not None:
-        ranks = simulated_ranks(simulated.simulations, simulated.discrete, np.random.default_rng(rng))
+        ranks = simulated_ranks(simulated.simulations, simulated.discrete, random_generator(rng))
         band = envelope(np.sort(ranks, axis=0)[at].T, level)
     draw_quantiles(one, expected, values, expected[at], band, level)
     if band is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from lmm.arguments import generator as random_generator
 from lmm.inference.envelope import Envelope, envelope, normal_quantiles, positions
 from lmm.model.conditional import scale2
 from lmm.plots.axes import (
@@ -109,7 +110,7 @@ def ranef_qq(fit: Fit, group: str | None = None, level: float = 0.95, rng: None 
 
 def normal_band(J: int, level: float, rng: None | int | np.random.Generator) -> Envelope:
     """Where J sorted standard normal values lie, at the places of :func:`lmm.inference.envelope.positions`."""
-    at, generator = positions(J), np.random.default_rng(rng)
+    at, generator = positions(J), random_generator(rng)
     return envelope(np.array([np.sort(generator.standard_normal(J))[at] for _ in range(400)]), level)
 
 

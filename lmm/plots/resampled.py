@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from lmm.arguments import instance
 from lmm.errors import ArgumentError
 from lmm.inference.smoothing import bandwidth, density
 from lmm.plots.axes import BLUE, ORANGE, choice, handed_back, ink, panels, percent, shorten, zero_line
@@ -22,7 +23,8 @@ def bootstrap(
     nsim: int = 500, rng: None | int | np.random.Generator = 0, ax: Any = None,
 ) -> Any:  # fmt: skip
     """Distribution of each statistic over the replicates. See :meth:`lmm.plots.Plots.bootstrap`."""
-    found = fit.bootstrap(nsim, rng=rng) if bootstrap is None else bootstrap
+    given = "plot.bootstrap: bootstrap"
+    found = fit.bootstrap(nsim, rng=rng) if bootstrap is None else instance(bootstrap, given, "Bootstrap", "fit.bootstrap()")
     names = [str(name) for name in found.replicates.columns]
     if parm is not None:
         wanted = [parm] if isinstance(parm, str) else list(parm)
@@ -71,7 +73,7 @@ def _replicates(ax: Axes, values: np.ndarray) -> None:
 
 def influence(fit: Fit, influence: Any = None, labels: int = 5, ax: Any = None) -> Any:
     """Cook's distances and dfbetas of leaving out each level or row. See :meth:`lmm.plots.Plots.influence`."""
-    found = fit.influence() if influence is None else influence
+    found = fit.influence() if influence is None else instance(influence, "plot.influence: influence", "Influence", "fit.influence()")
     if found.dfbetas.shape[1] == 0:
         raise ArgumentError("influence: the model has no fixed effects to move.")
     axes = panels(2, ax, (4.6, 4.2), "influence, two")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from lmm.arguments import generator as random_generator
+from lmm.arguments import instance
 from lmm.inference.smoothing import bandwidth, density, lowess
 from lmm.plots.axes import BLUE, ORANGE, handed_back, ink, panels, percent, scatter, shorten
 from lmm.plots.quantiles import uniform_quantiles
@@ -25,7 +27,7 @@ ROWS = 20_000
 def simulated_responses(fit: Fit, nsim: int = 50, rng: None | int | np.random.Generator = 0, level: float = 0.95, ax: Any = None) -> Axes:
     """The response's distribution beside simulated ones. See :meth:`lmm.plots.Plots.simulated_responses`."""
     one = panels(1, ax, (4.8, 3.6), "simulated_responses")[0]
-    draws, y = simulate_array(fit.design, fit.estimate, nsim, np.random.default_rng(rng), False), fit.design.y
+    draws, y = simulate_array(fit.design, fit.estimate, nsim, random_generator(rng), False), fit.design.y
     label = shorten(fit.design.response, 40)
     if fit.family is not None and fit.family.name == "binomial" and fit.design.weights is not None:
         draws, y = np.round(draws * fit.design.weights[:, None]), np.round(y * fit.design.weights)
@@ -101,6 +103,8 @@ def simulated_residuals(
     fit: Fit, residuals: Any = None, nsim: int = 250, rng: None | int | np.random.Generator = 0, level: float = 0.95, ax: Any = None
 ) -> Any:
     """Simulated residuals: their distribution, and by rank of the prediction. See :meth:`lmm.plots.Plots.simulated_residuals`."""
+    if residuals is not None:
+        instance(residuals, "plot.simulated_residuals: residuals", "SimulatedResiduals", "fit.simulated_residuals()")
     found = fit.simulated_residuals(nsim=nsim, rng=rng) if residuals is None else residuals
     axes = panels(2, ax, (4.2, 3.8), "simulated_residuals, two")
     uniform_quantiles(found, axes[0], "simulated", rng, level)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from lmm.arguments import checked_methods
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators.batch import Batch
@@ -34,6 +35,7 @@ EFFECTS = ("fixed", "ran_pars")
 SINGULAR = 1e-4
 
 
+@checked_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class BatchFit:
     """One mixed model fitted to R responses; frozen.
@@ -230,7 +232,7 @@ class BatchFit:
         ------
         ArgumentError : for a label that is not there; what a single fit raises for a response that failed.
         """
-        if response not in self.responses:
+        if not isinstance(response, Hashable) or response not in self.responses:
             hint = nearest(str(response), [str(label) for label in self.responses])
             raise ArgumentError(f"there is no response {response!r} among the {len(self.responses)}.{hint}")
         return self.one(int(self.responses.get_indexer(pd.Index([response]))[0]))

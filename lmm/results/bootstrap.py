@@ -57,6 +57,7 @@ TYPES = ("percentile", "basic", "normal", "bca", "studentized")
 Statistic = Callable[["Fit"], Any]
 
 
+@arguments.checked_methods
 @dataclass(frozen=True, eq=False)
 class Bootstrap:
     """Replicates of the parameters, or of a statistic of the fit.
@@ -198,8 +199,6 @@ def bootstrap(fit: Fit, nsim: int, statistic: Statistic | None, kind: str, group
         raise ArgumentError("bootstrap: this fit is a posterior distribution; fit.draws has its draws and fit.confint() its intervals.")
     arguments.choice(kind, "bootstrap: kind", KINDS)
     nsim = arguments.whole(nsim, "bootstrap: nsim", least=1)
-    if statistic is not None and not callable(statistic):
-        raise ArgumentError(f"bootstrap: statistic={arguments.shown(statistic)} must be a function of a fit, as lambda fit: fit.sigma.")
     if kind == "semiparametric" and estimate.family is not None:
         raise ArgumentError("bootstrap: kind='semiparametric' draws residuals again, which only a linear model has; use 'parametric'.")
     if group is not None and kind != "cases":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from lmm.arguments import generator as random_generator
 from lmm.inference.likelihood_ratio import chi_squared_p
 from lmm.inference.normality import quantile_correlation, standardised_modes
 from lmm.inference.quantile_residuals import MonteCarlo
@@ -104,7 +105,7 @@ def _measure(row: pd.Series) -> str:
 
 def check(fit: Fit, nsim: int, rng: None | int | np.random.Generator) -> Checks:
     """See :meth:`lmm.Fit.check`."""
-    generator = np.random.default_rng(rng)
+    generator = random_generator(rng)
     found = [*_estimation(fit), *_simulated(fit, nsim, generator), *_overdispersion(fit), *_collinearity(fit)]
     if not fit.problem.plan.iterative:  # both need conditional variances
         found += [*_normality(fit, generator), *_influence(fit)]

@@ -82,6 +82,8 @@ def read(design: Design, L: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
         return list(found.labels), _kept(design, found.L, list(found.labels)), found.rhs
     if isinstance(L, pd.Series):
         L = {L.name if isinstance(L.name, str) else "1": L.to_dict()}
+    if isinstance(L, Mapping) and not L:
+        raise ArgumentError("contrast: L={} names no coefficient.")
     if isinstance(L, Mapping):
         rows = L if L and all(isinstance(v, Mapping | pd.Series) for v in L.values()) else {_label(L): L}
         L = pd.DataFrame([{str(k): v for k, v in dict(row).items()} for row in rows.values()], index=[str(label) for label in rows])

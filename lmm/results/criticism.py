@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections import ChainMap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from lmm.arguments import caller
 from lmm.errors import ArgumentError
 from lmm.later import Later
 from lmm.results import generalized, ordinal, rows
@@ -55,8 +54,7 @@ class Criticism(Resampling):
         -----
         Nakagawa, Johnson & Schielzeth (2017), J. R. Soc. Interface 14; Johnson (2014), Methods Ecol. Evol. 5.
         """
-        caller = sys._getframe(1)
-        context = ChainMap(caller.f_locals, caller.f_globals)
+        context = caller()
         return variance_explained.r_squared(variance_explained.decomposition(self, approximation, context))  # type: ignore[arg-type]
 
     def icc(self, by_group: bool = False, approximation: str = "lognormal") -> pd.Series | pd.DataFrame:
@@ -79,8 +77,7 @@ class Criticism(Resampling):
         >>> fit.icc(by_group=True).round(3)["icc"].to_dict()
         {'plate': 0.151, 'sample': 0.785}
         """
-        caller = sys._getframe(1)
-        context = ChainMap(caller.f_locals, caller.f_globals)
+        context = caller()
         found = variance_explained.decomposition(self, approximation, context)  # type: ignore[arg-type]
         return variance_explained.intraclass_by_group(found) if by_group else variance_explained.intraclass(found)
 

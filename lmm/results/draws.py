@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lmm.arguments import checked_methods
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators import chain_diagnostics
@@ -22,6 +23,7 @@ from lmm.results.generalized import scales_variance
 from lmm.results.naming import sdcor_columns
 
 
+@checked_methods
 class PosteriorDraws(Mapping[str, np.ndarray]):
     """Draws by name, C chains of D draws each.
 

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from lmm import arguments
 from lmm.later import Later
 from lmm.results import equality, pictures, summary, tidy
 from lmm.results.interchange import Interchange
+
+#: methods of intervals, those of a posterior included
+INTERVALS = ("wald", "profile", "boot", "posterior")
 
 if TYPE_CHECKING:
     from lmm.results import archive
@@ -18,6 +22,7 @@ else:
     archive = Later("lmm.results.archive")
 
 
+@arguments.checked_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class Fit(Interchange):
     """A fitted mixed model; nothing a caller does changes it.
@@ -67,6 +72,8 @@ class Fit(Interchange):
         DataFrame with those of ``effect, group, level, term, estimate, std_error, statistic, df, p_value, conf_low, conf_high``
         that apply; without ``ddf`` p-values are those of generalized fits. Of a posterior ``std_error`` is its standard deviation.
         """
+        if conf_method is not None:
+            arguments.choice(conf_method, "tidy: conf_method", INTERVALS)
         known = self._ddf(ddf)
         limits = self.conf_int(conf_method, conf_level, ddf=ddf) if conf_int else None
         return tidy.tidy(self.design, self.problem, self.estimate, self._uncertainty, effects, conf_level, limits, known)

@@ -28,6 +28,8 @@ def refit_many(fit: Fit, Y: Any, progress: bool | None) -> pd.DataFrame:
     values = numeric(rows, what)
     if values.ndim != 2:
         raise DataError(f"refit_many: Y has shape {values.shape}; it must have a row per row of the data and a column per response.")
+    if not values.shape[1]:
+        raise DataError("refit_many: Y has no columns, so there is no response to fit.")
     finite = np.isfinite(values).all(axis=0)
     if not finite.all():
         first = int(np.flatnonzero(~finite)[0])

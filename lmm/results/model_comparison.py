@@ -6,13 +6,13 @@ log-likelihoods being chi-squared when the smaller model holds and is nested in 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lmm.arguments import caller, checked
 from lmm.design.rank import independent_columns
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, ComparisonWarning, warn
@@ -23,6 +23,7 @@ from lmm.results.neighbours import by_maximum_likelihood, check_likelihood
 REFITTED = "refitting models by ML instead of REML"
 
 
+@checked
 def anova(*fits: Fit, refit: bool = True) -> pd.DataFrame:
     """Compare fitted models by likelihood ratio tests.
 
@@ -56,14 +57,14 @@ def anova(*fits: Fit, refit: bool = True) -> pd.DataFrame:
     intercepts     4   1794.08    NaN  NaN
     slopes         6   1751.94  42.14  2.0
     """
-    caller = sys._getframe(1)
+    scope = caller()
     if len(fits) < 2:
         raise ArgumentError("anova: give two fits or more, lmm.anova(m1, m2); the tests of one fit's terms are fit.anova().")
     for fit in fits:
         if not isinstance(fit, Fit):
             raise ArgumentError(f"anova: compares fits, not {type(fit).__name__}.")
         check_likelihood(fit, "anova")
-    names = _names(fits, caller.f_locals, caller.f_globals)
+    names = _names(fits, *scope.maps)
     _check_same(fits, names)
     notes: list[str] = []
     compared = list(fits)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from lmm import arguments
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, DegreesOfFreedomWarning, warn
 from lmm.formula import Formula
@@ -296,15 +297,15 @@ class Parameters:
             raise ArgumentError(
                 f"objective: method {self.estimate.method!r} minimises no criterion of theta; fit.trace has what it recorded."
             )
-        values = np.asarray(theta, dtype=float)
+        names = naming.theta_names(self.design.terms)
+        values = arguments.numbers_of(theta, "objective: theta", f"{len(names)} finite numbers, {', '.join(names)}")
         if self.family is not None:
             everything = updating.all_parameters(self.estimate)
             if values.shape == self.estimate.theta.shape:
                 values = np.concatenate([values, everything[len(values) :]])
-            if values.shape == everything.shape and np.isfinite(values).all():
+            if values.shape == everything.shape:
                 return float(self.estimator.objective(self.problem, values))
-        if values.shape != self.estimate.theta.shape or not np.isfinite(values).all():
-            names = naming.theta_names(self.design.terms)
+        if values.shape != self.estimate.theta.shape:
             raise ArgumentError(f"objective: theta must be {len(names)} finite numbers, {', '.join(names)}; its shape is {values.shape}.")
         return float(self.estimator.objective(self.problem, values))
 

@@ -21,6 +21,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import betaincinv, chdtrc, ndtr, stdtr
 
+from lmm.arguments import checked, instance
+from lmm.arguments import generator as random_generator
 from lmm.design.rank import independent_columns
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, LmmError, nearest
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 TESTS = ("t", "z", "lrt")
 
 
+@checked
 def power(
     fit: Fit,
     coefficient: str | Sequence[str],
@@ -87,6 +90,7 @@ def power(
     >>> table["power"].is_monotonic_increasing
     True
     """
+    instance(fit, "power: fit", "Fit", "lmm.lmer() or lmm.glmer()")
     design, estimate = fit.design, fit.estimate
     if estimate.draws is not None or ordinal.is_ordinal(estimate.family):
         raise ArgumentError("power: for linear and generalized fits by maximum likelihood.")
@@ -104,16 +108,12 @@ def power(
         raise ArgumentError(f"power: test={test!r} is of one coefficient; several take test='lrt'.")
     if test == "t" and estimate.family is not None:
         raise ArgumentError("power: test='t' needs a linear model; a generalized one has 'z' and 'lrt'.")
-    if not 0 < alpha < 1:
-        raise ArgumentError(f"power: alpha={alpha!r} must lie between 0 and 1.")
-    if isinstance(nsim, bool) or not isinstance(nsim, int | np.integer) or nsim < 1:
-        raise ArgumentError(f"power: nsim={nsim!r} must be a positive whole number.")
-    truth = assume(design, estimate, parameters)
+    truth = assume(design, estimate, None if parameters is None else dict(parameters))
     t = term_of(design, along, "power") if (along is not None or n is not None) else None
     sizes = [design.terms[t].J if t is not None else 0] if n is None else [int(size) for size in np.atleast_1d(np.asarray(n))]
     if t is not None and min(sizes) < 2:
         raise ArgumentError(f"power: n={min(sizes)} levels of {design.terms[t].group} are too few; a variance needs two.")
-    generator = np.random.default_rng(rng)
+    generator = random_generator(rng)
     rows = []
     with bar(len(sizes) * nsim, "power", progress) as told:
         for size in sizes:

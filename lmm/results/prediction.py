@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from lmm.arguments import shown
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, LmmWarning, nearest, warn
-from lmm.formula import Table
+from lmm.formula import Formula, Table
 from lmm.formula.given import aligned, numeric
 from lmm.inference.ddf import Ddf
 from lmm.later import Later
@@ -189,6 +190,8 @@ def kept_effects(design: Design, re_form: Any) -> tuple[np.ndarray, ...]:
     """Per term which columns a ``re_form`` keeps."""
     if re_form is None or isinstance(re_form, bool):
         return tuple(np.full(term.k, re_form is not False) for term in design.terms)
+    if not isinstance(re_form, str | Formula):
+        raise ArgumentError(f"predict: re_form={shown(re_form)} must be None, False or a formula such as '~ (1 | g)'.")
     return tuple(design.frame.match_bars(re_form))
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
+from lmm import arguments
+from lmm.arguments import checked_methods
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.inference.profile import Curve, Path
@@ -60,6 +62,7 @@ class Track:
         return (np.inf if upper else -np.inf) if kind == "flat" else np.nan
 
 
+@checked_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class Profile:
     """Profile likelihood of each parameter: zeta, the signed square root of how much the deviance rises.
@@ -125,17 +128,17 @@ class Profile:
         """
         track = self._track(name)
         with np.errstate(invalid="ignore", divide="ignore"):
-            held = track.surface.held_at(np.asarray(values, dtype=float))
+            held = track.surface.held_at(arguments.numbers_of(values, "zeta: values", "finite numbers"))
         low, high = track.surface.bounds
         return np.where((held >= low) & (held <= high), track.curve.at(np.nan_to_num(held)), np.nan)
 
     def value(self, name: str, zeta: Any) -> np.ndarray:
         """The inverse of :meth:`zeta`; beyond the points a bound, an infinity where the profile stays flat, else NaN."""
-        return self._track(name).value(np.asarray(zeta, dtype=float))
+        return self._track(name).value(arguments.numbers_of(zeta, "value: zeta", "finite numbers"))
 
     def density(self, name: str, values: Any) -> np.ndarray:
         """The density phi(zeta) dzeta/dv that the profile, read as a confidence distribution, gives each of ``values``."""
-        values, surface = np.asarray(values, dtype=float), self._track(name).surface
+        values, surface = arguments.numbers_of(values, "density: values", "finite numbers"), self._track(name).surface
         width = 1e-4 * max(1e-12, float(np.ptp(self.value(name, np.array([-1.0, 1.0])))))
         ends = [float(surface.values(end)) for end in surface.bounds]
         low, high = np.maximum(values - width, ends[0]), np.minimum(values + width, ends[1])

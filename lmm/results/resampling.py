@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
+from lmm import arguments
 from lmm.later import Later
 from lmm.results import intervals
 from lmm.results.refitting import Refitting
 
 if TYPE_CHECKING:
+    from lmm.results import bootstrap
     from lmm.results import profile as profiles
 else:
+    bootstrap = Later("lmm.results.bootstrap")
     profiles = Later("lmm.results.profile")
 
 
@@ -31,7 +35,7 @@ class Resampling(Refitting):
         *,
         nsim: int = 1000,
         boot_type: str = "percentile",
-        rng: Any = None,
+        rng: None | int | np.random.Generator = None,
     ) -> pd.DataFrame:
         """Confidence intervals ``lower, upper``: ``sd_(Intercept)|Subject``, ..., ``sigma`` (where there is one), then coefficients.
 
@@ -56,6 +60,8 @@ class Resampling(Refitting):
         >>> fit.confint("wald", parm="Days", ddf="kenward_roger").round(2).to_numpy().tolist()
         [[7.21, 13.73]]
         """
+        if boot_type != "percentile":
+            arguments.choice(boot_type, "confint: boot_type", bootstrap.TYPES)
         method = intervals.method_name(self._uncertainty, method)
         if method == "boot":
             table = self.bootstrap(nsim, rng=rng).confint(level, boot_type)

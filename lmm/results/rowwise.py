@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 
+from lmm.arguments import caller
 from lmm.errors import ArgumentError
 from lmm.later import Later
 from lmm.results import comparison, generalized, partitions, prediction, rows, simulation, tidy, updating
@@ -168,7 +167,7 @@ class Rowwise(Parameters):
         -------
         DataFrame (rows x nsim), columns ``sim_1, ...``, on the user's index.
         """
-        estimate = assumed.assume(self.design, self.estimate, parameters) if parameters else self.estimate
+        estimate = assumed.assume(self.design, self.estimate, None if parameters is None else dict(parameters))
         return simulation.simulate(self.design, estimate, nsim, rng, use_u)
 
     def augment(self) -> pd.DataFrame:
@@ -178,7 +177,7 @@ class Rowwise(Parameters):
     # ---- other fits ----
 
     def write_predictions(
-        self, path: Any, newdata: Any = None, columns: Sequence[str] | None = None, *, progress: bool | None = None
+        self, path: Any, newdata: Any = None, columns: Collection[str] | None = None, *, progress: bool | None = None
     ) -> int:
         """Write fitted values and residuals as Parquet, in a second pass over data that is read in chunks.
 
@@ -249,8 +248,8 @@ class Rowwise(Parameters):
         >>> str(fit.update(". ~ . - (Days|Subject) + (1|Subject)", REML=False).formula)
         'Reaction ~ Days + (1 | Subject)'
         """
-        caller = sys._getframe(1)
-        result: Self = updating.repeat_call(self.design, formula, changes, ChainMap(caller.f_locals, caller.f_globals))
+        scope = caller()
+        result: Self = updating.repeat_call(self.design, formula, changes, scope)
         return result
 
     def compare_methods(self, methods: Sequence[Any] | Mapping[str, Any], **changes: Any) -> MethodComparison:
@@ -277,5 +276,5 @@ class Rowwise(Parameters):
         >>> fit.compare_methods(["reml", "ml"]).table.loc["sigma"].xs("estimate", level=1).round(3).to_dict()
         {'reml': 30.991, 'ml': 30.895}
         """
-        caller = sys._getframe(1)
-        return comparison.compare(self, methods, ChainMap(caller.f_locals, caller.f_globals), changes)
+        scope = caller()
+        return comparison.compare(self, methods, scope, changes)

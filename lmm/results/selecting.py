@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from collections import ChainMap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from lmm.arguments import caller
+from lmm.inference.ddf import method_name
 from lmm.later import Later
 from lmm.results.testing import Testing
 
@@ -54,8 +54,8 @@ class Selecting(Testing):
         <none>                       6     NaN  NaN
         Days in (Days | Subject)     4  42.837  2.0
         """
-        caller = sys._getframe(1)
-        found = deletion.drop_random(self, ChainMap(caller.f_locals, caller.f_globals), reduce_terms)  # type: ignore[arg-type]
+        scope = caller()
+        found = deletion.drop_random(self, scope, reduce_terms)  # type: ignore[arg-type]
         return deletion.boundary_tests(found)
 
     def drop1(self, test: str = "chisq", ddf: str | None = "satterthwaite") -> pd.DataFrame:
@@ -85,8 +85,9 @@ class Selecting(Testing):
         <none>        NaN  1712.073    NaN      NaN
         recipe:temp   2.0  1708.158  0.084    0.959
         """
-        caller = sys._getframe(1)
-        context = ChainMap(caller.f_locals, caller.f_globals)
+        context = caller()
+        if ddf is not None:
+            method_name(ddf)
         if deletion.check_test(test, self) == "f":  # type: ignore[arg-type]
             return deletion.marginal_tests(self, context, ddf)[0]  # type: ignore[arg-type]
         return deletion.likelihood_ratios(deletion.drop_fixed(self, context))  # type: ignore[arg-type]
@@ -118,6 +119,5 @@ class Selecting(Testing):
         >>> str(fit.step().fit.formula)
         'angle ~ 1 + temp + (1 | recipe:replicate)'
         """
-        caller = sys._getframe(1)
-        context = ChainMap(caller.f_locals, caller.f_globals)
+        context = caller()
         return stepwise.backward(self, context, alpha_random, alpha_fixed, ddf)  # type: ignore[arg-type]

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lmm.arguments import checked_methods
+from lmm.arguments import generator as random_generator
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.inference import quantile_residuals as quantiles
@@ -22,6 +24,7 @@ FEWEST = 20
 TESTS = ("uniformity", "dispersion", "outliers", "zero_inflation", "spread")
 
 
+@checked_methods
 @dataclass(frozen=True, eq=False, repr=False)
 class SimulatedResiduals:
     """Residuals in [0, 1], uniform when the model holds; prints their tests.
@@ -147,7 +150,7 @@ def simulated_residuals(
     """See :meth:`lmm.Fit.simulated_residuals`; ``eta`` the linear predictor given the random effects."""
     if isinstance(nsim, bool) or not isinstance(nsim, int | np.integer) or nsim < FEWEST:
         raise ArgumentError(f"simulated_residuals: nsim={nsim!r} must be a whole number, {FEWEST} or more.")
-    generator = np.random.default_rng(rng)
+    generator = random_generator(rng)
     family = estimate.family
     simulations = simulate_array(design, estimate, int(nsim), generator, bool(conditional))
     y = np.asarray(design.y, dtype=float)

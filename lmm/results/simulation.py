@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from lmm.arguments import generator as random_generator
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, LmmWarning, warn
 from lmm.model.conditional import scale2
@@ -93,7 +94,7 @@ def simulate(design: Design, estimate: Estimate, nsim: int, rng: None | int | np
     """Simulated responses on the user's index, columns ``sim_1, ...``. See :meth:`lmm.Fit.simulate`."""
     if isinstance(nsim, bool) or not isinstance(nsim, (int, np.integer)) or nsim < 1:
         raise ArgumentError(f"simulate: nsim={nsim!r} must be a positive whole number.")
-    draws = simulate_array(design, estimate, int(nsim), np.random.default_rng(rng), use_u)
+    draws = simulate_array(design, estimate, int(nsim), random_generator(rng), use_u)
     values, index = align(design, draws)
     names = [f"sim_{i + 1}" for i in range(nsim)]
     if ordinal.is_ordinal(estimate.family):

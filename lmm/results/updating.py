@@ -13,7 +13,7 @@ import numpy as np
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, FormulaError, nearest
 from lmm.estimators import registry
-from lmm.estimators.start import all_parameters
+from lmm.estimators.start import all_parameters, check_start
 from lmm.formula import Formula, parse
 from lmm.formula.expressions import is_atom, python
 from lmm.formula.parse import Bar, cbind_arguments, one_line
@@ -112,6 +112,7 @@ def refitted(
     new_design = _with_response(design, estimate.family, y)
     new_problem = problem.with_response(new_design)
     control = getattr(estimator, "control", None)
+    start = check_start(start, new_design, new_problem)
     if start is None and control is not None and control.evaluate_only:
         start = all_parameters(estimate)
     with threads.limited():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from lmm.arguments import checked_methods
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.model.conditional import scale2
@@ -53,6 +54,7 @@ class Component:
         return correlation
 
 
+@checked_methods
 class VarCorr:
     """Variances and correlations of the random effects and the residual; prints as people know it from lme4.
 

@@ -6,13 +6,13 @@ Per chunk eta = offset + X beta + sum_t z_t'b_t, from the columns that the recip
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
-from lmm.arguments import shown
+from lmm.arguments import sequence, shown
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, DataError, nearest
 from lmm.model.records import Estimate
@@ -23,7 +23,7 @@ from lmm.stream.recipe import Recipe
 from lmm.stream.reducers import Reducer
 
 
-def write(design: Design, estimate: Estimate, path: Any, reducer: Reducer, columns: Sequence[str] | None, progress: Any) -> int:
+def write(design: Design, estimate: Estimate, path: Any, reducer: Reducer, columns: Collection[str] | None, progress: Any) -> int:
     """Write the rows of a streamed fit with ``.fitted``, ``.resid``, ``.fixed``; how many were written. See ``Fit.write_predictions``."""
     recipe: Recipe = design.extra["recipe"]
     if ordinal.is_ordinal(estimate.family):
@@ -33,7 +33,7 @@ def write(design: Design, estimate: Estimate, path: Any, reducer: Reducer, colum
     return _written(path, reducer, needed, lambda table: _predicted(design, estimate, recipe, table, carried), progress)
 
 
-def write_new(fit: Any, path: Any, reducer: Reducer, columns: Sequence[str] | None, progress: Any) -> int:
+def write_new(fit: Any, path: Any, reducer: Reducer, columns: Collection[str] | None, progress: Any) -> int:
     """Write ``.fitted`` for other rows than the fit's, chunk by chunk; levels that the fit never saw have an effect of zero."""
     import pyarrow as pa
 
@@ -106,16 +106,15 @@ def _written(
     return count
 
 
-def _carried(usual: tuple[str, ...], reducer: Reducer, columns: Sequence[str] | None) -> tuple[str, ...]:
+def _carried(usual: tuple[str, ...], reducer: Reducer, columns: Collection[str] | None) -> tuple[str, ...]:
     """Columns of the data that are written beside the predictions."""
     if columns is None:
         return usual
-    if isinstance(columns, str):
-        columns = [columns]
-    for name in columns:
+    wanted = [columns] if isinstance(columns, str) else sequence(columns, "write_predictions: columns", "a list of names")
+    for name in wanted:
         if name not in reducer.schema:
             raise ArgumentError(f"write_predictions: the data has no column {name!r}.{nearest(name, reducer.schema)}")
-    return tuple(columns)
+    return tuple(wanted)
 
 
 def _predicted(design: Design, estimate: Estimate, recipe: Recipe, table: Any, carried: tuple[str, ...]) -> Any:

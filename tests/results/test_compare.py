@@ -79,7 +79,7 @@ def test_what_cannot_be_compared():
     with pytest.raises(lmm.ArgumentError, match="'reml' is for linear models"):
         herds().compare_methods(["reml"])
     for methods in ("reml", [], 3):
-        with pytest.raises(lmm.ArgumentError, match="list of names"):
+        with pytest.raises(lmm.ArgumentError, match="must be a list or a mapping"):
             sleep().compare_methods(methods)
     with pytest.raises(lmm.ArgumentError, match="first argument"):
         sleep().compare_methods(["reml"], method="ml")
