@@ -6,7 +6,7 @@ Per chunk eta = offset + X beta + sum_t z_t'b_t, from the columns that the recip
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
