@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,17 @@ def _C(data: Any, contrasts: Any = None, **settings: Any) -> Any:
     return TRANSFORMS["C"](data, coding(contrasts), **settings)
 
 
+def _of_numbers(name: str) -> Any:
+    """A function of formulaic that takes text and categories for numbers where they look like them."""
+    function = TRANSFORMS[name]
+
+    @wraps(function)
+    def checked(data: Any, *settings: Any, **more: Any) -> Any:
+        return function(data if isinstance(data, dict) else functions.numbers(data, name), *settings, **more)
+
+    return checked
+
+
 #: functions that every formula has, R's names first; stateful ones remember what they saw.
 FUNCTIONS: dict[str, Any] = {
     **{name: function for name, function in TRANSFORMS.items() if name != "Q"},  # a column of any name is written in backticks
@@ -76,6 +87,7 @@ FUNCTIONS: dict[str, Any] = {
     **{name: stateful_transform(function) for name, function in functions.STATEFUL.items()},
     "bs": stateful_transform(_bs),
     "C": _C,
+    **{name: _of_numbers(name) for name in ("scale", "center", "standardize", "cr", "cs", "cc")},
 }
 
 #: bytes that the columns of one categorical predictor may take while they are made

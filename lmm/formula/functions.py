@@ -16,6 +16,7 @@ import pandas as pd
 
 from lmm.arguments import whole
 from lmm.errors import ArgumentError, DataError, LmmWarning, warn
+from lmm.formula.given import numeric
 from lmm.formula.levels import UnseenLevels, encode, matched, strings
 from lmm.formula.levels import labels as labels_of
 from lmm.formula.splines import bspline, natural_spline, quantile_knots
@@ -31,6 +32,11 @@ State = dict[str, Any] | None
 def _series(x: Any) -> pd.Series:
     x = getattr(x, "__wrapped__", x)
     return x if isinstance(x, pd.Series) else pd.Series(x)
+
+
+def numbers(x: Any, name: str) -> np.ndarray:
+    """The argument of a function that computes with numbers; text and categories are none, even if they look like them."""
+    return numeric(getattr(x, "__wrapped__", x), f"the argument of {name}()")
 
 
 def _coded(x: Any, name: str, state: dict[str, Any], levels: Sequence[Any] | None = None, ordered: bool = False) -> pd.Series:
@@ -151,14 +157,14 @@ def as_character(x: Any) -> pd.Series:
 def cut(x: Any, breaks: Any, labels: Any = None, right: bool = True, include_lowest: bool = False, _state: State = None) -> pd.Series:
     """Intervals of ``x`` as a categorical; ``breaks`` are limits, or a number of equal intervals over the fitted data."""
     state = _state if _state is not None else {}
-    series = _series(x)
+    series = pd.Series(numbers(x, "cut"), index=_series(x).index)
     if "breaks" not in state:
         if np.ndim(breaks):
             state["breaks"] = np.sort(np.asarray(breaks, dtype=float))
         else:
             state["breaks"] = pd.cut(series, whole(breaks, "cut(): breaks", least=2), retbins=True)[1]
     found = pd.Series(pd.cut(series, state["breaks"], labels=labels, right=right, include_lowest=include_lowest), index=series.index)
-    return found + 1.0 if labels is False else found  # R counts intervals from 1
+    return found.astype(float) + 1.0 if labels is False else found  # R counts intervals from 1
 
 
 def _limits(given: Any, name: str, values: np.ndarray) -> tuple[float, float]:
@@ -176,7 +182,7 @@ def ns(
 ) -> dict[int, np.ndarray]:
     """Natural cubic splines, R's basis; linear beyond the boundary knots, which are the range of the fitted data."""
     state = _state if _state is not None else {}
-    values = np.asarray(x, dtype=float)
+    values = numbers(x, "ns")
     if "knots" not in state:
         df = 1 + int(intercept) if df is None else whole(df, "ns(): df", least=1 + int(intercept))
         state["boundary"] = _limits(Boundary_knots, "ns()", values)
@@ -197,7 +203,7 @@ def bs(
 ) -> dict[int, np.ndarray]:
     """B-splines, R's basis; beyond the boundary knots, which are the range of the fitted data, the outer polynomials go on, as in R."""
     state = _state if _state is not None else {}
-    values = np.asarray(x, dtype=float)
+    values = numbers(x, "bs")
     degree = whole(degree, "bs(): degree", least=1)
     if "knots" not in state:
         if df is not None and knots is not None:
@@ -222,7 +228,7 @@ def bs(
 def poly(x: Any, degree: int = 1, raw: bool = False, _state: State = None) -> dict[int, np.ndarray]:
     """Orthonormal polynomials over the fitted data, by their three-term recurrence, or with ``raw`` the powers; degrees 1 to ``degree``."""
     state = _state if _state is not None else {}
-    values = np.asarray(x, dtype=float)
+    values = numbers(x, "poly")
     if values.ndim != 1:
         raise ArgumentError("poly() takes one column; write one call for each.")
     degree = whole(degree, "poly(): degree", least=1)
@@ -262,13 +268,16 @@ def dummy(f: Any, level: Any = None, _state: State = None) -> Any:
     return (codes == known.get_loc(str(level))).astype(float)
 
 
-def _summary(compute: Callable[..., Any]) -> Callable[..., float]:
+def _summary(name: str, compute: Callable[..., Any]) -> Callable[..., float]:
     """A number computed once, from the data of the fit: ``x - mean(x)`` is the same shift on new data."""
 
-    def remembered(x: Any, *settings: float, na_rm: bool = False, _state: State = None) -> float:
+    def remembered(x: Any, *more: Any, na_rm: bool = False, _state: State = None) -> float:
         state = _state if _state is not None else {}
+        if len(more) != (name == "quantile") or any(not isinstance(p, (int, float)) or not 0 <= p <= 1 for p in more):
+            takes = "one column and a probability, quantile(x, 0.9)" if name == "quantile" else "one column"
+            raise ArgumentError(f"{name}() takes {takes}; it is one number.")
         if "value" not in state:
-            state["value"] = float(compute(np.asarray(x, dtype=float), *settings))
+            state["value"] = float(compute(numbers(x, name), *more))
         return float(state["value"])
 
     return remembered
@@ -319,12 +328,12 @@ STATEFUL: dict[str, Any] = {
     "ns": ns,
     "bs": bs,
     "poly": poly,
-    "mean": _summary(np.mean),
-    "median": _summary(np.median),
-    "sd": _summary(lambda v: np.std(v, ddof=1)),
-    "var": _summary(lambda v: np.var(v, ddof=1)),
-    "min": _summary(np.min),
-    "max": _summary(np.max),
-    "sum": _summary(np.sum),
-    "quantile": _summary(np.quantile),
+    "mean": _summary("mean", np.mean),
+    "median": _summary("median", np.median),
+    "sd": _summary("sd", lambda v: np.std(v, ddof=1)),
+    "var": _summary("var", lambda v: np.var(v, ddof=1)),
+    "min": _summary("min", np.min),
+    "max": _summary("max", np.max),
+    "sum": _summary("sum", np.sum),
+    "quantile": _summary("quantile", np.quantile),
 }

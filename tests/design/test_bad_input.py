@@ -96,6 +96,13 @@ CASES = {
     },
     "contrasts of a group": ("yield ~ x + (1|text)", data, {"contrasts": {"text": "sum"}}, ArgumentError, "no predictor by itself"),
     "levels given, others there": ("yield ~ C(g, levels=[1]) + (1|pair)", data, {}, DataError, "values that are none of the levels given"),
+    **{
+        f"numbers of text: {call}": (f"yield ~ {call} + (1|g)", change(f=THREE, one=column), {}, DataError, words)
+        for call in ("I(x - mean(one))", "scale(one)", "poly(one, 2)", "ns(one, 2)", "bs(one, 3)", "cut(one, 2)", "cr(one, df=3)")
+        for column, words in ((pd.Categorical(np.arange(n) % 5), "but it is cat"), ((np.arange(n) % 5).astype(str), "it is text"))
+    },
+    "mean of two": ("yield ~ I(x - mean(x, g)) + (1|g)", data, {}, ArgumentError, r"mean\(\) takes one column"),
+    "two quantiles": ("yield ~ I(x - quantile(x, c(0.1, 0.2))) + (1|g)", data, {}, ArgumentError, "one column and a probability"),
     "one interval": ("yield ~ cut(x, 1) + (1|g)", data, {}, ArgumentError, r"cut\(\): breaks=1"),
     "everything missing": (F, change(x=np.nan), {}, DataError, r"no complete row is left of 60: missing values in 'x' \(60 rows\)"),
     "no rows": (F, data.iloc[:0], {}, DataError, "no rows"),
