@@ -225,7 +225,7 @@ def _check_rows(levels: Levels, factor: str, n: int) -> None:
 def _given(values: Any, name: str, table: Table) -> pd.Series:
     """An argument given as an array, one value per row of the table."""
     n = table.n
-    if callable(values) or isinstance(values, Mapping | set):
+    if callable(values) or isinstance(values, Mapping | set | bool | np.bool_):
         raise ArgumentError(f"{name} must be a column name, an expression, or an array of numbers, not {type(values).__name__}.")
     array = numeric(
         aligned(values, table.index, name, ArgumentError), name, ArgumentError, " Give a column name, an expression, or numbers."

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lmm.arguments import shown
 from lmm.errors import DataError, LmmError
 
 #: what pandas calls objects that are all numbers
@@ -54,8 +55,8 @@ def aligned(values: Any, index: pd.Index, what: str, error: type[LmmError] = Dat
     else:
         strange = next((label for label in own if label not in index), None)
         why = "its index is not that of the data" + ("" if strange is None else f": {strange!r} is no label of a row")
-    shown = f"{what}[data.index]" if isinstance(values, pd.Series) and what.isidentifier() else "s.loc[data.index]"
-    raise error(f"{what}: {why}. Values with an index are matched by it: give {shown}, or .to_numpy() to match by position.")
+    form = f"{what}[data.index]" if isinstance(values, pd.Series) and what.isidentifier() else "s.loc[data.index]"
+    raise error(f"{what}: {why}. Values with an index are matched by it: give {form}, or .to_numpy() to match by position.")
 
 
 def _same(own: pd.Index, index: pd.Index) -> bool:
@@ -190,5 +191,5 @@ def _of_array(array: np.ndarray, what: str, error: type[LmmError], hint: str, ty
 def _first(values: Any) -> str:
     if not len(values):
         return ""
-    text = " ".join(repr(values.iloc[0] if isinstance(values, pd.Series) else values[0]).split())
-    return f"; the first value is {text if len(text) <= 60 else text[:57] + '...'}"
+    first = values.iloc[0] if isinstance(values, pd.Series) else values[0]
+    return f"; the first value is {shown(first.item() if isinstance(first, np.generic) else first)}"

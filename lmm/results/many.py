@@ -23,7 +23,7 @@ def refit_many(fit: Fit, Y: Any, progress: bool | None) -> pd.DataFrame:
     if estimate.draws is not None or ordinal.is_ordinal(estimate.family):
         raise ArgumentError("refit_many: for linear and generalized likelihood fits; use refit() for each response.")
     labels = pd.Index(Y.columns) if hasattr(Y, "columns") else None
-    what = "refit_many: the responses"
+    what = "refit_many: Y"
     rows = design.aligned(Y, what)
     values = numeric(rows, what)
     if values.ndim != 2:

@@ -39,13 +39,13 @@ def conform(table: Any, needed: tuple[str, ...], schema: dict[str, Any], where: 
 
 
 @contextmanager
-def told(text: str) -> Iterator[None]:
-    """Errors of Arrow and of the file system as DataError, ``text`` being what is read."""
+def told(text: str, files: bool = True) -> Iterator[None]:
+    """Errors of Arrow, and of the file system where ``files``, as DataError; ``text`` is what is read."""
     import pyarrow as pa
 
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, *((OSError,) if files else ())) as error:
         cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise DataError(f"{text} cannot be read: {cause if len(cause) <= 300 else cause[:297] + '...'}.") from error
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from lmm import __version__
 from lmm.errors import DataError, LmmError
+from lmm.stream.conform import told
 from lmm.stream.reducers import A, Reduction
 
 #: rows that are summed at a time, which bounds what a worker needs beside its partition
@@ -77,7 +78,8 @@ def evaluate(reduction: Reduction[Any], blocks: Iterable[Any], number: int, vers
 def guarded(numbers: frozenset[int], compute: Callable[[], Any]) -> Part:
     """The part with the value computed, or with the error that tells the user what is wrong."""
     try:
-        return Part(numbers, compute())
+        with told(f"partition {min(numbers)}", files=False):
+            return Part(numbers, compute())
     except LmmError as error:
         return Part(numbers, error=error.with_traceback(None))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import shutil
+import tempfile
 
 import duckdb
 import numpy as np
@@ -264,3 +266,38 @@ def test_broken_files_are_told(tmp_path, folder):
         for data in (tmp_path / f"{name}.parquet", [folder / "2.parquet", tmp_path / f"{name}.parquet"]):
             with pytest.raises(lmm.LmmError):
                 lmm.lmer(F, data)
+
+
+@pytest.mark.parametrize("when", ["take", "settle"])
+def test_an_interrupt_leaves_no_folder_of_rows_behind(folder, tmp_path, monkeypatch, when):
+    from lmm.stream import rows
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rows, "BUDGET", 1000)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    original, made = rows.Spill.take, []
+
+    def take(self, block):
+        made.extend(os.listdir(tmp_path / "temporary"))
+        return interrupted() if when == "take" else original(self, block)
+
+    monkeypatch.setattr(rows.Spill, "take", take)
+    monkeypatch.setattr(rows.Spill, "settle", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lmm.glmer("count ~ x + (1|g)", folder, family="poisson")
+    gc.collect()
+    assert made and os.listdir(tmp_path / "temporary") == []
+
+
+def test_what_arrow_says_of_a_chunk_is_told_as_ours(folder, monkeypatch):
+    from lmm.stream import recipe
+
+    def failing(*_, **__):
+        raise pa.ArrowNotImplementedError("Function 'f' has no kernel")
+
+    monkeypatch.setattr(recipe, "complete", failing)
+    with pytest.raises(lmm.DataError, match="rows cannot be read: Function 'f' has no kernel"):
+        lmm.lmer("y ~ x + (1|g)", folder)
