@@ -43,9 +43,10 @@ def told(text: str, files: bool = True) -> Iterator[None]:
     """Errors of Arrow, and of the file system where ``files``, as DataError; ``text`` is what is read."""
     import pyarrow as pa
 
+    kinds: tuple[type[Exception], ...] = (pa.ArrowException, OSError) if files else (pa.ArrowException,)
     try:
         yield
-    except (pa.ArrowException, *((OSError,) if files else ())) as error:
+    except kinds as error:
         cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise DataError(f"{text} cannot be read: {cause if len(cause) <= 300 else cause[:297] + '...'}.") from error
 
