@@ -88,7 +88,7 @@ def build_design(
         declared = table.column(parsed.response).dtype if parsed.response in table else None
         family, said = bind(found.response, parsed.response, getattr(declared, "categories", ()))
     y, prior = _response(found, family)
-    check_weights(prior)
+    check_weights(found.weights)  # rows without trials weigh nothing
     said = (*said, *unlike_weights(prior, family))
     parts = random_parts(found)
     for part in parts:

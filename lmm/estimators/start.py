@@ -42,7 +42,7 @@ def check_start(start: Any, design: Design, problem: Any, required: bool = False
             known = ", ".join(map(repr, parts))
             keys = f"the one key {known}" if len(parts) == 1 else f"the keys {known}, each needing those before it"
             raise ArgumentError(f"start={{...}} has {keys}; it was given {', '.join(map(repr, start)) or 'none'}.")
-        start = [value for key in parts if key in start for value in np.atleast_1d(start[key])]
+        start = [value for key in parts if key in start for value in np.atleast_1d(_in_order(start[key], key, design))]
     try:
         theta = np.atleast_1d(np.asarray(start, dtype=float))
     except (TypeError, ValueError) as error:
@@ -68,6 +68,18 @@ def check_size(theta: np.ndarray, problem: Any, what: str) -> None:
             f"{what} has random effects {largest:.0e} times as large as the residuals, where the criterion cannot be computed; "
             "theta are standard deviations relative to sigma, of order 1."
         )
+
+
+def _in_order(values: Any, key: str, design: Design) -> Any:
+    """Coefficients that are named, a mapping or a Series, in the order of the fixed columns; anything else as it is."""
+    if key != "beta" or not (isinstance(values, Mapping) or hasattr(values, "index") and hasattr(values, "to_dict")):
+        return values
+    named = dict(values)
+    if set(named) != set(design.names):
+        raise ArgumentError(
+            f"start={{'beta': ...}} must name the coefficients {', '.join(design.names)}; it names {', '.join(map(str, named)) or 'none'}."
+        )
+    return [named[name] for name in design.names]
 
 
 def all_parameters(estimate: Estimate) -> np.ndarray:

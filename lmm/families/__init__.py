@@ -84,5 +84,10 @@ def get(family: str | Family | type[Family]) -> Family:
     if found is None:
         quasi = isinstance(family, str) and family.startswith("quasi")
         hint = " Quasi families have no likelihood." if quasi else nearest(str(family), [*FAMILIES, *ALIASES])
+        name, _, rest = family.partition("(") if isinstance(family, str) else ("", "", "")
+        known = FAMILIES.get(ALIASES.get(name.strip(), name.strip()))
+        if known is not None and rest:
+            link = "".join(c for c in rest.partition("=")[2] or rest if c.isalnum() or c in "/^_")
+            hint = f" A link is given with the family's object: family=lmm.families.{known.__name__}(link={link or known.default_link!r})."
         raise ArgumentError(f"unknown family {family!r}; families are {', '.join(FAMILIES)}.{hint}")
     return found()

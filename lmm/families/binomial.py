@@ -6,12 +6,14 @@ where p or 1 - p underflows. Fisher information: w p'^2 / (p (1 - p)) = -w (log 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from copy import copy
 from typing import Any
 
 import numpy as np
 from scipy import special
 
-from lmm.errors import ResponseError
+from lmm.errors import LmmWarning, ResponseError, warn
 from lmm.families.base import Array, Derivatives, Family, Information, Weights, filled, ones
 from lmm.families.response import check_finite, levels_of, numeric
 
@@ -40,6 +42,17 @@ class Binomial(Family):
     mean_high = 1.0
     discrete = True
     merges = "sums"
+    #: failure and success, where the response had two levels
+    levels: tuple[str, str] | None = None
+
+    def bind(self, values: Any, name: str, declared: Iterable[Any] = ()) -> tuple[Family, tuple[str, ...]]:
+        """The family knows which level is a success."""
+        found = levels_of(values) if np.ndim(values) == 1 else None
+        if found is None or len(found[0]) != 2:
+            return self, ()
+        bound = copy(self)
+        object.__setattr__(bound, "levels", (str(found[0][0]), str(found[0][1])))
+        return bound, ()
 
     def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         log_p, log_q = self.link.log_values(self.clip(eta))
@@ -79,7 +92,7 @@ class Binomial(Family):
 
     def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         trials = np.rint(ones(weights)).astype(np.int64)
-        return rng.binomial(trials, mu) / trials
+        return rng.binomial(trials, mu) / np.maximum(trials, 1)
 
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:
         w = ones(weights)
@@ -113,13 +126,21 @@ class Binomial(Family):
                     f"{y[between][0]:g}); give the numbers of trials as weights=, or write cbind(successes, failures)."
                 )
             return
+        bad = np.abs(weights - np.round(weights)) > 1e-3
+        if bad.any():
+            raise ResponseError(
+                f"the weights of the binomial response {name!r} are numbers of trials and must be whole; {int(bad.sum())} of {len(y)} are "
+                f"not, the first is {weights[bad][0]:.10g}."
+            )
         successes = weights * y
-        bad = (np.abs(successes - np.round(successes)) > 1e-3) | (np.abs(weights - np.round(weights)) > 1e-3)
+        bad = np.abs(successes - np.round(successes)) > 1e-3 + 1e-7 * successes  # single precision may have been lost before
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
-            raise ResponseError(
-                f"the response {name!r} times its weights must be a whole number of successes in a whole number of trials; "
-                f"{int(bad.sum())} of {len(y)} rows are not, the first is {y[i]:g} x {weights[i]:g} = {successes[i]:g}."
+            warn(
+                f"the response {name!r} times its weights is not a whole number of successes in {int(bad.sum())} of {len(y)} rows, the first "
+                f"is {y[i]:.10g} x {weights[i]:.10g} = {successes[i]:.10g}. It is fitted as it is; proportions that were rounded are better "
+                "given as counts, cbind(successes, failures).",
+                LmmWarning,
             )
 
 
@@ -161,8 +182,6 @@ def _successes(table: Array, name: str) -> tuple[Array, Array]:
     if (np.abs(counts - np.round(counts)) > 1e-9).any():
         raise ResponseError(f"the response {name!r} must be whole counts of successes and failures.")
     trials = counts.sum(axis=1)
-    if (trials == 0).any():
-        raise ResponseError(
-            f"the response {name!r} has no trials in {int((trials == 0).sum())} of {len(trials)} rows; leave them out with subset=."
-        )
-    return counts[:, 0] / trials, trials
+    if not trials.any():
+        raise ResponseError(f"the response {name!r} has no trials in any row.")
+    return counts[:, 0] / np.maximum(trials, 1.0), trials  # a row without trials has no weight, as in R

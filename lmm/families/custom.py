@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lmm.errors import ArgumentError
+from lmm.errors import ArgumentError, LmmError, ResponseError
 from lmm.families import links
 from lmm.families.base import Array, Family, Weights, ones, weighted_constant
 from lmm.families.links import Four, Link
@@ -118,7 +118,27 @@ class CustomFamily(Family):
         return f"CustomFamily({self.name!r}, link={self.link.name!r})"
 
     def _call(self, orders: tuple[tuple[int, int], ...], y: Array, c: Array, phi: float) -> list[Array]:
-        return _evaluate(self.density, self.mean_support == "positive", self.dispersion, orders, y, c, phi)
+        return self._traced(self.density, "density", orders, y, c, phi)
+
+    def _traced(self, function: Callable[..., Any], name: str, orders: tuple[tuple[int, int], ...], y: Array, c: Array, phi: float) -> Any:
+        """Derivatives of a function of the user's; ArgumentError where it is not one that JAX can differentiate."""
+        import jax
+
+        try:
+            return _evaluate(function, self.mean_support == "positive", self.dispersion, orders, y, c, phi)
+        except (jax.errors.TracerArrayConversionError, jax.errors.TracerBoolConversionError, jax.errors.ConcretizationTypeError) as error:
+            raise ArgumentError(
+                f"CustomFamily {self.name!r}: {name}= must be made of functions of jax.numpy and jax.scipy, without numpy, if and float(): "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        except LmmError:
+            raise
+        except Exception as error:
+            arguments = "(y, mu, phi)" if self.dispersion else "(y, mu)"
+            raise ArgumentError(
+                f"CustomFamily {self.name!r}: {name}= could not be evaluated as a function of {arguments}, arrays of one length"
+                f"{'' if self.dispersion else '; one of (y, mu, phi) needs dispersion=True'}: {type(error).__name__}: {error}"
+            ) from error
 
     @cached_property
     def _clip(self) -> tuple[float, float]:
@@ -145,8 +165,7 @@ class CustomFamily(Family):
         """The variance function as a function of c and rho, with derivatives."""
         if self.variance_function is None:
             raise ArgumentError(f"family {self.name!r} has no variance; give CustomFamily(..., variance=) a function of mu.")
-        log_scale = self.mean_support == "positive"
-        return _evaluate(_ignoring_y(self.variance_function, self.dispersion), log_scale, self.dispersion, orders, c, c, phi)
+        return self._traced(_ignoring_y(self.variance_function, self.dispersion), "variance", orders, c, c, phi)
 
     def _information(self, c: Array, w: Array | float, phi: float) -> tuple[Array | float, Array | float]:
         v, slope = self._variance(((0, 0), (1, 0)), c, phi)
@@ -198,6 +217,28 @@ class CustomFamily(Family):
         if self.sampler is None:
             raise ArgumentError(f"family {self.name!r} cannot simulate; give CustomFamily(..., sampler=) a function of (rng, mu).")
         return np.asarray(self.sampler(rng, mu, phi) if self.dispersion else self.sampler(rng, mu), dtype=float)
+
+    @property
+    def has_variance(self) -> bool:
+        return self.variance_function is not None
+
+    def working_weights(self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0) -> Array:
+        """The expected information where the variance is known, else the observed one, zero where it is negative."""
+        if self.has_variance:
+            return self.expected_weights(eta, weights, phi).weight
+        return np.maximum(-self.derivatives(y, eta, weights, phi).d2, 0.0)
+
+    def check(self, y: Array, weights: Weights, name: str) -> None:
+        """ResponseError where the density of a response is not finite at any of several means."""
+        at = self.initial_mu(y)
+        means = [at, np.full(len(y), np.average(at)), np.roll(at, 1)]
+        values = np.array([self._call(((0, 0),), y, self._coordinate_of(mu), 1.0)[0] for mu in means])
+        bad = ~np.isfinite(values).any(axis=0)
+        if bad.any():
+            raise ResponseError(
+                f"the response {name!r} has no finite log density of family {self.name!r} in {int(bad.sum())} of {len(y)} rows, the first "
+                f"value is {y[bad][0]:g}; such values cannot occur under it."
+            )
 
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:
         y = np.asarray(y, dtype=float)

@@ -57,7 +57,7 @@ def merged(block: B, keys: Sequence[np.ndarray], how: str | None) -> B:
         return taken(block, order)
     out = taken(block, order[starts])
     weights = np.add.reduceat(block.weights[order], starts)
-    y = np.add.reduceat((block.weights * block.y)[order], starts) / weights if how == "sums" else out.y
+    y = np.add.reduceat((block.weights * block.y)[order], starts) / np.where(weights > 0.0, weights, 1.0) if how == "sums" else out.y
     return replace(out, weights=weights, y=y)
 
 

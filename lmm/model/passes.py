@@ -160,7 +160,7 @@ class Linearise:
         eta = block.offset + block.Q @ self.gamma
         with np.errstate(all="ignore"):
             r = self.family.derivatives(block.y, eta, block.weights, self.phi).d1
-            W = self.family.expected_weights(eta, block.weights, self.phi).weight
+            W = self.family.working_weights(block.y, eta, block.weights, self.phi)
             W = np.maximum(W, LEAST * np.mean(W))
         diag, pairs = block.products(W)
         gram = block.Q.T @ (block.Q * W[:, None])

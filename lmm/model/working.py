@@ -79,7 +79,7 @@ def _without_effects(family: Any, rows: Block) -> tuple[np.ndarray, Any]:
     for _ in range(MAX_STEPS):
         with np.errstate(all="ignore"):
             r = family.derivatives(rows.y, eta, rows.weights, phi).d1
-            W = family.expected_weights(eta, rows.weights, phi).weight
+            W = family.working_weights(rows.y, eta, rows.weights, phi)
             right = rows.Q.T @ (W * (eta - rows.offset) + r)
             gram = rows.Q.T @ (rows.Q * W[:, None])
         if not (np.isfinite(gram).all() and np.isfinite(right).all()):

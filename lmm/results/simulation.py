@@ -34,7 +34,7 @@ def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random
     """
     mean = linear_predictor(design, estimate) if use_u else fixed_predictor(design, estimate)
     family = estimate.family
-    scale = estimate.sigma if design.weights is None else estimate.sigma / np.sqrt(design.weights)
+    scale = estimate.sigma if family is not None or design.weights is None else estimate.sigma / np.sqrt(design.weights)
     factors = [np.sqrt(scale2(estimate)) * T.T for T in estimate.factors]
     out = np.empty((design.n, nsim), order="F")
     again = 0

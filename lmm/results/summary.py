@@ -271,6 +271,9 @@ def header_lines(design: Design, estimate: Estimate) -> list[tuple[str, str]]:
     lines = [("Formula", str(design.formula))]
     if estimate.family is not None:
         lines.insert(0, ("Family", family_line(estimate)))
+        levels = getattr(estimate.family, "levels", None)
+        if levels is not None:
+            lines.insert(1, ("Modelled", f"the probability of {levels[1]!r}; {levels[0]!r} is failure"))
     for label, key in (("Weights", "weights"), ("Offset", "offset"), ("Subset", "subset")):
         value = call.get(key)
         if value is not None:
