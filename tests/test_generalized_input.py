@@ -70,7 +70,7 @@ def test_a_response_that_the_family_cannot_have(name: str) -> None:
 
 
 def test_fractional_successes() -> None:
-    with pytest.raises(ResponseError, match="whole number of successes"):
+    with pytest.warns(LmmWarning, match="is not a whole number of successes in .* the first is"):
         fit("proportion ~ x + (1|g)", data().assign(proportion=0.333 * data()["proportion"]), family="binomial", weights="trials")
 
 
@@ -90,7 +90,7 @@ def test_more_successes_than_trials() -> None:
 
 
 def test_no_trials() -> None:
-    with pytest.raises(ResponseError, match="no trials in 90 of 90"):
+    with pytest.raises(ResponseError, match="no trials in any row"):
         fit("cbind(count * 0, trials * 0) ~ x + (1|g)", family="binomial")
 
 

@@ -41,7 +41,8 @@ def laplace_error(problem: GeneralizedProblem, T: np.ndarray, state: Any, observ
         return None
     exact = quadrature(problem.family, problem.rows, T, state.gamma, state.phi, state.laplace, points, observed).objective
     error = (exact - objective) / 2.0
-    if abs(error) < FAR_OFF:
+    rounding = 16.0 * float(np.finfo(float).eps) * abs(state.laplace.mode.sums.kernel)
+    if abs(error) < FAR_OFF + rounding:
         return None
     return (
         f"Laplace's log-likelihood is off by {error:.2f} here ({points}-point quadrature at the same parameters), because levels "

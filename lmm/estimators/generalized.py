@@ -32,6 +32,8 @@ from lmm.model.second_order import correction
 EXPANSION = 0.02
 #: decrement of a mode relative to the square of the decrease that a step promises, and the largest, while a search is under way
 CLOSER, ROUGH = 1e-6, 1e-6
+#: rounding of the sum of log densities, relative to that of the part that depends on the predictor
+ROUNDING = 8.0 * float(np.finfo(float).eps)
 #: numbers in the sums of points that are evaluated together
 AT_ONCE = 20_000_000
 
@@ -67,6 +69,9 @@ class Objective:
         self.source: Source = problem.rows if points > 1 or second_order else problem.source
         self.m = problem.n_theta
         self.grams = problem.grams()
+        # a grid of nodes turns with the factor T, so that the integral is a function of G only where T stays triangular
+        linear = all(s.second(np.ones(s.n_theta)) is None for s in self.structures)
+        self.triangular = points > 1 and linear and any(s.k > 1 for s in self.structures)
         self.u = [np.zeros((size.k, size.J)) for size in problem.plan.terms]
         self.lowest = np.inf
         self.last: Point | None = None
@@ -105,6 +110,9 @@ class Objective:
         return self.in_frame(psi, self._charts(psi))
 
     def _charts(self, psi: np.ndarray) -> Frame:
+        if self.triangular:
+            frame, B = self._own_frame(psi), self.scaling()[: self.m, : self.m]
+            return Frame(frame.T, [np.tensordot(B.T, frame.dT[0], 1)], frame.second)
         own = self.problem.split(psi[: self.m])
         charts = [s.chart(o, gram) for s, o, gram in zip(self.structures, own, self.grams, strict=True)]
         return Frame(*map(list, zip(*charts, strict=True)))
@@ -121,6 +129,8 @@ class Objective:
         """The psi reached by a step in the local coordinates."""
         if self.last is not None and np.array_equal(psi, self.last.theta):
             self.promised = -float(step @ self.last.gradient + 0.5 * step @ self.last.hessian @ step)
+        if self.triangular:
+            return np.concatenate([psi[: self.m] + self.scaling()[: self.m, : self.m] @ step[: self.m], psi[self.m :] + step[self.m :]])
         own, steps = self.problem.split(psi[: self.m]), self.problem.split(step[: self.m])
         moved = [s.move(o, gram, d) for s, o, gram, d in zip(self.structures, own, self.grams, steps, strict=True)]
         return np.concatenate([*moved, psi[self.m :] + step[self.m :]])
@@ -161,7 +171,9 @@ class Objective:
             exact = quadrature(self.family, self.rows, frame.T[0], gamma, phi, at, self.points, self.observed)
             objective, rest = exact.objective, self._turned(np.concatenate([exact.d_gamma, exact.d_rho]))
             d_theta = [np.einsum("ab,iab->i", exact.d_T, frame.dT[0])]
-        point = Point(psi, objective, np.concatenate([*d_theta, rest]), self._model(at, frame), State(at, frame, theta, at.mode.gamma, phi))
+        state = State(at, frame, theta, at.mode.gamma, phi)
+        rounding = ROUNDING * abs(at.mode.sums.kernel)
+        point = Point(psi, objective, np.concatenate([*d_theta, rest]), self._model(at, frame), state, rounding)
         if objective < self.lowest:
             self.remember(point)
         return point

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm import arguments
-from lmm.errors import ArgumentError
+from lmm.errors import ArgumentError, ResponseError
 from lmm.estimators.boundary import is_singular
 from lmm.estimators.checkpoint import Checkpoint
 from lmm.estimators.checks import CONTROL, FLAG, check_settings
@@ -40,6 +40,8 @@ from lmm.model.working import starting_values
 #: places well above zero, the best of those looked at, from which a search that ended at a variance of zero begins again,
 #: and the gain of -2 log-likelihood for which another end is taken
 LOOKS, IMPROVED = 2, 1e-6
+#: dispersion, relative to that without predictors, that is rounding
+EXACT = 1e-12
 #: shares of the variances' first guess to begin from where there it has no likelihood
 SMALLER = (0.3, 0.1, 0.03, 0.0)
 
@@ -108,6 +110,7 @@ class LaplaceLikelihood:
                 outcome = self._again(problem, objective, outcome, callback)
         if outcome.point.payload is None:
             raise ArgumentError("-2 log-likelihood is not finite at the starting values; give others as start=, within the link's range.")
+        refuse_exact(problem, outcome.point.payload.phi)
         estimate = finish(problem, outcome, self, {"optimise": perf_counter() - begin})
         if isinstance(objective, ProbedObjective):
             estimate = with_errors(estimate, objective, outcome.point)
@@ -189,6 +192,20 @@ class LaplaceLikelihood:
         """
         objective = objective_for(problem, self.control, max(self.nagq, 1), self.second_order)
         return objective.covariance(objective.pack(estimate.theta, estimate.beta, estimate.phi))
+
+
+def refuse_exact(problem: GeneralizedProblem, phi: Any) -> None:
+    """ResponseError where the model leaves no dispersion to estimate, so that its likelihood has no bound."""
+    family = problem.family
+    if not family.has_dispersion or family.discrete or problem.source.distant:
+        return
+    rows = problem.rows
+    whole = family.initial_phi(rows.y, np.full(rows.n, np.average(rows.y, weights=rows.weights)), rows.weights)
+    if phi < EXACT * whole:
+        raise ResponseError(
+            "The model explains the response exactly, so that no dispersion is left to estimate and the likelihood has no bound. "
+            "Check for a predictor that is a copy of the response, and for levels that determine it."
+        )
 
 
 def after(first: Outcome, then: Outcome) -> Outcome:

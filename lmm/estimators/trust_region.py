@@ -28,7 +28,8 @@ NEAR = 1.0
 class Point:
     """An evaluated point: objective, gradient (m,), model Hessian (m, m), and whatever came with them.
 
-    Gradient and Hessian refer to the local coordinates of the point, those in which ``move`` takes a step.
+    Gradient and Hessian refer to the local coordinates of the point, those in which ``move`` takes a step. ``rounding`` is what the
+    objective may be off where it is the difference of large sums.
     """
 
     theta: np.ndarray
@@ -36,6 +37,7 @@ class Point:
     gradient: np.ndarray
     hessian: np.ndarray
     payload: Any = None
+    rounding: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def minimize(
         evaluations += 1
         iterations += 1
         actual = point.objective - candidate.objective
-        doubt = noise + 1e-12 * abs(point.objective)
+        doubt = noise + 1e-12 * abs(point.objective) + point.rounding
         ratio = (actual + doubt) / (promised + doubt) if np.isfinite(candidate.objective) else -1.0
         if ratio < 0.25:
             radius = 0.25 * float(np.linalg.norm(step))

@@ -129,7 +129,7 @@ class Binomial(Family):
         bad = np.abs(weights - np.round(weights)) > 1e-3
         if bad.any():
             raise ResponseError(
-                f"the weights of the binomial response {name!r} are numbers of trials and must be whole; {int(bad.sum())} of {len(y)} are "
+                f"each weight of the binomial response {name!r} must be a whole number of trials; {int(bad.sum())} of {len(y)} are "
                 f"not, the first is {weights[bad][0]:.10g}."
             )
         successes = weights * y
@@ -137,9 +137,9 @@ class Binomial(Family):
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
             warn(
-                f"the response {name!r} times its weights is not a whole number of successes in {int(bad.sum())} of {len(y)} rows, the first "
-                f"is {y[i]:.10g} x {weights[i]:.10g} = {successes[i]:.10g}. It is fitted as it is; proportions that were rounded are better "
-                "given as counts, cbind(successes, failures).",
+                f"the response {name!r} times its weights is not a whole number of successes in {int(bad.sum())} of {len(y)} rows, "
+                f"the first is {y[i]:.10g} x {weights[i]:.10g} = {successes[i]:.10g}. It is fitted as it is; proportions that were "
+                "rounded are better given as counts, cbind(successes, failures).",
                 LmmWarning,
             )
 

@@ -64,6 +64,7 @@ def tetragamma_plus_square(a: np.ndarray | float) -> np.ndarray:
     return np.where(large, far, -2.0 * special.zeta(3.0, small) + 1.0 / small**2)
 
 
+@np.errstate(divide="ignore")  # infinite at zero
 def divergence(z: np.ndarray) -> np.ndarray:
     """z - 1 - log z, for z > 0: half the unit deviance of a gamma variable."""
     x = np.asarray(z, dtype=float) - 1.0

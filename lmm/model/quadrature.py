@@ -53,6 +53,7 @@ def grid(points: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     return nodes, log_w + 0.5 * np.sum(nodes**2, axis=0)
 
 
+@np.errstate(all="ignore")  # what is not finite is refused
 def quadrature(family: Any, rows: Rows, T: np.ndarray, gamma: np.ndarray, phi: Any, at: Laplace, points: int, observed: bool) -> Quadrature:
     """J at T (k, k), gamma (p,) and phi, from the Laplace terms ``at`` of the same parameters."""
     code, J = rows.codes[0], rows.plan.terms[0].J

@@ -66,3 +66,73 @@ def test_a_constant_proportion_of_one_half(link: str) -> None:
         warnings.simplefilter("ignore", lmm.SingularFitWarning)
         found = lmm.glmer("cbind(s, f) ~ 1 + (1|g)", data, family=F.Binomial(link=link))
     assert found.llf == pytest.approx(24 * binom.logpmf(5, 10, 0.5), abs=1e-8) and found.theta.iloc[0] == 0.0
+
+
+@pytest.mark.parametrize("family", [F.Gamma(link="log"), F.Gaussian(link="log"), F.InverseGaussian(link="log"), F.Gamma()], ids=str)
+def test_a_response_that_the_model_explains_exactly_is_refused(family: F.Family) -> None:
+    x = np.random.default_rng(1).random(len(G))
+    with pytest.raises(lmm.ResponseError, match="explains the response exactly"):
+        fit(family.mean(1 + x), x, family)
+
+
+@pytest.mark.parametrize("family, size", [("negative_binomial1", 1e6), ("poisson", 1e12)])
+def test_large_counts_converge_within_rounding(family: str, size: float) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.random(len(G))
+    mu = size * np.exp(0.5 * x + 0.3 * rng.normal(size=20)[G])
+    y = rng.poisson(mu) if family == "poisson" else rng.negative_binomial(mu / 20.0, 1.0 / 21.0)
+    found = fit(y, x, family)
+    assert found.convergence.converged and found.fixef()["x"] == pytest.approx(0.5, abs=4 * found.bse["x"] + 1e-5)
+    assert not any("Laplace" in message for message in found.messages)
+
+
+@pytest.mark.parametrize("points", [2, 3, 5])
+def test_quadrature_of_correlated_slopes_converges(points: int) -> None:
+    rng = np.random.default_rng(0)
+    g, x = np.repeat(np.arange(40), 12), rng.normal(size=480)
+    b = rng.normal(size=(40, 2))
+    eta = 0.2 + 0.5 * x + b[g, 0] + 0.5 * (0.5 * b[g, 0] + b[g, 1]) * x
+    data = pd.DataFrame({"y": rng.binomial(1, 1 / (1 + np.exp(-eta))), "x": x, "g": g})
+    found = lmm.glmer("y ~ x + (x|g)", data, family="binomial", nAGQ=points)
+    assert found.convergence.converged and found.convergence.evaluations < 30
+    best, at = -2.0 * found.llf, np.concatenate([found.theta, found.fixef()])
+    for i in range(len(at)):
+        for step in (-1e-3, 1e-3):
+            assert found.objective(at + step * np.eye(len(at))[i]) > best
+
+
+def test_what_is_wrong_with_a_custom_density_is_said() -> None:
+    jnp = pytest.importorskip("jax.numpy")
+    rng = np.random.default_rng(1)
+    x = rng.random(len(G))
+    y = rng.poisson(np.exp(x))
+    for density, message in (
+        (lambda y, mu: y * np.log(mu) - mu, "jax.numpy"),
+        (lambda y, mu, phi: y * jnp.log(mu) - phi * mu, "dispersion=True"),
+    ):
+        with pytest.raises(lmm.ArgumentError, match=message):
+            fit(y, x, F.CustomFamily(density))
+    with pytest.raises(lmm.ResponseError, match="no finite log density .* in 1 of 160 rows, the first value is 1"):
+        shares = np.append(rng.beta(2, 3, size=159), 1.0)
+        fit(shares, x, F.CustomFamily(lambda y, mu: jnp.log(mu) / mu + jnp.log1p(-y), mean="unit"))
+    found = fit(y, x, F.CustomFamily(lambda y, mu: y * jnp.log(mu) - mu))
+    assert found.fixef().to_numpy() == pytest.approx(fit(y, x, "poisson").fixef().to_numpy(), abs=1e-6)
+
+
+def test_a_summary_says_which_level_is_modelled() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.random(len(G))
+    text = str(fit(np.where(rng.random(len(G)) < 0.5, "yes", "no"), x, "binomial").summary())
+    assert "the probability of 'yes'; 'no' is failure" in text
+    with pytest.raises(lmm.ArgumentError, match=r"family=lmm.families.Binomial\(link='probit'\)"):
+        fit(x, x, "binomial(link='probit')")
+
+
+def test_a_start_may_name_its_coefficients() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.random(len(G))
+    y = rng.poisson(np.exp(x))
+    one, other = (fit(y, x, "poisson", start={"theta": [0.1], "beta": beta}) for beta in ({"x": 1.0, "Intercept": 0.5}, [0.5, 1.0]))
+    assert one.llf == other.llf
+    with pytest.raises(lmm.ArgumentError, match="must name the coefficients Intercept, x"):
+        fit(y, x, "poisson", start={"theta": [0.1], "beta": {"x": 1.0}})

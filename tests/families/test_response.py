@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from lmm.design import build_design
-from lmm.errors import ResponseError
+from lmm.errors import LmmWarning, ResponseError
 from lmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, NegativeBinomial1, Poisson
 
 GOOD = [0.0, 1, 1, 0, 1]
@@ -54,7 +56,7 @@ BAD = {
     "all failures in two columns": (Binomial(), np.array([[0, 3], [0, 2]]), "'won' is constant: failure"),
     "negative counts in two columns": (Binomial(), np.array([[1, -3], [0, 2]]), "'won' has negative counts in 1 of 2"),
     "fractions in two columns": (Binomial(), np.array([[1, 2.5], [0, 2]]), "'won' must be whole counts"),
-    "no trials": (Binomial(), np.array([[0, 0], [1, 2]]), "'won' has no trials in 1 of 2 rows.*subset="),
+    "no trials": (Binomial(), np.array([[0, 0], [0, 0]]), "'won' has no trials in any row"),
     "three columns": (Binomial(), np.ones((4, 3)), r"'won' must be one column, but its shape is \(4, 3\)"),
     "infinite in two columns": (Binomial(), np.array([[np.inf, 1], [1, 2]]), "'won' is infinite"),
     "two columns for counts": (Poisson(), np.ones((4, 2)), "cbind.* is for the binomial"),
@@ -87,10 +89,26 @@ def test_proportions_without_weights_are_refused():
         Binomial().check(y, None, "share")
 
 
-@pytest.mark.parametrize("weights", [[3.0, 4.0, 7.0], [4.0, 2.5, 1.0]])
-def test_trials_that_are_not_whole_are_refused(weights):
-    with pytest.raises(ResponseError, match="'share' times its weights must be a whole number.*1 of 3 rows"):
-        Binomial().check(np.array([0.25, 0.0, 1.0]), np.array(weights), "share")
+def test_trials_that_are_not_whole_are_refused():
+    with pytest.raises(ResponseError, match="'share' must be a whole number of trials; 1 of 3 are not, the first is 2.5"):
+        Binomial().check(np.array([0.25, 0.0, 1.0]), np.array([4.0, 2.5, 3.0]), "share")
+
+
+def test_successes_that_are_not_whole_are_told():
+    with pytest.warns(LmmWarning, match=r"'share' times its weights is not a whole number.* 1 of 3 rows, the first is 0.25 x 3 = 0.75"):
+        Binomial().check(np.array([0.25, 0.0, 1.0]), np.array([3.0, 2.0, 3.0]), "share")
+
+
+def test_proportions_in_single_precision_are_whole():
+    k = np.arange(1, 200_000, 997)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Binomial().check((k / 200_000).astype(np.float32).astype(float), np.full(len(k), 200_000.0), "share")
+
+
+def test_rows_without_trials_weigh_nothing():
+    y, trials = Binomial().response(np.array([[0, 0], [1, 2], [2, 0]]), "won")
+    assert y.tolist() == [0.0, 1 / 3, 1.0] and trials.tolist() == [0.0, 3.0, 2.0]
 
 
 def test_equal_proportions_are_not_constant():
