@@ -28,6 +28,7 @@ from lmm.formula.table import Table
 RESERVED = ("_column_", "_operator_")
 #: builtins that stand in an expression without being called, as in ``x.astype(int)``
 TYPES = frozenset(("int", "float", "str", "bool"))
+_LETTER = re.compile("_([0-9a-f]+)_")
 _ALIAS = re.compile(r"(?<!\w)_column_\w*")
 
 
@@ -208,11 +209,11 @@ def aliased(text: str, awkward: Collection[str]) -> str:
 def readable(text: str, awkward: Collection[str]) -> str:
     """The inverse of :func:`aliased`, on the name of a model column or on a message."""
     if awkward and RESERVED[0] in text:
-        names = {alias(name): name for name in awkward}
 
         def name_of(found: re.Match[str]) -> str:
-            name = names.get(found.group())
-            if name is None:
+            letters = found.group().removeprefix(RESERVED[0])
+            name = _LETTER.sub(lambda code: chr(int(code.group(1), 16)), letters)
+            if name not in awkward:
                 return found.group()
             inside = text.count("(", 0, found.start()) > text.count(")", 0, found.start())
             return quote(name) if inside else name

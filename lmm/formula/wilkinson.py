@@ -269,6 +269,16 @@ def _union(terms: Terms) -> int:
     return out
 
 
+def _positions(term: int) -> tuple[int, ...]:
+    """The factors of a term, ascending."""
+    out = []
+    while term:
+        lowest = term & -term
+        out.append(lowest.bit_length() - 1)
+        term ^= lowest
+    return tuple(out)
+
+
 @lru_cache(maxsize=512)
 def right_side(text: str, whole: str, awkward: frozenset[str] = frozenset()) -> RightSide:
     """The terms of ``text``; ``whole`` is the formula that errors repeat.
@@ -288,5 +298,4 @@ def right_side(text: str, whole: str, awkward: frozenset[str] = frozenset()) -> 
         raise FormulaError("the right-hand side is empty; write 1 for an intercept alone.", whole)
     reader = _Reader(text, tokens, awkward, whole)
     terms = reader.level(len(tokens))
-    positions = [tuple(i for i in range(term.bit_length()) if term >> i & 1) for term in terms]
-    return RightSide(tuple(reader.found), tuple(sorted(positions, key=len)), reader.intercept)
+    return RightSide(tuple(reader.found), tuple(sorted(map(_positions, terms), key=len)), reader.intercept)

@@ -116,9 +116,10 @@ def _coded(design: Design) -> set[str]:
         return set()
     kinds: dict[bool, set[str]] = {True: set(), False: set()}
     own = {factor.expr for term in spec.formula for factor in term.factors}
-    for expression, (kind, _) in spec.encoder_state.items():
+    for expression, (kind, state) in spec.encoder_state.items():
         if expression in own:
-            kinds[getattr(kind, "value", kind) == "categorical"] |= _columns(design, expression)
+            condition = all(isinstance(level, bool | np.bool_) for level in state.get("categories", (None,)))  # x > 3 leaves x a number
+            kinds[getattr(kind, "value", kind) == "categorical" and not condition] |= _columns(design, expression)
     return kinds[True] - kinds[False]
 
 

@@ -105,3 +105,10 @@ def test_contrasts_may_be_given(data):
     fit = lmm.lmer("y ~ flag + (1|g)", data, contrasts={"flag": "sum"})
     plain = lmm.lmer("y ~ flag + (1|g)", data)
     assert fit.fixef().iloc[1] == pytest.approx(-plain.fixef().iloc[1] / 2, rel=1e-6)
+
+
+def test_a_condition_leaves_its_column_a_covariate(data):
+    fit = lmm.lmer("y ~ f * (x > 2.5) + (1|g)", data)
+    means = fit.emmeans("f").emmean.astype(float).to_numpy()
+    at_mean = pd.DataFrame({"f": list("abc"), "x": data.x.mean()})
+    np.testing.assert_allclose(means, fit.predict(at_mean, re_form=False), rtol=1e-8)

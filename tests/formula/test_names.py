@@ -188,3 +188,17 @@ def test_an_unknown_function_is_named_with_those_that_are_known(data):
 def test_an_empty_argument_is_refused(data, argument, given):
     with pytest.raises(lmm.ArgumentError, match=argument):
         lmm.lmer("y ~ x + (1|g)", data, **{argument: given})
+
+
+def test_many_odd_names_are_read_in_time_that_grows_with_their_number(data, monkeypatch):
+    from lmm.formula import names
+
+    calls = []
+    monkeypatch.setattr(names, "alias", lambda name: calls.append(name) or alias(name))
+    count = 300
+    table = data.assign(**{f"odd {i}": data.x + np.sin(i * data.x) for i in range(count)})
+    awkward = frozenset(f"odd {i}" for i in range(count))
+    text = " + ".join(quote(name) for name in table if name in awkward)
+    code = names.aliased(text, awkward)
+    assert names.readable(code, awkward) == text.replace("`", "")
+    assert len(calls) == count
