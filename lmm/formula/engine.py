@@ -372,6 +372,11 @@ class Evaluator:
         state = {call: dict(known) for call, known in self.state.items()}
         return Evaluator(columns, self._frame.context, self._frame.coding, state, self.awkward)
 
+    def known(self, text: str) -> Any:
+        """Value of an expression, as it was where a model matrix has been made of it."""
+        made = self._frame.factor_cache.get(text)
+        return as_factor(self.expression(text)) if made is None else made.values
+
     def expression(self, text: str) -> Any:
         """Value of an expression; a plain column is returned as it is."""
         columns = self._frame.data

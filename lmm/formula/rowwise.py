@@ -35,13 +35,13 @@ def across(texts: Iterable[str], evaluator: Evaluator) -> frozenset[str]:
             continue
         names = {name for name, _, _ in names_in(text)} | {name.split(".", 1)[0] for name, _, _ in names_in(text)}
         used = Columns({name: series for name, series in evaluator.columns.items() if name in names}, evaluator.columns.n)
-        if used and not rowwise(used, partial(_on, evaluator, text)):
+        if used and not rowwise(evaluator.known(text), used, partial(_on, evaluator, text)):
             out.add(text)
     return frozenset(out)
 
 
 def _on(evaluator: Evaluator, text: str, columns: Columns) -> Any:
-    return evaluator.on(columns).expression(text)
+    return evaluator.on(columns).known(text)
 
 
 def known_rowwise(text: str, scope: Mapping[str, Any]) -> bool:
@@ -65,9 +65,8 @@ def known_rowwise(text: str, scope: Mapping[str, Any]) -> bool:
     return True
 
 
-def rowwise(columns: Columns, evaluate: Callable[[Columns], Any]) -> bool:
-    """Whether ``evaluate`` gives the same in some rows of ``columns`` as in all of them."""
-    whole = evaluate(columns)
+def rowwise(whole: Any, columns: Columns, evaluate: Callable[[Columns], Any]) -> bool:
+    """Whether ``evaluate`` gives the same in some rows of ``columns`` as it gave in all of them."""
     for rows in _parts(columns):
         try:
             part = evaluate(columns.taken(rows))

@@ -81,7 +81,7 @@ class Rowwise(Parameters):
         type : "response", means, or "link", linear predictors; the same for a linear model. Of an ordinal one "response" or
             "prob", a column of probabilities per category; "cumulative", those of a category or a lower one; "class", the
             most probable category.
-        allow_new_levels : predict levels that the fit never saw with a random effect of zero.
+        allow_new_levels : predict levels that the fit never saw, and missing ones, with a random effect of zero, as lme4 does.
         se_fit : add ``se``, the standard error of the predictor given theta. It covers the fixed effects
             and the random effects used, a new level's whole variance included. Of a generalized model that of the
             working linear model at the modes, or from :meth:`vcov` with re_form=False; times dmu/deta for "response".
