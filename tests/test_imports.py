@@ -19,6 +19,7 @@ ALLOWED = {
     "later": set(),
     "arguments": set(),
     "atomic": set(),
+    "memory": set(),
     "datasets": set(),
     "covariance": set(),
     "linalg": {"covariance"},
@@ -45,7 +46,7 @@ OPTIONAL = {"jax", "jaxlib", "matplotlib", "polars", "pyarrow", "IPython", "tqdm
 OPTIONAL |= {"blackjax", "optax", "arviz_base", "arviz_stats", "marginaleffects", "maketables", "duckdb"}
 OPTIONAL |= {"dask", "cloudpickle", "pyspark", "py4j"}
 # what any room may import: these stand on nothing
-BASE = {"errors", "later", "arguments", "atomic"}
+BASE = {"errors", "later", "arguments", "atomic", "memory"}
 JAX_FREE = {"errors", "datasets", "formula", "design", "covariance", "results", "cli"}
 SLOW_SCIPY = {"scipy.stats", "scipy.optimize"}
 

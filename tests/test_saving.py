@@ -205,6 +205,9 @@ def test_fits_of_files_read_in_chunks(kind: str, tmp_path: Path) -> None:
     assert read.update(". ~ . + w").nobs == fit.nobs
     assert read.write_predictions(tmp_path / "fitted.parquet") == fit.nobs
     assert str(pickle.loads(pickle.dumps(fit)).summary()) == str(fit.summary())
+    data().iloc[1:].to_parquet(path)
+    with pytest.raises(lmm.DataError, match="has changed since the fit"):
+        again(fit, tmp_path).update(". ~ . + w")
 
 
 def test_batches_and_bootstraps(tmp_path: Path) -> None:
@@ -234,7 +237,7 @@ def test_functions_of_ones_own_are_named_and_given_again(tmp_path: Path) -> None
         read.predict(new_rows())
     given = lmm.load(tmp_path / "fit.lmm", functions={"square": square})
     pd.testing.assert_series_equal(given.predict(new_rows()), fit.predict(new_rows()))
-    with pytest.raises(ArgumentError, match="functions=.* must be a dict"):
+    with pytest.raises(ArgumentError, match="functions=.* must be a mapping of names"):
         lmm.load(tmp_path / "fit.lmm", functions=[square])
 
 

@@ -13,6 +13,7 @@ p = (1 + #{T_s >= T}) / (S + 1), a Monte Carlo test (Besag & Clifford, 1989, Bio
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -32,20 +33,28 @@ class MonteCarlo(NamedTuple):
 NOT_MEANT = MonteCarlo(float("nan"), float("nan"), float("nan"))
 
 
+def _blocks(n: int, S: int) -> Iterator[slice]:
+    """Blocks of rows of arrays (n, S), small enough for temporaries of their size."""
+    step = max(1, BATCH // S)
+    for first in range(0, n, step):
+        yield slice(first, min(first + step, n))
+
+
 def randomised_ranks(y: np.ndarray, simulations: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """u (n,) of responses y (n,) among simulations (n, S)."""
-    below = np.sum(simulations < y[:, None], axis=1)
-    ties = np.sum(simulations == y[:, None], axis=1)
+    below, ties = np.empty(len(y)), np.empty(len(y))
+    for rows in _blocks(*simulations.shape):
+        below[rows] = np.sum(simulations[rows] < y[rows, None], axis=1)
+        ties[rows] = np.sum(simulations[rows] == y[rows, None], axis=1)
     return np.asarray((below + rng.random(len(y)) * (ties + 1)) / (simulations.shape[1] + 1))
 
 
 def simulated_ranks(simulations: np.ndarray, discrete: bool, rng: np.random.Generator) -> np.ndarray:
     """(n, S): the residuals that each simulated response would have among all of them."""
     n, S = simulations.shape
-    out = np.empty((n, S))
-    step = max(1, BATCH // S)
-    for first in range(0, n, step):
-        block = simulations[first : first + step]
+    out = np.empty((n, S), order="F")
+    for rows in _blocks(n, S):
+        block = simulations[rows]
         if discrete:  # a stable sort of shuffled columns breaks ties at random
             shuffled = rng.permuted(np.tile(np.arange(S), (len(block), 1)), axis=1)
             order = np.take_along_axis(shuffled, np.argsort(np.take_along_axis(block, shuffled, 1), axis=1, kind="stable"), 1)
@@ -53,7 +62,7 @@ def simulated_ranks(simulations: np.ndarray, discrete: bool, rng: np.random.Gene
             order = np.argsort(block, axis=1)
         ranks = np.empty(block.shape, dtype=np.intp)
         np.put_along_axis(ranks, order, np.broadcast_to(np.arange(S), block.shape), 1)
-        out[first : first + step] = (ranks + rng.random(block.shape)) / S
+        out[rows] = (ranks + rng.random(block.shape)) / S
     return out
 
 
@@ -75,42 +84,58 @@ def uniformity(u: np.ndarray, simulated: np.ndarray) -> MonteCarlo:
 def _distance(u: np.ndarray) -> np.ndarray:
     """Per column of (n, r)."""
     n = len(u)
-    ordered = np.sort(u, axis=0)
-    places = np.arange(n)[:, None]
-    return np.asarray(np.maximum((places + 1) / n - ordered, ordered - places / n).max(axis=0))
+    places = np.arange(n)
+    out = np.empty(u.shape[1])
+    for column in range(u.shape[1]):
+        ordered = np.sort(u[:, column])
+        out[column] = np.maximum((places + 1) / n - ordered, ordered - places / n).max()
+    return out
 
 
 def dispersion(y: np.ndarray, simulations: np.ndarray) -> MonteCarlo:
     """Mean square of the rows' distances to the mean of the simulations, in units of their variances; 1 is expected."""
-    S = simulations.shape[1]
-    mean, variance = simulations.mean(axis=1), simulations.var(axis=1, ddof=1)
-    use = variance > 0.0
-    if not use.any():
+    n, S = simulations.shape
+    plain, own, others, count = 0.0, 0.0, np.zeros(S), 0
+    for rows in _blocks(n, S):
+        block, observed = simulations[rows], y[rows]
+        mean, variance = block.mean(axis=1), block.var(axis=1, ddof=1)
+        use = variance > 0.0
+        if not use.any():
+            continue
+        block, observed, mean, variance = block[use], observed[use], mean[use], variance[use]
+        plain += float(np.sum((observed - mean) ** 2 / variance))
+        # for the p-value the data are one of S + 1, so that all are treated alike
+        total = mean + (observed - mean) / (S + 1)
+        squares = (block - total[:, None]) ** 2
+        spread = np.sum(squares, axis=1) + (observed - total) ** 2
+        own += float(np.sum((observed - total) ** 2 / spread))
+        others += (1.0 / spread) @ squares
+        count += len(block)
+    if not count:
         return NOT_MEANT
-    plain = float(np.mean((y - mean)[use] ** 2 / variance[use])) * S / (S + 1)  # y is none of the S that the mean is of
-    # for the p-value the data are one of S + 1, so that all are treated alike
-    total = mean + (y - mean) / (S + 1)
-    spread = np.sum((simulations - total[:, None]) ** 2, axis=1) + (y - total) ** 2
-    own = float(np.mean((y - total)[use] ** 2 / spread[use]))
-    others = np.mean((simulations - total[:, None])[use] ** 2 / spread[use, None], axis=0)
-    return MonteCarlo(plain, 1.0, monte_carlo(own, others, two_sided=True).p_value)
+    value = plain / count * S / (S + 1)  # y is none of the S that the mean is of
+    return MonteCarlo(value, 1.0, monte_carlo(own / count, others / count, two_sided=True).p_value)
 
 
 def outliers(y: np.ndarray, simulations: np.ndarray) -> MonteCarlo:
     """Rows in which the response lies beyond all simulations."""
-    S = simulations.shape[1]
+    n, S = simulations.shape
     counts = np.zeros(S + 1)
-    for values in (np.column_stack([y, simulations]), -np.column_stack([y, simulations])):
-        first = np.argmin(values, axis=1)
-        lowest = values[np.arange(len(y)), first]
-        alone = np.sum(values == lowest[:, None], axis=1) == 1
-        counts += np.bincount(first[alone], minlength=S + 1)
+    for rows in _blocks(n, S):
+        both = np.column_stack([y[rows], simulations[rows]])
+        for values in (both, -both):
+            first = np.argmin(values, axis=1)
+            lowest = values[np.arange(len(values)), first]
+            alone = np.sum(values == lowest[:, None], axis=1) == 1
+            counts += np.bincount(first[alone], minlength=S + 1)
     return monte_carlo(counts[0], counts[1:], two_sided=False)
 
 
 def zeros(y: np.ndarray, simulations: np.ndarray) -> MonteCarlo:
     """Number of zeros over its mean in the simulations."""
-    simulated = np.sum(simulations == 0.0, axis=0).astype(float)
+    simulated = np.zeros(simulations.shape[1])
+    for rows in _blocks(*simulations.shape):
+        simulated += np.sum(simulations[rows] == 0.0, axis=0)
     expected = float(simulated.mean())
     if expected == 0.0:
         return NOT_MEANT if not np.any(y == 0.0) else MonteCarlo(float("inf"), 1.0, 1.0 / (1 + simulations.shape[1]))
@@ -124,8 +149,14 @@ def spread(u: np.ndarray, simulated: np.ndarray, fitted: np.ndarray) -> MonteCar
         return NOT_MEANT
 
     def correlation(values: np.ndarray) -> np.ndarray:
-        away = np.abs(values - 0.5)
-        away = away - away.mean(axis=0)
-        return np.asarray(rank @ away / np.sqrt((rank @ rank) * np.sum(away * away, axis=0)))
+        size = values.shape[1]
+        sums, squares, products = np.zeros(size), np.zeros(size), np.zeros(size)
+        for rows in _blocks(len(values), size):
+            away = np.abs(values[rows] - 0.5) - 0.25
+            sums += away.sum(axis=0)
+            squares += np.sum(away * away, axis=0)
+            products += rank[rows] @ away  # the ranks sum to zero
+        return np.asarray(products / np.sqrt((rank @ rank) * (squares - sums**2 / len(values))))
 
-    return monte_carlo(float(correlation(u)), correlation(simulated), two_sided=True)
+    own = correlation(u[:, None])
+    return monte_carlo(float(own[0]), correlation(simulated), two_sided=True)

@@ -218,8 +218,10 @@ class Reader:
     def _make_partial(self, name: str, given: Any, named: Any) -> Any:
         return functools.partial(self.calls[name], *self._all(given), **{str(k): self.value(v) for k, v in named.items()})
 
-    def _make_origin(self, data: Any, text: str) -> Origin:
-        return Origin(_source_of(self.value(data)), None, str(text))
+    def _make_origin(self, data: Any, text: str, marks: Any) -> Origin:
+        made = Origin(_source_of(self.value(data)), None, str(text))
+        made.marks = dict(self.value(marks))
+        return made
 
     def _make_arrow_type(self, raw: Any) -> Any:
         import pyarrow as pa

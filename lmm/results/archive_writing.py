@@ -214,7 +214,7 @@ class Writer:
             data = value.data
             whole = isinstance(data, str | pathlib.PurePath) or type(data).__name__ == "Source"
             whole = whole or (isinstance(data, list | tuple) and all(isinstance(one, str | pathlib.PurePath) for one in data))
-            return ["origin", self._source(data, where) if whole else None, value.text]
+            return ["origin", self._source(data, where) if whole else None, value.text, self.value(dict(value.marks), where)]
         if type(value).__module__ == "pyarrow.lib":
             return self._arrow(value, where)
         return None

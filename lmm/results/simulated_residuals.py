@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lmm.arguments import checked_methods
+from lmm.arguments import checked_methods, whole
 from lmm.arguments import generator as random_generator
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.inference import quantile_residuals as quantiles
+from lmm.memory import require
 from lmm.model.records import Estimate
 from lmm.results import generalized, ordinal, rows
 from lmm.results.numberformat import format_column, p_value_column
@@ -148,17 +149,20 @@ def simulated_residuals(
     design: Design, estimate: Estimate, eta: np.ndarray, nsim: int, rng: None | int | np.random.Generator, conditional: bool
 ) -> SimulatedResiduals:
     """See :meth:`lmm.Fit.simulated_residuals`; ``eta`` the linear predictor given the random effects."""
-    if isinstance(nsim, bool) or not isinstance(nsim, int | np.integer) or nsim < FEWEST:
-        raise ArgumentError(f"simulated_residuals: nsim={nsim!r} must be a whole number, {FEWEST} or more.")
+    nsim = whole(nsim, "simulated_residuals: nsim", least=FEWEST)
+    # the simulations, and where they are tested their ranks
+    require(2.2 * 8.0 * design.n * nsim, f"simulated_residuals: {nsim} simulations of {design.n:,} rows", "take fewer, nsim=")
     generator = random_generator(rng)
     family = estimate.family
-    simulations = simulate_array(design, estimate, int(nsim), generator, bool(conditional))
+    simulations = simulate_array(design, estimate, nsim, generator, bool(conditional))
     y = np.asarray(design.y, dtype=float)
     discrete = family is not None and bool(family.discrete or ordinal.is_ordinal(family))
     counts = discrete and not ordinal.is_ordinal(family)
     if counts:
         trials = design.weights if family.name == "binomial" and design.weights is not None else np.ones(design.n)
-        y, simulations = np.round(y * trials), np.round(simulations * trials[:, None])
+        y = np.round(y * trials)
+        for column in simulations.T:
+            np.round(column * trials, out=column)
         counts = family.name != "binomial" or bool(np.any(trials > 1.0))
     u = quantiles.randomised_ranks(y, simulations, generator)
     predictor = eta if conditional else rows.fixed_predictor(design, estimate)

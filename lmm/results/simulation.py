@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 
 from lmm.arguments import generator as random_generator
+from lmm.arguments import whole
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, LmmWarning, warn
+from lmm.memory import require
 from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
 from lmm.results import ordinal
@@ -92,9 +94,9 @@ def _within_range(
 
 def simulate(design: Design, estimate: Estimate, nsim: int, rng: None | int | np.random.Generator, use_u: bool) -> pd.DataFrame:
     """Simulated responses on the user's index, columns ``sim_1, ...``. See :meth:`lmm.Fit.simulate`."""
-    if isinstance(nsim, bool) or not isinstance(nsim, (int, np.integer)) or nsim < 1:
-        raise ArgumentError(f"simulate: nsim={nsim!r} must be a positive whole number.")
-    draws = simulate_array(design, estimate, int(nsim), random_generator(rng), use_u)
+    nsim = whole(nsim, "simulate: nsim", least=1)
+    require(8.0 * design.n * nsim, f"simulate: {nsim:,} columns of {design.n:,} rows", "take fewer, nsim=, one set after another")
+    draws = simulate_array(design, estimate, nsim, random_generator(rng), use_u)
     values, index = align(design, draws)
     names = [f"sim_{i + 1}" for i in range(nsim)]
     if ordinal.is_ordinal(estimate.family):
