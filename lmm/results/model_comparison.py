@@ -16,6 +16,7 @@ from lmm.arguments import caller, checked
 from lmm.design.rank import independent_columns
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, ComparisonWarning, warn
+from lmm.estimators.registry import control_of
 from lmm.inference.likelihood_ratio import chi_squared_p
 from lmm.results.fit import Fit
 from lmm.results.neighbours import by_maximum_likelihood, check_likelihood
@@ -132,6 +133,12 @@ def _check_same(fits: Sequence[Fit], names: Sequence[str]) -> None:
         if (first.estimate.nagq, first.estimate.method == "laplace2") != (fit.estimate.nagq, fit.estimate.method == "laplace2"):
             raise ArgumentError(
                 f"{pair} approximate the likelihood differently, by nAGQ={_points(first)} and nAGQ={_points(fit)}; fit both with the same."
+            )
+        one, other = (control_of(f.estimator).curvature for f in (first, fit))
+        if fit.family is not None and one != other and not fit.family.is_canonical:
+            raise ArgumentError(
+                f"{pair} approximate the likelihood differently, with control=lmm.Control(curvature={one!r}) and {other!r}; "
+                "fit both with the same."
             )
 
 
