@@ -39,7 +39,8 @@ class Interchange(Criticism):
         """Estimated marginal means of the fixed effects, or contrasts between them, as R's emmeans has them.
 
         A mean is an average of predictions without random effects over the combinations of the levels of all other factors,
-        covariates at their means; a covariate of no more than two values counts as a factor.
+        covariates at their means; a covariate of no more than two values counts as a factor. A factor that is nested in another, in
+        the data or as ``a/b`` in the formula, has a mean per level of that one, and averages are over the combinations that can be.
 
         Parameters
         ----------
@@ -50,7 +51,8 @@ class Interchange(Criticism):
         ddf : "kenward_roger", "satterthwaite", or None for normal tests. "auto" is the first for REML fits of up to 3000 rows, the
             second for other linear models, None for the rest; ``attrs["ddf"]`` says which it was.
         type : "link", the scale of the linear predictor; "response" for means through the inverse link, and for contrasts under a log
-            link ratios, under a logit link odds ratios.
+            link ratios, under a logit link odds ratios. Of a linear model of ``log(y)``, ``log10(y)``, ``log(y + 1)``, ``sqrt(y)`` ...
+            "response" carries back to y; the notes say so, or that it is not done.
         contrast : "pairwise", "revpairwise", "trt.vs.ctrl" (the first is the control), "consec", "eff", "poly", or a mapping of names
             to coefficients.
         adjust : "tukey", "dunnett", "holm", "bonferroni", "sidak", "fdr" or "none"; by default "tukey" for all pairs, "dunnett"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from lmm.results.fixed import kept_positions
 from lmm.results.predictors import interactions, variables
 from lmm.results.reference_grid import Grid, Linear, averages, reference_grid
 from lmm.results.render import html_lines
+from lmm.results.transformed import Transformed, transformed
 
 TYPES = ("link", "response")
 AUTO = "auto"
@@ -125,6 +126,7 @@ def tabulate(design: Design, estimate: Estimate, degrees: Degrees, at: Mapping[s
             "emmeans: an ordinal model has marginal means of its linear predictor, type='link'; predict() has probabilities."
         )
     grid = reference_grid(design, at)
+    ask = _with_outer(grid, ask)
     means = averages(grid, [*ask.specs, *ask.by], ask.weights)
     return _table(design, estimate, degrees, grid, means, ask, "emmean")
 
@@ -143,9 +145,17 @@ def trends(design: Design, estimate: Estimate, degrees: Degrees, var: str, at: M
     at = {**({} if at and var in at else {var: [float(values.mean())]}), **(at or {})}
     upper, lower = (reference_grid(design, at, (var, sign * half)) for sign in (1.0, -1.0))
     none = np.zeros(len(upper.L))
-    grid = Grid(upper.levels, upper.codes, (upper.L - lower.L) / (2.0 * half), none, upper.frequency, none)
+    grid = Grid(upper.levels, upper.codes, (upper.L - lower.L) / (2.0 * half), none, upper.frequency, none, upper.nests)
+    ask = _with_outer(grid, ask)
     means = averages(grid, [*ask.specs, *ask.by], ask.weights)
     return _table(design, estimate, degrees, grid, means, ask, f"{var}_trend")
+
+
+def _with_outer(grid: Grid, ask: Request) -> Request:
+    """A nested factor has a mean per level of what it is nested in, as in R's emmeans."""
+    named = (*ask.specs, *ask.by)
+    outer = tuple(dict.fromkeys(other for name in named for other in grid.nests.get(name, ()) if other not in named))
+    return replace(ask, specs=(*ask.specs, *outer))
 
 
 def _table(design: Design, estimate: Estimate, degrees: Degrees, grid: Grid, means: Linear, ask: Request, name: str) -> MarginalMeans:
@@ -162,7 +172,7 @@ def _table(design: Design, estimate: Estimate, degrees: Degrees, grid: Grid, mea
     if known is not None and known.message:
         notes.append(known.message)
     lost = bool(columns["estimate"].isna().any())
-    columns, said = _scaled(estimate, columns, ask, name)
+    columns, said = _scaled(estimate, transformed(design.response) if estimate.family is None else None, columns, ask, name)
     notes += said
     if known is not None:
         notes.append(f"degrees of freedom: {TITLES[known.method] if known.method else 'infinite (normal tests and intervals)'}")
@@ -187,10 +197,11 @@ def chosen_method(design: Design, estimate: Estimate, ddf: str | None) -> str | 
 def _averaged(design: Design, grid: Grid, means: Linear, ask: Request) -> list[str]:
     """What the means are averages over, and a warning where they hide an interaction."""
     over = [name for name, values in grid.levels.items() if name not in means.table and len(values) > 1]
+    nested = [f"{name} is nested in {' and '.join(outer)}" for name, outer in grid.nests.items()]
     if not over:
-        return []
+        return nested
     hidden = [term for term in interactions(design) if term & set(over) and term & {*ask.specs, *ask.by}]
-    said = [f"averaged over {', '.join(over)}, weights {ask.weights}"]
+    said = [*nested, f"averaged over {', '.join(over)}, weights {ask.weights}"]
     if hidden:
         with_them = [name for name in over if any(name in term for term in hidden)]
         said.append(f"{', '.join(with_them)}: part of an interaction, so that no level need have differences like these averages'")
@@ -261,11 +272,15 @@ def _posterior(estimate: Estimate, L: np.ndarray, offset: np.ndarray, ok: np.nda
     return pd.DataFrame({name: np.where(ok, column, np.nan) for name, column in columns.items()})
 
 
-def _scaled(estimate: Estimate, columns: pd.DataFrame, ask: Request, name: str) -> tuple[pd.DataFrame, list[str]]:
+def _scaled(
+    estimate: Estimate, response: Transformed | None, columns: pd.DataFrame, ask: Request, name: str
+) -> tuple[pd.DataFrame, list[str]]:
     """The columns on the scale asked for and under their names."""
     means = name == "emmean"
     if means:  # that a mean is zero is seldom a question
         columns = columns.drop(columns=["statistic", "p_value"], errors="ignore")
+    if response is not None:
+        return _transformed_back(response, columns, ask, name)
     if estimate.family is None or ask.type == "link":
         scale = [] if estimate.family is None else [f"on the scale of the linear predictor ({estimate.family.link.name} link)"]
         return columns.rename(columns={"estimate": name}), scale
@@ -282,4 +297,22 @@ def _scaled(estimate: Estimate, columns: pd.DataFrame, ask: Request, name: str) 
     ends = np.sort(np.column_stack([turn(columns["lower"].to_numpy()), turn(columns["upper"].to_numpy())]), axis=1)
     out = columns.assign(estimate=turn(eta), std_error=columns["std_error"] * slope, lower=ends[:, 0], upper=ends[:, 1])
     said = "limits carried over from the scale of the linear predictor" + ("" if means else ", and so are tests, of a ratio of 1")
+    return out.rename(columns={"estimate": name}), [said]
+
+
+def _transformed_back(response: Transformed, columns: pd.DataFrame, ask: Request, name: str) -> tuple[pd.DataFrame, list[str]]:
+    """Means of a transformed response carried back, differences of logarithms as ratios; as they are where that has no meaning."""
+    means, scale = name == "emmean", f"on the scale of {response.text}"
+    if ask.type == "link" or response.inverse is None or not (means or (name == "estimate" and response.base)):
+        why = "" if ask.type == "link" else ", which is not carried back" if means or response.inverse is None else ""
+        return columns.rename(columns={"estimate": name}), [scale + why]
+    x = columns["estimate"].to_numpy()
+    if means:
+        turn, slope, name = response.inverse, np.abs(response.slope(x)), "response"
+    else:
+        log = np.log(response.base)
+        turn, slope, name = (lambda v: np.exp(log * v)), log * np.exp(log * x), "ratio"
+    lower, upper = (turn(columns[end].to_numpy()) for end in ("lower", "upper"))
+    out = columns.assign(estimate=turn(x), std_error=columns["std_error"] * slope, lower=lower, upper=upper)
+    said = f"carried back from the scale of {response.text}, limits too" + ("" if means else "; tests are of a ratio of 1")
     return out.rename(columns={"estimate": name}), [said]

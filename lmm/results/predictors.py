@@ -109,6 +109,21 @@ def interactions(design: Design) -> list[set[str]]:
     return [set().union(*(_columns(design, f.expr) for f in term.factors)) for term in spec.formula if len(term.factors) > 1]
 
 
+def formula_nests(design: Design) -> dict[str, set[str]]:
+    """Columns that the formula nests in others, as ``a/b`` = ``a + a:b`` does b: every term with b has a, and a stands without b."""
+    spec = design.frame.specs.get(design.formula.fixed)
+    if spec is None:
+        return {}
+    terms = [set().union(*(_columns(design, f.expr) for f in term.factors)) for term in spec.formula if term.factors]
+    out = {}
+    for name in set().union(*terms):
+        outer = set.intersection(*(term for term in terms if name in term)) - {name}
+        outer = {other for other in outer if any(other in term and name not in term for term in terms)}
+        if outer:
+            out[name] = outer
+    return out
+
+
 def _coded(design: Design) -> set[str]:
     """Columns that enter the fixed part through categories alone."""
     spec = design.frame.specs.get(design.formula.fixed)

@@ -21,7 +21,7 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.formula.levels import matched
 from lmm.results.marginal_effects import new_offset
-from lmm.results.predictors import Variable, columns_in, variables
+from lmm.results.predictors import Variable, columns_in, formula_nests, variables
 from lmm.stream.absent import ABSENT
 
 #: covariates with so many values are taken at each of them
@@ -42,6 +42,7 @@ class Grid:
     offset : (m,).
     frequency : (m,) rows of the data in each cell of the categorical variables.
     constant : (m,) one for a row, zero for the difference of two.
+    nests : factors that are nested in others, by name: by the data, each level of it with one of theirs, or as ``a/b`` in the formula.
     """
 
     levels: dict[str, list[Any]]
@@ -50,6 +51,16 @@ class Grid:
     offset: np.ndarray
     frequency: np.ndarray
     constant: np.ndarray
+    nests: dict[str, tuple[str, ...]]
+
+    @property
+    def possible(self) -> np.ndarray:
+        """(m,) bool, rows whose nested factors have a level that is one of the level they are nested in."""
+        out, order = np.ones(len(self.codes), dtype=bool), list(self.levels)
+        for name, outer in self.nests.items():
+            cell, count = _ravel(self, [order.index(v) for v in (name, *outer)])
+            out &= (np.bincount(cell, self.frequency, count) > 0.0)[cell]
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +105,32 @@ def reference_grid(design: Design, at: Mapping[str, Any] | None, shift: tuple[st
     if shift is not None:
         table[shift[0]] = table[shift[0]] + shift[1]
     X, frequency = design.frame.new_X(table), _frequency(design, found, levels, codes)
-    return Grid(levels, codes, X, _offset(design, table, at), frequency, np.ones(m))
+    factors = [v.name for v in found if v.categorical]
+    return Grid(levels, codes, X, _offset(design, table, at), frequency, np.ones(m), _nests(design, factors, levels, codes, frequency))
+
+
+def _nests(
+    design: Design, factors: Sequence[str], levels: Mapping[str, list[Any]], codes: np.ndarray, frequency: np.ndarray
+) -> dict[str, tuple[str, ...]]:
+    """Per nested factor those that it is nested in."""
+    if design.streamed:
+        return {}
+    written = formula_nests(design)
+    several = [name for name in factors if len(levels[name]) > 1]
+    order = list(levels)
+    out: dict[str, tuple[str, ...]] = {}
+    for name in several:
+        outer = []
+        for other in several:
+            if other == name or name in out.get(other, ()):
+                continue
+            table = np.zeros((len(levels[name]), len(levels[other])))
+            np.add.at(table, (codes[:, order.index(name)], codes[:, order.index(other)]), frequency)
+            if ((table > 0.0).sum(axis=1) <= 1).all() or other in written.get(name, ()):
+                outer.append(other)
+        if outer:
+            out[name] = tuple(outer)
+    return out
 
 
 def averages(grid: Grid, names: Sequence[str], weights: str) -> Linear:
@@ -116,20 +152,24 @@ def averages(grid: Grid, names: Sequence[str], weights: str) -> Linear:
     rest = [i for i in range(len(order)) if i not in own]
     cell, r = _ravel(grid, own)
     other, s = _ravel(grid, rest)
-    w = np.ones(len(cell))
+    w, possible = np.ones(len(cell)), grid.possible
     if weights == "proportional":
         w = np.bincount(other, grid.frequency, s)[other]
     elif weights == "cells":
         w = grid.frequency
+    w = np.where(possible, w, 0.0)
     total = np.bincount(cell, w, r)
     with np.errstate(invalid="ignore", divide="ignore"):
-        w = w / total[cell]
+        w = np.where(possible, w / total[cell], 0.0)
     A = np.zeros((r, len(cell)))
     A[cell, np.arange(len(cell))] = w
     shape = [len(grid.levels[name]) for name in names]
     places = np.unravel_index(np.arange(r), shape, order="F") if names else ()
     table = pd.DataFrame({name: _labels(grid.levels[name], at) for name, at in zip(names, places, strict=True)}, index=pd.RangeIndex(r))
-    return Linear(table, A @ grid.L, A @ grid.offset, A @ grid.constant)
+    exist = np.bincount(cell, possible, r) > 0.0
+    table, A = table[exist].reset_index(drop=True), A[exist]
+    L = np.where(possible[:, None], grid.L, 0.0)
+    return Linear(table, A @ L, A @ grid.offset, A @ grid.constant)
 
 
 def _levels(variable: Variable) -> list[Any]:
