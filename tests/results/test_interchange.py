@@ -28,7 +28,10 @@ MODELS = {
     "transformed": ("y ~ a + poly(x, 2) + log(e) + (1 | g)", {}),
     "weighted": ("y ~ a * b + x + (1 | g)", {"weights": "w"}),
     "binomial": ("cbind(s, k - s) ~ a * b + x + (1 | g)", {"family": "binomial"}),
-    "probit": ("cbind(s, k - s) ~ a + x + z + (1 | g)", {"family": lmm.families.Binomial("probit"), "control": lmm.Control(curvature="expected")}),
+    "probit": (
+        "cbind(s, k - s) ~ a + x + z + (1 | g)",
+        {"family": lmm.families.Binomial("probit"), "control": lmm.Control(curvature="expected")},  # lme4's approximation
+    ),
     "poisson": ("count ~ a + x + offset(log(e)) + (1 | g)", {"family": "poisson"}),
     "ordinal": ("rating ~ a + x + (1 | g)", {"family": lmm.families.Ordinal()}),
 }
