@@ -71,7 +71,8 @@ class VariationalBayes:
     sigma : residual standard deviation of a linear model: "estimate" maximises the bound over it, "posterior" gives it a prior and a
         place in the approximation, a number fixes it.
     priors : mapping of names to priors, see :mod:`lmm.priors`; what is not named has its default.
-    transform : of the standard deviations, "softplus" or "log": their approximation is normal on that scale.
+    transform : of the standard deviations, "softplus" (of a standard deviation over the scale of its prior, so that the
+        approximation does not depend on units) or "log": their approximation is normal on that scale.
     optimizer : "auto" (L-BFGS, Adam on minibatches), "lbfgs", "adam", or a gradient transformation of optax.
     learning_rate : of Adam.
     batch_size : rows per step of a generalized model; None for all. A linear model is held by its sums and needs none.

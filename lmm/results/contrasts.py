@@ -15,7 +15,8 @@ from lmm.inference.ddf import Ddf
 from lmm.inference.distributions import t_p_values
 from lmm.inference.satterthwaite import decomposed
 from lmm.model.records import Estimate
-from lmm.results.coverage import check_level, t_quantile
+from lmm.results.coverage import check_level, t_quantile, tails
+from lmm.results.draws import PosteriorDraws
 from lmm.results.fixed import kept_positions
 
 
@@ -45,6 +46,22 @@ def contrast_table(design: Design, estimate: Estimate, ddf: Ddf, L: Any, rhs: An
         "lower": value - margin,
         "upper": value + margin,
     }
+    return pd.DataFrame(columns, index=labels)
+
+
+def drawn_contrasts(design: Design, draws: PosteriorDraws, L: Any, rhs: Any, joint: bool, level: float) -> pd.DataFrame:
+    """Mean, standard deviation and quantiles of L beta over the draws of a posterior."""
+    level = check_level(level)
+    labels, matrix, right = read(design, L)
+    if joint or np.any(right + _right_hand_side(rhs, len(matrix)) != 0.0):
+        raise ArgumentError(
+            "contrast: a posterior has no tests, so that joint= and right-hand sides have no place; leave them out for mean, standard "
+            "deviation and quantiles of L beta."
+        )
+    beta = np.stack([draws[name] for name in draws.coefficients], axis=-1)
+    values = beta.reshape(-1, len(draws.coefficients)) @ matrix.T
+    lower, upper = np.quantile(values, tails(level), axis=0)
+    columns = {"estimate": values.mean(axis=0), "std_error": values.std(axis=0, ddof=1), "lower": lower, "upper": upper}
     return pd.DataFrame(columns, index=labels)
 
 

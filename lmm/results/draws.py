@@ -21,6 +21,10 @@ from lmm.model.records import Draws, Estimate
 from lmm.results.coverage import tails
 from lmm.results.generalized import scales_variance
 from lmm.results.naming import sdcor_columns
+from lmm.results.randomeffects import random_part
+
+#: numbers in the log-likelihoods of all draws up to which they are given to ArviZ
+LARGEST = 50_000_000
 
 
 @checked_methods
@@ -43,7 +47,7 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
 
     def __init__(self, design: Design, estimate: Estimate):
         assert estimate.draws is not None
-        self._design, self._record = design, estimate.draws
+        self._design, self._record, self._estimate = design, estimate.draws, estimate
         self.chains, self.length = (int(size) for size in self._record.beta.shape[:2])
         variances = variance_draws(design, estimate)
         self.coefficients = tuple(f"b_{name}" if name in variances else name for name in design.names)
@@ -135,7 +139,10 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
         return _diagnosed(names, values)
 
     def to_arviz(self) -> Any:
-        """An ArviZ ``DataTree`` (xarray) with groups ``posterior`` and, for chains, ``sample_stats``.
+        """An ArviZ ``DataTree`` (xarray) with groups ``posterior``, ``log_likelihood``, ``observed_data`` and, of chains, ``sample_stats``.
+
+        The log-likelihood of every row given the random effects, which ``arviz.loo`` and ``arviz.compare`` take, is there where the
+        effects were kept and it has up to 50 million numbers.
 
         Variables are ``beta`` (dimension ``coefficient``), the standard deviations and correlations by name, ``sigma``, and
         ``r_Subject`` (dimensions ``Subject`` and ``Subject_column``) for the random effects.
@@ -158,9 +165,32 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
             variables[f"r_{group}"], dims[f"r_{group}"] = values, [group, column]
             coords[group], coords[column] = levels[group]
         data = {"posterior": variables}
+        log_likelihood = self._log_likelihood()
+        if log_likelihood is not None:
+            response = self._design.response
+            data["log_likelihood"], data["observed_data"] = {response: log_likelihood}, {response: np.asarray(self._design.y)}
         if self.statistics:
             data["sample_stats"] = dict(self.statistics)
         return arviz_base.from_dict(data, coords=coords, dims=dims)
+
+    def _log_likelihood(self) -> np.ndarray | None:
+        """(C, D, n) log densities of the rows given all parameters and effects, or None."""
+        design, record, family = self._design, self._record, self._estimate.family
+        if design.streamed or len(record.effects) < len(design.terms) or self.chains * self.length * design.n > LARGEST:
+            return None
+        out = np.empty((self.chains, self.length, design.n))
+        for at in np.ndindex(self.chains, self.length):
+            eta = design.X @ record.beta[at] + (0.0 if design.offset is None else design.offset)
+            for term, effects in zip(design.terms, record.effects, strict=True):
+                eta = eta + random_part(term.values, term.codes, effects[at])
+            if family is None:
+                sigma = self._estimate.sigma if record.sigma is None else record.sigma[at]
+                scale = sigma if design.weights is None else sigma / np.sqrt(design.weights)
+                out[at] = -0.5 * ((design.y - eta) / scale) ** 2 - np.log(scale) - 0.5 * np.log(2.0 * np.pi)
+            else:
+                phi = self._estimate.phi if record.phi is None else float(record.phi[at])
+                out[at] = family.log_density(design.y, eta, design.weights, phi)
+        return out
 
     def __repr__(self) -> str:
         lines = [f"Posterior draws: {self.length} independent"]

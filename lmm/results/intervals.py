@@ -11,6 +11,7 @@ from scipy.special import stdtrit
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
+from lmm.estimators import chain_diagnostics
 from lmm.inference.ddf import degrees_of_freedom
 from lmm.later import Later
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -160,7 +161,7 @@ def wald_intervals(
     """Estimate -+ quantile times standard error: of coefficients normal, or t with degrees of freedom ``ddf``.
 
     Standard deviations are taken on the log scale and correlations on Fisher's z, atanh, so that no limit leaves their range.
-    Missing on a boundary, where there is no standard error, and of a posterior, whose draws say more.
+    Missing on a boundary, where there is no standard error. Of a posterior the draws on these scales give means and standard deviations.
     """
     fixed, z = fixed_effects(design, estimate), normal_quantile(level)
     if ddf is None:
@@ -174,13 +175,23 @@ def wald_intervals(
         margin = z * own["std_error"]
         tables.append(pd.DataFrame({"lower": own["estimate"] - margin, "upper": own["estimate"] + margin}))
     variances = rows(design, estimate, known)[0]
-    own = (
-        pd.DataFrame(columns=["lower", "upper"], dtype=float)
-        if known.draws is not None
-        else variance_intervals(design, estimate, known, level)
-    )
+    own = drawn_variances(known.draws, level) if known.draws is not None else variance_intervals(design, estimate, known, level)
     own = own.reindex(variances)
     return pd.concat([own, *tables])
+
+
+def drawn_variances(draws: PosteriorDraws, level: float) -> pd.DataFrame:
+    """Normal limits of a posterior's standard deviations and correlations on those scales; missing for what is a single number."""
+    z, limits = normal_quantile(level), []
+    for name in draws.variances:
+        values = draws[name]
+        if not chain_diagnostics.varies(values[..., None])[0]:
+            limits.append([np.nan, np.nan])
+            continue
+        to, back = (np.arctanh, np.tanh) if name.startswith("cor_") else (np.log, np.exp)
+        on_scale = to(values)
+        limits.append(list(back(on_scale.mean() + z * on_scale.std(ddof=1) * np.array([-1.0, 1.0]))))
+    return pd.DataFrame(np.reshape(limits, (-1, 2)), index=list(draws.variances), columns=["lower", "upper"])
 
 
 def variance_intervals(design: Design, estimate: Estimate, known: Uncertainty, level: float) -> pd.DataFrame:

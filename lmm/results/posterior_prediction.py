@@ -57,7 +57,9 @@ def limits(
     on_response : for means rather than linear predictors.
     average_over : columns (m, k) of every term over whose population means are averaged, or None.
     """
-    rng = np.random.default_rng(SEED)
+    assert estimate.draws is not None
+    # one for each draw, so that a row's standard error does not depend on the other rows
+    noise = np.random.default_rng(SEED).standard_normal((int(np.prod(estimate.draws.beta.shape[:2])), 1))
     columns = ["se"] if interval is None else ["se", "lower", "upper"]
     out = {name: np.full(len(rows.X), np.nan) for name in columns}
     for part in _batches(rows, estimate):
@@ -68,7 +70,6 @@ def limits(
             eta = marginal.average(estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape)
             on_response = False
         if on_response and estimate.family is not None:
-            noise = rng.standard_normal(eta.shape) if variance.any() else 0.0
             out["se"][part] = generalized.mean(estimate, eta + np.sqrt(variance) * noise).std(axis=0, ddof=1)
         else:
             out["se"][part] = np.sqrt(eta.var(axis=0, ddof=1) + variance.mean(axis=0))
@@ -80,6 +81,19 @@ def limits(
         if on_response:
             ends = [generalized.mean(estimate, end) for end in ends]
         out["lower"][part], out["upper"][part] = np.minimum(*ends), np.maximum(*ends)
+    return out
+
+
+def expected(rows: Rows, estimate: Estimate) -> np.ndarray:
+    """(m,) posterior means of a generalized model's expected responses, averaged over effects of new levels; NaN for incomplete rows."""
+    out = np.full(len(rows.X), np.nan)
+    for part in _batches(rows, estimate):
+        eta, variance = predictors(rows, estimate, part)
+        if variance.any():
+            sd = np.sqrt(variance)
+            out[part] = marginal.average(estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape).mean(axis=0)
+        else:
+            out[part] = generalized.mean(estimate, eta).mean(axis=0)
     return out
 
 

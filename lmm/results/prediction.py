@@ -139,6 +139,8 @@ def predict(
         variance[rows.complete] = error_variance(rows, problem, estimate, known)
     on_response = type == "response"
     columns = {"fit": generalized.mean(estimate, eta) if on_response else eta}
+    if on_response and estimate.family is not None and not average and posterior_prediction.from_draws(rows, estimate):
+        columns["fit"] = posterior_prediction.expected(rows, estimate)
     if sampled:
         columns |= posterior_prediction.limits(rows, estimate, on_response, interval if observed is None else None, level, z)
     elif wanted:

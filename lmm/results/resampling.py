@@ -12,6 +12,7 @@ import pandas as pd
 from lmm import arguments
 from lmm.later import Later
 from lmm.results import intervals
+from lmm.results.generalized import is_quasi
 from lmm.results.refitting import Refitting
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ class Resampling(Refitting):
         Parameters
         ----------
         method : "profile", the default: where the profile likelihood falls by the quantile of chi-square (:meth:`profile`; a REML
-            fit is refitted by maximum likelihood). "wald": estimates and standard errors, standard deviations on the log scale,
-            correlations on that of atanh. "boot": from refits to simulated responses (:meth:`bootstrap`). Of a posterior the
-            default is "posterior", quantiles of the draws with equal tails (missing for a parameter that was given or
-            point-estimated), beside "wald".
+            fit is refitted by maximum likelihood; a quasi-likelihood has no profile, its default is "wald"). "wald": estimates and
+            standard errors, standard deviations on the log scale, correlations on that of atanh. "boot": from refits to simulated
+            responses (:meth:`bootstrap`). Of a posterior the default is "posterior", quantiles of the draws with equal tails (missing
+            for a parameter that was given or point-estimated), beside "wald".
         level : coverage.
         parm : rows by name; ``"theta_"`` for all variance parameters, ``"beta_"`` for all coefficients.
         ddf : "satterthwaite" or "kenward_roger" gives "wald" intervals of a linear model's coefficients with t quantiles.
@@ -62,6 +63,8 @@ class Resampling(Refitting):
         """
         if boot_type != "percentile":
             arguments.choice(boot_type, "confint: boot_type", bootstrap.TYPES)
+        if method is None and is_quasi(self.estimate):
+            method = "wald"  # no likelihood to profile
         method = intervals.method_name(self._uncertainty, method)
         if method == "boot":
             table = self.bootstrap(nsim, rng=rng).confint(level, boot_type)

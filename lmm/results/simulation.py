@@ -1,7 +1,8 @@
 """New responses from a fitted model.
 
 Linear: y* = X beta + Z b* + offset + e*, b* = sigma T u*, Var(e*_i) = sigma^2 / w_i. Generalized: y* from the family
-with means g^-1(X beta + Z b* + offset), b* = T u*.
+with means g^-1(X beta + Z b* + offset), b* = T u*. Of a posterior every column has a draw of all parameters: it is the posterior
+predictive distribution.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, LmmWarning, warn
 from lmm.memory import require
 from lmm.model.conditional import scale2
-from lmm.model.records import Estimate
+from lmm.model.records import Draws, Estimate
 from lmm.results import ordinal
+from lmm.results.generalized import is_quasi
 from lmm.results.randomeffects import random_part
 from lmm.results.rows import align, fixed_predictor, linear_predictor
 
@@ -34,6 +36,13 @@ def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random
     ------
     ArgumentError : too many of them do, or the fixed part alone does.
     """
+    if is_quasi(estimate):
+        raise ArgumentError(
+            "simulate: quasi-likelihood estimates a variance and no distribution, so that there is nothing to draw responses from (nor to "
+            "bootstrap or to check residuals by); fit a family that has its own dispersion, such as negative_binomial."
+        )
+    if estimate.draws is not None and (estimate.draws.effects or not use_u):
+        return _predictive(design, estimate, estimate.draws, nsim, rng, use_u)
     mean = linear_predictor(design, estimate) if use_u else fixed_predictor(design, estimate)
     family = estimate.family
     scale = estimate.sigma if family is not None or design.weights is None else estimate.sigma / np.sqrt(design.weights)
@@ -90,6 +99,34 @@ def _within_range(
         f"simulate: with the {family.link.name} link the model's random effects, or its fixed part alone, lead to no possible mean of the "
         f"{family.name} family in too many rows ({int(bad.sum())} of {design.n}); take a link whose range has no end, such as log."
     )
+
+
+def _predictive(design: Design, estimate: Estimate, draws: Draws, nsim: int, rng: np.random.Generator, use_u: bool) -> np.ndarray:
+    """(n, nsim) responses, each column from one draw of the posterior; no draw is used twice before all have been."""
+    chains, length = draws.beta.shape[:2]
+    count = chains * length
+    order = np.concatenate([rng.permutation(count) for _ in range(-(-nsim // count))])[:nsim]
+    weights = np.ones(design.n) if design.weights is None else design.weights
+    out = np.empty((design.n, nsim), order="F")
+    for column, which in zip(out.T, order, strict=True):
+        at = divmod(int(which), length)
+        column[:] = design.X @ draws.beta[at] + (0.0 if design.offset is None else design.offset)
+        for t, term in enumerate(design.terms):
+            b = draws.effects[t][at] if use_u else _new_effects(draws.covariances[t][at], term.J, rng)
+            column += random_part(term.values, term.codes, b)
+        if estimate.family is None:
+            sigma = estimate.sigma if draws.sigma is None else float(draws.sigma[at])
+            column += sigma / np.sqrt(weights) * rng.standard_normal(design.n)
+        else:
+            phi = estimate.phi if draws.phi is None else float(draws.phi[at])
+            column[:] = estimate.family.simulate(rng, estimate.family.mean(column), design.weights, phi)
+    return out
+
+
+def _new_effects(G: np.ndarray, J: int, rng: np.random.Generator) -> np.ndarray:
+    """(J, k) effects of covariance G (k, k)."""
+    values, vectors = np.linalg.eigh(G)
+    return np.asarray(rng.standard_normal((J, len(G))) @ (vectors * np.sqrt(np.maximum(values, 0.0))).T)
 
 
 def simulate(design: Design, estimate: Estimate, nsim: int, rng: None | int | np.random.Generator, use_u: bool) -> pd.DataFrame:

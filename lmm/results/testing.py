@@ -91,12 +91,13 @@ class Testing(Rowwise):
         -------
         DataFrame ``estimate, std_error, df, statistic, p_value, lower, upper``, a row per contrast (``df`` is inf for normal
         tests); with ``joint`` one row ``f_value, num_df, den_df, p_value``, or ``chisq, df, p_value`` without ``ddf``.
-        The estimate is that of L beta, a text's constants on its right-hand side.
+        The estimate is that of L beta, a text's constants on its right-hand side. Of a posterior ``estimate, std_error, lower,
+        upper``: mean, standard deviation and quantiles of the draws.
 
         Raises
         ------
         FormulaError : a text that cannot be read, with a caret under the place.
-        ArgumentError : weights of the wrong shape, an unknown or dropped coefficient, a posterior.
+        ArgumentError : weights of the wrong shape, an unknown or dropped coefficient, a joint test of a posterior.
 
         Examples
         --------
@@ -105,4 +106,6 @@ class Testing(Rowwise):
         >>> fit.contrast("Days = 10")[["estimate", "df", "p_value"]].round(3).loc["Days = 10"].tolist()
         [10.467, 17.0, 0.766]
         """
+        if self.draws is not None:
+            return contrasts.drawn_contrasts(self.design, self.draws, L, rhs, joint, level)
         return contrasts.contrast_table(self.design, self.estimate, self._ddf(ddf, "contrast"), L, rhs, joint, level)

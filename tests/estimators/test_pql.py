@@ -205,3 +205,13 @@ def test_where_it_does_not_apply() -> None:
         lmm.glmer("rating ~ temp + (1|judge)", lmm.datasets.load("wine"), family="ordinal", method="pql")
     with pytest.raises(lmm.ArgumentError, match="no likelihood"):
         fitted("cbpp").objective(fitted("cbpp").theta)
+
+
+def test_a_quasi_likelihood_has_no_distribution_to_draw_from():
+    herds = lmm.datasets.load("cbpp")
+    method = lmm.PenalizedQuasiLikelihood(dispersion="estimated")
+    fit = lmm.glmer("cbind(incidence, size - incidence) ~ period + (1|herd)", herds, family="binomial", method=method)
+    for refused in (lambda: fit.simulate(), lambda: fit.bootstrap(10), lambda: fit.confint("boot", nsim=10), lambda: fit.check()):
+        with pytest.raises(lmm.ArgumentError, match="quasi-likelihood estimates a variance and no distribution"):
+            refused()
+    pd.testing.assert_frame_equal(fit.confint(), fit.confint("wald"))

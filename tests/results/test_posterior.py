@@ -302,13 +302,18 @@ def test_predictions_of_a_generalized_posterior():
     got = fit.predict(new, allow_new_levels=True, se_fit=True, interval="confidence")
     link = fit.predict(new, allow_new_levels=True, se_fit=True, interval="confidence", type="link")
     expit = lambda eta: 1 / (1 + np.exp(-eta))  # noqa: E731
-    np.testing.assert_allclose(got[["fit", "lower", "upper"]], expit(link[["fit", "lower", "upper"]]))
+    np.testing.assert_allclose(got[["lower", "upper"]], expit(link[["lower", "upper"]]))
     exact = herds().predict(new, allow_new_levels=True, se_fit=True, type="link")
     np.testing.assert_allclose(link.se, exact.se, rtol=5 / np.sqrt(2 * 2000))
     mu = expit(fit.draws["Intercept"] + fit.draws["period[T.2]"] + fit.draws["herd"][:, :, fit.design.terms[0].levels.get_loc("2"), 0])
     np.testing.assert_allclose(got.se[1], mu.std(ddof=1))
+    np.testing.assert_allclose(got.fit[1], mu.mean())  # the mean of the expected response, not the response at the mean predictor
     new_mu = expit(ndtri((np.arange(4000) + 0.5) / 4000) * link.se[2] + link.fit[2])  # normal, covariances being fixed
     np.testing.assert_allclose(got.se[2], new_mu.std(), rtol=0.08)
+    np.testing.assert_allclose(got.fit[2], new_mu.mean(), rtol=0.02)
+    np.testing.assert_array_equal(fit.predict(new, allow_new_levels=True), got.fit)
+    alone = fit.predict({"period": ["2"], "herd": ["unseen"]}, allow_new_levels=True, se_fit=True)
+    np.testing.assert_allclose(alone.iloc[0], got.loc[2, ["fit", "se"]], rtol=1e-12)  # whatever the other rows are
     average = fit.predict(new, re_form=False, marginal=True, interval="confidence", allow_new_levels=True)
     np.testing.assert_allclose(average.fit, herds().predict(new, re_form=False, marginal=True, allow_new_levels=True))
     eta = fit.draws["Intercept"] + fit.draws["period[T.2]"]
@@ -316,6 +321,57 @@ def test_predictions_of_a_generalized_posterior():
     by_draw = expit(eta[..., None] + fit.varcorr().stddev("herd").iloc[0] * nodes) @ (weights / weights.sum())
     np.testing.assert_allclose(average[["lower", "upper"]].iloc[1], np.quantile(by_draw, [0.025, 0.975]), rtol=1e-6)
     assert "p_value" not in fit.coef_table() and "z value" not in str(fit.summary())
+
+
+def test_contrasts_of_a_posterior():
+    fit = posterior(length=500)
+    table = fit.contrast(["Intercept + 5 * Days", "Days"], level=0.9)
+    values = fit.draws["Intercept"] + 5 * fit.draws["Days"]
+    exact = [values.mean(), values.std(ddof=1), *np.quantile(values, [0.05, 0.95])]
+    np.testing.assert_allclose(table.iloc[0], exact)
+    assert list(table.columns) == ["estimate", "std_error", "lower", "upper"]
+    for wrong in ({"L": "Days = 10"}, {"L": "Days", "joint": True}, {"L": "Days", "rhs": 3.0}):
+        with pytest.raises(lmm.ArgumentError, match="a posterior has no tests"):
+            fit.contrast(**wrong)
+
+
+def test_simulated_responses_of_a_posterior_have_its_uncertainty():
+    """Their variance is that of the posterior predictive distribution, of which prediction intervals are quantiles."""
+    fit = posterior(spread=SPREAD, length=500)
+    for use_u, re_form in ((True, None), (False, False)):
+        simulated = fit.simulate(2000, rng=1, use_u=use_u)
+        assert simulated.shape == (180, 2000)
+        interval = fit.predict(re_form=re_form, interval="prediction", level=0.8)
+        inside = (simulated.ge(interval["lower"], axis=0) & simulated.le(interval["upper"], axis=0)).mean(axis=1)
+        assert inside.mean() == pytest.approx(0.8, abs=0.01) and (inside - 0.8).abs().max() < 0.06
+    pd.testing.assert_frame_equal(fit.simulate(3, rng=1), fit.simulate(3, rng=1))
+
+
+@pytest.mark.parametrize("kind", [posterior, herds_posterior])
+def test_log_likelihoods_for_arviz(kind):
+    fit = kind(length=50)
+    tree = fit.draws.to_arviz()
+    name = fit.design.response
+    found = tree["log_likelihood"][name].to_numpy()
+    assert found.shape == (4, 50, fit.design.n)
+    np.testing.assert_array_equal(tree["observed_data"][name], fit.design.y)
+    term, X = fit.design.terms[0], fit.design.X
+    b = fit.draws._record.effects[0][2, 7]
+    eta = X @ fit.draws._record.beta[2, 7] + np.sum(term.values * b[term.codes], axis=1)
+    if fit.family is None:
+        sigma = fit.draws["sigma"][2, 7]
+        exact = -0.5 * ((fit.design.y - eta) / sigma) ** 2 - np.log(sigma * np.sqrt(2 * np.pi))
+    else:
+        exact = fit.family.log_density(fit.design.y, eta, fit.design.weights)
+    np.testing.assert_allclose(found[2, 7], exact)
+
+
+def test_normal_intervals_of_variances_from_draws():
+    fit = posterior(spread=SPREAD)
+    table, log_sigma = fit.confint("wald"), np.log(fit.draws["sigma"])
+    limits = np.exp(log_sigma.mean() + ndtri(0.975) * log_sigma.std(ddof=1) * np.array([-1, 1]))
+    np.testing.assert_allclose(table.loc["sigma"], limits, rtol=1e-9)
+    assert table.drop(index=VARIANCES[1]).notna().all(axis=None) and table.loc[VARIANCES[1]].isna().all()  # a number, not drawn
 
 
 def test_quantiles_of_mixtures():
