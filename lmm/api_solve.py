@@ -11,6 +11,7 @@ from lmm.arguments import caller, checked
 from lmm.errors import ArgumentError
 from lmm.estimators.control import Control
 from lmm.estimators.given import GivenVariances
+from lmm.formula.given import own
 from lmm.results import Fit
 
 
@@ -70,7 +71,7 @@ def solve(
     context = caller()
     if control is not None and not isinstance(control, Control):
         raise ArgumentError(f"control must be an lmm.Control(...), not {type(control).__name__}.")
-    method = GivenVariances(varcomp, sigma, dispersion, control or Control())
+    method = GivenVariances(own(varcomp), sigma, dispersion, control or Control())
     common: dict[str, Any] = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts}
     if family is None:
         return run(formula, data, context, method=method, **common)

@@ -96,13 +96,15 @@ def test_arrays_beside_the_table_that_are_spoilt_after_the_fit():
         fit = lmm.lmer("y ~ z + bs(x, knots=knots, degree=1) + (1|g)", table, weights=weights, offset=offset, subset=subset, REML=False)
         start = {"theta": np.array([0.5])}
         count = lmm.glmer("count ~ x + (1|g)", table, family="poisson", offset=offset, start=start)
-        y = arrays["y"] + 1
+        y, variances = arrays["y"] + 1, {"g": np.array([[0.5]])}
+        given = lmm.solve("y ~ x + (1|g)", table, varcomp=variances, sigma=1.0)
         again, batch = fit.refit(y), lmm.lmer_batch("~ x + (1|g)", table, np.column_stack([y, arrays["y"]]))
         Y = pd.DataFrame({"a": y, "b": arrays["y"]})
         labelled = lmm.lmer_batch("~ x + (1|g)", table, Y)
         if spoilt:
             for values in (weights, offset, subset, z, start["theta"], y):
                 values[:] = values[0]
+            variances["g"][:] = 3.0
             knots[:] = [0.0, 0.1]
             Y.loc[:, "a"] = 0.0
             arrays["y"][:] = 0.0
@@ -110,7 +112,7 @@ def test_arrays_beside_the_table_that_are_spoilt_after_the_fit():
         out = [fit.resid, fit.drop1().to_numpy(dtype=float), fit.update(". ~ . - z").fixef(), again.resid, batch.beta, count.resid]
         out += [count.update(". ~ . - x").fixef(), batch[0].resid, labelled["a"].resid]
         out += [batch.tidy(ddf="satterthwaite")["p_value"], fit.refit(again.simulate(1, rng=2).iloc[:, 0]).fixef()]
-        out += [fit.resid.index, new["x"]]
+        out += [given.resid, given.update(". ~ . - x").resid, given.predict(new)]
         return [np.asarray(values, dtype=float).ravel() for values in out]
 
     for ours, right in zip(made(True), made(False), strict=True):
