@@ -48,11 +48,16 @@ def random_parts(found: Evaluated) -> list[RandomPart]:
 
     Raises
     ------
-    FormulaError : a bar without columns, or a column that two bars give to the same grouping factor.
+    FormulaError : a bar without columns, a column that two bars give to the same grouping factor, two grouping factors of one name.
     """
     together: dict[Interaction, list[Bar]] = {}
     for bar in found.formula.bars:
         together.setdefault(bar.factors, []).append(bar)
+    owners: dict[str, Interaction] = {}
+    for factors, bars in together.items():
+        if owners.setdefault(label(factors), factors) != factors:
+            message = f"two grouping factors would have the name {label(factors)!r}; rename the column."
+            raise FormulaError(message, found.formula.text, bars[0].span)
     out = [_merged(found, bars) for bars in together.values()]
     return sorted(out, key=lambda part: -len(part.levels))
 

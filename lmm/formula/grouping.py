@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmm.errors import FormulaError
-from lmm.formula.scan import Token, scan
+from lmm.formula.scan import Token, scan, unquote
 
 
 class Interaction(tuple[str, ...]):
@@ -118,7 +118,7 @@ def grouping_factors(text: str, formula: str, offset: int) -> list[Interaction]:
 
 def label(factors: tuple[str, ...]) -> str:
     """Name of a grouping factor as printed: backticks gone, interactions joined by ``:``, ``c:(b:a)`` from ``a/b/c``."""
-    names = [name[1:-1] if name.startswith("`") and name.endswith("`") else name for name in factors]
+    names = [unquote(name) for name in factors]
     outer = getattr(factors, "nested_in", 0)
     if outer < 2:
         return ":".join(names)

@@ -238,8 +238,14 @@ class Rowwise(Parameters):
 
         Parameters
         ----------
-        formula : with ``.`` for the part that was there: ". ~ . + x", ". ~ . - (1|g)", "log(y) ~ .".
+        formula : with ``.`` for the part that was there: ". ~ . + x", ". ~ . - (1|g)", "log(.) ~ .". Terms that are taken away are gone:
+            their columns are needed neither by the new fit nor by its predictions.
         changes : any argument of :func:`lmm.lmer` (or of ``glmer``, whichever made the fit), ``data`` included.
+
+        Raises
+        ------
+        FormulaError : for a formula that cannot be read, or a random term or offset to take away that is not there.
+        ArgumentError : for an argument that the call has not.
 
         Examples
         --------

@@ -202,3 +202,14 @@ def test_many_odd_names_are_read_in_time_that_grows_with_their_number(data, monk
     code = names.aliased(text, awkward)
     assert names.readable(code, awkward) == text.replace("`", "")
     assert len(calls) == count
+
+
+def test_two_grouping_factors_of_one_name_are_refused(data):
+    table = data.assign(**{"f:g": data.g % 3})
+    with pytest.raises(lmm.FormulaError, match="two grouping factors"):
+        lmm.lmer("y ~ x + (1|f:g) + (1|`f:g`)", table)
+
+
+def test_a_backtick_in_the_name_of_a_grouping_factor_is_printed_once(data):
+    fit = lmm.lmer(f"y ~ x + (1|f/{quote('g`h')})", data.rename(columns={"g": "g`h"}))
+    assert set(fit.ranef()) == {"f", "g`h:f"}
