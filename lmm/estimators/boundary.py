@@ -46,7 +46,7 @@ def canonical(problem: Problem, theta: np.ndarray) -> np.ndarray:
     return np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)])
 
 
-def snapped_theta(problem: Problem, theta: np.ndarray) -> np.ndarray:
+def snapped_theta(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> np.ndarray:
     """A canonical theta with what is all but zero beside the boundary at zero."""
     snapped = []
     for structure, own, gram in zip(problem.structures, problem.split(theta), problem.grams(), strict=True):

@@ -23,7 +23,7 @@ from scipy.linalg import solve_triangular
 
 from lmm import arguments
 from lmm.errors import ArgumentError, ResponseError
-from lmm.estimators.boundary import is_singular
+from lmm.estimators.boundary import is_singular, snapped_theta
 from lmm.estimators.checkpoint import Checkpoint
 from lmm.estimators.checks import CONTROL, FLAG, check_settings
 from lmm.estimators.control import Control
@@ -33,6 +33,7 @@ from lmm.estimators.restart import heights
 from lmm.estimators.stochastic_laplace import ENOUGH, UNSURE, ProbedObjective, objective_for, search, with_errors
 from lmm.estimators.trust_region import Outcome, minimize
 from lmm.linalg import threads
+from lmm.model.centred import inner_theta, inward, outer_jacobian, outer_theta, outward
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.records import Estimate
 from lmm.model.working import starting_values
@@ -83,6 +84,8 @@ class LaplaceLikelihood:
         start : theta (m,), or theta, beta and the dispersion; from a working linear model otherwise.
         callback : called with each line of the trace.
         """
+        if problem.centred is not None:
+            return self._centred(problem, start, callback)
         begin = perf_counter()
         objective = objective_for(problem, self.control, self.nagq, self.second_order)
         probed = isinstance(objective, ProbedObjective)
@@ -119,6 +122,26 @@ class LaplaceLikelihood:
             told = laplace_error(problem, payload.frame.T[0], payload, objective.observed, estimate.objective)
             estimate = replace(estimate, messages=(*estimate.messages, *([told] if told else [])))
         return saved.finish(estimate)
+
+    def _centred(
+        self, problem: GeneralizedProblem, start: np.ndarray | None, callback: Callable[[dict[str, Any]], None] | None
+    ) -> Estimate:
+        """The estimate of a problem whose random slopes are far from their origin, found in centred columns."""
+        assert problem.centred is not None
+        m = problem.n_theta
+
+        def outer(line: dict[str, Any]) -> dict[str, Any]:
+            return {**line, "theta": np.concatenate([outer_theta(problem, line["theta"][:m]), line["theta"][m:]])}
+
+        told = None if callback is None else lambda line: callback(outer(line))
+        found = self.fit(problem.centred.problem, None if start is None else self._inner(problem, start), told)
+        return replace(outward(problem, replace(found, trace=())), trace=tuple(map(outer, found.trace)))
+
+    @staticmethod
+    def _inner(problem: GeneralizedProblem, parameters: np.ndarray) -> np.ndarray:
+        """Parameters with theta in the centred columns."""
+        parameters = np.asarray(parameters, dtype=float)
+        return np.concatenate([inner_theta(problem, parameters[: problem.n_theta]), parameters[problem.n_theta :]])
 
     def _close(self, objective: Objective, psi: np.ndarray, callback: Callable[[dict[str, Any]], None] | None) -> Outcome:
         """A search with modes as rough as its steps allow, and what is all but zero at its end set to zero."""
@@ -179,6 +202,8 @@ class LaplaceLikelihood:
     @threads.limited()
     def objective(self, problem: GeneralizedProblem, parameters: np.ndarray) -> float:
         """-2 log-likelihood at (theta, beta[, phi]) on the user's scale."""
+        if problem.centred is not None:
+            return self.objective(problem.centred.problem, self._inner(problem, parameters))
         objective = objective_for(problem, self.control, self.nagq, self.second_order)
         return objective.in_theta(objective.enter(self._start(problem, parameters, starting_values(problem)))).objective
 
@@ -190,6 +215,12 @@ class LaplaceLikelihood:
         by random probes over steps of a fifth of a standard error, where terms are solved iteratively.
         Parameters on the boundary are held there: their rows are zero.
         """
+        if problem.centred is not None:
+            inner, own = inward(problem, estimate)
+            cov = self.covariance(inner, replace(own, theta=snapped_theta(inner, own.theta)))  # rounding has moved zeros
+            J = np.eye(len(cov))
+            J[: problem.n_theta, : problem.n_theta] = outer_jacobian(problem, estimate)
+            return np.asarray(J @ cov @ J.T)
         objective = objective_for(problem, self.control, max(self.nagq, 1), self.second_order)
         return objective.covariance(objective.pack(estimate.theta, estimate.beta, estimate.phi))
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from lmm.covariance import Covariance
-from lmm.model.problem import Problem
+from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 
 
@@ -38,19 +39,19 @@ def inverses(bases: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
     return [None if B is None else np.linalg.inv(B) for B in bases]
 
 
-def inner_theta(problem: Problem, theta: np.ndarray) -> np.ndarray:
+def inner_theta(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> np.ndarray:
     """theta in the centred columns of a problem that has them."""
     assert problem.centred is not None
     return changed(problem.structures, problem.split(theta), inverses(problem.centred.bases))
 
 
-def outer_theta(problem: Problem, theta: np.ndarray) -> np.ndarray:
+def outer_theta(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> np.ndarray:
     """theta in the user's columns from that in the centred ones."""
     assert problem.centred is not None
     return changed(problem.structures, problem.split(theta), problem.centred.bases)
 
 
-def outer_jacobian(problem: Problem, estimate: Estimate) -> np.ndarray:
+def outer_jacobian(problem: Problem | GeneralizedProblem, estimate: Estimate) -> np.ndarray:
     """d theta / d theta (m, m), of the user's columns by the centred ones, by central differences of a smooth map."""
     theta = inner_theta(problem, np.asarray(estimate.theta))
     columns = []
@@ -61,7 +62,7 @@ def outer_jacobian(problem: Problem, estimate: Estimate) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def outward(problem: Problem, estimate: Estimate) -> Estimate:
+def outward(problem: Problem | GeneralizedProblem, estimate: Estimate) -> Estimate:
     """An estimate of the centred problem in the user's columns."""
     assert problem.centred is not None
     theta = outer_theta(problem, estimate.theta)
@@ -71,7 +72,7 @@ def outward(problem: Problem, estimate: Estimate) -> Estimate:
     return replace(estimate, theta=theta, factors=factors, modes=modes, trace=trace)
 
 
-def inward(problem: Problem, estimate: Estimate) -> tuple[Problem, Estimate]:
+def inward(problem: Any, estimate: Estimate) -> tuple[Any, Estimate]:
     """Problem and estimate in the centred columns; both as they are where there are none."""
     if getattr(problem, "centred", None) is None:
         return problem, estimate

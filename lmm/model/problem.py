@@ -41,7 +41,7 @@ class Centred:
     """The same problem in random columns z B, B (k, k) per term or None, that lie near their origin."""
 
     bases: tuple[np.ndarray | None, ...]
-    problem: Problem
+    problem: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +141,7 @@ class GeneralizedProblem:
     seconds : wall-clock seconds spent here, by stage.
     merged : the rows with equal ones merged, where that pays.
     where : which cells of the categorical predictors rows (n,) bool are, in words, if they are all rows of some; None in a stream.
+    centred : the problem in centred columns, where random slopes are far from their origin.
     eta_scale : size of the linear predictor (:meth:`lmm.families.Family.eta_scale`), relative to which random effects are small or large.
     """
 
@@ -153,6 +154,7 @@ class GeneralizedProblem:
     merged: Rows | None = None
     where: Callable[[np.ndarray], str | None] | None = None
     eta_scale: float = 1.0
+    centred: Centred | None = None
 
     @property
     def source(self) -> Source:
@@ -197,7 +199,11 @@ class GeneralizedProblem:
         """The same rows with the response of ``design``."""
         rows = replace(self.rows, y=design.y)
         merged = self.merged and worthwhile(rows, design.X, self.family)
-        return replace(self, rows=rows, merged=merged, seconds={}, eta_scale=self.family.eta_scale(rows.y, rows.weights))
+        centred = self.centred
+        if centred is not None:
+            centred = replace(centred, problem=centred.problem.with_response(centred_design(design, centred.bases)))
+        scale = self.family.eta_scale(rows.y, rows.weights)
+        return replace(self, rows=rows, merged=merged, seconds={}, eta_scale=scale, centred=centred)
 
 
 def build_generalized(design: Design, family: Any, factorization: str = "exact") -> GeneralizedProblem:
@@ -208,7 +214,10 @@ def build_generalized(design: Design, family: Any, factorization: str = "exact")
     structures = tuple(term.structure for term in design.terms)
     seconds = {"cross-products": perf_counter() - start}
     scale, where = family.eta_scale(rows.y, rows.weights), partial(cells, design)
-    return GeneralizedProblem(structures, design.terms, rows, family, design.names, seconds, merged, where, scale)
+    distant, centred = bases(design), None
+    if any(B is not None for B in distant):
+        centred = Centred(distant, build_generalized(centred_design(design, distant), family, factorization))
+    return GeneralizedProblem(structures, design.terms, rows, family, design.names, seconds, merged, where, scale, centred)
 
 
 def build_problem(design: Design, backend: str = "numpy", factorization: str = "auto") -> Problem:

@@ -84,6 +84,24 @@ def test_units_of_a_predictor(name: str, formula: str, unit: float) -> None:
     same(fit(name, formula, Y[name], X), fit(name, formula, Y[name], unit * X))
 
 
+@pytest.mark.parametrize("name", ["poisson", "ordinal", "gamma inverse", "inverse_gaussian log"])
+def test_origin_of_a_slope(name: str) -> None:
+    """Intercept and slope vary together, so that the model does not depend on the origin of x."""
+    plain = fit(name, "y ~ x + (x|g)", Y[name], X)
+    for origin in (200.0, 2_000.0 if name == "ordinal" else 738_000.0):  # thresholds that large lose digits of their own
+        far = fit(name, "y ~ x + (x|g)", Y[name], X + origin)
+        same(plain, far)
+        np.testing.assert_allclose(far[0].ranef()["g"]["x"], plain[0].ranef()["g"]["x"], atol=1e-4)
+
+
+def test_origin_of_a_slope_of_many_responses() -> None:
+    near, far = (
+        lmm.glmer_batch("~ x + (x|g)", pd.DataFrame({"x": x, "g": G}), Y["poisson"][:, None], family="poisson") for x in (X, X + 2000.0)
+    )
+    np.testing.assert_allclose((far.beta / far.se)[:, 1], (near.beta / near.se)[:, 1], rtol=1e-5)
+    np.testing.assert_allclose(far.llf, near.llf, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", SCALED)
 def test_units_of_the_response(name: str) -> None:
     formula = "y ~ x + (x|g)"
