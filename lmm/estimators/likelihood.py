@@ -26,7 +26,7 @@ from lmm.estimators.stochastic import ENOUGH, UNSURE, StochasticEvaluator, evalu
 from lmm.estimators.trust_region import Outcome, minimize
 from lmm.linalg import threads
 from lmm.model import gaussian, hessian
-from lmm.model.centred import inner_theta, outer_theta, outward
+from lmm.model.centred import distant, inner_theta, outer_theta, outward
 from lmm.model.determined import determined, gathered, restricted, spread
 from lmm.model.moments import starting_values
 from lmm.model.problem import Problem
@@ -209,13 +209,13 @@ def finish(problem: Problem, evaluate: Evaluator, outcome: Outcome, name: str, s
     theta = np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(point.theta), strict=True)])
     inverse = solve_triangular(problem.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
     monte_carlo: MonteCarlo | None = None
-    messages: tuple[str, ...] = ()
+    messages = tuple(distant(problem)) if problem.centred is None else ()
     if isinstance(evaluate, StochasticEvaluator):
         begin = perf_counter()
         point, error = evaluate.settled(point)
         monte_carlo = evaluate.monte_carlo(point, error)
         said = note(monte_carlo, evaluate.control.accuracy)
-        messages = () if said is None else (said,)
+        messages += () if said is None else (said,)
         seconds = {**seconds, "log-determinant": perf_counter() - begin}
     convergence = outcome.convergence({**problem.seconds, **seconds})
     return Estimate(

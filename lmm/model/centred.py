@@ -19,6 +19,28 @@ from lmm.covariance import Covariance
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 
+#: standard deviations between a column's mean and zero from which sums without centring are told of
+TOO_FAR = 1e3
+
+
+def distant(problem: Problem) -> list[str]:
+    """Sentences for random slopes whose means are too far from zero for sums that were made without centring, as over chunks."""
+    out = []
+    for (group, columns), structure, gram in zip(problem.labels, problem.structures, problem.grams(), strict=False):
+        if "Intercept" not in columns:
+            continue
+        one, joined = columns.index("Intercept"), {frozenset(pair) for pair in structure.pairs()}
+        for a, name in enumerate(columns):
+            mean = gram[one, a] / gram[one, one]
+            variance = gram[a, a] / gram[one, one] - mean**2
+            if frozenset((one, a)) in joined and mean**2 > TOO_FAR**2 * variance > 1e-14 * TOO_FAR**2 * mean**2:
+                out.append(
+                    f"{name} lies {abs(mean) / np.sqrt(variance):,.0f} standard deviations from zero, and sums over its rows lose the "
+                    f"digits that tell the variance of its slopes by {group}. Measure it from a value near its mean, "
+                    f"I({name} - {mean:.6g})."
+                )
+    return out
+
 
 def changed(structures: Sequence[Covariance], parts: Sequence[np.ndarray], bases: Sequence[np.ndarray | None]) -> np.ndarray:
     """theta (m,) of B T from theta per term."""

@@ -115,6 +115,8 @@ def refitted(
     start = check_start(start, new_design, new_problem)
     if start is None and control is not None and control.evaluate_only:
         start = all_parameters(estimate)
+    elif start is not None:
+        start = check_start(start, new_design, new_problem)
     with threads.limited():
         new = estimator.fit(new_problem, start)
     return {"design": new_design, "problem": new_problem, "estimate": warned(new_design, new)}

@@ -62,3 +62,11 @@ def test_as_many_columns_as_rows_explain_the_response() -> None:
     data = {"x": rng.normal(size=60), "y": rng.normal(size=60), "g": np.repeat(np.arange(10), 6)}
     with pytest.raises(lmm.LmmError, match="fixed effects explain the response 'y'"):
         lmm.lmer("y ~ poly(x, 59) + (1|g)", data)
+
+
+def test_a_refit_checks_its_start(sleep) -> None:
+    fit = lmm.lmer(FORMULA, sleep)
+    for start, said in (([1.0], "start has shape"), ([1e9, 1.0], "start has random effects"), ("a", "start must hold numbers")):
+        with pytest.raises(lmm.LmmError, match=said):
+            fit.refit(sleep["Reaction"], start=start)
+    assert fit.refit(sleep["Reaction"], start=fit.theta).llf == pytest.approx(fit.llf, abs=1e-8)

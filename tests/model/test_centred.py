@@ -78,3 +78,10 @@ def test_nested_slopes_far_from_their_origin() -> None:
             near = lmm.lmer("y ~ 1 + (x|g/h)", data)
             far = lmm.lmer("y ~ 1 + (x|g/h)", data.assign(x=1e6 + x))
         assert far.llf == pytest.approx(near.llf, abs=1e-4)
+
+
+def test_sums_over_chunks_say_that_a_covariate_is_too_far_away(sleep, tmp_path) -> None:
+    path = tmp_path / "sleep.parquet"
+    sleep.assign(x=sleep["x"] + 738e3, Subject=sleep["Subject"].astype(str)).to_parquet(path)
+    with pytest.warns(lmm.ConvergenceWarning, match=r"x lies 25\d,\d\d\d standard deviations from zero"):
+        lmm.lmer("Reaction ~ x + (x|Subject)", str(path))
