@@ -101,10 +101,12 @@ class Corrector:
         """The minimum over the ``free`` coordinates from z; None where it is not found."""
         surface = self.surface
         point = surface.at(z)
-        if not np.isfinite(point.objective):
+        if not _is_finite(point):
             return None
         radius, tolerance = 2.0, SETTLED_EXACT if surface.exact else SETTLED
         for _ in range(MAX_EVALUATIONS):
+            if self.correction is not None and not np.isfinite(self.correction).all():
+                self.correction = None
             H = point.hessian if self.correction is None else point.hessian + self.correction
             own = H[np.ix_(free, free)]
             scale = np.sqrt(np.maximum(np.abs(np.diagonal(own)), 1e-300))
@@ -120,8 +122,9 @@ class Corrector:
             candidate = surface.at(point.theta + step)
             actual = point.objective - candidate.objective
             noise = 1e-12 * abs(point.objective)
-            ratio = (actual + noise) / (promised + noise) if np.isfinite(candidate.objective) else -1.0
-            if not surface.exact and np.isfinite(candidate.objective):
+            finite = _is_finite(candidate)
+            ratio = (actual + noise) / (promised + noise) if finite else -1.0
+            if not surface.exact and finite:
                 known = np.zeros_like(H) if self.correction is None else self.correction
                 self.correction = secant(known, candidate, point, step) if ratio > 0.25 else np.zeros_like(H)
             if ratio < 0.25:
@@ -145,6 +148,11 @@ class Corrector:
                 tangent[held] = 1.0
                 tangent[free] = -np.linalg.lstsq(H[np.ix_(free, free)], H[free, held], rcond=1e-10)[0]
         return Settled(point.theta + step, point.objective - promised, slope, tangent, point)
+
+
+def _is_finite(point: Point) -> bool:
+    """Whether a point can be gone on from: far out a deviance can be finite where its derivatives are not."""
+    return bool(np.isfinite(point.objective) and np.isfinite(point.gradient).all() and np.isfinite(point.hessian).all())
 
 
 def follow(surface: Surface, start: np.ndarray, cutoff: float, endless: tuple[bool, bool] = (False, False)) -> Path:
