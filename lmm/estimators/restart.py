@@ -144,9 +144,10 @@ def look_again(
     """The lowest of a search and of others from ``starts``, with the evaluations and the trace of all.
 
     The first start, if ``thorough``, is searched from, and every other whose ``objective`` is lower than what has been found by then. A
-    start or search that fails is passed over; the outcome given is kept unless another is lower by more than ``tolerance``.
+    start or search that fails is passed over; the outcome given is kept unless another is lower by more than ``tolerance``. Where there
+    were several searches, each line of the trace has the number of its own, "search".
     """
-    best, spent, steps, trace = outcome, outcome.evaluations, outcome.iterations, outcome.trace
+    best, spent, steps, traces = outcome, outcome.evaluations, outcome.iterations, [outcome.trace]
     for i, theta in enumerate(starts):
         spent += 2
         try:
@@ -155,10 +156,12 @@ def look_again(
             other = search(theta)
         except (LmmError, np.linalg.LinAlgError, FloatingPointError):
             continue
-        spent, steps, trace = spent + other.evaluations, steps + other.iterations, trace + other.trace
+        spent, steps = spent + other.evaluations, steps + other.iterations
+        traces.append(other.trace)
         if other.converged >= best.converged and other.point.objective < best.point.objective - tolerance:
             best = other
-    return replace(best, evaluations=spent, iterations=steps, trace=trace)
+    numbered = tuple({**line, "search": i} for i, lines in enumerate(traces) for line in lines)
+    return replace(best, evaluations=spent, iterations=steps, trace=numbered if len(traces) > 1 else outcome.trace)
 
 
 def _covariances(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> list[np.ndarray]:

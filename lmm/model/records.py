@@ -117,7 +117,7 @@ class Estimate:
     objective : -2 log-likelihood (ML) or REML criterion, all constants included, lme4's definition.
     n_parameters : p + m + 1, lme4's degrees of freedom of the log-likelihood.
     convergence : how the optimiser stopped.
-    trace : per evaluation a dict: "objective", "theta", "decrease", "radius".
+    trace : per evaluation a dict: "objective", "theta", "decrease", "radius"; "search" (from 0) where there were several searches.
     messages : text of the warnings about this estimate.
     family : distribution of the response; None for a linear model. With a family, ``factors`` are absolute,
         Cov(b) = T T', and sigma is what the family reports for its dispersion (1 without one).

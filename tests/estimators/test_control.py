@@ -70,13 +70,19 @@ def test_start_by_array_or_by_key() -> None:
     assert check_start(None, d, problem) is None
 
 
+def test_fixed_effects_of_a_linear_model_need_no_start() -> None:
+    """They are profiled out of its criterion."""
+    d = zoo()["slope"]
+    assert check_start({"beta": [1, 2, 3]}, d, build_problem(d)) is None
+
+
 @pytest.mark.parametrize(
     ("start", "message"),
     [
         ([1.0], r"start has shape \(1,\); this model has 3 parameters: a: Intercept; a: x1.Intercept; a: x1"),
         ([1.0, np.nan, 1.0], "not finite"),
         (["a", "b", "c"], "must hold numbers"),
-        ({"beta": [1, 2, 3]}, "the one key 'theta'; it was given 'beta'"),
+        ({"gamma": [1, 2, 3]}, "'theta'"),
     ],
 )
 def test_bad_starts(start: object, message: str) -> None:

@@ -112,8 +112,8 @@ def test_many_rows_go_to_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_devices_are_checked() -> None:
-    for wrong in (0, 3, -1, True):
-        with pytest.raises(ArgumentError, match="power of two"):
+    for wrong, why in ((0, "positive whole"), (-1, "positive whole"), (True, "positive whole"), (3, "power of two")):
+        with pytest.raises(ArgumentError, match=why):
             lmm.Control(devices=wrong)
     with pytest.raises(ArgumentError, match="backend='jax'"):
         lmm.Control(devices=2, backend="numpy")
