@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ Function = Callable[[np.ndarray], np.ndarray]
 _CALL = re.compile(r"\s*(?:np\.|numpy\.)?(\w+)\s*\((.*)\)\s*", re.DOTALL)
 _SHIFT = re.compile(r"(.+?)\s*([+-])\s*(\d+\.?\d*(?:[eE][+-]?\d+)?)\s*", re.DOTALL)
 _LEFT_SHIFT = re.compile(r"\s*(\d+\.?\d*(?:[eE][+-]?\d+)?)\s*\+\s*(.+)", re.DOTALL)
-BASES = {"log": float(np.e), "log2": 2.0, "log10": 10.0}
+BASES = {"log": math.e, "log2": 2.0, "log10": 10.0}
 
 
 @dataclass(frozen=True, eq=False)
