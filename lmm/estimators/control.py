@@ -30,8 +30,8 @@ class Control:
         what glmmTMB takes, or "expected", lme4's. They differ where the link is not canonical.
     factorization : "exact" or "iterative" insist; "auto" solves crossed factors iteratively (conjugate gradients, random
         probes) where the exact factorisation would need a dense matrix of more than 5,000 columns (30,000 on an accelerator).
-    probes : random probes that an iterative fit begins with; more are taken until ``accuracy`` is met, and 64 at the least where a
-        generalized model ends.
+    probes : random probes that an iterative fit begins with; more are taken until ``accuracy`` is met, and 64 at the least for the last
+        steps, so that the stated Monte Carlo errors rest on enough of them.
     accuracy : Monte Carlo error of each variance parameter (of a generalized model of every parameter) that is allowed, in its
         standard errors.
     seed : of the probes.

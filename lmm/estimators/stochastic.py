@@ -34,6 +34,8 @@ UNSURE = 1e-3
 MOST, MARGIN = 1_024, 1.3
 #: numbers in the probes and their solutions at the most, 2 GB
 ROOM = 250_000_000
+#: probes at the least where a search ends: fewer do not tell their own error
+FIRM = 64
 #: eigenvalues of T'AT, A the mean of a term's blocks, above which traces divide by T
 APART = 0.1
 #: eigenvalues of the model Hessian relative to the largest below which a direction is on a boundary
@@ -233,14 +235,18 @@ class Unsure(Protocol):
 
 
 def search(evaluate: Unsure, run: Callable[[np.ndarray], Outcome], start: np.ndarray, accuracy: float) -> Outcome:
-    """``run`` from ``start``, then with more probes from where it ended, until the Monte Carlo error is ``accuracy`` standard errors."""
+    """``run`` from ``start``, then with more probes from where it ended, until the Monte Carlo error is ``accuracy`` standard errors.
+
+    That error is told by the spread over the probes, which a few of them tell badly: it ends with ``FIRM`` of them at the least.
+    """
     outcome = run(start)
     while True:
         worst = float(np.max(evaluate.errors(outcome.point)[1], initial=0.0))
         count = len(evaluate.probes)
-        if worst <= accuracy or not outcome.converged or count >= evaluate.most:
+        if not outcome.converged or count >= evaluate.most or (worst <= accuracy and count >= FIRM):
             return outcome
-        evaluate.more_probes(int(min(max(count * (worst / accuracy) ** 2 * MARGIN, count + 4), evaluate.most)))
+        wanted = max(count * (worst / accuracy) ** 2 * MARGIN, count + 4) if worst > accuracy else 0
+        evaluate.more_probes(int(min(max(wanted, FIRM), evaluate.most)))
         again = run(outcome.point.theta)
         outcome = replace(
             again,

@@ -21,7 +21,7 @@ import numpy as np
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Frame, directions, slope
 from lmm.estimators.generalized import Objective, State
-from lmm.estimators.stochastic import APART, FLAT, MOST, ROOM, note, to_theta
+from lmm.estimators.stochastic import APART, FIRM, FLAT, MOST, ROOM, note, to_theta
 from lmm.estimators.stochastic import search as search_on
 from lmm.estimators.trust_region import Outcome, Point
 from lmm.model import stochastic
@@ -34,8 +34,6 @@ from lmm.model.stochastic_laplace import ProbedLaplace, Probing, expand, symmetr
 TOLERANCE = 1e-4
 #: difference of the objective that means nothing, and promised decrease at which a search ends: 0.001 standard errors
 UNSURE, ENOUGH = 1e-2, 1e-6
-#: probes at the least where a search ends: fewer do not tell their own error
-FIRM = 64
 #: half the way over which gradients are differenced, in standard errors
 STEP = 0.2
 

@@ -92,13 +92,15 @@ def test_the_stated_error_is_right_over_a_hundred_seeds(clusters: int) -> None:
     stated_llf = np.mean([fit.monte_carlo.log_likelihood**2 for fit in fits])
     assert 0.5 * stated_llf < llf < 1.8 * stated_llf
     assert max(fit.monte_carlo.relative.max() for fit in fits) <= 0.01
+    each = np.array([(fit.theta - exact.theta) / fit.monte_carlo.theta for fit in fits])  # small stated errors go with no large ones
+    assert np.sqrt(np.mean(each**2, axis=0)).max() < 1.25
 
 
 def test_more_probes_are_taken_until_the_error_is_small_enough() -> None:
     few = lmm.lmer("y ~ x + (1|a) + (1|b)", data(), control=Control(factorization="iterative", probes=4, accuracy=1.0)).estimate
-    many = lmm.lmer("y ~ x + (1|a) + (1|b)", data(), control=Control(factorization="iterative", probes=4, accuracy=0.002)).estimate
-    assert few.monte_carlo.probes == 4 < many.monte_carlo.probes
-    assert many.monte_carlo.relative.max() <= 0.002
+    many = lmm.lmer("y ~ x + (1|a) + (1|b)", data(), control=Control(factorization="iterative", probes=4, accuracy=0.001)).estimate
+    assert few.monte_carlo.probes == 64 < many.monte_carlo.probes
+    assert many.monte_carlo.relative.max() <= 0.001
     assert many.monte_carlo.theta.max() < few.monte_carlo.theta.max()
 
 
@@ -131,7 +133,7 @@ def per_probe(point, i: int) -> np.ndarray:  # noqa: ANN001
 def test_the_result_says_how_it_was_found_and_carries_its_error() -> None:
     fit = lmm.lmer("y ~ x + (1|a) + (1|b)", data(), control=ITERATIVE)
     text = " ".join(str(fit.summary()).split())
-    assert "Effects of b by conjugate gradients" in text and "16 random probes" in text
+    assert "Effects of b by conjugate gradients" in text and "64 random probes" in text
     assert "b: 200 levels x 1, by conjugate gradients" in str(fit.design.plan)
     again = pickle.loads(pickle.dumps(fit))
     assert again.llf == fit.llf and again.llf.mc_error == fit.llf.mc_error > 0
@@ -187,7 +189,7 @@ def test_methods_that_have_no_iterative_way_say_so() -> None:
         lmm.lmer("y ~ x + (1|a) + (1|b)", data(), method="em", control=ITERATIVE)
     with pytest.raises(lmm.LmmError, match="factorization='iteratve' is not one of .*iterative"):
         Control(factorization="iteratve")
-    with pytest.raises(lmm.LmmError, match="probes=2 must be at least 4"):
+    with pytest.raises(lmm.LmmError, match="probes=2 must be a whole number, 4 or more"):
         Control(probes=2)
     with pytest.raises(lmm.LmmError, match="accuracy=0 must be a positive number"):
         Control(accuracy=0)
