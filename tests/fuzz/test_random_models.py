@@ -1,0 +1,73 @@
+"""Random models on random data: no foreign exception, no warning of NumPy's, and one model has one answer however it is given.
+
+``LMM_FUZZ=50000 pytest -s tests/fuzz`` tries so many of each kind, goes on after a failure and prints what came how often.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, event, given, seed, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.cases import Case, generalized, linear, variants, vary
+from tests.fuzz.examine import complaints, lower_elsewhere, unlike_in_chunks
+
+BY_HAND = int(os.environ.get("LMM_FUZZ", 0))
+PARTS = 8
+MORE = ("nothing", "nothing", "nothing", "start 0.1", "start 1", "start 10", "start 100", "chunks")
+
+
+def problems(case: Case, changes: dict[str, Any], more: str) -> list[str]:
+    """Everything that is wrong with one case."""
+    found = complaints(case, vary(case, **changes))
+    if more.startswith("start"):
+        found += lower_elsewhere(case, float(more.split()[1]))
+    elif more == "chunks":
+        found += unlike_in_chunks(case, 17)
+    return found
+
+
+def run(kind: st.SearchStrategy[Case], examples: int, number: int) -> None:
+    """Try ``examples`` cases of a kind; the first failure ends it, unless it is run by hand."""
+    count: Counter[str] = Counter()
+
+    @seed(number)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate] if BY_HAND else [Phase.generate, Phase.shrink],
+    )
+    @given(kind, variants(), st.sampled_from(MORE))
+    def check(case: Case, changes: dict[str, Any], more: str) -> None:
+        found = problems(case, changes, more)
+        event("wrong" if found else "right")
+        if not BY_HAND:
+            assert not found, (found, changes)
+        count["tried"] += 1
+        for text in found:
+            what = text[:70]
+            count[what] += 1
+            if count[what] == 1:
+                print(f"\n{text}\n{sorted(changes['kinds'])}, seed {changes['seed']}, power {changes['power']}: {case!r}", flush=True)
+
+    check()
+    if BY_HAND:
+        print(f"\npart {number}: {dict(count)}", flush=True)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_linear_models(part: int) -> None:
+    """2,000 in all."""
+    run(linear(), (BY_HAND or 2_000) // PARTS, part)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_generalized_models(part: int) -> None:
+    """500 in all."""
+    run(generalized(), (BY_HAND or 500) // PARTS, 100 + part)
