@@ -96,7 +96,7 @@ def _run(line: list[str], limit: float) -> str:
         return ""
     if process.returncode == -signal.SIGKILL:
         return "killed (out of memory?)"
-    lines = [text for text in errors.splitlines() if text.strip()]
+    lines = [text for text in errors.splitlines() if text.strip() and text != "Execution halted"]  # R says why before it
     return lines[-1][:160] if lines else f"exit {process.returncode}"
 
 
