@@ -80,7 +80,7 @@ class Case:
 @st.composite
 def linear(draw: st.DrawFn) -> Case:
     """A linear model and a response that it, or a simpler one, could have made."""
-    frame, rng = _frame(draw, 6, 90)
+    frame, rng = _frame(draw, 8, 90)
     case = _model(draw, frame)
     eta = _predictor(draw, frame, rng)
     noise = draw(st.sampled_from((1.0, 1.0, 0.1, 5.0)))
