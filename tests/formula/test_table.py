@@ -77,7 +77,7 @@ def test_columns_of_every_kind_in_a_mapping(kind):
     np.testing.assert_allclose(fit.predict(new), right.predict(data), rtol=1e-6)
 
 
-@pytest.mark.parametrize("given", [3, None, [1, 2], np.ones((3, 2)), "text", object()], ids=str)
+@pytest.mark.parametrize("given", [3, None, [1, 2], np.ones((3, 2)), "text", object()], ids=lambda v: type(v).__name__)
 def test_what_is_no_table(given):
     fit = lmm.lmer(F, data)
     if given is not None:
