@@ -1,7 +1,7 @@
 """List what the package says when it refuses or doubts something, read from its source.
 
 ``python tools/messages.py`` prints a table per class of error or warning: the text, with ``...`` where a name or a number of the
-user's stands, and the module that says it.
+user's stands, and the module that says it. The last table has the sentences on an estimate that are put together elsewhere.
 """
 
 from __future__ import annotations
@@ -16,6 +16,16 @@ PACKAGE = Path(lmm.errors.__file__).parent
 KINDS = (lmm.errors.LmmError, lmm.errors.LmmWarning)
 CLASSES = {name for name, value in vars(lmm.errors).items() if isinstance(value, type) and issubclass(value, KINDS)}
 
+#: modules whose sentences describe an estimate: they become warnings, and stand in ``fit.messages``
+NOTES = (
+    "results.notes",
+    "estimators.diagnosis",
+    "estimators.separation",
+    "model.determined",
+    "estimators.stochastic",
+    "estimators.laplace",
+)
+
 
 def messages() -> dict[str, dict[str, str]]:
     """Per class of error or warning its texts, each with the module (``room.file``) that says it."""
@@ -29,13 +39,28 @@ def messages() -> dict[str, dict[str, str]]:
     return dict(sorted(found.items()))
 
 
+def notes() -> dict[str, str]:
+    """Sentences on an estimate, with the module that says each."""
+    found: dict[str, str] = {}
+    for module in NOTES:
+        tree = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text())
+        said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr | ast.Constant) and id(node) not in said:
+                said |= {id(part) for part in ast.walk(node)}
+                text = _text(node)
+                if len(text.split()) > 4:
+                    found.setdefault(text, module)
+    return found
+
+
 def _said(call: ast.Call) -> list[tuple[str, str]]:
     """The class and the text of ``Error(text)`` or ``warn(text, Warning)``; nothing where the text is made elsewhere."""
     name = call.func.id if isinstance(call.func, ast.Name) else ""
     if name in CLASSES and call.args:
         kinds = [name]
-    elif name == "warn" and len(call.args) == 2 and isinstance(call.args[1], ast.Name):
-        kinds = [call.args[1].id]
+    elif name == "warn" and len(call.args) == 2:
+        kinds = [node.id for node in ast.walk(call.args[1]) if isinstance(node, ast.Name) and node.id in CLASSES]
     else:
         return []
     text = _text(call.args[0])
@@ -56,11 +81,23 @@ def _text(node: ast.expr) -> str:
 def table() -> str:
     """All of it in Markdown."""
     lines: list[str] = []
-    for kind, texts in messages().items():
-        about = (getattr(lmm.errors, kind).__doc__ or "").strip().splitlines()[0]
-        lines += [f"### {kind}", "", about, "", "| message | from |", "|---|---|"]
+    for kind, texts in {**messages(), "On an estimate": notes()}.items():
+        about = getattr(lmm.errors, kind, None)
+        first = (
+            "Sentences, or parts of them, in `fit.messages` and in warnings."
+            if about is None
+            else (about.__doc__ or "").splitlines()[0]
+        )
+        lines += [f"### {kind}", "", first, "", "| message | from |", "|---|---|"]
         for text, module in texts.items():
-            cell = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'").replace("*", "\\*").replace("$", "\\$")
+            cell = (
+                " ".join(text.split())
+                .replace("|", "\\|")
+                .replace("<", "&lt;")
+                .replace("`", "'")
+                .replace("*", "\\*")
+                .replace("$", "\\$")
+            )
             lines.append(f"| {cell} | `{module}` |")
         lines.append("")
     return "\n".join(lines)
