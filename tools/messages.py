@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import lmm.errors
@@ -27,6 +28,7 @@ NOTES = (
 )
 
 
+@cache
 def messages() -> dict[str, dict[str, str]]:
     """Per class of error or warning its texts, each with the module (``room.file``) that says it."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
@@ -39,6 +41,7 @@ def messages() -> dict[str, dict[str, str]]:
     return dict(sorted(found.items()))
 
 
+@cache
 def notes() -> dict[str, str]:
     """Sentences on an estimate, with the module that says each."""
     found: dict[str, str] = {}
