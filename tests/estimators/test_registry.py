@@ -107,7 +107,9 @@ def test_what_iterates_does_not_evaluate_only(name: str) -> None:
         registry.by_name(name, registry.LINEAR, control=Control(evaluate_only=True))
 
 
-def test_an_ml_fit_is_compared_with_what_is_always_reml() -> None:
+@pytest.mark.parametrize("reml", [True, False])
+def test_methods_are_compared_by_the_criterion_of_the_fit(reml: bool) -> None:
+    """What maximises a likelihood maximises the one that was asked for."""
     sleep = lmm.datasets.load("sleepstudy")
-    found = lmm.lmer(FORMULA, sleep, REML=False).compare_methods(["ml", "mackay"])
-    assert found["mackay"].estimate.reml and not found["ml"].estimate.reml
+    found = lmm.lmer(FORMULA, sleep, REML=reml).compare_methods(["reml" if reml else "ml", "em", "mackay", "pql"])
+    assert all(found[name].estimate.reml == reml for name in ("em", "mackay", "pql"))

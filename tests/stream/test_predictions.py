@@ -73,7 +73,7 @@ def test_other_data_is_predicted(data, path, tmp_path):
 
 def test_what_cannot_be_written_is_refused_in_words(data, path, tmp_path):
     fit = lmm.lmer("y ~ x + (1 | g)", path)
-    with pytest.raises(ArgumentError, match="read from"):
+    with pytest.raises(ArgumentError, match="files that are read"):
         fit.write_predictions(path)
     with pytest.raises(ArgumentError, match="is a folder"):
         fit.write_predictions(tmp_path)
