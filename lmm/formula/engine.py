@@ -39,7 +39,7 @@ from lmm.formula.expressions import OPERATORS, as_executable
 from lmm.formula.levels import UnseenLevels, encode, matched
 from lmm.formula.names import readable
 from lmm.formula.parse import unknown_structure
-from lmm.formula.scan import written
+from lmm.formula.scan import quote
 from lmm.formula.wilkinson import right_side
 
 
@@ -185,7 +185,7 @@ def check_coding(contrasts: Any, name: str, levels: int) -> None:
     if numbers is None or numbers.ndim != 2 or not np.isfinite(numbers).all():
         raise ArgumentError(
             f"{what} must be coded by a name such as 'sum', a coding of formulaic, or a matrix of numbers with a row for each level, not "
-            f"{shown(contrasts)}. For another reference level write relevel({written(name)}, ref=...)."
+            f"{shown(contrasts)}. For another reference level write relevel({quote(name)}, ref=...)."
         )
     rows, columns = numbers.shape
     if rows != levels or not 0 < columns < levels:

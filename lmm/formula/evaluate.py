@@ -24,7 +24,7 @@ from lmm.formula.levels import Levels, encode, join, merged_before
 from lmm.formula.names import alias, aliased, as_expression, awkward_names, names_in, readable, refuse_unknown, resolve
 from lmm.formula.parse import Formula
 from lmm.formula.rowwise import across
-from lmm.formula.scan import written
+from lmm.formula.scan import quote
 from lmm.formula.subset import row_mask
 from lmm.formula.table import Table, as_floats, given_column, missing, whole_rows
 
@@ -338,7 +338,7 @@ def _check_levels(expression: str, categories: list[Any], found: Evaluated, n: i
             odd = "" if read.all() else f", though {str(pd.Series(categories, dtype=object)[~read].iloc[0])!r} is none"
             raise DataError(
                 f"column {name!r} is text with {J} levels that look like numbers{odd}; make it numbers by pd.to_numeric("
-                f"data[{name!r}], errors='coerce'), or write factor({written(name)}) if they are categories."
+                f"data[{name!r}], errors='coerce'), or write factor({quote(name)}) if they are categories."
             )
     if n is not None and J >= n:
         raise DataError(

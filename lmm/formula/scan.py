@@ -105,11 +105,6 @@ def quote(name: str) -> str:
     return f"`{escaped}`"
 
 
-def written(name: str) -> str:
-    """A column as a formula takes it: in backticks where it is no name otherwise."""
-    return name if name.replace(".", "_").isidentifier() else quote(name)
-
-
 def unquote(text: str) -> str:
     """The name that a text is: :func:`quote` undone; any text that is not one name in backticks is returned as it is."""
     return _ESCAPED.sub(r"\1", text[1:-1]) if QUOTED.fullmatch(text) else text
