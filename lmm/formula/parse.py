@@ -83,6 +83,11 @@ class Formula:
         return tuple(dict.fromkeys(text for text in out if text))
 
     @cached_property
+    def predictors(self) -> tuple[str, ...]:
+        """Every text of the formula whose columns are coded: the fixed part and the columns of random terms."""
+        return tuple(dict.fromkeys([self.fixed, *(bar.columns for bar in self.bars)]))
+
+    @cached_property
     def awkward(self) -> frozenset[str]:
         """Names in the formula that evaluation would misread if they are columns."""
         return frozenset().union(*(awkward_names(text) for text in self.expressions))

@@ -16,7 +16,6 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, RankWarning, ResponseError, SingularFitWarning
 from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.formula import Formula
-from lmm.formula.names import names_in
 from lmm.formula.terms import fixed_terms
 from lmm.linalg import threads
 from lmm.results import updating
@@ -89,11 +88,10 @@ def by_maximum_likelihood(fit: Fit) -> Fit:
 
 def with_formula(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Fit:
     """The call repeated with another formula on the rows of this fit, which a term less must not bring more of."""
-    coded = _contrasts(_call(fit), formula)
     if fit.design.streamed:
-        return _streamed(fit, formula, {"contrasts": coded}, context)
+        return _streamed(fit, formula, {}, context)
     with quietly():
-        return updating.repeat_call(fit.design, formula, {"subset": fit.design.rows_used, "contrasts": coded}, context)
+        return updating.repeat_call(fit.design, formula, {"subset": fit.design.rows_used}, context)
 
 
 def without_predictors(fit: Fit, context: Mapping[str, Any]) -> Fit:
@@ -103,11 +101,9 @@ def without_predictors(fit: Fit, context: Mapping[str, Any]) -> Fit:
         return fit
     text = replace(formula, fixed="1", text="1")
     if fit.design.streamed:
-        return _streamed(fit, text, {"contrasts": _contrasts(_call(fit), text), "method": None}, context)
+        return _streamed(fit, text, {"method": None}, context)
     with quietly():
-        return updating.repeat_call(
-            fit.design, text, {"subset": fit.design.rows_used, "contrasts": _contrasts(_call(fit), text), "method": None}, context
-        )
+        return updating.repeat_call(fit.design, text, {"subset": fit.design.rows_used, "method": None}, context)
 
 
 def _streamed(fit: Fit, formula: Formula, changes: dict[str, Any], context: Mapping[str, Any]) -> Fit:
@@ -126,7 +122,7 @@ def design_of(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Design:
     """The matrices of another formula on the rows of this fit, nothing fitted."""
     design = fit.design
     call = _call(fit)
-    given = {"weights": call["weights"], "offset": call["offset"], "contrasts": _contrasts(call, formula)}
+    given = {"weights": call["weights"], "offset": call["offset"], "contrasts": updating.codings(call, formula)}
     scope = ChainMap(dict(design.frame.context), dict(context))
     with quietly(), threads.limited():
         return build_design(formula, design.frame.data, subset=design.rows_used, context=scope, family=call.get("family"), **given)
@@ -137,12 +133,3 @@ def _call(fit: Fit) -> dict[str, Any]:
     if call is None:
         raise ArgumentError("this fit was not made by lmer() or glmer(), so there is no call to repeat.")
     return call
-
-
-def _contrasts(call: Mapping[str, Any], formula: Formula) -> dict[str, Any] | None:
-    """Codings of the columns that the formula still uses."""
-    given = call.get("contrasts")
-    if not given:
-        return None
-    used = {name for text in formula.expressions for name, _, _ in names_in(text)}
-    return {name: value for name, value in given.items() if name in used}

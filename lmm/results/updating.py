@@ -16,6 +16,7 @@ from lmm.estimators import registry
 from lmm.estimators.start import all_parameters, check_start
 from lmm.formula import Formula, parse
 from lmm.formula.expressions import is_atom, python
+from lmm.formula.names import names_in
 from lmm.formula.parse import Bar, cbind_arguments, one_line
 from lmm.formula.scan import Token, outside, scan, spaced
 from lmm.formula.subset import Chosen
@@ -48,6 +49,8 @@ def repeat_call(design: Design, formula: str | Formula | None, changes: dict[str
         call.pop("REML", None)
     if formula is not None or "data" in changes:
         call["start"] = None  # theta belongs to the old terms
+    if isinstance(new, Formula):
+        call["contrasts"] = codings(call, new)
     if design.streamed and "data" not in changes:
         changes = {"data": design.extra["origin"].again(), **changes}
     kept = dict(design.frame.context)
@@ -62,6 +65,15 @@ def repeat_call(design: Design, formula: str | Formula | None, changes: dict[str
             _refuse_old_array(name, kept.pop(name), context)
     arguments = {**call, **changes}
     return run(new, arguments.pop("data"), ChainMap(kept, context), **arguments)  # type: ignore[arg-type]
+
+
+def codings(call: Mapping[str, Any], formula: Formula) -> dict[str, Any] | None:
+    """``contrasts=`` of a call for the columns that are still predictors in a formula."""
+    given = call.get("contrasts")
+    if not given or formula.has_dot:
+        return given
+    used = {name for text in formula.predictors for name, _, _ in names_in(text)}
+    return {name: value for name, value in given.items() if name in used} or None
 
 
 def _refuse_old_rows(call: Mapping[str, Any], chosen: Any, changes: Mapping[str, Any]) -> None:

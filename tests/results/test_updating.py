@@ -66,3 +66,14 @@ def test_variables_of_the_caller_must_be_those_of_the_new_rows():
         fit.update(data=new)
     zz = new.w.to_numpy()  # noqa: F841
     np.testing.assert_allclose(numbers(fit.update(data=new)), numbers(lmm.lmer("y ~ x + w + (1|g)", new)), rtol=1e-8)
+
+
+def test_codings_go_with_their_predictors() -> None:
+    """A factor that is taken out, or stays as a grouping factor alone, needs no coding."""
+    cake = lmm.datasets.load("cake")
+    fit = lmm.lmer("angle ~ recipe * temp + (1|recipe:replicate)", cake, contrasts={"recipe": "sum"})
+    without = fit.update(". ~ . - recipe - recipe:temp")
+    assert list(without.fixef().index) == ["Intercept", "temp"]
+    assert without.llf == pytest.approx(lmm.lmer("angle ~ temp + (1|recipe:replicate)", cake).llf, abs=1e-8)
+    kept = fit.update(". ~ . - recipe:temp")
+    assert kept.fixef().index.str.contains("S.").any()
