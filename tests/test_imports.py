@@ -152,17 +152,15 @@ def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
 
 
-def test_importing_lmm_is_immediate_and_brings_nothing():
+def test_importing_lmm_brings_nothing():
+    """Nothing of the package but its first file either: that is what makes the import immediate."""
     code = """
-import sys, time
-start = time.perf_counter()
+import sys
 import lmm
-print(time.perf_counter() - start)
 print(sorted({"numpy", "pandas", "scipy", "jax", "formulaic", "narwhals"} & set(sys.modules)))
+print([name for name in sys.modules if name.startswith("lmm.")])
 """
-    seconds, modules = min((run(code).splitlines() for _ in range(3)), key=lambda lines: float(lines[0]))
-    assert float(seconds) < 0.05
-    assert modules == "[]"
+    assert run(code).splitlines() == ["[]", "[]"]
 
 
 def test_every_public_name_resolves_and_is_listed():

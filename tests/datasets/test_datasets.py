@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -108,16 +107,6 @@ def test_names_in_any_case_and_the_nearest_on_a_miss():
         describe("zzzz")
     with pytest.raises(lmm.ArgumentError, match="no data set is called 3"):
         load(3)
-
-
-def test_insteval_is_read_in_under_a_tenth_of_a_second():
-    load("InstEval")
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        load("InstEval")
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.1
 
 
 def test_packing_keeps_values_levels_and_bytes(tmp_path):

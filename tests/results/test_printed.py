@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 
 import pandas as pd
 import pytest
@@ -144,18 +143,9 @@ def test_no_fixed_effects():
     assert "Number of obs: 180" in text
 
 
-def test_nothing_is_printed_and_it_is_quick(capsys):
-    one = fit("sleep")
-    str(one.summary())
-    best = min(_seconds(lambda: str(one.summary())) for _ in range(5))
+def test_nothing_is_printed(capsys):
+    str(fit("sleep").summary())
     assert capsys.readouterr().out == ""
-    assert best < 0.02
-
-
-def _seconds(function) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
 
 
 def test_results_import_neither_jax_nor_scipy_stats():
