@@ -41,12 +41,13 @@ SMALL = 400
 
 def pieces(structure: Covariance) -> list[np.ndarray]:
     """Columns of a term that covariances join, set by set."""
-    joined = np.eye(structure.k, dtype=int)
+    label = list(range(structure.k))
     for i, j in structure.pairs():
-        joined[i, j] = joined[j, i] = 1
-    for _ in range(structure.k):
-        joined = np.minimum(joined @ joined, 1)
-    return [np.flatnonzero(row) for row in np.unique(joined, axis=0)]
+        if label[i] != label[j]:
+            kept, other = label[i], label[j]
+            label = [kept if own == other else own for own in label]
+    joined = [[a for a, own in enumerate(label) if own == one] for one in set(label)]
+    return [np.array(columns) for columns in sorted(joined, reverse=True)]
 
 
 def subsets(problem: Problem | GeneralizedProblem) -> list[list[Piece]]:
@@ -93,9 +94,8 @@ def conflict(problem: Problem, evaluate: Evaluator, point: Point) -> float:
         return 0.0
     value = point.payload.value
     variance = np.eye(p)  # X'VX
-    terms = zip(problem.structures, problem.split(point.theta), problem.collect(problem.data.rhs), strict=True)
-    for structure, own, rhs in terms:
-        loaded = np.tensordot(np.asarray(rhs)[:p], structure.factor(own), (1, 0)).reshape(p, -1)
+    for structure, own, columns in zip(problem.structures, problem.split(point.theta), problem.shared(), strict=True):
+        loaded = (structure.factor(own).T @ columns).reshape(p, -1)
         variance += loaded @ loaded.T
     spread = variance - np.asarray(value.cov) + 1e-8 * np.diag(np.diagonal(variance))
     d = np.asarray(value.beta)

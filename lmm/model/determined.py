@@ -20,10 +20,11 @@ from lmm.covariance import Covariance
 from lmm.design.records import RandomTerm
 from lmm.model.crossproducts import CrossProducts, Pairs
 from lmm.model.problem import Problem, assemble
-from lmm.model.system import orthonormal
 
 #: square of the relative length under which a column counts as dependent: rounding of sums of squares is below it
 DEPENDENT = 1e-12
+#: smallest eigenvalue of scaled cross-products above which every column is longer than that after all others
+APART = 1e-6
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,24 @@ class Determined:
 def determined(problem: Problem, reml: bool) -> Determined:
     """What the data of a linear problem determine."""
     cross, p = problem.cross, problem.p
+    fixed = problem.shared() if reml and p else []
     kept: list[list[int]] = [[] for _ in problem.structures]
     notes: list[str] = []
     for together in _same_levels(cross):
         place = [(t, a) for t, _ in together for a in range(cross.diag[t].shape[0])]
         gram = _gram(cross, together)
         length = np.diagonal(gram).copy()
-        free = _independent(gram, length)
-        left = free
+        rest = gram
         if reml and p:
-            fixed = [orthonormal(cross.rhs[t][:p], problem.R)[..., order] for t, order in together]
-            R = np.concatenate(fixed, axis=1)
-            flat = np.swapaxes(R, 1, 2).reshape(-1, R.shape[1])
-            left = _independent(gram - flat.T @ flat, length)
-        for i, (t, a) in enumerate(place):
-            if i in left:
-                kept[t].append(a)
-        notes += _notes(problem, place, free, left, length)
+            R = [fixed[t][..., order] for t, order in together]
+            joined = R[0] if len(R) == 1 else np.concatenate(R, axis=1)
+            rest = gram - np.sum(joined @ np.swapaxes(joined, 1, 2), axis=0)
+        left = list(range(len(gram))) if _apart(rest, length) else _independent(rest, length)
+        free = left if len(left) == len(gram) or rest is gram else _independent(gram, length)
+        for i in left:
+            kept[place[i][0]].append(place[i][1])
+        if len(left) < len(place):
+            notes += _notes(problem, place, free, left, length)
     return Determined(tuple(np.array(sorted(own), dtype=int) for own in kept), tuple(notes))
 
 
@@ -94,6 +96,14 @@ def _gram(cross: CrossProducts, together: list[tuple[int, np.ndarray | slice]]) 
                 line.append(cross.pairs[s, t].blocks.sum(axis=-1).T)
         rows.append(np.concatenate(line, axis=1))
     return np.concatenate(rows)
+
+
+def _apart(gram: np.ndarray, length: np.ndarray) -> bool:
+    """Whether columns are far from any combination of the others, which one decomposition tells."""
+    if not np.all(length > 0):
+        return False
+    unit = np.sqrt(length)
+    return bool(np.linalg.eigvalsh(gram / np.outer(unit, unit))[0] > APART)
 
 
 def _independent(gram: np.ndarray, length: np.ndarray) -> list[int]:

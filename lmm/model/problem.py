@@ -102,6 +102,12 @@ class Problem:
         columns = collect(self.arranged, vectors)
         return [c[..., : size.J] for c, size in zip(columns, self.plan.terms, strict=True)]
 
+    def shared(self) -> list[np.ndarray]:
+        """Z'WQ (p, k, J) per term, Q the orthonormal fixed columns."""
+        if self.plan.iterative:
+            return [orthonormal(columns[: self.p], self.R) for columns in self.cross.rhs]
+        return [np.asarray(columns)[: self.p] for columns in self.collect(self.data.rhs)]
+
     def split(self, theta: np.ndarray) -> list[np.ndarray]:
         """theta of each term."""
         stops = np.cumsum([s.n_theta for s in self.structures])
@@ -289,7 +295,7 @@ def _moments(design: Design) -> tuple[float, float]:
 def _residual(design: Design, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least-squares coefficients and residuals of the response less its offset."""
     y = design.y if design.offset is None else design.y - design.offset
-    size = float(np.abs(y).max(initial=0.0))
+    size = max(float(y.max(initial=0.0)), -float(y.min(initial=0.0)))
     if size and not SIZES[0] < size < SIZES[1]:
         raise ResponseError(
             f"the response {design.response!r} has values of size {size:.0e}, whose squares double precision does not hold. "
