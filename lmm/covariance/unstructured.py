@@ -10,6 +10,9 @@ import numpy as np
 from lmm.covariance.base import Covariance, bounded, units
 from lmm.covariance.coordinates import Coordinates, Leading
 
+#: random effects per level up to which charts are kept
+KEPT = 8
+
 
 @lru_cache(maxsize=64)
 def _lower(k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -20,15 +23,45 @@ def _lower(k: int) -> tuple[np.ndarray, np.ndarray]:
 
 def triangular(T: np.ndarray) -> np.ndarray:
     """Lower-triangular factor, diagonal >= 0, with the same T T'; exact also when T is singular (QR of T')."""
+    if T.shape == (1, 1):
+        return np.abs(T)
     lower = np.asarray(np.linalg.qr(T.T, mode="r")).T
     return lower * np.where(np.diagonal(lower) < 0, -1.0, 1.0)
 
 
 def orthogonaliser(gram: np.ndarray) -> np.ndarray:
     """U upper triangular, U'U = gram (k, k); a trace of the diagonal is added where columns depend on each other."""
+    return _orthogonaliser(np.asarray(gram, dtype=float).tobytes(), len(gram))
+
+
+@lru_cache(maxsize=256)
+def _orthogonaliser(numbers: bytes, k: int) -> np.ndarray:
+    gram = np.frombuffer(numbers).reshape(k, k)
     unit = units(gram)
     scaled = gram / np.outer(unit, unit)
-    return np.linalg.cholesky(scaled + 1e-12 * np.eye(len(gram))).T * unit
+    return _kept(np.linalg.cholesky(scaled + 1e-12 * np.eye(k)).T * unit)
+
+
+@lru_cache(maxsize=256)
+def _chart(theta: bytes, gram: bytes, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """T and dT / ds of :meth:`Unstructured.chart`: a step is taken from where they were asked for before."""
+    U = _orthogonaliser(gram, k)
+    T = np.zeros((k, k))
+    row, column = _lower(k)
+    T[row, column] = np.frombuffer(theta)
+    if k == 1:
+        return _kept(np.abs(T)), _kept(1.0 / U[None])
+    V, root, _ = np.linalg.svd(U @ T)
+    basis = np.linalg.solve(U, V)
+    dT = np.zeros((len(row), k, k))
+    dT[np.arange(len(row)), :, column] = basis[:, row].T
+    return _kept(basis * root), _kept(dT)
+
+
+def _kept(array: np.ndarray) -> np.ndarray:
+    """An array that is kept for others, and so not to be changed."""
+    array.setflags(write=False)
+    return array
 
 
 @dataclass(frozen=True)
@@ -60,13 +93,8 @@ class Unstructured(Covariance):
         lower triangle stays a regular coordinate system; in the user's order a small first pivot, or a
         slope whose origin is far from the data, makes a curved valley of it.
         """
-        U = orthogonaliser(gram)
-        V, root, _ = np.linalg.svd(U @ self.factor(theta))
-        basis = np.linalg.solve(U, V)
-        row, column = _lower(self.k)
-        dT = np.zeros((self.n_theta, self.k, self.k))
-        dT[np.arange(self.n_theta), :, column] = basis[:, row].T
-        return basis * root, dT, None
+        chart = _chart if self.k <= KEPT else _chart.__wrapped__
+        return *chart(np.asarray(theta, dtype=float).tobytes(), np.asarray(gram, dtype=float).tobytes(), self.k), None
 
     def move(self, theta: np.ndarray, gram: np.ndarray, step: np.ndarray) -> np.ndarray:
         T, dT, _ = self.chart(theta, gram)
@@ -76,6 +104,8 @@ class Unstructured(Covariance):
         return self.from_matrix(bounded(G, orthogonaliser(gram)))
 
     def from_matrix(self, G: np.ndarray) -> np.ndarray:
+        if self.k == 1:
+            return np.sqrt(np.maximum(G, 0.0)).ravel()
         values, vectors = np.linalg.eigh((G + G.T) / 2)
         return triangular(vectors * np.sqrt(np.clip(values, 0.0, None)))[_lower(self.k)]
 

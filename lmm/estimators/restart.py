@@ -61,6 +61,9 @@ def raised(problem: Problem | GeneralizedProblem, theta: np.ndarray, which: list
     G, grams = _covariances(problem, theta), problem.grams()
     for t, columns in which:
         block = np.ix_(columns, columns)
+        if len(columns) == 1:
+            G[t][block] = size**2 / np.maximum(grams[t][block], 1e-300)
+            continue
         unit = np.sqrt(np.maximum(np.diagonal(grams[t])[columns], 1e-300))
         scale = np.outer(unit, unit)
         G[t][block] = size**2 * np.linalg.pinv(grams[t][block] / scale, hermitian=True) / scale
