@@ -85,7 +85,6 @@ class Own:
     with_G: list[np.ndarray]
 
 
-@np.errstate(invalid="ignore", divide="ignore")
 def laplace(
     family: Any,
     source: Source,

@@ -75,7 +75,6 @@ def dots(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
     return total
 
 
-@np.errstate(invalid="ignore", divide="ignore")  # what is not finite is refused
 def find_mode(
     family: Any,
     source: Source,

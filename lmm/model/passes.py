@@ -318,10 +318,11 @@ def drive(source: Source, tasks: Sequence[Task[T]]) -> list[T]:
             waiting.pop(i, None)
             results[i] = end.value
 
-    for i in range(len(tasks)):
-        step(i, None)
-    while waiting:
-        those = list(waiting)
-        for i, answer in zip(those, source.total([waiting[i] for i in those]), strict=True):
-            step(i, answer)
+    with np.errstate(all="ignore"):  # what is not finite is refused by who asked
+        for i in range(len(tasks)):
+            step(i, None)
+        while waiting:
+            those = list(waiting)
+            for i, answer in zip(those, source.total([waiting[i] for i in those]), strict=True):
+                step(i, answer)
     return [results[i] for i in range(len(tasks))]

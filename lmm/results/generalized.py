@@ -94,7 +94,8 @@ def residuals(design: Design, estimate: Estimate, eta: np.ndarray, type: str) ->
         return np.asarray(raw / slope(estimate, eta))
     if type == "pearson":
         weights = 1.0 if design.weights is None else design.weights
-        return np.asarray(raw * np.sqrt(weights / unit_variance(estimate, mu)))
+        with np.errstate(divide="ignore", invalid="ignore"):  # a mean on an edge of its range has no variance
+            return np.where(raw == 0.0, 0.0, raw * np.sqrt(weights / unit_variance(estimate, mu)))
     # rounding can leave a deviance of zero below it
     return np.asarray(np.sign(raw) * np.sqrt(np.maximum(family.unit_deviance(design.y, mu, design.weights, estimate.phi), 0.0)))
 

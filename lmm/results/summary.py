@@ -323,9 +323,10 @@ def counts_line(design: Design) -> str:
 
 def correlation_of_fixed_effects(design: Design, cov: np.ndarray) -> pd.DataFrame:
     """(p, p) correlations of the kept coefficients."""
-    se = np.sqrt(np.diagonal(cov))
     names = list(design.names)
-    return pd.DataFrame(cov / np.outer(se, se), index=names, columns=names)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a covariance that is none, at a fit without an optimum
+        se = np.sqrt(np.diagonal(cov))
+        return pd.DataFrame(cov / np.outer(se, se), index=names, columns=names)
 
 
 def correlation_as_text(correlation: pd.DataFrame) -> Table:

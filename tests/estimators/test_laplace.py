@@ -342,3 +342,14 @@ def test_a_search_that_ends_where_it_begins() -> None:
     assert again.convergence.converged and again.convergence.evaluations < 4
     assert again.llf == pytest.approx(fit.llf, rel=1e-13)
     np.testing.assert_allclose(again.estimate.beta, fit.estimate.beta, rtol=1e-6)
+
+
+def test_trial_points_where_equations_cannot_be_solved_give_no_warnings_of_numpy():
+    """On the way of this search a system I + T'AT is not positive definite."""
+    rng = np.random.default_rng(1)
+    data = pd.DataFrame({"g": rng.integers(0, 6, 48), "x": rng.normal(size=48), "f": rng.choice(list("abc"), 48)})
+    data["y"] = rng.poisson(np.exp(np.clip(1.5 * rng.normal(size=6)[data["g"]] + data["x"], -4.0, 4.0)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        fit = lmm.glmer("y ~ x + (f|g)", data, family="poisson")
+    assert fit.convergence.converged

@@ -86,9 +86,9 @@ def criterion(found: Answer, case: Case) -> float:
     return value - 2.0 * (fit.nobs - X.shape[1]) * np.log(case.y_unit) - float(np.linalg.slogdet(X.T @ X)[1] if X.shape[1] else 0.0)
 
 
-def complaints(case: Case, other: Case) -> list[str]:
-    """What is wrong with the fits of a case and of the same case in other words."""
-    one, two = answer(case), answer(other)
+def complaints(case: Case, other: Case, one: Answer) -> list[str]:
+    """What is wrong with the fit of a case, ``one``, and that of the same case in other words."""
+    two = answer(other)
     out = [f"foreign: {text}" for text in {*one.foreign, *two.foreign}]
     if out:
         return out
@@ -121,9 +121,8 @@ def _z(fit: Any) -> np.ndarray:
         return (fit.fixef() / fit.bse).to_numpy(dtype=float)
 
 
-def lower_elsewhere(case: Case, scale: float) -> list[str]:
+def lower_elsewhere(case: Case, scale: float, one: Answer) -> list[str]:
     """What another start, all random effects ``scale`` residual (or link) standard deviations wide, finds below."""
-    one = answer(case)
     if not one.sure:
         return []
     two = answer(case, start=scale * unit_start(one.fit.problem))
@@ -138,9 +137,8 @@ def _theta(found: Answer) -> list[float]:
     return [round(float(v), 5) for v in found.fit.theta]
 
 
-def unlike_in_chunks(case: Case, rows: int) -> list[str]:
+def unlike_in_chunks(case: Case, rows: int, one: Answer) -> list[str]:
     """Where reading the rows from a file in blocks gives something else than memory, or a foreign error."""
-    one = answer(case)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
         case.frame.to_parquet(path, index=False)

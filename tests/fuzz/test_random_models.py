@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, event, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.cases import Case, generalized, linear, variants, vary
-from tests.fuzz.examine import complaints, lower_elsewhere, unlike_in_chunks
+from tests.fuzz.examine import answer, complaints, lower_elsewhere, unlike_in_chunks
 
 BY_HAND = int(os.environ.get("LMM_FUZZ", 0))
 PARTS = 8
@@ -23,11 +23,12 @@ MORE = ("nothing", "nothing", "nothing", "start 0.1", "start 1", "start 10", "st
 
 def problems(case: Case, changes: dict[str, Any], more: str) -> list[str]:
     """Everything that is wrong with one case."""
-    found = complaints(case, vary(case, **changes))
+    one = answer(case)
+    found = complaints(case, vary(case, **changes), one)
     if more.startswith("start"):
-        found += lower_elsewhere(case, float(more.split()[1]))
+        found += lower_elsewhere(case, float(more.split()[1]), one)
     elif more == "chunks":
-        found += unlike_in_chunks(case, 17)
+        found += unlike_in_chunks(case, 17, one)
     return found
 
 

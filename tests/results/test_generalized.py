@@ -293,3 +293,18 @@ def test_correlated_slopes_are_no_reason_for_a_warning():
     fit = reaction()
     assert fit.messages == ()
     assert fit.update(nAGQ=9).llf - fit.llf == pytest.approx(0.00153, abs=5e-4)
+
+
+@pytest.mark.parametrize("family, far", [(lmm.families.Binomial(link="probit"), 40.0), ("binomial", 50.0), ("poisson", -800.0)])
+def test_pearson_residuals_are_zero_where_a_mean_that_is_the_response_has_no_variance(family, far):
+    """The limit of (y - mu) / sqrt(V(mu)) at y = 0 or 1 as the mean reaches it."""
+    rng = np.random.default_rng(3)
+    data = pd.DataFrame({"y": rng.integers(0, 2, 40), "x": rng.normal(size=40), "g": np.arange(40) % 8, "o": 0.0})
+    data.loc[:3, ["y", "o"]] = [float(far > 0.0), far]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        fit = lmm.glmer("y ~ x + offset(o) + (1|g)", data, family=family)
+        text = str(fit.summary())
+    residuals = fit.residuals("pearson").to_numpy()
+    np.testing.assert_allclose(residuals[:4], 0.0, atol=1e-12)
+    assert np.all(np.abs(residuals[4:]) > 1e-6) and np.all(np.isfinite(residuals)) and "nan" not in text
