@@ -39,6 +39,9 @@ def centre(problem: Problem | GeneralizedProblem, H: tuple[np.ndarray, ...]) -> 
     """The problem with the columns z_c = H'z of every term."""
     if all(np.array_equal(own, np.eye(len(own))) for own in H):
         return problem
+    if problem.centred is not None:  # its columns z B have kept their digits, and z H = (z B)(B^-1 H)
+        own = zip(problem.centred.bases, H, strict=True)
+        return centre(problem.centred.problem, tuple(h if B is None else np.linalg.solve(B, h) for B, h in own))
     if isinstance(problem, Problem):
         cross = _sheared(problem.cross, H)
         data, arranged = criterion_data(cross, problem.plan, problem.R, None)
