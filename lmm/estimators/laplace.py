@@ -157,9 +157,10 @@ class LaplaceLikelihood:
     ) -> Outcome:
         """The better of an end at a variance of zero and of where searches from well above it end."""
         m = problem.n_theta
-        seen = sorted((objective.look(theta, first.point) for theta in heights(problem, first.point.theta[:m])), key=itemgetter(0))
-        best, evaluations = first, len(seen)
-        for _, psi in seen[:LOOKS]:
+        # the lowest of each height: those of one height lie near to each other
+        seen = [[objective.look(theta, first.point) for theta in those] for those in heights(problem, first.point.theta[:m])]
+        best, evaluations = first, sum(map(len, seen))
+        for _, psi in sorted((min(those, key=itemgetter(0)) for those in seen), key=itemgetter(0))[:LOOKS]:
             objective.forget()
             found = self._close(objective, psi, callback)
             evaluations += found.evaluations

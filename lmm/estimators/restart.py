@@ -33,6 +33,8 @@ Piece = tuple[int, np.ndarray]
 FAR = 1e3
 #: standard deviations, relative to the size of the predictor, from which a search for a generalized model begins again
 HEIGHTS = (1.0, 10.0, 100.0)
+#: variance along a direction, relative to the largest, that counts as none
+EMPTY = 1e-10
 #: standard deviations of h above its mean from which least squares and generalized least squares are in conflict
 CONFLICT = 3.0
 #: random effects up to which a start from above is tried without a doubt
@@ -70,9 +72,32 @@ def raised(problem: Problem | GeneralizedProblem, theta: np.ndarray, which: list
     return _theta(problem, G)
 
 
-def heights(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> list[np.ndarray]:
-    """theta well above zero from which a search that ended at ``theta`` looks again: all terms raised together, and each alone."""
-    return [raised(problem, theta, which, size) for size in HEIGHTS for which in subsets(problem)]
+def heights(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> list[list[np.ndarray]]:
+    """theta well above zero from which a search that ended at ``theta`` looks again.
+
+    Height by height all terms raised together, and each alone; and only the directions without a variance of a term that has some.
+    """
+    return [[*(raised(problem, theta, which, size) for which in subsets(problem)), *_filled(problem, theta, size)] for size in HEIGHTS]
+
+
+def _filled(problem: Problem | GeneralizedProblem, theta: np.ndarray, size: float) -> Iterator[np.ndarray]:
+    """theta (m,) with standard deviations of ``size`` along the directions that a piece of rank one or more has no variance in."""
+    G, grams = _covariances(problem, theta), problem.grams()
+    for t, structure in enumerate(problem.structures):
+        for columns in pieces(structure):
+            block = np.ix_(columns, columns)
+            values, axes = np.linalg.eigh(grams[t][block])
+            if len(columns) == 1 or not values[0] > EMPTY * values[-1]:
+                continue
+            root = axes * np.sqrt(values)  # of the Gram matrix: where it is I, directions have no units
+            spread, directions = np.linalg.eigh(root.T @ G[t][block] @ root)
+            none = spread <= EMPTY * spread[-1]
+            if not none.any() or none.all():
+                continue
+            along = np.linalg.solve(root.T, directions[:, none])
+            own = [g.copy() for g in G]
+            own[t][block] += size**2 * along @ along.T
+            yield _theta(problem, own)
 
 
 def from_above(problem: Problem, evaluate: Evaluator, theta: np.ndarray, choices: list[list[Piece]]) -> Iterator[np.ndarray]:

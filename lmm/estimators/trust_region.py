@@ -100,6 +100,7 @@ def step_within(gradient: np.ndarray, hessian: np.ndarray, radius: float) -> tup
     return vectors @ step, max(promised, 0.0)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # gradients far out may be of any size
 def secant(correction: np.ndarray, new: Point, old: Point, step: np.ndarray) -> np.ndarray:
     """What the model Hessian lacks, learned from the change of the gradient along a step: symmetric rank one.
 

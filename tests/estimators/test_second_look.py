@@ -77,3 +77,17 @@ def test_many_responses_look_again_too() -> None:
     batch = lmm.glmer_batch("~ x + (1|g)", data[["x", "g"]], Y, family="poisson")
     best = [max(fit(data.assign(y=y), "poisson", start=np.array([theta])).llf for theta in GRID) for y in Y.T]
     assert (batch.llf > np.array(best) - 1e-5).all()
+
+
+def test_an_effect_that_lost_its_variance_is_raised_beside_one_that_has_some() -> None:
+    """Three of four groups end in the last category wherever ``flag`` is false: a wide effect of that, beside the other, fits best."""
+    counts = {(0, False): (1, 1, 4), (0, True): (4, 6, 4), (1, False): (0, 0, 2), (1, True): (2, 2, 4)}
+    counts |= {(2, False): (0, 0, 2), (2, True): (0, 2, 2), (3, False): (0, 0, 2), (3, True): (0, 0, 1)}
+    rows = [(g, flag, y) for (g, flag), own in counts.items() for y, times in enumerate(own) for _ in range(times)]
+    data = pd.DataFrame(rows, columns=["g", "flag", "y"])
+    for unit in ([0, 1], [1, 0]):  # whichever of the two comes first
+        data["f"] = pd.Categorical(data["flag"].astype(int), categories=unit)
+        found = fit(data, "ordinal", "y ~ 1 + (0 + f|g)")
+        wide = fit(data, "ordinal", "y ~ 1 + (0 + f|g)", start=[20.0, 0.75, 0.1] if unit[0] == 0 else [0.75, 20.0, 0.1])
+        assert found.convergence.converged and wide.convergence.converged
+        assert found.llf == pytest.approx(wide.llf, abs=1e-5)
