@@ -153,9 +153,7 @@ class MaximumLikelihood:
         return hessian.by_differences(lambda at: evaluate.in_theta(at).gradient, theta)
 
 
-def _of_centred(
-    estimator: Any, problem: Problem, start: np.ndarray | None, callback: Callable[[dict[str, Any]], None] | None
-) -> Estimate:
+def _of_centred(estimator: Any, problem: Problem, start: np.ndarray | None, callback: Callable[[dict[str, Any]], None] | None) -> Estimate:
     """The estimate of a problem whose random slopes are far from their origin, found in centred columns."""
     assert problem.centred is not None
     told = None if callback is None else lambda line: callback({**line, "theta": outer_theta(problem, line["theta"])})

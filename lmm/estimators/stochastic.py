@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
 
 from lmm.covariance import Covariance
 from lmm.estimators.control import Control
@@ -34,8 +35,10 @@ UNSURE = 1e-3
 MOST, MARGIN = 1_024, 1.3
 #: numbers in the probes and their solutions at the most, 2 GB
 ROOM = 250_000_000
-#: probes at the least where a search ends: fewer do not tell their own error
-FIRM = 64
+#: probes at the least where a search ends in problems of up to so many rows, which they cost next to nothing
+FIRM, CHEAP = 64, 10_000
+#: stated errors that the truth is as seldom away as a normal variable, however few the probes
+SELDOM = 3.0
 #: eigenvalues of T'AT, A the mean of a term's blocks, above which traces divide by T
 APART = 0.1
 #: eigenvalues of the model Hessian relative to the largest below which a direction is on a boundary
@@ -72,6 +75,11 @@ class StochasticEvaluator(Evaluator):
     def most(self) -> int:
         """Probes at the most."""
         return int(np.clip(ROOM // max(self.q, 1), 16, MOST))
+
+    @property
+    def firm(self) -> int:
+        """Probes at the least where a search ends."""
+        return FIRM if self.problem.n <= CHEAP else 0
 
     def more_probes(self, count: int) -> None:
         """Add probes up to ``count``."""
@@ -158,7 +166,7 @@ class StochasticEvaluator(Evaluator):
         )
         each = log_quadratics(alpha, beta, np.sum(self.probes**2, axis=1))
         each = stochastic.controlled(np, each, control)
-        return float(known), float(each.mean()), float(each.std(ddof=1) / np.sqrt(len(each)))
+        return float(known), float(each.mean()), widening(len(each)) * float(each.std(ddof=1) / np.sqrt(len(each)))
 
     def objective(self, theta: np.ndarray) -> float:
         """The criterion at theta, log|H| by Lanczos quadrature."""
@@ -175,7 +183,7 @@ class StochasticEvaluator(Evaluator):
         payload: Sampled = point.payload
         m = len(self.probes)
         each = np.stack([slope([p[i] for p in payload.probes], payload.frame) for i in range(m)])
-        noise = np.atleast_2d(np.cov(each.T)) / m
+        noise = np.atleast_2d(np.cov(each.T)) * widening(m) ** 2 / m
         values, vectors = np.linalg.eigh(point.hessian)
         inside = values > FLAT * max(float(values[-1]), 1e-300)
         inverse = (vectors[:, inside] / values[inside]) @ vectors[:, inside].T
@@ -197,6 +205,15 @@ class StochasticEvaluator(Evaluator):
             log_likelihood=logdet_error / 2.0,
             steps=point.payload.steps,
         )
+
+
+def widening(m: int) -> float:
+    """Factor on a standard error told by m probes, by which SELDOM of them are exceeded as seldom as by a normal variable.
+
+    The spread over a few probes may be small by chance: Student's t, with the degrees of freedom that the mean and the coefficient of a
+    control variate leave.
+    """
+    return float(stdtrit(max(m - 2, 1), ndtr(SELDOM))) / SELDOM
 
 
 def to_theta(terms: Sequence[tuple[Covariance, np.ndarray]], frame: Frame) -> np.ndarray:
@@ -229,6 +246,9 @@ class Unsure(Protocol):
     @property
     def most(self) -> int: ...
 
+    @property
+    def firm(self) -> int: ...
+
     def errors(self, point: Point) -> tuple[np.ndarray, np.ndarray]: ...
 
     def more_probes(self, count: int) -> None: ...
@@ -237,16 +257,16 @@ class Unsure(Protocol):
 def search(evaluate: Unsure, run: Callable[[np.ndarray], Outcome], start: np.ndarray, accuracy: float) -> Outcome:
     """``run`` from ``start``, then with more probes from where it ended, until the Monte Carlo error is ``accuracy`` standard errors.
 
-    That error is told by the spread over the probes, which a few of them tell badly: it ends with ``FIRM`` of them at the least.
+    A small problem ends with ``FIRM`` probes at the least, by which the error is well known.
     """
     outcome = run(start)
     while True:
         worst = float(np.max(evaluate.errors(outcome.point)[1], initial=0.0))
         count = len(evaluate.probes)
-        if not outcome.converged or count >= evaluate.most or (worst <= accuracy and count >= FIRM):
+        if not outcome.converged or count >= evaluate.most or (worst <= accuracy and count >= evaluate.firm):
             return outcome
         wanted = max(count * (worst / accuracy) ** 2 * MARGIN, count + 4) if worst > accuracy else 0
-        evaluate.more_probes(int(min(max(wanted, FIRM), evaluate.most)))
+        evaluate.more_probes(int(min(max(wanted, evaluate.firm), evaluate.most)))
         again = run(outcome.point.theta)
         outcome = replace(
             again,

@@ -62,6 +62,11 @@ class ProbedObjective(Objective):
         """Probes at the most."""
         return int(np.clip(ROOM // max(self.q, 1), 16, MOST))
 
+    @property
+    def firm(self) -> int:
+        """Probes at the least where a search ends, whatever the size."""
+        return FIRM
+
     def more_probes(self, count: int) -> None:
         """Add probes up to ``count``; objectives before and after cannot be compared."""
         self.probes = np.concatenate([self.probes, stochastic.signs(self.rng, count - len(self.probes), self.q)])

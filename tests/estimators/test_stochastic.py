@@ -13,7 +13,7 @@ from benchmarks.movies import movies
 from lmm.design import build_design
 from lmm.estimators.control import Control
 from lmm.estimators.likelihood import MaximumLikelihood
-from lmm.estimators.stochastic import StochasticEvaluator
+from lmm.estimators.stochastic import StochasticEvaluator, widening
 from lmm.linalg import threads
 from lmm.model.problem import build_problem
 
@@ -94,6 +94,22 @@ def test_the_stated_error_is_right_over_a_hundred_seeds(clusters: int) -> None:
     assert max(fit.monte_carlo.relative.max() for fit in fits) <= 0.01
     each = np.array([(fit.theta - exact.theta) / fit.monte_carlo.theta for fit in fits])  # small stated errors go with no large ones
     assert np.sqrt(np.mean(each**2, axis=0)).max() < 1.25
+
+
+def test_the_error_stated_by_few_probes_is_widened_so_that_it_holds() -> None:
+    """Twenty seeds at 16 probes, where unwidened errors give a root mean square of about 1.4 and largest ones above 4."""
+    rng = np.random.default_rng(3)
+    d = pd.DataFrame({"a": rng.integers(0, 3_000, 20_000), "b": rng.integers(0, 1_500, 20_000), "y": rng.normal(size=20_000)})
+    d["y"] += 0.5 * rng.normal(size=3_000)[d.a] + 0.7 * rng.normal(size=1_500)[d.b]
+    design = build_design("y ~ 1 + (1|a) + (1|b)", d)
+    problem = build_problem(design, factorization="iterative")
+    with threads.limited():
+        exact = MaximumLikelihood().fit(build_problem(design, factorization="exact"))
+        fits = [MaximumLikelihood(control=Control(seed=seed)).fit(problem) for seed in range(20)]
+    assert all(fit.monte_carlo.probes == 16 for fit in fits)
+    z = np.array([(fit.theta - exact.theta) / fit.monte_carlo.theta for fit in fits])
+    assert 0.6 < np.sqrt(np.mean(z**2)) < 1.2
+    assert [round(widening(m), 2) for m in (16, 64, 100_000)] == [1.21, 1.04, 1.0]
 
 
 def test_more_probes_are_taken_until_the_error_is_small_enough() -> None:
