@@ -95,10 +95,10 @@ def linear(draw: st.DrawFn) -> Case:
 
 
 @st.composite
-def generalized(draw: st.DrawFn) -> Case:
-    """A generalized model of one of the families."""
-    frame, rng = _frame(draw, 12, 90)
-    case = _model(draw, frame)
+def generalized(draw: st.DrawFn, least: int = 12, several: int = 2) -> Case:
+    """A generalized model of one of the families; at least so many rows, and one in ``several`` with a second random term."""
+    frame, rng = _frame(draw, least, 90)
+    case = _model(draw, frame, several)
     family = draw(st.sampled_from(FAMILIES))
     eta = np.clip(_predictor(draw, frame, rng) / 2.0, -4.0, 4.0)
     mean, n = np.exp(eta), len(frame)
@@ -165,13 +165,13 @@ def _covariate(shape: str, rng: np.random.Generator, g: np.ndarray) -> np.ndarra
     return rng.normal(size=n)
 
 
-def _model(draw: st.DrawFn, frame: pd.DataFrame) -> Case:
+def _model(draw: st.DrawFn, frame: pd.DataFrame, several: int = 2) -> Case:
     fixed = draw(st.lists(st.sampled_from(FIXED), max_size=3, unique=True))
     if "factor(g)" in fixed and draw(st.integers(0, 3)):  # it is rare
         fixed.remove("factor(g)")
     first = draw(st.sampled_from(list(RANDOM)))
     others = [term for term, effects in RANDOM.items() if not effects & RANDOM[first]]
-    random = [first, draw(st.sampled_from(others))] if draw(st.booleans()) else [first]
+    random = [first, draw(st.sampled_from(others))] if draw(st.integers(1, several)) == several else [first]
     return Case(frame, tuple(fixed), tuple(random), intercept=bool(fixed == [] or draw(st.integers(0, 7))))
 
 

@@ -64,7 +64,8 @@ def answer(case: Case, data: Any = None, **more: Any) -> Answer:
                 fit = lmm.lmer(case.formula, data, REML=case.reml, weights=case.weights, **more)
             else:
                 fit = lmm.glmer(case.formula, data, family=_FAMILY[case.family](), weights=case.weights, **more)
-            str(fit.summary())
+            if "start" not in more:  # of a fit from elsewhere only the criterion is asked for
+                str(fit.summary())
         except lmm.LmmError as raised:
             error, text = type(raised).__name__, str(raised)
         except Exception as raised:  # this is what is looked for
