@@ -26,7 +26,7 @@ from lmm.model.problem import Problem
 from lmm.model.records import MonteCarlo
 
 #: relative residual of the probes' systems while searching, and for the log-determinant
-TOLERANCE, LANCZOS = 1e-3, 1e-4
+TOLERANCE, LANCZOS = 3e-5, 1e-4
 #: promised decrease of the deviance at which a search with probes ends: 0.001 standard errors
 ENOUGH = 1e-6
 #: difference of the deviance along a step that the trapezoid rule and the probes leave unsure
@@ -210,10 +210,10 @@ class StochasticEvaluator(Evaluator):
 def widening(m: int) -> float:
     """Factor on a standard error told by m probes, by which SELDOM of them are exceeded as seldom as by a normal variable.
 
-    The spread over a few probes may be small by chance: Student's t, with the degrees of freedom that the mean and the coefficient of a
-    control variate leave.
+    The spread over a few probes may be small by chance: Student's t. Of the degrees of freedom that the mean and the coefficient of a
+    control variate leave, half are counted, for what probes say has heavy tails.
     """
-    return float(stdtrit(max(m - 2, 1), ndtr(SELDOM))) / SELDOM
+    return float(stdtrit(max((m - 2) / 2, 1.0), float(ndtr(SELDOM)))) / SELDOM
 
 
 def to_theta(terms: Sequence[tuple[Covariance, np.ndarray]], frame: Frame) -> np.ndarray:

@@ -108,8 +108,8 @@ def test_the_error_stated_by_few_probes_is_widened_so_that_it_holds() -> None:
         fits = [MaximumLikelihood(control=Control(seed=seed)).fit(problem) for seed in range(20)]
     assert all(fit.monte_carlo.probes == 16 for fit in fits)
     z = np.array([(fit.theta - exact.theta) / fit.monte_carlo.theta for fit in fits])
-    assert 0.6 < np.sqrt(np.mean(z**2)) < 1.2
-    assert [round(widening(m), 2) for m in (16, 64, 100_000)] == [1.21, 1.04, 1.0]
+    assert 0.5 < np.sqrt(np.mean(z**2)) < 1.3
+    assert 1.3 < widening(16) < 1.7 and 1.0 < widening(64) < 1.1 and widening(100_000) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_more_probes_are_taken_until_the_error_is_small_enough() -> None:
