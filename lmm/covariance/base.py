@@ -104,6 +104,16 @@ class Covariance(abc.ABC):
     def pairs(self) -> list[tuple[int, int]]:
         """Pairs i > j whose covariance is a parameter (not fixed at zero), column-wise as lme4 prints."""
 
+    def pieces(self) -> list[np.ndarray]:
+        """Columns that covariances join, set by set."""
+        label = list(range(self.k))
+        for i, j in self.pairs():
+            if label[i] != label[j]:
+                kept, other = label[i], label[j]
+                label = [kept if own == other else own for own in label]
+        joined = [[a for a, own in enumerate(label) if own == one] for one in set(label)]
+        return [np.array(columns) for columns in sorted(joined, reverse=True)]
+
     def standardised(self, theta: np.ndarray, gram: np.ndarray) -> np.ndarray:
         """theta had every column a root mean square of one: each entry of T times its row's unit.
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from lmm.covariance.base import units
 from lmm.estimators.boundary import SNAP, escapes, snapped_theta
-from lmm.estimators.restart import CONFLICT, FAR, SMALL, Piece, subsets
+from lmm.estimators.restart import CONFLICT, FAR, FEW, SMALL, Piece, subsets
 from lmm.linalg import threads
 from lmm.model import batch_levels, batch_stacked
 from lmm.model.batched import Levels, Stacked, Values, explained
@@ -342,16 +342,24 @@ def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> Ends
     doubtful = ends.converged & (near_boundary(evaluate, ends.steps) | torn)
     choices = subsets(evaluate.problem)
     effects = sum(size.k * size.J for size in evaluate.problem.plan.terms)
-    for i, choice in enumerate(choices):
-        which = np.flatnonzero(ends.converged if i == 0 and len(choices) > 1 and effects <= SMALL else doubtful)
+    vanished = doubtful & near_boundary(evaluate, ends.steps) if effects <= SMALL else np.zeros_like(doubtful)
+    below = [(t, columns) for t, structure in enumerate(evaluate.problem.structures) for columns in structure.pieces()]
+    first = ends.steps.copy()
+    for i, choice in enumerate([*choices, *below]):
+        undoubted = i == 0 and effects <= (SMALL if len(choices) > 1 else FEW)
+        which = np.flatnonzero(vanished if i >= len(choices) else ends.converged if undoubted else doubtful)
         if not len(which):
             continue
         own = data.take(which)
-        begin, lowest = from_above(evaluate, own, ends.steps[:, which], choice), ends.values.objective[which] - TOLERANCE
+        if isinstance(choice, tuple):
+            begin = from_below(evaluate, first[:, which], choice)
+        else:
+            begin = from_above(evaluate, own, ends.steps[:, which], choice)
+        lowest = ends.values.objective[which] - TOLERANCE
         ends.evaluations[which] += 2
         with np.errstate(all="ignore"):
             try_it = evaluate(own, begin, 0).objective < lowest
-        try_it |= doubtful[which] & (i == 0)
+        try_it |= doubtful[which] & (i == 0 or i >= len(choices))
         which, begin, lowest = which[try_it], begin[:, try_it], lowest[try_it]
         if not len(which):
             continue
@@ -377,7 +385,15 @@ def from_above(evaluate: Evaluator, data: Levels | Stacked, steps: np.ndarray, c
     for t, columns in choice:
         modes = values.modes[t][columns]
         own = np.einsum("ajr,bjr->abr", modes, modes) / (modes.shape[1] * variance)
-        G[t][np.ix_(columns, columns)] = np.where(np.isfinite(own) & (variance > 0), own, 0.0)
+        block = np.ix_(columns, columns)
+        G[t][block] = np.where(np.isfinite(own) & (variance > 0), own, G[t][block] / FAR**2)  # no residual variance: of its size
+    return evaluate.steps(G)
+
+
+def from_below(evaluate: Evaluator, steps: np.ndarray, piece: Piece) -> np.ndarray:
+    """Steps (m, R) with one piece at zero."""
+    G = [np.einsum("acr,bcr->abr", T, T) for T in evaluate.factors(steps)]
+    G[piece[0]][np.ix_(piece[1], piece[1])] = 0.0
     return evaluate.steps(G)
 
 

@@ -9,17 +9,19 @@ generalized least-squares coefficients farther from those of least squares than 
 
 (Hausman, 1978, Econometrica 46), about chi-squared with p degrees of freedom where there is one story only. The second look begins
 from above: with variances of FAR times that of the residual the modes are those of fixed effects, and their mean squares are where
-a search down from infinity would arrive, whatever the size of the variances. All terms are raised together, and each alone.
+a search down from infinity would arrive, whatever the size of the variances. All terms are raised together, and each alone. Where a
+variance vanished in a small model, a search begins also below, with each of the others at zero: variances compete for the same
+differences, and a correlation of one may be of the wrong sign.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import chain, islice
 
 import numpy as np
 
-from lmm.covariance import Covariance
 from lmm.errors import LmmError
 from lmm.estimators.boundary import is_singular
 from lmm.estimators.criterion import Evaluator
@@ -37,24 +39,13 @@ HEIGHTS = (1.0, 10.0, 100.0)
 EMPTY = 1e-10
 #: standard deviations of h above its mean from which least squares and generalized least squares are in conflict
 CONFLICT = 3.0
-#: random effects up to which a start from above is tried without a doubt
-SMALL = 400
-
-
-def pieces(structure: Covariance) -> list[np.ndarray]:
-    """Columns of a term that covariances join, set by set."""
-    label = list(range(structure.k))
-    for i, j in structure.pairs():
-        if label[i] != label[j]:
-            kept, other = label[i], label[j]
-            label = [kept if own == other else own for own in label]
-    joined = [[a for a, own in enumerate(label) if own == one] for one in set(label)]
-    return [np.array(columns) for columns in sorted(joined, reverse=True)]
+#: random effects up to which a start from above is tried without a doubt: of variances that compete, of a single one
+SMALL, FEW = 400, 30
 
 
 def subsets(problem: Problem | GeneralizedProblem) -> list[list[Piece]]:
     """What is raised at a time: all terms together, and each piece alone where there are several."""
-    every = [(t, columns) for t, structure in enumerate(problem.structures) for columns in pieces(structure)]
+    every = [(t, columns) for t, structure in enumerate(problem.structures) for columns in structure.pieces()]
     return [every] if len(every) == 1 else [every, *([piece] for piece in every)]
 
 
@@ -84,7 +75,7 @@ def _filled(problem: Problem | GeneralizedProblem, theta: np.ndarray, size: floa
     """theta (m,) with standard deviations of ``size`` along the directions that a piece of rank one or more has no variance in."""
     G, grams = _covariances(problem, theta), problem.grams()
     for t, structure in enumerate(problem.structures):
-        for columns in pieces(structure):
+        for columns in structure.pieces():
             block = np.ix_(columns, columns)
             values, axes = np.linalg.eigh(grams[t][block])
             if len(columns) == 1 or not values[0] > EMPTY * values[-1]:
@@ -101,11 +92,15 @@ def _filled(problem: Problem | GeneralizedProblem, theta: np.ndarray, size: floa
 
 
 def from_above(problem: Problem, evaluate: Evaluator, theta: np.ndarray, choices: list[list[Piece]]) -> Iterator[np.ndarray]:
-    """Where a search down from infinite variances of some pieces, the others as in theta (m,), would arrive: choice by choice."""
+    """Where a search down from infinite variances of some pieces, the others as in theta (m,), would arrive: choice by choice.
+
+    Where free random effects leave no residual variance, it is the size of that variance.
+    """
     for which in choices:
         try:
             variance, modes = evaluate.modes(raised(problem, theta, which, FAR))
-        except (LmmError, np.linalg.LinAlgError, FloatingPointError):  # free random effects leave no residual variance
+        except (LmmError, np.linalg.LinAlgError, FloatingPointError):
+            yield raised(problem, theta, which, 1.0)
             continue
         G = _covariances(problem, theta)
         for t, columns in which:
@@ -113,6 +108,16 @@ def from_above(problem: Problem, evaluate: Evaluator, theta: np.ndarray, choices
             G[t][np.ix_(columns, columns)] = own @ own.T / (own.shape[1] * variance)
         if all(np.all(np.isfinite(own)) for own in G):
             yield _theta(problem, G)
+
+
+def from_below(problem: Problem, theta: np.ndarray) -> Iterator[np.ndarray]:
+    """theta (m,) with one piece of it at zero, piece by piece of those that are not."""
+    for t, structure in enumerate(problem.structures):
+        for columns in structure.pieces():
+            G = _covariances(problem, theta)
+            if np.any(G[t][np.ix_(columns, columns)]):
+                G[t][np.ix_(columns, columns)] = 0.0
+                yield _theta(problem, G)
 
 
 def conflict(problem: Problem, evaluate: Evaluator, point: Point) -> float:
@@ -139,21 +144,20 @@ def second_look(
 ) -> Outcome:
     """The outcome of a search, or of a better one from above.
 
-    Where nothing is in doubt, small models of several pieces, which may compete for the same differences, are searched again only
-    from a start that is lower already.
+    Where nothing is in doubt, small models are searched again only from a start that is lower already.
     """
     theta = outcome.point.theta
     if not outcome.converged:
         return outcome
     doubtful = is_singular(problem, theta) or conflict(problem, evaluate, outcome.point) > CONFLICT
     effects = sum(size.k * size.J for size in problem.plan.terms)
-    if not doubtful and effects > SMALL:
-        return outcome
     choices = subsets(problem)
-    if not doubtful and len(choices) == 1:
+    if not doubtful and effects > (SMALL if len(choices) > 1 else FEW):
         return outcome
-    starts = from_above(problem, evaluate, theta, choices if doubtful else choices[:1])
-    return look_again(outcome, starts, evaluate.objective, search, tolerance, doubtful)
+    above = from_above(problem, evaluate, theta, choices if doubtful else choices[:1])
+    below = list(from_below(problem, theta)) if effects <= SMALL and is_singular(problem, theta) else []
+    starts = chain(islice(above, 1), below, above)
+    return look_again(outcome, starts, evaluate.objective, search, tolerance, int(doubtful) + len(below))
 
 
 def lowest_start(problem: Problem, evaluate: Evaluator, theta: np.ndarray) -> np.ndarray:
@@ -167,11 +171,11 @@ def look_again(
     objective: Callable[[np.ndarray], float],
     search: Callable[[np.ndarray], Outcome],
     tolerance: float,
-    thorough: bool = True,
+    thorough: int = 1,
 ) -> Outcome:
     """The lowest of a search and of others from ``starts``, with the evaluations and the trace of all.
 
-    The first start, if ``thorough``, is searched from, and every other whose ``objective`` is lower than what has been found by then. A
+    The first ``thorough`` starts are searched from, and every other whose ``objective`` is lower than what has been found by then. A
     start or search that fails is passed over; the outcome given is kept unless another is lower by more than ``tolerance``. Where there
     were several searches, each line of the trace has the number of its own, "search".
     """
@@ -179,7 +183,7 @@ def look_again(
     for i, theta in enumerate(starts):
         spent += 2
         try:
-            if (i or not thorough) and not objective(theta) < best.point.objective - tolerance:
+            if i >= thorough and not objective(theta) < best.point.objective - tolerance:
                 continue
             other = search(theta)
         except (LmmError, np.linalg.LinAlgError, FloatingPointError):

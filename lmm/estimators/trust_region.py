@@ -146,6 +146,7 @@ def minimize(
     evaluations, iterations = 1, 0
     record(point, np.nan, True)
     correction, doubts = np.zeros_like(point.hessian), 0
+    first, unheard = radius, 0.0  # what rounding was seen to change
     if not np.isfinite(point.objective):
         return Outcome(point, False, NOWHERE, iterations, evaluations, float("nan"), tuple(trace))
     while True:
@@ -193,7 +194,13 @@ def minimize(
             correction = np.zeros_like(correction) if stale else secant(correction, candidate, point, step)
         if accepted:
             point = candidate
-        elif radius < 1e-12:  # local coordinates have no units
+        elif promised < tolerance and np.isfinite(actual):
+            unheard = max(unheard, abs(actual))
+        if not accepted and radius < 1e-12:  # local coordinates have no units
+            step, promised = step_within(point.gradient, point.hessian + correction, first)
+            if promised < unheard and np.linalg.norm(step) < 0.99 * first:
+                message = "the next step promises less than the rounding of the criterion"
+                return Outcome(point, True, message, iterations, evaluations, promised, tuple(trace))
             message = "stopped because no step, however small, improves the objective"
             if not np.isfinite(candidate.objective):
                 message = "stopped beside parameters without a likelihood, such as means out of the range of the link"

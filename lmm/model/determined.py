@@ -1,9 +1,12 @@
 """Which random columns have a variance that the data determine, read off the cross-products before any search.
 
-The criterion depends on the random effects through Z G Z' alone, REML's on what is left of Z beside the fixed effects. A column says
-nothing of its own where, at all levels, it is a fixed combination of columns before it in terms of the same levels (a constant slope,
-a slope twice another, a grouping factor written twice), or, for REML, where what is left of it is: a term whose columns lie in the
-span of the fixed effects. The likelihood is then flat in its variance, which is held at zero; coefficients and every other variance
+The criterion depends on the random effects through Z G Z' alone, REML's on what is left of Z beside the fixed effects. Columns that
+covariances join, a set, say nothing of their own where, at all levels, they are fixed combinations of another set of the same levels (a
+grouping factor written twice, a slope that is constant), and a column of a set not where it is one of those before it in the set (a slope
+twice another); for REML, where what is left of them is: a term whose columns lie in the span of the fixed effects. A combination of
+columns of several sets is none of these: an intercept beside uncorrelated slopes on the indicators of a factor has a variance.
+
+The likelihood is flat in the variance of such a column, which is held at zero; coefficients and every other variance
 are those of the model without it. With A = sum_j Z_j'WZ_j over the matched levels and, for REML, A less sum_j R_j'R_j, R = Q'WZ with
 orthonormal fixed columns, a column is dependent when what is left of it after those kept before is shorter than a millionth of it.
 """
@@ -55,8 +58,9 @@ def determined(problem: Problem, reml: bool) -> Determined:
             R = [fixed[t][..., order] for t, order in together]
             joined = R[0] if len(R) == 1 else np.concatenate(R, axis=1)
             rest = gram - np.sum(joined @ np.swapaxes(joined, 1, 2), axis=0)
-        left = list(range(len(gram))) if _apart(rest, length) else _independent(rest, length)
-        free = left if len(left) == len(gram) or rest is gram else _independent(gram, length)
+        sets = _sets(problem, together)
+        left = list(range(len(gram))) if _apart(rest, length) else _independent(rest, length, sets)
+        free = left if len(left) == len(gram) or rest is gram else _independent(gram, length, sets)
         for i in left:
             kept[place[i][0]].append(place[i][1])
         if len(left) < len(place):
@@ -106,19 +110,40 @@ def _apart(gram: np.ndarray, length: np.ndarray) -> bool:
     return bool(np.linalg.eigvalsh(gram / np.outer(unit, unit))[0] > APART)
 
 
-def _independent(gram: np.ndarray, length: np.ndarray) -> list[int]:
-    """Columns that are no combination of those kept before them; ``length`` (k,) are their whole squares."""
-    kept: list[int] = []
-    for a in range(len(gram)):
+def _sets(problem: Problem, together: list[tuple[int, np.ndarray | slice]]) -> list[np.ndarray]:
+    """Columns that covariances join, counted through the terms of the same levels."""
+    out, at = [], 0
+    for t, _ in together:
+        out += sorted((columns + at for columns in problem.structures[t].pieces()), key=lambda columns: int(columns[0]))
+        at += problem.structures[t].k
+    return out
+
+
+def _independent(gram: np.ndarray, length: np.ndarray, sets: list[np.ndarray]) -> list[int]:
+    """Columns of the sets that say something of their own; ``length`` (k,) are their whole squares."""
+
+    def beyond(a: int, kept: list[int]) -> bool:
+        """Whether a column is no combination of some."""
         rest = gram[a, a]
         if kept:
             unit = np.sqrt(length[kept])
             inner = gram[np.ix_(kept, kept)] / np.outer(unit, unit)
             across = gram[kept, a] / unit
             rest = rest - across @ np.linalg.lstsq(inner, across, rcond=1e-14)[0]
-        if length[a] > 0 and rest > DEPENDENT * length[a]:
-            kept.append(a)
-    return kept
+        return bool(length[a] > 0 and rest > DEPENDENT * length[a])
+
+    own = []
+    for columns in sets:
+        basis: list[int] = []
+        for a in columns.tolist():
+            if beyond(a, basis):
+                basis.append(a)
+        own.append(basis)
+    kept: list[list[int]] = []
+    for basis in sorted(own, key=len, reverse=True):  # the larger holds the smaller
+        if not any(all(not beyond(a, other) for a in basis) for other in kept):
+            kept.append(basis)
+    return sorted(a for basis in kept for a in basis)
 
 
 def _notes(problem: Problem, place: list[tuple[int, int]], free: list[int], left: list[int], length: np.ndarray) -> list[str]:

@@ -13,7 +13,7 @@ from lmm.covariance import Diagonal
 from lmm.design.records import Design
 from lmm.estimators import Control, MaximumLikelihood
 from lmm.estimators.boundary import is_singular
-from lmm.estimators.restart import subsets
+from lmm.estimators.restart import from_below, subsets
 from lmm.model.problem import Problem, build_problem
 from lmm.model.records import Estimate
 from tests.algebra import some_theta
@@ -95,12 +95,14 @@ def test_the_start_does_not_matter(name: str, reml: bool) -> None:
 @every
 @criteria
 def test_few_evaluations(name: str, reml: bool) -> None:
-    """A dozen to an optimum, a few more for the 28 parameters of seven columns; where there is a doubt, one search more."""
+    """A dozen to an optimum, a few more for the 28 parameters of seven columns; in doubt, one search more from above, others from below."""
     p = problem(name)
     limit = 12 if p.n_theta <= 12 else 16
     estimate = fitted(name, reml)
-    starts = 2 * len(subsets(p))
-    searches = 2 if is_singular(p, estimate.theta) else 1
+    doubtful = is_singular(p, estimate.theta)
+    below = len(list(from_below(p, estimate.theta))) if doubtful else 0
+    starts = 2 * (len(subsets(p)) + below)
+    searches = (2 if doubtful else 1) + below
     assert estimate.convergence.evaluations <= searches * limit + starts
 
 

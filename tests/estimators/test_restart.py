@@ -125,7 +125,7 @@ def test_a_batch_ends_where_single_fits_end(formula) -> None:
 
 def test_pieces_are_columns_that_covariances_join() -> None:
     structure = Blocks((Unstructured(2), Diagonal(2)))
-    assert [piece.tolist() for piece in restart.pieces(structure)] == [[3], [2], [0, 1]]
+    assert [piece.tolist() for piece in structure.pieces()] == [[3], [2], [0, 1]]
 
 
 def test_balanced_slopes_are_in_no_conflict() -> None:

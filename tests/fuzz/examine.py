@@ -87,12 +87,24 @@ def criterion(found: Answer, case: Case) -> float:
     return value - 2.0 * (fit.nobs - X.shape[1]) * np.log(case.y_unit) - float(np.linalg.slogdet(X.T @ X)[1] if X.shape[1] else 0.0)
 
 
+def saturated(*answers: Answer) -> bool:
+    """Whether fixed and random effects are as many as the rows, as an answer's fit or error tells.
+
+    lme4 refuses such a model: its criterion is flat or has no minimum, so that rounding decides where and how a search ends.
+    """
+    effects = [a.fit.design.X.shape[1] + sum(m.size for m in a.fit.estimate.modes) for a in answers if a.fit is not None]
+    rows = [a.fit.nobs for a in answers if a.fit is not None]
+    return any("likelihood grows without bound" in a.text for a in answers) or any(e >= n for e, n in zip(effects, rows, strict=True))
+
+
 def complaints(case: Case, other: Case, one: Answer) -> list[str]:
     """What is wrong with the fit of a case, ``one``, and that of the same case in other words."""
     two = answer(other)
     out = [f"foreign: {text}" for text in {*one.foreign, *two.foreign}]
     if out:
         return out
+    if case.family is None and saturated(one, two):
+        return []
     if one.error != two.error:
         return [f"one ends in {one.error or 'a fit'}: {one.text}, the other in {two.error or 'a fit'}: {two.text}"]
     if one.fit is None:
@@ -131,6 +143,8 @@ def lower_elsewhere(case: Case, scale: float, one: Answer) -> list[str]:
     two = answer(case, start=scale * unit_start(one.fit.problem))
     if two.foreign:
         return [f"from {scale}, foreign: {text}" for text in two.foreign]
+    if case.family is None and saturated(one):
+        return []
     if two.sure and criterion(two, case) < criterion(one, case) - CLOSE:
         return [f"from {scale}: lower by {criterion(one, case) - criterion(two, case):.3g}, theta {_theta(two)} for {_theta(one)}"]
     return []

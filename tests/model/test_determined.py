@@ -40,6 +40,13 @@ CASES = [
 ]
 
 
+CASES += [  # of sets of correlated columns the larger is kept, whichever is written first
+    ("Reaction ~ Days + (1|S) + (Days|q)", "Reaction ~ Days + (Days|q)", "(1 | S), because it is a combination of the columns of q"),
+    ("Reaction ~ Days + (0 + three|S) + (Days|S)", "Reaction ~ Days + (Days|S)", "(0 + three | S), because it is a combination"),
+    ("Reaction ~ Days + (Days|S) + (0 + three|S)", "Reaction ~ Days + (Days|S)", "(0 + three | S), because it is a combination"),
+]
+
+
 @pytest.mark.parametrize(("formula", "without", "said"), CASES)
 @pytest.mark.parametrize("method", ["reml", "em"])
 def test_the_fit_is_the_one_without_the_column(sleep, formula, without, said, method) -> None:
@@ -101,3 +108,18 @@ def test_nested_slopes_of_a_constant(x) -> None:
         other, _ = fitted("y ~ 1 + (1|g/h)", data)
         assert fit.llf == pytest.approx(other.llf, abs=1e-6)
         assert sum("Not determined" in text for _, text in seen) == 2
+
+
+def test_an_intercept_beside_slopes_on_indicators_has_a_variance() -> None:
+    # it is the covariance of correlated slopes, where that is positive and below both variances
+    rng = np.random.default_rng(1)
+    g = np.repeat(np.arange(40), 8)
+    late = np.tile([0.0, 1.0], 160)
+    y = rng.normal(size=40)[g] + rng.normal(size=(40, 2))[g, late.astype(int)] + rng.normal(size=320)
+    data = pd.DataFrame({"g": g, "late": late, "early": 1.0 - late, "y": y})
+    fit, seen = fitted("y ~ 1 + (1 + early + late || g)", data)
+    correlated, _ = fitted("y ~ 1 + (0 + early + late | g)", data)
+    assert seen == []
+    assert fit.theta.min() > 0.1
+    assert fit.llf == pytest.approx(correlated.llf, abs=1e-7)
+    np.testing.assert_allclose(fit.bse, correlated.bse, rtol=1e-4)
