@@ -345,14 +345,14 @@ def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> Ends
     vanished = doubtful & near_boundary(evaluate, ends.steps) if effects <= SMALL else np.zeros_like(doubtful)
     below = [(t, columns) for t, structure in enumerate(evaluate.problem.structures) for columns in structure.pieces()]
     first = ends.steps.copy()
-    for i, choice in enumerate([*choices, *below]):
+    for i, choice in enumerate([*choices, *([piece] for piece in below)]):
         undoubted = i == 0 and effects <= (SMALL if len(choices) > 1 else FEW)
         which = np.flatnonzero(vanished if i >= len(choices) else ends.converged if undoubted else doubtful)
         if not len(which):
             continue
         own = data.take(which)
-        if isinstance(choice, tuple):
-            begin = from_below(evaluate, first[:, which], choice)
+        if i >= len(choices):
+            begin = from_below(evaluate, first[:, which], choice[0])
         else:
             begin = from_above(evaluate, own, ends.steps[:, which], choice)
         lowest = ends.values.objective[which] - TOLERANCE
