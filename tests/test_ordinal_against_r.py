@@ -48,7 +48,7 @@ def sds(fit: lmm.Fit) -> np.ndarray:
 def test_log_likelihood_and_estimates(name: str) -> None:
     fit, r = fitted(name), FITS[name]
     tolerance = 2e-4 if name == LARGE else 5e-5
-    assert fit.convergence.converged and fit.convergence.evaluations <= (20 if fit.is_singular() else 11)
+    assert fit.convergence.converged and fit.convergence.evaluations <= (60 if fit.is_singular() else 15)
     assert -1e-7 <= fit.llf - r["loglik"] + (1e-6 if name == LARGE else 0.0) <= 2e-6, "worse than clmm, or far better"
     np.testing.assert_allclose(fit.estimate.phi, r["alpha"], atol=tolerance)
     np.testing.assert_allclose(fit.fixef(), r["beta"], atol=tolerance)
