@@ -426,3 +426,13 @@ def test_a_batch_of_which_no_first_fit_converges() -> None:
     data = pd.DataFrame({"x": rng.normal(size=100), "g": np.repeat(range(10), 10)})
     batch = lmm.lmer_batch("~ x + (x|g)", data, rng.normal(size=(100, 2)), control=lmm.Control(max_evaluations=1))
     assert batch.llf.shape == (2,)
+
+
+def test_the_limit_of_evaluations_holds_for_batches() -> None:
+    """A fit that stops at it is not converged, and the batch says so."""
+    rng = np.random.default_rng(3)
+    g, x = np.repeat(np.arange(12), 6), rng.normal(size=72)
+    Y = rng.normal(size=(12, 4))[g] + x[:, None] * rng.normal(size=(12, 4))[g] + rng.normal(size=(72, 4))
+    with pytest.warns(lmm.ConvergenceWarning):
+        found = lmm.lmer_batch("~ x + (x|g)", pd.DataFrame({"x": x, "g": g}), Y, control=lmm.Control(max_evaluations=1))
+    assert not np.any(found.converged)

@@ -255,7 +255,12 @@ def moment_steps(evaluate: Chart, data: Levels) -> np.ndarray:
 
 
 def minimize(
-    evaluate: Evaluator, data: Levels | Stacked, count: int, tolerance: float = TOLERANCE, begin: np.ndarray | None = None
+    evaluate: Evaluator,
+    data: Levels | Stacked,
+    count: int,
+    tolerance: float = TOLERANCE,
+    begin: np.ndarray | None = None,
+    rounds: int = MAX_ROUNDS,
 ) -> Ends:
     """Trust-region steps of ``count`` problems side by side, from the chart's origin or from ``begin`` (m, R)."""
     m = sum(len(dT) for dT in evaluate.dT)
@@ -268,7 +273,7 @@ def minimize(
     alive = np.isfinite(best.objective)
     active = active[alive]
     own, current, now = data.take(active), take_values(best, active), steps[:, active]
-    for _ in range(MAX_ROUNDS):
+    for _ in range(rounds):
         step, promised = step_within(current.gradient, current.hessian, radius[active])
         length = np.linalg.norm(step, axis=0)
         edge = length >= 0.99 * radius[active]
@@ -465,6 +470,7 @@ def fit_blocks(
     modes: bool,
     progress: Callable[[int], None] | None = None,
     first: bool = False,
+    limit: int = MAX_ROUNDS,
 ) -> Batch:
     """Fit blocks of problems, two at a time where there are cores.
 
@@ -479,6 +485,7 @@ def fit_blocks(
     modes : keep the conditional modes.
     progress : told of the problems done.
     first : nobody has looked for these before: each begins from its own moments.
+    limit : evaluations of a criterion after which a problem is left to ``finish``.
     """
     evaluate = Evaluator(problem, reml, start(problem, theta))
     firsts = np.cumsum([0, *counts])
@@ -486,7 +493,8 @@ def fit_blocks(
 
     def run(i: int) -> Batch:
         data, count = blocks[i](), counts[i]
-        ends = minimize(evaluate, data, count, begin=moment_steps(evaluate, data) if first and isinstance(data, Levels) else None)
+        begin = moment_steps(evaluate, data) if first and isinstance(data, Levels) else None
+        ends = minimize(evaluate, data, count, begin=begin, rounds=min(limit - 1, MAX_ROUNDS))
         ends = second_look(evaluate, data, ends)
         values, theta = ends.values, evaluate.theta(ends.steps)
         doubtful = ~ends.converged

@@ -126,7 +126,8 @@ def _side_by_side(
 
     constants = np.full(R, constant(problem, estimator.reml) - problem.sum_log_weights)
     blocks, counts = [block(columns) for columns in cuts], [len(columns) for columns in cuts]
-    return batch.fit_blocks(problem, estimator.reml, estimate.theta, blocks, counts, finish, constants, offsets, modes, progress, first)
+    limit, theta = estimator.control.max_evaluations, estimate.theta
+    return batch.fit_blocks(problem, estimator.reml, theta, blocks, counts, finish, constants, offsets, modes, progress, first, limit)
 
 
 def constant(problem: Problem, reml: bool) -> float:
@@ -274,7 +275,8 @@ def _changed(
 
     blocks, counts = [block(which) for which in cuts], [len(which) for which in cuts]
     offsets = np.repeat(problem.beta0[None], R, axis=0) if offsets is None else offsets
-    return batch.fit_blocks(problem, estimator.reml, estimate.theta, blocks, counts, finish, constants, offsets, False, progress, first)
+    limit, theta = estimator.control.max_evaluations, estimate.theta
+    return batch.fit_blocks(problem, estimator.reml, theta, blocks, counts, finish, constants, offsets, False, progress, first, limit)
 
 
 def of_observed(
