@@ -256,7 +256,8 @@ def _refuse_inside_call(text: str, tokens: tuple[Token, ...], opener: int) -> No
             begin = bracket - 1 if tokens[bracket].call else bracket
             if _between_numbers(tokens, bracket, i) or tokens[begin].text in STRUCTURES:
                 span = (tokens[begin].start, tokens[tokens[bracket].match].stop)
-                raise FormulaError("a random term stands between '+' signs, outside other brackets: write y ~ x + (1|g).", text, span)
+                message = "a random term stands between '+' signs, outside other brackets: write y ~ x + (1|g)."
+                raise FormulaError(message + unknown_structure(text[slice(*span)]), text, span)
 
 
 def _between_numbers(tokens: tuple[Token, ...], bracket: int, bar: int) -> bool:
