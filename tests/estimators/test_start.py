@@ -66,7 +66,7 @@ def test_as_many_columns_as_rows_explain_the_response() -> None:
 
 def test_a_refit_checks_its_start(sleep) -> None:
     fit = lmm.lmer(FORMULA, sleep)
-    for start, said in (([1.0], "start has shape"), ([1e9, 1.0], "start has random effects"), ("a", "start must hold numbers")):
+    for start, said in (([1.0], "start has shape"), ([1e9, 1.0], "start has random effects"), ("a", "finite numbers")):
         with pytest.raises(lmm.LmmError, match=said):
             fit.refit(sleep["Reaction"], start=start)
     assert fit.refit(sleep["Reaction"], start=fit.theta).llf == pytest.approx(fit.llf, abs=1e-8)
