@@ -8,7 +8,6 @@ import pickle
 import shutil
 import tempfile
 
-import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -18,6 +17,8 @@ import pytest
 
 import lmm
 from lmm.stream import sources
+
+duckdb = pytest.importorskip("duckdb")
 
 pytestmark = pytest.mark.filterwarnings("ignore::lmm.errors.SingularFitWarning")
 rng = np.random.default_rng(31)

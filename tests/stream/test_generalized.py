@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +16,8 @@ import pytest
 import lmm
 from lmm.errors import ArgumentError, DataError, RankWarning, ResponseError
 from lmm.stream import rows as stream_rows
+
+duckdb = pytest.importorskip("duckdb")
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

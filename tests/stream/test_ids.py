@@ -5,7 +5,6 @@ from __future__ import annotations
 import decimal
 import warnings
 
-import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -15,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import lmm
+
+duckdb = pytest.importorskip("duckdb")
 
 n, J = 120, 12
 rng = np.random.default_rng(5)
