@@ -157,7 +157,7 @@ BAD = {
     "arrow's dates": pd.Series(pd.date_range("2020", periods=3)).astype("timestamp[ns][pyarrow]"),
     "structured": np.zeros(3, dtype=[("a", float)]),
     "jagged": [[1], [1, 2], [3]],
-    "huge": [10**400, 1, 2],
+    "huge": np.array([10**400, 1, 2], dtype=object),
 }
 
 
