@@ -87,20 +87,11 @@ def table() -> str:
     for kind, texts in {**messages(), "On an estimate": notes()}.items():
         about = getattr(lmm.errors, kind, None)
         first = (
-            "Sentences, or parts of them, in `fit.messages` and in warnings."
-            if about is None
-            else (about.__doc__ or "").splitlines()[0]
+            "Sentences, or parts of them, in `fit.messages` and in warnings." if about is None else (about.__doc__ or "").splitlines()[0]
         )
         lines += [f"### {kind}", "", first, "", "| message | from |", "|---|---|"]
         for text, module in texts.items():
-            cell = (
-                " ".join(text.split())
-                .replace("|", "\\|")
-                .replace("<", "&lt;")
-                .replace("`", "'")
-                .replace("*", "\\*")
-                .replace("$", "\\$")
-            )
+            cell = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'").replace("*", "\\*").replace("$", "\\$")
             lines.append(f"| {cell} | `{module}` |")
         lines.append("")
     return "\n".join(lines)

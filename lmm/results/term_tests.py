@@ -162,9 +162,7 @@ def _observed(design: Design, known: Structure) -> tuple[dict[str, np.ndarray], 
     """Some rows of the fit, every combination of levels among them, with the factors there."""
     if design.frame.arrays:
         names = ", ".join(design.frame.arrays)
-        raise ArgumentError(
-            f"anova() of a rank-deficient model looks at the data again, where {names} is no column; put it into the data."
-        )
+        raise ArgumentError(f"anova() of a rank-deficient model looks at the data again, where {names} is no column; put it into the data.")
     rows = formula_factors.observed_rows(design.frame, known.factors, positions(design))
     order = np.random.default_rng(0).permutation(design.n)
     classes = [rows[name][order] for name, f in known.factors.items() if f.levels is not None]

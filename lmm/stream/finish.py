@@ -142,7 +142,9 @@ def independent_in_gram(gram: np.ndarray, length: np.ndarray) -> tuple[np.ndarra
     """Independent columns from their cross-products, in order, and the triangle of those (Cholesky of columns of length one).
 
     The rule is that of the rows: a column depends on those before it when what is left of it is shorter than 1e-7 of its
-    ``length``, the length that it had before it was centred; and not less than what rounding leaves of a square.
+    ``length``, the length that it had before it was centred; and not less than what rounding leaves of a square. What is left is
+    d'Gd with d = (-c, 1), c the coefficients of the column on those kept, so that rounding in G enters |d|_1^2 times (Higham,
+    Accuracy and Stability of Numerical Algorithms, 2nd ed., section 10.1).
     """
     scale = np.sqrt(np.maximum(np.diagonal(gram), 0.0))
     scale = np.where(scale > 0, scale, 1.0)
@@ -152,7 +154,8 @@ def independent_in_gram(gram: np.ndarray, length: np.ndarray) -> tuple[np.ndarra
     for j in range(len(gram)):
         row = solve_triangular(L, scaled[kept, j], lower=True) if kept else np.zeros(0)
         left = scaled[j, j] - row @ row
-        if gram[j, j] > 0 and left > PRECISION and left * scale[j] ** 2 > (TOLERANCE * length[j]) ** 2:
+        known = 1.0 + float(np.abs(solve_triangular(L, row, lower=True, trans="T")).sum()) if kept else 1.0
+        if gram[j, j] > 0 and left > PRECISION * known**2 and left * scale[j] ** 2 > (TOLERANCE * length[j]) ** 2:
             grown = np.zeros((len(kept) + 1, len(kept) + 1))
             grown[:-1, :-1], grown[-1, :-1], grown[-1, -1] = L, row, np.sqrt(left)
             kept.append(j)

@@ -37,9 +37,7 @@ def run(kind: st.SearchStrategy[Case], examples: int, number: int, allowed: int 
     count: Counter[str] = Counter()
 
     @seed(number)
-    @settings(
-        max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
-    )
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
     @given(kind, variants(), st.sampled_from(MORE))
     def check(case: Case, changes: dict[str, Any], more: str) -> None:
         found = problems(case, changes, more)

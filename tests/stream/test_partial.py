@@ -133,6 +133,20 @@ def test_dependent_columns_are_those_of_the_rows():
     np.testing.assert_allclose(R.T @ R, (C.T @ C)[np.ix_(kept, kept)], rtol=1e-8, atol=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(50))
+def test_columns_that_depend_on_nearly_dependent_ones_are_found(seed):
+    """What is left of the last but one column is rounding, the larger the closer a and b are to each other."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(9, 40))
+    a, other = rng.normal(size=(2, n))
+    b = a + 10.0 ** rng.uniform(-4, 0) * other
+    c = rng.normal(size=3) * 10.0 ** rng.uniform(-2, 2, 3)
+    z = c[0] * a + c[1] * (b - a) * 10.0 ** rng.uniform(0, 4) + c[2]
+    X = np.column_stack([np.ones(n), a, b, z, rng.normal(size=n)])
+    C = X - np.r_[0.0, X[:, 1:].mean(axis=0)]
+    assert list(independent_in_gram(C.T @ C, np.linalg.norm(X, axis=0))[0]) == list(independent_columns(X)[0]) == [0, 1, 2, 4]
+
+
 def test_a_mean_that_is_large_costs_no_digits(tmp_path):
     """Years, and a response far from zero: squares of sums would lose eight digits."""
     rng = np.random.default_rng(4)

@@ -102,7 +102,8 @@ REFUSE = {
 #: methods that hand a fit to a package of that name
 OPTIONAL = {"marginaleffects", "maketables"}
 #: of other kinds of fit, or tested elsewhere
-ELSEWHERE = {"save",
+ELSEWHERE = {
+    "save",
     "aic",
     "bic",
     "deviance",
