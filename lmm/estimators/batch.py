@@ -35,6 +35,8 @@ MAX_ROUNDS = 25
 TOLERANCE = 1e-12
 #: promised decrease from which one step more, whose end is evaluated without derivatives, leaves less than that
 LAST = 3e-6
+#: most iterations for the shift of a step on the edge of its region; two or three do as a rule
+NEWTON = 40
 #: least and largest variances to begin from, relative to those of the common start
 SHARES = (1e-2, 1e4)
 
@@ -201,12 +203,18 @@ def step_within(gradient: np.ndarray, hessian: np.ndarray, radius: np.ndarray) -
     if len(out):
         lo, own_radius = shift[out, 0], radius[out]
         hi = low[out, 0] + np.linalg.norm(g[out], axis=1) / own_radius + floor[out, 0]
-        for _ in range(60):  # |s| falls with the shift
-            middle = (lo + hi) / 2.0
-            own = -g[out] / np.maximum(values[out] + middle[:, None], floor[out])
-            long = np.linalg.norm(own, axis=1) > own_radius
-            lo, hi = np.where(long, middle, lo), np.where(long, hi, middle)
-        step[out] = -g[out] / np.maximum(values[out] + hi[:, None], floor[out])
+        at = lo.copy()
+        for _ in range(NEWTON):  # 1 / |s| is nearly linear in the shift: Newton's method within a bracket
+            stiff = np.maximum(values[out] + at[:, None], floor[out])
+            square = (g[out] / stiff) ** 2
+            norm = np.sqrt(square.sum(axis=1))
+            long = norm > own_radius
+            lo, hi = np.where(long, at, lo), np.where(long, hi, at)
+            if np.all(np.abs(norm - own_radius) <= 1e-3 * own_radius):
+                break
+            at = at + norm**2 / (square / stiff).sum(axis=1) * (norm / own_radius - 1.0)
+            at = np.where((at > lo) & (at < hi), at, (lo + hi) / 2.0)
+        step[out] = -g[out] / np.maximum(values[out] + at[:, None], floor[out])
     short = np.flatnonzero((values[:, 0] <= floor[:, 0]) & (length < radius))
     if len(short):  # indefinite, and the gradient does not reach the lowest direction: go to the edge along it
         room = np.sqrt(np.maximum(radius[short] ** 2 - length[short] ** 2, 0.0))
@@ -341,39 +349,55 @@ def put_values(values: Any, which: np.ndarray, new: Any) -> None:
 
 
 def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> Ends:
-    """The ends of a block, or lower ones from above where another optimum may be: :func:`lmm.estimators.restart.second_look` for many."""
+    """The ends of a block, or lower ones from above where another optimum may be: :func:`lmm.estimators.restart.second_look` for many.
+
+    What is searched whether it begins lower or not is searched side by side.
+    """
+    problem = evaluate.problem
+    vanished = ends.converged & near_boundary(evaluate, ends.steps)
     with np.errstate(all="ignore"):
-        torn = conflict(evaluate, data, ends) > CONFLICT
-    doubtful = ends.converged & (near_boundary(evaluate, ends.steps) | torn)
-    choices = subsets(evaluate.problem)
-    effects = sum(size.k * size.J for size in evaluate.problem.plan.terms)
-    vanished = doubtful & near_boundary(evaluate, ends.steps) if effects <= SMALL else np.zeros_like(doubtful)
-    below = [(t, columns) for t, structure in enumerate(evaluate.problem.structures) for columns in structure.pieces()]
-    first = ends.steps.copy()
-    for i, choice in enumerate([*choices, *([piece] for piece in below)]):
-        undoubted = i == 0 and effects <= (SMALL if len(choices) > 1 else FEW)
-        which = np.flatnonzero(vanished if i >= len(choices) else ends.converged if undoubted else doubtful)
-        if not len(which):
-            continue
-        own = data.take(which)
-        if i >= len(choices):
-            begin = from_below(evaluate, first[:, which], choice[0])
-        else:
-            begin = from_above(evaluate, own, ends.steps[:, which], choice)
-        lowest = ends.values.objective[which] - TOLERANCE
-        ends.evaluations[which] += 2
-        with np.errstate(all="ignore"):
-            try_it = evaluate(own, begin, 0).objective < lowest
-        try_it |= doubtful[which] & (i == 0 or i >= len(choices))
-        which, begin, lowest = which[try_it], begin[:, try_it], lowest[try_it]
-        if not len(which):
-            continue
-        others = minimize(evaluate, data.take(which), len(which), begin=begin)
-        ends.evaluations[which] += others.evaluations
-        better = np.flatnonzero(others.converged & (others.values.objective < lowest))
-        ends.steps[:, which[better]] = others.steps[:, better]
-        put_values(ends.values, which[better], take_values(others.values, better))
+        doubtful = vanished | (ends.converged & (conflict(evaluate, data, ends) > CONFLICT))
+    choices = subsets(problem)
+    effects = sum(size.k * size.J for size in problem.plan.terms)
+    small = effects <= (SMALL if len(choices) > 1 else FEW)
+    which = np.flatnonzero(ends.converged if small else doubtful)
+    if not len(which):
+        return ends
+    starts = [(which, from_above(evaluate, data.take(which), ends.steps[:, which], choices[0]))]
+    below = np.flatnonzero(vanished) if effects <= SMALL else which[:0]
+    if len(below):
+        pieces = [(t, columns) for t, structure in enumerate(problem.structures) for columns in structure.pieces()]
+        starts += [(below, from_below(evaluate, ends.steps[:, below], piece)) for piece in pieces]
+    which, begin = np.concatenate([own for own, _ in starts]), np.concatenate([steps for _, steps in starts], axis=1)
+    look_again(evaluate, data, ends, which, begin, doubtful[which])
+    which = np.flatnonzero(doubtful)
+    for choice in choices[1:] if len(which) else []:
+        begin = from_above(evaluate, data.take(which), ends.steps[:, which], choice)
+        look_again(evaluate, data, ends, which, begin, np.zeros(len(which), dtype=bool))
     return ends
+
+
+def look_again(evaluate: Evaluator, data: Levels | Stacked, ends: Ends, which: np.ndarray, begin: np.ndarray, thorough: np.ndarray) -> None:
+    """Search the problems ``which``, one of them perhaps several times, from ``begin`` (m, R); a lower end is written over the one known.
+
+    A problem that is not ``thorough`` (R,) is searched from where it is lower already.
+    """
+    lowest = ends.values.objective[which] - TOLERANCE
+    np.add.at(ends.evaluations, which, 2)
+    unsure = np.flatnonzero(~thorough)
+    if len(unsure):
+        with np.errstate(all="ignore"):
+            thorough[unsure] = evaluate(data.take(which[unsure]), begin[:, unsure], 0).objective < lowest[unsure]
+    which, begin, lowest = which[thorough], begin[:, thorough], lowest[thorough]
+    if not len(which):
+        return
+    others = minimize(evaluate, data.take(which), len(which), begin=begin)
+    np.add.at(ends.evaluations, which, others.evaluations)
+    better = np.flatnonzero(others.converged & (others.values.objective < lowest))
+    better = better[np.argsort(others.values.objective[better], kind="stable")]
+    better = better[np.unique(which[better], return_index=True)[1]]  # the lowest of each problem
+    ends.steps[:, which[better]] = others.steps[:, better]
+    put_values(ends.values, which[better], take_values(others.values, better))
 
 
 def from_above(evaluate: Evaluator, data: Levels | Stacked, steps: np.ndarray, choice: list[Piece]) -> np.ndarray:

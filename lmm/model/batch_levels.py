@@ -82,7 +82,7 @@ def levels(data: Levels, T: np.ndarray, dT: np.ndarray, reml: bool, order: int) 
         for j in range(len(row)):
             products[i, j] = _dots(Q[i : i + 1], other[j : j + 1])
     products = products[place][:, :, place]  # [b, c, d, a] = sum Q_bc Y_da
-    H = np.einsum("iabr,lcdr,bcdar->ilr", dG, dG, products, optimize=True)
+    H = np.einsum("iabr,labr->ilr", dG, np.einsum("lcdr,bcdar->labr", dG, products))
     H = (H + np.swapaxes(H, 0, 1)) / 2.0
     weight = ratio if order == 1 else 2.0 * ratio
     if p:
@@ -92,7 +92,7 @@ def levels(data: Levels, T: np.ndarray, dT: np.ndarray, reml: bool, order: int) 
     if order == 2 and reml and p:
         between = np.stack([pairs.quadratic(_crossed(E, int(a), int(c), row, column)) for a, c in zip(row, column, strict=True)])
         Mi = np.einsum("isr,spqr->ipqr", dG[:, row, column], between)
-        Mi = np.einsum("apr,ipqr,bqr->iabr", head.root, Mi, head.root, optimize=True)
+        Mi = np.einsum("ipbr,apr->iabr", np.einsum("ipqr,bqr->ipbr", Mi, head.root), head.root)
         H -= np.einsum("ipqr,lpqr->ilr", Mi, Mi)
     H -= weight * rho[:, None] * (rho / head.r2)[None] * (1.0 if order == 1 else 0.5)
     gradient, curvature = chain(D, T, dT)

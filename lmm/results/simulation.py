@@ -24,6 +24,8 @@ from lmm.results.rows import align, fixed_predictor, linear_predictor
 
 #: times that effects are drawn again before a model counts as impossible
 ROUNDS = 100
+#: numbers drawn at a time
+BLOCK = 1 << 18
 
 
 def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random.Generator, use_u: bool) -> np.ndarray:
@@ -48,6 +50,9 @@ def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random
     scale = estimate.sigma if family is not None or design.weights is None else estimate.sigma / np.sqrt(design.weights)
     factors = [np.sqrt(scale2(estimate)) * T.T for T in estimate.factors]
     out = np.empty((design.n, nsim), order="F")
+    if family is None:
+        _gaussian(design, mean, scale, [] if use_u else factors, out, rng)
+        return out
     again = 0
     for column in out.T:
         column[:] = mean
@@ -55,12 +60,9 @@ def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random
             effects = [rng.standard_normal((term.J, term.k)) @ T for term, T in zip(design.terms, factors, strict=True)]
             for term, b in zip(design.terms, effects, strict=True):
                 column += random_part(term.values, term.codes, b)
-            if family is not None and not ordinal.is_ordinal(family):
+            if not ordinal.is_ordinal(family):
                 again += _within_range(design, estimate, mean, effects, factors, column, rng)
-        if family is None:
-            column += scale * rng.standard_normal(design.n)
-        else:
-            column[:] = family.simulate(rng, family.mean(column), design.weights, estimate.phi)
+        column[:] = family.simulate(rng, family.mean(column), design.weights, estimate.phi)
     if again:
         share = again / (nsim * sum(term.J for term in design.terms))
         warn(
@@ -69,6 +71,24 @@ def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random
             LmmWarning,
         )
     return out
+
+
+def _gaussian(
+    design: Design, mean: np.ndarray, scale: float | np.ndarray, factors: list[np.ndarray], out: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Fill ``out`` (n, nsim): of each column first the random effects are drawn, term by term, and then the residuals."""
+    terms = design.terms[: len(factors)]
+    effects = sum(term.J * term.k for term in terms)
+    width = max(1, BLOCK // (effects + design.n))
+    for first in range(0, out.shape[1], width):
+        columns = out.T[first : first + width]
+        drawn = rng.standard_normal((len(columns), effects + design.n))
+        columns[:], at = mean, 0
+        for term, T in zip(terms, factors, strict=True):
+            own = drawn[:, at : at + term.J * term.k].reshape(-1, term.J, term.k)
+            columns += random_part(term.values, term.codes, own @ T)
+            at += term.J * term.k
+        columns += scale * drawn[:, effects:]
 
 
 def _within_range(
