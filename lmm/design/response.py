@@ -18,7 +18,7 @@ def linear_response(values: Any, name: str) -> np.ndarray:
     ResponseError : when it is not one numeric column, is infinite, missing or constant.
     """
     y = np.array(numeric_response(values, name))  # our own: what becomes of the user's does not change a fit
-    if y.size and y.min() == y.max():
+    if y.size and y[0] == y[-1] and y.min() == y.max():
         raise ResponseError(f"the response {name!r} is constant ({y[0]:g}); there is nothing to model.")
     return y
 

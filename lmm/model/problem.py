@@ -289,20 +289,24 @@ def assemble(
 def _moments(design: Design) -> tuple[float, float]:
     """Mean and standard deviation of the response less its offset."""
     y = design.y if design.offset is None else design.y - design.offset
-    return float(y.mean()), float(y.std())
+    mean = float(y.mean())
+    centred = y - mean
+    return mean, float(np.sqrt(centred @ centred / len(y)))
 
 
 def _residual(design: Design, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least-squares coefficients and residuals of the response less its offset."""
     y = design.y if design.offset is None else design.y - design.offset
-    size = max(float(y.max(initial=0.0)), -float(y.min(initial=0.0)))
+    with np.errstate(over="ignore", under="ignore"):
+        square = float(y @ y)
+    size = float(np.abs(y).max(initial=0.0)) if not SIZES[0] < square < SIZES[1] else 1.0
     if size and not SIZES[0] < size < SIZES[1]:
         raise ResponseError(
             f"the response {design.response!r} has values of size {size:.0e}, whose squares double precision does not hold. "
             "Choose another unit: multiply it by a constant."
         )
     beta0, residual = least_squares(design.X, R, y, design.weights)
-    if len(R) >= len(y) or residual @ residual <= PERFECT * max(float(y @ y), 1e-300):
+    if len(R) >= len(y) or residual @ residual <= PERFECT * max(square, 1e-300):
         raise ResponseError(
             f"The fixed effects explain the response {design.response!r} exactly, so there is nothing left for random effects "
             "or a residual variance. Check for a predictor that is a copy of the response."
