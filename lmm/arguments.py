@@ -21,7 +21,7 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 
-from lmm.errors import ArgumentError, nearest
+from lmm.errors import ArgumentError, LmmError, nearest
 
 #: characters of a value that a message shows
 SHOWN = 60
@@ -349,6 +349,7 @@ def checked(function: F) -> F:
     Raises
     ------
     ArgumentError : ``name: argument=value must be ...``.
+    LmmError : rounding left a matrix without the inverse that it must have.
     """
     parameters = list(inspect.signature(function).parameters.values())
     rules: dict[str, tuple[Any, list[Check], str]] = {}
@@ -356,8 +357,6 @@ def checked(function: F) -> F:
         rule = _by_annotation(one.annotation)
         if rule is not None and one.name not in ELSEWHERE and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
             rules[one.name] = (one.default, *rule)
-    if not rules:
-        return function
     order = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     label = function.__name__
 
@@ -371,7 +370,13 @@ def checked(function: F) -> F:
                 raise ArgumentError(f"{label}: {name}={shown(value)} must be {rule[2]}.")
             if name in LIMITS and _is_number(value) and not LIMITS[name][0](value):
                 raise ArgumentError(f"{label}: {name}={shown(value)} {LIMITS[name][1]}.")
-        return function(*given, **named)
+        try:
+            return function(*given, **named)
+        except np.linalg.LinAlgError as error:
+            raise LmmError(
+                f"{label}: a matrix that must have an inverse has none ({error}): rounding leaves no digits of it. Weights or columns of very "
+                "different size, and fits that did not converge, are the usual causes."
+            ) from error
 
     return run  # type: ignore[return-value]
 

@@ -227,3 +227,25 @@ def test_the_caller_of_a_checked_function_is_found() -> None:
     assert "more" in fit.update(". ~ . + more").params
     larger = fit.update(". ~ . + Days")
     assert list(lmm.anova(fit, larger, refit=False).index) == ["fit", "larger"] and len(inside) == 180
+
+
+def test_a_fit_that_rounding_left_without_digits_ends_in_errors_of_ours() -> None:
+    rng = np.random.default_rng(11)
+    n = 240
+    g, h, x = rng.integers(0, 15, n), rng.integers(0, 8, n), rng.normal(3, 1, n)
+    y = 1 + 0.4 * x + rng.normal(0, 1, 15)[g] + rng.normal(0, 0.7, 15)[g] * x + rng.normal(0, 0.8, 8)[h] + rng.normal(0, 0.8, n)
+    table = pd.DataFrame({"g": g, "h": h, "x": x, "y": y, "w": np.where(rng.random(n) < 0.05, 1e10, 1.0)})
+    with pytest.warns(lmm.ConvergenceWarning, match="weights differ by a factor of"):
+        fit = lmm.lmer("y ~ x + (x|g) + (1|h)", table, weights="w")
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: fit.contrast("x = 0"),
+        lambda: fit.contrast("x = 0", ddf="kenward_roger"),
+        lambda: fit.confint(method="wald"),
+        lambda: fit.confint(),
+        lambda: fit.anova(),
+        lambda: fit.leverage(),
+        lambda: fit.check(nsim=20),
+        lambda: fit.summary(),
+        lambda: fit.influence(),
+    )
+    assert {outcome(call) for call in calls} == {"ours", "answer"}

@@ -102,6 +102,9 @@ def variance_parameters(problem: Problem | GeneralizedProblem, estimator: Any, e
         back = np.linalg.inv(J)
         return VarianceParameters(J @ known.cov @ J.T, back.T @ known.hessian @ back, known.message)
     H = second_derivatives(problem, estimate)
+    if not np.isfinite(H).all():
+        why = "The criterion cannot be computed around the estimates, so that the variance parameters have no covariance."
+        return VarianceParameters(np.full_like(H, np.nan), H, why)
     free = np.append(moves_covariance(problem, estimate), not knows_sigma(estimate))
     cov = np.zeros_like(H)
     inverse, flat, negative = positive_inverse(H[np.ix_(free, free)])
@@ -124,12 +127,17 @@ def _inside(problem: Problem, estimator: Any, estimate: Estimate) -> tuple[Probl
 
 
 def second_derivatives(problem: Problem, estimate: Estimate) -> np.ndarray:
-    """Hessian (m + 1, m + 1) of the criterion in (theta, log sigma): exact, or average information where terms are iterative."""
+    """Hessian (m + 1, m + 1) of the criterion in (theta, log sigma): exact, or average information where terms are iterative.
+
+    NaN where rounding leaves no criterion.
+    """
     theta, sigma = np.asarray(estimate.theta, dtype=float), float(estimate.sigma)
     at, apart = evaluator(problem, estimate.reml, sigma), evaluator(problem, estimate.reml, 2.0 * sigma)
     here, there = at.in_theta(theta), apart.in_theta(theta)
     m = len(theta)
-    H = np.empty((m + 1, m + 1))
+    H = np.full((m + 1, m + 1), np.nan)
+    if here.payload is None or there.payload is None:
+        return H
     H[:m, :m] = _in_theta(problem, estimate, at, here)
     # the gradients at two values of sigma differ in r2' alone: r2' (1 - 1/4) / sigma^2
     H[:m, m] = H[m, :m] = -8.0 / 3.0 * (here.gradient - there.gradient)
