@@ -374,8 +374,8 @@ def checked(function: F) -> F:
             return function(*given, **named)
         except np.linalg.LinAlgError as error:
             raise LmmError(
-                f"{label}: a matrix that must have an inverse has none ({error}): rounding leaves no digits of it. Weights or columns of very "
-                "different size, and fits that did not converge, are the usual causes."
+                f"{label}: a matrix that must have an inverse has none ({error}): rounding leaves no digits of it. Weights or columns of "
+                "very different size, and fits that did not converge, are the usual causes."
             ) from error
 
     return run  # type: ignore[return-value]
