@@ -17,7 +17,7 @@ import numpy as np
 
 from lmm.covariance.base import units
 from lmm.estimators.boundary import SNAP, escapes, snapped_theta
-from lmm.estimators.restart import CONFLICT, FAR, FEW, SMALL, Piece, subsets
+from lmm.estimators.restart import CONFLICT, FAR, FEW, SMALL, Piece, is_little, subsets
 from lmm.linalg import threads
 from lmm.model import batch_levels, batch_stacked
 from lmm.model.batched import Levels, Stacked, Values, explained
@@ -360,16 +360,17 @@ def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> Ends
     choices = subsets(problem)
     effects = sum(size.k * size.J for size in problem.plan.terms)
     small = effects <= (SMALL if len(choices) > 1 else FEW)
+    little = is_little(effects, choices)
     which = np.flatnonzero(ends.converged if small else doubtful)
     if not len(which):
         return ends
     starts = [(which, from_above(evaluate, data.take(which), ends.steps[:, which], choices[0]))]
-    below = np.flatnonzero(vanished) if effects <= SMALL else which[:0]
+    below = which if little else np.flatnonzero(vanished) if effects <= SMALL else which[:0]
     if len(below):
         pieces = [(t, columns) for t, structure in enumerate(problem.structures) for columns in structure.pieces()]
         starts += [(below, from_below(evaluate, ends.steps[:, below], piece)) for piece in pieces]
     which, begin = np.concatenate([own for own, _ in starts]), np.concatenate([steps for _, steps in starts], axis=1)
-    look_again(evaluate, data, ends, which, begin, doubtful[which])
+    look_again(evaluate, data, ends, which, begin, doubtful[which] | little)
     which = np.flatnonzero(doubtful)
     for choice in choices[1:] if len(which) else []:
         begin = from_above(evaluate, data.take(which), ends.steps[:, which], choice)

@@ -28,10 +28,11 @@ CHECK_POINTS, CHECK_COST, FAR_OFF = {1: 25, 2: 9}, 20_000_000, 0.5
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Sentences about an estimate, and :attr:`lmm.model.records.Estimate.unbounded`."""
+    """Sentences about an estimate, :attr:`lmm.model.records.Estimate.unbounded`, and the directions (p + r, d) in orthonormal columns."""
 
     messages: tuple[str, ...] = ()
     unbounded: dict[str, tuple[bool, bool]] = field(default_factory=dict)
+    directions: np.ndarray | None = None
 
 
 def laplace_error(problem: GeneralizedProblem, T: np.ndarray, state: Any, observed: bool, objective: float) -> str | None:
@@ -81,7 +82,7 @@ def diagnose(problem: GeneralizedProblem, beta: np.ndarray, factors: Sequence[np
             messages.append(
                 "The counts vary no more than Poisson counts: the negative binomial's dispersion is at its limit. Use family='poisson'."
             )
-    return Diagnosis(tuple(messages), unbounded)
+    return Diagnosis(tuple(messages), unbounded, None if found is None else found.directions)
 
 
 def _unit(family: Any) -> float:

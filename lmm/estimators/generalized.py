@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lmm.errors import ArgumentError
+from lmm.estimators import separation
 from lmm.estimators.boundary import SNAP, escapes
 from lmm.estimators.criterion import Frame, curvature, directions
 from lmm.estimators.trust_region import Outcome, Point
@@ -352,8 +353,11 @@ class Objective:
         pairs = sum(2 * own.blocks.size for own in pattern.pairs.values())
         return max(1, int(AT_ONCE // (2 * (levels + pairs))))
 
-    def covariance(self, psi: np.ndarray) -> np.ndarray:
-        """Covariance of (theta, beta, rho), on the user's scale; zero rows for parameters on the boundary."""
+    def covariance(self, psi: np.ndarray, endless: np.ndarray | None = None) -> np.ndarray:
+        """Covariance of (theta, beta, rho), on the user's scale; zero rows for parameters on the boundary.
+
+        Along the directions ``endless`` (p + r, d) of (beta, rho) the likelihood has no maximum.
+        """
         B = self.scaling()
         H = self.hessian(psi, B)
         p = self.rows.p
@@ -364,8 +368,11 @@ class Objective:
         held = [s.held(own) for s, own in zip(self.structures, self.problem.split(psi[: self.m]), strict=True)]
         free = ~np.concatenate([*held, np.zeros(len(psi) - self.m, dtype=bool)])
         out = np.zeros_like(H)
-        out[np.ix_(free, free)] = 2.0 * np.linalg.inv(H[np.ix_(free, free)])
-        return np.asarray(back @ B @ out @ B.T @ back.T)
+        back = back @ B
+        if endless is not None:
+            endless = np.concatenate([np.zeros((self.m, endless.shape[1])), np.linalg.solve(back[self.m :, self.m :], endless)])[free]
+        out[np.ix_(free, free)] = separation.inverse(H[np.ix_(free, free)] / 2.0, endless)
+        return np.asarray(back @ out @ back.T)
 
 
 def centring(Q: np.ndarray, r: int) -> np.ndarray:

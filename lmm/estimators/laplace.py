@@ -23,6 +23,7 @@ from scipy.linalg import solve_triangular
 
 from lmm import arguments
 from lmm.errors import ArgumentError, ResponseError
+from lmm.estimators import separation
 from lmm.estimators.boundary import is_singular, snapped_theta
 from lmm.estimators.checkpoint import Checkpoint
 from lmm.estimators.checks import CONTROL, FLAG, check_settings
@@ -223,7 +224,7 @@ class LaplaceLikelihood:
             J[: problem.n_theta, : problem.n_theta] = outer_jacobian(problem, estimate)
             return np.asarray(J @ cov @ J.T)
         objective = objective_for(problem, self.control, max(self.nagq, 1), self.second_order)
-        return objective.covariance(objective.pack(estimate.theta, estimate.beta, estimate.phi))
+        return objective.covariance(objective.pack(estimate.theta, estimate.beta, estimate.phi), estimate.endless)
 
 
 def refuse_exact(problem: GeneralizedProblem, phi: Any) -> None:
@@ -266,7 +267,7 @@ def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelih
         method=method.name,
         reml=False,
         beta=beta,
-        beta_cov_unscaled=inverse @ _inverse(state.laplace.information) @ inverse.T,
+        beta_cov_unscaled=inverse @ _inverse(state.laplace.information, told.directions) @ inverse.T,
         theta=theta,
         factors=factors,
         sigma=family.sigma(state.phi) if family.has_dispersion else 1.0,
@@ -279,14 +280,25 @@ def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelih
         phi=state.phi,
         messages=told.messages,
         unbounded=told.unbounded,
+        endless=_endless(inverse, told.directions, family.n_parameters),
         nagq=method.nagq,
         eta=eta,
     )
 
 
-def _inverse(information: np.ndarray) -> np.ndarray:
-    """The inverse, NaN where separation has left no information."""
+def _endless(inverse: np.ndarray, directions: np.ndarray | None, own: int) -> np.ndarray | None:
+    """Directions without end (p + ``own``, d) on the user's scale."""
+    if directions is None:
+        return None
+    p = len(inverse)
+    out = np.zeros((p + own, directions.shape[1]))
+    out[:p], out[p : len(directions)] = inverse @ directions[:p], directions[p:]
+    return out
+
+
+def _inverse(information: np.ndarray, directions: np.ndarray | None) -> np.ndarray:
+    """The covariance of the coefficients, NaN where no information is left."""
     try:
-        return np.linalg.inv(information)
+        return separation.inverse(information, None if directions is None else directions[: len(information)])
     except np.linalg.LinAlgError:
         return np.full(information.shape, np.nan)

@@ -142,22 +142,29 @@ def conflict(problem: Problem, evaluate: Evaluator, point: Point) -> float:
 def second_look(
     problem: Problem, evaluate: Evaluator, outcome: Outcome, search: Callable[[np.ndarray], Outcome], tolerance: float
 ) -> Outcome:
-    """The outcome of a search, or of a better one from above.
+    """The outcome of a search, or of a better one from above or below.
 
-    Where nothing is in doubt, small models are searched again only from a start that is lower already.
+    Where nothing is in doubt, small models are searched again only from a start that is lower already, unless they are very small.
     """
     theta = outcome.point.theta
     if not outcome.converged:
         return outcome
-    doubtful = is_singular(problem, theta) or conflict(problem, evaluate, outcome.point) > CONFLICT
+    singular = is_singular(problem, theta)
+    doubtful = singular or conflict(problem, evaluate, outcome.point) > CONFLICT
     effects = sum(size.k * size.J for size in problem.plan.terms)
     choices = subsets(problem)
     if not doubtful and effects > (SMALL if len(choices) > 1 else FEW):
         return outcome
+    little = is_little(effects, choices)
     above = from_above(problem, evaluate, theta, choices if doubtful else choices[:1])
-    below = list(from_below(problem, theta)) if effects <= SMALL and is_singular(problem, theta) else []
+    below = list(from_below(problem, theta)) if effects <= SMALL and singular or little else []
     starts = chain(islice(above, 1), below, above)
-    return look_again(outcome, starts, evaluate.objective, search, tolerance, int(doubtful) + len(below))
+    return look_again(outcome, starts, evaluate.objective, search, tolerance, int(doubtful or little) + len(below))
+
+
+def is_little(effects: int, choices: list[list[Piece]]) -> bool:
+    """Whether so few random effects have a correlation to estimate that several optima are common without a sign of them."""
+    return effects <= FEW and any(len(columns) > 1 for _, columns in choices[0])
 
 
 def lowest_start(problem: Problem, evaluate: Evaluator, theta: np.ndarray) -> np.ndarray:

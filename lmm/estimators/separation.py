@@ -34,6 +34,8 @@ FEW, CONSTRAINTS = 4096, 4000
 STILL = 1e-10
 #: share of the largest row's length by which a row moves
 MOVES = 1e-7
+#: variance along a direction without information: standard errors that nobody takes for real ones, and z values of zero
+ENDLESS = 1e10
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,20 @@ class Separation:
             delta = _furthest(self.constraints, sign * own)
             reach.append(delta is not None and sign * float(own @ delta) > MOVES)
         return reach[0], reach[1]
+
+
+def inverse(information: np.ndarray, endless: np.ndarray | None) -> np.ndarray:
+    """Covariance (M, M) of parameters with this ``information`` and, along the directions ``endless`` (M, d), none.
+
+    What the information has there is rounding, and infects that of the others. With N and C orthonormal bases of the directions and of
+    their complement it is C (C'HC)^-1 C' + ENDLESS N N': what no direction moves has its variance in the limit.
+    """
+    if endless is None:
+        return np.asarray(np.linalg.inv(information))
+    basis, length, _ = np.linalg.svd(endless)
+    d = int(np.sum(length > MOVES * length[0])) if len(length) and length[0] > 0.0 else 0
+    N, C = basis[:, :d], basis[:, d:]
+    return np.asarray(C @ np.linalg.inv(C.T @ information @ C) @ C.T + ENDLESS * N @ N.T)
 
 
 def separation(family: Any, y: np.ndarray, weights: np.ndarray, Q: np.ndarray, eta: np.ndarray | None, phi: Any) -> Separation | None:

@@ -133,6 +133,7 @@ class Estimate:
     monte_carlo : errors due to random probes where terms were solved iteratively; None in an exact fit.
     unbounded : fixed columns, and thresholds of an ordinal family, that the data do not bound, so that they grow until the search gives
         up: name -> whether the likelihood rises without end as the coefficient falls, and as it rises.
+    endless : (p + r, d) the directions of (beta, the family's own parameters) that do so; None where there is none.
     """
 
     method: str
@@ -158,3 +159,4 @@ class Estimate:
     elbo: float = float("nan")
     monte_carlo: MonteCarlo | None = None
     unbounded: dict[str, tuple[bool, bool]] = field(default_factory=dict)
+    endless: np.ndarray | None = None

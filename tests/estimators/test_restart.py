@@ -10,6 +10,7 @@ import lmm
 from lmm.covariance import Blocks, Diagonal, Unstructured
 from lmm.design import build_design
 from lmm.estimators import restart
+from lmm.estimators.boundary import unit_start
 from lmm.estimators.criterion import Evaluator
 from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.model.problem import build_problem
@@ -133,3 +134,34 @@ def test_balanced_slopes_are_in_no_conflict() -> None:
     estimate = MaximumLikelihood().fit(problem)
     evaluate = Evaluator(problem, True)
     assert restart.conflict(problem, evaluate, evaluate(estimate.theta)) < restart.CONFLICT
+
+
+def uneven(rng: np.random.Generator) -> tuple[str, pd.DataFrame]:
+    """Few levels of any sizes, a covariate of some shape, and one of several fixed parts."""
+    n, J = int(rng.integers(12, 70)), int(rng.integers(2, 13))
+    share = [np.ones(J), np.ones(J), np.r_[2.0 * J, np.ones(J - 1)], 0.6 ** np.arange(J)][kind := rng.integers(4)]
+    g = np.arange(n) % J if kind == 0 else rng.choice(J, n, p=share / share.sum())
+    shapes = (rng.normal(size=n), rng.random(n), rng.integers(0, 5, n) + 0.0, rng.standard_t(2, n), 2.0 * g + rng.normal(size=n))
+    x = shapes[rng.integers(5)]
+    z, f, sd, b = rng.normal(size=n), rng.choice(list("abc"), n), rng.choice([0, 0.5, 2.0], 2), rng.normal(size=(2, J))
+    slope = rng.choice([0, 1, -1]) + sd[1] * b[1][g]
+    y = slope * (x - x.mean()) / x.std() + sd[0] * b[0][g] + rng.choice([0.1, 1, 1, 5.0]) * rng.normal(size=n)
+    fixed = rng.choice(["1", "x", "x+z", "f", "f*x", "z"])
+    return f"y ~ {fixed} + (x|g)", pd.DataFrame({"y": y, "x": x, "z": z, "f": f, "g": g})
+
+
+def lowest_of_starts(fit) -> float:
+    """-2 log-likelihood or REML criterion of the best of searches from four sizes of the random effects."""
+    again = (fit.update(start=size * unit_start(fit.problem)) for size in (0.1, 1.0, 10.0, 100.0))
+    return min(other.estimate.objective for other in again if other.convergence.converged)
+
+
+@pytest.mark.parametrize("seed", [1031, 3169, 3285])  # of 5,400 of these sets the ones where one search misses
+def test_few_effects_with_a_correlation_are_looked_at_twice(seed, monkeypatch):
+    formula, data = uneven(np.random.default_rng(seed))
+    fit = lmm.lmer(formula, data)
+    assert fit.estimate.objective < lowest_of_starts(fit) + 1e-6
+    batch = lmm.lmer_batch(formula.removeprefix("y"), data, ["y"])
+    assert batch.llf[0] == pytest.approx(fit.llf, abs=1e-6)
+    monkeypatch.setattr(restart, "is_little", lambda *_: False)
+    assert lmm.lmer(formula, data).estimate.objective > fit.estimate.objective + 0.01

@@ -44,6 +44,24 @@ def test_counts(family: str) -> None:
     assert any("t[T.c] separates counts of zero from the others (all counts are zero where t = 'c')" in text for text in said)
 
 
+@pytest.mark.parametrize("nAGQ", [0, 1, 9])
+@pytest.mark.parametrize("family", ["logit", "probit", "cloglog", "poisson", "ordinal"])
+def test_what_the_data_bound_has_the_standard_errors_of_the_other_rows(family: str, nAGQ: int) -> None:
+    """In the limit the rows that are separated say nothing: the fit is that without them."""
+    table = treatments()
+    response = "k" if family == "poisson" else "y"
+    if family == "ordinal":
+        if nAGQ == 0:
+            pytest.skip("ordinal families have no intercept to profile out")
+        table["y"] = pd.Categorical(np.where(table["t"] == "c", 2, table["k"].clip(0, 2)), ordered=True)
+    given: Any = family if family in ("poisson", "ordinal") else Binomial(link=family)
+    whole, _ = fitted(f"{response} ~ t + (1|g)", table, family=given, nAGQ=nAGQ)
+    others, _ = fitted(f"{response} ~ t + (1|g)", table[table["t"] != "c"], family=given, nAGQ=nAGQ)
+    kept = others.bse.index
+    np.testing.assert_allclose(whole.bse[kept], others.bse, rtol=2e-3)
+    assert whole.bse["t[T.c]"] > 1e4 and abs(whole.fixef()["t[T.c]"] / whole.bse["t[T.c]"]) < 1e-2
+
+
 @pytest.mark.parametrize("link", ["sqrt", "identity"])
 def test_a_mean_of_zero_in_reach_is_no_separation(link: str) -> None:
     y = np.array([0.0, 0, 0, 1, 2, 3])
