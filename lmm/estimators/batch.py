@@ -37,6 +37,8 @@ TOLERANCE = 1e-12
 LAST = 3e-6
 #: most iterations for the shift of a step on the edge of its region; two or three do as a rule
 NEWTON = 40
+#: relative standard deviation, per root mean square of the columns, of a start from below
+NEAR = 0.1
 #: least and largest variances to begin from, relative to those of the common start
 SHARES = (1e-2, 1e4)
 
@@ -404,12 +406,9 @@ def look_again(evaluate: Evaluator, data: Levels | Stacked, ends: Ends, which: n
 def from_above(evaluate: Evaluator, data: Levels | Stacked, steps: np.ndarray, choice: list[Piece]) -> np.ndarray:
     """Steps (m, R) to where searches down from infinite variances of some pieces, the others as they are, would arrive."""
     G = [np.einsum("acr,bcr->abr", T, T) for T in evaluate.factors(steps)]
-    grams = evaluate.problem.grams()
     for t, columns in choice:
         block = np.ix_(columns, columns)
-        unit = units(grams[t])[columns]
-        inverse = np.linalg.pinv(grams[t][block] / np.outer(unit, unit), hermitian=True) / np.outer(unit, unit)
-        G[t][block] = FAR**2 * inverse[:, :, None]
+        G[t][block] = FAR**2 * _free(evaluate.problem, t, columns)[:, :, None]
     values = evaluate(data, evaluate.steps(G), 0)
     variance = values.r2 / data.degrees
     for t, columns in choice:
@@ -421,10 +420,18 @@ def from_above(evaluate: Evaluator, data: Levels | Stacked, steps: np.ndarray, c
 
 
 def from_below(evaluate: Evaluator, steps: np.ndarray, piece: Piece) -> np.ndarray:
-    """Steps (m, R) with one piece at zero."""
+    """Steps (m, R) with one piece near zero, where there is a slope to leave by."""
     G = [np.einsum("acr,bcr->abr", T, T) for T in evaluate.factors(steps)]
-    G[piece[0]][np.ix_(piece[1], piece[1])] = 0.0
+    G[piece[0]][np.ix_(piece[1], piece[1])] = NEAR**2 * _free(evaluate.problem, *piece)[:, :, None]
     return evaluate.steps(G)
+
+
+def _free(problem: Any, t: int, columns: np.ndarray) -> np.ndarray:
+    """Covariance (k, k) of uncorrelated effects of size one where the columns of a piece are made orthonormal."""
+    gram = problem.grams()[t]
+    unit = units(gram)[columns]
+    scale = np.outer(unit, unit)
+    return np.asarray(np.linalg.pinv(gram[np.ix_(columns, columns)] / scale, hermitian=True) / scale)
 
 
 def conflict(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> np.ndarray:
