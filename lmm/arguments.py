@@ -304,6 +304,7 @@ LIMITS: dict[str, tuple[Check, str]] = {
     "alpha": (_SHARE[0], "must lie between 0 and 1"),
     "nsim": (lambda value: value >= 1, "must be a positive whole number"),
     "columns": (lambda value: value >= 1, "must be a positive whole number"),
+    "digits": (lambda value: 1 <= value <= 100, "must be a whole number from 1 to 100"),
     "labels": (lambda value: value >= 0, "must be a whole number, 0 or more"),
     "span": (lambda value: 0.0 < value <= 1.0, "must be a share of the rows, greater than 0 and at most 1"),
     "tol": (lambda value: value >= 0.0, "must be a number, 0 or more"),

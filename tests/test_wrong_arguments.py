@@ -46,6 +46,14 @@ def owner(name: str) -> Any:
         warnings.simplefilter("ignore")
         if name == "linear":
             return lmm.lmer("Reaction ~ Days + f + (1|Subject)", data())
+        if name == "generalized":
+            return lmm.glmer("k ~ Days + f + (1|Subject)", data(), family="poisson")
+        if name == "influence":
+            return owner("linear").influence()
+        if name == "varcorr":
+            return owner("linear").varcorr()
+        if name == "generalized batch":
+            return lmm.glmer_batch("~ Days + (1|Subject)", data(), pd.DataFrame({"k": data()["k"], "l": data()["k"] + 1}), family="poisson")
         if name == "batch":
             return lmm.lmer_batch("~ Days + (1|Subject)", data(), ["Reaction", "k"])
         if name == "bootstrap":
@@ -62,6 +70,10 @@ def owner(name: str) -> Any:
 
 CLASSES = {
     "linear": lmm.Fit,
+    "generalized": lmm.Fit,
+    "generalized batch": lmm.BatchFit,
+    "influence": type(owner("influence")),
+    "varcorr": type(owner("varcorr")),
     "batch": lmm.BatchFit,
     "bootstrap": Bootstrap,
     "profile": Profile,
