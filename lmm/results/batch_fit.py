@@ -22,6 +22,7 @@ from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results import parameter_table
 from lmm.results.fit import Fit
+from lmm.results.fixed import deviations
 from lmm.results.generalized import residual_sd
 from lmm.results.naming import theta_names
 
@@ -93,7 +94,7 @@ class BatchFit:
     @property
     def se(self) -> np.ndarray:
         """(R, p) standard errors of the fixed effects."""
-        return np.sqrt(np.diagonal(self.beta_cov, axis1=1, axis2=2))
+        return deviations(self.beta_cov)
 
     @property
     def theta(self) -> np.ndarray:
@@ -308,7 +309,7 @@ class BatchFit:
             own = self.theta[:, at : at + term.structure.n_theta]
             at += term.structure.n_theta
             G = parameter_table.covariances(term.structure, own) * scale[:, None, None]
-            sd = np.sqrt(np.diagonal(G, axis1=1, axis2=2))
+            sd = deviations(G)
             pairs = term.structure.pairs()
             groups += [term.group] * (term.k + len(pairs))
             terms += [f"sd__{name}" for name in term.columns] + [f"cor__{term.columns[j]}.{term.columns[i]}" for i, j in pairs]

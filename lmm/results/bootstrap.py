@@ -38,6 +38,7 @@ from lmm.model.conditional import scale2
 from lmm.model.records import Convergence, Estimate
 from lmm.results import parameter_table
 from lmm.results.coverage import check_level
+from lmm.results.fixed import deviations
 from lmm.results.numberformat import format_column
 from lmm.results.progress import bar
 from lmm.results.randomeffects import random_part
@@ -275,16 +276,15 @@ def term_of(design: Design, group: str | None, what: str) -> int:
 def _of_parameters(fit: Fit, batch: Batch, kind: str) -> Bootstrap:
     design, estimate = fit.design, fit.estimate
     scale = batch.sigma**2 if estimate.family is None else np.ones(batch.size)
-    variance = np.diagonal(batch.beta_cov_unscaled, axis1=1, axis2=2) * scale[:, None]
     names = parameter_table.names(design, estimate)[1][: design.p]
-    own = np.sqrt(np.diagonal(estimate.beta_cov_unscaled) * scale2(estimate))
+    own = deviations(estimate.beta_cov_unscaled * scale2(estimate))
     table = parameter_table.of_batch(design, estimate, batch)
     return Bootstrap(
         table,
         parameter_table.of_estimate(design, estimate),
         kind,
         reported(failures_of(batch), batch.size, "bootstrap"),
-        pd.DataFrame(np.sqrt(variance), columns=names),
+        pd.DataFrame(deviations(batch.beta_cov_unscaled * scale[:, None, None]), columns=names),
         pd.Series(own, index=names),
         fit,
     )

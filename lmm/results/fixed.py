@@ -43,11 +43,15 @@ def covariance_frame(design: Design, cov: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(cov.copy(), index=names, columns=names)
 
 
+def deviations(cov: np.ndarray) -> np.ndarray:
+    """(..., p) roots of the variances of covariances (..., p, p); NaN where one is none, as at a fit without an optimum."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.sqrt(np.diagonal(cov, axis1=-2, axis2=-1)))
+
+
 def standard_errors(design: Design, cov: np.ndarray) -> pd.Series:
     """Square roots of the covariance's diagonal, NaN where the column was dropped."""
-    with np.errstate(invalid="ignore"):  # a covariance that is none, at a fit without an optimum
-        se = np.sqrt(np.diagonal(cov))
-    return pd.Series(spread(design, se), index=list(design.all_names), name="std_error")
+    return pd.Series(spread(design, deviations(cov)), index=list(design.all_names), name="std_error")
 
 
 def statistics(design: Design, estimate: Estimate, cov: np.ndarray) -> pd.Series:

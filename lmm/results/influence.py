@@ -24,6 +24,7 @@ from lmm.estimators.batch import write_single
 from lmm.inference import refits
 from lmm.results import parameter_table
 from lmm.results.bootstrap import failures_of, reported, term_of
+from lmm.results.fixed import deviations
 from lmm.results.progress import bar
 
 if TYPE_CHECKING:
@@ -130,8 +131,7 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
     for i, factor in single.items():
         write_single(batch, i, None, f"GroupingError: grouping factor {factor!r} has one level left; a random effect needs at least two.")
     scale = batch.sigma**2 if estimate.family is None else np.ones(batch.size)
-    with np.errstate(invalid="ignore"):  # a covariance that is none, of a fit without an optimum
-        errors = np.sqrt(np.diagonal(batch.beta_cov_unscaled, axis1=1, axis2=2) * scale[:, None])
+    errors = deviations(batch.beta_cov_unscaled * scale[:, None, None])
     return Influence(
         name,
         parameter_table.of_batch(design, estimate, batch).set_axis(index),

@@ -11,6 +11,7 @@ from lmm.errors import ArgumentError, DataError
 from lmm.formula.given import numeric
 from lmm.inference import refits
 from lmm.results import ordinal, parameter_table
+from lmm.results.fixed import deviations
 from lmm.results.progress import bar
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def refit_many(fit: Fit, Y: Any, progress: bool | None) -> pd.DataFrame:
         batch = refits.of_responses(design, fit.problem, fit.estimator, estimate, slabs, False, told)
     table = parameter_table.of_batch(design, estimate, batch)
     scale = batch.sigma**2 if estimate.family is None else np.ones(batch.size)
-    errors = np.sqrt(np.diagonal(batch.beta_cov_unscaled, axis1=1, axis2=2) * scale[:, None])
+    errors = deviations(batch.beta_cov_unscaled * scale[:, None, None])
     for i, name in enumerate(parameter_table.names(design, estimate)[1]):
         table[f"se_{name}"] = errors[:, i]
     table["llf"] = -batch.objective / 2.0

@@ -24,6 +24,7 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.model.records import Estimate
 from lmm.results import marginal
+from lmm.results.fixed import deviations
 from lmm.results.numberformat import coefficient_columns, statistic_column
 from lmm.results.render import Table
 
@@ -60,7 +61,7 @@ def threshold_table(estimate: Estimate, known: Uncertainty) -> pd.DataFrame:
     value = np.array(estimate.phi, dtype=float)
     se = np.full(len(value), np.nan)
     if known.joint is not None:
-        se = np.sqrt(np.diagonal(J @ known.joint[-len(J) :, -len(J) :] @ J.T))
+        se = deviations(J @ known.joint[-len(J) :, -len(J) :] @ J.T)
     return pd.DataFrame({"estimate": value, "std_error": se, "statistic": value / se}, index=names)
 
 

@@ -325,7 +325,7 @@ def correlation_of_fixed_effects(design: Design, cov: np.ndarray) -> pd.DataFram
     """(p, p) correlations of the kept coefficients."""
     names = list(design.names)
     with np.errstate(divide="ignore", invalid="ignore"):  # a covariance that is none, at a fit without an optimum
-        se = np.sqrt(np.diagonal(cov))
+        se = fixed.deviations(cov)
         return pd.DataFrame(cov / np.outer(se, se), index=names, columns=names)
 
 

@@ -15,7 +15,7 @@ from lmm.model.records import Estimate
 from lmm.results import criteria, generalized, ordinal
 from lmm.results.coefficients import coefficient_table
 from lmm.results.coverage import normal_quantile, tails
-from lmm.results.fixed import fixed_effects, normal_p_values
+from lmm.results.fixed import deviations, fixed_effects, normal_p_values
 from lmm.results.fixed import standard_errors as coefficient_errors
 from lmm.results.randomeffects import mode_covariances
 from lmm.results.rows import align, fixed_predictor, residuals
@@ -115,7 +115,7 @@ def mode_rows(design: Design, problem: Problem | GeneralizedProblem, estimate: E
     """Conditional modes with conditional standard deviations, one row per level and column."""
     parts = []
     for term, modes, cov in zip(design.terms, estimate.modes, mode_covariances(problem, estimate), strict=True):
-        sd = np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
+        sd = deviations(cov)
         parts.append(
             pd.DataFrame(
                 {
