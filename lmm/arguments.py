@@ -21,7 +21,7 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 
-from lmm.errors import ArgumentError, LmmError, nearest
+from lmm.errors import ArgumentError, CapacityError, LmmError, nearest
 
 #: characters of a value that a message shows
 SHOWN = 60
@@ -351,6 +351,7 @@ def checked(function: F) -> F:
     ------
     ArgumentError : ``name: argument=value must be ...``.
     LmmError : rounding left a matrix without the inverse that it must have.
+    CapacityError : memory ran out.
     """
     parameters = list(inspect.signature(function).parameters.values())
     rules: dict[str, tuple[Any, list[Check], str]] = {}
@@ -377,6 +378,10 @@ def checked(function: F) -> F:
             raise LmmError(
                 f"{label}: a matrix that must have an inverse has none ({error}): rounding leaves no digits of it. Weights or columns of "
                 "very different size, and fits that did not converge, are the usual causes."
+            ) from error
+        except MemoryError as error:
+            raise CapacityError(
+                f"{label}: there is not enough memory ({str(error) or 'no size is told'}); ask for less at a time."
             ) from error
 
     return run  # type: ignore[return-value]

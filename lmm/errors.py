@@ -69,7 +69,7 @@ class PredictionError(LmmError):
 
 
 class CapacityError(LmmError):
-    """The problem does not fit in memory on the exact path."""
+    """What was asked for does not fit in memory."""
 
 
 class LmmWarning(UserWarning):

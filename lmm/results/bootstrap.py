@@ -34,6 +34,7 @@ from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.estimators.batch import Batch
 from lmm.inference import refits
 from lmm.later import Later
+from lmm.memory import require
 from lmm.model.conditional import scale2
 from lmm.model.records import Convergence, Estimate
 from lmm.results import parameter_table
@@ -205,6 +206,8 @@ def bootstrap(fit: Fit, nsim: int, statistic: Statistic | None, kind: str, group
     if group is not None and kind != "cases":
         raise ArgumentError("bootstrap: group= says whose levels kind='cases' draws; the other kinds draw everything.")
     generator = arguments.generator(rng, "bootstrap: rng")
+    numbers = design.p * (design.p + 2) + 2 * problem.n_theta + 4
+    require(8.0 * nsim * numbers, f"bootstrap: {nsim:,} replicates of {numbers} numbers", "take fewer, nsim=")
     if kind == "cases":
         if statistic is not None:
             raise ArgumentError("bootstrap: kind='cases' gives the parameters; a statistic of your own needs kind='parametric'.")
