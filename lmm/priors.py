@@ -1,7 +1,7 @@
 """Prior distributions for the Bayesian methods, and the defaults.
 
 A prior is a frozen object with ``log_density(x, xp)``, normalised, written against an array namespace so that JAX can
-differentiate it. ``priors=`` of a method maps names to priors:
+differentiate it. ``priors=`` of a method maps names to priors::
 
     "floor"                    one coefficient            "beta"   all coefficients
     "sd_(Intercept)|county"    one standard deviation     "county" or "sd|county" all of a group     "sd"  all of them
@@ -15,7 +15,7 @@ that is given for a coefficient is one of the coefficient as the formula has it:
 predictor where all columns are zero.
 
 Where none is given, with eta = X beta, n rows and (weighted) means over them, the prior is weak in every direction of the fixed
-effects alike, and centred on a constant predictor:
+effects alike, and centred on a constant predictor::
 
     coefficients           sum_i (x_i'(beta - beta_0))^2 / n over (10 s)^2 is chi-squared on p degrees of freedom, X beta_0 = m.
                            The predictor at the columns' means is Normal(m, 10 s), the coefficient of a single column
@@ -28,7 +28,7 @@ effects alike, and centred on a constant predictor:
     phi                    LogNormal(log phi_0, 3), phi_0 its moment estimate without predictors
 
 m and s are the mean and the standard deviation of the response, carried to the scale of the linear predictor: m = g(mean y), and
-s = sd(y) |g'(mean y)|, or 1 under a link that has no units (log, logit, probit, cloglog, cauchit). Without a constant in the span of
+``s = sd(y) |g'(mean y)|``, or 1 under a link that has no units (log, logit, probit, cloglog, cauchit). Without a constant in the span of
 X, beta_0 = 0 and s^2 + m^2 takes the place of s^2. Coefficients without a prior of their own have this distribution given those that
 have one. So the defaults depend neither on the units of the response and the columns, nor on where a column has its zero, nor on how
 factors are coded, and estimates are close to those of maximum likelihood.

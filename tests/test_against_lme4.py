@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from functools import cache
 
 import numpy as np
@@ -159,8 +160,11 @@ def test_modes(name: str) -> None:
 
 @pytest.mark.parametrize("name", [c for c in CASES if PROBLEMS[c].data in (*SHIPPED, "sleep_weighted", "sleep_missing", "verbagg")])
 def test_few_evaluations(name: str) -> None:
-    """Analytic derivatives pay: a dozen evaluations of the objective for any model of the shipped data."""
-    assert fitted(name).convergence.evaluations <= EVALUATIONS
+    """Analytic derivatives pay: a dozen evaluations of the objective for any model of the shipped data, in each of its searches."""
+    fit = fitted(name)
+    searches = Counter(line.get("search", 0) for line in fit.trace)
+    assert max(searches.values()) <= EVALUATIONS
+    assert len(searches) > 1 or fit.convergence.evaluations <= EVALUATIONS
 
 
 def test_every_problem_has_numbers_and_none_is_left_over() -> None:

@@ -101,12 +101,12 @@ class Fit(Interchange):
     def save(self, path: Any) -> None:
         """Write the fit to a file, from which :func:`lmm.load` makes it again with the same numbers; see the page on saving.
 
+        The file holds the data that the fit holds, and no code: functions of yours that the formula uses are named in a warning and
+        have to be given to :func:`lmm.load`. Of data that was read in chunks it holds where they are.
+
         Parameters
         ----------
         path : the file; an old one is replaced when the new one is complete.
-
-        The file holds the data that the fit holds, and no code: functions of yours that the formula uses are named in a warning and
-        have to be given to :func:`lmm.load`. Of data that was read in chunks it holds where they are.
 
         Raises
         ------

@@ -80,8 +80,9 @@ class Testing(Rowwise):
 
         Parameters
         ----------
-        L : text, ``"Days = 10"``, ``"a - b"``, ``"a = b = 0"``, or a list of such; a dict of coefficient name -> weight, or of
-            label -> such a dict; a DataFrame with coefficients as columns; or an array (r, p) in the order of :meth:`fixef`.
+        L : what is tested: a text such as ``"Days = 10"``, ``"a - b"`` or ``"a = b = 0"``, or a list of such; a dict of coefficient
+            name -> weight, or of label -> such a dict; a DataFrame with coefficients as columns; or an array (r, p) in the order of
+            :meth:`fixef`.
         rhs : value or values under the hypothesis, beside what a text says.
         ddf : as in :meth:`anova`.
         joint : one test that all hold, in place of one each.
