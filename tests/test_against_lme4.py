@@ -162,7 +162,7 @@ def test_modes(name: str) -> None:
 def test_few_evaluations(name: str) -> None:
     """Analytic derivatives pay: a dozen evaluations of the objective for any model of the shipped data, in each of its searches."""
     fit = fitted(name)
-    searches = Counter(line.get("search", 0) for line in fit.trace)
+    searches = Counter(line.get("search", 0) for line in fit.estimate.trace)
     assert max(searches.values()) <= EVALUATIONS
     assert len(searches) > 1 or fit.convergence.evaluations <= EVALUATIONS
 
