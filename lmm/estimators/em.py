@@ -187,7 +187,7 @@ def optimum(evaluate: Evaluator, theta: np.ndarray, tolerance: float, limit: int
     """Where EM steps from theta (m,) end, or from above where that is lower; variances that are nearly zero are zero."""
     fine = max(tolerance, 1e-9)
 
-    def search(start: np.ndarray) -> Outcome:
+    def search(start: np.ndarray, known: float = np.inf) -> Outcome:
         return snap(evaluate.problem, evaluate, climb(evaluate, start, tolerance, limit, accelerate, callback), fine)
 
     return second_look(evaluate.problem, evaluate, search(theta), search, fine)

@@ -144,10 +144,12 @@ class LaplaceLikelihood:
         parameters = np.asarray(parameters, dtype=float)
         return np.concatenate([inner_theta(problem, parameters[: problem.n_theta]), parameters[problem.n_theta :]])
 
-    def _close(self, objective: Objective, psi: np.ndarray, callback: Callable[[dict[str, Any]], None] | None) -> Outcome:
+    def _close(
+        self, objective: Objective, psi: np.ndarray, callback: Callable[[dict[str, Any]], None] | None, known: float = np.inf
+    ) -> Outcome:
         """A search with modes as rough as its steps allow, and what is all but zero at its end set to zero."""
         objective.searching = self.nagq <= 1 and not self.second_order
-        outcome = self._search(objective, psi, callback)
+        outcome = self._search(objective, psi, callback, known)
         objective.searching = False
         if outcome.converged and objective.is_rough(outcome.point):  # it ended where it began: no step asked for close modes
             outcome = after(outcome, self._search(objective, outcome.point.theta, callback))
@@ -163,14 +165,16 @@ class LaplaceLikelihood:
         best, evaluations = first, sum(map(len, seen))
         for _, psi in sorted((min(those, key=itemgetter(0)) for those in seen), key=itemgetter(0))[:LOOKS]:
             objective.forget()
-            found = self._close(objective, psi, callback)
+            found = self._close(objective, psi, callback, best.point.objective)
             evaluations += found.evaluations
             if found.point.objective < best.point.objective - IMPROVED:
                 best = found
         objective.remember(best.point)
         return replace(best, evaluations=first.evaluations + evaluations, trace=first.trace if best is first else first.trace + best.trace)
 
-    def _search(self, objective: Objective, psi: np.ndarray, callback: Callable[[dict[str, Any]], None] | None) -> Outcome:
+    def _search(
+        self, objective: Objective, psi: np.ndarray, callback: Callable[[dict[str, Any]], None] | None, known: float = np.inf
+    ) -> Outcome:
         probed = isinstance(objective, ProbedObjective)
         return minimize(
             objective,
@@ -182,6 +186,7 @@ class LaplaceLikelihood:
             escape=objective.escapes,
             learn=True,
             noise=UNSURE if probed else 0.0,
+            known=known,
             callback=callback,
         )
 

@@ -104,15 +104,20 @@ class MaximumLikelihood:
             point = evaluate(theta)
             outcome = Outcome(point, True, "evaluated at the given theta, not optimised", 0, 1, float("nan"), ())
         elif isinstance(evaluate, StochasticEvaluator):
-            outcome = search(evaluate, lambda at: self._search(problem, evaluate, at, callback), theta, self.control.accuracy)
+            outcome = search(evaluate, partial(self._search, problem, evaluate, callback), theta, self.control.accuracy)
         else:
-            outcome = self._search(problem, evaluate, theta, callback)
-            again = partial(self._search, problem, evaluate, callback=callback)
+            outcome = self._search(problem, evaluate, callback, theta)
+            again = partial(self._search, problem, evaluate, callback)
             outcome = second_look(problem, evaluate, outcome, again, self.control.tolerance)
         return saved.finish(finish(problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin}))
 
     def _search(
-        self, problem: Problem, evaluate: Evaluator, theta: np.ndarray, callback: Callable[[dict[str, Any]], None] | None
+        self,
+        problem: Problem,
+        evaluate: Evaluator,
+        callback: Callable[[dict[str, Any]], None] | None,
+        theta: np.ndarray,
+        known: float = np.inf,
     ) -> Outcome:
         probed = isinstance(evaluate, StochasticEvaluator)
         tolerance = max(self.control.tolerance, ENOUGH) if probed else self.control.tolerance
@@ -126,6 +131,7 @@ class MaximumLikelihood:
             escape=lambda point: escapes(problem, point.theta, point.payload.D),
             refine=evaluate.refine,
             noise=UNSURE if probed else 0.0,
+            known=known,
             callback=callback,
         )
         return snap(problem, evaluate, outcome, tolerance)

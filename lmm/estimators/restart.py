@@ -140,9 +140,9 @@ def conflict(problem: Problem, evaluate: Evaluator, point: Point) -> float:
 
 
 def second_look(
-    problem: Problem, evaluate: Evaluator, outcome: Outcome, search: Callable[[np.ndarray], Outcome], tolerance: float
+    problem: Problem, evaluate: Evaluator, outcome: Outcome, search: Callable[[np.ndarray, float], Outcome], tolerance: float
 ) -> Outcome:
-    """The outcome of a search, or of a better one from above or below.
+    """The outcome of a search, or of a better one from above or below; ``search`` takes a start and the lowest criterion known.
 
     Where nothing is in doubt, small models are searched again only from a start that is lower already, unless they are very small.
     """
@@ -176,7 +176,7 @@ def look_again(
     outcome: Outcome,
     starts: Iterable[np.ndarray],
     objective: Callable[[np.ndarray], float],
-    search: Callable[[np.ndarray], Outcome],
+    search: Callable[[np.ndarray, float], Outcome],
     tolerance: float,
     thorough: int = 1,
 ) -> Outcome:
@@ -192,7 +192,7 @@ def look_again(
         try:
             if i >= thorough and not objective(theta) < best.point.objective - tolerance:
                 continue
-            other = search(theta)
+            other = search(theta, best.point.objective)
         except (LmmError, np.linalg.LinAlgError, FloatingPointError):
             continue
         spent, steps = spent + other.evaluations, steps + other.iterations

@@ -22,6 +22,8 @@ DOUBT, PATIENCE = 0.5, 12
 NOWHERE = "the criterion cannot be computed where the search begins"
 #: promised decrease under which the exact Hessian is worth its price
 NEAR = 1.0
+#: promised decrease under which the end of a search is in sight, and the difference under which it is one that is known
+IN_SIGHT, KNOWN = 0.1, 0.01
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def minimize(
     refine: Callable[[Point], Point] | None = None,
     learn: bool = False,
     noise: float = 0.0,
+    known: float = np.inf,
     callback: Callable[[dict[str, Any]], None] | None = None,
 ) -> Outcome:
     """Minimise from ``start`` (m,); ``move(theta, step)`` takes a step in the local coordinates at theta.
@@ -133,7 +136,8 @@ def minimize(
     ``escape(point)`` is asked at every stationary point for places to go on from: none when the point
     is a minimum also across the boundary. ``refine(point)`` gives a point near the optimum a better
     Hessian. With ``learn`` the model Hessian is corrected by what the gradients tell (:func:`secant`).
-    ``noise`` is a difference of two objectives that means nothing, beside that of rounding. ``callback`` sees each line of the trace.
+    ``noise`` is a difference of two objectives that means nothing, beside that of rounding. A search whose end is in sight and is the
+    minimum ``known`` already is given up. ``callback`` sees each line of the trace.
     """
     trace: list[dict[str, Any]] = []
 
@@ -172,6 +176,8 @@ def minimize(
                 return Outcome(point, False, message, iterations, evaluations, promised, tuple(trace))
             point = candidate
             continue
+        if promised < IN_SIGHT and not at_edge and known < point.objective and abs(point.objective - promised - known) < KNOWN:
+            return Outcome(point, False, "leads to the minimum that is known", iterations, evaluations, promised, tuple(trace))
         if evaluations >= max_evaluations:
             message = f"stopped at the limit of {max_evaluations} evaluations"
             return Outcome(point, False, message, iterations, evaluations, promised, tuple(trace))

@@ -111,6 +111,15 @@ def test_quadratic() -> None:
     assert outcome.evaluations <= 8
 
 
+def test_a_search_that_leads_to_a_known_minimum_is_given_up() -> None:
+    whole = search(rosenbrock, [-1.2, 1.0])
+    again = search(rosenbrock, [-1.2, 1.0], known=whole.point.objective)
+    assert not again.converged and again.message == "leads to the minimum that is known"
+    assert again.evaluations < whole.evaluations and again.point.objective > whole.point.objective
+    for known in (0.2, -0.2):  # it ends elsewhere: lower, or higher
+        assert search(rosenbrock, [-1.2, 1.0], known=known).point.objective == whole.point.objective
+
+
 @pytest.mark.parametrize("start", [[-1.2, 1.0], [5.0, -5.0], [-10.0, 10.0]])
 def test_curved_valley(start: list[float]) -> None:
     outcome = search(rosenbrock, start)
