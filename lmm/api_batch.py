@@ -187,20 +187,16 @@ def _fit(
             found = many.fit_responses(design, problem, estimator, values, told)
     rows = design.extra["subset"] if callable(given["subset"]) else given["subset"]  # a function need not pickle
     batch = found.batch
-    if batch.failures:
-        first, count = min(batch.failures), len(batch.failures)
-        warn(
-            f"{count} of {batch.size} responses could not be fitted or did not converge; the first is {Y.names[first]!r}: "
-            f"{batch.failures[first]}. .failures has all of them.",
-            ConvergenceWarning,
-        )
-    if found.messages:
-        first, count = min(found.messages), len(found.messages)
-        warn(
-            f"{count} of {batch.size} responses do not bound their estimates; the first is {Y.names[first]!r}: "
-            f"{found.messages[first][0]} .messages has all of them.",
-            ConvergenceWarning,
-        )
+    failures = {r: f"{why}." for r, why in batch.failures.items()}
+    messages = {r: said[0] for r, said in found.messages.items()}
+    for texts, what, where in (
+        (failures, "could not be fitted or did not converge", ".failures"),
+        (messages, "do not bound their estimates", ".messages"),
+    ):
+        if texts:
+            first = min(texts)
+            head = f"{len(texts)} of {batch.size} responses {what}; the first is {Y.names[first]!r}"
+            warn(f"{head}: {texts[first]} {where} has all of them.", ConvergenceWarning)
     return BatchFit(
         responses=Y.names,
         design=design,

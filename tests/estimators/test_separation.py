@@ -30,6 +30,16 @@ def treatments() -> pd.DataFrame:
     return pd.DataFrame({"k": counts, "y": np.where(t == "c", 1, rng.binomial(1, 1 / (1 + np.exp(-b)))), "t": t, "g": g})
 
 
+def cells() -> pd.DataFrame:
+    """Twelve cells of two factors, two of them without a success."""
+    rng = np.random.default_rng(0)
+    n = 240
+    g, a, b = np.repeat(np.arange(12), 20), np.tile(list("uvwxyz"), 40), np.where(np.arange(n) % 12 < 6, "p", "q")
+    y = rng.binomial(1, 0.3, n)
+    y[(a == "u") & (b == "p") | (a == "v") & (b == "q")] = 0
+    return pd.DataFrame({"y": y, "a": a, "b": b, "g": g})
+
+
 @pytest.mark.parametrize("link", ["logit", "probit", "cloglog", "cauchit"])
 def test_every_binomial_link(link: str) -> None:
     fit, said = fitted("y ~ t + (1|g)", treatments(), family=Binomial(link=link))
@@ -100,12 +110,7 @@ def test_ordinal(link: str, thresholds: str) -> None:
 
 def test_the_empty_cells_are_named() -> None:
     """The reference cell is one of two without a success: every coefficient runs off, and the cells say why."""
-    rng = np.random.default_rng(0)
-    n = 240
-    g, a, b = np.repeat(np.arange(12), 20), np.tile(list("uvwxyz"), 40), np.where(np.arange(n) % 12 < 6, "p", "q")
-    y = rng.binomial(1, 0.3, n)
-    y[(a == "u") & (b == "p") | (a == "v") & (b == "q")] = 0
-    fit, said = fitted("y ~ a*b + (1|g)", pd.DataFrame({"y": y, "a": a, "b": b, "g": g}), family="binomial")
+    fit, said = fitted("y ~ a*b + (1|g)", cells(), family="binomial")
     assert len(fit.estimate.unbounded) == 12
     assert any("all are failures where a = 'u' and b = 'p' or a = 'v' and b = 'q'" in text for text in said)
 
@@ -221,12 +226,7 @@ def test_after_separation_profiles_end_and_tests_say_so(response: str, family: A
 
 def test_wald_tests_of_terms_keep_their_degrees_of_freedom() -> None:
     """Two of twelve cells without a success: five degrees of freedom all the same, and the covariance does not count them."""
-    rng = np.random.default_rng(0)
-    n = 240
-    g, a, b = np.repeat(np.arange(12), 20), np.tile(list("uvwxyz"), 40), np.where(np.arange(n) % 12 < 6, "p", "q")
-    y = rng.binomial(1, 0.3, n)
-    y[(a == "u") & (b == "p") | (a == "v") & (b == "q")] = 0
-    fit, _ = fitted("y ~ a*b + (1|g)", pd.DataFrame({"y": y, "a": a, "b": b, "g": g}), family="binomial")
+    fit, _ = fitted("y ~ a*b + (1|g)", cells(), family="binomial")
     for type in (1, 2, 3):
         with pytest.warns(lmm.errors.ComparisonWarning, match="drop1"):
             assert fit.anova(type=type)["df"].tolist() == [5, 1, 5]
