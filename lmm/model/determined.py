@@ -8,7 +8,8 @@ columns of several sets is none of these: an intercept beside uncorrelated slope
 
 The likelihood is flat in the variance of such a column, which is held at zero; coefficients and every other variance
 are those of the model without it. With A = sum_j Z_j'WZ_j over the matched levels and, for REML, A less sum_j R_j'R_j, R = Q'WZ with
-orthonormal fixed columns, a column is dependent when what is left of it after those kept before is shorter than a millionth of it.
+orthonormal fixed columns, a column is dependent when what is left of it after those kept before is shorter than a millionth of it, or than
+what rounding leaves where fixed columns lie far from their origin.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from scipy.linalg import solve_triangular
 
 from lmm.covariance import Covariance
 from lmm.design.records import RandomTerm
@@ -26,6 +28,8 @@ from lmm.model.problem import Problem, assemble
 
 #: square of the relative length under which a column counts as dependent: rounding of sums of squares is below it
 DEPENDENT = 1e-12
+#: rounding errors of sums of products, in units of the last place
+ROUNDING = 100.0 * np.finfo(float).eps
 #: smallest eigenvalue of scaled cross-products above which every column is longer than that after all others
 APART = 1e-6
 
@@ -53,14 +57,15 @@ def determined(problem: Problem, reml: bool) -> Determined:
         place = [(t, a) for t, _ in together for a in range(cross.diag[t].shape[0])]
         gram = _gram(cross, together)
         length = np.diagonal(gram).copy()
-        rest = gram
+        rest, least = gram, DEPENDENT
         if reml and p:
+            least = max(DEPENDENT, ROUNDING * _lost(problem.R))
             R = [fixed[t][..., order] for t, order in together]
             joined = R[0] if len(R) == 1 else np.concatenate(R, axis=1)
             rest = gram - np.sum(joined @ np.swapaxes(joined, 1, 2), axis=0)
         sets = _sets(problem, together)
-        left = list(range(len(gram))) if _apart(rest, length) else _independent(rest, length, sets)
-        free = left if len(left) == len(gram) or rest is gram else _independent(gram, length, sets)
+        left = list(range(len(gram))) if _apart(rest, length, least) else _independent(rest, length, sets, least)
+        free = left if len(left) == len(gram) or rest is gram else _independent(gram, length, sets, DEPENDENT)
         for i in left:
             kept[place[i][0]].append(place[i][1])
         if len(left) < len(place):
@@ -102,12 +107,17 @@ def _gram(cross: CrossProducts, together: list[tuple[int, np.ndarray | slice]]) 
     return np.concatenate(rows)
 
 
-def _apart(gram: np.ndarray, length: np.ndarray) -> bool:
+def _lost(R: np.ndarray) -> float:
+    """By how much R^-T (X'WZ) magnifies the rounding of X'WZ: fixed columns whose means are many deviations from zero cancel there."""
+    return float((np.abs(solve_triangular(R, np.eye(len(R)), trans="T")) @ np.abs(R.T)).sum(axis=1).max())
+
+
+def _apart(gram: np.ndarray, length: np.ndarray, least: float) -> bool:
     """Whether columns are far from any combination of the others, which one decomposition tells."""
     if not np.all(length > 0):
         return False
     unit = np.sqrt(length)
-    return bool(np.linalg.eigvalsh(gram / np.outer(unit, unit))[0] > APART)
+    return bool(np.linalg.eigvalsh(gram / np.outer(unit, unit))[0] > max(APART, least))
 
 
 def _sets(problem: Problem, together: list[tuple[int, np.ndarray | slice]]) -> list[np.ndarray]:
@@ -119,8 +129,8 @@ def _sets(problem: Problem, together: list[tuple[int, np.ndarray | slice]]) -> l
     return out
 
 
-def _independent(gram: np.ndarray, length: np.ndarray, sets: list[np.ndarray]) -> list[int]:
-    """Columns of the sets that say something of their own; ``length`` (k,) are their whole squares."""
+def _independent(gram: np.ndarray, length: np.ndarray, sets: list[np.ndarray], least: float) -> list[int]:
+    """Columns of the sets that say something of their own; ``length`` (k,) are their whole squares, ``least`` the share that counts."""
 
     def beyond(a: int, kept: list[int]) -> bool:
         """Whether a column is no combination of some."""
@@ -130,7 +140,7 @@ def _independent(gram: np.ndarray, length: np.ndarray, sets: list[np.ndarray]) -
             inner = gram[np.ix_(kept, kept)] / np.outer(unit, unit)
             across = gram[kept, a] / unit
             rest = rest - across @ np.linalg.lstsq(inner, across, rcond=1e-14)[0]
-        return bool(length[a] > 0 and rest > DEPENDENT * length[a])
+        return bool(length[a] > 0 and rest > least * length[a])
 
     own = []
     for columns in sets:

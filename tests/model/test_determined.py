@@ -123,3 +123,24 @@ def test_an_intercept_beside_slopes_on_indicators_has_a_variance() -> None:
     assert fit.theta.min() > 0.1
     assert fit.llf == pytest.approx(correlated.llf, abs=1e-7)
     np.testing.assert_allclose(fit.bse, correlated.bse, rtol=1e-4)
+
+
+WITHOUT = {"(x|g)": "(1|g)", "(x||g)": "(1|g)", "(x|g) + (1|h)": "(1|g) + (1|h)", "(1|h) + (0 + x|g)": "(1|h)"}
+
+
+@pytest.mark.parametrize("chunks", [False, True])
+@pytest.mark.parametrize("shift", [0.0, 30.0, 1e2, 1e3, 1e4, 1e5])
+@pytest.mark.parametrize("random", WITHOUT)
+def test_the_span_of_the_fixed_effects_is_seen_wherever_their_origin_lies(random, shift, chunks, tmp_path):
+    """One row has the whole slope, and a fixed effect of its own, whose column lies far from zero."""
+    rng = np.random.default_rng(0)
+    n = 60
+    g, h, x = rng.integers(0, 8, n), rng.integers(0, 5, n), np.r_[1.0, np.zeros(n - 1)]
+    y = rng.normal(size=8)[g] + rng.normal(size=5)[h] + rng.normal(size=n)
+    data = pd.DataFrame({"y": y, "g": g, "h": h, "x": x, "z": x + shift * x.std()})
+    data.to_parquet(tmp_path / "rows.parquet")
+    fit, seen = fitted(f"y ~ z + {random}", lmm.Source(tmp_path / "rows.parquet", chunk=25) if chunks else data)
+    without, _ = fitted(f"y ~ z + {WITHOUT[random]}", data)
+    assert any("Not determined, g: the data say nothing of the variance of (0 + x | g)" in text for _, text in seen)
+    assert fit.llf == pytest.approx(without.llf, abs=1e-6)
+    assert fit.bse["z"] == pytest.approx(without.bse["z"], rel=1e-5)
