@@ -60,8 +60,12 @@ def run(kind: st.SearchStrategy[Case], examples: int, number: int, allowed: int 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_linear_models(part: int) -> None:
-    """2,000 in all."""
-    run(linear(), (BY_HAND or 2_000) // PARTS, part)
+    """2,000 in all.
+
+    One of a part's 250 may disagree: of small data one set in a thousand has two optima that no sign tells of, and which of them a search
+    finds can hang on rounding, which differs from processor to processor.
+    """
+    run(linear(), (BY_HAND or 2_000) // PARTS, part, allowed=1)
 
 
 @pytest.mark.slow
