@@ -92,8 +92,8 @@ class Testing(Rowwise):
         -------
         DataFrame ``estimate, std_error, df, statistic, p_value, lower, upper``, a row per contrast (``df`` is inf for normal
         tests); with ``joint`` one row ``f_value, num_df, den_df, p_value``, or ``chisq, df, p_value`` without ``ddf``.
-        The estimate is that of L beta, a text's constants on its right-hand side. Of a posterior it has ``estimate, std_error, lower, upper``,
-        the mean, standard deviation and quantiles of the draws.
+        The estimate is that of L beta, a text's constants on its right-hand side. Of a posterior it has
+        ``estimate, std_error, lower, upper``, the mean, standard deviation and quantiles of the draws.
 
         Raises
         ------
