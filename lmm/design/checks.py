@@ -38,8 +38,8 @@ def unlike_weights(weights: np.ndarray | None, family: object) -> tuple[str, ...
         return ()
     text = (
         f"weights differ by a factor of {weights.max() / weights.min():.0e}: beside the heaviest rows the others are near rounding errors, "
-        "and estimates of models with several random effects may lose their digits. Limit the largest weights; beyond "
-        "a million times the others they change nothing but the likelihood's constant."
+        "and estimates of models with several random effects, and degrees of freedom, may lose their digits. Limit the largest weights; "
+        "beyond a million times the others they change nothing but the likelihood's constant."
     )
     warn(text, ConvergenceWarning)
     return (text,)

@@ -22,6 +22,8 @@ from lmm.linalg import backend, elimination, sharded, tail
 from lmm.model import gaussian, hessian
 from lmm.model.problem import Problem
 
+#: error of a sum of squares, relative to its size
+ROUNDING = 4.0 * float(np.finfo(float).eps)
 #: smallest singular value of T for which the tail's traces divide by it
 WELL = 1e-3
 #: random effects up to which steps near the optimum use the exact Hessian: several factors, one factor.
@@ -153,7 +155,8 @@ class Evaluator:
         model = self._permute(derived.AI) + curvature(D, frame)
         modes = [m[0] for m in problem.collect(derived.modes)]
         payload = Payload(value, D, modes, frame)
-        return Point(np.asarray(theta, dtype=float), float(value.objective) + self.constant, gradient, model, payload)
+        rounding = ROUNDING * self.degrees * float(problem.cross.gram[-1, -1]) / float(value.r2)  # r2 is what is left of y'Wy
+        return Point(np.asarray(theta, dtype=float), float(value.objective) + self.constant, gradient, model, payload, rounding)
 
     def refine(self, point: Point) -> Point:
         """The point with its exact Hessian, where that is cheap."""

@@ -92,11 +92,12 @@ def on_devices(mesh: Any, system: System) -> System:
 
 
 class Eliminated(NamedTuple):
-    """A member after elimination: reduced A, X with X'X = W, and reduced couplings."""
+    """A member after elimination: reduced A, X with X'X = W, E = I - A W, and reduced couplings."""
 
     A: Array
     X: Array
     W: Array
+    E: Array
     parents: tuple[Parent, ...]
     coupling: Coupling | None
 
@@ -120,21 +121,21 @@ def factorize(xp: Any, system: System, chain_T: list[Array], layout: tail.Layout
         logdet = logdet + part
         for s, parent in enumerate(parents):
             later = members[i + 1 + s]
-            WB = small.multiply(W, parent.B)
+            XB = small.multiply(X, parent.B)
             J = later.A.shape[-1]
-            reduced = later.A - parent.gather_into(xp, small.transpose_multiply(parent.B, WB), J)
+            reduced = later.A - parent.gather_into(xp, small.transpose_multiply(XB, XB), J)
             grand = []
             for u, upper in enumerate(later.parents):
-                taken = small.transpose_multiply(WB, parents[s + 1 + u].B)
+                taken = small.transpose_multiply(XB, small.multiply(X, parents[s + 1 + u].B))
                 grand.append(upper._replace(B=upper.B - parent.gather_into(xp, taken, J)))
             joined = later.coupling
             if coupling is not None and later.coupling is not None:
-                joined = _reduce_coupling(xp, coupling, later.coupling, WB, parent)
+                joined = _reduce_coupling(xp, coupling, later.coupling, small.transpose_multiply(X, XB), parent)
             members[i + 1 + s] = Member(reduced, tuple(grand), joined)
         if coupling is not None:
             taken = coupling.schur(xp, X)
             C = np.subtract(C, taken, out=taken) if xp is np else C - taken
-        done.append(Eliminated(A, X, W, parents, coupling))
+        done.append(Eliminated(A, X, W, small.left(xp, A, W, T), parents, coupling))
     if not layout:
         return Factor(tuple(done), C, None, logdet)
     if any(slot.k > 1 for slot in layout):
@@ -160,9 +161,10 @@ class Vectors(NamedTuple):
 
 
 class Reduced(NamedTuple):
-    """Right-hand sides carried down: what each member (r, k, J) and the tail (r, q) see, W r and L^-1 T'r of them."""
+    """Right-hand sides carried down: what each member (r, k, J) and the tail (r, q) see, X r, W r and L^-1 T'r of them."""
 
     chain: tuple[Array, ...]
+    white: tuple[Array, ...]
     weighted: tuple[Array, ...]
     tail: Array
     half: Array
@@ -171,9 +173,11 @@ class Reduced(NamedTuple):
 def reduce(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], rhs: Vectors) -> Reduced:
     """Carry right-hand sides down the elimination."""
     chain, rest = list(rhs.chain), rhs.tail
-    weighted = []
+    white, weighted = [], []
     for i, member in enumerate(factor.chain):
-        WR = small.apply(member.W, chain[i])
+        XR = small.apply(member.X, chain[i])
+        WR = small.apply_transpose(member.X, XR)
+        white.append(XR)
         weighted.append(WR)
         for s, parent in enumerate(member.parents):
             taken = small.apply_transpose(parent.B, WR)
@@ -183,7 +187,7 @@ def reduce(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], rh
     half = rest
     if layout:
         half = tail.forward(xp, factor.tail, tail.scale_rows(xp, layout, tail_T, rest.T).T)
-    return Reduced(tuple(chain), tuple(weighted), rest, half)
+    return Reduced(tuple(chain), tuple(white), tuple(weighted), rest, half)
 
 
 def solve(
@@ -211,7 +215,7 @@ def solve(
             u = u - small.apply(parent.B, later[s][:, :, parent.index])
         if member.coupling is not None:
             u = u - member.coupling.from_tail(xp, b_tail)
-        b = reduced.weighted[i] if u is reduced.chain[i] else small.apply(member.W, u)
+        b = reduced.weighted[i] if u is reduced.chain[i] else small.apply_transpose(member.X, small.apply(member.X, u))
         later.insert(0, b)
         residuals.insert(0, u - small.apply(member.A, b))
     return Vectors(tuple(later), b_tail), Vectors(tuple(residuals), e_tail)
@@ -241,10 +245,10 @@ def sample(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], z:
 def inner(reduced: Reduced) -> Array:
     """r' (A + G^-1)^-1 r of reduced right-hand sides, (r, r)."""
     total = reduced.half @ reduced.half.T
-    for v, Wv in zip(reduced.chain, reduced.weighted, strict=True):
+    for v in reduced.white:
         r, k, J = v.shape  # r may be 0
-        total = total + v.reshape(r, k * J) @ Wv.reshape(r, k * J).T
-    return (total + total.T) / 2
+        total = total + v.reshape(r, k * J) @ v.reshape(r, k * J).T
+    return total
 
 
 def multiply(xp: Any, system: System, v: Vectors) -> Vectors:
@@ -281,7 +285,7 @@ class Inverse(NamedTuple):
 
 
 def inverse_blocks(xp: Any, factor: Factor, K: Array | None, need_first: bool) -> tuple[list[Array], list[Inverse]]:
-    """H_j per member, and N's blocks per member (the first member's only if ``need_first``).
+    """E_j H_j E_j' per member, and N's blocks per member (the first member's only if ``need_first``).
 
     ``K`` is N's block of the tail (q, q), both triangles where a coupling is dense.
     """
@@ -293,6 +297,9 @@ def inverse_blocks(xp: Any, factor: Factor, K: Array | None, need_first: bool) -
         count = len(member.parents)
         if member.coupling is None and not count and i == 0 and not need_first:  # nothing beside the member itself
             quadratics.insert(0, xp.zeros((k, k, 1)))
+            break
+        if i == 0 and not need_first and not count and k > 1 and isinstance(member.coupling, couplings.Dense):
+            quadratics.insert(0, couplings.Dense(_left_of(xp, member.E, member.coupling.B)).quadratic(xp, K))
             break
         H = xp.zeros((k, k, J)) if member.coupling is None else member.coupling.quadratic(xp, K)
         # Z_u = sum_v R_v N_vu at this level's own ancestors u: (k, k_u, J)
@@ -318,7 +325,7 @@ def inverse_blocks(xp: Any, factor: Factor, K: Array | None, need_first: bool) -
                 N_vt = inverses[v].tail[:, member.parents[v].index]
                 cross = _against_tail(xp, member.coupling, N_vt)  # B_t N_tv: (k, k_v, J)
                 H = H + xp.swapaxes(small.multiply(cross, xp.swapaxes(member.parents[v].B, 0, 1)), 0, 1)
-        quadratics.insert(0, H)
+        quadratics.insert(0, small.multiply(small.multiply(member.E, H), xp.swapaxes(member.E, 0, 1)))
         if i == 0 and not need_first:
             break
         own = member.W + small.multiply(member.W, small.multiply(H, member.W))
@@ -328,6 +335,11 @@ def inverse_blocks(xp: Any, factor: Factor, K: Array | None, need_first: bool) -
             with_tail = -row_of_tail(xp, member, inverses, K)
         inverses.insert(0, Inverse(own, with_parents, with_tail))
     return quadratics, inverses
+
+
+def _left_of(xp: Any, E: Array, B: Array) -> Array:
+    """E_j B_j, (k, J, q) of E (k, k, J)."""
+    return xp.stack([sum(E[a, b][:, None] * B[b] for b in range(len(B))) for a in range(len(B))])
 
 
 def _against_tail(xp: Any, coupling: Coupling, N: Array) -> Array:
@@ -353,12 +365,9 @@ def traces(xp: Any, factor: Factor, K: Array | None) -> list[Array]:
 
 
 def trace_sums(xp: Any, factor: Factor, quadratics: list[Array]) -> list[Array]:
-    """The same from H_j of :func:`inverse_blocks`."""
+    """The same from E_j H_j E_j' of :func:`inverse_blocks`."""
     out = []
-    for member, H in zip(factor.chain, quadratics, strict=True):
-        total = small.reduced_sum(xp, member.A, member.W)
-        if member.coupling is not None or member.parents:
-            E = xp.eye(len(H))[:, :, None] - small.multiply(member.A, member.W)
-            total = total - xp.sum(small.multiply(small.multiply(E, H), xp.swapaxes(E, 0, 1)), axis=-1)
-        out.append(total)
+    for member, quadratic in zip(factor.chain, quadratics, strict=True):
+        total = xp.sum(small.multiply(member.E, member.A), axis=-1) - xp.sum(quadratic, axis=-1)
+        out.append((total + total.T) / 2)
     return out

@@ -16,6 +16,8 @@ import numpy as np
 
 Array = Any
 
+#: size of A G from which I - A W loses digits, and determinant of a correlation matrix from which its inverse has them
+LARGE, REGULAR = 1e4, 1e-6
 #: levels whose temporaries stay in cache
 BLOCK = 1 << 13
 
@@ -130,3 +132,25 @@ def reduced_sum(xp: Any, A: Array, W: Array) -> Array:
     if xp is not np or J <= 2 * BLOCK:
         return xp.sum(A - multiply(multiply(A, W), A), axis=-1)
     return sum(reduced_sum(xp, A[..., i : i + BLOCK], W[..., i : i + BLOCK]) for i in range(0, J, BLOCK))
+
+
+def left(xp: Any, A: Array, W: Array, T: Array) -> Array:
+    """E_j = I - A_j W_j = (I + A_j G)^-1, (k, k, J), what W leaves of a vector.
+
+    Where A G is large the difference has no digits; there it is G^-1 W, unless G is singular.
+    """
+    k = len(A)
+    direct = xp.eye(k)[:, :, None] - multiply(A, W)
+    if k == 1:
+        return direct
+    G = T @ T.T
+    diagonal = xp.diagonal(G)
+    large = xp.max(xp.stack([A[a, a] * G[a, a] for a in range(k)]), axis=0) > LARGE
+    scale = xp.sqrt(xp.where(diagonal > 0.0, diagonal, 1.0))
+    unit = G / (scale[:, None] * scale[None])
+    regular = xp.linalg.det(unit) > REGULAR
+    if xp is np and not (regular and large.any()):
+        return direct
+    inverse = xp.linalg.inv(xp.where(regular, unit, xp.eye(k))) / (scale[:, None] * scale[None])
+    other = multiply(inverse[:, :, None], W)
+    return xp.where(large & regular, other, direct)

@@ -134,8 +134,13 @@ def test_blocks_of_the_inverse(name: str, kind: str) -> None:
         k, J = terms[t].k, terms[t].J
         own = N[slices[t], slices[t]].reshape(k, J, k, J)
         np.testing.assert_allclose(inverses[i].own, np.einsum("ajbj->abj", own), atol=1e-10)
-        W, H = c.factor.chain[i].W, np.broadcast_to(quadratics[i], (k, k, J))
-        np.testing.assert_allclose(W + np.einsum("abj,bcj,cdj->adj", W, H, W), inverses[i].own, atol=1e-10)
+        # N_jj = W + W H W, and E W^-1 = W^-1 - A = G^-1
+        A, W = (np.moveaxis(own, -1, 0) for own in (c.factor.chain[i].A, c.factor.chain[i].W))
+        E = np.eye(k) - A @ W
+        np.testing.assert_allclose(np.moveaxis(c.factor.chain[i].E, -1, 0), E, atol=1e-9)
+        EHE = np.moveaxis(np.broadcast_to(quadratics[i], (k, k, J)), -1, 0)
+        between = np.moveaxis(inverses[i].own, -1, 0) - W
+        np.testing.assert_allclose(W @ EHE @ W, E.swapaxes(1, 2) @ between @ E, rtol=1e-6, atol=1e-9)
         for place, s in enumerate(c.plan.chain[i + 1 :]):
             cross = N[slices[t], slices[s]].reshape(k, J, terms[s].k, terms[s].J)
             ancestor = c.factor.chain[i].parents[place].index
