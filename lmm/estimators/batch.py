@@ -212,10 +212,12 @@ def step_within(gradient: np.ndarray, hessian: np.ndarray, radius: np.ndarray) -
             norm = np.sqrt(square.sum(axis=1))
             long = norm > own_radius
             lo, hi = np.where(long, at, lo), np.where(long, hi, at)
-            if np.all(np.abs(norm - own_radius) <= 1e-3 * own_radius):
+            there = np.abs(norm - own_radius) <= 1e-3 * own_radius
+            if there.all():
                 break
-            at = at + norm**2 / (square / stiff).sum(axis=1) * (norm / own_radius - 1.0)
-            at = np.where((at > lo) & (at < hi), at, (lo + hi) / 2.0)
+            new = at + norm**2 / (square / stiff).sum(axis=1) * (norm / own_radius - 1.0)
+            new = np.where((new > lo) & (new < hi), new, (lo + hi) / 2.0)
+            at = np.where(there, at, new)  # whose neighbours go on stays where it is
         step[out] = -g[out] / np.maximum(values[out] + at[:, None], floor[out])
     short = np.flatnonzero((values[:, 0] <= floor[:, 0]) & (length < radius))
     if len(short):  # indefinite, and the gradient does not reach the lowest direction: go to the edge along it

@@ -140,9 +140,9 @@ def left(xp: Any, A: Array, W: Array, T: Array) -> Array:
     Where A G is large the difference has no digits; there it is G^-1 W, unless G is singular.
     """
     k = len(A)
-    direct = xp.eye(k)[:, :, None] - multiply(A, W)
     if k == 1:
-        return direct
+        return 1.0 / (1.0 + T[0, 0] ** 2 * A)
+    direct = xp.eye(k)[:, :, None] - multiply(A, W)
     G = T @ T.T
     diagonal = xp.diagonal(G)
     large = xp.max(xp.stack([A[a, a] * G[a, a] for a in range(k)]), axis=0) > LARGE
