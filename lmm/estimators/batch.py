@@ -17,7 +17,7 @@ import numpy as np
 
 from lmm.covariance.base import units
 from lmm.estimators.boundary import SNAP, escapes, snapped_theta
-from lmm.estimators.restart import CONFLICT, FAR, FEW, SMALL, Piece, is_little, subsets
+from lmm.estimators.restart import CONFLICT, FAR, FEW, SMALL, Piece, free, is_little, subsets
 from lmm.linalg import threads
 from lmm.model import batch_levels, batch_stacked
 from lmm.model.batched import Levels, Stacked, Values, explained
@@ -410,7 +410,7 @@ def from_above(evaluate: Evaluator, data: Levels | Stacked, steps: np.ndarray, c
     G = [np.einsum("acr,bcr->abr", T, T) for T in evaluate.factors(steps)]
     for t, columns in choice:
         block = np.ix_(columns, columns)
-        G[t][block] = FAR**2 * _free(evaluate.problem, t, columns)[:, :, None]
+        G[t][block] = FAR**2 * free(evaluate.problem.grams()[t], columns)[:, :, None]
     values = evaluate(data, evaluate.steps(G), 0)
     variance = values.r2 / data.degrees
     for t, columns in choice:
@@ -424,16 +424,8 @@ def from_above(evaluate: Evaluator, data: Levels | Stacked, steps: np.ndarray, c
 def from_below(evaluate: Evaluator, steps: np.ndarray, piece: Piece) -> np.ndarray:
     """Steps (m, R) with one piece near zero, where there is a slope to leave by."""
     G = [np.einsum("acr,bcr->abr", T, T) for T in evaluate.factors(steps)]
-    G[piece[0]][np.ix_(piece[1], piece[1])] = NEAR**2 * _free(evaluate.problem, *piece)[:, :, None]
+    G[piece[0]][np.ix_(piece[1], piece[1])] = NEAR**2 * free(evaluate.problem.grams()[piece[0]], piece[1])[:, :, None]
     return evaluate.steps(G)
-
-
-def _free(problem: Any, t: int, columns: np.ndarray) -> np.ndarray:
-    """Covariance (k, k) of uncorrelated effects of size one where the columns of a piece are made orthonormal."""
-    gram = problem.grams()[t]
-    unit = units(gram)[columns]
-    scale = np.outer(unit, unit)
-    return np.asarray(np.linalg.pinv(gram[np.ix_(columns, columns)] / scale, hermitian=True) / scale)
 
 
 def conflict(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> np.ndarray:

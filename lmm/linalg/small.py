@@ -126,14 +126,6 @@ def _whiten(xp: Any, A: Array, T: Array) -> tuple[Array, Array, Array]:
     return X, transpose_multiply(X, X), xp.sum(logdet)
 
 
-def reduced_sum(xp: Any, A: Array, W: Array) -> Array:
-    """sum_j A_j - A_j W_j A_j, (k, k)."""
-    J = A.shape[-1]
-    if xp is not np or J <= 2 * BLOCK:
-        return xp.sum(A - multiply(multiply(A, W), A), axis=-1)
-    return sum(reduced_sum(xp, A[..., i : i + BLOCK], W[..., i : i + BLOCK]) for i in range(0, J, BLOCK))
-
-
 def left(xp: Any, A: Array, W: Array, T: Array) -> Array:
     """E_j = I - A_j W_j = (I + A_j G)^-1, (k, k, J), what W leaves of a vector.
 

@@ -82,10 +82,16 @@ def test_whiten(xp, k: int) -> None:
 
 
 @SIZES
-def test_reduced_sum(xp, k: int) -> None:
-    A, W = positive(k, J), positive(k, J)
-    wanted = sum(A[..., j] - A[..., j] @ W[..., j] @ A[..., j] for j in range(J))
-    assert run(xp, lambda a, w: small.reduced_sum(xp, a, w), A, W) == pytest.approx(wanted, rel=1e-12, abs=1e-11)
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e7])
+def test_what_the_data_leave(xp, k: int, size: float) -> None:
+    """(I + A G)^-1, whether the data or G dominate, and where G is singular."""
+    A, full = size * positive(k, J), np.tril(0.2 * batch(k, k)) + np.eye(k)
+    singular = full.copy()
+    singular[-1] = 0.0
+    for T in (full, singular, np.zeros((k, k))):
+        found = run(xp, lambda a, t: small.left(xp, a, small.whiten(xp, a, t)[1], t), A, T)
+        wanted = np.stack([np.linalg.inv(np.eye(k) + A[..., j] @ T @ T.T) for j in range(J)], axis=-1)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-12 * max(size, 10.0))
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -99,7 +105,7 @@ def test_blocks_of_levels_equal_the_whole(k: int, monkeypatch: pytest.MonkeyPatc
         X, W, logdet = small.whiten(np, P, T)
         products = [function(A, B) for function in (small.multiply, small.transpose_multiply)]
         products += [function(A, v) for function in (small.apply, small.apply_transpose)]
-        return [*products, X, W, np.asarray(logdet), small.reduced_sum(np, P, W)]
+        return [*products, X, W, np.asarray(logdet), small.left(np, P, W, T)]
 
     blocked = everything()
     monkeypatch.setattr(small, "BLOCK", levels)
