@@ -239,7 +239,7 @@ class Priors:
     rest : the default.
     sd, cor : per term and column, per term.
     sigma, phi : of the residual standard deviation and of a family's dispersion.
-    units : per term (k,) the scales of the priors of its standard deviations, ``sigma_unit`` that of sigma's.
+    units : per term the scales of the priors of its standard deviations, ``sigma_unit`` that of sigma's.
     frames : per term H (k, k), b = H b_c, for the effects b_c whose standard deviations and correlations the priors are of.
     """
 
@@ -263,7 +263,7 @@ class Scales:
     location, response : m and s on the scale of the linear predictor.
     R : (p, p) upper triangular, R'R the mean of x x' over the rows.
     constant : (p,) coefficients of the constant 1, None where the columns do not span it.
-    effects : r_z per term and column.
+    effects : r_z per term and standard deviation.
     pairs : number of free correlations per term.
     sigma : default unit of the residual standard deviation, None in a generalized model.
     dispersion : phi_0 where there is a phi, ``printed`` the name it is printed under and ``root`` whether its square root is.
@@ -326,7 +326,7 @@ def resolve(
     Parameters
     ----------
     names : of the coefficients.
-    labels : per term its group and columns.
+    labels : per term its group and what its standard deviations are called by, nothing for one of all columns.
     held : "sigma" or "phi" -> why this fit has no use for a prior of it; one that was given is said to be unused.
 
     Raises
@@ -429,7 +429,7 @@ def _lme4(column: str) -> str:
 
 def _sd_names(column: str, group: str) -> list[str]:
     """How a standard deviation is printed, and as its column is called."""
-    return list(dict.fromkeys([f"sd_{_lme4(column)}|{group}", f"sd_{column}|{group}"]))
+    return list(dict.fromkeys([f"sd_{_lme4(column)}|{group}", f"sd_{column}|{group}"])) if column else [f"sd|{group}"]
 
 
 def _cor_names(columns: tuple[str, ...], group: str, pairs: int) -> list[str]:

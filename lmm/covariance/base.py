@@ -1,22 +1,52 @@
-"""The contract of a covariance structure: theta -> T, the relative factor of one level's effects.
+"""The contract of a covariance structure: theta -> T, a factor of the relative covariance of one level's effects.
 
-The k random effects of a level have covariance sigma^2 G with G = T T'. A structure says how T
-(k, k), lower triangular, depends on its parameters theta, gives first and second derivatives,
-and knows which theta give the same G. Everything else in the package works on T, dT and G alone,
-so a structure is one file and one registry entry.
+The k random effects of a level have covariance sigma^2 G with G = T T'. A structure says how T (k, k) depends on its
+parameters theta, gives its derivatives, finds the theta of a covariance, and names the quantities by which G is
+reported. Everything else in the package works on T, dT, G and these quantities, so a structure is one file and one
+registry entry. Six methods have to be written (``n_theta, factor, jacobian, from_factor, quantities, constrain``); the
+others have a default that holds for any structure and may be replaced where a structure knows better.
 """
 
 from __future__ import annotations
 
 import abc
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmm.covariance.coordinates import Coordinates
-from lmm.errors import ArgumentError
+from lmm.covariance.coordinates import Coordinates, Reported
 
 #: smallest share of the largest eigenvalue at the start
 FLOOR = 0.05
+#: square of a unitless standard deviation that counts as zero where a descent across the boundary is looked for
+NOTHING = 1e-8
+
+
+class Quantity(NamedTuple):
+    """A number by which a covariance is reported: a standard deviation or a correlation.
+
+    Attributes
+    ----------
+    kind : "sd", on the scale of the effects, or "cor".
+    row, column : the entry of G that it is read from; the same one twice for a standard deviation.
+    columns : the columns that it is named by; none where it belongs to all of them.
+    """
+
+    kind: str
+    row: int
+    column: int
+    columns: tuple[int, ...]
+
+
+def sd(column: int) -> Quantity:
+    """The standard deviation of one column's effects."""
+    return Quantity("sd", column, column, (column,))
+
+
+def cor(row: int, column: int) -> Quantity:
+    """The correlation of two columns' effects."""
+    return Quantity("cor", row, column, (row, column))
 
 
 def units(gram: np.ndarray) -> np.ndarray:
@@ -34,7 +64,7 @@ def bounded(G: np.ndarray, U: np.ndarray) -> np.ndarray:
 
 
 class Covariance(abc.ABC):
-    """Structure of a k x k relative covariance; frozen, hashable, without arrays.
+    """Structure of a k x k relative covariance; a frozen dataclass, hashable, without arrays.
 
     Attributes
     ----------
@@ -45,74 +75,68 @@ class Covariance(abc.ABC):
     k: int
     name: str
 
+    # ---- theta and T
+
     @property
     @abc.abstractmethod
     def n_theta(self) -> int:
-        """Number of parameters."""
+        """Number of parameters m."""
 
     @abc.abstractmethod
     def factor(self, theta: np.ndarray) -> np.ndarray:
-        """T (k, k), lower triangular, with G = T T'."""
+        """T (k, k) with G = T T'."""
 
     @abc.abstractmethod
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
-        """dT / dtheta, shape (n_theta, k, k)."""
+        """dT / dtheta, shape (m, k, k)."""
 
     def second(self, theta: np.ndarray) -> np.ndarray | None:
-        """d2T / dtheta2, shape (n_theta, n_theta, k, k); None where T is linear in theta."""
+        """d2T / dtheta2, shape (m, m, k, k); None where T is linear in theta."""
         return None
 
-    def chart(self, theta: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Coordinates around theta in which to take a step: T (k, k), dT / ds (n_theta, k, k), d2T / ds2 or None.
+    @abc.abstractmethod
+    def from_factor(self, T: np.ndarray) -> np.ndarray:
+        """theta (..., m) with G = T T' for T (..., k, q): the one that is reported, exact also where G is singular.
 
-        T T' = G at s = 0, T need not be triangular. ``gram`` (k, k) is the mean of z z' over the rows,
-        so that a structure can make steps mean the same whatever the columns' units and origins.
+        Where T T' does not have this structure, a member near to it.
+        """
+
+    def from_matrix(self, G: np.ndarray) -> np.ndarray:
+        """theta whose G is nearest to a symmetric (k, k) matrix; exact when G has this structure."""
+        values, vectors = np.linalg.eigh((G + G.T) / 2)
+        return self.from_factor(vectors * np.sqrt(np.clip(values, 0.0, None)))
+
+    def canonical(self, theta: np.ndarray) -> np.ndarray:
+        """The representative with the same G that is reported."""
+        return self.from_factor(self.factor(theta))
+
+    # ---- steps of a search
+
+    def chart(self, theta: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Coordinates around theta in which to take a step: T (k, k), dT / ds (m, k, k), d2T / ds2 or None.
+
+        T T' = G at s = 0. ``gram`` (k, k) is the mean of z z' over the rows, so that a structure can make steps mean
+        the same whatever the columns' units and origins.
         """
         return self.factor(theta), self.jacobian(theta), self.second(theta)
 
     def move(self, theta: np.ndarray, gram: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """The theta reached from theta by ``step`` (n_theta,) in the coordinates of :meth:`chart`."""
+        """The theta reached from theta by ``step`` (m,) in the coordinates of :meth:`chart`."""
         return np.asarray(theta) + step
+
+    def steps(self, theta: np.ndarray, gram: np.ndarray, G: np.ndarray) -> np.ndarray:
+        """Steps (m, R) of :meth:`chart` around theta that lead to relative covariances G (k, k, R), or near them."""
+        values, vectors = np.linalg.eigh(np.moveaxis(G, -1, 0))
+        reached = self.from_factor(vectors * np.sqrt(np.maximum(values, 0.0))[:, None])
+        return np.linalg.solve(self._along(theta, gram), (reached - theta).T)
+
+    def _along(self, theta: np.ndarray, gram: np.ndarray) -> np.ndarray:
+        """d theta / d s (m, m) of a :meth:`move` that is linear."""
+        return np.stack([self.move(theta, gram, step) - theta for step in np.eye(self.n_theta)], axis=1)
 
     def start(self, G: np.ndarray, gram: np.ndarray) -> np.ndarray:
         """theta to begin from, given a moment estimate of G that need not be positive: bounded away from zero."""
         return self.from_matrix(bounded(G, np.diag(units(gram))))
-
-    @abc.abstractmethod
-    def from_matrix(self, G: np.ndarray) -> np.ndarray:
-        """theta whose G is nearest to a positive semidefinite (k, k) matrix; exact when G has this structure."""
-
-    @abc.abstractmethod
-    def canonical(self, theta: np.ndarray) -> np.ndarray:
-        """The representative with the same G that is reported: non-negative diagonal of T."""
-
-    @abc.abstractmethod
-    def descent(self, theta: np.ndarray, D: np.ndarray) -> tuple[float, np.ndarray]:
-        """Steepest first-order descent through the boundary at a stationary theta.
-
-        ``D`` (k, k) is the derivative of the objective with respect to G. The KKT conditions of the
-        minimum over G >= 0 are D >= 0 on the null space of G. Returns the smallest eigenvalue of D
-        there (0.0 when G has no null space in this structure) and dG (k, k), a positive semidefinite
-        direction with that slope (zeros when there is none).
-        """
-
-    @abc.abstractmethod
-    def theta_names(self, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
-        """Per parameter the column names it couples: ``(a,)`` on the diagonal, ``(row, column)`` below."""
-
-    @abc.abstractmethod
-    def pairs(self) -> list[tuple[int, int]]:
-        """Pairs i > j whose covariance is a parameter (not fixed at zero), column-wise as lme4 prints."""
-
-    def pieces(self) -> list[np.ndarray]:
-        """Columns that covariances join, set by set."""
-        label = list(range(self.k))
-        for i, j in self.pairs():
-            if label[i] != label[j]:
-                kept, other = label[i], label[j]
-                label = [kept if own == other else own for own in label]
-        joined = [[a for a, own in enumerate(label) if own == one] for one in set(label)]
-        return [np.array(columns) for columns in sorted(joined, reverse=True)]
 
     def standardised(self, theta: np.ndarray, gram: np.ndarray) -> np.ndarray:
         """theta had every column a root mean square of one: each entry of T times its row's unit.
@@ -123,24 +147,166 @@ class Covariance(abc.ABC):
         return np.asarray(theta) * np.sqrt(rows)
 
     def scaling(self, gram: np.ndarray) -> np.ndarray:
-        """B (n_theta, n_theta): theta = B s with s of order one, whatever the columns' units and, where T is full, their origins."""
+        """B (m, m): theta = B s with s of order one, whatever the columns' units and, where T is full, their origins."""
         return np.diag(1.0 / np.where((size := self.standardised(np.ones(self.n_theta), gram)) > 0.0, size, 1.0))
 
-    def held(self, theta: np.ndarray) -> np.ndarray:
-        """Which parameters, bool (n_theta,), a zero variance holds where they are."""
-        return np.asarray(theta) == 0.0
+    # ---- the boundary
 
-    @abc.abstractmethod
+    def descent(self, theta: np.ndarray, D: np.ndarray, gram: np.ndarray) -> tuple[float, np.ndarray]:
+        """Steepest first-order descent through the boundary at a stationary theta.
+
+        ``D`` (k, k) is the derivative of the objective with respect to G. The KKT conditions of the minimum over
+        G >= 0 are D >= 0 on the null space of G. Returns the smallest slope of the objective along a direction
+        dG (k, k) out of the boundary, per mean variance tr(gram dG) of a row, and that direction (0.0 and zeros where
+        there is none). Here the directions are dT dT' of the parameters that do not change G to first order.
+        """
+        best, direction = 0.0, np.zeros((self.k, self.k))
+        unit = units(gram)[:, None]
+        T = unit * self.factor(theta)
+        for dT in self.jacobian(theta):
+            dG = dT @ dT.T
+            size = float(np.sum(gram * dG))
+            scaled = unit * dT
+            if size > 0.0 and np.linalg.norm(scaled @ T.T) <= np.sqrt(NOTHING) * np.linalg.norm(scaled):
+                slope = float(np.sum(D * dG)) / size
+                if slope < best:
+                    best, direction = slope, dG / size
+        return best, direction
+
     def boundary(self, theta: np.ndarray) -> np.ndarray:
         """Distances to the boundary, one per constrained parameter: 0 where a variance or 1 - r^2 vanishes."""
+        return np.abs(theta)
+
+    def held(self, theta: np.ndarray) -> np.ndarray:
+        """Which parameters, bool (m,), a zero variance holds where they are."""
+        return np.asarray(theta) == 0.0
+
+    # ---- what is reported
+
+    @abc.abstractmethod
+    def quantities(self) -> tuple[Quantity, ...]:
+        """What a table, an interval and a prior speak of, in the order of theta; as many as there are parameters."""
+
+    def theta_names(self, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Per parameter the column names it couples: ``(a,)`` for one column, ``(row, column)`` for two."""
+        return [tuple(columns[a] for a in q.columns) or (q.kind,) for q in self.quantities()]
+
+    def describe(self, G: np.ndarray) -> np.ndarray:
+        """The quantities (..., m) of covariances G (..., k, k); a correlation beside a variance of zero is NaN."""
+        deviations = np.sqrt(np.maximum(np.diagonal(G, axis1=-2, axis2=-1), 0.0))
+        out = []
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for q in self.quantities():
+                if q.kind == "sd":
+                    out.append(deviations[..., q.row])
+                else:
+                    r = G[..., q.row, q.column] / (deviations[..., q.row] * deviations[..., q.column])
+                    out.append(np.clip(r, -1.0, 1.0))
+        return np.stack(out, axis=-1)
+
+    def report(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The quantities (m,) of G = T T' and their derivatives by theta (m, m); NaN where they have none."""
+        T, dT = self.factor(theta), self.jacobian(theta)
+        G, half = T @ T.T, dT @ T.T
+        dG = half + np.swapaxes(half, 1, 2)
+        deviation = np.sqrt(np.diagonal(G))
+        slopes = []
+        with np.errstate(divide="ignore", invalid="ignore"):
+            relative = [dG[:, a, a] / (2.0 * G[a, a]) for a in range(self.k)]
+            for q in self.quantities():
+                if q.kind == "sd":
+                    slopes.append(relative[q.row] * deviation[q.row])
+                else:
+                    size = deviation[q.row] * deviation[q.column]
+                    r = G[q.row, q.column] / size
+                    slopes.append(dG[:, q.row, q.column] / size - r * (relative[q.row] + relative[q.column]))
+        return self.describe(G), np.array(slopes)
+
+    def matrix(self, values: np.ndarray) -> np.ndarray:
+        """G (k, k) whose quantities have these values (m,); a correlation that is NaN counts as zero."""
+        kinds = np.array([q.kind for q in self.quantities()])
+        values = np.where(np.isnan(values), 0.0, values)
+        T = self.of_quantities(values[kinds == "sd"], values[kinds == "cor"])
+        return np.asarray(T @ T.T)
+
+    def of_quantities(self, deviations: np.ndarray, correlations: np.ndarray) -> np.ndarray:
+        """T (k, k) from the standard deviations and the correlations that are reported, in their orders."""
+        return np.asarray(self.constrain(deviations, self._partials(correlations), np))
+
+    def holding(self, first: int, second: int | None = None) -> Coordinates:
+        """Coordinates, one of which is the standard deviation read at ``first``, or the correlation with ``second``.
+
+        Of the correlation it is the arcsine.
+        """
+        entry = (first, first if second is None else second)
+        places = [i for i, q in enumerate(self.quantities()) if (q.row, q.column) == entry]
+        return Reported(self, places[0])
+
+    # ---- what else depends on the structure
+
+    def linear_basis(self) -> np.ndarray | None:
+        """dG (m', k, k) of the parameters in which G is linear, m' of them; None where there are none."""
+        return None
+
+    def directions(self, theta: np.ndarray) -> np.ndarray:
+        """dG (m', k, k) along which G is varied: those in which it is linear, else by theta."""
+        basis = self.linear_basis()
+        if basis is None:
+            half = self.jacobian(theta) @ self.factor(theta).T
+            basis = half + np.swapaxes(half, 1, 2)
+        return basis
+
+    def maximiser(self, S: Any, xp: Any) -> Any:
+        """The G (k, k) of this structure that minimises log|G| + tr(G^-1 S), S (k, k); None without a closed form."""
+        return None
+
+    def free_blocks(self) -> list[np.ndarray]:
+        """Sets of columns, two or more, whose covariance is any positive matrix, so that changes of basis keep it one."""
+        return []
+
+    def pieces(self) -> list[np.ndarray]:
+        """Columns that covariances join, set by set."""
+        theta = np.sqrt(2.0 + np.arange(self.n_theta))  # a zero of T + dT is one at every theta
+        reached = np.abs(self.factor(theta)) + np.abs(self.jacobian(theta)).sum(axis=0)
+        joined = reached @ reached.T > 0.0
+        label = list(range(self.k))
+        for i, j in zip(*np.nonzero(np.tril(joined, -1)), strict=True):
+            if label[i] != label[j]:
+                kept, other = label[i], label[j]
+                label = [kept if own == other else own for own in label]
+        sets = [[a for a, own in enumerate(label) if own == one] for one in set(label)]
+        return [np.array(columns) for columns in sorted(sets, reverse=True)]
+
+    def inseparable(self) -> int:
+        """The most effects of a level that no assumption tells from each other, and so from residuals."""
+        return max((len(columns) for columns in self.free_blocks()), default=1)
 
     def restricted(self, columns: np.ndarray) -> Covariance:
         """The structure of some of the columns, in their order."""
-        return type(self)(len(columns))  # type: ignore[call-arg]
+        return replace(self, k=len(columns))  # type: ignore[type-var]
 
-    def holding(self, first: int, second: int | None = None) -> Coordinates:
-        """Coordinates, one of which is the standard deviation of column ``first``, or its correlation with ``second``.
+    # ---- on the whole real line, for priors and samplers
 
-        Of the correlation it is the arcsine. ArgumentError for a structure that has no such coordinates.
+    @abc.abstractmethod
+    def constrain(self, sd: Any, z: Any, xp: Any) -> Any:
+        """T (k, k), lower triangular, from standard deviations (n_sd,) and z (n_cor,) in (-1, 1), in NumPy or JAX.
+
+        As many of each, and in that order, as there are quantities of the two kinds. z stands for correlations
+        between their bounds (:meth:`correlation_range`), or for partial ones.
         """
-        raise ArgumentError(f"covariance structure {self.name!r} has no profiles of standard deviations and correlations.")
+
+    def correlation_range(self) -> tuple[float, float]:
+        """Between what a correlation can lie."""
+        return -1.0, 1.0
+
+    def _partials(self, correlations: Any) -> Any:
+        low, high = self.correlation_range()
+        return (2.0 * correlations - low - high) / (high - low)
+
+    def partials(self, R: np.ndarray) -> np.ndarray:
+        """z (n_cor,) of a correlation matrix R (k, k)."""
+        return self._partials(np.array([R[q.row, q.column] for q in self.quantities() if q.kind == "cor"]))
+
+    def log_prior(self, z: Any, prior: Any, xp: Any) -> Any:
+        """Log density of z under a prior of correlations, :class:`lmm.priors.LKJ`."""
+        return sum((prior.log_partial(own, 0, 2, xp) for own in z), xp.zeros(()))

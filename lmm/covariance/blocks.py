@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from lmm.covariance.base import Covariance
+from lmm.covariance.base import Covariance, Quantity
 from lmm.covariance.coordinates import Coordinates, Sided
 
 
 def merge(parts: list[Covariance]) -> Covariance:
     """One structure for the columns of ``parts`` laid side by side; a single part stays as it is."""
     return parts[0] if len(parts) == 1 else Blocks(tuple(parts))
+
+
+def _side_by_side(parts: list[Any], xp: Any) -> Any:
+    """A block-diagonal matrix (k, k), in NumPy or JAX."""
+    k, at, rows = sum(len(part) for part in parts), 0, []
+    for part in parts:
+        rows.append(xp.pad(part, ((0, 0), (at, k - at - len(part)))))
+        at += len(part)
+    return xp.concatenate(rows)
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,10 @@ class Blocks(Covariance):
                 out[at, at, columns, columns] = second
         return out
 
+    def from_factor(self, T: np.ndarray) -> np.ndarray:
+        walk = self._walk(np.zeros(self.n_theta))
+        return np.concatenate([part.from_factor(T[..., columns, :]) for part, _, columns, _ in walk], axis=-1)
+
     def from_matrix(self, G: np.ndarray) -> np.ndarray:
         zeros = np.zeros(self.n_theta)
         return np.concatenate([part.from_matrix(G[columns, columns]) for part, _, columns, _ in self._walk(zeros)])
@@ -86,21 +100,81 @@ class Blocks(Covariance):
     def canonical(self, theta: np.ndarray) -> np.ndarray:
         return np.concatenate([part.canonical(own) for part, own, _, _ in self._walk(theta)])
 
-    def descent(self, theta: np.ndarray, D: np.ndarray) -> tuple[float, np.ndarray]:
+    def steps(self, theta: np.ndarray, gram: np.ndarray, G: np.ndarray) -> np.ndarray:
+        walk = self._walk(theta)
+        return np.concatenate([part.steps(own, gram[columns, columns], G[columns, columns]) for part, own, columns, _ in walk])
+
+    def descent(self, theta: np.ndarray, D: np.ndarray, gram: np.ndarray) -> tuple[float, np.ndarray]:
         best, direction = 0.0, np.zeros((self.k, self.k))
         for part, own, columns, _ in self._walk(theta):
-            slope, inner = part.descent(own, D[columns, columns])
+            slope, inner = part.descent(own, D[columns, columns], gram[columns, columns])
             if slope < best:
                 best, direction = slope, np.zeros((self.k, self.k))
                 direction[columns, columns] = inner
         return best, direction
 
-    def theta_names(self, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
-        return [n for part, _, own, _ in self._walk(np.zeros(self.n_theta)) for n in part.theta_names(columns[own])]
+    def quantities(self) -> tuple[Quantity, ...]:
+        out = []
+        for part, _, columns, _ in self._walk(np.zeros(self.n_theta)):
+            at = columns.start
+            for q in part.quantities():
+                named = q.columns or range(part.k)
+                out.append(Quantity(q.kind, q.row + at, q.column + at, tuple(a + at for a in named)))
+        return tuple(out)
 
-    def pairs(self) -> list[tuple[int, int]]:
+    def matrix(self, values: np.ndarray) -> np.ndarray:
+        G = np.zeros((self.k, self.k))
+        for part, own, columns, _ in self._walk(values):
+            G[columns, columns] = part.matrix(own)
+        return G
+
+    def linear_basis(self) -> np.ndarray | None:
+        found = []
+        for part, _, columns, _ in self._walk(np.zeros(self.n_theta)):
+            basis = part.linear_basis()
+            if basis is None:
+                return None
+            wide = np.zeros((len(basis), self.k, self.k))
+            wide[:, columns, columns] = basis
+            found.append(wide)
+        return np.concatenate(found)
+
+    def directions(self, theta: np.ndarray) -> np.ndarray:
+        found = []
+        for part, own, columns, _ in self._walk(theta):
+            basis = part.directions(own)
+            wide = np.zeros((len(basis), self.k, self.k))
+            wide[:, columns, columns] = basis
+            found.append(wide)
+        return np.concatenate(found)
+
+    def maximiser(self, S: Any, xp: Any) -> Any:
         walk = self._walk(np.zeros(self.n_theta))
-        return [(i + own.start, j + own.start) for part, _, own, _ in walk for i, j in part.pairs()]
+        found = [part.maximiser(S[columns, columns], xp) for part, _, columns, _ in walk]
+        return None if any(G is None for G in found) else _side_by_side(found, xp)
+
+    def free_blocks(self) -> list[np.ndarray]:
+        walk = self._walk(np.zeros(self.n_theta))
+        return [own + columns.start for part, _, columns, _ in walk for own in part.free_blocks()]
+
+    def constrain(self, sd: Any, z: Any, xp: Any) -> Any:
+        return _side_by_side([part.constrain(sd[own], z[cors], xp) for part, _, own, cors in self._shares()], xp)
+
+    def partials(self, R: np.ndarray) -> np.ndarray:
+        return np.concatenate([part.partials(R[columns, columns]) for part, columns, _, _ in self._shares()])
+
+    def log_prior(self, z: Any, prior: Any, xp: Any) -> Any:
+        return sum((part.log_prior(z[cors], prior, xp) for part, _, _, cors in self._shares()), xp.zeros(()))
+
+    def _shares(self) -> list[tuple[Covariance, slice, slice, slice]]:
+        """Per part: itself, its slices of the columns, of the standard deviations and of the correlations."""
+        out, row, sds, cors = [], 0, 0, 0
+        for part in self.parts:
+            kinds = [q.kind for q in part.quantities()]
+            n_sd, n_cor = kinds.count("sd"), kinds.count("cor")
+            out.append((part, slice(row, row + part.k), slice(sds, sds + n_sd), slice(cors, cors + n_cor)))
+            row, sds, cors = row + part.k, sds + n_sd, cors + n_cor
+        return out
 
     def scaling(self, gram: np.ndarray) -> np.ndarray:
         B = np.zeros((self.n_theta, self.n_theta))

@@ -7,7 +7,7 @@ order that begins with those concerned, so that in T = P'L, L lower triangular,
     L_10 = t sin(omega), L_11 = t cos(omega): t is the standard deviation of the second, sin(omega) the correlation.
 
 The entries of L are regular where a variance is zero or a correlation is one, and so is omega: the covariance is an even
-function of L_00, and of omega about pi / 2.
+function of L_00, and of omega about pi / 2. Any other structure is held by the quantities that it reports.
 """
 
 from __future__ import annotations
@@ -35,6 +35,36 @@ class Coordinates:
     def at(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """T (k, k), dT / dx (n_theta, k, k) and d2T / dx2 (n_theta, n_theta, k, k), None where that is zero."""
         return self.structure.factor(x), self.structure.jacobian(x), self.structure.second(x)
+
+
+#: step of the central differences of a first derivative, which is exact
+STEP = 1e-5
+
+
+@dataclass(frozen=True)
+class Reported(Coordinates):
+    """The quantities by which a structure is reported, with the arcsine of a correlation in its place."""
+
+    @property
+    def correlated(self) -> np.ndarray:
+        """Which coordinates are arcsines of correlations."""
+        return np.array([q.kind == "cor" for q in self.structure.quantities()])
+
+    def enter(self, T: np.ndarray) -> np.ndarray:
+        values = self.structure.describe(T @ T.T)
+        return np.where(self.correlated, np.arcsin(np.where(self.correlated, values, 0.0)), values)
+
+    def at(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        axes = np.eye(len(x))
+        bent = [(self._slopes(x + STEP * e) - self._slopes(x - STEP * e)) / (2.0 * STEP) for e in axes]
+        return self._factor(x), self._slopes(x), np.array(bent)
+
+    def _factor(self, x: np.ndarray) -> np.ndarray:
+        return self.structure.of_quantities(x[~self.correlated], np.sin(x[self.correlated]))
+
+    def _slopes(self, x: np.ndarray) -> np.ndarray:
+        """dT / dx by a step along the imaginary axis, which cancels no digits (Squire & Trapp, 1998, SIAM Rev. 40)."""
+        return np.array([np.imag(self._factor(x + 1e-30j * e)) / 1e-30 for e in np.eye(len(x))])
 
 
 @dataclass(frozen=True)

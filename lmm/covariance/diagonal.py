@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from lmm.covariance.base import Covariance, units
+from lmm.covariance.base import Covariance, Quantity, sd, units
 from lmm.covariance.coordinates import Coordinates
 
 
@@ -30,11 +31,8 @@ class Diagonal(Covariance):
         dT[i, i, i] = 1.0
         return dT
 
-    def chart(self, theta: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
-        return self.factor(theta), self.jacobian(theta) / units(gram)[:, None, None], None
-
-    def move(self, theta: np.ndarray, gram: np.ndarray, step: np.ndarray) -> np.ndarray:
-        return np.asarray(theta) + step / units(gram)
+    def from_factor(self, T: np.ndarray) -> np.ndarray:
+        return np.sqrt((T * T).sum(axis=-1))
 
     def from_matrix(self, G: np.ndarray) -> np.ndarray:
         return np.sqrt(np.clip(np.diagonal(G), 0.0, None))
@@ -42,21 +40,23 @@ class Diagonal(Covariance):
     def canonical(self, theta: np.ndarray) -> np.ndarray:
         return np.abs(theta)
 
-    def descent(self, theta: np.ndarray, D: np.ndarray) -> tuple[float, np.ndarray]:
-        slopes = np.where(np.asarray(theta) ** 2 <= 1e-8, np.diagonal(D), 0.0)
-        i = int(np.argmin(slopes))
-        direction = np.zeros((self.k, self.k))
-        direction[i, i] = float(slopes[i] < 0)
-        return float(slopes[i]), direction
+    def chart(self, theta: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, None]:
+        return self.factor(theta), self.jacobian(theta) / units(gram)[:, None, None], None
 
-    def theta_names(self, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
-        return [(c,) for c in columns]
+    def move(self, theta: np.ndarray, gram: np.ndarray, step: np.ndarray) -> np.ndarray:
+        return np.asarray(theta) + step / units(gram)
 
-    def pairs(self) -> list[tuple[int, int]]:
-        return []
-
-    def boundary(self, theta: np.ndarray) -> np.ndarray:
-        return np.abs(theta)
+    def quantities(self) -> tuple[Quantity, ...]:
+        return tuple(sd(a) for a in range(self.k))
 
     def holding(self, first: int, second: int | None = None) -> Coordinates:
-        return super().holding(first, second) if second is not None else Coordinates(self, first)
+        return Coordinates(self, first)
+
+    def linear_basis(self) -> np.ndarray:
+        return self.jacobian(np.zeros(self.k))
+
+    def maximiser(self, S: Any, xp: Any) -> Any:
+        return S * np.eye(self.k)
+
+    def constrain(self, sd: Any, z: Any, xp: Any) -> Any:
+        return xp.diag(sd)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from lmm.covariance.base import Covariance, bounded, units
+from lmm.covariance.base import NOTHING, Covariance, Quantity, bounded, cor, sd, units
 from lmm.covariance.coordinates import Coordinates, Leading
 
 #: random effects per level up to which charts are kept
@@ -21,12 +22,25 @@ def _lower(k: int) -> tuple[np.ndarray, np.ndarray]:
     return row, column
 
 
+def _below(k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of each correlation."""
+    row, column = _lower(k)
+    return row[row > column], column[row > column]
+
+
+@lru_cache(maxsize=64)
+def _quantities(k: int) -> tuple[Quantity, ...]:
+    return tuple(sd(i) if i == j else cor(i, j) for i, j in zip(*(own.tolist() for own in _lower(k)), strict=True))
+
+
 def triangular(T: np.ndarray) -> np.ndarray:
-    """Lower-triangular factor, diagonal >= 0, with the same T T'; exact also when T is singular (QR of T')."""
+    """Lower-triangular factors (..., k, k), diagonal >= 0, with the same T T', T (..., k, q), q >= k; exact also when T is singular
+    (QR of T')."""
     if T.shape == (1, 1):
         return np.abs(T)
-    lower = np.asarray(np.linalg.qr(T.T, mode="r")).T
-    return lower * np.where(np.diagonal(lower) < 0, -1.0, 1.0)
+    lower = np.swapaxes(np.linalg.qr(np.swapaxes(T, -2, -1), mode="r"), -2, -1)
+    diagonal = np.diagonal(lower, axis1=-2, axis2=-1)
+    return lower * np.where(diagonal < 0, -1.0, 1.0)[..., None, :]
 
 
 def orthogonaliser(gram: np.ndarray) -> np.ndarray:
@@ -100,32 +114,41 @@ class Unstructured(Covariance):
         T, dT, _ = self.chart(theta, gram)
         return triangular(T + np.tensordot(step, dT, 1))[_lower(self.k)]
 
+    def steps(self, theta: np.ndarray, gram: np.ndarray, G: np.ndarray) -> np.ndarray:
+        """With T0 the chart's factor, T = T0 L, L lower triangular with L L' = T0^-1 G T0^-T."""
+        T0, dT, _ = self.chart(theta, gram)
+        inverse = np.linalg.inv(T0)
+        values, vectors = np.linalg.eigh(inverse @ np.moveaxis(G, -1, 0) @ inverse.T)
+        lower = triangular(vectors * np.sqrt(np.maximum(values, 0.0))[:, None])
+        change = (T0 @ lower - T0).reshape(len(lower), -1)
+        return np.asarray(np.linalg.lstsq(dT.reshape(len(dT), -1).T, change.T, rcond=None)[0])
+
     def start(self, G: np.ndarray, gram: np.ndarray) -> np.ndarray:
         return self.from_matrix(bounded(G, orthogonaliser(gram)))
 
+    def from_factor(self, T: np.ndarray) -> np.ndarray:
+        row, column = _lower(self.k)
+        return np.asarray(triangular(T)[..., row, column])
+
     def from_matrix(self, G: np.ndarray) -> np.ndarray:
-        if self.k == 1:
-            return np.sqrt(np.maximum(G, 0.0)).ravel()
-        values, vectors = np.linalg.eigh((G + G.T) / 2)
-        return triangular(vectors * np.sqrt(np.clip(values, 0.0, None)))[_lower(self.k)]
+        return np.sqrt(np.maximum(G, 0.0)).ravel() if self.k == 1 else super().from_matrix(G)
 
-    def canonical(self, theta: np.ndarray) -> np.ndarray:
-        return triangular(self.factor(theta))[_lower(self.k)]
-
-    def descent(self, theta: np.ndarray, D: np.ndarray) -> tuple[float, np.ndarray]:
-        values, vectors = np.linalg.eigh(self.factor(theta) @ self.factor(theta).T)
-        null = vectors[:, values <= 1e-8 * max(1.0, values[-1])]
+    def descent(self, theta: np.ndarray, D: np.ndarray, gram: np.ndarray) -> tuple[float, np.ndarray]:
+        """The lowest eigenvector of D in the null space of G, with columns of root mean square one."""
+        nothing = 0.0, np.zeros((self.k, self.k))
+        unit = units(gram)
+        T = unit[:, None] * self.factor(theta)
+        values, vectors = np.linalg.eigh(T @ T.T)
+        null = vectors[:, values <= NOTHING * max(1.0, values[-1])]
         if not null.shape[1]:
-            return 0.0, np.zeros((self.k, self.k))
-        slopes, directions = np.linalg.eigh(null.T @ D @ null)
-        v = null @ directions[:, 0]
-        return float(slopes[0]), np.outer(v, v)
+            return nothing
+        slopes, directions = np.linalg.eigh(null.T @ (D / np.outer(unit, unit)) @ null)
+        v = null @ directions[:, 0] / unit
+        size = float(v @ gram @ v)
+        return (float(slopes[0]) / size, np.outer(v, v) / size) if size > 0.0 else nothing
 
-    def theta_names(self, columns: tuple[str, ...]) -> list[tuple[str, ...]]:
-        return [(columns[i],) if i == j else (columns[i], columns[j]) for i, j in zip(*_lower(self.k), strict=True)]
-
-    def pairs(self) -> list[tuple[int, int]]:
-        return [(int(i), int(j)) for i, j in zip(*_lower(self.k), strict=True) if i > j]
+    def quantities(self) -> tuple[Quantity, ...]:
+        return _quantities(self.k)
 
     def scaling(self, gram: np.ndarray) -> np.ndarray:
         """T = L^-1 S with L lower triangular, L'L = gram: entries of S act on orthonormal columns, and their zeros are those of T."""
@@ -145,3 +168,51 @@ class Unstructured(Covariance):
 
     def holding(self, first: int, second: int | None = None) -> Coordinates:
         return Leading(self, 0 if second is None else 1, first, second)
+
+    def matrix(self, values: np.ndarray) -> np.ndarray:
+        R = np.eye(self.k)
+        deviations = np.zeros(self.k)
+        for q, value in zip(self.quantities(), values, strict=True):
+            if q.kind == "sd":
+                deviations[q.row] = value
+            else:
+                R[q.row, q.column] = R[q.column, q.row] = 0.0 if np.isnan(value) else value
+        return np.outer(deviations, deviations) * R
+
+    def linear_basis(self) -> np.ndarray:
+        k = self.k
+        entries = [*((a, a) for a in range(k)), *((q.row, q.column) for q in self.quantities() if q.kind == "cor")]
+        out = np.zeros((len(entries), k, k))
+        for d, (i, j) in zip(out, entries, strict=True):
+            d[i, j] = d[j, i] = 1.0
+        return out
+
+    def maximiser(self, S: Any, xp: Any) -> Any:
+        return S
+
+    def free_blocks(self) -> list[np.ndarray]:
+        return [np.arange(self.k)] if self.k > 1 else []
+
+    def constrain(self, sd: Any, z: Any, xp: Any) -> Any:
+        """T = diag(sd) L with L_ij = z_ij sqrt(1 - sum_{l<j} L_il^2), z the canonical partial correlations."""
+        one, nothing = xp.ones(()), xp.zeros(())
+        L = [[one if i == j else nothing for j in range(self.k)] for i in range(self.k)]
+        places = zip(*_below(self.k), strict=True)
+        partial = dict(zip(places, z, strict=True))
+        for i in range(1, self.k):
+            left = one
+            for j in range(i):
+                L[i][j] = partial[i, j] * xp.sqrt(left)
+                left = left * (1.0 - partial[i, j] ** 2)
+            L[i][i] = xp.sqrt(left)
+        return xp.stack([xp.stack([sd[i] * L[i][j] for j in range(self.k)]) for i in range(self.k)])
+
+    def partials(self, R: np.ndarray) -> np.ndarray:
+        L = np.linalg.cholesky(R)
+        left = 1.0 - np.cumsum(L**2, axis=1) + L**2
+        row, column = _below(self.k)
+        return np.asarray(L[row, column] / np.sqrt(left[row, column]))
+
+    def log_prior(self, z: Any, prior: Any, xp: Any) -> Any:
+        _, column = _below(self.k)
+        return sum((prior.log_partial(own, j, self.k, xp) for own, j in zip(z, column.tolist(), strict=True)), xp.zeros(()))

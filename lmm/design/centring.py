@@ -15,13 +15,14 @@ DISTANT = 100.0
 
 def basis(term: RandomTerm, weights: np.ndarray | None) -> np.ndarray | None:
     """B (k, k), z B the columns less their means where those are far from zero; None where none is."""
-    values, joined = term.values, {frozenset(pair) for pair in term.structure.pairs()}
-    if not joined or "Intercept" not in term.columns:
+    values = term.values
+    joined = next((own for own in term.structure.free_blocks() if "Intercept" in [term.columns[a] for a in own]), None)
+    if joined is None:
         return None
     one = term.columns.index("Intercept")
     out = np.eye(term.k)
-    for a in range(term.k):
-        if a == one or frozenset((one, a)) not in joined:
+    for a in joined:
+        if a == one:
             continue
         low, high = float(values[:, a].min()), float(values[:, a].max())
         if not min(abs(low), abs(high)) > DISTANT / 4.0 * (high - low) > 0.0:  # the mean is nearer than that

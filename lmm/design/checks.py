@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from lmm.covariance import Diagonal
 from lmm.design.random import RandomPart
 from lmm.errors import ArgumentError, ConvergenceWarning, GroupingError, warn
 from lmm.formula.levels import strings
@@ -58,7 +57,7 @@ def check_effects(part: RandomPart, n: int) -> None:
     """GroupingError where a linear model has as many effects of one kind as rows: they and the residual are one."""
     J = len(part.levels)
     for bar, structure in zip(part.bars, part.parts, strict=True):
-        k = 1 if isinstance(structure, Diagonal) else structure.k
+        k = structure.inseparable()
         if J * k < n:
             continue
         if k == 1:

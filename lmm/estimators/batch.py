@@ -118,7 +118,7 @@ class Chart:
     """Coordinates around one theta in which many problems of one structure take their steps."""
 
     def __init__(self, problem: Problem | GeneralizedProblem, theta: np.ndarray):
-        self.problem = problem
+        self.problem, self.theta0 = problem, theta
         grams = problem.grams()
         charts = [s.chart(own, gram) for s, own, gram in zip(problem.structures, problem.split(theta), grams, strict=True)]
         self.T0 = [T for T, _, _ in charts]
@@ -138,17 +138,8 @@ class Chart:
 
     def steps(self, G: list[np.ndarray]) -> np.ndarray:
         """Steps (m, R) to relative covariances (k, k, R) per term, as near as the structures come."""
-        out = []
-        for T0, dT, own in zip(self.T0, self.dT, G, strict=True):
-            inverse = np.linalg.inv(T0)
-            inner = inverse @ np.moveaxis(own, -1, 0) @ inverse.T
-            values, vectors = np.linalg.eigh(inner)
-            root = vectors * np.sqrt(np.maximum(values, 0.0))[:, None]
-            lower = np.swapaxes(np.linalg.qr(np.swapaxes(root, 1, 2), mode="r"), 1, 2)
-            lower = lower * np.where(np.diagonal(lower, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None]
-            change = (T0 @ lower - T0).reshape(len(lower), -1)
-            out.append(np.linalg.lstsq(dT.reshape(len(dT), -1).T, change.T, rcond=None)[0])
-        return np.concatenate(out)
+        parts = zip(self.problem.structures, self.problem.split(self.theta0), self.problem.grams(), G, strict=True)
+        return np.concatenate([structure.steps(theta, gram, own) for structure, theta, gram, own in parts])
 
     def problems(self, data: Any, which: np.ndarray) -> list[Any]:
         """The problems with these numbers, for what is told by their sizes."""
@@ -158,7 +149,7 @@ class Chart:
         """Canonical theta (R, m) of steps (m, R)."""
         columns = []
         for structure, T in zip(self.problem.structures, self.factors(steps), strict=True):
-            columns.append(_canonical(structure, np.moveaxis(T, -1, 0)))
+            columns.append(structure.from_factor(np.moveaxis(T, -1, 0)))
         return np.concatenate(columns, axis=1)
 
 
@@ -181,15 +172,6 @@ class Evaluator(Chart):
     def at_theta(self, data: Levels | Stacked, theta: np.ndarray) -> Values:
         """Values at theta (R, m) themselves; derivatives along the chart's directions, which do not belong to them, are of no use."""
         return self._at(data, self.factors_of(theta), 1)
-
-
-def _canonical(structure: Any, T: np.ndarray) -> np.ndarray:
-    """theta (R, m) with the same G as T (R, k, k): lower triangular, non-negative diagonal, by a stacked QR of T'."""
-    lower = np.swapaxes(np.linalg.qr(np.swapaxes(T, 1, 2), mode="r"), 1, 2)
-    diagonal = np.diagonal(lower, axis1=1, axis2=2)
-    lower = lower * np.where(diagonal < 0, -1.0, 1.0)[:, None]
-    basis = structure.jacobian(np.ones(structure.n_theta)).reshape(structure.n_theta, -1)
-    return np.asarray(lower.reshape(len(lower), -1) @ basis.T)
 
 
 def step_within(gradient: np.ndarray, hessian: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from lmm.covariance.base import units
 from lmm.estimators.criterion import Evaluator
 from lmm.estimators.trust_region import Outcome
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -25,19 +24,16 @@ def escapes(problem: Problem | GeneralizedProblem, theta: np.ndarray, D: list[np
     split = problem.split(theta)
     slopes = []
     for s, own, d, gram in zip(problem.structures, split, D, problem.grams(), strict=True):
-        square = np.outer(units(gram), units(gram))
-        slope, dG = s.descent(s.standardised(own, gram), d / square)
-        slopes.append((slope, dG / square))
+        slopes.append(s.descent(own, d, gram))
     t = int(np.argmin([slope for slope, _ in slopes]))
     slope, dG = slopes[t]
-    size = float(np.trace(problem.grams()[t] @ dG))
-    if slope * 1e-3 / max(size, 1e-300) > -1e-3:  # a share of 0.001 of the residual variance would gain less than this
+    if slope > -1.0:  # a share of 0.001 of the residual variance would gain less than 0.001
         return
     G = problem.structures[t].factor(split[t])
     G = G @ G.T
     for share in (0.1, 0.01, 0.001):
         new = list(split)
-        new[t] = problem.structures[t].from_matrix(G + share / size * dG)
+        new[t] = problem.structures[t].from_matrix(G + share * dG)
         yield np.concatenate(new)
 
 

@@ -272,10 +272,16 @@ def expansion(G: np.ndarray, D: np.ndarray, b: np.ndarray, ZWZ: np.ndarray, mask
 
 
 def _mask(structure: Covariance) -> np.ndarray:
-    """Entries of A (k k,) that keep the structure: those of effects with a covariance."""
-    mask = np.eye(structure.k, dtype=bool)
-    for i, j in structure.pairs():
-        mask[i, j] = mask[j, i] = True
+    """Entries of A (k k,) along which A G A' keeps the structure, to first order."""
+    mask = np.zeros((structure.k, structure.k), dtype=bool)
+    basis = structure.linear_basis()
+    if basis is not None:
+        flat = basis.reshape(len(basis), -1).T
+        for a, b in np.ndindex(mask.shape):
+            change = np.zeros_like(basis)
+            change[:, a] = basis[:, b]
+            change = (change + np.swapaxes(change, 1, 2)).reshape(len(basis), -1).T
+            mask[a, b] = np.allclose(flat @ np.linalg.lstsq(flat, change, rcond=None)[0], change)
     return mask.reshape(-1)
 
 

@@ -208,8 +208,8 @@ def _covariance(value: Any, name: str, columns: tuple[str, ...], structure: Cova
     if np.linalg.eigvalsh((R + R.T) / 2)[0] < -ROUNDING:
         raise ArgumentError(f"{name} is not positive semidefinite: a correlation is beyond one, or variances and covariances do not fit.")
     C = (C + C.T) / 2
-    free = {frozenset(pair) for pair in structure.pairs()}
-    fixed = [(i, j) for i in range(k) for j in range(i) if frozenset((i, j)) not in free and abs(R[i, j]) > ROUNDING]
+    piece = {int(a): number for number, columns in enumerate(structure.pieces()) for a in columns}
+    fixed = [(i, j) for i in range(k) for j in range(i) if piece[i] != piece[j] and abs(R[i, j]) > ROUNDING]
     if fixed:
         i, j = fixed[0]
         raise ArgumentError(

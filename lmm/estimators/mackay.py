@@ -241,7 +241,7 @@ def notes(problem: Problem, evaluate: Evaluator, point: Point) -> list[str]:
         "The quick form takes the variance of the predicted effects for that of the effects: shrinkage makes it too small. "
         "form='corrected' adds the conditional variances and is REML."
     ]
-    slopes = [group for (group, _), s in zip(problem.labels, problem.structures, strict=True) if s.pairs()]
+    slopes = [group for (group, _), s in zip(problem.labels, problem.structures, strict=True) if len(s.pieces()) < s.k]
     if slopes:
         out.append(f"Covariances of the effects of {', '.join(slopes)} are taken as zero, although the formula has them.")
     free = evaluate(point.theta)

@@ -149,6 +149,9 @@ class MonteCarloEM:
         """Alternate between draws of the effects and the parameters they give; ``start`` holds theta to begin from."""
         need("blackjax", "method='mcem'")
         need("optax", "method='mcem'")
+        for structure in problem.structures:
+            if structure.maximiser(np.eye(structure.k), np) is None:
+                raise ArgumentError(f"method='mcem' has no M-step for the covariance structure {structure.name!r}; use method='reml'.")
         begin = perf_counter()
         rng = np.random.default_rng(self.rng)
         model = make_model(problem, "log")

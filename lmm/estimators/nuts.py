@@ -339,8 +339,7 @@ def parameters(model: Model, draws: Draws) -> np.ndarray:
     """Coefficients, standard deviations, correlations, and sigma or the dispersion: (C, D, q)."""
     values = [draws.beta]
     for term, G in zip(model.terms, draws.covariances, strict=True):
-        sd = np.sqrt(np.diagonal(G, axis1=2, axis2=3))
-        values += [sd, *((G[:, :, i, j] / (sd[:, :, i] * sd[:, :, j]))[:, :, None] for i, j in term.pairs)]
+        values.append(term.structure.describe(G))
     values += [own[:, :, None] for own in (draws.sigma, draws.phi) if own is not None]
     return np.concatenate(values, axis=2)
 

@@ -32,7 +32,11 @@ def prepare(
     """
     H = centring.frames(problem, model, written(given, problem.labels))
     centred = centring.centre(problem, H)
-    priors = resolve(given, problem.names, problem.labels, units_of(centred, model), held)
+    labels = []
+    for (group, columns), term in zip(problem.labels, model.terms, strict=True):
+        deviations = [q.columns for q in term.structure.quantities() if q.kind == "sd"]
+        labels.append((group, tuple(".".join(columns[a] for a in own) for own in deviations)))
+    priors = resolve(given, problem.names, tuple(labels), units_of(centred, model), held)
     return centred, replace(priors, frames=H)
 
 

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 
-from lmm.covariance import Covariance
 from lmm.estimators import MaximumLikelihood
 from lmm.estimators.registry import control_of
 from lmm.inference.distributions import FTest, f_test
@@ -108,17 +107,6 @@ def moments(q: int, A1: float, A2: float) -> tuple[float, float]:
     return df, (1.0 if abs(df - 2.0) < 0.01 else df * (1.0 - A2 / q) / (df - 2.0))
 
 
-def linear_directions(structure: Covariance) -> np.ndarray:
-    """dG (m, k, k) of the variances and covariances that a structure leaves free; G is linear in them."""
-    k = structure.k
-    out = []
-    for i, j in [*((a, a) for a in range(k)), *structure.pairs()]:
-        d = np.zeros((k, k))
-        d[i, j] = d[j, i] = 1.0
-        out.append(d)
-    return np.array(out)
-
-
 @threads.limited()
 def kenward_roger(problem: Problem, estimator: Any, estimate: Estimate) -> KenwardRoger:
     """Kenward and Roger's method at a linear fit; one by maximum likelihood is fitted again by REML first.
@@ -135,7 +123,7 @@ def kenward_roger(problem: Problem, estimator: Any, estimate: Estimate) -> Kenwa
         estimate = again.fit(problem, np.asarray(estimate.theta))
         message = "Kenward-Roger is for REML: covariances and degrees of freedom are those of the model fitted again by REML."
     at = marginal(problem, estimate)
-    dG = [linear_directions(structure) for structure in problem.structures]
+    dG = [s.directions(own) for s, own in zip(problem.structures, problem.split(np.asarray(estimate.theta)), strict=True)]
     products, single = traces(problem.cross, list(estimate.factors), dG, tuple(size.group for size in problem.plan.terms))
     P, Q = at.derivatives(dG)
     if not knows_sigma(estimate):  # V itself, the scale

@@ -50,10 +50,7 @@ def parameters_held(structures: Sequence[Any], sigma: bool, p: int, own: Sequenc
     then ``own`` ("threshold", "spacing")."""
     out = []
     for t, structure in enumerate(structures):
-        pairs = set(structure.pairs())
-        for j in range(structure.k):
-            out.append(Held("sd", j, None, t))
-            out += [Held("cor", i, j, t) for i in range(j + 1, structure.k) if (i, j) in pairs]
+        out += [Held(q.kind, q.row, None if q.kind == "sd" else q.column, t) for q in structure.quantities()]
     out += [Held("sigma")] if sigma else []
     out += [Held("coefficient", j) for j in range(p)]
     return [*out, *(Held(kind, j) for j, kind in enumerate(own))]

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from lmm.covariance import Covariance, Diagonal
-from lmm.covariance.blocks import Blocks
 from lmm.design.records import Design
 from lmm.design.responses import faults
 from lmm.errors import LmmError, ResponseError
@@ -206,18 +204,12 @@ def unfit(design: Design, rows: np.ndarray, problem: Problem | GeneralizedProble
         J = len(np.unique(term.codes[rows]))
         if J < 2:
             return f"its {count} rows have {J} level{'' if J == 1 else 's'} of {term.group}; a random effect needs at least two"
-        k = _joint(term.structure)
+        k = term.structure.inseparable()
         if isinstance(problem, Problem) and J * k >= count:
             return f"its {count} rows have {J * k} random effects of {term.group}, which cannot be told from the residual"
     if count <= design.p:
         return f"its {count} rows are not more than the {design.p} fixed effects"
     return None
-
-
-def _joint(structure: Covariance) -> int:
-    """Effects per level that no other assumption separates."""
-    parts = structure.parts if isinstance(structure, Blocks) else (structure,)
-    return max(1 if isinstance(part, Diagonal) else part.k for part in parts)
 
 
 def _pilot(design: Design, problem: Any, estimator: Any, Y: np.ndarray, sound: np.ndarray, failures: dict[int, str]) -> Estimate:

@@ -27,17 +27,18 @@ def distant(problem: Problem) -> list[str]:
     """Sentences for random slopes whose means are too far from zero for sums that were made without centring, as over chunks."""
     out = []
     for (group, columns), structure, gram in zip(problem.labels, problem.structures, problem.grams(), strict=False):
-        if "Intercept" not in columns:
-            continue
-        one, joined = columns.index("Intercept"), {frozenset(pair) for pair in structure.pairs()}
-        for a, name in enumerate(columns):
+        joined = next((own for own in structure.free_blocks() if "Intercept" in [columns[a] for a in own]), ())
+        one = columns.index("Intercept") if len(joined) else 0
+        for a in joined:
+            if a == one:
+                continue
             mean = gram[one, a] / gram[one, one]
             variance = gram[a, a] / gram[one, one] - mean**2
-            if frozenset((one, a)) in joined and mean**2 > TOO_FAR**2 * variance > 1e-14 * TOO_FAR**2 * mean**2:
+            if mean**2 > TOO_FAR**2 * variance > 1e-14 * TOO_FAR**2 * mean**2:
+                away = abs(mean) / np.sqrt(variance)
                 out.append(
-                    f"{name} lies {abs(mean) / np.sqrt(variance):,.0f} standard deviations from zero, and sums over its rows lose the "
-                    f"digits that tell the variance of its slopes by {group}. Measure it from a value near its mean, "
-                    f"I({name} - {mean:.6g})."
+                    f"{columns[a]} lies {away:,.0f} standard deviations from zero, and sums over its rows lose the digits that tell "
+                    f"the variance of its slopes by {group}. Measure it from a value near its mean, I({columns[a]} - {mean:.6g})."
                 )
     return out
 
@@ -49,10 +50,7 @@ def changed(structures: Sequence[Covariance], parts: Sequence[np.ndarray], bases
         if B is None:
             out.append(np.asarray(own, dtype=float))
             continue
-        lower = np.asarray(np.linalg.qr((B @ structure.factor(own)).T, mode="r")).T
-        lower = lower * np.where(np.diagonal(lower) < 0, -1.0, 1.0)
-        entries = structure.jacobian(np.ones(structure.n_theta)).reshape(structure.n_theta, -1)
-        out.append(entries @ lower.reshape(-1))
+        out.append(structure.from_factor(B @ structure.factor(own)))
     return np.concatenate(out)
 
 

@@ -25,8 +25,7 @@ def frames(problem: Problem | GeneralizedProblem, model: Model, keep: tuple[bool
     out = []
     for term, (_, columns), gram, kept in zip(model.terms, problem.labels, problem.grams(), keep, strict=True):
         H = np.eye(term.k)
-        for start, size in term.blocks:
-            own = range(start, start + size)
+        for own in term.structure.free_blocks():
             constant = next((a for a in own if columns[a] == "Intercept"), None)
             if constant is not None and not kept:
                 others = [a for a in own if a != constant]
@@ -56,8 +55,7 @@ def theta_of(problem: Problem | GeneralizedProblem, H: tuple[np.ndarray, ...], t
     """theta (m,) of b_c, from that of b."""
     out = []
     for structure, own, h in zip(problem.structures, problem.split(theta), H, strict=True):
-        T = np.linalg.solve(h, structure.factor(own))
-        out.append(structure.canonical(structure.from_matrix(T @ T.T)))
+        out.append(structure.from_factor(np.linalg.solve(h, structure.factor(own))))
     return np.concatenate(out)
 
 

@@ -199,17 +199,6 @@ def _along(frame: Frame, in_d: Array, in_b: list[Array]) -> Array:
     return in_d + sum((jnp.tensordot(K, g, 2) for K, g in zip(frame.slopes, in_b, strict=True)), jnp.zeros_like(in_d))
 
 
-def structured(model: Model, G: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Covariances with zeros where the structure has no parameter."""
-    out = []
-    for term, own in zip(model.terms, G, strict=True):
-        mask = np.eye(term.k)
-        for start, size in term.blocks:
-            mask[start : start + size, start : start + size] = 1.0
-        out.append(own * mask)
-    return tuple(out)
-
-
 def kept_apart(new: Array, old: Array) -> Array:
     """As far from ``old`` towards ``new``, covariances (k, k), as leaves a share of the variance in every direction."""
     if new.shape[0] == 1:
@@ -232,7 +221,7 @@ def maximise(
     maximum given draws of effects that they are confounded with would follow those. So does the log of a dispersion, with the
     curvature of the density.
     """
-    G = structured(model, tuple(S / term.J for S, term in zip(mean.square, model.terms, strict=True)))
+    G: tuple[Array, ...] = tuple(term.structure.maximiser(S / term.J, jnp) for S, term in zip(mean.square, model.terms, strict=True))
     G = tuple(kept_apart(new, old) for new, old in zip(G, at.G, strict=True))
     if not isinstance(data, Sums):
         step = jnp.clip(share * mean.score[-1] / jnp.maximum(mean.curvature, 1e-3 * jnp.abs(mean.score[-1]) + 1e-12), -0.2, 0.2)

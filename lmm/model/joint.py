@@ -21,7 +21,7 @@ from scipy.linalg import solve_triangular
 from lmm.model import moments
 from lmm.model.crossproducts import CrossProducts, dense_pairs
 from lmm.model.problem import GeneralizedProblem, Problem
-from lmm.model.scales import Term, make_term
+from lmm.model.scales import Term
 from lmm.model.working import starting_values
 from lmm.priors import Scales
 
@@ -120,7 +120,7 @@ def _residual_sd(problem: Problem, theta: np.ndarray) -> float:
 def make_model(problem: Problem | GeneralizedProblem, transform: str) -> Model:
     """The static part of a problem."""
     sizes = problem.plan.terms
-    terms = tuple(make_term(s, size.J) for s, size in zip(problem.structures, sizes, strict=True))
+    terms = tuple(Term(s, size.J) for s, size in zip(problem.structures, sizes, strict=True))
     if isinstance(problem, Problem):
         return Model(terms, tuple(sorted(problem.cross.pairs)), problem.p, transform, None)
     return Model(terms, (), problem.p, transform, problem.family)
@@ -129,7 +129,7 @@ def make_model(problem: Problem | GeneralizedProblem, transform: str) -> Model:
 def units_of(problem: Problem | GeneralizedProblem, model: Model) -> Scales:
     """What the default priors are made of, see :mod:`lmm.priors`."""
     constant = _constant(problem)
-    pairs = tuple(len(term.pairs) for term in model.terms)
+    pairs = tuple(term.size - term.n_sd for term in model.terms)
     if isinstance(problem, Problem):
         weight = math.exp(problem.sum_log_weights / problem.n)
         if constant is not None:
@@ -168,20 +168,20 @@ def _constant(problem: Problem | GeneralizedProblem) -> np.ndarray | None:
 
 
 def _effect_units(problem: Problem | GeneralizedProblem, model: Model, weight: float) -> tuple[tuple[float, ...], ...]:
-    """Per term and column the root mean square of the column, less what those that it is correlated with explain."""
+    """Per term and standard deviation the root mean square of its columns, less what those that they are correlated with explain."""
     out = []
     unit = 1.0 if isinstance(problem, Problem) else problem.eta_scale  # of the sums of a generalized problem
     for term, relative in zip(model.terms, problem.grams(), strict=True):
         gram = relative * unit**2
         square = np.diagonal(gram) / weight
         left = np.where(square > 0, square, 1.0)
-        for start, size in term.blocks:
-            own = slice(start, start + size)
+        for own in term.structure.free_blocks():
             length = np.sqrt(left[own])
-            R = gram[own, own] / weight / np.outer(length, length)
+            R = gram[np.ix_(own, own)] / weight / np.outer(length, length)
             if np.linalg.eigvalsh(R)[0] > 1e-12:
                 left[own] = length**2 / np.diagonal(np.linalg.inv(R))
-        out.append(tuple(map(float, np.sqrt(left))))
+        of = [np.mean(left[list(q.columns) or slice(None)]) for q in term.structure.quantities() if q.kind == "sd"]
+        out.append(tuple(map(float, np.sqrt(of))))
     return tuple(out)
 
 

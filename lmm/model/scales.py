@@ -20,10 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmm.covariance import Covariance
-from lmm.covariance.blocks import Blocks
-from lmm.covariance.diagonal import Diagonal
-from lmm.covariance.unstructured import Unstructured
-from lmm.errors import ArgumentError
 from lmm.priors import Priors, Rest
 
 Array = Any
@@ -72,38 +68,25 @@ def _register(kind: type, leaves: tuple[str, ...] = LEAVES) -> None:
 
 
 class Term(NamedTuple):
-    """One grouping factor: k columns, J levels, and the free correlations (i, j), i > j, with the size and start of their block."""
+    """One grouping factor: the structure of its k columns, and J levels."""
 
-    k: int
+    structure: Covariance
     J: int
-    pairs: tuple[tuple[int, int], ...]
-    blocks: tuple[tuple[int, int], ...]  # (start, size) of each correlated block
+
+    @property
+    def k(self) -> int:
+        """Columns."""
+        return self.structure.k
+
+    @property
+    def n_sd(self) -> int:
+        """Standard deviations, which come first in zeta."""
+        return sum(q.kind == "sd" for q in self.structure.quantities())
 
     @property
     def size(self) -> int:
         """Numbers in zeta."""
-        return self.k + len(self.pairs)
-
-
-def make_term(structure: Covariance, J: int) -> Term:
-    """The free parameters of a structure."""
-    blocks = tuple(_blocks(structure, 0))
-    pairs = tuple((i, j) for start, size in blocks for j in range(start, start + size) for i in range(j + 1, start + size))
-    return Term(structure.k, J, pairs, blocks)
-
-
-def _blocks(structure: Covariance, start: int) -> list[tuple[int, int]]:
-    if isinstance(structure, Unstructured):
-        return [(start, structure.k)] if structure.k > 1 else []
-    if isinstance(structure, Diagonal):
-        return []
-    if isinstance(structure, Blocks):
-        out = []
-        for part in structure.parts:
-            out += _blocks(part, start)
-            start += part.k
-        return out
-    raise ArgumentError(f"covariance structure {structure.name!r} is not available for this method; use method='reml'.")
+        return len(self.structure.quantities())
 
 
 def split(terms: tuple[Term, ...], zeta: Array) -> list[Array]:
@@ -131,25 +114,10 @@ def unpositive(values: np.ndarray, transform: str, unit: np.ndarray) -> np.ndarr
     return values + np.log(-np.expm1(-values))
 
 
-def correlation_factor(term: Term, z: Array) -> list[list[Array]]:
-    """Rows of L, lower triangular with unit rows, from the partial correlations."""
-    L: list[list[Array]] = [[jnp.ones(()) if i == j else jnp.zeros(()) for j in range(term.k)] for i in range(term.k)]
-    of = {pair: z[m] for m, pair in enumerate(term.pairs)}
-    for start, size in term.blocks:
-        for i in range(start + 1, start + size):
-            left = jnp.ones(())
-            for j in range(start, i):
-                L[i][j] = of[i, j] * jnp.sqrt(left)
-                left = left * (1.0 - of[i, j] ** 2)
-            L[i][i] = jnp.sqrt(left)
-    return L
-
-
 def factor(term: Term, zeta: Array, transform: str, unit: Array = 1.0) -> Array:
-    """T (k, k), lower triangular; ``unit`` (k,)."""
-    sd = positive(zeta[: term.k], transform, unit)
-    L = correlation_factor(term, jnp.tanh(zeta[term.k :]))
-    return jnp.stack([jnp.stack([sd[i] * L[i][j] for j in range(term.k)]) for i in range(term.k)])
+    """T (k, k), lower triangular; ``unit`` (n_sd,)."""
+    sd = positive(zeta[: term.n_sd], transform, unit)
+    return term.structure.constrain(sd, jnp.tanh(zeta[term.n_sd :]), jnp)
 
 
 def inverse_factor(T: Array) -> Array:
@@ -167,14 +135,12 @@ def log_prior(terms: tuple[Term, ...], priors: Priors, zeta: Array, transform: s
     """Log prior density of zeta, its Jacobian included."""
     total = jnp.zeros(())
     for term, own, sds, cor, unit in zip(terms, split(terms, zeta), priors.sd, priors.cor, priors.units, strict=True):
-        sd = positive(own[: term.k], transform, unit)
+        sd = positive(own[: term.n_sd], transform, unit)
         for a, prior in enumerate(sds):
             total = total + prior.log_density(sd[a], jnp)
-        total = total + jnp.sum(log_slope(own[: term.k], transform, unit))
-        z = jnp.tanh(own[term.k :])
-        for m, (_, j) in enumerate(term.pairs):
-            start, size = next(block for block in term.blocks if block[0] <= j < block[0] + block[1])
-            total = total + cor.log_partial(z[m], j - start, size, jnp) + jnp.log1p(-(z[m] ** 2))
+        total = total + jnp.sum(log_slope(own[: term.n_sd], transform, unit))
+        z = jnp.tanh(own[term.n_sd :])
+        total = total + term.structure.log_prior(z, cor, jnp) + jnp.sum(jnp.log1p(-(z**2)))
     return total
 
 
@@ -187,21 +153,12 @@ def from_covariances(
 ) -> np.ndarray:
     """zeta of covariances (k, k) per term, standard deviations at least ``floors`` (k,) and correlations short of one."""
     out = []
-    units = tuple(np.ones(term.k) for term in terms) if units is None else units
+    units = tuple(np.ones(term.n_sd) for term in terms) if units is None else units
     for term, G, floor, unit in zip(terms, covariances, floors, units, strict=True):
         sd = np.maximum(np.sqrt(np.maximum(np.diagonal(G), 0.0)), floor)
-        R = G / np.outer(sd, sd)
-        z = {}
-        for start, size in term.blocks:
-            own = slice(start, start + size)
-            block = 0.9 * R[own, own]
-            np.fill_diagonal(block, 1.0)
-            L = np.linalg.cholesky(block)
-            for i in range(1, size):
-                left = 1.0
-                for j in range(i):
-                    z[start + i, start + j] = L[i, j] / np.sqrt(left)
-                    left -= L[i, j] ** 2
-        partial = [z[pair] for pair in term.pairs]
-        out += [unpositive(sd, transform, unit), np.arctanh(np.clip(partial, -0.95, 0.95)) if partial else np.zeros(0)]
+        R = 0.9 * G / np.outer(sd, sd)
+        np.fill_diagonal(R, 1.0)
+        z = np.clip(term.structure.partials(R), -0.95, 0.95)
+        reported = sd[[q.row for q in term.structure.quantities() if q.kind == "sd"]]
+        out += [unpositive(reported, transform, unit), np.arctanh(z)]
     return np.concatenate(out)

@@ -14,7 +14,7 @@ from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
 from lmm.results import parameter_table
 from lmm.results.generalized import residual_sd
-from lmm.results.naming import lme4_column
+from lmm.results.naming import quantity_names
 
 
 def assume(design: Design, estimate: Estimate, parameters: Mapping[str, Any] | None) -> Estimate:
@@ -47,15 +47,12 @@ def assume(design: Design, estimate: Estimate, parameters: Mapping[str, Any] | N
     changed = replace(estimate, beta=values[names].to_numpy(dtype=float), sigma=sigma, phi=phi)
     theta, factors = [], []
     for term in design.terms:
-        columns = [lme4_column(column) for column in term.columns]
-        sd = np.array([values[f"sd_{column}|{term.group}"] for column in columns])
-        C = np.eye(term.k)
-        for i, j in term.structure.pairs():
-            r = values[f"cor_{columns[i]}.{columns[j]}|{term.group}"]
-            C[i, j] = C[j, i] = r if np.isfinite(r) else 0.0
-        if np.linalg.eigvalsh(C)[0] < -1e-10:
+        wanted = values[quantity_names(term)].to_numpy(dtype=float)
+        kinds = np.array([q.kind for q in term.structure.quantities()])
+        R = term.structure.matrix(np.where(kinds == "sd", 1.0, wanted))
+        if not np.linalg.eigvalsh(R)[0] > -1e-10:
             raise ArgumentError(f"parameters: the correlations of {term.group} are those of no covariance matrix.")
-        own = term.structure.from_matrix(np.outer(sd, sd) * C / scale2(changed))
+        own = term.structure.from_matrix(term.structure.matrix(wanted) / scale2(changed))
         theta.append(own)
         factors.append(term.structure.factor(own))
     return replace(changed, theta=np.concatenate(theta), factors=tuple(factors))

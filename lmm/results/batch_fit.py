@@ -24,7 +24,7 @@ from lmm.results import parameter_table
 from lmm.results.fit import Fit
 from lmm.results.fixed import deviations
 from lmm.results.generalized import residual_sd
-from lmm.results.naming import theta_names
+from lmm.results.naming import in_table_order, theta_names
 
 if TYPE_CHECKING:
     from lmm.results import archive
@@ -309,12 +309,11 @@ class BatchFit:
             own = self.theta[:, at : at + term.structure.n_theta]
             at += term.structure.n_theta
             G = parameter_table.covariances(term.structure, own) * scale[:, None, None]
-            sd = deviations(G)
-            pairs = term.structure.pairs()
-            groups += [term.group] * (term.k + len(pairs))
-            terms += [f"sd__{name}" for name in term.columns] + [f"cor__{term.columns[j]}.{term.columns[i]}" for i, j in pairs]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                columns += [*sd.T, *(np.clip(G[:, i, j] / (sd[:, i] * sd[:, j]), -1.0, 1.0) for i, j in pairs)]
+            values = term.structure.describe(G).T
+            for q, own in in_table_order(term.structure.quantities(), values):
+                groups.append(term.group)
+                terms.append("__".join([q.kind, *filter(None, [".".join(term.columns[a] for a in sorted(q.columns))])]))
+                columns.append(own)
         if residual_sd(self.like) is not None:
             groups, terms, columns = [*groups, "Residual"], [*terms, "sd__Observation"], [*columns, self.sigma]
         return {"effect": ["ran_pars"] * len(terms), "group": groups, "term": terms, "estimate": np.column_stack(columns)}

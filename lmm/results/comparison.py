@@ -13,7 +13,7 @@ from lmm.errors import ArgumentError
 from lmm.results import generalized, ordinal, updating
 from lmm.results.numberformat import coefficient_columns
 from lmm.results.render import Table, html_lines, markdown_escape
-from lmm.results.uncertainty import sdcor_names, standard_errors
+from lmm.results.uncertainty import standard_errors
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -131,10 +131,11 @@ def _table(fits: Mapping[str, Fit]) -> pd.DataFrame:
 
 def _column(fit: Fit) -> pd.DataFrame:
     """``estimate, std_error`` by name of one fit."""
-    frame = fit.varcorr().to_frame()
+    components = fit.varcorr()
+    frame = components.to_frame()
     family = fit.family
     thresholds = ordinal.threshold_table(fit.estimate, fit._uncertainty) if ordinal.is_ordinal(family) else pd.DataFrame()
-    names = [*fit.design.all_names, *thresholds.index, *sdcor_names(frame)]
+    names = [*fit.design.all_names, *thresholds.index, *components.names]
     estimate = [*fit.fixef(), *thresholds.get("estimate", ()), *frame["sdcor"]]
     error = [*fit.bse, *thresholds.get("std_error", ()), *standard_errors(fit.design, fit.estimate, fit._uncertainty)]
     if family is not None and family.has_dispersion and not generalized.scales_variance(family):

@@ -22,7 +22,7 @@ from lmm.results.draws import PosteriorDraws, describe
 from lmm.results.fixed import fixed_effects, kept_positions, spread, standard_errors
 from lmm.results.generalized import residual_sd
 from lmm.results.naming import parameter_names
-from lmm.results.uncertainty import Uncertainty, sdcor_names
+from lmm.results.uncertainty import Uncertainty
 from lmm.results.uncertainty import standard_errors as variance_errors
 from lmm.results.varcorr import varcorr
 
@@ -196,7 +196,8 @@ def drawn_variances(draws: PosteriorDraws, level: float) -> pd.DataFrame:
 
 def variance_intervals(design: Design, estimate: Estimate, known: Uncertainty, level: float) -> pd.DataFrame:
     """Wald limits of standard deviations and correlations on the scales of their logarithm and of atanh."""
-    frame, z = varcorr(design, estimate).to_frame(), normal_quantile(level)
+    components, z = varcorr(design, estimate), normal_quantile(level)
+    frame = components.to_frame()
     value, se = frame["sdcor"].to_numpy(dtype=float), variance_errors(design, estimate, known)
     correlation = frame["var2"].notna().to_numpy()
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -204,7 +205,7 @@ def variance_intervals(design: Design, estimate: Estimate, known: Uncertainty, l
         r = np.where(correlation, value, 0.0)
         on_z = np.tanh(np.arctanh(r)[:, None] + np.outer(z * se / (1.0 - r**2), [-1.0, 1.0]))
     limits = np.where(correlation[:, None], on_z, on_log)
-    return pd.DataFrame(limits, index=sdcor_names(frame), columns=["lower", "upper"])
+    return pd.DataFrame(limits, index=components.names, columns=["lower", "upper"])
 
 
 def posterior_intervals(design: Design, draws: PosteriorDraws, level: float) -> pd.DataFrame:

@@ -6,11 +6,16 @@ in lme4, ``(Intercept)``, because people look parameters up by those names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lmm.covariance.base import Quantity
 from lmm.design.records import RandomTerm
+
+if TYPE_CHECKING:
+    from lmm.results.varcorr import Component
 
 
 def lme4_column(name: str) -> str:
@@ -23,31 +28,30 @@ def theta_names(terms: Sequence[RandomTerm]) -> list[str]:
     return [".".join([term.group, *map(lme4_column, couple)]) for term in terms for couple in term.structure.theta_names(term.columns)]
 
 
+def in_table_order(quantities: Sequence[Quantity], *values: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """(quantity, value, ...) with the standard deviations before the correlations."""
+    return sorted(zip(quantities, *values, strict=True), key=lambda row: row[0].kind != "sd")
+
+
+def quantity_names(term: RandomTerm | Component) -> list[str]:
+    """``sd_x|g`` and ``cor_z.x|g``, in the order of the structure's quantities."""
+    names = []
+    for q in term.structure.quantities():
+        columns = ".".join(lme4_column(term.columns[a]) for a in q.columns)
+        names.append(f"{q.kind}_{columns}|{term.group}" if columns else f"{q.kind}|{term.group}")
+    return names
+
+
 def parameter_names(terms: Sequence[RandomTerm], residual: bool = True) -> list[str]:
     """Standard deviations and correlations per term, ordered as theta is, then ``sigma`` where there is a ``residual``."""
-    names = []
-    for term in terms:
-        columns = [lme4_column(c) for c in term.columns]
-        correlated = set(term.structure.pairs())
-        for j, column in enumerate(columns):
-            names.append(f"sd_{column}|{term.group}")
-            names += [f"cor_{columns[i]}.{column}|{term.group}" for i in range(j + 1, term.k) if (i, j) in correlated]
+    names = [name for term in terms for name in quantity_names(term)]
     return [*names, "sigma"] if residual else names
 
 
 def sdcor_columns(term: RandomTerm, covariances: np.ndarray) -> dict[str, np.ndarray]:
-    """Standard deviations and free correlations (...) of covariances (..., k, k), named and ordered as above.
+    """Standard deviations and correlations (...) of covariances (..., k, k), named and ordered as above.
 
     A correlation beside a variance of zero is NaN.
     """
-    columns, free = [lme4_column(column) for column in term.columns], set(term.structure.pairs())
-    sd = np.sqrt(np.diagonal(covariances, axis1=-2, axis2=-1))
-    out = {}
-    for j, column in enumerate(columns):
-        out[f"sd_{column}|{term.group}"] = sd[..., j]
-        for i in range(j + 1, term.k):
-            if (i, j) in free:
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    r = covariances[..., i, j] / (sd[..., i] * sd[..., j])
-                out[f"cor_{columns[i]}.{column}|{term.group}"] = np.clip(r, -1.0, 1.0)
-    return out
+    values = np.moveaxis(term.structure.describe(covariances), -1, 0)
+    return dict(zip(quantity_names(term), values, strict=True))

@@ -211,14 +211,7 @@ def _values(design: Design, surface: Any, place: Place, with_sigma: bool) -> np.
     sigma, beta, own = surface.reported(place)
     out: list[float] = []
     for term, T in zip(design.terms, place.factors, strict=True):
-        G = T @ T.T
-        sd = np.sqrt(np.diagonal(G))
-        pairs = set(term.structure.pairs())
-        for j in range(term.k):
-            out.append(sd[j])
-            for i in range(j + 1, term.k):
-                if (i, j) in pairs:
-                    out.append(float(np.clip(G[i, j] / (sd[i] * sd[j]), -1.0, 1.0)) if sd[i] * sd[j] > 0.0 else np.nan)
+        out += term.structure.describe(T @ T.T).tolist()
     if sigma is not None and with_sigma:
         out.append(sigma)
     return np.array([*out, *beta, *own])

@@ -16,7 +16,6 @@ from lmm.design.records import Design
 from lmm.model.records import Estimate
 from lmm.results import criteria
 from lmm.results.coverage import t_quantile
-from lmm.results.uncertainty import sdcor_names
 from lmm.results.varcorr import varcorr
 
 LEVELS = {"90": 0.9, "95": 0.95}
@@ -88,8 +87,9 @@ def statistics(design: Design, estimate: Estimate) -> dict[str, Any]:
     ``N``, ``ll``, ``aic``, ``bic``, ``df_model``, ``df_resid``; ``SD (x | group)`` and ``Cor (x, y | group)`` of the random effects,
     ``SD (residual)``, ``Levels of group``.
     """
-    frame = varcorr(design, estimate).to_frame()
-    effects = [(_label(name), float(value)) for name, value in zip(sdcor_names(frame), frame["sdcor"], strict=True)]
+    components = varcorr(design, estimate)
+    frame = components.to_frame()
+    effects = [(_label(name), float(value)) for name, value in zip(components.names, frame["sdcor"], strict=True)]
     out: dict[str, Any] = dict(effects)
     out |= {f"Levels of {term.group}": term.J for term in design.terms}
     out["N"] = design.n

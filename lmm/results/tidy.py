@@ -19,7 +19,7 @@ from lmm.results.fixed import deviations, fixed_effects, normal_p_values
 from lmm.results.fixed import standard_errors as coefficient_errors
 from lmm.results.randomeffects import mode_covariances
 from lmm.results.rows import align, fixed_predictor, residuals
-from lmm.results.uncertainty import Uncertainty, sdcor_names, standard_errors
+from lmm.results.uncertainty import Uncertainty, standard_errors
 from lmm.results.varcorr import varcorr
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals")
@@ -82,7 +82,8 @@ def parameter_rows(design: Design, estimate: Estimate, known: Uncertainty) -> pd
         if first is None:
             terms.append("sd__Observation")
         else:
-            terms.append(f"sd__{first}" if second is None else f"cor__{first}.{second}")
+            names = [name for name in (first, second) if name]
+            terms.append("__".join(["sd" if second is None else "cor", *filter(None, [".".join(names)])]))
     out = pd.DataFrame({"effect": "ran_pars", "group": frame["grp"], "term": terms, "estimate": frame["sdcor"]})
     return out.assign(std_error=standard_errors(design, estimate, known))
 
@@ -105,7 +106,7 @@ def conf_limits(
             return low, high
         value, error = part["estimate"].to_numpy(), part["std_error"].to_numpy()
         return value - quantile * error, value + quantile * error
-    names = sdcor_names(varcorr(design, estimate).to_frame())
+    names = varcorr(design, estimate).names
     q = len(limits) - len(design.all_names) - len(ordinal.threshold_names(estimate))
     table = limits.iloc[:q].reindex(names) if effect == "ran_pars" else limits.iloc[q:]
     return table["lower"].to_numpy(), table["upper"].to_numpy()

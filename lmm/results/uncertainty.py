@@ -25,7 +25,7 @@ from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
 from lmm.results.draws import PosteriorDraws
 from lmm.results.generalized import residual_sd
-from lmm.results.naming import lme4_column, theta_names
+from lmm.results.naming import in_table_order, theta_names
 from lmm.results.varcorr import varcorr
 
 if TYPE_CHECKING:
@@ -119,9 +119,10 @@ def linear_joint_frame(design: Design, beta: np.ndarray, variances: np.ndarray) 
 
 def standard_errors(design: Design, estimate: Estimate, known: Uncertainty) -> np.ndarray:
     """Standard errors of the rows of ``VarCorr.to_frame()`` (``sdcor``); NaN on a boundary and where nothing is known."""
-    frame = varcorr(design, estimate).to_frame()
+    components = varcorr(design, estimate)
     if known.draws is not None:
-        return np.array([_posterior_sd(known.draws, name) for name in sdcor_names(frame)])
+        return np.array([_posterior_sd(known.draws, name) for name in components.names])
+    frame = components.to_frame()
     joint = known.joint if known.variances is None else known.variances()
     if joint is None:
         return np.full(len(frame), np.nan)
@@ -130,19 +131,6 @@ def standard_errors(design: Design, estimate: Estimate, known: Uncertainty) -> n
         variance = np.einsum("ij,jk,ik->i", jacobian, joint, jacobian, optimize=True)
         inside = np.array(frame["var2"].isna() | (frame["sdcor"].abs() < 1.0 - 1e-10), dtype=bool)
         return np.asarray(np.where((variance > 0.0) & inside, np.sqrt(variance), np.nan))
-
-
-def sdcor_names(frame: pd.DataFrame) -> list[str]:
-    """The names that the rows of ``VarCorr.to_frame()`` have among intervals and draws."""
-    names = []
-    for group, first, second in zip(frame["grp"], frame["var1"], frame["var2"], strict=True):
-        if first is None:
-            names.append("sigma")
-        else:
-            names.append(
-                f"sd_{lme4_column(first)}|{group}" if second is None else f"cor_{lme4_column(second)}.{lme4_column(first)}|{group}"
-            )
-    return names
 
 
 def _posterior_sd(draws: PosteriorDraws, name: str) -> float:
@@ -165,24 +153,14 @@ def _jacobian(design: Design, estimate: Estimate, size: int) -> np.ndarray:
     linear = estimate.family is None
     scale = float(estimate.sigma) if linear else 1.0
     start = 0
-    for term, T in zip(design.terms, estimate.factors, strict=True):
+    for term in design.terms:
         stop = start + term.structure.n_theta
-        dT = term.structure.jacobian(np.asarray(estimate.theta[start:stop]))
-        dG = dT @ T.T
-        dG = dG + np.swapaxes(dG, 1, 2)
-        G = T @ T.T
-        sd = np.sqrt(np.diagonal(G))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            relative = np.array([dG[:, a, a] / (2.0 * G[a, a]) for a in range(term.k)])
-            rows = [scale * relative[a] * sd[a] for a in range(term.k)]
-            for i, j in term.structure.pairs():
-                r = G[i, j] / (sd[i] * sd[j])
-                rows.append(dG[:, i, j] / (sd[i] * sd[j]) - r * (relative[i] + relative[j]))
-        for a, own in enumerate(rows):
+        values, slopes = term.structure.report(np.asarray(estimate.theta[start:stop]))
+        for q, value, slope in in_table_order(term.structure.quantities(), values, slopes):
             row = np.zeros(size)
-            row[start:stop] = own
-            if linear and a < term.k:
-                row[-1] = scale * sd[a]
+            row[start:stop] = scale * slope if q.kind == "sd" else slope
+            if linear and q.kind == "sd":
+                row[-1] = scale * value
             out.append(row)
         start = stop
     sigma = residual_sd(estimate)

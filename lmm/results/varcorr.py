@@ -9,11 +9,13 @@ import numpy as np
 import pandas as pd
 
 from lmm.arguments import checked_methods
+from lmm.covariance import Covariance
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
 from lmm.results.generalized import residual_sd
+from lmm.results.naming import in_table_order, quantity_names
 from lmm.results.numberformat import format_column
 from lmm.results.render import Table
 
@@ -27,13 +29,13 @@ class Component:
     group : name of the grouping factor.
     columns : the k column names.
     covariance : (k, k), on the squared scale of the response.
-    pairs : (i, j), i > j, whose covariance is a parameter of the model.
+    structure : the structure of the covariance.
     """
 
     group: str
     columns: tuple[str, ...]
     covariance: np.ndarray
-    pairs: tuple[tuple[int, int], ...]
+    structure: Covariance
 
     @property
     def stddev(self) -> np.ndarray:
@@ -47,8 +49,8 @@ class Component:
         with np.errstate(invalid="ignore", divide="ignore"):
             correlation = self.covariance / np.outer(sd, sd)
         free = np.zeros(correlation.shape, dtype=bool)
-        for i, j in self.pairs:
-            free[i, j] = free[j, i] = True
+        for piece in self.structure.pieces():
+            free[np.ix_(piece, piece)] = True
         correlation = np.where(free, np.clip(correlation, -1.0, 1.0), 0.0)
         np.fill_diagonal(correlation, 1.0)
         return correlation
@@ -88,6 +90,14 @@ class VarCorr:
     def __len__(self) -> int:
         return len(self._components)
 
+    @property
+    def names(self) -> list[str]:
+        """What the rows of :meth:`to_frame` are called among intervals and draws."""
+        names = []
+        for c in self._components.values():
+            names += [name for _, name in in_table_order(c.structure.quantities(), quantity_names(c))]
+        return names if self.sigma is None else [*names, "sigma"]
+
     def component(self, group: str) -> Component:
         """The arrays of one grouping factor."""
         try:
@@ -114,14 +124,20 @@ class VarCorr:
     def to_frame(self) -> pd.DataFrame:
         """One row per parameter: ``grp, var1, var2, vcov, sdcor``.
 
-        Per group the variances first, then the covariances column by column, the residual last.
+        Per group the variances first, then the covariances column by column, the residual last. What belongs to all
+        columns of a group has no name in ``var1``.
         ``sdcor`` is the standard deviation where ``var2`` is missing, else the correlation.
         """
         rows: list[tuple[str, str | None, str | None, float, float]] = []
         for c in self._components.values():
             sd, correlation = c.stddev, c.correlation
-            rows += [(c.group, name, None, c.covariance[i, i], sd[i]) for i, name in enumerate(c.columns)]
-            rows += [(c.group, c.columns[j], c.columns[i], c.covariance[i, j], correlation[i, j]) for i, j in c.pairs]
+            for (q,) in in_table_order(c.structure.quantities()):
+                names = [c.columns[a] for a in q.columns]
+                if q.kind == "sd":
+                    rows.append((c.group, ".".join(names), None, c.covariance[q.row, q.row], sd[q.row]))
+                else:
+                    second, first = names if len(names) == 2 else ("", ".".join(names))
+                    rows.append((c.group, first, second, c.covariance[q.row, q.column], correlation[q.row, q.column]))
         if self.sigma is not None:
             rows.append(("Residual", None, None, self.sigma**2, self.sigma))
         grp, var1, var2, vcov, sdcor = (list(column) for column in zip(*rows, strict=True))
@@ -140,7 +156,7 @@ class VarCorr:
             groups += [c.group] + [""] * (len(c.columns) - 1)
             names += c.columns
             sd += list(c.stddev)
-            r, free = c.correlation, set(c.pairs)
+            r, free = c.correlation, {(q.row, q.column) for q in c.structure.quantities()}
             places = max(2, digits - 2)
             for i in range(len(c.columns)):
                 cells = [f"{r[i, j]:.{places}f}" if (i, j) in free else "" for j in range(i)]
@@ -184,7 +200,7 @@ class VarCorr:
 def varcorr(design: Design, estimate: Estimate) -> VarCorr:
     """Names meet numbers: Cov(b) of every term, and the residual where there is one."""
     components = [
-        Component(term.group, term.columns, scale2(estimate) * (T @ T.T), tuple(term.structure.pairs()))
+        Component(term.group, term.columns, scale2(estimate) * (T @ T.T), term.structure)
         for term, T in zip(design.terms, estimate.factors, strict=True)
     ]
     return VarCorr(components, residual_sd(estimate))

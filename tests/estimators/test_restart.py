@@ -59,7 +59,7 @@ def grid(problem) -> list[np.ndarray]:
         basis = np.diag(1 / unit) if structure.name != "us" else np.linalg.inv(np.linalg.cholesky(gram).T)
         own = []
         for sd in itertools.product(size, repeat=structure.k):
-            for rho in [-0.9, 0.0, 0.9] if structure.pairs() else [0.0]:
+            for rho in [-0.9, 0.0, 0.9] if structure.free_blocks() else [0.0]:
                 C = np.where(np.eye(structure.k), 1.0, rho) * np.outer(sd, sd)
                 own.append(structure.from_matrix(basis @ C @ basis.T))
         parts.append(own)

@@ -9,7 +9,7 @@ import numpy as np
 from lmm.design.records import Design
 from lmm.estimators import MaximumLikelihood
 from lmm.estimators.control import Control
-from lmm.inference.kenward_roger import linear_directions, moments
+from lmm.inference.kenward_roger import moments
 from lmm.model.problem import Problem, build_problem
 from lmm.model.records import Estimate
 from tests.algebra import thetas
@@ -36,16 +36,17 @@ def parts(design: Design) -> list[np.ndarray]:
     for term in design.terms:
         z = np.zeros((design.n, term.J, term.k))
         z[np.arange(design.n), term.codes] = term.values
-        out += [np.einsum("nja,ab,mjb->nm", z, d, z, optimize=True) for d in linear_directions(term.structure)]
+        out += [np.einsum("nja,ab,mjb->nm", z, d, z, optimize=True) for d in term.structure.linear_basis()]
     return [*out, np.diag(np.ones(design.n) if design.weights is None else 1.0 / design.weights)]
 
 
 def values(design: Design, estimate: Estimate) -> np.ndarray:
-    """The variances and covariances that go with :func:`parts`."""
+    """The parameters, variances and covariances, that go with :func:`parts`."""
     out = []
     for term, T in zip(design.terms, estimate.factors, strict=True):
         G = estimate.sigma**2 * T @ T.T
-        out += [G[i, j] for i, j in [*((a, a) for a in range(term.k)), *term.structure.pairs()]]
+        basis = term.structure.linear_basis()
+        out += np.linalg.lstsq(basis.reshape(len(basis), -1).T, G.ravel(), rcond=None)[0].tolist()
     return np.array([*out, estimate.sigma**2])
 
 

@@ -11,7 +11,7 @@ import pytest
 import lmm
 from lmm.inference import traces as traces_module
 from lmm.inference.ddf import degrees_of_freedom
-from lmm.inference.kenward_roger import kenward_roger, linear_directions
+from lmm.inference.kenward_roger import kenward_roger
 from lmm.inference.traces import traces
 from lmm.model.crossproducts import cross_products
 from tests.algebra import Algebra, thetas
@@ -25,7 +25,7 @@ kinds = pytest.mark.parametrize("kind", ["interior", "singular", "zero"])
 @kinds
 def test_traces_are_those_of_the_dense_matrix(name: str, kind: str) -> None:
     design, problem = DESIGNS[name], problem_of(name)
-    dG = [linear_directions(s) for s in problem.structures]
+    dG = [s.linear_basis() for s in problem.structures]
     _, estimate = evaluated(name, kind)
     products, single = traces(problem.cross, list(estimate.factors), dG, ("a", "b", "c", "d"))
     algebra = Algebra(design, thetas(design)[kind])

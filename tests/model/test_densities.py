@@ -13,6 +13,7 @@ from lmm.covariance.blocks import Blocks
 from lmm.errors import ArgumentError
 from lmm.model import densities, scales
 from lmm.priors import LKJ, HalfNormal, Normal, Priors, Rest
+from tests.covariance.examples import NEW, CompoundSymmetry
 
 CASES = [
     *(families.Binomial(link) for link in ("logit", "probit", "cloglog", "cauchit")),
@@ -49,13 +50,20 @@ def test_a_link_of_one_s_own_is_refused():
         densities.log_density(families.Poisson(Mine()))
 
 
-STRUCTURES = [Unstructured(1), Unstructured(3), Diagonal(2), Blocks((Unstructured(2), Diagonal(1), Unstructured(2)))]
+STRUCTURES = [
+    Unstructured(1),
+    Unstructured(3),
+    Diagonal(2),
+    Blocks((Unstructured(2), Diagonal(1), Unstructured(2))),
+    *(new(3) for new in NEW.values()),  # type: ignore[call-arg]
+    Blocks((CompoundSymmetry(3), Diagonal(2), Unstructured(2))),
+]
 
 
 @pytest.mark.parametrize("structure", STRUCTURES, ids=repr)
 @pytest.mark.parametrize("transform", scales.TRANSFORMS)
 def test_transformed_scales_make_covariances_of_the_structure(structure, transform):
-    term = scales.make_term(structure, 7)
+    term = scales.Term(structure, 7)
     assert term.size == structure.n_theta
     rng = np.random.default_rng(2)
     zeta = rng.normal(size=term.size)
@@ -65,13 +73,14 @@ def test_transformed_scales_make_covariances_of_the_structure(structure, transfo
     G = T @ T.T
     own = structure.factor(structure.from_matrix(G))
     np.testing.assert_allclose(own @ own.T, G, atol=1e-12)
-    np.testing.assert_allclose(np.sqrt(np.diagonal(G)), np.asarray(scales.positive(zeta[: term.k], transform, 1.0)), rtol=1e-6)
+    deviations = structure.describe(G)[[q.kind == "sd" for q in structure.quantities()]]
+    np.testing.assert_allclose(deviations, np.asarray(scales.positive(zeta[: term.n_sd], transform, 1.0)), rtol=1e-6)
     np.testing.assert_allclose(inverse @ T, np.eye(term.k), atol=1e-10)
 
 
 def test_scales_of_covariances_are_found_again():
     """Correlations are drawn towards zero by a tenth, standard deviations come back."""
-    term = scales.make_term(Unstructured(2), 7)
+    term = scales.Term(Unstructured(2), 7)
     G = np.array([[4.0, 0.6], [0.6, 0.25]])
     with jax.enable_x64(True):
         T = np.asarray(scales.factor(term, scales.from_covariances((term,), [G], [np.full(2, 1e-3)], "softplus"), "softplus"))
@@ -80,7 +89,7 @@ def test_scales_of_covariances_are_found_again():
 
 @pytest.mark.parametrize("transform", scales.TRANSFORMS)
 def test_the_prior_of_transformed_scales_integrates_to_one(transform):
-    term = scales.make_term(Unstructured(2), 7)
+    term = scales.Term(Unstructured(2), 7)
     half = HalfNormal(1.0)
     priors = Priors(
         (Normal(),), Rest(np.zeros((0, 1)), np.zeros(0), 0.0), ((half, half),), (LKJ(2.0),), half, half, (np.array([1.0, 1.3]),), 1.0
