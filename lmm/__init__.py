@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from lmm import covariance, datasets, families, priors
+    from lmm import covariance, datasets, estimators, families, priors
     from lmm.api import lmer
     from lmm.api_batch import glmer_batch, lmer_batch
     from lmm.api_generalized import glmer
@@ -89,6 +89,7 @@ __all__ = [
     "covariance",
     "datasets",
     "enable_compile_cache",
+    "estimators",
     "families",
     "glmer",
     "glmer_batch",
@@ -100,7 +101,7 @@ __all__ = [
     "solve",
 ]
 
-_MODULES = frozenset({"covariance", "datasets", "families", "priors"})
+_MODULES = frozenset({"covariance", "datasets", "estimators", "families", "priors"})
 _HOMES = {
     "NUTS": "lmm.estimators.nuts",
     "lmer": "lmm.api",

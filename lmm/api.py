@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from lmm.design import build_design
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
 from lmm.estimators import Control, registry
+from lmm.estimators.base import Estimator
 from lmm.estimators.start import check_start
 from lmm.formula.given import own
 from lmm.formula.subset import Chosen
@@ -126,7 +126,7 @@ def run(
 ) -> Fit:
     """:func:`lmer` with the caller's names given as ``context``; the call is kept for :meth:`Fit.update`."""
     estimator = choose_estimator(REML, method, control)
-    settings = registry.control_of(estimator)
+    settings = estimator.control
     begin = perf_counter()
     problem = None
     given = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts, "context": context}
@@ -143,7 +143,7 @@ def run(
                 factorization=choose_factorization(estimator, settings),
                 **given,
             )
-    call = {"run": run, "REML": getattr(estimator, "reml", REML), "na_action": na_action, "method": method, "control": control}
+    call = {"run": run, "REML": estimator.reml, "na_action": na_action, "method": method, "control": control}
     call |= kept_arguments(design, weights=weights, offset=offset, subset=subset, contrasts=contrasts, start=start)
     design = replace(design, extra={**design.extra, "call": call})
     with threads.limited():
@@ -163,16 +163,16 @@ def kept_arguments(design: Design, *, subset: Any, **arguments: Any) -> dict[str
     return {"subset": chosen, **{name: own(value) for name, value in arguments.items()}}
 
 
-def fit_problem(design: Design, problem: Any, estimator: Any, start: Any = None) -> Fit:
+def fit_problem(design: Design, problem: Any, estimator: Estimator, start: Any = None) -> Fit:
     """Run an estimator on a problem, warn of a singular or unconverged fit, and put the names back."""
-    control = registry.control_of(estimator)
-    if control.checkpoint is not None and not getattr(estimator, "takes_checkpoint", False):
-        raise ArgumentError(f"checkpoint= is for maximum likelihood, restricted or not, and EM, not for {type(estimator).__name__}.")
+    control = estimator.control
+    if control.checkpoint is not None and not estimator.takes_checkpoint:
+        raise ArgumentError(f"checkpoint= is for maximum likelihood, restricted or not, and EM, not for {estimator.label}.")
     theta = check_start(start, design, problem, required=control.evaluate_only)
     with _watching(control) as callback, threads.limited():
         estimate: Estimate = estimator.fit(problem, theta, callback)
     if control.checkpoint is not None:  # what refits this model later is another fit
-        estimator = replace(estimator, control=replace(control, checkpoint=None))
+        estimator = estimator.with_control(replace(control, checkpoint=None))
     return Fit(design.formula, design, problem, estimator, warned(design, estimate))
 
 
@@ -185,8 +185,8 @@ def choose_estimator(REML: bool, method: str | Any, control: Control | None) -> 
     if isinstance(method, str):
         return registry.by_name(method, registry.LINEAR, reml=bool(REML), control=check_control(control))
     estimator = registry.adopt(method, registry.LINEAR, None if control is None else check_control(control))
-    if not REML and getattr(estimator, "reml", False) and dataclasses.is_dataclass(estimator):
-        kind = type(estimator).__name__
+    if not REML and estimator.reml:
+        kind = estimator.label
         raise ArgumentError(f"REML=False, but method={kind}(...) has reml=True; give method=lmm.{kind}(reml=False).")
     return estimator
 
@@ -201,12 +201,12 @@ def choose_backend(design: Design, control: Control) -> str:
     return "jax" if effects >= ACCELERATE and backend.has_accelerator() else "numpy"
 
 
-def choose_factorization(estimator: Any, control: Control) -> str:
+def choose_factorization(estimator: Estimator, control: Control) -> str:
     """What ``control`` asks for; exact for methods that have no other way."""
-    if getattr(estimator, "takes_iterative", False):
+    if estimator.takes_iterative:
         return control.factorization
     if control.factorization == "iterative":
-        raise ArgumentError(f"factorization='iterative' is for method='reml', 'ml' and 'laplace', not for {type(estimator).__name__}.")
+        raise ArgumentError(f"factorization='iterative' is for method='reml', 'ml' and 'laplace', not for {estimator.label}.")
     return "exact"
 
 

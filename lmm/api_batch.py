@@ -20,6 +20,7 @@ from lmm.design.records import Design
 from lmm.design.responses import Responses, read_responses
 from lmm.errors import ArgumentError, ConvergenceWarning, DataError, FormulaError, warn
 from lmm.estimators import Control
+from lmm.estimators.base import Estimator
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.families import Family
 from lmm.formula import Formula, Table, parse
@@ -164,7 +165,7 @@ def _fit(
     data: Any,
     responses: Any,
     context: ChainMap[str, Any],
-    estimator: Any,
+    estimator: Estimator,
     given: dict[str, Any],
     single: Callable[..., Fit],
     family: Family | None,

@@ -16,6 +16,7 @@ from lmm.design import build_design
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
 from lmm.estimators import Control, registry
+from lmm.estimators.base import Estimator
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.families import Family
 from lmm.later import Later
@@ -151,7 +152,7 @@ def run_generalized(
     estimator = choose_generalized(int(nAGQ), second_order, method, control)
     begin = perf_counter()
     given = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts, "context": context}
-    reducer = reducer_for(data, rows_bar if registry.control_of(estimator).progress else None)
+    reducer = reducer_for(data, rows_bar if estimator.control.progress else None)
     problem = None
     with threads.limited():
         if reducer is None:
@@ -163,9 +164,9 @@ def run_generalized(
         call = {"run": run_generalized, "family": family, "nAGQ": "laplace2" if second_order else nAGQ}
         call |= {"na_action": na_action, "method": method, "control": control}
         call |= kept_arguments(design, weights=weights, offset=offset, subset=subset, contrasts=contrasts, start=start)
-        check_quadrature(design, getattr(estimator, "nagq", 1), second_order)
+        check_quadrature(design, estimator.nagq, second_order)
         if problem is None:
-            settings = registry.control_of(estimator)
+            settings = estimator.control
             problem = build_generalized(design, design.extra["family"], choose_factorization(estimator, settings))
             here = isinstance(estimator, LaplaceLikelihood) and not problem.plan.iterative
             if here and choose_passes(problem.n, settings) == "jax":
@@ -184,9 +185,9 @@ def choose_passes(n: int, control: Control) -> str:
     return "jax" if asked or (n >= ACCELERATE and backend.has_accelerator()) else "numpy"
 
 
-def check_streamed(estimator: Any) -> None:
+def check_streamed(estimator: Estimator) -> None:
     """ArgumentError where an estimator needs rows one by one, and they are not in memory."""
-    if registry.control_of(estimator).factorization == "iterative":
+    if estimator.control.factorization == "iterative":
         raise ArgumentError("factorization='iterative' needs the rows of a generalized model in memory; data read in chunks takes 'exact'.")
     if not isinstance(estimator, LaplaceLikelihood):
         raise ArgumentError(f"method {estimator.name!r} needs its rows in memory; data read in chunks takes nAGQ=1 (Laplace) or nAGQ=0.")

@@ -28,7 +28,6 @@ Dempster, Laird & Rubin (1977), J. R. Stat. Soc. B 39; Laird & Ware (1982), Biom
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -37,6 +36,7 @@ import numpy as np
 
 from lmm.covariance import Covariance
 from lmm.covariance.base import units
+from lmm.estimators.base import LINEAR, Callback, Estimator
 from lmm.estimators.boundary import escapes, snap
 from lmm.estimators.checkpoint import Checkpoint, data_numbers
 from lmm.estimators.checks import CONTROL, COUNT, FLAG, POSITIVE, check_settings
@@ -59,11 +59,9 @@ FINE, PATIENCE = 1e-9, 20
 #: rise of the criterion, relative to its size, that rounding makes
 NOISE = 1e-13
 
-Callback = Callable[[dict[str, Any]], None] | None
-
 
 @dataclass(frozen=True)
-class ExpectationMaximization:
+class ExpectationMaximization(Estimator):
     """ML (``reml=False``) or REML by expectation-maximisation, accelerated.
 
     The estimates are those of the default method, which needs far fewer evaluations; this one lowers the criterion at
@@ -96,13 +94,13 @@ class ExpectationMaximization:
     max_iterations: int = 5000
     accelerate: bool = True
     name = "em"
-    models = ("linear",)
-    takes_checkpoint = True
+    models = (LINEAR,)
+    maximises = takes_checkpoint = True
 
     def __post_init__(self) -> None:
         check_settings(self, reml=FLAG, control=CONTROL, tolerance=POSITIVE, max_iterations=COUNT, accelerate=FLAG)
 
-    def fit(self, problem: Problem, start: np.ndarray | None = None, callback: Callback = None) -> Estimate:
+    def fit(self, problem: Problem, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
         """Lower the criterion to its minimum.
 
         Parameters
@@ -138,7 +136,7 @@ class ExpectationMaximization:
 class _Search:
     """Counts, records and limits evaluations."""
 
-    def __init__(self, evaluate: Evaluator, tolerance: float, limit: int, plain: bool, callback: Callback):
+    def __init__(self, evaluate: Evaluator, tolerance: float, limit: int, plain: bool, callback: Callback | None):
         self.evaluate, self.tolerance, self.limit, self.callback = evaluate, tolerance, limit, callback
         self.problem = evaluate.problem
         self.masks = [_mask(s) for s in self.problem.structures]
@@ -183,7 +181,7 @@ class _Search:
         return Outcome(point, converged, message, len(self.trace) - 1, len(self.trace), promised(point), tuple(self.trace))
 
 
-def optimum(evaluate: Evaluator, theta: np.ndarray, tolerance: float, limit: int, accelerate: bool, callback: Callback) -> Outcome:
+def optimum(evaluate: Evaluator, theta: np.ndarray, tolerance: float, limit: int, accelerate: bool, callback: Callback | None) -> Outcome:
     """Where EM steps from theta (m,) end, or from above where that is lower; variances that are nearly zero are zero."""
     fine = max(tolerance, 1e-9)
 
@@ -193,7 +191,7 @@ def optimum(evaluate: Evaluator, theta: np.ndarray, tolerance: float, limit: int
     return second_look(evaluate.problem, evaluate, search(theta), search, fine)
 
 
-def climb(evaluate: Evaluator, theta: np.ndarray, tolerance: float, limit: int, accelerate: bool, callback: Callback) -> Outcome:
+def climb(evaluate: Evaluator, theta: np.ndarray, tolerance: float, limit: int, accelerate: bool, callback: Callback | None) -> Outcome:
     """EM steps from theta (m,) until a Newton step promises less than ``tolerance``."""
     search = _Search(evaluate, tolerance, limit, not accelerate, callback)
     point = search.at(theta, 0.0, np.inf)

@@ -13,7 +13,7 @@ Henderson (1950), Ann. Math. Stat. 21; Henderson (1975), Biometrics 31; Breslow 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -22,6 +22,7 @@ import numpy as np
 
 from lmm.covariance import Covariance
 from lmm.errors import ArgumentError, nearest
+from lmm.estimators.base import Callback, Estimator
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
 from lmm.estimators.laplace import LaplaceLikelihood
@@ -39,7 +40,7 @@ NOTE = "The variances of the random effects{} were given, not estimated; standar
 
 
 @dataclass(frozen=True, eq=False)
-class GivenVariances:
+class GivenVariances(Estimator):
     """Fixed and random effects at given variances; :func:`lmm.solve` is the way to it.
 
     Parameters
@@ -55,8 +56,6 @@ class GivenVariances:
     dispersion: float | None = None
     control: Control = Control()
     name = "given"
-    reml = False
-    models = ("linear", "generalized")
 
     def __post_init__(self) -> None:
         if self.sigma is not None:
@@ -68,7 +67,7 @@ class GivenVariances:
         self,
         problem: Problem | GeneralizedProblem,
         start: np.ndarray | None = None,
-        callback: Callable[[dict[str, Any]], None] | None = None,
+        callback: Callback | None = None,
     ) -> Estimate:
         """Solve for the fixed and random effects; ``start`` and ``callback`` are not needed."""
         if isinstance(problem, GeneralizedProblem):

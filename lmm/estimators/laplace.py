@@ -11,7 +11,6 @@ which a symmetric rank-one secant corrects for what is not Gaussian.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
@@ -24,6 +23,7 @@ from scipy.linalg import solve_triangular
 from lmm import arguments
 from lmm.errors import ArgumentError, ResponseError
 from lmm.estimators import separation
+from lmm.estimators.base import GENERALIZED, Callback, Estimator
 from lmm.estimators.boundary import is_singular, snapped_theta
 from lmm.estimators.checkpoint import Checkpoint
 from lmm.estimators.checks import CONTROL, FLAG, check_settings
@@ -49,7 +49,7 @@ SMALLER = (0.3, 0.1, 0.03, 0.0)
 
 
 @dataclass(frozen=True)
-class LaplaceLikelihood:
+class LaplaceLikelihood(Estimator):
     """Maximum likelihood over theta, beta and the dispersion by Laplace's method or by adaptive quadrature.
 
     ``second_order`` adds the next term of Laplace's expansion, for a single grouping factor.
@@ -61,9 +61,8 @@ class LaplaceLikelihood:
     control: Control = Control()
     nagq: int = 1
     second_order: bool = False
-    reml = False
-    models = ("generalized",)
-    takes_iterative = takes_checkpoint = True
+    models = (GENERALIZED,)
+    maximises = takes_iterative = takes_checkpoint = True
     elsewhere = " The likelihood of a linear model needs no approximation."
 
     def __post_init__(self) -> None:
@@ -75,7 +74,7 @@ class LaplaceLikelihood:
         return "laplace2" if self.second_order else {0: "pirls", 1: "laplace"}.get(self.nagq, "agq")
 
     def fit(
-        self, problem: GeneralizedProblem, start: np.ndarray | None = None, callback: Callable[[dict[str, Any]], None] | None = None
+        self, problem: GeneralizedProblem, start: np.ndarray | None = None, callback: Callback | None = None
     ) -> Estimate:
         """Minimise -2 log-likelihood over theta, beta and the dispersion.
 
@@ -125,7 +124,7 @@ class LaplaceLikelihood:
         return saved.finish(estimate)
 
     def _centred(
-        self, problem: GeneralizedProblem, start: np.ndarray | None, callback: Callable[[dict[str, Any]], None] | None
+        self, problem: GeneralizedProblem, start: np.ndarray | None, callback: Callback | None
     ) -> Estimate:
         """The estimate of a problem whose random slopes are far from their origin, found in centred columns."""
         assert problem.centred is not None
@@ -145,7 +144,7 @@ class LaplaceLikelihood:
         return np.concatenate([inner_theta(problem, parameters[: problem.n_theta]), parameters[problem.n_theta :]])
 
     def _close(
-        self, objective: Objective, psi: np.ndarray, callback: Callable[[dict[str, Any]], None] | None, known: float = np.inf
+        self, objective: Objective, psi: np.ndarray, callback: Callback | None, known: float = np.inf
     ) -> Outcome:
         """A search with modes as rough as its steps allow, and what is all but zero at its end set to zero."""
         objective.searching = self.nagq <= 1 and not self.second_order
@@ -156,7 +155,7 @@ class LaplaceLikelihood:
         return objective.snap(outcome, self.control.tolerance)
 
     def _again(
-        self, problem: GeneralizedProblem, objective: Objective, first: Outcome, callback: Callable[[dict[str, Any]], None] | None
+        self, problem: GeneralizedProblem, objective: Objective, first: Outcome, callback: Callback | None
     ) -> Outcome:
         """The better of an end at a variance of zero and of where searches from well above it end."""
         m = problem.n_theta
@@ -173,7 +172,7 @@ class LaplaceLikelihood:
         return replace(best, evaluations=first.evaluations + evaluations, trace=first.trace if best is first else first.trace + best.trace)
 
     def _search(
-        self, objective: Objective, psi: np.ndarray, callback: Callable[[dict[str, Any]], None] | None, known: float = np.inf
+        self, objective: Objective, psi: np.ndarray, callback: Callback | None, known: float = np.inf
     ) -> Outcome:
         probed = isinstance(objective, ProbedObjective)
         return minimize(

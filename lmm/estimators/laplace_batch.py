@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lmm.estimators import batch
+from lmm.estimators.base import Estimator
 from lmm.estimators.batch import Batch, Chart
 from lmm.estimators.boundary import unit_start
 from lmm.estimators.restart import HEIGHTS
@@ -224,7 +225,7 @@ def secant(learned: np.ndarray, new: Values, old: Values, step: np.ndarray) -> n
 
 def fit_responses(
     problem: GeneralizedProblem,
-    estimator: Any,
+    estimator: Estimator,
     theta: np.ndarray,
     Y: np.ndarray,
     finish: Callable[[int, np.ndarray | None], tuple[Any, str | None]],
@@ -270,7 +271,7 @@ def fit_responses(
 def _block(
     evaluate: Evaluator,
     problem: GeneralizedProblem,
-    estimator: Any,
+    estimator: Estimator,
     Y: np.ndarray,
     from_point: tuple[np.ndarray, Any] | None,
     modes: bool,
@@ -330,7 +331,7 @@ def _again(evaluate: Evaluator, data: Data, ends: Ends, tolerance: float, radius
 
 
 def covariances(
-    problem: GeneralizedProblem, estimator: Any, Y: np.ndarray, batch_: Batch, progress: Callable[[int], None] | None = None
+    problem: GeneralizedProblem, estimator: Estimator, Y: np.ndarray, batch_: Batch, progress: Callable[[int], None] | None = None
 ) -> np.ndarray:
     """Covariances (R, p, p) of the fixed effects of fits to responses Y (n, R), from the Hessian over all parameters.
 

@@ -6,7 +6,6 @@ problem the exact Hessian takes its place. A zero variance is reported as a mini
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -16,6 +15,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.errors import ArgumentError
+from lmm.estimators.base import LINEAR, Callback, Estimator
 from lmm.estimators.boundary import escapes, snap
 from lmm.estimators.checkpoint import Checkpoint, data_numbers
 from lmm.estimators.checks import CONTROL, FLAG, check_settings
@@ -34,7 +34,7 @@ from lmm.model.records import Estimate, MonteCarlo
 
 
 @dataclass(frozen=True)
-class MaximumLikelihood:
+class MaximumLikelihood(Estimator):
     """ML (``reml=False``) or REML by a trust region on the average information.
 
     Parameters
@@ -59,8 +59,8 @@ class MaximumLikelihood:
     reml: bool = True
     control: Control = Control()
     sigma: float | None = None
-    models = ("linear",)
-    takes_iterative = takes_checkpoint = True
+    models = (LINEAR,)
+    maximises = takes_iterative = takes_checkpoint = True
     elsewhere = " Maximum likelihood of a generalized model is 'laplace' or 'agq'."
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class MaximumLikelihood:
         """ "reml" or "ml"."""
         return "reml" if self.reml else "ml"
 
-    def fit(self, problem: Problem, start: np.ndarray | None = None, callback: Callable[[dict[str, Any]], None] | None = None) -> Estimate:
+    def fit(self, problem: Problem, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
         """Minimise the criterion.
 
         Parameters
@@ -115,7 +115,7 @@ class MaximumLikelihood:
         self,
         problem: Problem,
         evaluate: Evaluator,
-        callback: Callable[[dict[str, Any]], None] | None,
+        callback: Callback | None,
         theta: np.ndarray,
         known: float = np.inf,
     ) -> Outcome:
@@ -159,7 +159,7 @@ class MaximumLikelihood:
         return hessian.by_differences(lambda at: evaluate.in_theta(at).gradient, theta)
 
 
-def _of_centred(estimator: Any, problem: Problem, start: np.ndarray | None, callback: Callable[[dict[str, Any]], None] | None) -> Estimate:
+def _of_centred(estimator: Estimator, problem: Problem, start: np.ndarray | None, callback: Callback | None) -> Estimate:
     """The estimate of a problem whose random slopes are far from their origin, found in centred columns."""
     assert problem.centred is not None
     told = None if callback is None else lambda line: callback({**line, "theta": outer_theta(problem, line["theta"])})
@@ -168,7 +168,7 @@ def _of_centred(estimator: Any, problem: Problem, start: np.ndarray | None, call
 
 
 def of_determined(
-    estimator: Any, problem: Problem, evaluate: Evaluator, start: np.ndarray | None, callback: Callable[[dict[str, Any]], None] | None
+    estimator: Estimator, problem: Problem, evaluate: Evaluator, start: np.ndarray | None, callback: Callback | None
 ) -> Estimate | None:
     """The estimate where the data do not determine every variance, the others held at zero; None where they do.
 

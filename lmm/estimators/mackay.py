@@ -18,7 +18,6 @@ MacKay (1992), Neural Comput. 4, "Bayesian interpolation"; Harville (1977), J. A
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ import numpy as np
 
 from lmm.covariance.base import units
 from lmm.errors import ArgumentError
+from lmm.estimators.base import LINEAR, Callback, Estimator
 from lmm.estimators.checks import CONTROL, COUNT, FLAG, POSITIVE, check_settings, one_of, or_none, refuse_evaluation
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
@@ -44,8 +44,6 @@ FORMS = ("corrected", "quick")
 #: share of the residual variance below which a variance that falls is zero: in the quick form zero is where it stays
 VANISHED = 1e-8
 
-Callback = Callable[[dict[str, Any]], None] | None
-
 
 class Variances(NamedTuple):
     """A state of the quick form: variances (k,) per term, and the residual's."""
@@ -59,7 +57,7 @@ class Variances(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MacKay:
+class MacKay(Estimator):
     """MacKay's empirical Bayes, by ridge regressions and updates of the variances.
 
     Parameters
@@ -96,7 +94,8 @@ class MacKay:
     max_iterations: int = 10_000
     reml: bool = True
     name = "mackay"
-    models = ("linear",)
+    maximises = True
+    models = (LINEAR,)
 
     def __post_init__(self) -> None:
         check_settings(
@@ -112,7 +111,7 @@ class MacKay:
             raise ArgumentError("MacKay: form='quick' has degrees of freedom for the fixed effects, as REML has; leave out REML=False.")
         refuse_evaluation(self, "MacKay's method iterates")
 
-    def fit(self, problem: Problem, start: np.ndarray | None = None, callback: Callback = None) -> Estimate:
+    def fit(self, problem: Problem, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
         """Iterate to the fixed point.
 
         Parameters
@@ -137,7 +136,7 @@ class MacKay:
             return replace(estimate, report=Report(f"Linear mixed model fit by {how} (MacKay's empirical Bayes, corrected)"))
         return self._quick(problem, evaluate, start, callback, begin)
 
-    def _quick(self, problem: Problem, evaluate: Evaluator, start: np.ndarray | None, callback: Callback, begin: float) -> Estimate:
+    def _quick(self, problem: Problem, evaluate: Evaluator, start: np.ndarray | None, callback: Callback | None, begin: float) -> Estimate:
         tolerance = 1e-10 if self.tolerance is None else self.tolerance
         now, trace, change = self._start_variances(problem, evaluate, start), [], np.inf
         for _ in range(self.max_iterations):

@@ -12,7 +12,6 @@ Juditsky (1992), SIAM J. Control Optim. 30 for the averaging; Neal (2011) for HM
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -22,6 +21,7 @@ import numpy as np
 
 from lmm import arguments
 from lmm.errors import ArgumentError
+from lmm.estimators.base import Callback, Estimator
 from lmm.estimators.checks import (
     CONTROL,
     COUNT,
@@ -62,7 +62,7 @@ NEARLY = 20.0
 
 
 @dataclass(frozen=True)
-class MonteCarloEM:
+class MonteCarloEM(Estimator):
     """Maximum likelihood by Monte Carlo EM, for linear and generalized models.
 
     Parameters
@@ -114,8 +114,6 @@ class MonteCarloEM:
     sigma: float | str = "estimate"
     rng: None | int | np.random.Generator = 0
     control: Control = Control()
-    models = ("linear", "generalized")
-    reml = False
     name = "mcem"
 
     def __post_init__(self) -> None:
@@ -144,7 +142,7 @@ class MonteCarloEM:
         self,
         problem: Problem | GeneralizedProblem,
         start: np.ndarray | None = None,
-        callback: Callable[[dict[str, Any]], None] | None = None,
+        callback: Callback | None = None,
     ) -> Estimate:
         """Alternate between draws of the effects and the parameters they give; ``start`` holds theta to begin from."""
         need("blackjax", "method='mcem'")
@@ -218,7 +216,7 @@ class MonteCarloEM:
     # ---- the search ----
 
     def _search(
-        self, walk: Walk, problem: Problem | GeneralizedProblem, callback: Callable[[dict[str, Any]], None] | None
+        self, walk: Walk, problem: Problem | GeneralizedProblem, callback: Callback | None
     ) -> tuple[bool, str]:
         walk.warm_up(self.warmup)
         errors: np.ndarray | None = None

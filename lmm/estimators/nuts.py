@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lmm.estimators.base import Callback, Estimator
 from lmm.estimators.chain_diagnostics import diagnose_chains
 from lmm.estimators.checks import (
     CONTROL,
@@ -59,7 +60,6 @@ from lmm.model.records import Convergence, Draws, Estimate, Report
 from lmm.priors import Prior, Priors
 
 Array = Any
-Callback = Callable[[dict[str, Any]], None] | None
 
 #: rows, or numbers in a position, from which an accelerator is worth its start-up
 ACCELERATE = 20_000
@@ -68,7 +68,7 @@ R_HAT, ESS = 1.01, 400
 
 
 @dataclass(frozen=True)
-class NUTS:
+class NUTS(Estimator):
     """Full Bayes by the no-U-turn sampler, for linear and generalized models.
 
     Parameters
@@ -107,8 +107,6 @@ class NUTS:
     batch: bool | None = None
     rng: None | int | np.random.Generator = 0
     control: Control = Control()
-    models = ("linear", "generalized")
-    reml = False
     name = "nuts"
 
     def __post_init__(self) -> None:
@@ -128,7 +126,7 @@ class NUTS:
         )
         refuse_evaluation(self, "a sampler has nothing to evaluate")
 
-    def fit(self, problem: Problem | GeneralizedProblem, start: np.ndarray | None = None, callback: Callback = None) -> Estimate:
+    def fit(self, problem: Problem | GeneralizedProblem, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
         """Sample the posterior.
 
         Parameters
@@ -166,7 +164,9 @@ class NUTS:
 
     # ---- sampling ----
 
-    def _sample(self, space: Space, data: Any, first: np.ndarray, keep: bool, rng: np.random.Generator, callback: Callback) -> list[Chain]:
+    def _sample(
+        self, space: Space, data: Any, first: np.ndarray, keep: bool, rng: np.random.Generator, callback: Callback | None
+    ) -> list[Chain]:
         """All chains: one after another or side by side on the idle cores, or in one batch on an accelerator."""
         batch = self.batch
         device = None

@@ -17,7 +17,6 @@ Comput. Simul. 48. With "estimated" and ML it is the algorithm of ``MASS::glmmPQ
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.errors import ArgumentError
+from lmm.estimators.base import Callback, Estimator
 from lmm.estimators.boundary import escapes, snap, unit_start
 from lmm.estimators.checks import CONTROL, COUNT, FLAG_OR_NONE, POSITIVE, check_settings, one_of, refuse_evaluation
 from lmm.estimators.control import Control
@@ -61,11 +61,9 @@ QUASI = (
 )
 AT_PQL = "The log-likelihood is Laplace's at these estimates, which do not maximise it."
 
-Callback = Callable[[dict[str, Any]], None] | None
-
 
 @dataclass(frozen=True)
-class PenalizedQuasiLikelihood:
+class PenalizedQuasiLikelihood(Estimator):
     """Penalised quasi-likelihood; for a linear model the same as ``lmer``.
 
     Parameters
@@ -98,14 +96,14 @@ class PenalizedQuasiLikelihood:
     tolerance: float = 1e-12
     max_iterations: int = 200
     name = "pql"
-    models = ("linear", "generalized")
+    maximises = True
 
     def __post_init__(self) -> None:
         dispersion = one_of(*DISPERSIONS)
         check_settings(self, dispersion=dispersion, reml=FLAG_OR_NONE, control=CONTROL, tolerance=POSITIVE, max_iterations=COUNT)
         refuse_evaluation(self, "penalized quasi-likelihood iterates")
 
-    def fit(self, problem: Problem | GeneralizedProblem, start: np.ndarray | None = None, callback: Callback = None) -> Estimate:
+    def fit(self, problem: Problem | GeneralizedProblem, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
         """Iterate working models until the linear predictor repeats itself.
 
         Parameters
@@ -137,7 +135,7 @@ class PenalizedQuasiLikelihood:
 class _Iteration:
     """The state of one fit: coefficients, variances, dispersion and what was recorded."""
 
-    def __init__(self, method: PenalizedQuasiLikelihood, problem: GeneralizedProblem, start: np.ndarray | None, callback: Callback):
+    def __init__(self, method: PenalizedQuasiLikelihood, problem: GeneralizedProblem, start: np.ndarray | None, callback: Callback | None):
         self.method, self.problem, self.callback = method, problem, callback
         self.family, self.rows = problem.family, problem.rows
         m, p = problem.n_theta, problem.p

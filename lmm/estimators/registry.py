@@ -1,11 +1,6 @@
 """The ways of estimating by name: where each lives, so that only the one asked for is imported.
 
-A method is a frozen dataclass with
-
-    fit(problem, start=None, callback=None) -> Estimate
-
-and, where it differs from the default, ``models`` (what it takes: "linear", "generalized"), ``control`` and ``reml``.
-A new one is a file in this room and a line in ``METHODS``.
+A new one is a file in this room, with a class derived from :class:`lmm.estimators.base.Estimator`, and a line in ``METHODS``.
 """
 
 from __future__ import annotations
@@ -15,9 +10,8 @@ import importlib
 from typing import Any, NamedTuple
 
 from lmm.errors import ArgumentError, nearest
+from lmm.estimators.base import GENERALIZED, LINEAR, Estimator, adopted
 from lmm.estimators.control import Control
-
-LINEAR, GENERALIZED = "linear", "generalized"
 
 
 class Method(NamedTuple):
@@ -45,7 +39,7 @@ METHODS: dict[str, Method] = {
 POINTS = 9
 
 
-def by_name(name: str, model: str, **asked: Any) -> Any:
+def by_name(name: str, model: str, **asked: Any) -> Estimator:
     """The estimator of that name for a linear or a generalized model.
 
     Parameters
@@ -60,26 +54,25 @@ def by_name(name: str, model: str, **asked: Any) -> Any:
     if key not in METHODS:
         known = for_model(model)
         raise ArgumentError(f"method={name!r} is not one of {', '.join(map(repr, known))}.{nearest(name, known)}")
-    kind = load(key)
-    check_model(kind, model, repr(name))
     if key == "agq":
         asked["nagq"] = max(int(asked.get("nagq", 1)), POINTS) if asked.get("nagq", 1) <= 1 else int(asked["nagq"])
+    kind = load(key)
     names = {field.name for field in dataclasses.fields(kind)}
     settings = METHODS[key].settings
-    return kind(**settings, **{k: v for k, v in asked.items() if k in names and k not in settings})
+    estimator = adopted(kind(**settings, **{k: v for k, v in asked.items() if k in names and k not in settings}))
+    check_model(estimator, model, repr(name))
+    return estimator
 
 
-def adopt(method: Any, model: str, control: Control | None) -> Any:
+def adopt(method: Any, model: str, control: Control | None) -> Estimator:
     """An estimator given as an object, with the call's ``control`` where one was given."""
     if isinstance(method, type):
         raise ArgumentError(f"method is the class {method.__name__}; give an object, method={method.__name__}(...).")
     if not callable(getattr(method, "fit", None)):
         raise ArgumentError(f"method must be a name or an estimator with a fit() method, not {type(method).__name__}.")
-    check_model(method, model, type(method).__name__)
-    if control is not None and dataclasses.is_dataclass(method) and hasattr(method, "control"):
-        chosen: Any = method
-        return dataclasses.replace(chosen, control=control)
-    return method
+    estimator = adopted(method)
+    check_model(estimator, model, estimator.label)
+    return estimator if control is None else estimator.with_control(control)
 
 
 def load(name: str) -> Any:
@@ -90,23 +83,16 @@ def load(name: str) -> Any:
 
 def for_model(model: str) -> list[str]:
     """Names of the methods that take a model of this kind."""
-    return [name for name in METHODS if model in _models(load(name))]
+    return [name for name in METHODS if model in getattr(load(name), "models", Estimator.models)]
 
 
-def check_model(estimator: Any, model: str, name: str) -> None:
+def check_model(estimator: Estimator, model: str, name: str) -> None:
     """ArgumentError where an estimator does not take this kind of model."""
-    if model not in _models(estimator):
-        own = next(iter(_models(estimator)))
-        why = getattr(estimator, "elsewhere", "")
+    if model not in estimator.models:
         raise ArgumentError(
-            f"method={name} is for {own} models, this one is {model}; methods for it are {', '.join(map(repr, for_model(model)))}.{why}"
+            f"method={name} is for {estimator.models[0]} models, this one is {model}; methods for it are "
+            f"{', '.join(map(repr, for_model(model)))}.{estimator.elsewhere}"
         )
 
 
-def _models(estimator: Any) -> tuple[str, ...]:
-    return tuple(getattr(estimator, "models", (LINEAR, GENERALIZED)))
-
-
-def control_of(estimator: Any) -> Control:
-    """The settings of an estimator, or the defaults."""
-    return getattr(estimator, "control", None) or Control()
+__all__ = ["GENERALIZED", "LINEAR", "METHODS", "Method", "adopt", "by_name", "for_model", "load"]

@@ -9,7 +9,7 @@ Blei, Kucukelbir & McAuliffe (2017), J. Am. Stat. Assoc. 112; Kucukelbir et al. 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -20,6 +20,7 @@ import numpy as np
 from lmm.errors import ArgumentError
 from lmm.estimators.approximation import Found, make_rules
 from lmm.estimators.ascent import QuasiNewton, Stochastic, compiled_bound, compiled_unpack, sample_rows
+from lmm.estimators.base import Callback, Estimator
 from lmm.estimators.checks import (
     CONTROL,
     COUNT,
@@ -60,7 +61,7 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class VariationalBayes:
+class VariationalBayes(Estimator):
     """Variational Bayes for linear and generalized models.
 
     Parameters
@@ -105,8 +106,6 @@ class VariationalBayes:
     draws: int = 1000
     rng: None | int | np.random.Generator = 0
     control: Control = Control()
-    models = ("linear", "generalized")
-    reml = False
     name = "vi"
 
     def __post_init__(self) -> None:
@@ -140,7 +139,7 @@ class VariationalBayes:
         self,
         problem: Problem | GeneralizedProblem,
         start: np.ndarray | None = None,
-        callback: Callable[[dict[str, Any]], None] | None = None,
+        callback: Callback | None = None,
     ) -> Estimate:
         """Maximise the bound, from the maximum-likelihood fit; ``start`` (theta) is where that begins."""
         need("optax", "method='vi'")
@@ -226,7 +225,7 @@ class VariationalBayes:
         how: Approximation,
         rows: int,
         rng: np.random.Generator,
-        callback: Callable[[dict[str, Any]], None] | None,
+        callback: Callback | None,
     ) -> tuple[Parameters, float, list[dict[str, Any]], bool, str]:
         noisy = rows > 0
         wanted = ("adam" if noisy else "lbfgs") if self.optimizer == "auto" else self.optimizer

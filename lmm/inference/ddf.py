@@ -11,11 +11,12 @@ A method is an object with
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from lmm.errors import ArgumentError, nearest
+from lmm.estimators.base import Estimator
 from lmm.inference.distributions import FTest, f_test
 from lmm.later import Later
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -111,7 +112,7 @@ def check(estimate: Estimate, ddf: str | None) -> str | None:
 
 
 def degrees_of_freedom(
-    problem: Problem | GeneralizedProblem, estimator: Any, estimate: Estimate, beta_cov: np.ndarray, method: str | None
+    problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate, beta_cov: np.ndarray, method: str | None
 ) -> Ddf:
     """Degrees of freedom of a fit's fixed effects.
 

@@ -21,12 +21,11 @@ Reference: Kenward & Roger (1997), Biometrics 53, 983-997, with the formulas of 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from lmm.estimators import MaximumLikelihood
-from lmm.estimators.registry import control_of
+from lmm.estimators.base import Estimator
 from lmm.inference.distributions import FTest, f_test
 from lmm.inference.marginal import marginal, projected
 from lmm.inference.satterthwaite import independent
@@ -108,7 +107,7 @@ def moments(q: int, A1: float, A2: float) -> tuple[float, float]:
 
 
 @threads.limited()
-def kenward_roger(problem: Problem, estimator: Any, estimate: Estimate) -> KenwardRoger:
+def kenward_roger(problem: Problem, estimator: Estimator, estimate: Estimate) -> KenwardRoger:
     """Kenward and Roger's method at a linear fit; one by maximum likelihood is fitted again by REML first.
 
     Raises
@@ -119,7 +118,7 @@ def kenward_roger(problem: Problem, estimator: Any, estimate: Estimate) -> Kenwa
     message = None
     if not estimate.reml:
         sigma = float(estimate.sigma) if knows_sigma(estimate) else None
-        again = MaximumLikelihood(reml=True, sigma=sigma, control=replace(control_of(estimator), evaluate_only=False))
+        again = MaximumLikelihood(reml=True, sigma=sigma, control=replace(estimator.control, evaluate_only=False))
         estimate = again.fit(problem, np.asarray(estimate.theta))
         message = "Kenward-Roger is for REML: covariances and degrees of freedom are those of the model fitted again by REML."
     at = marginal(problem, estimate)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from lmm.errors import ArgumentError
+from lmm.estimators.base import Estimator
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator
 from lmm.estimators.generalized import Objective
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.estimators.likelihood import MaximumLikelihood
-from lmm.estimators.registry import control_of
 from lmm.inference.generalized_surface import GeneralizedSurface
 from lmm.inference.profile import LowerPoint, Path, follow, polished
 from lmm.inference.surface import Held, LinearSurface, Place
@@ -56,7 +56,7 @@ def parameters_held(structures: Sequence[Any], sigma: bool, p: int, own: Sequenc
     return [*out, *(Held(kind, j) for j, kind in enumerate(own))]
 
 
-def maximum(problem: Problem | GeneralizedProblem, estimator: Any, estimate: Estimate) -> tuple[Any, Estimate, tuple[str, ...]]:
+def maximum(problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate) -> tuple[Any, Estimate, tuple[str, ...]]:
     """The maximum likelihood fit whose deviance is profiled, its estimator, and what to say where it is not the fit itself.
 
     Raises
@@ -67,26 +67,26 @@ def maximum(problem: Problem | GeneralizedProblem, estimator: Any, estimate: Est
         raise ArgumentError("profile: there is no likelihood to go by; a posterior's draws show its shape, confint(method='posterior').")
     if estimate.n_parameters == len(estimate.beta):
         raise ArgumentError("profile: the variances of this fit were given, not estimated; fit the model by maximum likelihood.")
-    control = replace(control_of(estimator), evaluate_only=False, verbose=False, progress=False)
+    control = replace(estimator.control, evaluate_only=False, verbose=False, progress=False)
     known = estimate.family is None and estimate.n_parameters == len(estimate.beta) + len(estimate.theta)
     if estimate.family is None:
-        kind: Any = MaximumLikelihood(reml=False, control=control, sigma=estimate.sigma if known else None)
+        kind: Estimator = MaximumLikelihood(reml=False, control=control, sigma=estimate.sigma if known else None)
     else:
         if not estimate.family.has_dispersion and estimate.family.n_parameters == 0 and estimate.sigma != 1.0:
             raise ArgumentError("profile: a quasi-likelihood, with a dispersion that its family does not have, has no deviance to profile.")
-        own = isinstance(estimator, LaplaceLikelihood)
-        kind = LaplaceLikelihood(control, max(estimator.nagq, 1) if own else 1, own and estimator.second_order)
+        own = estimator if isinstance(estimator, LaplaceLikelihood) else LaplaceLikelihood()
+        kind = LaplaceLikelihood(control, max(own.nagq, 1), own.second_order)
     if _is_same(estimator, kind) and estimate.convergence.converged:
         return kind, estimate, ()
     refitted = kind.fit(problem, None if estimate.family is None else _start(estimate))
     return kind, refitted, (f"Profiles are of the likelihood: the fit by {_label(estimate)} was refitted by {_label(refitted)}.",)
 
 
-def _is_same(estimator: Any, kind: Any) -> bool:
+def _is_same(estimator: Estimator, kind: Estimator) -> bool:
     """Whether an estimate by ``estimator`` is the maximum that ``kind`` looks for."""
-    if type(estimator) is not type(kind) or control_of(estimator).evaluate_only:
+    if type(estimator) is not type(kind) or estimator.control.evaluate_only:
         return False
-    return replace(estimator, control=Control()) == replace(kind, control=Control())
+    return estimator.with_control(Control()) == kind.with_control(Control())
 
 
 def _label(estimate: Estimate) -> str:
@@ -108,7 +108,9 @@ def _named(problem: Problem | GeneralizedProblem, held: Held) -> str:
 
 
 @threads.limited()
-def profiles(problem: Problem | GeneralizedProblem, estimator: Any, estimate: Estimate, held: Sequence[Held], cutoff: float) -> Profiles:
+def profiles(
+    problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate, held: Sequence[Held], cutoff: float
+) -> Profiles:
     """Profile each parameter of ``held`` to zeta = -+``cutoff``.
 
     Parameters

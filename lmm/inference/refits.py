@@ -20,6 +20,7 @@ from lmm.design.rank import independent_columns
 from lmm.design.records import Design
 from lmm.errors import DataError, LmmError
 from lmm.estimators import batch, laplace_batch
+from lmm.estimators.base import Estimator
 from lmm.estimators.batch import Batch
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.estimators.likelihood import MaximumLikelihood
@@ -38,15 +39,15 @@ HELD = 20_000_000
 SUMS_LIMIT = 200_000
 
 
-def is_batched(problem: Any, estimator: Any) -> TypeGuard[Problem]:
+def is_batched(problem: Any, estimator: Estimator) -> TypeGuard[Problem]:
     """Whether refits can be made side by side."""
     plain = type(estimator) is MaximumLikelihood and estimator.sigma is None and not estimator.control.evaluate_only
     if not (plain and isinstance(problem, Problem) and problem.centred is None and batch.takes(problem)):
         return False
-    return determined(problem, estimator.reml).all
+    return determined(problem, bool(estimator.reml)).all
 
 
-def is_laplace(problem: Any, estimator: Any) -> TypeGuard[GeneralizedProblem]:
+def is_laplace(problem: Any, estimator: Estimator) -> TypeGuard[GeneralizedProblem]:
     """Whether refits of a generalized model can be made side by side."""
     plain = type(estimator) is LaplaceLikelihood and estimator.nagq == 1 and not estimator.second_order
     return plain and not estimator.control.evaluate_only and laplace_batch.takes(problem)
@@ -55,7 +56,7 @@ def is_laplace(problem: Any, estimator: Any) -> TypeGuard[GeneralizedProblem]:
 def _laplace(
     design: Design,
     problem: GeneralizedProblem,
-    estimator: Any,
+    estimator: Estimator,
     estimate: Estimate,
     Y: np.ndarray,
     modes: bool,
@@ -74,7 +75,7 @@ def _laplace(
 def of_responses(
     design: Design,
     problem: Problem | GeneralizedProblem,
-    estimator: Any,
+    estimator: Estimator,
     estimate: Estimate,
     slabs: Iterable[np.ndarray],
     modes: bool = False,
@@ -100,7 +101,7 @@ def of_responses(
 def _side_by_side(
     design: Design,
     problem: Problem,
-    estimator: Any,
+    estimator: Estimator,
     estimate: Estimate,
     Y: np.ndarray,
     size: int,
@@ -110,7 +111,7 @@ def _side_by_side(
 ) -> Batch:
     R = Y.shape[1]
     cuts = [c for c in np.array_split(np.arange(R), max(-(-R // size), min(R // 64, threads.cores()), 1)) if len(c)]
-    degrees = problem.n - (problem.p if estimator.reml else 0)
+    degrees = problem.n - (problem.p if bool(estimator.reml) else 0)
     offsets = np.zeros((R, problem.p))
     rows = batch_sums.Rows(problem, design)
 
@@ -124,10 +125,10 @@ def _side_by_side(
     def finish(r: int, theta: np.ndarray | None) -> tuple[Estimate | None, str | None]:
         return finished(lambda: _other_response(design, problem, Y[:, r]), estimator, theta)
 
-    constants = np.full(R, constant(problem, estimator.reml) - problem.sum_log_weights)
+    constants = np.full(R, constant(problem, bool(estimator.reml)) - problem.sum_log_weights)
     blocks, counts = [block(columns) for columns in cuts], [len(columns) for columns in cuts]
     limit, theta = estimator.control.max_evaluations, estimate.theta
-    return batch.fit_blocks(problem, estimator.reml, theta, blocks, counts, finish, constants, offsets, modes, progress, first, limit)
+    return batch.fit_blocks(problem, bool(estimator.reml), theta, blocks, counts, finish, constants, offsets, modes, progress, first, limit)
 
 
 def constant(problem: Problem, reml: bool) -> float:
@@ -139,7 +140,7 @@ def _other_response(design: Design, problem: Any, y: np.ndarray) -> Any:
     return problem.with_response(replace(design, y=np.ascontiguousarray(y)))
 
 
-def attempt(make: Callable[[], Any], estimator: Any, start: np.ndarray | None) -> tuple[Estimate | None, str | None]:
+def attempt(make: Callable[[], Any], estimator: Estimator, start: np.ndarray | None) -> tuple[Estimate | None, str | None]:
     """An estimate, or None, and what is wrong with it."""
     try:
         found: Estimate = estimator.fit(make(), start)
@@ -150,7 +151,7 @@ def attempt(make: Callable[[], Any], estimator: Any, start: np.ndarray | None) -
     return found, None
 
 
-def finished(make: Callable[[], Any], estimator: Any, start: np.ndarray | None) -> tuple[Estimate | None, str | None]:
+def finished(make: Callable[[], Any], estimator: Estimator, start: np.ndarray | None) -> tuple[Estimate | None, str | None]:
     """The same; where a start beside the optimum leaves nothing to gain, and so no convergence, from starting values of its own."""
     found, why = attempt(make, estimator, start)
     if start is not None and why is not None:
@@ -161,7 +162,7 @@ def finished(make: Callable[[], Any], estimator: Any, start: np.ndarray | None) 
 
 
 def one_by_one(
-    problems: Iterable[Any], estimator: Any, estimate: Estimate, modes: bool, progress: Progress | None, first: bool = False
+    problems: Iterable[Any], estimator: Estimator, estimate: Estimate, modes: bool, progress: Progress | None, first: bool = False
 ) -> Batch:
     """Refits one after another, each from the estimates of the first fit; an item may be a problem or what makes one.
 
@@ -218,7 +219,7 @@ def stack(found: Sequence[Estimate | None], like: Estimate, failures: dict[int, 
 def without(
     design: Design,
     problem: Problem | GeneralizedProblem,
-    estimator: Any,
+    estimator: Estimator,
     estimate: Estimate,
     rows: Sequence[np.ndarray],
     progress: Progress | None = None,
@@ -244,7 +245,7 @@ def _sums(problem: Problem) -> int:
 
 def _changed(
     problem: Problem,
-    estimator: Any,
+    estimator: Estimator,
     estimate: Estimate,
     R: int,
     data: Callable[[np.ndarray, int], tuple[Any, np.ndarray]],
@@ -260,11 +261,11 @@ def _changed(
     """
     size = max(16, min(batch.block_size(problem), HELD // max(_sums(problem), 1)))
     cuts = [c for c in np.array_split(np.arange(R), max(-(-R // size), 1)) if len(c)]
-    constants = np.full(R, constant(problem, estimator.reml))
+    constants = np.full(R, constant(problem, bool(estimator.reml)))
 
     def block(which: np.ndarray) -> Callable[[], Any]:
         def make() -> Any:
-            sums, logs = data(which, problem.p if estimator.reml else 0)
+            sums, logs = data(which, problem.p if bool(estimator.reml) else 0)
             constants[which] -= logs
             return sums
 
@@ -276,13 +277,13 @@ def _changed(
     blocks, counts = [block(which) for which in cuts], [len(which) for which in cuts]
     offsets = np.repeat(problem.beta0[None], R, axis=0) if offsets is None else offsets
     limit, theta = estimator.control.max_evaluations, estimate.theta
-    return batch.fit_blocks(problem, estimator.reml, theta, blocks, counts, finish, constants, offsets, False, progress, first, limit)
+    return batch.fit_blocks(problem, bool(estimator.reml), theta, blocks, counts, finish, constants, offsets, False, progress, first, limit)
 
 
 def of_observed(
     design: Design,
     problem: Problem | GeneralizedProblem,
-    estimator: Any,
+    estimator: Estimator,
     estimate: Estimate,
     Y: np.ndarray,
     progress: Progress | None = None,
@@ -369,7 +370,7 @@ def design_of_rows(design: Design, which: np.ndarray, codes: dict[int, np.ndarra
 def of_levels(
     design: Design,
     problem: Problem | GeneralizedProblem,
-    estimator: Any,
+    estimator: Estimator,
     estimate: Estimate,
     t: int,
     levels: np.ndarray,

@@ -18,8 +18,10 @@ from lmm.design.records import Design
 from lmm.design.responses import faults
 from lmm.errors import LmmError, ResponseError
 from lmm.estimators import laplace_batch
+from lmm.estimators.base import Estimator
 from lmm.estimators.batch import Batch
 from lmm.estimators.diagnosis import POISSON, diagnose
+from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.inference import refits
 from lmm.inference import satterthwaite as single
 from lmm.inference.batch_satterthwaite import degrees_of_freedom
@@ -54,7 +56,11 @@ class Many:
 
 
 def fit_responses(
-    design: Design, problem: Problem | GeneralizedProblem, estimator: Any, Y: np.ndarray, progress: Callable[[int], None] | None = None
+    design: Design,
+    problem: Problem | GeneralizedProblem,
+    estimator: Estimator,
+    Y: np.ndarray,
+    progress: Callable[[int], None] | None = None,
 ) -> Many:
     """Fit responses Y (n, R), NaN where one is missing.
 
@@ -183,7 +189,7 @@ def _unsuitable(design: Design, problem: GeneralizedProblem, Y: np.ndarray, know
 
 
 def _patterns(
-    Y: np.ndarray, which: np.ndarray, problem: Any, estimator: Any
+    Y: np.ndarray, which: np.ndarray, problem: Any, estimator: Estimator
 ) -> tuple[dict[bytes, tuple[np.ndarray, np.ndarray]], np.ndarray]:
     """Responses by the rows that they have, and those that are better taken alone."""
     found: dict[bytes, list[int]] = {}
@@ -212,7 +218,7 @@ def unfit(design: Design, rows: np.ndarray, problem: Problem | GeneralizedProble
     return None
 
 
-def _pilot(design: Design, problem: Any, estimator: Any, Y: np.ndarray, sound: np.ndarray, failures: dict[int, str]) -> Estimate:
+def _pilot(design: Design, problem: Any, estimator: Estimator, Y: np.ndarray, sound: np.ndarray, failures: dict[int, str]) -> Estimate:
     """An estimate from which the others begin: of a few spread over the responses the one with the middle variances."""
     found: list[Estimate] = []
     unconverged: list[Estimate] = []
@@ -240,7 +246,7 @@ def _pilot(design: Design, problem: Any, estimator: Any, Y: np.ndarray, sound: n
 def _pattern(
     design: Design,
     problem: Any,
-    estimator: Any,
+    estimator: Estimator,
     like: Estimate,
     Y: np.ndarray,
     rows: np.ndarray,
@@ -271,13 +277,14 @@ def _gathered(parts: list[tuple[np.ndarray, Batch]], R: int, like: Estimate, fai
     return out
 
 
-def covariances(design: Design, problem: Problem | GeneralizedProblem, estimator: Any, Y: np.ndarray, found: Many) -> np.ndarray:
+def covariances(design: Design, problem: Problem | GeneralizedProblem, estimator: Estimator, Y: np.ndarray, found: Many) -> np.ndarray:
     """Covariances (R, p, p) of the fixed effects, those of single fits; NaN where there is none."""
     batch = found.batch
     if isinstance(problem, Problem):
         return batch.beta_cov_unscaled * batch.sigma[:, None, None] ** 2
     if refits.is_laplace(problem, estimator):
         return laplace_batch.covariances(problem, estimator, Y, batch)
+    assert isinstance(estimator, LaplaceLikelihood)
     out = np.full_like(batch.beta_cov_unscaled, np.nan)
     m, p = problem.n_theta, problem.p
     for r in np.flatnonzero(np.isfinite(batch.objective)):
@@ -291,7 +298,7 @@ def covariances(design: Design, problem: Problem | GeneralizedProblem, estimator
     return out
 
 
-def satterthwaite(design: Design, problem: Problem | GeneralizedProblem, estimator: Any, Y: np.ndarray, found: Many) -> np.ndarray:
+def satterthwaite(design: Design, problem: Problem | GeneralizedProblem, estimator: Estimator, Y: np.ndarray, found: Many) -> np.ndarray:
     """Satterthwaite's degrees of freedom (R, p) of each coefficient."""
     batch = found.batch
     out = np.full(batch.beta.shape, np.nan)
@@ -299,7 +306,7 @@ def satterthwaite(design: Design, problem: Problem | GeneralizedProblem, estimat
     left = np.isfinite(batch.objective)
     if refits.is_batched(problem, estimator) and problem.p:
         together = left if len(problem.plan.terms) == 1 else left & ~np.isnan(Y).any(axis=0)
-        out = degrees_of_freedom(problem, design, estimator.reml, Y, batch, np.flatnonzero(together))
+        out = degrees_of_freedom(problem, design, bool(estimator.reml), Y, batch, np.flatnonzero(together))
         left &= np.isnan(out).any(axis=1)
     for r in np.flatnonzero(left):
         own = refits.of_present(design, problem, Y[:, r])

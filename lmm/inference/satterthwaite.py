@@ -15,10 +15,10 @@ Kuznetsova, Brockhoff & Christensen (2017), J. Stat. Softw. 82(13).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from lmm.estimators.base import Estimator
 from lmm.estimators.criterion import directions
 from lmm.inference.distributions import FTest, f_test
 from lmm.inference.marginal import Marginal, marginal
@@ -146,7 +146,7 @@ def covariance_jacobian(at: Marginal, estimate: Estimate) -> np.ndarray:
 
 
 @threads.limited()
-def satterthwaite(problem: Problem, estimator: Any, estimate: Estimate, cov: np.ndarray) -> Satterthwaite:
+def satterthwaite(problem: Problem, estimator: Estimator, estimate: Estimate, cov: np.ndarray) -> Satterthwaite:
     """Satterthwaite's method at a linear fit whose fixed effects have covariance ``cov`` (p, p)."""
     problem, estimate = inward(problem, estimate)
     known = variance_parameters(problem, estimator, estimate)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from lmm.errors import ArgumentError, CapacityError
+from lmm.estimators.base import Estimator
 from lmm.estimators.criterion import Evaluator, curvature, directions
 from lmm.estimators.stochastic import evaluator
 from lmm.estimators.trust_region import Point
@@ -66,13 +67,13 @@ def knows_sigma(estimate: Estimate) -> bool:
     return estimate.family is None and estimate.n_parameters == len(estimate.beta) + len(estimate.theta)
 
 
-def covariance(problem: Problem | GeneralizedProblem, estimator: Any, estimate: Estimate) -> np.ndarray:
+def covariance(problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate) -> np.ndarray:
     """Asymptotic covariance (m + 1, m + 1) of (theta, log sigma); see :func:`variance_parameters`."""
     return variance_parameters(problem, estimator, estimate).cov
 
 
 @threads.limited()
-def variance_parameters(problem: Problem | GeneralizedProblem, estimator: Any, estimate: Estimate) -> VarianceParameters:
+def variance_parameters(problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate) -> VarianceParameters:
     """Hessian of the criterion in (theta, log sigma) at an estimate, and twice its inverse.
 
     Parameters
@@ -121,7 +122,7 @@ def variance_parameters(problem: Problem | GeneralizedProblem, estimator: Any, e
     return VarianceParameters(cov, H, message)
 
 
-def _inside(problem: Problem, estimator: Any, estimate: Estimate) -> tuple[Problem, Any, Estimate]:
+def _inside(problem: Problem, estimator: Estimator, estimate: Estimate) -> tuple[Problem, Any, Estimate]:
     inner, own = inward(problem, estimate)
     return inner, estimator, own
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lmm.estimators.base import Estimator
 from lmm.estimators.stochastic import evaluator
 from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -25,11 +26,11 @@ TOLERANCE = 1e-10
 
 
 @threads.limited()
-def objective_without_effects(problem: Problem | GeneralizedProblem, estimator: Any, estimate: Estimate) -> float:
+def objective_without_effects(problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate) -> float:
     """-2 log-likelihood, or the REML criterion where the estimate has it, of the same fixed effects without random ones."""
     if isinstance(problem, GeneralizedProblem):
         return _generalized(problem)
-    evaluate = evaluator(problem, estimate.reml, getattr(estimator, "sigma", None))
+    evaluate = evaluator(problem, estimate.reml, estimator.sigma)
     return float(evaluate.objective(np.zeros(problem.n_theta)))
 
 

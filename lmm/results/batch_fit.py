@@ -13,6 +13,7 @@ import pandas as pd
 from lmm.arguments import checked_methods
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
+from lmm.estimators.base import Estimator
 from lmm.estimators.batch import Batch
 from lmm.inference import responses as many
 from lmm.inference.ddf import method_name
@@ -67,7 +68,7 @@ class BatchFit:
     responses: pd.Index
     design: Design
     problem: Problem | GeneralizedProblem
-    estimator: Any
+    estimator: Estimator
     batch: Batch
     nobs: np.ndarray
     like: Estimate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators import chain_diagnostics
+from lmm.estimators.base import Estimator
 from lmm.inference.ddf import degrees_of_freedom
 from lmm.later import Later
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -104,7 +105,7 @@ def profile_places(design: Design, estimate: Estimate, known: Uncertainty, parm:
 def confidence_intervals(
     design: Design,
     problem: Problem | GeneralizedProblem,
-    estimator: Any,
+    estimator: Estimator,
     estimate: Estimate,
     known: Uncertainty,
     method: str,
@@ -152,7 +153,7 @@ def no_ddf(ddf: str | None, method: str) -> None:
 def wald_intervals(
     design: Design,
     problem: Problem | GeneralizedProblem,
-    estimator: Any,
+    estimator: Estimator,
     estimate: Estimate,
     known: Uncertainty,
     level: float,

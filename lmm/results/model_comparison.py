@@ -16,7 +16,6 @@ from lmm.arguments import caller, checked
 from lmm.design.rank import independent_columns
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, ComparisonWarning, warn
-from lmm.estimators.registry import control_of
 from lmm.inference.likelihood_ratio import chi_squared_p
 from lmm.results.fit import Fit
 from lmm.results.neighbours import by_maximum_likelihood, check_likelihood
@@ -134,7 +133,7 @@ def _check_same(fits: Sequence[Fit], names: Sequence[str]) -> None:
             raise ArgumentError(
                 f"{pair} approximate the likelihood differently, by nAGQ={_points(first)} and nAGQ={_points(fit)}; fit both with the same."
             )
-        one, other = (control_of(f.estimator).curvature for f in (first, fit))
+        one, other = (f.estimator.control.curvature for f in (first, fit))
         if fit.family is not None and one != other and not fit.family.is_canonical:
             raise ArgumentError(
                 f"{pair} approximate the likelihood differently, with control=lmm.Control(curvature={one!r}) and {other!r}; "

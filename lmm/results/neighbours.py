@@ -6,7 +6,7 @@ import warnings
 from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,10 +24,6 @@ from lmm.results.notes import warned
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
 
-#: methods whose objective is a log-likelihood at its maximum; with notes of its own a report says that it is not
-MAXIMISED = ("reml", "ml", "em", "mackay", "pql", "laplace", "laplace2", "agq", "pirls")
-
-
 def check_likelihood(fit: Fit, what: str) -> None:
     """ArgumentError unless the fit is at the maximum of a likelihood."""
     estimate = fit.estimate
@@ -37,7 +33,7 @@ def check_likelihood(fit: Fit, what: str) -> None:
             "cross-validation (fit.draws.to_arviz() and arviz.compare), or fit with method=None."
         )
     notes = () if estimate.report is None else estimate.report.notes
-    if estimate.method not in MAXIMISED or notes or not np.isfinite(estimate.objective):
+    if not fit.estimator.maximises or notes or not np.isfinite(estimate.objective):
         raise ArgumentError(f"{what}: method {estimate.method!r} does not maximise a likelihood; fit with method=None.")
     if fit.estimator.control.evaluate_only:
         raise ArgumentError(f"{what}: the fit was evaluated at given parameters (evaluate_only=True), not optimised.")
@@ -65,12 +61,7 @@ def by_maximum_likelihood(fit: Fit) -> Fit:
     """The same model by maximum likelihood where it was fitted by REML; the fit itself otherwise."""
     if not fit.estimate.reml:
         return fit
-    own = fit.estimator
-    if is_dataclass(own) and any(field.name == "reml" for field in fields(own)):
-        chosen: Any = own
-        estimator = replace(chosen, reml=False)
-    else:
-        estimator = MaximumLikelihood(False, own.control)
+    estimator = fit.estimator.by_likelihood() or MaximumLikelihood(False, fit.estimator.control)
     with quietly(), threads.limited():
         try:
             estimate = warned(fit.design, estimator.fit(fit.problem))

@@ -15,6 +15,7 @@ import pandas as pd
 from lmm import arguments
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, DegreesOfFreedomWarning, warn
+from lmm.estimators.base import Estimator
 from lmm.formula import Formula
 from lmm.inference.ddf import SATTERTHWAITE, Asymptotic, Ddf, check, degrees_of_freedom
 from lmm.later import Later
@@ -51,7 +52,7 @@ class Parameters:
     formula: Formula
     design: Design
     problem: Problem | GeneralizedProblem
-    estimator: Any
+    estimator: Estimator
     estimate: Estimate
 
     # ---- parameters ----
@@ -293,10 +294,6 @@ class Parameters:
         theta : (m,) relative covariance parameters in the order of :attr:`theta`. For a generalized model theta, or theta
             followed by the kept coefficients and, where there is one, the dispersion.
         """
-        if not callable(getattr(self.estimator, "objective", None)):
-            raise ArgumentError(
-                f"objective: method {self.estimate.method!r} minimises no criterion of theta; fit.trace has what it recorded."
-            )
         names = naming.theta_names(self.design.terms)
         values = arguments.numbers_of(theta, "objective: theta", f"{len(names)} finite numbers, {', '.join(names)}")
         if self.family is not None:

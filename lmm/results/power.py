@@ -142,7 +142,7 @@ def p_values(
     out, failed = [], 0
     if test == "lrt":
         if truth.family is None:
-            estimator = MaximumLikelihood(reml=False, control=getattr(estimator, "control", Control()))
+            estimator = MaximumLikelihood(reml=False, control=estimator.control)
         smaller = _without(design, place)
         small_problem = refits.problem_of(smaller, fit.problem)
         small_truth = replace(truth, beta=np.delete(truth.beta, place), beta_cov_unscaled=np.zeros((smaller.p, smaller.p)))

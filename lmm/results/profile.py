@@ -14,6 +14,7 @@ from lmm import arguments
 from lmm.arguments import checked_methods
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
+from lmm.estimators.base import Estimator
 from lmm.inference.profile import Curve, Path
 from lmm.inference.profiles import parameters_held, profiles
 from lmm.inference.surface import Held, Place
@@ -174,7 +175,12 @@ def all_names(design: Design, estimate: Estimate) -> tuple[list[str], list[str],
 
 
 def profile(
-    design: Design, problem: Problem | GeneralizedProblem, estimator: Any, estimate: Estimate, places: Sequence[int] | None, level: float
+    design: Design,
+    problem: Problem | GeneralizedProblem,
+    estimator: Estimator,
+    estimate: Estimate,
+    places: Sequence[int] | None,
+    level: float,
 ) -> Profile:
     """Profile the parameters at ``places`` of :func:`all_names`, all of them by default; see :meth:`lmm.Fit.profile`."""
     cutoff = normal_quantile(level)

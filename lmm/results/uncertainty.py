@@ -19,6 +19,7 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
 from lmm.estimators import chain_diagnostics
+from lmm.estimators.base import Estimator
 from lmm.later import Later
 from lmm.linalg import threads
 from lmm.model.conditional import scale2
@@ -54,7 +55,7 @@ class Uncertainty:
     variances: Callable[[], np.ndarray] | None = None
 
 
-def uncertainty(design: Design, problem: Any, estimator: Any, estimate: Estimate) -> Uncertainty:
+def uncertainty(design: Design, problem: Any, estimator: Estimator, estimate: Estimate) -> Uncertainty:
     """Covariances at an estimate; those given theta where the Hessian is of no use."""
     given_theta = np.asarray(scale2(estimate) * estimate.beta_cov_unscaled)
     if estimate.draws is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, FormulaError, nearest
 from lmm.estimators import registry
+from lmm.estimators.base import Estimator
 from lmm.estimators.start import all_parameters, check_start
 from lmm.formula import Formula, parse
 from lmm.formula.expressions import is_atom, python
@@ -118,12 +119,12 @@ def _overrides(method: Any, changes: dict[str, Any]) -> bool:
 
 
 def refitted(
-    design: Design, problem: Problem | GeneralizedProblem, estimator: Any, estimate: Estimate, y: Any, start: Any
+    design: Design, problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate, y: Any, start: Any
 ) -> dict[str, Any]:
     """Design, problem and estimate for the response ``y``; a fit that was evaluated only is evaluated at the same parameters."""
     new_design = _with_response(design, estimate.family, y)
     new_problem = problem.with_response(new_design)
-    control = getattr(estimator, "control", None)
+    control = estimator.control
     start = check_start(start, new_design, new_problem)
     if start is None and control is not None and control.evaluate_only:
         start = all_parameters(estimate)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from types import ModuleType
 
 import numpy as np
 import pytest
 
 import lmm
-from lmm.estimators import Control, MaximumLikelihood, registry
+from lmm.estimators import Control, Estimator, MaximumLikelihood, registry
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.records import Estimate, Report
@@ -22,7 +22,7 @@ HERDS = "cbind(incidence, size - incidence) ~ period + (1|herd)"
 @pytest.mark.parametrize("name", registry.METHODS)
 def test_every_name_makes_an_estimator(name: str) -> None:
     kind = registry.load(name)
-    model = registry._models(kind)[0]
+    model = kind.models[0]
     estimator = registry.by_name(name, model, control=Control(tolerance=1e-7), nagq=1, reml=True)
     assert isinstance(estimator, kind)
     assert is_dataclass(estimator)
@@ -30,8 +30,8 @@ def test_every_name_makes_an_estimator(name: str) -> None:
     assert isinstance(estimator.name, str)
     for field, value in registry.METHODS[name].settings.items():
         assert getattr(estimator, field) == value
-    if "control" in {f.name for f in fields(kind)}:
-        assert registry.control_of(estimator).tolerance == 1e-7
+    assert estimator.control.tolerance == 1e-7
+    assert issubclass(kind, Estimator)
     assert registry.by_name(name.upper(), model) == registry.by_name(name, model)
     assert name in registry.for_model(model)
 
@@ -52,7 +52,7 @@ def test_a_method_for_the_other_kind_of_model(name: str, formula: str, data: str
 
 
 @dataclass(frozen=True)
-class Shrunken:
+class Shrunken(Estimator):
     """A method of the test's own: the likelihood's answer with every variance a quarter, and effects to match."""
 
     control: Control = Control()
@@ -99,6 +99,27 @@ def test_a_new_method_is_one_class_and_one_line() -> None:
     assert own.theta.to_numpy() == pytest.approx(usual.theta.to_numpy(), rel=1e-6)
     with pytest.raises(lmm.ArgumentError, match="Did you mean 'shrunken'"):
         lmm.lmer(FORMULA, sleep, method="shrunk")
+
+
+class Plain:
+    """An object with a ``fit`` method and nothing else."""
+
+    def fit(self, problem, start=None, callback=None) -> Estimate:
+        return MaximumLikelihood().fit(problem, start, callback)
+
+
+def test_any_object_with_a_fit_method_is_taken() -> None:
+    sleep = lmm.datasets.load("sleepstudy")
+    usual, fit = lmm.lmer(FORMULA, sleep), lmm.lmer(FORMULA, sleep, method=Plain())
+    assert fit.theta.equals(usual.theta)
+    assert fit.estimator.label == "Plain" and fit.estimator.name == "Plain"
+    assert fit.update(". ~ 1 + (1|Subject)").estimator.label == "Plain"
+    with pytest.raises(lmm.ArgumentError, match="does not maximise a likelihood"):
+        fit.drop1()
+    with pytest.raises(lmm.ArgumentError, match="checkpoint= is for .*, not for Plain"):
+        lmm.lmer(FORMULA, sleep, method=Plain(), control=Control(checkpoint="somewhere"))
+    with pytest.raises(lmm.ArgumentError, match="'Plain' minimises no criterion of theta"):
+        fit.objective(fit.theta)
 
 
 @pytest.mark.parametrize("name", ["vi", "mcem", "nuts", "mackay", "pql"])
