@@ -13,7 +13,7 @@ import numpy as np
 
 from lmm.arguments import caller, checked
 from lmm.design import build_design
-from lmm.design.records import Design
+from lmm.design.records import Call, Design
 from lmm.errors import ArgumentError
 from lmm.estimators import Control, registry
 from lmm.estimators.base import Estimator
@@ -143,23 +143,22 @@ def run(
                 factorization=choose_factorization(estimator, settings),
                 **given,
             )
-    call = {"run": run, "REML": estimator.reml, "na_action": na_action, "method": method, "control": control}
+    call = {"REML": estimator.reml, "na_action": na_action, "method": method, "control": control}
     call |= kept_arguments(design, weights=weights, offset=offset, subset=subset, contrasts=contrasts, start=start)
-    design = replace(design, extra={**design.extra, "call": call})
     with threads.limited():
         if problem is None:
             problem = build_problem(design, choose_backend(design, settings), choose_factorization(estimator, settings))
         if problem.plan.backend == "jax":
             devices = sharded.count_for(settings.devices, tail.size(problem.arranged.layout))
             problem = replace(problem, plan=replace(problem.plan, devices=devices))
-    design.extra["plan"] = problem.plan
+    design = replace(design, call=Call(run, call), plan=problem.plan)
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
     return fit_problem(design, problem, estimator, start)
 
 
 def kept_arguments(design: Design, *, subset: Any, **arguments: Any) -> dict[str, Any]:
     """Arguments of a call as :meth:`Fit.update` repeats them: what the user does to arrays afterwards does not change them."""
-    chosen = Chosen(subset, design.extra["subset"]) if callable(subset) else own(subset)
+    chosen = Chosen(subset, np.asarray(design.subset)) if callable(subset) else own(subset)
     return {"subset": chosen, **{name: own(value) for name, value in arguments.items()}}
 
 

@@ -186,7 +186,7 @@ def _fit(
             raise DataError(f"the response {Y.names[first]!r} is missing in {lost} rows, and na_action='fail'; use na_action='omit'.")
         with bar(values.shape[1], "responses", progress) as told:
             found = many.fit_responses(design, problem, estimator, values, told)
-    rows = design.extra["subset"] if callable(given["subset"]) else given["subset"]  # a function need not pickle
+    rows = design.subset if callable(given["subset"]) else given["subset"]  # a function need not pickle
     batch = found.batch
     failures = {r: f"{why}." for r, why in batch.failures.items()}
     messages = {r: said[0] for r, said in found.messages.items()}
@@ -242,7 +242,7 @@ def _model(
     )
     design = replace(design, formula=parsed, response="response")
     problem = build_problem(design) if family is None else build_generalized(design, family)
-    return replace(design, extra={**design.extra, "plan": problem.plan, "family": family}), problem
+    return replace(design, plan=problem.plan, family=family), problem
 
 
 def _used(design: Design, context: Mapping[str, Any], subset: Any) -> dict[str, Any]:

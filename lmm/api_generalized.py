@@ -13,7 +13,7 @@ from lmm import families
 from lmm.api import check_control, choose_factorization, fit_problem, kept_arguments, rows_bar
 from lmm.arguments import caller, checked
 from lmm.design import build_design
-from lmm.design.records import Design
+from lmm.design.records import Call, Design
 from lmm.errors import ArgumentError
 from lmm.estimators import Control, registry
 from lmm.estimators.base import Estimator
@@ -161,18 +161,18 @@ def run_generalized(
         else:
             check_streamed(estimator)
             design, problem = stream_generalized.build_generalized(formula, data, reducer, family, **given)
-        call = {"run": run_generalized, "family": family, "nAGQ": "laplace2" if second_order else nAGQ}
+        call: dict[str, Any] = {"family": family, "nAGQ": "laplace2" if second_order else nAGQ}
         call |= {"na_action": na_action, "method": method, "control": control}
         call |= kept_arguments(design, weights=weights, offset=offset, subset=subset, contrasts=contrasts, start=start)
         check_quadrature(design, estimator.nagq, second_order)
         if problem is None:
             settings = estimator.control
-            problem = build_generalized(design, design.extra["family"], choose_factorization(estimator, settings))
+            problem = build_generalized(design, design.family, choose_factorization(estimator, settings))
             here = isinstance(estimator, LaplaceLikelihood) and not problem.plan.iterative
             if here and choose_passes(problem.n, settings) == "jax":
                 problem = device_rows.on_devices(problem, settings.devices)
     plan = replace(problem.plan, passes=getattr(problem.source, "where", ""))
-    design = replace(design, extra={**design.extra, "call": call, "plan": plan})
+    design = replace(design, call=Call(run_generalized, call), plan=plan)
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
     return fit_problem(design, problem, estimator, start)
 

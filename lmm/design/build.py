@@ -48,7 +48,7 @@ def build_design(
     context : variables and functions of the caller.
     family : None for a linear model; otherwise an object whose ``response(values, name)`` returns
         ``(y, weights or None)``, and the checks that hold for linear models alone are left out. One that has ``bind``
-        learns from the response what it needs (categories) and is ``design.extra["family"]``; one whose
+        learns from the response what it needs (categories) and is ``design.family``; one whose
         ``has_intercept`` is false has no column of ones.
 
     Returns
@@ -116,7 +116,9 @@ def build_design(
         na_action=na_action,
         response=parsed.response,
         messages=(*found.said, *messages, *said),
-        extra={"R": triangle, "subset": found.subset, "family": family},
+        R=triangle,
+        subset=found.subset,
+        family=family,
     )
 
 

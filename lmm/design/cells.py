@@ -15,7 +15,7 @@ LISTED = 3
 
 def positions(design: Design) -> np.ndarray:
     """Where the rows of the fit are in the user's table."""
-    subset, kept = design.extra.get("subset"), np.asarray(design.kept)
+    subset, kept = design.subset, np.asarray(design.kept)
     return np.flatnonzero(kept) if subset is None else np.flatnonzero(np.asarray(subset))[kept]
 
 

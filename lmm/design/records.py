@@ -7,6 +7,7 @@ has two blocks. Terms are sorted by decreasing number of levels (stable), as in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -73,6 +74,53 @@ RandomTerm.levels = _Labels()  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, eq=False)
+class RowSource:
+    """Rows that were read in chunks and let go: where they are, and what is known of them.
+
+    Attributes
+    ----------
+    n, asked : rows used, and rows of the data after ``subset``.
+    recipe : how a chunk becomes numbers (:class:`lmm.stream.recipe.Recipe`).
+    columns : places of the p kept columns among the formula's.
+    moments : (1 + c, 1 + c) sums of products of a constant and all columns of the recipe.
+    response : (6,) what tells whether two fits have the same rows: sums and extremes of y - offset and of the weights.
+    offset_mean : mean of the offset.
+    covariates : mean and distinct values of each numeric variable of the fixed part.
+    grams : per grouping factor the mean of z z' (k, k); filled in when the terms are known.
+    origin : the data, to be read again (:class:`lmm.stream.build.Origin`); None where it did not travel.
+    """
+
+    n: int
+    asked: int
+    recipe: Any
+    columns: np.ndarray
+    moments: np.ndarray
+    response: np.ndarray
+    offset_mean: float
+    covariates: dict[str, tuple[float, Any]]
+    grams: dict[str, np.ndarray] = field(default_factory=dict)
+    origin: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """The call that made a fit, ``run(formula, data, context, **arguments)``, so that it can be repeated with something changed.
+
+    Attributes
+    ----------
+    run : what carries it out.
+    arguments : as they were given: weights, offset, subset, na_action, contrasts, start, method, control, and REML, or family and nAGQ.
+    """
+
+    run: Callable[..., Any]
+    arguments: dict[str, Any]
+
+    def changed(self, **arguments: Any) -> Call:
+        """The same call with some arguments changed."""
+        return replace(self, arguments={**self.arguments, **arguments})
+
+
+@dataclass(frozen=True, eq=False)
 class Design:
     """A model's matrices with the names that belong to them.
 
@@ -94,6 +142,12 @@ class Design:
     na_action : "omit", "exclude" or "fail".
     response : name of the response as written.
     messages : warnings raised on the way here, as text.
+    R : (p, p) upper triangular, R'R = X'WX; None where it was not computed.
+    subset : (M,) bool, the rows of the user's table that ``subset=`` chose; None for all.
+    family : the family of a generalized model, with what it learnt from the response.
+    call : the call that made it.
+    plan : how the random terms are eliminated (:class:`lmm.linalg.plan.Plan`; prints itself); None before a fit.
+    source : the rows that were read in chunks; None for rows in memory.
     """
 
     formula: Formula
@@ -112,25 +166,39 @@ class Design:
     na_action: str
     response: str
     messages: tuple[str, ...] = ()
-    extra: dict[str, Any] = field(default_factory=dict)
+    R: np.ndarray | None = None
+    subset: np.ndarray | None = None
+    family: Any = None
+    call: Call | None = None
+    plan: Any = None
+    source: RowSource | None = None
 
     @property
     def n(self) -> int:
         """Rows kept."""
-        return int(self.extra["n"]) if self.streamed else len(self.y)
+        return len(self.y) if self.source is None else self.source.n
 
     @property
     def streamed(self) -> bool:
         """Whether the rows were read in chunks and let go: the fields that have one entry per row cannot be used."""
-        return "n" in self.extra
+        return self.source is not None
+
+    @property
+    def rows(self) -> RowSource:
+        """The rows that were read in chunks."""
+        assert self.source is not None
+        return self.source
+
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the call that made it; none where it was not made by one."""
+        return {} if self.call is None else dict(self.call.arguments)
 
     @property
     def rows_used(self) -> np.ndarray:
         """(N,) bool, the rows of the user's table that are kept, whether ``subset`` or a missing value leaves out the others."""
-        subset = self.extra.get("subset")
-        if subset is None:
+        if self.subset is None:
             return np.asarray(self.kept)
-        used = np.array(subset)
+        used = np.array(self.subset)
         used[used] = self.kept
         return used
 
@@ -140,14 +208,9 @@ class Design:
         return len(self.names)
 
     @property
-    def plan(self) -> Any:
-        """How the random terms are eliminated (``lmm.linalg.plan.Plan``; prints itself); None before a fit."""
-        return self.extra.get("plan")
-
-    @property
     def n_dropped(self) -> int:
         """Rows left out because a value is missing (``subset`` not counted)."""
-        return int(self.extra["asked"] if self.streamed else len(self.kept)) - self.n
+        return (len(self.kept) if self.source is None else self.source.asked) - self.n
 
     @property
     def Z(self) -> sp.csr_array:
@@ -183,10 +246,9 @@ class Design:
         values = numeric(y, what) if isinstance(y, np.ma.MaskedArray) else y
         if not isinstance(y, pd.Series | pd.DataFrame):
             values = as_array(values, what)
-        subset = self.extra.get("subset")
         places = [(self.n, self.index, None), (len(self.kept), self.full_index, self.kept)]
-        if subset is not None:
-            places.append((len(subset), self.frame.table.index, self.rows_used))
+        if self.subset is not None:
+            places.append((len(self.subset), self.frame.table.index, self.rows_used))
         for rows, index, chosen in places:
             if values.shape[:1] == (rows,):
                 found = aligned(values, index, what)

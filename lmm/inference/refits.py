@@ -363,7 +363,11 @@ def design_of_rows(design: Design, which: np.ndarray, codes: dict[int, np.ndarra
         index=pd.RangeIndex(len(which)),
         kept=np.ones(len(which), dtype=bool),
         full_index=pd.RangeIndex(len(which)),
-        extra={"R": R},
+        R=R,
+        subset=None,
+        family=None,
+        call=None,
+        plan=None,
     )
 
 

@@ -229,7 +229,7 @@ def build_generalized(design: Design, family: Any, factorization: str = "exact")
 def build_problem(design: Design, backend: str = "numpy", factorization: str = "auto") -> Problem:
     """One pass over the rows of a design."""
     start = perf_counter()
-    R = design.extra.get("R")
+    R = design.R
     if R is None:
         R = independent_columns(design.X, design.weights)[1]
     beta0, residual = _residual(design, R)

@@ -170,7 +170,7 @@ def _times(w: np.ndarray, a: np.ndarray | None, b: np.ndarray | None) -> np.ndar
 
 def make_rows(design: Design, factorization: str = "exact") -> Rows:
     """The rows of a design, fixed columns made orthonormal."""
-    R = design.extra.get("R")
+    R = design.R
     if R is None or design.weights is not None:  # orthonormal without weights, which mean trials here
         R = independent_columns(design.X)[1]
     R = R / np.sqrt(design.n)  # columns of mean square one: a unit of gamma moves the predictor as a unit of theta does

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lmm.design.records import Call
 from lmm.errors import ArgumentError
 from lmm.formula.table import Table
 from lmm.results.archive_records import BUILTINS, CALLS, FUNCTIONS, LEFT_BEHIND, LIBRARIES, MASKED, SMALL, Needed, name_of, record
@@ -113,11 +114,8 @@ class Writer:
         """A field; a function of the caller is left out by its name where it can be given again."""
         if field in ("context", "contrasts") and type(value) is dict:
             return self.value({name: self._caller(own, str(name)) for name, own in value.items()}, where)
-        if field == "extra" and "call" in value:
-            call = dict(value["call"])
-            if isinstance(call.get("contrasts"), dict):
-                call["contrasts"] = {name: self._caller(own, str(name)) for name, own in call["contrasts"].items()}
-            value = {**value, "call": call}
+        if field == "arguments" and isinstance(owner, Call) and isinstance(value.get("contrasts"), dict):
+            value = {**value, "contrasts": {name: self._caller(own, str(name)) for name, own in value["contrasts"].items()}}
         return self.value(value, where)
 
     def _caller(self, value: Any, name: str) -> Any:

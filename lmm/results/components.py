@@ -94,7 +94,7 @@ def boundary_distances(design: Design, estimate: Estimate, tol: float) -> list[n
 def column_gram(design: Design, term: RandomTerm, family: Any = None) -> np.ndarray:
     """The mean of z z' over the rows, weights included, (k, k); with a family relative to the square of the predictor's size."""
     if design.streamed:
-        return np.asarray(design.extra["grams"][term.group])
+        return np.asarray(design.rows.grams[term.group])
     if family is not None:
         return np.asarray(term.values.T @ term.values) / (design.n * family.eta_scale(design.y, design.weights) ** 2)
     weighted = term.values if design.weights is None else term.values * design.weights[:, None]

@@ -74,7 +74,7 @@ def _solved(design: Design) -> np.ndarray:
         raise ArgumentError(f"estimable functions need the columns that were dropped, which cannot be built again: {error}") from error
     whole = used(design, pd.DataFrame(X)).to_numpy()
     lost = np.setdiff1d(np.arange(len(names)), kept)
-    constant = not getattr(design.extra.get("family"), "has_intercept", True)
+    constant = not getattr(design.family, "has_intercept", True)
     own = np.column_stack([design.X, np.ones((design.n, int(constant)))])
     scale = np.linalg.norm(own, axis=0)
     solved = np.linalg.lstsq(own / scale, whole[:, lost], rcond=None)[0] / scale[:, None]

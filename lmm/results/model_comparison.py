@@ -116,8 +116,8 @@ def _check_same(fits: Sequence[Fit], names: Sequence[str]) -> None:
                 f"{pair} were fitted to different rows, {a.n} and {b.n}; fit both to the rows complete in every column used "
                 "(data.dropna(subset=[...]), or subset=)."
             )
-        if a.streamed or b.streamed:
-            same = a.streamed and b.streamed and _same(a.extra["response"], b.extra["response"])
+        if a.source is not None or b.source is not None:
+            same = a.source is not None and b.source is not None and _same(a.source.response, b.source.response)
         else:
             same = _same(a.y, b.y)
         if not same:

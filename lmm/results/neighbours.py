@@ -68,12 +68,11 @@ def by_maximum_likelihood(fit: Fit) -> Fit:
         except ResponseError as error:
             text = "fits are compared by maximum likelihood, and this model, fitted by REML, cannot be fitted so. "
             raise ResponseError(text + str(error)) from None
-    call = fit.design.extra.get("call")
     design = fit.design
-    if call is not None:
-        plain = call["method"] is None or (isinstance(call["method"], str) and call["method"].lower() in ("reml", "ml"))
-        method = None if plain else estimator
-        design = replace(design, extra={**design.extra, "call": {**call, "REML": False, "method": method}})
+    if design.call is not None:
+        asked = design.call.arguments["method"]
+        plain = asked is None or (isinstance(asked, str) and asked.lower() in ("reml", "ml"))
+        design = replace(design, call=design.call.changed(REML=False, method=None if plain else estimator))
     return replace(fit, design=design, estimator=estimator, estimate=estimate)
 
 
@@ -112,15 +111,10 @@ def _streamed(fit: Fit, formula: Formula, changes: dict[str, Any], context: Mapp
 def design_of(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Design:
     """The matrices of another formula on the rows of this fit, nothing fitted."""
     design = fit.design
-    call = _call(fit)
+    if design.call is None:
+        raise ArgumentError("this fit was not made by lmer() or glmer(), so there is no call to repeat.")
+    call = design.arguments()
     given = {"weights": call["weights"], "offset": call["offset"], "contrasts": updating.codings(call, formula)}
     scope = ChainMap(dict(design.frame.context), dict(context))
     with quietly(), threads.limited():
         return build_design(formula, design.frame.data, subset=design.rows_used, context=scope, family=call.get("family"), **given)
-
-
-def _call(fit: Fit) -> dict[str, Any]:
-    call: dict[str, Any] | None = fit.design.extra.get("call")
-    if call is None:
-        raise ArgumentError("this fit was not made by lmer() or glmer(), so there is no call to repeat.")
-    return call

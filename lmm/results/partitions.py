@@ -95,9 +95,9 @@ def _predict_batches(batches: Iterator[Any], packed: bytes) -> Iterator[Any]:
 def pack(fit: Any, options: Mapping[str, Any], pickler: Any) -> bytes:
     """What the predictions need of the fit, pickled by the cluster's own ``pickler``: no rows, no sums where no errors are asked for."""
     design, plain = fit.design, _plain(fit, options)
-    left = ("origin", "call", "recipe", "coders") if plain else ("origin", "call")
     frame = replace(design.frame, table=type(design.frame.table)({name: [] for name in design.frame.table.columns}))
-    design = replace(design, extra={name: value for name, value in design.extra.items() if name not in left}, frame=frame)
+    source = design.source and replace(design.source, origin=None, recipe=None if plain else design.source.recipe)
+    design = replace(design, call=None, source=source, frame=frame)
     if plain and not options.get("marginal"):
         fit = replace(fit, problem=None)
     return bytes(pickler.dumps((replace(fit, design=design), dict(options)), protocol=5))

@@ -58,7 +58,7 @@ class Variable:
 
 def used(design: Design, column: Any) -> Any:
     """The rows of the fit of one of the user's columns, or of a DataFrame; numbered anew."""
-    subset = design.extra.get("subset")
+    subset = design.subset
     rows = column if subset is None else column[np.asarray(subset)]
     rows = rows[np.asarray(design.kept)].reset_index(drop=True)
     return pd.Series(taken(rows, None), name=rows.name) if isinstance(rows, pd.Series) else rows
@@ -92,12 +92,12 @@ def variables(design: Design, with_offset: bool = True) -> list[Variable]:
     coded = _coded(design)
     out = []
     for name in columns_in(design, texts):
-        if design.streamed:
-            values = as_predictor(design.extra["recipe"].frame.table.column(name))
+        if design.source is None:
+            values, known = as_predictor(used(design, design.frame.table.column(name))), None
         else:
-            values = as_predictor(used(design, design.frame.table.column(name)))
+            values, known = as_predictor(design.source.recipe.frame.table.column(name)), design.source.covariates.get(name)
         numeric = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
-        out.append(Variable(name, values, not numeric or name in coded, design.extra.get("covariates", {}).get(name)))
+        out.append(Variable(name, values, not numeric or name in coded, known))
     return out
 
 

@@ -267,7 +267,7 @@ def scale_lines(design: Design, estimate: Estimate, known: Uncertainty, eta: np.
 
 def header_lines(design: Design, estimate: Estimate) -> list[tuple[str, str]]:
     """Family, formula, and weights, offset and subset where the call had them."""
-    call = design.extra.get("call", {})
+    call = design.arguments()
     lines = [("Formula", str(design.formula))]
     if estimate.family is not None:
         lines.insert(0, ("Family", family_line(estimate)))

@@ -82,7 +82,7 @@ def structure(design: Design) -> Structure:
     factors, terms = formula_factors.fixed_structure(frame)
     total = terms[-1].columns.stop if terms else 0
     present = [j for j in range(total) if j not in set(frame.left_out)]
-    constant = not getattr(design.extra.get("family"), "has_intercept", True)
+    constant = not getattr(design.family, "has_intercept", True)
     if constant and not any(term.label == "1" for term in terms):
         terms = [FixedTerm("1", (), range(0), (((), 1.0),)), *terms]
     return Structure(factors, terms, np.array(present, dtype=int)[kept_positions(design)], constant)

@@ -167,7 +167,7 @@ def augment(design: Design, estimate: Estimate, eta: np.ndarray) -> pd.DataFrame
         columns[".eta"] = eta
     added, index = align(design, np.column_stack(list(columns.values())))
     data = design.frame.data
-    subset = design.extra.get("subset")
+    subset = design.subset
     if subset is not None:
         data = data[np.asarray(subset)]
     if len(index) != len(data):

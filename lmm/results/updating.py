@@ -31,13 +31,13 @@ from lmm.results.notes import warned
 def repeat_call(design: Design, formula: str | Formula | None, changes: dict[str, Any], context: Mapping[str, Any]) -> Any:
     """Repeat the call that made ``design`` with a changed formula or arguments.
 
-    ``design.extra["call"]`` holds the keyword arguments of the call and, under ``"run"``, what carries
-    it out: ``run(formula, data, context, **arguments)``.
+    Raises
+    ------
+    ArgumentError : for a fit that no call made, and for what does not fit the new data.
     """
-    call: dict[str, Any] = dict(design.extra.get("call", {}))
-    run = call.pop("run", None)
-    if run is None:
+    if design.call is None:
         raise ArgumentError("update: this fit was not made by lmer() or glmer(), so there is no call to repeat; fit the new model.")
+    run, call = design.call.run, design.arguments()
     _check_arguments(run, changes)
     if formula is None:
         new: str | Formula = design.formula  # as it was read: a text would not say that b:a came from a/b
@@ -52,8 +52,8 @@ def repeat_call(design: Design, formula: str | Formula | None, changes: dict[str
         call["start"] = None  # theta belongs to the old terms
     if isinstance(new, Formula):
         call["contrasts"] = codings(call, new)
-    if design.streamed and "data" not in changes:
-        changes = {"data": design.extra["origin"].again(), **changes}
+    if design.source is not None and "data" not in changes:
+        changes = {"data": design.source.origin.again(), **changes}
     kept = dict(design.frame.context)
     chosen = call.get("subset")
     if isinstance(chosen, Chosen):

@@ -25,12 +25,13 @@ from lmm.stream.reducers import Reducer
 
 def write(design: Design, estimate: Estimate, path: Any, reducer: Reducer, columns: Collection[str] | None, progress: Any) -> int:
     """Write the rows of a streamed fit with ``.fitted``, ``.resid``, ``.fixed``; how many were written. See ``Fit.write_predictions``."""
-    recipe: Recipe = design.extra["recipe"]
+    recipe: Recipe = design.rows.recipe
     if ordinal.is_ordinal(estimate.family):
         raise ArgumentError("write_predictions is for linear and generalized models; an ordinal one has fit.predict(table).")
     carried = _carried(recipe.needed, reducer, columns)
     needed = tuple(dict.fromkeys([*recipe.needed, *carried]))
-    return _written(path, reducer, needed, lambda table: _predicted(design, estimate, recipe, table, carried), progress)
+    coders: dict[str, Coder] = {}
+    return _written(path, reducer, needed, lambda table: _predicted(design, estimate, recipe, table, carried, coders), progress)
 
 
 def write_new(fit: Any, path: Any, reducer: Reducer, columns: Collection[str] | None, progress: Any) -> int:
@@ -50,7 +51,7 @@ def write_new(fit: Any, path: Any, reducer: Reducer, columns: Collection[str] | 
             out = out.append_column(f".fitted {name}", pa.array(values[name].to_numpy(), from_pandas=True))
         return out
 
-    origin = fit.design.extra.get("origin")
+    origin = None if fit.design.source is None else fit.design.source.origin
     return _written(path, reducer, needed, predicted, progress, () if origin is None or origin.reducer is None else (origin.reducer,))
 
 
@@ -117,17 +118,19 @@ def _carried(usual: tuple[str, ...], reducer: Reducer, columns: Collection[str] 
     return tuple(wanted)
 
 
-def _predicted(design: Design, estimate: Estimate, recipe: Recipe, table: Any, carried: tuple[str, ...]) -> Any:
+def _predicted(
+    design: Design, estimate: Estimate, recipe: Recipe, table: Any, carried: tuple[str, ...], coders: dict[str, Coder]
+) -> Any:
     import pyarrow as pa
 
     block = recipe.block(table)
     fixed = np.zeros(block.n) if block.offset is None else block.offset.copy()
-    positions = [recipe.fixed[int(j)] for j in design.extra["kept"]]
+    positions = [recipe.fixed[int(j)] for j in design.rows.columns]
     for place, beta in zip(positions, estimate.beta, strict=True):
         column = block.columns[place]
         fixed += beta if column is None else beta * column
     eta = fixed.copy()
-    for coder, modes, labels, places in _terms(design, estimate, recipe, block):
+    for coder, modes, labels, places in _terms(design, estimate, recipe, block, coders):
         values = [block.columns[place] for place in places]
         ones = np.broadcast_to(1.0, block.n)
         columns = np.column_stack([ones if value is None else value for value in values])
@@ -154,9 +157,10 @@ def _predicted(design: Design, estimate: Estimate, recipe: Recipe, table: Any, c
     return beside
 
 
-def _terms(design: Design, estimate: Estimate, recipe: Recipe, block: Any) -> Iterator[tuple[Coder, np.ndarray, Any, tuple[int, ...]]]:
-    """Per random term its coder, modes, the block's labels and the places of its columns."""
-    coders: dict[str, Coder] = design.extra.setdefault("coders", {})
+def _terms(
+    design: Design, estimate: Estimate, recipe: Recipe, block: Any, coders: dict[str, Coder]
+) -> Iterator[tuple[Coder, np.ndarray, Any, tuple[int, ...]]]:
+    """Per random term its coder, modes, the block's labels and the places of its columns; ``coders`` are made once."""
     own = {term.group: (term, labels) for term, labels in zip(recipe.terms, block.labels, strict=True)}
     for term, modes in zip(design.terms, estimate.modes, strict=True):
         columns, labels = own[term.group]

@@ -7,7 +7,7 @@ y0 = r - X delta, delta = (X'WX)^-1 X'Wr, needs sums only.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -18,7 +18,7 @@ from scipy.linalg import solve_triangular
 from lmm.design.checks import check_effects, check_levels
 from lmm.design.random import RandomPart
 from lmm.design.rank import TOLERANCE
-from lmm.design.records import Design, RandomTerm
+from lmm.design.records import Design, RandomTerm, RowSource
 from lmm.errors import RankWarning, ResponseError, warn
 from lmm.formula import TermRecipe
 from lmm.model.crossproducts import CrossProducts, Pairs
@@ -76,7 +76,7 @@ def finish(
             first, second = min(t, s), max(t, s)
             shape = (len(recipe.terms[first].pool), len(recipe.terms[second].pool))
             pairs[i, j] = _pairs(sums.pairs.pop((first, second)), ranks[first], ranks[second], shape, first != t, len(orders[s]))
-    design.extra["grams"] = {term.group: A.sum(axis=-1) / sums.n for term, A in zip(design.terms, diag, strict=True)}
+    design = with_grams(design, diag)
     cross = CrossProducts(tuple(diag), tuple(rhs), pairs, gram, sums.n, sums.sum_log_weights)
     moments = (sums.total, float(np.sqrt(sums.spread / sums.n)))
     beta0 = recipe.pilot[kept] + delta
@@ -177,13 +177,16 @@ def _design(recipe: Recipe, sums: PartialSums, terms: list[TermColumns], labels:
         table=Witnesses(recipe.frame.table.native),
         terms=tuple(TermRecipe(t.factors, index, t.blocks, t.columns, _sources(recipe, t)) for t, index in zip(terms, labels, strict=True)),
     )
-    extra = {"R": R, "subset": None, "family": recipe.family, "n": sums.n, "asked": sums.asked, "recipe": recipe}
-    extra["offset_mean"] = sums.offset_sum / sums.n
-    extra["covariates"] = {name: (covariate.total / sums.n, covariate.distinct) for name, covariate in sums.covariates.items()}
-    extra["moments"] = raw_moments(recipe, sums.gram if sums.plain is None else sums.plain)
-    extra["kept"] = kept
-    # what tells whether two fits have the same rows: of y - offset and w
-    extra["response"] = np.array([sums.total, sums.spread, sums.least, sums.most, sums.offset_sum, sums.sum_log_weights])
+    source = RowSource(
+        n=sums.n,
+        asked=sums.asked,
+        recipe=recipe,
+        columns=kept,
+        moments=raw_moments(recipe, sums.gram if sums.plain is None else sums.plain),
+        response=np.array([sums.total, sums.spread, sums.least, sums.most, sums.offset_sum, sums.sum_log_weights]),
+        offset_mean=sums.offset_sum / sums.n,
+        covariates={name: (covariate.total / sums.n, covariate.distinct) for name, covariate in sums.covariates.items()},
+    )
     has_offset = bool(recipe.offset_texts())
     return Design(
         formula=recipe.formula,
@@ -202,8 +205,16 @@ def _design(recipe: Recipe, sums: PartialSums, terms: list[TermColumns], labels:
         na_action=recipe.na_action,
         response=recipe.response,
         messages=messages,
-        extra=extra,
+        R=R,
+        family=recipe.family,
+        source=source,
     )
+
+
+def with_grams(design: Design, diag: Sequence[np.ndarray]) -> Design:
+    """The design with the mean of z z' of each term, from the sums (k, k, J) of its levels."""
+    grams = {term.group: A.sum(axis=-1) / design.n for term, A in zip(design.terms, diag, strict=True)}
+    return replace(design, source=replace(design.rows, grams=grams))
 
 
 def _sources(recipe: Recipe, term: TermColumns) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ def build_generalized(
     family.check_range(first.sums.least, first.sums.most, recipe.response)
     end = perf_counter()
     design, problem = _finish(recipe, lean, first, reducer)
-    design.extra["origin"] = Origin(data, reducer, reducer.text)
+    design = replace(design, source=replace(design.rows, origin=Origin(data, reducer, reducer.text)))
     seconds = {"recipe": middle - begin, "levels": end - middle, "rows": perf_counter() - end}
     some = problem.source.sample()
     return design, replace(problem, seconds=seconds, eta_scale=family.eta_scale(some.y, some.weights))
@@ -133,7 +133,7 @@ def _finish(recipe: Recipe, lean: Recipe, first: First, reducer: Reducer) -> tup
             low, high = min(t, s), max(t, s)
             shape = (len(recipe.terms[low].pool), len(recipe.terms[high].pool))
             pairs[i, j] = finish._pairs(sums.pairs.pop((low, high)), ranks[low], ranks[high], shape, low != t, len(orders[s]))
-    design.extra["grams"] = {term.group: A.sum(axis=-1) / sums.n for term, A in zip(design.terms, diag, strict=True)}
+    design = finish.with_grams(design, diag)
     pattern = CrossProducts(tuple(diag), (), pairs, np.zeros((1, 1)), sums.n, 0.0)
     plan = plan_for(pattern, tuple(term.group for term in design.terms))
     evaluate = Evaluate(recipe, tuple(numbered), tuple(by_size), tuple(recipe.fixed[j] for j in kept))

@@ -54,7 +54,7 @@ def test_intercept_and_slope(data):
     np.testing.assert_array_equal(random.values, design.X)
     assert random.codes.dtype == np.int32 and random.values.flags.f_contiguous and design.X.flags.f_contiguous
     assert design.index.equals(data.index) and design.full_index.equals(data.index) and design.kept.all()
-    np.testing.assert_allclose(design.extra["R"].T @ design.extra["R"], design.X.T @ design.X)
+    np.testing.assert_allclose(design.R.T @ design.R, design.X.T @ design.X)
 
 
 COLUMNS = {
@@ -207,7 +207,7 @@ def test_dependent_columns_are_dropped_and_named(data):
     assert design.names == ("Intercept", "x", "z") and design.dropped == ("I(2 * x)", "center(z)")
     assert design.all_names == ("Intercept", "x", "I(2 * x)", "z", "center(z)")
     assert design.messages == (str(caught[0].message),)
-    assert design.X.shape == (240, 3) and design.extra["R"].shape == (3, 3)
+    assert design.X.shape == (240, 3) and design.R.shape == (3, 3)
 
 
 def test_empty_cells_are_dropped(data):

@@ -49,7 +49,7 @@ def rows(n: int = 1_200, seed: int = 3) -> dict[str, np.ndarray]:
 def problems(formula: str, family: object, **settings: object) -> tuple[GeneralizedProblem, GeneralizedProblem]:
     family = families.get(family)
     design = build_design(formula, rows(), family=family)
-    family = design.extra["family"]
+    family = design.family
     exact, iterative = (build_generalized(design, family, how) for how in ("exact", "iterative"))
     assert iterative.plan.iterative
     assert not exact.plan.iterative
