@@ -17,7 +17,7 @@ import numpy as np
 
 from lmm.covariance.base import units
 from lmm.estimators.boundary import SNAP, escapes, snapped_theta
-from lmm.estimators.restart import CONFLICT, FAR, FEW, SMALL, Piece, free, is_little, subsets
+from lmm.estimators.restart import CONFLICT, FAR, FEW, SMALL, Piece, free, is_little, mirrors, subsets
 from lmm.linalg import threads
 from lmm.model import batch_levels, batch_stacked
 from lmm.model.batched import Levels, Stacked, Values, explained
@@ -355,6 +355,10 @@ def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> Ends
     if len(below):
         pieces = [(t, columns) for t, structure in enumerate(problem.structures) for columns in structure.pieces()]
         starts += [(below, from_below(evaluate, ends.steps[:, below], piece)) for piece in pieces]
+        turned = np.flatnonzero(vanished) if effects <= SMALL else which[:0]
+        for t, columns in pieces if len(turned) else []:
+            for mirror in mirrors(problem.grams()[t], columns):
+                starts.append((turned, mirrored(evaluate, ends.steps[:, turned], t, columns, mirror)))
     which, begin = np.concatenate([own for own, _ in starts]), np.concatenate([steps for _, steps in starts], axis=1)
     look_again(evaluate, data, ends, which, begin, doubtful[which] | little)
     which = np.flatnonzero(doubtful)
@@ -407,6 +411,14 @@ def from_below(evaluate: Evaluator, steps: np.ndarray, piece: Piece) -> np.ndarr
     """Steps (m, R) with one piece near zero, where there is a slope to leave by."""
     G = [np.einsum("acr,bcr->abr", T, T) for T in evaluate.factors(steps)]
     G[piece[0]][np.ix_(piece[1], piece[1])] = NEAR**2 * free(evaluate.problem.grams()[piece[0]], piece[1])[:, :, None]
+    return evaluate.steps(G)
+
+
+def mirrored(evaluate: Evaluator, steps: np.ndarray, t: int, columns: np.ndarray, mirror: np.ndarray) -> np.ndarray:
+    """Steps (m, R) with the effects of some columns of a term turned by ``mirror`` (k, k)."""
+    G = [np.einsum("acr,bcr->abr", T, T) for T in evaluate.factors(steps)]
+    block = np.ix_(columns, columns)
+    G[t][block] = np.einsum("ac,cdr,bd->abr", mirror, G[t][block], mirror)
     return evaluate.steps(G)
 
 

@@ -76,12 +76,10 @@ def diagnose(problem: GeneralizedProblem, beta: np.ndarray, factors: Sequence[np
             f"The variance of {', '.join(wide)} grows without bound: the response hardly varies within its levels. "
             "Its estimate means nothing; leave the term out."
         )
-    if family.name in ("negative_binomial", "negative_binomial1"):
-        excess = problem.source.sample().y.mean() / phi if family.name == "negative_binomial" else phi
-        if excess < POISSON:
-            messages.append(
-                "The counts vary no more than Poisson counts: the negative binomial's dispersion is at its limit. Use family='poisson'."
-            )
+    if family.has_dispersion and family.excess(problem.source.sample().y.mean(), phi) < POISSON:
+        messages.append(
+            "The counts vary no more than Poisson counts: the negative binomial's dispersion is at its limit. Use family='poisson'."
+        )
     return Diagnosis(tuple(messages), unbounded, None if found is None else found.directions)
 
 
@@ -138,7 +136,7 @@ def _separated(problem: GeneralizedProblem, found: Separation, names: tuple[str,
     part, its, them, grows = ("separate", "their", "them", "s grow") if len(names) > 1 else ("separates", "its", "it", " grows")
     plural = "s" if len(names) > 1 else ""
     where = None if problem.where is None else problem.where(found.rows)
-    if problem.family.name == "ordinal":
+    if not problem.family.has_intercept:
         head, parted, all_are = "Fitted probabilities reach 0 and 1", "the categories", "the rows"
     elif np.isfinite(problem.family.mean_high):
         head, parted = "Fitted probabilities reach 0 and 1", "the successes from the failures"

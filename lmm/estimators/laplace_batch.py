@@ -32,7 +32,6 @@ from lmm.model.problem import GeneralizedProblem
 #: effects per level at the most
 EFFECTS = 3
 #: families whose functions take (n, R) responses with a dispersion for each
-FAMILIES = ("binomial", "poisson", "negative_binomial", "gamma", "inverse_gaussian", "gaussian")
 #: numbers in one array (rows x responses) of a block, and of the sparse products that all share
 BLOCK, SHARED = 1 << 17, 50_000_000
 #: evaluations after which a response is left to the estimator of single fits
@@ -49,7 +48,7 @@ def takes(problem: Any) -> bool:
         return False
     size, family = problem.plan.terms[0], problem.family
     linear = problem.structures[0].second(np.ones(problem.n_theta)) is None
-    known = family.name in FAMILIES and type(family).__module__.startswith("lmm.families.") and family.link.name in links.LINKS
+    known = family.batched and family.link.name in links.LINKS
     fits = problem.n * (problem.p * size.k + size.k**2) <= SHARED
     return bool(linear and known and fits and size.k <= EFFECTS and family.has_intercept)
 

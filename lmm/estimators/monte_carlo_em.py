@@ -45,7 +45,6 @@ from lmm.estimators.variational_start import dense_terms
 from lmm.linalg import backend
 from lmm.model import centring
 from lmm.model.crossproducts import CrossProducts, cross_products
-from lmm.model.densities import log_density
 from lmm.model.expectation import Parameters
 from lmm.model.joint import RowData, Start, Sums, coordinates, make_model, make_row_data, make_sums, row_sd, start_of
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -159,7 +158,7 @@ class MonteCarloEM(Estimator):
             m = problem.n_theta
             start = np.concatenate([centring.theta_of(problem, frames, start[:m]), start[m:]])
         if model.family is not None:
-            log_density(model.family)  # a family or link without one is refused before anything is computed
+            model.family.require_jax()
         first = start_of(problem, start)
         sigma = first.sigma if isinstance(self.sigma, str) else float(self.sigma)
         data: Sums | RowData

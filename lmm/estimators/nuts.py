@@ -52,7 +52,6 @@ from lmm.estimators.posterior import (
 )
 from lmm.linalg import backend, threads
 from lmm.model import posterior_density as density
-from lmm.model.densities import log_density
 from lmm.model.joint import Model, make_model
 from lmm.model.posterior_density import GeneralizedData, Space, SumData
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -140,7 +139,7 @@ class NUTS(Estimator):
         rng = np.random.default_rng(self.rng)
         model = make_model(problem, "log")
         if model.family is not None:
-            log_density(model.family)  # a family or link without one is refused before anything is computed
+            model.family.require_jax()
         written, (problem, priors) = problem, prepare(problem, model, self.priors, self._held(problem))
         near = likelihood_fit(problem, None if start is None else as_centred(problem, start, priors))
         data: SumData | GeneralizedData

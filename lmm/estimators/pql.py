@@ -142,7 +142,7 @@ class _Iteration:
         psi = starting_values(problem)
         self.gamma = psi[m : m + p]
         phi = float(self.family.from_rho(psi[m + p :])) if self.family.has_dispersion else 1.0
-        self.scales = scales_variance(self.family, self.rows.y, self.rows.weights)
+        self.scales = self.family.dispersion_scales_variance
         # whether the working residual variance is estimated; only a dispersion that does not scale it enters the weights
         self.free = self.scales or (method.dispersion == "estimated" and not self.family.has_dispersion)
         self.phi = 1.0 if self.scales else phi
@@ -329,12 +329,3 @@ class _Iteration:
             eta=self.eta,
             report=Report(title, notes=(BIAS, QUASI if quasi else AT_PQL)),
         )
-
-
-def scales_variance(family: Any, y: np.ndarray, weights: np.ndarray) -> bool:
-    """Whether the family has a dispersion and its variance is proportional to it."""
-    if not family.has_dispersion:
-        return False
-    mu = family.initial_mu(y, weights)
-    one, four = family.variance(mu, 1.0), family.variance(mu, 4.0)
-    return bool(np.allclose(four, 4.0 * one, rtol=1e-10, atol=0.0))

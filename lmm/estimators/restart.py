@@ -10,9 +10,9 @@ generalized least-squares coefficients farther from those of least squares than 
 (Hausman, 1978, Econometrica 46), about chi-squared with p degrees of freedom where there is one story only. The second look begins
 from above: with variances of FAR times that of the residual the modes are those of fixed effects, and their mean squares are where
 a search down from infinity would arrive, whatever the size of the variances. All terms are raised together, and each alone. Where a
-variance vanished in a small model, a search begins also below, with each of the others at zero: variances compete for the same
-differences, and a correlation of one may be of the wrong sign. With up to FEW effects and a correlation about one search in 250 ends
-at the higher of two optima without any sign: there both looks are always taken.
+variance vanished in a small model, a search begins also below, with each of the others at zero, as variances compete for the same
+differences, and with the sign of a slope turned, as a correlation of one may have the wrong one. With up to FEW effects and a
+correlation about one search in 250 ends at the higher of two optima without any sign: there both looks are always taken.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from itertools import chain, islice
 
 import numpy as np
 
+from lmm.covariance.unstructured import orthogonaliser
 from lmm.errors import LmmError
 from lmm.estimators.boundary import is_singular
 from lmm.estimators.criterion import Evaluator
@@ -125,6 +126,25 @@ def from_below(problem: Problem, theta: np.ndarray) -> Iterator[np.ndarray]:
                 yield _theta(problem, G)
 
 
+def mirrored(problem: Problem, theta: np.ndarray) -> Iterator[np.ndarray]:
+    """theta (m,) with the sign of one column's effects turned against the others', piece by piece and column by column."""
+    for t, structure in enumerate(problem.structures):
+        for columns in structure.pieces():
+            for mirror in mirrors(problem.grams()[t], columns):
+                G, block = _covariances(problem, theta), np.ix_(columns, columns)
+                if np.any(G[t][block]):
+                    G[t][block] = mirror @ G[t][block] @ mirror.T
+                    yield _theta(problem, G)
+
+
+def mirrors(gram: np.ndarray, columns: np.ndarray) -> list[np.ndarray]:
+    """M (k, k) per column but the first: M b are effects with the sign of that column's turned, what the columns before it share with it
+    taken out, so that the origin of a slope does not matter."""
+    U = orthogonaliser(gram[np.ix_(columns, columns)])
+    signs = 1.0 - 2.0 * np.eye(len(columns))[1:]
+    return [np.linalg.solve(U, sign[:, None] * U) for sign in signs]
+
+
 def conflict(problem: Problem, evaluate: Evaluator, point: Point) -> float:
     """h of the module at an evaluated point, in standard deviations above its mean."""
     p = problem.p
@@ -163,6 +183,7 @@ def second_look(
     little = is_little(effects, choices)
     above = from_above(problem, evaluate, theta, choices if doubtful else choices[:1])
     below = list(from_below(problem, theta)) if effects <= SMALL and singular or little else []
+    below += list(mirrored(problem, theta)) if effects <= SMALL and singular else []
     starts = chain(islice(above, 1), below, above)
     return look_again(outcome, starts, evaluate.objective, search, tolerance, int(doubtful or little) + len(below))
 

@@ -147,6 +147,8 @@ class VariationalBayes(Estimator):
         rng = np.random.default_rng(self.rng)
         linear = isinstance(problem, Problem)
         model = make_model(problem, self.transform)
+        if model.family is not None:
+            model.family.require_jax()
         _check_link(model)
         written, (problem, priors) = problem, prepare(problem, model, self.priors, self._held(problem))
         start = None if start is None else as_centred(problem, start, priors)

@@ -27,6 +27,7 @@ import numpy as np
 from lmm.errors import ArgumentError, ResponseError
 from lmm.families import links
 from lmm.families.links import Four, Link
+from lmm.families.namespace import is_jax, namespace
 from lmm.families.response import check_finite, check_varies, numeric
 
 Array = np.ndarray
@@ -99,7 +100,9 @@ def filled(value: Array | float, eta: Array) -> Array:
 
 def ones(weights: Weights) -> Array | float:
     """Prior weights, 1.0 for None."""
-    return 1.0 if weights is None else np.asarray(weights, dtype=float)
+    if weights is None:
+        return 1.0
+    return weights if is_jax(weights) else np.asarray(weights, dtype=float)
 
 
 def weighted_constant(value: Array, weights: Weights) -> Array:
@@ -126,6 +129,11 @@ class Family(abc.ABC):
     dispersion_name : what phi is called.
     discrete : whether the response is a count.
     has_intercept : whether the linear predictor has a constant; in a cumulative model the thresholds take its place.
+    in_jax : whether ``kernel`` and ``constant`` take arrays of JAX, so that it can be differentiated, sampled and put on devices.
+    batched : whether many responses are fitted side by side.
+    dispersion_scales_variance : whether the variance is proportional to phi; ``sigma`` is its square root then, else phi itself.
+    weights_are_trials : whether a response is a share of as many trials as its weight says.
+    is_latent : whether the response shows on which side of thresholds a latent variable lies that the link gives the distribution of.
     merges : which rows with one and the same linear predictor are worth one row with their weights' sum. "sums": all of them,
         with the weighted mean of their responses, because log f = w (y s(eta) - k(eta)) + c(y, w), whose c is no longer known
         then; "equal": those with the same response, because weights multiply log f; None: weights mean something else.
@@ -148,6 +156,11 @@ class Family(abc.ABC):
     dispersion_name: ClassVar[str] = "dispersion"
     discrete: ClassVar[bool] = False
     has_intercept: ClassVar[bool] = True
+    in_jax: ClassVar[bool] = False
+    batched: ClassVar[bool] = False
+    dispersion_scales_variance: ClassVar[bool] = False
+    weights_are_trials: ClassVar[bool] = False
+    is_latent: ClassVar[bool] = False
     merges: ClassVar[str | None] = None
 
     def __init__(self, link: str | Link | None = None):
@@ -158,6 +171,13 @@ class Family(abc.ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(link={self.link.name!r})"
+
+    def require_jax(self) -> None:
+        """ArgumentError where the density cannot be differentiated by JAX: for a family, or a link, that is not written for it."""
+        if type(self.link).__module__ != links.__name__:
+            raise ArgumentError(f"link {self.link.name!r} is not known to JAX; this method takes the links {', '.join(links.LINKS)}.")
+        if not self.in_jax:
+            raise ArgumentError(f"family {self.name!r} is not available for this method; use method='laplace'.")
 
     # -- the linear predictor ------------------------------------------------------------------
 
@@ -187,7 +207,7 @@ class Family(abc.ABC):
 
     def clip(self, eta: Array) -> Array:
         """eta, moved to the nearest predictor that can be computed with."""
-        return np.clip(eta, *self._clip)
+        return namespace(eta).xp.clip(eta, *self._clip)
 
     def limits(self, y: Array, eta: Array, phi: Any = 1.0) -> list[Limit]:
         """Rows whose density rises without end as their predictor runs off in one direction, with how near they are to it.
@@ -228,12 +248,16 @@ class Family(abc.ABC):
 
     # -- in the family's coordinate ------------------------------------------------------------
 
+    def _location(self, eta: Array) -> Array:
+        """c, in NumPy or JAX."""
+        return self.link.log_inverse(eta)
+
     def _coordinate(self, eta: Array) -> Four:
         """c and its derivatives with respect to eta."""
         return self.link.log_derivatives(eta)
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
-        """The part of the log density that depends on c."""
+        """The part of the log density that depends on c; in NumPy or JAX, as ``constant``."""
         raise NotImplementedError
 
     def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
@@ -256,9 +280,12 @@ class Family(abc.ABC):
 
     def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         """The part of the log density that depends on eta, (n,); minus infinity where eta gives no possible mean."""
-        value = self._kernel(y, self._coordinate(self.clip(eta))[0], ones(weights), phi)
-        inside = self.inside(eta)
-        return value if inside.all() else np.where(inside, value, -np.inf)
+        return self._inside(self._kernel(y, self._location(self.clip(eta)), ones(weights), phi), eta)
+
+    def _inside(self, value: Array, eta: Array) -> Array:
+        """``value``, minus infinity where eta gives no possible mean."""
+        found, inside = namespace(value), self.inside(eta)
+        return value if found.eager and inside.all() else found.xp.where(inside, value, -np.inf)
 
     def log_density(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         """log f(y | eta) with every constant, (n,); ``kernel`` + ``constant``."""
@@ -364,7 +391,11 @@ class Family(abc.ABC):
 
     def sigma(self, phi: float) -> float:
         """What is reported as ``sigma``: the square root of a dispersion that scales the variance, else phi itself."""
-        return float(np.sqrt(phi))
+        return float(np.sqrt(phi)) if self.dispersion_scales_variance or not self.has_dispersion else float(phi)
+
+    def excess(self, mean: Any, phi: Any) -> Any:
+        """By what share the variance at a mean exceeds that of Poisson counts; infinite where that is not what phi says."""
+        return np.full(np.shape(phi), np.inf)
 
     def initial_phi(self, y: Array, mu: Array, weights: Weights = None) -> float:
         """A moment estimate of phi given means: to begin from."""

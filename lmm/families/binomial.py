@@ -15,6 +15,7 @@ from scipy import special
 
 from lmm.errors import LmmWarning, ResponseError, warn
 from lmm.families.base import Array, Derivatives, Family, Information, Weights, filled, ones
+from lmm.families.namespace import namespace
 from lmm.families.response import check_finite, levels_of, numeric
 
 
@@ -40,7 +41,7 @@ class Binomial(Family):
     default_link = canonical_link = "logit"
     link_names = ("logit", "probit", "cloglog", "cauchit", "log")
     mean_high = 1.0
-    discrete = True
+    discrete = in_jax = batched = weights_are_trials = is_latent = True
     merges = "sums"
     #: failure and success, where the response had two levels
     levels: tuple[str, str] | None = None
@@ -56,15 +57,13 @@ class Binomial(Family):
 
     def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         log_p, log_q = self.link.log_values(self.clip(eta))
-        value = ones(weights) * (y * log_p + (1.0 - y) * log_q)
-        inside = self.inside(eta)
-        return value if inside.all() else np.where(inside, value, -np.inf)
+        return self._inside(ones(weights) * (y * log_p + (1.0 - y) * log_q), eta)
 
     def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         if weights is None:
             return np.zeros(np.shape(y))
-        k = weights * y
-        return special.gammaln(weights + 1.0) - special.gammaln(k + 1.0) - special.gammaln(weights - k + 1.0)
+        k, gammaln = weights * y, namespace(weights).special.gammaln
+        return gammaln(weights + 1.0) - gammaln(k + 1.0) - gammaln(weights - k + 1.0)
 
     def derivatives(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Derivatives:
         (p1, p2, p3), (q1, q2, q3) = self.link.log_slopes(self.clip(eta))

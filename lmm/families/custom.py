@@ -13,6 +13,7 @@ from lmm.errors import ArgumentError, LmmError, ResponseError
 from lmm.families import links
 from lmm.families.base import Array, Family, Weights, ones, weighted_constant
 from lmm.families.links import Four, Link
+from lmm.families.namespace import namespace
 
 #: support of the means by name
 SUPPORTS = {"real": (-np.inf, np.inf), "positive": (0.0, np.inf), "unit": (0.0, 1.0)}
@@ -90,6 +91,7 @@ class CustomFamily(Family):
     sampler: Callable[..., Any] | None = field(default=None)
 
     name = title = "custom"
+    in_jax = True
     link_names = tuple(links.LINKS)
 
     def __init__(
@@ -149,6 +151,16 @@ class CustomFamily(Family):
         ends = sorted(float(self.link.link(np.array(mu))) for mu in (1e-40, 1e40))
         return max(low, ends[0]), min(high, ends[1])
 
+    def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        if namespace(eta).eager:
+            return super().kernel(y, eta, weights, phi)
+        mu = self.link.inverse(self.clip(eta))
+        value = self.density(y, mu, phi) if self.dispersion else self.density(y, mu)
+        return self._inside(ones(weights) * value, eta)
+
+    def _location(self, eta: Array) -> Array:
+        return self.link.log_inverse(eta) if self.mean_support == "positive" else self.link.inverse(eta)
+
     def _coordinate(self, eta: Array) -> Four:
         if self.mean_support == "positive":
             return self.link.log_derivatives(eta)
@@ -183,7 +195,7 @@ class CustomFamily(Family):
         return w * first, w * second, w * g1, w * g2, -i * slope / v
 
     def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
-        return np.zeros(np.shape(y))
+        return namespace(y).xp.zeros(np.shape(y))
 
     def variance(self, mu: Array, phi: float = 1.0) -> Array:
         c = np.log(mu) if self.mean_support == "positive" else np.asarray(mu, dtype=float)
@@ -245,9 +257,6 @@ class CustomFamily(Family):
         if self.mean_support == "unit":
             return np.clip(y, 0.1, 0.9)
         return np.where(y > 0, y, 0.1) if self.mean_support == "positive" else y
-
-    def sigma(self, phi: float) -> float:
-        return float(phi)
 
     def initial_phi(self, y: Array, mu: Array, weights: Weights = None) -> float:
         return 1.0

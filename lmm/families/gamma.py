@@ -11,6 +11,7 @@ import numpy as np
 from scipy import special
 
 from lmm.families.base import Array, Family, Weights, check_positive, ones
+from lmm.families.namespace import namespace
 from lmm.families.special import LOG_2PI, divergence, log_less_digamma, stirling, trigamma_less_inverse
 
 
@@ -35,10 +36,10 @@ class Gamma(Family):
     title = "Gamma"
     default_link = canonical_link = "inverse"
     link_names = ("inverse", "log", "identity")
-    has_dispersion = True
+    has_dispersion = dispersion_scales_variance = in_jax = batched = True
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
-        return -(w / phi) * divergence(y * np.exp(-c))
+        return -(w / phi) * divergence(y * namespace(c).xp.exp(-c))
 
     def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
         a, z = w / phi, y * np.exp(-c)
@@ -54,8 +55,8 @@ class Gamma(Family):
         return -a * slope, a * slope - a**2 * trigamma_less_inverse(a), -a * (z - 1.0), a * z, -a
 
     def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
-        a = np.asarray(ones(weights) / phi)
-        return 0.5 * (np.log(a) - LOG_2PI) - stirling(a) - np.log(y)
+        a, xp = ones(weights) / phi, namespace(y, weights, phi).xp
+        return 0.5 * (xp.log(a) - LOG_2PI) - stirling(a) - xp.log(y)
 
     def variance(self, mu: Array, phi: float = 1.0) -> Array:
         return phi * np.asarray(mu, dtype=float) ** 2

@@ -8,6 +8,7 @@ from scipy import special
 from lmm.families import links
 from lmm.families.base import Array, Family, Weights, ones
 from lmm.families.links import Four
+from lmm.families.namespace import namespace
 from lmm.families.special import LOG_2PI
 
 
@@ -29,7 +30,10 @@ class Gaussian(Family):
     default_link = canonical_link = "identity"
     link_names = tuple(links.LINKS)
     mean_low = -np.inf
-    has_dispersion = True
+    has_dispersion = dispersion_scales_variance = in_jax = batched = True
+
+    def _location(self, eta: Array) -> Array:
+        return self.link.inverse(eta)
 
     def _coordinate(self, eta: Array) -> Four:
         return self.link.inverse(eta), *self.link.derivatives(eta)
@@ -49,7 +53,8 @@ class Gaussian(Family):
         return half - 0.5, -half, -w * (y - c) / phi, w / phi, -w / phi
 
     def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
-        return np.broadcast_to(-0.5 * (LOG_2PI + np.log(phi) - np.log(ones(weights))), np.shape(y))
+        xp = namespace(y, weights, phi).xp
+        return xp.broadcast_to(-0.5 * (LOG_2PI + xp.log(phi) - xp.log(ones(weights))), np.shape(y))
 
     def variance(self, mu: Array, phi: float = 1.0) -> Array:
         return np.full(np.shape(mu), float(phi))

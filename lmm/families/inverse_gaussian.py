@@ -6,6 +6,7 @@ import numpy as np
 from scipy import special
 
 from lmm.families.base import Array, Family, Weights, check_positive, ones
+from lmm.families.namespace import namespace
 from lmm.families.special import LOG_2PI
 
 
@@ -27,10 +28,10 @@ class InverseGaussian(Family):
     title = "inverse.gaussian"
     default_link = canonical_link = "1/mu^2"
     link_names = ("1/mu^2", "inverse", "log", "identity")
-    has_dispersion = True
+    has_dispersion = dispersion_scales_variance = in_jax = batched = True
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
-        return -0.5 * (w / phi) * (y * np.exp(-c) - 1.0) ** 2 / y
+        return -0.5 * (w / phi) * (y * namespace(c).xp.exp(-c) - 1.0) ** 2 / y
 
     def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
         inverse = np.exp(-c)
@@ -48,7 +49,8 @@ class InverseGaussian(Family):
         return half - 0.5, -half, -k * (z - 1.0), -k * (1.0 - 2.0 * z), -k
 
     def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
-        return 0.5 * (np.log(ones(weights)) - LOG_2PI - np.log(phi)) - 1.5 * np.log(y)
+        xp = namespace(y, weights, phi).xp
+        return 0.5 * (xp.log(ones(weights)) - LOG_2PI - xp.log(phi)) - 1.5 * xp.log(y)
 
     def variance(self, mu: Array, phi: float = 1.0) -> Array:
         return phi * mu**3

@@ -7,8 +7,9 @@ Besides the inverse it gives derivatives with respect to eta, to third order, of
     log mu                for families with mu > 0        ``log_derivatives``
     log mu, log(1 - mu)   for binomial families           ``log_probabilities``
 
-each written so that neither tail overflows or cancels: derivatives of a log density are sums of these,
-never quotients of probabilities that have underflowed. McCullagh & Nelder (1989), 4.3.
+each with its value alone as well (``inverse``, ``log_inverse``, ``log_values``), in NumPy or JAX, and written so that neither
+tail overflows or cancels: derivatives of a log density are sums of these, never quotients of probabilities that have
+underflowed. McCullagh & Nelder (1989), 4.3.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from scipy import special
 
 from lmm.errors import ArgumentError, nearest
+from lmm.families.namespace import namespace
 
 Array = np.ndarray
 #: first to third derivative; a constant one may be a float
@@ -82,6 +84,10 @@ class Link(abc.ABC):
         """dmu/deta (n,)."""
         return np.asarray(self.derivatives(eta)[0]) + np.zeros(np.shape(eta))
 
+    def log_inverse(self, eta: Array) -> Array:
+        """log mu, for links with mu > 0."""
+        return namespace(eta).xp.log(self.inverse(eta))
+
     def log_derivatives(self, eta: Array) -> Four:
         """log mu and its derivatives to third order, for links with mu > 0."""
         mu = self.inverse(eta)
@@ -94,8 +100,8 @@ class Link(abc.ABC):
 
     def log_values(self, eta: Array) -> tuple[Array, Array]:
         """log mu and log(1 - mu)."""
-        (log_p, *_), (log_q, *_) = self.log_probabilities(eta)
-        return log_p, log_q
+        mu, xp = self.inverse(eta), namespace(eta).xp
+        return xp.log(mu), xp.log1p(-mu)
 
     def log_slopes(self, eta: Array) -> tuple[Three, Three]:
         """The derivatives in ``log_probabilities`` alone."""
@@ -117,6 +123,9 @@ class _Symmetric(Link):
         value, d1, d2, d3 = self.log_derivatives(-eta)
         return self.log_derivatives(eta), (value, -d1, d2, -d3)
 
+    def log_values(self, eta: Array) -> tuple[Array, Array]:
+        return self.log_inverse(eta), self.log_inverse(-eta)
+
 
 class Logit(_Symmetric):
     """mu = 1 / (1 + exp(-eta))."""
@@ -127,7 +136,10 @@ class Logit(_Symmetric):
         return special.logit(mu)
 
     def inverse(self, eta: Array) -> Array:
-        return special.expit(eta)
+        return namespace(eta).special.expit(eta)
+
+    def log_inverse(self, eta: Array) -> Array:
+        return self.log_values(eta)[0]
 
     def derivatives(self, eta: Array) -> Three:
         p, q = special.expit(eta), special.expit(-eta)
@@ -152,8 +164,7 @@ class Logit(_Symmetric):
         return (np.minimum(eta, 0.0) - log, q, second, third), (-np.maximum(eta, 0.0) - log, -p, second, third)
 
     def log_values(self, eta: Array) -> tuple[Array, Array]:
-        log = np.log1p(np.exp(-np.abs(eta)))
-        return np.minimum(eta, 0.0) - log, -np.maximum(eta, 0.0) - log
+        return namespace(eta).log_expit(eta)
 
     def log_slopes(self, eta: Array) -> tuple[Three, Three]:
         p, q, v, _ = self._probabilities(eta)
@@ -171,7 +182,10 @@ class Probit(_Symmetric):
         return special.ndtri(mu)
 
     def inverse(self, eta: Array) -> Array:
-        return special.ndtr(eta)
+        return namespace(eta).special.ndtr(eta)
+
+    def log_inverse(self, eta: Array) -> Array:
+        return namespace(eta).special.log_ndtr(eta)
 
     def derivatives(self, eta: Array) -> Three:
         density = np.exp(-0.5 * eta**2) / np.sqrt(2.0 * np.pi)
@@ -210,7 +224,7 @@ class Cauchit(_Symmetric):
         return np.where(mu < 0.5, -1.0 / np.tan(np.pi * np.minimum(mu, 0.5)), np.tan(np.pi * (mu - 0.5)))
 
     def inverse(self, eta: Array) -> Array:
-        return np.arctan2(1.0, -np.asarray(eta, dtype=float)) / np.pi
+        return namespace(eta).xp.arctan2(1.0, -eta) / np.pi
 
     @staticmethod
     def _density(eta: Array) -> tuple[Array, Array, Array]:
@@ -242,7 +256,13 @@ class Cloglog(Link):
         return np.log(-np.log1p(-np.asarray(mu, dtype=float)))
 
     def inverse(self, eta: Array) -> Array:
-        return -np.expm1(-np.exp(np.clip(eta, *self.safe)))
+        xp = namespace(eta).xp
+        return -xp.expm1(-xp.exp(xp.clip(eta, *self.safe)))
+
+    def log_values(self, eta: Array) -> tuple[Array, Array]:
+        xp = namespace(eta).xp
+        t = xp.exp(xp.clip(eta, *self.safe))
+        return xp.log(-xp.expm1(-t)), -t
 
     def derivatives(self, eta: Array) -> Three:
         t = np.exp(np.clip(eta, *self.safe))
@@ -276,7 +296,14 @@ class Log(Link):
         return np.log(mu)
 
     def inverse(self, eta: Array) -> Array:
-        return np.exp(np.clip(eta, *self.safe))
+        return namespace(eta).xp.exp(self.log_inverse(eta))
+
+    def log_inverse(self, eta: Array) -> Array:
+        return namespace(eta).xp.clip(eta, *self.safe)
+
+    def log_values(self, eta: Array) -> tuple[Array, Array]:
+        xp = namespace(eta).xp
+        return eta, xp.log(-xp.expm1(eta))
 
     def derivatives(self, eta: Array) -> Three:
         mu = self.inverse(eta)
@@ -302,7 +329,10 @@ class _Power(Link):
         return np.asarray(mu, dtype=float) ** (1.0 / self.k)
 
     def inverse(self, eta: Array) -> Array:
-        return np.asarray(eta, dtype=float) ** self.k
+        return (np.asarray(eta, dtype=float) if namespace(eta).eager else eta) ** self.k
+
+    def log_inverse(self, eta: Array) -> Array:
+        return self.k * namespace(eta).xp.log(eta)
 
     def derivatives(self, eta: Array) -> Three:
         k, mu, i = self.k, self.inverse(eta), 1.0 / eta
@@ -348,7 +378,7 @@ class Identity(_Power):
         return np.asarray(mu, dtype=float)
 
     def inverse(self, eta: Array) -> Array:
-        return np.asarray(eta, dtype=float)
+        return np.asarray(eta, dtype=float) if namespace(eta).eager else eta
 
     def derivatives(self, eta: Array) -> Three:
         return 1.0, 0.0, 0.0

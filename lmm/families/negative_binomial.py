@@ -6,18 +6,22 @@ remainder of Stirling's formula, so that large theta goes over into the Poisson 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy import special
 
 from lmm.families.base import Array, Family, Weights, check_counts, ones, weighted_constant
+from lmm.families.namespace import namespace
 from lmm.families.special import log_less_digamma, stirling, trigamma_less_inverse
 
 
 def _log_ratio(y: Array, mu: Array, theta: float) -> Array:
     """log((y + theta) / (mu + theta)), exact where the two are close and where they are far apart."""
+    xp = namespace(mu, theta).xp
     v = (y - mu) / (mu + theta)
-    close = np.abs(v) < 0.5
-    return np.where(close, np.log1p(np.where(close, v, 0.0)), np.log((y + theta) / (mu + theta)))
+    close = xp.abs(v) < 0.5
+    return xp.where(close, xp.log1p(xp.where(close, v, 0.0)), xp.log((y + theta) / (mu + theta)))
 
 
 class NegativeBinomial(Family):
@@ -40,13 +44,13 @@ class NegativeBinomial(Family):
     title = "Negative Binomial"
     default_link = "log"
     link_names = ("log", "sqrt", "identity")
-    has_dispersion = True
+    has_dispersion = in_jax = batched = True
     dispersion_name = "theta"
     discrete = True
     merges = "equal"
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
-        mu = np.exp(c)
+        mu = namespace(c).xp.exp(c)
         return w * (y * c + (y + phi) * _log_ratio(y, mu, phi))
 
     def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
@@ -71,7 +75,8 @@ class NegativeBinomial(Family):
         return w * first, w * (first + phi**2 * curve), w * score * p, w * (spread * (q - p) - phi * p * q), w * phi * p * p
 
     def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
-        value = -0.5 * np.log1p(y / phi) - y + stirling(y + phi) - stirling(phi) - special.gammaln(y + 1.0)
+        found = namespace(y, phi)
+        value = -0.5 * found.xp.log1p(y / phi) - y + stirling(y + phi) - stirling(phi) - found.special.gammaln(y + 1.0)
         return weighted_constant(value, weights)
 
     def variance(self, mu: Array, phi: float = 1.0) -> Array:
@@ -93,8 +98,8 @@ class NegativeBinomial(Family):
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:
         return np.where(y == 0, 1 / 6, y)
 
-    def sigma(self, phi: float) -> float:
-        return float(phi)
+    def excess(self, mean: Any, phi: Any) -> Any:
+        return mean / phi
 
     def initial_phi(self, y: Array, mu: Array, weights: Weights = None) -> float:
         excess = float(np.mean(ones(weights) * ((y - mu) ** 2 - mu)))

@@ -15,10 +15,13 @@ smooth in log s: the trapezoidal rule there converges exponentially (step 1/4: b
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy import special
 
 from lmm.families.base import Array, Family, Weights, check_counts, ones, weighted_constant
+from lmm.families.namespace import namespace
 from lmm.families.special import log_less_digamma, stirling, tetragamma_plus_square, trigamma_less_inverse
 
 STEP = 0.25
@@ -48,7 +51,8 @@ def _information_integral(r: Array, phi: float) -> tuple[Array, Array, Array]:
 
 def _size(c: Array, phi: float) -> Array:
     """r = mu / phi, kept where its cube does not underflow."""
-    return np.maximum(np.exp(c) / phi, 1e-100)
+    xp = namespace(c, phi).xp
+    return xp.maximum(xp.exp(c) / phi, 1e-100)
 
 
 class NegativeBinomial1(Family):
@@ -71,7 +75,7 @@ class NegativeBinomial1(Family):
     title = "nbinom1"
     default_link = "log"
     link_names = ("log", "sqrt", "identity")
-    has_dispersion = True
+    has_dispersion = in_jax = True
     discrete = True
     merges = "equal"
 
@@ -86,10 +90,10 @@ class NegativeBinomial1(Family):
         return r * A, first, second
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
-        r = _size(c, phi)
+        r, xp = _size(c, phi), namespace(c, phi).xp
         # log G(y + r) - log G(r) - r log(1 + phi); Stirling's leading terms together
-        lead = (y - 0.5) * np.log1p(y / r) + y * np.log(r) - y + r * np.log1p((y / r - phi) / (1.0 + phi))
-        return w * np.where(y > 0, lead + stirling(y + r) - stirling(r), -r * np.log1p(phi))
+        lead = (y - 0.5) * xp.log1p(y / r) + y * xp.log(r) - y + r * xp.log1p((y / r - phi) / (1.0 + phi))
+        return w * xp.where(y > 0, lead + stirling(y + r) - stirling(r), -r * xp.log1p(phi))
 
     def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
         g, b, d = self._slopes(y, _size(c, phi), phi)
@@ -110,7 +114,8 @@ class NegativeBinomial1(Family):
         return w * first, w * second, -w * (g2 + rq), -w * (g3 + rq), w * (by_phi - slope)
 
     def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
-        return weighted_constant(y * np.log(phi / (1.0 + phi)) - special.gammaln(y + 1.0), weights)
+        found = namespace(y, phi)
+        return weighted_constant(y * found.xp.log(phi / (1.0 + phi)) - found.special.gammaln(y + 1.0), weights)
 
     def variance(self, mu: Array, phi: float = 1.0) -> Array:
         return mu * (1.0 + phi)
@@ -147,8 +152,8 @@ class NegativeBinomial1(Family):
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:
         return np.where(y == 0, 1 / 6, y)
 
-    def sigma(self, phi: float) -> float:
-        return float(phi)
+    def excess(self, mean: Any, phi: Any) -> Any:
+        return phi
 
     def initial_phi(self, y: Array, mu: Array, weights: Weights = None) -> float:
         return float(np.clip(np.mean(ones(weights) * (y - mu) ** 2 / mu) - 1.0, 0.05, 1e4))

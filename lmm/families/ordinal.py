@@ -71,6 +71,7 @@ class Ordinal(Family):
     categories: tuple[Any, ...]
 
     name = title = "ordinal"
+    is_latent = True
     default_link = "logit"
     link_names = tuple(DISTRIBUTIONS)
     mean_high = 1.0

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import special
 
 from lmm.families.base import Array, Family, Weights, check_counts, ones, weighted_constant
+from lmm.families.namespace import namespace
 
 
 class Poisson(Family):
@@ -26,11 +27,11 @@ class Poisson(Family):
     name = title = "poisson"
     default_link = canonical_link = "log"
     link_names = ("log", "sqrt", "identity")
-    discrete = True
+    discrete = in_jax = batched = True
     merges = "sums"
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
-        return w * (y * c - np.exp(c))
+        return w * (y * c - namespace(c).xp.exp(c))
 
     def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
         mu = np.exp(c)
@@ -42,7 +43,7 @@ class Poisson(Family):
         return weight, weight
 
     def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
-        return weighted_constant(-special.gammaln(y + 1.0), weights)
+        return weighted_constant(-namespace(y).special.gammaln(y + 1.0), weights)
 
     def variance(self, mu: Array, phi: float = 1.0) -> Array:
         return np.asarray(mu, dtype=float)

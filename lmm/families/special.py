@@ -11,8 +11,12 @@ they do not. Small a: SciPy's functions; large a: the asymptotic series (DLMF 5.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy import special
+
+from lmm.families.namespace import namespace
 
 #: from here on the series below are exact to rounding
 LARGE = 20.0
@@ -21,26 +25,29 @@ LOG_2PI = float(np.log(2.0 * np.pi))
 
 def _series(coefficients: tuple[float, ...], inverse: np.ndarray) -> np.ndarray:
     """Polynomial in 1 / a^2, constant first."""
-    square, total = inverse * inverse, np.full_like(inverse, coefficients[-1])
+    square: np.ndarray = inverse * inverse
+    total: np.ndarray | float = coefficients[-1]
     for c in reversed(coefficients[:-1]):
         total = total * square + c
-    return total
+    return np.asarray(total) if isinstance(total, float) else total
 
 
-def _parts(a: np.ndarray | float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _parts(a: Any) -> tuple[Any, Any, Any, Any]:
     """a, whether it is large, 1 / a there (harmless elsewhere), a where it is small (harmless elsewhere)."""
-    a = np.asarray(a, dtype=float)
+    found = namespace(a)
+    a = np.asarray(a, dtype=float) if found.eager else a
     large = a >= LARGE
-    return a, large, 1.0 / np.where(large, a, LARGE), np.where(large, LARGE, a)
+    return a, large, 1.0 / found.xp.where(large, a, LARGE), found.xp.where(large, LARGE, a)
 
 
 def stirling(a: np.ndarray | float) -> np.ndarray:
     """s(a) = gammaln(a) - (a log a - a - log(a / 2 pi) / 2), for a > 0."""
     a, large, inverse, small = _parts(a)
     far = inverse * _series((1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360), inverse)
-    log = np.log(small)
-    near = special.gammaln(small) - (small - 0.5) * log + small - 0.5 * LOG_2PI
-    return np.where(large, far, near)
+    found = namespace(a)
+    log = found.xp.log(small)
+    near = found.special.gammaln(small) - (small - 0.5) * log + small - 0.5 * LOG_2PI
+    return found.xp.where(large, far, near)
 
 
 def log_less_digamma(a: np.ndarray | float) -> np.ndarray:
@@ -67,7 +74,9 @@ def tetragamma_plus_square(a: np.ndarray | float) -> np.ndarray:
 @np.errstate(divide="ignore")  # infinite at zero
 def divergence(z: np.ndarray) -> np.ndarray:
     """z - 1 - log z, for z > 0: half the unit deviance of a gamma variable."""
-    x = np.asarray(z, dtype=float) - 1.0
-    near = np.abs(x) < 1e-3
-    t = np.where(near, x, 0.0)
-    return np.where(near, t * t * (0.5 - t * (1 / 3 - t * (0.25 - t * (0.2 - t / 6)))), x - np.log(np.where(near, 1.0, z)))
+    found = namespace(z)
+    x = (np.asarray(z, dtype=float) if found.eager else z) - 1.0
+    xp = found.xp
+    near = xp.abs(x) < 1e-3
+    t = xp.where(near, x, 0.0)
+    return xp.where(near, t * t * (0.5 - t * (1 / 3 - t * (0.25 - t * (0.2 - t / 6)))), x - xp.log(xp.where(near, 1.0, z)))

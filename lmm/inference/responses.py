@@ -135,10 +135,9 @@ def diagnoses(design: Design, problem: Problem | GeneralizedProblem, Y: np.ndarr
         size = structure.standardised(np.ones(structure.n_theta), gram)
         random = np.maximum(random, np.abs(own * size).max(axis=1, initial=0.0))
     excess = np.full(batch.size, np.inf)
-    if batch.phi is not None and family.name in ("negative_binomial", "negative_binomial1"):
+    if batch.phi is not None and family.has_dispersion:
         with np.errstate(all="ignore"):
-            mean = np.nansum(Y, axis=0) / np.maximum(np.sum(~np.isnan(Y), axis=0), 1)
-            excess = mean / batch.phi[:, 0] if family.name == "negative_binomial" else batch.phi[:, 0]
+            excess = family.excess(np.nansum(Y, axis=0) / np.maximum(np.sum(~np.isnan(Y), axis=0), 1), batch.phi[:, 0])
     with np.errstate(invalid="ignore"):
         look = here & ((fixed > FAR_OUT) | (random > FAR_OUT) | (excess < POISSON))
     out = {}

@@ -80,7 +80,7 @@ def random_variances(terms: Sequence[RandomTerm], factors: Sequence[np.ndarray],
 
 def latent_variance(family: Any) -> float | None:
     """Variance of the latent variable of a binomial or cumulative family; None where the link has none."""
-    return LATENT.get(family.link.name) if family.name in ("binomial", "ordinal") else None
+    return LATENT.get(family.link.name) if family.is_latent else None
 
 
 def distribution_variance(family: Any, phi: Any, predictor: np.ndarray, random: float, approximation: str) -> float:

@@ -29,7 +29,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmm.model import scales
-from lmm.model.densities import log_density
 from lmm.model.joint import Model, RowData, Sums, predictor, quadratic, residual_ss
 from lmm.priors import Priors
 
@@ -210,7 +209,7 @@ def expected_log_density(rows: RowData, model: Model, g: Gaussian, phi: Array, r
     """sum_i E[log f(y_i | eta_i)], eta_i normal."""
     mean, variance = predictor_moments(rows, g)
     eta = mean[:, None] + jnp.sqrt(variance)[:, None] * rules.line[None]
-    value = log_density(model.family)(rows.y[:, None], eta, rows.weights[:, None], phi)
+    value = model.family.log_density(rows.y[:, None], eta, rows.weights[:, None], phi)
     return jnp.sum(value @ rules.line_weights)
 
 

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmm.model import scales
-from lmm.model.densities import log_density
 from lmm.model.joint import Model, RowData, Sums, multiply, predictor
 
 Array = Any
@@ -141,7 +140,7 @@ def effects_density(model: Model, dense: tuple[int, ...], frame: Frame, data: Su
         density.defvjp(parts, lambda gradient, cotangent: (cotangent * gradient,))
         return density
 
-    f = log_density(model.family)
+    f = model.family.log_density
     phi = jnp.exp(at.log_phi)
 
     def of_rows(x: Array) -> Array:
@@ -181,7 +180,7 @@ def add_draw(model: Model, frame: Frame, data: Sums | RowData, at: Parameters, t
         ]
         score = jnp.concatenate([_along(frame, first, in_b), jnp.zeros(1)])
         return Statistics(square, mean, energy, total.score + score, total.curvature, total.log_f)
-    f = log_density(model.family)
+    f = model.family.log_density
 
     def of(d: Array, log_phi: Array, b: list[Array]) -> Array:
         return jnp.sum(f(data.y, predictor(data, d, b), data.weights, jnp.exp(log_phi)))

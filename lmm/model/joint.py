@@ -144,7 +144,7 @@ def units_of(problem: Problem | GeneralizedProblem, model: Model) -> Scales:
     if family.has_dispersion:
         mean = np.full(rows.n, np.average(rows.y, weights=rows.weights))
         dispersion = family.initial_phi(rows.y, mean, rows.weights)
-        root = family.sigma(4.0) == 2.0
+        root = family.dispersion_scales_variance
         printed = "sigma" if root else family.dispersion_name
     return Scales(location, scale, rows.R, constant, _effect_units(problem, model, 1.0), pairs, None, dispersion, printed, root)
 

@@ -40,7 +40,6 @@ from lmm.linalg.plan import Plan
 from lmm.linalg.tail import size as tail_size
 from lmm.model import scales
 from lmm.model.crossproducts import cross_products
-from lmm.model.densities import log_density
 from lmm.model.joint import Model, RowData, coordinates, make_row_data, predictor, row_sd
 from lmm.model.problem import GeneralizedProblem, Problem, criterion_data
 from lmm.model.records import Estimate
@@ -221,7 +220,8 @@ def log_posterior(x: Array, data: SumData | GeneralizedData, space: Space) -> Ar
     b, log_density_v = random_effects(at, data, space)
     eta = predictor(data.rows, at.d, b)
     phi = jnp.ones(()) if at.log_scale is None else jnp.exp(at.log_scale)
-    return total + log_density_v + _log_likelihood(space.model.family, data.rows, eta, phi)
+    rows = data.rows
+    return total + log_density_v + jnp.sum(space.model.family.log_density(rows.y, eta, rows.weights, phi))
 
 
 def log_prior(space: Space, priors: Priors, at: Point, beta: Array) -> Array:
@@ -309,14 +309,3 @@ def conditional_effects(x: Array, z: Array, data: SumData, space: Space) -> tupl
 def padded_effects(plan: Plan) -> int:
     """Effects of a plan, those of levels that only pad included."""
     return sum(size.k * size.J for size in plan.terms)
-
-
-def _log_likelihood(family: Any, rows: RowData, eta: Array, phi: Array) -> Array:
-    """sum_i log f(y_i | eta_i), minus infinity where a predictor has no mean; the gradient is finite everywhere."""
-    low, high = family.eta_bounds
-    if not (np.isfinite(low) or np.isfinite(high)):
-        return jnp.sum(log_density(family)(rows.y, eta, rows.weights, phi))
-    inside = (eta > low) & (eta < high)
-    middle = 0.5 * (low + high) if np.isfinite(low) and np.isfinite(high) else low + 1.0 if np.isfinite(low) else high - 1.0
-    value = jnp.sum(log_density(family)(rows.y, jnp.where(inside, eta, middle), rows.weights, phi))
-    return jnp.where(jnp.all(inside), value, -jnp.inf)

@@ -29,7 +29,7 @@ def simulated_responses(fit: Fit, nsim: int = 50, rng: None | int | np.random.Ge
     one = panels(1, ax, (4.8, 3.6), "simulated_responses")[0]
     draws, y = simulate_array(fit.design, fit.estimate, nsim, random_generator(rng), False), fit.design.y
     label = shorten(fit.design.response, 40)
-    if fit.family is not None and fit.family.name == "binomial" and fit.design.weights is not None:
+    if fit.family is not None and fit.family.weights_are_trials and fit.design.weights is not None:
         draws, y = np.round(draws * fit.design.weights[:, None]), np.round(y * fit.design.weights)
         label = f"successes in {label}"
     if (fit.family is not None and fit.family.discrete) or ordinal.is_ordinal(fit.family):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def scales_variance(family: Family) -> bool:
     """Whether the dispersion multiplies the variance of every row; sigma is then its square root, else phi itself."""
-    return family.has_dispersion and family.sigma(4.0) == 2.0
+    return family.dispersion_scales_variance
 
 
 def residual_sd(estimate: Estimate) -> float | None:
@@ -118,4 +118,4 @@ def tells_overdispersion(design: Design, estimate: Estimate) -> bool:
     family = estimate.family
     if family is None or family.has_dispersion or is_quasi(estimate) or ordinal.is_ordinal(family) or design.streamed:
         return False
-    return family.name != "binomial" or (design.weights is not None and bool(np.any(design.weights > 1.0)))
+    return not family.weights_are_trials or (design.weights is not None and bool(np.any(design.weights > 1.0)))

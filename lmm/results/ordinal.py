@@ -38,7 +38,7 @@ TYPES = ("response", "prob", "cumulative", "class", "link")
 
 def is_ordinal(family: Family | None) -> TypeGuard[Ordinal]:
     """Whether the response has ordered categories."""
-    return family is not None and family.name == "ordinal"
+    return family is not None and not family.has_intercept
 
 
 def of(estimate: Estimate, what: str) -> Ordinal:

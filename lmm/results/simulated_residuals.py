@@ -159,11 +159,11 @@ def simulated_residuals(
     discrete = family is not None and bool(family.discrete or ordinal.is_ordinal(family))
     counts = discrete and not ordinal.is_ordinal(family)
     if counts:
-        trials = design.weights if family.name == "binomial" and design.weights is not None else np.ones(design.n)
+        trials = design.weights if family.weights_are_trials and design.weights is not None else np.ones(design.n)
         y = np.round(y * trials)
         for column in simulations.T:
             np.round(column * trials, out=column)
-        counts = family.name != "binomial" or bool(np.any(trials > 1.0))
+        counts = not family.weights_are_trials or bool(np.any(trials > 1.0))
     u = quantiles.randomised_ranks(y, simulations, generator)
     predictor = eta if conditional else rows.fixed_predictor(design, estimate)
     means = predictor if ordinal.is_ordinal(family) else generalized.mean(estimate, predictor)

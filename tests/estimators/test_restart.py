@@ -163,3 +163,37 @@ def test_few_effects_with_a_correlation_are_looked_at_twice(seed, monkeypatch):
     assert fit.estimate.objective < lowest_of_starts(fit) + 1e-6
     monkeypatch.setattr(restart, "is_little", lambda *_: False)
     assert lmm.lmer(formula, data).estimate.objective > fit.estimate.objective + 0.01
+
+
+def rising() -> pd.DataFrame:
+    """A covariate that rises from group to group, with weights over six orders of magnitude."""
+    rng = np.random.default_rng(338)
+    g = rng.choice(8, 49, p=np.r_[0.4, 0.2, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05])
+    h = rng.integers(0, 2, 49)
+    x = rng.normal(size=49) + 1.5 * g
+    y = rng.normal(size=49) * 4 - x + rng.normal(size=8)[g] + rng.normal(size=2)[h] * 3
+    return pd.DataFrame({"y": y, "x": x, "g": g, "h": h, "w": np.exp(rng.normal(size=49) * 3)})
+
+
+@pytest.mark.filterwarnings("ignore::lmm.errors.SingularFitWarning")
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+def test_a_correlation_of_one_is_tried_with_the_other_sign(shift):
+    """The best of many starts, at a correlation of -1 of level and slope; the search from moments ends at +1, lower by 0.25."""
+    data = rising().assign(x=lambda d: d["x"] + shift)
+    fit = lmm.lmer("y ~ x + (1|h) + (x|g)", data, weights="w", REML=False)
+    assert fit.llf == pytest.approx(-205.52626, abs=1e-5)
+    batch = lmm.lmer_batch("~ x + (1|h) + (x|g)", data, data[["y"]], weights="w", REML=False)
+    assert -0.5 * batch.batch.objective[0] == pytest.approx(fit.llf, abs=1e-5)
+
+
+@pytest.mark.parametrize("k", [2, 3, 4])
+def test_a_mirror_is_its_own_inverse_and_follows_the_origin(k):
+    """The first column is constant; with another origin of the others M moves along: H^-1 M H."""
+    rng = np.random.default_rng(k)
+    z = np.column_stack([np.ones(50), rng.normal(size=(50, k - 1))])
+    H = np.eye(k)
+    H[0, 1:] = rng.normal(size=k - 1)
+    columns = np.arange(k)
+    for M, moved in zip(restart.mirrors(z.T @ z / 50, columns), restart.mirrors(H.T @ (z.T @ z / 50) @ H, columns), strict=True):
+        np.testing.assert_allclose(M @ M, np.eye(k), atol=1e-8)
+        np.testing.assert_allclose(moved, np.linalg.solve(H, M @ H), atol=1e-8)

@@ -166,7 +166,7 @@ def unlike_in_chunks(case: Case, rows: int, one: Answer) -> list[str]:
             return [f"in chunks, foreign: {text}" for text in two.foreign]
         if one.sure and two.sure and not abs(criterion(one, case) - criterion_of_chunks(two, case, one)) < CLOSE:
             return [f"in chunks the criterion is {two.fit.estimate.objective}, in memory {one.fit.estimate.objective}"]
-        if one.error and two.fit is not None and two.sure:
+        if one.error and two.fit is not None and two.sure and not saturated(one, two):
             return [f"in chunks a fit, in memory {one.error}: {one.text}"]
     return []
 

@@ -17,6 +17,7 @@ from lmm.model.joint import make_model, units_of
 from lmm.model.posterior_density import Space
 from lmm.model.problem import build_generalized, build_problem
 from lmm.priors import LKJ, Exponential, HalfNormal, HalfStudentT, LogNormal, Normal, StudentT, resolve
+from tests.covariance.examples import correlated_pairs
 from tests.designs import design, slopes, term, zoo
 
 DESIGNS = zoo()
@@ -43,7 +44,7 @@ def given(problem):
     columns = {f"sd_{c}|{g}" for g, own in problem.labels for c in own}
     model = make_model(problem, "log")
     known = {*problem.names, *(["beta"] if problem.p else []), "sd", "sigma", *columns}
-    known |= {"cor"} if any(term.pairs for term in model.terms) else set()
+    known |= {"cor"} if any(term.size > term.n_sd for term in model.terms) else set()
     return resolve({k: v for k, v in PRIORS.items() if k in known}, problem.names, problem.labels, units_of(problem, model))
 
 
@@ -58,10 +59,11 @@ def covariances(space, zeta):
     """G per term from zeta, written again."""
     out = []
     for own, t in zip(np.split(zeta, np.cumsum([t.size for t in space.model.terms])[:-1]), space.model.terms, strict=True):
-        sd, z = np.exp(own[: t.k]), dict(zip(t.pairs, np.tanh(own[t.k :]), strict=True))
+        sd, z = np.exp(own[: t.k]), dict(zip(correlated_pairs(t.structure), np.tanh(own[t.k :]), strict=True))
         L = np.eye(t.k)
-        for start, size in t.blocks:
-            for i in range(start, start + size):
+        for block in t.structure.free_blocks():
+            start = int(block[0])
+            for i in block.tolist():
                 for j in range(start, i):
                     L[i, j] = z[i, j] * np.sqrt(1.0 - np.sum(L[i, start:j] ** 2))
                 L[i, i] = np.sqrt(1.0 - np.sum(L[i, start:i] ** 2))
@@ -76,7 +78,8 @@ def log_prior(space, priors, beta, zeta, scale, own):
     for (sd, z, _), t, sds, cor in zip(covariances(space, zeta), space.model.terms, priors.sd, priors.cor, strict=True):
         total += sum(p.log_density(s, np) + np.log(s) for p, s in zip(sds, sd, strict=True))
         for (_, j), value in z.items():
-            start, size = next(b for b in t.blocks if b[0] <= j < sum(b))
+            block = next(b for b in t.structure.free_blocks() if j in b)
+            start, size = int(block[0]), len(block)
             total += cor.log_partial(value, j - start, size, np) + np.log1p(-(value**2))
     return total if own is None else total + own.log_density(scale, np) + np.log(scale)
 

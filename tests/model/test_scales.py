@@ -1,4 +1,4 @@
-"""The densities in JAX are those of the families; transformed scales are what they say."""
+"""Transformed scales are what they say."""
 
 from __future__ import annotations
 
@@ -7,48 +7,11 @@ import numpy as np
 import pytest
 from scipy import integrate
 
-from lmm import families
 from lmm.covariance import Diagonal, Unstructured
 from lmm.covariance.blocks import Blocks
-from lmm.errors import ArgumentError
-from lmm.model import densities, scales
+from lmm.model import scales
 from lmm.priors import LKJ, HalfNormal, Normal, Priors, Rest
 from tests.covariance.examples import NEW, CompoundSymmetry
-
-CASES = [
-    *(families.Binomial(link) for link in ("logit", "probit", "cloglog", "cauchit")),
-    *(families.Poisson(link) for link in ("log", "sqrt", "identity")),
-    *(families.Gamma(link) for link in ("log", "inverse", "identity")),
-    *(families.InverseGaussian(link) for link in ("log", "1/mu^2")),
-    families.NegativeBinomial(),
-    families.NegativeBinomial1(),
-    *(families.Gaussian(link) for link in ("identity", "log")),
-]
-
-
-@pytest.mark.parametrize("family", CASES, ids=repr)
-def test_a_density_in_jax_is_the_family_s(family):
-    rng = np.random.default_rng(1)
-    n, w = 60, np.ones(60)
-    eta = rng.normal(size=n) * 1.5
-    if np.isfinite(family.eta_bounds[0]):
-        eta = np.abs(eta) + 0.1
-    mu = family.mean(eta)
-    if family.name == "binomial":
-        w = rng.integers(1, 9, n).astype(float)
-    y = family.simulate(rng, mu, w, 0.7)
-    with jax.enable_x64(True):
-        found = np.asarray(densities.log_density(family)(y, eta, w, 0.7))
-    np.testing.assert_allclose(found, family.log_density(y, eta, w, 0.7), rtol=1e-11, atol=1e-12)
-
-
-def test_a_link_of_one_s_own_is_refused():
-    class Mine(type(families.links.get("log"))):
-        name = "mine"
-
-    with pytest.raises(ArgumentError, match="link 'mine' is not known to JAX"):
-        densities.log_density(families.Poisson(Mine()))
-
 
 STRUCTURES = [
     Unstructured(1),
