@@ -94,6 +94,9 @@ class ParameterDerivatives(NamedTuple):
 
 def filled(value: Array | float, eta: Array) -> Array:
     """``value`` as an array of eta's shape."""
+    found = namespace(value, eta)
+    if not found.eager:
+        return found.xp.broadcast_to(value, np.shape(eta))
     out = np.asarray(value, dtype=float)
     return out if out.shape == np.shape(eta) else np.broadcast_to(out, np.shape(eta)).copy()
 
@@ -130,6 +133,7 @@ class Family(abc.ABC):
     discrete : whether the response is a count.
     has_intercept : whether the linear predictor has a constant; in a cumulative model the thresholds take its place.
     in_jax : whether ``kernel`` and ``constant`` take arrays of JAX, so that it can be differentiated, sampled and put on devices.
+    slopes_in_jax : whether ``derivatives`` does too, with a link that says the same; else JAX differentiates the density.
     batched : whether many responses are fitted side by side.
     dispersion_scales_variance : whether the variance is proportional to phi; ``sigma`` is its square root then, else phi itself.
     weights_are_trials : whether a response is a share of as many trials as its weight says.
@@ -157,6 +161,7 @@ class Family(abc.ABC):
     discrete: ClassVar[bool] = False
     has_intercept: ClassVar[bool] = True
     in_jax: ClassVar[bool] = False
+    slopes_in_jax: ClassVar[bool] = False
     batched: ClassVar[bool] = False
     dispersion_scales_variance: ClassVar[bool] = False
     weights_are_trials: ClassVar[bool] = False

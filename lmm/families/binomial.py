@@ -41,7 +41,7 @@ class Binomial(Family):
     default_link = canonical_link = "logit"
     link_names = ("logit", "probit", "cloglog", "cauchit", "log")
     mean_high = 1.0
-    discrete = in_jax = batched = weights_are_trials = is_latent = True
+    discrete = in_jax = slopes_in_jax = batched = weights_are_trials = is_latent = True
     merges = "sums"
     #: failure and success, where the response had two levels
     levels: tuple[str, str] | None = None

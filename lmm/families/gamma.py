@@ -36,13 +36,13 @@ class Gamma(Family):
     title = "Gamma"
     default_link = canonical_link = "inverse"
     link_names = ("inverse", "log", "identity")
-    has_dispersion = dispersion_scales_variance = in_jax = batched = True
+    has_dispersion = dispersion_scales_variance = in_jax = slopes_in_jax = batched = True
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
         return -(w / phi) * divergence(y * namespace(c).xp.exp(-c))
 
     def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
-        a, z = w / phi, y * np.exp(-c)
+        a, z = w / phi, y * namespace(c).xp.exp(-c)
         az = a * z
         return a * (z - 1.0), -az, az
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from scipy import special
 
@@ -30,7 +32,7 @@ class Gaussian(Family):
     default_link = canonical_link = "identity"
     link_names = tuple(links.LINKS)
     mean_low = -np.inf
-    has_dispersion = dispersion_scales_variance = in_jax = batched = True
+    has_dispersion = dispersion_scales_variance = in_jax = slopes_in_jax = batched = True
 
     def _location(self, eta: Array) -> Array:
         return self.link.inverse(eta)
@@ -42,8 +44,8 @@ class Gaussian(Family):
         return -0.5 * w * (y - c) ** 2 / phi
 
     def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
-        scale = np.asarray(w / phi)
-        return scale * (y - c), -scale, np.zeros(())
+        scale: Any = w / phi
+        return scale * (y - c), -scale, 0.0 * scale
 
     def _information(self, c: Array, w: Array | float, phi: float) -> tuple[Array | float, Array | float]:
         return w / phi, 0.0

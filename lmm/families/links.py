@@ -49,6 +49,7 @@ class Link(abc.ABC):
     mean_low, mean_high : open interval of the means. A family returns a log density of minus infinity where eta
         leads out of it, and derivatives at the nearest point inside.
     safe : predictors beyond these are moved to them before exponentials are taken.
+    slopes_in_jax : whether the derivatives, too, can be taken of arrays of JAX.
     has_units : whether predictors change by more than a constant where the means are measured in another unit.
 
     Examples
@@ -63,6 +64,7 @@ class Link(abc.ABC):
     mean_low: ClassVar[float] = -np.inf
     mean_high: ClassVar[float] = np.inf
     safe: ClassVar[tuple[float, float]] = (-1e100, 1e100)
+    slopes_in_jax: ClassVar[bool] = False
     has_units: ClassVar[bool] = True
 
     def __repr__(self) -> str:
@@ -131,6 +133,7 @@ class Logit(_Symmetric):
     """mu = 1 / (1 + exp(-eta))."""
 
     name = "logit"
+    slopes_in_jax = True
 
     def link(self, mu: Array) -> Array:
         return special.logit(mu)
@@ -149,10 +152,11 @@ class Logit(_Symmetric):
     @staticmethod
     def _probabilities(eta: Array) -> tuple[Array, Array, Array, Array]:
         """p, 1 - p, p (1 - p) and exp(-|eta|), all from one exponential and each with full relative accuracy."""
-        small = np.exp(-np.abs(eta))
+        xp = namespace(eta).xp
+        small = xp.exp(-xp.abs(eta))
         large = 1.0 / (1.0 + small)
-        other, positive = small * large, np.asarray(eta) >= 0
-        return np.where(positive, large, other), np.where(positive, other, large), other * large, small
+        other, positive = small * large, eta >= 0
+        return xp.where(positive, large, other), xp.where(positive, other, large), other * large, small
 
     def log_derivatives(self, eta: Array) -> Four:
         p, q, v, small = self._probabilities(eta)
@@ -248,6 +252,7 @@ class Cloglog(Link):
     """mu = 1 - exp(-exp(eta))."""
 
     name = "cloglog"
+    slopes_in_jax = True
     has_units = False
     mean_low, mean_high = 0.0, 1.0
     safe = (-230.0, 230.0)
@@ -270,17 +275,19 @@ class Cloglog(Link):
         return d, d * (1.0 - t), d * ((1.0 - t) ** 2 - t)
 
     def log_derivatives(self, eta: Array) -> Four:
-        t = np.exp(np.clip(eta, *self.safe))
-        mu = -np.expm1(-t)
-        first = t * np.exp(-t) / mu  # t / (e^t - 1)
-        s = np.where(t < 0.1, t, 0.0)
+        xp = namespace(eta).xp
+        t = xp.exp(xp.clip(eta, *self.safe))
+        mu = -xp.expm1(-t)
+        first = t * xp.exp(-t) / mu  # t / (e^t - 1)
+        s = xp.where(t < 0.1, t, 0.0)
         # 1 - t - first, from the generating function of the Bernoulli numbers where it cancels
-        slope = np.where(t < 0.1, -s * (0.5 + s * (1 / 12 - s**2 * (1 / 720 - s**2 * (1 / 30240 - s**2 / 1209600)))), 1.0 - t - first)
+        slope = xp.where(t < 0.1, -s * (0.5 + s * (1 / 12 - s**2 * (1 / 720 - s**2 * (1 / 30240 - s**2 / 1209600)))), 1.0 - t - first)
         second = first * slope
-        return np.log(mu), first, second, second * slope - first * (t + second)
+        return xp.log(mu), first, second, second * slope - first * (t + second)
 
     def log_probabilities(self, eta: Array) -> tuple[Four, Four]:
-        t = np.exp(np.clip(eta, *self.safe))
+        xp = namespace(eta).xp
+        t = xp.exp(xp.clip(eta, *self.safe))
         return self.log_derivatives(eta), (-t, -t, -t, -t)
 
 
@@ -288,6 +295,7 @@ class Log(Link):
     """mu = exp(eta)."""
 
     name = "log"
+    slopes_in_jax = True
     has_units = False
     mean_low = 0.0
     safe = (-230.0, 230.0)
@@ -310,18 +318,20 @@ class Log(Link):
         return mu, mu, mu
 
     def log_derivatives(self, eta: Array) -> Four:
-        return np.clip(eta, *self.safe), 1.0, 0.0, 0.0
+        return self.log_inverse(eta), 1.0, 0.0, 0.0
 
     def log_probabilities(self, eta: Array) -> tuple[Four, Four]:
-        odds = -np.exp(eta) / np.expm1(eta)
+        xp = namespace(eta).xp
+        odds = -xp.exp(eta) / xp.expm1(eta)
         second = -odds * (1.0 + odds)
-        return (eta, 1.0, 0.0, 0.0), (np.log(-np.expm1(eta)), -odds, second, second * (1.0 + 2.0 * odds))
+        return (eta, 1.0, 0.0, 0.0), (xp.log(-xp.expm1(eta)), -odds, second, second * (1.0 + 2.0 * odds))
 
 
 class _Power(Link):
     """mu = eta^k on the positive half-line."""
 
     k: ClassVar[float]
+    slopes_in_jax = True
     mean_low = 0.0
     safe = (1e-30, 1e30)
 
@@ -342,7 +352,7 @@ class _Power(Link):
 
     def log_derivatives(self, eta: Array) -> Four:
         i = 1.0 / eta
-        return self.k * np.log(eta), self.k * i, -self.k * i**2, 2.0 * self.k * i**3
+        return self.log_inverse(eta), self.k * i, -self.k * i**2, 2.0 * self.k * i**3
 
 
 class Inverse(_Power):

@@ -34,6 +34,7 @@ class Namespace(NamedTuple):
 
 
 NUMPY = Namespace(np, special)
+EAGER = (np.ndarray, float, int, np.generic)
 
 
 def namespace(*arrays: Any) -> Namespace:
@@ -43,7 +44,7 @@ def namespace(*arrays: Any) -> Namespace:
 
 def is_jax(array: Any) -> bool:
     """Whether JAX has made an array or traces it."""
-    return not isinstance(array, np.ndarray | float | int | np.generic) and type(array).__module__.split(".")[0] in ("jax", "jaxlib")
+    return not isinstance(array, EAGER) and type(array).__module__.split(".")[0] in ("jax", "jaxlib")
 
 
 def _jax() -> Namespace:

@@ -44,7 +44,7 @@ class NegativeBinomial(Family):
     title = "Negative Binomial"
     default_link = "log"
     link_names = ("log", "sqrt", "identity")
-    has_dispersion = in_jax = batched = True
+    has_dispersion = in_jax = slopes_in_jax = batched = True
     dispersion_name = "theta"
     discrete = True
     merges = "equal"
@@ -54,7 +54,7 @@ class NegativeBinomial(Family):
         return w * (y * c + (y + phi) * _log_ratio(y, mu, phi))
 
     def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
-        mu = np.exp(c)
+        mu = namespace(c).xp.exp(c)
         p, q = mu / (mu + phi), phi / (mu + phi)
         second = -w * (y + phi) * p * q
         return w * q * (y - mu), second, second * (q - p)

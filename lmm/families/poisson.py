@@ -27,14 +27,14 @@ class Poisson(Family):
     name = title = "poisson"
     default_link = canonical_link = "log"
     link_names = ("log", "sqrt", "identity")
-    discrete = in_jax = batched = True
+    discrete = in_jax = slopes_in_jax = batched = True
     merges = "sums"
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
         return w * (y * c - namespace(c).xp.exp(c))
 
     def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
-        mu = np.exp(c)
+        mu = namespace(c).xp.exp(c)
         second = -w * mu
         return w * (y - mu), second, second
 

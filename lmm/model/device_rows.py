@@ -1,10 +1,11 @@
-"""Rows of a generalized model on JAX's devices: the passes of the canonical families, a share of the rows on each device.
+"""Rows of a generalized model on JAX's devices: the passes over rows, a share of the rows on each device.
 
 :class:`DeviceRows` are rows in memory whose two costly requests, :class:`~lmm.model.passes.Expand` and
 :class:`~lmm.model.passes.Slope`, are answered by one compiled function of arrays: linear predictor, density and derivatives
 row by row, sums by gathers (:mod:`lmm.linalg.gather_product`), and over several devices one ``psum`` of the sums. That is
-all that travels: parameters there, sums back. Binomial with the logit link and Poisson with the log link are done so;
-requests of other families, and leverages whose coupling is sparse, are answered by NumPy as ever.
+all that travels: parameters there, sums back. Densities are the families' own (:mod:`lmm.families.namespace`), their derivatives
+by forward differentiation. Expected information of links that are not canonical, ordinal families and leverages whose coupling
+is sparse are left to NumPy.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from lmm.families.binomial import Binomial
-from lmm.families.poisson import Poisson
+from lmm.errors import ArgumentError
+from lmm.families.base import Family
 from lmm.linalg import backend, sharded
 from lmm.linalg.gather_product import Rounds, shared_rounds, sum_segments
 from lmm.linalg.tail import Layout
@@ -28,8 +29,6 @@ from lmm.model.rows import Block, Rows
 
 Array = Any
 
-#: families and links whose formulas are here
-CANONICAL = {(Binomial, "logit"): "binomial", (Poisson, "log"): "poisson"}
 #: rows from which all devices take a share unasked
 WORTH = 1_000_000
 
@@ -87,13 +86,11 @@ class DeviceRows(Rows):
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Callable[[Block], Any]) -> Any:
-        family = formulas(getattr(request, "family", None))
-        if family is None:
-            return request(self)
-        if isinstance(request, Expand):
-            return self._expansion(request, family)
-        if isinstance(request, Slope) and request.tables is not None and request.tables.B is None:
-            return self._slopes(request, request.tables, family)
+        if isinstance(request, Expand) and (request.family.is_canonical or not request.expected):
+            return self._expansion(request)
+        same = isinstance(request, Slope) and (request.observed or request.family.is_canonical)
+        if isinstance(request, Slope) and same and request.tables is not None and request.tables.B is None:
+            return self._slopes(request, request.tables)
         return request(self)
 
     def placed(self) -> Placed:
@@ -109,16 +106,16 @@ class DeviceRows(Rows):
         with backend.over(mesh):
             return backend.call(kernel, share, *arrays, **static)
 
-    def _expansion(self, asked: Expand, family: str) -> Expansion:
-        kernel, sums, fixed_score, gram = self._call(
-            expansion, asked.gamma, list(asked.b), family=family, fixed=asked.fixed, joined=tuple(self.place)
-        )
+    def _expansion(self, asked: Expand) -> Expansion:
+        static = {"family": asked.family, "fixed": asked.fixed, "joined": tuple(self.place)}
+        kernel, negative, sums, fixed_score, gram = self._call(expansion, asked.gamma, list(asked.b), float(asked.phi), **static)
         score, diag, fixed = zip(*(self._split(own, len(b), asked.fixed) for own, b in zip(sums[0], asked.b, strict=True)), strict=True)
         pairs = {}
         for (t, s), own in zip(self.place, sums[1], strict=True):
             pairs[t, s] = own.reshape(len(asked.b[t]), len(asked.b[s]), own.shape[-1])
         found = Weighted(list(diag), pairs, list(fixed) if asked.fixed else None, gram if asked.fixed else None)
-        return Expansion(float(kernel), 0, list(score), fixed_score, found if asked.observed else None, found if asked.expected else None)
+        sums_of = found if asked.observed else None, found if asked.expected else None
+        return Expansion(float(kernel), int(negative), list(score), fixed_score, *sums_of)
 
     def _split(self, sums: np.ndarray, k: int, fixed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Z'r (k, J), Z'WZ (k, k, J) and Z'WQ (p, k, J) of a term from their stack."""
@@ -129,41 +126,56 @@ class DeviceRows(Rows):
         own = rest[k * (k + 1) // 2 :]
         return score, A, own.reshape(self.p if fixed else 0, k, sums.shape[-1])
 
-    def _slopes(self, asked: Slope, at: Tables, family: str) -> Slopes:
+    def _slopes(self, asked: Slope, at: Tables) -> Slopes:
         plan = at.plan
         inverse = Inverse(tuple(at.own), tuple(tuple(each) for each in at.parents), tuple(at.across), at.K)
-        static = {"family": family, "chain": plan.chain, "tail": plan.tail, "layout": plan.layout}
-        sums, fixed_t, gram = self._call(slopes, asked.gamma, list(asked.b), inverse, **static)
+        static = {"family": asked.family, "chain": plan.chain, "tail": plan.tail, "layout": plan.layout}
+        sums, fixed_t, gram, own = self._call(slopes, asked.gamma, list(asked.b), float(asked.phi), inverse, **static)
         constant = float(asked.family.constant(self.y, self.weights, asked.phi).sum()) if asked.constant else 0.0
         ks = [len(b) for b in asked.b]
-        none = np.zeros(0)
+        r = asked.family.n_parameters
+        starts = [k + self.p * k for k in ks]
         return Slopes(
-            t=[own[:k] for own, k in zip(sums, ks, strict=True)],
+            t=[all_[:k] for all_, k in zip(sums, ks, strict=True)],
             fixed_t=fixed_t,
-            fixed=[own[k:].reshape(self.p, k, own.shape[-1]) for own, k in zip(sums, ks, strict=True)],
+            fixed=[all_[k:start].reshape(self.p, k, all_.shape[-1]) for all_, k, start in zip(sums, ks, starts, strict=True)],
             gram=gram,
             fixed_observed=None,
             gram_observed=None,
             constant=constant,
-            first=none,
-            squares=none,
-            second=np.zeros((0, 0)),
-            moved=none,
-            mixed=[],
-            fixed_mixed=np.zeros((self.p, 0)),
+            first=own.first,
+            squares=own.squares,
+            second=own.second,
+            moved=own.moved,
+            mixed=[all_[start:].reshape(r, k, all_.shape[-1]) for all_, k, start in zip(sums, ks, starts, strict=True)] if r else [],
+            fixed_mixed=own.fixed_mixed,
             working=None,
         )
 
 
-def formulas(family: Any) -> str | None:
-    """The name of the formulas for a family and its link, where they are here."""
-    return CANONICAL.get((type(family), getattr(getattr(family, "link", None), "name", None)))  # type: ignore[arg-type]
+class OwnSums(NamedTuple):
+    """Sums that involve the family's own parameters (r of them, one at the most): see :class:`~lmm.model.passes.Slopes`."""
+
+    first: Array
+    squares: Array
+    second: Array
+    moved: Array
+    fixed_mixed: Array
+
+
+def is_written(family: Family) -> bool:
+    """Whether JAX can evaluate a family's density."""
+    try:
+        family.require_jax()
+    except ArgumentError:
+        return False
+    return True
 
 
 def on_devices(problem: GeneralizedProblem, devices: int | None = None) -> GeneralizedProblem:
-    """The problem with the rows that its passes read on devices; itself where its family has no formulas here."""
+    """The problem with the rows that its passes read on devices; itself where JAX cannot evaluate its family."""
     rows = problem.source
-    if formulas(problem.family) is None or not isinstance(rows, Rows):
+    if not is_written(problem.family) or not isinstance(rows, Rows):
         return problem
     there = DeviceRows(**{field.name: getattr(rows, field.name) for field in fields(Rows)}, devices=devices)
     return replace(problem, rows=there) if problem.merged is None else replace(problem, merged=there)
@@ -195,11 +207,14 @@ def shares(rows: Rows, count: int) -> Share:
     )
 
 
-def expansion(xp: Any, share: Share, gamma: Array, b: list[Array], *, family: str, fixed: bool, joined: tuple[tuple[int, int], ...]) -> Any:
-    """Kernel, stacked sums per term and per pair of terms, Q'r and Q'WQ."""
+def expansion(
+    xp: Any, share: Share, gamma: Array, b: list[Array], phi: Array, *, family: Family, fixed: bool, joined: tuple[tuple[int, int], ...]
+) -> Any:
+    """Kernel, rows with negative weights, stacked sums per term and per pair of terms, Q'r and Q'WQ."""
 
-    def local(own: Share, gamma: Array, b: list[Array]) -> Any:
-        kernel, r, W, _ = density(xp, family, own, predictor(xp, own, gamma, b))
+    def local(own: Share, gamma: Array, b: list[Array], phi: Array) -> Any:
+        kernel, r, W = density(xp, family, own, predictor(xp, own, gamma, b), phi, ((0, 0), (1, 0), (2, 0)))
+        W = -W
         by_term = []
         for rounds, z in zip(own.levels, own.columns, strict=True):
             values = [times(r, a) for a in z] + [times(W, z[a], z[c]) for a in range(len(z)) for c in range(a + 1)]
@@ -211,9 +226,9 @@ def expansion(xp: Any, share: Share, gamma: Array, b: list[Array], *, family: st
             for rounds, (t, s) in zip(own.pairs, joined, strict=True)
         ]
         gram = own.Q.T @ (own.Q * W[:, None]) if fixed else xp.zeros((0, 0))
-        return xp.sum(kernel), (by_term, by_pair), own.Q.T @ r, gram
+        return xp.sum(kernel), xp.sum(~(W >= 0.0)), (by_term, by_pair), own.Q.T @ r, gram
 
-    return over_rows(local, share, gamma, b)
+    return over_rows(local, share, gamma, b, phi)
 
 
 def slopes(
@@ -221,25 +236,37 @@ def slopes(
     share: Share,
     gamma: Array,
     b: list[Array],
+    phi: Array,
     at: Inverse,
     *,
-    family: str,
+    family: Family,
     chain: tuple[int, ...],
     tail: tuple[int, ...],
     layout: Layout,
 ) -> Any:
-    """Z't and Z'WQ stacked per term, Q't and Q'WQ."""
+    """Z't, Z'WQ and, where the family has a dispersion, Z'(d2l / deta drho) stacked per term; Q't, Q'WQ and :class:`OwnSums`."""
+    r = family.n_parameters
+    in_rho = ((0, 1), (0, 2), (1, 1), (2, 1)) if r else ()
 
-    def local(own: Share, gamma: Array, b: list[Array], at: Inverse) -> Any:
-        _, _, W, dW = density(xp, family, own, predictor(xp, own, gamma, b))
-        t = leverages(xp, own, at, chain, tail, layout) * dW
+    def local(own: Share, gamma: Array, b: list[Array], phi: Array, at: Inverse) -> Any:
+        d2, d3, *rho = density(xp, family, own, predictor(xp, own, gamma, b), phi, ((2, 0), (3, 0), *in_rho))
+        W, leverage = -d2, leverages(xp, own, at, chain, tail, layout)
+        t = -d3 * leverage
         by_term = []
         for rounds, z in zip(own.levels, own.columns, strict=True):
-            values = [times(t, a) for a in z] + [times(W, a, q) for q in own.Q.T for a in z]
+            values = [times(t, a) for a in z] + [times(W, a, q) for q in own.Q.T for a in z] + [times(rho[2], a) for a in z if r]
             by_term.append(sum_segments(xp, rounds, xp.stack(values)))
-        return by_term, own.Q.T @ t, own.Q.T @ (own.Q * W[:, None])
+        none = xp.zeros(0)
+        sums = OwnSums(none, none, xp.zeros((0, 0)), none, xp.zeros((own.Q.shape[1], 0)))
+        if r:
+            weights = xp.where(own.real, own.weights, 1.0) if family.merges else 1.0
+            squares = xp.sum(rho[0] ** 2 / weights)
+            sums = OwnSums(
+                xp.sum(rho[0])[None], squares[None], xp.sum(rho[1])[None, None], -(rho[3] @ leverage)[None], (own.Q.T @ rho[2])[:, None]
+            )
+        return by_term, own.Q.T @ t, own.Q.T @ (own.Q * W[:, None]), sums
 
-    return over_rows(local, share, gamma, b, at)
+    return over_rows(local, share, gamma, b, phi, at)
 
 
 def over_rows(local: Callable[..., Any], share: Share, *same: Any) -> Any:
@@ -271,15 +298,37 @@ def predictor(xp: Any, own: Share, gamma: Array, b: list[Array]) -> Array:
     return xp.where(own.real, eta, 0.0)
 
 
-def density(xp: Any, family: str, own: Share, eta: Array) -> tuple[Array, Array, Array, Array]:
-    """The log density's part that eta moves, its slope r, W = -d2log f/deta2 and dW/deta, each (m,)."""
-    y, w = own.y, own.weights
-    if family == "binomial":
-        p, q = 1.0 / (1.0 + xp.exp(-eta)), 1.0 / (1.0 + xp.exp(eta))
-        W = w * p * q
-        return w * (y * eta - xp.logaddexp(0.0, eta)), w * (y - p), W, W * (q - p)
-    mu = xp.exp(eta)
-    return w * (y * eta - mu), w * (y - mu), w * mu, w * mu
+def density(xp: Any, family: Family, own: Share, eta: Array, phi: Array, orders: tuple[tuple[int, int], ...]) -> list[Array]:
+    """Derivatives (m,) of the log density in eta and rho = log phi, of each order wanted; without its constant where rho is not moved."""
+    import jax
+
+    of = family.log_density if any(in_rho for _, in_rho in orders) else family.kernel
+    rho, ones = xp.log(phi), xp.ones_like(eta)
+
+    def value(eta: Array, rho: Array) -> Array:
+        return of(own.y, eta, own.weights, xp.exp(rho) if family.has_dispersion else 1.0)
+
+    def along_eta(f: Callable[..., Array]) -> Callable[..., Array]:
+        return lambda eta, rho: jax.jvp(lambda e: f(e, rho), (eta,), (ones,))[1]
+
+    def along_rho(f: Callable[..., Array]) -> Callable[..., Array]:
+        return lambda eta, rho: jax.jvp(lambda x: f(eta, x), (rho,), (xp.ones_like(rho),))[1]
+
+    written = None
+    if family.slopes_in_jax and family.link.slopes_in_jax:
+        written = family.derivatives(own.y, eta, own.weights, phi)
+    out = []
+    for in_eta, in_rho in orders:
+        if written is not None and in_eta and not in_rho:
+            out.append(xp.where(own.real, written[in_eta - 1], 0.0))
+            continue
+        f: Callable[..., Array] = value
+        for _ in range(in_rho):
+            f = along_rho(f)
+        for _ in range(in_eta):
+            f = along_eta(f)
+        out.append(xp.where(own.real, f(eta, rho), 0.0))  # rows that only pad have a response that may be impossible
+    return out
 
 
 def leverages(xp: Any, own: Share, at: Inverse, chain: tuple[int, ...], tail: tuple[int, ...], layout: Layout) -> Array:

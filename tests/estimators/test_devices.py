@@ -76,8 +76,17 @@ COUNTS = [
     ("c ~ 0 + (1|g)", "poisson", True),
     ("cbind(s, 5 - s) ~ x + offset(o) + (1|g) + (1|h)", "binomial", True),
     ("s2 ~ x + (1|g/h)", "binomial", True),
-    ("c ~ x + (1|g)", lmm.families.Poisson(link="sqrt"), False),
-    ("c ~ x + (1|g)", "negative_binomial", False),
+    ("c ~ x + (1|g)", lmm.families.Poisson(link="sqrt"), True),
+    ("c ~ x + (x|g)", "negative_binomial", True),
+    ("c ~ x + (1|g) + (1|h)", "negative_binomial1", True),
+    ("s2 ~ x + (1|g)", lmm.families.Binomial(link="probit"), True),
+    ("s2 ~ x + (1|g) + (1|h)", lmm.families.Binomial(link="cloglog"), True),
+    ("s2 ~ x + (1|g)", lmm.families.Binomial(link="cauchit"), True),
+    ("a ~ x + (x|g)", lmm.families.Gamma(link="log"), True),
+    ("a ~ x + (1|g)", lmm.families.Gamma(), True),
+    ("a ~ x + (1|g) + (1|h)", lmm.families.InverseGaussian(link="log"), True),
+    ("a ~ x + (1|g)", lmm.families.Gaussian(link="log"), True),
+    ("s ~ x + (1|g)", "ordinal", False),
 ]
 
 
@@ -89,7 +98,7 @@ def test_passes_over_rows_by_jax(formula: str, family: object, there: bool) -> N
     data = pd.DataFrame({"g": rng.integers(0, 30, n), "h": rng.integers(0, 7, n), "x": rng.normal(size=n), "o": rng.normal(size=n) / 3})
     eta = 0.5 + 0.3 * data.x + 0.6 * rng.normal(size=30)[data.g] + 0.4 * rng.normal(size=7)[data.h]
     data = data.assign(c=rng.poisson(np.exp(eta)), s=rng.binomial(5, 1 / (1 + np.exp(-eta))))
-    data["s2"] = (data["s"] > 2).astype(int)
+    data = data.assign(s2=(data["s"] > 2).astype(int), a=np.exp(0.4 * eta) * rng.gamma(8.0, 1 / 8.0, n))
     wanted = lmm.glmer(formula, data, family=family)
     fit = lmm.glmer(formula, data, family=family, control=lmm.Control(backend="jax"))
     assert ("passes over the rows: jax" in str(fit.design.plan)) == there

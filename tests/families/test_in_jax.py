@@ -38,6 +38,11 @@ def test_the_density_and_its_derivatives_are_the_same(family: Family, phi: float
     np.testing.assert_allclose(found[0], family.log_density(y, eta, w, phi), rtol=1e-11, atol=1e-11)
     for own, written in zip(found[1:], family.derivatives(y, eta, w, phi), strict=True):
         np.testing.assert_allclose(own, written, rtol=1e-8, atol=1e-9 * max(1.0, np.abs(written).max()))
+    if family.slopes_in_jax and family.link.slopes_in_jax:
+        with jax.enable_x64(True):
+            given = jax.jit(lambda e: family.derivatives(jnp.asarray(y), e, jnp.asarray(w), jnp.asarray(phi)))(jnp.asarray(eta))
+        for own, written in zip(given, family.derivatives(y, eta, w, phi), strict=True):
+            np.testing.assert_allclose(own, written, rtol=1e-11, atol=1e-11 * max(1.0, np.abs(written).max()))
     np.testing.assert_allclose(slope, family.d_phi(y, eta, w, phi).first.sum(), rtol=1e-7, atol=1e-8)
 
 
