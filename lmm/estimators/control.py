@@ -36,7 +36,7 @@ class Control:
         standard errors.
     seed : of the probes.
     devices : how many of JAX's devices share the dense tail of crossed factors, a power of two; None takes all of them
-        where the tail has 4,096 columns or more. More than one implies JAX. For binomial (logit) and Poisson (log) models, how
+        where the tail has 4,096 columns or more. More than one implies JAX. For generalized models, how
         many share the rows; None takes all from a million rows on.
     checkpoint : file that holds the last iterate while a fit runs; a fit that finds one there goes on from it. For
         "reml", "ml", "em", "laplace" and "agq".

@@ -145,7 +145,7 @@ class Logit(_Symmetric):
         return self.log_values(eta)[0]
 
     def derivatives(self, eta: Array) -> Three:
-        p, q = special.expit(eta), special.expit(-eta)
+        p, q = self.inverse(eta), self.inverse(-eta)
         v = p * q
         return v, v * (q - p), v * (1.0 - 6.0 * v)
 
@@ -270,8 +270,9 @@ class Cloglog(Link):
         return xp.log(-xp.expm1(-t)), -t
 
     def derivatives(self, eta: Array) -> Three:
-        t = np.exp(np.clip(eta, *self.safe))
-        d = t * np.exp(-t)
+        xp = namespace(eta).xp
+        t = xp.exp(xp.clip(eta, *self.safe))
+        d = t * xp.exp(-t)
         return d, d * (1.0 - t), d * ((1.0 - t) ** 2 - t)
 
     def log_derivatives(self, eta: Array) -> Four:
