@@ -20,10 +20,10 @@ from lmm.estimators.boundary import escapes, snap
 from lmm.estimators.checkpoint import Checkpoint, data_numbers
 from lmm.estimators.checks import CONTROL, FLAG, check_settings
 from lmm.estimators.control import Control
-from lmm.estimators.criterion import Evaluator, nothing_left
+from lmm.estimators.criterion import Evaluator, curvature, nothing_left
 from lmm.estimators.restart import second_look
 from lmm.estimators.stochastic import ENOUGH, UNSURE, StochasticEvaluator, evaluator, note, search
-from lmm.estimators.trust_region import Outcome, minimize
+from lmm.estimators.trust_region import Outcome, Point, minimize
 from lmm.linalg import threads
 from lmm.model import gaussian, hessian
 from lmm.model.centred import distant, inner_theta, outer_theta, outward
@@ -31,6 +31,11 @@ from lmm.model.determined import determined, gathered, restricted, spread
 from lmm.model.moments import starting_values
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate, MonteCarlo
+
+#: eigenvalue of the information about theta, scaled to correlations, under which a direction is flat, and what does not move G
+FLAT, MOVED = 1e-9, 1e-12
+#: how the sentence begins
+RIDGE = "Not determined, "
 
 
 @dataclass(frozen=True)
@@ -193,8 +198,9 @@ def of_determined(
     point = evaluate(spread(problem, found.kept, own.theta))
     done, trace = own.convergence, tuple(whole(line) for line in own.trace)
     outcome = Outcome(point, done.converged, done.message, done.iterations, done.evaluations, done.scaled_gradient**2 / 2.0, trace)
-    estimate = finish(problem, evaluate, outcome, estimator.name, done.seconds)
-    return replace(estimate, messages=(*found.notes, *estimate.messages), report=own.report, n_parameters=own.n_parameters)
+    estimate = finish(problem, evaluate, outcome, estimator.name, done.seconds, free=False)
+    messages = (*found.notes, *estimate.messages, *(text for text in own.messages if text.startswith(RIDGE)))
+    return replace(estimate, messages=tuple(dict.fromkeys(messages)), report=own.report, n_parameters=own.n_parameters)
 
 
 def check_sigma(value: Any, name: str = "sigma", what: str = "the residual standard deviation") -> float:
@@ -204,8 +210,34 @@ def check_sigma(value: Any, name: str = "sigma", what: str = "the residual stand
     return float(value)
 
 
-def finish(problem: Problem, evaluate: Evaluator, outcome: Outcome, name: str, seconds: dict[str, float]) -> Estimate:
-    """The numbers of a fit at the point where the search ended, on the user's scale."""
+def ridge(problem: Problem, point: Point) -> list[str]:
+    """A sentence where some variances and covariances can be changed together and the criterion stays the same.
+
+    The information about theta is singular then, whatever the curvature of the coordinates; parameters beside a variance of
+    zero, which do not move G, are left out. What counts is its smallest eigenvalue as a matrix of correlations.
+    """
+    information = point.hessian - curvature(point.payload.D, point.payload.frame)
+    size = np.diagonal(information)
+    free = np.flatnonzero(size > MOVED * max(float(size.max(initial=0.0)), 1.0))
+    if len(free) < 2:
+        return []
+    unit = np.sqrt(size[free])
+    values, vectors = np.linalg.eigh(information[np.ix_(free, free)] / np.outer(unit, unit))
+    flat = int(np.argmin(np.abs(values)))
+    if abs(values[flat]) > FLAT:
+        return []
+    which = free[np.abs(vectors[:, flat]) > 0.1]
+    term = np.repeat(np.arange(len(problem.structures)), [s.n_theta for s in problem.structures])
+    groups = list(dict.fromkeys(problem.labels[t][0] for t in term[which]))
+    columns = list(dict.fromkeys(name for t in dict.fromkeys(term[which]) for name in problem.labels[t][1]))
+    return [
+        f"{RIDGE}{' and '.join(groups)}: other variances and correlations of {', '.join(columns)} give the same likelihood. Those "
+        "reported are one choice of many, and so are standard errors that depend on them. Use fewer random columns or terms."
+    ]
+
+
+def finish(problem: Problem, evaluate: Evaluator, outcome: Outcome, name: str, seconds: dict[str, float], free: bool = True) -> Estimate:
+    """The numbers of a fit at the point where the search ended, on the user's scale; ``free`` where no column was held at zero."""
     point = outcome.point
     if not np.isfinite(point.objective):
         raise nothing_left(problem)
@@ -221,6 +253,8 @@ def finish(problem: Problem, evaluate: Evaluator, outcome: Outcome, name: str, s
         said = note(monte_carlo, evaluate.control.accuracy)
         messages += () if said is None else (said,)
         seconds = {**seconds, "log-determinant": perf_counter() - begin}
+    elif outcome.converged and free:
+        messages += tuple(ridge(problem, point))
     convergence = outcome.convergence({**problem.seconds, **seconds})
     return Estimate(
         method=name,

@@ -144,3 +144,45 @@ def test_the_span_of_the_fixed_effects_is_seen_wherever_their_origin_lies(random
     assert any("Not determined, g: the data say nothing of the variance of (0 + x | g)" in text for _, text in seen)
     assert fit.llf == pytest.approx(without.llf, abs=1e-6)
     assert fit.bse["z"] == pytest.approx(without.bse["z"], rel=1e-5)
+
+
+def between(levels: int, seed: int = 0) -> pd.DataFrame:
+    """A covariate that is constant within groups."""
+    rng = np.random.default_rng(seed)
+    g = np.repeat(np.arange(levels), 8)
+    x = rng.normal(size=levels)[g]
+    return pd.DataFrame({"y": rng.normal(size=levels)[g] * 3 + rng.normal(size=len(g)), "x": x, "z": rng.normal(size=len(g)), "g": g})
+
+
+@pytest.mark.parametrize(
+    ("formula", "levels", "groups"),
+    [
+        ("y ~ z + (x|g)", 2, "g"),  # one difference of means, three variances and covariances
+        ("y ~ x + I(x**2) + (x||g)", 4, "g"),  # one degree of freedom is left between the groups
+        ("y ~ x + z + I(x**2) + (x||g)", 4, "g"),
+    ],
+)
+def test_a_ridge_of_variances_is_said_in_every_order_of_the_rows(formula, levels, groups):
+    """Fewer degrees of freedom between the levels than variances: the criterion is the same along a curve of them."""
+    data = between(levels)
+    found = [fitted(formula, data.sample(frac=1.0, random_state=seed)) for seed in range(3)]
+    for fit, seen in found:
+        if fit.is_singular():
+            continue
+        assert any(f"Not determined, {groups}: other variances and correlations of Intercept, x give the same" in text for _, text in seen)
+    assert np.ptp([fit.llf for fit, _ in found]) < 1e-6
+    assert not all(fit.is_singular() for fit, _ in found)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_variances_that_are_hard_to_tell_are_no_ridge(scale):
+    """One row of eighty tells two grouping factors from each other: a wide valley, but no ridge."""
+    rng = np.random.default_rng(1)
+    g = np.r_[np.arange(60), np.arange(20)]
+    h = np.r_[np.arange(60), np.arange(20)]
+    h[-1] = 60
+    x = rng.normal(size=80)
+    y = rng.normal(size=60)[g] + rng.normal(size=61)[h] + x + rng.normal(size=80)
+    for formula in ("y ~ x + (1|g) + (1|h)", "y ~ 1 + (1|g) + (1|h)"):
+        _, seen = fitted(formula, pd.DataFrame({"y": y * scale, "x": x * scale, "g": g, "h": h}))
+        assert not any("other variances" in text for _, text in seen)
