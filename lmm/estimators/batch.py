@@ -17,7 +17,7 @@ import numpy as np
 
 from lmm.covariance.base import units
 from lmm.estimators.boundary import SNAP, escapes, snapped_theta
-from lmm.estimators.restart import CONFLICT, FAR, FEW, SMALL, Piece, free, is_little, mirrors, subsets
+from lmm.estimators.restart import CONFLICT, FAR, FEW, SMALL, Piece, free, has_one_direction, is_little, mirrors, subsets
 from lmm.linalg import threads
 from lmm.model import batch_levels, batch_stacked
 from lmm.model.batched import Levels, Stacked, Values, explained
@@ -355,9 +355,13 @@ def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> Ends
     if len(below):
         pieces = [(t, columns) for t, structure in enumerate(problem.structures) for columns in structure.pieces()]
         starts += [(below, from_below(evaluate, ends.steps[:, below], piece)) for piece in pieces]
-        turned = np.flatnonzero(vanished) if effects <= SMALL else which[:0]
-        for t, columns in pieces if len(turned) else []:
-            for mirror in mirrors(problem.grams()[t], columns):
+        vanished &= effects <= SMALL
+        G = [np.einsum("acr,bcr->rab", T, T) for T in evaluate.factors(ends.steps)] if vanished.any() else []
+        for t, columns in pieces if vanished.any() else []:
+            block = np.ix_(columns, columns)
+            gram = problem.grams()[t][block]
+            turned = np.array([r for r in np.flatnonzero(vanished) if has_one_direction(G[t][r][block], gram)], dtype=np.intp)
+            for mirror in mirrors(problem.grams()[t], columns) if len(turned) else []:
                 starts.append((turned, mirrored(evaluate, ends.steps[:, turned], t, columns, mirror)))
     which, begin = np.concatenate([own for own, _ in starts]), np.concatenate([steps for _, steps in starts], axis=1)
     look_again(evaluate, data, ends, which, begin, doubtful[which] | little)

@@ -127,14 +127,24 @@ def from_below(problem: Problem, theta: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def mirrored(problem: Problem, theta: np.ndarray) -> Iterator[np.ndarray]:
-    """theta (m,) with the sign of one column's effects turned against the others', piece by piece and column by column."""
+    """theta (m,) with the sign of one column's effects turned against the others', for pieces with one direction of variance left."""
     for t, structure in enumerate(problem.structures):
         for columns in structure.pieces():
-            for mirror in mirrors(problem.grams()[t], columns):
-                G, block = _covariances(problem, theta), np.ix_(columns, columns)
-                if np.any(G[t][block]):
-                    G[t][block] = mirror @ G[t][block] @ mirror.T
+            G, block = _covariances(problem, theta), np.ix_(columns, columns)
+            own = G[t][block].copy()
+            if has_one_direction(own, problem.grams()[t][block]):
+                for mirror in mirrors(problem.grams()[t], columns):
+                    G[t][block] = mirror @ own @ mirror.T
                     yield _theta(problem, G)
+
+
+def has_one_direction(G: np.ndarray, gram: np.ndarray) -> bool:
+    """Whether all correlations of several effects are one in absolute value, G and ``gram`` (k, k)."""
+    if len(G) == 1:
+        return False
+    U = orthogonaliser(gram)
+    spread = np.linalg.eigvalsh(U @ G @ U.T)
+    return bool(spread[-1] > 0.0 and spread[-2] <= EMPTY * spread[-1])
 
 
 def mirrors(gram: np.ndarray, columns: np.ndarray) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ from lmm.covariance import Diagonal
 from lmm.design.records import Design
 from lmm.estimators import Control, MaximumLikelihood
 from lmm.estimators.boundary import is_singular
-from lmm.estimators.restart import from_below, subsets
+from lmm.estimators.restart import from_below, mirrored, subsets
 from lmm.model.problem import Problem, build_problem
 from lmm.model.records import Estimate
 from tests.algebra import some_theta
@@ -100,7 +100,7 @@ def test_few_evaluations(name: str, reml: bool) -> None:
     limit = 12 if p.n_theta <= 12 else 16
     estimate = fitted(name, reml)
     doubtful = is_singular(p, estimate.theta)
-    below = len(list(from_below(p, estimate.theta))) if doubtful else 0
+    below = len([*from_below(p, estimate.theta), *mirrored(p, estimate.theta)]) if doubtful else 0
     starts = 2 * (len(subsets(p)) + below)
     searches = (2 if doubtful else 1) + below
     assert estimate.convergence.evaluations <= searches * limit + starts
