@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -72,18 +72,14 @@ def build(
     *,
     choose_backend: Callable[[Design], str],
     factorization: str,
-    weights: Any = None,
-    offset: Any = None,
-    subset: Any = None,
-    na_action: str = "omit",
-    contrasts: Mapping[str, Any] | None = None,
-    context: Mapping[str, Any] | None = None,
+    **given: Any,
 ) -> tuple[Design, Problem]:
-    """Design and problem, as :func:`lmm.design.build_design` and :func:`lmm.model.problem.build_problem` make of a table."""
+    """Design and problem, as :func:`lmm.design.build_design` and :func:`lmm.model.problem.build_problem` make of a table.
+
+    ``given`` are the arguments of :func:`lmm.stream.prepare.make_recipe`.
+    """
     start = perf_counter()
-    recipe = make_recipe(
-        formula, reducer, weights=weights, offset=offset, subset=subset, na_action=na_action, contrasts=contrasts, context=context
-    )
+    recipe = make_recipe(formula, reducer, **given)
     middle = perf_counter()
     sums = reducer.map_reduce(linear_reduction(recipe))
     seconds = {"recipe": middle - start, "rows": perf_counter() - middle}

@@ -7,7 +7,6 @@ these.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -48,15 +47,11 @@ def build_generalized(
     data: Any,
     reducer: Reducer,
     family: Any,
-    *,
-    weights: Any = None,
-    offset: Any = None,
-    subset: Any = None,
-    na_action: str = "omit",
-    contrasts: Mapping[str, Any] | None = None,
-    context: Mapping[str, Any] | None = None,
+    **given: Any,
 ) -> tuple[Design, GeneralizedProblem]:
     """Design and problem, as :func:`lmm.design.build_design` and :func:`lmm.model.problem.build_generalized` make of a table.
+
+    ``given`` are the arguments of :func:`lmm.stream.prepare.make_recipe`.
 
     Raises
     ------
@@ -71,7 +66,6 @@ def build_generalized(
             f"a generalized model passes over its rows several times, and {reducer.text} can be read once only; give a file or a Dataset."
         )
     begin = perf_counter()
-    given = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts, "context": context}
     recipe = make_recipe(formula, reducer, family=family, **given)
     middle = perf_counter()
     lean = replace(recipe, fixed=(), pilot=np.zeros(0))
