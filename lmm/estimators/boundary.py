@@ -37,11 +37,6 @@ def escapes(problem: Problem | GeneralizedProblem, theta: np.ndarray, D: list[np
         yield np.concatenate(new)
 
 
-def canonical(problem: Problem, theta: np.ndarray) -> np.ndarray:
-    """The representative of theta that is reported."""
-    return np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)])
-
-
 def snapped_theta(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> np.ndarray:
     """A canonical theta with what is all but zero beside the boundary at zero."""
     snapped = []
@@ -54,7 +49,7 @@ def snapped_theta(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> n
 
 def snap(problem: Problem, evaluate: Evaluator, outcome: Outcome, tolerance: float) -> Outcome:
     """A theta that is all but on the boundary, on it, when that costs nothing."""
-    theta = canonical(problem, outcome.point.theta)
+    theta = problem.canonical(outcome.point.theta)
     new = snapped_theta(problem, theta)
     if not np.array_equal(new, theta):
         point = evaluate(new)

@@ -168,14 +168,14 @@ class _Search:
         """The M-step's covariance of each term: A (G - G D G / J) A'."""
         out, s2 = [], self.evaluate.variance(point.payload.value)
         terms = self.problem.plan.terms
-        for t, (G, D, b) in enumerate(zip(covariances(self.problem, point.theta), point.payload.D, point.payload.modes, strict=True)):
+        for t, (G, D, b) in enumerate(zip(self.problem.covariances(point.theta), point.payload.D, point.payload.modes, strict=True)):
             A = np.eye(len(G)) if self.plain else expansion(G, D, b / np.sqrt(s2), self.problem.cross.diag[t], self.masks[t], len(terms))
             out.append(A @ (G - G @ D @ G / terms[t].J) @ A.T)
         return out
 
     def theta(self, G: list[np.ndarray]) -> np.ndarray:
         """Parameters of covariances, nearest where they do not have the structure."""
-        return np.concatenate([s.from_matrix((own + own.T) / 2) for s, own in zip(self.problem.structures, G, strict=True)])
+        return self.problem.theta_of([(own + own.T) / 2 for own in G])
 
     def end(self, point: Point, converged: bool, message: str) -> Outcome:
         return Outcome(point, converged, message, len(self.trace) - 1, len(self.trace), promised(point), tuple(self.trace))
@@ -216,15 +216,15 @@ def climb(evaluate: Evaluator, theta: np.ndarray, tolerance: float, limit: int, 
             point = better
         if search.spent:
             return search.end(point, False, f"stopped at the limit of {limit} iterations")
-        G0 = covariances(search.problem, point.theta)
+        G0 = search.problem.covariances(point.theta)
         first = search.at(search.theta(search.map(point)), 1.0, point.objective)
         if worse(first, point.objective):  # a structure without a closed M-step, or rounding at the optimum
             return search.end(point, gain <= FINE, "an EM step does not lower the criterion any more")
         if not accelerate or search.spent or promised(first) <= tolerance:
             point = first
             continue
-        G1 = covariances(search.problem, first.theta)
-        G2 = covariances(search.problem, search.theta(search.map(first)))
+        G1 = search.problem.covariances(first.theta)
+        G2 = search.problem.covariances(search.theta(search.map(first)))
         far, cap = _extrapolate(search, first, (G0, G1, G2), cap)
         point = first if far is None else far
 
@@ -310,12 +310,6 @@ def _share(new: np.ndarray, old: np.ndarray) -> float:
         return 1.0
     half = vectors[:, use] / np.sqrt(values[use])
     return float(np.linalg.eigvalsh(half.T @ new @ half)[0])
-
-
-def covariances(problem: Problem, theta: np.ndarray) -> list[np.ndarray]:
-    """Relative covariances (k, k) per term."""
-    factors = [s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)]
-    return [T @ T.T for T in factors]
 
 
 def promised(point: Point) -> float:

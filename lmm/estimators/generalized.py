@@ -273,7 +273,7 @@ class Objective:
         The family's own parameters stay those of ``point``.
         """
         _, gamma, phi = self.split(point.theta)
-        T = [s.factor(own) for s, own in zip(self.structures, self.problem.split(theta), strict=True)]
+        T = self.problem.factors(theta)
         u = [np.zeros_like(own) for own in self.u]
         try:
             at = drive(self.source, [expand(self.family, self.source, T, gamma, phi, u, None, self.observed, True, self.constant, ROUGH)])[

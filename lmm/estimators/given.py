@@ -94,7 +94,7 @@ class GivenVariances(Estimator):
             )
         phi = self._phi(family)
         theta = self._theta(problem, 1.0)
-        T = [s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)]
+        T = problem.factors(theta)
         gamma = starting_values(problem)[problem.n_theta : problem.n_theta + problem.p]
         u = [np.zeros((size.k, size.J)) for size in problem.plan.terms]
         observed = self.control.curvature == "observed"
@@ -136,8 +136,7 @@ class GivenVariances(Estimator):
 
     def _theta(self, problem: Problem | GeneralizedProblem, scale: float) -> np.ndarray:
         covariances = given_covariances(self.varcomp, problem.labels, problem.structures)
-        parts = [s.canonical(s.from_matrix(C / scale**2)) for s, C in zip(problem.structures, covariances, strict=True)]
-        return np.concatenate(parts)
+        return problem.theta_of([C / scale**2 for C in covariances])
 
     @threads.limited()
     def objective(self, problem: Problem | GeneralizedProblem, theta: np.ndarray) -> float:

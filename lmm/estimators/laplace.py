@@ -259,12 +259,12 @@ def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelih
     """The numbers of a fit on the user's scale."""
     point = outcome.point
     state = point.payload
-    theta = np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(state.theta), strict=True)])
+    theta = problem.canonical(state.theta)
     inverse = solve_triangular(problem.rows.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
     family = problem.family
     convergence = replace(outcome.convergence({**problem.seconds, **seconds}), passes=getattr(problem.source, "passes", 0))
     beta = inverse @ state.gamma
-    factors = tuple(s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True))
+    factors = tuple(problem.factors(theta))
     eta = None if problem.source.distant else problem.rows.predictor(state.gamma, state.laplace.mode.b)
     told = diagnose(problem, beta, factors, state.phi, eta)
     return Estimate(

@@ -242,7 +242,7 @@ def finish(problem: Problem, evaluate: Evaluator, outcome: Outcome, name: str, s
     if not np.isfinite(point.objective):
         raise nothing_left(problem)
     value: gaussian.Value = point.payload.value
-    theta = np.concatenate([s.canonical(own) for s, own in zip(problem.structures, problem.split(point.theta), strict=True)])
+    theta = problem.canonical(point.theta)
     inverse = solve_triangular(problem.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
     monte_carlo: MonteCarlo | None = None
     messages = tuple(distant(problem)) if problem.centred is None else ()
@@ -262,7 +262,7 @@ def finish(problem: Problem, evaluate: Evaluator, outcome: Outcome, name: str, s
         beta=problem.beta0 + inverse @ value.beta,
         beta_cov_unscaled=inverse @ value.cov @ inverse.T,
         theta=theta,
-        factors=tuple(s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)),
+        factors=tuple(problem.factors(theta)),
         sigma=float(np.sqrt(evaluate.variance(value))),
         modes=tuple(np.ascontiguousarray(m.T) for m in point.payload.modes),
         objective=point.objective,

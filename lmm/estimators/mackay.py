@@ -176,13 +176,13 @@ class MacKay(Estimator):
             return starting_values(problem.cross, problem.structures) if start is None else np.asarray(start, dtype=float)
         C = given_covariances(self.start_variances, problem.labels, problem.structures, "start_variances")
         residual = self._start_residual(problem)
-        return np.concatenate([s.from_matrix(own / residual) for s, own in zip(problem.structures, C, strict=True)])
+        return problem.theta_of([own / residual for own in C])
 
     def _start_variances(self, problem: Problem, evaluate: Evaluator, start: np.ndarray | None) -> Variances:
         theta = self._start_theta(problem, start)
         if start is None and self.start_variances is None:
             theta = lowest_start(problem, evaluate, theta)
-        factors = [s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)]
+        factors = problem.factors(theta)
         if start is None and self.start_variances is not None:
             residual = self._start_residual(problem)
         else:
@@ -201,8 +201,7 @@ class MacKay(Estimator):
 
 def relative(problem: Problem, now: Variances) -> np.ndarray:
     """theta (m,) of variances without covariances."""
-    parts = [s.from_matrix(np.diag(own / now.residual)) for s, own in zip(problem.structures, now.effects, strict=True)]
-    return np.concatenate(parts)
+    return problem.theta_of([np.diag(own / now.residual) for own in now.effects])
 
 
 def update(evaluate: Evaluator, point: Point, now: Variances) -> tuple[Variances, float]:

@@ -269,7 +269,7 @@ class MonteCarloEM(Estimator):
         if linear and isinstance(self.sigma, str):
             sigma = float(np.exp(path.log_sigma))
         scale2 = sigma**2 if linear else 1.0
-        theta = np.concatenate([s.canonical(s.from_matrix(G / scale2)) for s, G in zip(problem.structures, path.G, strict=True)])
+        theta = problem.theta_of([G / scale2 for G in path.G])
         only = Control(evaluate_only=True)
         modes = tuple(np.ascontiguousarray(b.T) for b in path.effects)
         if isinstance(problem, Problem):

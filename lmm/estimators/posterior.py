@@ -119,8 +119,8 @@ def estimate_from(
     """
     linear = isinstance(problem, Problem)
     scale2 = sigma**2 if linear else 1.0
-    theta = np.concatenate([s.canonical(s.from_matrix(G / scale2)) for s, G in zip(problem.structures, covariances, strict=True)])
-    factors = tuple(s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True))
+    theta = problem.theta_of([G / scale2 for G in covariances])
+    factors = tuple(problem.factors(theta))
     common: dict[str, Any] = {}
     if isinstance(problem, Problem):
         parameters = problem.p + problem.n_theta + 1

@@ -294,7 +294,7 @@ class _Iteration:
         sigma = self.sigma
         phi = sigma**2 if self.scales else self.phi
         theta = self._absolute(self.theta, sigma)
-        factors = [s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)]
+        factors = problem.factors(theta)
         inner = solve_triangular(rows.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
         half = inner @ solve_triangular(self.R, np.eye(problem.p)) if problem.p else inner
         beta = inner @ self.gamma

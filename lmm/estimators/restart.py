@@ -53,10 +53,10 @@ def subsets(problem: Problem | GeneralizedProblem) -> list[list[Piece]]:
 
 def raised(problem: Problem | GeneralizedProblem, theta: np.ndarray, which: list[Piece], size: float) -> np.ndarray:
     """theta (m,) with some pieces at uncorrelated standard deviations of ``size`` where their columns are made orthonormal."""
-    G, grams = _covariances(problem, theta), problem.grams()
+    G, grams = problem.covariances(theta), problem.grams()
     for t, columns in which:
         G[t][np.ix_(columns, columns)] = size**2 * free(grams[t], columns)
-    return _theta(problem, G)
+    return problem.theta_of(G)
 
 
 def free(gram: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -79,7 +79,7 @@ def heights(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> list[li
 
 def _filled(problem: Problem | GeneralizedProblem, theta: np.ndarray, size: float) -> Iterator[np.ndarray]:
     """theta (m,) with standard deviations of ``size`` along the directions that a piece of rank one or more has no variance in."""
-    G, grams = _covariances(problem, theta), problem.grams()
+    G, grams = problem.covariances(theta), problem.grams()
     for t, structure in enumerate(problem.structures):
         for columns in structure.pieces():
             block = np.ix_(columns, columns)
@@ -94,7 +94,7 @@ def _filled(problem: Problem | GeneralizedProblem, theta: np.ndarray, size: floa
             along = np.linalg.solve(root.T, directions[:, none])
             own = [g.copy() for g in G]
             own[t][block] += size**2 * along @ along.T
-            yield _theta(problem, own)
+            yield problem.theta_of(own)
 
 
 def from_above(problem: Problem, evaluate: Evaluator, theta: np.ndarray, choices: list[list[Piece]]) -> Iterator[np.ndarray]:
@@ -108,34 +108,34 @@ def from_above(problem: Problem, evaluate: Evaluator, theta: np.ndarray, choices
         except (LmmError, np.linalg.LinAlgError, FloatingPointError):
             yield raised(problem, theta, which, 1.0)
             continue
-        G = _covariances(problem, theta)
+        G = problem.covariances(theta)
         for t, columns in which:
             own = modes[t][columns]
             G[t][np.ix_(columns, columns)] = own @ own.T / (own.shape[1] * variance)
         if all(np.all(np.isfinite(own)) for own in G):
-            yield _theta(problem, G)
+            yield problem.theta_of(G)
 
 
 def from_below(problem: Problem, theta: np.ndarray) -> Iterator[np.ndarray]:
     """theta (m,) with one piece of it at zero, piece by piece of those that are not."""
     for t, structure in enumerate(problem.structures):
         for columns in structure.pieces():
-            G = _covariances(problem, theta)
+            G = problem.covariances(theta)
             if np.any(G[t][np.ix_(columns, columns)]):
                 G[t][np.ix_(columns, columns)] = 0.0
-                yield _theta(problem, G)
+                yield problem.theta_of(G)
 
 
 def mirrored(problem: Problem, theta: np.ndarray) -> Iterator[np.ndarray]:
     """theta (m,) with the sign of one column's effects turned against the others', for pieces with one direction of variance left."""
     for t, structure in enumerate(problem.structures):
         for columns in structure.pieces():
-            G, block = _covariances(problem, theta), np.ix_(columns, columns)
+            G, block = problem.covariances(theta), np.ix_(columns, columns)
             own = G[t][block].copy()
             if has_one_direction(own, problem.grams()[t][block]):
                 for mirror in mirrors(problem.grams()[t], columns):
                     G[t][block] = mirror @ own @ mirror.T
-                    yield _theta(problem, G)
+                    yield problem.theta_of(G)
 
 
 def has_one_direction(G: np.ndarray, gram: np.ndarray) -> bool:
@@ -237,13 +237,3 @@ def look_again(
             best = other
     numbered = tuple({**line, "search": i} for i, lines in enumerate(traces) for line in lines)
     return replace(best, evaluations=spent, iterations=steps, trace=numbered if len(traces) > 1 else outcome.trace)
-
-
-def _covariances(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> list[np.ndarray]:
-    """G (k, k) per term."""
-    factors = [s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)]
-    return [T @ T.T for T in factors]
-
-
-def _theta(problem: Problem | GeneralizedProblem, G: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([s.from_matrix(own) for s, own in zip(problem.structures, G, strict=True)])

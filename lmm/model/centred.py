@@ -86,7 +86,7 @@ def outward(problem: Problem | GeneralizedProblem, estimate: Estimate) -> Estima
     """An estimate of the centred problem in the user's columns."""
     assert problem.centred is not None
     theta = outer_theta(problem, estimate.theta)
-    factors = tuple(s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True))
+    factors = tuple(problem.factors(theta))
     modes = tuple(b if B is None else np.ascontiguousarray(b @ B.T) for b, B in zip(estimate.modes, problem.centred.bases, strict=True))
     trace = tuple({**line, "theta": outer_theta(problem, line["theta"])} for line in estimate.trace)
     return replace(estimate, theta=theta, factors=factors, modes=modes, trace=trace)
@@ -98,6 +98,6 @@ def inward(problem: Any, estimate: Estimate) -> tuple[Any, Estimate]:
         return problem, estimate
     assert problem.centred is not None
     theta, inner = inner_theta(problem, np.asarray(estimate.theta)), problem.centred.problem
-    factors = tuple(s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True))
+    factors = tuple(problem.factors(theta))
     modes = tuple(b if B is None else b @ B.T for b, B in zip(estimate.modes, inverses(problem.centred.bases), strict=True))
     return inner, replace(estimate, theta=theta, factors=factors, modes=modes)

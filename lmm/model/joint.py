@@ -89,7 +89,7 @@ def start_of(problem: Problem | GeneralizedProblem, start: np.ndarray | None = N
     if isinstance(problem, Problem):
         theta = moments.starting_values(problem.cross, problem.structures) if start is None else np.asarray(start, dtype=float)
         sigma = _residual_sd(problem, theta)
-        T = [s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)]
+        T = problem.factors(theta)
         return Start([sigma**2 * t @ t.T for t in T], problem.beta0, sigma, 1.0)
     psi = starting_values(problem)
     m, p = problem.n_theta, problem.p
@@ -100,7 +100,7 @@ def start_of(problem: Problem | GeneralizedProblem, start: np.ndarray | None = N
             psi[m : m + p] = problem.rows.R @ start[m : m + p]
         if len(start) > m + p:
             psi[-1] = np.log(start[-1])
-    T = [s.factor(own) for s, own in zip(problem.structures, problem.split(psi[:m]), strict=True)]
+    T = problem.factors(psi[:m])
     beta = np.linalg.solve(problem.rows.R, psi[m : m + p]) if p else np.zeros(0)
     phi = float(np.exp(psi[-1])) if problem.family.has_dispersion else 1.0
     eta = problem.rows.offset + problem.rows.Q @ psi[m : m + p]
@@ -111,7 +111,7 @@ def start_of(problem: Problem | GeneralizedProblem, start: np.ndarray | None = N
 def _residual_sd(problem: Problem, theta: np.ndarray) -> float:
     """A residual standard deviation that fits the moments: the marginal variance is shared out as theta says."""
     grams = problem.grams()
-    factors = [s.factor(own) for s, own in zip(problem.structures, problem.split(theta), strict=True)]
+    factors = problem.factors(theta)
     explained = sum(float(np.trace(t.T @ g @ t)) for t, g in zip(factors, grams, strict=True))
     weight = float(np.exp(problem.sum_log_weights / problem.n))
     return float(np.sqrt(problem.cross.gram[-1, -1] / max(problem.n - problem.p, 1) / (weight + explained) * weight))

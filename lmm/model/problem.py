@@ -28,6 +28,7 @@ from lmm.model.crossproducts import CrossProducts, cross_products, right_hand_si
 from lmm.model.gaussian import Data
 from lmm.model.passes import Source
 from lmm.model.rows import Rows, make_rows
+from lmm.model.structured import Structured
 from lmm.model.system import arrange, collect, make_coupled, make_system, orthonormal, pad, plan_for
 
 #: residual sum of squares over total under which the fixed effects explain the response entirely
@@ -45,7 +46,7 @@ class Centred:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class Problem(Structured):
     """A linear mixed model in sums.
 
     Attributes
@@ -88,11 +89,6 @@ class Problem:
         """Fixed effects."""
         return len(self.beta0)
 
-    @property
-    def n_theta(self) -> int:
-        """Covariance parameters."""
-        return sum(s.n_theta for s in self.structures)
-
     def grams(self) -> list[np.ndarray]:
         """Per term the mean of z z' over the rows (k, k), weights included."""
         return [A.sum(axis=-1) / self.n for A in self.cross.diag]
@@ -107,11 +103,6 @@ class Problem:
         if self.plan.iterative:
             return [orthonormal(columns[: self.p], self.R) for columns in self.cross.rhs]
         return [np.asarray(columns)[: self.p] for columns in self.collect(self.data.rhs)]
-
-    def split(self, theta: np.ndarray) -> list[np.ndarray]:
-        """theta of each term."""
-        stops = np.cumsum([s.n_theta for s in self.structures])
-        return np.split(np.asarray(theta, dtype=float), stops[:-1])
 
     def with_response(self, design: Design) -> Problem:
         """The same Z and X with the response of ``design``: only the sums with y are made anew."""
@@ -134,7 +125,7 @@ class Problem:
 
 
 @dataclass(frozen=True, eq=False)
-class GeneralizedProblem:
+class GeneralizedProblem(Structured):
     """A generalized linear mixed model: its rows, family and covariance structures.
 
     Attributes
@@ -187,19 +178,9 @@ class GeneralizedProblem:
         """Fixed effects."""
         return self.rows.p
 
-    @property
-    def n_theta(self) -> int:
-        """Covariance parameters."""
-        return sum(s.n_theta for s in self.structures)
-
     def grams(self) -> list[np.ndarray]:
         """Per term the mean of z z' over the rows (k, k), relative to the square of the linear predictor's size."""
         return [A.sum(axis=-1) / (self.n * self.eta_scale**2) for A in self.rows.pattern.diag]
-
-    def split(self, theta: np.ndarray) -> list[np.ndarray]:
-        """theta of each term."""
-        stops = np.cumsum([s.n_theta for s in self.structures])
-        return np.split(np.asarray(theta, dtype=float), stops[:-1])
 
     def with_response(self, design: Design) -> GeneralizedProblem:
         """The same rows with the response of ``design``."""

@@ -1,4 +1,4 @@
-"""Whether a model fits its data, and how much it explains. Methods unpack and delegate."""
+"""Whether a model fits its data, and how much it explains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lmm.arguments import caller
 from lmm.errors import ArgumentError
 from lmm.later import Later
 from lmm.results import generalized, ordinal, rows
-from lmm.results.resampling import Resampling
+from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
     from lmm.inference import hat
@@ -26,7 +26,7 @@ else:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Criticism(Resampling):
+class Criticism(Parameters):
     """Variance explained, simulated residuals, checks."""
 
     # ---- variance explained ----
@@ -55,7 +55,7 @@ class Criticism(Resampling):
         Nakagawa, Johnson & Schielzeth (2017), J. R. Soc. Interface 14; Johnson (2014), Methods Ecol. Evol. 5.
         """
         context = caller()
-        return variance_explained.r_squared(variance_explained.decomposition(self, approximation, context))  # type: ignore[arg-type]
+        return variance_explained.r_squared(variance_explained.decomposition(self._fit, approximation, context))
 
     def icc(self, by_group: bool = False, approximation: str = "lognormal") -> pd.Series | pd.DataFrame:
         """Intraclass correlation: the share of the random effects in the variance.
@@ -78,7 +78,7 @@ class Criticism(Resampling):
         {'plate': 0.151, 'sample': 0.785}
         """
         context = caller()
-        found = variance_explained.decomposition(self, approximation, context)  # type: ignore[arg-type]
+        found = variance_explained.decomposition(self._fit, approximation, context)
         return variance_explained.intraclass_by_group(found) if by_group else variance_explained.intraclass(found)
 
     # ---- residuals and rows ----
@@ -219,4 +219,4 @@ class Criticism(Resampling):
         >>> fit.check(rng=1).table.loc["overdispersion", "status"]
         'warning'
         """
-        return checks.check(self, nsim, rng)  # type: ignore[arg-type]
+        return checks.check(self._fit, nsim, rng)

@@ -1,4 +1,4 @@
-"""Fit: names meet numbers. Methods unpack and delegate; the rooms beside this file compute."""
+"""A fitted mixed model. Each capability (rows, tests, selection, refits, intervals, criticism, interchange) is a class beside this file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ import pandas as pd
 from lmm import arguments
 from lmm.later import Later
 from lmm.results import equality, pictures, summary, tidy
+from lmm.results.criticism import Criticism
 from lmm.results.interchange import Interchange
+from lmm.results.parameters import Parameters
+from lmm.results.refitting import Refitting
+from lmm.results.resampling import Resampling
+from lmm.results.rowwise import Rowwise
+from lmm.results.selecting import Selecting
+from lmm.results.testing import Testing
 
 #: methods of intervals, those of a posterior included
 INTERVALS = ("wald", "profile", "boot", "posterior")
@@ -24,7 +31,7 @@ else:
 
 @arguments.checked_methods
 @dataclass(frozen=True, eq=False, repr=False)
-class Fit(Interchange):
+class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Rowwise, Parameters):
     """A fitted mixed model; nothing a caller does changes it.
 
     Every method returns a new object. Tables are pandas, on the user's own names and index.

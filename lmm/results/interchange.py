@@ -1,4 +1,4 @@
-"""A fit as other packages want it. Methods unpack and delegate."""
+"""A fit as other packages want it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.later import Later
-from lmm.results.criticism import Criticism
+from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
     from lmm.results import marginal_effects, marginal_means, regression_table
@@ -21,7 +21,7 @@ else:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Interchange(Criticism):
+class Interchange(Parameters):
     """Marginal means and adapters to other packages."""
 
     def emmeans(
@@ -155,7 +155,7 @@ class Interchange(Criticism):
         ----------
         ddf : degrees of freedom of tests and intervals, as of :meth:`coef_table`.
         """
-        return regression_table.table_model(self.design, self.estimate, self.coef_table(ddf), ddf)
+        return regression_table.table_model(self.design, self.estimate, self._fit.coef_table(ddf), ddf)
 
     @property
     def endog_names(self) -> str:

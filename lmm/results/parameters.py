@@ -1,13 +1,13 @@
 """What was estimated and by which criterion: parameters with their names, their uncertainty, likelihoods, convergence.
 
-Every property unpacks and delegates; the rooms beside this file compute.
+This is what every capability of a fit stands on.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -41,6 +41,7 @@ from lmm.stream.absent import ABSENT
 
 if TYPE_CHECKING:
     from lmm.inference import variance_parameters
+    from lmm.results.fit import Fit
 else:
     variance_parameters = Later("lmm.inference.variance_parameters")
 
@@ -54,6 +55,11 @@ class Parameters:
     problem: Problem | GeneralizedProblem
     estimator: Estimator
     estimate: Estimate
+
+    @property
+    def _fit(self) -> Fit:
+        """The whole: what a capability hands to functions that ask for others."""
+        return cast("Fit", self)
 
     # ---- parameters ----
 

@@ -1,16 +1,16 @@
-"""What refits by the hundred tell of a fit. Methods unpack and delegate."""
+"""Bootstrap, influence, and the same model for many responses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from lmm.later import Later
-from lmm.results.selecting import Selecting
+from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
     from lmm.results import bootstrap, influence, many
@@ -21,7 +21,7 @@ else:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Refitting(Selecting):
+class Refitting(Parameters):
     """Bootstrap, influence, and the same model for many responses."""
 
     def bootstrap(
@@ -65,7 +65,7 @@ class Refitting(Selecting):
         >>> fit.bootstrap(200, rng=1).confint().loc["Days"].round(1).tolist()
         [7.2, 13.1]
         """
-        return bootstrap.bootstrap(cast(Any, self), nsim, statistic, kind, group, rng, progress)
+        return bootstrap.bootstrap(self._fit, nsim, statistic, kind, group, rng, progress)
 
     def influence(self, by: str = "group", group: str | None = None, *, progress: bool | None = None) -> influence.Influence:
         """How much the estimates owe to each group, or to each row, from fits that leave it out.
@@ -87,7 +87,7 @@ class Refitting(Selecting):
         >>> fit.influence("Subject").cooks_distance.idxmax()
         '309'
         """
-        return influence.influence(cast(Any, self), by, group, progress)
+        return influence.influence(self._fit, by, group, progress)
 
     def refit_many(self, Y: Any, *, progress: bool | None = None) -> pd.DataFrame:
         """The same model for many responses at once.
@@ -109,4 +109,4 @@ class Refitting(Selecting):
         >>> fit.refit_many(fit.simulate(3, rng=1))["Days"].round(2).tolist()
         [11.48, 10.16, 12.4]
         """
-        return many.refit_many(cast(Any, self), Y, progress)
+        return many.refit_many(self._fit, Y, progress)

@@ -1,4 +1,4 @@
-"""Intervals of a fit's parameters, and what refits by the hundred tell. Methods unpack and delegate."""
+"""Intervals for the parameters of a fit: Wald, profile, bootstrap, posterior."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lmm import arguments
 from lmm.later import Later
 from lmm.results import intervals
 from lmm.results.generalized import is_quasi
-from lmm.results.refitting import Refitting
+from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
     from lmm.results import bootstrap
@@ -24,7 +24,7 @@ else:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Resampling(Refitting):
+class Resampling(Parameters):
     """Confidence intervals, profiles, bootstrap, influence."""
 
     def confint(
@@ -67,7 +67,7 @@ class Resampling(Refitting):
             method = "wald"  # no likelihood to profile
         method = intervals.method_name(self._uncertainty, method)
         if method == "boot":
-            table = self.bootstrap(nsim, rng=rng).confint(level, boot_type)
+            table = self._fit.bootstrap(nsim, rng=rng).confint(level, boot_type)
             return intervals.bootstrapped(self.design, self.estimate, self._uncertainty, table, parm, ddf)
         return intervals.confidence_intervals(
             self.design, self.problem, self.estimator, self.estimate, self._uncertainty, method, level, parm, ddf

@@ -1,4 +1,4 @@
-"""What a fit says of rows, its own or new ones, and the same model fitted again. Methods unpack and delegate."""
+"""What a fit says of rows, its own or new ones, and the same model fitted again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which terms a model needs: single-term deletions and stepwise selection. Methods unpack and delegate."""
+"""Which terms a model needs: single-term deletions and stepwise selection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from lmm.arguments import caller
 from lmm.inference.ddf import method_name
 from lmm.later import Later
-from lmm.results.testing import Testing
+from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
     from lmm.results import deletion, stepwise
@@ -20,7 +20,7 @@ else:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Selecting(Testing):
+class Selecting(Parameters):
     """Models with a term less, fixed or random."""
 
     def ranova(self, reduce_terms: bool = True) -> pd.DataFrame:
@@ -55,7 +55,7 @@ class Selecting(Testing):
         Days in (Days | Subject)     4  42.837  2.0
         """
         scope = caller()
-        found = deletion.drop_random(self, scope, reduce_terms)  # type: ignore[arg-type]
+        found = deletion.drop_random(self._fit, scope, reduce_terms)
         return deletion.boundary_tests(found)
 
     def drop1(self, test: str = "chisq", ddf: str | None = "satterthwaite") -> pd.DataFrame:
@@ -88,9 +88,9 @@ class Selecting(Testing):
         context = caller()
         if ddf is not None:
             method_name(ddf)
-        if deletion.check_test(test, self) == "f":  # type: ignore[arg-type]
-            return deletion.marginal_tests(self, context, ddf)[0]  # type: ignore[arg-type]
-        return deletion.likelihood_ratios(deletion.drop_fixed(self, context))  # type: ignore[arg-type]
+        if deletion.check_test(test, self._fit) == "f":
+            return deletion.marginal_tests(self._fit, context, ddf)[0]
+        return deletion.likelihood_ratios(deletion.drop_fixed(self._fit, context))
 
     def step(self, alpha_random: float = 0.1, alpha_fixed: float = 0.05, ddf: str | None = "satterthwaite") -> stepwise.Steps:
         """Backward elimination: random terms first, then fixed ones, the least needed at each step, as lmerTest's ``step``.
@@ -120,4 +120,4 @@ class Selecting(Testing):
         'angle ~ 1 + temp + (1 | recipe:replicate)'
         """
         context = caller()
-        return stepwise.backward(self, context, alpha_random, alpha_fixed, ddf)  # type: ignore[arg-type]
+        return stepwise.backward(self._fit, context, alpha_random, alpha_fixed, ddf)

@@ -1,4 +1,4 @@
-"""Tests of a fit's parameters. Methods unpack and delegate to :mod:`lmm.inference`."""
+"""Tests of a fit's parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from lmm.later import Later
 from lmm.results import coefficients
-from lmm.results.rowwise import Rowwise
+from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
     from lmm.results import contrasts, term_tests
@@ -19,7 +19,7 @@ else:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Testing(Rowwise):
+class Testing(Parameters):
     """Tests of coefficients and of terms, fixed and random."""
 
     def coef_table(self, ddf: str | None = None) -> pd.DataFrame:

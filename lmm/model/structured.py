@@ -1,0 +1,41 @@
+"""The covariance parameters of all terms of a problem: theta (m,) in one vector, factors and covariances per term."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lmm.covariance import Covariance
+
+
+class Structured:
+    """Anything with one covariance structure per term."""
+
+    structures: tuple[Covariance, ...]
+
+    @property
+    def n_theta(self) -> int:
+        """Covariance parameters."""
+        return sum(s.n_theta for s in self.structures)
+
+    def split(self, theta: np.ndarray) -> list[np.ndarray]:
+        """theta of each term."""
+        stops = np.cumsum([s.n_theta for s in self.structures])
+        return np.split(np.asarray(theta, dtype=float), stops[:-1])
+
+    def factors(self, theta: np.ndarray) -> list[np.ndarray]:
+        """T (k, k) per term."""
+        return [s.factor(own) for s, own in zip(self.structures, self.split(theta), strict=True)]
+
+    def covariances(self, theta: np.ndarray) -> list[np.ndarray]:
+        """G = T T' (k, k) per term."""
+        return [T @ T.T for T in self.factors(theta)]
+
+    def canonical(self, theta: np.ndarray) -> np.ndarray:
+        """The representative of theta that is reported."""
+        return np.concatenate([s.canonical(own) for s, own in zip(self.structures, self.split(theta), strict=True)])
+
+    def theta_of(self, G: Sequence[np.ndarray]) -> np.ndarray:
+        """theta (m,) of covariances (k, k) per term, nearest where they do not have the structure."""
+        return np.concatenate([s.from_matrix(own) for s, own in zip(self.structures, G, strict=True)])
