@@ -172,7 +172,7 @@ def fit_problem(design: Design, problem: Any, estimator: Estimator, start: Any =
         estimate: Estimate = estimator.fit(problem, theta, callback)
     if control.checkpoint is not None:  # what refits this model later is another fit
         estimator = estimator.with_control(replace(control, checkpoint=None))
-    return Fit(design.formula, design, problem, estimator, warned(design, estimate))
+    return Fit(design.formula, design, problem, estimator.given, warned(design, estimate))
 
 
 def choose_estimator(REML: bool, method: str | Any, control: Control | None) -> Any:

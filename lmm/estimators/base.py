@@ -62,6 +62,15 @@ class Estimator(abc.ABC):
         """The criterion at theta (m,), in a generalized model with all parameters after it."""
         raise ArgumentError(f"objective: method {self.name!r} minimises no criterion of theta; fit.trace has what it recorded.")
 
+    def covariance(self, problem: Any, estimate: Estimate) -> np.ndarray | None:
+        """The joint covariance of (theta, beta, rho) of a generalized model; None for a method that has none."""
+        return None
+
+    @property
+    def given(self) -> Any:
+        """The object that the user gave."""
+        return self
+
     @property
     def label(self) -> str:
         """How messages call it."""
@@ -96,16 +105,24 @@ class Adopted(Estimator):
     def label(self) -> str:
         return type(self.own).__name__
 
-    def fit(self, problem: Any, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
+    @property
+    def given(self) -> Any:
         own = self.own
-        if dataclasses.is_dataclass(own) and hasattr(own, "control"):
-            own = dataclasses.replace(own, control=self.control)  # type: ignore[type-var]
-        estimate: Estimate = own.fit(problem, start, callback)
+        if dataclasses.is_dataclass(own) and getattr(own, "control", self.control) != self.control:
+            return dataclasses.replace(own, control=self.control)  # type: ignore[type-var]
+        return own
+
+    def fit(self, problem: Any, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
+        estimate: Estimate = self.given.fit(problem, start, callback)
         return estimate
 
     def objective(self, problem: Any, parameters: np.ndarray) -> float:
         own = getattr(self.own, "objective", None)
         return super().objective(problem, parameters) if own is None else float(own(problem, parameters))
+
+    def covariance(self, problem: Any, estimate: Estimate) -> np.ndarray | None:
+        own = getattr(self.own, "covariance", None)
+        return None if own is None else np.asarray(own(problem, estimate), dtype=float)
 
 
 def adopted(method: Any) -> Estimator:

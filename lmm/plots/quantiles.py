@@ -53,7 +53,7 @@ def residual_band(fit: Fit, at: np.ndarray, rng: None | int | np.random.Generato
     assert not isinstance(fit.problem, GeneralizedProblem)
     nsim, rng = simulations(fit.nobs, nsim), random_generator(rng)
     curves = np.empty((nsim, len(at)))
-    given = getattr(fit.estimator, "sigma", None)  # a number, or how it is estimated
+    given = fit._method.sigma  # a number, or how it is estimated
     known = float(given) if isinstance(given, int | float) else None
     for i in range(nsim):
         y = simulate_array(fit.design, fit.estimate, 1, rng, False)

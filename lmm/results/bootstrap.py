@@ -214,14 +214,14 @@ def bootstrap(fit: Fit, nsim: int, statistic: Statistic | None, kind: str, group
         t = term_of(design, group, "bootstrap")
         J = design.terms[t].J
         with bar(nsim, "bootstrap", progress) as told:
-            batch = refits.of_levels(design, problem, fit.estimator, estimate, t, generator.integers(J, size=(nsim, J)), told)
+            batch = refits.of_levels(design, problem, fit._method, estimate, t, generator.integers(J, size=(nsim, J)), told)
         return _of_parameters(fit, batch, kind)
     with bar(nsim, "bootstrap", progress) as told:
         draw = simulate_slab if kind == "parametric" else resampled_slab
         width = max(1, refits.HELD // design.n)
         slabs = (draw(design, estimate, min(width, nsim - first), generator) for first in range(0, nsim, width))
         if statistic is None:
-            batch = refits.of_responses(design, problem, fit.estimator, estimate, slabs, False, told)
+            batch = refits.of_responses(design, problem, fit._method, estimate, slabs, False, told)
             return _of_parameters(fit, batch, kind)
         return _of_statistic(fit, slabs, statistic, kind, told)
 
@@ -317,7 +317,7 @@ def without_levels(fit: Fit) -> pd.DataFrame:
     codes = fit.design.terms[t].codes
     order = np.argsort(codes, kind="stable")
     rows = np.split(order, np.searchsorted(codes[order], np.arange(1, fit.design.terms[t].J)))
-    batch = refits.without(fit.design, fit.problem, fit.estimator, fit.estimate, rows)
+    batch = refits.without(fit.design, fit.problem, fit._method, fit.estimate, rows)
     return parameter_table.of_batch(fit.design, fit.estimate, batch)
 
 
@@ -339,7 +339,7 @@ def _of_statistic(fit: Fit, slabs: Iterator[np.ndarray], statistic: Statistic, k
     missing = pd.Series(np.nan, index=own.index)
     for Y in slabs:
         first = len(rows)
-        batch = refits.of_responses(fit.design, fit.problem, fit.estimator, fit.estimate, [Y], True, told)
+        batch = refits.of_responses(fit.design, fit.problem, fit._method, fit.estimate, [Y], True, told)
         failures |= {first + i: why for i, why in batch.failures.items()}
         for r in range(batch.size):
             if not np.isfinite(batch.sigma[r]):

@@ -138,7 +138,7 @@ def drop_random(fit: Fit, context: Mapping[str, Any], reduce_terms: bool = True)
             if _is_part(less, fit):
                 out.append(Deletion(label, formula, less.llf, less.df_model, less))
         else:
-            objective = objective_without_effects(fit.problem, fit.estimator, fit.estimate)
+            objective = objective_without_effects(fit.problem, fit._method, fit.estimate)
             out.append(Deletion(label, formula, -objective / 2.0, fit.df_model - len(fit.estimate.theta), None))
     return out
 

@@ -127,7 +127,7 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
             f"influence: without {left} grouping factor {single[0]!r} has one level left; a random effect needs at least two."
         )
     with bar(len(rows), "influence", progress) as told:
-        batch = refits.without(design, fit.problem, fit.estimator, estimate, rows, told)
+        batch = refits.without(design, fit.problem, fit._method, estimate, rows, told)
     for i, factor in single.items():
         write_single(batch, i, None, f"GroupingError: grouping factor {factor!r} has one level left; a random effect needs at least two.")
     scale = batch.sigma**2 if estimate.family is None else np.ones(batch.size)

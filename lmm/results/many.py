@@ -42,7 +42,7 @@ def refit_many(fit: Fit, Y: Any, progress: bool | None) -> pd.DataFrame:
     width = max(1, refits.HELD // design.n)
     with bar(values.shape[1], "refits", progress) as told:
         slabs = (values[:, first : first + width] for first in range(0, values.shape[1], width))
-        batch = refits.of_responses(design, fit.problem, fit.estimator, estimate, slabs, False, told)
+        batch = refits.of_responses(design, fit.problem, fit._method, estimate, slabs, False, told)
     table = parameter_table.of_batch(design, estimate, batch)
     scale = batch.sigma**2 if estimate.family is None else np.ones(batch.size)
     errors = deviations(batch.beta_cov_unscaled * scale[:, None, None])

@@ -33,9 +33,9 @@ def check_likelihood(fit: Fit, what: str) -> None:
             "cross-validation (fit.draws.to_arviz() and arviz.compare), or fit with method=None."
         )
     notes = () if estimate.report is None else estimate.report.notes
-    if not fit.estimator.maximises or notes or not np.isfinite(estimate.objective):
+    if not fit._method.maximises or notes or not np.isfinite(estimate.objective):
         raise ArgumentError(f"{what}: method {estimate.method!r} does not maximise a likelihood; fit with method=None.")
-    if fit.estimator.control.evaluate_only:
+    if fit._method.control.evaluate_only:
         raise ArgumentError(f"{what}: the fit was evaluated at given parameters (evaluate_only=True), not optimised.")
 
 
@@ -61,7 +61,7 @@ def by_maximum_likelihood(fit: Fit) -> Fit:
     """The same model by maximum likelihood where it was fitted by REML; the fit itself otherwise."""
     if not fit.estimate.reml:
         return fit
-    estimator = fit.estimator.by_likelihood() or MaximumLikelihood(False, fit.estimator.control)
+    estimator = fit._method.by_likelihood() or MaximumLikelihood(False, fit._method.control)
     with quietly(), threads.limited():
         try:
             estimate = warned(fit.design, estimator.fit(fit.problem))

@@ -15,7 +15,7 @@ import pandas as pd
 from lmm import arguments
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, DegreesOfFreedomWarning, warn
-from lmm.estimators.base import Estimator
+from lmm.estimators.base import Estimator, adopted
 from lmm.formula import Formula
 from lmm.inference.ddf import SATTERTHWAITE, Asymptotic, Ddf, check, degrees_of_freedom
 from lmm.later import Later
@@ -53,8 +53,13 @@ class Parameters:
     formula: Formula
     design: Design
     problem: Problem | GeneralizedProblem
-    estimator: Estimator
+    estimator: Any
     estimate: Estimate
+
+    @property
+    def _method(self) -> Estimator:
+        """The estimator, with what it does not say of itself at the default."""
+        return adopted(self.estimator)
 
     @property
     def _fit(self) -> Fit:
@@ -142,7 +147,7 @@ class Parameters:
 
     @cached_property
     def _uncertainty(self) -> uncertainty.Uncertainty:
-        found = uncertainty.uncertainty(self.design, self.problem, self.estimator, self.estimate)
+        found = uncertainty.uncertainty(self.design, self.problem, self._method, self.estimate)
         if found.message is not None:
             warn(found.message, ConvergenceWarning)
         return found
@@ -164,7 +169,7 @@ class Parameters:
             ddf = SATTERTHWAITE if self.family is None else None
         name = check(self.estimate, ddf)
         if name not in self._known_ddf:
-            found = degrees_of_freedom(self.problem, self.estimator, self.estimate, self._uncertainty.beta, name)
+            found = degrees_of_freedom(self.problem, self._method, self.estimate, self._uncertainty.beta, name)
             if found.message is not None:
                 warn(found.message, DegreesOfFreedomWarning)
             self._known_ddf[name] = found
@@ -190,7 +195,7 @@ class Parameters:
         if not full:
             return fixed.covariance_frame(self.design, fixed_part)
         if self.family is None and self.draws is None:
-            variances = variance_parameters.covariance(self.problem, self.estimator, self.estimate)
+            variances = variance_parameters.covariance(self.problem, self._method, self.estimate)
             return uncertainty.linear_joint_frame(self.design, fixed_part, variances)
         return uncertainty.joint_frame(self.design, self.estimate, self._uncertainty)
 
@@ -307,10 +312,10 @@ class Parameters:
             if values.shape == self.estimate.theta.shape:
                 values = np.concatenate([values, everything[len(values) :]])
             if values.shape == everything.shape:
-                return float(self.estimator.objective(self.problem, values))
+                return float(self._method.objective(self.problem, values))
         if values.shape != self.estimate.theta.shape:
             raise ArgumentError(f"objective: theta must be {len(names)} finite numbers, {', '.join(names)}; its shape is {values.shape}.")
-        return float(self.estimator.objective(self.problem, values))
+        return float(self._method.objective(self.problem, values))
 
     def is_singular(self, tol: float = 1e-4) -> bool:
         """Whether a variance is estimated as zero or a correlation as one.

@@ -137,7 +137,7 @@ def p_values(
 ) -> tuple[np.ndarray, int]:
     """P-values (nsim,) of simulated data sets, NaN where a fit failed, and the number of those."""
     problem = refits.problem_of(design, fit.problem)
-    estimator = fit.estimator
+    estimator = fit._method
     place = [design.names.index(name) for name in names]
     out, failed = [], 0
     if test == "lrt":

@@ -70,7 +70,7 @@ class Resampling(Parameters):
             table = self._fit.bootstrap(nsim, rng=rng).confint(level, boot_type)
             return intervals.bootstrapped(self.design, self.estimate, self._uncertainty, table, parm, ddf)
         return intervals.confidence_intervals(
-            self.design, self.problem, self.estimator, self.estimate, self._uncertainty, method, level, parm, ddf
+            self.design, self.problem, self._method, self.estimate, self._uncertainty, method, level, parm, ddf
         )
 
     def profile(self, parm: str | Sequence[str] | None = None, level: float = 0.99) -> profiles.Profile:
@@ -96,7 +96,7 @@ class Resampling(Parameters):
         [[7.36, 13.58]]
         """
         places = None if parm is None else intervals.profile_places(self.design, self.estimate, self._uncertainty, parm)
-        return profiles.profile(self.design, self.problem, self.estimator, self.estimate, places, level)
+        return profiles.profile(self.design, self.problem, self._method, self.estimate, places, level)
 
     def conf_int(self, method: str | None = None, level: float = 0.95, **options: Any) -> pd.DataFrame:
         """:meth:`confint` with the normal intervals that statsmodels gives by this name, or those of the posterior."""

@@ -208,7 +208,7 @@ class Rowwise(Parameters):
         >>> fit.write_predictions(os.path.join(folder, "fitted.parquet"))
         180
         """
-        show = self.estimator.control.progress if progress is None and hasattr(self.estimator, "control") else bool(progress)
+        show = self._method.control.progress if progress is None else bool(progress)
         bar = rows_bar if show else None
         if newdata is None:
             if not self.design.streamed:
@@ -231,7 +231,7 @@ class Rowwise(Parameters):
         ------
         DataError, ResponseError : wrong length; not numeric, missing or constant.
         """
-        return replace(self, **updating.refitted(self.design, self.problem, self.estimator, self.estimate, y, start))
+        return replace(self, **updating.refitted(self.design, self.problem, self._method, self.estimate, y, start))
 
     def update(self, formula: str | None = None, **changes: Any) -> Self:
         """The call repeated with a changed formula or arguments.

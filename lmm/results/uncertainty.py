@@ -62,13 +62,15 @@ def uncertainty(design: Design, problem: Any, estimator: Estimator, estimate: Es
         return Uncertainty(given_theta, draws=PosteriorDraws(design, estimate))
     if estimate.family is None and estimate.n_parameters > len(estimate.beta):  # else the variances were given
         return Uncertainty(given_theta, variances=cache(lambda: variance_parameters.covariance(problem, estimator, estimate)))
-    if estimate.family is None or estimate.nagq == 0 or not hasattr(estimator, "covariance"):
+    if estimate.family is None or estimate.nagq == 0:
         return Uncertainty(given_theta)
     try:
         with threads.limited():
-            joint = np.asarray(estimator.covariance(problem, estimate), dtype=float)
+            joint = estimator.covariance(problem, estimate)
     except np.linalg.LinAlgError:
         joint = np.full((1, 1), np.nan)
+    if joint is None:
+        return Uncertainty(given_theta)
     if is_covariance(joint):
         m, p = len(estimate.theta), len(estimate.beta)
         return Uncertainty(joint[m : m + p, m : m + p], joint)

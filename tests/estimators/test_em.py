@@ -11,7 +11,7 @@ import pytest
 import lmm
 from lmm.estimators import Control, MaximumLikelihood
 from lmm.estimators.criterion import Evaluator
-from lmm.estimators.em import ExpectationMaximization, climb, covariances, expansion, promised
+from lmm.estimators.em import ExpectationMaximization, climb, expansion, promised
 from lmm.linalg import threads
 from lmm.model.problem import Problem, build_problem
 from lmm.model.records import Estimate
@@ -71,7 +71,7 @@ def test_a_plain_step_is_the_mean_of_conditional_second_moments(name: str, reml:
     C = G - G @ Q @ G
     b = G @ a.Zall.T @ a.P @ a.y / np.sqrt(evaluate.variance(point.payload.value))
     outcome = climb(evaluate, theta, 1e-12, 2, False, None)
-    moved = covariances(problem(name), np.asarray(outcome.trace[1]["theta"]))
+    moved = problem(name).covariances(np.asarray(outcome.trace[1]["theta"]))
     for t, (term, own) in enumerate(zip(d.terms, moved, strict=True)):
         wanted = a.sum_of_blocks(C + np.outer(b, b), t) / term.J
         exact = term.structure.factor(term.structure.from_matrix(wanted))
