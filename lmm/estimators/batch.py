@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lmm.covariance.base import units
-from lmm.estimators.boundary import SNAP, escapes, snapped_theta
+from lmm.estimators.boundary import SNAP, escapes, snapped_theta, unit_start
 from lmm.estimators.restart import CONFLICT, FAR, FEW, SMALL, Piece, free, has_one_direction, is_little, mirrors, subsets
 from lmm.linalg import threads
 from lmm.model import batch_levels, batch_stacked
@@ -346,7 +346,7 @@ def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> Ends
     choices = subsets(problem)
     effects = sum(size.k * size.J for size in problem.plan.terms)
     small = effects <= (SMALL if len(choices) > 1 else FEW)
-    little = is_little(effects, choices)
+    little = is_little(problem)
     which = np.flatnonzero(ends.converged if small else doubtful)
     if not len(which):
         return ends
@@ -355,7 +355,10 @@ def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> Ends
     if len(below):
         pieces = [(t, columns) for t, structure in enumerate(problem.structures) for columns in structure.pieces()]
         starts += [(below, from_below(evaluate, ends.steps[:, below], piece)) for piece in pieces]
-        vanished &= effects <= SMALL
+        vanished &= effects <= SMALL and problem.n_theta > 1
+        if vanished.any():
+            unit = [np.repeat(own[:, :, None], vanished.sum(), axis=2) for own in problem.covariances(unit_start(problem))]
+            starts.append((np.flatnonzero(vanished), evaluate.steps(unit)))
         G = [np.einsum("acr,bcr->rab", T, T) for T in evaluate.factors(ends.steps)] if vanished.any() else []
         for t, columns in pieces if vanished.any() else []:
             block = np.ix_(columns, columns)

@@ -11,8 +11,9 @@ generalized least-squares coefficients farther from those of least squares than 
 from above: with variances of FAR times that of the residual the modes are those of fixed effects, and their mean squares are where
 a search down from infinity would arrive, whatever the size of the variances. All terms are raised together, and each alone. Where a
 variance vanished in a small model, a search begins also below, with each of the others at zero, as variances compete for the same
-differences, and with the sign of a slope turned, as a correlation of one may have the wrong one. With up to FEW effects and a
-correlation about one search in 250 ends at the higher of two optima without any sign: there both looks are always taken.
+differences, with the sign of a slope turned, as a correlation of one may have the wrong one, and with every term at the variance
+of the residual. With up to FEW effects and a term of several columns about one search in 250 ends at the higher of two optima
+without any sign: there looks from above and below are always taken.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import numpy as np
 
 from lmm.covariance.unstructured import orthogonaliser
 from lmm.errors import LmmError
-from lmm.estimators.boundary import is_singular
+from lmm.estimators.boundary import is_singular, unit_start
 from lmm.estimators.criterion import Evaluator
 from lmm.estimators.trust_region import Outcome, Point
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -190,17 +191,19 @@ def second_look(
     choices = subsets(problem)
     if not doubtful and effects > (SMALL if len(choices) > 1 else FEW):
         return outcome
-    little = is_little(effects, choices)
+    little = is_little(problem)
     above = from_above(problem, evaluate, theta, choices if doubtful else choices[:1])
     below = list(from_below(problem, theta)) if effects <= SMALL and singular or little else []
-    below += list(mirrored(problem, theta)) if effects <= SMALL and singular else []
+    if effects <= SMALL and singular and len(theta) > 1:
+        below += [*mirrored(problem, theta), unit_start(problem)]
     starts = chain(islice(above, 1), below, above)
     return look_again(outcome, starts, evaluate.objective, search, tolerance, int(doubtful or little) + len(below))
 
 
-def is_little(effects: int, choices: list[list[Piece]]) -> bool:
-    """Whether so few random effects have a correlation to estimate that several optima are common without a sign of them."""
-    return effects <= FEW and any(len(columns) > 1 for _, columns in choices[0])
+def is_little(problem: Problem | GeneralizedProblem) -> bool:
+    """Whether so few random effects have several variances to share at a level that several optima are common without a sign of them."""
+    effects = sum(size.k * size.J for size in problem.plan.terms)
+    return effects <= FEW and any(size.k > 1 for size in problem.plan.terms)
 
 
 def lowest_start(problem: Problem, evaluate: Evaluator, theta: np.ndarray) -> np.ndarray:

@@ -197,3 +197,22 @@ def test_a_mirror_is_its_own_inverse_and_follows_the_origin(k):
     for M, moved in zip(restart.mirrors(z.T @ z / 50, columns), restart.mirrors(H.T @ (z.T @ z / 50) @ H, columns), strict=True):
         np.testing.assert_allclose(M @ M, np.eye(k), atol=1e-8)
         np.testing.assert_allclose(moved, np.linalg.solve(H, M @ H), atol=1e-8)
+
+
+def shared(seed: int) -> pd.DataFrame:
+    """Few rows whose weights differ by orders of magnitude: uncorrelated variances of one group, or of several, take each other's part."""
+    rng = np.random.default_rng(seed)
+    g = rng.integers(0, 5, 48)
+    frame = pd.DataFrame({"g": g, "h": rng.integers(0, 4, 48), "x": rng.normal(size=48) + 0.7 * g, "flag": rng.random(48) < 0.4})
+    return frame.assign(y=rng.normal(size=48) * 3 + rng.normal(size=5)[g], w=np.exp(2.5 * rng.normal(size=48)))
+
+
+@pytest.mark.filterwarnings("ignore::lmm.errors.LmmWarning")
+@pytest.mark.parametrize("formula", ["y ~ x + (x||g)", "y ~ 1 + (flag||h) + (1|g)", "y ~ x + (1|h) + (x|g)"])
+def test_no_start_ends_lower_than_the_default_one(formula):
+    for seed in range(25):
+        data = shared(seed)
+        fit = lmm.lmer(formula, data, weights="w")
+        unit = unit_start(fit.problem)
+        others = [lmm.lmer(formula, data, weights="w", start=size * unit).llf for size in (0.1, 1.0, 10.0, 100.0)]
+        assert fit.llf >= max(others) - 1e-4, seed
