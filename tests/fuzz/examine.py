@@ -99,7 +99,7 @@ def saturated(*answers: Answer) -> bool:
 
     lme4 refuses such a model: its criterion is flat or has no minimum, so that rounding decides where and how a search ends.
     """
-    effects = [a.fit.design.X.shape[1] + sum(m.size for m in a.fit.estimate.modes) for a in answers if a.fit is not None]
+    effects = [a.fit.design.p + sum(m.size for m in a.fit.estimate.modes) for a in answers if a.fit is not None]
     rows = [a.fit.nobs for a in answers if a.fit is not None]
     return any("likelihood grows without bound" in a.text for a in answers) or any(e >= n for e, n in zip(effects, rows, strict=True))
 
