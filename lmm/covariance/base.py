@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import abc
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +62,12 @@ def bounded(G: np.ndarray, U: np.ndarray) -> np.ndarray:
     top = float(np.clip(values[-1], 0.02, 1e4))
     root = np.linalg.solve(U, vectors * np.sqrt(np.clip(values, FLOOR * top, top)))
     return np.asarray(root @ root.T)
+
+
+def directions(dT: np.ndarray, T: np.ndarray) -> np.ndarray:
+    """dG_i = dT_i T' + T dT_i', (m, k, k)."""
+    half = dT @ T.T
+    return half + np.swapaxes(half, 1, 2)
 
 
 class Covariance(abc.ABC):
@@ -207,8 +214,7 @@ class Covariance(abc.ABC):
     def report(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The quantities (m,) of G = T T' and their derivatives by theta (m, m); NaN where they have none."""
         T, dT = self.factor(theta), self.jacobian(theta)
-        G, half = T @ T.T, dT @ T.T
-        dG = half + np.swapaxes(half, 1, 2)
+        G, dG = T @ T.T, directions(dT, T)
         deviation = np.sqrt(np.diagonal(G))
         slopes = []
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -226,11 +232,11 @@ class Covariance(abc.ABC):
         """G (k, k) whose quantities have these values (m,); a correlation that is NaN counts as zero."""
         kinds = np.array([q.kind for q in self.quantities()])
         values = np.where(np.isnan(values), 0.0, values)
-        T = self.of_quantities(values[kinds == "sd"], values[kinds == "cor"])
+        T = self._of_quantities(values[kinds == "sd"], values[kinds == "cor"])
         return np.asarray(T @ T.T)
 
-    def of_quantities(self, deviations: np.ndarray, correlations: np.ndarray) -> np.ndarray:
-        """T (k, k) from the standard deviations and the correlations that are reported, in their orders."""
+    def _of_quantities(self, deviations: np.ndarray, correlations: np.ndarray) -> np.ndarray:
+        """T (k, k) from what is reported, for structures whose correlations are free of each other between their bounds."""
         return np.asarray(self.constrain(deviations, self._partials(correlations), np))
 
     def holding(self, first: int, second: int | None = None) -> Coordinates:
@@ -251,10 +257,7 @@ class Covariance(abc.ABC):
     def directions(self, theta: np.ndarray) -> np.ndarray:
         """dG (m', k, k) along which G is varied: those in which it is linear, else by theta."""
         basis = self.linear_basis()
-        if basis is None:
-            half = self.jacobian(theta) @ self.factor(theta).T
-            basis = half + np.swapaxes(half, 1, 2)
-        return basis
+        return directions(self.jacobian(theta), self.factor(theta)) if basis is None else basis
 
     def maximiser(self, S: Any, xp: Any) -> Any:
         """The G (k, k) of this structure that minimises log|G| + tr(G^-1 S), S (k, k); None without a closed form."""
@@ -266,16 +269,7 @@ class Covariance(abc.ABC):
 
     def pieces(self) -> list[np.ndarray]:
         """Columns that covariances join, set by set."""
-        theta = np.sqrt(2.0 + np.arange(self.n_theta))  # a zero of T + dT is one at every theta
-        reached = np.abs(self.factor(theta)) + np.abs(self.jacobian(theta)).sum(axis=0)
-        joined = reached @ reached.T > 0.0
-        label = list(range(self.k))
-        for i, j in zip(*np.nonzero(np.tril(joined, -1)), strict=True):
-            if label[i] != label[j]:
-                kept, other = label[i], label[j]
-                label = [kept if own == other else own for own in label]
-        sets = [[a for a, own in enumerate(label) if own == one] for one in set(label)]
-        return [np.array(columns) for columns in sorted(sets, reverse=True)]
+        return list(_pieces(self))
 
     def inseparable(self) -> int:
         """The most effects of a level that no assumption tells from each other, and so from residuals."""
@@ -310,3 +304,17 @@ class Covariance(abc.ABC):
     def log_prior(self, z: Any, prior: Any, xp: Any) -> Any:
         """Log density of z under a prior of correlations, :class:`lmm.priors.LKJ`."""
         return sum((prior.log_partial(own, 0, 2, xp) for own in z), xp.zeros(()))
+
+
+@lru_cache(maxsize=256)
+def _pieces(structure: Covariance) -> tuple[np.ndarray, ...]:
+    theta = np.sqrt(2.0 + np.arange(structure.n_theta))  # a zero of |T| + |dT| is one at every theta
+    reached = np.abs(structure.factor(theta)) + np.abs(structure.jacobian(theta)).sum(axis=0)
+    joined = reached @ reached.T > 0.0
+    label = list(range(structure.k))
+    for i, j in zip(*np.nonzero(np.tril(joined, -1)), strict=True):
+        if label[i] != label[j]:
+            kept, other = label[i], label[j]
+            label = [kept if own == other else own for own in label]
+    sets = [[a for a, own in enumerate(label) if own == one] for one in set(label)]
+    return tuple(np.array(columns) for columns in sorted(sets, reverse=True))

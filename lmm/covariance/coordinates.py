@@ -60,7 +60,7 @@ class Reported(Coordinates):
         return self._factor(x), self._slopes(x), np.array(bent)
 
     def _factor(self, x: np.ndarray) -> np.ndarray:
-        return self.structure.of_quantities(x[~self.correlated], np.sin(x[self.correlated]))
+        return self.structure._of_quantities(x[~self.correlated], np.sin(x[self.correlated]))
 
     def _slopes(self, x: np.ndarray) -> np.ndarray:
         """dT / dx by a step along the imaginary axis, which cancels no digits (Squire & Trapp, 1998, SIAM Rev. 40)."""

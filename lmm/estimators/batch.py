@@ -8,7 +8,7 @@ that every answer is the one that gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -355,17 +355,11 @@ def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> Ends
     if len(below):
         pieces = [(t, columns) for t, structure in enumerate(problem.structures) for columns in structure.pieces()]
         starts += [(below, from_below(evaluate, ends.steps[:, below], piece)) for piece in pieces]
-        vanished &= effects <= SMALL and problem.n_theta > 1
-        if vanished.any():
-            unit = [np.repeat(own[:, :, None], vanished.sum(), axis=2) for own in problem.covariances(unit_start(problem))]
-            starts.append((np.flatnonzero(vanished), evaluate.steps(unit)))
-        G = [np.einsum("acr,bcr->rab", T, T) for T in evaluate.factors(ends.steps)] if vanished.any() else []
-        for t, columns in pieces if vanished.any() else []:
-            block = np.ix_(columns, columns)
-            gram = problem.grams()[t][block]
-            turned = np.array([r for r in np.flatnonzero(vanished) if has_one_direction(G[t][r][block], gram)], dtype=np.intp)
-            for mirror in mirrors(problem.grams()[t], columns) if len(turned) else []:
-                starts.append((turned, mirrored(evaluate, ends.steps[:, turned], t, columns, mirror)))
+    empty = np.flatnonzero(vanished)
+    if len(empty) and effects <= SMALL and problem.n_theta > 1:
+        unit = [np.repeat(own[:, :, None], len(empty), axis=2) for own in problem.covariances(unit_start(problem))]
+        starts.append((empty, evaluate.steps(unit)))
+        starts += [(empty[own], steps) for own, steps in mirrored(evaluate, ends.steps[:, empty])]
     which, begin = np.concatenate([own for own, _ in starts]), np.concatenate([steps for _, steps in starts], axis=1)
     look_again(evaluate, data, ends, which, begin, doubtful[which] | little)
     which = np.flatnonzero(doubtful)
@@ -421,12 +415,18 @@ def from_below(evaluate: Evaluator, steps: np.ndarray, piece: Piece) -> np.ndarr
     return evaluate.steps(G)
 
 
-def mirrored(evaluate: Evaluator, steps: np.ndarray, t: int, columns: np.ndarray, mirror: np.ndarray) -> np.ndarray:
-    """Steps (m, R) with the effects of some columns of a term turned by ``mirror`` (k, k)."""
-    G = [np.einsum("acr,bcr->abr", T, T) for T in evaluate.factors(steps)]
-    block = np.ix_(columns, columns)
-    G[t][block] = np.einsum("ac,cdr,bd->abr", mirror, G[t][block], mirror)
-    return evaluate.steps(G)
+def mirrored(evaluate: Evaluator, steps: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """:func:`lmm.estimators.restart.mirrored` of problems at ``steps`` (m, R): which of them, and the steps of those."""
+    problem = evaluate.problem
+    for t, structure in enumerate(problem.structures):
+        for columns in structure.pieces():
+            block = np.ix_(columns, columns)
+            own = np.einsum("acr,bcr->abr", *2 * [evaluate.factors(steps)[t]])[block]
+            which = np.flatnonzero(has_one_direction(np.moveaxis(own, -1, 0), problem.grams()[t][block], SNAP))
+            for mirror in mirrors(problem.grams()[t], columns) if len(which) else []:
+                G = [np.einsum("acr,bcr->abr", T, T) for T in evaluate.factors(steps[:, which])]
+                G[t][block] = np.einsum("ac,cdr,bd->abr", mirror, own[..., which], mirror)
+                yield which, evaluate.steps(G)
 
 
 def conflict(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmm.covariance import Covariance
+from lmm.covariance.base import directions
 from lmm.errors import ResponseError
 from lmm.estimators.trust_region import Point
 from lmm.linalg import backend, elimination, sharded, tail
@@ -183,12 +184,6 @@ class Evaluator:
         where = {t: np.arange(place[i], place[i + 1]) for i, t in enumerate(plan.order)}
         index = np.concatenate([where[t] for t in range(len(structures))])
         return AI[np.ix_(index, index)]
-
-
-def directions(dT: np.ndarray, T: np.ndarray) -> np.ndarray:
-    """dG_i = dT_i T' + T dT_i', (m, k, k)."""
-    half = dT @ T.T
-    return half + np.swapaxes(half, 1, 2)
 
 
 def slope(D: list[np.ndarray], frame: Frame) -> np.ndarray:

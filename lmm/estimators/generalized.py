@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from lmm.covariance.base import directions
 from lmm.errors import ArgumentError
 from lmm.estimators import separation
 from lmm.estimators.boundary import SNAP, escapes
-from lmm.estimators.criterion import Frame, curvature, directions
+from lmm.estimators.criterion import Frame, curvature
 from lmm.estimators.trust_region import Outcome, Point
 from lmm.model.arrangement import Arrangement
 from lmm.model.iterative import arrangement

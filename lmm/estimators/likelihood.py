@@ -27,15 +27,15 @@ from lmm.estimators.trust_region import Outcome, Point, minimize
 from lmm.linalg import threads
 from lmm.model import gaussian, hessian
 from lmm.model.centred import distant, inner_theta, outer_theta, outward
-from lmm.model.determined import determined, gathered, restricted, spread
+from lmm.model.determined import UNDETERMINED, determined, gathered, restricted, spread
 from lmm.model.moments import starting_values
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate, MonteCarlo
 
 #: eigenvalue of the information about theta, scaled to correlations, under which a direction is flat, and what does not move G
 FLAT, MOVED = 1e-9, 1e-12
-#: how the sentence begins
-RIDGE = "Not determined, "
+#: share in the flat direction from which a parameter is named
+NAMED = 0.1
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def of_determined(
     done, trace = own.convergence, tuple(whole(line) for line in own.trace)
     outcome = Outcome(point, done.converged, done.message, done.iterations, done.evaluations, done.scaled_gradient**2 / 2.0, trace)
     estimate = finish(problem, evaluate, outcome, estimator.name, done.seconds, free=False)
-    messages = (*found.notes, *estimate.messages, *(text for text in own.messages if text.startswith(RIDGE)))
+    messages = (*found.notes, *estimate.messages, *(text for text in own.messages if text.startswith(UNDETERMINED)))
     return replace(estimate, messages=tuple(dict.fromkeys(messages)), report=own.report, n_parameters=own.n_parameters)
 
 
@@ -226,12 +226,12 @@ def ridge(problem: Problem, point: Point) -> list[str]:
     flat = int(np.argmin(np.abs(values)))
     if abs(values[flat]) > FLAT:
         return []
-    which = free[np.abs(vectors[:, flat]) > 0.1]
+    which = free[np.abs(vectors[:, flat]) > NAMED]
     term = np.repeat(np.arange(len(problem.structures)), [s.n_theta for s in problem.structures])
     groups = list(dict.fromkeys(problem.labels[t][0] for t in term[which]))
     columns = list(dict.fromkeys(name for t in dict.fromkeys(term[which]) for name in problem.labels[t][1]))
     return [
-        f"{RIDGE}{' and '.join(groups)}: other variances and correlations of {', '.join(columns)} give the same likelihood. Those "
+        f"{UNDETERMINED}{' and '.join(groups)}: other variances and correlations of {', '.join(columns)} give the same likelihood. Those "
         "reported are one choice of many, and so are standard errors that depend on them. Use fewer random columns or terms."
     ]
 

@@ -139,13 +139,16 @@ def mirrored(problem: Problem, theta: np.ndarray) -> Iterator[np.ndarray]:
                     yield problem.theta_of(G)
 
 
-def has_one_direction(G: np.ndarray, gram: np.ndarray) -> bool:
-    """Whether all correlations of several effects are one in absolute value, G and ``gram`` (k, k)."""
-    if len(G) == 1:
-        return False
+def has_one_direction(G: np.ndarray, gram: np.ndarray, least: float = EMPTY) -> np.ndarray:
+    """Whether all correlations of several effects are one in absolute value, bool (...), of G (..., k, k) and ``gram`` (k, k).
+
+    ``least`` : the variance along a second direction, relative to that along the first, that counts as none.
+    """
+    if len(gram) == 1:
+        return np.zeros(G.shape[:-2], dtype=bool)
     U = orthogonaliser(gram)
     spread = np.linalg.eigvalsh(U @ G @ U.T)
-    return bool(spread[-1] > 0.0 and spread[-2] <= EMPTY * spread[-1])
+    return np.asarray((spread[..., -1] > 0.0) & (spread[..., -2] <= least * spread[..., -1]))
 
 
 def mirrors(gram: np.ndarray, columns: np.ndarray) -> list[np.ndarray]:

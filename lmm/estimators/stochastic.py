@@ -16,8 +16,9 @@ import numpy as np
 from scipy.special import ndtr, stdtrit
 
 from lmm.covariance import Covariance
+from lmm.covariance.base import directions
 from lmm.estimators.control import Control
-from lmm.estimators.criterion import EXPLAINED, WELL, Evaluator, Frame, Payload, curvature, directions, nothing_left, nowhere, slope
+from lmm.estimators.criterion import EXPLAINED, WELL, Evaluator, Frame, Payload, curvature, nothing_left, nowhere, slope
 from lmm.estimators.trust_region import Outcome, Point
 from lmm.linalg import backend
 from lmm.linalg.conjugate import log_quadratics

@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from lmm.covariance.base import directions
 from lmm.estimators.control import Control
-from lmm.estimators.criterion import Frame, directions, slope
+from lmm.estimators.criterion import Frame, slope
 from lmm.estimators.generalized import Objective, State
 from lmm.estimators.stochastic import APART, FIRM, FLAT, MOST, ROOM, note, to_theta
 from lmm.estimators.stochastic import search as search_on

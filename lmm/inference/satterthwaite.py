@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lmm.covariance.base import directions
 from lmm.estimators.base import Estimator
-from lmm.estimators.criterion import directions
 from lmm.inference.distributions import FTest, f_test
 from lmm.inference.marginal import Marginal, marginal
 from lmm.inference.variance_parameters import variance_parameters

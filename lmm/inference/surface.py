@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from lmm.covariance.base import directions
 from lmm.covariance.coordinates import Coordinates
-from lmm.estimators.criterion import Evaluator, Frame, curvature, directions
+from lmm.estimators.criterion import Evaluator, Frame, curvature
 from lmm.estimators.trust_region import Point
 from lmm.linalg import backend
 from lmm.linalg.elimination import Vectors

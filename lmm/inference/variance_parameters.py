@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from lmm.covariance.base import directions
 from lmm.errors import ArgumentError, CapacityError
 from lmm.estimators.base import Estimator
-from lmm.estimators.criterion import Evaluator, curvature, directions
+from lmm.estimators.criterion import Evaluator, curvature
 from lmm.estimators.stochastic import evaluator
 from lmm.estimators.trust_region import Point
 from lmm.inference.marginal import marginal, projected

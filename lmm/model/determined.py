@@ -26,6 +26,8 @@ from lmm.design.records import RandomTerm
 from lmm.model.crossproducts import CrossProducts, Pairs
 from lmm.model.problem import Problem, assemble
 
+#: how a sentence on what the data do not determine begins, the grouping factor after it
+UNDETERMINED = "Not determined, "
 #: square of the relative length under which a column counts as dependent: rounding of sums of squares is below it
 DEPENDENT = 1e-12
 #: rounding errors of sums of products, in units of the last place
@@ -187,7 +189,7 @@ def _sentence(group: str, columns: tuple[str, ...], held: list[str], one: str, s
     term = named if "Intercept" in held else f"0 + {named}"
     why = several if several and len(held) > 1 else one
     return (
-        f"Not determined, {group}: the data say nothing of the variance of ({term} | {group}), because {why}. It is held at zero, and no "
+        f"{UNDETERMINED}{group}: the data say nothing of the variance of ({term} | {group}), because {why}. It is held at zero, and no "
         f"other estimate depends on it; leave {' and '.join(held)} out of the random effects of {group}."
     )
 

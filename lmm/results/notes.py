@@ -9,13 +9,12 @@ import numpy as np
 from lmm.covariance.base import units
 from lmm.design.records import Design, RandomTerm
 from lmm.errors import ConvergenceWarning, LmmWarning, SingularFitWarning, warn
+from lmm.model.determined import UNDETERMINED
 from lmm.model.records import Estimate
 from lmm.results.components import boundary_distances, column_gram, degenerate_directions
 
 #: how the message of an unconverged fit begins
 UNCONVERGED = "the fit did not converge: "
-#: how that of a variance that the data do not determine begins, the grouping factor after it
-UNDETERMINED = "Not determined, "
 
 
 def notes(design: Design, estimate: Estimate, tol: float = 1e-4) -> list[str]:
