@@ -142,7 +142,7 @@ class _Iteration:
         psi = starting_values(problem)
         self.gamma = psi[m : m + p]
         phi = float(self.family.from_rho(psi[m + p :])) if self.family.has_dispersion else 1.0
-        self.scales = self.family.dispersion_scales_variance
+        self.scales = self.family.scales_variance()
         # whether the working residual variance is estimated; only a dispersion that does not scale it enters the weights
         self.free = self.scales or (method.dispersion == "estimated" and not self.family.has_dispersion)
         self.phi = 1.0 if self.scales else phi

@@ -135,7 +135,7 @@ class Family(abc.ABC):
     in_jax : whether ``kernel`` and ``constant`` take arrays of JAX, so that it can be differentiated, sampled and put on devices.
     slopes_in_jax : whether ``derivatives`` does too, with a link that says the same; else JAX differentiates the density.
     batched : whether many responses are fitted side by side.
-    dispersion_scales_variance : whether the variance is proportional to phi; ``sigma`` is its square root then, else phi itself.
+    dispersion_scales_variance : whether phi, where there is one, multiplies the variance; ``sigma`` is its square root then, else phi.
     weights_are_trials : whether a response is a share of as many trials as its weight says.
     is_latent : whether the response shows on which side of thresholds a latent variable lies that the link gives the distribution of.
     merges : which rows with one and the same linear predictor are worth one row with their weights' sum. "sums": all of them,
@@ -163,10 +163,17 @@ class Family(abc.ABC):
     in_jax: ClassVar[bool] = False
     slopes_in_jax: ClassVar[bool] = False
     batched: ClassVar[bool] = False
-    dispersion_scales_variance: ClassVar[bool] = False
+    dispersion_scales_variance: ClassVar[bool] = True
     weights_are_trials: ClassVar[bool] = False
     is_latent: ClassVar[bool] = False
     merges: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """What a class overrides need not be written for JAX or for many responses: each says so for itself."""
+        super().__init_subclass__(**kwargs)
+        for name in ("in_jax", "slopes_in_jax", "batched"):
+            if name not in vars(cls):
+                setattr(cls, name, False)
 
     def __init__(self, link: str | Link | None = None):
         found = links.get(self.default_link if link is None else link)
@@ -396,7 +403,11 @@ class Family(abc.ABC):
 
     def sigma(self, phi: float) -> float:
         """What is reported as ``sigma``: the square root of a dispersion that scales the variance, else phi itself."""
-        return float(np.sqrt(phi)) if self.dispersion_scales_variance or not self.has_dispersion else float(phi)
+        return float(np.sqrt(phi)) if self.dispersion_scales_variance else float(phi)
+
+    def scales_variance(self) -> bool:
+        """Whether there is a phi, and the variance of every row is proportional to it."""
+        return self.has_dispersion and self.dispersion_scales_variance
 
     def excess(self, mean: Any, phi: Any) -> Any:
         """By what share the variance at a mean exceeds that of Poisson counts; infinite where that is not what phi says."""

@@ -92,6 +92,7 @@ class CustomFamily(Family):
 
     name = title = "custom"
     in_jax = True
+    dispersion_scales_variance = False
     link_names = tuple(links.LINKS)
 
     def __init__(
@@ -229,6 +230,12 @@ class CustomFamily(Family):
         if self.sampler is None:
             raise ArgumentError(f"family {self.name!r} cannot simulate; give CustomFamily(..., sampler=) a function of (rng, mu).")
         return np.asarray(self.sampler(rng, mu, phi) if self.dispersion else self.sampler(rng, mu), dtype=float)
+
+    def scales_variance(self) -> bool:
+        if not (self.dispersion and self.has_variance):
+            return False
+        mu = np.array([0.3, 0.6])  # means in any support
+        return bool(np.allclose(self.variance(mu, 4.0), 4.0 * self.variance(mu, 1.0), rtol=1e-10, atol=0.0))
 
     @property
     def has_variance(self) -> bool:

@@ -36,7 +36,7 @@ class Gamma(Family):
     title = "Gamma"
     default_link = canonical_link = "inverse"
     link_names = ("inverse", "log", "identity")
-    has_dispersion = dispersion_scales_variance = in_jax = slopes_in_jax = batched = True
+    has_dispersion = in_jax = slopes_in_jax = batched = True
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
         return -(w / phi) * divergence(y * namespace(c).xp.exp(-c))

@@ -32,7 +32,7 @@ class Gaussian(Family):
     default_link = canonical_link = "identity"
     link_names = tuple(links.LINKS)
     mean_low = -np.inf
-    has_dispersion = dispersion_scales_variance = in_jax = slopes_in_jax = batched = True
+    has_dispersion = in_jax = slopes_in_jax = batched = True
 
     def _location(self, eta: Array) -> Array:
         return self.link.inverse(eta)

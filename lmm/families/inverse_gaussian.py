@@ -28,7 +28,7 @@ class InverseGaussian(Family):
     title = "inverse.gaussian"
     default_link = canonical_link = "1/mu^2"
     link_names = ("1/mu^2", "inverse", "log", "identity")
-    has_dispersion = dispersion_scales_variance = in_jax = slopes_in_jax = batched = True
+    has_dispersion = in_jax = slopes_in_jax = batched = True
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
         return -0.5 * (w / phi) * (y * namespace(c).xp.exp(-c) - 1.0) ** 2 / y

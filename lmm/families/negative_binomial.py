@@ -45,6 +45,7 @@ class NegativeBinomial(Family):
     default_link = "log"
     link_names = ("log", "sqrt", "identity")
     has_dispersion = in_jax = slopes_in_jax = batched = True
+    dispersion_scales_variance = False
     dispersion_name = "theta"
     discrete = True
     merges = "equal"

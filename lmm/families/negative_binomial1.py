@@ -76,6 +76,7 @@ class NegativeBinomial1(Family):
     default_link = "log"
     link_names = ("log", "sqrt", "identity")
     has_dispersion = in_jax = True
+    dispersion_scales_variance = False
     discrete = True
     merges = "equal"
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def scales_variance(family: Family) -> bool:
     """Whether the dispersion multiplies the variance of every row; sigma is then its square root, else phi itself."""
-    return family.dispersion_scales_variance
+    return family.has_dispersion and family.dispersion_scales_variance
 
 
 def residual_sd(estimate: Estimate) -> float | None:

@@ -14,6 +14,7 @@ import lmm
 from lmm.model.linearised import linearise
 from lmm.model.problem import build_generalized
 from tests.designs import zoo
+from tests.families.cases import CUSTOM_GAMMA
 from tests.generalized import case
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "pql.json").read_text())
@@ -214,3 +215,14 @@ def test_a_quasi_likelihood_has_no_distribution_to_draw_from():
         with pytest.raises(lmm.ArgumentError, match="quasi-likelihood estimates a variance and no distribution"):
             refused()
     pd.testing.assert_frame_equal(fit.confint(), fit.confint("wald"))
+
+
+def test_a_custom_family_whose_dispersion_multiplies_the_variance_is_fitted_as_one_of_ours() -> None:
+    rng = np.random.default_rng(3)
+    g = rng.integers(0, 20, 300)
+    x = rng.normal(size=300)
+    data = pd.DataFrame({"y": np.exp(0.3 * x + 0.5 * rng.normal(size=20)[g]) * rng.gamma(4.0, 0.25, 300), "x": x, "g": g})
+    ours, own = (lmm.glmer("y ~ x + (1|g)", data, family=family, method="pql") for family in (lmm.families.Gamma("log"), CUSTOM_GAMMA))
+    assert own.params.to_numpy() == pytest.approx(ours.params.to_numpy(), rel=1e-6)
+    assert own.estimate.phi == pytest.approx(ours.estimate.phi, rel=1e-6)
+    assert own.theta.to_numpy() == pytest.approx(ours.theta.to_numpy(), rel=1e-5)

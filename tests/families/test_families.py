@@ -273,3 +273,14 @@ def test_dispersion_to_begin_from_is_near_the_truth(family: Family):
     phi, mu = phis(family)[-1], np.full(50_000, means(family)[3])
     y = family.simulate(np.random.default_rng(8), mu, None, phi)
     assert family.initial_phi(y, mu) == pytest.approx(phi, rel=0.15)
+
+
+@pytest.mark.parametrize("family", ALL, ids=repr)
+def test_what_scales_the_variance_is_what_sigma_is_the_root_of(family: Family) -> None:
+    """A dispersion multiplies the variance at every mean, or it does not; ``sigma`` says which."""
+    if not family.has_dispersion:
+        return
+    mu = means(family)
+    proportional = np.allclose(family.variance(mu, 4.0), 4.0 * family.variance(mu, 1.0), rtol=1e-12)
+    assert proportional == family.scales_variance()
+    assert family.sigma(4.0) == (2.0 if family.dispersion_scales_variance else 4.0)

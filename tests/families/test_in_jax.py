@@ -5,8 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
+import lmm
 from lmm.errors import ArgumentError
 from lmm.families import Binomial, Poisson, links
 from lmm.families.base import Family
@@ -70,8 +72,12 @@ class Mine(type(links.get("log"))):  # type: ignore[misc]
 
 
 class Own(Poisson):
-    in_jax = False
+    """What it inherits is no promise for what it overrides."""
+
     name = "own"
+
+    def _kernel(self, y, c, w, phi):
+        return np.asarray(super()._kernel(y, c, w, phi))
 
 
 REFUSED = [(Poisson(Mine()), "link 'mine' is not known to JAX"), (Own(), "family 'own' is not available")]
@@ -81,3 +87,14 @@ REFUSED = [(Poisson(Mine()), "link 'mine' is not known to JAX"), (Own(), "family
 def test_what_jax_cannot_look_into_is_refused(family: Family, said: str) -> None:
     with pytest.raises(ArgumentError, match=said):
         family.require_jax()
+
+
+def test_a_family_derived_from_one_of_ours_is_fitted_in_numpy() -> None:
+    rng = np.random.default_rng(1)
+    g, x = rng.integers(0, 10, 200), rng.normal(size=200)
+    data = pd.DataFrame({"y": rng.poisson(np.exp(0.3 * x + 0.4 * rng.normal(size=10)[g])), "x": x, "g": g})
+    ours = lmm.glmer("y ~ x + (1|g)", data, family="poisson")
+    fit = lmm.glmer("y ~ x + (1|g)", data, family=Own(), control=lmm.Control(backend="jax"))
+    assert fit.llf == pytest.approx(ours.llf, rel=1e-12) and "jax" not in str(fit.design.plan)
+    with pytest.raises(ArgumentError, match="family 'own' is not available"):
+        lmm.glmer("y ~ x + (1|g)", data, family=Own(), method="vi")
