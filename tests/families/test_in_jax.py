@@ -96,5 +96,10 @@ def test_a_family_derived_from_one_of_ours_is_fitted_in_numpy() -> None:
     ours = lmm.glmer("y ~ x + (1|g)", data, family="poisson")
     fit = lmm.glmer("y ~ x + (1|g)", data, family=Own(), control=lmm.Control(backend="jax"))
     assert fit.llf == pytest.approx(ours.llf, rel=1e-12) and "jax" not in str(fit.design.plan)
+
+
+def test_a_family_that_jax_cannot_evaluate_is_refused_by_methods_that_need_it() -> None:
+    pytest.importorskip("optax")
+    data = pd.DataFrame({"y": np.tile([0, 1, 3], 20), "g": np.repeat(np.arange(10), 6)})
     with pytest.raises(ArgumentError, match="family 'own' is not available"):
-        lmm.glmer("y ~ x + (1|g)", data, family=Own(), method="vi")
+        lmm.glmer("y ~ 1 + (1|g)", data, family=Own(), method="vi")
