@@ -73,9 +73,7 @@ class LaplaceLikelihood(Estimator):
         """Pirls, laplace, laplace2 or agq."""
         return "laplace2" if self.second_order else {0: "pirls", 1: "laplace"}.get(self.nagq, "agq")
 
-    def fit(
-        self, problem: GeneralizedProblem, start: np.ndarray | None = None, callback: Callback | None = None
-    ) -> Estimate:
+    def fit(self, problem: GeneralizedProblem, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
         """Minimise -2 log-likelihood over theta, beta and the dispersion.
 
         Parameters
@@ -123,9 +121,7 @@ class LaplaceLikelihood(Estimator):
             estimate = replace(estimate, messages=(*estimate.messages, *([told] if told else [])))
         return saved.finish(estimate)
 
-    def _centred(
-        self, problem: GeneralizedProblem, start: np.ndarray | None, callback: Callback | None
-    ) -> Estimate:
+    def _centred(self, problem: GeneralizedProblem, start: np.ndarray | None, callback: Callback | None) -> Estimate:
         """The estimate of a problem whose random slopes are far from their origin, found in centred columns."""
         assert problem.centred is not None
         m = problem.n_theta
@@ -143,9 +139,7 @@ class LaplaceLikelihood(Estimator):
         parameters = np.asarray(parameters, dtype=float)
         return np.concatenate([inner_theta(problem, parameters[: problem.n_theta]), parameters[problem.n_theta :]])
 
-    def _close(
-        self, objective: Objective, psi: np.ndarray, callback: Callback | None, known: float = np.inf
-    ) -> Outcome:
+    def _close(self, objective: Objective, psi: np.ndarray, callback: Callback | None, known: float = np.inf) -> Outcome:
         """A search with modes as rough as its steps allow, and what is all but zero at its end set to zero."""
         objective.searching = self.nagq <= 1 and not self.second_order
         outcome = self._search(objective, psi, callback, known)
@@ -154,9 +148,7 @@ class LaplaceLikelihood(Estimator):
             outcome = after(outcome, self._search(objective, outcome.point.theta, callback))
         return objective.snap(outcome, self.control.tolerance)
 
-    def _again(
-        self, problem: GeneralizedProblem, objective: Objective, first: Outcome, callback: Callback | None
-    ) -> Outcome:
+    def _again(self, problem: GeneralizedProblem, objective: Objective, first: Outcome, callback: Callback | None) -> Outcome:
         """The better of an end at a variance of zero and of where searches from well above it end."""
         m = problem.n_theta
         # the lowest of each height: those of one height lie near to each other
@@ -171,9 +163,7 @@ class LaplaceLikelihood(Estimator):
         objective.remember(best.point)
         return replace(best, evaluations=first.evaluations + evaluations, trace=first.trace if best is first else first.trace + best.trace)
 
-    def _search(
-        self, objective: Objective, psi: np.ndarray, callback: Callback | None, known: float = np.inf
-    ) -> Outcome:
+    def _search(self, objective: Objective, psi: np.ndarray, callback: Callback | None, known: float = np.inf) -> Outcome:
         probed = isinstance(objective, ProbedObjective)
         return minimize(
             objective,

@@ -214,9 +214,7 @@ class MonteCarloEM(Estimator):
 
     # ---- the search ----
 
-    def _search(
-        self, walk: Walk, problem: Problem | GeneralizedProblem, callback: Callback | None
-    ) -> tuple[bool, str]:
+    def _search(self, walk: Walk, problem: Problem | GeneralizedProblem, callback: Callback | None) -> tuple[bool, str]:
         walk.warm_up(self.warmup)
         errors: np.ndarray | None = None
         failures = 0

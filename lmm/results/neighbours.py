@@ -24,6 +24,7 @@ from lmm.results.notes import warned
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
 
+
 def check_likelihood(fit: Fit, what: str) -> None:
     """ArgumentError unless the fit is at the maximum of a likelihood."""
     estimate = fit.estimate

@@ -118,9 +118,7 @@ def _carried(usual: tuple[str, ...], reducer: Reducer, columns: Collection[str] 
     return tuple(wanted)
 
 
-def _predicted(
-    design: Design, estimate: Estimate, recipe: Recipe, table: Any, carried: tuple[str, ...], coders: dict[str, Coder]
-) -> Any:
+def _predicted(design: Design, estimate: Estimate, recipe: Recipe, table: Any, carried: tuple[str, ...], coders: dict[str, Coder]) -> Any:
     import pyarrow as pa
 
     block = recipe.block(table)
