@@ -138,6 +138,8 @@ class Family(abc.ABC):
     dispersion_scales_variance : whether phi, where there is one, multiplies the variance; ``sigma`` is its square root then, else phi.
     weights_are_trials : whether a response is a share of as many trials as its weight says.
     is_latent : whether the response shows on which side of thresholds a latent variable lies that the link gives the distribution of.
+    linear : whether it is that of a linear model, whose sigma is profiled out of the likelihood and multiplies the covariances.
+    residual_types, default_residual : the types of residuals, and the one that is meant where none is named.
     merges : which rows with one and the same linear predictor are worth one row with their weights' sum. "sums": all of them,
         with the weighted mean of their responses, because log f = w (y s(eta) - k(eta)) + c(y, w), whose c is no longer known
         then; "equal": those with the same response, because weights multiply log f; None: weights mean something else.
@@ -166,6 +168,9 @@ class Family(abc.ABC):
     dispersion_scales_variance: ClassVar[bool] = True
     weights_are_trials: ClassVar[bool] = False
     is_latent: ClassVar[bool] = False
+    linear: ClassVar[bool] = False
+    residual_types: ClassVar[tuple[str, ...]] = ("response", "pearson", "deviance", "working")
+    default_residual: ClassVar[str] = "deviance"
     merges: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -241,8 +246,21 @@ class Family(abc.ABC):
         return [Limit(which, np.concatenate(sign), np.zeros((len(which), 0)), near)]
 
     def mean(self, eta: Array) -> Array:
-        """mu (n,) of linear predictors (n,), inside the interval of the means."""
-        return self.link.inverse(self.clip(eta))
+        """mu (n,) of linear predictors (n,), inside the interval of the means; NaN stays."""
+        return np.where(np.isnan(eta), np.nan, self.link.inverse(self.clip(eta)))
+
+    def mean_limit(self, eta: Array) -> Array:
+        """Means of the ends of intervals of linear predictors: beyond the link's range the mean at its end, 0 or infinite."""
+        low, high = self.eta_bounds
+        out = self.mean(eta)
+        least, most = max(self.mean_low, self.link.mean_low), min(self.mean_high, self.link.mean_high)
+        falls = float(self.link.d1(self.clip(np.array([0.5 * (max(low, -1.0) + min(high, 1.0))])))[0]) < 0.0
+        out = np.where(eta <= low, most if falls else least, out)
+        return np.where(eta >= high, least if falls else most, out)
+
+    def mean_slope(self, eta: Array) -> Array:
+        """d mu / d eta (n,); NaN stays."""
+        return np.where(np.isnan(eta), np.nan, self.link.d1(self.clip(eta)))
 
     def eta_scale(self, y: Array, weights: Weights = None) -> float:
         """How much eta changes with the mean's own size, or the response's standard deviation where means may be negative.
@@ -380,6 +398,38 @@ class Family(abc.ABC):
         """Contributions to the deviance, (n,): twice the log-likelihood lost against the saturated model,
         times the dispersion in the Gaussian, gamma and inverse Gaussian families."""
 
+    def fitted(self, y: Array, eta: Array, phi: float = 1.0) -> Array:
+        """(n,) fitted values: the means."""
+        return self.mean(eta)
+
+    def unit_variance(self, mu: Array, phi: float = 1.0) -> Array:
+        """V(mu), (n,): the variance at prior weight 1, without a dispersion that scales it."""
+        return np.asarray(self.variance(mu, 1.0 if self.has_residual_sd else phi))
+
+    def residuals(self, y: Array, eta: Array, weights: Weights, phi: float, type: str) -> Array:
+        """(n,) residuals of one of ``residual_types``, not divided by sigma.
+
+        With mu the means and d the contributions to the deviance
+
+            response   y - mu
+            working    (y - mu) dg/dmu
+            pearson    sqrt(w) (y - mu) / sqrt(V(mu))
+            deviance   sign(y - mu) sqrt(d).
+
+        McCullagh & Nelder (1989), section 2.4. The last two are multiples of sqrt(phi) where phi scales the variance.
+        """
+        mu = self.mean(eta)
+        raw = y - mu
+        if type == "response":
+            return np.asarray(raw)
+        if type == "working":
+            return np.asarray(raw / self.mean_slope(eta))
+        if type == "pearson":
+            with np.errstate(divide="ignore", invalid="ignore"):  # a mean on an edge of its range has no variance
+                return np.where(raw == 0.0, 0.0, raw * np.sqrt(ones(weights) / self.unit_variance(mu, phi)))
+        # rounding can leave a deviance of zero below it
+        return np.asarray(np.sign(raw) * np.sqrt(np.maximum(self.unit_deviance(y, mu, weights, phi), 0.0)))
+
     @abc.abstractmethod
     def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         """Largest log density over all means, (n,)."""
@@ -404,6 +454,15 @@ class Family(abc.ABC):
     def sigma(self, phi: float) -> float:
         """What is reported as ``sigma``: the square root of a dispersion that scales the variance, else phi itself."""
         return float(np.sqrt(phi)) if self.dispersion_scales_variance else float(phi)
+
+    @property
+    def has_residual_sd(self) -> bool:
+        """Whether ``sigma`` is a residual standard deviation, on the scale of the root of V(mu)."""
+        return self.has_dispersion and self.dispersion_scales_variance
+
+    def scale2(self, sigma: float | Array) -> Array:
+        """The factors between the unscaled covariances of an estimate, those of random effects among them, and the covariances."""
+        return np.ones(np.shape(sigma))
 
     def scales_variance(self) -> bool:
         """Whether there is a phi, and the variance of every row is proportional to it."""

@@ -280,6 +280,13 @@ class Ordinal(Family):
         """eta itself: categories have no mean, the variable behind them has."""
         return np.asarray(eta)
 
+    def mean_limit(self, eta: Array) -> Array:
+        return self.mean(eta)
+
+    def fitted(self, y: Array, eta: Array, phi: Any = 1.0) -> Array:
+        """(n,) probabilities of the categories observed."""
+        return np.exp(self.kernel(y, eta, None, phi))
+
     def variance(self, mu: Array, phi: Any = 1.0) -> Array:
         raise ArgumentError("categories are no numbers: an ordinal family has no variance.")
 

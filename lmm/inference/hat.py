@@ -17,7 +17,7 @@ from scipy.linalg import solve_triangular
 
 from lmm.design.rank import independent_columns
 from lmm.design.records import Design
-from lmm.model.conditional import fixed_variance, prediction_variance, scale2
+from lmm.model.conditional import fixed_variance, prediction_variance
 from lmm.model.records import Estimate
 
 #: 1 - h up to which a leverage counts as one
@@ -49,7 +49,7 @@ def _terms(design: Design) -> list[tuple[np.ndarray, np.ndarray]]:
 def _weights(design: Design, estimate: Estimate) -> np.ndarray:
     """Weights of the (working) linear model over sigma^2, (n,)."""
     if estimate.family is None:
-        return np.asarray((np.ones(design.n) if design.weights is None else design.weights) / scale2(estimate))
+        return np.asarray((np.ones(design.n) if design.weights is None else design.weights) / estimate.scale2)
     W = estimate.family.working_weights(design.y, estimate.eta, design.weights, estimate.phi)
     return np.asarray(W if estimate.family.has_dispersion else W / float(estimate.sigma) ** 2)
 

@@ -30,7 +30,6 @@ from lmm.inference.distributions import FTest, f_test
 from lmm.inference.marginal import marginal, projected
 from lmm.inference.satterthwaite import independent
 from lmm.inference.traces import traces
-from lmm.inference.variance_parameters import knows_sigma
 from lmm.linalg import threads
 from lmm.model.centred import inward
 from lmm.model.problem import Problem
@@ -117,7 +116,7 @@ def kenward_roger(problem: Problem, estimator: Estimator, estimate: Estimate) ->
     problem, estimate = inward(problem, estimate)
     message = None
     if not estimate.reml:
-        sigma = float(estimate.sigma) if knows_sigma(estimate) else None
+        sigma = float(estimate.sigma) if estimate.knows_sigma else None
         again = MaximumLikelihood(reml=True, sigma=sigma, control=replace(estimator.control, evaluate_only=False))
         estimate = again.fit(problem, np.asarray(estimate.theta))
         message = "Kenward-Roger is for REML: covariances and degrees of freedom are those of the model fitted again by REML."
@@ -125,7 +124,7 @@ def kenward_roger(problem: Problem, estimator: Estimator, estimate: Estimate) ->
     dG = [s.directions(own) for s, own in zip(problem.structures, problem.split(np.asarray(estimate.theta)), strict=True)]
     products, single = traces(problem.cross, list(estimate.factors), dG, tuple(size.group for size in problem.plan.terms))
     P, Q = at.derivatives(dG)
-    if not knows_sigma(estimate):  # V itself, the scale
+    if not estimate.knows_sigma:  # V itself, the scale
         products = np.block([[products, single[:, None]], [single[None], np.array([[float(problem.n)]])]])
         own = np.linalg.inv(at.C) if problem.p else np.zeros((0, 0))
         Q = np.concatenate([np.concatenate([Q, -P[:, None]], axis=1), np.concatenate([-P, own[None]])[None]])

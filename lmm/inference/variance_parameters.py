@@ -63,11 +63,6 @@ def check_linear(estimate: Estimate, what: str) -> None:
         raise ArgumentError(f"{what} is for linear models; this one has a {estimate.family.title} response.")
 
 
-def knows_sigma(estimate: Estimate) -> bool:
-    """Whether the residual standard deviation of a linear fit was given and not estimated."""
-    return estimate.family is None and estimate.n_parameters == len(estimate.beta) + len(estimate.theta)
-
-
 def covariance(problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate) -> np.ndarray:
     """Asymptotic covariance (m + 1, m + 1) of (theta, log sigma); see :func:`variance_parameters`."""
     return variance_parameters(problem, estimator, estimate).cov
@@ -107,7 +102,7 @@ def variance_parameters(problem: Problem | GeneralizedProblem, estimator: Estima
     if not np.isfinite(H).all():
         why = "The criterion cannot be computed around the estimates, so that the variance parameters have no covariance."
         return VarianceParameters(np.full_like(H, np.nan), H, why)
-    free = np.append(moves_covariance(problem, estimate), not knows_sigma(estimate))
+    free = np.append(moves_covariance(problem, estimate), not estimate.knows_sigma)
     cov = np.zeros_like(H)
     inverse, flat, negative = positive_inverse(H[np.ix_(free, free)])
     cov[np.ix_(free, free)] = 2.0 * inverse

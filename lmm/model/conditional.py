@@ -132,12 +132,7 @@ def covariances(problem: Problem | GeneralizedProblem, estimate: Estimate) -> tu
         own = at.K[slot.columns, slot.columns].reshape(slot.k, slot.J, slot.k, slot.J)
         out[t] = np.einsum("ajbj->abj", own)
     blocks = (out[t][..., : size.J] for t, size in enumerate(problem.plan.terms))
-    return tuple(np.ascontiguousarray(np.moveaxis(block, -1, 0)) * scale2(estimate) for block in blocks)
-
-
-def scale2(estimate: Estimate) -> float:
-    """The factor between T T' and Cov(b): sigma^2 of a linear model, 1 of a generalized one."""
-    return float(estimate.sigma) ** 2 if estimate.family is None else 1.0
+    return tuple(np.ascontiguousarray(np.moveaxis(block, -1, 0)) * estimate.scale2 for block in blocks)
 
 
 @threads.limited()
@@ -181,7 +176,7 @@ def prediction_variance(problem: Problem | GeneralizedProblem, estimate: Estimat
         variance[rows] += quadratic([(c[rows], v[rows]) for c, v in known])
     cov = at.value.cov if iterative else at.cov
     variance += np.sum((contrast @ cov) * contrast, axis=1)
-    return variance * scale2(estimate)
+    return variance * estimate.scale2
 
 
 def _inward(
@@ -221,7 +216,7 @@ def fixed_variance(problem: Problem | GeneralizedProblem, estimate: Estimate, X:
     known = [(np.asarray(term[0]), np.asarray(term[1])) for term in terms if term is not None]
     contrast = _contrasts([mode[: problem.p] for mode in at.modes], problem, X, known)
     cov = at.value.cov if problem.plan.iterative else at.cov
-    return np.asarray(np.sum((contrast @ cov) * contrast, axis=1) * scale2(estimate))
+    return np.asarray(np.sum((contrast @ cov) * contrast, axis=1) * estimate.scale2)
 
 
 def _quadratic(at: Posterior, terms: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from lmm.families import Family
+from lmm.families.linear import distribution
+
 
 @dataclass(frozen=True)
 class Convergence:
@@ -160,3 +163,28 @@ class Estimate:
     monte_carlo: MonteCarlo | None = None
     unbounded: dict[str, tuple[bool, bool]] = field(default_factory=dict)
     endless: np.ndarray | None = None
+
+    @property
+    def distribution(self) -> Family:
+        """Distribution of the response given the random effects, that of a linear model included."""
+        return distribution(self.family)
+
+    @property
+    def scale2(self) -> float:
+        """The factor between T T' and Cov(b), and between the unscaled covariance and vcov(beta): sigma^2 of a linear model, else 1."""
+        return float(self.distribution.scale2(self.sigma))
+
+    @property
+    def quasi(self) -> bool:
+        """Whether sigma^2 multiplies the variance of a family that has no dispersion of its own (quasi-likelihood)."""
+        return not self.distribution.has_dispersion and float(self.sigma) != 1.0
+
+    @property
+    def residual_sd(self) -> float | None:
+        """sigma where it is a residual standard deviation (on the scale of the root of V), else None."""
+        return float(self.sigma) if self.distribution.has_residual_sd or self.quasi else None
+
+    @property
+    def knows_sigma(self) -> bool:
+        """Whether the residual standard deviation of a linear model was given and not estimated."""
+        return self.distribution.linear and self.n_parameters == len(self.beta) + len(self.theta)

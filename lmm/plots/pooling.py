@@ -11,7 +11,6 @@ from scipy.special import chdtri
 
 from lmm.errors import ArgumentError
 from lmm.inference.separate import separate_effects
-from lmm.model.conditional import scale2
 from lmm.plots.axes import BLUE, NAMED, ORANGE, choice, ink, level_height, name_levels, one_group, panels, shorten, weights
 from lmm.results.randomeffects import random_part
 
@@ -83,7 +82,7 @@ def _two_way(fit: Fit, t: int, columns: tuple[int, int], own: np.ndarray, drawn:
     a, b = columns
     few = term.J <= NAMED
     T = fit.estimate.factors[t]
-    cov = (scale2(fit.estimate) * T @ T.T)[np.ix_(columns, columns)]
+    cov = (fit.estimate.scale2 * T @ T.T)[np.ix_(columns, columns)]
     ellipses(one, center[list(columns)], cov)
     known = np.isfinite(own).all(axis=1)
     move = drawn - own

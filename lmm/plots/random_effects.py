@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 
 from lmm.arguments import generator as random_generator
 from lmm.inference.envelope import Envelope, envelope, normal_quantiles, positions
-from lmm.model.conditional import scale2
 from lmm.plots.axes import (
     BLUE,
     choice,
@@ -140,7 +139,7 @@ def standardised(fit: Fit, t: int) -> np.ndarray:
     with few rows are drawn to zero and vary less. Posterior means are taken per their own standard deviation.
     """
     modes, T = np.asarray(fit.estimate.modes[t]), fit.estimate.factors[t]
-    total = np.diag(T @ T.T) * scale2(fit.estimate)
+    total = np.diag(T @ T.T) * fit.estimate.scale2
     if fit.draws is not None:
         spread = np.broadcast_to(np.std(modes, axis=0, ddof=1), modes.shape)
     else:

@@ -10,10 +10,8 @@ import numpy as np
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
-from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
 from lmm.results import parameter_table
-from lmm.results.generalized import residual_sd
 from lmm.results.naming import quantity_names
 
 
@@ -38,7 +36,7 @@ def assume(design: Design, estimate: Estimate, parameters: Mapping[str, Any] | N
         if not np.isfinite(float(value)) or (float(value) < 0 and (name == "sigma" or name.startswith("sd_"))):
             raise ArgumentError(f"parameters: {name}={value!r} must be a {'number' if name in names else 'non-negative number'}.")
         values[name] = float(value)
-    sigma = float(values["sigma"]) if residual_sd(estimate) is not None else float(estimate.sigma)
+    sigma = float(values["sigma"]) if estimate.residual_sd is not None else float(estimate.sigma)
     if estimate.family is None and not sigma > 0:
         raise ArgumentError("parameters: sigma must be positive; everything else is measured by it.")
     phi = estimate.phi
@@ -52,7 +50,7 @@ def assume(design: Design, estimate: Estimate, parameters: Mapping[str, Any] | N
         R = term.structure.matrix(np.where(kinds == "sd", 1.0, wanted))
         if not np.linalg.eigvalsh(R)[0] > -1e-10:
             raise ArgumentError(f"parameters: the correlations of {term.group} are those of no covariance matrix.")
-        own = term.structure.from_matrix(term.structure.matrix(wanted) / scale2(changed))
+        own = term.structure.from_matrix(term.structure.matrix(wanted) / changed.scale2)
         theta.append(own)
         factors.append(term.structure.factor(own))
     return replace(changed, theta=np.concatenate(theta), factors=tuple(factors))

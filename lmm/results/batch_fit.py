@@ -24,7 +24,6 @@ from lmm.model.records import Estimate
 from lmm.results import parameter_table
 from lmm.results.fit import Fit
 from lmm.results.fixed import deviations
-from lmm.results.generalized import residual_sd
 from lmm.results.naming import in_table_order, theta_names
 
 if TYPE_CHECKING:
@@ -304,7 +303,7 @@ class BatchFit:
         groups: list[str] = []
         terms: list[str] = []
         columns: list[np.ndarray] = []
-        scale = self.sigma**2 if self.like.family is None else np.ones(self.batch.size)
+        scale = self.like.distribution.scale2(self.sigma)
         at = 0
         for term in self.design.terms:
             own = self.theta[:, at : at + term.structure.n_theta]
@@ -315,6 +314,6 @@ class BatchFit:
                 groups.append(term.group)
                 terms.append("__".join([q.kind, *filter(None, [".".join(term.columns[a] for a in sorted(q.columns))])]))
                 columns.append(own)
-        if residual_sd(self.like) is not None:
+        if self.like.residual_sd is not None:
             groups, terms, columns = [*groups, "Residual"], [*terms, "sd__Observation"], [*columns, self.sigma]
         return {"effect": ["ran_pars"] * len(terms), "group": groups, "term": terms, "estimate": np.column_stack(columns)}

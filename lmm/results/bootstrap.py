@@ -35,7 +35,6 @@ from lmm.estimators.batch import Batch
 from lmm.inference import refits
 from lmm.later import Later
 from lmm.memory import require
-from lmm.model.conditional import scale2
 from lmm.model.records import Convergence, Estimate
 from lmm.results import parameter_table
 from lmm.results.coverage import check_level
@@ -238,7 +237,7 @@ def resampled_slab(design: Design, estimate: Estimate, count: int, rng: np.rando
     residual = (design.y - linear_predictor(design, estimate)) * np.sqrt(weights)
     residual = residual - residual.mean()
     residual = residual * (estimate.sigma / np.sqrt(np.mean(residual**2)))
-    modes = [reflated(b, np.sqrt(scale2(estimate)) * T) for b, T in zip(estimate.modes, estimate.factors, strict=True)]
+    modes = [reflated(b, np.sqrt(estimate.scale2) * T) for b, T in zip(estimate.modes, estimate.factors, strict=True)]
     out = np.empty((design.n, count), order="F")
     for column in out.T:
         column[:] = eta + residual[rng.integers(design.n, size=design.n)] / np.sqrt(weights)
@@ -278,9 +277,9 @@ def term_of(design: Design, group: str | None, what: str) -> int:
 
 def _of_parameters(fit: Fit, batch: Batch, kind: str) -> Bootstrap:
     design, estimate = fit.design, fit.estimate
-    scale = batch.sigma**2 if estimate.family is None else np.ones(batch.size)
+    scale = estimate.distribution.scale2(batch.sigma)
     names = parameter_table.names(design, estimate)[1][: design.p]
-    own = deviations(estimate.beta_cov_unscaled * scale2(estimate))
+    own = deviations(estimate.beta_cov_unscaled * estimate.scale2)
     table = parameter_table.of_batch(design, estimate, batch)
     return Bootstrap(
         table,

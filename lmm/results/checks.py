@@ -14,7 +14,6 @@ from lmm.arguments import generator as random_generator
 from lmm.inference.likelihood_ratio import chi_squared_p
 from lmm.inference.normality import quantile_correlation, standardised_modes
 from lmm.inference.quantile_residuals import MonteCarlo
-from lmm.model.conditional import scale2
 from lmm.results import generalized, influence, notes, ordinal, randomeffects
 from lmm.results.collinearity import inflation
 from lmm.results.neighbours import is_maximised, quietly
@@ -198,7 +197,7 @@ def _normality(fit: Fit, rng: np.random.Generator) -> Iterator[Finding]:
     for term, modes, cov, T in zip(fit.design.terms, fit.estimate.modes, covariances, fit.estimate.factors, strict=True):
         if term.J < LEVELS or fit.nobs < fewest * term.J:
             continue
-        z = standardised_modes(modes, cov, scale2(fit.estimate) * T @ T.T)
+        z = standardised_modes(modes, cov, fit.estimate.scale2 * T @ T.T)
         tested = [(*quantile_correlation(z[:, a], rng), term.columns[a]) for a in range(term.k)]
         tested = [t for t in tested if np.isfinite(t[1])]
         if not tested:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.errors import ArgumentError
-from lmm.results import generalized, ordinal, updating
+from lmm.results import ordinal, updating
 from lmm.results.numberformat import coefficient_columns
 from lmm.results.render import Table, html_lines, markdown_escape
 from lmm.results.uncertainty import standard_errors
@@ -133,12 +133,12 @@ def _column(fit: Fit) -> pd.DataFrame:
     """``estimate, std_error`` by name of one fit."""
     components = fit.varcorr()
     frame = components.to_frame()
-    family = fit.family
+    family = fit.estimate.distribution
     thresholds = ordinal.threshold_table(fit.estimate, fit._uncertainty) if ordinal.is_ordinal(family) else pd.DataFrame()
     names = [*fit.design.all_names, *thresholds.index, *components.names]
     estimate = [*fit.fixef(), *thresholds.get("estimate", ()), *frame["sdcor"]]
     error = [*fit.bse, *thresholds.get("std_error", ()), *standard_errors(fit.design, fit.estimate, fit._uncertainty)]
-    if family is not None and family.has_dispersion and not generalized.scales_variance(family):
+    if family.has_dispersion and not family.has_residual_sd:
         names.append(family.dispersion_name)
         estimate.append(fit.dispersion)
         error.append(fit.dispersion_se())

@@ -8,12 +8,12 @@ A component with none of the variance says that the fit is singular in that dire
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design, RandomTerm
+from lmm.families import Family
 from lmm.model.records import Estimate
 from lmm.results.numberformat import format_column
 from lmm.results.render import Table
@@ -91,7 +91,7 @@ def boundary_distances(design: Design, estimate: Estimate, tol: float) -> list[n
     return out
 
 
-def column_gram(design: Design, term: RandomTerm, family: Any = None) -> np.ndarray:
+def column_gram(design: Design, term: RandomTerm, family: Family | None = None) -> np.ndarray:
     """The mean of z z' over the rows, weights included, (k, k); with a family relative to the square of the predictor's size."""
     if design.streamed:
         return np.asarray(design.rows.grams[term.group])

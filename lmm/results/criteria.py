@@ -51,11 +51,6 @@ def _log_det(C: np.ndarray) -> float:
     return float(np.linalg.slogdet(C / np.outer(scale, scale))[1] + 2.0 * np.log(scale).sum())
 
 
-def _knows_sigma(estimate: Estimate) -> bool:
-    """Whether the residual standard deviation was given and not estimated: it is no parameter then."""
-    return estimate.family is None and estimate.n_parameters == len(estimate.beta) + len(estimate.theta)
-
-
 def ml_deviance(estimate: Estimate, n: int) -> float:
     """-2 log-likelihood at the estimate's theta, beta and sigma^2 profiled out.
 
@@ -65,7 +60,7 @@ def ml_deviance(estimate: Estimate, n: int) -> float:
     if not estimate.reml:
         return float(estimate.objective)
     p = len(estimate.beta)
-    if _knows_sigma(estimate):
+    if estimate.knows_sigma:
         return float(estimate.objective + _log_det(estimate.beta_cov_unscaled) + p * math.log(2.0 * math.pi * estimate.sigma**2))
     residual_ss = estimate.sigma**2 * (n - p)
     return float(estimate.objective + _log_det(estimate.beta_cov_unscaled) - _profiled(residual_ss, n - p) + _profiled(residual_ss, n))
@@ -78,7 +73,7 @@ def reml_criterion(estimate: Estimate, n: int) -> float:
     if estimate.reml:
         return float(estimate.objective)
     p = len(estimate.beta)
-    if _knows_sigma(estimate):
+    if estimate.knows_sigma:
         return float(estimate.objective - _log_det(estimate.beta_cov_unscaled) - p * math.log(2.0 * math.pi * estimate.sigma**2))
     residual_ss = estimate.sigma**2 * n
     return float(estimate.objective - _log_det(estimate.beta_cov_unscaled) - _profiled(residual_ss, n) + _profiled(residual_ss, n - p))

@@ -11,7 +11,7 @@ import pandas as pd
 from lmm.arguments import caller
 from lmm.errors import ArgumentError
 from lmm.later import Later
-from lmm.results import generalized, ordinal, rows
+from lmm.results import ordinal, rows
 from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Criticism(Parameters):
         leverage = self._leverage("cooks_distance")
         part = leverage if of == "fitted" else hat.fixed_leverages(self.design, self.problem, self.estimate)
         pearson = rows.residuals(self.design, self.estimate, self._eta, "pearson", False)
-        sigma = generalized.residual_sd(self.estimate) or 1.0
+        sigma = self.estimate.residual_sd or 1.0
         return rows.as_series(self.design, hat.cooks_distances(pearson, leverage, part, sigma, self.design.p), "cooks_distance")
 
     def rstudent(self) -> pd.Series:

@@ -19,7 +19,6 @@ from lmm.errors import ArgumentError, nearest
 from lmm.estimators import chain_diagnostics
 from lmm.model.records import Draws, Estimate
 from lmm.results.coverage import tails
-from lmm.results.generalized import scales_variance
 from lmm.results.naming import sdcor_columns
 from lmm.results.randomeffects import random_part
 
@@ -225,7 +224,7 @@ def variance_draws(design: Design, estimate: Estimate) -> dict[str, np.ndarray]:
     if record.sigma is not None:
         out["sigma"] = record.sigma
     elif family is not None and family.has_dispersion and record.phi is not None:
-        scaled = scales_variance(family)
+        scaled = family.has_residual_sd
         out["sigma" if scaled else family.dispersion_name] = np.sqrt(record.phi) if scaled else record.phi
     return out
 

@@ -21,7 +21,6 @@ from lmm.results import ordinal
 from lmm.results.coverage import check_level, normal_quantile
 from lmm.results.draws import PosteriorDraws, describe
 from lmm.results.fixed import fixed_effects, kept_positions, spread, standard_errors
-from lmm.results.generalized import residual_sd
 from lmm.results.naming import parameter_names
 from lmm.results.uncertainty import Uncertainty
 from lmm.results.uncertainty import standard_errors as variance_errors
@@ -53,7 +52,7 @@ def method_name(known: Uncertainty, method: str | None) -> str:
 
 def rows(design: Design, estimate: Estimate, known: Uncertainty) -> tuple[list[str], list[str]]:
     """Names of the rows: variance parameters, then coefficients with the thresholds of an ordinal model."""
-    variances = parameter_names(design.terms, residual_sd(estimate) is not None) if known.draws is None else list(known.draws.variances)
+    variances = parameter_names(design.terms, estimate.residual_sd is not None) if known.draws is None else list(known.draws.variances)
     return variances, [*design.all_names, *ordinal.threshold_names(estimate)]
 
 

@@ -22,7 +22,7 @@ from lmm.errors import ArgumentError, LmmWarning, nearest, warn
 from lmm.estimators.optional import need
 from lmm.formula.levels import encode, strings
 from lmm.model.records import Estimate
-from lmm.results import generalized, ordinal
+from lmm.results import ordinal
 from lmm.results.dependence import predictable
 from lmm.results.fixed import kept_positions
 from lmm.results.predictors import Variable, columns_in, used, variables
@@ -174,7 +174,7 @@ class _Adapter:
             return pl.DataFrame(
                 {"rowid": np.tile(rowid, len(groups)), "group": np.repeat(groups, len(eta)).tolist(), "estimate": P.ravel(order="F")}
             )
-        return pl.DataFrame({"rowid": rowid, "estimate": generalized.mean(self.estimate, eta) if self.type == "response" else eta})
+        return pl.DataFrame({"rowid": rowid, "estimate": self.estimate.distribution.mean(eta) if self.type == "response" else eta})
 
     def get_autodiff_args(self) -> Any:
         """How marginaleffects may differentiate by JAX; a sentence why not otherwise."""

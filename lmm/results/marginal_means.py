@@ -22,7 +22,7 @@ from lmm.inference import multiplicity
 from lmm.inference.contrast_coefficients import ADJUSTMENTS, coefficients, contrast_kind
 from lmm.inference.ddf import KENWARD_ROGER, SATTERTHWAITE, TITLES, Ddf
 from lmm.model.records import Estimate
-from lmm.results import generalized, ordinal
+from lmm.results import ordinal
 from lmm.results.coverage import check_level, tails
 from lmm.results.dependence import dependencies
 from lmm.results.fixed import kept_positions
@@ -290,8 +290,9 @@ def _scaled(
     if not means and name != "estimate":
         return columns.rename(columns={"estimate": name}), [f"slopes of the linear predictor ({link} link)"]
     eta = columns["estimate"].to_numpy()
+    turn: Callable[[np.ndarray], np.ndarray]
     if means:
-        turn, slope, name = (lambda x: generalized.mean(estimate, x)), np.abs(generalized.slope(estimate, eta)), "response"
+        turn, slope, name = estimate.distribution.mean, np.abs(estimate.distribution.mean_slope(eta)), "response"
     else:
         turn, slope, name = np.exp, np.exp(eta), RATIOS[link]
     ends = np.sort(np.column_stack([turn(columns["lower"].to_numpy()), turn(columns["upper"].to_numpy())]), axis=1)

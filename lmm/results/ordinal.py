@@ -80,11 +80,6 @@ def thresholds_as_text(table: pd.DataFrame, digits: int) -> Table:
     return Table(("", "Estimate", "Std. Error", "z value"), tuple(zip(*columns, strict=True)), "lrrr", "thresholds")
 
 
-def fitted(family: Ordinal, design: Design, estimate: Estimate, eta: np.ndarray) -> np.ndarray:
-    """(n,) probabilities of the categories observed."""
-    return np.exp(family.kernel(design.y, eta, None, estimate.phi))
-
-
 def residuals(family: Ordinal, design: Design, estimate: Estimate, eta: np.ndarray, type: str | None) -> np.ndarray:
     """(n,) residuals; see the head of this file."""
     type = "probability" if type is None else type

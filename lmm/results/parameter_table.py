@@ -11,7 +11,6 @@ from lmm.estimators.batch import Batch
 from lmm.inference.refits import stack
 from lmm.model.records import Estimate
 from lmm.results import ordinal
-from lmm.results.generalized import residual_sd
 from lmm.results.naming import parameter_names, sdcor_columns
 
 
@@ -20,7 +19,7 @@ def names(design: Design, estimate: Estimate) -> tuple[list[str], list[str]]:
 
     A coefficient that is called as a variance parameter is has ``b_`` before its name, as among the draws of a posterior.
     """
-    variances = parameter_names(design.terms, residual_sd(estimate) is not None)
+    variances = parameter_names(design.terms, estimate.residual_sd is not None)
     coefficients = [f"b_{name}" if name in variances else name for name in design.names]
     if ordinal.is_ordinal(estimate.family):
         coefficients += estimate.family.reported(estimate.phi)[0]
@@ -33,14 +32,14 @@ def of_batch(design: Design, estimate: Estimate, batch: Batch) -> pd.DataFrame:
     A correlation is NaN where one of its standard deviations is zero.
     """
     columns: list[np.ndarray] = []
-    scale = batch.sigma**2 if estimate.family is None else np.ones(batch.size)
+    scale = estimate.distribution.scale2(batch.sigma)
     at = 0
     for term in design.terms:
         own = batch.theta[:, at : at + term.structure.n_theta]
         at += term.structure.n_theta
         G = covariances(term.structure, own) * scale[:, None, None]
         columns += sdcor_columns(term, G).values()
-    if residual_sd(estimate) is not None:
+    if estimate.residual_sd is not None:
         columns.append(batch.sigma)
     columns += list(batch.beta.T)
     if ordinal.is_ordinal(estimate.family) and batch.phi is not None:

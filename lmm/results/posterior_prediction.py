@@ -24,7 +24,7 @@ from scipy.special import ndtr, ndtri
 
 from lmm.inference import predictive
 from lmm.model.records import Estimate
-from lmm.results import generalized, marginal
+from lmm.results import marginal
 from lmm.results.coverage import tails
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def limits(
             sd = np.broadcast_to(sd, eta.shape)
             eta = marginal.average(estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape)
             on_response = False
-        if on_response and estimate.family is not None:
-            out["se"][part] = generalized.mean(estimate, eta + np.sqrt(variance) * noise).std(axis=0, ddof=1)
+        if on_response and not estimate.distribution.linear:
+            out["se"][part] = estimate.distribution.mean(eta + np.sqrt(variance) * noise).std(axis=0, ddof=1)
         else:
             out["se"][part] = np.sqrt(eta.var(axis=0, ddof=1) + variance.mean(axis=0))
         if interval is None:
@@ -79,7 +79,7 @@ def limits(
             variance = variance + new_observations(rows, estimate, part)
         ends = [mixture_quantile(eta, variance, p) for p in tails(level)]
         if on_response:
-            ends = [generalized.mean(estimate, end) for end in ends]
+            ends = [estimate.distribution.mean(end) for end in ends]
         out["lower"][part], out["upper"][part] = np.minimum(*ends), np.maximum(*ends)
     return out
 
@@ -93,7 +93,7 @@ def expected(rows: Rows, estimate: Estimate) -> np.ndarray:
             sd = np.sqrt(variance)
             out[part] = marginal.average(estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape).mean(axis=0)
         else:
-            out[part] = generalized.mean(estimate, eta).mean(axis=0)
+            out[part] = estimate.distribution.mean(eta).mean(axis=0)
     return out
 
 

@@ -30,7 +30,6 @@ from lmm.estimators.control import Control
 from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.inference import refits
 from lmm.inference.ddf import degrees_of_freedom
-from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
 from lmm.results import ordinal
 from lmm.results.assumed import assume
@@ -159,7 +158,7 @@ def p_values(
             bad |= set(less.failures)
             p = chdtrc(len(place), np.maximum(less.objective - full.objective, 0.0))
         else:
-            scale = full.sigma**2 if truth.family is None else np.ones(full.size)
+            scale = truth.distribution.scale2(full.sigma)
             se = np.sqrt(full.beta_cov_unscaled[:, place[0], place[0]] * scale)
             z = -np.abs(full.beta[:, place[0]] / se)
             p = 2.0 * (ndtr(z) if np.isinf(df) else stdtr(df, z))
@@ -181,7 +180,7 @@ def _denominator(problem: Any, design: Design, truth: Estimate, y: np.ndarray, p
     at = evaluator.fit(problem.with_response(replace(design, y=np.ascontiguousarray(y))), truth.theta)
     at = replace(at, sigma=truth.sigma)
     try:
-        ddf = degrees_of_freedom(problem, evaluator, at, at.beta_cov_unscaled * scale2(at), "kenward_roger")
+        ddf = degrees_of_freedom(problem, evaluator, at, at.beta_cov_unscaled * at.scale2, "kenward_roger")
         return float(ddf.t(np.eye(design.p)[[place]])[1][0])
     except (LmmError, np.linalg.LinAlgError):
         return float("inf")

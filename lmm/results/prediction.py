@@ -28,10 +28,10 @@ from lmm.formula import Formula, Table
 from lmm.formula.given import aligned, numeric
 from lmm.inference.ddf import Ddf
 from lmm.later import Later
-from lmm.model.conditional import prediction_variance, scale2
+from lmm.model.conditional import prediction_variance
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-from lmm.results import generalized, marginal, ordinal, posterior_prediction
+from lmm.results import marginal, ordinal, posterior_prediction
 from lmm.results.coverage import check_level, t_quantile, tails
 from lmm.results.fixed import kept_positions
 from lmm.results.randomeffects import random_part
@@ -138,14 +138,14 @@ def predict(
         assert known is not None
         variance[rows.complete] = error_variance(rows, problem, estimate, known)
     on_response = type == "response"
-    columns = {"fit": generalized.mean(estimate, eta) if on_response else eta}
+    columns = {"fit": estimate.distribution.mean(eta) if on_response else eta}
     if on_response and estimate.family is not None and not average and posterior_prediction.from_draws(rows, estimate):
         columns["fit"] = posterior_prediction.expected(rows, estimate)
     if sampled:
         columns |= posterior_prediction.limits(rows, estimate, on_response, interval if observed is None else None, level, z)
     elif wanted:
         se = np.sqrt(variance)
-        columns["se"] = se * np.abs(generalized.slope(estimate, eta)) if on_response else se
+        columns["se"] = se * np.abs(estimate.distribution.mean_slope(eta)) if on_response else se
     if t_based is not None:
         columns["df"] = t_based[1]
     if observed is not None:
@@ -156,7 +156,7 @@ def predict(
         margin = t_quantile(level, np.array(np.inf) if t_based is None else t_based[1]) * np.sqrt(variance)
         ends = [eta - margin, eta + margin]
         if on_response:
-            ends = [generalized.limit(estimate, end) for end in ends]
+            ends = [estimate.distribution.mean_limit(end) for end in ends]
         columns |= {"lower": np.minimum(*ends), "upper": np.maximum(*ends)}
     values = np.column_stack(list(columns.values()))
     if newdata is None:
@@ -262,7 +262,7 @@ def new_observation_variance(rows: Rows, estimate: Estimate) -> np.ndarray:
     for term, mask, T in zip(rows.terms, rows.keep, estimate.factors, strict=True):
         if term is not None and not mask.all():
             total = total + np.sum(((term[1] * ~mask) @ T) ** 2, axis=1)
-    return np.asarray(scale2(estimate) * total)
+    return np.asarray(estimate.scale2 * total)
 
 
 def new_observations(
@@ -321,7 +321,7 @@ def _check_observations(estimate: Estimate, type: str) -> None:
         return
     if type == "link":
         raise ArgumentError("predict: new observations are on the scale of the response; interval='prediction' goes with type='response'.")
-    if generalized.is_quasi(estimate):
+    if estimate.quasi:
         raise ArgumentError(
             "predict: quasi-likelihood estimates a variance and no distribution, so that there are no prediction intervals; "
             "fit a family that has its own dispersion, such as negative_binomial."
@@ -394,7 +394,7 @@ def averaged(
     back = family.link.link(at.mean)
     if known is None:
         return back, None
-    slopes = marginal.gradient(design, estimate, X, z, sd, at) / generalized.slope(estimate, back)[:, None]
+    slopes = marginal.gradient(design, estimate, X, z, sd, at) / estimate.distribution.mean_slope(back)[:, None]
     m, p = len(estimate.theta), len(estimate.beta)
     cov, slopes = (known.beta, slopes[:, m : m + p]) if known.joint is None else (known.joint, slopes)
     return back, np.einsum("ij,jk,ik->i", slopes, cov, slopes, optimize=True)

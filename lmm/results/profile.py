@@ -22,7 +22,6 @@ from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results import ordinal
 from lmm.results.coverage import check_level, normal_quantile
-from lmm.results.generalized import residual_sd
 from lmm.results.naming import parameter_names
 
 
@@ -171,7 +170,7 @@ class Profile:
 
 def all_names(design: Design, estimate: Estimate) -> tuple[list[str], list[str], list[str]]:
     """Names of the rows of ``confint`` that a likelihood has: variance parameters, kept coefficients, parameters of an ordinal family."""
-    return parameter_names(design.terms, residual_sd(estimate) is not None), list(design.names), ordinal.threshold_names(estimate)
+    return parameter_names(design.terms, estimate.residual_sd is not None), list(design.names), ordinal.threshold_names(estimate)
 
 
 def profile(
@@ -188,7 +187,7 @@ def profile(
     names = [*variances, *coefficients, *own]
     held = _held(problem, estimate, own)
     wanted = list(range(len(names)) if places is None else places)
-    if estimate.family is None and estimate.n_parameters == len(estimate.beta) + len(estimate.theta):
+    if estimate.knows_sigma:
         wanted = [i for i in wanted if held[i].kind != "sigma"]  # it is known
     chosen = [held[i] for i in wanted]
     found = profiles(problem, estimator, estimate, chosen, cutoff)
@@ -209,7 +208,7 @@ def _held(problem: Problem | GeneralizedProblem, estimate: Estimate, own: Sequen
     kinds = ["threshold"] * len(own)
     if own and getattr(estimate.family, "equidistant", False):
         kinds[1] = "spacing"
-    return parameters_held(problem.structures, residual_sd(estimate) is not None, problem.p, kinds)
+    return parameters_held(problem.structures, estimate.residual_sd is not None, problem.p, kinds)
 
 
 def _values(design: Design, surface: Any, place: Place, with_sigma: bool) -> np.ndarray:

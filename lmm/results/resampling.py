@@ -12,7 +12,6 @@ import pandas as pd
 from lmm import arguments
 from lmm.later import Later
 from lmm.results import intervals
-from lmm.results.generalized import is_quasi
 from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class Resampling(Parameters):
         """
         if boot_type != "percentile":
             arguments.choice(boot_type, "confint: boot_type", bootstrap.TYPES)
-        if method is None and is_quasi(self.estimate):
+        if method is None and self.estimate.quasi:
             method = "wald"  # no likelihood to profile
         method = intervals.method_name(self._uncertainty, method)
         if method == "boot":

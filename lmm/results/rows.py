@@ -8,10 +8,8 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.model.records import Estimate
-from lmm.results import generalized, ordinal
+from lmm.results import ordinal
 from lmm.results.randomeffects import random_part
-
-RESIDUAL_TYPES = ("response", "pearson", "deviance", "working")
 
 
 def fixed_predictor(design: Design, estimate: Estimate) -> np.ndarray:
@@ -28,6 +26,11 @@ def linear_predictor(design: Design, estimate: Estimate) -> np.ndarray:
     return np.asarray(eta)
 
 
+def fitted(design: Design, estimate: Estimate, eta: np.ndarray) -> np.ndarray:
+    """(n,) fitted values: means, or of an ordinal model the probabilities of the categories observed."""
+    return estimate.distribution.fitted(design.y, eta, estimate.phi)
+
+
 def residuals(design: Design, estimate: Estimate, eta: np.ndarray, type: str | None, scaled: bool) -> np.ndarray:
     """(n,) residuals at the linear predictor ``eta``; None for the usual type, "response" (linear) or "deviance" (generalized).
 
@@ -37,18 +40,13 @@ def residuals(design: Design, estimate: Estimate, eta: np.ndarray, type: str | N
     """
     if ordinal.is_ordinal(estimate.family):
         return ordinal.residuals(estimate.family, design, estimate, eta, type)
-    if type is None:
-        type = "response" if estimate.family is None else "deviance"
-    if type not in RESIDUAL_TYPES:
-        options = ", ".join(map(repr, RESIDUAL_TYPES))
-        raise ArgumentError(f"residuals: type={type!r} is not one of {options}.{nearest(type, RESIDUAL_TYPES)}")
-    if estimate.family is not None:
-        out = generalized.residuals(design, estimate, eta, type)
-    else:
-        out = design.y - eta
-        if type in ("pearson", "deviance") and design.weights is not None:
-            out = out * np.sqrt(design.weights)
-    return out / (generalized.residual_sd(estimate) or 1.0) if scaled else out
+    family = estimate.distribution
+    type = family.default_residual if type is None else type
+    if type not in family.residual_types:
+        options = ", ".join(map(repr, family.residual_types))
+        raise ArgumentError(f"residuals: type={type!r} is not one of {options}.{nearest(type, family.residual_types)}")
+    out = family.residuals(design.y, eta, design.weights, estimate.phi, type)
+    return out / (estimate.residual_sd or 1.0) if scaled else out
 
 
 def align(design: Design, values: np.ndarray) -> tuple[np.ndarray, pd.Index]:

@@ -12,7 +12,7 @@ import pandas as pd
 from lmm.arguments import caller
 from lmm.errors import ArgumentError
 from lmm.later import Later
-from lmm.results import comparison, generalized, partitions, prediction, rows, simulation, tidy, updating
+from lmm.results import comparison, partitions, prediction, rows, simulation, tidy, updating
 from lmm.results.comparison import MethodComparison
 from lmm.results.parameters import Parameters
 from lmm.stream.progress import rows_bar
@@ -38,7 +38,7 @@ class Rowwise(Parameters):
         Means of a generalized model, probabilities of a binomial one, of the category observed in an ordinal one.
         With ``na_action="exclude"`` NaN in incomplete rows.
         """
-        return rows.as_series(self.design, generalized.fitted(self.design, self.estimate, self._eta), "fitted")
+        return rows.as_series(self.design, rows.fitted(self.design, self.estimate, self._eta), "fitted")
 
     @property
     def resid(self) -> pd.Series:

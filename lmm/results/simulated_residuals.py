@@ -16,7 +16,7 @@ from lmm.errors import ArgumentError, nearest
 from lmm.inference import quantile_residuals as quantiles
 from lmm.memory import require
 from lmm.model.records import Estimate
-from lmm.results import generalized, ordinal, rows
+from lmm.results import ordinal, rows
 from lmm.results.numberformat import format_column, p_value_column
 from lmm.results.render import Table, html_lines
 from lmm.results.simulation import simulate_array
@@ -166,7 +166,7 @@ def simulated_residuals(
         counts = not family.weights_are_trials or bool(np.any(trials > 1.0))
     u = quantiles.randomised_ranks(y, simulations, generator)
     predictor = eta if conditional else rows.fixed_predictor(design, estimate)
-    means = predictor if ordinal.is_ordinal(family) else generalized.mean(estimate, predictor)
+    means = estimate.distribution.mean(predictor)
     return SimulatedResiduals(
         rows.as_series(design, u, "simulated_residual"),
         rows.as_series(design, means, "fitted"),

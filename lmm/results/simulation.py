@@ -15,10 +15,8 @@ from lmm.arguments import whole
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, LmmWarning, warn
 from lmm.memory import require
-from lmm.model.conditional import scale2
 from lmm.model.records import Draws, Estimate
 from lmm.results import ordinal
-from lmm.results.generalized import is_quasi
 from lmm.results.randomeffects import random_part
 from lmm.results.rows import align, fixed_predictor, linear_predictor
 
@@ -38,7 +36,7 @@ def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random
     ------
     ArgumentError : too many of them do, or the fixed part alone does.
     """
-    if is_quasi(estimate):
+    if estimate.quasi:
         raise ArgumentError(
             "simulate: quasi-likelihood estimates a variance and no distribution, so that there is nothing to draw responses from (nor to "
             "bootstrap or to check residuals by); fit a family that has its own dispersion, such as negative_binomial."
@@ -48,7 +46,7 @@ def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random
     mean = linear_predictor(design, estimate) if use_u else fixed_predictor(design, estimate)
     family = estimate.family
     scale = estimate.sigma if family is not None or design.weights is None else estimate.sigma / np.sqrt(design.weights)
-    factors = [np.sqrt(scale2(estimate)) * T.T for T in estimate.factors]
+    factors = [np.sqrt(estimate.scale2) * T.T for T in estimate.factors]
     out = np.empty((design.n, nsim), order="F")
     if family is None:
         _gaussian(design, mean, scale, [] if use_u else factors, out, rng)

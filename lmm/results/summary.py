@@ -244,7 +244,7 @@ def spread_title(estimate: Estimate) -> str:
 def family_line(estimate: Estimate) -> str:
     """``binomial  ( logit )``; a negative binomial with its theta."""
     family = estimate.family
-    shape = f"({format_column([estimate.phi], DIGITS)[0]})" if family.has_dispersion and not generalized.scales_variance(family) else ""
+    shape = f"({format_column([estimate.phi], DIGITS)[0]})" if family.has_dispersion and not family.has_residual_sd else ""
     thresholds = f", {family.thresholds} thresholds" if ordinal.is_ordinal(family) else ""
     return f"{family.title}{shape}  ( {family.link.name} ){thresholds}"
 

@@ -18,7 +18,7 @@ from lmm.results.coverage import normal_quantile, tails
 from lmm.results.fixed import deviations, fixed_effects, normal_p_values
 from lmm.results.fixed import standard_errors as coefficient_errors
 from lmm.results.randomeffects import mode_covariances
-from lmm.results.rows import align, fixed_predictor, residuals
+from lmm.results.rows import align, fitted, fixed_predictor, residuals
 from lmm.results.uncertainty import Uncertainty, standard_errors
 from lmm.results.varcorr import varcorr
 
@@ -159,7 +159,7 @@ def augment(design: Design, estimate: Estimate, eta: np.ndarray) -> pd.DataFrame
     ``.eta`` and ``.fixed`` linear predictors. The leading dot, as in broom, keeps the new columns apart from the user's own.
     """
     columns = {
-        ".fitted": generalized.fitted(design, estimate, eta),
+        ".fitted": fitted(design, estimate, eta),
         ".resid": residuals(design, estimate, eta, None, False),
         ".fixed": fixed_predictor(design, estimate),
     }

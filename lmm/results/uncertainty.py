@@ -22,10 +22,8 @@ from lmm.estimators import chain_diagnostics
 from lmm.estimators.base import Estimator
 from lmm.later import Later
 from lmm.linalg import threads
-from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
 from lmm.results.draws import PosteriorDraws
-from lmm.results.generalized import residual_sd
 from lmm.results.naming import in_table_order, theta_names
 from lmm.results.varcorr import varcorr
 
@@ -57,7 +55,7 @@ class Uncertainty:
 
 def uncertainty(design: Design, problem: Any, estimator: Estimator, estimate: Estimate) -> Uncertainty:
     """Covariances at an estimate; those given theta where the Hessian is of no use."""
-    given_theta = np.asarray(scale2(estimate) * estimate.beta_cov_unscaled)
+    given_theta = np.asarray(estimate.scale2 * estimate.beta_cov_unscaled)
     if estimate.draws is not None:
         return Uncertainty(given_theta, draws=PosteriorDraws(design, estimate))
     if estimate.family is None and estimate.n_parameters > len(estimate.beta):  # else the variances were given
@@ -166,7 +164,7 @@ def _jacobian(design: Design, estimate: Estimate, size: int) -> np.ndarray:
                 row[-1] = scale * value
             out.append(row)
         start = stop
-    sigma = residual_sd(estimate)
+    sigma = estimate.residual_sd
     if sigma is not None:
         row = np.zeros(size)
         if linear or estimate.family.has_dispersion:

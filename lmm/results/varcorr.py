@@ -12,9 +12,7 @@ from lmm.arguments import checked_methods
 from lmm.covariance import Covariance
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
-from lmm.model.conditional import scale2
 from lmm.model.records import Estimate
-from lmm.results.generalized import residual_sd
 from lmm.results.naming import in_table_order, quantity_names
 from lmm.results.numberformat import format_column
 from lmm.results.render import Table
@@ -200,7 +198,7 @@ class VarCorr:
 def varcorr(design: Design, estimate: Estimate) -> VarCorr:
     """Names meet numbers: Cov(b) of every term, and the residual where there is one."""
     components = [
-        Component(term.group, term.columns, scale2(estimate) * (T @ T.T), term.structure)
+        Component(term.group, term.columns, estimate.scale2 * (T @ T.T), term.structure)
         for term, T in zip(design.terms, estimate.factors, strict=True)
     ]
-    return VarCorr(components, residual_sd(estimate))
+    return VarCorr(components, estimate.residual_sd)

@@ -10,7 +10,6 @@ import pandas as pd
 
 from lmm.errors import ArgumentError, nearest
 from lmm.inference.variance_explained import APPROXIMATIONS, Decomposition, distribution_variance, latent_variance, random_variances
-from lmm.model.conditional import scale2
 from lmm.results import ordinal, streamed
 from lmm.results.neighbours import without_predictors
 
@@ -25,9 +24,9 @@ def decomposition(fit: Fit, approximation: str, context: Mapping[str, Any]) -> D
         raise ArgumentError(f"approximation={approximation!r} is not one of {known}.{nearest(str(approximation), APPROXIMATIONS)}")
     design, estimate = fit.design, fit.estimate
     if design.streamed:
-        variances = streamed.random_variances(design, estimate, scale2(estimate))
+        variances = streamed.random_variances(design, estimate, estimate.scale2)
     else:
-        variances = random_variances(design.terms, estimate.factors, scale2(estimate))
+        variances = random_variances(design.terms, estimate.factors, estimate.scale2)
     per_row = [fit.family is not None and term.J == design.n for term in design.terms]
     random = {term.group: v for term, v, own in zip(design.terms, variances, per_row, strict=True) if not own}
     dispersion = sum(v for v, own in zip(variances, per_row, strict=True) if own)

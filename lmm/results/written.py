@@ -16,7 +16,7 @@ from lmm.arguments import sequence, shown
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, DataError, nearest
 from lmm.model.records import Estimate
-from lmm.results import generalized, ordinal
+from lmm.results import ordinal
 from lmm.results.randomeffects import random_part
 from lmm.stream.coder import Coder
 from lmm.stream.recipe import Recipe
@@ -133,7 +133,7 @@ def _predicted(design: Design, estimate: Estimate, recipe: Recipe, table: Any, c
         ones = np.broadcast_to(1.0, block.n)
         columns = np.column_stack([ones if value is None else value for value in values])
         eta += random_part(columns, coder.codes(labels), modes)
-    fitted = generalized.mean(estimate, eta)
+    fitted = estimate.distribution.mean(eta)
     residual = block.y - fitted
     out = {".fitted": fitted, ".resid": residual, ".fixed": fixed}
     if estimate.family is not None:

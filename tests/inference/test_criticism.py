@@ -15,7 +15,6 @@ from scipy.special import polygamma
 
 import lmm
 from lmm.inference.collinearity import inflation_factors
-from lmm.model.conditional import scale2
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "criticism.json").read_text())
 #: formula, data, weights, and where lme4's theta are among ours
@@ -86,7 +85,7 @@ def hat_matrix(found: lmm.Fit) -> np.ndarray:
     C = XZ.T @ (XZ * W[:, None])
     at = design.p
     for term, T in zip(design.terms, estimate.factors, strict=True):
-        inside = np.linalg.inv(scale2(estimate) * T @ T.T)
+        inside = np.linalg.inv(estimate.scale2 * T @ T.T)
         stop = at + term.k * term.J
         C[at:stop, at:stop] += np.kron(np.eye(term.J), inside)
         at = stop

@@ -15,7 +15,6 @@ import numpy as np
 import lmm
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.estimators.likelihood import MaximumLikelihood
-from lmm.model.conditional import scale2
 from lmm.model.records import Draws, Estimate, Report
 from lmm.results import Fit
 
@@ -35,7 +34,7 @@ def henderson(fit: Fit) -> np.ndarray:
     for term, z, T in zip(design.terms, Z, estimate.factors, strict=True):
         for j in range(term.k):
             z[np.arange(design.n), term.codes * term.k + j] = term.values[:, j]
-        prior.append(np.kron(np.eye(term.J), np.linalg.inv(scale2(estimate) * T @ T.T)))
+        prior.append(np.kron(np.eye(term.J), np.linalg.inv(estimate.scale2 * T @ T.T)))
     both = np.hstack([design.X, *Z])
     weight = np.full(design.n, 1.0 / estimate.sigma**2)
     if estimate.family is not None:
@@ -80,7 +79,7 @@ class KnownPosterior:
             effects.append(both[:, :, at : at + J * k].reshape(*shape, J, k))
             blocks.append(np.array([cov[at + j * k : at + (j + 1) * k, at + j * k : at + (j + 1) * k] for j in range(J)]))
             at += J * k
-        scale = scale2(estimate)
+        scale = estimate.scale2
         covariances = tuple(
             scale * T @ T.T * np.exp(2.0 * self.spread * rng.standard_normal(shape))[..., None, None] for T in estimate.factors
         )
