@@ -18,7 +18,7 @@ from lmm.errors import ArgumentError
 from lmm.estimators import Control, registry
 from lmm.estimators.base import Estimator
 from lmm.estimators.start import check_start
-from lmm.formula.given import own
+from lmm.formula.given import Given, own
 from lmm.formula.subset import Chosen
 from lmm.later import Later
 from lmm.linalg import backend, sharded, tail, threads
@@ -41,16 +41,16 @@ ACCELERATE = 20_000
 @checked
 def lmer(
     formula: str,
-    data: Any,
+    data: object,
     *,
     REML: bool = True,
-    weights: Any = None,
-    offset: Any = None,
-    subset: Any = None,
+    weights: object = None,
+    offset: object = None,
+    subset: object = None,
     na_action: str = "omit",
-    contrasts: Mapping[str, Any] | None = None,
-    start: Any = None,
-    method: str | Any = None,
+    contrasts: Mapping[str, object] | None = None,
+    start: object = None,
+    method: object = None,
     control: Control | None = None,
 ) -> Fit:
     """Fit a linear mixed model from an lme4 formula.
@@ -92,59 +92,39 @@ def lmer(
     >>> fit.fixef().round(2).to_dict()
     {'Intercept': 251.41, 'Days': 10.47}
     """
-    scope = caller()
-    return run(
-        formula,
-        data,
-        scope,
-        REML=REML,
-        weights=weights,
-        offset=offset,
-        subset=subset,
-        na_action=na_action,
-        contrasts=contrasts,
-        start=start,
-        method=method,
-        control=control,
-    )
+    given = Given(weights, offset, subset, na_action, contrasts, caller())
+    return run(formula, data, REML=REML, given=given, start=start, method=method, control=control)
 
 
 def run(
     formula: str,
-    data: Any,
-    context: Mapping[str, Any],
+    data: object,
     *,
     REML: bool = True,
-    weights: Any = None,
-    offset: Any = None,
-    subset: Any = None,
-    na_action: str = "omit",
-    contrasts: Mapping[str, Any] | None = None,
-    start: Any = None,
-    method: str | Any = None,
+    given: Given,
+    start: object = None,
+    method: object = None,
     control: Control | None = None,
 ) -> Fit:
-    """:func:`lmer` with the caller's names given as ``context``; the call is kept for :meth:`Fit.update`."""
+    """:func:`lmer` with its arguments for the rows in one record; the call is kept for :meth:`Fit.update`."""
     estimator = choose_estimator(REML, method, control)
     settings = estimator.control
     begin = perf_counter()
     problem = None
-    given = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts, "context": context}
     reducer = reducer_for(data, rows_bar if settings.progress else None)
     with threads.limited():
         if reducer is None:
-            design = build_design(formula, data, **given)
+            design = build_design(formula, data, given)
         else:
             design, problem = stream_build.build(
                 formula,
                 data,
                 reducer,
+                given,
                 choose_backend=lambda design: choose_backend(design, settings),
                 factorization=choose_factorization(estimator, settings),
-                **given,
             )
-    call = {"REML": estimator.reml, "na_action": na_action, "method": method, "control": control}
-    call |= kept_arguments(design, weights=weights, offset=offset, subset=subset, contrasts=contrasts, start=start)
+    call = {"REML": estimator.reml, **kept_arguments(design, given, start), "method": method, "control": control}
     with threads.limited():
         if problem is None:
             problem = build_problem(design, choose_backend(design, settings), choose_factorization(estimator, settings))
@@ -156,13 +136,14 @@ def run(
     return fit_problem(design, problem, estimator, start)
 
 
-def kept_arguments(design: Design, *, subset: Any, **arguments: Any) -> dict[str, Any]:
+def kept_arguments(design: Design, given: Given, start: object) -> dict[str, object]:
     """Arguments of a call as :meth:`Fit.update` repeats them: what the user does to arrays afterwards does not change them."""
-    chosen = Chosen(subset, np.asarray(design.subset)) if callable(subset) else own(subset)
-    return {"subset": chosen, **{name: own(value) for name, value in arguments.items()}}
+    chosen = Chosen(given.subset, np.asarray(design.subset)) if callable(given.subset) else given.subset
+    arguments = {"weights": given.weights, "offset": given.offset, "subset": chosen, "contrasts": given.contrasts, "start": start}
+    return {"na_action": given.na_action, **{name: own(value) for name, value in arguments.items()}}
 
 
-def fit_problem(design: Design, problem: Any, estimator: Estimator, start: Any = None) -> Fit:
+def fit_problem(design: Design, problem: Any, estimator: Estimator, start: object = None) -> Fit:
     """Run an estimator on a problem, warn of a singular or unconverged fit, and put the names back."""
     control = estimator.control
     if control.checkpoint is not None and not estimator.takes_checkpoint:
@@ -175,7 +156,7 @@ def fit_problem(design: Design, problem: Any, estimator: Estimator, start: Any =
     return Fit(design.formula, design, problem, estimator.given, warned(design, estimate))
 
 
-def choose_estimator(REML: bool, method: str | Any, control: Control | None) -> Any:
+def choose_estimator(REML: bool, method: object, control: Control | None) -> Estimator:
     """The estimator that ``REML=`` and ``method=`` ask for."""
     if not isinstance(REML, bool | np.bool_):
         raise ArgumentError(f"REML={REML!r} must be True or False.")
@@ -224,7 +205,7 @@ def _watching(control: Control) -> Iterator[Callable[[dict[str, Any]], None] | N
     if control.progress:
         with tqdm_bar()(desc="lmer", unit=" evaluations") as bar:
 
-            def show(line: dict[str, Any]) -> None:
+            def show(line: dict[str, object]) -> None:
                 bar.update()
                 bar.set_postfix_str(line["text"] if "text" in line else f"deviance {line['objective']:.6f}")
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +21,7 @@ from lmm.estimators import Control
 from lmm.estimators.base import Estimator
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.families import Family
-from lmm.formula import Formula, Table, parse
+from lmm.formula import Formula, Given, Table, parse
 from lmm.formula.names import names_in
 from lmm.formula.scan import quote, scan
 from lmm.inference import responses as many
@@ -37,15 +35,15 @@ from lmm.results.progress import bar
 @checked
 def lmer_batch(
     formula: str,
-    data: Any,
-    responses: Any,
+    data: object,
+    responses: object,
     *,
     REML: bool = True,
-    weights: Any = None,
-    offset: Any = None,
-    subset: Any = None,
+    weights: object = None,
+    offset: object = None,
+    subset: object = None,
     na_action: str = "omit",
-    contrasts: Mapping[str, Any] | None = None,
+    contrasts: Mapping[str, object] | None = None,
     control: Control | None = None,
     progress: bool | None = None,
 ) -> BatchFit:
@@ -89,25 +87,24 @@ def lmer_batch(
     Reaction    251.405  10.467
     log           5.530   0.034
     """
-    scope = caller()
+    given = Given(weights, offset, subset, na_action, contrasts, caller())
     estimator = choose_estimator(REML, None, control)
-    given = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts}
     single = partial(run, REML=REML, control=control)
-    return _fit(formula, data, responses, scope, estimator, given, single, None, progress)
+    return _fit(formula, data, responses, given, estimator, single, None, progress)
 
 
 @checked
 def glmer_batch(
     formula: str,
-    data: Any,
-    responses: Any,
+    data: object,
+    responses: object,
     *,
     family: str | Family | type[Family],
-    weights: Any = None,
-    offset: Any = None,
-    subset: Any = None,
+    weights: object = None,
+    offset: object = None,
+    subset: object = None,
     na_action: str = "omit",
-    contrasts: Mapping[str, Any] | None = None,
+    contrasts: Mapping[str, object] | None = None,
     control: Control | None = None,
     progress: bool | None = None,
 ) -> BatchFit:
@@ -140,14 +137,13 @@ def glmer_batch(
     >>> bool(batch.converged.all()), batch.beta.shape
     (True, (20, 3))
     """
-    scope = caller()
+    given = Given(weights, offset, subset, na_action, contrasts, caller())
     found = families.get(family)
     if not found.has_intercept:
         raise ArgumentError(f"glmer_batch: family {found.name!r} has thresholds, which differ in number; use glmer() for each response.")
-    given = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts}
     single = partial(run_generalized, family=found, control=control)
     estimator = LaplaceLikelihood(check_control(control))
-    return _fit(formula, data, responses, scope, estimator, given, single, found, progress)
+    return _fit(formula, data, responses, given, estimator, single, found, progress)
 
 
 class _Unread:
@@ -156,17 +152,16 @@ class _Unread:
     has_intercept = True
 
     @staticmethod
-    def response(values: Any, name: str) -> tuple[np.ndarray, None]:
+    def response(values: object, name: str) -> tuple[np.ndarray, None]:
         return np.asarray(values), None
 
 
 def _fit(
     formula: str,
-    data: Any,
-    responses: Any,
-    context: ChainMap[str, Any],
+    data: object,
+    responses: object,
+    given: Given,
     estimator: Estimator,
-    given: dict[str, Any],
     single: Callable[..., Fit],
     family: Family | None,
     progress: bool | None,
@@ -178,15 +173,16 @@ def _fit(
     parsed, table = _one_sided(formula), Table(data)
     Y = read_responses(responses, table)
     with threads.limited():
-        design, problem = _model(parsed, table, Y, context, given, family)
+        design, problem = _model(parsed, table, Y, given, family)
         values = design.aligned(Y.values)
-        if given["na_action"] == "fail" and np.isnan(values).any():
+        if given.na_action == "fail" and np.isnan(values).any():
             first = int(np.flatnonzero(np.isnan(values).any(axis=0))[0])
             lost = int(np.isnan(values[:, first]).sum())
             raise DataError(f"the response {Y.names[first]!r} is missing in {lost} rows, and na_action='fail'; use na_action='omit'.")
         with bar(values.shape[1], "responses", progress) as told:
             found = many.fit_responses(design, problem, estimator, values, told)
-    rows = design.subset if callable(given["subset"]) else given["subset"]  # a function need not pickle
+    rows = design.subset if callable(given.subset) else given.subset  # a function need not pickle
+    given = replace(given, subset=rows, context=_used(design, given))
     batch = found.batch
     failures = {r: f"{why}." for r, why in batch.failures.items()}
     messages = {r: said[0] for r, said in found.messages.items()}
@@ -208,11 +204,11 @@ def _fit(
         like=found.like,
         values=values,
         said=found.messages,
-        one=_One(design.formula, table, Y, _used(design, context, given["subset"]), {**given, "subset": rows}, single, found),
+        one=_One(design.formula, table, Y, given, single, found),
     )
 
 
-def _one_sided(formula: Any) -> Formula:
+def _one_sided(formula: object) -> Formula:
     """The formula without what is left of ``~``, which may be a name."""
     if not isinstance(formula, str):
         raise FormulaError(f"a formula is a string such as '~ x + (1|g)', not {type(formula).__name__}.")
@@ -226,9 +222,7 @@ def _one_sided(formula: Any) -> Formula:
     return replace(parsed, response="")
 
 
-def _model(
-    parsed: Formula, table: Table, Y: Responses, context: ChainMap[str, Any], given: dict[str, Any], family: Family | None
-) -> tuple[Design, Problem | GeneralizedProblem]:
+def _model(parsed: Formula, table: Table, Y: Responses, given: Given, family: Family | None) -> tuple[Design, Problem | GeneralizedProblem]:
     """Design and problem that all responses share, with a response that stands for none of them."""
     if parsed.has_dot:
         taken = {str(name) for name in Y.names}
@@ -237,20 +231,19 @@ def _model(
     while name in table:
         name += "_"
     noise = np.random.default_rng().normal(size=table.n)  # from the system's entropy: no column of the user's is equal to it
-    design = build_design(
-        replace(parsed, response=name), table.native, context=context.new_child({name: noise}), family=family and _Unread(), **given
-    )
+    given = replace(given, context={**given.context, name: noise})
+    design = build_design(replace(parsed, response=name), table.native, given, family and _Unread())
     design = replace(design, formula=parsed, response="response")
     problem = build_problem(design) if family is None else build_generalized(design, family)
     return replace(design, plan=problem.plan, family=family), problem
 
 
-def _used(design: Design, context: Mapping[str, Any], subset: Any) -> dict[str, Any]:
+def _used(design: Design, given: Given) -> dict[str, object]:
     """The caller's variables that the formula and a condition on the rows use."""
     names = [*design.frame.context, *design.frame.arrays]
-    if isinstance(subset, str):
-        names += [name.split(".")[0] for name, _, _ in names_in(subset)]
-    return {name: context[name] for name in names if name in context}
+    if isinstance(given.subset, str):
+        names += [name.split(".")[0] for name, _, _ in names_in(given.subset)]
+    return {name: given.context[name] for name in names if name in given.context}
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,44 +253,35 @@ class _One:
     parsed: Formula
     table: Table
     Y: Responses
-    context: dict[str, Any]
-    given: dict[str, Any]
+    given: Given
     single: Callable[..., Fit]
     found: many.Many
 
     def __call__(self, r: int) -> Fit:
         """The fit of the response at position r."""
-        return _single(self.parsed, self.table, self.Y, r, self.context, self.given, self.single, self.found)
+        frame = self.table.to_pandas()
+        values, name = self.Y.values[:, r], self.Y.names[r]
+        name = name if isinstance(name, str) else f"y{name}"
+        while name in frame and not _same(frame[name], values):
+            name += "_"
+        formula = replace(self.parsed, response=quote(name))
+        formula = replace(formula, text=str(formula))
+        return self.single(formula, frame.assign(**{name: values}), given=self.given, start=self._start(r))
 
-
-def _single(
-    parsed: Formula,
-    table: Table,
-    Y: Responses,
-    r: int,
-    context: Mapping[str, Any],
-    given: dict[str, Any],
-    single: Callable[..., Fit],
-    found: many.Many,
-) -> Fit:
-    """The fit of response r."""
-    frame = table.to_pandas()
-    values = Y.values[:, r]
-    name = str(Y.names[r]) if isinstance(Y.names[r], str) else f"y{Y.names[r]}"
-    while name in frame and not _same(frame[name], values):
-        name += "_"
-    formula = replace(parsed, response=quote(name))
-    batch, start = found.batch, None
-    if np.isfinite(batch.beta[r]).all() and np.isfinite(batch.objective[r]) and r not in batch.failures:
-        start = {"theta": batch.theta[r]}
-        if found.like.family is not None:
+    def _start(self, r: int) -> dict[str, object] | None:
+        """Parameters to begin from: the estimates of the batch, where it has them."""
+        batch, family = self.found.batch, self.found.like.family
+        if r in batch.failures or not np.isfinite(batch.beta[r]).all() or not np.isfinite(batch.objective[r]):
+            return None
+        start: dict[str, object] = {"theta": batch.theta[r]}
+        if family is not None:
             start["beta"] = batch.beta[r]
-            if found.like.family.has_dispersion and batch.phi is not None:
+            if family.has_dispersion and batch.phi is not None:
                 start["phi"] = batch.phi[r]
-    return single(replace(formula, text=str(formula)), frame.assign(**{name: values}), context, start=start, **given)
+        return start
 
 
-def _same(column: Any, values: np.ndarray) -> bool:
+def _same(column: object, values: np.ndarray) -> bool:
     try:
         return bool(np.array_equal(np.asarray(column, dtype=float), values, equal_nan=True))
     except (TypeError, ValueError):

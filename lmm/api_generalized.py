@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from lmm.estimators import Control, registry
 from lmm.estimators.base import Estimator
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.families import Family
+from lmm.formula import Given
 from lmm.later import Later
 from lmm.linalg import backend, threads
 from lmm.model.problem import build_generalized
@@ -54,17 +55,17 @@ def check_quadrature(design: Design, points: int, second_order: bool = False) ->
 @checked
 def glmer(
     formula: str,
-    data: Any,
+    data: object,
     *,
     family: str | Family | type[Family],
     nAGQ: int | str = 1,
-    weights: Any = None,
-    offset: Any = None,
-    subset: Any = None,
+    weights: object = None,
+    offset: object = None,
+    subset: object = None,
     na_action: str = "omit",
-    contrasts: Mapping[str, Any] | None = None,
-    start: Any = None,
-    method: Any = None,
+    contrasts: Mapping[str, object] | None = None,
+    start: object = None,
+    method: object = None,
     control: Control | None = None,
 ) -> Fit:
     """Fit a generalized linear mixed model from an lme4 formula.
@@ -108,41 +109,22 @@ def glmer(
     >>> round(fit.llf, 4)
     -92.0263
     """
-    scope = caller()
-    return run_generalized(
-        formula,
-        data,
-        scope,
-        family=family,
-        nAGQ=nAGQ,
-        weights=weights,
-        offset=offset,
-        subset=subset,
-        na_action=na_action,
-        contrasts=contrasts,
-        start=start,
-        method=method,
-        control=control,
-    )
+    given = Given(weights, offset, subset, na_action, contrasts, caller())
+    return run_generalized(formula, data, family=family, nAGQ=nAGQ, given=given, start=start, method=method, control=control)
 
 
 def run_generalized(
     formula: str,
-    data: Any,
-    context: Mapping[str, Any],
+    data: object,
     *,
     family: str | Family | type[Family],
     nAGQ: int | str = 1,
-    weights: Any = None,
-    offset: Any = None,
-    subset: Any = None,
-    na_action: str = "omit",
-    contrasts: Mapping[str, Any] | None = None,
-    start: Any = None,
-    method: Any = None,
+    given: Given,
+    start: object = None,
+    method: object = None,
     control: Control | None = None,
 ) -> Fit:
-    """:func:`glmer` with the caller's names given as ``context``; the call is kept for :meth:`Fit.update`."""
+    """:func:`glmer` with its arguments for the rows in one record; the call is kept for :meth:`Fit.update`."""
     family = families.get(family)
     second_order = nAGQ == "laplace2"
     nAGQ = 1 if second_order else nAGQ
@@ -151,19 +133,17 @@ def run_generalized(
         raise ArgumentError(f"nAGQ={nAGQ!r} must be a whole number: {choices}.")
     estimator = choose_generalized(int(nAGQ), second_order, method, control)
     begin = perf_counter()
-    given = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts, "context": context}
     reducer = reducer_for(data, rows_bar if estimator.control.progress else None)
     problem = None
     with threads.limited():
         if reducer is None:
-            design = build_design(formula, data, family=family, **given)
+            design = build_design(formula, data, given, family)
             family.check(design.y, design.weights, design.response)
         else:
             check_streamed(estimator)
-            design, problem = stream_generalized.build_generalized(formula, data, reducer, family, **given)
-        call: dict[str, Any] = {"family": family, "nAGQ": "laplace2" if second_order else nAGQ}
-        call |= {"na_action": na_action, "method": method, "control": control}
-        call |= kept_arguments(design, weights=weights, offset=offset, subset=subset, contrasts=contrasts, start=start)
+            design, problem = stream_generalized.build_generalized(formula, data, reducer, given, family)
+        call: dict[str, object] = {"family": family, "nAGQ": "laplace2" if second_order else nAGQ}
+        call |= {**kept_arguments(design, given, start), "method": method, "control": control}
         check_quadrature(design, estimator.nagq, second_order)
         if problem is None:
             settings = estimator.control
@@ -196,7 +176,7 @@ def check_streamed(estimator: Estimator) -> None:
         raise ArgumentError(f"nAGQ={asked} needs its rows in memory; data read in chunks takes nAGQ=1 (Laplace) or nAGQ=0.")
 
 
-def choose_generalized(nAGQ: int, second_order: bool, method: Any, control: Control | None) -> Any:
+def choose_generalized(nAGQ: int, second_order: bool, method: object, control: Control | None) -> Estimator:
     """The estimator that ``nAGQ=`` and ``method=`` ask for."""
     if method is None:
         return LaplaceLikelihood(check_control(control), nAGQ, second_order)

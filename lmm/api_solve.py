@@ -11,24 +11,24 @@ from lmm.arguments import caller, checked
 from lmm.errors import ArgumentError
 from lmm.estimators.control import Control
 from lmm.estimators.given import GivenVariances
-from lmm.formula.given import own
+from lmm.formula.given import Given, own
 from lmm.results import Fit
 
 
 @checked
 def solve(
     formula: str,
-    data: Any,
+    data: object,
     *,
-    varcomp: Any,
+    varcomp: object,
     sigma: float | None = None,
     family: Any = None,
     dispersion: float | None = None,
-    weights: Any = None,
-    offset: Any = None,
-    subset: Any = None,
+    weights: object = None,
+    offset: object = None,
+    subset: object = None,
     na_action: str = "omit",
-    contrasts: Mapping[str, Any] | None = None,
+    contrasts: Mapping[str, object] | None = None,
     control: Control | None = None,
 ) -> Fit:
     """Fixed and random effects at known variances: Henderson's mixed-model equations, exactly.
@@ -68,11 +68,10 @@ def solve(
     >>> fit.ranef()["Subject"].iloc[0].round(4).to_dict()
     {'Intercept': 2.2578, 'Days': 9.1991}
     """
-    context = caller()
     if control is not None and not isinstance(control, Control):
         raise ArgumentError(f"control must be an lmm.Control(...), not {type(control).__name__}.")
     method = GivenVariances(own(varcomp), sigma, dispersion, control or Control())
-    common: dict[str, Any] = {"weights": weights, "offset": offset, "subset": subset, "na_action": na_action, "contrasts": contrasts}
+    given = Given(weights, offset, subset, na_action, contrasts, caller())
     if family is None:
-        return run(formula, data, context, method=method, **common)
-    return run_generalized(formula, data, context, family=family, method=method, **common)
+        return run(formula, data, given=given, method=method)
+    return run_generalized(formula, data, family=family, given=given, method=method)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from lmm.api import run
 from lmm.api_generalized import run_generalized
@@ -18,7 +17,7 @@ CALLS: dict[str, Callable[..., Fit]] = {"lmm.api.run": run, "lmm.api_generalized
 
 
 @checked
-def load(path: Any, functions: Mapping[str, Any] | None = None) -> Fit | BatchFit | Bootstrap:
+def load(path: object, functions: Mapping[str, object] | None = None) -> Fit | BatchFit | Bootstrap:
     """Read a fit, a batch of fits or a bootstrap that ``save()`` wrote; reading runs no code from the file.
 
     Parameters

@@ -288,13 +288,13 @@ KINDS: dict[str, tuple[Check, str]] = {
     "str": (lambda value: isinstance(value, str), "text"),
     "Sequence[str]": (_is_names, "a list of names"),
     "Sequence[int]": (lambda value: _is_numbers(value) and all(_is_whole(one) for one in value), "a list of whole numbers"),
-    "Sequence[Any]": (lambda value: _is_sequence(value) and len(value) > 0, "a list"),
+    "Sequence[object]": (lambda value: _is_sequence(value) and len(value) > 0, "a list"),
     "Mapping[str, float]": (_is_named_numbers, "a mapping of names to numbers"),
-    "Mapping[str, Any]": (lambda value: _is_mapping(value) and all(isinstance(one, str) for one in dict(value)), "a mapping of names"),
+    "Mapping[str, object]": (lambda value: _is_mapping(value) and all(isinstance(one, str) for one in dict(value)), "a mapping of names"),
     "np.ndarray": (_is_numbers, "a list or array of finite numbers"),
     "np.random.Generator": (_is_random, "a numpy.random.Generator"),
     "os.PathLike[str]": (lambda value: isinstance(value, os.PathLike), "a path"),
-    "Callable[[Any], Any]": (callable, "a function"),
+    "Callable[[object], object]": (callable, "a function"),
 }
 _SHARE: tuple[Check, str] = (lambda value: 0.0 < value < 1.0, "must lie between 0 and 1, for example 0.95")
 #: what numbers of these names must be beyond their type, wherever they are arguments
@@ -325,7 +325,7 @@ def _parts(annotation: str) -> list[str]:
 
 def _by_annotation(annotation: Any) -> tuple[list[Check], str] | None:
     """What an annotation takes and how to say it; None where it does not tell."""
-    parts = _parts(annotation) if isinstance(annotation, str) else []
+    parts = _parts(annotation.replace("Any", "object")) if isinstance(annotation, str) else []
     if parts == ["Rng"]:
         parts = ["None", "int", "np.random.Generator"]
     if not parts or any(part not in KINDS for part in parts):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ from lmm.design.rank import independent_columns
 from lmm.design.records import Design, RandomTerm
 from lmm.design.response import linear_response
 from lmm.errors import FormulaError, LmmWarning, RankWarning, ResponseError, warn
-from lmm.formula import Evaluated, Formula, ModelFrame, Table, TermRecipe, evaluate, parse
+from lmm.formula import Evaluated, Formula, Given, ModelFrame, Table, TermRecipe, evaluate, parse
 from lmm.formula.evaluate import check_categories
+from lmm.formula.given import NOTHING
 from lmm.formula.names import names_in, readable
 from lmm.formula.parse import unknown_structure
 
@@ -24,14 +24,8 @@ INTERCEPT = "Intercept"
 
 def build_design(
     formula: str | Formula,
-    data: Any,
-    *,
-    weights: Any = None,
-    offset: Any = None,
-    subset: Any = None,
-    na_action: str = "omit",
-    contrasts: Mapping[str, Any] | None = None,
-    context: Mapping[str, Any] | None = None,
+    data: object,
+    given: Given = NOTHING,
     family: Any = None,
 ) -> Design:
     """The matrices of a mixed model.
@@ -40,12 +34,7 @@ def build_design(
     ----------
     formula : ``"y ~ x + (x|g)"``, or one that was parsed.
     data : pandas, polars or pyarrow table, or a mapping of arrays, N rows; never modified.
-    weights : positive prior weights: column name, expression, or array (N,).
-    offset : known part of the linear predictor: column name, expression, or array (N,).
-    subset : rows to use: boolean mask (N,), expression, or function of the DataFrame.
-    na_action : ``"omit"`` drops incomplete rows, ``"exclude"`` also pads results later, ``"fail"`` refuses them.
-    contrasts : coding of categorical columns, ``{"period": "sum"}``.
-    context : variables and functions of the caller.
+    given : weights, offset, rows to use and codings, with the caller's variables.
     family : None for a linear model; otherwise an object whose ``response(values, name)`` returns
         ``(y, weights or None)``, and the checks that hold for linear models alone are left out. One that has ``bind``
         learns from the response what it needs (categories) and is ``design.family``; one whose
@@ -76,9 +65,7 @@ def build_design(
     table = Table(data)
     if parsed.has_dot:
         parsed = parsed.with_dot(other_columns(parsed, table))
-    found = evaluate(
-        parsed, table, weights=weights, offset=offset, subset=subset, na_action=na_action, contrasts=contrasts, context=context
-    )
+    found = evaluate(parsed, table, given)
     for message in found.said:
         warn(message, LmmWarning)
     check_categories(found, found.n)
@@ -113,7 +100,7 @@ def build_design(
         index=index if found.n == table.n else index[found.kept],
         kept=found.kept if found.subset is None else found.kept[found.subset],
         full_index=full_index,
-        na_action=na_action,
+        na_action=given.na_action,
         response=parsed.response,
         messages=(*found.said, *messages, *said),
         R=triangle,

@@ -17,7 +17,7 @@ from lmm.arguments import choice, mapping
 from lmm.errors import ArgumentError, DataError, GroupingError, nearest
 from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, Part, check_coding, intercept, wilkinson
 from lmm.formula.expressions import python
-from lmm.formula.given import aligned, labelled, numeric, own
+from lmm.formula.given import Given, aligned, labelled, numeric, own
 from lmm.formula.grouping import Interaction, label
 from lmm.formula.kinds import TEXT, Kind, kind_of
 from lmm.formula.levels import Levels, encode, join, merged_before
@@ -77,13 +77,7 @@ class Evaluated:
 def evaluate(
     formula: Formula,
     table: Table,
-    *,
-    weights: Any = None,
-    offset: Any = None,
-    subset: Any = None,
-    na_action: str = "omit",
-    contrasts: Mapping[str, Any] | None = None,
-    context: Mapping[str, Any] | None = None,
+    given: Given,
     state: dict[str, Any] | None = None,
 ) -> Evaluated:
     """Evaluate a formula on a table.
@@ -91,29 +85,22 @@ def evaluate(
     Parameters
     ----------
     formula, table : what to evaluate, on what.
-    weights, offset : column name, expression, or array with one value per row of the table.
-    subset : boolean mask, expression, or function of the DataFrame that returns a mask.
-    na_action : ``"omit"`` or ``"exclude"`` drop incomplete rows, ``"fail"`` refuses them.
-    contrasts : coding by column name, ``{"period": "sum"}``.
-    context : variables and functions of the caller.
+    given : weights, offset, rows to use and codings, with the caller's variables.
     state : what stateful functions remember of other rows; left as it is.
 
     Raises
     ------
     DataError, ArgumentError, GroupingError : naming the column, term or argument.
     """
-    choice(na_action, "na_action", NA_ACTIONS)
+    choice(given.na_action, "na_action", NA_ACTIONS)
     if table.n == 0:
         raise DataError("the data has no rows.")
-    scope = context if context is not None else {}
-    weights, offset = as_expression(weights, table, "weights"), as_expression(offset, table, "offset")
-    awkward = formula.awkward.union(*(awkward_names(given) for given in (weights, offset) if isinstance(given, str)))
+    weights, offset = as_expression(given.weights, table, "weights"), as_expression(given.offset, table, "offset")
+    arguments = {text: name for text, name in ((weights, "weights"), (offset, "offset")) if isinstance(text, str)}
+    awkward = formula.awkward.union(*map(awkward_names, arguments))
     awkward = frozenset(name for name in awkward if name in table)
     plans = _plans(formula, awkward)
-    expressions = list(formula.expressions)
-    expressions += [given for given in (weights, offset) if isinstance(given, str)]
-    found = resolve(expressions, table.names, table.n, scope, FUNCTIONS)
-    arguments = {given: name for given, name in ((weights, "weights"), (offset, "offset")) if isinstance(given, str)}
+    found = resolve([*formula.expressions, *arguments], table.names, table.n, given.context, FUNCTIONS)
     refuse_unknown(found, table, arguments, formula.text)
     columns = {name: table.column(name) for name in found.columns}
     columns |= {name: given_column(values, table.index, name) for name, values in found.arrays.items()}
@@ -121,14 +108,14 @@ def evaluate(
         columns["(weights)"] = _given(weights, "weights", table)
     if offset is not None and not isinstance(offset, str):
         columns["(offset)"] = _given(offset, "offset", table)
-    chosen = row_mask(subset, table, scope)
-    kept = _complete(columns, table, chosen, na_action)
+    chosen = row_mask(given.subset, table, given.context)
+    kept = _complete(columns, table, chosen, given.na_action)
     n = int(kept.sum())
     rows = Columns(_take(columns, kept, n), n)
     _prepare(rows, formula)
     kinds = {name: kind_of(series) for name, series in rows.items()}
     rows.rename({name: alias(name) for name in awkward})
-    coding = _contrasts(contrasts, rows)
+    coding = _contrasts(given.contrasts, rows)
     labels = table.index if n == table.n else table.index[kept]
     evaluator = Evaluator(rows, labelled(found.context, labels), coding, dict(state or {}), awkward)
     fixed, random = _matrices(formula, plans, evaluator, awkward)
@@ -157,8 +144,7 @@ def evaluate(
         said,
     )
     factors = {str(factor) for plan in plans.values() for term in plan for factor in term.factors}
-    given = [text for text in (formula.response, weights, offset) if isinstance(text, str) and text]
-    alone = {*formula.offsets, *(factor for bar in formula.bars for factor in bar.factors), *given}
+    alone = {formula.response, *arguments, *formula.offsets, *(factor for bar in formula.bars for factor in bar.factors)} - {""}
     texts = factors | {as_evaluated(text, awkward) for text in alone}
     return replace(out, across=across(texts, evaluator))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,31 @@ import pandas as pd
 
 from lmm.arguments import shown
 from lmm.errors import DataError, LmmError
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What a call gives beside the formula and the data of N rows.
+
+    Attributes
+    ----------
+    weights : positive prior weights: column name, expression, or array (N,).
+    offset : known part of the linear predictor: column name, expression, or array (N,).
+    subset : rows to use: boolean mask (N,), expression, or function of the DataFrame that returns a mask.
+    na_action : ``"omit"`` drops incomplete rows, ``"exclude"`` also pads results later, ``"fail"`` refuses them.
+    contrasts : coding of categorical columns, ``{"period": "sum"}``.
+    context : variables and functions of the caller.
+    """
+
+    weights: object = None
+    offset: object = None
+    subset: object = None
+    na_action: str = "omit"
+    contrasts: Mapping[str, object] | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+NOTHING = Given()
 
 #: what pandas calls objects that are all numbers
 NUMERIC_OBJECTS = {"integer", "floating", "mixed-integer-float", "decimal", "boolean", "empty"}

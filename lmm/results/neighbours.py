@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +14,7 @@ from lmm.design import build_design
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, RankWarning, ResponseError, SingularFitWarning
 from lmm.estimators.likelihood import MaximumLikelihood
-from lmm.formula import Formula
+from lmm.formula import Formula, Given
 from lmm.formula.terms import fixed_terms
 from lmm.linalg import threads
 from lmm.results import updating
@@ -115,7 +114,7 @@ def design_of(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Design:
     if design.call is None:
         raise ArgumentError("this fit was not made by lmer() or glmer(), so there is no call to repeat.")
     call = design.arguments()
-    given = {"weights": call["weights"], "offset": call["offset"], "contrasts": updating.codings(call, formula)}
-    scope = ChainMap(dict(design.frame.context), dict(context))
+    scope = {**context, **design.frame.context}
+    given = Given(call["weights"], call["offset"], design.rows_used, "omit", updating.codings(call, formula), scope)
     with quietly(), threads.limited():
-        return build_design(formula, design.frame.data, subset=design.rows_used, context=scope, family=call.get("family"), **given)
+        return build_design(formula, design.frame.data, given, call.get("family"))

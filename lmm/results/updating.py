@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -15,7 +14,7 @@ from lmm.errors import ArgumentError, FormulaError, nearest
 from lmm.estimators import registry
 from lmm.estimators.base import Estimator
 from lmm.estimators.start import all_parameters, check_start
-from lmm.formula import Formula, parse
+from lmm.formula import Formula, Given, parse
 from lmm.formula.expressions import is_atom, python
 from lmm.formula.names import names_in
 from lmm.formula.parse import Bar, cbind_arguments, one_line
@@ -26,6 +25,9 @@ from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results.notes import warned
+
+#: arguments of a call that :class:`Given` holds
+ROWWISE = [field.name for field in fields(Given) if field.name != "context"]
 
 
 def repeat_call(design: Design, formula: str | Formula | None, changes: dict[str, Any], context: Mapping[str, Any]) -> Any:
@@ -65,7 +67,8 @@ def repeat_call(design: Design, formula: str | Formula | None, changes: dict[str
         for name in design.frame.arrays:
             _refuse_old_array(name, kept.pop(name), context)
     arguments = {**call, **changes}
-    return run(new, arguments.pop("data"), ChainMap(kept, context), **arguments)  # type: ignore[arg-type]
+    rows = {name: arguments.pop(name) for name in ROWWISE if name in arguments}
+    return run(new, arguments.pop("data"), given=Given(**rows, context={**context, **kept}), **arguments)
 
 
 def codings(call: Mapping[str, Any], formula: Formula) -> dict[str, Any] | None:
@@ -99,7 +102,9 @@ def _refuse_old_array(name: str, old: Any, context: Mapping[str, Any]) -> None:
 
 def _check_arguments(run: Any, changes: Mapping[str, Any]) -> None:
     """ArgumentError for a keyword that the call has not."""
-    known = [name for name in inspect.signature(run).parameters if name not in ("formula", "context")]
+    known = [name for name in inspect.signature(run).parameters if name != "formula"]
+    place = known.index("given")
+    known[place : place + 1] = ROWWISE
     for name in changes:
         if name not in known:
             cure = " Fit a generalized model with glmer()." if name in ("family", "nAGQ") else nearest(name, known)

@@ -10,7 +10,7 @@ from typing import Any
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, DataError
-from lmm.formula import Formula
+from lmm.formula import Formula, Given
 from lmm.model.problem import Problem
 from lmm.stream.finish import finish
 from lmm.stream.partial import linear_reduction
@@ -69,17 +69,14 @@ def build(
     formula: str | Formula,
     data: Any,
     reducer: Reducer,
+    given: Given,
     *,
     choose_backend: Callable[[Design], str],
     factorization: str,
-    **given: Any,
 ) -> tuple[Design, Problem]:
-    """Design and problem, as :func:`lmm.design.build_design` and :func:`lmm.model.problem.build_problem` make of a table.
-
-    ``given`` are the arguments of :func:`lmm.stream.prepare.make_recipe`.
-    """
+    """Design and problem, as :func:`lmm.design.build_design` and :func:`lmm.model.problem.build_problem` make of a table."""
     start = perf_counter()
-    recipe = make_recipe(formula, reducer, **given)
+    recipe = make_recipe(formula, reducer, given)
     middle = perf_counter()
     sums = reducer.map_reduce(linear_reduction(recipe))
     seconds = {"recipe": middle - start, "rows": perf_counter() - middle}

@@ -18,7 +18,7 @@ from lmm.design.checks import check_levels
 from lmm.design.random import RandomPart
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
-from lmm.formula import Formula
+from lmm.formula import Formula, Given
 from lmm.model.crossproducts import CrossProducts
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.system import plan_for
@@ -46,12 +46,10 @@ def build_generalized(
     formula: str | Formula,
     data: Any,
     reducer: Reducer,
+    given: Given,
     family: Any,
-    **given: Any,
 ) -> tuple[Design, GeneralizedProblem]:
     """Design and problem, as :func:`lmm.design.build_design` and :func:`lmm.model.problem.build_generalized` make of a table.
-
-    ``given`` are the arguments of :func:`lmm.stream.prepare.make_recipe`.
 
     Raises
     ------
@@ -66,7 +64,7 @@ def build_generalized(
             f"a generalized model passes over its rows several times, and {reducer.text} can be read once only; give a file or a Dataset."
         )
     begin = perf_counter()
-    recipe = make_recipe(formula, reducer, family=family, **given)
+    recipe = make_recipe(formula, reducer, given, family)
     middle = perf_counter()
     lean = replace(recipe, fixed=(), pilot=np.zeros(0))
     first = reducer.map_reduce(

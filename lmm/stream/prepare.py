@@ -15,7 +15,7 @@ from lmm.design.random import RandomPart, random_parts
 from lmm.design.rank import independent_columns, least_squares
 from lmm.design.response import numeric_response
 from lmm.errors import ArgumentError, DataError, FormulaError, LmmWarning, ResponseError, warn
-from lmm.formula import Evaluated, Formula, Table, evaluate, parse
+from lmm.formula import Evaluated, Formula, Given, Table, evaluate, parse
 from lmm.formula.engine import FUNCTIONS, wilkinson
 from lmm.formula.evaluate import as_evaluated, check_categories
 from lmm.formula.names import as_expression, awkward_names, names_in, readable, refuse_unknown, resolve
@@ -48,13 +48,7 @@ INTERCEPT = "Intercept"
 def make_recipe(
     formula: str | Formula,
     reducer: Reducer,
-    *,
-    weights: Any = None,
-    offset: Any = None,
-    subset: Any = None,
-    na_action: str = "omit",
-    contrasts: Mapping[str, Any] | None = None,
-    context: Mapping[str, Any] | None = None,
+    given: Given,
     family: Any = None,
 ) -> Recipe:
     """Read what does not change from chunk to chunk.
@@ -66,8 +60,7 @@ def make_recipe(
     ----------
     formula : ``"y ~ x + (x|g)"``, or one that was parsed.
     reducer : the rows.
-    weights, offset, subset : column name or expression, as text.
-    na_action, contrasts, context : as in :func:`lmm.design.build_design`.
+    given : weights, offset and rows to use (column names or expressions), codings and the caller's variables.
     family : None for a linear model; with one no pilot is fitted.
 
     Raises
@@ -79,7 +72,7 @@ def make_recipe(
         raise FormulaError(f"a formula is a string such as 'y ~ x + (1|g)', not {type(formula).__name__}.")
     if not parsed.bars:
         raise FormulaError(f"the formula has no random term; add one such as (1|group).{unknown_structure(parsed.fixed)}", parsed.text)
-    arguments = {"weights": weights, "offset": offset, "subset": subset}
+    arguments = {"weights": given.weights, "offset": given.offset, "subset": given.subset}
     for name, value in arguments.items():
         check_array(name, value)
     schema = dict(reducer.schema)
@@ -87,19 +80,19 @@ def make_recipe(
     if parsed.has_dot:
         parsed = parsed.with_dot(other_columns(parsed, empty))
     weights, offset, subset = (as_expression(value, empty, name) for name, value in arguments.items())
-    needed, scope = _needed(parsed, empty, weights, offset, subset, {} if context is None else context)
+    needed, scope = _needed(parsed, empty, weights, offset, subset, given.context)
     for name in needed:
         if is_nested(schema[name]):
             raise DataError(
                 f"the column {name} holds {schema[name]} values, several in one row; make a column of each that the model uses."
             )
     schema = {name: _computable(schema[name]) for name in needed}
-    awkward = parsed.awkward.union(*(awkward_names(given) for given in (weights, offset) if isinstance(given, str)))
+    awkward = parsed.awkward.union(*(awkward_names(text) for text in (weights, offset) if text is not None))
     awkward = frozenset(name for name in awkward if name in schema)
-    scan = Scan(needed, schema, subset, scope, awkward)
-    settings = {"weights": weights, "offset": offset, "contrasts": contrasts, "context": scope, "na_action": na_action}
-    witnesses, found = _witnesses(parsed, reducer, scan, settings)
-    return _assemble(parsed, scan, witnesses, found, settings, na_action, family)
+    scan = Scan(needed, schema, weights, offset, subset, scope, awkward)
+    given = replace(given, weights=weights, offset=offset, subset=None, context=scope)  # the rows of ``subset`` are left out before
+    witnesses, found = _witnesses(parsed, reducer, scan, given)
+    return _assemble(parsed, scan, witnesses, found, given, family)
 
 
 def _empty(schema: Mapping[str, Any]) -> Any:
@@ -141,7 +134,7 @@ def _needed(
     return tuple(columns), scope
 
 
-def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, settings: dict[str, Any]) -> tuple[Any, Evaluated]:
+def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, given: Given) -> tuple[Any, Evaluated]:
     """Rows that stand for all of them, and the formula evaluated on them with the states of all rows."""
     head = conform(reducer.head(scan.needed, HEAD), scan.needed, scan.schema, "the first rows")
     if not head.num_rows and not reducer.repeatable:
@@ -151,7 +144,7 @@ def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, settings: dict[st
             f"subset={scan.subset!r} depends on other rows than its own, and the data is read in chunks; compute the number first."
         )
     rows = usable_rows(scan, head)[0]
-    used = _evaluated_names(formula, scan, settings)
+    used = _evaluated_names(formula, scan)
     scan = replace(scan, head=head_rows(rows, used))
     rows = rows.slice(0, scan.head)
     if not reducer.repeatable:
@@ -162,9 +155,9 @@ def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, settings: dict[st
     collected: dict[str, None] = {}
     while True:
         try:
-            found = _evaluated(formula, rows, settings, known)
+            found = _evaluated(formula, rows, given, known)
         except DataError:  # the first rows may lack a level that a call names
-            early = _coded_columns(formula, scan, settings)
+            early = _coded_columns(formula, scan)
             if collected or not early or not reducer.repeatable:
                 raise
             collected = dict.fromkeys(early)
@@ -191,7 +184,7 @@ def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, settings: dict[st
                 )
             return rows, found
         collected |= dict.fromkeys(categories)
-        coded = _coded(found, formula, scan, settings)
+        coded = _coded(found, formula, scan)
         wider = replace(scan, categories=tuple(collected), arguments=ready, coded=coded, used=used)
         wider = replace(wider, state=state, known=frozenset(known))
         seen = _pass(reducer, wider, "")
@@ -249,8 +242,8 @@ def _rows(found: Found) -> Any:
     return rows
 
 
-def _evaluated(formula: Formula, rows: Any, settings: dict[str, Any], state: dict[str, Any]) -> Evaluated:
-    found = evaluate(formula, Table(rows), state=state, **settings)
+def _evaluated(formula: Formula, rows: Any, given: Given, state: dict[str, Any]) -> Evaluated:
+    found = evaluate(formula, Table(rows), given, state)
     if found.arrays:
         raise ArgumentError(
             f"{found.arrays[0]!r} is an array in scope; where the data is read in chunks, a predictor must be one of its columns."
@@ -258,12 +251,12 @@ def _evaluated(formula: Formula, rows: Any, settings: dict[str, Any], state: dic
     return found
 
 
-def _coded_columns(formula: Formula, scan: Scan, settings: Mapping[str, Any]) -> tuple[str, ...]:
+def _coded_columns(formula: Formula, scan: Scan) -> tuple[str, ...]:
     """Columns that functions of levels are applied to, as they are evaluated."""
     plans = [wilkinson(text, formula.text, scan.awkward) for text in {formula.fixed, *(bar.columns for bar in formula.bars)}]
     texts = [str(factor) for plan in plans for term in plan for factor in term.factors]
     alone = [formula.response, *formula.offsets, *(factor for bar in formula.bars for factor in bar.factors)]
-    alone += [settings[name] for name in ("weights", "offset")]
+    alone += scan.given
     texts += [as_evaluated(text, scan.awkward) for text in alone if text]
     calls = [call for text in texts for call in sorted(calls_in(text)) if is_coding(ast.parse(call, mode="eval").body)]
     found = dict.fromkeys(witness_text(call) for call in calls)
@@ -288,7 +281,7 @@ def _categories(found: Evaluated, coding: Mapping[str, str], formula: Formula) -
     return tuple(out)
 
 
-def _assemble(formula: Formula, scan: Scan, rows: Any, found: Evaluated, settings: dict[str, Any], na_action: str, family: Any) -> Recipe:
+def _assemble(formula: Formula, scan: Scan, rows: Any, found: Evaluated, given: Given, family: Any) -> Recipe:
     check_categories(found, None)
     as_written = {factors: i for i, factors in enumerate(dict.fromkeys(bar.factors for bar in formula.bars))}
     for message in found.said:
@@ -307,12 +300,12 @@ def _assemble(formula: Formula, scan: Scan, rows: Any, found: Evaluated, setting
         fixed=fixed,
         plain=tuple(_plain(name, scan.schema, found.awkward) for name in pool),
         terms=terms,
-        evaluated=_evaluated_names(formula, scan, settings),
-        coded=_coded(found, formula, scan, settings),
-        weights=settings["weights"],
-        offset=settings["offset"],
+        evaluated=_evaluated_names(formula, scan),
+        coded=_coded(found, formula, scan),
+        weights=scan.weights,
+        offset=scan.offset,
         subset=scan.subset,
-        na_action=na_action,
+        na_action=given.na_action,
         pilot=np.zeros(len(fixed)),
         centre=np.zeros(len(pool)),
         covariates=_covariates(formula, scan),
@@ -345,11 +338,11 @@ def _plain(name: str, schema: Mapping[str, Any], awkward: frozenset[str]) -> tup
     return sources
 
 
-def _evaluated_names(formula: Formula, scan: Scan, settings: Mapping[str, Any]) -> tuple[str, ...]:
+def _evaluated_names(formula: Formula, scan: Scan) -> tuple[str, ...]:
     """Columns that expressions use; a grouping factor that is a column is never one of them."""
     texts = [text for text in formula.expressions if unquote(text) not in scan.schema]
     texts += [bar.columns for bar in formula.bars] + [formula.fixed, formula.response]
-    texts += [settings[name] for name in ("weights", "offset") if settings[name]]
+    texts += scan.given
     used: set[str] = set()
     for text in texts:
         for name, _, _ in names_in(text):
@@ -362,10 +355,10 @@ def _covariates(formula: Formula, scan: Scan) -> tuple[str, ...]:
     return tuple(name for name in scan.needed if name in used and is_number(scan.schema[name]))
 
 
-def _coded(found: Evaluated, formula: Formula, scan: Scan, settings: Mapping[str, Any]) -> frozenset[str]:
+def _coded(found: Evaluated, formula: Formula, scan: Scan) -> frozenset[str]:
     """Columns of text that are factors of terms as they are, and enter no other expression."""
     texts = [formula.response, *formula.offsets, *(f for bar in formula.bars for f in bar.factors if unquote(f) not in scan.schema)]
-    texts += [settings[name] for name in ("weights", "offset") if settings[name]]
+    texts += scan.given
     bare: set[str] = set()
     for part in (found.fixed, *found.random.values()):
         if part.spec is not None:

@@ -47,7 +47,7 @@ class Scan:
 
     Attributes
     ----------
-    needed, schema, subset, context, awkward : as in the recipe.
+    needed, schema, weights, offset, subset, context, awkward : as in the recipe.
     categories : expressions whose distinct values are wanted.
     calls : functions that remember something, by the text of the call; ``arguments`` what each is applied to.
     state : what those remember on the first rows (by call), and what is known of others already; ``known`` are the calls of the latter.
@@ -57,6 +57,8 @@ class Scan:
 
     needed: tuple[str, ...]
     schema: dict[str, Any]
+    weights: str | None
+    offset: str | None
     subset: str | None
     context: Mapping[str, Any]
     awkward: frozenset[str]
@@ -67,6 +69,11 @@ class Scan:
     head: int = HEAD
     coded: frozenset[str] = frozenset()
     used: tuple[str, ...] = ()
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The expressions given as arguments."""
+        return tuple(text for text in (self.weights, self.offset) if text)
 
     def reduction(self) -> Reduction[Found]:
         """The pass."""

@@ -7,6 +7,7 @@ import pytest
 
 from lmm.design import build_design
 from lmm.errors import ArgumentError, DataError, FormulaError, GroupingError, LmmError, ResponseError
+from lmm.formula import Given
 
 rng = np.random.default_rng(1)
 n = 60
@@ -138,7 +139,7 @@ CASES = {
 def test_bad_input(name):
     formula, table, arguments, kind, message = CASES[name]
     with pytest.raises(kind, match=message) as caught:
-        build_design(formula, table, **arguments)
+        build_design(formula, table, Given(**arguments))
     assert isinstance(caught.value, LmmError) and isinstance(caught.value, ValueError)
 
 

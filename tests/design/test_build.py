@@ -12,6 +12,7 @@ import pytest
 from lmm.covariance import Blocks, Diagonal, Unstructured
 from lmm.design import build_design
 from lmm.errors import DataError, FormulaError, RankWarning, ResponseError
+from lmm.formula import Given
 
 
 @pytest.fixture
@@ -147,18 +148,18 @@ def test_categorical_groups_keep_their_order_and_lose_unused_levels(data):
 
 
 def test_unused_levels_make_no_column(data):
-    design = build_design("y ~ f + (1|g)", data, subset="f != 'mid'")
+    design = build_design("y ~ f + (1|g)", data, Given(subset="f != 'mid'"))
     assert design.names == ("Intercept", "f[T.hi]")
 
 
 @pytest.mark.parametrize("word", ["sum", "contr.sum"])
 def test_contrasts_by_column(data, word):
-    design = build_design("y ~ f + (f|h)", data, contrasts={"f": word})
+    design = build_design("y ~ f + (f|h)", data, Given(contrasts={"f": word}))
     code = {"lo": (1, 0), "mid": (0, 1), "hi": (-1, -1)}
     np.testing.assert_array_equal(design.X[:, 1:], [code[v] for v in data["f"]])
     assert design.names[1:] == ("f[S.lo]", "f[S.mid]") and design.terms[0].columns[1:] == ("f[S.lo]", "f[S.mid]")
     np.testing.assert_array_equal(design.frame.new_X(data.iloc[:9]), design.X[:9])
-    full = build_design("y ~ f + (0+f|h)", data, contrasts={"f": word})
+    full = build_design("y ~ f + (0+f|h)", data, Given(contrasts={"f": word}))
     assert full.terms[0].k == 3 and np.linalg.matrix_rank(full.terms[0].values) == 3
 
 
@@ -177,7 +178,7 @@ def test_scope_is_used_after_the_columns(data):
         return 2 * v
 
     context = {"twice": twice, "row": np.arange(240.0), "shift": 3.0, "x": "not the column", "factor": 7, "log": math.log}
-    design = build_design("y ~ twice(x) + row + I(z - shift) + factor(k) + log(z) + (1|g)", data, context=context)
+    design = build_design("y ~ twice(x) + row + I(z - shift) + factor(k) + log(z) + (1|g)", data, Given(context=context))
     np.testing.assert_allclose(design.X[:, 1], 2 * data["x"])
     assert set(design.frame.context) == {"twice", "shift", "row"}
     column = dict(zip(design.names, design.X.T, strict=True))
@@ -187,13 +188,13 @@ def test_scope_is_used_after_the_columns(data):
 
 
 def test_weights_and_offset_in_every_form(data):
-    plain = build_design("y ~ x + offset(2*z) + (1|g)", data, weights="z")
+    plain = build_design("y ~ x + offset(2*z) + (1|g)", data, Given(weights="z"))
     np.testing.assert_array_equal(plain.weights, data["z"])
     np.testing.assert_array_equal(plain.offset, 2 * data["z"])
-    other = build_design("y ~ x + offset(z) + (1|g)", data, weights="I(z + 0)", offset=data["z"].to_numpy())
+    other = build_design("y ~ x + offset(z) + (1|g)", data, Given(weights="I(z + 0)", offset=data["z"].to_numpy()))
     np.testing.assert_array_equal(other.weights, plain.weights)
     np.testing.assert_allclose(other.offset, plain.offset)
-    dotted = build_design("y ~ x + (1|g)", data, weights="exp(a.b)", offset="a.b")
+    dotted = build_design("y ~ x + (1|g)", data, Given(weights="exp(a.b)", offset="a.b"))
     np.testing.assert_allclose(dotted.weights, np.exp(data["a.b"]))
     np.testing.assert_array_equal(dotted.offset, data["a.b"])
     np.testing.assert_array_equal(dotted.frame.new_offset(data), data["a.b"])
@@ -246,7 +247,7 @@ def test_z_is_laid_out_level_by_level(data):
 
 
 def test_another_response(data):
-    design = build_design("y ~ x + (1|g)", data.assign(x=data["x"].where(data["z"] > 1.2)), subset=data["z"] < 2.9)
+    design = build_design("y ~ x + (1|g)", data.assign(x=data["x"].where(data["z"] > 1.2)), Given(subset=data["z"] < 2.9))
     assert design.n < len(design.kept) < 240
     for new in (np.arange(240.0), np.arange(240.0)[data["z"] < 2.9], np.arange(240.0)[data.index.isin(design.index)]):
         again = design.with_response(new)
@@ -262,7 +263,7 @@ def test_another_response(data):
 
 def test_the_data_are_never_changed(data):
     before = data.copy(deep=True)
-    design = build_design("y ~ scale(x) + f + (x|g)", data, subset="x > 0", weights="z")
+    design = build_design("y ~ scale(x) + f + (x|g)", data, Given(subset="x > 0", weights="z"))
     pd.testing.assert_frame_equal(data, before)
     data.loc[:, "z"] = 0.0
     pd.testing.assert_frame_equal(design.frame.data, before)
@@ -283,7 +284,7 @@ def test_a_family_reads_its_own_response(data):
             assert name == "cbind(k, 4 - k)"
             return values[:, 0] / values.sum(axis=1), values.sum(axis=1).astype(float)
 
-    design = build_design("cbind(k, 4 - k) ~ x + (1|row)", data.assign(row=np.arange(240)), family=Counts(), weights="z")
+    design = build_design("cbind(k, 4 - k) ~ x + (1|row)", data.assign(row=np.arange(240)), Given(weights="z"), family=Counts())
     np.testing.assert_allclose(design.y, data["k"] / 4)
     np.testing.assert_allclose(design.weights, 4 * data["z"])
 

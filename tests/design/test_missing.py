@@ -6,6 +6,7 @@ import pytest
 
 from lmm.design import build_design
 from lmm.errors import DataError
+from lmm.formula import Given
 from lmm.formula.engine import Part
 from lmm.formula.evaluate import check_finite
 from lmm.formula.table import missing
@@ -44,7 +45,7 @@ def with_holes(data):
 
 def test_rows_missing_in_any_used_column_are_dropped(data):
     holes = with_holes(data)
-    design = build_design("y ~ scale(x) + f + offset(o) + (x|g)", holes, weights="w")
+    design = build_design("y ~ scale(x) + f + offset(o) + (x|g)", holes, Given(weights="w"))
     complete = holes.drop(columns="unused").dropna()
     assert design.n == len(complete) == 74 and design.n_dropped == 6
     assert design.index.equals(complete.index) and design.full_index.equals(data.index)
@@ -64,24 +65,24 @@ def test_unused_columns_do_not_matter(data):
 def test_each_column_alone(data, column):
     holes = data.copy()
     holes.loc[holes.index[7], column] = np.nan
-    design = build_design("y ~ x + f + offset(o) + (1|g)", holes, weights="w")
+    design = build_design("y ~ x + f + offset(o) + (1|g)", holes, Given(weights="w"))
     assert design.n == 79 and not design.kept[7]
 
 
 def test_fail_names_every_column(data):
     with pytest.raises(DataError, match=r"'y' \(1 rows\), 'x' \(1 rows\), 'g' \(1 rows\)"):
-        build_design("y ~ x + (1|g)", with_holes(data), na_action="fail")
-    assert build_design("y ~ x + (1|g)", data, na_action="fail").n == 80
+        build_design("y ~ x + (1|g)", with_holes(data), Given(na_action="fail"))
+    assert build_design("y ~ x + (1|g)", data, Given(na_action="fail")).n == 80
 
 
 def test_exclude_keeps_the_rows_to_pad(data):
-    design = build_design("y ~ x + (1|g)", with_holes(data), na_action="exclude")
+    design = build_design("y ~ x + (1|g)", with_holes(data), Given(na_action="exclude"))
     assert design.na_action == "exclude" and design.n == 77 and len(design.full_index) == len(design.kept) == 80
 
 
 def test_subset_comes_before_missing_rows(data):
     holes = with_holes(data)
-    design = build_design("y ~ x + (1|g)", holes, subset=holes["w"] > 1.5)
+    design = build_design("y ~ x + (1|g)", holes, Given(subset=holes["w"] > 1.5))
     asked = holes[holes["w"] > 1.5]
     assert design.full_index.equals(asked.index) and len(design.kept) == len(asked)
     assert design.index.equals(asked.dropna(subset=["y", "x", "g"]).index)
@@ -104,20 +105,20 @@ def test_conditions_bind_as_in_r(data, text):
     rows = SUBSETS[text](data)
     assert 0 < rows.sum() < 80
     for subset in (text, rows, rows.to_numpy(), SUBSETS[text]):
-        design = build_design("y ~ (1|g)", data, subset=subset, context={"limit": 0.5})
+        design = build_design("y ~ (1|g)", data, Given(subset=subset, context={"limit": 0.5}))
         assert design.index.equals(data.index[rows])
 
 
 def test_a_missing_condition_leaves_the_row_out(data):
     holes = data.assign(x=data["x"].where(data["x"] < 1))
-    design = build_design("y ~ (1|g)", holes, subset="x > 0")
+    design = build_design("y ~ (1|g)", holes, Given(subset="x > 0"))
     assert design.index.equals(data.index[(data["x"] > 0) & (data["x"] < 1)])
 
 
 def test_weights_given_as_an_array_follow_the_rows(data):
     holes = with_holes(data)
     weights = np.arange(1.0, 81.0)
-    design = build_design("y ~ x + (1|g)", holes, weights=weights, subset=holes["w"] > 1.5)
+    design = build_design("y ~ x + (1|g)", holes, Given(weights=weights, subset=holes["w"] > 1.5))
     np.testing.assert_array_equal(design.weights, weights[data.index.isin(design.index)])
 
 

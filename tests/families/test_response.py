@@ -11,6 +11,7 @@ import pytest
 from lmm.design import build_design
 from lmm.errors import LmmWarning, ResponseError
 from lmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, NegativeBinomial1, Poisson
+from lmm.formula import Given
 
 GOOD = [0.0, 1, 1, 0, 1]
 BINARY = {
@@ -122,7 +123,7 @@ def test_families_read_the_response_of_a_design():
     data["n"] = data["won"] + data["lost"]
     data["share"] = data["won"] / data["n"]
     two = build_design("cbind(won, lost) ~ x + (1|g)", data, family=Binomial())
-    share = build_design("share ~ x + (1|g)", data, weights="n", family=Binomial())
+    share = build_design("share ~ x + (1|g)", data, Given(weights="n"), family=Binomial())
     assert two.y.tolist() == share.y.tolist() == [0.25, 2 / 3, 0.0, 1.0]
     assert two.weights.tolist() == share.weights.tolist() == [4.0, 3.0, 2.0, 4.0]
     data["result"] = ["win", "loss", "win", "loss"]

@@ -10,6 +10,7 @@ import pytest
 import lmm
 from lmm.design import build_design
 from lmm.errors import LmmWarning, PredictionError
+from lmm.formula import Given
 
 LEVELS = [2001, 2002, 2005]
 
@@ -212,11 +213,11 @@ def own(v):
      "np.sort(x)", "I(words.map(words.value_counts()).astype(float))", "x.max()*x"],
 )  # fmt: skip
 def test_what_looks_at_other_rows_fits_and_is_not_predicted(data, call):
-    design = build_design(f"y ~ {call} + offset({call}) + ({call}||g)", data, context={"own": own, "np": np})
+    design = build_design(f"y ~ {call} + offset({call}) + ({call}||g)", data, Given(context={"own": own, "np": np}))
     for replay in (design.frame.new_X, design.frame.new_offset, design.frame.new_terms):
         with pytest.raises(PredictionError, match="depends on other rows than its own"):
             replay(data.iloc[:5])
-    assert build_design("y ~ x + (1|g)", data, weights=f"exp({call}/1e3)", context={"own": own, "np": np}).frame.across
+    assert build_design("y ~ x + (1|g)", data, Given(weights=f"exp({call}/1e3)", context={"own": own, "np": np})).frame.across
 
 
 OWN_ROW = ["np.log(abs(x))", "x.abs()", "x.clip(0)", "twice(x)", "np.where(x > 0, x, 0)", "words.str.len()", "x.round(1)"]
@@ -224,7 +225,7 @@ OWN_ROW = ["np.log(abs(x))", "x.abs()", "x.clip(0)", "twice(x)", "np.where(x > 0
 
 @pytest.mark.parametrize("call", OWN_ROW)
 def test_what_looks_at_its_own_row_is_predicted(data, call):
-    design = build_design(f"y ~ {call} + (1|g)", data, context={"twice": lambda v: 2 * v, "np": np})
+    design = build_design(f"y ~ {call} + (1|g)", data, Given(context={"twice": lambda v: 2 * v, "np": np}))
     np.testing.assert_array_equal(design.frame.new_X(data.iloc[5:9]), design.X[5:9])
 
 
@@ -268,7 +269,7 @@ def test_a_named_index_is_a_column(data):
     np.testing.assert_array_equal(fit.predict(inside.iloc[3:6]), right.predict(column.iloc[3:6]))
     np.testing.assert_array_equal(fit.predict(column.iloc[3:6]), right.predict(column.iloc[3:6]))
     both = data.set_index(["g", "words"])
-    assert build_design("y ~ words + (1|g)", both, subset="g > 2").n == (data["g"] > 2).sum()
+    assert build_design("y ~ words + (1|g)", both, Given(subset="g > 2")).n == (data["g"] > 2).sum()
     assert build_design("y ~ . + (1|g)", both[["y", "x"]]).names == ("Intercept", "x")
 
 

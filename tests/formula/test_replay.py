@@ -10,7 +10,7 @@ import pytest
 
 from lmm.design import build_design
 from lmm.errors import FormulaError, LmmError, PredictionError, RankWarning
-from lmm.formula import match_bars
+from lmm.formula import Given, match_bars
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +148,10 @@ def test_no_complete_row_at_all(data):
 
 def test_offsets_given_as_arguments(data):
     assert build_design("y ~ (1|g)", data).frame.new_offset(data) is None
-    frame = build_design("y ~ offset(x) + (1|g)", data, offset="log(z)").frame
+    frame = build_design("y ~ offset(x) + (1|g)", data, Given(offset="log(z)")).frame
     np.testing.assert_allclose(frame.new_offset(data), data["x"] + np.log(data["z"]))
     with pytest.raises(PredictionError, match="given as an array"):
-        build_design("y ~ (1|g)", data, offset=data["z"]).frame.new_offset(data)
+        build_design("y ~ (1|g)", data, Given(offset=data["z"])).frame.new_offset(data)
 
 
 def test_new_data_may_be_another_kind_of_table(data):
@@ -202,7 +202,7 @@ def test_re_form_with_an_unknown_term(data):
 
 
 def test_pickled_frames_replay_and_leave_lambdas_behind(data):
-    design = build_design("y ~ scale(x) + twice(z) + (1|g)", data, context={"twice": lambda v: 2 * v, "unused": open})
+    design = build_design("y ~ scale(x) + twice(z) + (1|g)", data, Given(context={"twice": lambda v: 2 * v, "unused": open}))
     again = pickle.loads(pickle.dumps(design.frame))
     assert set(design.frame.context) == {"twice"} and not again.context
     with pytest.raises(LmmError, match="twice"):

@@ -11,6 +11,7 @@ import pytest
 import lmm
 from lmm.design import build_design
 from lmm.families import FAMILIES, Binomial, NegativeBinomial, Poisson
+from lmm.formula import Given
 from lmm.model import compression
 from lmm.model.compression import merged, taken
 from lmm.model.problem import build_generalized
@@ -57,7 +58,7 @@ DATA = data()
 def rows_of(family: Any) -> tuple[Rows, np.ndarray]:
     """Rows for a family, weights and an offset among them, and their fixed columns."""
     response = {"binomial": "cbind(successes, trials - successes)", "poisson": "count"}.get(family.name, "more")
-    design = build_design(f"{response} ~ x + offset(off) + (1 + x | g) + (1 | h)", DATA, family=family, weights="w")
+    design = build_design(f"{response} ~ x + offset(off) + (1 + x | g) + (1 | h)", DATA, Given(weights="w"), family=family)
     return make_rows(design), design.X
 
 

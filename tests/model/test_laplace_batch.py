@@ -10,6 +10,7 @@ import lmm
 from lmm.design import build_design
 from lmm.estimators import laplace_batch as search
 from lmm.estimators.generalized import Objective
+from lmm.formula import Given
 from lmm.model import laplace_batch
 from lmm.model.problem import build_generalized
 
@@ -32,7 +33,7 @@ def problem(family, curvature="observed", columns="x"):
     data = pd.DataFrame({"x": rng.normal(size=n), "g": rng.integers(9, size=n), "w": rng.integers(1, 4, n), "o": 0.1 * rng.normal(size=n)})
     eta = 0.6 + 0.2 * data["x"].to_numpy() + 0.3 * rng.normal(size=9)[data["g"]]
     y = np.column_stack([family.simulate(rng, family.mean(eta), data["w"].to_numpy(float), 1.5) for _ in range(R)])
-    design = build_design(f"y ~ x + offset(o) + ({columns}|g)", data.assign(y=y[:, 0]), weights="w", family=family)
+    design = build_design(f"y ~ x + offset(o) + ({columns}|g)", data.assign(y=y[:, 0]), Given(weights="w"), family=family)
     own = build_generalized(design, family)
     evaluate = search.Evaluator(own, np.linspace(0.6, 0.3, own.n_theta), curvature)
     return own, evaluate, y

@@ -10,6 +10,7 @@ import pytest
 
 import lmm
 from lmm.design.rank import independent_columns
+from lmm.formula import Given
 from lmm.stream import levels as levels_room
 from lmm.stream import pairs as pairs_room
 from lmm.stream.coder import Coder
@@ -62,7 +63,7 @@ def equal(a, b) -> None:
 @pytest.mark.parametrize("weights", [None, "w"])
 def test_parts_add_up_in_any_order(formula, weights, rows):
     table = pa.Table.from_pandas(rows)
-    recipe = pickle.loads(pickle.dumps(make_recipe(formula, reducer_for(ds.dataset(table)), weights=weights, context={})))
+    recipe = pickle.loads(pickle.dumps(make_recipe(formula, reducer_for(ds.dataset(table)), Given(weights=weights, context={}))))
     whole = cross(recipe, partial_sums(recipe, table))
     cuts = [0, 90, 90, 200, 210, 430, 500]  # one part is empty
     parts = [table.slice(a, b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
@@ -83,7 +84,7 @@ def test_parts_add_up_in_any_order(formula, weights, rows):
 
 def test_merging_leaves_the_second_part_alone(rows):
     table = pa.Table.from_pandas(rows)
-    recipe = make_recipe(FORMULAS[0], reducer_for(ds.dataset(table)), context={})
+    recipe = make_recipe(FORMULAS[0], reducer_for(ds.dataset(table)), Given(context={}))
     second = partial_sums(recipe, table.slice(200))
     before = pickle.dumps([second.gram, [t.sums for t in second.terms], second.n])
     merge(partial_sums(recipe, table.slice(0, 200)), second)
@@ -93,7 +94,7 @@ def test_merging_leaves_the_second_part_alone(rows):
 def test_few_pairs_wait(rows, monkeypatch):
     """The same sums when pairs are merged at every chunk, and never more than three times the distinct ones held."""
     table = pa.Table.from_pandas(rows)
-    recipe = make_recipe("y ~ x + (1 | g) + (x | h)", reducer_for(ds.dataset(table)), context={})
+    recipe = make_recipe("y ~ x + (1 | g) + (x | h)", reducer_for(ds.dataset(table)), Given(context={}))
     whole = cross(recipe, partial_sums(recipe, table))
     monkeypatch.setattr(pairs_room, "WAIT", 4)
     sums, most = empty_sums(recipe), 0
@@ -165,7 +166,7 @@ def test_a_mean_that_is_large_costs_no_digits(tmp_path):
 def test_one_reduction_for_every_reducer(rows):
     table = pa.Table.from_pandas(rows)
     reducer = reducer_for(ds.dataset(table))
-    recipe = make_recipe(FORMULAS[0], reducer, context={})
+    recipe = make_recipe(FORMULAS[0], reducer, Given(context={}))
     reduction = linear_reduction(recipe)
     assert set(reduction.columns) == {"y", "x", "g", "far"}
     equal(cross(recipe, reducer.map_reduce(reduction)), cross(recipe, reduction.add(reduction.start(), table)))
