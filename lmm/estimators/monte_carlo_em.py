@@ -186,7 +186,6 @@ class MonteCarloEM(Estimator):
         linear = isinstance(problem, Problem)
         report = Report(
             f"{kind} mixed model fit by maximum likelihood (Monte Carlo EM, {self.sampler.upper()})",
-            "Std. Error",
             (("logLik" if linear else "logLik (Laplace)", -0.5 * estimate.objective), ("acceptance rate", acceptance)),
             (
                 "Estimates are averages over the last iterations, within the Monte Carlo error of the maximum of the likelihood; "

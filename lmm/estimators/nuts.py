@@ -292,7 +292,7 @@ class NUTS(Estimator):
             mode_cov=mode_cov,
             convergence=convergence,
             trace=tuple(line for chain in chains for line in chain.trace),
-            report=Report(title, "Posterior SD", criterion, notes),
+            report=Report(title, criterion, notes),
             draws=draws,
             messages=messages,
         )

@@ -16,7 +16,7 @@ from lmm.linalg import backend
 from lmm.model import centring, scales
 from lmm.model.joint import Model, units_of
 from lmm.model.problem import GeneralizedProblem, Problem
-from lmm.model.records import Convergence, Draws, Estimate, Report
+from lmm.model.records import Convergence, Draws, Estimate, PosteriorEstimate, Report
 from lmm.priors import Priors, resolve, written
 
 #: numbers in the draws of the effects up to which they are kept
@@ -98,16 +98,16 @@ def estimate_from(
     sigma: float,
     phi: float,
     modes: list[np.ndarray],
-    mode_cov: list[np.ndarray] | None,
+    mode_cov: list[np.ndarray],
     convergence: Convergence,
     trace: tuple[dict[str, Any], ...],
     report: Report,
-    draws: Draws | None = None,
+    draws: Draws,
     elbo: float = float("nan"),
     objective: float = float("nan"),
     reml: bool = False,
     messages: tuple[str, ...] = (),
-) -> Estimate:
+) -> PosteriorEstimate:
     """An Estimate from posterior means.
 
     Parameters
@@ -130,7 +130,7 @@ def estimate_from(
         eta = problem.rows.predictor(problem.rows.R @ beta, [np.ascontiguousarray(m.T) for m in modes])
         sigma = family.sigma(phi) if family.has_dispersion else 1.0
         common = {"family": family, "phi": phi, "eta": eta}
-    return Estimate(
+    return PosteriorEstimate(
         method=name,
         reml=reml,
         beta=beta,
@@ -146,7 +146,7 @@ def estimate_from(
         messages=messages,
         report=report,
         draws=draws,
-        mode_cov=None if mode_cov is None else tuple(mode_cov),
+        mode_cov=tuple(mode_cov),
         elbo=elbo,
         **common,
     )

@@ -187,7 +187,6 @@ class VariationalBayes(Estimator):
         kind = "Linear" if linear else "Generalized linear"
         report = Report(
             f"{kind} mixed model fit by variational Bayes ({TITLES[self.approximation]})",
-            "Posterior SD",
             (("ELBO", float(value)),),
             notes,
         )

@@ -103,8 +103,7 @@ def check(estimate: Estimate, ddf: str | None) -> str | None:
     ------
     ArgumentError : for an unknown name, degrees of freedom of a generalized model, and any test of a posterior.
     """
-    if estimate.draws is not None:
-        raise ArgumentError(f"ddf={ddf!r}: a posterior has no tests and no degrees of freedom; use ddf=None.")
+    estimate.require_likelihood(f"ddf={ddf!r}: a posterior has no tests and no degrees of freedom; use ddf=None.")
     name = method_name(ddf)
     if name is not None and estimate.family is not None:
         raise ArgumentError(f"ddf={ddf!r}: a generalized model has normal tests, without degrees of freedom; use ddf=None.")

@@ -63,8 +63,9 @@ def maximum(problem: Problem | GeneralizedProblem, estimator: Estimator, estimat
     ------
     ArgumentError : for a posterior, given variances and quasi-likelihood, which have no likelihood to maximise.
     """
-    if estimate.draws is not None:
-        raise ArgumentError("profile: there is no likelihood to go by; a posterior's draws show its shape, confint(method='posterior').")
+    estimate.require_likelihood(
+        "profile: there is no likelihood to go by; a posterior's draws show its shape, confint(method='posterior')."
+    )
     if estimate.n_parameters == len(estimate.beta):
         raise ArgumentError("profile: the variances of this fit were given, not estimated; fit the model by maximum likelihood.")
     control = replace(estimator.control, evaluate_only=False, verbose=False, progress=False)

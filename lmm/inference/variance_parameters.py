@@ -57,8 +57,7 @@ class VarianceParameters:
 
 def check_linear(estimate: Estimate, what: str) -> None:
     """ArgumentError unless the estimate is that of a linear model by a likelihood."""
-    if estimate.draws is not None:
-        raise ArgumentError(f"{what}: a posterior has no asymptotic covariance of variance parameters; its draws show their spread.")
+    estimate.require_likelihood(f"{what}: a posterior has no asymptotic covariance of variance parameters; its draws show their spread.")
     if estimate.family is not None:
         raise ArgumentError(f"{what} is for linear models; this one has a {estimate.family.title} response.")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from lmm.errors import ArgumentError
 from lmm.families import Family
 from lmm.families.linear import distribution
 
@@ -67,13 +68,11 @@ class Report:
     Attributes
     ----------
     title : what was fitted and how, the first line.
-    spread : what stands beside the estimates, "Std. Error" or "Posterior SD".
     criterion : (label, value) pairs in place of the information criteria.
     notes : sentences on what the numbers mean.
     """
 
     title: str
-    spread: str = "Std. Error"
     criterion: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -100,10 +99,15 @@ class Draws:
     effects: tuple[np.ndarray, ...] = ()
     statistics: dict[str, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def count(self) -> int:
+        """Draws of all chains together."""
+        return int(np.prod(self.beta.shape[:2]))
+
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Numbers without names: the answer of any estimator.
+    """Numbers without names: the answer of an estimator that maximises a likelihood, or that gives one set of numbers.
 
     Shapes: p fixed columns kept; term t (in the design's order) has J_t levels, k_t columns.
 
@@ -129,15 +133,18 @@ class Estimate:
     eta : (n,) linear predictor at the modes; None for a linear model.
     report : how to read the numbers of a method other than maximum likelihood; ``objective`` is NaN where it is no
         log-likelihood.
-    draws : draws from the posterior, or from its approximation, where the method has one. ``beta``, ``modes`` and the
-        rest are posterior means then, ``beta_cov_unscaled`` times sigma^2 (1 with a family) the posterior covariance.
-    mode_cov : per term (J, k, k) posterior covariances of the effects, where the method gives them; else None.
     elbo : evidence lower bound of a variational fit, NaN otherwise.
     monte_carlo : errors due to random probes where terms were solved iteratively; None in an exact fit.
     unbounded : fixed columns, and thresholds of an ordinal family, that the data do not bound, so that they grow until the search gives
         up: name -> whether the likelihood rises without end as the coefficient falls, and as it rises.
     endless : (p + r, d) the directions of (beta, the family's own parameters) that do so; None where there is none.
     """
+
+    #: what its numbers are called
+    centre: ClassVar[str] = "estimate"
+    centre_of_effects: ClassVar[str] = "conditional mode"
+    spread: ClassVar[str] = "Std. Error"
+    kind_of_covariance: ClassVar[str] = "Wald"
 
     method: str
     reml: bool
@@ -157,8 +164,6 @@ class Estimate:
     nagq: int = 1
     eta: np.ndarray | None = None
     report: Report | None = None
-    draws: Draws | None = None
-    mode_cov: tuple[np.ndarray, ...] | None = None
     elbo: float = float("nan")
     monte_carlo: MonteCarlo | None = None
     unbounded: dict[str, tuple[bool, bool]] = field(default_factory=dict)
@@ -188,3 +193,40 @@ class Estimate:
     def knows_sigma(self) -> bool:
         """Whether the residual standard deviation of a linear model was given and not estimated."""
         return self.distribution.linear and self.n_parameters == len(self.beta) + len(self.theta)
+
+    def require_likelihood(self, refusal: str) -> None:
+        """ArgumentError with this text for a posterior, which has no likelihood to maximise, to refit or to test by."""
+
+    def draws_for(self, effects: bool) -> Draws | None:
+        """The posterior draws that hold the parameters and, where they are needed, the random effects; None where there are none."""
+        return None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PosteriorEstimate(Estimate):
+    """Posterior means without names, with draws from the posterior or from its approximation.
+
+    ``beta``, ``modes`` and the rest are posterior means, ``beta_cov_unscaled`` times sigma^2 (1 with a family) is the posterior
+    covariance.
+
+    Attributes
+    ----------
+    draws : draws of the parameters and, where they were kept, of the effects.
+    mode_cov : per term (J, k, k) posterior covariances of the effects.
+    """
+
+    centre: ClassVar[str] = "posterior mean"
+    centre_of_effects: ClassVar[str] = "posterior mean"
+    spread: ClassVar[str] = "Posterior SD"
+    kind_of_covariance: ClassVar[str] = "posterior"
+
+    draws: Draws
+    mode_cov: tuple[np.ndarray, ...]
+
+    def require_likelihood(self, refusal: str) -> None:
+        """ArgumentError with this text."""
+        raise ArgumentError(refusal)
+
+    def draws_for(self, effects: bool) -> Draws | None:
+        """The draws, unless the random effects are needed and were not kept."""
+        return self.draws if self.draws.effects or not effects else None

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 
 from lmm.errors import ArgumentError
 from lmm.plots.axes import BLUE, ink, level_height, panels, percent, shorten, zero_line
-from lmm.results.coverage import normal_quantile
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -18,12 +17,8 @@ if TYPE_CHECKING:
 def coefficients(fit: Fit, level: float = 0.95, intercept: bool = False, ax: Any = None) -> Axes:
     """Fixed effects with intervals. See :meth:`lmm.plots.Plots.coefficients`."""
     values = fit.params
-    if fit.draws is None:
-        margin = normal_quantile(level) * fit.bse
-        lower, upper = values - margin, values + margin
-    else:
-        table = fit.confint(level=level).iloc[-len(values) :]
-        lower, upper = table["lower"].set_axis(values.index), table["upper"].set_axis(values.index)
+    table = fit._uncertainty.coefficient_limits(level)
+    lower, upper = table["lower"], table["upper"]
     keep = values.notna() & (np.ones(len(values), dtype=bool) if intercept else values.index != "Intercept")
     if not keep.any():
         raise ArgumentError("coefficients: the model has no fixed effects but its intercept; intercept=True draws that.")
@@ -36,6 +31,6 @@ def coefficients(fit: Fit, level: float = 0.95, intercept: bool = False, ax: Any
     one.set_yticks(places, [shorten(name, 40) for name in names], fontsize="small" if len(names) <= 40 else "xx-small")
     one.set_ylim(-0.6, len(names) - 0.4)
     scale = "" if fit.family is None else f" ({fit.family.link.name} scale)"
-    one.set_xlabel(f"{'posterior mean' if fit.draws is not None else 'estimate'}{scale}, {percent(level)} interval")
+    one.set_xlabel(f"{fit.estimate.centre}{scale}, {percent(level)} interval")
     one.set_title(f"Fixed effects on {shorten(fit.design.response, 36)}")
     return one

@@ -24,7 +24,6 @@ from lmm.plots.axes import (
     zero_line,
 )
 from lmm.plots.quantiles import draw_quantiles
-from lmm.results.coverage import normal_quantile, tails
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -64,20 +63,16 @@ def ranef(
             one.set_yticklabels([])
         name = shorten(term.columns[j], 34)
         one.set_title(name if len(term.columns) > 1 or len(terms) == 1 else f"{name}, {shorten(term.group)}")
-        one.set_xlabel(f"{'posterior mean' if fit.draws is not None else 'conditional mode'}, {percent(level)} interval")
+        one.set_xlabel(f"{fit.estimate.centre_of_effects}, {percent(level)} interval")
     return handed_back(axes)
 
 
 def intervals(fit: Fit, t: int, j: int, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Limits (J,) of one column of effects: normal from conditional variances, or quantiles of a posterior's draws."""
-    term = fit.design.terms[t]
-    if fit.draws is not None and term.group in fit.draws.groups:
-        draws = fit.draws.effects(term.group)[..., j].reshape(-1, term.J)
-        lower, upper = np.quantile(draws, tails(level), axis=0)
-        return lower, upper
-    modes = fit.estimate.modes[t][:, j]
-    margin = normal_quantile(level) * np.sqrt(np.maximum(fit.ranef_cov()[term.group][:, j, j], 0.0))
-    return modes - margin, modes + margin
+    known = fit._uncertainty
+    sd = np.sqrt(np.maximum(np.diagonal(known.mode_covariances()[t], axis1=1, axis2=2), 0.0))
+    lower, upper = known.effect_limits(t, sd, level)
+    return lower[:, j], upper[:, j]
 
 
 def _caterpillar(ax: Axes, values: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
@@ -133,21 +128,14 @@ def effect_quantiles(
 
 
 def standardised(fit: Fit, t: int) -> np.ndarray:
-    """Modes (J, k) over their standard deviations; NaN for a variance of zero.
+    """Modes (J, k) over the standard deviations that they should have; NaN for a variance of zero.
 
-    The variance of a mode is that of the effects less the conditional one, G - C_j (Lange & Ryan, 1989, Annals of Statistics 17): levels
-    with few rows are drawn to zero and vary less. Posterior means are taken per their own standard deviation.
+    Levels with few rows are drawn to zero and vary less. Posterior means are taken per their own standard deviation.
     """
     modes, T = np.asarray(fit.estimate.modes[t]), fit.estimate.factors[t]
     total = np.diag(T @ T.T) * fit.estimate.scale2
-    if fit.draws is not None:
-        spread = np.broadcast_to(np.std(modes, axis=0, ddof=1), modes.shape)
-    else:
-        own = np.diagonal(fit.ranef_cov()[fit.design.terms[t].group], axis1=1, axis2=2)
-        variance = total - own
-        spread = np.sqrt(np.where(variance > 1e-10 * np.maximum(total, 1e-300), variance, np.nan))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(total > 0.0, modes / spread, np.nan))
+        return np.asarray(np.where(total > 0.0, modes / fit._uncertainty.effect_scale(t), np.nan))
 
 
 def label_outside(ax: Axes, x: np.ndarray, y: np.ndarray, lower: np.ndarray, upper: np.ndarray, names: Any, most: int = 5) -> None:

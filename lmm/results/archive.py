@@ -51,7 +51,7 @@ def save(value: Any, path: Any, what: str) -> None:
         raise ArgumentError(f"{what}: path={target!r} is a folder; give the name of a file, {os.path.join(target, 'fit.lmm')!r}.")
     if isinstance(value, Fit) and value.design.streamed and value.family is not None:
         with contextlib.suppress(ArgumentError):  # needs a pass over the rows, which do not travel
-            assert value._uncertainty
+            assert value._uncertainty.beta is not None
     with replacing(target, f"{what}: path") as file:
         writer = _write(value, file)
     if writer.left_out:

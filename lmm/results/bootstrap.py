@@ -196,8 +196,7 @@ def _quantile(values: pd.Series, tail: np.ndarray) -> np.ndarray:
 def bootstrap(fit: Fit, nsim: int, statistic: Statistic | None, kind: str, group: str | None, rng: Any, progress: bool | None) -> Bootstrap:
     """Replicates of the parameters or of a statistic. See :meth:`lmm.Fit.bootstrap`."""
     design, problem, estimate = fit.design, fit.problem, fit.estimate
-    if estimate.draws is not None:
-        raise ArgumentError("bootstrap: this fit is a posterior distribution; fit.draws has its draws and fit.confint() its intervals.")
+    estimate.require_likelihood("bootstrap: this fit is a posterior distribution; fit.draws has its draws and fit.confint() its intervals.")
     arguments.choice(kind, "bootstrap: kind", KINDS)
     nsim = arguments.whole(nsim, "bootstrap: nsim", least=1)
     if kind == "semiparametric" and estimate.family is not None:

@@ -14,7 +14,7 @@ from lmm.arguments import generator as random_generator
 from lmm.inference.likelihood_ratio import chi_squared_p
 from lmm.inference.normality import quantile_correlation, standardised_modes
 from lmm.inference.quantile_residuals import MonteCarlo
-from lmm.results import generalized, influence, notes, ordinal, randomeffects
+from lmm.results import generalized, influence, notes, ordinal
 from lmm.results.collinearity import inflation
 from lmm.results.neighbours import is_maximised, quietly
 from lmm.results.render import Table, html_escape
@@ -193,7 +193,7 @@ def _normality(fit: Fit, rng: np.random.Generator) -> Iterator[Finding]:
     Effects predicted from a few counts are not normal even when the true ones are.
     """
     fewest = 1 if fit.family is None else ROWS_PER_LEVEL
-    covariances = randomeffects.mode_covariances(fit.problem, fit.estimate)
+    covariances = fit._uncertainty.mode_covariances()
     for term, modes, cov, T in zip(fit.design.terms, fit.estimate.modes, covariances, fit.estimate.factors, strict=True):
         if term.J < LEVELS or fit.nobs < fewest * term.J:
             continue

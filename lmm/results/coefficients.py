@@ -6,14 +6,11 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design
-from lmm.errors import ArgumentError
-from lmm.inference.ddf import Ddf
 from lmm.model.records import Estimate
 from lmm.results import fixed
 from lmm.results.draws import PosteriorDraws, describe
 from lmm.results.numberformat import coefficient_columns, format_column, p_value_column, statistic_column
 from lmm.results.render import Table
-from lmm.results.uncertainty import Uncertainty
 
 #: probability between the limits that a posterior's table prints
 LEVEL = 0.95
@@ -22,30 +19,19 @@ _STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"), (0.1, "."))
 LEGEND = "Signif. codes:  0 '***' 0.001 '**' 0.01 '*' 0.05 '.' 0.1 ' ' 1"
 
 
-def coefficient_table(design: Design, estimate: Estimate, known: Uncertainty, ddf: Ddf | None = None) -> pd.DataFrame:
-    """One row per coefficient, missing where it was dropped.
-
-    ``estimate, std_error, statistic``, of a generalized model also ``p_value``, with degrees of freedom ``df`` and ``p_value``;
-    of a posterior ``estimate, posterior_sd, lower, upper`` and, for chains, ``r_hat, ess_bulk``.
-    """
-    if known.draws is None:
-        return fixed.coefficient_table(design, estimate, known.beta, ddf)
-    columns = {"estimate": fixed.fixed_effects(design, estimate), "posterior_sd": fixed.standard_errors(design, known.beta)}
-    own = describe(known.draws, list(known.draws.coefficients), LEVEL)[["lower", "upper"]].set_axis(list(design.names))
-    if known.draws.statistics:
-        own = own.join(chain_columns(design, known.draws))
+def posterior_table(design: Design, estimate: Estimate, cov: np.ndarray, draws: PosteriorDraws) -> pd.DataFrame:
+    """``estimate, posterior_sd, lower, upper`` and, for chains, ``r_hat, ess_bulk``, missing where a column was dropped."""
+    columns = {"estimate": fixed.fixed_effects(design, estimate), "posterior_sd": fixed.standard_errors(design, cov)}
+    names = list(design.names)
+    own = describe(draws, list(draws.coefficients), LEVEL)[["lower", "upper"]].set_axis(names)
+    if draws.statistics:
+        own = own.join(draws.diagnostics.iloc[: len(names)].set_axis(names))
     return pd.DataFrame(columns).join(own.reindex(list(design.all_names)))
 
 
-def chain_columns(design: Design, draws: PosteriorDraws) -> pd.DataFrame:
-    """``r_hat, ess_bulk`` of the kept coefficients."""
-    names = list(design.names)
-    return draws.diagnostics.iloc[: len(names)].set_axis(names)
-
-
-def posterior_has_no_tests(what: str) -> ArgumentError:
-    """The error for what a posterior does not have."""
-    return ArgumentError(
+def no_tests(what: str) -> str:
+    """Why a posterior has no ``what``."""
+    return (
         f"{what}: this fit is a posterior distribution, which tests nothing; fit.confint() gives its intervals, and a share of the draws "
         "such as (fit.draws['x'] > 0).mean() the probability of a statement."
     )

@@ -13,7 +13,6 @@ from lmm.errors import ArgumentError
 from lmm.results import ordinal, updating
 from lmm.results.numberformat import coefficient_columns
 from lmm.results.render import Table, html_lines, markdown_escape
-from lmm.results.uncertainty import standard_errors
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -76,7 +75,7 @@ class MethodComparison:
 
     def _notes(self) -> list[str]:
         out = []
-        posterior = [label for label, fit in self.fits.items() if fit.estimate.draws is not None]
+        posterior = [label for label, fit in self.fits.items() if fit.draws is not None]
         if posterior:
             out.append(f"In brackets the standard error; of {', '.join(posterior)} the posterior standard deviation.")
         known = [fit.estimate.reml for fit in self.fits.values() if np.isfinite(fit.llf)]
@@ -137,7 +136,7 @@ def _column(fit: Fit) -> pd.DataFrame:
     thresholds = ordinal.threshold_table(fit.estimate, fit._uncertainty) if ordinal.is_ordinal(family) else pd.DataFrame()
     names = [*fit.design.all_names, *thresholds.index, *components.names]
     estimate = [*fit.fixef(), *thresholds.get("estimate", ()), *frame["sdcor"]]
-    error = [*fit.bse, *thresholds.get("std_error", ()), *standard_errors(fit.design, fit.estimate, fit._uncertainty)]
+    error = [*fit.bse, *thresholds.get("std_error", ()), *fit._uncertainty.standard_errors()]
     if family.has_dispersion and not family.has_residual_sd:
         names.append(family.dispersion_name)
         estimate.append(fit.dispersion)

@@ -17,7 +17,7 @@ from lmm.arguments import checked_methods
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators import chain_diagnostics
-from lmm.model.records import Draws, Estimate
+from lmm.model.records import PosteriorEstimate
 from lmm.results.coverage import tails
 from lmm.results.naming import sdcor_columns
 from lmm.results.randomeffects import random_part
@@ -44,8 +44,7 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
     statistics : name -> (C, D) of the sampler ("diverging", "acceptance_rate", ...); empty for independent draws.
     """
 
-    def __init__(self, design: Design, estimate: Estimate):
-        assert estimate.draws is not None
+    def __init__(self, design: Design, estimate: PosteriorEstimate):
         self._design, self._record, self._estimate = design, estimate.draws, estimate
         self.chains, self.length = (int(size) for size in self._record.beta.shape[:2])
         variances = variance_draws(design, estimate)
@@ -212,12 +211,12 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
         return names, np.concatenate(parts, axis=2)
 
 
-def variance_draws(design: Design, estimate: Estimate) -> dict[str, np.ndarray]:
+def variance_draws(design: Design, estimate: PosteriorEstimate) -> dict[str, np.ndarray]:
     """Draws (C, D) of standard deviations and correlations in the order of confidence intervals, then sigma or the dispersion.
 
     A correlation beside a variance of zero is missing.
     """
-    record, family = _record(estimate), estimate.family
+    record, family = estimate.draws, estimate.family
     out: dict[str, np.ndarray] = {}
     for term, cov in zip(design.terms, record.covariances, strict=True):
         out |= sdcor_columns(term, cov)
@@ -247,11 +246,6 @@ def described(names: list[str], values: np.ndarray, level: float) -> pd.DataFram
 def _diagnosed(names: list[str], values: np.ndarray) -> pd.DataFrame:
     """``r_hat, ess_bulk`` of values (C, D, names)."""
     return pd.DataFrame(chain_diagnostics.diagnose_chains(values)._asdict(), index=names)
-
-
-def _record(estimate: Estimate) -> Draws:
-    assert estimate.draws is not None
-    return estimate.draws
 
 
 def _read_only(values: np.ndarray) -> np.ndarray:

@@ -83,7 +83,7 @@ class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Row
             arguments.choice(conf_method, "tidy: conf_method", INTERVALS)
         known = self._ddf(ddf)
         limits = self.conf_int(conf_method, conf_level, ddf=ddf) if conf_int else None
-        return tidy.tidy(self.design, self.problem, self.estimate, self._uncertainty, effects, conf_level, limits, known)
+        return tidy.tidy(self._uncertainty, effects, conf_level, limits, known)
 
     def glance(self) -> pd.DataFrame:
         """One row: ``nobs, sigma, llf, aic, bic, reml_criterion`` (ML: ``deviance``), ``df_resid``; ``elbo`` of a variational fit."""
@@ -140,6 +140,6 @@ class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Row
     def __getstate__(self) -> dict[str, Any]:
         """The five fields; what was computed from them on demand is computed again, unless that takes rows that do not travel."""
         state = {f.name: getattr(self, f.name) for f in fields(self)}
-        if self.design.streamed and self.family is not None and "_uncertainty" in self.__dict__:
+        if self.design.streamed and self.family is not None:
             state["_uncertainty"] = self._uncertainty
         return state

@@ -102,8 +102,7 @@ def _left_single(design: Design, part: np.ndarray, count: int) -> dict[int, str]
 def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> Influence:
     """Refits without each level or row. See :meth:`lmm.Fit.influence`."""
     design, estimate = fit.design, fit.estimate
-    if estimate.draws is not None:
-        raise ArgumentError("influence: this fit is a posterior distribution; fit a likelihood method, or compare posteriors by hand.")
+    estimate.require_likelihood("influence: this fit is a posterior distribution; fit a likelihood method, or compare posteriors by hand.")
     groups = [term.group for term in design.terms]
     if by not in ("group", "row"):
         if by in groups and group is None:

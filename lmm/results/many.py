@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 def refit_many(fit: Fit, Y: Any, progress: bool | None) -> pd.DataFrame:
     """Estimates of every column of Y. See :meth:`lmm.Fit.refit_many`."""
     design, estimate = fit.design, fit.estimate
-    if estimate.draws is not None or ordinal.is_ordinal(estimate.family):
-        raise ArgumentError("refit_many: for linear and generalized likelihood fits; use refit() for each response.")
+    refusal = "refit_many: for linear and generalized likelihood fits; use refit() for each response."
+    estimate.require_likelihood(refusal)
+    if ordinal.is_ordinal(estimate.family):
+        raise ArgumentError(refusal)
     labels = pd.Index(Y.columns) if hasattr(Y, "columns") else None
     what = "refit_many: Y"
     rows = design.aligned(Y, what)

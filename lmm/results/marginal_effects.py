@@ -26,7 +26,7 @@ from lmm.results import ordinal
 from lmm.results.dependence import predictable
 from lmm.results.fixed import kept_positions
 from lmm.results.predictors import Variable, columns_in, used, variables
-from lmm.results.uncertainty import Uncertainty, joint_frame
+from lmm.results.uncertainty import Uncertainty
 
 TYPES = ("response", "link")
 #: columns that marginaleffects makes itself and refuses in data
@@ -275,7 +275,7 @@ def _parameters(design: Design, estimate: Estimate, known: Uncertainty, type: st
             "fit with nAGQ=1, or use type='link'."
         )
     own = estimate.family.reported(estimate.phi)[0]
-    V = joint_frame(design, estimate, known).to_numpy()
+    V = known.full_covariance(known.beta).to_numpy()
     first = len(estimate.theta)
     return np.concatenate([estimate.beta, np.asarray(estimate.phi)]), [*names, *own], V[first:, first:]
 

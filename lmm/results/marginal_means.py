@@ -167,7 +167,8 @@ def _table(design: Design, estimate: Estimate, degrees: Degrees, grid: Grid, mea
     if ask.contrast is not None:
         means, groups, weights = _contrasts(means, groups, ask)
         name = "estimate"
-    known = None if estimate.draws is not None else degrees(method)
+    draws = estimate.draws_for(effects=False)
+    known = None if draws is not None else degrees(method)
     columns = _numbers(design, estimate, known, means, groups, ask, weights)
     if known is not None and known.message:
         notes.append(known.message)
@@ -189,7 +190,7 @@ def chosen_method(design: Design, estimate: Estimate, ddf: str | None) -> str | 
     """``"auto"``: Kenward-Roger's method for REML fits of up to ``SMALL`` rows, else Satterthwaite's; none where there are no t tests."""
     if ddf != AUTO:
         return ddf
-    if estimate.family is not None or estimate.draws is not None:
+    if estimate.family is not None or estimate.draws_for(effects=False) is not None:
         return None
     return KENWARD_ROGER if estimate.reml and design.n <= SMALL else SATTERTHWAITE
 
@@ -265,8 +266,9 @@ def _numbers(
 
 def _posterior(estimate: Estimate, L: np.ndarray, offset: np.ndarray, ok: np.ndarray, value: np.ndarray, level: float) -> pd.DataFrame:
     """Means, standard deviations and quantiles of the draws."""
-    assert estimate.draws is not None
-    draws = estimate.draws.beta.reshape(-1, estimate.draws.beta.shape[-1]) @ L.T + offset
+    drawn = estimate.draws_for(effects=False)
+    assert drawn is not None
+    draws = drawn.beta.reshape(-1, drawn.beta.shape[-1]) @ L.T + offset
     lower, upper = np.quantile(draws, tails(level), axis=0)
     columns = {"estimate": value, "std_error": draws.std(axis=0, ddof=1), "lower": lower, "upper": upper}
     return pd.DataFrame({name: np.where(ok, column, np.nan) for name, column in columns.items()})

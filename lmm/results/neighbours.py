@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 def check_likelihood(fit: Fit, what: str) -> None:
     """ArgumentError unless the fit is at the maximum of a likelihood."""
     estimate = fit.estimate
-    if estimate.draws is not None:
-        raise ArgumentError(
-            f"{what}: method {estimate.method!r} gives a posterior, not a maximum of the likelihood. Compare posteriors by "
-            "cross-validation (fit.draws.to_arviz() and arviz.compare), or fit with method=None."
-        )
+    estimate.require_likelihood(
+        f"{what}: method {estimate.method!r} gives a posterior, not a maximum of the likelihood. Compare posteriors by "
+        "cross-validation (fit.draws.to_arviz() and arviz.compare), or fit with method=None."
+    )
     notes = () if estimate.report is None else estimate.report.notes
     if not fit._method.maximises or notes or not np.isfinite(estimate.objective):
         raise ArgumentError(f"{what}: method {estimate.method!r} does not maximise a likelihood; fit with method=None.")
@@ -87,7 +86,7 @@ def with_formula(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Fit:
 def without_predictors(fit: Fit, context: Mapping[str, Any]) -> Fit:
     """The same random effects and an intercept alone, by maximum likelihood; the fit itself where that is what it is."""
     formula = fit.design.frame.formula
-    if [term.label for term in fixed_terms(formula, fit.design.frame.awkward)] == ["1"] and fit.estimate.draws is None:
+    if [term.label for term in fixed_terms(formula, fit.design.frame.awkward)] == ["1"] and fit.draws is None:
         return fit
     text = replace(formula, fixed="1", text="1")
     if fit.design.streamed:

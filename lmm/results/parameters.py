@@ -14,11 +14,10 @@ import pandas as pd
 
 from lmm import arguments
 from lmm.design.records import Design
-from lmm.errors import ArgumentError, ConvergenceWarning, DegreesOfFreedomWarning, warn
+from lmm.errors import ArgumentError, DegreesOfFreedomWarning, warn
 from lmm.estimators.base import Estimator, adopted
 from lmm.formula import Formula
 from lmm.inference.ddf import SATTERTHWAITE, Asymptotic, Ddf, check, degrees_of_freedom
-from lmm.later import Later
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate
 from lmm.results import (
@@ -32,18 +31,16 @@ from lmm.results import (
     randomeffects,
     rows,
     trace,
-    uncertainty,
     updating,
 )
 from lmm.results.draws import PosteriorDraws
+from lmm.results.posterior import uncertainty
+from lmm.results.uncertainty import Uncertainty
 from lmm.results.varcorr import VarCorr, varcorr
 from lmm.stream.absent import ABSENT
 
 if TYPE_CHECKING:
-    from lmm.inference import variance_parameters
     from lmm.results.fit import Fit
-else:
-    variance_parameters = Later("lmm.inference.variance_parameters")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -82,7 +79,7 @@ class Parameters:
         As in lme4 the uncertainty of the fixed effects is not part of them. Of a posterior its covariances, all uncertainty
         included.
         """
-        covariances = randomeffects.mode_covariances(self.problem, self.estimate)
+        covariances = self._uncertainty.mode_covariances()
         return {term.group: np.array(cov) for term, cov in zip(self.design.terms, covariances, strict=True)}
 
     def coef(self) -> dict[str, pd.DataFrame]:
@@ -105,7 +102,7 @@ class Parameters:
         variance of zero and a correlation of one.
         """
         frame = self.varcorr().to_frame().drop(columns="vcov")
-        return frame.assign(std_error=uncertainty.standard_errors(self.design, self.estimate, self._uncertainty))
+        return frame.assign(std_error=self._uncertainty.standard_errors())
 
     @property
     def family(self) -> Any:
@@ -131,7 +128,7 @@ class Parameters:
 
     def dispersion_se(self) -> float:
         """Standard error of :attr:`dispersion` in a generalized fit; NaN where the family has none."""
-        return uncertainty.dispersion_se(self.estimate, self._uncertainty)
+        return self._uncertainty.dispersion_se()
 
     def thresholds(self) -> pd.Series:
         """The thresholds (K-1,) of an ordinal fit, ``1|2, 2|3, ...`` by the categories they part; ArgumentError for another one.
@@ -146,11 +143,8 @@ class Parameters:
         return pd.Series(np.array(self.estimate.theta), index=naming.theta_names(self.design.terms), name="theta")
 
     @cached_property
-    def _uncertainty(self) -> uncertainty.Uncertainty:
-        found = uncertainty.uncertainty(self.design, self.problem, self._method, self.estimate)
-        if found.message is not None:
-            warn(found.message, ConvergenceWarning)
-        return found
+    def _uncertainty(self) -> Uncertainty:
+        return uncertainty(self.design, self.problem, self._method, self.estimate)
 
     @cached_property
     def _known_ddf(self) -> dict[str | None, Ddf]:
@@ -161,12 +155,12 @@ class Parameters:
 
         ``what`` is the method asked for where a posterior has none at all.
         """
-        if self.estimate.draws is not None and (what is not None or ddf is None):
-            if what is not None:
-                raise coefficients.posterior_has_no_tests(what)
-            return Asymptotic(self._uncertainty.beta)
+        if what is not None:
+            self.estimate.require_likelihood(coefficients.no_tests(what))
         if ddf == "auto":
             ddf = SATTERTHWAITE if self.family is None else None
+        if ddf is None:
+            return Asymptotic(self._uncertainty.beta)
         name = check(self.estimate, ddf)
         if name not in self._known_ddf:
             found = degrees_of_freedom(self.problem, self._method, self.estimate, self._uncertainty.beta, name)
@@ -194,10 +188,7 @@ class Parameters:
         fixed_part = self._ddf(ddf).cov
         if not full:
             return fixed.covariance_frame(self.design, fixed_part)
-        if self.family is None and self.draws is None:
-            variances = variance_parameters.covariance(self.problem, self._method, self.estimate)
-            return uncertainty.linear_joint_frame(self.design, fixed_part, variances)
-        return uncertainty.joint_frame(self.design, self.estimate, self._uncertainty)
+        return self._uncertainty.full_covariance(fixed_part)
 
     cov_params = vcov
 
@@ -214,8 +205,7 @@ class Parameters:
     @property
     def tvalues(self) -> pd.Series:
         """Estimates over their standard errors; ArgumentError for a posterior."""
-        if self.estimate.draws is not None:
-            raise coefficients.posterior_has_no_tests("tvalues")
+        self.estimate.require_likelihood(coefficients.no_tests("tvalues"))
         return fixed.statistics(self.design, self.estimate, self._uncertainty.beta)
 
     @property
@@ -224,8 +214,7 @@ class Parameters:
 
         They ignore that theta is estimated and are too small with few groups. ArgumentError for a posterior.
         """
-        if self.estimate.draws is not None:
-            raise coefficients.posterior_has_no_tests("pvalues")
+        self.estimate.require_likelihood(coefficients.no_tests("pvalues"))
         return fixed.normal_p_values(self.tvalues)
 
     # ---- criteria ----
@@ -336,7 +325,7 @@ class Parameters:
     @property
     def draws(self) -> PosteriorDraws | None:
         """Draws from the posterior or its approximation, by name (:class:`lmm.results.PosteriorDraws`); None for other methods."""
-        return None if self.estimate.draws is None else self._uncertainty.draws
+        return self._uncertainty.draws
 
     @property
     def trace(self) -> pd.DataFrame:
@@ -346,8 +335,7 @@ class Parameters:
     @property
     def messages(self) -> tuple[str, ...]:
         """Text of every warning about this fit."""
-        known = self.__dict__.get("_uncertainty")  # asking must not set off the Hessian
-        late = () if known is None or known.message is None else (known.message,)
+        late = () if self._uncertainty.message is None else (self._uncertainty.message,)
         return (*self.design.messages, *self.estimate.messages, *late)
 
     @cached_property

@@ -17,18 +17,19 @@ fixed and random effects taken as independent, as the approximation has them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 
 from lmm.inference import predictive
-from lmm.model.records import Estimate
+from lmm.model.records import Draws, Estimate, PosteriorEstimate
 from lmm.results import marginal
 from lmm.results.coverage import tails
 
 if TYPE_CHECKING:
-    from lmm.results.prediction import Rows
+    from lmm.results.prediction import Averaged, Rows, TBased
 
 #: numbers in one batch of rows
 BATCH = 4_000_000
@@ -39,124 +40,121 @@ PRECISION = 1e-7
 MAX_STEPS = 100
 
 
-def from_draws(rows: Rows, estimate: Estimate) -> bool:
-    """Whether the draws hold all that these rows need."""
-    if estimate.draws is None:
-        return False
-    needed = any(term is not None and mask.any() for term, mask in zip(rows.terms, rows.keep, strict=True))
-    return bool(estimate.draws.effects) or not needed
+@dataclass(frozen=True, eq=False)
+class FromDraws:
+    """Predictions of rows from draws that hold all that these rows need."""
 
+    rows: Rows
+    estimate: Estimate
+    draws: Draws
 
-def limits(
-    rows: Rows, estimate: Estimate, on_response: bool, interval: str | None, level: float, average_over: list[np.ndarray] | None
-) -> dict[str, np.ndarray]:
-    """``se`` and, with an interval, ``lower, upper``, each (m,), NaN for incomplete rows.
+    def limits(
+        self, eta: np.ndarray, on_response: bool, interval: str | None, level: float, over: Averaged | None, t_based: TBased | None
+    ) -> dict[str, np.ndarray]:
+        """``se`` and, with an interval, ``lower, upper``, each (m,): spread and quantiles over the draws."""
+        # one for each draw, so that a row's standard error does not depend on the other rows
+        noise = np.random.default_rng(SEED).standard_normal((self.draws.count, 1))
+        columns = ["se"] if interval is None else ["se", "lower", "upper"]
+        out = {name: np.full(len(self.rows.X), np.nan) for name in columns}
+        for part in self._batches():
+            eta, variance = self.predictors(part)
+            if over is not None:
+                sd = np.sqrt(sum(self._variance(t, z[part]) for t, z in enumerate(over.z)))
+                sd = np.broadcast_to(sd, eta.shape)
+                eta = marginal.average(self.estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape)
+                on_response = False
+            if on_response and not self.estimate.distribution.linear:
+                out["se"][part] = self.estimate.distribution.mean(eta + np.sqrt(variance) * noise).std(axis=0, ddof=1)
+            else:
+                out["se"][part] = np.sqrt(eta.var(axis=0, ddof=1) + variance.mean(axis=0))
+            if interval is None:
+                continue
+            if interval == "prediction":
+                variance = variance + self.new_observations(part)
+            ends = [mixture_quantile(eta, variance, p) for p in tails(level)]
+            if on_response:
+                ends = [self.estimate.distribution.mean(end) for end in ends]
+            out["lower"][part], out["upper"][part] = np.minimum(*ends), np.maximum(*ends)
+        return out
 
-    Parameters
-    ----------
-    on_response : for means rather than linear predictors.
-    average_over : columns (m, k) of every term over whose population means are averaged, or None.
-    """
-    assert estimate.draws is not None
-    # one for each draw, so that a row's standard error does not depend on the other rows
-    noise = np.random.default_rng(SEED).standard_normal((int(np.prod(estimate.draws.beta.shape[:2])), 1))
-    columns = ["se"] if interval is None else ["se", "lower", "upper"]
-    out = {name: np.full(len(rows.X), np.nan) for name in columns}
-    for part in _batches(rows, estimate):
-        eta, variance = predictors(rows, estimate, part)
-        if average_over is not None:
-            sd = np.sqrt(sum(_variance(estimate, t, z[part]) for t, z in enumerate(average_over)))
-            sd = np.broadcast_to(sd, eta.shape)
-            eta = marginal.average(estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape)
-            on_response = False
-        if on_response and not estimate.distribution.linear:
-            out["se"][part] = estimate.distribution.mean(eta + np.sqrt(variance) * noise).std(axis=0, ddof=1)
-        else:
-            out["se"][part] = np.sqrt(eta.var(axis=0, ddof=1) + variance.mean(axis=0))
-        if interval is None:
-            continue
-        if interval == "prediction":
-            variance = variance + new_observations(rows, estimate, part)
-        ends = [mixture_quantile(eta, variance, p) for p in tails(level)]
-        if on_response:
-            ends = [estimate.distribution.mean(end) for end in ends]
-        out["lower"][part], out["upper"][part] = np.minimum(*ends), np.maximum(*ends)
-    return out
+    def expected(self, eta: np.ndarray) -> np.ndarray:
+        """(m,) posterior means of the expected responses, averaged over new levels' effects; NaN for incomplete rows."""
+        if self.estimate.distribution.linear:
+            return eta
+        out = np.full(len(self.rows.X), np.nan)
+        for part in self._batches():
+            eta, variance = self.predictors(part)
+            if variance.any():
+                sd = np.sqrt(variance)
+                out[part] = marginal.average(self.estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape).mean(axis=0)
+            else:
+                out[part] = self.estimate.distribution.mean(eta).mean(axis=0)
+        return out
 
+    def predictors(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(draws, rows of the part) linear predictors, and the variances that new levels add to them."""
+        eta = _flat(self.draws.beta) @ self.rows.X[part].T
+        if self.rows.offset is not None:
+            eta = eta + self.rows.offset[part]
+        variance = np.zeros(eta.shape)
+        for t, (term, mask) in enumerate(zip(self.rows.terms, self.rows.keep, strict=True)):
+            if term is None or not mask.any():
+                continue
+            codes, values = term[0][part], term[1][part] * mask
+            new = codes < 0
+            effects = _flat(self.draws.effects[t])
+            for j in np.flatnonzero(mask):
+                eta += np.where(new, 0.0, values[:, j]) * effects[:, np.where(new, 0, codes), j]
+            if new.any():
+                variance[:, new] += self._variance(t, values[new])
+        return np.asarray(eta), variance
 
-def expected(rows: Rows, estimate: Estimate) -> np.ndarray:
-    """(m,) posterior means of a generalized model's expected responses, averaged over effects of new levels; NaN for incomplete rows."""
-    out = np.full(len(rows.X), np.nan)
-    for part in _batches(rows, estimate):
-        eta, variance = predictors(rows, estimate, part)
-        if variance.any():
-            sd = np.sqrt(variance)
-            out[part] = marginal.average(estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape).mean(axis=0)
-        else:
-            out[part] = estimate.distribution.mean(eta).mean(axis=0)
-    return out
+    def new_observations(self, part: np.ndarray) -> np.ndarray:
+        """(draws, rows of the part) variances that observations of a linear model add to their predictors."""
+        sigma = np.full(self.draws.beta.shape[:2], self.estimate.sigma) if self.draws.sigma is None else self.draws.sigma
+        variance = np.square(sigma).reshape(-1, 1) / (np.ones(len(part)) if self.rows.weights is None else self.rows.weights[part])
+        return np.asarray(variance + self.left_out(part))
 
+    def observations(self, eta: np.ndarray, level: float) -> list[np.ndarray]:
+        """Quantiles (complete rows,) at both ends of new observations of a generalized model over the draws.
 
-def predictors(rows: Rows, estimate: Estimate, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(draws, rows of the part) linear predictors, and the variances that new levels add to them."""
-    draws = estimate.draws
-    assert draws is not None
-    eta = _flat(draws.beta) @ rows.X[part].T
-    if rows.offset is not None:
-        eta = eta + rows.offset[part]
-    variance = np.zeros(eta.shape)
-    for t, (term, mask) in enumerate(zip(rows.terms, rows.keep, strict=True)):
-        if term is None or not mask.any():
-            continue
-        codes, values = term[0][part], term[1][part] * mask
-        new = codes < 0
-        effects = _flat(draws.effects[t])
-        for j in np.flatnonzero(mask):
-            eta += np.where(new, 0.0, values[:, j]) * effects[:, np.where(new, 0, codes), j]
-        if new.any():
-            variance[:, new] += _variance(estimate, t, values[new])
-    return np.asarray(eta), variance
+        Effects of new levels, and those left out, are drawn once per draw of the parameters.
+        """
+        rng = np.random.default_rng(SEED)
+        phi = self.estimate.phi if self.draws.phi is None else self.draws.phi.reshape(-1, 1)
+        w: np.ndarray | None = None
+        probabilities = tails(level)
+        found: list[list[np.ndarray]] = [[] for _ in probabilities]
+        for part in self._batches():
+            eta, variance = self.predictors(part)
+            variance = variance + self.left_out(part)
+            if variance.any():
+                eta = eta + np.sqrt(variance) * rng.standard_normal(eta.shape)
+            w = np.full(len(eta), 1.0 / len(eta)) if w is None else w
+            own = None if self.rows.weights is None else self.rows.weights[part]
+            for values, piece in zip(
+                found, predictive.mixture_quantiles(self.estimate.family, eta, w, probabilities, own, phi), strict=True
+            ):
+                values.append(piece)
+        return [np.concatenate(values) for values in found]
 
+    def left_out(self, part: np.ndarray) -> np.ndarray:
+        """(draws, rows of the part) variances of the random effects that are left out."""
+        variance = np.zeros((self.draws.count, len(part)))
+        for t, (term, mask) in enumerate(zip(self.rows.terms, self.rows.keep, strict=True)):
+            if term is not None and not mask.all():
+                variance = variance + self._variance(t, term[1][part] * ~mask)
+        return variance
 
-def new_observations(rows: Rows, estimate: Estimate, part: np.ndarray) -> np.ndarray:
-    """(draws, rows of the part) variances that observations of a linear model add to their predictors."""
-    draws = estimate.draws
-    assert draws is not None
-    sigma = np.full(draws.beta.shape[:2], estimate.sigma) if draws.sigma is None else draws.sigma
-    variance = np.square(sigma).reshape(-1, 1) / (np.ones(len(part)) if rows.weights is None else rows.weights[part])
-    return np.asarray(variance + left_out(rows, estimate, part))
+    def _batches(self) -> Iterator[np.ndarray]:
+        complete = np.flatnonzero(self.rows.complete)
+        step = max(1, BATCH // max(1, self.draws.count))
+        for first in range(0, len(complete), step):
+            yield complete[first : first + step]
 
-
-def observations(rows: Rows, estimate: Estimate, probabilities: tuple[float, ...]) -> list[np.ndarray]:
-    """Quantiles per probability, (complete rows,), of new observations of a generalized model over the draws.
-
-    Effects of new levels, and those left out, are drawn once per draw of the parameters.
-    """
-    assert estimate.draws is not None
-    rng = np.random.default_rng(SEED)
-    phi = estimate.phi if estimate.draws.phi is None else estimate.draws.phi.reshape(-1, 1)
-    w: np.ndarray | None = None
-    found: list[list[np.ndarray]] = [[] for _ in probabilities]
-    for part in _batches(rows, estimate):
-        eta, variance = predictors(rows, estimate, part)
-        variance = variance + left_out(rows, estimate, part)
-        if variance.any():
-            eta = eta + np.sqrt(variance) * rng.standard_normal(eta.shape)
-        w = np.full(len(eta), 1.0 / len(eta)) if w is None else w
-        own = None if rows.weights is None else rows.weights[part]
-        for values, piece in zip(found, predictive.mixture_quantiles(estimate.family, eta, w, probabilities, own, phi), strict=True):
-            values.append(piece)
-    return [np.concatenate(values) for values in found]
-
-
-def left_out(rows: Rows, estimate: Estimate, part: np.ndarray) -> np.ndarray:
-    """(draws, rows of the part) variances of the random effects that are left out."""
-    assert estimate.draws is not None
-    variance = np.zeros((int(np.prod(estimate.draws.beta.shape[:2])), len(part)))
-    for t, (term, mask) in enumerate(zip(rows.terms, rows.keep, strict=True)):
-        if term is not None and not mask.all():
-            variance = variance + _variance(estimate, t, term[1][part] * ~mask)
-    return variance
+    def _variance(self, t: int, values: np.ndarray) -> np.ndarray:
+        """(draws, m) z'Cov_d z of a new level of term t."""
+        return new_level_variance(self.draws.covariances[t], values)
 
 
 def mixture_quantile(mean: np.ndarray, variance: np.ndarray, p: float) -> np.ndarray:
@@ -191,9 +189,8 @@ def mixture_quantile(mean: np.ndarray, variance: np.ndarray, p: float) -> np.nda
     return q
 
 
-def normal_variance(rows: Rows, estimate: Estimate, beta_cov: np.ndarray) -> np.ndarray:
+def normal_variance(rows: Rows, estimate: PosteriorEstimate, beta_cov: np.ndarray) -> np.ndarray:
     """Variance of the predictor, one per complete row, from the posterior covariances of fixed and random effects."""
-    assert estimate.mode_cov is not None
     use = rows.complete
     X = rows.X[use]
     total = np.einsum("ij,jk,ik->i", X, beta_cov, X, optimize=True)
@@ -203,24 +200,15 @@ def normal_variance(rows: Rows, estimate: Estimate, beta_cov: np.ndarray) -> np.
         codes, values = term[0][use], term[1][use] * mask
         new = codes < 0
         own = np.einsum("mi,mij,mj->m", values, estimate.mode_cov[t][np.where(new, 0, codes)], values, optimize=True)
-        total = total + np.where(new, _variance(estimate, t, values).mean(axis=0), own)
+        total = total + np.where(new, new_level_variance(estimate.draws.covariances[t], values).mean(axis=0), own)
     return np.asarray(total)
 
 
-def _variance(estimate: Estimate, t: int, values: np.ndarray) -> np.ndarray:
-    """(draws, m) z'Cov_d z of a new level of term t."""
-    assert estimate.draws is not None
-    return np.maximum(np.einsum("mi,sij,mj->sm", values, _flat(estimate.draws.covariances[t]), values, optimize=True), 0.0)
+def new_level_variance(covariances: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(draws, m) z'Cov_d z of a new level, of covariances (chains, draws, k, k)."""
+    return np.maximum(np.einsum("mi,sij,mj->sm", values, _flat(covariances), values, optimize=True), 0.0)
 
 
 def _flat(values: np.ndarray) -> np.ndarray:
     """Chains one after another."""
     return values.reshape(values.shape[0] * values.shape[1], *values.shape[2:])
-
-
-def _batches(rows: Rows, estimate: Estimate) -> Iterator[np.ndarray]:
-    assert estimate.draws is not None
-    complete = np.flatnonzero(rows.complete)
-    step = max(1, BATCH // max(1, int(np.prod(estimate.draws.beta.shape[:2]))))
-    for first in range(0, len(complete), step):
-        yield complete[first : first + step]

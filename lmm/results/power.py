@@ -91,8 +91,10 @@ def power(
     """
     instance(fit, "power: fit", "Fit", "lmm.lmer() or lmm.glmer()")
     design, estimate = fit.design, fit.estimate
-    if estimate.draws is not None or ordinal.is_ordinal(estimate.family):
-        raise ArgumentError("power: for linear and generalized fits by maximum likelihood.")
+    refusal = "power: for linear and generalized fits by maximum likelihood."
+    estimate.require_likelihood(refusal)
+    if ordinal.is_ordinal(estimate.family):
+        raise ArgumentError(refusal)
     names = [coefficient] if isinstance(coefficient, str) else list(coefficient)
     for name in names:
         if name not in design.names:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -29,18 +29,17 @@ from lmm.formula.given import aligned, numeric
 from lmm.inference.ddf import Ddf
 from lmm.later import Later
 from lmm.model.conditional import prediction_variance
-from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-from lmm.results import marginal, ordinal, posterior_prediction
+from lmm.results import marginal, ordinal
 from lmm.results.coverage import check_level, t_quantile, tails
 from lmm.results.fixed import kept_positions
 from lmm.results.randomeffects import random_part
 from lmm.results.rows import align
-from lmm.results.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
     from lmm.inference import predictive
     from lmm.results import dependence
+    from lmm.results.uncertainty import Uncertainty
 else:
     predictive = Later("lmm.inference.predictive")
     dependence = Later("lmm.results.dependence")
@@ -73,11 +72,97 @@ class Rows:
     weights: np.ndarray | None
 
 
+class TBased(NamedTuple):
+    """Standard errors and degrees of freedom (m,) of the population's predictor."""
+
+    se: np.ndarray
+    df: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Averaged:
+    """Population averages of m rows: columns (m, k) of the random terms, and what their averages over new levels are.
+
+    ``eta`` (m,) are predictors of the population, ``sd`` (m,) the standard deviations of z'b over new levels, ``at`` the averages.
+    """
+
+    z: list[np.ndarray]
+    eta: np.ndarray
+    sd: np.ndarray
+    at: marginal.Average
+
+
+class Predictive(Protocol):
+    """Means, standard errors and intervals of rows."""
+
+    def expected(self, eta: np.ndarray) -> np.ndarray:
+        """(m,) expected responses, ``eta`` (m,) being linear predictors at the estimate."""
+
+    def observations(self, eta: np.ndarray, level: float) -> list[np.ndarray]:
+        """Ends (complete rows,) of intervals with equal tails for new observations of a generalized model."""
+
+    def limits(
+        self, eta: np.ndarray, on_response: bool, interval: str | None, level: float, over: Averaged | None, t_based: TBased | None
+    ) -> dict[str, np.ndarray]:
+        """``se``, with ``t_based`` also ``df``, and with an interval ``lower, upper``, each (m,), NaN for incomplete rows.
+
+        Parameters
+        ----------
+        eta : (m,) linear predictors at the estimate; of population averages what leads to these.
+        on_response : for means rather than linear predictors.
+        over : of population averages what they are averages over.
+        t_based : standard errors and degrees of freedom of the population's predictor.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class FromModes:
+    """Predictions from the estimate and the joint covariance of fixed effects and conditional modes."""
+
+    rows: Rows
+    known: Uncertainty
+
+    def expected(self, eta: np.ndarray) -> np.ndarray:
+        """Means at the predictors."""
+        return self.known.estimate.distribution.mean(eta)
+
+    def observations(self, eta: np.ndarray, level: float) -> list[np.ndarray]:
+        """Of the family's distributions averaged over normal predictors."""
+        rows, estimate, use = self.rows, self.known.estimate, self.rows.complete
+        sd = np.sqrt(self.known.error_variance(rows) + new_observation_variance(rows, estimate)[use])
+        weights = None if rows.weights is None else rows.weights[use]
+        _say_beyond(estimate, predictive.beyond(estimate.family, eta[use], sd))
+        return predictive.normal_quantiles(estimate.family, eta[use], sd, tails(level), weights, estimate.phi)
+
+    def limits(
+        self, eta: np.ndarray, on_response: bool, interval: str | None, level: float, over: Averaged | None, t_based: TBased | None
+    ) -> dict[str, np.ndarray]:
+        """Normal in the linear predictor, or of t's distribution, and carried to the response by the inverse link."""
+        estimate = self.known.estimate
+        variance = np.full(len(eta), np.nan)
+        if over is not None:
+            variance = average_variance(self.known, self.rows.X, eta, over)
+        elif t_based is not None:
+            variance = t_based.se**2
+        else:
+            variance[self.rows.complete] = self.known.error_variance(self.rows)
+        se = np.sqrt(variance)
+        columns = {"se": se * np.abs(estimate.distribution.mean_slope(eta)) if on_response else se}
+        if t_based is not None:
+            columns["df"] = t_based.df
+        if interval is None:
+            return columns
+        if interval == "prediction":
+            variance = variance + new_observation_variance(self.rows, estimate)
+        margin = t_quantile(level, np.array(np.inf) if t_based is None else t_based.df) * np.sqrt(variance)
+        ends = [eta - margin, eta + margin]
+        if on_response:
+            ends = [estimate.distribution.mean_limit(end) for end in ends]
+        return columns | {"lower": np.minimum(*ends), "upper": np.maximum(*ends)}
+
+
 def predict(
-    design: Design,
-    problem: Problem | GeneralizedProblem,
-    estimate: Estimate,
-    known: Uncertainty | None,
+    known: Uncertainty,
     newdata: Any = None,
     re_form: Any = None,
     type: str = "response",
@@ -91,9 +176,9 @@ def predict(
 ) -> pd.Series | pd.DataFrame:
     """Predicted values; with ``se_fit`` or ``interval`` a DataFrame ``fit, se, lower, upper``. See :meth:`lmm.Fit.predict`.
 
-    ``known`` may be None where neither is asked for; ``average`` is ``marginal=True``, ``degrees`` gives degrees of freedom
-    for t intervals.
+    ``average`` is ``marginal=True``, ``degrees`` gives degrees of freedom for t intervals.
     """
+    design, estimate = known.design, known.estimate
     categories = ordinal.is_ordinal(estimate.family)
     if type not in TYPES and not categories:
         raise ArgumentError(f"predict: type={type!r} is not one of {', '.join(map(repr, TYPES))}.{nearest(type, TYPES)}")
@@ -115,49 +200,27 @@ def predict(
     if weights is not None:
         rows = replace(rows, weights=_new_weights(newdata, weights, len(rows.X)))
     eta = predictor(rows, estimate)
-    if type == "response":
+    on_response = type == "response"
+    if on_response:
         rows = _possible(rows, estimate, eta)
     wanted = se_fit or interval is not None
     t_based = _t_based(rows, degrees, estimate, interval, wanted, any(mask.any() for mask in keep))
-    observed = None
+    observed: dict[str, np.ndarray] = {}
     if everything and estimate.family is not None:
-        assert known is not None
-        observed = new_observations(rows, problem, estimate, known, eta, level)
-    sampled = wanted and posterior_prediction.from_draws(rows, estimate)
-    variance = np.full(len(eta), np.nan)
-    z: list[np.ndarray] | None = None
+        observed, interval = new_observations(rows, known, eta, level), None
+    over = None
     if average and estimate.family is not None:
         z, complete = random_values(design, newdata)
         rows = replace(rows, complete=rows.complete & complete)
         eta[~complete] = np.nan
-        eta, spread = averaged(design, estimate, known if wanted and not sampled else None, rows.X, z, eta)
-        variance = variance if spread is None else spread
-    elif t_based is not None:
-        variance = t_based[0] ** 2
-    elif wanted and not sampled:
-        assert known is not None
-        variance[rows.complete] = error_variance(rows, problem, estimate, known)
-    on_response = type == "response"
-    columns = {"fit": estimate.distribution.mean(eta) if on_response else eta}
-    if on_response and estimate.family is not None and not average and posterior_prediction.from_draws(rows, estimate):
-        columns["fit"] = posterior_prediction.expected(rows, estimate)
-    if sampled:
-        columns |= posterior_prediction.limits(rows, estimate, on_response, interval if observed is None else None, level, z)
-    elif wanted:
-        se = np.sqrt(variance)
-        columns["se"] = se * np.abs(estimate.distribution.mean_slope(eta)) if on_response else se
-    if t_based is not None:
-        columns["df"] = t_based[1]
-    if observed is not None:
-        columns |= {"lower": observed[0], "upper": observed[1]}
-    elif interval is not None and not sampled:
-        if everything:
-            variance = variance + new_observation_variance(rows, estimate)
-        margin = t_quantile(level, np.array(np.inf) if t_based is None else t_based[1]) * np.sqrt(variance)
-        ends = [eta - margin, eta + margin]
-        if on_response:
-            ends = [estimate.distribution.mean_limit(end) for end in ends]
-        columns |= {"lower": np.minimum(*ends), "upper": np.maximum(*ends)}
+        over = averaged(estimate, z, eta)
+        eta = estimate.family.link.link(over.at.mean)
+    source = known.predictive(rows)
+    columns = {"fit": eta}
+    if on_response:
+        columns["fit"] = source.expected(eta) if over is None else estimate.distribution.mean(eta)
+    if wanted:
+        columns |= source.limits(eta, on_response, interval, level, over, t_based) | observed
     values = np.column_stack(list(columns.values()))
     if newdata is None:
         values, index = align(design, values)
@@ -238,10 +301,8 @@ def predictor(rows: Rows, estimate: Estimate) -> np.ndarray:
     return np.asarray(eta) if rows.complete.all() else np.where(rows.complete, eta, np.nan)
 
 
-def error_variance(rows: Rows, problem: Problem | GeneralizedProblem, estimate: Estimate, known: Uncertainty) -> np.ndarray:
-    """Variance of the predictor's error, one per complete row."""
-    if known.draws is not None and estimate.mode_cov is not None:
-        return posterior_prediction.normal_variance(rows, estimate, known.beta)
+def error_variance(rows: Rows, known: Uncertainty) -> np.ndarray:
+    """Variance of the predictor's error, one per complete row, by the joint covariance of fixed effects and modes."""
     X = rows.X[rows.complete]
     if not any(mask.any() for mask in rows.keep):
         return np.einsum("ij,jk,ik->i", X, known.beta, X, optimize=True)
@@ -252,7 +313,7 @@ def error_variance(rows: Rows, problem: Problem | GeneralizedProblem, estimate: 
         else:
             codes, values = term[0][rows.complete], term[1][rows.complete]
             terms.append((codes if mask.any() else np.zeros_like(codes), values if mask.all() else values * mask))
-    return np.asarray(prediction_variance(problem, estimate, X, terms))
+    return np.asarray(prediction_variance(known.problem, known.estimate, X, terms))
 
 
 def new_observation_variance(rows: Rows, estimate: Estimate) -> np.ndarray:
@@ -265,24 +326,12 @@ def new_observation_variance(rows: Rows, estimate: Estimate) -> np.ndarray:
     return np.asarray(estimate.scale2 * total)
 
 
-def new_observations(
-    rows: Rows, problem: Problem | GeneralizedProblem, estimate: Estimate, known: Uncertainty, eta: np.ndarray, level: float
-) -> list[np.ndarray]:
-    """Ends (m,) of intervals with equal tails for new observations of a generalized model, NaN for incomplete rows."""
-    out = [np.full(len(eta), np.nan), np.full(len(eta), np.nan)]
-    use = rows.complete
-    if not use.any():
-        return out
-    if posterior_prediction.from_draws(rows, estimate):
-        found = posterior_prediction.observations(rows, estimate, tails(level))
-    else:
-        left_out = new_observation_variance(rows, estimate)[use]
-        sd = np.sqrt(error_variance(rows, problem, estimate, known) + left_out)
-        weights = None if rows.weights is None else rows.weights[use]
-        _say_beyond(estimate, predictive.beyond(estimate.family, eta[use], sd))
-        found = predictive.normal_quantiles(estimate.family, eta[use], sd, tails(level), weights, estimate.phi)
-    for values, ends in zip(out, found, strict=True):
-        values[use] = ends
+def new_observations(rows: Rows, known: Uncertainty, eta: np.ndarray, level: float) -> dict[str, np.ndarray]:
+    """``lower, upper`` (m,), the ends of intervals with equal tails for new observations, NaN for incomplete rows."""
+    out = {name: np.full(len(eta), np.nan) for name in ("lower", "upper")}
+    if rows.complete.any():
+        for values, ends in zip(out.values(), known.predictive(rows).observations(eta, level), strict=True):
+            values[rows.complete] = ends
     return out
 
 
@@ -347,7 +396,7 @@ def _new_weights(newdata: Any, weights: Any, m: int) -> np.ndarray:
 
 def _t_based(
     rows: Rows, degrees: Callable[[], Ddf] | None, estimate: Estimate, interval: str | None, wanted: bool, with_effects: bool
-) -> tuple[np.ndarray, np.ndarray] | None:
+) -> TBased | None:
     """Standard errors and degrees of freedom (m,) of the population's predictor, where a method for them was named."""
     if degrees is None:
         return None
@@ -359,7 +408,7 @@ def _t_based(
         column = np.full(len(rows.X), np.nan)
         column[rows.complete] = values
         out.append(column)
-    return out[0], out[1]
+    return TBased(*out)
 
 
 def _check_marginal(estimate: Estimate, keep: tuple[np.ndarray, ...], type: str) -> None:
@@ -380,21 +429,20 @@ def random_values(design: Design, newdata: Any) -> tuple[list[np.ndarray], np.nd
     return [np.where(mask[:, None], values, 0.0) for values, mask in found], complete
 
 
-def averaged(
-    design: Design, estimate: Estimate, known: Uncertainty | None, X: np.ndarray, z: list[np.ndarray], eta: np.ndarray
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Population averages carried back to the scale of eta, and their variances there where ``known`` is given.
+def averaged(estimate: Estimate, z: list[np.ndarray], eta: np.ndarray) -> Averaged:
+    """Population averages at predictors eta (m,) of the population."""
+    sd = marginal.predictor_sd(estimate, z)
+    return Averaged(z, eta, sd, marginal.average(estimate.family, eta, sd))
+
+
+def average_variance(known: Uncertainty, X: np.ndarray, eta: np.ndarray, over: Averaged) -> np.ndarray:
+    """Variances (m,) of population averages carried back to predictors ``eta``.
 
     The averages depend on all of (theta, beta): their variances are those of the delta method, given theta where there
     is no joint covariance.
     """
-    family = estimate.family
-    sd = marginal.predictor_sd(estimate, z)
-    at = marginal.average(family, eta, sd)
-    back = family.link.link(at.mean)
-    if known is None:
-        return back, None
-    slopes = marginal.gradient(design, estimate, X, z, sd, at) / estimate.distribution.mean_slope(back)[:, None]
+    estimate = known.estimate
+    slopes = marginal.gradient(known.design, estimate, X, over.z, over.sd, over.at) / estimate.distribution.mean_slope(eta)[:, None]
     m, p = len(estimate.theta), len(estimate.beta)
     cov, slopes = (known.beta, slopes[:, m : m + p]) if known.joint is None else (known.joint, slopes)
-    return back, np.einsum("ij,jk,ik->i", slopes, cov, slopes, optimize=True)
+    return np.einsum("ij,jk,ik->i", slopes, cov, slopes, optimize=True)

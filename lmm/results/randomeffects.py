@@ -6,8 +6,6 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design
-from lmm.model.conditional import covariances
-from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 
 
@@ -17,11 +15,6 @@ def conditional_modes(design: Design, estimate: Estimate) -> dict[str, pd.DataFr
         term.group: pd.DataFrame(np.array(modes), index=pd.Index(term.levels, name=term.group), columns=list(term.columns))
         for term, modes in zip(design.terms, estimate.modes, strict=True)
     }
-
-
-def mode_covariances(problem: Problem | GeneralizedProblem, estimate: Estimate) -> tuple[np.ndarray, ...]:
-    """Per term (J, k, k): posterior covariances where the method gives them, else those given the data and theta."""
-    return covariances(problem, estimate) if estimate.mode_cov is None else estimate.mode_cov
 
 
 def level_coefficients(design: Design, estimate: Estimate) -> dict[str, pd.DataFrame]:

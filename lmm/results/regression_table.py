@@ -60,7 +60,7 @@ class TableModel:
 
 def table_model(design: Design, estimate: Estimate, table: pd.DataFrame, ddf: str | None) -> TableModel:
     """The column that belongs to a table of coefficients made with ``ddf``."""
-    spread = "posterior" if estimate.draws is not None else (ddf or "Wald")
+    spread = ddf or estimate.kind_of_covariance
     return TableModel(design.response, coefficients(table), statistics(design, estimate), spread)
 
 

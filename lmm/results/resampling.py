@@ -64,13 +64,11 @@ class Resampling(Parameters):
             arguments.choice(boot_type, "confint: boot_type", bootstrap.TYPES)
         if method is None and self.estimate.quasi:
             method = "wald"  # no likelihood to profile
-        method = intervals.method_name(self._uncertainty, method)
+        method = self._uncertainty.interval_method(method)
         if method == "boot":
             table = self._fit.bootstrap(nsim, rng=rng).confint(level, boot_type)
-            return intervals.bootstrapped(self.design, self.estimate, self._uncertainty, table, parm, ddf)
-        return intervals.confidence_intervals(
-            self.design, self.problem, self._method, self.estimate, self._uncertainty, method, level, parm, ddf
-        )
+            return intervals.bootstrapped(self._uncertainty, table, parm, ddf)
+        return intervals.confidence_intervals(self._uncertainty, method, level, parm, ddf)
 
     def profile(self, parm: str | Sequence[str] | None = None, level: float = 0.99) -> profiles.Profile:
         """Profile likelihood of every parameter, or of those of ``parm``.
@@ -94,9 +92,9 @@ class Resampling(Parameters):
         >>> fit.profile("Days").confint().round(2).to_numpy().tolist()
         [[7.36, 13.58]]
         """
-        places = None if parm is None else intervals.profile_places(self.design, self.estimate, self._uncertainty, parm)
+        places = None if parm is None else intervals.profile_places(self._uncertainty, parm)
         return profiles.profile(self.design, self.problem, self._method, self.estimate, places, level)
 
     def conf_int(self, method: str | None = None, level: float = 0.95, **options: Any) -> pd.DataFrame:
         """:meth:`confint` with the normal intervals that statsmodels gives by this name, or those of the posterior."""
-        return self.confint(method or ("wald" if self.draws is None else None), level, **options)
+        return self.confint(method or self._uncertainty.plain_method, level, **options)

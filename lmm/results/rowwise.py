@@ -125,10 +125,7 @@ class Rowwise(Parameters):
         if spread is not None:
             return spread
         return prediction.predict(
-            self.design,
-            self.problem,
-            self.estimate,
-            self._uncertainty if se_fit or interval is not None else None,
+            self._uncertainty,
             newdata,
             re_form,
             type,

@@ -41,8 +41,9 @@ def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random
             "simulate: quasi-likelihood estimates a variance and no distribution, so that there is nothing to draw responses from (nor to "
             "bootstrap or to check residuals by); fit a family that has its own dispersion, such as negative_binomial."
         )
-    if estimate.draws is not None and (estimate.draws.effects or not use_u):
-        return _predictive(design, estimate, estimate.draws, nsim, rng, use_u)
+    draws = estimate.draws_for(effects=use_u)
+    if draws is not None:
+        return _predictive(design, estimate, draws, nsim, rng, use_u)
     mean = linear_predictor(design, estimate) if use_u else fixed_predictor(design, estimate)
     family = estimate.family
     scale = estimate.sigma if family is not None or design.weights is None else estimate.sigma / np.sqrt(design.weights)

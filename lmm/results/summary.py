@@ -16,11 +16,11 @@ from lmm.design.records import Design
 from lmm.inference.ddf import TITLES, Ddf
 from lmm.model.records import Estimate
 from lmm.results import criteria, fixed, generalized, ordinal, rows
-from lmm.results.coefficients import LEGEND, coefficient_table, coefficients_as_text
+from lmm.results.coefficients import LEGEND, coefficients_as_text
 from lmm.results.notes import notes
 from lmm.results.numberformat import abbreviate, format_column, zap_small
 from lmm.results.render import Table, html_escape, html_lines, latex_escape, markdown_code, markdown_escape
-from lmm.results.uncertainty import Uncertainty, dispersion_se
+from lmm.results.uncertainty import Uncertainty
 from lmm.results.varcorr import varcorr
 
 #: correlations of the fixed effects are printed up to this many coefficients.
@@ -161,7 +161,7 @@ class Summary:
 
 def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.ndarray, ddf: Ddf | None = None) -> Summary:
     """Collect and format every part of the summary; ``eta`` (n,) are linear predictors at the conditional modes."""
-    coefficients = coefficient_table(design, estimate, known, ddf)
+    coefficients = known.coefficient_table(ddf)
     residuals = residual_quantiles(design, estimate, eta)
     components = varcorr(design, estimate)
     correlation = correlation_of_fixed_effects(design, known.beta if ddf is None else ddf.cov)
@@ -186,7 +186,7 @@ def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.nd
         residuals=None if residuals is None else residuals_as_text(residuals),
         random=components.table(DIGITS, variances=True),
         counts=counts_line(design),
-        fixed=coefficients_as_text(coefficients, DIGITS, spread_title(estimate)),
+        fixed=coefficients_as_text(coefficients, DIGITS, estimate.spread),
         correlation=None if hidden or p < 2 else correlation_as_text(correlation),
         correlation_note=hidden,
         notes=(*notes(design, estimate), *(text for text in (known.message, None if ddf is None else ddf.message) if text)),
@@ -234,13 +234,6 @@ def tests_line(ddf: Ddf | None) -> str:
     return "" if ddf is None or ddf.method is None else f". t-tests use {TITLES[ddf.method]}"
 
 
-def spread_title(estimate: Estimate) -> str:
-    """What stands beside the estimates."""
-    if estimate.report is not None:
-        return estimate.report.spread
-    return "Std. Error" if estimate.draws is None else "Posterior SD"
-
-
 def family_line(estimate: Estimate) -> str:
     """``binomial  ( logit )``; a negative binomial with its theta."""
     family = estimate.family
@@ -257,8 +250,8 @@ def scale_lines(design: Design, estimate: Estimate, known: Uncertainty, eta: np.
     if family.has_dispersion:
         name = "Dispersion parameter" if family.dispersion_name == "dispersion" else f"Parameter {family.dispersion_name}"
         line = f"{name} of the {family.title} family: {format_column([estimate.phi], DIGITS)[0]}"
-        se = dispersion_se(estimate, known)
-        return [f"{line} ({spread_title(estimate)} {format_column([se], DIGITS)[0]})" if np.isfinite(se) else line]
+        se = known.dispersion_se()
+        return [f"{line} ({estimate.spread} {format_column([se], DIGITS)[0]})" if np.isfinite(se) else line]
     if generalized.tells_overdispersion(design, estimate):
         ratio = generalized.overdispersion(design, estimate, eta)
         return [f"Overdispersion (Pearson chi-squared / df.resid): {format_column([ratio], DIGITS)[0]}"]

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lmm.later import Later
-from lmm.results import coefficients
 from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
-    from lmm.results import contrasts, term_tests
+    from lmm.results import term_tests
 else:
-    contrasts = Later("lmm.results.contrasts")
     term_tests = Later("lmm.results.term_tests")
 
 
@@ -43,7 +41,7 @@ class Testing(Parameters):
         >>> fit.coef_table(ddf="satterthwaite")["df"].round(3).tolist()
         [17.0, 17.0]
         """
-        return coefficients.coefficient_table(self.design, self.estimate, self._uncertainty, self._ddf(ddf))
+        return self._uncertainty.coefficient_table(self._ddf(ddf))
 
     def anova(self, type: int | str = 3, ddf: str | None = "auto") -> pd.DataFrame:
         """Tests of the terms of the fixed part, one row per term.
@@ -107,6 +105,4 @@ class Testing(Parameters):
         >>> fit.contrast("Days = 10")[["estimate", "df", "p_value"]].round(3).loc["Days = 10"].tolist()
         [10.467, 17.0, 0.766]
         """
-        if self.draws is not None:
-            return contrasts.drawn_contrasts(self.design, self.draws, L, rhs, joint, level)
-        return contrasts.contrast_table(self.design, self.estimate, self._ddf(ddf, "contrast"), L, rhs, joint, level)
+        return self._uncertainty.contrast(L, rhs, lambda: self._ddf(ddf), joint, level)

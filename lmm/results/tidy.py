@@ -10,16 +10,12 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.inference.ddf import Ddf
-from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results import criteria, generalized, ordinal
-from lmm.results.coefficients import coefficient_table
-from lmm.results.coverage import normal_quantile, tails
-from lmm.results.fixed import deviations, fixed_effects, normal_p_values
-from lmm.results.fixed import standard_errors as coefficient_errors
-from lmm.results.randomeffects import mode_covariances
+from lmm.results.coverage import check_level
+from lmm.results.fixed import deviations, normal_p_values
 from lmm.results.rows import align, fitted, fixed_predictor, residuals
-from lmm.results.uncertainty import Uncertainty, standard_errors
+from lmm.results.uncertainty import Uncertainty
 from lmm.results.varcorr import varcorr
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals")
@@ -27,9 +23,6 @@ COLUMNS = ("effect", "group", "level", "term", "estimate", "std_error", "statist
 
 
 def tidy(
-    design: Design,
-    problem: Problem | GeneralizedProblem,
-    estimate: Estimate,
     known: Uncertainty,
     effects: str | Sequence[str],
     conf_level: float,
@@ -44,39 +37,36 @@ def tidy(
     for effect in wanted:
         if effect not in EFFECTS:
             raise ArgumentError(f"tidy: effects={effect!r} is not one of {', '.join(map(repr, EFFECTS))}.{nearest(effect, EFFECTS)}")
-    quantile = normal_quantile(conf_level)
+    check_level(conf_level)
     parts = []
     for effect in wanted:
         if effect == "fixed":
-            part = fixed_rows(design, estimate, known, ddf)
+            part = fixed_rows(known, ddf)
         elif effect == "ran_pars":
-            part = parameter_rows(design, estimate, known)
+            part = parameter_rows(known)
         else:
-            part = mode_rows(design, problem, estimate)
+            part = mode_rows(known)
         if limits is not None:
-            part["conf_low"], part["conf_high"] = conf_limits(design, estimate, known, effect, part, limits, quantile, conf_level)
+            part["conf_low"], part["conf_high"] = conf_limits(known, effect, part, limits, conf_level)
         parts.append(part)
     present = {column for part in parts for column in part}
     return pd.concat(parts, ignore_index=True).reindex(columns=[c for c in COLUMNS if c in present])
 
 
-def fixed_rows(design: Design, estimate: Estimate, known: Uncertainty, ddf: Ddf | None) -> pd.DataFrame:
+def fixed_rows(known: Uncertainty, ddf: Ddf | None) -> pd.DataFrame:
     """``effect, term, estimate, std_error, statistic`` per coefficient, ``df, p_value`` where there are such; thresholds after them."""
-    if known.draws is None:
-        table = coefficient_table(design, estimate, known, ddf)
-    else:
-        table = pd.concat([fixed_effects(design, estimate), coefficient_errors(design, known.beta)], axis=1)
+    table = known.coefficient_errors(ddf)
     out = pd.DataFrame({"effect": "fixed", "term": table.index, **{c: table[c].to_numpy() for c in table}})
-    if not ordinal.is_ordinal(estimate.family):
+    if not ordinal.is_ordinal(known.estimate.family):
         return out
-    own = ordinal.threshold_table(estimate, known)
+    own = ordinal.threshold_table(known.estimate, known)
     own["p_value"] = normal_p_values(own["statistic"])
     return pd.concat([out, own.rename_axis("term").reset_index().assign(effect="threshold")], ignore_index=True)
 
 
-def parameter_rows(design: Design, estimate: Estimate, known: Uncertainty) -> pd.DataFrame:
+def parameter_rows(known: Uncertainty) -> pd.DataFrame:
     """Standard deviations ``sd__Days`` and correlations ``cor__Intercept.Days``, the residual as ``sd__Observation``."""
-    frame = varcorr(design, estimate).to_frame()
+    frame = varcorr(known.design, known.estimate).to_frame()
     terms = []
     for first, second in zip(frame["var1"], frame["var2"], strict=True):
         if first is None:
@@ -85,37 +75,32 @@ def parameter_rows(design: Design, estimate: Estimate, known: Uncertainty) -> pd
             names = [name for name in (first, second) if name]
             terms.append("__".join(["sd" if second is None else "cor", *filter(None, [".".join(names)])]))
     out = pd.DataFrame({"effect": "ran_pars", "group": frame["grp"], "term": terms, "estimate": frame["sdcor"]})
-    return out.assign(std_error=standard_errors(design, estimate, known))
+    return out.assign(std_error=known.standard_errors())
 
 
-def conf_limits(
-    design: Design,
-    estimate: Estimate,
-    known: Uncertainty,
-    effect: str,
-    part: pd.DataFrame,
-    limits: pd.DataFrame,
-    quantile: float,
-    level: float,
-) -> tuple[np.ndarray, np.ndarray]:
+def conf_limits(known: Uncertainty, effect: str, part: pd.DataFrame, limits: pd.DataFrame, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Limits for the rows of one kind of effect: conditional modes have normal ones, or quantiles of their draws."""
+    design, estimate = known.design, known.estimate
     if effect == "ran_vals":
-        if known.draws is not None and known.draws.groups:
-            draws = [known.draws.effects(term.group) for term in design.terms]
-            low, high = (np.concatenate([np.quantile(own, q, axis=(0, 1)).ravel() for own in draws]) for q in tails(level))
-            return low, high
-        value, error = part["estimate"].to_numpy(), part["std_error"].to_numpy()
-        return value - quantile * error, value + quantile * error
+        errors = part["std_error"].to_numpy()
+        lower, upper, start = [], [], 0
+        for t, term in enumerate(design.terms):
+            stop = start + term.J * term.k
+            low, high = known.effect_limits(t, errors[start:stop].reshape(term.J, term.k), level)
+            lower.append(low.ravel())
+            upper.append(high.ravel())
+            start = stop
+        return np.concatenate(lower), np.concatenate(upper)
     names = varcorr(design, estimate).names
     q = len(limits) - len(design.all_names) - len(ordinal.threshold_names(estimate))
     table = limits.iloc[:q].reindex(names) if effect == "ran_pars" else limits.iloc[q:]
     return table["lower"].to_numpy(), table["upper"].to_numpy()
 
 
-def mode_rows(design: Design, problem: Problem | GeneralizedProblem, estimate: Estimate) -> pd.DataFrame:
+def mode_rows(known: Uncertainty) -> pd.DataFrame:
     """Conditional modes with conditional standard deviations, one row per level and column."""
     parts = []
-    for term, modes, cov in zip(design.terms, estimate.modes, mode_covariances(problem, estimate), strict=True):
+    for term, modes, cov in zip(known.design.terms, known.estimate.modes, known.mode_covariances(), strict=True):
         sd = deviations(cov)
         parts.append(
             pd.DataFrame(

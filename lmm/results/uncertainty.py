@@ -1,40 +1,49 @@
-"""Covariance of all parameters of a fit, from the exact Hessian of -2 log-likelihood.
+"""How far the parameters of a fit may be off: what tables, intervals and predictions ask, of a likelihood and of any kind of fit.
 
-Of a generalized fit the joint covariance over (theta, beta, log phi) is twice the inverse of the Hessian. The fixed
-effects' block carries the uncertainty of theta. With nAGQ=0 the fixed effects have the covariance given theta alone. Of a
-linear fit fixed effects and variance parameters (theta, log sigma) are asymptotically independent. Standard deviations and
-correlations of the random effects get standard errors by the delta method, from dG = dT T' + T dT'.
+Of a generalized fit the joint covariance over (theta, beta, log phi) is twice the inverse of the exact Hessian of
+-2 log-likelihood. The fixed effects' block carries the uncertainty of theta. With nAGQ=0 the fixed effects have the covariance
+given theta alone. Of a linear fit fixed effects and variance parameters (theta, log sigma) are asymptotically independent.
+Standard deviations and correlations of the random effects get standard errors by the delta method, from dG = dT T' + T dT'.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design
-from lmm.errors import ArgumentError
-from lmm.estimators import chain_diagnostics
+from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.estimators.base import Estimator
+from lmm.inference.ddf import Ddf
 from lmm.later import Later
 from lmm.linalg import threads
+from lmm.model.conditional import covariances
+from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-from lmm.results.draws import PosteriorDraws
-from lmm.results.naming import in_table_order, theta_names
+from lmm.results import fixed
+from lmm.results.coverage import normal_quantile
+from lmm.results.naming import in_table_order, parameter_names, theta_names
 from lmm.results.varcorr import varcorr
 
 if TYPE_CHECKING:
     from lmm.inference import variance_parameters
+    from lmm.results import contrasts, intervals, prediction
+    from lmm.results.draws import PosteriorDraws
 else:
+    contrasts = Later("lmm.results.contrasts")
+    intervals = Later("lmm.results.intervals")
+    prediction = Later("lmm.results.prediction")
     variance_parameters = Later("lmm.inference.variance_parameters")
 
 
 @dataclass(frozen=True, eq=False)
-class Uncertainty:
+class Covariances:
     """Covariances of the parameters.
 
     Attributes
@@ -42,41 +51,282 @@ class Uncertainty:
     beta : (p, p) covariance of the fixed effects.
     joint : covariance of (theta, beta, log phi), zero rows for a theta on its boundary; None when there is none.
     message : why ``joint`` is missing although the model should have it, else None.
-    draws : of a posterior, its named draws; ``beta`` is the posterior covariance then.
-    variances : of a linear fit what gives the covariance (m + 1, m + 1) of (theta, log sigma), computed when it is first asked for.
     """
 
     beta: np.ndarray
     joint: np.ndarray | None = None
     message: str | None = None
-    draws: PosteriorDraws | None = None
-    variances: Callable[[], np.ndarray] | None = None
 
 
-def uncertainty(design: Design, problem: Any, estimator: Estimator, estimate: Estimate) -> Uncertainty:
-    """Covariances at an estimate; those given theta where the Hessian is of no use."""
-    given_theta = np.asarray(estimate.scale2 * estimate.beta_cov_unscaled)
-    if estimate.draws is not None:
-        return Uncertainty(given_theta, draws=PosteriorDraws(design, estimate))
-    if estimate.family is None and estimate.n_parameters > len(estimate.beta):  # else the variances were given
-        return Uncertainty(given_theta, variances=cache(lambda: variance_parameters.covariance(problem, estimator, estimate)))
-    if estimate.family is None or estimate.nagq == 0:
-        return Uncertainty(given_theta)
-    try:
-        with threads.limited():
-            joint = estimator.covariance(problem, estimate)
-    except np.linalg.LinAlgError:
-        joint = np.full((1, 1), np.nan)
-    if joint is None:
-        return Uncertainty(given_theta)
-    if is_covariance(joint):
-        m, p = len(estimate.theta), len(estimate.beta)
-        return Uncertainty(joint[m : m + p, m : m + p], joint)
-    message = (
-        "The Hessian of the log-likelihood is not positive definite at the estimates; the standard errors of the fixed effects are those "
-        "given the variance parameters, which have none."
-    )
-    return Uncertainty(given_theta, None, message)
+@dataclass(frozen=True, eq=False)
+class Uncertainty(ABC):
+    """What a fit says of the uncertainty of its numbers; nothing is computed before it is asked for."""
+
+    #: methods of intervals, the default first, and the method of normal intervals that go with a table
+    methods: ClassVar[tuple[str, ...]]
+    plain_method: ClassVar[str]
+
+    design: Design
+    problem: Problem | GeneralizedProblem
+    estimator: Estimator
+    estimate: Estimate
+
+    @property
+    def given_theta(self) -> np.ndarray:
+        """The covariance (p, p) that belongs to the estimate itself: given theta, or of a posterior."""
+        return np.asarray(self.estimate.scale2 * self.estimate.beta_cov_unscaled)
+
+    @property
+    @abstractmethod
+    def beta(self) -> np.ndarray:
+        """(p, p) covariance of the fixed effects."""
+
+    @property
+    def joint(self) -> np.ndarray | None:
+        """Covariance of (theta, beta, log phi), zero rows for a theta on its boundary; None when there is none."""
+        return None
+
+    @property
+    def message(self) -> str | None:
+        """What has come out about the covariances so far that the user should know, else None."""
+        return None
+
+    @property
+    def draws(self) -> PosteriorDraws | None:
+        """The named draws of a posterior."""
+        return None
+
+    @property
+    @abstractmethod
+    def variance_names(self) -> list[str]:
+        """Names of the variance parameters in tables of intervals."""
+
+    @abstractmethod
+    def full_covariance(self, beta: np.ndarray) -> pd.DataFrame:
+        """The covariance of all parameters by name, ``beta`` (p, p) being that of the fixed effects; ArgumentError where there is none."""
+
+    @abstractmethod
+    def standard_errors(self) -> np.ndarray:
+        """Standard errors of the rows of ``VarCorr.to_frame()`` (``sdcor``); NaN on a boundary and where nothing is known."""
+
+    @abstractmethod
+    def dispersion_se(self) -> float:
+        """Standard error of the dispersion parameter phi; NaN where nothing is known."""
+
+    @abstractmethod
+    def mode_covariances(self) -> tuple[np.ndarray, ...]:
+        """Per term (J, k, k) covariances of the random effects."""
+
+    @abstractmethod
+    def effect_limits(self, t: int, sd: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """Limits (J, k) of the random effects of a term; ``sd`` (J, k) are the roots of their variances in ``mode_covariances``."""
+
+    @abstractmethod
+    def effect_scale(self, t: int) -> np.ndarray:
+        """(J, k) standard deviations that the modes of a term should have if the model holds; NaN for a variance of zero."""
+
+    @abstractmethod
+    def coefficient_limits(self, level: float) -> pd.DataFrame:
+        """``lower, upper`` of the coefficients, by ``plain_method``."""
+
+    @abstractmethod
+    def variance_limits(self, level: float) -> pd.DataFrame:
+        """Normal limits of standard deviations and correlations on the scales of their logarithm and of atanh."""
+
+    @abstractmethod
+    def intervals(self, method: str, level: float, places: list[int], ddf: str | None) -> pd.DataFrame:
+        """``lower, upper`` of some rows of the table of all parameters, by one of ``methods``."""
+
+    @abstractmethod
+    def coefficient_table(self, ddf: Ddf | None) -> pd.DataFrame:
+        """One row per coefficient: see :meth:`lmm.Fit.coef_table`."""
+
+    @abstractmethod
+    def coefficient_errors(self, ddf: Ddf | None) -> pd.DataFrame:
+        """``estimate, std_error`` per coefficient, and the tests that there are."""
+
+    @abstractmethod
+    def contrast(self, L: Any, rhs: Any, ddf: Callable[[], Ddf], joint: bool, level: float) -> pd.DataFrame:
+        """Linear functions of the fixed effects: see :meth:`lmm.Fit.contrast`."""
+
+    @abstractmethod
+    def error_variance(self, rows: prediction.Rows) -> np.ndarray:
+        """Variance of the predictor's error, one per complete row."""
+
+    def predictive(self, rows: prediction.Rows) -> prediction.Predictive:
+        """What gives means, standard errors and intervals of these rows."""
+        return prediction.FromModes(rows, self)
+
+    def interval_method(self, method: str | None) -> str:
+        """The method of intervals asked for, or the best that the fit has."""
+        method = self.methods[0] if method is None else method
+        if method not in self.methods:
+            options = ", ".join(map(repr, self.methods))
+            raise ArgumentError(f"confint(method={method!r}) is not one of {options}.{nearest(str(method), self.methods)}")
+        return method
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihood(Uncertainty):
+    """Uncertainty by the Hessian of a likelihood, or given theta where the Hessian is of no use."""
+
+    methods: ClassVar[tuple[str, ...]] = ("profile", "wald", "boot")
+    plain_method: ClassVar[str] = "wald"
+
+    @cached_property
+    def _covariances(self) -> Covariances:
+        """Covariances at the estimate; a warning tells where they should be more than those given theta."""
+        estimate = self.estimate
+        if estimate.family is None or estimate.nagq == 0:
+            return Covariances(self.given_theta)
+        try:
+            with threads.limited():
+                joint = self.estimator.covariance(self.problem, estimate)
+        except np.linalg.LinAlgError:
+            joint = np.full((1, 1), np.nan)
+        if joint is None:
+            return Covariances(self.given_theta)
+        if is_covariance(joint):
+            m, p = len(estimate.theta), len(estimate.beta)
+            return Covariances(joint[m : m + p, m : m + p], joint)
+        message = (
+            "The Hessian of the log-likelihood is not positive definite at the estimates; the standard errors of the fixed effects are "
+            "those given the variance parameters, which have none."
+        )
+        warn(message, ConvergenceWarning)
+        return Covariances(self.given_theta, None, message)
+
+    @cached_property
+    def _variances(self) -> np.ndarray:
+        """Covariance (m + 1, m + 1) of (theta, log sigma) of a linear fit."""
+        return variance_parameters.covariance(self.problem, self.estimator, self.estimate)
+
+    @property
+    def beta(self) -> np.ndarray:
+        """(p, p) covariance of the fixed effects."""
+        return self._covariances.beta
+
+    @property
+    def joint(self) -> np.ndarray | None:
+        """Covariance of (theta, beta, log phi) of a generalized fit."""
+        return self._covariances.joint
+
+    @property
+    def message(self) -> str | None:
+        """Why a generalized fit has no joint covariance, once that has been asked for."""
+        return self._covariances.message if "_covariances" in vars(self) else None
+
+    @property
+    def variance_names(self) -> list[str]:
+        """Standard deviations and correlations, and ``sigma`` where there is one."""
+        return parameter_names(self.design.terms, self.estimate.residual_sd is not None)
+
+    def full_covariance(self, beta: np.ndarray) -> pd.DataFrame:
+        """theta, coefficients, and ``log(sigma)``, ``log(dispersion)`` or thresholds where there are some."""
+        estimate, names = self.estimate, [*theta_names(self.design.terms), *self.design.names]
+        if estimate.family is None:
+            variances = self._variances
+            m, p = len(variances) - 1, len(beta)
+            place = np.r_[:m, m + p]
+            out = np.zeros((m + p + 1, m + p + 1))
+            out[np.ix_(place, place)] = variances
+            out[m : m + p, m : m + p] = beta
+            return pd.DataFrame(out, index=[*names, "log(sigma)"], columns=[*names, "log(sigma)"])
+        joint = self.joint
+        if joint is None:
+            why = self.message or "a fit with nAGQ=0 has none; fit with nAGQ=1"
+            raise ArgumentError(f"vcov(full=True): no covariance of all parameters: {why}.".replace("..", "."))
+        own, J = estimate.family.reported(estimate.phi)
+        names += own
+        turn = np.eye(len(names))
+        turn[len(names) - len(own) :, len(names) - len(own) :] = J
+        return pd.DataFrame(turn @ joint @ turn.T, index=names, columns=names)
+
+    def standard_errors(self) -> np.ndarray:
+        """Standard errors of ``sdcor`` by the delta method; NaN on a boundary and where nothing is known."""
+        frame = varcorr(self.design, self.estimate).to_frame()
+        linear = self.estimate.family is None
+        given = self.estimate.n_parameters == len(self.estimate.beta)
+        joint = (None if given else self._variances) if linear else self.joint
+        if joint is None:
+            return np.full(len(frame), np.nan)
+        jacobian = _jacobian(self.design, self.estimate, len(joint))
+        with np.errstate(invalid="ignore"):
+            variance = np.einsum("ij,jk,ik->i", jacobian, joint, jacobian, optimize=True)
+            inside = np.array(frame["var2"].isna() | (frame["sdcor"].abs() < 1.0 - 1e-10), dtype=bool)
+            return np.asarray(np.where((variance > 0.0) & inside, np.sqrt(variance), np.nan))
+
+    def dispersion_se(self) -> float:
+        """Delta method on the logarithm of phi."""
+        estimate = self.estimate
+        if estimate.family is None or not estimate.family.has_dispersion or self.joint is None:
+            return float("nan")
+        return float(estimate.phi * np.sqrt(self.joint[-1, -1]))
+
+    def mode_covariances(self) -> tuple[np.ndarray, ...]:
+        """Covariances given the data and theta."""
+        return covariances(self.problem, self.estimate)
+
+    def effect_limits(self, t: int, sd: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+        """Normal limits."""
+        return normal_effect_limits(self.estimate, t, sd, level)
+
+    def effect_scale(self, t: int) -> np.ndarray:
+        """The variance of a mode is that of the effects less the conditional one, G - C_j (Lange & Ryan, 1989, Annals of Statistics 17)."""
+        T = self.estimate.factors[t]
+        total = np.diag(T @ T.T) * self.estimate.scale2
+        variance = total - np.diagonal(self.mode_covariances()[t], axis1=1, axis2=2)
+        return np.sqrt(np.where(variance > 1e-10 * np.maximum(total, 1e-300), variance, np.nan))
+
+    def coefficient_limits(self, level: float) -> pd.DataFrame:
+        """Normal limits."""
+        centre = fixed.fixed_effects(self.design, self.estimate)
+        margin = normal_quantile(level) * fixed.standard_errors(self.design, self.beta)
+        return pd.DataFrame({"lower": centre - margin, "upper": centre + margin})
+
+    def variance_limits(self, level: float) -> pd.DataFrame:
+        """Wald limits, from the standard errors of the parameters."""
+        components, z = varcorr(self.design, self.estimate), normal_quantile(level)
+        frame = components.to_frame()
+        value, se = frame["sdcor"].to_numpy(dtype=float), self.standard_errors()
+        correlation = frame["var2"].notna().to_numpy()
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            on_log = value[:, None] * np.exp(np.outer(z * se / value, [-1.0, 1.0]))
+            r = np.where(correlation, value, 0.0)
+            on_z = np.tanh(np.arctanh(r)[:, None] + np.outer(z * se / (1.0 - r**2), [-1.0, 1.0]))
+        limits = np.where(correlation[:, None], on_z, on_log)
+        return pd.DataFrame(limits, index=components.names, columns=["lower", "upper"])
+
+    def intervals(self, method: str, level: float, places: list[int], ddf: str | None) -> pd.DataFrame:
+        """Wald's intervals, or those of the profile likelihood."""
+        if method == "profile":
+            return intervals.profile_intervals(self, level, places)
+        return intervals.wald_intervals(self, level, ddf).iloc[places]
+
+    def coefficient_table(self, ddf: Ddf | None) -> pd.DataFrame:
+        """``estimate, std_error, statistic``, with degrees of freedom ``df`` and ``p_value``."""
+        return fixed.coefficient_table(self.design, self.estimate, self.beta, ddf)
+
+    coefficient_errors = coefficient_table
+
+    def contrast(self, L: Any, rhs: Any, ddf: Callable[[], Ddf], joint: bool, level: float) -> pd.DataFrame:
+        """Contrasts with their tests."""
+        return contrasts.contrast_table(self.design, self.estimate, ddf(), L, rhs, joint, level)
+
+    def error_variance(self, rows: prediction.Rows) -> np.ndarray:
+        """From the joint covariance of fixed effects and modes given theta; without effects from that of the fixed effects."""
+        return prediction.error_variance(rows, self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything, covariances that were computed too: of rows that do not travel they cannot be computed again."""
+        return dict(vars(self))
+
+
+def normal_effect_limits(estimate: Estimate, t: int, sd: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Limits (J, k) of the random effects of a term: modes -+ quantile times ``sd``."""
+    margin = normal_quantile(level) * sd
+    modes = np.asarray(estimate.modes[t])
+    return modes - margin, modes + margin
 
 
 def is_covariance(joint: np.ndarray) -> bool:
@@ -89,63 +339,6 @@ def is_covariance(joint: np.ndarray) -> bool:
         return False
     sd = np.sqrt(diagonal[free])
     return bool(np.linalg.eigvalsh(joint[np.ix_(free, free)] / np.outer(sd, sd)).min(initial=1.0) > 0.0)
-
-
-def joint_frame(design: Design, estimate: Estimate, known: Uncertainty) -> pd.DataFrame:
-    """The joint covariance by name: theta, coefficients, ``log(dispersion)`` or thresholds where there are some."""
-    if known.draws is not None:
-        raise ArgumentError("vcov(full=True): the draws have it, fit.draws.to_frame().drop(columns=['chain', 'draw']).cov().")
-    if known.joint is None:
-        why = known.message or (
-            "a linear model has none in this release" if estimate.family is None else "a fit with nAGQ=0 has none; fit with nAGQ=1"
-        )
-        raise ArgumentError(f"vcov(full=True): no covariance of all parameters: {why}.".replace("..", "."))
-    own, J = estimate.family.reported(estimate.phi)
-    names = [*theta_names(design.terms), *design.names, *own]
-    turn = np.eye(len(names))
-    turn[len(names) - len(own) :, len(names) - len(own) :] = J
-    return pd.DataFrame(turn @ known.joint @ turn.T, index=names, columns=names)
-
-
-def linear_joint_frame(design: Design, beta: np.ndarray, variances: np.ndarray) -> pd.DataFrame:
-    """The same of a linear fit: theta, coefficients, ``log(sigma)``; ``variances`` (m + 1, m + 1) is that of (theta, log sigma)."""
-    m, p = len(variances) - 1, len(beta)
-    place = np.r_[:m, m + p]
-    out = np.zeros((m + p + 1, m + p + 1))
-    out[np.ix_(place, place)] = variances
-    out[m : m + p, m : m + p] = beta
-    names = [*theta_names(design.terms), *design.names, "log(sigma)"]
-    return pd.DataFrame(out, index=names, columns=names)
-
-
-def standard_errors(design: Design, estimate: Estimate, known: Uncertainty) -> np.ndarray:
-    """Standard errors of the rows of ``VarCorr.to_frame()`` (``sdcor``); NaN on a boundary and where nothing is known."""
-    components = varcorr(design, estimate)
-    if known.draws is not None:
-        return np.array([_posterior_sd(known.draws, name) for name in components.names])
-    frame = components.to_frame()
-    joint = known.joint if known.variances is None else known.variances()
-    if joint is None:
-        return np.full(len(frame), np.nan)
-    jacobian = _jacobian(design, estimate, len(joint))
-    with np.errstate(invalid="ignore"):
-        variance = np.einsum("ij,jk,ik->i", jacobian, joint, jacobian, optimize=True)
-        inside = np.array(frame["var2"].isna() | (frame["sdcor"].abs() < 1.0 - 1e-10), dtype=bool)
-        return np.asarray(np.where((variance > 0.0) & inside, np.sqrt(variance), np.nan))
-
-
-def _posterior_sd(draws: PosteriorDraws, name: str) -> float:
-    """NaN for a parameter that was given, or estimated by a single number."""
-    return float(np.std(draws[name], ddof=1)) if name in draws and chain_diagnostics.varies(draws[name]) else float("nan")
-
-
-def dispersion_se(estimate: Estimate, known: Uncertainty) -> float:
-    """Standard error of the dispersion parameter phi (delta method on its log); NaN where nothing is known."""
-    if known.draws is not None and estimate.draws is not None and estimate.draws.phi is not None:
-        return float(np.std(estimate.draws.phi, ddof=1))
-    if estimate.family is None or not estimate.family.has_dispersion or known.joint is None:
-        return float("nan")
-    return float(estimate.phi * np.sqrt(known.joint[-1, -1]))
 
 
 def _jacobian(design: Design, estimate: Estimate, size: int) -> np.ndarray:

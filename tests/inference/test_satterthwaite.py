@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +15,7 @@ from lmm.inference.marginal import marginal
 from lmm.inference.satterthwaite import covariance_jacobian, independent, pooled
 from lmm.inference.variance_parameters import positive_inverse, second_derivatives
 from lmm.inference.variance_parameters import variance_parameters as parameters_of
+from lmm.model.records import Draws, PosteriorEstimate
 from tests.inference.dense import DESIGNS, evaluated, problem_of
 
 every = pytest.mark.parametrize("name", DESIGNS)
@@ -195,6 +194,6 @@ def test_other_kinds_of_fits_say_why_not() -> None:
     with pytest.raises(lmm.ArgumentError, match="linear models"):
         parameters_of(fit.problem, fit.estimator, fit.estimate)
     linear = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
-    posterior = replace(linear.estimate, draws=object())  # type: ignore[arg-type]
+    posterior = PosteriorEstimate(**vars(linear.estimate), draws=Draws(np.zeros((1, 1, 2)), ()), mode_cov=())
     with pytest.raises(lmm.ArgumentError, match="posterior"):
         degrees_of_freedom(linear.problem, linear.estimator, posterior, linear.vcov().to_numpy(), None)

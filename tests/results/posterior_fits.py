@@ -15,12 +15,11 @@ import numpy as np
 import lmm
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.estimators.likelihood import MaximumLikelihood
-from lmm.model.records import Draws, Estimate, Report
+from lmm.model.records import Draws, Estimate, PosteriorEstimate, Report
 from lmm.results import Fit
 
 REPORT = Report(
     "Linear mixed model, posterior by simulation",
-    "Posterior SD",
     (("ELBO", -1234.5678), ("Acceptance rate", 0.68125)),
     ("Means are means.",),
 )
@@ -90,19 +89,23 @@ class KnownPosterior:
             effects=tuple(effects) if self.effects else (),
             statistics={"diverging": rng.random(shape) < 0.001, "acceptance_rate": rng.random(shape)} if self.sampler else {},
         )
-        return replace(
-            estimate,
-            method=self.name,
-            beta_cov_unscaled=cov[:p, :p] / scale,
-            objective=float("nan"),
-            trace=(
-                {"elbo": -2.0, "beta": estimate.beta, "sd": np.ones(3)},
-                {"elbo": -1.0, "beta": estimate.beta, "sd": np.ones(3), "step": 0.1},
+        return PosteriorEstimate(
+            **vars(
+                replace(
+                    estimate,
+                    method=self.name,
+                    beta_cov_unscaled=cov[:p, :p] / scale,
+                    objective=float("nan"),
+                    trace=(
+                        {"elbo": -2.0, "beta": estimate.beta, "sd": np.ones(3)},
+                        {"elbo": -1.0, "beta": estimate.beta, "sd": np.ones(3), "step": 0.1},
+                    ),
+                    report=REPORT,
+                    elbo=-1234.5678,
+                )
             ),
-            report=REPORT,
             draws=draws,
             mode_cov=tuple(blocks),
-            elbo=-1234.5678,
         )
 
 
