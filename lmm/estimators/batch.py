@@ -18,6 +18,7 @@ import numpy as np
 from lmm.covariance.base import units
 from lmm.estimators.boundary import SNAP, escapes, snapped_theta, unit_start
 from lmm.estimators.restart import CONFLICT, FAR, FEW, SMALL, Piece, free, has_one_direction, is_little, mirrors, subsets
+from lmm.estimators.trust_region import Ends, minimize_each, put_values, take_values
 from lmm.linalg import threads
 from lmm.model import batch_levels, batch_stacked
 from lmm.model.batched import Levels, Stacked, Values, explained
@@ -35,8 +36,6 @@ MAX_ROUNDS = 25
 TOLERANCE = 1e-12
 #: promised decrease from which one step more, whose end is evaluated without derivatives, leaves less than that
 LAST = 3e-6
-#: most iterations for the shift of a step on the edge of its region; two or three do as a rule
-NEWTON = 40
 #: relative standard deviation, per root mean square of the columns, of a start from below
 NEAR = 0.1
 #: least and largest variances to begin from, relative to those of the common start
@@ -174,51 +173,6 @@ class Evaluator(Chart):
         return self._at(data, self.factors_of(theta), 1)
 
 
-def step_within(gradient: np.ndarray, hessian: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Minimisers of g's + s'Hs/2 over |s| <= radius for gradients (m, R), and the decreases they promise (R,)."""
-    values, vectors = np.linalg.eigh(np.moveaxis(hessian, -1, 0))
-    g = np.einsum("rab,ar->rb", vectors, gradient)
-    floor = np.maximum(1e-12 * np.abs(values).max(axis=1), 1e-150)[:, None]
-    low = np.maximum(0.0, -values[:, :1])
-    shift = np.where(values[:, :1] > floor, 0.0, low + floor)
-    step = -g / np.maximum(values + shift, floor)
-    length = np.linalg.norm(step, axis=1)
-    out = np.flatnonzero(length > radius)
-    if len(out):
-        lo, own_radius = shift[out, 0], radius[out]
-        hi = low[out, 0] + np.linalg.norm(g[out], axis=1) / own_radius + floor[out, 0]
-        at = lo.copy()
-        for _ in range(NEWTON):  # 1 / |s| is nearly linear in the shift: Newton's method within a bracket
-            stiff = np.maximum(values[out] + at[:, None], floor[out])
-            square = (g[out] / stiff) ** 2
-            norm = np.sqrt(square.sum(axis=1))
-            long = norm > own_radius
-            lo, hi = np.where(long, at, lo), np.where(long, hi, at)
-            there = np.abs(norm - own_radius) <= 1e-3 * own_radius
-            if there.all():
-                break
-            new = at + norm**2 / (square / stiff).sum(axis=1) * (norm / own_radius - 1.0)
-            new = np.where((new > lo) & (new < hi), new, (lo + hi) / 2.0)
-            at = np.where(there, at, new)  # whose neighbours go on stays where it is
-        step[out] = -g[out] / np.maximum(values[out] + at[:, None], floor[out])
-    short = np.flatnonzero((values[:, 0] <= floor[:, 0]) & (length < radius))
-    if len(short):  # indefinite, and the gradient does not reach the lowest direction: go to the edge along it
-        room = np.sqrt(np.maximum(radius[short] ** 2 - length[short] ** 2, 0.0))
-        step[short, 0] += np.where(g[short, 0] > 0, -room, room)
-    promised = -(np.einsum("rb,rb->r", g, step) + 0.5 * np.einsum("rb,rb->r", values * step, step))
-    return np.einsum("rab,rb->ar", vectors, step), promised
-
-
-@dataclass(frozen=True, eq=False)
-class Ends:
-    """Where the search of a block ended."""
-
-    steps: np.ndarray  # (m, R)
-    values: Values
-    evaluations: np.ndarray
-    converged: np.ndarray
-
-
 def moment_steps(evaluate: Chart, data: Levels) -> np.ndarray:
     """Steps (m, R) to where each problem's own moments would have it, the columns t_d of the chart's T taken longer or shorter.
 
@@ -249,98 +203,28 @@ def moment_steps(evaluate: Chart, data: Levels) -> np.ndarray:
 
 
 def minimize(
-    evaluate: Evaluator,
-    data: Levels | Stacked,
-    count: int,
-    tolerance: float = TOLERANCE,
-    begin: np.ndarray | None = None,
-    rounds: int = MAX_ROUNDS,
-) -> Ends:
-    """Trust-region steps of ``count`` problems side by side, from the chart's origin or from ``begin`` (m, R)."""
-    m = sum(len(dT) for dT in evaluate.dT)
-    active = np.arange(count)
-    steps = np.zeros((m, count)) if begin is None else begin
-    best = evaluate(data, steps, 1)
-    radius = np.ones(count)
-    evaluations = np.ones(count, dtype=int)
-    converged = np.zeros(count, dtype=bool)
-    alive = np.isfinite(best.objective)
-    active = active[alive]
-    own, current, now = data.take(active), take_values(best, active), steps[:, active]
-    for _ in range(rounds):
-        step, promised = step_within(current.gradient, current.hessian, radius[active])
-        length = np.linalg.norm(step, axis=0)
-        edge = length >= 0.99 * radius[active]
-        done = (promised <= tolerance) & ~edge
-        converged[active[done]] = True
-        last = np.flatnonzero((promised <= LAST) & ~edge & ~done)
-        if len(last):
-            end = evaluate(own.take(last), now[:, last] + step[:, last], 0)
-            held = end.objective <= current.objective[last] * (1.0 + 1e-12 * np.sign(current.objective[last]))
-            there = active[last[held]]
-            steps[:, there] = now[:, last[held]] + step[:, last[held]]
-            put_values(best, there, take_values(end, np.flatnonzero(held)))
-            evaluations[there] += 1
-            converged[there] = done[last[held]] = True
-        if done.any():
-            keep = ~done
-            own, current = own.take(keep), take_values(current, keep)
-            active, now, step, promised, length, edge = active[keep], now[:, keep], step[:, keep], promised[keep], length[keep], edge[keep]
-        if not len(active):
-            break
-        new = evaluate(own, now + step, 2)
-        evaluations[active] += 1
-        noise = 1e-12 * np.abs(current.objective)
-        finite = np.isfinite(new.objective)
-        ratio = np.where(finite, (current.objective - np.where(finite, new.objective, 0.0) + noise) / (promised + noise), -1.0)
-        radius[active] = np.where(ratio < 0.25, 0.25 * length, np.where((ratio > 0.75) & edge, 3.0 * radius[active], radius[active]))
-        accepted = ratio > 1e-4
-        now = np.where(accepted, now + step, now)
-        current = choose_values(accepted, new, current)
-        steps[:, active] = now
-        put_values(best, active, current)
-    return Ends(steps, best, evaluations, converged)
+    evaluate: Evaluator, data: Levels | Stacked, begin: np.ndarray, tolerance: float = TOLERANCE, rounds: int = MAX_ROUNDS
+) -> Ends[Values]:
+    """Trust-region steps of problems side by side from ``begin`` (m, R) in the chart."""
+    return minimize_each(
+        lambda data, steps, values: evaluate(data, steps, 1 if values is None else 2),
+        data,
+        begin,
+        tolerance=tolerance,
+        radius=1.0,
+        rounds=rounds,
+        last=lambda data, steps: evaluate(data, steps, 0),
+        near=LAST,
+    )
 
 
-def _each(change: Callable[..., np.ndarray], *values: Any) -> Any:
-    """``change`` applied to every array of a record of arrays, or of several side by side."""
-    fields: list[Any] = []
-    for parts in zip(*values, strict=True):
-        fields.append(tuple(change(*own) for own in zip(*parts, strict=True)) if isinstance(parts[0], tuple) else change(*parts))
-    return type(values[0])(*fields)
-
-
-def take_values(values: Any, which: np.ndarray) -> Any:
-    """Some of the problems of a record of arrays."""
-    return _each(lambda array: array[..., which], values)
-
-
-def choose_values(which: np.ndarray, new: Any, old: Any) -> Any:
-    """The new values of some problems, the old ones of the others."""
-
-    def choose(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
-        return np.asarray(np.where(which, mine, other))
-
-    return _each(choose, new, old)
-
-
-def put_values(values: Any, which: np.ndarray, new: Any) -> None:
-    """Write some problems' values over, in place."""
-
-    def put(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
-        mine[..., which] = other
-        return mine
-
-    _each(put, values, new)
-
-
-def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> Ends:
+def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends[Values]) -> Ends[Values]:
     """The ends of a block, or lower ones from above where another optimum may be: :func:`lmm.estimators.restart.second_look` for many.
 
     What is searched whether it begins lower or not is searched side by side.
     """
     problem = evaluate.problem
-    vanished = ends.converged & near_boundary(evaluate, ends.steps)
+    vanished = ends.converged & near_boundary(evaluate, ends.theta)
     with np.errstate(all="ignore"):
         doubtful = vanished | (ends.converged & (conflict(evaluate, data, ends) > CONFLICT))
     choices = subsets(problem)
@@ -350,26 +234,28 @@ def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> Ends
     which = np.flatnonzero(ends.converged if small else doubtful)
     if not len(which):
         return ends
-    starts = [(which, from_above(evaluate, data.take(which), ends.steps[:, which], choices[0]))]
+    starts = [(which, from_above(evaluate, data.take(which), ends.theta[:, which], choices[0]))]
     below = which if little else np.flatnonzero(vanished) if effects <= SMALL else which[:0]
     if len(below):
         pieces = [(t, columns) for t, structure in enumerate(problem.structures) for columns in structure.pieces()]
-        starts += [(below, from_below(evaluate, ends.steps[:, below], piece)) for piece in pieces]
+        starts += [(below, from_below(evaluate, ends.theta[:, below], piece)) for piece in pieces]
     empty = np.flatnonzero(vanished)
     if len(empty) and effects <= SMALL and problem.n_theta > 1:
         unit = [np.repeat(own[:, :, None], len(empty), axis=2) for own in problem.covariances(unit_start(problem))]
         starts.append((empty, evaluate.steps(unit)))
-        starts += [(empty[own], steps) for own, steps in mirrored(evaluate, ends.steps[:, empty])]
+        starts += [(empty[own], steps) for own, steps in mirrored(evaluate, ends.theta[:, empty])]
     which, begin = np.concatenate([own for own, _ in starts]), np.concatenate([steps for _, steps in starts], axis=1)
     look_again(evaluate, data, ends, which, begin, doubtful[which] | little)
     which = np.flatnonzero(doubtful)
     for choice in choices[1:] if len(which) else []:
-        begin = from_above(evaluate, data.take(which), ends.steps[:, which], choice)
+        begin = from_above(evaluate, data.take(which), ends.theta[:, which], choice)
         look_again(evaluate, data, ends, which, begin, np.zeros(len(which), dtype=bool))
     return ends
 
 
-def look_again(evaluate: Evaluator, data: Levels | Stacked, ends: Ends, which: np.ndarray, begin: np.ndarray, thorough: np.ndarray) -> None:
+def look_again(
+    evaluate: Evaluator, data: Levels | Stacked, ends: Ends[Values], which: np.ndarray, begin: np.ndarray, thorough: np.ndarray
+) -> None:
     """Search the problems ``which``, one of them perhaps several times, from ``begin`` (m, R); a lower end is written over the one known.
 
     A problem that is not ``thorough`` (R,) is searched from where it is lower already.
@@ -383,12 +269,12 @@ def look_again(evaluate: Evaluator, data: Levels | Stacked, ends: Ends, which: n
     which, begin, lowest = which[thorough], begin[:, thorough], lowest[thorough]
     if not len(which):
         return
-    others = minimize(evaluate, data.take(which), len(which), begin=begin)
+    others = minimize(evaluate, data.take(which), begin)
     np.add.at(ends.evaluations, which, others.evaluations)
     better = np.flatnonzero(others.converged & (others.values.objective < lowest))
     better = better[np.argsort(others.values.objective[better], kind="stable")]
     better = better[np.unique(which[better], return_index=True)[1]]  # the lowest of each problem
-    ends.steps[:, which[better]] = others.steps[:, better]
+    ends.theta[:, which[better]] = others.theta[:, better]
     put_values(ends.values, which[better], take_values(others.values, better))
 
 
@@ -429,12 +315,12 @@ def mirrored(evaluate: Evaluator, steps: np.ndarray) -> Iterator[tuple[np.ndarra
                 yield which, evaluate.steps(G)
 
 
-def conflict(evaluate: Evaluator, data: Levels | Stacked, ends: Ends) -> np.ndarray:
+def conflict(evaluate: Evaluator, data: Levels | Stacked, ends: Ends[Values]) -> np.ndarray:
     """:func:`lmm.estimators.restart.conflict` of problems at their ends, (R,)."""
     p = len(data.gram) - 1
     if not p:
-        return np.zeros(ends.steps.shape[1])
-    T = evaluate.factors(ends.steps)
+        return np.zeros(ends.theta.shape[1])
+    T = evaluate.factors(ends.theta)
     gram = np.moveaxis(data.gram[:p, :p], -1, 0) + 1e-10 * np.eye(p)  # rows left out may have made columns dependent
     loaded = gram + np.moveaxis(explained(data, T), -1, 0)
     own = np.linalg.solve(gram, np.moveaxis(data.gram[:p, p:], -1, 0))  # least squares
@@ -520,14 +406,14 @@ def fit_blocks(
 
     def run(i: int) -> Batch:
         data, count = blocks[i](), counts[i]
-        begin = moment_steps(evaluate, data) if first and isinstance(data, Levels) else None
-        ends = minimize(evaluate, data, count, begin=begin, rounds=min(limit - 1, MAX_ROUNDS))
+        begin = moment_steps(evaluate, data) if first and isinstance(data, Levels) else np.zeros((problem.n_theta, count))
+        ends = minimize(evaluate, data, begin, rounds=min(limit - 1, MAX_ROUNDS))
         ends = second_look(evaluate, data, ends)
-        values, theta = ends.values, evaluate.theta(ends.steps)
+        values, theta = ends.values, evaluate.theta(ends.theta)
         doubtful = ~ends.converged
-        near = np.flatnonzero(ends.converged & near_boundary(evaluate, ends.steps))
+        near = np.flatnonzero(ends.converged & near_boundary(evaluate, ends.theta))
         if len(near):
-            put_values(values, near, evaluate(data.take(near), ends.steps[:, near], 1))
+            put_values(values, near, evaluate(data.take(near), ends.theta[:, near], 1))
         if len(near):
             doubtful[settle(evaluate, data, theta, values, near, TOLERANCE)] = True
         index = slice(firsts[i], firsts[i + 1])
@@ -537,8 +423,8 @@ def fit_blocks(
         own_modes = tuple(np.ascontiguousarray(np.moveaxis(b, -1, 0).swapaxes(1, 2)) for b in values.modes) if modes else ()
         batch = Batch(theta, beta, cov, sigma, values.objective + constants[index], own_modes, ends.evaluations, {})
         for r in np.flatnonzero(doubtful):
-            begin = batch.theta[r] if np.isfinite(batch.theta[r]).all() and np.isfinite(values.objective[r]) else None
-            estimate, why = finish(int(firsts[i] + r), begin)
+            sound = np.isfinite(batch.theta[r]).all() and np.isfinite(values.objective[r])
+            estimate, why = finish(int(firsts[i] + r), batch.theta[r] if sound else None)
             write_single(batch, int(r), estimate, why)
         if progress is not None:
             progress(count)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,9 @@ from lmm.estimators import batch
 from lmm.estimators.base import Estimator
 from lmm.estimators.batch import Batch, Chart
 from lmm.estimators.boundary import unit_start
+from lmm.estimators.control import Control
 from lmm.estimators.restart import HEIGHTS
-from lmm.estimators.trust_region import DOUBT, PATIENCE
+from lmm.estimators.trust_region import Ends, minimize_each, put_values, take_values
 from lmm.families import links
 from lmm.families.base import LOG_LIMIT
 from lmm.linalg import threads
@@ -163,63 +164,17 @@ def _dispersions(data: Data, eta: np.ndarray) -> Any:
     return out
 
 
-@dataclass(frozen=True, eq=False)
-class Ends:
-    """Where the search of a block ended."""
-
-    psi: np.ndarray  # (m + p + r, R)
-    values: Values
-    evaluations: np.ndarray
-    converged: np.ndarray
-
-
-@np.errstate(all="ignore")
-def minimize(evaluate: Evaluator, data: Data, psi: np.ndarray, tolerance: float, radius: float) -> Ends:
-    """Trust-region steps of R responses side by side from psi (M, R), as those of :func:`lmm.estimators.trust_region.minimize`."""
-    M, R = psi.shape
-    psi = psi.copy()
-    best = evaluate(data, psi, data.u)
-    reach = np.full(R, radius)
-    evaluations, converged = np.ones(R, dtype=int), np.zeros(R, dtype=bool)
-    active = np.flatnonzero(np.isfinite(best.objective))
-    own, current, now = data.take(active), batch.take_values(best, active), psi[:, active]
-    learned, doubts = np.zeros((M, M, len(active))), np.zeros(len(active), dtype=int)
-    for _ in range(MAX_ROUNDS):
-        step, promised = batch.step_within(current.gradient, current.hessian + learned, reach[active])
-        length = np.linalg.norm(step, axis=0)
-        edge = length >= 0.99 * reach[active]
-        ended = (promised <= tolerance) & ~edge
-        converged[active[ended]] = True
-        ended |= reach[active] < 1e-12
-        if ended.any():
-            keep = np.flatnonzero(~ended)
-            own, current, learned, doubts = own.take(keep), batch.take_values(current, keep), learned[..., keep], doubts[keep]
-            active, now, step, promised, length, edge = active[keep], now[:, keep], step[:, keep], promised[keep], length[keep], edge[keep]
-        if not len(active):
-            break
-        new = evaluate(own, now + step, current.u)
-        evaluations[active] += 1
-        noise = 1e-12 * np.abs(current.objective)
-        finite = np.isfinite(new.objective)
-        ratio = np.where(finite, (current.objective - np.where(finite, new.objective, 0.0) + noise) / (promised + noise), -1.0)
-        reach[active] = np.where(ratio < 0.25, 0.25 * length, np.where((ratio > 0.75) & edge, 3.0 * reach[active], reach[active]))
-        doubts = np.where(finite, np.where(ratio < DOUBT, doubts + 1, 0), doubts)
-        stale = finite & ((doubts > 1) | ((doubts == 1) & (evaluations[active] > PATIENCE)))
-        learned = np.where(stale, 0.0, np.where(finite, secant(learned, new, current, step), learned))
-        accepted = ratio > 1e-4
-        now = np.where(accepted, now + step, now)
-        current = batch.choose_values(accepted, new, current)
-        psi[:, active] = now
-        batch.put_values(best, active, current)
-    return Ends(psi, best, evaluations, converged)
-
-
-def secant(learned: np.ndarray, new: Values, old: Values, step: np.ndarray) -> np.ndarray:
-    """What each model Hessian lacks, learned from the change of its gradient: see :func:`lmm.estimators.trust_region.secant`."""
-    lacking = new.gradient - old.gradient - np.einsum("abr,br->ar", new.hessian + learned, step)
-    along = np.einsum("ar,ar->r", lacking, step)
-    enough = np.isfinite(along) & (np.abs(along) > 1e-8 * np.linalg.norm(lacking, axis=0) * np.linalg.norm(step, axis=0))
-    return learned + np.where(enough, lacking[:, None] * lacking[None] / np.where(enough, along, 1.0), 0.0)
+def minimize(evaluate: Evaluator, data: Data, psi: np.ndarray, control: Control) -> Ends[Values]:
+    """Trust-region steps of responses side by side from psi (M, R); modes are looked for from those of the last point."""
+    return minimize_each(
+        lambda data, psi, values: evaluate(data, psi, data.u if values is None else values.u),
+        data,
+        psi,
+        tolerance=control.tolerance,
+        radius=control.radius,
+        rounds=MAX_ROUNDS,
+        learn=True,
+    )
 
 
 def fit_responses(
@@ -284,12 +239,12 @@ def _block(
         gamma, phi = np.repeat((problem.rows.R @ from_point[0])[:, None], R, axis=1), np.full(R, from_point[1], dtype=float)
     rho = [np.log(phi)[None]] if family.has_dispersion else []
     psi = np.concatenate([np.zeros((evaluate.m, R)), gamma / data.scale, *rho])
-    ends = minimize(evaluate, data, psi, tolerance, estimator.control.radius)
-    _again(evaluate, data, ends, tolerance, estimator.control.radius)
-    values, theta = ends.values, evaluate.theta(ends.psi[: evaluate.m]) * data.scale[:, None]
+    ends = minimize(evaluate, data, psi, estimator.control)
+    _again(evaluate, data, ends, estimator.control)
+    values, theta = ends.values, evaluate.theta(ends.theta[: evaluate.m]) * data.scale[:, None]
     doubtful = ~ends.converged
-    near = np.flatnonzero(ends.converged & batch.near_boundary(evaluate, ends.psi[: evaluate.m]))
-    placed = evaluate.place(data, ends.psi, values.u)
+    near = np.flatnonzero(ends.converged & batch.near_boundary(evaluate, ends.theta[: evaluate.m]))
+    placed = evaluate.place(data, ends.theta, values.u)
     if len(near):
         doubtful[batch.settle(evaluate, placed, theta, values, near, 100.0 * tolerance)] = True
     inverse = np.linalg.inv(problem.rows.R) if problem.p else np.zeros((0, 0))
@@ -301,7 +256,7 @@ def _block(
     dispersion = np.broadcast_to(placed.phi, (R,))
     out = Batch(
         theta=theta,
-        beta=(data.scale * ends.psi[evaluate.m : evaluate.m + evaluate.p]).T @ inverse.T,
+        beta=(data.scale * ends.theta[evaluate.m : evaluate.m + evaluate.p]).T @ inverse.T,
         beta_cov_unscaled=cov,
         sigma=np.array([family.sigma(one) for one in dispersion]) if family.has_dispersion else np.ones(R),
         objective=values.objective,
@@ -313,20 +268,20 @@ def _block(
     return out, np.flatnonzero(doubtful).tolist()
 
 
-def _again(evaluate: Evaluator, data: Data, ends: Ends, tolerance: float, radius: float) -> None:
+def _again(evaluate: Evaluator, data: Data, ends: Ends[Values], control: Control) -> None:
     """Search again from well above, in place, where a search ended at a variance of zero, as single fits do: another end may be better."""
-    near = np.flatnonzero(ends.converged & batch.near_boundary(evaluate, ends.psi[: evaluate.m]))
+    near = np.flatnonzero(ends.converged & batch.near_boundary(evaluate, ends.theta[: evaluate.m]))
     for height in HEIGHTS[:2]:
         if not len(near):
             return
-        psi = ends.psi[:, near].copy()
+        psi = ends.theta[:, near].copy()
         T = evaluate.problem.structures[0].factor(height * unit_start(evaluate.plain))
         psi[: evaluate.m] = evaluate.steps([(T @ T.T)[:, :, None]])
-        found = minimize(evaluate, data.take(near), psi, tolerance, radius)
+        found = minimize(evaluate, data.take(near), psi, control)
         ends.evaluations[near] += found.evaluations
         better = np.flatnonzero(found.converged & (found.values.objective < ends.values.objective[near] - 1e-6))
-        ends.psi[:, near[better]] = found.psi[:, better]
-        batch.put_values(ends.values, near[better], batch.take_values(found.values, better))
+        ends.theta[:, near[better]] = found.theta[:, better]
+        put_values(ends.values, near[better], take_values(found.values, better))
 
 
 def covariances(

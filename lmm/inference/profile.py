@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lmm.estimators.trust_region import Point, secant, step_within
+from lmm.estimators.trust_region import ACCEPTED, Point, gain_ratio, next_radius, secant, step_within
 from lmm.inference.surface import Place
 
 #: distance of neighbouring points in zeta
@@ -120,20 +120,15 @@ class Corrector:
             if promised <= tolerance and (not at_edge or radius >= FAR):
                 return self._finish(point, H, step, promised, free)
             candidate = surface.at(point.theta + step)
-            actual = point.objective - candidate.objective
-            noise = 1e-12 * abs(point.objective)
             finite = _is_finite(candidate)
-            ratio = (actual + noise) / (promised + noise) if finite else -1.0
+            ratio = float(gain_ratio(point.objective, candidate.objective if finite else np.inf, promised, 1e-12 * abs(point.objective)))
             if not surface.exact and finite:
                 known = np.zeros_like(H) if self.correction is None else self.correction
                 self.correction = secant(known, candidate, point, step) if ratio > 0.25 else np.zeros_like(H)
-            if ratio < 0.25:
-                radius = 0.25 * float(np.linalg.norm(step[free] * scale))
-                if radius < 1e-9:
-                    return self._finish(point, H, np.zeros(len(z)), 0.0, free)
-            elif ratio > 0.75 and at_edge:
-                radius *= 3.0
-            if ratio > 1e-4:
+            radius = float(next_radius(radius, ratio, np.linalg.norm(step[free] * scale), at_edge))
+            if ratio < 0.25 and radius < 1e-9:
+                return self._finish(point, H, np.zeros(len(z)), 0.0, free)
+            if ratio > ACCEPTED:
                 point = candidate
         return None
 
