@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from lmm.covariance import Blocks, Covariance, Diagonal, Unstructured
-from lmm.design.records import Design, RandomTerm
+from lmm.design.records import Design
+from lmm.design.terms import RandomTerm
 
 
 def term(group: str, codes: np.ndarray, values: np.ndarray, structure: Covariance | None = None) -> RandomTerm:
@@ -17,7 +18,7 @@ def term(group: str, codes: np.ndarray, values: np.ndarray, structure: Covarianc
     k = values.shape[1]
     columns = tuple("Intercept" if np.all(values[:, a] == 1) else f"x{a}" for a in range(k))
     return RandomTerm(
-        group, columns, pd.Index(used.astype(str)), codes.astype(np.int32), np.asfortranarray(values), structure or Unstructured(k)
+        codes.astype(np.int32), np.asfortranarray(values), group, columns, pd.Index(used.astype(str)), structure or Unstructured(k)
     )
 
 

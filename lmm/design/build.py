@@ -9,8 +9,9 @@ import numpy as np
 from lmm.design.checks import check_effects, check_levels, check_weights, unlike_weights
 from lmm.design.random import RandomPart, random_parts
 from lmm.design.rank import independent_columns
-from lmm.design.records import Design, RandomTerm
+from lmm.design.records import Design
 from lmm.design.response import linear_response
+from lmm.design.terms import RandomTerm
 from lmm.errors import FormulaError, LmmWarning, RankWarning, ResponseError, warn
 from lmm.formula import Evaluated, Formula, Given, ModelFrame, Table, TermRecipe, evaluate, parse
 from lmm.formula.evaluate import check_categories
@@ -94,7 +95,7 @@ def build_design(
         names=names,
         dropped=dropped,
         all_names=all_names,
-        terms=tuple(RandomTerm(p.group, p.columns, p.levels, p.codes, p.values, p.structure) for p in parts),
+        terms=tuple(RandomTerm(p.codes, p.values, p.group, p.columns, p.levels, p.structure) for p in parts),
         weights=prior,
         offset=found.offset,
         index=index if found.n == table.n else index[found.kept],

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from lmm.design.records import Design, RandomTerm
+from lmm.design.records import Design
+from lmm.design.terms import RandomTerm
 
 #: standard deviations between a column's mean and zero from which it is centred
 DISTANT = 100.0

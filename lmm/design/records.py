@@ -15,62 +15,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from lmm.covariance import Covariance
 from lmm.design.response import linear_response
+from lmm.design.terms import RandomTerm
 from lmm.errors import DataError
 from lmm.formula import Formula, ModelFrame
 from lmm.formula.given import aligned, as_array, numeric
-from lmm.formula.levels import strings
-
-
-class _Labels:
-    """A field that takes any Index and gives strings; a million labels are written out only when read."""
-
-    def __get__(self, term: RandomTerm | None, owner: type | None = None) -> pd.Index:
-        if term is None:
-            raise AttributeError("levels has no default")
-        labels = term.__dict__.get("_labels")
-        if labels is None:
-            labels = term.__dict__["_labels"] = strings(term.__dict__["_levels"])
-        return labels
-
-    def __set__(self, term: RandomTerm, levels: pd.Index) -> None:
-        term.__dict__["_levels"] = levels
-
-
-@dataclass(frozen=True, eq=False)
-class RandomTerm:
-    """The random effects of one grouping factor.
-
-    Attributes
-    ----------
-    group : name as lme4 prints it, ``"Subject"`` or ``"cask:batch"``.
-    columns : the k column names, formulaic's spelling (``"Intercept"``, ``"Days"``).
-    levels : the J level labels, strings, in the order of the codes.
-    codes : (n,) int32, level of each row, 0..J-1.
-    values : (n, k) float64, Fortran order; a broadcast view of ones for an intercept alone.
-    structure : covariance of one level's k effects relative to the residual variance.
-    """
-
-    group: str
-    columns: tuple[str, ...]
-    levels: pd.Index
-    codes: np.ndarray
-    values: np.ndarray
-    structure: Covariance
-
-    @property
-    def k(self) -> int:
-        """Columns per level."""
-        return len(self.columns)
-
-    @property
-    def J(self) -> int:
-        """Levels that occur in the kept rows."""
-        return len(self.__dict__["_levels"])
-
-
-RandomTerm.levels = _Labels()  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,13 +164,7 @@ class Design:
     @property
     def Z(self) -> sp.csr_array:
         """Random-effects matrix (n, q), sparse; columns term by term, within a term level by level."""
-        blocks = []
-        for term in self.terms:
-            columns = (term.codes.astype(np.int64)[:, None] * term.k + np.arange(term.k)).ravel()
-            starts = np.arange(0, self.n * term.k + 1, term.k)
-            values = np.ascontiguousarray(term.values).ravel()
-            blocks.append(sp.csr_array((values, columns, starts), shape=(self.n, term.k * term.J)))
-        return sp.csr_array(sp.hstack(blocks, format="csr"))
+        return sp.csr_array(sp.hstack([term.Z for term in self.terms], format="csr"))
 
     def with_response(self, y: Any) -> Design:
         """The same design with another response.

@@ -19,6 +19,7 @@ from lmm.formula.engine import Columns, Evaluator, wilkinson
 from lmm.formula.evaluate import as_evaluated, as_predictor, check_finite, expression, offsets
 from lmm.formula.given import labelled
 from lmm.formula.grouping import Interaction, label
+from lmm.formula.incidence import Incidence
 from lmm.formula.kinds import NUMBER, Kind, by_level, conform
 from lmm.formula.levels import Levels, UnseenLevels, encode, join, lookup
 from lmm.formula.names import alias, names_in, readable
@@ -52,20 +53,18 @@ class TermRecipe:
 
 
 @dataclass(frozen=True, eq=False)
-class NewTerm:
+class NewTerm(Incidence):
     """One random term on m new rows.
 
     Attributes
     ----------
-    group : name of the grouping factor.
     codes : (m,) int32 into the fitted levels, -1 where the level is new or the row incomplete.
     values : (m, k) float64; rows of NaN where a needed value is missing.
+    group : name of the grouping factor.
     complete : (m,) bool, rows in which nothing is missing.
     """
 
     group: str
-    codes: np.ndarray
-    values: np.ndarray
     complete: np.ndarray
 
 
@@ -141,8 +140,7 @@ class ModelFrame:
             if keep is not None and not np.any(keep[i]):
                 out.append(None)
                 continue
-            evaluator, complete = self._on(table, list(term.blocks))
-            values = _scatter(np.concatenate([self._columns(evaluator, text) for text in term.blocks], axis=1), complete)
+            values, complete = self._values(table, term)
             evaluator, known = self._on(table, list(term.factors))
             parts = [self._encode(evaluator, factor) for factor in term.factors]
             codes, unseen = lookup(term.levels, parts[0] if len(parts) == 1 else join(parts))
@@ -157,18 +155,23 @@ class ModelFrame:
             if not (allow_new_levels or known.all()):
                 values, complete = np.where(known[:, None], values, np.nan), complete & known
                 all_codes[~complete] = -1
-            out.append(NewTerm(term.group, all_codes, values, complete))
+            out.append(NewTerm(all_codes, values, term.group, complete))
         return out
 
-    def new_values(self, newdata: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Per random term its columns (m, k) on new data and the mask (m,) of complete rows; grouping columns need not be there."""
+    def new_values(self, newdata: Any) -> list[NewTerm]:
+        """The random terms on new data whose levels do not matter: grouping columns need not be there, and all codes are -1."""
         table = _as_table(newdata)
         out = []
         for term in self.terms:
-            evaluator, complete = self._on(table, list(term.blocks))
-            values = np.concatenate([self._columns(evaluator, text) for text in term.blocks], axis=1)
-            out.append((_scatter(values, complete), complete))
+            values, complete = self._values(table, term)
+            out.append(NewTerm(np.full(len(values), -1, dtype=np.int32), values, term.group, complete))
         return out
+
+    def _values(self, table: Table, term: TermRecipe) -> tuple[np.ndarray, np.ndarray]:
+        """The columns (m, k) of a random term, NaN in incomplete rows, and the mask (m,) of complete ones."""
+        evaluator, complete = self._on(table, list(term.blocks))
+        values = np.concatenate([self._columns(evaluator, text) for text in term.blocks], axis=1)
+        return _scatter(values, complete), complete
 
     def new_offset(self, newdata: Any) -> np.ndarray | None:
         """Offset on new data, (m,) with NaN where a value is missing; None when the model has none."""

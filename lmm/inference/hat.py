@@ -26,7 +26,7 @@ ONE = 1e-10
 
 def leverages(design: Design, problem: Any, estimate: Estimate) -> np.ndarray:
     """h_ii (n,), exactly one for a row without which the fixed columns would be dependent."""
-    variance = prediction_variance(problem, estimate, design.X, _terms(design))
+    variance = prediction_variance(problem, estimate, design.X, design.terms)
     return np.where(alone(design.X), 1.0, variance * _weights(design, estimate))
 
 
@@ -38,12 +38,8 @@ def alone(X: np.ndarray) -> np.ndarray:
 
 def fixed_leverages(design: Design, problem: Any, estimate: Estimate) -> np.ndarray:
     """The part of h_ii that is due to the fixed effects, w_i c_i'(X'V^-1X)^-1 c_i with c_i = X'V^-1 e_i / w_i, (n,)."""
-    variance = fixed_variance(problem, estimate, design.X, _terms(design))
+    variance = fixed_variance(problem, estimate, design.X, design.terms)
     return np.asarray(variance * _weights(design, estimate))
-
-
-def _terms(design: Design) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(np.asarray(term.codes), np.asarray(term.values)) for term in design.terms]
 
 
 def _weights(design: Design, estimate: Estimate) -> np.ndarray:

@@ -343,11 +343,7 @@ def design_of_rows(design: Design, which: np.ndarray, codes: dict[int, np.ndarra
     """
     terms = []
     for t, term in enumerate(design.terms):
-        own = codes[t] if t in codes else term.codes[which]
-        _, compact = np.unique(own, return_inverse=True)
-        count = int(compact.max()) + 1
-        values = term.values[which] if term.values.strides[0] else np.broadcast_to(term.values[:1], (len(which), term.k))
-        terms.append(replace(term, levels=pd.RangeIndex(count), codes=compact.astype(np.int32), values=values))
+        terms.append(term.of_rows(which, codes.get(t)))
     X, weights = design.X[which], None if design.weights is None else design.weights[which]
     kept, R = independent_columns(X, weights)
     if len(kept) < design.p:
@@ -404,17 +400,8 @@ def _copies(design: Design, problem: Any, t: int, levels: np.ndarray) -> Iterato
 def copies(design: Design, t: int, levels: np.ndarray) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """Rows of the given levels of term t, each time as another level, and the codes of t and of what lies within it."""
     term = design.terms[t]
-    order = np.argsort(term.codes, kind="stable")
-    starts = np.searchsorted(term.codes[order], np.arange(term.J + 1))
+    order, starts = term.sorted_rows()
     which = np.concatenate([order[starts[j] : starts[j + 1]] for j in levels])
     copy = np.repeat(np.arange(len(levels)), np.diff(starts)[levels])
-    inside = [s for s in range(len(design.terms)) if s != t and is_within(design, s, t)]
+    inside = [s for s in range(len(design.terms)) if s != t and design.terms[s].within(term)]
     return which, {t: copy} | {s: copy * design.terms[s].J + design.terms[s].codes[which] for s in inside}
-
-
-def is_within(design: Design, s: int, t: int) -> bool:
-    """Whether every level of term s lies in one level of term t."""
-    inner, outer = design.terms[s], design.terms[t]
-    owner = np.zeros(inner.J, dtype=outer.codes.dtype)
-    owner[inner.codes] = outer.codes
-    return bool(np.array_equal(owner[inner.codes], outer.codes))

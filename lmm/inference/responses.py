@@ -206,7 +206,7 @@ def unfit(design: Design, rows: np.ndarray, problem: Problem | GeneralizedProble
     """Why a subset of the rows, (n,) bool, cannot carry the model; None where it can."""
     count = int(rows.sum())
     for term in design.terms:
-        J = len(np.unique(term.codes[rows]))
+        J = int((term.counts(rows) > 0).sum())
         if J < 2:
             return f"its {count} rows have {J} level{'' if J == 1 else 's'} of {term.group}; a random effect needs at least two"
         k = term.structure.inseparable()

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from scipy.special import polygamma
 
-from lmm.design.records import RandomTerm
+from lmm.design.terms import RandomTerm
 
 #: variance of the latent variable behind a link of a binomial or cumulative model
 LATENT = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0, "loglog": np.pi**2 / 6.0}
@@ -71,11 +71,7 @@ class Decomposition:
 
 def random_variances(terms: Sequence[RandomTerm], factors: Sequence[np.ndarray], scale2: float) -> list[float]:
     """mean_i z_i' S z_i per term, S = scale2 T T'."""
-    out = []
-    for term, T in zip(terms, factors, strict=True):
-        half = np.asarray(term.values) @ T
-        out.append(float(scale2 * np.sum(half * half) / len(half)))
-    return out
+    return [float(scale2 * np.mean(term.variances(T))) for term, T in zip(terms, factors, strict=True)]
 
 
 def latent_variance(family: Any) -> float | None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.linalg import solve_triangular
 
-from lmm.design.records import Design, RandomTerm
+from lmm.design.records import Design
 from lmm.model.batched import Levels, Stacked
 from lmm.model.crossproducts import dense_matrix
 from lmm.model.problem import PERFECT, Problem
@@ -38,7 +37,7 @@ class Rows:
 
     def __init__(self, problem: Problem, design: Design):
         self.problem, self.design = problem, design
-        self.ZW = [_transposed(term, design.weights) for term in design.terms]
+        self.ZW = [term.transposed(design.weights) for term in design.terms]
         self.XW = design.X if design.weights is None else design.X * design.weights[:, None]
 
     def residuals(self, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -58,16 +57,6 @@ class Rows:
         """y'Wy of each column."""
         weights = self.design.weights
         return np.einsum("ir,ir->r", y, y if weights is None else y * weights[:, None])
-
-
-def _transposed(term: RandomTerm, weights: np.ndarray | None) -> sp.csr_array:
-    """Z'W (k J, n) of a term, column after column and level after level within a column."""
-    n, k = term.values.shape
-    rows = (term.codes.astype(np.intp)[:, None] + np.arange(k) * term.J).ravel()
-    values = np.array(term.values, dtype=float, order="C")
-    if weights is not None:
-        values *= weights[:, None]
-    return sp.csr_array((values.ravel(), (rows, np.repeat(np.arange(n), k))), shape=(k * term.J, n))
 
 
 def responses(rows: Rows, Y: np.ndarray, degrees: float) -> tuple[Levels | Stacked, np.ndarray]:
@@ -138,19 +127,13 @@ def observed(rows: Rows, Y: np.ndarray, p_reml: int) -> tuple[Levels, np.ndarray
     X = np.empty((p, k, J, R))
     for a in range(k):
         for b in range(a + 1):
-            A[a, b] = A[b, a] = _by_level(term, term.values[:, a] * term.values[:, b] * weights) @ here
+            A[a, b] = A[b, a] = term.by_level(term.values[:, a] * term.values[:, b] * weights) @ here
         for c in range(p):
-            X[c, a] = _by_level(term, term.values[:, a] * QW[:, c]) @ here
+            X[c, a] = term.by_level(term.values[:, a] * QW[:, c]) @ here
     sums = (rows.ZW[0] @ y).reshape(k, J, R)
     degrees = here.sum(axis=0) - float(p_reml)
     beta0 = solve_triangular(problem.R, coefficients) if p else coefficients
     return Levels(A, X, sums, gram, degrees), np.log(weights) @ here, beta0.T
-
-
-def _by_level(term: RandomTerm, values: np.ndarray) -> sp.csr_array:
-    """(J, n): the values of each row in the row of its level."""
-    n = len(values)
-    return sp.csr_array((values, (term.codes.astype(np.intp), np.arange(n))), shape=(term.J, n))
 
 
 def orthonormal_rows(problem: Problem, design: Design) -> np.ndarray:
@@ -207,9 +190,9 @@ def without(problem: Problem, design: Design, rows: Sequence[np.ndarray], p_reml
 def _clear(problem: Problem, design: Design, rows: Sequence[np.ndarray], A: np.ndarray, rhs: np.ndarray, stops: np.ndarray) -> None:
     """Exact zeros for levels that have lost all of their rows, where differences leave rounding errors."""
     for t, term in enumerate(design.terms):
-        count = np.bincount(term.codes, minlength=term.J)
+        count = term.counts()
         for r, which in enumerate(rows):
-            lost = np.bincount(term.codes[which], minlength=term.J)
+            lost = term.counts(which)
             gone = np.flatnonzero((lost == count) & (lost > 0))
             if not len(gone):
                 continue
@@ -227,11 +210,10 @@ def drawn(problem: Problem, design: Design, levels: np.ndarray, p_reml: int) -> 
     own = problem.collect(problem.data.rhs)[0]
     XY = own_rows(problem, design)
     weights = np.ones(design.n) if design.weights is None else design.weights
-    order = np.argsort(term.codes, kind="stable")
-    starts = np.searchsorted(term.codes[order], np.arange(term.J))
+    order, starts = term.sorted_rows()
     products = XY[order][:, :, None] * (XY * weights[:, None])[order][:, None]
-    grams = np.add.reduceat(products.reshape(design.n, -1), starts, axis=0)  # (J, (p + 1)^2)
-    rows = np.bincount(term.codes, minlength=term.J)
+    grams = np.add.reduceat(products.reshape(design.n, -1), starts[:-1], axis=0)  # (J, (p + 1)^2)
+    rows = np.diff(starts)
     logs = np.bincount(term.codes, weights=np.log(weights), minlength=term.J)
     gram = np.moveaxis(grams[levels].sum(axis=1).reshape(len(levels), p + 1, p + 1), 0, -1)
     A = np.moveaxis(problem.cross.diag[0][..., levels], 2, -1)

@@ -21,6 +21,7 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.design.centring import shifted
+from lmm.design.terms import Incidence
 from lmm.linalg import elimination, tail, threads
 from lmm.linalg.elimination import Factor, Inverse
 from lmm.linalg.plan import Plan
@@ -39,8 +40,8 @@ BATCH = 20_000_000
 #: rows for which a system is solved where terms are iterative
 SOLVES = 20_000
 
-#: per term of the design: codes (m,) of new rows, -1 for a new level, and values (m, k); None to leave the term out
-NewTerms = Sequence[tuple[np.ndarray, np.ndarray] | None]
+#: how new rows meet each term of the design; None to leave the term out
+NewTerms = Sequence[Incidence | None]
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,8 @@ def prediction_variance(problem: Problem | GeneralizedProblem, estimate: Estimat
     Parameters
     ----------
     X : (m, p) rows of the kept fixed columns, on the user's scale.
-    terms : per term of the design ``(codes (m,), values (m, k))``, None to leave the term out; a code of -1
-        is a new level, which adds z'Gz sigma^2.
+    terms : per term of the design its levels and values, None to leave the term out; a code of -1 is a new level, which adds
+        z'Gz sigma^2.
 
     Returns
     -------
@@ -157,15 +158,14 @@ def prediction_variance(problem: Problem | GeneralizedProblem, estimate: Estimat
     if iterative and len(X) > SOLVES:
         problem.plan.require_exact(f"The variance of {len(X):,} predictions, one solve for each, or that of as many leverages")
     m = len(X)
-    known: list[tuple[np.ndarray, np.ndarray]] = []
+    known: list[Incidence] = []
     variance = np.zeros(m)
     for size, T, term in zip(problem.plan.terms, estimate.factors, terms, strict=True):
-        codes, values = (np.full(m, -1), np.zeros((m, size.k))) if term is None else term
-        new = np.asarray(codes) < 0
-        half = values[new] @ T
-        variance[new] += np.sum(half * half, axis=1)
-        codes, values = np.where(new, 0, codes), np.where(new[:, None], 0.0, values)
-        known.append((codes, values))
+        own = Incidence(np.zeros(m, dtype=np.int32), np.zeros((m, size.k))) if term is None else term
+        new = own.new
+        if new.any():
+            variance[new] += own.rows(new).variances(T)
+        known.append(own.known())
     contrast = _contrasts([mode[: problem.p] for mode in at.modes], problem, X, known)
     sizes = problem.plan.terms
     width = 4 * sum(size.k * size.J for size in sizes) if iterative else len(at.K) * (1 + max(size.k for size in sizes))
@@ -173,7 +173,7 @@ def prediction_variance(problem: Problem | GeneralizedProblem, estimate: Estimat
     step = max(1, BATCH // max(1, width))
     for first in range(0, m, step):
         rows = slice(first, first + step)
-        variance[rows] += quadratic([(c[rows], v[rows]) for c, v in known])
+        variance[rows] += quadratic([own.rows(rows) for own in known])
     cov = at.value.cov if iterative else at.cov
     variance += np.sum((contrast @ cov) * contrast, axis=1)
     return variance * estimate.scale2
@@ -185,7 +185,9 @@ def _inward(
     """Problem, estimate and rows in centred columns where the problem has them."""
     if not isinstance(problem, Problem) or problem.centred is None:
         return problem, estimate, terms
-    moved = [None if own is None else (own[0], shifted(own[1], B)) for own, B in zip(terms, problem.centred.bases, strict=True)]
+    moved: list[Incidence | None] = []
+    for own, B in zip(terms, problem.centred.bases, strict=True):
+        moved.append(None if own is None else Incidence(own.codes, shifted(own.values, B)))
     return *inward(problem, estimate), moved
 
 
@@ -194,14 +196,12 @@ def _solves(problem: Problem | GeneralizedProblem, estimate: Estimate) -> Solves
     return working_solves(problem, estimate) if isinstance(problem, GeneralizedProblem) else solves(problem, estimate)
 
 
-def _contrasts(
-    modes: list[np.ndarray], problem: Problem | GeneralizedProblem, X: np.ndarray, known: list[tuple[np.ndarray, np.ndarray]]
-) -> np.ndarray:
+def _contrasts(modes: list[np.ndarray], problem: Problem | GeneralizedProblem, X: np.ndarray, known: Sequence[Incidence]) -> np.ndarray:
     """Rows of X - Z N Z'WX (m, p) in the orthonormal columns, for ``known`` levels of every term."""
     R = problem.rows.R if isinstance(problem, GeneralizedProblem) else problem.R
     contrast = solve_triangular(R, X.T, trans="T").T if problem.p else np.zeros((len(X), 0))
-    for (codes, values), mode in zip(known, modes, strict=True):
-        contrast = contrast - np.einsum("pkm,mk->mp", mode[:, :, codes], values)
+    for own, mode in zip(known, modes, strict=True):
+        contrast = contrast - np.einsum("pkm,mk->mp", mode[:, :, own.codes], own.values)
     return np.asarray(contrast)
 
 
@@ -213,37 +213,37 @@ def fixed_variance(problem: Problem | GeneralizedProblem, estimate: Estimate, X:
     """
     problem, estimate, terms = _inward(problem, estimate, terms)
     at: Any = _solves(problem, estimate) if problem.plan.iterative else posterior(problem, estimate)
-    known = [(np.asarray(term[0]), np.asarray(term[1])) for term in terms if term is not None]
+    known = [term for term in terms if term is not None]
     contrast = _contrasts([mode[: problem.p] for mode in at.modes], problem, X, known)
     cov = at.value.cov if problem.plan.iterative else at.cov
     return np.asarray(np.sum((contrast @ cov) * contrast, axis=1) * estimate.scale2)
 
 
-def _quadratic(at: Posterior, terms: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def _quadratic(at: Posterior, terms: Sequence[Incidence]) -> np.ndarray:
     """z'N z per row, each row touching one level of every term (values of zero where it does not)."""
     plan = at.plan
-    m = len(terms[0][0])
+    m = terms[0].m
     total, usual = np.zeros(m), np.ones(m, dtype=bool)
     Kz = np.zeros((m, len(at.K)))  # K z of the tail, and with it z'K z
     columns = []
     for slot, t in zip(plan.layout, plan.tail, strict=True):
-        codes, values = terms[t]
+        codes, values = terms[t].codes, terms[t].values
         for a in range(slot.k):
             columns.append((slot.offset + a * slot.J + codes, values[:, a]))
             Kz += at.K[columns[-1][0]] * values[:, a, None]
     for column, value in columns:
         total += value * Kz[np.arange(m), column]
     for i, (t, inverse, member) in enumerate(zip(plan.chain, at.inverses, at.factor.chain, strict=True)):
-        codes, values = terms[t]
+        codes, values = terms[t].codes, terms[t].values
         total += np.einsum("ma,abm,mb->m", values, inverse.own[..., codes], values, optimize=True)
         for s, parent in enumerate(member.parents):
-            upper, upper_values = terms[plan.chain[i + 1 + s]]
-            usual &= (parent.index[codes] == upper) | ~values.any(axis=1) | ~upper_values.any(axis=1)
-            total += 2.0 * np.einsum("ma,abm,mb->m", values, inverse.parents[s][..., codes], upper_values, optimize=True)
+            upper = terms[plan.chain[i + 1 + s]]
+            usual &= (parent.index[codes] == upper.codes) | ~values.any(axis=1) | ~upper.values.any(axis=1)
+            total += 2.0 * np.einsum("ma,abm,mb->m", values, inverse.parents[s][..., codes], upper.values, optimize=True)
         if columns:
             total += 2.0 * np.einsum("ma,am->m", values, _with_tail(at, i, codes, Kz))
     if not usual.all():  # a level paired with another's ancestor, which no observed row does
-        total[~usual] = _by_elimination(at, [(c[~usual], v[~usual]) for c, v in terms])
+        total[~usual] = _by_elimination(at, [own.rows(~usual) for own in terms])
     return total
 
 
@@ -257,18 +257,14 @@ def _with_tail(at: Posterior, i: int, codes: np.ndarray, Kz: np.ndarray) -> np.n
     return -np.einsum("abm,bm->am", member.W[..., codes], inside)
 
 
-def _by_elimination(at: Posterior, terms: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def _by_elimination(at: Posterior, terms: Sequence[Incidence]) -> np.ndarray:
     """z'N z for any z, by carrying each z down the elimination as a right-hand side."""
-    plan, m = at.plan, len(terms[0][0])
+    plan, m = at.plan, terms[0].m
     step = max(1, BATCH // sum(size.k * size.J for size in plan.terms))
     if m > step:
-        pieces = ([(c[i : i + step], v[i : i + step]) for c, v in terms] for i in range(0, m, step))
+        pieces = ([own.rows(slice(i, i + step)) for own in terms] for i in range(0, m, step))
         return np.concatenate([_by_elimination(at, piece) for piece in pieces])
-    dense = []
-    for size, (codes, values) in zip(plan.terms, terms, strict=True):
-        z = np.zeros((m, size.k, size.J))
-        z[np.arange(m), :, codes] = values
-        dense.append(z)
+    dense = [own.dense(size.J) for size, own in zip(plan.terms, terms, strict=True)]
     reduced = elimination.reduce(np, at.factor, plan.layout, at.tail_T, arrange(plan, tuple(dense)))
     own = zip(reduced.chain, reduced.weighted, strict=True)
     return np.sum(reduced.half * reduced.half, axis=1) + sum(np.sum(v * Wv, axis=(1, 2)) for v, Wv in own)

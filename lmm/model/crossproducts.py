@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from lmm.design.records import RandomTerm
+from lmm.design.terms import RandomTerm
 
 #: rows summed at a time, at least: a block's codes and products stay small
 ROWS = 1 << 20

@@ -22,7 +22,7 @@ import pandas as pd
 from scipy.linalg import solve_triangular
 
 from lmm.covariance import Covariance
-from lmm.design.records import RandomTerm
+from lmm.design.terms import RandomTerm
 from lmm.model.crossproducts import CrossProducts, Pairs
 from lmm.model.problem import Problem, assemble
 
@@ -217,7 +217,7 @@ def restricted(problem: Problem, kept: Sequence[np.ndarray]) -> Problem | None:
         group, columns = problem.labels[t] if problem.labels else (str(t), tuple(map(str, range(problem.structures[t].k))))
         structure = problem.structures[t].restricted(kept[t])
         names = tuple(columns[a] for a in kept[t])
-        records.append(RandomTerm(group, names, pd.RangeIndex(0), nothing, np.zeros((0, len(names))), structure))
+        records.append(RandomTerm(nothing, np.zeros((0, len(names))), group, names, pd.RangeIndex(0), structure))
     made = assemble(
         smaller,
         records,

@@ -18,7 +18,8 @@ from lmm.covariance import Covariance
 from lmm.design.cells import cells
 from lmm.design.centring import bases, centred_design
 from lmm.design.rank import independent_columns, least_squares
-from lmm.design.records import Design, RandomTerm
+from lmm.design.records import Design
+from lmm.design.terms import RandomTerm
 from lmm.errors import ResponseError
 from lmm.linalg.elimination import Vectors
 from lmm.linalg.krylov import Coupled

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from lmm.design.rank import independent_columns
-from lmm.design.records import Design, RandomTerm
+from lmm.design.records import Design
+from lmm.design.terms import RandomTerm
 from lmm.linalg.elimination import System
 from lmm.linalg.plan import Plan
 from lmm.linalg.tail import size

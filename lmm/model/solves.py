@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lmm.design.terms import Incidence
 from lmm.linalg import krylov
 from lmm.linalg.elimination import Vectors
 from lmm.linalg.krylov import Coupled, Exact, IterativeFactor
@@ -35,14 +37,9 @@ class Solves:
     modes: list[np.ndarray]
     residuals: list[np.ndarray]
 
-    def quadratic(self, known: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-        """z'N z (m,) of rows that touch, per term, the levels ``codes`` (m,) with values (m, k)."""
-        m = len(known[0][0])
-        rhs = []
-        for size, (codes, values) in zip(self.plan.terms, known, strict=True):
-            z = np.zeros((m, size.k, size.J))
-            z[np.arange(m), :, codes] = values
-            rhs.append(z)
+    def quadratic(self, known: Sequence[Incidence]) -> np.ndarray:
+        """z'N z (m,) of rows that meet the levels ``known`` of each term."""
+        rhs = [own.dense(size.J) for size, own in zip(self.plan.terms, known, strict=True)]
         own = [rhs[t] for t in self.plan.iterative]
         found = krylov.solve(np, self.exact, self.coupled, self.factor, arrange(self.plan, tuple(rhs)), own, PRECISE)
         return np.asarray(np.diagonal(found.inner))

@@ -12,7 +12,6 @@ from scipy.special import chdtri
 from lmm.errors import ArgumentError
 from lmm.inference.separate import separate_effects
 from lmm.plots.axes import BLUE, NAMED, ORANGE, choice, ink, level_height, name_levels, one_group, panels, shorten, weights
-from lmm.results.randomeffects import random_part
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -44,7 +43,7 @@ def pooling(fit: Fit, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     effect."""
     design, estimate = fit.design, fit.estimate
     term = design.terms[t]
-    rest = np.asarray(fit._eta) - random_part(term.values, term.codes, estimate.modes[t])
+    rest = np.asarray(fit._eta) - term.times(estimate.modes[t])
     own = separate_effects(
         design.y,
         rest,

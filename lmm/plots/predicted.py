@@ -189,8 +189,7 @@ def _level_rows(fit: Fit, group: str, which: Sequence[int], along: Variable, at:
     """New rows, for each level the grid of one predictor with the others at the middle of the level's own rows."""
     design = fit.design
     term = next(term for term in design.terms if term.group == group)
-    order = np.argsort(term.codes, kind="stable")
-    parts = np.split(order, np.cumsum(np.bincount(term.codes, minlength=term.J))[:-1])
+    parts = term.rows_of_levels()
     texts = [text for bar in design.formula.bars for text in (bar.columns, *bar.factors)]
     columns: dict[str, list[Any]] = {}
     known = {v.name: v for v in _predictors(fit)}

@@ -50,8 +50,7 @@ def residuals_by_group(fit: Fit, group: str | None = None, sort: bool = True, ax
     term = fit.design.terms[one_group(fit, group, "residuals_by_group")]
     y, label = row_values(fit, None, False)
     one = panels(1, ax, (5.2, level_height(term.J)), "residuals_by_group")[0]
-    order = np.argsort(term.codes, kind="stable")
-    parts = np.split(y[order], np.cumsum(np.bincount(term.codes, minlength=term.J))[:-1])
+    parts = [y[rows] for rows in term.rows_of_levels()]
     five = np.array([np.quantile(part, [0.0, 0.25, 0.5, 0.75, 1.0]) for part in parts])
     rank = np.argsort(five[:, 2], kind="stable") if sort else np.arange(term.J)[::-1]
     zero_line(one, vertical=True)

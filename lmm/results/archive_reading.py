@@ -25,6 +25,7 @@ import pandas as pd
 
 from lmm.formula.table import Table
 from lmm.model.rows import Block
+from lmm.results.archive_before import MOVED
 from lmm.results.archive_records import BUILTINS, FUNCTIONS, LARGEST_REPEAT, LEFT_BEHIND, LIBRARIES, MASKED, Broken, Needed, record
 from lmm.stream.absent import ABSENT, Witnesses
 from lmm.stream.build import Origin
@@ -295,7 +296,7 @@ class Reader:
     # records
 
     def _class(self, name: Any) -> type:
-        found = record(name) if isinstance(name, str) else None
+        found = record(MOVED.get(name, name)) if isinstance(name, str) else None
         if found is None:
             raise Broken(f"a record {str(name)[:80]!r}")
         return found

@@ -41,7 +41,6 @@ from lmm.results.coverage import check_level
 from lmm.results.fixed import deviations
 from lmm.results.numberformat import format_column
 from lmm.results.progress import bar
-from lmm.results.randomeffects import random_part
 from lmm.results.render import Table
 from lmm.results.rows import fixed_predictor, linear_predictor
 from lmm.results.simulation import simulate_array
@@ -241,7 +240,7 @@ def resampled_slab(design: Design, estimate: Estimate, count: int, rng: np.rando
     for column in out.T:
         column[:] = eta + residual[rng.integers(design.n, size=design.n)] / np.sqrt(weights)
         for term, b in zip(design.terms, modes, strict=True):
-            column += random_part(term.values, term.codes, b[rng.integers(term.J, size=term.J)])
+            column += term.times(b[rng.integers(term.J, size=term.J)])
     return out
 
 
@@ -269,7 +268,7 @@ def term_of(design: Design, group: str | None, what: str) -> int:
             raise ArgumentError(f"{what}: there is no grouping factor {group!r}; there is {', '.join(groups)}.{nearest(group, groups)}")
         return groups.index(group)
     for t in range(len(groups) - 1, -1, -1):
-        if all(s == t or refits.is_within(design, s, t) for s in range(len(groups))):
+        if all(s == t or design.terms[s].within(design.terms[t]) for s in range(len(groups))):
             return t
     raise ArgumentError(f"{what}: the grouping factors {', '.join(groups)} are crossed; say whose levels are meant, group={groups[0]!r}.")
 
@@ -312,9 +311,7 @@ def without_levels(fit: Fit) -> pd.DataFrame:
         t = term_of(fit.design, None, "confint")
     except ArgumentError:
         t = 0
-    codes = fit.design.terms[t].codes
-    order = np.argsort(codes, kind="stable")
-    rows = np.split(order, np.searchsorted(codes[order], np.arange(1, fit.design.terms[t].J)))
+    rows = fit.design.terms[t].rows_of_levels()
     batch = refits.without(fit.design, fit.problem, fit._method, fit.estimate, rows)
     return parameter_table.of_batch(fit.design, fit.estimate, batch)
 

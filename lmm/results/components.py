@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lmm.design.records import Design, RandomTerm
+from lmm.design.records import Design
+from lmm.design.terms import RandomTerm
 from lmm.families import Family
 from lmm.model.records import Estimate
 from lmm.results.numberformat import format_column
@@ -96,9 +97,8 @@ def column_gram(design: Design, term: RandomTerm, family: Family | None = None) 
     if design.streamed:
         return np.asarray(design.rows.grams[term.group])
     if family is not None:
-        return np.asarray(term.values.T @ term.values) / (design.n * family.eta_scale(design.y, design.weights) ** 2)
-    weighted = term.values if design.weights is None else term.values * design.weights[:, None]
-    return np.asarray(weighted.T @ term.values) / design.n
+        return term.gram(None) / family.eta_scale(design.y, design.weights) ** 2
+    return term.gram(design.weights)
 
 
 def degenerate_directions(T: np.ndarray, count: int, tol: float) -> np.ndarray:

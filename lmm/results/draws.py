@@ -20,7 +20,6 @@ from lmm.estimators import chain_diagnostics
 from lmm.model.records import PosteriorEstimate
 from lmm.results.coverage import tails
 from lmm.results.naming import sdcor_columns
-from lmm.results.randomeffects import random_part
 
 #: numbers in the log-likelihoods of all draws up to which they are given to ArviZ
 LARGEST = 50_000_000
@@ -180,7 +179,7 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
         for at in np.ndindex(self.chains, self.length):
             eta = design.X @ record.beta[at] + (0.0 if design.offset is None else design.offset)
             for term, effects in zip(design.terms, record.effects, strict=True):
-                eta = eta + random_part(term.values, term.codes, effects[at])
+                eta = eta + term.times(effects[at])
             if family is None:
                 sigma = self._estimate.sigma if record.sigma is None else record.sigma[at]
                 scale = sigma if design.weights is None else sigma / np.sqrt(design.weights)

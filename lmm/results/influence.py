@@ -116,8 +116,7 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
     else:
         term = design.terms[term_of(design, groups[-1] if group is None else group, "influence")]
         name, part = term.group, term.codes
-        order = np.argsort(term.codes, kind="stable")
-        rows = np.split(order, np.searchsorted(term.codes[order], np.arange(1, term.J)))
+        rows = term.rows_of_levels()
         index = pd.Index(term.levels, name=name)
     single = _left_single(design, part, len(rows))
     if len(single) == len(rows):

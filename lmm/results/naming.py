@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmm.covariance.base import Quantity
-from lmm.design.records import RandomTerm
+from lmm.design.terms import RandomTerm
 
 if TYPE_CHECKING:
     from lmm.results.varcorr import Component

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from lmm.covariance.base import units
-from lmm.design.records import Design, RandomTerm
+from lmm.design.records import Design
+from lmm.design.terms import RandomTerm
 from lmm.errors import ConvergenceWarning, LmmWarning, SingularFitWarning, warn
 from lmm.model.determined import UNDETERMINED
 from lmm.model.records import Estimate

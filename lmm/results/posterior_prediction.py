@@ -100,8 +100,8 @@ class FromDraws:
         for t, (term, mask) in enumerate(zip(self.rows.terms, self.rows.keep, strict=True)):
             if term is None or not mask.any():
                 continue
-            codes, values = term[0][part], term[1][part] * mask
-            new = codes < 0
+            own = term.rows(part).only(mask)
+            codes, values, new = own.codes, own.values, own.new
             effects = _flat(self.draws.effects[t])
             for j in np.flatnonzero(mask):
                 eta += np.where(new, 0.0, values[:, j]) * effects[:, np.where(new, 0, codes), j]
@@ -143,7 +143,7 @@ class FromDraws:
         variance = np.zeros((self.draws.count, len(part)))
         for t, (term, mask) in enumerate(zip(self.rows.terms, self.rows.keep, strict=True)):
             if term is not None and not mask.all():
-                variance = variance + self._variance(t, term[1][part] * ~mask)
+                variance = variance + self._variance(t, term.rows(part).only(~mask).values)
         return variance
 
     def _batches(self) -> Iterator[np.ndarray]:
@@ -197,10 +197,10 @@ def normal_variance(rows: Rows, estimate: PosteriorEstimate, beta_cov: np.ndarra
     for t, (term, mask) in enumerate(zip(rows.terms, rows.keep, strict=True)):
         if term is None or not mask.any():
             continue
-        codes, values = term[0][use], term[1][use] * mask
-        new = codes < 0
-        own = np.einsum("mi,mij,mj->m", values, estimate.mode_cov[t][np.where(new, 0, codes)], values, optimize=True)
-        total = total + np.where(new, new_level_variance(estimate.draws.covariances[t], values).mean(axis=0), own)
+        own = term.rows(use).only(mask)
+        codes, values, new = own.codes, own.values, own.new
+        known = np.einsum("mi,mij,mj->m", values, estimate.mode_cov[t][np.where(new, 0, codes)], values, optimize=True)
+        total = total + np.where(new, new_level_variance(estimate.draws.covariances[t], values).mean(axis=0), known)
     return np.asarray(total)
 
 

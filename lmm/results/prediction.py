@@ -23,6 +23,7 @@ import pandas as pd
 
 from lmm.arguments import shown
 from lmm.design.records import Design
+from lmm.design.terms import Incidence
 from lmm.errors import ArgumentError, LmmWarning, nearest, warn
 from lmm.formula import Formula, Table
 from lmm.formula.given import aligned, numeric
@@ -33,7 +34,6 @@ from lmm.model.records import Estimate
 from lmm.results import marginal, ordinal
 from lmm.results.coverage import check_level, t_quantile, tails
 from lmm.results.fixed import kept_positions
-from lmm.results.randomeffects import random_part
 from lmm.results.rows import align
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Rows:
     ----------
     X : (m, p) kept fixed columns.
     offset : (m,) or None.
-    terms : per term codes (m,), -1 for a level without a mode, and values (m, k); None where nothing of the term is wanted.
+    terms : how the rows meet each term, codes of -1 for a level without a mode; None where nothing of the term is wanted.
     keep : per term the mask (k,) of the columns that count.
     complete : (m,) bool, rows without a missing value.
     weights : (m,) prior weights, or None for ones.
@@ -66,7 +66,7 @@ class Rows:
 
     X: np.ndarray
     offset: np.ndarray | None
-    terms: tuple[tuple[np.ndarray, np.ndarray] | None, ...]
+    terms: tuple[Incidence | None, ...]
     keep: tuple[np.ndarray, ...]
     complete: np.ndarray
     weights: np.ndarray | None
@@ -262,8 +262,7 @@ def kept_effects(design: Design, re_form: Any) -> tuple[np.ndarray, ...]:
 
 def fitted_rows(design: Design, keep: tuple[np.ndarray, ...]) -> Rows:
     """The rows of the fit itself."""
-    terms = tuple((term.codes, term.values) for term in design.terms)
-    return Rows(design.X, design.offset, terms, keep, np.ones(design.n, dtype=bool), design.weights)
+    return Rows(design.X, design.offset, design.terms, keep, np.ones(design.n, dtype=bool), design.weights)
 
 
 def new_rows(design: Design, newdata: Any, keep: tuple[np.ndarray, ...], allow_new_levels: bool, everything: bool) -> Rows:
@@ -278,15 +277,11 @@ def new_rows(design: Design, newdata: Any, keep: tuple[np.ndarray, ...], allow_n
     if offset is not None:
         complete &= np.isfinite(offset)
     terms = frame.new_terms(table, allow_new_levels, keep)
-    pairs = [None if term is None else (term.codes, term.values) for term in terms]
-    masks = [term.complete for term in terms if term is not None]
     if everything and any(term is None for term in terms):
         # the level of an effect that is left out does not matter, only its columns do
-        for i, (values, mask) in enumerate(frame.new_values(table)):
-            if pairs[i] is None:
-                pairs[i] = (np.full(len(values), -1, dtype=np.int32), values)
-                masks.append(mask)
-    return Rows(X, offset, tuple(pairs), keep, np.logical_and.reduce([complete, *masks]), None)
+        terms = [values if term is None else term for term, values in zip(terms, frame.new_values(table), strict=True)]
+    complete = np.logical_and.reduce([complete, *(term.complete for term in terms if term is not None)])
+    return Rows(X, offset, tuple(terms), keep, complete, None)
 
 
 def predictor(rows: Rows, estimate: Estimate) -> np.ndarray:
@@ -296,8 +291,7 @@ def predictor(rows: Rows, estimate: Estimate) -> np.ndarray:
         eta = eta + rows.offset
     for term, mask, modes in zip(rows.terms, rows.keep, estimate.modes, strict=True):
         if term is not None and mask.any():
-            codes, values = term
-            eta = eta + random_part(values, codes, modes if mask.all() else modes * mask)
+            eta = eta + term.times(modes if mask.all() else modes * mask)
     return np.asarray(eta) if rows.complete.all() else np.where(rows.complete, eta, np.nan)
 
 
@@ -308,11 +302,7 @@ def error_variance(rows: Rows, known: Uncertainty) -> np.ndarray:
         return np.einsum("ij,jk,ik->i", X, known.beta, X, optimize=True)
     terms = []
     for term, mask in zip(rows.terms, rows.keep, strict=True):
-        if term is None:
-            terms.append((np.zeros(len(X), dtype=np.int32), np.zeros((len(X), len(mask)))))
-        else:
-            codes, values = term[0][rows.complete], term[1][rows.complete]
-            terms.append((codes if mask.any() else np.zeros_like(codes), values if mask.all() else values * mask))
+        terms.append(None if term is None or not mask.any() else term.rows(rows.complete).only(mask))
     return np.asarray(prediction_variance(known.problem, known.estimate, X, terms))
 
 
@@ -322,7 +312,7 @@ def new_observation_variance(rows: Rows, estimate: Estimate) -> np.ndarray:
     total = np.zeros(len(rows.X)) if not linear else np.ones(len(rows.X)) if rows.weights is None else 1.0 / rows.weights
     for term, mask, T in zip(rows.terms, rows.keep, estimate.factors, strict=True):
         if term is not None and not mask.all():
-            total = total + np.sum(((term[1] * ~mask) @ T) ** 2, axis=1)
+            total = total + term.only(~mask).variances(T)
     return np.asarray(estimate.scale2 * total)
 
 
@@ -425,8 +415,8 @@ def random_values(design: Design, newdata: Any) -> tuple[list[np.ndarray], np.nd
     if newdata is None:
         return [term.values for term in design.terms], np.ones(design.n, dtype=bool)
     found = design.frame.new_values(Table(newdata, "newdata"))
-    complete = np.logical_and.reduce([mask for _, mask in found])
-    return [np.where(mask[:, None], values, 0.0) for values, mask in found], complete
+    complete = np.logical_and.reduce([term.complete for term in found])
+    return [np.where(term.complete[:, None], term.values, 0.0) for term in found], complete
 
 
 def averaged(estimate: Estimate, z: list[np.ndarray], eta: np.ndarray) -> Averaged:

@@ -32,17 +32,3 @@ def level_coefficients(design: Design, estimate: Estimate) -> dict[str, pd.DataF
             values[:, names.index(column)] += modes[:, j]
         out[term.group] = pd.DataFrame(values, index=pd.Index(term.levels, name=term.group), columns=names)
     return out
-
-
-def random_part(values: np.ndarray, codes: np.ndarray, modes: np.ndarray) -> np.ndarray:
-    """(..., m) z'b of m rows with codes into the levels of modes (..., J, k); code -1 is a level without an effect.
-
-    Column by column, so that ten million rows need no (m, k) copy of the modes.
-    """
-    known = codes >= 0
-    everything = bool(known.all())
-    rows = codes if everything else np.where(known, codes, 0)
-    total = np.zeros((*modes.shape[:-2], len(codes)))
-    for j in range(modes.shape[-1]):
-        total += values[:, j] * modes[..., j].take(rows, axis=-1)
-    return total if everything else np.where(known, total, 0.0)

@@ -9,7 +9,6 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.model.records import Estimate
 from lmm.results import ordinal
-from lmm.results.randomeffects import random_part
 
 
 def fixed_predictor(design: Design, estimate: Estimate) -> np.ndarray:
@@ -22,7 +21,7 @@ def linear_predictor(design: Design, estimate: Estimate) -> np.ndarray:
     """(n,) X beta + Z b plus the offset, without forming Z."""
     eta = fixed_predictor(design, estimate)
     for term, modes in zip(design.terms, estimate.modes, strict=True):
-        eta = eta + random_part(term.values, term.codes, modes)
+        eta = eta + term.times(modes)
     return np.asarray(eta)
 
 

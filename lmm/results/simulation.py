@@ -17,7 +17,6 @@ from lmm.errors import ArgumentError, LmmWarning, warn
 from lmm.memory import require
 from lmm.model.records import Draws, Estimate
 from lmm.results import ordinal
-from lmm.results.randomeffects import random_part
 from lmm.results.rows import align, fixed_predictor, linear_predictor
 
 #: times that effects are drawn again before a model counts as impossible
@@ -58,7 +57,7 @@ def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random
         if not use_u:
             effects = [rng.standard_normal((term.J, term.k)) @ T for term, T in zip(design.terms, factors, strict=True)]
             for term, b in zip(design.terms, effects, strict=True):
-                column += random_part(term.values, term.codes, b)
+                column += term.times(b)
             if not ordinal.is_ordinal(family):
                 again += _within_range(design, estimate, mean, effects, factors, column, rng)
         column[:] = family.simulate(rng, family.mean(column), design.weights, estimate.phi)
@@ -85,7 +84,7 @@ def _gaussian(
         columns[:], at = mean, 0
         for term, T in zip(terms, factors, strict=True):
             own = drawn[:, at : at + term.J * term.k].reshape(-1, term.J, term.k)
-            columns += random_part(term.values, term.codes, own @ T)
+            columns += term.times(own @ T)
             at += term.J * term.k
         columns += scale * drawn[:, effects:]
 
@@ -113,7 +112,7 @@ def _within_range(
             count += len(levels)
         eta[:] = mean
         for term, b in zip(design.terms, effects, strict=True):
-            eta += random_part(term.values, term.codes, b)
+            eta += term.times(b)
     raise ArgumentError(
         f"simulate: with the {family.link.name} link the model's random effects, or its fixed part alone, lead to no possible mean of the "
         f"{family.name} family in too many rows ({int(bad.sum())} of {design.n}); take a link whose range has no end, such as log."
@@ -132,7 +131,7 @@ def _predictive(design: Design, estimate: Estimate, draws: Draws, nsim: int, rng
         column[:] = design.X @ draws.beta[at] + (0.0 if design.offset is None else design.offset)
         for t, term in enumerate(design.terms):
             b = draws.effects[t][at] if use_u else _new_effects(draws.covariances[t][at], term.J, rng)
-            column += random_part(term.values, term.codes, b)
+            column += term.times(b)
         if estimate.family is None:
             sigma = estimate.sigma if draws.sigma is None else float(draws.sigma[at])
             column += sigma / np.sqrt(weights) * rng.standard_normal(design.n)

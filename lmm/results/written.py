@@ -14,10 +14,10 @@ import numpy as np
 
 from lmm.arguments import sequence, shown
 from lmm.design.records import Design
+from lmm.design.terms import Incidence
 from lmm.errors import ArgumentError, DataError, nearest
 from lmm.model.records import Estimate
 from lmm.results import ordinal
-from lmm.results.randomeffects import random_part
 from lmm.stream.coder import Coder
 from lmm.stream.recipe import Recipe
 from lmm.stream.reducers import Reducer
@@ -132,7 +132,7 @@ def _predicted(design: Design, estimate: Estimate, recipe: Recipe, table: Any, c
         values = [block.columns[place] for place in places]
         ones = np.broadcast_to(1.0, block.n)
         columns = np.column_stack([ones if value is None else value for value in values])
-        eta += random_part(columns, coder.codes(labels), modes)
+        eta += Incidence(coder.codes(labels), columns).times(modes)
     fitted = estimate.distribution.mean(eta)
     residual = block.y - fitted
     out = {".fitted": fitted, ".resid": residual, ".fixed": fixed}

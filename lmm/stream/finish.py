@@ -18,7 +18,8 @@ from scipy.linalg import solve_triangular
 from lmm.design.checks import check_effects, check_levels
 from lmm.design.random import RandomPart
 from lmm.design.rank import TOLERANCE
-from lmm.design.records import Design, RandomTerm, RowSource
+from lmm.design.records import Design, RowSource
+from lmm.design.terms import RandomTerm
 from lmm.errors import RankWarning, ResponseError, warn
 from lmm.formula import TermRecipe
 from lmm.model.crossproducts import CrossProducts, Pairs
@@ -196,7 +197,7 @@ def _design(recipe: Recipe, sums: PartialSums, terms: list[TermColumns], labels:
         names=tuple(all_names[j] for j in kept),
         dropped=dropped,
         all_names=all_names,
-        terms=tuple(RandomTerm(t.group, t.columns, index, ABSENT, ABSENT, t.structure) for t, index in zip(terms, labels, strict=True)),
+        terms=tuple(RandomTerm(ABSENT, ABSENT, t.group, t.columns, index, t.structure) for t, index in zip(terms, labels, strict=True)),
         weights=ABSENT if recipe.weights else None,
         offset=ABSENT if has_offset else None,
         index=ABSENT,

@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from lmm.design.terms import Incidence
 from lmm.estimators import Control, MaximumLikelihood
 from lmm.linalg import coupling
 from lmm.model import conditional
@@ -21,7 +22,7 @@ from tests.designs import zoo
 DESIGNS = zoo()
 CASES = [(name, kind) for name in DESIGNS for kind in ("interior", "singular", "zero")]
 cases = pytest.mark.parametrize(("name", "kind"), CASES, ids=[f"{n}-{k}" for n, k in CASES])
-Terms = list[tuple[np.ndarray, np.ndarray] | None]
+Terms = list[Incidence | None]
 
 
 @cache
@@ -39,7 +40,7 @@ def new_rows(name: str, m: int, seed: int) -> tuple[np.ndarray, Terms]:
     for term in d.terms:
         codes = rng.integers(0, term.J, m)
         codes[rng.uniform(size=m) < 0.2] = -1
-        terms.append((codes, rng.normal(size=(m, term.k))))
+        terms.append(Incidence(codes, rng.normal(size=(m, term.k))))
     return rng.normal(size=(m, d.p)), terms
 
 
@@ -50,7 +51,7 @@ def by_covariances(exact: Algebra, sigma: float, X: np.ndarray, terms: Terms) ->
     for own, T, columns, at in zip(exact.design.terms, exact.T, terms, exact.slices, strict=True):
         if columns is None:
             continue
-        for i, (code, values) in enumerate(zip(*columns, strict=True)):
+        for i, (code, values) in enumerate(zip(columns.codes, columns.values, strict=True)):
             if code < 0:
                 extra[i] += values @ T @ T.T @ values
             else:
@@ -86,7 +87,7 @@ def test_prediction_variance_of_the_rows_is_hendersons(name: str) -> None:
     henderson = np.block([[d.X.T @ WX, d.X.T @ WZ], [WZ.T @ d.X, exact.A + np.linalg.inv(exact.L @ exact.L.T)]])
     rows = np.column_stack([d.X, exact.Zall])
     wanted = estimate.sigma**2 * np.einsum("nq,qr,nr->n", rows, np.linalg.inv(henderson), rows)
-    found = prediction_variance(problem, estimate, d.X, [(t.codes, t.values) for t in d.terms])
+    found = prediction_variance(problem, estimate, d.X, list(d.terms))
     np.testing.assert_allclose(found, wanted, rtol=1e-8)
 
 

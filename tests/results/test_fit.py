@@ -12,8 +12,8 @@ import pytest
 
 import lmm
 from lmm.formula import parse
+from lmm.formula.incidence import Incidence
 from lmm.results.components import degenerate_directions
-from lmm.results.randomeffects import random_part
 from lmm.results.updating import update_formula
 from tests import designs
 from tests.results.fits import CASES, fit, frame
@@ -343,11 +343,11 @@ def test_glance_and_augment():
     np.testing.assert_allclose(rows[".fixed"], one.predict(re_form=False))
 
 
-def test_random_part_needs_no_dense_matrix():
+def test_the_random_part_needs_no_dense_matrix():
     rng = np.random.default_rng(1)
     modes, codes, values = rng.normal(size=(40, 3)), rng.integers(-1, 40, 500), rng.normal(size=(500, 3))
     want = [values[i] @ modes[c] if c >= 0 else 0.0 for i, c in enumerate(codes)]
-    np.testing.assert_allclose(random_part(values, codes, modes), want)
+    np.testing.assert_allclose(Incidence(codes, values).times(modes), want)
 
 
 def test_ten_million_rows_stay_cheap():
@@ -356,7 +356,7 @@ def test_ten_million_rows_stay_cheap():
     n, J = 1_000_000, 100_000
     codes = rng.integers(0, J, n).astype(np.int32)
     values = np.asfortranarray(np.column_stack([np.ones(n), rng.normal(size=n)]))
-    out = random_part(values, codes, rng.normal(size=(J, 2)))
+    out = Incidence(codes, values).times(rng.normal(size=(J, 2)))
     assert out.shape == (n,) and np.isfinite(out).all()
 
 

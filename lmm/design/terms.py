@@ -1,0 +1,116 @@
+"""The random terms of a design: what a grouping factor's effects are, and how the rows meet them.
+
+A term has J levels with k effects each, b_j ~ N(0, sigma^2 G), G = T T' of its covariance structure; row i of Z has the k
+values z_i in the columns of its level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from lmm.covariance import Covariance
+from lmm.formula.incidence import Incidence
+from lmm.formula.levels import strings
+
+__all__ = ["Incidence", "RandomTerm"]
+
+
+class _Labels:
+    """A field that takes any Index and gives strings; a million labels are written out only when read."""
+
+    def __get__(self, term: RandomTerm | None, owner: type | None = None) -> pd.Index:
+        if term is None:
+            raise AttributeError("levels has no default")
+        labels = term.__dict__.get("_labels")
+        if labels is None:
+            labels = term.__dict__["_labels"] = strings(term.__dict__["_levels"])
+        return labels
+
+    def __set__(self, term: RandomTerm, levels: pd.Index) -> None:
+        term.__dict__["_levels"] = levels
+
+
+@dataclass(frozen=True, eq=False)
+class RandomTerm(Incidence):
+    """The random effects of one grouping factor.
+
+    Attributes
+    ----------
+    codes : (n,) int32, level of each row, 0..J-1.
+    values : (n, k) float64, Fortran order; a broadcast view of ones for an intercept alone.
+    group : name as lme4 prints it, ``"Subject"`` or ``"cask:batch"``.
+    columns : the k column names, formulaic's spelling (``"Intercept"``, ``"Days"``).
+    levels : the J level labels, strings, in the order of the codes.
+    structure : covariance of one level's k effects relative to the residual variance.
+    """
+
+    group: str
+    columns: tuple[str, ...]
+    levels: pd.Index
+    structure: Covariance
+
+    @property
+    def k(self) -> int:
+        """Columns per level."""
+        return len(self.columns)
+
+    @property
+    def J(self) -> int:
+        """Levels that occur in the kept rows."""
+        return len(self.__dict__["_levels"])
+
+    @property
+    def Z(self) -> sp.csr_array:
+        """The term's random-effects matrix (n, J k), level by level."""
+        n = self.m
+        columns = (self.codes.astype(np.int64)[:, None] * self.k + np.arange(self.k)).ravel()
+        values = np.ascontiguousarray(self.values).ravel()
+        return sp.csr_array((values, columns, np.arange(0, n * self.k + 1, self.k)), shape=(n, self.k * self.J))
+
+    def transposed(self, weights: np.ndarray | None) -> sp.csr_array:
+        """Z'W (k J, n), column after column and level after level within a column."""
+        rows = (self.codes.astype(np.intp)[:, None] + np.arange(self.k) * self.J).ravel()
+        values = self.values if weights is None else self.values * weights[:, None]
+        return sp.csr_array((values.ravel(), (rows, np.repeat(np.arange(self.m), self.k))), shape=(self.k * self.J, self.m))
+
+    def by_level(self, values: np.ndarray) -> sp.csr_array:
+        """(J, n): the values (n,) of the rows, each in the line of its level."""
+        return sp.csr_array((values, (self.codes.astype(np.intp), np.arange(self.m))), shape=(self.J, self.m))
+
+    def gram(self, weights: np.ndarray | None) -> np.ndarray:
+        """The mean of z z' over the rows, weights included, (k, k)."""
+        weighted = self.values if weights is None else self.values * weights[:, None]
+        return np.asarray(weighted.T @ self.values) / self.m
+
+    def counts(self, which: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """How many rows, of all or of some, each level has, (J,)."""
+        return np.bincount(self.codes[which], minlength=self.J)
+
+    def sorted_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Row numbers level by level (n,), and where each level begins and the last one ends, (J + 1,)."""
+        return np.argsort(self.codes, kind="stable"), np.concatenate([[0], np.cumsum(self.counts())])
+
+    def rows_of_levels(self) -> list[np.ndarray]:
+        """The row numbers of each level, in their order."""
+        order, starts = self.sorted_rows()
+        return np.split(order, starts[1:-1])
+
+    def within(self, other: RandomTerm) -> bool:
+        """Whether every level lies in one level of another term."""
+        owner = np.zeros(self.J, dtype=other.codes.dtype)
+        owner[self.codes] = other.codes
+        return bool(np.array_equal(owner[self.codes], other.codes))
+
+    def of_rows(self, which: np.ndarray, codes: np.ndarray | None = None) -> RandomTerm:
+        """The term of some rows, repeated ones among them, with other ``codes`` where given; levels without a row are dropped."""
+        part = self.rows(which)
+        _, compact = np.unique(part.codes if codes is None else codes, return_inverse=True)
+        levels = pd.RangeIndex(int(compact.max()) + 1)
+        return replace(self, codes=compact.astype(np.int32), values=part.values, levels=levels)
+
+
+RandomTerm.levels = _Labels()  # type: ignore[assignment]
