@@ -21,8 +21,6 @@ from lmm.estimators import separation
 from lmm.estimators.boundary import SNAP, escapes
 from lmm.estimators.criterion import Frame, curvature
 from lmm.estimators.trust_region import Outcome, Point
-from lmm.model.arrangement import Arrangement
-from lmm.model.iterative import arrangement
 from lmm.model.laplace import Laplace, expand
 from lmm.model.mode import MODE_TOLERANCE, find_mode, follow
 from lmm.model.passes import Source, Task, drive
@@ -196,7 +194,7 @@ class Objective:
             step = self.family.to_rho(phi) - self.family.to_rho(state.phi)
             score = [np.tensordot(step, own, 1) for own in near.slopes.mixed]
         fixed = near.slopes.fixed if near.slopes.fixed_observed is None else near.slopes.fixed_observed
-        found = follow(arrangement(self.source, T), near.mode, gamma, score, fixed, self.problem.eta_scale)
+        found = follow(T, near.mode, gamma, score, fixed, self.problem.eta_scale)
         return (self.u, None) if found is None else (found.u, found.b)
 
     def _tolerance(self) -> float:
@@ -223,11 +221,11 @@ class Objective:
             T = [t + np.tensordot(own, j, 1) for t, own, j in zip(frame.T, self.problem.split(shift[: self.m]), frame.dT, strict=True)]
             _, gamma, phi = self.split(psi + shift)
             mode = find_mode(self.family, self.rows, T, gamma, phi, at.mode.u)
-            return -2.0 * correction(self.family, self.rows, T[0], phi, mode)
+            return -2.0 * correction(self.family, self.rows, phi, mode)
 
         steps = 1e-4 * np.eye(len(psi))
         gradient = np.array([(value(h) - value(-h)) / 2e-4 for h in steps])
-        return -2.0 * correction(self.family, self.rows, frame.T[0], self.split(psi)[2], at.mode), gradient
+        return -2.0 * correction(self.family, self.rows, self.split(psi)[2], at.mode), gradient
 
     def _model(self, at: Laplace, frame: Frame) -> np.ndarray:
         """Average information of the working linear model, with the curvature of G."""
@@ -263,9 +261,8 @@ class Objective:
 
     def _quadratic(self, at: Laplace, frame: Frame, v: list[np.ndarray]) -> np.ndarray:
         """v'Qv (m, m) for v (m, k, J) per term, the average information's part in theta."""
-        equations = Arrangement(self.source, frame.T)
-        Av = equations.multiply(at.system, v)
-        _, _, inner = equations.solve(at.factor, Av)
+        Av = at.factorisation.system.multiply(v)
+        inner = at.factorisation.solve(Av).inner
         return np.asarray(sum(a.reshape(self.m, -1) @ b.reshape(self.m, -1).T for a, b in zip(v, Av, strict=True)) - inner)
 
     def look(self, theta: np.ndarray, point: Point) -> tuple[float, np.ndarray]:

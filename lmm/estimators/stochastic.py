@@ -62,7 +62,6 @@ class StochasticEvaluator(Evaluator):
 
     def __init__(self, problem: Problem, reml: bool, sigma: float | None = None, control: Control | None = None):
         super().__init__(problem, reml, sigma)
-        assert problem.coupled is not None
         self.control = control or Control()
         self.cheap = False
         self.coupled = backend.put(problem.coupled) if self.jax else problem.coupled

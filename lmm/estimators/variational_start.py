@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from lmm.linalg import elimination
-from lmm.linalg.tail import size as tail_size
+from lmm.linalg.factorisation import BlockSystem
 from lmm.model import elbo, scales
 from lmm.model.crossproducts import CrossProducts, cross_products, dense_pairs
 from lmm.model.elbo import Approximation
 from lmm.model.joint import Model
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-from lmm.model.system import arrange, collect, make_system, plan_for
+from lmm.model.system import make_system, plan_for
 
 #: effects of smaller factors that the partial approximation holds together with the parameters
 DENSE = 200
@@ -141,13 +140,8 @@ def joint_gaussian(
         cross.sum_log_weights,
     )
     plan = plan_for(sub, tuple(str(t) for t in free))
-    chain_T, tail_T = [T[free[i]] for i in plan.chain], [T[free[i]] for i in plan.tail]
-    factor = elimination.factorize(np, make_system(sub, plan), chain_T, plan.layout, tail_T)
-    reduced = elimination.reduce(np, factor, plan.layout, tail_T, arrange(plan, tuple(columns)))
-    solved, _ = elimination.solve(np, factor, plan.layout, tail_T, reduced, (False,) * len(plan.layout))
-    assert solved.tail.shape[1] == tail_size(plan.layout)
-    modes = collect(plan, solved)
-    information = (H - elimination.inner(reduced)) / scale**2
+    modes, _, inner = BlockSystem(plan, make_system(sub, plan)).factorize([T[t] for t in free]).solve(columns)
+    information = (H - inner) / scale**2
     L = np.zeros((z + stops[-1], z + stops[-1]))
     L[:z, :z] = np.diag(elbo.zeta_spread(model))
     L[z:, z:] = np.linalg.cholesky(np.linalg.inv((information + information.T) / 2))

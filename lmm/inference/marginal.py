@@ -15,13 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from lmm.linalg import elimination
-from lmm.linalg.elimination import Factor
-from lmm.model.gaussian import state
+from lmm.linalg.factorisation import Factorisation
+from lmm.model.gaussian import profile
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate
-from lmm.model.solves import solves
-from lmm.model.system import arrange
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +28,7 @@ class Marginal:
     Attributes
     ----------
     problem : the sums of the model.
-    factor, tail_T : the factorised system (None where terms are solved iteratively), and the relative factors of the tail's terms.
+    factorisation : of Z'WZ + G^-1.
     C : (p, p), (Q'V^-1Q)^-1.
     F : per term (p, k, J), Z'V^-1Q.
     e : per term (k, J), Z'V^-1(y - X beta), beta the generalized least-squares estimate.
@@ -39,8 +36,7 @@ class Marginal:
     """
 
     problem: Problem
-    factor: Factor | None
-    tail_T: list[np.ndarray]
+    factorisation: Factorisation
     C: np.ndarray
     F: list[np.ndarray]
     e: list[np.ndarray]
@@ -87,17 +83,10 @@ class Marginal:
 
     def times(self, t: int, v: np.ndarray) -> list[np.ndarray]:
         """Z'V^-1Z v per term (r, k_s, J_s), for vectors v (r, k, J) of term t."""
-        plan = self.problem.arranged
-        plan.require_exact("Kenward and Roger's method")
-        columns = tuple(
-            np.pad(v, [(0, 0), (0, 0), (0, size.J - v.shape[-1])]) if s == t else np.zeros((len(v), size.k, size.J))
-            for s, size in enumerate(plan.terms)
-        )
-        Av = elimination.multiply(np, self.problem.data.system, arrange(plan, columns))
-        assert self.factor is not None
-        reduced = elimination.reduce(np, self.factor, plan.layout, self.tail_T, Av)
-        _, Qv = elimination.solve(np, self.factor, plan.layout, self.tail_T, reduced, (False,) * len(plan.layout))
-        return self.problem.collect(Qv)
+        at = self.factorisation
+        at.plan.require_exact("Kenward and Roger's method")
+        columns = [v if s == t else np.zeros((len(v), size.k, size.J)) for s, size in enumerate(at.plan.terms)]
+        return at.solve(at.system.multiply(columns)).residual
 
 
 def projected(products: np.ndarray, C: np.ndarray, P: np.ndarray, Q: np.ndarray) -> np.ndarray:
@@ -108,23 +97,10 @@ def projected(products: np.ndarray, C: np.ndarray, P: np.ndarray, Q: np.ndarray)
 
 def marginal(problem: Problem, estimate: Estimate) -> Marginal:
     """Factor the system at an estimate and carry the fixed columns through it."""
-    if problem.plan.iterative:
-        return _marginal_iterative(problem, estimate)
-    plan, p = problem.arranged, problem.p
-    chain_T, tail_T = ([np.asarray(estimate.factors[t]) for t in which] for which in (plan.chain, plan.tail))
-    data = problem.data._replace(degrees=np.asarray(float(problem.n)))  # sigma^2 does not enter
-    value, at = state(np, data, chain_T, tail_T, plan.layout, False)
+    p, at = problem.p, problem.penalized_system().factorize(list(estimate.factors))
+    _, residual, inner = at.solve(problem.right_hand_sides())
+    value, _ = profile(np, problem.data, np.asarray(at.logdet), inner, False, False)
     inverse = solve_triangular(problem.R, np.eye(p)) if p else np.zeros((0, 0))
-    columns = problem.collect(at.residuals)
-    F = [c[:p] for c in columns]
-    e = [c[p] - np.tensordot(np.asarray(value.beta), c[:p], 1) for c in columns]
-    return Marginal(problem, at.factor, tail_T, np.asarray(value.cov), F, e, inverse)
-
-
-def _marginal_iterative(problem: Problem, estimate: Estimate) -> Marginal:
-    """The same by conjugate gradients."""
-    p, at = problem.p, solves(problem, estimate)
-    F = [c[:p] for c in at.residuals]
-    e = [c[p] - np.tensordot(at.value.beta, c[:p], 1) for c in at.residuals]
-    inverse = solve_triangular(problem.R, np.eye(p)) if p else np.zeros((0, 0))
-    return Marginal(problem, None, at.exact.tail_T, at.value.cov, F, e, inverse)
+    F = [c[:p] for c in residual]
+    e = [c[p] - np.tensordot(np.asarray(value.beta), c[:p], 1) for c in residual]
+    return Marginal(problem, at, np.asarray(value.cov), F, e, inverse)

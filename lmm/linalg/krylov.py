@@ -56,15 +56,8 @@ class Coupled(NamedTuple):
         return (self.first[a].product, *self.others[a])
 
 
-class IterativeFactor(NamedTuple):
-    """At given T: the exact part, and per iterative term (k, k, J) K^-T, R = T K^-T, K^-1 K^-T and N0 = R R'; log|M| but for log|H|."""
-
-    exact: Factor
-    K: tuple[Array, ...]
-    R: tuple[Array, ...]
-    P: tuple[Array, ...]
-    N0: tuple[Array, ...]
-    logdet: Array
+#: of a plan without iterative terms
+UNCOUPLED = Coupled((), (), (), ())
 
 
 class Exact(NamedTuple):
@@ -79,6 +72,20 @@ class Exact(NamedTuple):
     def simple(self) -> bool:
         """Whether it is one factor without ancestors, so that N_e is one small matrix per level."""
         return len(self.chain_T) == 1 and not self.layout
+
+
+class IterativeFactor(NamedTuple):
+    """At given T: the exact part's arrangement and factor, how the iterative terms lie beside it, and for each of them (k, k, J) K^-T,
+    R = T K^-T, K^-1 K^-T and N0 = R R'; log|M| but for log|H|."""
+
+    inside: Exact
+    coupled: Coupled
+    exact: Factor
+    K: tuple[Array, ...]
+    R: tuple[Array, ...]
+    P: tuple[Array, ...]
+    N0: tuple[Array, ...]
+    logdet: Array
 
 
 def factorize(xp: Any, exact: Exact, coupled: Coupled, T: list[Array]) -> IterativeFactor:
@@ -98,7 +105,7 @@ def factorize(xp: Any, exact: Exact, coupled: Coupled, T: list[Array]) -> Iterat
         P.append(small.multiply(inverse, xp.swapaxes(inverse, 0, 1)))
         N0.append(small.transpose_multiply(half, half))
         logdet = logdet + xp.sum(part)
-    return IterativeFactor(factor, tuple(K), tuple(R), tuple(P), tuple(N0), logdet)
+    return IterativeFactor(exact, coupled, factor, tuple(K), tuple(R), tuple(P), tuple(N0), logdet)
 
 
 def weighted_squares(xp: Any, joint: Joint, W: Array, outer: int, transpose: bool) -> Array:
@@ -146,7 +153,7 @@ def scale(xp: Any, factors: tuple[Array, ...], parts: list[Array], transpose: bo
     return [apply(R, part) for R, part in zip(factors, parts, strict=True)]
 
 
-def into_exact(xp: Any, exact: Exact, coupled: Coupled, parts: list[Array]) -> Vectors:
+def into_exact(xp: Any, system: System, coupled: Coupled, parts: list[Array]) -> Vectors:
     """A_ei v."""
     sums = []
     for products in zip(*(coupled.exact(a) for a in range(len(parts))), strict=True):
@@ -154,15 +161,15 @@ def into_exact(xp: Any, exact: Exact, coupled: Coupled, parts: list[Array]) -> V
         for product, part in zip(products[1:], parts[1:], strict=True):
             total = total + product.apply(xp, part)
         sums.append(total)
-    count = len(exact.chain_T)
+    count = len(system.chain)
     flat = [s.reshape(len(s), s.shape[1] * s.shape[2]) for s in sums[count:]]
     rest = xp.concatenate(flat, axis=1) if flat else xp.zeros((len(parts[0]), 0))
     return Vectors(tuple(sums[:count]), rest)
 
 
-def from_exact(xp: Any, exact: Exact, coupled: Coupled, b: Vectors) -> list[Array]:
+def from_exact(xp: Any, layout: tail.Layout, coupled: Coupled, b: Vectors) -> list[Array]:
     """A_ie b."""
-    each = list(b.chain) + [b.tail[:, slot.columns].reshape(len(b.tail), slot.k, slot.J) for slot in exact.layout]
+    each = list(b.chain) + [b.tail[:, slot.columns].reshape(len(b.tail), slot.k, slot.J) for slot in layout]
     out = []
     for a in range(len(coupled.own)):
         joined = coupled.exact(a)
@@ -183,58 +190,67 @@ def own_product(xp: Any, coupled: Coupled, parts: list[Array]) -> list[Array]:
     return out
 
 
-def exact_multiply(xp: Any, exact: Exact, v: Vectors) -> Vectors:
-    """A_ee v."""
-    return elimination.multiply(xp, exact.system, v)
+def system_product(
+    xp: Any, system: System, layout: tail.Layout, coupled: Coupled, v: Vectors, parts: list[Array]
+) -> tuple[Vectors, list[Array]]:
+    """A v over all terms."""
+    inside, beside = elimination.multiply(xp, system, v), into_exact(xp, system, coupled, parts)
+    exact = Vectors(tuple(a + b for a, b in zip(inside.chain, beside.chain, strict=True)), inside.tail + beside.tail)
+    own, across = own_product(xp, coupled, parts), from_exact(xp, layout, coupled, v)
+    return exact, [a + b for a, b in zip(own, across, strict=True)]
 
 
-def exact_solve(xp: Any, exact: Exact, factor: Factor, rhs: Vectors) -> Vectors:
+def exact_solve(xp: Any, at: IterativeFactor, rhs: Vectors) -> Vectors:
     """N_e r."""
-    if exact.simple:
-        return Vectors((small.apply(factor.chain[0].W, rhs.chain[0]),), rhs.tail)
-    return exact_solve_residual(xp, exact, factor, rhs)[0]
+    if at.inside.simple:
+        return Vectors((small.apply(at.exact.chain[0].W, rhs.chain[0]),), rhs.tail)
+    return exact_solve_residual(xp, at, rhs)[0]
 
 
-def exact_solve_residual(xp: Any, exact: Exact, factor: Factor, rhs: Vectors) -> tuple[Vectors, Vectors]:
+def exact_solve_residual(xp: Any, at: IterativeFactor, rhs: Vectors) -> tuple[Vectors, Vectors]:
     """N_e r and r - A_ee N_e r."""
-    reduced = elimination.reduce(xp, factor, exact.layout, exact.tail_T, rhs)
-    return elimination.solve(xp, factor, exact.layout, exact.tail_T, reduced, (False,) * len(exact.layout))
+    layout, tail_T = at.inside.layout, at.inside.tail_T
+    reduced = elimination.reduce(xp, at.exact, layout, tail_T, rhs)
+    return elimination.solve(xp, at.exact, layout, tail_T, reduced, (False,) * len(layout))
 
 
-def schur(xp: Any, exact: Exact, coupled: Coupled, factor: Factor, parts: list[Array]) -> list[Array]:
+def beside(xp: Any, at: IterativeFactor, parts: list[Array]) -> Vectors:
+    """A_ei v of a factorised system."""
+    return into_exact(xp, at.inside.system, at.coupled, parts)
+
+
+def schur(xp: Any, at: IterativeFactor, parts: list[Array]) -> list[Array]:
     """C v."""
-    b = exact_solve(xp, exact, factor, into_exact(xp, exact, coupled, parts))
-    taken = from_exact(xp, exact, coupled, b)
-    return [direct - less for direct, less in zip(own_product(xp, coupled, parts), taken, strict=True)]
+    b = exact_solve(xp, at, beside(xp, at, parts))
+    taken = from_exact(xp, at.inside.layout, at.coupled, b)
+    return [direct - less for direct, less in zip(own_product(xp, at.coupled, parts), taken, strict=True)]
 
 
-def near_multiply(xp: Any, coupled: Coupled, at: IterativeFactor, v: Array, total: Array) -> Array:
+def near_multiply(xp: Any, at: IterativeFactor, v: Array, total: Array) -> Array:
     """H v as it would be with the first exact factor alone and no product among iterative terms: identity blocks on the diagonal.
 
-    ``total`` is what that factor sees of R v, as :func:`into_exact` gives it.
+    ``total`` is what that factor sees of R v, as :func:`beside` gives it.
     """
     b = small.apply(at.exact.chain[0].W, total)
-    parts = split(coupled, v)
+    parts = split(at.coupled, v)
     out = []
-    for own, joint, R, P, part in zip(coupled.own, coupled.first, at.R, at.P, parts, strict=True):
+    for own, joint, R, P, part in zip(at.coupled.own, at.coupled.first, at.R, at.P, parts, strict=True):
         inner = small.apply(own, small.apply(R, part)) - joint.product.apply_transpose(xp, b)
         out.append(small.apply(P, part) + small.apply_transpose(R, inner))
     return join(xp, out)
 
 
-def multiply(xp: Any, exact: Exact, coupled: Coupled, at: IterativeFactor, v: Array) -> Array:
+def multiply(xp: Any, at: IterativeFactor, v: Array) -> Array:
     """H v for v (r, q)."""
-    parts = split(coupled, v)
-    inner = schur(xp, exact, coupled, at.exact, scale(xp, at.R, parts))
+    parts = split(at.coupled, v)
+    inner = schur(xp, at, scale(xp, at.R, parts))
     outer = scale(xp, at.R, inner, transpose=True)
     return join(xp, [small.apply(P, part) + o for P, part, o in zip(at.P, parts, outer, strict=True)])
 
 
-def solve_scaled(
-    xp: Any, exact: Exact, coupled: Coupled, at: IterativeFactor, b: Array, tolerance: float, start: Array | None = None
-) -> Solved:
+def solve_scaled(xp: Any, at: IterativeFactor, b: Array, tolerance: float, start: Array | None = None) -> Solved:
     """H^-1 b by conjugate gradients."""
-    return conjugate_gradients(xp, lambda v: multiply(xp, exact, coupled, at, v), b, tolerance, start)
+    return conjugate_gradients(xp, lambda v: multiply(xp, at, v), b, tolerance, start)
 
 
 class Solution(NamedTuple):
@@ -248,34 +264,26 @@ class Solution(NamedTuple):
     solved: Solved
 
 
-def solve(
-    xp: Any,
-    exact: Exact,
-    coupled: Coupled,
-    at: IterativeFactor,
-    rhs: Vectors,
-    parts: list[Array],
-    tolerance: float,
-    start: Array | None = None,
-) -> Solution:
+def solve(xp: Any, at: IterativeFactor, rhs: Vectors, parts: list[Array], tolerance: float, start: Array | None = None) -> Solution:
     """(A + G^-1)^-1 r for r (m vectors) in the exact terms and ``parts`` (m, k, J) in the iterative ones.
 
     ``start`` (m, q) is a guess of the solution in the coordinates of H; the tolerance is relative to what it leaves then.
     """
-    reduced = elimination.reduce(xp, at.exact, exact.layout, exact.tail_T, rhs)
-    first, first_residual = elimination.solve(xp, at.exact, exact.layout, exact.tail_T, reduced, (False,) * len(exact.layout))
-    less = from_exact(xp, exact, coupled, first)
+    layout, tail_T = at.inside.layout, at.inside.tail_T
+    reduced = elimination.reduce(xp, at.exact, layout, tail_T, rhs)
+    first, first_residual = elimination.solve(xp, at.exact, layout, tail_T, reduced, (False,) * len(layout))
+    less = from_exact(xp, layout, at.coupled, first)
     left = [part - taken for part, taken in zip(parts, less, strict=True)]
     half = join(xp, scale(xp, at.R, left, transpose=True))
     if start is None:
-        solved = solve_scaled(xp, exact, coupled, at, half, tolerance)
+        solved = solve_scaled(xp, at, half, tolerance)
     else:
-        solved = solve_scaled(xp, exact, coupled, at, half - multiply(xp, exact, coupled, at, start), tolerance)
+        solved = solve_scaled(xp, at, half - multiply(xp, at, start), tolerance)
         solved = solved._replace(x=start + solved.x)
-    b = scale(xp, at.R, split(coupled, solved.x))
-    moved, moved_residual = exact_solve_residual(xp, exact, at.exact, into_exact(xp, exact, coupled, b))
-    taken = from_exact(xp, exact, coupled, moved)
-    residual = [l - (d - t) for l, d, t in zip(left, own_product(xp, coupled, b), taken, strict=True)]
+    b = scale(xp, at.R, split(at.coupled, solved.x))
+    moved, moved_residual = exact_solve_residual(xp, at, beside(xp, at, b))
+    taken = from_exact(xp, layout, at.coupled, moved)
+    residual = [l - (d - t) for l, d, t in zip(left, own_product(xp, at.coupled, b), taken, strict=True)]
     inner = elimination.inner(reduced) + half @ solved.x.T
     return Solution(_minus(first, moved), b, _minus(first_residual, moved_residual), residual, (inner + inner.T) / 2, solved)
 

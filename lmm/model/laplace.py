@@ -34,13 +34,13 @@ from typing import Any
 
 import numpy as np
 
-from lmm.linalg import elimination, tail
-from lmm.linalg.elimination import Factor, System
+from lmm.linalg.factorisation import BlockFactorisation, Factorisation
 from lmm.model.leverage import tables
 from lmm.model.mode import MAX_STEPS as MAX_STEPS
 from lmm.model.mode import MODE_TOLERANCE as MODE_TOLERANCE
-from lmm.model.mode import Arrangement, Joint, Mode, dots, seek
-from lmm.model.passes import Expand, Slope, Slopes, Source, Task, drive
+from lmm.model.mode import Mode, ProfiledFixedEffects, dots, seek
+from lmm.model.passes import Expand, Slope, Slopes, Source, Task, Weighted, drive
+from lmm.model.penalized import system_of
 
 #: decrement above which there is no mode to expand around, and so no likelihood
 FOUND = 1e-6
@@ -53,25 +53,25 @@ class Laplace:
     """J and its derivatives at a mode.
 
     ``D`` per term (k, k), dJ/dG; ``d_gamma`` (p,) for the orthonormal fixed columns. ``fixed`` holds
-    F = Z'V^-1 Q per term (p, k, J) and ``information`` Q'V^-1 Q of the working linear model. ``own`` is what concerns
-    the family's own parameters, ``slopes`` the sums of the last pass.
+    F = Z'V^-1 Q per term (p, k, J) and ``information`` Q'V^-1 Q of the working linear model, ``working`` its Z'WZ and
+    ``factorisation``. ``own`` is what concerns the family's own parameters, ``slopes`` the sums of the last pass.
     """
 
     objective: float
     mode: Mode
     D: list[np.ndarray]
     d_gamma: np.ndarray
-    own: Own
+    own: FamilyParameters
     e: list[np.ndarray]
     fixed: list[np.ndarray]
     information: np.ndarray
-    factor: Factor
-    system: System
+    working: Weighted
+    factorisation: Factorisation
     slopes: Slopes
 
 
 @dataclass(frozen=True, eq=False)
-class Own:
+class FamilyParameters:
     """The family's own parameters rho (r,) at a mode.
 
     ``gradient`` (r,) is dJ/drho, ``information`` (r, r) half a positive semi-definite guess of the second derivative.
@@ -124,96 +124,76 @@ def expand(
     same = observed or family.is_canonical
     b = [t @ own for t, own in zip(T, u, strict=True)] if b is None else b
     mode = yield from seek(family, source, T, gamma, phi, b, u, free, tolerance, not same and source.distant)
-    at = Arrangement(source, T)
-    system, factor = mode.system, mode.factor
+    working, at = mode.sums.observed, mode.factorisation
     if not same:
-        sums = mode.sums.expected
-        if sums is None:
-            sums = (yield Expand(family, mode.gamma, mode.b, phi, False, True)).expected
-        assert sums is not None
-        system = at.system(sums)
-        factor = at.factorize(system)
-
-    K, Sinv = np.zeros((0, 0)), np.zeros((0, 0))
-    if at.layout:
-        Sinv = tail.symmetrize(np, tail.inverse(np, factor.tail))
-        K = tail.sandwich(np, at.layout, at.tail_T, Sinv, transpose=False)
-    quadratics, inverses = elimination.inverse_blocks(np, factor, K, need_first=True)
-    slopes: Slopes = yield Slope(family, mode.gamma, mode.b, phi, tables(at.plan, factor, inverses, K), observed, constant is None)
+        working = mode.sums.expected
+        if working is None:
+            working = (yield Expand(family, mode.gamma, mode.b, phi, False, True)).expected
+        assert working is not None
+        at = system_of(source, working).factorize(T)
+    assert working is not None
+    assert isinstance(at, BlockFactorisation)
+    slopes: Slopes = yield Slope(family, mode.gamma, mode.b, phi, tables(at), observed, constant is None)
     Z_wQ = slopes.fixed if slopes.fixed_observed is None else slopes.fixed_observed
     Q_wQ = slopes.gram if slopes.gram_observed is None else slopes.gram_observed
 
     constant = slopes.constant if constant is None else constant
     penalty = float(sum(np.sum(u * u) for u in mode.u))
-    objective = -2.0 * (mode.sums.kernel + constant) + penalty - max(mode.decrement, 0.0) + float(factor.logdet)
+    objective = -2.0 * (mode.sums.kernel + constant) + penalty - max(mode.decrement, 0.0) + at.logdet
     left = float(sum(np.sum(own * d) for own, d in zip(slopes.t, mode.db, strict=True)) + slopes.fixed_t @ mode.d_gamma)
     objective += left
-    if not (mode.decrement <= max(FOUND, tolerance) and abs(left) <= ROUND * (1.0 + abs(float(factor.logdet)))):
+    if not (mode.decrement <= max(FOUND, tolerance) and abs(left) <= ROUND * (1.0 + abs(at.logdet))):
         objective = np.inf
     s, c_gamma = slopes.t, np.zeros(len(mode.gamma))
     if free:
         assert mode.sums.observed is not None
-        joint = Joint(at, mode.factor, mode.sums.observed)
-        c_gamma = np.linalg.solve(joint.information, slopes.fixed_t - dots(joint.solved, s))
-        s = [own - np.tensordot(c_gamma, F, 1) for own, F in zip(s, joint.ZWQ, strict=True)]
-    c, f, _ = at.solve(mode.factor, [own[None] for own in s])
-    e, fixed_score = next_scores(at, mode, Z_wQ, Q_wQ)
-    D = _traces(at, factor, quadratics, K, Sinv)
+        profiled = ProfiledFixedEffects(mode.factorisation, mode.sums.observed)
+        c_gamma = np.linalg.solve(profiled.information, slopes.fixed_t - dots(profiled.solved, s))
+        s = [own - np.tensordot(c_gamma, F, 1) for own, F in zip(s, profiled.ZWQ, strict=True)]
+    c, f, _ = mode.factorisation.solve([own[None] for own in s])
+    e, fixed_score = next_scores(mode, Z_wQ, Q_wQ)
+    D = at.traces()
     for D_t, e_t, f_t in zip(D, e, f, strict=True):
         cross = f_t[0] @ e_t.T
         D_t += -(e_t @ e_t.T) + (cross + cross.T) / 2
     shift = [own[0] for own in c]
     d_gamma = -2.0 * fixed_score + slopes.fixed_t - dots(Z_wQ, shift) - Q_wQ @ c_gamma
-    solved, fixed, inner = at.solve(factor, slopes.fixed)
-    own = own_parameters(family, observed, at, factor, slopes, shift, c_gamma, solved)
-    return Laplace(objective, mode, D, d_gamma, own, e, fixed, slopes.gram - inner, factor, system, slopes)
+    solved, fixed, inner = at.solve(slopes.fixed)
+    own = family_parameters(family, source, at, slopes, shift, c_gamma, solved)
+    return Laplace(objective, mode, D, d_gamma, own, e, fixed, slopes.gram - inner, working, at, slopes)
 
 
-def next_scores(at: Arrangement, mode: Mode, Z_wQ: list[np.ndarray], Q_wQ: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+def next_scores(mode: Mode, Z_wQ: list[np.ndarray], Q_wQ: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     """Z'r per term (k, J) and Q'r (p,) where the next step of the search for the mode would end."""
-    moved = at.multiply(mode.system, [own[None] for own in mode.db])
+    moved = mode.factorisation.system.multiply([own[None] for own in mode.db])
     e = [own - Ad[0] - np.tensordot(mode.d_gamma, F, 1) for own, Ad, F in zip(mode.sums.score, moved, Z_wQ, strict=True)]
     return e, mode.sums.fixed_score - dots(Z_wQ, mode.db) - Q_wQ @ mode.d_gamma
 
 
-def own_parameters(
+def family_parameters(
     family: Any,
-    observed: bool,
-    at: Arrangement,
-    factor: Factor,
+    source: Source,
+    at: Factorisation,
     sums: Slopes,
     shift: list[np.ndarray],
     shift_gamma: np.ndarray,
     solved: list[np.ndarray],
-) -> Own:
+) -> FamilyParameters:
     """What concerns rho; ``shift`` is c per term, ``solved`` N Z'WQ per term."""
     r, p = family.n_parameters, len(shift_gamma)
     if not r:
-        return Own(np.zeros(0), np.zeros((0, 0)), np.zeros((p, 0)), [])
+        return FamilyParameters(np.zeros(0), np.zeros((0, 0)), np.zeros((p, 0)), [])
     gradient = -2.0 * sums.first + sums.moved + dots(sums.mixed, shift) + shift_gamma @ sums.fixed_mixed
     if family.has_dispersion:
-        with_G: list[np.ndarray] = [] if sums.working is None else at.solve(factor, sums.working)[1]
-        rows = float(at.pattern.n)
+        with_G: list[np.ndarray] = [] if sums.working is None else at.solve(sums.working).residual
+        rows = float(source.pattern.n)
         information = max(-float(sums.second[0, 0]), 0.5 * float(sums.squares[0]), 0.5e-10 * rows)
-        return Own(gradient, np.array([[information]]), np.zeros((p, r)), with_G)
+        return FamilyParameters(gradient, np.array([[information]]), np.zeros((p, r)), with_G)
     # thresholds move the predictor as fixed columns do: c = -d2log f / deta drho stands where WQ does for gamma
     Zc = [-own for own in sums.mixed]
     with_gamma = -sums.fixed_mixed - sum(
         (N.reshape(p, own[0].size) @ own.reshape(r, own[0].size).T for N, own in zip(solved, Zc, strict=True)),
         np.zeros((p, r)),
     )
-    _, with_G, inner = at.solve(factor, Zc)
-    return Own(gradient, -sums.second - inner, with_gamma, with_G)
-
-
-def _traces(at: Arrangement, factor: Factor, quadratics: list[np.ndarray], K: np.ndarray, Sinv: np.ndarray) -> list[np.ndarray]:
-    """sum_j Q_jj per term in the design's order."""
-    chain = elimination.trace_sums(np, factor, quadratics)
-    rest = (
-        tail.traces(np, at.layout, at.tail_T, at.well, tail.symmetrize(np, factor.C), [tail.block_trace(np, s, Sinv) for s in at.layout], K)
-        if at.layout
-        else []
-    )
-    order = np.argsort(at.plan.chain + at.plan.tail)
-    both = chain + rest
-    return [np.array(both[i]) for i in order]
+    _, with_G, inner = at.solve(Zc)
+    return FamilyParameters(gradient, -sums.second - inner, with_gamma, with_G)

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 
 from lmm.linalg import elimination
 from lmm.linalg.coupling import Dense
-from lmm.linalg.elimination import Factor, Inverse
+from lmm.linalg.factorisation import BlockFactorisation
 from lmm.linalg.plan import Plan
 from lmm.model.rows import Block
 
@@ -46,11 +46,12 @@ class Tables:
     B: list[sp.csr_matrix] | None = None
 
 
-def tables(plan: Plan, factor: Factor, inverses: list[Inverse], K: np.ndarray) -> Tables:
-    """Blocks of the inverse, from a factorised system, its :func:`~lmm.linalg.elimination.inverse_blocks` and K."""
+def tables(at: BlockFactorisation) -> Tables:
+    """Blocks of the inverse of a factorised system."""
+    plan, inverses, K = at.plan, at.inverse.blocks, at.inverse.K
     across: list[np.ndarray | None] = [None] * len(plan.chain)
     W = B = None
-    for i, member in enumerate(factor.chain):
+    for i, member in enumerate(at.factor.chain):
         if isinstance(member.coupling, Dense):
             across[i] = -elimination.row_of_tail(np, member, inverses[i + 1 :], K)
         elif member.coupling is not None:

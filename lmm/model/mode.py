@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmm.linalg.elimination import Factor, System
-from lmm.model.arrangement import Arrangement as Arrangement
-from lmm.model.iterative import arrangement
+from lmm.linalg.factorisation import Factorisation
 from lmm.model.passes import Expand, Expansion, Source, Task, Weighted, drive
+from lmm.model.penalized import system_of
 from lmm.model.rows import Rows
 
 #: Newton decrement, in units of the log-likelihood, at which the mode is found; what is left enters J to first order
@@ -31,7 +30,7 @@ FAR = 2.0
 class Mode:
     """The mode of the random effects at given parameters, and what was computed there.
 
-    ``b``, ``u`` per term (k, J); ``sums`` over the rows there, ``system`` and ``factor`` with observed weights; ``steps``
+    ``b``, ``u`` per term (k, J); ``sums`` over the rows there, ``factorisation`` with observed weights; ``steps``
     Newton steps taken; ``decrement`` and step ``db`` per term, ``d_gamma``, that a further one would bring.
     """
 
@@ -39,8 +38,7 @@ class Mode:
     b: list[np.ndarray]
     u: list[np.ndarray]
     sums: Expansion
-    system: System
-    factor: Factor
+    factorisation: Factorisation
     gamma: np.ndarray
     steps: int
     decrement: float
@@ -53,16 +51,16 @@ class Mode:
         return self.source.predictor(self.gamma, self.b) if isinstance(self.source, Rows) else None
 
 
-class Joint:
+class ProfiledFixedEffects:
     """The working linear model's equations in gamma after the random effects are eliminated."""
 
-    def __init__(self, at: Arrangement, factor: Factor, sums: Weighted):
+    def __init__(self, factorisation: Factorisation, sums: Weighted):
         assert sums.fixed is not None and sums.gram is not None
         self.ZWQ = sums.fixed
-        self.solved, _, inner = at.solve(factor, self.ZWQ)
+        self.solved, _, inner = factorisation.solve(self.ZWQ)
         self.information = sums.gram - inner
 
-    def fixed_step(self, right: list[np.ndarray], b: list[np.ndarray], score: np.ndarray) -> np.ndarray:
+    def step(self, right: list[np.ndarray], b: list[np.ndarray], score: np.ndarray) -> np.ndarray:
         """The step in gamma: (Q'V^-1 Q)^-1 (Q'r + Q'WZ b - Q'WZ N (Z'WZ b + Z'r))."""
         return np.linalg.solve(self.information, score + dots(self.ZWQ, b) - dots(self.solved, [own[0] for own in right]))
 
@@ -106,7 +104,6 @@ def seek(
     expected: bool = False,
 ) -> Task[Mode]:
     """:func:`find_mode` as a task, started at b = T u; ``expected`` asks for sums with expected weights on the way."""
-    at = arrangement(source, T)
 
     def expand(gamma: np.ndarray, b: list[np.ndarray], ceiling: float = np.inf) -> Expand:
         return Expand(family, gamma, b, phi, True, expected, free, ceiling)
@@ -122,26 +119,25 @@ def seek(
     while True:
         working = sums.observed
         assert working is not None
-        system = at.system(working)
-        factor = at.try_factorize(system) if sums.negative else at.factorize(system)
-        observed = factor is not None
-        if factor is None:
+        system = system_of(source, working)
+        factorisation = system.try_factorize(T) if sums.negative else system.factorize(T)
+        observed = factorisation is not None
+        if factorisation is None:
             if sums.expected is None:
                 found = yield Expand(family, gamma, b, phi, False, True, free)
                 sums = sums._replace(expected=found.expected)
             working = sums.expected
             assert working is not None
-            system = at.system(working)
-            factor = at.factorize(system)
-        Ab = at.multiply(system, [own[None] for own in b])
+            factorisation = system_of(source, working).factorize(T)
+        Ab = factorisation.system.multiply([own[None] for own in b])
         right = [own + g[None] for own, g in zip(Ab, sums.score, strict=True)]
         d_gamma = np.zeros(len(gamma))
         if free:
-            joint = Joint(at, factor, working)
-            d_gamma = joint.fixed_step(right, b, sums.fixed_score)
-            right = [own - np.tensordot(d_gamma, F, 1)[None] for own, F in zip(right, joint.ZWQ, strict=True)]
-        new_b, residual, _ = at.solve(factor, right, near=b)
-        new_u = [at.whiten(t, own[0], e[0]) for t, own, e in zip(range(len(T)), new_b, residual, strict=True)]
+            profiled = ProfiledFixedEffects(factorisation, working)
+            d_gamma = profiled.step(right, b, sums.fixed_score)
+            right = [own - np.tensordot(d_gamma, F, 1)[None] for own, F in zip(right, profiled.ZWQ, strict=True)]
+        new_b, residual, _ = factorisation.solve(right, near=b)
+        new_u = [factorisation.whiten(t, own[0], e[0]) for t, own, e in zip(range(len(T)), new_b, residual, strict=True)]
         du = [new - old for new, old in zip(new_u, u, strict=True)]
         slope = [t.T @ g - old for t, g, old in zip(T, sums.score, u, strict=True)]
         decrement = float(sum(np.sum(d * g) for d, g in zip(du, slope, strict=True)) + d_gamma @ sums.fixed_score)
@@ -174,30 +170,30 @@ def seek(
             break
     if not observed:
         assert sums.observed is not None
-        system = at.system(sums.observed)
-        factor = at.factorize(system)
-    return Mode(source, b, u, sums, system, factor, gamma, steps, decrement, db, d_gamma)
+        factorisation = system_of(source, sums.observed).factorize(T)
+    return Mode(source, b, u, sums, factorisation, gamma, steps, decrement, db, d_gamma)
 
 
 def follow(
-    at: Arrangement, old: Mode, gamma: np.ndarray, score: list[np.ndarray] | None, fixed: list[np.ndarray], scale: float = 1.0
+    T: list[np.ndarray], old: Mode, gamma: np.ndarray, score: list[np.ndarray] | None, fixed: list[np.ndarray], scale: float = 1.0
 ) -> Start | None:
     """Where the mode goes to first order when parameters move, without a pass: b (k, J) and u per term; None for a step too far.
 
     One Newton step at the new G and gamma from the sums at the old ones, Z'wQ = ``fixed`` (p, k, J) per term among them;
     ``score`` is what else the score Z'r gains (k, J) per term, ``scale`` the size of the predictor.
     """
-    factor = at.try_factorize(old.system)
-    if factor is None:
+    system = old.factorisation.system
+    factorisation = system.try_factorize(T)
+    if factorisation is None:
         return None
     step = gamma - old.gamma
-    Ab = at.multiply(old.system, [own[None] for own in old.b])
+    Ab = system.multiply([own[None] for own in old.b])
     right = [
         own + (g - np.tensordot(step, F, 1) + (0.0 if score is None else score[t]))[None]
         for t, (own, g, F) in enumerate(zip(Ab, old.sums.score, fixed, strict=True))
     ]
-    b, e, _ = at.solve(factor, right)
-    u = [at.whiten(t, own[0], rest[0]) for t, (own, rest) in enumerate(zip(b, e, strict=True))]
+    b, e, _ = factorisation.solve(right)
+    u = [factorisation.whiten(t, own[0], rest[0]) for t, (own, rest) in enumerate(zip(b, e, strict=True))]
     b = [own[0] for own in b]
     far = max((float(np.max(np.abs(new - own), initial=0.0)) for new, own in zip(b, old.b, strict=True)), default=0.0)
     return Start(b, u) if np.isfinite(far) and far <= FAR * scale else None

@@ -36,6 +36,7 @@ import numpy as np
 
 from lmm.linalg import elimination
 from lmm.linalg.elimination import Factor, Reduced, System, Vectors
+from lmm.linalg.factorisation import arrange, collect
 from lmm.linalg.plan import Plan
 from lmm.linalg.tail import size as tail_size
 from lmm.model import scales
@@ -43,7 +44,7 @@ from lmm.model.crossproducts import cross_products
 from lmm.model.joint import Model, RowData, coordinates, make_row_data, predictor, row_sd
 from lmm.model.problem import GeneralizedProblem, Problem, criterion_data
 from lmm.model.records import Estimate
-from lmm.model.system import arrange, collect, make_system
+from lmm.model.system import make_system
 from lmm.priors import Priors
 
 Array = Any

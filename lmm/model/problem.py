@@ -21,16 +21,20 @@ from lmm.design.rank import independent_columns, least_squares
 from lmm.design.records import Design
 from lmm.design.terms import RandomTerm
 from lmm.errors import ResponseError
+from lmm.linalg import krylov
 from lmm.linalg.elimination import Vectors
-from lmm.linalg.krylov import Coupled
+from lmm.linalg.factorisation import PenalizedSystem, arrange, collect, penalized_system
+from lmm.linalg.krylov import UNCOUPLED, Coupled
 from lmm.linalg.plan import Plan
 from lmm.model.compression import worthwhile
 from lmm.model.crossproducts import CrossProducts, cross_products, right_hand_sides
 from lmm.model.gaussian import Data
-from lmm.model.passes import Source
+from lmm.model.passes import Expand, Source, weighted
+from lmm.model.penalized import WorkingModel
+from lmm.model.records import Estimate
 from lmm.model.rows import Rows, make_rows
 from lmm.model.structured import Structured
-from lmm.model.system import arrange, collect, make_coupled, make_system, orthonormal, pad, plan_for
+from lmm.model.system import make_coupled, make_system, orthonormal, pad, plan_for
 
 #: residual sum of squares over total under which the fixed effects explain the response entirely
 PERFECT = 1e-24
@@ -64,7 +68,7 @@ class Problem(Structured):
     labels : per term its group and the names of its columns.
     location, scale : mean and standard deviation of the response less its offset.
     seconds : wall-clock seconds spent here, by stage.
-    coupled : the terms that are solved iteratively; None in an exact factorisation.
+    coupled : how the terms that are solved iteratively lie in Z'WZ.
     centred : the problem in centred columns, where random slopes are far from their origin.
     """
 
@@ -82,7 +86,7 @@ class Problem(Structured):
     location: float = 0.0
     scale: float = 1.0
     seconds: dict[str, float] = field(default_factory=dict)
-    coupled: Coupled | None = None
+    coupled: Coupled = UNCOUPLED
     centred: Centred | None = None
 
     @property
@@ -94,16 +98,32 @@ class Problem(Structured):
         """Per term the mean of z z' over the rows (k, k), weights included."""
         return [A.sum(axis=-1) / self.n for A in self.cross.diag]
 
-    def collect(self, vectors: Vectors) -> list[np.ndarray]:
-        """Vectors in the space of the random effects as arrays (r, k, J), per term in the design's order."""
-        columns = collect(self.arranged, vectors)
+    def collect(self, vectors: Vectors, parts: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
+        """Vectors in the space of the random effects as arrays (r, k, J), per term in the design's order.
+
+        ``parts`` are those of the terms that are solved iteratively.
+        """
+        columns = collect(self.arranged, vectors, parts)
         return [c[..., : size.J] for c, size in zip(columns, self.plan.terms, strict=True)]
 
+    def right_hand_sides(self) -> list[np.ndarray]:
+        """Z'W[Q y0] (p + 1, k, J) per term, Q the orthonormal fixed columns."""
+        return list(map(np.asarray, self.collect(self.data.rhs, krylov.split(self.coupled, self.data.iterative))))
+
     def shared(self) -> list[np.ndarray]:
-        """Z'WQ (p, k, J) per term, Q the orthonormal fixed columns."""
-        if self.plan.iterative:
-            return [orthonormal(columns[: self.p], self.R) for columns in self.cross.rhs]
-        return [np.asarray(columns)[: self.p] for columns in self.collect(self.data.rhs)]
+        """Z'WQ (p, k, J) per term."""
+        return [own[: self.p] for own in self.right_hand_sides()]
+
+    def working_model(self, estimate: Estimate) -> WorkingModel:
+        """The model itself."""
+        return WorkingModel(self.penalized_system(), self.shared(), self.data.gram[: self.p, : self.p])
+
+    def penalized_system(self) -> PenalizedSystem:
+        """Z'WZ for what follows a fit, under NumPy."""
+        if self.plan.backend == "numpy":
+            return penalized_system(self.plan, self.data.system, self.coupled)
+        plan = replace(self.plan, backend="numpy")
+        return penalized_system(plan, make_system(self.cross, plan), make_coupled(self.cross, plan))
 
     def with_response(self, design: Design) -> Problem:
         """The same Z and X with the response of ``design``: only the sums with y are made anew."""
@@ -179,6 +199,23 @@ class GeneralizedProblem(Structured):
         """Fixed effects."""
         return self.rows.p
 
+    @property
+    def R(self) -> np.ndarray:
+        """(p, p), X = Q R."""
+        return self.rows.R
+
+    def working_model(self, estimate: Estimate) -> WorkingModel:
+        """The working linear model at the modes, W the family's working weights; sigma^2 is 1."""
+        if self.source.distant:
+            gamma, b = self.R @ estimate.beta, [np.ascontiguousarray(modes.T) for modes in estimate.modes]
+            request = Expand(self.family, gamma, b, estimate.phi, observed=False, expected=True, fixed=True)
+            return WorkingModel.of(self.source, self.source.total([request])[0].expected)
+        rows = self.rows
+        W = self.family.working_weights(rows.y, estimate.eta, rows.weights, estimate.phi)
+        if not self.family.has_dispersion:  # sigma is not one where a quasi-likelihood estimates it
+            W = W / estimate.sigma**2
+        return WorkingModel.of(rows, weighted(rows, W, True))
+
     def grams(self) -> list[np.ndarray]:
         """Per term the mean of z z' over the rows (k, k), relative to the square of the linear predictor's size."""
         return [A.sum(axis=-1) / (self.n * self.eta_scale**2) for A in self.rows.pattern.diag]
@@ -246,9 +283,7 @@ def assemble(
     start = perf_counter()
     plan = plan_for(cross, tuple(term.group for term in terms), backend, factorization)
     data, arranged = criterion_data(cross, plan, R, None)
-    coupled = None
-    if plan.iterative:
-        coupled = make_coupled(pad(cross, plan)[0] if backend == "jax" else cross, plan)
+    coupled = make_coupled(pad(cross, plan)[0] if backend == "jax" else cross, plan)
     return Problem(
         structures=tuple(term.structure for term in terms),
         plan=plan,

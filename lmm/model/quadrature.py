@@ -61,7 +61,8 @@ def quadrature(family: Any, rows: Rows, T: np.ndarray, gamma: np.ndarray, phi: A
     k = len(z)
     nodes, log_w = grid(points, k)
     mode = at.mode
-    A, A_observed = at.system.chain[0].A, mode.system.chain[0].A
+    assert mode.sums.observed is not None
+    A, A_observed = at.working.diag[0], mode.sums.observed.diag[0]
     L, logdet = _scale(A, T)
 
     def by_level(v: np.ndarray) -> np.ndarray:

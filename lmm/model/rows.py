@@ -8,7 +8,7 @@ memory, many in a stream. A block knows which run of levels and of pairs it touc
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,9 @@ import numpy as np
 from lmm.design.rank import independent_columns
 from lmm.design.records import Design
 from lmm.design.terms import RandomTerm
-from lmm.linalg.elimination import System
 from lmm.linalg.plan import Plan
-from lmm.linalg.tail import size
 from lmm.model.crossproducts import CrossProducts, Pairs, cross_products
-from lmm.model.system import make_system, plan_for
-
-#: numbers in a dense coupling up to which it is taken
-DENSE_LIMIT = 20_000_000
+from lmm.model.system import plan_for
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -148,19 +143,6 @@ class Rows(Block):
     def total(self, requests: Sequence[Callable[[Block], Any]]) -> list[Any]:
         """The answers of requests to all rows, as in :class:`lmm.model.passes.Source`."""
         return [request(self) for request in requests]
-
-    def system(self, w: np.ndarray) -> System:
-        """Z'WZ for weights w (n,), arranged for elimination."""
-        return assemble(self.pattern, self.plan, *self.products(w))
-
-
-def assemble(pattern: CrossProducts, plan: Plan, diag: list[np.ndarray], pairs: dict[tuple[int, int], np.ndarray]) -> System:
-    """Z'WZ arranged for elimination, from its blocks of levels and of the pattern's pairs of levels."""
-    largest = plan.terms[plan.chain[0]]
-    # products would have to be listed anew at each step
-    dense = largest.k * largest.J * size(plan.layout) <= DENSE_LIMIT
-    filled = {key: Pairs(old.rows, old.cols, pairs[key]) for key, old in pattern.pairs.items()}
-    return make_system(replace(pattern, diag=tuple(diag), pairs=filled), plan, dense)
 
 
 def _times(w: np.ndarray, a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray:

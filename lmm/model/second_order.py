@@ -15,16 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from lmm.linalg import elimination
-from lmm.model.mode import Arrangement, Mode
+from lmm.model.mode import Mode
 from lmm.model.rows import Rows
 
 
-def correction(family: Any, rows: Rows, T: np.ndarray, phi: float, mode: Mode) -> float:
-    """c at a mode, for a model with one grouping factor and T (k, k)."""
-    at = Arrangement(rows, [T])
-    _, inverses = elimination.inverse_blocks(np, mode.factor, np.zeros((0, 0)), need_first=True)
-    N, code = inverses[0].own, rows.codes[0]
+def correction(family: Any, rows: Rows, phi: float, mode: Mode) -> float:
+    """c at a mode, for a model with one grouping factor."""
+    N, code = mode.factorisation.inverse_blocks()[0], rows.codes[0]
     k, _, J = N.shape
     z = np.stack([np.ones(rows.n) if column is None else column for column in rows.columns[0]])
     leverage = np.einsum("an,abn,bn->n", z, N[:, :, code], z)
@@ -33,7 +30,7 @@ def correction(family: Any, rows: Rows, T: np.ndarray, phi: float, mode: Mode) -
     third = [family.derivatives(rows.y, eta, rows.weights, phi).d3 for eta in (at_mode - h, at_mode, at_mode + h)]
     slope, bend = -third[1], -(third[2] - third[0]) / (2.0 * h)
     s = rows.sums(leverage * slope)
-    solved, _, _ = at.solve(mode.factor, [own[None] for own in s])
+    solved = mode.factorisation.solve([own[None] for own in s]).values
     cubes = np.empty((k, k, k, J))
     for a in range(k):
         for b in range(k):

@@ -79,16 +79,15 @@ def derivatives(
     well : per tail term, whether its T can be divided by.
     tolerance : relative residual of the probes' systems.
     """
-    exact = Exact(data.system, chain_T, tail_T, layout)
-    at = krylov.factorize(xp, exact, coupled, iterative_T)
-    solution = krylov.solve(xp, exact, coupled, at, data.rhs, split_rhs(data, coupled), PRECISE)
+    at = krylov.factorize(xp, Exact(data.system, chain_T, tail_T, layout), coupled, iterative_T)
+    solution = krylov.solve(xp, at, data.rhs, split_rhs(data, coupled), PRECISE)
     val, root = profile(xp, data, at.logdet, solution.inner, reml, known)
     combine = xp.concatenate([-val.beta, xp.ones(1)])
     s2 = data.variance if known else val.r2 / data.degrees
 
     residuals = [*solution.exact_residual.chain, *slots(solution.exact_residual.tail, layout), *solution.residual]
     of_exact = exact_traces(xp, at.exact, layout, tail_T, well)
-    less, of_iterative, solved = trace_probes(xp, exact, coupled, at, bases, probes, start, tolerance)
+    less, of_iterative, solved = trace_probes(xp, at, bases, probes, start, tolerance)
     per_probe = [own[None] - part for own, part in zip(of_exact, less, strict=True)] + of_iterative
     traces = [xp.mean(each, axis=0) for each in per_probe]
     e, D = score(xp, traces, residuals, combine, root, s2, reml)
@@ -100,8 +99,8 @@ def derivatives(
         m, count = len(v[0]), len(chain_T)
         inside = count + len(layout)
         own = Vectors(tuple(v[:count]), beside(xp, v[count:inside], m))
-        Av_exact, Av = multiply(xp, exact, coupled, own, v[inside:])
-        found = krylov.solve(xp, exact, coupled, at, Av_exact, Av, ROUGH)
+        Av_exact, Av = krylov.system_product(xp, data.system, layout, coupled, own, v[inside:])
+        found = krylov.solve(xp, at, Av_exact, Av, ROUGH)
         steps.append(found.solved)
         total = own.tail @ Av_exact.tail.T
         for x, y in zip((*own.chain, *v[inside:]), (*Av_exact.chain, *Av), strict=True):
@@ -121,31 +120,16 @@ def split_rhs(data: Data, coupled: Coupled) -> list[Array]:
     return krylov.split(coupled, data.iterative)
 
 
-def multiply(xp: Any, exact: Exact, coupled: Coupled, own: Vectors, parts: list[Array]) -> tuple[Vectors, list[Array]]:
-    """A v over all terms."""
-    from_parts = krylov.into_exact(xp, exact, coupled, parts)
-    inside = krylov.exact_multiply(xp, exact, own)
-    out = Vectors(tuple(a + b for a, b in zip(inside.chain, from_parts.chain, strict=True)), inside.tail + from_parts.tail)
-    rest = krylov.own_product(xp, coupled, parts)
-    return out, [a + b for a, b in zip(rest, krylov.from_exact(xp, exact, coupled, own), strict=True)]
-
-
 def trace_probes(
-    xp: Any,
-    exact: Exact,
-    coupled: Coupled,
-    at: IterativeFactor,
-    bases: list[Basis],
-    probes: Array,
-    start: Array,
-    tolerance: float,
+    xp: Any, at: IterativeFactor, bases: list[Basis], probes: Array, start: Array | None, tolerance: float
 ) -> tuple[list[Array], list[Array], Solved]:
     """Per probe: sum_l (F N_i F')_ll of each exact term and sum_l Q_ll of each iterative one, (m, k, k); and the solutions."""
-    solved = krylov.solve_scaled(xp, exact, coupled, at, probes, tolerance, start)
+    coupled, layout = at.coupled, at.inside.layout
+    solved = krylov.solve_scaled(xp, at, probes, tolerance, start)
     z, w = krylov.split(coupled, probes), krylov.split(coupled, solved.x)
     y, x = krylov.scale(xp, at.R, z), krylov.scale(xp, at.R, w)
-    y_in, x_in = krylov.into_exact(xp, exact, coupled, y), krylov.into_exact(xp, exact, coupled, x)
-    Fy, Fx = (krylov.exact_solve_residual(xp, exact, at.exact, v)[1] for v in (y_in, x_in))
+    y_in, x_in = krylov.beside(xp, at, y), krylov.beside(xp, at, x)
+    Fy, Fx = (krylov.exact_solve_residual(xp, at, v)[1] for v in (y_in, x_in))
 
     # with the first factor alone in N_e, F = E B with E = I - A W, and the mean of F R z z'R'F' is E (B N0 B') E'
     first = at.exact.chain[0]
@@ -156,9 +140,9 @@ def trace_probes(
     control = outer_sums(xp, near, near) - mean
     less = [controlled(xp, outer_sums(xp, Fx.chain[0], Fy.chain[0]), control)]
     less += [outer_sums(xp, a, b) for a, b in zip(Fx.chain[1:], Fy.chain[1:], strict=True)]
-    less += [outer_sums(xp, a, b) for a, b in zip(slots(Fx.tail, exact.layout), slots(Fy.tail, exact.layout), strict=True)]
+    less += [outer_sums(xp, a, b) for a, b in zip(slots(Fx.tail, layout), slots(Fy.tail, layout), strict=True)]
 
-    nearly = krylov.near_multiply(xp, coupled, at, probes, y_in.chain[0]) - probes  # off the diagonal blocks: z (H z - z)' has mean zero
+    nearly = krylov.near_multiply(xp, at, probes, y_in.chain[0]) - probes  # off the diagonal blocks: z (H z - z)' has mean zero
     o = krylov.split(coupled, nearly)
     own = []
     for a, basis in enumerate(bases):
@@ -169,7 +153,7 @@ def trace_probes(
         half = basis.divide.T @ basis.dual
         total = xp.einsum("ba,rbc,cd->rad", half, J * xp.eye(len(known)) - inverse, half)
         if basis.null.shape[1]:
-            total = total + null_traces(xp, exact, coupled, at, a, basis, z, tolerance)
+            total = total + null_traces(xp, at, a, basis, z, tolerance)
         own.append(total)
     return less, own, solved
 
@@ -199,19 +183,17 @@ def basis_for(T: np.ndarray, A: np.ndarray, apart: float) -> Basis:
     return Basis((dual[far] @ T) / size[far][:, None], dual[far], (P_A @ turn)[:, ~far], dual[~far])
 
 
-def null_traces(
-    xp: Any, exact: Exact, coupled: Coupled, at: IterativeFactor, a: int, basis: Basis, z: list[Array], tolerance: float
-) -> Array:
+def null_traces(xp: Any, at: IterativeFactor, a: int, basis: Basis, z: list[Array], tolerance: float) -> Array:
     """What sum_l Q_ll (m, k, k) of a term has in the directions of ``basis.null``, from signs there: s and Q s = C s - C N_i C s.
 
     The control is (C s) s' with the first exact factor alone in C, whose diagonal blocks are known.
     """
-    signs = z[a][:, : basis.null.shape[1]]
+    coupled, signs = at.coupled, z[a][:, : basis.null.shape[1]]
     s = [xp.einsum("ab,rbj->raj", basis.null, signs) if b == a else xp.zeros_like(own) for b, own in enumerate(z)]
-    Cs = krylov.schur(xp, exact, coupled, at.exact, s)
+    Cs = krylov.schur(xp, at, s)
     half = krylov.join(xp, krylov.scale(xp, at.R, Cs, transpose=True))
-    solved = krylov.solve_scaled(xp, exact, coupled, at, half, tolerance)
-    back = krylov.schur(xp, exact, coupled, at.exact, krylov.scale(xp, at.R, krylov.split(coupled, solved.x)))
+    solved = krylov.solve_scaled(xp, at, half, tolerance)
+    back = krylov.schur(xp, at, krylov.scale(xp, at.R, krylov.split(coupled, solved.x)))
     joint, W = coupled.first[a], at.exact.chain[0].W
     near = small.apply(coupled.own[a], s[a]) - joint.product.apply_transpose(xp, small.apply(W, joint.product.apply(xp, s[a])))
     blocks = xp.sum(coupled.own[a] - krylov.weighted_squares(xp, joint, W, z[a].shape[1], transpose=True), axis=-1)
@@ -253,11 +235,10 @@ def log_determinant(
     tolerance: float,
 ) -> tuple[Array, Array, Array, Array]:
     """What Lanczos quadrature of log|H| needs: log|M| less log|H|, coefficients (steps, m) of each probe, and z'(H - I)z near H (m,)."""
-    exact = Exact(data.system, chain_T, tail_T, layout)
-    at = krylov.factorize(xp, exact, coupled, iterative_T)
-    solved = krylov.solve_scaled(xp, exact, coupled, at, probes, tolerance)
+    at = krylov.factorize(xp, Exact(data.system, chain_T, tail_T, layout), coupled, iterative_T)
+    solved = krylov.solve_scaled(xp, at, probes, tolerance)
     y = krylov.scale(xp, at.R, krylov.split(coupled, probes))
-    nearly = krylov.near_multiply(xp, coupled, at, probes, krylov.into_exact(xp, exact, coupled, y).chain[0])
+    nearly = krylov.near_multiply(xp, at, probes, krylov.beside(xp, at, y).chain[0])
     control = xp.sum(probes * (nearly - probes), axis=1)
     return at.logdet, solved.alpha, solved.beta, control
 

@@ -21,17 +21,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmm.linalg import elimination, krylov, tail
+from lmm.linalg import krylov
 from lmm.linalg.conjugate import log_quadratics
 from lmm.linalg.elimination import Vectors
+from lmm.linalg.factorisation import KrylovFactorisation, collect, in_order
 from lmm.linalg.plan import Plan
 from lmm.model import stochastic
-from lmm.model.gaussian import exact_traces
-from lmm.model.iterative import IterativeArrangement
-from lmm.model.laplace import FOUND, Laplace, next_scores, own_parameters
+from lmm.model.laplace import FOUND, Laplace, family_parameters, next_scores
 from lmm.model.leverage import Tables, tables
 from lmm.model.mode import Mode, seek
-from lmm.model.passes import Expand, Expansion, Slope, Slopes, Source, Task
+from lmm.model.passes import Expand, Slope, Slopes, Source, Task
+from lmm.model.penalized import system_of
 from lmm.model.probed_rows import Levels, Move, Moved, Near, near
 
 
@@ -92,27 +92,26 @@ def expand(
     same = observed or family.is_canonical
     b = [t @ own for t, own in zip(T, u, strict=True)] if b is None else b
     mode: Mode = yield from seek(family, source, T, gamma, phi, b, u, free, tolerance)
-    at = IterativeArrangement(source, T)
-    system, factor = mode.system, mode.factor
-    sums: Expansion = mode.sums
+    working, at = mode.sums.observed, mode.factorisation
     if not same:
-        sums = yield Expand(family, mode.gamma, mode.b, phi, False, True)
-        assert sums.expected is not None
-        system = at.system(sums.expected)
-        factor = at.factorize(system)
+        working = (yield Expand(family, mode.gamma, mode.b, phi, False, True)).expected
+        assert working is not None
+        at = system_of(source, working).factorize(T)
+    assert working is not None
+    assert isinstance(at, KrylovFactorisation)
     slopes: Slopes = yield Slope(family, mode.gamma, mode.b, phi, _no_tables(at.plan), observed, constant is None)
     Z_wQ = slopes.fixed if slopes.fixed_observed is None else slopes.fixed_observed
     Q_wQ = slopes.gram if slopes.gram_observed is None else slopes.gram_observed
 
     p, r = len(mode.gamma), family.n_parameters
-    e, fixed_score = next_scores(at, mode, Z_wQ, Q_wQ)
+    e, fixed_score = next_scores(mode, Z_wQ, Q_wQ)
 
     # how the predictor moves: along G, along gamma, along rho, and by what is left of the search for the mode
     v = _directions(e)
     K = len(v[0])
-    Av = at.multiply(mode.system, v)
+    Av = mode.factorisation.system.multiply(v)
     mixed = slopes.mixed if r else [np.zeros((0, *own.shape)) for own in e]
-    solved, residual, inner = at.solve(mode.factor, [np.concatenate(each) for each in zip(Z_wQ, Av, mixed, strict=True)])
+    solved, residual, inner = mode.factorisation.solve([np.concatenate(each) for each in zip(Z_wQ, Av, mixed, strict=True)])
     NF, a, Nm = ([own[part] for own in solved] for part in (slice(0, p), slice(p, p + K), slice(p + K, None)))
     a = [own - N for own, N in zip(v, a, strict=True)]
     along = [np.concatenate([x, -F, m, d[None]]) for x, F, m, d in zip(a, NF, Nm, mode.db, strict=True)]
@@ -129,15 +128,14 @@ def expand(
     information = slopes.gram - inner[:p, :p]
     solved_fixed, residual_fixed = NF, [own[:p] for own in residual]
     if not same:
-        Av = at.multiply(system, v)
-        both, residual, inner = at.solve(factor, [np.concatenate(each) for each in zip(slopes.fixed, Av, strict=True)])
+        Av = at.system.multiply(v)
+        both, residual, inner = at.solve([np.concatenate(each) for each in zip(slopes.fixed, Av, strict=True)])
         quadratic = _products(v, Av) - inner[p:, p:]
         information = slopes.gram - inner[:p, :p]
         solved_fixed, residual_fixed = [own[:p] for own in both], [own[:p] for own in residual]
 
-    weights = sums.observed if same else sums.expected
-    assert weights is not None
-    found = _probe(at, factor, weights.pairs, probing)
+    listed = {key: (own.rows, own.cols, working.pairs[key]) for key, own in source.pattern.pairs.items()}
+    found = _probe(at, listed, probing)
     count = len(order)
     totals: Moved = yield Move(
         family,
@@ -165,13 +163,13 @@ def expand(
         place += size
     d_gamma_each = -2.0 * fixed_score + of_gamma
     nothing = [np.zeros_like(own) for own in e]
-    of_own = own_parameters(family, observed, at, factor, slopes, nothing, np.zeros(p), solved_fixed)
+    of_own = family_parameters(family, source, at, slopes, nothing, np.zeros(p), solved_fixed)
     own_each = of_own.gradient + of_rho
     of_own = replace(of_own, gradient=own_each.mean(axis=0))
 
     constant = slopes.constant if constant is None else constant
     penalty = float(sum(np.sum(u * u) for u in mode.u))
-    logdet = float(factor.logdet) + float(found.logdets.mean())
+    logdet = at.logdet + float(found.logdets.mean())
     objective = -2.0 * (mode.sums.kernel + constant) + penalty - max(mode.decrement, 0.0) + logdet + float(of_step.mean())
     if not mode.decrement <= max(FOUND, tolerance):
         objective = np.inf
@@ -184,8 +182,8 @@ def expand(
         e,
         residual_fixed,
         information,
-        factor,
-        system,
+        working,
+        at,
         slopes,
         D_each,
         d_gamma_each,
@@ -210,46 +208,37 @@ class Probed(NamedTuple):
     steps: int
 
 
-def _probe(at: IterativeArrangement, factor: Any, pairs: dict[tuple[int, int], np.ndarray], probing: Probing) -> Probed:
-    exact, coupled, inverse, plan, layout = factor.exact, factor.system.coupled, factor.at, at.plan, at.layout
-    z = probing.signs
-    bases = [stochastic.basis_for(T, own.mean(axis=-1), probing.apart) for T, own in zip(at.iterative_T, coupled.own, strict=True)]
-    less, of_iterative, solved = stochastic.trace_probes(np, exact, coupled, inverse, bases, z, None, probing.tolerance)
-    of_exact = exact_traces(np, inverse.exact, layout, at.tail_T, at.well)
-    traces = at.in_order([own[None] - part for own, part in zip(of_exact, less, strict=True)] + of_iterative)
+def _probe(
+    factorisation: KrylovFactorisation, pairs: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]], probing: Probing
+) -> Probed:
+    """``pairs`` : rows, columns and blocks of the pairs of levels in Z'WZ."""
+    plan, at = factorisation.plan, factorisation.at
+    coupled, z = at.coupled, probing.signs
+    own_T = [factorisation.T[t] for t in plan.iterative]
+    bases = [stochastic.basis_for(T, own.mean(axis=-1), probing.apart) for T, own in zip(own_T, coupled.own, strict=True)]
+    less, of_iterative, solved = stochastic.trace_probes(np, at, bases, z, None, probing.tolerance)
+    of_exact = factorisation.exact.planned_traces()
+    traces = in_order(plan, [own[None] - part for own, part in zip(of_exact, less, strict=True)] + of_iterative)
 
-    y, x = (krylov.scale(np, inverse.R, krylov.split(coupled, each)) for each in (z, solved.x))
-    y_in, x_in = krylov.into_exact(np, exact, coupled, y), krylov.into_exact(np, exact, coupled, x)
-    control = np.sum(z * (krylov.near_multiply(np, coupled, inverse, z, y_in.chain[0]) - z), axis=1)
+    y, x = (krylov.scale(np, at.R, krylov.split(coupled, each)) for each in (z, solved.x))
+    y_in, x_in = krylov.beside(np, at, y), krylov.beside(np, at, x)
+    control = np.sum(z * (krylov.near_multiply(np, at, z, y_in.chain[0]) - z), axis=1)
     logdets = stochastic.controlled(np, log_quadratics(solved.alpha, solved.beta, np.sum(z * z, axis=1)), control)
 
     def everywhere(inside: Vectors, parts: list[np.ndarray]) -> Levels:
-        return Levels.of(at.gather(Vectors(tuple(-own for own in inside.chain), -inside.tail), parts))
+        return Levels.of(collect(plan, Vectors(tuple(-own for own in inside.chain), -inside.tail), parts))
 
-    full_y, full_x = (everywhere(krylov.exact_solve(np, exact, inverse.exact, own), parts) for own, parts in ((y_in, y), (x_in, x)))
-    W, close = inverse.exact.chain[0].W, None
-    if not exact.simple:
+    full_y, full_x = (everywhere(krylov.exact_solve(np, at, own), parts) for own, parts in ((y_in, y), (x_in, x)))
+    W, close = at.exact.chain[0].W, None
+    if not at.inside.simple:
         alone: list[Any] = [np.zeros((0, 0, 0)) for _ in plan.order]
         alone[plan.chain[0]] = -krylov.small.apply(W, y_in.chain[0])
         for t, part in zip(plan.iterative, y, strict=True):
             alone[t] = part
         close = Levels.of(alone)
-    sums = sum(krylov.weighted_squares(np, joint, N0, len(W), transpose=False) for joint, N0 in zip(coupled.first, inverse.N0, strict=True))
-    listed = {key: (own.rows, own.cols, pairs[key]) for key, own in at.pattern.pairs.items()}
-    K = np.zeros((0, 0))
-    if layout:
-        K = tail.sandwich(np, layout, at.tail_T, tail.symmetrize(np, tail.inverse(np, inverse.exact.tail)), transpose=False)
-    _, inverses = elimination.inverse_blocks(np, inverse.exact, K, need_first=True)
-    return Probed(
-        traces,
-        logdets,
-        full_y,
-        full_x,
-        close,
-        tables(plan, inverse.exact, inverses, K),
-        near(plan, listed, W, sums, inverse.N0),
-        int(solved.steps),
-    )
+    sums = sum(krylov.weighted_squares(np, joint, N0, len(W), transpose=False) for joint, N0 in zip(coupled.first, at.N0, strict=True))
+    close_to = near(plan, pairs, W, sums, at.N0)
+    return Probed(traces, logdets, full_y, full_x, close, tables(factorisation.exact), close_to, int(solved.steps))
 
 
 def _no_tables(plan: Plan) -> Tables:

@@ -15,7 +15,7 @@ from scipy.linalg import solve_triangular
 from lmm.linalg import coupling as couplings
 from lmm.linalg.backend import bucket
 from lmm.linalg.coupling import Coupling, Entries
-from lmm.linalg.elimination import Member, Parent, System, Vectors
+from lmm.linalg.elimination import Member, Parent, System
 from lmm.linalg.krylov import Coupled, Joint
 from lmm.linalg.plan import Plan, TermSize, make_layout, make_plan
 from lmm.linalg.sparse_product import Product, make_product
@@ -94,21 +94,6 @@ def pad(cross: CrossProducts, plan: Plan) -> tuple[CrossProducts, Plan]:
     diag = tuple(wider(a, size.J) for a, size in zip(cross.diag, terms, strict=True))
     rhs = tuple(wider(a, size.J) for a, size in zip(cross.rhs, terms, strict=True))
     return replace(cross, diag=diag, rhs=rhs), replace(plan, terms=terms, layout=make_layout(terms, plan.tail))
-
-
-def arrange(plan: Plan, columns: tuple[np.ndarray, ...]) -> Vectors:
-    """Per-term arrays (r, k, J) in the design's order, as chain members and tail columns; iterative terms are left out."""
-    r = len(columns[0])  # 0 where a model has no fixed effects
-    tail = [columns[t].reshape(r, columns[t].shape[1] * columns[t].shape[2]) for t in plan.tail]
-    return Vectors(tuple(columns[t] for t in plan.chain), np.concatenate(tail, axis=1) if tail else np.zeros((r, 0)))
-
-
-def collect(plan: Plan, vectors: Vectors) -> list[np.ndarray]:
-    """The inverse of :func:`arrange`: per term (r, k, J) in the design's order."""
-    out: dict[int, np.ndarray] = dict(zip(plan.chain, vectors.chain, strict=True))
-    for slot, t in zip(plan.layout, plan.tail, strict=True):
-        out[t] = vectors.tail[:, slot.columns].reshape(len(vectors.tail), slot.k, slot.J)
-    return [out[t] for t in range(len(plan.terms))]
 
 
 def orthonormal(columns: np.ndarray, R: np.ndarray) -> np.ndarray:

@@ -185,7 +185,7 @@ def test_what_follows_a_fit_works_from_solves_or_says_what_it_needs(monkeypatch:
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)
     np.testing.assert_allclose(fit.leverage(), exact.leverage(), rtol=5e-3)
     with monkeypatch.context() as fewer:
-        fewer.setattr("lmm.model.conditional.SOLVES", 5)
+        fewer.setattr("lmm.linalg.factorisation.SOLVES", 5)
         with pytest.raises(lmm.LmmError, match="The variance of 9 predictions, one solve for each, .* needs the exact factorisation"):
             fit.predict(new, se_fit=True, allow_new_levels=True)
     assert fit.bootstrap(3, rng=1).replicates.notna().all().all()

@@ -11,8 +11,8 @@ import pytest
 from lmm.linalg import coupling, elimination, tail
 from lmm.linalg.coupling import Dense, Entries
 from lmm.linalg.elimination import Factor, Vectors
+from lmm.linalg.factorisation import arrange, collect
 from lmm.model.problem import Problem, build_problem
-from lmm.model.system import arrange, collect
 from tests.algebra import Algebra, singular_theta, some_theta, thetas
 from tests.designs import zoo
 

@@ -10,8 +10,7 @@ import pytest
 
 from lmm.design.terms import Incidence
 from lmm.estimators import Control, MaximumLikelihood
-from lmm.linalg import coupling
-from lmm.model import conditional
+from lmm.linalg import coupling, factorisation
 from lmm.model.conditional import covariances, prediction_variance
 from lmm.model.problem import Problem, build_problem
 from lmm.model.records import Estimate
@@ -108,7 +107,7 @@ def test_batches_of_rows_change_nothing(name: str, monkeypatch: pytest.MonkeyPat
     problem, estimate, _ = case(name, "interior")
     X, terms = new_rows(name, 37, seed=3)
     whole = prediction_variance(problem, estimate, X, terms)
-    monkeypatch.setattr(conditional, "BATCH", 500)
+    monkeypatch.setattr(factorisation, "BATCH", 500)
     np.testing.assert_allclose(prediction_variance(problem, estimate, X, terms), whole, rtol=1e-12)
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from lmm.families import Binomial, Gamma, NegativeBinomial, Ordinal, Poisson
-from lmm.linalg import elimination, tail
+from lmm.linalg.factorisation import BlockFactorisation
 from lmm.model.compression import taken
 from lmm.model.leverage import tables
-from lmm.model.mode import Arrangement, find_mode, follow
+from lmm.model.mode import find_mode, follow
 from lmm.model.passes import Expand, Linearise, Slope, Total, drive, merge
+from lmm.model.penalized import system_of
 from lmm.model.rows import Block, Rows, make_rows
 from lmm.stream.rows import Locate
 from tests.designs import zoo
@@ -40,14 +41,9 @@ def requests(name: str, family: Any) -> list[Any]:
     c, rows, b = made(name, family)
     gamma = rows.R @ c.beta
     T = [0.3 * np.eye(size.k) for size in rows.plan.terms]
-    at = Arrangement(rows, T)
-    sums = Expand(family, gamma, b, c.phi, True, True)(rows).expected
-    factor = at.factorize(at.system(sums))
-    K = np.zeros((0, 0))
-    if at.layout:
-        K = tail.sandwich(np, at.layout, at.tail_T, tail.symmetrize(np, tail.inverse(np, factor.tail)), transpose=False)
-    _, inverses = elimination.inverse_blocks(np, factor, K, need_first=True)
-    found = tables(rows.plan, factor, inverses, K)
+    at = system_of(rows, Expand(family, gamma, b, c.phi, True, True)(rows).expected).factorize(T)
+    assert isinstance(at, BlockFactorisation)
+    found = tables(at)
     return [
         Expand(family, gamma, b, c.phi, True, True, True),
         Linearise(family, gamma, c.phi),
@@ -193,11 +189,11 @@ def test_modes_are_followed() -> None:
     for h in (0.04, 0.02):
         T_new, gamma_new = [(1 + h) * t for t in T], gamma + h
         new = find_mode(c.family, rows, T_new, gamma_new, c.phi, zero)
-        start = follow(Arrangement(rows, T_new), old, gamma_new, None, fixed)
+        start = follow(T_new, old, gamma_new, None, fixed)
         assert start is not None
         errors.append(max(np.abs(a - b).max() for a, b in zip(start.b, new.b, strict=True)))
         assert errors[-1] < 0.2 * max(np.abs(a - b).max() for a, b in zip(old.b, new.b, strict=True))
         for t, b, u in zip(T_new, start.b, start.u, strict=True):
             np.testing.assert_allclose(t @ u, b, atol=1e-12)
     assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.2)
-    assert follow(Arrangement(rows, T), old, gamma + 100.0, None, fixed) is None
+    assert follow(T, old, gamma + 100.0, None, fixed) is None

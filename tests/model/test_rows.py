@@ -8,7 +8,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from lmm.model.mode import Arrangement
+from lmm.model.passes import weighted
+from lmm.model.penalized import system_of
 from lmm.model.rows import Rows, make_rows
 from tests.algebra import Algebra, some_theta
 from tests.designs import design, term, zoo
@@ -70,16 +71,15 @@ def test_system_with_new_weights(name: str, signs: str) -> None:
         w[::3] = 0.0
     if signs == "mixed":
         w[::7] *= -0.01
-    system = r.system(w)
-    at = Arrangement(r, exact.T)
+    system = system_of(r, weighted(r, w, False))
     wanted = exact.Zall.T @ (w[:, None] * exact.Zall)
-    np.testing.assert_allclose(flat(at.multiply(system, unflat(r, np.eye(exact.q)))), wanted, atol=1e-10)
+    np.testing.assert_allclose(flat(system.multiply(unflat(r, np.eye(exact.q)))), wanted, atol=1e-10)
     M = np.eye(exact.q) + exact.L.T @ wanted @ exact.L
     assert np.linalg.eigvalsh(M)[0] > 0
-    factor = at.factorize(system)
-    assert float(factor.logdet) == pytest.approx(np.linalg.slogdet(M)[1], rel=1e-10)
+    at = system.factorize(exact.T)
+    assert at.logdet == pytest.approx(np.linalg.slogdet(M)[1], rel=1e-10)
     v = np.random.default_rng(1).normal(size=(2, exact.q))
-    solved, residual, inner = at.solve(factor, unflat(r, v))
+    solved, residual, inner = at.solve(unflat(r, v))
     Nv = (exact.L @ np.linalg.solve(M, exact.L.T @ v.T)).T
     np.testing.assert_allclose(flat(solved), Nv, atol=1e-8)
     np.testing.assert_allclose(flat(residual), v - Nv @ wanted, atol=1e-7)
