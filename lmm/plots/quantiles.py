@@ -12,10 +12,10 @@ from lmm.errors import ArgumentError
 from lmm.inference.conditional_residuals import scaled_residuals
 from lmm.inference.envelope import Envelope, envelope, normal_quantiles, plotting_positions, positions
 from lmm.inference.quantile_residuals import simulated_ranks
+from lmm.inference.simulated_responses import simulate_array
 from lmm.model.problem import GeneralizedProblem
 from lmm.plots.axes import BLUE, choice, ink, panels, percent
 from lmm.results.rows import residuals as row_residuals
-from lmm.results.simulation import simulate_array
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit

@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 
 from lmm.arguments import generator as random_generator
 from lmm.arguments import instance
+from lmm.inference.simulated_responses import simulate_array
 from lmm.inference.smoothing import bandwidth, density, lowess
 from lmm.plots.axes import BLUE, ORANGE, handed_back, ink, panels, percent, scatter, shorten
 from lmm.plots.quantiles import uniform_quantiles
 from lmm.results import ordinal
-from lmm.results.simulation import simulate_array
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit

@@ -33,8 +33,10 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.estimators.batch import Batch
 from lmm.inference import refits
+from lmm.inference.simulated_responses import simulate_array
 from lmm.later import Later
 from lmm.memory import require
+from lmm.model.linear_predictor import fixed_predictor, linear_predictor
 from lmm.model.records import Convergence, Estimate
 from lmm.results import parameter_table
 from lmm.results.coverage import check_level
@@ -42,8 +44,6 @@ from lmm.results.fixed import deviations
 from lmm.results.numberformat import format_column
 from lmm.results.progress import bar
 from lmm.results.render import Table
-from lmm.results.rows import fixed_predictor, linear_predictor
-from lmm.results.simulation import simulate_array
 
 if TYPE_CHECKING:
     from lmm.results import archive

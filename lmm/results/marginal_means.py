@@ -21,7 +21,7 @@ from lmm.formula.scan import QUOTED, unquote
 from lmm.inference import multiplicity
 from lmm.inference.contrast_coefficients import ADJUSTMENTS, coefficients, contrast_kind
 from lmm.inference.ddf import KENWARD_ROGER, SATTERTHWAITE, TITLES, Ddf
-from lmm.model.records import Estimate
+from lmm.model.records import Draws, Estimate
 from lmm.results import ordinal
 from lmm.results.coverage import check_level, tails
 from lmm.results.dependence import dependencies
@@ -167,11 +167,17 @@ def _table(design: Design, estimate: Estimate, degrees: Degrees, grid: Grid, mea
     if ask.contrast is not None:
         means, groups, weights = _contrasts(means, groups, ask)
         name = "estimate"
-    draws = estimate.draws_for(effects=False)
-    known = None if draws is not None else degrees(method)
-    columns = _numbers(design, estimate, known, means, groups, ask, weights)
-    if known is not None and known.message:
-        notes.append(known.message)
+    L, ok = means.L[:, kept_positions(design)], dependencies(design).estimable(means.L, means.constant)
+    L = np.where(ok[:, None], L, 0.0)
+    value = np.where(ok, L @ estimate.beta + np.where(ok, means.offset, 0.0), np.nan)
+    known, draws = None, estimate.draws_for(effects=False)
+    if draws is not None:
+        columns = _posterior(draws, L, means.offset, ok, value, ask.level)
+    else:
+        known = degrees(method)
+        columns = _numbers(known, L, ok, value, groups, ask, weights)
+        if known.message:
+            notes.append(known.message)
     lost = bool(columns["estimate"].isna().any())
     columns, said = _scaled(estimate, transformed(design.response) if estimate.family is None else None, columns, ask, name)
     notes += said
@@ -187,10 +193,10 @@ def _table(design: Design, estimate: Estimate, degrees: Degrees, grid: Grid, mea
 
 
 def chosen_method(design: Design, estimate: Estimate, ddf: str | None) -> str | None:
-    """``"auto"``: Kenward-Roger's method for REML fits of up to ``SMALL`` rows, else Satterthwaite's; none where there are no t tests."""
+    """``"auto"``: Kenward-Roger's method for REML fits of up to ``SMALL`` rows, else Satterthwaite's; none for generalized models."""
     if ddf != AUTO:
         return ddf
-    if estimate.family is not None or estimate.draws_for(effects=False) is not None:
+    if estimate.family is not None:
         return None
     return KENWARD_ROGER if estimate.reml and design.n <= SMALL else SATTERTHWAITE
 
@@ -234,21 +240,10 @@ def _text(value: Any) -> str:
 
 
 def _numbers(
-    design: Design,
-    estimate: Estimate,
-    known: Ddf | None,
-    means: Linear,
-    groups: list[np.ndarray],
-    ask: Request,
-    weights: list[np.ndarray],
+    known: Ddf, L: np.ndarray, ok: np.ndarray, value: np.ndarray, groups: list[np.ndarray], ask: Request, weights: list[np.ndarray]
 ) -> pd.DataFrame:
     """``estimate, std_error, df, lower, upper`` and, of contrasts and trends, ``statistic, p_value``, on the scale of the predictor."""
-    L, ok = means.L[:, kept_positions(design)], dependencies(design).estimable(means.L, means.constant)
-    safe = np.where(ok[:, None], L, 0.0)
-    value = np.where(ok, safe @ estimate.beta + np.where(ok, means.offset, 0.0), np.nan)
-    if known is None:
-        return _posterior(estimate, safe, means.offset, ok, value, ask.level)
-    se, df = (np.where(ok, x, np.nan) for x in known.t(safe))
+    se, df = (np.where(ok, x, np.nan) for x in known.t(L))
     with np.errstate(invalid="ignore", divide="ignore"):
         t = value / se
     p = multiplicity.two_sided(t, df)
@@ -264,11 +259,9 @@ def _numbers(
     return pd.DataFrame(columns | {"statistic": t, "p_value": p})
 
 
-def _posterior(estimate: Estimate, L: np.ndarray, offset: np.ndarray, ok: np.ndarray, value: np.ndarray, level: float) -> pd.DataFrame:
+def _posterior(record: Draws, L: np.ndarray, offset: np.ndarray, ok: np.ndarray, value: np.ndarray, level: float) -> pd.DataFrame:
     """Means, standard deviations and quantiles of the draws."""
-    drawn = estimate.draws_for(effects=False)
-    assert drawn is not None
-    draws = drawn.beta.reshape(-1, drawn.beta.shape[-1]) @ L.T + offset
+    draws = record.beta.reshape(record.count, record.beta.shape[-1]) @ L.T + offset
     lower, upper = np.quantile(draws, tails(level), axis=0)
     columns = {"estimate": value, "std_error": draws.std(axis=0, ddof=1), "lower": lower, "upper": upper}
     return pd.DataFrame({name: np.where(ok, column, np.nan) for name, column in columns.items()})

@@ -22,8 +22,8 @@ import pandas as pd
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
+from lmm.inference import population_average
 from lmm.model.records import Estimate
-from lmm.results import marginal
 from lmm.results.fixed import deviations
 from lmm.results.numberformat import coefficient_columns, statistic_column
 from lmm.results.render import Table
@@ -119,7 +119,7 @@ def predicted(family: Ordinal, phi: Any, type: str, eta: np.ndarray, sd: np.ndar
     if sd is None:
         p = family.probabilities(eta, phi)
     else:
-        nodes, weights = marginal.rule(float(np.max(sd[np.isfinite(sd)], initial=0.0)))
+        nodes, weights = population_average.rule(float(np.max(sd[np.isfinite(sd)], initial=0.0)))
         p = sum((w * family.probabilities(eta + sd * t, phi) for t, w in zip(nodes, weights, strict=True)), np.zeros((len(eta), family.K)))
     if type == "class":
         return ["fit"], np.where(np.isnan(eta), np.nan, np.argmax(p, axis=1))[:, None]

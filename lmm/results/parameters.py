@@ -18,6 +18,7 @@ from lmm.errors import ArgumentError, DegreesOfFreedomWarning, warn
 from lmm.estimators.base import Estimator, adopted
 from lmm.formula import Formula
 from lmm.inference.ddf import SATTERTHWAITE, Asymptotic, Ddf, check, degrees_of_freedom
+from lmm.model.linear_predictor import linear_predictor
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate
 from lmm.results import (
@@ -29,7 +30,6 @@ from lmm.results import (
     naming,
     ordinal,
     randomeffects,
-    rows,
     trace,
     updating,
 )
@@ -343,6 +343,6 @@ class Parameters:
         own = self.estimate.eta
         if own is None and self.design.streamed:
             return ABSENT
-        values = rows.linear_predictor(self.design, self.estimate) if own is None else np.array(own)
+        values = linear_predictor(self.design, self.estimate) if own is None else np.array(own)
         values.setflags(write=False)
         return values

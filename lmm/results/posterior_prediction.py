@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtr, ndtri
 
+from lmm.inference import population_average as averages
 from lmm.inference import predictive
 from lmm.model.records import Draws, Estimate, PosteriorEstimate
-from lmm.results import marginal
 from lmm.results.coverage import tails
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class FromDraws:
             if over is not None:
                 sd = np.sqrt(sum(self._variance(t, z[part]) for t, z in enumerate(over.z)))
                 sd = np.broadcast_to(sd, eta.shape)
-                eta = marginal.average(self.estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape)
+                eta = averages.average(self.estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape)
                 on_response = False
             if on_response and not self.estimate.distribution.linear:
                 out["se"][part] = self.estimate.distribution.mean(eta + np.sqrt(variance) * noise).std(axis=0, ddof=1)
@@ -86,7 +86,7 @@ class FromDraws:
             eta, variance = self.predictors(part)
             if variance.any():
                 sd = np.sqrt(variance)
-                out[part] = marginal.average(self.estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape).mean(axis=0)
+                out[part] = averages.average(self.estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape).mean(axis=0)
             else:
                 out[part] = self.estimate.distribution.mean(eta).mean(axis=0)
         return out

@@ -30,12 +30,12 @@ from lmm.estimators.control import Control
 from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.inference import refits
 from lmm.inference.ddf import degrees_of_freedom
+from lmm.inference.simulated_responses import simulate_array
 from lmm.model.records import Estimate
 from lmm.results import ordinal
 from lmm.results.assumed import assume
 from lmm.results.bootstrap import term_of
 from lmm.results.progress import bar
-from lmm.results.simulation import simulate_array
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit

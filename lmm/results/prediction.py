@@ -27,11 +27,12 @@ from lmm.design.terms import Incidence
 from lmm.errors import ArgumentError, LmmWarning, nearest, warn
 from lmm.formula import Formula, Table
 from lmm.formula.given import aligned, numeric
+from lmm.inference import population_average as averages
 from lmm.inference.ddf import Ddf
 from lmm.later import Later
 from lmm.model.conditional import prediction_variance
 from lmm.model.records import Estimate
-from lmm.results import marginal, ordinal
+from lmm.results import ordinal
 from lmm.results.coverage import check_level, t_quantile, tails
 from lmm.results.fixed import kept_positions
 from lmm.results.rows import align
@@ -89,7 +90,7 @@ class Averaged:
     z: list[np.ndarray]
     eta: np.ndarray
     sd: np.ndarray
-    at: marginal.Average
+    at: averages.Average
 
 
 class Predictive(Protocol):
@@ -240,7 +241,7 @@ def predicted_categories(
     if average:
         z, complete = random_values(design, newdata)
         eta[~complete] = np.nan
-        sd = marginal.predictor_sd(estimate, z)
+        sd = averages.predictor_sd(estimate, z)
     columns, values = ordinal.predicted(estimate.family, estimate.phi, type, eta, sd)
     if newdata is None:
         values, index = align(design, values)
@@ -407,7 +408,7 @@ def _check_marginal(estimate: Estimate, keep: tuple[np.ndarray, ...], type: str)
     if estimate.family is not None:
         if type == "link":
             raise ArgumentError("predict: marginal=True averages means, so it goes with type='response'.")
-        marginal.check_average(estimate.family)
+        averages.check_average(estimate.family)
 
 
 def random_values(design: Design, newdata: Any) -> tuple[list[np.ndarray], np.ndarray]:
@@ -421,8 +422,8 @@ def random_values(design: Design, newdata: Any) -> tuple[list[np.ndarray], np.nd
 
 def averaged(estimate: Estimate, z: list[np.ndarray], eta: np.ndarray) -> Averaged:
     """Population averages at predictors eta (m,) of the population."""
-    sd = marginal.predictor_sd(estimate, z)
-    return Averaged(z, eta, sd, marginal.average(estimate.family, eta, sd))
+    sd = averages.predictor_sd(estimate, z)
+    return Averaged(z, eta, sd, averages.average(estimate.family, eta, sd))
 
 
 def average_variance(known: Uncertainty, X: np.ndarray, eta: np.ndarray, over: Averaged) -> np.ndarray:
@@ -432,7 +433,7 @@ def average_variance(known: Uncertainty, X: np.ndarray, eta: np.ndarray, over: A
     is no joint covariance.
     """
     estimate = known.estimate
-    slopes = marginal.gradient(known.design, estimate, X, over.z, over.sd, over.at) / estimate.distribution.mean_slope(eta)[:, None]
+    slopes = averages.gradient(known.design, estimate, X, over.z, over.sd, over.at) / estimate.distribution.mean_slope(eta)[:, None]
     m, p = len(estimate.theta), len(estimate.beta)
     cov, slopes = (known.beta, slopes[:, m : m + p]) if known.joint is None else (known.joint, slopes)
     return np.einsum("ij,jk,ik->i", slopes, cov, slopes, optimize=True)

@@ -11,20 +11,6 @@ from lmm.model.records import Estimate
 from lmm.results import ordinal
 
 
-def fixed_predictor(design: Design, estimate: Estimate) -> np.ndarray:
-    """(n,) X beta plus the offset."""
-    eta = design.X @ estimate.beta
-    return eta if design.offset is None else eta + design.offset
-
-
-def linear_predictor(design: Design, estimate: Estimate) -> np.ndarray:
-    """(n,) X beta + Z b plus the offset, without forming Z."""
-    eta = fixed_predictor(design, estimate)
-    for term, modes in zip(design.terms, estimate.modes, strict=True):
-        eta = eta + term.times(modes)
-    return np.asarray(eta)
-
-
 def fitted(design: Design, estimate: Estimate, eta: np.ndarray) -> np.ndarray:
     """(n,) fitted values: means, or of an ordinal model the probabilities of the categories observed."""
     return estimate.distribution.fitted(design.y, eta, estimate.phi)

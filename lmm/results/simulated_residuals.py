@@ -14,12 +14,13 @@ from lmm.arguments import generator as random_generator
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.inference import quantile_residuals as quantiles
+from lmm.inference.simulated_responses import simulate_array
 from lmm.memory import require
+from lmm.model.linear_predictor import fixed_predictor
 from lmm.model.records import Estimate
 from lmm.results import ordinal, rows
 from lmm.results.numberformat import format_column, p_value_column
 from lmm.results.render import Table, html_lines
-from lmm.results.simulation import simulate_array
 
 FEWEST = 20
 TESTS = ("uniformity", "dispersion", "outliers", "zero_inflation", "spread")
@@ -165,7 +166,7 @@ def simulated_residuals(
             np.round(column * trials, out=column)
         counts = not family.weights_are_trials or bool(np.any(trials > 1.0))
     u = quantiles.randomised_ranks(y, simulations, generator)
-    predictor = eta if conditional else rows.fixed_predictor(design, estimate)
+    predictor = eta if conditional else fixed_predictor(design, estimate)
     means = estimate.distribution.mean(predictor)
     return SimulatedResiduals(
         rows.as_series(design, u, "simulated_residual"),

@@ -10,11 +10,12 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.inference.ddf import Ddf
+from lmm.model.linear_predictor import fixed_predictor
 from lmm.model.records import Estimate
 from lmm.results import criteria, generalized, ordinal
 from lmm.results.coverage import check_level
 from lmm.results.fixed import deviations, normal_p_values
-from lmm.results.rows import align, fitted, fixed_predictor, residuals
+from lmm.results.rows import align, fitted, residuals
 from lmm.results.uncertainty import Uncertainty
 from lmm.results.varcorr import varcorr
 

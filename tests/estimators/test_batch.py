@@ -12,8 +12,8 @@ import pytest
 import lmm
 from lmm.estimators import batch
 from lmm.inference import refits
+from lmm.inference.simulated_responses import simulate_array
 from lmm.model import batch_sums
-from lmm.results.simulation import simulate_array
 
 CAREFUL = lmm.Control(tolerance=1e-13)
 
