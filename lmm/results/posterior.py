@@ -22,7 +22,7 @@ from lmm.results import coefficients
 from lmm.results.coverage import normal_quantile, tails
 from lmm.results.draws import PosteriorDraws, describe
 from lmm.results.fixed import fixed_effects, spread, standard_errors
-from lmm.results.uncertainty import Likelihood, Uncertainty, normal_effect_limits
+from lmm.results.uncertainty import Covariances, Uncertainty
 from lmm.results.varcorr import varcorr
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ class Posterior(Uncertainty):
 
     estimate: PosteriorEstimate
 
-    @property
-    def beta(self) -> np.ndarray:
-        """(p, p) posterior covariance of the fixed effects."""
-        return self.given_theta
+    @cached_property
+    def _covariances(self) -> Covariances:
+        """The posterior covariance of the fixed effects alone."""
+        return Covariances(self.given_theta)
 
     @cached_property
     def draws(self) -> PosteriorDraws:
@@ -83,7 +83,7 @@ class Posterior(Uncertainty):
         """Quantiles of the draws where the effects were kept, else normal limits."""
         kept = self.estimate.draws.effects
         if not kept:
-            return normal_effect_limits(self.estimate, t, sd, level)
+            return super().effect_limits(t, sd, level)
         lower, upper = np.quantile(kept[t], tails(level), axis=(0, 1))
         return lower, upper
 
@@ -94,7 +94,7 @@ class Posterior(Uncertainty):
 
     def interval_method(self, method: str | None) -> str:
         """ "posterior" or "wald"."""
-        if method in Likelihood.methods and method not in self.methods:
+        if method in Uncertainty.methods and method not in self.methods:
             self.estimate.require_likelihood(
                 f"confint(method={method!r}): there is no likelihood to go by; method='posterior' gives quantiles of the draws."
             )
@@ -148,7 +148,7 @@ class Posterior(Uncertainty):
         """Mean, standard deviation and quantiles of the draws of contrasts."""
         return contrasts.drawn_contrasts(self.design, self.draws, L, rhs, joint, level)
 
-    def predictive(self, rows: prediction.Rows) -> prediction.Predictive:
+    def predictive(self, rows: prediction.Rows) -> prediction.FromModes | posterior_prediction.FromDraws:
         """From the draws, where they hold all that the rows need."""
         needed = any(term is not None and mask.any() for term, mask in zip(rows.terms, rows.keep, strict=True))
         draws = self.estimate.draws_for(effects=needed)
@@ -163,4 +163,4 @@ def uncertainty(design: Design, problem: Problem | GeneralizedProblem, estimator
     """What a fit says of its uncertainty."""
     if isinstance(estimate, PosteriorEstimate):
         return Posterior(design, problem, estimator, estimate)
-    return Likelihood(design, problem, estimator, estimate)
+    return Uncertainty(design, problem, estimator, estimate)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -93,29 +93,6 @@ class Averaged:
     at: averages.Average
 
 
-class Predictive(Protocol):
-    """Means, standard errors and intervals of rows."""
-
-    def expected(self, eta: np.ndarray) -> np.ndarray:
-        """(m,) expected responses, ``eta`` (m,) being linear predictors at the estimate."""
-
-    def observations(self, eta: np.ndarray, level: float) -> list[np.ndarray]:
-        """Ends (complete rows,) of intervals with equal tails for new observations of a generalized model."""
-
-    def limits(
-        self, eta: np.ndarray, on_response: bool, interval: str | None, level: float, over: Averaged | None, t_based: TBased | None
-    ) -> dict[str, np.ndarray]:
-        """``se``, with ``t_based`` also ``df``, and with an interval ``lower, upper``, each (m,), NaN for incomplete rows.
-
-        Parameters
-        ----------
-        eta : (m,) linear predictors at the estimate; of population averages what leads to these.
-        on_response : for means rather than linear predictors.
-        over : of population averages what they are averages over.
-        t_based : standard errors and degrees of freedom of the population's predictor.
-        """
-
-
 @dataclass(frozen=True, eq=False)
 class FromModes:
     """Predictions from the estimate and the joint covariance of fixed effects and conditional modes."""
@@ -124,11 +101,11 @@ class FromModes:
     known: Uncertainty
 
     def expected(self, eta: np.ndarray) -> np.ndarray:
-        """Means at the predictors."""
+        """(m,) means at the linear predictors ``eta`` (m,) of the estimate."""
         return self.known.estimate.distribution.mean(eta)
 
     def observations(self, eta: np.ndarray, level: float) -> list[np.ndarray]:
-        """Of the family's distributions averaged over normal predictors."""
+        """Ends (complete rows,) of intervals with equal tails for new observations of a generalized model, from normal predictors."""
         rows, estimate, use = self.rows, self.known.estimate, self.rows.complete
         sd = np.sqrt(self.known.error_variance(rows) + new_observation_variance(rows, estimate)[use])
         weights = None if rows.weights is None else rows.weights[use]
@@ -138,7 +115,17 @@ class FromModes:
     def limits(
         self, eta: np.ndarray, on_response: bool, interval: str | None, level: float, over: Averaged | None, t_based: TBased | None
     ) -> dict[str, np.ndarray]:
-        """Normal in the linear predictor, or of t's distribution, and carried to the response by the inverse link."""
+        """``se``, with ``t_based`` also ``df``, and with an interval ``lower, upper``, each (m,), NaN for incomplete rows.
+
+        Intervals are normal in the linear predictor, or of t's distribution, and carried to the response by the inverse link.
+
+        Parameters
+        ----------
+        eta : (m,) linear predictors at the estimate; of population averages what leads to these.
+        on_response : for means rather than linear predictors.
+        over : of population averages what they are averages over.
+        t_based : standard errors and degrees of freedom of the population's predictor.
+        """
         estimate = self.known.estimate
         variance = np.full(len(eta), np.nan)
         if over is not None:

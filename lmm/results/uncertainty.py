@@ -1,4 +1,4 @@
-"""How far the parameters of a fit may be off: what tables, intervals and predictions ask, of a likelihood and of any kind of fit.
+"""How far the parameters of a fit may be off: what tables, intervals and predictions ask of it.
 
 Of a generalized fit the joint covariance over (theta, beta, log phi) is twice the inverse of the exact Hessian of
 -2 log-likelihood. The fixed effects' block carries the uncertainty of theta. With nAGQ=0 the fixed effects have the covariance
@@ -8,7 +8,6 @@ Standard deviations and correlations of the random effects get standard errors b
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,7 +32,7 @@ from lmm.results.varcorr import varcorr
 
 if TYPE_CHECKING:
     from lmm.inference import variance_parameters
-    from lmm.results import contrasts, intervals, prediction
+    from lmm.results import contrasts, intervals, posterior_prediction, prediction
     from lmm.results.draws import PosteriorDraws
 else:
     contrasts = Later("lmm.results.contrasts")
@@ -59,119 +58,20 @@ class Covariances:
 
 
 @dataclass(frozen=True, eq=False)
-class Uncertainty(ABC):
-    """What a fit says of the uncertainty of its numbers; nothing is computed before it is asked for."""
+class Uncertainty:
+    """What a fit says of the uncertainty of its numbers, here by a likelihood; :class:`lmm.results.posterior.Posterior` says it by draws.
 
-    #: methods of intervals, the default first, and the method of normal intervals that go with a table
-    methods: ClassVar[tuple[str, ...]]
-    plain_method: ClassVar[str]
+    Nothing is computed before it is asked for.
+    """
+
+    #: methods of intervals, the default first, and the one that goes with a table
+    methods: ClassVar[tuple[str, ...]] = ("profile", "wald", "boot")
+    plain_method: ClassVar[str] = "wald"
 
     design: Design
     problem: Problem | GeneralizedProblem
     estimator: Estimator
     estimate: Estimate
-
-    @property
-    def given_theta(self) -> np.ndarray:
-        """The covariance (p, p) that belongs to the estimate itself: given theta, or of a posterior."""
-        return np.asarray(self.estimate.scale2 * self.estimate.beta_cov_unscaled)
-
-    @property
-    @abstractmethod
-    def beta(self) -> np.ndarray:
-        """(p, p) covariance of the fixed effects."""
-
-    @property
-    def joint(self) -> np.ndarray | None:
-        """Covariance of (theta, beta, log phi), zero rows for a theta on its boundary; None when there is none."""
-        return None
-
-    @property
-    def message(self) -> str | None:
-        """What has come out about the covariances so far that the user should know, else None."""
-        return None
-
-    @property
-    def draws(self) -> PosteriorDraws | None:
-        """The named draws of a posterior."""
-        return None
-
-    @property
-    @abstractmethod
-    def variance_names(self) -> list[str]:
-        """Names of the variance parameters in tables of intervals."""
-
-    @abstractmethod
-    def full_covariance(self, beta: np.ndarray) -> pd.DataFrame:
-        """The covariance of all parameters by name, ``beta`` (p, p) being that of the fixed effects; ArgumentError where there is none."""
-
-    @abstractmethod
-    def standard_errors(self) -> np.ndarray:
-        """Standard errors of the rows of ``VarCorr.to_frame()`` (``sdcor``); NaN on a boundary and where nothing is known."""
-
-    @abstractmethod
-    def dispersion_se(self) -> float:
-        """Standard error of the dispersion parameter phi; NaN where nothing is known."""
-
-    @abstractmethod
-    def mode_covariances(self) -> tuple[np.ndarray, ...]:
-        """Per term (J, k, k) covariances of the random effects."""
-
-    @abstractmethod
-    def effect_limits(self, t: int, sd: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-        """Limits (J, k) of the random effects of a term; ``sd`` (J, k) are the roots of their variances in ``mode_covariances``."""
-
-    @abstractmethod
-    def effect_scale(self, t: int) -> np.ndarray:
-        """(J, k) standard deviations that the modes of a term should have if the model holds; NaN for a variance of zero."""
-
-    @abstractmethod
-    def coefficient_limits(self, level: float) -> pd.DataFrame:
-        """``lower, upper`` of the coefficients, by ``plain_method``."""
-
-    @abstractmethod
-    def variance_limits(self, level: float) -> pd.DataFrame:
-        """Normal limits of standard deviations and correlations on the scales of their logarithm and of atanh."""
-
-    @abstractmethod
-    def intervals(self, method: str, level: float, places: list[int], ddf: str | None) -> pd.DataFrame:
-        """``lower, upper`` of some rows of the table of all parameters, by one of ``methods``."""
-
-    @abstractmethod
-    def coefficient_table(self, ddf: Ddf | None) -> pd.DataFrame:
-        """One row per coefficient: see :meth:`lmm.Fit.coef_table`."""
-
-    @abstractmethod
-    def coefficient_errors(self, ddf: Ddf | None) -> pd.DataFrame:
-        """``estimate, std_error`` per coefficient, and the tests that there are."""
-
-    @abstractmethod
-    def contrast(self, L: Any, rhs: Any, ddf: Callable[[], Ddf], joint: bool, level: float) -> pd.DataFrame:
-        """Linear functions of the fixed effects: see :meth:`lmm.Fit.contrast`."""
-
-    @abstractmethod
-    def error_variance(self, rows: prediction.Rows) -> np.ndarray:
-        """Variance of the predictor's error, one per complete row."""
-
-    def predictive(self, rows: prediction.Rows) -> prediction.Predictive:
-        """What gives means, standard errors and intervals of these rows."""
-        return prediction.FromModes(rows, self)
-
-    def interval_method(self, method: str | None) -> str:
-        """The method of intervals asked for, or the best that the fit has."""
-        method = self.methods[0] if method is None else method
-        if method not in self.methods:
-            options = ", ".join(map(repr, self.methods))
-            raise ArgumentError(f"confint(method={method!r}) is not one of {options}.{nearest(str(method), self.methods)}")
-        return method
-
-
-@dataclass(frozen=True, eq=False)
-class Likelihood(Uncertainty):
-    """Uncertainty by the Hessian of a likelihood, or given theta where the Hessian is of no use."""
-
-    methods: ClassVar[tuple[str, ...]] = ("profile", "wald", "boot")
-    plain_method: ClassVar[str] = "wald"
 
     @cached_property
     def _covariances(self) -> Covariances:
@@ -202,13 +102,18 @@ class Likelihood(Uncertainty):
         return variance_parameters.covariance(self.problem, self.estimator, self.estimate)
 
     @property
+    def given_theta(self) -> np.ndarray:
+        """The covariance (p, p) that belongs to the estimate itself: given theta, or of a posterior."""
+        return np.asarray(self.estimate.scale2 * self.estimate.beta_cov_unscaled)
+
+    @property
     def beta(self) -> np.ndarray:
         """(p, p) covariance of the fixed effects."""
         return self._covariances.beta
 
     @property
     def joint(self) -> np.ndarray | None:
-        """Covariance of (theta, beta, log phi) of a generalized fit."""
+        """Covariance of (theta, beta, log phi), zero rows for a theta on its boundary; None when there is none."""
         return self._covariances.joint
 
     @property
@@ -217,12 +122,20 @@ class Likelihood(Uncertainty):
         return self._covariances.message if "_covariances" in vars(self) else None
 
     @property
+    def draws(self) -> PosteriorDraws | None:
+        """The named draws of a posterior."""
+        return None
+
+    @property
     def variance_names(self) -> list[str]:
-        """Standard deviations and correlations, and ``sigma`` where there is one."""
+        """Names of the variance parameters in tables of intervals."""
         return parameter_names(self.design.terms, self.estimate.residual_sd is not None)
 
     def full_covariance(self, beta: np.ndarray) -> pd.DataFrame:
-        """theta, coefficients, and ``log(sigma)``, ``log(dispersion)`` or thresholds where there are some."""
+        """The covariance of theta, coefficients, and ``log(sigma)``, ``log(dispersion)`` or thresholds, by name.
+
+        ``beta`` (p, p) is that of the fixed effects; ArgumentError where there is none.
+        """
         estimate, names = self.estimate, [*theta_names(self.design.terms), *self.design.names]
         if estimate.family is None:
             variances = self._variances
@@ -243,7 +156,7 @@ class Likelihood(Uncertainty):
         return pd.DataFrame(turn @ joint @ turn.T, index=names, columns=names)
 
     def standard_errors(self) -> np.ndarray:
-        """Standard errors of ``sdcor`` by the delta method; NaN on a boundary and where nothing is known."""
+        """Standard errors of the rows of ``VarCorr.to_frame()`` (``sdcor``), delta method; NaN on a boundary and where none is known."""
         frame = varcorr(self.design, self.estimate).to_frame()
         linear = self.estimate.family is None
         given = self.estimate.n_parameters == len(self.estimate.beta)
@@ -257,35 +170,40 @@ class Likelihood(Uncertainty):
             return np.asarray(np.where((variance > 0.0) & inside, np.sqrt(variance), np.nan))
 
     def dispersion_se(self) -> float:
-        """Delta method on the logarithm of phi."""
+        """Standard error of the dispersion parameter phi (delta method on its logarithm); NaN where nothing is known."""
         estimate = self.estimate
         if estimate.family is None or not estimate.family.has_dispersion or self.joint is None:
             return float("nan")
         return float(estimate.phi * np.sqrt(self.joint[-1, -1]))
 
     def mode_covariances(self) -> tuple[np.ndarray, ...]:
-        """Covariances given the data and theta."""
+        """Per term (J, k, k) covariances of the random effects: given the data and theta."""
         return covariances(self.problem, self.estimate)
 
     def effect_limits(self, t: int, sd: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-        """Normal limits."""
-        return normal_effect_limits(self.estimate, t, sd, level)
+        """Limits (J, k) of the random effects of a term; ``sd`` (J, k) are the roots of their variances in ``mode_covariances``."""
+        margin = normal_quantile(level) * sd
+        modes = np.asarray(self.estimate.modes[t])
+        return modes - margin, modes + margin
 
     def effect_scale(self, t: int) -> np.ndarray:
-        """The variance of a mode is that of the effects less the conditional one, G - C_j (Lange & Ryan, 1989, Annals of Statistics 17)."""
+        """(J, k) standard deviations that the modes of a term should have if the model holds; NaN for a variance of zero.
+
+        The variance of a mode is that of the effects less the conditional one, G - C_j (Lange & Ryan, 1989, Annals of Statistics 17).
+        """
         T = self.estimate.factors[t]
         total = np.diag(T @ T.T) * self.estimate.scale2
         variance = total - np.diagonal(self.mode_covariances()[t], axis1=1, axis2=2)
         return np.sqrt(np.where(variance > 1e-10 * np.maximum(total, 1e-300), variance, np.nan))
 
     def coefficient_limits(self, level: float) -> pd.DataFrame:
-        """Normal limits."""
+        """``lower, upper`` of the coefficients, by ``plain_method``."""
         centre = fixed.fixed_effects(self.design, self.estimate)
         margin = normal_quantile(level) * fixed.standard_errors(self.design, self.beta)
         return pd.DataFrame({"lower": centre - margin, "upper": centre + margin})
 
     def variance_limits(self, level: float) -> pd.DataFrame:
-        """Wald limits, from the standard errors of the parameters."""
+        """Normal limits of standard deviations and correlations on the scales of their logarithm and of atanh."""
         components, z = varcorr(self.design, self.estimate), normal_quantile(level)
         frame = components.to_frame()
         value, se = frame["sdcor"].to_numpy(dtype=float), self.standard_errors()
@@ -298,35 +216,40 @@ class Likelihood(Uncertainty):
         return pd.DataFrame(limits, index=components.names, columns=["lower", "upper"])
 
     def intervals(self, method: str, level: float, places: list[int], ddf: str | None) -> pd.DataFrame:
-        """Wald's intervals, or those of the profile likelihood."""
+        """``lower, upper`` of some rows of the table of all parameters, by one of ``methods`` that need no refits."""
         if method == "profile":
             return intervals.profile_intervals(self, level, places)
         return intervals.wald_intervals(self, level, ddf).iloc[places]
 
     def coefficient_table(self, ddf: Ddf | None) -> pd.DataFrame:
-        """``estimate, std_error, statistic``, with degrees of freedom ``df`` and ``p_value``."""
+        """One row per coefficient: see :meth:`lmm.Fit.coef_table`."""
         return fixed.coefficient_table(self.design, self.estimate, self.beta, ddf)
 
     coefficient_errors = coefficient_table
 
     def contrast(self, L: Any, rhs: Any, ddf: Callable[[], Ddf], joint: bool, level: float) -> pd.DataFrame:
-        """Contrasts with their tests."""
+        """Linear functions of the fixed effects: see :meth:`lmm.Fit.contrast`."""
         return contrasts.contrast_table(self.design, self.estimate, ddf(), L, rhs, joint, level)
 
     def error_variance(self, rows: prediction.Rows) -> np.ndarray:
-        """From the joint covariance of fixed effects and modes given theta; without effects from that of the fixed effects."""
+        """Variance of the predictor's error, one per complete row."""
         return prediction.error_variance(rows, self)
+
+    def predictive(self, rows: prediction.Rows) -> prediction.FromModes | posterior_prediction.FromDraws:
+        """What gives means, standard errors and intervals of these rows."""
+        return prediction.FromModes(rows, self)
+
+    def interval_method(self, method: str | None) -> str:
+        """The method of intervals asked for, or the best that the fit has."""
+        method = self.methods[0] if method is None else method
+        if method not in self.methods:
+            options = ", ".join(map(repr, self.methods))
+            raise ArgumentError(f"confint(method={method!r}) is not one of {options}.{nearest(str(method), self.methods)}")
+        return method
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything, covariances that were computed too: of rows that do not travel they cannot be computed again."""
-        return dict(vars(self))
-
-
-def normal_effect_limits(estimate: Estimate, t: int, sd: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Limits (J, k) of the random effects of a term: modes -+ quantile times ``sd``."""
-    margin = normal_quantile(level) * sd
-    modes = np.asarray(estimate.modes[t])
-    return modes - margin, modes + margin
+        return {name: own for name, own in vars(self).items() if name != "draws"}
 
 
 def is_covariance(joint: np.ndarray) -> bool:
