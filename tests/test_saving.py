@@ -517,6 +517,14 @@ def test_files_of_older_versions_are_read(name: str) -> None:
         pd.testing.assert_series_equal(read.r2(), fit.r2(), rtol=1e-5)
 
 
+def test_batches_of_older_versions_are_read() -> None:
+    frame = lmm.datasets.load("sleepstudy")
+    Y = {"a": frame.Reaction, "b": frame.Reaction * 2 + frame.Days}
+    read, batch = lmm.load(SAVED / "batch.lmm"), lmm.lmer_batch("~ Days + (Days|Subject)", frame, Y)
+    np.testing.assert_allclose(read.theta, batch.theta, rtol=1e-6)
+    pd.testing.assert_series_equal(read.fit("a").fixef(), batch.fit("a").fixef(), rtol=1e-6)
+
+
 def test_the_file_is_a_zip_of_arrays_and_json() -> None:
     with zipfile.ZipFile(io.BytesIO(whole())) as file:
         head = json.loads(file.read("fit.json"))

@@ -267,6 +267,10 @@ class Covariance(abc.ABC):
         """Sets of columns, two or more, whose covariance is any positive matrix, so that changes of basis keep it one."""
         return []
 
+    def sides(self) -> tuple[Covariance, ...]:
+        """The structures that lie side by side, each of columns of its own."""
+        return (self,)
+
     def pieces(self) -> list[np.ndarray]:
         """Columns that covariances join, set by set."""
         return list(_pieces(self))

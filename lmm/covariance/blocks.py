@@ -40,6 +40,9 @@ class Blocks(Covariance):
     def n_theta(self) -> int:
         return sum(part.n_theta for part in self.parts)
 
+    def sides(self) -> tuple[Covariance, ...]:
+        return self.parts
+
     def _walk(self, theta: np.ndarray) -> list[tuple[Covariance, np.ndarray, slice, slice]]:
         """Per part: itself, its theta, its slice of the columns and of theta."""
         out, row, at = [], 0, 0

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lmm.design.checks import check_effects, check_levels, check_weights, unlike_weights
-from lmm.design.random import RandomPart, random_parts
+from lmm.design.random import random_terms
 from lmm.design.rank import independent_columns
 from lmm.design.records import Design
 from lmm.design.response import linear_response
-from lmm.design.terms import RandomTerm
 from lmm.errors import FormulaError, LmmWarning, RankWarning, ResponseError, warn
 from lmm.formula import Evaluated, Formula, Given, ModelFrame, Table, TermRecipe, evaluate, parse
 from lmm.formula.evaluate import check_categories
@@ -78,24 +78,24 @@ def build_design(
     y, prior = _response(found, family)
     check_weights(found.weights)  # rows without trials weigh nothing
     said = (*said, *unlike_weights(prior, family))
-    parts = random_parts(found)
-    for part in parts:
-        check_levels(part)
+    made = random_terms(found)
+    for term, recipe in made:
+        check_levels(term)
         if family is None:
-            check_effects(part, found.n)
+            check_effects(term, parsed.bars_of(recipe.factors), found.n)
     intercept = getattr(family, "has_intercept", True)
     X, names, dropped, all_names, triangle, messages = _fixed(found, prior, intercept)
     index = table.index
     full_index = index if found.subset is None else index[found.subset]
     return Design(
         formula=parsed,
-        frame=model_frame(found, all_names, parts, intercept),
+        frame=model_frame(found, all_names, [recipe for _, recipe in made], intercept),
         y=y,
         X=X,
         names=names,
         dropped=dropped,
         all_names=all_names,
-        terms=tuple(RandomTerm(p.codes, p.values, p.group, p.columns, p.levels, p.structure) for p in parts),
+        terms=tuple(term for term, _ in made),
         weights=prior,
         offset=found.offset,
         index=index if found.n == table.n else index[found.kept],
@@ -158,17 +158,14 @@ def _fixed(
     return np.asfortranarray(X[:, kept]), tuple(all_names[j] for j in kept), dropped, all_names, triangle, (message,)
 
 
-def model_frame(found: Evaluated, all_names: tuple[str, ...], parts: list[RandomPart], intercept: bool) -> ModelFrame:
-    """What replays the formula on new data, random terms in the order of ``parts``."""
+def model_frame(found: Evaluated, all_names: tuple[str, ...], recipes: Sequence[TermRecipe], intercept: bool) -> ModelFrame:
+    """What replays the formula on new data, its random terms by ``recipes``."""
     specs = {text: part.spec for text, part in {**found.random, found.formula.fixed: found.fixed}.items()}
-    recipes = tuple(
-        TermRecipe(p.factors, p.levels, p.blocks, p.columns, tuple(readable(s, found.awkward) for s in p.sources)) for p in parts
-    )
     return ModelFrame(
         formula=found.formula,
         table=found.table,
         all_names=all_names,
-        terms=recipes,
+        terms=tuple(recipes),
         specs=specs,
         state=found.evaluator.state,
         context=found.context,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from lmm.design.random import RandomPart
+from lmm.design.terms import RandomTerm
 from lmm.errors import ArgumentError, ConvergenceWarning, GroupingError, warn
-from lmm.formula.levels import strings
+from lmm.formula import Bar
 
 #: weights between which their squares, and those of sums of them, are numbers in double precision
 WEIGHTS = (1e-70, 1e70)
@@ -44,25 +46,27 @@ def unlike_weights(weights: np.ndarray | None, family: object) -> tuple[str, ...
     return (text,)
 
 
-def check_levels(part: RandomPart) -> None:
+def check_levels(term: RandomTerm) -> None:
     """GroupingError for a grouping factor with a single level."""
-    if len(part.levels) < 2:
+    if term.J < 2:
         raise GroupingError(
-            f"grouping factor {part.group!r} has one level in the rows used ({strings(part.levels)[0]!r}); a random effect needs at least "
-            "two."
+            f"grouping factor {term.group!r} has one level in the rows used ({term.levels[0]!r}); a random effect needs at least two."
         )
 
 
-def check_effects(part: RandomPart, n: int) -> None:
-    """GroupingError where a linear model has as many effects of one kind as rows: they and the residual are one."""
-    J = len(part.levels)
-    for bar, structure in zip(part.bars, part.parts, strict=True):
+def check_effects(term: RandomTerm, bars: Sequence[Bar], n: int) -> None:
+    """GroupingError where a linear model has as many effects of one kind as rows: they and the residual are one.
+
+    ``bars`` are the term's, in the order of its columns.
+    """
+    J = term.J
+    for bar, structure in zip(bars, term.structure.sides(), strict=True):
         k = structure.inseparable()
         if J * k < n:
             continue
         if k == 1:
             raise GroupingError(
-                f"grouping factor {part.group!r} has {J} levels for {n} rows; {bar} cannot be told from the residual in a linear model. "
+                f"grouping factor {term.group!r} has {J} levels for {n} rows; {bar} cannot be told from the residual in a linear model. "
                 "There must be fewer levels than rows."
             )
         raise GroupingError(

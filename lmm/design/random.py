@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import pandas as pd
 
 from lmm.covariance import STRUCTURES, Covariance, merge
+from lmm.design.terms import RandomTerm
 from lmm.errors import FormulaError
-from lmm.formula import Bar, Evaluated
+from lmm.formula import Bar, Evaluated, TermRecipe
 from lmm.formula.engine import Part
 from lmm.formula.grouping import Interaction, label
 from lmm.formula.names import readable
 
 
-@dataclass(frozen=True, eq=False)
-class RandomPart:
-    """All random effects of one grouping factor, columns of its bars side by side.
-
-    ``parts`` are the structures of the bars, ``blocks`` their texts, ``sources`` the Wilkinson term of each column.
-    """
-
-    factors: Interaction
-    columns: tuple[str, ...]
-    levels: pd.Index
-    codes: np.ndarray
-    values: np.ndarray
-    parts: tuple[Covariance, ...]
-    blocks: tuple[str, ...]
-    sources: tuple[str, ...]
-    bars: tuple[Bar, ...]
-
-    @property
-    def group(self) -> str:
-        """Name of the grouping factor."""
-        return label(self.factors)
-
-    @property
-    def structure(self) -> Covariance:
-        """Structure of all columns together."""
-        return merge(list(self.parts))
-
-
-def random_parts(found: Evaluated) -> list[RandomPart]:
-    """The random terms, sorted by decreasing number of levels, ties as written.
+def random_terms(found: Evaluated) -> list[tuple[RandomTerm, TermRecipe]]:
+    """The random terms, and what replays each, sorted by decreasing number of levels, ties as written.
 
     Raises
     ------
@@ -59,10 +29,11 @@ def random_parts(found: Evaluated) -> list[RandomPart]:
             message = f"two grouping factors would have the name {label(factors)!r}; rename the column."
             raise FormulaError(message, found.formula.text, bars[0].span)
     out = [_merged(found, bars) for bars in together.values()]
-    return sorted(out, key=lambda part: -len(part.levels))
+    return sorted(out, key=lambda made: -made[0].J)
 
 
-def _merged(found: Evaluated, bars: list[Bar]) -> RandomPart:
+def _merged(found: Evaluated, bars: list[Bar]) -> tuple[RandomTerm, TermRecipe]:
+    """All random effects of one grouping factor, columns of its bars side by side."""
     formula, levels = found.formula, found.groups[bars[0].factors]
     columns: list[str] = []
     sources: list[str] = []
@@ -78,20 +49,17 @@ def _merged(found: Evaluated, bars: list[Bar]) -> RandomPart:
             raise FormulaError(f"{twice[0]} already varies by {bar.group} in an earlier term; {how}.", formula.text, bar.span)
         columns += names
         sources += part.terms
-    return RandomPart(
-        bars[0].factors,
-        tuple(columns),
-        levels.values,
-        levels.codes,
-        _values([found.random[bar.columns] for bar in bars], found.n),
-        tuple(STRUCTURES[bar.structure](found.random[bar.columns].values.shape[1]) for bar in bars),  # type: ignore[call-arg]
-        tuple(bar.columns for bar in bars),
-        tuple(sources),
-        tuple(bars),
-    )
+    readable_sources = tuple(readable(source, found.awkward) for source in sources)
+    blocks = tuple(bar.columns for bar in bars)
+    recipe = TermRecipe(bars[0].factors, levels.values, blocks, tuple(columns), readable_sources)
+    structures: list[Covariance] = []
+    for bar in bars:
+        structures.append(STRUCTURES[bar.structure](found.random[bar.columns].values.shape[1]))  # type: ignore[call-arg]
+    values = _values([found.random[bar.columns] for bar in bars])
+    return RandomTerm(levels.codes, values, recipe.group, recipe.columns, levels.values, merge(structures)), recipe
 
 
-def _values(parts: list[Part], n: int) -> np.ndarray:
+def _values(parts: list[Part]) -> np.ndarray:
     """(n, k) in Fortran order: a view where one bar gives all columns, and of a single one for an intercept alone."""
     if len(parts) > 1:
         return np.asfortranarray(np.concatenate([part.values for part in parts], axis=1))

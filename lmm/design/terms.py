@@ -63,6 +63,13 @@ class RandomTerm(Incidence):
         """Levels that occur in the kept rows."""
         return len(self.__dict__["_levels"])
 
+    def value_columns(self) -> list[np.ndarray | None]:
+        """The k columns of values, None for a column of ones, which costs no multiplication."""
+        if self.values.strides[0] == 0 and np.all(self.values[:1] == 1.0):
+            return [None] * self.k
+        columns = [np.ascontiguousarray(column) for column in self.values.T]
+        return [None if np.all(z[:64] == 1.0) and np.all(z == 1.0) else z for z in columns]
+
     @property
     def Z(self) -> sp.csr_array:
         """The term's random-effects matrix (n, J k), level by level."""

@@ -1,7 +1,7 @@
 """Text -> terms -> columns: formulas, and their replay on new data."""
 
 from lmm.formula.evaluate import Evaluated, evaluate
-from lmm.formula.frame import ModelFrame, NewTerm, TermRecipe, match_bars
+from lmm.formula.frame import ModelFrame, NewTerm, TermRecipe
 from lmm.formula.given import Given
 from lmm.formula.parse import Bar, Formula, parse
 from lmm.formula.scan import quote
@@ -17,7 +17,6 @@ __all__ = [
     "Table",
     "TermRecipe",
     "evaluate",
-    "match_bars",
     "parse",
     "quote",
 ]

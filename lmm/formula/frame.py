@@ -318,11 +318,6 @@ class ModelFrame:
         return state
 
 
-def match_bars(frame: ModelFrame, re_form: Any) -> tuple[np.ndarray, ...]:
-    """Which random-effect columns ``re_form`` keeps; see :meth:`ModelFrame.match_bars`."""
-    return frame.match_bars(re_form)
-
-
 def _as_table(newdata: Any) -> Table:
     try:
         return newdata if isinstance(newdata, Table) else Table(newdata, "newdata")

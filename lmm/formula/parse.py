@@ -87,6 +87,10 @@ class Formula:
         """Every text of the formula whose columns are coded: the fixed part and the columns of random terms."""
         return tuple(dict.fromkeys([self.fixed, *(bar.columns for bar in self.bars)]))
 
+    def bars_of(self, factors: Interaction) -> tuple[Bar, ...]:
+        """The random terms of one grouping factor."""
+        return tuple(bar for bar in self.bars if bar.factors == factors)
+
     @cached_property
     def awkward(self) -> frozenset[str]:
         """Names in the formula that evaluation would misread if they are columns."""

@@ -17,7 +17,6 @@ import numpy as np
 from lmm.model.crossproducts import CrossProducts, Pairs
 from lmm.model.joint import Model
 from lmm.model.problem import GeneralizedProblem, Problem, criterion_data
-from lmm.model.rows import value_columns
 
 
 def frames(problem: Problem | GeneralizedProblem, model: Model, keep: tuple[bool, ...]) -> tuple[np.ndarray, ...]:
@@ -46,7 +45,7 @@ def centre(problem: Problem | GeneralizedProblem, H: tuple[np.ndarray, ...]) -> 
         data, arranged = criterion_data(cross, problem.plan, problem.R, None)
         return replace(problem, cross=cross, data=data, arranged=arranged)
     terms = tuple(replace(term, values=np.asfortranarray(term.values @ own)) for term, own in zip(problem.terms, H, strict=True))
-    columns = tuple(value_columns(term) for term in terms)
+    columns = tuple(term.value_columns() for term in terms)
     rows = replace(problem.rows, columns=columns, pattern=_sheared(problem.rows.pattern, H), kept={})
     return replace(problem, terms=terms, rows=rows, merged=None)
 

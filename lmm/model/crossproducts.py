@@ -69,7 +69,7 @@ def cross_products(
     Blocks of rows are summed one after another, so that what is made of them stays small.
     """
     n = len(XY[0]) if isinstance(XY, tuple) else len(XY)
-    columns = [_columns(term) for term in terms]
+    columns = [term.value_columns() for term in terms]
     sums: list[np.ndarray] | None = None
     shared: list[dict[int, int]] = []
     step = max(ROWS, 4 * max((term.J for term in terms), default=0))
@@ -118,15 +118,7 @@ def _sums(
 
 def right_hand_sides(terms: Sequence[RandomTerm], Y: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, ...]:
     """Z_t'WY per term, (r, k, J), for other columns Y (n, r) than those of the first pass."""
-    return tuple(_right_hand_sides(_columns(term), term.codes.astype(np.intp), term.J, Y, weights) for term in terms)
-
-
-def _columns(term: RandomTerm) -> list[np.ndarray | None]:
-    """The k columns of a term's values; None for a column of ones, which costs no multiplication."""
-    if term.values.strides[0] == 0 and np.all(term.values[:1] == 1.0):
-        return [None] * term.k
-    columns = [np.ascontiguousarray(term.values[:, a]) for a in range(term.k)]
-    return [None if name == "Intercept" and np.all(z == 1.0) else z for name, z in zip(term.columns, columns, strict=True)]
+    return tuple(_right_hand_sides(term.value_columns(), term.codes.astype(np.intp), term.J, Y, weights) for term in terms)
 
 
 def _product(*factors: np.ndarray | None) -> np.ndarray | None:

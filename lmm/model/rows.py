@@ -15,7 +15,6 @@ import numpy as np
 
 from lmm.design.rank import independent_columns
 from lmm.design.records import Design
-from lmm.design.terms import RandomTerm
 from lmm.linalg.plan import Plan
 from lmm.model.crossproducts import CrossProducts, Pairs, cross_products
 from lmm.model.system import plan_for
@@ -169,7 +168,7 @@ def make_rows(design: Design, factorization: str = "exact") -> Rows:
         Q=np.ascontiguousarray(Q),
         R=R,
         codes=codes,
-        columns=tuple(value_columns(term) for term in design.terms),
+        columns=tuple(term.value_columns() for term in design.terms),
         levels=tuple(slice(0, term.J) for term in design.terms),
         plan=plan,
         pattern=pattern,
@@ -181,12 +180,3 @@ def make_rows(design: Design, factorization: str = "exact") -> Rows:
 def places(rows: np.ndarray, cols: np.ndarray, pairs: Pairs, J: int) -> np.ndarray:
     """Index of each row's pair of levels among the sorted pairs; J levels of the second factor."""
     return np.searchsorted(pairs.rows.astype(np.int64) * J + pairs.cols, rows.astype(np.int64) * J + cols)
-
-
-def value_columns(term: RandomTerm) -> list[np.ndarray | None]:
-    """The k columns of a term's values, None for a column of ones."""
-    out: list[np.ndarray | None] = []
-    for a in range(term.k):
-        column = term.values[:, a]
-        out.append(None if np.all(column == 1.0) else np.ascontiguousarray(column))
-    return out

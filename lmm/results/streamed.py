@@ -37,7 +37,7 @@ def fixed_variance(design: Design, beta: np.ndarray) -> float:
 def random_variances(design: Design, estimate: Estimate, scale2: float) -> list[float]:
     """Mean of z' S z over the rows per term, S = scale2 T T'."""
     recipe, out = design.rows.recipe, []
-    places = {term.group: [1 + c for c in term.pool] for term in recipe.terms}
+    places = {term.recipe.group: [1 + c for c in term.pool] for term in recipe.terms}
     for term, T in zip(design.terms, estimate.factors, strict=True):
         own = places[term.group]
         gram = design.rows.moments[np.ix_(own, own)] / design.n
@@ -47,7 +47,7 @@ def random_variances(design: Design, estimate: Estimate, scale2: float) -> list[
 
 def adds_up_to_one(design: Design, group: str, columns: list[int]) -> bool:
     """Whether some columns of a random term add up to one in every row: the sum of squares of what is left is zero."""
-    pool = next(term.pool for term in design.rows.recipe.terms if term.group == group)
+    pool = next(term.pool for term in design.rows.recipe.terms if term.recipe.group == group)
     difference = np.zeros(len(design.rows.moments))
     difference[0] = -1.0
     for j in columns:

@@ -159,7 +159,7 @@ def _terms(
     design: Design, estimate: Estimate, recipe: Recipe, block: Any, coders: dict[str, Coder]
 ) -> Iterator[tuple[Coder, np.ndarray, Any, tuple[int, ...]]]:
     """Per random term its coder, modes, the block's labels and the places of its columns; ``coders`` are made once."""
-    own = {term.group: (term, labels) for term, labels in zip(recipe.terms, block.labels, strict=True)}
+    own = {term.recipe.group: (term, labels) for term, labels in zip(recipe.terms, block.labels, strict=True)}
     for term, modes in zip(design.terms, estimate.modes, strict=True):
         columns, labels = own[term.group]
         if term.group not in coders:

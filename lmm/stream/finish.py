@@ -8,15 +8,14 @@ y0 = r - X delta, delta = (X'WX)^-1 X'Wr, needs sums only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import combinations
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.design.checks import check_effects, check_levels
-from lmm.design.random import RandomPart
 from lmm.design.rank import TOLERANCE
 from lmm.design.records import Design, RowSource
 from lmm.design.terms import RandomTerm
@@ -27,7 +26,7 @@ from lmm.model.problem import PERFECT, Problem, assemble
 from lmm.stream.absent import ABSENT, Witnesses
 from lmm.stream.levels import unkey
 from lmm.stream.pairs import PairSums
-from lmm.stream.partial import RESIDUAL, PartialSums, TermSums, products_of
+from lmm.stream.partial import RESIDUAL, Numbered, PartialSums, TermSums, products_of
 from lmm.stream.recipe import Recipe, TermColumns, refuse_empty
 
 #: cross-products know the square of a length to this relative precision, whatever the rule of the rows is
@@ -53,32 +52,15 @@ def finish(
     refuse_empty(sums.n, sums)
     if sums.least == sums.most:
         raise ResponseError(f"the response {recipe.response!r} is constant ({sums.least:g}); there is nothing to model.")
-    orders = [_ordered(term) for term in sums.terms]
-    by_size = sorted(range(len(orders)), key=lambda t: -len(orders[t]))
-    labels = [sums.terms[t].levels.values(orders[t]) for t in by_size]
-    ranks = [_ranks(sums.terms[t], orders[t]) for t in range(len(orders))]
-    written = [recipe.terms[t] for t in by_size]
-    for term, index in zip(written, labels, strict=True):
-        part = RandomPart(term.factors, term.columns, index, ABSENT, ABSENT, term.parts, term.blocks, term.sources, term.bars)
-        check_levels(part)
-        check_effects(part, sums.n)
+    ordered = ordered_terms(recipe, sums)
+    for own in ordered:
+        check_effects(own.term, recipe.formula.bars_of(own.recipe.factors), sums.n)
     kept, R, delta, gram = _fixed(recipe, sums)
-    design = _design(recipe, sums, written, labels, kept, R)
+    design = streamed_design(recipe, sums, ordered, kept, R)
     _check_residual(gram[-1, -1], sums, recipe)
-    columns = [recipe.fixed[j] for j in kept]
-    diag, rhs = [], []
-    for t, order in ((t, orders[t]) for t in by_size):
-        own = _term(recipe, recipe.terms[t], sums.terms[t], order, columns, delta)
-        diag.append(own[0])
-        rhs.append(own[1])
-    pairs = {}
-    for i, t in enumerate(by_size):
-        for j, s in list(enumerate(by_size))[i + 1 :]:
-            first, second = min(t, s), max(t, s)
-            shape = (len(recipe.terms[first].pool), len(recipe.terms[second].pool))
-            pairs[i, j] = _pairs(sums.pairs.pop((first, second)), ranks[first], ranks[second], shape, first != t, len(orders[s]))
+    diag, rhs, pairs = by_level(recipe, sums, ordered, [recipe.fixed[j] for j in kept], delta)
     design = with_grams(design, diag)
-    cross = CrossProducts(tuple(diag), tuple(rhs), pairs, gram, sums.n, sums.sum_log_weights)
+    cross = CrossProducts(diag, rhs, pairs, gram, sums.n, sums.sum_log_weights)
     moments = (sums.total, float(np.sqrt(sums.spread / sums.n)))
     beta0 = recipe.pilot[kept] + delta
     engine = backend if isinstance(backend, str) else backend(design)
@@ -86,18 +68,65 @@ def finish(
     return design, assemble(cross, design.terms, R, beta0, design.names, moments, seconds, engine, factorization)
 
 
-def _ordered(term: TermSums) -> np.ndarray:
-    """Ids of the levels that occur, in the order of a fit in memory."""
-    ids = term.ids()
-    return ids[term.levels.order(ids)]
+@dataclass(frozen=True, eq=False)
+class OrderedTerm:
+    """One random term when its levels are known.
+
+    Attributes
+    ----------
+    place : its number as written.
+    term, recipe : of the design, and what replays it.
+    order : ids of its levels in their order; ``numbered`` finds the places of rows in it.
+    """
+
+    place: int
+    term: RandomTerm
+    recipe: TermRecipe
+    order: np.ndarray
+    numbered: Numbered
 
 
-def _ranks(term: TermSums, order: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """What turns ids into places in the order."""
-    place = np.zeros(term.seen.size, dtype=np.int32)
-    place[order - term.low] = np.arange(len(order), dtype=np.int32)
-    low = term.low
-    return lambda ids: place[ids - low]
+def ordered_terms(recipe: Recipe, sums: PartialSums) -> list[OrderedTerm]:
+    """The random terms of all rows, most levels first.
+
+    Raises
+    ------
+    GroupingError : a grouping factor with a single level.
+    """
+    out = []
+    for place, (written, own) in enumerate(zip(recipe.terms, sums.terms, strict=True)):
+        order, numbered = own.numbered()
+        replay = replace(written.recipe, levels=own.levels.values(order))
+        term = RandomTerm(ABSENT, ABSENT, replay.group, replay.columns, replay.levels, written.structure)
+        out.append(OrderedTerm(place, term, replay, order, numbered))
+    out.sort(key=lambda one: -len(one.order))
+    for one in out:
+        check_levels(one.term)
+    return out
+
+
+def by_level(
+    recipe: Recipe, sums: PartialSums, ordered: Sequence[OrderedTerm], fixed: list[int], delta: np.ndarray
+) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], dict[tuple[int, int], Pairs]]:
+    """``diag``, ``rhs`` and ``pairs`` of :class:`lmm.model.crossproducts.CrossProducts`; the sums are let go.
+
+    Parameters
+    ----------
+    fixed : places in the pool of the fixed columns.
+    delta : the step from the pilot's coefficients of these to the final ones.
+    """
+    diag, rhs = [], []
+    for one in ordered:
+        A, right = _term(recipe, recipe.terms[one.place], sums.terms[one.place], one.order, fixed, delta)
+        diag.append(A)
+        rhs.append(right)
+    pairs = {}
+    for (i, one), (j, other) in combinations(enumerate(ordered), 2):
+        first, second = sorted((one, other), key=lambda own: own.place)
+        shape = (first.term.k, second.term.k)
+        found = sums.pairs.pop((first.place, second.place))
+        pairs[i, j] = _pairs(found, first.numbered, second.numbered, shape, first is not one, other.term.J)
+    return tuple(diag), tuple(rhs), pairs
 
 
 def _fixed(recipe: Recipe, sums: PartialSums) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -164,7 +193,8 @@ def independent_in_gram(gram: np.ndarray, length: np.ndarray) -> tuple[np.ndarra
     return np.array(kept, dtype=int), L.T * scale[kept]
 
 
-def _design(recipe: Recipe, sums: PartialSums, terms: list[TermColumns], labels: list[Any], kept: np.ndarray, R: np.ndarray) -> Design:
+def streamed_design(recipe: Recipe, sums: PartialSums, ordered: Sequence[OrderedTerm], kept: np.ndarray, R: np.ndarray) -> Design:
+    """The design of all rows, without the rows."""
     all_names = tuple(recipe.pool[c] for c in recipe.fixed)
     chosen = {int(j) for j in kept}
     dropped = tuple(name for j, name in enumerate(all_names) if j not in chosen)
@@ -176,7 +206,7 @@ def _design(recipe: Recipe, sums: PartialSums, terms: list[TermColumns], labels:
     frame = replace(
         recipe.frame,
         table=Witnesses(recipe.frame.table.native),
-        terms=tuple(TermRecipe(t.factors, index, t.blocks, t.columns, _sources(recipe, t)) for t, index in zip(terms, labels, strict=True)),
+        terms=tuple(one.recipe for one in ordered),
     )
     source = RowSource(
         n=sums.n,
@@ -197,7 +227,7 @@ def _design(recipe: Recipe, sums: PartialSums, terms: list[TermColumns], labels:
         names=tuple(all_names[j] for j in kept),
         dropped=dropped,
         all_names=all_names,
-        terms=tuple(RandomTerm(ABSENT, ABSENT, t.group, t.columns, index, t.structure) for t, index in zip(terms, labels, strict=True)),
+        terms=tuple(one.term for one in ordered),
         weights=ABSENT if recipe.weights else None,
         offset=ABSENT if has_offset else None,
         index=ABSENT,
@@ -216,11 +246,6 @@ def with_grams(design: Design, diag: Sequence[np.ndarray]) -> Design:
     """The design with the mean of z z' of each term, from the sums (k, k, J) of its levels."""
     grams = {term.group: A.sum(axis=-1) / design.n for term, A in zip(design.terms, diag, strict=True)}
     return replace(design, source=replace(design.rows, grams=grams))
-
-
-def _sources(recipe: Recipe, term: TermColumns) -> tuple[str, ...]:
-    """The Wilkinson term of each column, readable: as the recipe's own frame has it."""
-    return next(own.sources for own in recipe.frame.terms if own.factors == term.factors)
 
 
 def _check_residual(left: float, sums: PartialSums, recipe: Recipe) -> None:
@@ -256,12 +281,12 @@ def _term(
     return diag, rhs
 
 
-def _pairs(sums: PairSums, first: Any, second: Any, shape: tuple[int, int], swapped: bool, width: int) -> Pairs:
+def _pairs(sums: PairSums, first: Numbered, second: Numbered, shape: tuple[int, int], swapped: bool, width: int) -> Pairs:
     """Z_t'WZ_s by place of the levels, sorted by row, then column."""
     sums.settle()
     ids = unkey(sums.keys)
     blocks = sums.sums.reshape(*shape, -1)
-    rows, cols = first(ids[0]), second(ids[1])
+    rows, cols = first.places(ids[0]), second.places(ids[1])
     if swapped:
         rows, cols, blocks = cols, rows, np.swapaxes(blocks, 0, 1)
     order = np.argsort(rows.astype(np.int64) * width + cols)

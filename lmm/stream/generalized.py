@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from lmm.design.checks import check_levels
-from lmm.design.random import RandomPart
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
 from lmm.formula import Formula, Given
@@ -30,7 +28,7 @@ from lmm.stream.partial import merge as merge_sums
 from lmm.stream.prepare import make_recipe
 from lmm.stream.recipe import Recipe, refuse_empty
 from lmm.stream.reducers import Reducer, Reduction
-from lmm.stream.rows import Evaluate, Locate, Numbered, Spill, StreamedRows, chain
+from lmm.stream.rows import Evaluate, Locate, Spill, StreamedRows, chain
 
 
 @dataclass
@@ -102,33 +100,17 @@ def _merge(a: First, b: First) -> First:
 
 def _finish(recipe: Recipe, lean: Recipe, first: First, reducer: Reducer) -> tuple[Design, GeneralizedProblem]:
     sums = first.sums
-    orders = [finish._ordered(term) for term in sums.terms]
-    by_size = sorted(range(len(orders)), key=lambda t: -len(orders[t]))
-    labels = [sums.terms[t].levels.values(orders[t]) for t in by_size]
-    ranks = [finish._ranks(sums.terms[t], orders[t]) for t in range(len(orders))]
-    written = [recipe.terms[t] for t in by_size]
-    for term, index in zip(written, labels, strict=True):
-        check_levels(RandomPart(term.factors, term.columns, index, ABSENT, ABSENT, term.parts, term.blocks, term.sources, term.bars))
+    ordered = finish.ordered_terms(recipe, sums)
     kept, R, _, _ = finish._fixed(recipe, sums)
-    design = finish._design(recipe, sums, written, labels, kept, R)
+    design = finish.streamed_design(recipe, sums, ordered, kept, R)
     design = replace(design, weights=ABSENT if first.weighted else None)
     R = R / np.sqrt(sums.n)
-    numbered = []
-    for t in by_size:
-        place = np.zeros(sums.terms[t].seen.size, dtype=np.int32)
-        place[orders[t] - sums.terms[t].low] = np.arange(len(orders[t]), dtype=np.int32)
-        numbered.append((Numbered(sums.terms[t].levels, place, sums.terms[t].low), recipe.terms[t].pool))
-    diag, pairs = [], {}
-    for i, t in enumerate(by_size):
-        diag.append(finish._term(lean, lean.terms[t], sums.terms[t], orders[t], [], np.zeros(0))[0])
-        for j, s in list(enumerate(by_size))[i + 1 :]:
-            low, high = min(t, s), max(t, s)
-            shape = (len(recipe.terms[low].pool), len(recipe.terms[high].pool))
-            pairs[i, j] = finish._pairs(sums.pairs.pop((low, high)), ranks[low], ranks[high], shape, low != t, len(orders[s]))
+    diag, _, pairs = finish.by_level(lean, sums, ordered, [], np.zeros(0))
     design = finish.with_grams(design, diag)
-    pattern = CrossProducts(tuple(diag), (), pairs, np.zeros((1, 1)), sums.n, 0.0)
+    pattern = CrossProducts(diag, (), pairs, np.zeros((1, 1)), sums.n, 0.0)
     plan = plan_for(pattern, tuple(term.group for term in design.terms))
-    evaluate = Evaluate(recipe, tuple(numbered), tuple(by_size), tuple(recipe.fixed[j] for j in kept))
+    terms = tuple((one.numbered, recipe.terms[one.place].pool) for one in ordered)
+    evaluate = Evaluate(recipe, terms, tuple(one.place for one in ordered), tuple(recipe.fixed[j] for j in kept))
     locate = Locate.of(R, plan, pattern)
     rows = StreamedRows(plan, pattern, R, sums.n, first.constant, *_prepared(recipe, reducer, evaluate, locate, sums.n))
     structures = tuple(term.structure for term in design.terms)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lmm.errors import DataError
 from lmm.stream.levels import IntegerLevels, Levels, key, levels_of, listed, unkey
 from lmm.stream.pairs import PairSums
 from lmm.stream.recipe import Block, Recipe, TermColumns
@@ -33,6 +34,30 @@ def products_of(recipe: Recipe, term: TermColumns) -> list[tuple[int, int]]:
     own = [(min(a, b), max(a, b)) for i, a in enumerate(term.pool) for b in term.pool[: i + 1]]
     fixed = [(min(a, c), max(a, c)) for c in recipe.fixed for a in term.pool]
     return list(dict.fromkeys([*own, *fixed, *((RESIDUAL, a) for a in term.pool)]))
+
+
+@dataclass(frozen=True, eq=False)
+class Numbered:
+    """Levels of one grouping factor in their final order: ``place`` of each id less ``low``."""
+
+    levels: Levels
+    place: np.ndarray
+    low: int
+
+    def codes(self, labels: tuple[Any, ...]) -> np.ndarray:
+        """Level of each row, (n,) int32."""
+        size = self.levels.size
+        try:
+            ids = self.levels.add(labels if len(labels) > 1 else labels[0])
+        except OverflowError:
+            size = -1
+        if self.levels.size != size:
+            raise DataError("a grouping factor has levels that it had not when the rows were read first: the data changed meanwhile.")
+        return self.places(ids)
+
+    def places(self, ids: np.ndarray) -> np.ndarray:
+        """The places of ids, int32."""
+        return np.asarray(self.place[ids - self.low], dtype=np.int32)
 
 
 @dataclass
@@ -61,6 +86,14 @@ class TermSums:
     def ids(self) -> np.ndarray:
         """Ids of the levels that have rows."""
         return np.flatnonzero(self.seen) + self.low
+
+    def numbered(self) -> tuple[np.ndarray, Numbered]:
+        """Ids of the levels that occur, in the order of a fit in memory, and what finds the places of rows in it."""
+        ids = self.ids()
+        order = ids[self.levels.order(ids)]
+        place = np.zeros(self.seen.size, dtype=np.int32)
+        place[order - self.low] = np.arange(len(order), dtype=np.int32)
+        return order, Numbered(self.levels, place, self.low)
 
     def list_levels(self, type: Any) -> tuple[np.ndarray, np.ndarray]:
         """Number levels that were their own ids: the old ids, and the new."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.build import model_frame, other_columns
-from lmm.design.random import RandomPart, random_parts
+from lmm.design.random import random_terms
 from lmm.design.rank import independent_columns, least_squares
 from lmm.design.response import numeric_response
 from lmm.errors import ArgumentError, DataError, FormulaError, LmmWarning, ResponseError, warn
@@ -286,20 +286,23 @@ def _assemble(formula: Formula, scan: Scan, rows: Any, found: Evaluated, given: 
     as_written = {factors: i for i, factors in enumerate(dict.fromkeys(bar.factors for bar in formula.bars))}
     for message in found.said:
         warn(message, LmmWarning)
-    parts = sorted(random_parts(found), key=lambda part: as_written[part.factors])
+    made = sorted(random_terms(found), key=lambda one: as_written[one[1].factors])
     all_names = tuple(readable(name, found.awkward) for name in found.fixed.names)
     pool: dict[str, int] = {}
     fixed = tuple(pool.setdefault(name, len(pool)) for name in all_names)
-    terms = tuple(_term(part, pool, scan, found) for part in parts)
+    terms = []
+    for term, own in made:
+        places = tuple(pool.setdefault(name, len(pool)) for name in own.columns)
+        terms.append(TermColumns(own, term.structure, places, tuple(_type(factor, scan, found) for factor in own.factors)))
     recipe = Recipe(
         formula=formula,
         schema=scan.schema,
         needed=scan.needed,
-        frame=model_frame(found, all_names, parts, True),
+        frame=model_frame(found, all_names, [own for _, own in made], True),
         pool=tuple(pool),
         fixed=fixed,
         plain=tuple(_plain(name, scan.schema, found.awkward) for name in pool),
-        terms=terms,
+        terms=tuple(terms),
         evaluated=_evaluated_names(formula, scan),
         coded=_coded(found, formula, scan),
         weights=scan.weights,
@@ -313,12 +316,6 @@ def _assemble(formula: Formula, scan: Scan, rows: Any, found: Evaluated, given: 
         context=scan.context,
     )
     return recipe if family is not None else _with_pilot(recipe, found)
-
-
-def _term(part: RandomPart, pool: dict[str, int], scan: Scan, found: Evaluated) -> TermColumns:
-    places = tuple(pool.setdefault(name, len(pool)) for name in part.columns)
-    types = tuple(_type(factor, scan, found) for factor in part.factors)
-    return TermColumns(part.factors, part.columns, places, types, part.structure, part.bars, part.parts, part.blocks, part.sources)
 
 
 def _type(factor: str, scan: Scan, found: Evaluated) -> Any:

@@ -19,10 +19,9 @@ from lmm.covariance import Covariance
 from lmm.design.checks import check_weights
 from lmm.design.response import numeric_response
 from lmm.errors import ArgumentError, DataError
-from lmm.formula import Bar, Formula, ModelFrame, Table
+from lmm.formula import Formula, ModelFrame, Table, TermRecipe
 from lmm.formula.engine import Columns, Evaluator
 from lmm.formula.evaluate import as_evaluated, as_predictor, check_finite, expression, number, offsets
-from lmm.formula.grouping import Interaction, label
 from lmm.formula.kinds import conform as conform_column
 from lmm.formula.levels import UnseenLevels, strings
 from lmm.formula.names import alias, readable
@@ -37,27 +36,16 @@ class TermColumns:
 
     Attributes
     ----------
-    factors : expressions whose joint levels are the groups.
-    columns : names of its k columns; ``pool`` where each is in a block.
-    types : Arrow type of each factor.
+    recipe : what it is made of, with the levels of the rows that were read first.
     structure : covariance of one level's effects.
-    bars, parts, blocks, sources : the bars that it comes from, with the structure of each.
+    pool : where in a block each of its k columns is.
+    types : Arrow type of each factor.
     """
 
-    factors: Interaction
-    columns: tuple[str, ...]
+    recipe: TermRecipe
+    structure: Covariance
     pool: tuple[int, ...]
     types: tuple[Any, ...]
-    structure: Covariance
-    bars: tuple[Bar, ...]
-    parts: tuple[Covariance, ...]
-    blocks: tuple[str, ...]
-    sources: tuple[str, ...]
-
-    @property
-    def group(self) -> str:
-        """Name of the grouping factor."""
-        return label(self.factors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +179,7 @@ class Recipe:
             if trials is not None:
                 weights = trials if weights is None else trials * weights
         offset = reader.offset()
-        labels = tuple(tuple(reader.labels(factor) for factor in term.factors) for term in self.terms)
+        labels = tuple(tuple(reader.labels(factor) for factor in term.recipe.factors) for term in self.terms)
         covariates = {name: reader.number(name) for name in self.covariates} if response else {}
         return Block(n, seen, asked, lost, y, columns, labels, weights, offset, kept, covariates)
 

@@ -21,14 +21,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from lmm.errors import ArgumentError, DataError
+from lmm.errors import ArgumentError
 from lmm.linalg import threads
 from lmm.linalg.plan import Plan
 from lmm.model.compression import merged, taken
 from lmm.model.crossproducts import CrossProducts
 from lmm.model.passes import Total, merge
 from lmm.model.rows import Block
-from lmm.stream.levels import Levels
+from lmm.stream.partial import Numbered
 from lmm.stream.parts import Prepared
 from lmm.stream.recipe import Recipe
 from lmm.stream.reducers import A, Reduction
@@ -42,26 +42,6 @@ BLOCK = 65_536
 THREADED, MOST_THREADS = 500_000, 8
 #: rows that stand for all where a rough answer is enough
 SAMPLE = 20_000
-
-
-@dataclass(frozen=True, eq=False)
-class Numbered:
-    """Levels of one grouping factor in their final order: ``place`` of each id less ``low``."""
-
-    levels: Levels
-    place: np.ndarray
-    low: int
-
-    def codes(self, labels: tuple[Any, ...]) -> np.ndarray:
-        """Level of each row, (n,) int32."""
-        size = self.levels.size
-        try:
-            ids = self.levels.add(labels if len(labels) > 1 else labels[0])
-        except OverflowError:
-            size = -1
-        if self.levels.size != size:
-            raise DataError("a grouping factor has levels that it had not when the rows were read first: the data changed meanwhile.")
-        return np.asarray(self.place[ids - self.low], dtype=np.int32)
 
 
 @dataclass(frozen=True, eq=False)

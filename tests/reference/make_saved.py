@@ -14,3 +14,5 @@ sleepstudy.to_parquet(folder / "sleepstudy.parquet")
 cbpp.to_parquet(folder / "cbpp.parquet")
 lmm.lmer(linear, folder / "sleepstudy.parquet").save(folder / "stream.lmm")
 lmm.glmer(counts, folder / "cbpp.parquet", family="poisson").save(folder / "gstream.lmm")
+Y = {"a": sleepstudy.Reaction, "b": sleepstudy.Reaction * 2 + sleepstudy.Days}
+lmm.lmer_batch("~ Days + (Days|Subject)", sleepstudy, Y).save(folder / "batch.lmm")
