@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lmm.covariance.base import units
-from lmm.estimators.boundary import SNAP, escapes, snapped_theta, unit_start
+from lmm.estimators.boundary import SNAP, escapes, is_near, snapped_theta, unit_start
 from lmm.estimators.restart import CONFLICT, FAR, FEW, SMALL, Piece, free, has_one_direction, is_little, mirrors, subsets
 from lmm.estimators.trust_region import Ends, minimize_each, put_values, take_values
 from lmm.linalg import threads
@@ -344,7 +344,7 @@ def near_boundary(evaluate: Chart, steps: np.ndarray) -> np.ndarray:
 
 
 def settle(evaluate: Any, data: Any, theta: np.ndarray, values: Any, which: np.ndarray, tolerance: float) -> np.ndarray:
-    """Report what is all but zero as zero, in place, and tell which of the problems are then no minimum across the boundary.
+    """Set nearly zero variances to zero, in place, and tell which of the problems are then no minimum across the boundary.
 
     As :mod:`lmm.estimators.boundary` does for a single fit, the criterion of all taken in one evaluation.
     """
@@ -366,8 +366,7 @@ def start(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> np.ndarra
     parts = []
     for structure, own, gram in zip(problem.structures, problem.split(theta), problem.grams(), strict=True):
         T = structure.factor(own)
-        singular = bool(np.any(structure.boundary(structure.standardised(own, gram)) < 1e-2))
-        parts.append(structure.start(T @ T.T, gram) if singular else own)
+        parts.append(structure.start(T @ T.T, gram) if is_near(structure, own, gram, 1e-2) else own)
     return np.concatenate(parts)
 
 

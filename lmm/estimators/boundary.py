@@ -6,13 +6,13 @@ direction in which they fail leads down across the boundary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from lmm.estimators.criterion import Evaluator
-from lmm.estimators.trust_region import Outcome
+from lmm.covariance import Covariance
+from lmm.estimators.trust_region import Outcome, Point
 from lmm.model.problem import GeneralizedProblem, Problem
 
 #: standard deviations below this, relative to sigma and per root mean square of the column, are tried at exactly zero
@@ -37,23 +37,46 @@ def escapes(problem: Problem | GeneralizedProblem, theta: np.ndarray, D: list[np
         yield np.concatenate(new)
 
 
-def snapped_theta(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> np.ndarray:
-    """A canonical theta with what is all but zero beside the boundary at zero."""
+def distances(structure: Covariance, theta: np.ndarray, small: float, gram: Callable[[], np.ndarray]) -> np.ndarray:
+    """Distances of one term's constrained parameters to the boundary, relative to sigma.
+
+    Where one is below ``small`` but not zero it may be so because of its column's units, or of the response's in the linear
+    predictor: those of the term are then taken per root mean square of the columns, by their ``gram``, and size of the predictor.
+    """
+    own = structure.boundary(theta)
+    if np.any((own > 0) & (own < small)):
+        return structure.boundary(structure.standardised(theta, gram()))
+    return own
+
+
+def is_near(structure: Covariance, theta: np.ndarray, gram: np.ndarray, small: float = SNAP) -> bool:
+    """Whether a variance of one term has all but vanished, or a correlation become one, whatever the columns' units."""
+    return bool(np.any(structure.boundary(structure.standardised(theta, gram)) < small))
+
+
+def snapped_theta(problem: Problem | GeneralizedProblem, theta: np.ndarray, small: float = SNAP) -> np.ndarray:
+    """A canonical theta with nearly zero parameters set to zero in the terms that are near the boundary."""
     snapped = []
     for structure, own, gram in zip(problem.structures, problem.split(theta), problem.grams(), strict=True):
         unitless = structure.standardised(own, gram)
-        near = bool(np.any(structure.boundary(unitless) < SNAP))
-        snapped.append(np.where(np.abs(unitless) < SNAP, 0.0, own) if near else own)
+        snapped.append(np.where(np.abs(unitless) < small, 0.0, own) if is_near(structure, own, gram, small) else own)
     return np.concatenate(snapped)
 
 
-def snap(problem: Problem, evaluate: Evaluator, outcome: Outcome, tolerance: float) -> Outcome:
-    """A theta that is all but on the boundary, on it, when that costs nothing."""
-    theta = problem.canonical(outcome.point.theta)
-    new = snapped_theta(problem, theta)
+def snap(
+    problem: Problem | GeneralizedProblem,
+    evaluate: Callable[[np.ndarray], Point],
+    outcome: Outcome,
+    allowed: float,
+    small: float = SNAP,
+) -> Outcome:
+    """Set nearly zero variances to zero if that raises the criterion by no more than ``allowed``; theta comes first in a point."""
+    m = problem.n_theta
+    theta, rest = problem.canonical(outcome.point.theta[:m]), outcome.point.theta[m:]
+    new = snapped_theta(problem, theta, small)
     if not np.array_equal(new, theta):
-        point = evaluate(new)
-        if point.objective <= outcome.point.objective + tolerance:
+        point = evaluate(np.concatenate([new, rest]))
+        if point.objective <= outcome.point.objective + allowed:
             return replace(outcome, point=point, evaluations=outcome.evaluations + 1)
     return outcome
 
@@ -61,7 +84,7 @@ def snap(problem: Problem, evaluate: Evaluator, outcome: Outcome, tolerance: flo
 def is_singular(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> bool:
     """Whether a variance has vanished, or a correlation become one."""
     terms = zip(problem.structures, problem.split(theta), problem.grams(), strict=True)
-    return any(np.any(s.boundary(s.standardised(own, gram)) < SNAP) for s, own, gram in terms)
+    return any(is_near(structure, own, gram) for structure, own, gram in terms)
 
 
 def unit_start(problem: Problem | GeneralizedProblem) -> np.ndarray:

@@ -10,7 +10,7 @@ have the units of the response, theta and gamma are measured by the size of the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from lmm.covariance.base import directions
 from lmm.errors import ArgumentError
 from lmm.estimators import separation
-from lmm.estimators.boundary import SNAP, escapes
+from lmm.estimators.boundary import SNAP, escapes, snap
 from lmm.estimators.criterion import Frame, curvature
 from lmm.estimators.trust_region import Outcome, Point
 from lmm.model.laplace import Laplace, expand
@@ -295,20 +295,8 @@ class Objective:
             yield np.concatenate([theta, point.theta[self.m :]])
 
     def snap(self, outcome: Outcome, tolerance: float) -> Outcome:
-        """A theta that is all but on the boundary, on it, when that costs nothing."""
-        psi = outcome.point.theta
-        own = []
-        for s, theta, gram in zip(self.structures, self.problem.split(psi[: self.m]), self.grams, strict=True):
-            theta = s.canonical(theta)
-            unitless = s.standardised(theta, gram)
-            near = bool(np.any(s.boundary(unitless) < 10 * SNAP))
-            own.append(np.where(np.abs(unitless) < 10 * SNAP, 0.0, theta) if near else theta)
-        new = np.concatenate([*own, psi[self.m :]])
-        if not np.array_equal(new, psi):
-            point = self(new)
-            if point.objective <= outcome.point.objective + 100 * tolerance:
-                return replace(outcome, point=point, evaluations=outcome.evaluations + 1)
-        return outcome
+        """Set nearly zero variances to zero if the likelihood allows it."""
+        return snap(self.problem, self, outcome, 100 * tolerance, 10 * SNAP)
 
     def scaling(self) -> np.ndarray:
         """B (M, M): psi = B s, in whose coordinates s steps mean the same whatever the units and origins of the data."""

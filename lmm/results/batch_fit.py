@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators.base import Estimator
 from lmm.estimators.batch import Batch
+from lmm.estimators.boundary import distances
 from lmm.inference import responses as many
 from lmm.inference.ddf import method_name
 from lmm.inference.distributions import t_p_values
@@ -145,10 +146,7 @@ class BatchFit:
             own = self.theta[:, at : at + term.structure.n_theta]
             at += term.structure.n_theta
             for r in np.flatnonzero(np.isfinite(own).all(axis=1)):
-                distance = term.structure.boundary(own[r])
-                if np.any((distance > 0) & (distance < SINGULAR)):
-                    distance = term.structure.boundary(term.structure.standardised(own[r], gram / self._scale(int(r)) ** 2))
-                out[r] |= bool(np.any(distance < SINGULAR))
+                out[r] |= bool(np.any(distances(term.structure, own[r], SINGULAR, partial(self._unitless, gram, int(r))) < SINGULAR))
         return out
 
     # ---- tables ----
@@ -257,6 +255,10 @@ class BatchFit:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     # ---- pieces ----
+
+    def _unitless(self, gram: np.ndarray, r: int) -> np.ndarray:
+        """Cross-products of columns (k, k) relative to the square of the size of a response's linear predictor."""
+        return gram / self._scale(r) ** 2
 
     def _scale(self, r: int) -> float:
         """What is small or large in a response's linear predictor is so relative to this."""

@@ -8,12 +8,14 @@ A component with none of the variance says that the fit is singular in that dire
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design
 from lmm.design.terms import RandomTerm
+from lmm.estimators.boundary import distances
 from lmm.families import Family
 from lmm.model.records import Estimate
 from lmm.results.numberformat import format_column
@@ -72,23 +74,16 @@ def principal_components(design: Design, estimate: Estimate) -> dict[str, Princi
 
 def is_singular(design: Design, estimate: Estimate, tol: float) -> bool:
     """Some variance is zero or some correlation one: a constrained parameter lies within ``tol`` of its boundary."""
-    return any(bool(np.any(distances < tol)) for distances in boundary_distances(design, estimate, tol))
+    return any(bool(np.any(own < tol)) for own in boundary_distances(design, estimate, tol))
 
 
 def boundary_distances(design: Design, estimate: Estimate, tol: float) -> list[np.ndarray]:
-    """Per term the distances of its constrained parameters to zero, relative to sigma.
-
-    Where one is small but not zero it may be so because of its column's units, or of the response's in the linear predictor:
-    those of the term are then taken per root mean square of the columns and size of the predictor.
-    """
+    """Per term the distances of its constrained parameters to zero, relative to sigma, units aside where one is below ``tol``."""
     out, at = [], 0
     for term in design.terms:
         own = estimate.theta[at : at + term.structure.n_theta]
         at += term.structure.n_theta
-        distances = term.structure.boundary(own)
-        if np.any((distances > 0) & (distances < tol)):
-            distances = term.structure.boundary(term.structure.standardised(own, column_gram(design, term, estimate.family)))
-        out.append(distances)
+        out.append(distances(term.structure, own, tol, partial(column_gram, design, term, estimate.family)))
     return out
 
 
