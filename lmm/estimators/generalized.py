@@ -21,7 +21,7 @@ from lmm.estimators import separation
 from lmm.estimators.boundary import SNAP, escapes, snap
 from lmm.estimators.criterion import Frame, curvature
 from lmm.estimators.trust_region import Outcome, Point
-from lmm.model.laplace import Laplace, expand
+from lmm.model.laplace import Laplace, Way, by_leverages, expand
 from lmm.model.mode import MODE_TOLERANCE, find_mode, follow
 from lmm.model.passes import Source, Task, drive
 from lmm.model.problem import GeneralizedProblem
@@ -135,6 +135,11 @@ class Objective:
         moved = [s.move(o, gram, d) for s, o, gram, d in zip(self.structures, own, self.grams, steps, strict=True)]
         return np.concatenate([*moved, psi[self.m :] + step[self.m :]])
 
+    @property
+    def way(self) -> Way:
+        """How the determinant and its derivatives are found."""
+        return by_leverages
+
     def in_frame(self, psi: np.ndarray, frame: Frame) -> Point:
         """The same with the factors and coordinates of ``frame``, whatever the theta in psi."""
         return drive(self.source, [self.evaluation(psi, frame)])[0]
@@ -145,7 +150,7 @@ class Objective:
         u, b = self._start(frame.T, gamma, phi)
         try:
             at = yield from expand(
-                self.family, self.source, frame.T, gamma, phi, u, b, self.observed, self.free, self.constant, self._tolerance()
+                self.family, self.source, frame.T, gamma, phi, u, b, self.observed, self.free, self.constant, self._tolerance(), self.way
             )
         except (np.linalg.LinAlgError, FloatingPointError):
             return Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
@@ -162,10 +167,10 @@ class Objective:
                 place = sum(s.n_theta for s in self.structures[:i])
                 own = slice(place, place + self.structures[i].n_theta)
                 d_theta[0][own] += 2.0 * np.einsum("ab,iab->i", d @ frame.T[i], frame.dT[i])
-            rest = self._turned(np.concatenate([at.d_gamma, at.own.gradient])) + shift[1][self.m :]
+            rest = self._turned(np.concatenate([at.d_gamma, at.parameters.gradient])) + shift[1][self.m :]
         elif self.points <= 1:
             objective = at.objective
-            rest = at.own.gradient if self.free else self._turned(np.concatenate([at.d_gamma, at.own.gradient]))
+            rest = at.parameters.gradient if self.free else self._turned(np.concatenate([at.d_gamma, at.parameters.gradient]))
             d_theta = [2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(at.D, frame.T, frame.dT, strict=True)]
         else:
             exact = quadrature(self.family, self.rows, frame.T[0], gamma, phi, at, self.points, self.observed)
@@ -193,8 +198,7 @@ class Objective:
         if near.slopes.mixed:
             step = self.family.to_rho(phi) - self.family.to_rho(state.phi)
             score = [np.tensordot(step, own, 1) for own in near.slopes.mixed]
-        fixed = near.slopes.fixed if near.slopes.fixed_observed is None else near.slopes.fixed_observed
-        found = follow(T, near.mode, gamma, score, fixed, self.problem.eta_scale)
+        found = follow(T, near.mode, gamma, score, near.slopes.ZwQ, self.problem.eta_scale)
         return (self.u, None) if found is None else (found.u, found.b)
 
     def _tolerance(self) -> float:
@@ -240,14 +244,14 @@ class Objective:
             block[start : start + len(own)] = (own.reshape(-1, len(e)) @ e).reshape(len(own), *e.shape)
             v.append(block)
             start += len(own)
-        H[:m, :m] = self._quadratic(at, frame, v) + curvature(at.D, frame)
+        H[:m, :m] = at.quadratics(dG, v) + curvature(at.D, frame)
         H[m : m + p, m : m + p] = 2.0 * at.information
         cross = sum((a.reshape(m, -1) @ F.reshape(p, a[0].size).T for a, F in zip(v, at.fixed, strict=True)), np.zeros((m, p)))
         H[:m, m : m + p], H[m : m + p, :m] = cross, cross.T
         if size > m + p:
-            H[m + p :, m + p :] = 2.0 * at.own.information
-            H[m : m + p, m + p :] = 2.0 * at.own.with_gamma
-            for a, g in zip(v, at.own.with_G, strict=False):
+            H[m + p :, m + p :] = 2.0 * at.parameters.information
+            H[m : m + p, m + p :] = 2.0 * at.parameters.with_gamma
+            for a, g in zip(v, at.parameters.with_G, strict=False):
                 H[:m, m + p :] += a.reshape(m, -1) @ g.reshape(len(g), -1).T
             H[m + p :, : m + p] = H[: m + p, m + p :].T
         if self.turn is not None:
@@ -259,12 +263,6 @@ class Objective:
             H = H[np.ix_(keep, keep)] - H[keep, m : m + p] @ middle
         return (H + H.T) / 2
 
-    def _quadratic(self, at: Laplace, frame: Frame, v: list[np.ndarray]) -> np.ndarray:
-        """v'Qv (m, m) for v (m, k, J) per term, the average information's part in theta."""
-        Av = at.factorisation.system.multiply(v)
-        inner = at.factorisation.solve(Av).inner
-        return np.asarray(sum(a.reshape(self.m, -1) @ b.reshape(self.m, -1).T for a, b in zip(v, Av, strict=True)) - inner)
-
     def look(self, theta: np.ndarray, point: Point) -> tuple[float, np.ndarray]:
         """J at another theta with the fixed effects that the joint mode has there, about their best, and that psi.
 
@@ -273,10 +271,9 @@ class Objective:
         _, gamma, phi = self.split(point.theta)
         T = self.problem.factors(theta)
         u = [np.zeros_like(own) for own in self.u]
+        task = expand(self.family, self.source, T, gamma, phi, u, None, self.observed, True, self.constant, ROUGH, self.way)
         try:
-            at = drive(self.source, [expand(self.family, self.source, T, gamma, phi, u, None, self.observed, True, self.constant, ROUGH)])[
-                0
-            ]
+            at = drive(self.source, [task])[0]
         except (np.linalg.LinAlgError, FloatingPointError):
             return np.inf, point.theta
         found = at.mode.gamma if np.isfinite(at.objective) else gamma

@@ -13,23 +13,22 @@ side, with the same probes at both ends, so that what is random in it is as smoo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from lmm.covariance.base import directions
 from lmm.estimators.control import Control
-from lmm.estimators.criterion import Frame, slope
-from lmm.estimators.generalized import Objective, State
+from lmm.estimators.criterion import slope
+from lmm.estimators.generalized import Objective
 from lmm.estimators.stochastic import APART, FIRM, FLAT, MOST, ROOM, note, to_theta
 from lmm.estimators.stochastic import search as search_on
 from lmm.estimators.trust_region import Outcome, Point
 from lmm.model import stochastic
-from lmm.model.passes import Task
+from lmm.model.laplace import Way
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.records import Estimate, MonteCarlo
-from lmm.model.stochastic_laplace import ProbedLaplace, Probing, expand, symmetric
+from lmm.model.stochastic_laplace import Probing, by_probes
 
 #: relative residual of the probes' systems
 TOLERANCE = 1e-4
@@ -37,13 +36,6 @@ TOLERANCE = 1e-4
 UNSURE, ENOUGH = 1e-2, 1e-6
 #: half the way over which gradients are differenced, in standard errors
 STEP = 0.2
-
-
-@dataclass(frozen=True)
-class ProbedState(State):
-    """A state with the gradient that each probe sees, (m, parameters)."""
-
-    each: np.ndarray
 
 
 class ProbedObjective(Objective):
@@ -73,43 +65,20 @@ class ProbedObjective(Objective):
         self.probes = np.concatenate([self.probes, stochastic.signs(self.rng, count - len(self.probes), self.q)])
         self.lowest = np.inf
 
-    def evaluation(self, psi: np.ndarray, frame: Frame) -> Task[Point]:
-        """The point at psi as a task of passes."""
-        theta, gamma, phi = self.split(psi)
-        u, b = self._start(frame.T, gamma, phi)
-        probing = Probing(self.probes, TOLERANCE, APART)
-        nowhere = Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
-        try:
-            at = yield from expand(
-                self.family, self.source, frame.T, gamma, phi, u, b, self.observed, self.free, self.constant, self._tolerance(), probing
-            )
-        except (np.linalg.LinAlgError, FloatingPointError):
-            return nowhere
-        if not np.isfinite(at.objective):
-            return nowhere
-        each = np.stack([self._gradient(at, frame, i) for i in range(len(self.probes))])
-        state = ProbedState(at, frame, theta, at.mode.gamma, phi, each)
-        point = Point(psi, at.objective, each.mean(axis=0), self._model(at, frame), state)
-        if point.objective < self.lowest:
-            self.remember(point)
-        return point
+    @property
+    def way(self) -> Way:
+        """By probes."""
+        return partial(by_probes, probing=Probing(self.probes, TOLERANCE, APART))
 
-    def _gradient(self, at: ProbedLaplace, frame: Frame, i: int) -> np.ndarray:
-        """What one probe says of the gradient."""
-        of_theta = slope([D[i] for D in at.D_each], frame)
-        rest = at.own_each[i] if self.free else self._turned(np.concatenate([at.d_gamma_each[i], at.own_each[i]]))
-        return np.concatenate([of_theta, rest])
-
-    def _quadratic(self, at: Any, frame: Frame, v: list[np.ndarray]) -> np.ndarray:
-        blocks = []
-        for dT, T in zip(frame.dT, frame.T, strict=True):
-            dG, basis = directions(dT, T), symmetric(len(T))
-            blocks.append(np.tensordot(dG, basis, ([1, 2], [1, 2])) / np.sum(basis**2, axis=(1, 2)))
-        C, rows, cols = np.zeros((self.m, len(at.quadratic))), 0, 0
-        for block in blocks:
-            C[rows : rows + len(block), cols : cols + block.shape[1]] = block
-            rows, cols = rows + len(block), cols + block.shape[1]
-        return np.asarray(C @ at.quadratic @ C.T)
+    def _each(self, point: Point) -> np.ndarray:
+        """The gradient that each probe sees, (m, parameters)."""
+        D, gamma, rho = point.payload.laplace.each()
+        gradients = []
+        for i in range(len(rho)):
+            of_theta = slope([own[i] for own in D], point.payload.frame)
+            rest = rho[i] if self.free else self._turned(np.concatenate([gamma[i], rho[i]]))
+            gradients.append(np.concatenate([of_theta, rest]))
+        return np.stack(gradients)
 
     def errors(self, point: Point) -> tuple[np.ndarray, np.ndarray]:
         """Monte Carlo covariance of the zero of the gradient in the point's coordinates, and that error in standard errors."""
@@ -118,7 +87,7 @@ class ProbedObjective(Objective):
 
     def _spread(self, point: Point) -> tuple[np.ndarray, np.ndarray]:
         """The same covariance, and half that of the parameters by the model Hessian."""
-        each = point.payload.each
+        each = self._each(point)
         noise = np.atleast_2d(np.cov(each.T)) / len(each)
         values, vectors = np.linalg.eigh(point.hessian)
         inside = values > FLAT * max(float(values[-1]), 1e-300)
@@ -132,14 +101,15 @@ class ProbedObjective(Objective):
         J[: self.m, : self.m] = to_theta(terms, point.payload.frame)
         cov, inverse = (J @ each @ J.T for each in self._spread(point))
         free = np.append(point.theta[: self.m] != 0.0, np.ones(len(J) - self.m, dtype=bool))
-        at: ProbedLaplace = point.payload.laplace
+        at = point.payload.laplace
+        logdets = at.determinant.logdet
         return MonteCarlo(
             probes=len(self.probes),
             seed=self.control.seed,
             theta=np.where(free, np.sqrt(np.maximum(np.diagonal(cov), 0.0)), 0.0)[: self.m],
             relative=np.where(free, _relative(cov, inverse), 0.0),
-            log_likelihood=at.logdet_error / 2.0,
-            steps=at.steps,
+            log_likelihood=float(logdets.std(ddof=1) / np.sqrt(len(logdets))) / 2.0,
+            steps=(at.mode.steps, at.determinant.steps),
         )
 
     def hessian(self, psi: np.ndarray, B: np.ndarray | None = None) -> np.ndarray:

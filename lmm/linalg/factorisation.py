@@ -385,8 +385,7 @@ def collect(plan: Plan, vectors: Vectors, parts: Sequence[np.ndarray] = ()) -> l
 
 def in_order(plan: Plan, each: list[np.ndarray]) -> list[np.ndarray]:
     """Per term in the plan's order, in the design's."""
-    by_term = dict(zip(plan.order, each, strict=True))
-    return [by_term[t] for t in sorted(by_term)]
+    return [each[i] for i in plan.places]
 
 
 def spread(plan: Plan, codes: list[np.ndarray], values: list[np.ndarray]) -> list[np.ndarray]:

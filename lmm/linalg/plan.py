@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from lmm.errors import CapacityError
 from lmm.linalg import backend as arrays
@@ -67,6 +68,11 @@ class Plan:
     def order(self) -> tuple[int, ...]:
         """All terms: chain, tail, iterative."""
         return self.chain + self.tail + self.iterative
+
+    @cached_property
+    def places(self) -> tuple[int, ...]:
+        """Where each term, in the design's order, stands in :attr:`order`."""
+        return tuple(sorted(range(len(self.order)), key=lambda i: self.order[i]))
 
     def require_exact(self, what: str) -> None:
         """CapacityError where some terms are solved iteratively and ``what`` needs the exact factorisation."""

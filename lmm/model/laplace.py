@@ -29,8 +29,9 @@ References: Breslow & Clayton (1993), J. Am. Stat. Assoc. 88; Bates et al. (2015
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,7 +39,7 @@ from lmm.linalg.factorisation import BlockFactorisation, Factorisation
 from lmm.model.leverage import tables
 from lmm.model.mode import MAX_STEPS as MAX_STEPS
 from lmm.model.mode import MODE_TOLERANCE as MODE_TOLERANCE
-from lmm.model.mode import Mode, ProfiledFixedEffects, dots, seek
+from lmm.model.mode import Mode, ProfiledFixedEffects, dots, products, seek
 from lmm.model.passes import Expand, Slope, Slopes, Source, Task, Weighted, drive
 from lmm.model.penalized import system_of
 
@@ -48,26 +49,120 @@ FOUND = 1e-6
 ROUND = 0.1
 
 
+class Scores(NamedTuple):
+    """Where the next step of the search for the mode would end: Z'r per term (k, J) and Q'r (p,)."""
+
+    random: list[np.ndarray]
+    fixed: np.ndarray
+
+
+class Determinant(NamedTuple):
+    """log|I + T'Z'WZT| at a mode and its derivatives, as each of m probes sees them; m = 1 where they are exact.
+
+    ``logdet`` (m,) beside what the factorisation knows; ``G`` per term (m, k, k), ``gamma`` (m, p) and ``rho`` (m, r) its derivatives,
+    the mode moving along; ``step`` (m,) its change along what is left of the search for the mode, after which ``scores`` are.
+
+    ``fixed`` holds F = Z'V^-1 Q per term (p, k, J), ``solved`` N Z'WQ, ``information`` Q'V^-1 Q of the working linear model;
+    ``quadratics`` v'Qv (K, K) in the symmetric directions of G where they are known; ``steps`` of the conjugate gradients.
+    """
+
+    scores: Scores
+    logdet: np.ndarray
+    G: list[np.ndarray]
+    gamma: np.ndarray
+    rho: np.ndarray
+    step: np.ndarray
+    fixed: list[np.ndarray]
+    solved: list[np.ndarray]
+    information: np.ndarray
+    quadratics: np.ndarray | None = None
+    steps: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class AtMode:
+    """What a determinant is taken of: the mode, the working model's Z'WZ and its factorisation with the determinant's weights.
+
+    ``free`` : whether the fixed effects move with the mode; ``constant`` : whether that of the log density is wanted.
+    """
+
+    family: Any
+    source: Source
+    phi: Any
+    mode: Mode
+    working: Weighted
+    factorisation: Factorisation
+    observed: bool
+    free: bool
+    constant: bool
+
+    @property
+    def same(self) -> bool:
+        """Whether the determinant's weights are those of the mode."""
+        return self.observed or bool(self.family.is_canonical)
+
+    def scores(self, slopes: Slopes) -> Scores:
+        """The scores after another step."""
+        mode, ZwQ = self.mode, slopes.ZwQ
+        moved = mode.factorisation.system.multiply([own[None] for own in mode.db])
+        e = [own - Ad[0] - np.tensordot(mode.d_gamma, F, 1) for own, Ad, F in zip(mode.sums.score, moved, ZwQ, strict=True)]
+        return Scores(e, mode.sums.fixed_score - dots(ZwQ, mode.db) - slopes.QwQ @ mode.d_gamma)
+
+
+#: a way to the determinant and its derivatives, with the sums over rows that it asks for
+Way = Callable[[AtMode], Task[tuple[Slopes, Determinant]]]
+
+
 @dataclass(frozen=True, eq=False)
 class Laplace:
     """J and its derivatives at a mode.
 
-    ``D`` per term (k, k), dJ/dG; ``d_gamma`` (p,) for the orthonormal fixed columns. ``fixed`` holds
-    F = Z'V^-1 Q per term (p, k, J) and ``information`` Q'V^-1 Q of the working linear model, ``working`` its Z'WZ and
-    ``factorisation``. ``own`` is what concerns the family's own parameters, ``slopes`` the sums of the last pass.
+    ``D`` per term (k, k), dJ/dG; ``d_gamma`` (p,) for the orthonormal fixed columns. ``e`` is Z'r at the mode. ``parameters`` is
+    what concerns the family's own parameters, ``determinant`` what is known of the log determinant and the working linear model,
+    ``factorisation`` of its Z'WZ, ``working``; ``slopes`` the sums of the last pass.
     """
 
     objective: float
     mode: Mode
     D: list[np.ndarray]
     d_gamma: np.ndarray
-    own: FamilyParameters
+    parameters: FamilyParameters
     e: list[np.ndarray]
-    fixed: list[np.ndarray]
-    information: np.ndarray
+    determinant: Determinant
     working: Weighted
     factorisation: Factorisation
     slopes: Slopes
+
+    @property
+    def fixed(self) -> list[np.ndarray]:
+        """F = Z'V^-1 Q per term (p, k, J) of the working linear model."""
+        return self.determinant.fixed
+
+    @property
+    def information(self) -> np.ndarray:
+        """Q'V^-1 Q (p, p) of the working linear model."""
+        return self.determinant.information
+
+    def each(self) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """D per term (m, k, k), d_gamma (m, p) and the gradient in rho (m, r) as each probe sees them."""
+        found = self.determinant
+        D = [own + mean - own.mean(axis=0) for own, mean in zip(found.G, self.D, strict=True)]
+        gamma = found.gamma + (self.d_gamma - found.gamma.mean(axis=0))
+        return D, gamma, found.rho + (self.parameters.gradient - found.rho.mean(axis=0))
+
+    def quadratics(self, dG: list[np.ndarray], v: list[np.ndarray]) -> np.ndarray:
+        """v_i'Q v_j (m, m) of v = dG e, for directions dG (m_t, k, k) of all terms and v (m, k, J) per term."""
+        known = self.determinant.quadratics
+        if known is None:
+            Av = self.factorisation.system.multiply(v)
+            return products(v, Av) - self.factorisation.solve(Av).inner
+        C, row, column = np.zeros((len(v[0]), len(known))), 0, 0
+        for own in dG:
+            basis = symmetric(own.shape[1])
+            block = np.tensordot(own, basis, ([1, 2], [1, 2])) / np.sum(basis**2, axis=(1, 2))
+            C[row : row + len(own), column : column + len(basis)] = block
+            row, column = row + len(own), column + len(basis)
+        return np.asarray(C @ known @ C.T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +202,38 @@ def laplace(
     return drive(source, [expand(family, source, T, gamma, phi, u, None, observed, free, constant, tolerance)])[0]
 
 
+def by_leverages(here: AtMode) -> Task[tuple[Slopes, Determinant]]:
+    """The determinant's derivatives from the leverages of all rows, exactly."""
+    mode, at = here.mode, here.factorisation
+    assert isinstance(at, BlockFactorisation)
+    slopes: Slopes = yield Slope(here.family, mode.gamma, mode.b, here.phi, tables(at), here.observed, here.constant)
+    s, c_gamma = slopes.t, np.zeros(len(mode.gamma))
+    if here.free:
+        assert mode.sums.observed is not None
+        profiled = ProfiledFixedEffects(mode.factorisation, mode.sums.observed)
+        c_gamma = np.linalg.solve(profiled.information, slopes.fixed_t - dots(profiled.solved, s))
+        s = [own - np.tensordot(c_gamma, F, 1) for own, F in zip(s, profiled.ZWQ, strict=True)]
+    c, f, _ = mode.factorisation.solve([own[None] for own in s])
+    shift = [own[0] for own in c]
+    G = []
+    scores = here.scores(slopes)
+    for trace, e, own in zip(at.traces(), scores.random, f, strict=True):
+        cross = own[0] @ e.T
+        G.append((trace + (cross + cross.T) / 2)[None])
+    solved, fixed, inner = at.solve(slopes.fixed)
+    return slopes, Determinant(
+        scores=scores,
+        logdet=np.zeros(1),
+        G=G,
+        gamma=(slopes.fixed_t - dots(slopes.ZwQ, shift) - slopes.QwQ @ c_gamma)[None],
+        rho=(slopes.moved + dots(slopes.mixed, shift) + c_gamma @ slopes.fixed_mixed)[None] if slopes.mixed else np.zeros((1, 0)),
+        step=np.array([sum(np.sum(own * d) for own, d in zip(slopes.t, mode.db, strict=True)) + slopes.fixed_t @ mode.d_gamma]),
+        fixed=fixed,
+        solved=solved,
+        information=slopes.gram - inner,
+    )
+
+
 def expand(
     family: Any,
     source: Source,
@@ -119,8 +246,9 @@ def expand(
     free: bool = False,
     constant: float | None = None,
     tolerance: float = MODE_TOLERANCE,
+    way: Way = by_leverages,
 ) -> Task[Laplace]:
-    """:func:`laplace` as a task of passes; ``b`` = T u where it is known."""
+    """:func:`laplace` as a task of passes; ``b`` = T u where it is known, ``way`` to the determinant."""
     same = observed or family.is_canonical
     b = [t @ own for t, own in zip(T, u, strict=True)] if b is None else b
     mode = yield from seek(family, source, T, gamma, phi, b, u, free, tolerance, not same and source.distant)
@@ -132,58 +260,28 @@ def expand(
         assert working is not None
         at = system_of(source, working).factorize(T)
     assert working is not None
-    assert isinstance(at, BlockFactorisation)
-    slopes: Slopes = yield Slope(family, mode.gamma, mode.b, phi, tables(at), observed, constant is None)
-    Z_wQ = slopes.fixed if slopes.fixed_observed is None else slopes.fixed_observed
-    Q_wQ = slopes.gram if slopes.gram_observed is None else slopes.gram_observed
+    here = AtMode(family, source, phi, mode, working, at, observed, free, constant is None)
+    slopes, found = yield from way(here)
 
+    e, fixed_score = found.scores
     constant = slopes.constant if constant is None else constant
     penalty = float(sum(np.sum(u * u) for u in mode.u))
-    objective = -2.0 * (mode.sums.kernel + constant) + penalty - max(mode.decrement, 0.0) + at.logdet
-    left = float(sum(np.sum(own * d) for own, d in zip(slopes.t, mode.db, strict=True)) + slopes.fixed_t @ mode.d_gamma)
-    objective += left
-    if not (mode.decrement <= max(FOUND, tolerance) and abs(left) <= ROUND * (1.0 + abs(at.logdet))):
+    logdet, left = at.logdet + float(_mean(found.logdet)), float(_mean(found.step))
+    objective = -2.0 * (mode.sums.kernel + constant) + penalty - max(mode.decrement, 0.0) + logdet + left
+    if not (mode.decrement <= max(FOUND, tolerance) and abs(left) <= ROUND * (1.0 + abs(logdet))):
         objective = np.inf
-    s, c_gamma = slopes.t, np.zeros(len(mode.gamma))
-    if free:
-        assert mode.sums.observed is not None
-        profiled = ProfiledFixedEffects(mode.factorisation, mode.sums.observed)
-        c_gamma = np.linalg.solve(profiled.information, slopes.fixed_t - dots(profiled.solved, s))
-        s = [own - np.tensordot(c_gamma, F, 1) for own, F in zip(s, profiled.ZWQ, strict=True)]
-    c, f, _ = mode.factorisation.solve([own[None] for own in s])
-    e, fixed_score = next_scores(mode, Z_wQ, Q_wQ)
-    D = at.traces()
-    for D_t, e_t, f_t in zip(D, e, f, strict=True):
-        cross = f_t[0] @ e_t.T
-        D_t += -(e_t @ e_t.T) + (cross + cross.T) / 2
-    shift = [own[0] for own in c]
-    d_gamma = -2.0 * fixed_score + slopes.fixed_t - dots(Z_wQ, shift) - Q_wQ @ c_gamma
-    solved, fixed, inner = at.solve(slopes.fixed)
-    own = family_parameters(family, source, at, slopes, shift, c_gamma, solved)
-    return Laplace(objective, mode, D, d_gamma, own, e, fixed, slopes.gram - inner, working, at, slopes)
+    D = [_mean(own) - e_t @ e_t.T for own, e_t in zip(found.G, e, strict=True)]
+    d_gamma = _mean(found.gamma) - 2.0 * fixed_score
+    parameters = family_parameters(family, source, at, slopes, found)
+    return Laplace(objective, mode, D, d_gamma, parameters, e, found, working, at, slopes)
 
 
-def next_scores(mode: Mode, Z_wQ: list[np.ndarray], Q_wQ: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """Z'r per term (k, J) and Q'r (p,) where the next step of the search for the mode would end."""
-    moved = mode.factorisation.system.multiply([own[None] for own in mode.db])
-    e = [own - Ad[0] - np.tensordot(mode.d_gamma, F, 1) for own, Ad, F in zip(mode.sums.score, moved, Z_wQ, strict=True)]
-    return e, mode.sums.fixed_score - dots(Z_wQ, mode.db) - Q_wQ @ mode.d_gamma
-
-
-def family_parameters(
-    family: Any,
-    source: Source,
-    at: Factorisation,
-    sums: Slopes,
-    shift: list[np.ndarray],
-    shift_gamma: np.ndarray,
-    solved: list[np.ndarray],
-) -> FamilyParameters:
-    """What concerns rho; ``shift`` is c per term, ``solved`` N Z'WQ per term."""
-    r, p = family.n_parameters, len(shift_gamma)
+def family_parameters(family: Any, source: Source, at: Factorisation, sums: Slopes, found: Determinant) -> FamilyParameters:
+    """What concerns rho."""
+    r, p = family.n_parameters, len(found.information)
     if not r:
         return FamilyParameters(np.zeros(0), np.zeros((0, 0)), np.zeros((p, 0)), [])
-    gradient = -2.0 * sums.first + sums.moved + dots(sums.mixed, shift) + shift_gamma @ sums.fixed_mixed
+    gradient = _mean(found.rho) - 2.0 * sums.first
     if family.has_dispersion:
         with_G: list[np.ndarray] = [] if sums.working is None else at.solve(sums.working).residual
         rows = float(source.pattern.n)
@@ -191,9 +289,20 @@ def family_parameters(
         return FamilyParameters(gradient, np.array([[information]]), np.zeros((p, r)), with_G)
     # thresholds move the predictor as fixed columns do: c = -d2log f / deta drho stands where WQ does for gamma
     Zc = [-own for own in sums.mixed]
-    with_gamma = -sums.fixed_mixed - sum(
-        (N.reshape(p, own[0].size) @ own.reshape(r, own[0].size).T for N, own in zip(solved, Zc, strict=True)),
-        np.zeros((p, r)),
-    )
+    with_gamma = -sums.fixed_mixed - products(found.solved, Zc)
     _, with_G, inner = at.solve(Zc)
     return FamilyParameters(gradient, -sums.second - inner, with_gamma, with_G)
+
+
+def _mean(each: np.ndarray) -> np.ndarray:
+    """The mean over probes."""
+    return np.asarray(each[0] if len(each) == 1 else each.mean(axis=0))
+
+
+def symmetric(k: int) -> np.ndarray:
+    """A basis (k (k + 1) / 2, k, k) of the symmetric matrices: ones at (a, b) and (b, a)."""
+    pairs = [(a, b) for a in range(k) for b in range(a + 1)]
+    out = np.zeros((len(pairs), k, k))
+    for i, (a, b) in enumerate(pairs):
+        out[i, a, b] = out[i, b, a] = 1.0
+    return out

@@ -73,6 +73,15 @@ def dots(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
     return total
 
 
+def products(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
+    """Sums over terms of a_i'b_j, (m, n), for a (m, k, J) and b (n, k, J) per term."""
+    total = np.zeros((len(a[0]), len(b[0])))
+    for own, other in zip(a, b, strict=True):
+        size = own.shape[1] * own.shape[2]
+        total += own.reshape(len(own), size) @ other.reshape(len(other), size).T
+    return total
+
+
 def find_mode(
     family: Any,
     source: Source,

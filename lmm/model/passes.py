@@ -192,6 +192,16 @@ class Slopes(NamedTuple):
     fixed_mixed: np.ndarray
     working: list[np.ndarray] | None
 
+    @property
+    def ZwQ(self) -> list[np.ndarray]:
+        """Z'wQ per term (p, k, J) with observed weights."""
+        return self.fixed if self.fixed_observed is None else self.fixed_observed
+
+    @property
+    def QwQ(self) -> np.ndarray:
+        """Q'wQ (p, p) with observed weights."""
+        return self.gram if self.gram_observed is None else self.gram_observed
+
 
 @dataclass(frozen=True, eq=False)
 class Slope:

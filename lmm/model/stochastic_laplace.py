@@ -16,7 +16,7 @@ in which every solve is one that the average information needs anyway. Each prob
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,28 +27,11 @@ from lmm.linalg.elimination import Vectors
 from lmm.linalg.factorisation import KrylovFactorisation, collect, in_order
 from lmm.linalg.plan import Plan
 from lmm.model import stochastic
-from lmm.model.laplace import FOUND, Laplace, family_parameters, next_scores
+from lmm.model.laplace import AtMode, Determinant, symmetric
 from lmm.model.leverage import Tables, tables
-from lmm.model.mode import Mode, seek
-from lmm.model.passes import Expand, Slope, Slopes, Source, Task
-from lmm.model.penalized import system_of
+from lmm.model.mode import products
+from lmm.model.passes import Slope, Slopes, Task
 from lmm.model.probed_rows import Levels, Move, Moved, Near, near
-
-
-@dataclass(frozen=True, eq=False)
-class ProbedLaplace(Laplace):
-    """:class:`~lmm.model.laplace.Laplace` with what each of m probes says.
-
-    ``D_each`` per term (m, k, k), ``d_gamma_each`` (m, p), ``own_each`` (m, r); ``quadratic`` v'Qv (K, K) in the directions of
-    :func:`symmetric`; ``logdet_error`` of log|H|; ``steps`` of the conjugate gradients: probes.
-    """
-
-    D_each: list[np.ndarray]
-    d_gamma_each: np.ndarray
-    own_each: np.ndarray
-    quadratic: np.ndarray
-    logdet_error: float
-    steps: tuple[int, ...]
 
 
 class Probing(NamedTuple):
@@ -59,139 +42,101 @@ class Probing(NamedTuple):
     apart: float
 
 
-def symmetric(k: int) -> np.ndarray:
-    """A basis (k (k + 1) / 2, k, k) of the symmetric matrices: ones at (a, b) and (b, a)."""
-    pairs = [(a, b) for a in range(k) for b in range(a + 1)]
-    out = np.zeros((len(pairs), k, k))
-    for i, (a, b) in enumerate(pairs):
-        out[i, a, b] = out[i, b, a] = 1.0
-    return out
+class Directions(NamedTuple):
+    """Directions in which the predictor moves: of the random effects (K, k, J) per term and of the fixed effects (K, p)."""
+
+    random: list[np.ndarray]
+    fixed: np.ndarray
 
 
-def from_symmetric(values: np.ndarray, k: int) -> np.ndarray:
-    """The symmetric D (..., k, k) with <D, S_i> = values (..., i) for the basis S of :func:`symmetric`."""
-    basis = symmetric(k)
-    return np.asarray(np.tensordot(values, basis / np.sum(basis**2, axis=(1, 2))[:, None, None], 1))
-
-
-def expand(
-    family: Any,
-    source: Source,
-    T: list[np.ndarray],
-    gamma: np.ndarray,
-    phi: Any,
-    u: list[np.ndarray],
-    b: list[np.ndarray] | None,
-    observed: bool,
-    free: bool,
-    constant: float | None,
-    tolerance: float,
-    probing: Probing,
-) -> Task[ProbedLaplace]:
-    """J with its gradient, as :func:`lmm.model.laplace.expand`."""
-    same = observed or family.is_canonical
-    b = [t @ own for t, own in zip(T, u, strict=True)] if b is None else b
-    mode: Mode = yield from seek(family, source, T, gamma, phi, b, u, free, tolerance)
-    working, at = mode.sums.observed, mode.factorisation
-    if not same:
-        working = (yield Expand(family, mode.gamma, mode.b, phi, False, True)).expected
-        assert working is not None
-        at = system_of(source, working).factorize(T)
-    assert working is not None
+def by_probes(here: AtMode, probing: Probing) -> Task[tuple[Slopes, Determinant]]:
+    """The determinant and its derivatives by probes, as :func:`lmm.model.laplace.by_leverages`."""
+    mode, at = here.mode, here.factorisation
     assert isinstance(at, KrylovFactorisation)
-    slopes: Slopes = yield Slope(family, mode.gamma, mode.b, phi, _no_tables(at.plan), observed, constant is None)
-    Z_wQ = slopes.fixed if slopes.fixed_observed is None else slopes.fixed_observed
-    Q_wQ = slopes.gram if slopes.gram_observed is None else slopes.gram_observed
+    slopes: Slopes = yield Slope(here.family, mode.gamma, mode.b, here.phi, _no_tables(at.plan), here.observed, here.constant)
+    scores = here.scores(slopes)
+    p, v = len(mode.gamma), _in_symmetric(scores.random)
+    K, r = len(v[0]), here.family.n_parameters
+    of_fixed, of_G, of_rho = slice(0, p), slice(p, p + K), slice(p + K, None)
 
-    p, r = len(mode.gamma), family.n_parameters
-    e, fixed_score = next_scores(mode, Z_wQ, Q_wQ)
-
-    # how the predictor moves: along G, along gamma, along rho, and by what is left of the search for the mode
-    v = _directions(e)
-    K = len(v[0])
     Av = mode.factorisation.system.multiply(v)
-    mixed = slopes.mixed if r else [np.zeros((0, *own.shape)) for own in e]
-    solved, residual, inner = mode.factorisation.solve([np.concatenate(each) for each in zip(Z_wQ, Av, mixed, strict=True)])
-    NF, a, Nm = ([own[part] for own in solved] for part in (slice(0, p), slice(p, p + K), slice(p + K, None)))
-    a = [own - N for own, N in zip(v, a, strict=True)]
-    along = [np.concatenate([x, -F, m, d[None]]) for x, F, m, d in zip(a, NF, Nm, mode.db, strict=True)]
-    fixed = np.concatenate([np.zeros((K, p)), np.eye(p), np.zeros((r, p)), mode.d_gamma[None]])
-    if free:  # gamma moves along
-        information = Q_wQ - inner[:p, :p]
-        for part, target in ((slice(0, K), np.zeros((K, p))), (slice(K + p, K + p + r), slopes.fixed_mixed.T)):
-            g = np.linalg.solve(information, (target - _products([own[part] for own in along], Z_wQ)).T).T
-            for own, F in zip(along, NF, strict=True):
-                own[part] -= np.tensordot(g, F, 1)
-            fixed[part] += g
-    order = [*range(K), *range(K, K + p), K + p + r, *range(K + p, K + p + r)]  # the family's own come last
-    quadratic = _products(v, Av) - inner[p : p + K, p : p + K]
-    information = slopes.gram - inner[:p, :p]
-    solved_fixed, residual_fixed = NF, [own[:p] for own in residual]
-    if not same:
+    mixed = slopes.mixed if r else [np.zeros((0, *own.shape[1:])) for own in v]
+    solved, residual, inner = mode.factorisation.solve([np.concatenate(each) for each in zip(slopes.ZwQ, Av, mixed, strict=True)])
+    NF = [own[of_fixed] for own in solved]
+    along_G = Directions([own - N[of_G] for own, N in zip(v, solved, strict=True)], np.zeros((K, p)))
+    along_gamma = Directions([-F for F in NF], np.eye(p))
+    along_rho = Directions([own[of_rho] for own in solved], np.zeros((r, p)))
+    step = Directions([own[None] for own in mode.db], mode.d_gamma[None])
+    if here.free:
+        information = slopes.QwQ - inner[of_fixed, of_fixed]
+        along_G = _with_fixed(along_G, np.zeros((K, p)), slopes.ZwQ, NF, information)
+        along_rho = _with_fixed(along_rho, slopes.fixed_mixed.T, slopes.ZwQ, NF, information)
+    if not here.same:  # the mode moved by observed weights; the working model has the determinant's
         Av = at.system.multiply(v)
-        both, residual, inner = at.solve([np.concatenate(each) for each in zip(slopes.fixed, Av, strict=True)])
-        quadratic = _products(v, Av) - inner[p:, p:]
-        information = slopes.gram - inner[:p, :p]
-        solved_fixed, residual_fixed = [own[:p] for own in both], [own[:p] for own in residual]
+        solved, residual, inner = at.solve([np.concatenate(each) for each in zip(slopes.fixed, Av, strict=True)])
 
-    listed = {key: (own.rows, own.cols, working.pairs[key]) for key, own in source.pattern.pairs.items()}
+    listed = {key: (own.rows, own.cols, here.working.pairs[key]) for key, own in here.source.pattern.pairs.items()}
     found = _probe(at, listed, probing)
-    count = len(order)
+    along = [along_G, along_gamma, step, along_rho]  # the family's own come last
     totals: Moved = yield Move(
-        family,
+        here.family,
         mode.gamma,
         mode.b,
-        phi,
-        observed,
+        here.phi,
+        here.observed,
         found.tables,
-        Levels.of([own[order] for own in along]),
-        fixed[order],
+        Levels.of([np.concatenate(each) for each in zip(*(own.random for own in along), strict=True)]),
+        np.concatenate([own.fixed for own in along]),
         found.y,
         found.x,
         found.close,
         found.near,
     )
     each = stochastic.controlled(np, totals.probed.T, totals.control.T - totals.mean) + totals.exact  # (m, K + p + 1 + r)
-    of_G, of_gamma, of_step, of_rho = np.split(each, [K, K + p, K + p + 1], axis=1)
-    assert count == each.shape[1]
-
-    D_each, place = [], 0
-    for trace, own in zip(found.traces, e, strict=True):
-        k = len(own)
-        size = k * (k + 1) // 2
-        D_each.append(trace - own @ own.T + from_symmetric(of_G[:, place : place + size], k))
-        place += size
-    d_gamma_each = -2.0 * fixed_score + of_gamma
-    nothing = [np.zeros_like(own) for own in e]
-    of_own = family_parameters(family, source, at, slopes, nothing, np.zeros(p), solved_fixed)
-    own_each = of_own.gradient + of_rho
-    of_own = replace(of_own, gradient=own_each.mean(axis=0))
-
-    constant = slopes.constant if constant is None else constant
-    penalty = float(sum(np.sum(u * u) for u in mode.u))
-    logdet = at.logdet + float(found.logdets.mean())
-    objective = -2.0 * (mode.sums.kernel + constant) + penalty - max(mode.decrement, 0.0) + logdet + float(of_step.mean())
-    if not mode.decrement <= max(FOUND, tolerance):
-        objective = np.inf
-    return ProbedLaplace(
-        objective,
-        mode,
-        [each.mean(axis=0) for each in D_each],
-        d_gamma_each.mean(axis=0),
-        of_own,
-        e,
-        residual_fixed,
-        information,
-        working,
-        at,
-        slopes,
-        D_each,
-        d_gamma_each,
-        own_each,
-        quadratic,
-        float(found.logdets.std(ddof=1) / np.sqrt(len(found.logdets))),
-        (mode.steps, found.steps),
+    in_G, in_gamma, in_step, in_rho = np.split(each, np.cumsum([K, p, 1]), axis=1)
+    return slopes, Determinant(
+        scores=scores,
+        logdet=found.logdets,
+        G=[trace + own for trace, own in zip(found.traces, _from_symmetric(in_G, [len(own[0]) for own in v]), strict=True)],
+        gamma=in_gamma,
+        rho=in_rho,
+        step=in_step[:, 0],
+        fixed=[own[of_fixed] for own in residual],
+        solved=[own[of_fixed] for own in solved],
+        information=slopes.gram - inner[of_fixed, of_fixed],
+        quadratics=products(v, Av) - inner[of_G, of_G],
+        steps=found.steps,
     )
+
+
+def _with_fixed(along: Directions, target: np.ndarray, ZwQ: list[np.ndarray], NF: list[np.ndarray], information: np.ndarray) -> Directions:
+    """The directions where the fixed effects move with the mode; ``target`` (K, p) is what their score gains by itself."""
+    g = np.linalg.solve(information, (target - products(along.random, ZwQ)).T).T
+    return Directions([own - np.tensordot(g, F, 1) for own, F in zip(along.random, NF, strict=True)], along.fixed + g)
+
+
+def _in_symmetric(e: list[np.ndarray]) -> list[np.ndarray]:
+    """S_i e of the symmetric basis, terms side by side: per term (K, k, J)."""
+    own = [np.einsum("iab,bj->iaj", symmetric(len(each)), each) for each in e]
+    K = sum(len(each) for each in own)
+    out, place = [], 0
+    for each in own:
+        block = np.zeros((K, *each.shape[1:]))
+        block[place : place + len(each)] = each
+        out.append(block)
+        place += len(each)
+    return out
+
+
+def _from_symmetric(values: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+    """Per term of k columns the symmetric D (m, k, k) with <D, S_i> = values (m, i) for the basis S of :func:`symmetric`."""
+    out, place = [], 0
+    for k in sizes:
+        basis = symmetric(k)
+        own = values[:, place : place + len(basis)]
+        out.append(np.asarray(np.tensordot(own, basis / np.sum(basis**2, axis=(1, 2))[:, None, None], 1)))
+        place += len(basis)
+    return out
 
 
 class Probed(NamedTuple):
@@ -244,25 +189,3 @@ def _probe(
 def _no_tables(plan: Plan) -> Tables:
     """Tables by which every leverage is zero: what leverages move is added by probes."""
     return Tables(replace(plan, chain=(), tail=(), layout=()), [], [], [], np.zeros((0, 0)))
-
-
-def _directions(e: list[np.ndarray]) -> list[np.ndarray]:
-    """S_i e of the symmetric basis, terms side by side: per term (K, k, J)."""
-    own = [np.einsum("iab,bj->iaj", symmetric(len(each)), each) for each in e]
-    K = sum(len(each) for each in own)
-    out, place = [], 0
-    for each in own:
-        block = np.zeros((K, *each.shape[1:]))
-        block[place : place + len(each)] = each
-        out.append(block)
-        place += len(each)
-    return out
-
-
-def _products(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
-    """Sums over terms of a_i'b_j, (K, p), for a (K, k, J) and b (p, k, J) per term."""
-    total = np.zeros((len(a[0]), len(b[0])))
-    for x, y in zip(a, b, strict=True):
-        size = x.shape[1] * x.shape[2]
-        total += x.reshape(len(x), size) @ y.reshape(len(y), size).T
-    return total

@@ -160,7 +160,7 @@ def test_a_gaussian_model_is_the_linear_one(name: str) -> None:
     mine = laplace(p.family, p.rows, T, p.rows.R @ linear.beta, linear.sigma**2, u, objective.observed)
     assert mine.objective == pytest.approx(linear.objective, rel=1e-10)
     np.testing.assert_allclose(mine.d_gamma, 0.0, atol=1e-6)
-    along_scale = float(mine.own.gradient[0]) + sum(float(np.sum(D * (t @ t.T))) for D, t in zip(mine.D, T, strict=True))
+    along_scale = float(mine.parameters.gradient[0]) + sum(float(np.sum(D * (t @ t.T))) for D, t in zip(mine.D, T, strict=True))
     assert along_scale == pytest.approx(0.0, abs=1e-6)
     for b, modes in zip(mine.mode.b, linear.modes, strict=True):
         np.testing.assert_allclose(b.T, modes, atol=1e-7)
