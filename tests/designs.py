@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.covariance import Blocks, Covariance, Diagonal, Unstructured
-from lmm.design.records import Design
+from lmm.design.records import Design, Predictor
 from lmm.design.terms import RandomTerm
 
 
@@ -34,13 +34,8 @@ def design(
         None,
         None,
         y,
-        X,
-        names,
-        (),
-        names,
-        ordered,
+        (Predictor("mean", X, names, (), names, ordered, offset),),
         weights,
-        offset,
         index,
         np.ones(n, bool),
         index,

@@ -46,7 +46,7 @@ def case(d: Design, family: Family, kind: str = "interior", seed: int = 0) -> Ca
         weights = np.ones(d.n)
     beta = scale * np.array([0.5, 1.0, -1.0][: d.p])
     offset = center + scale * rng.normal(size=d.n) * 0.3
-    made = replace(d, offset=offset, weights=weights)
+    made = replace(d.with_mean(offset=offset), weights=weights)
     # drawn with effects of every term even where theta is singular
     some = Algebra(d, scale * thetas(d)["interior"])
     eta = offset + d.X @ beta + some.Zall @ some.L @ rng.normal(size=some.q)

@@ -10,8 +10,9 @@ import numpy as np
 from lmm.design.checks import check_effects, check_levels, check_weights, unlike_weights
 from lmm.design.random import random_terms
 from lmm.design.rank import independent_columns
-from lmm.design.records import Design
+from lmm.design.records import Design, Predictor
 from lmm.design.response import linear_response
+from lmm.design.terms import RandomTerm
 from lmm.errors import FormulaError, LmmWarning, RankWarning, ResponseError, warn
 from lmm.formula import Evaluated, Formula, Given, ModelFrame, Table, TermRecipe, evaluate, parse
 from lmm.formula.evaluate import check_categories
@@ -84,27 +85,21 @@ def build_design(
         if family is None:
             check_effects(term, parsed.bars_of(recipe.factors), found.n)
     intercept = getattr(family, "has_intercept", True)
-    X, names, dropped, all_names, triangle, messages = _fixed(found, prior, intercept)
+    mean, messages = _mean(found, prior, intercept, tuple(term for term, _ in made))
     index = table.index
     full_index = index if found.subset is None else index[found.subset]
     return Design(
         formula=parsed,
-        frame=model_frame(found, all_names, [recipe for _, recipe in made], intercept),
+        frame=model_frame(found, mean.all_names, [recipe for _, recipe in made], intercept),
         y=y,
-        X=X,
-        names=names,
-        dropped=dropped,
-        all_names=all_names,
-        terms=tuple(term for term, _ in made),
+        predictors=(mean,),
         weights=prior,
-        offset=found.offset,
         index=index if found.n == table.n else index[found.kept],
         kept=found.kept if found.subset is None else found.kept[found.subset],
         full_index=full_index,
         na_action=given.na_action,
         response=parsed.response,
         messages=(*found.said, *messages, *said),
-        R=triangle,
         subset=found.subset,
         family=family,
     )
@@ -132,10 +127,10 @@ def _response(found: Evaluated, family: Any) -> tuple[np.ndarray, np.ndarray | N
     return y, trials if found.weights is None else trials * found.weights
 
 
-def _fixed(
-    found: Evaluated, weights: np.ndarray | None, intercept: bool
-) -> tuple[np.ndarray, tuple[str, ...], tuple[str, ...], tuple[str, ...], np.ndarray, tuple[str, ...]]:
-    """X without dependent columns, names kept, dropped and all, the triangle R with X = QR, and messages.
+def _mean(
+    found: Evaluated, weights: np.ndarray | None, intercept: bool, terms: tuple[RandomTerm, ...]
+) -> tuple[Predictor, tuple[str, ...]]:
+    """The predictor of the mean, and messages.
 
     Without ``intercept`` a column of ones is left out, and columns count as dependent that depend on it.
     """
@@ -148,14 +143,23 @@ def _fixed(
         X, all_names = np.asfortranarray(X[:, others]), tuple(all_names[j] for j in others)
         kept = independent_columns(np.column_stack([np.ones(found.n), X]), weights)[0][1:] - 1
         triangle = independent_columns(X[:, kept], weights)[1]
-    if len(kept) == len(all_names):
-        return X, all_names, (), all_names, triangle, ()
+    names, dropped, messages = names_kept(all_names, kept)
+    if dropped:
+        X = np.asfortranarray(X[:, kept])
+    return Predictor("mean", X, names, dropped, all_names, terms, found.offset, triangle), messages
+
+
+def names_kept(all_names: tuple[str, ...], kept: np.ndarray) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Names of the columns kept and of the dependent ones, and a message where there are such."""
     chosen = {int(j) for j in kept}
     dropped = tuple(name for j, name in enumerate(all_names) if j not in chosen)
+    names = tuple(all_names[j] for j in kept)
+    if not dropped:
+        return names, (), ()
     what = "1 column that depends" if len(dropped) == 1 else f"{len(dropped)} columns that depend"
     message = f"the fixed-effects matrix is rank deficient; dropped {what} on others: {', '.join(dropped)}."
     warn(message, RankWarning)
-    return np.asfortranarray(X[:, kept]), tuple(all_names[j] for j in kept), dropped, all_names, triangle, (message,)
+    return names, dropped, (message,)
 
 
 def model_frame(found: Evaluated, all_names: tuple[str, ...], recipes: Sequence[TermRecipe], intercept: bool) -> ModelFrame:

@@ -45,7 +45,7 @@ def centred_design(design: Design, bases: Sequence[np.ndarray | None]) -> Design
     terms = []
     for term, B in zip(design.terms, bases, strict=True):
         terms.append(term if B is None else replace(term, values=np.asfortranarray(shifted(term.values, B))))
-    return replace(design, terms=tuple(terms))
+    return design.with_mean(terms=tuple(terms))
 
 
 def shifted(values: np.ndarray, B: np.ndarray | None) -> np.ndarray:

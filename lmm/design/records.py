@@ -70,28 +70,50 @@ class Call:
 
 
 @dataclass(frozen=True, eq=False)
+class Predictor:
+    """One linear predictor, offset + X beta + Z b.
+
+    Attributes
+    ----------
+    name : what it predicts, ``"mean"``.
+    X : (n, p) fixed columns kept, on the user's scale.
+    names : p names of the columns kept.
+    dropped : names of the dependent columns that were dropped.
+    all_names : kept and dropped names in the formula's order.
+    terms : random terms, most levels first.
+    offset : (n,) known part, or None for zeros.
+    R : (p, p) upper triangular, R'R = X'WX; None where it was not computed.
+    """
+
+    name: str
+    X: np.ndarray
+    names: tuple[str, ...]
+    dropped: tuple[str, ...]
+    all_names: tuple[str, ...]
+    terms: tuple[RandomTerm, ...]
+    offset: np.ndarray | None = None
+    R: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Design:
     """A model's matrices with the names that belong to them.
+
+    ``X``, ``names``, ``terms`` and what else a predictor has are those of the mean.
 
     Attributes
     ----------
     formula : the parsed formula.
     frame : what is needed to build the same columns from new data.
     y : (n,) response, offset not subtracted.
-    X : (n, p) fixed columns kept, on the user's scale.
-    names : p names of the columns kept.
-    dropped : names of the dependent columns that were dropped.
-    all_names : kept and dropped names in the formula's order.
-    terms : random terms, most levels first.
+    predictors : the linear predictors, that of the mean first.
     weights : (n,) positive prior weights, or None for ones.
-    offset : (n,) known part of the linear predictor, or None for zeros.
     index : the user's index of the kept rows.
     kept : (N,) bool, which of the user's N rows were kept.
     full_index : the user's index of all N rows (after ``subset``), for ``na_action="exclude"``.
     na_action : "omit", "exclude" or "fail".
     response : name of the response as written.
     messages : warnings raised on the way here, as text.
-    R : (p, p) upper triangular, R'R = X'WX; None where it was not computed.
     subset : (M,) bool, the rows of the user's table that ``subset=`` chose; None for all.
     family : the family of a generalized model, with what it learnt from the response.
     call : the call that made it.
@@ -102,25 +124,63 @@ class Design:
     formula: Formula
     frame: ModelFrame
     y: np.ndarray
-    X: np.ndarray
-    names: tuple[str, ...]
-    dropped: tuple[str, ...]
-    all_names: tuple[str, ...]
-    terms: tuple[RandomTerm, ...]
+    predictors: tuple[Predictor, ...]
     weights: np.ndarray | None
-    offset: np.ndarray | None
     index: pd.Index
     kept: np.ndarray
     full_index: pd.Index
     na_action: str
     response: str
     messages: tuple[str, ...] = ()
-    R: np.ndarray | None = None
     subset: np.ndarray | None = None
     family: Any = None
     call: Call | None = None
     plan: Any = None
     source: RowSource | None = None
+
+    @property
+    def mean(self) -> Predictor:
+        """The linear predictor of the mean."""
+        return self.predictors[0]
+
+    @property
+    def X(self) -> np.ndarray:
+        """(n, p) fixed columns kept, on the user's scale."""
+        return self.mean.X
+
+    @property
+    def R(self) -> np.ndarray | None:
+        """(p, p) upper triangular, R'R = X'WX; None where it was not computed."""
+        return self.mean.R
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The p names of the fixed columns kept."""
+        return self.mean.names
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Names of the dependent columns that were dropped."""
+        return self.mean.dropped
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Kept and dropped names in the formula's order."""
+        return self.mean.all_names
+
+    @property
+    def terms(self) -> tuple[RandomTerm, ...]:
+        """The random terms, most levels first."""
+        return self.mean.terms
+
+    @property
+    def offset(self) -> np.ndarray | None:
+        """(n,) known part of the linear predictor, or None for zeros."""
+        return self.mean.offset
+
+    def with_mean(self, **changes: Any) -> Design:
+        """The design with some fields of the mean's predictor changed."""
+        return replace(self, predictors=(replace(self.mean, **changes), *self.predictors[1:]))
 
     @property
     def n(self) -> int:

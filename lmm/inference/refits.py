@@ -349,17 +349,14 @@ def design_of_rows(design: Design, which: np.ndarray, codes: dict[int, np.ndarra
     if len(kept) < design.p:
         lost = [name for i, name in enumerate(design.names) if i not in kept]
         raise DataError(f"these rows say nothing of {', '.join(lost)}")
+    offset = None if design.offset is None else design.offset[which]
     return replace(
-        design,
+        design.with_mean(X=X, terms=tuple(terms), offset=offset, R=R),
         y=design.y[which],
-        X=X,
-        terms=tuple(terms),
         weights=weights,
-        offset=None if design.offset is None else design.offset[which],
         index=pd.RangeIndex(len(which)),
         kept=np.ones(len(which), dtype=bool),
         full_index=pd.RangeIndex(len(which)),
-        R=R,
         subset=None,
         family=None,
         call=None,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pandas as pd
 
+from lmm.design.records import Predictor
 from lmm.formula import Given, TermRecipe
 from lmm.results.uncertainty import Covariances, Uncertainty
 
@@ -16,9 +18,9 @@ Fields = dict[str, Any]
 MOVED = {"lmm.design.records:RandomTerm": "lmm.design.terms:RandomTerm"}
 
 
-def today(name: str, fields: Fields) -> tuple[str, Fields]:
+def today(name: str, old: Fields) -> tuple[str, Fields]:
     """The ``module:name`` and the fields of a record that a file holds; those of today's files stay as they are."""
-    return CHANGED[name](name, fields) if name in CHANGED else (MOVED.get(name, name), fields)
+    return CHANGED[name](name, old) if name in CHANGED else (MOVED.get(name, name), old)
 
 
 def _term_columns(name: str, old: Fields) -> tuple[str, Fields]:
@@ -63,8 +65,18 @@ def _one(name: str, old: Fields) -> tuple[str, Fields]:
     return name, {**{field: value for field, value in old.items() if field != "context"}, "given": given}
 
 
+def _design(name: str, old: Fields) -> tuple[str, Fields]:
+    """What the predictor of the mean has were fields of the design."""
+    if "predictors" in old:
+        return name, old
+    own = {field.name: old[field.name] for field in fields(Predictor) if field.name in old}
+    rest = {field: value for field, value in old.items() if field not in own}
+    return name, {**rest, "predictors": (Predictor("mean", **own),)}
+
+
 CHANGED: dict[str, Callable[[str, Fields], tuple[str, Fields]]] = {
     "lmm.stream.recipe:TermColumns": _term_columns,
+    "lmm.design.records:Design": _design,
     "lmm.model.records:Estimate": _estimate,
     "lmm.api_batch:_One": _one,
     "lmm.results.fit:Fit": _fit,

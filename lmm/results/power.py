@@ -173,7 +173,7 @@ def p_values(
 def _without(design: Design, place: list[int]) -> Design:
     X = np.delete(design.X, place, axis=1)
     names = tuple(name for i, name in enumerate(design.names) if i not in place)
-    return replace(design, X=X, names=names, dropped=(), all_names=names, R=independent_columns(X, design.weights)[1])
+    return design.with_mean(X=X, names=names, dropped=(), all_names=names, R=independent_columns(X, design.weights)[1])
 
 
 def _denominator(problem: Any, design: Design, truth: Estimate, y: np.ndarray, place: int) -> float:

@@ -15,11 +15,12 @@ from time import perf_counter
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from lmm.design.build import names_kept
 from lmm.design.checks import check_effects, check_levels
 from lmm.design.rank import TOLERANCE
-from lmm.design.records import Design, RowSource
+from lmm.design.records import Design, Predictor, RowSource
 from lmm.design.terms import RandomTerm
-from lmm.errors import RankWarning, ResponseError, warn
+from lmm.errors import ResponseError
 from lmm.formula import TermRecipe
 from lmm.model.crossproducts import CrossProducts, Pairs
 from lmm.model.problem import PERFECT, Problem, assemble
@@ -196,13 +197,7 @@ def independent_in_gram(gram: np.ndarray, length: np.ndarray) -> tuple[np.ndarra
 def streamed_design(recipe: Recipe, sums: PartialSums, ordered: Sequence[OrderedTerm], kept: np.ndarray, R: np.ndarray) -> Design:
     """The design of all rows, without the rows."""
     all_names = tuple(recipe.pool[c] for c in recipe.fixed)
-    chosen = {int(j) for j in kept}
-    dropped = tuple(name for j, name in enumerate(all_names) if j not in chosen)
-    messages: tuple[str, ...] = ()
-    if dropped:
-        what = "1 column that depends" if len(dropped) == 1 else f"{len(dropped)} columns that depend"
-        messages = (f"the fixed-effects matrix is rank deficient; dropped {what} on others: {', '.join(dropped)}.",)
-        warn(messages[0], RankWarning)
+    names, dropped, messages = names_kept(all_names, kept)
     frame = replace(
         recipe.frame,
         table=Witnesses(recipe.frame.table.native),
@@ -218,25 +213,21 @@ def streamed_design(recipe: Recipe, sums: PartialSums, ordered: Sequence[Ordered
         offset_mean=sums.offset_sum / sums.n,
         covariates={name: (covariate.total / sums.n, covariate.distinct) for name, covariate in sums.covariates.items()},
     )
-    has_offset = bool(recipe.offset_texts())
+    terms = tuple(one.term for one in ordered)
+    offset = ABSENT if recipe.offset_texts() else None
+    mean = Predictor("mean", ABSENT, names, dropped, all_names, terms, offset, R)
     return Design(
         formula=recipe.formula,
         frame=frame,
         y=ABSENT,
-        X=ABSENT,
-        names=tuple(all_names[j] for j in kept),
-        dropped=dropped,
-        all_names=all_names,
-        terms=tuple(one.term for one in ordered),
+        predictors=(mean,),
         weights=ABSENT if recipe.weights else None,
-        offset=ABSENT if has_offset else None,
         index=ABSENT,
         kept=ABSENT,
         full_index=ABSENT,
         na_action=recipe.na_action,
         response=recipe.response,
         messages=messages,
-        R=R,
         family=recipe.family,
         source=source,
     )

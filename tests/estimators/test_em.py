@@ -107,7 +107,7 @@ def test_order_of_rows_levels_and_terms() -> None:
     rng = np.random.default_rng(3)
     rows = rng.permutation(d.n)
     terms = [replace(t, codes=rng.permutation(t.J)[t.codes[rows]].astype(np.int32), values=t.values[rows]) for t in d.terms[::-1]]
-    turned = build_problem(replace(d, y=d.y[rows], X=d.X[rows], terms=tuple(terms)))
+    turned = build_problem(replace(d.with_mean(X=d.X[rows], terms=tuple(terms)), y=d.y[rows]))
     found = ExpectationMaximization().fit(turned)
     assert found.objective == pytest.approx(fitted("slopes crossed", True).objective, abs=1e-8)
     for mine, other in zip(found.factors[::-1], fitted("slopes crossed", True).factors, strict=True):

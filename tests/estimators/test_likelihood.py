@@ -115,14 +115,9 @@ def test_order_of_rows_and_labels_of_levels(name: str) -> None:
     terms = []
     for t, label in zip(d.terms, labels, strict=True):
         terms.append(replace(t, codes=label[t.codes[rows]].astype(np.int32), values=t.values[rows]))
-    other = replace(
-        d,
-        y=d.y[rows],
-        X=d.X[rows],
-        terms=tuple(terms),
-        weights=None if d.weights is None else d.weights[rows],
-        offset=None if d.offset is None else d.offset[rows],
-    )
+    offset = None if d.offset is None else d.offset[rows]
+    mean = d.with_mean(X=d.X[rows], terms=tuple(terms), offset=offset)
+    other = replace(mean, y=d.y[rows], weights=None if d.weights is None else d.weights[rows])
     mine = MaximumLikelihood().fit(build_problem(other))
     assert mine.objective == pytest.approx(fitted(name, True).objective, abs=1e-6)
     assert_same(mine, fitted(name, True))
@@ -136,7 +131,7 @@ def test_order_of_terms(name: str, reml: bool) -> None:
     """The criterion at the same theta, whichever term is eliminated first."""
     d = DESIGNS[name]
     theta = problem(name).split(some_theta(d))
-    turned = build_problem(replace(d, terms=d.terms[::-1]))
+    turned = build_problem(d.with_mean(terms=d.terms[::-1]))
     assert turned.plan.chain != problem(name).plan.chain or turned.plan.terms != problem(name).plan.terms
     found = MaximumLikelihood(reml).objective(turned, np.concatenate(theta[::-1]))
     assert found == pytest.approx(MaximumLikelihood(reml).objective(problem(name), np.concatenate(theta)), rel=1e-12)
@@ -146,7 +141,7 @@ def test_order_of_terms(name: str, reml: bool) -> None:
 @pytest.mark.parametrize("scale", [1e-4, 1e5])
 def test_units_of_the_response(name: str, scale: float) -> None:
     d = DESIGNS[name]
-    other = replace(d, y=d.y * scale, offset=None if d.offset is None else d.offset * scale)
+    other = replace(d.with_mean(offset=None if d.offset is None else d.offset * scale), y=d.y * scale)
     mine = MaximumLikelihood().fit(build_problem(other))
     assert_same(mine, fitted(name, True), scale)
     assert mine.objective == pytest.approx(fitted(name, True).objective + 2 * (d.n - d.p) * np.log(scale), abs=1e-5)
@@ -159,7 +154,7 @@ def test_units_of_the_predictors_and_origin_of_the_response(name: str, reml: boo
     if not d.p:
         pytest.skip("there are none")
     S = np.array([1.0, 1e5, 1e-3])
-    mine = MaximumLikelihood(reml).fit(build_problem(replace(d, X=d.X * S, y=d.y + 1000.0)))
+    mine = MaximumLikelihood(reml).fit(build_problem(replace(d.with_mean(X=d.X * S), y=d.y + 1000.0)))
     own = replace(mine, beta=mine.beta * S - [1000.0, 0.0, 0.0])
     assert_same(own, fitted(name, reml))
     shift = 2 * np.log(S).sum() if reml else 0.0
@@ -186,7 +181,7 @@ def test_rows_twice_are_weights_of_two(name: str) -> None:
     twice = np.repeat(np.arange(d.n), 2)
     terms = tuple(replace(t, codes=t.codes[twice], values=t.values[twice]) for t in d.terms)
     offset = None if d.offset is None else d.offset[twice]
-    doubled = replace(d, y=d.y[twice], X=d.X[twice], terms=terms, weights=w[twice], offset=offset)
+    doubled = replace(d.with_mean(X=d.X[twice], terms=terms, offset=offset), y=d.y[twice], weights=w[twice])
     estimator = MaximumLikelihood(False, Control(evaluate_only=True))
     theta = some_theta(d)
     a, b = (estimator.fit(build_problem(own), theta) for own in (doubled, replace(d, weights=2 * w)))
@@ -265,7 +260,7 @@ def test_a_perfect_correlation_ends_on_the_boundary() -> None:
     assert estimate.convergence.converged
     assert estimate.theta[2] == 0.0
     assert estimate.theta[1] == pytest.approx(2 * estimate.theta[0], rel=1e-2)
-    free = MaximumLikelihood().fit(build_problem(replace(d, terms=(replace(d.terms[0], structure=Diagonal(2)),))))
+    free = MaximumLikelihood().fit(build_problem(d.with_mean(terms=(replace(d.terms[0], structure=Diagonal(2)),))))
     assert estimate.objective < free.objective - 1.0
 
 

@@ -26,7 +26,8 @@ def made(name: str, family: Ordinal, kind: str = "interior") -> tuple[Case, Gene
     known = family.of(("none", "some", "much", "all"))
     phi = np.array([-0.8, 0.7]) if family.equidistant else np.array([-0.8, 0.1, 1.1])
     X, names = d.X[:, 1:], d.names[1:]
-    d = replace(d, X=X, names=names, all_names=names, weights=rng.integers(1, 4, d.n).astype(float), offset=0.3 * rng.normal(size=d.n))
+    weights, offset = rng.integers(1, 4, d.n).astype(float), 0.3 * rng.normal(size=d.n)
+    d = replace(d.with_mean(X=X, names=names, all_names=names, offset=offset), weights=weights)
     beta = np.array([0.5, -0.6])[: d.p]
     some = Algebra(d, 0.6 * thetas(d)["interior"])
     y = known.simulate(rng, d.offset + d.X @ beta + some.Zall @ some.L @ rng.normal(size=some.q), None, phi)
@@ -108,7 +109,7 @@ def test_a_far_origin_of_a_predictor_does_not_matter() -> None:
     """Thresholds absorb it; the search goes on in centred columns."""
     c, p = made("crossed", Ordinal())
     shift = np.array([2000.0, 0.0])
-    moved = build_generalized(replace(c.design, X=c.design.X + shift), c.family)
+    moved = build_generalized(c.design.with_mean(X=c.design.X + shift), c.family)
     near, far = Objective(p), Objective(moved)
     one, two = near.pack(c.theta, c.beta, c.phi), far.pack(c.theta, c.beta, c.phi + shift @ c.beta)
     np.testing.assert_allclose(two, one, rtol=1e-8, atol=1e-8)

@@ -109,6 +109,6 @@ def test_weights_do_not_enter_the_pattern() -> None:
     rng = np.random.default_rng(0)
     codes, X = rng.integers(0, 6, 60), np.column_stack([np.ones(60), rng.normal(size=60)])
     plain = design(rng.normal(size=60), X, [term("a", codes, np.ones((60, 1)))])
-    weighted = make_rows(replace(plain, weights=rng.uniform(1, 9, 60), R=7.0 * np.eye(2)))
+    weighted = make_rows(replace(plain.with_mean(R=7.0 * np.eye(2)), weights=rng.uniform(1, 9, 60)))
     np.testing.assert_allclose(weighted.Q.T @ weighted.Q, 60 * np.eye(2), atol=1e-10)
     np.testing.assert_allclose(weighted.pattern.diag[0][0, 0], np.bincount(codes))
