@@ -323,7 +323,7 @@ def _parts(annotation: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _by_annotation(annotation: Any) -> tuple[list[Check], str] | None:
+def _by_annotation(annotation: object) -> tuple[list[Check], str] | None:
     """What an annotation takes and how to say it; None where it does not tell."""
     parts = _parts(annotation.replace("Any", "object")) if isinstance(annotation, str) else []
     if parts == ["Rng"]:
@@ -354,7 +354,7 @@ def checked(function: F) -> F:
     CapacityError : memory ran out.
     """
     parameters = list(inspect.signature(function).parameters.values())
-    rules: dict[str, tuple[Any, list[Check], str]] = {}
+    rules: dict[str, tuple[object, list[Check], str]] = {}
     for one in parameters:
         rule = _by_annotation(one.annotation)
         if rule is not None and one.name not in ELSEWHERE and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
@@ -363,7 +363,7 @@ def checked(function: F) -> F:
     label = function.__name__
 
     @functools.wraps(function)
-    def run(*given: Any, **named: Any) -> Any:
+    def run(*given: object, **named: object) -> object:
         for name, value in (*zip(order, given, strict=False), *named.items()):
             rule = rules.get(name)
             if rule is None or value is rule[0]:

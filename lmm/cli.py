@@ -64,13 +64,13 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def data_of(name: str) -> Any:
+def data_of(name: str) -> object:
     """A table in memory; a pattern or a table of a database (``file.duckdb::table``) as it is, to be read in chunks."""
     in_chunks = "::" in name or any(c in name for c in "*?[")
     return name if in_chunks else lmm.datasets.read(name)
 
 
-def fit(options: argparse.Namespace, data: Any) -> Any:
+def fit(options: argparse.Namespace, data: object) -> Any:
     """The fitted model that the options ask for."""
     given = {k: v for k in ("weights", "offset", "method") if (v := getattr(options, k)) is not None}
     if options.family is None:
@@ -84,7 +84,7 @@ def fit(options: argparse.Namespace, data: Any) -> Any:
     return _out_of_sight(lmm.glmer, options.formula, data, family=options.family, **given)
 
 
-def _out_of_sight(fitter: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _out_of_sight(fitter: Callable[..., Any], *args: object, **kwargs: Any) -> object:
     """Call ``fitter`` from an empty scope: formulas see their caller's variables, and those of this module are not the user's."""
     return eval("_()", {"__builtins__": {}, "_": partial(fitter, *args, **kwargs)})
 

@@ -39,12 +39,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from lmm import arguments
 from lmm.errors import ArgumentError, PriorWarning, nearest, warn
+from lmm.types import Array
 
 _KINDS = {
     "real": "a coefficient, Normal or StudentT",
@@ -53,13 +55,13 @@ _KINDS = {
 }
 
 
-def _positive(prior: Any, *names: str) -> None:
+def _positive(prior: Prior, *names: str) -> None:
     for name in names:
         value = arguments.number(getattr(prior, name), f"{type(prior).__name__}: {name}", above=0)
         object.__setattr__(prior, name, value)
 
 
-def _finite(prior: Any, name: str) -> None:
+def _finite(prior: Prior, name: str) -> None:
     object.__setattr__(prior, name, arguments.number(getattr(prior, name), f"{type(prior).__name__}: {name}"))
 
 
@@ -68,7 +70,7 @@ class Prior:
 
     support = "real"
 
-    def log_density(self, x: Any, xp: Any) -> Any:
+    def log_density(self, x: Array, xp: ModuleType) -> Array:
         """Log density at x, elementwise; ``xp`` is numpy or jax.numpy."""
         raise NotImplementedError
 
@@ -91,7 +93,7 @@ class Normal(Prior):
         _finite(self, "loc")
         _positive(self, "scale")
 
-    def log_density(self, x: Any, xp: Any) -> Any:
+    def log_density(self, x: Array, xp: ModuleType) -> Array:
         return -0.5 * ((x - self.loc) / self.scale) ** 2 - xp.log(self.scale) - 0.5 * math.log(2.0 * math.pi)
 
 
@@ -107,11 +109,11 @@ class StudentT(Prior):
         _finite(self, "loc")
         _positive(self, "df", "scale")
 
-    def log_density(self, x: Any, xp: Any) -> Any:
+    def log_density(self, x: Array, xp: ModuleType) -> Array:
         return _student_t((x - self.loc) / self.scale, self.df, xp) - xp.log(self.scale)
 
 
-def _student_t(z: Any, df: float, xp: Any) -> Any:
+def _student_t(z: Array, df: float, xp: ModuleType) -> Array:
     constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(df * math.pi)
     return constant - (df + 1) / 2 * xp.log1p(z**2 / df)
 
@@ -126,7 +128,7 @@ class HalfNormal(Prior):
     def __post_init__(self) -> None:
         _positive(self, "scale")
 
-    def log_density(self, x: Any, xp: Any) -> Any:
+    def log_density(self, x: Array, xp: ModuleType) -> Array:
         return 0.5 * math.log(2.0 / math.pi) - xp.log(self.scale) - 0.5 * (x / self.scale) ** 2
 
 
@@ -141,7 +143,7 @@ class HalfStudentT(Prior):
     def __post_init__(self) -> None:
         _positive(self, "df", "scale")
 
-    def log_density(self, x: Any, xp: Any) -> Any:
+    def log_density(self, x: Array, xp: ModuleType) -> Array:
         return math.log(2.0) + _student_t(x / self.scale, self.df, xp) - xp.log(self.scale)
 
 
@@ -155,7 +157,7 @@ class Exponential(Prior):
     def __post_init__(self) -> None:
         _positive(self, "scale")
 
-    def log_density(self, x: Any, xp: Any) -> Any:
+    def log_density(self, x: Array, xp: ModuleType) -> Array:
         return -x / self.scale - xp.log(self.scale)
 
 
@@ -171,7 +173,7 @@ class LogNormal(Prior):
         _finite(self, "loc")
         _positive(self, "scale")
 
-    def log_density(self, x: Any, xp: Any) -> Any:
+    def log_density(self, x: Array, xp: ModuleType) -> Array:
         z = (xp.log(x) - self.loc) / self.scale
         return -0.5 * z**2 - xp.log(self.scale) - 0.5 * math.log(2.0 * math.pi) - xp.log(x)
 
@@ -190,7 +192,7 @@ class LKJ(Prior):
     def __post_init__(self) -> None:
         _positive(self, "eta")
 
-    def log_partial(self, z: Any, column: int, k: int, xp: Any) -> Any:
+    def log_partial(self, z: Array, column: int, k: int, xp: ModuleType) -> Array:
         """Log density of a partial correlation z of column ``column`` of a k x k matrix."""
         a = self.eta + (k - 2 - column) / 2.0
         log_beta = 2.0 * math.lgamma(a) - math.lgamma(2.0 * a)
@@ -204,7 +206,7 @@ class OfRoot(Prior):
     prior: Prior
     support = "positive"
 
-    def log_density(self, x: Any, xp: Any) -> Any:
+    def log_density(self, x: Array, xp: ModuleType) -> Array:
         return self.prior.log_density(xp.sqrt(x), xp) - 0.5 * xp.log(x) - math.log(2.0)
 
 
@@ -219,11 +221,11 @@ class Rest:
     log_scale : log |det| of the columns of ``rows`` that belong to those coefficients.
     """
 
-    rows: Any
-    centre: Any
-    log_scale: Any
+    rows: np.ndarray
+    centre: np.ndarray
+    log_scale: np.ndarray
 
-    def log_density(self, beta: Any, xp: Any) -> Any:
+    def log_density(self, beta: Array, xp: ModuleType) -> Array:
         """Log density at beta (p,), of the coefficients without a prior given the others."""
         z = self.rows @ beta - self.centre
         return self.log_scale - 0.5 * xp.sum(z * z) - 0.5 * len(self.rows) * math.log(2.0 * math.pi)
@@ -249,9 +251,9 @@ class Priors:
     cor: tuple[LKJ, ...]
     sigma: Prior
     phi: Prior
-    units: tuple[Any, ...]
-    sigma_unit: Any
-    frames: tuple[Any, ...] = ()
+    units: tuple[np.ndarray, ...]
+    sigma_unit: np.ndarray
+    frames: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,7 +292,7 @@ class Scales:
 class _Lookup:
     """The priors given, and which of them were taken."""
 
-    given: Mapping[str, Any]
+    given: Mapping[str, object]
     known: list[str] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
 
@@ -371,7 +373,7 @@ def resolve(
     return Priors(tuple(beta), rest, tuple(sd), tuple(cor), sigma, phi, tuple(units), np.asarray(unit))
 
 
-def written(given: Any, labels: tuple[tuple[str, tuple[str, ...]], ...]) -> tuple[bool, ...]:
+def written(given: object, labels: tuple[tuple[str, tuple[str, ...]], ...]) -> tuple[bool, ...]:
     """Per term whether a prior is given for a standard deviation or correlation of it, which is then one of the term as written."""
     out = []
     for group, columns in labels:

@@ -20,6 +20,7 @@ ALLOWED = {
     "arguments": set(),
     "atomic": set(),
     "memory": set(),
+    "types": set(),
     "datasets": set(),
     "covariance": set(),
     "linalg": {"covariance"},
@@ -46,7 +47,7 @@ OPTIONAL = {"jax", "jaxlib", "matplotlib", "polars", "pyarrow", "IPython", "tqdm
 OPTIONAL |= {"blackjax", "optax", "arviz_base", "arviz_stats", "marginaleffects", "maketables", "duckdb"}
 OPTIONAL |= {"dask", "cloudpickle", "pyspark", "py4j"}
 # what any room may import: these stand on nothing
-BASE = {"errors", "later", "arguments", "atomic", "memory"}
+BASE = {"errors", "later", "arguments", "atomic", "memory", "types"}
 JAX_FREE = {"errors", "datasets", "formula", "design", "covariance", "results", "cli"}
 SLOW_SCIPY = {"scipy.stats", "scipy.optimize"}
 

@@ -12,16 +12,26 @@ from __future__ import annotations
 import abc
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from lmm.covariance.coordinates import Coordinates, Reported
+from lmm.types import Array
 
 #: smallest share of the largest eigenvalue at the start
 FLOOR = 0.05
 #: square of a unitless standard deviation that counts as zero where a descent across the boundary is looked for
 NOTHING = 1e-8
+
+
+class CorrelationPrior(Protocol):
+    """The distribution of a correlation matrix, by its partial correlations."""
+
+    def log_partial(self, z: Array, column: int, k: int, xp: ModuleType) -> Array:
+        """Log density of a partial correlation z of column ``column`` of a k x k matrix."""
+        ...
 
 
 class Quantity(NamedTuple):
@@ -259,7 +269,7 @@ class Covariance(abc.ABC):
         basis = self.linear_basis()
         return directions(self.jacobian(theta), self.factor(theta)) if basis is None else basis
 
-    def maximiser(self, S: Any, xp: Any) -> Any:
+    def maximiser(self, S: Array, xp: ModuleType) -> Array | None:
         """The G (k, k) of this structure that minimises log|G| + tr(G^-1 S), S (k, k); None without a closed form."""
         return None
 
@@ -286,7 +296,7 @@ class Covariance(abc.ABC):
     # ---- on the whole real line, for priors and samplers
 
     @abc.abstractmethod
-    def constrain(self, sd: Any, z: Any, xp: Any) -> Any:
+    def constrain(self, sd: Array, z: Array, xp: ModuleType) -> Array:
         """T (k, k), lower triangular, from standard deviations (n_sd,) and z (n_cor,) in (-1, 1), in NumPy or JAX.
 
         As many of each, and in that order, as there are quantities of the two kinds. z stands for correlations
@@ -297,7 +307,7 @@ class Covariance(abc.ABC):
         """Between what a correlation can lie."""
         return -1.0, 1.0
 
-    def _partials(self, correlations: Any) -> Any:
+    def _partials(self, correlations: np.ndarray) -> np.ndarray:
         low, high = self.correlation_range()
         return (2.0 * correlations - low - high) / (high - low)
 
@@ -305,7 +315,7 @@ class Covariance(abc.ABC):
         """z (n_cor,) of a correlation matrix R (k, k)."""
         return self._partials(np.array([R[q.row, q.column] for q in self.quantities() if q.kind == "cor"]))
 
-    def log_prior(self, z: Any, prior: Any, xp: Any) -> Any:
+    def log_prior(self, z: Array, prior: CorrelationPrior, xp: ModuleType) -> Array:
         """Log density of z under a prior of correlations, :class:`lmm.priors.LKJ`."""
         return sum((prior.log_partial(own, 0, 2, xp) for own in z), xp.zeros(()))
 

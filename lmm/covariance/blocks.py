@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
-from lmm.covariance.base import Covariance, Quantity
+from lmm.covariance.base import CorrelationPrior, Covariance, Quantity
 from lmm.covariance.coordinates import Coordinates, Sided
+from lmm.types import Array
 
 
 def merge(parts: list[Covariance]) -> Covariance:
@@ -16,7 +17,7 @@ def merge(parts: list[Covariance]) -> Covariance:
     return parts[0] if len(parts) == 1 else Blocks(tuple(parts))
 
 
-def _side_by_side(parts: list[Any], xp: Any) -> Any:
+def _side_by_side(parts: list[Array], xp: ModuleType) -> Array:
     """A block-diagonal matrix (k, k), in NumPy or JAX."""
     k, at, rows = sum(len(part) for part in parts), 0, []
     for part in parts:
@@ -151,22 +152,26 @@ class Blocks(Covariance):
             found.append(wide)
         return np.concatenate(found)
 
-    def maximiser(self, S: Any, xp: Any) -> Any:
-        walk = self._walk(np.zeros(self.n_theta))
-        found = [part.maximiser(S[columns, columns], xp) for part, _, columns, _ in walk]
-        return None if any(G is None for G in found) else _side_by_side(found, xp)
+    def maximiser(self, S: Array, xp: ModuleType) -> Array | None:
+        found = []
+        for part, _, columns, _ in self._walk(np.zeros(self.n_theta)):
+            G = part.maximiser(S[columns, columns], xp)
+            if G is None:
+                return None
+            found.append(G)
+        return _side_by_side(found, xp)
 
     def free_blocks(self) -> list[np.ndarray]:
         walk = self._walk(np.zeros(self.n_theta))
         return [own + columns.start for part, _, columns, _ in walk for own in part.free_blocks()]
 
-    def constrain(self, sd: Any, z: Any, xp: Any) -> Any:
+    def constrain(self, sd: Array, z: Array, xp: ModuleType) -> Array:
         return _side_by_side([part.constrain(sd[own], z[cors], xp) for part, _, own, cors in self._shares()], xp)
 
     def partials(self, R: np.ndarray) -> np.ndarray:
         return np.concatenate([part.partials(R[columns, columns]) for part, columns, _, _ in self._shares()])
 
-    def log_prior(self, z: Any, prior: Any, xp: Any) -> Any:
+    def log_prior(self, z: Array, prior: CorrelationPrior, xp: ModuleType) -> Array:
         return sum((part.log_prior(z[cors], prior, xp) for part, _, _, cors in self._shares()), xp.zeros(()))
 
     def _shares(self) -> list[tuple[Covariance, slice, slice, slice]]:

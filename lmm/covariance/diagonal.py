@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
 from lmm.covariance.base import Covariance, Quantity, sd, units
 from lmm.covariance.coordinates import Coordinates
+from lmm.types import Array
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Diagonal(Covariance):
     def linear_basis(self) -> np.ndarray:
         return self.jacobian(np.zeros(self.k))
 
-    def maximiser(self, S: Any, xp: Any) -> Any:
+    def maximiser(self, S: Array, xp: ModuleType) -> Array | None:
         return S * np.eye(self.k)
 
-    def constrain(self, sd: Any, z: Any, xp: Any) -> Any:
+    def constrain(self, sd: Array, z: Array, xp: ModuleType) -> Array:
         return xp.diag(sd)

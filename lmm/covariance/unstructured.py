@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
-from lmm.covariance.base import NOTHING, Covariance, Quantity, bounded, cor, sd, units
+from lmm.covariance.base import NOTHING, CorrelationPrior, Covariance, Quantity, bounded, cor, sd, units
 from lmm.covariance.coordinates import Coordinates, Leading
+from lmm.types import Array
 
 #: random effects per level up to which charts are kept
 KEPT = 8
@@ -187,13 +188,13 @@ class Unstructured(Covariance):
             d[i, j] = d[j, i] = 1.0
         return out
 
-    def maximiser(self, S: Any, xp: Any) -> Any:
+    def maximiser(self, S: Array, xp: ModuleType) -> Array | None:
         return S
 
     def free_blocks(self) -> list[np.ndarray]:
         return [np.arange(self.k)] if self.k > 1 else []
 
-    def constrain(self, sd: Any, z: Any, xp: Any) -> Any:
+    def constrain(self, sd: Array, z: Array, xp: ModuleType) -> Array:
         """T = diag(sd) L with L_ij = z_ij sqrt(1 - sum_{l<j} L_il^2), z the canonical partial correlations."""
         one, nothing = xp.ones(()), xp.zeros(())
         L = [[one if i == j else nothing for j in range(self.k)] for i in range(self.k)]
@@ -213,6 +214,6 @@ class Unstructured(Covariance):
         row, column = _below(self.k)
         return np.asarray(L[row, column] / np.sqrt(left[row, column]))
 
-    def log_prior(self, z: Any, prior: Any, xp: Any) -> Any:
+    def log_prior(self, z: Array, prior: CorrelationPrior, xp: ModuleType) -> Array:
         _, column = _below(self.k)
         return sum((prior.log_partial(own, j, self.k, xp) for own, j in zip(z, column.tolist(), strict=True)), xp.zeros(()))

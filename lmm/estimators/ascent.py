@@ -90,7 +90,7 @@ class Stochastic:
         arguments: tuple[Any, ...],
         model: Model,
         how: Approximation,
-        wanted: Any,
+        wanted: object,
         rate: float,
         rows: int,
         rng: np.random.Generator,
@@ -137,7 +137,7 @@ def _quasi_newton(model: Model, how: Approximation, tree: Any, shapes: tuple[tup
 
     optimizer = optax.scale_by_lbfgs(memory_size=20)
 
-    def evaluate(x: Array, data: Any, frame: Any, rules: Any, sigma: Any, priors: Any) -> Any:
+    def evaluate(x: Array, data: Any, frame: Any, rules: Any, sigma: object, priors: Any) -> object:
         backend.traces["vi"] += 1
 
         def loss(x: Array) -> tuple[Array, Parameters]:
@@ -147,7 +147,7 @@ def _quasi_newton(model: Model, how: Approximation, tree: Any, shapes: tuple[tup
         (value, q), gradient = jax.value_and_grad(loss, has_aux=True)(x)
         return value, gradient, _shown(q, data, priors, model, how)
 
-    def direct(gradient: Array, state: Any, x: Array) -> Any:
+    def direct(gradient: Array, state: Any, x: Array) -> object:
         update, state = optimizer.update(gradient, state, x)
         return -update, state, -jnp.vdot(update, gradient)
 
@@ -164,7 +164,7 @@ def compiled_unpack(model: Model, how: Approximation) -> Callable[..., Any]:
 def compiled_bound(model: Model, how: Approximation) -> Callable[..., Any]:
     """The bound, jitted for one structure."""
 
-    def of(q: Parameters, data: Any, frame: Any, rules: Any, sigma: Any, priors: Any, share: Array) -> Array:
+    def of(q: Parameters, data: Any, frame: Any, rules: Any, sigma: object, priors: Any, share: Array) -> Array:
         backend.traces["vi"] += 1
         return elbo.bound(q, data, frame, rules, sigma, priors, share, model, how)[0]
 
@@ -178,7 +178,7 @@ def _stochastic(wanted: Any, rate: float, model: Model, how: Approximation, rows
 
     optimizer = optax.adam(rate) if wanted == "adam" else wanted
 
-    def run(q: Parameters, state: Any, key: Array, scale: Array, data: Any, frame: Any, rules: Any, sigma: Any, priors: Any) -> Any:
+    def run(q: Parameters, state: Any, key: Array, scale: Array, data: Any, frame: Any, rules: Any, sigma: object, priors: Any) -> object:
         backend.traces["vi"] += 1
         n = data.y.shape[0] if isinstance(data, RowData) else 1
 
@@ -211,7 +211,7 @@ def _take(data: RowData, index: Array) -> RowData:
     )
 
 
-def sample_rows(arguments: tuple[Any, ...], rng: np.random.Generator) -> tuple[Any, ...]:
+def sample_rows(arguments: tuple[Any, ...], rng: np.random.Generator) -> tuple[object, ...]:
     """The arguments of the bound on a fixed sample of rows, and its share of all."""
     data, *rest = arguments
     n = data.y.shape[0]

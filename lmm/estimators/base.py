@@ -84,7 +84,7 @@ class Estimator(abc.ABC):
         """The same by maximum likelihood instead of REML; None where it has no such setting."""
         return self._replaced(reml=False) if any(field.name == "reml" for field in dataclasses.fields(self)) else None  # type: ignore[arg-type]
 
-    def _replaced(self, **settings: Any) -> Estimator:
+    def _replaced(self, **settings: object) -> Estimator:
         return dataclasses.replace(self, **settings)  # type: ignore[type-var]
 
 
@@ -92,7 +92,7 @@ class Estimator(abc.ABC):
 class Adopted(Estimator):
     """An object with a ``fit`` method that is no :class:`Estimator`: what it does not say of itself is the default."""
 
-    own: Any
+    own: object
     models: tuple[str, ...]  # type: ignore[misc]
     reml: bool | None
     control: Control
@@ -125,7 +125,7 @@ class Adopted(Estimator):
         return None if own is None else np.asarray(own(problem, estimate), dtype=float)
 
 
-def adopted(method: Any) -> Estimator:
+def adopted(method: object) -> Estimator:
     """An estimator as it is, another object with a ``fit`` method as one."""
     if isinstance(method, Estimator):
         return method

@@ -154,7 +154,7 @@ class Checkpoint:
         return dict(stored)
 
 
-def fingerprint(problem: Problem | GeneralizedProblem, method: Sequence[Any]) -> dict[str, Any]:
+def fingerprint(problem: Problem | GeneralizedProblem, method: Sequence[Any]) -> dict[str, object]:
     """What a fit is of, in words and whole numbers that JSON keeps as they are."""
     family = getattr(problem, "family", None)
     terms = [

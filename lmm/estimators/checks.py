@@ -13,7 +13,7 @@ from lmm import arguments
 from lmm.errors import ArgumentError
 from lmm.estimators.control import Control
 
-Rule = Callable[[Any, str], Any]
+Rule = Callable[[object, str], object]
 
 POSITIVE: Rule = partial(arguments.number, above=0)
 NOT_NEGATIVE: Rule = partial(arguments.number, least=0)
@@ -36,7 +36,7 @@ def one_of(*options: str) -> Rule:
 def word_or_number(*words: str) -> Rule:
     """One of some words, or a positive number."""
 
-    def rule(value: Any, name: str) -> Any:
+    def rule(value: object, name: str) -> object:
         if isinstance(value, str):
             if value not in words:
                 raise ArgumentError(f"{name}={value!r} must be {', '.join(map(repr, words))} or a positive number.")
@@ -46,20 +46,20 @@ def word_or_number(*words: str) -> Rule:
     return rule
 
 
-def RNG(value: Any, name: str) -> Any:
+def RNG(value: object, name: str) -> object:
     """A seed, a generator, or None; kept as it is."""
     arguments.generator(value, name)
     return value
 
 
-def CONTROL(value: Any, name: str) -> Control:
+def CONTROL(value: object, name: str) -> Control:
     """Settings of an optimisation."""
     if not isinstance(value, Control):
         raise ArgumentError(f"{name}={arguments.shown(value)} must be an lmm.Control(...).")
     return value
 
 
-def PRIORS(value: Any, name: str) -> Any:
+def PRIORS(value: object, name: str) -> object:
     """A mapping of names to priors, or None; a model says which names it has."""
     if value is not None and not isinstance(value, Mapping):
         kind = type(value).__name__
@@ -67,7 +67,7 @@ def PRIORS(value: Any, name: str) -> Any:
     return value
 
 
-def check_settings(estimator: Any, **rules: Rule) -> None:
+def check_settings(estimator: object, **rules: Rule) -> None:
     """Check the settings of an estimator, a frozen dataclass, and keep them in the type that is wanted."""
     for key, rule in rules.items():
         value = rule(getattr(estimator, key), f"{type(estimator).__name__}: {key}")

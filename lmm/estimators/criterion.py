@@ -74,7 +74,7 @@ class Evaluator:
             system = elimination.without_scatter(self.data.system) if backend.has_accelerator() else self.data.system
             self.data = gaussian.Data(elimination.on_devices(self.mesh, system), *backend.put(tuple(self.data[1:])))
 
-    def _call(self, kernel: Callable[..., Any], *arrays: Any, **static: Any) -> Any:
+    def _call(self, kernel: Callable[..., Any], *arrays: object, **static: Any) -> Any:
         if self.jax:
             with backend.over(self.mesh):
                 return backend.call(kernel, self.data, *arrays, **static)
@@ -94,7 +94,7 @@ class Evaluator:
         plan = self.problem.plan
         return [per_term[t] for t in plan.chain], [per_term[t] for t in plan.tail]
 
-    def _in_order(self, arranged: Sequence[Any]) -> list[Any]:
+    def _in_order(self, arranged: Sequence[object]) -> list[Any]:
         """Per-term values in the plan's order, in the design's."""
         return [arranged[i] for i in np.argsort(self.problem.plan.order)]
 

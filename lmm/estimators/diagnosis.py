@@ -51,7 +51,9 @@ def laplace_error(problem: GeneralizedProblem, T: np.ndarray, state: Any, observ
     )
 
 
-def diagnose(problem: GeneralizedProblem, beta: np.ndarray, factors: Sequence[np.ndarray], phi: Any, eta: np.ndarray | None) -> Diagnosis:
+def diagnose(
+    problem: GeneralizedProblem, beta: np.ndarray, factors: Sequence[np.ndarray], phi: object, eta: np.ndarray | None
+) -> Diagnosis:
     """What of an estimate the data do not bound.
 
     Parameters
@@ -90,7 +92,7 @@ def _unit(family: Any) -> float:
     return 0.25 / slope if np.isfinite(slope) and slope > 0.0 else 1.0
 
 
-def _separation(problem: GeneralizedProblem, beta: np.ndarray, phi: Any, eta: np.ndarray | None) -> Separation | None:
+def _separation(problem: GeneralizedProblem, beta: np.ndarray, phi: object, eta: np.ndarray | None) -> Separation | None:
     family = problem.family
     if eta is not None:
         return separation(family, problem.rows.y, problem.rows.weights, problem.rows.Q, eta, phi)
@@ -150,7 +152,7 @@ def _separated(problem: GeneralizedProblem, found: Separation, names: tuple[str,
     )
 
 
-def _without_limit(problem: GeneralizedProblem, factors: Sequence[np.ndarray], phi: Any, eta: np.ndarray) -> list[str]:
+def _without_limit(problem: GeneralizedProblem, factors: Sequence[np.ndarray], phi: object, eta: np.ndarray) -> list[str]:
     """Groups of the terms whose variance is large and whose rows are all at the end of the response that their effects drive them to.
 
     While one of them is not, an infinite variance would make it impossible.
@@ -171,7 +173,7 @@ def _without_limit(problem: GeneralizedProblem, factors: Sequence[np.ndarray], p
     return wide
 
 
-def _log_probability(family: Any, rows: Block, eta: np.ndarray, phi: Any) -> np.ndarray:
+def _log_probability(family: Any, rows: Block, eta: np.ndarray, phi: object) -> np.ndarray:
     """(n,) log probability of the side of the response that each row is on; minus infinity for rows that are at no end of it."""
     out, at_end = np.zeros(rows.n), rows.weights == 0.0
     for limit in family.limits(rows.y, eta, phi):

@@ -139,7 +139,7 @@ def compiled(model: Model, settings: Settings) -> Steps:
 
     def window(
         key: Array, carry: Any, data: Any, frame: Frame, leapfrog: Array, target: Array, count: Array, adapt: Array, smoothing: Array
-    ) -> Any:
+    ) -> object:
         backend.traces["mcem"] += 1
         effects = tuple(jnp.zeros((term.k, term.J)) for term in model.terms)
 

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
@@ -141,7 +140,7 @@ class _Search:
         self.problem = evaluate.problem
         self.masks = [_mask(s) for s in self.problem.structures]
         self.plain = plain
-        self.trace: list[dict[str, Any]] = []
+        self.trace: list[dict[str, object]] = []
 
     def at(self, theta: np.ndarray, step: float, below: float) -> Point:
         """Evaluate; ``below`` is the objective that it must not exceed to be accepted."""

@@ -51,7 +51,7 @@ class GivenVariances(Estimator):
     control : ``curvature`` and ``backend`` are used.
     """
 
-    varcomp: Any
+    varcomp: object
     sigma: float | None = None
     dispersion: float | None = None
     control: Control = Control()
@@ -147,7 +147,7 @@ class GivenVariances(Estimator):
 
 
 def given_covariances(
-    varcomp: Any, labels: Sequence[tuple[str, tuple[str, ...]]], structures: Sequence[Covariance], what: str = "varcomp"
+    varcomp: object, labels: Sequence[tuple[str, tuple[str, ...]]], structures: Sequence[Covariance], what: str = "varcomp"
 ) -> list[np.ndarray]:
     """Covariance (k, k) per term of what a user gives by grouping factor.
 

@@ -161,14 +161,14 @@ def compiled(space: Space, depth: int, batch: bool, keep: bool) -> Kernels:
     return Kernels(jax.jit(begin), *(jax.jit(wrap(function, axes)) for function, axes in every))
 
 
-def _choose(condition: Array, yes: Any, no: Any) -> Any:
+def _choose(condition: Array, yes: Any, no: object) -> object:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
 def _single(function: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
     """vmap over one chain, without the cost of a batch."""
 
-    def of(*arguments: Any) -> Any:
+    def of(*arguments: Any) -> object:
         own = [a if axis is None else jax.tree.map(lambda v: v[0], a) for a, axis in zip(arguments, axes, strict=True)]
         return jax.tree.map(lambda v: v[None], function(*own))
 

@@ -126,7 +126,7 @@ class LaplaceLikelihood(Estimator):
         assert problem.centred is not None
         m = problem.n_theta
 
-        def outer(line: dict[str, Any]) -> dict[str, Any]:
+        def outer(line: dict[str, Any]) -> dict[str, object]:
             return {**line, "theta": np.concatenate([outer_theta(problem, line["theta"][:m]), line["theta"][m:]])}
 
         told = None if callback is None else lambda line: callback(outer(line))
@@ -221,7 +221,7 @@ class LaplaceLikelihood(Estimator):
         return objective.covariance(objective.pack(estimate.theta, estimate.beta, estimate.phi), estimate.endless)
 
 
-def refuse_exact(problem: GeneralizedProblem, phi: Any) -> None:
+def refuse_exact(problem: GeneralizedProblem, phi: object) -> None:
     """ResponseError where the model leaves no dispersion to estimate, so that its likelihood has no bound."""
     family = problem.family
     if not family.has_dispersion or family.discrete or problem.source.distant:

@@ -190,7 +190,7 @@ def of_determined(
         outcome = Outcome(point, True, "no variance is determined by the data", 0, 1, 0.0, ())
         return replace(finish(problem, evaluate, outcome, estimator.name, {}), messages=found.notes)
 
-    def whole(line: dict[str, Any]) -> dict[str, Any]:
+    def whole(line: dict[str, Any]) -> dict[str, object]:
         return {**line, "theta": spread(problem, found.kept, line["theta"])}
 
     told = None if callback is None else lambda line: callback(whole(line))
@@ -203,7 +203,7 @@ def of_determined(
     return replace(estimate, messages=tuple(dict.fromkeys(messages)), report=own.report, n_parameters=own.n_parameters)
 
 
-def check_sigma(value: Any, name: str = "sigma", what: str = "the residual standard deviation") -> float:
+def check_sigma(value: object, name: str = "sigma", what: str = "the residual standard deviation") -> float:
     """A positive number that the user gives; ArgumentError naming the argument and what it is."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not (np.isfinite(value) and value > 0):
         raise ArgumentError(f"{name}={value!r} must be a positive number, {what}.")

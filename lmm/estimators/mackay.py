@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -88,7 +88,7 @@ class MacKay(Estimator):
 
     form: str = "corrected"
     control: Control = Control()
-    start_variances: Any = None
+    start_variances: object = None
     start_error_variance: float | None = None
     tolerance: float | None = None
     max_iterations: int = 10_000

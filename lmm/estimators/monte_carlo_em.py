@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
@@ -49,8 +48,6 @@ from lmm.model.expectation import Parameters
 from lmm.model.joint import RowData, Start, Sums, coordinates, make_model, make_row_data, make_sums, row_sd, start_of
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate, Report
-
-Array = Any
 
 #: numbers in the cross-products of two factors up to which they are held dense
 DENSE_PAIRS = 200_000

@@ -58,8 +58,6 @@ from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Draws, Estimate, Report
 from lmm.priors import Prior, Priors
 
-Array = Any
-
 #: rows, or numbers in a position, from which an accelerator is worth its start-up
 ACCELERATE = 20_000
 #: what a posterior must reach: R-hat of Vehtari et al. (2021), and effective draws of every parameter
@@ -205,12 +203,12 @@ class NUTS(Estimator):
     def _run(
         self,
         space: Space,
-        data: Any,
+        data: object,
         first: np.ndarray,
         keep: bool,
         seeds: dict[int, np.random.Generator],
         blocks: list[tuple[np.ndarray, int]],
-        tell: Callable[[dict[str, Any]], None],
+        tell: Callable[[dict[str, object]], None],
         stop: threading.Event,
     ) -> list[Chain]:
         """Some of the chains, as one batch."""

@@ -65,7 +65,7 @@ def likelihood_fit(problem: Problem | GeneralizedProblem, start: np.ndarray | No
 
 @lru_cache(maxsize=32)
 def _covariances(terms: tuple[scales.Term, ...], transform: str) -> Callable[..., Any]:
-    def of(zeta: Any, units: Any) -> list[Any]:
+    def of(zeta: object, units: Any) -> list[object]:
         parts = zip(terms, scales.split(terms, zeta), units, strict=True)
         T = [scales.factor(term, own, transform, unit) for term, own, unit in parts]
         return [t @ t.T for t in T]
@@ -100,7 +100,7 @@ def estimate_from(
     modes: list[np.ndarray],
     mode_cov: list[np.ndarray],
     convergence: Convergence,
-    trace: tuple[dict[str, Any], ...],
+    trace: tuple[dict[str, object], ...],
     report: Report,
     draws: Draws,
     elbo: float = float("nan"),

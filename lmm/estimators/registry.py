@@ -19,7 +19,7 @@ class Method(NamedTuple):
 
     module: str
     kind: str
-    settings: dict[str, Any]
+    settings: dict[str, object]
 
 
 #: name in ``method=`` -> estimator
@@ -64,7 +64,7 @@ def by_name(name: str, model: str, **asked: Any) -> Estimator:
     return estimator
 
 
-def adopt(method: Any, model: str, control: Control | None) -> Estimator:
+def adopt(method: object, model: str, control: Control | None) -> Estimator:
     """An estimator given as an object, with the call's ``control`` where one was given."""
     if isinstance(method, type):
         raise ArgumentError(f"method is the class {method.__name__}; give an object, method={method.__name__}(...).")

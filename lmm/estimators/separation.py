@@ -81,7 +81,7 @@ def inverse(information: np.ndarray, endless: np.ndarray | None) -> np.ndarray:
     return np.asarray(C @ np.linalg.inv(C.T @ information @ C) @ C.T + ENDLESS * N @ N.T)
 
 
-def separation(family: Any, y: np.ndarray, weights: np.ndarray, Q: np.ndarray, eta: np.ndarray | None, phi: Any) -> Separation | None:
+def separation(family: Any, y: np.ndarray, weights: np.ndarray, Q: np.ndarray, eta: np.ndarray | None, phi: object) -> Separation | None:
     """The directions in which a generalized model's likelihood rises without end; None where there is none.
 
     Parameters
@@ -124,7 +124,7 @@ def separation(family: Any, y: np.ndarray, weights: np.ndarray, Q: np.ndarray, e
     return Separation(out, free @ _null(kept.T @ kept / max(len(kept), 1)), free @ delta, unit, free)
 
 
-def _stack(Q: np.ndarray, rows: np.ndarray, sign: Any, own: np.ndarray | None, limits: Sequence[Any]) -> Any:
+def _stack(Q: np.ndarray, rows: np.ndarray, sign: Any, own: np.ndarray | None, limits: Sequence[Any]) -> object:
     """A function that gives some of the rows' constraints (m, p + r)."""
     r = limits[0].own.shape[1]
 
@@ -178,7 +178,7 @@ def _furthest(A: np.ndarray, aim: np.ndarray) -> np.ndarray | None:
     """
     own = np.zeros(len(A), dtype=bool)
     own[:: max(1, len(A) // CONSTRAINTS)] = True
-    tight: Any = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
+    tight: object = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
     while True:
         found = optimize.linprog(-aim, A_ub=-A[own], b_ub=np.zeros(int(own.sum())), bounds=(-1.0, 1.0), method="highs", options=tight)
         if found.x is None:

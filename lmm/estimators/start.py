@@ -15,7 +15,7 @@ from lmm.model.records import Estimate
 LARGEST = 1e6
 
 
-def check_start(start: Any, design: Design, problem: Any, required: bool = False) -> np.ndarray | None:
+def check_start(start: object, design: Design, problem: Any, required: bool = False) -> np.ndarray | None:
     """Parameters from what the user gave; None to begin from moments.
 
     An array or a Series is theta (m,), which a generalized model may have beta (p,) and the family's parameters after;

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 import jax
 import numpy as np
@@ -44,8 +43,6 @@ from lmm.model.joint import Model, RowData, Sums, coordinates, make_model, make_
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate, Report
 from lmm.priors import Prior
-
-Array = Any
 
 #: looks at the bound without a better one before Adam's rate is cut, and cuts before the search ends
 PATIENCE, CUTS = 3, 3
@@ -97,7 +94,7 @@ class VariationalBayes(Estimator):
     sigma: float | str = "estimate"
     priors: Mapping[str, Prior] | None = None
     transform: str = "softplus"
-    optimizer: Any = "auto"
+    optimizer: object = "auto"
     learning_rate: float = 0.01
     batch_size: int | None = None
     steps: int = 20_000
@@ -221,13 +218,13 @@ class VariationalBayes(Estimator):
     def _climb(
         self,
         q: Parameters,
-        arguments: tuple[Any, ...],
+        arguments: tuple[object, ...],
         model: Model,
         how: Approximation,
         rows: int,
         rng: np.random.Generator,
         callback: Callback | None,
-    ) -> tuple[Parameters, float, list[dict[str, Any]], bool, str]:
+    ) -> tuple[Parameters, float, list[dict[str, object]], bool, str]:
         noisy = rows > 0
         wanted = ("adam" if noisy else "lbfgs") if self.optimizer == "auto" else self.optimizer
         tolerance = self.tolerance or (1e-5 if noisy else 1e-8 if wanted == "lbfgs" else 1e-7)
@@ -236,7 +233,7 @@ class VariationalBayes(Estimator):
             search = QuasiNewton(q, arguments, model, how)
         else:
             search = Stochastic(q, arguments, model, how, wanted, self.learning_rate, rows, rng)
-        trace: list[dict[str, Any]] = []
+        trace: list[dict[str, object]] = []
         look, seen = compiled_bound(model, how), sample_rows(arguments, rng) if noisy else ()
         cuts, waited, top, best = 0, 0, -np.inf, q
         converged, message = False, f"the bound still changed after {self.steps} steps; raise steps="

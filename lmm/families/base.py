@@ -173,7 +173,7 @@ class Family(abc.ABC):
     default_residual: ClassVar[str] = "deviance"
     merges: ClassVar[str | None] = None
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, **kwargs: object) -> None:
         """What a class overrides need not be written for JAX or for many responses: each says so for itself."""
         super().__init_subclass__(**kwargs)
         for name in ("in_jax", "slopes_in_jax", "batched"):
@@ -356,11 +356,11 @@ class Family(abc.ABC):
         """rho (r,) of phi: the log of a dispersion."""
         return np.array([np.log(phi)]) if self.has_dispersion else np.zeros(0)
 
-    def from_rho(self, rho: Array) -> Any:
+    def from_rho(self, rho: Array) -> object:
         """phi of rho (r,), kept where nothing overflows."""
         return float(np.exp(np.clip(rho[0], -LOG_LIMIT, LOG_LIMIT))) if self.has_dispersion else 1.0
 
-    def reported(self, phi: Any) -> tuple[list[str], Array]:
+    def reported(self, phi: object) -> tuple[list[str], Array]:
         """Names of the parameters whose covariance is reported, and their derivatives (r, r) with respect to rho."""
         return [f"log({self.dispersion_name})"] if self.has_dispersion else [], np.eye(self.n_parameters)
 
@@ -468,7 +468,7 @@ class Family(abc.ABC):
         """Whether there is a phi, and the variance of every row is proportional to it."""
         return self.has_dispersion and self.dispersion_scales_variance
 
-    def excess(self, mean: Any, phi: Any) -> Any:
+    def excess(self, mean: object, phi: Any) -> object:
         """By what share the variance at a mean exceeds that of Poisson counts; infinite where that is not what phi says."""
         return np.full(np.shape(phi), np.inf)
 
@@ -484,14 +484,14 @@ class Family(abc.ABC):
 
     # -- the response --------------------------------------------------------------------------
 
-    def bind(self, values: Any, name: str, declared: Iterable[Any] = ()) -> tuple[Family, tuple[str, ...]]:
+    def bind(self, values: object, name: str, declared: Iterable[object] = ()) -> tuple[Family, tuple[str, ...]]:
         """The family as this response column makes it (an ordinal one learns its categories), and what the user should know.
 
         ``declared`` are the categories of the user's column, those that do not occur included.
         """
         return self, ()
 
-    def response(self, values: Any, name: str) -> tuple[Array, Array | None]:
+    def response(self, values: object, name: str) -> tuple[Array, Array | None]:
         """(y, None) or (y, trials), (n,) float64, of a response column as the user has it.
 
         Raises
@@ -502,7 +502,7 @@ class Family(abc.ABC):
         check_varies(y, name)
         return y, trials
 
-    def read(self, values: Any, name: str) -> tuple[Array, Array | None]:
+    def read(self, values: object, name: str) -> tuple[Array, Array | None]:
         """:meth:`response` of some of the rows: without the checks that need all of them."""
         y = numeric(values, name)
         check_finite(y, name)

@@ -46,7 +46,7 @@ class Binomial(Family):
     #: failure and success, where the response had two levels
     levels: tuple[str, str] | None = None
 
-    def bind(self, values: Any, name: str, declared: Iterable[Any] = ()) -> tuple[Family, tuple[str, ...]]:
+    def bind(self, values: Any, name: str, declared: Iterable[object] = ()) -> tuple[Family, tuple[str, ...]]:
         """The family knows which level is a success."""
         found = levels_of(values) if np.ndim(values) == 1 else None
         if found is None or len(found[0]) != 2:
@@ -143,7 +143,7 @@ class Binomial(Family):
             )
 
 
-def _two_levels(levels: list[Any], codes: Array, name: str) -> Array:
+def _two_levels(levels: list[object], codes: Array, name: str) -> Array:
     """0 for the first level, 1 for the second."""
     if len(levels) > 2:
         shown = ", ".join(repr(x) for x in levels[:4]) + (", ..." if len(levels) > 4 else "")

@@ -25,12 +25,12 @@ def _compiled(function: Callable[..., Any], log_scale: bool, dispersion: bool, o
     import jax
     import jax.numpy as jnp
 
-    def density(c: Any, rho: Any, y: Any) -> Any:
+    def density(c: Any, rho: Any, y: object) -> object:
         mu = jnp.exp(c) if log_scale else c
         return function(y, mu, jnp.exp(rho)) if dispersion else function(y, mu)
 
     def derivative(f: Callable[..., Any], argument: int) -> Callable[..., Any]:
-        def d(c: Any, rho: Any, y: Any) -> Any:
+        def d(c: Any, rho: Any, y: object) -> object:
             tangents = (jnp.ones_like(c), jnp.zeros_like(rho)) if argument == 0 else (jnp.zeros_like(c), jnp.ones_like(rho))
             return jax.jvp(lambda *x: f(*x, y), (c, rho), tangents)[1]
 
@@ -46,7 +46,9 @@ def _compiled(function: Callable[..., Any], log_scale: bool, dispersion: bool, o
     return jax.jit(lambda c, rho, y: tuple(f(c, rho, y) for f in functions))
 
 
-def _evaluate(function: Callable[..., Any], log_scale: bool, dispersion: bool, orders: Any, y: Array, c: Array, phi: float) -> list[Array]:
+def _evaluate(
+    function: Callable[..., Any], log_scale: bool, dispersion: bool, orders: object, y: Array, c: Array, phi: float
+) -> list[Array]:
     """NumPy in, NumPy out, in double precision whatever the process has set."""
 
     y, c, rho = np.broadcast_arrays(np.asarray(y, dtype=float), np.asarray(c, dtype=float), np.log(phi))

@@ -17,7 +17,7 @@ from scipy import special
 class Namespace(NamedTuple):
     """``xp``, array functions; ``special``, special functions by SciPy's names."""
 
-    xp: Any
+    xp: ModuleType
     special: Any
 
     @property
@@ -42,7 +42,7 @@ def namespace(*arrays: Any) -> Namespace:
     return _jax() if any(is_jax(array) for array in arrays) else NUMPY
 
 
-def is_jax(array: Any) -> bool:
+def is_jax(array: object) -> bool:
     """Whether JAX has made an array or traces it."""
     return not isinstance(array, EAGER) and type(array).__module__.split(".")[0] in ("jax", "jaxlib")
 

@@ -99,7 +99,7 @@ class NegativeBinomial(Family):
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:
         return np.where(y == 0, 1 / 6, y)
 
-    def excess(self, mean: Any, phi: Any) -> Any:
+    def excess(self, mean: object, phi: Any) -> object:
         return mean / phi
 
     def initial_phi(self, y: Array, mu: Array, weights: Weights = None) -> float:

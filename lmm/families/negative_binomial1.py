@@ -15,8 +15,6 @@ smooth in log s: the trapezoidal rule there converges exponentially (step 1/4: b
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy import special
 
@@ -153,7 +151,7 @@ class NegativeBinomial1(Family):
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:
         return np.where(y == 0, 1 / 6, y)
 
-    def excess(self, mean: Any, phi: Any) -> Any:
+    def excess(self, mean: object, phi: object) -> object:
         return phi
 
     def initial_phi(self, y: Array, mu: Array, weights: Weights = None) -> float:

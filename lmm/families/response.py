@@ -21,7 +21,7 @@ def _kind(values: Any) -> str:
     return "numeric" if found in ("boolean", "integer", "floating", "mixed-integer-float") else "text" if found == "string" else found
 
 
-def numeric(values: Any, name: str) -> np.ndarray:
+def numeric(values: object, name: str) -> np.ndarray:
     """One numeric column, (n,) float64; booleans count as 0 and 1."""
     array = np.asarray(values)
     if array.ndim == 2 and array.shape[1] == 1:
@@ -36,7 +36,7 @@ def numeric(values: Any, name: str) -> np.ndarray:
     return array.astype(float)
 
 
-def levels_of(values: Any) -> tuple[list[Any], np.ndarray] | None:
+def levels_of(values: object) -> tuple[list[object], np.ndarray] | None:
     """Levels that occur, in their order, and codes (n,) of a categorical or text column; None for any other."""
     kind = _kind(values) if hasattr(values, "dtype") else _kind(np.asarray(values))
     if kind not in ("categorical", "text", "string"):

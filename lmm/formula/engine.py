@@ -46,15 +46,15 @@ from lmm.formula.wilkinson import right_side
 def _bs(
     x: Any,
     df: Any = None,
-    knots: Any = None,
+    knots: object = None,
     degree: int = 3,
     intercept: bool = False,
-    Boundary_knots: Any = None,
+    Boundary_knots: object = None,
     include_intercept: bool = False,
     lower_bound: float | None = None,
     upper_bound: float | None = None,
     _state: Any = None,
-) -> Any:
+) -> object:
     """B-splines that know whether they span the column of ones; ``include_intercept`` and the two bounds are patsy's names."""
     whole = intercept or include_intercept
     if lower_bound is not None or upper_bound is not None:
@@ -64,7 +64,7 @@ def _bs(
     return FactorValues(basis, kind="numerical", spans_intercept=whole, drop_field=0)
 
 
-def _C(data: Any, contrasts: Any = None, **settings: Any) -> Any:
+def _C(data: Any, contrasts: object = None, **settings: object) -> object:
     """A categorical with its coding, which may be named by text."""
     return TRANSFORMS["C"](data, coding(contrasts), **settings)
 
@@ -74,7 +74,7 @@ def _of_numbers(name: str) -> Any:
     function = TRANSFORMS[name]
 
     @wraps(function)
-    def checked(data: Any, *settings: Any, **more: Any) -> Any:
+    def checked(data: Any, *settings: object, **more: object) -> object:
         return function(data if isinstance(data, dict) else functions.numbers(data, name), *settings, **more)
 
     return checked
@@ -141,7 +141,7 @@ def wilkinson(text: str, whole: str, awkward: frozenset[str] = frozenset()) -> A
     return Wilkinson(terms, _ordering="none")
 
 
-def coding(contrasts: Any) -> Any:
+def coding(contrasts: Any) -> object:
     """A contrast coding by name (``"sum"``, ``"contr.sum"``, ``"helmert"``, ...), or an object or matrix as it is."""
     if not isinstance(contrasts, str):
         return contrasts() if isinstance(contrasts, type) and issubclass(contrasts, Contrasts) else contrasts
@@ -153,7 +153,7 @@ def coding(contrasts: Any) -> Any:
     return getattr(ContrastsRegistry, word)()
 
 
-def as_factor(values: Any) -> Any:
+def as_factor(values: Any) -> object:
     """Logical values as a factor with the levels False and True, in this order, whichever occur; others as they are."""
     inner = getattr(values, "__wrapped__", values)
     if getattr(getattr(inner, "dtype", None), "kind", "") != "b" or np.ndim(inner) != 1:
@@ -199,7 +199,7 @@ def remembering(node: ast.AST, known: Mapping[str, Any]) -> bool:
     return isinstance(node, ast.Call) and bool(getattr(called(node, known), "__is_stateful_transform__", False))
 
 
-def called(node: ast.Call, known: Mapping[str, Any]) -> Any:
+def called(node: ast.Call, known: Mapping[str, Any]) -> object:
     """The function that a node calls by name, ``f(x)`` or ``np.f(x)``; None where it is computed or not known."""
     names, at = [], node.func
     while isinstance(at, ast.Attribute):
@@ -211,7 +211,7 @@ def called(node: ast.Call, known: Mapping[str, Any]) -> Any:
     return found
 
 
-def evaluated(text: str, scope: Mapping[str, Any], state: dict[str, Any], spec: Any = None) -> Any:
+def evaluated(text: str, scope: Mapping[str, Any], state: dict[str, object], spec: object = None) -> object:
     """Value of an expression in a scope.
 
     Every call of a function that remembers is given its place in ``state`` by its text, so that the same call written twice
@@ -247,23 +247,23 @@ class _Materializer(PandasMaterializer):
         return int(self.data.n)
 
     @override
-    def _evaluate(self, expr: str, metadata: Any, spec: Any) -> tuple[Any, set[Any]]:
+    def _evaluate(self, expr: str, metadata: Any, spec: Any) -> tuple[Any, set[object]]:
         try:
             return as_factor(evaluated(expr, self.layered_context, spec.transform_state, spec)), set()
         except UnseenLevels as unseen:
             raise UnseenLevels(expr, unseen.levels) from None
 
     @override
-    def _encode_constant(self, value: Any, metadata: Any, encoder_state: Any, spec: Any, drop_rows: Any) -> Any:
+    def _encode_constant(self, value: Any, metadata: object, encoder_state: Any, spec: object, drop_rows: object) -> object:
         return float(value)  # broadcast when the columns are written
 
     @override
-    def _lookup(self, name: str) -> tuple[Any, Any]:
+    def _lookup(self, name: str) -> tuple[Any, object]:
         values, variables = super()._lookup(name)
         return as_factor(values), variables
 
     @override
-    def _check_for_nulls(self, name: str, values: Any, na_action: Any, drop_rows: set[int]) -> None:
+    def _check_for_nulls(self, name: str, values: Any, na_action: object, drop_rows: set[int]) -> None:
         """Only categories can hide a missing value; numbers are checked once they are columns."""
         inner = getattr(values, "__wrapped__", values)
         if isinstance(inner, (pd.Series, pd.Categorical)) and not pd.api.types.is_numeric_dtype(inner.dtype):
@@ -272,7 +272,7 @@ class _Materializer(PandasMaterializer):
                 raise DataError(f"the term {name} has no value in {lost} of {len(inner)} rows, although its columns are complete.")
 
     @override
-    def _encode_evaled_factor(self, factor: Any, spec: Any, drop_rows: Any, reduced_rank: bool = False) -> dict[str, Any]:
+    def _encode_evaled_factor(self, factor: Any, spec: Any, drop_rows: Any, reduced_rank: bool = False) -> dict[str, object]:
         self._factor = factor.expr
         kind, state = spec.encoder_state.get(factor.expr, (None, {}))
         if self.replaying and kind is not None and kind is not factor.metadata.kind:
@@ -303,8 +303,8 @@ class _Materializer(PandasMaterializer):
 
     @override
     def _encode_categorical(
-        self, values: Any, metadata: Any, encoder_state: Any, spec: Any, drop_rows: Any, reduced_rank: bool = False
-    ) -> Any:
+        self, values: Any, metadata: object, encoder_state: Any, spec: object, drop_rows: object, reduced_rank: bool = False
+    ) -> object:
         chosen = self.coding.get(self._factor)
         if chosen is None:
             return super()._encode_categorical(values, metadata, encoder_state, spec, drop_rows, reduced_rank)
@@ -314,7 +314,7 @@ class _Materializer(PandasMaterializer):
         return as_columns(encoded)
 
     @override
-    def _get_columns_for_term(self, factors: list[dict[str, Any]], spec: Any, scale: float = 1) -> dict[str, Any]:
+    def _get_columns_for_term(self, factors: list[dict[str, Any]], spec: object, scale: float = 1) -> dict[str, Any]:
         width = math.prod(len(columns) for columns in factors)
         needed = 8 * width * (self.nrows + width)  # the columns, and their cross-products
         if needed > 4 * MOST_MEMORY:
@@ -327,7 +327,7 @@ class _Materializer(PandasMaterializer):
         return dict(super()._get_columns_for_term(factors, spec, scale))
 
     @override
-    def _combine_columns(self, cols: Sequence[tuple[str, Any]], spec: Any, drop_rows: Any) -> np.ndarray:
+    def _combine_columns(self, cols: Sequence[tuple[str, Any]], spec: object, drop_rows: Any) -> np.ndarray:
         out = np.empty((self.nrows, len(cols)), order="F")
         for j, (name, values) in enumerate(cols):
             if getattr(values, "dtype", np.dtype(float)).kind in "mMc":
@@ -355,7 +355,7 @@ class Evaluator:
         self,
         columns: Columns,
         context: Mapping[str, Any],
-        contrasts: Mapping[str, Any],
+        contrasts: Mapping[str, object],
         state: dict[str, Any],
         awkward: frozenset[str] = frozenset(),
     ):

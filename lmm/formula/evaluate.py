@@ -274,8 +274,8 @@ def as_predictor(series: pd.Series) -> pd.Series:
     return as_floats(series)
 
 
-def _contrasts(contrasts: Mapping[str, Any] | None, rows: Columns) -> dict[str, Any]:
-    out: dict[str, Any] = {}
+def _contrasts(contrasts: Mapping[str, Any] | None, rows: Columns) -> dict[str, object]:
+    out: dict[str, object] = {}
     if contrasts is None:
         return out
     for name, value in mapping(contrasts, "contrasts", "columns to codings, such as {'f': 'sum'}").items():

@@ -248,7 +248,7 @@ def as_executable(tree: ast.Expression) -> ast.Expression:
     return done
 
 
-def _condition(values: Any, sign: str) -> Any:
+def _condition(values: object, sign: str) -> Any:
     """One side of ``&``, ``|`` or ``!``: true or false, or numbers that are 0 or 1."""
     array = values if isinstance(values, pd.Series | np.ndarray) else np.asarray(values)
     if pd.api.types.is_bool_dtype(array.dtype):
@@ -265,7 +265,7 @@ def _condition(values: Any, sign: str) -> Any:
     raise DataError(message)
 
 
-def _equal(a: Any, b: Any) -> Any:
+def _equal(a: object, b: object) -> object:
     """``a == b``, numbers and text compared by their labels as in R, where ``1 == "1"`` is true."""
     if _is_text(a) != _is_text(b):
         a, b = _labels(a), _labels(b)
@@ -274,7 +274,7 @@ def _equal(a: Any, b: Any) -> Any:
     return a == b
 
 
-def _in(values: Any, table: Any) -> Any:
+def _in(values: Any, table: Any) -> object:
     """Membership, element by element; missing values are members of nothing."""
     if isinstance(table, str) or not np.ndim(table):
         table = [table]
@@ -287,7 +287,7 @@ def _in(values: Any, table: Any) -> Any:
     return series.isin(list(table))
 
 
-def _is_text(values: Any) -> bool:
+def _is_text(values: object) -> bool:
     """Whether these are labels: text, or a category of text."""
     if isinstance(values, str):
         return True
@@ -307,12 +307,12 @@ def _labels(values: Any) -> Any:
         return str(strings(pd.Index([values]))[0])
     series = values if isinstance(values, pd.Series) else pd.Series(list(values))
     codes, uniques = pd.factorize(series)
-    names: Any = [*strings(pd.Index(uniques)), None]  # code -1, a missing value, reads the last place
+    names: object = [*strings(pd.Index(uniques)), None]  # code -1, a missing value, reads the last place
     return pd.Series(np.array(names, dtype=object)[codes], index=series.index)
 
 
 #: what executable expressions call
-OPERATORS: dict[str, Any] = {
+OPERATORS: dict[str, object] = {
     "_operator_and": lambda a, b: _condition(a, "&") & _condition(b, "&"),
     "_operator_or": lambda a, b: _condition(a, "|") | _condition(b, "|"),
     "_operator_not": lambda a: ~_condition(a, "!") if np.ndim(a) else not _condition(a, "!"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +31,7 @@ class Factor:
     """
 
     name: str
-    levels: tuple[Any, ...] | None
+    levels: tuple[object, ...] | None
     coding: np.ndarray | None
     width: int
 

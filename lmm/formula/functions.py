@@ -39,7 +39,7 @@ def numbers(x: Any, name: str) -> np.ndarray:
     return numeric(getattr(x, "__wrapped__", x), f"the argument of {name}()")
 
 
-def _coded(x: Any, name: str, state: dict[str, Any], levels: Sequence[Any] | None = None, ordered: bool = False) -> pd.Series:
+def _coded(x: Any, name: str, state: dict[str, Any], levels: Sequence[object] | None = None, ordered: bool = False) -> pd.Series:
     """A categorical of the levels remembered, or else of those that occur, or are given; a level that is new stands behind them."""
     series = _series(x)
     if "levels" in state:
@@ -56,7 +56,7 @@ def _coded(x: Any, name: str, state: dict[str, Any], levels: Sequence[Any] | Non
 
 
 def factor(
-    x: Any, levels: Sequence[Any] | None = None, labels: Sequence[Any] | None = None, ordered: bool = False, _state: State = None
+    x: Any, levels: Sequence[object] | None = None, labels: Sequence[object] | None = None, ordered: bool = False, _state: State = None
 ) -> pd.Series:
     """A categorical: levels sorted (numbers as numbers), or in the order given; unused levels dropped."""
     state = _state if _state is not None else {}
@@ -71,7 +71,7 @@ def factor(
     return pd.Series(pd.Categorical.from_codes(place[out.cat.codes], categories=pd.Index(names), ordered=ordered), index=out.index)
 
 
-def relevel(x: Any, ref: Any, _state: State = None) -> pd.Series:
+def relevel(x: Any, ref: object, _state: State = None) -> pd.Series:
     """The factor ``x`` with ``ref`` as its first level."""
     state = _state if _state is not None else {}
     if "levels" not in state:
@@ -108,7 +108,7 @@ def ifelse(test: Any, yes: Any, no: Any) -> pd.Series:
     return pd.Series(values, index=index)
 
 
-def log(x: Any, base: float | None = None) -> Any:
+def log(x: Any, base: float | None = None) -> object:
     """Natural logarithm, or to ``base``."""
     return np.log(x) if base is None else np.log(x) / np.log(base)
 
@@ -178,7 +178,7 @@ def _limits(given: Any, name: str, values: np.ndarray) -> tuple[float, float]:
 
 
 def ns(
-    x: Any, df: int | None = None, knots: Any = None, intercept: bool = False, Boundary_knots: Any = None, _state: State = None
+    x: Any, df: int | None = None, knots: object = None, intercept: bool = False, Boundary_knots: object = None, _state: State = None
 ) -> dict[int, np.ndarray]:
     """Natural cubic splines, R's basis; linear beyond the boundary knots, which are the range of the fitted data."""
     state = _state if _state is not None else {}
@@ -195,10 +195,10 @@ def ns(
 def bs(
     x: Any,
     df: int | None = None,
-    knots: Any = None,
+    knots: object = None,
     degree: int = 3,
     intercept: bool = False,
-    Boundary_knots: Any = None,
+    Boundary_knots: object = None,
     _state: State = None,
 ) -> dict[int, np.ndarray]:
     """B-splines, R's basis; beyond the boundary knots, which are the range of the fitted data, the outer polynomials go on, as in R."""
@@ -254,7 +254,7 @@ def poly(x: Any, degree: int = 1, raw: bool = False, _state: State = None) -> di
     return {k: P[:, k] / np.sqrt(norms[k]) for k in range(1, degree + 1)}
 
 
-def dummy(f: Any, level: Any = None, _state: State = None) -> Any:
+def dummy(f: Any, level: object = None, _state: State = None) -> object:
     """lme4's dummy(): a 0/1 column for one level, or for each level but the first."""
     state = _state if _state is not None else {}
     coded = _coded(f, "dummy()", state)
@@ -271,7 +271,7 @@ def dummy(f: Any, level: Any = None, _state: State = None) -> Any:
 def _summary(name: str, compute: Callable[..., Any]) -> Callable[..., float]:
     """A number computed once, from the data of the fit: ``x - mean(x)`` is the same shift on new data."""
 
-    def remembered(x: Any, *more: Any, na_rm: bool = False, _state: State = None) -> float:
+    def remembered(x: Any, *more: object, na_rm: bool = False, _state: State = None) -> float:
         state = _state if _state is not None else {}
         if len(more) != (name == "quantile") or any(not isinstance(p, (int, float)) or not 0 <= p <= 1 for p in more):
             takes = "one column and a probability, quantile(x, 0.9)" if name == "quantile" else "one column"
@@ -283,7 +283,7 @@ def _summary(name: str, compute: Callable[..., Any]) -> Callable[..., float]:
     return remembered
 
 
-def _of_one(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def _of_one(function: Callable[[Any], object]) -> Callable[[object], object]:
     """A universal function of one argument; a second one would be the array that it writes into."""
     return lambda x: function(x)
 

@@ -49,7 +49,7 @@ NUMERIC_OBJECTS = {"integer", "floating", "mixed-integer-float", "decimal", "boo
 EXACT = 2**53
 
 
-def aligned(values: Any, index: pd.Index, what: str, error: type[LmmError] = DataError) -> Any:
+def aligned(values: object, index: pd.Index, what: str, error: type[LmmError] = DataError) -> Any:
     """A pandas object in the order of ``index``; anything else, and one with the very same labels, as it is.
 
     Parameters
@@ -89,7 +89,7 @@ def _same(own: pd.Index, index: pd.Index) -> bool:
     return own is index or (len(own) == len(index) and own.equals(index))
 
 
-def own(value: Any) -> Any:
+def own(value: object) -> Any:
     """A copy of an array, Series, list, dict or set, which the user may change later; anything else as it is."""
     if isinstance(value, np.ndarray | pd.Series | pd.DataFrame | pd.Index | pd.api.extensions.ExtensionArray):
         return value.copy()
@@ -110,7 +110,7 @@ class Labelled:
     def __init__(self, function: Callable[..., Any], name: str, index: pd.Index):
         self.function, self.name, self.index = function, name, index
 
-    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+    def __call__(self, *arguments: object, **settings: Any) -> object:
         out = self.function(*arguments, **settings)
         if not isinstance(out, pd.Series | pd.DataFrame) or len(out) != len(self.index):
             return out
@@ -127,7 +127,7 @@ class Labelled:
                 return aligned(out, self.index, f"{self.name}()").set_axis(numbered, axis=0)
         return aligned(out, numbered, f"{self.name}()").set_axis(numbered, axis=0)
 
-    def __getattr__(self, attribute: str) -> Any:
+    def __getattr__(self, attribute: str) -> object:
         if attribute.startswith("__") or "function" not in self.__dict__:
             raise AttributeError(attribute)
         return getattr(self.function, attribute)
@@ -138,11 +138,11 @@ def labelled(context: Mapping[str, Any], index: pd.Index) -> dict[str, Any]:
     return {name: Labelled(value, name, index) if _is_function(value) else value for name, value in context.items()}
 
 
-def _is_function(value: Any) -> bool:
+def _is_function(value: object) -> bool:
     return callable(value) and not isinstance(value, type | Labelled) and not hasattr(value, "__is_stateful_transform__")
 
 
-def numeric(values: Any, what: str, error: type[LmmError] = DataError, hint: str = "") -> np.ndarray:
+def numeric(values: object, what: str, error: type[LmmError] = DataError, hint: str = "") -> np.ndarray:
     """Numbers as float64, of any shape, NaN where one is missing; may share memory with what was given.
 
     Booleans count as 0 and 1. A masked array's masked values are missing, as are None, NaN and NA. Text is not read as numbers.
@@ -182,7 +182,7 @@ def numeric(values: Any, what: str, error: type[LmmError] = DataError, hint: str
     return _of_array(array, what, error, hint)
 
 
-def as_array(values: Any, what: str, error: type[LmmError] = DataError, hint: str = "") -> np.ndarray:
+def as_array(values: object, what: str, error: type[LmmError] = DataError, hint: str = "") -> np.ndarray:
     """Values as NumPy has them, sparse ones dense."""
     try:
         return np.asarray(values.toarray() if hasattr(values, "toarray") else values)

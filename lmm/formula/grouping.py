@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from lmm.errors import FormulaError
 from lmm.formula.scan import Token, scan, unquote
@@ -25,7 +24,7 @@ class Interaction(tuple[str, ...]):
         self.nested_in = nested_in
         return self
 
-    def __getnewargs__(self) -> tuple[Any, ...]:
+    def __getnewargs__(self) -> tuple[object, ...]:
         return (tuple(self), self.nested_in)
 
 

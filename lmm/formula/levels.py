@@ -21,7 +21,7 @@ from lmm.errors import GroupingError
 class UnseenLevels(Exception):
     """New data has levels of ``factor``, an expression, that the fit never saw."""
 
-    def __init__(self, factor: str, levels: list[Any]):
+    def __init__(self, factor: str, levels: list[object]):
         self.factor, self.levels = factor, levels
         super().__init__(factor)
 
@@ -116,7 +116,7 @@ def merged_before(levels: pd.Index, name: str) -> str | None:
     )
 
 
-def encode(values: Any, name: str) -> Levels:
+def encode(values: object, name: str) -> Levels:
     """Codes and levels of one factor.
 
     Raises
@@ -201,7 +201,7 @@ def lookup(fitted: pd.Index, new: Levels) -> tuple[np.ndarray, pd.Index]:
     return codes, strings(lost.remove_unused_levels() if isinstance(lost, pd.MultiIndex) else lost)
 
 
-def matched(values: Any, fitted: pd.Index, name: str) -> pd.Categorical:
+def matched(values: object, fitted: pd.Index, name: str) -> pd.Categorical:
     """Values as a categorical of the fitted levels, by their text; levels that are new stand behind those."""
     found = encode(values, name)
     place = places(fitted, found.values)

@@ -74,7 +74,7 @@ def awkward_names(text: str) -> frozenset[str]:
     return frozenset(out)
 
 
-def as_expression(given: Any, columns: Container[str] | Table, argument: str) -> Any:
+def as_expression(given: object, columns: Container[str] | Table, argument: str) -> Any:
     """What ``weights=``, ``offset=`` or ``subset=`` was given; of text the expression, a column of that very name first."""
     if not isinstance(given, str):
         return given
@@ -88,13 +88,13 @@ class Names:
     """What a set of expressions uses, by where it is found."""
 
     columns: dict[str, None] = field(default_factory=dict)
-    arrays: dict[str, Any] = field(default_factory=dict)
-    context: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, object] = field(default_factory=dict)
+    context: dict[str, object] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
-    known: Mapping[str, Any] = field(default_factory=dict)
+    known: Mapping[str, object] = field(default_factory=dict)
 
 
-def resolve(texts: Iterable[str], columns: Collection[str], n: int, context: Mapping[str, Any], known: Mapping[str, Any]) -> Names:
+def resolve(texts: Iterable[str], columns: Collection[str], n: int, context: Mapping[str, Any], known: Mapping[str, object]) -> Names:
     """Sort the names in ``texts``; ``known`` are the functions that formulas always have.
 
     ``unknown`` maps a name that is found nowhere to the expression that uses it.
@@ -126,7 +126,7 @@ def resolve(texts: Iterable[str], columns: Collection[str], n: int, context: Map
     return found
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> bool:
     """Whether a value of the caller's may be a column: one-dimensional, of any package."""
     if isinstance(value, list | tuple):
         return not any(isinstance(inner, list | tuple) for inner in value[:1])
@@ -135,7 +135,7 @@ def _is_array(value: Any) -> bool:
     return (known or foreign) and len(getattr(value, "shape", (0,))) == 1
 
 
-def _usable(value: Any, called: bool, known: bool, handed: bool) -> bool:
+def _usable(value: object, called: bool, known: bool, handed: bool) -> bool:
     """R looks for functions only where one is called, and ``math.log`` would fail on a column."""
     if callable(value) and not (called or handed):
         return False
@@ -144,7 +144,7 @@ def _usable(value: Any, called: bool, known: bool, handed: bool) -> bool:
     return not (known and getattr(value, "__module__", None) == "math")
 
 
-def _known(name: str, called: bool, handed: bool, functions: Mapping[str, Any]) -> bool:
+def _known(name: str, called: bool, handed: bool, functions: Mapping[str, object]) -> bool:
     """Whether a name means something although it is neither a column nor a variable of the caller."""
     root = name.split(".", 1)[0]
     if root.startswith(RESERVED):

@@ -40,11 +40,11 @@ def across(texts: Iterable[str], evaluator: Evaluator) -> frozenset[str]:
     return frozenset(out)
 
 
-def _on(evaluator: Evaluator, text: str, columns: Columns) -> Any:
+def _on(evaluator: Evaluator, text: str, columns: Columns) -> object:
     return evaluator.on(columns).known(text)
 
 
-def known_rowwise(text: str, scope: Mapping[str, Any]) -> bool:
+def known_rowwise(text: str, scope: Mapping[str, object]) -> bool:
     """Whether nothing in an expression, as Python reads it, has to be tried."""
     try:
         tree = ast.parse(text, mode="eval")
@@ -65,7 +65,7 @@ def known_rowwise(text: str, scope: Mapping[str, Any]) -> bool:
     return True
 
 
-def rowwise(whole: Any, columns: Columns, evaluate: Callable[[Columns], Any]) -> bool:
+def rowwise(whole: object, columns: Columns, evaluate: Callable[[Columns], object]) -> bool:
     """Whether ``evaluate`` gives the same in some rows of ``columns`` as it gave in all of them."""
     for rows in _parts(columns):
         try:

@@ -27,21 +27,21 @@ from lmm.formula.table import Table, as_floats, given_column, plain
 class Chosen:
     """A function given as ``subset=``, and the rows (N,) that it chose of the data of the fit. It is pickled where it can be."""
 
-    function: Callable[[pd.DataFrame], Any] | None
+    function: Callable[[pd.DataFrame], object] | None
     rows: np.ndarray
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         try:
             pickle.dumps(self.function)
         except Exception:  # whatever a function of the user's raises
             return {"function": None, "rows": self.rows}
         return {"function": self.function, "rows": self.rows}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
 
 
-def row_mask(subset: Any, table: Table, scope: Mapping[str, Any]) -> np.ndarray | None:
+def row_mask(subset: object, table: Table, scope: Mapping[str, object]) -> np.ndarray | None:
     """(N,) bool of the rows asked for, or None for all; a condition that is missing leaves the row out.
 
     Raises
@@ -59,12 +59,12 @@ def row_mask(subset: Any, table: Table, scope: Mapping[str, Any]) -> np.ndarray 
     return mask
 
 
-def condition_mask(text: str, table: Table, scope: Mapping[str, Any]) -> np.ndarray:
+def condition_mask(text: str, table: Table, scope: Mapping[str, object]) -> np.ndarray:
     """(N,) bool, where a condition holds; it may hold nowhere. Errors as for :func:`row_mask`."""
     return _mask(_evaluate(text, table, scope), pd.RangeIndex(table.n))
 
 
-def _called(function: Callable[[pd.DataFrame], Any], frame: pd.DataFrame) -> Any:
+def _called(function: Callable[[pd.DataFrame], object], frame: pd.DataFrame) -> object:
     """What a function of the user's makes of the data."""
     try:
         return function(frame.copy(deep=False))
@@ -94,12 +94,12 @@ def _mask(value: Any, index: pd.Index) -> np.ndarray:
     return np.asarray(series.astype("boolean").fillna(False).to_numpy(dtype=bool))
 
 
-def looks_across(text: str, table: Table, scope: Mapping[str, Any]) -> bool:
+def looks_across(text: str, table: Table, scope: Mapping[str, object]) -> bool:
     """Whether a condition holds in a row or not depending on other rows."""
     return bool(across([_python(text, table)], _evaluator(text, table, scope)))
 
 
-def _evaluate(text: str, table: Table, scope: Mapping[str, Any]) -> Any:
+def _evaluate(text: str, table: Table, scope: Mapping[str, object]) -> object:
     return _evaluator(text, table, scope).expression(_python(text, table))
 
 
@@ -114,7 +114,7 @@ def _python(text: str, table: Table) -> str:
         raise FormulaError(f"subset: {str(error).partition(chr(10))[0]}", error.formula, error.span) from None
 
 
-def _evaluator(text: str, table: Table, scope: Mapping[str, Any]) -> Evaluator:
+def _evaluator(text: str, table: Table, scope: Mapping[str, object]) -> Evaluator:
     text = as_expression(text, table, "subset")
     found = resolve([text], table.names, table.n, scope, FUNCTIONS)
     refuse_unknown(found, table, {text: "subset"})

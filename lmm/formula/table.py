@@ -40,7 +40,7 @@ class Table:
     DataError : when ``data`` is not a table, or its columns differ in length or in the labels of their rows.
     """
 
-    def __init__(self, data: Any, name: str = "data"):
+    def __init__(self, data: object, name: str = "data"):
         self._foreign: Any = None
         self._twice: dict[str, int] = {}
         if isinstance(data, pd.DataFrame):
@@ -51,7 +51,7 @@ class Table:
             self.frame = None
             self._foreign = self._read(data, name)
         source: Any = self._foreign if self.frame is None else self.frame
-        self.native: Any = self.frame if self.frame is not None else self._foreign.to_native()
+        self.native: object = self.frame if self.frame is not None else self._foreign.to_native()
         names = [str(column) for column in source.columns]
         self._keys = dict(zip(names, source.columns, strict=True))
         if len(self._keys) < len(names):
@@ -124,7 +124,7 @@ class Table:
         return f"{what} not in the data.{hint} It has: {shown}."
 
 
-def _from_mapping(data: Mapping[Any, Any], source: str) -> pd.DataFrame:
+def _from_mapping(data: Mapping[object, object], source: str) -> pd.DataFrame:
     columns = {name: _as_array(values, name, source) for name, values in data.items()}
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
@@ -136,7 +136,7 @@ def _from_mapping(data: Mapping[Any, Any], source: str) -> pd.DataFrame:
     return pd.DataFrame(rows, index=index, copy=False)
 
 
-def _as_array(values: Any, name: Any, source: str) -> Any:
+def _as_array(values: Any, name: object, source: str) -> Any:
     """One column of a mapping, its memory our own: a Series where it has labels, else an array."""
     if isinstance(values, str | bytes | set | frozenset | Mapping) or not hasattr(values, "__len__") or hasattr(values, "toarray"):
         if getattr(values, "shape", None) != ():
@@ -168,7 +168,7 @@ def _as_array(values: Any, name: Any, source: str) -> Any:
         raise DataError(f"{source} must map names to arrays, but {name!r} is {type(values).__name__}.") from None
 
 
-def _masked(values: np.ndarray, mask: np.ndarray) -> Any:
+def _masked(values: np.ndarray, mask: np.ndarray) -> object:
     """Values some of which are missing, without a float in place of a whole number."""
     if not mask.any():
         return values
@@ -274,11 +274,11 @@ def _objects(series: pd.Series, name: str) -> pd.Series:
     return pd.Series(exact, index=series.index, name=series.name, dtype=object)
 
 
-def _nested(name: Any, kind: str) -> DataError:
+def _nested(name: object, kind: str) -> DataError:
     return DataError(f"the column {name} holds {kind} values, several in one row; make a column of each that the model uses.")
 
 
-def _dictionary(values: Any, name: Any) -> pd.Series:
+def _dictionary(values: Any, name: object) -> pd.Series:
     """A dictionary-encoded Arrow column as a categorical, levels in the order that its dictionaries declare, else sorted."""
     import pyarrow as pa
 
@@ -298,12 +298,12 @@ def _dictionary(values: Any, name: Any) -> pd.Series:
     return pd.Series(pd.Categorical.from_codes(back[np.concatenate(codes)], categories=levels[order]), name=name)
 
 
-def given_column(values: Any, index: pd.Index, name: str) -> pd.Series:
+def given_column(values: object, index: pd.Index, name: str) -> pd.Series:
     """A variable of the caller with one value per row, in the order of the rows, in plain types; its memory our own."""
     return plain(pd.Series(_as_array(aligned(values, index, name), name, "scope")), name)
 
 
-def taken(series: pd.Series, rows: np.ndarray | None) -> Any:
+def taken(series: pd.Series, rows: np.ndarray | None) -> object:
     """The values of some rows (of all: None) as an array; NumPy's own where nothing is missing among them."""
     array = series.array if rows is None else series.array[rows]
     if isinstance(array, pd.arrays.IntegerArray | pd.arrays.BooleanArray) and not array.isna().any():

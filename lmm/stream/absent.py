@@ -17,10 +17,10 @@ MESSAGE = (
 class Absent:
     """An array that is not there: any use of it is an ArgumentError that says what to do."""
 
-    def _refuse(self, *arguments: Any, **settings: Any) -> NoReturn:
+    def _refuse(self, *arguments: object, **settings: object) -> NoReturn:
         raise ArgumentError(MESSAGE)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):  # pickle, copy and NumPy ask for what may be absent
             raise AttributeError(name)
         raise ArgumentError(MESSAGE)
@@ -42,11 +42,11 @@ ABSENT: Any = Absent()
 class Witnesses(Table):
     """The columns of data that was read in chunks: their names are known, their rows are not here."""
 
-    def column(self, name: str) -> Any:
+    def column(self, name: str) -> NoReturn:
         """Refused."""
         raise ArgumentError(MESSAGE)
 
-    def to_pandas(self) -> Any:
+    def to_pandas(self) -> NoReturn:
         """Refused."""
         raise ArgumentError(MESSAGE)
 

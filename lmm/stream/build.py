@@ -6,7 +6,6 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import Any
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, DataError
@@ -15,6 +14,7 @@ from lmm.model.problem import Problem
 from lmm.stream.finish import finish
 from lmm.stream.partial import linear_reduction
 from lmm.stream.prepare import make_recipe
+from lmm.stream.progress import Progress
 from lmm.stream.reducers import Reducer, reducer_for
 
 
@@ -22,15 +22,15 @@ from lmm.stream.reducers import Reducer, reducer_for
 class Origin:
     """Where the rows of a fit came from: what was given as ``data``, and its reducer. Only what pickles is pickled."""
 
-    data: Any
+    data: object
     reducer: Reducer | None
     text: str
-    marks: dict[str, Any] = field(default_factory=dict)
+    marks: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.marks = dict(getattr(self.reducer, "marks", {}))
 
-    def open(self, progress: Any = None) -> Reducer:
+    def open(self, progress: Progress | None = None) -> Reducer:
         """The rows again."""
         if self.reducer is None:
             self.reducer = None if self.data is None else reducer_for(self.data, progress)
@@ -41,7 +41,7 @@ class Origin:
             self.reducer.progress = progress
         return self.reducer
 
-    def again(self) -> Any:
+    def again(self) -> object:
         """What was given as ``data``, where its rows can be read again."""
         if self.data is None or (self.reducer is not None and not self.reducer.repeatable):
             raise ArgumentError(f"the rows of this fit ({self.text}) cannot be read again; give them as data=.")
@@ -57,7 +57,7 @@ class Origin:
             what = f"{both[0]!r} has changed" if both else f"{more[0]!r} has come" if more else f"{less[0]!r} has gone"
             raise DataError(f"{what} since the fit, so that this would be of other rows; fit again, or give the rows as data=.")
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         try:
             pickle.dumps(self.data)
         except Exception:  # whatever a database or a cluster raises
@@ -67,7 +67,7 @@ class Origin:
 
 def build(
     formula: str | Formula,
-    data: Any,
+    data: object,
     reducer: Reducer,
     given: Given,
     *,

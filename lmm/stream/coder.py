@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from lmm.formula.levels import joint_places
 from lmm.stream.levels import ROOM, numbers, one_zero
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: a table of all integers in the range of the levels is made up to this length, or ROOM times the levels
 LONGEST = 4_000_000
@@ -24,13 +27,13 @@ class Coder:
     types : Arrow type of each factor's values.
     """
 
-    def __init__(self, levels: pd.Index, types: Sequence[Any]):
+    def __init__(self, levels: pd.Index, types: Sequence[pa.DataType]):
         import pyarrow as pa
 
         self.levels, self.types = levels, tuple(types)
         self.low = 0
         self._table: np.ndarray | None = None
-        self._set: Any = None
+        self._set: pa.Array | None = None
         self._parts: list[Coder] = []
         if isinstance(levels, pd.MultiIndex):
             self._parts = [Coder(own, [type]) for own, type in zip(levels.levels, self.types, strict=True)]
@@ -43,7 +46,7 @@ class Coder:
         else:
             self._set = pa.array(levels.to_numpy(dtype=object), type=_value_type(self.types[0]), from_pandas=True)
 
-    def codes(self, labels: Sequence[Any]) -> np.ndarray:
+    def codes(self, labels: Sequence[pa.Array]) -> np.ndarray:
         """(n,) int32 codes of the rows' values, -1 for one that is no level; ``labels`` has an Arrow array per factor."""
         if isinstance(self.levels, pd.MultiIndex):
             columns = [part.codes([own]) for part, own in zip(self._parts, labels, strict=True)]
@@ -60,20 +63,21 @@ class Coder:
         inside = (place >= 0) & (place < len(self._table))
         return self._table[place] if inside.all() else np.where(inside, self._table[np.where(inside, place, 0)], np.int32(-1))
 
-    def _find(self, distinct: Any) -> np.ndarray:
+    def _find(self, distinct: pa.Array) -> np.ndarray:
         import pyarrow.compute as pc
 
+        assert self._set is not None
         found = pc.index_in(one_zero(distinct).cast(self._set.type), value_set=self._set)
         return np.asarray(found.fill_null(-1).to_numpy(), dtype=np.int32)
 
 
-def _value_type(type: Any) -> Any:
+def _value_type(type: pa.DataType) -> pa.DataType:
     import pyarrow as pa
 
     return type.value_type if pa.types.is_dictionary(type) else type
 
 
-def _encoded(labels: Any) -> tuple[np.ndarray, Any]:
+def _encoded(labels: pa.Array) -> tuple[np.ndarray, pa.Array]:
     """Place of each row's value among the distinct ones, and those."""
     import pyarrow as pa
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lmm.errors import DataError, nearest
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-def conform(table: Any, needed: tuple[str, ...], schema: dict[str, Any], where: str = "a part of the data") -> Any:
+
+def conform(table: pa.Table, needed: tuple[str, ...], schema: dict[str, pa.DataType], where: str = "a part of the data") -> pa.Table:
     """The ``needed`` columns of a chunk in the types of ``schema``.
 
     Integers of all widths are alike, and so are floats, text of both sizes, and a dictionary and what it holds. Integers where
@@ -51,21 +54,21 @@ def told(text: str, files: bool = True) -> Iterator[None]:
         raise DataError(f"{text} cannot be read: {cause if len(cause) <= 300 else cause[:297] + '...'}.") from error
 
 
-def is_nested(type: Any) -> bool:
+def is_nested(type: pa.DataType) -> bool:
     """Whether a type holds several values in one row."""
     import pyarrow as pa
 
     return bool(pa.types.is_nested(type))
 
 
-def normal(type: Any) -> Any:
+def normal(type: pa.DataType) -> pa.DataType:
     """The type in which a column is worked on: codes of categories have one width, however many there are in a file."""
     import pyarrow as pa
 
     return pa.dictionary(pa.int32(), type.value_type, type.ordered) if pa.types.is_dictionary(type) else type
 
 
-def _cast(column: Any, wanted: Any, name: str, where: str) -> Any:
+def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str, where: str) -> pa.ChunkedArray:
     import pyarrow as pa
 
     given, mine = kind(column.type), kind(wanted)
@@ -89,7 +92,7 @@ def _cast(column: Any, wanted: Any, name: str, where: str) -> Any:
     raise DataError(f"column {name!r} is {column.type} in {where}, but {wanted} in the rows before it; write it with one type.")
 
 
-def _number(column: Any, wanted: Any, name: str, where: str) -> Any:
+def _number(column: pa.ChunkedArray, wanted: pa.DataType, name: str, where: str) -> pa.ChunkedArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -108,7 +111,7 @@ def _number(column: Any, wanted: Any, name: str, where: str) -> Any:
         ) from None
 
 
-def common(a: Any, b: Any) -> Any:
+def common(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
     """The type that holds the numbers of both; text where one has it as text; that of the one that has values; otherwise the first."""
     import pyarrow as pa
 
@@ -124,7 +127,7 @@ def common(a: Any, b: Any) -> Any:
     return a
 
 
-def kind(type: Any) -> str:
+def kind(type: pa.DataType) -> str:
     """What an Arrow type holds, up to its width."""
     import pyarrow as pa
 

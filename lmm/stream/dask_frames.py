@@ -7,16 +7,22 @@ threads of this process. When a worker is lost, the scheduler runs again what th
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmm import __version__
 from lmm.errors import DataError, LmmError
+from lmm.model.rows import Block
 from lmm.stream.conform import conform
 from lmm.stream.parts import ABSENT, FAN_IN, Part, Prepared, combine, evaluate, evaluate_prepared, finished, guarded, prepare_blocks, sliced
 from lmm.stream.reducers import A, Reduction, module_of, register
+
+if TYPE_CHECKING:
+    import dask.dataframe as dd
+    import pyarrow as pa
+    from dask.delayed import Delayed
 
 #: times that a task which raised an error of another kind than ours is run again
 RETRIES = 2
@@ -28,7 +34,7 @@ ENOUGH = 1000
 class DaskReducer:
     """The partitions of a ``dask.dataframe.DataFrame`` as a :class:`lmm.stream.Reducer`."""
 
-    frame: Any
+    frame: dd.DataFrame
     repeatable: bool = True
     n_rows: int | None = None
 
@@ -38,7 +44,7 @@ class DaskReducer:
         return f"Dask DataFrame, {self.frame.npartitions} partitions"
 
     @cached_property
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> dict[str, pa.DataType]:
         """Arrow type by column; one of Python objects, or of categories not yet known, has that of the first rows."""
         import pyarrow as pa
 
@@ -50,7 +56,7 @@ class DaskReducer:
             types |= _types(self.head(vague, ENOUGH))
         return {name: types[name] for name in names}
 
-    def head(self, columns: tuple[str, ...], rows: int) -> Any:
+    def head(self, columns: tuple[str, ...], rows: int) -> pa.Table:
         """The first rows of the first partitions, as a ``pyarrow.Table``: as many as ``rows``, or else ``ENOUGH``."""
         import dask
         import pyarrow as pa
@@ -78,7 +84,7 @@ class DaskReducer:
             root = tree(parts, what)
         return finished(self._compute(root, reduction.columns), len(parts), reduction)
 
-    def prepared(self, columns: tuple[str, ...], prepare: Callable[[Any], Any]) -> Prepared:
+    def prepared(self, columns: tuple[str, ...], prepare: Callable[[pa.Table], Block]) -> Prepared:
         """What ``prepare`` makes of the rows' tables, kept on the workers; a lost worker's blocks are made again."""
         import dask
 
@@ -90,7 +96,7 @@ class DaskReducer:
             blocks = [make(what, partition, number, schema, __version__) for number, partition in enumerate(partitions)]
             return PreparedDask(self, columns, list(dask.persist(*blocks)))
 
-    def _partitions(self, columns: tuple[str, ...]) -> list[Any]:
+    def _partitions(self, columns: tuple[str, ...]) -> list[Delayed]:
         """One delayed pandas table per partition, of these columns."""
         return list(self.frame[list(columns)].to_delayed())
 
@@ -129,7 +135,7 @@ class PreparedDask:
 
     reducer: DaskReducer
     columns: tuple[str, ...]
-    blocks: list[Any]
+    blocks: list[Delayed]
 
     def map_reduce(self, reduction: Reduction[A]) -> A:
         """``reduction`` over all blocks."""
@@ -147,7 +153,7 @@ class PreparedDask:
         self.blocks.clear()
 
 
-def tree(parts: list[Any], what: Any) -> Any:
+def tree(parts: list[Delayed], what: object) -> Delayed:
     """The task that has the sum of all parts."""
     import dask
 
@@ -158,7 +164,7 @@ def tree(parts: list[Any], what: Any) -> Any:
     return parts[0]
 
 
-def shipped(value: Any) -> Any:
+def shipped(value: object) -> Delayed:
     """A task whose result is ``value``, pickled: it goes once to each worker, from here or from another worker.
 
     It stays pickled on the way, because a function of a notebook can be pickled where it was written only; and it is a task,
@@ -178,11 +184,11 @@ def unpacked(value: bytes) -> Any:
         raise DataError(ABSENT.format(name=error.name)) from None
 
 
-def _leaf(reduction: bytes, frame: Any, number: int, schema: bytes, version: str) -> Part:
+def _leaf(reduction: bytes, frame: dd.DataFrame, number: int, schema: bytes, version: str) -> Part:
     return evaluate(unpacked(reduction), _tables(frame, number, schema), number, version)
 
 
-def _prepare(prepare: bytes, frame: Any, number: int, schema: bytes, version: str) -> Part:
+def _prepare(prepare: bytes, frame: dd.DataFrame, number: int, schema: bytes, version: str) -> Part:
     return prepare_blocks(unpacked(prepare), _tables(frame, number, schema), number, version)
 
 
@@ -194,22 +200,22 @@ def _merge(reduction: bytes, parts: list[Part]) -> Part:
     return combine(parts, unpacked(reduction).merge)
 
 
-def _first(frame: Any, number: int, columns: tuple[str, ...], rows: int) -> Part:
+def _first(frame: dd.DataFrame, number: int, columns: tuple[str, ...], rows: int) -> Part:
     return guarded(frozenset({number}), lambda: arrow(frame[:rows], columns, _where(number)))
 
 
-def _columns(frame: Any) -> list[Any]:
+def _columns(frame: dd.DataFrame) -> list[Hashable]:
     return list(frame.columns)
 
 
-def _is_known(column: Any) -> bool:
+def _is_known(column: dd.Series) -> bool:
     """Whether an empty column tells the type of the values."""
     from dask.dataframe.utils import has_known_categories
 
     return column.dtype == "category" and bool(has_known_categories(column))
 
 
-def _types(table: Any) -> dict[str, Any]:
+def _types(table: pa.Table) -> dict[str, pa.DataType]:
     return dict(zip(table.schema.names, table.schema.types, strict=True))
 
 
@@ -217,13 +223,13 @@ def _where(number: int) -> str:
     return f"partition {number} of the Dask DataFrame"
 
 
-def _tables(frame: Any, number: int, schema: bytes) -> Iterator[Any]:
+def _tables(frame: dd.DataFrame, number: int, schema: bytes) -> Iterator[pa.Table]:
     """A partition in blocks of rows, in the types of ``schema``."""
     types = pickle.loads(schema)
     yield from sliced(conform(arrow(frame, tuple(types), _where(number)), tuple(types), types, _where(number)))
 
 
-def arrow(frame: Any, columns: tuple[str, ...], where: str) -> Any:
+def arrow(frame: dd.DataFrame, columns: tuple[str, ...], where: str) -> pa.Table:
     """Those of the columns that a pandas table has, as a ``pyarrow.Table``; DataError for a column that mixes types."""
     import pyarrow as pa
 
@@ -237,7 +243,7 @@ def arrow(frame: Any, columns: tuple[str, ...], where: str) -> Any:
     return pa.table(out)
 
 
-def _is_dask(data: Any) -> bool:
+def _is_dask(data: object) -> bool:
     return module_of(data) == "dask" and type(data).__name__ == "DataFrame"
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
+from lmm.families import Family
 from lmm.formula import Formula, Given
 from lmm.model.crossproducts import CrossProducts
 from lmm.model.problem import GeneralizedProblem
@@ -30,6 +31,9 @@ from lmm.stream.recipe import Recipe, refuse_empty
 from lmm.stream.reducers import Reducer, Reduction
 from lmm.stream.rows import Evaluate, Locate, Spill, StreamedRows, chain
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 @dataclass
 class First:
@@ -42,10 +46,10 @@ class First:
 
 def build_generalized(
     formula: str | Formula,
-    data: Any,
+    data: object,
     reducer: Reducer,
     given: Given,
-    family: Any,
+    family: Family,
 ) -> tuple[Design, GeneralizedProblem]:
     """Design and problem, as :func:`lmm.design.build_design` and :func:`lmm.model.problem.build_generalized` make of a table.
 
@@ -82,7 +86,7 @@ def _start(recipe: Recipe) -> First:
     return First(empty_sums(recipe))
 
 
-def _look(recipe: Recipe, lean: Recipe, first: First, table: Any) -> First:
+def _look(recipe: Recipe, lean: Recipe, first: First, table: pa.Table) -> First:
     """``first`` with the rows of a table."""
     block = recipe.block(table)
     if block.n:
@@ -117,7 +121,7 @@ def _finish(recipe: Recipe, lean: Recipe, first: First, reducer: Reducer) -> tup
     return design, GeneralizedProblem(structures, design.terms, rows, recipe.family, design.names)  # type: ignore[arg-type]
 
 
-def _prepared(recipe: Recipe, reducer: Any, evaluate: Evaluate, locate: Locate, n: int) -> tuple[Any, int | None]:
+def _prepared(recipe: Recipe, reducer: Reducer, evaluate: Evaluate, locate: Locate, n: int) -> tuple[Any, int | None]:
     """Where the rows are kept, and how many they are after merging: on the workers of a cluster, else here."""
     if hasattr(reducer, "prepared"):
         return reducer.prepared(recipe.needed, partial(chain, evaluate, locate)), None

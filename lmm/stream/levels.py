@@ -8,13 +8,16 @@ the smallest one. In the end the levels that occurred are put into the order tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from lmm.errors import DataError
 from lmm.formula.levels import DeclaredOrder, joint
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: a range of integers may be this much longer than the rows seen, and this long in any case
 ROOM, FEW = 8, 4_000_000
@@ -28,7 +31,7 @@ class Levels:
     low: int = 0
     size: int = 0
 
-    def add(self, labels: Any) -> np.ndarray:
+    def add(self, labels: pa.Array) -> np.ndarray:
         """Ids (n,) of the values of an Arrow array without missing ones; levels that are new are taken up.
 
         Raises
@@ -56,7 +59,7 @@ class IntegerLevels(Levels):
     def __init__(self) -> None:
         self.low, self.size, self.rows = 0, 0, 0
 
-    def add(self, labels: Any) -> np.ndarray:
+    def add(self, labels: pa.Array) -> np.ndarray:
         values = numbers(labels)
         self.rows += len(values)
         if len(values):
@@ -87,16 +90,16 @@ class IntegerLevels(Levels):
 class ListedLevels(Levels):
     """Any values, numbered as they appear; ``declared`` is the order that dictionaries give them, for categories."""
 
-    def __init__(self, type: Any, ordered: bool = False) -> None:
+    def __init__(self, type: pa.DataType, ordered: bool = False) -> None:
         self.type = type
         self.declared = DeclaredOrder() if ordered else None
-        self.known: Any = None  # pyarrow.Array
+        self.known: pa.Array | None = None
 
     @property
     def size(self) -> int:  # type: ignore[override]
         return 0 if self.known is None else len(self.known)
 
-    def add(self, labels: Any) -> np.ndarray:
+    def add(self, labels: pa.Array) -> np.ndarray:
         import pyarrow as pa
 
         chunks = labels.chunks if isinstance(labels, pa.ChunkedArray) else [labels]
@@ -105,7 +108,7 @@ class ListedLevels(Levels):
         out = [self._add(chunk) for chunk in chunks]
         return np.concatenate(out) if len(out) > 1 else out[0] if out else np.zeros(0, dtype=np.int64)
 
-    def _add(self, labels: Any) -> np.ndarray:
+    def _add(self, labels: pa.Array) -> np.ndarray:
         import pyarrow as pa
 
         if not isinstance(labels, pa.DictionaryArray):
@@ -113,14 +116,14 @@ class ListedLevels(Levels):
         place = self.declare(labels.dictionary)
         return np.asarray(place[labels.indices.to_numpy(zero_copy_only=False)])
 
-    def declare(self, dictionary: Any) -> np.ndarray:
+    def declare(self, dictionary: pa.Array) -> np.ndarray:
         """Ids of the values of a dictionary, whose order is taken up where there is one."""
         place = self._place(dictionary)
         if self.declared is not None:
             self.declared.add(place)
         return place
 
-    def _place(self, distinct: Any) -> np.ndarray:
+    def _place(self, distinct: pa.Array) -> np.ndarray:
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -187,7 +190,7 @@ class JointLevels(Levels):
     def size(self) -> int:  # type: ignore[override]
         return self.combined[-1].size
 
-    def add(self, labels: Sequence[Any]) -> np.ndarray:
+    def add(self, labels: Sequence[pa.Array]) -> np.ndarray:
         columns = []
         for i, label in enumerate(labels):
             try:
@@ -214,7 +217,7 @@ class JointLevels(Levels):
             out.append(last)
         return [ids, *reversed(out)]
 
-    def _list(self, i: int, type: Any) -> None:
+    def _list(self, i: int, type: pa.DataType) -> None:
         """Number the values of one part, whose integers span too much; joint ids stay as they are."""
         old = self._split(np.arange(self.size))
         old[i], self.parts[i] = listed(self.parts[i], old[i], type)
@@ -267,7 +270,7 @@ class JointLevels(Levels):
         return ranks, levels
 
 
-def one_zero(labels: Any) -> Any:
+def one_zero(labels: pa.Array) -> pa.Array:
     """An Arrow array; of floats with -0.0 as 0.0, which it equals."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -285,7 +288,7 @@ def unkey(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return keys >> 32, (keys & 0xFFFFFFFF) - 2**31
 
 
-def numbers(labels: Any) -> np.ndarray:
+def numbers(labels: pa.Array) -> np.ndarray:
     """Integers of an Arrow array as NumPy, (n,), without a copy where it is one chunk."""
     import pyarrow as pa
 
@@ -296,7 +299,7 @@ def numbers(labels: Any) -> np.ndarray:
     return np.asarray(labels.to_numpy(zero_copy_only=False))
 
 
-def listed(levels: Levels, ids: np.ndarray, type: Any) -> tuple[np.ndarray, Levels]:
+def listed(levels: Levels, ids: np.ndarray, type: pa.DataType) -> tuple[np.ndarray, Levels]:
     """Integer levels numbered as they appear: the new ids of ``ids``, and the levels."""
     import pyarrow as pa
 
@@ -304,7 +307,7 @@ def listed(levels: Levels, ids: np.ndarray, type: Any) -> tuple[np.ndarray, Leve
     return out.add(pa.array(np.asarray(ids, dtype=np.int64)).cast(type)), out
 
 
-def levels_of(types: Sequence[Any]) -> Levels:
+def levels_of(types: Sequence[pa.DataType]) -> Levels:
     """Empty levels for a factor of one Arrow type, or for the combinations of several."""
     import pyarrow as pa
 

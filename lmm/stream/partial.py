@@ -8,10 +8,11 @@ least-squares coefficients are subtracted from it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from lmm.stream.levels import IntegerLevels, Levels, key, levels_of, listed, unk
 from lmm.stream.pairs import PairSums
 from lmm.stream.recipe import Block, Recipe, TermColumns
 from lmm.stream.reducers import Reduction
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: place of the residual of the pilot fit among the factors of a product
 RESIDUAL = -1
@@ -44,7 +48,7 @@ class Numbered:
     place: np.ndarray
     low: int
 
-    def codes(self, labels: tuple[Any, ...]) -> np.ndarray:
+    def codes(self, labels: tuple[pa.Array, ...]) -> np.ndarray:
         """Level of each row, (n,) int32."""
         size = self.levels.size
         try:
@@ -95,7 +99,7 @@ class TermSums:
         place[order - self.low] = np.arange(len(order), dtype=np.int32)
         return order, Numbered(self.levels, place, self.low)
 
-    def list_levels(self, type: Any) -> tuple[np.ndarray, np.ndarray]:
+    def list_levels(self, type: pa.DataType) -> tuple[np.ndarray, np.ndarray]:
         """Number levels that were their own ids: the old ids, and the new."""
         old = self.ids()
         new, levels = listed(self.levels, old, type)
@@ -192,12 +196,12 @@ def empty_sums(recipe: Recipe) -> PartialSums:
     )
 
 
-def partial_sums(recipe: Recipe, table: Any) -> PartialSums:
+def partial_sums(recipe: Recipe, table: pa.Table) -> PartialSums:
     """The sums of the rows of a ``pyarrow.Table``."""
     return add_table(recipe, empty_sums(recipe), table)
 
 
-def add_table(recipe: Recipe, sums: PartialSums, table: Any) -> PartialSums:
+def add_table(recipe: Recipe, sums: PartialSums, table: pa.Table) -> PartialSums:
     """``sums`` with the rows of a table, in place."""
     return add_block(recipe, sums, recipe.block(table))
 
@@ -322,7 +326,7 @@ def _moments(sums: PartialSums, n: int, mean: float, spread: float) -> None:
     sums.n = both
 
 
-def _ids(sums: PartialSums, recipe: Recipe, t: int, labels: tuple[Any, ...]) -> np.ndarray:
+def _ids(sums: PartialSums, recipe: Recipe, t: int, labels: tuple[pa.Array, ...]) -> np.ndarray:
     levels = sums.terms[t].levels
     given = labels if len(labels) > 1 else labels[0]
     try:
@@ -332,7 +336,7 @@ def _ids(sums: PartialSums, recipe: Recipe, t: int, labels: tuple[Any, ...]) -> 
         return sums.terms[t].levels.add(given)
 
 
-def _list(sums: PartialSums, t: int, type: Any) -> None:
+def _list(sums: PartialSums, t: int, type: pa.DataType) -> None:
     """Number the levels of a term, in its sums and in those of its pairs."""
     old, new = sums.terms[t].list_levels(type)
     for (first, second), pairs in sums.pairs.items():
@@ -346,7 +350,7 @@ def _list(sums: PartialSums, t: int, type: Any) -> None:
             sums.pairs[first, second] = moved
 
 
-def _absorb(a: PartialSums, t: int, theirs: TermSums) -> Any:
+def _absorb(a: PartialSums, t: int, theirs: TermSums) -> Callable[[np.ndarray], np.ndarray]:
     """Add the levels and sums of one term; what turns their ids into ours."""
     import pyarrow as pa
 

@@ -11,12 +11,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lmm import __version__
 from lmm.errors import DataError, LmmError
 from lmm.stream.conform import told
 from lmm.stream.reducers import A, Reduction
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: rows that are summed at a time, which bounds what a worker needs beside its partition
 ROWS = 250_000
@@ -54,7 +57,7 @@ class Part:
     error: LmmError | None = None
 
 
-def evaluate(reduction: Reduction[Any], blocks: Iterable[Any], number: int, version: str) -> Part:
+def evaluate(reduction: Reduction[Any], blocks: Iterable[object], number: int, version: str) -> Part:
     """The part of one partition.
 
     Parameters
@@ -84,7 +87,7 @@ def guarded(numbers: frozenset[int], compute: Callable[[], Any]) -> Part:
         return Part(numbers, error=error.with_traceback(None))
 
 
-def combine(parts: Iterable[Part], merge: Callable[[Any, Any], Any]) -> Part:
+def combine(parts: Iterable[Part], merge: Callable[[Any, Any], object]) -> Part:
     """The sum of parts in the order of their partitions, so that it does not depend on which task ended first.
 
     The parts stay as they are: a scheduler may hold them for a task that it runs again.
@@ -99,7 +102,7 @@ def combine(parts: Iterable[Part], merge: Callable[[Any, Any], Any]) -> Part:
     return total
 
 
-def _sum(a: Part, b: Part, merge: Callable[[Any, Any], Any]) -> Part:
+def _sum(a: Part, b: Part, merge: Callable[[object, object], object]) -> Part:
     """Both parts, in place of the first."""
     numbers = a.numbers | b.numbers
     if a.error is not None or b.error is not None:
@@ -127,13 +130,13 @@ def check_version(version: str) -> None:
         raise DataError(f"the workers have lmm {__version__}, the fit is asked for by lmm {version}: install the same version on both.")
 
 
-def sliced(table: Any) -> Iterator[Any]:
+def sliced(table: pa.Table) -> Iterator[pa.Table]:
     """A ``pyarrow.Table`` in blocks of at most :data:`ROWS` rows, without a copy; no block where it has no row."""
     for start in range(0, len(table), ROWS):
         yield table.slice(start, ROWS)
 
 
-def prepare_blocks(prepare: Callable[[Any], Any], tables: Iterable[Any], number: int, version: str) -> Part:
+def prepare_blocks(prepare: Callable[[object], object], tables: Iterable[object], number: int, version: str) -> Part:
     """The part whose value is the list of a partition's blocks, each what ``prepare`` makes of a table."""
 
     def blocks() -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from lmm.design.random import random_terms
 from lmm.design.rank import independent_columns, least_squares
 from lmm.design.response import numeric_response
 from lmm.errors import ArgumentError, DataError, FormulaError, LmmWarning, ResponseError, warn
+from lmm.families import Family
 from lmm.formula import Evaluated, Formula, Given, Table, evaluate, parse
 from lmm.formula.engine import FUNCTIONS, wilkinson
 from lmm.formula.evaluate import as_evaluated, check_categories
@@ -41,6 +42,9 @@ from lmm.stream.scan import (
     witness_text,
 )
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 #: name of formulaic's column of ones
 INTERCEPT = "Intercept"
 
@@ -49,7 +53,7 @@ def make_recipe(
     formula: str | Formula,
     reducer: Reducer,
     given: Given,
-    family: Any = None,
+    family: Family | None = None,
 ) -> Recipe:
     """Read what does not change from chunk to chunk.
 
@@ -95,13 +99,13 @@ def make_recipe(
     return _assemble(parsed, scan, witnesses, found, given, family)
 
 
-def _empty(schema: Mapping[str, Any]) -> Any:
+def _empty(schema: Mapping[str, pa.DataType]) -> pa.Table:
     import pyarrow as pa
 
     return pa.table({name: pa.array([], type) for name, type in schema.items()})
 
 
-def _computable(type: Any) -> Any:
+def _computable(type: pa.DataType) -> pa.DataType:
     """A decimal is computed with as a float; one without decimal places, often the key of a database, is a whole number."""
     import pyarrow as pa
 
@@ -111,8 +115,8 @@ def _computable(type: Any) -> Any:
 
 
 def _needed(
-    formula: Formula, table: Table, weights: str | None, offset: str | None, subset: str | None, context: Mapping[str, Any]
-) -> tuple[tuple[str, ...], dict[str, Any]]:
+    formula: Formula, table: Table, weights: str | None, offset: str | None, subset: str | None, context: Mapping[str, object]
+) -> tuple[tuple[str, ...], dict[str, object]]:
     """The columns that are used, and the caller's variables and functions that are."""
     given = {text: name for text, name in ((weights, "weights"), (offset, "offset")) if text is not None}
     found = resolve([*formula.expressions, *given], table.columns, -1, context, FUNCTIONS)
@@ -134,7 +138,7 @@ def _needed(
     return tuple(columns), scope
 
 
-def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, given: Given) -> tuple[Any, Evaluated]:
+def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, given: Given) -> tuple[pa.Table, Evaluated]:
     """Rows that stand for all of them, and the formula evaluated on them with the states of all rows."""
     head = conform(reducer.head(scan.needed, HEAD), scan.needed, scan.schema, "the first rows")
     if not head.num_rows and not reducer.repeatable:
@@ -151,7 +155,7 @@ def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, given: Given) -> 
         rows = _with_dictionaries(rows, used)
     if not rows.num_rows:
         rows = _rows(_pass(reducer, scan, "the first rows have missing values"))
-    known: dict[str, Any] = {}
+    known: dict[str, object] = {}
     collected: dict[str, None] = {}
     while True:
         try:
@@ -202,7 +206,7 @@ def _refuse_across(found: Evaluated, scan: Scan) -> None:
         )
 
 
-def _with_dictionaries(rows: Any, used: tuple[str, ...]) -> Any:
+def _with_dictionaries(rows: pa.Table, used: tuple[str, ...]) -> pa.Table:
     """Rows of a reader, with one more for each level that a dictionary has and the first rows have not."""
     import pyarrow as pa
 
@@ -226,7 +230,7 @@ def _pass(reducer: Reducer, scan: Scan, why: str) -> Found:
     return seen
 
 
-def _rows(found: Found) -> Any:
+def _rows(found: Found) -> pa.Table:
     """The witness rows as one table, levels of category columns in the order that the dictionaries of all rows declare, else sorted."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -234,6 +238,7 @@ def _rows(found: Found) -> Any:
     rows = pa.concat_tables(found.rows)
     for name, listed in found.listed.items():
         order = listed.order(np.arange(listed.size))
+        assert listed.known is not None
         levels = listed.known.take(pa.array(order))
         column = rows.column(name)
         codes = pc.index_in(column.cast(column.type.value_type), value_set=levels).combine_chunks()
@@ -242,7 +247,7 @@ def _rows(found: Found) -> Any:
     return rows
 
 
-def _evaluated(formula: Formula, rows: Any, given: Given, state: dict[str, Any]) -> Evaluated:
+def _evaluated(formula: Formula, rows: pa.Table, given: Given, state: dict[str, Any]) -> Evaluated:
     found = evaluate(formula, Table(rows), given, state)
     if found.arrays:
         raise ArgumentError(
@@ -281,7 +286,7 @@ def _categories(found: Evaluated, coding: Mapping[str, str], formula: Formula) -
     return tuple(out)
 
 
-def _assemble(formula: Formula, scan: Scan, rows: Any, found: Evaluated, given: Given, family: Any) -> Recipe:
+def _assemble(formula: Formula, scan: Scan, rows: pa.Table, found: Evaluated, given: Given, family: Family | None) -> Recipe:
     check_categories(found, None)
     as_written = {factors: i for i, factors in enumerate(dict.fromkeys(bar.factors for bar in formula.bars))}
     for message in found.said:
@@ -318,14 +323,14 @@ def _assemble(formula: Formula, scan: Scan, rows: Any, found: Evaluated, given: 
     return recipe if family is not None else _with_pilot(recipe, found)
 
 
-def _type(factor: str, scan: Scan, found: Evaluated) -> Any:
+def _type(factor: str, scan: Scan, found: Evaluated) -> pa.DataType:
     """Arrow type of a grouping factor's values."""
     text = group_text(as_evaluated(factor, found.awkward))
     name = column_of(text, scan.schema, found.awkward)
     return scan.schema[name] if name else labels_of(found.evaluator.expression(text), factor, found.n).type
 
 
-def _plain(name: str, schema: Mapping[str, Any], awkward: frozenset[str]) -> tuple[str, ...] | None:
+def _plain(name: str, schema: Mapping[str, pa.DataType], awkward: frozenset[str]) -> tuple[str, ...] | None:
     """The numeric columns whose product a model column is; none for ones, None where it is anything else."""
     if name == INTERCEPT and name not in schema:
         return ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,9 @@ from lmm.formula.scan import unquote
 from lmm.formula.subset import condition_mask
 from lmm.stream.conform import conform
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 @dataclass(frozen=True, eq=False)
 class TermColumns:
@@ -45,7 +48,7 @@ class TermColumns:
     recipe: TermRecipe
     structure: Covariance
     pool: tuple[int, ...]
-    types: tuple[Any, ...]
+    types: tuple[pa.DataType, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +73,7 @@ class Block:
     lost: dict[str, int]
     y: np.ndarray
     columns: tuple[np.ndarray | None, ...]
-    labels: tuple[tuple[Any, ...], ...]
+    labels: tuple[tuple[pa.Array, ...], ...]
     weights: np.ndarray | None
     offset: np.ndarray | None
     rows: np.ndarray | None = None
@@ -105,7 +108,7 @@ class Recipe:
     """
 
     formula: Formula
-    schema: dict[str, Any]
+    schema: dict[str, pa.DataType]
     needed: tuple[str, ...]
     frame: ModelFrame
     pool: tuple[str, ...]
@@ -121,7 +124,7 @@ class Recipe:
     pilot: np.ndarray = field(default_factory=lambda: np.zeros(0))
     centre: np.ndarray = field(default_factory=lambda: np.zeros(0))
     family: Any = None
-    context: Mapping[str, Any] = field(default_factory=dict)
+    context: Mapping[str, object] = field(default_factory=dict)
     covariates: tuple[str, ...] = ()
 
     @property
@@ -129,7 +132,7 @@ class Recipe:
         """The response as written."""
         return self.formula.response
 
-    def block(self, table: Any, response: bool = True) -> Block:
+    def block(self, table: pa.Table, response: bool = True) -> Block:
         """The rows of a chunk, evaluated.
 
         Parameters
@@ -150,7 +153,7 @@ class Recipe:
                 "Dataset instead."
             ) from None
 
-    def _block(self, table: Any, response: bool) -> Block:
+    def _block(self, table: pa.Table, response: bool) -> Block:
         seen = table.num_rows
         chosen = None if self.subset is None else condition_mask(self.subset, Table(table), self.context)
         asked = seen if chosen is None else int(chosen.sum())
@@ -191,7 +194,7 @@ class Recipe:
 class _Reader:
     """The parts of a recipe on one chunk of complete rows."""
 
-    def __init__(self, recipe: Recipe, table: Any):
+    def __init__(self, recipe: Recipe, table: pa.Table):
         self.recipe, self.table, self.n = recipe, table, table.num_rows
         self._evaluator: Evaluator | None = None
 
@@ -250,7 +253,7 @@ class _Reader:
                     out[place] = part.values[:, j]
         return tuple(out)
 
-    def labels(self, factor: str) -> Any:
+    def labels(self, factor: str) -> pa.Array:
         """The values of one grouping factor as an Arrow array."""
         awkward = self.recipe.frame.awkward
         text = group_text(as_evaluated(factor, awkward))
@@ -276,7 +279,7 @@ class _Reader:
         return offsets(recipe.formula, self.evaluator, recipe.frame.awkward, self.n, recipe.offset)
 
 
-def predictors(table: Any, names: Iterable[str], coded: Collection[str]) -> Columns:
+def predictors(table: pa.Table, names: Iterable[str], coded: Collection[str]) -> Columns:
     """Columns of a chunk as expressions see them; dictionaries, and text that is ``coded``, as categories without a string for each row."""
     import pyarrow as pa
 
@@ -305,12 +308,12 @@ def group_text(text: str) -> str:
     return ast.unparse(tree)
 
 
-def column_of(text: str, schema: Mapping[str, Any], awkward: Collection[str]) -> str | None:
+def column_of(text: str, schema: Mapping[str, pa.DataType], awkward: Collection[str]) -> str | None:
     """The column that an expression is, as it is evaluated."""
     return next((name for name in schema if text == (alias(name) if name in awkward else name)), None)
 
 
-def labels_of(value: Any, factor: str, n: int) -> Any:
+def labels_of(value: object, factor: str, n: int) -> pa.Array:
     """The values of a grouping factor that is computed, as an Arrow array; a categorical with its levels in their order."""
     import pyarrow as pa
 
@@ -329,14 +332,14 @@ def labels_of(value: Any, factor: str, n: int) -> Any:
     return out
 
 
-def is_number(type: Any) -> bool:
+def is_number(type: pa.DataType) -> bool:
     """Whether an Arrow type is a plain number: integer or float, no boolean, no decimal."""
     import pyarrow as pa
 
     return bool(pa.types.is_integer(type) or pa.types.is_floating(type))
 
 
-def complete(table: Any, chosen: np.ndarray | None) -> tuple[np.ndarray | None, dict[str, int]]:
+def complete(table: pa.Table, chosen: np.ndarray | None) -> tuple[np.ndarray | None, dict[str, int]]:
     """Mask of the rows asked for in which nothing is missing (None for all), and missing values asked for by column."""
     kept = None if chosen is None else chosen.copy()
     lost: dict[str, int] = {}
@@ -353,7 +356,7 @@ def complete(table: Any, chosen: np.ndarray | None) -> tuple[np.ndarray | None, 
     return kept, lost
 
 
-def missing(column: Any) -> np.ndarray | None:
+def missing(column: pa.ChunkedArray) -> np.ndarray | None:
     """Mask of null and NaN, or None when there is none."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -382,7 +385,7 @@ def _finite(column: np.ndarray, name: str) -> np.ndarray:
     return column
 
 
-def check_array(name: str, value: Any) -> None:
+def check_array(name: str, value: object) -> None:
     """ArgumentError for an argument that is an array or a function: the rows are not here to match it."""
     if value is not None and not isinstance(value, str):
         raise ArgumentError(

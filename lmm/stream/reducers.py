@@ -13,7 +13,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
+
+from lmm.stream.progress import Progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 A = TypeVar("A")
 
@@ -33,7 +38,7 @@ class Reduction(Generic[A]):
 
     columns: tuple[str, ...]
     start: Callable[[], A]
-    add: Callable[[A, Any], A]
+    add: Callable[[A, pa.Table], A]
     merge: Callable[[A, A], A]
     text: str = "rows"
 
@@ -54,7 +59,7 @@ class Reducer(Protocol):
     def text(self) -> str: ...
 
     @property
-    def schema(self) -> dict[str, Any]: ...
+    def schema(self) -> dict[str, pa.DataType]: ...
 
     @property
     def n_rows(self) -> int | None: ...
@@ -62,7 +67,7 @@ class Reducer(Protocol):
     @property
     def repeatable(self) -> bool: ...
 
-    def head(self, columns: tuple[str, ...], rows: int) -> Any:
+    def head(self, columns: tuple[str, ...], rows: int) -> pa.Table:
         """The first rows of these columns, at least one where there is any, as a ``pyarrow.Table``."""
         ...
 
@@ -82,10 +87,10 @@ ROOMS = {
     **dict.fromkeys(("dask", "dask_expr"), "lmm.stream.dask_frames"),
     "pyspark": "lmm.stream.spark_frames",
 }
-_KINDS: list[tuple[Callable[[Any], bool], Callable[[Any, Any], Reducer]]] = []
+_KINDS: list[tuple[Callable[[object], bool], Callable[[Any, Progress | None], Reducer]]] = []
 
 
-def register(knows: Callable[[Any], bool], make: Callable[[Any, Any], Reducer]) -> None:
+def register(knows: Callable[[object], bool], make: Callable[[Any, Progress | None], Reducer]) -> None:
     """Add a kind of data: ``knows(data)`` tells it without importing anything, ``make(data, progress)`` gives its reducer.
 
     ``progress`` is None or a function ``(text, total rows or None) -> context manager of a function (rows just done)``.
@@ -93,7 +98,7 @@ def register(knows: Callable[[Any], bool], make: Callable[[Any, Any], Reducer]) 
     _KINDS.append((knows, make))
 
 
-def reducer_for(data: Any, progress: Any = None) -> Reducer | None:
+def reducer_for(data: object, progress: Progress | None = None) -> Reducer | None:
     """The reducer of data that is not a table in memory; None for one that is."""
     where = module_of(data)
     if where in ("builtins", "pathlib"):
@@ -104,6 +109,6 @@ def reducer_for(data: Any, progress: Any = None) -> Reducer | None:
     return next((make(data, progress) for knows, make in _KINDS if knows(data)), None)
 
 
-def module_of(data: Any) -> str:
+def module_of(data: object) -> str:
     """The package that the data's type comes from, told without importing it."""
     return type(data).__module__.partition(".")[0]

@@ -17,11 +17,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from lmm.errors import ArgumentError
+from lmm.families import Family
 from lmm.linalg import threads
 from lmm.linalg.plan import Plan
 from lmm.model.compression import merged, taken
@@ -30,8 +31,12 @@ from lmm.model.passes import Total, merge
 from lmm.model.rows import Block
 from lmm.stream.partial import Numbered
 from lmm.stream.parts import Prepared
+from lmm.stream.progress import Progress
 from lmm.stream.recipe import Recipe
 from lmm.stream.reducers import A, Reduction
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 T = TypeVar("T")
 #: bytes of rows that are held and sorted at a time
@@ -60,7 +65,7 @@ class Evaluate:
     labels: tuple[int, ...]
     fixed: tuple[int, ...]
 
-    def __call__(self, table: Any) -> Block:
+    def __call__(self, table: pa.Table) -> Block:
         """The rows of a ``pyarrow.Table``."""
         rows = self.recipe.block(table)
         ones = np.ones(rows.n)
@@ -112,7 +117,7 @@ class Locate:
         return replace(block, Q=Q, codes=codes, levels=levels, place=place, runs=runs)
 
 
-def chain(first: Callable[[Any], Block], second: Callable[[Block], Block], table: Any) -> Block:
+def chain(first: Callable[[pa.Table], Block], second: Callable[[Block], Block], table: pa.Table) -> Block:
     """``second`` of ``first`` of a table."""
     return second(first(table))
 
@@ -123,7 +128,7 @@ class Spill:
     ``folder`` is where, None where rows are in memory; ``n`` the rows after merging.
     """
 
-    def __init__(self, n: int, J: int, row_bytes: int, how: str | None, progress: Any = None) -> None:
+    def __init__(self, n: int, J: int, row_bytes: int, how: str | None, progress: Progress | None = None) -> None:
         self.buckets = max(1, -(-n * row_bytes // BUDGET))
         self.J, self.how, self.progress, self.n = J, how, progress, 0
         self._folder = tempfile.TemporaryDirectory(prefix="lmm-rows-") if self.buckets > 1 else None
@@ -169,7 +174,7 @@ class Spill:
             if self._folder is not None:
                 os.remove(os.path.join(self._folder.name, f"bucket-{bucket}"))
 
-    def _read(self, name: str) -> Iterator[Any]:
+    def _read(self, name: str) -> Iterator[Block]:
         assert self._folder is not None
         path = os.path.join(self._folder.name, name)
         if not os.path.exists(path):
@@ -295,11 +300,11 @@ class StreamedRows:
         rows = f"blocks of {self.kept} rows" + ("" if self.kept == self.n else f" for {self.n}, equal ones merged")
         return f"{rows}, in memory" if self.folder is None else f"{rows}, in {self.folder}"
 
-    def constant(self, family: Any) -> float:
+    def constant(self, family: Family) -> float:
         """The part of the log density that no parameter moves, of the rows before they were merged."""
         return self._constant
 
-    def total(self, requests: Sequence[Callable[[Block], Any]]) -> list[Any]:
+    def total(self, requests: Sequence[Callable[[Block], Any]]) -> list[object]:
         """The requests' answers summed over all rows: one pass."""
         sizes = [size.J for size in self.plan.terms], {key: len(own.rows) for key, own in self.pattern.pairs.items()}
         start, text = partial(_start, len(requests), *sizes), "rows, passed over"
@@ -328,7 +333,7 @@ class StreamedRows:
         self.passes += 1
         return self._prepared.map_reduce(reduction)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         own = self._prepared
         return {**self.__dict__, "_prepared": own if isinstance(own, Spill) and own.folder is None and own.progress is None else None}
 
@@ -341,7 +346,7 @@ def _start(count: int, levels: list[int], pairs: dict[tuple[int, int], int]) -> 
     return [Total(levels, pairs) for _ in range(count)]
 
 
-def _answers(requests: tuple[Callable[[Block], Any], ...], block: Block) -> list[Any]:
+def _answers(requests: tuple[Callable[[Block], Any], ...], block: Block) -> list[object]:
     return [request(block) for request in requests]
 
 

@@ -13,7 +13,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,9 @@ from lmm.stream.conform import conform
 from lmm.stream.levels import ListedLevels
 from lmm.stream.recipe import complete, predictors
 from lmm.stream.reducers import Reduction
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: rows kept from the beginning, on which the formula is tried and the pilot fitted
 HEAD = 20_000
@@ -56,7 +59,7 @@ class Scan:
     """
 
     needed: tuple[str, ...]
-    schema: dict[str, Any]
+    schema: dict[str, pa.DataType]
     weights: str | None
     offset: str | None
     subset: str | None
@@ -89,8 +92,8 @@ class Moments:
     spread: float = 0.0
     low: float = np.inf
     high: float = -np.inf
-    gram: Any = 0.0
-    moved: Any = 0.0
+    gram: float | np.ndarray = 0.0
+    moved: float | np.ndarray = 0.0
 
     def __add__(self, other: Moments) -> Moments:
         if not self.n or not other.n:
@@ -111,9 +114,9 @@ class Moments:
 class Found:
     """Witness rows, the levels seen, and moments by call; the dictionaries of category columns."""
 
-    rows: list[Any] = field(default_factory=list)
+    rows: list[pa.Table] = field(default_factory=list)
     head: int = 0
-    levels: dict[str, dict[Any, None]] = field(default_factory=dict)
+    levels: dict[str, dict[object, None]] = field(default_factory=dict)
     moments: dict[str, Moments] = field(default_factory=dict)
     listed: dict[str, ListedLevels] = field(default_factory=dict)
     seen: int = 0
@@ -121,7 +124,7 @@ class Found:
     lost: dict[str, int] = field(default_factory=dict)
 
 
-def head_rows(table: Any, used: tuple[str, ...]) -> int:
+def head_rows(table: pa.Table, used: tuple[str, ...]) -> int:
     """How many of the first rows can be tried: few where text has many values, each of which would be a column."""
     import pyarrow as pa
 
@@ -133,7 +136,7 @@ def head_rows(table: Any, used: tuple[str, ...]) -> int:
     return min(HEAD, max(500, NUMBERS // most))
 
 
-def usable_rows(scan: Scan, table: Any) -> tuple[Any, int, dict[str, int]]:
+def usable_rows(scan: Scan, table: pa.Table) -> tuple[pa.Table, int, dict[str, int]]:
     """The rows of a chunk that a fit uses, how many were asked for, and missing values by column."""
     import pyarrow as pa
 
@@ -143,14 +146,14 @@ def usable_rows(scan: Scan, table: Any) -> tuple[Any, int, dict[str, int]]:
     return (table if kept is None else table.filter(pa.array(kept))), asked, lost
 
 
-def evaluator_on(scan: Scan, table: Any) -> Evaluator:
+def evaluator_on(scan: Scan, table: pa.Table) -> Evaluator:
     """The formula's evaluator on a chunk of complete rows."""
     rows = predictors(table, scan.used or table.column_names, scan.coded)
     rows.rename({name: alias(name) for name in scan.awkward})
     return Evaluator(rows, scan.context, {}, {call: dict(scan.state[call]) for call in scan.known}, scan.awkward)
 
 
-def look(scan: Scan, found: Found, table: Any) -> Found:
+def look(scan: Scan, found: Found, table: pa.Table) -> Found:
     """``found`` with the rows of a table."""
     import pyarrow as pa
 
@@ -216,7 +219,7 @@ def merge(a: Found, b: Found) -> Found:
     return a
 
 
-def _distinct(values: Any) -> tuple[list[Any], np.ndarray]:
+def _distinct(values: object) -> tuple[list[object], np.ndarray]:
     """Distinct values and the first row of each."""
     inner = getattr(values, "__wrapped__", values)
     series = pd.Series(inner)

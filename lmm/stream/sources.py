@@ -15,18 +15,25 @@ import fnmatch
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmm.arguments import shown, whole
 from lmm.errors import ArgumentError, DataError, nearest
 from lmm.stream.conform import common, conform, normal, told
-from lmm.stream.reducers import Reduction, module_of, register
+from lmm.stream.progress import Progress
+from lmm.stream.reducers import A, Reduction, module_of, register
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+    import pyarrow.parquet as parquet
 
 #: rows of a chunk
 CHUNK = 1_000_000
@@ -72,12 +79,12 @@ class Stream:
     text = "a stream"
     repeatable = True
 
-    def __init__(self, chunk: int = CHUNK, progress: Any = None) -> None:
+    def __init__(self, chunk: int = CHUNK, progress: Progress | None = None) -> None:
         self.chunk, self.progress = chunk, progress
         self._rows: int | None = None  # of the first whole pass
 
     @property
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> dict[str, pa.DataType]:
         """Arrow type by column name."""
         raise NotImplementedError
 
@@ -92,7 +99,7 @@ class Stream:
         return frozenset()
 
     @property
-    def marks(self) -> dict[str, Any]:
+    def marks(self) -> Mapping[str, object]:
         """What tells whether the rows are still the same: by file its size, time and row groups."""
         return {}
 
@@ -100,18 +107,18 @@ class Stream:
         """Whether a file of that name would be one of those that are read."""
         return False
 
-    def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[Any, str]]:
+    def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[pa.Table, str]]:
         """Tables of at most about ``rows`` rows, and where each comes from."""
         raise NotImplementedError
 
-    def _types(self, columns: tuple[str, ...]) -> dict[str, Any]:
+    def _types(self, columns: tuple[str, ...]) -> dict[str, pa.DataType]:
         """Types of some columns; DataError for a name that several have."""
         for name in columns:
             if name in self.twice:
                 raise DataError(f"{self.text} has several columns named {name!r}; rename them so that each name is used once.")
         return {name: self.schema[name] for name in columns}
 
-    def batches(self, columns: tuple[str, ...]) -> Iterator[Any]:
+    def batches(self, columns: tuple[str, ...]) -> Iterator[pa.Table]:
         """``pyarrow.Table`` after table with these columns, each read while the one before it is used."""
         schema = self._types(columns)
         found = ((table, where) for table, where in self.tables(columns, self.chunk))
@@ -132,7 +139,7 @@ class Stream:
         elif count != self._rows:
             raise DataError(f"{self.text} has {count} rows now and had {self._rows} before; fit again when no other program writes to it.")
 
-    def head(self, columns: tuple[str, ...], rows: int) -> Any:
+    def head(self, columns: tuple[str, ...], rows: int) -> pa.Table:
         """The first rows."""
         import pyarrow as pa
 
@@ -146,7 +153,7 @@ class Stream:
                     break
         return pa.concat_tables(parts) if parts else pa.table({name: pa.array([], type) for name, type in schema.items()})
 
-    def map_reduce(self, reduction: Reduction[Any]) -> Any:
+    def map_reduce(self, reduction: Reduction[A]) -> A:
         """``reduction`` over all chunks, one after another."""
         sums = reduction.start()
         with told(self.text), self.progress(reduction.text, self.n_rows) if self.progress else nullcontext(_nothing) as done:
@@ -169,13 +176,13 @@ def mark(path: str) -> tuple[int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def row_groups(metadata: Any) -> tuple[int, ...]:
+def row_groups(metadata: parquet.FileMetaData) -> tuple[int, ...]:
     """Rows and bytes of a Parquet file and of each of its row groups."""
     groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
     return (metadata.num_rows, metadata.serialized_size, *(size for group in groups for size in (group.num_rows, group.total_byte_size)))
 
 
-def check_mark(path: str, now: Any, first: Any) -> None:
+def check_mark(path: str, now: object, first: object) -> None:
     """DataError for a file that is not what it was when it was first opened."""
     if now != first:
         raise DataError(f"{path!r} has changed since it was first read; fit again when no other program writes to it.")
@@ -209,12 +216,14 @@ class ParquetFiles(Stream):
     ``given`` are the paths, patterns or the folder that led to them.
     """
 
-    def __init__(self, paths: list[str], text: str, chunk: int = CHUNK, progress: Any = None, given: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, paths: list[str], text: str, chunk: int = CHUNK, progress: Progress | None = None, given: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(chunk, progress)
         self.paths, self.text, self.given = paths, text, given
         refuse_twice(paths)
 
-    def _open(self, path: str) -> Any:
+    def _open(self, path: str) -> parquet.ParquetFile:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -228,14 +237,15 @@ class ParquetFiles(Stream):
             ) from None
 
     @cached_property
-    def _footers(self) -> tuple[dict[str, Any], int, frozenset[str], dict[str, Any]]:
+    def _footers(self) -> tuple[dict[str, pa.DataType], int, frozenset[str], dict[str, tuple[object, object]]]:
         """Types of the columns, the rows of all files, names that several columns have, and the mark of each file.
 
         A number has the type that holds those of all files, a column without a value in the first file the type of a later one, and
         a column that is text in one file and categories in another is text; any other difference is an error once the file is read.
         """
-        types: dict[str, Any] = {}
-        total, twice, marks = 0, set(), {}
+        types: dict[str, pa.DataType] = {}
+        marks: dict[str, tuple[object, object]] = {}
+        total, twice = 0, set()
         for path in self.paths:
             before = mark(path)
             with self._open(path) as file:
@@ -247,7 +257,7 @@ class ParquetFiles(Stream):
         return types, total, frozenset(twice), marks
 
     @property
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> dict[str, pa.DataType]:
         return self._footers[0]
 
     @property
@@ -259,7 +269,7 @@ class ParquetFiles(Stream):
         return self._footers[2]
 
     @property
-    def marks(self) -> dict[str, Any]:
+    def marks(self) -> Mapping[str, object]:
         return self._footers[3]
 
     def holds(self, target: str) -> bool:
@@ -270,11 +280,11 @@ class ParquetFiles(Stream):
             or any(fnmatch.fnmatch(real, os.path.realpath(one)) for one in self.given if any(c in one for c in "*?["))
         )
 
-    def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[Any, str]]:
+    def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[pa.Table, str]]:
         import pyarrow as pa
 
         for path in self.paths:
-            first = self.marks[path]
+            first = self._footers[3][path]
             check_mark(path, mark(path), first[0])
             with self._open(path) as file:
                 check_mark(path, row_groups(file.metadata), first[1])
@@ -290,7 +300,9 @@ class ParquetFiles(Stream):
 class Dataset(Stream):
     """A ``pyarrow.dataset.Dataset``, filtered or not."""
 
-    def __init__(self, dataset: Any, text: str = "", chunk: int = CHUNK, progress: Any = None, given: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, dataset: ds.Dataset, text: str = "", chunk: int = CHUNK, progress: Progress | None = None, given: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(chunk, progress)
         self.dataset, self.given = dataset, given
         self.text = text or f"{type(dataset).__name__} of pyarrow"
@@ -304,7 +316,7 @@ class Dataset(Stream):
         return [path for part in local for path in part.files]
 
     @cached_property
-    def marks(self) -> dict[str, Any]:
+    def marks(self) -> Mapping[str, object]:
         return {path: mark(path) for path in self.paths}
 
     def holds(self, target: str) -> bool:
@@ -313,7 +325,7 @@ class Dataset(Stream):
         return os.path.dirname(real) in folders or any(os.path.isdir(one) and inside(target, one) for one in self.given)
 
     @cached_property
-    def _fragments(self) -> list[tuple[str, Any]]:
+    def _fragments(self) -> list[tuple[str, ds.Fragment]]:
         """The name and the own schema of each file, where it has one."""
         try:
             fragments = list(self.dataset.get_fragments())
@@ -325,7 +337,7 @@ class Dataset(Stream):
         return [(path, schema) for path, schema in found if schema is not None]
 
     @cached_property
-    def _readable(self) -> Any:
+    def _readable(self) -> ds.Dataset:
         """The dataset with a type for each category column that holds the codes of all files; text where a file has it as text."""
         import pyarrow as pa
         import pyarrow.dataset as ds
@@ -345,7 +357,7 @@ class Dataset(Stream):
             return self.dataset
 
     @cached_property
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> dict[str, pa.DataType]:
         with told(self.text):
             return {field.name: normal(field.type) for field in self._readable.schema}
 
@@ -360,7 +372,7 @@ class Dataset(Stream):
         except Exception:  # whatever a file system or format raises: a bar without a total is enough
             return None
 
-    def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[Any, str]]:
+    def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[pa.Table, str]]:
         import pyarrow as pa
         import pyarrow.dataset as ds
 
@@ -385,7 +397,7 @@ class Dataset(Stream):
             check_mark(path, mark(path), first)
 
 
-def _partition_names(dataset: Any) -> list[str]:
+def _partition_names(dataset: ds.Dataset) -> list[str]:
     partitioning = getattr(dataset, "partitioning", None)
     return list(partitioning.schema.names) if partitioning is not None else []
 
@@ -395,21 +407,21 @@ class Reader(Stream):
 
     repeatable = False
 
-    def __init__(self, reader: Any, chunk: int = CHUNK, progress: Any = None) -> None:
+    def __init__(self, reader: pa.RecordBatchReader, chunk: int = CHUNK, progress: Progress | None = None) -> None:
         super().__init__(chunk, progress)
         self.reader, self.text = reader, "RecordBatchReader"
-        self._kept: list[Any] = []
+        self._kept: list[pa.Table] = []
         self._used = False
 
     @cached_property
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> dict[str, pa.DataType]:
         return {field.name: normal(field.type) for field in self.reader.schema}
 
     @cached_property
     def twice(self) -> frozenset[str]:
         return frozenset(name for name, count in Counter(self.reader.schema.names).items() if count > 1)
 
-    def head(self, columns: tuple[str, ...], rows: int) -> Any:
+    def head(self, columns: tuple[str, ...], rows: int) -> pa.Table:
         import pyarrow as pa
 
         schema = self._types(columns)
@@ -420,7 +432,7 @@ class Reader(Stream):
             self._kept.append(batch)
         return conform(pa.Table.from_batches(self._kept, self.reader.schema).select(list(columns)).slice(0, rows), columns, schema)
 
-    def _read(self) -> Iterator[Any]:
+    def _read(self) -> Iterator[pa.Table]:
         import pyarrow as pa
 
         while True:
@@ -431,7 +443,7 @@ class Reader(Stream):
             except (pa.ArrowException, OSError) as error:
                 raise DataError(f"the reader failed: {str(error).splitlines()[0]}") from None
 
-    def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[Any, str]]:
+    def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[pa.Table, str]]:
         import pyarrow as pa
 
         if self._used:
@@ -456,17 +468,22 @@ class DuckTable(Stream):
     """A table, view or relation of DuckDB; ``opened`` gives the relation for as long as it is read."""
 
     def __init__(
-        self, opened: Callable[[], AbstractContextManager[Any]], text: str, chunk: int = CHUNK, progress: Any = None, path: str = ""
+        self,
+        opened: Callable[[], AbstractContextManager[duckdb.DuckDBPyRelation]],
+        text: str,
+        chunk: int = CHUNK,
+        progress: Progress | None = None,
+        path: str = "",
     ) -> None:
         super().__init__(chunk, progress)
         self.opened, self.text, self.path = opened, text, path
 
     @cached_property
-    def marks(self) -> dict[str, Any]:
+    def marks(self) -> Mapping[str, object]:
         """What its file was, and what had not been written into it yet."""
         return {self.text: self._mark()} if self.path else {}
 
-    def _mark(self) -> Any:
+    def _mark(self) -> object:
         waiting = self.path + ".wal"
         return mark(self.path), mark(waiting)[:2] if os.path.exists(waiting) else None
 
@@ -474,7 +491,7 @@ class DuckTable(Stream):
         return bool(self.path) and os.path.realpath(target) == os.path.realpath(self.path)
 
     @contextmanager
-    def _relation(self) -> Iterator[Any]:
+    def _relation(self) -> Iterator[duckdb.DuckDBPyRelation]:
         import duckdb
 
         try:
@@ -484,7 +501,7 @@ class DuckTable(Stream):
             raise DataError(f"{self.text} cannot be read: {str(error).splitlines()[0]}") from None
 
     @cached_property
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> dict[str, pa.DataType]:
         with self._relation() as relation:
             return {field.name: normal(field.type) for field in _arrow_reader(relation.limit(0), 1).schema}
 
@@ -493,7 +510,7 @@ class DuckTable(Stream):
         with self._relation() as relation:
             return int(relation.count("*").fetchall()[0][0])
 
-    def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[Any, str]]:
+    def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[pa.Table, str]]:
         import pyarrow as pa
 
         names = ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
@@ -508,30 +525,30 @@ class DuckTable(Stream):
             check_mark(text, self._mark(), first)
 
 
-def _arrow_reader(relation: Any, rows: int) -> Any:
+def _arrow_reader(relation: duckdb.DuckDBPyRelation, rows: int) -> pa.RecordBatchReader:
     """DuckDB renamed it in 1.4."""
     name = "to_arrow_reader" if hasattr(relation, "to_arrow_reader") else "fetch_record_batch"
     return getattr(relation, name)(rows)
 
 
-def _is_path(data: Any) -> bool:
+def _is_path(data: object) -> bool:
     return isinstance(data, (str, Path, Source)) or (
         isinstance(data, (list, tuple)) and bool(data) and all(isinstance(d, (str, Path)) for d in data)
     )
 
 
-def _is_arrow(data: Any) -> bool:
+def _is_arrow(data: object) -> bool:
     return module_of(data) == "pyarrow" and type(data).__name__ in ARROW
 
 
-def _is_duck(data: Any) -> bool:
+def _is_duck(data: object) -> bool:
     return module_of(data) in ("duckdb", "_duckdb") and type(data).__name__ == "DuckDBPyRelation"
 
 
 ARROW = ("FileSystemDataset", "InMemoryDataset", "UnionDataset", "Dataset", "RecordBatchReader", "Scanner")
 
 
-def _from_path(data: Any, progress: Any) -> Stream:
+def _from_path(data: Any, progress: Progress | None) -> Stream:
     source = data if isinstance(data, Source) else Source(data)
     path, table = source.path, source.table
     _need("pyarrow")
@@ -568,7 +585,7 @@ def _nothing_there(path: str) -> str:
     return f"there is no file {path!r}.{nearest(os.path.basename(path), os.listdir(folder))}"
 
 
-def _remote(path: str, chunk: int, progress: Any) -> Stream:
+def _remote(path: str, chunk: int, progress: Progress | None) -> Stream:
     """A file system that pyarrow knows by its address: ``s3://``, ``gs://``, ``hdfs://``."""
     import pyarrow as pa
     import pyarrow.dataset as ds
@@ -579,7 +596,7 @@ def _remote(path: str, chunk: int, progress: Any) -> Stream:
         raise DataError(f"{path!r} cannot be opened: {str(error).splitlines()[0]}") from None
 
 
-def _folder(path: str, chunk: int, progress: Any) -> Stream:
+def _folder(path: str, chunk: int, progress: Progress | None) -> Stream:
     import pyarrow as pa
     import pyarrow.dataset as ds
 
@@ -601,7 +618,7 @@ def _is_duck_file(path: str) -> bool:
         return file.read(12)[8:] == b"DUCK"
 
 
-def _duck_file(path: str, table: str | None, chunk: int, progress: Any) -> Stream:
+def _duck_file(path: str, table: str | None, chunk: int, progress: Progress | None) -> Stream:
     if not os.path.exists(path):
         raise DataError(_nothing_there(path))
     if not _is_duck_file(path):
@@ -619,7 +636,7 @@ def _duck_file(path: str, table: str | None, chunk: int, progress: Any) -> Strea
         raise DataError(f"{path!r} has no table {found!r}.{nearest(found, names)} It has: {', '.join(names[:12])}.")
 
     @contextmanager
-    def opened() -> Iterator[Any]:
+    def opened() -> Iterator[duckdb.DuckDBPyRelation]:
         with _connected(path) as connection:
             yield connection.table(found)
 
@@ -627,7 +644,7 @@ def _duck_file(path: str, table: str | None, chunk: int, progress: Any) -> Strea
 
 
 @contextmanager
-def _connected(path: str) -> Iterator[Any]:
+def _connected(path: str) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection for as long as it is read: read-only, or as this process has the file open already."""
     import duckdb
 
@@ -650,7 +667,7 @@ def _need(package: str) -> None:
         raise ArgumentError(f"reading these data in chunks needs {package}; install it with: pip install 'lmm[large]'") from error
 
 
-def _from_arrow(data: Any, progress: Any) -> Stream:
+def _from_arrow(data: Any, progress: Progress | None) -> Stream:
     kind = type(data).__name__
     if kind == "RecordBatchReader":
         return Reader(data, progress=progress)
@@ -659,7 +676,7 @@ def _from_arrow(data: Any, progress: Any) -> Stream:
     return Dataset(data, progress=progress)
 
 
-def _from_duck(data: Any, progress: Any) -> Stream:
+def _from_duck(data: Any, progress: Progress | None) -> Stream:
     return DuckTable(lambda: nullcontext(data), "DuckDB relation", progress=progress)
 
 

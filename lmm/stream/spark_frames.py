@@ -14,13 +14,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmm import __version__
 from lmm.errors import DataError
+from lmm.model.rows import Block
 from lmm.stream.conform import conform
 from lmm.stream.parts import ABSENT, FAN_IN, ROWS, Part, Prepared, combine, evaluate, evaluate_prepared, finished, prepare_blocks
+from lmm.stream.progress import Progress
 from lmm.stream.reducers import A, Reducer, Reduction, module_of, register
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from pyspark.sql import DataFrame
 
 #: bytes of one row of pickled sums
 PIECE = 16 * 2**20
@@ -36,13 +42,13 @@ DATA = ("[FAILED_READ_FILE", "[CAST_INVALID", "[UNRESOLVED_COLUMN", "[PARQUET_",
 class SparkReducer:
     """The partitions of a ``pyspark.sql.DataFrame`` as a :class:`lmm.stream.Reducer`."""
 
-    frame: Any
+    frame: DataFrame
     repeatable: bool = True
     n_rows: int | None = None
     text: str = "Spark DataFrame"
 
     @cached_property
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> dict[str, pa.DataType]:
         """Arrow type by column; columns of types that Arrow does not have are left out."""
         from pyspark.errors import PySparkException
         from pyspark.sql.pandas.types import to_arrow_type
@@ -55,7 +61,7 @@ class SparkReducer:
                 continue
         return types
 
-    def head(self, columns: tuple[str, ...], rows: int) -> Any:
+    def head(self, columns: tuple[str, ...], rows: int) -> pa.Table:
         """The first rows, as a ``pyarrow.Table``."""
         with explained():
             return conform(self._select(columns).limit(rows).toArrow(), columns, self.schema, "the Spark DataFrame")
@@ -67,14 +73,14 @@ class SparkReducer:
         with explained():
             return total(self._select(reduction.columns).mapInArrow(leaf, PIECES), reduction)
 
-    def prepared(self, columns: tuple[str, ...], prepare: Callable[[Any], Any]) -> Prepared:
+    def prepared(self, columns: tuple[str, ...], prepare: Callable[[pa.Table], Block]) -> Prepared:
         """What ``prepare`` makes of the rows' tables, kept by the executors; a lost executor's blocks are made again."""
         schema = {name: self.schema[name] for name in columns}
         make = partial(_prepare, prepare=prepare, schema=schema, version=__version__)
         with explained():
             return PreparedSpark(self._select(columns).mapInArrow(make, PIECES).persist())
 
-    def _select(self, columns: tuple[str, ...]) -> Any:
+    def _select(self, columns: tuple[str, ...]) -> DataFrame:
         escaped = [name.replace("`", "``") for name in columns]
         return self.frame.select(*[f"`{name}`" for name in escaped])
 
@@ -83,7 +89,7 @@ class SparkReducer:
 class PreparedSpark:
     """Blocks kept by the executors; see :class:`lmm.stream.parts.Prepared`."""
 
-    blocks: Any
+    blocks: DataFrame
 
     def map_reduce(self, reduction: Reduction[A]) -> A:
         """``reduction`` over all blocks."""
@@ -96,7 +102,7 @@ class PreparedSpark:
             self.blocks.unpersist()
 
 
-def total(leaves: Any, reduction: Reduction[A]) -> A:
+def total(leaves: DataFrame, reduction: Reduction[A]) -> A:
     """The sum of a data frame of parts: brought together ``FAN_IN`` at a time by the executors, the last few by the driver."""
     from pyspark.sql import functions as F
 
@@ -146,22 +152,26 @@ def explained() -> Iterator[None]:
         raise DataError(f"the Spark DataFrame cannot be computed: {cause[cause.index('[') :]}") from error
 
 
-def _leaf(batches: Iterator[Any], reduction: Reduction[Any], schema: dict[str, Any], version: str) -> Iterator[Any]:
+def _leaf(
+    batches: Iterator[pa.RecordBatch], reduction: Reduction[Any], schema: dict[str, pa.DataType], version: str
+) -> Iterator[pa.RecordBatch]:
     number = _number()
     yield from pieces(evaluate(reduction, _tables(batches, number, schema), number, version))
 
 
-def _prepare(batches: Iterator[Any], prepare: Callable[[Any], Any], schema: dict[str, Any], version: str) -> Iterator[Any]:
+def _prepare(
+    batches: Iterator[pa.RecordBatch], prepare: Callable[[object], object], schema: dict[str, pa.DataType], version: str
+) -> Iterator[pa.RecordBatch]:
     number = _number()
     yield from pieces(prepare_blocks(prepare, _tables(batches, number, schema), number, version))
 
 
-def _leaf_prepared(batches: Iterator[Any], reduction: Reduction[Any], version: str) -> Iterator[Any]:
+def _leaf_prepared(batches: Iterator[pa.RecordBatch], reduction: Reduction[Any], version: str) -> Iterator[pa.RecordBatch]:
     for blocks in _parts(batches):
         yield from pieces(evaluate_prepared(reduction, blocks, version))
 
 
-def _merge(batches: Iterator[Any], merge: Callable[[Any, Any], Any]) -> Iterator[Any]:
+def _merge(batches: Iterator[pa.RecordBatch], merge: Callable[[Any, Any], object]) -> Iterator[pa.RecordBatch]:
     parts = _parts(batches)
     if parts:
         yield from pieces(combine(parts, merge))
@@ -175,13 +185,13 @@ def _number() -> int:
     return context.partitionId()
 
 
-def _tables(batches: Iterable[Any], number: int, schema: dict[str, Any]) -> Iterator[Any]:
+def _tables(batches: Iterable[pa.RecordBatch], number: int, schema: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
     """A partition's batches put together to blocks of at least ``ROWS`` rows, the last one smaller."""
     import pyarrow as pa
 
-    waiting: list[Any] = []
+    waiting: list[pa.RecordBatch] = []
 
-    def block() -> Any:
+    def block() -> pa.Table:
         return conform(pa.Table.from_batches(waiting), tuple(schema), schema, f"partition {number} of the Spark DataFrame")
 
     for batch in batches:
@@ -194,7 +204,7 @@ def _tables(batches: Iterable[Any], number: int, schema: dict[str, Any]) -> Iter
         yield block()
 
 
-def pieces(part: Part) -> Iterator[Any]:
+def pieces(part: Part) -> Iterator[pa.RecordBatch]:
     """A part as rows of at most ``PIECE`` bytes, each an Arrow batch of its own."""
     import pyarrow as pa
 
@@ -209,7 +219,7 @@ def pieces(part: Part) -> Iterator[Any]:
         yield pa.RecordBatch.from_pydict(fields)
 
 
-def joined(rows: Iterable[tuple[int, int, Any]]) -> list[Part]:
+def joined(rows: Iterable[tuple[int, int, object]]) -> list[Part]:
     """The parts of rows (part, piece, data) in any order."""
     held: dict[int, dict[int, Any]] = {}
     for number, piece, data in rows:
@@ -217,7 +227,7 @@ def joined(rows: Iterable[tuple[int, int, Any]]) -> list[Part]:
     return [pickle.loads(b"".join(found[piece] for piece in sorted(found))) for _, found in sorted(held.items())]
 
 
-def _parts(batches: Iterable[Any]) -> list[Part]:
+def _parts(batches: Iterable[pa.RecordBatch]) -> list[Part]:
     return joined(
         (number.as_py(), piece.as_py(), data.as_buffer())
         for batch in batches
@@ -225,11 +235,11 @@ def _parts(batches: Iterable[Any]) -> list[Part]:
     )
 
 
-def _is_spark(data: Any) -> bool:
+def _is_spark(data: object) -> bool:
     return module_of(data) == "pyspark" and type(data).__name__ == "DataFrame"
 
 
-def _reducer(data: Any, progress: Any) -> Reducer:
+def _reducer(data: Any, progress: Progress | None) -> Reducer:
     return SparkReducer(data.to_spark() if type(data).__module__.startswith("pyspark.pandas") else data)
 
 
