@@ -29,7 +29,7 @@ from lmm.linalg import threads
 from lmm.model import batch_sums
 from lmm.model.determined import determined
 from lmm.model.problem import GeneralizedProblem, Problem, build_generalized, build_problem
-from lmm.model.records import Estimate
+from lmm.model.records import Convergence, Estimate
 
 Progress = Callable[[int], None]
 
@@ -213,6 +213,29 @@ def stack(found: Sequence[Estimate | None], like: Estimate, failures: dict[int, 
         np.array([0 if own is None else own.convergence.evaluations for own in found]),
         failures,
         gather(lambda e: np.atleast_1d(e.phi)),
+    )
+
+
+def estimate_of(design: Design, like: Estimate, refits: Batch, r: int) -> Estimate:
+    """The estimate of refit r, the others of which are alike; the inverse of :func:`stack`."""
+    split = np.split(refits.theta[r], np.cumsum([term.structure.n_theta for term in design.terms])[:-1])
+    phi, message = like.phi, refits.failures.get(r)
+    if refits.phi is not None and like.family is not None:
+        phi = refits.phi[r] if np.ndim(like.phi) else float(refits.phi[r, 0])
+    return replace(
+        like,
+        beta=refits.beta[r],
+        beta_cov_unscaled=refits.beta_cov_unscaled[r],
+        theta=refits.theta[r],
+        factors=tuple(term.structure.factor(theta) for term, theta in zip(design.terms, split, strict=True)),
+        sigma=float(refits.sigma[r]),
+        phi=phi,
+        modes=tuple(np.array(modes[r]) for modes in refits.modes),
+        objective=float(refits.objective[r]),
+        convergence=Convergence(not message, message or "refitted", 0, int(refits.evaluations[r]), 0, float("nan")),
+        trace=(),
+        messages=(),
+        eta=None,
     )
 
 

@@ -6,14 +6,7 @@
                     Applied Statistics 52: modes and residuals as they are vary too little)
     cases           whole levels of a grouping factor drawn with replacement, each with its rows
 
-Intervals from B replicates t* of an estimate t, a = 1 - level:
-
-    percentile   q(a/2), q(1 - a/2) of t*
-    basic        2 t - q(1 - a/2), 2 t - q(a/2)
-    normal       t - bias -+ z se, bias and se those of t*
-    bca          percentiles at Phi(z0 + (z0 + z) / (1 - acc (z0 + z))), z0 from the share of t* below t, the acceleration from fits
-                 that leave one level out (Efron 1987, JASA 82)
-    studentized  t - q(1 - a/2) s, t - q(a/2) s of (t* - t) / s*, fixed effects alone: s* is the standard error of each replicate
+The intervals are those of :mod:`lmm.inference.bootstrap_intervals`.
 
 Davison & Hinkley (1997), Bootstrap Methods and their Application, chapter 5.
 """
@@ -26,18 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr, ndtri
 
 from lmm import arguments
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.estimators.batch import Batch
-from lmm.inference import refits
+from lmm.inference import bootstrap_intervals, refits
+from lmm.inference.resampled_responses import resample_array
 from lmm.inference.simulated_responses import simulate_array
 from lmm.later import Later
 from lmm.memory import require
-from lmm.model.linear_predictor import fixed_predictor, linear_predictor
-from lmm.model.records import Convergence, Estimate
 from lmm.results import parameter_table
 from lmm.results.coverage import check_level
 from lmm.results.fixed import deviations
@@ -53,6 +44,8 @@ else:
 
 KINDS = ("parametric", "semiparametric", "cases")
 TYPES = ("percentile", "basic", "normal", "bca", "studentized")
+#: the types that need the replicates alone
+PLAIN = {"percentile": bootstrap_intervals.percentile, "basic": bootstrap_intervals.basic, "normal": bootstrap_intervals.normal}
 
 Statistic = Callable[["Fit"], Any]
 
@@ -98,7 +91,7 @@ class Bootstrap:
         return (self.replicates.mean() - self.estimates).rename("bias")
 
     def confint(self, level: float = 0.95, type: str = "percentile") -> pd.DataFrame:
-        """Intervals ``lower, upper``, one row per parameter; see the head of :mod:`lmm.results.bootstrap` for the types.
+        """Intervals ``lower, upper``, one row per parameter; see :mod:`lmm.inference.bootstrap_intervals` for the types.
 
         Parameters
         ----------
@@ -114,51 +107,40 @@ class Bootstrap:
         if self.nsim - int(self.replicates.isna().all(axis=1).sum()) < 2:
             raise ArgumentError(f"confint: only {self.nsim} replicates, and fewer than two have a value; see .failures.")
         tail = np.array([(1.0 - level) / 2.0, (1.0 + level) / 2.0])
-        limits = getattr(self, f"_{type}")(tail)
+        if type == "studentized":
+            limits = self._studentized(tail)
+        elif type == "bca":
+            limits = self._each(bootstrap_intervals.bca, tail, self._without_levels())
+        else:
+            limits = self._each(PLAIN[type], tail)
         return pd.DataFrame(limits, index=self.replicates.columns, columns=["lower", "upper"])
 
-    def _quantiles(self, tail: np.ndarray) -> np.ndarray:
-        """(parameters, 2)."""
-        return np.array([_quantile(self.replicates[name], tail) for name in self.replicates])
-
-    def _percentile(self, tail: np.ndarray) -> np.ndarray:
-        return self._quantiles(tail)
-
-    def _basic(self, tail: np.ndarray) -> np.ndarray:
-        return 2.0 * self.estimates.to_numpy()[:, None] - self._quantiles(tail)[:, ::-1]
-
-    def _normal(self, tail: np.ndarray) -> np.ndarray:
-        centre = (self.estimates - self.bias).to_numpy()[:, None]
-        return np.asarray(centre + ndtri(tail) * self.std_error.to_numpy()[:, None])
+    def _each(self, limits: Callable[..., np.ndarray], tail: np.ndarray, *more: pd.DataFrame) -> np.ndarray:
+        """(parameters, 2) limits of each parameter from its replicates, its estimate, and its column of ``more``."""
+        out = []
+        for name in map(str, self.replicates):
+            values, *others = (frame[name].dropna().to_numpy() for frame in (self.replicates, *more))
+            out.append(limits(values, self.estimates[name], *others, tail))
+        return np.array(out)
 
     def _studentized(self, tail: np.ndarray) -> np.ndarray:
-        out = np.full((len(self.estimates), 2), np.nan)
-        for name in map(str, self.std_errors):
-            t = (self.replicates[name] - self.estimates[name]) / self.std_errors[name]
-            out[list(self.replicates).index(name)] = self.estimates[name] - self.own_errors[name] * _quantile(t, tail)[::-1]
         if not len(self.std_errors.columns):
             raise ArgumentError(
                 "confint: type='studentized' needs the standard errors of the replicates, which a statistic of your own has not."
             )
+        out = np.full((len(self.estimates), 2), np.nan)
+        for name in map(str, self.std_errors):
+            t = (self.replicates[name] - self.estimates[name]) / self.std_errors[name]
+            own = bootstrap_intervals.studentized(t.dropna().to_numpy(), self.estimates[name], self.own_errors[name], tail)
+            out[list(self.replicates).index(name)] = own
         return out
 
-    def _bca(self, tail: np.ndarray) -> np.ndarray:
+    def _without_levels(self) -> pd.DataFrame:
         if self.fit is None:
             raise ArgumentError(
                 "confint: type='bca' is for the parameters; a statistic of your own has 'percentile', 'basic' and 'normal'."
             )
-        left_out = without_levels(self.fit)
-        out = np.full((len(self.estimates), 2), np.nan)
-        for i, name in enumerate(map(str, self.replicates)):
-            own = self.replicates[name].dropna().to_numpy()
-            share = (np.sum(own < self.estimates[name]) + 0.5 * np.sum(own == self.estimates[name])) / max(len(own), 1)
-            away = left_out[name].mean() - left_out[name].dropna().to_numpy()
-            spread = float(np.sum(away**2)) ** 1.5
-            acceleration = float(np.sum(away**3)) / (6.0 * spread) if spread > 0 else 0.0
-            z0 = float(ndtri(np.clip(share, 0.5 / max(len(own), 1), 1.0 - 0.5 / max(len(own), 1))))
-            z = z0 + ndtri(tail)
-            out[i] = _quantile(self.replicates[name], ndtr(z0 + z / (1.0 - acceleration * z)))
-        return out
+        return without_levels(self.fit)
 
     def to_frame(self, level: float = 0.95, type: str = "percentile") -> pd.DataFrame:
         """``estimate, bias, std_error, lower, upper``."""
@@ -184,14 +166,6 @@ class Bootstrap:
     __repr__ = __str__
 
 
-def _quantile(values: pd.Series, tail: np.ndarray) -> np.ndarray:
-    """Quantiles of the values that are there, at positions (B + 1) a as Davison & Hinkley have them; NaN where there are none."""
-    own = np.sort(values.dropna().to_numpy())
-    if not len(own):
-        return np.full(len(tail), np.nan)
-    return np.asarray(np.quantile(own, tail, method="weibull"))
-
-
 def bootstrap(fit: Fit, nsim: int, statistic: Statistic | None, kind: str, group: str | None, rng: Any, progress: bool | None) -> Bootstrap:
     """Replicates of the parameters or of a statistic. See :meth:`lmm.Fit.bootstrap`."""
     design, problem, estimate = fit.design, fit.problem, fit.estimate
@@ -214,50 +188,16 @@ def bootstrap(fit: Fit, nsim: int, statistic: Statistic | None, kind: str, group
             batch = refits.of_levels(design, problem, fit._method, estimate, t, generator.integers(J, size=(nsim, J)), told)
         return _of_parameters(fit, batch, kind)
     with bar(nsim, "bootstrap", progress) as told:
-        draw = simulate_slab if kind == "parametric" else resampled_slab
         width = max(1, refits.HELD // design.n)
-        slabs = (draw(design, estimate, min(width, nsim - first), generator) for first in range(0, nsim, width))
+        counts = (min(width, nsim - first) for first in range(0, nsim, width))
+        if kind == "parametric":
+            slabs = (simulate_array(design, estimate, count, generator, False) for count in counts)
+        else:
+            slabs = (resample_array(design, estimate, count, generator) for count in counts)
         if statistic is None:
             batch = refits.of_responses(design, problem, fit._method, estimate, slabs, False, told)
             return _of_parameters(fit, batch, kind)
         return _of_statistic(fit, slabs, statistic, kind, told)
-
-
-def simulate_slab(design: Design, estimate: Estimate, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(n, count) parametric responses."""
-    return simulate_array(design, estimate, count, rng, False)
-
-
-def resampled_slab(design: Design, estimate: Estimate, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(n, count) responses of modes and residuals drawn again."""
-    eta = fixed_predictor(design, estimate)
-    weights = np.ones(design.n) if design.weights is None else design.weights
-    residual = (design.y - linear_predictor(design, estimate)) * np.sqrt(weights)
-    residual = residual - residual.mean()
-    residual = residual * (estimate.sigma / np.sqrt(np.mean(residual**2)))
-    modes = [reflated(b, np.sqrt(estimate.scale2) * T) for b, T in zip(estimate.modes, estimate.factors, strict=True)]
-    out = np.empty((design.n, count), order="F")
-    for column in out.T:
-        column[:] = eta + residual[rng.integers(design.n, size=design.n)] / np.sqrt(weights)
-        for term, b in zip(design.terms, modes, strict=True):
-            column += term.times(b[rng.integers(term.J, size=term.J)])
-    return out
-
-
-def reflated(b: np.ndarray, T: np.ndarray) -> np.ndarray:
-    """Modes (J, k) centred and turned so that their covariance is T T'."""
-    centred = b - b.mean(axis=0)
-    values, vectors = np.linalg.eigh(centred.T @ centred / len(b))
-    whole = values > 1e-12 * max(float(values[-1]), 1e-300)
-    whitened = (centred @ vectors[:, whole]) / np.sqrt(values[whole])
-    root = vectors[:, whole].T @ _root(T @ T.T)
-    return np.asarray(whitened @ root)
-
-
-def _root(G: np.ndarray) -> np.ndarray:
-    """The symmetric square root."""
-    values, vectors = np.linalg.eigh(G)
-    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T)
 
 
 def term_of(design: Design, group: str | None, what: str) -> int:
@@ -375,23 +315,5 @@ def as_series(value: Any) -> pd.Series:
 def refitted(fit: Fit, batch: Batch, r: int, y: np.ndarray) -> Fit:
     """The fit of replicate r."""
     design = replace(fit.design, y=np.ascontiguousarray(y))
-    own = fit.estimate
-    split = np.split(batch.theta[r], np.cumsum([term.structure.n_theta for term in design.terms])[:-1])
-    estimate = replace(
-        own,
-        beta=batch.beta[r],
-        beta_cov_unscaled=batch.beta_cov_unscaled[r],
-        theta=batch.theta[r],
-        factors=tuple(term.structure.factor(theta) for term, theta in zip(design.terms, split, strict=True)),
-        sigma=float(batch.sigma[r]),
-        modes=tuple(np.array(modes[r]) for modes in batch.modes),
-        objective=float(batch.objective[r]),
-        convergence=Convergence(r not in batch.failures, batch.failures.get(r, "refitted"), 0, int(batch.evaluations[r]), 0, float("nan")),
-        trace=(),
-        messages=(),
-        eta=None,
-    )
-    if own.family is not None and batch.phi is not None:
-        phi = batch.phi[r]
-        estimate = replace(estimate, phi=phi if np.ndim(own.phi) else float(phi[0]))
+    estimate = refits.estimate_of(fit.design, fit.estimate, batch, r)
     return replace(fit, design=design, problem=fit.problem.with_response(design), estimate=estimate)
