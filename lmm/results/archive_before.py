@@ -40,6 +40,11 @@ def _estimate(name: str, old: Fields) -> tuple[str, Fields]:
     return name, {field: value for field, value in old.items() if field not in ("draws", "mode_cov")}
 
 
+def _report(name: str, old: Fields) -> tuple[str, Fields]:
+    """What stands beside the estimates is said by the estimate."""
+    return name, {field: value for field, value in old.items() if field != "spread"}
+
+
 def _fit(name: str, old: Fields) -> tuple[str, Fields]:
     """The covariances of a generalized fit whose rows did not travel stood alone."""
     found = old.get("_uncertainty")
@@ -78,6 +83,7 @@ CHANGED: dict[str, Callable[[str, Fields], tuple[str, Fields]]] = {
     "lmm.stream.recipe:TermColumns": _term_columns,
     "lmm.design.records:Design": _design,
     "lmm.model.records:Estimate": _estimate,
+    "lmm.model.records:Report": _report,
     "lmm.api_batch:_One": _one,
     "lmm.results.fit:Fit": _fit,
     "lmm.results.uncertainty:Uncertainty": _covariances,

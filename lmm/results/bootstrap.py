@@ -117,8 +117,8 @@ class Bootstrap:
 
     def _each(self, limits: Callable[..., np.ndarray], tail: np.ndarray, *more: pd.DataFrame) -> np.ndarray:
         """(parameters, 2) limits of each parameter from its replicates, its estimate, and its column of ``more``."""
-        out = []
-        for name in map(str, self.replicates):
+        out, names = [], list[Any](self.replicates)  # a statistic may have names of any kind
+        for name in names:
             values, *others = (frame[name].dropna().to_numpy() for frame in (self.replicates, *more))
             out.append(limits(values, self.estimates[name], *others, tail))
         return np.array(out)
