@@ -18,10 +18,11 @@ import numpy as np
 from lmm.covariance import Covariance
 from lmm.covariance.base import directions
 from lmm.errors import ResponseError
-from lmm.estimators.trust_region import Point
+from lmm.estimators.trust_region import Outcome, Point
 from lmm.linalg import backend, elimination, sharded, tail
 from lmm.model import gaussian, hessian
 from lmm.model.problem import Problem
+from lmm.model.records import MonteCarlo
 
 #: error of a sum of squares, relative to its size
 ROUNDING = 4.0 * float(np.finfo(float).eps)
@@ -52,8 +53,22 @@ class Payload:
     frame: Frame
 
 
+class Settled(NamedTuple):
+    """A point with its criterion as it is reported, its Monte Carlo errors, messages and the seconds that this took."""
+
+    point: Point
+    monte_carlo: MonteCarlo | None = None
+    messages: tuple[str, ...] = ()
+    seconds: dict[str, float] = {}
+
+
 class Evaluator:
     """The criterion of one problem as a function of theta, with its constants; ``sigma`` where it is known."""
+
+    #: whether values of the criterion can be compared however far apart they are
+    comparable = True
+    #: promised decrease at which a search ends in any case, and a difference of the criterion that means nothing
+    least, noise = 0.0, 0.0
 
     def __init__(self, problem: Problem, reml: bool, sigma: float | None = None):
         self.problem, self.reml, self.sigma = problem, reml, sigma
@@ -158,6 +173,14 @@ class Evaluator:
         payload = Payload(value, D, modes, frame)
         rounding = ROUNDING * self.degrees * float(problem.cross.gram[-1, -1]) / float(value.r2)  # r2 is what is left of y'Wy
         return Point(np.asarray(theta, dtype=float), float(value.objective) + self.constant, gradient, model, payload, rounding)
+
+    def search(self, run: Callable[[np.ndarray], Outcome], start: np.ndarray) -> Outcome:
+        """``run`` from ``start``, theta (m,)."""
+        return run(start)
+
+    def settle(self, point: Point) -> Settled:
+        """What is reported of the point where a search ended."""
+        return Settled(point)
 
     def refine(self, point: Point) -> Point:
         """The point with its exact Hessian, where that is cheap."""

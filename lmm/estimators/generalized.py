@@ -9,8 +9,8 @@ have the units of the response, theta and gamma are measured by the size of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from lmm.model.mode import MODE_TOLERANCE, find_mode, follow
 from lmm.model.passes import Source, Task, drive
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.quadrature import quadrature
+from lmm.model.records import Estimate
 from lmm.model.second_order import correction
 
 #: size of the second-order term per level, in the log-likelihood, up to which the expansion is trusted
@@ -52,11 +53,13 @@ class State:
 class Objective:
     """J of one problem; it remembers the modes of its last good point, from which the next search for them starts."""
 
-    #: whether every term of the plan must be eliminated or in the tail
-    whole = True
+    #: whether values of J can be compared however far apart they are, which takes the exact factorisation
+    comparable = True
+    #: promised decrease at which a search ends in any case, and a difference of J that means nothing
+    least, noise = 0.0, 0.0
 
     def __init__(self, problem: GeneralizedProblem, curvature: str = "observed", points: int = 1, second_order: bool = False):
-        if self.whole:
+        if self.comparable:
             problem.plan.require_exact("The exact gradient of Laplace's approximation")
         self.second_order = second_order
         self.points, self.free = points, points == 0
@@ -325,6 +328,16 @@ class Objective:
         H = B.T @ np.column_stack(columns)
         return np.asarray((H + H.T) / 2)
 
+    def search(self, run: Callable[[np.ndarray], Outcome], start: np.ndarray) -> Outcome:
+        """``run`` from ``start``; with modes found closely where it ended where it began, as no step asked for them."""
+        outcome = run(start)
+        self.searching = False
+        return after(outcome, run(outcome.point.theta)) if outcome.converged and self.is_rough(outcome.point) else outcome
+
+    def reported(self, estimate: Estimate, point: Point) -> Estimate:
+        """The estimate with what is to be said of its numbers."""
+        return estimate
+
     def is_rough(self, point: Point) -> bool:
         """Whether the modes at a point were found so roughly that an end there is not to be trusted."""
         return point.payload is not None and bool(point.payload.laplace.mode.decrement > 1e3 * self.tolerance)
@@ -356,6 +369,16 @@ class Objective:
             endless = np.concatenate([np.zeros((self.m, endless.shape[1])), np.linalg.solve(back[self.m :, self.m :], endless)])[free]
         out[np.ix_(free, free)] = separation.inverse(H[np.ix_(free, free)] / 2.0, endless)
         return np.asarray(back @ out @ back.T)
+
+
+def after(first: Outcome, then: Outcome) -> Outcome:
+    """A search that went on from where another ended."""
+    return replace(
+        then,
+        iterations=first.iterations + then.iterations,
+        evaluations=first.evaluations + then.evaluations,
+        trace=first.trace + then.trace,
+    )
 
 
 def centring(Q: np.ndarray, r: int) -> np.ndarray:

@@ -31,7 +31,7 @@ from lmm.estimators.control import Control
 from lmm.estimators.diagnosis import diagnose, laplace_error
 from lmm.estimators.generalized import Objective
 from lmm.estimators.restart import heights
-from lmm.estimators.stochastic_laplace import ENOUGH, UNSURE, ProbedObjective, objective_for, search, with_errors
+from lmm.estimators.stochastic_laplace import objective_for
 from lmm.estimators.trust_region import Outcome, minimize
 from lmm.linalg import threads
 from lmm.model.centred import inner_theta, inward, outer_jacobian, outer_theta, outward
@@ -86,35 +86,28 @@ class LaplaceLikelihood(Estimator):
             return self._centred(problem, start, callback)
         begin = perf_counter()
         objective = objective_for(problem, self.control, self.nagq, self.second_order)
-        probed = isinstance(objective, ProbedObjective)
         working = starting_values(problem)
         psi = objective.enter(self._start(problem, start, working))
-        settings = (self.name, self.nagq, "observed" if objective.observed else "expected", *(("iterative",) if probed else ()))
+        curvature = "observed" if objective.observed else "expected"
+        settings = (self.name, self.nagq, curvature, *(() if objective.comparable else ("iterative",)))
         numbers = (working, np.diagonal(problem.rows.R))
-        saved = Checkpoint(self.control.checkpoint, problem, settings, numbers, comparable=not probed)
+        saved = Checkpoint(self.control.checkpoint, problem, settings, numbers, comparable=objective.comparable)
         psi, callback = saved.begin(psi, callback)
         if self.control.evaluate_only:
             outcome = Outcome(objective(psi), True, "evaluated at the given parameters, not optimised", 0, 1, float("nan"), ())
         else:
-            if isinstance(objective, ProbedObjective):
-                objective.searching = self.nagq <= 1
-                outcome = search(objective, lambda at: self._search(objective, at, callback), psi, self.control)
-                objective.searching = False
-                outcome = objective.snap(outcome, ENOUGH)
-            else:
-                outcome = self._close(objective, psi, callback)
-                for share in SMALLER if outcome.point.payload is None else ():  # modes lead out of the link's range: begin nearer to zero
-                    outcome = self._close(objective, np.append(share * psi[: problem.n_theta], psi[problem.n_theta :]), callback)
-                    if outcome.point.payload is not None:
-                        break
-            if not probed and outcome.point.payload is not None and is_singular(problem, outcome.point.theta[: problem.n_theta]):
+            outcome = self._close(objective, psi, callback)
+            for share in SMALLER if outcome.point.payload is None else ():  # modes lead out of the link's range: begin nearer to zero
+                outcome = self._close(objective, np.append(share * psi[: problem.n_theta], psi[problem.n_theta :]), callback)
+                if outcome.point.payload is not None:
+                    break
+            if objective.comparable and outcome.point.payload is not None and is_singular(problem, outcome.point.theta[: problem.n_theta]):
                 outcome = self._again(problem, objective, outcome, callback)
         if outcome.point.payload is None:
             raise ArgumentError("-2 log-likelihood is not finite at the starting values; give others as start=, within the link's range.")
         refuse_exact(problem, outcome.point.payload.phi)
         estimate = finish(problem, outcome, self, {"optimise": perf_counter() - begin})
-        if isinstance(objective, ProbedObjective):
-            estimate = with_errors(estimate, objective, outcome.point)
+        estimate = objective.reported(estimate, outcome.point)
         if self.nagq == 1 and not self.second_order and not self.control.evaluate_only:
             payload = outcome.point.payload
             told = laplace_error(problem, payload.frame.T[0], payload, objective.observed, estimate.objective)
@@ -142,11 +135,9 @@ class LaplaceLikelihood(Estimator):
     def _close(self, objective: Objective, psi: np.ndarray, callback: Callback | None, known: float = np.inf) -> Outcome:
         """A search with modes as rough as its steps allow, and what is all but zero at its end set to zero."""
         objective.searching = self.nagq <= 1 and not self.second_order
-        outcome = self._search(objective, psi, callback, known)
+        outcome = objective.search(partial(self._search, objective, callback, known), psi)
         objective.searching = False
-        if outcome.converged and objective.is_rough(outcome.point):  # it ended where it began: no step asked for close modes
-            outcome = after(outcome, self._search(objective, outcome.point.theta, callback))
-        return objective.snap(outcome, self.control.tolerance)
+        return objective.snap(outcome, max(self.control.tolerance, objective.least))
 
     def _again(self, problem: GeneralizedProblem, objective: Objective, first: Outcome, callback: Callback | None) -> Outcome:
         """The better of an end at a variance of zero and of where searches from well above it end."""
@@ -163,18 +154,17 @@ class LaplaceLikelihood(Estimator):
         objective.remember(best.point)
         return replace(best, evaluations=first.evaluations + evaluations, trace=first.trace if best is first else first.trace + best.trace)
 
-    def _search(self, objective: Objective, psi: np.ndarray, callback: Callback | None, known: float = np.inf) -> Outcome:
-        probed = isinstance(objective, ProbedObjective)
+    def _search(self, objective: Objective, callback: Callback | None, known: float, psi: np.ndarray) -> Outcome:
         return minimize(
             objective,
             objective.move,
             psi,
-            tolerance=max(self.control.tolerance, ENOUGH) if probed else self.control.tolerance,
+            tolerance=max(self.control.tolerance, objective.least),
             max_evaluations=self.control.max_evaluations,
             radius=self.control.radius,
             escape=objective.escapes,
             learn=True,
-            noise=UNSURE if probed else 0.0,
+            noise=objective.noise,
             known=known,
             callback=callback,
         )
@@ -233,16 +223,6 @@ def refuse_exact(problem: GeneralizedProblem, phi: object) -> None:
             "The model explains the response exactly, so that no dispersion is left to estimate and the likelihood has no bound. "
             "Check for a predictor that is a copy of the response, and for levels that determine it."
         )
-
-
-def after(first: Outcome, then: Outcome) -> Outcome:
-    """A search that went on from where another ended."""
-    return replace(
-        then,
-        iterations=first.iterations + then.iterations,
-        evaluations=first.evaluations + then.evaluations,
-        trace=first.trace + then.trace,
-    )
 
 
 def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelihood, seconds: dict[str, float]) -> Estimate:

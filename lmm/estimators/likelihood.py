@@ -22,7 +22,7 @@ from lmm.estimators.checks import CONTROL, FLAG, check_settings
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import Evaluator, curvature, nothing_left
 from lmm.estimators.restart import second_look
-from lmm.estimators.stochastic import ENOUGH, UNSURE, StochasticEvaluator, evaluator, note, search
+from lmm.estimators.stochastic import evaluator
 from lmm.estimators.trust_region import Outcome, Point, minimize
 from lmm.linalg import threads
 from lmm.model import gaussian, hessian
@@ -30,7 +30,7 @@ from lmm.model.centred import distant, inner_theta, outer_theta, outward
 from lmm.model.determined import UNDETERMINED, determined, gathered, restricted, spread
 from lmm.model.moments import starting_values
 from lmm.model.problem import Problem
-from lmm.model.records import Estimate, MonteCarlo
+from lmm.model.records import Estimate
 
 #: eigenvalue of the information about theta, scaled to correlations, under which a direction is flat, and what does not move G
 FLAT, MOVED = 1e-9, 1e-12
@@ -100,20 +100,19 @@ class MaximumLikelihood(Estimator):
         saved = Checkpoint(
             self.control.checkpoint,
             problem,
-            (self.name, *(() if self.sigma is None else (f"sigma={self.sigma}",)), "iterative" if problem.plan.iterative else "exact"),
+            (self.name, *(() if self.sigma is None else (f"sigma={self.sigma}",)), problem.plan.factorization),
             data_numbers(problem, moments),
-            comparable=not isinstance(evaluate, StochasticEvaluator),
+            comparable=evaluate.comparable,
         )
         theta, callback = saved.begin(theta, callback)
         if self.control.evaluate_only:
             point = evaluate(theta)
             outcome = Outcome(point, True, "evaluated at the given theta, not optimised", 0, 1, float("nan"), ())
-        elif isinstance(evaluate, StochasticEvaluator):
-            outcome = search(evaluate, partial(self._search, problem, evaluate, callback), theta, self.control.accuracy)
         else:
-            outcome = self._search(problem, evaluate, callback, theta)
-            again = partial(self._search, problem, evaluate, callback)
-            outcome = second_look(problem, evaluate, outcome, again, self.control.tolerance)
+            run = partial(self._search, problem, evaluate, callback)
+            outcome = evaluate.search(run, theta)
+            if evaluate.comparable:
+                outcome = second_look(problem, evaluate, outcome, run, self.control.tolerance)
         return saved.finish(finish(problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin}))
 
     def _search(
@@ -124,8 +123,7 @@ class MaximumLikelihood(Estimator):
         theta: np.ndarray,
         known: float = np.inf,
     ) -> Outcome:
-        probed = isinstance(evaluate, StochasticEvaluator)
-        tolerance = max(self.control.tolerance, ENOUGH) if probed else self.control.tolerance
+        tolerance = max(self.control.tolerance, evaluate.least)
         outcome = minimize(
             evaluate,
             evaluate.move,
@@ -135,7 +133,7 @@ class MaximumLikelihood(Estimator):
             radius=self.control.radius,
             escape=lambda point: escapes(problem, point.theta, point.payload.D),
             refine=evaluate.refine,
-            noise=UNSURE if probed else 0.0,
+            noise=evaluate.noise,
             known=known,
             callback=callback,
         )
@@ -244,18 +242,12 @@ def finish(problem: Problem, evaluate: Evaluator, outcome: Outcome, name: str, s
     value: gaussian.Value = point.payload.value
     theta = problem.canonical(point.theta)
     inverse = solve_triangular(problem.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
-    monte_carlo: MonteCarlo | None = None
     messages = tuple(distant(problem)) if problem.centred is None else ()
-    if isinstance(evaluate, StochasticEvaluator):
-        begin = perf_counter()
-        point, error = evaluate.settled(point)
-        monte_carlo = evaluate.monte_carlo(point, error)
-        said = note(monte_carlo, evaluate.control.accuracy)
-        messages += () if said is None else (said,)
-        seconds = {**seconds, "log-determinant": perf_counter() - begin}
-    elif outcome.converged and free:
+    point, monte_carlo, told, more = evaluate.settle(point)
+    messages += told
+    if evaluate.comparable and outcome.converged and free:
         messages += tuple(ridge(problem, point))
-    convergence = outcome.convergence({**problem.seconds, **seconds})
+    convergence = outcome.convergence({**problem.seconds, **seconds, **more})
     return Estimate(
         method=name,
         reml=evaluate.reml,

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
@@ -18,7 +19,7 @@ from scipy.special import ndtr, stdtrit
 from lmm.covariance import Covariance
 from lmm.covariance.base import directions
 from lmm.estimators.control import Control
-from lmm.estimators.criterion import EXPLAINED, WELL, Evaluator, Frame, Payload, curvature, nothing_left, nowhere, slope
+from lmm.estimators.criterion import EXPLAINED, WELL, Evaluator, Frame, Payload, Settled, curvature, nothing_left, nowhere, slope
 from lmm.estimators.trust_region import Outcome, Point
 from lmm.linalg import backend
 from lmm.linalg.conjugate import log_quadratics
@@ -59,6 +60,9 @@ class Sampled(Payload):
 
 class StochasticEvaluator(Evaluator):
     """:class:`Evaluator` for a problem with iterative terms. It keeps the probes, and the solutions to begin from."""
+
+    comparable = False
+    least, noise = ENOUGH, UNSURE
 
     def __init__(self, problem: Problem, reml: bool, sigma: float | None = None, control: Control | None = None):
         super().__init__(problem, reml, sigma)
@@ -172,6 +176,21 @@ class StochasticEvaluator(Evaluator):
         """The criterion at theta, log|H| by Lanczos quadrature."""
         return self.settled(self.in_theta(theta))[0].objective
 
+    def search(self, run: Callable[[np.ndarray], Outcome], start: np.ndarray) -> Outcome:
+        """``run`` from ``start``, and again with more probes until they are enough."""
+        return search(self, run, start, self.control.accuracy)
+
+    def hessian(self, point: Point) -> np.ndarray:
+        """The average information at an evaluated point."""
+        return point.hessian
+
+    def settle(self, point: Point) -> Settled:
+        """The log-likelihood by Lanczos quadrature, and the Monte Carlo errors."""
+        begin = perf_counter()
+        point, error = self.settled(point)
+        found = self.monte_carlo(point, error)
+        return Settled(point, found, note(found, self.control.accuracy), {"log-determinant": perf_counter() - begin})
+
     def settled(self, point: Point) -> tuple[Point, float]:
         """The point with log|H| by Lanczos quadrature in its objective, and the Monte Carlo error of that."""
         _, logdet, error = self.logdet_rest(point.payload.frame.T)
@@ -278,17 +297,17 @@ def search(evaluate: Unsure, run: Callable[[np.ndarray], Outcome], start: np.nda
 
 def evaluator(problem: Problem, reml: bool, sigma: float | None = None, control: Control | None = None) -> Evaluator:
     """The criterion of a problem, whichever way it is factorised."""
-    if problem.plan.iterative:
-        return StochasticEvaluator(problem, reml, sigma, control)
-    return Evaluator(problem, reml, sigma)
+    if problem.plan.exact:
+        return Evaluator(problem, reml, sigma)
+    return StochasticEvaluator(problem, reml, sigma, control)
 
 
-def note(monte_carlo: Any, accuracy: float) -> str | None:
+def note(monte_carlo: MonteCarlo, accuracy: float) -> tuple[str, ...]:
     """A sentence where the probes' error is larger than it should be."""
     worst = float(np.max(monte_carlo.relative, initial=0.0))
     if worst <= accuracy:
-        return None
+        return ()
     return (
         f"the Monte Carlo error of a variance parameter is {100 * worst:.2g} % of its standard error with {monte_carlo.probes} random "
-        "probes, the most that fit in memory; its digits beyond that mean nothing."
+        "probes, the most that fit in memory; its digits beyond that mean nothing.",
     )

@@ -20,7 +20,7 @@ import numpy as np
 
 from lmm.estimators.control import Control
 from lmm.estimators.criterion import slope
-from lmm.estimators.generalized import Objective
+from lmm.estimators.generalized import Objective, after
 from lmm.estimators.stochastic import APART, FIRM, FLAT, MOST, ROOM, note, to_theta
 from lmm.estimators.stochastic import search as search_on
 from lmm.estimators.trust_region import Outcome, Point
@@ -41,7 +41,8 @@ STEP = 0.2
 class ProbedObjective(Objective):
     """:class:`~lmm.estimators.generalized.Objective` of a problem with iterative terms; nAGQ 0 and 1."""
 
-    whole = False
+    comparable = False
+    least, noise = ENOUGH, UNSURE
 
     def __init__(self, problem: GeneralizedProblem, control: Control, points: int = 1):
         super().__init__(problem, control.curvature, points)
@@ -94,6 +95,20 @@ class ProbedObjective(Objective):
         inverse = (vectors[:, inside] / values[inside]) @ vectors[:, inside].T
         return inverse @ noise @ inverse, inverse
 
+    def search(self, run: Callable[[np.ndarray], Outcome], start: np.ndarray) -> Outcome:
+        """``run`` from ``start`` with few probes, then from where it ended with enough."""
+        first = run(start)
+        accuracy = self.control.accuracy
+        if not first.converged or len(self.probes) >= FIRM:
+            return search_on(self, lambda at: first if at is start else run(at), start, accuracy)
+        self.more_probes(min(FIRM, self.most))
+        return after(first, search_on(self, run, first.point.theta, accuracy))
+
+    def reported(self, estimate: Estimate, point: Point) -> Estimate:
+        """The estimate with its Monte Carlo errors."""
+        found = self.monte_carlo(point)
+        return replace(estimate, monte_carlo=found, messages=(*estimate.messages, *note(found, self.control.accuracy)))
+
     def monte_carlo(self, point: Point) -> MonteCarlo:
         """The errors of a fit that ended at this point; ``relative`` of all parameters, zero for those at a boundary."""
         J = np.eye(len(point.theta))
@@ -133,30 +148,6 @@ def _relative(cov: np.ndarray, inverse: np.ndarray) -> np.ndarray:
 
 def objective_for(problem: GeneralizedProblem, control: Control, points: int, second_order: bool) -> Objective:
     """J of one problem, whichever way it is factorised."""
-    if problem.plan.iterative:
-        return ProbedObjective(problem, control, points)
-    return Objective(problem, control.curvature, points, second_order)
-
-
-def search(
-    objective: ProbedObjective, run: Callable[[np.ndarray], Outcome], start: np.ndarray, control: Control, firm: int = FIRM
-) -> Outcome:
-    """``run`` from ``start`` with few probes, then from where it ended with enough."""
-    first = run(start)
-    if not first.converged or len(objective.probes) >= firm:
-        return search_on(objective, lambda at: first if at is start else run(at), start, control.accuracy)
-    objective.more_probes(min(firm, objective.most))
-    rest = search_on(objective, run, first.point.theta, control.accuracy)
-    return replace(
-        rest,
-        evaluations=first.evaluations + rest.evaluations,
-        iterations=first.iterations + rest.iterations,
-        trace=first.trace + rest.trace,
-    )
-
-
-def with_errors(estimate: Estimate, objective: ProbedObjective, point: Point) -> Estimate:
-    """The estimate with its Monte Carlo errors."""
-    found = objective.monte_carlo(point)
-    said = note(found, objective.control.accuracy)
-    return replace(estimate, monte_carlo=found, messages=(*estimate.messages, *([] if said is None else [said])))
+    if problem.plan.exact:
+        return Objective(problem, control.curvature, points, second_order)
+    return ProbedObjective(problem, control, points)

@@ -353,7 +353,7 @@ def of_rows(design: Design, problem: Any, which: np.ndarray, codes: dict[int, np
 def problem_of(design: Design, like: Any) -> Any:
     """The problem of a design, of the kind and family of another."""
     if isinstance(like, GeneralizedProblem):
-        return build_generalized(design, like.family, "iterative" if like.plan.iterative else "exact")
+        return build_generalized(design, like.family, like.plan.factorization)
     return build_problem(design)
 
 

@@ -74,9 +74,19 @@ class Plan:
         """Where each term, in the design's order, stands in :attr:`order`."""
         return tuple(sorted(range(len(self.order)), key=lambda i: self.order[i]))
 
+    @property
+    def exact(self) -> bool:
+        """Whether every term is eliminated or in the tail."""
+        return not self.iterative
+
+    @property
+    def factorization(self) -> str:
+        """What to insist on for another plan of this kind."""
+        return "exact" if self.exact else "iterative"
+
     def require_exact(self, what: str) -> None:
         """CapacityError where some terms are solved iteratively and ``what`` needs the exact factorisation."""
-        if self.iterative:
+        if not self.exact:
             names = ", ".join(f"{self.terms[t].group} ({self.terms[t].J} levels)" for t in self.iterative)
             raise CapacityError(
                 f"{what} needs the exact factorisation, but {names} was solved by conjugate gradients. "

@@ -227,7 +227,7 @@ def restricted(problem: Problem, kept: Sequence[np.ndarray]) -> Problem | None:
         (problem.location, problem.scale),
         dict(problem.seconds),
         problem.plan.backend,
-        "iterative" if problem.plan.iterative else "exact",
+        problem.plan.factorization,
     )
     return replace(made, plan=replace(made.plan, devices=problem.plan.devices))
 

@@ -38,7 +38,7 @@ def system_of(source: Source, sums: Weighted) -> PenalizedSystem:
 
 def _coupled(source: Source, sums: Weighted) -> Coupled:
     """How the iterative terms lie in Z'WZ."""
-    if not source.plan.iterative:
+    if source.plan.exact:
         return UNCOUPLED
     assert isinstance(source, Rows)
     if "couplings" not in source.kept:

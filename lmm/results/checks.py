@@ -106,7 +106,7 @@ def check(fit: Fit, nsim: int, rng: None | int | np.random.Generator) -> Checks:
     """See :meth:`lmm.Fit.check`."""
     generator = random_generator(rng)
     found = [*_estimation(fit), *_simulated(fit, nsim, generator), *_overdispersion(fit), *_collinearity(fit)]
-    if not fit.problem.plan.iterative:  # both need conditional variances
+    if fit.problem.plan.exact:  # both need conditional variances
         found += [*_normality(fit, generator), *_influence(fit)]
     columns = ["status", "value", "p_value", "what", "advice"]
     index = pd.Index([f.check for f in found], name="check")
