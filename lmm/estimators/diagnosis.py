@@ -129,7 +129,7 @@ def _moved(problem: GeneralizedProblem, found: Separation) -> dict[str, tuple[bo
     functions = np.eye(p + own)
     functions[:p, :p] = np.linalg.solve(R.T, np.eye(p)).T
     size = np.abs(functions @ found.directions).max(axis=1, initial=0.0) * np.concatenate([np.linalg.norm(R, axis=0), np.ones(own)])
-    names = [*problem.names, *(problem.family.parameter_names if own else ())]
+    names = [*problem.names, *(problem.family.threshold_names if own else ())]
     return {names[j]: found.sides(functions[j]) for j in np.flatnonzero(size > 1e-6 * size.max(initial=0.0))}
 
 
@@ -138,14 +138,7 @@ def _separated(problem: GeneralizedProblem, found: Separation, names: tuple[str,
     part, its, them, grows = ("separate", "their", "them", "s grow") if len(names) > 1 else ("separates", "its", "it", " grows")
     plural = "s" if len(names) > 1 else ""
     where = None if problem.where is None else problem.where(found.rows)
-    if not problem.family.has_intercept:
-        head, parted, all_are = "Fitted probabilities reach 0 and 1", "the categories", "the rows"
-    elif np.isfinite(problem.family.mean_high):
-        head, parted = "Fitted probabilities reach 0 and 1", "the successes from the failures"
-        y = problem.rows.y[found.rows] if where else np.zeros(0)
-        all_are = "all are failures" if not y.any() else "all are successes" if y.all() else "the response does not vary"
-    else:
-        head, parted, all_are = "Fitted means reach 0", "counts of zero from the others", "all counts are zero"
+    head, parted, all_are = problem.family.separation(problem.rows.y[found.rows] if where else np.zeros(0))
     return (
         f"{head}: {listed} {part} {parted}{f' ({all_are} where {where})' if where else ''}, and {its} coefficient{grows} without bound. "
         f"{its.capitalize()} estimate{plural} and standard error{plural} mean nothing; leave {them} out or merge levels."

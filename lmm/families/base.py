@@ -34,6 +34,8 @@ Array = np.ndarray
 #: logarithm of a dispersion, or of its inverse, at the most
 LOG_LIMIT = 100.0
 Weights = Array | None
+#: a dispersion, or the thresholds (r,) of a family of categories
+Phi = float | Array
 #: a predictor that no model has: the bounds of the cauchit are finite by rounding
 FAR = 1e10
 
@@ -139,7 +141,11 @@ class Family(abc.ABC):
     weights_are_trials : whether a response is a share of as many trials as its weight says.
     is_latent : whether the response shows on which side of thresholds a latent variable lies that the link gives the distribution of.
     linear : whether it is that of a linear model, whose sigma is profiled out of the likelihood and multiplies the covariances.
+    has_mean : whether the response is a number with a mean, and not one of several categories.
+    model_title : what a summary calls the model.
     residual_types, default_residual : the types of residuals, and the one that is meant where none is named.
+    standard_residual : the residual with mean zero and one variance in every row.
+    prediction_types, category_types : what may be predicted, and those of them that are about categories.
     merges : which rows with one and the same linear predictor are worth one row with their weights' sum. "sums": all of them,
         with the weighted mean of their responses, because log f = w (y s(eta) - k(eta)) + c(y, w), whose c is no longer known
         then; "equal": those with the same response, because weights multiply log f; None: weights mean something else.
@@ -171,6 +177,11 @@ class Family(abc.ABC):
     linear: ClassVar[bool] = False
     residual_types: ClassVar[tuple[str, ...]] = ("response", "pearson", "deviance", "working")
     default_residual: ClassVar[str] = "deviance"
+    standard_residual: ClassVar[str] = "pearson"
+    prediction_types: ClassVar[tuple[str, ...]] = ("response", "link")
+    category_types: ClassVar[tuple[str, ...]] = ()
+    has_mean: ClassVar[bool] = True
+    model_title: ClassVar[str] = "Generalized linear"
     merges: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -269,7 +280,7 @@ class Family(abc.ABC):
         links of probabilities.
         """
         low, high = max(self.mean_low, self.link.mean_low), min(self.mean_high, self.link.mean_high)
-        if np.isfinite(high) or not self.has_intercept:
+        if np.isfinite(high):
             return 1.0
         with np.errstate(all="ignore"):
             mean = np.average(y, weights=weights)
@@ -360,9 +371,28 @@ class Family(abc.ABC):
         """phi of rho (r,), kept where nothing overflows."""
         return float(np.exp(np.clip(rho[0], -LOG_LIMIT, LOG_LIMIT))) if self.has_dispersion else 1.0
 
-    def reported(self, phi: object) -> tuple[list[str], Array]:
+    def reported(self, phi: Phi) -> tuple[list[str], Array]:
         """Names of the parameters whose covariance is reported, and their derivatives (r, r) with respect to rho."""
         return [f"log({self.dispersion_name})"] if self.has_dispersion else [], np.eye(self.n_parameters)
+
+    @property
+    def threshold_names(self) -> list[str]:
+        """Names of the parameters phi (r,) that are tabled below the coefficients; none of a family with an intercept."""
+        return []
+
+    @property
+    def boundaries(self) -> list[str]:
+        """``"1|2", "2|3", ...``: names of the thresholds between categories."""
+        return []
+
+    def cuts(self, phi: Phi) -> Array:
+        """The thresholds (K-1,) of phi."""
+        return np.zeros(0)
+
+    @property
+    def qualifier(self) -> str:
+        """What a summary says after the link."""
+        return ""
 
     def check_parameters(self, phi: Array) -> None:
         """ArgumentError where a phi (r,) to start from is impossible."""
@@ -481,6 +511,43 @@ class Family(abc.ABC):
         mean = np.average(mu, weights=weights)
         most = float(np.mean(w * (y - mean) ** 2) / self.variance(mean, 1.0))  # relative to it a perfect fit has no dispersion
         return max(found, 1e-8 * most) or 1e-8
+
+    # -- categories ----------------------------------------------------------------------------
+
+    def require_mean(self, message: str) -> None:  # noqa: B027
+        """ArgumentError with this message where responses are categories; ``{kind}`` in it stands for ``"an ordinal"``."""
+
+    @property
+    def residual_note(self) -> str:
+        """What is said after the types of residuals where another was asked for."""
+        return ""
+
+    @property
+    def category_names(self) -> list[str]:
+        """The K categories as text; none of a response that is a number."""
+        return []
+
+    def labels(self, y: Array) -> object:
+        """Responses as the user has them: categories for their codes; NaN stays missing."""
+        return y
+
+    def probabilities(self, eta: Array, phi: Phi) -> Array:
+        """P(y = k), (n, K), of the categories at linear predictors (n,); NaN stays."""
+        return np.zeros((len(eta), 0))
+
+    def predicted(self, type: str, p: Array) -> tuple[list[str], Array]:
+        """Names and columns (n, .) of a prediction of one of ``category_types``, from probabilities (n, K) of the categories."""
+        return [], p
+
+    def check_errors(self, type: str, with_effects: bool) -> None:  # noqa: B027
+        """ArgumentError where predictions of a type, with random effects or without, have no standard errors and intervals."""
+
+    def separation(self, y: Array) -> tuple[str, str, str]:
+        """What fitted values reach where the data separate, what is parted from what, and how the responses y (m,) of these rows lie."""
+        if np.isfinite(self.mean_high):
+            all_are = "all are failures" if not y.any() else "all are successes" if y.all() else "the response does not vary"
+            return "Fitted probabilities reach 0 and 1", "the successes from the failures", all_are
+        return "Fitted means reach 0", "counts of zero from the others", "all counts are zero"
 
     # -- the response --------------------------------------------------------------------------
 

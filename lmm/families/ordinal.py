@@ -16,27 +16,23 @@ the R package ordinal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from lmm.errors import ArgumentError, ResponseError, nearest
-from lmm.families.base import Array, Derivatives, Family, Information, Limit, ParameterDerivatives, Weights, ones
+from lmm.errors import ArgumentError, nearest
+from lmm.families.base import Array, Derivatives, Information, Limit, ParameterDerivatives, Phi, Weights, ones
+from lmm.families.categorical import Categorical
 from lmm.families.cumulative import DISTRIBUTIONS, Distribution
 from lmm.families.links import Link
-from lmm.families.response import check_finite, levels_of, numeric
 
 THRESHOLDS = ("flexible", "equidistant")
-#: categories beyond which a response is a number
-MAX_CATEGORIES = 100
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Ordinal(Family):
+class Ordinal(Categorical):
     """Ordered categories: P(y <= k) = F(alpha_k - eta), fitted with thresholds alpha in place of an intercept.
 
     A positive coefficient moves the response towards higher categories. The response may be a categorical (its
@@ -68,16 +64,12 @@ class Ordinal(Family):
     """
 
     thresholds: str
-    categories: tuple[Any, ...]
 
     name = title = "ordinal"
     is_latent = True
     default_link = "logit"
     link_names = tuple(DISTRIBUTIONS)
-    mean_high = 1.0
-    discrete = True
-    merges = "equal"
-    has_intercept = False
+    model_title = "Cumulative link"
 
     def __init__(self, link: str | Link | None = None, thresholds: str = "flexible"):
         super().__init__(link)
@@ -87,23 +79,11 @@ class Ordinal(Family):
             options = ", ".join(map(repr, THRESHOLDS))
             raise ArgumentError(f"thresholds={thresholds!r} is not one of {options}.{nearest(str(thresholds), THRESHOLDS)}")
         object.__setattr__(self, "thresholds", thresholds)
-        object.__setattr__(self, "categories", ())
 
     def __repr__(self) -> str:
         return f"Ordinal(link={self.link.name!r}, thresholds={self.thresholds!r})"
 
-    def of(self, categories: tuple[Any, ...]) -> Ordinal:
-        """The same family with K categories, lowest first."""
-        out = Ordinal(self.link, self.thresholds)
-        object.__setattr__(out, "categories", tuple(categories))
-        return out
-
     # -- thresholds ----------------------------------------------------------------------------
-
-    @property
-    def K(self) -> int:
-        """Categories."""
-        return len(self.categories)
 
     @property
     def equidistant(self) -> bool:
@@ -115,27 +95,26 @@ class Ordinal(Family):
         return 2 if self.equidistant else self.K - 1
 
     @property
-    def boundaries(self) -> list[str]:
-        """``"1|2", "2|3", ...``: names of the K-1 thresholds."""
-        return [f"{low}|{high}" for low, high in zip(self.categories, self.categories[1:], strict=False)]
-
-    @property
-    def parameter_names(self) -> list[str]:
+    def threshold_names(self) -> list[str]:
         """Names of phi, as R's ordinal has them."""
         return ["threshold.1", "spacing"] if self.equidistant else self.boundaries
 
-    def cuts(self, phi: Array) -> Array:
+    @property
+    def qualifier(self) -> str:
+        return f", {self.thresholds} thresholds"
+
+    def cuts(self, phi: Phi) -> Array:
         """alpha (K-1,) of phi (r,)."""
         phi = np.asarray(phi, dtype=float)
         return phi[0] + phi[1] * np.arange(self.K - 1) if self.equidistant else phi
 
-    def cuts_jacobian(self, phi: Array) -> Array:
+    def cuts_jacobian(self, phi: Phi) -> Array:
         """dalpha/dphi, (K-1, r)."""
         if self.equidistant:
             return np.column_stack([np.ones(self.K - 1), np.arange(self.K - 1)])
         return np.eye(self.K - 1)
 
-    def to_rho(self, phi: Any) -> Array:
+    def to_rho(self, phi: Phi) -> Array:
         phi = np.asarray(phi, dtype=float)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.concatenate([phi[:1], np.log(phi[1:] if self.equidistant else np.diff(phi))])
@@ -144,15 +123,15 @@ class Ordinal(Family):
         steps = np.exp(np.clip(rho[1:], -50.0, 50.0))
         return np.concatenate([rho[:1], steps]) if self.equidistant else rho[0] + np.concatenate([[0.0], np.cumsum(steps)])
 
-    def phi_jacobian(self, phi: Any) -> Array:
+    def phi_jacobian(self, phi: Phi) -> Array:
         """dphi/drho, (r, r)."""
         phi = np.asarray(phi, dtype=float)
         if self.equidistant:
             return np.diag([1.0, phi[1]])
         return np.tril(np.ones((len(phi), len(phi)))) * np.concatenate([[1.0], np.diff(phi)])
 
-    def reported(self, phi: Any) -> tuple[list[str], Array]:
-        return self.parameter_names, self.phi_jacobian(phi)
+    def reported(self, phi: Phi) -> tuple[list[str], Array]:
+        return self.threshold_names, self.phi_jacobian(phi)
 
     def check_parameters(self, phi: Array) -> None:
         if not np.all(np.isfinite(self.to_rho(phi))):
@@ -175,7 +154,7 @@ class Ordinal(Family):
         """F."""
         return DISTRIBUTIONS[self.link.name]
 
-    def _interval(self, y: Array, eta: Array, phi: Any) -> tuple[Array, Array, Array]:
+    def _interval(self, y: Array, eta: Array, phi: Phi) -> tuple[Array, Array, Array]:
         """Ends a, b (n,) and width of the category y; y may be one category for all rows."""
         alpha = self.cuts(phi)
         k = np.asarray(y).astype(np.intp)
@@ -184,18 +163,15 @@ class Ordinal(Family):
         eta = np.clip(eta, -1e50, 1e50)
         return upper[k] - eta, lower[k] - eta, np.broadcast_to(width[k], np.shape(eta))
 
-    def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0) -> Array:
+    def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         value = self.distribution.log_probability(*self._interval(y, eta, phi))
         return value if weights is None else weights * value
 
-    def constant(self, y: Array, weights: Weights = None, phi: Any = 1.0) -> Array:
-        return np.zeros(np.shape(y))
-
-    def derivatives(self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0) -> Derivatives:
+    def derivatives(self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Derivatives:
         w = ones(weights)
         return Derivatives(*(w * d for d in self.distribution.derivatives(*self._interval(y, eta, phi))))
 
-    def expected_weights(self, eta: Array, weights: Weights = None, phi: Any = 1.0) -> Information:
+    def expected_weights(self, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Information:
         weight, slope = np.zeros(np.shape(eta)), np.zeros(np.shape(eta))
         for k in range(self.K):
             interval = self._interval(np.array(k), eta, phi)
@@ -206,11 +182,11 @@ class Ordinal(Family):
         w = ones(weights)
         return Information(w * weight, w * slope)
 
-    def working_weights(self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0) -> Array:
+    def working_weights(self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         """The observed information, which ordinal::clmm takes too."""
         return -self.derivatives(y, eta, weights, phi).d2
 
-    def limits(self, y: Array, eta: Array, phi: Any = 1.0) -> list[Limit]:
+    def limits(self, y: Array, eta: Array, phi: Phi = 1.0) -> list[Limit]:
         """Every threshold above a row may go up, and every one below it down."""
         k, J = np.asarray(y).astype(np.intp), self.cuts_jacobian(phi)
         a, b, _ = self._interval(y, eta, phi)
@@ -223,13 +199,13 @@ class Ordinal(Family):
             Limit(lower, np.ones(len(lower)), -J[k[lower] - 1], above),
         ]
 
-    def parameter_scores(self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0) -> Array:
+    def parameter_scores(self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         ends = self.distribution.ends(*self._interval(y, eta, phi))
         w = ones(weights)
         return self._spread(y, w * ends.a, w * ends.b, phi)
 
     def parameter_derivatives(
-        self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0, expected: bool = True
+        self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0, expected: bool = True
     ) -> ParameterDerivatives:
         ends = self.distribution.ends(*self._interval(y, eta, phi))
         w = ones(weights)
@@ -248,14 +224,14 @@ class Ordinal(Family):
             self._expected_slopes(eta, weights, phi) if expected else np.zeros((self.n_parameters, len(eta))),
         )
 
-    def _spread(self, y: Array, a: Array, b: Array, phi: Any) -> Array:
+    def _spread(self, y: Array, a: Array, b: Array, phi: Phi) -> Array:
         """Derivatives in the two ends of each row (n,) as derivatives in rho (r, n)."""
         k = np.asarray(y).astype(np.intp)
         J = self.cuts_jacobian(phi) @ self.phi_jacobian(phi)
         upper, lower = np.vstack([J, np.zeros(J.shape[1])]), np.vstack([np.zeros(J.shape[1]), J])
         return np.asarray(upper[k].T * a + lower[k].T * b)
 
-    def _expected_slopes(self, eta: Array, weights: Weights, phi: Any) -> Array:
+    def _expected_slopes(self, eta: Array, weights: Weights, phi: Phi) -> Array:
         """Derivatives (r, n) of the expected information: sum_k p_k (l_rho l'^2 + 2 l' l'_rho)."""
         total = np.zeros((self.n_parameters, len(eta)))
         for k in range(self.K):
@@ -268,102 +244,10 @@ class Ordinal(Family):
 
     # -- probabilities -------------------------------------------------------------------------
 
-    def probabilities(self, eta: Array, phi: Any) -> Array:
+    def probabilities(self, eta: Array, phi: Phi) -> Array:
         """P(y = k), (n, K), of linear predictors (n,); NaN stays."""
         return np.exp(np.column_stack([self.distribution.log_probability(*self._interval(np.array(k), eta, phi)) for k in range(self.K)]))
 
-    def cumulative(self, eta: Array, phi: Any) -> Array:
+    def cumulative(self, eta: Array, phi: Phi) -> Array:
         """P(y <= k), (n, K-1)."""
         return self.link.inverse(self.cuts(phi) - np.asarray(eta)[:, None])
-
-    def mean(self, eta: Array) -> Array:
-        """eta itself: categories have no mean, the variable behind them has."""
-        return np.asarray(eta)
-
-    def mean_limit(self, eta: Array) -> Array:
-        return self.mean(eta)
-
-    def fitted(self, y: Array, eta: Array, phi: Any = 1.0) -> Array:
-        """(n,) probabilities of the categories observed."""
-        return np.exp(self.kernel(y, eta, None, phi))
-
-    def variance(self, mu: Array, phi: Any = 1.0) -> Array:
-        raise ArgumentError("categories are no numbers: an ordinal family has no variance.")
-
-    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: Any = 1.0) -> Array:
-        """-2 w log P of the category observed, for ``mu`` its probability."""
-        return np.asarray(-2.0 * ones(weights) * np.log(mu))
-
-    def saturated(self, y: Array, weights: Weights = None, phi: Any = 1.0) -> Array:
-        return np.zeros(np.shape(y))
-
-    def initial_mu(self, y: Array, weights: Weights = None) -> Array:
-        return np.full(np.shape(y), 0.5)
-
-    def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: Any = 1.0) -> Array:
-        """Codes 0..K-1 drawn at linear predictors ``mu`` (n,): categories have no mean."""
-        return np.asarray((rng.random(np.shape(mu))[..., None] > self.cumulative(mu, phi)).sum(axis=-1), dtype=float)
-
-    # -- the response --------------------------------------------------------------------------
-
-    def bind(self, values: Any, name: str, declared: Iterable[Any] = ()) -> tuple[Family, tuple[str, ...]]:
-        levels, messages = _categories(values, name, declared)
-        if len(levels) < 2:
-            raise ResponseError(f"the response {name!r} is constant ({levels[0]!r} in every row); there is nothing to model.")
-        if len(levels) == 2:
-            raise ResponseError(
-                f"the response {name!r} has two categories ({levels[0]!r}, {levels[1]!r}); an ordinal model needs three. "
-                f"Use family=lmm.families.Binomial(link={self.link.name!r}), whose intercept is less the threshold."
-            )
-        if len(levels) > MAX_CATEGORIES:
-            raise ResponseError(
-                f"the response {name!r} has {len(levels)} different values; an ordinal model takes {MAX_CATEGORIES} categories at most, "
-                "with a threshold between each two. Use lmer(), or cut it into classes."
-            )
-        return self.of(tuple(levels)), messages
-
-    def response(self, values: Any, name: str) -> tuple[Array, Array | None]:
-        """Codes 0..K-1 (n,) as float64."""
-        known = self if self.categories else self.bind(values, name)[0]
-        assert isinstance(known, Ordinal)
-        labels = np.asarray(values, dtype=object)
-        if labels.ndim != 1:
-            raise ResponseError(f"the response {name!r} must be one column, but its shape is {labels.shape}.")
-        codes = pd.Index(known.categories, dtype=object).get_indexer(pd.Index(labels, dtype=object))
-        shown = ", ".join(map(repr, known.categories))
-        if (codes < 0).any():
-            raise ResponseError(f"the response {name!r} holds {labels[codes < 0][0]!r}, which is none of the categories {shown}.")
-        absent = np.flatnonzero(np.bincount(codes, minlength=known.K) == 0)
-        if len(absent):
-            raise ResponseError(
-                f"no row of the response {name!r} is {known.categories[absent[0]]!r}, so its thresholds have no estimate; "
-                f"the categories are {shown}. Fit the model anew (update), which leaves it out."
-            )
-        return codes.astype(float), None
-
-
-def _categories(values: Any, name: str, declared: Iterable[Any]) -> tuple[list[Any], tuple[str, ...]]:
-    """The categories that occur, in order, and what was done to find them."""
-    if np.ndim(values) != 1:
-        raise ResponseError(f"the response {name!r} must be one column, but its shape is {np.shape(values)}.")
-    found = levels_of(values)
-    if found is None:
-        y = numeric(values, name)
-        check_finite(y, name)
-        if np.any(y != np.round(y)):
-            raise ResponseError(
-                f"the response {name!r} must be categorical, text or whole numbers for the ordinal family; "
-                f"the first value that is not whole is {y[y != np.round(y)][0]:g}. Cut it into classes, or use lmer()."
-            )
-        return [int(level) for level in np.unique(y)], ()
-    levels = found[0]
-    dtype = getattr(values, "dtype", None)
-    if not isinstance(dtype, pd.CategoricalDtype):
-        order = " < ".join(map(str, levels[:8])) + (" < ..." if len(levels) > 8 else "")
-        told = f"the categories of {name!r} are text, taken in sorted order: {order}. A pandas Categorical has an order of its own."
-        return levels, (told,)
-    empty = [str(level) for level in declared if level not in set(levels)]
-    if empty:
-        which = f"category {empty[0]!r} occurs" if len(empty) == 1 else f"categories {', '.join(map(repr, empty))} occur"
-        return levels, (f"{which} in no row of {name!r} and {'was' if len(empty) == 1 else 'were'} left out.",)
-    return levels, ()

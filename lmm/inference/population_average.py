@@ -68,6 +68,14 @@ def average(family: Family, eta: np.ndarray, sd: np.ndarray) -> Average:
     return Average(total, d_eta, d_sd)
 
 
+def probabilities(estimate: Estimate, eta: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Probabilities (m, K) of categories averaged over N(eta, sd^2), per row."""
+    total = np.zeros((len(eta), len(estimate.distribution.category_names)))
+    for t, w in zip(*rule(float(np.max(sd[np.isfinite(sd)], initial=0.0))), strict=True):
+        total += w * estimate.distribution.probabilities(eta + sd * t, estimate.phi)
+    return total
+
+
 def rule(top: float) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights for averages over standard normals of functions of eta + s t, with s up to ``top``."""
     # half the distance to the cauchit's pole, in 2 pi / 30: beyond rounding

@@ -104,7 +104,7 @@ def _named(problem: Problem | GeneralizedProblem, held: Held) -> str:
     if held.kind == "coefficient":
         return problem.names[held.first]
     if held.kind in ("threshold", "spacing") and isinstance(problem, GeneralizedProblem):
-        return str(problem.family.parameter_names[1 if held.kind == "spacing" else held.first])
+        return str(problem.family.threshold_names[1 if held.kind == "spacing" else held.first])
     return ""
 
 

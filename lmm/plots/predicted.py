@@ -18,7 +18,6 @@ from lmm.errors import ArgumentError
 from lmm.formula import Formula
 from lmm.plots.axes import BLUE, CURVES, MARKERS, ORANGE, choice, handed_back, ink, one_group, panels, percent, scatter, shorten
 from lmm.plots.axes import POINTS as MANY
-from lmm.results import ordinal
 from lmm.results.predictors import Variable, columns_in, used, variables
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def predictions(
     one = panels(1, ax, (5.2, 3.8), "predictions")[0]
     along = known[x]
     base = _typical(fit, list(known.values()))
-    if ordinal.is_ordinal(fit.family) and type != "link":
+    if fit.estimate.distribution.category_types and type != "link":
         return _categories(fit, one, along, base, by, groups, type, marginal)
     second = [None] if by is None else _second(known[by])
     group = None if groups is False else fit.design.terms[one_group(fit, None if groups is True else groups, "predictions")].group
@@ -96,8 +95,9 @@ def by_group(
     None = None, ax: Any = None,
 ) -> Any:  # fmt: skip
     """A panel per level: its data, its curve and the population's. See :meth:`lmm.plots.Plots.by_group`."""
-    if ordinal.is_ordinal(fit.family):
-        raise ArgumentError("by_group: categories are no numbers to draw a curve through; plot.predictions(x) draws their probabilities.")
+    fit.estimate.distribution.require_mean(
+        "by_group: categories are no numbers to draw a curve through; plot.predictions(x) draws their probabilities."
+    )
     t = one_group(fit, group, "by_group")
     term = fit.design.terms[t]
     along = _along(fit, t, x)

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 
 from lmm.inference.smoothing import lowess
 from lmm.plots.axes import BLUE, NAMED, ORANGE, ink, level_height, name_levels, one_group, panels, scatter, shorten, weights, zero_line
-from lmm.results import ordinal
 from lmm.results.rows import residuals as row_residuals
 
 if TYPE_CHECKING:
@@ -92,14 +91,14 @@ def predictor(fit: Fit) -> tuple[np.ndarray, str]:
 
 def row_values(fit: Fit, type: str | None, scaled: bool) -> tuple[np.ndarray, str]:
     """Residuals (n,) that have one variance and, where the model holds, mean zero in every row; and what they are called."""
-    if type is None and not ordinal.is_ordinal(fit.family):
-        type = "response" if fit.family is None and fit.design.weights is None and not scaled else "pearson"
+    linear = fit.family is None
+    if type is None:
+        plain = linear and fit.design.weights is None and not scaled
+        type = "response" if plain else fit.estimate.distribution.standard_residual
     values = row_residuals(fit.design, fit.estimate, fit._eta, type, scaled)
-    if ordinal.is_ordinal(fit.family) and type is None:
-        return values, "probability residual"
-    if scaled:
-        return values, "scaled residual" if fit.family is None else "Pearson residual"
-    return values, "residual" if type == "response" and fit.family is None else f"{'Pearson' if type == 'pearson' else type} residual"
+    if linear and (scaled or type == "response"):
+        return values, "scaled residual" if scaled else "residual"
+    return values, f"{'Pearson' if type == 'pearson' else type} residual"
 
 
 def smooth(ax: Axes, fit: Fit, x: np.ndarray, y: np.ndarray, span: float) -> None:

@@ -13,7 +13,6 @@ from lmm.inference.simulated_responses import simulate_array
 from lmm.inference.smoothing import bandwidth, density, lowess
 from lmm.plots.axes import BLUE, ORANGE, handed_back, ink, panels, percent, scatter, shorten
 from lmm.plots.quantiles import uniform_quantiles
-from lmm.results import ordinal
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -32,7 +31,7 @@ def simulated_responses(fit: Fit, nsim: int = 50, rng: None | int | np.random.Ge
     if fit.family is not None and fit.family.weights_are_trials and fit.design.weights is not None:
         draws, y = np.round(draws * fit.design.weights[:, None]), np.round(y * fit.design.weights)
         label = f"successes in {label}"
-    if (fit.family is not None and fit.family.discrete) or ordinal.is_ordinal(fit.family):
+    if fit.estimate.distribution.discrete:
         _frequencies(fit, one, y, draws, level)
     else:
         _densities(one, y, draws)
@@ -64,10 +63,10 @@ def _densities(ax: Axes, y: np.ndarray, draws: np.ndarray) -> None:
 
 def _frequencies(fit: Fit, ax: Axes, y: np.ndarray, draws: np.ndarray, level: float) -> None:
     """Shares of rows at each value, or of many counts in cells that grow."""
-    edges, names = cells(y, draws)
-    if ordinal.is_ordinal(fit.family):
-        names = [shorten(category, 14) for category in fit.family.categories]
-        edges = np.arange(len(names) + 1.0)
+    names = [shorten(category, 14) for category in fit.estimate.distribution.category_names]
+    edges = np.arange(len(names) + 1.0)
+    if not names:
+        edges, names = cells(y, draws)
 
     def share(of: np.ndarray) -> np.ndarray:
         return np.histogram(of, np.append(edges[:-1], np.inf))[0] / len(of)

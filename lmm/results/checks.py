@@ -14,7 +14,7 @@ from lmm.arguments import generator as random_generator
 from lmm.inference.likelihood_ratio import chi_squared_p
 from lmm.inference.normality import quantile_correlation, standardised_modes
 from lmm.inference.quantile_residuals import MonteCarlo
-from lmm.results import generalized, influence, notes, ordinal
+from lmm.results import generalized, influence, notes
 from lmm.results.collinearity import inflation
 from lmm.results.neighbours import is_maximised, quietly
 from lmm.results.render import Table, html_escape
@@ -215,7 +215,7 @@ def _influence(fit: Fit) -> Iterator[Finding]:
     """Rows by the closed form, and levels by fits without them where those are few and quick."""
     if fit.design.p == 0 or fit.draws is not None:
         return
-    if not ordinal.is_ordinal(fit.family):
+    if fit.estimate.distribution.has_mean:
         cook = fit.cooks_distance(of="fixed")
         advice = "A single row moves the fixed effects by as much as they are uncertain: fit with and without it (fit.influence(by='row'))."
         yield from _largest("influence", "row", cook, advice)

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from lmm.errors import ArgumentError
-from lmm.results import ordinal, updating
+from lmm.results import updating
 from lmm.results.numberformat import coefficient_columns
 from lmm.results.render import Table, html_lines, markdown_escape
+from lmm.results.thresholds import threshold_table
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -133,10 +134,10 @@ def _column(fit: Fit) -> pd.DataFrame:
     components = fit.varcorr()
     frame = components.to_frame()
     family = fit.estimate.distribution
-    thresholds = ordinal.threshold_table(fit.estimate, fit._uncertainty) if ordinal.is_ordinal(family) else pd.DataFrame()
+    thresholds = threshold_table(fit.estimate, fit._uncertainty)
     names = [*fit.design.all_names, *thresholds.index, *components.names]
-    estimate = [*fit.fixef(), *thresholds.get("estimate", ()), *frame["sdcor"]]
-    error = [*fit.bse, *thresholds.get("std_error", ()), *fit._uncertainty.standard_errors()]
+    estimate = [*fit.fixef(), *thresholds["estimate"], *frame["sdcor"]]
+    error = [*fit.bse, *thresholds["std_error"], *fit._uncertainty.standard_errors()]
     if family.has_dispersion and not family.has_residual_sd:
         names.append(family.dispersion_name)
         estimate.append(fit.dispersion)

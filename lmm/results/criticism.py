@@ -11,7 +11,7 @@ import pandas as pd
 from lmm.arguments import caller
 from lmm.errors import ArgumentError
 from lmm.later import Later
-from lmm.results import ordinal, rows
+from lmm.results import rows
 from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
@@ -171,8 +171,7 @@ class Criticism(Parameters):
         return rows.as_series(self.design, hat.studentised(deviance, pearson, leverage), "rstudent")
 
     def _leverage(self, what: str) -> np.ndarray:
-        if ordinal.is_ordinal(self.family):
-            raise ArgumentError(f"{what}: the rows of an ordinal model have no single fitted value.")
+        self.estimate.distribution.require_mean(f"{what}: the rows of {{kind}} model have no single fitted value.")
         return hat.leverages(self.design, self.problem, self.estimate)
 
     # ---- the whole model ----

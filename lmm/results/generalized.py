@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from lmm.design.records import Design
-from lmm.errors import ArgumentError
 from lmm.model.records import Estimate
-from lmm.results import ordinal, rows
+from lmm.results import rows
 
 
 def deviance(design: Design, estimate: Estimate, eta: np.ndarray) -> float:
@@ -21,8 +20,7 @@ def deviance(design: Design, estimate: Estimate, eta: np.ndarray) -> float:
 
 def overdispersion(design: Design, estimate: Estimate, eta: np.ndarray) -> float:
     """Pearson's chi-squared over the residual degrees of freedom; about 1 when the family's variance fits the data."""
-    if ordinal.is_ordinal(estimate.family):
-        raise ArgumentError("overdispersion: the categories of an ordinal model have no variance to compare with.")
+    estimate.distribution.require_mean("overdispersion: the categories of {kind} model have no variance to compare with.")
     pearson = rows.residuals(design, estimate, eta, "pearson", scaled=True)
     return float(pearson @ pearson / (design.n - estimate.n_parameters))
 
@@ -30,6 +28,6 @@ def overdispersion(design: Design, estimate: Estimate, eta: np.ndarray) -> float
 def tells_overdispersion(design: Design, estimate: Estimate) -> bool:
     """Whether the ratio means anything: counts without a dispersion of their own, and not single binary trials."""
     family = estimate.distribution
-    if family.has_dispersion or estimate.quasi or ordinal.is_ordinal(family) or design.streamed:
+    if family.has_dispersion or estimate.quasi or not family.has_mean or design.streamed:
         return False
     return not family.weights_are_trials or (design.weights is not None and bool(np.any(design.weights > 1.0)))

@@ -13,9 +13,9 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.inference.ddf import degrees_of_freedom
 from lmm.later import Later
-from lmm.results import ordinal
 from lmm.results.coverage import check_level, normal_quantile
 from lmm.results.fixed import fixed_effects, kept_positions, spread, standard_errors
+from lmm.results.thresholds import threshold_table
 
 if TYPE_CHECKING:
     from lmm.results import profile
@@ -29,7 +29,7 @@ ALL_VARIANCES, ALL_COEFFICIENTS = "theta_", "beta_"
 
 def rows(known: Uncertainty) -> tuple[list[str], list[str]]:
     """Names of the rows: variance parameters, then coefficients with the thresholds of an ordinal model."""
-    return known.variance_names, [*known.design.all_names, *ordinal.threshold_names(known.estimate)]
+    return known.variance_names, [*known.design.all_names, *known.estimate.distribution.threshold_names]
 
 
 def chosen(known: Uncertainty, parm: str | Sequence[str] | None) -> list[int]:
@@ -130,8 +130,8 @@ def wald_intervals(known: Uncertainty, level: float, ddf: str | None = None) -> 
         se, df = degrees_of_freedom(known.problem, known.estimator, estimate, known.beta, ddf).t(np.eye(len(estimate.beta)))
         margin = pd.Series(spread(design, se * stdtrit(df, 0.5 + level / 2.0)), index=fixed.index)
     tables = [pd.DataFrame({"lower": fixed - margin, "upper": fixed + margin})]
-    if ordinal.is_ordinal(estimate.family):
-        own = ordinal.threshold_table(estimate, known)
+    own = threshold_table(estimate, known)
+    if len(own):
         margin = z * own["std_error"]
         tables.append(pd.DataFrame({"lower": own["estimate"] - margin, "upper": own["estimate"] + margin}))
     return pd.concat([known.variance_limits(level).reindex(known.variance_names), *tables])

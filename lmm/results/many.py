@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lmm.errors import ArgumentError, DataError
+from lmm.errors import DataError
 from lmm.formula.given import numeric
 from lmm.inference import refits
-from lmm.results import ordinal, parameter_table
+from lmm.results import parameter_table
 from lmm.results.fixed import deviations
 from lmm.results.progress import bar
 
@@ -23,8 +23,7 @@ def refit_many(fit: Fit, Y: Any, progress: bool | None) -> pd.DataFrame:
     design, estimate = fit.design, fit.estimate
     refusal = "refit_many: for linear and generalized likelihood fits; use refit() for each response."
     estimate.require_likelihood(refusal)
-    if ordinal.is_ordinal(estimate.family):
-        raise ArgumentError(refusal)
+    estimate.distribution.require_mean(refusal)
     labels = pd.Index(Y.columns) if hasattr(Y, "columns") else None
     what = "refit_many: Y"
     rows = design.aligned(Y, what)

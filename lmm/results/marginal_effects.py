@@ -22,7 +22,6 @@ from lmm.errors import ArgumentError, LmmWarning, nearest, warn
 from lmm.estimators.optional import need
 from lmm.formula.levels import encode, strings
 from lmm.model.records import Estimate
-from lmm.results import ordinal
 from lmm.results.dependence import predictable
 from lmm.results.fixed import kept_positions
 from lmm.results.predictors import Variable, columns_in, used, variables
@@ -166,11 +165,11 @@ class _Adapter:
         eta = columns[:, :p] @ params[:p]
         if columns.shape[1] > p:
             eta = eta + columns[:, p]
-        family = self.estimate.family
+        family = self.estimate.distribution
         rowid = np.arange(len(eta), dtype=np.int32)
-        if self.type == "response" and ordinal.is_ordinal(family):
+        if self.type in family.category_types:
             P = family.probabilities(eta, params[p:])
-            groups = [str(c) for c in family.categories]
+            groups = family.category_names
             return pl.DataFrame(
                 {"rowid": np.tile(rowid, len(groups)), "group": np.repeat(groups, len(eta)).tolist(), "estimate": P.ravel(order="F")}
             )
@@ -267,7 +266,7 @@ def new_offset(design: Design, table: pd.DataFrame) -> np.ndarray | None:
 def _parameters(design: Design, estimate: Estimate, known: Uncertainty, type: str) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Estimates, names and covariance of all that predictions depend on."""
     names = list(design.names)
-    if not (ordinal.is_ordinal(estimate.family) and type == "response"):
+    if type not in estimate.distribution.category_types:
         return np.array(estimate.beta), names, np.array(known.beta)
     if known.joint is None:
         raise ArgumentError(

@@ -22,7 +22,6 @@ from lmm.inference import multiplicity
 from lmm.inference.contrast_coefficients import ADJUSTMENTS, coefficients, contrast_kind
 from lmm.inference.ddf import KENWARD_ROGER, SATTERTHWAITE, TITLES, Ddf
 from lmm.model.records import Draws, Estimate
-from lmm.results import ordinal
 from lmm.results.coverage import check_level, tails
 from lmm.results.dependence import dependencies
 from lmm.results.fixed import kept_positions
@@ -121,9 +120,9 @@ def _split(text: str) -> list[str]:
 
 def tabulate(design: Design, estimate: Estimate, degrees: Degrees, at: Mapping[str, Any] | None, ask: Request) -> MarginalMeans:
     """Means over the reference grid, or contrasts between them. See :meth:`lmm.Fit.emmeans`."""
-    if ordinal.is_ordinal(estimate.family) and ask.type == "response":
-        raise ArgumentError(
-            "emmeans: an ordinal model has marginal means of its linear predictor, type='link'; predict() has probabilities."
+    if ask.type == "response":
+        estimate.distribution.require_mean(
+            "emmeans: {kind} model has marginal means of its linear predictor, type='link'; predict() has probabilities."
         )
     grid = reference_grid(design, at)
     ask = _with_outer(grid, ask)

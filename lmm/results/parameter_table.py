@@ -10,7 +10,6 @@ from lmm.design.records import Design
 from lmm.estimators.batch import Batch
 from lmm.inference.refits import stack
 from lmm.model.records import Estimate
-from lmm.results import ordinal
 from lmm.results.naming import parameter_names, sdcor_columns
 
 
@@ -21,9 +20,7 @@ def names(design: Design, estimate: Estimate) -> tuple[list[str], list[str]]:
     """
     variances = parameter_names(design.terms, estimate.residual_sd is not None)
     coefficients = [f"b_{name}" if name in variances else name for name in design.names]
-    if ordinal.is_ordinal(estimate.family):
-        coefficients += estimate.family.reported(estimate.phi)[0]
-    return variances, coefficients
+    return variances, [*coefficients, *estimate.distribution.threshold_names]
 
 
 def of_batch(design: Design, estimate: Estimate, batch: Batch) -> pd.DataFrame:
@@ -42,8 +39,8 @@ def of_batch(design: Design, estimate: Estimate, batch: Batch) -> pd.DataFrame:
     if estimate.residual_sd is not None:
         columns.append(batch.sigma)
     columns += list(batch.beta.T)
-    if ordinal.is_ordinal(estimate.family) and batch.phi is not None:
-        columns += list(batch.phi.T)
+    if batch.phi is not None:
+        columns += list(batch.phi.T[: len(estimate.distribution.threshold_names)])
     return pd.DataFrame(dict(zip([*names(design, estimate)[0], *names(design, estimate)[1]], columns, strict=True)))
 
 

@@ -28,8 +28,8 @@ from lmm.results import (
     fixed,
     generalized,
     naming,
-    ordinal,
     randomeffects,
+    thresholds,
     trace,
     updating,
 )
@@ -135,7 +135,7 @@ class Parameters:
 
         Their standard errors are in ``summary().tables["thresholds"]``, their covariances in ``vcov(full=True)``.
         """
-        return ordinal.thresholds(self.estimate)
+        return thresholds.thresholds(self.estimate)
 
     @property
     def theta(self) -> pd.Series:

@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 
 from lmm.errors import ArgumentError
-from lmm.results import ordinal
 from lmm.stream.reducers import Reducer, module_of, reducer_for
 
 #: rows on which the columns of the result are found
@@ -39,7 +38,7 @@ def predicted(fit: Any, newdata: Any, options: Mapping[str, Any]) -> Any:
 
 def _plain(fit: Any, options: Mapping[str, Any]) -> bool:
     """Whether the result is one column of numbers."""
-    return not (options.get("se_fit") or options.get("interval") or ordinal.is_ordinal(fit.estimate.family))
+    return not (options.get("se_fit") or options.get("interval") or fit.estimate.distribution.category_types)
 
 
 def _sample(fit: Any, reducer: Reducer, options: Mapping[str, Any]) -> Any:

@@ -32,7 +32,6 @@ from lmm.inference import refits
 from lmm.inference.ddf import degrees_of_freedom
 from lmm.inference.simulated_responses import simulate_array
 from lmm.model.records import Estimate
-from lmm.results import ordinal
 from lmm.results.assumed import assume
 from lmm.results.bootstrap import term_of
 from lmm.results.progress import bar
@@ -93,8 +92,7 @@ def power(
     design, estimate = fit.design, fit.estimate
     refusal = "power: for linear and generalized fits by maximum likelihood."
     estimate.require_likelihood(refusal)
-    if ordinal.is_ordinal(estimate.family):
-        raise ArgumentError(refusal)
+    estimate.distribution.require_mean(refusal)
     names = [coefficient] if isinstance(coefficient, str) else list(coefficient)
     for name in names:
         if name not in design.names:

@@ -32,7 +32,6 @@ from lmm.inference.ddf import Ddf
 from lmm.later import Later
 from lmm.model.conditional import prediction_variance
 from lmm.model.records import Estimate
-from lmm.results import ordinal
 from lmm.results.coverage import check_level, t_quantile, tails
 from lmm.results.fixed import kept_positions
 from lmm.results.rows import align
@@ -48,7 +47,6 @@ else:
 #: share of a predictor's distribution without possible means that is told
 BEYOND = 1e-3
 INTERVALS = ("confidence", "prediction")
-TYPES = ("response", "link")
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,9 +165,10 @@ def predict(
     ``average`` is ``marginal=True``, ``degrees`` gives degrees of freedom for t intervals.
     """
     design, estimate = known.design, known.estimate
-    categories = ordinal.is_ordinal(estimate.family)
-    if type not in TYPES and not categories:
-        raise ArgumentError(f"predict: type={type!r} is not one of {', '.join(map(repr, TYPES))}.{nearest(type, TYPES)}")
+    family = estimate.distribution
+    types = family.prediction_types
+    if type not in types:
+        raise ArgumentError(f"predict: type={type!r} is not one of {', '.join(map(repr, types))}.{nearest(type, types)}")
     if interval is not None and interval not in INTERVALS:
         options = ", ".join(map(repr, INTERVALS))
         raise ArgumentError(f"predict: interval={interval!r} is not one of {options}.{nearest(interval, INTERVALS)}")
@@ -177,10 +176,11 @@ def predict(
     keep = kept_effects(design, re_form)
     if average:
         _check_marginal(estimate, keep, type)
-    if categories:
-        ordinal.check_prediction(type, se_fit, interval, any(mask.any() for mask in keep))
-        if type != "link":
-            return predicted_categories(design, estimate, newdata, keep, allow_new_levels, type, average)
+    wanted = se_fit or interval is not None
+    if wanted:
+        family.check_errors(type, any(mask.any() for mask in keep))
+    if type in family.category_types:
+        return predicted_categories(design, estimate, newdata, keep, allow_new_levels, type, average)
     everything = interval == "prediction"
     if everything:
         _check_observations(estimate, type)
@@ -191,7 +191,6 @@ def predict(
     on_response = type == "response"
     if on_response:
         rows = _possible(rows, estimate, eta)
-    wanted = se_fit or interval is not None
     t_based = _t_based(rows, degrees, estimate, interval, wanted, any(mask.any() for mask in keep))
     observed: dict[str, np.ndarray] = {}
     if everything and estimate.family is not None:
@@ -222,20 +221,22 @@ def predict(
 def predicted_categories(
     design: Design, estimate: Estimate, newdata: Any, keep: tuple[np.ndarray, ...], allow_new_levels: bool, type: str, average: bool
 ) -> pd.Series | pd.DataFrame:
-    """Probabilities of an ordinal model's categories, a column each, or the most probable category."""
+    """Probabilities of categories, a column each, or the most probable category."""
     rows = fitted_rows(design, keep) if newdata is None else new_rows(design, newdata, keep, allow_new_levels, False)
-    eta, sd = predictor(rows, estimate), None
+    family, eta = estimate.distribution, predictor(rows, estimate)
     if average:
         z, complete = random_values(design, newdata)
         eta[~complete] = np.nan
-        sd = averages.predictor_sd(estimate, z)
-    columns, values = ordinal.predicted(estimate.family, estimate.phi, type, eta, sd)
+        p = averages.probabilities(estimate, eta, averages.predictor_sd(estimate, z))
+    else:
+        p = family.probabilities(eta, estimate.phi)
+    columns, values = family.predicted(type, p)
     if newdata is None:
         values, index = align(design, values)
     else:
         index = Table(newdata, "newdata").index
     if type == "class":
-        return pd.Series(ordinal.categorical(estimate.family, values[:, 0]), index=index, name="fit")
+        return pd.Series(family.labels(values[:, 0]), index=index, name="fit")
     return pd.DataFrame(values, index=index, columns=columns)
 
 
@@ -316,7 +317,7 @@ def new_observations(rows: Rows, known: Uncertainty, eta: np.ndarray, level: flo
 def _possible(rows: Rows, estimate: Estimate, eta: np.ndarray) -> Rows:
     """Rows whose predictor gives a possible mean; a warning tells of the others, whose ``eta`` becomes NaN."""
     family = estimate.family
-    if family is None or ordinal.is_ordinal(family):
+    if family is None:
         return rows
     bad = rows.complete & ~np.isnan(eta) & ~family.inside(eta)
     if not bad.any():

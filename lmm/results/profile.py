@@ -20,7 +20,6 @@ from lmm.inference.profiles import parameters_held, profiles
 from lmm.inference.surface import Held, Place
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-from lmm.results import ordinal
 from lmm.results.coverage import check_level, normal_quantile
 from lmm.results.naming import parameter_names
 
@@ -170,7 +169,7 @@ class Profile:
 
 def all_names(design: Design, estimate: Estimate) -> tuple[list[str], list[str], list[str]]:
     """Names of the rows of ``confint`` that a likelihood has: variance parameters, kept coefficients, parameters of an ordinal family."""
-    return parameter_names(design.terms, estimate.residual_sd is not None), list(design.names), ordinal.threshold_names(estimate)
+    return parameter_names(design.terms, estimate.residual_sd is not None), list(design.names), estimate.distribution.threshold_names
 
 
 def profile(

@@ -8,7 +8,6 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.model.records import Estimate
-from lmm.results import ordinal
 
 
 def fitted(design: Design, estimate: Estimate, eta: np.ndarray) -> np.ndarray:
@@ -21,15 +20,13 @@ def residuals(design: Design, estimate: Estimate, eta: np.ndarray, type: str | N
 
     Of a linear model ``response`` and ``working`` are y - eta; ``pearson`` and ``deviance`` are sqrt(w) (y - eta),
     which have the variance sigma^2 in every row. ``scaled`` divides by sigma where that is a residual standard deviation.
-    Those of an ordinal model are in :mod:`lmm.results.ordinal`.
     """
-    if ordinal.is_ordinal(estimate.family):
-        return ordinal.residuals(estimate.family, design, estimate, eta, type)
     family = estimate.distribution
     type = family.default_residual if type is None else type
-    if type not in family.residual_types:
-        options = ", ".join(map(repr, family.residual_types))
-        raise ArgumentError(f"residuals: type={type!r} is not one of {options}.{nearest(type, family.residual_types)}")
+    types = family.residual_types
+    if type not in types:
+        options = ", ".join(map(repr, types))
+        raise ArgumentError(f"residuals: type={type!r} is not one of {options}{family.residual_note}.{nearest(type, types)}")
     out = family.residuals(design.y, eta, design.weights, estimate.phi, type)
     return out / (estimate.residual_sd or 1.0) if scaled else out
 

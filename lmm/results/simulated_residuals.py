@@ -18,7 +18,7 @@ from lmm.inference.simulated_responses import simulate_array
 from lmm.memory import require
 from lmm.model.linear_predictor import fixed_predictor
 from lmm.model.records import Estimate
-from lmm.results import ordinal, rows
+from lmm.results import rows
 from lmm.results.numberformat import format_column, p_value_column
 from lmm.results.render import Table, html_lines
 
@@ -154,11 +154,10 @@ def simulated_residuals(
     # the simulations, and where they are tested their ranks
     require(2.2 * 8.0 * design.n * nsim, f"simulated_residuals: {nsim} simulations of {design.n:,} rows", "take fewer, nsim=")
     generator = random_generator(rng)
-    family = estimate.family
+    family = estimate.distribution
     simulations = simulate_array(design, estimate, nsim, generator, bool(conditional))
     y = np.asarray(design.y, dtype=float)
-    discrete = family is not None and bool(family.discrete or ordinal.is_ordinal(family))
-    counts = discrete and not ordinal.is_ordinal(family)
+    counts = family.discrete and family.has_mean
     if counts:
         trials = design.weights if family.weights_are_trials and design.weights is not None else np.ones(design.n)
         y = np.round(y * trials)
@@ -173,7 +172,7 @@ def simulated_residuals(
         rows.as_series(design, means, "fitted"),
         y,
         simulations,
-        discrete,
+        family.discrete,
         bool(conditional),
         counts,
         design,

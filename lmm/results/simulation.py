@@ -11,7 +11,6 @@ from lmm.design.records import Design
 from lmm.inference.simulated_responses import simulate_array
 from lmm.memory import require
 from lmm.model.records import Estimate
-from lmm.results import ordinal
 from lmm.results.rows import align
 
 
@@ -22,7 +21,7 @@ def simulate(design: Design, estimate: Estimate, nsim: int, rng: None | int | np
     draws = simulate_array(design, estimate, nsim, random_generator(rng), use_u)
     values, index = align(design, draws)
     names = [f"sim_{i + 1}" for i in range(nsim)]
-    if ordinal.is_ordinal(estimate.family):
-        columns = {name: ordinal.categorical(estimate.family, column) for name, column in zip(names, values.T, strict=True)}
-        return pd.DataFrame(columns, index=index)
-    return pd.DataFrame(values, index=index, columns=names)
+    family = estimate.distribution
+    if family.has_mean:
+        return pd.DataFrame(values, index=index, columns=names)
+    return pd.DataFrame({name: family.labels(column) for name, column in zip(names, values.T, strict=True)}, index=index)

@@ -15,11 +15,13 @@ import pandas as pd
 from lmm.design.records import Design
 from lmm.inference.ddf import TITLES, Ddf
 from lmm.model.records import Estimate
-from lmm.results import criteria, fixed, generalized, ordinal, rows
+from lmm.results import criteria, fixed, generalized, rows
 from lmm.results.coefficients import LEGEND, coefficients_as_text
 from lmm.results.notes import notes
 from lmm.results.numberformat import abbreviate, format_column, zap_small
 from lmm.results.render import Table, html_escape, html_lines, latex_escape, markdown_code, markdown_escape
+from lmm.results.thresholds import as_text as thresholds_as_text
+from lmm.results.thresholds import threshold_table, thresholds
 from lmm.results.uncertainty import Uncertainty
 from lmm.results.varcorr import varcorr
 
@@ -172,8 +174,9 @@ def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.nd
         "correlation": correlation,
         "information": information_frame(estimate, design.n),
     }
-    if ordinal.is_ordinal(estimate.family):
-        tables["thresholds"] = ordinal.threshold_table(estimate, known)
+    own = threshold_table(estimate, known)
+    if len(own):
+        tables["thresholds"] = own
     p = len(design.names)
     hidden = None
     if p > MAX_CORRELATION:
@@ -193,13 +196,13 @@ def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.nd
         tables=tables,
         scale=tuple(scale_lines(design, estimate, known, eta)),
         legend=LEGEND if "p_value" in coefficients and (coefficients["p_value"] < 0.1).any() else None,
-        thresholds=ordinal.thresholds_as_text(tables["thresholds"], DIGITS) if "thresholds" in tables else None,
+        thresholds=thresholds_as_text(own, DIGITS),
     )
 
 
 def residual_quantiles(design: Design, estimate: Estimate, eta: np.ndarray) -> pd.DataFrame | None:
-    """One row, five numbers of the scaled Pearson residuals; None for an ordinal model, which has none, and without the rows."""
-    if ordinal.is_ordinal(estimate.family) or design.streamed:
+    """One row, five numbers of the scaled Pearson residuals; None for categories, which have none, and without the rows."""
+    if not estimate.distribution.has_mean or design.streamed:
         return None
     quantiles = np.quantile(rows.residuals(design, estimate, eta, "pearson", scaled=True), [0.0, 0.25, 0.5, 0.75, 1.0])
     return pd.DataFrame([quantiles], columns=["Min", "1Q", "Median", "3Q", "Max"], index=["scaled residuals"])
@@ -225,8 +228,7 @@ def title_line(estimate: Estimate) -> str:
     how = "Laplace Approximation" if estimate.nagq == 1 else f"Adaptive Gauss-Hermite Quadrature, nAGQ = {estimate.nagq}"
     if estimate.method == "laplace2":
         how = "second-order Laplace Approximation"
-    what = "Cumulative link" if ordinal.is_ordinal(estimate.family) else "Generalized linear"
-    return f"{what} mixed model fit by maximum likelihood ({how})"
+    return f"{estimate.family.model_title} mixed model fit by maximum likelihood ({how})"
 
 
 def tests_line(ddf: Ddf | None) -> str:
@@ -238,8 +240,7 @@ def family_line(estimate: Estimate) -> str:
     """``binomial  ( logit )``; a negative binomial with its theta."""
     family = estimate.family
     shape = f"({format_column([estimate.phi], DIGITS)[0]})" if family.has_dispersion and not family.has_residual_sd else ""
-    thresholds = f", {family.thresholds} thresholds" if ordinal.is_ordinal(family) else ""
-    return f"{family.title}{shape}  ( {family.link.name} ){thresholds}"
+    return f"{family.title}{shape}  ( {family.link.name} ){family.qualifier}"
 
 
 def scale_lines(design: Design, estimate: Estimate, known: Uncertainty, eta: np.ndarray) -> list[str]:
@@ -344,9 +345,9 @@ def short_text(design: Design, estimate: Estimate) -> str:
     lines += ["Random effects:", varcorr(design, estimate).table(DIGITS).to_text(indent=1), counts_line(design), "Fixed effects:"]
     coefficients = fixed.fixed_effects(design, estimate)
     lines += _in_rows(list(map(str, coefficients.index)), format_column(coefficients.to_numpy(), DIGITS))
-    if ordinal.is_ordinal(estimate.family):
-        lines.append("Thresholds:")
-        lines += _in_rows(estimate.family.boundaries, format_column(ordinal.thresholds(estimate).to_numpy(), DIGITS))
+    boundaries = estimate.distribution.boundaries
+    if boundaries:
+        lines += ["Thresholds:", *_in_rows(boundaries, format_column(thresholds(estimate).to_numpy(), DIGITS))]
     lines += [f"Note: {note}" for note in notes(design, estimate)]
     return "\n".join(lines)
 

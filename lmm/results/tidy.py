@@ -12,10 +12,11 @@ from lmm.errors import ArgumentError, nearest
 from lmm.inference.ddf import Ddf
 from lmm.model.linear_predictor import fixed_predictor
 from lmm.model.records import Estimate
-from lmm.results import criteria, generalized, ordinal
+from lmm.results import criteria, generalized
 from lmm.results.coverage import check_level
 from lmm.results.fixed import deviations, normal_p_values
 from lmm.results.rows import align, fitted, residuals
+from lmm.results.thresholds import threshold_table
 from lmm.results.uncertainty import Uncertainty
 from lmm.results.varcorr import varcorr
 
@@ -58,9 +59,9 @@ def fixed_rows(known: Uncertainty, ddf: Ddf | None) -> pd.DataFrame:
     """``effect, term, estimate, std_error, statistic`` per coefficient, ``df, p_value`` where there are such; thresholds after them."""
     table = known.coefficient_errors(ddf)
     out = pd.DataFrame({"effect": "fixed", "term": table.index, **{c: table[c].to_numpy() for c in table}})
-    if not ordinal.is_ordinal(known.estimate.family):
+    own = threshold_table(known.estimate, known)
+    if own.empty:
         return out
-    own = ordinal.threshold_table(known.estimate, known)
     own["p_value"] = normal_p_values(own["statistic"])
     return pd.concat([out, own.rename_axis("term").reset_index().assign(effect="threshold")], ignore_index=True)
 
@@ -93,7 +94,7 @@ def conf_limits(known: Uncertainty, effect: str, part: pd.DataFrame, limits: pd.
             start = stop
         return np.concatenate(lower), np.concatenate(upper)
     names = varcorr(design, estimate).names
-    q = len(limits) - len(design.all_names) - len(ordinal.threshold_names(estimate))
+    q = len(limits) - len(design.all_names) - len(estimate.distribution.threshold_names)
     table = limits.iloc[:q].reindex(names) if effect == "ran_pars" else limits.iloc[q:]
     return table["lower"].to_numpy(), table["upper"].to_numpy()
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lmm.errors import ArgumentError, nearest
 from lmm.inference.variance_explained import APPROXIMATIONS, Decomposition, distribution_variance, latent_variance, random_variances
-from lmm.results import ordinal, streamed
+from lmm.results import streamed
 from lmm.results.neighbours import without_predictors
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ def _distribution(fit: Fit, approximation: str, context: Mapping[str, Any]) -> f
     latent = latent_variance(family)
     if latent is not None:
         return float(latent)
-    if ordinal.is_ordinal(family):
-        raise ArgumentError(f"the latent variable behind the link {family.link.name!r} has no variance, so that there is no R2 or ICC.")
+    family.require_mean(f"the latent variable behind the link {family.link.name!r} has no variance, so that there is no R2 or ICC.")
     if approximation == "trigamma" and family.link.name != "log":
         raise ArgumentError(f"approximation='trigamma' is for a log link; the link {family.link.name!r} has 'delta'.")
     null = without_predictors(fit, context)

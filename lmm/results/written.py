@@ -17,7 +17,6 @@ from lmm.design.records import Design
 from lmm.design.terms import Incidence
 from lmm.errors import ArgumentError, DataError, nearest
 from lmm.model.records import Estimate
-from lmm.results import ordinal
 from lmm.stream.coder import Coder
 from lmm.stream.recipe import Recipe
 from lmm.stream.reducers import Reducer
@@ -26,8 +25,7 @@ from lmm.stream.reducers import Reducer
 def write(design: Design, estimate: Estimate, path: Any, reducer: Reducer, columns: Collection[str] | None, progress: Any) -> int:
     """Write the rows of a streamed fit with ``.fitted``, ``.resid``, ``.fixed``; how many were written. See ``Fit.write_predictions``."""
     recipe: Recipe = design.rows.recipe
-    if ordinal.is_ordinal(estimate.family):
-        raise ArgumentError("write_predictions is for linear and generalized models; an ordinal one has fit.predict(table).")
+    estimate.distribution.require_mean("write_predictions is for linear and generalized models; {kind} one has fit.predict(table).")
     carried = _carried(recipe.needed, reducer, columns)
     needed = tuple(dict.fromkeys([*recipe.needed, *carried]))
     coders: dict[str, Coder] = {}
