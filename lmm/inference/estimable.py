@@ -110,3 +110,17 @@ def parameter_map(X: np.ndarray, U: np.ndarray) -> np.ndarray:
     M = np.linalg.lstsq(X / scale, U, rcond=None)[0] / scale[:, None]
     size = np.abs(M) * scale[:, None]
     return np.where(size < 1e-9 * np.linalg.norm(U, axis=0), 0.0, M)
+
+
+def restriction(X: np.ndarray, X0: np.ndarray) -> np.ndarray:
+    """L (q, p) with L beta = 0 exactly where X beta lies in the space of X0, which lies in that of X.
+
+    The rows span the complement of B, X0 = X B.
+    """
+    p = X.shape[1]
+    scale = np.sqrt(np.sum(X * X, axis=0))
+    B = np.linalg.lstsq(X / scale, X0, rcond=None)[0] if X0.shape[1] else np.zeros((p, 0))
+    lengths = np.sqrt(np.sum(B * B, axis=0))
+    U = np.linalg.qr(B / np.where(lengths > 0, lengths, 1.0), mode="complete")[0] if B.shape[1] else np.eye(p)
+    L = U[:, X0.shape[1] :].T * scale
+    return np.asarray(L / np.abs(L).max(axis=1, keepdims=True))

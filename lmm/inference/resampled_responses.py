@@ -8,6 +8,8 @@ the estimates: as they are they vary too little. Carpenter, Goldstein & Rasbash 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from lmm.design.records import Design
@@ -15,20 +17,22 @@ from lmm.model.linear_predictor import fixed_predictor, linear_predictor
 from lmm.model.records import Estimate
 
 
-def resample_array(design: Design, estimate: Estimate, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(n, count) responses of modes and residuals drawn again."""
+def resample_slabs(design: Design, estimate: Estimate, nsim: int, rng: np.random.Generator, held: int) -> Iterator[np.ndarray]:
+    """``nsim`` responses of modes and residuals drawn again, in parts (n, any number) of up to ``held`` numbers."""
     eta = fixed_predictor(design, estimate)
     weights = np.ones(design.n) if design.weights is None else design.weights
     residual = (design.y - linear_predictor(design, estimate)) * np.sqrt(weights)
     residual = residual - residual.mean()
     residual = residual * (estimate.sigma / np.sqrt(np.mean(residual**2)))
     modes = [reflated(b, np.sqrt(estimate.scale2) * T) for b, T in zip(estimate.modes, estimate.factors, strict=True)]
-    out = np.empty((design.n, count), order="F")
-    for column in out.T:
-        column[:] = eta + residual[rng.integers(design.n, size=design.n)] / np.sqrt(weights)
-        for term, b in zip(design.terms, modes, strict=True):
-            column += term.times(b[rng.integers(term.J, size=term.J)])
-    return out
+    width = max(1, held // design.n)
+    for first in range(0, nsim, width):
+        out = np.empty((design.n, min(width, nsim - first)), order="F")
+        for column in out.T:
+            column[:] = eta + residual[rng.integers(design.n, size=design.n)] / np.sqrt(weights)
+            for term, b in zip(design.terms, modes, strict=True):
+                column += term.times(b[rng.integers(term.J, size=term.J)])
+        yield out
 
 
 def reflated(b: np.ndarray, T: np.ndarray) -> np.ndarray:

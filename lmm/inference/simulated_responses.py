@@ -7,6 +7,8 @@ predictive distribution.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from lmm.design.records import Design
@@ -63,6 +65,13 @@ def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random
             LmmWarning,
         )
     return out
+
+
+def simulate_slabs(design: Design, estimate: Estimate, nsim: int, rng: np.random.Generator, held: int) -> Iterator[np.ndarray]:
+    """``nsim`` responses with new random effects, in parts (n, any number) of up to ``held`` numbers."""
+    width = max(1, held // design.n)
+    for first in range(0, nsim, width):
+        yield simulate_array(design, estimate, min(width, nsim - first), rng, False)
 
 
 def _gaussian(

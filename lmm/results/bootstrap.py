@@ -25,8 +25,8 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.estimators.batch import Batch
 from lmm.inference import bootstrap_intervals, refits
-from lmm.inference.resampled_responses import resample_array
-from lmm.inference.simulated_responses import simulate_array
+from lmm.inference.resampled_responses import resample_slabs
+from lmm.inference.simulated_responses import simulate_slabs
 from lmm.later import Later
 from lmm.memory import require
 from lmm.results import parameter_table
@@ -188,12 +188,8 @@ def bootstrap(fit: Fit, nsim: int, statistic: Statistic | None, kind: str, group
             batch = refits.of_levels(design, problem, fit._method, estimate, t, generator.integers(J, size=(nsim, J)), told)
         return _of_parameters(fit, batch, kind)
     with bar(nsim, "bootstrap", progress) as told:
-        width = max(1, refits.HELD // design.n)
-        counts = (min(width, nsim - first) for first in range(0, nsim, width))
-        if kind == "parametric":
-            slabs = (simulate_array(design, estimate, count, generator, False) for count in counts)
-        else:
-            slabs = (resample_array(design, estimate, count, generator) for count in counts)
+        draw = simulate_slabs if kind == "parametric" else resample_slabs
+        slabs = draw(design, estimate, nsim, generator, refits.HELD)
         if statistic is None:
             batch = refits.of_responses(design, problem, fit._method, estimate, slabs, False, told)
             return _of_parameters(fit, batch, kind)

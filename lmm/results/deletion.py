@@ -20,6 +20,7 @@ from lmm.formula import Formula
 from lmm.formula.parse import Bar
 from lmm.formula.scan import scan
 from lmm.formula.terms import Term, droppable, fixed_terms, joined, terms, with_bars, without_fixed
+from lmm.inference.estimable import restriction
 from lmm.inference.likelihood_ratio import boundary_p, chi_squared_p
 from lmm.inference.without_effects import objective_without_effects
 from lmm.results import streamed
@@ -103,20 +104,6 @@ def marginal_tests(fit: Fit, context: Mapping[str, Any], ddf: str | None) -> tup
     columns = ["sum_sq", "mean_sq", "num_df", "den_df", "f_value", "p_value"]
     table = pd.DataFrame(rows, index=pd.Index(list(formulas), dtype=object), columns=columns)
     return table.astype({name: int if name == "num_df" else float for name in columns}), formulas
-
-
-def restriction(X: np.ndarray, X0: np.ndarray) -> np.ndarray:
-    """L (q, p) with L beta = 0 exactly where X beta lies in the space of X0, which lies in that of X.
-
-    The rows span the complement of B, X0 = X B.
-    """
-    p = X.shape[1]
-    scale = np.sqrt(np.sum(X * X, axis=0))
-    B = np.linalg.lstsq(X / scale, X0, rcond=None)[0] if X0.shape[1] else np.zeros((p, 0))
-    lengths = np.sqrt(np.sum(B * B, axis=0))
-    U = np.linalg.qr(B / np.where(lengths > 0, lengths, 1.0), mode="complete")[0] if B.shape[1] else np.eye(p)
-    L = U[:, X0.shape[1] :].T * scale
-    return np.asarray(L / np.abs(L).max(axis=1, keepdims=True))
 
 
 def _without_each(fit: Fit) -> list[tuple[Term, Formula]]:
