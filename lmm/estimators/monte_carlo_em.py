@@ -42,7 +42,7 @@ from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.estimators.optional import need
 from lmm.estimators.variational_start import dense_terms
 from lmm.linalg import backend
-from lmm.model import centring
+from lmm.model import centred
 from lmm.model.crossproducts import CrossProducts, cross_products
 from lmm.model.expectation import Parameters
 from lmm.model.joint import RowData, Start, Sums, coordinates, make_model, make_row_data, make_sums, row_sd, start_of
@@ -149,11 +149,11 @@ class MonteCarloEM(Estimator):
         begin = perf_counter()
         rng = np.random.default_rng(self.rng)
         model = make_model(problem, "log")
-        written, frames = problem, centring.frames(problem, model, (False,) * len(model.terms))
-        problem = centring.centre(problem, frames)
+        written, frames = problem, centred.frames(problem, (False,) * len(model.terms))
+        problem = centred.centre(problem, frames)
         if start is not None:
             m = problem.n_theta
-            start = np.concatenate([centring.theta_of(problem, frames, start[:m]), start[m:]])
+            start = np.concatenate([centred.theta_of(problem, frames, start[:m]), start[m:]])
         if model.family is not None:
             model.family.require_jax()
         first = start_of(problem, start)

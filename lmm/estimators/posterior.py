@@ -13,7 +13,7 @@ import numpy as np
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.estimators.likelihood import MaximumLikelihood
 from lmm.linalg import backend
-from lmm.model import centring, scales
+from lmm.model import centred, scales
 from lmm.model.joint import Model, units_of
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Draws, Estimate, PosteriorEstimate, Report
@@ -30,20 +30,20 @@ def prepare(
 
     ``held`` as of :func:`lmm.priors.resolve`.
     """
-    H = centring.frames(problem, model, written(given, problem.labels))
-    centred = centring.centre(problem, H)
+    H = centred.frames(problem, written(given, problem.labels))
+    inner = centred.centre(problem, H)
     labels = []
     for (group, columns), term in zip(problem.labels, model.terms, strict=True):
         deviations = [q.columns for q in term.structure.quantities() if q.kind == "sd"]
         labels.append((group, tuple(".".join(columns[a] for a in own) for own in deviations)))
-    priors = resolve(given, problem.names, tuple(labels), units_of(centred, model), held)
-    return centred, replace(priors, frames=H)
+    priors = resolve(given, problem.names, tuple(labels), units_of(inner, model), held)
+    return inner, replace(priors, frames=H)
 
 
 def as_centred(problem: Problem | GeneralizedProblem, start: np.ndarray, priors: Priors) -> np.ndarray:
     """Starting values with theta of the effects b_c."""
     m = problem.n_theta
-    return np.concatenate([centring.theta_of(problem, priors.frames, start[:m]), start[m:]])
+    return np.concatenate([centred.theta_of(problem, priors.frames, start[:m]), start[m:]])
 
 
 def effects_as_written(effects: list[np.ndarray], H: tuple[np.ndarray, ...]) -> list[np.ndarray]:

@@ -5,6 +5,13 @@ mean from a column, and B^-1 T in place of T, everything is the same but for rou
 standard deviations from zero (a year, a Julian day) lose the digits that a variance of slopes is told by. Such a problem carries a
 second one in the centred columns, in which it is fitted and in which its covariances are computed; theta, modes and covariances of
 modes come back in the user's columns.
+
+Methods that walk or climb through the covariances take the means off wherever a column is correlated with a constant one z_0:
+
+    z_c = H'z = (z_0, z_a - m_a z_0, ...),      b = H b_c,      Cov(b) = H Cov(b_c) H',
+
+m_a the (weighted) mean of column a. Effects, standard deviations and correlations of b_c stay what they are when a covariate gets another
+zero, while those of b tend to a correlation of one the farther that zero is from the data.
 """
 
 from __future__ import annotations
@@ -101,3 +108,35 @@ def inward(problem: Any, estimate: Estimate) -> tuple[Any, Estimate]:
     factors = tuple(problem.factors(theta))
     modes = tuple(b if B is None else b @ B.T for b, B in zip(estimate.modes, inverses(problem.centred.bases), strict=True))
     return inner, replace(estimate, theta=theta, factors=factors, modes=modes)
+
+
+def frames(problem: Problem | GeneralizedProblem, keep: Sequence[bool]) -> tuple[np.ndarray, ...]:
+    """H (k, k) per term; the identity where there is nothing to centre, and for the terms to ``keep`` as written."""
+    out = []
+    for structure, (_, columns), gram, kept in zip(problem.structures, problem.labels, problem.grams(), keep, strict=True):
+        H = np.eye(structure.k)
+        for own in structure.free_blocks():
+            constant = next((a for a in own if columns[a] == "Intercept"), None)
+            if constant is not None and not kept:
+                others = [a for a in own if a != constant]
+                H[constant, others] = -gram[constant, others] / gram[constant, constant]
+        out.append(H)
+    return tuple(out)
+
+
+def centre(problem: Problem | GeneralizedProblem, H: tuple[np.ndarray, ...]) -> Problem | GeneralizedProblem:
+    """The problem with the columns z_c = H'z of every term."""
+    if all(np.array_equal(own, np.eye(len(own))) for own in H):
+        return problem
+    if problem.centred is not None:  # its columns z B have kept their digits, and z H = (z B)(B^-1 H)
+        own = zip(problem.centred.bases, H, strict=True)
+        return centre(problem.centred.problem, tuple(h if B is None else np.linalg.solve(B, h) for B, h in own))
+    return problem.sheared(H)
+
+
+def theta_of(problem: Problem | GeneralizedProblem, H: tuple[np.ndarray, ...], theta: np.ndarray) -> np.ndarray:
+    """theta (m,) of b_c, from that of b."""
+    out = []
+    for structure, own, h in zip(problem.structures, problem.split(theta), H, strict=True):
+        out.append(structure.from_factor(np.linalg.solve(h, structure.factor(own))))
+    return np.concatenate(out)

@@ -12,7 +12,7 @@ per row. Layouts put the levels last, so that one column of one term is contiguo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -42,6 +42,15 @@ class CrossProducts:
     gram: np.ndarray
     n: int
     sum_log_weights: float
+
+    def sheared(self, H: Sequence[np.ndarray]) -> CrossProducts:
+        """The cross-products of the columns H'z, H (k, k) per term."""
+        pairs = {}
+        for (t, s), old in self.pairs.items():
+            pairs[t, s] = Pairs(old.rows, old.cols, np.einsum("abm,ac,bd->cdm", old.blocks, H[t], H[s], optimize=True))
+        diag = tuple(np.einsum("abj,ac,bd->cdj", A, h, h, optimize=True) for A, h in zip(self.diag, H, strict=True))
+        rhs = tuple(np.einsum("paj,ac->pcj", own, h) for own, h in zip(self.rhs, H, strict=True))
+        return replace(self, diag=diag, rhs=rhs, pairs=pairs)
 
     def __add__(self, other: CrossProducts) -> CrossProducts:
         """The cross-products of both sets of rows; both must use the same level codes."""

@@ -118,6 +118,12 @@ class Problem(Structured):
         """The model itself."""
         return WorkingModel(self.penalized_system(), self.shared(), self.data.gram[: self.p, : self.p])
 
+    def sheared(self, H: Sequence[np.ndarray]) -> Problem:
+        """The problem with the columns H'z of every term."""
+        cross = self.cross.sheared(H)
+        data, arranged = criterion_data(cross, self.plan, self.R, None)
+        return replace(self, cross=cross, data=data, arranged=arranged)
+
     def penalized_system(self) -> PenalizedSystem:
         """Z'WZ for what follows a fit, under NumPy."""
         if self.plan.backend == "numpy":
@@ -215,6 +221,13 @@ class GeneralizedProblem(Structured):
         if not self.family.has_dispersion:  # sigma is not one where a quasi-likelihood estimates it
             W = W / estimate.sigma**2
         return WorkingModel.of(rows, weighted(rows, W, True))
+
+    def sheared(self, H: Sequence[np.ndarray]) -> GeneralizedProblem:
+        """The problem with the columns H'z of every term."""
+        terms = tuple(replace(term, values=np.asfortranarray(term.values @ own)) for term, own in zip(self.terms, H, strict=True))
+        columns = tuple(term.value_columns() for term in terms)
+        rows = replace(self.rows, columns=columns, pattern=self.rows.pattern.sheared(H), kept={})
+        return replace(self, terms=terms, rows=rows, merged=None)
 
     def grams(self) -> list[np.ndarray]:
         """Per term the mean of z z' over the rows (k, k), relative to the square of the linear predictor's size."""
