@@ -21,8 +21,8 @@ from lmm.estimators import separation
 from lmm.estimators.boundary import SNAP, escapes, snap
 from lmm.estimators.criterion import Frame, curvature
 from lmm.estimators.trust_region import Outcome, Point
-from lmm.model.laplace import Laplace, Way, by_leverages, expand
-from lmm.model.mode import MODE_TOLERANCE, find_mode, follow
+from lmm.model.laplace import Laplace, Way, by_leverages, laplace_task
+from lmm.model.mode import MODE_TOLERANCE, find_modes, follow
 from lmm.model.passes import Source, Task, drive
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.quadrature import quadrature
@@ -152,7 +152,7 @@ class Objective:
         theta, gamma, phi = self.split(psi)
         u, b = self._start(frame.T, gamma, phi)
         try:
-            at = yield from expand(
+            at = yield from laplace_task(
                 self.family, self.source, frame.T, gamma, phi, u, b, self.observed, self.free, self.constant, self._tolerance(), self.way
             )
         except (np.linalg.LinAlgError, FloatingPointError):
@@ -227,7 +227,7 @@ class Objective:
         def value(shift: np.ndarray) -> float:
             T = [t + np.tensordot(own, j, 1) for t, own, j in zip(frame.T, self.problem.split(shift[: self.m]), frame.dT, strict=True)]
             _, gamma, phi = self.split(psi + shift)
-            mode = find_mode(self.family, self.rows, T, gamma, phi, at.mode.u)
+            mode = find_modes(self.family, self.rows, T, gamma, phi, at.mode.u)
             return -2.0 * correction(self.family, self.rows, phi, mode)
 
         steps = 1e-4 * np.eye(len(psi))
@@ -274,7 +274,7 @@ class Objective:
         _, gamma, phi = self.split(point.theta)
         T = self.problem.factors(theta)
         u = [np.zeros_like(own) for own in self.u]
-        task = expand(self.family, self.source, T, gamma, phi, u, None, self.observed, True, self.constant, ROUGH, self.way)
+        task = laplace_task(self.family, self.source, T, gamma, phi, u, None, self.observed, True, self.constant, ROUGH, self.way)
         try:
             at = drive(self.source, [task])[0]
         except (np.linalg.LinAlgError, FloatingPointError):

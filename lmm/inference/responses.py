@@ -25,7 +25,7 @@ from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.inference import refits
 from lmm.inference import satterthwaite as single
 from lmm.inference.batch_satterthwaite import degrees_of_freedom
-from lmm.model.mode import find_mode
+from lmm.model.mode import find_modes
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 
@@ -149,7 +149,7 @@ def diagnoses(design: Design, problem: Problem | GeneralizedProblem, Y: np.ndarr
         if fixed[r] > FAR_OUT or random[r] > FAR_OUT:
             u = [np.zeros((size.k, size.J)) for size in own.plan.terms]
             try:
-                eta = find_mode(family, own.rows, factors, own.rows.R @ batch.beta[r], phi, u).eta
+                eta = find_modes(family, own.rows, factors, own.rows.R @ batch.beta[r], phi, u).eta
             except (np.linalg.LinAlgError, FloatingPointError):
                 continue
         said = diagnose(own, batch.beta[r], factors, phi, eta).messages

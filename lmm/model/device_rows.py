@@ -1,7 +1,7 @@
 """Rows of a generalized model on JAX's devices: the passes over rows, a share of the rows on each device.
 
-:class:`DeviceRows` are rows in memory whose two costly requests, :class:`~lmm.model.passes.Expand` and
-:class:`~lmm.model.passes.Slope`, are answered by one compiled function of arrays: linear predictor, density and derivatives
+:class:`DeviceRows` are rows in memory whose two costly requests, :class:`~lmm.model.passes.ScoreSums` and
+:class:`~lmm.model.passes.LeverageSums`, are answered by one compiled function of arrays: linear predictor, density and derivatives
 row by row, sums by gathers (:mod:`lmm.linalg.gather_product`), and over several devices one ``psum`` of the sums. That is
 all that travels: parameters there, sums back. Densities are the families' own (:mod:`lmm.families.namespace`), their derivatives
 by forward differentiation. Expected information of links that are not canonical, ordinal families and leverages whose coupling
@@ -23,7 +23,7 @@ from lmm.linalg import backend, sharded
 from lmm.linalg.gather_product import Rounds, shared_rounds, sum_segments
 from lmm.linalg.tail import Layout
 from lmm.model.leverage import Tables
-from lmm.model.passes import Expand, Expansion, Slope, Slopes, Weighted
+from lmm.model.passes import LeverageSums, Scores, ScoreSums, Slopes, Weighted
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.rows import Block, Rows
 
@@ -86,10 +86,10 @@ class DeviceRows(Rows):
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Callable[[Block], Any]) -> Any:
-        if isinstance(request, Expand) and (request.family.is_canonical or not request.expected):
+        if isinstance(request, ScoreSums) and (request.family.is_canonical or not request.expected):
             return self._expansion(request)
-        same = isinstance(request, Slope) and (request.observed or request.family.is_canonical)
-        if isinstance(request, Slope) and same and request.tables is not None and request.tables.B is None:
+        same = isinstance(request, LeverageSums) and (request.observed or request.family.is_canonical)
+        if isinstance(request, LeverageSums) and same and request.tables is not None and request.tables.B is None:
             return self._slopes(request, request.tables)
         return request(self)
 
@@ -106,7 +106,7 @@ class DeviceRows(Rows):
         with backend.over(mesh):
             return backend.call(kernel, share, *arrays, **static)
 
-    def _expansion(self, asked: Expand) -> Expansion:
+    def _expansion(self, asked: ScoreSums) -> Scores:
         static = {"family": asked.family, "fixed": asked.fixed, "joined": tuple(self.place)}
         kernel, negative, sums, fixed_score, gram = self._call(expansion, asked.gamma, list(asked.b), float(asked.phi), **static)
         score, diag, fixed = zip(*(self._split(own, len(b), asked.fixed) for own, b in zip(sums[0], asked.b, strict=True)), strict=True)
@@ -115,7 +115,7 @@ class DeviceRows(Rows):
             pairs[t, s] = own.reshape(len(asked.b[t]), len(asked.b[s]), own.shape[-1])
         found = Weighted(list(diag), pairs, list(fixed) if asked.fixed else None, gram if asked.fixed else None)
         sums_of = found if asked.observed else None, found if asked.expected else None
-        return Expansion(float(kernel), int(negative), list(score), fixed_score, *sums_of)
+        return Scores(float(kernel), int(negative), list(score), fixed_score, *sums_of)
 
     def _split(self, sums: np.ndarray, k: int, fixed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Z'r (k, J), Z'WZ (k, k, J) and Z'WQ (p, k, J) of a term from their stack."""
@@ -126,7 +126,7 @@ class DeviceRows(Rows):
         own = rest[k * (k + 1) // 2 :]
         return score, A, own.reshape(self.p if fixed else 0, k, sums.shape[-1])
 
-    def _slopes(self, asked: Slope, at: Tables) -> Slopes:
+    def _slopes(self, asked: LeverageSums, at: Tables) -> Slopes:
         plan = at.plan
         inverse = Inverse(tuple(at.own), tuple(tuple(each) for each in at.parents), tuple(at.across), at.K)
         static = {"family": asked.family, "chain": plan.chain, "tail": plan.tail, "layout": plan.layout}

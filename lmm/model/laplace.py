@@ -39,8 +39,8 @@ from lmm.linalg.factorisation import BlockFactorisation, Factorisation
 from lmm.model.leverage import tables
 from lmm.model.mode import MAX_STEPS as MAX_STEPS
 from lmm.model.mode import MODE_TOLERANCE as MODE_TOLERANCE
-from lmm.model.mode import Mode, ProfiledFixedEffects, dots, products, seek
-from lmm.model.passes import Expand, Slope, Slopes, Source, Task, Weighted, drive
+from lmm.model.mode import Mode, ProfiledFixedEffects, dots, modes_task, products
+from lmm.model.passes import LeverageSums, ScoreSums, Slopes, Source, Task, Weighted, drive
 from lmm.model.penalized import system_of
 
 #: decrement above which there is no mode to expand around, and so no likelihood
@@ -49,7 +49,7 @@ FOUND = 1e-6
 ROUND = 0.1
 
 
-class Scores(NamedTuple):
+class NextScores(NamedTuple):
     """Where the next step of the search for the mode would end: Z'r per term (k, J) and Q'r (p,)."""
 
     random: list[np.ndarray]
@@ -66,7 +66,7 @@ class Determinant(NamedTuple):
     ``quadratics`` v'Qv (K, K) in the symmetric directions of G where they are known; ``steps`` of the conjugate gradients.
     """
 
-    scores: Scores
+    scores: NextScores
     logdet: np.ndarray
     G: list[np.ndarray]
     gamma: np.ndarray
@@ -101,12 +101,12 @@ class AtMode:
         """Whether the determinant's weights are those of the mode."""
         return self.observed or bool(self.family.is_canonical)
 
-    def scores(self, slopes: Slopes) -> Scores:
+    def scores(self, slopes: Slopes) -> NextScores:
         """The scores after another step."""
         mode, ZwQ = self.mode, slopes.ZwQ
         moved = mode.factorisation.system.multiply([own[None] for own in mode.db])
         e = [own - Ad[0] - np.tensordot(mode.d_gamma, F, 1) for own, Ad, F in zip(mode.sums.score, moved, ZwQ, strict=True)]
-        return Scores(e, mode.sums.fixed_score - dots(ZwQ, mode.db) - slopes.QwQ @ mode.d_gamma)
+        return NextScores(e, mode.sums.fixed_score - dots(ZwQ, mode.db) - slopes.QwQ @ mode.d_gamma)
 
 
 #: a way to the determinant and its derivatives, with the sums over rows that it asks for
@@ -199,14 +199,14 @@ def laplace(
 
     ``u`` is where the mode is looked for; ``observed`` puts the observed information into the determinant.
     """
-    return drive(source, [expand(family, source, T, gamma, phi, u, None, observed, free, constant, tolerance)])[0]
+    return drive(source, [laplace_task(family, source, T, gamma, phi, u, None, observed, free, constant, tolerance)])[0]
 
 
 def by_leverages(here: AtMode) -> Task[tuple[Slopes, Determinant]]:
     """The determinant's derivatives from the leverages of all rows, exactly."""
     mode, at = here.mode, here.factorisation
     assert isinstance(at, BlockFactorisation)
-    slopes: Slopes = yield Slope(here.family, mode.gamma, mode.b, here.phi, tables(at), here.observed, here.constant)
+    slopes: Slopes = yield LeverageSums(here.family, mode.gamma, mode.b, here.phi, tables(at), here.observed, here.constant)
     s, c_gamma = slopes.t, np.zeros(len(mode.gamma))
     if here.free:
         assert mode.sums.observed is not None
@@ -234,7 +234,7 @@ def by_leverages(here: AtMode) -> Task[tuple[Slopes, Determinant]]:
     )
 
 
-def expand(
+def laplace_task(
     family: Any,
     source: Source,
     T: list[np.ndarray],
@@ -251,12 +251,12 @@ def expand(
     """:func:`laplace` as a task of passes; ``b`` = T u where it is known, ``way`` to the determinant."""
     same = observed or family.is_canonical
     b = [t @ own for t, own in zip(T, u, strict=True)] if b is None else b
-    mode = yield from seek(family, source, T, gamma, phi, b, u, free, tolerance, not same and source.distant)
+    mode = yield from modes_task(family, source, T, gamma, phi, b, u, free, tolerance, not same and source.distant)
     working, at = mode.sums.observed, mode.factorisation
     if not same:
         working = mode.sums.expected
         if working is None:
-            working = (yield Expand(family, mode.gamma, mode.b, phi, False, True)).expected
+            working = (yield ScoreSums(family, mode.gamma, mode.b, phi, False, True)).expected
         assert working is not None
         at = system_of(source, working).factorize(T)
     assert working is not None

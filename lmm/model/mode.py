@@ -1,7 +1,7 @@
-"""The mode of the random effects given the parameters: Newton's method on sums over rows.
+"""The modes of the random effects given the parameters: PIRLS with observed weights, which is Newton's method, on sums over rows.
 
 Each step solves (Z'wZ + G^-1) b_new = Z'wZ b + Z'r with r and w the first and minus the second derivative of the rows'
-log density in eta. The sums of one step are one request (:class:`~lmm.model.passes.Expand`), which also tells whether the
+log density in eta. The sums of one step are one request (:class:`~lmm.model.passes.ScoreSums`), which also tells whether the
 step before it went down; only steps that must be halved cost more.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmm.linalg.factorisation import Factorisation
-from lmm.model.passes import Expand, Expansion, Source, Task, Weighted, drive
+from lmm.model.passes import Scores, ScoreSums, Source, Task, Weighted, drive
 from lmm.model.penalized import system_of
 from lmm.model.rows import Rows
 
@@ -37,7 +37,7 @@ class Mode:
     source: Source
     b: list[np.ndarray]
     u: list[np.ndarray]
-    sums: Expansion
+    sums: Scores
     factorisation: Factorisation
     gamma: np.ndarray
     steps: int
@@ -82,7 +82,7 @@ def products(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
     return total
 
 
-def find_mode(
+def find_modes(
     family: Any,
     source: Source,
     T: list[np.ndarray],
@@ -97,10 +97,10 @@ def find_mode(
     Steps take the observed weights where Z'wZ + G^-1 is positive definite, the expected ones elsewhere (then it is Fisher
     scoring; both have the same fixed point).
     """
-    return drive(source, [seek(family, source, T, gamma, phi, [t @ own for t, own in zip(T, u, strict=True)], u, free, tolerance)])[0]
+    return drive(source, [modes_task(family, source, T, gamma, phi, [t @ own for t, own in zip(T, u, strict=True)], u, free, tolerance)])[0]
 
 
-def seek(
+def modes_task(
     family: Any,
     source: Source,
     T: list[np.ndarray],
@@ -112,18 +112,18 @@ def seek(
     tolerance: float = MODE_TOLERANCE,
     expected: bool = False,
 ) -> Task[Mode]:
-    """:func:`find_mode` as a task, started at b = T u; ``expected`` asks for sums with expected weights on the way."""
+    """:func:`find_modes` as a task, started at b = T u; ``expected`` asks for sums with expected weights on the way."""
 
-    def expand(gamma: np.ndarray, b: list[np.ndarray], ceiling: float = np.inf) -> Expand:
-        return Expand(family, gamma, b, phi, True, expected, free, ceiling)
+    def score_sums(gamma: np.ndarray, b: list[np.ndarray], ceiling: float = np.inf) -> ScoreSums:
+        return ScoreSums(family, gamma, b, phi, True, expected, free, ceiling)
 
-    sums: Expansion = yield expand(gamma, b)
+    sums: Scores = yield score_sums(gamma, b)
     value = penalised(sums, u)
     steps = cut = 0
     if not np.isfinite(value):  # a remembered start may be impossible at new parameters
         u = [np.zeros_like(own) for own in u]
         b = [np.zeros_like(own) for own in u]
-        sums = yield expand(gamma, b)
+        sums = yield score_sums(gamma, b)
         value = penalised(sums, u)
     while True:
         working = sums.observed
@@ -133,7 +133,7 @@ def seek(
         observed = factorisation is not None
         if factorisation is None:
             if sums.expected is None:
-                found = yield Expand(family, gamma, b, phi, False, True, free)
+                found = yield ScoreSums(family, gamma, b, phi, False, True, free)
                 sums = sums._replace(expected=found.expected)
             working = sums.expected
             assert working is not None
@@ -154,7 +154,7 @@ def seek(
         if not np.isfinite(decrement) and any(np.any(own) for own in u):  # so far out that the equations overflow: begin again
             u = [np.zeros_like(own) for own in u]
             b = [np.zeros_like(own) for own in u]
-            sums = yield expand(gamma, b)
+            sums = yield score_sums(gamma, b)
             value = penalised(sums, u)
             steps += 1
             continue
@@ -165,7 +165,7 @@ def seek(
             next_u = [old + length * d for old, d in zip(u, du, strict=True)]
             next_b = [old + length * d for old, d in zip(b, db, strict=True)]
             next_gamma = gamma + length * d_gamma
-            found = yield expand(next_gamma, next_b, most - half_square(next_u))
+            found = yield score_sums(next_gamma, next_b, most - half_square(next_u))
             next_value = penalised(found, next_u)
             if next_value <= most:
                 break
@@ -215,7 +215,7 @@ class Start(NamedTuple):
     u: list[np.ndarray]
 
 
-def penalised(sums: Expansion, u: list[np.ndarray]) -> float:
+def penalised(sums: Scores, u: list[np.ndarray]) -> float:
     """-sum log f + u'u / 2; infinite where the density cannot be computed."""
     value = -sums.kernel + half_square(u)
     return value if np.isfinite(value) else np.inf

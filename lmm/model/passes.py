@@ -72,7 +72,7 @@ class Weighted(NamedTuple):
     gram: np.ndarray | None
 
 
-class Expansion(NamedTuple):
+class Scores(NamedTuple):
     """The log density to second order at a point.
 
     ``kernel`` its sum without what does not depend on eta; ``negative`` rows with negative observed weights; ``score``
@@ -88,8 +88,8 @@ class Expansion(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Expand:
-    """Ask for an :class:`Expansion` at gamma (p,), b (k, J) per term and phi.
+class ScoreSums:
+    """Ask for an :class:`Scores` at gamma (p,), b (k, J) per term and phi.
 
     ``observed``, ``expected`` : whose sums are wanted; ``fixed`` : those with Q too.
     ``ceiling`` : where all rows are at hand and minus the log density is above this, nothing else is computed.
@@ -104,16 +104,16 @@ class Expand:
     fixed: bool = False
     ceiling: float = np.inf
 
-    def __call__(self, block: Block) -> Expansion:
+    def __call__(self, block: Block) -> Scores:
         """The sums over a block."""
         with np.errstate(all="ignore"):  # what is not finite is refused by who asked
             family, y, weights, phi = self.family, block.y, block.weights, self.phi
             eta = block.predictor(self.gamma, self.b)
             kernel = float(family.kernel(y, eta, weights, phi).sum())
             if block.whole and self.ceiling < np.inf and not -kernel <= self.ceiling:
-                return Expansion(kernel, 0, [], np.zeros(0), None, None)
+                return Scores(kernel, 0, [], np.zeros(0), None, None)
             r, d2, _ = family.derivatives(y, eta, weights, phi)
-            return Expansion(
+            return Scores(
                 kernel,
                 int(np.count_nonzero(~(d2 <= 0.0))),
                 block.sums(r),
@@ -204,7 +204,7 @@ class Slopes(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Slope:
+class LeverageSums:
     """Ask for :class:`Slopes` at gamma, b and phi, with the inverse's blocks ``tables`` of the factorised system there.
 
     ``observed`` : which information the determinant takes; ``constant`` : whether that of the log density is wanted.

@@ -29,7 +29,7 @@ from lmm.linalg.plan import Plan
 from lmm.model.compression import worthwhile
 from lmm.model.crossproducts import CrossProducts, cross_products, right_hand_sides
 from lmm.model.gaussian import Data
-from lmm.model.passes import Expand, Source, weighted
+from lmm.model.passes import ScoreSums, Source, weighted
 from lmm.model.penalized import WorkingModel
 from lmm.model.records import Estimate
 from lmm.model.rows import Rows, make_rows
@@ -214,7 +214,7 @@ class GeneralizedProblem(Structured):
         """The working linear model at the modes, W the family's working weights; sigma^2 is 1."""
         if self.source.distant:
             gamma, b = self.R @ estimate.beta, [np.ascontiguousarray(modes.T) for modes in estimate.modes]
-            request = Expand(self.family, gamma, b, estimate.phi, observed=False, expected=True, fixed=True)
+            request = ScoreSums(self.family, gamma, b, estimate.phi, observed=False, expected=True, fixed=True)
             return WorkingModel.of(self.source, self.source.total([request])[0].expected)
         rows = self.rows
         W = self.family.working_weights(rows.y, estimate.eta, rows.weights, estimate.phi)

@@ -30,7 +30,7 @@ from lmm.model import stochastic
 from lmm.model.laplace import AtMode, Determinant, symmetric
 from lmm.model.leverage import Tables, tables
 from lmm.model.mode import products
-from lmm.model.passes import Slope, Slopes, Task
+from lmm.model.passes import LeverageSums, Slopes, Task
 from lmm.model.probed_rows import Levels, Move, Moved, Near, near
 
 
@@ -53,7 +53,7 @@ def by_probes(here: AtMode, probing: Probing) -> Task[tuple[Slopes, Determinant]
     """The determinant and its derivatives by probes, as :func:`lmm.model.laplace.by_leverages`."""
     mode, at = here.mode, here.factorisation
     assert isinstance(at, KrylovFactorisation)
-    slopes: Slopes = yield Slope(here.family, mode.gamma, mode.b, here.phi, _no_tables(at.plan), here.observed, here.constant)
+    slopes: Slopes = yield LeverageSums(here.family, mode.gamma, mode.b, here.phi, _no_tables(at.plan), here.observed, here.constant)
     scores = here.scores(slopes)
     p, v = len(mode.gamma), _in_symmetric(scores.random)
     K, r = len(v[0]), here.family.n_parameters

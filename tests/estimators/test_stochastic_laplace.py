@@ -14,7 +14,7 @@ from lmm.estimators.generalized import Objective
 from lmm.estimators.stochastic_laplace import ProbedObjective
 from lmm.linalg import plan as plans
 from lmm.model import stochastic
-from lmm.model.mode import find_mode
+from lmm.model.mode import find_modes
 from lmm.model.problem import GeneralizedProblem, build_generalized
 from lmm.model.working import starting_values
 
@@ -117,7 +117,7 @@ def test_the_mode_is_that_of_the_exact_factorisation():
     start = starting_values(exact)
     T = [s.factor(own) for s, own in zip(exact.structures, exact.split(start[:2]), strict=True)]
     u = [np.zeros((size.k, size.J)) for size in exact.plan.terms]
-    one, other = (find_mode(p.family, p.rows, T, start[2:4], 1.0, u) for p in (exact, iterative))
+    one, other = (find_modes(p.family, p.rows, T, start[2:4], 1.0, u) for p in (exact, iterative))
     for mine, theirs in zip(other.b, one.b, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
     assert other.steps <= one.steps + 2

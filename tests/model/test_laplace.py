@@ -15,7 +15,7 @@ from lmm.families import FAMILIES, Binomial, Gamma, Gaussian, InverseGaussian, N
 from lmm.linalg.factorisation import BlockFactorisation
 from lmm.model.laplace import Laplace, laplace
 from lmm.model.leverage import leverages, tables
-from lmm.model.mode import MAX_STEPS, find_mode
+from lmm.model.mode import MAX_STEPS, find_modes
 from lmm.model.problem import GeneralizedProblem, build_generalized, build_problem
 from tests.algebra import some_theta
 from tests.designs import design, term, zoo
@@ -173,11 +173,11 @@ def test_mode_from_a_bad_start(family) -> None:
     T = [s.factor(own) for s, own in zip(p.structures, p.split(c.theta), strict=True)]
     zero = [np.zeros((size.k, size.J)) for size in p.plan.terms]
     gamma = p.rows.R @ c.beta
-    good = find_mode(family, p.rows, T, gamma, c.phi, zero)
+    good = find_modes(family, p.rows, T, gamma, c.phi, zero)
     assert good.steps < MAX_STEPS
     rng = np.random.default_rng(4)
     for scale in (1.0, 30.0, 1e4):
-        bad = find_mode(family, p.rows, T, gamma, c.phi, [scale * rng.normal(size=own.shape) for own in zero])
+        bad = find_modes(family, p.rows, T, gamma, c.phi, [scale * rng.normal(size=own.shape) for own in zero])
         assert bad.steps < MAX_STEPS
         np.testing.assert_allclose(bad.eta, good.eta, atol=1e-7, err_msg=f"started at {scale}")
         np.testing.assert_allclose(flat(bad.u), flat(good.u), atol=1e-6)

@@ -14,8 +14,8 @@ from lmm.families import Binomial, Gamma, NegativeBinomial, Ordinal, Poisson
 from lmm.linalg.factorisation import BlockFactorisation
 from lmm.model.compression import taken
 from lmm.model.leverage import tables
-from lmm.model.mode import find_mode, follow
-from lmm.model.passes import Expand, Linearise, Slope, Total, drive, merge
+from lmm.model.mode import find_modes, follow
+from lmm.model.passes import LeverageSums, Linearise, ScoreSums, Total, drive, merge
 from lmm.model.penalized import system_of
 from lmm.model.rows import Block, Rows, make_rows
 from lmm.stream.rows import Locate
@@ -41,13 +41,13 @@ def requests(name: str, family: Any) -> list[Any]:
     c, rows, b = made(name, family)
     gamma = rows.R @ c.beta
     T = [0.3 * np.eye(size.k) for size in rows.plan.terms]
-    at = system_of(rows, Expand(family, gamma, b, c.phi, True, True)(rows).expected).factorize(T)
+    at = system_of(rows, ScoreSums(family, gamma, b, c.phi, True, True)(rows).expected).factorize(T)
     assert isinstance(at, BlockFactorisation)
     found = tables(at)
     return [
-        Expand(family, gamma, b, c.phi, True, True, True),
+        ScoreSums(family, gamma, b, c.phi, True, True, True),
         Linearise(family, gamma, c.phi),
-        *(Slope(family, gamma, b, c.phi, found, observed, True) for observed in (False, True)),
+        *(LeverageSums(family, gamma, b, c.phi, found, observed, True) for observed in (False, True)),
     ]
 
 
@@ -136,7 +136,7 @@ def test_an_ordinal_family_adds_up() -> None:
     b = [np.zeros((size.k, size.J)) for size in rows.plan.terms]
     phi = np.array([-1.0, 0.2, 1.1])
     base = requests("crossed", Poisson())[2]
-    asked = [Slope(family, np.zeros(rows.p), b, phi, base.tables, observed, True) for observed in (False, True)]
+    asked = [LeverageSums(family, np.zeros(rows.p), b, phi, base.tables, observed, True) for observed in (False, True)]
     for total, want in zip(added(rows, cut(rows, 4), asked), rows.total(asked), strict=True):
         close(total.value, want)
         assert want.second.shape == (3, 3)
@@ -157,14 +157,14 @@ class Counting:
 
 def test_tasks_share_their_passes() -> None:
     """Searches side by side take as many passes as the longest, and find what each finds alone."""
-    from lmm.model.laplace import expand
+    from lmm.model.laplace import laplace_task
 
     c, rows, b = made("slopes crossed", Binomial("cloglog"))
     zero = [np.zeros_like(own) for own in b]
 
     def task(source: Any, scale: float) -> Any:
         T = [scale * np.eye(size.k) for size in rows.plan.terms]
-        return expand(c.family, source, T, rows.R @ c.beta, c.phi, zero)
+        return laplace_task(c.family, source, T, rows.R @ c.beta, c.phi, zero)
 
     alone = []
     for scale in (0.1, 0.4, 1.5):
@@ -183,12 +183,12 @@ def test_modes_are_followed() -> None:
     c, rows, _ = made("slopes crossed", Poisson())
     gamma, zero = rows.R @ c.beta, [np.zeros((size.k, size.J)) for size in rows.plan.terms]
     T = [0.5 * np.eye(size.k) for size in rows.plan.terms]
-    old = find_mode(c.family, rows, T, gamma, c.phi, zero)
-    fixed = Expand(c.family, gamma, old.b, c.phi, fixed=True)(rows).observed.fixed
+    old = find_modes(c.family, rows, T, gamma, c.phi, zero)
+    fixed = ScoreSums(c.family, gamma, old.b, c.phi, fixed=True)(rows).observed.fixed
     errors = []
     for h in (0.04, 0.02):
         T_new, gamma_new = [(1 + h) * t for t in T], gamma + h
-        new = find_mode(c.family, rows, T_new, gamma_new, c.phi, zero)
+        new = find_modes(c.family, rows, T_new, gamma_new, c.phi, zero)
         start = follow(T_new, old, gamma_new, None, fixed)
         assert start is not None
         errors.append(max(np.abs(a - b).max() for a, b in zip(start.b, new.b, strict=True)))
