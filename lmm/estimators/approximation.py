@@ -87,7 +87,7 @@ class Found:
         z = rng.standard_normal((count, self.beta_factor.shape[1]))
         zeta, beta = g.zeta + z[:, : model.size] @ g.zeta_factor.T, self.beta + z @ self.beta_factor.T
         sigma = phi = None
-        if model.family is None:
+        if model.linear:
             fixed = self.how.sigma != "posterior"
             sigma = np.full((1, count), self.sigma) if fixed else self._sigma(rng.standard_normal(count))[None]
         elif model.family.has_dispersion:

@@ -156,14 +156,13 @@ class Checkpoint:
 
 def fingerprint(problem: Problem | GeneralizedProblem, method: Sequence[Any]) -> dict[str, object]:
     """What a fit is of, in words and whole numbers that JSON keeps as they are."""
-    family = getattr(problem, "family", None)
     terms = [
         f"({' + '.join(columns)} | {group}) with {size.J} levels, {type(structure).__name__}"
         for (group, columns), size, structure in zip(problem.labels, problem.plan.terms, problem.structures, strict=True)
     ]
     return {
         "method": " ".join(str(each) for each in method),
-        "family": None if family is None else f"{family.name} {type(getattr(family, 'link', None)).__name__}",
+        "family": problem.distribution.described,
         "rows": int(problem.n),
         "fixed effects": list(problem.names),
         "random effects": terms,

@@ -56,7 +56,7 @@ def compiled(model: Model, settings: Settings) -> Steps:
 
     optimizer = optax.adam(settings.rate)
     kernel = blackjax.hmc.build_kernel() if settings.sampler == "hmc" else blackjax.nuts.build_kernel()
-    linear = model.family is None
+    linear = model.linear
 
     def step(key: Array, x: Array, density: Any, size: Array, inverse_mass: Array, leapfrog: Array) -> Any:
         if settings.sampler == "hmc":
@@ -129,7 +129,7 @@ def compiled(model: Model, settings: Settings) -> Steps:
         updates, adam = optimizer.update(gradient, adam, free)
         free = optax.apply_updates(free, updates)
         log_sigma = at.log_sigma if settings.fixed_sigma or not linear else free["log_sigma"]
-        log_phi = free["log_phi"] if model.family is not None and model.family.has_dispersion else at.log_phi
+        log_phi = free["log_phi"] if model.family.has_dispersion else at.log_phi
         return Parameters(free["d"], expectation.by_scales(model, free["zeta"]), log_sigma, log_phi), free["zeta"], adam
 
     def begin(zeta: Array, at: Parameters) -> Any:

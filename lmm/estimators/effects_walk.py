@@ -77,7 +77,7 @@ class Walk:
 
     def _floors(self, sigma: float) -> list[np.ndarray]:
         """Standard deviations (k,) per term that the data do not tell from zero: variances of a tenth of their standard error there."""
-        scale = sigma if self.model.family is None else 1.0
+        scale = float(self.model.family.scale(sigma))
         found = []
         for term, A in zip(self.model.terms, self.cross.diag, strict=True):
             error = scale**2 * term.J / np.maximum(np.einsum("aaj->a", A), 1e-300)  # of a level's effect
@@ -103,7 +103,7 @@ class Walk:
         if self.method.metric == "identity":
             ones = tuple(np.ones((term.k, term.J)) for term in model.terms)
             return Frame(ones, tuple(np.zeros((0, term.k, term.J)) for term in model.terms), np.zeros((0, 0)), *self._fixed(None))
-        scale = float(np.exp(self.at.log_sigma)) if model.family is None else 1.0
+        scale = float(model.family.scale(np.exp(self.at.log_sigma)))
         G = [np.asarray(own) for own in self.at.G]
         T = [np.linalg.cholesky(own + 1e-8 * np.diag(np.diagonal(own))) / scale for own in G]
         prior = [np.linalg.inv(t @ t.T) for t in T]
@@ -124,7 +124,7 @@ class Walk:
         p = self.model.p
         if not p:
             return np.zeros((0, 0)), tuple(np.zeros((0, term.k, term.J)) for term in self.model.terms)
-        scale = float(np.exp(self.at.log_sigma)) if self.model.family is None else 1.0
+        scale = float(self.model.family.scale(np.exp(self.at.log_sigma)))
         if T is None:
             T = [np.linalg.cholesky(np.asarray(G) + 1e-8 * np.diag(np.diagonal(G))) / scale for G in self.at.G]
         prior = [np.linalg.inv(t @ t.T) for t in T]
@@ -189,7 +189,7 @@ class Walk:
                 "sd": np.concatenate([np.sqrt(np.diagonal(h @ own @ h.T)) for own, h in zip(G, self.frames, strict=True)]),
                 "beta": shift + unit @ at.d,
             }
-            if self.model.family is None:
+            if self.model.linear:
                 line["sigma"] = float(np.exp(at.log_sigma))
             elif self.model.family.has_dispersion:
                 line["dispersion"] = float(np.exp(at.log_phi))
@@ -204,7 +204,7 @@ class Walk:
         for at in self.history[self.since :]:
             # a variance that vanishes does so for ever: below what the data tell it stands still
             log_sd = [0.5 * np.log(np.maximum(np.diagonal(G), floor**2)) for G, floor in zip(at.G, self.floors, strict=True)]
-            last = at.log_sigma if self.model.family is None else at.log_phi
+            last = at.log_sigma if self.model.linear else at.log_phi
             rows.append(np.concatenate([*log_sd, shift + unit @ at.d, [last]]))
         return np.array(rows)
 

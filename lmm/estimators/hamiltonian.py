@@ -243,17 +243,10 @@ def moments(chains: list[Chain], count: int) -> tuple[list[np.ndarray], list[np.
 def first_position(problem: Problem | GeneralizedProblem, near: Estimate, space: Space) -> np.ndarray:
     """x at a likelihood fit; variances that it finds to be zero begin where a level's data would just show them."""
     model = space.model
-    scale2 = near.sigma**2 if isinstance(problem, Problem) else 1.0
-    if isinstance(problem, Problem):
-        information = problem.cross.diag
-    else:
-        rows = problem.rows
-        weight = float(np.mean(problem.family.expected_weights(near.eta, rows.weights, near.phi).weight))
-        information = tuple(A * max(weight, 1e-10) for A in rows.pattern.diag)
     covariances, floors = [], []
-    for A, T, term in zip(information, near.factors, model.terms, strict=True):
-        covariances.append(scale2 * T @ T.T)
-        floors.append(np.sqrt(0.25 * scale2 * term.J / np.maximum(np.einsum("aaj->a", A), 1e-300)))
+    for A, T, term in zip(problem.information(near), near.factors, model.terms, strict=True):
+        covariances.append(near.scale2 * T @ T.T)
+        floors.append(np.sqrt(0.25 * near.scale2 * term.J / np.maximum(np.einsum("aaj->a", A), 1e-300)))
     zeta = scales.from_covariances(model.terms, covariances, floors, model.transform)
     parts = [np.zeros(model.p), zeta]
     if space.free_sigma:

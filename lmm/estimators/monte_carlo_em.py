@@ -154,8 +154,7 @@ class MonteCarloEM(Estimator):
         if start is not None:
             m = problem.n_theta
             start = np.concatenate([centred.theta_of(problem, frames, start[:m]), start[m:]])
-        if model.family is not None:
-            model.family.require_jax()
+        model.family.require_jax()
         first = start_of(problem, start)
         sigma = first.sigma if isinstance(self.sigma, str) else float(self.sigma)
         data: Sums | RowData
@@ -178,11 +177,10 @@ class MonteCarloEM(Estimator):
         seconds = {**problem.seconds, "optimise": perf_counter() - begin}
         steps = len(walk.trace)
         convergence = Convergence(converged, message, steps, int(walk.gradients), int(walk.gradients), float("nan"), seconds)
-        kind = "Linear" if isinstance(problem, Problem) else "Generalized linear"
         acceptance = float(np.mean([line["acceptance"] for line in walk.trace[-WINDOW:]]))
-        linear = isinstance(problem, Problem)
+        linear = problem.distribution.linear
         report = Report(
-            f"{kind} mixed model fit by maximum likelihood (Monte Carlo EM, {self.sampler.upper()})",
+            f"{problem.distribution.model_title} mixed model fit by maximum likelihood (Monte Carlo EM, {self.sampler.upper()})",
             (("logLik" if linear else "logLik (Laplace)", -0.5 * estimate.objective), ("acceptance rate", acceptance)),
             (
                 "Estimates are averages over the last iterations, within the Monte Carlo error of the maximum of the likelihood; "
@@ -251,7 +249,7 @@ class MonteCarloEM(Estimator):
     def _standard_errors(self, problem: Problem | GeneralizedProblem, walk: Walk) -> np.ndarray:
         """Rough standard errors of what :meth:`Walk.follow` follows: log sd, coefficients, log sigma or log phi."""
         estimate = self._finish(problem, walk.path(WINDOW), float(np.exp(walk.at.log_sigma)))
-        scale = estimate.sigma if isinstance(problem, Problem) else 1.0
+        scale = np.sqrt(estimate.scale2)
         log_sd = np.concatenate([np.full(term.k, (2.0 * term.J) ** -0.5) for term in walk.model.terms])
         beta = scale * np.sqrt(np.diagonal(estimate.beta_cov_unscaled))
         known = float(walk.curvature) if walk.curvature > 0 else 2.0 * problem.n
@@ -262,7 +260,7 @@ class MonteCarloEM(Estimator):
         linear = isinstance(problem, Problem)
         if linear and isinstance(self.sigma, str):
             sigma = float(np.exp(path.log_sigma))
-        scale2 = sigma**2 if linear else 1.0
+        scale2 = float(problem.distribution.scale(sigma)) ** 2
         theta = problem.theta_of([G / scale2 for G in path.G])
         only = Control(evaluate_only=True)
         modes = tuple(np.ascontiguousarray(b.T) for b in path.effects)
@@ -273,7 +271,7 @@ class MonteCarloEM(Estimator):
         phi = float(np.exp(path.log_phi))
         tail = [phi] if problem.family.has_dispersion else []
         near = LaplaceLikelihood(only).fit(problem, np.concatenate([theta, path.beta, tail]))
-        eta = problem.rows.predictor(problem.rows.R @ path.beta, list(path.effects))
+        eta = problem.predictor(path.beta, modes)
         # without a joint Hessian the fixed effects have the covariance given theta, as with nagq = 0
         return replace(near, method=self.name, modes=modes, eta=eta)
 

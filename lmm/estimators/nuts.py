@@ -136,8 +136,7 @@ class NUTS(Estimator):
         begin = perf_counter()
         rng = np.random.default_rng(self.rng)
         model = make_model(problem, "log")
-        if model.family is not None:
-            model.family.require_jax()
+        model.family.require_jax()
         written, (problem, priors) = problem, prepare(problem, model, self.priors, self._held(problem))
         near = likelihood_fit(problem, None if start is None else as_centred(problem, start, priors))
         data: SumData | GeneralizedData

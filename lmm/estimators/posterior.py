@@ -117,17 +117,16 @@ def estimate_from(
     sigma, phi : residual standard deviation of a linear model; dispersion of a family.
     modes : per term (J, k) means of the effects; ``mode_cov`` (J, k, k) their covariances.
     """
-    linear = isinstance(problem, Problem)
-    scale2 = sigma**2 if linear else 1.0
+    family = problem.distribution
+    scale2 = float(family.scale(sigma)) ** 2
     theta = problem.theta_of([G / scale2 for G in covariances])
     factors = tuple(problem.factors(theta))
     common: dict[str, Any] = {}
     if isinstance(problem, Problem):
         parameters = problem.p + problem.n_theta + 1
     else:
-        family = problem.family
         parameters = problem.p + problem.n_theta + int(family.has_dispersion)
-        eta = problem.rows.predictor(problem.rows.R @ beta, [np.ascontiguousarray(m.T) for m in modes])
+        eta = problem.predictor(beta, modes)
         sigma = family.sigma(phi) if family.has_dispersion else 1.0
         common = {"family": family, "phi": phi, "eta": eta}
     return PosteriorEstimate(

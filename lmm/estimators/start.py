@@ -9,7 +9,6 @@ import numpy as np
 
 from lmm.design.records import Design
 from lmm.errors import ArgumentError
-from lmm.model.records import Estimate
 
 #: standard deviations relative to sigma, per root mean square of the column, beyond which nothing is left of the residual
 LARGEST = 1e6
@@ -22,18 +21,13 @@ def check_start(start: object, design: Design, problem: Any, required: bool = Fa
     ``{"theta": ..., "beta": ..., "phi": ...}`` names them.
     """
     names = [f"{term.group}: {'.'.join(n)}" for term in design.terms for n in term.structure.theta_names(term.columns)]
-    family = getattr(problem, "family", None)
-    parts = {"theta": problem.n_theta}
-    if family is not None:
-        parts["beta"] = problem.p
-        if family.n_parameters:
-            parts["phi"] = family.n_parameters
+    parts = problem.parameter_lengths()
     if start is None:
         if required:
             raise ArgumentError(f"evaluate_only=True needs start=, the {len(names)} parameters {'; '.join(names)}.")
         return None
     if isinstance(start, Mapping):
-        if family is None and "beta" in start:  # profiled out, as in lme4
+        if "beta" in start and "beta" not in parts:  # profiled out, as in lme4
             start = {key: value for key, value in start.items() if key != "beta"}
             if not start:
                 return check_start(None, design, problem, required)
@@ -49,13 +43,13 @@ def check_start(start: object, design: Design, problem: Any, required: bool = Fa
         raise ArgumentError(f"start must hold numbers, the parameters {'; '.join(names)}.") from error
     lengths = np.cumsum(list(parts.values()))
     if theta.ndim != 1 or len(theta) not in lengths:
-        more = "" if family is None else f", or with {' and '.join(list(parts)[1:])} after them {', '.join(map(str, lengths[1:]))}"
+        more = "" if len(parts) == 1 else f", or with {' and '.join(list(parts)[1:])} after them {', '.join(map(str, lengths[1:]))}"
         raise ArgumentError(f"start has shape {theta.shape}; this model has {problem.n_theta} parameters: {'; '.join(names)}{more}.")
     if not np.all(np.isfinite(theta)):
         raise ArgumentError("start holds values that are not finite.")
     check_size(theta, problem, "start")
-    if family is not None and family.n_parameters and len(theta) == lengths[-1]:
-        family.check_parameters(theta[-family.n_parameters :])
+    if "phi" in parts and len(theta) == lengths[-1]:
+        problem.family.check_parameters(theta[-parts["phi"] :])
     return theta
 
 
@@ -80,11 +74,3 @@ def _in_order(values: Any, key: str, design: Design) -> Any:
             f"start={{'beta': ...}} must name the coefficients {', '.join(design.names)}; it names {', '.join(map(str, named)) or 'none'}."
         )
     return [named[name] for name in design.names]
-
-
-def all_parameters(estimate: Estimate) -> np.ndarray:
-    """Where another fit may begin: theta; of a generalized estimate (theta, beta) and the family's own parameters where it has some."""
-    if estimate.family is None:
-        return estimate.theta
-    own = np.atleast_1d(estimate.phi) if estimate.family.n_parameters else np.zeros(0)
-    return np.concatenate([estimate.theta, estimate.beta, own])

@@ -144,8 +144,7 @@ class VariationalBayes(Estimator):
         rng = np.random.default_rng(self.rng)
         linear = isinstance(problem, Problem)
         model = make_model(problem, self.transform)
-        if model.family is not None:
-            model.family.require_jax()
+        model.family.require_jax()
         _check_link(model)
         written, (problem, priors) = problem, prepare(problem, model, self.priors, self._held(problem))
         start = None if start is None else as_centred(problem, start, priors)
@@ -267,7 +266,7 @@ class VariationalBayes(Estimator):
 
 def _check_link(model: Model) -> None:
     """ArgumentError where a normal linear predictor leaves the link's range."""
-    if model.family is not None and np.isfinite(model.family.eta_bounds).any():
+    if np.isfinite(model.family.eta_bounds).any():
         low, high = model.family.eta_bounds
         raise ArgumentError(
             f"link {model.family.link.name!r} takes linear predictors between {low:g} and {high:g} only, where a normal approximation "

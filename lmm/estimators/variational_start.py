@@ -15,7 +15,7 @@ import numpy as np
 
 from lmm.linalg.factorisation import BlockSystem
 from lmm.model import elbo, scales
-from lmm.model.crossproducts import CrossProducts, cross_products, dense_pairs
+from lmm.model.crossproducts import CrossProducts, dense_pairs
 from lmm.model.elbo import Approximation
 from lmm.model.joint import Model
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -53,7 +53,7 @@ def begin_at(
     shift, unit : (p,), (p, p), beta = shift + unit d.
     scale_units : units of the standard deviations, as of the priors.
     """
-    cross, scale = _working_sums(problem, near, unit)
+    cross, scale = problem.working_sums(near, unit), float(np.sqrt(near.scale2))
     G = []
     for A, relative, term in zip(cross.diag, near.factors, model.terms, strict=True):
         own = scale**2 * relative @ relative.T
@@ -75,20 +75,6 @@ def begin_at(
     along, _ = joint_gaussian(cross, model, Approximation("partial", "fixed"), T, prior, ones, scale)
     slopes = tuple(own[model.size :] for own in along)
     return elbo.Begin(zeta, d, effects, regressions, factor, sigma, near.phi), elbo.Frame(tuple(units), slopes, d)
-
-
-def _working_sums(problem: Problem | GeneralizedProblem, near: Estimate, unit: np.ndarray) -> tuple[CrossProducts, float]:
-    """Cross-products of [Z X~] at the fit's working weights, and the residual standard deviation they go with."""
-    if isinstance(problem, Problem):
-        p = problem.p
-        rhs = tuple(np.tensordot(unit.T, own[:p], 1) for own in problem.cross.rhs)
-        gram = unit.T @ problem.cross.gram[:p, :p] @ unit
-        old = problem.cross
-        return CrossProducts(old.diag, rhs, old.pairs, gram, old.n, old.sum_log_weights), near.sigma
-    rows = problem.rows
-    eta = rows.predictor(rows.R @ near.beta, [np.ascontiguousarray(m.T) for m in near.modes])
-    W = np.maximum(problem.family.expected_weights(eta, rows.weights, near.phi).weight, 1e-10)
-    return cross_products(problem.terms, np.asfortranarray(rows.Q @ (rows.R @ unit)), W), 1.0
 
 
 def joint_gaussian(

@@ -486,13 +486,31 @@ class Family(abc.ABC):
         return float(np.sqrt(phi)) if self.dispersion_scales_variance else float(phi)
 
     @property
+    def has_scale(self) -> bool:
+        """Whether anything but the mean has a part in the variance."""
+        return self.has_dispersion or self.has_residual_sd
+
+    @property
     def has_residual_sd(self) -> bool:
         """Whether ``sigma`` is a residual standard deviation, on the scale of the root of V(mu)."""
         return self.has_dispersion and self.dispersion_scales_variance
 
-    def scale2(self, sigma: float | Array) -> Array:
-        """The factors between the unscaled covariances of an estimate, those of random effects among them, and the covariances."""
+    def scale(self, sigma: float | Array) -> Array:
+        """What random effects and coefficients are measured in: sigma in a linear model, else 1."""
         return np.ones(np.shape(sigma))
+
+    def density_phi(self, sigma: float, phi: Any) -> Any:
+        """phi as the log density takes it."""
+        return phi
+
+    def parameters(self, theta: Array, beta: Array, phi: Any) -> Array:
+        """The parameters of a search: theta, beta and the family's own."""
+        return np.concatenate([theta, beta, np.atleast_1d(phi)[: self.n_parameters]])
+
+    @property
+    def described(self) -> str | None:
+        """Family and link in a word each, None in a linear model: by this a checkpoint is known again."""
+        return f"{self.name} {type(self.link).__name__}"
 
     def scales_variance(self) -> bool:
         """Whether there is a phi, and the variance of every row is proportional to it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from lmm.families.base import Array, Family, Weights
@@ -15,7 +17,10 @@ class LinearGaussian(Gaussian):
     of the fixed effects is that at sigma = 1. :data:`LINEAR` is the only one that is needed.
     """
 
-    linear = in_jax = slopes_in_jax = True
+    linear = has_residual_sd = in_jax = slopes_in_jax = True
+    has_dispersion = False  # sigma has its place
+    described = None
+    model_title = "Linear"
     default_residual = "response"
 
     def mean(self, eta: Array) -> Array:
@@ -32,8 +37,17 @@ class LinearGaussian(Gaussian):
         raw = y - eta
         return raw * np.sqrt(weights) if type in ("pearson", "deviance") and weights is not None else raw
 
-    def scale2(self, sigma: float | Array) -> Array:
-        return np.square(np.asarray(sigma))
+    def working_weights(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+        return np.full(len(y), 1.0 / phi) if weights is None else weights / phi
+
+    def scale(self, sigma: float | Array) -> Array:
+        return np.asarray(sigma)
+
+    def density_phi(self, sigma: float, phi: Any) -> Any:
+        return sigma**2
+
+    def parameters(self, theta: Array, beta: Array, phi: Any) -> Array:
+        return theta
 
 
 LINEAR = LinearGaussian()

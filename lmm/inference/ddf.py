@@ -105,7 +105,7 @@ def check(estimate: Estimate, ddf: str | None) -> str | None:
     """
     estimate.require_likelihood(f"ddf={ddf!r}: a posterior has no tests and no degrees of freedom; use ddf=None.")
     name = method_name(ddf)
-    if name is not None and estimate.family is not None:
+    if name is not None and not estimate.distribution.linear:
         raise ArgumentError(f"ddf={ddf!r}: a generalized model has normal tests, without degrees of freedom; use ddf=None.")
     return name
 

@@ -44,10 +44,8 @@ def fixed_leverages(design: Design, problem: Any, estimate: Estimate) -> np.ndar
 
 def _weights(design: Design, estimate: Estimate) -> np.ndarray:
     """Weights of the (working) linear model over sigma^2, (n,)."""
-    if estimate.family is None:
-        return np.asarray((np.ones(design.n) if design.weights is None else design.weights) / estimate.scale2)
-    W = estimate.family.working_weights(design.y, estimate.eta, design.weights, estimate.phi)
-    return np.asarray(W if estimate.family.has_dispersion else W / float(estimate.sigma) ** 2)
+    W = estimate.distribution.working_weights(design.y, np.asarray(estimate.eta), design.weights, estimate.density_phi)
+    return np.asarray(W / float(estimate.sigma) ** 2 if estimate.quasi else W)
 
 
 def cooks_distances(pearson: np.ndarray, leverage: np.ndarray, part: np.ndarray, sigma: float, p: int) -> np.ndarray:

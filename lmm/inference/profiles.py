@@ -69,17 +69,16 @@ def maximum(problem: Problem | GeneralizedProblem, estimator: Estimator, estimat
     if estimate.n_parameters == len(estimate.beta):
         raise ArgumentError("profile: the variances of this fit were given, not estimated; fit the model by maximum likelihood.")
     control = replace(estimator.control, evaluate_only=False, verbose=False, progress=False)
-    known = estimate.family is None and estimate.n_parameters == len(estimate.beta) + len(estimate.theta)
-    if estimate.family is None:
-        kind: Estimator = MaximumLikelihood(reml=False, control=control, sigma=estimate.sigma if known else None)
+    if estimate.distribution.linear:
+        kind: Estimator = MaximumLikelihood(reml=False, control=control, sigma=estimate.sigma if estimate.knows_sigma else None)
     else:
-        if not estimate.family.has_dispersion and estimate.family.n_parameters == 0 and estimate.sigma != 1.0:
+        if estimate.quasi:
             raise ArgumentError("profile: a quasi-likelihood, with a dispersion that its family does not have, has no deviance to profile.")
         own = estimator if isinstance(estimator, LaplaceLikelihood) else LaplaceLikelihood()
         kind = LaplaceLikelihood(control, max(own.nagq, 1), own.second_order)
     if _is_same(estimator, kind) and estimate.convergence.converged:
         return kind, estimate, ()
-    refitted = kind.fit(problem, None if estimate.family is None else _start(estimate))
+    refitted = kind.fit(problem, None if estimate.distribution.linear else estimate.parameters)
     return kind, refitted, (f"Profiles are of the likelihood: the fit by {_label(estimate)} was refitted by {_label(refitted)}.",)
 
 
@@ -94,16 +93,11 @@ def _label(estimate: Estimate) -> str:
     return {"reml": "REML", "ml": "maximum likelihood", "laplace": "Laplace's method"}.get(estimate.method, repr(estimate.method))
 
 
-def _start(estimate: Estimate) -> np.ndarray:
-    own = np.atleast_1d(estimate.phi) if estimate.family.n_parameters else np.zeros(0)
-    return np.concatenate([estimate.theta, estimate.beta, own])
-
-
 def _named(problem: Problem | GeneralizedProblem, held: Held) -> str:
     """The coefficient or threshold that is held; nothing for another parameter."""
     if held.kind == "coefficient":
         return problem.names[held.first]
-    if held.kind in ("threshold", "spacing") and isinstance(problem, GeneralizedProblem):
+    if held.kind in ("threshold", "spacing"):
         return str(problem.family.threshold_names[1 if held.kind == "spacing" else held.first])
     return ""
 

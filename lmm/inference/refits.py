@@ -24,7 +24,6 @@ from lmm.estimators.base import Estimator
 from lmm.estimators.batch import Batch
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.estimators.likelihood import MaximumLikelihood
-from lmm.estimators.start import all_parameters
 from lmm.linalg import threads
 from lmm.model import batch_sums
 from lmm.model.determined import determined
@@ -168,7 +167,7 @@ def one_by_one(
 
     With ``first`` each finds starting values of its own.
     """
-    start = None if first else all_parameters(estimate)
+    start = None if first else estimate.parameters
     found: list[Estimate | None] = []
     failures: dict[int, str] = {}
     with threads.limited():

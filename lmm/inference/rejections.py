@@ -74,7 +74,7 @@ def p_values(
             bad |= set(less.failures)
             p = chdtrc(len(place), np.maximum(less.objective - full.objective, 0.0))
         else:
-            scale = truth.distribution.scale2(full.sigma)
+            scale = truth.distribution.scale(full.sigma) ** 2
             se = np.sqrt(full.beta_cov_unscaled[:, place[0], place[0]] * scale)
             z = -np.abs(full.beta[:, place[0]] / se)
             p = 2.0 * (ndtr(z) if np.isinf(df) else stdtr(df, z))

@@ -129,10 +129,10 @@ def diagnoses(design: Design, problem: Problem | GeneralizedProblem, Y: np.ndarr
         for columns in np.array_split(np.arange(batch.size), max(1, batch.size * design.n // refits.HELD)):
             fixed[columns] = np.ptp(design.X @ batch.beta[columns].T, axis=0)
     random = np.zeros(batch.size)
-    for structure, gram in zip(problem.structures, replace(problem, eta_scale=1.0).grams(), strict=True):
+    for structure, gram in zip(problem.structures, problem.grams(), strict=True):
         own = batch.theta[:, m : m + structure.n_theta]
         m += structure.n_theta
-        size = structure.standardised(np.ones(structure.n_theta), gram)
+        size = structure.standardised(np.ones(structure.n_theta), gram * problem.eta_scale**2)
         random = np.maximum(random, np.abs(own * size).max(axis=1, initial=0.0))
     excess = np.full(batch.size, np.inf)
     if batch.phi is not None and family.has_dispersion:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from lmm.families import Family
+
 MAX_STEPS = 50
 #: scoring has ended when a step is below this share of the effects' standard errors
 TOLERANCE = 1e-6
@@ -22,7 +24,7 @@ SINGULAR = 1e-9
 
 
 def separate_effects(
-    y: np.ndarray, eta: np.ndarray, values: np.ndarray, codes: np.ndarray, J: int, weights: np.ndarray | None, family: Any, phi: Any
+    y: np.ndarray, eta: np.ndarray, values: np.ndarray, codes: np.ndarray, J: int, weights: np.ndarray | None, family: Family, phi: Any
 ) -> np.ndarray:
     """Effects (J, k) of every level from its own rows; NaN where these do not determine them (too few rows, separation).
 
@@ -30,7 +32,7 @@ def separate_effects(
     ----------
     y, eta : (n,) response, and linear predictor without the effects.
     values, codes : (n, k) columns and (n,) levels.
-    family, phi : None and 1 for a linear model.
+    family, phi : distribution of the response, with its dispersion.
     """
     k = values.shape[1]
     d = np.zeros((J, k))
@@ -38,20 +40,17 @@ def separate_effects(
     known = np.ones(J, dtype=bool)
     old = np.full(J, -np.inf)
     step = np.zeros((J, k))
-    for _ in range(MAX_STEPS if family is not None else 1):
+    for _ in range(MAX_STEPS):
         at = eta + np.sum(values * d[codes], axis=1)
         score, information = _rows(y, at, weights, family, phi)
-        if family is not None:
-            value = np.bincount(codes, family.kernel(y, at, weights, phi), J)
-            worse = ~(value >= old - 1e-9 * (1.0 + np.abs(old))) & known & ~ends
-            if worse.any():
-                step[worse] *= 0.5
-                d[worse] -= step[worse]
-                at = eta + np.sum(values * d[codes], axis=1)
-                score, information = _rows(y, at, weights, family, phi)
-            old = np.where(worse, old, value)
-        else:
-            worse = np.zeros(J, dtype=bool)
+        value = np.bincount(codes, family.kernel(y, at, weights, phi), J)
+        worse = ~(value >= old - 1e-9 * (1.0 + np.abs(old))) & known & ~ends
+        if worse.any():
+            step[worse] *= 0.5
+            d[worse] -= step[worse]
+            at = eta + np.sum(values * d[codes], axis=1)
+            score, information = _rows(y, at, weights, family, phi)
+        old = np.where(worse, old, value)
         gradient = np.stack([np.bincount(codes, values[:, a] * score, J) for a in range(k)], axis=1)
         hessian = np.empty((J, k, k))
         for a in range(k):
@@ -67,16 +66,12 @@ def separate_effects(
         if (ends | ~known).all():
             break
     else:
-        if family is not None:
-            known &= ends
+        known &= ends
     return np.where(known[:, None], d, np.nan)
 
 
-def _rows(y: np.ndarray, eta: np.ndarray, weights: np.ndarray | None, family: Any, phi: Any) -> tuple[np.ndarray, np.ndarray]:
+def _rows(y: np.ndarray, eta: np.ndarray, weights: np.ndarray | None, family: Family, phi: Any) -> tuple[np.ndarray, np.ndarray]:
     """Score and information of each row in its linear predictor."""
-    if family is None:
-        w = np.ones(len(y)) if weights is None else weights
-        return w * (y - eta), w
     return np.asarray(family.derivatives(y, eta, weights, phi).d1), np.asarray(family.expected_weights(eta, weights, phi).weight)
 
 

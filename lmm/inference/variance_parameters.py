@@ -58,7 +58,7 @@ class VarianceParameters:
 def check_linear(estimate: Estimate, what: str) -> None:
     """ArgumentError unless the estimate is that of a linear model by a likelihood."""
     estimate.require_likelihood(f"{what}: a posterior has no asymptotic covariance of variance parameters; its draws show their spread.")
-    if estimate.family is not None:
+    if not estimate.distribution.linear:
         raise ArgumentError(f"{what} is for linear models; this one has a {estimate.family.title} response.")
 
 

@@ -168,7 +168,7 @@ def initial(model: Model, how: Approximation, begin: Begin, frame: Frame, sigma_
     if how.sigma == "posterior":
         raw = scales.unpositive(np.asarray(begin.sigma), model.transform, np.asarray(sigma_unit))
         q["sigma"], q["sigma_factor"] = raw, np.asarray(-3.0)
-    if model.family is not None and model.family.has_dispersion:
+    if model.family.has_dispersion:
         q["log_phi"] = np.asarray(math.log(begin.phi))
     return q
 

@@ -35,7 +35,12 @@ class Model(NamedTuple):
     keys: tuple[tuple[int, int], ...]
     p: int
     transform: str
-    family: Any  # lmm.families.Family, or None for a linear model
+    family: Any  # lmm.families.Family
+
+    @property
+    def linear(self) -> bool:
+        """Whether effects can be integrated out."""
+        return bool(self.family.linear)
 
     @property
     def size(self) -> int:
@@ -121,14 +126,12 @@ def make_model(problem: Problem | GeneralizedProblem, transform: str) -> Model:
     """The static part of a problem."""
     sizes = problem.plan.terms
     terms = tuple(Term(s, size.J) for s, size in zip(problem.structures, sizes, strict=True))
-    if isinstance(problem, Problem):
-        return Model(terms, tuple(sorted(problem.cross.pairs)), problem.p, transform, None)
-    return Model(terms, (), problem.p, transform, problem.family)
+    return Model(terms, problem.summed_pairs, problem.p, transform, problem.distribution)
 
 
 def units_of(problem: Problem | GeneralizedProblem, model: Model) -> Scales:
     """What the default priors are made of, see :mod:`lmm.priors`."""
-    constant = _constant(problem)
+    constant = problem.constant()
     pairs = tuple(term.size - term.n_sd for term in model.terms)
     if isinstance(problem, Problem):
         weight = math.exp(problem.sum_log_weights / problem.n)
@@ -149,30 +152,11 @@ def units_of(problem: Problem | GeneralizedProblem, model: Model) -> Scales:
     return Scales(location, scale, rows.R, constant, _effect_units(problem, model, 1.0), pairs, None, dispersion, printed, root)
 
 
-def _constant(problem: Problem | GeneralizedProblem) -> np.ndarray | None:
-    """Coefficients (p,) whose predictor is one in every row, None where there are none."""
-    if not problem.p:
-        return None
-    if "Intercept" in problem.names:
-        return np.eye(problem.p)[problem.names.index("Intercept")]
-    if isinstance(problem, Problem):  # a random intercept's sums hold 1'WX
-        for t, (_, columns) in enumerate(problem.labels):
-            if "Intercept" in columns:
-                a, R, cross = columns.index("Intercept"), problem.R, problem.cross
-                projected = solve_triangular(R, cross.rhs[t][: problem.p, a].sum(axis=-1), trans="T")
-                spans = projected @ projected >= (1.0 - 1e-8) * cross.diag[t][a, a].sum()
-                return np.asarray(solve_triangular(R, projected)) if spans else None
-        return None
-    projected = problem.rows.Q.mean(axis=0)
-    return np.asarray(solve_triangular(problem.rows.R, projected)) if projected @ projected >= 1.0 - 1e-8 else None
-
-
 def _effect_units(problem: Problem | GeneralizedProblem, model: Model, weight: float) -> tuple[tuple[float, ...], ...]:
     """Per term and standard deviation the root mean square of its columns, less what those that they are correlated with explain."""
     out = []
-    unit = 1.0 if isinstance(problem, Problem) else problem.eta_scale  # of the sums of a generalized problem
     for term, relative in zip(model.terms, problem.grams(), strict=True):
-        gram = relative * unit**2
+        gram = relative * problem.eta_scale**2
         square = np.diagonal(gram) / weight
         left = np.where(square > 0, square, 1.0)
         for own in term.structure.free_blocks():
@@ -222,7 +206,7 @@ def row_sd(problem: Problem | GeneralizedProblem, sigma: float, phi: float) -> f
 def coordinates(problem: Problem | GeneralizedProblem, sigma: float, diagonal: bool = False) -> np.ndarray:
     """U (p, p), beta = beta_0 + U d: the columns of X U are orthonormal over sigma, or have that length where U is diagonal."""
     p = problem.p
-    R = problem.R if isinstance(problem, Problem) else problem.rows.R * np.sqrt(problem.n)
+    R = problem.root
     if diagonal:
         length = np.sqrt(np.sum(R * R, axis=0))
         return np.diag(sigma / np.where(length > 0, length, 1.0))

@@ -95,12 +95,12 @@ class Space(NamedTuple):
     @property
     def linear(self) -> bool:
         """Whether effects are integrated out."""
-        return self.model.family is None
+        return self.model.linear
 
     @property
     def has_phi(self) -> bool:
         """Whether a dispersion is sampled."""
-        return self.model.family is not None and self.model.family.has_dispersion
+        return self.model.family.has_dispersion
 
     @property
     def parameters(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -21,6 +21,8 @@ from lmm.design.rank import independent_columns, least_squares
 from lmm.design.records import Design
 from lmm.design.terms import RandomTerm
 from lmm.errors import ResponseError
+from lmm.families import Family
+from lmm.families.linear import LINEAR
 from lmm.linalg import krylov
 from lmm.linalg.elimination import Vectors
 from lmm.linalg.factorisation import PenalizedSystem, arrange, collect, penalized_system
@@ -89,14 +91,51 @@ class Problem(Structured):
     coupled: Coupled = UNCOUPLED
     centred: Centred | None = None
 
+    family: ClassVar[Any] = None
+    distribution: ClassVar[Family] = LINEAR
+
     @property
     def p(self) -> int:
         """Fixed effects."""
         return len(self.beta0)
 
+    @property
+    def root(self) -> np.ndarray:
+        """(p, p) upper triangular, root'root = X'WX."""
+        return self.R
+
+    @property
+    def summed_pairs(self) -> tuple[tuple[int, int], ...]:
+        """The pairs of terms whose sums Z'WZ are known."""
+        return tuple(sorted(self.cross.pairs))
+
+    def parameter_lengths(self) -> dict[str, int]:
+        """What a search may begin from and how many numbers it has: theta; the fixed effects and sigma are profiled out."""
+        return {"theta": self.n_theta}
+
     def grams(self) -> list[np.ndarray]:
         """Per term the mean of z z' over the rows (k, k), weights included."""
         return [A.sum(axis=-1) / self.n for A in self.cross.diag]
+
+    def information(self, estimate: Estimate) -> tuple[np.ndarray, ...]:
+        """Per term what each level's rows say of its effects, Z'WZ (k, k, J), in units of sigma."""
+        return self.cross.diag
+
+    def working_sums(self, estimate: Estimate, unit: np.ndarray) -> CrossProducts:
+        """Cross-products of [Z X U], U = ``unit`` (p, p)."""
+        old, p = self.cross, self.p
+        rhs = tuple(np.tensordot(unit.T, own[:p], 1) for own in old.rhs)
+        return CrossProducts(old.diag, rhs, old.pairs, unit.T @ old.gram[:p, :p] @ unit, old.n, old.sum_log_weights)
+
+    def spanned_constant(self) -> np.ndarray | None:
+        # a random intercept's sums hold 1'WX
+        for t, (_, columns) in enumerate(self.labels):
+            if "Intercept" in columns:
+                a, R, cross = columns.index("Intercept"), self.R, self.cross
+                projected = solve_triangular(R, cross.rhs[t][: self.p, a].sum(axis=-1), trans="T")
+                spans = projected @ projected >= (1.0 - 1e-8) * cross.diag[t][a, a].sum()
+                return np.asarray(solve_triangular(R, projected)) if spans else None
+        return None
 
     def collect(self, vectors: Vectors, parts: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
         """Vectors in the space of the random effects as arrays (r, k, J), per term in the design's order.
@@ -205,11 +244,6 @@ class GeneralizedProblem(Structured):
         """Fixed effects."""
         return self.rows.p
 
-    @property
-    def R(self) -> np.ndarray:
-        """(p, p), X = Q R."""
-        return self.rows.R
-
     def working_model(self, estimate: Estimate) -> WorkingModel:
         """The working linear model at the modes, W the family's working weights; sigma^2 is 1."""
         if self.source.distant:
@@ -232,6 +266,51 @@ class GeneralizedProblem(Structured):
     def grams(self) -> list[np.ndarray]:
         """Per term the mean of z z' over the rows (k, k), relative to the square of the linear predictor's size."""
         return [A.sum(axis=-1) / (self.n * self.eta_scale**2) for A in self.rows.pattern.diag]
+
+    @property
+    def distribution(self) -> Family:
+        """The family."""
+        return self.family
+
+    @property
+    def R(self) -> np.ndarray:
+        """(p, p), X = Q R."""
+        return self.rows.R
+
+    @property
+    def root(self) -> np.ndarray:
+        """(p, p) upper triangular, root'root = X'X."""
+        return self.rows.R * np.sqrt(self.n)
+
+    @property
+    def summed_pairs(self) -> tuple[tuple[int, int], ...]:
+        """None: rows are kept in place of sums."""
+        return ()
+
+    def parameter_lengths(self) -> dict[str, int]:
+        """What a search may begin from and how many numbers each has, in order: theta, fixed effects, the family's own parameters."""
+        own = {"phi": self.family.n_parameters} if self.family.n_parameters else {}
+        return {"theta": self.n_theta, "beta": self.p, **own}
+
+    def information(self, estimate: Estimate) -> tuple[np.ndarray, ...]:
+        """Per term what each level's rows say of its effects, Z'WZ (k, k, J) at the mean working weight of an estimate."""
+        W = self.family.expected_weights(estimate.eta, self.rows.weights, estimate.phi).weight
+        return tuple(A * max(float(np.mean(W)), 1e-10) for A in self.rows.pattern.diag)
+
+    def working_sums(self, estimate: Estimate, unit: np.ndarray) -> CrossProducts:
+        """Cross-products of [Z X U], U = ``unit`` (p, p), at the working weights of an estimate."""
+        rows = self.rows
+        eta = self.predictor(estimate.beta, estimate.modes)
+        W = np.maximum(self.family.expected_weights(eta, rows.weights, estimate.phi).weight, 1e-10)
+        return cross_products(self.terms, np.asfortranarray(rows.Q @ (rows.R @ unit)), W)
+
+    def predictor(self, beta: np.ndarray, modes: Sequence[np.ndarray]) -> np.ndarray:
+        """(n,) linear predictor at coefficients (p,) and effects (J, k) per term."""
+        return self.rows.predictor(self.rows.R @ beta, [np.ascontiguousarray(b.T) for b in modes])
+
+    def spanned_constant(self) -> np.ndarray | None:
+        projected = self.rows.Q.mean(axis=0)
+        return np.asarray(solve_triangular(self.rows.R, projected)) if projected @ projected >= 1.0 - 1e-8 else None
 
     def with_response(self, design: Design) -> GeneralizedProblem:
         """The same rows with the response of ``design``."""

@@ -177,12 +177,22 @@ class Estimate:
     @property
     def scale2(self) -> float:
         """The factor between T T' and Cov(b), and between the unscaled covariance and vcov(beta): sigma^2 of a linear model, else 1."""
-        return float(self.distribution.scale2(self.sigma))
+        return float(self.distribution.scale(self.sigma)) ** 2
+
+    @property
+    def density_phi(self) -> Any:
+        """phi as the log density takes it: sigma^2 of a linear model."""
+        return self.distribution.density_phi(self.sigma, self.phi)
+
+    @property
+    def parameters(self) -> np.ndarray:
+        """Where another fit may begin: theta; of a generalized estimate (theta, beta) and the family's own parameters."""
+        return self.distribution.parameters(self.theta, self.beta, self.phi)
 
     @property
     def quasi(self) -> bool:
         """Whether sigma^2 multiplies the variance of a family that has no dispersion of its own (quasi-likelihood)."""
-        return not self.distribution.has_dispersion and float(self.sigma) != 1.0
+        return not self.distribution.has_scale and float(self.sigma) != 1.0
 
     @property
     def residual_sd(self) -> float | None:

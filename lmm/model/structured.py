@@ -13,6 +13,21 @@ class Structured:
     """Anything with one covariance structure per term."""
 
     structures: tuple[Covariance, ...]
+    names: tuple[str, ...]
+    #: size of the linear predictor, relative to which random effects are small or large
+    eta_scale: float = 1.0
+
+    def constant(self) -> np.ndarray | None:
+        """Coefficients (p,) of the fixed columns whose predictor is one in every row, None where there are none."""
+        if not self.names:
+            return None
+        if "Intercept" in self.names:
+            return np.eye(len(self.names))[self.names.index("Intercept")]
+        return self.spanned_constant()
+
+    def spanned_constant(self) -> np.ndarray | None:
+        """:meth:`constant` where no column is an intercept."""
+        raise NotImplementedError
 
     @property
     def n_theta(self) -> int:

@@ -51,8 +51,8 @@ def pooling(fit: Fit, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         term.codes,
         term.J,
         design.weights,
-        estimate.family,
-        estimate.phi if estimate.family is not None else 1.0,
+        estimate.distribution,
+        estimate.density_phi,
     )
     fixed = dict(zip(design.names, estimate.beta, strict=True))
     center = np.array([float(fixed.get(name, 0.0)) for name in term.columns])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -141,8 +141,7 @@ class BatchFit:
     def singular(self) -> np.ndarray:
         """(R,) bool, a variance that is zero or a correlation that is one."""
         out, at = np.zeros(self.batch.size, dtype=bool), 0
-        problem = self.problem if isinstance(self.problem, Problem) else replace(self.problem, eta_scale=1.0)
-        for term, gram in zip(self.design.terms, problem.grams(), strict=True):
+        for term, gram in zip(self.design.terms, self.problem.grams(), strict=True):
             own = self.theta[:, at : at + term.structure.n_theta]
             at += term.structure.n_theta
             for r in np.flatnonzero(np.isfinite(own).all(axis=1)):
@@ -258,7 +257,7 @@ class BatchFit:
 
     def _unitless(self, gram: np.ndarray, r: int) -> np.ndarray:
         """Cross-products of columns (k, k) relative to the square of the size of a response's linear predictor."""
-        return gram / self._scale(r) ** 2
+        return gram * (self.problem.eta_scale / self._scale(r)) ** 2
 
     def _scale(self, r: int) -> float:
         """What is small or large in a response's linear predictor is so relative to this."""
@@ -305,7 +304,7 @@ class BatchFit:
         groups: list[str] = []
         terms: list[str] = []
         columns: list[np.ndarray] = []
-        scale = self.like.distribution.scale2(self.sigma)
+        scale = self.like.distribution.scale(self.sigma) ** 2
         at = 0
         for term in self.design.terms:
             own = self.theta[:, at : at + term.structure.n_theta]

@@ -211,7 +211,7 @@ def term_of(design: Design, group: str | None, what: str) -> int:
 
 def _of_parameters(fit: Fit, batch: Batch, kind: str) -> Bootstrap:
     design, estimate = fit.design, fit.estimate
-    scale = estimate.distribution.scale2(batch.sigma)
+    scale = estimate.distribution.scale(batch.sigma) ** 2
     names = parameter_table.names(design, estimate)[1][: design.p]
     own = deviations(estimate.beta_cov_unscaled * estimate.scale2)
     table = parameter_table.of_batch(design, estimate, batch)

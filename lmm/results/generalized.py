@@ -28,6 +28,6 @@ def overdispersion(design: Design, estimate: Estimate, eta: np.ndarray) -> float
 def tells_overdispersion(design: Design, estimate: Estimate) -> bool:
     """Whether the ratio means anything: counts without a dispersion of their own, and not single binary trials."""
     family = estimate.distribution
-    if family.has_dispersion or estimate.quasi or not family.has_mean or design.streamed:
+    if family.has_scale or estimate.quasi or not family.has_mean or design.streamed:
         return False
     return not family.weights_are_trials or (design.weights is not None and bool(np.any(design.weights > 1.0)))

@@ -128,7 +128,7 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
         batch = refits.without(design, fit.problem, fit._method, estimate, rows, told)
     for i, factor in single.items():
         write_single(batch, i, None, f"GroupingError: grouping factor {factor!r} has one level left; a random effect needs at least two.")
-    scale = estimate.distribution.scale2(batch.sigma)
+    scale = estimate.distribution.scale(batch.sigma) ** 2
     errors = deviations(batch.beta_cov_unscaled * scale[:, None, None])
     return Influence(
         name,

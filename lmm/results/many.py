@@ -45,7 +45,7 @@ def refit_many(fit: Fit, Y: Any, progress: bool | None) -> pd.DataFrame:
         slabs = (values[:, first : first + width] for first in range(0, values.shape[1], width))
         batch = refits.of_responses(design, fit.problem, fit._method, estimate, slabs, False, told)
     table = parameter_table.of_batch(design, estimate, batch)
-    scale = estimate.distribution.scale2(batch.sigma)
+    scale = estimate.distribution.scale(batch.sigma) ** 2
     errors = deviations(batch.beta_cov_unscaled * scale[:, None, None])
     for i, name in enumerate(parameter_table.names(design, estimate)[1]):
         table[f"se_{name}"] = errors[:, i]

@@ -29,7 +29,7 @@ def of_batch(design: Design, estimate: Estimate, batch: Batch) -> pd.DataFrame:
     A correlation is NaN where one of its standard deviations is zero.
     """
     columns: list[np.ndarray] = []
-    scale = estimate.distribution.scale2(batch.sigma)
+    scale = estimate.distribution.scale(batch.sigma) ** 2
     at = 0
     for term in design.terms:
         own = batch.theta[:, at : at + term.structure.n_theta]

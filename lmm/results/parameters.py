@@ -31,7 +31,6 @@ from lmm.results import (
     randomeffects,
     thresholds,
     trace,
-    updating,
 )
 from lmm.results.draws import PosteriorDraws
 from lmm.results.posterior import uncertainty
@@ -297,7 +296,7 @@ class Parameters:
         names = naming.theta_names(self.design.terms)
         values = arguments.numbers_of(theta, "objective: theta", f"{len(names)} finite numbers, {', '.join(names)}")
         if self.family is not None:
-            everything = updating.all_parameters(self.estimate)
+            everything = self.estimate.parameters
             if values.shape == self.estimate.theta.shape:
                 values = np.concatenate([values, everything[len(values) :]])
             if values.shape == everything.shape:

@@ -13,7 +13,7 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, FormulaError, nearest
 from lmm.estimators import registry
 from lmm.estimators.base import Estimator
-from lmm.estimators.start import all_parameters, check_start
+from lmm.estimators.start import check_start
 from lmm.formula import Formula, Given, parse
 from lmm.formula.expressions import is_atom, python
 from lmm.formula.names import names_in
@@ -132,7 +132,7 @@ def refitted(
     control = estimator.control
     start = check_start(start, new_design, new_problem)
     if start is None and control is not None and control.evaluate_only:
-        start = all_parameters(estimate)
+        start = estimate.parameters
     elif start is not None:
         start = check_start(start, new_design, new_problem)
     with threads.limited():

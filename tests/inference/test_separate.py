@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lmm import families
+from lmm.families.linear import LINEAR
 from lmm.inference.separate import separate_effects
 
 
@@ -20,7 +21,7 @@ def test_linear_levels_are_least_squares():
     rng, codes, values, eta = rows()
     weights = rng.uniform(0.5, 2.0, len(codes))
     y = rng.normal(size=len(codes))
-    found = separate_effects(y, eta, values, codes, 12, weights, None, 1.0)
+    found = separate_effects(y, eta, values, codes, 12, weights, LINEAR, 1.0)
     for j in range(12):
         mine = codes == j
         root = np.sqrt(weights[mine])
@@ -48,7 +49,7 @@ def test_generalized_levels_have_a_score_of_zero_and_no_better_neighbour(family)
 def test_levels_that_their_rows_do_not_determine_are_missing():
     codes = np.array([0, 0, 0, 1, 2, 2])
     values = np.column_stack([np.ones(6), [0.0, 1.0, 2.0, 1.0, 3.0, 3.0]])
-    found = separate_effects(np.arange(6.0), np.zeros(6), values, codes, 3, None, None, 1.0)
+    found = separate_effects(np.arange(6.0), np.zeros(6), values, codes, 3, None, LINEAR, 1.0)
     assert np.isfinite(found[0]).all() and np.isnan(found[1:]).all()
 
 
