@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,9 +11,14 @@ from matplotlib.figure import Figure
 
 from lmm.arguments import checked_methods
 from lmm.plots import fixed_effects, overview, pooling, predicted, profiles, quantiles, random_effects, resampled, rowwise, simulated
+from lmm.plots.axes import Drawn
 
 if TYPE_CHECKING:
+    from lmm.results.bootstrap import Bootstrap
     from lmm.results.fit import Fit
+    from lmm.results.influence import Influence
+    from lmm.results.profile import Profile
+    from lmm.results.simulated_residuals import SimulatedResiduals
 
 Rng = None | int | np.random.Generator
 
@@ -53,8 +58,8 @@ class Plots:
         return fixed_effects.coefficients(self._fit, level, intercept, ax)
 
     def ranef(
-        self, group: str | None = None, column: str | None = None, level: float = 0.95, sort: bool | str = True, ax: Any = None
-    ) -> Any:
+        self, group: str | None = None, column: str | None = None, level: float = 0.95, sort: bool | str = True, ax: Drawn | None = None
+    ) -> Drawn:
         """Random effects of every level with intervals, a panel for each column: a caterpillar.
 
         The intervals are normal, from the conditional variances given the parameters, as in lme4's ``dotplot``; of a posterior quantiles
@@ -74,7 +79,7 @@ class Plots:
         """
         return random_effects.ranef(self._fit, group, column, level, sort, ax)
 
-    def ranef_qq(self, group: str | None = None, level: float = 0.95, rng: Rng = 0, ax: Any = None) -> Any:
+    def ranef_qq(self, group: str | None = None, level: float = 0.95, rng: Rng = 0, ax: Drawn | None = None) -> Drawn:
         """Random effects against normal quantiles, a panel per column, with bands that normal effects fill.
 
         Each mode is divided by its own standard deviation, the square root of the effects' variance less the conditional one (Lange &
@@ -105,7 +110,9 @@ class Plots:
         """
         return pooling.shrinkage(self._fit, group, x, y, ax)
 
-    def profile(self, profile: Any = None, parm: str | Sequence[str] | None = None, absolute: bool = False, ax: Any = None) -> Any:
+    def profile(
+        self, profile: Profile | None = None, parm: str | Sequence[str] | None = None, absolute: bool = False, ax: Drawn | None = None
+    ) -> Drawn:
         """The profile zeta of each parameter against its value, with intervals of 50, 80, 90, 95 and 99 %.
 
         A straight line means that the likelihood is as good as normal, and so is the Wald interval.
@@ -119,7 +126,7 @@ class Plots:
         """
         return profiles.profile(self._fit, profile, parm, absolute, ax)
 
-    def profile_pairs(self, profile: Any = None, parm: Sequence[str] | None = None, ax: Any = None) -> Any:
+    def profile_pairs(self, profile: Profile | None = None, parm: Sequence[str] | None = None, ax: Drawn | None = None) -> Drawn:
         """Joint likelihood regions of every pair of parameters: 50, 80, 90, 95 and 99 %, with the profile traces.
 
         Below the diagonal on the scale of the parameters, above it on that of their zetas. Contours are interpolated between the points
@@ -138,9 +145,9 @@ class Plots:
         return profiles.profile_pairs(self._fit, profile, parm, ax)
 
     def bootstrap(
-        self, bootstrap: Any = None, parm: str | Sequence[str] | None = None, level: float = 0.95, type: str = "percentile",
-        nsim: int = 500, rng: Rng = 0, ax: Any = None,
-    ) -> Any:  # fmt: skip
+        self, bootstrap: Bootstrap | None = None, parm: str | Sequence[str] | None = None, level: float = 0.95, type: str = "percentile",
+        nsim: int = 500, rng: Rng = 0, ax: Drawn | None = None,
+    ) -> Drawn:  # fmt: skip
         """Distribution of the bootstrap's replicates, with the estimate and an interval.
 
         Parameters
@@ -152,7 +159,7 @@ class Plots:
         """
         return resampled.bootstrap(self._fit, bootstrap, parm, level, type, nsim, rng, ax)
 
-    def influence(self, influence: Any = None, labels: int = 5, ax: Any = None) -> Any:
+    def influence(self, influence: Influence | None = None, labels: int = 5, ax: Drawn | None = None) -> Drawn:
         """Cook's distance and dfbetas of leaving out each level (or row) in turn, the largest by name.
 
         Parameters
@@ -221,7 +228,9 @@ class Plots:
         """
         return quantiles.qq(self._fit, ax, bands, rng, nsim, level)
 
-    def simulated_residuals(self, residuals: Any = None, nsim: int = 250, rng: Rng = 0, level: float = 0.95, ax: Any = None) -> Any:
+    def simulated_residuals(
+        self, residuals: SimulatedResiduals | None = None, nsim: int = 250, rng: Rng = 0, level: float = 0.95, ax: Drawn | None = None
+    ) -> Drawn:
         """Simulated (quantile) residuals: against the uniform distribution, and against the rank of the prediction with running quartiles.
 
         Parameters
@@ -270,9 +279,9 @@ class Plots:
         return predicted.predictions(self._fit, x, by, level, interval, data, type, groups, marginal, ax)
 
     def by_group(
-        self, group: str | None = None, x: str | None = None, levels: Sequence[Any] | None = None, level: float = 0.95, columns: int |
-        None = None, ax: Any = None,
-    ) -> Any:  # fmt: skip
+        self, group: str | None = None, x: str | None = None, levels: Sequence[object] | None = None, level: float = 0.95, columns: int |
+        None = None, ax: Drawn | None = None,
+    ) -> Drawn:  # fmt: skip
         """A panel per level: its data, its own curve with a band, and the population's.
 
         Panels are in the order of the first random effect; of more than 36 levels, 36 evenly spaced in that order are drawn.

@@ -7,14 +7,18 @@ the two colours beside it (Okabe & Ito's blue and orange) differ in lightness to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 
 from lmm.errors import ArgumentError, nearest
+
+if TYPE_CHECKING:
+    from lmm.results.fit import Fit
 
 #: for points and estimates
 BLUE = "#0072B2"
@@ -33,19 +37,27 @@ CURVES = (
 MARKERS = "osD^vP"
 #: levels that are named on an axis; of more there is only the number
 NAMED = 60
+#: what pictures draw in and return: one Axes, several as an array
+Drawn: TypeAlias = "Axes | np.ndarray"
 #: points drawn one by one; more are counted in hexagons
 POINTS = 5_000
 #: characters of a level's name
 WIDTH = 28
 
 
-def ink() -> Any:
+def ink() -> str:
     """The colour of text in the style in use."""
     return rcParams["text.color"]
 
 
 def panels(
-    count: int, ax: Any, size: tuple[float, float], what: str, columns: int | None = None, sharex: bool = False, sharey: bool = False
+    count: int,
+    ax: Drawn | None,
+    size: tuple[float, float],
+    what: str,
+    columns: int | None = None,
+    sharex: bool = False,
+    sharey: bool = False,
 ) -> list[Axes]:
     """``count`` Axes: those given, or those of a new figure.
 
@@ -78,7 +90,7 @@ def panels(
     return flat[:count]
 
 
-def handed_back(axes: Sequence[Axes]) -> Any:
+def handed_back(axes: Sequence[Axes]) -> Drawn:
     """One Axes as it is, several as an array."""
     if len(axes) == 1:
         return axes[0]
@@ -87,7 +99,7 @@ def handed_back(axes: Sequence[Axes]) -> Any:
     return out
 
 
-def shorten(text: Any, width: int = WIDTH) -> str:
+def shorten(text: object, width: int = WIDTH) -> str:
     """A name of at most ``width`` characters, its middle left out; a dollar sign stays one and begins no formula."""
     text = str(text)
     head = (width - 1) // 2
@@ -107,7 +119,7 @@ def weights(J: int) -> tuple[float, float, float]:
     return float(np.clip(70.0 / J, 0.25, 1.0)), float(np.clip(0.75 * (NAMED / J) ** 0.25, 0.3, 0.75)), float(np.clip(260.0 / J, 1.0, 3.5))
 
 
-def name_levels(ax: Axes, labels: Any, group: str) -> None:
+def name_levels(ax: Axes, labels: Sequence[object] | pd.Index, group: str) -> None:
     """Levels at 0, 1, ... of the vertical axis: their names, or their number where there are too many to read."""
     J = len(labels)
     ax.set_ylim(-0.02 * J - 0.5, 1.02 * J - 0.5)
@@ -138,7 +150,7 @@ def percent(level: float) -> str:
     return f"{100.0 * level:g} %"
 
 
-def one_group(fit: Any, group: str | None, what: str) -> int:
+def one_group(fit: Fit, group: str | None, what: str) -> int:
     """Position of a grouping factor's term; the first for None."""
     names = [term.group for term in fit.design.terms]
     if group is None:
@@ -146,7 +158,7 @@ def one_group(fit: Any, group: str | None, what: str) -> int:
     return names.index(choice(group, names, f"{what}: group"))
 
 
-def choice(value: Any, options: Sequence[str], what: str) -> str:
+def choice(value: object, options: Sequence[str], what: str) -> str:
     """``value`` where it is one of the options, else ArgumentError with the nearest."""
     if value not in options:
         raise ArgumentError(f"{what}={value!r} is not one of {', '.join(map(repr, options))}.{nearest(str(value), options)}")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from lmm.errors import ArgumentError
-from lmm.plots.axes import BLUE, ink, level_height, panels, percent, shorten, zero_line
+from lmm.plots.axes import BLUE, Drawn, ink, level_height, panels, percent, shorten, zero_line
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
 
 
-def coefficients(fit: Fit, level: float = 0.95, intercept: bool = False, ax: Any = None) -> Axes:
+def coefficients(fit: Fit, level: float = 0.95, intercept: bool = False, ax: Drawn | None = None) -> Axes:
     """Fixed effects with intervals. See :meth:`lmm.plots.Plots.coefficients`."""
     values = fit.params
     table = fit._uncertainty.coefficient_limits(level)

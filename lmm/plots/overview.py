@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lmm.arguments import generator as random_generator
 from lmm.errors import ArgumentError
-from lmm.plots.axes import CURVES, MARKERS, ink, one_group, panels, scatter, shorten, zero_line
+from lmm.plots.axes import CURVES, MARKERS, Drawn, ink, one_group, panels, scatter, shorten, zero_line
 from lmm.plots.quantiles import qq
 from lmm.plots.random_effects import effect_quantiles, normal_band, standardised
 from lmm.plots.rowwise import residuals, row_values, scale_location
@@ -57,7 +57,7 @@ def _effects(fit: Fit, ax: Axes, group: str | None, rng: np.random.Generator) ->
     ax.set_title(f"Normality of random effects, {shorten(term.group)}")
 
 
-def influential(fit: Fit, ax: Any = None, labels: int = 3) -> Axes:
+def influential(fit: Fit, ax: Drawn | None = None, labels: int = 3) -> Axes:
     """Rows by leverage and residual, the most influential by name.
 
     Cook's distance given the variance parameters is about r^2 h / (p (1 - h)), h a row's leverage and r its residual over sigma sqrt(1 -

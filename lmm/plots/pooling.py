@@ -11,7 +11,7 @@ from scipy.special import chdtri
 
 from lmm.errors import ArgumentError
 from lmm.inference.separate import separate_effects
-from lmm.plots.axes import BLUE, NAMED, ORANGE, choice, ink, level_height, name_levels, one_group, panels, shorten, weights
+from lmm.plots.axes import BLUE, NAMED, ORANGE, Drawn, choice, ink, level_height, name_levels, one_group, panels, shorten, weights
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ELLIPSES = (0.5, 0.95)
 
 
-def shrinkage(fit: Fit, group: str | None = None, x: str | None = None, y: str | None = None, ax: Any = None) -> Axes:
+def shrinkage(fit: Fit, group: str | None = None, x: str | None = None, y: str | None = None, ax: Drawn | None = None) -> Axes:
     """Arrows from each level's own estimates to the model's. See :meth:`lmm.plots.Plots.shrinkage`."""
     t = one_group(fit, group, "shrinkage")
     term = fit.design.terms[t]
@@ -59,7 +59,7 @@ def pooling(fit: Fit, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return center + own, center + estimate.modes[t], center
 
 
-def _one_way(fit: Fit, t: int, own: np.ndarray, drawn: np.ndarray, center: float, ax: Any) -> Axes:
+def _one_way(fit: Fit, t: int, own: np.ndarray, drawn: np.ndarray, center: float, ax: Drawn | None) -> Axes:
     term = fit.design.terms[t]
     one = panels(1, ax, (5.0, level_height(term.J)), "shrinkage")[0]
     order = np.argsort(drawn, kind="stable")
@@ -75,7 +75,7 @@ def _one_way(fit: Fit, t: int, own: np.ndarray, drawn: np.ndarray, center: float
     return one
 
 
-def _two_way(fit: Fit, t: int, columns: tuple[int, int], own: np.ndarray, drawn: np.ndarray, center: np.ndarray, ax: Any) -> Axes:
+def _two_way(fit: Fit, t: int, columns: tuple[int, int], own: np.ndarray, drawn: np.ndarray, center: np.ndarray, ax: Drawn | None) -> Axes:
     term = fit.design.terms[t]
     one = panels(1, ax, (5.0, 4.6), "shrinkage")[0]
     a, b = columns

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 from lmm.errors import ArgumentError
 from lmm.formula import Formula
-from lmm.plots.axes import BLUE, CURVES, MARKERS, ORANGE, choice, handed_back, ink, one_group, panels, percent, scatter, shorten
+from lmm.plots.axes import BLUE, CURVES, MARKERS, ORANGE, Drawn, choice, handed_back, ink, one_group, panels, percent, scatter, shorten
 from lmm.plots.axes import POINTS as MANY
 from lmm.results.predictors import Variable, columns_in, used, variables
 
@@ -43,7 +43,7 @@ def predictions(
     type: str = "response",
     groups: bool | str = False,
     marginal: bool = False,
-    ax: Any = None,
+    ax: Drawn | None = None,
 ) -> Axes:
     """Predictions of the population along one predictor. See :meth:`lmm.plots.Plots.predictions`."""
     known = {v.name: v for v in _predictors(fit)}
@@ -91,9 +91,9 @@ def predictions(
 
 
 def by_group(
-    fit: Fit, group: str | None = None, x: str | None = None, levels: Sequence[Any] | None = None, level: float = 0.95, columns: int |
-    None = None, ax: Any = None,
-) -> Any:  # fmt: skip
+    fit: Fit, group: str | None = None, x: str | None = None, levels: Sequence[object] | None = None, level: float = 0.95, columns: int |
+    None = None, ax: Drawn | None = None,
+) -> Drawn:  # fmt: skip
     """A panel per level: its data, its curve and the population's. See :meth:`lmm.plots.Plots.by_group`."""
     fit.estimate.distribution.require_mean(
         "by_group: categories are no numbers to draw a curve through; plot.predictions(x) draws their probabilities."
@@ -185,13 +185,13 @@ def _only(fit: Fit, group: str) -> Formula:
     return replace(fit.design.formula, bars=tuple(bar for bar in fit.design.formula.bars if bar.group == group))
 
 
-def _level_rows(fit: Fit, group: str, which: Sequence[int], along: Variable, at: list[Any]) -> pd.DataFrame:
+def _level_rows(fit: Fit, group: str, which: Sequence[int], along: Variable, at: list[object]) -> pd.DataFrame:
     """New rows, for each level the grid of one predictor with the others at the middle of the level's own rows."""
     design = fit.design
     term = next(term for term in design.terms if term.group == group)
     parts = term.rows_of_levels()
     texts = [text for bar in design.formula.bars for text in (bar.columns, *bar.factors)]
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, list[object]] = {}
     known = {v.name: v for v in _predictors(fit)}
     for name in dict.fromkeys([*columns_in(design, texts), *known]):
         if name == along.name:
@@ -222,7 +222,7 @@ def _shows_response(fit: Fit, type: str) -> bool:
     return fit.family is None or (type == "response") or fit.family.link.name == "identity"
 
 
-def _draw_data(fit: Fit, ax: Axes, along: Variable, by: Variable | None, second: list[Any]) -> None:
+def _draw_data(fit: Fit, ax: Axes, along: Variable, by: Variable | None, second: Sequence[object]) -> None:
     """The rows; of too many in categories a sample."""
     y, rng = fit.design.y, np.random.default_rng(0)
     if along.categorical:
@@ -250,7 +250,9 @@ def _draw_data(fit: Fit, ax: Axes, along: Variable, by: Variable | None, second:
         ax.plot(values[mine], y[mine], linestyle="", color=color, zorder=2, label="_data", **look)
 
 
-def _categories(fit: Fit, ax: Axes, along: Variable, base: dict[str, Any], by: Any, groups: Any, type: str, marginal: bool) -> Axes:
+def _categories(
+    fit: Fit, ax: Axes, along: Variable, base: dict[str, object], by: object, groups: object, type: str, marginal: bool
+) -> Axes:
     """Probabilities of an ordinal model's categories along one predictor."""
     if by is not None or groups is not False:
         raise ArgumentError("predictions: of an ordinal model the curves are its categories; by= and groups= go with type='link'.")
@@ -288,12 +290,12 @@ def _name(ax: Axes, fit: Fit, along: Variable, type: str) -> None:
     )
 
 
-def _held(held: dict[str, Any]) -> str:
+def _held(held: dict[str, object]) -> str:
     text = ", ".join(f"{shorten(name)} = {_shown(value)}" for name, value in held.items())
     return f"at {text[:66]}{'…' if len(text) > 66 else ''}" if text else ""
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, (float, np.floating)) else shorten(value, 20)
 
 
@@ -310,7 +312,7 @@ def _along(fit: Fit, t: int, x: str | None) -> Variable:
     raise ArgumentError(f"by_group: no predictor varies within the levels of {term.group}; plot.ranef() shows the levels.")
 
 
-def _which_levels(fit: Fit, t: int, levels: Sequence[Any] | None) -> list[int]:
+def _which_levels(fit: Fit, t: int, levels: Sequence[object] | None) -> list[int]:
     """Positions of the levels that get panels, by the size of their first effect; evenly spaced ones of too many."""
     term = fit.design.terms[t]
     order = np.argsort(fit.estimate.modes[t][:, 0], kind="stable")

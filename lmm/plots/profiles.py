@@ -12,7 +12,7 @@ Bates & Watts (1988), Nonlinear Regression Analysis and Its Applications, sectio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,11 +21,12 @@ from scipy.special import chdtri
 
 from lmm.arguments import instance
 from lmm.errors import ArgumentError
-from lmm.plots.axes import BLUE, choice, handed_back, ink, panels, shorten
+from lmm.plots.axes import BLUE, Drawn, choice, handed_back, ink, panels, shorten
 from lmm.results.coverage import normal_quantile
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
+    from lmm.results.profile import Profile
 
 #: coverages of the lines and contours
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -35,7 +36,9 @@ JOINT = 0.9977
 SEGMENTS = 121
 
 
-def profile(fit: Fit, profile: Any = None, parm: str | Sequence[str] | None = None, absolute: bool = False, ax: Any = None) -> Any:
+def profile(
+    fit: Fit, profile: Profile | None = None, parm: str | Sequence[str] | None = None, absolute: bool = False, ax: Drawn | None = None
+) -> Drawn:
     """zeta against each parameter's value. See :meth:`lmm.plots.Plots.profile`."""
     found = fit.profile() if profile is None else instance(profile, "plot.profile: profile", "Profile", "fit.profile()")
     names = parameters(found, parm)
@@ -60,7 +63,7 @@ def profile(fit: Fit, profile: Any = None, parm: str | Sequence[str] | None = No
     return handed_back(axes)
 
 
-def interval_lines(ax: Axes, found: Any, name: str, level: float, zeta: np.ndarray, absolute: bool) -> None:
+def interval_lines(ax: Axes, found: Profile, name: str, level: float, zeta: np.ndarray, absolute: bool) -> None:
     """The interval of one coverage: vertical lines from zero to the curve, or a bar under it for |zeta|."""
     z = normal_quantile(level)
     ends = [(sign * z, float(found.value(name, sign * z))) for sign in (-1.0, 1.0) if zeta.min() <= sign * z <= zeta.max()]
@@ -71,7 +74,7 @@ def interval_lines(ax: Axes, found: Any, name: str, level: float, zeta: np.ndarr
         ax.annotate(f"{100.0 * level:g} %", (0.5 * (ends[0][1] + ends[1][1]), z), ha="center", va="bottom", fontsize="xx-small")
 
 
-def parameters(found: Any, parm: str | Sequence[str] | None) -> list[str]:
+def parameters(found: Profile, parm: str | Sequence[str] | None) -> list[str]:
     """The parameters to draw, in the profile's order."""
     known = [str(name) for name in found.parameters]
     if parm is None:
@@ -82,7 +85,7 @@ def parameters(found: Any, parm: str | Sequence[str] | None) -> list[str]:
     return wanted
 
 
-def profile_pairs(fit: Fit, profile: Any = None, parm: Sequence[str] | None = None, ax: Any = None) -> Any:
+def profile_pairs(fit: Fit, profile: Profile | None = None, parm: Sequence[str] | None = None, ax: Drawn | None = None) -> Drawn:
     """Joint regions of every pair of parameters. See :meth:`lmm.plots.Plots.profile_pairs`."""
     given = "plot.profile_pairs: profile"
     found = fit.profile(level=JOINT) if profile is None else instance(profile, given, "Profile", "fit.profile()")
@@ -131,7 +134,7 @@ class Traces:
     ``along(i, j)`` is the spline of zeta_j as a function of zeta_i along the profile of i.
     """
 
-    def __init__(self, found: Any, names: Sequence[str]):
+    def __init__(self, found: Profile, names: Sequence[str]):
         self.found, self.names = found, list(names)
         frame = found.to_frame()
         self._rows = {}

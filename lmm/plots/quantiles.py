@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +14,7 @@ from lmm.inference.envelope import Envelope, envelope, normal_quantiles, plottin
 from lmm.inference.quantile_residuals import simulated_ranks
 from lmm.inference.simulated_responses import simulate_array
 from lmm.model.problem import GeneralizedProblem
-from lmm.plots.axes import BLUE, choice, ink, panels, percent
+from lmm.plots.axes import BLUE, Drawn, choice, ink, panels, percent
 from lmm.results.rows import residuals as row_residuals
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def qq(
     fit: Fit,
-    ax: Any = None,
+    ax: Drawn | None = None,
     bands: str | None = "simulated",
     rng: None | int | np.random.Generator = 0,
     nsim: int | None = None,
@@ -62,7 +62,7 @@ def residual_band(fit: Fit, at: np.ndarray, rng: None | int | np.random.Generato
 
 
 def uniform_quantiles(
-    simulated: SimulatedResiduals, ax: Any, bands: str | None, rng: None | int | np.random.Generator, level: float
+    simulated: SimulatedResiduals, ax: Drawn | None, bands: str | None, rng: None | int | np.random.Generator, level: float
 ) -> Axes:
     """Simulated residuals against the uniform distribution; the bands are filled by those of the simulations, each taken for the data."""
     one = panels(1, ax, (4.2, 3.8), "qq")[0]

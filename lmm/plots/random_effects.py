@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 
 from lmm.arguments import generator as random_generator
 from lmm.inference.envelope import Envelope, envelope, normal_quantiles, positions
 from lmm.plots.axes import (
     BLUE,
+    Drawn,
     choice,
     handed_back,
     ink,
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 
 
 def ranef(
-    fit: Fit, group: str | None = None, column: str | None = None, level: float = 0.95, sort: bool | str = True, ax: Any = None
-) -> Any:
+    fit: Fit, group: str | None = None, column: str | None = None, level: float = 0.95, sort: bool | str = True, ax: Drawn | None = None
+) -> Drawn:
     """Random effects of every level with intervals, a panel per column. See :meth:`lmm.plots.Plots.ranef`."""
     terms = fit.design.terms
     which = range(len(terms)) if group is None else [one_group(fit, group, "ranef")]
@@ -84,7 +86,9 @@ def _caterpillar(ax: Axes, values: np.ndarray, lower: np.ndarray, upper: np.ndar
     ax.margins(x=0.04)
 
 
-def ranef_qq(fit: Fit, group: str | None = None, level: float = 0.95, rng: None | int | np.random.Generator = 0, ax: Any = None) -> Any:
+def ranef_qq(
+    fit: Fit, group: str | None = None, level: float = 0.95, rng: None | int | np.random.Generator = 0, ax: Drawn | None = None
+) -> Drawn:
     """Standardised random effects against normal quantiles, a panel per column. See :meth:`lmm.plots.Plots.ranef_qq`."""
     t = one_group(fit, group, "ranef_qq")
     term = fit.design.terms[t]
@@ -111,7 +115,7 @@ def normal_band(J: int, level: float, rng: None | int | np.random.Generator) -> 
 def effect_quantiles(
     ax: Axes,
     z: np.ndarray,
-    levels: Any,
+    levels: pd.Index,
     band: Envelope | None,
     level: float,
     color: str = BLUE,
@@ -138,7 +142,7 @@ def standardised(fit: Fit, t: int) -> np.ndarray:
         return np.asarray(np.where(total > 0.0, modes / fit._uncertainty.effect_scale(t), np.nan))
 
 
-def label_outside(ax: Axes, x: np.ndarray, y: np.ndarray, lower: np.ndarray, upper: np.ndarray, names: Any, most: int = 5) -> None:
+def label_outside(ax: Axes, x: np.ndarray, y: np.ndarray, lower: np.ndarray, upper: np.ndarray, names: pd.Index, most: int = 5) -> None:
     """Names beside the points that leave a band by the most; those near the middle are not what is to be named."""
     beyond = np.where(np.abs(y) > 1.0, np.maximum(y - upper, lower - y), -1.0)
     for i in np.argsort(-beyond)[:most]:

@@ -12,16 +12,18 @@ from matplotlib.axes import Axes
 from lmm.arguments import instance
 from lmm.errors import ArgumentError
 from lmm.inference.smoothing import bandwidth, density
-from lmm.plots.axes import BLUE, ORANGE, choice, handed_back, ink, panels, percent, shorten, zero_line
+from lmm.plots.axes import BLUE, ORANGE, Drawn, choice, handed_back, ink, panels, percent, shorten, zero_line
 
 if TYPE_CHECKING:
+    from lmm.results.bootstrap import Bootstrap
     from lmm.results.fit import Fit
+    from lmm.results.influence import Influence
 
 
 def bootstrap(
-    fit: Fit, bootstrap: Any = None, parm: str | Sequence[str] | None = None, level: float = 0.95, type: str = "percentile",
-    nsim: int = 500, rng: None | int | np.random.Generator = 0, ax: Any = None,
-) -> Any:  # fmt: skip
+    fit: Fit, bootstrap: Bootstrap | None = None, parm: str | Sequence[str] | None = None, level: float = 0.95, type: str = "percentile",
+    nsim: int = 500, rng: None | int | np.random.Generator = 0, ax: Drawn | None = None,
+) -> Drawn:  # fmt: skip
     """Distribution of each statistic over the replicates. See :meth:`lmm.plots.Plots.bootstrap`."""
     given = "plot.bootstrap: bootstrap"
     found = fit.bootstrap(nsim, rng=rng) if bootstrap is None else instance(bootstrap, given, "Bootstrap", "fit.bootstrap()")
@@ -41,7 +43,7 @@ def bootstrap(
         one.set_title(shorten(name, 34), fontsize="medium")
         one.set_yticks([])
     if ax is None:
-        figure: Any = axes[0].figure
+        figure = axes[0].figure
         count, lost = len(found.replicates), len(found.failures)
         failed = f" ({lost:,} failed)" if lost else ""
         figure.suptitle(
@@ -71,7 +73,7 @@ def _replicates(ax: Axes, values: np.ndarray) -> None:
     ax.plot(at, density(values, at), color=BLUE, linewidth=1.4)
 
 
-def influence(fit: Fit, influence: Any = None, labels: int = 5, ax: Any = None) -> Any:
+def influence(fit: Fit, influence: Influence | None = None, labels: int = 5, ax: Drawn | None = None) -> Drawn:
     """Cook's distances and dfbetas of leaving out each level or row. See :meth:`lmm.plots.Plots.influence`."""
     found = fit.influence() if influence is None else instance(influence, "plot.influence: influence", "Influence", "fit.influence()")
     if found.dfbetas.shape[1] == 0:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from lmm.inference.smoothing import lowess
-from lmm.plots.axes import BLUE, NAMED, ORANGE, ink, level_height, name_levels, one_group, panels, scatter, shorten, weights, zero_line
+from lmm.plots.axes import (
+    BLUE,
+    NAMED,
+    ORANGE,
+    Drawn,
+    ink,
+    level_height,
+    name_levels,
+    one_group,
+    panels,
+    scatter,
+    shorten,
+    weights,
+    zero_line,
+)
 from lmm.results.rows import residuals as row_residuals
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
 
 
-def residuals(fit: Fit, type: str | None = None, span: float = 2.0 / 3.0, ax: Any = None) -> Axes:
+def residuals(fit: Fit, type: str | None = None, span: float = 2.0 / 3.0, ax: Drawn | None = None) -> Axes:
     """Residuals against fitted values with a smooth. See :meth:`lmm.plots.Plots.residuals`."""
     one = panels(1, ax, (4.8, 3.6), "residuals")[0]
     y, label = row_values(fit, type, False)
@@ -29,7 +43,7 @@ def residuals(fit: Fit, type: str | None = None, span: float = 2.0 / 3.0, ax: An
     return one
 
 
-def scale_location(fit: Fit, span: float = 2.0 / 3.0, ax: Any = None) -> Axes:
+def scale_location(fit: Fit, span: float = 2.0 / 3.0, ax: Drawn | None = None) -> Axes:
     """Size of scaled residuals against fitted values. See :meth:`lmm.plots.Plots.scale_location`."""
     one = panels(1, ax, (4.8, 3.6), "scale_location")[0]
     y, label = row_values(fit, None, True)
@@ -44,7 +58,7 @@ def scale_location(fit: Fit, span: float = 2.0 / 3.0, ax: Any = None) -> Axes:
     return one
 
 
-def residuals_by_group(fit: Fit, group: str | None = None, sort: bool = True, ax: Any = None) -> Axes:
+def residuals_by_group(fit: Fit, group: str | None = None, sort: bool = True, ax: Drawn | None = None) -> Axes:
     """Residuals of each level as a box. See :meth:`lmm.plots.Plots.residuals_by_group`."""
     term = fit.design.terms[one_group(fit, group, "residuals_by_group")]
     y, label = row_values(fit, None, False)

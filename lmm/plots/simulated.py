@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,11 +11,12 @@ from lmm.arguments import generator as random_generator
 from lmm.arguments import instance
 from lmm.inference.simulated_responses import simulate_array
 from lmm.inference.smoothing import bandwidth, density, lowess
-from lmm.plots.axes import BLUE, ORANGE, handed_back, ink, panels, percent, scatter, shorten
+from lmm.plots.axes import BLUE, ORANGE, Drawn, handed_back, ink, panels, percent, scatter, shorten
 from lmm.plots.quantiles import uniform_quantiles
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
+    from lmm.results.simulated_residuals import SimulatedResiduals
 
 #: a response with no more distinct values than these is counted, not smoothed
 DISTINCT = 30
@@ -23,7 +24,9 @@ DISTINCT = 30
 ROWS = 20_000
 
 
-def simulated_responses(fit: Fit, nsim: int = 50, rng: None | int | np.random.Generator = 0, level: float = 0.95, ax: Any = None) -> Axes:
+def simulated_responses(
+    fit: Fit, nsim: int = 50, rng: None | int | np.random.Generator = 0, level: float = 0.95, ax: Drawn | None = None
+) -> Axes:
     """The response's distribution beside simulated ones. See :meth:`lmm.plots.Plots.simulated_responses`."""
     one = panels(1, ax, (4.8, 3.6), "simulated_responses")[0]
     draws, y = simulate_array(fit.design, fit.estimate, nsim, random_generator(rng), False), fit.design.y
@@ -99,8 +102,13 @@ def cells(y: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def simulated_residuals(
-    fit: Fit, residuals: Any = None, nsim: int = 250, rng: None | int | np.random.Generator = 0, level: float = 0.95, ax: Any = None
-) -> Any:
+    fit: Fit,
+    residuals: SimulatedResiduals | None = None,
+    nsim: int = 250,
+    rng: None | int | np.random.Generator = 0,
+    level: float = 0.95,
+    ax: Drawn | None = None,
+) -> Drawn:
     """Simulated residuals: their distribution, and by rank of the prediction. See :meth:`lmm.plots.Plots.simulated_residuals`."""
     if residuals is not None:
         instance(residuals, "plot.simulated_residuals: residuals", "SimulatedResiduals", "fit.simulated_residuals()")
