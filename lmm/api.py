@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,6 @@ from lmm.estimators.base import Estimator
 from lmm.estimators.start import check_start
 from lmm.formula.given import Given, own
 from lmm.formula.subset import Chosen
-from lmm.later import Later
 from lmm.linalg import backend, sharded, tail, threads
 from lmm.model.problem import build_problem
 from lmm.model.records import Estimate
@@ -28,11 +27,6 @@ from lmm.results import Fit
 from lmm.results.notes import warned
 from lmm.stream.progress import rows_bar, tqdm_bar
 from lmm.stream.reducers import reducer_for
-
-if TYPE_CHECKING:
-    from lmm.stream import build as stream_build
-else:
-    stream_build = Later("lmm.stream.build")
 
 #: random effects from which an accelerator, where there is one, is worth its start-up
 ACCELERATE = 20_000
@@ -107,6 +101,8 @@ def run(
     control: Control | None = None,
 ) -> Fit:
     """:func:`lmer` with its arguments for the rows in one record; the call is kept for :meth:`Fit.update`."""
+    from lmm.stream import build as stream_build
+
     estimator = choose_estimator(REML, method, control)
     settings = estimator.control
     begin = perf_counter()

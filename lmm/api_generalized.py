@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,18 +19,10 @@ from lmm.estimators.base import Estimator
 from lmm.estimators.laplace import LaplaceLikelihood
 from lmm.families import Family
 from lmm.formula import Given
-from lmm.later import Later
 from lmm.linalg import backend, threads
 from lmm.model.problem import build_generalized
 from lmm.results import Fit
 from lmm.stream.reducers import reducer_for
-
-if TYPE_CHECKING:
-    from lmm.model import device_rows
-    from lmm.stream import generalized as stream_generalized
-else:
-    device_rows = Later("lmm.model.device_rows")
-    stream_generalized = Later("lmm.stream.generalized")
 
 #: quadrature points per random effect at the most, and random effects per level that quadrature takes
 MAX_POINTS, MAX_DIMENSIONS = 100, 3
@@ -125,6 +116,9 @@ def run_generalized(
     control: Control | None = None,
 ) -> Fit:
     """:func:`glmer` with its arguments for the rows in one record; the call is kept for :meth:`Fit.update`."""
+    from lmm.model import device_rows
+    from lmm.stream import generalized as stream_generalized
+
     family = families.get(family)
     second_order = nAGQ == "laplace2"
     nAGQ = 1 if second_order else nAGQ

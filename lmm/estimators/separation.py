@@ -22,10 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from lmm.later import Later
-
-optimize: Any = Later("scipy.optimize")  # slow to import, and a regular fit does without
-
 #: log probability above which a row counts as near its limit
 NEAR = -0.1
 #: rows that are looked at first, and constraints of one programme at the beginning
@@ -176,11 +172,19 @@ def _furthest(A: np.ndarray, aim: np.ndarray) -> np.ndarray | None:
 
     The programme begins with some of the constraints and takes in those that its solution breaks.
     """
+    from scipy import optimize
+
     own = np.zeros(len(A), dtype=bool)
     own[:: max(1, len(A) // CONSTRAINTS)] = True
-    tight: object = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
     while True:
-        found = optimize.linprog(-aim, A_ub=-A[own], b_ub=np.zeros(int(own.sum())), bounds=(-1.0, 1.0), method="highs", options=tight)
+        found = optimize.linprog(
+            -aim,
+            A_ub=-A[own],
+            b_ub=np.zeros(int(own.sum())),
+            bounds=(-1.0, 1.0),
+            method="highs",
+            options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
+        )
         if found.x is None:
             return None
         reach = A @ found.x

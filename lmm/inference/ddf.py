@@ -11,22 +11,15 @@ A method is an object with
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators.base import Estimator
 from lmm.inference.distributions import FTest, f_test
-from lmm.later import Later
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-
-if TYPE_CHECKING:
-    from lmm.inference import kenward_roger, satterthwaite
-else:
-    kenward_roger = Later("lmm.inference.kenward_roger")
-    satterthwaite = Later("lmm.inference.satterthwaite")
 
 #: names of the methods, and what each prints as
 SATTERTHWAITE, KENWARD_ROGER = "satterthwaite", "kenward_roger"
@@ -73,6 +66,8 @@ class Asymptotic:
 
     def f(self, L: np.ndarray, estimate: np.ndarray) -> FTest:
         """Wald's chi-square over its degrees of freedom."""
+        from lmm.inference import satterthwaite
+
         L = np.asarray(L, dtype=float)
         values, turn = satterthwaite.independent(L, self.cov)
         if not len(values) or np.isnan(values).any():
@@ -140,5 +135,9 @@ def degrees_of_freedom(
         return Asymptotic(np.asarray(beta_cov))
     assert isinstance(problem, Problem)
     if name == SATTERTHWAITE:
+        from lmm.inference import satterthwaite
+
         return satterthwaite.satterthwaite(problem, estimator, estimate, beta_cov)
+    from lmm.inference import kenward_roger
+
     return kenward_roger.kenward_roger(problem, estimator, estimate)

@@ -12,14 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from lmm.later import Later
 from lmm.model import moments
 from lmm.model.crossproducts import CrossProducts, Pairs
 from lmm.model.passes import Linearise, Working
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.rows import Block
-
-optimize: Any = Later("scipy.optimize")  # slow to import, and few fits need it
 
 MAX_STEPS = 25
 
@@ -43,6 +40,8 @@ def starting_values(problem: GeneralizedProblem) -> np.ndarray:
 
 def possible(family: Any, rows: Block) -> np.ndarray:
     """gamma (p,) with possible means in every row where there is one: nearest to the mean response, else far inside the link's range."""
+    from scipy import optimize
+
     with np.errstate(all="ignore"):
         level = np.asarray(family.link.link(np.average(rows.y, weights=rows.weights)))
     level = family.clip(np.where(np.isfinite(level), level, 0.0)) - rows.offset
@@ -56,7 +55,7 @@ def possible(family: Any, rows: Block) -> np.ndarray:
     b = np.concatenate([sign * rows.offset - bound for sign, bound in sides])
     most = float(np.abs(level).max())
     found = optimize.linprog(np.append(np.zeros(rows.p), -1.0), A, b, bounds=[(None, None)] * rows.p + [(0.0, most)], method="highs")
-    return found.x[:-1] if found.status == 0 and found.x[-1] > 0.0 else gamma
+    return found.x[:-1] if found.x is not None and found.status == 0 and found.x[-1] > 0.0 else gamma
 
 
 def _without_effects(family: Any, rows: Block) -> tuple[np.ndarray, Any]:

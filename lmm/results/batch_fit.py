@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,18 +19,12 @@ from lmm.estimators.boundary import distances
 from lmm.inference import responses as many
 from lmm.inference.ddf import method_name
 from lmm.inference.distributions import t_p_values
-from lmm.later import Later
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results import parameter_table
 from lmm.results.fit import Fit
 from lmm.results.fixed import deviations
 from lmm.results.naming import in_table_order, theta_names
-
-if TYPE_CHECKING:
-    from lmm.results import archive
-else:
-    archive = Later("lmm.results.archive")
 
 EFFECTS = ("fixed", "ran_pars")
 #: distance to the boundary under which a covariance counts as singular
@@ -239,6 +233,8 @@ class BatchFit:
 
     def save(self, path: Any) -> None:
         """Write the batch to a file that :func:`lmm.load` reads; as :meth:`lmm.Fit.save`."""
+        from lmm.results import archive
+
         archive.save(self, path, "save")
 
     def __len__(self) -> int:

@@ -27,7 +27,6 @@ from lmm.estimators.batch import Batch
 from lmm.inference import bootstrap_intervals, refits
 from lmm.inference.resampled_responses import resample_slabs
 from lmm.inference.simulated_responses import simulate_slabs
-from lmm.later import Later
 from lmm.memory import require
 from lmm.results import parameter_table
 from lmm.results.coverage import check_level
@@ -37,10 +36,7 @@ from lmm.results.progress import bar
 from lmm.results.render import Table
 
 if TYPE_CHECKING:
-    from lmm.results import archive
     from lmm.results.fit import Fit
-else:
-    archive = Later("lmm.results.archive")
 
 KINDS = ("parametric", "semiparametric", "cases")
 TYPES = ("percentile", "basic", "normal", "bca", "studentized")
@@ -149,6 +145,8 @@ class Bootstrap:
 
     def save(self, path: Any) -> None:
         """Write the bootstrap and its fit to a file that :func:`lmm.load` reads; as :meth:`lmm.Fit.save`."""
+        from lmm.results import archive
+
         archive.save(self, path, "save")
 
     def __str__(self) -> str:

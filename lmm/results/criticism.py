@@ -10,19 +10,11 @@ import pandas as pd
 
 from lmm.arguments import caller
 from lmm.errors import ArgumentError
-from lmm.later import Later
 from lmm.results import rows
 from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
-    from lmm.inference import hat
-    from lmm.results import checks, collinearity, simulated_residuals, variance_explained
-else:
-    hat = Later("lmm.inference.hat")
-    checks = Later("lmm.results.checks")
-    collinearity = Later("lmm.results.collinearity")
-    simulated_residuals = Later("lmm.results.simulated_residuals")
-    variance_explained = Later("lmm.results.variance_explained")
+    from lmm.results import checks, simulated_residuals
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,6 +46,8 @@ class Criticism(Parameters):
         -----
         Nakagawa, Johnson & Schielzeth (2017), J. R. Soc. Interface 14; Johnson (2014), Methods Ecol. Evol. 5.
         """
+        from lmm.results import variance_explained
+
         context = caller()
         return variance_explained.r_squared(variance_explained.decomposition(self._fit, approximation, context))
 
@@ -77,6 +71,8 @@ class Criticism(Parameters):
         >>> fit.icc(by_group=True).round(3)["icc"].to_dict()
         {'plate': 0.151, 'sample': 0.785}
         """
+        from lmm.results import variance_explained
+
         context = caller()
         found = variance_explained.decomposition(self._fit, approximation, context)
         return variance_explained.intraclass_by_group(found) if by_group else variance_explained.intraclass(found)
@@ -111,6 +107,8 @@ class Criticism(Parameters):
         >>> bool(residuals.values.between(0, 1).all()), list(residuals.tests().index)
         (True, ['uniformity', 'dispersion', 'outliers', 'zero_inflation', 'spread'])
         """
+        from lmm.results import simulated_residuals
+
         return simulated_residuals.simulated_residuals(self.design, self.estimate, self._eta, nsim, rng, conditional)
 
     def leverage(self) -> pd.Series:
@@ -147,6 +145,8 @@ class Criticism(Parameters):
         ------
         ArgumentError : for an ordinal model, and one without fixed effects.
         """
+        from lmm.inference import hat
+
         if of not in ("fitted", "fixed"):
             raise ArgumentError(f"cooks_distance: of={of!r} is not one of 'fitted', 'fixed'.")
         if not self.design.p:
@@ -166,11 +166,15 @@ class Criticism(Parameters):
         ------
         ArgumentError : for an ordinal model.
         """
+        from lmm.inference import hat
+
         leverage = self._leverage("rstudent")
         deviance, pearson = (rows.residuals(self.design, self.estimate, self._eta, type, True) for type in ("deviance", "pearson"))
         return rows.as_series(self.design, hat.studentised(deviance, pearson, leverage), "rstudent")
 
     def _leverage(self, what: str) -> np.ndarray:
+        from lmm.inference import hat
+
         self.estimate.distribution.require_mean(f"{what}: the rows of {{kind}} model have no single fitted value.")
         return hat.leverages(self.design, self.problem, self.estimate)
 
@@ -193,6 +197,8 @@ class Criticism(Parameters):
         recipe        2  1.0       1.0
         temp          1  1.0       1.0
         """
+        from lmm.results import collinearity
+
         return collinearity.inflation(self.design, self._uncertainty.beta)
 
     def check(self, nsim: int = 250, rng: None | int | np.random.Generator = None) -> checks.Checks:
@@ -218,4 +224,6 @@ class Criticism(Parameters):
         >>> fit.check(rng=1).table.loc["overdispersion", "status"]
         'warning'
         """
+        from lmm.results import checks
+
         return checks.check(self._fit, nsim, rng)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from lmm import arguments
-from lmm.later import Later
 from lmm.results import equality, pictures, summary, tidy
 from lmm.results.criticism import Criticism
 from lmm.results.interchange import Interchange
@@ -22,11 +21,6 @@ from lmm.results.testing import Testing
 
 #: methods of intervals, those of a posterior included
 INTERVALS = ("wald", "profile", "boot", "posterior")
-
-if TYPE_CHECKING:
-    from lmm.results import archive
-else:
-    archive = Later("lmm.results.archive")
 
 
 @arguments.checked_methods
@@ -119,6 +113,8 @@ class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Row
         ------
         ArgumentError : the file cannot be written, or the fit holds code of yours (a family or an estimator).
         """
+        from lmm.results import archive
+
         archive.save(self, path, "save")
 
     # ---- Python ----

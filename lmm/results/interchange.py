@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lmm.later import Later
 from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
-    from lmm.results import marginal_effects, marginal_means, regression_table
-else:
-    marginal_effects = Later("lmm.results.marginal_effects")
-    marginal_means = Later("lmm.results.marginal_means")
-    regression_table = Later("lmm.results.regression_table")
+    from lmm.results import marginal_means, regression_table
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,6 +74,8 @@ class Interchange(Parameters):
         >>> cake.emmeans("recipe", contrast="pairwise")[["contrast", "p_value"]].round(3).values.tolist()
         [['A - B', 0.82], ['A - C', 0.81], ['B - C', 1.0]]
         """
+        from lmm.results import marginal_means
+
         ask = marginal_means.request(specs, by, contrast, adjust, type, level, weights, ddf)
         return marginal_means.tabulate(self.design, self.estimate, self._ddf, at, ask)
 
@@ -112,6 +109,8 @@ class Interchange(Parameters):
         >>> cake.emtrends("temp", "recipe")["temp_trend"].round(3).tolist()
         [0.154, 0.165, 0.156]
         """
+        from lmm.results import marginal_means
+
         ask = marginal_means.request(specs, by, contrast, adjust, "link", level, weights, ddf)
         return marginal_means.trends(self.design, self.estimate, self._ddf, var, at, ask)
 
@@ -140,6 +139,8 @@ class Interchange(Parameters):
         >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
         >>> avg_slopes(fit.marginaleffects())                                                           # doctest: +SKIP
         """
+        from lmm.results import marginal_effects
+
         return marginal_effects.adapter(self, self.design, self.estimate, self._uncertainty, type, self._covariance)
 
     def _covariance(self, method: str) -> np.ndarray:
@@ -155,6 +156,8 @@ class Interchange(Parameters):
         ----------
         ddf : degrees of freedom of tests and intervals, as of :meth:`coef_table`.
         """
+        from lmm.results import regression_table
+
         return regression_table.table_model(self.design, self.estimate, self._fit.coef_table(ddf), ddf)
 
     @property

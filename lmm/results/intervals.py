@@ -12,16 +12,12 @@ from scipy.special import stdtrit
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.inference.ddf import degrees_of_freedom
-from lmm.later import Later
 from lmm.results.coverage import check_level, normal_quantile
 from lmm.results.fixed import fixed_effects, kept_positions, spread, standard_errors
 from lmm.results.thresholds import threshold_table
 
 if TYPE_CHECKING:
-    from lmm.results import profile
     from lmm.results.uncertainty import Uncertainty
-else:
-    profile = Later("lmm.results.profile")
 
 #: names that stand for all variance parameters, and for all coefficients
 ALL_VARIANCES, ALL_COEFFICIENTS = "theta_", "beta_"
@@ -89,6 +85,8 @@ def confidence_intervals(
 
 def profile_intervals(known: Uncertainty, level: float, places: list[int]) -> pd.DataFrame:
     """Where the profile likelihood of these rows falls by the quantile of chi-square; missing for dropped coefficients."""
+    from lmm.results import profile
+
     variances, coefficients = rows(known)
     q = len(variances)
     kept = profiled(known.design, q, places)

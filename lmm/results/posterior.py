@@ -15,7 +15,6 @@ from lmm.errors import ArgumentError
 from lmm.estimators import chain_diagnostics
 from lmm.estimators.base import Estimator
 from lmm.inference.ddf import Ddf
-from lmm.later import Later
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate, PosteriorEstimate
 from lmm.results import coefficients
@@ -26,11 +25,7 @@ from lmm.results.uncertainty import Covariances, Uncertainty
 from lmm.results.varcorr import varcorr
 
 if TYPE_CHECKING:
-    from lmm.results import contrasts, intervals, posterior_prediction, prediction
-else:
-    contrasts = Later("lmm.results.contrasts")
-    intervals = Later("lmm.results.intervals")
-    posterior_prediction = Later("lmm.results.posterior_prediction")
+    from lmm.results import posterior_prediction, prediction
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +97,8 @@ class Posterior(Uncertainty):
 
     def intervals(self, method: str, level: float, places: list[int], ddf: str | None) -> pd.DataFrame:
         """Quantiles of the draws with equal tails, or normal limits."""
+        from lmm.results import intervals
+
         if method == "wald":
             return intervals.wald_intervals(self, level, ddf).iloc[places]
         return self.quantiles(level).iloc[places]
@@ -146,16 +143,22 @@ class Posterior(Uncertainty):
 
     def contrast(self, L: Any, rhs: Any, ddf: Callable[[], Ddf], joint: bool, level: float) -> pd.DataFrame:
         """Mean, standard deviation and quantiles of the draws of contrasts."""
+        from lmm.results import contrasts
+
         return contrasts.drawn_contrasts(self.design, self.draws, L, rhs, joint, level)
 
     def predictive(self, rows: prediction.Rows) -> prediction.FromModes | posterior_prediction.FromDraws:
         """From the draws, where they hold all that the rows need."""
+        from lmm.results import posterior_prediction
+
         needed = any(term is not None and mask.any() for term, mask in zip(rows.terms, rows.keep, strict=True))
         draws = self.estimate.draws_for(effects=needed)
         return super().predictive(rows) if draws is None else posterior_prediction.FromDraws(rows, self.estimate, draws)
 
     def error_variance(self, rows: prediction.Rows) -> np.ndarray:
         """From the posterior covariances of fixed and random effects, taken as independent."""
+        from lmm.results import posterior_prediction
+
         return posterior_prediction.normal_variance(rows, self.estimate, self.beta)
 
 

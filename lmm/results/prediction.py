@@ -29,7 +29,6 @@ from lmm.formula import Formula, Table
 from lmm.formula.given import aligned, numeric
 from lmm.inference import population_average as averages
 from lmm.inference.ddf import Ddf
-from lmm.later import Later
 from lmm.model.conditional import prediction_variance
 from lmm.model.records import Estimate
 from lmm.results.coverage import check_level, t_quantile, tails
@@ -37,12 +36,7 @@ from lmm.results.fixed import kept_positions
 from lmm.results.rows import align
 
 if TYPE_CHECKING:
-    from lmm.inference import predictive
-    from lmm.results import dependence
     from lmm.results.uncertainty import Uncertainty
-else:
-    predictive = Later("lmm.inference.predictive")
-    dependence = Later("lmm.results.dependence")
 
 #: share of a predictor's distribution without possible means that is told
 BEYOND = 1e-3
@@ -104,6 +98,8 @@ class FromModes:
 
     def observations(self, eta: np.ndarray, level: float) -> list[np.ndarray]:
         """Ends (complete rows,) of intervals with equal tails for new observations of a generalized model, from normal predictors."""
+        from lmm.inference import predictive
+
         rows, estimate, use = self.rows, self.known.estimate, self.rows.complete
         sd = np.sqrt(self.known.error_variance(rows) + new_observation_variance(rows, estimate)[use])
         weights = None if rows.weights is None else rows.weights[use]
@@ -256,6 +252,8 @@ def fitted_rows(design: Design, keep: tuple[np.ndarray, ...]) -> Rows:
 
 def new_rows(design: Design, newdata: Any, keep: tuple[np.ndarray, ...], allow_new_levels: bool, everything: bool) -> Rows:
     """New data turned into the columns of the fit; terms that are not kept need no columns unless ``everything`` is wanted."""
+    from lmm.results import dependence
+
     table, frame = Table(newdata, "newdata"), design.frame
     whole = frame.new_X(table)
     X = whole[:, kept_positions(design)]

@@ -9,15 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lmm.later import Later
 from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
-    from lmm.results import bootstrap, influence, many
-else:
-    bootstrap = Later("lmm.results.bootstrap")
-    influence = Later("lmm.results.influence")
-    many = Later("lmm.results.many")
+    from lmm.results import bootstrap, influence
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,6 +60,8 @@ class Refitting(Parameters):
         >>> fit.bootstrap(200, rng=1).confint().loc["Days"].round(1).tolist()
         [7.2, 13.1]
         """
+        from lmm.results import bootstrap
+
         return bootstrap.bootstrap(self._fit, nsim, statistic, kind, group, rng, progress)
 
     def influence(self, by: str = "group", group: str | None = None, *, progress: bool | None = None) -> influence.Influence:
@@ -87,6 +84,8 @@ class Refitting(Parameters):
         >>> fit.influence("Subject").cooks_distance.idxmax()
         '309'
         """
+        from lmm.results import influence
+
         return influence.influence(self._fit, by, group, progress)
 
     def refit_many(self, Y: Any, *, progress: bool | None = None) -> pd.DataFrame:
@@ -109,4 +108,6 @@ class Refitting(Parameters):
         >>> fit.refit_many(fit.simulate(3, rng=1))["Days"].round(2).tolist()
         [11.48, 10.16, 12.4]
         """
+        from lmm.results import many
+
         return many.refit_many(self._fit, Y, progress)

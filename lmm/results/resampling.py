@@ -10,16 +10,11 @@ import numpy as np
 import pandas as pd
 
 from lmm import arguments
-from lmm.later import Later
 from lmm.results import intervals
 from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
-    from lmm.results import bootstrap
     from lmm.results import profile as profiles
-else:
-    bootstrap = Later("lmm.results.bootstrap")
-    profiles = Later("lmm.results.profile")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -60,6 +55,8 @@ class Resampling(Parameters):
         >>> fit.confint("wald", parm="Days", ddf="kenward_roger").round(2).to_numpy().tolist()
         [[7.21, 13.73]]
         """
+        from lmm.results import bootstrap
+
         if boot_type != "percentile":
             arguments.choice(boot_type, "confint: boot_type", bootstrap.TYPES)
         if method is None and self.estimate.quasi:
@@ -92,6 +89,8 @@ class Resampling(Parameters):
         >>> fit.profile("Days").confint().round(2).to_numpy().tolist()
         [[7.36, 13.58]]
         """
+        from lmm.results import profile as profiles
+
         places = None if parm is None else intervals.profile_places(self._uncertainty, parm)
         return profiles.profile(self.design, self.problem, self._method, self.estimate, places, level)
 

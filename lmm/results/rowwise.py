@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 
 from lmm.arguments import caller
 from lmm.errors import ArgumentError
-from lmm.later import Later
 from lmm.results import comparison, partitions, prediction, rows, simulation, tidy, updating
 from lmm.results.comparison import MethodComparison
 from lmm.results.parameters import Parameters
 from lmm.stream.progress import rows_bar
 from lmm.stream.reducers import reducer_for
-
-if TYPE_CHECKING:
-    from lmm.results import assumed, written
-else:
-    assumed = Later("lmm.results.assumed")
-    written = Later("lmm.results.written")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -164,6 +157,8 @@ class Rowwise(Parameters):
         -------
         DataFrame (rows x nsim), columns ``sim_1, ...``, on the user's index.
         """
+        from lmm.results import assumed
+
         estimate = assumed.assume(self.design, self.estimate, None if parameters is None else dict(parameters))
         return simulation.simulate(self.design, estimate, nsim, rng, use_u)
 
@@ -205,6 +200,8 @@ class Rowwise(Parameters):
         >>> fit.write_predictions(os.path.join(folder, "fitted.parquet"))
         180
         """
+        from lmm.results import written
+
         show = self._method.control.progress if progress is None else bool(progress)
         bar = rows_bar if show else None
         if newdata is None:

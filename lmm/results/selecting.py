@@ -9,14 +9,10 @@ import pandas as pd
 
 from lmm.arguments import caller
 from lmm.inference.ddf import method_name
-from lmm.later import Later
 from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
-    from lmm.results import deletion, stepwise
-else:
-    deletion = Later("lmm.results.deletion")
-    stepwise = Later("lmm.results.stepwise")
+    from lmm.results import stepwise
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,6 +50,8 @@ class Selecting(Parameters):
         <none>                       6     NaN  NaN
         Days in (Days | Subject)     4  42.837  2.0
         """
+        from lmm.results import deletion
+
         scope = caller()
         found = deletion.drop_random(self._fit, scope, reduce_terms)
         return deletion.boundary_tests(found)
@@ -85,6 +83,8 @@ class Selecting(Parameters):
         <none>        NaN  1712.073    NaN      NaN
         recipe:temp   2.0  1708.158  0.084    0.959
         """
+        from lmm.results import deletion
+
         context = caller()
         if ddf is not None:
             method_name(ddf)
@@ -119,5 +119,7 @@ class Selecting(Parameters):
         >>> str(fit.step().fit.formula)
         'angle ~ 1 + temp + (1 | recipe:replicate)'
         """
+        from lmm.results import stepwise
+
         context = caller()
         return stepwise.backward(self._fit, context, alpha_random, alpha_fixed, ddf)

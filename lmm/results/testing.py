@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from lmm.later import Later
 from lmm.results.parameters import Parameters
-
-if TYPE_CHECKING:
-    from lmm.results import term_tests
-else:
-    term_tests = Later("lmm.results.term_tests")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,6 +64,8 @@ class Testing(Parameters):
         >>> fit.anova()[["num_df", "den_df", "f_value"]].round(3).loc["temperature"].tolist()
         [5.0, 210.0, 20.52]
         """
+        from lmm.results import term_tests
+
         number = term_tests.check_type(type)
         return term_tests.anova_table(self.design, self.estimate, self._ddf(ddf, "anova"), number)
 

@@ -20,7 +20,6 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.estimators.base import Estimator
 from lmm.inference.ddf import Ddf
-from lmm.later import Later
 from lmm.linalg import threads
 from lmm.model.conditional import covariances
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -31,14 +30,8 @@ from lmm.results.naming import in_table_order, parameter_names, theta_names
 from lmm.results.varcorr import varcorr
 
 if TYPE_CHECKING:
-    from lmm.inference import variance_parameters
-    from lmm.results import contrasts, intervals, posterior_prediction, prediction
+    from lmm.results import posterior_prediction, prediction
     from lmm.results.draws import PosteriorDraws
-else:
-    contrasts = Later("lmm.results.contrasts")
-    intervals = Later("lmm.results.intervals")
-    prediction = Later("lmm.results.prediction")
-    variance_parameters = Later("lmm.inference.variance_parameters")
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +92,8 @@ class Uncertainty:
     @cached_property
     def _variances(self) -> np.ndarray:
         """Covariance (m + 1, m + 1) of (theta, log sigma) of a linear fit."""
+        from lmm.inference import variance_parameters
+
         return variance_parameters.covariance(self.problem, self.estimator, self.estimate)
 
     @property
@@ -217,6 +212,8 @@ class Uncertainty:
 
     def intervals(self, method: str, level: float, places: list[int], ddf: str | None) -> pd.DataFrame:
         """``lower, upper`` of some rows of the table of all parameters, by one of ``methods`` that need no refits."""
+        from lmm.results import intervals
+
         if method == "profile":
             return intervals.profile_intervals(self, level, places)
         return intervals.wald_intervals(self, level, ddf).iloc[places]
@@ -229,14 +226,20 @@ class Uncertainty:
 
     def contrast(self, L: Any, rhs: Any, ddf: Callable[[], Ddf], joint: bool, level: float) -> pd.DataFrame:
         """Linear functions of the fixed effects: see :meth:`lmm.Fit.contrast`."""
+        from lmm.results import contrasts
+
         return contrasts.contrast_table(self.design, self.estimate, ddf(), L, rhs, joint, level)
 
     def error_variance(self, rows: prediction.Rows) -> np.ndarray:
         """Variance of the predictor's error, one per complete row."""
+        from lmm.results import prediction
+
         return prediction.error_variance(rows, self)
 
     def predictive(self, rows: prediction.Rows) -> prediction.FromModes | posterior_prediction.FromDraws:
         """What gives means, standard errors and intervals of these rows."""
+        from lmm.results import prediction
+
         return prediction.FromModes(rows, self)
 
     def interval_method(self, method: str | None) -> str:
