@@ -37,9 +37,7 @@ import numpy as np
 
 from lmm.linalg.factorisation import BlockFactorisation, Factorisation
 from lmm.model.leverage import tables
-from lmm.model.mode import MAX_STEPS as MAX_STEPS
-from lmm.model.mode import MODE_TOLERANCE as MODE_TOLERANCE
-from lmm.model.mode import Mode, ProfiledFixedEffects, dots, modes_task, products
+from lmm.model.mode import MODE_TOLERANCE, Mode, ProfiledFixedEffects, dots, modes_task, products
 from lmm.model.passes import LeverageSums, ScoreSums, Slopes, Source, Task, Weighted, drive
 from lmm.model.penalized import system_of
 

@@ -17,7 +17,8 @@ import scipy.sparse as sp
 from lmm.linalg import small
 from lmm.model.batch_levels import sandwich
 from lmm.model.batched import chain, directions, places
-from lmm.model.laplace import FOUND, MAX_STEPS, MODE_TOLERANCE, ROUND
+from lmm.model.laplace import FOUND, ROUND
+from lmm.model.mode import MAX_STEPS, MODE_TOLERANCE
 from lmm.model.problem import GeneralizedProblem
 
 #: halvings of a Newton step before it is given up
