@@ -11,6 +11,7 @@ Moments and Quadrature, ch. 4; Ubaru, Chen & Saad (2017), SIAM J. Matrix Anal. A
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ class _State(NamedTuple):
     beta: Array
 
 
-def repeat(xp: Any, unfinished: Callable[[Any], Any], step: Callable[[Any], Any], state: Any) -> Any:
+def repeat(xp: ModuleType, unfinished: Callable[[Any], Any], step: Callable[[Any], Any], state: Any) -> Any:
     """``state = step(state)`` while ``unfinished(state)``: a loop of Python's, or one that is compiled."""
     if xp is np:
         while unfinished(state):
@@ -56,7 +57,9 @@ def repeat(xp: Any, unfinished: Callable[[Any], Any], step: Callable[[Any], Any]
     return jax.lax.while_loop(unfinished, step, state)
 
 
-def conjugate_gradients(xp: Any, multiply: Callable[[Array], Array], b: Array, tolerance: float, start: Array | None = None) -> Solved:
+def conjugate_gradients(
+    xp: ModuleType, multiply: Callable[[Array], Array], b: Array, tolerance: float, start: Array | None = None
+) -> Solved:
     """Solve S x = b for the rows of b (r, q), S symmetric positive definite and given by ``multiply`` (r, q) -> (r, q).
 
     Parameters

@@ -12,6 +12,7 @@ Lengths are padded to buckets: another matrix of about the same shape finds the 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,11 +54,11 @@ class GatherProduct:
     row_values: Array
     col_values: Array
 
-    def apply(self, xp: Any, v: Array) -> Array:
+    def apply(self, xp: ModuleType, v: Array) -> Array:
         """B v, (r, k_row, J_row), for v (r, k_col, J_col)."""
         return _sum(xp, self.row, self.row_values, v)
 
-    def apply_transpose(self, xp: Any, v: Array) -> Array:
+    def apply_transpose(self, xp: ModuleType, v: Array) -> Array:
         """B'v, (r, k_col, J_col), for v (r, k_row, J_row)."""
         return _sum(xp, self.col, xp.swapaxes(self.col_values, 0, 1), v)
 
@@ -148,7 +149,7 @@ def _width(count: np.ndarray) -> int:
     return min(WIDTHS, key=lambda W: (W + CHUNK_COST) * int(np.sum(-(-count // W))))
 
 
-def _sum(xp: Any, rounds: Rounds, values: Array, v: Array) -> Array:
+def _sum(xp: ModuleType, rounds: Rounds, values: Array, v: Array) -> Array:
     """(r, k, J) from values (k, k_in, c, W) and v (r, k_in, J_in). A vector's entries for a level lie side by side."""
     k, k_in = values.shape[:2]
     levels = xp.moveaxis(v, 0, -1)  # (k_in, J_in, r)
@@ -162,7 +163,7 @@ def _sum(xp: Any, rounds: Rounds, values: Array, v: Array) -> Array:
     return xp.moveaxis(xp.stack(out), -1, 0)
 
 
-def _totals(xp: Any, rounds: Rounds, part: Array) -> Array:
+def _totals(xp: ModuleType, rounds: Rounds, part: Array) -> Array:
     """(J, r) from the sums of the first round's chunks (c, r)."""
     parts = [part]
     for index in rounds.picks[1:]:
@@ -193,7 +194,7 @@ def shared_rounds(index: np.ndarray, size: int) -> Rounds:
     return Rounds(picks, np.stack([r.source for r in made]), np.stack([r.total for r in made]))
 
 
-def sum_segments(xp: Any, rounds: Rounds, values: Array) -> Array:
+def sum_segments(xp: ModuleType, rounds: Rounds, values: Array) -> Array:
     """Sums (..., size) of the last axis of ``values`` (..., m) by :func:`segment_rounds`."""
     m = values.shape[-1]
     flat = values.reshape(-1, m).T

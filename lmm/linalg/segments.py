@@ -6,6 +6,7 @@ NumPy counts with ``bincount``; under JAX it is ``segment_sum``.
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 Array = Any
 
 
-def segment_sum(xp: Any, values: Array, index: Array, size: int) -> Array:
+def segment_sum(xp: ModuleType, values: Array, index: Array, size: int) -> Array:
     """Sum the last axis of ``values`` (..., J) into ``size`` segments given by ``index`` (J,)."""
     if xp is np:
         flat = values.reshape(-1, values.shape[-1])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,7 @@ def apply_transpose(A: Array, v: Array) -> Array:
     return out
 
 
-def cholesky(xp: Any, M: Array) -> tuple[list[Array], Array]:
+def cholesky(xp: ModuleType, M: Array) -> tuple[list[Array], Array]:
     """Columns of the lower factors of positive definite M (k, k, J), column j as (k - j, J), and log det (J,)."""
     columns, logdet = [], 0.0
     for _ in range(M.shape[0]):
@@ -89,7 +90,7 @@ def cholesky(xp: Any, M: Array) -> tuple[list[Array], Array]:
     return columns, logdet
 
 
-def forward_substitute(xp: Any, columns: list[Array], B: Array) -> Array:
+def forward_substitute(xp: ModuleType, columns: list[Array], B: Array) -> Array:
     """L_j^-1 B_j: (k, c, J or 1) -> (k, c, J)."""
     rows = []
     for column in columns:
@@ -99,7 +100,7 @@ def forward_substitute(xp: Any, columns: list[Array], B: Array) -> Array:
     return xp.stack(rows)
 
 
-def whiten(xp: Any, A: Array, T: Array) -> tuple[Array, Array, Array]:
+def whiten(xp: ModuleType, A: Array, T: Array) -> tuple[Array, Array, Array]:
     """X_j and W_j = X_j'X_j = T (I + T'A_jT)^-1 T', (k, k, J) each, and sum_j log|I + T'A_jT|.
 
     With C C' = I + T'AT the Cholesky factorisation, X = C^-1 T'. T need not be invertible.
@@ -114,7 +115,7 @@ def whiten(xp: Any, A: Array, T: Array) -> tuple[Array, Array, Array]:
     return X, W, logdet
 
 
-def _whiten(xp: Any, A: Array, T: Array) -> tuple[Array, Array, Array]:
+def _whiten(xp: ModuleType, A: Array, T: Array) -> tuple[Array, Array, Array]:
     k, _, J = A.shape
     if k == 1:
         pivot = 1.0 + T[0, 0] ** 2 * A
@@ -126,7 +127,7 @@ def _whiten(xp: Any, A: Array, T: Array) -> tuple[Array, Array, Array]:
     return X, transpose_multiply(X, X), xp.sum(logdet)
 
 
-def left(xp: Any, A: Array, W: Array, T: Array) -> Array:
+def left(xp: ModuleType, A: Array, W: Array, T: Array) -> Array:
     """E_j = I - A_j W_j = (I + A_j G)^-1, (k, k, J), what W leaves of a vector.
 
     Where A G is large the difference has no digits; there it is G^-1 W, unless G is singular.

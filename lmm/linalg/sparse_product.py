@@ -22,6 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -89,11 +90,11 @@ class CsrProduct:
             self.kept[key] = out, out.T
         return self.kept[key]
 
-    def apply(self, xp: Any, v: Array) -> Array:
+    def apply(self, xp: ModuleType, v: Array) -> Array:
         """B v, (r, k_row, J_row), for v (r, k_col, J_col)."""
         return self._scatter(v) if self.flipped else self._gather(v)
 
-    def apply_transpose(self, xp: Any, v: Array) -> Array:
+    def apply_transpose(self, xp: ModuleType, v: Array) -> Array:
         """B'v, (r, k_col, J_col), for v (r, k_row, J_row)."""
         return self._gather(v) if self.flipped else self._scatter(v)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from types import ModuleType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -208,7 +209,15 @@ def shares(rows: Rows, count: int) -> Share:
 
 
 def expansion(
-    xp: Any, share: Share, gamma: Array, b: list[Array], phi: Array, *, family: Family, fixed: bool, joined: tuple[tuple[int, int], ...]
+    xp: ModuleType,
+    share: Share,
+    gamma: Array,
+    b: list[Array],
+    phi: Array,
+    *,
+    family: Family,
+    fixed: bool,
+    joined: tuple[tuple[int, int], ...],
 ) -> Any:
     """Kernel, rows with negative weights, stacked sums per term and per pair of terms, Q'r and Q'WQ."""
 
@@ -232,7 +241,7 @@ def expansion(
 
 
 def slopes(
-    xp: Any,
+    xp: ModuleType,
     share: Share,
     gamma: Array,
     b: list[Array],
@@ -289,7 +298,7 @@ def over_rows(local: Callable[..., Any], share: Share, *same: Any) -> Any:
     return mapped(share, *same)
 
 
-def predictor(xp: Any, own: Share, gamma: Array, b: list[Array]) -> Array:
+def predictor(xp: ModuleType, own: Share, gamma: Array, b: list[Array]) -> Array:
     """offset + Q gamma + Z b (m,); zero in rows that only pad."""
     eta = own.offset + own.Q @ gamma
     for code, columns, effects in zip(own.codes, own.columns, b, strict=True):
@@ -298,7 +307,7 @@ def predictor(xp: Any, own: Share, gamma: Array, b: list[Array]) -> Array:
     return xp.where(own.real, eta, 0.0)
 
 
-def density(xp: Any, family: Family, own: Share, eta: Array, phi: Array, orders: tuple[tuple[int, int], ...]) -> list[Array]:
+def density(xp: ModuleType, family: Family, own: Share, eta: Array, phi: Array, orders: tuple[tuple[int, int], ...]) -> list[Array]:
     """Derivatives (m,) of the log density in eta and rho = log phi, of each order wanted; without its constant where rho is not moved."""
     import jax
 
@@ -331,7 +340,7 @@ def density(xp: Any, family: Family, own: Share, eta: Array, phi: Array, orders:
     return out
 
 
-def leverages(xp: Any, own: Share, at: Inverse, chain: tuple[int, ...], tail: tuple[int, ...], layout: Layout) -> Array:
+def leverages(xp: ModuleType, own: Share, at: Inverse, chain: tuple[int, ...], tail: tuple[int, ...], layout: Layout) -> Array:
     """l_i per row, (m,), as :func:`lmm.model.leverage.leverages` with dense couplings."""
     total = xp.zeros(own.y.shape)
     places = [

@@ -16,6 +16,7 @@ Nat. Genet. 47 (BOLT-REML), for scores by Monte Carlo; Kuendig & Sigrist (2025),
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,7 +54,7 @@ class Noisy(NamedTuple):
 
 
 def derivatives(
-    xp: Any,
+    xp: ModuleType,
     data: Data,
     coupled: Coupled,
     probes: Array,
@@ -121,7 +122,7 @@ def split_rhs(data: Data, coupled: Coupled) -> list[Array]:
 
 
 def trace_probes(
-    xp: Any, at: IterativeFactor, bases: list[Basis], probes: Array, start: Array | None, tolerance: float
+    xp: ModuleType, at: IterativeFactor, bases: list[Basis], probes: Array, start: Array | None, tolerance: float
 ) -> tuple[list[Array], list[Array], Solved]:
     """Per probe: sum_l (F N_i F')_ll of each exact term and sum_l Q_ll of each iterative one, (m, k, k); and the solutions."""
     coupled, layout = at.coupled, at.inside.layout
@@ -183,7 +184,7 @@ def basis_for(T: np.ndarray, A: np.ndarray, apart: float) -> Basis:
     return Basis((dual[far] @ T) / size[far][:, None], dual[far], (P_A @ turn)[:, ~far], dual[~far])
 
 
-def null_traces(xp: Any, at: IterativeFactor, a: int, basis: Basis, z: list[Array], tolerance: float) -> Array:
+def null_traces(xp: ModuleType, at: IterativeFactor, a: int, basis: Basis, z: list[Array], tolerance: float) -> Array:
     """What sum_l Q_ll (m, k, k) of a term has in the directions of ``basis.null``, from signs there: s and Q s = C s - C N_i C s.
 
     The control is (C s) s' with the first exact factor alone in C, whose diagonal blocks are known.
@@ -205,13 +206,13 @@ def null_traces(xp: Any, at: IterativeFactor, a: int, basis: Basis, z: list[Arra
     return found + xp.swapaxes(found, 1, 2) - (both + xp.swapaxes(both, 1, 2)) / 2
 
 
-def outer_sums(xp: Any, u: Array, v: Array) -> Array:
+def outer_sums(xp: ModuleType, u: Array, v: Array) -> Array:
     """Symmetric part of sum_l u_l v_l' for each of m vectors (m, k, J): (m, k, k)."""
     total = xp.einsum("raj,rbj->rab", u, v) if u.shape[1] > 1 else xp.sum(u * v, axis=-1)[:, :, None]
     return (total + xp.swapaxes(total, 1, 2)) / 2
 
 
-def controlled(xp: Any, values: Array, control: Array) -> Array:
+def controlled(xp: ModuleType, values: Array, control: Array) -> Array:
     """values - c control, entry by entry of (m, ...): control has mean zero, c_i is the regression coefficient of the other probes."""
     m = len(values)
     if m < 4:
@@ -224,7 +225,7 @@ def controlled(xp: Any, values: Array, control: Array) -> Array:
 
 
 def log_determinant(
-    xp: Any,
+    xp: ModuleType,
     data: Data,
     coupled: Coupled,
     probes: Array,
