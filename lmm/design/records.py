@@ -16,6 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from lmm.design.response import linear_response
+from lmm.design.rows import Rows, RowsInChunks
 from lmm.design.terms import RandomTerm
 from lmm.errors import DataError
 from lmm.formula import Formula, ModelFrame
@@ -185,7 +186,7 @@ class Design:
     @property
     def n(self) -> int:
         """Rows kept."""
-        return len(self.y) if self.source is None else self.source.n
+        return self.rows.n
 
     @property
     def streamed(self) -> bool:
@@ -193,10 +194,15 @@ class Design:
         return self.source is not None
 
     @property
-    def rows(self) -> RowSource:
-        """The rows that were read in chunks."""
+    def chunks(self) -> RowSource:
+        """What is known of rows that were read in chunks."""
         assert self.source is not None
         return self.source
+
+    @property
+    def rows(self) -> Rows:
+        """What can be asked of the rows as a whole, wherever they are."""
+        return Rows(self) if self.source is None else RowsInChunks(self, self.source)
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the call that made it; none where it was not made by one."""
@@ -219,7 +225,7 @@ class Design:
     @property
     def n_dropped(self) -> int:
         """Rows left out because a value is missing (``subset`` not counted)."""
-        return (len(self.kept) if self.source is None else self.source.asked) - self.n
+        return self.rows.asked - self.n
 
     @property
     def Z(self) -> sp.csr_array:

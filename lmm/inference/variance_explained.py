@@ -24,14 +24,11 @@ Nakagawa, Johnson & Schielzeth (2017), J. R. Soc. Interface 14; Johnson (2014), 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.special import polygamma
-
-from lmm.design.terms import RandomTerm
 
 #: variance of the latent variable behind a link of a binomial or cumulative model
 LATENT = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0, "loglog": np.pi**2 / 6.0}
@@ -67,11 +64,6 @@ class Decomposition:
     def total(self) -> float:
         """Everything."""
         return self.fixed + self.between + self.residual
-
-
-def random_variances(terms: Sequence[RandomTerm], factors: Sequence[np.ndarray], scale2: float) -> list[float]:
-    """mean_i z_i' S z_i per term, S = scale2 T T'."""
-    return [float(scale2 * np.mean(term.variances(T))) for term, T in zip(terms, factors, strict=True)]
 
 
 def latent_variance(family: Any) -> float | None:

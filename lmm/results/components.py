@@ -14,9 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.records import Design
-from lmm.design.terms import RandomTerm
 from lmm.estimators.boundary import distances
-from lmm.families import Family
 from lmm.model.records import Estimate
 from lmm.results.numberformat import format_column
 from lmm.results.render import Table
@@ -83,17 +81,8 @@ def boundary_distances(design: Design, estimate: Estimate, tol: float) -> list[n
     for term in design.terms:
         own = estimate.theta[at : at + term.structure.n_theta]
         at += term.structure.n_theta
-        out.append(distances(term.structure, own, tol, partial(column_gram, design, term, estimate.family)))
+        out.append(distances(term.structure, own, tol, partial(design.rows.gram, term, estimate.family)))
     return out
-
-
-def column_gram(design: Design, term: RandomTerm, family: Family | None = None) -> np.ndarray:
-    """The mean of z z' over the rows, weights included, (k, k); with a family relative to the square of the predictor's size."""
-    if design.streamed:
-        return np.asarray(design.rows.grams[term.group])
-    if family is not None:
-        return term.gram(None) / family.eta_scale(design.y, design.weights) ** 2
-    return term.gram(design.weights)
 
 
 def degenerate_directions(T: np.ndarray, count: int, tol: float) -> np.ndarray:

@@ -23,7 +23,6 @@ from lmm.formula.terms import Term, droppable, fixed_terms, joined, terms, with_
 from lmm.inference.estimable import restriction
 from lmm.inference.likelihood_ratio import boundary_p, chi_squared_p
 from lmm.inference.without_effects import objective_without_effects
-from lmm.results import streamed
 from lmm.results.neighbours import by_maximum_likelihood, check_likelihood, design_of, with_formula
 
 if TYPE_CHECKING:
@@ -232,7 +231,4 @@ def _spans_intercept(fit: Fit, bar: Bar) -> bool:
     group = next(term for term in fit.design.terms if term.group == bar.group)
     names = [str(name) for row in spec.structure for name in row.columns]
     own = [j for j, name in enumerate(group.columns) if name in names]
-    if fit.design.streamed:
-        return streamed.adds_up_to_one(fit.design, group.group, own)
-    values = np.asarray(group.values)[:, own]
-    return bool(np.allclose(values.sum(axis=1), 1.0))
+    return fit.design.rows.add_up_to_one(group, own)

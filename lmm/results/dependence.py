@@ -13,14 +13,10 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
-import pandas as pd
 
 from lmm.design.rank import TOLERANCE
 from lmm.design.records import Design
-from lmm.errors import ArgumentError, PredictionError, RankWarning, warn
-from lmm.results import streamed
-from lmm.results.fixed import kept_positions
-from lmm.results.predictors import used
+from lmm.errors import RankWarning, warn
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,33 +52,10 @@ _dependencies: WeakKeyDictionary[Design, Dependencies] = WeakKeyDictionary()
 def dependencies(design: Design) -> Dependencies:
     """The dependencies among the columns of a design, found once."""
     if design not in _dependencies:
-        if not design.dropped:
-            N = np.zeros((len(design.all_names), 0))
-        else:
-            N = streamed.dependencies(design) if design.streamed else _solved(design)
-        constant = N[len(design.all_names) :].sum(axis=0)
-        _dependencies[design] = Dependencies(N[: len(design.all_names)], constant)
+        size = len(design.all_names)
+        N = design.rows.dependencies() if design.dropped else np.zeros((size, 0))
+        _dependencies[design] = Dependencies(N[:size], N[size:].sum(axis=0))
     return _dependencies[design]
-
-
-def _solved(design: Design) -> np.ndarray:
-    """The dependencies (p_all, d) by least squares on the rows of the fit; of an ordinal model (p_all + 1, d), the constant last."""
-    names, kept = design.all_names, kept_positions(design)
-    try:
-        X = design.frame.new_X(design.frame.table)
-    except PredictionError as error:
-        raise ArgumentError(f"estimable functions need the columns that were dropped, which cannot be built again: {error}") from error
-    whole = used(design, pd.DataFrame(X)).to_numpy()
-    lost = np.setdiff1d(np.arange(len(names)), kept)
-    constant = not getattr(design.family, "has_intercept", True)
-    own = np.column_stack([design.X, np.ones((design.n, int(constant)))])
-    scale = np.linalg.norm(own, axis=0)
-    solved = np.linalg.lstsq(own / scale, whole[:, lost], rcond=None)[0] / scale[:, None]
-    N = np.zeros((len(names) + int(constant), len(lost)))
-    solved[np.abs(solved) * scale[:, None] < 1e-9 * np.linalg.norm(whole[:, lost], axis=0)] = 0.0
-    N[[*kept, *([len(names)] if constant else [])]] = -solved
-    N[lost, np.arange(len(lost))] = 1.0
-    return N
 
 
 def predictable(design: Design, X: np.ndarray, what: str) -> np.ndarray:

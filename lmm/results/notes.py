@@ -12,7 +12,7 @@ from lmm.design.terms import RandomTerm
 from lmm.errors import ConvergenceWarning, LmmWarning, SingularFitWarning, warn
 from lmm.model.determined import UNDETERMINED
 from lmm.model.records import Estimate
-from lmm.results.components import boundary_distances, column_gram, degenerate_directions
+from lmm.results.components import boundary_distances, degenerate_directions
 
 #: how the message of an unconverged fit begins
 UNCONVERGED = "the fit did not converge: "
@@ -72,7 +72,7 @@ def singular_notes(design: Design, estimate: Estimate, tol: float) -> list[str]:
     for term, T, distances in zip(design.terms, estimate.factors, boundary_distances(design, estimate, tol), strict=True):
         count = int(np.sum(distances < tol))
         if count and not any(text.startswith(f"{UNDETERMINED}{term.group}: ") for text in estimate.messages):
-            unit = units(column_gram(design, term, estimate.family))
+            unit = units(design.rows.gram(term, estimate.family))
             out.append(_singular_note(term, degenerate_directions(unit[:, None] * T, count, tol), unit))
     return out
 

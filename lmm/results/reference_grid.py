@@ -218,7 +218,7 @@ def _offset(design: Design, table: pd.DataFrame, at: Mapping[str, Any]) -> np.nd
         evaluated = new_offset(design, table)
         assert evaluated is not None
         return evaluated
-    return np.full(len(table), design.offset.mean() if design.source is None else design.source.offset_mean)
+    return np.full(len(table), design.rows.offset_mean)
 
 
 def _taken(variable: Variable, levels: list[Any], codes: np.ndarray) -> Any:

@@ -207,7 +207,7 @@ class Rowwise(Parameters):
         if newdata is None:
             if not self.design.streamed:
                 raise ArgumentError("write_predictions is for data that is read in chunks; this fit has fit.augment(), a DataFrame.")
-            return written.write(self.design, self.estimate, path, self.design.rows.origin.open(), columns, bar)
+            return written.write(self.design, self.estimate, path, self.design.chunks.origin.open(), columns, bar)
         reducer = reducer_for(newdata)
         if reducer is None:
             raise ArgumentError("write_predictions: newdata in memory is predicted by fit.predict(newdata).")

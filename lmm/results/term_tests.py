@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.cells import positions
-from lmm.design.rank import independent_columns
 from lmm.design.records import Design
 from lmm.errors import ArgumentError, ComparisonWarning, warn
 from lmm.formula import factors as formula_factors
@@ -23,7 +22,6 @@ from lmm.inference.ddf import TITLES, Ddf
 from lmm.model.records import Estimate
 from lmm.results.contrasts import unbounded
 from lmm.results.fixed import kept_positions
-from lmm.results.streamed import triangle
 
 TYPES = {"1": 1, "2": 2, "3": 3, "i": 1, "ii": 2, "iii": 3}
 NUMERALS = {1: "I", 2: "II", 3: "III"}
@@ -96,14 +94,9 @@ def hypotheses(design: Design, type: int) -> dict[str, np.ndarray]:
         return {term.label: np.zeros((0, len(known.kept))) for term in tested}
     if type != 1:
         return _whole(design, known, tested, type)
-    R, before = _triangle(design, known), int(known.constant)
+    R, before = design.rows.triangle(known.constant), int(known.constant)
     order = np.arange(len(R))
     return {term.label: estimable.triangle_rows(R, order, known.own(term) + before)[:, before:] for term in tested}
-
-
-def _triangle(design: Design, known: Structure) -> np.ndarray:
-    """R with R'R = X'X, a constant that is no column first."""
-    return triangle(design) if design.streamed else independent_columns(_with_constant(known, design.X))[1]
 
 
 def _with_constant(known: Structure, X: np.ndarray) -> np.ndarray:
@@ -117,7 +110,7 @@ def _whole(design: Design, known: Structure, tested: list[FixedTerm], type: int)
     sizes = [int(np.prod([factors[name].width for name in term.factors], dtype=int)) for term in terms]
     of = np.repeat(np.arange(len(terms)), sizes)
     cells = {term.label: of == i for i, term in enumerate(terms)}
-    R = _triangle(design, known) if type == 2 else None
+    R = design.rows.triangle(known.constant) if type == 2 else None
     out = {term.label: np.zeros((0, len(known.kept))) for term in tested}
     for term in terms:
         if term.label == "1":

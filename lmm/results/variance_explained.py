@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.errors import ArgumentError, nearest
-from lmm.inference.variance_explained import APPROXIMATIONS, Decomposition, distribution_variance, latent_variance, random_variances
-from lmm.results import streamed
+from lmm.inference.variance_explained import APPROXIMATIONS, Decomposition, distribution_variance, latent_variance
 from lmm.results.neighbours import without_predictors
 
 if TYPE_CHECKING:
@@ -23,17 +22,11 @@ def decomposition(fit: Fit, approximation: str, context: Mapping[str, Any]) -> D
         known = ", ".join(map(repr, APPROXIMATIONS))
         raise ArgumentError(f"approximation={approximation!r} is not one of {known}.{nearest(str(approximation), APPROXIMATIONS)}")
     design, estimate = fit.design, fit.estimate
-    if design.streamed:
-        variances = streamed.random_variances(design, estimate, estimate.scale2)
-    else:
-        variances = random_variances(design.terms, estimate.factors, estimate.scale2)
+    variances = design.rows.random_variances(estimate.factors, estimate.scale2)
     per_row = [fit.family is not None and term.J == design.n for term in design.terms]
     random = {term.group: v for term, v, own in zip(design.terms, variances, per_row, strict=True) if not own}
     dispersion = sum(v for v, own in zip(variances, per_row, strict=True) if own)
-    if design.streamed:
-        fixed = streamed.fixed_variance(design, estimate.beta)
-    else:
-        fixed = float(np.var(design.X @ estimate.beta, ddof=1))
+    fixed = design.rows.fixed_variance(estimate.beta)
     return Decomposition(fixed, random, float(dispersion), _distribution(fit, approximation, context))
 
 
@@ -50,7 +43,7 @@ def _distribution(fit: Fit, approximation: str, context: Mapping[str, Any]) -> f
     null = without_predictors(fit, context)
     offset = 0.0 if null.design.offset is None else null.design.offset
     predictor = np.broadcast_to(null.design.X @ null.estimate.beta + offset, (null.design.n,))
-    variances = random_variances(null.design.terms, null.estimate.factors, 1.0)
+    variances = null.design.rows.random_variances(null.estimate.factors, 1.0)
     return distribution_variance(family, fit.estimate.phi, predictor, sum(variances), approximation)
 
 

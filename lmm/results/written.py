@@ -24,7 +24,7 @@ from lmm.stream.reducers import Reducer
 
 def write(design: Design, estimate: Estimate, path: Any, reducer: Reducer, columns: Collection[str] | None, progress: Any) -> int:
     """Write the rows of a streamed fit with ``.fitted``, ``.resid``, ``.fixed``; how many were written. See ``Fit.write_predictions``."""
-    recipe: Recipe = design.rows.recipe
+    recipe: Recipe = design.chunks.recipe
     estimate.distribution.require_mean("write_predictions is for linear and generalized models; {kind} one has fit.predict(table).")
     carried = _carried(recipe.needed, reducer, columns)
     needed = tuple(dict.fromkeys([*recipe.needed, *carried]))
@@ -121,7 +121,7 @@ def _predicted(design: Design, estimate: Estimate, recipe: Recipe, table: Any, c
 
     block = recipe.block(table)
     fixed = np.zeros(block.n) if block.offset is None else block.offset.copy()
-    positions = [recipe.fixed[int(j)] for j in design.rows.columns]
+    positions = [recipe.fixed[int(j)] for j in design.chunks.columns]
     for place, beta in zip(positions, estimate.beta, strict=True):
         column = block.columns[place]
         fixed += beta if column is None else beta * column

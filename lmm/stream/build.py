@@ -81,5 +81,5 @@ def build(
     sums = reducer.map_reduce(linear_reduction(recipe))
     seconds = {"recipe": middle - start, "rows": perf_counter() - middle}
     design, problem = finish(recipe, sums, choose_backend, factorization)
-    design = replace(design, source=replace(design.rows, origin=Origin(data, reducer, reducer.text)))
+    design = replace(design, source=replace(design.chunks, origin=Origin(data, reducer, reducer.text)))
     return design, replace(problem, seconds={**seconds, **problem.seconds})

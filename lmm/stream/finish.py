@@ -236,7 +236,7 @@ def streamed_design(recipe: Recipe, sums: PartialSums, ordered: Sequence[Ordered
 def with_grams(design: Design, diag: Sequence[np.ndarray]) -> Design:
     """The design with the mean of z z' of each term, from the sums (k, k, J) of its levels."""
     grams = {term.group: A.sum(axis=-1) / design.n for term, A in zip(design.terms, diag, strict=True)}
-    return replace(design, source=replace(design.rows, grams=grams))
+    return replace(design, source=replace(design.chunks, grams=grams))
 
 
 def _check_residual(left: float, sums: PartialSums, recipe: Recipe) -> None:

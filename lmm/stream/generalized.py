@@ -76,7 +76,7 @@ def build_generalized(
     family.check_range(first.sums.least, first.sums.most, recipe.response)
     end = perf_counter()
     design, problem = _finish(recipe, lean, first, reducer)
-    design = replace(design, source=replace(design.rows, origin=Origin(data, reducer, reducer.text)))
+    design = replace(design, source=replace(design.chunks, origin=Origin(data, reducer, reducer.text)))
     seconds = {"recipe": middle - begin, "levels": end - middle, "rows": perf_counter() - end}
     some = problem.source.sample()
     return design, replace(problem, seconds=seconds, eta_scale=family.eta_scale(some.y, some.weights))
