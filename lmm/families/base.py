@@ -142,7 +142,8 @@ class Family(abc.ABC):
     is_latent : whether the response shows on which side of thresholds a latent variable lies that the link gives the distribution of.
     linear : whether it is that of a linear model, whose sigma is profiled out of the likelihood and multiplies the covariances.
     has_mean : whether the response is a number with a mean, and not one of several categories.
-    model_title : what a summary calls the model.
+    model_title, criterion_name : what a summary calls the model, and -2 times its log-likelihood.
+    default_test, default_ddf : "t" or "z", and the degrees of freedom of tests where none are named.
     residual_types, default_residual : the types of residuals, and the one that is meant where none is named.
     standard_residual : the residual with mean zero and one variance in every row.
     prediction_types, category_types : what may be predicted, and those of them that are about categories.
@@ -182,6 +183,9 @@ class Family(abc.ABC):
     category_types: ClassVar[tuple[str, ...]] = ()
     has_mean: ClassVar[bool] = True
     model_title: ClassVar[str] = "Generalized linear"
+    criterion_name: ClassVar[str] = "minus_2_llf"
+    default_test: ClassVar[str] = "z"
+    default_ddf: ClassVar[str | None] = None
     merges: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:

@@ -20,7 +20,8 @@ class LinearGaussian(Gaussian):
     linear = has_residual_sd = in_jax = slopes_in_jax = True
     has_dispersion = False  # sigma has its place
     described = None
-    model_title = "Linear"
+    model_title, criterion_name = "Linear", "deviance"
+    default_test, default_ddf = "t", "satterthwaite"
     default_residual = "response"
 
     def mean(self, eta: Array) -> Array:

@@ -31,7 +31,7 @@ def simulated_responses(
     one = panels(1, ax, (4.8, 3.6), "simulated_responses")[0]
     draws, y = simulate_array(fit.design, fit.estimate, nsim, random_generator(rng), False), fit.design.y
     label = shorten(fit.design.response, 40)
-    if fit.family is not None and fit.family.weights_are_trials and fit.design.weights is not None:
+    if fit.estimate.distribution.weights_are_trials and fit.design.weights is not None:
         draws, y = np.round(draws * fit.design.weights[:, None]), np.round(y * fit.design.weights)
         label = f"successes in {label}"
     if fit.estimate.distribution.discrete:

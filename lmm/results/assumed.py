@@ -40,7 +40,7 @@ def assume(design: Design, estimate: Estimate, parameters: Mapping[str, Any] | N
     if estimate.family is None and not sigma > 0:
         raise ArgumentError("parameters: sigma must be positive; everything else is measured by it.")
     phi = estimate.phi
-    if estimate.family is not None and estimate.family.has_dispersion and "sigma" in parameters:
+    if estimate.distribution.has_dispersion and "sigma" in parameters:
         phi = sigma**2
     changed = replace(estimate, beta=values[names].to_numpy(dtype=float), sigma=sigma, phi=phi)
     theta, factors = [], []

@@ -37,9 +37,8 @@ def refit_many(fit: Fit, Y: Any, progress: bool | None) -> pd.DataFrame:
         first = int(np.flatnonzero(~finite)[0])
         name = first if labels is None else labels[first]
         raise DataError(f"refit_many: response {name!r} has missing or infinite values in rows used; leave it out, or fit it by itself.")
-    if estimate.family is not None:
-        for column in values.T:
-            estimate.family.check(column, design.weights, design.response)
+    for column in values.T:
+        estimate.distribution.check(column, design.weights, design.response)
     width = max(1, refits.HELD // design.n)
     with bar(values.shape[1], "refits", progress) as told:
         slabs = (values[:, first : first + width] for first in range(0, values.shape[1], width))

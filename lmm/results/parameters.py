@@ -17,7 +17,7 @@ from lmm.design.records import Design
 from lmm.errors import ArgumentError, DegreesOfFreedomWarning, warn
 from lmm.estimators.base import Estimator, adopted
 from lmm.formula import Formula
-from lmm.inference.ddf import SATTERTHWAITE, Asymptotic, Ddf, check, degrees_of_freedom
+from lmm.inference.ddf import Asymptotic, Ddf, check, degrees_of_freedom
 from lmm.model.linear_predictor import linear_predictor
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate
@@ -123,7 +123,7 @@ class Parameters:
 
         Where a method estimates one for a family without it (quasi-likelihood), that.
         """
-        return float(self.estimate.phi if self.family is not None and self.family.has_dispersion else self.estimate.sigma**2)
+        return float(self.estimate.phi if self.estimate.distribution.has_dispersion else self.estimate.sigma**2)
 
     def dispersion_se(self) -> float:
         """Standard error of :attr:`dispersion` in a generalized fit; NaN where the family has none."""
@@ -157,7 +157,7 @@ class Parameters:
         if what is not None:
             self.estimate.require_likelihood(coefficients.no_tests(what))
         if ddf == "auto":
-            ddf = SATTERTHWAITE if self.family is None else None
+            ddf = self.estimate.distribution.default_ddf
         if ddf is None:
             return Asymptotic(self._uncertainty.beta)
         name = check(self.estimate, ddf)

@@ -87,7 +87,7 @@ def power(
                 f"power: there is no coefficient {name!r}; there is {', '.join(design.names)}.{nearest(name, design.names)}"
             )
     if test is None:
-        test = "lrt" if len(names) > 1 else "t" if estimate.family is None else "z"
+        test = "lrt" if len(names) > 1 else estimate.distribution.default_test
     if test not in TESTS:
         raise ArgumentError(f"power: test={test!r} is not one of {', '.join(map(repr, TESTS))}.{nearest(test, TESTS)}")
     if len(names) != 1 and test != "lrt":

@@ -280,7 +280,7 @@ def information_frame(estimate: Estimate, n: int) -> pd.DataFrame:
     if reported(estimate):
         return pd.DataFrame([[value for _, value in reported(estimate)]], columns=[label for label, _ in reported(estimate)])
     values = [criteria.aic(estimate), criteria.bic(estimate, n), -estimate.objective / 2, estimate.objective, n - estimate.n_parameters]
-    criterion = "reml_criterion" if estimate.reml else "deviance" if estimate.family is None else "minus_2_llf"
+    criterion = "reml_criterion" if estimate.reml else estimate.distribution.criterion_name
     return pd.DataFrame([values], columns=["aic", "bic", "llf", criterion, "df_resid"])
 
 

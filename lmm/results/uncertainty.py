@@ -167,7 +167,7 @@ class Uncertainty:
     def dispersion_se(self) -> float:
         """Standard error of the dispersion parameter phi (delta method on its logarithm); NaN where nothing is known."""
         estimate = self.estimate
-        if estimate.family is None or not estimate.family.has_dispersion or self.joint is None:
+        if not estimate.distribution.has_dispersion or self.joint is None:
             return float("nan")
         return float(estimate.phi * np.sqrt(self.joint[-1, -1]))
 
