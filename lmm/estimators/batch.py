@@ -20,7 +20,7 @@ from lmm.estimators.boundary import SNAP, escapes, is_near, snapped_theta, unit_
 from lmm.estimators.restart import CONFLICT, FAR, FEW, SMALL, Piece, free, has_one_direction, is_little, mirrors, subsets
 from lmm.estimators.trust_region import Ends, minimize_each, put_values, take_values
 from lmm.linalg import threads
-from lmm.model import batch_levels, batch_stacked
+from lmm.model import batch_levels, dense_effects
 from lmm.model.batched import Levels, Stacked, Values, explained
 from lmm.model.problem import GeneralizedProblem, Problem
 
@@ -166,7 +166,7 @@ class Evaluator(Chart):
         with np.errstate(all="ignore"):
             if isinstance(data, Levels):
                 return batch_levels.levels(data, T[0], self.dT[0], self.reml, order)
-            return batch_stacked.stacked(data, T, self.dT, self.reml, order)
+            return dense_effects.stacked(data, T, self.dT, self.reml, order)
 
     def at_theta(self, data: Levels | Stacked, theta: np.ndarray) -> Values:
         """Values at theta (R, m) themselves; derivatives along the chart's directions, which do not belong to them, are of no use."""

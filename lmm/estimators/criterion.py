@@ -198,7 +198,7 @@ class Evaluator:
         rhs = problem.collect(problem.data.rhs)
         parts = hessian.pieces(problem.cross, rhs, problem.data.gram, frame.T, dG, self.reml)
         variance = None if self.sigma is None else self.sigma**2
-        return hessian.in_directions(parts, dG, self.degrees, variance) + curvature(point.payload.D, frame)
+        return hessian.in_directions(parts, self.degrees, variance) + curvature(point.payload.D, frame)
 
     def _permute(self, AI: np.ndarray) -> np.ndarray:
         """AI from the plan's order of the terms to the design's."""

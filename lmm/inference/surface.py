@@ -212,7 +212,7 @@ class LinearSurface:
         if self.exact:
             parts = hessian.pieces(problem.cross, problem.collect(data.rhs), data.gram, T, dG, False)
             D = [Q - E / variance for Q, E in zip(parts.Q, parts.E, strict=True)]
-            return parts.r2, parts.beta, parts.logdet, D, hessian.in_directions(parts, dG, problem.n, variance), parts.rho
+            return parts.r2, parts.beta, parts.logdet, D, hessian.in_directions(parts, problem.n, variance), parts.rho
         plan = problem.arranged
         degrees = np.asarray(float(problem.n))
         data = data._replace(degrees=degrees, variance=np.asarray(variance))

@@ -193,7 +193,8 @@ class Pairs:
         """sum_j X_pj' W_j X_qj (p, p, R) of symmetric W given as upper triangles (s, J, R)."""
         p, R = self.p, W.shape[-1]
         if self.products is None:
-            return quadratic(self.X, W[places(self.k)][None])[0]
+            WX = np.stack([small.apply(W[places(self.k)], x[None])[0] for x in self.X]) if p else np.zeros((0, self.k, self.J, R))
+            return np.swapaxes(against(self.X, WX), 0, 1)
         once = np.where(self.row == self.column, 0.5, 1.0)[:, None] * self.products
         out = np.empty((p, p, R))
         out[self.left, self.right] = out[self.right, self.left] = once.reshape(len(self.left), len(self.row) * self.J) @ W.reshape(-1, R)
@@ -202,7 +203,8 @@ class Pairs:
     def spread(self, cov: np.ndarray) -> np.ndarray:
         """The upper triangle of X_j'C X_j (s, J, R) of C (p, p, R)."""
         if self.products is None:
-            return spread(self.X, cov)[self.row, self.column]
+            X = np.broadcast_to(self.X, (*self.X.shape[:-1], cov.shape[-1]))
+            return np.einsum("pajr,pbjr->abjr", np.einsum("pqr,qajr->pajr", cov, X), X)[self.row, self.column]
         once = np.where(self.left == self.right, 0.5, 1.0)[:, None, None] * self.products
         flat = once.reshape(len(self.left), len(self.row) * self.J).T @ cov[self.left, self.right]
         return np.asarray(flat).reshape(len(self.row), self.J, cov.shape[-1])
@@ -235,29 +237,6 @@ def against(X: np.ndarray, v: np.ndarray) -> np.ndarray:
         size = X.shape[1] * X.shape[2]
         return np.matmul(X.reshape(len(X), size), v.reshape(len(v), size, v.shape[-1]))
     return np.einsum("pajr,xajr->xpr", X, v)
-
-
-def quadratic(X: np.ndarray, W: np.ndarray) -> np.ndarray:
-    """sum_j X_pj' W_xj X_qj, (x, p, q, R), of X (p, k, J, R or 1) and W (x, k, k, J, R)."""
-    p, k, J, shared = X.shape
-    if shared == 1 and X.size * p * k <= PRODUCTS:
-        products = (X[:, None, :, None] * X[None, :, None]).reshape(p * p, k * k * J)
-        return np.matmul(products, W.reshape(len(W), k * k * J, W.shape[-1])).reshape(len(W), p, p, W.shape[-1])
-    out = np.empty((len(W), p, p, W.shape[-1]))
-    for own, w in zip(out, W, strict=True):
-        WX = np.stack([small.apply(w, x[None])[0] for x in X]) if p else np.zeros((0, *w.shape[1:]))
-        own[:] = np.swapaxes(against(X, WX), 0, 1)
-    return out
-
-
-def spread(X: np.ndarray, cov: np.ndarray) -> np.ndarray:
-    """X_j' C X_j per level, (k, k, J, R), of X (p, k, J, R or 1) and C (p, p, R)."""
-    p, k, J, shared = X.shape
-    if shared == 1 and X.size * p * k <= PRODUCTS:
-        products = (X[:, None, :, None] * X[None, :, None]).reshape(p * p, k * k * J)
-        return (products.T @ cov.reshape(p * p, cov.shape[-1])).reshape(k, k, J, cov.shape[-1])
-    half = np.einsum("pqr,qajr->pajr", cov, np.broadcast_to(X, (*X.shape[:-1], cov.shape[-1])))
-    return np.einsum("pajr,pbjr->abjr", np.broadcast_to(X, half.shape), half)
 
 
 def combined(X: np.ndarray, beta: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ a group out, ten thousand responses over one design. Each has its own T. The for
     :class:`Stacked`  several factors with few effects: q x q matrices, a stack of R of them
 
 An axis of length 1 in the place of R holds what all problems share. :mod:`lmm.model.batch_levels` and
-:mod:`lmm.model.batch_stacked` evaluate them.
+:mod:`lmm.model.dense_effects` evaluate them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lmm.linalg import small
+from lmm.model.gaussian import Head
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,17 +89,8 @@ class Values(NamedTuple):
     modes: tuple[np.ndarray, ...]  # per term (k, J, R)
 
 
-class Head(NamedTuple):
-    """What profiling beta and sigma^2 out of [X y]'V^-1[X y] leaves, the root with root'root = (X'V^-1X)^-1 among it."""
-
-    beta: np.ndarray
-    root: np.ndarray
-    r2: np.ndarray
-    logdet: np.ndarray
-
-
 def profile(gram: np.ndarray) -> Head:
-    """beta, root, r2 and log|X'V^-1X| of (p + 1, p + 1, R) matrices."""
+    """:func:`lmm.model.gaussian.profile_fixed` of (p + 1, p + 1, R) matrices, written out."""
     p, R = len(gram) - 1, gram.shape[-1]
     if not p:
         return Head(np.zeros((0, R)), np.zeros((0, 0, R)), gram[0, 0], np.zeros(R))
@@ -113,6 +105,27 @@ def objective(logdet: np.ndarray, head: Head, degrees: np.ndarray, reml: bool) -
     """The criterion without its constants in log w and the columns of X."""
     out = logdet + degrees * (1.0 + np.log(2.0 * np.pi * head.r2 / degrees))
     return out + head.logdet if reml else out
+
+
+def second_derivatives(
+    trace: np.ndarray | None,
+    quad: np.ndarray,
+    rho: np.ndarray,
+    r2: np.ndarray | float,
+    degrees: np.ndarray | float,
+    variance: float | None = None,
+) -> np.ndarray:
+    """d2d / dG_i dG_j (m, m[, R]) along the directions, or the average information where no ``trace`` is given.
+
+    ``quad`` is v_i'Q_P v_j and ``rho`` e'v_i; ``variance`` is sigma^2 where it is known.
+    """
+    twice = 1.0 if trace is None else 2.0
+    if variance is None:
+        share = rho / r2
+        out = degrees * (twice * quad / r2 - share[:, None] * share)
+    else:
+        out = twice * quad / variance
+    return out if trace is None else out - trace
 
 
 def explained(data: Levels | Stacked, T: list[np.ndarray]) -> np.ndarray:

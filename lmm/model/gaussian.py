@@ -75,30 +75,38 @@ class State(NamedTuple):
     residuals: Vectors  # Z'V^-1[X y]
 
 
+class Head(NamedTuple):
+    """What profiling beta out of [X y]'V^-1[X y] leaves: root'root = (X'V^-1X)^-1, r2 = y'Py, and log|X'V^-1X|."""
+
+    beta: Array
+    root: Array
+    r2: Array
+    logdet: Array
+
+
+def profile_fixed(xp: Any, gram: Array) -> Head:
+    """Profile beta out of [X y]'V^-1[X y] (p + 1, p + 1)."""
+    p = gram.shape[0] - 1
+    if not p:
+        return Head(xp.zeros(0), xp.zeros((0, 0)), gram[0, 0], 0.0)
+    lower = xp.linalg.cholesky(gram[:p, :p])
+    root = xp.linalg.solve(lower, xp.eye(p))
+    z = root @ gram[:p, p]
+    return Head(root.T @ z, root, gram[p, p] - z @ z, 2.0 * xp.sum(xp.log(xp.diagonal(lower))))
+
+
 def profile(xp: Any, data: Data, logdet: Array, inner: Array, reml: bool, known: bool) -> tuple[Value, Array]:
     """Profile beta and, unless it is known, sigma^2, given log|M| and [X y]'WZ (Z'WZ + G^-1)^-1 Z'W[X y].
 
     Returns the value and the inverse of the Cholesky factor of X'V^-1X.
     """
-    gram = data.gram - inner
-    p = gram.shape[0] - 1
+    head = profile_fixed(xp, data.gram - inner)
     degrees = data.degrees
-    r2 = gram[p, p]
-    beta, cov, fixed = xp.zeros(p), xp.zeros((p, p)), 0.0
-    half = cov
-    if p:
-        root = xp.linalg.cholesky(gram[:p, :p])
-        half = xp.linalg.solve(root, xp.eye(p))
-        cov = half.T @ half
-        z = half @ gram[:p, p]
-        beta = half.T @ z
-        r2 = r2 - z @ z
-        fixed = 2.0 * xp.sum(xp.log(xp.diagonal(root)))
-    s2 = data.variance if known else r2 / degrees
-    objective = logdet + r2 / s2 + degrees * xp.log(2.0 * xp.pi * s2)
+    s2 = data.variance if known else head.r2 / degrees
+    objective = logdet + head.r2 / s2 + degrees * xp.log(2.0 * xp.pi * s2)
     if reml:
-        objective = objective + fixed
-    return Value(objective, beta, cov, r2), half
+        objective = objective + head.logdet
+    return Value(objective, head.beta, head.root.T @ head.root, head.r2), head.root
 
 
 def _head(

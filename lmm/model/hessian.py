@@ -13,27 +13,28 @@ exact gradient (error 1e-9 relative). With sigma^2 known the last two terms are 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from lmm.linalg import small
+from lmm.model import dense_effects
+from lmm.model.batched import Stacked, second_derivatives
 from lmm.model.crossproducts import CrossProducts, dense_matrix
+from lmm.model.gaussian import profile_fixed
 
 #: random effects up to which the dense matrix is formed (8 q^2 bytes, 4 q^3 flops)
 DENSE_LIMIT = 5_000
 
 
-@dataclass(frozen=True)
-class Pieces:
-    """Contractions over levels that the Hessian needs.
+class Pieces(NamedTuple):
+    """Contractions over levels, along all directions in the design's order.
 
-    ``P[t, s][b, c, d, a]`` = sum_jl Q[b j, c l] Q[a j, d l] for levels j of t and l of s;
-    ``quad`` = v_i'Q_P v_j and ``rho`` over all directions in the design's order. ``logdet`` = log|M|, ``beta`` of the
-    orthonormal columns; ``Q`` = sum_j [Q_P]_jj and ``E`` = e e' per term (k, k), so that D = Q - E / sigma^2.
+    ``trace`` = tr(E_i Q E_j Q), ``quad`` = v_i'Q_P v_j and ``rho``. ``logdet`` = log|M|, ``beta`` of the orthonormal columns;
+    ``Q`` = sum_j [Q_P]_jj and ``E`` = e e' per term (k, k), so that D = Q - E / sigma^2.
     """
 
-    P: dict[tuple[int, int], np.ndarray]
+    trace: np.ndarray
     quad: np.ndarray
     rho: np.ndarray
     r2: float
@@ -55,21 +56,13 @@ def pieces(cross: CrossProducts, rhs: list[np.ndarray], gram: np.ndarray, T: lis
     return _dense(cross, rhs, gram, T, dG, reml)
 
 
-def _profile(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """beta, half with (X'V^-1X)^-1 = half'half, and r2, from [X y]'V^-1[X y]."""
-    p = len(gram) - 1
-    half = np.linalg.inv(np.linalg.cholesky(gram[:p, :p])) if p else np.zeros((0, 0))
-    z = half @ gram[:p, p]
-    return half.T @ z, half, float(gram[p, p] - z @ z)
-
-
 def _one_factor(cross: CrossProducts, rhs: np.ndarray, gram: np.ndarray, T: np.ndarray, dG: np.ndarray, reml: bool) -> Pieces:
     A = cross.diag[0]
     k, _, J = A.shape
     _, W, logdet = small.whiten(np, A, T)
     Wr = small.apply(W, rhs)
     flat = rhs.reshape(len(rhs), -1)
-    beta, half, r2 = _profile(gram - flat @ Wr.reshape(len(rhs), -1).T)
+    beta, half, r2, _ = profile_fixed(np, gram - flat @ Wr.reshape(len(rhs), -1).T)
     F = rhs - small.apply(A, Wr)
     p = len(beta)
     e = F[p] - np.tensordot(beta, F[:p], 1)
@@ -79,78 +72,41 @@ def _one_factor(cross: CrossProducts, rhs: np.ndarray, gram: np.ndarray, T: np.n
     onto = R.reshape(p, k * J) @ v.reshape(len(dG), -1).T
     quad = v.reshape(len(dG), -1) @ small.apply(Q, v).reshape(len(dG), -1).T - onto.T @ onto
     pairs = Q.reshape(k * k, J)
-    total = pairs @ pairs.T
+    total, summed, between = pairs @ pairs.T, Q.sum(axis=-1), 0.0
     if reml and p:
         own = np.einsum("paj,pbj->abj", R, R).reshape(k * k, J)
         mixed = pairs @ own.T
         RR = np.einsum("paj,qbj->abpq", R, R, optimize=True).reshape(k * k, p * p)
         # sum_jl (R_j'R_l)[b, c] (R_j'R_l)[a, d] = sum_pq (sum_j R_pb R_qa) (sum_l R_pc R_qd)
-        cross_levels = (RR @ RR.T).reshape(k, k, k, k)  # [b, a, c, d]
+        between = (RR @ RR.T).reshape(k, k, k, k).transpose(0, 2, 3, 1)
         total = total - mixed - mixed.T
-        P = total.reshape(k, k, k, k).transpose(0, 1, 3, 2) + cross_levels.transpose(0, 2, 3, 1)
-        summed = (Q.sum(axis=-1) - own.sum(axis=-1).reshape(k, k),)
-    else:
-        P = total.reshape(k, k, k, k).transpose(0, 1, 3, 2)
-        summed = (Q.sum(axis=-1),)
+        summed = summed - own.sum(axis=-1).reshape(k, k)
+    P = total.reshape(k, k, k, k).transpose(0, 1, 3, 2) + between
     rho = np.einsum("aj,iaj->i", e, v)
-    return Pieces({(0, 0): P}, quad, rho, r2, float(np.sum(logdet)), beta, list(summed), [e @ e.T])
+    # tr(E_i Q E_j Q) = sum dG_i[a, b] Q[b j, c l] dG_j[c, d] Q[d l, a j]
+    trace = np.einsum("iab,bcda,jcd->ij", dG, P, dG, optimize=["einsum_path", (0, 1), (0, 1)])
+    return Pieces(trace, quad, rho, float(r2), float(np.sum(logdet)), beta, [summed], [e @ e.T])
 
 
+@np.errstate(all="ignore")  # what is not finite is refused
 def _dense(cross: CrossProducts, rhs: list[np.ndarray], gram: np.ndarray, T: list[np.ndarray], dG: list[np.ndarray], reml: bool) -> Pieces:
-    sizes = [(d.shape[0], d.shape[-1]) for d in cross.diag]
-    stops = np.cumsum([0] + [k * J for k, J in sizes])
-    q = int(stops[-1])
-    A = dense_matrix(cross)
-    L = np.zeros((q, q))
-    for t, (_, J) in enumerate(sizes):
-        L[stops[t] : stops[t + 1], stops[t] : stops[t + 1]] = np.kron(T[t], np.eye(J))
-    AL = A @ L
-    C = np.linalg.cholesky(L.T @ AL + np.eye(q))
-    half_A = np.linalg.solve(C, AL.T)
+    """The contractions by the engine of many problems, of one."""
+    sizes = tuple((d.shape[0], d.shape[-1]) for d in cross.diag)
     r = np.concatenate([b.reshape(len(b), -1) for b in rhs], axis=1)
-    half_r = np.linalg.solve(C, L.T @ r.T)
-    beta, half, r2 = _profile(gram - half_r.T @ half_r)
-    F = r - half_r.T @ half_A
-    p = len(beta)
-    e = F[p] - beta @ F[:p]
-    Q = A - half_A.T @ half_A
-    R = half @ F[:p]
-    m = sum(len(d) for d in dG)
-    v = np.zeros((m, q))
-    at = 0
-    for t, ((k, J), d) in enumerate(zip(sizes, dG, strict=True)):
-        own_e = e[stops[t] : stops[t + 1]].reshape(k, J)
-        v[at : at + len(d), stops[t] : stops[t + 1]] = (d.reshape(-1, k) @ own_e).reshape(len(d), -1)
-        at += len(d)
-    onto = R @ v.T
-    quad = v @ Q @ v.T - onto.T @ onto
-    if reml:
-        Q = Q - R.T @ R
-    P, summed, squares = {}, [], []
-    for t, (k, J) in enumerate(sizes):
-        own_e = e[stops[t] : stops[t + 1]].reshape(k, J)
-        squares.append(own_e @ own_e.T)
-        summed.append(np.einsum("ajbj->ab", Q[stops[t] : stops[t + 1], stops[t] : stops[t + 1]].reshape(k, J, k, J)))
-        for s, (l, M) in enumerate(sizes):
-            flat = Q[stops[t] : stops[t + 1], stops[s] : stops[s + 1]].reshape(k, J, l, M).transpose(0, 2, 1, 3).reshape(k * l, J * M)
-            P[t, s] = (flat @ flat.T).reshape(k, l, k, l).transpose(0, 1, 3, 2)
-    return Pieces(P, quad, v @ e, r2, 2.0 * float(np.log(np.diagonal(C)).sum()), beta, summed, squares)
+    data = Stacked(sizes, dense_matrix(cross)[None], r[None], gram[:, :, None], np.ones(1))
+    at = dense_effects.eliminate(data, [t[:, :, None] for t in T])
+    found = dense_effects.contractions(data, at, [d[..., None] for d in dG], reml, True)
+    assert found.trace is not None
+    trace, quad, logdet = found.trace[..., 0], found.quad[..., 0], float(at.logdet[0])
+    if not (np.isfinite(logdet) and np.isfinite(trace).all() and np.isfinite(quad).all()):
+        raise np.linalg.LinAlgError("the covariance of the data is not positive definite")
+    sums, squares = ([own[..., 0] for own in each] for each in (found.Q, found.E))
+    return Pieces(trace, quad, found.rho[:, 0], float(at.head.r2[0]), logdet, at.head.beta[:, 0], sums, squares)
 
 
-def in_directions(parts: Pieces, dG: list[np.ndarray], degrees: float, variance: float | None = None) -> np.ndarray:
+def in_directions(parts: Pieces, degrees: float, variance: float | None = None) -> np.ndarray:
     """d2d / dG_i dG_j along all directions (m, m), in the design's order; ``variance`` is sigma^2 where it is known."""
-    stops = np.cumsum([0] + [len(d) for d in dG])
-    trace = np.zeros((stops[-1], stops[-1]))
-    for (t, s), P in parts.P.items():
-        # tr(E_i Q E_j Q) = sum dG_i[a, b] Q[b j, c l] dG_j[c, d] Q[d l, a j]
-        trace[stops[t] : stops[t + 1], stops[s] : stops[s + 1]] = np.einsum(
-            "iab,bcda,jcd->ij", dG[t], P, dG[s], optimize=["einsum_path", (0, 1), (0, 1)]
-        )
-    if variance is None:
-        share = parts.rho / parts.r2
-        out = -trace + degrees * (2.0 * parts.quad / parts.r2 - np.outer(share, share))
-    else:
-        out = -trace + 2.0 * parts.quad / variance
+    out = second_derivatives(parts.trace, parts.quad, parts.rho, parts.r2, degrees, variance)
     return (out + out.T) / 2
 
 
