@@ -16,7 +16,7 @@ from lmm.covariance import Covariance
 from lmm.formula.incidence import Incidence
 from lmm.formula.levels import strings
 
-__all__ = ["Incidence", "RandomTerm"]
+__all__ = ["Incidence", "RandomTerm", "product"]
 
 
 class _Labels:
@@ -53,6 +53,16 @@ class RandomTerm(Incidence):
     levels: pd.Index
     structure: Covariance
 
+    @classmethod
+    def of_columns(cls, group: str, Z: np.ndarray | sp.csr_array, columns: tuple[str, ...], structure: Covariance) -> RandomTerm:
+        """The term whose q effects every row may meet, of any Z (n, q): one level with q columns, b ~ N(0, sigma^2 G).
+
+        Members of several groups, known covariances (Z L with K = L L'), smooths and low rank are such terms.
+        """
+        values = np.asfortranarray(Z if isinstance(Z, np.ndarray) else Z.toarray(), dtype=float)
+        codes = np.broadcast_to(np.int32(0), len(values))
+        return cls(codes, values, group, columns, pd.Index(["all"]), structure)
+
     @property
     def k(self) -> int:
         """Columns per level."""
@@ -62,6 +72,11 @@ class RandomTerm(Incidence):
     def J(self) -> int:
         """Levels that occur in the kept rows."""
         return len(self.__dict__["_levels"])
+
+    @property
+    def exchangeable(self) -> bool:
+        """Whether it has several levels, which may be drawn again or left out."""
+        return self.J > 1
 
     def value_columns(self) -> list[np.ndarray | None]:
         """The k columns of values, None for a column of ones, which costs no multiplication."""
@@ -121,3 +136,11 @@ class RandomTerm(Incidence):
 
 
 RandomTerm.levels = _Labels()  # type: ignore[assignment]
+
+
+def product(*factors: np.ndarray | None) -> np.ndarray | None:
+    """Elementwise product of columns, None standing for ones."""
+    out: np.ndarray | None = None
+    for factor in factors:
+        out = factor if out is None else out if factor is None else out * factor
+    return out

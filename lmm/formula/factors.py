@@ -112,7 +112,7 @@ def invented_rows(factors: Mapping[str, Factor], count: int, rng: np.random.Gene
 
 def observed_rows(frame: ModelFrame, factors: Mapping[str, Factor], used: np.ndarray) -> dict[str, np.ndarray]:
     """The factors in the rows of the fit; ``used`` are their positions in the user's table."""
-    evaluator, complete = frame._on(frame.table, [frame.formula.fixed])
+    evaluator, complete = frame.on(frame.table, [frame.formula.fixed])
     evaluator = evaluator.on(evaluator.columns.taken(np.cumsum(complete)[used] - 1))
     out = {}
     for name, factor in factors.items():

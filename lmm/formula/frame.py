@@ -7,7 +7,8 @@ the user's table by reference.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +31,7 @@ from lmm.formula.table import Table, missing, whole_rows
 
 @dataclass(frozen=True, eq=False)
 class TermRecipe:
-    """How the columns and codes of one random term are built.
+    """How the columns and codes of one random term are built; ``values`` and ``codes`` are what another kind of term says otherwise.
 
     Attributes
     ----------
@@ -50,6 +51,32 @@ class TermRecipe:
     def group(self) -> str:
         """Name of the grouping factor."""
         return label(self.factors)
+
+    def values(self, frame: ModelFrame, table: Table) -> tuple[np.ndarray, np.ndarray]:
+        """The columns (m, k) on new rows, NaN in incomplete ones, and the mask (m,) of complete rows."""
+        evaluator, complete = frame.on(table, list(self.blocks))
+        values = np.concatenate([frame.columns(evaluator, text) for text in self.blocks], axis=1)
+        return _scatter(values, complete), complete
+
+    def codes(self, frame: ModelFrame, table: Table, allow_new_levels: bool) -> tuple[np.ndarray, np.ndarray]:
+        """The level (m,) of new rows, -1 where it is new or missing, and the mask of the rows that have one.
+
+        Raises
+        ------
+        PredictionError : unseen levels, unless they are allowed.
+        """
+        evaluator, known = frame.on(table, list(self.factors))
+        parts = [frame.encode(evaluator, factor) for factor in self.factors]
+        found, unseen = lookup(self.levels, parts[0] if len(parts) == 1 else join(parts))
+        if len(unseen) and not allow_new_levels:
+            shown = ", ".join(repr(str(u)) for u in unseen[:6]) + (", ..." if len(unseen) > 6 else "")
+            raise PredictionError(
+                f"grouping factor {self.group!r} has {len(unseen)} new level{'s' if len(unseen) > 1 else ''} in newdata: {shown}. "
+                "Use allow_new_levels=True to predict with a random effect of zero."
+            )
+        codes = np.full(len(known), -1, dtype=np.int32)
+        codes[known] = found
+        return codes, known
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +143,8 @@ class ModelFrame:
         PredictionError : missing columns, or a level of a categorical predictor that the fit never saw.
         """
         table = _as_table(newdata)
-        evaluator, complete = self._on(table, [self.formula.fixed])
-        columns = self._columns(evaluator, self.formula.fixed)
+        evaluator, complete = self.on(table, [self.formula.fixed])
+        columns = self.columns(evaluator, self.formula.fixed)
         return _scatter(np.delete(columns, self.left_out, axis=1) if self.left_out else columns, complete)
 
     def new_terms(self, newdata: Any, allow_new_levels: bool = False, keep: Sequence[np.ndarray] | None = None) -> list[NewTerm | None]:
@@ -140,22 +167,12 @@ class ModelFrame:
             if keep is not None and not np.any(keep[i]):
                 out.append(None)
                 continue
-            values, complete = self._values(table, term)
-            evaluator, known = self._on(table, list(term.factors))
-            parts = [self._encode(evaluator, factor) for factor in term.factors]
-            codes, unseen = lookup(term.levels, parts[0] if len(parts) == 1 else join(parts))
-            if len(unseen) and not allow_new_levels:
-                shown = ", ".join(repr(str(u)) for u in unseen[:6]) + (", ..." if len(unseen) > 6 else "")
-                raise PredictionError(
-                    f"grouping factor {term.group!r} has {len(unseen)} new level{'s' if len(unseen) > 1 else ''} in newdata: {shown}. "
-                    "Use allow_new_levels=True to predict with a random effect of zero."
-                )
-            all_codes = np.full(len(complete), -1, dtype=np.int32)
-            all_codes[known] = codes
+            values, complete = term.values(self, table)
+            codes, known = term.codes(self, table, allow_new_levels)
             if not (allow_new_levels or known.all()):
                 values, complete = np.where(known[:, None], values, np.nan), complete & known
-                all_codes[~complete] = -1
-            out.append(NewTerm(all_codes, values, term.group, complete))
+                codes[~complete] = -1
+            out.append(NewTerm(codes, values, term.group, complete))
         return out
 
     def new_values(self, newdata: Any) -> list[NewTerm]:
@@ -163,15 +180,9 @@ class ModelFrame:
         table = _as_table(newdata)
         out = []
         for term in self.terms:
-            values, complete = self._values(table, term)
+            values, complete = term.values(self, table)
             out.append(NewTerm(np.full(len(values), -1, dtype=np.int32), values, term.group, complete))
         return out
-
-    def _values(self, table: Table, term: TermRecipe) -> tuple[np.ndarray, np.ndarray]:
-        """The columns (m, k) of a random term, NaN in incomplete rows, and the mask (m,) of complete ones."""
-        evaluator, complete = self._on(table, list(term.blocks))
-        values = np.concatenate([self._columns(evaluator, text) for text in term.blocks], axis=1)
-        return _scatter(values, complete), complete
 
     def new_offset(self, newdata: Any) -> np.ndarray | None:
         """Offset on new data, (m,) with NaN where a value is missing; None when the model has none."""
@@ -183,13 +194,9 @@ class ModelFrame:
             return None
         for text in texts:
             self._check_alone(as_evaluated(text, self.awkward))
-        evaluator, complete = self._on(_as_table(newdata), texts)
-        try:
+        evaluator, complete = self.on(_as_table(newdata), texts)
+        with self._told():
             found = offsets(self.formula, evaluator, self.awkward, int(complete.sum()), given)
-        except UnseenLevels as unseen:
-            raise self._unseen(unseen) from None
-        except DataError as error:
-            raise PredictionError(f"newdata: {error}") from error
         out = np.full(len(complete), np.nan)
         out[complete] = found
         return out
@@ -225,7 +232,7 @@ class ModelFrame:
             nothing[i][[s in sources for s in self.terms[i].sources]] = True
         return nothing
 
-    def _on(self, table: Table, texts: list[str]) -> tuple[Evaluator, np.ndarray]:
+    def on(self, table: Table, texts: list[str]) -> tuple[Evaluator, np.ndarray]:
         """An evaluator on the complete rows of the columns that ``texts`` use, and the mask of those rows."""
         needed: dict[str, None] = {}
         for text in texts:
@@ -274,34 +281,35 @@ class ModelFrame:
     def _texts(self) -> list[str]:
         return [*self.formula.expressions, *([self.offset_given] if isinstance(self.offset_given, str) else [])]
 
-    def _columns(self, evaluator: Evaluator, text: str) -> np.ndarray:
+    def columns(self, evaluator: Evaluator, text: str) -> np.ndarray:
+        """The columns of a right-hand side; PredictionError where they cannot be had."""
         if self.specs[text] is None:
             return np.ones((evaluator.columns.n, 1))
         for factor in (str(factor) for term in self.specs[text].formula for factor in term.factors):
             self._check_alone(factor)
-        try:
+        with self._told():
             made = evaluator.matrices({text: self.specs[text]}, replay=True)
             check_finite(made[text], self.awkward)
-        except UnseenLevels as unseen:
-            raise self._unseen(unseen) from None
-        except DataError as error:
-            raise PredictionError(f"newdata: {error}") from error
         return made[text].values
 
-    def _encode(self, evaluator: Evaluator, factor: str) -> Levels:
+    def encode(self, evaluator: Evaluator, factor: str) -> Levels:
+        """The levels of a grouping factor; PredictionError where they cannot be had."""
         self._check_alone(as_evaluated(factor, self.awkward))
-        try:
+        with self._told():
             return encode(expression(evaluator, factor, self.awkward), label((factor,)))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What is wrong with new data, as a PredictionError."""
+        try:
+            yield
         except UnseenLevels as unseen:
-            raise self._unseen(unseen) from None
+            raise PredictionError(
+                f"{readable(unseen.factor, self.awkward)} has levels in newdata that the fit never saw: {unseen.shown}. "
+                "Its effect for them is unknown; drop these rows."
+            ) from None
         except DataError as error:
             raise PredictionError(f"newdata: {error}") from error
-
-    def _unseen(self, unseen: UnseenLevels) -> PredictionError:
-        return PredictionError(
-            f"{readable(unseen.factor, self.awkward)} has levels in newdata that the fit never saw: {unseen.shown}. "
-            "Its effect for them is unknown; drop these rows."
-        )
 
     def _check_alone(self, text: str) -> None:
         if text in self.across:

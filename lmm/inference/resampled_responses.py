@@ -24,14 +24,16 @@ def resample_slabs(design: Design, estimate: Estimate, nsim: int, rng: np.random
     residual = (design.y - linear_predictor(design, estimate)) * np.sqrt(weights)
     residual = residual - residual.mean()
     residual = residual * (estimate.sigma / np.sqrt(np.mean(residual**2)))
-    modes = [reflated(b, np.sqrt(estimate.scale2) * T) for b, T in zip(estimate.modes, estimate.factors, strict=True)]
+    factors = [np.sqrt(estimate.scale2) * T for T in estimate.factors]
+    modes = [reflated(b, T) for b, T in zip(estimate.modes, factors, strict=True)]
     width = max(1, held // design.n)
     for first in range(0, nsim, width):
         out = np.empty((design.n, min(width, nsim - first)), order="F")
         for column in out.T:
             column[:] = eta + residual[rng.integers(design.n, size=design.n)] / np.sqrt(weights)
-            for term, b in zip(design.terms, modes, strict=True):
-                column += term.times(b[rng.integers(term.J, size=term.J)])
+            for term, b, T in zip(design.terms, modes, factors, strict=True):
+                again = b[rng.integers(term.J, size=term.J)] if term.exchangeable else rng.standard_normal((1, term.k)) @ T.T
+                column += term.times(again)
         yield out
 
 

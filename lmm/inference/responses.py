@@ -207,7 +207,7 @@ def unfit(design: Design, rows: np.ndarray, problem: Problem | GeneralizedProble
     count = int(rows.sum())
     for term in design.terms:
         J = int((term.counts(rows) > 0).sum())
-        if J < 2:
+        if J < 2 and term.exchangeable:
             return f"its {count} rows have {J} level{'' if J == 1 else 's'} of {term.group}; a random effect needs at least two"
         k = term.structure.inseparable()
         if isinstance(problem, Problem) and J * k >= count:

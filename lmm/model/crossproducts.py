@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 
-from lmm.design.terms import RandomTerm
+from lmm.design.terms import RandomTerm, product
 
 #: rows summed at a time, at least: a block's codes and products stay small
 ROWS = 1 << 20
@@ -59,7 +59,8 @@ class CrossProducts:
             theirs = other.pairs[key]
             J = (self.diag[key[0]].shape[-1], self.diag[key[1]].shape[-1])
             rows, cols = np.concatenate([mine.rows, theirs.rows]), np.concatenate([mine.cols, theirs.cols])
-            pairs[key] = _pairs(rows, cols, np.concatenate([mine.blocks, theirs.blocks], axis=-1), J)
+            blocks = np.concatenate([mine.blocks, theirs.blocks], axis=-1)
+            pairs[key] = _sum_pairs(rows, cols, [list(line) for line in blocks], J)
         return CrossProducts(
             tuple(a + b for a, b in zip(self.diag, other.diag, strict=True)),
             tuple(a + b for a, b in zip(self.rhs, other.rhs, strict=True)),
@@ -99,7 +100,7 @@ def cross_products(
     pairs = {}
     for t in range(count):
         for s in range(t + 1, count):
-            blocks = [[_product(a, b, weights) for b in columns[s]] for a in columns[t]]
+            blocks = [[product(a, b, weights) for b in columns[s]] for a in columns[t]]
             pairs[t, s] = _sum_pairs(terms[t].codes, terms[s].codes, blocks, (terms[t].J, terms[s].J))
     gram = sums[-1]
     log_weights = 0.0 if weights is None else float(np.log(weights).sum())
@@ -130,14 +131,6 @@ def right_hand_sides(terms: Sequence[RandomTerm], Y: np.ndarray, weights: np.nda
     return tuple(_right_hand_sides(term.value_columns(), term.codes.astype(np.intp), term.J, Y, weights) for term in terms)
 
 
-def _product(*factors: np.ndarray | None) -> np.ndarray | None:
-    """Elementwise product, None standing for ones."""
-    out: np.ndarray | None = None
-    for factor in factors:
-        out = factor if out is None else out if factor is None else out * factor
-    return out
-
-
 def _count(code: np.ndarray, values: np.ndarray | None, J: int) -> np.ndarray:
     return np.bincount(code, weights=values, minlength=J).astype(float, copy=False)
 
@@ -146,7 +139,7 @@ def _diagonal(z: list[np.ndarray | None], code: np.ndarray, J: int, weights: np.
     out = np.empty((len(z), len(z), J))
     for a in range(len(z)):
         for b in range(a + 1):
-            out[a, b] = out[b, a] = _count(code, _product(z[a], z[b], weights), J)
+            out[a, b] = out[b, a] = _count(code, product(z[a], z[b], weights), J)
     return out
 
 
@@ -166,7 +159,7 @@ def _right_hand_sides(
     if r - len(shared) > 4:  # one sorted pass over all columns: the sums as a sparse matrix times a dense one
         order = sp.csr_matrix((np.arange(n), code, np.arange(n + 1)), shape=(n, J)).tocsc()
         for a, column in enumerate(z):
-            data = _product(column, weights)
+            data = product(column, weights)
             indicator = sp.csr_matrix((np.ones(n) if data is None else data[order.data], order.indices, order.indptr), shape=(J, n))
             out[:, a] = (indicator @ XY).T
         return out
@@ -176,7 +169,7 @@ def _right_hand_sides(
             continue
         column = np.ascontiguousarray(XY[:, c])
         for a in range(len(z)):
-            out[c, a] = _count(code, _product(z[a], column, weights), J)
+            out[c, a] = _count(code, product(z[a], column, weights), J)
     return out
 
 
@@ -235,17 +228,12 @@ def _sum_pairs(rows: np.ndarray, cols: np.ndarray, blocks: list[list[np.ndarray 
     del key
     out = np.empty((len(blocks), len(blocks[0]), len(starts)))
     for a, line in enumerate(blocks):
-        for b, product in enumerate(line):
-            if product is None:
+        for b, column in enumerate(line):
+            if column is None:
                 out[a, b] = np.diff(starts, append=len(rows))
             else:
-                out[a, b] = np.add.reduceat(product[order], starts)
+                out[a, b] = np.add.reduceat(column[order], starts)
     return Pairs(unique_rows, unique_cols, out)
-
-
-def _pairs(rows: np.ndarray, cols: np.ndarray, blocks: np.ndarray, shape: tuple[int, int]) -> Pairs:
-    """Pairs with repeated (row, column) summed."""
-    return _sum_pairs(rows, cols, [list(line) for line in blocks], shape)
 
 
 def dense_pairs(pairs: Pairs, J_row: int, J_col: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 
 from lmm.design.rank import independent_columns
 from lmm.design.records import Design
+from lmm.design.terms import product
 from lmm.linalg.plan import Plan
 from lmm.model.crossproducts import CrossProducts, Pairs, cross_products
 from lmm.model.system import plan_for
@@ -94,14 +95,14 @@ class Block:
             A = np.empty((len(columns), len(columns), J))
             for a in range(len(columns)):
                 for b in range(a + 1):
-                    A[a, b] = A[b, a] = np.bincount(code, _times(w, columns[a], columns[b]), J)
+                    A[a, b] = A[b, a] = np.bincount(code, product(w, columns[a], columns[b]), J)
             diag.append(A)
         for (t, s), place in self.place.items():
             run = self.runs[t, s]
             blocks = np.empty((len(self.columns[t]), len(self.columns[s]), run.stop - run.start))
             for a, first in enumerate(self.columns[t]):
                 for b, second in enumerate(self.columns[s]):
-                    blocks[a, b] = np.bincount(place, _times(w, first, second), run.stop - run.start)
+                    blocks[a, b] = np.bincount(place, product(w, first, second), run.stop - run.start)
             pairs[t, s] = blocks
         return diag, pairs
 
@@ -142,12 +143,6 @@ class Rows(Block):
     def total(self, requests: Sequence[Callable[[Block], Any]]) -> list[Any]:
         """The answers of requests to all rows, as in :class:`lmm.model.passes.Source`."""
         return [request(self) for request in requests]
-
-
-def _times(w: np.ndarray, a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray:
-    if a is not None:
-        w = w * a
-    return w if b is None else w * b
 
 
 def make_rows(design: Design, factorization: str = "exact") -> Rows:

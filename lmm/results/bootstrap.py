@@ -196,13 +196,14 @@ def bootstrap(fit: Fit, nsim: int, statistic: Statistic | None, kind: str, group
 
 def term_of(design: Design, group: str | None, what: str) -> int:
     """Position of the term whose levels are meant; by default the one within whose levels all others lie."""
-    groups = [term.group for term in design.terms]
+    terms = [term for term in design.terms if term.exchangeable]
+    groups = [term.group for term in terms]
     if group is not None:
         if group not in groups:
             raise ArgumentError(f"{what}: there is no grouping factor {group!r}; there is {', '.join(groups)}.{nearest(group, groups)}")
         return groups.index(group)
-    for t in range(len(groups) - 1, -1, -1):
-        if all(s == t or design.terms[s].within(design.terms[t]) for s in range(len(groups))):
+    for t in range(len(terms) - 1, -1, -1):
+        if all(term.within(terms[t]) for term in terms):
             return t
     raise ArgumentError(f"{what}: the grouping factors {', '.join(groups)} are crossed; say whose levels are meant, group={groups[0]!r}.")
 

@@ -90,7 +90,7 @@ class Influence:
 def _left_single(design: Design, part: np.ndarray, count: int) -> dict[int, str]:
     """Parts of the rows (n,), of ``count``, without which a grouping factor has one level left, and its name."""
     out: dict[int, str] = {}
-    for term in design.terms:
+    for term in (term for term in design.terms if term.exchangeable):
         first, last = np.full(term.J, count), np.full(term.J, -1)
         np.minimum.at(first, term.codes, part)
         np.maximum.at(last, term.codes, part)
@@ -103,7 +103,7 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
     """Refits without each level or row. See :meth:`lmm.Fit.influence`."""
     design, estimate = fit.design, fit.estimate
     estimate.require_likelihood("influence: this fit is a posterior distribution; fit a likelihood method, or compare posteriors by hand.")
-    groups = [term.group for term in design.terms]
+    groups = [term.group for term in design.terms if term.exchangeable]
     if by not in ("group", "row"):
         if by in groups and group is None:
             by, group = "group", by

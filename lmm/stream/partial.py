@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lmm.design.terms import product
 from lmm.errors import DataError
 from lmm.stream.levels import IntegerLevels, Levels, key, levels_of, listed, unkey
 from lmm.stream.pairs import PairSums
@@ -236,12 +237,12 @@ def add_block(recipe: Recipe, sums: PartialSums, block: Block) -> PartialSums:
         if sums.plain is not None:
             sums.plain += plain
         for products, mine, place in zip(wanted, sums.terms, positions, strict=True):
-            for row, product in zip(mine.sums, products, strict=True):
-                value = strip.product(*product)
+            for row, factors in zip(mine.sums, products, strict=True):
+                value = strip.product(*factors)
                 np.add.at(row, place[rows], 1.0 if value is None else value)
     for (t, s), pairs in sums.pairs.items():
         both = [(a, b) for a in recipe.terms[t].pool for b in recipe.terms[s].pool]
-        pairs.add(key(ids[t], ids[s]), [_times(_times(block.columns[a], block.columns[b]), block.weights) for a, b in both])
+        pairs.add(key(ids[t], ids[s]), [product(block.columns[a], block.columns[b], block.weights) for a, b in both])
     for name, values in block.covariates.items():
         sums.covariates[name].add(values)
     if block.offset is not None:
@@ -300,7 +301,7 @@ class Strip:
         """w u_a u_b, (rows,); None for ones."""
         if (a, b) not in self._made:
             first = self.residual if a == RESIDUAL else self.columns[a]
-            self._made[a, b] = _times(_times(first, self.columns[b]), self.weights)
+            self._made[a, b] = product(first, self.columns[b], self.weights)
         return self._made[a, b]
 
     def grams(self) -> tuple[np.ndarray, np.ndarray]:
@@ -311,10 +312,6 @@ class Strip:
             np.subtract(1.0 if column is None else column, shift, out=row)
         plain = rows @ rows.T
         return (plain if self.weights is None else (rows * self.weights) @ rows.T), plain
-
-
-def _times(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
-    return a if b is None else b if a is None else a * b
 
 
 def _moments(sums: PartialSums, n: int, mean: float, spread: float) -> None:
