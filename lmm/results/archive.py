@@ -38,7 +38,7 @@ from lmm.results.archive_records import (
 from lmm.results.archive_writing import Writer
 from lmm.results.fit import Fit
 
-KIND, FORMAT = "lmm fit", 1
+KIND, FORMAT = "lmm fit", 2
 NODES = "fit.json"
 #: bytes of the nodes at the most
 LARGEST_NODES = 2**31
@@ -88,7 +88,7 @@ def load(path: Any, calls: Mapping[str, Callable[..., Any]], functions: Mapping[
             return _read(file, calls, given)
     except OSError as error:
         raise ArgumentError(f"load: {target!r} cannot be read: {error.strerror or error}.") from error
-    except _Newer as error:
+    except _OtherVersion as error:
         raise ArgumentError(f"load: {target!r} {error}") from None
     except Broken as error:
         raise ArgumentError(f"{foreign}, or it is damaged: it holds {error}.") from None
@@ -102,7 +102,7 @@ def load(path: Any, calls: Mapping[str, Callable[..., Any]], functions: Mapping[
         raise ArgumentError(f"{foreign}, or it is damaged: {type(error).__name__}: {str(error)[:200]}.") from error
 
 
-class _Newer(Exception):
+class _OtherVersion(Exception):
     """A version that this one cannot read."""
 
 
@@ -122,14 +122,16 @@ def _read(file: BinaryIO, calls: Mapping[str, Callable[..., Any]], functions: Ma
             raise Broken("no head of a fit")
         written = str(head.get("lmm"))[:40]
         if head["version"] > FORMAT:
-            raise _Newer(f"was written by lmm {written} in a newer format than this lmm {__version__} reads; update lmm.")
+            raise _OtherVersion(f"was written by lmm {written} in a newer format than this lmm {__version__} reads; update lmm.")
+        if head["version"] < FORMAT:
+            raise _OtherVersion(f"was written by lmm {written} in a format that lmm {__version__} no longer reads; fit the model again.")
         reader = Reader(archive, calls, functions)
         try:
             reader.read(head["nodes"])
             made = reader.value(head["root"])
         except (Broken, KeyError, AttributeError, TypeError) as error:
             if written != __version__:
-                raise _Newer(
+                raise _OtherVersion(
                     f"was written by lmm {written} and formulaic {str(head.get('formulaic'))[:40]}, and this lmm {__version__} cannot make "
                     f"it again ({error}); load it with that version."
                 ) from error

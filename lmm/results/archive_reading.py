@@ -25,7 +25,6 @@ import pandas as pd
 
 from lmm.formula.table import Table
 from lmm.model.rows import Block
-from lmm.results.archive_before import today
 from lmm.results.archive_records import BUILTINS, FUNCTIONS, LARGEST_REPEAT, LEFT_BEHIND, LIBRARIES, MASKED, Broken, Needed, record
 from lmm.stream.absent import ABSENT, Witnesses
 from lmm.stream.build import Origin
@@ -308,7 +307,6 @@ class Reader:
         return kind.__members__[member]
 
     def _make_record(self, name: str, base: Any, stored: Any) -> Any:
-        name, state = today(name, {field: self.value(own) for field, own in stored.items()})
         kind: Any = self._class(name)
         if issubclass(kind, enum.Enum):
             raise Broken(f"a record {name!r}")
@@ -325,6 +323,7 @@ class Reader:
         else:
             made = object.__new__(kind)
         declared = {field.name: field for field in fields(kind)} if is_dataclass(kind) else None
+        state = {field: self.value(own) for field, own in stored.items()}
         for field, own in state.items():
             inherited = getattr(kind, field, None)
             if field.startswith("__") or callable(inherited) or (isinstance(inherited, property) and inherited.fset is None):
