@@ -27,8 +27,8 @@ import pandas as pd
 import lmm
 from benchmarks import simulate
 from benchmarks.machine import describe
-from lmm.linalg import backend
-from lmm.linalg.sparse_product import make_product
+from lmm.linalg.devices import backend
+from lmm.linalg.sparse.sparse_product import make_product
 
 HERE = Path(__file__).parent
 #: seconds allowed to one task

@@ -18,11 +18,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from lmm import covariance, datasets, estimators, families, priors
-    from lmm.api import lmer
-    from lmm.api_batch import glmer_batch, lmer_batch
-    from lmm.api_generalized import glmer
-    from lmm.api_solve import solve
-    from lmm.api_store import load
+    from lmm.api.batches import glmer_batch, lmer_batch
+    from lmm.api.glmer import glmer
+    from lmm.api.lmer import lmer
+    from lmm.api.loading import load
+    from lmm.api.solve import solve
     from lmm.errors import (
         ArgumentError,
         CapacityError,
@@ -42,18 +42,18 @@ if TYPE_CHECKING:
     )
     from lmm.estimators.control import Control
     from lmm.estimators.em import ExpectationMaximization
-    from lmm.estimators.laplace import LaplaceLikelihood
-    from lmm.estimators.likelihood import MaximumLikelihood
+    from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
+    from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
     from lmm.estimators.mackay import MacKay
-    from lmm.estimators.monte_carlo_em import MonteCarloEM
-    from lmm.estimators.nuts import NUTS
+    from lmm.estimators.monte_carlo.monte_carlo_em import MonteCarloEM
+    from lmm.estimators.monte_carlo.nuts import NUTS
     from lmm.estimators.pql import PenalizedQuasiLikelihood
-    from lmm.estimators.variational import VariationalBayes
-    from lmm.linalg.backend import enable_compile_cache
+    from lmm.estimators.variational.variational_bayes import VariationalBayes
+    from lmm.linalg.devices.backend import enable_compile_cache
     from lmm.results import Fit
     from lmm.results.batch_fit import BatchFit
-    from lmm.results.model_comparison import anova
-    from lmm.results.power import power
+    from lmm.results.tests.model_comparison import anova
+    from lmm.results.tests.power import power
     from lmm.stream.sources import Source
 
 __all__ = [
@@ -103,27 +103,27 @@ __all__ = [
 
 _MODULES = frozenset({"covariance", "datasets", "estimators", "families", "priors"})
 _HOMES = {
-    "NUTS": "lmm.estimators.nuts",
-    "lmer": "lmm.api",
-    "glmer": "lmm.api_generalized",
-    "solve": "lmm.api_solve",
-    "load": "lmm.api_store",
+    "NUTS": "lmm.estimators.monte_carlo.nuts",
+    "lmer": "lmm.api.lmer",
+    "glmer": "lmm.api.glmer",
+    "solve": "lmm.api.solve",
+    "load": "lmm.api.loading",
     "Control": "lmm.estimators.control",
     "ExpectationMaximization": "lmm.estimators.em",
-    "LaplaceLikelihood": "lmm.estimators.laplace",
-    "MaximumLikelihood": "lmm.estimators.likelihood",
-    "MonteCarloEM": "lmm.estimators.monte_carlo_em",
+    "LaplaceLikelihood": "lmm.estimators.laplace.laplace_likelihood",
+    "MaximumLikelihood": "lmm.estimators.likelihood.maximum_likelihood",
+    "MonteCarloEM": "lmm.estimators.monte_carlo.monte_carlo_em",
     "MacKay": "lmm.estimators.mackay",
     "PenalizedQuasiLikelihood": "lmm.estimators.pql",
-    "enable_compile_cache": "lmm.linalg.backend",
-    "VariationalBayes": "lmm.estimators.variational",
+    "enable_compile_cache": "lmm.linalg.devices.backend",
+    "VariationalBayes": "lmm.estimators.variational.variational_bayes",
     "Fit": "lmm.results",
     "BatchFit": "lmm.results.batch_fit",
-    "lmer_batch": "lmm.api_batch",
-    "glmer_batch": "lmm.api_batch",
+    "lmer_batch": "lmm.api.batches",
+    "glmer_batch": "lmm.api.batches",
     "Source": "lmm.stream.sources",
-    "power": "lmm.results.power",
-    "anova": "lmm.results.model_comparison",
+    "power": "lmm.results.tests.power",
+    "anova": "lmm.results.tests.model_comparison",
 }
 
 

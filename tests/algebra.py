@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from lmm.design.records import Design
+from lmm.design.design import Design
 
 
 def some_theta(d: Design, seed: int = 0) -> np.ndarray:

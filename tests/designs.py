@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.covariance import Blocks, Covariance, Diagonal, Unstructured
-from lmm.design.records import Design, Predictor
+from lmm.design.design import Design, Predictor
 from lmm.design.terms import RandomTerm
 
 

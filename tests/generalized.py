@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import optimize
 
-from lmm.design.records import Design
+from lmm.design.design import Design
 from lmm.families import Family
 from tests.algebra import Algebra, thetas
 from tests.families.cases import phis

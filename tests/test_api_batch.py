@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.inference import refits
+from lmm.inference.refits import refits
 
 CAREFUL = lmm.Control(tolerance=1e-13)
 R = 30
@@ -103,7 +103,7 @@ def test_patterns_of_missing_values_do_not_matter(monkeypatch):
     data, Y = frame(), responses()
     Y.iloc[5:25, :] = np.nan
     whole = lmm.lmer_batch("~ x + (x|g)", data, Y)
-    monkeypatch.setattr("lmm.inference.responses.SHARED", R + 1)
+    monkeypatch.setattr("lmm.inference.refits.response_batches.SHARED", R + 1)
     each = lmm.lmer_batch("~ x + (x|g)", data, Y)
     np.testing.assert_allclose(each.objective, whole.objective, rtol=1e-10)
     np.testing.assert_allclose(each.theta, whole.theta, atol=1e-6)

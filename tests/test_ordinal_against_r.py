@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.estimators.laplace import LaplaceLikelihood
+from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
 from lmm.families import Ordinal
 from lmm.model.problem import build_generalized
 

@@ -23,7 +23,7 @@ import pytest
 
 import lmm
 from lmm.errors import ArgumentError
-from lmm.results import archive_records
+from lmm.results.files import archive_records
 
 
 @cache
@@ -429,14 +429,14 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "a negative node": lambda: rebuilt(nodes(["tuple", [{"r": -1}]])),
     "class by name": lambda: rebuilt(nodes(["record", "subprocess:Popen", None, {"args": "true"}])),
     "class of Python": lambda: rebuilt(nodes(["record", "builtins:eval", None, {}])),
-    "class of a module of ours": lambda: rebuilt(nodes(["record", "lmm.stream.rows:Spill", None, {"_folder": "x"}])),
+    "class of a module of ours": lambda: rebuilt(nodes(["record", "lmm.stream.row_blocks:Spill", None, {"_folder": "x"}])),
     "rows in a file": lambda: rebuilt(
         nodes(
             ["list", ["/tmp/rows.pickle"]],
-            ["record", "lmm.stream.rows:Spill", None, {"_folder": None, "folder": None, "progress": None, "_blocks": BEFORE, "n": 1}],
+            ["record", "lmm.stream.row_blocks:Spill", None, {"_folder": None, "folder": None, "progress": None, "_blocks": BEFORE, "n": 1}],
         )
     ),
-    "an import of a module of ours": lambda: rebuilt(nodes(["record", "lmm.results.archive_records:importlib", None, {}])),
+    "an import of a module of ours": lambda: rebuilt(nodes(["record", "lmm.results.files.archive_records:importlib", None, {}])),
     "a module": lambda: rebuilt(nodes(["module", "os"])),
     "a function by path": lambda: rebuilt(nodes(["ufunc", "os", "system"])),
     "a function of NumPy": lambda: rebuilt(nodes(["ufunc", "numpy", "load"])),
@@ -512,7 +512,15 @@ def test_what_a_file_may_hold_is_a_closed_list() -> None:
     assert not any(issubclass(kind, BaseException) for kind in records.values())
     for kind in records.values():
         assert "__del__" not in vars(kind) or kind.__name__ == "StreamedRows"  # lets go of rows in memory
-    for name in ("os:system", "builtins:eval", "subprocess:Popen", "lmm.results.archive_records:importlib", "lmm.errors:LmmError", "x", ""):
+    for name in (
+        "os:system",
+        "builtins:eval",
+        "subprocess:Popen",
+        "lmm.results.files.archive_records:importlib",
+        "lmm.errors:LmmError",
+        "x",
+        "",
+    ):
         assert archive_records.record(name) is None
 
 

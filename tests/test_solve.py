@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.estimators.given import GivenVariances
+from lmm.estimators.given_variances import GivenVariances
 from lmm.model.problem import build_problem
 from tests.algebra import Algebra, thetas
 from tests.designs import zoo

@@ -14,10 +14,10 @@ import pytest
 
 import lmm
 from lmm.arguments import _by_annotation
-from lmm.results.bootstrap import Bootstrap
-from lmm.results.draws import PosteriorDraws
-from lmm.results.profile import Profile
-from lmm.results.simulated_residuals import SimulatedResiduals
+from lmm.results.rows.bootstrap import Bootstrap
+from lmm.results.rows.simulated_residuals import SimulatedResiduals
+from lmm.results.tables.draws import PosteriorDraws
+from lmm.results.tables.profile_table import Profile
 
 WRONG: dict[str, Any] = {
     "None": None,

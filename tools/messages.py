@@ -19,12 +19,12 @@ CLASSES = {name for name, value in vars(lmm.errors).items() if isinstance(value,
 
 #: modules whose sentences describe an estimate: they become warnings, and stand in ``fit.messages``
 NOTES = (
-    "results.notes",
-    "estimators.diagnosis",
-    "estimators.separation",
-    "model.determined",
-    "estimators.stochastic",
-    "estimators.laplace",
+    "results.text.notes",
+    "estimators.laplace.diagnosis",
+    "estimators.laplace.separation",
+    "model.gaussian.determined",
+    "estimators.likelihood.probed_criterion",
+    "estimators.laplace.laplace_likelihood",
 )
 
 

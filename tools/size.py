@@ -32,7 +32,7 @@ KINDS = (
     r"\.distant\b",
     r"\bhas_intercept\b",
     r"isinstance\([^()]*\b(LaplaceLikelihood|MaximumLikelihood|StochasticEvaluator|ProbedObjective)\b",
-    r"\bis_quasi\(",
+    r"\b(distribution|model)\.linear\b",
 )
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)

@@ -1,8 +1,8 @@
 """theta -> relative covariance factor, one structure per file."""
 
-from lmm.covariance.base import Covariance
 from lmm.covariance.blocks import Blocks, merge
 from lmm.covariance.diagonal import Diagonal
+from lmm.covariance.structure import Covariance
 from lmm.covariance.unstructured import Unstructured
 
 #: structures by the word that a formula uses, ``diag(x|g)``; each is called with k.

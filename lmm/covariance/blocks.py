@@ -7,8 +7,8 @@ from types import ModuleType
 
 import numpy as np
 
-from lmm.covariance.base import CorrelationPrior, Covariance, Quantity
 from lmm.covariance.coordinates import Coordinates, Sided
+from lmm.covariance.structure import CorrelationPrior, Covariance, Quantity
 from lmm.types import Array
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from lmm.covariance.base import Covariance
+    from lmm.covariance.structure import Covariance
 
 
 @dataclass(frozen=True)

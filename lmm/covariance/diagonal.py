@@ -7,8 +7,8 @@ from types import ModuleType
 
 import numpy as np
 
-from lmm.covariance.base import Covariance, Quantity, sd, units
 from lmm.covariance.coordinates import Coordinates
+from lmm.covariance.structure import Covariance, Quantity, sd, units
 from lmm.types import Array
 
 

@@ -8,8 +8,8 @@ from types import ModuleType
 
 import numpy as np
 
-from lmm.covariance.base import NOTHING, CorrelationPrior, Covariance, Quantity, bounded, cor, sd, units
 from lmm.covariance.coordinates import Coordinates, Leading
+from lmm.covariance.structure import NOTHING, CorrelationPrior, Covariance, Quantity, bounded, cor, sd, units
 from lmm.types import Array
 
 #: random effects per level up to which charts are kept

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from lmm.design.records import Design
+from lmm.design.design import Design
 from lmm.errors import LmmError
-from lmm.formula import factors as formula_factors
-from lmm.formula.names import readable
+from lmm.formula.columns import factors as formula_factors
+from lmm.formula.text.names import readable
 
 #: cells that a sentence lists
 LISTED = 3

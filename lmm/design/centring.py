@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from lmm.design.records import Design
+from lmm.design.design import Design
 from lmm.design.terms import RandomTerm
 
 #: standard deviations between a column's mean and zero from which it is centred

@@ -13,8 +13,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from lmm.covariance import Covariance
-from lmm.formula.incidence import Incidence
-from lmm.formula.levels import strings
+from lmm.formula.columns.incidence import Incidence
+from lmm.formula.columns.levels import strings
 
 __all__ = ["Incidence", "RandomTerm", "product"]
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from lmm.atomic import replacing
 from lmm.errors import ArgumentError
-from lmm.estimators.start import check_size
+from lmm.estimators.given_start import check_size
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 

@@ -34,20 +34,20 @@ from time import perf_counter
 import numpy as np
 
 from lmm.covariance import Covariance
-from lmm.covariance.base import units
-from lmm.estimators.base import LINEAR, Callback, Estimator
-from lmm.estimators.boundary import escapes, snap
+from lmm.covariance.structure import units
 from lmm.estimators.checkpoint import Checkpoint, data_numbers
-from lmm.estimators.checks import CONTROL, COUNT, FLAG, POSITIVE, check_settings
 from lmm.estimators.control import Control
-from lmm.estimators.criterion import Evaluator
-from lmm.estimators.likelihood import finish, of_determined
+from lmm.estimators.estimator import LINEAR, Callback, Estimator
+from lmm.estimators.likelihood.maximum_likelihood import finish, of_determined
+from lmm.estimators.likelihood.profiled import Evaluator
 from lmm.estimators.restart import second_look
-from lmm.estimators.trust_region import NOWHERE, Outcome, Point, step_within
-from lmm.linalg import threads
-from lmm.model.moments import starting_values
+from lmm.estimators.settings import CONTROL, COUNT, FLAG, POSITIVE, check_settings
+from lmm.linalg.devices import threads
+from lmm.model.gaussian.moments import starting_values
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate, Report
+from lmm.search.boundary import escapes, snap
+from lmm.search.trust_region import NOWHERE, Outcome, Point, step_within
 
 #: smallest share of a variance that an extrapolation may leave of it
 SHARE = 0.05

@@ -24,21 +24,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lmm.covariance.base import units
+from lmm.covariance.structure import units
 from lmm.errors import ArgumentError
-from lmm.estimators.base import LINEAR, Callback, Estimator
-from lmm.estimators.checks import CONTROL, COUNT, FLAG, POSITIVE, check_settings, one_of, or_none, refuse_evaluation
 from lmm.estimators.control import Control
-from lmm.estimators.criterion import Evaluator
 from lmm.estimators.em import optimum, promised
-from lmm.estimators.given import given_covariances
-from lmm.estimators.likelihood import finish, of_determined
+from lmm.estimators.estimator import LINEAR, Callback, Estimator
+from lmm.estimators.given_variances import given_covariances
+from lmm.estimators.likelihood.maximum_likelihood import finish, of_determined
+from lmm.estimators.likelihood.profiled import Evaluator
 from lmm.estimators.restart import lowest_start
-from lmm.estimators.trust_region import Outcome, Point
-from lmm.linalg import threads
-from lmm.model.moments import starting_values
+from lmm.estimators.settings import CONTROL, COUNT, FLAG, POSITIVE, check_settings, one_of, or_none, refuse_evaluation
+from lmm.linalg.devices import threads
+from lmm.model.gaussian.moments import starting_values
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate, Report
+from lmm.search.trust_region import Outcome, Point
 
 FORMS = ("corrected", "quick")
 #: share of the residual variance below which a variance that falls is zero: in the quick form zero is where it stays

@@ -1,7 +1,7 @@
 """Penalised quasi-likelihood: a generalized mixed model by repeated linear ones.
 
 At the current linear predictor eta, the working response z = eta - o + r / W with weights W is a linear mixed model
-(:mod:`lmm.model.linearised`). Its variances are estimated by REML or ML, the residual variance known to be one
+(:mod:`lmm.model.laplace.linearised`). Its variances are estimated by REML or ML, the residual variance known to be one
 (``dispersion="fixed"``) or estimated (``"estimated"``: Var(y_i) = sigma^2 V(mu_i), a quasi-likelihood without a
 likelihood); its beta and b, by Henderson's equations, give the next eta. Fixed effects and modes are then the joint
 mode of the model's log density at these variances, but the variances are those of Gaussian working data: too small
@@ -25,21 +25,21 @@ import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.errors import ArgumentError
-from lmm.estimators.base import Callback, Estimator
-from lmm.estimators.boundary import escapes, snap, unit_start
-from lmm.estimators.checks import CONTROL, COUNT, FLAG_OR_NONE, POSITIVE, check_settings, one_of, refuse_evaluation
 from lmm.estimators.control import Control
-from lmm.estimators.criterion import Evaluator
-from lmm.estimators.diagnosis import diagnose
-from lmm.estimators.laplace import LaplaceLikelihood
-from lmm.estimators.likelihood import MaximumLikelihood
-from lmm.estimators.trust_region import Outcome, minimize
-from lmm.linalg import threads
-from lmm.model.laplace import laplace
-from lmm.model.linearised import Linearised, linearise
+from lmm.estimators.estimator import Callback, Estimator
+from lmm.estimators.laplace.diagnosis import diagnose
+from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
+from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
+from lmm.estimators.likelihood.profiled import Evaluator
+from lmm.estimators.settings import CONTROL, COUNT, FLAG_OR_NONE, POSITIVE, check_settings, one_of, refuse_evaluation
+from lmm.linalg.devices import threads
+from lmm.model.laplace.laplace import laplace
+from lmm.model.laplace.linearised import Linearised, linearise
+from lmm.model.laplace.start_values import starting_values
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate, Report
-from lmm.model.working import starting_values
+from lmm.search.boundary import escapes, snap, unit_start
+from lmm.search.trust_region import Outcome, minimize
 
 DISPERSIONS = ("fixed", "estimated")
 #: a step's component along the last, relative to it, below which the iteration cycles

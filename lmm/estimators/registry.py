@@ -1,6 +1,6 @@
 """The ways of estimating by name: where each lives, so that only the one asked for is imported.
 
-A new one is a file in this room, with a class derived from :class:`lmm.estimators.base.Estimator`, and a line in ``METHODS``.
+A new one is a file in this room, with a class derived from :class:`lmm.estimators.estimator.Estimator`, and a line in ``METHODS``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import importlib
 from typing import Any, NamedTuple
 
 from lmm.errors import ArgumentError, nearest
-from lmm.estimators.base import GENERALIZED, LINEAR, Estimator, adopted
 from lmm.estimators.control import Control
+from lmm.estimators.estimator import GENERALIZED, LINEAR, Estimator, adopted
 
 
 class Method(NamedTuple):
@@ -24,16 +24,16 @@ class Method(NamedTuple):
 
 #: name in ``method=`` -> estimator
 METHODS: dict[str, Method] = {
-    "reml": Method("lmm.estimators.likelihood", "MaximumLikelihood", {"reml": True}),
-    "ml": Method("lmm.estimators.likelihood", "MaximumLikelihood", {"reml": False}),
-    "laplace": Method("lmm.estimators.laplace", "LaplaceLikelihood", {"nagq": 1}),
-    "agq": Method("lmm.estimators.laplace", "LaplaceLikelihood", {}),
+    "reml": Method("lmm.estimators.likelihood.maximum_likelihood", "MaximumLikelihood", {"reml": True}),
+    "ml": Method("lmm.estimators.likelihood.maximum_likelihood", "MaximumLikelihood", {"reml": False}),
+    "laplace": Method("lmm.estimators.laplace.laplace_likelihood", "LaplaceLikelihood", {"nagq": 1}),
+    "agq": Method("lmm.estimators.laplace.laplace_likelihood", "LaplaceLikelihood", {}),
     "em": Method("lmm.estimators.em", "ExpectationMaximization", {}),
     "mackay": Method("lmm.estimators.mackay", "MacKay", {}),
     "pql": Method("lmm.estimators.pql", "PenalizedQuasiLikelihood", {}),
-    "nuts": Method("lmm.estimators.nuts", "NUTS", {}),
-    "vi": Method("lmm.estimators.variational", "VariationalBayes", {}),
-    "mcem": Method("lmm.estimators.monte_carlo_em", "MonteCarloEM", {}),
+    "nuts": Method("lmm.estimators.monte_carlo.nuts", "NUTS", {}),
+    "vi": Method("lmm.estimators.variational.variational_bayes", "VariationalBayes", {}),
+    "mcem": Method("lmm.estimators.monte_carlo.monte_carlo_em", "MonteCarloEM", {}),
 }
 #: quadrature points of "agq" where ``nAGQ`` does not say more
 POINTS = 9

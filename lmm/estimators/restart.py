@@ -26,10 +26,10 @@ import numpy as np
 
 from lmm.covariance.unstructured import orthogonaliser
 from lmm.errors import LmmError
-from lmm.estimators.boundary import is_singular, unit_start
-from lmm.estimators.criterion import Evaluator
-from lmm.estimators.trust_region import Outcome, Point
+from lmm.estimators.likelihood.profiled import Evaluator
 from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.search.boundary import is_singular, unit_start
+from lmm.search.trust_region import Outcome, Point
 
 #: columns of one term whose variances belong together: (term, columns)
 Piece = tuple[int, np.ndarray]

@@ -20,7 +20,7 @@ from lmm.families.inverse_gaussian import InverseGaussian
 from lmm.families.links import Link
 from lmm.families.negative_binomial import NegativeBinomial
 from lmm.families.negative_binomial1 import NegativeBinomial1
-from lmm.families.ordinal import Ordinal
+from lmm.families.ordered.ordinal import Ordinal
 from lmm.families.poisson import Poisson
 
 #: families by name

@@ -15,18 +15,18 @@ import pandas as pd
 
 from lmm.arguments import choice, mapping
 from lmm.errors import ArgumentError, DataError, GroupingError, nearest
-from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, Part, check_coding, intercept, wilkinson
-from lmm.formula.expressions import python
-from lmm.formula.given import Given, aligned, labelled, numeric, own
-from lmm.formula.grouping import Interaction, label
-from lmm.formula.kinds import TEXT, Kind, kind_of
-from lmm.formula.levels import Levels, encode, join, merged_before
-from lmm.formula.names import alias, aliased, as_expression, awkward_names, names_in, readable, refuse_unknown, resolve
-from lmm.formula.parse import Formula
-from lmm.formula.rowwise import across
-from lmm.formula.scan import quote
-from lmm.formula.subset import row_mask
-from lmm.formula.table import Table, as_floats, given_column, missing, whole_rows
+from lmm.formula.columns.engine import FUNCTIONS, Columns, Evaluator, Part, check_coding, intercept, wilkinson
+from lmm.formula.columns.given import Given, aligned, labelled, numeric, own
+from lmm.formula.columns.kinds import TEXT, Kind, kind_of
+from lmm.formula.columns.levels import Levels, encode, join, merged_before
+from lmm.formula.columns.subset import row_mask
+from lmm.formula.columns.table import Table, as_floats, given_column, missing, whole_rows
+from lmm.formula.text.expressions import python
+from lmm.formula.text.grouping import Interaction, label
+from lmm.formula.text.names import alias, aliased, as_expression, awkward_names, names_in, readable, refuse_unknown, resolve
+from lmm.formula.text.parse import Formula
+from lmm.formula.text.row_dependence import across
+from lmm.formula.text.tokens import quote
 
 NA_ACTIONS = ("omit", "exclude", "fail")
 INTERCEPT = "1"

@@ -16,17 +16,17 @@ import numpy as np
 import pandas as pd
 
 from lmm.errors import DataError, FormulaError, PredictionError, nearest
-from lmm.formula.engine import Columns, Evaluator, wilkinson
+from lmm.formula.columns.engine import Columns, Evaluator, wilkinson
+from lmm.formula.columns.given import labelled
+from lmm.formula.columns.incidence import Incidence
+from lmm.formula.columns.kinds import NUMBER, Kind, by_level, conform
+from lmm.formula.columns.levels import Levels, UnseenLevels, encode, join, lookup
+from lmm.formula.columns.table import Table, missing, whole_rows
 from lmm.formula.evaluate import as_evaluated, as_predictor, check_finite, expression, offsets
-from lmm.formula.given import labelled
-from lmm.formula.grouping import Interaction, label
-from lmm.formula.incidence import Incidence
-from lmm.formula.kinds import NUMBER, Kind, by_level, conform
-from lmm.formula.levels import Levels, UnseenLevels, encode, join, lookup
-from lmm.formula.names import alias, names_in, readable
-from lmm.formula.parse import Formula, parse
-from lmm.formula.scan import unquote
-from lmm.formula.table import Table, missing, whole_rows
+from lmm.formula.text.grouping import Interaction, label
+from lmm.formula.text.names import alias, names_in, readable
+from lmm.formula.text.parse import Formula, parse
+from lmm.formula.text.tokens import unquote
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,1 +1,1 @@
-"""What is inferred from an estimate beyond its numbers: convergence of chains."""
+"""What is inferred from an estimate: tests, intervals, refits, and whether the model fits its data."""

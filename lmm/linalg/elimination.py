@@ -23,11 +23,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmm.linalg import backend, sharded, small, tail
 from lmm.linalg import coupling as couplings
+from lmm.linalg import small, tail
 from lmm.linalg.coupling import Coupling
-from lmm.linalg.gather_product import Rounds, segment_rounds, sum_segments
-from lmm.linalg.segments import segment_sum
+from lmm.linalg.devices import backend, sharded
+from lmm.linalg.sparse.gather_product import Rounds, segment_rounds, sum_segments
+from lmm.linalg.sparse.segments import segment_sum
 
 Array = Any
 

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from lmm.linalg import elimination, small, tail
 from lmm.linalg.conjugate import Solved, conjugate_gradients
 from lmm.linalg.elimination import Factor, System, Vectors
-from lmm.linalg.sparse_product import Product
+from lmm.linalg.sparse.sparse_product import Product
 
 Array = Any
 

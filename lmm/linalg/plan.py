@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from lmm.errors import CapacityError
-from lmm.linalg import backend as arrays
+from lmm.linalg.devices import backend as arrays
 from lmm.linalg.tail import Layout, Slot
 
 #: largest dense tail tried: 3 matrices of 8 q^2 bytes, 10 GB

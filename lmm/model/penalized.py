@@ -14,12 +14,12 @@ import numpy as np
 from lmm.linalg.factorisation import PenalizedSystem, penalized_system
 from lmm.linalg.krylov import UNCOUPLED, Coupled, Joint
 from lmm.linalg.plan import Plan
-from lmm.linalg.sparse_product import CsrProduct, Product
+from lmm.linalg.sparse.sparse_product import CsrProduct, Product
 from lmm.linalg.tail import size
-from lmm.model.crossproducts import CrossProducts, Pairs
-from lmm.model.passes import Source, Weighted
-from lmm.model.rows import Rows
-from lmm.model.system import make_coupled, make_system
+from lmm.model.gaussian.crossproducts import CrossProducts, Pairs
+from lmm.model.gaussian.system import make_coupled, make_system
+from lmm.model.laplace.passes import Source, Weighted
+from lmm.model.laplace.rows import Rows
 
 #: numbers in a dense coupling up to which it is taken
 DENSE_LIMIT = 20_000_000

@@ -17,8 +17,8 @@ from scipy.linalg import solve_triangular
 from lmm.covariance import Covariance
 from lmm.design.cells import cells
 from lmm.design.centring import bases, centred_design
+from lmm.design.design import Design
 from lmm.design.rank import independent_columns, least_squares
-from lmm.design.records import Design
 from lmm.design.terms import RandomTerm
 from lmm.errors import ResponseError
 from lmm.families import Family
@@ -28,15 +28,15 @@ from lmm.linalg.elimination import Vectors
 from lmm.linalg.factorisation import PenalizedSystem, arrange, collect, penalized_system
 from lmm.linalg.krylov import UNCOUPLED, Coupled
 from lmm.linalg.plan import Plan
-from lmm.model.compression import worthwhile
-from lmm.model.crossproducts import CrossProducts, cross_products, right_hand_sides
-from lmm.model.gaussian import Data
-from lmm.model.passes import ScoreSums, Source, weighted
+from lmm.model.gaussian.crossproducts import CrossProducts, cross_products, right_hand_sides
+from lmm.model.gaussian.deviance import Data
+from lmm.model.gaussian.system import make_coupled, make_system, orthonormal, pad, plan_for
+from lmm.model.laplace.compression import worthwhile
+from lmm.model.laplace.passes import ScoreSums, Source, weighted
+from lmm.model.laplace.rows import Rows, make_rows
 from lmm.model.penalized import WorkingModel
 from lmm.model.records import Estimate
-from lmm.model.rows import Rows, make_rows
 from lmm.model.structured import Structured
-from lmm.model.system import make_coupled, make_system, orthonormal, pad, plan_for
 
 #: residual sum of squares over total under which the fixed effects explain the response entirely
 PERFECT = 1e-24

@@ -10,15 +10,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmm.arguments import checked_methods
-from lmm.plots import fixed_effects, overview, pooling, predicted, profiles, quantiles, random_effects, resampled, rowwise, simulated
+from lmm.plots import (
+    fixed_effects,
+    overview,
+    pooling,
+    predicted,
+    profile_pictures,
+    quantiles,
+    random_effects,
+    resampled,
+    residual_pictures,
+    simulated,
+)
 from lmm.plots.axes import Drawn
 
 if TYPE_CHECKING:
-    from lmm.results.bootstrap import Bootstrap
     from lmm.results.fit import Fit
-    from lmm.results.influence import Influence
-    from lmm.results.profile import Profile
-    from lmm.results.simulated_residuals import SimulatedResiduals
+    from lmm.results.rows.bootstrap import Bootstrap
+    from lmm.results.rows.influence import Influence
+    from lmm.results.rows.simulated_residuals import SimulatedResiduals
+    from lmm.results.tables.profile_table import Profile
 
 Rng = None | int | np.random.Generator
 
@@ -124,7 +135,7 @@ class Plots:
         absolute : draw its absolute value, with the intervals as bars.
         ax : where to draw, one Axes per parameter.
         """
-        return profiles.profile(self._fit, profile, parm, absolute, ax)
+        return profile_pictures.profile(self._fit, profile, parm, absolute, ax)
 
     def profile_pairs(self, profile: Profile | None = None, parm: Sequence[str] | None = None, ax: Drawn | None = None) -> Drawn:
         """Joint likelihood regions of every pair of parameters: 50, 80, 90, 95 and 99 %, with the profile traces.
@@ -142,7 +153,7 @@ class Plots:
         -------
         array (m, m) of Axes.
         """
-        return profiles.profile_pairs(self._fit, profile, parm, ax)
+        return profile_pictures.profile_pairs(self._fit, profile, parm, ax)
 
     def bootstrap(
         self, bootstrap: Bootstrap | None = None, parm: str | Sequence[str] | None = None, level: float = 0.95, type: str = "percentile",
@@ -185,7 +196,7 @@ class Plots:
         span : share of the rows in a window of the lowess.
         ax : where to draw.
         """
-        return rowwise.residuals(self._fit, type, span, ax)
+        return residual_pictures.residuals(self._fit, type, span, ax)
 
     def scale_location(self, span: float = 2.0 / 3.0, ax: Axes | None = None) -> Axes:
         """Square root of the absolute scaled residuals against fitted values with a lowess: level where the variance is the same.
@@ -195,7 +206,7 @@ class Plots:
         span : share of the rows in a window of the lowess.
         ax : where to draw.
         """
-        return rowwise.scale_location(self._fit, span, ax)
+        return residual_pictures.scale_location(self._fit, span, ax)
 
     def residuals_by_group(self, group: str | None = None, sort: bool = True, ax: Axes | None = None) -> Axes:
         """Residuals of each level as a box: quartiles, median, and whiskers of 1.5 box lengths; above 60 levels thin lines over the range.
@@ -206,7 +217,7 @@ class Plots:
         sort : by the median, or in the order of the levels.
         ax : where to draw.
         """
-        return rowwise.residuals_by_group(self._fit, group, sort, ax)
+        return residual_pictures.residuals_by_group(self._fit, group, sort, ax)
 
     def qq(
         self, ax: Axes | None = None, bands: str | None = "simulated", rng: Rng = 0, nsim: int | None = None, level: float = 0.95

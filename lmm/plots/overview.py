@@ -14,7 +14,7 @@ from lmm.errors import ArgumentError
 from lmm.plots.axes import CURVES, MARKERS, Drawn, ink, one_group, panels, scatter, shorten, zero_line
 from lmm.plots.quantiles import qq
 from lmm.plots.random_effects import effect_quantiles, normal_band, standardised
-from lmm.plots.rowwise import residuals, row_values, scale_location
+from lmm.plots.residual_pictures import residuals, row_values, scale_location
 from lmm.plots.simulated import simulated_responses
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from matplotlib.patches import Ellipse
 from scipy.special import chdtri
 
 from lmm.errors import ArgumentError
-from lmm.inference.separate import separate_effects
+from lmm.inference.refits.separate_levels import separate_effects
 from lmm.plots.axes import BLUE, NAMED, ORANGE, Drawn, choice, ink, level_height, name_levels, one_group, panels, shorten, weights
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from lmm.errors import ArgumentError
 from lmm.formula import Formula
 from lmm.plots.axes import BLUE, CURVES, MARKERS, ORANGE, Drawn, choice, handed_back, ink, one_group, panels, percent, scatter, shorten
 from lmm.plots.axes import POINTS as MANY
-from lmm.results.predictors import Variable, columns_in, used, variables
+from lmm.results.tests.predictors import Variable, columns_in, used, variables
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit

@@ -9,17 +9,17 @@ from matplotlib.axes import Axes
 
 from lmm.arguments import generator as random_generator
 from lmm.errors import ArgumentError
-from lmm.inference.conditional_residuals import scaled_residuals
-from lmm.inference.envelope import Envelope, envelope, normal_quantiles, plotting_positions, positions
-from lmm.inference.quantile_residuals import simulated_ranks
-from lmm.inference.simulated_responses import simulate_array
+from lmm.inference.criticism.envelope import Envelope, envelope, normal_quantiles, plotting_positions, positions
+from lmm.inference.criticism.quantile_residuals import simulated_ranks
+from lmm.inference.refits.conditional_residuals import scaled_residuals
+from lmm.inference.refits.simulated_responses import simulate_array
 from lmm.model.problem import GeneralizedProblem
 from lmm.plots.axes import BLUE, Drawn, choice, ink, panels, percent
-from lmm.results.rows import residuals as row_residuals
+from lmm.results.rows.row_values import residuals as row_residuals
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
-    from lmm.results.simulated_residuals import SimulatedResiduals
+    from lmm.results.rows.simulated_residuals import SimulatedResiduals
 
 
 def qq(

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lmm.arguments import generator as random_generator
-from lmm.inference.envelope import Envelope, envelope, normal_quantiles, positions
+from lmm.inference.criticism.envelope import Envelope, envelope, normal_quantiles, positions
 from lmm.plots.axes import (
     BLUE,
     Drawn,
@@ -107,7 +107,7 @@ def ranef_qq(
 
 
 def normal_band(J: int, level: float, rng: None | int | np.random.Generator) -> Envelope:
-    """Where J sorted standard normal values lie, at the places of :func:`lmm.inference.envelope.positions`."""
+    """Where J sorted standard normal values lie, at the places of :func:`lmm.inference.criticism.envelope.positions`."""
     at, generator = positions(J), random_generator(rng)
     return envelope(np.array([np.sort(generator.standard_normal(J))[at] for _ in range(400)]), level)
 

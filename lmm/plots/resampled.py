@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 
 from lmm.arguments import instance
 from lmm.errors import ArgumentError
-from lmm.inference.smoothing import bandwidth, density
+from lmm.inference.criticism.smoothing import bandwidth, density
 from lmm.plots.axes import BLUE, ORANGE, Drawn, choice, handed_back, ink, panels, percent, shorten, zero_line
 
 if TYPE_CHECKING:
-    from lmm.results.bootstrap import Bootstrap
     from lmm.results.fit import Fit
-    from lmm.results.influence import Influence
+    from lmm.results.rows.bootstrap import Bootstrap
+    from lmm.results.rows.influence import Influence
 
 
 def bootstrap(

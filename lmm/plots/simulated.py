@@ -9,14 +9,14 @@ from matplotlib.axes import Axes
 
 from lmm.arguments import generator as random_generator
 from lmm.arguments import instance
-from lmm.inference.simulated_responses import simulate_array
-from lmm.inference.smoothing import bandwidth, density, lowess
+from lmm.inference.criticism.smoothing import bandwidth, density, lowess
+from lmm.inference.refits.simulated_responses import simulate_array
 from lmm.plots.axes import BLUE, ORANGE, Drawn, handed_back, ink, panels, percent, scatter, shorten
 from lmm.plots.quantiles import uniform_quantiles
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
-    from lmm.results.simulated_residuals import SimulatedResiduals
+    from lmm.results.rows.simulated_residuals import SimulatedResiduals
 
 #: a response with no more distinct values than these is counted, not smoothed
 DISTINCT = 30

@@ -11,20 +11,20 @@ import numpy as np
 import pandas as pd
 
 from lmm.arguments import checked_methods
-from lmm.design.records import Design
+from lmm.design.design import Design
 from lmm.errors import ArgumentError, nearest
-from lmm.estimators.base import Estimator
-from lmm.estimators.batch import Batch
-from lmm.estimators.boundary import distances
-from lmm.inference import responses as many
-from lmm.inference.ddf import method_name
-from lmm.inference.distributions import t_p_values
+from lmm.estimators.estimator import Estimator
+from lmm.estimators.likelihood.many_linear import Batch
+from lmm.inference.refits import response_batches as many
+from lmm.inference.tests.ddf import method_name
+from lmm.inference.tests.distributions import t_p_values
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-from lmm.results import parameter_table
 from lmm.results.fit import Fit
-from lmm.results.fixed import deviations
-from lmm.results.naming import in_table_order, theta_names
+from lmm.results.tables import parameter_table
+from lmm.results.tables.fixed import deviations
+from lmm.results.tables.naming import in_table_order, theta_names
+from lmm.search.boundary import distances
 
 EFFECTS = ("fixed", "ran_pars")
 #: distance to the boundary under which a covariance counts as singular
@@ -233,7 +233,7 @@ class BatchFit:
 
     def save(self, path: Any) -> None:
         """Write the batch to a file that :func:`lmm.load` reads; as :meth:`lmm.Fit.save`."""
-        from lmm.results import archive
+        from lmm.results.files import archive
 
         archive.save(self, path, "save")
 

@@ -10,11 +10,11 @@ import pandas as pd
 
 from lmm.arguments import caller
 from lmm.errors import ArgumentError
-from lmm.results import rows
 from lmm.results.parameters import Parameters
+from lmm.results.rows import row_values
 
 if TYPE_CHECKING:
-    from lmm.results import checks, simulated_residuals
+    from lmm.results.rows import findings, simulated_residuals
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,10 +46,10 @@ class Criticism(Parameters):
         -----
         Nakagawa, Johnson & Schielzeth (2017), J. R. Soc. Interface 14; Johnson (2014), Methods Ecol. Evol. 5.
         """
-        from lmm.results import variance_explained
+        from lmm.results.tests import r2
 
         context = caller()
-        return variance_explained.r_squared(variance_explained.decomposition(self._fit, approximation, context))
+        return r2.r_squared(r2.decomposition(self._fit, approximation, context))
 
     def icc(self, by_group: bool = False, approximation: str = "lognormal") -> pd.Series | pd.DataFrame:
         """Intraclass correlation: the share of the random effects in the variance.
@@ -71,11 +71,11 @@ class Criticism(Parameters):
         >>> fit.icc(by_group=True).round(3)["icc"].to_dict()
         {'plate': 0.151, 'sample': 0.785}
         """
-        from lmm.results import variance_explained
+        from lmm.results.tests import r2
 
         context = caller()
-        found = variance_explained.decomposition(self._fit, approximation, context)
-        return variance_explained.intraclass_by_group(found) if by_group else variance_explained.intraclass(found)
+        found = r2.decomposition(self._fit, approximation, context)
+        return r2.intraclass_by_group(found) if by_group else r2.intraclass(found)
 
     # ---- residuals and rows ----
 
@@ -95,7 +95,7 @@ class Criticism(Parameters):
 
         Returns
         -------
-        :class:`lmm.results.simulated_residuals.SimulatedResiduals`: ``.values`` on the user's index, ``.tests()``, ``.by(group)``; it
+        :class:`lmm.results.rows.simulated_residuals.SimulatedResiduals`: ``.values`` on the user's index, ``.tests()``, ``.by(group)``; it
         prints. Of a posterior at its means.
 
         Examples
@@ -107,7 +107,7 @@ class Criticism(Parameters):
         >>> bool(residuals.values.between(0, 1).all()), list(residuals.tests().index)
         (True, ['uniformity', 'dispersion', 'outliers', 'zero_inflation', 'spread'])
         """
-        from lmm.results import simulated_residuals
+        from lmm.results.rows import simulated_residuals
 
         return simulated_residuals.simulated_residuals(self.design, self.estimate, self._eta, nsim, rng, conditional)
 
@@ -128,7 +128,7 @@ class Criticism(Parameters):
         >>> round(float(fit.leverage().sum()), 2)
         29.02
         """
-        return rows.as_series(self.design, self._leverage("leverage"), "leverage")
+        return row_values.as_series(self.design, self._leverage("leverage"), "leverage")
 
     def cooks_distance(self, of: str = "fitted") -> pd.Series:
         """Cook's distance of each row given the variance parameters, on the user's index, from one fit.
@@ -145,7 +145,7 @@ class Criticism(Parameters):
         ------
         ArgumentError : for an ordinal model, and one without fixed effects.
         """
-        from lmm.inference import hat
+        from lmm.inference.criticism import hat
 
         if of not in ("fitted", "fixed"):
             raise ArgumentError(f"cooks_distance: of={of!r} is not one of 'fitted', 'fixed'.")
@@ -153,9 +153,9 @@ class Criticism(Parameters):
             raise ArgumentError("cooks_distance: the model has no fixed effects that a row could move.")
         leverage = self._leverage("cooks_distance")
         part = leverage if of == "fitted" else hat.fixed_leverages(self.design, self.problem, self.estimate)
-        pearson = rows.residuals(self.design, self.estimate, self._eta, "pearson", False)
+        pearson = row_values.residuals(self.design, self.estimate, self._eta, "pearson", False)
         sigma = self.estimate.residual_sd or 1.0
-        return rows.as_series(self.design, hat.cooks_distances(pearson, leverage, part, sigma, self.design.p), "cooks_distance")
+        return row_values.as_series(self.design, hat.cooks_distances(pearson, leverage, part, sigma, self.design.p), "cooks_distance")
 
     def rstudent(self) -> pd.Series:
         """Studentised residuals given the variance parameters, on the user's index, as lme4's: sign(d) sqrt(d^2 + h r^2 / (1 - h)) / sigma.
@@ -166,14 +166,14 @@ class Criticism(Parameters):
         ------
         ArgumentError : for an ordinal model.
         """
-        from lmm.inference import hat
+        from lmm.inference.criticism import hat
 
         leverage = self._leverage("rstudent")
-        deviance, pearson = (rows.residuals(self.design, self.estimate, self._eta, type, True) for type in ("deviance", "pearson"))
-        return rows.as_series(self.design, hat.studentised(deviance, pearson, leverage), "rstudent")
+        deviance, pearson = (row_values.residuals(self.design, self.estimate, self._eta, type, True) for type in ("deviance", "pearson"))
+        return row_values.as_series(self.design, hat.studentised(deviance, pearson, leverage), "rstudent")
 
     def _leverage(self, what: str) -> np.ndarray:
-        from lmm.inference import hat
+        from lmm.inference.criticism import hat
 
         self.estimate.distribution.require_mean(f"{what}: the rows of {{kind}} model have no single fitted value.")
         return hat.leverages(self.design, self.problem, self.estimate)
@@ -197,11 +197,11 @@ class Criticism(Parameters):
         recipe        2  1.0       1.0
         temp          1  1.0       1.0
         """
-        from lmm.results import collinearity
+        from lmm.results.tests import collinearity_table
 
-        return collinearity.inflation(self.design, self._uncertainty.beta)
+        return collinearity_table.inflation(self.design, self._uncertainty.beta)
 
-    def check(self, nsim: int = 250, rng: None | int | np.random.Generator = None) -> checks.Checks:
+    def check(self, nsim: int = 250, rng: None | int | np.random.Generator = None) -> findings.Checks:
         """Everything that can be asked of the fit: prints what is wrong and what to do about it.
 
         Convergence, singularity, rank; distribution, spread, outliers and zeros by simulated residuals; overdispersion; collinearity;
@@ -214,7 +214,7 @@ class Criticism(Parameters):
 
         Returns
         -------
-        :class:`lmm.results.checks.Checks`, with ``.table`` and ``.ok``.
+        :class:`lmm.results.rows.findings.Checks`, with ``.table`` and ``.ok``.
 
         Examples
         --------
@@ -224,6 +224,6 @@ class Criticism(Parameters):
         >>> fit.check(rng=1).table.loc["overdispersion", "status"]
         'warning'
         """
-        from lmm.results import checks
+        from lmm.results.rows import findings
 
-        return checks.check(self._fit, nsim, rng)
+        return findings.check(self._fit, nsim, rng)

@@ -9,15 +9,17 @@ from typing import Any
 import pandas as pd
 
 from lmm import arguments
-from lmm.results import equality, pictures, summary, tidy
 from lmm.results.criticism import Criticism
+from lmm.results.files import equality, pictures
 from lmm.results.interchange import Interchange
 from lmm.results.parameters import Parameters
 from lmm.results.refitting import Refitting
 from lmm.results.resampling import Resampling
-from lmm.results.rowwise import Rowwise
+from lmm.results.row_methods import Rowwise
 from lmm.results.selecting import Selecting
+from lmm.results.tables import tidy
 from lmm.results.testing import Testing
+from lmm.results.text import summary
 
 #: methods of intervals, those of a posterior included
 INTERVALS = ("wald", "profile", "boot", "posterior")
@@ -113,7 +115,7 @@ class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Row
         ------
         ArgumentError : the file cannot be written, or the fit holds code of yours (a family or an estimator).
         """
-        from lmm.results import archive
+        from lmm.results.files import archive
 
         archive.save(self, path, "save")
 

@@ -12,7 +12,8 @@ import pandas as pd
 from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
-    from lmm.results import marginal_means, regression_table
+    from lmm.results.tables import regression_table
+    from lmm.results.tests import marginal_means
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,7 +75,7 @@ class Interchange(Parameters):
         >>> cake.emmeans("recipe", contrast="pairwise")[["contrast", "p_value"]].round(3).values.tolist()
         [['A - B', 0.82], ['A - C', 0.81], ['B - C', 1.0]]
         """
-        from lmm.results import marginal_means
+        from lmm.results.tests import marginal_means
 
         ask = marginal_means.request(specs, by, contrast, adjust, type, level, weights, ddf)
         return marginal_means.tabulate(self.design, self.estimate, self._ddf, at, ask)
@@ -109,7 +110,7 @@ class Interchange(Parameters):
         >>> cake.emtrends("temp", "recipe")["temp_trend"].round(3).tolist()
         [0.154, 0.165, 0.156]
         """
-        from lmm.results import marginal_means
+        from lmm.results.tests import marginal_means
 
         ask = marginal_means.request(specs, by, contrast, adjust, "link", level, weights, ddf)
         return marginal_means.trends(self.design, self.estimate, self._ddf, var, at, ask)
@@ -139,7 +140,7 @@ class Interchange(Parameters):
         >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
         >>> avg_slopes(fit.marginaleffects())                                                           # doctest: +SKIP
         """
-        from lmm.results import marginal_effects
+        from lmm.results.files import marginal_effects
 
         return marginal_effects.adapter(self, self.design, self.estimate, self._uncertainty, type, self._covariance)
 
@@ -156,7 +157,7 @@ class Interchange(Parameters):
         ----------
         ddf : degrees of freedom of tests and intervals, as of :meth:`coef_table`.
         """
-        from lmm.results import regression_table
+        from lmm.results.tables import regression_table
 
         return regression_table.table_model(self.design, self.estimate, self._fit.coef_table(ddf), ddf)
 

@@ -13,29 +13,20 @@ import numpy as np
 import pandas as pd
 
 from lmm import arguments
-from lmm.design.records import Design
+from lmm.design.design import Design
 from lmm.errors import ArgumentError, DegreesOfFreedomWarning, warn
-from lmm.estimators.base import Estimator, adopted
+from lmm.estimators.estimator import Estimator, adopted
 from lmm.formula import Formula
-from lmm.inference.ddf import Asymptotic, Ddf, check, degrees_of_freedom
-from lmm.model.linear_predictor import linear_predictor
+from lmm.inference.tests.ddf import Asymptotic, Ddf, check, degrees_of_freedom
+from lmm.model.laplace.linear_predictor import linear_predictor
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate
-from lmm.results import (
-    coefficients,
-    components,
-    criteria,
-    fixed,
-    generalized,
-    naming,
-    randomeffects,
-    thresholds,
-    trace,
-)
-from lmm.results.draws import PosteriorDraws
 from lmm.results.posterior import uncertainty
+from lmm.results.rows import generalized, thresholds
+from lmm.results.tables import coefficients, components, criteria, fixed, naming, random_effects_table, trace_table
+from lmm.results.tables.draws import PosteriorDraws
+from lmm.results.tables.varcorr import VarCorr, varcorr
 from lmm.results.uncertainty import Uncertainty
-from lmm.results.varcorr import VarCorr, varcorr
 from lmm.stream.absent import ABSENT
 
 if TYPE_CHECKING:
@@ -70,7 +61,7 @@ class Parameters:
 
     def ranef(self) -> dict[str, pd.DataFrame]:
         """Conditional modes of the random effects: group -> DataFrame (levels x columns), in the response's units."""
-        return randomeffects.conditional_modes(self.design, self.estimate)
+        return random_effects_table.conditional_modes(self.design, self.estimate)
 
     def ranef_cov(self) -> dict[str, np.ndarray]:
         """Conditional covariances of the random effects given the data and theta: group -> array (levels, k, k).
@@ -83,7 +74,7 @@ class Parameters:
 
     def coef(self) -> dict[str, pd.DataFrame]:
         """Coefficients of each level, fixed plus random: group -> DataFrame (levels x coefficients)."""
-        return randomeffects.level_coefficients(self.design, self.estimate)
+        return random_effects_table.level_coefficients(self.design, self.estimate)
 
     def varcorr(self) -> VarCorr:
         """Standard deviations and correlations of the random effects; prints as lme4's ``VarCorr``."""
@@ -329,7 +320,7 @@ class Parameters:
     @property
     def trace(self) -> pd.DataFrame:
         """What the method recorded, a row per ``iteration``: objective or loss, step sizes, parameters by their names."""
-        return trace.trace_frame(self.design, self.estimate)
+        return trace_table.trace_frame(self.design, self.estimate)
 
     @property
     def messages(self) -> tuple[str, ...]:

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from lmm.design.records import Design
+from lmm.design.design import Design
 from lmm.errors import ArgumentError
-from lmm.estimators import chain_diagnostics
-from lmm.estimators.base import Estimator
-from lmm.inference.ddf import Ddf
+from lmm.estimators.estimator import Estimator
+from lmm.estimators.monte_carlo import chain_diagnostics
+from lmm.inference.tests.ddf import Ddf
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate, PosteriorEstimate
-from lmm.results import coefficients
-from lmm.results.coverage import normal_quantile, tails
-from lmm.results.draws import PosteriorDraws, describe
-from lmm.results.fixed import fixed_effects, spread, standard_errors
+from lmm.results.tables import coefficients
+from lmm.results.tables.draws import PosteriorDraws, describe
+from lmm.results.tables.fixed import fixed_effects, spread, standard_errors
+from lmm.results.tables.varcorr import varcorr
+from lmm.results.text.coverage import normal_quantile, tails
 from lmm.results.uncertainty import Covariances, Uncertainty
-from lmm.results.varcorr import varcorr
 
 if TYPE_CHECKING:
-    from lmm.results import posterior_prediction, prediction
+    from lmm.results.rows import posterior_prediction, prediction
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ class Posterior(Uncertainty):
 
     def intervals(self, method: str, level: float, places: list[int], ddf: str | None) -> pd.DataFrame:
         """Quantiles of the draws with equal tails, or normal limits."""
-        from lmm.results import intervals
+        from lmm.results.tables import intervals
 
         if method == "wald":
             return intervals.wald_intervals(self, level, ddf).iloc[places]
@@ -143,13 +143,13 @@ class Posterior(Uncertainty):
 
     def contrast(self, L: Any, rhs: Any, ddf: Callable[[], Ddf], joint: bool, level: float) -> pd.DataFrame:
         """Mean, standard deviation and quantiles of the draws of contrasts."""
-        from lmm.results import contrasts
+        from lmm.results.tests import contrasts
 
         return contrasts.drawn_contrasts(self.design, self.draws, L, rhs, joint, level)
 
     def predictive(self, rows: prediction.Rows) -> prediction.FromModes | posterior_prediction.FromDraws:
         """From the draws, where they hold all that the rows need."""
-        from lmm.results import posterior_prediction
+        from lmm.results.rows import posterior_prediction
 
         needed = any(term is not None and mask.any() for term, mask in zip(rows.terms, rows.keep, strict=True))
         draws = self.estimate.draws_for(effects=needed)
@@ -157,7 +157,7 @@ class Posterior(Uncertainty):
 
     def error_variance(self, rows: prediction.Rows) -> np.ndarray:
         """From the posterior covariances of fixed and random effects, taken as independent."""
-        from lmm.results import posterior_prediction
+        from lmm.results.rows import posterior_prediction
 
         return posterior_prediction.normal_variance(rows, self.estimate, self.beta)
 

@@ -12,7 +12,7 @@ import pandas as pd
 from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
-    from lmm.results import bootstrap, influence
+    from lmm.results.rows import bootstrap, influence
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -47,7 +47,7 @@ class Refitting(Parameters):
 
         Returns
         -------
-        :class:`lmm.results.bootstrap.Bootstrap`: ``.replicates``, ``.confint(level, type)``, ``.std_error``, ``.bias``, ``.failures``.
+        :class:`lmm.results.rows.bootstrap.Bootstrap`: ``.replicates``, ``.confint(level, type)``, ``.std_error``, ``.bias``, ``.failures``.
 
         Raises
         ------
@@ -60,7 +60,7 @@ class Refitting(Parameters):
         >>> fit.bootstrap(200, rng=1).confint().loc["Days"].round(1).tolist()
         [7.2, 13.1]
         """
-        from lmm.results import bootstrap
+        from lmm.results.rows import bootstrap
 
         return bootstrap.bootstrap(self._fit, nsim, statistic, kind, group, rng, progress)
 
@@ -75,7 +75,7 @@ class Refitting(Parameters):
 
         Returns
         -------
-        :class:`lmm.results.influence.Influence`: ``.estimates``, ``.dfbeta``, ``.dfbetas``, ``.cooks_distance``, ``.failures``.
+        :class:`lmm.results.rows.influence.Influence`: ``.estimates``, ``.dfbeta``, ``.dfbetas``, ``.cooks_distance``, ``.failures``.
 
         Examples
         --------
@@ -84,7 +84,7 @@ class Refitting(Parameters):
         >>> fit.influence("Subject").cooks_distance.idxmax()
         '309'
         """
-        from lmm.results import influence
+        from lmm.results.rows import influence
 
         return influence.influence(self._fit, by, group, progress)
 
@@ -108,6 +108,6 @@ class Refitting(Parameters):
         >>> fit.refit_many(fit.simulate(3, rng=1))["Days"].round(2).tolist()
         [11.48, 10.16, 12.4]
         """
-        from lmm.results import many
+        from lmm.results.tests import many_responses
 
-        return many.refit_many(self._fit, Y, progress)
+        return many_responses.refit_many(self._fit, Y, progress)

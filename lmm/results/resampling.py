@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from lmm import arguments
-from lmm.results import intervals
 from lmm.results.parameters import Parameters
+from lmm.results.tables import intervals
 
 if TYPE_CHECKING:
-    from lmm.results import profile as profiles
+    from lmm.results.tables import profile_table as profiles
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,7 +44,7 @@ class Resampling(Parameters):
         level : coverage.
         parm : rows by name; ``"theta_"`` for all variance parameters, ``"beta_"`` for all coefficients.
         ddf : "satterthwaite" or "kenward_roger" gives "wald" intervals of a linear model's coefficients with t quantiles.
-        nsim, boot_type, rng : replicates, kind of interval (:meth:`lmm.results.bootstrap.Bootstrap.confint`) and randomness of "boot".
+        nsim, boot_type, rng : replicates, kind of interval (:meth:`lmm.results.rows.bootstrap.Bootstrap.confint`) and randomness of "boot".
 
         Examples
         --------
@@ -55,7 +55,7 @@ class Resampling(Parameters):
         >>> fit.confint("wald", parm="Days", ddf="kenward_roger").round(2).to_numpy().tolist()
         [[7.21, 13.73]]
         """
-        from lmm.results import bootstrap
+        from lmm.results.rows import bootstrap
 
         if boot_type != "percentile":
             arguments.choice(boot_type, "confint: boot_type", bootstrap.TYPES)
@@ -89,7 +89,7 @@ class Resampling(Parameters):
         >>> fit.profile("Days").confint().round(2).to_numpy().tolist()
         [[7.36, 13.58]]
         """
-        from lmm.results import profile as profiles
+        from lmm.results.tables import profile_table as profiles
 
         places = None if parm is None else intervals.profile_places(self._uncertainty, parm)
         return profiles.profile(self.design, self.problem, self._method, self.estimate, places, level)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from lmm.arguments import caller
-from lmm.inference.ddf import method_name
+from lmm.inference.tests.ddf import method_name
 from lmm.results.parameters import Parameters
 
 if TYPE_CHECKING:
-    from lmm.results import stepwise
+    from lmm.results.tests import stepwise
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,7 +50,7 @@ class Selecting(Parameters):
         <none>                       6     NaN  NaN
         Days in (Days | Subject)     4  42.837  2.0
         """
-        from lmm.results import deletion
+        from lmm.results.tests import deletion
 
         scope = caller()
         found = deletion.drop_random(self._fit, scope, reduce_terms)
@@ -83,7 +83,7 @@ class Selecting(Parameters):
         <none>        NaN  1712.073    NaN      NaN
         recipe:temp   2.0  1708.158  0.084    0.959
         """
-        from lmm.results import deletion
+        from lmm.results.tests import deletion
 
         context = caller()
         if ddf is not None:
@@ -104,7 +104,7 @@ class Selecting(Parameters):
 
         Returns
         -------
-        :class:`lmm.results.stepwise.Steps`: ``.random`` and ``.fixed``, the tables, and ``.fit``, the model that is left. It prints.
+        :class:`lmm.results.tests.stepwise.Steps`: ``.random`` and ``.fixed``, the tables, and ``.fit``, the model that is left. It prints.
 
         P-values of the model that is left do not know of the search for it.
 
@@ -119,7 +119,7 @@ class Selecting(Parameters):
         >>> str(fit.step().fit.formula)
         'angle ~ 1 + temp + (1 | recipe:replicate)'
         """
-        from lmm.results import stepwise
+        from lmm.results.tests import stepwise
 
         context = caller()
         return stepwise.backward(self._fit, context, alpha_random, alpha_fixed, ddf)

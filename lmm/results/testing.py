@@ -64,7 +64,7 @@ class Testing(Parameters):
         >>> fit.anova()[["num_df", "den_df", "f_value"]].round(3).loc["temperature"].tolist()
         [5.0, 210.0, 20.52]
         """
-        from lmm.results import term_tests
+        from lmm.results.tests import term_tests
 
         number = term_tests.check_type(type)
         return term_tests.anova_table(self.design, self.estimate, self._ddf(ddf, "anova"), number)

@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from lmm.design.records import Design
+from lmm.design.design import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
-from lmm.estimators.base import Estimator
-from lmm.inference.ddf import Ddf
-from lmm.linalg import threads
+from lmm.estimators.estimator import Estimator
+from lmm.inference.tests.ddf import Ddf
+from lmm.linalg.devices import threads
 from lmm.model.conditional import covariances
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-from lmm.results import fixed
-from lmm.results.coverage import normal_quantile
-from lmm.results.naming import in_table_order, parameter_names, theta_names
-from lmm.results.varcorr import varcorr
+from lmm.results.tables import fixed
+from lmm.results.tables.naming import in_table_order, parameter_names, theta_names
+from lmm.results.tables.varcorr import varcorr
+from lmm.results.text.coverage import normal_quantile
 
 if TYPE_CHECKING:
-    from lmm.results import posterior_prediction, prediction
-    from lmm.results.draws import PosteriorDraws
+    from lmm.results.rows import posterior_prediction, prediction
+    from lmm.results.tables.draws import PosteriorDraws
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class Uncertainty:
     @cached_property
     def _variances(self) -> np.ndarray:
         """Covariance (m + 1, m + 1) of (theta, log sigma) of a linear fit."""
-        from lmm.inference import variance_parameters
+        from lmm.inference.tests import variance_parameters
 
         return variance_parameters.covariance(self.problem, self.estimator, self.estimate)
 
@@ -212,7 +212,7 @@ class Uncertainty:
 
     def intervals(self, method: str, level: float, places: list[int], ddf: str | None) -> pd.DataFrame:
         """``lower, upper`` of some rows of the table of all parameters, by one of ``methods`` that need no refits."""
-        from lmm.results import intervals
+        from lmm.results.tables import intervals
 
         if method == "profile":
             return intervals.profile_intervals(self, level, places)
@@ -226,19 +226,19 @@ class Uncertainty:
 
     def contrast(self, L: Any, rhs: Any, ddf: Callable[[], Ddf], joint: bool, level: float) -> pd.DataFrame:
         """Linear functions of the fixed effects: see :meth:`lmm.Fit.contrast`."""
-        from lmm.results import contrasts
+        from lmm.results.tests import contrasts
 
         return contrasts.contrast_table(self.design, self.estimate, ddf(), L, rhs, joint, level)
 
     def error_variance(self, rows: prediction.Rows) -> np.ndarray:
         """Variance of the predictor's error, one per complete row."""
-        from lmm.results import prediction
+        from lmm.results.rows import prediction
 
         return prediction.error_variance(rows, self)
 
     def predictive(self, rows: prediction.Rows) -> prediction.FromModes | posterior_prediction.FromDraws:
         """What gives means, standard errors and intervals of these rows."""
-        from lmm.results import prediction
+        from lmm.results.rows import prediction
 
         return prediction.FromModes(rows, self)
 

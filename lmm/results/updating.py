@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from lmm.design.records import Design
+from lmm.design.design import Design
 from lmm.errors import ArgumentError, FormulaError, nearest
 from lmm.estimators import registry
-from lmm.estimators.base import Estimator
-from lmm.estimators.start import check_start
+from lmm.estimators.estimator import Estimator
+from lmm.estimators.given_start import check_start
 from lmm.formula import Formula, Given, parse
-from lmm.formula.expressions import is_atom, python
-from lmm.formula.names import names_in
-from lmm.formula.parse import Bar, cbind_arguments, one_line
-from lmm.formula.scan import Token, outside, scan, spaced
-from lmm.formula.subset import Chosen
-from lmm.formula.terms import joined, simplified, terms
-from lmm.linalg import threads
+from lmm.formula.columns.subset import Chosen
+from lmm.formula.text.expressions import is_atom, python
+from lmm.formula.text.formula_terms import joined, simplified, terms
+from lmm.formula.text.names import names_in
+from lmm.formula.text.parse import Bar, cbind_arguments, one_line
+from lmm.formula.text.tokens import Token, outside, scan, spaced
+from lmm.linalg.devices import threads
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-from lmm.results.notes import warned
+from lmm.results.text.notes import warned
 
 #: arguments of a call that :class:`Given` holds
 ROWWISE = [field.name for field in fields(Given) if field.name != "context"]

@@ -15,18 +15,18 @@ from time import perf_counter
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from lmm.design.build import names_kept
-from lmm.design.checks import check_effects, check_levels
+from lmm.design.build_design import names_kept
+from lmm.design.design import Design, Predictor, RowSource
+from lmm.design.level_checks import check_effects, check_levels
 from lmm.design.rank import TOLERANCE
-from lmm.design.records import Design, Predictor, RowSource
 from lmm.design.terms import RandomTerm
 from lmm.errors import ResponseError
 from lmm.formula import TermRecipe
-from lmm.model.crossproducts import CrossProducts, Pairs
+from lmm.model.gaussian.crossproducts import CrossProducts, Pairs
 from lmm.model.problem import PERFECT, Problem, assemble
 from lmm.stream.absent import ABSENT, Witnesses
-from lmm.stream.levels import unkey
-from lmm.stream.pairs import PairSums
+from lmm.stream.levels.found_levels import unkey
+from lmm.stream.levels.pairs import PairSums
 from lmm.stream.partial import RESIDUAL, Numbered, PartialSums, TermSums, products_of
 from lmm.stream.recipe import Recipe, TermColumns, refuse_empty
 
@@ -109,7 +109,7 @@ def ordered_terms(recipe: Recipe, sums: PartialSums) -> list[OrderedTerm]:
 def by_level(
     recipe: Recipe, sums: PartialSums, ordered: Sequence[OrderedTerm], fixed: list[int], delta: np.ndarray
 ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], dict[tuple[int, int], Pairs]]:
-    """``diag``, ``rhs`` and ``pairs`` of :class:`lmm.model.crossproducts.CrossProducts`; the sums are let go.
+    """``diag``, ``rhs`` and ``pairs`` of :class:`lmm.model.gaussian.crossproducts.CrossProducts`; the sums are let go.
 
     Parameters
     ----------

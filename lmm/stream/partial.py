@@ -18,8 +18,8 @@ import numpy as np
 
 from lmm.design.terms import product
 from lmm.errors import DataError
-from lmm.stream.levels import IntegerLevels, Levels, key, levels_of, listed, unkey
-from lmm.stream.pairs import PairSums
+from lmm.stream.levels.found_levels import IntegerLevels, Levels, key, levels_of, listed, unkey
+from lmm.stream.levels.pairs import PairSums
 from lmm.stream.recipe import Block, Recipe, TermColumns
 from lmm.stream.reducers import Reduction
 

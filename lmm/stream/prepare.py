@@ -10,23 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lmm.design.build import model_frame, other_columns
-from lmm.design.random import random_terms
+from lmm.design.build_design import model_frame, other_columns
+from lmm.design.linear_response import numeric_response
+from lmm.design.random_parts import random_terms
 from lmm.design.rank import independent_columns, least_squares
-from lmm.design.response import numeric_response
 from lmm.errors import ArgumentError, DataError, FormulaError, LmmWarning, ResponseError, warn
 from lmm.families import Family
 from lmm.formula import Evaluated, Formula, Given, Table, evaluate, parse
-from lmm.formula.engine import FUNCTIONS, wilkinson
+from lmm.formula.columns.engine import FUNCTIONS, wilkinson
+from lmm.formula.columns.subset import looks_across
 from lmm.formula.evaluate import as_evaluated, check_categories
-from lmm.formula.names import as_expression, awkward_names, names_in, readable, refuse_unknown, resolve
-from lmm.formula.parse import unknown_structure
-from lmm.formula.scan import unquote
-from lmm.formula.subset import looks_across
+from lmm.formula.text.names import as_expression, awkward_names, names_in, readable, refuse_unknown, resolve
+from lmm.formula.text.parse import unknown_structure
+from lmm.formula.text.tokens import unquote
 from lmm.stream.conform import conform, is_nested, kind
-from lmm.stream.recipe import Recipe, TermColumns, check_array, column_of, group_text, is_number, labels_of, refuse_empty
-from lmm.stream.reducers import Reducer
-from lmm.stream.scan import (
+from lmm.stream.first_pass import (
     HEAD,
     SCALES,
     SUMMARIES,
@@ -41,6 +39,8 @@ from lmm.stream.scan import (
     usable_rows,
     witness_text,
 )
+from lmm.stream.recipe import Recipe, TermColumns, check_array, column_of, group_text, is_number, labels_of, refuse_empty
+from lmm.stream.reducers import Reducer
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -16,17 +16,17 @@ import numpy as np
 import pandas as pd
 
 from lmm.covariance import Covariance
-from lmm.design.checks import check_weights
-from lmm.design.response import numeric_response
+from lmm.design.level_checks import check_weights
+from lmm.design.linear_response import numeric_response
 from lmm.errors import ArgumentError, DataError
 from lmm.formula import Formula, ModelFrame, Table, TermRecipe
-from lmm.formula.engine import Columns, Evaluator
+from lmm.formula.columns.engine import Columns, Evaluator
+from lmm.formula.columns.kinds import conform as conform_column
+from lmm.formula.columns.levels import UnseenLevels, strings
+from lmm.formula.columns.subset import condition_mask
 from lmm.formula.evaluate import as_evaluated, as_predictor, check_finite, expression, number, offsets
-from lmm.formula.kinds import conform as conform_column
-from lmm.formula.levels import UnseenLevels, strings
-from lmm.formula.names import alias, readable
-from lmm.formula.scan import unquote
-from lmm.formula.subset import condition_mask
+from lmm.formula.text.names import alias, readable
+from lmm.formula.text.tokens import unquote
 from lmm.stream.conform import conform
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from lmm.stream.progress import Progress
+from lmm.stream.row_progress import Progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,8 +84,8 @@ class Reducer(Protocol):
 #: where kinds of data are registered, by the package of their type: imported for such data only
 ROOMS = {
     **dict.fromkeys(("path", "lmm", "pyarrow", "duckdb", "_duckdb"), "lmm.stream.sources"),
-    **dict.fromkeys(("dask", "dask_expr"), "lmm.stream.dask_frames"),
-    "pyspark": "lmm.stream.spark_frames",
+    **dict.fromkeys(("dask", "dask_expr"), "lmm.stream.clusters.dask_frames"),
+    "pyspark": "lmm.stream.clusters.spark_frames",
 }
 _KINDS: list[tuple[Callable[[object], bool], Callable[[Any, Progress | None], Reducer]]] = []
 

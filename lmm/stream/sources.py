@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 from lmm.arguments import shown, whole
 from lmm.errors import ArgumentError, DataError, nearest
 from lmm.stream.conform import common, conform, normal, told
-from lmm.stream.progress import Progress
 from lmm.stream.reducers import A, Reduction, module_of, register
+from lmm.stream.row_progress import Progress
 
 if TYPE_CHECKING:
     import duckdb

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lmm.covariance import Covariance, Diagonal, Unstructured
-from lmm.covariance.base import Quantity
+from lmm.covariance.structure import Quantity
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 import lmm
 from lmm.covariance import STRUCTURES
 from lmm.errors import ArgumentError
-from lmm.inference.kenward_roger import kenward_roger
+from lmm.inference.tests.kenward_roger import kenward_roger
 from tests.covariance.examples import NEW
 
 LEVELS, OCCASIONS, EACH = 40, 3, 3

@@ -12,15 +12,15 @@ import pytest
 import scipy.sparse as sp
 
 import lmm
-from lmm.api import fit_problem
+from lmm.api.lmer import fit_problem
 from lmm.design import Design, build_design
 from lmm.design.terms import RandomTerm
-from lmm.estimators.laplace import LaplaceLikelihood
-from lmm.estimators.likelihood import MaximumLikelihood
+from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
+from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
 from lmm.families import Poisson
 from lmm.formula import ModelFrame, Table, TermRecipe
-from lmm.formula.grouping import Interaction
-from lmm.inference.kenward_roger import kenward_roger
+from lmm.formula.text.grouping import Interaction
+from lmm.inference.tests.kenward_roger import kenward_roger
 from lmm.model.problem import build_generalized, build_problem
 from tests.covariance.examples import HomogeneousDiagonal
 from tests.covariance.test_new_structure import _kenward_roger

@@ -7,9 +7,9 @@ import pytest
 from lmm.design import build_design
 from lmm.errors import DataError
 from lmm.formula import Given
-from lmm.formula.engine import Part
+from lmm.formula.columns.engine import Part
+from lmm.formula.columns.table import missing
 from lmm.formula.evaluate import check_finite
-from lmm.formula.table import missing
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from lmm.design import responses as module
-from lmm.design.responses import faults, read_responses
+from lmm.design import response_table as module
+from lmm.design.response_table import faults, read_responses
 from lmm.errors import DataError
 from lmm.formula import Table
 

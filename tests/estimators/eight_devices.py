@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.estimators.criterion import Evaluator
-from lmm.estimators.generalized import Objective
-from lmm.linalg import backend, sharded
-from lmm.model import device_rows
+from lmm.estimators.laplace.laplace_criterion import Objective
+from lmm.estimators.likelihood.profiled import Evaluator
+from lmm.linalg.devices import backend, sharded
+from lmm.model.laplace import device_rows
 from lmm.model.problem import build_problem
 from tests.algebra import some_theta
 from tests.designs import zoo

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.estimators import batch
-from lmm.inference import refits
-from lmm.inference.simulated_responses import simulate_array
-from lmm.model import batch_sums
+from lmm.estimators.likelihood import many_linear
+from lmm.inference.refits import refits
+from lmm.inference.refits.simulated_responses import simulate_array
+from lmm.model.gaussian import batch_sums
 
 CAREFUL = lmm.Control(tolerance=1e-13)
 
@@ -85,7 +85,7 @@ def test_gradient_and_hessian_are_derivatives(fit):
     Y = responses(fit, 3)
     degrees = fit.problem.n - (fit.problem.p if fit.estimator.reml else 0)
     data, _ = batch_sums.responses(batch_sums.Rows(fit.problem, fit.design), Y, degrees)
-    evaluate = batch.Evaluator(fit.problem, fit.estimator.reml, batch.start(fit.problem, fit.estimate.theta))
+    evaluate = many_linear.Evaluator(fit.problem, fit.estimator.reml, many_linear.start(fit.problem, fit.estimate.theta))
     m = fit.problem.n_theta
     at = np.full((m, 3), 0.1) * np.array([1.0, -0.5, 0.3])
     here = evaluate(data, at, 2)
@@ -159,7 +159,7 @@ def test_blocks_do_not_matter(monkeypatch):
     fit = lmm.lmer("y ~ x + (x|g)", frame())
     Y = responses(fit, 150)
     whole = refits.of_responses(fit.design, fit.problem, fit.estimator, fit.estimate, [Y])
-    monkeypatch.setattr(batch, "PLANE", 300)
+    monkeypatch.setattr(many_linear, "PLANE", 300)
     parts = refits.of_responses(fit.design, fit.problem, fit.estimator, fit.estimate, [Y[:, :70], Y[:, 70:]])
     np.testing.assert_allclose(parts.theta, whole.theta, atol=1e-9)
     np.testing.assert_allclose(parts.objective, whole.objective, rtol=1e-13)
@@ -177,7 +177,7 @@ def test_a_problem_that_fails_is_kept_with_its_reason():
 def test_a_batch_that_does_not_end_is_finished_one_by_one(monkeypatch):
     fit = lmm.lmer("y ~ x + (x|g)", frame(), control=CAREFUL)
     Y = responses(fit, 5)
-    monkeypatch.setattr(batch, "MAX_ROUNDS", 1)
+    monkeypatch.setattr(many_linear, "MAX_ROUNDS", 1)
     found = refits.of_responses(fit.design, fit.problem, fit.estimator, fit.estimate, [Y])
     for i in range(5):
         same(found, i, fit.estimator.fit(refits._other_response(fit.design, fit.problem, Y[:, i]), None))

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("arviz_stats")
 
-from lmm.estimators.chain_diagnostics import diagnose_chains  # noqa: E402
+from lmm.estimators.monte_carlo.chain_diagnostics import diagnose_chains  # noqa: E402
 
 
 def autoregression(rho: float, chains: int, count: int, seed: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from lmm.errors import ArgumentError
 #: a run that dies while it is told of its third evaluation
 KILLED = """
     import os, signal, sys
-    import lmm, lmm.api
+    import lmm, lmm.api.lmer
     from contextlib import contextmanager
 
     @contextmanager
@@ -35,7 +35,7 @@ KILLED = """
 
         yield callback
 
-    lmm.api._watching = deadly
+    lmm.api.lmer._watching = deadly
     control = lmm.Control(checkpoint=sys.argv[1])
     {fit}
     print("never")

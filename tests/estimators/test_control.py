@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lmm
-from lmm.estimators.start import check_start
+from lmm.estimators.given_start import check_start
 from lmm.model.problem import build_problem
 from tests.designs import zoo
 

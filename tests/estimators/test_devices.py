@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm import api, api_generalized
+from lmm.api import glmer, lmer
 from lmm.errors import ArgumentError
-from lmm.estimators.criterion import Evaluator
-from lmm.linalg import backend
+from lmm.estimators.likelihood.profiled import Evaluator
+from lmm.linalg.devices import backend
 from lmm.model.problem import build_problem
 from tests.algebra import some_theta
 from tests.designs import zoo
@@ -62,7 +62,7 @@ def crossed(levels: int) -> pd.DataFrame:
 
 @pytest.mark.usefixtures("accelerator")
 def test_large_fits_go_to_the_accelerator_and_small_ones_stay() -> None:
-    small, large = crossed(50), crossed(api.ACCELERATE)
+    small, large = crossed(50), crossed(lmer.ACCELERATE)
     assert "arrays: numpy" in str(lmm.lmer("y ~ 1 + (1|g)", small).design.plan)
     fit = lmm.lmer("y ~ 1 + (1|g)", large)
     assert "arrays: jax" in str(fit.design.plan)
@@ -116,7 +116,7 @@ def test_many_rows_go_to_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> Non
     g = rng.integers(0, 20, 400)
     data = pd.DataFrame({"g": g, "x": rng.normal(size=400), "y": (rng.normal(size=20)[g] + rng.normal(size=400) > 0).astype(int)})
     assert "passes" not in str(lmm.glmer("y ~ x + (1|g)", data, family="binomial").design.plan)
-    monkeypatch.setattr(api_generalized, "ACCELERATE", 300)
+    monkeypatch.setattr(glmer, "ACCELERATE", 300)
     assert "passes over the rows: jax" in str(lmm.glmer("y ~ x + (1|g)", data, family="binomial").design.plan)
 
 

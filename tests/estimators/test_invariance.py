@@ -14,11 +14,11 @@ pytest.importorskip("optax")
 pytest.importorskip("blackjax")
 
 import lmm  # noqa: E402
-from lmm.estimators.posterior import likelihood_fit, prepare  # noqa: E402
+from lmm.estimators.from_posterior import likelihood_fit, prepare  # noqa: E402
 from lmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, Poisson  # noqa: E402
-from lmm.model import posterior_density as density  # noqa: E402
-from lmm.model.joint import make_model  # noqa: E402
-from lmm.model.posterior_density import Space  # noqa: E402
+from lmm.model.posterior import posterior_density as density  # noqa: E402
+from lmm.model.posterior.joint import make_model  # noqa: E402
+from lmm.model.posterior.posterior_density import Space  # noqa: E402
 from lmm.priors import HalfNormal, Normal  # noqa: E402
 
 #: covariates that are one another's affine maps

@@ -18,8 +18,8 @@ import pytest
 
 import lmm
 from lmm.estimators import MaximumLikelihood
-from lmm.estimators.criterion import Evaluator
-from lmm.linalg import backend
+from lmm.estimators.likelihood.profiled import Evaluator
+from lmm.linalg.devices import backend
 from lmm.model.conditional import covariances
 from lmm.model.problem import Problem, build_problem
 from tests.algebra import some_theta, thetas

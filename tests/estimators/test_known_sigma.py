@@ -12,8 +12,8 @@ import pytest
 
 import lmm
 from lmm.estimators import MaximumLikelihood
-from lmm.estimators.criterion import Evaluator, curvature, directions
-from lmm.linalg import backend
+from lmm.estimators.likelihood.profiled import Evaluator, curvature, directions
+from lmm.linalg.devices import backend
 from lmm.model.problem import Problem, build_problem
 from tests.algebra import Algebra, some_theta, thetas
 from tests.designs import zoo

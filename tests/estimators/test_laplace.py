@@ -14,13 +14,13 @@ import pytest
 
 import lmm
 from lmm.errors import ArgumentError, ConvergenceWarning, LmmWarning
-from lmm.estimators.boundary import is_singular
-from lmm.estimators.generalized import Objective
-from lmm.estimators.laplace import LaplaceLikelihood
+from lmm.estimators.laplace.laplace_criterion import Objective
+from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
 from lmm.estimators.restart import heights
 from lmm.families import Binomial, Family, Gamma, NegativeBinomial, Poisson
 from lmm.model.problem import build_generalized
 from lmm.model.records import Estimate
+from lmm.search.boundary import is_singular
 from tests.designs import zoo
 from tests.generalized import case, derivative
 

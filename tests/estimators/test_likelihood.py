@@ -10,12 +10,12 @@ import pytest
 
 import lmm
 from lmm.covariance import Diagonal
-from lmm.design.records import Design
+from lmm.design.design import Design
 from lmm.estimators import Control, MaximumLikelihood
-from lmm.estimators.boundary import is_singular
 from lmm.estimators.restart import from_below, mirrored, subsets
 from lmm.model.problem import Problem, build_problem
 from lmm.model.records import Estimate
+from lmm.search.boundary import is_singular
 from tests.algebra import some_theta
 from tests.designs import dense, design, slopes, term, zoo
 

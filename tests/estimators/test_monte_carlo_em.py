@@ -14,11 +14,11 @@ pytest.importorskip("optax")
 
 import lmm  # noqa: E402
 from lmm.errors import ArgumentError  # noqa: E402
-from lmm.estimators.effects_walk import batch_error  # noqa: E402
-from lmm.linalg import backend  # noqa: E402
-from lmm.model import expectation  # noqa: E402
-from lmm.model.expectation import Frame, Parameters  # noqa: E402
-from lmm.model.joint import coordinates, make_model, make_row_data, make_sums  # noqa: E402
+from lmm.estimators.monte_carlo.effects_walk import batch_error  # noqa: E402
+from lmm.linalg.devices import backend  # noqa: E402
+from lmm.model.posterior import expectation  # noqa: E402
+from lmm.model.posterior.expectation import Frame, Parameters  # noqa: E402
+from lmm.model.posterior.joint import coordinates, make_model, make_row_data, make_sums  # noqa: E402
 
 SLEEP = "Reaction ~ Days + (Days|Subject)"
 

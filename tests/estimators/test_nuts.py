@@ -13,8 +13,8 @@ import pytest
 
 import lmm
 from lmm import priors
-from lmm.estimators.chain_diagnostics import diagnose_chains
-from lmm.linalg import backend
+from lmm.estimators.monte_carlo.chain_diagnostics import diagnose_chains
+from lmm.linalg.devices import backend
 
 pytest.importorskip("blackjax")
 

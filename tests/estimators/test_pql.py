@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.model.linearised import linearise
+from lmm.model.laplace.linearised import linearise
 from lmm.model.problem import build_generalized
 from tests.designs import zoo
 from tests.families.cases import CUSTOM_GAMMA

@@ -13,7 +13,7 @@ from scipy.integrate import quad
 import lmm
 from lmm import families
 from lmm.design import build_design
-from lmm.estimators.generalized import Objective
+from lmm.estimators.laplace.laplace_criterion import Objective
 from lmm.model.problem import build_generalized
 
 CBPP = "cbind(incidence, size - incidence) ~ period + (1|herd)"
@@ -87,7 +87,7 @@ def test_gradient_with_fixed_effects_in_the_inner_loop() -> None:
 
 def test_one_point_is_laplace() -> None:
     """The rule with one node is Laplace's approximation, so all share one scale."""
-    from lmm.model.quadrature import quadrature
+    from lmm.model.laplace.quadrature import quadrature
 
     o, psi = at("poisson slope", 1)
     point = o.in_theta(psi)

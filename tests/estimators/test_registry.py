@@ -11,7 +11,7 @@ import pytest
 
 import lmm
 from lmm.estimators import Control, Estimator, MaximumLikelihood, registry
-from lmm.estimators.laplace import LaplaceLikelihood
+from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
 from lmm.model.problem import GeneralizedProblem
 from lmm.model.records import Estimate, Report
 

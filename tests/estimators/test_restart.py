@@ -11,10 +11,10 @@ import lmm
 from lmm.covariance import Blocks, Diagonal, Unstructured
 from lmm.design import build_design
 from lmm.estimators import restart
-from lmm.estimators.boundary import unit_start
-from lmm.estimators.criterion import Evaluator
-from lmm.estimators.likelihood import MaximumLikelihood
+from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
+from lmm.estimators.likelihood.profiled import Evaluator
 from lmm.model.problem import build_problem
+from lmm.search.boundary import unit_start
 
 MODELS = ["y ~ x + (1|g)", "y ~ x + (x|g)", "y ~ x + (x||g)", "y ~ x + (1|g) + (1|h)"]
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.estimators.separation import separation
+from lmm.estimators.laplace.separation import separation
 from lmm.families import Binomial, NegativeBinomial, Ordinal, Poisson
 
 

@@ -12,9 +12,9 @@ import lmm
 from benchmarks.movies import movies
 from lmm.design import build_design
 from lmm.estimators.control import Control
-from lmm.estimators.likelihood import MaximumLikelihood
-from lmm.estimators.stochastic import StochasticEvaluator, widening
-from lmm.linalg import threads
+from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
+from lmm.estimators.likelihood.probed_criterion import StochasticEvaluator, widening
+from lmm.linalg.devices import threads
 from lmm.model.problem import build_problem
 
 ITERATIVE, EXACT = Control(factorization="iterative"), Control(factorization="exact")
@@ -133,7 +133,7 @@ def test_score_and_information_are_those_of_the_exact_criterion() -> None:
     settled, error = evaluate.settled(point)
     assert abs(settled.objective - exact.objective(plain, theta)) < 5.0 * error
     # what is no trace is exact: beta, sigma^2
-    from lmm.estimators.criterion import Evaluator
+    from lmm.estimators.likelihood.profiled import Evaluator
 
     other = Evaluator(plain, True).in_theta(theta)
     np.testing.assert_allclose(point.payload.value.beta, other.payload.value.beta, rtol=1e-8, atol=1e-10)
@@ -141,7 +141,7 @@ def test_score_and_information_are_those_of_the_exact_criterion() -> None:
 
 
 def per_probe(point, i: int) -> np.ndarray:  # noqa: ANN001
-    from lmm.estimators.criterion import slope
+    from lmm.estimators.likelihood.profiled import slope
 
     return slope([p[i] for p in point.payload.probes], point.payload.frame)
 
@@ -213,7 +213,7 @@ def test_methods_that_have_no_iterative_way_say_so() -> None:
 
 @pytest.mark.slow
 def test_jax_gives_the_same_fit_and_a_second_one_compiles_nothing() -> None:
-    from lmm.linalg.backend import traces
+    from lmm.linalg.devices.backend import traces
 
     d = data(2_000)
     plain = lmm.lmer("y ~ x + (1|a) + (1|b)", d, control=ITERATIVE)

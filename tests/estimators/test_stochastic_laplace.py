@@ -9,14 +9,14 @@ import lmm
 from lmm import families
 from lmm.design import build_design
 from lmm.errors import ArgumentError, CapacityError, SingularFitWarning
-from lmm.estimators import stochastic_laplace
-from lmm.estimators.generalized import Objective
-from lmm.estimators.stochastic_laplace import ProbedObjective
+from lmm.estimators.laplace import probed_laplace
+from lmm.estimators.laplace.laplace_criterion import Objective
+from lmm.estimators.laplace.probed_laplace import ProbedObjective
 from lmm.linalg import plan as plans
-from lmm.model import stochastic
-from lmm.model.mode import find_modes
+from lmm.model.laplace.modes import find_modes
+from lmm.model.laplace.start_values import starting_values
+from lmm.model.probes import score_by_probes
 from lmm.model.problem import GeneralizedProblem, build_generalized
-from lmm.model.working import starting_values
 
 ITERATIVE, EXACT = lmm.Control(factorization="iterative"), lmm.Control(factorization="exact")
 FORMULA = "y ~ x + (1|a) + (1|b)"
@@ -81,8 +81,8 @@ def test_probes_whose_mean_square_is_the_identity_give_the_exact_gradient(name, 
     formula, family, curvature, all_iterative = CASES[name]
     if all_iterative:
         monkeypatch.setattr(plans, "SMALL", 1)
-    monkeypatch.setattr(stochastic_laplace, "TOLERANCE", 1e-10)
-    monkeypatch.setattr(stochastic, "controlled", lambda xp, values, control: values)
+    monkeypatch.setattr(probed_laplace, "TOLERANCE", 1e-10)
+    monkeypatch.setattr(score_by_probes, "controlled", lambda xp, values, control: values)
     exact, iterative = problems(formula, family)
     assert (len(iterative.plan.iterative) == 2) == all_iterative
     one, other = Objective(exact, curvature, points), ProbedObjective(iterative, lmm.Control(curvature=curvature), points)
@@ -105,7 +105,7 @@ def test_control_variates_have_the_mean_that_is_taken_for_theirs(name, monkeypat
         return values
 
     formula, family, curvature, _ = CASES[name]
-    monkeypatch.setattr(stochastic, "controlled", checked)
+    monkeypatch.setattr(score_by_probes, "controlled", checked)
     _, iterative = problems(formula, family)
     objective = ProbedObjective(iterative, lmm.Control(curvature=curvature))
     objective.probes = np.sqrt(objective.q) * np.eye(objective.q)
@@ -136,7 +136,7 @@ def test_estimates_are_the_exact_ones_within_their_stated_error(fits, nagq, seed
     fit = lmm.glmer(FORMULA, rows(), family="binomial", nAGQ=nagq, control=lmm.Control(factorization="iterative", seed=seed))
     said = fit.estimate.monte_carlo
     assert fit.convergence.converged
-    assert said.probes >= stochastic_laplace.FIRM
+    assert said.probes >= probed_laplace.FIRM
     assert said.seed == seed
     assert said.relative.max() < 0.01
     assert abs(fit.llf - exact.llf) < 4.0 * said.log_likelihood + 1e-4
@@ -151,7 +151,7 @@ def test_estimates_are_the_exact_ones_within_their_stated_error(fits, nagq, seed
 def test_more_accuracy_takes_more_probes():
     control = lmm.Control(factorization="iterative", accuracy=2e-4)
     said = lmm.glmer(FORMULA, rows(), family="binomial", control=control).estimate.monte_carlo
-    assert said.probes > stochastic_laplace.FIRM
+    assert said.probes > probed_laplace.FIRM
     assert said.relative.max() < 4e-4
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lmm.estimators.trust_region import Outcome, Point, minimize, step_within
+from lmm.search.trust_region import Outcome, Point, minimize, step_within
 
 
 def hessians() -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ pytest.importorskip("optax")
 
 import lmm  # noqa: E402
 from lmm.errors import ArgumentError  # noqa: E402
-from lmm.linalg import backend  # noqa: E402
+from lmm.linalg.devices import backend  # noqa: E402
 from lmm.priors import HalfNormal, Normal  # noqa: E402
 
 RADON = "log_radon ~ floor + (1|county)"

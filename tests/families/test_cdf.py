@@ -7,7 +7,7 @@ import pytest
 
 import lmm
 from lmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, NegativeBinomial1, Poisson
-from lmm.inference.predictive import normal_quantiles
+from lmm.inference.intervals.predictive import normal_quantiles
 
 
 @pytest.mark.parametrize(("family", "phi"), [(Poisson(), 1.0), (NegativeBinomial(), 0.7), (NegativeBinomial1(), 2.5)])

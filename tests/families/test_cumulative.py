@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 from scipy.integrate import quad
 
-from lmm.families.cumulative import DISTRIBUTIONS, Distribution, Normal
+from lmm.families.ordered.cumulative import DISTRIBUTIONS, Distribution, Normal
 
 WIDTHS = (1e-9, 1e-5, 1e-3, 0.05, 0.3, 1.0, 3.0, 9.0, 40.0)
 #: the nearer ends of the intervals; the extreme value distribution's upper tail is doubly exponential

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from lmm.errors import DataError, FormulaError
-from lmm.formula.engine import Columns, Evaluator
-from lmm.formula.expressions import python
+from lmm.formula.columns.engine import Columns, Evaluator
+from lmm.formula.text.expressions import python
 
 u = pd.Series([0, 1, 2, 3, 4, 5, 7, 2])
 x = pd.Series([0.5, -1.5, 2.5, 3.5, -4.0, 5.0, 0.0, 1.0])

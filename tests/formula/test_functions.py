@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from lmm.errors import DataError, LmmWarning
-from lmm.formula.engine import FUNCTIONS, Columns, Evaluator, wilkinson
-from lmm.formula.functions import cut, dummy, factor, ifelse, interaction, ns, relevel
+from lmm.formula.columns.engine import FUNCTIONS, Columns, Evaluator, wilkinson
+from lmm.formula.columns.functions import cut, dummy, factor, ifelse, interaction, ns, relevel
 
 x = np.array([0.1, 0.4, 0.9, 1.3, 2.2, 2.8, 3.7, 4.0, 5.5, 7.0])
 

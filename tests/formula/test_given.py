@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 import lmm
-from lmm.formula.given import aligned, numeric
+from lmm.formula.columns.given import aligned, numeric
 
 pytestmark = pytest.mark.filterwarnings("ignore::lmm.errors.SingularFitWarning")
 rng = np.random.default_rng(21)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from lmm.errors import GroupingError
-from lmm.formula.levels import encode, join, lookup, strings
+from lmm.formula.columns.levels import encode, join, lookup, strings
 
 CASES = {
     "integers": (np.array([5, 3, 5, 11]), [1, 0, 1, 2], ["3", "5", "11"]),

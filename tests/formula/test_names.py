@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.formula.names import alias, awkward_names
-from lmm.formula.scan import quote
+from lmm.formula.text.names import alias, awkward_names
+from lmm.formula.text.tokens import quote
 
 CALL = "__import__('os').environ.setdefault('LMM_CODE_RAN', '')"
 ODD = [
@@ -191,7 +191,7 @@ def test_an_empty_argument_is_refused(data, argument, given):
 
 
 def test_many_odd_names_are_read_in_time_that_grows_with_their_number(data, monkeypatch):
-    from lmm.formula import names
+    from lmm.formula.text import names
 
     calls = []
     monkeypatch.setattr(names, "alias", lambda name: calls.append(name) or alias(name))

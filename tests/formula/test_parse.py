@@ -6,7 +6,7 @@ import pytest
 
 from lmm.errors import FormulaError
 from lmm.formula import parse
-from lmm.formula.scan import quote, scan, spaced, unquote
+from lmm.formula.text.tokens import quote, scan, spaced, unquote
 
 ACCEPTED = {
     # formula: (response, fixed, [(columns, factors, structure)], offsets)

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 import lmm
 from lmm.formula import Table
-from lmm.formula.levels import DeclaredOrder
+from lmm.formula.columns.levels import DeclaredOrder
 
 pytestmark = pytest.mark.filterwarnings("ignore::lmm.errors.SingularFitWarning")
 rng = np.random.default_rng(2)

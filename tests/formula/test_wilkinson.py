@@ -3,8 +3,8 @@
 import pytest
 
 from lmm.errors import FormulaError
-from lmm.formula.terms import simplified, terms
-from lmm.formula.wilkinson import right_side
+from lmm.formula.text.formula_terms import simplified, terms
+from lmm.formula.text.wilkinson import right_side
 
 # R 4.2: term labels in R's order, spaces of calls aside
 CASES = {

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import lmm
-from lmm.estimators.boundary import unit_start
+from lmm.search.boundary import unit_start
 from tests.fuzz.cases import Case
 
 #: agreement of criteria of one model, absolutely: an optimum is found to about the square root of the tolerance in theta

@@ -6,10 +6,10 @@ from functools import cache
 
 import numpy as np
 
-from lmm.design.records import Design
+from lmm.design.design import Design
 from lmm.estimators import MaximumLikelihood
 from lmm.estimators.control import Control
-from lmm.inference.kenward_roger import moments
+from lmm.inference.tests.kenward_roger import moments
 from lmm.model.problem import Problem, build_problem
 from lmm.model.records import Estimate
 from tests.algebra import thetas

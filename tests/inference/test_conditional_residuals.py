@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lmm
-from lmm.inference.conditional_residuals import scaled_residuals
+from lmm.inference.refits.conditional_residuals import scaled_residuals
 from tests.plots.fits import quiet, table
 
 

@@ -14,7 +14,7 @@ import pytest
 from scipy.special import polygamma
 
 import lmm
-from lmm.inference.collinearity import inflation_factors
+from lmm.inference.criticism.collinearity import inflation_factors
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "criticism.json").read_text())
 #: formula, data, weights, and where lme4's theta are among ours

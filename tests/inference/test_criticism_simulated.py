@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.inference import quantile_residuals as quantiles
-from lmm.inference.normality import quantile_correlation
+from lmm.inference.criticism import quantile_residuals as quantiles
+from lmm.inference.criticism.normality import quantile_correlation
 
 LEVELS, PER = 40, 6
 

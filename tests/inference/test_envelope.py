@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmm.inference.envelope import envelope, normal_quantiles, positions
+from lmm.inference.criticism.envelope import envelope, normal_quantiles, positions
 
 
 def sorted_normals(S: int, n: int, seed: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.inference.hypotheses import parse
+from lmm.inference.tests.hypotheses import parse
 
 NAMES = ["Intercept", "Days", "x", "x:z", "period[T.2]", "period[T.2]:x", "poly(x, 2)[1]", "poly(x, 2)[10]", "odd name", "a.b", "I(2 * x)"]
 

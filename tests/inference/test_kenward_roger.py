@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.inference import traces as traces_module
-from lmm.inference.ddf import degrees_of_freedom
-from lmm.inference.kenward_roger import kenward_roger
-from lmm.inference.traces import traces
-from lmm.model.crossproducts import cross_products
+from lmm.inference.tests import traces as traces_module
+from lmm.inference.tests.ddf import degrees_of_freedom
+from lmm.inference.tests.kenward_roger import kenward_roger
+from lmm.inference.tests.traces import traces
+from lmm.model.gaussian.crossproducts import cross_products
 from tests.algebra import Algebra, thetas
 from tests.inference.dense import DESIGNS, Dense, evaluated, problem_of
 

@@ -10,8 +10,8 @@ import pytest
 from scipy.special import ndtr
 from scipy.stats import studentized_range
 
-from lmm.inference import multiplicity
-from lmm.inference.contrast_coefficients import coefficients, polynomials
+from lmm.inference.tests import multiplicity
+from lmm.inference.tests.contrast_coefficients import coefficients, polynomials
 
 RECORD = json.loads((Path(__file__).parents[1] / "reference" / "emmeans.json").read_text())
 

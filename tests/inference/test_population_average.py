@@ -8,7 +8,7 @@ from scipy import integrate
 
 import lmm
 from lmm import families
-from lmm.inference import population_average
+from lmm.inference.criticism import population_average
 
 
 @pytest.mark.parametrize("sd", [0.0, 0.4, 2.0, 4.7])

@@ -12,13 +12,13 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import ndtr
 
 import lmm
-from lmm.estimators.criterion import Evaluator
-from lmm.estimators.generalized import Objective
-from lmm.inference import profiles as inference
-from lmm.inference.generalized_surface import GeneralizedSurface
-from lmm.inference.profile import Curve
-from lmm.inference.profile import Path as ProfilePath
-from lmm.inference.surface import LinearSurface, Place
+from lmm.estimators.laplace.laplace_criterion import Objective
+from lmm.estimators.likelihood.profiled import Evaluator
+from lmm.inference.intervals import fit_profiles as inference
+from lmm.inference.intervals.generalized_surface import GeneralizedSurface
+from lmm.inference.intervals.profiling import Curve
+from lmm.inference.intervals.profiling import Path as ProfilePath
+from lmm.inference.intervals.surface import LinearSurface, Place
 
 REFERENCE = json.loads((Path(__file__).parent.parent / "reference" / "profile.json").read_text())["cases"]
 

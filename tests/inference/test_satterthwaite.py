@@ -9,12 +9,12 @@ import pytest
 import lmm
 from lmm.estimators import MaximumLikelihood
 from lmm.estimators.control import Control
-from lmm.inference import traces, variance_parameters
-from lmm.inference.ddf import degrees_of_freedom, method_name
-from lmm.inference.marginal import marginal
-from lmm.inference.satterthwaite import covariance_jacobian, independent, pooled
-from lmm.inference.variance_parameters import positive_inverse, second_derivatives
-from lmm.inference.variance_parameters import variance_parameters as parameters_of
+from lmm.inference.tests import traces, variance_parameters
+from lmm.inference.tests.ddf import degrees_of_freedom, method_name
+from lmm.inference.tests.marginal_precision import marginal
+from lmm.inference.tests.satterthwaite import covariance_jacobian, independent, pooled
+from lmm.inference.tests.variance_parameters import positive_inverse, second_derivatives
+from lmm.inference.tests.variance_parameters import variance_parameters as parameters_of
 from lmm.model.records import Draws, PosteriorEstimate
 from tests.inference.dense import DESIGNS, evaluated, problem_of
 

@@ -7,7 +7,7 @@ import pytest
 
 from lmm import families
 from lmm.families.linear import LINEAR
-from lmm.inference.separate import separate_effects
+from lmm.inference.refits.separate_levels import separate_effects
 
 
 def rows(seed: int = 5, n: int = 400, J: int = 12):

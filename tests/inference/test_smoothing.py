@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lmm
-from lmm.inference.smoothing import bandwidth, density, lowess
+from lmm.inference.criticism.smoothing import bandwidth, density, lowess
 
 RECORDS = json.loads((Path(__file__).parents[1] / "reference" / "lowess.json").read_text())
 

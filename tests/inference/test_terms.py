@@ -8,8 +8,8 @@ import pytest
 
 import lmm
 from lmm.design import build_design
-from lmm.formula.factors import coded_columns, fixed_structure, invented_rows, observed_rows
-from lmm.results.term_tests import check_type, hypotheses
+from lmm.formula.columns.factors import coded_columns, fixed_structure, invented_rows, observed_rows
+from lmm.results.tests.term_tests import check_type, hypotheses
 
 
 def rows(seed: int = 4, n: int = 160) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmm.linalg import backend
+from lmm.linalg.devices import backend
 
 
 @given(st.integers(1, 10**9))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.linalg import logm
 
-from lmm.linalg import backend
 from lmm.linalg.conjugate import conjugate_gradients, log_quadratics
+from lmm.linalg.devices import backend
 
 
 def matrix(q: int, condition: float, seed: int = 1) -> np.ndarray:

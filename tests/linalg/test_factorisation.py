@@ -13,8 +13,8 @@ from lmm.errors import CapacityError
 from lmm.linalg import factorisation, krylov
 from lmm.linalg.factorisation import BlockSystem, Factorisation, KrylovFactorisation, PenalizedSystem
 from lmm.linalg.plan import Plan, make_layout
+from lmm.model.gaussian.system import make_coupled, make_system
 from lmm.model.problem import build_problem
-from lmm.model.system import make_coupled, make_system
 from tests.algebra import Algebra, thetas
 from tests.designs import zoo
 

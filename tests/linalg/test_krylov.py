@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmm.design.records import Design
+from lmm.design.design import Design
 from lmm.linalg import krylov
 from lmm.linalg.factorisation import KrylovFactorisation
 from lmm.linalg.krylov import IterativeFactor

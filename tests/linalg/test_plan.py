@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lmm.errors import CapacityError
-from lmm.linalg import backend, tail
 from lmm.linalg import plan as plans
+from lmm.linalg import tail
+from lmm.linalg.devices import backend
 from lmm.linalg.plan import TermSize, make_plan
 from lmm.model.problem import build_problem
 from tests.designs import zoo

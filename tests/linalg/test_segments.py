@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmm.linalg import backend, elimination
-from lmm.linalg.gather_product import counting_order, segment_rounds, sum_segments
-from lmm.linalg.segments import segment_sum
-from lmm.model import gaussian
+from lmm.linalg import elimination
+from lmm.linalg.devices import backend
+from lmm.linalg.sparse.gather_product import counting_order, segment_rounds, sum_segments
+from lmm.linalg.sparse.segments import segment_sum
+from lmm.model.gaussian import deviance
 from lmm.model.problem import build_problem
 from tests.algebra import some_theta
 from tests.designs import zoo
@@ -47,8 +48,8 @@ def test_the_criterion_without_scatter(name: str) -> None:
     chain_dG, tail_dG = ([np.eye(len(T))[None] for T in each] for each in (chain_T, tail_T))
     arguments = chain_T, tail_T, chain_dG, tail_dG
     static = {"layout": plan.layout, "well": (False,) * len(tail_T), "reml": True}
-    value, derived = gaussian.derivatives(np, data, *arguments, **static)
-    other, compiled = backend.call(gaussian.derivatives, gathered, *arguments, **static)
+    value, derived = deviance.derivatives(np, data, *arguments, **static)
+    other, compiled = backend.call(deviance.derivatives, gathered, *arguments, **static)
     assert other.objective == pytest.approx(value.objective, rel=1e-12)
     for mine, theirs in zip((*compiled.D, compiled.AI), (*derived.D, derived.AI), strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-10, atol=1e-10)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmm.linalg import small
-from lmm.linalg.segments import segment_sum
+from lmm.linalg.sparse.segments import segment_sum
 
 SPACES = pytest.mark.parametrize("xp", [np, jnp], ids=["numpy", "jax"])
 #: every size under NumPy; under JAX, where each costs a compilation, some

@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from lmm.linalg import backend, sparse_product
-from lmm.linalg.sparse_product import make_product
+from lmm.linalg.devices import backend
+from lmm.linalg.sparse import sparse_product
+from lmm.linalg.sparse.sparse_product import make_product
 
 
 def pattern(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int, int]:

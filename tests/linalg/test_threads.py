@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lmm.linalg import threads
+from lmm.linalg.devices import threads
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ import lmm
 from lmm.design import build_design
 from lmm.families import FAMILIES, Binomial, NegativeBinomial, Poisson
 from lmm.formula import Given
-from lmm.model import compression
-from lmm.model.compression import merged, taken
+from lmm.model.laplace import compression
+from lmm.model.laplace.compression import merged, taken
+from lmm.model.laplace.rows import Rows, make_rows
 from lmm.model.problem import build_generalized
-from lmm.model.rows import Rows, make_rows
 from tests.families.cases import CUSTOM_GAMMA
 
 N = 3000

@@ -12,9 +12,9 @@ from lmm.design.terms import Incidence
 from lmm.estimators import Control, MaximumLikelihood
 from lmm.linalg import coupling, factorisation
 from lmm.model.conditional import covariances, prediction_variance
+from lmm.model.gaussian.system import make_system
 from lmm.model.problem import Problem, build_problem
 from lmm.model.records import Estimate
-from lmm.model.system import make_system
 from tests.algebra import Algebra, thetas
 from tests.designs import zoo
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lmm.design.records import Design
-from lmm.model.crossproducts import CrossProducts, cross_products, dense_pairs, right_hand_sides
+from lmm.design.design import Design
+from lmm.model.gaussian.crossproducts import CrossProducts, cross_products, dense_pairs, right_hand_sides
 from tests.algebra import Algebra
 from tests.designs import design, slopes, term, zoo
 

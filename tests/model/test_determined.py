@@ -8,7 +8,7 @@ import pytest
 
 import lmm
 from lmm.design import build_design
-from lmm.model.determined import determined
+from lmm.model.gaussian.determined import determined
 from lmm.model.problem import build_problem
 
 

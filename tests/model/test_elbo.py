@@ -12,13 +12,13 @@ pytest.importorskip("optax")
 import jax  # noqa: E402
 
 import lmm  # noqa: E402
-from lmm.estimators.approximation import make_rules  # noqa: E402
-from lmm.estimators.posterior import likelihood_fit  # noqa: E402
-from lmm.estimators.variational_start import begin_at, dense_terms  # noqa: E402
-from lmm.model import elbo  # noqa: E402
-from lmm.model.elbo import FAMILIES, Approximation  # noqa: E402
-from lmm.model.joint import coordinates, make_model, make_row_data, make_sums, units_of  # noqa: E402
-from lmm.model.scales import as_tree  # noqa: E402
+from lmm.estimators.from_posterior import likelihood_fit  # noqa: E402
+from lmm.estimators.variational.approximation import make_rules  # noqa: E402
+from lmm.estimators.variational.variational_start import begin_at, dense_terms  # noqa: E402
+from lmm.model.posterior import elbo  # noqa: E402
+from lmm.model.posterior.elbo import FAMILIES, Approximation  # noqa: E402
+from lmm.model.posterior.joint import coordinates, make_model, make_row_data, make_sums, units_of  # noqa: E402
+from lmm.model.posterior.scales import as_tree  # noqa: E402
 from lmm.priors import LKJ, Exponential, HalfNormal, Normal, resolve  # noqa: E402
 
 PRIORS = {"beta": Normal(0.5, 2.0), "sd": HalfNormal(1.5), "h": Exponential(0.8), "cor": LKJ(2.0), "sigma": HalfNormal(2.0)}

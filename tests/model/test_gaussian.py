@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmm.estimators import Control, MaximumLikelihood
-from lmm.estimators.criterion import Evaluator, curvature, directions
+from lmm.estimators.likelihood.profiled import Evaluator, curvature, directions
 from lmm.model.problem import Problem, build_problem
 from tests.algebra import Algebra, thetas
 from tests.designs import dense, zoo

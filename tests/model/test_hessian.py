@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lmm.estimators import MaximumLikelihood
-from lmm.estimators.criterion import Evaluator
-from lmm.model import hessian
+from lmm.estimators.likelihood.profiled import Evaluator
+from lmm.model.gaussian import hessian
 from lmm.model.problem import Problem, build_problem
 from tests.algebra import some_theta, thetas
 from tests.designs import zoo

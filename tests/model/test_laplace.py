@@ -8,15 +8,16 @@ from functools import cache
 import numpy as np
 import pytest
 
-from lmm.estimators import Control, MaximumLikelihood, trust_region
-from lmm.estimators.generalized import Objective
-from lmm.estimators.laplace import LaplaceLikelihood
+from lmm.estimators import Control, MaximumLikelihood
+from lmm.estimators.laplace.laplace_criterion import Objective
+from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
 from lmm.families import FAMILIES, Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, NegativeBinomial1, Poisson
 from lmm.linalg.factorisation import BlockFactorisation
-from lmm.model.laplace import Laplace, laplace
-from lmm.model.leverage import leverages, tables
-from lmm.model.mode import MAX_STEPS, find_modes
+from lmm.model.laplace.laplace import Laplace, laplace
+from lmm.model.laplace.leverage import leverages, tables
+from lmm.model.laplace.modes import MAX_STEPS, find_modes
 from lmm.model.problem import GeneralizedProblem, build_generalized, build_problem
+from lmm.search import trust_region
 from tests.algebra import some_theta
 from tests.designs import design, term, zoo
 from tests.families.cases import CUSTOM_GAMMA

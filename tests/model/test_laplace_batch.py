@@ -8,10 +8,10 @@ import pytest
 
 import lmm
 from lmm.design import build_design
-from lmm.estimators import laplace_batch as search
-from lmm.estimators.generalized import Objective
+from lmm.estimators.laplace import many_generalized as search
+from lmm.estimators.laplace.laplace_criterion import Objective
 from lmm.formula import Given
-from lmm.model import laplace_batch
+from lmm.model.laplace import laplace_batch
 from lmm.model.problem import build_generalized
 
 FAMILIES = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lmm.covariance import Diagonal, Unstructured
-from lmm.design.records import Design
-from lmm.model.moments import starting_values
+from lmm.design.design import Design
+from lmm.model.gaussian.moments import starting_values
 from lmm.model.problem import build_problem
 from tests.algebra import Algebra
 from tests.designs import design, slopes, term, zoo

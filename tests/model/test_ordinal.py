@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lmm.estimators.generalized import Objective
+from lmm.estimators.laplace.laplace_criterion import Objective
 from lmm.families import Ordinal
-from lmm.model.laplace import laplace
+from lmm.model.laplace.laplace import laplace
 from lmm.model.problem import GeneralizedProblem, build_generalized
 from tests.algebra import Algebra, thetas
 from tests.designs import zoo

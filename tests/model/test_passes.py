@@ -12,13 +12,13 @@ import pytest
 
 from lmm.families import Binomial, Gamma, NegativeBinomial, Ordinal, Poisson
 from lmm.linalg.factorisation import BlockFactorisation
-from lmm.model.compression import taken
-from lmm.model.leverage import tables
-from lmm.model.mode import find_modes, follow
-from lmm.model.passes import LeverageSums, Linearise, ScoreSums, Total, drive, merge
+from lmm.model.laplace.compression import taken
+from lmm.model.laplace.leverage import tables
+from lmm.model.laplace.modes import find_modes, follow
+from lmm.model.laplace.passes import LeverageSums, Linearise, ScoreSums, Total, drive, merge
+from lmm.model.laplace.rows import Block, Rows, make_rows
 from lmm.model.penalized import system_of
-from lmm.model.rows import Block, Rows, make_rows
-from lmm.stream.rows import Locate
+from lmm.stream.row_blocks import Locate
 from tests.designs import zoo
 from tests.generalized import case
 
@@ -157,7 +157,7 @@ class Counting:
 
 def test_tasks_share_their_passes() -> None:
     """Searches side by side take as many passes as the longest, and find what each finds alone."""
-    from lmm.model.laplace import laplace_task
+    from lmm.model.laplace.laplace import laplace_task
 
     c, rows, b = made("slopes crossed", Binomial("cloglog"))
     zero = [np.zeros_like(own) for own in b]

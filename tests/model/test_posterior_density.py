@@ -11,10 +11,10 @@ import pytest
 from scipy.linalg import block_diag
 
 from lmm import families
-from lmm.estimators.posterior import likelihood_fit
-from lmm.model import posterior_density as density
-from lmm.model.joint import make_model, units_of
-from lmm.model.posterior_density import Space
+from lmm.estimators.from_posterior import likelihood_fit
+from lmm.model.posterior import posterior_density as density
+from lmm.model.posterior.joint import make_model, units_of
+from lmm.model.posterior.posterior_density import Space
 from lmm.model.problem import build_generalized, build_problem
 from lmm.priors import LKJ, Exponential, HalfNormal, HalfStudentT, LogNormal, Normal, StudentT, resolve
 from tests.covariance.examples import correlated_pairs

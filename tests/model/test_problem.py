@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from lmm.design.records import Design
+from lmm.design.design import Design
 from lmm.errors import ResponseError
 from lmm.estimators import MaximumLikelihood
 from lmm.model.problem import build_problem

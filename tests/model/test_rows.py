@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from lmm.model.passes import weighted
+from lmm.model.laplace.passes import weighted
+from lmm.model.laplace.rows import Rows, make_rows
 from lmm.model.penalized import system_of
-from lmm.model.rows import Rows, make_rows
 from tests.algebra import Algebra, some_theta
 from tests.designs import design, term, zoo
 from tests.generalized import flat

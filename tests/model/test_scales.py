@@ -9,7 +9,7 @@ from scipy import integrate
 
 from lmm.covariance import Diagonal, Unstructured
 from lmm.covariance.blocks import Blocks
-from lmm.model import scales
+from lmm.model.posterior import scales
 from lmm.priors import LKJ, HalfNormal, Normal, Priors, Rest
 from tests.covariance.examples import NEW, CompoundSymmetry
 

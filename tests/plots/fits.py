@@ -11,7 +11,7 @@ import pandas as pd
 
 import lmm
 from lmm.results import Fit
-from lmm.results.profile import Profile
+from lmm.results.tables.profile_table import Profile
 
 
 @cache

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 import lmm
-from lmm.plots.profiles import Traces, contour
+from lmm.plots.profile_pictures import Traces, contour
 from tests.plots import fits
 from tests.plots.test_effects import segments
 

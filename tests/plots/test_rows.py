@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("matplotlib")
 
 import lmm
-from lmm.inference.smoothing import lowess
+from lmm.inference.criticism.smoothing import lowess
 from lmm.plots.simulated import cells, running_quantile
 from tests.plots import fits
 from tests.plots.test_effects import points, segments

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 import lmm
-from lmm.estimators.laplace import LaplaceLikelihood
-from lmm.estimators.likelihood import MaximumLikelihood
+from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
+from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
 from lmm.model.records import Draws, Estimate, PosteriorEstimate, Report
 from lmm.results import Fit
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import lmm
-from lmm.estimators.laplace import LaplaceLikelihood
-from lmm.estimators.likelihood import MaximumLikelihood
+from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
+from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
 from lmm.results import MethodComparison
 from tests.results.generalized_fits import ticks
 from tests.results.posterior_fits import KnownPosterior, herds, posterior, sleep

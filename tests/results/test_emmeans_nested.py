@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.results.transformed import transformed
+from lmm.results.rows.transformed import transformed
 
 
 @cache

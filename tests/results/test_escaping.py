@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.results.render import Table, latex_escape, markdown_code, markdown_escape
+from lmm.results.text.render import Table, latex_escape, markdown_code, markdown_escape
 
 NASTY = "<script>alert(1)</script>"
 NAMES = [NASTY, "<img src=x onerror=alert(1)>", "a|b*c*", "100% & $x_1$ \\ #{}~^", "[link](javascript:alert(1))", "line 'break' \"q\""]

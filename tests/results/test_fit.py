@@ -12,8 +12,8 @@ import pytest
 
 import lmm
 from lmm.formula import parse
-from lmm.formula.incidence import Incidence
-from lmm.results.components import degenerate_directions
+from lmm.formula.columns.incidence import Incidence
+from lmm.results.tables.components import degenerate_directions
 from lmm.results.updating import update_formula
 from tests import designs
 from tests.results.fits import CASES, fit, frame

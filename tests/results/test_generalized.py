@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.results.numberformat import p_value_column
+from lmm.results.text.numberformat import p_value_column
 from lmm.results.uncertainty import is_covariance
 from tests.results.generalized_fits import CBPP, cbpp, counts, reaction, ticks
 from tests.results.test_printed import figures

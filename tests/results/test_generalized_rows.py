@@ -11,7 +11,7 @@ import pytest
 import lmm
 from lmm import families
 from lmm.model.records import Estimate
-from lmm.results import generalized, rows
+from lmm.results.rows import generalized, row_values
 from tests.results.generalized_fits import cbpp, counts, reaction, ticks
 
 # R 4.2, at y, eta, prior weights w: with mu = fam$linkinv(eta), pearson (y-mu)*sqrt(w/fam$variance(mu)),
@@ -50,7 +50,7 @@ def test_residuals_are_those_of_r(case):
     design = replace(cbpp().design, y=np.array(y, dtype=float), weights=np.array(w, dtype=float))
     estimate: Estimate = replace(cbpp().estimate, family=family, phi=phi)
     for kind, want in (("pearson", pearson), ("working", working), ("deviance", deviance)):
-        np.testing.assert_allclose(rows.residuals(design, estimate, np.array(eta), kind, False), want, rtol=1e-8)
+        np.testing.assert_allclose(row_values.residuals(design, estimate, np.array(eta), kind, False), want, rtol=1e-8)
     assert generalized.deviance(design, estimate, np.array(eta)) == pytest.approx(np.square(deviance).sum())
 
 

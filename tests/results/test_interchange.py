@@ -14,7 +14,7 @@ import pytest
 from scipy.special import ndtr
 
 import lmm
-from lmm.results import marginal_effects
+from lmm.results.files import marginal_effects
 from tests.results.fits import fit as shipped
 from tests.results.fits import frame
 

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.inference.likelihood_ratio import boundary_p, chi_squared_p
-from lmm.inference.without_effects import objective_without_effects
+from lmm.inference.refits.without_effects import objective_without_effects
+from lmm.inference.tests.likelihood_ratio import boundary_p, chi_squared_p
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "model_comparison.json").read_text())
 COLUMNS = {"npar": "npar", "AIC": "aic", "BIC": "bic", "logLik": "llf", "deviance": "deviance", "Chisq": "chisq", "Df": "df", "LRT": "lrt"}

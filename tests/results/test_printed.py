@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.results.numberformat import abbreviate, format_column, zap_small
+from lmm.results.text.numberformat import abbreviate, format_column, zap_small
 from tests.results.fits import CASES, at_reference, fit, frame, record
 
 NUMBER = re.compile(r"(?<![\w.\]\[(])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![\w.\]\[)])")

@@ -80,7 +80,7 @@ def test_interval_types(boot):
 def test_bca_is_the_percentile_interval_where_there_is_neither_bias_nor_skewness(boot, monkeypatch):
     from dataclasses import replace
 
-    from lmm.results import bootstrap
+    from lmm.results.rows import bootstrap
 
     monkeypatch.setattr(bootstrap, "without_levels", lambda fit: pd.DataFrame({"a": [-1.0, 0.0, 1.0]}))
     values = np.concatenate([-np.arange(1, 500), [0], np.arange(1, 500)]) / 100.0

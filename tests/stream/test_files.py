@@ -271,22 +271,22 @@ def test_broken_files_are_told(tmp_path, folder):
 
 @pytest.mark.parametrize("when", ["take", "settle"])
 def test_an_interrupt_leaves_no_folder_of_rows_behind(folder, tmp_path, monkeypatch, when):
-    from lmm.stream import rows
+    from lmm.stream import row_blocks
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rows, "BUDGET", 1000)
+    monkeypatch.setattr(row_blocks, "BUDGET", 1000)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
-    original, made = rows.Spill.take, []
+    original, made = row_blocks.Spill.take, []
 
     def take(self, block):
         made.extend(os.listdir(tmp_path / "temporary"))
         return interrupted() if when == "take" else original(self, block)
 
-    monkeypatch.setattr(rows.Spill, "take", take)
-    monkeypatch.setattr(rows.Spill, "settle", interrupted)
+    monkeypatch.setattr(row_blocks.Spill, "take", take)
+    monkeypatch.setattr(row_blocks.Spill, "settle", interrupted)
     with pytest.raises(KeyboardInterrupt):
         lmm.glmer("count ~ x + (1|g)", folder, family="poisson")
     gc.collect()

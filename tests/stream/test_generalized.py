@@ -15,7 +15,7 @@ import pytest
 
 import lmm
 from lmm.errors import ArgumentError, DataError, RankWarning, ResponseError
-from lmm.stream import rows as stream_rows
+from lmm.stream import row_blocks as stream_rows
 
 duckdb = pytest.importorskip("duckdb")
 
@@ -281,20 +281,20 @@ def test_refused(path: str) -> None:
 
 def test_data_that_change_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A level that the first pass did not see is an error, not another level's rows."""
-    from lmm.stream import generalized
+    from lmm.stream import generalized_rows
 
     where = tmp_path / "rows.parquet"
     DATA.to_parquet(where)
     connection = duckdb.connect()
     connection.register("data", DATA)
-    usual = generalized._prepared
+    usual = generalized_rows._prepared
 
     def changed(*arguments: Any) -> Any:
         DATA.assign(g="somebody else").to_parquet(where)
         connection.execute("create or replace table held as select * replace ('somebody else' as g) from data")
         return usual(*arguments)
 
-    monkeypatch.setattr(generalized, "_prepared", changed)
+    monkeypatch.setattr(generalized_rows, "_prepared", changed)
     with pytest.raises(DataError, match="rows.parquet' has changed since it was first read"):
         lmm.glmer("yes ~ x + (1 | g)", str(where), family="binomial")
     connection.execute("create or replace table held as select * from data")

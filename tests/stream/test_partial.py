@@ -11,10 +11,10 @@ import pytest
 import lmm
 from lmm.design.rank import independent_columns
 from lmm.formula import Given
-from lmm.stream import levels as levels_room
-from lmm.stream import pairs as pairs_room
-from lmm.stream.coder import Coder
 from lmm.stream.finish import finish, independent_in_gram
+from lmm.stream.levels import found_levels as levels_room
+from lmm.stream.levels import pairs as pairs_room
+from lmm.stream.levels.coder import Coder
 from lmm.stream.partial import add_table, empty_sums, linear_reduction, merge, partial_sums
 from lmm.stream.prepare import make_recipe
 from lmm.stream.reducers import reducer_for

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmm.errors import DataError, FormulaError
-from lmm.stream.parts import Part, combine, evaluate, evaluate_prepared, finished, prepare_blocks
+from lmm.stream.clusters.parts import Part, combine, evaluate, evaluate_prepared, finished, prepare_blocks
 from lmm.stream.reducers import Reduction
 
 

@@ -25,7 +25,7 @@ pytest.importorskip("pyarrow")
 if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
     pytest.skip("Spark needs Java", allow_module_level=True)
 
-from lmm.stream import spark_frames  # noqa: E402
+from lmm.stream.clusters import spark_frames  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("spark")]
 FORMULA = "y ~ x + kind + (1+x|g) + (1|h)"
@@ -108,7 +108,7 @@ def test_sums_that_meet_on_the_executors(frame, data, monkeypatch):
 
 
 def test_pieces_of_parts_come_in_any_order(monkeypatch):
-    from lmm.stream.parts import Part
+    from lmm.stream.clusters.parts import Part
 
     monkeypatch.setattr(spark_frames, "PIECE", 100)
     parts = [Part(frozenset({i}), np.arange(100.0) + i) for i in range(3)]

@@ -10,9 +10,9 @@ import pytest
 
 import lmm
 from lmm.errors import ArgumentError, DataError, LmmError
-from lmm.formula.engine import FUNCTIONS
-from lmm.formula.names import names_in
-from lmm.stream import prepare, scan
+from lmm.formula.columns.engine import FUNCTIONS
+from lmm.formula.text.names import names_in
+from lmm.stream import first_pass, prepare
 
 pytest.importorskip("pyarrow.parquet")
 
@@ -77,7 +77,7 @@ def path(data, tmp_path_factory) -> str:
 
 def compare(formula, data, path, monkeypatch, **settings):
     """The two fits agree, or the one in chunks is refused."""
-    for module in (prepare, scan):
+    for module in (prepare, first_pass):
         monkeypatch.setattr(module, "HEAD", 70)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,0 +1,179 @@
+"""glmer(): the generalized counterpart of lmer()."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from time import perf_counter
+
+import numpy as np
+
+from lmm import families
+from lmm.api.lmer import check_control, choose_factorization, fit_problem, kept_arguments, rows_bar
+from lmm.arguments import caller, checked
+from lmm.design import build_design
+from lmm.design.design import Call, Design
+from lmm.errors import ArgumentError
+from lmm.estimators import Control, registry
+from lmm.estimators.estimator import Estimator
+from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
+from lmm.families import Family
+from lmm.formula import Given
+from lmm.linalg.devices import backend, threads
+from lmm.model.problem import build_generalized
+from lmm.results import Fit
+from lmm.stream.reducers import reducer_for
+
+#: quadrature points per random effect at the most, and random effects per level that quadrature takes
+MAX_POINTS, MAX_DIMENSIONS = 100, 3
+#: rows from which an accelerator, where there is one, takes the passes over them
+ACCELERATE = 100_000
+
+
+def check_quadrature(design: Design, points: int, second_order: bool = False) -> None:
+    """ArgumentError where more than one point is asked for and the model does not factor into small integrals."""
+    if points <= 1 and not second_order:
+        return
+    asked = "'laplace2'" if second_order else points
+    if len(design.terms) > 1:
+        groups = ", ".join(term.group for term in design.terms)
+        raise ArgumentError(f"nAGQ={asked} needs a single grouping factor; this model has {groups}. Use nAGQ=1.")
+    if design.terms[0].k > MAX_DIMENSIONS:
+        one = design.terms[0]
+        raise ArgumentError(f"nAGQ={asked} takes up to {MAX_DIMENSIONS} random effects per level; {one.group} has {one.k}. Use nAGQ=1.")
+
+
+@checked
+def glmer(
+    formula: str,
+    data: object,
+    *,
+    family: str | Family | type[Family],
+    nAGQ: int | str = 1,
+    weights: object = None,
+    offset: object = None,
+    subset: object = None,
+    na_action: str = "omit",
+    contrasts: Mapping[str, object] | None = None,
+    start: object = None,
+    method: object = None,
+    control: Control | None = None,
+) -> Fit:
+    """Fit a generalized linear mixed model from an lme4 formula.
+
+    Parameters
+    ----------
+    formula : ``"y ~ x + (x|g)"``; ``"cbind(successes, failures) ~ ..."`` for binomial counts.
+    data : pandas, polars or pyarrow table, or a mapping of arrays; N rows. Never modified. Also rows that are not in memory, as for
+        :func:`lmm.lmer`: a Parquet path, a pyarrow Dataset, a DuckDB table, a Dask or Spark data frame (nAGQ 0 or 1).
+    family : name ("binomial", "poisson", "ordinal", ...) or object, ``lmm.families.Binomial(link="probit")``.
+    nAGQ : 1 for the Laplace approximation; more for adaptive Gauss-Hermite quadrature with that many points per
+        random effect, for a single grouping factor with up to three. All share one log-likelihood scale.
+        "laplace2" adds the next term of Laplace's expansion, for a single grouping factor.
+        0 finds the fixed effects with the random ones in the inner loop: fast and biased.
+    weights : trials of a binomial proportion, frequencies of an ordinal response, else prior weights: column name, expression,
+        or array (N,).
+    offset : known component of the linear predictor: column name, expression, or array (N,).
+    subset, na_action, contrasts : as in :func:`lmm.lmer`.
+    start : theta, or ``{"theta": ..., "beta": ..., "phi": ...}`` to begin from.
+    method : a way of estimating by name ("laplace", "agq", "pql", "vi", "mcem", "nuts") or an estimator with settings of
+        its own, in place of the one that ``nAGQ`` asks for.
+    control : :class:`lmm.Control`, tolerances and limits.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    LmmError : a kind for each thing that can be wrong, naming the column or the place in the formula.
+
+    Notes
+    -----
+    -2 log-likelihood by Laplace's method, all constants included, minimised over covariances, fixed effects
+    and dispersion with its exact gradient. Standard errors come from the Hessian over all of them.
+
+    Examples
+    --------
+    >>> import lmm
+    >>> fit = lmm.glmer("cbind(incidence, size - incidence) ~ period + (1|herd)", lmm.datasets.load("cbpp"), family="binomial")
+    >>> round(fit.llf, 4)
+    -92.0263
+    """
+    given = Given(weights, offset, subset, na_action, contrasts, caller())
+    return run_generalized(formula, data, family=family, nAGQ=nAGQ, given=given, start=start, method=method, control=control)
+
+
+def run_generalized(
+    formula: str,
+    data: object,
+    *,
+    family: str | Family | type[Family],
+    nAGQ: int | str = 1,
+    given: Given,
+    start: object = None,
+    method: object = None,
+    control: Control | None = None,
+) -> Fit:
+    """:func:`glmer` with its arguments for the rows in one record; the call is kept for :meth:`Fit.update`."""
+    from lmm.model.laplace import device_rows
+    from lmm.stream import generalized_rows as stream_generalized
+
+    family = families.get(family)
+    second_order = nAGQ == "laplace2"
+    nAGQ = 1 if second_order else nAGQ
+    if isinstance(nAGQ, bool) or not isinstance(nAGQ, int | np.integer) or not 0 <= nAGQ <= MAX_POINTS:
+        choices = f"0 (fixed effects in the inner loop), 1 (Laplace), or up to {MAX_POINTS} quadrature points, or 'laplace2'"
+        raise ArgumentError(f"nAGQ={nAGQ!r} must be a whole number: {choices}.")
+    estimator = choose_generalized(int(nAGQ), second_order, method, control)
+    begin = perf_counter()
+    reducer = reducer_for(data, rows_bar if estimator.control.progress else None)
+    problem = None
+    with threads.limited():
+        if reducer is None:
+            design = build_design(formula, data, given, family)
+            family.check(design.y, design.weights, design.response)
+        else:
+            check_streamed(estimator)
+            design, problem = stream_generalized.build_generalized(formula, data, reducer, given, family)
+        call: dict[str, object] = {"family": family, "nAGQ": "laplace2" if second_order else nAGQ}
+        call |= {**kept_arguments(design, given, start), "method": method, "control": control}
+        check_quadrature(design, estimator.nagq, second_order)
+        if problem is None:
+            settings = estimator.control
+            problem = build_generalized(design, design.family, choose_factorization(estimator, settings))
+            here = isinstance(estimator, LaplaceLikelihood) and not problem.plan.iterative
+            if here and choose_passes(problem.n, settings) == "jax":
+                problem = device_rows.on_devices(problem, settings.devices)
+    plan = replace(problem.plan, passes=getattr(problem.source, "where", ""))
+    design = replace(design, call=Call(run_generalized, call), plan=plan)
+    problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
+    return fit_problem(design, problem, estimator, start)
+
+
+def choose_passes(n: int, control: Control) -> str:
+    """NumPy on a CPU; JAX for many rows where it has an accelerator, or where it is asked for."""
+    if control.backend != "auto":
+        return control.backend
+    asked = (control.devices or 1) > 1
+    return "jax" if asked or (n >= ACCELERATE and backend.has_accelerator()) else "numpy"
+
+
+def check_streamed(estimator: Estimator) -> None:
+    """ArgumentError where an estimator needs rows one by one, and they are not in memory."""
+    if estimator.control.factorization == "iterative":
+        raise ArgumentError("factorization='iterative' needs the rows of a generalized model in memory; data read in chunks takes 'exact'.")
+    if not isinstance(estimator, LaplaceLikelihood):
+        raise ArgumentError(f"method {estimator.name!r} needs its rows in memory; data read in chunks takes nAGQ=1 (Laplace) or nAGQ=0.")
+    if estimator.nagq > 1 or estimator.second_order:
+        asked = "'laplace2'" if estimator.second_order else estimator.nagq
+        raise ArgumentError(f"nAGQ={asked} needs its rows in memory; data read in chunks takes nAGQ=1 (Laplace) or nAGQ=0.")
+
+
+def choose_generalized(nAGQ: int, second_order: bool, method: object, control: Control | None) -> Estimator:
+    """The estimator that ``nAGQ=`` and ``method=`` ask for."""
+    if method is None:
+        return LaplaceLikelihood(check_control(control), nAGQ, second_order)
+    if isinstance(method, str):
+        return registry.by_name(method, registry.GENERALIZED, nagq=nAGQ, control=check_control(control))
+    return registry.adopt(method, registry.GENERALIZED, None if control is None else check_control(control))

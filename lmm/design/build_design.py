@@ -1,0 +1,183 @@
+"""Formula + table -> Design: the stages in order, and the checks that need all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lmm.design.design import Design, Predictor
+from lmm.design.level_checks import check_effects, check_levels, check_weights, unlike_weights
+from lmm.design.linear_response import linear_response
+from lmm.design.random_parts import random_terms
+from lmm.design.rank import independent_columns
+from lmm.design.terms import RandomTerm
+from lmm.errors import FormulaError, LmmWarning, RankWarning, ResponseError, warn
+from lmm.formula import Evaluated, Formula, Given, ModelFrame, Table, TermRecipe, evaluate, parse
+from lmm.formula.columns.given import NOTHING
+from lmm.formula.evaluate import check_categories
+from lmm.formula.text.names import names_in, readable
+from lmm.formula.text.parse import unknown_structure
+
+#: formulaic's name of the column of ones
+INTERCEPT = "Intercept"
+
+
+def build_design(
+    formula: str | Formula,
+    data: object,
+    given: Given = NOTHING,
+    family: Any = None,
+) -> Design:
+    """The matrices of a mixed model.
+
+    Parameters
+    ----------
+    formula : ``"y ~ x + (x|g)"``, or one that was parsed.
+    data : pandas, polars or pyarrow table, or a mapping of arrays, N rows; never modified.
+    given : weights, offset, rows to use and codings, with the caller's variables.
+    family : None for a linear model; otherwise an object whose ``response(values, name)`` returns
+        ``(y, weights or None)``, and the checks that hold for linear models alone are left out. One that has ``bind``
+        learns from the response what it needs (categories) and is ``design.family``; one whose
+        ``has_intercept`` is false has no column of ones.
+
+    Returns
+    -------
+    Design
+
+    Raises
+    ------
+    FormulaError, DataError, ResponseError, GroupingError, ArgumentError : with the user's own names.
+
+    Examples
+    --------
+    >>> import lmm
+    >>> from lmm.design import build_design
+    >>> design = build_design("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+    >>> design.X.shape, design.names, design.terms[0].J
+    ((180, 2), ('Intercept', 'Days'), 18)
+    """
+    parsed = parse(formula) if isinstance(formula, str) else formula
+    if not isinstance(parsed, Formula):
+        raise FormulaError(f"a formula is a string such as 'y ~ x + (1|g)', not {type(formula).__name__}.")
+    if not parsed.bars:
+        hint = unknown_structure(parsed.fixed)
+        raise FormulaError(f"the formula has no random term; add one such as (1|group).{hint}", parsed.text)
+    table = Table(data)
+    if parsed.has_dot:
+        parsed = parsed.with_dot(other_columns(parsed, table))
+    found = evaluate(parsed, table, given)
+    for message in found.said:
+        warn(message, LmmWarning)
+    check_categories(found, found.n)
+    bind = getattr(family, "bind", None)
+    said: tuple[str, ...] = ()
+    if bind:
+        declared = table.column(parsed.response).dtype if parsed.response in table else None
+        family, said = bind(found.response, parsed.response, getattr(declared, "categories", ()))
+    y, prior = _response(found, family)
+    check_weights(found.weights)  # rows without trials weigh nothing
+    said = (*said, *unlike_weights(prior, family))
+    made = random_terms(found)
+    for term, recipe in made:
+        check_levels(term)
+        if family is None:
+            check_effects(term, parsed.bars_of(recipe.factors), found.n)
+    intercept = getattr(family, "has_intercept", True)
+    mean, messages = _mean(found, prior, intercept, tuple(term for term, _ in made))
+    index = table.index
+    full_index = index if found.subset is None else index[found.subset]
+    return Design(
+        formula=parsed,
+        frame=model_frame(found, mean.all_names, [recipe for _, recipe in made], intercept),
+        y=y,
+        predictors=(mean,),
+        weights=prior,
+        index=index if found.n == table.n else index[found.kept],
+        kept=found.kept if found.subset is None else found.kept[found.subset],
+        full_index=full_index,
+        na_action=given.na_action,
+        response=parsed.response,
+        messages=(*found.said, *messages, *said),
+        subset=found.subset,
+        family=family,
+    )
+
+
+def other_columns(formula: Formula, table: Table) -> tuple[str, ...]:
+    """What ``.`` means: the columns that are neither response, grouping factor nor offset."""
+    texts = [formula.response, *formula.offsets, *(f for bar in formula.bars for f in bar.factors)]
+    used = {name for text in texts for name, _, _ in names_in(text)}
+    return tuple(name for name in table.columns if name not in used)
+
+
+def _response(found: Evaluated, family: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """y and the prior weights."""
+    values, name = found.response, found.formula.response
+    if np.ndim(values) == 0 or len(values) != found.n:
+        raise ResponseError(f"the response {name!r} must have one value per row.")
+    if family is None:
+        if found.formula.cbind:
+            raise ResponseError(f"{name} is a binomial response, but a linear model has one response column; use a binomial family.")
+        return linear_response(values, name), found.weights
+    y, trials = family.response(values, name)
+    if trials is None:
+        return y, found.weights
+    return y, trials if found.weights is None else trials * found.weights
+
+
+def _mean(
+    found: Evaluated, weights: np.ndarray | None, intercept: bool, terms: tuple[RandomTerm, ...]
+) -> tuple[Predictor, tuple[str, ...]]:
+    """The predictor of the mean, and messages.
+
+    Without ``intercept`` a column of ones is left out, and columns count as dependent that depend on it.
+    """
+    X = found.fixed.values
+    all_names = tuple(readable(name, found.awkward) for name in found.fixed.names)
+    if intercept:
+        kept, triangle = independent_columns(X, weights)
+    else:
+        others = [j for j, name in enumerate(found.fixed.names) if name != INTERCEPT]
+        X, all_names = np.asfortranarray(X[:, others]), tuple(all_names[j] for j in others)
+        kept = independent_columns(np.column_stack([np.ones(found.n), X]), weights)[0][1:] - 1
+        triangle = independent_columns(X[:, kept], weights)[1]
+    names, dropped, messages = names_kept(all_names, kept)
+    if dropped:
+        X = np.asfortranarray(X[:, kept])
+    return Predictor("mean", X, names, dropped, all_names, terms, found.offset, triangle), messages
+
+
+def names_kept(all_names: tuple[str, ...], kept: np.ndarray) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Names of the columns kept and of the dependent ones, and a message where there are such."""
+    chosen = {int(j) for j in kept}
+    dropped = tuple(name for j, name in enumerate(all_names) if j not in chosen)
+    names = tuple(all_names[j] for j in kept)
+    if not dropped:
+        return names, (), ()
+    what = "1 column that depends" if len(dropped) == 1 else f"{len(dropped)} columns that depend"
+    message = f"the fixed-effects matrix is rank deficient; dropped {what} on others: {', '.join(dropped)}."
+    warn(message, RankWarning)
+    return names, dropped, (message,)
+
+
+def model_frame(found: Evaluated, all_names: tuple[str, ...], recipes: Sequence[TermRecipe], intercept: bool) -> ModelFrame:
+    """What replays the formula on new data, its random terms by ``recipes``."""
+    specs = {text: part.spec for text, part in {**found.random, found.formula.fixed: found.fixed}.items()}
+    return ModelFrame(
+        formula=found.formula,
+        table=found.table,
+        all_names=all_names,
+        terms=tuple(recipes),
+        specs=specs,
+        state=found.evaluator.state,
+        context=found.context,
+        contrasts=found.coding,
+        awkward=found.awkward,
+        offset_given=found.offset_given,
+        arrays=found.arrays,
+        left_out=() if intercept else tuple(j for j, name in enumerate(found.fixed.names) if name == INTERCEPT),
+        kinds=found.kinds,
+        across=found.across,
+    )

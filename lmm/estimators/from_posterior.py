@@ -1,0 +1,152 @@
+"""From a posterior, or what stands for one, to an Estimate: shared by the Bayesian methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+
+from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
+from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
+from lmm.linalg.devices import backend
+from lmm.model import centred
+from lmm.model.posterior import scales
+from lmm.model.posterior.joint import Model, units_of
+from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.records import Convergence, Draws, Estimate, PosteriorEstimate, Report
+from lmm.priors import Priors, resolve, written
+
+#: numbers in the draws of the effects up to which they are kept
+KEEP = 50_000_000
+
+
+def prepare(
+    problem: Problem | GeneralizedProblem, model: Model, given: Any, held: dict[str, str]
+) -> tuple[Problem | GeneralizedProblem, Priors]:
+    """The problem about the means of the random slopes' columns, and its priors, from those that were given.
+
+    ``held`` as of :func:`lmm.priors.resolve`.
+    """
+    H = centred.frames(problem, written(given, problem.labels))
+    inner = centred.centre(problem, H)
+    labels = []
+    for (group, columns), term in zip(problem.labels, model.terms, strict=True):
+        deviations = [q.columns for q in term.structure.quantities() if q.kind == "sd"]
+        labels.append((group, tuple(".".join(columns[a] for a in own) for own in deviations)))
+    priors = resolve(given, problem.names, tuple(labels), units_of(inner, model), held)
+    return inner, replace(priors, frames=H)
+
+
+def as_centred(problem: Problem | GeneralizedProblem, start: np.ndarray, priors: Priors) -> np.ndarray:
+    """Starting values with theta of the effects b_c."""
+    m = problem.n_theta
+    return np.concatenate([centred.theta_of(problem, priors.frames, start[:m]), start[m:]])
+
+
+def effects_as_written(effects: list[np.ndarray], H: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    """Effects b = H b_c of effects (..., k) per term."""
+    return [own @ h.T for own, h in zip(effects, H, strict=True)]
+
+
+def covariances_as_written(covariances: list[np.ndarray], H: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    """Covariances H C H' of covariances (..., k, k) per term."""
+    return [h @ own @ h.T for own, h in zip(covariances, H, strict=True)]
+
+
+def likelihood_fit(problem: Problem | GeneralizedProblem, start: np.ndarray | None) -> Estimate:
+    """The maximum-likelihood fit, from which a search or a chain begins: it costs a small part of what follows."""
+    if isinstance(problem, Problem):
+        return MaximumLikelihood(False).fit(problem, start)
+    return LaplaceLikelihood().fit(problem, start)
+
+
+@lru_cache(maxsize=32)
+def _covariances(terms: tuple[scales.Term, ...], transform: str) -> Callable[..., Any]:
+    def of(zeta: object, units: Any) -> list[object]:
+        parts = zip(terms, scales.split(terms, zeta), units, strict=True)
+        T = [scales.factor(term, own, transform, unit) for term, own, unit in parts]
+        return [t @ t.T for t in T]
+
+    return jax.jit(jax.vmap(of, (0, None)))
+
+
+def covariances_at(model: Model, zeta: np.ndarray, priors: Priors) -> list[np.ndarray]:
+    """Cov(b_c) per term (N, k, k), about the means of the columns, at draws of zeta (N, z)."""
+    with backend.our_settings():
+        found = _covariances(model.terms, model.transform)(backend.put(zeta), backend.put(priors.units))
+    return [np.asarray(G) for G in found]
+
+
+def mean_covariance(G: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """The covariance (k, k) with the mean standard deviations and mean correlations of G (N, k, k): those are reported."""
+    sd = np.sqrt(np.diagonal(G, axis1=1, axis2=2))
+    R = G / (sd[:, :, None] * sd[:, None, :])
+    mean_sd, mean_R = np.average(sd, axis=0, weights=weights), np.average(R, axis=0, weights=weights)
+    return np.asarray(mean_R * np.outer(mean_sd, mean_sd))
+
+
+def estimate_from(
+    problem: Problem | GeneralizedProblem,
+    name: str,
+    *,
+    beta: np.ndarray,
+    beta_cov: np.ndarray,
+    covariances: list[np.ndarray],
+    sigma: float,
+    phi: float,
+    modes: list[np.ndarray],
+    mode_cov: list[np.ndarray],
+    convergence: Convergence,
+    trace: tuple[dict[str, object], ...],
+    report: Report,
+    draws: Draws,
+    elbo: float = float("nan"),
+    objective: float = float("nan"),
+    reml: bool = False,
+    messages: tuple[str, ...] = (),
+) -> PosteriorEstimate:
+    """An Estimate from posterior means.
+
+    Parameters
+    ----------
+    beta, beta_cov : (p,), (p, p) on the user's scale.
+    covariances : per term Cov(b) (k, k), absolute.
+    sigma, phi : residual standard deviation of a linear model; dispersion of a family.
+    modes : per term (J, k) means of the effects; ``mode_cov`` (J, k, k) their covariances.
+    """
+    family = problem.distribution
+    scale2 = float(family.scale(sigma)) ** 2
+    theta = problem.theta_of([G / scale2 for G in covariances])
+    factors = tuple(problem.factors(theta))
+    common: dict[str, Any] = {}
+    if isinstance(problem, Problem):
+        parameters = problem.p + problem.n_theta + 1
+    else:
+        parameters = problem.p + problem.n_theta + int(family.has_dispersion)
+        eta = problem.predictor(beta, modes)
+        sigma = family.sigma(phi) if family.has_dispersion else 1.0
+        common = {"family": family, "phi": phi, "eta": eta}
+    return PosteriorEstimate(
+        method=name,
+        reml=reml,
+        beta=beta,
+        beta_cov_unscaled=beta_cov / scale2,
+        theta=theta,
+        factors=factors,
+        sigma=sigma,
+        modes=tuple(modes),
+        objective=objective,
+        n_parameters=parameters,
+        convergence=convergence,
+        trace=trace,
+        messages=messages,
+        report=report,
+        draws=draws,
+        mode_cov=tuple(mode_cov),
+        elbo=elbo,
+        **common,
+    )

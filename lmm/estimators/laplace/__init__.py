@@ -1,0 +1,1 @@
+"""Maximum likelihood of generalized linear mixed models."""

@@ -1,0 +1,1 @@
+"""Methods that sample: NUTS and Monte Carlo EM."""

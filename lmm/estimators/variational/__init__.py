@@ -1,0 +1,1 @@
+"""Variational Bayes: the Gaussian with the largest evidence lower bound."""

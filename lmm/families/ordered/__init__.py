@@ -1,0 +1,1 @@
+"""Responses of ordered categories: cumulative link models."""

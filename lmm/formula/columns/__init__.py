@@ -1,0 +1,1 @@
+"""Terms of a formula and a table -> columns of numbers."""

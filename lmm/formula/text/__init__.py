@@ -1,0 +1,1 @@
+"""The text of a formula -> its terms; nothing is evaluated here."""

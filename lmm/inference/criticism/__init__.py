@@ -1,0 +1,1 @@
+"""Residuals, leverages, smoothing and explained variance: does the model fit its data?"""

@@ -1,0 +1,1 @@
+"""Profiles of the likelihood, and quantiles of predictions."""

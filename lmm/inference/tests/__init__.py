@@ -1,0 +1,1 @@
+"""Tests of fixed effects, their degrees of freedom, and hypotheses in words."""

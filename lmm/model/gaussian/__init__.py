@@ -1,0 +1,1 @@
+"""The linear mixed model: cross-products, profiled deviance, its derivatives, many problems at once."""

@@ -1,0 +1,57 @@
+"""Starting values from moments: MINQUE(0), one linear solve in the cross-products.
+
+For the least-squares residual y0, E[y0 y0'] is close to sigma^2 (W^-1 + sum_t Z_t G_t Z_t'). Matching
+y0'Wy0 and, for every term, sum_j e_j e_j' with e = Z_t'Wy0 to their expectations,
+
+    y0'Wy0          = sigma^2 (n + sum_s sum_j <A_sj, G_s>)
+    sum_j e_j e_j'  = sigma^2 (sum_j A_tj + sum_s sum_jl B_tsjl G_s B_tsjl'),
+
+is a linear system in (sigma^2, sigma^2 G). The solution is made positive definite; it needs to be
+no better than a place from which the optimiser starts well. C. R. Rao (1971), J. Multivariate Anal. 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lmm.covariance import Covariance
+from lmm.model.gaussian.crossproducts import CrossProducts
+
+
+def starting_values(cross: CrossProducts, structures: tuple[Covariance, ...], sigma: float | None = None) -> np.ndarray:
+    """theta (m,) from moments of the cross-products, relative to ``sigma`` where it is known."""
+    sizes = [d.shape[0] for d in cross.diag]
+    blocks = [np.tril_indices(k) for k in sizes]
+    starts = np.cumsum([1] + [len(b[0]) for b in blocks])
+    m = int(starts[-1])
+    left, right = np.zeros((m, m)), np.zeros(m)
+    p = cross.gram.shape[0] - 1
+    left[0, 0], right[0] = cross.n - p, cross.gram[p, p]
+    for t, (i, j) in enumerate(blocks):
+        rows = slice(starts[t], starts[t + 1])
+        A = cross.diag[t]
+        total = A.sum(axis=-1)
+        left[0, rows] = total[i, j] * np.where(i == j, 1.0, 2.0)
+        left[rows, 0] = total[i, j]
+        e = cross.rhs[t][-1]
+        right[rows] = (e @ e.T)[i, j]
+        for s, (k, l) in enumerate(blocks):
+            columns = slice(starts[s], starts[s + 1])
+            B = A if s == t else cross.pairs[t, s].blocks if t < s else np.swapaxes(cross.pairs[s, t].blocks, 0, 1)
+            flat = B.reshape(-1, B.shape[-1])
+            outer = (flat @ flat.T).reshape(B.shape[0], B.shape[1], B.shape[0], B.shape[1])
+            direct = outer[i[:, None], k[None], j[:, None], l[None]]
+            swapped = outer[i[:, None], l[None], j[:, None], k[None]]
+            left[rows, columns] = np.where(k == l, direct, direct + swapped)
+    scale = np.sqrt(np.abs(np.diagonal(left)))
+    scale = np.where(scale > 0, scale, 1.0)
+    solution = np.linalg.lstsq(left / np.outer(scale, scale), right / scale, rcond=1e-10)[0] / scale
+    residual = cross.gram[p, p] / max(cross.n - p, 1)
+    sigma2 = float(np.clip(solution[0], 0.02 * residual, residual)) if sigma is None else sigma**2
+    sigma2 = sigma2 if sigma2 > 0.0 else 1.0  # a response that is fitted exactly
+    theta = []
+    for t, (structure, (i, j)) in enumerate(zip(structures, blocks, strict=True)):
+        G = np.zeros((sizes[t], sizes[t]))
+        G[i, j] = G[j, i] = solution[starts[t] : starts[t + 1]] / sigma2
+        theta.append(structure.start(G, cross.diag[t].sum(axis=-1) / cross.n))
+    return np.concatenate(theta)

@@ -1,0 +1,1 @@
+"""Traces and leverages by random probes, where factors are too large for a dense matrix."""

@@ -1,0 +1,1 @@
+"""What a fit says row by row: predictions, residuals, simulations, influence."""

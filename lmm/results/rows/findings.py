@@ -1,0 +1,238 @@
+"""Everything that can be asked of one fit, asked: what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from lmm.arguments import generator as random_generator
+from lmm.inference.criticism.normality import quantile_correlation, standardised_modes
+from lmm.inference.criticism.quantile_residuals import MonteCarlo
+from lmm.inference.tests.likelihood_ratio import chi_squared_p
+from lmm.results.rows import generalized, influence
+from lmm.results.tests.collinearity_table import inflation
+from lmm.results.tests.neighbours import is_maximised, quietly
+from lmm.results.text import notes
+from lmm.results.text.render import Table, html_escape
+
+if TYPE_CHECKING:
+    from lmm.results.fit import Fit
+
+OK, WARNING = "ok", "warning"
+#: p-value under which a test is a warning: there are half a dozen of them
+ALPHA = 0.01
+#: squared adjusted inflation factor above which columns are hard to tell apart, and Cook's distance of a row that moves the fit
+COLLINEAR, INFLUENTIAL = 10.0, 1.0
+#: levels that normality is judged from at least, and rows per level in a generalized model
+LEVELS, ROWS_PER_LEVEL = 10, 5
+#: what fits without each level may take
+SECONDS = 2.0
+WIDTH = 110
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was measured, whether it is well, and what to do where it is not."""
+
+    check: str
+    status: str
+    value: float
+    p_value: float
+    what: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Checks:
+    """What :meth:`lmm.Fit.check` found; prints what is wrong and what to do, then what is well.
+
+    Attributes
+    ----------
+    table : DataFrame indexed by check: ``status`` ("ok", "warning"), ``value``, ``p_value``, ``what`` the value is, ``advice``.
+    """
+
+    table: pd.DataFrame
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return bool((self.table["status"] == OK).all())
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    __repr__ = __str__
+
+    def _lines(self) -> Iterator[str]:
+        bad = self.table[self.table["status"] == WARNING]
+        count = {0: "Nothing found wrong", 1: "1 thing to look at"}.get(len(bad), f"{len(bad)} things to look at")
+        yield f"{count} in {len(self.table)} checks."
+        for name, row in bad.iterrows():
+            yield ""
+            yield f"{name}: {_measure(row)}"
+            yield textwrap.fill(str(row["advice"]), WIDTH, initial_indent="  ", subsequent_indent="  ")
+        well = self.table[self.table["status"] == OK]
+        if len(well):
+            yield ""
+            rows = tuple((str(name), _measure(row)) for name, row in well.iterrows())
+            yield Table(("ok", ""), rows, "ll").to_text()
+
+    def _repr_html_(self) -> str:
+        def cell(text: object) -> str:
+            return f'<td style="text-align:left">{html_escape(str(text))}</td>'
+
+        rows = "\n".join(
+            f"<tr>{cell(name)}{cell(row['status'])}{cell(_measure(row))}{cell(row['advice'])}</tr>" for name, row in self.table.iterrows()
+        )
+        return (
+            f"<table>\n<thead><tr><th>check</th><th>status</th><th></th><th>advice</th></tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+        )
+
+
+def _measure(row: pd.Series) -> str:
+    text = str(row["what"])
+    if np.isfinite(row["value"]):
+        text += f" {row['value']:.3g}"
+    if np.isfinite(row["p_value"]):
+        text += f" (p = {row['p_value']:.3g})"
+    return text
+
+
+def check(fit: Fit, nsim: int, rng: None | int | np.random.Generator) -> Checks:
+    """See :meth:`lmm.Fit.check`."""
+    generator = random_generator(rng)
+    found = [*_estimation(fit), *_simulated(fit, nsim, generator), *_overdispersion(fit), *_collinearity(fit)]
+    if fit.problem.plan.exact:  # both need conditional variances
+        found += [*_normality(fit, generator), *_influence(fit)]
+    columns = ["status", "value", "p_value", "what", "advice"]
+    index = pd.Index([f.check for f in found], name="check")
+    return Checks(pd.DataFrame([[getattr(f, c) for c in columns] for f in found], index=index, columns=columns))
+
+
+def _finding(check: str, bad: bool, value: float, p_value: float, what: str, advice: str) -> Finding:
+    return Finding(check, WARNING if bad else OK, value, p_value, what, advice if bad else "")
+
+
+def _estimation(fit: Fit) -> Iterator[Finding]:
+    nan = float("nan")
+    advice = "The estimates are no optimum: simplify the random effects, or raise the limits with control=lmm.Control(max_evaluations=...)."
+    yield _finding("convergence", not fit.convergence.converged, nan, nan, fit.convergence.message.rstrip("."), advice)
+    said = notes.singular_notes(fit.design, fit.estimate, 1e-4)
+    what = "singular" if said else "every variance is away from its boundary"
+    yield _finding("singularity", bool(said), nan, nan, what, " ".join(said))
+    dropped = fit.design.dropped
+    names, were = ", ".join(dropped), "was" if len(dropped) == 1 else "were"
+    advice = f"{names} cannot be told from the other columns and {were} dropped; leave out of the formula what says the same twice."
+    yield _finding("rank", bool(dropped), float(len(dropped)), nan, "fixed columns that depend on others:", advice)
+    others = [m for m in fit.estimate.messages if not m.startswith((notes.UNCONVERGED, "Singular fit, "))]
+    if others:
+        yield Finding("estimates", WARNING, nan, nan, "the fit says", " ".join(others))
+
+
+def _simulated(fit: Fit, nsim: int, rng: np.random.Generator) -> Iterator[Finding]:
+    tests = fit.simulated_residuals(nsim=nsim, rng=rng).tests()
+    found = {name: MonteCarlo(*map(float, row)) for name, row in zip(tests.index, tests.to_numpy(), strict=True)}
+    advice = (
+        "The response is not distributed as the model says. Look at fit.plot.qq(); a transformed response, another family, or a missing "
+        "predictor are the usual cures."
+    )
+    yield _test("distribution", found["uniformity"], "distance of simulated residuals to uniform", advice)
+    if np.isfinite(found["spread"].p_value):
+        advice = (
+            "The variance changes with the mean otherwise than the model says. Model the log of a positive response, or take a family "
+            "whose variance grows with the mean; known variances are weights=."
+        )
+        yield _test("spread", found["spread"], "correlation of residual size and fitted value", advice)
+    advice = "Single rows lie where the model puts none: look at them (fit.simulated_residuals().values near 0 or 1) before one goes."
+    what = f"rows beyond all simulations ({found['outliers'].expected:.2g} expected):"
+    yield _test("outliers", found["outliers"], what, advice)
+    if np.isfinite(found["zero_inflation"].p_value):
+        advice = "There are fewer zeros than the family makes: perhaps they were never recorded."
+        if found["zero_inflation"].statistic > 1.0:
+            advice = (
+                "There are more zeros than the family makes: a negative binomial family or a missing predictor may account for them, else "
+                "they come from a process of their own."
+            )
+        yield _test("zeros", found["zero_inflation"], "zeros over zeros expected", advice)
+
+
+def _test(check: str, test: MonteCarlo, what: str, advice: str) -> Finding:
+    return _finding(check, test.p_value < ALPHA, test.statistic, test.p_value, what, advice)
+
+
+def _overdispersion(fit: Fit) -> Iterator[Finding]:
+    if not generalized.tells_overdispersion(fit.design, fit.estimate):
+        return
+    ratio = fit.overdispersion()
+    p = chi_squared_p(ratio * fit.df_resid, fit.df_resid)
+    cure = "family='negative_binomial'" if fit.family.name == "poisson" else "a random effect with a level per row, (1 | row)"
+    advice = f"The response varies more than the family says, and standard errors are too small: use {cure}."
+    yield _finding("overdispersion", p < ALPHA, ratio, p, "Pearson's chi-squared over its degrees of freedom", advice)
+
+
+def _collinearity(fit: Fit) -> Iterator[Finding]:
+    table = inflation(fit.design, fit._uncertainty.beta)
+    if len(table) < 2 or fit.estimate.unbounded:  # the covariance of coefficients without bound is that of where they stopped
+        return
+    squared = table["adjusted"] ** 2
+    worst, largest = str(squared.idxmax()), float(squared.max())
+    advice = (
+        f"{worst} can hardly be told from other predictors: its standard error is {np.sqrt(largest):.1f} times what it would be alone. "
+        "Centre predictors that enter in products or powers, or leave one of those that say the same out."
+    )
+    yield _finding("collinearity", largest > COLLINEAR, largest, float("nan"), f"largest variance inflation, of {worst},", advice)
+
+
+def _normality(fit: Fit, rng: np.random.Generator) -> Iterator[Finding]:
+    """The least normal column of each grouping factor, where its levels are many and known well enough to tell.
+
+    Effects predicted from a few counts are not normal even when the true ones are.
+    """
+    fewest = 1 if fit.family is None else ROWS_PER_LEVEL
+    covariances = fit._uncertainty.mode_covariances()
+    for term, modes, cov, T in zip(fit.design.terms, fit.estimate.modes, covariances, fit.estimate.factors, strict=True):
+        if term.J < LEVELS or fit.nobs < fewest * term.J:
+            continue
+        z = standardised_modes(modes, cov, fit.estimate.scale2 * T @ T.T)
+        tested = [(*quantile_correlation(z[:, a], rng), term.columns[a]) for a in range(term.k)]
+        tested = [t for t in tested if np.isfinite(t[1])]
+        if not tested:
+            continue
+        r, p, column = min(tested, key=lambda t: t[1])
+        p = min(1.0, p * len(tested))
+        advice = (
+            f"The effects of {term.group} are not normal: a few levels far from the others, or two kinds of levels? Look at "
+            "fit.plot.ranef(); a predictor of the groups may part them. Fixed effects are little affected."
+        )
+        yield _finding(f"random effects, {term.group}", p < ALPHA, r, p, f"correlation of {column} with normal quantiles", advice)
+
+
+def _influence(fit: Fit) -> Iterator[Finding]:
+    """Rows by the closed form, and levels by fits without them where those are few and quick."""
+    if fit.design.p == 0 or fit.draws is not None:
+        return
+    if fit.estimate.distribution.has_mean:
+        cook = fit.cooks_distance(of="fixed")
+        advice = "A single row moves the fixed effects by as much as they are uncertain: fit with and without it (fit.influence(by='row'))."
+        yield from _largest("influence", "row", cook, advice)
+    if not is_maximised(fit):
+        return
+    for term in fit.design.terms:
+        if term.J * fit.convergence.seconds.get("optimise", np.inf) > SECONDS or not 3 <= term.J < fit.nobs:
+            continue
+        with quietly():
+            cook = influence.influence(fit, "group", term.group, False).cooks_distance
+        advice = f"A single level moves the fixed effects by as much as they are uncertain: see fit.influence(group={term.group!r})."
+        yield from _largest(f"influence, {term.group}", "level", cook, advice)
+
+
+def _largest(check: str, unit: str, cook: pd.Series, advice: str) -> Iterator[Finding]:
+    worst = float(cook.max())
+    if np.isfinite(worst):
+        what = f"largest Cook's distance, of {unit} {cook.idxmax()!r},"
+        yield _finding(check, worst > INFLUENTIAL, worst, float("nan"), what, advice)

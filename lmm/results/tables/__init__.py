@@ -1,0 +1,1 @@
+"""Tables of a fit: coefficients, covariances, intervals, information criteria."""

@@ -1,0 +1,57 @@
+"""Names of variance parameters: ``Subject.Days.(Intercept)`` for theta, ``cor_Days.(Intercept)|Subject`` for intervals.
+
+Coefficients and columns keep the formula's spelling (``Intercept``); these two lists are spelled as
+in lme4, ``(Intercept)``, because people look parameters up by those names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lmm.covariance.structure import Quantity
+from lmm.design.terms import RandomTerm
+
+if TYPE_CHECKING:
+    from lmm.results.tables.varcorr import Component
+
+
+def lme4_column(name: str) -> str:
+    """``Intercept`` as ``(Intercept)``; every other column as it is."""
+    return "(Intercept)" if name == "Intercept" else name
+
+
+def theta_names(terms: Sequence[RandomTerm]) -> list[str]:
+    """One name per relative covariance parameter, all terms in order."""
+    return [".".join([term.group, *map(lme4_column, couple)]) for term in terms for couple in term.structure.theta_names(term.columns)]
+
+
+def in_table_order(quantities: Sequence[Quantity], *values: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """(quantity, value, ...) with the standard deviations before the correlations."""
+    return sorted(zip(quantities, *values, strict=True), key=lambda row: row[0].kind != "sd")
+
+
+def quantity_names(term: RandomTerm | Component) -> list[str]:
+    """``sd_x|g`` and ``cor_z.x|g``, in the order of the structure's quantities."""
+    names = []
+    for q in term.structure.quantities():
+        columns = ".".join(lme4_column(term.columns[a]) for a in q.columns)
+        names.append(f"{q.kind}_{columns}|{term.group}" if columns else f"{q.kind}|{term.group}")
+    return names
+
+
+def parameter_names(terms: Sequence[RandomTerm], residual: bool = True) -> list[str]:
+    """Standard deviations and correlations per term, ordered as theta is, then ``sigma`` where there is a ``residual``."""
+    names = [name for term in terms for name in quantity_names(term)]
+    return [*names, "sigma"] if residual else names
+
+
+def sdcor_columns(term: RandomTerm, covariances: np.ndarray) -> dict[str, np.ndarray]:
+    """Standard deviations and correlations (...) of covariances (..., k, k), named and ordered as above.
+
+    A correlation beside a variance of zero is NaN.
+    """
+    values = np.moveaxis(term.structure.describe(covariances), -1, 0)
+    return dict(zip(quantity_names(term), values, strict=True))

@@ -1,0 +1,204 @@
+"""Estimated covariances of the random effects, one k x k matrix per grouping factor: sigma^2 T T', or T T' in a generalized model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lmm.arguments import checked_methods
+from lmm.covariance import Covariance
+from lmm.design.design import Design
+from lmm.errors import ArgumentError, nearest
+from lmm.model.records import Estimate
+from lmm.results.tables.naming import in_table_order, quantity_names
+from lmm.results.text.numberformat import format_column
+from lmm.results.text.render import Table
+
+
+@dataclass(frozen=True)
+class Component:
+    """One grouping factor's covariance.
+
+    Attributes
+    ----------
+    group : name of the grouping factor.
+    columns : the k column names.
+    covariance : (k, k), on the squared scale of the response.
+    structure : the structure of the covariance.
+    """
+
+    group: str
+    columns: tuple[str, ...]
+    covariance: np.ndarray
+    structure: Covariance
+
+    @property
+    def stddev(self) -> np.ndarray:
+        """(k,) standard deviations."""
+        return np.sqrt(np.diagonal(self.covariance))
+
+    @property
+    def correlation(self) -> np.ndarray:
+        """(k, k) correlations; NaN beside a zero variance where the model has a correlation, zero where it has none."""
+        sd = self.stddev
+        with np.errstate(invalid="ignore", divide="ignore"):
+            correlation = self.covariance / np.outer(sd, sd)
+        free = np.zeros(correlation.shape, dtype=bool)
+        for piece in self.structure.pieces():
+            free[np.ix_(piece, piece)] = True
+        correlation = np.where(free, np.clip(correlation, -1.0, 1.0), 0.0)
+        np.fill_diagonal(correlation, 1.0)
+        return correlation
+
+
+@checked_methods
+class VarCorr:
+    """Variances and correlations of the random effects and the residual; prints as people know it from lme4.
+
+    ``varcorr["Subject"]`` is the covariance matrix of one grouping factor as a DataFrame;
+    ``.stddev(group)`` and ``.correlation(group)`` its standard deviations and correlations;
+    ``.to_frame()`` everything in one table.
+
+    Examples
+    --------
+    >>> import lmm
+    >>> fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+    >>> print(fit.varcorr())
+     Groups   Name      Std.Dev. Corr
+     Subject  Intercept  24.7405
+              Days        5.9221 0.066
+     Residual            25.5918
+    """
+
+    def __init__(self, components: Sequence[Component], sigma: float | None):
+        self._components = {component.group: component for component in components}
+        self.sigma = sigma
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the grouping factors."""
+        return tuple(self._components)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._components)
+
+    def __len__(self) -> int:
+        return len(self._components)
+
+    @property
+    def names(self) -> list[str]:
+        """What the rows of :meth:`to_frame` are called among intervals and draws."""
+        names = []
+        for c in self._components.values():
+            names += [name for _, name in in_table_order(c.structure.quantities(), quantity_names(c))]
+        return names if self.sigma is None else [*names, "sigma"]
+
+    def component(self, group: str) -> Component:
+        """The arrays of one grouping factor."""
+        try:
+            return self._components[group]
+        except KeyError:
+            groups = ", ".join(repr(g) for g in self._components)
+            raise ArgumentError(f"{group!r} is not a grouping factor of this fit; it has {groups}.{nearest(group, self.groups)}") from None
+
+    def __getitem__(self, group: str) -> pd.DataFrame:
+        """Covariance matrix (k, k) of one grouping factor."""
+        c = self.component(group)
+        return pd.DataFrame(c.covariance.copy(), index=list(c.columns), columns=list(c.columns))
+
+    def stddev(self, group: str) -> pd.Series:
+        """Standard deviations (k,) of one grouping factor."""
+        c = self.component(group)
+        return pd.Series(c.stddev, index=list(c.columns), name="stddev")
+
+    def correlation(self, group: str) -> pd.DataFrame:
+        """Correlation matrix (k, k) of one grouping factor; NaN beside a variance of zero."""
+        c = self.component(group)
+        return pd.DataFrame(c.correlation, index=list(c.columns), columns=list(c.columns))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per parameter: ``grp, var1, var2, vcov, sdcor``.
+
+        Per group the variances first, then the covariances column by column, the residual last. What belongs to all
+        columns of a group has no name in ``var1``.
+        ``sdcor`` is the standard deviation where ``var2`` is missing, else the correlation.
+        """
+        rows: list[tuple[str, str | None, str | None, float, float]] = []
+        for c in self._components.values():
+            sd, correlation = c.stddev, c.correlation
+            for (q,) in in_table_order(c.structure.quantities()):
+                names = [c.columns[a] for a in q.columns]
+                if q.kind == "sd":
+                    rows.append((c.group, ".".join(names), None, c.covariance[q.row, q.row], sd[q.row]))
+                else:
+                    second, first = names if len(names) == 2 else ("", ".".join(names))
+                    rows.append((c.group, first, second, c.covariance[q.row, q.column], correlation[q.row, q.column]))
+        if self.sigma is not None:
+            rows.append(("Residual", None, None, self.sigma**2, self.sigma))
+        grp, var1, var2, vcov, sdcor = (list(column) for column in zip(*rows, strict=True))
+        text = {"grp": grp, "var1": var1, "var2": var2}
+        # as objects, or a missing name would turn from None to NaN
+        columns = {name: pd.Series(values, dtype=object) for name, values in text.items()}
+        return pd.DataFrame({**columns, "vcov": vcov, "sdcor": sdcor})
+
+    def table(self, digits: int = 5, variances: bool = False) -> Table:
+        """The printed table: Groups, Name, (Variance,) Std.Dev. and the lower triangle of correlations."""
+        groups: list[str] = []
+        names: list[str] = []
+        sd: list[float] = []
+        correlations: list[list[str]] = []
+        for c in self._components.values():
+            groups += [c.group] + [""] * (len(c.columns) - 1)
+            names += c.columns
+            sd += list(c.stddev)
+            r, free = c.correlation, {(q.row, q.column) for q in c.structure.quantities()}
+            places = max(2, digits - 2)
+            for i in range(len(c.columns)):
+                cells = [f"{r[i, j]:.{places}f}" if (i, j) in free else "" for j in range(i)]
+                correlations.append(cells)
+        if self.sigma is not None:
+            groups.append("Residual")
+            names.append("")
+            sd.append(self.sigma)
+            correlations.append([])
+        width = max((len(cells) for cells in correlations if any(cells)), default=0)
+        head = ["Groups", "Name"]
+        columns = [groups, names]
+        align = "ll"
+        if variances:
+            columns.append(format_column(np.square(sd), digits))
+            head.append("Variance")
+            align += "r"
+        columns.append(format_column(sd, digits))
+        head.append("Std.Dev.")
+        align += "r"
+        for j in range(width):
+            columns.append([cells[j] if j < len(cells) else "" for cells in correlations])
+            head.append("Corr" if j == 0 else "")
+            align += "r"
+        return Table(head=tuple(head), rows=tuple(zip(*columns, strict=True)), align=align, name="random")
+
+    def __str__(self) -> str:
+        return self.table().to_text(indent=1)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VarCorr) and self.to_frame().equals(other.to_frame())
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def varcorr(design: Design, estimate: Estimate) -> VarCorr:
+    """Names meet numbers: Cov(b) of every term, and the residual where there is one."""
+    components = [
+        Component(term.group, term.columns, estimate.scale2 * (T @ T.T), term.structure)
+        for term, T in zip(design.terms, estimate.factors, strict=True)
+    ]
+    return VarCorr(components, estimate.residual_sd)

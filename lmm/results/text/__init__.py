@@ -1,0 +1,1 @@
+"""What is printed: the summary, notes, numbers set as R sets them."""

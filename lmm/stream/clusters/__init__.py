@@ -1,0 +1,1 @@
+"""Dask and Spark: each partition is summed where it lies."""

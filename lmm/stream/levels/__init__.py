@@ -1,0 +1,1 @@
+"""Levels of grouping factors that are met chunk by chunk."""
