@@ -28,6 +28,7 @@ test-clusters: $(VENV)/.installed-test $(VENV)/.installed-spark
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy

@@ -34,7 +34,9 @@ def many_rows() -> pd.DataFrame:
     rng = np.random.default_rng(1)
     g, x, z = np.repeat(np.arange(50), 20), rng.normal(size=1000), rng.normal(size=(1000, 2))
     y = rng.normal(size=1000) + rng.normal(size=50)[g] + x * (0.5 * rng.normal(size=50)[g] + 1)
-    return pd.DataFrame({"y": y, "x": x, "z1": z[:, 0], "z2": z[:, 1], "g": [f"g{i:02d}" for i in g]})
+    return pd.DataFrame(
+        {"y": y, "x": x, "z1": z[:, 0], "z2": z[:, 1], "g": [f"g{i:02d}" for i in g]}
+    )
 
 
 def ten_thousand() -> pd.DataFrame:
@@ -42,8 +44,17 @@ def ten_thousand() -> pd.DataFrame:
     rng = np.random.default_rng(2)
     g, h = np.sort(rng.integers(500, size=10_000)), rng.integers(40, size=10_000)
     x = rng.normal(size=10_000)
-    y = 1 + 0.3 * x + rng.normal(size=500)[g] + 0.5 * rng.normal(size=500)[g] * x + rng.normal(size=40)[h] + rng.normal(size=10_000)
-    return pd.DataFrame({"y": y, "x": x, "g": [f"g{i:03d}" for i in g], "h": [f"h{i:02d}" for i in h]})
+    y = (
+        1
+        + 0.3 * x
+        + rng.normal(size=500)[g]
+        + 0.5 * rng.normal(size=500)[g] * x
+        + rng.normal(size=40)[h]
+        + rng.normal(size=10_000)
+    )
+    return pd.DataFrame(
+        {"y": y, "x": x, "g": [f"g{i:03d}" for i in g], "h": [f"h{i:02d}" for i in h]}
+    )
 
 
 def tasks() -> dict[str, Callable[[], Callable[[], Any]]]:
@@ -85,11 +96,19 @@ def tasks() -> dict[str, Callable[[], Callable[[], Any]]]:
         return ready
 
     def counts() -> Callable[[], Any]:
-        fit = lmm.glmer("cbind(incidence, size - incidence) ~ period + (1|herd)", lmm.datasets.load("cbpp"), family="binomial")
+        fit = lmm.glmer(
+            "cbind(incidence, size - incidence) ~ period + (1|herd)",
+            lmm.datasets.load("cbpp"),
+            family="binomial",
+        )
         return lambda: replace(fit).profile()
 
     def counts_bootstrap() -> Callable[[], Any]:
-        fit = lmm.glmer("cbind(incidence, size - incidence) ~ period + (1|herd)", lmm.datasets.load("cbpp"), family="binomial")
+        fit = lmm.glmer(
+            "cbind(incidence, size - incidence) ~ period + (1|herd)",
+            lmm.datasets.load("cbpp"),
+            family="binomial",
+        )
         return lambda: fit.bootstrap(100, rng=1)
 
     return {
@@ -130,7 +149,9 @@ def run_r(script: Path, limit: float) -> dict[str, float]:
     many_rows().to_csv(folder / "many_rows.csv", index=False)
     ten_thousand().to_csv(folder / "ten_thousand.csv", index=False)
     try:
-        out = subprocess.run(["Rscript", str(script), str(folder)], capture_output=True, text=True, timeout=limit)
+        out = subprocess.run(
+            ["Rscript", str(script), str(folder)], capture_output=True, text=True, timeout=limit
+        )
     except subprocess.TimeoutExpired:
         return {}
     finally:
@@ -140,20 +161,36 @@ def run_r(script: Path, limit: float) -> dict[str, float]:
     return {name: float(seconds) for _, name, seconds in (line.split("\t") for line in lines)}
 
 
-def write(folder: Path, machine: dict[str, str], ours: dict[str, dict[str, float]], theirs: dict[str, float]) -> None:
+def write(
+    folder: Path,
+    machine: dict[str, str],
+    ours: dict[str, dict[str, float]],
+    theirs: dict[str, float],
+) -> None:
     """The table and what it was made of."""
 
     def seconds(value: float | None) -> str:
         return "" if value is None else f"{value:.3g}"
 
-    rows = ["# After a fit", "", "| task | lmm, first call | lmm, warm | peak memory, GB | R |", "|---|---|---|---|---|"]
+    rows = [
+        "# After a fit",
+        "",
+        "| task | lmm, first call | lmm, warm | peak memory, GB | R |",
+        "|---|---|---|---|---|",
+    ]
     for name, own in ours.items():
-        rows.append(f"| {name} | {seconds(own['first'])} | {seconds(own['warm'])} | {own['memory']:.2f} | {seconds(theirs.get(name))} |")
+        rows.append(
+            f"| {name} | {seconds(own['first'])} | {seconds(own['warm'])} | {own['memory']:.2f} | {seconds(theirs.get(name))} |"
+        )
     described = sentence(machine)
     rows += ["", f"Seconds, fits and imports not counted. {described}."]
-    rows.append("R: bootMer, refit, profile, influence of lme4; lmerTest; pbkrtest. Blank where R was not run, or cannot.")
+    rows.append(
+        "R: bootMer, refit, profile, influence of lme4; lmerTest; pbkrtest. Blank where R was not run, or cannot."
+    )
     (folder / "after.md").write_text("\n".join(rows) + "\n")
-    (folder / "after.json").write_text(json.dumps({"machine": machine, "lmm": ours, "R": theirs}, indent=1) + "\n")
+    (folder / "after.json").write_text(
+        json.dumps({"machine": machine, "lmm": ours, "R": theirs}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

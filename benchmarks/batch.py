@@ -47,7 +47,15 @@ def predictors() -> pd.DataFrame:
     rng = np.random.default_rng(1)
     x = rng.normal(size=(ROWS, 3))
     g, h = np.repeat(np.arange(GROUPS), ROWS // GROUPS), rng.integers(8, size=ROWS)
-    return pd.DataFrame({"x": x[:, 0], "z1": x[:, 1], "z2": x[:, 2], "g": [f"g{i:02d}" for i in g], "h": [f"h{i}" for i in h]})
+    return pd.DataFrame(
+        {
+            "x": x[:, 0],
+            "z1": x[:, 1],
+            "z2": x[:, 2],
+            "g": [f"g{i:02d}" for i in g],
+            "h": [f"h{i}" for i in h],
+        }
+    )
 
 
 def predictor(R: int, seed: int, slope: float) -> tuple[pd.DataFrame, np.ndarray]:
@@ -88,7 +96,11 @@ def binary(R: int) -> tuple[pd.DataFrame, np.ndarray]:
     return data, np.random.default_rng(8).binomial(1, 1.0 / (1.0 + np.exp(-eta))).astype(float)
 
 
-SLOPE, ITEMS, COUNTS = "~ x + z1 + z2 + (x|g)", "~ x + z1 + z2 + (1|g) + (1|h)", "~ x + z1 + z2 + (1|g)"
+SLOPE, ITEMS, COUNTS = (
+    "~ x + z1 + z2 + (x|g)",
+    "~ x + z1 + z2 + (1|g) + (1|h)",
+    "~ x + z1 + z2 + (1|g)",
+)
 TASKS = {
     "10,000 normal responses, random slope": Task(
         lambda: gaussian(10_000),
@@ -154,7 +166,16 @@ def run_one(name: str, repeat: int) -> None:
     for frame in frames[:-1]:
         task.one(frame)
     loop = (perf_counter() - start) / task.here * Y.shape[1]
-    print(json.dumps({"first": times[0], "warm": min(times[1:], default=times[0]), "loop": loop, "memory": memory}))
+    print(
+        json.dumps(
+            {
+                "first": times[0],
+                "warm": min(times[1:], default=times[0]),
+                "loop": loop,
+                "memory": memory,
+            }
+        )
+    )
 
 
 def run_r(script: Path, limit: float) -> dict[str, float]:
@@ -164,18 +185,32 @@ def run_r(script: Path, limit: float) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         for i, task in enumerate(TASKS.values()):
             data, Y = task.make()
-            columns = pd.DataFrame(Y[:, : task.there], columns=[f"y{r + 1}" for r in range(task.there)])
-            pd.concat([data, columns], axis=1).to_csv(Path(folder) / f"task{i + 1}.csv", index=False)
+            columns = pd.DataFrame(
+                Y[:, : task.there], columns=[f"y{r + 1}" for r in range(task.there)]
+            )
+            pd.concat([data, columns], axis=1).to_csv(
+                Path(folder) / f"task{i + 1}.csv", index=False
+            )
         pd.DataFrame({"name": list(TASKS)}).to_csv(Path(folder) / "tasks.csv", index=False)
         try:
-            out = subprocess.run(["Rscript", str(script), folder], capture_output=True, text=True, timeout=limit)
+            out = subprocess.run(
+                ["Rscript", str(script), folder], capture_output=True, text=True, timeout=limit
+            )
         except subprocess.TimeoutExpired:
             return {}
     lines = [line.split("\t") for line in out.stdout.splitlines() if line.startswith("TASK\t")]
-    return {name: float(seconds) / TASKS[name].there * TASKS[name].make()[1].shape[1] for _, name, seconds in lines}
+    return {
+        name: float(seconds) / TASKS[name].there * TASKS[name].make()[1].shape[1]
+        for _, name, seconds in lines
+    }
 
 
-def write(folder: Path, machine: dict[str, str], ours: dict[str, dict[str, float]], theirs: dict[str, float]) -> None:
+def write(
+    folder: Path,
+    machine: dict[str, str],
+    ours: dict[str, dict[str, float]],
+    theirs: dict[str, float],
+) -> None:
     """The table and what it was made of."""
 
     def seconds(value: float | None) -> str:
@@ -190,17 +225,29 @@ def write(folder: Path, machine: dict[str, str], ours: dict[str, dict[str, float
     for name, own in ours.items():
         other = theirs.get(name)
         times = "" if other is None else f"{other / own['warm']:.0f}"
-        cells = [seconds(own["first"]), seconds(own["warm"]), f"{own['memory']:.2f}", seconds(own["loop"]), seconds(other), times]
+        cells = [
+            seconds(own["first"]),
+            seconds(own["warm"]),
+            f"{own['memory']:.2f}",
+            seconds(own["loop"]),
+            seconds(other),
+            times,
+        ]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     described = sentence(machine)
     counted = ", ".join(f"{task.here} and {task.there}" for task in TASKS.values())
-    rows += ["", f"Seconds for the whole call, from tables to estimates, imports not counted. {described}."]
+    rows += [
+        "",
+        f"Seconds for the whole call, from tables to estimates, imports not counted. {described}.",
+    ]
     rows.append(
         f"Loops are of single fits to the first responses, multiplied up: {counted} of them, here and in lme4, in the order of the rows. "
         "lme4: refit() of a fit where no value is missing, else lmer(); glmer() with its defaults."
     )
     (folder / "batch.md").write_text("\n".join(rows) + "\n")
-    (folder / "batch.json").write_text(json.dumps({"machine": machine, "lmm": ours, "R": theirs}, indent=1) + "\n")
+    (folder / "batch.json").write_text(
+        json.dumps({"machine": machine, "lmm": ours, "R": theirs}, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

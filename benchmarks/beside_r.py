@@ -24,7 +24,9 @@ def command_line(
     write: Callable[[Path, dict[str, str], dict[str, Any], dict[str, float]], None],
 ) -> None:
     """Run every task of ``benchmarks.<module>`` in a process of its own, then ``<module>.R``, and write what came of it."""
-    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=(doc or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{module}", description=(doc or "").splitlines()[0]
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--limit", type=float, default=900.0, help="seconds allowed to R")
@@ -36,7 +38,15 @@ def command_line(
         return
     machine, ours = describe(), {}
     for name in names:
-        command = [sys.executable, "-m", f"benchmarks.{module}", "--one", name, "--repeat", str(options.repeat)]
+        command = [
+            sys.executable,
+            "-m",
+            f"benchmarks.{module}",
+            "--one",
+            name,
+            "--repeat",
+            str(options.repeat),
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             print(f"{name}: {done.stderr.strip().splitlines()[-1]}")

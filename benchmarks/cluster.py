@@ -38,15 +38,23 @@ MODELS = {
 def table(n: int, groups: int, items: int, seed: int) -> pd.DataFrame:
     """n rows of ``groups`` levels with slopes crossed with ``items`` levels, labelled by integers."""
     rng, effects = np.random.default_rng(seed), np.random.default_rng(0)
-    u, s, v = effects.normal(size=groups), 0.3 * effects.normal(size=groups), effects.normal(size=items)
+    u, s, v = (
+        effects.normal(size=groups),
+        0.3 * effects.normal(size=groups),
+        effects.normal(size=items),
+    )
     g, h, x = rng.integers(groups, size=n), rng.integers(items, size=n), rng.normal(size=n)
-    return pd.DataFrame({"y": 1 + 0.5 * x + u[g] + s[g] * x + v[h] + rng.normal(size=n), "x": x, "g": g, "h": h})
+    return pd.DataFrame(
+        {"y": 1 + 0.5 * x + u[g] + s[g] * x + v[h] + rng.normal(size=n), "x": x, "g": g, "h": h}
+    )
 
 
 def write_files(folder: Path, n: int, groups: int, items: int, parts: int) -> None:
     """The rows in ``parts`` Parquet files."""
     for i in range(parts):
-        table(n // parts, groups, items, seed=i + 1).to_parquet(folder / f"part-{i:03d}.parquet", index=False)
+        table(n // parts, groups, items, seed=i + 1).to_parquet(
+            folder / f"part-{i:03d}.parquet", index=False
+        )
 
 
 @contextmanager
@@ -68,7 +76,13 @@ def dask(folder: Path, workers: int) -> Iterator[Way]:
     from distributed import Client, LocalCluster
 
     with (
-        LocalCluster(n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1") as cluster,
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            host="127.0.0.1",
+        ) as cluster,
         Client(cluster) as client,
     ):
         frame = dd.read_parquet(str(folder), split_row_groups=1)  # a partition per file
@@ -86,9 +100,17 @@ def spark(folder: Path, workers: int) -> Iterator[Way]:
     import pyspark
     from pyspark.sql import SparkSession
 
-    os.environ |= {"SPARK_HOME": os.path.dirname(pyspark.__file__), "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
-    builder = SparkSession.builder.master(f"local-cluster[{workers},1,2048]").config("spark.executor.memory", "2g")
-    builder = builder.config("spark.executorEnv.PYTHONPATH", str(HERE.parent)).config("spark.ui.showConsoleProgress", "false")
+    os.environ |= {
+        "SPARK_HOME": os.path.dirname(pyspark.__file__),
+        "PYSPARK_PYTHON": sys.executable,
+        "SPARK_LOCAL_IP": "127.0.0.1",
+    }
+    builder = SparkSession.builder.master(f"local-cluster[{workers},1,2048]").config(
+        "spark.executor.memory", "2g"
+    )
+    builder = builder.config("spark.executorEnv.PYTHONPATH", str(HERE.parent)).config(
+        "spark.ui.showConsoleProgress", "false"
+    )
     builder = builder.config("spark.sql.files.maxPartitionBytes", "4m").config(
         "spark.sql.files.openCostInBytes", "4m"
     )  # a partition per file
@@ -112,7 +134,9 @@ def spark(folder: Path, workers: int) -> Iterator[Way]:
 WAYS = {"in memory": memory, "Parquet, chunk by chunk": parquet, "Dask": dask, "Spark": spark}
 
 
-def run(folder: Path, names: list[str], workers: int, repeat: int) -> dict[str, dict[str, dict[str, float]]]:
+def run(
+    folder: Path, names: list[str], workers: int, repeat: int
+) -> dict[str, dict[str, dict[str, float]]]:
     """Seconds, bytes moved and deviance by model and way."""
     found: dict[str, dict[str, dict[str, float]]] = {model: {} for model in MODELS}
     for name in names:
@@ -129,31 +153,56 @@ def run(folder: Path, names: list[str], workers: int, repeat: int) -> dict[str, 
                     start = perf_counter()
                     result = fit(formula)
                     times.append(perf_counter() - start)
-                found[model][name] = {"seconds": min(times), "moved": (moved() - before) / repeat, "llf": float(result.llf)}
+                found[model][name] = {
+                    "seconds": min(times),
+                    "moved": (moved() - before) / repeat,
+                    "llf": float(result.llf),
+                }
                 print(f"{model}, {name}: {min(times):.2f} s", flush=True)
     return found
 
 
-def write(folder: Path, machine: dict[str, str], settings: dict[str, int], found: dict[str, dict[str, dict[str, float]]]) -> None:
+def write(
+    folder: Path,
+    machine: dict[str, str],
+    settings: dict[str, int],
+    found: dict[str, dict[str, dict[str, float]]],
+) -> None:
     """The table and what it was made of."""
-    lines = ["# Clusters", "", "| model | where | seconds | rows per second | MB moved | log-likelihood |", "|---|---|---|---|---|---|"]
+    lines = [
+        "# Clusters",
+        "",
+        "| model | where | seconds | rows per second | MB moved | log-likelihood |",
+        "|---|---|---|---|---|---|",
+    ]
     for model, ways in found.items():
         for name, own in ways.items():
             rate = f"{settings['rows'] / own['seconds']:,.0f}"
             moved = f"{own['moved'] / 1e6:.2f}" if own["moved"] else "-"
-            lines.append(f"| {model} | {name} | {own['seconds']:.2f} | {rate} | {moved} | {own['llf']:.4f} |")
+            lines.append(
+                f"| {model} | {name} | {own['seconds']:.2f} | {rate} | {moved} | {own['llf']:.4f} |"
+            )
     described = sentence(machine)
     levels = f"{settings['groups']:,} x {settings['items']:,} levels"
-    lines += ["", f"{settings['rows']:,} rows in {settings['files']} Parquet files, a partition each; {levels}."]
-    lines += [f"Clusters of {settings['workers']} workers on this one machine: what they cost here, not what they are for. {described}."]
+    lines += [
+        "",
+        f"{settings['rows']:,} rows in {settings['files']} Parquet files, a partition each; {levels}.",
+    ]
+    lines += [
+        f"Clusters of {settings['workers']} workers on this one machine: what they cost here, not what they are for. {described}."
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cluster.md").write_text("\n".join(lines) + "\n")
-    (folder / "cluster.json").write_text(json.dumps({"machine": machine, "settings": settings, "found": found}, indent=1) + "\n")
+    (folder / "cluster.json").write_text(
+        json.dumps({"machine": machine, "settings": settings, "found": found}, indent=1) + "\n"
+    )
 
 
 def main() -> None:
     """Write the files, run every way, write the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cluster", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--groups", type=int, default=20_000)
     parser.add_argument("--items", type=int, default=100)
@@ -168,7 +217,9 @@ def main() -> None:
         folder = Path(name)
         write_files(folder, options.rows, options.groups, options.items, options.files)
         found = run(folder, options.ways, options.workers, options.repeat)
-    settings = {key: getattr(options, key) for key in ("rows", "groups", "items", "files", "workers")}
+    settings = {
+        key: getattr(options, key) for key in ("rows", "groups", "items", "files", "workers")
+    }
     write(options.out, describe(), settings, found)
 
 

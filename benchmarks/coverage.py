@@ -78,37 +78,62 @@ def random_intercept() -> DesignOfStudy:
     sizes = (2, 3, 3, 4, 6, 8, 14)
     group = np.repeat(np.arange(7), sizes)
     x = np.concatenate([np.linspace(-1, 1, size) + 0.1 * i for i, size in enumerate(sizes)])
-    frame = pd.DataFrame({"group": [f"g{i}" for i in group], "treated": np.isin(group, (0, 3, 5)).astype(float), "x": x})
+    frame = pd.DataFrame(
+        {
+            "group": [f"g{i}" for i in group],
+            "treated": np.isin(group, (0, 3, 5)).astype(float),
+            "x": x,
+        }
+    )
     text = "7 groups of 2, 3, 3, 4, 6, 8 and 14 rows, three of them treated; sd of groups 2"
     wanted = {"treated": "treatment, between groups", "x": "covariate, within groups"}
-    return DesignOfStudy("random intercept", text, "y ~ treated + x + (1|group)", frame, (2.0 * np.eye(1),), wanted)
+    return DesignOfStudy(
+        "random intercept", text, "y ~ treated + x + (1|group)", frame, (2.0 * np.eye(1),), wanted
+    )
 
 
 def random_slope() -> DesignOfStudy:
     """Eight subjects seen 3 to 10 times, at the beginning or all along."""
     visits = (3, 3, 4, 5, 6, 8, 10, 10)
     subject = np.repeat(np.arange(8), visits)
-    frame = pd.DataFrame({"subject": [f"s{i}" for i in subject], "time": np.concatenate([np.arange(v) / 2.0 for v in visits])})
+    frame = pd.DataFrame(
+        {
+            "subject": [f"s{i}" for i in subject],
+            "time": np.concatenate([np.arange(v) / 2.0 for v in visits]),
+        }
+    )
     text = "8 subjects with 3, 3, 4, 5, 6, 8, 10 and 10 visits, 0.5 apart; sds of intercepts 2 and of slopes 1.5, correlation 0.3"
     T = np.array([[2.0, 0.0], [1.5 * 0.3, 1.5 * np.sqrt(1 - 0.09)]])
-    return DesignOfStudy("random slope", text, "y ~ time + (time|subject)", frame, (T,), {"time": "slope over time"})
+    return DesignOfStudy(
+        "random slope", text, "y ~ time + (time|subject)", frame, (T,), {"time": "slope over time"}
+    )
 
 
 def split_plot() -> DesignOfStudy:
     """Four blocks of two whole plots of three subplots, five of the 24 lost."""
     frame = pd.DataFrame(
-        [(f"b{b}", f"v{v}", n) for b in range(4) for v in range(2) for n in range(3)], columns=["block", "variety", "dose"]
+        [(f"b{b}", f"v{v}", n) for b in range(4) for v in range(2) for n in range(3)],
+        columns=["block", "variety", "dose"],
     )
     frame = frame.drop(index=[1, 6, 8, 15, 22]).reset_index(drop=True)
     text = "4 blocks x 2 varieties on whole plots x 3 doses on subplots, 5 of the 24 lost; sds of blocks 2 and of whole plots 2"
     wanted = {"variety[T.v1]": "variety, between whole plots", "dose": "dose, within whole plots"}
-    return DesignOfStudy("split plot", text, "y ~ variety + dose + (1|block/variety)", frame, (2.0 * np.eye(1), 2.0 * np.eye(1)), wanted)
+    return DesignOfStudy(
+        "split plot",
+        text,
+        "y ~ variety + dose + (1|block/variety)",
+        frame,
+        (2.0 * np.eye(1), 2.0 * np.eye(1)),
+        wanted,
+    )
 
 
 DESIGNS = (random_intercept, random_slope, split_plot)
 
 
-def simulate(study: DesignOfStudy, datasets: int, bootstraps: int, nsim: int, seed: int = SEED) -> list[dict[str, object]]:
+def simulate(
+    study: DesignOfStudy, datasets: int, bootstraps: int, nsim: int, seed: int = SEED
+) -> list[dict[str, object]]:
     """One record per coefficient and method: data sets, the share of intervals that held the zero, their mean width, failures.
 
     ``datasets`` for the analytic intervals, ``bootstraps`` for the others; methods with none have no record.
@@ -124,7 +149,14 @@ def simulate(study: DesignOfStudy, datasets: int, bootstraps: int, nsim: int, se
         fit = first.refit(y)
         for name, options in ANALYTIC.items() if i < datasets else ():
             start = time.perf_counter()
-            limits[name].append(_limits(lambda fit=fit, options=options: fit.confint(level=LEVEL, parm=columns, **options), columns))
+            limits[name].append(
+                _limits(
+                    lambda fit=fit, options=options: fit.confint(
+                        level=LEVEL, parm=columns, **options
+                    ),
+                    columns,
+                )
+            )
             seconds[name] += time.perf_counter() - start
         if i < bootstraps:
             start = time.perf_counter()
@@ -132,7 +164,9 @@ def simulate(study: DesignOfStudy, datasets: int, bootstraps: int, nsim: int, se
             spent = time.perf_counter() - start
             for kind in BOOTSTRAP:
                 start = time.perf_counter()
-                limits[kind].append(_limits(lambda r=replicates, kind=kind: r.confint(LEVEL, kind), columns))
+                limits[kind].append(
+                    _limits(lambda r=replicates, kind=kind: r.confint(LEVEL, kind), columns)
+                )
                 seconds[kind] += time.perf_counter() - start + spent
     out: list[dict[str, object]] = []
     for j, column in enumerate(columns):
@@ -144,9 +178,22 @@ def simulate(study: DesignOfStudy, datasets: int, bootstraps: int, nsim: int, se
             held = (own[known, 0] <= 0.0) & (own[known, 1] >= 0.0)
             n = int(known.sum())
             share = float(held.mean()) if n else float("nan")
-            record = {"design": study.name, "coefficient": study.coefficients[column], "column": column, "method": name, "datasets": n}
-            record |= {"coverage": share, "mc_error": float(np.sqrt(share * (1 - share) / max(n, 1))), "failures": int((~known).sum())}
-            record |= {"mean_width": float(np.mean(np.ptp(own[known], axis=1))), "milliseconds": 1e3 * seconds[name] / max(len(found), 1)}
+            record = {
+                "design": study.name,
+                "coefficient": study.coefficients[column],
+                "column": column,
+                "method": name,
+                "datasets": n,
+            }
+            record |= {
+                "coverage": share,
+                "mc_error": float(np.sqrt(share * (1 - share) / max(n, 1))),
+                "failures": int((~known).sum()),
+            }
+            record |= {
+                "mean_width": float(np.mean(np.ptp(own[known], axis=1))),
+                "milliseconds": 1e3 * seconds[name] / max(len(found), 1),
+            }
             out.append(record)
     return out
 
@@ -162,7 +209,10 @@ def _limits(interval: Callable[[], pd.DataFrame], columns: list[str]) -> np.ndar
 def table(records: list[dict[str, object]]) -> pd.DataFrame:
     """Coverage in per cent with its Monte Carlo error: methods down, coefficients across."""
     frame = pd.DataFrame(records)
-    frame["cell"] = [f"{100 * c:.1f} ± {100 * e:.1f}" for c, e in zip(frame.coverage, frame.mc_error, strict=True)]
+    frame["cell"] = [
+        f"{100 * c:.1f} ± {100 * e:.1f}"
+        for c, e in zip(frame.coverage, frame.mc_error, strict=True)
+    ]
     frame["column"] = frame.design + ": " + frame.coefficient
     wide = frame.pivot(index="method", columns="column", values="cell")
     wide = wide.loc[[m for m in TITLES if m in wide.index], list(dict.fromkeys(frame.column))]
@@ -177,14 +227,22 @@ def write(about: dict[str, object], study: DesignOfStudy, new: list[dict[str, ob
     done = {(r["design"], r["method"]) for r in new}
     kept = [r for r in old["records"] if (r["design"], r["method"]) not in done]
     place = {name: i for i, name in enumerate(TITLES)}
-    records = sorted([*kept, *new], key=lambda r: (order.index(r["design"]), r["column"], place[r["method"]]))
+    records = sorted(
+        [*kept, *new], key=lambda r: (order.index(r["design"]), r["column"], place[r["method"]])
+    )
     designs = {**old["designs"], study.name: {"text": study.text, "formula": study.formula}}
     designs = {name: designs[name] for name in order if name in designs}
     file.write_text(json.dumps({**about, "designs": designs, "records": records}, indent=1) + "\n")
     wide = table(records)
     lines = ["| |" + "|".join(wide.columns) + "|", "|" + "---|" * (len(wide.columns) + 1)]
-    lines += ["|" + "|".join([str(name), *row]) + "|" for name, row in zip(wide.index, wide.to_numpy(), strict=True)]
-    head = [f"Coverage of {LEVEL:.0%} intervals in per cent, plus or minus one Monte Carlo standard error.", ""]
+    lines += [
+        "|" + "|".join([str(name), *row]) + "|"
+        for name, row in zip(wide.index, wide.to_numpy(), strict=True)
+    ]
+    head = [
+        f"Coverage of {LEVEL:.0%} intervals in per cent, plus or minus one Monte Carlo standard error.",
+        "",
+    ]
     machine: dict[str, str] = about["machine"]  # type: ignore[assignment]
     foot = ["", *(f"- {key}: {value}" for key, value in machine.items())]
     (RESULTS / "coverage.md").write_text("\n".join([*head, *lines, *foot]) + "\n")
@@ -193,9 +251,21 @@ def write(about: dict[str, object], study: DesignOfStudy, new: list[dict[str, ob
 def main() -> None:
     """Run the designs and write what came out."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--design", action="append", help="part of a design's name; several times for several")
-    parser.add_argument("--datasets", type=int, default=2000, help="for the analytic intervals; 0 leaves them as they are")
-    parser.add_argument("--bootstraps", type=int, default=1000, help="for those of the bootstrap; 0 leaves them as they are")
+    parser.add_argument(
+        "--design", action="append", help="part of a design's name; several times for several"
+    )
+    parser.add_argument(
+        "--datasets",
+        type=int,
+        default=2000,
+        help="for the analytic intervals; 0 leaves them as they are",
+    )
+    parser.add_argument(
+        "--bootstraps",
+        type=int,
+        default=1000,
+        help="for those of the bootstrap; 0 leaves them as they are",
+    )
     parser.add_argument("--nsim", type=int, default=999)
     options = parser.parse_args()
     warnings.simplefilter("ignore", lmm.LmmWarning)

@@ -35,7 +35,11 @@ def fingerprint(data: pd.DataFrame) -> dict[str, float]:
 
 def levels(data: pd.DataFrame) -> dict[str, list[str]]:
     """The levels of each categorical column."""
-    return {str(name): [str(v) for v in c.cat.categories] for name, c in data.items() if isinstance(c.dtype, pd.CategoricalDtype)}
+    return {
+        str(name): [str(v) for v in c.cat.categories]
+        for name, c in data.items()
+        if isinstance(c.dtype, pd.CategoricalDtype)
+    }
 
 
 def entry(problem: Problem) -> dict[str, Any]:
@@ -54,7 +58,11 @@ def write(folder: Path, problems: list[Problem], formats: Collection[str] = ("cs
             table.to_csv(folder / f"{name}.csv", index=False, na_rep="NA")
         if "parquet" in formats:
             table.to_parquet(folder / f"{name}.parquet", index=False)
-        data[name] = {"levels": levels(table), "fingerprint": fingerprint(table), "rows": len(table)}
+        data[name] = {
+            "levels": levels(table),
+            "fingerprint": fingerprint(table),
+            "rows": len(table),
+        }
     manifest = {"problems": [entry(p) for p in problems], "data": data}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
@@ -66,7 +74,11 @@ def main() -> None:
     parser.add_argument("problems", nargs="*", help="names; all reference problems by default")
     parser.add_argument("--formats", nargs="+", choices=("csv", "parquet"), default=["csv"])
     options = parser.parse_args()
-    write(options.folder, [PROBLEMS[name] for name in options.problems] or list(REFERENCE), options.formats)
+    write(
+        options.folder,
+        [PROBLEMS[name] for name in options.problems] or list(REFERENCE),
+        options.formats,
+    )
 
 
 if __name__ == "__main__":

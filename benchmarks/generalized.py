@@ -37,7 +37,9 @@ def binary_crossed(seed: int, n: int, subjects: int, items: int) -> pd.DataFrame
     return pd.DataFrame({"y": bernoulli(d, eta), "x": x, "subj": subj + 1, "item": item + 1})
 
 
-def births(seed: int = 152, n: int = 2159, mothers: int = 1595, communities: int = 161) -> pd.DataFrame:
+def births(
+    seed: int = 152, n: int = 2159, mothers: int = 1595, communities: int = 161
+) -> pd.DataFrame:
     """Immunisation of children by mother and community: most mothers have one child. Mothers are numbered anew in every community."""
     d = Draw(seed)
     home = np.concatenate([np.arange(communities), d.whole(mothers - communities, communities)])
@@ -55,7 +57,9 @@ def births(seed: int = 152, n: int = 2159, mothers: int = 1595, communities: int
                          "urban": urban, "community": labels("c", community), "mother": number[mother]})  # fmt: skip
 
 
-def seizures(seed: int = 153, clinics: int = 24, patients: int = 400, visits: int = 6) -> pd.DataFrame:
+def seizures(
+    seed: int = 153, clinics: int = 24, patients: int = 400, visits: int = 6
+) -> pd.DataFrame:
     """Seizures counted over two to eight weeks before each visit, by patient within clinic; ``visit`` runs from -1 to 1."""
     d = Draw(seed)
     n = patients * visits
@@ -63,6 +67,13 @@ def seizures(seed: int = 153, clinics: int = 24, patients: int = 400, visits: in
     clinic = np.concatenate([np.arange(clinics), d.whole(patients - clinics, clinics)])[patient]
     treated = d.whole(patients, 2)[patient]
     weeks, time = 2 + d.whole(n, 7), (2.0 * visit / (visits - 1) - 1.0).round(3)
-    eta = 0.3 - 0.2 * treated - 0.1 * time - 0.15 * treated * time + 0.3 * d.normal(clinics)[clinic] + 0.8 * d.normal(patients)[patient]
+    eta = (
+        0.3
+        - 0.2 * treated
+        - 0.1 * time
+        - 0.15 * treated * time
+        + 0.3 * d.normal(clinics)[clinic]
+        + 0.8 * d.normal(patients)[patient]
+    )
     return pd.DataFrame({"seizures": poisson(d, eta + np.log(weeks)), "treated": treated, "visit": time, "weeks": weeks,
                          "clinic": labels("k", clinic), "patient": patient + 1})  # fmt: skip

@@ -77,9 +77,14 @@ class Product:
         rng = np.random.default_rng(1)
         popularity = np.exp(2.0 * rng.standard_normal(self.cols))
         row = np.sort(rng.integers(0, self.rows, self.entries))
-        col = np.searchsorted(np.cumsum(popularity), rng.random(self.entries) * popularity.sum()).clip(max=self.cols - 1)
+        col = np.searchsorted(
+            np.cumsum(popularity), rng.random(self.entries) * popularity.sum()
+        ).clip(max=self.cols - 1)
         blocks = np.ones((1, 1, self.entries))
-        v, u = rng.standard_normal((self.vectors, 1, self.cols)), rng.standard_normal((self.vectors, 1, self.rows))
+        v, u = (
+            rng.standard_normal((self.vectors, 1, self.cols)),
+            rng.standard_normal((self.vectors, 1, self.rows)),
+        )
         plain = make_product(row, col, blocks, self.rows, self.cols)
         there = make_product(row, col, blocks, self.rows, self.cols, backend="jax")
         on_device = backend.put((v, u))
@@ -116,16 +121,30 @@ def crossed(q: int) -> pd.DataFrame:
     rng = np.random.default_rng(q)
     n, J = 20 * q, q + q // 4
     a, b = rng.permutation(np.arange(n) % J), rng.permutation(np.arange(n) % q)
-    return pd.DataFrame({"a": a, "b": b, "y": rng.standard_normal(J)[a] + 0.7 * rng.standard_normal(q)[b] + rng.standard_normal(n)})
+    return pd.DataFrame(
+        {
+            "a": a,
+            "b": b,
+            "y": rng.standard_normal(J)[a]
+            + 0.7 * rng.standard_normal(q)[b]
+            + rng.standard_normal(n),
+        }
+    )
 
 
 def ratings(rows: int, users: int, items: int, **clusters: Any) -> dict[str, np.ndarray]:
     """Ratings with MovieLens's margins."""
-    made: dict[str, np.ndarray] = importlib.import_module("benchmarks.movies").movies(rows, users, items, seed=1, **clusters)
+    made: dict[str, np.ndarray] = importlib.import_module("benchmarks.movies").movies(
+        rows, users, items, seed=1, **clusters
+    )
     return made
 
 
-CROSSED, SLOPE, MOVIES = "y ~ 1 + (1|a) + (1|b)", "y ~ x + (1+x|g)", "rating ~ 1 + (1|user) + (1|movie)"
+CROSSED, SLOPE, MOVIES = (
+    "y ~ 1 + (1|a) + (1|b)",
+    "y ~ x + (1+x|g)",
+    "rating ~ 1 + (1|user) + (1|movie)",
+)
 
 
 def tasks(quick: bool) -> dict[str, Fit | Product]:
@@ -138,17 +157,30 @@ def tasks(quick: bool) -> dict[str, Fit | Product]:
             "ratings, 5,000 rows": Fit(MOVIES, lambda: ratings(5_000, 100, 60), beside=False),
         }
     tails: dict[str, Fit | Product] = {
-        f"dense tail of {q:,}": Fit(CROSSED, lambda q=q: crossed(q), q <= 5_000) for q in (5_000, 10_000, 20_000, 30_000)
+        f"dense tail of {q:,}": Fit(CROSSED, lambda q=q: crossed(q), q <= 5_000)
+        for q in (5_000, 10_000, 20_000, 30_000)
     }
     return {
-        "InstEval, three crossed factors": Fit("y ~ service + (1|s) + (1|d) + (1|dept)", lambda: lmm.datasets.load("InstEval")),
-        "1M rows, slope, 100,000 groups": Fit(SLOPE, lambda: simulate.grouped(142, 1_000_000, 100_000)),
-        "10M rows, slope, 1M groups": Fit(SLOPE, lambda: simulate.grouped(143, 10_000_000, 1_000_000)),
-        "100M rows, slope, 10M groups": Fit(SLOPE, lambda: simulate.grouped(144, 100_000_000, 10_000_000), beside=False),
+        "InstEval, three crossed factors": Fit(
+            "y ~ service + (1|s) + (1|d) + (1|dept)", lambda: lmm.datasets.load("InstEval")
+        ),
+        "1M rows, slope, 100,000 groups": Fit(
+            SLOPE, lambda: simulate.grouped(142, 1_000_000, 100_000)
+        ),
+        "10M rows, slope, 1M groups": Fit(
+            SLOPE, lambda: simulate.grouped(143, 10_000_000, 1_000_000)
+        ),
+        "100M rows, slope, 10M groups": Fit(
+            SLOPE, lambda: simulate.grouped(144, 100_000_000, 10_000_000), beside=False
+        ),
         **tails,
         "sparse product, 20M entries x 16": Product(20_000_000, 160_000, 59_000, 16),
-        "ratings, 25M rows, 162,541 x 59,047": Fit(MOVIES, lambda: ratings(25_000_000, 162_541, 59_047)),
-        "the same, 200 clusters, 95 % within": Fit(MOVIES, lambda: ratings(25_000_000, 162_541, 59_047, clusters=200, within=0.95)),
+        "ratings, 25M rows, 162,541 x 59,047": Fit(
+            MOVIES, lambda: ratings(25_000_000, 162_541, 59_047)
+        ),
+        "the same, 200 clusters, 95 % within": Fit(
+            MOVIES, lambda: ratings(25_000_000, 162_541, 59_047, clusters=200, within=0.95)
+        ),
     }
 
 
@@ -159,8 +191,16 @@ def device() -> dict[str, str]:
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
     driver = ""
     if shutil.which("nvidia-smi"):
-        asked = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True)
-        driver = asked.stdout.strip().splitlines()[0] if asked.returncode == 0 and asked.stdout.strip() else ""
+        asked = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+        )
+        driver = (
+            asked.stdout.strip().splitlines()[0]
+            if asked.returncode == 0 and asked.stdout.strip()
+            else ""
+        )
     return {
         "platform": str(devices[0].platform),
         "device": f"{len(devices)} x {devices[0].device_kind}",
@@ -174,7 +214,9 @@ def run_one(name: str, quick: bool, repeat: int) -> None:
     warnings.simplefilter("ignore")
     answer = tasks(quick)[name].run(repeat)
     jax = importlib.import_module("jax")
-    peak = max(((d.memory_stats() or {}).get("peak_bytes_in_use", 0) for d in jax.devices()), default=0)
+    peak = max(
+        ((d.memory_stats() or {}).get("peak_bytes_in_use", 0) for d in jax.devices()), default=0
+    )
     print(json.dumps(answer | {"memory": peak / 2**30}))
 
 
@@ -194,9 +236,15 @@ def table(machine: dict[str, str], answers: dict[str, dict[str, Any]]) -> str:
         cells = [f"{own['first']:.3g}", f"{own['again']:.3g}"]
         cells += ["", ""] if beside is None else [f"{beside:.3g}", f"{beside / own['again']:.1f}"]
         cells += ["" if own["evaluations"] is None else str(own["evaluations"]), own["how"]]
-        cells += ["" if "difference" not in own else f"{own['difference']:.1e}", f"{own['memory']:.2f}" if own["memory"] else ""]
+        cells += [
+            "" if "difference" not in own else f"{own['difference']:.1e}",
+            f"{own['memory']:.2f}" if own["memory"] else "",
+        ]
         rows.append(f"| {name} | {' | '.join(cells)} |")
-    rows += ["", "Seconds. Fits are whole calls, from the table to the estimates; the sparse product is B v and B'u, arrays in place. "]
+    rows += [
+        "",
+        "Seconds. Fits are whole calls, from the table to the estimates; the sparse product is B v and B'u, arrays in place. ",
+    ]
     rows[-1] += (
         "The difference is that of the log-likelihoods; of the product, relative. "
         + "; ".join(f"{k}: {v}" for k, v in machine.items())
@@ -207,11 +255,15 @@ def table(machine: dict[str, str], answers: dict[str, dict[str, Any]]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run every task in a process of its own and write the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="small sizes")
-    parser.add_argument("--allow-cpu", action="store_true", help="also where JAX has no GPU; needs --out")
+    parser.add_argument(
+        "--allow-cpu", action="store_true", help="also where JAX has no GPU; needs --out"
+    )
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args(arguments)
     if options.one:
@@ -219,10 +271,14 @@ def main(arguments: list[str] | None = None) -> None:
         return
     found = device()
     if found["platform"] == "cpu" and not options.allow_cpu:
-        print(f"JAX's default device here is a CPU ({found['device']}), not a GPU: no table is made.")
+        print(
+            f"JAX's default device here is a CPU ({found['device']}), not a GPU: no table is made."
+        )
         return
     if options.out is None and (options.quick or found["platform"] == "cpu"):
-        parser.error("figures of small sizes or of a CPU do not belong among the results: give --out")
+        parser.error(
+            "figures of small sizes or of a CPU do not belong among the results: give --out"
+        )
     folder = options.out or HERE / "results"
     machine, answers = {**found, **describe()}, {}
     for name in tasks(options.quick):
@@ -237,14 +293,24 @@ def main(arguments: list[str] | None = None) -> None:
             *(["--quick"] if options.quick else []),
         ]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, cwd=HERE.parent)
-            answers[name] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"error": last_line(done.stderr)}
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=LIMIT, cwd=HERE.parent
+            )
+            answers[name] = (
+                json.loads(done.stdout.splitlines()[-1])
+                if done.returncode == 0
+                else {"error": last_line(done.stderr)}
+            )
         except subprocess.TimeoutExpired:
             answers[name] = {"error": f"not done after {LIMIT:.0f} s"}
         print(name, answers[name], flush=True)
-        folder.mkdir(parents=True, exist_ok=True)  # written as it grows, so that what was measured is kept
+        folder.mkdir(
+            parents=True, exist_ok=True
+        )  # written as it grows, so that what was measured is kept
         (folder / "gpu.md").write_text(table(machine, answers))
-        (folder / "gpu.json").write_text(json.dumps({"machine": machine, "answers": answers}, indent=1) + "\n")
+        (folder / "gpu.json").write_text(
+            json.dumps({"machine": machine, "answers": answers}, indent=1) + "\n"
+        )
 
 
 def last_line(text: str) -> str:

@@ -27,21 +27,67 @@ HERE = Path(__file__).parent
 FORMULA = "y ~ x + (1|user) + (1|movie)"
 SEEDS = 10
 CASES: list[dict[str, Any]] = [
-    {"family": "binomial", "rows": 60_000, "users": 1_500, "items": 700, "clusters": 0, "exact": True},
-    {"family": "poisson", "rows": 60_000, "users": 1_500, "items": 700, "clusters": 20, "exact": True},
-    {"family": "binomial", "rows": 1_000_000, "users": 20_000, "items": 10_000, "clusters": 0, "exact": False},
-    {"family": "binomial", "rows": 1_000_000, "users": 20_000, "items": 10_000, "clusters": 100, "exact": False},
-    {"family": "binomial", "rows": 5_000_000, "users": 80_000, "items": 30_000, "clusters": 100, "exact": False},
+    {
+        "family": "binomial",
+        "rows": 60_000,
+        "users": 1_500,
+        "items": 700,
+        "clusters": 0,
+        "exact": True,
+    },
+    {
+        "family": "poisson",
+        "rows": 60_000,
+        "users": 1_500,
+        "items": 700,
+        "clusters": 20,
+        "exact": True,
+    },
+    {
+        "family": "binomial",
+        "rows": 1_000_000,
+        "users": 20_000,
+        "items": 10_000,
+        "clusters": 0,
+        "exact": False,
+    },
+    {
+        "family": "binomial",
+        "rows": 1_000_000,
+        "users": 20_000,
+        "items": 10_000,
+        "clusters": 100,
+        "exact": False,
+    },
+    {
+        "family": "binomial",
+        "rows": 5_000_000,
+        "users": 80_000,
+        "items": 30_000,
+        "clusters": 100,
+        "exact": False,
+    },
 ]
 
 
-def responses(family: str, rows: int, users: int, items: int, clusters: int) -> dict[str, np.ndarray]:
+def responses(
+    family: str, rows: int, users: int, items: int, clusters: int
+) -> dict[str, np.ndarray]:
     """Columns ``y``, ``x``, ``user``, ``movie``; in clusters 80 % of a user's rows fall in his own."""
     drawn = movies(rows, users, items, 1, clusters, 0.8 if clusters else 0.0)
     rng = np.random.default_rng(101)
     x = rng.standard_normal(rows)
-    eta = -0.3 + 0.4 * x + 0.7 * rng.standard_normal(users)[drawn["user"]] + 0.6 * rng.standard_normal(items)[drawn["movie"]]
-    y = rng.random(rows) < 1.0 / (1.0 + np.exp(-eta)) if family == "binomial" else rng.poisson(np.exp(0.7 * eta))
+    eta = (
+        -0.3
+        + 0.4 * x
+        + 0.7 * rng.standard_normal(users)[drawn["user"]]
+        + 0.6 * rng.standard_normal(items)[drawn["movie"]]
+    )
+    y = (
+        rng.random(rows) < 1.0 / (1.0 + np.exp(-eta))
+        if family == "binomial"
+        else rng.poisson(np.exp(0.7 * eta))
+    )
     return {"y": y.astype(float), "x": x, "user": drawn["user"], "movie": drawn["movie"]}
 
 
@@ -52,7 +98,12 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     case = dict(case)
     exact, family = case.pop("exact"), case["family"]
     for how in ("exact", "iterative"):  # imports
-        lmm.glmer(FORMULA, responses(family, 500, 20, 10, 0), family=family, control=lmm.Control(factorization=how))
+        lmm.glmer(
+            FORMULA,
+            responses(family, 500, 20, 10, 0),
+            family=family,
+            control=lmm.Control(factorization=how),
+        )
     data = responses(**case)
     begin = perf_counter()
     fit = lmm.glmer(FORMULA, data, family=family, control=lmm.Control(factorization="iterative"))
@@ -74,15 +125,22 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         out["seconds_exact"] = perf_counter() - begin
         spread = np.sqrt(np.diagonal(right.estimator.covariance(right.problem, right.estimate)))
         fits = [
-            lmm.glmer(FORMULA, data, family=family, control=lmm.Control(factorization="iterative", seed=s)) for s in range(1, SEEDS + 1)
+            lmm.glmer(
+                FORMULA, data, family=family, control=lmm.Control(factorization="iterative", seed=s)
+            )
+            for s in range(1, SEEDS + 1)
         ]
         estimates = np.array([[*f.theta, *f.params] for f in fits]) - [*right.theta, *right.params]
         out["difference"] = float(np.max(np.abs(estimates / spread)))
         out["stated"] = float(np.max([f.estimate.monte_carlo.relative.max() for f in fits]))
-        apart = np.array([float(f.llf) - right.llf for f in fits]) / [f.estimate.monte_carlo.log_likelihood for f in fits]
+        apart = np.array([float(f.llf) - right.llf for f in fits]) / [
+            f.estimate.monte_carlo.log_likelihood for f in fits
+        ]
         out["difference_log_likelihood"] = float(np.sqrt(np.mean(apart**2)))
         out["standard_errors"] = float(np.max(np.abs(np.sqrt(np.diagonal(errors)) / spread - 1.0)))
-    out["gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+    out["gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1e9 if sys.platform == "darwin" else 1e6
+    )
     return out
 
 
@@ -95,7 +153,11 @@ def table(lines: list[dict[str, Any]]) -> str:
     ]
     for line in lines:
         pairing = f"{line['clusters']} clusters" if line["clusters"] else "random"
-        apart = (f"{line['difference']:.4f}", f"{line['difference_log_likelihood']:.2f}") if "difference" in line else ("", "")
+        apart = (
+            (f"{line['difference']:.4f}", f"{line['difference_log_likelihood']:.2f}")
+            if "difference" in line
+            else ("", "")
+        )
         exact = f"{line['seconds_exact']:.1f}" if "seconds_exact" in line else ""
         head.append(
             f"| {line['family']} | {line['rows']:,} | {line['levels'][0]:,} x {line['levels'][1]:,} | {pairing} | {line['seconds']:.1f} | "
@@ -106,7 +168,9 @@ def table(lines: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """All cases, or one of them as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.likes", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.likes", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results")
     parser.add_argument("--case", type=int, help="measure one case here and print it")
     asked = parser.parse_args()
@@ -116,12 +180,18 @@ def main() -> None:
     lines = []
     for i, case in enumerate(CASES):
         told = subprocess.run(
-            [sys.executable, "-m", "benchmarks.likes", "--case", str(i)], cwd=HERE.parent, capture_output=True, text=True, check=True
+            [sys.executable, "-m", "benchmarks.likes", "--case", str(i)],
+            cwd=HERE.parent,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         lines.append({**case, **json.loads(told.stdout.splitlines()[-1])})
         print(lines[-1], flush=True)
         asked.out.mkdir(parents=True, exist_ok=True)
-        (asked.out / "likes.json").write_text(json.dumps({"machine": describe(), "lines": lines}, indent=1) + "\n")
+        (asked.out / "likes.json").write_text(
+            json.dumps({"machine": describe(), "lines": lines}, indent=1) + "\n"
+        )
         (asked.out / "likes.md").write_text(table(lines))
 
 

@@ -19,14 +19,24 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 
 #: tool -> module of its runner; the two from R share a script
-PYTHON = {"lmm": "lmm", "statsmodels": "statsmodels", "gpboost": "gpboost", "mixedlm": "mixedlm", "lme-python": "lme_python"}
+PYTHON = {
+    "lmm": "lmm",
+    "statsmodels": "statsmodels",
+    "gpboost": "gpboost",
+    "mixedlm": "mixedlm",
+    "lme-python": "lme_python",
+}
 R = ("lme4", "glmmTMB")
 TOOLS = ("lmm", "lme4", "glmmTMB", "statsmodels", "gpboost", "mixedlm", "lme-python")
 #: those that fit generalized models from a formula by Laplace's method
 GENERALIZED = ("lmm", "lme4", "glmmTMB")
 #: model -> how it is fitted and printed from the shell by lmm and by R with its own copy of the data, and a word of the summary
 SHELL = {
-    "sleepstudy": (["Reaction ~ Days + (Days|Subject)", "sleepstudy"], "lmer(Reaction ~ Days + (Days|Subject), sleepstudy)", "Days"),
+    "sleepstudy": (
+        ["Reaction ~ Days + (Days|Subject)", "sleepstudy"],
+        "lmer(Reaction ~ Days + (Days|Subject), sleepstudy)",
+        "Days",
+    ),
     "cbpp": (
         ["cbind(incidence, size - incidence) ~ period + (1|herd)", "cbpp", "--family", "binomial"],
         "glmer(cbind(incidence, size - incidence) ~ period + (1|herd), cbpp, family = binomial)",
@@ -76,14 +86,26 @@ def measure(problem: Problem, tool: str, data: Path, settings: Settings) -> dict
         job.write_text(json.dumps(record))
         failed = _run(command(tool, job, settings), settings.limit)
         answer = json.loads(out.read_text()) if out.exists() else {}
-    about = {"problem": problem.name, "tool": tool, "rows": manifest["rows"], "reml": problem.reml and problem.family is None}
+    about = {
+        "problem": problem.name,
+        "tool": tool,
+        "rows": manifest["rows"],
+        "reml": problem.reml and problem.family is None,
+    }
     return {**about, **answer, "failed": failed}
 
 
 def _run(line: list[str], limit: float) -> str:
     """Why the process did not end well, or nothing. It leads its own process group, so that nothing is left behind at the limit."""
     try:
-        process = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        process = subprocess.Popen(
+            line,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
     except FileNotFoundError:
         return f"{line[0]} is not installed"
     try:
@@ -96,7 +118,9 @@ def _run(line: list[str], limit: float) -> str:
         return ""
     if process.returncode == -signal.SIGKILL:
         return "killed (out of memory?)"
-    lines = [text for text in errors.splitlines() if text.strip() and text != "Execution halted"]  # R says why before it
+    lines = [
+        text for text in errors.splitlines() if text.strip() and text != "Execution halted"
+    ]  # R says why before it
     return lines[-1][:160] if lines else f"exit {process.returncode}"
 
 
@@ -106,7 +130,11 @@ def shell(settings: Settings, repeat: int) -> dict[str, dict[str, list[float]]]:
     for model, (ours, theirs, word) in SHELL.items():
         lines = {
             "lmm": [sys.executable, "-m", "lmm.cli", *ours],
-            "lme4": [settings.rscript, "-e", f"suppressMessages(library(lme4)); print(summary({theirs}))"],
+            "lme4": [
+                settings.rscript,
+                "-e",
+                f"suppressMessages(library(lme4)); print(summary({theirs}))",
+            ],
         }
         own = seconds[model] = {tool: [] for tool in lines}
         for _ in range(repeat):

@@ -19,7 +19,12 @@ CHUNK = 2_000_000
 
 
 def movies(
-    rows: int = ROWS, users: int = USERS, items: int = MOVIES, seed: int = 1, clusters: int = 0, within: float = 0.0
+    rows: int = ROWS,
+    users: int = USERS,
+    items: int = MOVIES,
+    seed: int = 1,
+    clusters: int = 0,
+    within: float = 0.0,
 ) -> dict[str, np.ndarray]:
     """Columns ``user`` and ``movie`` (int32) and ``rating`` (float64), users in order as in the published file.
 
@@ -44,7 +49,9 @@ def movies(
             low, high = own_edges[home], own_edges[home + 1]
             sums = np.concatenate([[0.0], np.cumsum(popularity[own_items])])
             target = sums[low] + rng.random(len(home)) * (sums[high] - sums[low])
-            drawn[at_home] = own_items[np.clip(np.searchsorted(sums, target, side="right") - 1, low, high - 1)]
+            drawn[at_home] = own_items[
+                np.clip(np.searchsorted(sums, target, side="right") - 1, low, high - 1)
+            ]
         movie[part] = np.minimum(drawn, items - 1)
     rating = MEAN + SD * rng.standard_normal(rows)
     rating += (SD_USER * rng.standard_normal(users))[user]
@@ -67,4 +74,8 @@ def cluster(
         return np.zeros(users, dtype=np.int64), np.array([0, items]), np.arange(items)
     label = rng.permutation(np.arange(items) % clusters)
     order = np.argsort(label, kind="stable")
-    return rng.integers(0, clusters, users), np.searchsorted(label[order], np.arange(clusters + 1)), order
+    return (
+        rng.integers(0, clusters, users),
+        np.searchsorted(label[order], np.arange(clusters + 1)),
+        order,
+    )

@@ -94,7 +94,19 @@ def _verbagg() -> pd.DataFrame:
     return answers.assign(yes=(answers["r2"].astype(str) == "Y").astype(float))
 
 
-SHIPPED = ("radon", "sleepstudy", "Dyestuff", "Dyestuff2", "Penicillin", "Pastes", "cake", "InstEval", "Orthodont", "Machines", "Oats")
+SHIPPED = (
+    "radon",
+    "sleepstudy",
+    "Dyestuff",
+    "Dyestuff2",
+    "Penicillin",
+    "Pastes",
+    "cake",
+    "InstEval",
+    "Orthodont",
+    "Machines",
+    "Oats",
+)
 
 FRAMES: dict[str, Callable[[], pd.DataFrame]] = {
     "sleep_weighted": _sleep_weighted,
@@ -117,7 +129,9 @@ FRAMES: dict[str, Callable[[], pd.DataFrame]] = {
     "slopes_6": lambda: sim.several_slopes(135, 6),
     "slopes_8_few": lambda: sim.several_slopes(136, 8, groups=25, rows=30),
     "maximal": lambda: sim.maximal(113, [1.0, 0.5, 0.6, 0.4, 0.5], [0.7, 0.4, 0.5, 0.6]),
-    "maximal_singular": lambda: sim.maximal(114, [1.0, 0.3, 0.0, 0.1, 0.0], [0.7, 0.0, 0.2, 0.0], subjects=30, items=20),
+    "maximal_singular": lambda: sim.maximal(
+        114, [1.0, 0.3, 0.0, 0.1, 0.0], [0.7, 0.0, 0.2, 0.0], subjects=30, items=20
+    ),
     "weighted": sim.weighted,
     "tiny_unbalanced": sim.tiny_unbalanced,
     "large_mean": sim.large_mean,
@@ -252,15 +266,34 @@ REFERENCE = (
 
 TIMED_LINEAR = (
     Problem("sleepstudy", _SLEEP, "sleepstudy"),
-    Problem("insteval", "y ~ service + (1|s) + (1|d) + (1|dept)", "InstEval", about="73,421 rows, three crossed factors"),
-    Problem("verbagg_lmm", "yes ~ Anger + Gender + btype + situ + (1|id) + (1|item)", "verbagg", about="7,584 rows, as a linear model"),
-    Problem("pupils_24k", _PUPILS, "pupils", about="24,600 rows, pupils' slopes x teachers x schools"),
+    Problem(
+        "insteval",
+        "y ~ service + (1|s) + (1|d) + (1|dept)",
+        "InstEval",
+        about="73,421 rows, three crossed factors",
+    ),
+    Problem(
+        "verbagg_lmm",
+        "yes ~ Anger + Gender + btype + situ + (1|id) + (1|item)",
+        "verbagg",
+        about="7,584 rows, as a linear model",
+    ),
+    Problem(
+        "pupils_24k", _PUPILS, "pupils", about="24,600 rows, pupils' slopes x teachers x schools"
+    ),
     Problem("maximal_25", _MAXIMAL, "maximal", about="1,728 rows, 25 covariance parameters"),
     Problem("intercept_200k", "y ~ x + (1|g)", "groups_200k", about="200,000 rows, 20,000 groups"),
     Problem("slope_200k", "y ~ x + (1+x|g)", "groups_200k", about="200,000 rows, 20,000 groups"),
     Problem("slope_1m", "y ~ x + (1+x|g)", "slopes_1m", about="1,000,000 rows, 100,000 groups"),
-    Problem("ratings_1m", "y ~ 1 + (1|user) + (1|item)", "ratings_1m", about="1,000,000 rows, 6,040 x 3,706 crossed"),
-    Problem("slope_10m", "y ~ x + (1+x|g)", "slopes_10m", about="10,000,000 rows, 1,000,000 groups"),
+    Problem(
+        "ratings_1m",
+        "y ~ 1 + (1|user) + (1|item)",
+        "ratings_1m",
+        about="1,000,000 rows, 6,040 x 3,706 crossed",
+    ),
+    Problem(
+        "slope_10m", "y ~ x + (1+x|g)", "slopes_10m", about="10,000,000 rows, 1,000,000 groups"
+    ),
 )
 
 TIMED_GENERALIZED = (

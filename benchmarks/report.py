@@ -43,7 +43,9 @@ def row(answer: dict[str, Any], lme4: float | None) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-def table(machine: dict[str, str], answers: list[dict[str, Any]], shell: dict[str, dict[str, list[float]]]) -> str:
+def table(
+    machine: dict[str, str], answers: list[dict[str, Any]], shell: dict[str, dict[str, list[float]]]
+) -> str:
     """The whole report."""
     lines = ["# Benchmarks", "", "Made by `make bench`; nothing in it is typed by hand.", ""]
     lines += [f"- {name}: {value}" for name, value in machine.items()]
@@ -55,13 +57,27 @@ def table(machine: dict[str, str], answers: list[dict[str, Any]], shell: dict[st
             continue
         lines += ["", f"## From the shell to the printed {model} summary", ""]
         lines += ["| tool | s, median | s, least | runs |", "|---|---:|---:|---:|"]
-        lines += [f"| {tool} | {median(t):.3f} | {min(t):.3f} | {len(t)} |" for tool, t in times.items() if t]
+        lines += [
+            f"| {tool} | {median(t):.3f} | {min(t):.3f} | {len(t)} |"
+            for tool, t in times.items()
+            if t
+        ]
     for name in dict.fromkeys(a["problem"] for a in answers):
         problem = PROBLEMS[name]
         own = [a for a in answers if a["problem"] == name]
         lme4 = next((warm(a) for a in own if a["tool"] == "lme4"), None)
         about = f": {problem.about}" if problem.about else ""
-        criterion = f"{problem.family}, Laplace" if problem.family else "REML" if problem.reml else "ML"
-        lines += ["", f"## {name}{about}", "", f"`{problem.formula}`, {criterion}, {own[0]['rows']:,} rows", "", HEAD, RULE]
+        criterion = (
+            f"{problem.family}, Laplace" if problem.family else "REML" if problem.reml else "ML"
+        )
+        lines += [
+            "",
+            f"## {name}{about}",
+            "",
+            f"`{problem.formula}`, {criterion}, {own[0]['rows']:,} rows",
+            "",
+            HEAD,
+            RULE,
+        ]
         lines += [row(a, lme4) for a in own]
     return "\n".join(lines) + "\n"

@@ -48,7 +48,14 @@ def decades() -> list[dict[str, Any]]:
     """The same model at growing sizes, factorised as is chosen and iteratively throughout."""
     rows = np.geomspace(25_000, ROWS, 7).round(-3).astype(int)
     return [
-        {"tool": tool, "rows": int(n), "users": int(n * USERS_PER_ROW), "items": int(n * ITEMS_PER_ROW), "clusters": 0, "within": 0.0}
+        {
+            "tool": tool,
+            "rows": int(n),
+            "users": int(n * USERS_PER_ROW),
+            "items": int(n * ITEMS_PER_ROW),
+            "clusters": 0,
+            "within": 0.0,
+        }
         for n in rows
         for tool in ("lmm", "lmm, iterative")
     ]
@@ -59,11 +66,17 @@ def by_lmm(data: dict[str, np.ndarray], factorization: str) -> dict[str, Any]:
     import lmm
 
     few = movies(500, 20, 10)
-    lmm.lmer(FORMULA, few, control=lmm.Control(factorization=factorization))  # imports are not counted
+    lmm.lmer(
+        FORMULA, few, control=lmm.Control(factorization=factorization)
+    )  # imports are not counted
     start = perf_counter()
     fit = lmm.lmer(FORMULA, data, control=lmm.Control(factorization=factorization))
     seconds = perf_counter() - start
-    out = {"seconds": seconds, "sd": [*(fit.sigma * fit.theta).tolist(), fit.sigma], "evaluations": fit.convergence.evaluations}
+    out = {
+        "seconds": seconds,
+        "sd": [*(fit.sigma * fit.theta).tolist(), fit.sigma],
+        "evaluations": fit.convergence.evaluations,
+    }
     found = fit.estimate.monte_carlo
     if found is not None:
         out |= {
@@ -74,7 +87,13 @@ def by_lmm(data: dict[str, np.ndarray], factorization: str) -> dict[str, Any]:
         }
     pairs = fit.problem.cross.pairs[0, 1].blocks.shape[-1]
     stages = {k: round(v, 2) for k, v in fit.convergence.seconds.items()}
-    return {**out, "llf": float(fit.llf), "converged": fit.convergence.converged, "pairs": pairs, "stages": stages}
+    return {
+        **out,
+        "llf": float(fit.llf),
+        "converged": fit.convergence.converged,
+        "pairs": pairs,
+        "stages": stages,
+    }
 
 
 def by_gpboost(data: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -87,7 +106,11 @@ def by_gpboost(data: dict[str, np.ndarray]) -> dict[str, Any]:
     model.fit(y=data["rating"], X=np.ones((len(groups), 1)))
     seconds = perf_counter() - start
     variances = np.asarray(model.get_cov_pars()).ravel()[:3]
-    return {"seconds": seconds, "sd": np.sqrt(variances[[1, 2, 0]]).tolist(), "llf": -float(model.get_current_neg_log_likelihood())}
+    return {
+        "seconds": seconds,
+        "sd": np.sqrt(variances[[1, 2, 0]]).tolist(),
+        "llf": -float(model.get_current_neg_log_likelihood()),
+    }
 
 
 def by_lme4(data: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -106,7 +129,9 @@ def by_lme4(data: dict[str, np.ndarray]) -> dict[str, Any]:
         path = Path(folder) / "fit.R"
         path.write_text(script)
         rows = str(len(data["rating"]))
-        done = subprocess.run(["Rscript", str(path), folder, rows], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            ["Rscript", str(path), folder, rows], capture_output=True, text=True, check=True
+        )
     answer = [float(v) for v in done.stdout.split("ANSWER")[1].split()]
     return {"seconds": answer[0], "sd": answer[1:4], "llf": answer[4], "memory": answer[5] / 2**20}
 
@@ -122,7 +147,14 @@ def run_one(case: dict[str, Any]) -> None:
         answer = by_lme4(data)
     else:
         small = case["rows"] <= 1_000_000 and "growth" not in case
-        answer = by_lmm(data, "exact" if tool.endswith("exact") else "iterative" if tool.endswith("iterative") or small else "auto")
+        answer = by_lmm(
+            data,
+            "exact"
+            if tool.endswith("exact")
+            else "iterative"
+            if tool.endswith("iterative") or small
+            else "auto",
+        )
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps({**case, "memory": own, **answer}))
 
@@ -149,10 +181,18 @@ def run(case: dict[str, Any], limit: float) -> dict[str, Any] | None:
 
 def floor(answer: dict[str, Any]) -> float:
     """Seconds below which a fit of this many evaluations cannot be, see the module."""
-    return float(answer["evaluations"] * ITERATIONS * ITERATION * answer["pairs"] / PAIRS + 16 * answer["rows"] / BANDWIDTH)
+    return float(
+        answer["evaluations"] * ITERATIONS * ITERATION * answer["pairs"] / PAIRS
+        + 16 * answer["rows"] / BANDWIDTH
+    )
 
 
-def write(folder: Path, machine: dict[str, str], answers: list[dict[str, Any]], growth: list[dict[str, Any]]) -> None:
+def write(
+    folder: Path,
+    machine: dict[str, str],
+    answers: list[dict[str, Any]],
+    growth: list[dict[str, Any]],
+) -> None:
     """The table and what it was made of."""
     lines = ["# Crossed effects at scale", "", f"`{FORMULA}`", ""]
     lines += [
@@ -160,29 +200,52 @@ def write(folder: Path, machine: dict[str, str], answers: list[dict[str, Any]], 
     ]
     lines += ["|---|---|---|---|---|---|---|---|---|"]
     for a in answers:
-        pairing = f"{a['clusters']} clusters, {100 * a['within']:.0f} % within" if a["clusters"] else "at random"
-        seconds = f"{a['seconds']:.1f}" if a["seconds"] is not None else f"more than {a['limit']:.0f}"
+        pairing = (
+            f"{a['clusters']} clusters, {100 * a['within']:.0f} % within"
+            if a["clusters"]
+            else "at random"
+        )
+        seconds = (
+            f"{a['seconds']:.1f}" if a["seconds"] is not None else f"more than {a['limit']:.0f}"
+        )
         deviations = ", ".join(f"{v:.4f}" for v in a.get("sd", []))
-        error = f"{100 * a['relative']:.2g} % of a standard error, {a['llf_error']:.2g} in the log-likelihood" if "relative" in a else ""
+        error = (
+            f"{100 * a['relative']:.2g} % of a standard error, {a['llf_error']:.2g} in the log-likelihood"
+            if "relative" in a
+            else ""
+        )
         steps = ", ".join(str(s) for s in a.get("steps", [])[:2])
         tool = f"{a['tool']}, iterative" if "relative" in a else a["tool"]
-        cells = (f"{a['rows']:,}", f"{a['users']:,} x {a['items']:,}", pairing, tool, seconds, f"{a.get('memory', float('nan')):.2f}")
+        cells = (
+            f"{a['rows']:,}",
+            f"{a['users']:,} x {a['items']:,}",
+            pairing,
+            tool,
+            seconds,
+            f"{a.get('memory', float('nan')):.2f}",
+        )
         lines.append("| " + " | ".join((*cells, deviations, error, steps)) + " |")
     described = sentence(machine)
     lines += [
         "",
         "Seconds of one fit, from columns in memory to the fitted model; standard deviations of users, movies, residual; iterations of",
     ]
-    lines += [f"conjugate gradients for the fixed effects and the directions, last evaluation. {described}."]
+    lines += [
+        f"conjugate gradients for the fixed effects and the directions, last evaluation. {described}."
+    ]
     (folder / "scale.md").write_text("\n".join(lines) + "\n")
     for a in growth:
         a["floor"] = floor(a)
-    (folder / "scale.json").write_text(json.dumps({"machine": machine, "answers": answers, "growth": growth}, indent=1) + "\n")
+    (folder / "scale.json").write_text(
+        json.dumps({"machine": machine, "answers": answers, "growth": growth}, indent=1) + "\n"
+    )
 
 
 def main() -> None:
     """Every case in a process of its own."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scale", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--growth", action="store_true", help="three decades of sizes too")
     parser.add_argument("--tools", nargs="+", help="tools to run; the others' answers are kept")
@@ -198,7 +261,9 @@ def main() -> None:
     answers: list[dict[str, Any]] = []
     for case in cases():
         kept = next((a for a in before["answers"] if all(a[k] == v for k, v in case.items())), None)
-        asked = case["rows"] <= options.most and (options.tools is None or case["tool"] in options.tools)
+        asked = case["rows"] <= options.most and (
+            options.tools is None or case["tool"] in options.tools
+        )
         answer = run(case, options.limit) if asked else kept
         if answer is not None:
             answers.append(answer)
@@ -206,7 +271,9 @@ def main() -> None:
     growth = before["growth"]
     if options.growth:
         growth = [
-            a for a in (run({**case, "growth": True}, options.limit) for case in decades()) if a is not None and a["seconds"] is not None
+            a
+            for a in (run({**case, "growth": True}, options.limit) for case in decades())
+            if a is not None and a["seconds"] is not None
         ]
     write(options.out, machine, answers, growth)
 

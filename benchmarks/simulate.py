@@ -37,7 +37,9 @@ class Draw:
     def from_weights(self, n: int, weights: np.ndarray) -> np.ndarray:
         """n integers drawn in proportion to the weights."""
         edges = np.cumsum(weights)
-        return np.searchsorted(edges, self._rng.random(n) * edges[-1], side="right").clip(max=len(weights) - 1)
+        return np.searchsorted(edges, self._rng.random(n) * edges[-1], side="right").clip(
+            max=len(weights) - 1
+        )
 
     def correlated(self, n: int, sd: list[float], correlation: float = 0.0) -> np.ndarray:
         """(n, k) effects with the given standard deviations and one common correlation."""
@@ -69,8 +71,23 @@ def three_crossed(seed: int = 101, n: int = 2400, site_sd: float = 0.6) -> pd.Da
     d = Draw(seed)
     rater, item, site = d.whole(n, 30), d.whole(n, 45), d.whole(n, 12)
     x = d.normal(n).round(3)
-    y = 5 + 0.4 * x + 0.8 * d.normal(30)[rater] + 1.1 * d.normal(45)[item] + site_sd * d.normal(12)[site] + d.normal(n)
-    return pd.DataFrame({"y": y.round(4), "x": x, "rater": rater + 1, "item": labels("i", item), "site": labels("site", site)})
+    y = (
+        5
+        + 0.4 * x
+        + 0.8 * d.normal(30)[rater]
+        + 1.1 * d.normal(45)[item]
+        + site_sd * d.normal(12)[site]
+        + d.normal(n)
+    )
+    return pd.DataFrame(
+        {
+            "y": y.round(4),
+            "x": x,
+            "rater": rater + 1,
+            "item": labels("i", item),
+            "site": labels("site", site),
+        }
+    )
 
 
 def crossed_slopes(seed: int = 102) -> pd.DataFrame:
@@ -79,11 +96,23 @@ def crossed_slopes(seed: int = 102) -> pd.DataFrame:
     subj, item = crossed(42, 24, d)
     x = d.normal(len(subj)).round(3)
     bs, bi = d.correlated(42, [1.0, 0.5], 0.4), d.correlated(24, [0.7, 0.4], -0.3)
-    y = 3 + 0.5 * x + bs[subj, 0] + bs[subj, 1] * x + bi[item, 0] + bi[item, 1] * x + d.normal(len(subj))
-    return pd.DataFrame({"y": y.round(4), "x": x, "subj": labels("s", subj), "item": labels("i", item)})
+    y = (
+        3
+        + 0.5 * x
+        + bs[subj, 0]
+        + bs[subj, 1] * x
+        + bi[item, 0]
+        + bi[item, 1] * x
+        + d.normal(len(subj))
+    )
+    return pd.DataFrame(
+        {"y": y.round(4), "x": x, "subj": labels("s", subj), "item": labels("i", item)}
+    )
 
 
-def pupils(seed: int = 103, pupils: int = 4100, teachers: int = 300, schools: int = 40, occasions: int = 6) -> pd.DataFrame:
+def pupils(
+    seed: int = 103, pupils: int = 4100, teachers: int = 300, schools: int = 40, occasions: int = 6
+) -> pd.DataFrame:
     """Test scores of pupils on successive occasions; teachers belong to one school, a pupil has a new teacher each time.
 
     One pupil in twelve moves to another school half way, so pupils are not nested in schools.
@@ -114,8 +143,23 @@ def nested_three(seed: int = 104) -> pd.DataFrame:
     a, b, c = np.array(rows).T
     ab, abc = a * 10 + b, (a * 10 + b) * 10 + c
     x = d.uniform(len(a)).round(3)
-    y = 20 - 2 * x + 2 * d.normal(10)[a] + 1.2 * d.normal(100)[ab] + 0.8 * d.normal(1000)[abc] + 0.7 * d.normal(len(a))
-    return pd.DataFrame({"y": y.round(4), "x": x, "farm": labels("f", a), "field": labels("a", b), "plot": labels("p", c)})
+    y = (
+        20
+        - 2 * x
+        + 2 * d.normal(10)[a]
+        + 1.2 * d.normal(100)[ab]
+        + 0.8 * d.normal(1000)[abc]
+        + 0.7 * d.normal(len(a))
+    )
+    return pd.DataFrame(
+        {
+            "y": y.round(4),
+            "x": x,
+            "farm": labels("f", a),
+            "field": labels("a", b),
+            "plot": labels("p", c),
+        }
+    )
 
 
 def nested_crossed(seed: int = 105) -> pd.DataFrame:
@@ -125,7 +169,14 @@ def nested_crossed(seed: int = 105) -> pd.DataFrame:
     cond = d.whole(len(subj), 3)
     y = (500 + np.array([0.0, 20.0, 35.0])[cond] + 40 * d.normal(30)[subj] + 18 * d.normal(90)[subj * 3 + cond]
          + 25 * d.normal(20)[item] + 50 * d.normal(len(subj)))  # fmt: skip
-    return pd.DataFrame({"rt": y.round(3), "cond": labels("c", cond), "subj": labels("s", subj), "item": labels("i", item)})
+    return pd.DataFrame(
+        {
+            "rt": y.round(3),
+            "cond": labels("c", cond),
+            "subj": labels("s", subj),
+            "item": labels("i", item),
+        }
+    )
 
 
 def deficient(seed: int = 106) -> pd.DataFrame:
@@ -135,7 +186,15 @@ def deficient(seed: int = 106) -> pd.DataFrame:
     g, dose, sex = d.whole(n, 24), d.whole(n, 3), d.whole(n, 2)
     dose = np.where((dose == 2) & (sex == 1), 1, dose)
     x = d.normal(n).round(3)
-    y = 1 + 0.7 * x + 0.5 * dose + 0.3 * sex - 0.4 * (dose == 1) * sex + 0.8 * d.normal(24)[g] + d.normal(n)
+    y = (
+        1
+        + 0.7 * x
+        + 0.5 * dose
+        + 0.3 * sex
+        - 0.4 * (dose == 1) * sex
+        + 0.8 * d.normal(24)[g]
+        + d.normal(n)
+    )
     return pd.DataFrame({"y": y.round(4), "x": x, "double": 2 * x + 1, "dose": factor(dose, ["low", "mid", "high"]),
                          "sex": factor(sex, ["f", "m"]), "g": labels("g", g)})  # fmt: skip
 
@@ -147,7 +206,16 @@ def badly_scaled(seed: int = 107) -> pd.DataFrame:
     yc = np.tile(np.arange(-10.0, 11.0), 40)
     income_m, dose_u = (3 + d.normal(840)).round(3), (5 * d.uniform(840)).round(3)
     b = d.correlated(40, [1.5, 0.12], 0.3)
-    y = 10 + 0.2 * yc - 0.015 * yc**2 + 0.6 * income_m - 0.5 * dose_u + b[g, 0] + b[g, 1] * yc + d.normal(840)
+    y = (
+        10
+        + 0.2 * yc
+        - 0.015 * yc**2
+        + 0.6 * income_m
+        - 0.5 * dose_u
+        + b[g, 0]
+        + b[g, 1] * yc
+        + d.normal(840)
+    )
     return pd.DataFrame({"y": y.round(4), "year": yc + 2010, "income": (income_m * 1e6).round(), "dose": (dose_u * 1e-6).round(9),
                          "yc": yc, "yc2": yc**2, "income_m": income_m, "dose_u": dose_u, "region": labels("r", g)})  # fmt: skip
 
@@ -162,7 +230,9 @@ def perfect_correlation(seed: int = 157, slope: float = 0.25) -> pd.DataFrame:
     return pd.DataFrame({"y": y.round(4), "x": x, "g": labels("g", g)})
 
 
-def several_slopes(seed: int, k: int, groups: int = 60, rows: int = 24, rank: int | None = None) -> pd.DataFrame:
+def several_slopes(
+    seed: int, k: int, groups: int = 60, rows: int = 24, rank: int | None = None
+) -> pd.DataFrame:
     """Random intercept and k - 1 slopes ``x1 ... x5`` whose covariance has the given rank (full by default)."""
     d = Draw(seed)
     g = np.repeat(np.arange(groups), rows)
@@ -176,7 +246,9 @@ def several_slopes(seed: int, k: int, groups: int = 60, rows: int = 24, rank: in
     return frame.assign(g=labels("g", g))
 
 
-def maximal(seed: int, sd_subj: list[float], sd_item: list[float], subjects: int = 48, items: int = 36) -> pd.DataFrame:
+def maximal(
+    seed: int, sd_subj: list[float], sd_item: list[float], subjects: int = 48, items: int = 36
+) -> pd.DataFrame:
     """A two-by-two design within subjects and items with a covariate c: the place where analysts write maximal models."""
     d = Draw(seed)
     subj, item = crossed(subjects, items, d)
@@ -186,7 +258,12 @@ def maximal(seed: int, sd_subj: list[float], sd_item: list[float], subjects: int
     by_subj = np.column_stack([np.ones(n), a, b, c, a * b])
     by_item = by_subj[:, [0, 1, 2, 4]]
     us, ui = d.correlated(subjects, sd_subj, 0.3), d.correlated(items, sd_item, 0.2)
-    y = by_subj @ np.array([6.0, 0.4, -0.3, 0.2, 0.1]) + (by_subj * us[subj]).sum(1) + (by_item * ui[item]).sum(1) + d.normal(n)
+    y = (
+        by_subj @ np.array([6.0, 0.4, -0.3, 0.2, 0.1])
+        + (by_subj * us[subj]).sum(1)
+        + (by_item * ui[item]).sum(1)
+        + d.normal(n)
+    )
     return pd.DataFrame({"y": y.round(4), "a": a, "b": b, "c": c, "A": factor((a > 0).astype(int), ["no", "yes"]),
                          "B": factor((b > 0).astype(int), ["left", "right"]),
                          "subj": labels("s", subj), "item": labels("i", item)})  # fmt: skip
@@ -198,7 +275,14 @@ def weighted(seed: int = 115) -> pd.DataFrame:
     n = 600
     lab, batch, m = d.whole(n, 20), d.whole(n, 35), 1 + d.whole(n, 9)
     x, base = d.normal(n).round(3), (10 * d.uniform(n)).round(2)
-    y = base + 2 + 0.5 * x + 0.9 * d.normal(20)[lab] + 0.5 * d.normal(35)[batch] + 1.4 * d.normal(n) / np.sqrt(m)
+    y = (
+        base
+        + 2
+        + 0.5 * x
+        + 0.9 * d.normal(20)[lab]
+        + 0.5 * d.normal(35)[batch]
+        + 1.4 * d.normal(n) / np.sqrt(m)
+    )
     return pd.DataFrame({"y": y.round(4), "x": x, "base": base, "m": m.astype(float), "half": m / 2 + 0.25,
                          "lab": labels("L", lab), "batch": labels("b", batch)})  # fmt: skip
 
@@ -229,7 +313,9 @@ def equal_levels(seed: int = 118) -> pd.DataFrame:
     keep = actor != partner
     actor, partner = actor[keep], partner[keep]
     y = 1 + 0.9 * d.normal(30)[actor] + 0.4 * d.normal(30)[partner] + d.normal(len(actor))
-    return pd.DataFrame({"y": y.round(4), "actor": labels("p", actor), "partner": labels("p", partner)})
+    return pd.DataFrame(
+        {"y": y.round(4), "actor": labels("p", actor), "partner": labels("p", partner)}
+    )
 
 
 def ratings(seed: int, n: int, users: int, items: int) -> pd.DataFrame:

@@ -57,7 +57,11 @@ def text(start: int, n: int, levels: int, rng: np.random.Generator) -> dict[str,
 def crossed(start: int, n: int, levels: int, rng: np.random.Generator) -> dict[str, object]:
     """Two crossed factors, the smaller with a thousandth of the levels, a categorical predictor and weights."""
     u, s = _effects(levels)
-    g, h, x = rng.integers(0, levels, n), rng.integers(0, max(levels // 1000, 2), n), rng.standard_normal(n)
+    g, h, x = (
+        rng.integers(0, levels, n),
+        rng.integers(0, max(levels // 1000, 2), n),
+        rng.standard_normal(n),
+    )
     kind = rng.integers(0, 4, n)
     y = 3.0 + x + 0.2 * kind + u[g] + s[h] + 2.0 * rng.standard_normal(n)
     return {
@@ -76,10 +80,16 @@ def _effects(levels: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 TASKS = {
-    "random slope, ids of integers": Task("y ~ x + (x | id)", 1.0, ("id",), ("id", "x", "y"), slopes),
+    "random slope, ids of integers": Task(
+        "y ~ x + (x | id)", 1.0, ("id",), ("id", "x", "y"), slopes
+    ),
     "random slope, ids of text": Task("y ~ x + (x | id)", 0.1, ("id",), ("id", "x", "y"), text),
     "two crossed factors, a categorical predictor, weights": Task(
-        "y ~ x * kind + (1 | id) + (1 | item)", 0.1, ("id", "item", "kind"), ("id", "item", "x", "kind", "w", "y"), crossed
+        "y ~ x * kind + (1 | id) + (1 | item)",
+        0.1,
+        ("id", "item", "kind"),
+        ("id", "item", "x", "kind", "w", "y"),
+        crossed,
     ),
 }
 
@@ -104,7 +114,9 @@ def floor(task: Task, path: Path) -> dict[str, float]:
     import pyarrow.parquet as pq
 
     start = perf_counter()
-    file = pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20)  # the fastest, and in bounded memory
+    file = pq.ParquetFile(
+        path, pre_buffer=False, buffer_size=2**20
+    )  # the fastest, and in bounded memory
     for batch in file.iter_batches(batch_size=PIECE, columns=list(task.columns)):
         for name in task.groups:
             batch.column(name).dictionary_encode()
@@ -120,7 +132,12 @@ def fit(task: Task, path: Path) -> dict[str, float]:
     result = lmm.lmer(task.formula, path, weights=weights)
     seconds = perf_counter() - start
     own = result.problem.seconds
-    return {"seconds": seconds, "rows": own["rows"], "recipe": own["recipe"], "converged": float(result.convergence.converged)}
+    return {
+        "seconds": seconds,
+        "rows": own["rows"],
+        "recipe": own["recipe"],
+        "converged": float(result.convergence.converged),
+    }
 
 
 def predictions(task: Task, path: Path) -> dict[str, float]:
@@ -139,12 +156,16 @@ STEPS = {"floor": floor, "fit": fit, "predictions": predictions}
 def run_one(name: str, step: str, path: Path) -> None:
     """One step in this process; its answer and the peak of this process's memory are printed."""
     answer = STEPS[step](TASKS[name], path)
-    print(json.dumps({**answer, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
+    print(
+        json.dumps({**answer, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20})
+    )
 
 
 def child(*arguments: str) -> dict[str, float]:
     """A step in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.stream", *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.stream", *arguments], capture_output=True, text=True
+    )
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
     return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}
@@ -152,14 +173,33 @@ def child(*arguments: str) -> dict[str, float]:
 
 def write(folder: Path, machine: dict[str, str], found: dict[str, dict]) -> None:
     """The table and what it was made of."""
-    heads = ("model", "rows", "file, GB", "read and encode, s", "fit, s", "of it rows, s", "fit / read", "rows per second")
+    heads = (
+        "model",
+        "rows",
+        "file, GB",
+        "read and encode, s",
+        "fit, s",
+        "of it rows, s",
+        "fit / read",
+        "rows per second",
+    )
     heads = (*heads, "peak memory, GB", "predictions, s")
     rows = ["# Data in chunks", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for name, own in found.items():
         read, fitted, n = own["floor"]["seconds"], own["fit"]["seconds"], own["n"]
         formula = TASKS[name].formula.replace("|", "\\|")
-        cells = [f"{name}: `{formula}`", f"{n / 1e6:g} M", f"{own['bytes'] / 1e9:.1f}", f"{read:.1f}", f"{fitted:.1f}"]
-        cells += [f"{own['fit']['rows'] + own['fit']['recipe']:.1f}", f"{fitted / read:.1f}", f"{n / fitted / 1e6:.2f} M"]
+        cells = [
+            f"{name}: `{formula}`",
+            f"{n / 1e6:g} M",
+            f"{own['bytes'] / 1e9:.1f}",
+            f"{read:.1f}",
+            f"{fitted:.1f}",
+        ]
+        cells += [
+            f"{own['fit']['rows'] + own['fit']['recipe']:.1f}",
+            f"{fitted / read:.1f}",
+            f"{n / fitted / 1e6:.2f} M",
+        ]
         cells += [f"{own['fit']['memory']:.2f}", f"{own['predictions']['seconds']:.1f}"]
         rows.append(f"| {' | '.join(cells)} |")
     described = sentence(machine)
@@ -168,12 +208,16 @@ def write(folder: Path, machine: dict[str, str], found: dict[str, dict]) -> None
         f"A hundred rows for each `id` in the mean. Peak memory is that of the whole process. {described}.",
     ]
     (folder / "stream.md").write_text("\n".join(rows) + "\n")
-    (folder / "stream.json").write_text(json.dumps({"machine": machine, "tasks": found}, indent=1) + "\n")
+    (folder / "stream.json").write_text(
+        json.dumps({"machine": machine, "tasks": found}, indent=1) + "\n"
+    )
 
 
 def main() -> None:
     """Make the files, run every step."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stream", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.stream", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--rows", type=float, default=1e8)
     parser.add_argument("--levels", type=float, default=1e6)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
@@ -192,7 +236,9 @@ def main() -> None:
         for i, (name, task) in enumerate(TASKS.items()):
             path, n = Path(folder) / f"{i}.parquet", int(options.rows * task.share)
             child("--make", name, str(path), str(n), str(int(options.levels * task.share)))
-            found[name] = {"n": n, "bytes": path.stat().st_size} | {step: child("--one", name, step, str(path)) for step in STEPS}
+            found[name] = {"n": n, "bytes": path.stat().st_size} | {
+                step: child("--one", name, step, str(path)) for step in STEPS
+            }
             for file in Path(folder).iterdir():
                 file.unlink()
             own = found[name]

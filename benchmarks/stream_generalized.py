@@ -41,7 +41,12 @@ def counts(n: int, levels: int, rng: np.random.Generator) -> dict[str, object]:
     u = np.random.default_rng(0).standard_normal(levels)
     g, x, kind = rng.integers(0, levels, n), rng.integers(0, 5, n), rng.integers(0, 3, n)
     eta = -1.0 + 0.1 * x + 0.3 * (kind == 1) + 0.5 * u[g]
-    return {"y": rng.poisson(np.exp(eta)), "x": x, "kind": np.array(["a", "b", "c"])[kind], "id": g.astype(np.int32)}
+    return {
+        "y": rng.poisson(np.exp(eta)),
+        "x": x,
+        "kind": np.array(["a", "b", "c"])[kind],
+        "id": g.astype(np.int32),
+    }
 
 
 def answers(n: int, levels: int, rng: np.random.Generator) -> dict[str, object]:
@@ -50,7 +55,12 @@ def answers(n: int, levels: int, rng: np.random.Generator) -> dict[str, object]:
     u, v = fixed.standard_normal(levels), fixed.standard_normal(100)
     g, h, x = rng.integers(0, levels, n), rng.integers(0, 100, n), rng.standard_normal(n)
     p = 1.0 / (1.0 + np.exp(0.5 - 0.4 * x - u[g] - 0.5 * v[h]))
-    return {"y": (rng.random(n) < p).astype(np.int8), "x": x, "id": g.astype(np.int32), "item": h.astype(np.int32)}
+    return {
+        "y": (rng.random(n) < p).astype(np.int8),
+        "x": x,
+        "id": g.astype(np.int32),
+        "item": h.astype(np.int32),
+    }
 
 
 TASKS = {
@@ -85,7 +95,9 @@ def fit(task: Task, path: Path, streamed: bool, merging: bool) -> dict[str, Any]
     if not merging:
         family = type(family.__name__, (family,), {"merges": None})
     start, began = perf_counter(), process_time()
-    result = lmm.glmer(task.formula, str(path) if streamed else pd.read_parquet(path), family=family())
+    result = lmm.glmer(
+        task.formula, str(path) if streamed else pd.read_parquet(path), family=family()
+    )
     seconds = perf_counter() - start
     out = {
         "seconds": seconds,
@@ -100,12 +112,20 @@ def fit(task: Task, path: Path, streamed: bool, merging: bool) -> dict[str, Any]
     out["search"] = own["optimise"]
     began = process_time()
     result.vcov()
-    return {**out, "vcov": process_time() - began, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    return {
+        **out,
+        "vcov": process_time() - began,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
 
 
 def child(*arguments: str) -> dict[str, Any]:
     """A step in a process of its own."""
-    done = subprocess.run([sys.executable, "-m", "benchmarks.stream_generalized", *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.stream_generalized", *arguments],
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         raise RuntimeError(done.stderr.strip().splitlines()[-1])
     return json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}
@@ -125,23 +145,45 @@ def write(folder: Path, machine: dict[str, str], found: dict[str, dict[str, Any]
         "peak memory, GB",
         "log-likelihood",
     )
-    rows = ["# Generalized models in passes over blocks of rows", "", f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    rows = [
+        "# Generalized models in passes over blocks of rows",
+        "",
+        f"| {' | '.join(heads)} |",
+        "|" + "---|" * len(heads),
+    ]
     for name, own in found.items():
         formula = TASKS[name].formula.replace("|", "\\|")
         for how, step in own["fits"].items():
-            cells = [f"{name} ({TASKS[name].family}): `{formula}`", f"{own['n'] / 1e6:g} M", how, f"{step['kept'] / 1e6:.2f} M"]
-            cells += [f"{step['seconds']:.1f}", f"{step['cpu']:.1f}", str(step["passes"] or ""), f"{step['vcov']:.1f}"]
+            cells = [
+                f"{name} ({TASKS[name].family}): `{formula}`",
+                f"{own['n'] / 1e6:g} M",
+                how,
+                f"{step['kept'] / 1e6:.2f} M",
+            ]
+            cells += [
+                f"{step['seconds']:.1f}",
+                f"{step['cpu']:.1f}",
+                str(step["passes"] or ""),
+                f"{step['vcov']:.1f}",
+            ]
             cells += [f"{step['memory']:.2f}", f"{step['llf']:.6f}"]
             rows.append(f"| {' | '.join(cells)} |")
     described = sentence(machine)
-    rows += ["", f"Peak memory is that of the whole process, Python and its packages included. {described}."]
+    rows += [
+        "",
+        f"Peak memory is that of the whole process, Python and its packages included. {described}.",
+    ]
     (folder / "stream_generalized.md").write_text("\n".join(rows) + "\n")
-    (folder / "stream_generalized.json").write_text(json.dumps({"machine": machine, "tasks": found}, indent=1) + "\n")
+    (folder / "stream_generalized.json").write_text(
+        json.dumps({"machine": machine, "tasks": found}, indent=1) + "\n"
+    )
 
 
 def main() -> None:
     """Make the files, fit each in every way."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.stream_generalized", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.stream_generalized", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--rows", type=float, default=1e7)
     parser.add_argument("--levels", type=float, default=1e5)
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
@@ -165,7 +207,10 @@ def main() -> None:
             for where in ("streamed", "in memory"):
                 for how in ("merged", "as they are") if task.merges else ("as they are",):
                     fits[f"{where}, {how}"] = child("--one", name, str(path), where, how)
-                    print(f"{name}, {where}, {how}: {fits[f'{where}, {how}']['seconds']:.1f} s", flush=True)
+                    print(
+                        f"{name}, {where}, {how}: {fits[f'{where}, {how}']['seconds']:.1f} s",
+                        flush=True,
+                    )
             found[name] = {"n": int(options.rows), "bytes": path.stat().st_size, "fits": fits}
             path.unlink()
     write(options.out, machine, found)

@@ -36,12 +36,24 @@ def shown(value: Any) -> str:
     if not text or len(text) > SHOWN:
         kind = type(value).__name__
         shape = getattr(value, "shape", None)
-        return f"<{kind} of shape {shape}>" if isinstance(shape, tuple) else text[: SHOWN - 3] + "..." if text else f"<{kind}>"
+        return (
+            f"<{kind} of shape {shape}>"
+            if isinstance(shape, tuple)
+            else text[: SHOWN - 3] + "..."
+            if text
+            else f"<{kind}>"
+        )
     return text
 
 
 def number(
-    value: Any, name: str, *, above: float | None = None, least: float | None = None, below: float | None = None, most: float | None = None
+    value: Any,
+    name: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
 ) -> float:
     """A finite number within limits: greater than ``above``, at least ``least``, less than ``below``, at most ``most``.
 
@@ -51,7 +63,9 @@ def number(
     0.5
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        raise ArgumentError(f"{name}={shown(value)} must be {_a_number(above, least, below, most)}.")
+        raise ArgumentError(
+            f"{name}={shown(value)} must be {_a_number(above, least, below, most)}."
+        )
     try:
         found = float(value)
     except OverflowError:
@@ -60,15 +74,24 @@ def number(
     inside = inside and (above is None or found > above) and (least is None or found >= least)
     inside = inside and (below is None or found < below) and (most is None or found <= most)
     if not inside:
-        raise ArgumentError(f"{name}={shown(value)} must be {_a_number(above, least, below, most)}.")
+        raise ArgumentError(
+            f"{name}={shown(value)} must be {_a_number(above, least, below, most)}."
+        )
     return found
 
 
-def _a_number(above: float | None, least: float | None, below: float | None, most: float | None) -> str:
+def _a_number(
+    above: float | None, least: float | None, below: float | None, most: float | None
+) -> str:
     if above == 0 and below is None and most is None:
         return "a positive number"
     limits = []
-    for limit, word in ((above, "greater than"), (least, "at least"), (below, "less than"), (most, "at most")):
+    for limit, word in (
+        (above, "greater than"),
+        (least, "at least"),
+        (below, "less than"),
+        (most, "at most"),
+    ):
         if limit is not None:
             limits.append(f"{word} {limit:g}")
     return "a finite number" if not limits else f"a number {' and '.join(limits)}"
@@ -125,7 +148,9 @@ def choice(value: Any, name: str, options: Sequence[str | None]) -> str | None:
         return None if value is None else str(value)
     words = [option for option in options if option is not None]
     hint = nearest(value, words) if isinstance(value, str) else ""
-    raise ArgumentError(f"{name}={shown(value)} is not one of {', '.join(map(repr, options))}.{hint}")
+    raise ArgumentError(
+        f"{name}={shown(value)} is not one of {', '.join(map(repr, options))}.{hint}"
+    )
 
 
 def text(value: Any, name: str) -> str:
@@ -144,12 +169,18 @@ def names(value: Any, name: str, known: Iterable[str]) -> list[str]:
     ['Days']
     """
     options = [str(option) for option in known]
-    given = [value] if isinstance(value, str) else sequence(value, name, "a name or a list of names")
+    given = (
+        [value] if isinstance(value, str) else sequence(value, name, "a name or a list of names")
+    )
     for one in given:
         if not isinstance(one, str):
-            raise ArgumentError(f"{name}={shown(value)} must be a name or a list of names; there is {_listed(options)}.")
+            raise ArgumentError(
+                f"{name}={shown(value)} must be a name or a list of names; there is {_listed(options)}."
+            )
         if one not in options:
-            raise ArgumentError(f"{name}={one!r}: there is no such name; there is {_listed(options)}.{nearest(one, options)}")
+            raise ArgumentError(
+                f"{name}={one!r}: there is no such name; there is {_listed(options)}.{nearest(one, options)}"
+            )
     if not given:
         raise ArgumentError(f"{name}={shown(value)} names nothing; there is {_listed(options)}.")
     return list(dict.fromkeys(map(str, given)))
@@ -199,7 +230,9 @@ def generator(value: Any, name: str = "rng") -> np.random.Generator:
     np.int64(4)
     """
     wanted = "must be a seed (None or a whole number, 0 or more) or a numpy.random.Generator."
-    empty = isinstance(value, list | tuple | np.ndarray) and not len(np.atleast_1d(np.asarray(value)))
+    empty = isinstance(value, list | tuple | np.ndarray) and not len(
+        np.atleast_1d(np.asarray(value))
+    )
     if empty or isinstance(value, bool | np.bool_ | str):
         raise ArgumentError(f"{name}={shown(value)} {wanted}")
     try:
@@ -243,7 +276,11 @@ ELSEWHERE = frozenset({"formula", "family", "control", "contrasts", "na_action"}
 
 
 def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool | np.bool_) and isinstance(value, numbers.Real) and math.isfinite(value)
+    return (
+        not isinstance(value, bool | np.bool_)
+        and isinstance(value, numbers.Real)
+        and math.isfinite(value)
+    )
 
 
 def _is_whole(value: Any) -> bool:
@@ -251,7 +288,9 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_sequence(value: Any) -> bool:
-    return isinstance(value, list | tuple | range) or (getattr(value, "ndim", None) == 1 and hasattr(value, "__iter__"))
+    return isinstance(value, list | tuple | range) or (
+        getattr(value, "ndim", None) == 1 and hasattr(value, "__iter__")
+    )
 
 
 def _is_names(value: Any) -> bool:
@@ -263,7 +302,9 @@ def _is_numbers(value: Any) -> bool:
 
 
 def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping) or (hasattr(value, "to_dict") and getattr(value, "ndim", None) == 1)
+    return isinstance(value, Mapping) or (
+        hasattr(value, "to_dict") and getattr(value, "ndim", None) == 1
+    )
 
 
 def _is_named_numbers(value: Any) -> bool:
@@ -287,16 +328,25 @@ KINDS: dict[str, tuple[Check, str]] = {
     "float": (_is_number, "a finite number"),
     "str": (lambda value: isinstance(value, str), "text"),
     "Sequence[str]": (_is_names, "a list of names"),
-    "Sequence[int]": (lambda value: _is_numbers(value) and all(_is_whole(one) for one in value), "a list of whole numbers"),
+    "Sequence[int]": (
+        lambda value: _is_numbers(value) and all(_is_whole(one) for one in value),
+        "a list of whole numbers",
+    ),
     "Sequence[object]": (lambda value: _is_sequence(value) and len(value) > 0, "a list"),
     "Mapping[str, float]": (_is_named_numbers, "a mapping of names to numbers"),
-    "Mapping[str, object]": (lambda value: _is_mapping(value) and all(isinstance(one, str) for one in dict(value)), "a mapping of names"),
+    "Mapping[str, object]": (
+        lambda value: _is_mapping(value) and all(isinstance(one, str) for one in dict(value)),
+        "a mapping of names",
+    ),
     "np.ndarray": (_is_numbers, "a list or array of finite numbers"),
     "np.random.Generator": (_is_random, "a numpy.random.Generator"),
     "os.PathLike[str]": (lambda value: isinstance(value, os.PathLike), "a path"),
     "Callable[[object], object]": (callable, "a function"),
 }
-_SHARE: tuple[Check, str] = (lambda value: 0.0 < value < 1.0, "must lie between 0 and 1, for example 0.95")
+_SHARE: tuple[Check, str] = (
+    lambda value: 0.0 < value < 1.0,
+    "must lie between 0 and 1, for example 0.95",
+)
 #: what numbers of these names must be beyond their type, wherever they are arguments
 LIMITS: dict[str, tuple[Check, str]] = {
     "level": _SHARE,
@@ -306,7 +356,10 @@ LIMITS: dict[str, tuple[Check, str]] = {
     "columns": (lambda value: value >= 1, "must be a positive whole number"),
     "digits": (lambda value: 1 <= value <= 100, "must be a whole number from 1 to 100"),
     "labels": (lambda value: value >= 0, "must be a whole number, 0 or more"),
-    "span": (lambda value: 0.0 < value <= 1.0, "must be a share of the rows, greater than 0 and at most 1"),
+    "span": (
+        lambda value: 0.0 < value <= 1.0,
+        "must be a share of the rows, greater than 0 and at most 1",
+    ),
     "tol": (lambda value: value >= 0.0, "must be a number, 0 or more"),
 }
 
@@ -334,7 +387,11 @@ def _by_annotation(annotation: object) -> tuple[list[Check], str] | None:
     if random:  # which also says which whole numbers are seeds
         parts = ["np.random.Generator"]
     words = [KINDS[part][1] for part in sorted(parts, key=lambda part: part == "None")]
-    said = "a seed (None or a whole number, 0 or more) or a numpy.random.Generator" if random else _either(words)
+    said = (
+        "a seed (None or a whole number, 0 or more) or a numpy.random.Generator"
+        if random
+        else _either(words)
+    )
     return [KINDS[part][0] for part in parts], said
 
 
@@ -357,9 +414,17 @@ def checked(function: F) -> F:
     rules: dict[str, tuple[object, list[Check], str]] = {}
     for one in parameters:
         rule = _by_annotation(one.annotation)
-        if rule is not None and one.name not in ELSEWHERE and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+        if (
+            rule is not None
+            and one.name not in ELSEWHERE
+            and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+        ):
             rules[one.name] = (one.default, *rule)
-    order = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    order = [
+        one.name
+        for one in parameters
+        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
+    ]
     label = function.__name__
 
     @functools.wraps(function)
@@ -393,7 +458,11 @@ def checked_methods(kind: K) -> K:
         if owner.__module__.split(".")[0] != __package__:
             continue
         for name, method in list(vars(owner).items()):
-            if not name.startswith("_") and inspect.isfunction(method) and not hasattr(method, "__wrapped__"):
+            if (
+                not name.startswith("_")
+                and inspect.isfunction(method)
+                and not hasattr(method, "__wrapped__")
+            ):
                 setattr(owner, name, checked(method))
     return kind
 

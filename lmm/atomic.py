@@ -32,7 +32,9 @@ def replacing(path: str, name: str, mode: int = 0o666) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(unfinished, path)
     except OSError as error:
-        raise ArgumentError(f"{name}={path!r} cannot be written: {error.strerror or error}.") from error
+        raise ArgumentError(
+            f"{name}={path!r} cannot be written: {error.strerror or error}."
+        ) from error
     finally:  # an interrupt comes here too
         with contextlib.suppress(OSError):
             os.unlink(unfinished)

@@ -51,16 +51,34 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     p.add_argument("formula", metavar="FORMULA", help='as in R, e.g. "y ~ x + (x|g)"')
-    p.add_argument("data", metavar="DATA", help="a CSV or Parquet file, or the name of a shipped data set")
+    p.add_argument(
+        "data", metavar="DATA", help="a CSV or Parquet file, or the name of a shipped data set"
+    )
     p.add_argument("--ml", action="store_true", help="maximum likelihood instead of REML")
     p.add_argument("--weights", metavar="COLUMN", help="column or expression of prior weights")
-    p.add_argument("--offset", metavar="COLUMN", help="column or expression added to the linear predictor")
-    p.add_argument("--family", metavar="NAME", help="family of a generalized model: binomial, poisson, ...")
-    p.add_argument("--nagq", metavar="K", type=int, help="quadrature points of a generalized model (default 1: Laplace)")
+    p.add_argument(
+        "--offset", metavar="COLUMN", help="column or expression added to the linear predictor"
+    )
+    p.add_argument(
+        "--family", metavar="NAME", help="family of a generalized model: binomial, poisson, ..."
+    )
+    p.add_argument(
+        "--nagq",
+        metavar="K",
+        type=int,
+        help="quadrature points of a generalized model (default 1: Laplace)",
+    )
     p.add_argument("--method", metavar="NAME", help="another estimator, by name")
-    p.add_argument("--tidy", metavar="FILE", type=Path, help="also write coefficients and variance components to a CSV file")
+    p.add_argument(
+        "--tidy",
+        metavar="FILE",
+        type=Path,
+        help="also write coefficients and variance components to a CSV file",
+    )
     p.add_argument("--version", action="version", version=f"lmm {lmm.__version__}")
-    p.add_argument("-h", "--help", action=_Examples, nargs=0, help="show this help and the data sets")
+    p.add_argument(
+        "-h", "--help", action=_Examples, nargs=0, help="show this help and the data sets"
+    )
     return p
 
 
@@ -72,13 +90,17 @@ def data_of(name: str) -> object:
 
 def fit(options: argparse.Namespace, data: object) -> Any:
     """The fitted model that the options ask for."""
-    given = {k: v for k in ("weights", "offset", "method") if (v := getattr(options, k)) is not None}
+    given = {
+        k: v for k in ("weights", "offset", "method") if (v := getattr(options, k)) is not None
+    }
     if options.family is None:
         if options.nagq is not None:
             raise ArgumentError("--nagq is for generalized models: give --family too.")
         return _out_of_sight(lmm.lmer, options.formula, data, REML=not options.ml, **given)
     if options.ml:
-        raise ArgumentError("--ml is for linear models: a generalized model is always fitted by maximum likelihood.")
+        raise ArgumentError(
+            "--ml is for linear models: a generalized model is always fitted by maximum likelihood."
+        )
     if options.nagq is not None:
         given["nAGQ"] = options.nagq
     return _out_of_sight(lmm.glmer, options.formula, data, family=options.family, **given)
@@ -94,7 +116,9 @@ def write_tidy(model: Any, path: Path) -> None:
     try:
         model.tidy(effects=["fixed", "ran_pars"]).to_csv(path, index=False)
     except (OSError, ValueError) as error:
-        raise ArgumentError(f"--tidy: cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}") from None
+        raise ArgumentError(
+            f"--tidy: cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}"
+        ) from None
 
 
 def one_line(message: object) -> str:

@@ -37,10 +37,14 @@ class FormulaError(LmmError):
     span : half-open character range of the offending part, or None.
     """
 
-    def __init__(self, message: str, formula: str | None = None, span: tuple[int, int] | None = None):
+    def __init__(
+        self, message: str, formula: str | None = None, span: tuple[int, int] | None = None
+    ):
         self.formula, self.span = formula, span
         if formula is not None:
-            line = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", formula.replace("\n", " "))  # one character each: the caret keeps its place
+            line = _CONTROL.sub(
+                "\N{REPLACEMENT CHARACTER}", formula.replace("\n", " ")
+            )  # one character each: the caret keeps its place
             message += f"\n\n    {line}"
             if span is not None:
                 start, stop = span

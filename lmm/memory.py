@@ -20,7 +20,10 @@ def available() -> int | None:
             for line in file:
                 if line.startswith("MemAvailable:"):
                     found.append(int(line.split()[1]) * 1024)
-        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as limit, open("/sys/fs/cgroup/memory.current", encoding="ascii") as now:
+        with (
+            open("/sys/fs/cgroup/memory.max", encoding="ascii") as limit,
+            open("/sys/fs/cgroup/memory.current", encoding="ascii") as now,
+        ):
             most = limit.read().strip()
             if most != "max":
                 found.append(max(0, int(most) - int(now.read())))
@@ -42,7 +45,9 @@ def require(size: float, what: str, cure: str) -> None:
         return
     free = available()
     if free is not None and size > SHARE * free:
-        raise CapacityError(f"{what} would take {_gigabytes(size)} of memory, and {_gigabytes(free)} are free; {cure}.")
+        raise CapacityError(
+            f"{what} would take {_gigabytes(size)} of memory, and {_gigabytes(free)} are free; {cure}."
+        )
 
 
 def _gigabytes(size: float) -> str:

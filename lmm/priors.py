@@ -62,7 +62,9 @@ def _positive(prior: Prior, *names: str) -> None:
 
 
 def _finite(prior: Prior, name: str) -> None:
-    object.__setattr__(prior, name, arguments.number(getattr(prior, name), f"{type(prior).__name__}: {name}"))
+    object.__setattr__(
+        prior, name, arguments.number(getattr(prior, name), f"{type(prior).__name__}: {name}")
+    )
 
 
 class Prior:
@@ -94,7 +96,11 @@ class Normal(Prior):
         _positive(self, "scale")
 
     def log_density(self, x: Array, xp: ModuleType) -> Array:
-        return -0.5 * ((x - self.loc) / self.scale) ** 2 - xp.log(self.scale) - 0.5 * math.log(2.0 * math.pi)
+        return (
+            -0.5 * ((x - self.loc) / self.scale) ** 2
+            - xp.log(self.scale)
+            - 0.5 * math.log(2.0 * math.pi)
+        )
 
 
 @dataclass(frozen=True)
@@ -285,7 +291,9 @@ class Scales:
     @property
     def spread(self) -> float:
         """s, about zero where no constant takes up the mean."""
-        return self.response if self.constant is not None else math.hypot(self.response, self.location)
+        return (
+            self.response if self.constant is not None else math.hypot(self.response, self.location)
+        )
 
 
 @dataclass
@@ -304,16 +312,22 @@ class _Lookup:
             prior = self.given[key]
             self.used.add(key)
             if not isinstance(prior, Prior) or prior.support != support:
-                raise ArgumentError(f"priors: {key!r} needs a prior of lmm.priors for {_KINDS[support]}; not {arguments.shown(prior)}.")
+                raise ArgumentError(
+                    f"priors: {key!r} needs a prior of lmm.priors for {_KINDS[support]}; not {arguments.shown(prior)}."
+                )
         return self.given[present[0]] if present else None
 
     def refuse_unknown(self) -> None:
         """ArgumentError for a name that no parameter has."""
         unknown = [key for key in self.given if key not in self.used]
         if unknown:
-            known = [name for name in self.known if not name.startswith("sd_Intercept|")]  # that of R, "(Intercept)", is said
+            known = [
+                name for name in self.known if not name.startswith("sd_Intercept|")
+            ]  # that of R, "(Intercept)", is said
             near = nearest(str(unknown[0]), known)
-            raise ArgumentError(f"priors: {unknown[0]!r} is no parameter of this model; there are {', '.join(known)}.{near}")
+            raise ArgumentError(
+                f"priors: {unknown[0]!r} is no parameter of this model; there are {', '.join(known)}.{near}"
+            )
 
 
 def resolve(
@@ -337,7 +351,9 @@ def resolve(
     """
     given = {} if given is None else given
     if not isinstance(given, Mapping):
-        raise ArgumentError(f"priors must be a mapping such as {{'beta': lmm.priors.Normal(0, 1)}}, not {type(given).__name__}.")
+        raise ArgumentError(
+            f"priors must be a mapping such as {{'beta': lmm.priors.Normal(0, 1)}}, not {type(given).__name__}."
+        )
     look = _Lookup(given)
     taken = _names_of_variances(labels, scales)
     spread = scales.spread
@@ -352,8 +368,19 @@ def resolve(
             found = look.find([*_sd_names(column, group), group, f"sd|{group}", "sd"], "positive")
             of_term.append(HalfNormal(2.5 * spread / divisor) if found is None else found)
         sd.append(tuple(of_term))
-        units.append(np.array([_unit(prior, 2.5 * spread / divisor) for prior, divisor in zip(of_term, divisors, strict=True)]))
-        found = look.find([*_cor_names(columns, group, pairs), f"cor|{group}", "cor"], "correlation") if pairs else None
+        units.append(
+            np.array(
+                [
+                    _unit(prior, 2.5 * spread / divisor)
+                    for prior, divisor in zip(of_term, divisors, strict=True)
+                ]
+            )
+        )
+        found = (
+            look.find([*_cor_names(columns, group, pairs), f"cor|{group}", "cor"], "correlation")
+            if pairs
+            else None
+        )
         cor.append(LKJ(1.0) if found is None else found)
     sigma: Prior = HalfNormal(1.0)
     phi: Prior = LogNormal(0.0, 3.0)
@@ -370,7 +397,9 @@ def resolve(
                 warn(f"priors: the prior of {key!r} is not used: {why}", PriorWarning)
     rest = _rest(scales, names, [prior is None for prior in beta])
     unit = _unit(sigma, 2.5 * (scales.sigma or 1.0))
-    return Priors(tuple(beta), rest, tuple(sd), tuple(cor), sigma, phi, tuple(units), np.asarray(unit))
+    return Priors(
+        tuple(beta), rest, tuple(sd), tuple(cor), sigma, phi, tuple(units), np.asarray(unit)
+    )
 
 
 def written(given: object, labels: tuple[tuple[str, tuple[str, ...]], ...]) -> tuple[bool, ...]:
@@ -410,7 +439,9 @@ def _dispersion_prior(look: _Lookup, scales: Scales) -> Prior | None:
     """The prior of phi, which may have been given for what is printed of it."""
     both = [key for key in ("phi", scales.printed) if key in look.given]
     if len(set(both)) > 1:
-        raise ArgumentError(f"priors: 'phi' and {scales.printed!r} are the same parameter of this model; give one of them.")
+        raise ArgumentError(
+            f"priors: 'phi' and {scales.printed!r} are the same parameter of this model; give one of them."
+        )
     by_phi: Prior | None = look.find(["phi"], "positive")
     if by_phi is not None or scales.printed == "phi":
         return by_phi
@@ -431,15 +462,25 @@ def _lme4(column: str) -> str:
 
 def _sd_names(column: str, group: str) -> list[str]:
     """How a standard deviation is printed, and as its column is called."""
-    return list(dict.fromkeys([f"sd_{_lme4(column)}|{group}", f"sd_{column}|{group}"])) if column else [f"sd|{group}"]
+    return (
+        list(dict.fromkeys([f"sd_{_lme4(column)}|{group}", f"sd_{column}|{group}"]))
+        if column
+        else [f"sd|{group}"]
+    )
 
 
 def _cor_names(columns: tuple[str, ...], group: str, pairs: int) -> list[str]:
     """How the one correlation of a term with two columns is printed."""
-    return [f"cor_{_lme4(columns[1])}.{_lme4(columns[0])}|{group}"] if pairs == 1 and len(columns) == 2 else []
+    return (
+        [f"cor_{_lme4(columns[1])}.{_lme4(columns[0])}|{group}"]
+        if pairs == 1 and len(columns) == 2
+        else []
+    )
 
 
-def _names_of_variances(labels: tuple[tuple[str, tuple[str, ...]], ...], scales: Scales) -> set[str]:
+def _names_of_variances(
+    labels: tuple[tuple[str, tuple[str, ...]], ...], scales: Scales
+) -> set[str]:
     """Names that stand for something else than a coefficient."""
     taken = {"beta", "sd", "cor"}
     if scales.sigma is not None:

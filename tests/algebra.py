@@ -36,7 +36,11 @@ def singular_theta(d: Design, seed: int = 0) -> np.ndarray:
 
 def thetas(d: Design) -> dict[str, np.ndarray]:
     """Interior, singular, and nothing at all."""
-    return {"interior": some_theta(d), "singular": singular_theta(d), "zero": np.zeros(len(some_theta(d)))}
+    return {
+        "interior": some_theta(d),
+        "singular": singular_theta(d),
+        "zero": np.zeros(len(some_theta(d))),
+    }
 
 
 class Algebra:

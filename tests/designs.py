@@ -12,18 +12,29 @@ from lmm.design.design import Design, Predictor
 from lmm.design.terms import RandomTerm
 
 
-def term(group: str, codes: np.ndarray, values: np.ndarray, structure: Covariance | None = None) -> RandomTerm:
+def term(
+    group: str, codes: np.ndarray, values: np.ndarray, structure: Covariance | None = None
+) -> RandomTerm:
     """A random term from codes (n,) and values (n, k); levels that do not occur are dropped."""
     used, codes = np.unique(codes, return_inverse=True)
     k = values.shape[1]
     columns = tuple("Intercept" if np.all(values[:, a] == 1) else f"x{a}" for a in range(k))
     return RandomTerm(
-        codes.astype(np.int32), np.asfortranarray(values), group, columns, pd.Index(used.astype(str)), structure or Unstructured(k)
+        codes.astype(np.int32),
+        np.asfortranarray(values),
+        group,
+        columns,
+        pd.Index(used.astype(str)),
+        structure or Unstructured(k),
     )
 
 
 def design(
-    y: np.ndarray, X: np.ndarray, terms: list[RandomTerm], weights: np.ndarray | None = None, offset: np.ndarray | None = None
+    y: np.ndarray,
+    X: np.ndarray,
+    terms: list[RandomTerm],
+    weights: np.ndarray | None = None,
+    offset: np.ndarray | None = None,
 ) -> Design:
     """A design of these arrays, terms sorted as the front end sorts them."""
     n = len(y)
@@ -95,7 +106,13 @@ def zoo(seed: int = 1) -> dict[str, Design]:
     n = 240
     a, b, c = rng.integers(0, 30, n), rng.integers(0, 12, n), rng.integers(0, 5, n)
     X = np.column_stack([np.ones(n), rng.normal(size=n), rng.integers(0, 2, n)])
-    y = X @ [1.0, 2.0, -1.0] + rng.normal(size=30)[a] + 0.7 * rng.normal(size=12)[b] + rng.normal(size=n) + 50
+    y = (
+        X @ [1.0, 2.0, -1.0]
+        + rng.normal(size=30)[a]
+        + 0.7 * rng.normal(size=12)[b]
+        + rng.normal(size=n)
+        + 50
+    )
     one = np.ones((n, 1))
     inner = a // 3  # a nested in inner, inner nested in outer
     outer = inner // 4
@@ -106,16 +123,49 @@ def zoo(seed: int = 1) -> dict[str, Design]:
         "three columns": design(y, X, [term("a", a, slopes(rng, n, 3))]),
         "seven columns": design(y, X, [term("b", b, slopes(rng, n, 7))]),
         "diagonal": design(y, X, [term("a", a, slopes(rng, n, 3), Diagonal(3))]),
-        "blocks": design(y, X, [term("a", a, slopes(rng, n, 3), Blocks((Unstructured(2), Diagonal(1))))]),
+        "blocks": design(
+            y, X, [term("a", a, slopes(rng, n, 3), Blocks((Unstructured(2), Diagonal(1))))]
+        ),
         "crossed": design(y, X, [term("a", a, one), term("b", b, one)]),
         "three crossed": design(y, X, [term("a", a, one), term("b", b, one), term("c", c, one)]),
-        "slopes crossed": design(y, X, [term("a", a, slopes(rng, n, 2)), term("b", b, slopes(rng, n, 3)), term("c", c, one)]),
-        "nested": design(y, X, [term("a", a, slopes(rng, n, 2)), term("inner", inner, one)]),
-        "nested three deep": design(y, X, [term("a", a, one), term("inner", inner, slopes(rng, n, 2)), term("outer", outer, one)]),
-        "nested and crossed": design(y, X, [term("a", a, slopes(rng, n, 2)), term("inner", inner, slopes(rng, n, 2)), term("c", c, one)]),
-        "three deep and crossed": design(
-            y, X, [term("a", a, one), term("inner", inner, slopes(rng, n, 2)), term("outer", outer, one), term("c", c, slopes(rng, n, 2))]
+        "slopes crossed": design(
+            y,
+            X,
+            [term("a", a, slopes(rng, n, 2)), term("b", b, slopes(rng, n, 3)), term("c", c, one)],
         ),
-        "weights and offset": design(y, X, [term("a", a, slopes(rng, n, 2)), term("b", b, one)], weights=w, offset=rng.normal(size=n)),
-        "no fixed effects": design(y - 50, np.zeros((n, 0)), [term("a", a, one), term("b", b, one)]),
+        "nested": design(y, X, [term("a", a, slopes(rng, n, 2)), term("inner", inner, one)]),
+        "nested three deep": design(
+            y,
+            X,
+            [term("a", a, one), term("inner", inner, slopes(rng, n, 2)), term("outer", outer, one)],
+        ),
+        "nested and crossed": design(
+            y,
+            X,
+            [
+                term("a", a, slopes(rng, n, 2)),
+                term("inner", inner, slopes(rng, n, 2)),
+                term("c", c, one),
+            ],
+        ),
+        "three deep and crossed": design(
+            y,
+            X,
+            [
+                term("a", a, one),
+                term("inner", inner, slopes(rng, n, 2)),
+                term("outer", outer, one),
+                term("c", c, slopes(rng, n, 2)),
+            ],
+        ),
+        "weights and offset": design(
+            y,
+            X,
+            [term("a", a, slopes(rng, n, 2)), term("b", b, one)],
+            weights=w,
+            offset=rng.normal(size=n),
+        ),
+        "no fixed effects": design(
+            y - 50, np.zeros((n, 0)), [term("a", a, one), term("b", b, one)]
+        ),
     }

@@ -26,7 +26,9 @@ class Case:
     @property
     def parameters(self) -> np.ndarray:
         """(theta, beta[, phi])."""
-        return np.concatenate([self.theta, self.beta, [self.phi] if self.family.has_dispersion else []])
+        return np.concatenate(
+            [self.theta, self.beta, [self.phi] if self.family.has_dispersion else []]
+        )
 
 
 def case(d: Design, family: Family, kind: str = "interior", seed: int = 0) -> Case:
@@ -35,7 +37,10 @@ def case(d: Design, family: Family, kind: str = "interior", seed: int = 0) -> Ca
     The predictor varies by a half around the link of a middling mean; by far less where a link has an end.
     """
     rng = np.random.default_rng([seed, d.n])
-    low, high = max(family.mean_low, family.link.mean_low), min(family.mean_high, family.link.mean_high)
+    low, high = (
+        max(family.mean_low, family.link.mean_low),
+        min(family.mean_high, family.link.mean_high),
+    )
     center = 0.4 if np.isfinite(high) else 2.0 if np.isfinite(low) else 0.5
     center = float(family.link.link(np.array(center)))
     bounded = any(np.isfinite(end) for end in family.eta_bounds)
@@ -73,11 +78,15 @@ class DenseLaplace:
             return -A.T @ family.derivatives(d.y, base + A @ u, w, phi).d1 + u
 
         def curve(u: np.ndarray) -> np.ndarray:
-            return A.T @ (-family.derivatives(d.y, base + A @ u, w, phi).d2[:, None] * A) + np.eye(len(u))
+            return A.T @ (-family.derivatives(d.y, base + A @ u, w, phi).d2[:, None] * A) + np.eye(
+                len(u)
+            )
 
         u = np.zeros(A.shape[1])
         if A.any():
-            u = optimize.minimize(value, u, jac=slope, hess=curve, method="trust-exact", options={"gtol": 1e-6}).x
+            u = optimize.minimize(
+                value, u, jac=slope, hess=curve, method="trust-exact", options={"gtol": 1e-6}
+            ).x
         for _ in range(4):
             u = u - np.linalg.solve(curve(u), slope(u))
         assert np.abs(slope(u)).max() < 1e-8
@@ -94,13 +103,17 @@ class DenseLaplace:
         WX = self.W[:, None] * d.X
         inner = A.T @ WX
         self.information = d.X.T @ WX - inner.T @ np.linalg.solve(M, inner)  # X'V^-1 X
-        self.fixed = algebra.Zall.T @ (WX - self.W[:, None] * (A @ np.linalg.solve(M, inner)))  # Z'V^-1 X
+        self.fixed = algebra.Zall.T @ (
+            WX - self.W[:, None] * (A @ np.linalg.solve(M, inner))
+        )  # Z'V^-1 X
         self.e = algebra.Zall.T @ self.r
 
 
 def flat(vectors: list[np.ndarray]) -> np.ndarray:
     """Vectors (..., k, J) per term as the columns of Z, (..., q)."""
-    return np.concatenate([v.reshape(*v.shape[:-2], v.shape[-2] * v.shape[-1]) for v in vectors], axis=-1)
+    return np.concatenate(
+        [v.reshape(*v.shape[:-2], v.shape[-2] * v.shape[-1]) for v in vectors], axis=-1
+    )
 
 
 def derivative(function, x: np.ndarray, h: float = 1e-3) -> np.ndarray:

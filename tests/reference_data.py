@@ -95,21 +95,34 @@ def numbers(name: str) -> Numbers:
     _same_rows(problem, raw["fingerprint"])
     shift_reml = 0.0  # the ML deviance knows no basis
     beta, se = pd.Series(raw["fixef"], dtype=float), pd.Series(raw["se"], dtype=float)
-    vcov = None if raw["vcov"] is None or raw["vcov"] == {} else pd.DataFrame(np.atleast_2d(raw["vcov"]), beta.index, beta.index)
+    vcov = (
+        None
+        if raw["vcov"] is None or raw["vcov"] == {}
+        else pd.DataFrame(np.atleast_2d(raw["vcov"]), beta.index, beta.index)
+    )
     if problem.basis is not None:
         beta, vcov = _other_basis(problem.basis, beta, vcov)
         se = pd.Series(np.sqrt(np.diag(vcov)), vcov.index)
         shift_reml = 2 * float(np.log(abs(np.linalg.det(problem.basis.matrix()))))
     shift = shift_reml if problem.reml else 0.0
     names = [plain(t) for t in raw["theta"]]
-    at = tuple(AtTheta(dict(zip(names, a["theta"], strict=True)), a["ml"], a["reml"] + shift_reml) for a in raw["at"])
+    at = tuple(
+        AtTheta(dict(zip(names, a["theta"], strict=True)), a["ml"], a["reml"] + shift_reml)
+        for a in raw["at"]
+    )
     for item in (beta, se):
         item.index = [plain(k) for k in item.index]
     if vcov is not None:
         vcov.index = vcov.columns = beta.index
     # a term split in two is "subj" and "subj.1" in lme4's VarCorr: the number goes
-    rows = [(re.sub(r"\.\d+$", "", plain(g)), plain(a or ""), plain(b or ""), v, s) for g, a, b, v, s in raw["varcorr"] if s is not None]
-    heads = {(plain(g), plain(c)): m for g, columns in raw["ranef"].items() for c, m in columns.items()}
+    rows = [
+        (re.sub(r"\.\d+$", "", plain(g)), plain(a or ""), plain(b or ""), v, s)
+        for g, a, b, v, s in raw["varcorr"]
+        if s is not None
+    ]
+    heads = {
+        (plain(g), plain(c)): m for g, columns in raw["ranef"].items() for c, m in columns.items()
+    }
     return Numbers(
         nobs=raw["nobs"],
         npar=raw["npar"],
@@ -124,7 +137,16 @@ def numbers(name: str) -> Numbers:
         vcov=vcov,
         dropped=tuple(plain(d) for d in raw["dropped"]),
         varcorr={(g, a, b): (v, s) for g, a, b, v, s in rows},
-        ranef={k: Modes(tuple(m["levels"]), np.array(m["mode"]), np.array(m["sd"], float), m["n"], m["sum_sq"]) for k, m in heads.items()},
+        ranef={
+            k: Modes(
+                tuple(m["levels"]),
+                np.array(m["mode"]),
+                np.array(m["sd"], float),
+                m["n"],
+                m["sum_sq"],
+            )
+            for k, m in heads.items()
+        },
         fitted_sum_sq=raw["fitted_sum_sq"],
         at=at,
     )
@@ -146,10 +168,14 @@ def _same_rows(problem: Problem, stored: dict[str, float]) -> None:
     here = fingerprint(frame(problem.data))
     for column, value in stored.items():
         if not np.isclose(here[column], value, rtol=1e-9, atol=1e-9):
-            raise AssertionError(f"data set {problem.data!r}: column {column!r} is not what R was given; run make_reference.R again.")
+            raise AssertionError(
+                f"data set {problem.data!r}: column {column!r} is not what R was given; run make_reference.R again."
+            )
 
 
-def _other_basis(basis: Basis, beta: pd.Series, vcov: pd.DataFrame | None) -> tuple[pd.Series, pd.DataFrame]:
+def _other_basis(
+    basis: Basis, beta: pd.Series, vcov: pd.DataFrame | None
+) -> tuple[pd.Series, pd.DataFrame]:
     """R's coefficients and covariance in our columns."""
     assert vcov is not None, "a problem in another basis stores its vcov"
     inverse = np.linalg.inv(basis.matrix())

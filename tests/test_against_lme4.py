@@ -44,7 +44,13 @@ def evaluated(name: str, reml: bool) -> Fit:
     control = lmm.Control(evaluate_only=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", lmm.LmmWarning)
-        return lmm.lmer(problem.formula, data, **{**arguments, "REML": reml}, control=control, start=np.ones(len(r.theta)))
+        return lmm.lmer(
+            problem.formula,
+            data,
+            **{**arguments, "REML": reml},
+            control=control,
+            start=np.ones(len(r.theta)),
+        )
 
 
 def slack(fit: Fit, r: Numbers) -> float:
@@ -85,7 +91,9 @@ def test_criterion(name: str) -> None:
     assert fit.nobs == r.nobs
     assert fit.df_model == r.npar
     gained = -worse
-    assert gained <= 1e-5, f"lower than lme4 by {gained:.3g} in deviance: the reference is not at the optimum"
+    assert gained <= 1e-5, (
+        f"lower than lme4 by {gained:.3g} in deviance: the reference is not at the optimum"
+    )
     assert fit.aic == pytest.approx(r.aic, abs=2e-5)
     assert fit.bic == pytest.approx(r.bic, abs=2e-5)
 
@@ -99,13 +107,17 @@ def test_fixed_effects(name: str) -> None:
     assert set(beta) == set(r.fixef.index)
     assert {plain(d) for d in fit.design.dropped} == set(r.dropped)
     for k in r.fixef.index:
-        assert abs(beta[k] - r.fixef[k]) <= tolerance * r.se[k], f"{k}: {beta[k]} against {r.fixef[k]}, standard error {r.se[k]}"
+        assert abs(beta[k] - r.fixef[k]) <= tolerance * r.se[k], (
+            f"{k}: {beta[k]} against {r.fixef[k]}, standard error {r.se[k]}"
+        )
         assert se[k] == pytest.approx(r.se[k], rel=tolerance), k
     if r.vcov is not None:
         ours = fit.vcov()
         ours.index = ours.columns = [plain(str(k)) for k in ours.index]
         scale = np.outer(r.se, r.se)
-        error = np.abs(ours.loc[r.vcov.index, r.vcov.columns].to_numpy() - r.vcov.to_numpy()) / scale
+        error = (
+            np.abs(ours.loc[r.vcov.index, r.vcov.columns].to_numpy() - r.vcov.to_numpy()) / scale
+        )
         assert error.max() <= 2 * tolerance, error
 
 
@@ -119,7 +131,9 @@ def test_variances(name: str) -> None:
     tolerance = 2e-4 + 3 * slack(fit, r)
     assert fit.sigma == pytest.approx(r.sigma, rel=1e-5 + slack(fit, r))
     table = fit.varcorr().to_frame()
-    names = [["" if pd.isna(v) else plain(str(v)) for v in table[c]] for c in ("grp", "var1", "var2")]
+    names = [
+        ["" if pd.isna(v) else plain(str(v)) for v in table[c]] for c in ("grp", "var1", "var2")
+    ]
     values = zip(table["vcov"].astype(float), table["sdcor"].astype(float), strict=True)
     ours = dict(zip(zip(*names, strict=True), values, strict=True))
     sd = {(g, a): s for (g, a, b), (_, s) in r.varcorr.items() if not b}
@@ -132,7 +146,9 @@ def test_variances(name: str) -> None:
         if not b:
             assert own_sdcor == pytest.approx(math.sqrt(own_vcov), rel=1e-12)
         elif min(sd[g, a], sd[g, b]) > 0.05 * r.sigma:
-            assert abs(own_sdcor - sdcor) <= 20 * tolerance, f"correlation of {(g, a, b)}: {own_sdcor} against {sdcor}"
+            assert abs(own_sdcor - sdcor) <= 20 * tolerance, (
+                f"correlation of {(g, a, b)}: {own_sdcor} against {sdcor}"
+            )
     assert fit.is_singular() == r.singular
 
 
@@ -152,13 +168,28 @@ def test_modes(name: str) -> None:
         sd = np.sqrt(np.asarray(covariances[group])[:, place, place])
         # a mode whose variance is estimated as zero has no conditional standard deviation to measure by
         scale = np.fmax(np.nan_to_num(want.sd), r.sigma / 100)
-        assert (np.abs(ours[rows] - want.mode) <= tolerance * scale).all(), f"{group} {column}: {ours[rows]} against {want.mode}"
-        assert (np.abs(sd[rows] - np.nan_to_num(want.sd)) <= tolerance * scale).all(), f"{group} {column}: {sd[rows]} against {want.sd}"
-        assert math.sqrt(ours @ ours) == pytest.approx(math.sqrt(want.sum_sq), rel=tolerance, abs=tolerance * r.sigma)
-    assert np.sum(np.asarray(fit.fittedvalues, dtype=float) ** 2) == pytest.approx(r.fitted_sum_sq, rel=1e-5 + slack(fit, r))
+        assert (np.abs(ours[rows] - want.mode) <= tolerance * scale).all(), (
+            f"{group} {column}: {ours[rows]} against {want.mode}"
+        )
+        assert (np.abs(sd[rows] - np.nan_to_num(want.sd)) <= tolerance * scale).all(), (
+            f"{group} {column}: {sd[rows]} against {want.sd}"
+        )
+        assert math.sqrt(ours @ ours) == pytest.approx(
+            math.sqrt(want.sum_sq), rel=tolerance, abs=tolerance * r.sigma
+        )
+    assert np.sum(np.asarray(fit.fittedvalues, dtype=float) ** 2) == pytest.approx(
+        r.fitted_sum_sq, rel=1e-5 + slack(fit, r)
+    )
 
 
-@pytest.mark.parametrize("name", [c for c in CASES if PROBLEMS[c].data in (*SHIPPED, "sleep_weighted", "sleep_missing", "verbagg")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        c
+        for c in CASES
+        if PROBLEMS[c].data in (*SHIPPED, "sleep_weighted", "sleep_missing", "verbagg")
+    ],
+)
 def test_few_evaluations(name: str) -> None:
     """Analytic derivatives pay: a dozen evaluations of the objective for any model of the shipped data, in each of its searches."""
     fit = fitted(name)
@@ -174,5 +205,12 @@ def test_every_problem_has_numbers_and_none_is_left_over() -> None:
 
 def test_the_singular_problems_are_singular() -> None:
     """The boundary is really there in the data that claim it."""
-    for name in ("dyestuff2_singular", "no_site_singular", "perfect_correlation", "perfect_negative", "slopes_4_rank2", "maximal_singular"):
+    for name in (
+        "dyestuff2_singular",
+        "no_site_singular",
+        "perfect_correlation",
+        "perfect_negative",
+        "slopes_4_rank2",
+        "maximal_singular",
+    ):
         assert numbers(name).singular, name

@@ -26,9 +26,23 @@ def frame() -> pd.DataFrame:
     g, h = rng.integers(0, 30, n), rng.integers(0, 12, n)
     inner = rng.integers(0, 4, n)
     x = rng.normal(size=n) + 1
-    b, c, d = rng.normal(size=(30, 2)) * [1.0, 0.6], 0.8 * rng.normal(size=12), 0.7 * rng.normal(size=(30, 4))
+    b, c, d = (
+        rng.normal(size=(30, 2)) * [1.0, 0.6],
+        0.8 * rng.normal(size=12),
+        0.7 * rng.normal(size=(30, 4)),
+    )
     y = 5 + 2 * x + b[g, 0] + b[g, 1] * x + c[h] + d[g, inner] + rng.normal(size=n)
-    return pd.DataFrame({"y": y, "x": x, "g": g, "h": h, "inner": inner, "w": rng.uniform(0.5, 2, n), "off": rng.normal(size=n)})
+    return pd.DataFrame(
+        {
+            "y": y,
+            "x": x,
+            "g": g,
+            "h": h,
+            "inner": inner,
+            "w": rng.uniform(0.5, 2, n),
+            "off": rng.normal(size=n),
+        }
+    )
 
 
 def fit(formula: str, reml: bool = True, **arguments) -> Fit:
@@ -65,13 +79,18 @@ def test_a_basis_of_a_slope_is_a_matter_of_taste() -> None:
     """(x|g) has the same fit wherever x has its origin, and in whatever unit."""
     data = frame().assign(x2=lambda d: 1000 * d["x"] + 70_000)
     a, b = fit("y ~ x + (x|g)"), lmm.lmer("y ~ x2 + (x2|g)", data)
-    assert b.llf == pytest.approx(a.llf + np.log(1 / 1000), abs=1e-6)  # REML's log|X'V^-1X| knows the unit
+    assert b.llf == pytest.approx(
+        a.llf + np.log(1 / 1000), abs=1e-6
+    )  # REML's log|X'V^-1X| knows the unit
     assert b.sigma == pytest.approx(a.sigma, rel=1e-6)
     assert b.fixef()["x2"] * 1000 == pytest.approx(a.fixef()["x"], rel=1e-5)
     np.testing.assert_allclose(a.fittedvalues, b.fittedvalues, atol=1e-3)
 
 
-@pytest.mark.parametrize(("method", "reml"), [("reml", True), ("ml", False), ("ML", False), (MaximumLikelihood(False), False)])
+@pytest.mark.parametrize(
+    ("method", "reml"),
+    [("reml", True), ("ml", False), ("ML", False), (MaximumLikelihood(False), False)],
+)
 def test_method_overrides_reml(method: object, reml: bool) -> None:
     a = fit("y ~ x + (1|g)", not reml, method=method)
     assert a.llf == fit("y ~ x + (1|g)", reml).llf
@@ -95,14 +114,21 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
 def test_weights_offset_and_subset_by_name_array_and_expression() -> None:
     data = frame()
     by_name = fit("y ~ x + (1|g)", weights="w", offset="off", subset="h < 9")
-    by_array = fit("y ~ x + (1|g)", weights=data["w"].to_numpy(), offset=data["off"], subset=(data["h"] < 9).to_numpy())
+    by_array = fit(
+        "y ~ x + (1|g)",
+        weights=data["w"].to_numpy(),
+        offset=data["off"],
+        subset=(data["h"] < 9).to_numpy(),
+    )
     assert by_name.llf == by_array.llf
     rows = data[data["h"] < 9].assign(y=lambda d: d["y"] - d["off"])
     assert lmm.lmer("y ~ x + (1|g)", rows, weights="w").llf == pytest.approx(by_name.llf, rel=1e-12)
 
 
 def test_a_stopped_search_warns_and_says_so() -> None:
-    with pytest.warns(lmm.ConvergenceWarning, match="did not converge: stopped at the limit of 2 evaluations") as record:
+    with pytest.warns(
+        lmm.ConvergenceWarning, match="did not converge: stopped at the limit of 2 evaluations"
+    ) as record:
         stopped = fit("y ~ x + (x|g) + (1|h)", control=lmm.Control(max_evaluations=2))
     assert Path(record[0].filename) == Path(__file__)
     assert not stopped.convergence.converged
@@ -158,7 +184,9 @@ def test_units_do_not_decide_whether_a_fit_is_singular(unit: float, slopes: str,
         assert bool(re.search(r"Intercept [+-] [\d.e+-]+ x has no variance", text)) == singular
 
 
-@pytest.mark.parametrize("start", [[0.0, 0.0, 0.0, 0.0], [50.0, -20.0, 30.0, 10.0], {"theta": [1.0, 0.0, 1.0, 1.0]}])
+@pytest.mark.parametrize(
+    "start", [[0.0, 0.0, 0.0, 0.0], [50.0, -20.0, 30.0, 10.0], {"theta": [1.0, 0.0, 1.0, 1.0]}]
+)
 def test_any_start_leads_to_the_same_fit(start: object) -> None:
     free = fit("y ~ x + (x|g) + (1|h)")
     assert fit("y ~ x + (x|g) + (1|h)", start=start).llf == pytest.approx(free.llf, abs=1e-6)
@@ -177,7 +205,10 @@ def test_verbose_prints_a_line_per_evaluation(capsys: pytest.CaptureFixture[str]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) >= talking.convergence.evaluations - 1 >= 2
     for line in lines:
-        assert re.fullmatch(r"-?\d+\.\d{8}  theta = \((-?[\d.e+-]+, ){2}-?[\d.e+-]+\)  promised (nan|\d\.\d\de[+-]\d+)", line)
+        assert re.fullmatch(
+            r"-?\d+\.\d{8}  theta = \((-?[\d.e+-]+, ){2}-?[\d.e+-]+\)  promised (nan|\d\.\d\de[+-]\d+)",
+            line,
+        )
     assert float(lines[-1].split()[0]) == pytest.approx(-2 * talking.llf, abs=1e-5)
 
 

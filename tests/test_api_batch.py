@@ -22,7 +22,15 @@ def frame() -> pd.DataFrame:
     g, h = rng.integers(10, size=n), rng.integers(5, size=n)
     x, z = rng.normal(size=n), 40 + rng.normal(size=n)
     letters = np.array(list("abcdefghijklmnop"))
-    data = {"x": x, "z": z, "x2": x**2, "g": letters[g], "h": letters[h], "w": rng.uniform(0.5, 3, n), "o": rng.normal(size=n)}
+    data = {
+        "x": x,
+        "z": z,
+        "x2": x**2,
+        "g": letters[g],
+        "h": letters[h],
+        "w": rng.uniform(0.5, 3, n),
+        "o": rng.normal(size=n),
+    }
     return pd.DataFrame(data)
 
 
@@ -61,12 +69,19 @@ def quietly(function, *args, **kwargs):
 
 def same(batch: lmm.BatchFit, i: int, single: lmm.Fit) -> None:
     """Criterion to 1e-8; sigma and beta to 1e-6 of themselves and of a standard error, theta to 1e-6 where the criterion is not flat."""
-    np.testing.assert_allclose(batch.objective[i], single.estimate.objective, rtol=0, atol=1e-8 * abs(single.estimate.objective))
+    np.testing.assert_allclose(
+        batch.objective[i],
+        single.estimate.objective,
+        rtol=0,
+        atol=1e-8 * abs(single.estimate.objective),
+    )
     np.testing.assert_allclose(batch.sigma[i], single.sigma, rtol=1e-6)
     se = single.sigma * np.sqrt(np.diagonal(single.estimate.beta_cov_unscaled))
     np.testing.assert_allclose(batch.beta[i] / se, single.estimate.beta / se, atol=2e-6)
     np.testing.assert_allclose(batch.se[i], se, rtol=1e-5)
-    np.testing.assert_allclose(batch.theta[i], single.theta, atol=2e-6 + 2e-6 * np.abs(single.theta).max())
+    np.testing.assert_allclose(
+        batch.theta[i], single.theta, atol=2e-6 + 2e-6 * np.abs(single.theta).max()
+    )
     assert batch.nobs[i] == single.nobs
 
 
@@ -79,9 +94,17 @@ def test_a_batch_is_its_single_fits(model, missing):
     assert batch.converged.all() and len(batch) == R
     for i in (0, 11, 29):
         name = Y.columns[i]
-        single = quietly(lmm.lmer, f"{name} {formula}", data.assign(**{name: Y[name]}), control=CAREFUL, **arguments)
+        single = quietly(
+            lmm.lmer,
+            f"{name} {formula}",
+            data.assign(**{name: Y[name]}),
+            control=CAREFUL,
+            **arguments,
+        )
         same(batch, i, single)
-        np.testing.assert_allclose(batch.fixef().loc[name], single.fixef(), rtol=1e-6, atol=1e-6 * single.sigma)
+        np.testing.assert_allclose(
+            batch.fixef().loc[name], single.fixef(), rtol=1e-6, atol=1e-6 * single.sigma
+        )
         np.testing.assert_allclose(batch.llf[i], single.llf, rtol=1e-10)
         own = quietly(batch.fit, name)
         assert own.nobs == single.nobs and own.design.response == name
@@ -95,7 +118,9 @@ def test_side_by_side_where_it_should_be(monkeypatch):
     lmm.lmer_batch("~ x + (x|g)", data, Y)
     shared = responses()
     shared.iloc[:20, :15] = np.nan
-    assert lmm.lmer_batch("~ x + (1|g) + (1|h)", data, shared).nobs.tolist() == [180] * 15 + [200] * 15
+    assert (
+        lmm.lmer_batch("~ x + (1|g) + (1|h)", data, shared).nobs.tolist() == [180] * 15 + [200] * 15
+    )
 
 
 def test_patterns_of_missing_values_do_not_matter(monkeypatch):
@@ -155,10 +180,16 @@ def test_tables_are_those_of_single_fits():
         assert len(table) == 4 * 7
         for i, name in enumerate(batch.responses):
             own = table[table["response"] == name].drop(columns="response").reset_index(drop=True)
-            single = lmm.lmer("y ~ x + (x|g) + (1|h)", data.assign(y=Y.iloc[:, i]), control=CAREFUL).tidy(ddf=ddf)
+            single = lmm.lmer(
+                "y ~ x + (x|g) + (1|h)", data.assign(y=Y.iloc[:, i]), control=CAREFUL
+            ).tidy(ddf=ddf)
             shown = own.assign(std_error=own["std_error"].where(own["effect"] == "fixed"))
-            expected = single.assign(std_error=single["std_error"].where(single["effect"] == "fixed"))
-            pd.testing.assert_frame_equal(shown, expected[shown.columns], rtol=1e-4, check_dtype=False)
+            expected = single.assign(
+                std_error=single["std_error"].where(single["effect"] == "fixed")
+            )
+            pd.testing.assert_frame_equal(
+                shown, expected[shown.columns], rtol=1e-4, check_dtype=False
+            )
     z = batch.tidy("fixed", ddf="normal")
     assert (z["p_value"] <= batch.tidy("fixed", ddf="satterthwaite")["p_value"]).all()
     single = lmm.lmer("y ~ x + (x|g) + (1|h)", data.assign(y=Y["gene2"]), control=CAREFUL)
@@ -166,7 +197,12 @@ def test_tables_are_those_of_single_fits():
     for column in ("nobs", "sigma", "llf", "aic", "bic", "reml_criterion"):
         np.testing.assert_allclose(row[column], known[column], rtol=1e-7)
     table = batch.varcorr().loc["gene2"]
-    np.testing.assert_allclose(table, single.confint(method="wald")["lower"].index.map(table.to_dict())[: len(table)].astype(float))
+    np.testing.assert_allclose(
+        table,
+        single.confint(method="wald")["lower"]
+        .index.map(table.to_dict())[: len(table)]
+        .astype(float),
+    )
     sd = np.sqrt(np.diagonal(single.varcorr()["g"]))
     np.testing.assert_allclose(table[["sd_(Intercept)|g", "sd_x|g"]], sd, rtol=1e-5)
     np.testing.assert_allclose(batch.parameters().loc["gene2"], single.theta, atol=1e-5)
@@ -183,7 +219,9 @@ def test_degrees_of_freedom_side_by_side(model):
     batch = quietly(lmm.lmer_batch, formula, data, Y, control=CAREFUL, **arguments)
     table = batch.tidy("fixed", ddf="satterthwaite")
     for i in (0, 5, 25):
-        single = quietly(lmm.lmer, f"y {formula}", data.assign(y=Y.iloc[:, i]), control=CAREFUL, **arguments)
+        single = quietly(
+            lmm.lmer, f"y {formula}", data.assign(y=Y.iloc[:, i]), control=CAREFUL, **arguments
+        )
         own = table[table["response"] == Y.columns[i]]
         expected = single.coef_table(ddf="satterthwaite")
         np.testing.assert_allclose(own["df"], expected["df"], rtol=1e-4)
@@ -217,7 +255,9 @@ def test_tables_name_what_each_kind_of_responses_has():
 
 def test_a_response_named_as_a_predictor():
     data = frame()
-    batch = lmm.lmer_batch("~ x + (1|g)", data, pd.DataFrame({"x": responses()["gene0"].to_numpy()}))
+    batch = lmm.lmer_batch(
+        "~ x + (1|g)", data, pd.DataFrame({"x": responses()["gene0"].to_numpy()})
+    )
     assert batch["x"].design.response == "x_" and batch["x"].llf == pytest.approx(batch.llf[0])
 
 
@@ -230,8 +270,13 @@ def test_single_columns_of_a_bad_kind_fail_alone():
     Y.loc[np.arange(200) > 11, "gene4"] = np.nan
     Y["gene5"] = 2.0 + 3.0 * data["x"]
     Y.loc[data["g"] != "a", "gene6"] = np.nan
-    Y.loc[data["x"] != data["x"].iloc[0], "gene7"] = Y.loc[data["x"] != data["x"].iloc[0], "gene7"] * np.nan
-    with pytest.warns(lmm.ConvergenceWarning, match="7 of 30 responses .* first is 'gene1': infinite in 1 of 200 rows"):
+    Y.loc[data["x"] != data["x"].iloc[0], "gene7"] = (
+        Y.loc[data["x"] != data["x"].iloc[0], "gene7"] * np.nan
+    )
+    with pytest.warns(
+        lmm.ConvergenceWarning,
+        match="7 of 30 responses .* first is 'gene1': infinite in 1 of 200 rows",
+    ):
         batch = lmm.lmer_batch("~ x + (x|g)", data, Y)
     reasons = batch.failures
     assert list(reasons.index) == [f"gene{i}" for i in range(1, 8)]
@@ -246,7 +291,11 @@ def test_single_columns_of_a_bad_kind_fail_alone():
     ]
     for reason, text in zip(reasons, expected, strict=True):
         assert re.search(text, reason), reason
-    assert np.isnan(batch.beta[1:8]).all() and np.isnan(batch.theta[1:8]).all() and np.isnan(batch.se[1:8]).all()
+    assert (
+        np.isnan(batch.beta[1:8]).all()
+        and np.isnan(batch.theta[1:8]).all()
+        and np.isnan(batch.se[1:8]).all()
+    )
     others = [0, *range(8, R)]
     np.testing.assert_allclose(batch.objective[others], good.objective[others], rtol=1e-10)
     table = batch.tidy()
@@ -260,21 +309,48 @@ def test_rows_that_leave_columns_dependent_are_said():
     data, Y = frame().assign(late=(np.arange(200) >= 150).astype(float)), responses()
     Y.loc[150:, "gene4"] = np.nan
     batch = quietly(lmm.lmer_batch, "~ x + late + (x|g)", data, Y)
-    assert list(batch.failures.index) == ["gene4"] and "say nothing of late" in batch.failures["gene4"]
+    assert (
+        list(batch.failures.index) == ["gene4"] and "say nothing of late" in batch.failures["gene4"]
+    )
 
 
 BAD = {
     "no responses": ("~ x + (1|g)", np.empty((200, 0)), lmm.LmmError, "there is no response"),
-    "too few rows": ("~ x + (1|g)", np.zeros((199, 3)), lmm.LmmError, "199 rows, but the data has 200"),
+    "too few rows": (
+        "~ x + (1|g)",
+        np.zeros((199, 3)),
+        lmm.LmmError,
+        "199 rows, but the data has 200",
+    ),
     "on its side": ("~ x + (1|g)", np.zeros((3, 200)), lmm.LmmError, "on its side"),
     "a cube": ("~ x + (1|g)", np.zeros((200, 2, 2)), lmm.LmmError, "shape"),
-    "text": ("~ x + (1|g)", pd.DataFrame({"a": ["u"] * 200}), lmm.LmmError, "'a' must be numeric.*'u'"),
-    "twice": ("~ x + (1|g)", pd.DataFrame(np.zeros((200, 2)), columns=["a", "a"]), lmm.LmmError, "'a' is used more than once"),
+    "text": (
+        "~ x + (1|g)",
+        pd.DataFrame({"a": ["u"] * 200}),
+        lmm.LmmError,
+        "'a' must be numeric.*'u'",
+    ),
+    "twice": (
+        "~ x + (1|g)",
+        pd.DataFrame(np.zeros((200, 2)), columns=["a", "a"]),
+        lmm.LmmError,
+        "'a' is used more than once",
+    ),
     "unknown columns": ("~ x + (1|g)", ["w", "ww"], lmm.LmmError, "'ww' is not in the data"),
-    "a transformed response": ("log(y) ~ x + (1|g)", None, lmm.FormulaError, "transform the responses"),
+    "a transformed response": (
+        "log(y) ~ x + (1|g)",
+        None,
+        lmm.FormulaError,
+        "transform the responses",
+    ),
     "no random term": ("~ x", None, lmm.FormulaError, "no random term"),
     "no formula": (3, None, lmm.FormulaError, "a formula is a string"),
-    "all bad": ("~ x + (1|g)", np.ones((200, 2)), lmm.ResponseError, "none of the 2 responses.*constant"),
+    "all bad": (
+        "~ x + (1|g)",
+        np.ones((200, 2)),
+        lmm.ResponseError,
+        "none of the 2 responses.*constant",
+    ),
 }
 
 
@@ -287,14 +363,20 @@ def test_bad_input(case):
 
 def test_bad_arguments():
     data, Y = frame(), responses(missing=0.01)
-    with pytest.raises(lmm.DataError, match="'gene[0-9]+' is missing in [0-9]+ rows, and na_action='fail'"):
+    with pytest.raises(
+        lmm.DataError, match="'gene[0-9]+' is missing in [0-9]+ rows, and na_action='fail'"
+    ):
         lmm.lmer_batch("~ x + (1|g)", data, Y, na_action="fail")
     with pytest.raises(lmm.ArgumentError, match="evaluate_only"):
         lmm.lmer_batch("~ x + (1|g)", data, Y, control=lmm.Control(evaluate_only=True))
-    with pytest.raises(lmm.DataError, match="responses: its index is not that of the data: 0 is no label of a row"):
+    with pytest.raises(
+        lmm.DataError, match="responses: its index is not that of the data: 0 is no label of a row"
+    ):
         lmm.lmer_batch("~ x + (1|g)", data.set_axis(data.index[::-1] + 1), Y)
     batch = lmm.lmer_batch("~ x + (1|g)", data, Y)
-    turned = lmm.lmer_batch("~ x + (1|g)", data.set_axis(data.index + 1), Y.set_axis(data.index + 1).iloc[::-1])
+    turned = lmm.lmer_batch(
+        "~ x + (1|g)", data.set_axis(data.index + 1), Y.set_axis(data.index + 1).iloc[::-1]
+    )
     np.testing.assert_array_equal(turned.beta, batch.beta)
     with pytest.raises(lmm.ArgumentError, match="no response 'gene77'"):
         batch["gene77"]
@@ -311,7 +393,12 @@ def counts(family: str, missing: float = 0.0) -> np.ndarray:
     rng, data = np.random.default_rng(11), frame()
     g = pd.factorize(data["g"])[0]
     b = rng.normal(size=(10, 2, R)) * np.array([0.6, 0.3])[:, None]
-    eta = 0.4 + 0.3 * data["x"].to_numpy()[:, None] + b[g, 0] + b[g, 1] * data["x"].to_numpy()[:, None]
+    eta = (
+        0.4
+        + 0.3 * data["x"].to_numpy()[:, None]
+        + b[g, 0]
+        + b[g, 1] * data["x"].to_numpy()[:, None]
+    )
     mu = np.exp(eta)
     Y = {
         "poisson": lambda: rng.poisson(mu),
@@ -347,16 +434,24 @@ def test_a_generalized_batch_is_its_single_fits(model):
     assert batch.converged.all()
     assert refits.is_laplace(batch.problem, batch.estimator) == (model != "crossed")
     for i in (0, 3) if model == "crossed" else (0, 7):
-        single = quietly(lmm.glmer, f"y {formula}", data.assign(y=few[:, i]), family=family, **arguments)
+        single = quietly(
+            lmm.glmer, f"y {formula}", data.assign(y=few[:, i]), family=family, **arguments
+        )
         np.testing.assert_allclose(batch.llf[i], single.llf, rtol=1e-8)
-        np.testing.assert_allclose(batch.beta[i] / single.bse, single.fixef() / single.bse, atol=1e-3)
+        np.testing.assert_allclose(
+            batch.beta[i] / single.bse, single.fixef() / single.bse, atol=1e-3
+        )
         np.testing.assert_allclose(batch.theta[i], single.theta, atol=1e-4)
         np.testing.assert_allclose(batch.sigma[i], single.sigma, rtol=1e-3)
         np.testing.assert_allclose(batch.se[i], single.bse, rtol=1e-3)
         assert batch.nobs[i] == single.nobs
         assert quietly(batch.fit, i).llf == pytest.approx(single.llf, rel=1e-9)
     table = batch.tidy("fixed")
-    assert table["p_value"].between(0, 1).all() and list(table.columns[-3:]) == ["std_error", "statistic", "p_value"]
+    assert table["p_value"].between(0, 1).all() and list(table.columns[-3:]) == [
+        "std_error",
+        "statistic",
+        "p_value",
+    ]
 
 
 def test_generalized_responses_that_cannot_be_fail_alone():
@@ -365,10 +460,17 @@ def test_generalized_responses_that_cannot_be_fail_alone():
     Y[4, 1], Y[4, 2], Y[:, 3], Y[0, 4] = -1.0, 0.5, 0.0, np.inf
     with pytest.warns(lmm.ConvergenceWarning, match="4 of 30"):
         batch = lmm.glmer_batch("~ x + (1|g)", data, Y, family="poisson")
-    for reason, text in zip(batch.failures, ("negative", "whole counts", "constant", "infinite"), strict=True):
+    for reason, text in zip(
+        batch.failures, ("negative", "whole counts", "constant", "infinite"), strict=True
+    ):
         assert text in reason
-    np.testing.assert_allclose(np.delete(batch.llf, [1, 2, 3, 4]), np.delete(good.llf, [1, 2, 3, 4]), rtol=1e-9)
-    assert np.isnan(batch.se[1:5]).all() and np.isfinite(np.delete(batch.se, [1, 2, 3, 4], axis=0)).all()
+    np.testing.assert_allclose(
+        np.delete(batch.llf, [1, 2, 3, 4]), np.delete(good.llf, [1, 2, 3, 4]), rtol=1e-9
+    )
+    assert (
+        np.isnan(batch.se[1:5]).all()
+        and np.isfinite(np.delete(batch.se, [1, 2, 3, 4], axis=0)).all()
+    )
 
 
 def test_generalized_variances_of_zero():
@@ -386,16 +488,27 @@ def test_generalized_variances_of_zero():
 
 def test_what_a_response_does_not_bound_is_said_as_a_single_fit_says_it() -> None:
     rng = np.random.default_rng(1)
-    data = pd.DataFrame({"x": rng.normal(size=200), "t": np.tile(list("aab"), 67)[:200], "g": np.repeat(range(20), 10)})
+    data = pd.DataFrame(
+        {
+            "x": rng.normal(size=200),
+            "t": np.tile(list("aab"), 67)[:200],
+            "g": np.repeat(range(20), 10),
+        }
+    )
     logit = rng.random((200, 3)) < 1.0 / (1.0 + np.exp(-data["x"].to_numpy()[:, None]))
     counts = rng.poisson(2.0, size=(200, 3))
     cases = {
         "binomial": ("x", np.column_stack([data["x"] > 1.0, logit]).astype(float)),
         "poisson": ("t", np.column_stack([np.where(data["t"] == "b", 0, counts[:, 0]), counts])),
-        "negative_binomial": ("x", np.column_stack([counts[:, 0], rng.negative_binomial(1, 0.4, size=(200, 3))])),
+        "negative_binomial": (
+            "x",
+            np.column_stack([counts[:, 0], rng.negative_binomial(1, 0.4, size=(200, 3))]),
+        ),
     }
     for family, (x, Y) in cases.items():
-        with pytest.warns(lmm.ConvergenceWarning, match="1 of 4 responses do not bound their estimates"):
+        with pytest.warns(
+            lmm.ConvergenceWarning, match="1 of 4 responses do not bound their estimates"
+        ):
             batch = lmm.glmer_batch(f"~ {x} + (1|g)", data, Y, family=family)
         with pytest.warns(lmm.LmmWarning):
             single = lmm.glmer(f"y ~ {x} + (1|g)", data.assign(y=Y[:, 0]), family=family)
@@ -410,7 +523,12 @@ def test_a_response_without_a_start_leaves_the_others_alone() -> None:
     g, x = np.repeat(np.arange(20), 8), rng.normal(size=160)
     a = rng.gamma(2, np.exp(0.5 * x + rng.normal(0, 0.5, 20)[g]) / 2)
     c = rng.gamma(5, 1 / (2 + 0.3 * np.clip(x, -2, 2) + 0.3 * rng.normal(0, 1, 20)[g]) / 5)
-    batch = lmm.glmer_batch("~ x + (1|g)", pd.DataFrame({"x": x, "g": g}), pd.DataFrame({"a": a, "c": c}), family="gamma")
+    batch = lmm.glmer_batch(
+        "~ x + (1|g)",
+        pd.DataFrame({"x": x, "g": g}),
+        pd.DataFrame({"a": a, "c": c}),
+        family="gamma",
+    )
     np.testing.assert_allclose(batch.llf, [-161.4154, -4.7448], atol=1e-3)  # glmmTMB, lme4
 
 
@@ -424,7 +542,9 @@ def test_a_predictor_may_be_the_first_draw_of_any_seed() -> None:
 def test_a_batch_of_which_no_first_fit_converges() -> None:
     rng = np.random.default_rng(0)
     data = pd.DataFrame({"x": rng.normal(size=100), "g": np.repeat(range(10), 10)})
-    batch = lmm.lmer_batch("~ x + (x|g)", data, rng.normal(size=(100, 2)), control=lmm.Control(max_evaluations=1))
+    batch = lmm.lmer_batch(
+        "~ x + (x|g)", data, rng.normal(size=(100, 2)), control=lmm.Control(max_evaluations=1)
+    )
     assert batch.llf.shape == (2,)
 
 
@@ -432,7 +552,13 @@ def test_the_limit_of_evaluations_holds_for_batches() -> None:
     """A fit that stops at it is not converged, and the batch says so."""
     rng = np.random.default_rng(3)
     g, x = np.repeat(np.arange(12), 6), rng.normal(size=72)
-    Y = rng.normal(size=(12, 4))[g] + x[:, None] * rng.normal(size=(12, 4))[g] + rng.normal(size=(72, 4))
+    Y = (
+        rng.normal(size=(12, 4))[g]
+        + x[:, None] * rng.normal(size=(12, 4))[g]
+        + rng.normal(size=(72, 4))
+    )
     with pytest.warns(lmm.ConvergenceWarning):
-        found = lmm.lmer_batch("~ x + (x|g)", pd.DataFrame({"x": x, "g": g}), Y, control=lmm.Control(max_evaluations=1))
+        found = lmm.lmer_batch(
+            "~ x + (x|g)", pd.DataFrame({"x": x, "g": g}), Y, control=lmm.Control(max_evaluations=1)
+        )
     assert not np.any(found.converged)

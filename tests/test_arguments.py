@@ -12,7 +12,22 @@ import pytest
 from lmm import arguments
 from lmm.errors import ArgumentError
 
-NO_NUMBER = [None, "a", "1", True, np.True_, 1 + 1j, [], {}, object(), np.ones(3), float("nan"), float("inf"), -float("inf"), 10**400]
+NO_NUMBER = [
+    None,
+    "a",
+    "1",
+    True,
+    np.True_,
+    1 + 1j,
+    [],
+    {},
+    object(),
+    np.ones(3),
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    10**400,
+]
 
 
 @pytest.mark.parametrize("value", [1, 2.5, np.int64(3), np.float32(1.5), Fraction(1, 2)])
@@ -28,15 +43,24 @@ def test_what_is_no_finite_number_is_refused(value):
 
 
 def test_limits_of_numbers():
-    for value, limits in ((0, {"above": 0}), (1, {"below": 1}), (-1, {"least": 0}), (2, {"most": 1})):
+    for value, limits in (
+        (0, {"above": 0}),
+        (1, {"below": 1}),
+        (-1, {"least": 0}),
+        (2, {"most": 1}),
+    ):
         with pytest.raises(ArgumentError, match="tau="):
             arguments.number(value, "tau", **limits)
     assert arguments.number(0, "tau", least=0, most=0) == 0.0
-    with pytest.raises(ArgumentError, match=r"alpha=2 must be a number greater than 0 and less than 1\."):
+    with pytest.raises(
+        ArgumentError, match=r"alpha=2 must be a number greater than 0 and less than 1\."
+    ):
         arguments.number(2, "alpha", above=0, below=1)
 
 
-@pytest.mark.parametrize("value", [*NO_NUMBER[:-1], 1.0, np.float64(2.0), 0], ids=lambda v: str(v)[:12])
+@pytest.mark.parametrize(
+    "value", [*NO_NUMBER[:-1], 1.0, np.float64(2.0), 0], ids=lambda v: str(v)[:12]
+)
 def test_whole_numbers(value):
     with pytest.raises(ArgumentError, match=r"^f: nsim=.* must be a positive whole number\.$"):
         arguments.whole(value, "f: nsim", least=1)
@@ -50,7 +74,9 @@ def test_flags(value):
     assert arguments.flag(np.True_, "use_u") is True
 
 
-@pytest.mark.parametrize("value", [3, ["numpy"], np.array(["numpy"]), object(), {}, "nunpy"], ids=lambda v: str(v)[:12])
+@pytest.mark.parametrize(
+    "value", [3, ["numpy"], np.array(["numpy"]), object(), {}, "nunpy"], ids=lambda v: str(v)[:12]
+)
 def test_choices(value):
     with pytest.raises(ArgumentError, match="^backend=.* is not one of 'numpy', 'jax'"):
         arguments.choice(value, "backend", ("numpy", "jax"))
@@ -82,8 +108,23 @@ def test_seeds_and_generators():
 
 def test_arrays_of_numbers():
     assert arguments.numbers_of([1, 2], "theta", "numbers").tolist() == [1.0, 2.0]
-    assert arguments.numbers_of(np.array([1, 2.5], dtype=object), "theta", "numbers").tolist() == [1.0, 2.5]
-    for value in ("a", None, {}, object(), ["a"], [None], [np.nan], [1j], [True], np.array(["2020-01-01"], "M8[D]"), {1.0}):
+    assert arguments.numbers_of(np.array([1, 2.5], dtype=object), "theta", "numbers").tolist() == [
+        1.0,
+        2.5,
+    ]
+    for value in (
+        "a",
+        None,
+        {},
+        object(),
+        ["a"],
+        [None],
+        [np.nan],
+        [1j],
+        [True],
+        np.array(["2020-01-01"], "M8[D]"),
+        {1.0},
+    ):
         with pytest.raises(ArgumentError, match="^theta=.* must be numbers"):
             arguments.numbers_of(value, "theta", "numbers")
 

@@ -27,7 +27,9 @@ from benchmarks.simulate import Draw
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Exported data of two problems."""
     path = tmp_path_factory.mktemp("data")
-    export.write(path, [PROBLEMS["sleep_reml"], PROBLEMS["three_crossed"]], formats=("csv", "parquet"))
+    export.write(
+        path, [PROBLEMS["sleep_reml"], PROBLEMS["three_crossed"]], formats=("csv", "parquet")
+    )
     return path
 
 
@@ -40,7 +42,9 @@ def test_files_carry_the_rows_exactly(folder: Path, name: str) -> None:
     for column, order in levels.items():
         csv[column] = pd.Categorical(csv[column], categories=order)
     assert export.fingerprint(csv) == export.fingerprint(data)
-    assert export.fingerprint(pd.read_parquet(folder / f"{name}.parquet")) == export.fingerprint(data)
+    assert export.fingerprint(pd.read_parquet(folder / f"{name}.parquet")) == export.fingerprint(
+        data
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in FRAMES if not n.endswith(("1m", "10m"))])
@@ -99,7 +103,9 @@ def test_generalized_models_are_timed_with_their_family(generalized: Path) -> No
 def test_r_fits_the_same_generalized_model(generalized: Path, name: str) -> None:
     """glmer and lmm see the same rows, family, link and offset: their log-likelihoods agree."""
     settings = Settings(limit=120, repeat=1, budget=0.0)
-    ours, theirs = (measure.measure(PROBLEMS[name], tool, generalized, settings) for tool in ("lmm", "lme4"))
+    ours, theirs = (
+        measure.measure(PROBLEMS[name], tool, generalized, settings) for tool in ("lmm", "lme4")
+    )
     if "no package called" in theirs["failed"]:
         pytest.skip("needs R's packages")
     assert theirs["failed"] == ""
@@ -133,7 +139,10 @@ def test_a_process_over_its_limit_is_stopped_and_said_so(folder: Path) -> None:
 def test_a_tool_that_is_not_there_is_said_so(folder: Path) -> None:
     """Neither R nor a Python package is required."""
     settings = Settings(rscript="no-such-Rscript", peers=sys.executable)
-    assert measure.measure(PROBLEMS["sleep_reml"], "lme4", folder, settings)["failed"] == "no-such-Rscript is not installed"
+    assert (
+        measure.measure(PROBLEMS["sleep_reml"], "lme4", folder, settings)["failed"]
+        == "no-such-Rscript is not installed"
+    )
 
 
 @pytest.mark.parametrize("problem", TIMED, ids=lambda p: p.name)
@@ -148,8 +157,24 @@ def test_table_shows_figures_and_failures() -> None:
     """A row per tool: times, the ratio to lme4, or why there is none."""
     base = {"problem": "sleepstudy", "rows": 180, "reml": True, "failed": "", "loglik": -871.81407}
     answers: list[dict[str, Any]] = [
-        {**base, "tool": "lmm", "cold": 0.9, "first": 0.02, "warm": [0.01, 0.03, 0.01], "evaluations": 5, "memory": 150.0},
-        {**base, "tool": "lme4", "cold": 1.4, "first": 0.06, "warm": [0.03], "evaluations": 43, "memory": 200.0},
+        {
+            **base,
+            "tool": "lmm",
+            "cold": 0.9,
+            "first": 0.02,
+            "warm": [0.01, 0.03, 0.01],
+            "evaluations": 5,
+            "memory": 150.0,
+        },
+        {
+            **base,
+            "tool": "lme4",
+            "cold": 1.4,
+            "first": 0.06,
+            "warm": [0.03],
+            "evaluations": 43,
+            "memory": 200.0,
+        },
         {**base, "tool": "statsmodels", "loglik": None, "cannot": "crossed factors"},
         {**base, "tool": "gpboost", "loglik": None, "failed": "stopped at 60 s"},
     ]
@@ -162,13 +187,29 @@ def test_table_shows_figures_and_failures() -> None:
 
 def test_an_added_run_replaces_only_its_own_answers(tmp_path: Path) -> None:
     """``--add`` keeps other answers and refuses those of another machine."""
-    machine = {"processor": "P", "cores": "2", "memory": "8 GiB", "system": "S", "date": "Tuesday", "load at the start": "0.10"}
-    one, two = {"problem": "a", "tool": "lmm", "first": 1.0}, {"problem": "b", "tool": "lmm", "first": 2.0}
-    (tmp_path / "results.json").write_text(json.dumps({"machine": {**machine, "date": "Monday"}, "shell": {}, "answers": [one, two]}))
+    machine = {
+        "processor": "P",
+        "cores": "2",
+        "memory": "8 GiB",
+        "system": "S",
+        "date": "Tuesday",
+        "load at the start": "0.10",
+    }
+    one, two = (
+        {"problem": "a", "tool": "lmm", "first": 1.0},
+        {"problem": "b", "tool": "lmm", "first": 2.0},
+    )
+    (tmp_path / "results.json").write_text(
+        json.dumps({"machine": {**machine, "date": "Monday"}, "shell": {}, "answers": [one, two]})
+    )
     kept = bench.before(tmp_path / "results.json", machine)
     again = {**one, "first": 0.5}
     assert bench.merged(kept["answers"], again) == [again, two]
-    assert bench.merged(kept["answers"], {**one, "tool": "lme4"}) == [one, two, {**one, "tool": "lme4"}]
+    assert bench.merged(kept["answers"], {**one, "tool": "lme4"}) == [
+        one,
+        two,
+        {**one, "tool": "lme4"},
+    ]
     assert machine["date"] == "Monday, added to Tuesday"
     with pytest.raises(SystemExit, match="another machine"):
         bench.before(tmp_path / "results.json", {**machine, "processor": "Q"})
@@ -177,7 +218,9 @@ def test_an_added_run_replaces_only_its_own_answers(tmp_path: Path) -> None:
 def test_the_table_in_the_repository_is_that_of_its_answers() -> None:
     """``results/table.md``, which the documentation shows, comes from ``results.json``."""
     found = json.loads((measure.HERE / "results" / "results.json").read_text())
-    assert (measure.HERE / "results" / "table.md").read_text() == table(found["machine"], found["answers"], found["shell"])
+    assert (measure.HERE / "results" / "table.md").read_text() == table(
+        found["machine"], found["answers"], found["shell"]
+    )
 
 
 def test_fingerprint_sees_order() -> None:
@@ -192,7 +235,9 @@ def test_ratings_have_the_margins_they_promise() -> None:
     assert len(d["rating"]) == 200_000 and len(user) == 1_300 and user.min() >= 15
     assert np.all(np.diff(d["user"]) >= 0)
     assert np.median(user) < user.mean() < user.max() / 5  # a long tail
-    assert np.sort(movie)[::-1][:47].sum() > 0.5 * len(d["movie"])  # a tenth of the films has half of the ratings
+    assert np.sort(movie)[::-1][:47].sum() > 0.5 * len(
+        d["movie"]
+    )  # a tenth of the films has half of the ratings
     again = movies(200_000, 1_300, 470, seed=2)
     assert all(np.array_equal(d[name], again[name]) for name in d)
 

@@ -46,7 +46,10 @@ def sleepstudy(tmp_path) -> pd.DataFrame:
     return frame
 
 
-@pytest.mark.parametrize("source", ["sleepstudy", "SleepStudy", "sleep.csv", "sleep.tsv", "sleep.csv.gz", "sleep.parquet"])
+@pytest.mark.parametrize(
+    "source",
+    ["sleepstudy", "SleepStudy", "sleep.csv", "sleep.tsv", "sleep.csv.gz", "sleep.parquet"],
+)
 def test_prints_the_summary_of_a_file_or_a_shipped_set(run, sleepstudy, source):
     expected = str(lmm.lmer(SLEEP, sleepstudy).summary())
     assert run(SLEEP, source) == (0, expected + "\n", "")
@@ -61,7 +64,10 @@ def test_weights_and_offset(run, sleepstudy, tmp_path):
     sleepstudy["w"], sleepstudy["off"] = [1.0, 2.0, 0.5] * 60, 2.0 * sleepstudy["Days"]
     sleepstudy.to_csv(tmp_path / "weighted.csv", index=False)
     status, out, _ = run(SLEEP, "weighted.csv", "--weights", "w", "--offset", "off")
-    assert status == 0 and out == str(lmm.lmer(SLEEP, sleepstudy, weights="w", offset="off").summary()) + "\n"
+    assert (
+        status == 0
+        and out == str(lmm.lmer(SLEEP, sleepstudy, weights="w", offset="off").summary()) + "\n"
+    )
 
 
 def test_tidy_writes_coefficients_and_variance_components(run, sleepstudy, tmp_path):
@@ -69,7 +75,9 @@ def test_tidy_writes_coefficients_and_variance_components(run, sleepstudy, tmp_p
     table, fit = pd.read_csv(tmp_path / "out.csv"), lmm.lmer(SLEEP, sleepstudy)
     expected = fit.tidy(effects=["fixed", "ran_pars"])
     assert table["effect"].tolist() == ["fixed"] * 2 + ["ran_pars"] * 4
-    assert table["estimate"].to_numpy() == pytest.approx(expected["estimate"].to_numpy(float), rel=1e-12)
+    assert table["estimate"].to_numpy() == pytest.approx(
+        expected["estimate"].to_numpy(float), rel=1e-12
+    )
 
 
 REFUSED = [
@@ -89,7 +97,11 @@ REFUSED = [
         (SLEEP, "sleepstudy", "--tidy", "no/where.csv"),
         "lmm: --tidy: cannot write 'no/where.csv': ",
     ),
-    ("quadrature without family", (SLEEP, "sleepstudy", "--nagq", "9"), "lmm: --nagq is for generalized models: give --family too.\n"),
+    (
+        "quadrature without family",
+        (SLEEP, "sleepstudy", "--nagq", "9"),
+        "lmm: --nagq is for generalized models: give --family too.\n",
+    ),
 ]
 
 
@@ -106,12 +118,19 @@ def test_parquet_without_its_package_says_what_to_install(run, sleepstudy, monke
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "fastparquet", None)
     status, _, err = run(SLEEP, "sleep.parquet")
-    assert status == 2 and err == "lmm: reading 'sleep.parquet' needs a package for Parquet files: pip install pyarrow\n"
+    assert (
+        status == 2
+        and err
+        == "lmm: reading 'sleep.parquet' needs a package for Parquet files: pip install pyarrow\n"
+    )
 
 
 def test_unknown_column_is_named_with_the_nearest(run):
     _, _, err = run("Reaction ~ Dayz + (Days|Subject)", "sleepstudy")
-    assert err == "lmm: column 'Dayz' is not in the data. Did you mean 'Days'? It has: Reaction, Days, Subject.\n"
+    assert (
+        err
+        == "lmm: column 'Dayz' is not in the data. Did you mean 'Days'? It has: Reaction, Days, Subject.\n"
+    )
 
 
 def test_malformed_formula_is_shown_with_a_caret(run):
@@ -119,7 +138,9 @@ def test_malformed_formula_is_shown_with_a_caret(run):
     lines = err.splitlines()
     assert (status, out) == (2, "")
     assert lines[0].startswith("lmm: ")
-    formula = next(i for i, line in enumerate(lines) if line.strip() == "Reaction ~ Days * (1|Subject)")
+    formula = next(
+        i for i, line in enumerate(lines) if line.strip() == "Reaction ~ Days * (1|Subject)"
+    )
     assert "^" in lines[formula + 1]
 
 
@@ -157,7 +178,11 @@ def test_family_calls_glmer(run, glmer):
 
 def test_help_and_version(run):
     status, out, _ = run("--help")
-    assert status == 0 and 'lmm "Reaction ~ Days + (Days|Subject)" sleepstudy' in out and "InstEval" in out
+    assert (
+        status == 0
+        and 'lmm "Reaction ~ Days + (Days|Subject)" sleepstudy' in out
+        and "InstEval" in out
+    )
     assert run("--version") == (0, f"lmm {lmm.__version__}\n", "")
     assert run(SLEEP)[0] == 2
 
@@ -170,7 +195,9 @@ def test_python_names_of_the_command_line_are_not_in_scope_of_the_formula(run):
 
 def test_a_reader_that_leaves_early_is_no_error():
     command = f'"{sys.executable}" -m lmm.cli "{SLEEP}" sleepstudy | head -1'
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=ROOT
+    )
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -179,7 +206,9 @@ def seconds_of_a_process(code: str) -> tuple[float, str]:
     seconds = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+        )
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     return min(seconds), done.stdout.splitlines()[-1]
@@ -217,8 +246,15 @@ def test_a_fresh_process_prints_sleepstudy_soon():
 )
 def test_anything_that_is_wrong_is_one_line(run, argv):
     status, out, err = run(*argv)
-    assert status == 2 and out in ("", str(lmm.lmer(SLEEP, lmm.datasets.load("sleepstudy")).summary()) + "\n")
-    assert "Traceback" not in err and err.startswith("lmm: ") and err.rstrip("\n").count("\n") in (0, 3, 4)
+    assert status == 2 and out in (
+        "",
+        str(lmm.lmer(SLEEP, lmm.datasets.load("sleepstudy")).summary()) + "\n",
+    )
+    assert (
+        "Traceback" not in err
+        and err.startswith("lmm: ")
+        and err.rstrip("\n").count("\n") in (0, 3, 4)
+    )
 
 
 def test_a_fault_within_and_an_interrupt(run, monkeypatch):
@@ -226,7 +262,11 @@ def test_a_fault_within_and_an_interrupt(run, monkeypatch):
         raise RuntimeError("two\nlines")
 
     monkeypatch.setattr(lmm.datasets, "read", failing)
-    assert run(SLEEP, "x.csv") == (2, "", "lmm: RuntimeError: two lines; this is a fault of lmm, please report it\n")
+    assert run(SLEEP, "x.csv") == (
+        2,
+        "",
+        "lmm: RuntimeError: two lines; this is a fault of lmm, please report it\n",
+    )
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt

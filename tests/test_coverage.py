@@ -14,7 +14,9 @@ def test_responses_have_the_covariance_that_is_said(make):
     study = make()
     draw, rng = study.responses(), np.random.default_rng(1)
     y = np.array([draw(rng) for _ in range(4000)])
-    terms = lmm.lmer(study.formula, study.frame.assign(y=y[0]), control=lmm.Control(max_evaluations=50)).design.terms
+    terms = lmm.lmer(
+        study.formula, study.frame.assign(y=y[0]), control=lmm.Control(max_evaluations=50)
+    ).design.terms
     V = np.eye(len(study.frame))
     for term, T in zip(terms, study.factors, strict=True):
         same = term.codes[:, None] == term.codes[None]
@@ -28,7 +30,10 @@ def test_responses_have_the_covariance_that_is_said(make):
 def test_one_record_per_coefficient_and_method():
     records = coverage.simulate(coverage.random_intercept(), 3, 1, 19)
     assert len(records) == 2 * len(coverage.TITLES)
-    assert {r["method"]: r["datasets"] for r in records} == {**dict.fromkeys(coverage.ANALYTIC, 3), **dict.fromkeys(coverage.BOOTSTRAP, 1)}
+    assert {r["method"]: r["datasets"] for r in records} == {
+        **dict.fromkeys(coverage.ANALYTIC, 3),
+        **dict.fromkeys(coverage.BOOTSTRAP, 1),
+    }
     width = {r["method"]: r["mean_width"] for r in records if r["column"] == "treated"}
     assert width["wald"] < width["satterthwaite"] <= width["kenward_roger"]
     table = coverage.table(records)
@@ -42,7 +47,9 @@ def test_what_the_documentation_says_of_the_results():
     for r in records:
         between = "within" not in r["coefficient"]
         if r["method"] == "wald":
-            assert r["datasets"] >= 2000 and (not between or r["coverage"] < 0.95 - 3 * r["mc_error"])
+            assert r["datasets"] >= 2000 and (
+                not between or r["coverage"] < 0.95 - 3 * r["mc_error"]
+            )
         if r["method"] == "percentile":
             assert not between or r["coverage"] < 0.95 - 2 * r["mc_error"]
         if r["method"] in ("satterthwaite", "kenward_roger", "studentized"):

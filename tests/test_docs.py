@@ -38,7 +38,9 @@ def test_examples_in_docstrings_run(name):
     module = importlib.import_module(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        result = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+        result = doctest.testmod(
+            module, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+        )
     assert result.attempted > 0 and result.failed == 0
 
 
@@ -49,7 +51,11 @@ def fit() -> lmm.Fit:
 
 def promised() -> list[str]:
     """Dotted names below ``fit`` and ``lmm`` in the right-hand column of the translation tables."""
-    rows = [line for line in (ROOT / "docs" / "from_lme4.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    rows = [
+        line
+        for line in (ROOT / "docs" / "from_lme4.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ")
+    ]
     ours = [row.replace(r"\|", "").split("|")[2] for row in rows]
     code = [text for cell in ours for text in re.findall(r"`([^`]*)`", cell)]
     return sorted({name for text in code for name in re.findall(r"\b(?:fit|lmm)(?:\.\w+)+", text)})

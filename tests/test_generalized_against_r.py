@@ -21,7 +21,9 @@ import lmm
 from lmm.results import Fit
 from tests.reference_data import plain
 
-CASES: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "reference" / "generalized.json").read_text())
+CASES: dict[str, dict[str, Any]] = json.loads(
+    (Path(__file__).parent / "reference" / "generalized.json").read_text()
+)
 BY_GLMER = [name for name, case in CASES.items() if case["by"] == "glmer"]
 EVALUATIONS = 16
 
@@ -31,7 +33,9 @@ def frame(name: str) -> pd.DataFrame:
     """The data set with the columns that the R script adds."""
     data = lmm.datasets.load(name)
     if name == "cbpp":
-        return data.assign(prop=data["incidence"] / data["size"], obs=[str(i) for i in range(len(data))])
+        return data.assign(
+            prop=data["incidence"] / data["size"], obs=[str(i) for i in range(len(data))]
+        )
     if name == "grouseticks":
         return data.assign(cHEIGHT=(data["HEIGHT"] - data["HEIGHT"].mean()) / 100)
     return data.assign(Rt=data["Reaction"] / 100) if name == "sleepstudy" else data
@@ -45,7 +49,13 @@ def fitted(name: str) -> Fit:
     control = lmm.Control(curvature="observed" if case["by"] == "glmmTMB" else "expected")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", lmm.LmmWarning)
-        return lmm.glmer(case["formula"], frame(case["data"]), family=family, weights=case["weights"], control=control)
+        return lmm.glmer(
+            case["formula"],
+            frame(case["data"]),
+            family=family,
+            weights=case["weights"],
+            control=control,
+        )
 
 
 @cache
@@ -59,7 +69,9 @@ def fixed(name: str) -> pd.DataFrame:
     """Coefficients and standard errors of both, in R's names and order."""
     fit, case = fitted(name), CASES[name]
     m, p = len(fit.estimate.theta), len(fit.estimate.beta)
-    ours = pd.DataFrame({"beta": fit.estimate.beta, "se": np.sqrt(np.diag(covariance(name))[m : m + p])})
+    ours = pd.DataFrame(
+        {"beta": fit.estimate.beta, "se": np.sqrt(np.diag(covariance(name))[m : m + p])}
+    )
     ours.index = pd.Index([plain(str(k)) for k in fit.fixef().index])
     for column, key in (("r_beta", "fixef"), ("r_se", "se")):
         ours[column] = pd.Series({plain(k): v for k, v in case[key].items()})
@@ -72,7 +84,9 @@ def test_likelihood(name: str) -> None:
     """Never worse than R; hardly better, for then the definitions would differ."""
     fit, case = fitted(name), CASES[name]
     tolerance = 1e-3 if case["by"] == "glmmTMB" else 1e-4
-    assert fit.llf == pytest.approx(case["loglik"], abs=max(tolerance, 5e-3 if case["by"] == "glmer.nb" else 0.0))
+    assert fit.llf == pytest.approx(
+        case["loglik"], abs=max(tolerance, 5e-3 if case["by"] == "glmer.nb" else 0.0)
+    )
     assert fit.llf >= case["loglik"] - tolerance
     assert fit.estimate.convergence.converged, fit.estimate.convergence.message
     assert fit.estimate.n_parameters == case["npar"]
@@ -94,16 +108,23 @@ def test_fixed_effects(name: str) -> None:
 def test_standard_errors(name: str) -> None:
     """From the Hessian over all parameters. R's come from differences of the objective; glmer.nb's hold the dispersion fixed."""
     table = fixed(name)
-    np.testing.assert_allclose(table["se"], table["r_se"], rtol=0.02 if CASES[name]["by"] == "glmer.nb" else 3e-3)
+    np.testing.assert_allclose(
+        table["se"], table["r_se"], rtol=0.02 if CASES[name]["by"] == "glmer.nb" else 3e-3
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_standard_deviations(name: str) -> None:
     fit, case = fitted(name), CASES[name]
-    ours = {plain(t.group): np.sqrt(np.diag(T @ T.T)) for t, T in zip(fit.design.terms, fit.estimate.factors, strict=True)}
+    ours = {
+        plain(t.group): np.sqrt(np.diag(T @ T.T))
+        for t, T in zip(fit.design.terms, fit.estimate.factors, strict=True)
+    }
     assert set(ours) == {plain(group) for group in case["sd"]}
     for group, sds in case["sd"].items():
-        np.testing.assert_allclose(ours[plain(group)], sds, rtol=5e-3 if case["by"] == "glmer.nb" else 1e-3, err_msg=group)
+        np.testing.assert_allclose(
+            ours[plain(group)], sds, rtol=5e-3 if case["by"] == "glmer.nb" else 1e-3, err_msg=group
+        )
 
 
 @pytest.mark.parametrize("name", [n for n, c in CASES.items() if c["by"] != "glmer"])

@@ -38,20 +38,49 @@ def fit(formula: str, table: pd.DataFrame | None = None, **arguments):
 
 def with_value(column: str, value: object) -> pd.DataFrame:
     """One value of a column replaced."""
-    table = data().astype({column: object}) if isinstance(value, str) else data().astype({column: float})
+    table = (
+        data().astype({column: object})
+        if isinstance(value, str)
+        else data().astype({column: float})
+    )
     table.loc[4, column] = value
     return table
 
 
 BAD_RESPONSES = {
-    "negative counts": ("count", with_value("count", -1), "poisson", "count.*negative|negative.*count"),
-    "fractional counts": ("count", with_value("count", 2.5), "poisson", "count.*whole|whole.*count"),
-    "negative binomial, fractional": ("count", with_value("count", 2.5), "negative_binomial", "count"),
-    "three for a binary": ("binary", with_value("binary", 3), "binomial", r"0 or 1.*the first is 3"),
+    "negative counts": (
+        "count",
+        with_value("count", -1),
+        "poisson",
+        "count.*negative|negative.*count",
+    ),
+    "fractional counts": (
+        "count",
+        with_value("count", 2.5),
+        "poisson",
+        "count.*whole|whole.*count",
+    ),
+    "negative binomial, fractional": (
+        "count",
+        with_value("count", 2.5),
+        "negative_binomial",
+        "count",
+    ),
+    "three for a binary": (
+        "binary",
+        with_value("binary", 3),
+        "binomial",
+        r"0 or 1.*the first is 3",
+    ),
     "three levels": ("word", with_value("word", "maybe"), "binomial", "3 levels.*two"),
     "proportions without trials": ("proportion", None, "binomial", "weights="),
     "zero for a gamma": ("positive", with_value("positive", 0.0), "gamma", "positive"),
-    "negative for an inverse Gaussian": ("positive", with_value("positive", -2.0), "inverse_gaussian", "positive"),
+    "negative for an inverse Gaussian": (
+        "positive",
+        with_value("positive", -2.0),
+        "inverse_gaussian",
+        "positive",
+    ),
     "infinite": ("positive", with_value("positive", np.inf), "gamma", "infinite"),
     "constant counts": ("count", data().assign(count=4), "poisson", "constant"),
     "constant successes": ("binary", data().assign(binary=1), "binomial", "constant: success"),
@@ -71,7 +100,12 @@ def test_a_response_that_the_family_cannot_have(name: str) -> None:
 
 def test_fractional_successes() -> None:
     with pytest.warns(LmmWarning, match="is not a whole number of successes in .* the first is"):
-        fit("proportion ~ x + (1|g)", data().assign(proportion=0.333 * data()["proportion"]), family="binomial", weights="trials")
+        fit(
+            "proportion ~ x + (1|g)",
+            data().assign(proportion=0.333 * data()["proportion"]),
+            family="binomial",
+            weights="trials",
+        )
 
 
 def test_fractional_trials() -> None:

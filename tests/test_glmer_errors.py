@@ -16,7 +16,9 @@ import pytest
 import lmm
 from benchmarks.problems import PROBLEMS, frame
 
-LME4 = json.loads((Path(__file__).parent / "reference" / "glmer_errors.json").read_text())["problems"]
+LME4 = json.loads((Path(__file__).parent / "reference" / "glmer_errors.json").read_text())[
+    "problems"
+]
 
 
 @pytest.fixture(scope="module", params=sorted(LME4))
@@ -29,7 +31,9 @@ def fit(name: str) -> lmm.Fit:
     problem = PROBLEMS[name]
     assert problem.formula == LME4[name]["formula"]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", lmm.ConvergenceWarning)  # toenail: Laplace's method is far from quadrature
+        warnings.simplefilter(
+            "ignore", lmm.ConvergenceWarning
+        )  # toenail: Laplace's method is far from quadrature
         return lmm.glmer(problem.formula, frame(problem.data), family=problem.family)
 
 

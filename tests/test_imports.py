@@ -30,17 +30,76 @@ ALLOWED = {
     "model": {"design", "families", "covariance", "linalg", "priors"},
     "search": {"model", "design", "families", "covariance", "linalg"},
     "stream": {"model", "design", "formula", "families", "covariance", "linalg"},
-    "estimators": {"search", "stream", "model", "design", "families", "covariance", "linalg", "priors"},
-    "inference": {"estimators", "search", "model", "design", "formula", "families", "covariance", "linalg"},
-    "results": {"inference", "estimators", "search", "stream", "model", "design", "formula", "families", "covariance", "linalg"},
-    "plots": {"results", "inference", "estimators", "search", "stream", "model", "design", "formula", "families", "covariance", "linalg"},
+    "estimators": {
+        "search",
+        "stream",
+        "model",
+        "design",
+        "families",
+        "covariance",
+        "linalg",
+        "priors",
+    },
+    "inference": {
+        "estimators",
+        "search",
+        "model",
+        "design",
+        "formula",
+        "families",
+        "covariance",
+        "linalg",
+    },
+    "results": {
+        "inference",
+        "estimators",
+        "search",
+        "stream",
+        "model",
+        "design",
+        "formula",
+        "families",
+        "covariance",
+        "linalg",
+    },
+    "plots": {
+        "results",
+        "inference",
+        "estimators",
+        "search",
+        "stream",
+        "model",
+        "design",
+        "formula",
+        "families",
+        "covariance",
+        "linalg",
+    },
 }
 ALLOWED["api"] = ALLOWED["plots"] | {"plots"}
 ALLOWED["cli"] = ALLOWED["api"] | {"api", "datasets"}
 
 # packages that a function may import for itself: optional ones, and JAX, which a small fit never loads
-OPTIONAL = {"jax", "jaxlib", "matplotlib", "polars", "pyarrow", "IPython", "tqdm", "narwhals", "threadpoolctl"}
-OPTIONAL |= {"blackjax", "optax", "arviz_base", "arviz_stats", "marginaleffects", "maketables", "duckdb"}
+OPTIONAL = {
+    "jax",
+    "jaxlib",
+    "matplotlib",
+    "polars",
+    "pyarrow",
+    "IPython",
+    "tqdm",
+    "narwhals",
+    "threadpoolctl",
+}
+OPTIONAL |= {
+    "blackjax",
+    "optax",
+    "arviz_base",
+    "arviz_stats",
+    "marginaleffects",
+    "maketables",
+    "duckdb",
+}
 OPTIONAL |= {"dask", "cloudpickle", "pyspark", "py4j"}
 # what any room may import: these stand on nothing
 BASE = {"errors", "arguments", "atomic", "memory", "types"}
@@ -68,7 +127,9 @@ def targets(node: ast.AST, path: Path) -> list[str]:
 
 def typing_only(test: ast.expr) -> bool:
     """True for ``TYPE_CHECKING`` and ``typing.TYPE_CHECKING``."""
-    return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING")
+    return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (
+        isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
+    )
 
 
 def imports(path: Path) -> Iterator[tuple[str, int, bool, bool]]:
@@ -85,7 +146,12 @@ def imports(path: Path) -> Iterator[tuple[str, int, bool, bool]]:
                 for part in child.orelse:
                     yield from walk(ast.Module([part], []), inside, typing)
             else:
-                yield from walk(child, inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda), typing)
+                yield from walk(
+                    child,
+                    inside
+                    or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda),
+                    typing,
+                )
 
     yield from walk(ast.parse(path.read_text(encoding="utf-8")), False, False)
 
@@ -102,7 +168,12 @@ def complaints(path: Path) -> Iterator[str]:
             if (ROOT / "lmm" / other).is_dir() or (ROOT / "lmm" / f"{other}.py").is_file():
                 if other not in {here, *BASE} and other not in ALLOWED[here]:
                     yield f"{place}: {here} may not import {other}"
-        if inside and top not in OPTIONAL and top != "lmm" and not target.startswith(tuple(SLOW_SCIPY)):
+        if (
+            inside
+            and top not in OPTIONAL
+            and top != "lmm"
+            and not target.startswith(tuple(SLOW_SCIPY))
+        ):
             yield f"{place}: imported inside a function"
         if typing:
             continue
@@ -120,7 +191,12 @@ def test_imports_follow_the_architecture(path):
 
 
 def test_one_file_alone_imports_formulaic():
-    users = {path for path in FILES for target, *_ in imports(path) if target.split(".")[0] == "formulaic"}
+    users = {
+        path
+        for path in FILES
+        for target, *_ in imports(path)
+        if target.split(".")[0] == "formulaic"
+    }
     assert len(users) == 1 and room(users.pop()) == "formula"
 
 
@@ -146,7 +222,9 @@ def test_a_wrong_import_is_found(tmp_path, monkeypatch):
 
 
 def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    ).stdout.strip()
 
 
 def test_importing_lmm_brings_nothing():
@@ -163,15 +241,25 @@ print([name for name in sys.modules if name.startswith("lmm.")])
 def test_every_public_name_resolves_and_is_listed():
     code = "import lmm; print([n for n in lmm.__all__ if n not in dir(lmm) or getattr(lmm, n, None) is None])"
     assert run(code) == "[]"
-    assert run("import lmm\ntry:\n    lmm.lmr\nexcept AttributeError as e:\n    print(e)") == "module 'lmm' has no attribute 'lmr'"
-    assert run("from lmm import *; print(LmmError.__name__, datasets.__name__)") == "LmmError lmm.datasets"
+    assert (
+        run("import lmm\ntry:\n    lmm.lmr\nexcept AttributeError as e:\n    print(e)")
+        == "module 'lmm' has no attribute 'lmr'"
+    )
+    assert (
+        run("from lmm import *; print(LmmError.__name__, datasets.__name__)")
+        == "LmmError lmm.datasets"
+    )
 
 
 def test_type_checkers_see_every_public_name():
     """The names under TYPE_CHECKING are those of ``__all__``."""
     import lmm
 
-    seen = {target.rsplit(".", 1)[1] for target, _, _, typing in imports(ROOT / "lmm" / "__init__.py") if typing}
+    seen = {
+        target.rsplit(".", 1)[1]
+        for target, _, _, typing in imports(ROOT / "lmm" / "__init__.py")
+        if typing
+    }
     assert seen == set(lmm.__all__) - {"__version__"}
 
 

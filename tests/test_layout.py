@@ -35,8 +35,14 @@ def test_the_first_line_says_what_is_computed(path: Path) -> None:
 
 def test_the_page_on_the_code_names_every_folder_and_only_files_that_exist() -> None:
     page = (ROOT / "docs" / "code.md").read_text(encoding="utf-8")
-    folders = {str(path.parent.relative_to(ROOT / "lmm")) for path in MODULES if path.parent != ROOT / "lmm"}
+    folders = {
+        str(path.parent.relative_to(ROOT / "lmm"))
+        for path in MODULES
+        if path.parent != ROOT / "lmm"
+    }
     assert [folder for folder in folders if f"`{folder}/`" not in page] == []
     named = re.findall(r"`((?:\w+/)+\w+\.py)", page)
     assert len(named) > 30
-    assert [name for name in named if not (ROOT / "lmm" / name).exists() and not (ROOT / name).exists()] == []
+    assert [
+        name for name in named if not (ROOT / "lmm" / name).exists() and not (ROOT / name).exists()
+    ] == []

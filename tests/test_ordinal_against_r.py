@@ -17,7 +17,9 @@ from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
 from lmm.families import Ordinal
 from lmm.model.problem import build_generalized
 
-FITS = json.loads((Path(__file__).parent / "reference" / "ordinal.json").read_text(encoding="utf-8"))["fits"]
+FITS = json.loads(
+    (Path(__file__).parent / "reference" / "ordinal.json").read_text(encoding="utf-8")
+)["fits"]
 #: the large one was fitted with clmm's defaults, which find the modes to a gradient of 1e-4
 LARGE = "students"
 
@@ -35,7 +37,9 @@ def data(name: str) -> pd.DataFrame:
 def fitted(name: str) -> lmm.Fit:
     r = FITS[name]
     family = Ordinal(r["link"], r["threshold"])
-    return lmm.glmer(r["formula"], data(r["data"]), family=family, nAGQ=r["nAGQ"], weights=r["weights"])
+    return lmm.glmer(
+        r["formula"], data(r["data"]), family=family, nAGQ=r["nAGQ"], weights=r["weights"]
+    )
 
 
 def sds(fit: lmm.Fit) -> np.ndarray:
@@ -48,8 +52,12 @@ def sds(fit: lmm.Fit) -> np.ndarray:
 def test_log_likelihood_and_estimates(name: str) -> None:
     fit, r = fitted(name), FITS[name]
     tolerance = 2e-4 if name == LARGE else 5e-5
-    assert fit.convergence.converged and fit.convergence.evaluations <= (60 if fit.is_singular() else 15)
-    assert -1e-7 <= fit.llf - r["loglik"] + (1e-6 if name == LARGE else 0.0) <= 2e-6, "worse than clmm, or far better"
+    assert fit.convergence.converged and fit.convergence.evaluations <= (
+        60 if fit.is_singular() else 15
+    )
+    assert -1e-7 <= fit.llf - r["loglik"] + (1e-6 if name == LARGE else 0.0) <= 2e-6, (
+        "worse than clmm, or far better"
+    )
     np.testing.assert_allclose(fit.estimate.phi, r["alpha"], atol=tolerance)
     np.testing.assert_allclose(fit.fixef(), r["beta"], atol=tolerance)
     by_group = {term.group: term for term in fit.design.terms}
@@ -66,10 +74,14 @@ def test_standard_errors(name: str) -> None:
     np.testing.assert_allclose(mine, r["se"], rtol=5e-4)
     np.testing.assert_allclose(table["statistic"], table["estimate"] / table["std_error"])
     full = fit.vcov(full=True)
-    np.testing.assert_allclose(np.sqrt(np.diag(full.loc[table.index, table.index])), table["std_error"], rtol=1e-12)
+    np.testing.assert_allclose(
+        np.sqrt(np.diag(full.loc[table.index, table.index])), table["std_error"], rtol=1e-12
+    )
 
 
-@pytest.mark.parametrize("name", [name for name in FITS if FITS[name]["variances"] and name != LARGE])
+@pytest.mark.parametrize(
+    "name", [name for name in FITS if FITS[name]["variances"] and name != LARGE]
+)
 def test_modes_and_fitted_probabilities(name: str) -> None:
     fit, r = fitted(name), FITS[name]
     first = fit.design.terms[0].group if len(fit.design.terms) == 1 else "judge"
@@ -109,12 +121,18 @@ def test_with_two_categories_it_is_the_binomial_model(link: str, points: int) ->
 
     wine = data("wine").assign(low=(data("wine").rating.cat.codes < 2).astype(int))
     binomial = lmm.glmer(
-        "low ~ temp + (1|judge)", wine, family=lmm.families.Binomial(link), nAGQ=points, control=lmm.Control(curvature="observed")
+        "low ~ temp + (1|judge)",
+        wine,
+        family=lmm.families.Binomial(link),
+        nAGQ=points,
+        control=lmm.Control(curvature="observed"),
     )
     three = lmm.glmer("rating ~ temp + (1|judge)", wine, family=Ordinal(link)).design
 
     design = replace(three, y=1.0 - wine.low.to_numpy(dtype=float))
-    estimate = LaplaceLikelihood(nagq=points).fit(build_generalized(design, Ordinal(link).of(("low", "high"))))
+    estimate = LaplaceLikelihood(nagq=points).fit(
+        build_generalized(design, Ordinal(link).of(("low", "high")))
+    )
     assert -estimate.objective / 2 == pytest.approx(binomial.llf, abs=1e-7)
     np.testing.assert_allclose([*estimate.phi, *-estimate.beta], binomial.fixef(), atol=1e-4)
     np.testing.assert_allclose(np.abs(estimate.theta), np.abs(binomial.estimate.theta), atol=1e-4)

@@ -26,7 +26,16 @@ def wheel(tmp_path_factory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "lmm", source / "lmm", ignore=shutil.ignore_patterns("__pycache__"))
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
+    build = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(out),
+        str(source),
+    ]
     done = subprocess.run(build, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return next(out.glob("*.whl"))
@@ -35,10 +44,18 @@ def wheel(tmp_path_factory) -> Path:
 def test_wheel_is_small_and_complete(wheel):
     assert wheel.stat().st_size < 3_000_000
     inside = set(zipfile.ZipFile(wheel).namelist())
-    shipped = {p.relative_to(ROOT).as_posix() for p in (ROOT / "lmm").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    shipped = {
+        p.relative_to(ROOT).as_posix()
+        for p in (ROOT / "lmm").rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    }
     assert shipped <= inside
     assert all(name.startswith(("lmm/", f"lmm-{lmm.__version__}.dist-info/")) for name in inside)
-    assert {"lmm/py.typed", "lmm/datasets/catalogue.toml", "lmm/datasets/tables/InstEval.npz"} <= inside
+    assert {
+        "lmm/py.typed",
+        "lmm/datasets/catalogue.toml",
+        "lmm/datasets/tables/InstEval.npz",
+    } <= inside
     assert any(name.endswith("licenses/LICENSE") for name in inside)
 
 
@@ -46,8 +63,13 @@ def test_wheel_works_where_the_sources_are_not(wheel, tmp_path):
     """Unpacked elsewhere and imported from there: data sets and the command line need no file of the checkout."""
     zipfile.ZipFile(wheel).extractall(tmp_path)
     code = "import lmm, lmm.cli; print(lmm.__file__, len(lmm.datasets.load('InstEval'))); lmm.cli.main(['--version'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
-    assert done.stdout.splitlines() == [f"{tmp_path}/lmm/__init__.py 73421", f"lmm {lmm.__version__}"]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stdout.splitlines() == [
+        f"{tmp_path}/lmm/__init__.py 73421",
+        f"lmm {lmm.__version__}",
+    ]
 
 
 def pins() -> dict[str, str]:
@@ -56,7 +78,10 @@ def pins() -> dict[str, str]:
 
 
 def test_oldest_versions_are_the_lower_bounds():
-    bounds = dict(re.fullmatch(r"([a-z-]+)>=([\d.]+)", requirement).groups() for requirement in PROJECT["dependencies"])
+    bounds = dict(
+        re.fullmatch(r"([a-z-]+)>=([\d.]+)", requirement).groups()
+        for requirement in PROJECT["dependencies"]
+    )
     assert bounds == pins()
 
 

@@ -8,13 +8,31 @@ from scipy import integrate, stats
 
 import lmm
 from lmm.errors import ArgumentError
-from lmm.priors import LKJ, Exponential, HalfNormal, HalfStudentT, LogNormal, Normal, Scales, StudentT, resolve
+from lmm.priors import (
+    LKJ,
+    Exponential,
+    HalfNormal,
+    HalfStudentT,
+    LogNormal,
+    Normal,
+    Scales,
+    StudentT,
+    resolve,
+)
 
 REAL = [Normal(1.0, 2.0), StudentT(4.0, -1.0, 0.5)]
 POSITIVE = [HalfNormal(1.5), HalfStudentT(3.0, 2.0), HalfStudentT(1.0, 0.3), Exponential(0.7)]
 NAMES = ("Intercept", "x")
 #: mean of x 3, its standard deviation 4
-SCALES = Scales(5.0, 2.0, np.array([[1.0, 3.0], [0.0, 4.0]]), np.array([1.0, 0.0]), ((1.0, 4.0), (1.0,)), (1, 0), 2.0)
+SCALES = Scales(
+    5.0,
+    2.0,
+    np.array([[1.0, 3.0], [0.0, 4.0]]),
+    np.array([1.0, 0.0]),
+    ((1.0, 4.0), (1.0,)),
+    (1, 0),
+    2.0,
+)
 LABELS = (("g", ("Intercept", "x")), ("h", ("Intercept",)))
 
 
@@ -29,7 +47,9 @@ def test_a_prior_integrates_to_one(prior):
 def test_lkj_partial_correlations_integrate_to_one(eta):
     for k in (2, 3, 5):
         for column in range(k - 1):
-            total, _ = integrate.quad(lambda z, c=column, k=k: np.exp(LKJ(eta).log_partial(z, c, k, np)), -1.0, 1.0)
+            total, _ = integrate.quad(
+                lambda z, c=column, k=k: np.exp(LKJ(eta).log_partial(z, c, k, np)), -1.0, 1.0
+            )
             assert abs(total - 1.0) < 1e-6
 
 
@@ -41,7 +61,11 @@ def test_lkj_is_a_power_of_the_determinant():
         z21, z31, z32 = rng.uniform(-0.9, 0.9, 3)
         r32 = z21 * z31 + z32 * np.sqrt((1 - z21**2) * (1 - z31**2))
         R = np.array([[1, z21, z31], [z21, 1, r32], [z31, r32, 1]])
-        log_p = LKJ(2.5).log_partial(z21, 0, 3, np) + LKJ(2.5).log_partial(z31, 0, 3, np) + LKJ(2.5).log_partial(z32, 1, 3, np)
+        log_p = (
+            LKJ(2.5).log_partial(z21, 0, 3, np)
+            + LKJ(2.5).log_partial(z31, 0, 3, np)
+            + LKJ(2.5).log_partial(z32, 1, 3, np)
+        )
         log_p -= 0.5 * np.log((1 - z21**2) * (1 - z31**2))
         constants.append(log_p - 1.5 * np.log(np.linalg.det(R)))
     assert np.ptp(constants) < 1e-12
@@ -51,7 +75,9 @@ def test_defaults_follow_the_units():
     found = resolve(None, NAMES, LABELS, SCALES)
     assert found.beta == (None, None)
     beta = np.array([0.3, -1.7])
-    expected = Normal(5.0, 20.0).log_density(beta[0] + 3.0 * beta[1], np) + Normal(0.0, 5.0).log_density(beta[1], np)
+    expected = Normal(5.0, 20.0).log_density(beta[0] + 3.0 * beta[1], np) + Normal(
+        0.0, 5.0
+    ).log_density(beta[1], np)
     assert found.rest.log_density(beta, np) == pytest.approx(expected, rel=1e-12)
     assert found.sd == ((HalfNormal(5.0), HalfNormal(1.25)), (HalfNormal(5.0),))
     assert found.cor == (LKJ(1.0), LKJ(1.0)) and found.sigma == HalfNormal(5.0)
@@ -60,7 +86,9 @@ def test_defaults_follow_the_units():
 def test_a_given_intercept_is_that_of_the_formula_and_the_slope_keeps_its_default():
     found = resolve({"Intercept": Normal(1.0, 3.0)}, NAMES, LABELS, SCALES)
     assert found.beta == (Normal(1.0, 3.0), None)
-    assert found.rest.log_density(np.array([77.0, -1.7]), np) == pytest.approx(Normal(0.0, 5.0).log_density(-1.7, np), rel=1e-12)
+    assert found.rest.log_density(np.array([77.0, -1.7]), np) == pytest.approx(
+        Normal(0.0, 5.0).log_density(-1.7, np), rel=1e-12
+    )
 
 
 def test_with_a_given_slope_the_intercept_keeps_its_default_at_the_mean():
@@ -71,18 +99,33 @@ def test_with_a_given_slope_the_intercept_keeps_its_default_at_the_mean():
 
 
 def test_without_a_constant_the_mean_counts_as_spread():
-    found = resolve(None, ("x",), LABELS, Scales(30.0, 40.0, np.array([[2.0]]), None, SCALES.effects, (1, 0), 50.0))
-    assert found.rest.log_density(np.array([7.0]), np) == pytest.approx(Normal(0.0, 250.0).log_density(7.0, np), rel=1e-12)
+    found = resolve(
+        None,
+        ("x",),
+        LABELS,
+        Scales(30.0, 40.0, np.array([[2.0]]), None, SCALES.effects, (1, 0), 50.0),
+    )
+    assert found.rest.log_density(np.array([7.0]), np) == pytest.approx(
+        Normal(0.0, 250.0).log_density(7.0, np), rel=1e-12
+    )
     assert found.sd[1] == (HalfNormal(125.0),) and found.sigma == HalfNormal(125.0)
 
 
 def test_the_most_particular_name_wins():
-    given = {"beta": Normal(0, 3), "x": StudentT(3.0), "sd": HalfNormal(9.0), "h": Exponential(2.0), "sd_(Intercept)|g": HalfNormal(7.0)}
+    given = {
+        "beta": Normal(0, 3),
+        "x": StudentT(3.0),
+        "sd": HalfNormal(9.0),
+        "h": Exponential(2.0),
+        "sd_(Intercept)|g": HalfNormal(7.0),
+    }
     found = resolve({**given, "cor|g": LKJ(4.0), "sigma": Exponential(3.0)}, NAMES, LABELS, SCALES)
     assert found.beta == (Normal(0, 3), StudentT(3.0))
     assert found.sd == ((HalfNormal(7.0), HalfNormal(9.0)), (Exponential(2.0),))
     assert found.cor == (LKJ(4.0), LKJ(1.0)) and found.sigma == Exponential(3.0)
-    assert resolve({"cor_x.(Intercept)|g": LKJ(6.0), "cor": LKJ(2.0)}, NAMES, LABELS, SCALES).cor[0] == LKJ(6.0)
+    assert resolve({"cor_x.(Intercept)|g": LKJ(6.0), "cor": LKJ(2.0)}, NAMES, LABELS, SCALES).cor[
+        0
+    ] == LKJ(6.0)
 
 
 def test_a_coefficient_called_as_another_parameter():
@@ -90,29 +133,48 @@ def test_a_coefficient_called_as_another_parameter():
     names = ("Intercept", "sigma")
     found = resolve({"b_sigma": Normal(1.0, 2.0), "sigma": HalfNormal(3.0)}, names, LABELS, SCALES)
     assert found.beta[1] == Normal(1.0, 2.0) and found.sigma == HalfNormal(3.0)
-    found = resolve({"b_g": Normal(1.0, 2.0), "g": HalfNormal(3.0)}, ("Intercept", "g"), LABELS, SCALES)
+    found = resolve(
+        {"b_g": Normal(1.0, 2.0), "g": HalfNormal(3.0)}, ("Intercept", "g"), LABELS, SCALES
+    )
     assert found.beta[1] == Normal(1.0, 2.0) and found.sd[0] == (HalfNormal(3.0),) * 2
 
 
 def dispersed(printed, root):
-    return Scales(1.0, 1.0, SCALES.R, SCALES.constant, SCALES.effects, (1, 0), None, 0.5, printed, root)
+    return Scales(
+        1.0, 1.0, SCALES.R, SCALES.constant, SCALES.effects, (1, 0), None, 0.5, printed, root
+    )
 
 
 def test_a_dispersion_takes_the_name_it_is_printed_under():
-    assert resolve({"theta": Exponential(2.0)}, NAMES, LABELS, dispersed("theta", False)).phi == Exponential(2.0)
-    assert resolve({"phi": Exponential(2.0)}, NAMES, LABELS, dispersed("theta", False)).phi == Exponential(2.0)
+    assert resolve(
+        {"theta": Exponential(2.0)}, NAMES, LABELS, dispersed("theta", False)
+    ).phi == Exponential(2.0)
+    assert resolve(
+        {"phi": Exponential(2.0)}, NAMES, LABELS, dispersed("theta", False)
+    ).phi == Exponential(2.0)
     phi = resolve({"sigma": HalfNormal(2.0)}, NAMES, LABELS, dispersed("sigma", True)).phi
     total, _ = integrate.quad(lambda x: np.exp(phi.log_density(x, np)), 0.0, 9.0)
     assert total == pytest.approx(stats.halfnorm(scale=2.0).cdf(3.0), abs=1e-7)
     with pytest.raises(ArgumentError, match="'phi' and 'sigma' are the same parameter"):
-        resolve({"sigma": HalfNormal(2.0), "phi": HalfNormal(2.0)}, NAMES, LABELS, dispersed("sigma", True))
+        resolve(
+            {"sigma": HalfNormal(2.0), "phi": HalfNormal(2.0)},
+            NAMES,
+            LABELS,
+            dispersed("sigma", True),
+        )
 
 
 def test_a_prior_of_a_parameter_that_is_held_is_said_to_be_unused():
     with pytest.warns(lmm.PriorWarning, match="the prior of 'sigma' is not used: sigma=1 fixes it"):
         resolve({"sigma": HalfNormal(2.0)}, NAMES, LABELS, SCALES, {"sigma": "sigma=1 fixes it."})
     with pytest.warns(lmm.PriorWarning, match="'theta' is not used"):
-        resolve({"theta": HalfNormal(2.0)}, NAMES, LABELS, dispersed("theta", False), {"phi": "it is maximised."})
+        resolve(
+            {"theta": HalfNormal(2.0)},
+            NAMES,
+            LABELS,
+            dispersed("theta", False),
+            {"phi": "it is maximised."},
+        )
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,21 @@ from lmm.results.files import archive_records
 def data() -> pd.DataFrame:
     rng = np.random.default_rng(42)
     n = 160
-    d = pd.DataFrame({"x": rng.normal(size=n), "g": rng.integers(0, 12, n), "h": rng.integers(0, 7, n), "c": rng.choice(list("abc"), n)})
+    d = pd.DataFrame(
+        {
+            "x": rng.normal(size=n),
+            "g": rng.integers(0, 12, n),
+            "h": rng.integers(0, 7, n),
+            "c": rng.choice(list("abc"), n),
+        }
+    )
     eta = 0.3 * d["x"] + 0.6 * rng.normal(size=12)[d["g"]] + 0.5 * rng.normal(size=7)[d["h"]]
     d["y"], d["z"] = eta + rng.normal(size=n), eta + rng.normal(size=n)
     d["k"], d["l"] = rng.poisson(np.exp(eta)), rng.poisson(np.exp(eta))
     d["b"] = (rng.random(n) < 1 / (1 + np.exp(-eta))).astype(int)
-    d["o"] = pd.Categorical(np.array(list("pqr"))[np.digitize(eta + rng.logistic(size=n), [-1.0, 1.0])], ordered=True)
+    d["o"] = pd.Categorical(
+        np.array(list("pqr"))[np.digitize(eta + rng.logistic(size=n), [-1.0, 1.0])], ordered=True
+    )
     d["w"] = rng.uniform(0.5, 2.0, n)
     d["positive"] = np.exp(0.3 * d["y"])
     return d.set_index(pd.Index([f"row{i}" for i in range(n)], name="label"))
@@ -71,7 +80,9 @@ MAKE: dict[str, Callable[[], Any]] = {
     "laplace2": generalized("b ~ x + (1|g)", "binomial", nAGQ="laplace2"),
     "poisson crossed": generalized("k ~ x + (1|g) + (1|h)", "poisson"),
     "poisson zero": generalized("k ~ x + (1|g)", "poisson", nAGQ=0),
-    "poisson iterative": generalized("k ~ x + (1|g) + (1|h)", "poisson", control=lmm.Control(factorization="iterative")),
+    "poisson iterative": generalized(
+        "k ~ x + (1|g) + (1|h)", "poisson", control=lmm.Control(factorization="iterative")
+    ),
     "negative binomial": generalized("k ~ x + (1|g)", "negative_binomial"),
     "gamma": generalized("positive ~ x + (1|g)", lmm.families.Gamma(link="log")),
     "ordinal": generalized("o ~ x + (1|g)", "ordinal"),
@@ -139,7 +150,9 @@ def assert_equal(a: Any, b: Any) -> None:
     elif isinstance(a, str):
         assert a == b
     else:
-        np.testing.assert_allclose(np.asarray(a, dtype=float), np.asarray(b, dtype=float), rtol=1e-11, atol=1e-13)
+        np.testing.assert_allclose(
+            np.asarray(a, dtype=float), np.asarray(b, dtype=float), rtol=1e-11, atol=1e-13
+        )
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -148,7 +161,10 @@ def test_a_fit_gives_after_reading_what_it_gave_before(name: str, tmp_path: Path
     read = again(fit, tmp_path)
     assert read == fit and type(read) is lmm.Fit
     for field in ("beta", "theta", "objective", "sigma", "phi"):
-        assert np.asarray(getattr(read.estimate, field)).tobytes() == np.asarray(getattr(fit.estimate, field)).tobytes()
+        assert (
+            np.asarray(getattr(read.estimate, field)).tobytes()
+            == np.asarray(getattr(fit.estimate, field)).tobytes()
+        )
     for ask in ASKED.values():
         assert_equal(outcome(ask, read), outcome(ask, fit))
     once_more = again(read, tmp_path)
@@ -161,14 +177,21 @@ def test_the_long_methods_are_alive(name: str, tmp_path: Path) -> None:
     read = again(fit, tmp_path)
     asked: list[Callable[[Any], Any]] = [
         lambda fit: fit.profile(fit.params.index[-1]).confint(),
-        lambda fit: fit.refit(data()["z"] if name in ("slope", "contrasts") else fit.simulate(1, rng=1).iloc[:, 0]).params,
+        lambda fit: (
+            fit.refit(
+                data()["z"] if name in ("slope", "contrasts") else fit.simulate(1, rng=1).iloc[:, 0]
+            ).params
+        ),
         lambda fit: fit.update(". ~ . + w").params,
         lambda fit: fit.bootstrap(2, rng=1).replicates,
         lambda fit: fit.emmeans("c" if name == "contrasts" else "x"),
         lambda fit: fit.drop1(),
         lambda fit: fit.coef_table(ddf="kenward_roger" if name in ("slope", "contrasts") else None),
         lambda fit: fit.influence("group").estimates.iloc[:3],
-        lambda fit: lmm.anova(fit, fit.update(". ~ . + w", **({"REML": False} if name in ("slope", "contrasts") else {}))),
+        lambda fit: lmm.anova(
+            fit,
+            fit.update(". ~ . + w", **({"REML": False} if name in ("slope", "contrasts") else {})),
+        ),
         lambda fit: fit.check(50, rng=1).table["status"].astype("str"),
     ]
     for ask in asked:
@@ -178,7 +201,11 @@ def test_the_long_methods_are_alive(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["vi", "nuts"])
 def test_posteriors(method: str, tmp_path: Path) -> None:
     pytest.importorskip("optax" if method == "vi" else "blackjax")
-    estimator = lmm.VariationalBayes(steps=60) if method == "vi" else lmm.NUTS(chains=2, warmup=30, draws=20)
+    estimator = (
+        lmm.VariationalBayes(steps=60)
+        if method == "vi"
+        else lmm.NUTS(chains=2, warmup=30, draws=20)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fit = lmm.lmer("y ~ x + (1|g)", data(), method=estimator)
@@ -230,7 +257,9 @@ def test_batches_and_bootstraps(tmp_path: Path) -> None:
 
 def test_functions_of_ones_own_are_named_and_given_again(tmp_path: Path) -> None:
     fit = lmm.lmer("y ~ square(x) + np.log(w) + (1|g)", data())
-    with pytest.warns(lmm.LmmWarning, match=r"cannot hold: square\. .*functions=\{'square': \.\.\.\}"):
+    with pytest.warns(
+        lmm.LmmWarning, match=r"cannot hold: square\. .*functions=\{'square': \.\.\.\}"
+    ):
         read = again(fit, tmp_path)
     assert read == fit
     with pytest.raises(lmm.LmmError, match=r"lmm\.load\(path, functions=\{'square': square\}\)"):
@@ -254,7 +283,9 @@ def test_every_type_of_column_comes_back(tmp_path: Path) -> None:
         span=pd.timedelta_range("1h", periods=n),
         month=pd.period_range("2020-01", periods=n, freq="M"),
         bin=pd.interval_range(0, n),
-        level=pd.Categorical([("p", "q")[i % 2] for i in range(n)], categories=["q", "p", "unused"], ordered=True),
+        level=pd.Categorical(
+            [("p", "q")[i % 2] for i in range(n)], categories=["q", "p", "unused"], ordered=True
+        ),
         dec=[decimal.Decimal(i) for i in range(n)],
         date=[datetime.date(2020, 1, 1)] * n,
         mixed=[1 if i % 2 else "one" for i in range(n)],
@@ -263,13 +294,21 @@ def test_every_type_of_column_comes_back(tmp_path: Path) -> None:
         big=pd.array(range(2**62, 2**62 + n), dtype="UInt64"),
     )
     more.columns = pd.Index([*more.columns[:-1], 7], dtype=object)
-    for index in (more.index, pd.MultiIndex.from_product([range(n // 2), ["u", "v"]], names=["i", None]), pd.date_range("2021", periods=n)):
+    for index in (
+        more.index,
+        pd.MultiIndex.from_product([range(n // 2), ["u", "v"]], names=["i", None]),
+        pd.date_range("2021", periods=n),
+    ):
         fit = lmm.lmer("y ~ x + level + (1|g)", more.set_index(index))
         read = again(fit, tmp_path)
-        pd.testing.assert_frame_equal(read.design.frame.data, more.set_index(index), check_freq=False)
+        pd.testing.assert_frame_equal(
+            read.design.frame.data, more.set_index(index), check_freq=False
+        )
         pd.testing.assert_series_equal(read.resid, fit.resid, check_freq=False)
     with pytest.warns(lmm.LmmWarning, match="columns 'strange' hold objects"):
-        read = again(lmm.lmer("y ~ x + (1|g)", data().assign(strange=[object() for _ in range(n)])), tmp_path)
+        read = again(
+            lmm.lmer("y ~ x + (1|g)", data().assign(strange=[object() for _ in range(n)])), tmp_path
+        )
     assert "strange" not in read.design.frame.data and "w" in read.design.frame.data
 
 
@@ -280,7 +319,11 @@ def test_other_tables(reader: str, tmp_path: Path) -> None:
         table: Any = {name: plain[name].to_numpy() for name in plain}
     else:
         module = pytest.importorskip(reader)
-        table = module.from_pandas(plain) if reader == "polars" else module.Table.from_pandas(plain, preserve_index=False)
+        table = (
+            module.from_pandas(plain)
+            if reader == "polars"
+            else module.Table.from_pandas(plain, preserve_index=False)
+        )
     fit = lmm.lmer("y ~ x + c + (1|g)", table)
     read = again(fit, tmp_path)
     assert read == fit and read.update(". ~ . + w") == fit.update(". ~ . + w")
@@ -298,7 +341,9 @@ def test_a_random_generator_of_the_call_goes_on_where_it_was(tmp_path: Path) -> 
 # ---- the file ----
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_replaced_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "fit.lmm"
     made("slope").save(path)
     before = path.read_bytes()
@@ -339,7 +384,9 @@ def whole() -> bytes:
         return path.read_bytes()
 
 
-def rebuilt(change: Callable[[dict[str, Any], dict[str, bytes]], None], method: int = zipfile.ZIP_STORED) -> bytes:
+def rebuilt(
+    change: Callable[[dict[str, Any], dict[str, bytes]], None], method: int = zipfile.ZIP_STORED
+) -> bytes:
     """The file of a fit with its nodes or members changed."""
     with zipfile.ZipFile(io.BytesIO(whole())) as file:
         members = {name: file.read(name) for name in file.namelist()}
@@ -399,17 +446,29 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "empty": lambda: b"",
     "text": lambda: b"hello",
     "pickle": lambda: pickle.dumps(Evil()),
-    "another zip": lambda: (lambda out: (zipfile.ZipFile(out, "w").close(), out.getvalue())[1])(io.BytesIO()),
+    "another zip": lambda: (lambda out: (zipfile.ZipFile(out, "w").close(), out.getvalue())[1])(
+        io.BytesIO()
+    ),
     "truncated": lambda: whole()[: len(whole()) // 2],
     "cut at the end": lambda: whole()[:-30],
     "a changed byte": lambda: whole()[:2000] + bytes([whole()[2000] ^ 0xFF]) + whole()[2001:],
-    "pickle as an array": lambda: rebuilt(lambda head, members: members.update({first_array(members): pickle.dumps(Evil())})),
-    "array of objects": lambda: rebuilt(
-        lambda head, members: members.update({first_array(members): npy(np.array([Evil()], dtype=object), allow_pickle=True)})
+    "pickle as an array": lambda: rebuilt(
+        lambda head, members: members.update({first_array(members): pickle.dumps(Evil())})
     ),
-    "huge shape": lambda: rebuilt(lambda head, members: members.update({first_array(members): huge_header()})),
-    "shape of other size": lambda: rebuilt(lambda head, members: members.update({first_array(members): npy(np.ones(3))[:-8]})),
-    "member with a path": lambda: rebuilt(lambda head, members: members.update({"../evil.npy": npy(np.ones(2))})),
+    "array of objects": lambda: rebuilt(
+        lambda head, members: members.update(
+            {first_array(members): npy(np.array([Evil()], dtype=object), allow_pickle=True)}
+        )
+    ),
+    "huge shape": lambda: rebuilt(
+        lambda head, members: members.update({first_array(members): huge_header()})
+    ),
+    "shape of other size": lambda: rebuilt(
+        lambda head, members: members.update({first_array(members): npy(np.ones(3))[:-8]})
+    ),
+    "member with a path": lambda: rebuilt(
+        lambda head, members: members.update({"../evil.npy": npy(np.ones(2))})
+    ),
     "member elsewhere": lambda: rebuilt(lambda head, members: members.update({"/etc/evil": b"x"})),
     "array by a path": lambda: rebuilt(nodes(["array", "../../etc/passwd"])),
     "array not there": lambda: rebuilt(nodes(["array", "arrays/999.npy"])),
@@ -429,14 +488,23 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "a negative node": lambda: rebuilt(nodes(["tuple", [{"r": -1}]])),
     "class by name": lambda: rebuilt(nodes(["record", "subprocess:Popen", None, {"args": "true"}])),
     "class of Python": lambda: rebuilt(nodes(["record", "builtins:eval", None, {}])),
-    "class of a module of ours": lambda: rebuilt(nodes(["record", "lmm.stream.row_blocks:Spill", None, {"_folder": "x"}])),
+    "class of a module of ours": lambda: rebuilt(
+        nodes(["record", "lmm.stream.row_blocks:Spill", None, {"_folder": "x"}])
+    ),
     "rows in a file": lambda: rebuilt(
         nodes(
             ["list", ["/tmp/rows.pickle"]],
-            ["record", "lmm.stream.row_blocks:Spill", None, {"_folder": None, "folder": None, "progress": None, "_blocks": BEFORE, "n": 1}],
+            [
+                "record",
+                "lmm.stream.row_blocks:Spill",
+                None,
+                {"_folder": None, "folder": None, "progress": None, "_blocks": BEFORE, "n": 1},
+            ],
         )
     ),
-    "an import of a module of ours": lambda: rebuilt(nodes(["record", "lmm.results.files.archive_records:importlib", None, {}])),
+    "an import of a module of ours": lambda: rebuilt(
+        nodes(["record", "lmm.results.files.archive_records:importlib", None, {}])
+    ),
     "a module": lambda: rebuilt(nodes(["module", "os"])),
     "a function by path": lambda: rebuilt(nodes(["ufunc", "os", "system"])),
     "a function of NumPy": lambda: rebuilt(nodes(["ufunc", "numpy", "load"])),
@@ -444,24 +512,36 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "a function of math": lambda: rebuilt(nodes(["math", "__loader__"])),
     "a call": lambda: rebuilt(nodes(["call", "os.system"])),
     "a partial": lambda: rebuilt(nodes(["partial", "os.system", [], {"command": "true"}])),
-    "a generator": lambda: rebuilt(nodes(["dict", [["bit_generator", "RandomState"]]], ["generator", BEFORE])),
+    "a generator": lambda: rebuilt(
+        nodes(["dict", [["bit_generator", "RandomState"]]], ["generator", BEFORE])
+    ),
     "a method as a field": lambda: rebuilt(nodes(["record", FIT, None, {"predict": 1}])),
     "a dunder as a field": lambda: rebuilt(nodes(["record", FIT, None, {"__class__": 1}])),
     "an unknown field": lambda: rebuilt(nodes(["record", FIT, None, {"other": 1}])),
     "fields missing": lambda: rebuilt(nodes(["record", FIT, None, {}])),
     "an object dtype": lambda: rebuilt(nodes(["small", "|O", [1], False, "AAAAAAAAAAA="])),
-    "a small array of another size": lambda: rebuilt(nodes(["small", "<f8", [10**12], False, "AAAAAAAAAAA="])),
-    "a repeat without end": lambda: rebuilt(nodes(["small", "<f8", [1], False, "AAAAAAAAAAA="], ["repeated", BEFORE, [10**30]])),
+    "a small array of another size": lambda: rebuilt(
+        nodes(["small", "<f8", [10**12], False, "AAAAAAAAAAA="])
+    ),
+    "a repeat without end": lambda: rebuilt(
+        nodes(["small", "<f8", [1], False, "AAAAAAAAAAA="], ["repeated", BEFORE, [10**30]])
+    ),
     "no fit": lambda: rebuilt(nodes(["tuple", [1, 2]])),
-    "a record that is no fit": lambda: rebuilt(nodes(["record", "lmm.estimators.control:Control", None, {}])),
+    "a record that is no fit": lambda: rebuilt(
+        nodes(["record", "lmm.estimators.control:Control", None, {}])
+    ),
 }
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_file_that_is_none_of_ours_is_refused_and_nothing_runs(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_none_of_ours_is_refused_and_nothing_runs(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "bad.lmm"
     path.write_bytes(ATTACKS[name]())
-    with pytest.raises(ArgumentError, match=r"load: .*bad\.lmm' (is no file of a fit|needs|was written)"):
+    with pytest.raises(
+        ArgumentError, match=r"load: .*bad\.lmm' (is no file of a fit|needs|was written)"
+    ):
         lmm.load(path)
     assert "ran" not in capsys.readouterr().out
     assert [file.name for file in tmp_path.iterdir()] == ["bad.lmm"]
@@ -472,7 +552,10 @@ def test_a_rebuilt_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "fit.lmm"
     path.write_bytes(rebuilt(lambda head, members: None))
     assert lmm.load(path) == made("slope")
-    one, control = ["small", "<f8", [1], False, "AAAAAAAAAAA="], ["record", "lmm.estimators.control:Control", None, {}]
+    one, control = (
+        ["small", "<f8", [1], False, "AAAAAAAAAAA="],
+        ["record", "lmm.estimators.control:Control", None, {}],
+    )
     change = nodes(one, ["repeated", BEFORE, [3]], control)
     path.write_bytes(rebuilt(change))
     with pytest.raises(ArgumentError, match="it holds no fit"):
@@ -482,11 +565,16 @@ def test_a_rebuilt_file_is_read(tmp_path: Path) -> None:
 def test_versions(tmp_path: Path) -> None:
     path = tmp_path / "fit.lmm"
     path.write_bytes(rebuilt(lambda head, members: head.update(version=99, lmm="9.9")))
-    with pytest.raises(ArgumentError, match=r"written by lmm 9\.9 in a newer format than this lmm .* reads; update lmm"):
+    with pytest.raises(
+        ArgumentError,
+        match=r"written by lmm 9\.9 in a newer format than this lmm .* reads; update lmm",
+    ):
         lmm.load(path)
 
     path.write_bytes(rebuilt(lambda head, members: head.update(version=1)))
-    with pytest.raises(ArgumentError, match="in a format that lmm .* no longer reads; fit the model again"):
+    with pytest.raises(
+        ArgumentError, match="in a format that lmm .* no longer reads; fit the model again"
+    ):
         lmm.load(path)
 
     def renamed(head: dict[str, Any], members: dict[str, bytes]) -> None:
@@ -501,17 +589,29 @@ def test_versions(tmp_path: Path) -> None:
 def test_the_file_is_a_zip_of_arrays_and_json() -> None:
     with zipfile.ZipFile(io.BytesIO(whole())) as file:
         head = json.loads(file.read("fit.json"))
-        assert head["format"] == "lmm fit" and head["lmm"] == lmm.__version__ and head["kind"] == "Fit"
-        arrays = [np.load(io.BytesIO(file.read(name)), allow_pickle=False) for name in file.namelist() if name.startswith("arrays/")]
+        assert (
+            head["format"] == "lmm fit" and head["lmm"] == lmm.__version__ and head["kind"] == "Fit"
+        )
+        arrays = [
+            np.load(io.BytesIO(file.read(name)), allow_pickle=False)
+            for name in file.namelist()
+            if name.startswith("arrays/")
+        ]
     assert any(array.shape == (len(data()), 2) for array in arrays)
 
 
 def test_what_a_file_may_hold_is_a_closed_list() -> None:
-    records = {name: kind for module in archive_records.modules() for name, kind in archive_records.records(module).items()}
+    records = {
+        name: kind
+        for module in archive_records.modules()
+        for name, kind in archive_records.records(module).items()
+    }
     assert records["lmm.results.fit:Fit"] is lmm.Fit
     assert not any(issubclass(kind, BaseException) for kind in records.values())
     for kind in records.values():
-        assert "__del__" not in vars(kind) or kind.__name__ == "StreamedRows"  # lets go of rows in memory
+        assert (
+            "__del__" not in vars(kind) or kind.__name__ == "StreamedRows"
+        )  # lets go of rows in memory
     for name in (
         "os:system",
         "builtins:eval",
@@ -525,7 +625,9 @@ def test_what_a_file_may_hold_is_a_closed_list() -> None:
 
 
 def test_numbers_that_JSON_has_not(tmp_path: Path) -> None:
-    fit = replace(made("slope"), estimate=replace(made("slope").estimate, elbo=-math.inf, objective=-0.0))
+    fit = replace(
+        made("slope"), estimate=replace(made("slope").estimate, elbo=-math.inf, objective=-0.0)
+    )
     read = again(fit, tmp_path).estimate
     assert read.elbo == -math.inf and math.copysign(1.0, read.objective) == -1.0
     assert math.isnan(again(made("slope"), tmp_path).elbo)
@@ -536,6 +638,9 @@ def test_code_of_ones_own_is_refused(tmp_path: Path) -> None:
         pass
 
     fit = replace(made("slope"), estimator=Estimator())
-    with pytest.raises(ArgumentError, match=r"holds an object of type Estimator \(Fit\.estimator\), which a file cannot hold"):
+    with pytest.raises(
+        ArgumentError,
+        match=r"holds an object of type Estimator \(Fit\.estimator\), which a file cannot hold",
+    ):
         fit.save(tmp_path / "fit.lmm")
     assert not list(tmp_path.iterdir())

@@ -26,13 +26,17 @@ def sleep() -> pd.DataFrame:
 def test_published_figures(sleep: pd.DataFrame) -> None:
     """At the standard deviations 24.7404, 5.9221, correlation 0.066 and residual 25.5918 that lmer prints."""
     a, b, r = 24.7404, 5.9221, 0.066
-    fit = lmm.solve(FORMULA, sleep, varcomp={"Subject": [[a * a, r * a * b], [r * a * b, b * b]]}, sigma=25.5918)
+    fit = lmm.solve(
+        FORMULA, sleep, varcomp={"Subject": [[a * a, r * a * b], [r * a * b, b * b]]}, sigma=25.5918
+    )
     assert fit.fixef().to_numpy() == pytest.approx([251.40510486, 10.46728596], abs=5e-8)
     assert fit.ranef()["Subject"].iloc[0].to_numpy() == pytest.approx([2.2629, 9.1983], abs=5e-5)
     # variances rounded to one and two decimals move the predictions a little; figures by dense matrices in R
     rounded = lmm.solve(FORMULA, sleep, varcomp=LMER, sigma=25.59)
     assert rounded.fixef().to_numpy() == pytest.approx([251.405104848, 10.467285960], abs=1e-8)
-    assert rounded.ranef()["Subject"].iloc[0].to_numpy() == pytest.approx([2.257769215, 9.199143680], abs=1e-8)
+    assert rounded.ranef()["Subject"].iloc[0].to_numpy() == pytest.approx(
+        [2.257769215, 9.199143680], abs=1e-8
+    )
 
 
 @pytest.mark.parametrize("name", DESIGNS)
@@ -53,19 +57,27 @@ def test_hendersons_equations(name: str, kind: str) -> None:
     r = a.y - d.X @ beta
     llf = -0.5 * (np.linalg.slogdet(2 * np.pi * sigma**2 * a.V)[1] + r @ a.Vinv @ r / sigma**2)
     assert -0.5 * estimate.objective == pytest.approx(llf, rel=1e-10)
-    assert (estimate.sigma, estimate.n_parameters, estimate.convergence.converged) == (sigma, d.p, True)
+    assert (estimate.sigma, estimate.n_parameters, estimate.convergence.converged) == (
+        sigma,
+        d.p,
+        True,
+    )
 
 
 def test_at_the_estimates_it_is_the_fit(sleep: pd.DataFrame) -> None:
     """A fit's own variances, and evaluate_only, give the same effects."""
     ml = lmm.lmer(FORMULA, sleep, REML=False)
     fit = lmm.solve(FORMULA, sleep, varcomp=ml.varcorr(), sigma=ml.sigma)
-    only = lmm.lmer(FORMULA, sleep, REML=False, start=ml.theta, control=lmm.Control(evaluate_only=True))
+    only = lmm.lmer(
+        FORMULA, sleep, REML=False, start=ml.theta, control=lmm.Control(evaluate_only=True)
+    )
     for other in (ml, only):
         assert fit.fixef().to_numpy() == pytest.approx(other.fixef().to_numpy(), rel=1e-10)
         assert fit.llf == pytest.approx(other.llf, abs=1e-9)
         assert fit.vcov().to_numpy() == pytest.approx(other.vcov().to_numpy(), rel=1e-8)
-        assert fit.ranef()["Subject"].to_numpy() == pytest.approx(other.ranef()["Subject"].to_numpy(), rel=1e-6, abs=1e-8)
+        assert fit.ranef()["Subject"].to_numpy() == pytest.approx(
+            other.ranef()["Subject"].to_numpy(), rel=1e-6, abs=1e-8
+        )
         assert fit.ranef_cov()["Subject"] == pytest.approx(other.ranef_cov()["Subject"], rel=1e-6)
     assert fit.df_model == 2
     assert fit.estimate.method == "given"
@@ -73,19 +85,31 @@ def test_at_the_estimates_it_is_the_fit(sleep: pd.DataFrame) -> None:
 
 
 def test_ways_to_say_a_covariance(sleep: pd.DataFrame) -> None:
-    frame = pd.DataFrame([[35.07, 9.6], [9.6, 612.1]], index=["Days", "Intercept"], columns=["Days", "Intercept"])
+    frame = pd.DataFrame(
+        [[35.07, 9.6], [9.6, 612.1]], index=["Days", "Intercept"], columns=["Days", "Intercept"]
+    )
     a, b = (lmm.solve(FORMULA, sleep, varcomp=v, sigma=25.59) for v in (LMER, {"Subject": frame}))
     assert a.llf == b.llf
-    one = [lmm.solve("Reaction ~ Days + (1|Subject)", sleep, varcomp={"Subject": v}, sigma=31) for v in (1378.0, [1378.0], [[1378.0]])]
+    one = [
+        lmm.solve("Reaction ~ Days + (1|Subject)", sleep, varcomp={"Subject": v}, sigma=31)
+        for v in (1378.0, [1378.0], [[1378.0]])
+    ]
     assert len({fit.llf for fit in one}) == 1
-    two = [lmm.solve("Reaction ~ Days + (Days||Subject)", sleep, varcomp={"Subject": v}, sigma=25) for v in ([600, 35], np.diag([600, 35]))]
+    two = [
+        lmm.solve("Reaction ~ Days + (Days||Subject)", sleep, varcomp={"Subject": v}, sigma=25)
+        for v in ([600, 35], np.diag([600, 35]))
+    ]
     assert two[0].llf == two[1].llf
-    assert two[0].llf == pytest.approx(lmm.solve(FORMULA, sleep, varcomp={"Subject": [600, 35]}, sigma=25).llf, rel=1e-12)
+    assert two[0].llf == pytest.approx(
+        lmm.solve(FORMULA, sleep, varcomp={"Subject": [600, 35]}, sigma=25).llf, rel=1e-12
+    )
 
 
 def test_a_variance_of_zero_leaves_the_effect_out(sleep: pd.DataFrame) -> None:
     with_zero = lmm.solve(FORMULA, sleep, varcomp={"Subject": [612.1, 0.0]}, sigma=25.59)
-    without = lmm.solve("Reaction ~ Days + (1|Subject)", sleep, varcomp={"Subject": 612.1}, sigma=25.59)
+    without = lmm.solve(
+        "Reaction ~ Days + (1|Subject)", sleep, varcomp={"Subject": 612.1}, sigma=25.59
+    )
     assert with_zero.llf == pytest.approx(without.llf, rel=1e-12)
     assert not with_zero.ranef()["Subject"]["Days"].any()
     least = lmm.solve(FORMULA, sleep, varcomp={"Subject": np.zeros((2, 2))}, sigma=25.59)
@@ -95,7 +119,9 @@ def test_a_variance_of_zero_leaves_the_effect_out(sleep: pd.DataFrame) -> None:
 
 def test_what_follows_a_fit(sleep: pd.DataFrame) -> None:
     fit = lmm.solve(FORMULA, sleep, varcomp=LMER, sigma=25.59)
-    assert fit.predict(sleep.head(3)).to_numpy() == pytest.approx(fit.fittedvalues.head(3).to_numpy())
+    assert fit.predict(sleep.head(3)).to_numpy() == pytest.approx(
+        fit.fittedvalues.head(3).to_numpy()
+    )
     again = fit.update(data=sleep[sleep["Days"] > 1])
     assert again.sigma == 25.59
     assert again.nobs == 144
@@ -120,7 +146,11 @@ def test_joint_mode_of_a_generalized_model() -> None:
     assert same.llf == pytest.approx(quick.llf, abs=1e-7)
     assert same.fixef().to_numpy() == pytest.approx(quick.fixef().to_numpy(), abs=1e-5)
     gamma = lmm.solve(
-        "Reaction ~ Days + (1|Subject)", lmm.datasets.load("sleepstudy"), varcomp={"Subject": 0.01}, family="gamma", dispersion=0.01
+        "Reaction ~ Days + (1|Subject)",
+        lmm.datasets.load("sleepstudy"),
+        varcomp={"Subject": 0.01},
+        family="gamma",
+        dispersion=0.01,
     )
     assert gamma.dispersion == 0.01
     assert gamma.convergence.converged
@@ -139,7 +169,10 @@ def test_joint_mode_of_a_generalized_model() -> None:
         ({"Subject": [-1.0, 1.0]}, "'Subject'.* negative"),
         ({"Subject": [np.nan, 1.0]}, "'Subject'.* not finite"),
         ({"Subject": ["a", "b"]}, "'Subject'.* must hold numbers"),
-        ({"Subject": pd.DataFrame(np.eye(2), index=["a", "b"], columns=["a", "b"])}, "Intercept, Days"),
+        (
+            {"Subject": pd.DataFrame(np.eye(2), index=["a", "b"], columns=["a", "b"])},
+            "Intercept, Days",
+        ),
     ],
 )
 def test_what_is_no_covariance(sleep: pd.DataFrame, varcomp, message: str) -> None:

@@ -45,7 +45,11 @@ def numbers(value: object) -> list[float]:
         return [x for part in parts for x in np.asarray(part, dtype=float).ravel().tolist()]
     if isinstance(value, pd.DataFrame | pd.Series):
         table = value.to_frame() if isinstance(value, pd.Series) else value
-        keep = [c for c, kind in zip(table.columns, table.dtypes, strict=True) if kind.kind in "fiu" and "second" not in str(c)]
+        keep = [
+            c
+            for c, kind in zip(table.columns, table.dtypes, strict=True)
+            if kind.kind in "fiu" and "second" not in str(c)
+        ]
         return table[keep].to_numpy(dtype=float).ravel().tolist()
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
         return value.astype(float).ravel().tolist()
@@ -55,7 +59,11 @@ def numbers(value: object) -> list[float]:
         return [x for part in value.values() for x in numbers(part)]
     if isinstance(value, list | tuple):
         return [x for part in value for x in numbers(part)]
-    lines = [line for line in str(value).splitlines() if " at 0x" not in line and not re.search(r"second|\d ?m?s\b", line)]
+    lines = [
+        line
+        for line in str(value).splitlines()
+        if " at 0x" not in line and not re.search(r"second|\d ?m?s\b", line)
+    ]
     return [float(x) for x in NUMBER.findall("\n".join(lines))]
 
 
@@ -67,12 +75,24 @@ def run_cells(cells: list[str]) -> dict[str, list[float]]:
     out: dict[str, list[float]] = {}
     for i, cell in enumerate(cells):
         before, text = dict(space), io.StringIO()
-        tree = ast.parse("\n".join(line for line in HEADER.sub("", cell).splitlines() if not line.startswith(("%", "!", ":"))))
-        last = ast.Expression(tree.body.pop().value) if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        tree = ast.parse(
+            "\n".join(
+                line
+                for line in HEADER.sub("", cell).splitlines()
+                if not line.startswith(("%", "!", ":"))
+            )
+        )
+        last = (
+            ast.Expression(tree.body.pop().value)
+            if tree.body and isinstance(tree.body[-1], ast.Expr)
+            else None
+        )
         try:
             with contextlib.redirect_stdout(text):
                 exec(compile(tree, f"<cell {i}>", "exec"), space)
-                shown = eval(compile(last, f"<cell {i}>", "eval"), space) if last is not None else None
+                shown = (
+                    eval(compile(last, f"<cell {i}>", "eval"), space) if last is not None else None
+                )
         except Exception as problem:  # a page shows errors too
             out[f"{i} raised"] = numbers(f"{type(problem).__name__}: {problem}")
             continue
@@ -95,15 +115,26 @@ def run_page(page: str) -> dict[str, list[float]]:
         return run_cells(cells)
     found = doctest.DocTestFinder().find(importlib.import_module(page), page)
     return {
-        f"{test.name} {key}": value for test in found for key, value in run_cells([example.source for example in test.examples]).items()
+        f"{test.name} {key}": value
+        for test in found
+        for key, value in run_cells([example.source for example in test.examples]).items()
     }
 
 
 def pages() -> list[str]:
     """All pages that have cells, and the modules that have examples."""
-    texts = [p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts and CELL.search(p.read_text(encoding="utf-8"))]
-    modules = [p for p in sorted((ROOT / "lmm").rglob("*.py")) if ">>>" in p.read_text(encoding="utf-8")]
-    names = [".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in modules]
+    texts = [
+        p
+        for p in sorted((ROOT / "docs").rglob("*.md"))
+        if "_build" not in p.parts and CELL.search(p.read_text(encoding="utf-8"))
+    ]
+    modules = [
+        p for p in sorted((ROOT / "lmm").rglob("*.py")) if ">>>" in p.read_text(encoding="utf-8")
+    ]
+    names = [
+        ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for p in modules
+    ]
     return [str(p.relative_to(ROOT)) for p in texts] + names
 
 
@@ -126,7 +157,11 @@ def by_example(path: str) -> dict[str, list[float]]:
     """Numbers by example, wherever its module lies."""
     pages = json.loads(Path(path).read_text(encoding="utf-8"))
     return {
-        (f"{page} {key}" if page.endswith(".md") else ".".join(key.split(" ")[0].split(".")[-2:]) + key[len(key.split(" ")[0]) :]): value
+        (
+            f"{page} {key}"
+            if page.endswith(".md")
+            else ".".join(key.split(" ")[0].split(".")[-2:]) + key[len(key.split(" ")[0]) :]
+        ): value
         for page, found in pages.items()
         for key, value in found.items()
     }
@@ -144,7 +179,10 @@ def compare(first: str, second: str) -> int:
             print(f"{key}: {len(x)} numbers, then {len(y)}")
         else:
             size = max((abs(v) for v in x if np.isfinite(v)), default=0.0)
-            worst = max((abs(u - v) for u, v in zip(x, y, strict=True) if np.isfinite(u) or np.isfinite(v)), default=0.0)
+            worst = max(
+                (abs(u - v) for u, v in zip(x, y, strict=True) if np.isfinite(u) or np.isfinite(v)),
+                default=0.0,
+            )
             if not worst > TOLERANCE * size:
                 continue
             print(f"{key}: differs by {worst / size if size else worst:.1e}")

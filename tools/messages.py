@@ -15,7 +15,11 @@ import lmm.errors
 
 PACKAGE = Path(lmm.errors.__file__).parent
 KINDS = (lmm.errors.LmmError, lmm.errors.LmmWarning)
-CLASSES = {name for name, value in vars(lmm.errors).items() if isinstance(value, type) and issubclass(value, KINDS)}
+CLASSES = {
+    name
+    for name, value in vars(lmm.errors).items()
+    if isinstance(value, type) and issubclass(value, KINDS)
+}
 
 #: modules whose sentences describe an estimate: they become warnings, and stand in ``fit.messages``
 NOTES = (
@@ -47,7 +51,9 @@ def notes() -> dict[str, str]:
     found: dict[str, str] = {}
     for module in NOTES:
         tree = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text())
-        said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        said = {
+            id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)
+        }  # docstrings
         for node in ast.walk(tree):
             if isinstance(node, ast.JoinedStr | ast.Constant) and id(node) not in said:
                 said |= {id(part) for part in ast.walk(node)}
@@ -63,7 +69,11 @@ def _said(call: ast.Call) -> list[tuple[str, str]]:
     if name in CLASSES and call.args:
         kinds = [name]
     elif name == "warn" and len(call.args) == 2:
-        kinds = [node.id for node in ast.walk(call.args[1]) if isinstance(node, ast.Name) and node.id in CLASSES]
+        kinds = [
+            node.id
+            for node in ast.walk(call.args[1])
+            if isinstance(node, ast.Name) and node.id in CLASSES
+        ]
     else:
         return []
     text = _text(call.args[0])
@@ -75,7 +85,9 @@ def _text(node: ast.expr) -> str:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
-        return "".join(_text(value) if isinstance(value, ast.Constant) else "..." for value in node.values)
+        return "".join(
+            _text(value) if isinstance(value, ast.Constant) else "..." for value in node.values
+        )
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _text(node.left) + _text(node.right)
     return "..."
@@ -87,11 +99,20 @@ def table() -> str:
     for kind, texts in {**messages(), "On an estimate": notes()}.items():
         about = getattr(lmm.errors, kind, None)
         first = (
-            "Sentences, or parts of them, in `fit.messages` and in warnings." if about is None else (about.__doc__ or "").splitlines()[0]
+            "Sentences, or parts of them, in `fit.messages` and in warnings."
+            if about is None
+            else (about.__doc__ or "").splitlines()[0]
         )
         lines += [f"### {kind}", "", first, "", "| message | from |", "|---|---|"]
         for text, module in texts.items():
-            cell = " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("`", "'").replace("*", "\\*").replace("$", "\\$")
+            cell = (
+                " ".join(text.split())
+                .replace("|", "\\|")
+                .replace("<", "&lt;")
+                .replace("`", "'")
+                .replace("*", "\\*")
+                .replace("$", "\\$")
+            )
             lines.append(f"| {cell} | `{module}` |")
         lines.append("")
     return "\n".join(lines)

@@ -26,15 +26,21 @@ def columns(folder: Path, name: str) -> dict[str, np.ndarray]:
     """The arrays of one data set, keyed as :mod:`lmm.datasets.store` reads them."""
     schema = json.loads((folder / f"{name}.schema.json").read_text(encoding="utf-8"))
     factors = {column: str for column, spec in schema.items() if spec["kind"] == "factor"}
-    frame = pd.read_csv(folder / f"{name}.csv", dtype=factors, keep_default_na=False, na_values=["NA"])
+    frame = pd.read_csv(
+        folder / f"{name}.csv", dtype=factors, keep_default_na=False, na_values=["NA"]
+    )
     arrays: dict[str, np.ndarray] = {}
     for column, spec in schema.items():
         if spec["kind"] == "factor":
             codes = pd.Index(spec["levels"]).get_indexer(frame[column])
             if (codes < 0).any():
-                raise ValueError(f"{name}: column {column!r} has a value that is none of its levels")
+                raise ValueError(
+                    f"{name}: column {column!r} has a value that is none of its levels"
+                )
             arrays[f"codes:{column}"] = codes.astype(np.min_scalar_type(len(spec["levels"])))
-            arrays[f"{'ordered' if spec['ordered'] else 'levels'}:{column}"] = np.array(spec["levels"], dtype=np.str_)
+            arrays[f"{'ordered' if spec['ordered'] else 'levels'}:{column}"] = np.array(
+                spec["levels"], dtype=np.str_
+            )
         else:
             values = frame[column].to_numpy(np.float64)
             whole = bool(np.all(values == np.round(values)))
@@ -49,12 +55,16 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
             buffer = io.BytesIO()
             np.lib.format.write_array(buffer, array, allow_pickle=False)
             entry = zipfile.ZipInfo(f"{key}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            archive.writestr(entry, buffer.getvalue(), compress_type=zipfile.ZIP_DEFLATED, compresslevel=9)
+            archive.writestr(
+                entry, buffer.getvalue(), compress_type=zipfile.ZIP_DEFLATED, compresslevel=9
+            )
 
 
 def main() -> None:
     """Pack every data set of the catalogue and print its size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     tables = DATASETS / "tables"

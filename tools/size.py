@@ -62,14 +62,22 @@ class Counts:
         text = path.read_text(encoding="utf-8")
         tree = ast.parse(text)
         lines, docs = text.splitlines(), set(docstring_lines(tree))
-        code = {i for i, line in enumerate(lines, 1) if line.strip() and not line.strip().startswith("#") and i not in docs}
+        code = {
+            i
+            for i, line in enumerate(lines, 1)
+            if line.strip() and not line.strip().startswith("#") and i not in docs
+        }
         self.files += 1
         self.lines += len(lines)
         self.doc += len(docs)
         self.code += [len(lines[i - 1].strip()) for i in sorted(code)]
         self.sizes.append(len(lines))
         self.documented += ast.get_docstring(tree) is not None
-        self.any += len(re.findall(r"\bAny\b", "\n".join(lines[i - 1] for i in code if "import" not in lines[i - 1])))
+        self.any += len(
+            re.findall(
+                r"\bAny\b", "\n".join(lines[i - 1] for i in code if "import" not in lines[i - 1])
+            )
+        )
         for node in ast.walk(tree):
             if isinstance(node, COMPREHENSIONS):
                 self.comprehensions += 1
@@ -77,9 +85,13 @@ class Counts:
                 self.classes.append(len(own_lines(node, code)))
             elif isinstance(node, FUNCTIONS):
                 self.functions.append(len(own_lines(node, code)))
-                self.parameters.append(len(node.args.posonlyargs) + len(node.args.args) + len(node.args.kwonlyargs))
+                self.parameters.append(
+                    len(node.args.posonlyargs) + len(node.args.args) + len(node.args.kwonlyargs)
+                )
                 self.annotated += node.returns is not None or node.name == "__init__"
-                self.inner_imports += sum(isinstance(inner, ast.Import | ast.ImportFrom) for inner in ast.walk(node))
+                self.inner_imports += sum(
+                    isinstance(inner, ast.Import | ast.ImportFrom) for inner in ast.walk(node)
+                )
         found = set(branch_lines(tree))
         if found:
             self.branches[str(path)] = len(found)
@@ -90,11 +102,17 @@ def docstring_lines(tree: ast.AST) -> Iterator[int]:
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, *FUNCTIONS)) and node.body:
             first = node.body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if (
+                isinstance(first, ast.Expr)
+                and isinstance(first.value, ast.Constant)
+                and isinstance(first.value.value, str)
+            ):
                 yield from range(first.lineno, (first.end_lineno or first.lineno) + 1)
 
 
-def own_lines(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, code: set[int]) -> list[int]:
+def own_lines(
+    node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, code: set[int]
+) -> list[int]:
     """Code lines of a class or function."""
     return [i for i in range(node.lineno, (node.end_lineno or node.lineno) + 1) if i in code]
 
@@ -129,12 +147,21 @@ def rows(c: Counts) -> list[tuple[str, str]]:
         ("lines", f"{c.lines:,}"),
         ("code lines", f"{len(c.code):,}"),
         ("characters of code, thousand", f"{sum(c.code) / 1000:,.0f}"),
-        ("mean / 90 % length of a code line", f"{statistics.mean(c.code):.0f} / {lengths[int(0.9 * len(lengths))]}"),
+        (
+            "mean / 90 % length of a code line",
+            f"{statistics.mean(c.code):.0f} / {lengths[int(0.9 * len(lengths))]}",
+        ),
         ("comprehensions per 1,000 code lines", f"{c.comprehensions / thousand:.0f}"),
         ("median / longest file", f"{statistics.median(c.sizes):.0f} / {max(c.sizes)}"),
         ("longest class, code lines", f"{max(c.classes, default=0)}"),
-        ("functions, median code lines", f"{len(c.functions):,}, {statistics.median(c.functions):.0f}"),
-        ("functions > 60 / > 40 code lines", f"{sum(n > 60 for n in c.functions)} / {sum(n > 40 for n in c.functions)}"),
+        (
+            "functions, median code lines",
+            f"{len(c.functions):,}, {statistics.median(c.functions):.0f}",
+        ),
+        (
+            "functions > 60 / > 40 code lines",
+            f"{sum(n > 60 for n in c.functions)} / {sum(n > 40 for n in c.functions)}",
+        ),
         ("functions with more than 8 parameters", f"{sum(n > 8 for n in c.parameters)}"),
         ("docstring share of lines", f"{100 * c.doc / c.lines:.0f} %"),
         ("modules with a docstring", f"{c.documented}/{c.files}"),
@@ -150,10 +177,16 @@ def main() -> None:
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT
     for name, value in rows(count(root)):
         print(f"{name:40} {value}")
-    print(f"\n{'folder':14}{'files':>7}{'lines':>9}{'code':>8}{'thousand':>10}{'Any':>6}{'branches':>10}")
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and any(path.rglob("*.py"))):
+    print(
+        f"\n{'folder':14}{'files':>7}{'lines':>9}{'code':>8}{'thousand':>10}{'Any':>6}{'branches':>10}"
+    )
+    for folder in sorted(
+        path for path in root.iterdir() if path.is_dir() and any(path.rglob("*.py"))
+    ):
         c = count(folder)
-        print(f"{folder.name:14}{c.files:7}{c.lines:9,}{len(c.code):8,}{sum(c.code) / 1000:10.0f}{c.any:6}{sum(c.branches.values()):10}")
+        print(
+            f"{folder.name:14}{c.files:7}{c.lines:9,}{len(c.code):8,}{sum(c.code) / 1000:10.0f}{c.any:6}{sum(c.branches.values()):10}"
+        )
 
 
 if __name__ == "__main__":

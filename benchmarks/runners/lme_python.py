@@ -13,10 +13,14 @@ from benchmarks.runners.protocol import Fitted, Job, run
 def fit(job: Job, data: pd.DataFrame) -> Fitted:
     """One fit."""
     if job.weights:
-        model = lme_python.lmer_weighted(job.formula, data, reml=job.reml, weights=data[job.weights].tolist())
+        model = lme_python.lmer_weighted(
+            job.formula, data, reml=job.reml, weights=data[job.weights].tolist()
+        )
     else:
         model = lme_python.lmer(job.formula, data, reml=job.reml)
-    return Fitted(float(model.log_likelihood), model.iterations, "" if model.converged else "not converged")
+    return Fitted(
+        float(model.log_likelihood), model.iterations, "" if model.converged else "not converged"
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,11 @@ def fit(job: Job, data: pd.DataFrame) -> Fitted:
         model = lmm.glmer(job.formula, data, family=job.family, weights=job.weights)
     else:
         model = lmm.lmer(job.formula, data, REML=job.reml, weights=job.weights)
-    return Fitted(float(model.llf), model.convergence.evaluations, "" if model.convergence.converged else "not converged")
+    return Fitted(
+        float(model.llf),
+        model.convergence.evaluations,
+        "" if model.convergence.converged else "not converged",
+    )
 
 
 if __name__ == "__main__":

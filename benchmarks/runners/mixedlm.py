@@ -13,7 +13,11 @@ from benchmarks.runners.protocol import Fitted, Job, run
 def fit(job: Job, data: pd.DataFrame) -> Fitted:
     """One fit."""
     model = mixedlm.lmer(job.formula, data, REML=job.reml, weights=job.weights)
-    return Fitted(float(model.logLik().value), model.function_evals, "" if model.converged else "not converged")
+    return Fitted(
+        float(model.logLik().value),
+        model.function_evals,
+        "" if model.converged else "not converged",
+    )
 
 
 if __name__ == "__main__":

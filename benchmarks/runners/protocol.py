@@ -112,7 +112,9 @@ def run(fit: Callable[[Job, pd.DataFrame], Fitted], version: str) -> None:
     _write(job, answer)
 
 
-def _time(fit: Callable[[Job, pd.DataFrame], Fitted], job: Job, data: pd.DataFrame, answer: Answer) -> None:
+def _time(
+    fit: Callable[[Job, pd.DataFrame], Fitted], job: Job, data: pd.DataFrame, answer: Answer
+) -> None:
     """First fit, then further ones until ``repeat`` of them or ``budget`` seconds."""
     start = time.perf_counter()
     fitted = fit(job, data)
@@ -122,7 +124,9 @@ def _time(fit: Callable[[Job, pd.DataFrame], Fitted], job: Job, data: pd.DataFra
     answer.memory = peak_memory()
     _write(job, answer)
     begin = time.perf_counter()
-    while len(answer.warm) < job.repeat and (not answer.warm or time.perf_counter() - begin < job.budget):
+    while len(answer.warm) < job.repeat and (
+        not answer.warm or time.perf_counter() - begin < job.budget
+    ):
         start = time.perf_counter()
         fit(job, data)
         answer.warm.append(time.perf_counter() - start)

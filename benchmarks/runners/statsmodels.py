@@ -21,9 +21,18 @@ def fit(job: Job, data: pd.DataFrame) -> Fitted:
     columns, group = terms[0]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = MixedLM.from_formula(f"{response} ~ {fixed.replace('^', '**')}", data, re_formula=f"~ {columns}", groups=data[group])
+        model = MixedLM.from_formula(
+            f"{response} ~ {fixed.replace('^', '**')}",
+            data,
+            re_formula=f"~ {columns}",
+            groups=data[group],
+        )
         result = model.fit(reml=job.reml)
-    return Fitted(float(result.llf), None, "" if result.converged else f"not converged ({len(caught)} warnings)")
+    return Fitted(
+        float(result.llf),
+        None,
+        "" if result.converged else f"not converged ({len(caught)} warnings)",
+    )
 
 
 if __name__ == "__main__":

@@ -140,7 +140,9 @@ def glmer_batch(
     given = Given(weights, offset, subset, na_action, contrasts, caller())
     found = families.get(family)
     if not found.has_intercept:
-        raise ArgumentError(f"glmer_batch: family {found.name!r} has thresholds, which differ in number; use glmer() for each response.")
+        raise ArgumentError(
+            f"glmer_batch: family {found.name!r} has thresholds, which differ in number; use glmer() for each response."
+        )
     single = partial(run_generalized, family=found, control=control)
     estimator = LaplaceLikelihood(check_control(control))
     return _fit(formula, data, responses, given, estimator, single, found, progress)
@@ -167,9 +169,13 @@ def _fit(
     progress: bool | None,
 ) -> BatchFit:
     if estimator.control.evaluate_only:
-        raise ArgumentError("control=lmm.Control(evaluate_only=True) evaluates at parameters of one response; use lmer() or glmer().")
+        raise ArgumentError(
+            "control=lmm.Control(evaluate_only=True) evaluates at parameters of one response; use lmer() or glmer()."
+        )
     if estimator.control.checkpoint is not None:
-        raise ArgumentError("checkpoint= holds the last iterate of one fit, not of a batch; use lmer() or glmer().")
+        raise ArgumentError(
+            "checkpoint= holds the last iterate of one fit, not of a batch; use lmer() or glmer()."
+        )
     parsed, table = _one_sided(formula), Table(data)
     Y = read_responses(responses, table)
     with threads.limited():
@@ -178,7 +184,9 @@ def _fit(
         if given.na_action == "fail" and np.isnan(values).any():
             first = int(np.flatnonzero(np.isnan(values).any(axis=0))[0])
             lost = int(np.isnan(values[:, first]).sum())
-            raise DataError(f"the response {Y.names[first]!r} is missing in {lost} rows, and na_action='fail'; use na_action='omit'.")
+            raise DataError(
+                f"the response {Y.names[first]!r} is missing in {lost} rows, and na_action='fail'; use na_action='omit'."
+            )
         with bar(values.shape[1], "responses", progress) as told:
             found = many.fit_responses(design, problem, estimator, values, told)
     rows = design.subset if callable(given.subset) else given.subset  # a function need not pickle
@@ -211,7 +219,9 @@ def _fit(
 def _one_sided(formula: object) -> Formula:
     """The formula without what is left of ``~``, which may be a name."""
     if not isinstance(formula, str):
-        raise FormulaError(f"a formula is a string such as '~ x + (1|g)', not {type(formula).__name__}.")
+        raise FormulaError(
+            f"a formula is a string such as '~ x + (1|g)', not {type(formula).__name__}."
+        )
     if not formula.partition("~")[0].strip():
         return parse(formula, one_sided=True)
     parsed = parse(formula)
@@ -222,15 +232,21 @@ def _one_sided(formula: object) -> Formula:
     return replace(parsed, response="")
 
 
-def _model(parsed: Formula, table: Table, Y: Responses, given: Given, family: Family | None) -> tuple[Design, Problem | GeneralizedProblem]:
+def _model(
+    parsed: Formula, table: Table, Y: Responses, given: Given, family: Family | None
+) -> tuple[Design, Problem | GeneralizedProblem]:
     """Design and problem that all responses share, with a response that stands for none of them."""
     if parsed.has_dot:
         taken = {str(name) for name in Y.names}
-        parsed = parsed.with_dot(tuple(name for name in other_columns(parsed, table) if name not in taken))
+        parsed = parsed.with_dot(
+            tuple(name for name in other_columns(parsed, table) if name not in taken)
+        )
     name = "response"
     while name in table:
         name += "_"
-    noise = np.random.default_rng().normal(size=table.n)  # from the system's entropy: no column of the user's is equal to it
+    noise = np.random.default_rng().normal(
+        size=table.n
+    )  # from the system's entropy: no column of the user's is equal to it
     given = replace(given, context={**given.context, name: noise})
     design = build_design(replace(parsed, response=name), table.native, given, family and _Unread())
     design = replace(design, formula=parsed, response="response")
@@ -266,12 +282,18 @@ class _One:
             name += "_"
         formula = replace(self.parsed, response=quote(name))
         formula = replace(formula, text=str(formula))
-        return self.single(formula, frame.assign(**{name: values}), given=self.given, start=self._start(r))
+        return self.single(
+            formula, frame.assign(**{name: values}), given=self.given, start=self._start(r)
+        )
 
     def _start(self, r: int) -> dict[str, object] | None:
         """Parameters to begin from: the estimates of the batch, where it has them."""
         batch, family = self.found.batch, self.found.like.family
-        if r in batch.failures or not np.isfinite(batch.beta[r]).all() or not np.isfinite(batch.objective[r]):
+        if (
+            r in batch.failures
+            or not np.isfinite(batch.beta[r]).all()
+            or not np.isfinite(batch.objective[r])
+        ):
             return None
         start: dict[str, object] = {"theta": batch.theta[r]}
         if family is not None:

@@ -37,10 +37,14 @@ def check_quadrature(design: Design, points: int, second_order: bool = False) ->
     asked = "'laplace2'" if second_order else points
     if len(design.terms) > 1:
         groups = ", ".join(term.group for term in design.terms)
-        raise ArgumentError(f"nAGQ={asked} needs a single grouping factor; this model has {groups}. Use nAGQ=1.")
+        raise ArgumentError(
+            f"nAGQ={asked} needs a single grouping factor; this model has {groups}. Use nAGQ=1."
+        )
     if design.terms[0].k > MAX_DIMENSIONS:
         one = design.terms[0]
-        raise ArgumentError(f"nAGQ={asked} takes up to {MAX_DIMENSIONS} random effects per level; {one.group} has {one.k}. Use nAGQ=1.")
+        raise ArgumentError(
+            f"nAGQ={asked} takes up to {MAX_DIMENSIONS} random effects per level; {one.group} has {one.k}. Use nAGQ=1."
+        )
 
 
 @checked
@@ -101,7 +105,16 @@ def glmer(
     -92.0263
     """
     given = Given(weights, offset, subset, na_action, contrasts, caller())
-    return run_generalized(formula, data, family=family, nAGQ=nAGQ, given=given, start=start, method=method, control=control)
+    return run_generalized(
+        formula,
+        data,
+        family=family,
+        nAGQ=nAGQ,
+        given=given,
+        start=start,
+        method=method,
+        control=control,
+    )
 
 
 def run_generalized(
@@ -122,7 +135,11 @@ def run_generalized(
     family = families.get(family)
     second_order = nAGQ == "laplace2"
     nAGQ = 1 if second_order else nAGQ
-    if isinstance(nAGQ, bool) or not isinstance(nAGQ, int | np.integer) or not 0 <= nAGQ <= MAX_POINTS:
+    if (
+        isinstance(nAGQ, bool)
+        or not isinstance(nAGQ, int | np.integer)
+        or not 0 <= nAGQ <= MAX_POINTS
+    ):
         choices = f"0 (fixed effects in the inner loop), 1 (Laplace), or up to {MAX_POINTS} quadrature points, or 'laplace2'"
         raise ArgumentError(f"nAGQ={nAGQ!r} must be a whole number: {choices}.")
     estimator = choose_generalized(int(nAGQ), second_order, method, control)
@@ -135,13 +152,17 @@ def run_generalized(
             family.check(design.y, design.weights, design.response)
         else:
             check_streamed(estimator)
-            design, problem = stream_generalized.build_generalized(formula, data, reducer, given, family)
+            design, problem = stream_generalized.build_generalized(
+                formula, data, reducer, given, family
+            )
         call: dict[str, object] = {"family": family, "nAGQ": "laplace2" if second_order else nAGQ}
         call |= {**kept_arguments(design, given, start), "method": method, "control": control}
         check_quadrature(design, estimator.nagq, second_order)
         if problem is None:
             settings = estimator.control
-            problem = build_generalized(design, design.family, choose_factorization(estimator, settings))
+            problem = build_generalized(
+                design, design.family, choose_factorization(estimator, settings)
+            )
             here = isinstance(estimator, LaplaceLikelihood) and not problem.plan.iterative
             if here and choose_passes(problem.n, settings) == "jax":
                 problem = device_rows.on_devices(problem, settings.devices)
@@ -162,18 +183,30 @@ def choose_passes(n: int, control: Control) -> str:
 def check_streamed(estimator: Estimator) -> None:
     """ArgumentError where an estimator needs rows one by one, and they are not in memory."""
     if estimator.control.factorization == "iterative":
-        raise ArgumentError("factorization='iterative' needs the rows of a generalized model in memory; data read in chunks takes 'exact'.")
+        raise ArgumentError(
+            "factorization='iterative' needs the rows of a generalized model in memory; data read in chunks takes 'exact'."
+        )
     if not isinstance(estimator, LaplaceLikelihood):
-        raise ArgumentError(f"method {estimator.name!r} needs its rows in memory; data read in chunks takes nAGQ=1 (Laplace) or nAGQ=0.")
+        raise ArgumentError(
+            f"method {estimator.name!r} needs its rows in memory; data read in chunks takes nAGQ=1 (Laplace) or nAGQ=0."
+        )
     if estimator.nagq > 1 or estimator.second_order:
         asked = "'laplace2'" if estimator.second_order else estimator.nagq
-        raise ArgumentError(f"nAGQ={asked} needs its rows in memory; data read in chunks takes nAGQ=1 (Laplace) or nAGQ=0.")
+        raise ArgumentError(
+            f"nAGQ={asked} needs its rows in memory; data read in chunks takes nAGQ=1 (Laplace) or nAGQ=0."
+        )
 
 
-def choose_generalized(nAGQ: int, second_order: bool, method: object, control: Control | None) -> Estimator:
+def choose_generalized(
+    nAGQ: int, second_order: bool, method: object, control: Control | None
+) -> Estimator:
     """The estimator that ``nAGQ=`` and ``method=`` ask for."""
     if method is None:
         return LaplaceLikelihood(check_control(control), nAGQ, second_order)
     if isinstance(method, str):
-        return registry.by_name(method, registry.GENERALIZED, nagq=nAGQ, control=check_control(control))
-    return registry.adopt(method, registry.GENERALIZED, None if control is None else check_control(control))
+        return registry.by_name(
+            method, registry.GENERALIZED, nagq=nAGQ, control=check_control(control)
+        )
+    return registry.adopt(
+        method, registry.GENERALIZED, None if control is None else check_control(control)
+    )

@@ -121,10 +121,17 @@ def run(
                 choose_backend=lambda design: choose_backend(design, settings),
                 factorization=choose_factorization(estimator, settings),
             )
-    call = {"REML": estimator.reml, **kept_arguments(design, given, start), "method": method, "control": control}
+    call = {
+        "REML": estimator.reml,
+        **kept_arguments(design, given, start),
+        "method": method,
+        "control": control,
+    }
     with threads.limited():
         if problem is None:
-            problem = build_problem(design, choose_backend(design, settings), choose_factorization(estimator, settings))
+            problem = build_problem(
+                design, choose_backend(design, settings), choose_factorization(estimator, settings)
+            )
         if problem.plan.backend == "jax":
             devices = sharded.count_for(settings.devices, tail.size(problem.arranged.layout))
             problem = replace(problem, plan=replace(problem.plan, devices=devices))
@@ -135,8 +142,16 @@ def run(
 
 def kept_arguments(design: Design, given: Given, start: object) -> dict[str, object]:
     """Arguments of a call as :meth:`Fit.update` repeats them: what the user does to arrays afterwards does not change them."""
-    chosen = Chosen(given.subset, np.asarray(design.subset)) if callable(given.subset) else given.subset
-    arguments = {"weights": given.weights, "offset": given.offset, "subset": chosen, "contrasts": given.contrasts, "start": start}
+    chosen = (
+        Chosen(given.subset, np.asarray(design.subset)) if callable(given.subset) else given.subset
+    )
+    arguments = {
+        "weights": given.weights,
+        "offset": given.offset,
+        "subset": chosen,
+        "contrasts": given.contrasts,
+        "start": start,
+    }
     return {"na_action": given.na_action, **{name: own(value) for name, value in arguments.items()}}
 
 
@@ -144,7 +159,9 @@ def fit_problem(design: Design, problem: Any, estimator: Estimator, start: objec
     """Run an estimator on a problem, warn of a singular or unconverged fit, and put the names back."""
     control = estimator.control
     if control.checkpoint is not None and not estimator.takes_checkpoint:
-        raise ArgumentError(f"checkpoint= is for maximum likelihood, restricted or not, and EM, not for {estimator.label}.")
+        raise ArgumentError(
+            f"checkpoint= is for maximum likelihood, restricted or not, and EM, not for {estimator.label}."
+        )
     theta = check_start(start, design, problem, required=control.evaluate_only)
     with _watching(control) as callback, threads.limited():
         estimate: Estimate = estimator.fit(problem, theta, callback)
@@ -160,11 +177,17 @@ def choose_estimator(REML: bool, method: object, control: Control | None) -> Est
     if method is None:
         method = "reml" if REML else "ml"
     if isinstance(method, str):
-        return registry.by_name(method, registry.LINEAR, reml=bool(REML), control=check_control(control))
-    estimator = registry.adopt(method, registry.LINEAR, None if control is None else check_control(control))
+        return registry.by_name(
+            method, registry.LINEAR, reml=bool(REML), control=check_control(control)
+        )
+    estimator = registry.adopt(
+        method, registry.LINEAR, None if control is None else check_control(control)
+    )
     if not REML and estimator.reml:
         kind = estimator.label
-        raise ArgumentError(f"REML=False, but method={kind}(...) has reml=True; give method=lmm.{kind}(reml=False).")
+        raise ArgumentError(
+            f"REML=False, but method={kind}(...) has reml=True; give method=lmm.{kind}(reml=False)."
+        )
     return estimator
 
 
@@ -183,7 +206,9 @@ def choose_factorization(estimator: Estimator, control: Control) -> str:
     if estimator.takes_iterative:
         return control.factorization
     if control.factorization == "iterative":
-        raise ArgumentError(f"factorization='iterative' is for method='reml', 'ml' and 'laplace', not for {estimator.label}.")
+        raise ArgumentError(
+            f"factorization='iterative' is for method='reml', 'ml' and 'laplace', not for {estimator.label}."
+        )
     return "exact"
 
 
@@ -204,7 +229,9 @@ def _watching(control: Control) -> Iterator[Callable[[dict[str, Any]], None] | N
 
             def show(line: dict[str, object]) -> None:
                 bar.update()
-                bar.set_postfix_str(line["text"] if "text" in line else f"deviance {line['objective']:.6f}")
+                bar.set_postfix_str(
+                    line["text"] if "text" in line else f"deviance {line['objective']:.6f}"
+                )
 
             yield show
     elif control.verbose:
@@ -214,7 +241,9 @@ def _watching(control: Control) -> Iterator[Callable[[dict[str, Any]], None] | N
                 sys.stdout.write(line["text"] + "\n")
                 return
             theta = ", ".join(f"{value:.6g}" for value in line["theta"])
-            sys.stdout.write(f"{line['objective']:.8f}  theta = ({theta})  promised {line['decrease']:.2e}\n")
+            sys.stdout.write(
+                f"{line['objective']:.8f}  theta = ({theta})  promised {line['decrease']:.2e}\n"
+            )
 
         yield write
     else:

@@ -13,7 +13,10 @@ from lmm.results.fit import Fit
 from lmm.results.rows.bootstrap import Bootstrap
 
 #: what repeats a call, by the name that a file has for it
-CALLS: dict[str, Callable[..., Fit]] = {"lmm.api.lmer.run": run, "lmm.api.glmer.run_generalized": run_generalized}
+CALLS: dict[str, Callable[..., Fit]] = {
+    "lmm.api.lmer.run": run,
+    "lmm.api.glmer.run_generalized": run_generalized,
+}
 
 
 @checked

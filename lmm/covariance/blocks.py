@@ -65,23 +65,38 @@ class Blocks(Covariance):
             dT[at, columns, columns] = part.jacobian(own)
         return dT
 
-    def chart(self, theta: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def chart(
+        self, theta: np.ndarray, gram: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         T, dT = np.zeros((self.k, self.k)), np.zeros((self.n_theta, self.k, self.k))
         second: np.ndarray | None = None
         for part, own, columns, at in self._walk(theta):
-            T[columns, columns], dT[at, columns, columns], bent = part.chart(own, gram[columns, columns])
+            T[columns, columns], dT[at, columns, columns], bent = part.chart(
+                own, gram[columns, columns]
+            )
             if bent is not None:
-                second = np.zeros((self.n_theta, self.n_theta, self.k, self.k)) if second is None else second
+                second = (
+                    np.zeros((self.n_theta, self.n_theta, self.k, self.k))
+                    if second is None
+                    else second
+                )
                 second[at, at, columns, columns] = bent
         return T, dT, second
 
     def move(self, theta: np.ndarray, gram: np.ndarray, step: np.ndarray) -> np.ndarray:
         walk = self._walk(theta)
-        return np.concatenate([part.move(own, gram[columns, columns], step[at]) for part, own, columns, at in walk])
+        return np.concatenate(
+            [part.move(own, gram[columns, columns], step[at]) for part, own, columns, at in walk]
+        )
 
     def start(self, G: np.ndarray, gram: np.ndarray) -> np.ndarray:
         walk = self._walk(np.zeros(self.n_theta))
-        return np.concatenate([part.start(G[columns, columns], gram[columns, columns]) for part, _, columns, _ in walk])
+        return np.concatenate(
+            [
+                part.start(G[columns, columns], gram[columns, columns])
+                for part, _, columns, _ in walk
+            ]
+        )
 
     def second(self, theta: np.ndarray) -> np.ndarray | None:
         seconds = [(part.second(own), columns, at) for part, own, columns, at in self._walk(theta)]
@@ -95,20 +110,31 @@ class Blocks(Covariance):
 
     def from_factor(self, T: np.ndarray) -> np.ndarray:
         walk = self._walk(np.zeros(self.n_theta))
-        return np.concatenate([part.from_factor(T[..., columns, :]) for part, _, columns, _ in walk], axis=-1)
+        return np.concatenate(
+            [part.from_factor(T[..., columns, :]) for part, _, columns, _ in walk], axis=-1
+        )
 
     def from_matrix(self, G: np.ndarray) -> np.ndarray:
         zeros = np.zeros(self.n_theta)
-        return np.concatenate([part.from_matrix(G[columns, columns]) for part, _, columns, _ in self._walk(zeros)])
+        return np.concatenate(
+            [part.from_matrix(G[columns, columns]) for part, _, columns, _ in self._walk(zeros)]
+        )
 
     def canonical(self, theta: np.ndarray) -> np.ndarray:
         return np.concatenate([part.canonical(own) for part, own, _, _ in self._walk(theta)])
 
     def steps(self, theta: np.ndarray, gram: np.ndarray, G: np.ndarray) -> np.ndarray:
         walk = self._walk(theta)
-        return np.concatenate([part.steps(own, gram[columns, columns], G[columns, columns]) for part, own, columns, _ in walk])
+        return np.concatenate(
+            [
+                part.steps(own, gram[columns, columns], G[columns, columns])
+                for part, own, columns, _ in walk
+            ]
+        )
 
-    def descent(self, theta: np.ndarray, D: np.ndarray, gram: np.ndarray) -> tuple[float, np.ndarray]:
+    def descent(
+        self, theta: np.ndarray, D: np.ndarray, gram: np.ndarray
+    ) -> tuple[float, np.ndarray]:
         best, direction = 0.0, np.zeros((self.k, self.k))
         for part, own, columns, _ in self._walk(theta):
             slope, inner = part.descent(own, D[columns, columns], gram[columns, columns])
@@ -123,7 +149,9 @@ class Blocks(Covariance):
             at = columns.start
             for q in part.quantities():
                 named = q.columns or range(part.k)
-                out.append(Quantity(q.kind, q.row + at, q.column + at, tuple(a + at for a in named)))
+                out.append(
+                    Quantity(q.kind, q.row + at, q.column + at, tuple(a + at for a in named))
+                )
         return tuple(out)
 
     def matrix(self, values: np.ndarray) -> np.ndarray:
@@ -166,13 +194,20 @@ class Blocks(Covariance):
         return [own + columns.start for part, _, columns, _ in walk for own in part.free_blocks()]
 
     def constrain(self, sd: Array, z: Array, xp: ModuleType) -> Array:
-        return _side_by_side([part.constrain(sd[own], z[cors], xp) for part, _, own, cors in self._shares()], xp)
+        return _side_by_side(
+            [part.constrain(sd[own], z[cors], xp) for part, _, own, cors in self._shares()], xp
+        )
 
     def partials(self, R: np.ndarray) -> np.ndarray:
-        return np.concatenate([part.partials(R[columns, columns]) for part, columns, _, _ in self._shares()])
+        return np.concatenate(
+            [part.partials(R[columns, columns]) for part, columns, _, _ in self._shares()]
+        )
 
     def log_prior(self, z: Array, prior: CorrelationPrior, xp: ModuleType) -> Array:
-        return sum((part.log_prior(z[cors], prior, xp) for part, _, _, cors in self._shares()), xp.zeros(()))
+        return sum(
+            (part.log_prior(z[cors], prior, xp) for part, _, _, cors in self._shares()),
+            xp.zeros(()),
+        )
 
     def _shares(self) -> list[tuple[Covariance, slice, slice, slice]]:
         """Per part: itself, its slices of the columns, of the standard deviations and of the correlations."""
@@ -180,7 +215,9 @@ class Blocks(Covariance):
         for part in self.parts:
             kinds = [q.kind for q in part.quantities()]
             n_sd, n_cor = kinds.count("sd"), kinds.count("cor")
-            out.append((part, slice(row, row + part.k), slice(sds, sds + n_sd), slice(cors, cors + n_cor)))
+            out.append(
+                (part, slice(row, row + part.k), slice(sds, sds + n_sd), slice(cors, cors + n_cor))
+            )
             row, sds, cors = row + part.k, sds + n_sd, cors + n_cor
         return out
 
@@ -210,7 +247,9 @@ class Blocks(Covariance):
         held = None
         for part, _, columns, own in self._walk(np.zeros(self.n_theta)):
             if columns.start <= first < columns.stop:
-                inner = part.holding(first - columns.start, None if second is None else second - columns.start)
+                inner = part.holding(
+                    first - columns.start, None if second is None else second - columns.start
+                )
                 held = own.start + (inner.held or 0)
                 parts.append(inner)
             else:

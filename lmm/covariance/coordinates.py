@@ -56,7 +56,9 @@ class Reported(Coordinates):
 
     def at(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         axes = np.eye(len(x))
-        bent = [(self._slopes(x + STEP * e) - self._slopes(x - STEP * e)) / (2.0 * STEP) for e in axes]
+        bent = [
+            (self._slopes(x + STEP * e) - self._slopes(x - STEP * e)) / (2.0 * STEP) for e in axes
+        ]
         return self._factor(x), self._slopes(x), np.array(bent)
 
     def _factor(self, x: np.ndarray) -> np.ndarray:
@@ -127,13 +129,18 @@ class Sided(Coordinates):
         """Per part: its coordinates, its slice of the columns and of x."""
         out, row, at = [], 0, 0
         for part in self.parts:
-            columns, own = slice(row, row + part.structure.k), slice(at, at + part.structure.n_theta)
+            columns, own = (
+                slice(row, row + part.structure.k),
+                slice(at, at + part.structure.n_theta),
+            )
             out.append((part, columns, own))
             row, at = columns.stop, own.stop
         return out
 
     def enter(self, T: np.ndarray) -> np.ndarray:
-        return np.concatenate([part.enter(T[columns, columns]) for part, columns, _ in self._walk()])
+        return np.concatenate(
+            [part.enter(T[columns, columns]) for part, columns, _ in self._walk()]
+        )
 
     def at(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         k, m = self.structure.k, self.structure.n_theta

@@ -129,7 +129,9 @@ class Covariance(abc.ABC):
 
     # ---- steps of a search
 
-    def chart(self, theta: np.ndarray, gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def chart(
+        self, theta: np.ndarray, gram: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Coordinates around theta in which to take a step: T (k, k), dT / ds (m, k, k), d2T / ds2 or None.
 
         T T' = G at s = 0. ``gram`` (k, k) is the mean of z z' over the rows, so that a structure can make steps mean
@@ -149,7 +151,9 @@ class Covariance(abc.ABC):
 
     def _along(self, theta: np.ndarray, gram: np.ndarray) -> np.ndarray:
         """d theta / d s (m, m) of a :meth:`move` that is linear."""
-        return np.stack([self.move(theta, gram, step) - theta for step in np.eye(self.n_theta)], axis=1)
+        return np.stack(
+            [self.move(theta, gram, step) - theta for step in np.eye(self.n_theta)], axis=1
+        )
 
     def start(self, G: np.ndarray, gram: np.ndarray) -> np.ndarray:
         """theta to begin from, given a moment estimate of G that need not be positive: bounded away from zero."""
@@ -165,11 +169,16 @@ class Covariance(abc.ABC):
 
     def scaling(self, gram: np.ndarray) -> np.ndarray:
         """B (m, m): theta = B s with s of order one, whatever the columns' units and, where T is full, their origins."""
-        return np.diag(1.0 / np.where((size := self.standardised(np.ones(self.n_theta), gram)) > 0.0, size, 1.0))
+        return np.diag(
+            1.0
+            / np.where((size := self.standardised(np.ones(self.n_theta), gram)) > 0.0, size, 1.0)
+        )
 
     # ---- the boundary
 
-    def descent(self, theta: np.ndarray, D: np.ndarray, gram: np.ndarray) -> tuple[float, np.ndarray]:
+    def descent(
+        self, theta: np.ndarray, D: np.ndarray, gram: np.ndarray
+    ) -> tuple[float, np.ndarray]:
         """Steepest first-order descent through the boundary at a stationary theta.
 
         ``D`` (k, k) is the derivative of the objective with respect to G. The KKT conditions of the minimum over
@@ -184,7 +193,9 @@ class Covariance(abc.ABC):
             dG = dT @ dT.T
             size = float(np.sum(gram * dG))
             scaled = unit * dT
-            if size > 0.0 and np.linalg.norm(scaled @ T.T) <= np.sqrt(NOTHING) * np.linalg.norm(scaled):
+            if size > 0.0 and np.linalg.norm(scaled @ T.T) <= np.sqrt(NOTHING) * np.linalg.norm(
+                scaled
+            ):
                 slope = float(np.sum(D * dG)) / size
                 if slope < best:
                     best, direction = slope, dG / size
@@ -217,7 +228,9 @@ class Covariance(abc.ABC):
                 if q.kind == "sd":
                     out.append(deviations[..., q.row])
                 else:
-                    r = G[..., q.row, q.column] / (deviations[..., q.row] * deviations[..., q.column])
+                    r = G[..., q.row, q.column] / (
+                        deviations[..., q.row] * deviations[..., q.column]
+                    )
                     out.append(np.clip(r, -1.0, 1.0))
         return np.stack(out, axis=-1)
 
@@ -235,7 +248,9 @@ class Covariance(abc.ABC):
                 else:
                     size = deviation[q.row] * deviation[q.column]
                     r = G[q.row, q.column] / size
-                    slopes.append(dG[:, q.row, q.column] / size - r * (relative[q.row] + relative[q.column]))
+                    slopes.append(
+                        dG[:, q.row, q.column] / size - r * (relative[q.row] + relative[q.column])
+                    )
         return self.describe(G), np.array(slopes)
 
     def matrix(self, values: np.ndarray) -> np.ndarray:
@@ -313,7 +328,9 @@ class Covariance(abc.ABC):
 
     def partials(self, R: np.ndarray) -> np.ndarray:
         """z (n_cor,) of a correlation matrix R (k, k)."""
-        return self._partials(np.array([R[q.row, q.column] for q in self.quantities() if q.kind == "cor"]))
+        return self._partials(
+            np.array([R[q.row, q.column] for q in self.quantities() if q.kind == "cor"])
+        )
 
     def log_prior(self, z: Array, prior: CorrelationPrior, xp: ModuleType) -> Array:
         """Log density of z under a prior of correlations, :class:`lmm.priors.LKJ`."""
@@ -322,7 +339,9 @@ class Covariance(abc.ABC):
 
 @lru_cache(maxsize=256)
 def _pieces(structure: Covariance) -> tuple[np.ndarray, ...]:
-    theta = np.sqrt(2.0 + np.arange(structure.n_theta))  # a zero of |T| + |dT| is one at every theta
+    theta = np.sqrt(
+        2.0 + np.arange(structure.n_theta)
+    )  # a zero of |T| + |dT| is one at every theta
     reached = np.abs(structure.factor(theta)) + np.abs(structure.jacobian(theta)).sum(axis=0)
     joined = reached @ reached.T > 0.0
     label = list(range(structure.k))

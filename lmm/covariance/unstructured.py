@@ -9,7 +9,16 @@ from types import ModuleType
 import numpy as np
 
 from lmm.covariance.coordinates import Coordinates, Leading
-from lmm.covariance.structure import NOTHING, CorrelationPrior, Covariance, Quantity, bounded, cor, sd, units
+from lmm.covariance.structure import (
+    NOTHING,
+    CorrelationPrior,
+    Covariance,
+    Quantity,
+    bounded,
+    cor,
+    sd,
+    units,
+)
 from lmm.types import Array
 
 #: random effects per level up to which charts are kept
@@ -31,7 +40,10 @@ def _below(k: int) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=64)
 def _quantities(k: int) -> tuple[Quantity, ...]:
-    return tuple(sd(i) if i == j else cor(i, j) for i, j in zip(*(own.tolist() for own in _lower(k)), strict=True))
+    return tuple(
+        sd(i) if i == j else cor(i, j)
+        for i, j in zip(*(own.tolist() for own in _lower(k)), strict=True)
+    )
 
 
 def triangular(T: np.ndarray) -> np.ndarray:
@@ -109,7 +121,11 @@ class Unstructured(Covariance):
         slope whose origin is far from the data, makes a curved valley of it.
         """
         chart = _chart if self.k <= KEPT else _chart.__wrapped__
-        return *chart(np.asarray(theta, dtype=float).tobytes(), np.asarray(gram, dtype=float).tobytes(), self.k), None
+        return *chart(
+            np.asarray(theta, dtype=float).tobytes(),
+            np.asarray(gram, dtype=float).tobytes(),
+            self.k,
+        ), None
 
     def move(self, theta: np.ndarray, gram: np.ndarray, step: np.ndarray) -> np.ndarray:
         T, dT, _ = self.chart(theta, gram)
@@ -134,7 +150,9 @@ class Unstructured(Covariance):
     def from_matrix(self, G: np.ndarray) -> np.ndarray:
         return np.sqrt(np.maximum(G, 0.0)).ravel() if self.k == 1 else super().from_matrix(G)
 
-    def descent(self, theta: np.ndarray, D: np.ndarray, gram: np.ndarray) -> tuple[float, np.ndarray]:
+    def descent(
+        self, theta: np.ndarray, D: np.ndarray, gram: np.ndarray
+    ) -> tuple[float, np.ndarray]:
         """The lowest eigenvector of D in the null space of G, with columns of root mean square one."""
         nothing = 0.0, np.zeros((self.k, self.k))
         unit = units(gram)
@@ -182,7 +200,10 @@ class Unstructured(Covariance):
 
     def linear_basis(self) -> np.ndarray:
         k = self.k
-        entries = [*((a, a) for a in range(k)), *((q.row, q.column) for q in self.quantities() if q.kind == "cor")]
+        entries = [
+            *((a, a) for a in range(k)),
+            *((q.row, q.column) for q in self.quantities() if q.kind == "cor"),
+        ]
         out = np.zeros((len(entries), k, k))
         for d, (i, j) in zip(out, entries, strict=True):
             d[i, j] = d[j, i] = 1.0
@@ -216,4 +237,10 @@ class Unstructured(Covariance):
 
     def log_prior(self, z: Array, prior: CorrelationPrior, xp: ModuleType) -> Array:
         _, column = _below(self.k)
-        return sum((prior.log_partial(own, j, self.k, xp) for own, j in zip(z, column.tolist(), strict=True)), xp.zeros(()))
+        return sum(
+            (
+                prior.log_partial(own, j, self.k, xp)
+                for own, j in zip(z, column.tolist(), strict=True)
+            ),
+            xp.zeros(()),
+        )

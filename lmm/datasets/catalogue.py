@@ -56,15 +56,26 @@ class Description:
     example: str
 
     def __str__(self) -> str:
-        widths = [max(len(text) for text in texts) for texts in zip(*((n, c.kind, c.unit) for n, c in self.columns.items()), strict=True)]
+        widths = [
+            max(len(text) for text in texts)
+            for texts in zip(*((n, c.kind, c.unit) for n, c in self.columns.items()), strict=True)
+        ]
         lines = [f"{self.name}: {self.title}", f"{self.rows} rows, {len(self.columns)} columns", ""]
         for name, column in self.columns.items():
-            cells = [cell.ljust(width) for cell, width in zip((name, column.kind, column.unit), widths, strict=True)]
+            cells = [
+                cell.ljust(width)
+                for cell, width in zip((name, column.kind, column.unit), widths, strict=True)
+            ]
             lines.append("  " + "  ".join([*cells, column.meaning]))
         lines.append("")
         for label in ("source", "licence", "reference", "note", "example"):
             if text := getattr(self, label):
-                lines += textwrap.wrap(text, 110, initial_indent=f"{label.capitalize():<10} ", subsequent_indent=" " * 11)
+                lines += textwrap.wrap(
+                    text,
+                    110,
+                    initial_indent=f"{label.capitalize():<10} ",
+                    subsequent_indent=" " * 11,
+                )
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -77,7 +88,9 @@ def _words() -> dict[str, Any]:
 
 def _kind(column: pd.Series) -> str:
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return f"{len(column.dtype.categories)} levels" + (", ordered" if column.dtype.ordered else "")
+        return f"{len(column.dtype.categories)} levels" + (
+            ", ordered" if column.dtype.ordered else ""
+        )
     return "integer" if column.dtype.kind == "i" else "real"
 
 
@@ -101,6 +114,11 @@ def describe(name: str) -> Description:
     """
     name = resolve(name)
     words, frame = _words()[name], load(name)
-    columns = {column: Column(_kind(frame[column]), *words["columns"][column]) for column in frame.columns}
-    texts = {key: words.get(key, "") for key in ("title", "source", "licence", "reference", "note", "example")}
+    columns = {
+        column: Column(_kind(frame[column]), *words["columns"][column]) for column in frame.columns
+    }
+    texts = {
+        key: words.get(key, "")
+        for key in ("title", "source", "licence", "reference", "note", "example")
+    }
     return Description(name=name, rows=len(frame), columns=columns, **texts)

@@ -34,7 +34,11 @@ def _ending(path: Path) -> str:
 
 def _no_file(path: Path, source: str) -> DataError:
     folder = path.parent
-    there = [p.name for p in folder.iterdir() if _ending(p) in SEPARATORS.keys() | PARQUET] if folder.is_dir() else []
+    there = (
+        [p.name for p in folder.iterdir() if _ending(p) in SEPARATORS.keys() | PARQUET]
+        if folder.is_dir()
+        else []
+    )
     return DataError(f"no file {source!r}.{nearest(path.name, there)}")
 
 
@@ -61,7 +65,9 @@ def read(source: str | Path) -> pd.DataFrame:
     try:
         there = path.exists()
     except (OSError, ValueError) as error:
-        raise DataError(f"no file can be called {str(source)[:60]!r}: {getattr(error, 'strerror', None) or error}.") from None
+        raise DataError(
+            f"no file can be called {str(source)[:60]!r}: {getattr(error, 'strerror', None) or error}."
+        ) from None
     if not there:
         if kind or len(path.parts) > 1:
             raise _no_file(path, str(source))
@@ -70,12 +76,19 @@ def read(source: str | Path) -> pd.DataFrame:
         except ArgumentError as error:
             raise DataError(f"no file {str(source)!r}, and {error}") from None
     try:
-        return pd.read_parquet(path) if kind in PARQUET else _read_csv(path, SEPARATORS.get(kind, ","))
+        return (
+            pd.read_parquet(path) if kind in PARQUET else _read_csv(path, SEPARATORS.get(kind, ","))
+        )
     except DataError:
         raise
     except ImportError:
-        raise DataError(f"reading {str(source)!r} needs a package for Parquet files: pip install pyarrow") from None
-    except (OSError, ValueError) as error:  # the parsing errors of pandas and pyarrow are ValueErrors
+        raise DataError(
+            f"reading {str(source)!r} needs a package for Parquet files: pip install pyarrow"
+        ) from None
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # the parsing errors of pandas and pyarrow are ValueErrors
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(f"cannot read {str(source)!r}: {reason}") from None
 
@@ -89,15 +102,24 @@ def _read_csv(path: Path, separator: str) -> pd.DataFrame:
         raise DataError(
             f"{str(path)!r} has {header.count(twice[0])} columns named {twice[0]!r}; rename them so that each name is used once."
         )
-    settings: dict[str, Any] = {"sep": separator, "keep_default_na": False, "na_values": list(MISSING), "low_memory": False}
+    settings: dict[str, Any] = {
+        "sep": separator,
+        "keep_default_na": False,
+        "na_values": list(MISSING),
+        "low_memory": False,
+    }
     table = pd.read_csv(path, **settings)
     if len(table.columns) > 1 and len(table) and table.iloc[:, -1].isna().any():
         _refuse_short_rows(path, separator, len(table.columns))
     floats = table.select_dtypes("float64")
-    long = [name for name in floats if floats[name].isna().any() and (floats[name].abs() > EXACT).any()]
+    long = [
+        name for name in floats if floats[name].isna().any() and (floats[name].abs() > EXACT).any()
+    ]
     for name in long:  # with a missing value beside them whole numbers became floats
         try:
-            table[name] = pd.read_csv(path, usecols=[name], dtype={name: "Int64"}, **settings)[name].array
+            table[name] = pd.read_csv(path, usecols=[name], dtype={name: "Int64"}, **settings)[
+                name
+            ].array
         except (TypeError, ValueError):
             continue
     for name in table.columns:
@@ -109,10 +131,14 @@ def _read_csv(path: Path, separator: str) -> pd.DataFrame:
 def _refuse_short_rows(path: Path, separator: str, width: int) -> None:
     """DataError for the first row that has fewer fields than there are columns; their names may follow a column of row names."""
     with get_handle(path, "r", encoding="utf-8", compression="infer") as file:
-        rows = ((row, i) for i, row in enumerate(csv.reader(file.handle, delimiter=separator), 1) if row)
+        rows = (
+            (row, i) for i, row in enumerate(csv.reader(file.handle, delimiter=separator), 1) if row
+        )
         for row, place in islice(rows, 1, None):
             if len(row) < width:
-                raise DataError(f"{str(path)!r} has {len(row)} fields in row {place}, but {width} columns; write NA for a missing value.")
+                raise DataError(
+                    f"{str(path)!r} has {len(row)} fields in row {place}, but {width} columns; write NA for a missing value."
+                )
 
 
 def _as_numbers(text: pd.Series) -> pd.Series:

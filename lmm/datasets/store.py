@@ -40,7 +40,9 @@ def resolve(name: str) -> str:
         return spelling[name.lower()]
     except (KeyError, AttributeError):
         known = ", ".join(names())
-        raise ArgumentError(f"no data set is called {name!r}.{nearest(name, names())} There are: {known}.") from None
+        raise ArgumentError(
+            f"no data set is called {name!r}.{nearest(name, names())} There are: {known}."
+        ) from None
 
 
 def load(name: str) -> pd.DataFrame:
@@ -76,5 +78,7 @@ def load(name: str) -> pd.DataFrame:
                 ordered = f"ordered:{column}" in arrays.files
                 levels = arrays[f"{'ordered' if ordered else 'levels'}:{column}"]
                 dtype = pd.CategoricalDtype(pd.Index(levels.tolist(), dtype="str"), ordered=ordered)
-                columns[column] = pd.Categorical.from_codes(arrays[key].astype(np.int16), dtype=dtype)
+                columns[column] = pd.Categorical.from_codes(
+                    arrays[key].astype(np.int16), dtype=dtype
+                )
     return pd.DataFrame(columns)

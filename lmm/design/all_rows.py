@@ -52,7 +52,10 @@ class Rows:
 
     def random_variances(self, factors: Sequence[np.ndarray], scale2: float) -> list[float]:
         """Mean of z' S z over the rows per term, S = scale2 T T'."""
-        return [float(scale2 * np.mean(term.variances(T))) for term, T in zip(self.design.terms, factors, strict=True)]
+        return [
+            float(scale2 * np.mean(term.variances(T)))
+            for term, T in zip(self.design.terms, factors, strict=True)
+        ]
 
     def gram(self, term: RandomTerm, family: Family | None) -> np.ndarray:
         """The mean of z z' over the rows, weights included, (k, k); with a family relative to the square of the predictor's size."""
@@ -75,7 +78,9 @@ class Rows:
         try:
             X = design.frame.new_X(design.frame.table)
         except PredictionError as error:
-            raise ArgumentError(f"estimable functions need the columns that were dropped, which cannot be built again: {error}") from error
+            raise ArgumentError(
+                f"estimable functions need the columns that were dropped, which cannot be built again: {error}"
+            ) from error
         whole = X[design.rows_used]
         lost = np.setdiff1d(np.arange(len(names)), kept)
         constant = not getattr(design.family, "has_intercept", True)
@@ -83,7 +88,9 @@ class Rows:
         scale = np.linalg.norm(own, axis=0)
         solved = np.linalg.lstsq(own / scale, whole[:, lost], rcond=None)[0] / scale[:, None]
         N = np.zeros((len(names) + int(constant), len(lost)))
-        solved[np.abs(solved) * scale[:, None] < 1e-9 * np.linalg.norm(whole[:, lost], axis=0)] = 0.0
+        solved[np.abs(solved) * scale[:, None] < 1e-9 * np.linalg.norm(whole[:, lost], axis=0)] = (
+            0.0
+        )
         N[[*kept, *([len(names)] if constant else [])]] = -solved
         N[lost, np.arange(len(lost))] = 1.0
         return N
@@ -92,7 +99,9 @@ class Rows:
         """Whether response, weights and offset of another design's rows are equal to these."""
         a, b = self.design, other.design
         pairs = ((a.y, b.y), (a.weights, b.weights), (a.offset, b.offset))
-        return b.source is None and all(x is y or not (x is None or y is None) and np.array_equal(x, y) for x, y in pairs)
+        return b.source is None and all(
+            x is y or not (x is None or y is None) and np.array_equal(x, y) for x, y in pairs
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +126,9 @@ class RowsInChunks(Rows):
         """Places of the kept and of the dropped fixed columns in the matrix of moments, whose first column is one."""
         fixed = self.source.recipe.fixed
         kept = {int(j) for j in self.source.columns}
-        return [1 + fixed[j] for j in sorted(kept)], [1 + c for j, c in enumerate(fixed) if j not in kept]
+        return [1 + fixed[j] for j in sorted(kept)], [
+            1 + c for j, c in enumerate(fixed) if j not in kept
+        ]
 
     def triangle(self, constant: bool) -> np.ndarray:
         if self.design.weights is None:
@@ -159,7 +170,9 @@ class RowsInChunks(Rows):
 
     def same(self, other: Rows) -> bool:
         """Their sums are equal."""
-        return isinstance(other, RowsInChunks) and np.array_equal(self.source.moments, other.source.moments)
+        return isinstance(other, RowsInChunks) and np.array_equal(
+            self.source.moments, other.source.moments
+        )
 
     def dependencies(self) -> np.ndarray:
         own, lost = self._places()

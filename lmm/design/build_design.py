@@ -60,10 +60,14 @@ def build_design(
     """
     parsed = parse(formula) if isinstance(formula, str) else formula
     if not isinstance(parsed, Formula):
-        raise FormulaError(f"a formula is a string such as 'y ~ x + (1|g)', not {type(formula).__name__}.")
+        raise FormulaError(
+            f"a formula is a string such as 'y ~ x + (1|g)', not {type(formula).__name__}."
+        )
     if not parsed.bars:
         hint = unknown_structure(parsed.fixed)
-        raise FormulaError(f"the formula has no random term; add one such as (1|group).{hint}", parsed.text)
+        raise FormulaError(
+            f"the formula has no random term; add one such as (1|group).{hint}", parsed.text
+        )
     table = Table(data)
     if parsed.has_dot:
         parsed = parsed.with_dot(other_columns(parsed, table))
@@ -119,7 +123,9 @@ def _response(found: Evaluated, family: Any) -> tuple[np.ndarray, np.ndarray | N
         raise ResponseError(f"the response {name!r} must have one value per row.")
     if family is None:
         if found.formula.cbind:
-            raise ResponseError(f"{name} is a binomial response, but a linear model has one response column; use a binomial family.")
+            raise ResponseError(
+                f"{name} is a binomial response, but a linear model has one response column; use a binomial family."
+            )
         return linear_response(values, name), found.weights
     y, trials = family.response(values, name)
     if trials is None:
@@ -149,7 +155,9 @@ def _mean(
     return Predictor("mean", X, names, dropped, all_names, terms, found.offset, triangle), messages
 
 
-def names_kept(all_names: tuple[str, ...], kept: np.ndarray) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+def names_kept(
+    all_names: tuple[str, ...], kept: np.ndarray
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Names of the columns kept and of the dependent ones, and a message where there are such."""
     chosen = {int(j) for j in kept}
     dropped = tuple(name for j, name in enumerate(all_names) if j not in chosen)
@@ -162,9 +170,13 @@ def names_kept(all_names: tuple[str, ...], kept: np.ndarray) -> tuple[tuple[str,
     return names, dropped, (message,)
 
 
-def model_frame(found: Evaluated, all_names: tuple[str, ...], recipes: Sequence[TermRecipe], intercept: bool) -> ModelFrame:
+def model_frame(
+    found: Evaluated, all_names: tuple[str, ...], recipes: Sequence[TermRecipe], intercept: bool
+) -> ModelFrame:
     """What replays the formula on new data, its random terms by ``recipes``."""
-    specs = {text: part.spec for text, part in {**found.random, found.formula.fixed: found.fixed}.items()}
+    specs = {
+        text: part.spec for text, part in {**found.random, found.formula.fixed: found.fixed}.items()
+    }
     return ModelFrame(
         formula=found.formula,
         table=found.table,
@@ -177,7 +189,9 @@ def model_frame(found: Evaluated, all_names: tuple[str, ...], recipes: Sequence[
         awkward=found.awkward,
         offset_given=found.offset_given,
         arrays=found.arrays,
-        left_out=() if intercept else tuple(j for j, name in enumerate(found.fixed.names) if name == INTERCEPT),
+        left_out=()
+        if intercept
+        else tuple(j for j, name in enumerate(found.fixed.names) if name == INTERCEPT),
         kinds=found.kinds,
         across=found.across,
     )

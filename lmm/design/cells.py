@@ -31,10 +31,16 @@ def cells(design: Design, rows: np.ndarray) -> str | None:
         values = formula_factors.observed_rows(design.frame, factors, positions(design))
     except LmmError:
         return None
-    sets = dict.fromkeys(tuple(name for name in term.factors if factors[name].levels is not None) for term in terms)
+    sets = dict.fromkeys(
+        tuple(name for name in term.factors if factors[name].levels is not None) for term in terms
+    )
     for names in sorted((own for own in sets if own), key=len):
-        codes, cell = np.unique(np.column_stack([values[name] for name in names]), axis=0, return_inverse=True)
-        inside = np.bincount(cell.ravel(), rows, len(codes)) == np.bincount(cell.ravel(), minlength=len(codes))
+        codes, cell = np.unique(
+            np.column_stack([values[name] for name in names]), axis=0, return_inverse=True
+        )
+        inside = np.bincount(cell.ravel(), rows, len(codes)) == np.bincount(
+            cell.ravel(), minlength=len(codes)
+        )
         if inside.any() and not inside.all() and np.array_equal(inside[cell.ravel()], rows):
             found = [_cell(design, factors, names, code) for code in codes[inside]]
             more = "" if len(found) <= LISTED else f" or in {len(found) - LISTED} other cells"
@@ -42,7 +48,12 @@ def cells(design: Design, rows: np.ndarray) -> str | None:
     return None
 
 
-def _cell(design: Design, factors: dict[str, formula_factors.Factor], names: tuple[str, ...], code: np.ndarray) -> str:
+def _cell(
+    design: Design,
+    factors: dict[str, formula_factors.Factor],
+    names: tuple[str, ...],
+    code: np.ndarray,
+) -> str:
     parts = []
     for name, i in zip(names, code, strict=True):
         levels = factors[name].levels

@@ -17,7 +17,14 @@ DISTANT = 100.0
 def basis(term: RandomTerm, weights: np.ndarray | None) -> np.ndarray | None:
     """B (k, k), z B the columns less their means where those are far from zero; None where none is."""
     values = term.values
-    joined = next((own for own in term.structure.free_blocks() if "Intercept" in [term.columns[a] for a in own]), None)
+    joined = next(
+        (
+            own
+            for own in term.structure.free_blocks()
+            if "Intercept" in [term.columns[a] for a in own]
+        ),
+        None,
+    )
     if joined is None:
         return None
     one = term.columns.index("Intercept")
@@ -26,7 +33,9 @@ def basis(term: RandomTerm, weights: np.ndarray | None) -> np.ndarray | None:
         if a == one:
             continue
         low, high = float(values[:, a].min()), float(values[:, a].max())
-        if not min(abs(low), abs(high)) > DISTANT / 4.0 * (high - low) > 0.0:  # the mean is nearer than that
+        if (
+            not min(abs(low), abs(high)) > DISTANT / 4.0 * (high - low) > 0.0
+        ):  # the mean is nearer than that
             continue
         mean = float(np.average(values[:, a], weights=weights))
         deviation = float(np.sqrt(np.average((values[:, a] - mean) ** 2, weights=weights)))
@@ -44,7 +53,9 @@ def centred_design(design: Design, bases: Sequence[np.ndarray | None]) -> Design
     """The design with the columns of its random terms centred."""
     terms = []
     for term, B in zip(design.terms, bases, strict=True):
-        terms.append(term if B is None else replace(term, values=np.asfortranarray(shifted(term.values, B))))
+        terms.append(
+            term if B is None else replace(term, values=np.asfortranarray(shifted(term.values, B)))
+        )
     return design.with_mean(terms=tuple(terms))
 
 

@@ -30,7 +30,9 @@ def check_weights(weights: np.ndarray | None) -> None:
     negative, zero = int((weights < 0).sum()), int((weights == 0).sum())
     if negative:
         raise ArgumentError(f"weights must be positive; {negative} are negative.")
-    raise ArgumentError(f"weights must be positive; {zero} are zero. Leave these rows out with subset= instead.")
+    raise ArgumentError(
+        f"weights must be positive; {zero} are zero. Leave these rows out with subset= instead."
+    )
 
 
 def unlike_weights(weights: np.ndarray | None, family: object) -> tuple[str, ...]:

@@ -17,9 +17,13 @@ def linear_response(values: Any, name: str) -> np.ndarray:
     ------
     ResponseError : when it is not one numeric column, is infinite, missing or constant.
     """
-    y = np.array(numeric_response(values, name))  # our own: what becomes of the user's does not change a fit
+    y = np.array(
+        numeric_response(values, name)
+    )  # our own: what becomes of the user's does not change a fit
     if y.size and y[0] == y[-1] and y.min() == y.max():
-        raise ResponseError(f"the response {name!r} is constant ({y[0]:g}); there is nothing to model.")
+        raise ResponseError(
+            f"the response {name!r} is constant ({y[0]:g}); there is nothing to model."
+        )
     return y
 
 
@@ -29,7 +33,9 @@ def numeric_response(values: Any, name: str) -> np.ndarray:
     if len(shape) == 2 and shape[1] == 1:
         values = np.asanyarray(values)[:, 0]
     elif len(shape) != 1:
-        raise ResponseError(f"the response {name!r} must be one column, but its shape is {shape}; fit one model per column.")
+        raise ResponseError(
+            f"the response {name!r} must be one column, but its shape is {shape}; fit one model per column."
+        )
     y = numeric(values, f"the response {name!r}", ResponseError)
     with np.errstate(over="ignore", invalid="ignore"):
         total = np.add.reduce(y)
@@ -37,5 +43,7 @@ def numeric_response(values: Any, name: str) -> np.ndarray:
         bad = ~np.isfinite(y)
         if bad.any():
             what = "not a number" if np.isnan(y).any() else "infinite"
-            raise ResponseError(f"the response {name!r} is {what} in {int(bad.sum())} of {len(y)} rows.")
+            raise ResponseError(
+                f"the response {name!r} is {what} in {int(bad.sum())} of {len(y)} rows."
+            )
     return y

@@ -26,7 +26,9 @@ def random_terms(found: Evaluated) -> list[tuple[RandomTerm, TermRecipe]]:
     owners: dict[str, Interaction] = {}
     for factors, bars in together.items():
         if owners.setdefault(label(factors), factors) != factors:
-            message = f"two grouping factors would have the name {label(factors)!r}; rename the column."
+            message = (
+                f"two grouping factors would have the name {label(factors)!r}; rename the column."
+            )
             raise FormulaError(message, found.formula.text, bars[0].span)
     out = [_merged(found, bars) for bars in together.values()]
     return sorted(out, key=lambda made: -made[0].J)
@@ -41,12 +43,18 @@ def _merged(found: Evaluated, bars: list[Bar]) -> tuple[RandomTerm, TermRecipe]:
         part = found.random[bar.columns]
         names = [readable(name, found.awkward) for name in part.names]
         if not names:
-            raise FormulaError("this random term has no columns; write (1 | g) or (x | g).", formula.text, bar.span)
+            raise FormulaError(
+                "this random term has no columns; write (1 | g) or (x | g).", formula.text, bar.span
+            )
         twice = [name for name in names if name in columns]
         if twice:
             slopes = [name for name in names if name not in twice]
             how = f"write (0 + {' + '.join(slopes)} | {bar.group})" if slopes else "leave it out"
-            raise FormulaError(f"{twice[0]} already varies by {bar.group} in an earlier term; {how}.", formula.text, bar.span)
+            raise FormulaError(
+                f"{twice[0]} already varies by {bar.group} in an earlier term; {how}.",
+                formula.text,
+                bar.span,
+            )
         columns += names
         sources += part.terms
     readable_sources = tuple(readable(source, found.awkward) for source in sources)
@@ -56,7 +64,9 @@ def _merged(found: Evaluated, bars: list[Bar]) -> tuple[RandomTerm, TermRecipe]:
     for bar in bars:
         structures.append(STRUCTURES[bar.structure](found.random[bar.columns].values.shape[1]))  # type: ignore[call-arg]
     values = _values([found.random[bar.columns] for bar in bars])
-    return RandomTerm(levels.codes, values, recipe.group, recipe.columns, levels.values, merge(structures)), recipe
+    return RandomTerm(
+        levels.codes, values, recipe.group, recipe.columns, levels.values, merge(structures)
+    ), recipe
 
 
 def _values(parts: list[Part]) -> np.ndarray:

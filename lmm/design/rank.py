@@ -20,7 +20,9 @@ WELL = 0.1
 BLOCK = 1 << 18
 
 
-def independent_columns(X: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def independent_columns(
+    X: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the independent columns of X (n, p), in order, and R (r, r) with X[:, kept] = Q R.
 
     Q has orthonormal columns in the inner product of the weights: Q'WQ = I.
@@ -34,7 +36,9 @@ def independent_columns(X: np.ndarray, weights: np.ndarray | None = None) -> tup
     try:
         L = np.linalg.cholesky(gram / np.outer(scale, scale))
         if (shortest := np.diagonal(L).min()) > CLEAR:
-            return np.arange(p), L.T * scale if shortest > WELL else _refined(X, weights, L.T * scale)
+            return np.arange(p), L.T * scale if shortest > WELL else _refined(
+                X, weights, L.T * scale
+            )
     except np.linalg.LinAlgError:
         pass
     rows = X / scale if weights is None else X * np.sqrt(weights)[:, None] / scale
@@ -49,7 +53,9 @@ def _refined(X: np.ndarray, weights: np.ndarray | None, R: np.ndarray) -> np.nda
     Cholesky QR twice: Yamamoto, Nakatsukasa, Yanagisawa & Fukaya (2015), Electronic Transactions on Numerical Analysis 44.
     """
     Q = X @ solve_triangular(R, np.eye(len(R)))
-    return np.asarray(np.linalg.cholesky(Q.T @ (Q if weights is None else Q * weights[:, None])).T @ R)
+    return np.asarray(
+        np.linalg.cholesky(Q.T @ (Q if weights is None else Q * weights[:, None])).T @ R
+    )
 
 
 def _independent(columns: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +74,9 @@ def _independent(columns: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, n
     return np.array(kept, dtype=int), R * np.where(np.diagonal(R) < 0, -1.0, 1.0)[:, None]
 
 
-def least_squares(X: np.ndarray, R: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def least_squares(
+    X: np.ndarray, R: np.ndarray, y: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Weighted least-squares coefficients and residuals by semi-normal equations, refined once.
 
     X (n, p) has the triangle R of :func:`independent_columns`; returns beta (p,), y - X beta (n,).

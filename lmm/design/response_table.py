@@ -62,7 +62,10 @@ def read_responses(responses: Any, data: Table) -> Responses:
         return read_responses({name: data.column(name) for name in dict.fromkeys(responses)}, data)
     elif isinstance(responses, Mapping) or hasattr(responses, "columns"):
         table = Table(responses, "responses")
-        columns = [numeric(_labelled(table.column(name), responses, data), f"responses: {name!r}") for name in table.columns]
+        columns = [
+            numeric(_labelled(table.column(name), responses, data), f"responses: {name!r}")
+            for name in table.columns
+        ]
         values = np.column_stack(columns) if columns else np.empty((table.n, 0))
         names = pd.Index(table.columns)
     else:
@@ -70,27 +73,39 @@ def read_responses(responses: Any, data: Table) -> Responses:
         if values.ndim == 1:
             values = values[:, None]
         if values.ndim != 2:
-            raise DataError(f"responses: the array has shape {values.shape}; it must have a row per row of the data and a column each.")
+            raise DataError(
+                f"responses: the array has shape {values.shape}; it must have a row per row of the data and a column each."
+            )
         names = pd.RangeIndex(values.shape[1])
     if not len(names):
         raise DataError("responses: there is no response; give a column for each.")
     if names.has_duplicates:
         twice = names[names.duplicated()][0]
-        raise DataError(f"responses: the name {twice!r} is used more than once; rename the columns so that each names one response.")
+        raise DataError(
+            f"responses: the name {twice!r} is used more than once; rename the columns so that each names one response."
+        )
     _check_shape(values.shape, data)
     return Responses(values, names, held)
 
 
 def _check_shape(shape: tuple[int, ...], data: Table) -> None:
     if shape[0] != data.n:
-        wide = " Is the table on its side? Transpose it." if len(shape) > 1 and shape[1] == data.n else ""
+        wide = (
+            " Is the table on its side? Transpose it."
+            if len(shape) > 1 and shape[1] == data.n
+            else ""
+        )
         raise DataError(f"responses: {shape[0]} rows, but the data has {data.n}.{wide}")
 
 
 def _labelled(column: pd.Series, responses: Any, data: Table) -> pd.Series:
     """A column of a mapping in the order of the data, where the mapping has labels."""
-    has_labels = isinstance(responses, Mapping) and any(isinstance(values, pd.Series) for values in responses.values())
-    return aligned(column, data.index, "responses") if has_labels and len(column) == data.n else column
+    has_labels = isinstance(responses, Mapping) and any(
+        isinstance(values, pd.Series) for values in responses.values()
+    )
+    return (
+        aligned(column, data.index, "responses") if has_labels and len(column) == data.n else column
+    )
 
 
 def _is_names(responses: Any) -> bool:

@@ -54,7 +54,13 @@ class RandomTerm(Incidence):
     structure: Covariance
 
     @classmethod
-    def of_columns(cls, group: str, Z: np.ndarray | sp.csr_array, columns: tuple[str, ...], structure: Covariance) -> RandomTerm:
+    def of_columns(
+        cls,
+        group: str,
+        Z: np.ndarray | sp.csr_array,
+        columns: tuple[str, ...],
+        structure: Covariance,
+    ) -> RandomTerm:
         """The term whose q effects every row may meet, of any Z (n, q): one level with q columns, b ~ N(0, sigma^2 G).
 
         Members of several groups, known covariances (Z L with K = L L'), smooths and low rank are such terms.
@@ -91,17 +97,24 @@ class RandomTerm(Incidence):
         n = self.m
         columns = (self.codes.astype(np.int64)[:, None] * self.k + np.arange(self.k)).ravel()
         values = np.ascontiguousarray(self.values).ravel()
-        return sp.csr_array((values, columns, np.arange(0, n * self.k + 1, self.k)), shape=(n, self.k * self.J))
+        return sp.csr_array(
+            (values, columns, np.arange(0, n * self.k + 1, self.k)), shape=(n, self.k * self.J)
+        )
 
     def transposed(self, weights: np.ndarray | None) -> sp.csr_array:
         """Z'W (k J, n), column after column and level after level within a column."""
         rows = (self.codes.astype(np.intp)[:, None] + np.arange(self.k) * self.J).ravel()
         values = self.values if weights is None else self.values * weights[:, None]
-        return sp.csr_array((values.ravel(), (rows, np.repeat(np.arange(self.m), self.k))), shape=(self.k * self.J, self.m))
+        return sp.csr_array(
+            (values.ravel(), (rows, np.repeat(np.arange(self.m), self.k))),
+            shape=(self.k * self.J, self.m),
+        )
 
     def by_level(self, values: np.ndarray) -> sp.csr_array:
         """(J, n): the values (n,) of the rows, each in the line of its level."""
-        return sp.csr_array((values, (self.codes.astype(np.intp), np.arange(self.m))), shape=(self.J, self.m))
+        return sp.csr_array(
+            (values, (self.codes.astype(np.intp), np.arange(self.m))), shape=(self.J, self.m)
+        )
 
     def gram(self, weights: np.ndarray | None) -> np.ndarray:
         """The mean of z z' over the rows, weights included, (k, k)."""
@@ -114,7 +127,9 @@ class RandomTerm(Incidence):
 
     def sorted_rows(self) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers level by level (n,), and where each level begins and the last one ends, (J + 1,)."""
-        return np.argsort(self.codes, kind="stable"), np.concatenate([[0], np.cumsum(self.counts())])
+        return np.argsort(self.codes, kind="stable"), np.concatenate(
+            [[0], np.cumsum(self.counts())]
+        )
 
     def rows_of_levels(self) -> list[np.ndarray]:
         """The row numbers of each level, in their order."""

@@ -73,12 +73,20 @@ class Checkpoint:
         if os.path.lexists(self.path):
             stored = self._read()
             if len(stored["theta"]) != len(start):  # cannot be where the fingerprints are equal
-                raise ArgumentError(f"checkpoint={str(self.path)!r} holds {len(stored['theta'])} parameters; this fit has {len(start)}.")
-            check_size(np.array(stored["theta"], dtype=float), self.problem, f"checkpoint={str(self.path)!r}")
+                raise ArgumentError(
+                    f"checkpoint={str(self.path)!r} holds {len(stored['theta'])} parameters; this fit has {len(start)}."
+                )
+            check_size(
+                np.array(stored["theta"], dtype=float),
+                self.problem,
+                f"checkpoint={str(self.path)!r}",
+            )
             self.before = self.evaluations = int(stored["evaluations"])
             self.lowest = np.inf if stored["objective"] is None else float(stored["objective"])
             return np.array(stored["theta"], dtype=float), self._watch(callback)
-        self._write(start, None)  # says now, not after the first evaluation, that it cannot be written
+        self._write(
+            start, None
+        )  # says now, not after the first evaluation, that it cannot be written
         return start, self._watch(callback)
 
     def finish(self, estimate: Estimate) -> Estimate:
@@ -96,7 +104,11 @@ class Checkpoint:
         def watch(line: dict[str, Any]) -> None:
             self.evaluations += 1
             objective = float(line["objective"])
-            if line.get("accepted", True) and np.isfinite(objective) and (objective <= self.lowest or not self.comparable):
+            if (
+                line.get("accepted", True)
+                and np.isfinite(objective)
+                and (objective <= self.lowest or not self.comparable)
+            ):
                 self.lowest = objective
                 self._write(line["theta"], objective)
             if callback is not None:
@@ -119,31 +131,53 @@ class Checkpoint:
             file.write(json.dumps(contents, indent=1).encode())
 
     def _read(self) -> dict[str, Any]:
-        path, foreign = str(self.path), f"checkpoint={str(self.path)!r} is not a checkpoint of a fit. Delete it, or give another path."
+        path, foreign = (
+            str(self.path),
+            f"checkpoint={str(self.path)!r} is not a checkpoint of a fit. Delete it, or give another path.",
+        )
         try:
             found = os.stat(path)
             if stat.S_ISREG(found.st_mode) and found.st_size > LARGEST:
                 raise ArgumentError(foreign)
-            if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):  # a device or pipe might never end
+            if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(
+                found.st_mode
+            ):  # a device or pipe might never end
                 raise ArgumentError(foreign)
             with open(path, encoding="utf-8") as file:
                 stored = json.loads(file.read())
         except OSError as error:
-            raise ArgumentError(f"checkpoint={path!r} cannot be read: {error.strerror or error}.") from error
+            raise ArgumentError(
+                f"checkpoint={path!r} cannot be read: {error.strerror or error}."
+            ) from error
         except (ValueError, RecursionError) as error:
             raise ArgumentError(foreign) from error
         try:
-            version, there, numbers = stored[KIND], dict(stored["fit"]), np.array(stored["numbers"], dtype=float)
+            version, there, numbers = (
+                stored[KIND],
+                dict(stored["fit"]),
+                np.array(stored["numbers"], dtype=float),
+            )
             theta, evaluations = np.array(stored["theta"], dtype=float), stored["evaluations"]
-            usable = theta.ndim == 1 and bool(np.isfinite(theta).all()) and type(evaluations) is int and 0 <= evaluations < 2**53
-            usable = usable and (stored["objective"] is None or bool(np.isfinite(float(stored["objective"]))))
+            usable = (
+                theta.ndim == 1
+                and bool(np.isfinite(theta).all())
+                and type(evaluations) is int
+                and 0 <= evaluations < 2**53
+            )
+            usable = usable and (
+                stored["objective"] is None or bool(np.isfinite(float(stored["objective"])))
+            )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ArgumentError(foreign) from error
         if version != VERSION or not usable:
             raise ArgumentError(
                 f"checkpoint={str(self.path)!r} was written by another version of lmm or is damaged. Delete it to begin anew."
             )
-        differ = [f"{name} ({there.get(name)!r} there, {own!r} here)" for name, own in self.what.items() if there.get(name) != own]
+        differ = [
+            f"{name} ({there.get(name)!r} there, {own!r} here)"
+            for name, own in self.what.items()
+            if there.get(name) != own
+        ]
         if not differ and not _same(numbers, np.array(self.numbers)):
             differ = ["the data (same columns and size, other values)"]
         if differ:
@@ -158,7 +192,9 @@ def fingerprint(problem: Problem | GeneralizedProblem, method: Sequence[Any]) ->
     """What a fit is of, in words and whole numbers that JSON keeps as they are."""
     terms = [
         f"({' + '.join(columns)} | {group}) with {size.J} levels, {type(structure).__name__}"
-        for (group, columns), size, structure in zip(problem.labels, problem.plan.terms, problem.structures, strict=True)
+        for (group, columns), size, structure in zip(
+            problem.labels, problem.plan.terms, problem.structures, strict=True
+        )
     ]
     return {
         "method": " ".join(str(each) for each in method),
@@ -171,7 +207,10 @@ def fingerprint(problem: Problem | GeneralizedProblem, method: Sequence[Any]) ->
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and bool(
-        np.all(np.abs(a - b) <= SAME * (np.maximum(np.abs(a), np.abs(b)) + 1e-3 * np.abs(a).max(initial=0.0)))
+        np.all(
+            np.abs(a - b)
+            <= SAME * (np.maximum(np.abs(a), np.abs(b)) + 1e-3 * np.abs(a).max(initial=0.0))
+        )
     )
 
 

@@ -74,15 +74,21 @@ class Control:
         for name in ("evaluate_only", "verbose", "progress"):
             arguments.flag(getattr(self, name), name)
         arguments.whole(self.max_evaluations, "max_evaluations", least=1)
-        arguments.whole(self.probes, "probes", least=FEWEST)  # their spread gives the Monte Carlo error
+        arguments.whole(
+            self.probes, "probes", least=FEWEST
+        )  # their spread gives the Monte Carlo error
         arguments.seed(self.seed)
         if self.devices is not None:
             devices = arguments.whole(self.devices, "devices", least=1)
             if devices & (devices - 1):
                 raise ArgumentError(f"devices={devices} must be 1, 2, 4, 8, ...: a power of two.")
             if devices > 1 and self.backend == "numpy":
-                raise ArgumentError(f"devices={devices} are JAX's: leave backend='auto' or give backend='jax'.")
+                raise ArgumentError(
+                    f"devices={devices} are JAX's: leave backend='auto' or give backend='jax'."
+                )
         if self.checkpoint is not None:
             arguments.file_path(self.checkpoint, "checkpoint")
             if self.evaluate_only:
-                raise ArgumentError("checkpoint= keeps the iterates of an optimisation; evaluate_only=True makes none.")
+                raise ArgumentError(
+                    "checkpoint= keeps the iterates of an optimisation; evaluate_only=True makes none."
+                )

@@ -97,9 +97,18 @@ class ExpectationMaximization(Estimator):
     maximises = takes_checkpoint = True
 
     def __post_init__(self) -> None:
-        check_settings(self, reml=FLAG, control=CONTROL, tolerance=POSITIVE, max_iterations=COUNT, accelerate=FLAG)
+        check_settings(
+            self,
+            reml=FLAG,
+            control=CONTROL,
+            tolerance=POSITIVE,
+            max_iterations=COUNT,
+            accelerate=FLAG,
+        )
 
-    def fit(self, problem: Problem, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
+    def fit(
+        self, problem: Problem, start: np.ndarray | None = None, callback: Callback | None = None
+    ) -> Estimate:
         """Lower the criterion to its minimum.
 
         Parameters
@@ -115,16 +124,42 @@ class ExpectationMaximization(Estimator):
             without = of_determined(self, problem, evaluate, start, callback)
             if without is not None:
                 return without
-        theta = starting_values(problem.cross, problem.structures) if start is None else np.asarray(start, dtype=float)
-        saved = Checkpoint(self.control.checkpoint, problem, (self.name, "reml" if self.reml else "ml"), data_numbers(problem, theta[:0]))
+        theta = (
+            starting_values(problem.cross, problem.structures)
+            if start is None
+            else np.asarray(start, dtype=float)
+        )
+        saved = Checkpoint(
+            self.control.checkpoint,
+            problem,
+            (self.name, "reml" if self.reml else "ml"),
+            data_numbers(problem, theta[:0]),
+        )
         theta, callback = saved.begin(theta, callback)
         if self.control.evaluate_only:
-            outcome = Outcome(evaluate(theta), True, "evaluated at the given theta, not optimised", 0, 1, float("nan"), ())
+            outcome = Outcome(
+                evaluate(theta),
+                True,
+                "evaluated at the given theta, not optimised",
+                0,
+                1,
+                float("nan"),
+                (),
+            )
         else:
-            outcome = optimum(evaluate, theta, self.tolerance, self.max_iterations, self.accelerate, callback)
-        estimate = finish(problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin})
+            outcome = optimum(
+                evaluate, theta, self.tolerance, self.max_iterations, self.accelerate, callback
+            )
+        estimate = finish(
+            problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin}
+        )
         how = "REML" if self.reml else "maximum likelihood"
-        return saved.finish(replace(estimate, report=Report(f"Linear mixed model fit by {how} (expectation-maximisation)")))
+        return saved.finish(
+            replace(
+                estimate,
+                report=Report(f"Linear mixed model fit by {how} (expectation-maximisation)"),
+            )
+        )
 
     @threads.limited()
     def objective(self, problem: Problem, theta: np.ndarray) -> float:
@@ -135,8 +170,20 @@ class ExpectationMaximization(Estimator):
 class _Search:
     """Counts, records and limits evaluations."""
 
-    def __init__(self, evaluate: Evaluator, tolerance: float, limit: int, plain: bool, callback: Callback | None):
-        self.evaluate, self.tolerance, self.limit, self.callback = evaluate, tolerance, limit, callback
+    def __init__(
+        self,
+        evaluate: Evaluator,
+        tolerance: float,
+        limit: int,
+        plain: bool,
+        callback: Callback | None,
+    ):
+        self.evaluate, self.tolerance, self.limit, self.callback = (
+            evaluate,
+            tolerance,
+            limit,
+            callback,
+        )
         self.problem = evaluate.problem
         self.masks = [_mask(s) for s in self.problem.structures]
         self.plain = plain
@@ -149,7 +196,9 @@ class _Search:
         line = {
             "objective": point.objective,
             "theta": point.theta,
-            "sigma": float(np.sqrt(self.evaluate.variance(point.payload.value))) if finite else float("nan"),
+            "sigma": float(np.sqrt(self.evaluate.variance(point.payload.value)))
+            if finite
+            else float("nan"),
             "decrease": promised(point) if finite else float("nan"),
             "step": step,
             "accepted": not worse(point, below),
@@ -167,8 +216,21 @@ class _Search:
         """The M-step's covariance of each term: A (G - G D G / J) A'."""
         out, s2 = [], self.evaluate.variance(point.payload.value)
         terms = self.problem.plan.terms
-        for t, (G, D, b) in enumerate(zip(self.problem.covariances(point.theta), point.payload.D, point.payload.modes, strict=True)):
-            A = np.eye(len(G)) if self.plain else expansion(G, D, b / np.sqrt(s2), self.problem.cross.diag[t], self.masks[t], len(terms))
+        for t, (G, D, b) in enumerate(
+            zip(
+                self.problem.covariances(point.theta),
+                point.payload.D,
+                point.payload.modes,
+                strict=True,
+            )
+        ):
+            A = (
+                np.eye(len(G))
+                if self.plain
+                else expansion(
+                    G, D, b / np.sqrt(s2), self.problem.cross.diag[t], self.masks[t], len(terms)
+                )
+            )
             out.append(A @ (G - G @ D @ G / terms[t].J) @ A.T)
         return out
 
@@ -177,20 +239,47 @@ class _Search:
         return self.problem.theta_of([(own + own.T) / 2 for own in G])
 
     def end(self, point: Point, converged: bool, message: str) -> Outcome:
-        return Outcome(point, converged, message, len(self.trace) - 1, len(self.trace), promised(point), tuple(self.trace))
+        return Outcome(
+            point,
+            converged,
+            message,
+            len(self.trace) - 1,
+            len(self.trace),
+            promised(point),
+            tuple(self.trace),
+        )
 
 
-def optimum(evaluate: Evaluator, theta: np.ndarray, tolerance: float, limit: int, accelerate: bool, callback: Callback | None) -> Outcome:
+def optimum(
+    evaluate: Evaluator,
+    theta: np.ndarray,
+    tolerance: float,
+    limit: int,
+    accelerate: bool,
+    callback: Callback | None,
+) -> Outcome:
     """Where EM steps from theta (m,) end, or from above where that is lower; variances that are nearly zero are zero."""
     fine = max(tolerance, 1e-9)
 
     def search(start: np.ndarray, known: float = np.inf) -> Outcome:
-        return snap(evaluate.problem, evaluate, climb(evaluate, start, tolerance, limit, accelerate, callback), fine)
+        return snap(
+            evaluate.problem,
+            evaluate,
+            climb(evaluate, start, tolerance, limit, accelerate, callback),
+            fine,
+        )
 
     return second_look(evaluate.problem, evaluate, search(theta), search, fine)
 
 
-def climb(evaluate: Evaluator, theta: np.ndarray, tolerance: float, limit: int, accelerate: bool, callback: Callback | None) -> Outcome:
+def climb(
+    evaluate: Evaluator,
+    theta: np.ndarray,
+    tolerance: float,
+    limit: int,
+    accelerate: bool,
+    callback: Callback | None,
+) -> Outcome:
     """EM steps from theta (m,) until a Newton step promises less than ``tolerance``."""
     search = _Search(evaluate, tolerance, limit, not accelerate, callback)
     point = search.at(theta, 0.0, np.inf)
@@ -217,8 +306,12 @@ def climb(evaluate: Evaluator, theta: np.ndarray, tolerance: float, limit: int, 
             return search.end(point, False, f"stopped at the limit of {limit} iterations")
         G0 = search.problem.covariances(point.theta)
         first = search.at(search.theta(search.map(point)), 1.0, point.objective)
-        if worse(first, point.objective):  # a structure without a closed M-step, or rounding at the optimum
-            return search.end(point, gain <= FINE, "an EM step does not lower the criterion any more")
+        if worse(
+            first, point.objective
+        ):  # a structure without a closed M-step, or rounding at the optimum
+            return search.end(
+                point, gain <= FINE, "an EM step does not lower the criterion any more"
+            )
         if not accelerate or search.spent or promised(first) <= tolerance:
             point = first
             continue
@@ -228,7 +321,9 @@ def climb(evaluate: Evaluator, theta: np.ndarray, tolerance: float, limit: int, 
         point = first if far is None else far
 
 
-def _extrapolate(search: _Search, first: Point, G: tuple[list[np.ndarray], ...], cap: float) -> tuple[Point | None, float]:
+def _extrapolate(
+    search: _Search, first: Point, G: tuple[list[np.ndarray], ...], cap: float
+) -> tuple[Point | None, float]:
     """The point of a SQUAREM step that lowers the criterion, and the longest step that the next may take."""
     G0, G1, G2 = G
     r = [b - a for a, b in zip(G0, G1, strict=True)]
@@ -254,13 +349,17 @@ def _extrapolate(search: _Search, first: Point, G: tuple[list[np.ndarray], ...],
     return search.at(search.theta(G2), 1.0, first.objective), cap
 
 
-def expansion(G: np.ndarray, D: np.ndarray, b: np.ndarray, ZWZ: np.ndarray, mask: np.ndarray, terms: int) -> np.ndarray:
+def expansion(
+    G: np.ndarray, D: np.ndarray, b: np.ndarray, ZWZ: np.ndarray, mask: np.ndarray, terms: int
+) -> np.ndarray:
     """The working coefficients A (k, k) of b = A u: a least-squares step from I, the identity outside ``mask``.
 
     ``b`` (k, J) are modes relative to sigma, ``ZWZ`` (k, k, J) the levels' cross-products.
     """
     k = len(G)
-    second = np.einsum("acj,bj,dj->abcd", ZWZ, b, b, optimize=True) + np.einsum("ac,bd->abcd", ZWZ.sum(axis=-1), G)
+    second = np.einsum("acj,bj,dj->abcd", ZWZ, b, b, optimize=True) + np.einsum(
+        "ac,bd->abcd", ZWZ.sum(axis=-1), G
+    )
     H, g = terms * second.reshape(k * k, k * k)[np.ix_(mask, mask)], (D @ G).reshape(-1)[mask]
     scale = np.sqrt(np.maximum(np.diagonal(H), 1e-300))
     A = np.eye(k).reshape(-1)

@@ -52,7 +52,9 @@ class Estimator(abc.ABC):
         """How results speak of it; a class attribute will do."""
 
     @abc.abstractmethod
-    def fit(self, problem: Any, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
+    def fit(
+        self, problem: Any, start: np.ndarray | None = None, callback: Callback | None = None
+    ) -> Estimate:
         """The estimate of a problem.
 
         ``start`` is theta to begin from, with what follows it in a generalized model; ``callback`` receives each line of the trace.
@@ -60,7 +62,9 @@ class Estimator(abc.ABC):
 
     def objective(self, problem: Any, parameters: np.ndarray) -> float:
         """The criterion at theta (m,), in a generalized model with all parameters after it."""
-        raise ArgumentError(f"objective: method {self.name!r} minimises no criterion of theta; fit.trace has what it recorded.")
+        raise ArgumentError(
+            f"objective: method {self.name!r} minimises no criterion of theta; fit.trace has what it recorded."
+        )
 
     def covariance(self, problem: Any, estimate: Estimate) -> np.ndarray | None:
         """The joint covariance of (theta, beta, rho) of a generalized model; None for a method that has none."""
@@ -82,7 +86,8 @@ class Estimator(abc.ABC):
 
     def by_likelihood(self) -> Estimator | None:
         """The same by maximum likelihood instead of REML; None where it has no such setting."""
-        return self._replaced(reml=False) if any(field.name == "reml" for field in dataclasses.fields(self)) else None  # type: ignore[arg-type]
+        settings = {field.name for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return self._replaced(reml=False) if "reml" in settings else None
 
     def _replaced(self, **settings: object) -> Estimator:
         return dataclasses.replace(self, **settings)  # type: ignore[type-var]
@@ -112,13 +117,19 @@ class Adopted(Estimator):
             return dataclasses.replace(own, control=self.control)  # type: ignore[type-var]
         return own
 
-    def fit(self, problem: Any, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
+    def fit(
+        self, problem: Any, start: np.ndarray | None = None, callback: Callback | None = None
+    ) -> Estimate:
         estimate: Estimate = self.given.fit(problem, start, callback)
         return estimate
 
     def objective(self, problem: Any, parameters: np.ndarray) -> float:
         own = getattr(self.own, "objective", None)
-        return super().objective(problem, parameters) if own is None else float(own(problem, parameters))
+        return (
+            super().objective(problem, parameters)
+            if own is None
+            else float(own(problem, parameters))
+        )
 
     def covariance(self, problem: Any, estimate: Estimate) -> np.ndarray | None:
         own = getattr(self.own, "covariance", None)
@@ -129,5 +140,7 @@ def adopted(method: object) -> Estimator:
     """An estimator as it is, another object with a ``fit`` method as one."""
     if isinstance(method, Estimator):
         return method
-    told = {key: getattr(method, key, getattr(Estimator, key)) for key in ("models", "reml", "control")}
+    told = {
+        key: getattr(method, key, getattr(Estimator, key)) for key in ("models", "reml", "control")
+    }
     return Adopted(method, **{**told, "control": told["control"] or Control()})

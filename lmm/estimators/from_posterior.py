@@ -41,7 +41,9 @@ def prepare(
     return inner, replace(priors, frames=H)
 
 
-def as_centred(problem: Problem | GeneralizedProblem, start: np.ndarray, priors: Priors) -> np.ndarray:
+def as_centred(
+    problem: Problem | GeneralizedProblem, start: np.ndarray, priors: Priors
+) -> np.ndarray:
     """Starting values with theta of the effects b_c."""
     m = problem.n_theta
     return np.concatenate([centred.theta_of(problem, priors.frames, start[:m]), start[m:]])
@@ -52,7 +54,9 @@ def effects_as_written(effects: list[np.ndarray], H: tuple[np.ndarray, ...]) -> 
     return [own @ h.T for own, h in zip(effects, H, strict=True)]
 
 
-def covariances_as_written(covariances: list[np.ndarray], H: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+def covariances_as_written(
+    covariances: list[np.ndarray], H: tuple[np.ndarray, ...]
+) -> list[np.ndarray]:
     """Covariances H C H' of covariances (..., k, k) per term."""
     return [h @ own @ h.T for own, h in zip(covariances, H, strict=True)]
 
@@ -77,7 +81,9 @@ def _covariances(terms: tuple[scales.Term, ...], transform: str) -> Callable[...
 def covariances_at(model: Model, zeta: np.ndarray, priors: Priors) -> list[np.ndarray]:
     """Cov(b_c) per term (N, k, k), about the means of the columns, at draws of zeta (N, z)."""
     with backend.our_settings():
-        found = _covariances(model.terms, model.transform)(backend.put(zeta), backend.put(priors.units))
+        found = _covariances(model.terms, model.transform)(
+            backend.put(zeta), backend.put(priors.units)
+        )
     return [np.asarray(G) for G in found]
 
 
@@ -85,7 +91,10 @@ def mean_covariance(G: np.ndarray, weights: np.ndarray | None = None) -> np.ndar
     """The covariance (k, k) with the mean standard deviations and mean correlations of G (N, k, k): those are reported."""
     sd = np.sqrt(np.diagonal(G, axis1=1, axis2=2))
     R = G / (sd[:, :, None] * sd[:, None, :])
-    mean_sd, mean_R = np.average(sd, axis=0, weights=weights), np.average(R, axis=0, weights=weights)
+    mean_sd, mean_R = (
+        np.average(sd, axis=0, weights=weights),
+        np.average(R, axis=0, weights=weights),
+    )
     return np.asarray(mean_R * np.outer(mean_sd, mean_sd))
 
 

@@ -73,9 +73,13 @@ class GivenVariances(Estimator):
         if isinstance(problem, GeneralizedProblem):
             return self._generalized(problem)
         if self.sigma is None:
-            raise ArgumentError("sigma is missing: a linear model at given variances needs its residual standard deviation, sigma=.")
+            raise ArgumentError(
+                "sigma is missing: a linear model at given variances needs its residual standard deviation, sigma=."
+            )
         if self.dispersion is not None:
-            raise ArgumentError("dispersion is for a family that has one; the residual standard deviation of a linear model is sigma=.")
+            raise ArgumentError(
+                "dispersion is for a family that has one; the residual standard deviation of a linear model is sigma=."
+            )
         begin = perf_counter()
         evaluate = Evaluator(problem, False, self.sigma)
         point = evaluate(self._theta(problem, float(self.sigma)))
@@ -101,9 +105,15 @@ class GivenVariances(Estimator):
         at = laplace(family, rows, T, gamma, phi, u, observed, free=True)
         inverse = np.linalg.inv(rows.R)
         found = bool(np.isfinite(at.objective))
-        message = "solved at the given variances" if found else "no joint mode of the fixed and random effects was found"
+        message = (
+            "solved at the given variances"
+            if found
+            else "no joint mode of the fixed and random effects was found"
+        )
         seconds = {**problem.seconds, "solve": perf_counter() - begin}
-        convergence = Convergence(found, message, 0, at.mode.steps, at.mode.steps, float("nan"), seconds)
+        convergence = Convergence(
+            found, message, 0, at.mode.steps, at.mode.steps, float("nan"), seconds
+        )
         return Estimate(
             method=self.name,
             reml=False,
@@ -120,7 +130,10 @@ class GivenVariances(Estimator):
             phi=phi,
             nagq=0,
             eta=at.mode.eta,
-            report=Report("Generalized linear mixed model at given variances (joint mode)", notes=(NOTE.format(""),)),
+            report=Report(
+                "Generalized linear mixed model at given variances (joint mode)",
+                notes=(NOTE.format(""),),
+            ),
         )
 
     def _phi(self, family: Any) -> float:
@@ -130,8 +143,12 @@ class GivenVariances(Estimator):
             )
         if family.has_dispersion != (self.dispersion is not None):
             if family.has_dispersion:
-                raise ArgumentError(f"dispersion is missing: the {family.name} family needs its {family.dispersion_name}, dispersion=.")
-            raise ArgumentError(f"dispersion={self.dispersion!r}: the {family.name} family has none; leave it out.")
+                raise ArgumentError(
+                    f"dispersion is missing: the {family.name} family needs its {family.dispersion_name}, dispersion=."
+                )
+            raise ArgumentError(
+                f"dispersion={self.dispersion!r}: the {family.name} family has none; leave it out."
+            )
         return float(self.dispersion) if self.dispersion is not None else 1.0
 
     def _theta(self, problem: Problem | GeneralizedProblem, scale: float) -> np.ndarray:
@@ -147,7 +164,10 @@ class GivenVariances(Estimator):
 
 
 def given_covariances(
-    varcomp: object, labels: Sequence[tuple[str, tuple[str, ...]]], structures: Sequence[Covariance], what: str = "varcomp"
+    varcomp: object,
+    labels: Sequence[tuple[str, tuple[str, ...]]],
+    structures: Sequence[Covariance],
+    what: str = "varcomp",
 ) -> list[np.ndarray]:
     """Covariance (k, k) per term of what a user gives by grouping factor.
 
@@ -166,23 +186,34 @@ def given_covariances(
     if not isinstance(varcomp, Mapping):
         if not (hasattr(varcomp, "groups") and hasattr(varcomp, "__getitem__")):
             example = ", ".join(f"{group!r}: ..." for group in groups)
-            raise ArgumentError(f"{what} must map grouping factors to covariances, {{{example}}}, not {type(varcomp).__name__}.")
+            raise ArgumentError(
+                f"{what} must map grouping factors to covariances, {{{example}}}, not {type(varcomp).__name__}."
+            )
         varcomp = {group: varcomp[group] for group in varcomp.groups}
     for group in varcomp:
         if group not in groups:
             known = ", ".join(map(repr, groups))
-            raise ArgumentError(f"{what}: {group!r} is not a grouping factor of this model; it has {known}.{nearest(group, groups)}")
+            raise ArgumentError(
+                f"{what}: {group!r} is not a grouping factor of this model; it has {known}.{nearest(group, groups)}"
+            )
     missing = [group for group in groups if group not in varcomp]
     if missing:
         raise ArgumentError(f"{what} has no covariance for {', '.join(map(repr, missing))}.")
-    return [_covariance(varcomp[group], f"{what}[{group!r}]", columns, s) for (group, columns), s in zip(labels, structures, strict=True)]
+    return [
+        _covariance(varcomp[group], f"{what}[{group!r}]", columns, s)
+        for (group, columns), s in zip(labels, structures, strict=True)
+    ]
 
 
-def _covariance(value: Any, name: str, columns: tuple[str, ...], structure: Covariance) -> np.ndarray:
+def _covariance(
+    value: Any, name: str, columns: tuple[str, ...], structure: Covariance
+) -> np.ndarray:
     k, effects = len(columns), ", ".join(columns)
     if hasattr(value, "columns") and hasattr(value, "index"):
         if not set(columns) == set(value.columns) == set(value.index) or len(value.columns) != k:
-            raise ArgumentError(f"{name}: rows and columns of the table must be the effects {effects}.")
+            raise ArgumentError(
+                f"{name}: rows and columns of the table must be the effects {effects}."
+            )
         value = value.loc[list(columns), list(columns)]
     try:
         C = np.asarray(value, dtype=float)
@@ -195,7 +226,9 @@ def _covariance(value: Any, name: str, columns: tuple[str, ...], structure: Cova
     if C.ndim == 1 and C.shape == (k,):
         C = np.diag(C)
     if C.shape != (k, k):
-        raise ArgumentError(f"{name} has shape {np.shape(value)}; the effects {effects} need a ({k}, {k}) covariance, or {k} variances.")
+        raise ArgumentError(
+            f"{name} has shape {np.shape(value)}; the effects {effects} need a ({k}, {k}) covariance, or {k} variances."
+        )
     if np.any(np.diagonal(C) < 0):
         raise ArgumentError(f"{name}: a variance is negative, {np.diagonal(C).min():g}.")
     sd = np.sqrt(np.diagonal(C))
@@ -204,10 +237,17 @@ def _covariance(value: Any, name: str, columns: tuple[str, ...], structure: Cova
     if np.abs(R - R.T).max() > ROUNDING:
         raise ArgumentError(f"{name} is not symmetric.")
     if np.linalg.eigvalsh((R + R.T) / 2)[0] < -ROUNDING:
-        raise ArgumentError(f"{name} is not positive semidefinite: a correlation is beyond one, or variances and covariances do not fit.")
+        raise ArgumentError(
+            f"{name} is not positive semidefinite: a correlation is beyond one, or variances and covariances do not fit."
+        )
     C = (C + C.T) / 2
     piece = {int(a): number for number, columns in enumerate(structure.pieces()) for a in columns}
-    fixed = [(i, j) for i in range(k) for j in range(i) if piece[i] != piece[j] and abs(R[i, j]) > ROUNDING]
+    fixed = [
+        (i, j)
+        for i in range(k)
+        for j in range(i)
+        if piece[i] != piece[j] and abs(R[i, j]) > ROUNDING
+    ]
     if fixed:
         i, j = fixed[0]
         raise ArgumentError(

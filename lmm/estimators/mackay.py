@@ -33,7 +33,16 @@ from lmm.estimators.given_variances import given_covariances
 from lmm.estimators.likelihood.maximum_likelihood import finish, of_determined
 from lmm.estimators.likelihood.profiled import Evaluator
 from lmm.estimators.restart import lowest_start
-from lmm.estimators.settings import CONTROL, COUNT, FLAG, POSITIVE, check_settings, one_of, or_none, refuse_evaluation
+from lmm.estimators.settings import (
+    CONTROL,
+    COUNT,
+    FLAG,
+    POSITIVE,
+    check_settings,
+    one_of,
+    or_none,
+    refuse_evaluation,
+)
 from lmm.linalg.devices import threads
 from lmm.model.gaussian.moments import starting_values
 from lmm.model.problem import Problem
@@ -108,10 +117,14 @@ class MacKay(Estimator):
             reml=FLAG,
         )
         if self.form == "quick" and not self.reml:
-            raise ArgumentError("MacKay: form='quick' has degrees of freedom for the fixed effects, as REML has; leave out REML=False.")
+            raise ArgumentError(
+                "MacKay: form='quick' has degrees of freedom for the fixed effects, as REML has; leave out REML=False."
+            )
         refuse_evaluation(self, "MacKay's method iterates")
 
-    def fit(self, problem: Problem, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
+    def fit(
+        self, problem: Problem, start: np.ndarray | None = None, callback: Callback | None = None
+    ) -> Estimate:
         """Iterate to the fixed point.
 
         Parameters
@@ -125,18 +138,36 @@ class MacKay(Estimator):
         begin = perf_counter()
         evaluate = Evaluator(problem, self.reml)
         if self.form == "corrected":
-            without = of_determined(self, problem, evaluate, start, callback) if self.start_variances is None else None
+            without = (
+                of_determined(self, problem, evaluate, start, callback)
+                if self.start_variances is None
+                else None
+            )
             if without is not None:
                 return without
             tolerance = 1e-12 if self.tolerance is None else self.tolerance
             theta = self._start_theta(problem, start)
             outcome = optimum(evaluate, theta, tolerance, self.max_iterations, True, callback)
-            estimate = finish(problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin})
+            estimate = finish(
+                problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin}
+            )
             how = "REML" if self.reml else "maximum likelihood"
-            return replace(estimate, report=Report(f"Linear mixed model fit by {how} (MacKay's empirical Bayes, corrected)"))
+            return replace(
+                estimate,
+                report=Report(
+                    f"Linear mixed model fit by {how} (MacKay's empirical Bayes, corrected)"
+                ),
+            )
         return self._quick(problem, evaluate, start, callback, begin)
 
-    def _quick(self, problem: Problem, evaluate: Evaluator, start: np.ndarray | None, callback: Callback | None, begin: float) -> Estimate:
+    def _quick(
+        self,
+        problem: Problem,
+        evaluate: Evaluator,
+        start: np.ndarray | None,
+        callback: Callback | None,
+        begin: float,
+    ) -> Estimate:
         tolerance = 1e-10 if self.tolerance is None else self.tolerance
         now, trace, change = self._start_variances(problem, evaluate, start), [], np.inf
         for _ in range(self.max_iterations):
@@ -161,24 +192,41 @@ class MacKay(Estimator):
             if change <= tolerance:
                 break
         converged = change <= tolerance
-        message = "the variances repeat themselves" if converged else f"stopped at the limit of {self.max_iterations} iterations"
+        message = (
+            "the variances repeat themselves"
+            if converged
+            else f"stopped at the limit of {self.max_iterations} iterations"
+        )
         known = Evaluator(problem, True, float(np.sqrt(now.residual)))
         point = known(relative(problem, now))
-        outcome = Outcome(point, converged, message, len(trace), len(trace) + 1, float("nan"), tuple(trace))
+        outcome = Outcome(
+            point, converged, message, len(trace), len(trace) + 1, float("nan"), tuple(trace)
+        )
         estimate = finish(problem, known, outcome, self.name, {"optimise": perf_counter() - begin})
         count = sum(len(own) for own in now.effects)
-        report = Report("Linear mixed model fit by MacKay's empirical Bayes (quick form)", notes=tuple(notes(problem, evaluate, point)))
+        report = Report(
+            "Linear mixed model fit by MacKay's empirical Bayes (quick form)",
+            notes=tuple(notes(problem, evaluate, point)),
+        )
         return replace(estimate, n_parameters=problem.p + count + 1, report=report)
 
     def _start_theta(self, problem: Problem, start: np.ndarray | None) -> np.ndarray:
         """theta of the corrected form's start."""
         if start is not None or self.start_variances is None:
-            return starting_values(problem.cross, problem.structures) if start is None else np.asarray(start, dtype=float)
-        C = given_covariances(self.start_variances, problem.labels, problem.structures, "start_variances")
+            return (
+                starting_values(problem.cross, problem.structures)
+                if start is None
+                else np.asarray(start, dtype=float)
+            )
+        C = given_covariances(
+            self.start_variances, problem.labels, problem.structures, "start_variances"
+        )
         residual = self._start_residual(problem)
         return problem.theta_of([own / residual for own in C])
 
-    def _start_variances(self, problem: Problem, evaluate: Evaluator, start: np.ndarray | None) -> Variances:
+    def _start_variances(
+        self, problem: Problem, evaluate: Evaluator, start: np.ndarray | None
+    ) -> Variances:
         theta = self._start_theta(problem, start)
         if start is None and self.start_variances is None:
             theta = lowest_start(problem, evaluate, theta)
@@ -187,11 +235,17 @@ class MacKay(Estimator):
             residual = self._start_residual(problem)
         else:
             residual = evaluate.variance(evaluate(theta).payload.value)
-            residual = residual if self.start_error_variance is None else float(self.start_error_variance)
+            residual = (
+                residual if self.start_error_variance is None else float(self.start_error_variance)
+            )
         return Variances([np.sum(T * T, axis=1) * residual for T in factors], residual)
 
     def _start_residual(self, problem: Problem) -> float:
-        return problem.scale**2 / 4.0 if self.start_error_variance is None else float(self.start_error_variance)
+        return (
+            problem.scale**2 / 4.0
+            if self.start_error_variance is None
+            else float(self.start_error_variance)
+        )
 
     @threads.limited()
     def objective(self, problem: Problem, theta: np.ndarray) -> float:
@@ -211,9 +265,13 @@ def update(evaluate: Evaluator, point: Point, now: Variances) -> tuple[Variances
     effective, penalty = float(problem.p), 0.0
     for D, b, own in zip(payload.D, payload.modes, now.effects, strict=True):
         g = own / now.residual
-        u2 = float(np.sum((b * b)[g > 0] / g[g > 0, None]))  # b'G^-1 b, of the effects that have a variance
+        u2 = float(
+            np.sum((b * b)[g > 0] / g[g > 0, None])
+        )  # b'G^-1 b, of the effects that have a variance
         penalty += u2
-        effective += float(g @ np.diagonal(D)) + u2 / profiled  # tr(G Q), D = Q - e e'/sigma^2 and b = G e
+        effective += (
+            float(g @ np.diagonal(D)) + u2 / profiled
+        )  # tr(G Q), D = Q - e e'/sigma^2 and b = G e
     rss = float(payload.value.r2) - penalty
     effects = [np.var(b, axis=1, ddof=1) for b in payload.modes]
     return Variances(effects, rss / (problem.n - effective)), effective
@@ -222,7 +280,8 @@ def update(evaluate: Evaluator, point: Point, now: Variances) -> tuple[Variances
 def vanish(problem: Problem, now: Variances) -> Variances:
     """Variances that have fallen to nothing, at zero."""
     effects = [
-        np.where(own * units(gram) ** 2 < VANISHED * now.residual, 0.0, own) for own, gram in zip(now.effects, problem.grams(), strict=True)
+        np.where(own * units(gram) ** 2 < VANISHED * now.residual, 0.0, own)
+        for own, gram in zip(now.effects, problem.grams(), strict=True)
     ]
     return Variances(effects, now.residual)
 
@@ -239,9 +298,17 @@ def notes(problem: Problem, evaluate: Evaluator, point: Point) -> list[str]:
         "The quick form takes the variance of the predicted effects for that of the effects: shrinkage makes it too small. "
         "form='corrected' adds the conditional variances and is REML."
     ]
-    slopes = [group for (group, _), s in zip(problem.labels, problem.structures, strict=True) if len(s.pieces()) < s.k]
+    slopes = [
+        group
+        for (group, _), s in zip(problem.labels, problem.structures, strict=True)
+        if len(s.pieces()) < s.k
+    ]
     if slopes:
-        out.append(f"Covariances of the effects of {', '.join(slopes)} are taken as zero, although the formula has them.")
+        out.append(
+            f"Covariances of the effects of {', '.join(slopes)} are taken as zero, although the formula has them."
+        )
     free = evaluate(point.theta)
-    out.append(f"A Newton step of REML from here would lower the criterion by about {promised(free):.3g}.")
+    out.append(
+        f"A Newton step of REML from here would lower the criterion by about {promised(free):.3g}."
+    )
     return out

@@ -31,7 +31,15 @@ from lmm.estimators.laplace.diagnosis import diagnose
 from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
 from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
 from lmm.estimators.likelihood.profiled import Evaluator
-from lmm.estimators.settings import CONTROL, COUNT, FLAG_OR_NONE, POSITIVE, check_settings, one_of, refuse_evaluation
+from lmm.estimators.settings import (
+    CONTROL,
+    COUNT,
+    FLAG_OR_NONE,
+    POSITIVE,
+    check_settings,
+    one_of,
+    refuse_evaluation,
+)
 from lmm.linalg.devices import threads
 from lmm.model.laplace.laplace import laplace
 from lmm.model.laplace.linearised import Linearised, linearise
@@ -100,10 +108,22 @@ class PenalizedQuasiLikelihood(Estimator):
 
     def __post_init__(self) -> None:
         dispersion = one_of(*DISPERSIONS)
-        check_settings(self, dispersion=dispersion, reml=FLAG_OR_NONE, control=CONTROL, tolerance=POSITIVE, max_iterations=COUNT)
+        check_settings(
+            self,
+            dispersion=dispersion,
+            reml=FLAG_OR_NONE,
+            control=CONTROL,
+            tolerance=POSITIVE,
+            max_iterations=COUNT,
+        )
         refuse_evaluation(self, "penalized quasi-likelihood iterates")
 
-    def fit(self, problem: Problem | GeneralizedProblem, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
+    def fit(
+        self,
+        problem: Problem | GeneralizedProblem,
+        start: np.ndarray | None = None,
+        callback: Callback | None = None,
+    ) -> Estimate:
         """Iterate working models until the linear predictor repeats itself.
 
         Parameters
@@ -114,11 +134,19 @@ class PenalizedQuasiLikelihood(Estimator):
             "decrease" (squared change of the linear predictor in working standard errors) and "step" taken.
         """
         if isinstance(problem, Problem):
-            estimate = MaximumLikelihood(self.reml is not False, self.control).fit(problem, start, callback)
+            estimate = MaximumLikelihood(self.reml is not False, self.control).fit(
+                problem, start, callback
+            )
             how = "REML" if estimate.reml else "maximum likelihood"
-            return replace(estimate, method=self.name, report=Report(f"Linear mixed model fit by {how} (penalized quasi-likelihood)"))
+            return replace(
+                estimate,
+                method=self.name,
+                report=Report(f"Linear mixed model fit by {how} (penalized quasi-likelihood)"),
+            )
         if not problem.family.has_intercept:
-            raise ArgumentError(f"method='pql' needs a family with a mean; {problem.family.name!r} has thresholds. Use method='laplace'.")
+            raise ArgumentError(
+                f"method='pql' needs a family with a mean; {problem.family.name!r} has thresholds. Use method='laplace'."
+            )
         begin = perf_counter()
         return _Iteration(self, problem, start, callback).run(begin)
 
@@ -126,7 +154,9 @@ class PenalizedQuasiLikelihood(Estimator):
     def objective(self, problem: Problem | GeneralizedProblem, parameters: np.ndarray) -> float:
         """-2 log-likelihood by Laplace's method at (theta, beta[, phi]); of a linear model the criterion at theta."""
         if isinstance(problem, Problem):
-            return MaximumLikelihood(self.reml is not False, self.control).objective(problem, parameters)
+            return MaximumLikelihood(self.reml is not False, self.control).objective(
+                problem, parameters
+            )
         if self.dispersion == "estimated" and not problem.family.has_dispersion:
             raise ArgumentError("objective: with dispersion='estimated' there is no likelihood.")
         return LaplaceLikelihood(self.control).objective(problem, parameters)
@@ -135,7 +165,13 @@ class PenalizedQuasiLikelihood(Estimator):
 class _Iteration:
     """The state of one fit: coefficients, variances, dispersion and what was recorded."""
 
-    def __init__(self, method: PenalizedQuasiLikelihood, problem: GeneralizedProblem, start: np.ndarray | None, callback: Callback | None):
+    def __init__(
+        self,
+        method: PenalizedQuasiLikelihood,
+        problem: GeneralizedProblem,
+        start: np.ndarray | None,
+        callback: Callback | None,
+    ):
         self.method, self.problem, self.callback = method, problem, callback
         self.family, self.rows = problem.family, problem.rows
         m, p = problem.n_theta, problem.p
@@ -144,7 +180,9 @@ class _Iteration:
         phi = float(self.family.from_rho(psi[m + p :])) if self.family.has_dispersion else 1.0
         self.scales = self.family.scales_variance()
         # whether the working residual variance is estimated; only a dispersion that does not scale it enters the weights
-        self.free = self.scales or (method.dispersion == "estimated" and not self.family.has_dispersion)
+        self.free = self.scales or (
+            method.dispersion == "estimated" and not self.family.has_dispersion
+        )
         self.phi = 1.0 if self.scales else phi
         self.reml = (method.dispersion == "fixed") if method.reml is None else method.reml
         self.sigma = np.sqrt(phi) if self.scales else 1.0
@@ -155,7 +193,9 @@ class _Iteration:
             if len(start) > m:
                 self.gamma = self.rows.R @ start[m : m + p]
         self.b = [np.zeros((size.k, size.J)) for size in problem.plan.terms]
-        self.eta = self.rows.predictor(self.gamma, self.b) if start is not None else self._near_the_data()
+        self.eta = (
+            self.rows.predictor(self.gamma, self.b) if start is not None else self._near_the_data()
+        )
         self.step = 1.0
         self.change: np.ndarray | None = None
         self.trace: list[dict[str, Any]] = []
@@ -164,8 +204,12 @@ class _Iteration:
         """The link of means close to the response, from which a generalized linear model's iteration begins too."""
         with np.errstate(all="ignore"):
             eta = self.family.link.link(self.family.initial_mu(self.rows.y, self.rows.weights))
-        weighed = self.family.has_dispersion and not self.scales  # a dispersion at such means would be that of a perfect fit
-        return eta if not weighed and self._possible(eta) else self.rows.predictor(self.gamma, self.b)
+        weighed = (
+            self.family.has_dispersion and not self.scales
+        )  # a dispersion at such means would be that of a perfect fit
+        return (
+            eta if not weighed and self._possible(eta) else self.rows.predictor(self.gamma, self.b)
+        )
 
     def run(self, begin: float) -> Estimate:
         """Iterate, and report."""
@@ -233,7 +277,10 @@ class _Iteration:
 
     def _variances(self, working: Linearised) -> tuple[Evaluator, Outcome]:
         """REML or ML of the working model, begun where the last ended."""
-        evaluate, control = Evaluator(working.problem, self.reml, None if self.free else 1.0), self.method.control
+        evaluate, control = (
+            Evaluator(working.problem, self.reml, None if self.free else 1.0),
+            self.method.control,
+        )
         if not np.isfinite(evaluate.objective(self.theta)):
             self.theta = unit_start(working.problem)
         outcome = minimize(
@@ -243,7 +290,11 @@ class _Iteration:
             tolerance=control.tolerance,
             max_evaluations=control.max_evaluations,
             radius=control.radius,
-            escape=lambda point: escapes(working.problem, point.theta, point.payload.D) if point.payload is not None else (),
+            escape=lambda point: (
+                escapes(working.problem, point.theta, point.payload.D)
+                if point.payload is not None
+                else ()
+            ),
             refine=evaluate.refine,
         )
         return evaluate, snap(working.problem, evaluate, outcome, control.tolerance)
@@ -267,7 +318,9 @@ class _Iteration:
             W = self.family.expected_weights(eta, rows.weights, phi).weight
             return float(np.sum(r * r / np.maximum(W, 1e-300))) - (rows.n - effective)
 
-        low, high = (float(np.clip(np.log(self.phi) + d, -FARTHEST, FARTHEST)) for d in (-REACH, REACH))
+        low, high = (
+            float(np.clip(np.log(self.phi) + d, -FARTHEST, FARTHEST)) for d in (-REACH, REACH)
+        )
         at_low, at_high = excess(low), excess(high)
         if not np.isfinite(at_low * at_high):
             return self.phi
@@ -276,7 +329,9 @@ class _Iteration:
         for _ in range(60):
             middle = (low + high) / 2.0
             at_middle = excess(middle)
-            low, at_low, high = (middle, at_middle, high) if at_low * at_middle > 0 else (low, at_low, middle)
+            low, at_low, high = (
+                (middle, at_middle, high) if at_low * at_middle > 0 else (low, at_low, middle)
+            )
         return float(np.exp((low + high) / 2.0))
 
     def _absolute(self, theta: np.ndarray, sigma: float) -> np.ndarray:
@@ -290,7 +345,9 @@ class _Iteration:
     def _estimate(self, begin: float, converged: bool, message: str) -> Estimate:
         problem, family, rows = self.problem, self.family, self.rows
         if not self.trace:
-            raise ArgumentError(f"penalized quasi-likelihood cannot begin: {message}. Give start=, or use method='laplace'.")
+            raise ArgumentError(
+                f"penalized quasi-likelihood cannot begin: {message}. Give start=, or use method='laplace'."
+            )
         sigma = self.sigma
         phi = sigma**2 if self.scales else self.phi
         theta = self._absolute(self.theta, sigma)
@@ -302,11 +359,27 @@ class _Iteration:
         objective = float("nan")
         if not quasi:
             u = [np.linalg.pinv(T) @ b for T, b in zip(factors, self.b, strict=True)]
-            objective = laplace(family, rows, factors, self.gamma, phi, u, self.method.control.curvature == "observed").objective
+            objective = laplace(
+                family,
+                rows,
+                factors,
+                self.gamma,
+                phi,
+                u,
+                self.method.control.curvature == "observed",
+            ).objective
         seconds = {**problem.seconds, "optimise": perf_counter() - begin}
         count = len(self.trace)
         told = diagnose(problem, beta, factors, phi, self.eta)
-        convergence = Convergence(converged, message, count, count, count, float(np.sqrt(self.trace[-1]["decrease"])), seconds)
+        convergence = Convergence(
+            converged,
+            message,
+            count,
+            count,
+            count,
+            float(np.sqrt(self.trace[-1]["decrease"])),
+            seconds,
+        )
         how = "REML" if self.reml else "ML"
         title = f"Generalized linear mixed model fit by penalized quasi-likelihood ({how} of the working model)"
         return Estimate(

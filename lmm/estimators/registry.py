@@ -24,9 +24,15 @@ class Method(NamedTuple):
 
 #: name in ``method=`` -> estimator
 METHODS: dict[str, Method] = {
-    "reml": Method("lmm.estimators.likelihood.maximum_likelihood", "MaximumLikelihood", {"reml": True}),
-    "ml": Method("lmm.estimators.likelihood.maximum_likelihood", "MaximumLikelihood", {"reml": False}),
-    "laplace": Method("lmm.estimators.laplace.laplace_likelihood", "LaplaceLikelihood", {"nagq": 1}),
+    "reml": Method(
+        "lmm.estimators.likelihood.maximum_likelihood", "MaximumLikelihood", {"reml": True}
+    ),
+    "ml": Method(
+        "lmm.estimators.likelihood.maximum_likelihood", "MaximumLikelihood", {"reml": False}
+    ),
+    "laplace": Method(
+        "lmm.estimators.laplace.laplace_likelihood", "LaplaceLikelihood", {"nagq": 1}
+    ),
     "agq": Method("lmm.estimators.laplace.laplace_likelihood", "LaplaceLikelihood", {}),
     "em": Method("lmm.estimators.em", "ExpectationMaximization", {}),
     "mackay": Method("lmm.estimators.mackay", "MacKay", {}),
@@ -53,13 +59,21 @@ def by_name(name: str, model: str, **asked: Any) -> Estimator:
     key = name.lower()
     if key not in METHODS:
         known = for_model(model)
-        raise ArgumentError(f"method={name!r} is not one of {', '.join(map(repr, known))}.{nearest(name, known)}")
+        raise ArgumentError(
+            f"method={name!r} is not one of {', '.join(map(repr, known))}.{nearest(name, known)}"
+        )
     if key == "agq":
-        asked["nagq"] = max(int(asked.get("nagq", 1)), POINTS) if asked.get("nagq", 1) <= 1 else int(asked["nagq"])
+        asked["nagq"] = (
+            max(int(asked.get("nagq", 1)), POINTS)
+            if asked.get("nagq", 1) <= 1
+            else int(asked["nagq"])
+        )
     kind = load(key)
     names = {field.name for field in dataclasses.fields(kind)}
     settings = METHODS[key].settings
-    estimator = adopted(kind(**settings, **{k: v for k, v in asked.items() if k in names and k not in settings}))
+    estimator = adopted(
+        kind(**settings, **{k: v for k, v in asked.items() if k in names and k not in settings})
+    )
     check_model(estimator, model, repr(name))
     return estimator
 
@@ -67,9 +81,13 @@ def by_name(name: str, model: str, **asked: Any) -> Estimator:
 def adopt(method: object, model: str, control: Control | None) -> Estimator:
     """An estimator given as an object, with the call's ``control`` where one was given."""
     if isinstance(method, type):
-        raise ArgumentError(f"method is the class {method.__name__}; give an object, method={method.__name__}(...).")
+        raise ArgumentError(
+            f"method is the class {method.__name__}; give an object, method={method.__name__}(...)."
+        )
     if not callable(getattr(method, "fit", None)):
-        raise ArgumentError(f"method must be a name or an estimator with a fit() method, not {type(method).__name__}.")
+        raise ArgumentError(
+            f"method must be a name or an estimator with a fit() method, not {type(method).__name__}."
+        )
     estimator = adopted(method)
     check_model(estimator, model, estimator.label)
     return estimator if control is None else estimator.with_control(control)

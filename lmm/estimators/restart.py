@@ -48,11 +48,17 @@ SMALL, FEW = 400, 30
 
 def subsets(problem: Problem | GeneralizedProblem) -> list[list[Piece]]:
     """What is raised at a time: all terms together, and each piece alone where there are several."""
-    every = [(t, columns) for t, structure in enumerate(problem.structures) for columns in structure.pieces()]
+    every = [
+        (t, columns)
+        for t, structure in enumerate(problem.structures)
+        for columns in structure.pieces()
+    ]
     return [every] if len(every) == 1 else [every, *([piece] for piece in every)]
 
 
-def raised(problem: Problem | GeneralizedProblem, theta: np.ndarray, which: list[Piece], size: float) -> np.ndarray:
+def raised(
+    problem: Problem | GeneralizedProblem, theta: np.ndarray, which: list[Piece], size: float
+) -> np.ndarray:
     """theta (m,) with some pieces at uncorrelated standard deviations of ``size`` where their columns are made orthonormal."""
     G, grams = problem.covariances(theta), problem.grams()
     for t, columns in which:
@@ -75,10 +81,18 @@ def heights(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> list[li
 
     Height by height all terms raised together, and each alone; and only the directions without a variance of a term that has some.
     """
-    return [[*(raised(problem, theta, which, size) for which in subsets(problem)), *_filled(problem, theta, size)] for size in HEIGHTS]
+    return [
+        [
+            *(raised(problem, theta, which, size) for which in subsets(problem)),
+            *_filled(problem, theta, size),
+        ]
+        for size in HEIGHTS
+    ]
 
 
-def _filled(problem: Problem | GeneralizedProblem, theta: np.ndarray, size: float) -> Iterator[np.ndarray]:
+def _filled(
+    problem: Problem | GeneralizedProblem, theta: np.ndarray, size: float
+) -> Iterator[np.ndarray]:
     """theta (m,) with standard deviations of ``size`` along the directions that a piece of rank one or more has no variance in."""
     G, grams = problem.covariances(theta), problem.grams()
     for t, structure in enumerate(problem.structures):
@@ -87,7 +101,9 @@ def _filled(problem: Problem | GeneralizedProblem, theta: np.ndarray, size: floa
             values, axes = np.linalg.eigh(grams[t][block])
             if len(columns) == 1 or not values[0] > EMPTY * values[-1]:
                 continue
-            root = axes * np.sqrt(values)  # of the Gram matrix: where it is I, directions have no units
+            root = axes * np.sqrt(
+                values
+            )  # of the Gram matrix: where it is I, directions have no units
             spread, directions = np.linalg.eigh(root.T @ G[t][block] @ root)
             none = spread <= EMPTY * spread[-1]
             if not none.any() or none.all():
@@ -98,7 +114,9 @@ def _filled(problem: Problem | GeneralizedProblem, theta: np.ndarray, size: floa
             yield problem.theta_of(own)
 
 
-def from_above(problem: Problem, evaluate: Evaluator, theta: np.ndarray, choices: list[list[Piece]]) -> Iterator[np.ndarray]:
+def from_above(
+    problem: Problem, evaluate: Evaluator, theta: np.ndarray, choices: list[list[Piece]]
+) -> Iterator[np.ndarray]:
     """Where a search down from infinite variances of some pieces, the others as in theta (m,), would arrive: choice by choice.
 
     Where free random effects leave no residual variance, it is the size of that variance.
@@ -166,7 +184,9 @@ def conflict(problem: Problem, evaluate: Evaluator, point: Point) -> float:
         return 0.0
     value = point.payload.value
     variance = np.eye(p)  # X'VX
-    for structure, own, columns in zip(problem.structures, problem.split(point.theta), problem.shared(), strict=True):
+    for structure, own, columns in zip(
+        problem.structures, problem.split(point.theta), problem.shared(), strict=True
+    ):
         loaded = (structure.factor(own).T @ columns).reshape(p, -1)
         variance += loaded @ loaded.T
     spread = variance - np.asarray(value.cov) + 1e-8 * np.diag(np.diagonal(variance))
@@ -179,7 +199,11 @@ def conflict(problem: Problem, evaluate: Evaluator, point: Point) -> float:
 
 
 def second_look(
-    problem: Problem, evaluate: Evaluator, outcome: Outcome, search: Callable[[np.ndarray, float], Outcome], tolerance: float
+    problem: Problem,
+    evaluate: Evaluator,
+    outcome: Outcome,
+    search: Callable[[np.ndarray, float], Outcome],
+    tolerance: float,
 ) -> Outcome:
     """The outcome of a search, or of a better one from above or below; ``search`` takes a start and the lowest criterion known.
 
@@ -200,7 +224,9 @@ def second_look(
     if effects <= SMALL and singular and len(theta) > 1:
         below += [*mirrored(problem, theta), unit_start(problem)]
     starts = chain(islice(above, 1), below, above)
-    return look_again(outcome, starts, evaluate.objective, search, tolerance, int(doubtful or little) + len(below))
+    return look_again(
+        outcome, starts, evaluate.objective, search, tolerance, int(doubtful or little) + len(below)
+    )
 
 
 def is_little(problem: Problem | GeneralizedProblem) -> bool:
@@ -211,7 +237,9 @@ def is_little(problem: Problem | GeneralizedProblem) -> bool:
 
 def lowest_start(problem: Problem, evaluate: Evaluator, theta: np.ndarray) -> np.ndarray:
     """theta (m,), or a start from above where the criterion is lower."""
-    return min([theta, *from_above(problem, evaluate, theta, subsets(problem))], key=evaluate.objective)
+    return min(
+        [theta, *from_above(problem, evaluate, theta, subsets(problem))], key=evaluate.objective
+    )
 
 
 def look_again(
@@ -239,7 +267,15 @@ def look_again(
             continue
         spent, steps = spent + other.evaluations, steps + other.iterations
         traces.append(other.trace)
-        if other.converged >= best.converged and other.point.objective < best.point.objective - tolerance:
+        if (
+            other.converged >= best.converged
+            and other.point.objective < best.point.objective - tolerance
+        ):
             best = other
     numbered = tuple({**line, "search": i} for i, lines in enumerate(traces) for line in lines)
-    return replace(best, evaluations=spent, iterations=steps, trace=numbered if len(traces) > 1 else outcome.trace)
+    return replace(
+        best,
+        evaluations=spent,
+        iterations=steps,
+        trace=numbered if len(traces) > 1 else outcome.trace,
+    )

@@ -39,7 +39,9 @@ def word_or_number(*words: str) -> Rule:
     def rule(value: object, name: str) -> object:
         if isinstance(value, str):
             if value not in words:
-                raise ArgumentError(f"{name}={value!r} must be {', '.join(map(repr, words))} or a positive number.")
+                raise ArgumentError(
+                    f"{name}={value!r} must be {', '.join(map(repr, words))} or a positive number."
+                )
             return value
         return arguments.number(value, name, above=0)
 
@@ -63,7 +65,9 @@ def PRIORS(value: object, name: str) -> object:
     """A mapping of names to priors, or None; a model says which names it has."""
     if value is not None and not isinstance(value, Mapping):
         kind = type(value).__name__
-        raise ArgumentError(f"{name}: priors must be a mapping such as {{'beta': lmm.priors.Normal(0, 1)}}, not {kind}.")
+        raise ArgumentError(
+            f"{name}: priors must be a mapping such as {{'beta': lmm.priors.Normal(0, 1)}}, not {kind}."
+        )
     return value
 
 

@@ -11,7 +11,13 @@ from __future__ import annotations
 
 from lmm.errors import ArgumentError, nearest
 from lmm.families import links
-from lmm.families.base import Derivatives, DispersionDerivatives, Family, Information, ParameterDerivatives
+from lmm.families.base import (
+    Derivatives,
+    DispersionDerivatives,
+    Family,
+    Information,
+    ParameterDerivatives,
+)
 from lmm.families.binomial import Binomial
 from lmm.families.custom import CustomFamily
 from lmm.families.gamma import Gamma
@@ -25,7 +31,17 @@ from lmm.families.poisson import Poisson
 
 #: families by name
 FAMILIES: dict[str, type[Family]] = {
-    f.name: f for f in (Gaussian, Binomial, Poisson, Gamma, InverseGaussian, NegativeBinomial, NegativeBinomial1, Ordinal)
+    f.name: f
+    for f in (
+        Gaussian,
+        Binomial,
+        Poisson,
+        Gamma,
+        InverseGaussian,
+        NegativeBinomial,
+        NegativeBinomial1,
+        Ordinal,
+    )
 }
 #: other spellings, R's among them
 ALIASES = {
@@ -83,7 +99,11 @@ def get(family: str | Family | type[Family]) -> Family:
     found = FAMILIES.get(ALIASES.get(family, family)) if isinstance(family, str) else None
     if found is None:
         quasi = isinstance(family, str) and family.startswith("quasi")
-        hint = " Quasi families have no likelihood." if quasi else nearest(str(family), [*FAMILIES, *ALIASES])
+        hint = (
+            " Quasi families have no likelihood."
+            if quasi
+            else nearest(str(family), [*FAMILIES, *ALIASES])
+        )
         name, _, rest = family.partition("(") if isinstance(family, str) else ("", "", "")
         known = FAMILIES.get(ALIASES.get(name.strip(), name.strip()))
         if known is not None and rest:

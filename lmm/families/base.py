@@ -198,7 +198,9 @@ class Family(abc.ABC):
     def __init__(self, link: str | Link | None = None):
         found = links.get(self.default_link if link is None else link)
         if found.name in links.LINKS and found.name not in self.link_names:
-            raise ArgumentError(f"family {self.name!r} has no link {found.name!r}; its links are {', '.join(self.link_names)}.")
+            raise ArgumentError(
+                f"family {self.name!r} has no link {found.name!r}; its links are {', '.join(self.link_names)}."
+            )
         object.__setattr__(self, "link", found)
 
     def __repr__(self) -> str:
@@ -207,9 +209,13 @@ class Family(abc.ABC):
     def require_jax(self) -> None:
         """ArgumentError where the density cannot be differentiated by JAX: for a family, or a link, that is not written for it."""
         if type(self.link).__module__ != links.__name__:
-            raise ArgumentError(f"link {self.link.name!r} is not known to JAX; this method takes the links {', '.join(links.LINKS)}.")
+            raise ArgumentError(
+                f"link {self.link.name!r} is not known to JAX; this method takes the links {', '.join(links.LINKS)}."
+            )
         if not self.in_jax:
-            raise ArgumentError(f"family {self.name!r} is not available for this method; use method='laplace'.")
+            raise ArgumentError(
+                f"family {self.name!r} is not available for this method; use method='laplace'."
+            )
 
     # -- the linear predictor ------------------------------------------------------------------
 
@@ -230,7 +236,9 @@ class Family(abc.ABC):
     def _clip(self) -> tuple[float, float]:
         """The part of ``eta_bounds`` in which nothing overflows."""
         (low, high), (safe_low, safe_high) = self.eta_bounds, self.link.safe
-        return max(low + 1e-30 if np.isfinite(low) else low, safe_low), min(high - 1e-10 if np.isfinite(high) else high, safe_high)
+        return max(low + 1e-30 if np.isfinite(low) else low, safe_low), min(
+            high - 1e-10 if np.isfinite(high) else high, safe_high
+        )
 
     def inside(self, eta: Array) -> Array:
         """Where eta gives a possible mean, boolean (n,); not where it is missing."""
@@ -268,8 +276,14 @@ class Family(abc.ABC):
         """Means of the ends of intervals of linear predictors: beyond the link's range the mean at its end, 0 or infinite."""
         low, high = self.eta_bounds
         out = self.mean(eta)
-        least, most = max(self.mean_low, self.link.mean_low), min(self.mean_high, self.link.mean_high)
-        falls = float(self.link.d1(self.clip(np.array([0.5 * (max(low, -1.0) + min(high, 1.0))])))[0]) < 0.0
+        least, most = (
+            max(self.mean_low, self.link.mean_low),
+            min(self.mean_high, self.link.mean_high),
+        )
+        falls = (
+            float(self.link.d1(self.clip(np.array([0.5 * (max(low, -1.0) + min(high, 1.0))])))[0])
+            < 0.0
+        )
         out = np.where(eta <= low, most if falls else least, out)
         return np.where(eta >= high, least if falls else most, out)
 
@@ -288,7 +302,10 @@ class Family(abc.ABC):
             return 1.0
         with np.errstate(all="ignore"):
             mean = np.average(y, weights=weights)
-            scale = float((mean if low >= 0.0 else np.std(y)) / np.abs(self.link.d1(self.clip(self.link.link(mean)))))
+            scale = float(
+                (mean if low >= 0.0 else np.std(y))
+                / np.abs(self.link.d1(self.clip(self.link.link(mean))))
+            )
         return scale if np.isfinite(scale) and scale > 0.0 and abs(scale - 1.0) > 1e-9 else 1.0
 
     # -- in the family's coordinate ------------------------------------------------------------
@@ -305,15 +322,21 @@ class Family(abc.ABC):
         """The part of the log density that depends on c; in NumPy or JAX, as ``constant``."""
         raise NotImplementedError
 
-    def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
+    def _score(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array, Array, Array]:
         """First to third derivative of the log density with respect to c."""
         raise NotImplementedError
 
-    def _information(self, c: Array, w: Array | float, phi: float) -> tuple[Array | float, Array | float]:
+    def _information(
+        self, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, Array | float]:
         """Fisher information in c and its derivative."""
         raise NotImplementedError
 
-    def _dispersion(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array | float, ...]:
+    def _dispersion(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, ...]:
         """dl/drho, d2l/drho2, d2l/(dc drho), d3l/(dc2 drho), di/drho."""
         raise NotImplementedError
 
@@ -325,7 +348,9 @@ class Family(abc.ABC):
 
     def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         """The part of the log density that depends on eta, (n,); minus infinity where eta gives no possible mean."""
-        return self._inside(self._kernel(y, self._location(self.clip(eta)), ones(weights), phi), eta)
+        return self._inside(
+            self._kernel(y, self._location(self.clip(eta)), ones(weights), phi), eta
+        )
 
     def _inside(self, value: Array, eta: Array) -> Array:
         """``value``, minus infinity where eta gives no possible mean."""
@@ -336,25 +361,37 @@ class Family(abc.ABC):
         """log f(y | eta) with every constant, (n,); ``kernel`` + ``constant``."""
         return self.kernel(y, eta, weights, phi) + self.constant(y, weights, phi)
 
-    def derivatives(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Derivatives:
+    def derivatives(
+        self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Derivatives:
         """First to third derivative of the log density with respect to eta, as observed."""
         c, c1, c2, c3 = self._coordinate(self.clip(eta))
         g1, g2, g3 = self._score(y, c, ones(weights), phi)
         if isinstance(c1, float) and c1 == 1.0:
             return Derivatives(filled(g1, eta), filled(g2, eta), filled(g3, eta))
         d2 = g2 * c1**2 + g1 * c2
-        return Derivatives(filled(g1 * c1, eta), filled(d2, eta), filled(g3 * c1**3 + 3.0 * g2 * c1 * c2 + g1 * c3, eta))
+        return Derivatives(
+            filled(g1 * c1, eta),
+            filled(d2, eta),
+            filled(g3 * c1**3 + 3.0 * g2 * c1 * c2 + g1 * c3, eta),
+        )
 
-    def expected_weights(self, eta: Array, weights: Weights = None, phi: float = 1.0) -> Information:
+    def expected_weights(
+        self, eta: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Information:
         """Fisher information in eta and its derivative with respect to eta."""
         c, c1, c2, _ = self._coordinate(self.clip(eta))
         i, slope = self._information(c, ones(weights), phi)
         return Information(filled(i * c1**2, eta), filled(slope * c1**3 + 2.0 * i * c1 * c2, eta))
 
-    def d_phi(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> DispersionDerivatives:
+    def d_phi(
+        self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0
+    ) -> DispersionDerivatives:
         """Derivatives that involve rho = log phi; zeros for a family without dispersion."""
         if not self.has_dispersion:
-            return DispersionDerivatives(*(np.zeros(np.shape(eta)) for _ in DispersionDerivatives._fields))
+            return DispersionDerivatives(
+                *(np.zeros(np.shape(eta)) for _ in DispersionDerivatives._fields)
+            )
         c, c1, c2, _ = self._coordinate(self.clip(eta))
         first, second, g1, g2, i = self._dispersion(y, c, ones(weights), phi)
         out = (first, second, g1 * c1, g2 * c1**2 + g1 * c2, i * c1**2)
@@ -377,7 +414,9 @@ class Family(abc.ABC):
 
     def reported(self, phi: Phi) -> tuple[list[str], Array]:
         """Names of the parameters whose covariance is reported, and their derivatives (r, r) with respect to rho."""
-        return [f"log({self.dispersion_name})"] if self.has_dispersion else [], np.eye(self.n_parameters)
+        return [f"log({self.dispersion_name})"] if self.has_dispersion else [], np.eye(
+            self.n_parameters
+        )
 
     @property
     def threshold_names(self) -> list[str]:
@@ -401,11 +440,19 @@ class Family(abc.ABC):
     def check_parameters(self, phi: Array) -> None:
         """ArgumentError where a phi (r,) to start from is impossible."""
         if self.has_dispersion and phi[0] <= 0:
-            raise ArgumentError(f"the {self.dispersion_name} to start from must be positive, not {phi[0]:g}.")
+            raise ArgumentError(
+                f"the {self.dispersion_name} to start from must be positive, not {phi[0]:g}."
+            )
 
-    def parameter_scores(self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0) -> Array:
+    def parameter_scores(
+        self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0
+    ) -> Array:
         """dl/drho, (r, n)."""
-        return self.d_phi(y, eta, weights, phi).first[None] if self.has_dispersion else np.zeros((0, len(eta)))
+        return (
+            self.d_phi(y, eta, weights, phi).first[None]
+            if self.has_dispersion
+            else np.zeros((0, len(eta)))
+        )
 
     def parameter_derivatives(
         self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0, expected: bool = True
@@ -415,9 +462,17 @@ class Family(abc.ABC):
             none = np.zeros((0, len(eta)))
             return ParameterDerivatives(none, np.zeros((0, 0)), none, none, none)
         d = self.d_phi(y, eta, weights, phi)
-        return ParameterDerivatives(d.first[None], np.array([[d.second.sum()]]), d.eta[None], d.eta_eta[None], d.weight[None])
+        return ParameterDerivatives(
+            d.first[None],
+            np.array([[d.second.sum()]]),
+            d.eta[None],
+            d.eta_eta[None],
+            d.weight[None],
+        )
 
-    def working_weights(self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0) -> Array:
+    def working_weights(
+        self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0
+    ) -> Array:
         """Weights (n,) of the working linear model whose conditional covariances are reported: the expected information."""
         return self.expected_weights(eta, weights, phi).weight
 
@@ -428,7 +483,9 @@ class Family(abc.ABC):
         """Var(y) at prior weight 1, (n,)."""
 
     @abc.abstractmethod
-    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def unit_deviance(
+        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         """Contributions to the deviance, (n,): twice the log-likelihood lost against the saturated model,
         times the dispersion in the Gaussian, gamma and inverse Gaussian families."""
 
@@ -459,17 +516,25 @@ class Family(abc.ABC):
         if type == "working":
             return np.asarray(raw / self.mean_slope(eta))
         if type == "pearson":
-            with np.errstate(divide="ignore", invalid="ignore"):  # a mean on an edge of its range has no variance
-                return np.where(raw == 0.0, 0.0, raw * np.sqrt(ones(weights) / self.unit_variance(mu, phi)))
+            with np.errstate(
+                divide="ignore", invalid="ignore"
+            ):  # a mean on an edge of its range has no variance
+                return np.where(
+                    raw == 0.0, 0.0, raw * np.sqrt(ones(weights) / self.unit_variance(mu, phi))
+                )
         # rounding can leave a deviance of zero below it
-        return np.asarray(np.sign(raw) * np.sqrt(np.maximum(self.unit_deviance(y, mu, weights, phi), 0.0)))
+        return np.asarray(
+            np.sign(raw) * np.sqrt(np.maximum(self.unit_deviance(y, mu, weights, phi), 0.0))
+        )
 
     @abc.abstractmethod
     def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         """Largest log density over all means, (n,)."""
 
     @abc.abstractmethod
-    def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def simulate(
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         """Responses drawn with means mu (n,), or (draws, n)."""
 
     def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
@@ -531,7 +596,9 @@ class Family(abc.ABC):
         w = ones(weights)
         found = float(np.mean(w * (y - mu) ** 2 / self.variance(mu, 1.0)))
         mean = np.average(mu, weights=weights)
-        most = float(np.mean(w * (y - mean) ** 2) / self.variance(mean, 1.0))  # relative to it a perfect fit has no dispersion
+        most = float(
+            np.mean(w * (y - mean) ** 2) / self.variance(mean, 1.0)
+        )  # relative to it a perfect fit has no dispersion
         return max(found, 1e-8 * most) or 1e-8
 
     # -- categories ----------------------------------------------------------------------------
@@ -567,13 +634,21 @@ class Family(abc.ABC):
     def separation(self, y: Array) -> tuple[str, str, str]:
         """What fitted values reach where the data separate, what is parted from what, and how the responses y (m,) of these rows lie."""
         if np.isfinite(self.mean_high):
-            all_are = "all are failures" if not y.any() else "all are successes" if y.all() else "the response does not vary"
+            all_are = (
+                "all are failures"
+                if not y.any()
+                else "all are successes"
+                if y.all()
+                else "the response does not vary"
+            )
             return "Fitted probabilities reach 0 and 1", "the successes from the failures", all_are
         return "Fitted means reach 0", "counts of zero from the others", "all counts are zero"
 
     # -- the response --------------------------------------------------------------------------
 
-    def bind(self, values: object, name: str, declared: Iterable[object] = ()) -> tuple[Family, tuple[str, ...]]:
+    def bind(
+        self, values: object, name: str, declared: Iterable[object] = ()
+    ) -> tuple[Family, tuple[str, ...]]:
         """The family as this response column makes it (an ordinal one learns its categories), and what the user should know.
 
         ``declared`` are the categories of the user's column, those that do not occur included.

@@ -46,7 +46,9 @@ class Binomial(Family):
     #: failure and success, where the response had two levels
     levels: tuple[str, str] | None = None
 
-    def bind(self, values: Any, name: str, declared: Iterable[object] = ()) -> tuple[Family, tuple[str, ...]]:
+    def bind(
+        self, values: Any, name: str, declared: Iterable[object] = ()
+    ) -> tuple[Family, tuple[str, ...]]:
         """The family knows which level is a success."""
         found = levels_of(values) if np.ndim(values) == 1 else None
         if found is None or len(found[0]) != 2:
@@ -65,12 +67,18 @@ class Binomial(Family):
         k, gammaln = weights * y, namespace(weights).special.gammaln
         return gammaln(weights + 1.0) - gammaln(k + 1.0) - gammaln(weights - k + 1.0)
 
-    def derivatives(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Derivatives:
+    def derivatives(
+        self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Derivatives:
         (p1, p2, p3), (q1, q2, q3) = self.link.log_slopes(self.clip(eta))
         s, f = (y, 1.0 - y) if weights is None else (weights * y, weights * (1.0 - y))
-        return Derivatives(filled(s * p1 + f * q1, eta), filled(s * p2 + f * q2, eta), filled(s * p3 + f * q3, eta))
+        return Derivatives(
+            filled(s * p1 + f * q1, eta), filled(s * p2 + f * q2, eta), filled(s * p3 + f * q3, eta)
+        )
 
-    def expected_weights(self, eta: Array, weights: Weights = None, phi: float = 1.0) -> Information:
+    def expected_weights(
+        self, eta: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Information:
         (p1, p2, _), (q1, q2, _) = self.link.log_slopes(self.clip(eta))
         w = ones(weights)
         return Information(filled(-w * (p1 * q1), eta), filled(-w * (p2 * q1 + p1 * q2), eta))
@@ -78,18 +86,32 @@ class Binomial(Family):
     def variance(self, mu: Array, phi: float = 1.0) -> Array:
         return mu * (1.0 - mu)
 
-    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
-        return 2.0 * ones(weights) * (special.xlogy(y, y / mu) + special.xlogy(1.0 - y, (1.0 - y) / (1.0 - mu)))
+    def unit_deviance(
+        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
+        return (
+            2.0
+            * ones(weights)
+            * (special.xlogy(y, y / mu) + special.xlogy(1.0 - y, (1.0 - y) / (1.0 - mu)))
+        )
 
     def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
-        return ones(weights) * (special.xlogy(y, y) + special.xlogy(1.0 - y, 1.0 - y)) + self.constant(y, weights)
+        return ones(weights) * (
+            special.xlogy(y, y) + special.xlogy(1.0 - y, 1.0 - y)
+        ) + self.constant(y, weights)
 
     def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         trials = np.rint(ones(weights))
         successes = np.floor(y * trials + 1e-6)  # y is a quotient
-        return np.where(successes < 0, 0.0, special.bdtr(np.clip(successes, 0.0, trials), np.asarray(trials, dtype=np.int64), mu))
+        return np.where(
+            successes < 0,
+            0.0,
+            special.bdtr(np.clip(successes, 0.0, trials), np.asarray(trials, dtype=np.int64), mu),
+        )
 
-    def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def simulate(
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         trials = np.rint(ones(weights)).astype(np.int64)
         return rng.binomial(trials, mu) / np.maximum(trials, 1)
 
@@ -107,7 +129,9 @@ class Binomial(Family):
         if np.ndim(values) == 2 and np.shape(values)[1] == 2:
             return _successes(np.asarray(values), name)
         if np.ndim(values) == 1 and levels_of(values) is not None:
-            raise ResponseError(f"the response {name!r} is text; where rows are read in parts, write it as 0 (failure) and 1 (success).")
+            raise ResponseError(
+                f"the response {name!r} is text; where rows are read in parts, write it as 0 (failure) and 1 (success)."
+            )
         y = numeric(values, name)
         check_finite(y, name)
         _check_unit(y, name)
@@ -132,7 +156,9 @@ class Binomial(Family):
                 f"not, the first is {weights[bad][0]:.10g}."
             )
         successes = weights * y
-        bad = np.abs(successes - np.round(successes)) > 1e-3 + 1e-7 * successes  # single precision may have been lost before
+        bad = (
+            np.abs(successes - np.round(successes)) > 1e-3 + 1e-7 * successes
+        )  # single precision may have been lost before
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
             warn(
@@ -151,7 +177,9 @@ def _two_levels(levels: list[object], codes: Array, name: str) -> Array:
             f"the response {name!r} has {len(levels)} levels ({shown}); the binomial family needs two, the first is failure."
         )
     if len(levels) < 2:
-        raise ResponseError(f"the response {name!r} is constant ({levels[0]!r} in every row); there is nothing to model.")
+        raise ResponseError(
+            f"the response {name!r} is constant ({levels[0]!r} in every row); there is nothing to model."
+        )
     return codes.astype(float)
 
 
@@ -169,7 +197,9 @@ def _check_not_extreme(y: Array, name: str) -> None:
     """ResponseError when every trial failed, or every one succeeded."""
     for value, what in ((0.0, "failure"), (1.0, "success")):
         if y.size and (y == value).all():
-            raise ResponseError(f"the response {name!r} is constant: {what} in every row; there is nothing to model.")
+            raise ResponseError(
+                f"the response {name!r} is constant: {what} in every row; there is nothing to model."
+            )
 
 
 def _successes(table: Array, name: str) -> tuple[Array, Array]:
@@ -177,10 +207,16 @@ def _successes(table: Array, name: str) -> tuple[Array, Array]:
     counts = np.column_stack([numeric(table[:, j], name) for j in range(2)])
     check_finite(counts, name)
     if (counts < 0).any():
-        raise ResponseError(f"the response {name!r} has negative counts in {int((counts < 0).any(axis=1).sum())} of {len(counts)} rows.")
+        raise ResponseError(
+            f"the response {name!r} has negative counts in {int((counts < 0).any(axis=1).sum())} of {len(counts)} rows."
+        )
     if (np.abs(counts - np.round(counts)) > 1e-9).any():
-        raise ResponseError(f"the response {name!r} must be whole counts of successes and failures.")
+        raise ResponseError(
+            f"the response {name!r} must be whole counts of successes and failures."
+        )
     trials = counts.sum(axis=1)
     if not trials.any():
         raise ResponseError(f"the response {name!r} has no trials in any row.")
-    return counts[:, 0] / np.maximum(trials, 1.0), trials  # a row without trials has no weight, as in R
+    return counts[:, 0] / np.maximum(
+        trials, 1.0
+    ), trials  # a row without trials has no weight, as in R

@@ -20,7 +20,12 @@ SUPPORTS = {"real": (-np.inf, np.inf), "positive": (0.0, np.inf), "unit": (0.0, 
 
 
 @lru_cache(maxsize=64)
-def _compiled(function: Callable[..., Any], log_scale: bool, dispersion: bool, orders: tuple[tuple[int, int], ...]) -> Callable[..., Any]:
+def _compiled(
+    function: Callable[..., Any],
+    log_scale: bool,
+    dispersion: bool,
+    orders: tuple[tuple[int, int], ...],
+) -> Callable[..., Any]:
     """Derivatives of ``function(y, mu, phi)`` in c and rho = log phi, of each order in ``orders``, as one jitted function."""
     import jax
     import jax.numpy as jnp
@@ -31,7 +36,11 @@ def _compiled(function: Callable[..., Any], log_scale: bool, dispersion: bool, o
 
     def derivative(f: Callable[..., Any], argument: int) -> Callable[..., Any]:
         def d(c: Any, rho: Any, y: object) -> object:
-            tangents = (jnp.ones_like(c), jnp.zeros_like(rho)) if argument == 0 else (jnp.zeros_like(c), jnp.ones_like(rho))
+            tangents = (
+                (jnp.ones_like(c), jnp.zeros_like(rho))
+                if argument == 0
+                else (jnp.zeros_like(c), jnp.ones_like(rho))
+            )
             return jax.jvp(lambda *x: f(*x, y), (c, rho), tangents)[1]
 
         return d
@@ -47,15 +56,30 @@ def _compiled(function: Callable[..., Any], log_scale: bool, dispersion: bool, o
 
 
 def _evaluate(
-    function: Callable[..., Any], log_scale: bool, dispersion: bool, orders: object, y: Array, c: Array, phi: float
+    function: Callable[..., Any],
+    log_scale: bool,
+    dispersion: bool,
+    orders: object,
+    y: Array,
+    c: Array,
+    phi: float,
 ) -> list[Array]:
     """NumPy in, NumPy out, in double precision whatever the process has set."""
 
-    y, c, rho = np.broadcast_arrays(np.asarray(y, dtype=float), np.asarray(c, dtype=float), np.log(phi))
+    y, c, rho = np.broadcast_arrays(
+        np.asarray(y, dtype=float), np.asarray(c, dtype=float), np.log(phi)
+    )
     import jax
 
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_nans(False):
-        return [np.asarray(x) for x in _compiled(function, log_scale, dispersion, orders)(c, rho, y)]
+    with (
+        jax.enable_x64(True),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.debug_nans(False),
+    ):
+        return [
+            np.asarray(x) for x in _compiled(function, log_scale, dispersion, orders)(c, rho, y)
+        ]
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -122,16 +146,32 @@ class CustomFamily(Family):
     def __repr__(self) -> str:
         return f"CustomFamily({self.name!r}, link={self.link.name!r})"
 
-    def _call(self, orders: tuple[tuple[int, int], ...], y: Array, c: Array, phi: float) -> list[Array]:
+    def _call(
+        self, orders: tuple[tuple[int, int], ...], y: Array, c: Array, phi: float
+    ) -> list[Array]:
         return self._traced(self.density, "density", orders, y, c, phi)
 
-    def _traced(self, function: Callable[..., Any], name: str, orders: tuple[tuple[int, int], ...], y: Array, c: Array, phi: float) -> Any:
+    def _traced(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        orders: tuple[tuple[int, int], ...],
+        y: Array,
+        c: Array,
+        phi: float,
+    ) -> Any:
         """Derivatives of a function of the user's; ArgumentError where it is not one that JAX can differentiate."""
         import jax
 
         try:
-            return _evaluate(function, self.mean_support == "positive", self.dispersion, orders, y, c, phi)
-        except (jax.errors.TracerArrayConversionError, jax.errors.TracerBoolConversionError, jax.errors.ConcretizationTypeError) as error:
+            return _evaluate(
+                function, self.mean_support == "positive", self.dispersion, orders, y, c, phi
+            )
+        except (
+            jax.errors.TracerArrayConversionError,
+            jax.errors.TracerBoolConversionError,
+            jax.errors.ConcretizationTypeError,
+        ) as error:
             raise ArgumentError(
                 f"CustomFamily {self.name!r}: {name}= must be made of functions of jax.numpy and jax.scipy, without numpy, if and float(): "
                 f"{str(error).splitlines()[0]}"
@@ -162,7 +202,11 @@ class CustomFamily(Family):
         return self._inside(ones(weights) * value, eta)
 
     def _location(self, eta: Array) -> Array:
-        return self.link.log_inverse(eta) if self.mean_support == "positive" else self.link.inverse(eta)
+        return (
+            self.link.log_inverse(eta)
+            if self.mean_support == "positive"
+            else self.link.inverse(eta)
+        )
 
     def _coordinate(self, eta: Array) -> Four:
         if self.mean_support == "positive":
@@ -172,24 +216,34 @@ class CustomFamily(Family):
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
         return w * self._call(((0, 0),), y, c, phi)[0]
 
-    def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
+    def _score(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array, Array, Array]:
         d1, d2, d3 = self._call(((1, 0), (2, 0), (3, 0)), y, c, phi)
         return w * d1, w * d2, w * d3
 
     def _variance(self, orders: tuple[tuple[int, int], ...], c: Array, phi: float) -> list[Array]:
         """The variance function as a function of c and rho, with derivatives."""
         if self.variance_function is None:
-            raise ArgumentError(f"family {self.name!r} has no variance; give CustomFamily(..., variance=) a function of mu.")
-        return self._traced(_ignoring_y(self.variance_function, self.dispersion), "variance", orders, c, c, phi)
+            raise ArgumentError(
+                f"family {self.name!r} has no variance; give CustomFamily(..., variance=) a function of mu."
+            )
+        return self._traced(
+            _ignoring_y(self.variance_function, self.dispersion), "variance", orders, c, c, phi
+        )
 
-    def _information(self, c: Array, w: Array | float, phi: float) -> tuple[Array | float, Array | float]:
+    def _information(
+        self, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, Array | float]:
         v, slope = self._variance(((0, 0), (1, 0)), c, phi)
         if self.mean_support != "positive":
             return w / v, -w * slope / v**2
         i = w * np.exp(2.0 * c) / v
         return i, i * (2.0 - slope / v)
 
-    def _dispersion(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array | float, ...]:
+    def _dispersion(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, ...]:
         first, second, g1, g2 = self._call(((0, 1), (0, 2), (1, 1), (2, 1)), y, c, phi)
         if self.variance_function is None:
             return w * first, w * second, w * g1, w * g2, np.full(np.shape(c), np.nan)
@@ -209,7 +263,9 @@ class CustomFamily(Family):
         c = self._coordinate_of(self.initial_mu(y))
         value, d1, d2 = self._call(((0, 0), (1, 0), (2, 0)), y, c, phi)
         for _ in range(60):
-            step = np.clip(np.where(d2 < 0, -d1 / np.where(d2 < 0, d2, -1.0), np.sign(d1)), -4.0, 4.0)
+            step = np.clip(
+                np.where(d2 < 0, -d1 / np.where(d2 < 0, d2, -1.0), np.sign(d1)), -4.0, 4.0
+            )
             if not (np.abs(step) > 1e-9).any():
                 break
             for _halving in range(30):
@@ -218,32 +274,48 @@ class CustomFamily(Family):
                 if not worse.any():
                     break
                 step = np.where(worse, 0.5 * step, step)
-            c, value, d1, d2 = (np.where(worse, a, b) for a, b in ((c, c + step), (value, new), (d1, n1), (d2, n2)))
+            c, value, d1, d2 = (
+                np.where(worse, a, b) for a, b in ((c, c + step), (value, new), (d1, n1), (d2, n2))
+            )
         return weighted_constant(value, weights)
 
     def _coordinate_of(self, mu: Array) -> Array:
         return np.log(mu) if self.mean_support == "positive" else mu
 
-    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
-        value = self._kernel(y, self._coordinate_of(np.asarray(mu, dtype=float)), ones(weights), phi)
+    def unit_deviance(
+        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
+        value = self._kernel(
+            y, self._coordinate_of(np.asarray(mu, dtype=float)), ones(weights), phi
+        )
         return 2.0 * np.maximum(self.saturated(y, weights, phi) - value, 0.0)
 
-    def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def simulate(
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         if self.sampler is None:
-            raise ArgumentError(f"family {self.name!r} cannot simulate; give CustomFamily(..., sampler=) a function of (rng, mu).")
-        return np.asarray(self.sampler(rng, mu, phi) if self.dispersion else self.sampler(rng, mu), dtype=float)
+            raise ArgumentError(
+                f"family {self.name!r} cannot simulate; give CustomFamily(..., sampler=) a function of (rng, mu)."
+            )
+        return np.asarray(
+            self.sampler(rng, mu, phi) if self.dispersion else self.sampler(rng, mu), dtype=float
+        )
 
     def scales_variance(self) -> bool:
         if not (self.dispersion and self.has_variance):
             return False
         mu = np.array([0.3, 0.6])  # means in any support
-        return bool(np.allclose(self.variance(mu, 4.0), 4.0 * self.variance(mu, 1.0), rtol=1e-10, atol=0.0))
+        return bool(
+            np.allclose(self.variance(mu, 4.0), 4.0 * self.variance(mu, 1.0), rtol=1e-10, atol=0.0)
+        )
 
     @property
     def has_variance(self) -> bool:
         return self.variance_function is not None
 
-    def working_weights(self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0) -> Array:
+    def working_weights(
+        self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0
+    ) -> Array:
         """The expected information where the variance is known, else the observed one, zero where it is negative."""
         if self.has_variance:
             return self.expected_weights(eta, weights, phi).weight
@@ -253,7 +325,9 @@ class CustomFamily(Family):
         """ResponseError where the density of a response is not finite at any of several means."""
         at = self.initial_mu(y)
         means = [at, np.full(len(y), np.average(at)), np.roll(at, 1)]
-        values = np.array([self._call(((0, 0),), y, self._coordinate_of(mu), 1.0)[0] for mu in means])
+        values = np.array(
+            [self._call(((0, 0),), y, self._coordinate_of(mu), 1.0)[0] for mu in means]
+        )
         bad = ~np.isfinite(values).any(axis=0)
         if bad.any():
             raise ResponseError(

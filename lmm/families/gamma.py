@@ -12,7 +12,13 @@ from scipy import special
 
 from lmm.families.base import Array, Family, Weights, check_positive, ones
 from lmm.families.namespace import namespace
-from lmm.families.special import LOG_2PI, divergence, log_less_digamma, stirling, trigamma_less_inverse
+from lmm.families.special import (
+    LOG_2PI,
+    divergence,
+    log_less_digamma,
+    stirling,
+    trigamma_less_inverse,
+)
 
 
 class Gamma(Family):
@@ -41,15 +47,21 @@ class Gamma(Family):
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
         return -(w / phi) * divergence(y * namespace(c).xp.exp(-c))
 
-    def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
+    def _score(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array, Array, Array]:
         a, z = w / phi, y * namespace(c).xp.exp(-c)
         az = a * z
         return a * (z - 1.0), -az, az
 
-    def _information(self, c: Array, w: Array | float, phi: float) -> tuple[Array | float, Array | float]:
+    def _information(
+        self, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, Array | float]:
         return w / phi, 0.0
 
-    def _dispersion(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array | float, ...]:
+    def _dispersion(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, ...]:
         a, z = np.asarray(w / phi), y * np.exp(-c)
         slope = log_less_digamma(a) - divergence(z)  # dl/da
         return -a * slope, a * slope - a**2 * trigamma_less_inverse(a), -a * (z - 1.0), a * z, -a
@@ -61,7 +73,9 @@ class Gamma(Family):
     def variance(self, mu: Array, phi: float = 1.0) -> Array:
         return phi * np.asarray(mu, dtype=float) ** 2
 
-    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def unit_deviance(
+        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         return 2.0 * ones(weights) * divergence(y / mu)
 
     def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
@@ -71,7 +85,9 @@ class Gamma(Family):
         shape = ones(weights) / phi
         return special.gammainc(shape, shape * np.maximum(y, 0.0) / mu)
 
-    def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def simulate(
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         scale = phi / ones(weights)
         return rng.gamma(1.0 / scale, mu * scale)
 

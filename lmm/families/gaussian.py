@@ -43,14 +43,20 @@ class Gaussian(Family):
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
         return -0.5 * w * (y - c) ** 2 / phi
 
-    def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
+    def _score(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array, Array, Array]:
         scale: Any = w / phi
         return scale * (y - c), -scale, 0.0 * scale
 
-    def _information(self, c: Array, w: Array | float, phi: float) -> tuple[Array | float, Array | float]:
+    def _information(
+        self, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, Array | float]:
         return w / phi, 0.0
 
-    def _dispersion(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array | float, ...]:
+    def _dispersion(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, ...]:
         half = 0.5 * w * (y - c) ** 2 / phi
         return half - 0.5, -half, -w * (y - c) / phi, w / phi, -w / phi
 
@@ -61,7 +67,9 @@ class Gaussian(Family):
     def variance(self, mu: Array, phi: float = 1.0) -> Array:
         return np.full(np.shape(mu), float(phi))
 
-    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def unit_deviance(
+        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         return ones(weights) * (y - mu) ** 2
 
     def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
@@ -70,7 +78,9 @@ class Gaussian(Family):
     def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         return special.ndtr((y - mu) / np.sqrt(phi / ones(weights)))
 
-    def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def simulate(
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         return rng.normal(mu, np.sqrt(phi / ones(weights)))
 
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:

@@ -33,16 +33,22 @@ class InverseGaussian(Family):
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
         return -0.5 * (w / phi) * (y * namespace(c).xp.exp(-c) - 1.0) ** 2 / y
 
-    def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
+    def _score(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array, Array, Array]:
         inverse = namespace(c).xp.exp(-c)
         k, z = (w / phi) * inverse, y * inverse
         return k * (z - 1.0), k * (1.0 - 2.0 * z), k * (4.0 * z - 1.0)
 
-    def _information(self, c: Array, w: Array | float, phi: float) -> tuple[Array | float, Array | float]:
+    def _information(
+        self, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, Array | float]:
         k = (w / phi) * np.exp(-c)
         return k, -k
 
-    def _dispersion(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array | float, ...]:
+    def _dispersion(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, ...]:
         inverse = np.exp(-c)
         k, z = (w / phi) * inverse, y * inverse
         half = 0.5 * (w / phi) * (z - 1.0) ** 2 / y
@@ -55,7 +61,9 @@ class InverseGaussian(Family):
     def variance(self, mu: Array, phi: float = 1.0) -> Array:
         return phi * mu**3
 
-    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def unit_deviance(
+        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         return ones(weights) * (y / mu - 1.0) ** 2 / y
 
     def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
@@ -66,10 +74,14 @@ class InverseGaussian(Family):
         positive = np.where(y > 0, y, 1.0)
         root, ratio = np.sqrt(shape / positive), positive / mu
         # the second term is small, but its first factor may overflow
-        value = special.ndtr(root * (ratio - 1.0)) + np.exp(2.0 * shape / mu + special.log_ndtr(-root * (ratio + 1.0)))
+        value = special.ndtr(root * (ratio - 1.0)) + np.exp(
+            2.0 * shape / mu + special.log_ndtr(-root * (ratio + 1.0))
+        )
         return np.where(y > 0, value, 0.0)
 
-    def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def simulate(
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         return rng.wald(mu, ones(weights) / phi)
 
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:

@@ -36,9 +36,15 @@ class LinearGaussian(Gaussian):
     def residuals(self, y: Array, eta: Array, weights: Weights, phi: float, type: str) -> Array:
         """y - eta, and sqrt(w) (y - eta), which has the variance sigma^2 in every row, as Pearson's and of the deviance."""
         raw = y - eta
-        return raw * np.sqrt(weights) if type in ("pearson", "deviance") and weights is not None else raw
+        return (
+            raw * np.sqrt(weights)
+            if type in ("pearson", "deviance") and weights is not None
+            else raw
+        )
 
-    def working_weights(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def working_weights(
+        self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         return np.full(len(y), 1.0 / phi) if weights is None else weights / phi
 
     def scale(self, sigma: float | Array) -> Array:

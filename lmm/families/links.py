@@ -98,7 +98,10 @@ class Link(abc.ABC):
     def log_probabilities(self, eta: Array) -> tuple[Four, Four]:
         """log mu and log(1 - mu), each with its derivatives to third order, for links with 0 < mu < 1."""
         mu, (d1, d2, d3) = self.inverse(eta), self.derivatives(eta)
-        return (np.log(mu), *log_chain(mu, d1, d2, d3)), (np.log1p(-mu), *log_chain(1.0 - mu, -d1, -d2, -d3))
+        return (np.log(mu), *log_chain(mu, d1, d2, d3)), (
+            np.log1p(-mu),
+            *log_chain(1.0 - mu, -d1, -d2, -d3),
+        )
 
     def log_values(self, eta: Array) -> tuple[Array, Array]:
         """log mu and log(1 - mu)."""
@@ -156,7 +159,12 @@ class Logit(_Symmetric):
         small = xp.exp(-xp.abs(eta))
         large = 1.0 / (1.0 + small)
         other, positive = small * large, eta >= 0
-        return xp.where(positive, large, other), xp.where(positive, other, large), other * large, small
+        return (
+            xp.where(positive, large, other),
+            xp.where(positive, other, large),
+            other * large,
+            small,
+        )
 
     def log_derivatives(self, eta: Array) -> Four:
         p, q, v, small = self._probabilities(eta)
@@ -165,7 +173,12 @@ class Logit(_Symmetric):
     def log_probabilities(self, eta: Array) -> tuple[Four, Four]:
         p, q, v, small = self._probabilities(eta)
         second, third, log = -v, v * (p - q), np.log1p(small)
-        return (np.minimum(eta, 0.0) - log, q, second, third), (-np.maximum(eta, 0.0) - log, -p, second, third)
+        return (np.minimum(eta, 0.0) - log, q, second, third), (
+            -np.maximum(eta, 0.0) - log,
+            -p,
+            second,
+            third,
+        )
 
     def log_values(self, eta: Array) -> tuple[Array, Array]:
         return namespace(eta).log_expit(eta)
@@ -225,7 +238,9 @@ class Cauchit(_Symmetric):
 
     def link(self, mu: Array) -> Array:
         mu = np.asarray(mu, dtype=float)
-        return np.where(mu < 0.5, -1.0 / np.tan(np.pi * np.minimum(mu, 0.5)), np.tan(np.pi * (mu - 0.5)))
+        return np.where(
+            mu < 0.5, -1.0 / np.tan(np.pi * np.minimum(mu, 0.5)), np.tan(np.pi * (mu - 0.5))
+        )
 
     def inverse(self, eta: Array) -> Array:
         return namespace(eta).xp.arctan2(1.0, -eta) / np.pi
@@ -234,7 +249,11 @@ class Cauchit(_Symmetric):
     def _density(eta: Array) -> tuple[Array, Array, Array]:
         """Density f, (log f)', (log f)''."""
         one = 1.0 + eta**2
-        return 1.0 / (np.pi * one), -2.0 * eta / one, -2.0 * ((1.0 - eta) / one) * ((1.0 + eta) / one)
+        return (
+            1.0 / (np.pi * one),
+            -2.0 * eta / one,
+            -2.0 * ((1.0 - eta) / one) * ((1.0 + eta) / one),
+        )
 
     def derivatives(self, eta: Array) -> Three:
         f, a, b = self._density(np.asarray(eta, dtype=float))
@@ -282,7 +301,11 @@ class Cloglog(Link):
         first = t * xp.exp(-t) / mu  # t / (e^t - 1)
         s = xp.where(t < 0.1, t, 0.0)
         # 1 - t - first, from the generating function of the Bernoulli numbers where it cancels
-        slope = xp.where(t < 0.1, -s * (0.5 + s * (1 / 12 - s**2 * (1 / 720 - s**2 * (1 / 30240 - s**2 / 1209600)))), 1.0 - t - first)
+        slope = xp.where(
+            t < 0.1,
+            -s * (0.5 + s * (1 / 12 - s**2 * (1 / 720 - s**2 * (1 / 30240 - s**2 / 1209600)))),
+            1.0 - t - first,
+        )
         second = first * slope
         return xp.log(mu), first, second, second * slope - first * (t + second)
 
@@ -325,7 +348,12 @@ class Log(Link):
         xp = namespace(eta).xp
         odds = -xp.exp(eta) / xp.expm1(eta)
         second = -odds * (1.0 + odds)
-        return (eta, 1.0, 0.0, 0.0), (xp.log(-xp.expm1(eta)), -odds, second, second * (1.0 + 2.0 * odds))
+        return (eta, 1.0, 0.0, 0.0), (
+            xp.log(-xp.expm1(eta)),
+            -odds,
+            second,
+            second * (1.0 + 2.0 * odds),
+        )
 
 
 class _Power(Link):
@@ -397,7 +425,18 @@ class Identity(_Power):
 
 #: links by name
 LINKS: dict[str, Link] = {
-    link.name: link for link in (Logit(), Probit(), Cloglog(), Cauchit(), Log(), Identity(), Inverse(), Sqrt(), InverseSquared())
+    link.name: link
+    for link in (
+        Logit(),
+        Probit(),
+        Cloglog(),
+        Cauchit(),
+        Log(),
+        Identity(),
+        Inverse(),
+        Sqrt(),
+        InverseSquared(),
+    )
 }
 ALIASES = {"inverse_squared": "1/mu^2"}
 
@@ -419,5 +458,7 @@ def get(link: str | Link) -> Link:
         return link
     found = LINKS.get(ALIASES.get(link, link)) if isinstance(link, str) else None
     if found is None:
-        raise ArgumentError(f"unknown link {link!r}; links are {', '.join(LINKS)}.{nearest(link, LINKS)}")
+        raise ArgumentError(
+            f"unknown link {link!r}; links are {', '.join(LINKS)}.{nearest(link, LINKS)}"
+        )
     return found

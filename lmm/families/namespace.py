@@ -30,7 +30,9 @@ class Namespace(NamedTuple):
         if self.eager:
             log = np.log1p(np.exp(-np.abs(x)))
             return np.minimum(x, 0.0) - log, -np.maximum(x, 0.0) - log
-        return -self.xp.logaddexp(-x, 0.0), -self.xp.logaddexp(x, 0.0)  # whose derivatives hold at zero too
+        return -self.xp.logaddexp(-x, 0.0), -self.xp.logaddexp(
+            x, 0.0
+        )  # whose derivatives hold at zero too
 
 
 NUMPY = Namespace(np, special)
@@ -44,7 +46,10 @@ def namespace(*arrays: Any) -> Namespace:
 
 def is_jax(array: object) -> bool:
     """Whether JAX has made an array or traces it."""
-    return not isinstance(array, EAGER) and type(array).__module__.split(".")[0] in ("jax", "jaxlib")
+    return not isinstance(array, EAGER) and type(array).__module__.split(".")[0] in (
+        "jax",
+        "jaxlib",
+    )
 
 
 def _jax() -> Namespace:

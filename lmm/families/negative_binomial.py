@@ -54,36 +54,64 @@ class NegativeBinomial(Family):
         mu = namespace(c).xp.exp(c)
         return w * (y * c + (y + phi) * _log_ratio(y, mu, phi))
 
-    def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
+    def _score(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array, Array, Array]:
         mu = namespace(c).xp.exp(c)
         p, q = mu / (mu + phi), phi / (mu + phi)
         second = -w * (y + phi) * p * q
         return w * q * (y - mu), second, second * (q - p)
 
-    def _information(self, c: Array, w: Array | float, phi: float) -> tuple[Array | float, Array | float]:
+    def _information(
+        self, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, Array | float]:
         mu = np.exp(c)
         q = phi / (mu + phi)
         return w * mu * q, w * mu * q * q
 
-    def _dispersion(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array | float, ...]:
+    def _dispersion(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, ...]:
         mu = np.exp(c)
         total = mu + phi
         p, q, v = mu / total, phi / total, (y - mu) / total
-        first = phi * (_log_ratio(y, mu, phi) - v - log_less_digamma(y + phi) + log_less_digamma(phi))
+        first = phi * (
+            _log_ratio(y, mu, phi) - v - log_less_digamma(y + phi) + log_less_digamma(phi)
+        )
         # d2l/dtheta2 = psi'(y + theta) - psi'(theta) + 1/theta - 1/total + (y - mu)/total^2, the 1/a parts of psi' put together
-        curve = 1.0 / (y + phi) - 1.0 / total + v / total + trigamma_less_inverse(y + phi) - trigamma_less_inverse(phi)
+        curve = (
+            1.0 / (y + phi)
+            - 1.0 / total
+            + v / total
+            + trigamma_less_inverse(y + phi)
+            - trigamma_less_inverse(phi)
+        )
         score, spread = q * (y - mu), (y + phi) * p * q
-        return w * first, w * (first + phi**2 * curve), w * score * p, w * (spread * (q - p) - phi * p * q), w * phi * p * p
+        return (
+            w * first,
+            w * (first + phi**2 * curve),
+            w * score * p,
+            w * (spread * (q - p) - phi * p * q),
+            w * phi * p * p,
+        )
 
     def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         found = namespace(y, phi)
-        value = -0.5 * found.xp.log1p(y / phi) - y + stirling(y + phi) - stirling(phi) - found.special.gammaln(y + 1.0)
+        value = (
+            -0.5 * found.xp.log1p(y / phi)
+            - y
+            + stirling(y + phi)
+            - stirling(phi)
+            - found.special.gammaln(y + 1.0)
+        )
         return weighted_constant(value, weights)
 
     def variance(self, mu: Array, phi: float = 1.0) -> Array:
         return mu + mu**2 / phi
 
-    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def unit_deviance(
+        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         return 2.0 * ones(weights) * (special.xlogy(y, y / mu) - (y + phi) * _log_ratio(y, mu, phi))
 
     def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
@@ -91,9 +119,13 @@ class NegativeBinomial(Family):
 
     def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         y = np.floor(y)
-        return np.where(y < 0, 0.0, special.betainc(phi, np.maximum(y, 0.0) + 1.0, phi / (phi + mu)))
+        return np.where(
+            y < 0, 0.0, special.betainc(phi, np.maximum(y, 0.0) + 1.0, phi / (phi + mu))
+        )
 
-    def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def simulate(
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         return rng.poisson(rng.gamma(phi, mu / phi)).astype(float)
 
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:

@@ -20,7 +20,12 @@ from scipy import special
 
 from lmm.families.base import Array, Family, Weights, check_counts, ones, weighted_constant
 from lmm.families.namespace import namespace
-from lmm.families.special import log_less_digamma, stirling, tetragamma_plus_square, trigamma_less_inverse
+from lmm.families.special import (
+    log_less_digamma,
+    stirling,
+    tetragamma_plus_square,
+    trigamma_less_inverse,
+)
 
 STEP = 0.25
 #: r s at the nodes, and the weights of d(r s) with exp(-r s)
@@ -85,24 +90,37 @@ class NegativeBinomial1(Family):
         A = np.log1p(y / r) - np.log1p(phi) - log_less_digamma(total) + log_less_digamma(r)
         share, ratio = y / total, r / total
         first = -r * share + r**2 * (trigamma_less_inverse(total) - trigamma_less_inverse(r))
-        second = r * share * (1.0 + ratio) + r**3 * (tetragamma_plus_square(total) - tetragamma_plus_square(r))
+        second = r * share * (1.0 + ratio) + r**3 * (
+            tetragamma_plus_square(total) - tetragamma_plus_square(r)
+        )
         return r * A, first, second
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
         r, xp = _size(c, phi), namespace(c, phi).xp
         # log G(y + r) - log G(r) - r log(1 + phi); Stirling's leading terms together
-        lead = (y - 0.5) * xp.log1p(y / r) + y * xp.log(r) - y + r * xp.log1p((y / r - phi) / (1.0 + phi))
+        lead = (
+            (y - 0.5) * xp.log1p(y / r)
+            + y * xp.log(r)
+            - y
+            + r * xp.log1p((y / r - phi) / (1.0 + phi))
+        )
         return w * xp.where(y > 0, lead + stirling(y + r) - stirling(r), -r * xp.log1p(phi))
 
-    def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
+    def _score(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array, Array, Array]:
         g, b, d = self._slopes(y, _size(c, phi), phi)
         return w * g, w * (g + b), w * (g + 3.0 * b + d)
 
-    def _information(self, c: Array, w: Array | float, phi: float) -> tuple[Array | float, Array | float]:
+    def _information(
+        self, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, Array | float]:
         i, slope, _ = _information_integral(_size(c, phi), phi)
         return w * i, w * slope
 
-    def _dispersion(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array | float, ...]:
+    def _dispersion(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, ...]:
         r = _size(c, phi)
         g, b, d = self._slopes(y, r, phi)
         q = phi / (1.0 + phi)
@@ -114,7 +132,9 @@ class NegativeBinomial1(Family):
 
     def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         found = namespace(y, phi)
-        return weighted_constant(y * found.xp.log(phi / (1.0 + phi)) - found.special.gammaln(y + 1.0), weights)
+        return weighted_constant(
+            y * found.xp.log(phi / (1.0 + phi)) - found.special.gammaln(y + 1.0), weights
+        )
 
     def variance(self, mu: Array, phi: float = 1.0) -> Array:
         return mu * (1.0 + phi)
@@ -137,15 +157,21 @@ class NegativeBinomial1(Family):
         kernel = np.where(y > 0, self._kernel(safe, self._peak(safe, phi), 1.0, phi), 0.0)
         return weighted_constant(kernel, weights) + self.constant(y, weights, phi)
 
-    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def unit_deviance(
+        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         density = self._kernel(y, np.log(mu), ones(weights), phi) + self.constant(y, weights, phi)
         return 2.0 * np.maximum(self.saturated(y, weights, phi) - density, 0.0)
 
     def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         y = np.floor(y)
-        return np.where(y < 0, 0.0, special.betainc(mu / phi, np.maximum(y, 0.0) + 1.0, 1.0 / (1.0 + phi)))
+        return np.where(
+            y < 0, 0.0, special.betainc(mu / phi, np.maximum(y, 0.0) + 1.0, 1.0 / (1.0 + phi))
+        )
 
-    def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def simulate(
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         return rng.poisson(rng.gamma(np.asarray(mu) / phi, phi)).astype(float)
 
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:

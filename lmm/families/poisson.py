@@ -33,12 +33,16 @@ class Poisson(Family):
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
         return w * (y * c - namespace(c).xp.exp(c))
 
-    def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
+    def _score(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array, Array, Array]:
         mu = namespace(c).xp.exp(c)
         second = -w * mu
         return w * (y - mu), second, second
 
-    def _information(self, c: Array, w: Array | float, phi: float) -> tuple[Array | float, Array | float]:
+    def _information(
+        self, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, Array | float]:
         weight = w * np.exp(c)
         return weight, weight
 
@@ -48,7 +52,9 @@ class Poisson(Family):
     def variance(self, mu: Array, phi: float = 1.0) -> Array:
         return np.asarray(mu, dtype=float)
 
-    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def unit_deviance(
+        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         return 2.0 * ones(weights) * (special.xlogy(y, y / mu) - (y - mu))
 
     def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
@@ -58,7 +64,9 @@ class Poisson(Family):
         y = np.floor(y)
         return np.where(y < 0, 0.0, special.pdtr(np.maximum(y, 0.0), mu))
 
-    def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def simulate(
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         return rng.poisson(mu).astype(float)
 
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:

@@ -18,7 +18,13 @@ def _kind(values: Any) -> str:
     if pd.api.types.is_bool_dtype(values) or pd.api.types.is_numeric_dtype(values):
         return "numeric"
     found = pd.api.types.infer_dtype(values, skipna=True)
-    return "numeric" if found in ("boolean", "integer", "floating", "mixed-integer-float") else "text" if found == "string" else found
+    return (
+        "numeric"
+        if found in ("boolean", "integer", "floating", "mixed-integer-float")
+        else "text"
+        if found == "string"
+        else found
+    )
 
 
 def numeric(values: object, name: str) -> np.ndarray:
@@ -27,8 +33,14 @@ def numeric(values: object, name: str) -> np.ndarray:
     if array.ndim == 2 and array.shape[1] == 1:
         array = values = array[:, 0]
     if array.ndim != 1:
-        hint = " cbind(successes, failures) is for the binomial family." if array.ndim == 2 and array.shape[1] == 2 else ""
-        raise ResponseError(f"the response {name!r} must be one column, but its shape is {array.shape}.{hint}")
+        hint = (
+            " cbind(successes, failures) is for the binomial family."
+            if array.ndim == 2 and array.shape[1] == 2
+            else ""
+        )
+        raise ResponseError(
+            f"the response {name!r} must be one column, but its shape is {array.shape}.{hint}"
+        )
     kind = _kind(values if hasattr(values, "dtype") else array)
     if kind != "numeric":
         first = "" if not len(array) else f"; the first value is {array[0]!r}"
@@ -54,10 +66,14 @@ def check_finite(y: np.ndarray, name: str) -> None:
     bad = ~np.isfinite(y)
     if bad.any():
         what = "not a number" if np.isnan(y).any() else "infinite"
-        raise ResponseError(f"the response {name!r} is {what} in {int(bad.sum())} of {len(y)} rows.")
+        raise ResponseError(
+            f"the response {name!r} is {what} in {int(bad.sum())} of {len(y)} rows."
+        )
 
 
 def check_varies(y: np.ndarray, name: str) -> None:
     """ResponseError for a constant y."""
     if y.size and y.min() == y.max():
-        raise ResponseError(f"the response {name!r} is constant ({y.flat[0]:g}); there is nothing to model.")
+        raise ResponseError(
+            f"the response {name!r} is constant ({y.flat[0]:g}); there is nothing to model."
+        )

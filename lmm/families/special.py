@@ -43,7 +43,9 @@ def _parts(a: Any) -> tuple[Any, Any, Any, Any]:
 def stirling(a: np.ndarray | float) -> np.ndarray:
     """s(a) = gammaln(a) - (a log a - a - log(a / 2 pi) / 2), for a > 0."""
     a, large, inverse, small = _parts(a)
-    far = inverse * _series((1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360), inverse)
+    far = inverse * _series(
+        (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360), inverse
+    )
     found = namespace(a)
     log = found.xp.log(small)
     near = found.special.gammaln(small) - (small - 0.5) * log + small - 0.5 * LOG_2PI
@@ -53,21 +55,28 @@ def stirling(a: np.ndarray | float) -> np.ndarray:
 def log_less_digamma(a: np.ndarray | float) -> np.ndarray:
     """h(a) = log a - digamma(a), for a > 0."""
     a, large, inverse, small = _parts(a)
-    far = inverse * (0.5 + inverse * _series((1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760), inverse))
+    far = inverse * (
+        0.5
+        + inverse * _series((1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760), inverse)
+    )
     return np.where(large, far, np.log(small) - special.psi(small))
 
 
 def trigamma_less_inverse(a: np.ndarray | float) -> np.ndarray:
     """h1(a) = psi'(a) - 1 / a, for a > 0."""
     a, large, inverse, small = _parts(a)
-    far = inverse**2 * (0.5 + inverse * _series((1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730), inverse))
+    far = inverse**2 * (
+        0.5 + inverse * _series((1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730), inverse)
+    )
     return np.where(large, far, special.zeta(2.0, small) - 1.0 / small)
 
 
 def tetragamma_plus_square(a: np.ndarray | float) -> np.ndarray:
     """h2(a) = psi''(a) + 1 / a^2, for a > 0."""
     a, large, inverse, small = _parts(a)
-    far = -(inverse**3) * (1.0 + inverse * _series((1 / 2, -1 / 6, 1 / 6, -3 / 10, 5 / 6, -691 / 210), inverse))
+    far = -(inverse**3) * (
+        1.0 + inverse * _series((1 / 2, -1 / 6, 1 / 6, -3 / 10, 5 / 6, -691 / 210), inverse)
+    )
     return np.where(large, far, -2.0 * special.zeta(3.0, small) + 1.0 / small**2)
 
 
@@ -79,4 +88,8 @@ def divergence(z: np.ndarray) -> np.ndarray:
     xp = found.xp
     near = xp.abs(x) < 1e-3
     t = xp.where(near, x, 0.0)
-    return xp.where(near, t * t * (0.5 - t * (1 / 3 - t * (0.25 - t * (0.2 - t / 6)))), x - xp.log(xp.where(near, 1.0, z)))
+    return xp.where(
+        near,
+        t * t * (0.5 - t * (1 / 3 - t * (0.25 - t * (0.2 - t / 6)))),
+        x - xp.log(xp.where(near, 1.0, z)),
+    )

@@ -15,7 +15,15 @@ import pandas as pd
 
 from lmm.arguments import choice, mapping
 from lmm.errors import ArgumentError, DataError, GroupingError, nearest
-from lmm.formula.columns.engine import FUNCTIONS, Columns, Evaluator, Part, check_coding, intercept, wilkinson
+from lmm.formula.columns.engine import (
+    FUNCTIONS,
+    Columns,
+    Evaluator,
+    Part,
+    check_coding,
+    intercept,
+    wilkinson,
+)
 from lmm.formula.columns.given import Given, aligned, labelled, numeric, own
 from lmm.formula.columns.kinds import TEXT, Kind, kind_of
 from lmm.formula.columns.levels import Levels, encode, join, merged_before
@@ -23,7 +31,16 @@ from lmm.formula.columns.subset import row_mask
 from lmm.formula.columns.table import Table, as_floats, given_column, missing, whole_rows
 from lmm.formula.text.expressions import python
 from lmm.formula.text.grouping import Interaction, label
-from lmm.formula.text.names import alias, aliased, as_expression, awkward_names, names_in, readable, refuse_unknown, resolve
+from lmm.formula.text.names import (
+    alias,
+    aliased,
+    as_expression,
+    awkward_names,
+    names_in,
+    readable,
+    refuse_unknown,
+    resolve,
+)
 from lmm.formula.text.parse import Formula
 from lmm.formula.text.row_dependence import across
 from lmm.formula.text.tokens import quote
@@ -95,15 +112,26 @@ def evaluate(
     choice(given.na_action, "na_action", NA_ACTIONS)
     if table.n == 0:
         raise DataError("the data has no rows.")
-    weights, offset = as_expression(given.weights, table, "weights"), as_expression(given.offset, table, "offset")
-    arguments = {text: name for text, name in ((weights, "weights"), (offset, "offset")) if isinstance(text, str)}
+    weights, offset = (
+        as_expression(given.weights, table, "weights"),
+        as_expression(given.offset, table, "offset"),
+    )
+    arguments = {
+        text: name
+        for text, name in ((weights, "weights"), (offset, "offset"))
+        if isinstance(text, str)
+    }
     awkward = formula.awkward.union(*map(awkward_names, arguments))
     awkward = frozenset(name for name in awkward if name in table)
     plans = _plans(formula, awkward)
-    found = resolve([*formula.expressions, *arguments], table.names, table.n, given.context, FUNCTIONS)
+    found = resolve(
+        [*formula.expressions, *arguments], table.names, table.n, given.context, FUNCTIONS
+    )
     refuse_unknown(found, table, arguments, formula.text)
     columns = {name: table.column(name) for name in found.columns}
-    columns |= {name: given_column(values, table.index, name) for name, values in found.arrays.items()}
+    columns |= {
+        name: given_column(values, table.index, name) for name, values in found.arrays.items()
+    }
     if weights is not None and not isinstance(weights, str):
         columns["(weights)"] = _given(weights, "weights", table)
     if offset is not None and not isinstance(offset, str):
@@ -131,11 +159,26 @@ def evaluate(
         fixed,
         random,
         groups,
-        offsets(formula, evaluator, awkward, n, offset if isinstance(offset, str) else "(offset)" if offset is not None else None),
-        number(expression(evaluator, weights, awkward) if isinstance(weights, str) else rows.get("(weights)"), "weights", n),
+        offsets(
+            formula,
+            evaluator,
+            awkward,
+            n,
+            offset if isinstance(offset, str) else "(offset)" if offset is not None else None,
+        ),
+        number(
+            expression(evaluator, weights, awkward)
+            if isinstance(weights, str)
+            else rows.get("(weights)"),
+            "weights",
+            n,
+        ),
         offset if isinstance(offset, str) else offset is not None,
         evaluator,
-        {**{name: own(value) for name, value in found.context.items()}, **{name: columns[name].values for name in found.arrays}},
+        {
+            **{name: own(value) for name, value in found.context.items()},
+            **{name: columns[name].values for name in found.arrays},
+        },
         awkward,
         coding,
         tuple(found.arrays),
@@ -144,7 +187,12 @@ def evaluate(
         said,
     )
     factors = {str(factor) for plan in plans.values() for term in plan for factor in term.factors}
-    alone = {formula.response, *arguments, *formula.offsets, *(factor for bar in formula.bars for factor in bar.factors)} - {""}
+    alone = {
+        formula.response,
+        *arguments,
+        *formula.offsets,
+        *(factor for bar in formula.bars for factor in bar.factors),
+    } - {""}
     texts = factors | {as_evaluated(text, awkward) for text in alone}
     return replace(out, across=across(texts, evaluator))
 
@@ -163,17 +211,23 @@ def number(values: Any, name: str, n: int) -> np.ndarray | None:
     """(n,) float64, finite; a single number is repeated."""
     if values is None:
         return None
-    out = np.array(numeric(values, name))  # our own: what becomes of the user's does not change a fit
+    out = np.array(
+        numeric(values, name)
+    )  # our own: what becomes of the user's does not change a fit
     if out.ndim == 0:
         out = np.full(n, float(out))
     if out.shape != (n,):
         raise DataError(f"{name} must have one value per row ({n}), but its shape is {out.shape}.")
     if not np.isfinite(out).all():
-        raise DataError(f"{name} must be finite; it is missing or infinite in {int((~np.isfinite(out)).sum())} rows.")
+        raise DataError(
+            f"{name} must be finite; it is missing or infinite in {int((~np.isfinite(out)).sum())} rows."
+        )
     return out
 
 
-def offsets(formula: Formula, evaluator: Evaluator, awkward: frozenset[str], n: int, given: str | None) -> np.ndarray | None:
+def offsets(
+    formula: Formula, evaluator: Evaluator, awkward: frozenset[str], n: int, given: str | None
+) -> np.ndarray | None:
     """Sum of the formula's offsets and the one given as an argument, (n,), or None."""
     total: np.ndarray | None = None
     for text in formula.offsets:
@@ -181,12 +235,18 @@ def offsets(formula: Formula, evaluator: Evaluator, awkward: frozenset[str], n: 
         total = value if total is None or value is None else total + value
     if given is not None:
         columns = evaluator.columns
-        value = number(columns[given] if given in columns else expression(evaluator, given, awkward), "offset", n)
+        value = number(
+            columns[given] if given in columns else expression(evaluator, given, awkward),
+            "offset",
+            n,
+        )
         total = value if total is None or value is None else total + value
     return total
 
 
-def grouping(formula: Formula, evaluator: Evaluator, awkward: frozenset[str]) -> tuple[dict[Interaction, Levels], tuple[str, ...]]:
+def grouping(
+    formula: Formula, evaluator: Evaluator, awkward: frozenset[str]
+) -> tuple[dict[Interaction, Levels], tuple[str, ...]]:
     """Codes and levels of every grouping factor of the formula, each single factor coded once; and what is doubtful in them."""
     single: dict[str, Levels] = {}
     out: dict[Interaction, Levels] = {}
@@ -196,38 +256,57 @@ def grouping(formula: Formula, evaluator: Evaluator, awkward: frozenset[str]) ->
                 single[factor] = encode(expression(evaluator, factor, awkward), label((factor,)))
                 _check_rows(single[factor], factor, evaluator.columns.n)
         if bar.factors not in out:
-            out[bar.factors] = single[bar.factors[0]] if len(bar.factors) == 1 else join([single[f] for f in bar.factors])
+            out[bar.factors] = (
+                single[bar.factors[0]]
+                if len(bar.factors) == 1
+                else join([single[f] for f in bar.factors])
+            )
     told = [merged_before(levels.values, label((factor,))) for factor, levels in single.items()]
     return out, tuple(message for message in told if message is not None)
 
 
 def _check_rows(levels: Levels, factor: str, n: int) -> None:
     if len(levels.codes) != n:
-        raise GroupingError(f"grouping factor {factor!r} has {len(levels.codes)} values for {n} rows.")
+        raise GroupingError(
+            f"grouping factor {factor!r} has {len(levels.codes)} values for {n} rows."
+        )
     if n and levels.codes.min() < 0:
         lost = int((levels.codes < 0).sum())
-        raise DataError(f"grouping factor {factor!r} has no value in {lost} rows, although its columns are complete.")
+        raise DataError(
+            f"grouping factor {factor!r} has no value in {lost} rows, although its columns are complete."
+        )
 
 
 def _given(values: Any, name: str, table: Table) -> pd.Series:
     """An argument given as an array, one value per row of the table."""
     n = table.n
     if callable(values) or isinstance(values, Mapping | set | bool | np.bool_):
-        raise ArgumentError(f"{name} must be a column name, an expression, or an array of numbers, not {type(values).__name__}.")
+        raise ArgumentError(
+            f"{name} must be a column name, an expression, or an array of numbers, not {type(values).__name__}."
+        )
     array = numeric(
-        aligned(values, table.index, name, ArgumentError), name, ArgumentError, " Give a column name, an expression, or numbers."
+        aligned(values, table.index, name, ArgumentError),
+        name,
+        ArgumentError,
+        " Give a column name, an expression, or numbers.",
     )
     if array.ndim == 0:
         array = np.full(n, float(array))
     if array.shape != (n,):
-        raise ArgumentError(f"{name} must have one value per row of the data ({n}), but its shape is {array.shape}.")
+        raise ArgumentError(
+            f"{name} must have one value per row of the data ({n}), but its shape is {array.shape}."
+        )
     if np.isnan(array).any():
         lost = int(np.isnan(array).sum())
-        raise ArgumentError(f"{name} has {lost} missing values; give each row a number, or leave rows out with subset=.")
+        raise ArgumentError(
+            f"{name} has {lost} missing values; give each row a number, or leave rows out with subset=."
+        )
     return pd.Series(array)
 
 
-def _complete(columns: Mapping[str, pd.Series], table: Table, chosen: np.ndarray | None, na_action: str) -> np.ndarray:
+def _complete(
+    columns: Mapping[str, pd.Series], table: Table, chosen: np.ndarray | None, na_action: str
+) -> np.ndarray:
     """(N,) bool: rows asked for in which no used column is missing."""
     kept = np.ones(table.n, dtype=bool) if chosen is None else chosen.copy()
     lost: dict[str, int] = {}
@@ -240,7 +319,9 @@ def _complete(columns: Mapping[str, pd.Series], table: Table, chosen: np.ndarray
                 kept &= ~mask
     total = table.n if chosen is None else int(chosen.sum())
     if lost and na_action == "fail":
-        raise DataError(f"missing values in {_counts(lost)}, and na_action='fail'; drop them, or use na_action='omit'.")
+        raise DataError(
+            f"missing values in {_counts(lost)}, and na_action='fail'; drop them, or use na_action='omit'."
+        )
     if not kept.any():
         raise DataError(f"no complete row is left of {total}: missing values in {_counts(lost)}.")
     return kept
@@ -254,13 +335,20 @@ def _take(columns: Mapping[str, pd.Series], kept: np.ndarray, n: int) -> dict[st
     """The kept rows of every column under one index 0..n-1; nothing is copied when all are kept."""
     index = pd.RangeIndex(n)
     if n == len(kept):
-        return {k: s if s.index is index else whole_rows(s, None, index, k) for k, s in columns.items()}
+        return {
+            k: s if s.index is index else whole_rows(s, None, index, k) for k, s in columns.items()
+        }
     return {k: whole_rows(s, kept, index, k) for k, s in columns.items()}
 
 
 def _prepare(rows: Columns, formula: Formula) -> None:
     """Columns that are computed with, groups left alone."""
-    texts = (formula.response, formula.fixed, *formula.offsets, *(bar.columns for bar in formula.bars))
+    texts = (
+        formula.response,
+        formula.fixed,
+        *formula.offsets,
+        *(bar.columns for bar in formula.bars),
+    )
     used = {name for text in texts for name, _, _ in names_in(text)}
     for name in rows:
         if name in used or name.split(".")[0] in used:
@@ -269,7 +357,11 @@ def _prepare(rows: Columns, formula: Formula) -> None:
 
 def as_predictor(series: pd.Series) -> pd.Series:
     """A number in 64 bits, for log(int8) would be half precision."""
-    if isinstance(series.dtype, np.dtype) and series.dtype.kind in "iuf" and series.dtype.itemsize < 8:
+    if (
+        isinstance(series.dtype, np.dtype)
+        and series.dtype.kind in "iuf"
+        and series.dtype.itemsize < 8
+    ):
         return series.astype(float if series.dtype.kind == "f" else np.int64)
     return as_floats(series)
 
@@ -278,12 +370,20 @@ def _contrasts(contrasts: Mapping[str, Any] | None, rows: Columns) -> dict[str, 
     out: dict[str, object] = {}
     if contrasts is None:
         return out
-    for name, value in mapping(contrasts, "contrasts", "columns to codings, such as {'f': 'sum'}").items():
+    for name, value in mapping(
+        contrasts, "contrasts", "columns to codings, such as {'f': 'sum'}"
+    ).items():
         known = alias(name) if alias(name) in rows else name
         if known not in rows:
-            raise ArgumentError(f"contrasts= names {name!r}, which the formula does not use.{nearest(name, rows)}")
-        if pd.api.types.is_numeric_dtype(rows[known].dtype) and not pd.api.types.is_bool_dtype(rows[known].dtype):
-            raise ArgumentError(f"contrasts= names {name!r}, which is numeric; make it categorical first.")
+            raise ArgumentError(
+                f"contrasts= names {name!r}, which the formula does not use.{nearest(name, rows)}"
+            )
+        if pd.api.types.is_numeric_dtype(rows[known].dtype) and not pd.api.types.is_bool_dtype(
+            rows[known].dtype
+        ):
+            raise ArgumentError(
+                f"contrasts= names {name!r}, which is numeric; make it categorical first."
+            )
         check_coding(value, name, len(encode(rows[known], name).values))
         out[known] = own(value)
     return out
@@ -305,7 +405,9 @@ def check_categories(found: Evaluated, n: int | None) -> None:
     It has one level, or as many as there are rows, or its levels are numbers that were read as text.
     """
     for part in (found.fixed, *found.random.values()):
-        for expression, (_, known) in part.spec.encoder_state.items() if part.spec is not None else ():
+        for expression, (_, known) in (
+            part.spec.encoder_state.items() if part.spec is not None else ()
+        ):
             if "categories" in known:
                 _check_levels(expression, known["categories"], found, n)
 
@@ -314,14 +416,22 @@ def _check_levels(expression: str, categories: list[Any], found: Evaluated, n: i
     name, J = readable(expression, found.awkward), len(categories)
     if J < 2:
         level = f" ({str(categories[0])!r})" if J else ""
-        raise DataError(f"the categorical predictor {name} has one level in the rows used{level}, so that it has no effect; leave it out.")
+        raise DataError(
+            f"the categorical predictor {name} has one level in the rows used{level}, so that it has no effect; leave it out."
+        )
     column = found.evaluator.columns.get(expression)
     if column is not None and kind_of(column).name == TEXT and J > FEW_LEVELS:
         numbers = pd.to_numeric(pd.Series(categories, dtype=object), errors="coerce")
         read = numbers.notna()
         fractions = read & (numbers != numbers.round())
-        if read.mean() > MOSTLY and (fractions.mean() > MOSTLY / 2 or (n is not None and 2 * J > n)):
-            odd = "" if read.all() else f", though {str(pd.Series(categories, dtype=object)[~read].iloc[0])!r} is none"
+        if read.mean() > MOSTLY and (
+            fractions.mean() > MOSTLY / 2 or (n is not None and 2 * J > n)
+        ):
+            odd = (
+                ""
+                if read.all()
+                else f", though {str(pd.Series(categories, dtype=object)[~read].iloc[0])!r} is none"
+            )
             raise DataError(
                 f"column {name!r} is text with {J} levels that look like numbers{odd}; make it numbers by pd.to_numeric("
                 f"data[{name!r}], errors='coerce'), or write factor({quote(name)}) if they are categories."
@@ -339,7 +449,9 @@ def _plans(formula: Formula, awkward: frozenset[str]) -> dict[str, Any]:
     return {text: wilkinson(text, formula.text, awkward) for text in dict.fromkeys(texts)}
 
 
-def _matrices(formula: Formula, plans: Mapping[str, Any], evaluator: Evaluator, awkward: frozenset[str]) -> tuple[Part, dict[str, Part]]:
+def _matrices(
+    formula: Formula, plans: Mapping[str, Any], evaluator: Evaluator, awkward: frozenset[str]
+) -> tuple[Part, dict[str, Part]]:
     """The fixed matrix and one per distinct text left of a bar; texts that mean the same share one matrix."""
     keys = {text: str(plan) for text, plan in plans.items()}
     made = evaluator.matrices({keys[text]: plan for text, plan in plans.items()})
@@ -364,8 +476,14 @@ def _check_names(parts: Iterable[Part], awkward: frozenset[str]) -> None:
             twice = name in own
             own.add(name)
             if owner != term or twice:
-                what = "the intercept" if "1" in (owner, term) else f"a column of the term {readable(owner, awkward)}"
-                raise DataError(f"the name {name!r} would stand for {what} and for another column; rename the column {name!r} of the data.")
+                what = (
+                    "the intercept"
+                    if "1" in (owner, term)
+                    else f"a column of the term {readable(owner, awkward)}"
+                )
+                raise DataError(
+                    f"the name {name!r} would stand for {what} and for another column; rename the column {name!r} of the data."
+                )
 
 
 def check_finite(part: Part, awkward: frozenset[str] = frozenset()) -> None:
@@ -377,4 +495,6 @@ def check_finite(part: Part, awkward: frozenset[str] = frozenset()) -> None:
             bad = ~np.isfinite(part.values[:, j])
             if bad.any():
                 what = "not a number" if np.isnan(part.values[bad, j]).any() else "infinite"
-                raise DataError(f"the term {readable(name, awkward)} is {what} in {int(bad.sum())} of {len(bad)} rows.")
+                raise DataError(
+                    f"the term {readable(name, awkward)} is {what} in {int(bad.sum())} of {len(bad)} rows."
+                )

@@ -58,7 +58,9 @@ class TermRecipe:
         values = np.concatenate([frame.columns(evaluator, text) for text in self.blocks], axis=1)
         return _scatter(values, complete), complete
 
-    def codes(self, frame: ModelFrame, table: Table, allow_new_levels: bool) -> tuple[np.ndarray, np.ndarray]:
+    def codes(
+        self, frame: ModelFrame, table: Table, allow_new_levels: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The level (m,) of new rows, -1 where it is new or missing, and the mask of the rows that have one.
 
         Raises
@@ -69,7 +71,9 @@ class TermRecipe:
         parts = [frame.encode(evaluator, factor) for factor in self.factors]
         found, unseen = lookup(self.levels, parts[0] if len(parts) == 1 else join(parts))
         if len(unseen) and not allow_new_levels:
-            shown = ", ".join(repr(str(u)) for u in unseen[:6]) + (", ..." if len(unseen) > 6 else "")
+            shown = ", ".join(repr(str(u)) for u in unseen[:6]) + (
+                ", ..." if len(unseen) > 6 else ""
+            )
             raise PredictionError(
                 f"grouping factor {self.group!r} has {len(unseen)} new level{'s' if len(unseen) > 1 else ''} in newdata: {shown}. "
                 "Use allow_new_levels=True to predict with a random effect of zero."
@@ -145,9 +149,13 @@ class ModelFrame:
         table = _as_table(newdata)
         evaluator, complete = self.on(table, [self.formula.fixed])
         columns = self.columns(evaluator, self.formula.fixed)
-        return _scatter(np.delete(columns, self.left_out, axis=1) if self.left_out else columns, complete)
+        return _scatter(
+            np.delete(columns, self.left_out, axis=1) if self.left_out else columns, complete
+        )
 
-    def new_terms(self, newdata: Any, allow_new_levels: bool = False, keep: Sequence[np.ndarray] | None = None) -> list[NewTerm | None]:
+    def new_terms(
+        self, newdata: Any, allow_new_levels: bool = False, keep: Sequence[np.ndarray] | None = None
+    ) -> list[NewTerm | None]:
         """Random terms on new data, one per term of the design.
 
         Parameters
@@ -181,13 +189,17 @@ class ModelFrame:
         out = []
         for term in self.terms:
             values, complete = term.values(self, table)
-            out.append(NewTerm(np.full(len(values), -1, dtype=np.int32), values, term.group, complete))
+            out.append(
+                NewTerm(np.full(len(values), -1, dtype=np.int32), values, term.group, complete)
+            )
         return out
 
     def new_offset(self, newdata: Any) -> np.ndarray | None:
         """Offset on new data, (m,) with NaN where a value is missing; None when the model has none."""
         if self.offset_given is True:
-            raise PredictionError("the offset was given as an array; write it as a column, offset(z), to predict from new data.")
+            raise PredictionError(
+                "the offset was given as an array; write it as a column, offset(z), to predict from new data."
+            )
         given = self.offset_given or None
         texts = [*self.formula.offsets, *([given] if given else [])]
         if not texts:
@@ -221,14 +233,22 @@ class ModelFrame:
         for bar in wanted.bars:
             if bar.factors not in groups:
                 names = [term.group for term in self.terms]
-                raise FormulaError(f"the model has no random term for {bar.group!r}.{nearest(bar.group, names)}", wanted.text, bar.span)
+                raise FormulaError(
+                    f"the model has no random term for {bar.group!r}.{nearest(bar.group, names)}",
+                    wanted.text,
+                    bar.span,
+                )
             i = groups[bar.factors]
             terms = wilkinson(bar.columns, wanted.text, self.awkward)
             sources = [readable(str(term), self.awkward) for term in terms]
             absent = [s for s in sources if s not in self.terms[i].sources]
             if absent:
                 have = ", ".join(dict.fromkeys(self.terms[i].sources))
-                raise FormulaError(f"the model has no random effect of {absent[0]} by {bar.group}; it has {have}.", wanted.text, bar.span)
+                raise FormulaError(
+                    f"the model has no random effect of {absent[0]} by {bar.group}; it has {have}.",
+                    wanted.text,
+                    bar.span,
+                )
             nothing[i][[s in sources for s in self.terms[i].sources]] = True
         return nothing
 
@@ -254,10 +274,15 @@ class ModelFrame:
         n = int(complete.sum())
         index = pd.RangeIndex(n)
         rows = Columns({k: whole_rows(s, complete, index, k) for k, s in columns.items()}, n)
-        self._conform(rows, [text for text in texts if unquote(text) not in self._fitted or text in self.specs])
+        self._conform(
+            rows,
+            [text for text in texts if unquote(text) not in self._fitted or text in self.specs],
+        )
         rows.rename({name: alias(name) for name in self.awkward})
         state = {call: dict(known) for call, known in self.state.items()}
-        return Evaluator(rows, labelled(self.context, table.index[complete]), self.contrasts, state, self.awkward), complete
+        return Evaluator(
+            rows, labelled(self.context, table.index[complete]), self.contrasts, state, self.awkward
+        ), complete
 
     def _conform(self, rows: Columns, computed: list[str]) -> None:
         """Columns that expressions compute with, in the types that they had in the fit."""
@@ -267,7 +292,12 @@ class ModelFrame:
             for name, series in rows.items():
                 if name in used and name in self.kinds:
                     kind = self.kinds[name]
-                    rows[name] = conform(as_predictor(series) if kind.name == NUMBER else series, kind, name, by_level(name, computed))
+                    rows[name] = conform(
+                        as_predictor(series) if kind.name == NUMBER else series,
+                        kind,
+                        name,
+                        by_level(name, computed),
+                    )
         except DataError as error:
             raise PredictionError(f"newdata: {error}") from None
 
@@ -279,7 +309,10 @@ class ModelFrame:
         return frozenset(name for name in names if name in self.table or name in self.arrays)
 
     def _texts(self) -> list[str]:
-        return [*self.formula.expressions, *([self.offset_given] if isinstance(self.offset_given, str) else [])]
+        return [
+            *self.formula.expressions,
+            *([self.offset_given] if isinstance(self.offset_given, str) else []),
+        ]
 
     def columns(self, evaluator: Evaluator, text: str) -> np.ndarray:
         """The columns of a right-hand side; PredictionError where they cannot be had."""

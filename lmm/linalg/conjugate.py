@@ -46,7 +46,9 @@ class _State(NamedTuple):
     beta: Array
 
 
-def repeat(xp: ModuleType, unfinished: Callable[[Any], Any], step: Callable[[Any], Any], state: Any) -> Any:
+def repeat(
+    xp: ModuleType, unfinished: Callable[[Any], Any], step: Callable[[Any], Any], state: Any
+) -> Any:
     """``state = step(state)`` while ``unfinished(state)``: a loop of Python's, or one that is compiled."""
     if xp is np:
         while unfinished(state):
@@ -58,7 +60,11 @@ def repeat(xp: ModuleType, unfinished: Callable[[Any], Any], step: Callable[[Any
 
 
 def conjugate_gradients(
-    xp: ModuleType, multiply: Callable[[Array], Array], b: Array, tolerance: float, start: Array | None = None
+    xp: ModuleType,
+    multiply: Callable[[Array], Array],
+    b: Array,
+    tolerance: float,
+    start: Array | None = None,
 ) -> Solved:
     """Solve S x = b for the rows of b (r, q), S symmetric positive definite and given by ``multiply`` (r, q) -> (r, q).
 
@@ -89,7 +95,15 @@ def conjugate_gradients(
         beta = xp.where(active, rho / xp.where(active, s.rho, 1.0), 0.0)
         direction = xp.where(active[:, None], residual + beta[:, None] * s.direction, s.direction)
         here = row == s.steps
-        return _State(x, residual, direction, rho, s.steps + 1, xp.where(here, alpha, s.alpha), xp.where(here, beta, s.beta))
+        return _State(
+            x,
+            residual,
+            direction,
+            rho,
+            s.steps + 1,
+            xp.where(here, alpha, s.alpha),
+            xp.where(here, beta, s.beta),
+        )
 
     blank = xp.zeros((LIMIT, r))
     first = _State(x, residual, residual, rho, xp.asarray(0), blank, blank)

@@ -69,7 +69,9 @@ class Dense(NamedTuple):
         k, J, q = self.B.shape
         with threads.for_flops(2 * k * J * q * q):
             BK = (self.B.reshape(k * J, q) @ K).reshape(k, J, q)
-        return xp.stack([xp.stack([xp.sum(BK[a] * self.B[b], axis=-1) for b in range(k)]) for a in range(k)])
+        return xp.stack(
+            [xp.stack([xp.sum(BK[a] * self.B[b], axis=-1) for b in range(k)]) for a in range(k)]
+        )
 
     def into_tail(self, xp: Any, v: Array) -> Array:
         """sum_j B_j' v_j, (r, q)."""
@@ -102,7 +104,9 @@ class Products:
         self.maps, self.squares = [], []
         start = np.searchsorted(entries.level, np.arange(J + 1))
         for a, b in self.index:
-            self.squares.append(_csr(entries.val[a] * entries.val[b], entries.col.astype(np.int32), start, (J, q)))
+            self.squares.append(
+                _csr(entries.val[a] * entries.val[b], entries.col.astype(np.int32), start, (J, q))
+            )
             product = entries.val[a][first] * entries.val[b][second]
             if a != b:
                 product += entries.val[b][first] * entries.val[a][second]
@@ -136,7 +140,12 @@ class Products:
 
     def rows(self, level: np.ndarray, M: np.ndarray) -> np.ndarray:
         """B_j(i) M_i, (k, m)."""
-        return np.stack([np.asarray(self.B[a * self.J + level].multiply(M).sum(axis=1)).ravel() for a in range(self.k)])
+        return np.stack(
+            [
+                np.asarray(self.B[a * self.J + level].multiply(M).sum(axis=1)).ravel()
+                for a in range(self.k)
+            ]
+        )
 
     def matrix(self) -> sp.csr_matrix:
         """B, (k J, q)."""
@@ -152,10 +161,16 @@ class Split:
         self.J, self.k = J, len(entries.val)
         self.crowded, self.sparse = np.flatnonzero(crowded), np.flatnonzero(~crowded)
         place = np.empty(J, dtype=np.int64)
-        place[self.crowded], place[self.sparse] = np.arange(len(self.crowded)), np.arange(len(self.sparse))
+        place[self.crowded], place[self.sparse] = (
+            np.arange(len(self.crowded)),
+            np.arange(len(self.sparse)),
+        )
         self.is_crowded, self.place = crowded, place
         heavy = crowded[entries.level]
-        parts = [Entries(place[entries.level[m]], entries.col[m], entries.val[:, m]) for m in (heavy, ~heavy)]
+        parts = [
+            Entries(place[entries.level[m]], entries.col[m], entries.val[:, m])
+            for m in (heavy, ~heavy)
+        ]
         self.dense = dense(parts[0], len(self.crowded), q)
         self.products = Products(parts[1], len(self.sparse), q)
 
@@ -174,7 +189,9 @@ class Split:
 
     def into_tail(self, xp: Any, v: Array) -> Array:
         """sum_j B_j' v_j, (r, q)."""
-        out: Array = self.products.into_tail(xp, v[..., self.sparse]) + self.dense.into_tail(xp, v[..., self.crowded])
+        out: Array = self.products.into_tail(xp, v[..., self.sparse]) + self.dense.into_tail(
+            xp, v[..., self.crowded]
+        )
         return out
 
     def from_tail(self, xp: Any, b: Array) -> Array:
@@ -195,8 +212,14 @@ class Split:
     def matrix(self) -> sp.csr_matrix:
         """B, (k J, q)."""
         crowded, sparse = len(self.crowded), len(self.sparse)
-        both = sp.vstack([sp.csr_matrix(self.dense.B.reshape(self.k * crowded, -1)), self.products.B], format="csr")
-        place = [np.where(self.is_crowded, a * crowded, self.k * crowded + a * sparse) + self.place for a in range(self.k)]
+        both = sp.vstack(
+            [sp.csr_matrix(self.dense.B.reshape(self.k * crowded, -1)), self.products.B],
+            format="csr",
+        )
+        place = [
+            np.where(self.is_crowded, a * crowded, self.k * crowded + a * sparse) + self.place
+            for a in range(self.k)
+        ]
         return both[np.concatenate(place)]
 
 
@@ -224,7 +247,9 @@ def choose(entries: Entries, J: int, q: int) -> Coupling:
     if J * k * q * q < 2e6 or crowded.all():
         return dense(entries, J, q)
     listed = np.where(crowded, 0.0, count * (count + 1) / 2)
-    while listed.sum() * k * (k + 1) / 2 > LIST_LIMIT:  # too long a list: the most crowded of the rest become dense
+    while (
+        listed.sum() * k * (k + 1) / 2 > LIST_LIMIT
+    ):  # too long a list: the most crowded of the rest become dense
         crowded |= count > 0.8 * count[~crowded].max()
         listed = np.where(crowded, 0.0, listed)
     return Split(entries, J, q, crowded) if crowded.any() else Products(entries, J, q)
@@ -243,7 +268,9 @@ def _pairs_within(level: np.ndarray, J: int) -> tuple[np.ndarray, np.ndarray, np
     return first, second, np.concatenate([[0], np.cumsum(total)])
 
 
-def _csr(data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]) -> sp.csr_matrix:
+def _csr(
+    data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, shape: tuple[int, int]
+) -> sp.csr_matrix:
     """A CSR matrix of these arrays as they are; scipy's constructor would copy and scan them."""
     out = sp.csr_matrix(shape)
     out.data, out.indices, out.indptr = data, indices, indptr.astype(indices.dtype)

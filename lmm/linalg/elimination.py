@@ -45,7 +45,11 @@ class Parent(NamedTuple):
 
     def gather_into(self, xp: Any, values: Array, J: int) -> Array:
         """Sums of ``values`` (..., J_own) over the levels of each of J ancestors."""
-        return segment_sum(xp, values, self.index, J) if self.sums is None else sum_segments(xp, self.sums, values)
+        return (
+            segment_sum(xp, values, self.index, J)
+            if self.sums is None
+            else sum_segments(xp, self.sums, values)
+        )
 
 
 class Member(NamedTuple):
@@ -73,7 +77,10 @@ def without_scatter(system: System) -> System:
     members = list(system.chain)
     for i, member in enumerate(members):
         later = (m.A.shape[-1] for m in members[i + 1 :])
-        parents = tuple(p._replace(sums=segment_rounds(p.index, J)) for p, J in zip(member.parents, later, strict=True))
+        parents = tuple(
+            p._replace(sums=segment_rounds(p.index, J))
+            for p, J in zip(member.parents, later, strict=True)
+        )
         members[i] = member._replace(parents=parents)
     return system._replace(chain=tuple(members))
 
@@ -112,7 +119,9 @@ class Factor(NamedTuple):
     logdet: Array
 
 
-def factorize(xp: Any, system: System, chain_T: list[Array], layout: tail.Layout, tail_T: list[Array]) -> Factor:
+def factorize(
+    xp: Any, system: System, chain_T: list[Array], layout: tail.Layout, tail_T: list[Array]
+) -> Factor:
     """Eliminate the chain, then factor the tail. ``T`` per member and per term of the tail."""
     members, C, logdet = list(system.chain), system.C, 0.0
     done: list[Eliminated] = []
@@ -131,7 +140,9 @@ def factorize(xp: Any, system: System, chain_T: list[Array], layout: tail.Layout
                 grand.append(upper._replace(B=upper.B - parent.gather_into(xp, taken, J)))
             joined = later.coupling
             if coupling is not None and later.coupling is not None:
-                joined = _reduce_coupling(xp, coupling, later.coupling, small.transpose_multiply(X, XB), parent)
+                joined = _reduce_coupling(
+                    xp, coupling, later.coupling, small.transpose_multiply(X, XB), parent
+                )
             members[i + 1 + s] = Member(reduced, tuple(grand), joined)
         if coupling is not None:
             taken = coupling.schur(xp, X)
@@ -145,7 +156,9 @@ def factorize(xp: Any, system: System, chain_T: list[Array], layout: tail.Layout
     return Factor(tuple(done), C, factor, logdet + factor.logdet)
 
 
-def _reduce_coupling(xp: Any, mine: Coupling, later: Coupling, WB: Array, parent: Parent) -> couplings.Dense:
+def _reduce_coupling(
+    xp: Any, mine: Coupling, later: Coupling, WB: Array, parent: Parent
+) -> couplings.Dense:
     """The later member's coupling after this elimination: B_later - sum over children of B' W B_tail."""
     assert isinstance(mine, couplings.Dense) and isinstance(later, couplings.Dense)
     k, J, q = later.B.shape
@@ -171,7 +184,9 @@ class Reduced(NamedTuple):
     half: Array
 
 
-def reduce(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], rhs: Vectors) -> Reduced:
+def reduce(
+    xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], rhs: Vectors
+) -> Reduced:
     """Carry right-hand sides down the elimination."""
     chain, rest = list(rhs.chain), rhs.tail
     white, weighted = [], []
@@ -182,7 +197,9 @@ def reduce(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], rh
         weighted.append(WR)
         for s, parent in enumerate(member.parents):
             taken = small.apply_transpose(parent.B, WR)
-            chain[i + 1 + s] = chain[i + 1 + s] - parent.gather_into(xp, taken, chain[i + 1 + s].shape[-1])
+            chain[i + 1 + s] = chain[i + 1 + s] - parent.gather_into(
+                xp, taken, chain[i + 1 + s].shape[-1]
+            )
         if member.coupling is not None:
             rest = rest - member.coupling.into_tail(xp, WR)
     half = rest
@@ -192,7 +209,12 @@ def reduce(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], rh
 
 
 def solve(
-    xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], reduced: Reduced, well: tuple[bool, ...]
+    xp: Any,
+    factor: Factor,
+    layout: tail.Layout,
+    tail_T: list[Array],
+    reduced: Reduced,
+    well: tuple[bool, ...],
 ) -> tuple[Vectors, Vectors]:
     """From reduced right-hand sides r: b = (A + G^-1)^-1 r, and the residual e = r - A b.
 
@@ -216,13 +238,19 @@ def solve(
             u = u - small.apply(parent.B, later[s][:, :, parent.index])
         if member.coupling is not None:
             u = u - member.coupling.from_tail(xp, b_tail)
-        b = reduced.weighted[i] if u is reduced.chain[i] else small.apply_transpose(member.X, small.apply(member.X, u))
+        b = (
+            reduced.weighted[i]
+            if u is reduced.chain[i]
+            else small.apply_transpose(member.X, small.apply(member.X, u))
+        )
         later.insert(0, b)
         residuals.insert(0, u - small.apply(member.A, b))
     return Vectors(tuple(later), b_tail), Vectors(tuple(residuals), e_tail)
 
 
-def sample(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], z: Vectors) -> Vectors:
+def sample(
+    xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], z: Vectors
+) -> Vectors:
     """S z with S S' = N = (A + G^-1)^-1: for standard normal z, draws from the random effects' conditional distribution.
 
     Back through the elimination, the tail first: T L^-T z, then b_j = X_j' z_j - W_j (B_j b_later), the conditional mean of
@@ -230,7 +258,9 @@ def sample(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], z:
     """
     b_tail = z.tail
     if layout:
-        b_tail = tail.scale_rows(xp, layout, tail_T, tail.backward(xp, factor.tail, z.tail).T, transpose=False).T
+        b_tail = tail.scale_rows(
+            xp, layout, tail_T, tail.backward(xp, factor.tail, z.tail).T, transpose=False
+        ).T
     later: list[Array] = []
     for i in range(len(factor.chain) - 1, -1, -1):
         member = factor.chain[i]
@@ -285,7 +315,9 @@ class Inverse(NamedTuple):
     tail: Array
 
 
-def inverse_blocks(xp: Any, factor: Factor, K: Array | None, need_first: bool) -> tuple[list[Array], list[Inverse]]:
+def inverse_blocks(
+    xp: Any, factor: Factor, K: Array | None, need_first: bool
+) -> tuple[list[Array], list[Inverse]]:
     """E_j H_j E_j' per member, and N's blocks per member (the first member's only if ``need_first``).
 
     ``K`` is N's block of the tail (q, q), both triangles where a coupling is dense.
@@ -296,17 +328,29 @@ def inverse_blocks(xp: Any, factor: Factor, K: Array | None, need_first: bool) -
         member = factor.chain[i]
         k, _, J = member.A.shape
         count = len(member.parents)
-        if member.coupling is None and not count and i == 0 and not need_first:  # nothing beside the member itself
+        if (
+            member.coupling is None and not count and i == 0 and not need_first
+        ):  # nothing beside the member itself
             quadratics.insert(0, xp.zeros((k, k, 1)))
             break
-        if i == 0 and not need_first and not count and k > 1 and isinstance(member.coupling, couplings.Dense):
-            quadratics.insert(0, couplings.Dense(_left_of(xp, member.E, member.coupling.B)).quadratic(xp, K))
+        if (
+            i == 0
+            and not need_first
+            and not count
+            and k > 1
+            and isinstance(member.coupling, couplings.Dense)
+        ):
+            quadratics.insert(
+                0, couplings.Dense(_left_of(xp, member.E, member.coupling.B)).quadratic(xp, K)
+            )
             break
         H = xp.zeros((k, k, J)) if member.coupling is None else member.coupling.quadratic(xp, K)
         # Z_u = sum_v R_v N_vu at this level's own ancestors u: (k, k_u, J)
         Z = []
         for u in range(count):
-            total = small.multiply(member.parents[u].B, inverses[u].own[:, :, member.parents[u].index])
+            total = small.multiply(
+                member.parents[u].B, inverses[u].own[:, :, member.parents[u].index]
+            )
             for v in range(count):
                 if v < u:
                     N_vu = inverses[v].parents[u - v - 1][:, :, member.parents[v].index]
@@ -322,11 +366,17 @@ def inverse_blocks(xp: Any, factor: Factor, K: Array | None, need_first: bool) -
             B = member.parents[u].B
             H = H + small.multiply(Z[u], xp.swapaxes(B, 0, 1))
         for v in range(count):
-            if member.coupling is not None:  # the tail's share of H through N_vt, the transpose of what Z holds
+            if (
+                member.coupling is not None
+            ):  # the tail's share of H through N_vt, the transpose of what Z holds
                 N_vt = inverses[v].tail[:, member.parents[v].index]
                 cross = _against_tail(xp, member.coupling, N_vt)  # B_t N_tv: (k, k_v, J)
-                H = H + xp.swapaxes(small.multiply(cross, xp.swapaxes(member.parents[v].B, 0, 1)), 0, 1)
-        quadratics.insert(0, small.multiply(small.multiply(member.E, H), xp.swapaxes(member.E, 0, 1)))
+                H = H + xp.swapaxes(
+                    small.multiply(cross, xp.swapaxes(member.parents[v].B, 0, 1)), 0, 1
+                )
+        quadratics.insert(
+            0, small.multiply(small.multiply(member.E, H), xp.swapaxes(member.E, 0, 1))
+        )
         if i == 0 and not need_first:
             break
         own = member.W + small.multiply(member.W, small.multiply(H, member.W))

@@ -155,7 +155,12 @@ class BlockSystem(PenalizedSystem):
     def factorize(self, T: list[np.ndarray]) -> BlockFactorisation:
         """Eliminate the chain and factor the tail."""
         chain_T, tail_T = ([T[t] for t in which] for which in (self.plan.chain, self.plan.tail))
-        return BlockFactorisation(self, T, elimination.factorize(np, self.blocks, chain_T, self.plan.layout, tail_T), tail_T)
+        return BlockFactorisation(
+            self,
+            T,
+            elimination.factorize(np, self.blocks, chain_T, self.plan.layout, tail_T),
+            tail_T,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +186,9 @@ class BlockFactorisation(Factorisation):
         """N r, r - A N r and r'N r; a guess saves nothing here."""
         plan = self.plan
         reduced = elimination.reduce(np, self.factor, plan.layout, self.tail_T, arrange(plan, rhs))
-        values, residual = elimination.solve(np, self.factor, plan.layout, self.tail_T, reduced, self.well)
+        values, residual = elimination.solve(
+            np, self.factor, plan.layout, self.tail_T, reduced, self.well
+        )
         return Solution(collect(plan, values), collect(plan, residual), elimination.inner(reduced))
 
     @cached_property
@@ -191,7 +198,9 @@ class BlockFactorisation(Factorisation):
         if layout:
             scaled = tail.symmetrize(np, tail.inverse(np, self.factor.tail))
             K = tail.sandwich(np, layout, self.tail_T, scaled, transpose=False)
-        return InverseParts(scaled, K, *elimination.inverse_blocks(np, self.factor, K, need_first=True))
+        return InverseParts(
+            scaled, K, *elimination.inverse_blocks(np, self.factor, K, need_first=True)
+        )
 
     def traces(self) -> list[np.ndarray]:
         """sum_j Q_jj per term."""
@@ -204,7 +213,9 @@ class BlockFactorisation(Factorisation):
         if plan.layout:
             sums = [tail.block_trace(np, slot, found.scaled) for slot in plan.layout]
             C = tail.symmetrize(np, self.factor.C)
-            each += map(np.array, tail.traces(np, plan.layout, self.tail_T, self.well, C, sums, found.K))
+            each += map(
+                np.array, tail.traces(np, plan.layout, self.tail_T, self.well, C, sums, found.K)
+            )
         return each
 
     def inverse_blocks(self) -> list[np.ndarray]:
@@ -218,22 +229,39 @@ class BlockFactorisation(Factorisation):
 
     def sample(self, z: list[np.ndarray]) -> list[np.ndarray]:
         """S z."""
-        return collect(self.plan, elimination.sample(np, self.factor, self.plan.layout, self.tail_T, arrange(self.plan, z)))
+        return collect(
+            self.plan,
+            elimination.sample(
+                np, self.factor, self.plan.layout, self.tail_T, arrange(self.plan, z)
+            ),
+        )
 
     def quadratics(self, codes: list[np.ndarray], values: list[np.ndarray]) -> np.ndarray:
         """z'N z from the blocks of N; by elimination of z where a level is paired with another's ancestor, which no observed row does."""
         total = np.zeros(len(codes[0]))
         width = len(self.inverse.K) * (1 + max(size.k for size in self.plan.terms))
         for rows in batches(np.arange(len(total)), width):
-            total[rows] = self._by_blocks([own[rows] for own in codes], [own[rows] for own in values])
+            total[rows] = self._by_blocks(
+                [own[rows] for own in codes], [own[rows] for own in values]
+            )
         usual = np.ones(len(total), dtype=bool)
         for i, (t, member) in enumerate(zip(self.plan.chain, self.factor.chain, strict=True)):
             for s, parent in zip(self.plan.chain[i + 1 :], member.parents, strict=True):
-                usual &= (parent.index[codes[t]] == codes[s]) | ~values[t].any(axis=1) | ~values[s].any(axis=1)
-        for rows in batches(np.flatnonzero(~usual), sum(size.k * size.J for size in self.plan.terms)):
+                usual &= (
+                    (parent.index[codes[t]] == codes[s])
+                    | ~values[t].any(axis=1)
+                    | ~values[s].any(axis=1)
+                )
+        for rows in batches(
+            np.flatnonzero(~usual), sum(size.k * size.J for size in self.plan.terms)
+        ):
             z = spread(self.plan, [own[rows] for own in codes], [own[rows] for own in values])
-            reduced = elimination.reduce(np, self.factor, self.plan.layout, self.tail_T, arrange(self.plan, z))
-            total[rows] = np.sum(reduced.half**2, axis=1) + sum(np.sum(white**2, axis=(1, 2)) for white in reduced.white)
+            reduced = elimination.reduce(
+                np, self.factor, self.plan.layout, self.tail_T, arrange(self.plan, z)
+            )
+            total[rows] = np.sum(reduced.half**2, axis=1) + sum(
+                np.sum(white**2, axis=(1, 2)) for white in reduced.white
+            )
         return total
 
     def _by_blocks(self, codes: list[np.ndarray], values: list[np.ndarray]) -> np.ndarray:
@@ -252,7 +280,9 @@ class BlockFactorisation(Factorisation):
             own, code = values[t], codes[t]
             total += np.einsum("ma,abm,mb->m", own, inverse.own[..., code], own, optimize=True)
             for s, between in zip(plan.chain[i + 1 :], inverse.parents, strict=True):
-                total += 2.0 * np.einsum("ma,abm,mb->m", own, between[..., code], values[s], optimize=True)
+                total += 2.0 * np.einsum(
+                    "ma,abm,mb->m", own, between[..., code], values[s], optimize=True
+                )
             if columns:
                 total += 2.0 * np.einsum("ma,am->m", own, self._with_tail(i, code, Kz))
         return total
@@ -287,12 +317,19 @@ class KrylovSystem(PenalizedSystem):
     def multiply(self, v: list[np.ndarray]) -> list[np.ndarray]:
         """A v."""
         parts = [v[t] for t in self.plan.iterative]
-        return collect(self.plan, *krylov.system_product(np, self.blocks, self.plan.layout, self.coupled, arrange(self.plan, v), parts))
+        return collect(
+            self.plan,
+            *krylov.system_product(
+                np, self.blocks, self.plan.layout, self.coupled, arrange(self.plan, v), parts
+            ),
+        )
 
     def factorize(self, T: list[np.ndarray]) -> KrylovFactorisation:
         """Eliminate the exact terms, and take the blocks of the diagonal of what is left."""
         own_T = [T[t] for t in self.plan.iterative]
-        return KrylovFactorisation(self, T, krylov.factorize(np, self.inside(T), self.coupled, own_T))
+        return KrylovFactorisation(
+            self, T, krylov.factorize(np, self.inside(T), self.coupled, own_T)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,8 +356,14 @@ class KrylovFactorisation(Factorisation):
         """N r, r - A N r and r'N r; from ``near`` on, to a part of what it leaves, where it is given."""
         plan = self.plan
         start, tolerance = (None, PRECISE) if near is None else (self._coordinates(near), STEP)
-        found = krylov.solve(np, self.at, arrange(plan, rhs), [rhs[t] for t in plan.iterative], tolerance, start)
-        return Solution(collect(plan, found.exact, found.parts), collect(plan, found.exact_residual, found.residual), found.inner)
+        found = krylov.solve(
+            np, self.at, arrange(plan, rhs), [rhs[t] for t in plan.iterative], tolerance, start
+        )
+        return Solution(
+            collect(plan, found.exact, found.parts),
+            collect(plan, found.exact_residual, found.residual),
+            found.inner,
+        )
 
     def traces(self) -> list[np.ndarray]:
         """CapacityError: they take probes."""
@@ -341,10 +384,16 @@ class KrylovFactorisation(Factorisation):
         """z'N z by a solve for each row."""
         m = len(codes[0])
         if m > SOLVES:
-            self.plan.require_exact(f"The variance of {m:,} predictions, one solve for each, or that of as many leverages")
+            self.plan.require_exact(
+                f"The variance of {m:,} predictions, one solve for each, or that of as many leverages"
+            )
         total = np.zeros(m)
         for rows in batches(np.arange(m), 4 * sum(size.k * size.J for size in self.plan.terms)):
-            total[rows] = np.diagonal(self.solve(spread(self.plan, [own[rows] for own in codes], [own[rows] for own in values])).inner)
+            total[rows] = np.diagonal(
+                self.solve(
+                    spread(self.plan, [own[rows] for own in codes], [own[rows] for own in values])
+                ).inner
+            )
         return total
 
     @cached_property
@@ -374,12 +423,18 @@ def arrange(plan: Plan, columns: Sequence[np.ndarray]) -> Vectors:
     """Per-term arrays (m, k, J) in the design's order, as chain members and tail columns; iterative terms are left out."""
     m = len(columns[0])  # 0 where a model has no fixed effects
     rest = [columns[t].reshape(m, columns[t].shape[1] * columns[t].shape[2]) for t in plan.tail]
-    return Vectors(tuple(columns[t] for t in plan.chain), np.concatenate(rest, axis=1) if rest else np.zeros((m, 0)))
+    return Vectors(
+        tuple(columns[t] for t in plan.chain),
+        np.concatenate(rest, axis=1) if rest else np.zeros((m, 0)),
+    )
 
 
 def collect(plan: Plan, vectors: Vectors, parts: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
     """The inverse of :func:`arrange`: per term (m, k, J) in the design's order, ``parts`` those of the iterative terms."""
-    rest = [vectors.tail[:, slot.columns].reshape(len(vectors.tail), slot.k, slot.J) for slot in plan.layout]
+    rest = [
+        vectors.tail[:, slot.columns].reshape(len(vectors.tail), slot.k, slot.J)
+        for slot in plan.layout
+    ]
     return in_order(plan, [*vectors.chain, *rest, *parts])
 
 

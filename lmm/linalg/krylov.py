@@ -121,7 +121,11 @@ def weighted_squares(xp: Any, joint: Joint, W: Array, outer: int, transpose: boo
             for c in range(inner):
                 for d in range(inner):
                     places = (c, a, d, b) if transpose else (a, c, b, d)
-                    pairs = joint.product.entry_products(*places) if joint.squares is None else joint.squares
+                    pairs = (
+                        joint.product.entry_products(*places)
+                        if joint.squares is None
+                        else joint.squares
+                    )
                     apply = pairs.apply_transpose if transpose else pairs.apply
                     total = total + apply(xp, W[c, d][None, None])[0, 0]
             out[a][b] = out[b][a] = total
@@ -147,7 +151,9 @@ def join(xp: Any, parts: list[Array]) -> Array:
     return flat[0] if len(flat) == 1 else xp.concatenate(flat, axis=1)
 
 
-def scale(xp: Any, factors: tuple[Array, ...], parts: list[Array], transpose: bool = False) -> list[Array]:
+def scale(
+    xp: Any, factors: tuple[Array, ...], parts: list[Array], transpose: bool = False
+) -> list[Array]:
     """Per level and term R v, or R'v."""
     apply = small.apply_transpose if transpose else small.apply
     return [apply(R, part) for R, part in zip(factors, parts, strict=True)]
@@ -169,7 +175,9 @@ def into_exact(xp: Any, system: System, coupled: Coupled, parts: list[Array]) ->
 
 def from_exact(xp: Any, layout: tail.Layout, coupled: Coupled, b: Vectors) -> list[Array]:
     """A_ie b."""
-    each = list(b.chain) + [b.tail[:, slot.columns].reshape(len(b.tail), slot.k, slot.J) for slot in layout]
+    each = list(b.chain) + [
+        b.tail[:, slot.columns].reshape(len(b.tail), slot.k, slot.J) for slot in layout
+    ]
     out = []
     for a in range(len(coupled.own)):
         joined = coupled.exact(a)
@@ -195,7 +203,10 @@ def system_product(
 ) -> tuple[Vectors, list[Array]]:
     """A v over all terms."""
     inside, beside = elimination.multiply(xp, system, v), into_exact(xp, system, coupled, parts)
-    exact = Vectors(tuple(a + b for a, b in zip(inside.chain, beside.chain, strict=True)), inside.tail + beside.tail)
+    exact = Vectors(
+        tuple(a + b for a, b in zip(inside.chain, beside.chain, strict=True)),
+        inside.tail + beside.tail,
+    )
     own, across = own_product(xp, coupled, parts), from_exact(xp, layout, coupled, v)
     return exact, [a + b for a, b in zip(own, across, strict=True)]
 
@@ -223,7 +234,10 @@ def schur(xp: Any, at: IterativeFactor, parts: list[Array]) -> list[Array]:
     """C v."""
     b = exact_solve(xp, at, beside(xp, at, parts))
     taken = from_exact(xp, at.inside.layout, at.coupled, b)
-    return [direct - less for direct, less in zip(own_product(xp, at.coupled, parts), taken, strict=True)]
+    return [
+        direct - less
+        for direct, less in zip(own_product(xp, at.coupled, parts), taken, strict=True)
+    ]
 
 
 def near_multiply(xp: Any, at: IterativeFactor, v: Array, total: Array) -> Array:
@@ -234,7 +248,9 @@ def near_multiply(xp: Any, at: IterativeFactor, v: Array, total: Array) -> Array
     b = small.apply(at.exact.chain[0].W, total)
     parts = split(at.coupled, v)
     out = []
-    for own, joint, R, P, part in zip(at.coupled.own, at.coupled.first, at.R, at.P, parts, strict=True):
+    for own, joint, R, P, part in zip(
+        at.coupled.own, at.coupled.first, at.R, at.P, parts, strict=True
+    ):
         inner = small.apply(own, small.apply(R, part)) - joint.product.apply_transpose(xp, b)
         out.append(small.apply(P, part) + small.apply_transpose(R, inner))
     return join(xp, out)
@@ -245,10 +261,14 @@ def multiply(xp: Any, at: IterativeFactor, v: Array) -> Array:
     parts = split(at.coupled, v)
     inner = schur(xp, at, scale(xp, at.R, parts))
     outer = scale(xp, at.R, inner, transpose=True)
-    return join(xp, [small.apply(P, part) + o for P, part, o in zip(at.P, parts, outer, strict=True)])
+    return join(
+        xp, [small.apply(P, part) + o for P, part, o in zip(at.P, parts, outer, strict=True)]
+    )
 
 
-def solve_scaled(xp: Any, at: IterativeFactor, b: Array, tolerance: float, start: Array | None = None) -> Solved:
+def solve_scaled(
+    xp: Any, at: IterativeFactor, b: Array, tolerance: float, start: Array | None = None
+) -> Solved:
     """H^-1 b by conjugate gradients."""
     return conjugate_gradients(xp, lambda v: multiply(xp, at, v), b, tolerance, start)
 
@@ -264,14 +284,23 @@ class Solution(NamedTuple):
     solved: Solved
 
 
-def solve(xp: Any, at: IterativeFactor, rhs: Vectors, parts: list[Array], tolerance: float, start: Array | None = None) -> Solution:
+def solve(
+    xp: Any,
+    at: IterativeFactor,
+    rhs: Vectors,
+    parts: list[Array],
+    tolerance: float,
+    start: Array | None = None,
+) -> Solution:
     """(A + G^-1)^-1 r for r (m vectors) in the exact terms and ``parts`` (m, k, J) in the iterative ones.
 
     ``start`` (m, q) is a guess of the solution in the coordinates of H; the tolerance is relative to what it leaves then.
     """
     layout, tail_T = at.inside.layout, at.inside.tail_T
     reduced = elimination.reduce(xp, at.exact, layout, tail_T, rhs)
-    first, first_residual = elimination.solve(xp, at.exact, layout, tail_T, reduced, (False,) * len(layout))
+    first, first_residual = elimination.solve(
+        xp, at.exact, layout, tail_T, reduced, (False,) * len(layout)
+    )
     less = from_exact(xp, layout, at.coupled, first)
     left = [part - taken for part, taken in zip(parts, less, strict=True)]
     half = join(xp, scale(xp, at.R, left, transpose=True))
@@ -283,9 +312,18 @@ def solve(xp: Any, at: IterativeFactor, rhs: Vectors, parts: list[Array], tolera
     b = scale(xp, at.R, split(at.coupled, solved.x))
     moved, moved_residual = exact_solve_residual(xp, at, beside(xp, at, b))
     taken = from_exact(xp, layout, at.coupled, moved)
-    residual = [l - (d - t) for l, d, t in zip(left, own_product(xp, at.coupled, b), taken, strict=True)]
+    residual = [
+        l - (d - t) for l, d, t in zip(left, own_product(xp, at.coupled, b), taken, strict=True)
+    ]
     inner = elimination.inner(reduced) + half @ solved.x.T
-    return Solution(_minus(first, moved), b, _minus(first_residual, moved_residual), residual, (inner + inner.T) / 2, solved)
+    return Solution(
+        _minus(first, moved),
+        b,
+        _minus(first_residual, moved_residual),
+        residual,
+        (inner + inner.T) / 2,
+        solved,
+    )
 
 
 def _minus(a: Vectors, b: Vectors) -> Vectors:

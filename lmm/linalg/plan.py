@@ -87,7 +87,9 @@ class Plan:
     def require_exact(self, what: str) -> None:
         """CapacityError where some terms are solved iteratively and ``what`` needs the exact factorisation."""
         if not self.exact:
-            names = ", ".join(f"{self.terms[t].group} ({self.terms[t].J} levels)" for t in self.iterative)
+            names = ", ".join(
+                f"{self.terms[t].group} ({self.terms[t].J} levels)" for t in self.iterative
+            )
             raise CapacityError(
                 f"{what} needs the exact factorisation, but {names} was solved by conjugate gradients. "
                 "Fit with control=lmm.Control(factorization='exact') where memory allows."
@@ -97,18 +99,28 @@ class Plan:
         lines = []
         for order, t in enumerate(self.chain):
             size = self.terms[t]
-            how = "eliminated level by level" if order == 0 else "eliminated level by level after the factors nested in it"
+            how = (
+                "eliminated level by level"
+                if order == 0
+                else "eliminated level by level after the factors nested in it"
+            )
             lines.append(f"{size.group}: {size.J} levels x {size.k}, {how}")
         for t in self.tail:
             size = self.terms[t]
             lines.append(f"{size.group}: {size.J} levels x {size.k}, in the dense tail")
         for t in self.iterative:
             size = self.terms[t]
-            lines.append(f"{size.group}: {size.J} levels x {size.k}, by conjugate gradients; its traces by random probes")
+            lines.append(
+                f"{size.group}: {size.J} levels x {size.k}, by conjugate gradients; its traces by random probes"
+            )
         q = sum(slot.k * slot.J for slot in self.layout)
         if q:
-            lines.append(f"dense tail: {q} columns, {8 * q * q / 1e6:.3g} MB, {q**3 / 3e9:.3g} GFlop per factorisation")
-        shared = f", the dense tail shared by {self.devices} devices" if (self.devices or 1) > 1 else ""
+            lines.append(
+                f"dense tail: {q} columns, {8 * q * q / 1e6:.3g} MB, {q**3 / 3e9:.3g} GFlop per factorisation"
+            )
+        shared = (
+            f", the dense tail shared by {self.devices} devices" if (self.devices or 1) > 1 else ""
+        )
         lines.append(f"arrays: {self.backend}{shared}")
         if self.passes:
             lines.append(f"passes over the rows: {self.passes}")
@@ -116,7 +128,10 @@ class Plan:
 
 
 def make_plan(
-    terms: tuple[TermSize, ...], nested: dict[tuple[int, int], bool], backend: str = "numpy", factorization: str = "auto"
+    terms: tuple[TermSize, ...],
+    nested: dict[tuple[int, int], bool],
+    backend: str = "numpy",
+    factorization: str = "auto",
 ) -> Plan:
     """Choose. ``nested[t, s]`` says that each level of t touches exactly one level of s.
 
@@ -148,7 +163,9 @@ def _iterative(
     together; the fewest iterative terms win, then the largest first one."""
     found = []
     for first in range(len(terms)):
-        chain, rest = _chain(terms, nested, columns, lambda sizes: sum(sizes[len(sizes) - _few(sizes) :]), first)
+        chain, rest = _chain(
+            terms, nested, columns, lambda sizes: sum(sizes[len(sizes) - _few(sizes) :]), first
+        )
         if rest:
             dense = rest[len(rest) - _few([columns[s] for s in rest]) :]
             found.append((tuple(chain), tuple(dense), tuple(s for s in rest if s not in dense)))
@@ -175,7 +192,11 @@ def _few(sizes: list[int]) -> int:
 
 
 def _chain(
-    terms: tuple[TermSize, ...], nested: dict[tuple[int, int], bool], columns: list[int], width: Callable[[list[int]], int], first: int = 0
+    terms: tuple[TermSize, ...],
+    nested: dict[tuple[int, int], bool],
+    columns: list[int],
+    width: Callable[[list[int]], int],
+    first: int = 0,
 ) -> tuple[list[int], list[int]]:
     """The terms to eliminate level by level, from ``first`` on, and the rest, of which ``width`` columns will be in the dense tail."""
     chain = [first]
@@ -183,8 +204,14 @@ def _chain(
         if all(nested[t, s] for t in chain):
             chain.append(s)
     rest = [s for s in range(len(terms)) if s not in chain]
-    if rest and len(chain) > 1 and max(columns[t] for t in chain) * width([columns[s] for s in rest]) > CHAIN_LIMIT:
-        return [first], [s for s in range(len(terms)) if s != first]  # the chain's couplings would not fit; a larger tail does
+    if (
+        rest
+        and len(chain) > 1
+        and max(columns[t] for t in chain) * width([columns[s] for s in rest]) > CHAIN_LIMIT
+    ):
+        return [first], [
+            s for s in range(len(terms)) if s != first
+        ]  # the chain's couplings would not fit; a larger tail does
     return chain, rest
 
 

@@ -29,7 +29,9 @@ def in_blocks(function: Callable[..., Array]) -> Callable[..., Array]:
     @wraps(function)
     def run(*arrays: Array) -> Array:
         J = arrays[0].shape[-1]
-        if J <= 2 * BLOCK or not all(isinstance(a, np.ndarray) and a.shape[-1] == J for a in arrays):
+        if J <= 2 * BLOCK or not all(
+            isinstance(a, np.ndarray) and a.shape[-1] == J for a in arrays
+        ):
             return function(*arrays)
         out = None
         for i in range(0, J, BLOCK):

@@ -53,7 +53,9 @@ def size(layout: Layout) -> int:
     return sum(slot.k * slot.J for slot in layout)
 
 
-def scale_rows(xp: Any, layout: Layout, factors: list[Array], C: Array, transpose: bool = True) -> Array:
+def scale_rows(
+    xp: Any, layout: Layout, factors: list[Array], C: Array, transpose: bool = True
+) -> Array:
     """T'C (or TC), C (q, r)."""
     if all(slot.k == 1 for slot in layout):
         return C * _diagonal(xp, layout, factors)[:, None]
@@ -65,10 +67,19 @@ def scale_rows(xp: Any, layout: Layout, factors: list[Array], C: Array, transpos
 
 
 def _diagonal(xp: Any, layout: Layout, factors: list[Array]) -> Array:
-    return xp.concatenate([xp.broadcast_to(T[0, 0], (slot.J,)) for slot, T in zip(layout, factors, strict=True)])
+    return xp.concatenate(
+        [xp.broadcast_to(T[0, 0], (slot.J,)) for slot, T in zip(layout, factors, strict=True)]
+    )
 
 
-def sandwich(xp: Any, layout: Layout, factors: list[Array], C: Array, transpose: bool = True, overwrite: bool = False) -> Array:
+def sandwich(
+    xp: Any,
+    layout: Layout,
+    factors: list[Array],
+    C: Array,
+    transpose: bool = True,
+    overwrite: bool = False,
+) -> Array:
     """T'CT (or TCT'); needs both triangles of C unless every term is scalar. ``overwrite`` lets NumPy use C's memory."""
     if all(slot.k == 1 for slot in layout):
         d = _diagonal(xp, layout, factors)
@@ -89,7 +100,9 @@ def factorize(xp: Any, S: Array) -> TailFactor | ShardedFactor:
         with threads.for_flops(len(S) ** 3 / 3):
             upper, info = lapack.dpotrf(S.T, lower=0, clean=0, overwrite_a=1)
         if info != 0:
-            raise FloatingPointError(f"Cholesky factorisation of the dense tail failed at column {info}")
+            raise FloatingPointError(
+                f"Cholesky factorisation of the dense tail failed at column {info}"
+            )
         return TailFactor(upper.T, 2.0 * np.log(np.diagonal(upper)).sum())
     if backend.mesh() is not None:
         return sharded.factorize(backend.mesh(), S)
@@ -171,7 +184,13 @@ def block_trace(xp: Any, slot: Slot, M: Array) -> Array:
 
 
 def traces(
-    xp: Any, layout: Layout, factors: list[Array], well: tuple[bool, ...], C: Array, inverse_traces: list[Array], K: Array
+    xp: Any,
+    layout: Layout,
+    factors: list[Array],
+    well: tuple[bool, ...],
+    C: Array,
+    inverse_traces: list[Array],
+    K: Array,
 ) -> list[Array]:
     """sum_l Q_ll (k, k) per term.
 

@@ -33,8 +33,12 @@ TOO_FAR = 1e3
 def distant(problem: Problem) -> list[str]:
     """Sentences for random slopes whose means are too far from zero for sums that were made without centring, as over chunks."""
     out = []
-    for (group, columns), structure, gram in zip(problem.labels, problem.structures, problem.grams(), strict=False):
-        joined = next((own for own in structure.free_blocks() if "Intercept" in [columns[a] for a in own]), ())
+    for (group, columns), structure, gram in zip(
+        problem.labels, problem.structures, problem.grams(), strict=False
+    ):
+        joined = next(
+            (own for own in structure.free_blocks() if "Intercept" in [columns[a] for a in own]), ()
+        )
         one = columns.index("Intercept") if len(joined) else 0
         for a in joined:
             if a == one:
@@ -50,7 +54,11 @@ def distant(problem: Problem) -> list[str]:
     return out
 
 
-def changed(structures: Sequence[Covariance], parts: Sequence[np.ndarray], bases: Sequence[np.ndarray | None]) -> np.ndarray:
+def changed(
+    structures: Sequence[Covariance],
+    parts: Sequence[np.ndarray],
+    bases: Sequence[np.ndarray | None],
+) -> np.ndarray:
     """theta (m,) of B T from theta per term."""
     out = []
     for structure, own, B in zip(structures, parts, bases, strict=True):
@@ -85,7 +93,10 @@ def outer_jacobian(problem: Problem | GeneralizedProblem, estimate: Estimate) ->
     for i, own in enumerate(theta):
         step = np.zeros_like(theta)
         step[i] = 1e-5 * max(abs(own), 1e-3)
-        columns.append((outer_theta(problem, theta + step) - outer_theta(problem, theta - step)) / (2.0 * step[i]))
+        columns.append(
+            (outer_theta(problem, theta + step) - outer_theta(problem, theta - step))
+            / (2.0 * step[i])
+        )
     return np.stack(columns, axis=1)
 
 
@@ -94,7 +105,10 @@ def outward(problem: Problem | GeneralizedProblem, estimate: Estimate) -> Estima
     assert problem.centred is not None
     theta = outer_theta(problem, estimate.theta)
     factors = tuple(problem.factors(theta))
-    modes = tuple(b if B is None else np.ascontiguousarray(b @ B.T) for b, B in zip(estimate.modes, problem.centred.bases, strict=True))
+    modes = tuple(
+        b if B is None else np.ascontiguousarray(b @ B.T)
+        for b, B in zip(estimate.modes, problem.centred.bases, strict=True)
+    )
     trace = tuple({**line, "theta": outer_theta(problem, line["theta"])} for line in estimate.trace)
     return replace(estimate, theta=theta, factors=factors, modes=modes, trace=trace)
 
@@ -106,14 +120,19 @@ def inward(problem: Any, estimate: Estimate) -> tuple[Any, Estimate]:
     assert problem.centred is not None
     theta, inner = inner_theta(problem, np.asarray(estimate.theta)), problem.centred.problem
     factors = tuple(problem.factors(theta))
-    modes = tuple(b if B is None else b @ B.T for b, B in zip(estimate.modes, inverses(problem.centred.bases), strict=True))
+    modes = tuple(
+        b if B is None else b @ B.T
+        for b, B in zip(estimate.modes, inverses(problem.centred.bases), strict=True)
+    )
     return inner, replace(estimate, theta=theta, factors=factors, modes=modes)
 
 
 def frames(problem: Problem | GeneralizedProblem, keep: Sequence[bool]) -> tuple[np.ndarray, ...]:
     """H (k, k) per term; the identity where there is nothing to centre, and for the terms to ``keep`` as written."""
     out = []
-    for structure, (_, columns), gram, kept in zip(problem.structures, problem.labels, problem.grams(), keep, strict=True):
+    for structure, (_, columns), gram, kept in zip(
+        problem.structures, problem.labels, problem.grams(), keep, strict=True
+    ):
         H = np.eye(structure.k)
         for own in structure.free_blocks():
             constant = next((a for a in own if columns[a] == "Intercept"), None)
@@ -124,17 +143,26 @@ def frames(problem: Problem | GeneralizedProblem, keep: Sequence[bool]) -> tuple
     return tuple(out)
 
 
-def centre(problem: Problem | GeneralizedProblem, H: tuple[np.ndarray, ...]) -> Problem | GeneralizedProblem:
+def centre(
+    problem: Problem | GeneralizedProblem, H: tuple[np.ndarray, ...]
+) -> Problem | GeneralizedProblem:
     """The problem with the columns z_c = H'z of every term."""
     if all(np.array_equal(own, np.eye(len(own))) for own in H):
         return problem
-    if problem.centred is not None:  # its columns z B have kept their digits, and z H = (z B)(B^-1 H)
+    if (
+        problem.centred is not None
+    ):  # its columns z B have kept their digits, and z H = (z B)(B^-1 H)
         own = zip(problem.centred.bases, H, strict=True)
-        return centre(problem.centred.problem, tuple(h if B is None else np.linalg.solve(B, h) for B, h in own))
+        return centre(
+            problem.centred.problem,
+            tuple(h if B is None else np.linalg.solve(B, h) for B, h in own),
+        )
     return problem.sheared(H)
 
 
-def theta_of(problem: Problem | GeneralizedProblem, H: tuple[np.ndarray, ...], theta: np.ndarray) -> np.ndarray:
+def theta_of(
+    problem: Problem | GeneralizedProblem, H: tuple[np.ndarray, ...], theta: np.ndarray
+) -> np.ndarray:
     """theta (m,) of b_c, from that of b."""
     out = []
     for structure, own, h in zip(problem.structures, problem.split(theta), H, strict=True):

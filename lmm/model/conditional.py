@@ -51,18 +51,27 @@ def posterior(problem: Problem | GeneralizedProblem, estimate: Estimate) -> Post
 
 
 @threads.limited()
-def covariances(problem: Problem | GeneralizedProblem, estimate: Estimate) -> tuple[np.ndarray, ...]:
+def covariances(
+    problem: Problem | GeneralizedProblem, estimate: Estimate
+) -> tuple[np.ndarray, ...]:
     """Conditional covariances of the modes given y, beta and theta, per term (J, k, k)."""
     if problem.centred is not None:
         inside = covariances(*inward(problem, estimate))
-        return tuple(own if B is None else B @ own @ B.T for own, B in zip(inside, problem.centred.bases, strict=True))
+        return tuple(
+            own if B is None else B @ own @ B.T
+            for own, B in zip(inside, problem.centred.bases, strict=True)
+        )
     factorisation = problem.working_model(estimate).system.factorize(list(estimate.factors))
     blocks = factorisation.inverse_blocks()
-    return tuple(np.ascontiguousarray(np.moveaxis(block, -1, 0)) * estimate.scale2 for block in blocks)
+    return tuple(
+        np.ascontiguousarray(np.moveaxis(block, -1, 0)) * estimate.scale2 for block in blocks
+    )
 
 
 @threads.limited()
-def prediction_variance(problem: Problem | GeneralizedProblem, estimate: Estimate, X: np.ndarray, terms: NewTerms) -> np.ndarray:
+def prediction_variance(
+    problem: Problem | GeneralizedProblem, estimate: Estimate, X: np.ndarray, terms: NewTerms
+) -> np.ndarray:
     """Variance of x'beta + z'b - (x'beta_hat + z'b_hat), per new row, given theta.
 
     Of a generalized model that of its working linear model at the modes.
@@ -83,12 +92,16 @@ def prediction_variance(problem: Problem | GeneralizedProblem, estimate: Estimat
     known: list[Incidence] = []
     variance = np.zeros(m)
     for size, T, term in zip(problem.plan.terms, estimate.factors, terms, strict=True):
-        own = Incidence(np.zeros(m, dtype=np.int32), np.zeros((m, size.k))) if term is None else term
+        own = (
+            Incidence(np.zeros(m, dtype=np.int32), np.zeros((m, size.k))) if term is None else term
+        )
         new = own.new
         if new.any():
             variance[new] += own.rows(new).variances(T)
         known.append(own.known())
-    variance += at.factorisation.quadratics([own.codes for own in known], [own.values for own in known])
+    variance += at.factorisation.quadratics(
+        [own.codes for own in known], [own.values for own in known]
+    )
     return (variance + _of_fixed(at, problem, X, known)) * estimate.scale2
 
 
@@ -104,7 +117,9 @@ def _inward(
     return *inward(problem, estimate), moved
 
 
-def _of_fixed(at: Posterior, problem: Problem | GeneralizedProblem, X: np.ndarray, known: Sequence[Incidence]) -> np.ndarray:
+def _of_fixed(
+    at: Posterior, problem: Problem | GeneralizedProblem, X: np.ndarray, known: Sequence[Incidence]
+) -> np.ndarray:
     """c'C_bb c (m,) of the rows c = x - X'WZ N z, for ``known`` levels of every term, relative to sigma^2."""
     contrast = solve_triangular(problem.R, X.T, trans="T").T if problem.p else np.zeros((len(X), 0))
     for own, mode in zip(known, at.modes, strict=True):
@@ -113,7 +128,9 @@ def _of_fixed(at: Posterior, problem: Problem | GeneralizedProblem, X: np.ndarra
 
 
 @threads.limited()
-def fixed_variance(problem: Problem | GeneralizedProblem, estimate: Estimate, X: np.ndarray, terms: NewTerms) -> np.ndarray:
+def fixed_variance(
+    problem: Problem | GeneralizedProblem, estimate: Estimate, X: np.ndarray, terms: NewTerms
+) -> np.ndarray:
     """The part of :func:`prediction_variance` that is due to the fixed effects, per row of known levels, (m,).
 
     sigma^2 c'C_bb c with c = x - X'WZ N z, which is X'V^-1 e_i / w_i for a row i of the fit.

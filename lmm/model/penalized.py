@@ -78,7 +78,11 @@ class Couplings:
 
         def filled(product: Product, row: int, col: int) -> CsrProduct:
             assert isinstance(product, CsrProduct)
-            blocks = pairs[row, col] if row < col else np.swapaxes(pairs[col, row], 0, 1)[..., self.orders[col, row]]
+            blocks = (
+                pairs[row, col]
+                if row < col
+                else np.swapaxes(pairs[col, row], 0, 1)[..., self.orders[col, row]]
+            )
             return product.with_blocks(blocks)
 
         def first(joint: Joint, a: int) -> Joint:
@@ -88,11 +92,20 @@ class Couplings:
 
         among, others = [], []
         for i, a in enumerate(plan.iterative):
-            among.append(tuple(filled(product, a, b) for product, b in zip(old.among[i], plan.iterative[i + 1 :], strict=True)))
-            others.append(tuple(filled(product, e, a) for product, e in zip(old.others[i], rest, strict=True)))
+            among.append(
+                tuple(
+                    filled(product, a, b)
+                    for product, b in zip(old.among[i], plan.iterative[i + 1 :], strict=True)
+                )
+            )
+            others.append(
+                tuple(filled(product, e, a) for product, e in zip(old.others[i], rest, strict=True))
+            )
         return Coupled(
             own=tuple(diag[a] for a in plan.iterative),
             among=tuple(among),
-            first=tuple(first(joint, a) for joint, a in zip(old.first, plan.iterative, strict=True)),
+            first=tuple(
+                first(joint, a) for joint, a in zip(old.first, plan.iterative, strict=True)
+            ),
             others=tuple(others),
         )

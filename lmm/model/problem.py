@@ -125,7 +125,9 @@ class Problem(Structured):
         """Cross-products of [Z X U], U = ``unit`` (p, p)."""
         old, p = self.cross, self.p
         rhs = tuple(np.tensordot(unit.T, own[:p], 1) for own in old.rhs)
-        return CrossProducts(old.diag, rhs, old.pairs, unit.T @ old.gram[:p, :p] @ unit, old.n, old.sum_log_weights)
+        return CrossProducts(
+            old.diag, rhs, old.pairs, unit.T @ old.gram[:p, :p] @ unit, old.n, old.sum_log_weights
+        )
 
     def spanned_constant(self) -> np.ndarray | None:
         # a random intercept's sums hold 1'WX
@@ -147,7 +149,12 @@ class Problem(Structured):
 
     def right_hand_sides(self) -> list[np.ndarray]:
         """Z'W[Q y0] (p + 1, k, J) per term, Q the orthonormal fixed columns."""
-        return list(map(np.asarray, self.collect(self.data.rhs, krylov.split(self.coupled, self.data.iterative))))
+        return list(
+            map(
+                np.asarray,
+                self.collect(self.data.rhs, krylov.split(self.coupled, self.data.iterative)),
+            )
+        )
 
     def shared(self) -> list[np.ndarray]:
         """Z'WQ (p, k, J) per term."""
@@ -155,7 +162,9 @@ class Problem(Structured):
 
     def working_model(self, estimate: Estimate) -> WorkingModel:
         """The model itself."""
-        return WorkingModel(self.penalized_system(), self.shared(), self.data.gram[: self.p, : self.p])
+        return WorkingModel(
+            self.penalized_system(), self.shared(), self.data.gram[: self.p, : self.p]
+        )
 
     def sheared(self, H: Sequence[np.ndarray]) -> Problem:
         """The problem with the columns H'z of every term."""
@@ -175,7 +184,9 @@ class Problem(Structured):
         start = perf_counter()
         beta0, residual = _residual(design, self.R)
         own = right_hand_sides(design.terms, residual[:, None], design.weights)
-        rhs = tuple(np.concatenate([old[:-1], new]) for old, new in zip(self.cross.rhs, own, strict=True))
+        rhs = tuple(
+            np.concatenate([old[:-1], new]) for old, new in zip(self.cross.rhs, own, strict=True)
+        )
         weighted = residual if design.weights is None else residual * design.weights
         gram = self.cross.gram.copy()
         gram[-1, -1] = residual @ weighted
@@ -186,8 +197,20 @@ class Problem(Structured):
         seconds = {"cross-products": perf_counter() - start}
         centred = self.centred
         if centred is not None:
-            centred = replace(centred, problem=centred.problem.with_response(centred_design(design, centred.bases)))
-        return replace(self, cross=cross, data=data, beta0=beta0, location=location, scale=scale, seconds=seconds, centred=centred)
+            centred = replace(
+                centred,
+                problem=centred.problem.with_response(centred_design(design, centred.bases)),
+            )
+        return replace(
+            self,
+            cross=cross,
+            data=data,
+            beta0=beta0,
+            location=location,
+            scale=scale,
+            seconds=seconds,
+            centred=centred,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,8 +270,13 @@ class GeneralizedProblem(Structured):
     def working_model(self, estimate: Estimate) -> WorkingModel:
         """The working linear model at the modes, W the family's working weights; sigma^2 is 1."""
         if self.source.distant:
-            gamma, b = self.R @ estimate.beta, [np.ascontiguousarray(modes.T) for modes in estimate.modes]
-            request = ScoreSums(self.family, gamma, b, estimate.phi, observed=False, expected=True, fixed=True)
+            gamma, b = (
+                self.R @ estimate.beta,
+                [np.ascontiguousarray(modes.T) for modes in estimate.modes],
+            )
+            request = ScoreSums(
+                self.family, gamma, b, estimate.phi, observed=False, expected=True, fixed=True
+            )
             return WorkingModel.of(self.source, self.source.total([request])[0].expected)
         rows = self.rows
         W = self.family.working_weights(rows.y, estimate.eta, rows.weights, estimate.phi)
@@ -258,7 +286,10 @@ class GeneralizedProblem(Structured):
 
     def sheared(self, H: Sequence[np.ndarray]) -> GeneralizedProblem:
         """The problem with the columns H'z of every term."""
-        terms = tuple(replace(term, values=np.asfortranarray(term.values @ own)) for term, own in zip(self.terms, H, strict=True))
+        terms = tuple(
+            replace(term, values=np.asfortranarray(term.values @ own))
+            for term, own in zip(self.terms, H, strict=True)
+        )
         columns = tuple(term.value_columns() for term in terms)
         rows = replace(self.rows, columns=columns, pattern=self.rows.pattern.sheared(H), kept={})
         return replace(self, terms=terms, rows=rows, merged=None)
@@ -310,7 +341,11 @@ class GeneralizedProblem(Structured):
 
     def spanned_constant(self) -> np.ndarray | None:
         projected = self.rows.Q.mean(axis=0)
-        return np.asarray(solve_triangular(self.rows.R, projected)) if projected @ projected >= 1.0 - 1e-8 else None
+        return (
+            np.asarray(solve_triangular(self.rows.R, projected))
+            if projected @ projected >= 1.0 - 1e-8
+            else None
+        )
 
     def with_response(self, design: Design) -> GeneralizedProblem:
         """The same rows with the response of ``design``."""
@@ -318,12 +353,17 @@ class GeneralizedProblem(Structured):
         merged = self.merged and worthwhile(rows, design.X, self.family)
         centred = self.centred
         if centred is not None:
-            centred = replace(centred, problem=centred.problem.with_response(centred_design(design, centred.bases)))
+            centred = replace(
+                centred,
+                problem=centred.problem.with_response(centred_design(design, centred.bases)),
+            )
         scale = self.family.eta_scale(rows.y, rows.weights)
         return replace(self, rows=rows, merged=merged, seconds={}, eta_scale=scale, centred=centred)
 
 
-def build_generalized(design: Design, family: Any, factorization: str = "exact") -> GeneralizedProblem:
+def build_generalized(
+    design: Design, family: Any, factorization: str = "exact"
+) -> GeneralizedProblem:
     """The rows of a design with a family."""
     start = perf_counter()
     rows = make_rows(design, factorization)
@@ -333,8 +373,12 @@ def build_generalized(design: Design, family: Any, factorization: str = "exact")
     scale, where = family.eta_scale(rows.y, rows.weights), partial(cells, design)
     distant, centred = bases(design), None
     if any(B is not None for B in distant):
-        centred = Centred(distant, build_generalized(centred_design(design, distant), family, factorization))
-    return GeneralizedProblem(structures, design.terms, rows, family, design.names, seconds, merged, where, scale, centred)
+        centred = Centred(
+            distant, build_generalized(centred_design(design, distant), family, factorization)
+        )
+    return GeneralizedProblem(
+        structures, design.terms, rows, family, design.names, seconds, merged, where, scale, centred
+    )
 
 
 def build_problem(design: Design, backend: str = "numpy", factorization: str = "auto") -> Problem:
@@ -347,11 +391,26 @@ def build_problem(design: Design, backend: str = "numpy", factorization: str = "
     cross = cross_products(design.terms, (design.X, residual), design.weights)
     del residual
     seconds = {"cross-products": perf_counter() - start}
-    made = assemble(cross, design.terms, R, beta0, design.names, _moments(design), seconds, backend, factorization)
+    made = assemble(
+        cross,
+        design.terms,
+        R,
+        beta0,
+        design.names,
+        _moments(design),
+        seconds,
+        backend,
+        factorization,
+    )
     distant = bases(design)
     if all(B is None for B in distant):
         return made
-    return replace(made, centred=Centred(distant, build_problem(centred_design(design, distant), backend, factorization)))
+    return replace(
+        made,
+        centred=Centred(
+            distant, build_problem(centred_design(design, distant), backend, factorization)
+        ),
+    )
 
 
 def assemble(
@@ -423,7 +482,9 @@ def _residual(design: Design, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return beta0, residual
 
 
-def criterion_data(cross: CrossProducts, plan: Plan, R: np.ndarray, old: Data | None) -> tuple[Data, Plan]:
+def criterion_data(
+    cross: CrossProducts, plan: Plan, R: np.ndarray, old: Data | None
+) -> tuple[Data, Plan]:
     """Arrays for the criterion and their plan; Z'WZ is taken from ``old`` when only the response changed."""
     p = len(R)
     if plan.backend == "jax":

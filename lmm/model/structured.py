@@ -49,8 +49,12 @@ class Structured:
 
     def canonical(self, theta: np.ndarray) -> np.ndarray:
         """The representative of theta that is reported."""
-        return np.concatenate([s.canonical(own) for s, own in zip(self.structures, self.split(theta), strict=True)])
+        return np.concatenate(
+            [s.canonical(own) for s, own in zip(self.structures, self.split(theta), strict=True)]
+        )
 
     def theta_of(self, G: Sequence[np.ndarray]) -> np.ndarray:
         """theta (m,) of covariances (k, k) per term, nearest where they do not have the structure."""
-        return np.concatenate([s.from_matrix(own) for s, own in zip(self.structures, G, strict=True)])
+        return np.concatenate(
+            [s.from_matrix(own) for s, own in zip(self.structures, G, strict=True)]
+        )

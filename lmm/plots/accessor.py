@@ -57,7 +57,9 @@ class Plots:
 
     # ---- parameters ----
 
-    def coefficients(self, level: float = 0.95, intercept: bool = False, ax: Axes | None = None) -> Axes:
+    def coefficients(
+        self, level: float = 0.95, intercept: bool = False, ax: Axes | None = None
+    ) -> Axes:
         """Fixed effects with normal intervals; posterior means with quantiles of the draws.
 
         Parameters
@@ -69,7 +71,12 @@ class Plots:
         return fixed_effects.coefficients(self._fit, level, intercept, ax)
 
     def ranef(
-        self, group: str | None = None, column: str | None = None, level: float = 0.95, sort: bool | str = True, ax: Drawn | None = None
+        self,
+        group: str | None = None,
+        column: str | None = None,
+        level: float = 0.95,
+        sort: bool | str = True,
+        ax: Drawn | None = None,
     ) -> Drawn:
         """Random effects of every level with intervals, a panel for each column: a caterpillar.
 
@@ -90,7 +97,9 @@ class Plots:
         """
         return random_effects.ranef(self._fit, group, column, level, sort, ax)
 
-    def ranef_qq(self, group: str | None = None, level: float = 0.95, rng: Rng = 0, ax: Drawn | None = None) -> Drawn:
+    def ranef_qq(
+        self, group: str | None = None, level: float = 0.95, rng: Rng = 0, ax: Drawn | None = None
+    ) -> Drawn:
         """Random effects against normal quantiles, a panel per column, with bands that normal effects fill.
 
         Each mode is divided by its own standard deviation, the square root of the effects' variance less the conditional one (Lange &
@@ -106,7 +115,13 @@ class Plots:
         """
         return random_effects.ranef_qq(self._fit, group, level, rng, ax)
 
-    def shrinkage(self, group: str | None = None, x: str | None = None, y: str | None = None, ax: Axes | None = None) -> Axes:
+    def shrinkage(
+        self,
+        group: str | None = None,
+        x: str | None = None,
+        y: str | None = None,
+        ax: Axes | None = None,
+    ) -> Axes:
         """How far the model draws each level from its own estimate towards the population.
 
         A level's own estimate comes from its rows alone, everything else held as fitted: by least squares, in a generalized model by
@@ -122,7 +137,11 @@ class Plots:
         return pooling.shrinkage(self._fit, group, x, y, ax)
 
     def profile(
-        self, profile: Profile | None = None, parm: str | Sequence[str] | None = None, absolute: bool = False, ax: Drawn | None = None
+        self,
+        profile: Profile | None = None,
+        parm: str | Sequence[str] | None = None,
+        absolute: bool = False,
+        ax: Drawn | None = None,
     ) -> Drawn:
         """The profile zeta of each parameter against its value, with intervals of 50, 80, 90, 95 and 99 %.
 
@@ -137,7 +156,12 @@ class Plots:
         """
         return profile_pictures.profile(self._fit, profile, parm, absolute, ax)
 
-    def profile_pairs(self, profile: Profile | None = None, parm: Sequence[str] | None = None, ax: Drawn | None = None) -> Drawn:
+    def profile_pairs(
+        self,
+        profile: Profile | None = None,
+        parm: Sequence[str] | None = None,
+        ax: Drawn | None = None,
+    ) -> Drawn:
         """Joint likelihood regions of every pair of parameters: 50, 80, 90, 95 and 99 %, with the profile traces.
 
         Below the diagonal on the scale of the parameters, above it on that of their zetas. Contours are interpolated between the points
@@ -170,7 +194,9 @@ class Plots:
         """
         return resampled.bootstrap(self._fit, bootstrap, parm, level, type, nsim, rng, ax)
 
-    def influence(self, influence: Influence | None = None, labels: int = 5, ax: Drawn | None = None) -> Drawn:
+    def influence(
+        self, influence: Influence | None = None, labels: int = 5, ax: Drawn | None = None
+    ) -> Drawn:
         """Cook's distance and dfbetas of leaving out each level (or row) in turn, the largest by name.
 
         Parameters
@@ -183,7 +209,9 @@ class Plots:
 
     # ---- rows ----
 
-    def residuals(self, type: str | None = None, span: float = 2.0 / 3.0, ax: Axes | None = None) -> Axes:
+    def residuals(
+        self, type: str | None = None, span: float = 2.0 / 3.0, ax: Axes | None = None
+    ) -> Axes:
         """Residuals against fitted values with a lowess through them.
 
         Of a linear model y - fitted (times the root of the weight); of a generalized one Pearson residuals against the linear predictor;
@@ -208,7 +236,9 @@ class Plots:
         """
         return residual_pictures.scale_location(self._fit, span, ax)
 
-    def residuals_by_group(self, group: str | None = None, sort: bool = True, ax: Axes | None = None) -> Axes:
+    def residuals_by_group(
+        self, group: str | None = None, sort: bool = True, ax: Axes | None = None
+    ) -> Axes:
         """Residuals of each level as a box: quartiles, median, and whiskers of 1.5 box lengths; above 60 levels thin lines over the range.
 
         Parameters
@@ -220,7 +250,12 @@ class Plots:
         return residual_pictures.residuals_by_group(self._fit, group, sort, ax)
 
     def qq(
-        self, ax: Axes | None = None, bands: str | None = "simulated", rng: Rng = 0, nsim: int | None = None, level: float = 0.95
+        self,
+        ax: Axes | None = None,
+        bands: str | None = "simulated",
+        rng: Rng = 0,
+        nsim: int | None = None,
+        level: float = 0.95,
     ) -> Axes:
         """Residuals against the quantiles that they should have, with bands from simulations.
 
@@ -240,7 +275,12 @@ class Plots:
         return quantiles.qq(self._fit, ax, bands, rng, nsim, level)
 
     def simulated_residuals(
-        self, residuals: SimulatedResiduals | None = None, nsim: int = 250, rng: Rng = 0, level: float = 0.95, ax: Drawn | None = None
+        self,
+        residuals: SimulatedResiduals | None = None,
+        nsim: int = 250,
+        rng: Rng = 0,
+        level: float = 0.95,
+        ax: Drawn | None = None,
     ) -> Drawn:
         """Simulated (quantile) residuals: against the uniform distribution, and against the rank of the prediction with running quartiles.
 
@@ -252,7 +292,9 @@ class Plots:
         """
         return simulated.simulated_residuals(self._fit, residuals, nsim, rng, level, ax)
 
-    def simulated_responses(self, nsim: int = 50, rng: Rng = 0, level: float = 0.95, ax: Axes | None = None) -> Axes:
+    def simulated_responses(
+        self, nsim: int = 50, rng: Rng = 0, level: float = 0.95, ax: Axes | None = None
+    ) -> Axes:
         """Distribution of the response beside that of responses simulated from the fit: densities, or shares of each count or category.
 
         Parameters
@@ -287,7 +329,9 @@ class Plots:
         ------
         ArgumentError : for an ``x`` or ``by`` that is not in the fixed part.
         """
-        return predicted.predictions(self._fit, x, by, level, interval, data, type, groups, marginal, ax)
+        return predicted.predictions(
+            self._fit, x, by, level, interval, data, type, groups, marginal, ax
+        )
 
     def by_group(
         self, group: str | None = None, x: str | None = None, levels: Sequence[object] | None = None, level: float = 0.95, columns: int |
@@ -310,7 +354,9 @@ class Plots:
 
     # ---- all at once ----
 
-    def check(self, rng: Rng = 0, group: str | None = None, labels: int = 3, nsim: int | None = None) -> Figure:
+    def check(
+        self, rng: Rng = 0, group: str | None = None, labels: int = 3, nsim: int | None = None
+    ) -> Figure:
         """Six pictures on a page: responses beside simulated ones, residuals, their size, their quantiles, random effects, influence.
 
         Parameters

@@ -74,13 +74,23 @@ def panels(
     if ax is not None:
         given = [one for one in np.ravel(np.asarray(ax, dtype=object)) if one is not None]
         if len(given) != count or not all(isinstance(one, Axes) for one in given):
-            raise ArgumentError(f"{what}: ax must be {count} matplotlib Axes; {len(given)} {'was' if len(given) == 1 else 'were'} given.")
+            raise ArgumentError(
+                f"{what}: ax must be {count} matplotlib Axes; {len(given)} {'was' if len(given) == 1 else 'were'} given."
+            )
         return given
     square = int(np.ceil(np.sqrt(count)))
-    wide = columns or (count if count <= 3 else min(range(square, square + 3), key=lambda w: -count % w + w))
+    wide = columns or (
+        count if count <= 3 else min(range(square, square + 3), key=lambda w: -count % w + w)
+    )
     high = -(-count // wide)
     figure, grid = plt.subplots(
-        high, wide, figsize=(size[0] * wide, size[1] * high), squeeze=False, layout="constrained", sharex=sharex, sharey=sharey
+        high,
+        wide,
+        figsize=(size[0] * wide, size[1] * high),
+        squeeze=False,
+        layout="constrained",
+        sharex=sharex,
+        sharey=sharey,
     )
     flat = list(grid.ravel())
     for spare in flat[count:]:
@@ -103,20 +113,30 @@ def shorten(text: object, width: int = WIDTH) -> str:
     """A name of at most ``width`` characters, its middle left out; a dollar sign stays one and begins no formula."""
     text = str(text)
     head = (width - 1) // 2
-    short = text if len(text) <= width else f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+    short = (
+        text if len(text) <= width else f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+    )
     return short.replace("$", r"\$")
 
 
 def level_height(J: int) -> float:
     """Inches of a figure with J levels on its vertical axis."""
-    return float(np.clip(0.17 * J + 1.1, 2.4, 7.0 if J <= NAMED else 6.0)) if J <= 36 or J > NAMED else 0.15 * J + 1.1
+    return (
+        float(np.clip(0.17 * J + 1.1, 2.4, 7.0 if J <= NAMED else 6.0))
+        if J <= 36 or J > NAMED
+        else 0.15 * J + 1.1
+    )
 
 
 def weights(J: int) -> tuple[float, float, float]:
     """Width and opacity of the line of one of J levels, and the size of its marker: lighter the more there are."""
     if J <= NAMED:
         return 1.2, 0.8, 4.5
-    return float(np.clip(70.0 / J, 0.25, 1.0)), float(np.clip(0.75 * (NAMED / J) ** 0.25, 0.3, 0.75)), float(np.clip(260.0 / J, 1.0, 3.5))
+    return (
+        float(np.clip(70.0 / J, 0.25, 1.0)),
+        float(np.clip(0.75 * (NAMED / J) ** 0.25, 0.3, 0.75)),
+        float(np.clip(260.0 / J, 1.0, 3.5)),
+    )
 
 
 def name_levels(ax: Axes, labels: Sequence[object] | pd.Index, group: str) -> None:
@@ -124,7 +144,11 @@ def name_levels(ax: Axes, labels: Sequence[object] | pd.Index, group: str) -> No
     J = len(labels)
     ax.set_ylim(-0.02 * J - 0.5, 1.02 * J - 0.5)
     if J <= NAMED:
-        ax.set_yticks(range(J), [shorten(label) for label in labels], fontsize="small" if J <= 36 else "x-small")
+        ax.set_yticks(
+            range(J),
+            [shorten(label) for label in labels],
+            fontsize="small" if J <= 36 else "x-small",
+        )
         ax.set_ylabel(shorten(group))
     else:
         ax.set_yticks([])
@@ -134,10 +158,21 @@ def name_levels(ax: Axes, labels: Sequence[object] | pd.Index, group: str) -> No
 def scatter(ax: Axes, x: np.ndarray, y: np.ndarray, label: str | None = None) -> None:
     """Points; hexagons, darker where there are more, for too many of them."""
     if len(x) > POINTS:
-        ax.hexbin(x, y, gridsize=60, bins="log", cmap="Greys", mincnt=1, linewidths=0.0, label=label)
+        ax.hexbin(
+            x, y, gridsize=60, bins="log", cmap="Greys", mincnt=1, linewidths=0.0, label=label
+        )
         return
     size = float(np.clip(4000.0 / max(len(x), 1), 6.0, 22.0))
-    ax.scatter(x, y, s=size, color=BLUE, alpha=0.75 if len(x) < 500 else 0.45, linewidths=0.0, label=label, zorder=2)
+    ax.scatter(
+        x,
+        y,
+        s=size,
+        color=BLUE,
+        alpha=0.75 if len(x) < 500 else 0.45,
+        linewidths=0.0,
+        label=label,
+        zorder=2,
+    )
 
 
 def zero_line(ax: Axes, vertical: bool = False) -> None:
@@ -161,5 +196,7 @@ def one_group(fit: Fit, group: str | None, what: str) -> int:
 def choice(value: object, options: Sequence[str], what: str) -> str:
     """``value`` where it is one of the options, else ArgumentError with the nearest."""
     if value not in options:
-        raise ArgumentError(f"{what}={value!r} is not one of {', '.join(map(repr, options))}.{nearest(str(value), options)}")
+        raise ArgumentError(
+            f"{what}={value!r} is not one of {', '.join(map(repr, options))}.{nearest(str(value), options)}"
+        )
     return str(value)

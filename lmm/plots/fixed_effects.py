@@ -14,21 +14,31 @@ if TYPE_CHECKING:
     from lmm.results.fit import Fit
 
 
-def coefficients(fit: Fit, level: float = 0.95, intercept: bool = False, ax: Drawn | None = None) -> Axes:
+def coefficients(
+    fit: Fit, level: float = 0.95, intercept: bool = False, ax: Drawn | None = None
+) -> Axes:
     """Fixed effects with intervals. See :meth:`lmm.plots.Plots.coefficients`."""
     values = fit.params
     table = fit._uncertainty.coefficient_limits(level)
     lower, upper = table["lower"], table["upper"]
-    keep = values.notna() & (np.ones(len(values), dtype=bool) if intercept else values.index != "Intercept")
+    keep = values.notna() & (
+        np.ones(len(values), dtype=bool) if intercept else values.index != "Intercept"
+    )
     if not keep.any():
-        raise ArgumentError("coefficients: the model has no fixed effects but its intercept; intercept=True draws that.")
+        raise ArgumentError(
+            "coefficients: the model has no fixed effects but its intercept; intercept=True draws that."
+        )
     names = list(values.index[keep])
     one = panels(1, ax, (5.0, level_height(len(names))), "coefficients")[0]
     places = np.arange(len(names))[::-1]
     zero_line(one, vertical=True)
     one.hlines(places, lower[keep], upper[keep], color=ink(), linewidth=1.5)
     one.plot(values[keep], places, linestyle="", marker="o", markersize=6.0, color=BLUE)
-    one.set_yticks(places, [shorten(name, 40) for name in names], fontsize="small" if len(names) <= 40 else "xx-small")
+    one.set_yticks(
+        places,
+        [shorten(name, 40) for name in names],
+        fontsize="small" if len(names) <= 40 else "xx-small",
+    )
     one.set_ylim(-0.6, len(names) - 0.4)
     scale = "" if fit.family is None else f" ({fit.family.link.name} scale)"
     one.set_xlabel(f"{fit.estimate.centre}{scale}, {percent(level)} interval")

@@ -11,7 +11,17 @@ from matplotlib.figure import Figure
 
 from lmm.arguments import generator as random_generator
 from lmm.errors import ArgumentError
-from lmm.plots.axes import CURVES, MARKERS, Drawn, ink, one_group, panels, scatter, shorten, zero_line
+from lmm.plots.axes import (
+    CURVES,
+    MARKERS,
+    Drawn,
+    ink,
+    one_group,
+    panels,
+    scatter,
+    shorten,
+    zero_line,
+)
 from lmm.plots.quantiles import qq
 from lmm.plots.random_effects import effect_quantiles, normal_band, standardised
 from lmm.plots.residual_pictures import residuals, row_values, scale_location
@@ -22,7 +32,11 @@ if TYPE_CHECKING:
 
 
 def check(
-    fit: Fit, rng: None | int | np.random.Generator = 0, group: str | None = None, labels: int = 3, nsim: int | None = None
+    fit: Fit,
+    rng: None | int | np.random.Generator = 0,
+    group: str | None = None,
+    labels: int = 3,
+    nsim: int | None = None,
 ) -> Figure:
     """One figure of six panels. See :meth:`lmm.plots.Plots.check`."""
     generator = random_generator(rng)
@@ -49,7 +63,9 @@ def _effects(fit: Fit, ax: Axes, group: str | None, rng: np.random.Generator) ->
         look = (CURVES[i % len(CURVES)][0], MARKERS[i % len(MARKERS)], name)
         effect_quantiles(ax, z[:, j], term.levels, band if i == 0 else None, 0.95, *look)
     if not drawn:
-        ax.text(0.5, 0.5, "estimated variance is zero", transform=ax.transAxes, ha="center", va="center")
+        ax.text(
+            0.5, 0.5, "estimated variance is zero", transform=ax.transAxes, ha="center", va="center"
+        )
     elif term.k > 1:
         ax.legend(loc="upper left", fontsize="x-small", frameon=False)
     ax.set_xlabel("normal quantile")
@@ -80,17 +96,33 @@ def influential(fit: Fit, ax: Drawn | None = None, labels: int = 3) -> Axes:
     for distance in (0.5, 1.0):
         edge = np.sqrt(distance * max(fit.design.p, 1) * (1.0 - h) / h)
         for sign in (-1.0, 1.0):
-            one.plot(h, sign * edge, color=ink(), alpha=0.5, linestyle="--", linewidth=0.8, label="_cook")
+            one.plot(
+                h, sign * edge, color=ink(), alpha=0.5, linestyle="--", linewidth=0.8, label="_cook"
+            )
     one.set_ylim(low - 0.04 * (high - low), high + 0.04 * (high - low))
     one.set_xlim(0.0, right)
     largest = np.argsort(-cook, kind="stable")[:labels]
     one.plot(
-        leverage[largest], residual[largest], linestyle="", marker="o", markersize=6.0, fillstyle="none", color=ink(), label="_largest"
+        leverage[largest],
+        residual[largest],
+        linestyle="",
+        marker="o",
+        markersize=6.0,
+        fillstyle="none",
+        color=ink(),
+        label="_largest",
     )
     for i in largest:
         place, left = (leverage[i], residual[i]), leverage[i] > 0.8 * right
         ha = "right" if left else "left"
-        one.annotate(shorten(fit.design.index[i], 12), place, (-5 if left else 5, 4), textcoords="offset points", fontsize="x-small", ha=ha)
+        one.annotate(
+            shorten(fit.design.index[i], 12),
+            place,
+            (-5 if left else 5, 4),
+            textcoords="offset points",
+            fontsize="x-small",
+            ha=ha,
+        )
     one.set_xlabel("leverage")
     one.set_ylabel(f"studentised {label.replace('scaled ', '')}")
     one.set_title("Influence of rows")
@@ -116,7 +148,12 @@ def _largest_effects(fit: Fit, ax: Axes, labels: int) -> Axes:
         )
         for j in np.argsort(-size, kind="stable")[:labels]:
             ax.annotate(
-                shorten(term.levels[j], 12), (places[j], size[j]), (0, 4), textcoords="offset points", ha="center", fontsize="x-small"
+                shorten(term.levels[j], 12),
+                (places[j], size[j]),
+                (0, 4),
+                textcoords="offset points",
+                ha="center",
+                fontsize="x-small",
             )
         names.append(shorten(term.group, 18))
         start += 1

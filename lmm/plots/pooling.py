@@ -11,7 +11,20 @@ from scipy.special import chdtri
 
 from lmm.errors import ArgumentError
 from lmm.inference.refits.separate_levels import separate_effects
-from lmm.plots.axes import BLUE, NAMED, ORANGE, Drawn, choice, ink, level_height, name_levels, one_group, panels, shorten, weights
+from lmm.plots.axes import (
+    BLUE,
+    NAMED,
+    ORANGE,
+    Drawn,
+    choice,
+    ink,
+    level_height,
+    name_levels,
+    one_group,
+    panels,
+    shorten,
+    weights,
+)
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -20,7 +33,13 @@ if TYPE_CHECKING:
 ELLIPSES = (0.5, 0.95)
 
 
-def shrinkage(fit: Fit, group: str | None = None, x: str | None = None, y: str | None = None, ax: Drawn | None = None) -> Axes:
+def shrinkage(
+    fit: Fit,
+    group: str | None = None,
+    x: str | None = None,
+    y: str | None = None,
+    ax: Drawn | None = None,
+) -> Axes:
     """Arrows from each level's own estimates to the model's. See :meth:`lmm.plots.Plots.shrinkage`."""
     t = one_group(fit, group, "shrinkage")
     term = fit.design.terms[t]
@@ -31,11 +50,15 @@ def shrinkage(fit: Fit, group: str | None = None, x: str | None = None, y: str |
     first = names.index(x) if x is not None else 0
     rest = [j for j in range(term.k) if j != first]
     if y is not None and names.index(y) == first:
-        raise ArgumentError(f"shrinkage: x and y are both {y!r}; give two columns of {', '.join(map(repr, names))}.")
+        raise ArgumentError(
+            f"shrinkage: x and y are both {y!r}; give two columns of {', '.join(map(repr, names))}."
+        )
     own, drawn, center = pooling(fit, t)
     if not rest:
         return _one_way(fit, t, own[:, 0], drawn[:, 0], float(center[0]), ax)
-    return _two_way(fit, t, (first, rest[0] if y is None else names.index(y)), own, drawn, center, ax)
+    return _two_way(
+        fit, t, (first, rest[0] if y is None else names.index(y)), own, drawn, center, ax
+    )
 
 
 def pooling(fit: Fit, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -59,14 +82,23 @@ def pooling(fit: Fit, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return center + own, center + estimate.modes[t], center
 
 
-def _one_way(fit: Fit, t: int, own: np.ndarray, drawn: np.ndarray, center: float, ax: Drawn | None) -> Axes:
+def _one_way(
+    fit: Fit, t: int, own: np.ndarray, drawn: np.ndarray, center: float, ax: Drawn | None
+) -> Axes:
     term = fit.design.terms[t]
     one = panels(1, ax, (5.0, level_height(term.J)), "shrinkage")[0]
     order = np.argsort(drawn, kind="stable")
     places, known = np.arange(term.J), np.isfinite(own[order])
     one.axvline(center, color=ink(), alpha=0.5, linewidth=0.9, linestyle="--", label="population")
     width, alpha, size = weights(term.J)
-    one.hlines(places[known], own[order][known], drawn[order][known], color=ink(), alpha=0.7 * alpha, linewidth=width)
+    one.hlines(
+        places[known],
+        own[order][known],
+        drawn[order][known],
+        color=ink(),
+        alpha=0.7 * alpha,
+        linewidth=width,
+    )
     _points(one, own[order], places, ORANGE, size + 0.5, "its rows alone", ring=True)
     _points(one, drawn[order], places, BLUE, size, "model")
     name_levels(one, term.levels[order], term.group)
@@ -75,7 +107,15 @@ def _one_way(fit: Fit, t: int, own: np.ndarray, drawn: np.ndarray, center: float
     return one
 
 
-def _two_way(fit: Fit, t: int, columns: tuple[int, int], own: np.ndarray, drawn: np.ndarray, center: np.ndarray, ax: Drawn | None) -> Axes:
+def _two_way(
+    fit: Fit,
+    t: int,
+    columns: tuple[int, int],
+    own: np.ndarray,
+    drawn: np.ndarray,
+    center: np.ndarray,
+    ax: Drawn | None,
+) -> Axes:
     term = fit.design.terms[t]
     one = panels(1, ax, (5.0, 4.6), "shrinkage")[0]
     a, b = columns
@@ -93,15 +133,36 @@ def _two_way(fit: Fit, t: int, columns: tuple[int, int], own: np.ndarray, drawn:
         "minlength": 0.5,
         "width": 0.0035 if few else 0.0018,
     }
-    one.quiver(*start.T, *step.T, angles="xy", scale_units="xy", scale=1.0, color=ink(), alpha=0.5 if few else 0.25, zorder=2, **head)
+    one.quiver(
+        *start.T,
+        *step.T,
+        angles="xy",
+        scale_units="xy",
+        scale=1.0,
+        color=ink(),
+        alpha=0.5 if few else 0.25,
+        zorder=2,
+        **head,
+    )
     size = 5.0 if few else 2.5
     _points(one, own[:, a], own[:, b], ORANGE, size, "its rows alone", ring=True)
     _points(one, drawn[:, a], drawn[:, b], BLUE, size, "model")
-    one.plot(center[a], center[b], linestyle="", marker="+", markersize=11.0, markeredgewidth=1.8, color=ink(), label="population")
+    one.plot(
+        center[a],
+        center[b],
+        linestyle="",
+        marker="+",
+        markersize=11.0,
+        markeredgewidth=1.8,
+        color=ink(),
+        label="population",
+    )
     if term.J <= 24:
         for j in np.flatnonzero(known):
             name, place = shorten(term.levels[int(j)], 12), (own[j, a], own[j, b])
-            one.annotate(name, place, (4, 3), textcoords="offset points", fontsize="xx-small", alpha=0.8)
+            one.annotate(
+                name, place, (4, 3), textcoords="offset points", fontsize="xx-small", alpha=0.8
+            )
     one.set_xlabel(f"{shorten(term.columns[a], 40)}{scale_name(fit)}")
     one.set_ylabel(f"{shorten(term.columns[b], 40)}{scale_name(fit)}")
     one.margins(0.08)
@@ -109,10 +170,22 @@ def _two_way(fit: Fit, t: int, columns: tuple[int, int], own: np.ndarray, drawn:
     return one
 
 
-def _points(ax: Axes, x: np.ndarray, y: np.ndarray, color: str, size: float, label: str, ring: bool = False) -> None:
+def _points(
+    ax: Axes, x: np.ndarray, y: np.ndarray, color: str, size: float, label: str, ring: bool = False
+) -> None:
     edge = min(0.9, 0.22 * size) if ring else 0.0
     fill = "none" if ring else "full"
-    ax.plot(x, y, linestyle="", marker="o", markersize=size, color=color, fillstyle=fill, markeredgewidth=edge, label=label)
+    ax.plot(
+        x,
+        y,
+        linestyle="",
+        marker="o",
+        markersize=size,
+        color=color,
+        fillstyle=fill,
+        markeredgewidth=edge,
+        label=label,
+    )
 
 
 def ellipses(ax: Axes, center: np.ndarray, cov: np.ndarray) -> None:
@@ -122,7 +195,18 @@ def ellipses(ax: Axes, center: np.ndarray, cov: np.ndarray) -> None:
     for p in ELLIPSES:
         minor, major = 2.0 * np.sqrt(float(chdtri(2.0, 1.0 - p)) * np.maximum(values, 0.0))
         at = (float(center[0]), float(center[1]))
-        ax.add_patch(Ellipse(at, major, minor, angle=angle, fill=False, edgecolor=ink(), alpha=0.35, linewidth=0.9))
+        ax.add_patch(
+            Ellipse(
+                at,
+                major,
+                minor,
+                angle=angle,
+                fill=False,
+                edgecolor=ink(),
+                alpha=0.35,
+                linewidth=0.9,
+            )
+        )
 
 
 def scale_name(fit: Fit) -> str:
@@ -133,5 +217,10 @@ def scale_name(fit: Fit) -> str:
 def _finish(ax: Axes, fit: Fit, t: int, own: np.ndarray) -> None:
     lost = int(np.sum(~np.isfinite(own).all(axis=1)))
     title = f"Shrinkage, {shorten(fit.design.terms[t].group)}"
-    ax.set_title(title if not lost else f"{title}\n{lost} of {len(own)} levels have no estimate of their own", fontsize="medium")
+    ax.set_title(
+        title
+        if not lost
+        else f"{title}\n{lost} of {len(own)} levels have no estimate of their own",
+        fontsize="medium",
+    )
     ax.legend(fontsize="x-small", loc="best")

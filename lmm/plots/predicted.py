@@ -16,7 +16,21 @@ from matplotlib.axes import Axes
 
 from lmm.errors import ArgumentError
 from lmm.formula import Formula
-from lmm.plots.axes import BLUE, CURVES, MARKERS, ORANGE, Drawn, choice, handed_back, ink, one_group, panels, percent, scatter, shorten
+from lmm.plots.axes import (
+    BLUE,
+    CURVES,
+    MARKERS,
+    ORANGE,
+    Drawn,
+    choice,
+    handed_back,
+    ink,
+    one_group,
+    panels,
+    percent,
+    scatter,
+    shorten,
+)
 from lmm.plots.axes import POINTS as MANY
 from lmm.results.tests.predictors import Variable, columns_in, used, variables
 
@@ -56,7 +70,13 @@ def predictions(
     if fit.estimate.distribution.category_types and type != "link":
         return _categories(fit, one, along, base, by, groups, type, marginal)
     second = [None] if by is None else _second(known[by])
-    group = None if groups is False else fit.design.terms[one_group(fit, None if groups is True else groups, "predictions")].group
+    group = (
+        None
+        if groups is False
+        else fit.design.terms[
+            one_group(fit, None if groups is True else groups, "predictions")
+        ].group
+    )
     if data and _shows_response(fit, type):
         _draw_data(fit, one, along, None if by is None else known[by], second)
     if group is not None:
@@ -64,26 +84,51 @@ def predictions(
     at = _grid(along)
     for i, value in enumerate(second):
         rows = _rows(base, {x: at} if value is None else {x: at, str(by): [value] * len(at)})
-        drawn = fit.predict(rows, re_form=False, type=type, interval=interval, level=level, marginal=marginal)
+        drawn = fit.predict(
+            rows, re_form=False, type=type, interval=interval, level=level, marginal=marginal
+        )
         frame = drawn if isinstance(drawn, pd.DataFrame) else drawn.to_frame("fit")
         color, dash = CURVES[i % len(CURVES)] if by is not None else (BLUE, "-")
         label = None if value is None else f"{shorten(by)} = {_shown(value)}"
         if along.categorical:
-            place = np.arange(len(at)) + (0.0 if len(second) == 1 else 0.36 * (i / (len(second) - 1) - 0.5))
+            place = np.arange(len(at)) + (
+                0.0 if len(second) == 1 else 0.36 * (i / (len(second) - 1) - 0.5)
+            )
             if interval is not None:
-                one.vlines(place, frame["lower"], frame["upper"], color=color, linewidth=2.0, zorder=4)
+                one.vlines(
+                    place, frame["lower"], frame["upper"], color=color, linewidth=2.0, zorder=4
+                )
             one.plot(
-                place, frame["fit"], linestyle="", marker=MARKERS[i % len(MARKERS)], markersize=6.0, color=color, label=label, zorder=5
+                place,
+                frame["fit"],
+                linestyle="",
+                marker=MARKERS[i % len(MARKERS)],
+                markersize=6.0,
+                color=color,
+                label=label,
+                zorder=5,
             )
         else:
             if interval is not None:
-                one.fill_between(at, frame["lower"], frame["upper"], color=color, alpha=0.22, linewidth=0.0, zorder=3)
-            one.plot(at, frame["fit"], color=color, linestyle=dash, linewidth=2.0, label=label, zorder=4)
+                one.fill_between(
+                    at,
+                    frame["lower"],
+                    frame["upper"],
+                    color=color,
+                    alpha=0.22,
+                    linewidth=0.0,
+                    zorder=3,
+                )
+            one.plot(
+                at, frame["fit"], color=color, linestyle=dash, linewidth=2.0, label=label, zorder=4
+            )
     _name(one, fit, along, type)
     held = {name: value for name, value in base.items() if name in known and name not in (x, by)}
     band = "" if interval is None else f"{percent(level)} {interval} band"
     one.set_title("\n".join(part for part in (band, _held(held)) if part), fontsize="small")
-    if by is not None and along.categorical and ax is None:  # intervals leave a legend no certain place inside
+    if (
+        by is not None and along.categorical and ax is None
+    ):  # intervals leave a legend no certain place inside
         one.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     elif by is not None:
         one.legend(fontsize="small")
@@ -103,12 +148,17 @@ def by_group(
     along = _along(fit, t, x)
     which = _which_levels(fit, t, levels)
     size = (1.9, 1.75) if len(which) > 6 else (3.0, 2.6)
-    axes = panels(len(which), ax, size, "by_group, one per level", columns=columns, sharex=True, sharey=True)
+    axes = panels(
+        len(which), ax, size, "by_group, one per level", columns=columns, sharex=True, sharey=True
+    )
     at = _grid(along, 41)
     table = _level_rows(fit, term.group, which, along, at)
     own = fit.predict(table, re_form=_only(fit, term.group), interval="confidence", level=level)
     population = fit.predict(table, re_form=False)
-    values, where = along.values.to_numpy(), np.arange(len(at)) if along.categorical else np.asarray(at, dtype=float)
+    values, where = (
+        along.values.to_numpy(),
+        np.arange(len(at)) if along.categorical else np.asarray(at, dtype=float),
+    )
     if along.categorical:
         values = np.array([at.index(v) for v in along.values])
     for i, (j, one) in enumerate(zip(which, axes, strict=True)):
@@ -125,8 +175,22 @@ def by_group(
             markeredgewidth=0.0,
             label="data",
         )
-        one.plot(where, population.iloc[rows], color=ORANGE, linestyle="--", linewidth=1.1, label="population")
-        one.fill_between(where, own["lower"].iloc[rows], own["upper"].iloc[rows], color=BLUE, alpha=0.2, linewidth=0.0)
+        one.plot(
+            where,
+            population.iloc[rows],
+            color=ORANGE,
+            linestyle="--",
+            linewidth=1.1,
+            label="population",
+        )
+        one.fill_between(
+            where,
+            own["lower"].iloc[rows],
+            own["upper"].iloc[rows],
+            color=BLUE,
+            alpha=0.2,
+            linewidth=0.0,
+        )
         one.plot(where, own["fit"].iloc[rows], color=BLUE, linewidth=1.5, label="level")
         one.set_title(shorten(term.levels[j], 18), fontsize="small", pad=3.0)
         one.tick_params(labelsize="x-small")
@@ -139,7 +203,8 @@ def by_group(
         some = f"{len(which)} of {term.J:,} levels of " if len(which) < term.J else ""
         gap = " " if figure.get_figwidth() > 8.0 else "\n"
         figure.suptitle(
-            f"{some}{shorten(term.group)}:{gap}each level (line, {percent(level)} band),{gap}population (dashed)", fontsize="medium"
+            f"{some}{shorten(term.group)}:{gap}each level (line, {percent(level)} band),{gap}population (dashed)",
+            fontsize="medium",
         )
     return handed_back(axes)
 
@@ -171,7 +236,10 @@ def _typical(fit: Fit, known: list[Variable]) -> dict[str, Any]:
     """One row: predictors at their middle, and whatever random terms use at the values of the first row."""
     design = fit.design
     texts = [text for bar in design.formula.bars for text in (bar.columns, *bar.factors)]
-    row = {name: used(design, design.frame.table.column(name)).iloc[0] for name in columns_in(design, texts)}
+    row = {
+        name: used(design, design.frame.table.column(name)).iloc[0]
+        for name in columns_in(design, texts)
+    }
     return row | {v.name: _middle(v.values, v.categorical) for v in known}
 
 
@@ -182,10 +250,14 @@ def _rows(base: dict[str, Any], varied: dict[str, Any]) -> pd.DataFrame:
 
 def _only(fit: Fit, group: str) -> Formula:
     """The model's random terms of one grouping factor, as a ``re_form``."""
-    return replace(fit.design.formula, bars=tuple(bar for bar in fit.design.formula.bars if bar.group == group))
+    return replace(
+        fit.design.formula, bars=tuple(bar for bar in fit.design.formula.bars if bar.group == group)
+    )
 
 
-def _level_rows(fit: Fit, group: str, which: Sequence[int], along: Variable, at: list[object]) -> pd.DataFrame:
+def _level_rows(
+    fit: Fit, group: str, which: Sequence[int], along: Variable, at: list[object]
+) -> pd.DataFrame:
     """New rows, for each level the grid of one predictor with the others at the middle of the level's own rows."""
     design = fit.design
     term = next(term for term in design.terms if term.group == group)
@@ -212,7 +284,9 @@ def _level_curves(fit: Fit, ax: Axes, along: Variable, group: str, type: str) ->
     term = next(term for term in fit.design.terms if term.group == group)
     at = _grid(along, 41)
     table = _level_rows(fit, group, range(term.J), along, at)
-    curves = np.asarray(fit.predict(table, re_form=_only(fit, group), type=type)).reshape(term.J, len(at))
+    curves = np.asarray(fit.predict(table, re_form=_only(fit, group), type=type)).reshape(
+        term.J, len(at)
+    )
     where = np.arange(len(at)) if along.categorical else np.asarray(at)
     alpha = float(np.clip(12.0 / term.J, 0.04, 0.5))
     ax.plot(where, curves.T, color=ink(), alpha=alpha, linewidth=0.8, zorder=2.5, label="_level")
@@ -222,7 +296,9 @@ def _shows_response(fit: Fit, type: str) -> bool:
     return fit.family is None or (type == "response") or fit.family.link.name == "identity"
 
 
-def _draw_data(fit: Fit, ax: Axes, along: Variable, by: Variable | None, second: Sequence[object]) -> None:
+def _draw_data(
+    fit: Fit, ax: Axes, along: Variable, by: Variable | None, second: Sequence[object]
+) -> None:
     """The rows; of too many in categories a sample."""
     y, rng = fit.design.y, np.random.default_rng(0)
     if along.categorical:
@@ -239,9 +315,13 @@ def _draw_data(fit: Fit, ax: Axes, along: Variable, by: Variable | None, second:
         else:
             binary = set(np.unique(y)) <= {0.0, 1.0}
             look: dict[str, Any] = (
-                {"marker": "|", "alpha": 0.25} if binary else {"marker": "o", "markersize": 3.5, "alpha": 0.35, "markeredgewidth": 0.0}
+                {"marker": "|", "alpha": 0.25}
+                if binary
+                else {"marker": "o", "markersize": 3.5, "alpha": 0.35, "markeredgewidth": 0.0}
             )
-            ax.plot(values[rows], y[rows], linestyle="", color=ink(), zorder=2, label="_data", **look)
+            ax.plot(
+                values[rows], y[rows], linestyle="", color=ink(), zorder=2, label="_data", **look
+            )
         return
     for i, value in enumerate(second):
         mine = rows[(by.values == value).to_numpy()[rows]]
@@ -251,27 +331,50 @@ def _draw_data(fit: Fit, ax: Axes, along: Variable, by: Variable | None, second:
 
 
 def _categories(
-    fit: Fit, ax: Axes, along: Variable, base: dict[str, object], by: object, groups: object, type: str, marginal: bool
+    fit: Fit,
+    ax: Axes,
+    along: Variable,
+    base: dict[str, object],
+    by: object,
+    groups: object,
+    type: str,
+    marginal: bool,
 ) -> Axes:
     """Probabilities of an ordinal model's categories along one predictor."""
     if by is not None or groups is not False:
-        raise ArgumentError("predictions: of an ordinal model the curves are its categories; by= and groups= go with type='link'.")
+        raise ArgumentError(
+            "predictions: of an ordinal model the curves are its categories; by= and groups= go with type='link'."
+        )
     if type not in ("response", "prob", "cumulative"):
-        raise ArgumentError(f"predictions: type={type!r} is not drawn; an ordinal model has 'response', 'cumulative' and 'link'.")
+        raise ArgumentError(
+            f"predictions: type={type!r} is not drawn; an ordinal model has 'response', 'cumulative' and 'link'."
+        )
     at = _grid(along)
     table = fit.predict(_rows(base, {along.name: at}), re_form=False, type=type, marginal=marginal)
     where = np.arange(len(at)) if along.categorical else np.asarray(at, dtype=float)
     for i, name in enumerate(table.columns):
         color, dash = CURVES[i % len(CURVES)]
         ax.plot(
-            where, table[name], color=color, linestyle=dash, linewidth=1.8, marker="o" if along.categorical else None, label=shorten(name)
+            where,
+            table[name],
+            color=color,
+            linestyle=dash,
+            linewidth=1.8,
+            marker="o" if along.categorical else None,
+            label=shorten(name),
         )
     ax.set_ylim(-0.02, None)
     ax.legend(title=shorten(fit.design.response), fontsize="small", title_fontsize="small")
     _name(ax, fit, along, "link")
     ax.set_ylabel("cumulative probability" if type == "cumulative" else "probability")
     ax.set_title(
-        _held({name: value for name, value in base.items() if name != along.name and name in {v.name for v in _predictors(fit)}}),
+        _held(
+            {
+                name: value
+                for name, value in base.items()
+                if name != along.name and name in {v.name for v in _predictors(fit)}
+            }
+        ),
         fontsize="small",
     )
     return ax
@@ -281,7 +384,11 @@ def _name(ax: Axes, fit: Fit, along: Variable, type: str) -> None:
     ax.set_xlabel(shorten(along.name, 40))
     if along.categorical:
         levels = along.levels
-        ax.set_xticks(range(len(levels)), [shorten(v, 16) for v in levels], rotation=0 if len("".join(map(str, levels))) < 50 else 30)
+        ax.set_xticks(
+            range(len(levels)),
+            [shorten(v, 16) for v in levels],
+            rotation=0 if len("".join(map(str, levels))) < 50 else 30,
+        )
         ax.set_xlim(-0.5, len(levels) - 0.5)
     ax.set_ylabel(
         shorten(fit.design.response, 40)
@@ -305,11 +412,23 @@ def _along(fit: Fit, t: int, x: str | None) -> Variable:
     if x is not None:
         return known[choice(x, list(known), "by_group: x")]
     term = fit.design.terms[t]
-    slopes = columns_in(fit.design, [bar.columns for bar in fit.design.formula.bars if bar.group == term.group])
+    slopes = columns_in(
+        fit.design, [bar.columns for bar in fit.design.formula.bars if bar.group == term.group]
+    )
     for name in dict.fromkeys([*slopes, *known]):
-        if name in known and len(np.unique(np.column_stack([term.codes, pd.factorize(known[name].values)[0]]), axis=0)) > term.J:
+        if (
+            name in known
+            and len(
+                np.unique(
+                    np.column_stack([term.codes, pd.factorize(known[name].values)[0]]), axis=0
+                )
+            )
+            > term.J
+        ):
             return known[name]
-    raise ArgumentError(f"by_group: no predictor varies within the levels of {term.group}; plot.ranef() shows the levels.")
+    raise ArgumentError(
+        f"by_group: no predictor varies within the levels of {term.group}; plot.ranef() shows the levels."
+    )
 
 
 def _which_levels(fit: Fit, t: int, levels: Sequence[object] | None) -> list[int]:

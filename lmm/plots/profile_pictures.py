@@ -37,10 +37,18 @@ SEGMENTS = 121
 
 
 def profile(
-    fit: Fit, profile: Profile | None = None, parm: str | Sequence[str] | None = None, absolute: bool = False, ax: Drawn | None = None
+    fit: Fit,
+    profile: Profile | None = None,
+    parm: str | Sequence[str] | None = None,
+    absolute: bool = False,
+    ax: Drawn | None = None,
 ) -> Drawn:
     """zeta against each parameter's value. See :meth:`lmm.plots.Plots.profile`."""
-    found = fit.profile() if profile is None else instance(profile, "plot.profile: profile", "Profile", "fit.profile()")
+    found = (
+        fit.profile()
+        if profile is None
+        else instance(profile, "plot.profile: profile", "Profile", "fit.profile()")
+    )
     names = parameters(found, parm)
     axes = panels(len(names), ax, (3.2, 2.9), "profile, one per parameter")
     frame = found.to_frame()
@@ -63,15 +71,27 @@ def profile(
     return handed_back(axes)
 
 
-def interval_lines(ax: Axes, found: Profile, name: str, level: float, zeta: np.ndarray, absolute: bool) -> None:
+def interval_lines(
+    ax: Axes, found: Profile, name: str, level: float, zeta: np.ndarray, absolute: bool
+) -> None:
     """The interval of one coverage: vertical lines from zero to the curve, or a bar under it for |zeta|."""
     z = normal_quantile(level)
-    ends = [(sign * z, float(found.value(name, sign * z))) for sign in (-1.0, 1.0) if zeta.min() <= sign * z <= zeta.max()]
+    ends = [
+        (sign * z, float(found.value(name, sign * z)))
+        for sign in (-1.0, 1.0)
+        if zeta.min() <= sign * z <= zeta.max()
+    ]
     for at, value in ends:
         ax.vlines(value, 0.0, abs(at) if absolute else at, color=ink(), alpha=0.55, linewidth=0.8)
     if absolute and len(ends) == 2:
         ax.hlines(z, ends[0][1], ends[1][1], color=ink(), alpha=0.55, linewidth=0.8)
-        ax.annotate(f"{100.0 * level:g} %", (0.5 * (ends[0][1] + ends[1][1]), z), ha="center", va="bottom", fontsize="xx-small")
+        ax.annotate(
+            f"{100.0 * level:g} %",
+            (0.5 * (ends[0][1] + ends[1][1]), z),
+            ha="center",
+            va="bottom",
+            fontsize="xx-small",
+        )
 
 
 def parameters(found: Profile, parm: str | Sequence[str] | None) -> list[str]:
@@ -85,27 +105,51 @@ def parameters(found: Profile, parm: str | Sequence[str] | None) -> list[str]:
     return wanted
 
 
-def profile_pairs(fit: Fit, profile: Profile | None = None, parm: Sequence[str] | None = None, ax: Drawn | None = None) -> Drawn:
+def profile_pairs(
+    fit: Fit,
+    profile: Profile | None = None,
+    parm: Sequence[str] | None = None,
+    ax: Drawn | None = None,
+) -> Drawn:
     """Joint regions of every pair of parameters. See :meth:`lmm.plots.Plots.profile_pairs`."""
     given = "plot.profile_pairs: profile"
-    found = fit.profile(level=JOINT) if profile is None else instance(profile, given, "Profile", "fit.profile()")
+    found = (
+        fit.profile(level=JOINT)
+        if profile is None
+        else instance(profile, given, "Profile", "fit.profile()")
+    )
     names = parameters(found, parm)
     m = len(names)
     if m < 2:
         raise ArgumentError("profile_pairs: pairs need two parameters or more.")
-    axes = np.array(panels(m * m, ax, (2.0, 1.9), "profile_pairs, one per pair", columns=m), dtype=object).reshape(m, m)
+    axes = np.array(
+        panels(m * m, ax, (2.0, 1.9), "profile_pairs, one per pair", columns=m), dtype=object
+    ).reshape(m, m)
     traces = Traces(found, names)
     radii = np.sqrt(chdtri(2.0, 1.0 - np.array(LEVELS)))
-    radii = radii[radii <= 1.001 * normal_quantile(getattr(found, "level", JOINT))]  # where the profile does not go there is no contour
+    radii = radii[
+        radii <= 1.001 * normal_quantile(getattr(found, "level", JOINT))
+    ]  # where the profile does not go there is no contour
     if not len(radii):
-        raise ArgumentError("profile_pairs: the profile is too short for a joint region; ask for profile(level=0.998).")
+        raise ArgumentError(
+            "profile_pairs: the profile is too short for a joint region; ask for profile(level=0.998)."
+        )
     reach = 1.07 * float(radii[-1])
     for r in range(m):
         for c in range(m):
             one = axes[r, c]
             one.tick_params(labelsize="x-small")
             if r == c:
-                one.text(0.5, 0.5, shorten(names[r], 22), transform=one.transAxes, ha="center", va="center", fontsize="small", wrap=True)
+                one.text(
+                    0.5,
+                    0.5,
+                    shorten(names[r], 22),
+                    transform=one.transAxes,
+                    ha="center",
+                    va="center",
+                    fontsize="small",
+                    wrap=True,
+                )
                 one.set_xlim(-reach, reach)
                 one.set_xticks([])
                 one.set_yticks([])
@@ -121,10 +165,19 @@ def profile_pairs(fit: Fit, profile: Profile | None = None, parm: Sequence[str] 
                 "labelright": zeta and c == m - 1,
             }
             if ax is None:
-                one.tick_params(top=inner["labeltop"], right=inner["labelright"], bottom=not zeta, left=not zeta, **inner)
+                one.tick_params(
+                    top=inner["labeltop"],
+                    right=inner["labelright"],
+                    bottom=not zeta,
+                    left=not zeta,
+                    **inner,
+                )
     if ax is None:
         regions = ", ".join(f"{100.0 * level:g}" for level in LEVELS[: len(radii)])
-        axes[0, 0].figure.suptitle(f"Below the diagonal: parameters. Above: their ζ. Regions of {regions} %", fontsize="small")
+        axes[0, 0].figure.suptitle(
+            f"Below the diagonal: parameters. Above: their ζ. Regions of {regions} %",
+            fontsize="small",
+        )
     return axes
 
 
@@ -151,10 +204,14 @@ class Traces:
         """zeta_j at zeta_i along the profile of i; straight lines beyond its ends."""
         rows = self._rows[self.names[i]]
         x = rows["zeta"].to_numpy(dtype=float)
-        y = np.asarray(self.found.zeta(self.names[j], rows[self.names[j]].to_numpy(dtype=float)), dtype=float)
+        y = np.asarray(
+            self.found.zeta(self.names[j], rows[self.names[j]].to_numpy(dtype=float)), dtype=float
+        )
         use = np.isfinite(y)
         if use.sum() < 3:
-            raise ArgumentError(f"profile_pairs: the profiles of {self.names[i]!r} and {self.names[j]!r} have too few points in common.")
+            raise ArgumentError(
+                f"profile_pairs: the profiles of {self.names[i]!r} and {self.names[j]!r} have too few points in common."
+            )
         return CubicSpline(x[use], y[use], bc_type="natural")
 
     def value(self, i: int, zeta: np.ndarray) -> np.ndarray:
@@ -168,7 +225,9 @@ class Traces:
         return low, high if high > low else low + 1.0
 
 
-def contour(forward: CubicSpline, backward: CubicSpline, radius: float) -> tuple[np.ndarray, np.ndarray]:
+def contour(
+    forward: CubicSpline, backward: CubicSpline, radius: float
+) -> tuple[np.ndarray, np.ndarray]:
     """zeta_i and zeta_j (SEGMENTS,) on the contour of one radius.
 
     ``forward`` is the trace of zeta_j along i, ``backward`` that of zeta_i along j.
@@ -209,7 +268,13 @@ def _pair(ax: Axes, traces: Traces, i: int, j: int, radii: np.ndarray, zeta: boo
 
     for k, radius in enumerate(radii):
         x, y = place(*contour(forward, backward, float(radius)))
-        ax.plot(x, y, color=BLUE, linewidth=0.8 if k < len(radii) - 2 else 1.1, label=f"{100.0 * LEVELS[k]:g} %")
+        ax.plot(
+            x,
+            y,
+            color=BLUE,
+            linewidth=0.8 if k < len(radii) - 2 else 1.1,
+            label=f"{100.0 * LEVELS[k]:g} %",
+        )
     for spline, across in ((forward, True), (backward, False)):
         t = np.linspace(max(-reach, spline.x[0]), min(reach, spline.x[-1]), 101)
         other = np.asarray(spline(t))

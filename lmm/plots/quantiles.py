@@ -9,7 +9,13 @@ from matplotlib.axes import Axes
 
 from lmm.arguments import generator as random_generator
 from lmm.errors import ArgumentError
-from lmm.inference.criticism.envelope import Envelope, envelope, normal_quantiles, plotting_positions, positions
+from lmm.inference.criticism.envelope import (
+    Envelope,
+    envelope,
+    normal_quantiles,
+    plotting_positions,
+    positions,
+)
 from lmm.inference.criticism.quantile_residuals import simulated_ranks
 from lmm.inference.refits.conditional_residuals import scaled_residuals
 from lmm.inference.refits.simulated_responses import simulate_array
@@ -34,21 +40,32 @@ def qq(
     if bands is not None:
         choice(bands, ["simulated"], "qq: bands")
     if fit.family is not None:
-        return uniform_quantiles(fit.simulated_residuals(simulations(0, nsim), rng), ax, bands, rng, level)
+        return uniform_quantiles(
+            fit.simulated_residuals(simulations(0, nsim), rng), ax, bands, rng, level
+        )
     one = panels(1, ax, (4.2, 3.8), "qq")[0]
     observed = np.sort(row_residuals(fit.design, fit.estimate, fit._eta, "pearson", True))
     expected, at = normal_quantiles(fit.nobs), positions(fit.nobs)
     band = None if bands is None else residual_band(fit, at, rng, nsim, level)
     draw_quantiles(one, expected, observed, expected[at], band, level)
     if band is None:
-        one.plot(expected[[0, -1]], expected[[0, -1]], color=ink(), alpha=0.6, linewidth=1.0, label="_expected")
+        one.plot(
+            expected[[0, -1]],
+            expected[[0, -1]],
+            color=ink(),
+            alpha=0.6,
+            linewidth=1.0,
+            label="_expected",
+        )
     one.set_xlabel("normal quantile")
     one.set_ylabel("scaled residual")
     one.set_title("Normality of residuals")
     return one
 
 
-def residual_band(fit: Fit, at: np.ndarray, rng: None | int | np.random.Generator, nsim: int | None, level: float) -> Envelope:
+def residual_band(
+    fit: Fit, at: np.ndarray, rng: None | int | np.random.Generator, nsim: int | None, level: float
+) -> Envelope:
     """Where sorted scaled residuals of the fitted model lie, at the places ``at``."""
     assert not isinstance(fit.problem, GeneralizedProblem)
     nsim, rng = simulations(fit.nobs, nsim), random_generator(rng)
@@ -57,12 +74,18 @@ def residual_band(fit: Fit, at: np.ndarray, rng: None | int | np.random.Generato
     known = float(given) if isinstance(given, int | float) else None
     for i in range(nsim):
         y = simulate_array(fit.design, fit.estimate, 1, rng, False)
-        curves[i] = np.sort(scaled_residuals(fit.design, fit.problem, fit.estimate, y, known)[:, 0])[at]
+        curves[i] = np.sort(
+            scaled_residuals(fit.design, fit.problem, fit.estimate, y, known)[:, 0]
+        )[at]
     return envelope(curves, level)
 
 
 def uniform_quantiles(
-    simulated: SimulatedResiduals, ax: Drawn | None, bands: str | None, rng: None | int | np.random.Generator, level: float
+    simulated: SimulatedResiduals,
+    ax: Drawn | None,
+    bands: str | None,
+    rng: None | int | np.random.Generator,
+    level: float,
 ) -> Axes:
     """Simulated residuals against the uniform distribution; the bands are filled by those of the simulations, each taken for the data."""
     one = panels(1, ax, (4.2, 3.8), "qq")[0]
@@ -97,11 +120,36 @@ def draw_quantiles(
 ) -> None:  # fmt: skip
     """Points, and with a band the line that they should follow and its limits (``at`` are the quantiles where these are known)."""
     if band is not None:
-        ax.fill_between(at, band.all_lower, band.all_upper, color=ink(), alpha=0.12, linewidth=0.0, label=f"{percent(level)}, all at once")
-        ax.fill_between(at, band.lower, band.upper, color=ink(), alpha=0.22, linewidth=0.0, label=f"{percent(level)}, each")
+        ax.fill_between(
+            at,
+            band.all_lower,
+            band.all_upper,
+            color=ink(),
+            alpha=0.12,
+            linewidth=0.0,
+            label=f"{percent(level)}, all at once",
+        )
+        ax.fill_between(
+            at,
+            band.lower,
+            band.upper,
+            color=ink(),
+            alpha=0.22,
+            linewidth=0.0,
+            label=f"{percent(level)}, each",
+        )
         ax.plot(at, band.center, color=ink(), alpha=0.6, linewidth=1.0, label="_expected")
     places = positions(len(observed), 2_000)
     size = 4.5 if len(observed) <= 100 else 3.0
-    ax.plot(expected[places], observed[places], linestyle="", marker=marker, markersize=size, color=color, markeredgewidth=0.0, label=label)
+    ax.plot(
+        expected[places],
+        observed[places],
+        linestyle="",
+        marker=marker,
+        markersize=size,
+        color=color,
+        markeredgewidth=0.0,
+        label=label,
+    )
     if band is not None:
         ax.legend(loc="upper left", fontsize="x-small", frameon=False)

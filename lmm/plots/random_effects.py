@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 
 
 def ranef(
-    fit: Fit, group: str | None = None, column: str | None = None, level: float = 0.95, sort: bool | str = True, ax: Drawn | None = None
+    fit: Fit,
+    group: str | None = None,
+    column: str | None = None,
+    level: float = 0.95,
+    sort: bool | str = True,
+    ax: Drawn | None = None,
 ) -> Drawn:
     """Random effects of every level with intervals, a panel per column. See :meth:`lmm.plots.Plots.ranef`."""
     terms = fit.design.terms
@@ -40,11 +45,17 @@ def ranef(
     if column is not None:
         names = list(dict.fromkeys(name for t in which for name in terms[t].columns))
         choice(column, names, "ranef: column")
-    wanted = [(t, j) for t in which for j, name in enumerate(terms[t].columns) if column in (None, name)]
+    wanted = [
+        (t, j) for t in which for j, name in enumerate(terms[t].columns) if column in (None, name)
+    ]
     tallest = max(terms[t].J for t, _ in wanted)
     widest = max(len({j for s, j in wanted if s == t}) for t, _ in wanted)
     axes = panels(
-        len(wanted), ax, (3.6, level_height(tallest)), "ranef, one per column", columns=widest if widest > 1 and column is None else None
+        len(wanted),
+        ax,
+        (3.6, level_height(tallest)),
+        "ranef, one per column",
+        columns=widest if widest > 1 and column is None else None,
     )
     modes = fit.ranef()
     for (t, j), one in zip(wanted, axes, strict=True):
@@ -57,14 +68,18 @@ def ranef(
         elif sort is False:
             order = np.arange(term.J)[::-1]  # the first level on top
         else:
-            order = np.argsort(frame[choice(sort, list(term.columns), "ranef: sort")].to_numpy(), kind="stable")
+            order = np.argsort(
+                frame[choice(sort, list(term.columns), "ranef: sort")].to_numpy(), kind="stable"
+            )
         _caterpillar(one, frame.iloc[order, j].to_numpy(), lower[order], upper[order])
         name_levels(one, frame.index[order], term.group)
         if ax is None and j != first:
             one.set_ylabel("")
             one.set_yticklabels([])
         name = shorten(term.columns[j], 34)
-        one.set_title(name if len(term.columns) > 1 or len(terms) == 1 else f"{name}, {shorten(term.group)}")
+        one.set_title(
+            name if len(term.columns) > 1 or len(terms) == 1 else f"{name}, {shorten(term.group)}"
+        )
         one.set_xlabel(f"{fit.estimate.centre_of_effects}, {percent(level)} interval")
     return handed_back(axes)
 
@@ -82,12 +97,24 @@ def _caterpillar(ax: Axes, values: np.ndarray, lower: np.ndarray, upper: np.ndar
     width, alpha, size = weights(J)
     zero_line(ax, vertical=True)
     ax.hlines(np.arange(J), lower, upper, color=ink(), alpha=alpha, linewidth=width)
-    ax.plot(values, np.arange(J), linestyle="", marker="o", markersize=size, color=BLUE, markeredgewidth=0.0)
+    ax.plot(
+        values,
+        np.arange(J),
+        linestyle="",
+        marker="o",
+        markersize=size,
+        color=BLUE,
+        markeredgewidth=0.0,
+    )
     ax.margins(x=0.04)
 
 
 def ranef_qq(
-    fit: Fit, group: str | None = None, level: float = 0.95, rng: None | int | np.random.Generator = 0, ax: Drawn | None = None
+    fit: Fit,
+    group: str | None = None,
+    level: float = 0.95,
+    rng: None | int | np.random.Generator = 0,
+    ax: Drawn | None = None,
 ) -> Drawn:
     """Standardised random effects against normal quantiles, a panel per column. See :meth:`lmm.plots.Plots.ranef_qq`."""
     t = one_group(fit, group, "ranef_qq")
@@ -99,7 +126,14 @@ def ranef_qq(
         if np.isfinite(z[:, j]).all():
             effect_quantiles(one, z[:, j], term.levels, band, level)
         else:
-            one.text(0.5, 0.5, "estimated variance is zero", transform=one.transAxes, ha="center", va="center")
+            one.text(
+                0.5,
+                0.5,
+                "estimated variance is zero",
+                transform=one.transAxes,
+                ha="center",
+                va="center",
+            )
         one.set_title(f"{shorten(term.columns[j])}, {shorten(term.group)}")
         one.set_xlabel("normal quantile")
         one.set_ylabel("standardised random effect" if j == 0 or ax is not None else "")
@@ -109,7 +143,9 @@ def ranef_qq(
 def normal_band(J: int, level: float, rng: None | int | np.random.Generator) -> Envelope:
     """Where J sorted standard normal values lie, at the places of :func:`lmm.inference.criticism.envelope.positions`."""
     at, generator = positions(J), random_generator(rng)
-    return envelope(np.array([np.sort(generator.standard_normal(J))[at] for _ in range(400)]), level)
+    return envelope(
+        np.array([np.sort(generator.standard_normal(J))[at] for _ in range(400)]), level
+    )
 
 
 def effect_quantiles(
@@ -127,7 +163,9 @@ def effect_quantiles(
     expected, at = normal_quantiles(len(z)), positions(len(z))
     draw_quantiles(ax, expected, z[order], expected[at], band, level, color, marker, label)
     if band is not None:
-        lower, upper = (np.interp(expected, expected[at], side) for side in (band.all_lower, band.all_upper))
+        lower, upper = (
+            np.interp(expected, expected[at], side) for side in (band.all_lower, band.all_upper)
+        )
         label_outside(ax, expected, z[order], lower, upper, levels[order])
 
 
@@ -142,7 +180,15 @@ def standardised(fit: Fit, t: int) -> np.ndarray:
         return np.asarray(np.where(total > 0.0, modes / fit._uncertainty.effect_scale(t), np.nan))
 
 
-def label_outside(ax: Axes, x: np.ndarray, y: np.ndarray, lower: np.ndarray, upper: np.ndarray, names: pd.Index, most: int = 5) -> None:
+def label_outside(
+    ax: Axes,
+    x: np.ndarray,
+    y: np.ndarray,
+    lower: np.ndarray,
+    upper: np.ndarray,
+    names: pd.Index,
+    most: int = 5,
+) -> None:
     """Names beside the points that leave a band by the most; those near the middle are not what is to be named."""
     beyond = np.where(np.abs(y) > 1.0, np.maximum(y - upper, lower - y), -1.0)
     for i in np.argsort(-beyond)[:most]:

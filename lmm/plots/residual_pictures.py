@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from lmm.results.fit import Fit
 
 
-def residuals(fit: Fit, type: str | None = None, span: float = 2.0 / 3.0, ax: Drawn | None = None) -> Axes:
+def residuals(
+    fit: Fit, type: str | None = None, span: float = 2.0 / 3.0, ax: Drawn | None = None
+) -> Axes:
     """Residuals against fitted values with a smooth. See :meth:`lmm.plots.Plots.residuals`."""
     one = panels(1, ax, (4.8, 3.6), "residuals")[0]
     y, label = row_values(fit, type, False)
@@ -58,7 +60,9 @@ def scale_location(fit: Fit, span: float = 2.0 / 3.0, ax: Drawn | None = None) -
     return one
 
 
-def residuals_by_group(fit: Fit, group: str | None = None, sort: bool = True, ax: Drawn | None = None) -> Axes:
+def residuals_by_group(
+    fit: Fit, group: str | None = None, sort: bool = True, ax: Drawn | None = None
+) -> Axes:
     """Residuals of each level as a box. See :meth:`lmm.plots.Plots.residuals_by_group`."""
     term = fit.design.terms[one_group(fit, group, "residuals_by_group")]
     y, label = row_values(fit, None, False)
@@ -71,16 +75,51 @@ def residuals_by_group(fit: Fit, group: str | None = None, sort: bool = True, ax
     five, levels = five[rank], term.levels[rank]
     if few:
         ends = [whiskers(parts[j], b) for b, j in zip(five, rank, strict=True)]
-        one.hlines(places, [low for low, _, _ in ends], [high for _, high, _ in ends], color=ink(), linewidth=0.9)
-        one.barh(places, five[:, 3] - five[:, 1], left=five[:, 1], height=0.6, color=BLUE, alpha=0.55, linewidth=0.0, zorder=2)
+        one.hlines(
+            places,
+            [low for low, _, _ in ends],
+            [high for _, high, _ in ends],
+            color=ink(),
+            linewidth=0.9,
+        )
+        one.barh(
+            places,
+            five[:, 3] - five[:, 1],
+            left=five[:, 1],
+            height=0.6,
+            color=BLUE,
+            alpha=0.55,
+            linewidth=0.0,
+            zorder=2,
+        )
         one.vlines(five[:, 2], places - 0.3, places + 0.3, color=ink(), linewidth=1.6, zorder=3)
-        beyond = [(value, place) for place, (_, _, values) in zip(places, ends, strict=True) for value in values]
-        one.plot(*np.array(beyond).reshape(-1, 2).T, linestyle="", marker=".", markersize=4.0, color=ink(), alpha=0.7, label="_beyond")
+        beyond = [
+            (value, place)
+            for place, (_, _, values) in zip(places, ends, strict=True)
+            for value in values
+        ]
+        one.plot(
+            *np.array(beyond).reshape(-1, 2).T,
+            linestyle="",
+            marker=".",
+            markersize=4.0,
+            color=ink(),
+            alpha=0.7,
+            label="_beyond",
+        )
     else:
         width, alpha, size = weights(term.J)
         one.hlines(places, five[:, 0], five[:, 4], color=ink(), alpha=0.5 * alpha, linewidth=width)
         one.hlines(places, five[:, 1], five[:, 3], color=BLUE, alpha=0.9, linewidth=2.0 * width)
-        one.plot(five[:, 2], places, linestyle="", marker="o", markersize=size, color=ink(), markeredgewidth=0.0)
+        one.plot(
+            five[:, 2],
+            places,
+            linestyle="",
+            marker="o",
+            markersize=size,
+            color=ink(),
+            markeredgewidth=0.0,
+        )
     name_levels(one, levels, term.group)
     one.set_xlabel(label if few else f"{label}: range, quartiles, median")
     one.set_title("Residuals by level")

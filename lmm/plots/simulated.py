@@ -25,11 +25,18 @@ ROWS = 20_000
 
 
 def simulated_responses(
-    fit: Fit, nsim: int = 50, rng: None | int | np.random.Generator = 0, level: float = 0.95, ax: Drawn | None = None
+    fit: Fit,
+    nsim: int = 50,
+    rng: None | int | np.random.Generator = 0,
+    level: float = 0.95,
+    ax: Drawn | None = None,
 ) -> Axes:
     """The response's distribution beside simulated ones. See :meth:`lmm.plots.Plots.simulated_responses`."""
     one = panels(1, ax, (4.8, 3.6), "simulated_responses")[0]
-    draws, y = simulate_array(fit.design, fit.estimate, nsim, random_generator(rng), False), fit.design.y
+    draws, y = (
+        simulate_array(fit.design, fit.estimate, nsim, random_generator(rng), False),
+        fit.design.y,
+    )
     label = shorten(fit.design.response, 40)
     if fit.estimate.distribution.weights_are_trials and fit.design.weights is not None:
         draws, y = np.round(draws * fit.design.weights[:, None]), np.round(y * fit.design.weights)
@@ -53,11 +60,26 @@ def _densities(ax: Axes, y: np.ndarray, draws: np.ndarray) -> None:
     alpha = float(np.clip(8.0 / draws.shape[1], 0.08, 0.5))
     for i, column in enumerate(draws.T):
         curve = density(column[::thin], at)
-        ax.plot(at, curve, color=ink(), alpha=alpha, linewidth=0.7, label="_simulated" if i else "simulated")
+        ax.plot(
+            at,
+            curve,
+            color=ink(),
+            alpha=alpha,
+            linewidth=0.7,
+            label="_simulated" if i else "simulated",
+        )
     values, counts = np.unique(y, return_counts=True)
     if len(values) <= min(DISTINCT, len(y) // 5):
         gap = float(np.min(np.diff(values)))
-        ax.bar(values, counts / (len(y) * gap), width=0.5 * gap, color=BLUE, alpha=0.55, linewidth=0.0, label="observed")
+        ax.bar(
+            values,
+            counts / (len(y) * gap),
+            width=0.5 * gap,
+            color=BLUE,
+            alpha=0.55,
+            linewidth=0.0,
+            label="observed",
+        )
     else:
         ax.plot(at, density(y, at), color=BLUE, linewidth=2.2, label="observed")
     ax.set_ylim(bottom=0.0)
@@ -79,7 +101,9 @@ def _frequencies(fit: Fit, ax: Axes, y: np.ndarray, draws: np.ndarray, level: fl
     lower, center, upper = np.quantile(simulated, [tail, 0.5, 1.0 - tail], axis=0)
     places = np.arange(len(names))
     ax.bar(places, share(y), width=0.8, color=BLUE, alpha=0.55, linewidth=0.0, label="observed")
-    ax.vlines(places, lower, upper, color=ink(), linewidth=1.4, label=f"simulated, {percent(level)}")
+    ax.vlines(
+        places, lower, upper, color=ink(), linewidth=1.4, label=f"simulated, {percent(level)}"
+    )
     ax.plot(places, center, linestyle="", marker="o", markersize=3.5, color=ink(), label="_median")
     many = max(map(len, names)) > 2 and len(names) > 10
     ax.set_xticks(places, names, fontsize="x-small" if many else None, rotation=90 if many else 0)
@@ -95,7 +119,9 @@ def cells(y: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, list[str]]:
     edges = [0]
     while edges[-1] <= top:
         edges.append(edges[-1] + (1 if top < DISTINCT else max(1, edges[-1] // 5)))
-    names = [f"{a}" if b == a + 1 else f"{a}–{b - 1}" for a, b in zip(edges, edges[1:], strict=False)]
+    names = [
+        f"{a}" if b == a + 1 else f"{a}–{b - 1}" for a, b in zip(edges, edges[1:], strict=False)
+    ]
     if draws.max() >= edges[-1]:
         names[-1] = f"≥{edges[-2]}"
     return np.array(edges, dtype=float), names
@@ -111,7 +137,12 @@ def simulated_residuals(
 ) -> Drawn:
     """Simulated residuals: their distribution, and by rank of the prediction. See :meth:`lmm.plots.Plots.simulated_residuals`."""
     if residuals is not None:
-        instance(residuals, "plot.simulated_residuals: residuals", "SimulatedResiduals", "fit.simulated_residuals()")
+        instance(
+            residuals,
+            "plot.simulated_residuals: residuals",
+            "SimulatedResiduals",
+            "fit.simulated_residuals()",
+        )
     found = fit.simulated_residuals(nsim=nsim, rng=rng) if residuals is None else residuals
     axes = panels(2, ax, (4.2, 3.8), "simulated_residuals, two")
     uniform_quantiles(found, axes[0], "simulated", rng, level)
@@ -119,7 +150,12 @@ def simulated_residuals(
     return handed_back(axes)
 
 
-def by_rank(ax: Axes, values: np.ndarray, fitted: np.ndarray, quantiles: tuple[float, ...] = (0.25, 0.5, 0.75)) -> None:
+def by_rank(
+    ax: Axes,
+    values: np.ndarray,
+    fitted: np.ndarray,
+    quantiles: tuple[float, ...] = (0.25, 0.5, 0.75),
+) -> None:
     """Values in [0, 1] against the rank of the prediction, with running quantiles that should be level."""
     use = np.isfinite(values) & np.isfinite(fitted)
     values, fitted = values[use], fitted[use]
@@ -135,7 +171,9 @@ def by_rank(ax: Axes, values: np.ndarray, fitted: np.ndarray, quantiles: tuple[f
     ax.set_title("Residuals against predictions")
 
 
-def running_quantile(x: np.ndarray, y: np.ndarray, q: float, points: int = 40, share: float = 0.25) -> tuple[np.ndarray, np.ndarray]:
+def running_quantile(
+    x: np.ndarray, y: np.ndarray, q: float, points: int = 40, share: float = 0.25
+) -> tuple[np.ndarray, np.ndarray]:
     """Quantiles of y in windows of a share of the points, along the windows' means of x, smoothed by lowess."""
     order = np.argsort(x, kind="stable")
     x, y = x[order], y[order]

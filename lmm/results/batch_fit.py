@@ -129,7 +129,12 @@ class BatchFit:
     def messages(self) -> pd.Series:
         """Label -> what a fit should confess beside a failure: separation, a variance or a dispersion without a bound."""
         where = sorted(self.said)
-        return pd.Series([" ".join(self.said[i]) for i in where], index=self.responses[where], dtype=object, name="message")
+        return pd.Series(
+            [" ".join(self.said[i]) for i in where],
+            index=self.responses[where],
+            dtype=object,
+            name="message",
+        )
 
     @cached_property
     def singular(self) -> np.ndarray:
@@ -139,7 +144,14 @@ class BatchFit:
             own = self.theta[:, at : at + term.structure.n_theta]
             at += term.structure.n_theta
             for r in np.flatnonzero(np.isfinite(own).all(axis=1)):
-                out[r] |= bool(np.any(distances(term.structure, own[r], SINGULAR, partial(self._unitless, gram, int(r))) < SINGULAR))
+                out[r] |= bool(
+                    np.any(
+                        distances(
+                            term.structure, own[r], SINGULAR, partial(self._unitless, gram, int(r))
+                        )
+                        < SINGULAR
+                    )
+                )
         return out
 
     # ---- tables ----
@@ -169,21 +181,41 @@ class BatchFit:
         wanted = [effects] if isinstance(effects, str) else list(effects)
         for effect in wanted:
             if effect not in EFFECTS:
-                raise ArgumentError(f"tidy: effects={effect!r} is not one of {', '.join(map(repr, EFFECTS))}.{nearest(effect, EFFECTS)}")
+                raise ArgumentError(
+                    f"tidy: effects={effect!r} is not one of {', '.join(map(repr, EFFECTS))}.{nearest(effect, EFFECTS)}"
+                )
         method = self._method(ddf)
-        parts = [self._fixed(method) if effect == "fixed" else self._variances() for effect in wanted]
+        parts = [
+            self._fixed(method) if effect == "fixed" else self._variances() for effect in wanted
+        ]
         rows = sum(len(part["term"]) for part in parts)
         R = self.batch.size
-        labels = np.asarray(self.responses, dtype=object if self.responses.dtype == object else None)
+        labels = np.asarray(
+            self.responses, dtype=object if self.responses.dtype == object else None
+        )
         out: dict[str, Any] = {"response": np.repeat(labels, rows)}
-        for column in ("effect", "group", "term", "estimate", "std_error", "statistic", "df", "p_value"):
+        for column in (
+            "effect",
+            "group",
+            "term",
+            "estimate",
+            "std_error",
+            "statistic",
+            "df",
+            "p_value",
+        ):
             if not any(column in part for part in parts):
                 continue
             if column in ("effect", "group", "term"):
-                texts = [text for part in parts for text in part.get(column, [None] * len(part["term"]))]
+                texts = [
+                    text for part in parts for text in part.get(column, [None] * len(part["term"]))
+                ]
                 out[column] = np.tile(np.array(texts, dtype=object), R)
                 continue
-            values = [part[column] if column in part else np.full((R, len(part["term"])), np.nan) for part in parts]
+            values = [
+                part[column] if column in part else np.full((R, len(part["term"])), np.nan)
+                for part in parts
+            ]
             out[column] = np.concatenate(values, axis=1).ravel()
         return pd.DataFrame(out)
 
@@ -198,13 +230,18 @@ class BatchFit:
             "reml_criterion" if self.like.reml else "deviance": self.objective,
             "converged": self.converged,
             "singular": self.singular,
-            "message": [self.batch.failures.get(r, " ".join(self.said.get(r, ()))) for r in range(self.batch.size)],
+            "message": [
+                self.batch.failures.get(r, " ".join(self.said.get(r, ())))
+                for r in range(self.batch.size)
+            ],
         }
         return pd.DataFrame(columns, index=self.responses)
 
     def fixef(self) -> pd.DataFrame:
         """Fixed effects, a row per response and a column per coefficient; NaN for columns of X that depend on others."""
-        return pd.DataFrame(self.beta, index=self.responses, columns=list(self.design.names)).reindex(columns=list(self.design.all_names))
+        return pd.DataFrame(
+            self.beta, index=self.responses, columns=list(self.design.names)
+        ).reindex(columns=list(self.design.all_names))
 
     def varcorr(self) -> pd.DataFrame:
         """Standard deviations and correlations, a row per response; columns as in :meth:`lmm.Fit.confint`, ``sd_(Intercept)|g``."""
@@ -213,7 +250,9 @@ class BatchFit:
 
     def parameters(self) -> pd.DataFrame:
         """theta, a row per response, named as in ``Fit.theta``."""
-        return pd.DataFrame(self.theta, index=self.responses, columns=theta_names(self.design.terms))
+        return pd.DataFrame(
+            self.theta, index=self.responses, columns=theta_names(self.design.terms)
+        )
 
     # ---- one response ----
 
@@ -226,7 +265,9 @@ class BatchFit:
         """
         if not isinstance(response, Hashable) or response not in self.responses:
             hint = nearest(str(response), [str(label) for label in self.responses])
-            raise ArgumentError(f"there is no response {response!r} among the {len(self.responses)}.{hint}")
+            raise ArgumentError(
+                f"there is no response {response!r} among the {len(self.responses)}.{hint}"
+            )
         return self.one(int(self.responses.get_indexer(pd.Index([response]))[0]))
 
     __getitem__ = fit
@@ -241,7 +282,11 @@ class BatchFit:
         return self.batch.size
 
     def __repr__(self) -> str:
-        rows = str(self.nobs[0]) if np.all(self.nobs == self.nobs[0]) else f"{self.nobs.min()} to {self.nobs.max()}"
+        rows = (
+            str(self.nobs[0])
+            if np.all(self.nobs == self.nobs[0])
+            else f"{self.nobs.min()} to {self.nobs.max()}"
+        )
         text = f"<lmm.BatchFit: {self.batch.size} responses of {rows} rows, {self.design.formula}"
         return text + (f", {len(self.failures)} failed>" if len(self.failures) else ">")
 
@@ -266,13 +311,17 @@ class BatchFit:
     def _method(self, ddf: str | None) -> str | None:
         if self.like.family is not None:
             if ddf not in (None, "normal"):
-                raise ArgumentError(f"ddf={ddf!r}: a generalized model has normal tests, without degrees of freedom; use ddf=None.")
+                raise ArgumentError(
+                    f"ddf={ddf!r}: a generalized model has normal tests, without degrees of freedom; use ddf=None."
+                )
             return "normal"
         if ddf is None or ddf == "normal":
             return ddf
         method = method_name(ddf)
         if method != "satterthwaite":
-            raise ArgumentError(f"ddf={ddf!r}: a batch has 'satterthwaite' and 'normal'; else use batch[response].coef_table().")
+            raise ArgumentError(
+                f"ddf={ddf!r}: a batch has 'satterthwaite' and 'normal'; else use batch[response].coef_table()."
+            )
         return method
 
     def _fixed(self, method: str | None) -> dict[str, Any]:
@@ -288,9 +337,15 @@ class BatchFit:
             statistic = self.beta / se
         names = list(self.design.all_names)
         part: dict[str, Any] = {"effect": ["fixed"] * len(names), "term": names}
-        part |= {"estimate": widened(self.beta), "std_error": widened(se), "statistic": widened(statistic)}
+        part |= {
+            "estimate": widened(self.beta),
+            "std_error": widened(se),
+            "statistic": widened(statistic),
+        }
         if method == "satterthwaite":
-            df = many.satterthwaite(self.design, self.problem, self.estimator, self.values, self._many)
+            df = many.satterthwaite(
+                self.design, self.problem, self.estimator, self.values, self._many
+            )
             part |= {"df": widened(df), "p_value": widened(t_p_values(statistic, df))}
         elif method == "normal":
             part["p_value"] = widened(t_p_values(statistic, np.array(np.inf)))
@@ -309,8 +364,24 @@ class BatchFit:
             values = term.structure.describe(G).T
             for q, own in in_table_order(term.structure.quantities(), values):
                 groups.append(term.group)
-                terms.append("__".join([q.kind, *filter(None, [".".join(term.columns[a] for a in sorted(q.columns))])]))
+                terms.append(
+                    "__".join(
+                        [
+                            q.kind,
+                            *filter(None, [".".join(term.columns[a] for a in sorted(q.columns))]),
+                        ]
+                    )
+                )
                 columns.append(own)
         if self.like.residual_sd is not None:
-            groups, terms, columns = [*groups, "Residual"], [*terms, "sd__Observation"], [*columns, self.sigma]
-        return {"effect": ["ran_pars"] * len(terms), "group": groups, "term": terms, "estimate": np.column_stack(columns)}
+            groups, terms, columns = (
+                [*groups, "Residual"],
+                [*terms, "sd__Observation"],
+                [*columns, self.sigma],
+            )
+        return {
+            "effect": ["ran_pars"] * len(terms),
+            "group": groups,
+            "term": terms,
+            "estimate": np.column_stack(columns),
+        }

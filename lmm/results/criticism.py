@@ -51,7 +51,9 @@ class Criticism(Parameters):
         context = caller()
         return r2.r_squared(r2.decomposition(self._fit, approximation, context))
 
-    def icc(self, by_group: bool = False, approximation: str = "lognormal") -> pd.Series | pd.DataFrame:
+    def icc(
+        self, by_group: bool = False, approximation: str = "lognormal"
+    ) -> pd.Series | pd.DataFrame:
         """Intraclass correlation: the share of the random effects in the variance.
 
         Parameters
@@ -80,7 +82,10 @@ class Criticism(Parameters):
     # ---- residuals and rows ----
 
     def simulated_residuals(
-        self, nsim: int = 250, rng: None | int | np.random.Generator = None, conditional: bool = False
+        self,
+        nsim: int = 250,
+        rng: None | int | np.random.Generator = None,
+        conditional: bool = False,
     ) -> simulated_residuals.SimulatedResiduals:
         """Residuals by simulation, uniform on (0, 1) when the model holds, whatever its family.
 
@@ -109,7 +114,9 @@ class Criticism(Parameters):
         """
         from lmm.results.rows import simulated_residuals
 
-        return simulated_residuals.simulated_residuals(self.design, self.estimate, self._eta, nsim, rng, conditional)
+        return simulated_residuals.simulated_residuals(
+            self.design, self.estimate, self._eta, nsim, rng, conditional
+        )
 
     def leverage(self) -> pd.Series:
         """Diagonal of the matrix that makes fitted values of responses, given the variance parameters, on the user's index.
@@ -150,12 +157,22 @@ class Criticism(Parameters):
         if of not in ("fitted", "fixed"):
             raise ArgumentError(f"cooks_distance: of={of!r} is not one of 'fitted', 'fixed'.")
         if not self.design.p:
-            raise ArgumentError("cooks_distance: the model has no fixed effects that a row could move.")
+            raise ArgumentError(
+                "cooks_distance: the model has no fixed effects that a row could move."
+            )
         leverage = self._leverage("cooks_distance")
-        part = leverage if of == "fitted" else hat.fixed_leverages(self.design, self.problem, self.estimate)
+        part = (
+            leverage
+            if of == "fitted"
+            else hat.fixed_leverages(self.design, self.problem, self.estimate)
+        )
         pearson = row_values.residuals(self.design, self.estimate, self._eta, "pearson", False)
         sigma = self.estimate.residual_sd or 1.0
-        return row_values.as_series(self.design, hat.cooks_distances(pearson, leverage, part, sigma, self.design.p), "cooks_distance")
+        return row_values.as_series(
+            self.design,
+            hat.cooks_distances(pearson, leverage, part, sigma, self.design.p),
+            "cooks_distance",
+        )
 
     def rstudent(self) -> pd.Series:
         """Studentised residuals given the variance parameters, on the user's index, as lme4's: sign(d) sqrt(d^2 + h r^2 / (1 - h)) / sigma.
@@ -169,13 +186,20 @@ class Criticism(Parameters):
         from lmm.inference.criticism import hat
 
         leverage = self._leverage("rstudent")
-        deviance, pearson = (row_values.residuals(self.design, self.estimate, self._eta, type, True) for type in ("deviance", "pearson"))
-        return row_values.as_series(self.design, hat.studentised(deviance, pearson, leverage), "rstudent")
+        deviance, pearson = (
+            row_values.residuals(self.design, self.estimate, self._eta, type, True)
+            for type in ("deviance", "pearson")
+        )
+        return row_values.as_series(
+            self.design, hat.studentised(deviance, pearson, leverage), "rstudent"
+        )
 
     def _leverage(self, what: str) -> np.ndarray:
         from lmm.inference.criticism import hat
 
-        self.estimate.distribution.require_mean(f"{what}: the rows of {{kind}} model have no single fitted value.")
+        self.estimate.distribution.require_mean(
+            f"{what}: the rows of {{kind}} model have no single fitted value."
+        )
         return hat.leverages(self.design, self.problem, self.estimate)
 
     # ---- the whole model ----
@@ -201,7 +225,9 @@ class Criticism(Parameters):
 
         return collinearity_table.inflation(self.design, self._uncertainty.beta)
 
-    def check(self, nsim: int = 250, rng: None | int | np.random.Generator = None) -> findings.Checks:
+    def check(
+        self, nsim: int = 250, rng: None | int | np.random.Generator = None
+    ) -> findings.Checks:
         """Everything that can be asked of the fit: prints what is wrong and what to do about it.
 
         Convergence, singularity, rank; distribution, spread, outliers and zeros by simulated residuals; overdispersion; collinearity;

@@ -87,7 +87,9 @@ class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Row
 
     def summary(self, ddf: str | None = None) -> summary.Summary:
         """A summary that prints: lme4's figures, ruled; also HTML, ``as_latex()``, ``as_markdown()`` and ``.tables``."""
-        return summary.summarise(self.design, self.estimate, self._uncertainty, self._eta, self._ddf(ddf))
+        return summary.summarise(
+            self.design, self.estimate, self._uncertainty, self._eta, self._ddf(ddf)
+        )
 
     @property
     def plot(self) -> Any:
@@ -131,7 +133,9 @@ class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Row
         """Same model on the same response with the same numbers, up to rounding (1e-8 relative)."""
         if not isinstance(other, Fit):
             return NotImplemented
-        return equality.same_design(self.design, other.design) and equality.same_estimate(self.estimate, other.estimate)
+        return equality.same_design(self.design, other.design) and equality.same_estimate(
+            self.estimate, other.estimate
+        )
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -142,7 +142,9 @@ class Interchange(Parameters):
         """
         from lmm.results.files import marginal_effects
 
-        return marginal_effects.adapter(self, self.design, self.estimate, self._uncertainty, type, self._covariance)
+        return marginal_effects.adapter(
+            self, self.design, self.estimate, self._uncertainty, type, self._covariance
+        )
 
     def _covariance(self, method: str) -> np.ndarray:
         return self._ddf(method).cov
@@ -159,7 +161,9 @@ class Interchange(Parameters):
         """
         from lmm.results.tables import regression_table
 
-        return regression_table.table_model(self.design, self.estimate, self._fit.coef_table(ddf), ddf)
+        return regression_table.table_model(
+            self.design, self.estimate, self._fit.coef_table(ddf), ddf
+        )
 
     @property
     def endog_names(self) -> str:

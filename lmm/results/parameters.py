@@ -23,7 +23,15 @@ from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate
 from lmm.results.posterior import uncertainty
 from lmm.results.rows import generalized, thresholds
-from lmm.results.tables import coefficients, components, criteria, fixed, naming, random_effects_table, trace_table
+from lmm.results.tables import (
+    coefficients,
+    components,
+    criteria,
+    fixed,
+    naming,
+    random_effects_table,
+    trace_table,
+)
 from lmm.results.tables.draws import PosteriorDraws
 from lmm.results.tables.varcorr import VarCorr, varcorr
 from lmm.results.uncertainty import Uncertainty
@@ -70,7 +78,10 @@ class Parameters:
         included.
         """
         covariances = self._uncertainty.mode_covariances()
-        return {term.group: np.array(cov) for term, cov in zip(self.design.terms, covariances, strict=True)}
+        return {
+            term.group: np.array(cov)
+            for term, cov in zip(self.design.terms, covariances, strict=True)
+        }
 
     def coef(self) -> dict[str, pd.DataFrame]:
         """Coefficients of each level, fixed plus random: group -> DataFrame (levels x coefficients)."""
@@ -114,7 +125,11 @@ class Parameters:
 
         Where a method estimates one for a family without it (quasi-likelihood), that.
         """
-        return float(self.estimate.phi if self.estimate.distribution.has_dispersion else self.estimate.sigma**2)
+        return float(
+            self.estimate.phi
+            if self.estimate.distribution.has_dispersion
+            else self.estimate.sigma**2
+        )
 
     def dispersion_se(self) -> float:
         """Standard error of :attr:`dispersion` in a generalized fit; NaN where the family has none."""
@@ -130,7 +145,9 @@ class Parameters:
     @property
     def theta(self) -> pd.Series:
         """Relative covariance parameters: the lower triangle of each T, column by column, named as in lme4."""
-        return pd.Series(np.array(self.estimate.theta), index=naming.theta_names(self.design.terms), name="theta")
+        return pd.Series(
+            np.array(self.estimate.theta), index=naming.theta_names(self.design.terms), name="theta"
+        )
 
     @cached_property
     def _uncertainty(self) -> Uncertainty:
@@ -153,7 +170,9 @@ class Parameters:
             return Asymptotic(self._uncertainty.beta)
         name = check(self.estimate, ddf)
         if name not in self._known_ddf:
-            found = degrees_of_freedom(self.problem, self._method, self.estimate, self._uncertainty.beta, name)
+            found = degrees_of_freedom(
+                self.problem, self._method, self.estimate, self._uncertainty.beta, name
+            )
             if found.message is not None:
                 warn(found.message, DegreesOfFreedomWarning)
             self._known_ddf[name] = found
@@ -246,7 +265,9 @@ class Parameters:
         ArgumentError : for a linear model, which estimates its residual variance.
         """
         if self.family is None:
-            raise ArgumentError("overdispersion: a linear model estimates its residual variance; see fit.sigma.")
+            raise ArgumentError(
+                "overdispersion: a linear model estimates its residual variance; see fit.sigma."
+            )
         return generalized.overdispersion(self.design, self.estimate, self._eta)
 
     @property
@@ -285,7 +306,9 @@ class Parameters:
             followed by the kept coefficients and, where there is one, the dispersion.
         """
         names = naming.theta_names(self.design.terms)
-        values = arguments.numbers_of(theta, "objective: theta", f"{len(names)} finite numbers, {', '.join(names)}")
+        values = arguments.numbers_of(
+            theta, "objective: theta", f"{len(names)} finite numbers, {', '.join(names)}"
+        )
         if self.family is not None:
             everything = self.estimate.parameters
             if values.shape == self.estimate.theta.shape:
@@ -293,7 +316,9 @@ class Parameters:
             if values.shape == everything.shape:
                 return float(self._method.objective(self.problem, values))
         if values.shape != self.estimate.theta.shape:
-            raise ArgumentError(f"objective: theta must be {len(names)} finite numbers, {', '.join(names)}; its shape is {values.shape}.")
+            raise ArgumentError(
+                f"objective: theta must be {len(names)} finite numbers, {', '.join(names)}; its shape is {values.shape}."
+            )
         return float(self._method.objective(self.problem, values))
 
     def is_singular(self, tol: float = 1e-4) -> bool:

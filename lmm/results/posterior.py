@@ -54,7 +54,9 @@ class Posterior(Uncertainty):
 
     def full_covariance(self, beta: np.ndarray) -> pd.DataFrame:
         """Refused: the draws have it."""
-        raise ArgumentError("vcov(full=True): the draws have it, fit.draws.to_frame().drop(columns=['chain', 'draw']).cov().")
+        raise ArgumentError(
+            "vcov(full=True): the draws have it, fit.draws.to_frame().drop(columns=['chain', 'draw']).cov()."
+        )
 
     def standard_errors(self) -> np.ndarray:
         """Posterior standard deviations; NaN for a parameter that was given, or estimated by a single number."""
@@ -95,7 +97,9 @@ class Posterior(Uncertainty):
             )
         return super().interval_method(method)
 
-    def intervals(self, method: str, level: float, places: list[int], ddf: str | None) -> pd.DataFrame:
+    def intervals(
+        self, method: str, level: float, places: list[int], ddf: str | None
+    ) -> pd.DataFrame:
         """Quantiles of the draws with equal tails, or normal limits."""
         from lmm.results.tables import intervals
 
@@ -112,7 +116,9 @@ class Posterior(Uncertainty):
         frame = describe(self.draws, [*variances, *self.draws.coefficients], level)
         table = np.where(frame[["sd"]] > 0.0, frame[["lower", "upper"]], np.nan)
         q = len(variances)
-        values = np.vstack([table[:q], np.column_stack([spread(self.design, column) for column in table[q:].T])])
+        values = np.vstack(
+            [table[:q], np.column_stack([spread(self.design, column) for column in table[q:].T])]
+        )
         names = [*variances, *self.design.all_names]
         return pd.DataFrame(values, index=names, columns=["lower", "upper"])
 
@@ -130,8 +136,12 @@ class Posterior(Uncertainty):
                 continue
             to, back = (np.arctanh, np.tanh) if name.startswith("cor_") else (np.log, np.exp)
             on_scale = to(values)
-            limits.append(list(back(on_scale.mean() + z * on_scale.std(ddof=1) * np.array([-1.0, 1.0]))))
-        return pd.DataFrame(np.reshape(limits, (-1, 2)), index=self.variance_names, columns=["lower", "upper"])
+            limits.append(
+                list(back(on_scale.mean() + z * on_scale.std(ddof=1) * np.array([-1.0, 1.0])))
+            )
+        return pd.DataFrame(
+            np.reshape(limits, (-1, 2)), index=self.variance_names, columns=["lower", "upper"]
+        )
 
     def coefficient_table(self, ddf: Ddf | None) -> pd.DataFrame:
         """``estimate, posterior_sd, lower, upper`` and, for chains, ``r_hat, ess_bulk``."""
@@ -139,21 +149,35 @@ class Posterior(Uncertainty):
 
     def coefficient_errors(self, ddf: Ddf | None) -> pd.DataFrame:
         """``estimate, std_error``."""
-        return pd.concat([fixed_effects(self.design, self.estimate), standard_errors(self.design, self.beta)], axis=1)
+        return pd.concat(
+            [fixed_effects(self.design, self.estimate), standard_errors(self.design, self.beta)],
+            axis=1,
+        )
 
-    def contrast(self, L: Any, rhs: Any, ddf: Callable[[], Ddf], joint: bool, level: float) -> pd.DataFrame:
+    def contrast(
+        self, L: Any, rhs: Any, ddf: Callable[[], Ddf], joint: bool, level: float
+    ) -> pd.DataFrame:
         """Mean, standard deviation and quantiles of the draws of contrasts."""
         from lmm.results.tests import contrasts
 
         return contrasts.drawn_contrasts(self.design, self.draws, L, rhs, joint, level)
 
-    def predictive(self, rows: prediction.Rows) -> prediction.FromModes | posterior_prediction.FromDraws:
+    def predictive(
+        self, rows: prediction.Rows
+    ) -> prediction.FromModes | posterior_prediction.FromDraws:
         """From the draws, where they hold all that the rows need."""
         from lmm.results.rows import posterior_prediction
 
-        needed = any(term is not None and mask.any() for term, mask in zip(rows.terms, rows.keep, strict=True))
+        needed = any(
+            term is not None and mask.any()
+            for term, mask in zip(rows.terms, rows.keep, strict=True)
+        )
         draws = self.estimate.draws_for(effects=needed)
-        return super().predictive(rows) if draws is None else posterior_prediction.FromDraws(rows, self.estimate, draws)
+        return (
+            super().predictive(rows)
+            if draws is None
+            else posterior_prediction.FromDraws(rows, self.estimate, draws)
+        )
 
     def error_variance(self, rows: prediction.Rows) -> np.ndarray:
         """From the posterior covariances of fixed and random effects, taken as independent."""
@@ -162,7 +186,9 @@ class Posterior(Uncertainty):
         return posterior_prediction.normal_variance(rows, self.estimate, self.beta)
 
 
-def uncertainty(design: Design, problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate) -> Uncertainty:
+def uncertainty(
+    design: Design, problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate
+) -> Uncertainty:
     """What a fit says of its uncertainty."""
     if isinstance(estimate, PosteriorEstimate):
         return Posterior(design, problem, estimator, estimate)

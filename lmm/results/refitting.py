@@ -64,7 +64,9 @@ class Refitting(Parameters):
 
         return bootstrap.bootstrap(self._fit, nsim, statistic, kind, group, rng, progress)
 
-    def influence(self, by: str = "group", group: str | None = None, *, progress: bool | None = None) -> influence.Influence:
+    def influence(
+        self, by: str = "group", group: str | None = None, *, progress: bool | None = None
+    ) -> influence.Influence:
         """How much the estimates owe to each group, or to each row, from fits that leave it out.
 
         Parameters

@@ -67,7 +67,9 @@ class Resampling(Parameters):
             return intervals.bootstrapped(self._uncertainty, table, parm, ddf)
         return intervals.confidence_intervals(self._uncertainty, method, level, parm, ddf)
 
-    def profile(self, parm: str | Sequence[str] | None = None, level: float = 0.99) -> profiles.Profile:
+    def profile(
+        self, parm: str | Sequence[str] | None = None, level: float = 0.99
+    ) -> profiles.Profile:
         """Profile likelihood of every parameter, or of those of ``parm``.
 
         Each parameter is held at values on both sides of its estimate while the likelihood is maximised over the others. Profiles
@@ -92,8 +94,12 @@ class Resampling(Parameters):
         from lmm.results.tables import profile_table as profiles
 
         places = None if parm is None else intervals.profile_places(self._uncertainty, parm)
-        return profiles.profile(self.design, self.problem, self._method, self.estimate, places, level)
+        return profiles.profile(
+            self.design, self.problem, self._method, self.estimate, places, level
+        )
 
-    def conf_int(self, method: str | None = None, level: float = 0.95, **options: Any) -> pd.DataFrame:
+    def conf_int(
+        self, method: str | None = None, level: float = 0.95, **options: Any
+    ) -> pd.DataFrame:
         """:meth:`confint` with the normal intervals that statsmodels gives by this name, or those of the posterior."""
         return self.confint(method or self._uncertainty.plain_method, level, **options)

@@ -34,7 +34,9 @@ class Rowwise(Parameters):
         Means of a generalized model, probabilities of a binomial one, of the category observed in an ordinal one.
         With ``na_action="exclude"`` NaN in incomplete rows.
         """
-        return row_values.as_series(self.design, row_values.fitted(self.design, self.estimate, self._eta), "fitted")
+        return row_values.as_series(
+            self.design, row_values.fitted(self.design, self.estimate, self._eta), "fitted"
+        )
 
     @property
     def resid(self) -> pd.Series:
@@ -51,7 +53,11 @@ class Rowwise(Parameters):
             ordinal one has "probability", P(Y < y) - P(Y > y) (its default), "deviance" and "working".
         scaled : divide by sigma, where that is a residual standard deviation.
         """
-        return row_values.as_series(self.design, row_values.residuals(self.design, self.estimate, self._eta, type, scaled), "resid")
+        return row_values.as_series(
+            self.design,
+            row_values.residuals(self.design, self.estimate, self._eta, type, scaled),
+            "resid",
+        )
 
     def predict(
         self,
@@ -115,7 +121,13 @@ class Rowwise(Parameters):
         >>> fit.predict({"Days": [0, 5], "Subject": ["308", "309"]}).round(2).tolist()
         [253.66, 220.24]
         """
-        options = {"re_form": re_form, "type": type, "allow_new_levels": allow_new_levels, "se_fit": se_fit, "interval": interval}
+        options = {
+            "re_form": re_form,
+            "type": type,
+            "allow_new_levels": allow_new_levels,
+            "se_fit": se_fit,
+            "interval": interval,
+        }
         options |= {"level": level, "marginal": marginal, "weights": weights, "ddf": ddf}
         spread = partitions.predicted(self, newdata, options)
         if spread is not None:
@@ -162,7 +174,9 @@ class Rowwise(Parameters):
         """
         from lmm.results.rows import assumed
 
-        estimate = assumed.assume(self.design, self.estimate, None if parameters is None else dict(parameters))
+        estimate = assumed.assume(
+            self.design, self.estimate, None if parameters is None else dict(parameters)
+        )
         return simulation.simulate(self.design, estimate, nsim, rng, use_u)
 
     def augment(self) -> pd.DataFrame:
@@ -172,7 +186,12 @@ class Rowwise(Parameters):
     # ---- other fits ----
 
     def write_predictions(
-        self, path: Any, newdata: Any = None, columns: Collection[str] | None = None, *, progress: bool | None = None
+        self,
+        path: Any,
+        newdata: Any = None,
+        columns: Collection[str] | None = None,
+        *,
+        progress: bool | None = None,
     ) -> int:
         """Write fitted values and residuals as Parquet, in a second pass over data that is read in chunks.
 
@@ -209,11 +228,17 @@ class Rowwise(Parameters):
         bar = rows_bar if show else None
         if newdata is None:
             if not self.design.streamed:
-                raise ArgumentError("write_predictions is for data that is read in chunks; this fit has fit.augment(), a DataFrame.")
-            return written.write(self.design, self.estimate, path, self.design.chunks.origin.open(), columns, bar)
+                raise ArgumentError(
+                    "write_predictions is for data that is read in chunks; this fit has fit.augment(), a DataFrame."
+                )
+            return written.write(
+                self.design, self.estimate, path, self.design.chunks.origin.open(), columns, bar
+            )
         reducer = reducer_for(newdata)
         if reducer is None:
-            raise ArgumentError("write_predictions: newdata in memory is predicted by fit.predict(newdata).")
+            raise ArgumentError(
+                "write_predictions: newdata in memory is predicted by fit.predict(newdata)."
+            )
         return written.write_new(self, path, reducer, columns, bar)
 
     def refit(self, y: Any, start: np.ndarray | None = None) -> Self:
@@ -228,7 +253,10 @@ class Rowwise(Parameters):
         ------
         DataError, ResponseError : wrong length; not numeric, missing or constant.
         """
-        return replace(self, **updating.refitted(self.design, self.problem, self._method, self.estimate, y, start))
+        return replace(
+            self,
+            **updating.refitted(self.design, self.problem, self._method, self.estimate, y, start),
+        )
 
     def update(self, formula: str | None = None, **changes: Any) -> Self:
         """The call repeated with a changed formula or arguments.
@@ -255,7 +283,9 @@ class Rowwise(Parameters):
         result: Self = updating.repeat_call(self.design, formula, changes, scope)
         return result
 
-    def compare_methods(self, methods: Sequence[Any] | Mapping[str, Any], **changes: Any) -> MethodComparison:
+    def compare_methods(
+        self, methods: Sequence[Any] | Mapping[str, Any], **changes: Any
+    ) -> MethodComparison:
         """The same model fitted by several methods, side by side.
 
         Parameters

@@ -92,7 +92,12 @@ class Selecting(Parameters):
             return deletion.marginal_tests(self._fit, context, ddf)[0]
         return deletion.likelihood_ratios(deletion.drop_fixed(self._fit, context))
 
-    def step(self, alpha_random: float = 0.1, alpha_fixed: float = 0.05, ddf: str | None = "satterthwaite") -> stepwise.Steps:
+    def step(
+        self,
+        alpha_random: float = 0.1,
+        alpha_fixed: float = 0.05,
+        ddf: str | None = "satterthwaite",
+    ) -> stepwise.Steps:
         """Backward elimination: random terms first, then fixed ones, the least needed at each step, as lmerTest's ``step``.
 
         Parameters

@@ -69,7 +69,14 @@ class Testing(Parameters):
         number = term_tests.check_type(type)
         return term_tests.anova_table(self.design, self.estimate, self._ddf(ddf, "anova"), number)
 
-    def contrast(self, L: Any, rhs: Any = 0.0, ddf: str | None = "auto", joint: bool = False, level: float = 0.95) -> pd.DataFrame:
+    def contrast(
+        self,
+        L: Any,
+        rhs: Any = 0.0,
+        ddf: str | None = "auto",
+        joint: bool = False,
+        level: float = 0.95,
+    ) -> pd.DataFrame:
         """Linear functions L beta of the fixed effects, tested against ``rhs``.
 
         Parameters

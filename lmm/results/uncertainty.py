@@ -143,7 +143,9 @@ class Uncertainty:
         joint = self.joint
         if joint is None:
             why = self.message or "a fit with nAGQ=0 has none; fit with nAGQ=1"
-            raise ArgumentError(f"vcov(full=True): no covariance of all parameters: {why}.".replace("..", "."))
+            raise ArgumentError(
+                f"vcov(full=True): no covariance of all parameters: {why}.".replace("..", ".")
+            )
         own, J = estimate.family.reported(estimate.phi)
         names += own
         turn = np.eye(len(names))
@@ -161,7 +163,9 @@ class Uncertainty:
         jacobian = _jacobian(self.design, self.estimate, len(joint))
         with np.errstate(invalid="ignore"):
             variance = np.einsum("ij,jk,ik->i", jacobian, joint, jacobian, optimize=True)
-            inside = np.array(frame["var2"].isna() | (frame["sdcor"].abs() < 1.0 - 1e-10), dtype=bool)
+            inside = np.array(
+                frame["var2"].isna() | (frame["sdcor"].abs() < 1.0 - 1e-10), dtype=bool
+            )
             return np.asarray(np.where((variance > 0.0) & inside, np.sqrt(variance), np.nan))
 
     def dispersion_se(self) -> float:
@@ -210,7 +214,9 @@ class Uncertainty:
         limits = np.where(correlation[:, None], on_z, on_log)
         return pd.DataFrame(limits, index=components.names, columns=["lower", "upper"])
 
-    def intervals(self, method: str, level: float, places: list[int], ddf: str | None) -> pd.DataFrame:
+    def intervals(
+        self, method: str, level: float, places: list[int], ddf: str | None
+    ) -> pd.DataFrame:
         """``lower, upper`` of some rows of the table of all parameters, by one of ``methods`` that need no refits."""
         from lmm.results.tables import intervals
 
@@ -224,7 +230,9 @@ class Uncertainty:
 
     coefficient_errors = coefficient_table
 
-    def contrast(self, L: Any, rhs: Any, ddf: Callable[[], Ddf], joint: bool, level: float) -> pd.DataFrame:
+    def contrast(
+        self, L: Any, rhs: Any, ddf: Callable[[], Ddf], joint: bool, level: float
+    ) -> pd.DataFrame:
         """Linear functions of the fixed effects: see :meth:`lmm.Fit.contrast`."""
         from lmm.results.tests import contrasts
 
@@ -236,7 +244,9 @@ class Uncertainty:
 
         return prediction.error_variance(rows, self)
 
-    def predictive(self, rows: prediction.Rows) -> prediction.FromModes | posterior_prediction.FromDraws:
+    def predictive(
+        self, rows: prediction.Rows
+    ) -> prediction.FromModes | posterior_prediction.FromDraws:
         """What gives means, standard errors and intervals of these rows."""
         from lmm.results.rows import prediction
 
@@ -247,7 +257,9 @@ class Uncertainty:
         method = self.methods[0] if method is None else method
         if method not in self.methods:
             options = ", ".join(map(repr, self.methods))
-            raise ArgumentError(f"confint(method={method!r}) is not one of {options}.{nearest(str(method), self.methods)}")
+            raise ArgumentError(
+                f"confint(method={method!r}) is not one of {options}.{nearest(str(method), self.methods)}"
+            )
         return method
 
     def __getstate__(self) -> dict[str, Any]:
@@ -264,7 +276,9 @@ def is_covariance(joint: np.ndarray) -> bool:
     if not (diagonal[free] > 0.0).all():
         return False
     sd = np.sqrt(diagonal[free])
-    return bool(np.linalg.eigvalsh(joint[np.ix_(free, free)] / np.outer(sd, sd)).min(initial=1.0) > 0.0)
+    return bool(
+        np.linalg.eigvalsh(joint[np.ix_(free, free)] / np.outer(sd, sd)).min(initial=1.0) > 0.0
+    )
 
 
 def _jacobian(design: Design, estimate: Estimate, size: int) -> np.ndarray:

@@ -30,7 +30,12 @@ from lmm.results.text.notes import warned
 ROWWISE = [field.name for field in fields(Given) if field.name != "context"]
 
 
-def repeat_call(design: Design, formula: str | Formula | None, changes: dict[str, Any], context: Mapping[str, Any]) -> Any:
+def repeat_call(
+    design: Design,
+    formula: str | Formula | None,
+    changes: dict[str, Any],
+    context: Mapping[str, Any],
+) -> Any:
     """Repeat the call that made ``design`` with a changed formula or arguments.
 
     Raises
@@ -38,16 +43,24 @@ def repeat_call(design: Design, formula: str | Formula | None, changes: dict[str
     ArgumentError : for a fit that no call made, and for what does not fit the new data.
     """
     if design.call is None:
-        raise ArgumentError("update: this fit was not made by lmer() or glmer(), so there is no call to repeat; fit the new model.")
+        raise ArgumentError(
+            "update: this fit was not made by lmer() or glmer(), so there is no call to repeat; fit the new model."
+        )
     run, call = design.call.run, design.arguments()
     _check_arguments(run, changes)
     if formula is None:
-        new: str | Formula = design.formula  # as it was read: a text would not say that b:a came from a/b
+        new: str | Formula = (
+            design.formula
+        )  # as it was read: a text would not say that b:a came from a/b
     else:
         new = formula if isinstance(formula, Formula) else update_formula(design.formula, formula)
     if "method" not in changes and _overrides(call.get("method"), changes):
         call["method"] = None
-    if "method" in changes and "control" not in changes and not isinstance(changes["method"], str | None):
+    if (
+        "method" in changes
+        and "control" not in changes
+        and not isinstance(changes["method"], str | None)
+    ):
         call["control"] = None  # an estimator brings its own
         call.pop("REML", None)
     if formula is not None or "data" in changes:
@@ -59,7 +72,9 @@ def repeat_call(design: Design, formula: str | Formula | None, changes: dict[str
     kept = dict(design.frame.context)
     chosen = call.get("subset")
     if isinstance(chosen, Chosen):
-        call["subset"] = chosen.function if "data" in changes and not design.streamed else chosen.rows
+        call["subset"] = (
+            chosen.function if "data" in changes and not design.streamed else chosen.rows
+        )
     if "data" not in changes:
         changes = {"data": design.frame.data, **changes}
     elif not design.streamed:
@@ -68,7 +83,9 @@ def repeat_call(design: Design, formula: str | Formula | None, changes: dict[str
             _refuse_old_array(name, kept.pop(name), context)
     arguments = {**call, **changes}
     rows = {name: arguments.pop(name) for name in ROWWISE if name in arguments}
-    return run(new, arguments.pop("data"), given=Given(**rows, context={**context, **kept}), **arguments)
+    return run(
+        new, arguments.pop("data"), given=Given(**rows, context={**context, **kept}), **arguments
+    )
 
 
 def codings(call: Mapping[str, Any], formula: Formula) -> dict[str, Any] | None:
@@ -83,10 +100,18 @@ def codings(call: Mapping[str, Any], formula: Formula) -> dict[str, Any] | None:
 def _refuse_old_rows(call: Mapping[str, Any], chosen: Any, changes: Mapping[str, Any]) -> None:
     """ArgumentError for what was given row by row for other data than the new."""
     if isinstance(chosen, Chosen) and chosen.function is None and "subset" not in changes:
-        raise ArgumentError("update: subset= was a function, which did not travel with the pickled fit; give subset= too.")
+        raise ArgumentError(
+            "update: subset= was a function, which did not travel with the pickled fit; give subset= too."
+        )
     for name in ("weights", "offset", "subset"):
         value = call.get(name)
-        if name not in changes and value is not None and not isinstance(value, str) and not callable(value) and np.ndim(value):
+        if (
+            name not in changes
+            and value is not None
+            and not isinstance(value, str)
+            and not callable(value)
+            and np.ndim(value)
+        ):
             raise ArgumentError(
                 f"update: {name}= was given as an array, a value for each row of the old data; give {name}= for the new data too, or "
                 f"make it a column and give its name."
@@ -96,8 +121,14 @@ def _refuse_old_rows(call: Mapping[str, Any], chosen: Any, changes: Mapping[str,
 def _refuse_old_array(name: str, old: Any, context: Mapping[str, Any]) -> None:
     """ArgumentError where an array of the caller's that the formula uses is still that of the old data."""
     now = context.get(name)
-    if now is not None and np.shape(now) == np.shape(old) and np.array_equal(np.asarray(now, dtype=object), np.asarray(old, dtype=object)):
-        raise ArgumentError(f"update: {name!r} in the formula is an array with a value for each row of the old data; make it a column.")
+    if (
+        now is not None
+        and np.shape(now) == np.shape(old)
+        and np.array_equal(np.asarray(now, dtype=object), np.asarray(old, dtype=object))
+    ):
+        raise ArgumentError(
+            f"update: {name!r} in the formula is an array with a value for each row of the old data; make it a column."
+        )
 
 
 def _check_arguments(run: Any, changes: Mapping[str, Any]) -> None:
@@ -107,8 +138,14 @@ def _check_arguments(run: Any, changes: Mapping[str, Any]) -> None:
     known[place : place + 1] = ROWWISE
     for name in changes:
         if name not in known:
-            cure = " Fit a generalized model with glmer()." if name in ("family", "nAGQ") else nearest(name, known)
-            raise ArgumentError(f"update: {name!r} is no argument of this fit; it has {', '.join(known)}.{cure}")
+            cure = (
+                " Fit a generalized model with glmer()."
+                if name in ("family", "nAGQ")
+                else nearest(name, known)
+            )
+            raise ArgumentError(
+                f"update: {name!r} is no argument of this fit; it has {', '.join(known)}.{cure}"
+            )
 
 
 def _overrides(method: Any, changes: dict[str, Any]) -> bool:
@@ -116,15 +153,29 @@ def _overrides(method: Any, changes: dict[str, Any]) -> bool:
 
     A method with such a setting of its own keeps its name and takes the setting.
     """
-    setting = next((setting for argument, setting in (("REML", "reml"), ("nAGQ", "nagq")) if argument in changes), None)
+    setting = next(
+        (
+            setting
+            for argument, setting in (("REML", "reml"), ("nAGQ", "nagq"))
+            if argument in changes
+        ),
+        None,
+    )
     if setting is None or not isinstance(method, str):
         return setting is not None
     kind = registry.METHODS[method.lower()]
-    return setting in kind.settings or setting not in {field.name for field in fields(registry.load(method.lower()))}
+    return setting in kind.settings or setting not in {
+        field.name for field in fields(registry.load(method.lower()))
+    }
 
 
 def refitted(
-    design: Design, problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate, y: Any, start: Any
+    design: Design,
+    problem: Problem | GeneralizedProblem,
+    estimator: Estimator,
+    estimate: Estimate,
+    y: Any,
+    start: Any,
 ) -> dict[str, Any]:
     """Design, problem and estimate for the response ``y``; a fit that was evaluated only is evaluated at the same parameters."""
     new_design = _with_response(design, estimate.family, y)
@@ -145,8 +196,12 @@ def _with_response(design: Design, family: Any, y: Any) -> Design:
     if family is None:
         return design.with_response(y)
     values, trials = family.response(design.aligned(y), design.response)
-    if trials is not None and not np.array_equal(trials, np.ones(design.n) if design.weights is None else design.weights):
-        raise ArgumentError("refit: the new response has other numbers of trials; fit it anew with update(data=...).")
+    if trials is not None and not np.array_equal(
+        trials, np.ones(design.n) if design.weights is None else design.weights
+    ):
+        raise ArgumentError(
+            "refit: the new response has other numbers of trials; fit it anew with update(data=...)."
+        )
     family.check(values, design.weights, design.response)
     return replace(design, y=values)
 
@@ -165,14 +220,23 @@ def update_formula(old: Formula, change: str) -> Formula:
     'y ~ x + z + (1 | g)'
     """
     if not isinstance(change, str):
-        raise FormulaError(f"update: a formula is a string such as '. ~ . + x', not {type(change).__name__}.")
+        raise FormulaError(
+            f"update: a formula is a string such as '. ~ . + x', not {type(change).__name__}."
+        )
     change = one_line(change)
     tokens = scan(change)
     tildes = [token for token in outside(tokens) if token.text == "~"]
     if len(tildes) != 1:
         raise FormulaError("update: the formula must have one '~', as in '. ~ . + x'.", change)
-    response = _substitute(change, [token for token in tokens if token.stop <= tildes[0].start], old.response) or old.response
-    pieces = _summands(change, [i for i, token in enumerate(tokens) if token.start >= tildes[0].stop], tokens)
+    response = (
+        _substitute(
+            change, [token for token in tokens if token.stop <= tildes[0].start], old.response
+        )
+        or old.response
+    )
+    pieces = _summands(
+        change, [i for i, token in enumerate(tokens) if token.start >= tildes[0].stop], tokens
+    )
     keeps = any(sign == "+" and any(_is_dot(token) for token in piece) for sign, piece in pieces)
     bars, offsets = list(old.bars) if keeps else [], list(old.offsets) if keeps else []
     fixed = ""
@@ -182,7 +246,9 @@ def update_formula(old: Formula, change: str) -> Formula:
         random = any(token.text in ("|", "||") for token in piece) and not piece[0].text == "I"
         if random or piece[0].text == "offset":
             if any(_is_dot(token) for token in piece):
-                raise FormulaError("update: '.' stands for the fixed part, and has no meaning here.", change, span)
+                raise FormulaError(
+                    "update: '.' stands for the fixed part, and has no meaning here.", change, span
+                )
             added = parse(f"~ {text}", one_sided=True)
             if added.fixed == "1":
                 if sign == "+":
@@ -203,7 +269,9 @@ def _is_dot(token: Token) -> bool:
     return token.kind == "op" and token.text == "."
 
 
-def _summands(change: str, places: list[int], tokens: tuple[Token, ...]) -> list[tuple[str, list[Token]]]:
+def _summands(
+    change: str, places: list[int], tokens: tuple[Token, ...]
+) -> list[tuple[str, list[Token]]]:
     """Signed pieces between the plus and minus signs that stand outside every bracket."""
     out: list[tuple[str, list[Token]]] = []
     piece: list[Token] = []
@@ -214,7 +282,9 @@ def _summands(change: str, places: list[int], tokens: tuple[Token, ...]) -> list
             if piece:
                 out.append((sign, piece))
             elif i != places[0]:
-                raise FormulaError("update: a term is missing before this sign.", change, (token.start, token.stop))
+                raise FormulaError(
+                    "update: a term is missing before this sign.", change, (token.start, token.stop)
+                )
             sign, piece = token.text, []
             continue
         depth += (token.kind == "open") - (token.kind == "close")
@@ -232,7 +302,9 @@ def _substitute(source: str, piece: list[Token], text: str) -> str:
     out, at = "", piece[0].start
     for i, token in enumerate(piece):
         if _is_dot(token):
-            free = (i == 0 or piece[i - 1].text in "([,") and (i + 1 == len(piece) or piece[i + 1].text in ")],")
+            free = (i == 0 or piece[i - 1].text in "([,") and (
+                i + 1 == len(piece) or piece[i + 1].text in ")],"
+            )
             out += source[at : token.start] + (text if free or is_atom(text) else f"({text})")
             at = token.stop
     return out + source[at : piece[-1].stop]
@@ -241,19 +313,41 @@ def _substitute(source: str, piece: list[Token], text: str) -> str:
 def _remove(bars: list[Bar], unwanted: Sequence[Bar], change: str, span: tuple[int, int]) -> None:
     """Take random terms out of ``bars``: whole ones, or some of the independent effects of a double bar."""
     for bar in unwanted:
-        place = next((i for i, other in enumerate(bars) if _same_groups(bar, other) and _effects(other) == _effects(bar)), None)
-        if place is not None and (bars[place].structure == bar.structure or len(_effects(bar)) == 1):
+        place = next(
+            (
+                i
+                for i, other in enumerate(bars)
+                if _same_groups(bar, other) and _effects(other) == _effects(bar)
+            ),
+            None,
+        )
+        if place is not None and (
+            bars[place].structure == bar.structure or len(_effects(bar)) == 1
+        ):
             del bars[place]
             continue
         place = next(
-            (i for i, b in enumerate(bars) if _same_groups(bar, b) and b.structure == "diag" and _effects(bar) <= _effects(b)), None
+            (
+                i
+                for i, b in enumerate(bars)
+                if _same_groups(bar, b) and b.structure == "diag" and _effects(bar) <= _effects(b)
+            ),
+            None,
         )
         if place is None:
             have = ", ".join(map(str, bars)) or "none"
-            raise FormulaError(f"update: there is no random term {bar} to take away; there is {have}.", change, span)
-        rest = [term for term in terms(bars[place].columns, change) if term.label not in _effects(bar)]
+            raise FormulaError(
+                f"update: there is no random term {bar} to take away; there is {have}.",
+                change,
+                span,
+            )
+        rest = [
+            term for term in terms(bars[place].columns, change) if term.label not in _effects(bar)
+        ]
         if rest:
-            bars[place] = replace(bars[place], columns=joined(rest), structure="us" if len(rest) == 1 else "diag")
+            bars[place] = replace(
+                bars[place], columns=joined(rest), structure="us" if len(rest) == 1 else "diag"
+            )
         else:
             del bars[place]
 
@@ -263,13 +357,19 @@ def _same_groups(a: Bar, b: Bar) -> bool:
 
 
 def _effects(bar: Bar) -> frozenset[str]:
-    return frozenset(":".join(sorted(term.factors)) or "1" for term in terms(bar.columns, bar.columns))
+    return frozenset(
+        ":".join(sorted(term.factors)) or "1" for term in terms(bar.columns, bar.columns)
+    )
 
 
-def _remove_offsets(offsets: list[str], unwanted: Sequence[str], change: str, span: tuple[int, int]) -> None:
+def _remove_offsets(
+    offsets: list[str], unwanted: Sequence[str], change: str, span: tuple[int, int]
+) -> None:
     for text in unwanted:
         place = next((i for i, other in enumerate(offsets) if python(other) == python(text)), None)
         if place is None:
             have = ", ".join(f"offset({other})" for other in offsets) or "none"
-            raise FormulaError(f"update: there is no offset({text}) to take away; there is {have}.", change, span)
+            raise FormulaError(
+                f"update: there is no offset({text}) to take away; there is {have}.", change, span
+            )
         del offsets[place]

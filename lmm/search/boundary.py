@@ -19,7 +19,9 @@ from lmm.search.trust_region import Outcome, Point
 SNAP = 1e-4
 
 
-def escapes(problem: Problem | GeneralizedProblem, theta: np.ndarray, D: list[np.ndarray]) -> Iterator[np.ndarray]:
+def escapes(
+    problem: Problem | GeneralizedProblem, theta: np.ndarray, D: list[np.ndarray]
+) -> Iterator[np.ndarray]:
     """Other theta to try, when a stationary theta with derivatives D (k, k) per term is not a minimum over G >= 0."""
     split = problem.split(theta)
     slopes = []
@@ -37,7 +39,9 @@ def escapes(problem: Problem | GeneralizedProblem, theta: np.ndarray, D: list[np
         yield np.concatenate(new)
 
 
-def distances(structure: Covariance, theta: np.ndarray, small: float, gram: Callable[[], np.ndarray]) -> np.ndarray:
+def distances(
+    structure: Covariance, theta: np.ndarray, small: float, gram: Callable[[], np.ndarray]
+) -> np.ndarray:
     """Distances of one term's constrained parameters to the boundary, relative to sigma.
 
     Where one is below ``small`` but not zero it may be so because of its column's units, or of the response's in the linear
@@ -49,17 +53,27 @@ def distances(structure: Covariance, theta: np.ndarray, small: float, gram: Call
     return own
 
 
-def is_near(structure: Covariance, theta: np.ndarray, gram: np.ndarray, small: float = SNAP) -> bool:
+def is_near(
+    structure: Covariance, theta: np.ndarray, gram: np.ndarray, small: float = SNAP
+) -> bool:
     """Whether a variance of one term has all but vanished, or a correlation become one, whatever the columns' units."""
     return bool(np.any(structure.boundary(structure.standardised(theta, gram)) < small))
 
 
-def snapped_theta(problem: Problem | GeneralizedProblem, theta: np.ndarray, small: float = SNAP) -> np.ndarray:
+def snapped_theta(
+    problem: Problem | GeneralizedProblem, theta: np.ndarray, small: float = SNAP
+) -> np.ndarray:
     """A canonical theta with nearly zero parameters set to zero in the terms that are near the boundary."""
     snapped = []
-    for structure, own, gram in zip(problem.structures, problem.split(theta), problem.grams(), strict=True):
+    for structure, own, gram in zip(
+        problem.structures, problem.split(theta), problem.grams(), strict=True
+    ):
         unitless = structure.standardised(own, gram)
-        snapped.append(np.where(np.abs(unitless) < small, 0.0, own) if is_near(structure, own, gram, small) else own)
+        snapped.append(
+            np.where(np.abs(unitless) < small, 0.0, own)
+            if is_near(structure, own, gram, small)
+            else own
+        )
     return np.concatenate(snapped)
 
 
@@ -89,4 +103,9 @@ def is_singular(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> boo
 
 def unit_start(problem: Problem | GeneralizedProblem) -> np.ndarray:
     """theta at which every term has the variance of the residual."""
-    return np.concatenate([s.start(np.linalg.pinv(gram), gram) for s, gram in zip(problem.structures, problem.grams(), strict=True)])
+    return np.concatenate(
+        [
+            s.start(np.linalg.pinv(gram), gram)
+            for s, gram in zip(problem.structures, problem.grams(), strict=True)
+        ]
+    )

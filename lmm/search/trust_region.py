@@ -77,12 +77,16 @@ class Outcome:
             iterations=self.iterations,
             evaluations=self.evaluations,
             gradient_evaluations=self.evaluations,
-            scaled_gradient=float(np.sqrt(2.0 * max(self.promised, 0.0))) if np.isfinite(self.promised) else float("nan"),
+            scaled_gradient=float(np.sqrt(2.0 * max(self.promised, 0.0)))
+            if np.isfinite(self.promised)
+            else float("nan"),
             seconds=seconds,
         )
 
 
-def step_within(gradient: np.ndarray, hessian: np.ndarray, radius: float) -> tuple[np.ndarray, float]:
+def step_within(
+    gradient: np.ndarray, hessian: np.ndarray, radius: float
+) -> tuple[np.ndarray, float]:
     """The minimiser of g's + s'Hs/2 over |s| <= radius, and the decrease it promises (>= 0)."""
     values, vectors = np.linalg.eigh(hessian)
     g = vectors.T @ gradient
@@ -97,7 +101,9 @@ def step_within(gradient: np.ndarray, hessian: np.ndarray, radius: float) -> tup
         low = max(0.0, -float(values[0])) + floor
         high = low + float(np.linalg.norm(g)) / radius + 1e-300
         step = at(low)
-        if np.linalg.norm(step) < radius:  # the hard case: go to the edge along the lowest direction
+        if (
+            np.linalg.norm(step) < radius
+        ):  # the hard case: go to the edge along the lowest direction
             step = step.copy()
             rest = np.sqrt(max(radius**2 - float(step[1:] @ step[1:]), 0.0))
             step[0] = -rest if g[0] > 0 else rest
@@ -110,14 +116,18 @@ def step_within(gradient: np.ndarray, hessian: np.ndarray, radius: float) -> tup
                     low = shift
                 else:
                     high = shift
-                    if length >= 0.999 * radius:  # the length, not the shift: it is steep where H is indefinite
+                    if (
+                        length >= 0.999 * radius
+                    ):  # the length, not the shift: it is steep where H is indefinite
                         break
             step = at(high)
     promised = -float(g @ step + 0.5 * (values * step) @ step)
     return vectors @ step, max(promised, 0.0)
 
 
-def steps_within(gradient: np.ndarray, hessian: np.ndarray, radius: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def steps_within(
+    gradient: np.ndarray, hessian: np.ndarray, radius: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The same of R problems: gradients (m, R), Hessians (m, m, R) and radii (R,) give steps (m, R) and decreases (R,).
 
     Bisection makes a step on the edge robust; Newton's method makes it cheap for many.
@@ -134,7 +144,9 @@ def steps_within(gradient: np.ndarray, hessian: np.ndarray, radius: np.ndarray) 
         lo, own_radius = shift[out, 0], radius[out]
         hi = low[out, 0] + np.linalg.norm(g[out], axis=1) / own_radius + floor[out, 0]
         at = lo.copy()
-        for _ in range(NEWTON):  # 1 / |s| is nearly linear in the shift: Newton's method within a bracket
+        for _ in range(
+            NEWTON
+        ):  # 1 / |s| is nearly linear in the shift: Newton's method within a bracket
             stiff = np.maximum(values[out] + at[:, None], floor[out])
             square = (g[out] / stiff) ** 2
             norm = np.sqrt(square.sum(axis=1))
@@ -148,7 +160,9 @@ def steps_within(gradient: np.ndarray, hessian: np.ndarray, radius: np.ndarray) 
             at = np.where(there, at, new)  # whose neighbours go on stays where it is
         step[out] = -g[out] / np.maximum(values[out] + at[:, None], floor[out])
     short = np.flatnonzero((values[:, 0] <= floor[:, 0]) & (length < radius))
-    if len(short):  # indefinite, and the gradient does not reach the lowest direction: go to the edge along it
+    if len(
+        short
+    ):  # indefinite, and the gradient does not reach the lowest direction: go to the edge along it
         room = np.sqrt(np.maximum(radius[short] ** 2 - length[short] ** 2, 0.0))
         step[short, 0] += np.where(g[short, 0] > 0, -room, room)
     promised = -(np.einsum("rb,rb->r", g, step) + 0.5 * np.einsum("rb,rb->r", values * step, step))
@@ -163,7 +177,9 @@ def gain_ratio(old: Any, new: Any, promised: Any, doubt: Any) -> Any:
 
 def next_radius(radius: Any, ratio: Any, length: Any, at_edge: Any) -> Any:
     """The radius after a step of ``length``: smaller where the model promised too much, larger where it kept it and was held back."""
-    return np.where(ratio < 0.25, 0.25 * length, np.where((ratio > 0.75) & at_edge, 3.0 * radius, radius))
+    return np.where(
+        ratio < 0.25, 0.25 * length, np.where((ratio > 0.75) & at_edge, 3.0 * radius, radius)
+    )
 
 
 @np.errstate(over="ignore", invalid="ignore")  # gradients far out may be of any size
@@ -174,11 +190,17 @@ def secant(correction: np.ndarray, new: Evaluated, old: Evaluated, step: np.ndar
     Trans. Math. Softw. 7) makes the linear convergence of an approximate Hessian superlinear.
     """
     H = new.hessian + correction
-    lacking = new.gradient - old.gradient - (H @ step if step.ndim == 1 else np.einsum("abr,br->ar", H, step))
+    lacking = (
+        new.gradient
+        - old.gradient
+        - (H @ step if step.ndim == 1 else np.einsum("abr,br->ar", H, step))
+    )
     along = np.einsum("a...,a...->...", lacking, step)
     sizes = np.linalg.norm(lacking, axis=0) * np.linalg.norm(step, axis=0)
     enough = np.isfinite(along) & np.isfinite(new.objective) & (np.abs(along) > 1e-8 * sizes)
-    return np.where(enough, correction + lacking[:, None] * lacking / np.where(enough, along, 1.0), correction)
+    return np.where(
+        enough, correction + lacking[:, None] * lacking / np.where(enough, along, 1.0), correction
+    )
 
 
 @dataclass(frozen=True)
@@ -188,7 +210,9 @@ class Learned:
     correction: np.ndarray
     doubts: Any = 0
 
-    def after(self, ratio: Any, evaluations: Any, new: Evaluated, old: Evaluated, step: np.ndarray) -> Learned:
+    def after(
+        self, ratio: Any, evaluations: Any, new: Evaluated, old: Evaluated, step: np.ndarray
+    ) -> Learned:
         """What is known after a step: what was learned elsewhere misleads, as coordinates turn with the point, most near zero variances."""
         finite = np.isfinite(new.objective)
         doubts = np.where(finite, np.where(ratio < DOUBT, self.doubts + 1, 0), self.doubts)
@@ -226,7 +250,15 @@ def minimize(
     trace: list[dict[str, Any]] = []
 
     def record(point: Point, promised: float, accepted: bool) -> None:
-        trace.append({"objective": point.objective, "theta": point.theta, "decrease": promised, "radius": radius, "accepted": accepted})
+        trace.append(
+            {
+                "objective": point.objective,
+                "theta": point.theta,
+                "decrease": promised,
+                "radius": radius,
+                "accepted": accepted,
+            }
+        )
         if callback is not None:
             callback(trace[-1])
 
@@ -247,7 +279,9 @@ def minimize(
             others = list(escape(point)) if escape is not None else []
             if not others:
                 message = "the next step promises less than the tolerance"
-                return Outcome(point, True, message, iterations, evaluations, promised, tuple(trace))
+                return Outcome(
+                    point, True, message, iterations, evaluations, promised, tuple(trace)
+                )
             for other in others:
                 candidate = evaluate(other)
                 evaluations, iterations = evaluations + 1, iterations + 1
@@ -257,11 +291,26 @@ def minimize(
                     break
             else:
                 message = "stopped beside a boundary that should be left and could not be"
-                return Outcome(point, False, message, iterations, evaluations, promised, tuple(trace))
+                return Outcome(
+                    point, False, message, iterations, evaluations, promised, tuple(trace)
+                )
             point = candidate
             continue
-        if promised < IN_SIGHT and not at_edge and known < point.objective and abs(point.objective - promised - known) < KNOWN:
-            return Outcome(point, False, "leads to the minimum that is known", iterations, evaluations, promised, tuple(trace))
+        if (
+            promised < IN_SIGHT
+            and not at_edge
+            and known < point.objective
+            and abs(point.objective - promised - known) < KNOWN
+        ):
+            return Outcome(
+                point,
+                False,
+                "leads to the minimum that is known",
+                iterations,
+                evaluations,
+                promised,
+                tuple(trace),
+            )
         if evaluations >= max_evaluations:
             message = f"stopped at the limit of {max_evaluations} evaluations"
             return Outcome(point, False, message, iterations, evaluations, promised, tuple(trace))
@@ -284,7 +333,9 @@ def minimize(
             step, promised = step_within(point.gradient, point.hessian + learned.correction, first)
             if promised < unheard and np.linalg.norm(step) < 0.99 * first:
                 message = "the next step promises less than the rounding of the criterion"
-                return Outcome(point, True, message, iterations, evaluations, promised, tuple(trace))
+                return Outcome(
+                    point, True, message, iterations, evaluations, promised, tuple(trace)
+                )
             message = "stopped because no step, however small, improves the objective"
             if not np.isfinite(candidate.objective):
                 message = "stopped beside parameters without a likelihood, such as means out of the range of the link"
@@ -334,12 +385,21 @@ def minimize_each(
     theta = start.copy()
     best = evaluate(problems, theta, None)
     m, R = theta.shape
-    reach, evaluations, converged = np.full(R, radius), np.ones(R, dtype=int), np.zeros(R, dtype=bool)
+    reach, evaluations, converged = (
+        np.full(R, radius),
+        np.ones(R, dtype=int),
+        np.zeros(R, dtype=bool),
+    )
     active = np.flatnonzero(np.isfinite(best.objective))
     own, current, now = problems.take(active), take_values(best, active), theta[:, active]
-    learned = Learned(np.zeros((m, m, len(active)) if learn else (1, 1, len(active))), np.zeros(len(active), dtype=int))
+    learned = Learned(
+        np.zeros((m, m, len(active)) if learn else (1, 1, len(active))),
+        np.zeros(len(active), dtype=int),
+    )
     for _ in range(rounds):
-        step, promised = steps_within(current.gradient, current.hessian + learned.correction, reach[active])
+        step, promised = steps_within(
+            current.gradient, current.hessian + learned.correction, reach[active]
+        )
         length = np.linalg.norm(step, axis=0)
         edge = length >= 0.99 * reach[active]
         done = (promised <= tolerance) & ~edge
@@ -364,7 +424,9 @@ def minimize_each(
             break
         new = evaluate(own, now + step, current)
         evaluations[active] += 1
-        ratio = gain_ratio(current.objective, new.objective, promised, 1e-12 * np.abs(current.objective))
+        ratio = gain_ratio(
+            current.objective, new.objective, promised, 1e-12 * np.abs(current.objective)
+        )
         reach[active] = next_radius(reach[active], ratio, length, edge)
         if learn:
             learned = learned.after(ratio, evaluations[active], new, current, step)
@@ -380,7 +442,11 @@ def _each(change: Callable[..., np.ndarray], *values: V) -> V:
     """``change`` applied to every array of a record of arrays, or of several side by side."""
     fields: list[Any] = []
     for parts in zip(*values, strict=True):
-        fields.append(tuple(change(*own) for own in zip(*parts, strict=True)) if isinstance(parts[0], tuple) else change(*parts))
+        fields.append(
+            tuple(change(*own) for own in zip(*parts, strict=True))
+            if isinstance(parts[0], tuple)
+            else change(*parts)
+        )
     return type(values[0])(*fields)
 
 

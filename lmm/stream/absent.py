@@ -32,7 +32,9 @@ class Absent:
         return Absent, ()
 
     __array__ = __len__ = __iter__ = __getitem__ = __bool__ = __float__ = _refuse
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __matmul__ = __rmatmul__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = (
+        __matmul__
+    ) = __rmatmul__ = _refuse
     __pow__ = __neg__ = __abs__ = __lt__ = __le__ = __gt__ = __ge__ = __invert__ = _refuse
 
 

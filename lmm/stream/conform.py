@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def conform(table: pa.Table, needed: tuple[str, ...], schema: dict[str, pa.DataType], where: str = "a part of the data") -> pa.Table:
+def conform(
+    table: pa.Table,
+    needed: tuple[str, ...],
+    schema: dict[str, pa.DataType],
+    where: str = "a part of the data",
+) -> pa.Table:
     """The ``needed`` columns of a chunk in the types of ``schema``.
 
     Integers of all widths are alike, and so are floats, text of both sizes, and a dictionary and what it holds. Integers where
@@ -46,12 +51,16 @@ def told(text: str, files: bool = True) -> Iterator[None]:
     """Errors of Arrow, and of the file system where ``files``, as DataError; ``text`` is what is read."""
     import pyarrow as pa
 
-    kinds: tuple[type[Exception], ...] = (pa.ArrowException, OSError) if files else (pa.ArrowException,)
+    kinds: tuple[type[Exception], ...] = (
+        (pa.ArrowException, OSError) if files else (pa.ArrowException,)
+    )
     try:
         yield
     except kinds as error:
         cause = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise DataError(f"{text} cannot be read: {cause if len(cause) <= 300 else cause[:297] + '...'}.") from error
+        raise DataError(
+            f"{text} cannot be read: {cause if len(cause) <= 300 else cause[:297] + '...'}."
+        ) from error
 
 
 def is_nested(type: pa.DataType) -> bool:
@@ -65,7 +74,11 @@ def normal(type: pa.DataType) -> pa.DataType:
     """The type in which a column is worked on: codes of categories have one width, however many there are in a file."""
     import pyarrow as pa
 
-    return pa.dictionary(pa.int32(), type.value_type, type.ordered) if pa.types.is_dictionary(type) else type
+    return (
+        pa.dictionary(pa.int32(), type.value_type, type.ordered)
+        if pa.types.is_dictionary(type)
+        else type
+    )
 
 
 def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str, where: str) -> pa.ChunkedArray:
@@ -81,7 +94,11 @@ def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str, where: str) -
             return column.cast(wanted.value_type).dictionary_encode()
         if pa.types.is_dictionary(column.type) and pa.types.is_dictionary(wanted):
             parts = [
-                pa.DictionaryArray.from_arrays(one.indices.cast(pa.int32()), one.dictionary.cast(wanted.value_type), ordered=wanted.ordered)
+                pa.DictionaryArray.from_arrays(
+                    one.indices.cast(pa.int32()),
+                    one.dictionary.cast(wanted.value_type),
+                    ordered=wanted.ordered,
+                )
                 for one in column.chunks
             ]
             return pa.chunked_array(parts, wanted)
@@ -89,7 +106,9 @@ def _cast(column: pa.ChunkedArray, wanted: pa.DataType, name: str, where: str) -
             return column.cast(wanted)
         except pa.ArrowException:
             pass
-    raise DataError(f"column {name!r} is {column.type} in {where}, but {wanted} in the rows before it; write it with one type.")
+    raise DataError(
+        f"column {name!r} is {column.type} in {where}, but {wanted} in the rows before it; write it with one type."
+    )
 
 
 def _number(column: pa.ChunkedArray, wanted: pa.DataType, name: str, where: str) -> pa.ChunkedArray:
@@ -121,7 +140,13 @@ def common(a: pa.DataType, b: pa.DataType) -> pa.DataType | None:
         return b
     if kind(a) in ("whole", "number") and kind(b) in ("whole", "number"):
         whole = kind(a) == kind(b) == "whole"
-        return pa.uint64() if whole and pa.uint64() in (a, b) else pa.int64() if whole else pa.float64()
+        return (
+            pa.uint64()
+            if whole and pa.uint64() in (a, b)
+            else pa.int64()
+            if whole
+            else pa.float64()
+        )
     if kind(a) == kind(b) and pa.types.is_dictionary(a) and not pa.types.is_dictionary(b):
         return b
     return a

@@ -35,7 +35,10 @@ PRECISION = 1e-13
 
 
 def finish(
-    recipe: Recipe, sums: PartialSums, backend: str | Callable[[Design], str] = "numpy", factorization: str = "auto"
+    recipe: Recipe,
+    sums: PartialSums,
+    backend: str | Callable[[Design], str] = "numpy",
+    factorization: str = "auto",
 ) -> tuple[Design, Problem]:
     """Design and problem of a linear model; the sums are used up.
 
@@ -52,7 +55,9 @@ def finish(
     start = perf_counter()
     refuse_empty(sums.n, sums)
     if sums.least == sums.most:
-        raise ResponseError(f"the response {recipe.response!r} is constant ({sums.least:g}); there is nothing to model.")
+        raise ResponseError(
+            f"the response {recipe.response!r} is constant ({sums.least:g}); there is nothing to model."
+        )
     ordered = ordered_terms(recipe, sums)
     for own in ordered:
         check_effects(own.term, recipe.formula.bars_of(own.recipe.factors), sums.n)
@@ -66,7 +71,9 @@ def finish(
     beta0 = recipe.pilot[kept] + delta
     engine = backend if isinstance(backend, str) else backend(design)
     seconds = {"cross-products": perf_counter() - start}
-    return design, assemble(cross, design.terms, R, beta0, design.names, moments, seconds, engine, factorization)
+    return design, assemble(
+        cross, design.terms, R, beta0, design.names, moments, seconds, engine, factorization
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +105,9 @@ def ordered_terms(recipe: Recipe, sums: PartialSums) -> list[OrderedTerm]:
     for place, (written, own) in enumerate(zip(recipe.terms, sums.terms, strict=True)):
         order, numbered = own.numbered()
         replay = replace(written.recipe, levels=own.levels.values(order))
-        term = RandomTerm(ABSENT, ABSENT, replay.group, replay.columns, replay.levels, written.structure)
+        term = RandomTerm(
+            ABSENT, ABSENT, replay.group, replay.columns, replay.levels, written.structure
+        )
         out.append(OrderedTerm(place, term, replay, order, numbered))
     out.sort(key=lambda one: -len(one.order))
     for one in out:
@@ -107,7 +116,11 @@ def ordered_terms(recipe: Recipe, sums: PartialSums) -> list[OrderedTerm]:
 
 
 def by_level(
-    recipe: Recipe, sums: PartialSums, ordered: Sequence[OrderedTerm], fixed: list[int], delta: np.ndarray
+    recipe: Recipe,
+    sums: PartialSums,
+    ordered: Sequence[OrderedTerm],
+    fixed: list[int],
+    delta: np.ndarray,
 ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...], dict[tuple[int, int], Pairs]]:
     """``diag``, ``rhs`` and ``pairs`` of :class:`lmm.model.gaussian.crossproducts.CrossProducts`; the sums are let go.
 
@@ -118,7 +131,9 @@ def by_level(
     """
     diag, rhs = [], []
     for one in ordered:
-        A, right = _term(recipe, recipe.terms[one.place], sums.terms[one.place], one.order, fixed, delta)
+        A, right = _term(
+            recipe, recipe.terms[one.place], sums.terms[one.place], one.order, fixed, delta
+        )
         diag.append(A)
         rhs.append(right)
     pairs = {}
@@ -126,11 +141,15 @@ def by_level(
         first, second = sorted((one, other), key=lambda own: own.place)
         shape = (first.term.k, second.term.k)
         found = sums.pairs.pop((first.place, second.place))
-        pairs[i, j] = _pairs(found, first.numbered, second.numbered, shape, first is not one, other.term.J)
+        pairs[i, j] = _pairs(
+            found, first.numbered, second.numbered, shape, first is not one, other.term.J
+        )
     return tuple(diag), tuple(rhs), pairs
 
 
-def _fixed(recipe: Recipe, sums: PartialSums) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _fixed(
+    recipe: Recipe, sums: PartialSums
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Columns kept, their triangle R, the step from the pilot to least squares, and [X y0]'W[X y0].
 
     With X = C M, C the centred columns and M the identity with the centres in its first row (the column of ones comes first),
@@ -185,8 +204,16 @@ def independent_in_gram(gram: np.ndarray, length: np.ndarray) -> tuple[np.ndarra
     for j in range(len(gram)):
         row = solve_triangular(L, scaled[kept, j], lower=True) if kept else np.zeros(0)
         left = scaled[j, j] - row @ row
-        known = 1.0 + float(np.abs(solve_triangular(L, row, lower=True, trans="T")).sum()) if kept else 1.0
-        if gram[j, j] > 0 and left > PRECISION * known**2 and left * scale[j] ** 2 > (TOLERANCE * length[j]) ** 2:
+        known = (
+            1.0 + float(np.abs(solve_triangular(L, row, lower=True, trans="T")).sum())
+            if kept
+            else 1.0
+        )
+        if (
+            gram[j, j] > 0
+            and left > PRECISION * known**2
+            and left * scale[j] ** 2 > (TOLERANCE * length[j]) ** 2
+        ):
             grown = np.zeros((len(kept) + 1, len(kept) + 1))
             grown[:-1, :-1], grown[-1, :-1], grown[-1, -1] = L, row, np.sqrt(left)
             kept.append(j)
@@ -194,7 +221,13 @@ def independent_in_gram(gram: np.ndarray, length: np.ndarray) -> tuple[np.ndarra
     return np.array(kept, dtype=int), L.T * scale[kept]
 
 
-def streamed_design(recipe: Recipe, sums: PartialSums, ordered: Sequence[OrderedTerm], kept: np.ndarray, R: np.ndarray) -> Design:
+def streamed_design(
+    recipe: Recipe,
+    sums: PartialSums,
+    ordered: Sequence[OrderedTerm],
+    kept: np.ndarray,
+    R: np.ndarray,
+) -> Design:
     """The design of all rows, without the rows."""
     all_names = tuple(recipe.pool[c] for c in recipe.fixed)
     names, dropped, messages = names_kept(all_names, kept)
@@ -209,9 +242,14 @@ def streamed_design(recipe: Recipe, sums: PartialSums, ordered: Sequence[Ordered
         recipe=recipe,
         columns=kept,
         moments=raw_moments(recipe, sums.gram if sums.plain is None else sums.plain),
-        response=np.array([sums.total, sums.spread, sums.least, sums.most, sums.offset_sum, sums.sum_log_weights]),
+        response=np.array(
+            [sums.total, sums.spread, sums.least, sums.most, sums.offset_sum, sums.sum_log_weights]
+        ),
         offset_mean=sums.offset_sum / sums.n,
-        covariates={name: (covariate.total / sums.n, covariate.distinct) for name, covariate in sums.covariates.items()},
+        covariates={
+            name: (covariate.total / sums.n, covariate.distinct)
+            for name, covariate in sums.covariates.items()
+        },
     )
     terms = tuple(one.term for one in ordered)
     offset = ABSENT if recipe.offset_texts() else None
@@ -235,7 +273,9 @@ def streamed_design(recipe: Recipe, sums: PartialSums, ordered: Sequence[Ordered
 
 def with_grams(design: Design, diag: Sequence[np.ndarray]) -> Design:
     """The design with the mean of z z' of each term, from the sums (k, k, J) of its levels."""
-    grams = {term.group: A.sum(axis=-1) / design.n for term, A in zip(design.terms, diag, strict=True)}
+    grams = {
+        term.group: A.sum(axis=-1) / design.n for term, A in zip(design.terms, diag, strict=True)
+    }
     return replace(design, source=replace(design.chunks, grams=grams))
 
 
@@ -248,7 +288,12 @@ def _check_residual(left: float, sums: PartialSums, recipe: Recipe) -> None:
 
 
 def _term(
-    recipe: Recipe, term: TermColumns, sums: TermSums, order: np.ndarray, fixed: list[int], delta: np.ndarray
+    recipe: Recipe,
+    term: TermColumns,
+    sums: TermSums,
+    order: np.ndarray,
+    fixed: list[int],
+    delta: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Z'WZ (k, k, J) and Z'W[X y0] (p + 1, k, J) in the order of the levels; the sums by position are let go."""
     place = {product: i for i, product in enumerate(products_of(recipe, term))}
@@ -272,7 +317,14 @@ def _term(
     return diag, rhs
 
 
-def _pairs(sums: PairSums, first: Numbered, second: Numbered, shape: tuple[int, int], swapped: bool, width: int) -> Pairs:
+def _pairs(
+    sums: PairSums,
+    first: Numbered,
+    second: Numbered,
+    shape: tuple[int, int],
+    swapped: bool,
+    width: int,
+) -> Pairs:
     """Z_t'WZ_s by place of the levels, sorted by row, then column."""
     sums.settle()
     ids = unkey(sums.keys)

@@ -140,7 +140,9 @@ def usable_rows(scan: Scan, table: pa.Table) -> tuple[pa.Table, int, dict[str, i
     """The rows of a chunk that a fit uses, how many were asked for, and missing values by column."""
     import pyarrow as pa
 
-    chosen = None if scan.subset is None else condition_mask(scan.subset, Table(table), scan.context)
+    chosen = (
+        None if scan.subset is None else condition_mask(scan.subset, Table(table), scan.context)
+    )
     kept, lost = complete(table, chosen)
     asked = table.num_rows if chosen is None else int(chosen.sum())
     return (table if kept is None else table.filter(pa.array(kept))), asked, lost
@@ -150,7 +152,9 @@ def evaluator_on(scan: Scan, table: pa.Table) -> Evaluator:
     """The formula's evaluator on a chunk of complete rows."""
     rows = predictors(table, scan.used or table.column_names, scan.coded)
     rows.rename({name: alias(name) for name in scan.awkward})
-    return Evaluator(rows, scan.context, {}, {call: dict(scan.state[call]) for call in scan.known}, scan.awkward)
+    return Evaluator(
+        rows, scan.context, {}, {call: dict(scan.state[call]) for call in scan.known}, scan.awkward
+    )
 
 
 def look(scan: Scan, found: Found, table: pa.Table) -> Found:
@@ -168,7 +172,9 @@ def look(scan: Scan, found: Found, table: pa.Table) -> Found:
     for name in scan.used:
         column = rows.column(name)
         if pa.types.is_dictionary(column.type):
-            listed = found.listed.setdefault(name, ListedLevels(column.type.value_type, ordered=True))
+            listed = found.listed.setdefault(
+                name, ListedLevels(column.type.value_type, ordered=True)
+            )
             for chunk in column.chunks:
                 listed.declare(chunk.dictionary)
     evaluator = evaluator_on(scan, rows)
@@ -192,8 +198,12 @@ def look(scan: Scan, found: Found, table: pa.Table) -> Found:
         values = evaluator.expression(argument)
         values = np.asarray(getattr(values, "__wrapped__", values), dtype=float)
         if values.ndim != 1:
-            raise ArgumentError(f"{readable(call, scan.awkward)} is applied to several columns at once; write one call for each.")
-        found.moments[call] = found.moments.get(call, Moments()) + _moments(call, values, scan.state)
+            raise ArgumentError(
+                f"{readable(call, scan.awkward)} is applied to several columns at once; write one call for each."
+            )
+        found.moments[call] = found.moments.get(call, Moments()) + _moments(
+            call, values, scan.state
+        )
     if wanted.any():
         found.rows.append(rows.filter(pa.array(wanted)))
     return found
@@ -265,7 +275,11 @@ def argument_of(call: str) -> str:
     """What the function is applied to, as text."""
     node = ast.parse(call, mode="eval").body
     assert isinstance(node, ast.Call)
-    given = node.args[0] if node.args else next((k.value for k in node.keywords if k.arg in ("x", "data")), None)
+    given = (
+        node.args[0]
+        if node.args
+        else next((k.value for k in node.keywords if k.arg in ("x", "data")), None)
+    )
     if given is None:
         raise ArgumentError(f"{call} is applied to nothing.")
     return ast.unparse(given)
@@ -286,7 +300,11 @@ def check_calls(state: Mapping[str, Any], awkward: frozenset[str]) -> None:
         if name in ("ns", "bs"):
             given = _settings(call, ("df", "knots"))
             df = given.get("df")
-            if "knots" not in given and df is not None and not (isinstance(df, ast.Constant) and df.value is None):
+            if (
+                "knots" not in given
+                and df is not None
+                and not (isinstance(df, ast.Constant) and df.value is None)
+            ):
                 raise ArgumentError(
                     f"{shown} places its knots at quantiles, for which all rows would have to be in memory; give the knots: "
                     f"{name}({readable(argument_of(call), awkward)}, knots=[...])."
@@ -300,10 +318,19 @@ def check_calls(state: Mapping[str, Any], awkward: frozenset[str]) -> None:
 
 def _moments(call: str, values: np.ndarray, state: Mapping[str, Any]) -> Moments:
     mean = float(values.mean())
-    out = Moments(len(values), mean, float(np.sum((values - mean) ** 2)), float(values.min()), float(values.max()))
+    out = Moments(
+        len(values),
+        mean,
+        float(np.sum((values - mean) ** 2)),
+        float(values.min()),
+        float(values.max()),
+    )
     if function_of(call) == "poly":
         basis = _polynomials(values, state[call])
-        out.gram, out.moved = basis.T @ basis, basis.T @ (basis * (values - state[call]["alpha"][0])[:, None])
+        out.gram, out.moved = (
+            basis.T @ basis,
+            basis.T @ (basis * (values - state[call]["alpha"][0])[:, None]),
+        )
     return out
 
 
@@ -324,7 +351,13 @@ def resolved(call: str, moments: Moments, first: Mapping[str, Any], scan: Scan) 
     name = function_of(call)
     if name in SUMMARIES:
         variance = moments.spread / (moments.n - 1) if moments.n > 1 else np.nan
-        values = {"mean": moments.mean, "var": variance, "sd": np.sqrt(variance), "min": moments.low, "max": moments.high}
+        values = {
+            "mean": moments.mean,
+            "var": variance,
+            "sd": np.sqrt(variance),
+            "min": moments.low,
+            "max": moments.high,
+        }
         values["sum"] = moments.n * moments.mean
         return {"value": float(values[name])}
     if name in SCALES:
@@ -334,7 +367,9 @@ def resolved(call: str, moments: Moments, first: Mapping[str, Any], scan: Scan) 
             out["center"] = np.float64(moments.mean)
         if out["scale"] is not None and _asked(given.get("scale", given.get("rescale"))):
             away = moments.mean - (0.0 if out["center"] is None else float(out["center"]))
-            out["scale"] = np.sqrt((moments.spread + moments.n * away**2) / (moments.n - out["ddof"]))
+            out["scale"] = np.sqrt(
+                (moments.spread + moments.n * away**2) / (moments.n - out["ddof"])
+            )
         return out
     if name == "poly":
         return _recurrence(moments, float(first["alpha"][0]))

@@ -70,16 +70,26 @@ def build_generalized(
     middle = perf_counter()
     lean = replace(recipe, fixed=(), pilot=np.zeros(0))
     first = reducer.map_reduce(
-        Reduction(recipe.needed, partial(_start, lean), partial(_look, recipe, lean), _merge, "levels and pairs of levels")
+        Reduction(
+            recipe.needed,
+            partial(_start, lean),
+            partial(_look, recipe, lean),
+            _merge,
+            "levels and pairs of levels",
+        )
     )
     refuse_empty(first.sums.n, first.sums)
     family.check_range(first.sums.least, first.sums.most, recipe.response)
     end = perf_counter()
     design, problem = _finish(recipe, lean, first, reducer)
-    design = replace(design, source=replace(design.chunks, origin=Origin(data, reducer, reducer.text)))
+    design = replace(
+        design, source=replace(design.chunks, origin=Origin(data, reducer, reducer.text))
+    )
     seconds = {"recipe": middle - begin, "levels": end - middle, "rows": perf_counter() - end}
     some = problem.source.sample()
-    return design, replace(problem, seconds=seconds, eta_scale=family.eta_scale(some.y, some.weights))
+    return design, replace(
+        problem, seconds=seconds, eta_scale=family.eta_scale(some.y, some.weights)
+    )
 
 
 def _start(recipe: Recipe) -> First:
@@ -102,7 +112,9 @@ def _merge(a: First, b: First) -> First:
     return First(merge_sums(a.sums, b.sums), a.constant + b.constant, a.weighted or b.weighted)
 
 
-def _finish(recipe: Recipe, lean: Recipe, first: First, reducer: Reducer) -> tuple[Design, GeneralizedProblem]:
+def _finish(
+    recipe: Recipe, lean: Recipe, first: First, reducer: Reducer
+) -> tuple[Design, GeneralizedProblem]:
     sums = first.sums
     ordered = finish.ordered_terms(recipe, sums)
     kept, R, _, _ = finish._fixed(recipe, sums)
@@ -114,20 +126,43 @@ def _finish(recipe: Recipe, lean: Recipe, first: First, reducer: Reducer) -> tup
     pattern = CrossProducts(diag, (), pairs, np.zeros((1, 1)), sums.n, 0.0)
     plan = plan_for(pattern, tuple(term.group for term in design.terms))
     terms = tuple((one.numbered, recipe.terms[one.place].pool) for one in ordered)
-    evaluate = Evaluate(recipe, terms, tuple(one.place for one in ordered), tuple(recipe.fixed[j] for j in kept))
+    evaluate = Evaluate(
+        recipe, terms, tuple(one.place for one in ordered), tuple(recipe.fixed[j] for j in kept)
+    )
     locate = Locate.of(R, plan, pattern)
-    rows = StreamedRows(plan, pattern, R, sums.n, first.constant, *_prepared(recipe, reducer, evaluate, locate, sums.n))
+    rows = StreamedRows(
+        plan,
+        pattern,
+        R,
+        sums.n,
+        first.constant,
+        *_prepared(recipe, reducer, evaluate, locate, sums.n),
+    )
     structures = tuple(term.structure for term in design.terms)
     return design, GeneralizedProblem(structures, design.terms, rows, recipe.family, design.names)  # type: ignore[arg-type]
 
 
-def _prepared(recipe: Recipe, reducer: Reducer, evaluate: Evaluate, locate: Locate, n: int) -> tuple[Any, int | None]:
+def _prepared(
+    recipe: Recipe, reducer: Reducer, evaluate: Evaluate, locate: Locate, n: int
+) -> tuple[Any, int | None]:
     """Where the rows are kept, and how many they are after merging: on the workers of a cluster, else here."""
     if hasattr(reducer, "prepared"):
         return reducer.prepared(recipe.needed, partial(chain, evaluate, locate)), None
-    row_bytes = 8 * (len(evaluate.fixed) + 3 + sum(len(term.pool) for term in recipe.terms)) + 4 * (len(locate.J) + len(locate.pairs))
-    spill = Spill(n, locate.J[0], row_bytes, recipe.family.merges, getattr(reducer, "progress", None))
-    reducer.map_reduce(Reduction(recipe.needed, lambda: spill, lambda spill, table: spill.take(evaluate(table)), _here, "rows, evaluated"))
+    row_bytes = 8 * (len(evaluate.fixed) + 3 + sum(len(term.pool) for term in recipe.terms)) + 4 * (
+        len(locate.J) + len(locate.pairs)
+    )
+    spill = Spill(
+        n, locate.J[0], row_bytes, recipe.family.merges, getattr(reducer, "progress", None)
+    )
+    reducer.map_reduce(
+        Reduction(
+            recipe.needed,
+            lambda: spill,
+            lambda spill, table: spill.take(evaluate(table)),
+            _here,
+            "rows, evaluated",
+        )
+    )
     spill.settle(locate)
     return spill, spill.n
 

@@ -36,7 +36,9 @@ class Origin:
             self.reducer = None if self.data is None else reducer_for(self.data, progress)
             self._check(self.reducer)
         if self.reducer is None:
-            raise ArgumentError(f"the rows of this fit ({self.text}) cannot be found again; give them as newdata=.")
+            raise ArgumentError(
+                f"the rows of this fit ({self.text}) cannot be found again; give them as newdata=."
+            )
         if progress is not None and hasattr(self.reducer, "progress"):
             self.reducer.progress = progress
         return self.reducer
@@ -44,7 +46,9 @@ class Origin:
     def again(self) -> object:
         """What was given as ``data``, where its rows can be read again."""
         if self.data is None or (self.reducer is not None and not self.reducer.repeatable):
-            raise ArgumentError(f"the rows of this fit ({self.text}) cannot be read again; give them as data=.")
+            raise ArgumentError(
+                f"the rows of this fit ({self.text}) cannot be read again; give them as data=."
+            )
         self._check(reducer_for(self.data))
         return self.data
 
@@ -53,9 +57,20 @@ class Origin:
         now = dict(getattr(reducer, "marks", {}))
         if now != self.marks:
             both = [name for name in self.marks if name in now and now[name] != self.marks[name]]
-            more, less = [name for name in now if name not in self.marks], [name for name in self.marks if name not in now]
-            what = f"{both[0]!r} has changed" if both else f"{more[0]!r} has come" if more else f"{less[0]!r} has gone"
-            raise DataError(f"{what} since the fit, so that this would be of other rows; fit again, or give the rows as data=.")
+            more, less = (
+                [name for name in now if name not in self.marks],
+                [name for name in self.marks if name not in now],
+            )
+            what = (
+                f"{both[0]!r} has changed"
+                if both
+                else f"{more[0]!r} has come"
+                if more
+                else f"{less[0]!r} has gone"
+            )
+            raise DataError(
+                f"{what} since the fit, so that this would be of other rows; fit again, or give the rows as data=."
+            )
 
     def __getstate__(self) -> dict[str, object]:
         try:
@@ -81,5 +96,7 @@ def build(
     sums = reducer.map_reduce(linear_reduction(recipe))
     seconds = {"recipe": middle - start, "rows": perf_counter() - middle}
     design, problem = finish(recipe, sums, choose_backend, factorization)
-    design = replace(design, source=replace(design.chunks, origin=Origin(data, reducer, reducer.text)))
+    design = replace(
+        design, source=replace(design.chunks, origin=Origin(data, reducer, reducer.text))
+    )
     return design, replace(problem, seconds={**seconds, **problem.seconds})

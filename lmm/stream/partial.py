@@ -57,7 +57,9 @@ class Numbered:
         except OverflowError:
             size = -1
         if self.levels.size != size:
-            raise DataError("a grouping factor has levels that it had not when the rows were read first: the data changed meanwhile.")
+            raise DataError(
+                "a grouping factor has levels that it had not when the rows were read first: the data changed meanwhile."
+            )
         return self.places(ids)
 
     def places(self, ids: np.ndarray) -> np.ndarray:
@@ -85,7 +87,10 @@ class TermSums:
         room = max(size, min(2 * capacity, size + (size >> 3)))
         sums, seen = np.zeros((len(self.sums), room)), np.zeros(room, dtype=bool)
         held = min(capacity, size - shift)
-        sums[:, shift : shift + held], seen[shift : shift + held] = self.sums[:, :held], self.seen[:held]
+        sums[:, shift : shift + held], seen[shift : shift + held] = (
+            self.sums[:, :held],
+            self.seen[:held],
+        )
         self.sums, self.seen, self.low = sums, seen, self.levels.low
 
     def ids(self) -> np.ndarray:
@@ -106,7 +111,12 @@ class TermSums:
         new, levels = listed(self.levels, old, type)
         sums = np.zeros((len(self.sums), levels.size))
         sums[:, new] = self.sums[:, old - self.low]
-        self.levels, self.sums, self.seen, self.low = levels, sums, np.ones(levels.size, dtype=bool), 0
+        self.levels, self.sums, self.seen, self.low = (
+            levels,
+            sums,
+            np.ones(levels.size, dtype=bool),
+            0,
+        )
         return old, new
 
 
@@ -130,7 +140,9 @@ class Covariate:
         self._join(np.array(other.distinct))
 
     def _join(self, values: np.ndarray) -> None:
-        self.distinct = tuple(float(v) for v in np.unique(np.concatenate([self.distinct, values]))[: FEW + 1])
+        self.distinct = tuple(
+            float(v) for v in np.unique(np.concatenate([self.distinct, values]))[: FEW + 1]
+        )
 
 
 @dataclass
@@ -174,9 +186,17 @@ def empty_sums(recipe: Recipe) -> PartialSums:
     """The sums of no rows."""
     size = len(recipe.pool) + 2
     terms = [
-        TermSums(levels_of(term.types), np.zeros((len(products_of(recipe, term)), 0)), np.zeros(0, dtype=bool)) for term in recipe.terms
+        TermSums(
+            levels_of(term.types),
+            np.zeros((len(products_of(recipe, term)), 0)),
+            np.zeros(0, dtype=bool),
+        )
+        for term in recipe.terms
     ]
-    pairs = {(t, s): PairSums(len(recipe.terms[t].pool) * len(recipe.terms[s].pool)) for t, s in combinations(range(len(recipe.terms)), 2)}
+    pairs = {
+        (t, s): PairSums(len(recipe.terms[t].pool) * len(recipe.terms[s].pool))
+        for t, s in combinations(range(len(recipe.terms)), 2)
+    }
     return PartialSums(
         n=0,
         seen=0,
@@ -209,7 +229,9 @@ def add_table(recipe: Recipe, sums: PartialSums, table: pa.Table) -> PartialSums
 
 def linear_reduction(recipe: Recipe) -> Reduction[PartialSums]:
     """The pass that a linear model makes over its rows."""
-    return Reduction(recipe.needed, partial(empty_sums, recipe), partial(add_table, recipe), merge, "rows")
+    return Reduction(
+        recipe.needed, partial(empty_sums, recipe), partial(add_table, recipe), merge, "rows"
+    )
 
 
 def add_block(recipe: Recipe, sums: PartialSums, block: Block) -> PartialSums:
@@ -242,7 +264,10 @@ def add_block(recipe: Recipe, sums: PartialSums, block: Block) -> PartialSums:
                 np.add.at(row, place[rows], 1.0 if value is None else value)
     for (t, s), pairs in sums.pairs.items():
         both = [(a, b) for a in recipe.terms[t].pool for b in recipe.terms[s].pool]
-        pairs.add(key(ids[t], ids[s]), [product(block.columns[a], block.columns[b], block.weights) for a, b in both])
+        pairs.add(
+            key(ids[t], ids[s]),
+            [product(block.columns[a], block.columns[b], block.weights) for a, b in both],
+        )
     for name, values in block.covariates.items():
         sums.covariates[name].add(values)
     if block.offset is not None:
@@ -252,7 +277,10 @@ def add_block(recipe: Recipe, sums: PartialSums, block: Block) -> PartialSums:
     sums.square += float(y @ y) if block.weights is None else float(y @ (y * block.weights))
     if block.weights is not None:
         sums.sum_log_weights += float(np.log(block.weights).sum())
-    sums.least, sums.most = min(sums.least, float(block.y.min())), max(sums.most, float(block.y.max()))
+    sums.least, sums.most = (
+        min(sums.least, float(block.y.min())),
+        max(sums.most, float(block.y.max())),
+    )
     return sums
 
 
@@ -267,7 +295,10 @@ def merge(a: PartialSums, b: PartialSums) -> PartialSums:
     moved = [_absorb(a, t, theirs) for t, theirs in enumerate(b.terms)]
     for pair, theirs in b.pairs.items():
         theirs.settle()
-        first, second = (place(column) for place, column in zip((moved[t] for t in pair), unkey(theirs.keys), strict=True))
+        first, second = (
+            place(column)
+            for place, column in zip((moved[t] for t in pair), unkey(theirs.keys), strict=True)
+        )
         a.pairs[pair].merge(key(first, second), theirs.sums)
     a.gram = a.gram + b.gram
     if a.plain is not None and b.plain is not None:
@@ -351,7 +382,9 @@ def _absorb(a: PartialSums, t: int, theirs: TermSums) -> Callable[[np.ndarray], 
     """Add the levels and sums of one term; what turns their ids into ours."""
     import pyarrow as pa
 
-    if isinstance(a.terms[t].levels, IntegerLevels) and not isinstance(theirs.levels, IntegerLevels):
+    if isinstance(a.terms[t].levels, IntegerLevels) and not isinstance(
+        theirs.levels, IntegerLevels
+    ):
         _list(a, t, theirs.levels.type)  # type: ignore[attr-defined]
     old = theirs.ids()
     levels, ids = theirs.levels, old

@@ -20,7 +20,14 @@ from lmm.formula import Evaluated, Formula, Given, Table, evaluate, parse
 from lmm.formula.columns.engine import FUNCTIONS, wilkinson
 from lmm.formula.columns.subset import looks_across
 from lmm.formula.evaluate import as_evaluated, check_categories
-from lmm.formula.text.names import as_expression, awkward_names, names_in, readable, refuse_unknown, resolve
+from lmm.formula.text.names import (
+    as_expression,
+    awkward_names,
+    names_in,
+    readable,
+    refuse_unknown,
+    resolve,
+)
 from lmm.formula.text.parse import unknown_structure
 from lmm.formula.text.tokens import unquote
 from lmm.stream.conform import conform, is_nested, kind
@@ -39,7 +46,16 @@ from lmm.stream.first_pass import (
     usable_rows,
     witness_text,
 )
-from lmm.stream.recipe import Recipe, TermColumns, check_array, column_of, group_text, is_number, labels_of, refuse_empty
+from lmm.stream.recipe import (
+    Recipe,
+    TermColumns,
+    check_array,
+    column_of,
+    group_text,
+    is_number,
+    labels_of,
+    refuse_empty,
+)
 from lmm.stream.reducers import Reducer
 
 if TYPE_CHECKING:
@@ -73,9 +89,14 @@ def make_recipe(
     """
     parsed = parse(formula) if isinstance(formula, str) else formula
     if not isinstance(parsed, Formula):
-        raise FormulaError(f"a formula is a string such as 'y ~ x + (1|g)', not {type(formula).__name__}.")
+        raise FormulaError(
+            f"a formula is a string such as 'y ~ x + (1|g)', not {type(formula).__name__}."
+        )
     if not parsed.bars:
-        raise FormulaError(f"the formula has no random term; add one such as (1|group).{unknown_structure(parsed.fixed)}", parsed.text)
+        raise FormulaError(
+            f"the formula has no random term; add one such as (1|group).{unknown_structure(parsed.fixed)}",
+            parsed.text,
+        )
     arguments = {"weights": given.weights, "offset": given.offset, "subset": given.subset}
     for name, value in arguments.items():
         check_array(name, value)
@@ -83,7 +104,9 @@ def make_recipe(
     empty = Table(_empty(schema))
     if parsed.has_dot:
         parsed = parsed.with_dot(other_columns(parsed, empty))
-    weights, offset, subset = (as_expression(value, empty, name) for name, value in arguments.items())
+    weights, offset, subset = (
+        as_expression(value, empty, name) for name, value in arguments.items()
+    )
     needed, scope = _needed(parsed, empty, weights, offset, subset, given.context)
     for name in needed:
         if is_nested(schema[name]):
@@ -91,10 +114,14 @@ def make_recipe(
                 f"the column {name} holds {schema[name]} values, several in one row; make a column of each that the model uses."
             )
     schema = {name: _computable(schema[name]) for name in needed}
-    awkward = parsed.awkward.union(*(awkward_names(text) for text in (weights, offset) if text is not None))
+    awkward = parsed.awkward.union(
+        *(awkward_names(text) for text in (weights, offset) if text is not None)
+    )
     awkward = frozenset(name for name in awkward if name in schema)
     scan = Scan(needed, schema, weights, offset, subset, scope, awkward)
-    given = replace(given, weights=weights, offset=offset, subset=None, context=scope)  # the rows of ``subset`` are left out before
+    given = replace(
+        given, weights=weights, offset=offset, subset=None, context=scope
+    )  # the rows of ``subset`` are left out before
     witnesses, found = _witnesses(parsed, reducer, scan, given)
     return _assemble(parsed, scan, witnesses, found, given, family)
 
@@ -115,10 +142,17 @@ def _computable(type: pa.DataType) -> pa.DataType:
 
 
 def _needed(
-    formula: Formula, table: Table, weights: str | None, offset: str | None, subset: str | None, context: Mapping[str, object]
+    formula: Formula,
+    table: Table,
+    weights: str | None,
+    offset: str | None,
+    subset: str | None,
+    context: Mapping[str, object],
 ) -> tuple[tuple[str, ...], dict[str, object]]:
     """The columns that are used, and the caller's variables and functions that are."""
-    given = {text: name for text, name in ((weights, "weights"), (offset, "offset")) if text is not None}
+    given = {
+        text: name for text, name in ((weights, "weights"), (offset, "offset")) if text is not None
+    }
     found = resolve([*formula.expressions, *given], table.columns, -1, context, FUNCTIONS)
     refuse_unknown(found, table, given, formula.text)
     columns, scope = dict(found.columns), dict(found.context)
@@ -133,17 +167,29 @@ def _needed(
         columns |= own.columns
         scope |= own.context
     for name, value in scope.items():
-        if isinstance(value, (pd.Series, pd.DataFrame)) or (isinstance(value, np.ndarray) and value.ndim and len(value) > 1000):
-            raise ArgumentError(f"{name!r} is an array in scope; where the data is read in chunks, a predictor must be one of its columns.")
+        if isinstance(value, (pd.Series, pd.DataFrame)) or (
+            isinstance(value, np.ndarray) and value.ndim and len(value) > 1000
+        ):
+            raise ArgumentError(
+                f"{name!r} is an array in scope; where the data is read in chunks, a predictor must be one of its columns."
+            )
     return tuple(columns), scope
 
 
-def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, given: Given) -> tuple[pa.Table, Evaluated]:
+def _witnesses(
+    formula: Formula, reducer: Reducer, scan: Scan, given: Given
+) -> tuple[pa.Table, Evaluated]:
     """Rows that stand for all of them, and the formula evaluated on them with the states of all rows."""
     head = conform(reducer.head(scan.needed, HEAD), scan.needed, scan.schema, "the first rows")
     if not head.num_rows and not reducer.repeatable:
-        raise DataError(f"the {reducer.text} has no rows (left); rows that were read once are gone. Give a new one, a file or a Dataset.")
-    if scan.subset is not None and head.num_rows and looks_across(scan.subset, Table(head), scan.context):
+        raise DataError(
+            f"the {reducer.text} has no rows (left); rows that were read once are gone. Give a new one, a file or a Dataset."
+        )
+    if (
+        scan.subset is not None
+        and head.num_rows
+        and looks_across(scan.subset, Table(head), scan.context)
+    ):
         raise ArgumentError(
             f"subset={scan.subset!r} depends on other rows than its own, and the data is read in chunks; compute the number first."
         )
@@ -170,7 +216,11 @@ def _witnesses(formula: Formula, reducer: Reducer, scan: Scan, given: Given) -> 
         _refuse_across(found, scan)
         state = {call: value for call, value in found.evaluator.state.items() if value}
         check_calls(state, scan.awkward)
-        coding = {call: witness_text(call) for call in state if is_coding(ast.parse(call, mode="eval").body)}
+        coding = {
+            call: witness_text(call)
+            for call in state
+            if is_coding(ast.parse(call, mode="eval").body)
+        }
         known |= {call: state[call] for call, text in coding.items() if text in collected}
         waiting = state.keys() - known.keys()
         open_calls = waiting - coding.keys()
@@ -218,13 +268,20 @@ def _with_dictionaries(rows: pa.Table, used: tuple[str, ...]) -> pa.Table:
             for value in missing:
                 code = pa.array([levels.index(value).as_py()], column.type.index_type)
                 one = pa.DictionaryArray.from_arrays(code, levels, ordered=column.type.ordered)
-                rows = pa.concat_tables([rows, rows.slice(0, 1).set_column(rows.schema.get_field_index(name), name, one)])
+                rows = pa.concat_tables(
+                    [
+                        rows,
+                        rows.slice(0, 1).set_column(rows.schema.get_field_index(name), name, one),
+                    ]
+                )
     return rows
 
 
 def _pass(reducer: Reducer, scan: Scan, why: str) -> Found:
     if not reducer.repeatable:
-        raise DataError(f"{why or 'a pass over all rows is needed'}, and these rows can be read once only; give a file or a Dataset.")
+        raise DataError(
+            f"{why or 'a pass over all rows is needed'}, and these rows can be read once only; give a file or a Dataset."
+        )
     seen = reducer.map_reduce(scan.reduction())
     refuse_empty(len(seen.rows), seen)
     return seen
@@ -258,12 +315,24 @@ def _evaluated(formula: Formula, rows: pa.Table, given: Given, state: dict[str, 
 
 def _coded_columns(formula: Formula, scan: Scan) -> tuple[str, ...]:
     """Columns that functions of levels are applied to, as they are evaluated."""
-    plans = [wilkinson(text, formula.text, scan.awkward) for text in {formula.fixed, *(bar.columns for bar in formula.bars)}]
+    plans = [
+        wilkinson(text, formula.text, scan.awkward)
+        for text in {formula.fixed, *(bar.columns for bar in formula.bars)}
+    ]
     texts = [str(factor) for plan in plans for term in plan for factor in term.factors]
-    alone = [formula.response, *formula.offsets, *(factor for bar in formula.bars for factor in bar.factors)]
+    alone = [
+        formula.response,
+        *formula.offsets,
+        *(factor for bar in formula.bars for factor in bar.factors),
+    ]
     alone += scan.given
     texts += [as_evaluated(text, scan.awkward) for text in alone if text]
-    calls = [call for text in texts for call in sorted(calls_in(text)) if is_coding(ast.parse(call, mode="eval").body)]
+    calls = [
+        call
+        for text in texts
+        for call in sorted(calls_in(text))
+        if is_coding(ast.parse(call, mode="eval").body)
+    ]
     found = dict.fromkeys(witness_text(call) for call in calls)
     return tuple(text for text in found if column_of(text, scan.schema, scan.awkward))
 
@@ -279,16 +348,27 @@ def _categories(found: Evaluated, coding: Mapping[str, str], formula: Formula) -
     # the levels of a grouping factor need not be known before
     groups = {as_evaluated(factor, found.awkward) for bar in formula.bars for factor in bar.factors}
     others = {as_evaluated(text, found.awkward) for text in formula.expressions} - groups
-    elsewhere = set().union(*(calls_in(text) for text in others), *(calls_in(group_text(text)) for text in groups))
+    elsewhere = set().union(
+        *(calls_in(text) for text in others), *(calls_in(group_text(text)) for text in groups)
+    )
     for call, text in coding.items():
         if call in elsewhere:
             out[text] = None
     return tuple(out)
 
 
-def _assemble(formula: Formula, scan: Scan, rows: pa.Table, found: Evaluated, given: Given, family: Family | None) -> Recipe:
+def _assemble(
+    formula: Formula,
+    scan: Scan,
+    rows: pa.Table,
+    found: Evaluated,
+    given: Given,
+    family: Family | None,
+) -> Recipe:
     check_categories(found, None)
-    as_written = {factors: i for i, factors in enumerate(dict.fromkeys(bar.factors for bar in formula.bars))}
+    as_written = {
+        factors: i for i, factors in enumerate(dict.fromkeys(bar.factors for bar in formula.bars))
+    }
     for message in found.said:
         warn(message, LmmWarning)
     made = sorted(random_terms(found), key=lambda one: as_written[one[1].factors])
@@ -298,7 +378,14 @@ def _assemble(formula: Formula, scan: Scan, rows: pa.Table, found: Evaluated, gi
     terms = []
     for term, own in made:
         places = tuple(pool.setdefault(name, len(pool)) for name in own.columns)
-        terms.append(TermColumns(own, term.structure, places, tuple(_type(factor, scan, found) for factor in own.factors)))
+        terms.append(
+            TermColumns(
+                own,
+                term.structure,
+                places,
+                tuple(_type(factor, scan, found) for factor in own.factors),
+            )
+        )
     recipe = Recipe(
         formula=formula,
         schema=scan.schema,
@@ -327,15 +414,24 @@ def _type(factor: str, scan: Scan, found: Evaluated) -> pa.DataType:
     """Arrow type of a grouping factor's values."""
     text = group_text(as_evaluated(factor, found.awkward))
     name = column_of(text, scan.schema, found.awkward)
-    return scan.schema[name] if name else labels_of(found.evaluator.expression(text), factor, found.n).type
+    return (
+        scan.schema[name]
+        if name
+        else labels_of(found.evaluator.expression(text), factor, found.n).type
+    )
 
 
-def _plain(name: str, schema: Mapping[str, pa.DataType], awkward: frozenset[str]) -> tuple[str, ...] | None:
+def _plain(
+    name: str, schema: Mapping[str, pa.DataType], awkward: frozenset[str]
+) -> tuple[str, ...] | None:
     """The numeric columns whose product a model column is; none for ones, None where it is anything else."""
     if name == INTERCEPT and name not in schema:
         return ()
     sources = tuple(name.split(":"))
-    if name in awkward or any(source in awkward or source not in schema or not is_number(schema[source]) for source in sources):
+    if name in awkward or any(
+        source in awkward or source not in schema or not is_number(schema[source])
+        for source in sources
+    ):
         return None
     return sources
 
@@ -353,13 +449,22 @@ def _evaluated_names(formula: Formula, scan: Scan) -> tuple[str, ...]:
 
 
 def _covariates(formula: Formula, scan: Scan) -> tuple[str, ...]:
-    used = {name for text in (formula.fixed, *formula.offsets) for name, called, _ in names_in(text) if not called}
+    used = {
+        name
+        for text in (formula.fixed, *formula.offsets)
+        for name, called, _ in names_in(text)
+        if not called
+    }
     return tuple(name for name in scan.needed if name in used and is_number(scan.schema[name]))
 
 
 def _coded(found: Evaluated, formula: Formula, scan: Scan) -> frozenset[str]:
     """Columns of text that are factors of terms as they are, and enter no other expression."""
-    texts = [formula.response, *formula.offsets, *(f for bar in formula.bars for f in bar.factors if unquote(f) not in scan.schema)]
+    texts = [
+        formula.response,
+        *formula.offsets,
+        *(f for bar in formula.bars for f in bar.factors if unquote(f) not in scan.schema),
+    ]
     texts += scan.given
     bare: set[str] = set()
     for part in (found.fixed, *found.random.values()):
@@ -371,7 +476,9 @@ def _coded(found: Evaluated, formula: Formula, scan: Scan) -> frozenset[str]:
                     texts.append(expression)
     elsewhere = {name for text in texts for name, _, _ in names_in(text)}
     elsewhere |= {name.split(".", 1)[0] for name in elsewhere}
-    return frozenset(name for name in bare - elsewhere - found.awkward if kind(scan.schema[name]) == "text")
+    return frozenset(
+        name for name in bare - elsewhere - found.awkward if kind(scan.schema[name]) == "text"
+    )
 
 
 def _with_pilot(recipe: Recipe, found: Evaluated) -> Recipe:
@@ -380,7 +487,9 @@ def _with_pilot(recipe: Recipe, found: Evaluated) -> Recipe:
     if np.ndim(found.response) == 0 or len(found.response) != found.n:
         raise ResponseError(f"the response {name!r} must have one value per row.")
     if found.formula.cbind:
-        raise ResponseError(f"{name} is a binomial response, but a linear model has one response column; use a binomial family.")
+        raise ResponseError(
+            f"{name} is a binomial response, but a linear model has one response column; use a binomial family."
+        )
     y = numeric_response(found.response, name)
     if found.offset is not None:
         y = y - found.offset

@@ -24,7 +24,14 @@ from lmm.formula.columns.engine import Columns, Evaluator
 from lmm.formula.columns.kinds import conform as conform_column
 from lmm.formula.columns.levels import UnseenLevels, strings
 from lmm.formula.columns.subset import condition_mask
-from lmm.formula.evaluate import as_evaluated, as_predictor, check_finite, expression, number, offsets
+from lmm.formula.evaluate import (
+    as_evaluated,
+    as_predictor,
+    check_finite,
+    expression,
+    number,
+    offsets,
+)
 from lmm.formula.text.names import alias, readable
 from lmm.formula.text.tokens import unquote
 from lmm.stream.conform import conform
@@ -155,12 +162,16 @@ class Recipe:
 
     def _block(self, table: pa.Table, response: bool) -> Block:
         seen = table.num_rows
-        chosen = None if self.subset is None else condition_mask(self.subset, Table(table), self.context)
+        chosen = (
+            None if self.subset is None else condition_mask(self.subset, Table(table), self.context)
+        )
         asked = seen if chosen is None else int(chosen.sum())
         kept, lost = complete(table, chosen)
         if lost and self.na_action == "fail":
             counts = ", ".join(f"{name!r} ({count} rows)" for name, count in lost.items())
-            raise DataError(f"missing values in {counts}, and na_action='fail'; drop them, or use na_action='omit'.")
+            raise DataError(
+                f"missing values in {counts}, and na_action='fail'; drop them, or use na_action='omit'."
+            )
         if kept is not None:
             import pyarrow as pa
 
@@ -175,14 +186,20 @@ class Recipe:
             trials = None
             if n:
                 values, name = reader.value(self.formula.response), self.formula.response
-                y, trials = (numeric_response(values, name), None) if self.family is None else self.family.read(values, name)
+                y, trials = (
+                    (numeric_response(values, name), None)
+                    if self.family is None
+                    else self.family.read(values, name)
+                )
             weights = reader.weights()
             if n:
                 check_weights(weights)
             if trials is not None:
                 weights = trials if weights is None else trials * weights
         offset = reader.offset()
-        labels = tuple(tuple(reader.labels(factor) for factor in term.recipe.factors) for term in self.terms)
+        labels = tuple(
+            tuple(reader.labels(factor) for factor in term.recipe.factors) for term in self.terms
+        )
         covariates = {name: reader.number(name) for name in self.covariates} if response else {}
         return Block(n, seen, asked, lost, y, columns, labels, weights, offset, kept, covariates)
 
@@ -209,14 +226,20 @@ class _Reader:
                 if name in frame.kinds and name not in recipe.coded:
                     rows[name] = conform_column(rows[name], frame.kinds[name], name)
             rows.rename({name: alias(name) for name in frame.awkward})
-            self._evaluator = Evaluator(rows, recipe.context, frame.contrasts, frame.state, frame.awkward)
+            self._evaluator = Evaluator(
+                rows, recipe.context, frame.contrasts, frame.state, frame.awkward
+            )
         return self._evaluator
 
     def number(self, name: str) -> np.ndarray:
         """A numeric column, (n,) float64."""
         values = self.table.column(name)
         values = values.chunk(0) if values.num_chunks == 1 else values.combine_chunks()
-        return np.asarray(values.to_numpy(zero_copy_only=False), dtype=float) if self.n else np.zeros(0)
+        return (
+            np.asarray(values.to_numpy(zero_copy_only=False), dtype=float)
+            if self.n
+            else np.zeros(0)
+        )
 
     def value(self, text: str) -> Any:
         """An expression: a plain numeric column without pandas, else as the evaluator gives it."""
@@ -258,7 +281,11 @@ class _Reader:
         awkward = self.recipe.frame.awkward
         text = group_text(as_evaluated(factor, awkward))
         name = column_of(text, self.recipe.schema, awkward)
-        return self.table.column(name) if name else labels_of(self.evaluator.expression(text), factor, self.n)
+        return (
+            self.table.column(name)
+            if name
+            else labels_of(self.evaluator.expression(text), factor, self.n)
+        )
 
     def weights(self) -> np.ndarray | None:
         """Prior weights, (n,)."""
@@ -290,7 +317,10 @@ def predictors(table: pa.Table, names: Iterable[str], coded: Collection[str]) ->
             column = column.dictionary_encode()
         if pa.types.is_dictionary(column.type) and column.num_chunks:
             array = column.unify_dictionaries().combine_chunks()
-            values = pd.Categorical.from_codes(array.indices.to_numpy(zero_copy_only=False), categories=array.dictionary.to_pylist())
+            values = pd.Categorical.from_codes(
+                array.indices.to_numpy(zero_copy_only=False),
+                categories=array.dictionary.to_pylist(),
+            )
             out[name] = as_predictor(pd.Series(values, name=name))
         else:
             out[name] = as_predictor(source.column(name))
@@ -301,8 +331,12 @@ def group_text(text: str) -> str:
     """A grouping factor, as it is evaluated, without calls of ``factor()`` around it that leave its values as they are."""
     tree = ast.parse(text, mode="eval").body
     while isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.args:
-        others = [keyword.arg for keyword in tree.keywords if keyword.arg != "ordered"] or tree.args[1:]
-        if tree.func.id != "relevel" and (tree.func.id not in ("factor", "as_factor", "ordered") or others):
+        others = [
+            keyword.arg for keyword in tree.keywords if keyword.arg != "ordered"
+        ] or tree.args[1:]
+        if tree.func.id != "relevel" and (
+            tree.func.id not in ("factor", "as_factor", "ordered") or others
+        ):
             break
         tree = tree.args[0]
     return ast.unparse(tree)
@@ -310,7 +344,9 @@ def group_text(text: str) -> str:
 
 def column_of(text: str, schema: Mapping[str, pa.DataType], awkward: Collection[str]) -> str | None:
     """The column that an expression is, as it is evaluated."""
-    return next((name for name in schema if text == (alias(name) if name in awkward else name)), None)
+    return next(
+        (name for name in schema if text == (alias(name) if name in awkward else name)), None
+    )
 
 
 def labels_of(value: object, factor: str, n: int) -> pa.Array:
@@ -324,11 +360,15 @@ def labels_of(value: object, factor: str, n: int) -> pa.Array:
     if isinstance(series.dtype, pd.CategoricalDtype):
         codes = series.cat.codes.to_numpy()
         levels = pa.array(strings(series.cat.categories).to_numpy(dtype=object), pa.string())
-        out = pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32), mask=codes < 0), levels)
+        out = pa.DictionaryArray.from_arrays(
+            pa.array(codes.astype(np.int32), mask=codes < 0), levels
+        )
     else:
         out = pa.array(series, from_pandas=True)
     if out.null_count:
-        raise DataError(f"grouping factor {factor!r} has no value in {out.null_count} rows, although its columns are complete.")
+        raise DataError(
+            f"grouping factor {factor!r} has no value in {out.null_count} rows, although its columns are complete."
+        )
     return out
 
 
@@ -339,7 +379,9 @@ def is_number(type: pa.DataType) -> bool:
     return bool(pa.types.is_integer(type) or pa.types.is_floating(type))
 
 
-def complete(table: pa.Table, chosen: np.ndarray | None) -> tuple[np.ndarray | None, dict[str, int]]:
+def complete(
+    table: pa.Table, chosen: np.ndarray | None
+) -> tuple[np.ndarray | None, dict[str, int]]:
     """Mask of the rows asked for in which nothing is missing (None for all), and missing values asked for by column."""
     kept = None if chosen is None else chosen.copy()
     lost: dict[str, int] = {}
@@ -364,7 +406,10 @@ def missing(column: pa.ChunkedArray) -> np.ndarray | None:
     if pa.types.is_floating(column.type):
         if not column.null_count:
             with np.errstate(over="ignore", invalid="ignore"):
-                if all(np.isfinite(np.add.reduce(chunk.to_numpy(zero_copy_only=False))) for chunk in column.chunks):
+                if all(
+                    np.isfinite(np.add.reduce(chunk.to_numpy(zero_copy_only=False)))
+                    for chunk in column.chunks
+                ):
                     return None
         mask = pc.is_null(column, nan_is_null=True)
     elif column.null_count:
@@ -381,7 +426,9 @@ def _finite(column: np.ndarray, name: str) -> np.ndarray:
             bad = ~np.isfinite(column)
             if bad.any():
                 what = "not a number" if np.isnan(column[bad]).any() else "infinite"
-                raise DataError(f"the term {name} is {what} in {int(bad.sum())} of {len(bad)} rows.")
+                raise DataError(
+                    f"the term {name} is {what} in {int(bad.sum())} of {len(bad)} rows."
+                )
     return column
 
 

@@ -90,7 +90,9 @@ ROOMS = {
 _KINDS: list[tuple[Callable[[object], bool], Callable[[Any, Progress | None], Reducer]]] = []
 
 
-def register(knows: Callable[[object], bool], make: Callable[[Any, Progress | None], Reducer]) -> None:
+def register(
+    knows: Callable[[object], bool], make: Callable[[Any, Progress | None], Reducer]
+) -> None:
     """Add a kind of data: ``knows(data)`` tells it without importing anything, ``make(data, progress)`` gives its reducer.
 
     ``progress`` is None or a function ``(text, total rows or None) -> context manager of a function (rows just done)``.

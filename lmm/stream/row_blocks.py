@@ -74,7 +74,10 @@ class Evaluate:
             weights=ones if rows.weights is None else rows.weights,
             offset=np.zeros(rows.n) if rows.offset is None else rows.offset,
             Q=rows.X(self.fixed),
-            codes=tuple(own.codes(rows.labels[t]) for (own, _), t in zip(self.terms, self.labels, strict=True)),
+            codes=tuple(
+                own.codes(rows.labels[t])
+                for (own, _), t in zip(self.terms, self.labels, strict=True)
+            ),
             columns=tuple([rows.columns[place] for place in pool] for _, pool in self.terms),
             levels=tuple(slice(0, len(own.place)) for own, _ in self.terms),
             place={},
@@ -100,7 +103,14 @@ class Locate:
         """What locates rows in a pattern."""
         J = tuple(size.J for size in plan.terms)
         inverse = np.linalg.inv(R) if len(R) else R
-        return cls(inverse, J, {(t, s): own.rows.astype(np.int64) * J[s] + own.cols for (t, s), own in pattern.pairs.items()})
+        return cls(
+            inverse,
+            J,
+            {
+                (t, s): own.rows.astype(np.int64) * J[s] + own.cols
+                for (t, s), own in pattern.pairs.items()
+            },
+        )
 
     def __call__(self, block: Block) -> Block:
         """The block with its runs; one without rows stays as it is."""
@@ -108,16 +118,22 @@ class Locate:
             return block
         place, runs = {}, {}
         for (t, s), keys in self.pairs.items():
-            found = np.searchsorted(keys, block.codes[t].astype(np.int64) * self.J[s] + block.codes[s])
+            found = np.searchsorted(
+                keys, block.codes[t].astype(np.int64) * self.J[s] + block.codes[s]
+            )
             runs[t, s] = slice(int(found.min()), int(found.max()) + 1)
             place[t, s] = (found - runs[t, s].start).astype(np.int32)
         levels = tuple(slice(int(code.min()), int(code.max()) + 1) for code in block.codes)
-        codes = tuple(code - np.int32(run.start) for code, run in zip(block.codes, levels, strict=True))
+        codes = tuple(
+            code - np.int32(run.start) for code, run in zip(block.codes, levels, strict=True)
+        )
         Q = np.ascontiguousarray(block.Q @ self.inverse)
         return replace(block, Q=Q, codes=codes, levels=levels, place=place, runs=runs)
 
 
-def chain(first: Callable[[pa.Table], Block], second: Callable[[Block], Block], table: pa.Table) -> Block:
+def chain(
+    first: Callable[[pa.Table], Block], second: Callable[[Block], Block], table: pa.Table
+) -> Block:
     """``second`` of ``first`` of a table."""
     return second(first(table))
 
@@ -128,7 +144,9 @@ class Spill:
     ``folder`` is where, None where rows are in memory; ``n`` the rows after merging.
     """
 
-    def __init__(self, n: int, J: int, row_bytes: int, how: str | None, progress: Progress | None = None) -> None:
+    def __init__(
+        self, n: int, J: int, row_bytes: int, how: str | None, progress: Progress | None = None
+    ) -> None:
         self.buckets = max(1, -(-n * row_bytes // BUDGET))
         self.J, self.how, self.progress, self.n = J, how, progress, 0
         self._folder = tempfile.TemporaryDirectory(prefix="lmm-rows-") if self.buckets > 1 else None
@@ -199,7 +217,9 @@ class Spill:
                 if done is not None:
                     done(block.n)
 
-    def _answers(self, function: Callable[[Block], T], pool: ThreadPoolExecutor | None, ahead: int) -> Iterator[tuple[Block, T]]:
+    def _answers(
+        self, function: Callable[[Block], T], pool: ThreadPoolExecutor | None, ahead: int
+    ) -> Iterator[tuple[Block, T]]:
         if pool is None:
             for where in self._blocks:
                 block = _load(where)
@@ -251,7 +271,12 @@ def _joined(blocks: list[Block]) -> Block:
     first = blocks[0]
     columns = []
     for t, term in enumerate(first.columns):
-        columns.append([None if z is None else np.concatenate([b.columns[t][a] for b in blocks]) for a, z in enumerate(term)])
+        columns.append(
+            [
+                None if z is None else np.concatenate([b.columns[t][a] for b in blocks])
+                for a, z in enumerate(term)
+            ]
+        )
     return replace(
         first,
         y=np.concatenate([b.y for b in blocks]),
@@ -276,7 +301,16 @@ class StreamedRows:
 
     distant = True
 
-    def __init__(self, plan: Plan, pattern: CrossProducts, R: np.ndarray, n: int, constant: float, prepared: Prepared, kept: int | None):
+    def __init__(
+        self,
+        plan: Plan,
+        pattern: CrossProducts,
+        R: np.ndarray,
+        n: int,
+        constant: float,
+        prepared: Prepared,
+        kept: int | None,
+    ):
         self.plan, self.pattern, self.R, self.n, self._constant = plan, pattern, R, n, constant
         self._prepared: Prepared | None = prepared
         self.kept, self.passes = kept, 0
@@ -297,7 +331,9 @@ class StreamedRows:
         """What a pass reads, in words."""
         if self.kept is None:
             return "blocks on the cluster's workers"
-        rows = f"blocks of {self.kept} rows" + ("" if self.kept == self.n else f" for {self.n}, equal ones merged")
+        rows = f"blocks of {self.kept} rows" + (
+            "" if self.kept == self.n else f" for {self.n}, equal ones merged"
+        )
         return f"{rows}, in memory" if self.folder is None else f"{rows}, in {self.folder}"
 
     def constant(self, family: Family) -> float:
@@ -306,7 +342,10 @@ class StreamedRows:
 
     def total(self, requests: Sequence[Callable[[Block], Any]]) -> list[object]:
         """The requests' answers summed over all rows: one pass."""
-        sizes = [size.J for size in self.plan.terms], {key: len(own.rows) for key, own in self.pattern.pairs.items()}
+        sizes = (
+            [size.J for size in self.plan.terms],
+            {key: len(own.rows) for key, own in self.pattern.pairs.items()},
+        )
         start, text = partial(_start, len(requests), *sizes), "rows, passed over"
         if isinstance(self._prepared, Spill):
             self.passes += 1
@@ -315,13 +354,22 @@ class StreamedRows:
                 for total, answer in zip(totals, answers, strict=True):
                     total.add(answer, block)
             return [total.value for total in totals]
-        return [total.value for total in self._pass(Reduction((), start, partial(_answer, tuple(requests)), _merge, text))]
+        return [
+            total.value
+            for total in self._pass(
+                Reduction((), start, partial(_answer, tuple(requests)), _merge, text)
+            )
+        ]
 
     def sample(self) -> Block:
         """Rows that stand for all, evenly spaced."""
         if self._sample is None:
             step = max(1, (self.kept or self.n) // SAMPLE)
-            self._sample = _joined(self._pass(Reduction((), list, partial(_every, step), _both, "a sample of the rows")))
+            self._sample = _joined(
+                self._pass(
+                    Reduction((), list, partial(_every, step), _both, "a sample of the rows")
+                )
+            )
         return self._sample
 
     def _pass(self, reduction: Reduction[A]) -> A:
@@ -335,7 +383,12 @@ class StreamedRows:
 
     def __getstate__(self) -> dict[str, object]:
         own = self._prepared
-        return {**self.__dict__, "_prepared": own if isinstance(own, Spill) and own.folder is None and own.progress is None else None}
+        return {
+            **self.__dict__,
+            "_prepared": own
+            if isinstance(own, Spill) and own.folder is None and own.progress is None
+            else None,
+        }
 
     def __del__(self) -> None:
         if getattr(self, "_prepared", None) is not None:
@@ -350,7 +403,9 @@ def _answers(requests: tuple[Callable[[Block], Any], ...], block: Block) -> list
     return [request(block) for request in requests]
 
 
-def _answer(requests: tuple[Callable[[Block], Any], ...], totals: list[Total], block: Block) -> list[Total]:
+def _answer(
+    requests: tuple[Callable[[Block], Any], ...], totals: list[Total], block: Block
+) -> list[Total]:
     if block.n:
         for request, total in zip(requests, totals, strict=True):
             total.add(request(block), block)

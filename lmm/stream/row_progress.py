@@ -24,5 +24,7 @@ def tqdm_bar() -> Any:
     try:
         from tqdm.auto import tqdm
     except ImportError as error:
-        raise ArgumentError("progress=True needs tqdm; install it with: pip install tqdm") from error
+        raise ArgumentError(
+            "progress=True needs tqdm; install it with: pip install tqdm"
+        ) from error
     return tqdm

@@ -65,9 +65,15 @@ class Source:
     chunk: int = CHUNK
 
     def __post_init__(self) -> None:
-        several = isinstance(self.path, list | tuple) and bool(self.path) and all(isinstance(p, str | os.PathLike) for p in self.path)
+        several = (
+            isinstance(self.path, list | tuple)
+            and bool(self.path)
+            and all(isinstance(p, str | os.PathLike) for p in self.path)
+        )
         if not isinstance(self.path, str | os.PathLike) and not several:
-            raise ArgumentError(f"Source: path={shown(self.path)} must be a path, a pattern, or a list of paths.")
+            raise ArgumentError(
+                f"Source: path={shown(self.path)} must be a path, a pattern, or a list of paths."
+            )
         if self.table is not None and not isinstance(self.table, str):
             raise ArgumentError(f"Source: table={shown(self.table)} must be the name of a table.")
         whole(self.chunk, "Source: chunk", least=1)
@@ -115,7 +121,9 @@ class Stream:
         """Types of some columns; DataError for a name that several have."""
         for name in columns:
             if name in self.twice:
-                raise DataError(f"{self.text} has several columns named {name!r}; rename them so that each name is used once.")
+                raise DataError(
+                    f"{self.text} has several columns named {name!r}; rename them so that each name is used once."
+                )
         return {name: self.schema[name] for name in columns}
 
     def batches(self, columns: tuple[str, ...]) -> Iterator[pa.Table]:
@@ -137,7 +145,9 @@ class Stream:
         if self._rows is None:
             self._rows = count
         elif count != self._rows:
-            raise DataError(f"{self.text} has {count} rows now and had {self._rows} before; fit again when no other program writes to it.")
+            raise DataError(
+                f"{self.text} has {count} rows now and had {self._rows} before; fit again when no other program writes to it."
+            )
 
     def head(self, columns: tuple[str, ...], rows: int) -> pa.Table:
         """The first rows."""
@@ -151,12 +161,21 @@ class Stream:
                 count += parts[-1].num_rows
                 if count >= rows:
                     break
-        return pa.concat_tables(parts) if parts else pa.table({name: pa.array([], type) for name, type in schema.items()})
+        return (
+            pa.concat_tables(parts)
+            if parts
+            else pa.table({name: pa.array([], type) for name, type in schema.items()})
+        )
 
     def map_reduce(self, reduction: Reduction[A]) -> A:
         """``reduction`` over all chunks, one after another."""
         sums = reduction.start()
-        with told(self.text), self.progress(reduction.text, self.n_rows) if self.progress else nullcontext(_nothing) as done:
+        with (
+            told(self.text),
+            self.progress(reduction.text, self.n_rows)
+            if self.progress
+            else nullcontext(_nothing) as done,
+        ):
             for table in self.batches(reduction.columns):
                 sums = reduction.add(sums, table)
                 done(table.num_rows)
@@ -179,13 +198,19 @@ def mark(path: str) -> tuple[int, int, int]:
 def row_groups(metadata: parquet.FileMetaData) -> tuple[int, ...]:
     """Rows and bytes of a Parquet file and of each of its row groups."""
     groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
-    return (metadata.num_rows, metadata.serialized_size, *(size for group in groups for size in (group.num_rows, group.total_byte_size)))
+    return (
+        metadata.num_rows,
+        metadata.serialized_size,
+        *(size for group in groups for size in (group.num_rows, group.total_byte_size)),
+    )
 
 
 def check_mark(path: str, now: object, first: object) -> None:
     """DataError for a file that is not what it was when it was first opened."""
     if now != first:
-        raise DataError(f"{path!r} has changed since it was first read; fit again when no other program writes to it.")
+        raise DataError(
+            f"{path!r} has changed since it was first read; fit again when no other program writes to it."
+        )
 
 
 def refuse_twice(paths: Iterable[str]) -> None:
@@ -200,8 +225,14 @@ def refuse_twice(paths: Iterable[str]) -> None:
         other = known.get(place)
         known[place] = path
         if other is not None:
-            names = f"{path!r} is given twice" if other == path else f"{other!r} and {path!r} are one and the same file"
-            raise DataError(f"{names}; its rows would count twice. Name each file once, and leave out links to files and folders.")
+            names = (
+                f"{path!r} is given twice"
+                if other == path
+                else f"{other!r} and {path!r} are one and the same file"
+            )
+            raise DataError(
+                f"{names}; its rows would count twice. Name each file once, and leave out links to files and folders."
+            )
 
 
 def inside(target: str, folder: str) -> bool:
@@ -217,7 +248,12 @@ class ParquetFiles(Stream):
     """
 
     def __init__(
-        self, paths: list[str], text: str, chunk: int = CHUNK, progress: Progress | None = None, given: tuple[str, ...] = ()
+        self,
+        paths: list[str],
+        text: str,
+        chunk: int = CHUNK,
+        progress: Progress | None = None,
+        given: tuple[str, ...] = (),
     ) -> None:
         super().__init__(chunk, progress)
         self.paths, self.text, self.given = paths, text, given
@@ -237,7 +273,9 @@ class ParquetFiles(Stream):
             ) from None
 
     @cached_property
-    def _footers(self) -> tuple[dict[str, pa.DataType], int, frozenset[str], dict[str, tuple[object, object]]]:
+    def _footers(
+        self,
+    ) -> tuple[dict[str, pa.DataType], int, frozenset[str], dict[str, tuple[object, object]]]:
         """Types of the columns, the rows of all files, names that several columns have, and the mark of each file.
 
         A number has the type that holds those of all files, a column without a value in the first file the type of a later one, and
@@ -252,8 +290,14 @@ class ParquetFiles(Stream):
                 total += file.metadata.num_rows
                 marks[path] = (before, row_groups(file.metadata))
                 own = {field.name: normal(field.type) for field in file.schema_arrow}
-                twice |= {name for name, count in Counter(file.schema_arrow.names).items() if count > 1}
-                types = {name: common(type, own.get(name, type)) for name, type in types.items()} if types else own
+                twice |= {
+                    name for name, count in Counter(file.schema_arrow.names).items() if count > 1
+                }
+                types = (
+                    {name: common(type, own.get(name, type)) for name, type in types.items()}
+                    if types
+                    else own
+                )
         return types, total, frozenset(twice), marks
 
     @property
@@ -277,7 +321,11 @@ class ParquetFiles(Stream):
         return (
             any(os.path.realpath(path) == real for path in self.paths)
             or any(os.path.isdir(one) and inside(target, one) for one in self.given)
-            or any(fnmatch.fnmatch(real, os.path.realpath(one)) for one in self.given if any(c in one for c in "*?["))
+            or any(
+                fnmatch.fnmatch(real, os.path.realpath(one))
+                for one in self.given
+                if any(c in one for c in "*?[")
+            )
         )
 
     def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[pa.Table, str]]:
@@ -290,10 +338,16 @@ class ParquetFiles(Stream):
                 check_mark(path, row_groups(file.metadata), first[1])
                 lost = [name for name in columns if name not in file.schema_arrow.names]
                 if lost:
-                    yield file.schema_arrow.empty_table(), repr(os.path.basename(path))  # the message names the column
+                    yield (
+                        file.schema_arrow.empty_table(),
+                        repr(os.path.basename(path)),
+                    )  # the message names the column
                     continue
                 for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
-                    yield pa.table(batch.columns, names=batch.schema.names), repr(os.path.basename(path))
+                    yield (
+                        pa.table(batch.columns, names=batch.schema.names),
+                        repr(os.path.basename(path)),
+                    )
             check_mark(path, mark(path), first[0])
 
 
@@ -301,7 +355,12 @@ class Dataset(Stream):
     """A ``pyarrow.dataset.Dataset``, filtered or not."""
 
     def __init__(
-        self, dataset: ds.Dataset, text: str = "", chunk: int = CHUNK, progress: Progress | None = None, given: tuple[str, ...] = ()
+        self,
+        dataset: ds.Dataset,
+        text: str = "",
+        chunk: int = CHUNK,
+        progress: Progress | None = None,
+        given: tuple[str, ...] = (),
     ) -> None:
         super().__init__(chunk, progress)
         self.dataset, self.given = dataset, given
@@ -312,7 +371,11 @@ class Dataset(Stream):
     def paths(self) -> list[str]:
         """Its files, where they are on this machine."""
         parts = getattr(self.dataset, "children", None) or [self.dataset]
-        local = [part for part in parts if type(getattr(part, "filesystem", None)).__name__ == "LocalFileSystem"]
+        local = [
+            part
+            for part in parts
+            if type(getattr(part, "filesystem", None)).__name__ == "LocalFileSystem"
+        ]
         return [path for part in local for path in part.files]
 
     @cached_property
@@ -322,17 +385,27 @@ class Dataset(Stream):
     def holds(self, target: str) -> bool:
         real = os.path.realpath(target)
         folders = {os.path.dirname(os.path.realpath(path)) for path in self.paths}
-        return os.path.dirname(real) in folders or any(os.path.isdir(one) and inside(target, one) for one in self.given)
+        return os.path.dirname(real) in folders or any(
+            os.path.isdir(one) and inside(target, one) for one in self.given
+        )
 
     @cached_property
     def _fragments(self) -> list[tuple[str, ds.Fragment]]:
         """The name and the own schema of each file, where it has one."""
         try:
             fragments = list(self.dataset.get_fragments())
-            found = [(getattr(one, "path", "") or "a fragment", getattr(one, "physical_schema", None)) for one in fragments]
+            found = [
+                (getattr(one, "path", "") or "a fragment", getattr(one, "physical_schema", None))
+                for one in fragments
+            ]
         except ValueError:  # of a filtered dataset; its files are those of the whole
-            format, system = getattr(self.dataset, "format", None), getattr(self.dataset, "filesystem", None)
-            files = self.dataset.files if format is not None and hasattr(self.dataset, "files") else []
+            format, system = (
+                getattr(self.dataset, "format", None),
+                getattr(self.dataset, "filesystem", None),
+            )
+            files = (
+                self.dataset.files if format is not None and hasattr(self.dataset, "files") else []
+            )
             found = [(path, format.inspect(path, filesystem=system)) for path in files]  # type: ignore[union-attr]
         return [(path, schema) for path, schema in found if schema is not None]
 
@@ -344,15 +417,33 @@ class Dataset(Stream):
 
         schema = self.dataset.schema
         for i, field in enumerate(schema):
-            own = {s.field(field.name).type for _, s in self._fragments if s.get_field_index(field.name) >= 0}
+            own = {
+                s.field(field.name).type
+                for _, s in self._fragments
+                if s.get_field_index(field.name) >= 0
+            }
             kinds = {pa.types.is_dictionary(type) for type in own}
             if len(own) > 1 and True in kinds:
                 held = next(type.value_type for type in own if pa.types.is_dictionary(type))
-                schema = schema.set(i, pa.field(field.name, held if False in kinds else pa.dictionary(pa.int32(), held)))
-        if schema is self.dataset.schema or schema.equals(self.dataset.schema) or type(self.dataset) is not ds.FileSystemDataset:
+                schema = schema.set(
+                    i,
+                    pa.field(
+                        field.name, held if False in kinds else pa.dictionary(pa.int32(), held)
+                    ),
+                )
+        if (
+            schema is self.dataset.schema
+            or schema.equals(self.dataset.schema)
+            or type(self.dataset) is not ds.FileSystemDataset
+        ):
             return self.dataset
         try:
-            return ds.FileSystemDataset(list(self.dataset.get_fragments()), schema, self.dataset.format, self.dataset.filesystem)
+            return ds.FileSystemDataset(
+                list(self.dataset.get_fragments()),
+                schema,
+                self.dataset.format,
+                self.dataset.filesystem,
+            )
         except ValueError:  # filtered: the files are read as they are
             return self.dataset
 
@@ -363,13 +454,17 @@ class Dataset(Stream):
 
     @cached_property
     def twice(self) -> frozenset[str]:
-        return frozenset(name for name, count in Counter(self.dataset.schema.names).items() if count > 1)
+        return frozenset(
+            name for name, count in Counter(self.dataset.schema.names).items() if count > 1
+        )
 
     @cached_property
     def n_rows(self) -> int | None:
         try:
             return int(self.dataset.count_rows())
-        except Exception:  # whatever a file system or format raises: a bar without a total is enough
+        except (
+            Exception
+        ):  # whatever a file system or format raises: a bar without a total is enough
             return None
 
     def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[pa.Table, str]]:
@@ -378,14 +473,28 @@ class Dataset(Stream):
 
         self._check()
         partitions = set(_partition_names(self.dataset))
-        for path, own in self._fragments:  # a column that one file lacks would be filled with missing values
+        for (
+            path,
+            own,
+        ) in self._fragments:  # a column that one file lacks would be filled with missing values
             lost = set(columns) - partitions - set(own.names)
             if lost:
                 where = repr(os.path.basename(path))
-                yield pa.table({name: pa.array([], self.schema[name]) for name in columns if name not in lost}), where
+                yield (
+                    pa.table(
+                        {
+                            name: pa.array([], self.schema[name])
+                            for name in columns
+                            if name not in lost
+                        }
+                    ),
+                    where,
+                )
         options = {"batch_size": rows, "batch_readahead": 2, "fragment_readahead": 1}
         if type(getattr(self.dataset, "format", None)).__name__ == "ParquetFileFormat":
-            lean = ds.ParquetFragmentScanOptions(use_buffered_stream=True, buffer_size=BUFFER, pre_buffer=False)
+            lean = ds.ParquetFragmentScanOptions(
+                use_buffered_stream=True, buffer_size=BUFFER, pre_buffer=False
+            )
             options["fragment_scan_options"] = lean
         scanner = self._readable.scanner(columns=list(columns), **options)
         for batch in scanner.to_batches():
@@ -407,7 +516,9 @@ class Reader(Stream):
 
     repeatable = False
 
-    def __init__(self, reader: pa.RecordBatchReader, chunk: int = CHUNK, progress: Progress | None = None) -> None:
+    def __init__(
+        self, reader: pa.RecordBatchReader, chunk: int = CHUNK, progress: Progress | None = None
+    ) -> None:
         super().__init__(chunk, progress)
         self.reader, self.text = reader, "RecordBatchReader"
         self._kept: list[pa.Table] = []
@@ -419,7 +530,9 @@ class Reader(Stream):
 
     @cached_property
     def twice(self) -> frozenset[str]:
-        return frozenset(name for name, count in Counter(self.reader.schema.names).items() if count > 1)
+        return frozenset(
+            name for name, count in Counter(self.reader.schema.names).items() if count > 1
+        )
 
     def head(self, columns: tuple[str, ...], rows: int) -> pa.Table:
         import pyarrow as pa
@@ -430,7 +543,13 @@ class Reader(Stream):
             if batch is None:
                 break
             self._kept.append(batch)
-        return conform(pa.Table.from_batches(self._kept, self.reader.schema).select(list(columns)).slice(0, rows), columns, schema)
+        return conform(
+            pa.Table.from_batches(self._kept, self.reader.schema)
+            .select(list(columns))
+            .slice(0, rows),
+            columns,
+            schema,
+        )
 
     def _read(self) -> Iterator[pa.Table]:
         import pyarrow as pa
@@ -503,7 +622,10 @@ class DuckTable(Stream):
     @cached_property
     def schema(self) -> dict[str, pa.DataType]:
         with self._relation() as relation:
-            return {field.name: normal(field.type) for field in _arrow_reader(relation.limit(0), 1).schema}
+            return {
+                field.name: normal(field.type)
+                for field in _arrow_reader(relation.limit(0), 1).schema
+            }
 
     @cached_property
     def n_rows(self) -> int | None:
@@ -533,7 +655,9 @@ def _arrow_reader(relation: duckdb.DuckDBPyRelation, rows: int) -> pa.RecordBatc
 
 def _is_path(data: object) -> bool:
     return isinstance(data, (str, Path, Source)) or (
-        isinstance(data, (list, tuple)) and bool(data) and all(isinstance(d, (str, Path)) for d in data)
+        isinstance(data, (list, tuple))
+        and bool(data)
+        and all(isinstance(d, (str, Path)) for d in data)
     )
 
 
@@ -545,7 +669,14 @@ def _is_duck(data: object) -> bool:
     return module_of(data) in ("duckdb", "_duckdb") and type(data).__name__ == "DuckDBPyRelation"
 
 
-ARROW = ("FileSystemDataset", "InMemoryDataset", "UnionDataset", "Dataset", "RecordBatchReader", "Scanner")
+ARROW = (
+    "FileSystemDataset",
+    "InMemoryDataset",
+    "UnionDataset",
+    "Dataset",
+    "RecordBatchReader",
+    "Scanner",
+)
 
 
 def _from_path(data: Any, progress: Progress | None) -> Stream:
@@ -564,7 +695,10 @@ def _from_path(data: Any, progress: Progress | None) -> Stream:
             return _folder(name, source.chunk, progress)
     elif table is not None:
         raise ArgumentError("table= names a table of one DuckDB file, but several paths are given.")
-    given = [os.path.expanduser(os.fspath(p)) for p in ([path] if isinstance(path, (str, Path)) else path)]
+    given = [
+        os.path.expanduser(os.fspath(p))
+        for p in ([path] if isinstance(path, (str, Path)) else path)
+    ]
     paths: list[str] = []
     for one in given:
         found = [one] if os.path.exists(one) else sorted(glob.glob(one, recursive=True))
@@ -591,7 +725,9 @@ def _remote(path: str, chunk: int, progress: Progress | None) -> Stream:
     import pyarrow.dataset as ds
 
     try:
-        return Dataset(ds.dataset(path, format="parquet", partitioning="hive"), path, chunk, progress)
+        return Dataset(
+            ds.dataset(path, format="parquet", partitioning="hive"), path, chunk, progress
+        )
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path!r} cannot be opened: {str(error).splitlines()[0]}") from None
 
@@ -601,10 +737,14 @@ def _folder(path: str, chunk: int, progress: Progress | None) -> Stream:
     import pyarrow.dataset as ds
 
     try:
-        dataset = ds.dataset(path, format="parquet", partitioning="hive", exclude_invalid_files=False)
+        dataset = ds.dataset(
+            path, format="parquet", partitioning="hive", exclude_invalid_files=False
+        )
         files = dataset.files
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path!r} is no folder of Parquet files: {str(error).splitlines()[0]}") from None
+        raise DataError(
+            f"{path!r} is no folder of Parquet files: {str(error).splitlines()[0]}"
+        ) from None
     if not files:
         raise DataError(f"the folder {path!r} has no Parquet files.")
     if set(dataset.schema.names) == set(ds.dataset(files[0], format="parquet").schema.names):
@@ -625,7 +765,12 @@ def _duck_file(path: str, table: str | None, chunk: int, progress: Progress | No
         raise DataError(f"{path!r} is no DuckDB file, so that it has no table {table!r}.")
     _need("duckdb")
     with _connected(path) as connection:
-        names = [row[0] for row in connection.execute("select table_name from information_schema.tables order by 1").fetchall()]
+        names = [
+            row[0]
+            for row in connection.execute(
+                "select table_name from information_schema.tables order by 1"
+            ).fetchall()
+        ]
     if table is None:
         if len(names) != 1:
             example = f" Say which: '{path}{SEPARATOR}{names[0]}'." if names else ""
@@ -633,7 +778,9 @@ def _duck_file(path: str, table: str | None, chunk: int, progress: Progress | No
         table = names[0]
     found = table
     if found not in names and found.rpartition(".")[2] not in names:
-        raise DataError(f"{path!r} has no table {found!r}.{nearest(found, names)} It has: {', '.join(names[:12])}.")
+        raise DataError(
+            f"{path!r} has no table {found!r}.{nearest(found, names)} It has: {', '.join(names[:12])}."
+        )
 
     @contextmanager
     def opened() -> Iterator[duckdb.DuckDBPyRelation]:
@@ -653,7 +800,9 @@ def _connected(path: str) -> Iterator[duckdb.DuckDBPyConnection]:
     except duckdb.ConnectionException:
         connection = duckdb.connect(path)
     except duckdb.Error as error:
-        raise DataError(f"{path!r} cannot be opened by DuckDB: {str(error).splitlines()[0]}") from None
+        raise DataError(
+            f"{path!r} cannot be opened by DuckDB: {str(error).splitlines()[0]}"
+        ) from None
     try:
         yield connection
     finally:
@@ -664,7 +813,9 @@ def _need(package: str) -> None:
     try:
         __import__(package)
     except ImportError as error:
-        raise ArgumentError(f"reading these data in chunks needs {package}; install it with: pip install 'lmm[large]'") from error
+        raise ArgumentError(
+            f"reading these data in chunks needs {package}; install it with: pip install 'lmm[large]'"
+        ) from error
 
 
 def _from_arrow(data: Any, progress: Progress | None) -> Stream:

@@ -82,7 +82,10 @@ class CompoundSymmetry(Covariance):
         r = low + (high - low) * (z[0] + 1.0) / 2.0
         pivot = [xp.sqrt((1.0 - r) * (1.0 + i * r) / (1.0 + (i - 1) * r)) for i in range(self.k)]
         below = [r * (1.0 - r) / (1.0 + (j - 1) * r) / pivot[j] for j in range(self.k)]
-        rows = [[pivot[i] if i == j else below[j] if j < i else 0.0 * r for j in range(self.k)] for i in range(self.k)]
+        rows = [
+            [pivot[i] if i == j else below[j] if j < i else 0.0 * r for j in range(self.k)]
+            for i in range(self.k)
+        ]
         return sd[0] * xp.stack([xp.stack(row) for row in rows])
 
 
@@ -101,7 +104,12 @@ class Autoregressive(Covariance):
         return np.array([np.imag(self.factor(theta + 1e-30j * e)) / 1e-30 for e in np.eye(2)])
 
     def second(self, theta: np.ndarray) -> np.ndarray:
-        return np.array([(self.jacobian(theta + 1e-5 * e) - self.jacobian(theta - 1e-5 * e)) / 2e-5 for e in np.eye(2)])
+        return np.array(
+            [
+                (self.jacobian(theta + 1e-5 * e) - self.jacobian(theta - 1e-5 * e)) / 2e-5
+                for e in np.eye(2)
+            ]
+        )
 
     def from_factor(self, T: np.ndarray) -> np.ndarray:
         G = T @ np.swapaxes(T, -1, -2)
@@ -124,11 +132,21 @@ class Autoregressive(Covariance):
 
     def constrain(self, sd: Any, z: Any, xp: Any) -> Any:
         left = xp.sqrt(1.0 - z[0] ** 2)
-        rows = [[z[0] ** i if j == 0 else left * z[0] ** (i - j) if j <= i else 0.0 * z[0] for j in range(self.k)] for i in range(self.k)]
+        rows = [
+            [
+                z[0] ** i if j == 0 else left * z[0] ** (i - j) if j <= i else 0.0 * z[0]
+                for j in range(self.k)
+            ]
+            for i in range(self.k)
+        ]
         return sd[0] * xp.stack([xp.stack(row) for row in rows])
 
 
-NEW: dict[str, type[Covariance]] = {"homdiag": HomogeneousDiagonal, "homcs": CompoundSymmetry, "ar1": Autoregressive}
+NEW: dict[str, type[Covariance]] = {
+    "homdiag": HomogeneousDiagonal,
+    "homcs": CompoundSymmetry,
+    "ar1": Autoregressive,
+}
 
 
 def correlated_pairs(structure: Covariance) -> list[tuple[int, int]]:
@@ -136,4 +154,12 @@ def correlated_pairs(structure: Covariance) -> list[tuple[int, int]]:
     return [(q.row, q.column) for q in structure.quantities() if q.kind == "cor"]
 
 
-__all__ = ["NEW", "Autoregressive", "CompoundSymmetry", "Diagonal", "HomogeneousDiagonal", "Unstructured", "correlated_pairs"]
+__all__ = [
+    "NEW",
+    "Autoregressive",
+    "CompoundSymmetry",
+    "Diagonal",
+    "HomogeneousDiagonal",
+    "Unstructured",
+    "correlated_pairs",
+]

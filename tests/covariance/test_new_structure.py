@@ -15,7 +15,11 @@ from lmm.inference.tests.kenward_roger import kenward_roger
 from tests.covariance.examples import NEW
 
 LEVELS, OCCASIONS, EACH = 40, 3, 3
-TRUTH = {"homdiag": np.eye(3), "homcs": 0.6 * np.eye(3) + 0.4, "ar1": 0.5 ** np.abs(np.subtract.outer(range(3), range(3)))}
+TRUTH = {
+    "homdiag": np.eye(3),
+    "homcs": 0.6 * np.eye(3) + 0.4,
+    "ar1": 0.5 ** np.abs(np.subtract.outer(range(3), range(3))),
+}
 every = pytest.mark.parametrize("name", list(NEW))
 
 
@@ -45,7 +49,9 @@ def n_quantities(name: str) -> int:
 
 
 @every
-def test_the_likelihood_is_that_of_a_normal_with_this_covariance_and_no_theta_beside_has_a_higher_one(name):
+def test_the_likelihood_is_that_of_a_normal_with_this_covariance_and_no_theta_beside_has_a_higher_one(
+    name,
+):
     fit, frame = fitted(name, REML=False), data(name)
     assert fit.estimate.convergence.converged
 
@@ -58,7 +64,9 @@ def test_the_likelihood_is_that_of_a_normal_with_this_covariance_and_no_theta_be
         beta = np.linalg.solve(X.T @ inverse @ X, X.T @ inverse @ y)
         r = y - X @ beta
         n = len(y)
-        return float(-0.5 * (np.linalg.slogdet(V)[1] + n * np.log(2 * np.pi * (r @ inverse @ r) / n) + n))
+        return float(
+            -0.5 * (np.linalg.slogdet(V)[1] + n * np.log(2 * np.pi * (r @ inverse @ r) / n) + n)
+        )
 
     theta = fit.theta.to_numpy()
     assert fit.llf == pytest.approx(log_likelihood(theta), abs=1e-8)
@@ -74,7 +82,9 @@ def test_kenward_rogers_matrices_are_those_of_dense_ones(name):
     z, g = fit.design.terms[0].values, data(name)["g"].to_numpy()
     same = g[:, None] == g
     V = [same * (z @ dG @ z.T) for dG in directions] + [np.eye(len(g))]
-    exact = _kenward_roger(fit, V, same * (z @ fit.estimate.factors[0] @ fit.estimate.factors[0].T @ z.T))
+    exact = _kenward_roger(
+        fit, V, same * (z @ fit.estimate.factors[0] @ fit.estimate.factors[0].T @ z.T)
+    )
     np.testing.assert_allclose(found.cov, exact, rtol=1e-6)
 
 
@@ -84,7 +94,10 @@ def _kenward_roger(fit: lmm.Fit, V: list[np.ndarray], ZGZ: np.ndarray) -> np.nda
     inverse = np.linalg.inv(s2 * (ZGZ + np.eye(len(X))))
     phi = np.linalg.inv(X.T @ inverse @ X)
     project = inverse - inverse @ X @ phi @ X.T @ inverse
-    W = np.linalg.inv(0.5 * np.array([[np.sum((project @ one) * (project @ other).T) for other in V] for one in V]))
+    W = np.linalg.inv(
+        0.5
+        * np.array([[np.sum((project @ one) * (project @ other).T) for other in V] for one in V])
+    )
     P = [-X.T @ inverse @ one @ inverse @ X for one in V]
     inner = np.zeros_like(phi)
     for i, one in enumerate(V):
@@ -113,7 +126,10 @@ def test_tables_name_its_own_parameters_and_no_others(name):
 def test_profile_and_wald_intervals_agree_where_the_likelihood_is_regular(name):
     fit = fitted(name, REML=False)
     wald, profile = fit.confint(method="wald"), fit.confint(method="profile")
-    assert np.abs((profile - wald) / (wald["upper"] - wald["lower"]).to_numpy()[:, None]).max().max() < 0.1
+    assert (
+        np.abs((profile - wald) / (wald["upper"] - wald["lower"]).to_numpy()[:, None]).max().max()
+        < 0.1
+    )
 
 
 @every
@@ -178,7 +194,9 @@ def test_generalized_models_take_it(name):
 def test_variational_bayes_takes_it(name):
     pytest.importorskip("optax")
     likelihood = fitted(name, REML=False).varcorr().to_frame()["sdcor"]
-    np.testing.assert_allclose(fitted(name, method="vi").varcorr().to_frame()["sdcor"], likelihood, atol=0.05)
+    np.testing.assert_allclose(
+        fitted(name, method="vi").varcorr().to_frame()["sdcor"], likelihood, atol=0.05
+    )
 
 
 def test_the_sampler_takes_it():
@@ -197,7 +215,9 @@ def test_monte_carlo_em_refuses_a_structure_without_an_m_step():
 
 
 def test_a_homogeneous_variance_that_vanishes_is_zero_and_said_so():
-    frame = data("homdiag").assign(y=np.random.default_rng(5).normal(size=LEVELS * OCCASIONS * EACH))
+    frame = data("homdiag").assign(
+        y=np.random.default_rng(5).normal(size=LEVELS * OCCASIONS * EACH)
+    )
     frame["y"] -= frame.groupby(["g", "f"])["y"].transform("mean")
     with pytest.warns(lmm.errors.SingularFitWarning):
         fit = lmm.lmer("y ~ x + homdiag(0 + f | g)", frame)

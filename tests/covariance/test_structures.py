@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from lmm.covariance import STRUCTURES, Blocks, Covariance, Diagonal, Unstructured, merge
-from tests.covariance.examples import NEW, Autoregressive, CompoundSymmetry, HomogeneousDiagonal, correlated_pairs
+from tests.covariance.examples import (
+    NEW,
+    Autoregressive,
+    CompoundSymmetry,
+    HomogeneousDiagonal,
+    correlated_pairs,
+)
 
 ALL: list[Covariance] = [
     *(structure(k) for structure in STRUCTURES.values() for k in range(1, 6)),  # type: ignore[call-arg]
@@ -23,14 +29,21 @@ LINEAR: list[Covariance] = [
     Blocks((CompoundSymmetry(3), Unstructured(2))),
     Blocks((Diagonal(1), HomogeneousDiagonal(2))),
 ]
-WITH_NEW: list[Covariance] = [*LINEAR, Autoregressive(2), Autoregressive(4), Blocks((Autoregressive(3), Unstructured(1)))]
+WITH_NEW: list[Covariance] = [
+    *LINEAR,
+    Autoregressive(2),
+    Autoregressive(4),
+    Blocks((Autoregressive(3), Unstructured(1))),
+]
 every = pytest.mark.parametrize("structure", ALL, ids=str)
 linear = pytest.mark.parametrize("structure", LINEAR, ids=str)
 any_at_all = pytest.mark.parametrize("structure", WITH_NEW, ids=str)
 
 
 def some_theta(structure: Covariance, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng([structure.n_theta, structure.k, seed]).normal(size=structure.n_theta)
+    return np.random.default_rng([structure.n_theta, structure.k, seed]).normal(
+        size=structure.n_theta
+    )
 
 
 def some_gram(k: int, seed: int = 0) -> np.ndarray:
@@ -76,7 +89,9 @@ def test_structure_is_hashable_and_equal_to_its_copy(structure: Covariance) -> N
 @any_at_all
 def test_jacobian_and_second_are_the_derivatives_of_factor(structure: Covariance) -> None:
     theta = some_theta(structure)
-    assert structure.jacobian(theta) == pytest.approx(differences(structure.factor, theta), abs=1e-8)
+    assert structure.jacobian(theta) == pytest.approx(
+        differences(structure.factor, theta), abs=1e-8
+    )
     second = structure.second(theta)
     bent = differences(structure.jacobian, theta)
     assert (np.zeros_like(bent) if second is None else second) == pytest.approx(bent, abs=1e-7)
@@ -89,16 +104,22 @@ def test_chart_gives_the_same_matrix_and_the_derivative_along_move(structure: Co
     G = matrix(structure, theta)
     assert T @ T.T == pytest.approx(G, rel=1e-9, abs=1e-9 * np.abs(G).max())
     dG = dT @ T.T + np.swapaxes(dT @ T.T, 1, 2)
-    numeric = differences(lambda s: matrix(structure, structure.move(theta, gram, s)), np.zeros(structure.n_theta))
+    numeric = differences(
+        lambda s: matrix(structure, structure.move(theta, gram, s)), np.zeros(structure.n_theta)
+    )
     assert dG == pytest.approx(numeric, rel=1e-5, abs=1e-6 * np.abs(numeric).max())
 
 
 @any_at_all
-def test_a_step_of_zero_stays_and_the_curvature_along_move_is_the_charts(structure: Covariance) -> None:
+def test_a_step_of_zero_stays_and_the_curvature_along_move_is_the_charts(
+    structure: Covariance,
+) -> None:
     theta, gram = some_theta(structure), some_gram(structure.k)
     zero = np.zeros(structure.n_theta)
     G = matrix(structure, theta)
-    assert matrix(structure, structure.move(theta, gram, zero)) == pytest.approx(G, abs=1e-9 * np.abs(G).max())
+    assert matrix(structure, structure.move(theta, gram, zero)) == pytest.approx(
+        G, abs=1e-9 * np.abs(G).max()
+    )
     T, dT, second = structure.chart(theta, gram)
     step = np.random.default_rng(5).normal(size=structure.n_theta)
     there = np.tensordot(step, dT, 1)
@@ -107,9 +128,13 @@ def test_a_step_of_zero_stays_and_the_curvature_along_move_is_the_charts(structu
         along = np.einsum("i,j,ijab->ab", step, step, second)
         bent = bent + along @ T.T + T @ along.T
     h = 1e-4
-    ahead, back = (matrix(structure, structure.move(theta, gram, sign * h * step)) for sign in (1, -1))
+    ahead, back = (
+        matrix(structure, structure.move(theta, gram, sign * h * step)) for sign in (1, -1)
+    )
     numeric = (ahead - 2 * G + back) / h**2
-    assert numeric == pytest.approx(bent, rel=1e-4, abs=1e-5 * np.abs(bent).max() + 1e-7 * np.abs(G).max() / h)
+    assert numeric == pytest.approx(
+        bent, rel=1e-4, abs=1e-5 * np.abs(bent).max() + 1e-7 * np.abs(G).max() / h
+    )
 
 
 @linear
@@ -135,7 +160,9 @@ def test_from_matrix_is_nearest_otherwise(structure: Covariance) -> None:
     rng = np.random.default_rng(structure.k)
     wanted = rng.normal(size=(structure.k, structure.k))
     wanted = wanted + wanted.T
-    wanted -= (np.linalg.eigvalsh(wanted)[0] + 0.5) * np.eye(structure.k)  # smallest eigenvalue -0.5
+    wanted -= (np.linalg.eigvalsh(wanted)[0] + 0.5) * np.eye(
+        structure.k
+    )  # smallest eigenvalue -0.5
     theta = structure.from_matrix(wanted)
     free = in_structure(structure)
 
@@ -149,7 +176,9 @@ def test_from_matrix_is_nearest_otherwise(structure: Covariance) -> None:
 
 
 @every
-def test_canonical_keeps_the_matrix_and_is_the_same_for_all_that_share_it(structure: Covariance) -> None:
+def test_canonical_keeps_the_matrix_and_is_the_same_for_all_that_share_it(
+    structure: Covariance,
+) -> None:
     theta = some_theta(structure)
     canonical = structure.canonical(theta)
     T = structure.factor(canonical)
@@ -163,7 +192,9 @@ def test_canonical_keeps_the_matrix_and_is_the_same_for_all_that_share_it(struct
 def test_canonical_of_a_singular_matrix(structure: Covariance) -> None:
     theta = some_theta(structure)
     names = structure.theta_names(tuple("abcdef"[: structure.k]))
-    theta[[i for i, name in enumerate(names) if name == ("a",)]] = 0.0  # first pivot zero, what is below it is not
+    theta[[i for i, name in enumerate(names) if name == ("a",)]] = (
+        0.0  # first pivot zero, what is below it is not
+    )
     T = structure.factor(structure.canonical(theta))
     assert T @ T.T == pytest.approx(matrix(structure, theta), rel=1e-12, abs=1e-13)
     assert (np.diagonal(T) >= 0).all()
@@ -171,12 +202,18 @@ def test_canonical_of_a_singular_matrix(structure: Covariance) -> None:
 
 
 @every
-def test_start_is_positive_definite_within_bounds_and_follows_the_units(structure: Covariance) -> None:
+def test_start_is_positive_definite_within_bounds_and_follows_the_units(
+    structure: Covariance,
+) -> None:
     rng = np.random.default_rng(structure.k)
     gram = some_gram(structure.k)
     unit = 1 / np.sqrt(np.diagonal(gram))
     S = 10.0 ** rng.uniform(-3, 3, structure.k)
-    for eigenvalues in (np.full(structure.k, -1.0), rng.normal(size=structure.k), np.full(structure.k, 1e7)):
+    for eigenvalues in (
+        np.full(structure.k, -1.0),
+        rng.normal(size=structure.k),
+        np.full(structure.k, 1e7),
+    ):
         Q = np.linalg.qr(rng.normal(size=(structure.k, structure.k)))[0]
         G = (Q * eigenvalues) @ Q.T * np.outer(unit, unit)
         first = matrix(structure, structure.start(G, gram))
@@ -185,7 +222,9 @@ def test_start_is_positive_definite_within_bounds_and_follows_the_units(structur
         # a share of the variance: neither nothing nor a millionfold
         assert 1e-4 < np.trace(first @ gram) < 1e6 * structure.k
         other = matrix(structure, structure.start(G / np.outer(S, S), gram * np.outer(S, S)))
-        assert other * np.outer(S, S) == pytest.approx(first, rel=1e-5, abs=1e-6 * np.sqrt(np.outer(*2 * [np.diagonal(first)])).max())
+        assert other * np.outer(S, S) == pytest.approx(
+            first, rel=1e-5, abs=1e-6 * np.sqrt(np.outer(*2 * [np.diagonal(first)])).max()
+        )
 
 
 @pytest.mark.parametrize("k", [2, 3, 5])
@@ -251,7 +290,9 @@ def test_descent_looks_only_into_the_null_space() -> None:
 
 def test_blocks_take_the_steepest_of_their_parts() -> None:
     structure = Blocks((Unstructured(1), Diagonal(2)))
-    slope, dG = structure.descent(np.zeros(3), np.array([[-1.0, 9.0, 9.0], [9.0, 3.0, 9.0], [9.0, 9.0, -4.0]]), np.eye(3))
+    slope, dG = structure.descent(
+        np.zeros(3), np.array([[-1.0, 9.0, 9.0], [9.0, 3.0, 9.0], [9.0, 9.0, -4.0]]), np.eye(3)
+    )
     assert slope == -4.0
     assert np.array_equal(dG, np.diag([0.0, 0.0, 1.0]))
 
@@ -278,7 +319,9 @@ def test_standardised_does_not_depend_on_units(structure: Covariance) -> None:
     theta, gram = structure.canonical(some_theta(structure)), some_gram(structure.k)
     unit = np.sqrt(np.diagonal(gram))
     found = structure.standardised(theta, gram)
-    assert structure.factor(found) == pytest.approx(unit[:, None] * structure.factor(theta), rel=1e-12)
+    assert structure.factor(found) == pytest.approx(
+        unit[:, None] * structure.factor(theta), rel=1e-12
+    )
     S = 10.0 ** np.random.default_rng(0).uniform(-3, 3, structure.k)
     other = structure.standardised(theta, np.diag(1 / S**2))
     assert structure.factor(other) == pytest.approx(structure.factor(theta) / S[:, None], rel=1e-12)
@@ -304,7 +347,12 @@ def test_orders_are_lme4s() -> None:
     names = [("Intercept",), ("x", "Intercept"), ("z", "Intercept"), ("x",), ("z", "x"), ("z",)]
     assert Unstructured(3).theta_names(columns) == names
     assert correlated_pairs(Unstructured(3)) == [(1, 0), (2, 0), (2, 1)]
-    assert Blocks((Diagonal(1), Unstructured(2))).theta_names(columns) == [("Intercept",), ("x",), ("z", "x"), ("z",)]
+    assert Blocks((Diagonal(1), Unstructured(2))).theta_names(columns) == [
+        ("Intercept",),
+        ("x",),
+        ("z", "x"),
+        ("z",),
+    ]
     assert correlated_pairs(Blocks((Diagonal(1), Unstructured(2)))) == [(2, 1)]
     assert Diagonal(3).theta_names(columns) == [("Intercept",), ("x",), ("z",)]
 

@@ -74,7 +74,11 @@ def test_columns_are_described_and_typed(name):
 
 
 def test_levels_keep_their_order():
-    assert load("wine")["rating"].cat.ordered and list(load("VerbAgg")["resp"].cat.categories) == ["no", "perhaps", "yes"]
+    assert load("wine")["rating"].cat.ordered and list(load("VerbAgg")["resp"].cat.categories) == [
+        "no",
+        "perhaps",
+        "yes",
+    ]
     assert not load("cake")["temperature"].cat.ordered
     assert list(load("VerbAgg")["mode"].cat.categories) == ["want", "do"]
     assert list(load("InstEval")["dept"].cat.categories[:3]) == ["15", "5", "10"]
@@ -90,7 +94,9 @@ def test_radon_readings_of_zero_become_a_tenth():
 def test_derived_columns_are_what_their_description_says():
     cbpp, ticks = load("cbpp"), load("grouseticks")
     np.testing.assert_allclose(cbpp["prop"], cbpp["incidence"] / cbpp["size"], atol=1e-12)
-    np.testing.assert_allclose(ticks["cHEIGHT"], (ticks["HEIGHT"] - ticks["HEIGHT"].mean()) / 100, atol=1e-12)
+    np.testing.assert_allclose(
+        ticks["cHEIGHT"], (ticks["HEIGHT"] - ticks["HEIGHT"].mean()) / 100, atol=1e-12
+    )
 
 
 def test_each_load_is_a_new_frame():
@@ -125,7 +131,14 @@ def test_packing_keeps_values_levels_and_bytes(tmp_path):
     (tmp_path / "t.schema.json").write_text(json.dumps(schema))
     (tmp_path / "t.csv").write_text('g,grade,count,x\n"a","low",3,0.1\n"b","high",4,2\n')
     arrays = pack_datasets.columns(tmp_path, "t")
-    assert list(arrays) == ["codes:g", "levels:g", "codes:grade", "ordered:grade", "values:count", "values:x"]
+    assert list(arrays) == [
+        "codes:g",
+        "levels:g",
+        "codes:grade",
+        "ordered:grade",
+        "values:count",
+        "values:x",
+    ]
     assert arrays["codes:g"].tolist() == [1, 0] and arrays["codes:g"].dtype == np.uint8
     assert arrays["values:count"].dtype == np.int64 and arrays["values:x"].tolist() == [0.1, 2.0]
     pack_datasets.write(tmp_path / "one.npz", arrays)
@@ -138,7 +151,9 @@ def test_packing_keeps_values_levels_and_bytes(tmp_path):
 
 def test_loading_brings_no_jax_and_no_formulaic():
     code = "import sys, lmm; lmm.datasets.load('radon'); print(sorted({'jax', 'formulaic', 'scipy'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 

@@ -22,7 +22,9 @@ def of(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("word", ["None", "null", "nan", "NaN", "n/a", "N/A", "NULL", "#N/A", "<NA>", "-nan", "", "NA"])
+@pytest.mark.parametrize(
+    "word", ["None", "null", "nan", "NaN", "n/a", "N/A", "NULL", "#N/A", "<NA>", "-nan", "", "NA"]
+)
 def test_only_na_and_empty_fields_are_missing(of, word):
     column = of(f"a,b\n{word},1\nlow,2\nhigh,3\n")["a"]
     assert column.isna().tolist() == [word in ("", "NA"), False, False]
@@ -47,14 +49,23 @@ def test_numbers(of, fields, expected):
     np.testing.assert_array_equal(column.to_numpy(dtype=float, na_value=np.nan), expected)
 
 
-@pytest.mark.parametrize("fields", [["1", "None"], ["1", "null"], ["1", "x"], ["1_000", "2"], ["1", "1,5"]])
+@pytest.mark.parametrize(
+    "fields", [["1", "None"], ["1", "null"], ["1", "x"], ["1_000", "2"], ["1", "1,5"]]
+)
 def test_numbers_in_a_column_of_text_stay_text(of, fields):
     column = of("a,b\n" + "".join(f'"{field}",1\n' for field in fields))["a"]
     assert column.tolist() == fields
 
 
 @pytest.mark.parametrize(
-    "ids", [[2**60 + 1, 2**60 + 2], [2**63 + 1, 2**63 + 2], [2**64 + 1, 2**64 + 2], [2**63 + 1, -1], [-(2**63) - 1, 3]]
+    "ids",
+    [
+        [2**60 + 1, 2**60 + 2],
+        [2**63 + 1, 2**63 + 2],
+        [2**64 + 1, 2**64 + 2],
+        [2**63 + 1, -1],
+        [-(2**63) - 1, 3],
+    ],
 )
 @pytest.mark.parametrize("gap", [False, True])
 def test_long_whole_numbers_keep_their_digits(of, ids, gap):

@@ -26,7 +26,9 @@ def data():
             "z": rng.uniform(1, 3, n),
             "g": rng.integers(0, 12, n),
             "h": rng.choice(list("pqrst"), n),
-            "f": pd.Categorical(rng.choice(["lo", "mid", "hi"], n), categories=["lo", "mid", "hi", "never"]),
+            "f": pd.Categorical(
+                rng.choice(["lo", "mid", "hi"], n), categories=["lo", "mid", "hi", "never"]
+            ),
             "a.b": rng.normal(size=n),
             "class": rng.normal(size=n),
             "odd name": rng.normal(size=n),
@@ -53,8 +55,16 @@ def test_intercept_and_slope(data):
     assert random.levels.tolist() == [str(i) for i in range(12)]
     np.testing.assert_array_equal(random.codes, data["g"])
     np.testing.assert_array_equal(random.values, design.X)
-    assert random.codes.dtype == np.int32 and random.values.flags.f_contiguous and design.X.flags.f_contiguous
-    assert design.index.equals(data.index) and design.full_index.equals(data.index) and design.kept.all()
+    assert (
+        random.codes.dtype == np.int32
+        and random.values.flags.f_contiguous
+        and design.X.flags.f_contiguous
+    )
+    assert (
+        design.index.equals(data.index)
+        and design.full_index.equals(data.index)
+        and design.kept.all()
+    )
     np.testing.assert_allclose(design.R.T @ design.R, design.X.T @ design.X)
 
 
@@ -64,40 +74,75 @@ COLUMNS = {
     "x + (0+x|g)": (["Intercept", "x"], {"g": (["x"], Unstructured(1))}),
     "x + (x||g)": (["Intercept", "x"], {"g": (["Intercept", "x"], Diagonal(2))}),
     "x + diag(x|g)": (["Intercept", "x"], {"g": (["Intercept", "x"], Diagonal(2))}),
-    "f + (f||h)": (["Intercept", "f[T.mid]", "f[T.hi]"], {"h": (["Intercept", "f[T.mid]", "f[T.hi]"], Diagonal(3))}),
-    "f + (0+f|h)": (["Intercept", "f[T.mid]", "f[T.hi]"], {"h": (["f[lo]", "f[mid]", "f[hi]"], Unstructured(3))}),
+    "f + (f||h)": (
+        ["Intercept", "f[T.mid]", "f[T.hi]"],
+        {"h": (["Intercept", "f[T.mid]", "f[T.hi]"], Diagonal(3))},
+    ),
+    "f + (0+f|h)": (
+        ["Intercept", "f[T.mid]", "f[T.hi]"],
+        {"h": (["f[lo]", "f[mid]", "f[hi]"], Unstructured(3))},
+    ),
     "0 + f + (1|h)": (["f[lo]", "f[mid]", "f[hi]"], {"h": (["Intercept"], Unstructured(1))}),
-    "f:x + (1|h)": (["Intercept", "f[lo]:x", "f[mid]:x", "f[hi]:x"], {"h": (["Intercept"], Unstructured(1))}),
+    "f:x + (1|h)": (
+        ["Intercept", "f[lo]:x", "f[mid]:x", "f[hi]:x"],
+        {"h": (["Intercept"], Unstructured(1))},
+    ),
     "f*x + (1|h)": (
         ["Intercept", "f[T.mid]", "f[T.hi]", "x", "f[T.mid]:x", "f[T.hi]:x"],
         {"h": (["Intercept"], Unstructured(1))},
     ),
-    "x + (1|g) + (0+x|g)": (["Intercept", "x"], {"g": (["Intercept", "x"], Blocks((Unstructured(1), Unstructured(1))))}),
+    "x + (1|g) + (0+x|g)": (
+        ["Intercept", "x"],
+        {"g": (["Intercept", "x"], Blocks((Unstructured(1), Unstructured(1))))},
+    ),
     "x + (1|h) + (x+z|g) + (0+z||h)": (
         ["Intercept", "x"],
-        {"g": (["Intercept", "x", "z"], Unstructured(3)), "h": (["Intercept", "z"], Blocks((Unstructured(1), Diagonal(1))))},
+        {
+            "g": (["Intercept", "x", "z"], Unstructured(3)),
+            "h": (["Intercept", "z"], Blocks((Unstructured(1), Diagonal(1)))),
+        },
     ),
     "-1 + (1|h)": ([], {"h": (["Intercept"], Unstructured(1))}),
     "(1|h)": (["Intercept"], {"h": (["Intercept"], Unstructured(1))}),
     "(x+z)^2 + (1|h)": (["Intercept", "x", "z", "x:z"], {"h": (["Intercept"], Unstructured(1))}),
     "factor(k) + as.factor(h) + (1|g)": (
-        ["Intercept", "factor(k)[T.2]", "factor(k)[T.3]", *(f"as.factor(h)[T.{s}]" for s in "qrst")],
+        [
+            "Intercept",
+            "factor(k)[T.2]",
+            "factor(k)[T.3]",
+            *(f"as.factor(h)[T.{s}]" for s in "qrst"),
+        ],
         {"g": (["Intercept"], Unstructured(1))},
     ),
-    "C(k) + (1|g)": (["Intercept", "C(k)[T.2]", "C(k)[T.3]"], {"g": (["Intercept"], Unstructured(1))}),
+    "C(k) + (1|g)": (
+        ["Intercept", "C(k)[T.2]", "C(k)[T.3]"],
+        {"g": (["Intercept"], Unstructured(1))},
+    ),
     "relevel(f, 'hi') + (1|g)": (
         ["Intercept", "relevel(f, 'hi')[T.lo]", "relevel(f, 'hi')[T.mid]"],
         {"g": (["Intercept"], Unstructured(1))},
     ),
-    "log(z) + log + I(x**2) + `I` + (1|g)": (["Intercept", "log(z)", "log", "I(x ** 2)", "I"], {"g": (["Intercept"], Unstructured(1))}),
+    "log(z) + log + I(x**2) + `I` + (1|g)": (
+        ["Intercept", "log(z)", "log", "I(x ** 2)", "I"],
+        {"g": (["Intercept"], Unstructured(1))},
+    ),
     "b + (b|g)": (["Intercept", "b[T.True]"], {"g": (["Intercept", "b[T.True]"], Unstructured(2))}),
-    "b:x + (0 + b|g)": (["Intercept", "b[False]:x", "b[True]:x"], {"g": (["b[False]", "b[True]"], Unstructured(2))}),
+    "b:x + (0 + b|g)": (
+        ["Intercept", "b[False]:x", "b[True]:x"],
+        {"g": (["b[False]", "b[True]"], Unstructured(2))},
+    ),
     "I(b * x) + I(x > 0) + (x > 1) + (1|g)": (
         ["Intercept", "I(b * x)", "I(x > 0)[T.True]", "x > 1[T.True]"],
         {"g": (["Intercept"], Unstructured(1))},
     ),
-    "a.b + log(a.b^2) + (a.b|g)": (["Intercept", "a.b", "log(a.b ** 2)"], {"g": (["Intercept", "a.b"], Unstructured(2))}),
-    "class + exp(class) + (1|g)": (["Intercept", "class", "exp(class)"], {"g": (["Intercept"], Unstructured(1))}),
+    "a.b + log(a.b^2) + (a.b|g)": (
+        ["Intercept", "a.b", "log(a.b ** 2)"],
+        {"g": (["Intercept", "a.b"], Unstructured(2))},
+    ),
+    "class + exp(class) + (1|g)": (
+        ["Intercept", "class", "exp(class)"],
+        {"g": (["Intercept"], Unstructured(1))},
+    ),
     "`odd name` + abs(`odd name`) + (1|g)": (
         ["Intercept", "odd name", "abs(`odd name`)"],
         {"g": (["Intercept"], Unstructured(1))},
@@ -115,8 +160,16 @@ def test_columns_and_structures(data, rhs):
 
 
 def test_values_of_awkward_names(data):
-    design = build_design("y ~ a.b + log(a.b^2) + exp(class) + abs(`odd name`) + I(x^2) + (1|g)", data)
-    expected = [data["a.b"], np.log(data["a.b"] ** 2), np.exp(data["class"]), data["odd name"].abs(), data["x"] ** 2]
+    design = build_design(
+        "y ~ a.b + log(a.b^2) + exp(class) + abs(`odd name`) + I(x^2) + (1|g)", data
+    )
+    expected = [
+        data["a.b"],
+        np.log(data["a.b"] ** 2),
+        np.exp(data["class"]),
+        data["odd name"].abs(),
+        data["x"] ** 2,
+    ]
     np.testing.assert_allclose(design.X[:, 1:], np.column_stack(expected), rtol=1e-14)
 
 
@@ -139,7 +192,11 @@ def test_nesting_makes_the_observed_combinations(data):
 
 def test_grouping_expressions(data):
     design = build_design("y ~ (1|factor(k):h) + (1|interaction(h, k)) + (1|cut(z, 4))", data)
-    assert {t.group: t.J for t in design.terms} == {"factor(k):h": 15, "interaction(h, k)": 15, "cut(z, 4)": 4}
+    assert {t.group: t.J for t in design.terms} == {
+        "factor(k):h": 15,
+        "interaction(h, k)": 15,
+        "cut(z, 4)": 4,
+    }
     assert term(design, "interaction(h, k)").levels[0] == "p.1"
 
 
@@ -157,7 +214,10 @@ def test_contrasts_by_column(data, word):
     design = build_design("y ~ f + (f|h)", data, Given(contrasts={"f": word}))
     code = {"lo": (1, 0), "mid": (0, 1), "hi": (-1, -1)}
     np.testing.assert_array_equal(design.X[:, 1:], [code[v] for v in data["f"]])
-    assert design.names[1:] == ("f[S.lo]", "f[S.mid]") and design.terms[0].columns[1:] == ("f[S.lo]", "f[S.mid]")
+    assert design.names[1:] == ("f[S.lo]", "f[S.mid]") and design.terms[0].columns[1:] == (
+        "f[S.lo]",
+        "f[S.mid]",
+    )
     np.testing.assert_array_equal(design.frame.new_X(data.iloc[:9]), design.X[:9])
     full = build_design("y ~ f + (0+f|h)", data, Given(contrasts={"f": word}))
     assert full.terms[0].k == 3 and np.linalg.matrix_rank(full.terms[0].values) == 3
@@ -169,16 +229,31 @@ def test_dot_means_all_other_columns(data):
 
 
 def test_the_left_side_is_an_expression(data):
-    np.testing.assert_allclose(build_design("y/2 + x^2 ~ (1|g)", data).y, data["y"] / 2 + data["x"] ** 2)
-    np.testing.assert_allclose(build_design("scale(y) ~ (1|g)", data).y, (data["y"] - data["y"].mean()) / data["y"].std())
+    np.testing.assert_allclose(
+        build_design("y/2 + x^2 ~ (1|g)", data).y, data["y"] / 2 + data["x"] ** 2
+    )
+    np.testing.assert_allclose(
+        build_design("scale(y) ~ (1|g)", data).y, (data["y"] - data["y"].mean()) / data["y"].std()
+    )
 
 
 def test_scope_is_used_after_the_columns(data):
     def twice(v):
         return 2 * v
 
-    context = {"twice": twice, "row": np.arange(240.0), "shift": 3.0, "x": "not the column", "factor": 7, "log": math.log}
-    design = build_design("y ~ twice(x) + row + I(z - shift) + factor(k) + log(z) + (1|g)", data, Given(context=context))
+    context = {
+        "twice": twice,
+        "row": np.arange(240.0),
+        "shift": 3.0,
+        "x": "not the column",
+        "factor": 7,
+        "log": math.log,
+    }
+    design = build_design(
+        "y ~ twice(x) + row + I(z - shift) + factor(k) + log(z) + (1|g)",
+        data,
+        Given(context=context),
+    )
     np.testing.assert_allclose(design.X[:, 1], 2 * data["x"])
     assert set(design.frame.context) == {"twice", "shift", "row"}
     column = dict(zip(design.names, design.X.T, strict=True))
@@ -191,7 +266,9 @@ def test_weights_and_offset_in_every_form(data):
     plain = build_design("y ~ x + offset(2*z) + (1|g)", data, Given(weights="z"))
     np.testing.assert_array_equal(plain.weights, data["z"])
     np.testing.assert_array_equal(plain.offset, 2 * data["z"])
-    other = build_design("y ~ x + offset(z) + (1|g)", data, Given(weights="I(z + 0)", offset=data["z"].to_numpy()))
+    other = build_design(
+        "y ~ x + offset(z) + (1|g)", data, Given(weights="I(z + 0)", offset=data["z"].to_numpy())
+    )
     np.testing.assert_array_equal(other.weights, plain.weights)
     np.testing.assert_allclose(other.offset, plain.offset)
     dotted = build_design("y ~ x + (1|g)", data, Given(weights="exp(a.b)", offset="a.b"))
@@ -247,9 +324,17 @@ def test_z_is_laid_out_level_by_level(data):
 
 
 def test_another_response(data):
-    design = build_design("y ~ x + (1|g)", data.assign(x=data["x"].where(data["z"] > 1.2)), Given(subset=data["z"] < 2.9))
+    design = build_design(
+        "y ~ x + (1|g)",
+        data.assign(x=data["x"].where(data["z"] > 1.2)),
+        Given(subset=data["z"] < 2.9),
+    )
     assert design.n < len(design.kept) < 240
-    for new in (np.arange(240.0), np.arange(240.0)[data["z"] < 2.9], np.arange(240.0)[data.index.isin(design.index)]):
+    for new in (
+        np.arange(240.0),
+        np.arange(240.0)[data["z"] < 2.9],
+        np.arange(240.0)[data.index.isin(design.index)],
+    ):
         again = design.with_response(new)
         np.testing.assert_array_equal(again.y, np.flatnonzero(data.index.isin(design.index)))
         assert again.X is design.X
@@ -284,7 +369,12 @@ def test_a_family_reads_its_own_response(data):
             assert name == "cbind(k, 4 - k)"
             return values[:, 0] / values.sum(axis=1), values.sum(axis=1).astype(float)
 
-    design = build_design("cbind(k, 4 - k) ~ x + (1|row)", data.assign(row=np.arange(240)), Given(weights="z"), family=Counts())
+    design = build_design(
+        "cbind(k, 4 - k) ~ x + (1|row)",
+        data.assign(row=np.arange(240)),
+        Given(weights="z"),
+        family=Counts(),
+    )
     np.testing.assert_allclose(design.y, data["k"] / 4)
     np.testing.assert_allclose(design.weights, 4 * data["z"])
 
@@ -300,7 +390,11 @@ def test_many_levels_cost_no_dense_matrix():
     n, J = 200_000, 100_000
     ids = np.arange(n) % J
     frame = pd.DataFrame(
-        {"y": np.arange(n) % 7.0, "x": np.arange(n) % 11.0, "id": pd.Categorical.from_codes(ids, categories=np.arange(J) + 5)}
+        {
+            "y": np.arange(n) % 7.0,
+            "x": np.arange(n) % 11.0,
+            "id": pd.Categorical.from_codes(ids, categories=np.arange(J) + 5),
+        }
     )
     tracemalloc.start()
     design = build_design("y ~ x + (1|id)", frame)

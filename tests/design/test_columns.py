@@ -46,7 +46,10 @@ class Members:
 
     def __call__(self, table: Table) -> sp.csr_array:
         columns = np.column_stack([table.column(name) for name in MEMBERS])
-        return sp.csr_array((np.full(columns.size, 0.5), columns.ravel(), 2 * np.arange(len(columns) + 1)), shape=(len(columns), COUNT))
+        return sp.csr_array(
+            (np.full(columns.size, 0.5), columns.ravel(), 2 * np.arange(len(columns) + 1)),
+            shape=(len(columns), COUNT),
+        )
 
 
 BASES = {"walk": Walk(), "members": Members()}
@@ -62,7 +65,9 @@ class Basis(TermRecipe):
         Z = BASES[self.name](table)
         return Z.toarray() if sp.issparse(Z) else Z, np.ones(table.n, dtype=bool)
 
-    def codes(self, frame: ModelFrame, table: Table, allow_new_levels: bool) -> tuple[np.ndarray, np.ndarray]:
+    def codes(
+        self, frame: ModelFrame, table: Table, allow_new_levels: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(table.n, dtype=np.int32), np.ones(table.n, dtype=bool)
 
 
@@ -79,11 +84,17 @@ def data(seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     n, J = 240, 20
     g, x = rng.integers(0, J, n), rng.uniform(size=n)
-    frame = pd.DataFrame({"x": x, "g": g, "m1": rng.integers(0, COUNT, n), "m2": rng.integers(0, COUNT, n)})
+    frame = pd.DataFrame(
+        {"x": x, "g": g, "m1": rng.integers(0, COUNT, n), "m2": rng.integers(0, COUNT, n)}
+    )
     table = Table(frame)
     eta = 1.0 + 0.7 * rng.normal(size=J)[g]
-    eta += 0.8 * (BASES["walk"](table) @ rng.normal(size=len(KNOTS))) + 1.6 * (BASES["members"](table) @ rng.normal(size=COUNT))
-    return frame.assign(y=eta + rng.normal(size=n), count=rng.poisson(np.exp(0.3 + 0.3 * (eta - eta.mean()))))
+    eta += 0.8 * (BASES["walk"](table) @ rng.normal(size=len(KNOTS))) + 1.6 * (
+        BASES["members"](table) @ rng.normal(size=COUNT)
+    )
+    return frame.assign(
+        y=eta + rng.normal(size=n), count=rng.poisson(np.exp(0.3 + 0.3 * (eta - eta.mean())))
+    )
 
 
 @cache
@@ -114,7 +125,9 @@ def test_the_likelihood_and_its_maximum_are_those_of_dense_matrices(name):
         V = np.eye(n) + sum(t**2 * own for t, own in zip(theta, parts(fit), strict=True))
         inverse = np.linalg.inv(V)
         r = y - X @ np.linalg.solve(X.T @ inverse @ X, X.T @ inverse @ y)
-        return float(-0.5 * (np.linalg.slogdet(V)[1] + n * np.log(2 * np.pi * (r @ inverse @ r) / n) + n))
+        return float(
+            -0.5 * (np.linalg.slogdet(V)[1] + n * np.log(2 * np.pi * (r @ inverse @ r) / n) + n)
+        )
 
     theta = fit.theta.to_numpy()
     assert len(theta) == 2 and (theta > 0.1).all()
@@ -126,7 +139,9 @@ def test_the_likelihood_and_its_maximum_are_those_of_dense_matrices(name):
 @every
 def test_effects_and_fitted_values_are_best_linear_predictors(name):
     fit = fitted(name)
-    V = np.eye(len(fit.design.y)) + sum(t**2 * own for t, own in zip(fit.theta, parts(fit), strict=True))
+    V = np.eye(len(fit.design.y)) + sum(
+        t**2 * own for t, own in zip(fit.theta, parts(fit), strict=True)
+    )
     r = fit.design.y - fit.design.X @ fit.fixef().to_numpy()
     term = fit.design.terms[-1]
     wanted = fit.theta.iloc[-1] ** 2 * term.values.T @ np.linalg.solve(V, r)
@@ -143,14 +158,20 @@ def test_kenward_rogers_matrices_are_those_of_dense_ones(name):
     found = kenward_roger(fit.problem, fit.estimator, fit.estimate)
     V = parts(fit)
     ZGZ = sum(t**2 * own for t, own in zip(fit.theta, V, strict=True))
-    np.testing.assert_allclose(found.cov, _kenward_roger(fit, [*V, np.eye(len(ZGZ))], ZGZ), rtol=1e-6)
+    np.testing.assert_allclose(
+        found.cov, _kenward_roger(fit, [*V, np.eye(len(ZGZ))], ZGZ), rtol=1e-6
+    )
     assert np.isfinite(fit.coef_table(ddf="kenward-roger").to_numpy()).all()
 
 
 @every
 def test_tables_have_one_standard_deviation_for_it(name):
     fit = fitted(name)
-    assert fit.confint(method="wald").index[:3].tolist() == ["sd_(Intercept)|g", f"sd|{name}", "sigma"]
+    assert fit.confint(method="wald").index[:3].tolist() == [
+        "sd_(Intercept)|g",
+        f"sd|{name}",
+        "sigma",
+    ]
     assert len(fit.varcorr().to_frame()) == 3
     assert fit.tidy()["std_error"].notna().all()
     assert name in str(fit.summary())
@@ -163,7 +184,10 @@ def test_tables_have_one_standard_deviation_for_it(name):
 def test_intervals_agree(name):
     fit = fitted(name, reml=False)
     wald, profile = fit.confint(method="wald"), fit.confint(method="profile")
-    assert np.abs((profile - wald) / (wald["upper"] - wald["lower"]).to_numpy()[:, None]).max().max() < 0.5
+    assert (
+        np.abs((profile - wald) / (wald["upper"] - wald["lower"]).to_numpy()[:, None]).max().max()
+        < 0.5
+    )
     boot = fit.confint(method="boot", nsim=60, rng=1)
     assert boot.notna().all(axis=None) and (boot["lower"] < boot["upper"]).all()
 
@@ -174,7 +198,9 @@ def test_predictions_replay_the_matrix_and_have_standard_errors_of_dense_matrice
     np.testing.assert_allclose(fit.predict(frame), fit.fittedvalues, rtol=1e-9)
     X, Z = fit.design.X, fit.design.Z.toarray()
     J = fit.design.terms[0].J
-    precision = np.concatenate([np.repeat(t**-2.0, k) for t, k in zip(fit.theta, (J, Z.shape[1] - J), strict=True)])
+    precision = np.concatenate(
+        [np.repeat(t**-2.0, k) for t, k in zip(fit.theta, (J, Z.shape[1] - J), strict=True)]
+    )
     C = np.linalg.inv(np.block([[X.T @ X, X.T @ Z], [Z.T @ X, Z.T @ Z + np.diag(precision)]]))
     W = np.column_stack([X, Z])
     wanted = fit.estimate.sigma * np.sqrt(np.einsum("ij,jk,ik->i", W, C, W))
@@ -182,21 +208,31 @@ def test_predictions_replay_the_matrix_and_have_standard_errors_of_dense_matrice
     bands = fit.predict(frame.head(5), interval="prediction", re_form=False)
     assert (bands["upper"] > bands["lower"]).all()
     some = fit.predict(frame, re_form="~ (1|g)")
-    np.testing.assert_allclose(fit.fittedvalues - some, fit.design.terms[1].times(fit.estimate.modes[1]), atol=1e-8)
+    np.testing.assert_allclose(
+        fit.fittedvalues - some, fit.design.terms[1].times(fit.estimate.modes[1]), atol=1e-8
+    )
 
 
 @every
 def test_simulations_refits_and_copies(name):
     fit = fitted(name)
     Y = fit.simulate(400, rng=3)
-    wanted = fit.estimate.sigma**2 * (1.0 + sum(t**2 * np.diagonal(own) for t, own in zip(fit.theta, parts(fit), strict=True)))
-    assert (Y.sub(fit.predict(re_form=False), axis=0).var(axis=1).to_numpy() / wanted).mean() == pytest.approx(1.0, abs=0.02)
+    wanted = fit.estimate.sigma**2 * (
+        1.0 + sum(t**2 * np.diagonal(own) for t, own in zip(fit.theta, parts(fit), strict=True))
+    )
+    assert (
+        Y.sub(fit.predict(re_form=False), axis=0).var(axis=1).to_numpy() / wanted
+    ).mean() == pytest.approx(1.0, abs=0.02)
     again = fit.refit_many(Y.iloc[:, :4])
     for i in range(4):
         design = fit.design.with_response(Y.iloc[:, i])
         one = fit_problem(design, fit.problem.with_response(design), MaximumLikelihood())
         names = one.confint(method="wald").index[:2]
-        np.testing.assert_allclose(again.iloc[i][names].to_numpy(dtype=float), one.varcorr().to_frame()["sdcor"][:2], atol=2e-4)
+        np.testing.assert_allclose(
+            again.iloc[i][names].to_numpy(dtype=float),
+            one.varcorr().to_frame()["sdcor"][:2],
+            atol=2e-4,
+        )
     for kind in ("cases", "semiparametric"):
         boot = fit.bootstrap(8, kind=kind, rng=1)
         assert not len(boot.failures) and (boot.replicates[f"sd|{name}"] > 0.0).all()
@@ -212,10 +248,14 @@ def test_generalized_models_take_it(name):
     assert fit.convergence.converged and len(fit.tidy()) == 4
     y, X, Z = fit.design.y, fit.design.X, fit.design.Z.toarray()
     J = fit.design.terms[0].J
-    precision = np.concatenate([np.repeat(t**-2.0, k) for t, k in zip(fit.theta, (J, Z.shape[1] - J), strict=True)])
+    precision = np.concatenate(
+        [np.repeat(t**-2.0, k) for t, k in zip(fit.theta, (J, Z.shape[1] - J), strict=True)]
+    )
     modes = np.concatenate([b.to_numpy().ravel() for b in fit.ranef().values()])
     mu = np.exp(X @ fit.fixef().to_numpy() + Z @ modes)
-    np.testing.assert_allclose(Z.T @ (y - mu), precision * modes, atol=1e-5)  # the modes' score equations
+    np.testing.assert_allclose(
+        Z.T @ (y - mu), precision * modes, atol=1e-5
+    )  # the modes' score equations
     H = Z.T @ (mu[:, None] * Z) + np.diag(precision)
     from scipy.special import gammaln
 

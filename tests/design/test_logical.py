@@ -21,8 +21,20 @@ def data():
     rng = np.random.default_rng(2)
     n = 120
     g = rng.integers(0, 12, n)
-    table = pd.DataFrame({"g": g, "x": rng.normal(3, 1, n), "f": rng.choice(list("abc"), n), "flag": rng.random(n) < 0.4})
-    mean = 1 + table.x * np.where(table.flag, 0.5, -1) + table.flag * 2 + (table.f == "b") * 1.5 * (1 + table.flag)
+    table = pd.DataFrame(
+        {
+            "g": g,
+            "x": rng.normal(3, 1, n),
+            "f": rng.choice(list("abc"), n),
+            "flag": rng.random(n) < 0.4,
+        }
+    )
+    mean = (
+        1
+        + table.x * np.where(table.flag, 0.5, -1)
+        + table.flag * 2
+        + (table.f == "b") * 1.5 * (1 + table.flag)
+    )
     table["y"] = mean + rng.normal(0, 1, 12)[g] + rng.normal(0, 0.5, n)
     return table
 
@@ -37,7 +49,11 @@ def tables(data, gaps):
     pl, pa = pytest.importorskip("polars"), pytest.importorskip("pyarrow")
     columns = {name: data[name].to_list() for name in data} | {"flag": flag.to_list()}
     inside = out["boolean"].astype({"flag": "bool[pyarrow]"})
-    return out | {"polars": pl.DataFrame(columns), "arrow": pa.table(columns), "arrow in pandas": inside}
+    return out | {
+        "polars": pl.DataFrame(columns),
+        "arrow": pa.table(columns),
+        "arrow in pandas": inside,
+    }
 
 
 @pytest.mark.parametrize("formula", FORMULAS)
@@ -63,10 +79,16 @@ def test_tests_means_and_predictions_take_the_factor(data):
     text = lmm.lmer("y ~ f * flag + (1|g)", data.assign(flag=data.flag.astype(str)))
     np.testing.assert_allclose(fit.anova().to_numpy(float), text.anova().to_numpy(float), rtol=1e-6)
     assert fit.anova()["f_value"]["f"] == pytest.approx(58.51, abs=0.005)  # lmerTest, type 3
-    np.testing.assert_allclose(fit.emmeans("flag").emmean.astype(float), text.emmeans("flag").emmean.astype(float), rtol=1e-6)
+    np.testing.assert_allclose(
+        fit.emmeans("flag").emmean.astype(float),
+        text.emmeans("flag").emmean.astype(float),
+        rtol=1e-6,
+    )
     for flags in ([True, True, True], [False, False, False], [False, True, False]):
         new = data.head(3).assign(flag=flags)
-        np.testing.assert_allclose(fit.predict(new), text.predict(new.assign(flag=new.flag.astype(str))), rtol=1e-6)
+        np.testing.assert_allclose(
+            fit.predict(new), text.predict(new.assign(flag=new.flag.astype(str))), rtol=1e-6
+        )
 
 
 def test_chunks_and_batches_take_the_factor(data, tmp_path):
@@ -76,9 +98,14 @@ def test_chunks_and_batches_take_the_factor(data, tmp_path):
     for name, table in (("whole", data), ("gaps", gaps)):
         path = str(tmp_path / f"{name}.parquet")
         table.to_parquet(path)
-        for formula in ("y ~ flag*f + (0 + flag|g)", "y ~ flag:x + I(flag*x) + I(x > 3 & flag) + (1|g)"):
+        for formula in (
+            "y ~ flag*f + (0 + flag|g)",
+            "y ~ flag:x + I(flag*x) + I(x > 3 & flag) + (1|g)",
+        ):
             fit, chunks = lmm.lmer(formula, table), lmm.lmer(formula, lmm.Source(path, chunk=30))
-            assert chunks.llf == pytest.approx(fit.llf, abs=1e-6) and list(chunks.fixef().index) == list(fit.fixef().index)
+            assert chunks.llf == pytest.approx(fit.llf, abs=1e-6) and list(
+                chunks.fixef().index
+            ) == list(fit.fixef().index)
     batch = lmm.lmer_batch("~ flag:x + (1|g)", data, data[["y"]])
     assert batch.fit("y").llf == pytest.approx(lmm.lmer("y ~ flag:x + (1|g)", data).llf, abs=1e-6)
 

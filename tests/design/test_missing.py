@@ -53,8 +53,12 @@ def test_rows_missing_in_any_used_column_are_dropped(data):
     np.testing.assert_array_equal(design.y, complete["y"])
     np.testing.assert_array_equal(design.weights, complete["w"])
     np.testing.assert_array_equal(design.offset, complete["o"])
-    np.testing.assert_allclose(design.X[:, 1], (complete["x"] - complete["x"].mean()) / complete["x"].std(), rtol=1e-12)
-    assert design.terms[0].levels[design.terms[0].codes].tolist() == [str(int(g)) for g in complete["g"]]
+    np.testing.assert_allclose(
+        design.X[:, 1], (complete["x"] - complete["x"].mean()) / complete["x"].std(), rtol=1e-12
+    )
+    assert design.terms[0].levels[design.terms[0].codes].tolist() == [
+        str(int(g)) for g in complete["g"]
+    ]
 
 
 def test_unused_columns_do_not_matter(data):
@@ -77,7 +81,11 @@ def test_fail_names_every_column(data):
 
 def test_exclude_keeps_the_rows_to_pad(data):
     design = build_design("y ~ x + (1|g)", with_holes(data), Given(na_action="exclude"))
-    assert design.na_action == "exclude" and design.n == 77 and len(design.full_index) == len(design.kept) == 80
+    assert (
+        design.na_action == "exclude"
+        and design.n == 77
+        and len(design.full_index) == len(design.kept) == 80
+    )
 
 
 def test_subset_comes_before_missing_rows(data):

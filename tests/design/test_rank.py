@@ -14,7 +14,9 @@ def matrix(n: int = 60, p: int = 4, seed: int = 0) -> np.ndarray:
     return np.column_stack([np.ones(n), np.random.default_rng(seed).normal(size=(n, p - 1))])
 
 
-def assert_triangle(X: np.ndarray, kept: np.ndarray, R: np.ndarray, weights: np.ndarray | None = None) -> None:
+def assert_triangle(
+    X: np.ndarray, kept: np.ndarray, R: np.ndarray, weights: np.ndarray | None = None
+) -> None:
     """X[:, kept] = Q R with Q'WQ = I, R upper triangular with a positive diagonal."""
     assert np.array_equal(R, np.triu(R))
     assert (np.diagonal(R) > 0).all()
@@ -44,7 +46,9 @@ def test_later_columns_are_the_ones_to_go(weighted: bool) -> None:
     """A sum of earlier columns, a copy, and zeros; the first of each set stays, as in lm()."""
     X = matrix()
     w = np.random.default_rng(1).uniform(0.1, 5, len(X)) if weighted else None
-    full = np.column_stack([X[:, 0], X[:, 1], 2 * X[:, 0] - X[:, 1], X[:, 2], np.zeros(len(X)), X[:, 1], X[:, 3]])
+    full = np.column_stack(
+        [X[:, 0], X[:, 1], 2 * X[:, 0] - X[:, 1], X[:, 2], np.zeros(len(X)), X[:, 1], X[:, 3]]
+    )
     kept, R = independent_columns(full, w)
     assert list(kept) == [0, 1, 3, 6]
     assert_triangle(full, kept, R, w)
@@ -67,7 +71,9 @@ def test_units_do_not_decide(scale: float) -> None:
     assert list(independent_columns(dependent)[0]) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("left", "stays"), [(1e-9, False), (1e-8, False), (1e-6, True), (1e-4, True)])
+@pytest.mark.parametrize(
+    ("left", "stays"), [(1e-9, False), (1e-8, False), (1e-6, True), (1e-4, True)]
+)
 def test_tolerance_is_rs(left: float, stays: bool) -> None:
     """What is left of a column after the others, relative to its length, is compared with 1e-7."""
     X = matrix(200)
@@ -97,7 +103,11 @@ def test_more_columns_than_rows() -> None:
 @given(st.integers(0, 10_000), st.integers(1, 6), st.integers(0, 4))
 def test_rank_and_span_of_any_matrix(seed: int, rank: int, extra: int) -> None:
     rng = np.random.default_rng(seed)
-    X = rng.normal(size=(30, rank)) @ rng.normal(size=(rank, rank + extra)) * 10.0 ** rng.uniform(-4, 4, rank + extra)
+    X = (
+        rng.normal(size=(30, rank))
+        @ rng.normal(size=(rank, rank + extra))
+        * 10.0 ** rng.uniform(-4, 4, rank + extra)
+    )
     kept, R = independent_columns(X)
     assert len(kept) == rank
     assert_triangle(X, kept, R)

@@ -53,9 +53,23 @@ def test_a_frame_of_floats_is_not_copied():
 def test_faults(monkeypatch, piece):
     monkeypatch.setattr(module, "PIECE", piece)
     good, gap, flat = [1.0, 2.0, 3.0], [1.0, np.nan, 3.0], [2.0, 2.0, 2.0]
-    columns = [good, gap, flat, [np.nan] * 3, [1.0, np.inf, np.nan], [np.nan, 2.0, 2.0], [-np.inf, 1.0, 2.0]]
+    columns = [
+        good,
+        gap,
+        flat,
+        [np.nan] * 3,
+        [1.0, np.inf, np.nan],
+        [np.nan, 2.0, 2.0],
+        [-np.inf, 1.0, 2.0],
+    ]
     why, missing = faults(np.array(columns).T)
     assert sorted(why) == [2, 3, 4, 5, 6]
-    expected = {2: "constant (2)", 3: "missing in every row", 4: "infinite in 1 of 3 rows", 5: "constant (2)", 6: "infinite in 1"}
+    expected = {
+        2: "constant (2)",
+        3: "missing in every row",
+        4: "infinite in 1 of 3 rows",
+        5: "constant (2)",
+        6: "infinite in 1",
+    }
     assert all(why[i].startswith(text) for i, text in expected.items())
     assert missing.tolist() == [False, True, False, True, True, True, False]

@@ -29,13 +29,17 @@ def nullable():
 
 def polars():
     frame = pl.from_pandas(plain.astype({"c": "str"}))
-    return frame.with_columns(pl.col("c").cast(pl.Enum(["lo", "mid", "hi"])), pl.col("y").fill_nan(None))
+    return frame.with_columns(
+        pl.col("c").cast(pl.Enum(["lo", "mid", "hi"])), pl.col("y").fill_nan(None)
+    )
 
 
 TABLES = {
     "pandas": lambda: plain,
     "pandas nullable": nullable,
-    "pandas arrow": lambda: plain.drop(columns="c").convert_dtypes(dtype_backend="pyarrow").assign(c=plain["c"]),
+    "pandas arrow": lambda: (
+        plain.drop(columns="c").convert_dtypes(dtype_backend="pyarrow").assign(c=plain["c"])
+    ),
     "pandas objects": lambda: plain.astype({"y": object, "x": object, "s": object, "g": object}),
     "polars": polars,
     "pyarrow": lambda: pa.Table.from_pandas(plain),
@@ -59,7 +63,11 @@ def test_every_table_gives_the_same_design(kind, expected):
     np.testing.assert_array_equal(design.X, expected.X)
     np.testing.assert_array_equal(design.kept, expected.kept)
     for ours, theirs in zip(design.terms, expected.terms, strict=True):
-        assert (ours.group, ours.columns, ours.levels.tolist()) == (theirs.group, theirs.columns, theirs.levels.tolist())
+        assert (ours.group, ours.columns, ours.levels.tolist()) == (
+            theirs.group,
+            theirs.columns,
+            theirs.levels.tolist(),
+        )
         np.testing.assert_array_equal(ours.codes, theirs.codes)
         np.testing.assert_array_equal(ours.values, theirs.values)
     new = build_design(FORMULA, plain).frame
@@ -68,7 +76,15 @@ def test_every_table_gives_the_same_design(kind, expected):
 
 def test_expected_design_is_right(expected):
     rows = plain.drop(index=4)
-    columns = [np.ones(n - 1), rows["x"], rows["b"], rows["s"] == "v", rows["s"] == "w", rows["c"] == "mid", rows["c"] == "hi"]
+    columns = [
+        np.ones(n - 1),
+        rows["x"],
+        rows["b"],
+        rows["s"] == "v",
+        rows["s"] == "w",
+        rows["c"] == "mid",
+        rows["c"] == "hi",
+    ]
     np.testing.assert_array_equal(expected.X[:, :7], np.column_stack(columns).astype(float))
 
 

@@ -61,7 +61,10 @@ def test_criterion(name: str, devices: int) -> None:
     """Objective, gradient, model Hessian and modes over eight devices are those of one NumPy array."""
     design = zoo()[name]
     theta = some_theta(design)
-    plain, own = Evaluator(build_problem(design), True), Evaluator(on(build_problem(design, "jax"), devices), True)
+    plain, own = (
+        Evaluator(build_problem(design), True),
+        Evaluator(on(build_problem(design, "jax"), devices), True),
+    )
     assert own.mesh.size == devices
     a, b = plain.in_theta(theta), own.in_theta(theta)
     close(b.objective, a.objective, 1e-10)
@@ -80,8 +83,12 @@ def crossed() -> pd.DataFrame:
     """Two crossed factors of 200 and 90 levels."""
     rng = np.random.default_rng(1)
     n = 3000
-    data = pd.DataFrame({"a": rng.integers(0, 200, n), "b": rng.integers(0, 90, n), "x": rng.normal(size=n)})
-    data["y"] = data.x + rng.normal(size=200)[data.a] + rng.normal(size=90)[data.b] + rng.normal(size=n)
+    data = pd.DataFrame(
+        {"a": rng.integers(0, 200, n), "b": rng.integers(0, 90, n), "x": rng.normal(size=n)}
+    )
+    data["y"] = (
+        data.x + rng.normal(size=200)[data.a] + rng.normal(size=90)[data.b] + rng.normal(size=n)
+    )
     return data
 
 
@@ -104,7 +111,10 @@ def test_whole_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     close(fit.theta, wanted.theta, 1e-6)
     assert "shared by 8 devices" in str(fit.design.plan)
     assert "shared" not in str(wanted.design.plan)
-    assert [sharded.count_for(*asked) for asked in ((1, 9000), (None, 90), (None, 9000), (4, 90), (None, 0))] == [1, 1, 8, 4, 1]
+    assert [
+        sharded.count_for(*asked)
+        for asked in ((1, 9000), (None, 90), (None, 9000), (4, 90), (None, 0))
+    ] == [1, 1, 8, 4, 1]
     monkeypatch.setattr(sharded, "WORTH", 50)
     by_itself = lmm.lmer("y ~ x + (1|a) + (1|b)", data, control=lmm.Control(backend="jax"))
     assert "shared by 8 devices" in str(by_itself.design.plan)
@@ -117,13 +127,21 @@ def rows() -> pd.DataFrame:
     """Counts and zeros and ones under two crossed factors and a slope; a number of rows that eight does not divide."""
     rng = np.random.default_rng(3)
     n = 1003
-    data = pd.DataFrame({"a": rng.integers(0, 40, n), "b": rng.integers(0, 12, n), "x": rng.normal(size=n), "t": rng.uniform(0.5, 2.0, n)})
+    data = pd.DataFrame(
+        {
+            "a": rng.integers(0, 40, n),
+            "b": rng.integers(0, 12, n),
+            "x": rng.normal(size=n),
+            "t": rng.uniform(0.5, 2.0, n),
+        }
+    )
     eta = 0.3 * data.x + 0.7 * rng.normal(size=40)[data.a] + 0.5 * rng.normal(size=12)[data.b]
     return data.assign(y=rng.binomial(1, 1 / (1 + np.exp(-eta))), c=rng.poisson(np.exp(eta)))
 
 
 @pytest.mark.parametrize(
-    ("formula", "family", "points"), [("y ~ x + (1+x|a) + (1|b)", "binomial", 1), ("c ~ x + offset(t) + (1|a/b)", "poisson", 0)]
+    ("formula", "family", "points"),
+    [("y ~ x + (1+x|a) + (1|b)", "binomial", 1), ("c ~ x + offset(t) + (1|a/b)", "poisson", 0)],
 )
 def test_passes_over_rows(formula: str, family: str, points: int) -> None:
     """-2 log-likelihood, gradient and model Hessian from shares of the rows are those of all rows in NumPy."""

@@ -27,7 +27,16 @@ def frame() -> pd.DataFrame:
     y = 1 + x + 0.1 * z + b[g, 0] + x * b[g, 1] + rng.normal(size=5)[h] + rng.normal(size=n)
     letters = np.array(list("abcdefghijklmnop"))
     return pd.DataFrame(
-        {"y": y, "x": x, "z": z, "x2": x**2, "g": letters[g], "h": letters[h], "w": rng.uniform(0.5, 3, n), "o": rng.normal(size=n)}
+        {
+            "y": y,
+            "x": x,
+            "z": z,
+            "x2": x**2,
+            "g": letters[g],
+            "h": letters[h],
+            "w": rng.uniform(0.5, 3, n),
+            "o": rng.normal(size=n),
+        }
     )
 
 
@@ -59,18 +68,24 @@ def responses(fit, count: int) -> np.ndarray:
 
 def same(batch_, i: int, single) -> None:
     """Criterion to 1e-8; sigma and beta to 1e-6 of themselves and of a standard error, theta to 1e-6 where the criterion is not flat."""
-    np.testing.assert_allclose(batch_.objective[i], single.objective, rtol=0, atol=1e-8 * abs(single.objective))
+    np.testing.assert_allclose(
+        batch_.objective[i], single.objective, rtol=0, atol=1e-8 * abs(single.objective)
+    )
     np.testing.assert_allclose(batch_.sigma[i], single.sigma, rtol=1e-6)
     if len(single.beta):
         se = single.sigma * np.sqrt(np.diagonal(single.beta_cov_unscaled))
         np.testing.assert_allclose(batch_.beta[i] / se, single.beta / se, atol=2e-6)
-    np.testing.assert_allclose(batch_.theta[i], single.theta, atol=2e-6 + 2e-6 * np.abs(single.theta).max())
+    np.testing.assert_allclose(
+        batch_.theta[i], single.theta, atol=2e-6 + 2e-6 * np.abs(single.theta).max()
+    )
 
 
 def test_refits_to_other_responses_are_single_fits(fit):
     assert refits.is_batched(fit.problem, fit.estimator)
     Y = responses(fit, 30)
-    found = refits.of_responses(fit.design, fit.problem, fit.estimator, fit.estimate, [Y], modes=True)
+    found = refits.of_responses(
+        fit.design, fit.problem, fit.estimator, fit.estimate, [Y], modes=True
+    )
     assert not found.failures and found.size == 30
     for i in range(0, 30, 3):
         single = refits._other_response(fit.design, fit.problem, Y[:, i])
@@ -85,7 +100,9 @@ def test_gradient_and_hessian_are_derivatives(fit):
     Y = responses(fit, 3)
     degrees = fit.problem.n - (fit.problem.p if fit.estimator.reml else 0)
     data, _ = batch_sums.responses(batch_sums.Rows(fit.problem, fit.design), Y, degrees)
-    evaluate = many_linear.Evaluator(fit.problem, fit.estimator.reml, many_linear.start(fit.problem, fit.estimate.theta))
+    evaluate = many_linear.Evaluator(
+        fit.problem, fit.estimator.reml, many_linear.start(fit.problem, fit.estimate.theta)
+    )
     m = fit.problem.n_theta
     at = np.full((m, 3), 0.1) * np.array([1.0, -0.5, 0.3])
     here = evaluate(data, at, 2)
@@ -97,7 +114,9 @@ def test_gradient_and_hessian_are_derivatives(fit):
         slope = (up.objective - down.objective) / (2 * h)
         curve = (up.gradient - down.gradient) / (2 * h)
         np.testing.assert_allclose(here.gradient[i], slope, atol=1e-5 * (1 + np.abs(slope).max()))
-        np.testing.assert_allclose(here.hessian[i], curve, atol=1e-5 * (1 + np.abs(here.hessian).max()))
+        np.testing.assert_allclose(
+            here.hessian[i], curve, atol=1e-5 * (1 + np.abs(here.hessian).max())
+        )
 
 
 def test_leaving_rows_out_is_a_fit_without_them(fit):
@@ -111,7 +130,9 @@ def test_leaving_rows_out_is_a_fit_without_them(fit):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             weights = "w" if fit.design.weights is not None else None
-            single = lmm.lmer(formula, data.iloc[keep], REML=fit.estimator.reml, control=CAREFUL, weights=weights).estimate
+            single = lmm.lmer(
+                formula, data.iloc[keep], REML=fit.estimator.reml, control=CAREFUL, weights=weights
+            ).estimate
         same(found, i, single)
 
 
@@ -122,7 +143,9 @@ def test_levels_drawn_again_are_a_fit_to_copies():
     found = refits.of_levels(fit.design, fit.problem, fit.estimator, fit.estimate, 0, levels)
     names = list(fit.design.terms[0].levels)
     for i, own in enumerate(levels):
-        copies = pd.concat([data[data.g == names[j]].assign(g=f"copy{k}") for k, j in enumerate(own)])
+        copies = pd.concat(
+            [data[data.g == names[j]].assign(g=f"copy{k}") for k, j in enumerate(own)]
+        )
         same(found, i, lmm.lmer("y ~ x + (x|g)", copies, control=CAREFUL).estimate)
 
 
@@ -134,7 +157,9 @@ def test_levels_drawn_again_take_nested_ones_along():
     found = refits.of_levels(fit.design, fit.problem, fit.estimator, fit.estimate, t, levels)
     names = list(fit.design.terms[t].levels)
     for i, own in enumerate(levels):
-        copies = pd.concat([data[data.h == names[j]].assign(h=f"copy{k}") for k, j in enumerate(own)])
+        copies = pd.concat(
+            [data[data.h == names[j]].assign(h=f"copy{k}") for k, j in enumerate(own)]
+        )
         same(found, i, lmm.lmer("y ~ x + (1|h/g)", copies, control=CAREFUL).estimate)
 
 
@@ -152,7 +177,11 @@ def test_variances_of_zero_are_exactly_zero_and_certified():
     assert 10 < zero.sum() < 180
     assert not ((found.theta[:, 0] > 0) & (found.theta[:, 0] < 1e-4)).any()
     for i in range(0, 200, 10):
-        same(found, i, fit.estimator.fit(refits._other_response(fit.design, fit.problem, Y[:, i]), None))
+        same(
+            found,
+            i,
+            fit.estimator.fit(refits._other_response(fit.design, fit.problem, Y[:, i]), None),
+        )
 
 
 def test_blocks_do_not_matter(monkeypatch):
@@ -160,7 +189,9 @@ def test_blocks_do_not_matter(monkeypatch):
     Y = responses(fit, 150)
     whole = refits.of_responses(fit.design, fit.problem, fit.estimator, fit.estimate, [Y])
     monkeypatch.setattr(many_linear, "PLANE", 300)
-    parts = refits.of_responses(fit.design, fit.problem, fit.estimator, fit.estimate, [Y[:, :70], Y[:, 70:]])
+    parts = refits.of_responses(
+        fit.design, fit.problem, fit.estimator, fit.estimate, [Y[:, :70], Y[:, 70:]]
+    )
     np.testing.assert_allclose(parts.theta, whole.theta, atol=1e-9)
     np.testing.assert_allclose(parts.objective, whole.objective, rtol=1e-13)
 
@@ -180,7 +211,11 @@ def test_a_batch_that_does_not_end_is_finished_one_by_one(monkeypatch):
     monkeypatch.setattr(many_linear, "MAX_ROUNDS", 1)
     found = refits.of_responses(fit.design, fit.problem, fit.estimator, fit.estimate, [Y])
     for i in range(5):
-        same(found, i, fit.estimator.fit(refits._other_response(fit.design, fit.problem, Y[:, i]), None))
+        same(
+            found,
+            i,
+            fit.estimator.fit(refits._other_response(fit.design, fit.problem, Y[:, i]), None),
+        )
 
 
 def test_what_a_batch_cannot_hold_is_fitted_one_by_one():

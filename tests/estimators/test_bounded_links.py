@@ -18,7 +18,9 @@ G = np.repeat(np.arange(20), 8)
 def fit(y: np.ndarray, x: np.ndarray, family: object, **more: object) -> lmm.Fit:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", lmm.LmmWarning)
-        return lmm.glmer("y ~ x + (1|g)", pd.DataFrame({"y": y, "x": x, "g": G}), family=family, **more)
+        return lmm.glmer(
+            "y ~ x + (1|g)", pd.DataFrame({"y": y, "x": x, "g": G}), family=family, **more
+        )
 
 
 def draws(name: str, rng: np.random.Generator, eta: np.ndarray) -> np.ndarray:
@@ -47,9 +49,19 @@ def test_a_start_is_found(name: str) -> None:
         x = rng.random(len(G))
         y = draws(name, rng, 0.5 * x + 0.4 * rng.normal(size=20)[G])
         found = fit(y, x, FAMILIES[name])
-        density = FAMILIES[name].log_density(y.astype(float), found.estimate.eta, None, found.estimate.phi).sum()
-        assert np.isfinite(found.llf) and found.llf < density + 1e-6  # an integral over random effects is below the density at their modes
-        assert found.convergence.converged or "link" in found.convergence.message or "no step" in found.convergence.message
+        density = (
+            FAMILIES[name]
+            .log_density(y.astype(float), found.estimate.eta, None, found.estimate.phi)
+            .sum()
+        )
+        assert (
+            np.isfinite(found.llf) and found.llf < density + 1e-6
+        )  # an integral over random effects is below the density at their modes
+        assert (
+            found.convergence.converged
+            or "link" in found.convergence.message
+            or "no step" in found.convergence.message
+        )
 
 
 def test_gamma_responses_begin_at_lme4s_optimum() -> None:
@@ -65,10 +77,17 @@ def test_a_constant_proportion_of_one_half(link: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", lmm.SingularFitWarning)
         found = lmm.glmer("cbind(s, f) ~ 1 + (1|g)", data, family=F.Binomial(link=link))
-    assert found.llf == pytest.approx(24 * binom.logpmf(5, 10, 0.5), abs=1e-8) and found.theta.iloc[0] == 0.0
+    assert (
+        found.llf == pytest.approx(24 * binom.logpmf(5, 10, 0.5), abs=1e-8)
+        and found.theta.iloc[0] == 0.0
+    )
 
 
-@pytest.mark.parametrize("family", [F.Gamma(link="log"), F.Gaussian(link="log"), F.InverseGaussian(link="log"), F.Gamma()], ids=str)
+@pytest.mark.parametrize(
+    "family",
+    [F.Gamma(link="log"), F.Gaussian(link="log"), F.InverseGaussian(link="log"), F.Gamma()],
+    ids=str,
+)
 def test_a_response_that_the_model_explains_exactly_is_refused(family: F.Family) -> None:
     x = np.random.default_rng(1).random(len(G))
     with pytest.raises(lmm.ResponseError, match="explains the response exactly"):
@@ -82,7 +101,9 @@ def test_large_counts_converge_within_rounding(family: str, size: float) -> None
     mu = size * np.exp(0.5 * x + 0.3 * rng.normal(size=20)[G])
     y = rng.poisson(mu) if family == "poisson" else rng.negative_binomial(mu / 20.0, 1.0 / 21.0)
     found = fit(y, x, family)
-    assert found.convergence.converged and found.fixef()["x"] == pytest.approx(0.5, abs=4 * found.bse["x"] + 1e-5)
+    assert found.convergence.converged and found.fixef()["x"] == pytest.approx(
+        0.5, abs=4 * found.bse["x"] + 1e-5
+    )
     assert not any("Laplace" in message for message in found.messages)
 
 
@@ -112,11 +133,15 @@ def test_what_is_wrong_with_a_custom_density_is_said() -> None:
     ):
         with pytest.raises(lmm.ArgumentError, match=message):
             fit(y, x, F.CustomFamily(density))
-    with pytest.raises(lmm.ResponseError, match="no finite log density .* in 1 of 160 rows, the first value is 1"):
+    with pytest.raises(
+        lmm.ResponseError, match="no finite log density .* in 1 of 160 rows, the first value is 1"
+    ):
         shares = np.append(rng.beta(2, 3, size=159), 1.0)
         fit(shares, x, F.CustomFamily(lambda y, mu: jnp.log(mu) / mu + jnp.log1p(-y), mean="unit"))
     found = fit(y, x, F.CustomFamily(lambda y, mu: y * jnp.log(mu) - mu))
-    assert found.fixef().to_numpy() == pytest.approx(fit(y, x, "poisson").fixef().to_numpy(), abs=1e-6)
+    assert found.fixef().to_numpy() == pytest.approx(
+        fit(y, x, "poisson").fixef().to_numpy(), abs=1e-6
+    )
 
 
 def test_a_summary_says_which_level_is_modelled() -> None:
@@ -132,7 +157,10 @@ def test_a_start_may_name_its_coefficients() -> None:
     rng = np.random.default_rng(1)
     x = rng.random(len(G))
     y = rng.poisson(np.exp(x))
-    one, other = (fit(y, x, "poisson", start={"theta": [0.1], "beta": beta}) for beta in ({"x": 1.0, "Intercept": 0.5}, [0.5, 1.0]))
+    one, other = (
+        fit(y, x, "poisson", start={"theta": [0.1], "beta": beta})
+        for beta in ({"x": 1.0, "Intercept": 0.5}, [0.5, 1.0])
+    )
     assert one.llf == other.llf
     with pytest.raises(lmm.ArgumentError, match="must name the coefficients Intercept, x"):
         fit(y, x, "poisson", start={"theta": [0.1], "beta": {"x": 1.0}})

@@ -29,11 +29,15 @@ GROUP = np.repeat(np.arange(BATCHES), EACH)
 
 def method(sigma: bool, seed: int) -> lmm.NUTS:
     """A short chain with priors that are also the simulation's; with one seed for all, the ranks would share its luck."""
-    own = {"beta": priors.Normal(0.0, 1.0), "sd": priors.HalfNormal(1.0)} | ({"sigma": priors.HalfNormal(1.0)} if sigma else {})
+    own = {"beta": priors.Normal(0.0, 1.0), "sd": priors.HalfNormal(1.0)} | (
+        {"sigma": priors.HalfNormal(1.0)} if sigma else {}
+    )
     return lmm.NUTS(chains=1, warmup=300, draws=DRAWS, priors=own, rng=seed)
 
 
-def simulate(rng: np.random.Generator, family: str, width: float) -> tuple[dict[str, float], np.ndarray]:
+def simulate(
+    rng: np.random.Generator, family: str, width: float
+) -> tuple[dict[str, float], np.ndarray]:
     """Parameters from the prior, ``width`` times as wide, the first group's effect, and a response."""
     intercept, slope = width * rng.standard_normal(2)
     sd, sigma = width * np.abs(rng.standard_normal(2))
@@ -63,7 +67,9 @@ def ranks(family: str, width: float, count: int) -> dict[str, np.ndarray]:
             if family == "gaussian":
                 fit = lmm.lmer("y ~ x + (1|g)", data, method=method(True, made))
             else:
-                fit = lmm.glmer("y ~ x + (1|g)", data, family="binomial", method=method(False, made))
+                fit = lmm.glmer(
+                    "y ~ x + (1|g)", data, family="binomial", method=method(False, made)
+                )
         for name, value in truth.items():
             draws = fit.draws["g"][0, :, 0, 0] if name == "g" else fit.draws[name][0]
             out.setdefault(name, []).append(int(np.sum(draws[::THIN] < value)))

@@ -31,7 +31,13 @@ def test_the_same_as_blackjax(chains: int = 3, count: int = 400) -> None:
     theirs = pytest.importorskip("blackjax.diagnostics")
     import jax
 
-    x = np.stack([autoregression(rho, chains, count, i) for i, rho in enumerate((0.0, 0.9, -0.4, 0.3, 0.2, 0.6))], axis=2)
+    x = np.stack(
+        [
+            autoregression(rho, chains, count, i)
+            for i, rho in enumerate((0.0, 0.9, -0.4, 0.3, 0.2, 0.6))
+        ],
+        axis=2,
+    )
     x[0, :, 3] += 1.0  # a chain elsewhere
     x[0, :, 4] *= 3.0  # a chain of another width
     x[:, :, 5] = np.round(x[:, :, 5], 1)  # ties

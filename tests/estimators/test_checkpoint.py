@@ -67,7 +67,9 @@ def run(name: str, control: lmm.Control, more: str = "") -> Any:
 def kill(name: str, path: Path) -> None:
     """Start the fit in a process that dies in the middle."""
     code = textwrap.dedent(KILLED).format(fit=FITS[name].format(more=""))
-    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not done.stdout
 
@@ -115,7 +117,9 @@ def test_a_fit_that_stopped_at_a_limit_goes_on(tmp_path: Path) -> None:
     fit = run("reml", lmm.Control(checkpoint=path))
     assert fit.estimate.convergence.converged and not path.exists()
     assert "resumed from a checkpoint after 2 evaluations" in fit.estimate.convergence.message
-    assert fit.estimate.objective == pytest.approx(run("reml", lmm.Control()).estimate.objective, rel=1e-10)
+    assert fit.estimate.objective == pytest.approx(
+        run("reml", lmm.Control()).estimate.objective, rel=1e-10
+    )
 
 
 def interrupted(path: Path) -> None:
@@ -129,7 +133,9 @@ def interrupted(path: Path) -> None:
                 raise KeyboardInterrupt
 
         fit = run("reml", lmm.Control())
-        lmm.estimators.MaximumLikelihood(control=lmm.Control(checkpoint=path)).fit(fit.problem, None, stop)
+        lmm.estimators.MaximumLikelihood(control=lmm.Control(checkpoint=path)).fit(
+            fit.problem, None, stop
+        )
 
 
 def other(what: str, control: lmm.Control) -> Any:
@@ -168,7 +174,15 @@ def test_the_same_data_in_another_order_of_rows_is_the_same_fit(tmp_path: Path) 
     assert "resumed" in fit.estimate.convergence.message
 
 
-NO_CHECKPOINTS = ["", "{", "[]", '{"lmm checkpoint": 1}', "\x00\xff", "[" * 100_000, '{"lmm checkpoint": 1, "fit": 3, "numbers": "x"}']
+NO_CHECKPOINTS = [
+    "",
+    "{",
+    "[]",
+    '{"lmm checkpoint": 1}',
+    "\x00\xff",
+    "[" * 100_000,
+    '{"lmm checkpoint": 1, "fit": 3, "numbers": "x"}',
+]
 
 
 @pytest.mark.parametrize("text", NO_CHECKPOINTS, ids=range(len(NO_CHECKPOINTS)))
@@ -243,9 +257,17 @@ def test_settings_are_checked(tmp_path: Path) -> None:
     data = lmm.datasets.load("sleepstudy")
     for method in ("mackay", "pql", "vi"):
         with pytest.raises(ArgumentError, match="checkpoint= is for maximum likelihood"):
-            lmm.lmer("Reaction ~ Days + (Days|Subject)", data, method=method, control=lmm.Control(checkpoint=path))
+            lmm.lmer(
+                "Reaction ~ Days + (Days|Subject)",
+                data,
+                method=method,
+                control=lmm.Control(checkpoint=path),
+            )
     with pytest.raises(ArgumentError, match="checkpoint="):
         lmm.lmer_batch(
-            "y ~ Days + (Days|Subject)", data, responses=pd.DataFrame({"y": data["Reaction"]}), control=lmm.Control(checkpoint=path)
+            "y ~ Days + (Days|Subject)",
+            data,
+            responses=pd.DataFrame({"y": data["Reaction"]}),
+            control=lmm.Control(checkpoint=path),
         )
     assert not path.exists()

@@ -49,8 +49,16 @@ def test_no_setting_takes_a_value_of_another_kind(field: str, value: object) -> 
 
 
 def test_numbers_of_numpy_are_settings() -> None:
-    control = lmm.Control(tolerance=np.float32(1e-6), max_evaluations=np.int64(9), probes=np.int32(8), seed=np.uint8(3), verbose=np.False_)  # type: ignore[arg-type]
-    fit = lmm.lmer("Reaction ~ Days + (1|Subject)", lmm.datasets.load("sleepstudy"), control=control)
+    control = lmm.Control(
+        tolerance=np.float32(1e-6),
+        max_evaluations=np.int64(9),
+        probes=np.int32(8),
+        seed=np.uint8(3),
+        verbose=np.False_,
+    )  # type: ignore[arg-type]
+    fit = lmm.lmer(
+        "Reaction ~ Days + (1|Subject)", lmm.datasets.load("sleepstudy"), control=control
+    )
     assert fit.convergence.converged
 
 
@@ -79,7 +87,10 @@ def test_fixed_effects_of_a_linear_model_need_no_start() -> None:
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ([1.0], r"start has shape \(1,\); this model has 3 parameters: a: Intercept; a: x1.Intercept; a: x1"),
+        (
+            [1.0],
+            r"start has shape \(1,\); this model has 3 parameters: a: Intercept; a: x1.Intercept; a: x1",
+        ),
         ([1.0, np.nan, 1.0], "not finite"),
         (["a", "b", "c"], "must hold numbers"),
         ({"gamma": [1, 2, 3]}, "'theta'"),

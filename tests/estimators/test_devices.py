@@ -28,9 +28,25 @@ ROOT = Path(__file__).parents[2]
 def test_eight_devices() -> None:
     """The number of devices is fixed when JAX starts, so these tests have a process of their own."""
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(ROOT / "tests/estimators/eight_devices.py")]
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=ROOT)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        str(ROOT / "tests/estimators/eight_devices.py"),
+    ]
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": flags,
+        "JAX_PLATFORMS": "cpu",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=environment, cwd=ROOT
+    )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert " passed" in done.stdout and "skipped" not in done.stdout
 
@@ -47,11 +63,18 @@ def test_the_criterion_as_an_accelerator_gets_it(name: str) -> None:
     """Sums over nested levels then gather; the numbers are the same."""
     design = zoo()[name]
     theta = some_theta(design)
-    plain, own = Evaluator(build_problem(design), True), Evaluator(build_problem(design, "jax"), True)
-    assert all(parent.sums is not None for member in own.data.system.chain for parent in member.parents)
+    plain, own = (
+        Evaluator(build_problem(design), True),
+        Evaluator(build_problem(design, "jax"), True),
+    )
+    assert all(
+        parent.sums is not None for member in own.data.system.chain for parent in member.parents
+    )
     a, b = plain.in_theta(theta), own.in_theta(theta)
     assert b.objective == pytest.approx(a.objective, rel=1e-12)
-    np.testing.assert_allclose(b.gradient, a.gradient, rtol=1e-9, atol=1e-10 * np.abs(a.gradient).max())
+    np.testing.assert_allclose(
+        b.gradient, a.gradient, rtol=1e-9, atol=1e-10 * np.abs(a.gradient).max()
+    )
 
 
 def crossed(levels: int) -> pd.DataFrame:
@@ -95,10 +118,19 @@ def test_passes_over_rows_by_jax(formula: str, family: object, there: bool) -> N
     """A fit whose rows JAX sums is the fit by NumPy; a family without formulas there stays and says nothing else."""
     rng = np.random.default_rng(5)
     n = 600
-    data = pd.DataFrame({"g": rng.integers(0, 30, n), "h": rng.integers(0, 7, n), "x": rng.normal(size=n), "o": rng.normal(size=n) / 3})
+    data = pd.DataFrame(
+        {
+            "g": rng.integers(0, 30, n),
+            "h": rng.integers(0, 7, n),
+            "x": rng.normal(size=n),
+            "o": rng.normal(size=n) / 3,
+        }
+    )
     eta = 0.5 + 0.3 * data.x + 0.6 * rng.normal(size=30)[data.g] + 0.4 * rng.normal(size=7)[data.h]
     data = data.assign(c=rng.poisson(np.exp(eta)), s=rng.binomial(5, 1 / (1 + np.exp(-eta))))
-    data = data.assign(s2=(data["s"] > 2).astype(int), a=np.exp(0.4 * eta) * rng.gamma(8.0, 1 / 8.0, n))
+    data = data.assign(
+        s2=(data["s"] > 2).astype(int), a=np.exp(0.4 * eta) * rng.gamma(8.0, 1 / 8.0, n)
+    )
     wanted = lmm.glmer(formula, data, family=family)
     fit = lmm.glmer(formula, data, family=family, control=lmm.Control(backend="jax"))
     assert ("passes over the rows: jax" in str(fit.design.plan)) == there
@@ -114,14 +146,27 @@ def test_passes_over_rows_by_jax(formula: str, family: object, there: bool) -> N
 def test_many_rows_go_to_the_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(6)
     g = rng.integers(0, 20, 400)
-    data = pd.DataFrame({"g": g, "x": rng.normal(size=400), "y": (rng.normal(size=20)[g] + rng.normal(size=400) > 0).astype(int)})
+    data = pd.DataFrame(
+        {
+            "g": g,
+            "x": rng.normal(size=400),
+            "y": (rng.normal(size=20)[g] + rng.normal(size=400) > 0).astype(int),
+        }
+    )
     assert "passes" not in str(lmm.glmer("y ~ x + (1|g)", data, family="binomial").design.plan)
     monkeypatch.setattr(glmer, "ACCELERATE", 300)
-    assert "passes over the rows: jax" in str(lmm.glmer("y ~ x + (1|g)", data, family="binomial").design.plan)
+    assert "passes over the rows: jax" in str(
+        lmm.glmer("y ~ x + (1|g)", data, family="binomial").design.plan
+    )
 
 
 def test_devices_are_checked() -> None:
-    for wrong, why in ((0, "positive whole"), (-1, "positive whole"), (True, "positive whole"), (3, "power of two")):
+    for wrong, why in (
+        (0, "positive whole"),
+        (-1, "positive whole"),
+        (True, "positive whole"),
+        (3, "power of two"),
+    ):
         with pytest.raises(ArgumentError, match=why):
             lmm.Control(devices=wrong)
     with pytest.raises(ArgumentError, match="backend='jax'"):

@@ -22,7 +22,9 @@ DESIGNS = zoo()
 criteria = pytest.mark.parametrize("reml", [True, False], ids=["reml", "ml"])
 #: arrangements whose optimum has several singular terms, for which EM takes hundreds of steps
 LONG = {"seven columns", "nested and crossed", "three deep and crossed"}
-every = pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in DESIGNS])
+every = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in DESIGNS]
+)
 
 
 @cache
@@ -53,14 +55,31 @@ def test_the_optimum_is_that_of_the_likelihood(name: str, reml: bool) -> None:
 def test_accepted_steps_go_down(name: str, reml: bool) -> None:
     lines = fitted(name, reml).trace
     for search in {line.get("search", 0) for line in lines}:
-        accepted = [line["objective"] for line in lines if line["accepted"] and line.get("search", 0) == search]
+        accepted = [
+            line["objective"]
+            for line in lines
+            if line["accepted"] and line.get("search", 0) == search
+        ]
         assert len(accepted) > 1
         assert np.diff(accepted).max() <= 1e-9
-    assert all({"theta", "sigma", "decrease", "step"} <= line.keys() for line in fitted(name, reml).trace)
+    assert all(
+        {"theta", "sigma", "decrease", "step"} <= line.keys() for line in fitted(name, reml).trace
+    )
 
 
 @criteria
-@pytest.mark.parametrize("name", ["slope", "diagonal", "blocks", "slopes crossed", "nested", "weights and offset", "no fixed effects"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "slope",
+        "diagonal",
+        "blocks",
+        "slopes crossed",
+        "nested",
+        "weights and offset",
+        "no fixed effects",
+    ],
+)
 def test_a_plain_step_is_the_mean_of_conditional_second_moments(name: str, reml: bool) -> None:
     """(1/J) sum_j E[b_j b_j' | y] / sigma^2 by the inverse of Henderson's matrix, or of its random part for ML."""
     d, theta = DESIGNS[name], some_theta(DESIGNS[name])
@@ -88,7 +107,9 @@ def test_the_expanded_step_solves_its_quadratic() -> None:
     ZWZ = np.einsum("naj,nbj->abj", own, own)
     H = sum(np.kron(ZWZ[..., j], np.outer(b[:, j], b[:, j]) + G) for j in range(5))
     wanted = np.eye(2) - np.linalg.solve(3 * H, (D @ G).ravel()).reshape(2, 2)
-    np.testing.assert_allclose(expansion(G, D, b, ZWZ, np.ones(4, dtype=bool), 3), wanted, rtol=1e-9)
+    np.testing.assert_allclose(
+        expansion(G, D, b, ZWZ, np.ones(4, dtype=bool), 3), wanted, rtol=1e-9
+    )
     diagonal = expansion(G, D, b, ZWZ, np.eye(2, dtype=bool).ravel(), 3)
     assert diagonal[0, 1] == diagonal[1, 0] == 0.0
 
@@ -106,11 +127,18 @@ def test_order_of_rows_levels_and_terms() -> None:
     d = DESIGNS["slopes crossed"]
     rng = np.random.default_rng(3)
     rows = rng.permutation(d.n)
-    terms = [replace(t, codes=rng.permutation(t.J)[t.codes[rows]].astype(np.int32), values=t.values[rows]) for t in d.terms[::-1]]
+    terms = [
+        replace(
+            t, codes=rng.permutation(t.J)[t.codes[rows]].astype(np.int32), values=t.values[rows]
+        )
+        for t in d.terms[::-1]
+    ]
     turned = build_problem(replace(d.with_mean(X=d.X[rows], terms=tuple(terms)), y=d.y[rows]))
     found = ExpectationMaximization().fit(turned)
     assert found.objective == pytest.approx(fitted("slopes crossed", True).objective, abs=1e-8)
-    for mine, other in zip(found.factors[::-1], fitted("slopes crossed", True).factors, strict=True):
+    for mine, other in zip(
+        found.factors[::-1], fitted("slopes crossed", True).factors, strict=True
+    ):
         np.testing.assert_allclose(mine @ mine.T, other @ other.T, atol=1e-5)
 
 
@@ -126,13 +154,17 @@ def test_stopping() -> None:
     assert not short.convergence.converged
     assert "limit of 4" in short.convergence.message
     assert [line["objective"] for line in lines] == [line["objective"] for line in short.trace]
-    only = ExpectationMaximization(control=Control(evaluate_only=True)).fit(problem("slope"), some_theta(DESIGNS["slope"]))
+    only = ExpectationMaximization(control=Control(evaluate_only=True)).fit(
+        problem("slope"), some_theta(DESIGNS["slope"])
+    )
     assert only.convergence.evaluations == 1
     end = Evaluator(problem("slope"), True)(fitted("slope", True).theta)
     assert promised(end) < 1e-9
 
 
-@pytest.mark.parametrize("settings", [{"tolerance": 0.0}, {"tolerance": float("nan")}, {"max_iterations": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"tolerance": 0.0}, {"tolerance": float("nan")}, {"max_iterations": 0}]
+)
 def test_bad_settings(settings: dict) -> None:
     with pytest.raises(lmm.ArgumentError, match=next(iter(settings))):
         lmm.ExpectationMaximization(**settings)
@@ -141,10 +173,20 @@ def test_bad_settings(settings: dict) -> None:
 def test_by_name() -> None:
     data = lmm.datasets.load("sleepstudy")
     for REML in (True, False):
-        em, usual = (lmm.lmer("Reaction ~ Days + (Days|Subject)", data, REML=REML, method=m) for m in ("em", None))
+        em, usual = (
+            lmm.lmer("Reaction ~ Days + (Days|Subject)", data, REML=REML, method=m)
+            for m in ("em", None)
+        )
         assert em.llf == pytest.approx(usual.llf, abs=1e-8)
         assert em.fixef().to_numpy() == pytest.approx(usual.fixef().to_numpy(), rel=1e-9)
-        assert em.varcorr()["Subject"].to_numpy() == pytest.approx(usual.varcorr()["Subject"].to_numpy(), rel=1e-4)
+        assert em.varcorr()["Subject"].to_numpy() == pytest.approx(
+            usual.varcorr()["Subject"].to_numpy(), rel=1e-4
+        )
         assert "expectation-maximisation" in str(em.summary())
     with pytest.raises(lmm.ArgumentError, match="linear models"):
-        lmm.glmer("cbind(incidence, size - incidence) ~ 1 + (1|herd)", lmm.datasets.load("cbpp"), family="binomial", method="em")
+        lmm.glmer(
+            "cbind(incidence, size - incidence) ~ 1 + (1|herd)",
+            lmm.datasets.load("cbpp"),
+            family="binomial",
+            method="em",
+        )

@@ -45,18 +45,30 @@ def table() -> pd.DataFrame:
 def fitted(formula: str, data: pd.DataFrame, family, method) -> lmm.Fit:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return lmm.lmer(formula, data, method=method) if family is None else lmm.glmer(formula, data, family=family, method=method)
+        return (
+            lmm.lmer(formula, data, method=method)
+            if family is None
+            else lmm.glmer(formula, data, family=family, method=method)
+        )
 
 
 @pytest.mark.parametrize("covariate", ["year", "tiny"])
 @pytest.mark.parametrize(
     ("response", "family", "term"),
-    [("y", None, "(1|g)"), ("y", None, "({}|g)"), ("count", Poisson(), "({}|g)"), ("binary", Binomial(), "(1|g)")],
+    [
+        ("y", None, "(1|g)"),
+        ("y", None, "({}|g)"),
+        ("count", Poisson(), "({}|g)"),
+        ("binary", Binomial(), "(1|g)"),
+    ],
     ids=["linear", "linear slopes", "poisson slopes", "binomial"],
 )
 def test_the_bound_is_the_same_wherever_a_covariate_has_its_zero(response, family, term, covariate):
     method = lmm.VariationalBayes(draws=10)
-    one, other = (fitted(f"{response} ~ {c} + {term.format(c)}", table(), family, method) for c in ("x", covariate))
+    one, other = (
+        fitted(f"{response} ~ {c} + {term.format(c)}", table(), family, method)
+        for c in ("x", covariate)
+    )
     scale, shift = COVARIATES[covariate]
     assert one.convergence.converged and other.convergence.converged
     assert other.elbo == pytest.approx(one.elbo, abs=1e-4)
@@ -64,7 +76,9 @@ def test_the_bound_is_the_same_wherever_a_covariate_has_its_zero(response, famil
     assert abs(scale) * other.bse.iloc[1] == pytest.approx(one.bse.iloc[1], rel=1e-3)
     if term != "(1|g)":
         H = np.array([[1.0, shift], [0.0, scale]])
-        np.testing.assert_allclose(H @ np.asarray(other.varcorr()["g"]) @ H.T, one.varcorr()["g"], rtol=0.02, atol=1e-3)
+        np.testing.assert_allclose(
+            H @ np.asarray(other.varcorr()["g"]) @ H.T, one.varcorr()["g"], rtol=0.02, atol=1e-3
+        )
         np.testing.assert_allclose(other.ranef()["g"] @ H.T, one.ranef()["g"], atol=0.01)
 
 
@@ -79,9 +93,13 @@ UNITS = [
 
 
 @pytest.mark.parametrize(("family", "response", "power", "transform"), UNITS, ids=str)
-def test_the_bound_and_its_optimum_are_the_same_in_any_unit_of_the_response(family, response, power, transform):
+def test_the_bound_and_its_optimum_are_the_same_in_any_unit_of_the_response(
+    family, response, power, transform
+):
     """Effects scale with the response under the identity link, and stay under the log link."""
-    method = lmm.VariationalBayes(draws=10, transform=transform, sigma="posterior" if family is None else "estimate")
+    method = lmm.VariationalBayes(
+        draws=10, transform=transform, sigma="posterior" if family is None else "estimate"
+    )
     formula = f"{response} ~ x + (1|g)"
     one = fitted(formula, table(), family, method)
     for c in (1e-6, 1e4):
@@ -131,25 +149,41 @@ def test_default_priors_of_means_and_effects_scale_as_the_linear_predictor_does(
     beta = np.array([0.7, -0.3])
     moved = np.linalg.solve(np.array([[1.0, 2005.0], [0.0, 9.0]]), beta)
     jacobian = np.log(9.0)
-    assert other.rest.log_density(moved, np) == pytest.approx(one.rest.log_density(beta, np) + jacobian, abs=1e-7)
-    assert other.sd[0][0].scale == pytest.approx(one.sd[0][0].scale) and 9 * other.sd[0][1].scale == pytest.approx(one.sd[0][1].scale)
+    assert other.rest.log_density(moved, np) == pytest.approx(
+        one.rest.log_density(beta, np) + jacobian, abs=1e-7
+    )
+    assert other.sd[0][0].scale == pytest.approx(one.sd[0][0].scale) and 9 * other.sd[0][
+        1
+    ].scale == pytest.approx(one.sd[0][1].scale)
     if family is None or (family.link.has_units and response != "count"):
-        _, larger = priors_of(f"{response} ~ x + (x|g)", table().assign(**{response: 100.0 * table()[response]}), family)
+        _, larger = priors_of(
+            f"{response} ~ x + (x|g)",
+            table().assign(**{response: 100.0 * table()[response]}),
+            family,
+        )
         link = (lambda mu: mu) if family is None else family.link.link
         unit = abs(link(100.0) / link(1.0))
-        assert larger.rest.log_density(unit * beta, np) == pytest.approx(one.rest.log_density(beta, np) - 2 * np.log(unit), abs=1e-6)
+        assert larger.rest.log_density(unit * beta, np) == pytest.approx(
+            one.rest.log_density(beta, np) - 2 * np.log(unit), abs=1e-6
+        )
         assert larger.sd[0][1].scale == pytest.approx(unit * one.sd[0][1].scale)
 
 
 def test_the_default_prior_does_not_know_how_a_factor_is_coded():
     data = table()
     densities = []
-    for formula, contrasts in (("y ~ k + x + (1|g)", None), ("y ~ 0 + k + x + (1|g)", None), ("y ~ k + x + (1|g)", {"k": "sum"})):
+    for formula, contrasts in (
+        ("y ~ k + x + (1|g)", None),
+        ("y ~ 0 + k + x + (1|g)", None),
+        ("y ~ k + x + (1|g)", {"k": "sum"}),
+    ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             fit = lmm.lmer(formula, data, contrasts=contrasts)
         _, priors = prepare(fit.problem, make_model(fit.problem, "log"), None, {})
-        beta, *_ = np.linalg.lstsq(fit.design.X, 3.0 + 0.4 * data["x"] + (data["k"] == "b"), rcond=None)
+        beta, *_ = np.linalg.lstsq(
+            fit.design.X, 3.0 + 0.4 * data["x"] + (data["k"] == "b"), rcond=None
+        )
         densities.append(priors.rest.log_density(beta, np) - np.linalg.slogdet(fit.problem.R)[1])
     np.testing.assert_allclose(densities, densities[0], rtol=1e-9)
 
@@ -158,8 +192,12 @@ def test_units_of_weights_do_not_matter():
     _, one = priors_of("y ~ x + (x|g)", table(), None, "w")
     _, other = priors_of("y ~ x + (x|g)", table().assign(w=table()["w"] * 1e6), None, "w")
     beta = np.array([0.7, -0.3])
-    assert other.rest.log_density(beta, np) == pytest.approx(one.rest.log_density(beta, np), rel=1e-9)
-    assert other.sd[0][1].scale == pytest.approx(one.sd[0][1].scale) and other.sigma.scale == pytest.approx(1e3 * one.sigma.scale)
+    assert other.rest.log_density(beta, np) == pytest.approx(
+        one.rest.log_density(beta, np), rel=1e-9
+    )
+    assert other.sd[0][1].scale == pytest.approx(
+        one.sd[0][1].scale
+    ) and other.sigma.scale == pytest.approx(1e3 * one.sigma.scale)
 
 
 @pytest.mark.parametrize(("response", "family"), LINKS[:2] + LINKS[8:9] + LINKS[10:11], ids=str)
@@ -174,7 +212,11 @@ def test_the_sampled_density_is_the_same_wherever_a_covariate_has_its_zero(respo
         problem, priors = prepare(fit.problem, model, None, {})
         near = likelihood_fit(problem, None)
         make = density.sum_data if family is None else density.generalized_data
-        data, plan = make(problem, near, near.sigma, priors) if family is None else make(problem, near, priors)
+        data, plan = (
+            make(problem, near, near.sigma, priors)
+            if family is None
+            else make(problem, near, priors)
+        )
         space = Space(model, plan, family is None)
         unit = np.log(abs(COVARIATES[covariate][0]))
         x = np.zeros(space.size)
@@ -199,6 +241,13 @@ def test_a_term_with_a_prior_of_its_own_is_taken_as_written():
     data = table()
     fit = lmm.lmer("y ~ year + (year|g)", data)
     model = make_model(fit.problem, "log")
-    for given in ({"g": HalfNormal(1.0)}, {"sd_year|g": HalfNormal(1.0)}, {"sd": HalfNormal(2.0)}, {"sd|g": HalfNormal(2.0)}):
+    for given in (
+        {"g": HalfNormal(1.0)},
+        {"sd_year|g": HalfNormal(1.0)},
+        {"sd": HalfNormal(2.0)},
+        {"sd|g": HalfNormal(2.0)},
+    ):
         assert np.array_equal(prepare(fit.problem, model, given, {})[1].frames[0], np.eye(2))
-    assert prepare(fit.problem, model, {"year": Normal()}, {})[1].frames[0][0, 1] == pytest.approx(-data["year"].mean())
+    assert prepare(fit.problem, model, {"year": Normal()}, {})[1].frames[0][0, 1] == pytest.approx(
+        -data["year"].mean()
+    )

@@ -55,12 +55,21 @@ def test_criterion_and_derivatives(name: str, reml: bool) -> None:
     theta = some_theta(DESIGNS[name])
     a, b = plain.in_theta(theta), padded.in_theta(theta)
     assert b.objective == pytest.approx(a.objective, rel=1e-12)
-    np.testing.assert_allclose(b.gradient, a.gradient, rtol=1e-10, atol=1e-10 * np.abs(a.gradient).max())
-    np.testing.assert_allclose(b.hessian, a.hessian, rtol=1e-9, atol=1e-10 * np.abs(a.hessian).max())
-    for mine, other in zip(b.payload.D + b.payload.modes, a.payload.D + a.payload.modes, strict=True):
+    np.testing.assert_allclose(
+        b.gradient, a.gradient, rtol=1e-10, atol=1e-10 * np.abs(a.gradient).max()
+    )
+    np.testing.assert_allclose(
+        b.hessian, a.hessian, rtol=1e-9, atol=1e-10 * np.abs(a.hessian).max()
+    )
+    for mine, other in zip(
+        b.payload.D + b.payload.modes, a.payload.D + a.payload.modes, strict=True
+    ):
         assert mine.shape == other.shape
         np.testing.assert_allclose(mine, other, rtol=1e-9, atol=1e-9)
-    assert all(isinstance(leaf, np.ndarray | np.generic) for leaf in jax.tree.leaves((b.payload.value, b.payload.D, b.payload.modes)))
+    assert all(
+        isinstance(leaf, np.ndarray | np.generic)
+        for leaf in jax.tree.leaves((b.payload.value, b.payload.D, b.payload.modes))
+    )
 
 
 @pytest.mark.parametrize("name", ["slope", "crossed"])
@@ -75,7 +84,10 @@ def test_singular_factors(name: str) -> None:
 QUICK = ("slope", "crossed", "slopes crossed")
 
 
-@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in DESIGNS])
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in DESIGNS],
+)
 def test_whole_fit(name: str) -> None:
     """Step by step the same search, and what follows a fit works on padded sums."""
     plain, padded = problems(name)
@@ -89,7 +101,9 @@ def test_whole_fit(name: str) -> None:
     for mine, other in zip(covariances(padded, b), covariances(plain, a), strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-8, atol=1e-10)
     theta = some_theta(DESIGNS[name])
-    assert MaximumLikelihood().objective(padded, theta) == pytest.approx(MaximumLikelihood().objective(plain, theta), rel=1e-12)
+    assert MaximumLikelihood().objective(padded, theta) == pytest.approx(
+        MaximumLikelihood().objective(plain, theta), rel=1e-12
+    )
 
 
 def grouped(n: int, J: int, seed: int) -> pd.DataFrame:
@@ -135,8 +149,16 @@ def test_fits_from_threads_leave_every_threads_settings_alone() -> None:
 
 def python(code: str, timeout: float, **environment: str) -> str:
     """Standard output of a fresh interpreter; a hang ends in subprocess.TimeoutExpired."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")} | environment
-    run = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=timeout, env=env)
+    env = {
+        key: value for key, value in os.environ.items() if not key.startswith("JAX_")
+    } | environment
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=env,
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -178,7 +200,13 @@ STRESS = """
 
 @cache
 def stress(array: str, **environment: str) -> dict:
-    return json.loads(python(f"import sys; sys.argv[1:] = [{array!r}]\n" + textwrap.dedent(STRESS), 120, **environment))
+    return json.loads(
+        python(
+            f"import sys; sys.argv[1:] = [{array!r}]\n" + textwrap.dedent(STRESS),
+            120,
+            **environment,
+        )
+    )
 
 
 @pytest.mark.slow

@@ -21,7 +21,10 @@ from tests.designs import zoo
 DESIGNS = zoo()
 SIGMA = 1.3
 every = pytest.mark.parametrize("name", DESIGNS)
-some = pytest.mark.parametrize("name", ["slope", "diagonal", "blocks", "slopes crossed", "nested and crossed", "weights and offset"])
+some = pytest.mark.parametrize(
+    "name",
+    ["slope", "diagonal", "blocks", "slopes crossed", "nested and crossed", "weights and offset"],
+)
 criteria = pytest.mark.parametrize("reml", [True, False], ids=["reml", "ml"])
 
 
@@ -45,11 +48,22 @@ def exact_objective(name: str, theta: np.ndarray, reml: bool) -> float:
 def test_objective_and_derivatives(name: str, reml: bool, kind: str) -> None:
     theta = thetas(DESIGNS[name])[kind]
     estimator = MaximumLikelihood(reml, sigma=SIGMA)
-    assert estimator.objective(problem(name), theta) == pytest.approx(exact_objective(name, theta, reml), rel=1e-10)
+    assert estimator.objective(problem(name), theta) == pytest.approx(
+        exact_objective(name, theta, reml), rel=1e-10
+    )
     h = 1e-5
     steps = h * np.eye(len(theta))
-    numeric = [(estimator.objective(problem(name), theta + s) - estimator.objective(problem(name), theta - s)) / (2 * h) for s in steps]
-    assert estimator.gradient(problem(name), theta) == pytest.approx(np.array(numeric), rel=1e-6, abs=2e-5)
+    numeric = [
+        (
+            estimator.objective(problem(name), theta + s)
+            - estimator.objective(problem(name), theta - s)
+        )
+        / (2 * h)
+        for s in steps
+    ]
+    assert estimator.gradient(problem(name), theta) == pytest.approx(
+        np.array(numeric), rel=1e-6, abs=2e-5
+    )
 
 
 @some
@@ -68,9 +82,17 @@ def test_average_information_and_hessian(name: str, reml: bool) -> None:
     wanted = np.array(F) @ exact.P @ np.array(F).T / SIGMA**2
     evaluate = Evaluator(problem(name), reml, SIGMA)
     point = evaluate.in_theta(theta)
-    np.testing.assert_allclose(point.hessian - curvature(point.payload.D, point.payload.frame), wanted, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(
+        point.hessian - curvature(point.payload.D, point.payload.frame),
+        wanted,
+        rtol=1e-7,
+        atol=1e-7,
+    )
     h = 1e-5
-    numeric = [(evaluate.in_theta(theta + s).gradient - evaluate.in_theta(theta - s).gradient) / (2 * h) for s in h * np.eye(len(theta))]
+    numeric = [
+        (evaluate.in_theta(theta + s).gradient - evaluate.in_theta(theta - s).gradient) / (2 * h)
+        for s in h * np.eye(len(theta))
+    ]
     found = MaximumLikelihood(reml, sigma=SIGMA).hessian(problem(name), theta)
     np.testing.assert_allclose(found, np.array(numeric), rtol=1e-5, atol=1e-5 * np.abs(found).max())
 
@@ -83,7 +105,9 @@ def test_the_fit_is_an_optimum(name: str, reml: bool) -> None:
     assert estimate.convergence.converged, estimate.convergence.message
     assert estimate.sigma == SIGMA
     assert estimate.n_parameters == DESIGNS[name].p + len(estimate.theta)
-    assert estimate.objective == pytest.approx(exact_objective(name, estimate.theta, reml), rel=1e-10)
+    assert estimate.objective == pytest.approx(
+        exact_objective(name, estimate.theta, reml), rel=1e-10
+    )
     for scale in (1e-3, 1e-2, 0.1, 1.0):
         for _ in range(4):
             other = estimate.theta + scale * rng.normal(size=len(estimate.theta))
@@ -103,7 +127,9 @@ def test_in_a_call() -> None:
     """A smaller residual leaves more variance to the subjects; the parameters are one fewer."""
     data = lmm.datasets.load("sleepstudy")
     fit = lmm.lmer("Reaction ~ Days + (1|Subject)", data)
-    known = lmm.lmer("Reaction ~ Days + (1|Subject)", data, method=lmm.MaximumLikelihood(sigma=25.0))
+    known = lmm.lmer(
+        "Reaction ~ Days + (1|Subject)", data, method=lmm.MaximumLikelihood(sigma=25.0)
+    )
     assert known.sigma == 25.0
     assert known.df_model == fit.df_model - 1
     assert known.varcorr().stddev("Subject").iloc[0] > fit.varcorr().stddev("Subject").iloc[0]
@@ -112,11 +138,17 @@ def test_in_a_call() -> None:
     assert both[0] == pytest.approx(both[1], rel=1e-6)
 
 
-@pytest.mark.parametrize(("name", "reml", "sigma"), [("known_reml", True, 20.0), ("known_ml", False, 24.0)])
+@pytest.mark.parametrize(
+    ("name", "reml", "sigma"), [("known_reml", True, 20.0), ("known_ml", False, 24.0)]
+)
 def test_glmmtmb(name: str, reml: bool, sigma: float) -> None:
     """The residual sd mapped out of its parameters."""
     wanted = json.loads((Path(__file__).parents[1] / "reference" / "pql.json").read_text())[name]
-    fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"), method=lmm.MaximumLikelihood(reml, sigma=sigma))
+    fit = lmm.lmer(
+        "Reaction ~ Days + (Days|Subject)",
+        lmm.datasets.load("sleepstudy"),
+        method=lmm.MaximumLikelihood(reml, sigma=sigma),
+    )
     assert fit.fixef().to_numpy() == pytest.approx(wanted["fixef"], rel=1e-6)
     assert fit.llf == pytest.approx(wanted["llf"], abs=1e-6)
     found = [*fit.varcorr().stddev("Subject"), fit.varcorr().correlation("Subject").iloc[0, 1]]
@@ -133,11 +165,26 @@ def test_under_jax() -> None:
     """The same numbers, and another known sigma compiles nothing."""
     rng = np.random.default_rng(0)
     g, x = np.arange(600) % 60, rng.normal(size=600)
-    data = pd.DataFrame({"y": x + rng.normal(size=60)[g] + rng.normal(size=60)[g] * x + rng.normal(size=600), "x": x, "g": g})
+    data = pd.DataFrame(
+        {
+            "y": x + rng.normal(size=60)[g] + rng.normal(size=60)[g] * x + rng.normal(size=600),
+            "x": x,
+            "g": g,
+        }
+    )
     fits = [
-        lmm.lmer("y ~ x + (x|g)", data, method=lmm.MaximumLikelihood(sigma=1.0, control=lmm.Control(backend=b))) for b in ("numpy", "jax")
+        lmm.lmer(
+            "y ~ x + (x|g)",
+            data,
+            method=lmm.MaximumLikelihood(sigma=1.0, control=lmm.Control(backend=b)),
+        )
+        for b in ("numpy", "jax")
     ]
     assert fits[1].llf == pytest.approx(fits[0].llf, rel=1e-12)
     before = dict(backend.traces)
-    lmm.lmer("y ~ x + (x|g)", data, method=lmm.MaximumLikelihood(sigma=0.8, control=lmm.Control(backend="jax")))
+    lmm.lmer(
+        "y ~ x + (x|g)",
+        data,
+        method=lmm.MaximumLikelihood(sigma=0.8, control=lmm.Control(backend="jax")),
+    )
     assert dict(backend.traces) == before

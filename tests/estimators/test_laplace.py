@@ -33,7 +33,9 @@ FAMILIES: list[Family] = [Binomial(), Poisson(), Gamma("log"), NegativeBinomial(
 @cache
 def cbpp() -> pd.DataFrame:
     data = lmm.datasets.load("cbpp")
-    return data.assign(prop=data["incidence"] / data["size"], obs=[f"o{i}" for i in range(len(data))])
+    return data.assign(
+        prop=data["incidence"] / data["size"], obs=[f"o{i}" for i in range(len(data))]
+    )
 
 
 @cache
@@ -67,8 +69,14 @@ def zoo_fit(name: str, family: Family) -> tuple[object, Estimate]:
     return problem, LaplaceLikelihood().fit(problem)
 
 
-zoo_fits = [("crossed", f) for f in FAMILIES] + [("slope", Binomial("probit")), ("nested and crossed", Poisson()), ("blocks", Gamma("log"))]
-every = pytest.mark.parametrize(("name", "family"), zoo_fits, ids=[f"{n} {f.name}" for n, f in zoo_fits])
+zoo_fits = [("crossed", f) for f in FAMILIES] + [
+    ("slope", Binomial("probit")),
+    ("nested and crossed", Poisson()),
+    ("blocks", Gamma("log")),
+]
+every = pytest.mark.parametrize(
+    ("name", "family"), zoo_fits, ids=[f"{n} {f.name}" for n, f in zoo_fits]
+)
 
 
 @every
@@ -77,7 +85,9 @@ def test_no_parameters_are_better(name: str, family: Family) -> None:
     problem, estimate = zoo_fit(name, family)
     assert estimate.convergence.converged
     method, rng = LaplaceLikelihood(), np.random.default_rng(0)
-    best = np.concatenate([estimate.theta, estimate.beta, [estimate.phi] if family.has_dispersion else []])
+    best = np.concatenate(
+        [estimate.theta, estimate.beta, [estimate.phi] if family.has_dispersion else []]
+    )
     assert method.objective(problem, best) == pytest.approx(estimate.objective, abs=1e-8)
     for scale in (1e-3, 1e-2, 0.1):
         for _ in range(5):
@@ -106,10 +116,14 @@ def test_covariance_is_the_inverse_hessian(name: str, family: Family) -> None:
     """Twice the inverse of the Hessian of -2 log-likelihood in (theta, beta, log phi), here by differences of the objective itself."""
     problem, estimate = zoo_fit(name, family)
     method = LaplaceLikelihood()
-    best = np.concatenate([estimate.theta, estimate.beta, [np.log(estimate.phi)] if family.has_dispersion else []])
+    best = np.concatenate(
+        [estimate.theta, estimate.beta, [np.log(estimate.phi)] if family.has_dispersion else []]
+    )
 
     def objective(at: np.ndarray) -> float:
-        return method.objective(problem, np.concatenate([at[:-1], np.exp(at[-1:])]) if family.has_dispersion else at)
+        return method.objective(
+            problem, np.concatenate([at[:-1], np.exp(at[-1:])]) if family.has_dispersion else at
+        )
 
     covariance = method.covariance(problem, estimate)
     free = np.abs(best) > 0
@@ -123,7 +137,12 @@ def test_covariance_is_the_inverse_hessian(name: str, family: Family) -> None:
     H = np.empty((scale.shape[1],) * 2)
     for i, a in enumerate(h * scale.T):
         for j, b in enumerate(h * scale.T[: i + 1]):
-            ends = objective(best + a + b) + objective(best - a - b) - objective(best + a - b) - objective(best - a + b)
+            ends = (
+                objective(best + a + b)
+                + objective(best - a - b)
+                - objective(best + a - b)
+                - objective(best - a + b)
+            )
             H[i, j] = H[j, i] = ends / (4 * h**2)
     np.testing.assert_allclose(H, 2 * np.eye(len(H)), atol=2e-3)
     assert objective(best) == J0
@@ -189,7 +208,9 @@ def test_an_offset_is_a_fixed_coefficient() -> None:
     """With its own coefficient as offset a predictor adds nothing."""
     one = fit(TICKS, ticks(), "poisson")
     height = one.estimate.beta[-1] * ticks()["cHEIGHT"]
-    other = fit("TICKS ~ YEAR + offset(o) + (1|BROOD) + (1|LOCATION)", ticks().assign(o=height), "poisson")
+    other = fit(
+        "TICKS ~ YEAR + offset(o) + (1|BROOD) + (1|LOCATION)", ticks().assign(o=height), "poisson"
+    )
     assert other.llf == pytest.approx(one.llf, abs=1e-6)
     again = fit(TICKS, ticks().assign(o=height), "poisson", offset="o")
     assert again.llf == pytest.approx(one.llf, abs=1e-6)
@@ -201,11 +222,17 @@ def test_three_forms_of_a_binomial_response() -> None:
     counts = fit(CBPP, cbpp())
     proportion = fit("prop ~ period + (1|herd)", cbpp(), weights="size")
     assert_same(counts.estimate, proportion.estimate)
-    ill = np.concatenate([[1] * i + [0] * (s - i) for i, s in zip(cbpp()["incidence"], cbpp()["size"], strict=True)])
+    ill = np.concatenate(
+        [[1] * i + [0] * (s - i) for i, s in zip(cbpp()["incidence"], cbpp()["size"], strict=True)]
+    )
     animals = cbpp().loc[cbpp().index.repeat(cbpp()["size"])].assign(ill=ill)
     single = fit("ill ~ period + (1|herd)", animals)
-    ways = counts.estimate.family.constant(cbpp()["prop"].to_numpy(), cbpp()["size"].to_numpy(float)).sum()
-    assert_same(replace(counts.estimate, objective=counts.estimate.objective + 2 * ways), single.estimate)
+    ways = counts.estimate.family.constant(
+        cbpp()["prop"].to_numpy(), cbpp()["size"].to_numpy(float)
+    ).sum()
+    assert_same(
+        replace(counts.estimate, objective=counts.estimate.objective + 2 * ways), single.estimate
+    )
     words = fit("ill ~ period + (1|herd)", animals.assign(ill=np.where(ill == 1, "yes", "no")))
     assert_same(words.estimate, single.estimate)
 
@@ -218,7 +245,9 @@ def glm_likelihood(y: np.ndarray, X: np.ndarray, family: Family) -> float:
     eta = family.link.link(family.initial_mu(y))
     for _ in range(50):
         W = family.expected_weights(eta).weight
-        beta = np.linalg.solve(X.T @ (W[:, None] * X), X.T @ (W * eta + family.derivatives(y, eta).d1))
+        beta = np.linalg.solve(
+            X.T @ (W[:, None] * X), X.T @ (W * eta + family.derivatives(y, eta).d1)
+        )
         eta = X @ beta
     return float(family.log_density(y, eta).sum())
 
@@ -233,7 +262,9 @@ def test_a_variance_of_zero_is_exactly_zero(family: Family) -> None:
         f = lmm.glmer("y ~ x + (1|g)", data, family=family)
     assert f.estimate.theta.tolist() == [0.0]
     assert f.estimate.convergence.converged
-    assert f.llf == pytest.approx(glm_likelihood(y, np.column_stack([np.ones(120), x]), family), abs=1e-7)
+    assert f.llf == pytest.approx(
+        glm_likelihood(y, np.column_stack([np.ones(120), x]), family), abs=1e-7
+    )
     covariance = f.estimator.covariance(f.problem, f.estimate)
     assert not covariance[0].any()
     assert np.all(np.diag(covariance)[1:] > 0)
@@ -243,20 +274,31 @@ def test_separation_is_told_of() -> None:
     """A predictor that tells successes from failures: coefficients run away, numbers stay finite, and the user hears of it."""
     rng = np.random.default_rng(0)
     x = np.repeat([0.0, 1.0], 60)
-    data = pd.DataFrame({"y": np.where(x == 1, 1.0, rng.integers(0, 2, 120)), "x": x, "g": rng.integers(0, 12, 120).astype(str)})
+    data = pd.DataFrame(
+        {
+            "y": np.where(x == 1, 1.0, rng.integers(0, 2, 120)),
+            "x": x,
+            "g": rng.integers(0, 12, 120).astype(str),
+        }
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         f = lmm.glmer("y ~ x + (1|g)", data, family="binomial")
     assert np.isfinite(f.llf)
     assert np.all(np.isfinite(f.estimate.beta))
     assert f.estimate.beta[1] > 8
-    assert any("separat" in str(w.message) and "x" in str(w.message) for w in caught), [str(w.message) for w in caught]
+    assert any("separat" in str(w.message) and "x" in str(w.message) for w in caught), [
+        str(w.message) for w in caught
+    ]
     assert np.all(np.isfinite(f.estimator.covariance(f.problem, f.estimate)))
 
 
 def test_an_effect_per_observation() -> None:
     """Overdispersion by a level per row: not refused, and never a lower likelihood."""
-    plain, more = fit(CBPP, cbpp()), fit("cbind(incidence, size - incidence) ~ period + (1|herd) + (1|obs)", cbpp())
+    plain, more = (
+        fit(CBPP, cbpp()),
+        fit("cbind(incidence, size - incidence) ~ period + (1|herd) + (1|obs)", cbpp()),
+    )
     assert more.estimate.convergence.converged
     assert more.llf > plain.llf + 1
 
@@ -285,7 +327,9 @@ def test_every_form_of_start_leads_to_the_same_fit() -> None:
     ]
     for start in starts:
         assert_same(fit(TICKS, ticks(), "negative_binomial", start=start).estimate, e)
-    near = fit(TICKS, ticks(), "negative_binomial", start={"theta": e.theta, "beta": e.beta, "phi": e.phi}).estimate
+    near = fit(
+        TICKS, ticks(), "negative_binomial", start={"theta": e.theta, "beta": e.beta, "phi": e.phi}
+    ).estimate
     assert near.convergence.evaluations <= 3
 
 
@@ -315,7 +359,12 @@ def test_a_dispersion_to_start_from_is_positive(phi: float) -> None:
 def test_a_start_without_a_likelihood() -> None:
     """Means below zero under an identity link."""
     with pytest.raises(ArgumentError, match="starting values"):
-        lmm.glmer("TICKS ~ 1 + (1|BROOD)", ticks(), family=Poisson("identity"), start={"theta": [0.1], "beta": [-5.0]})
+        lmm.glmer(
+            "TICKS ~ 1 + (1|BROOD)",
+            ticks(),
+            family=Poisson("identity"),
+            start={"theta": [0.1], "beta": [-5.0]},
+        )
 
 
 def test_evaluate_only() -> None:
@@ -325,7 +374,9 @@ def test_evaluate_only() -> None:
     assert f.estimate.theta.tolist() == [0.9]
     assert f.estimate.beta == pytest.approx([-1.0, -0.5, 0.0, 0.25], abs=1e-12)
     assert f.estimate.convergence.evaluations == 1
-    assert -2 * f.llf == pytest.approx(f.estimator.objective(f.problem, np.array([0.9, -1.0, -0.5, 0.0, 0.25])), abs=1e-9)
+    assert -2 * f.llf == pytest.approx(
+        f.estimator.objective(f.problem, np.array([0.9, -1.0, -0.5, 0.0, 0.25])), abs=1e-9
+    )
     with pytest.raises(ArgumentError, match="start"):
         lmm.glmer(CBPP, cbpp(), family="binomial", control=control)
 
@@ -345,7 +396,9 @@ def test_a_search_that_ends_where_it_begins() -> None:
     data = lmm.datasets.load("cbpp")
     formula = "cbind(incidence, size - incidence) ~ period + (1|herd)"
     fit = lmm.glmer(formula, data, family="binomial", control=lmm.Control(tolerance=1e-13))
-    again = lmm.glmer(formula, data, family="binomial", start={"theta": fit.theta, "beta": fit.estimate.beta})
+    again = lmm.glmer(
+        formula, data, family="binomial", start={"theta": fit.theta, "beta": fit.estimate.beta}
+    )
     assert again.convergence.converged and again.convergence.evaluations < 4
     assert again.llf == pytest.approx(fit.llf, rel=1e-13)
     np.testing.assert_allclose(again.estimate.beta, fit.estimate.beta, rtol=1e-6)
@@ -354,8 +407,12 @@ def test_a_search_that_ends_where_it_begins() -> None:
 def test_trial_points_where_equations_cannot_be_solved_give_no_warnings_of_numpy():
     """On the way of this search a system I + T'AT is not positive definite."""
     rng = np.random.default_rng(1)
-    data = pd.DataFrame({"g": rng.integers(0, 6, 48), "x": rng.normal(size=48), "f": rng.choice(list("abc"), 48)})
-    data["y"] = rng.poisson(np.exp(np.clip(1.5 * rng.normal(size=6)[data["g"]] + data["x"], -4.0, 4.0)))
+    data = pd.DataFrame(
+        {"g": rng.integers(0, 6, 48), "x": rng.normal(size=48), "f": rng.choice(list("abc"), 48)}
+    )
+    data["y"] = rng.poisson(
+        np.exp(np.clip(1.5 * rng.normal(size=6)[data["g"]] + data["x"], -4.0, 4.0))
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         fit = lmm.glmer("y ~ x + (f|g)", data, family="poisson")

@@ -132,19 +132,28 @@ def test_order_of_terms(name: str, reml: bool) -> None:
     d = DESIGNS[name]
     theta = problem(name).split(some_theta(d))
     turned = build_problem(d.with_mean(terms=d.terms[::-1]))
-    assert turned.plan.chain != problem(name).plan.chain or turned.plan.terms != problem(name).plan.terms
+    assert (
+        turned.plan.chain != problem(name).plan.chain
+        or turned.plan.terms != problem(name).plan.terms
+    )
     found = MaximumLikelihood(reml).objective(turned, np.concatenate(theta[::-1]))
-    assert found == pytest.approx(MaximumLikelihood(reml).objective(problem(name), np.concatenate(theta)), rel=1e-12)
+    assert found == pytest.approx(
+        MaximumLikelihood(reml).objective(problem(name), np.concatenate(theta)), rel=1e-12
+    )
 
 
 @every
 @pytest.mark.parametrize("scale", [1e-4, 1e5])
 def test_units_of_the_response(name: str, scale: float) -> None:
     d = DESIGNS[name]
-    other = replace(d.with_mean(offset=None if d.offset is None else d.offset * scale), y=d.y * scale)
+    other = replace(
+        d.with_mean(offset=None if d.offset is None else d.offset * scale), y=d.y * scale
+    )
     mine = MaximumLikelihood().fit(build_problem(other))
     assert_same(mine, fitted(name, True), scale)
-    assert mine.objective == pytest.approx(fitted(name, True).objective + 2 * (d.n - d.p) * np.log(scale), abs=1e-5)
+    assert mine.objective == pytest.approx(
+        fitted(name, True).objective + 2 * (d.n - d.p) * np.log(scale), abs=1e-5
+    )
 
 
 @every
@@ -154,7 +163,9 @@ def test_units_of_the_predictors_and_origin_of_the_response(name: str, reml: boo
     if not d.p:
         pytest.skip("there are none")
     S = np.array([1.0, 1e5, 1e-3])
-    mine = MaximumLikelihood(reml).fit(build_problem(replace(d.with_mean(X=d.X * S), y=d.y + 1000.0)))
+    mine = MaximumLikelihood(reml).fit(
+        build_problem(replace(d.with_mean(X=d.X * S), y=d.y + 1000.0))
+    )
     own = replace(mine, beta=mine.beta * S - [1000.0, 0.0, 0.0])
     assert_same(own, fitted(name, reml))
     shift = 2 * np.log(S).sum() if reml else 0.0
@@ -181,15 +192,21 @@ def test_rows_twice_are_weights_of_two(name: str) -> None:
     twice = np.repeat(np.arange(d.n), 2)
     terms = tuple(replace(t, codes=t.codes[twice], values=t.values[twice]) for t in d.terms)
     offset = None if d.offset is None else d.offset[twice]
-    doubled = replace(d.with_mean(X=d.X[twice], terms=terms, offset=offset), y=d.y[twice], weights=w[twice])
+    doubled = replace(
+        d.with_mean(X=d.X[twice], terms=terms, offset=offset), y=d.y[twice], weights=w[twice]
+    )
     estimator = MaximumLikelihood(False, Control(evaluate_only=True))
     theta = some_theta(d)
-    a, b = (estimator.fit(build_problem(own), theta) for own in (doubled, replace(d, weights=2 * w)))
+    a, b = (
+        estimator.fit(build_problem(own), theta) for own in (doubled, replace(d, weights=2 * w))
+    )
     assert a.beta == pytest.approx(b.beta, rel=1e-10, abs=1e-10)
     np.testing.assert_allclose(a.beta_cov_unscaled, b.beta_cov_unscaled, rtol=1e-9)
     for mine, other in zip(a.modes, b.modes, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-9, atol=1e-10)
-    assert a.sigma == pytest.approx(b.sigma / np.sqrt(2), rel=1e-10)  # the same sum of squares over twice the rows
+    assert a.sigma == pytest.approx(
+        b.sigma / np.sqrt(2), rel=1e-10
+    )  # the same sum of squares over twice the rows
 
 
 def one_way(between: float, J: int = 12, m: int = 6, seed: int = 0) -> tuple[Design, np.ndarray]:
@@ -202,7 +219,9 @@ def one_way(between: float, J: int = 12, m: int = 6, seed: int = 0) -> tuple[Des
     means -= means.mean()
     means *= np.sqrt(between * (J - 1) / (m * np.sum(means**2)))
     y = 10 + means[:, None] + within
-    return design(y.ravel(), np.ones((J * m, 1)), [term("g", np.repeat(np.arange(J), m), np.ones((J * m, 1)))]), y
+    return design(
+        y.ravel(), np.ones((J * m, 1)), [term("g", np.repeat(np.arange(J), m), np.ones((J * m, 1)))]
+    ), y
 
 
 @pytest.mark.parametrize("between", [1.5, 4.0, 100.0, 1e6])
@@ -218,12 +237,16 @@ def test_balanced_one_way_layout(between: float) -> None:
         shrink = m * estimate.theta[0] ** 2 / (1 + m * estimate.theta[0] ** 2)
         assert estimate.beta == pytest.approx([10.0], abs=1e-9 * np.sqrt(between))
         assert estimate.modes[0][:, 0] == pytest.approx(shrink * (y.mean(axis=1) - 10), rel=1e-8)
-        assert estimate.beta_cov_unscaled[0, 0] == pytest.approx((1 + m * estimate.theta[0] ** 2) / (J * m), rel=1e-8)
+        assert estimate.beta_cov_unscaled[0, 0] == pytest.approx(
+            (1 + m * estimate.theta[0] ** 2) / (J * m), rel=1e-8
+        )
 
 
 @pytest.mark.parametrize("between", [0.0, 0.4, 0.99])
 @criteria
-def test_no_variance_between_groups_is_exactly_zero_and_least_squares(between: float, reml: bool) -> None:
+def test_no_variance_between_groups_is_exactly_zero_and_least_squares(
+    between: float, reml: bool
+) -> None:
     d, y = one_way(between)
     estimate = MaximumLikelihood(reml).fit(build_problem(d))
     assert estimate.convergence.converged
@@ -251,7 +274,9 @@ def test_a_perfect_correlation_ends_on_the_boundary() -> None:
     codes = np.repeat(np.arange(25), 12)
     z = slopes(rng, 300, 2)
     b, noise = rng.normal(size=25), rng.normal(size=300)
-    for j in range(25):  # noise that least squares within a group does not see: the coefficients are exactly on a line
+    for j in range(
+        25
+    ):  # noise that least squares within a group does not see: the coefficients are exactly on a line
         own = codes == j
         noise[own] -= z[own] @ np.linalg.lstsq(z[own], noise[own], rcond=None)[0]
     y = z @ [1.0, 2.0] + b[codes] * (1.0 + 2.0 * z[:, 1]) + noise
@@ -260,7 +285,9 @@ def test_a_perfect_correlation_ends_on_the_boundary() -> None:
     assert estimate.convergence.converged
     assert estimate.theta[2] == 0.0
     assert estimate.theta[1] == pytest.approx(2 * estimate.theta[0], rel=1e-2)
-    free = MaximumLikelihood().fit(build_problem(d.with_mean(terms=(replace(d.terms[0], structure=Diagonal(2)),))))
+    free = MaximumLikelihood().fit(
+        build_problem(d.with_mean(terms=(replace(d.terms[0], structure=Diagonal(2)),)))
+    )
     assert estimate.objective < free.objective - 1.0
 
 
@@ -268,9 +295,13 @@ def test_a_perfect_correlation_ends_on_the_boundary() -> None:
 def test_evaluate_only(name: str) -> None:
     theta = some_theta(DESIGNS[name], seed=3)
     estimate = MaximumLikelihood(True, Control(evaluate_only=True)).fit(problem(name), theta)
-    assert estimate.objective == pytest.approx(MaximumLikelihood().objective(problem(name), theta), rel=1e-12)
+    assert estimate.objective == pytest.approx(
+        MaximumLikelihood().objective(problem(name), theta), rel=1e-12
+    )
     assert estimate.convergence.evaluations == 1
-    for own, T, start in zip(DESIGNS[name].terms, estimate.factors, problem(name).split(theta), strict=True):
+    for own, T, start in zip(
+        DESIGNS[name].terms, estimate.factors, problem(name).split(theta), strict=True
+    ):
         wanted = own.structure.factor(start)
         assert T @ T.T == pytest.approx(wanted @ wanted.T, abs=1e-12)
 

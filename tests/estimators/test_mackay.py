@@ -18,7 +18,10 @@ from tests.designs import zoo
 DESIGNS = zoo()
 FORMULA = "Reaction ~ Days + (Days|Subject)"
 PUBLISHED = {"Subject": [410.0, 22.0]}
-some = pytest.mark.parametrize("name", ["scalar", "slope", "diagonal", "blocks", "slopes crossed", "nested", "weights and offset"])
+some = pytest.mark.parametrize(
+    "name",
+    ["scalar", "slope", "diagonal", "blocks", "slopes crossed", "nested", "weights and offset"],
+)
 
 
 @cache
@@ -29,7 +32,9 @@ def problem(name: str) -> Problem:
 @pytest.mark.parametrize("starts", [None, PUBLISHED])
 def test_published_figures_of_the_quick_form(starts) -> None:
     """From any start; the walk-through prints four decimals."""
-    fit = lmm.lmer(FORMULA, lmm.datasets.load("sleepstudy"), method=MacKay("quick", start_variances=starts))
+    fit = lmm.lmer(
+        FORMULA, lmm.datasets.load("sleepstudy"), method=MacKay("quick", start_variances=starts)
+    )
     assert fit.convergence.converged
     assert np.diagonal(fit.varcorr()["Subject"]) == pytest.approx([302.9045, 31.0890], abs=5e-5)
     assert fit.sigma**2 == pytest.approx(670.8547, abs=5e-5)
@@ -40,10 +45,14 @@ def test_published_figures_of_the_quick_form(starts) -> None:
 
 def test_it_begins_where_it_is_told() -> None:
     data = lmm.datasets.load("sleepstudy")
-    first = lmm.lmer(FORMULA, data, method=MacKay("quick", start_variances=PUBLISHED)).estimate.trace[0]
+    first = lmm.lmer(
+        FORMULA, data, method=MacKay("quick", start_variances=PUBLISHED)
+    ).estimate.trace[0]
     assert first["sd"][:2] ** 2 == pytest.approx([410.0, 22.0])
     assert first["sigma"] ** 2 == pytest.approx(np.var(data["Reaction"]) / 4)
-    other = lmm.lmer(FORMULA, data, method=MacKay("quick", start_variances=PUBLISHED, start_error_variance=500.0)).estimate.trace[0]
+    other = lmm.lmer(
+        FORMULA, data, method=MacKay("quick", start_variances=PUBLISHED, start_error_variance=500.0)
+    ).estimate.trace[0]
     assert other["sigma"] ** 2 == pytest.approx(500.0)
 
 
@@ -59,14 +68,20 @@ def test_the_quick_form_ends_at_its_fixed_point(name: str) -> None:
     residual = a.y - hat @ a.y
     rss, effective = float(residual @ (a.w * residual)), float(np.trace(hat))
     assert estimate.sigma**2 == pytest.approx(rss / (d.n - effective), rel=1e-7)
-    for term, own, T, modes in zip(d.terms, a.slices, estimate.factors, estimate.modes, strict=True):
+    for term, own, T, modes in zip(
+        d.terms, a.slices, estimate.factors, estimate.modes, strict=True
+    ):
         predicted = b[own].reshape(term.k, -1)
         np.testing.assert_allclose(modes, predicted.T, atol=1e-8)
         variances = np.var(predicted, axis=1, ddof=1)
         wanted = np.where(variances > 1e-7 * estimate.sigma**2, variances, 0.0)
-        np.testing.assert_allclose(estimate.sigma**2 * T @ T.T, np.diag(wanted), rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(
+            estimate.sigma**2 * T @ T.T, np.diag(wanted), rtol=1e-6, atol=1e-8
+        )
     known = MaximumLikelihood(True, sigma=estimate.sigma)
-    assert estimate.objective == pytest.approx(known.objective(problem(name), estimate.theta), rel=1e-10)
+    assert estimate.objective == pytest.approx(
+        known.objective(problem(name), estimate.theta), rel=1e-10
+    )
     # the criterion of the trace is the same at its end
     assert estimate.trace[-1]["objective"] == pytest.approx(estimate.objective, abs=1e-5)
 
@@ -86,9 +101,13 @@ def test_the_corrected_form_on_sleepstudy() -> None:
     fit = lmm.lmer(FORMULA, data, method=MacKay(start_variances=PUBLISHED))
     best = lmm.lmer(FORMULA, data)
     assert fit.llf == pytest.approx(best.llf, abs=1e-6)
-    assert fit.varcorr()["Subject"].to_numpy() == pytest.approx(best.varcorr()["Subject"].to_numpy(), rel=1e-5)
+    assert fit.varcorr()["Subject"].to_numpy() == pytest.approx(
+        best.varcorr()["Subject"].to_numpy(), rel=1e-5
+    )
     assert fit.sigma == pytest.approx(25.5918, abs=5e-5)
-    matrix = lmm.lmer(FORMULA, data, method=MacKay(start_variances={"Subject": [[600.0, 10.0], [10.0, 30.0]]}))
+    matrix = lmm.lmer(
+        FORMULA, data, method=MacKay(start_variances={"Subject": [[600.0, 10.0], [10.0, 30.0]]})
+    )
     assert matrix.llf == pytest.approx(best.llf, abs=1e-6)
 
 
@@ -129,11 +148,15 @@ def test_a_variance_that_falls_to_zero_ends_there() -> None:
 
 def test_stopping_and_interactions() -> None:
     data = lmm.datasets.load("Machines")
-    fit = lmm.lmer("score ~ Machine + (1|Worker) + (1|Worker:Machine)", data, method=MacKay("quick"))
+    fit = lmm.lmer(
+        "score ~ Machine + (1|Worker) + (1|Worker:Machine)", data, method=MacKay("quick")
+    )
     assert fit.convergence.converged
     assert set(fit.ranef()) == {"Worker", "Worker:Machine"}
     with pytest.warns(lmm.ConvergenceWarning, match="limit of 3 iterations"):
-        short = lmm.lmer(FORMULA, lmm.datasets.load("sleepstudy"), method=MacKay("quick", max_iterations=3))
+        short = lmm.lmer(
+            FORMULA, lmm.datasets.load("sleepstudy"), method=MacKay("quick", max_iterations=3)
+        )
     assert not short.convergence.converged
 
 
@@ -152,7 +175,11 @@ def test_bad_settings(settings: dict, message: str) -> None:
         lmm.MacKay(**settings)
 
 
-@pytest.mark.parametrize("starts", [{"subject": [410, 22]}, {"Subject": [410]}, {"Subject": [-1, 2]}, [410, 22]])
+@pytest.mark.parametrize(
+    "starts", [{"subject": [410, 22]}, {"Subject": [410]}, {"Subject": [-1, 2]}, [410, 22]]
+)
 def test_bad_starts(starts) -> None:
     with pytest.raises(lmm.ArgumentError, match="start_variances"):
-        lmm.lmer(FORMULA, lmm.datasets.load("sleepstudy"), method=lmm.MacKay(start_variances=starts))
+        lmm.lmer(
+            FORMULA, lmm.datasets.load("sleepstudy"), method=lmm.MacKay(start_variances=starts)
+        )

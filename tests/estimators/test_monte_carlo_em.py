@@ -68,7 +68,10 @@ def test_a_second_fit_compiles_nothing(sleepstudy, mcem):
 
 def test_a_seed_repeats_a_fit(sleepstudy):
     quick = {"iterations": 100, "tolerance": 0.0}
-    one, two, three = (lmm.lmer(SLEEP, sleepstudy, method=lmm.MonteCarloEM(rng=seed, **quick)).theta for seed in (3, 3, 4))
+    one, two, three = (
+        lmm.lmer(SLEEP, sleepstudy, method=lmm.MonteCarloEM(rng=seed, **quick)).theta
+        for seed in (3, 3, 4)
+    )
     np.testing.assert_array_equal(one, two)
     assert not np.array_equal(one, three)
 
@@ -76,7 +79,9 @@ def test_a_seed_repeats_a_fit(sleepstudy):
 def test_a_generalized_model_ends_at_its_likelihood_not_at_laplaces():
     data = lmm.datasets.load("cbpp")
     model = "cbind(incidence, size - incidence) ~ period + (1|herd)"
-    fit = lmm.glmer(model, data, family="binomial", method=lmm.MonteCarloEM(tolerance=0.05, iterations=6000))
+    fit = lmm.glmer(
+        model, data, family="binomial", method=lmm.MonteCarloEM(tolerance=0.05, iterations=6000)
+    )
     exact = lmm.glmer(model, data, family="binomial", nAGQ=25)
     assert fit.convergence.converged
     assert np.all(np.abs(fit.fixef() - exact.fixef()) < 0.2 * exact.bse)
@@ -89,7 +94,9 @@ def test_crossed_factors_and_the_published_steps():
     a, b = rng.integers(0, 40, 1500), rng.integers(0, 12, 1500)
     y = 1.0 + 0.8 * rng.normal(size=40)[a] + 0.5 * rng.normal(size=12)[b] + rng.normal(size=1500)
     data = pd.DataFrame({"y": y, "a": a.astype(str), "b": b.astype(str)})
-    reference = lmm.lmer("y ~ 1 + (1|a) + (1|b)", data, method=lmm.MaximumLikelihood(False, sigma=1.0))
+    reference = lmm.lmer(
+        "y ~ 1 + (1|a) + (1|b)", data, method=lmm.MaximumLikelihood(False, sigma=1.0)
+    )
     settings = {
         "sigma": 1.0,
         "step_size": 0.05,
@@ -108,7 +115,9 @@ def test_crossed_factors_and_the_published_steps():
 
 
 def test_nuts_as_the_sampler(sleepstudy, ml):
-    fit = lmm.lmer(SLEEP, sleepstudy, method=lmm.MonteCarloEM("nuts", iterations=400, samples=2, warmup=200))
+    fit = lmm.lmer(
+        SLEEP, sleepstudy, method=lmm.MonteCarloEM("nuts", iterations=400, samples=2, warmup=200)
+    )
     np.testing.assert_allclose(sds(fit), sds(ml), rtol=0.1)
 
 
@@ -122,12 +131,16 @@ def test_a_variance_that_vanishes_ends_at_zero(seed):
         fit = lmm.lmer("Yield ~ 1 + (1|Batch)", data, method=lmm.MonteCarloEM(rng=seed))
     assert fit.convergence.converged and np.isfinite(fit.trace["sigma"]).all()
     assert fit.fixef().iloc[0] == pytest.approx(data["Yield"].mean(), rel=1e-8)
-    assert fit.varcorr().stddev("Batch").iloc[0] == 0.0 and fit.sigma == pytest.approx(data["Yield"].std(ddof=0), rel=1e-6)
+    assert fit.varcorr().stddev("Batch").iloc[0] == 0.0 and fit.sigma == pytest.approx(
+        data["Yield"].std(ddof=0), rel=1e-6
+    )
 
 
 def test_ordinal_models_are_refused():
     with pytest.raises(ArgumentError, match="'ordinal' is not available for this method"):
-        lmm.glmer("rating ~ temp + (1|judge)", lmm.datasets.load("wine"), family="ordinal", method="mcem")
+        lmm.glmer(
+            "rating ~ temp + (1|judge)", lmm.datasets.load("wine"), family="ordinal", method="mcem"
+        )
 
 
 @pytest.mark.parametrize("generalized", [False, True], ids=["linear", "poisson"])
@@ -141,15 +154,23 @@ def test_the_density_of_the_effects_and_its_gradient(generalized, sleepstudy):
     problem, design = fit.problem, fit.design
     model = make_model(problem, "softplus")
     unit = coordinates(problem, 2.0)
-    data = make_row_data(problem, fit.estimate.beta, unit) if generalized else make_sums(problem, unit)
+    data = (
+        make_row_data(problem, fit.estimate.beta, unit) if generalized else make_sums(problem, unit)
+    )
     rng = np.random.default_rng(0)
-    G = tuple(np.cov(rng.normal(size=(term.k, 9))).reshape(term.k, term.k) + 0.1 * np.eye(term.k) for term in model.terms)
+    G = tuple(
+        np.cov(rng.normal(size=(term.k, 9))).reshape(term.k, term.k) + 0.1 * np.eye(term.k)
+        for term in model.terms
+    )
     at = Parameters(rng.normal(size=problem.p), G, np.log(2.0), np.zeros(()))
     q = sum(term.k * term.J for term in model.terms)
     e = model.terms[1].k * model.terms[1].J
     frame = Frame(
         tuple(rng.uniform(0.5, 1.5, (t.k, t.J)) for t in model.terms),
-        tuple(np.zeros((e, t.k, t.J)) if i == 1 else 0.1 * rng.normal(size=(e, t.k, t.J)) for i, t in enumerate(model.terms)),
+        tuple(
+            np.zeros((e, t.k, t.J)) if i == 1 else 0.1 * rng.normal(size=(e, t.k, t.J))
+            for i, t in enumerate(model.terms)
+        ),
         np.eye(e) + 0.1 * np.tril(rng.normal(size=(e, e)), -1),
         np.zeros((problem.p, problem.p)),
         tuple(np.zeros((problem.p, t.k, t.J)) for t in model.terms),
@@ -163,8 +184,13 @@ def test_the_density_of_the_effects_and_its_gradient(generalized, sleepstudy):
     np.testing.assert_allclose(expectation.coordinates(model, (1,), frame, b), x, atol=1e-10)
     assert abs((values[1] - values[2]) / 2e-5 - gradient @ v) < 1e-4 * np.abs(gradient @ v) + 1e-4
     beta = data.shift + data.unit @ at.d
-    eta = design.X @ beta + sum(np.einsum("kn,nk->n", own[:, t.codes], t.values) for own, t in zip(b, design.terms, strict=True))
-    prior = -0.5 * sum(float(np.sum(own * np.linalg.solve(P, own))) for own, P in zip(b, G, strict=True))
+    eta = design.X @ beta + sum(
+        np.einsum("kn,nk->n", own[:, t.codes], t.values)
+        for own, t in zip(b, design.terms, strict=True)
+    )
+    prior = -0.5 * sum(
+        float(np.sum(own * np.linalg.solve(P, own))) for own, P in zip(b, G, strict=True)
+    )
     if generalized:
         log_f = float(fit.family.log_density(design.y, eta).sum())
         assert abs(values[0] - log_f - prior) < 1e-6 * abs(log_f)
@@ -193,7 +219,10 @@ def test_errors_of_averages_of_an_autocorrelated_path():
         ({"sigma": "posterior"}, "sigma='posterior' must be 'estimate'"),
         ({"samples": 0}, "samples=0 must be a positive whole number"),
         ({"growth": 0.5}, "growth=0.5 must be a number at least 1"),
-        ({"target_acceptance": 1.0}, "target_acceptance=1.0 must be a number greater than 0 and less than 1"),
+        (
+            {"target_acceptance": 1.0},
+            "target_acceptance=1.0 must be a number greater than 0 and less than 1",
+        ),
         ({"smoothing": 0.0}, "smoothing=0.0 must be a number greater than 0"),
     ],
 )

@@ -18,7 +18,9 @@ from lmm.linalg.devices import backend
 
 pytest.importorskip("blackjax")
 
-REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "nuts_sleepstudy.json").read_text())["posterior"]
+REFERENCE = json.loads(
+    (Path(__file__).parents[1] / "reference" / "nuts_sleepstudy.json").read_text()
+)["posterior"]
 FORMULA = "Reaction ~ Days + (Days|Subject)"
 
 
@@ -29,7 +31,9 @@ def sleepstudy() -> lmm.Fit:
         return lmm.lmer(FORMULA, lmm.datasets.load("sleepstudy"), method=lmm.NUTS(rng=1))
 
 
-def close(draws: np.ndarray, mean: float, sd: float, mcse: float = 0.0, errors: float = 4.0) -> None:
+def close(
+    draws: np.ndarray, mean: float, sd: float, mcse: float = 0.0, errors: float = 4.0
+) -> None:
     """Mean and sd of draws (C, D) within Monte Carlo error of what they should be."""
     ess = float(diagnose_chains(draws).ess_bulk)
     assert abs(draws.mean() - mean) < errors * np.hypot(sd / np.sqrt(ess), mcse)
@@ -42,7 +46,9 @@ def test_sleepstudy_agrees_with_a_long_reference_run(name: str) -> None:
     if name.startswith("Subject["):
         column = ["Intercept", "Days"].index(name.removeprefix("Subject[308,").removesuffix("]"))
         draws = fit.draws["Subject"][:, :, 0, column]
-        np.testing.assert_allclose(fit.ranef()["Subject"].iloc[0, column], own["mean"], atol=0.1 * own["sd"])
+        np.testing.assert_allclose(
+            fit.ranef()["Subject"].iloc[0, column], own["mean"], atol=0.1 * own["sd"]
+        )
     else:
         draws = fit.draws[name]
     close(draws, own["mean"], own["sd"], own["mean_mcse"])
@@ -51,15 +57,27 @@ def test_sleepstudy_agrees_with_a_long_reference_run(name: str) -> None:
 def test_chains_agree_and_none_diverges() -> None:
     fit = sleepstudy()
     assert fit.estimate.convergence.converged and fit.draws.divergences == 0
-    assert fit.draws.diagnostics["r_hat"].max() < 1.01 and fit.draws.diagnostics["ess_bulk"].min() > 1500
-    assert dict(fit.estimate.report.criterion)["R-hat"] == pytest.approx(fit.draws.diagnostics["r_hat"].max())
+    assert (
+        fit.draws.diagnostics["r_hat"].max() < 1.01
+        and fit.draws.diagnostics["ess_bulk"].min() > 1500
+    )
+    assert dict(fit.estimate.report.criterion)["R-hat"] == pytest.approx(
+        fit.draws.diagnostics["r_hat"].max()
+    )
     assert not fit.estimate.messages
 
 
 def test_what_is_recorded() -> None:
     fit = sleepstudy()
     statistics = fit.draws.statistics
-    assert set(statistics) == {"diverging", "acceptance_rate", "steps", "tree_depth", "log_density", "energy"}
+    assert set(statistics) == {
+        "diverging",
+        "acceptance_rate",
+        "steps",
+        "tree_depth",
+        "log_density",
+        "energy",
+    }
     assert all(own.shape == (4, 1000) for own in statistics.values())
     assert statistics["acceptance_rate"].mean() == pytest.approx(0.9, abs=0.06)
     assert (statistics["steps"] <= 2 ** statistics["tree_depth"]).all()
@@ -70,9 +88,15 @@ def test_what_is_recorded() -> None:
     np.testing.assert_allclose(fit.fixef(), fit.draws._record.beta.mean(axis=(0, 1)), rtol=1e-10)
     # means of the effects are means of conditional means: nearer the truth than those of the draws, and near them
     drawn = fit.draws["Subject"]
-    np.testing.assert_allclose(fit.ranef()["Subject"], drawn.mean(axis=(0, 1)), atol=5 * drawn.std(axis=(0, 1)).max() / np.sqrt(3000))
+    np.testing.assert_allclose(
+        fit.ranef()["Subject"],
+        drawn.mean(axis=(0, 1)),
+        atol=5 * drawn.std(axis=(0, 1)).max() / np.sqrt(3000),
+    )
     spread = np.cov(drawn[:, :, 3].reshape(-1, 2), rowvar=False)
-    np.testing.assert_allclose(fit.estimate.mode_cov[0][3], spread, rtol=0.01, atol=0.01 * spread.max())
+    np.testing.assert_allclose(
+        fit.estimate.mode_cov[0][3], spread, rtol=0.01, atol=0.01 * spread.max()
+    )
     assert "NUTS" in str(fit.summary()) and "Posterior SD" in str(fit.summary())
 
 
@@ -95,20 +119,30 @@ def test_a_second_fit_compiles_nothing() -> None:
 def test_a_known_sigma_priors_of_ones_own_and_effects_that_are_not_kept() -> None:
     data = lmm.datasets.load("Dyestuff")
     own = {"Intercept": priors.Normal(1000.0, 1e-3), "Batch": priors.HalfNormal(20.0)}
-    fit = lmm.lmer("Yield ~ 1 + (1|Batch)", data, method=lmm.NUTS(sigma=50.0, priors=own, keep_effects=False, rng=2, draws=1500))
+    fit = lmm.lmer(
+        "Yield ~ 1 + (1|Batch)",
+        data,
+        method=lmm.NUTS(sigma=50.0, priors=own, keep_effects=False, rng=2, draws=1500),
+    )
     assert fit.sigma == 50.0 and (fit.draws["sigma"] == 50.0).all() and fit.draws.groups == ()
     assert fit.fixef()["Intercept"] == pytest.approx(1000.0, abs=1e-3)
     # everything else is one-dimensional: sd of the batches on a grid
     y = data["Yield"].to_numpy().reshape(6, 5) - 1000.0
     sd = np.linspace(1e-3, 400.0, 8000)
     variance = sd**2 + 50.0**2 / 5
-    log = -0.5 * np.sum(y.mean(axis=1) ** 2) / variance - 3.0 * np.log(variance) - 0.5 * (sd / 20.0) ** 2
+    log = (
+        -0.5 * np.sum(y.mean(axis=1) ** 2) / variance
+        - 3.0 * np.log(variance)
+        - 0.5 * (sd / 20.0) ** 2
+    )
     w = np.exp(log - log.max())
     w /= w.sum()
     mean = w @ sd
     close(fit.draws["sd_(Intercept)|Batch"], mean, np.sqrt(w @ (sd - mean) ** 2))
     shrinkage = w @ (sd**2 / variance)
-    np.testing.assert_allclose(fit.ranef()["Batch"]["Intercept"], shrinkage * y.mean(axis=1), rtol=0.05, atol=0.5)
+    np.testing.assert_allclose(
+        fit.ranef()["Batch"]["Intercept"], shrinkage * y.mean(axis=1), rtol=0.05, atol=0.5
+    )
     assert "fixed at 50" in str(fit.summary())
 
 
@@ -122,7 +156,10 @@ def test_a_binomial_model_agrees_with_quadrature_and_importance_sampling() -> No
     data, fit = lmm.datasets.load("cbpp"), cbpp()
     assert fit.estimate.convergence.converged
     k, n = data["incidence"].to_numpy(float), data["size"].to_numpy(float)
-    herd, period = data["herd"].astype("category").cat.codes.to_numpy(), data["period"].astype("category").cat.codes.to_numpy()
+    herd, period = (
+        data["herd"].astype("category").cat.codes.to_numpy(),
+        data["period"].astype("category").cat.codes.to_numpy(),
+    )
     X = np.column_stack([np.ones(len(k)), *(period == j for j in (1, 2, 3))]).astype(float)
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     own = np.eye(15)[herd]  # (rows, herds)
@@ -142,7 +179,12 @@ def test_a_binomial_model_agrees_with_quadrature_and_importance_sampling() -> No
         return integral.sum(axis=1) + log_prior(beta) - 0.5 * (np.exp(log_sd) / 2.5) ** 2 + log_sd
 
     # proposal: a t around the draws, whose weights do not depend on the draws being right
-    drawn = np.column_stack([fit.draws._record.beta.reshape(-1, 4), np.log(fit.draws["sd_(Intercept)|herd"]).reshape(-1)])
+    drawn = np.column_stack(
+        [
+            fit.draws._record.beta.reshape(-1, 4),
+            np.log(fit.draws["sd_(Intercept)|herd"]).reshape(-1),
+        ]
+    )
     rng = np.random.default_rng(4)
     L, centre, df = 1.2 * np.linalg.cholesky(np.cov(drawn, rowvar=False)), drawn.mean(axis=0), 6.0
     z = rng.standard_normal((8000, 5)) / np.sqrt(rng.chisquare(df, 8000) / df)[:, None]
@@ -162,7 +204,9 @@ def test_a_binomial_model_agrees_with_quadrature_and_importance_sampling() -> No
 @pytest.mark.slow
 def test_one_batch_finds_the_same_posterior() -> None:
     formula = "cbind(incidence, size - incidence) ~ period + (1|herd)"
-    fit = lmm.glmer(formula, lmm.datasets.load("cbpp"), family="binomial", method=lmm.NUTS(rng=9, batch=True))
+    fit = lmm.glmer(
+        formula, lmm.datasets.load("cbpp"), family="binomial", method=lmm.NUTS(rng=9, batch=True)
+    )
     for name in fit.draws.names:
         other = cbpp().draws[name]
         close(fit.draws[name], other.mean(), other.std(), other.std() / np.sqrt(2000))
@@ -175,7 +219,9 @@ def test_separated_data_have_a_posterior() -> None:
     own = {"beta": priors.Normal(0.0, 2.0), "sd": priors.HalfNormal(1.0)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fit = lmm.glmer("y ~ x + (1|g)", data, family="binomial", method=lmm.NUTS(priors=own, chains=2, rng=4))
+        fit = lmm.glmer(
+            "y ~ x + (1|g)", data, family="binomial", method=lmm.NUTS(priors=own, chains=2, rng=4)
+        )
     assert fit.draws.divergences == 0 and fit.draws.diagnostics["r_hat"].max() < 1.02
     assert 2.5 < fit.fixef()["x"] < 6.0 and abs(fit.fixef()["Intercept"]) < 0.6
 
@@ -187,7 +233,12 @@ def test_a_dispersion_has_a_prior_and_draws() -> None:
     y = rng.gamma(4.0, np.exp(0.5 + 0.4 * rng.standard_normal(12)[g]) / 4.0)
     data = pd.DataFrame({"y": y, "g": g})
     fits = [
-        lmm.glmer("y ~ 1 + (1|g)", data, family=lmm.families.Gamma(link="log"), method=lmm.NUTS(chains=2, rng=1, priors=own))
+        lmm.glmer(
+            "y ~ 1 + (1|g)",
+            data,
+            family=lmm.families.Gamma(link="log"),
+            method=lmm.NUTS(chains=2, rng=1, priors=own),
+        )
         for own in (None, {"phi": priors.LogNormal(0.0, 0.01)})
     ]
     likelihood = lmm.glmer("y ~ 1 + (1|g)", data, family=lmm.families.Gamma(link="log"))
@@ -200,7 +251,12 @@ def test_short_chains_say_what_to_do() -> None:
     with pytest.warns(lmm.ConvergenceWarning) as caught:
         fit = lmm.lmer(FORMULA, data, method=lmm.NUTS(chains=2, warmup=10, draws=20))
     text = " ".join(str(warning.message) for warning in caught)
-    assert not fit.estimate.convergence.converged and "raise warmup=" in text and "effective sample size" in text and "raise draws=" in text
+    assert (
+        not fit.estimate.convergence.converged
+        and "raise warmup=" in text
+        and "effective sample size" in text
+        and "raise draws=" in text
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         few = lmm.lmer(FORMULA, data, method=lmm.NUTS(chains=1, warmup=5, draws=2))
@@ -217,9 +273,13 @@ def test_a_single_chain_is_held_against_itself() -> None:
 
 def test_divergences_are_counted() -> None:
     """Steps that are far too long, wherever the seed leads."""
-    with pytest.warns(lmm.ConvergenceWarning, match="transitions diverged.*raise target_acceptance= "):
+    with pytest.warns(
+        lmm.ConvergenceWarning, match="transitions diverged.*raise target_acceptance= "
+    ):
         fit = lmm.lmer(
-            FORMULA, lmm.datasets.load("sleepstudy"), method=lmm.NUTS(chains=1, warmup=15, draws=300, target_acceptance=0.001, rng=1)
+            FORMULA,
+            lmm.datasets.load("sleepstudy"),
+            method=lmm.NUTS(chains=1, warmup=15, draws=300, target_acceptance=0.001, rng=1),
         )
     assert fit.draws.divergences > 0 and not fit.estimate.convergence.converged
 
@@ -228,15 +288,28 @@ def test_progress_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         lmm.lmer(
-            FORMULA, lmm.datasets.load("sleepstudy"), method=lmm.NUTS(chains=1, warmup=100, draws=100, control=lmm.Control(verbose=True))
+            FORMULA,
+            lmm.datasets.load("sleepstudy"),
+            method=lmm.NUTS(chains=1, warmup=100, draws=100, control=lmm.Control(verbose=True)),
         )
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and lines[0].startswith("chain 1, warmup: acceptance") and lines[1].startswith("chain 1, draws")
+    assert (
+        len(lines) == 2
+        and lines[0].startswith("chain 1, warmup: acceptance")
+        and lines[1].startswith("chain 1, draws")
+    )
 
 
 def test_what_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     data = lmm.datasets.load("sleepstudy")
-    for settings in ({"chains": 0}, {"draws": 1.5}, {"warmup": True}, {"target_acceptance": 1.0}, {"sigma": -1.0}, {"max_tree_depth": 0}):
+    for settings in (
+        {"chains": 0},
+        {"draws": 1.5},
+        {"warmup": True},
+        {"target_acceptance": 1.0},
+        {"sigma": -1.0},
+        {"max_tree_depth": 0},
+    ):
         with pytest.raises(lmm.ArgumentError, match=next(iter(settings))):
             lmm.NUTS(**settings)
     with pytest.raises(lmm.ArgumentError, match="Did you mean 'Days'"):
@@ -244,7 +317,12 @@ def test_what_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(lmm.ArgumentError, match="evaluate_only"):
         lmm.lmer(FORMULA, data, method="nuts", control=lmm.Control(evaluate_only=True))
     with pytest.raises(lmm.ArgumentError, match="ordinal"):
-        lmm.glmer("rating ~ temp + (1|judge)", lmm.datasets.load("wine"), family=lmm.families.Ordinal(), method="nuts")
+        lmm.glmer(
+            "rating ~ temp + (1|judge)",
+            lmm.datasets.load("wine"),
+            family=lmm.families.Ordinal(),
+            method="nuts",
+        )
     monkeypatch.setattr("lmm.estimators.optional.importlib.util.find_spec", lambda name: None)
     with pytest.raises(lmm.ArgumentError, match=r"lmm\[bayes\]"):
         lmm.lmer(FORMULA, data, method="nuts")

@@ -19,9 +19,16 @@ from lmm.model.problem import build_generalized
 CBPP = "cbind(incidence, size - incidence) ~ period + (1|herd)"
 
 
-def objective(formula: str, data: pd.DataFrame, family: Any, points: int, **options: Any) -> Objective:
+def objective(
+    formula: str, data: pd.DataFrame, family: Any, points: int, **options: Any
+) -> Objective:
     """The criterion of a model at a number of points."""
-    return Objective(build_generalized(build_design(formula, data, family=family), family), None, points, **options)
+    return Objective(
+        build_generalized(build_design(formula, data, family=family), family),
+        None,
+        points,
+        **options,
+    )
 
 
 def sleep() -> pd.DataFrame:
@@ -33,17 +40,43 @@ def sleep() -> pd.DataFrame:
 CASES = {
     "binomial": (CBPP, "cbpp", families.Binomial(), [0.7, -1.2, -0.9, -1.0, -1.5]),
     "probit": (CBPP, "cbpp", families.Binomial(link="probit"), [0.7, -0.7, -0.5, -0.5, -0.8]),
-    "poisson slope": ("count ~ Days + (Days|Subject)", "sleep", families.Poisson(), [0.3, 0.05, 0.1, 1.9, 0.03]),
-    "poisson singular": ("count ~ Days + (Days|Subject)", "sleep", families.Poisson(), [0.3, 0.05, 0.0, 1.9, 0.03]),
-    "gamma slope": ("rate ~ Days + (Days|Subject)", "sleep", families.Gamma(link="log"), [0.1, 0.01, 0.03, 0.9, 0.03, -4.0]),
-    "negative binomial": ("count ~ Days + (1|Subject)", "sleep", families.NegativeBinomial(), [0.3, 1.9, 0.03, 1.0]),
+    "poisson slope": (
+        "count ~ Days + (Days|Subject)",
+        "sleep",
+        families.Poisson(),
+        [0.3, 0.05, 0.1, 1.9, 0.03],
+    ),
+    "poisson singular": (
+        "count ~ Days + (Days|Subject)",
+        "sleep",
+        families.Poisson(),
+        [0.3, 0.05, 0.0, 1.9, 0.03],
+    ),
+    "gamma slope": (
+        "rate ~ Days + (Days|Subject)",
+        "sleep",
+        families.Gamma(link="log"),
+        [0.1, 0.01, 0.03, 0.9, 0.03, -4.0],
+    ),
+    "negative binomial": (
+        "count ~ Days + (1|Subject)",
+        "sleep",
+        families.NegativeBinomial(),
+        [0.3, 1.9, 0.03, 1.0],
+    ),
 }
 
 
 def at(name: str, points: int, **options: Any) -> tuple[Objective, np.ndarray]:
     """Criterion and psi of a case."""
     formula, data, family, values = CASES[name]
-    o = objective(formula, sleep() if data == "sleep" else lmm.datasets.load("cbpp"), family, points, **options)
+    o = objective(
+        formula,
+        sleep() if data == "sleep" else lmm.datasets.load("cbpp"),
+        family,
+        points,
+        **options,
+    )
     psi = np.array(values)
     psi[o.m : o.m + o.rows.p] = o.rows.R @ psi[o.m : o.m + o.rows.p]
     return o, psi
@@ -56,7 +89,12 @@ def differences(o: Objective, psi: np.ndarray, h: float = 1e-4) -> np.ndarray:
         return o.in_theta(x).objective
 
     units = h * np.eye(len(psi))
-    return np.array([(8 * (f(psi + u) - f(psi - u)) - (f(psi + 2 * u) - f(psi - 2 * u))) / (12 * h) for u in units])
+    return np.array(
+        [
+            (8 * (f(psi + u) - f(psi - u)) - (f(psi + 2 * u) - f(psi - 2 * u))) / (12 * h)
+            for u in units
+        ]
+    )
 
 
 @pytest.mark.parametrize("points", [2, 5])
@@ -107,7 +145,9 @@ def test_quadrature_is_the_integral() -> None:
         own = rows.codes[0] == j
 
         def integrand(u: float, own: np.ndarray = own) -> float:
-            density = family.log_density(rows.y[own], eta[own] + theta[0] * u, rows.weights[own], 1.0).sum()
+            density = family.log_density(
+                rows.y[own], eta[own] + theta[0] * u, rows.weights[own], 1.0
+            ).sum()
             return float(np.exp(density - 0.5 * u * u) / np.sqrt(2 * np.pi))
 
         total += np.log(quad(integrand, -10, 10, epsabs=1e-14, epsrel=1e-12, limit=200)[0])
@@ -118,11 +158,18 @@ def test_log_likelihoods_share_a_scale() -> None:
     """cbpp: Laplace, 9 and 25 points and the second order agree to their known errors (true value at 25 points)."""
     data = lmm.datasets.load("cbpp")
     fit = {n: lmm.glmer(CBPP, data, family="binomial", nAGQ=n) for n in (0, 1, 9, 25, "laplace2")}
-    assert fit[25].llf == pytest.approx(-91.983369, abs=1e-5)  # R: 25-point glmer plus the saturated constant
+    assert fit[25].llf == pytest.approx(
+        -91.983369, abs=1e-5
+    )  # R: 25-point glmer plus the saturated constant
     assert abs(fit[9].llf - fit[25].llf) < 1e-5
     assert abs(fit["laplace2"].llf - fit[25].llf) < 0.05 * abs(fit[1].llf - fit[25].llf)
     assert fit[0].llf < fit[1].llf
-    assert [fit[n].estimate.method for n in (0, 1, 9, "laplace2")] == ["pirls", "laplace", "agq", "laplace2"]
+    assert [fit[n].estimate.method for n in (0, 1, 9, "laplace2")] == [
+        "pirls",
+        "laplace",
+        "agq",
+        "laplace2",
+    ]
 
 
 @pytest.mark.parametrize("n", [2, "laplace2"])
@@ -142,7 +189,11 @@ def test_bad_points(n: Any) -> None:
 def test_a_poor_laplace_approximation_is_told() -> None:
     """toenail: seven binary visits a patient and a standard deviation of 4.7."""
     with pytest.warns(lmm.ConvergenceWarning, match="Laplace's log-likelihood is off by 0.78"):
-        fit = lmm.glmer("outcome ~ treatment + visit + (1|patientID)", lmm.datasets.load("toenail"), family="binomial")
+        fit = lmm.glmer(
+            "outcome ~ treatment + visit + (1|patientID)",
+            lmm.datasets.load("toenail"),
+            family="binomial",
+        )
     assert fit.convergence.converged
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -155,7 +206,9 @@ def separated() -> pd.DataFrame:
     x = rng.normal(size=200)
     y = (rng.random(200) < 1 / (1 + np.exp(-x))).astype(int)
     y[3] = 1
-    return pd.DataFrame({"y": y, "x": x, "only": (np.arange(200) == 3).astype(float), "g": rng.integers(0, 10, 200)})
+    return pd.DataFrame(
+        {"y": y, "x": x, "only": (np.arange(200) == 3).astype(float), "g": rng.integers(0, 10, 200)}
+    )
 
 
 def test_separation_is_told() -> None:
@@ -189,7 +242,9 @@ def test_a_family_of_the_users_own() -> None:
     import jax.numpy as jnp
     from jax.scipy.special import gammaln
 
-    own = lmm.families.CustomFamily(lambda y, mu: y * jnp.log(mu) - mu - gammaln(y + 1.0), "own", "log", variance=lambda mu: mu)
+    own = lmm.families.CustomFamily(
+        lambda y, mu: y * jnp.log(mu) - mu - gammaln(y + 1.0), "own", "log", variance=lambda mu: mu
+    )
     data = lmm.datasets.load("grouseticks")
     formula = "TICKS ~ YEAR + cHEIGHT + (1|BROOD) + (1|LOCATION)"
     mine, built_in = (lmm.glmer(formula, data, family=family) for family in (own, "poisson"))
@@ -209,4 +264,9 @@ def test_the_second_order_is_refused_where_it_diverges() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(lmm.ArgumentError, match="patientID hold little data"):
-            lmm.glmer("outcome ~ treatment * time + (1|patientID)", lmm.datasets.load("toenail"), family="binomial", nAGQ="laplace2")
+            lmm.glmer(
+                "outcome ~ treatment * time + (1|patientID)",
+                lmm.datasets.load("toenail"),
+                family="binomial",
+                nAGQ="laplace2",
+            )

@@ -36,19 +36,26 @@ def test_every_name_makes_an_estimator(name: str) -> None:
     assert name in registry.for_model(model)
 
 
-@pytest.mark.parametrize(("wrong", "offered"), [("makcay", "mackay"), ("rmel", "reml"), ("empql", "pql")])
+@pytest.mark.parametrize(
+    ("wrong", "offered"), [("makcay", "mackay"), ("rmel", "reml"), ("empql", "pql")]
+)
 def test_an_unknown_name_offers_the_nearest(wrong: str, offered: str) -> None:
     with pytest.raises(lmm.ArgumentError, match=f"Did you mean '{offered}'"):
         lmm.lmer(FORMULA, lmm.datasets.load("sleepstudy"), method=wrong)
 
 
 @pytest.mark.parametrize(
-    ("name", "formula", "data", "family"), [("laplace", FORMULA, "sleepstudy", None), ("mackay", HERDS, "cbpp", "binomial")]
+    ("name", "formula", "data", "family"),
+    [("laplace", FORMULA, "sleepstudy", None), ("mackay", HERDS, "cbpp", "binomial")],
 )
-def test_a_method_for_the_other_kind_of_model(name: str, formula: str, data: str, family: str | None) -> None:
+def test_a_method_for_the_other_kind_of_model(
+    name: str, formula: str, data: str, family: str | None
+) -> None:
     table = lmm.datasets.load(data)
     with pytest.raises(lmm.ArgumentError, match=f"'{name}' is for"):
-        lmm.lmer(formula, table, method=name) if family is None else lmm.glmer(formula, table, family=family, method=name)
+        lmm.lmer(formula, table, method=name) if family is None else lmm.glmer(
+            formula, table, family=family, method=name
+        )
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,12 @@ class Shrunken(Estimator):
         best = usual(control=self.control).fit(problem, start, callback)
         theta = np.sqrt(self.share) * best.theta
         at = usual(control=replace(self.control, evaluate_only=True)).fit(problem, theta)
-        report = Report("Mixed model fit by shrinking", notes=("Every variance is a share of its estimate.",))
-        return replace(at, method=self.name, report=report, convergence=best.convergence, trace=best.trace)
+        report = Report(
+            "Mixed model fit by shrinking", notes=("Every variance is a share of its estimate.",)
+        )
+        return replace(
+            at, method=self.name, report=report, convergence=best.convergence, trace=best.trace
+        )
 
 
 @pytest.fixture
@@ -73,7 +84,9 @@ def shrunken(monkeypatch: pytest.MonkeyPatch) -> None:
     room = ModuleType("room_of_the_tests")
     room.Shrunken = Shrunken  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "room_of_the_tests", room)
-    monkeypatch.setitem(registry.METHODS, "shrunken", registry.Method("room_of_the_tests", "Shrunken", {}))
+    monkeypatch.setitem(
+        registry.METHODS, "shrunken", registry.Method("room_of_the_tests", "Shrunken", {})
+    )
 
 
 @pytest.mark.usefixtures("shrunken")
@@ -84,7 +97,9 @@ def test_a_new_method_is_one_class_and_one_line() -> None:
     usual = lmm.lmer(FORMULA, sleep)
     assert linear.theta.to_numpy() == pytest.approx(0.5 * usual.theta.to_numpy())
     generalized = lmm.glmer(HERDS, herds, family="binomial", method="shrunken")
-    assert generalized.theta.iloc[0] == pytest.approx(0.5 * lmm.glmer(HERDS, herds, family="binomial").theta.iloc[0], rel=1e-6)
+    assert generalized.theta.iloc[0] == pytest.approx(
+        0.5 * lmm.glmer(HERDS, herds, family="binomial").theta.iloc[0], rel=1e-6
+    )
     for fit, data, group in ((linear, sleep, "Subject"), (generalized, herds, "herd")):
         text = str(fit.summary())
         assert "fit by shrinking" in text
@@ -112,7 +127,9 @@ def test_any_object_with_a_fit_method_is_taken() -> None:
     sleep = lmm.datasets.load("sleepstudy")
     usual, fit = lmm.lmer(FORMULA, sleep), lmm.lmer(FORMULA, sleep, method=Plain())
     assert fit.theta.equals(usual.theta)
-    assert isinstance(fit.estimator, Plain) and isinstance(fit.update(". ~ 1 + (1|Subject)").estimator, Plain)
+    assert isinstance(fit.estimator, Plain) and isinstance(
+        fit.update(". ~ 1 + (1|Subject)").estimator, Plain
+    )
     with pytest.raises(lmm.ArgumentError, match="does not maximise a likelihood"):
         fit.drop1()
     with pytest.raises(lmm.ArgumentError, match="checkpoint= is for .*, not for Plain"):
@@ -131,5 +148,7 @@ def test_what_iterates_does_not_evaluate_only(name: str) -> None:
 def test_methods_are_compared_by_the_criterion_of_the_fit(reml: bool) -> None:
     """What maximises a likelihood maximises the one that was asked for."""
     sleep = lmm.datasets.load("sleepstudy")
-    found = lmm.lmer(FORMULA, sleep, REML=reml).compare_methods(["reml" if reml else "ml", "em", "mackay", "pql"])
+    found = lmm.lmer(FORMULA, sleep, REML=reml).compare_methods(
+        ["reml" if reml else "ml", "em", "mackay", "pql"]
+    )
     assert all(found[name].estimate.reml == reml for name in ("em", "mackay", "pql"))

@@ -33,7 +33,14 @@ def rising(rng: np.random.Generator) -> pd.DataFrame:
     """A covariate that counts the rows while the response rises from group to group."""
     J, m, step = rng.integers(3, 31), rng.integers(4, 12), rng.choice([1, 3, 10])
     g = np.repeat(np.arange(J), m)
-    return pd.DataFrame({"y": step * g + rng.normal(size=J * m), "x": np.arange(J * m), "g": g, "h": rng.integers(0, 4, J * m)})
+    return pd.DataFrame(
+        {
+            "y": step * g + rng.normal(size=J * m),
+            "x": np.arange(J * m),
+            "g": g,
+            "h": rng.integers(0, 4, J * m),
+        }
+    )
 
 
 def dominant(rng: np.random.Generator) -> pd.DataFrame:
@@ -41,7 +48,14 @@ def dominant(rng: np.random.Generator) -> pd.DataFrame:
     J, m = rng.integers(4, 10), rng.integers(3, 8)
     g = np.repeat(np.arange(J), [6 * m] + [m] * (J - 1))
     x = rng.normal(size=len(g)) + (g == 0) * rng.normal(0, 3)
-    return pd.DataFrame({"y": 8 * (g == 0) + rng.normal(size=len(g)), "x": x, "g": g, "h": rng.integers(0, 4, len(g))})
+    return pd.DataFrame(
+        {
+            "y": 8 * (g == 0) + rng.normal(size=len(g)),
+            "x": x,
+            "g": g,
+            "h": rng.integers(0, 4, len(g)),
+        }
+    )
 
 
 def few(rng: np.random.Generator) -> pd.DataFrame:
@@ -57,7 +71,11 @@ def grid(problem) -> list[np.ndarray]:
     parts = []
     for structure, gram in zip(problem.structures, problem.grams(), strict=True):
         unit = np.sqrt(np.diagonal(gram))
-        basis = np.diag(1 / unit) if structure.name != "us" else np.linalg.inv(np.linalg.cholesky(gram).T)
+        basis = (
+            np.diag(1 / unit)
+            if structure.name != "us"
+            else np.linalg.inv(np.linalg.cholesky(gram).T)
+        )
         own = []
         for sd in itertools.product(size, repeat=structure.k):
             for rho in [-0.9, 0.0, 0.9] if structure.free_blocks() else [0.0]:
@@ -119,7 +137,9 @@ def test_a_batch_ends_where_single_fits_end(formula) -> None:
     for family in (opposite, few):
         data = family(np.random.default_rng(5))
         rng = np.random.default_rng(6)
-        Y = np.column_stack([data["y"] + rng.normal(0, sd, len(data)) for sd in (0.0, 0.5, 2.0, 8.0)])
+        Y = np.column_stack(
+            [data["y"] + rng.normal(0, sd, len(data)) for sd in (0.0, 0.5, 2.0, 8.0)]
+        )
         batch = lmm.lmer_batch(formula.replace("y ", ""), data, Y)
         single = [lmm.lmer(formula, data.assign(y=y)).llf for y in Y.T]
         np.testing.assert_allclose(batch.llf, single, atol=1e-5)
@@ -131,7 +151,9 @@ def test_pieces_are_columns_that_covariances_join() -> None:
 
 
 def test_balanced_slopes_are_in_no_conflict() -> None:
-    problem = build_problem(build_design("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy")))
+    problem = build_problem(
+        build_design("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+    )
     estimate = MaximumLikelihood().fit(problem)
     evaluate = Evaluator(problem, True)
     assert restart.conflict(problem, evaluate, evaluate(estimate.theta)) < restart.CONFLICT
@@ -140,13 +162,30 @@ def test_balanced_slopes_are_in_no_conflict() -> None:
 def uneven(rng: np.random.Generator) -> tuple[str, pd.DataFrame]:
     """Few levels of any sizes, a covariate of some shape, and one of several fixed parts."""
     n, J = int(rng.integers(12, 70)), int(rng.integers(2, 13))
-    share = [np.ones(J), np.ones(J), np.r_[2.0 * J, np.ones(J - 1)], 0.6 ** np.arange(J)][kind := rng.integers(4)]
+    share = [np.ones(J), np.ones(J), np.r_[2.0 * J, np.ones(J - 1)], 0.6 ** np.arange(J)][
+        kind := rng.integers(4)
+    ]
     g = np.arange(n) % J if kind == 0 else rng.choice(J, n, p=share / share.sum())
-    shapes = (rng.normal(size=n), rng.random(n), rng.integers(0, 5, n) + 0.0, rng.standard_t(2, n), 2.0 * g + rng.normal(size=n))
+    shapes = (
+        rng.normal(size=n),
+        rng.random(n),
+        rng.integers(0, 5, n) + 0.0,
+        rng.standard_t(2, n),
+        2.0 * g + rng.normal(size=n),
+    )
     x = shapes[rng.integers(5)]
-    z, f, sd, b = rng.normal(size=n), rng.choice(list("abc"), n), rng.choice([0, 0.5, 2.0], 2), rng.normal(size=(2, J))
+    z, f, sd, b = (
+        rng.normal(size=n),
+        rng.choice(list("abc"), n),
+        rng.choice([0, 0.5, 2.0], 2),
+        rng.normal(size=(2, J)),
+    )
     slope = rng.choice([0, 1, -1]) + sd[1] * b[1][g]
-    y = slope * (x - x.mean()) / x.std() + sd[0] * b[0][g] + rng.choice([0.1, 1, 1, 5.0]) * rng.normal(size=n)
+    y = (
+        slope * (x - x.mean()) / x.std()
+        + sd[0] * b[0][g]
+        + rng.choice([0.1, 1, 1, 5.0]) * rng.normal(size=n)
+    )
     fixed = rng.choice(["1", "x", "x+z", "f", "f*x", "z"])
     return f"y ~ {fixed} + (x|g)", pd.DataFrame({"y": y, "x": x, "z": z, "f": f, "g": g})
 
@@ -157,7 +196,9 @@ def lowest_of_starts(fit) -> float:
     return min(other.estimate.objective for other in again if other.convergence.converged)
 
 
-@pytest.mark.parametrize("seed", [1031, 3169, 3285])  # of 5,400 of these sets the ones where one search misses
+@pytest.mark.parametrize(
+    "seed", [1031, 3169, 3285]
+)  # of 5,400 of these sets the ones where one search misses
 def test_few_effects_with_a_correlation_are_looked_at_twice(seed, monkeypatch):
     formula, data = uneven(np.random.default_rng(seed))
     fit = lmm.lmer(formula, data)
@@ -195,7 +236,11 @@ def test_a_mirror_is_its_own_inverse_and_follows_the_origin(k):
     H = np.eye(k)
     H[0, 1:] = rng.normal(size=k - 1)
     columns = np.arange(k)
-    for M, moved in zip(restart.mirrors(z.T @ z / 50, columns), restart.mirrors(H.T @ (z.T @ z / 50) @ H, columns), strict=True):
+    for M, moved in zip(
+        restart.mirrors(z.T @ z / 50, columns),
+        restart.mirrors(H.T @ (z.T @ z / 50) @ H, columns),
+        strict=True,
+    ):
         np.testing.assert_allclose(M @ M, np.eye(k), atol=1e-8)
         np.testing.assert_allclose(moved, np.linalg.solve(H, M @ H), atol=1e-8)
 
@@ -220,5 +265,12 @@ def test_no_start_ends_lower_than_the_default_one(case):
     data = data[data["case"] == case].astype({"g": str, "h": str})
     fit = lmm.lmer(formula, data, weights="w", REML=reml)
     unit = unit_start(fit.problem)
-    starts = [*(size * unit for size in (0.1, 1.0, 10.0, 100.0)), *(np.full(len(unit), size) for size in (1.0, 10.0))]
-    assert fit.llf >= max(lmm.lmer(formula, data, weights="w", REML=reml, start=start).llf for start in starts) - 1e-4
+    starts = [
+        *(size * unit for size in (0.1, 1.0, 10.0, 100.0)),
+        *(np.full(len(unit), size) for size in (1.0, 10.0)),
+    ]
+    assert (
+        fit.llf
+        >= max(lmm.lmer(formula, data, weights="w", REML=reml, start=start).llf for start in starts)
+        - 1e-4
+    )

@@ -24,10 +24,17 @@ KINDS = [
 LATER = {"start_variances"}
 #: what no setting takes
 WRONG = [object(), 1j, -3, float("nan"), np.ones((2, 2)), {1, 2}, "no such word"]
-PAIRS = [(kind, field.name) for kind in KINDS for field in dataclasses.fields(kind) if field.name not in LATER]
+PAIRS = [
+    (kind, field.name)
+    for kind in KINDS
+    for field in dataclasses.fields(kind)
+    if field.name not in LATER
+]
 
 
-@pytest.mark.parametrize(("kind", "name"), PAIRS, ids=lambda v: v if isinstance(v, str) else v.__name__)
+@pytest.mark.parametrize(
+    ("kind", "name"), PAIRS, ids=lambda v: v if isinstance(v, str) else v.__name__
+)
 def test_a_setting_that_no_fit_can_use_is_refused_by_name(kind, name):
     for value in WRONG:
         with pytest.raises(ArgumentError, match=name):
@@ -41,7 +48,9 @@ def test_numbers_of_numpy_are_taken(kind):
         if type(default) is int:
             assert getattr(kind(**{field.name: np.int32(default)}), field.name) == default
         if type(default) is float:
-            assert getattr(kind(**{field.name: np.float32(default)}), field.name) == pytest.approx(default, rel=1e-6)
+            assert getattr(kind(**{field.name: np.float32(default)}), field.name) == pytest.approx(
+                default, rel=1e-6
+            )
         if type(default) is bool:
             assert getattr(kind(**{field.name: np.bool_(default)}), field.name) is default
 
@@ -75,7 +84,9 @@ def test_restricted_or_not_is_obeyed_or_refused():
     ml = lmm.lmer("Yield ~ 1 + (1|Batch)", data, REML=False)
     for method in ("mackay", "em", "pql"):
         fit = lmm.lmer("Yield ~ 1 + (1|Batch)", data, REML=False, method=method)
-        assert fit.varcorr().stddev("Batch").iloc[0] == pytest.approx(ml.varcorr().stddev("Batch").iloc[0], rel=1e-4)
+        assert fit.varcorr().stddev("Batch").iloc[0] == pytest.approx(
+            ml.varcorr().stddev("Batch").iloc[0], rel=1e-4
+        )
         assert fit.llf == pytest.approx(ml.llf, abs=1e-6)
     with pytest.raises(ArgumentError, match="method=lmm.MacKay\\(reml=False\\)"):
         lmm.lmer("Yield ~ 1 + (1|Batch)", data, REML=False, method=lmm.MacKay())

@@ -24,7 +24,9 @@ def test_a_start_beyond_all_digits_is_refused(sleep, start, method) -> None:
 
 @pytest.mark.parametrize("start", [[1e4, 1e4], [0.0, 0.0], [1e-8, 1e3]])
 def test_a_start_far_away_finds_the_optimum(sleep, start) -> None:
-    assert lmm.lmer(FORMULA, sleep, start=start).llf == pytest.approx(lmm.lmer(FORMULA, sleep).llf, abs=1e-6)
+    assert lmm.lmer(FORMULA, sleep, start=start).llf == pytest.approx(
+        lmm.lmer(FORMULA, sleep).llf, abs=1e-6
+    )
 
 
 def test_coefficients_are_no_start_of_a_linear_model(sleep) -> None:
@@ -39,7 +41,11 @@ def test_the_unit_of_the_response_is_of_no_consequence(sleep, unit, method) -> N
     fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", sleep, method=method)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        other = lmm.lmer("Reaction ~ Days + (Days|Subject)", sleep.assign(Reaction=sleep["Reaction"] * unit), method=method)
+        other = lmm.lmer(
+            "Reaction ~ Days + (Days|Subject)",
+            sleep.assign(Reaction=sleep["Reaction"] * unit),
+            method=method,
+        )
     assert other.llf + 178 * np.log(unit) == pytest.approx(fit.llf, abs=1e-7)
     np.testing.assert_allclose(other.theta, fit.theta, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(other.bse, fit.bse * unit, rtol=1e-6)
@@ -66,7 +72,11 @@ def test_as_many_columns_as_rows_explain_the_response() -> None:
 
 def test_a_refit_checks_its_start(sleep) -> None:
     fit = lmm.lmer(FORMULA, sleep)
-    for start, said in (([1.0], "start has shape"), ([1e9, 1.0], "start has random effects"), ("a", "finite numbers")):
+    for start, said in (
+        ([1.0], "start has shape"),
+        ([1e9, 1.0], "start has random effects"),
+        ("a", "finite numbers"),
+    ):
         with pytest.raises(lmm.LmmError, match=said):
             fit.refit(sleep["Reaction"], start=start)
     assert fit.refit(sleep["Reaction"], start=fit.theta).llf == pytest.approx(fit.llf, abs=1e-8)

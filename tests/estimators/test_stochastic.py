@@ -22,10 +22,28 @@ ITERATIVE, EXACT = Control(factorization="iterative"), Control(factorization="ex
 
 def data(n: int = 6_000, seed: int = 1) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
-    d = pd.DataFrame({"a": rng.integers(0, 500, n), "b": rng.integers(0, 200, n), "c": rng.integers(0, 150, n), "x": rng.normal(size=n)})
+    d = pd.DataFrame(
+        {
+            "a": rng.integers(0, 500, n),
+            "b": rng.integers(0, 200, n),
+            "c": rng.integers(0, 150, n),
+            "x": rng.normal(size=n),
+        }
+    )
     d["h"], d["k"], d["w"] = d.a // 10, rng.integers(0, 12, n), rng.uniform(0.5, 2.0, n)
-    d["y"] = 1 + 0.5 * d.x + 0.7 * rng.normal(size=500)[d.a] + 0.5 * rng.normal(size=200)[d.b] + 0.3 * rng.normal(size=200)[d.b] * d.x
-    d["y"] += 0.3 * rng.normal(size=150)[d.c] + 0.3 * rng.normal(size=50)[d.h] + 0.2 * rng.normal(size=12)[d.k] + rng.normal(size=n)
+    d["y"] = (
+        1
+        + 0.5 * d.x
+        + 0.7 * rng.normal(size=500)[d.a]
+        + 0.5 * rng.normal(size=200)[d.b]
+        + 0.3 * rng.normal(size=200)[d.b] * d.x
+    )
+    d["y"] += (
+        0.3 * rng.normal(size=150)[d.c]
+        + 0.3 * rng.normal(size=50)[d.h]
+        + 0.2 * rng.normal(size=12)[d.k]
+        + rng.normal(size=n)
+    )
     return d
 
 
@@ -40,7 +58,9 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_exact_and_iterative_agree_within_the_stated_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_and_iterative_agree_within_the_stated_error(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lmm.linalg.plan.SMALL", 20)
     formula, settings = MODELS[name]
     exact = lmm.lmer(formula, data(), control=EXACT, **settings)
@@ -49,7 +69,9 @@ def test_exact_and_iterative_agree_within_the_stated_error(name: str, monkeypatc
     assert found.convergence.converged and errors is not None and found.design.plan.iterative
     assert np.all(errors.relative <= 0.01)
     # five errors, and a thousandth of a standard error for where the search stops
-    one = np.divide(errors.theta, errors.relative, out=np.zeros_like(errors.theta), where=errors.relative > 0)
+    one = np.divide(
+        errors.theta, errors.relative, out=np.zeros_like(errors.theta), where=errors.relative > 0
+    )
     allowed = 5.0 * errors.theta + 1e-3 * one
     assert np.all(np.abs(found.theta - exact.theta) <= allowed + 1e-6)
     assert abs(found.llf - exact.llf) <= 5.0 * found.llf.mc_error
@@ -63,7 +85,11 @@ def test_exact_and_iterative_agree_within_the_stated_error(name: str, monkeypatc
 def test_a_vanished_variance_and_a_correlation_of_one() -> None:
     rng = np.random.default_rng(0)
     d = data()
-    d["y"] = rng.normal(size=len(d)) + rng.normal(size=500)[d.a] + rng.normal(size=200)[d.b] * (1 + 0.5 * d.x)
+    d["y"] = (
+        rng.normal(size=len(d))
+        + rng.normal(size=500)[d.a]
+        + rng.normal(size=200)[d.b] * (1 + 0.5 * d.x)
+    )
     for formula in ("y ~ x + (1|a) + (x|b)", "y ~ x + (1|a) + (1|c)"):
         with pytest.warns(lmm.SingularFitWarning):
             exact = lmm.lmer(formula, d, control=EXACT)
@@ -92,14 +118,22 @@ def test_the_stated_error_is_right_over_a_hundred_seeds(clusters: int) -> None:
     stated_llf = np.mean([fit.monte_carlo.log_likelihood**2 for fit in fits])
     assert 0.5 * stated_llf < llf < 1.8 * stated_llf
     assert max(fit.monte_carlo.relative.max() for fit in fits) <= 0.01
-    each = np.array([(fit.theta - exact.theta) / fit.monte_carlo.theta for fit in fits])  # small stated errors go with no large ones
+    each = np.array(
+        [(fit.theta - exact.theta) / fit.monte_carlo.theta for fit in fits]
+    )  # small stated errors go with no large ones
     assert np.sqrt(np.mean(each**2, axis=0)).max() < 1.25
 
 
 def test_the_error_stated_by_few_probes_is_widened_so_that_it_holds() -> None:
     """Twenty seeds at 16 probes, where unwidened errors give a root mean square of about 1.4 and largest ones above 4."""
     rng = np.random.default_rng(3)
-    d = pd.DataFrame({"a": rng.integers(0, 3_000, 20_000), "b": rng.integers(0, 1_500, 20_000), "y": rng.normal(size=20_000)})
+    d = pd.DataFrame(
+        {
+            "a": rng.integers(0, 3_000, 20_000),
+            "b": rng.integers(0, 1_500, 20_000),
+            "y": rng.normal(size=20_000),
+        }
+    )
     d["y"] += 0.5 * rng.normal(size=3_000)[d.a] + 0.7 * rng.normal(size=1_500)[d.b]
     design = build_design("y ~ 1 + (1|a) + (1|b)", d)
     problem = build_problem(design, factorization="iterative")
@@ -109,12 +143,24 @@ def test_the_error_stated_by_few_probes_is_widened_so_that_it_holds() -> None:
     assert all(fit.monte_carlo.probes == 16 for fit in fits)
     z = np.array([(fit.theta - exact.theta) / fit.monte_carlo.theta for fit in fits])
     assert 0.5 < np.sqrt(np.mean(z**2)) < 1.3
-    assert 1.3 < widening(16) < 1.7 and 1.0 < widening(64) < 1.1 and widening(100_000) == pytest.approx(1.0, abs=1e-3)
+    assert (
+        1.3 < widening(16) < 1.7
+        and 1.0 < widening(64) < 1.1
+        and widening(100_000) == pytest.approx(1.0, abs=1e-3)
+    )
 
 
 def test_more_probes_are_taken_until_the_error_is_small_enough() -> None:
-    few = lmm.lmer("y ~ x + (1|a) + (1|b)", data(), control=Control(factorization="iterative", probes=4, accuracy=1.0)).estimate
-    many = lmm.lmer("y ~ x + (1|a) + (1|b)", data(), control=Control(factorization="iterative", probes=4, accuracy=0.001)).estimate
+    few = lmm.lmer(
+        "y ~ x + (1|a) + (1|b)",
+        data(),
+        control=Control(factorization="iterative", probes=4, accuracy=1.0),
+    ).estimate
+    many = lmm.lmer(
+        "y ~ x + (1|a) + (1|b)",
+        data(),
+        control=Control(factorization="iterative", probes=4, accuracy=0.001),
+    ).estimate
     assert few.monte_carlo.probes == 64 < many.monte_carlo.probes
     assert many.monte_carlo.relative.max() <= 0.001
     assert many.monte_carlo.theta.max() < few.monte_carlo.theta.max()
@@ -128,7 +174,9 @@ def test_score_and_information_are_those_of_the_exact_criterion() -> None:
     plain = build_problem(design, factorization="exact")
     evaluate = StochasticEvaluator(problem, True, None, Control(probes=200))
     point = evaluate.in_theta(theta)
-    noise = np.sqrt(np.diagonal(np.cov(np.stack([per_probe(point, i) for i in range(200)]).T)) / 200)
+    noise = np.sqrt(
+        np.diagonal(np.cov(np.stack([per_probe(point, i) for i in range(200)]).T)) / 200
+    )
     assert np.all(np.abs(point.gradient - exact.gradient(plain, theta)) < 5.0 * noise + 1e-3)
     settled, error = evaluate.settled(point)
     assert abs(settled.objective - exact.objective(plain, theta)) < 5.0 * error
@@ -136,8 +184,12 @@ def test_score_and_information_are_those_of_the_exact_criterion() -> None:
     from lmm.estimators.likelihood.profiled import Evaluator
 
     other = Evaluator(plain, True).in_theta(theta)
-    np.testing.assert_allclose(point.payload.value.beta, other.payload.value.beta, rtol=1e-8, atol=1e-10)
-    np.testing.assert_allclose(float(point.payload.value.r2), float(other.payload.value.r2), rtol=1e-10)
+    np.testing.assert_allclose(
+        point.payload.value.beta, other.payload.value.beta, rtol=1e-8, atol=1e-10
+    )
+    np.testing.assert_allclose(
+        float(point.payload.value.r2), float(other.payload.value.r2), rtol=1e-10
+    )
 
 
 def per_probe(point, i: int) -> np.ndarray:  # noqa: ANN001
@@ -160,7 +212,9 @@ def test_the_result_says_how_it_was_found_and_carries_its_error() -> None:
 def test_the_same_seed_gives_the_same_fit_and_rows_may_come_in_any_order() -> None:
     d = data()
     first = lmm.lmer("y ~ x + (1|a) + (1|b)", d, control=ITERATIVE)
-    shuffled = lmm.lmer("y ~ x + (1|a) + (1|b)", d.sample(frac=1.0, random_state=1), control=ITERATIVE)
+    shuffled = lmm.lmer(
+        "y ~ x + (1|a) + (1|b)", d.sample(frac=1.0, random_state=1), control=ITERATIVE
+    )
     np.testing.assert_allclose(first.theta, shuffled.theta, rtol=1e-8)
     other = lmm.lmer("y ~ x + (1|a) + (1|b)", d, control=Control(factorization="iterative", seed=2))
     assert not np.array_equal(first.theta, other.theta)
@@ -168,17 +222,27 @@ def test_the_same_seed_gives_the_same_fit_and_rows_may_come_in_any_order() -> No
 
 def test_models_compared_with_the_same_probes_share_their_error() -> None:
     d = data()
-    exact = [lmm.lmer(f, d, REML=False, control=EXACT).llf for f in ("y ~ x + (1|a) + (1|b)", "y ~ (1|a) + (1|b)")]
-    found = [lmm.lmer(f, d, REML=False, control=ITERATIVE).llf for f in ("y ~ x + (1|a) + (1|b)", "y ~ (1|a) + (1|b)")]
+    exact = [
+        lmm.lmer(f, d, REML=False, control=EXACT).llf
+        for f in ("y ~ x + (1|a) + (1|b)", "y ~ (1|a) + (1|b)")
+    ]
+    found = [
+        lmm.lmer(f, d, REML=False, control=ITERATIVE).llf
+        for f in ("y ~ x + (1|a) + (1|b)", "y ~ (1|a) + (1|b)")
+    ]
     assert (found[0] - found[1]) == pytest.approx(exact[0] - exact[1], rel=1e-3)
 
 
-def test_what_follows_a_fit_works_from_solves_or_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_follows_a_fit_works_from_solves_or_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     d = data(3_000)
     exact = lmm.lmer("y ~ x + (1|a) + (x|b)", d, control=EXACT)
     fit = lmm.lmer("y ~ x + (1|a) + (x|b)", d, control=ITERATIVE)
     mine, theirs = fit.coef_table(ddf="satterthwaite"), exact.coef_table(ddf="satterthwaite")
-    np.testing.assert_allclose(mine["df"], theirs["df"], rtol=0.05)  # average information in place of the Hessian
+    np.testing.assert_allclose(
+        mine["df"], theirs["df"], rtol=0.05
+    )  # average information in place of the Hessian
     np.testing.assert_allclose(fit.predict(d.iloc[:9]), exact.predict(d.iloc[:9]), atol=0.01)
     new = d.iloc[:9].assign(a=[999, *d.a.iloc[1:9]])
     ours, theirs = (m.predict(new, se_fit=True, allow_new_levels=True)["se"] for m in (fit, exact))
@@ -186,22 +250,32 @@ def test_what_follows_a_fit_works_from_solves_or_says_what_it_needs(monkeypatch:
     np.testing.assert_allclose(fit.leverage(), exact.leverage(), rtol=5e-3)
     with monkeypatch.context() as fewer:
         fewer.setattr("lmm.linalg.factorisation.SOLVES", 5)
-        with pytest.raises(lmm.LmmError, match="The variance of 9 predictions, one solve for each, .* needs the exact factorisation"):
+        with pytest.raises(
+            lmm.LmmError,
+            match="The variance of 9 predictions, one solve for each, .* needs the exact factorisation",
+        ):
             fit.predict(new, se_fit=True, allow_new_levels=True)
     assert fit.bootstrap(3, rng=1).replicates.notna().all().all()
-    assert fit.objective(fit.theta.to_numpy()) == pytest.approx(exact.objective(exact.theta.to_numpy()), abs=3.0)
+    assert fit.objective(fit.theta.to_numpy()) == pytest.approx(
+        exact.objective(exact.theta.to_numpy()), abs=3.0
+    )
     for ask in (
         lambda: fit.ranef_cov(),
         lambda: fit.coef_table(ddf="kenward_roger"),
         lambda: fit.confint(method="profile"),
     ):
-        with pytest.raises(lmm.LmmError, match="needs the exact factorisation, but b .200 levels. was solved by conjugate gradients"):
+        with pytest.raises(
+            lmm.LmmError,
+            match="needs the exact factorisation, but b .200 levels. was solved by conjugate gradients",
+        ):
             ask()
     assert "outliers" in str(fit.check())
 
 
 def test_methods_that_have_no_iterative_way_say_so() -> None:
-    with pytest.raises(lmm.LmmError, match="factorization='iterative' is for method='reml', 'ml' and 'laplace'"):
+    with pytest.raises(
+        lmm.LmmError, match="factorization='iterative' is for method='reml', 'ml' and 'laplace'"
+    ):
         lmm.lmer("y ~ x + (1|a) + (1|b)", data(), method="em", control=ITERATIVE)
     with pytest.raises(lmm.LmmError, match="factorization='iteratve' is not one of .*iterative"):
         Control(factorization="iteratve")
@@ -221,7 +295,11 @@ def test_jax_gives_the_same_fit_and_a_second_one_compiles_nothing() -> None:
     fit = lmm.lmer("y ~ x + (1|a) + (1|b)", d, control=control)
     np.testing.assert_allclose(fit.theta, plain.theta, rtol=1e-6)
     np.testing.assert_allclose(fit.llf, plain.llf, rtol=1e-10)
-    np.testing.assert_allclose(fit.coef_table(ddf="satterthwaite")["df"], plain.coef_table(ddf="satterthwaite")["df"], rtol=1e-6)
+    np.testing.assert_allclose(
+        fit.coef_table(ddf="satterthwaite")["df"],
+        plain.coef_table(ddf="satterthwaite")["df"],
+        rtol=1e-6,
+    )
     count = traces["derivatives"], traces["log_determinant"]
     d["y"] = d["y"] + 0.1 * np.random.default_rng(1).normal(size=len(d))
     lmm.lmer("y ~ x + (1|a) + (1|b)", d, control=control)

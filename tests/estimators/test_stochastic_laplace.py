@@ -26,7 +26,13 @@ def rows(n: int = 1_200, seed: int = 3) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     a, b, c, few = (rng.integers(0, J, n) for J in (60, 40, 12, 4))
     x = rng.standard_normal(n)
-    eta = -0.2 + 0.3 * x + 0.6 * rng.standard_normal(60)[a] + 0.5 * rng.standard_normal(40)[b] * (1 + x) + 0.4 * rng.standard_normal(12)[c]
+    eta = (
+        -0.2
+        + 0.3 * x
+        + 0.6 * rng.standard_normal(60)[a]
+        + 0.5 * rng.standard_normal(40)[b] * (1 + x)
+        + 0.4 * rng.standard_normal(12)[c]
+    )
     p = 1 / (1 + np.exp(-eta))
     trials = rng.binomial(5, p).astype(float)
     return {
@@ -46,7 +52,9 @@ def rows(n: int = 1_200, seed: int = 3) -> dict[str, np.ndarray]:
     }
 
 
-def problems(formula: str, family: object, **settings: object) -> tuple[GeneralizedProblem, GeneralizedProblem]:
+def problems(
+    formula: str, family: object, **settings: object
+) -> tuple[GeneralizedProblem, GeneralizedProblem]:
     family = families.get(family)
     design = build_design(formula, rows(), family=family)
     family = design.family
@@ -64,7 +72,12 @@ CASES = {
     "two iterative factors": ("count ~ x + (1|a) + (1|b) + (1|c)", "poisson", "observed", True),
     "nested factors": ("y ~ x + (1|a) + (1|outer) + (1|b)", "binomial", "observed", False),
     "the larger first": ("count ~ x + (1|a) + (x|b) + (1|few)", "poisson", "observed", False),
-    "counts with offset": ("cbind(hits, misses) ~ x + offset(shift) + (1|a) + (1|b)", "binomial", "observed", False),
+    "counts with offset": (
+        "cbind(hits, misses) ~ x + offset(shift) + (1|a) + (1|b)",
+        "binomial",
+        "observed",
+        False,
+    ),
     "no fixed effects": ("count ~ 0 + (1|a) + (1|b)", "poisson", "observed", False),
     "expected information": (FORMULA, families.Binomial(link="probit"), "expected", False),
     "observed information": (FORMULA, families.Binomial(link="probit"), "observed", False),
@@ -76,7 +89,9 @@ CASES = {
 
 @pytest.mark.parametrize("points", [1, 0])
 @pytest.mark.parametrize("name", CASES)
-def test_probes_whose_mean_square_is_the_identity_give_the_exact_gradient(name, points, monkeypatch):
+def test_probes_whose_mean_square_is_the_identity_give_the_exact_gradient(
+    name, points, monkeypatch
+):
     # E[z z'] = I is all that unbiasedness needs of random signs; columns of sqrt(q) I fulfil it without chance
     formula, family, curvature, all_iterative = CASES[name]
     if all_iterative:
@@ -85,14 +100,19 @@ def test_probes_whose_mean_square_is_the_identity_give_the_exact_gradient(name, 
     monkeypatch.setattr(score_by_probes, "controlled", lambda xp, values, control: values)
     exact, iterative = problems(formula, family)
     assert (len(iterative.plan.iterative) == 2) == all_iterative
-    one, other = Objective(exact, curvature, points), ProbedObjective(iterative, lmm.Control(curvature=curvature), points)
+    one, other = (
+        Objective(exact, curvature, points),
+        ProbedObjective(iterative, lmm.Control(curvature=curvature), points),
+    )
     other.probes = np.sqrt(other.q) * np.eye(other.q)
     psi = starting_values(exact)
     right, found = one.in_theta(one.enter(psi)), other.in_theta(other.enter(psi))
     scale = np.sqrt(np.abs(np.diagonal(right.hessian)))
     np.testing.assert_allclose(found.objective, right.objective, rtol=1e-9)
     np.testing.assert_allclose(found.gradient / scale, right.gradient / scale, atol=2e-5)
-    np.testing.assert_allclose(found.hessian, right.hessian, atol=1e-5 * np.abs(right.hessian).max())
+    np.testing.assert_allclose(
+        found.hessian, right.hessian, atol=1e-5 * np.abs(right.hessian).max()
+    )
     for mine, theirs in zip(found.payload.laplace.D, right.payload.laplace.D, strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-5 * np.abs(theirs).max() + 1e-4)
 
@@ -100,7 +120,9 @@ def test_probes_whose_mean_square_is_the_identity_give_the_exact_gradient(name, 
 @pytest.mark.parametrize("name", ["two factors", "slopes", "a factor in the tail", "dispersion"])
 def test_control_variates_have_the_mean_that_is_taken_for_theirs(name, monkeypatch):
     def checked(xp, values, control):
-        np.testing.assert_allclose(control.mean(axis=0), 0.0, atol=1e-8 * np.abs(control).max() + 1e-10)
+        np.testing.assert_allclose(
+            control.mean(axis=0), 0.0, atol=1e-8 * np.abs(control).max() + 1e-10
+        )
         assert np.abs(control).max() > 0.0
         return values
 
@@ -126,14 +148,23 @@ def test_the_mode_is_that_of_the_exact_factorisation():
 @pytest.fixture(scope="module")
 def fits():
     data = rows()
-    return {nagq: lmm.glmer(FORMULA, data, family="binomial", nAGQ=nagq, control=EXACT) for nagq in (1, 0)}
+    return {
+        nagq: lmm.glmer(FORMULA, data, family="binomial", nAGQ=nagq, control=EXACT)
+        for nagq in (1, 0)
+    }
 
 
 @pytest.mark.parametrize("nagq", [1, 0])
 @pytest.mark.parametrize("seed", [1, 2])
 def test_estimates_are_the_exact_ones_within_their_stated_error(fits, nagq, seed):
     exact = fits[nagq]
-    fit = lmm.glmer(FORMULA, rows(), family="binomial", nAGQ=nagq, control=lmm.Control(factorization="iterative", seed=seed))
+    fit = lmm.glmer(
+        FORMULA,
+        rows(),
+        family="binomial",
+        nAGQ=nagq,
+        control=lmm.Control(factorization="iterative", seed=seed),
+    )
     said = fit.estimate.monte_carlo
     assert fit.convergence.converged
     assert said.probes >= probed_laplace.FIRM
@@ -157,7 +188,9 @@ def test_more_accuracy_takes_more_probes():
 
 def test_a_variance_on_its_boundary_is_found_there_without_an_error_of_its_own():
     data, rng = rows(), np.random.default_rng(1)
-    data["y"] = (rng.random(len(data["x"])) < 1 / (1 + np.exp(-0.8 * rng.standard_normal(60)[data["a"]]))).astype(float)
+    data["y"] = (
+        rng.random(len(data["x"])) < 1 / (1 + np.exp(-0.8 * rng.standard_normal(60)[data["a"]]))
+    ).astype(float)
     with pytest.warns(SingularFitWarning):
         exact = lmm.glmer(FORMULA, data, family="binomial", control=EXACT)
     with pytest.warns(SingularFitWarning):
@@ -168,10 +201,17 @@ def test_a_variance_on_its_boundary_is_found_there_without_an_error_of_its_own()
 
 
 def test_what_needs_the_inverse_says_so(fits):
-    fit = lmm.glmer(FORMULA, rows(), family="binomial", control=lmm.Control(factorization="iterative", accuracy=0.1))
+    fit = lmm.glmer(
+        FORMULA,
+        rows(),
+        family="binomial",
+        control=lmm.Control(factorization="iterative", accuracy=0.1),
+    )
     assert "conjugate gradients" in str(fit.summary())
     for ask in (fit.ranef_cov, fit.profile, lambda: fit.tidy(effects="ran_vals")):
-        with pytest.raises(CapacityError, match="b \\(40 levels\\) was solved by conjugate gradients"):
+        with pytest.raises(
+            CapacityError, match="b \\(40 levels\\) was solved by conjugate gradients"
+        ):
             ask()
     with pytest.raises(CapacityError, match="exact factorisation"):
         Objective(fit.problem)
@@ -183,11 +223,19 @@ def test_what_needs_the_inverse_says_so(fits):
 
 def test_solves_give_standard_errors_of_predictions_and_leverages(fits):
     fit = lmm.glmer(FORMULA, rows(), family="binomial", control=ITERATIVE)
-    new = {"x": np.array([0.0, 1.0, -1.0]), "a": np.array([0, 7, 999]), "b": np.array([3, 999, 999])}
-    found, right = (one.predict(new, se_fit=True, type="link", allow_new_levels=True) for one in (fit, fits[1]))
+    new = {
+        "x": np.array([0.0, 1.0, -1.0]),
+        "a": np.array([0, 7, 999]),
+        "b": np.array([3, 999, 999]),
+    }
+    found, right = (
+        one.predict(new, se_fit=True, type="link", allow_new_levels=True) for one in (fit, fits[1])
+    )
     np.testing.assert_allclose(found, right, rtol=2e-3, atol=1e-3)
     np.testing.assert_allclose(fit.leverage(), fits[1].leverage(), rtol=2e-3)
-    np.testing.assert_allclose(fit.cooks_distance(of="fixed"), fits[1].cooks_distance(of="fixed"), rtol=5e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        fit.cooks_distance(of="fixed"), fits[1].cooks_distance(of="fixed"), rtol=5e-3, atol=1e-6
+    )
 
 
 def test_methods_that_have_no_iterative_way_refuse_it():

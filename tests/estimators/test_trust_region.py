@@ -101,7 +101,11 @@ def rosenbrock(x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
 def saddle(x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """Two minima of -1 at (0, +-1), a saddle at the origin."""
     a, b = x
-    return float(a * a + b**4 - 2 * b * b), np.array([2 * a, 4 * b**3 - 4 * b]), np.diag([2.0, 12 * b * b - 4])
+    return (
+        float(a * a + b**4 - 2 * b * b),
+        np.array([2 * a, 4 * b**3 - 4 * b]),
+        np.diag([2.0, 12 * b * b - 4]),
+    )
 
 
 def test_quadratic() -> None:
@@ -147,7 +151,9 @@ def test_infinite_values_are_stepped_back_from() -> None:
     outcome = search(logarithm, [30.0], radius=100.0)
     assert outcome.converged
     assert outcome.point.theta == pytest.approx([1.0], abs=1e-6)
-    assert any(not np.isfinite(line["objective"]) and not line["accepted"] for line in outcome.trace)
+    assert any(
+        not np.isfinite(line["objective"]) and not line["accepted"] for line in outcome.trace
+    )
 
 
 def test_limit_of_evaluations() -> None:

@@ -60,7 +60,9 @@ FAMILIES = {
 SCALED = [name for name in FAMILIES if name.startswith(("gamma", "inverse", "gaussian"))]
 
 
-def fit(name: str, formula: str, y: np.ndarray, x: np.ndarray, **more: object) -> tuple[lmm.Fit, list[type]]:
+def fit(
+    name: str, formula: str, y: np.ndarray, x: np.ndarray, **more: object
+) -> tuple[lmm.Fit, list[type]]:
     data = pd.DataFrame({"y": y, "x": x, "g": G})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -70,7 +72,9 @@ def fit(name: str, formula: str, y: np.ndarray, x: np.ndarray, **more: object) -
     return found, [w.category for w in caught]
 
 
-def same(one: tuple[lmm.Fit, list[type]], other: tuple[lmm.Fit, list[type]], jacobian: float = 0.0) -> None:
+def same(
+    one: tuple[lmm.Fit, list[type]], other: tuple[lmm.Fit, list[type]], jacobian: float = 0.0
+) -> None:
     (a, said), (b, heard) = one, other
     assert b.fixef()["x"] / b.bse["x"] == pytest.approx(a.fixef()["x"] / a.bse["x"], rel=1e-4)
     assert b.llf + jacobian == pytest.approx(a.llf, abs=1e-5)
@@ -78,7 +82,9 @@ def same(one: tuple[lmm.Fit, list[type]], other: tuple[lmm.Fit, list[type]], jac
     assert said == heard
 
 
-@pytest.mark.parametrize("formula, unit", [("y ~ x + (x|g)", 1e-6), ("y ~ x + (1|g) + (0 + x|g)", 1e6)])
+@pytest.mark.parametrize(
+    "formula, unit", [("y ~ x + (x|g)", 1e-6), ("y ~ x + (1|g) + (0 + x|g)", 1e6)]
+)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_units_of_a_predictor(name: str, formula: str, unit: float) -> None:
     same(fit(name, formula, Y[name], X), fit(name, formula, Y[name], unit * X))
@@ -88,7 +94,10 @@ def test_units_of_a_predictor(name: str, formula: str, unit: float) -> None:
 def test_origin_of_a_slope(name: str) -> None:
     """Intercept and slope vary together, so that the model does not depend on the origin of x."""
     plain = fit(name, "y ~ x + (x|g)", Y[name], X)
-    for origin in (200.0, 2_000.0 if name == "ordinal" else 738_000.0):  # thresholds that large lose digits of their own
+    for origin in (
+        200.0,
+        2_000.0 if name == "ordinal" else 738_000.0,
+    ):  # thresholds that large lose digits of their own
         far = fit(name, "y ~ x + (x|g)", Y[name], X + origin)
         same(plain, far)
         np.testing.assert_allclose(far[0].ranef()["g"]["x"], plain[0].ranef()["g"]["x"], atol=1e-4)
@@ -96,7 +105,10 @@ def test_origin_of_a_slope(name: str) -> None:
 
 def test_origin_of_a_slope_of_many_responses() -> None:
     near, far = (
-        lmm.glmer_batch("~ x + (x|g)", pd.DataFrame({"x": x, "g": G}), Y["poisson"][:, None], family="poisson") for x in (X, X + 2000.0)
+        lmm.glmer_batch(
+            "~ x + (x|g)", pd.DataFrame({"x": x, "g": G}), Y["poisson"][:, None], family="poisson"
+        )
+        for x in (X, X + 2000.0)
     )
     np.testing.assert_allclose((far.beta / far.se)[:, 1], (near.beta / near.se)[:, 1], rtol=1e-5)
     np.testing.assert_allclose(far.llf, near.llf, atol=1e-6)
@@ -113,9 +125,14 @@ def test_units_of_the_response(name: str) -> None:
 @pytest.mark.parametrize("unit", [1e-6, 1e6])
 def test_units_of_a_predictor_of_many_responses(unit: float) -> None:
     Ys = pd.DataFrame({"a": Y["poisson"], "b": Y["negative_binomial"]})
-    plain, other = (lmm.glmer_batch("~ x + (x|g)", pd.DataFrame({"x": x, "g": G}), Ys, family="poisson") for x in (X, unit * X))
+    plain, other = (
+        lmm.glmer_batch("~ x + (x|g)", pd.DataFrame({"x": x, "g": G}), Ys, family="poisson")
+        for x in (X, unit * X)
+    )
     np.testing.assert_allclose(other.beta / other.se, plain.beta / plain.se, rtol=1e-6)
-    single = lmm.glmer("y ~ x + (x|g)", pd.DataFrame({"y": Y["poisson"], "x": X, "g": G}), family="poisson")
+    single = lmm.glmer(
+        "y ~ x + (x|g)", pd.DataFrame({"y": Y["poisson"], "x": X, "g": G}), family="poisson"
+    )
     np.testing.assert_allclose(plain.se[0], single.bse, rtol=1e-5)
 
 
@@ -125,8 +142,13 @@ def test_many_responses_each_in_its_own_units(family: str) -> None:
     Ys = {f"{unit:g}": unit * sleep["Reaction"] for unit in (1.0, 1e-3, 1e6)}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        batch = lmm.glmer_batch("~ Days + (1|Subject)", sleep[["Days", "Subject"]], pd.DataFrame(Ys), family=family)
-        single = [lmm.glmer("y ~ Days + (1|Subject)", sleep.assign(y=y), family=family) for y in Ys.values()]
+        batch = lmm.glmer_batch(
+            "~ Days + (1|Subject)", sleep[["Days", "Subject"]], pd.DataFrame(Ys), family=family
+        )
+        single = [
+            lmm.glmer("y ~ Days + (1|Subject)", sleep.assign(y=y), family=family)
+            for y in Ys.values()
+        ]
     np.testing.assert_allclose(batch.se, [fit.bse for fit in single], rtol=1e-5)
     np.testing.assert_allclose(batch.llf, [fit.llf for fit in single], atol=1e-6)
     z = batch.beta / batch.se
@@ -141,8 +163,12 @@ def test_a_response_in_milliseconds_is_not_singular() -> None:
     assert not found.is_singular() and not found.messages
 
 
-@pytest.mark.parametrize("family", ["negative_binomial", F.Binomial(link="probit"), F.Binomial(link="cloglog")], ids=str)
-def test_the_default_information_is_that_which_is_nearer_to_the_integral(family: str | F.Family) -> None:
+@pytest.mark.parametrize(
+    "family", ["negative_binomial", F.Binomial(link="probit"), F.Binomial(link="cloglog")], ids=str
+)
+def test_the_default_information_is_that_which_is_nearer_to_the_integral(
+    family: str | F.Family,
+) -> None:
     draw = np.random.default_rng(4)
     g, x = np.repeat(np.arange(100), 6), draw.normal(size=600)
     eta = -0.8 + 0.6 * x + 1.5 * draw.normal(size=100)[g]

@@ -20,7 +20,9 @@ def poisson_density(y, mu):
     return y * jnp.log(mu) - mu - gammaln(y + 1)
 
 
-CUSTOM_POISSON = CustomFamily(poisson_density, "counts", variance=lambda mu: mu, sampler=lambda rng, mu: rng.poisson(mu))
+CUSTOM_POISSON = CustomFamily(
+    poisson_density, "counts", variance=lambda mu: mu, sampler=lambda rng, mu: rng.poisson(mu)
+)
 CUSTOM_GAMMA = CustomFamily(
     gamma_density,
     "waiting",
@@ -29,7 +31,11 @@ CUSTOM_GAMMA = CustomFamily(
     sampler=lambda rng, mu, phi: rng.gamma(1 / phi, mu * phi),
 )
 
-ALL: list[Family] = [*(f(link) for f in FAMILIES.values() if f.has_intercept for link in f.link_names), CUSTOM_POISSON, CUSTOM_GAMMA]
+ALL: list[Family] = [
+    *(f(link) for f in FAMILIES.values() if f.has_intercept for link in f.link_names),
+    CUSTOM_POISSON,
+    CUSTOM_GAMMA,
+]
 
 
 def phis(family: Family) -> tuple[float, ...]:
@@ -39,10 +45,17 @@ def phis(family: Family) -> tuple[float, ...]:
 
 def means(family: Family) -> np.ndarray:
     """Means over most of what the family and the link allow, (n,)."""
-    low, high = max(family.mean_low, family.link.mean_low), min(family.mean_high, family.link.mean_high)
+    low, high = (
+        max(family.mean_low, family.link.mean_low),
+        min(family.mean_high, family.link.mean_high),
+    )
     if np.isfinite(high):
         return np.array([0.01, 0.2, 0.5, 0.65, 0.93])
-    return np.array([0.15, 0.8, 1.0, 2.4, 6.0]) if np.isfinite(low) else np.array([-3.0, -0.4, 0.0, 0.7, 5.0])
+    return (
+        np.array([0.15, 0.8, 1.0, 2.4, 6.0])
+        if np.isfinite(low)
+        else np.array([-3.0, -0.4, 0.0, 0.7, 5.0])
+    )
 
 
 def weights(family: Family) -> np.ndarray:
@@ -63,7 +76,12 @@ def support(family: Family, mu: float, weight: float, phi: float) -> tuple[np.nd
     if family.name == "binomial":
         return np.arange(weight + 1) / weight, np.ones(int(weight) + 1)
     if family.discrete or family.name == "counts":
-        top = int(60 + mu + 40 * np.sqrt(family.variance(np.array([mu]), phi)[0]) + 30 * (phi if family.has_dispersion else 1))
+        top = int(
+            60
+            + mu
+            + 40 * np.sqrt(family.variance(np.array([mu]), phi)[0])
+            + 30 * (phi if family.has_dispersion else 1)
+        )
         return np.arange(top + 1.0), np.ones(top + 1)
     sd = float(np.sqrt(family.variance(np.array([mu]), phi)[0] / weight))
     if family.name == "gaussian":

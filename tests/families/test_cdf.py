@@ -6,23 +6,40 @@ import numpy as np
 import pytest
 
 import lmm
-from lmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, NegativeBinomial1, Poisson
+from lmm.families import (
+    Binomial,
+    Gamma,
+    Gaussian,
+    InverseGaussian,
+    NegativeBinomial,
+    NegativeBinomial1,
+    Poisson,
+)
 from lmm.inference.intervals.predictive import normal_quantiles
 
 
-@pytest.mark.parametrize(("family", "phi"), [(Poisson(), 1.0), (NegativeBinomial(), 0.7), (NegativeBinomial1(), 2.5)])
+@pytest.mark.parametrize(
+    ("family", "phi"), [(Poisson(), 1.0), (NegativeBinomial(), 0.7), (NegativeBinomial1(), 2.5)]
+)
 def test_counts(family, phi):
     for mean in (0.02, 3.0, 40.0):
         y = np.arange(200.0)
         density = np.exp(family.log_density(y, np.full(200, np.log(mean)), None, phi))
         np.testing.assert_allclose(family.cdf(y, mean, None, phi), np.cumsum(density), rtol=1e-9)
-    assert family.cdf(np.array([-1.0, 2.7]), 3.0, None, phi).tolist() == [0.0, float(family.cdf(np.array(2.0), 3.0, None, phi))]
+    assert family.cdf(np.array([-1.0, 2.7]), 3.0, None, phi).tolist() == [
+        0.0,
+        float(family.cdf(np.array(2.0), 3.0, None, phi)),
+    ]
 
 
 def test_proportions():
     trials, k = np.full(13, 12.0), np.arange(13.0)
     density = np.exp(Binomial().log_density(k / trials, np.full(13, -0.4), trials))
-    np.testing.assert_allclose(Binomial().cdf(k / trials, Binomial().mean(np.full(13, -0.4)), trials), np.cumsum(density), rtol=1e-10)
+    np.testing.assert_allclose(
+        Binomial().cdf(k / trials, Binomial().mean(np.full(13, -0.4)), trials),
+        np.cumsum(density),
+        rtol=1e-10,
+    )
 
 
 @pytest.mark.parametrize("family", [Gamma("log"), InverseGaussian("log"), Gaussian("log")])
@@ -50,11 +67,16 @@ def test_unknown_distribution_function():
         own.cdf(np.ones(2), np.ones(2))
 
 
-@pytest.mark.parametrize(("family", "phi"), [(Gamma("log"), 0.3), (Gamma("log"), 3e-6), (InverseGaussian("log"), 0.2), (Gaussian(), 1.7)])
+@pytest.mark.parametrize(
+    ("family", "phi"),
+    [(Gamma("log"), 0.3), (Gamma("log"), 3e-6), (InverseGaussian("log"), 0.2), (Gaussian(), 1.7)],
+)
 def test_quantiles_solve_the_mixture(family, phi):
     eta, sd, p = np.array([0.0, 0.8]), np.array([0.5, 0.0]), 0.3
     (q,) = normal_quantiles(family, eta, sd, (p,), None, phi)
     z = np.linspace(-9, 9, 200_001)
     w = np.exp(-0.5 * z**2) / np.exp(-0.5 * z**2).sum()
     for i in range(2):
-        assert w @ family.cdf(q[i], family.mean(eta[i] + sd[i] * z), None, phi) == pytest.approx(p, abs=3e-4 if phi < 1e-5 else 1e-7)
+        assert w @ family.cdf(q[i], family.mean(eta[i] + sd[i] * z), None, phi) == pytest.approx(
+            p, abs=3e-4 if phi < 1e-5 else 1e-7
+        )

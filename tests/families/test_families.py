@@ -22,7 +22,17 @@ from lmm.families import (
     NegativeBinomial1,
     Poisson,
 )
-from tests.families.cases import ALL, CUSTOM_GAMMA, CUSTOM_POISSON, means, phis, poisson_density, responses, support, weights
+from tests.families.cases import (
+    ALL,
+    CUSTOM_GAMMA,
+    CUSTOM_POISSON,
+    means,
+    phis,
+    poisson_density,
+    responses,
+    support,
+    weights,
+)
 
 every = pytest.mark.parametrize("family", ALL, ids=str)
 dispersed = pytest.mark.parametrize("family", [f for f in ALL if f.has_dispersion], ids=str)
@@ -47,10 +57,22 @@ def test_derivatives_in_the_linear_predictor_are_those_of_the_log_density(family
         y = responses(family, phi)
         d = family.derivatives(y, eta, w, phi)
         near(d.d1, slope(lambda e, y=y, phi=phi: family.log_density(y, e, w, phi), eta, step), 1e-6)
-        near(d.d2, slope(lambda e, y=y, phi=phi: family.derivatives(y, e, w, phi).d1, eta, step), 1e-6)
-        near(d.d3, slope(lambda e, y=y, phi=phi: family.derivatives(y, e, w, phi).d2, eta, step), 1e-6)
+        near(
+            d.d2,
+            slope(lambda e, y=y, phi=phi: family.derivatives(y, e, w, phi).d1, eta, step),
+            1e-6,
+        )
+        near(
+            d.d3,
+            slope(lambda e, y=y, phi=phi: family.derivatives(y, e, w, phi).d2, eta, step),
+            1e-6,
+        )
         info = family.expected_weights(eta, w, phi)
-        near(info.slope, slope(lambda e, phi=phi: family.expected_weights(e, w, phi).weight, eta, step), 1e-6)
+        near(
+            info.slope,
+            slope(lambda e, phi=phi: family.expected_weights(e, w, phi).weight, eta, step),
+            1e-6,
+        )
         assert all(x.shape == eta.shape for x in (*d, *info))
 
 
@@ -100,7 +122,11 @@ def test_densities_are_normalised_and_information_is_the_expected_curvature(fami
 def test_simulated_responses_have_the_moments(family: Family):
     n, phi = 20_000, phis(family)[-1]
     mu = means(family)[3]
-    w = np.full(n, 2.0) if family.name in {"binomial", "gaussian", "gamma", "inverse_gaussian"} else None
+    w = (
+        np.full(n, 2.0)
+        if family.name in {"binomial", "gaussian", "gamma", "inverse_gaussian"}
+        else None
+    )
     y = family.simulate(np.random.default_rng(5), np.full(n, mu), w, phi)
     variance = family.variance(np.array([mu]), phi)[0] / (1.0 if w is None else 2.0)
     assert y.mean() == pytest.approx(mu, abs=4.5 * np.sqrt(variance / n))
@@ -136,7 +162,9 @@ def test_start_is_inside_and_the_clipped_predictor_is_finite(family: Family):
         d = family.derivatives(y, eta, w, phi)
         assert not np.isnan(family.log_density(y, eta, w, phi)).any()
         assert not np.isnan(np.array(d)).any()
-        assert family.log_density(y, np.full(5, np.nan), w, phi) == pytest.approx(np.full(5, -np.inf))
+        assert family.log_density(y, np.full(5, np.nan), w, phi) == pytest.approx(
+            np.full(5, -np.inf)
+        )
     assert np.isneginf(family.log_density(y, eta, w, phi)[~family.inside(eta)]).all()
 
 
@@ -144,7 +172,11 @@ def test_start_is_inside_and_the_clipped_predictor_is_finite(family: Family):
 def test_family_is_frozen_hashable_and_equal_to_its_copy(family: Family):
     if isinstance(family, CustomFamily):
         copy = CustomFamily(
-            family.density, family.name, dispersion=family.dispersion, variance=family.variance_function, sampler=family.sampler
+            family.density,
+            family.name,
+            dispersion=family.dispersion,
+            variance=family.variance_function,
+            sampler=family.sampler,
         )
     else:
         copy = pickle.loads(pickle.dumps(family))
@@ -158,21 +190,57 @@ def test_family_is_frozen_hashable_and_equal_to_its_copy(family: Family):
 def test_log_densities_equal_those_of_r():
     """R 4.2: dbinom(3, 10, pnorm(.3), log = TRUE), dgamma(1.7, shape = 1/.3, scale = exp(.2)*.3, log = TRUE), ... as named."""
     one = np.ones(1)
-    log, inverse_gaussian = lambda f, y, eta, w=None, phi=1.0: f.log_density(y * one, eta * one, w, phi)[0], InverseGaussian("log")  # noqa: E731
+    log, inverse_gaussian = (
+        lambda f, y, eta, w=None, phi=1.0: f.log_density(y * one, eta * one, w, phi)[0],
+        InverseGaussian("log"),
+    )  # noqa: E731
     found_and_r = [
-        (log(Binomial("probit"), 0.3, 0.3, 10 * one), -3.391458469165353),  # dbinom(3, 10, pnorm(.3))
-        (log(Binomial("cloglog"), 0.3, -0.4, 10 * one), -2.054271349436445),  # dbinom(3, 10, 1 - exp(-exp(-.4)))
-        (log(Binomial("cauchit"), 2 / 7, -1.2, 7 * one), -1.223010573826021),  # dbinom(2, 7, pcauchy(-1.2))
+        (
+            log(Binomial("probit"), 0.3, 0.3, 10 * one),
+            -3.391458469165353,
+        ),  # dbinom(3, 10, pnorm(.3))
+        (
+            log(Binomial("cloglog"), 0.3, -0.4, 10 * one),
+            -2.054271349436445,
+        ),  # dbinom(3, 10, 1 - exp(-exp(-.4)))
+        (
+            log(Binomial("cauchit"), 2 / 7, -1.2, 7 * one),
+            -1.223010573826021,
+        ),  # dbinom(2, 7, pcauchy(-1.2))
         (log(Poisson(), 4.0, 1.1), -1.782219854294379),  # dpois(4, exp(1.1))
-        (log(Gamma("log"), 1.7, 0.2, None, 0.3), -1.076553958309021),  # dgamma(1.7, shape = 1/.3, scale = exp(.2)*.3)
-        (log(Gamma("log"), 1.7, 0.2, 2 * one, 0.3), -0.9215910039082125),  # dgamma(1.7, shape = 2/.3, scale = exp(.2)*.3/2)
-        (log(inverse_gaussian, 1.7, 0.2, None, 0.3), -1.263424284672077),  # statmod::dinvgauss(1.7, exp(.2), dispersion = .3)
+        (
+            log(Gamma("log"), 1.7, 0.2, None, 0.3),
+            -1.076553958309021,
+        ),  # dgamma(1.7, shape = 1/.3, scale = exp(.2)*.3)
+        (
+            log(Gamma("log"), 1.7, 0.2, 2 * one, 0.3),
+            -0.9215910039082125,
+        ),  # dgamma(1.7, shape = 2/.3, scale = exp(.2)*.3/2)
+        (
+            log(inverse_gaussian, 1.7, 0.2, None, 0.3),
+            -1.263424284672077,
+        ),  # statmod::dinvgauss(1.7, exp(.2), dispersion = .3)
         (log(Gaussian(), 1.7, 0.2, 2 * one, 0.3), -7.470378540761732),  # dnorm(1.7, .2, sqrt(.3/2))
-        (log(NegativeBinomial(), 5.0, 0.9, None, 1.3), -2.874074896450163),  # dnbinom(5, size = 1.3, mu = exp(.9))
-        (log(NegativeBinomial1(), 5.0, 0.9, None, 1.3), -2.79637583064311),  # dnbinom(5, size = exp(.9)/1.3, prob = 1/2.3)
-        (log(NegativeBinomial(), 0.0, 0.9, None, 1.3), -1.38053387136544),  # dnbinom(0, size = 1.3, mu = exp(.9))
-        (log(NegativeBinomial1(), 0.0, 0.9, None, 1.3), -1.575866053909375),  # dnbinom(0, size = exp(.9)/1.3, prob = 1/2.3)
-        (log(NegativeBinomial(), 3000.0, np.log(3100.0), None, 1e9), -6.552678125853999),  # dnbinom(3000, size = 1e9, mu = 3100)
+        (
+            log(NegativeBinomial(), 5.0, 0.9, None, 1.3),
+            -2.874074896450163,
+        ),  # dnbinom(5, size = 1.3, mu = exp(.9))
+        (
+            log(NegativeBinomial1(), 5.0, 0.9, None, 1.3),
+            -2.79637583064311,
+        ),  # dnbinom(5, size = exp(.9)/1.3, prob = 1/2.3)
+        (
+            log(NegativeBinomial(), 0.0, 0.9, None, 1.3),
+            -1.38053387136544,
+        ),  # dnbinom(0, size = 1.3, mu = exp(.9))
+        (
+            log(NegativeBinomial1(), 0.0, 0.9, None, 1.3),
+            -1.575866053909375,
+        ),  # dnbinom(0, size = exp(.9)/1.3, prob = 1/2.3)
+        (
+            log(NegativeBinomial(), 3000.0, np.log(3100.0), None, 1e9),
+            -6.552678125853999,
+        ),  # dnbinom(3000, size = 1e9, mu = 3100)
         (log(Binomial("probit"), 0.0, 30.0), -454.3212439563432),  # pnorm(-30, log.p = TRUE)
         (log(Binomial("cauchit"), 1.0, -1e6), -14.96024044381401),  # pcauchy(-1e6, log.p = TRUE)
     ]
@@ -197,7 +265,9 @@ def test_negative_binomials_go_over_into_the_poisson():
         assert family.log_density(y, eta, None, phi) == pytest.approx(limit, abs=1e-8)
         found = family.derivatives(y, eta, None, phi)
         assert all(a == pytest.approx(b, rel=1e-8, abs=1e-8) for a, b in zip(found, d, strict=True))
-        assert family.expected_weights(eta, None, phi).weight == pytest.approx(np.exp(eta), rel=1e-8)
+        assert family.expected_weights(eta, None, phi).weight == pytest.approx(
+            np.exp(eta), rel=1e-8
+        )
         assert np.abs(family.d_phi(y, eta, None, phi).first).max() < 1e-8
 
 
@@ -217,14 +287,18 @@ def test_custom_families_equal_the_built_in_ones():
         (CUSTOM_GAMMA, Gamma("log"), np.linspace(0.2, 5, 9), 0.4),
     ):
         weight = w if phi == 1.0 else None
-        assert custom.log_density(y, eta, weight, phi) == pytest.approx(own.log_density(y, eta, weight, phi), rel=1e-10, abs=1e-10)
+        assert custom.log_density(y, eta, weight, phi) == pytest.approx(
+            own.log_density(y, eta, weight, phi), rel=1e-10, abs=1e-10
+        )
         for ours, theirs in (
             (custom.derivatives(y, eta, weight, phi), own.derivatives(y, eta, weight, phi)),
             (custom.expected_weights(eta, weight, phi), own.expected_weights(eta, weight, phi)),
             (custom.d_phi(y, eta, weight, phi), own.d_phi(y, eta, weight, phi)),
         ):
             assert np.array(ours) == pytest.approx(np.array(theirs), rel=1e-10, abs=1e-10)
-        assert custom.saturated(y, weight, phi) == pytest.approx(own.saturated(y, weight, phi), rel=1e-10, abs=1e-10)
+        assert custom.saturated(y, weight, phi) == pytest.approx(
+            own.saturated(y, weight, phi), rel=1e-10, abs=1e-10
+        )
 
 
 def test_custom_family_says_what_is_missing():
@@ -264,11 +338,18 @@ def test_unknown_names_are_refused_with_the_nearest(ask, message):
 
 
 def test_reported_sigma_is_that_of_each_family():
-    assert Gaussian("log").sigma(0.09) == Gamma().sigma(0.09) == InverseGaussian().sigma(0.09) == pytest.approx(0.3)
+    assert (
+        Gaussian("log").sigma(0.09)
+        == Gamma().sigma(0.09)
+        == InverseGaussian().sigma(0.09)
+        == pytest.approx(0.3)
+    )
     assert NegativeBinomial().sigma(2.5) == NegativeBinomial1().sigma(2.5) == 2.5
 
 
-@pytest.mark.parametrize("family", [f for f in ALL if f.has_dispersion and not isinstance(f, CustomFamily)], ids=str)
+@pytest.mark.parametrize(
+    "family", [f for f in ALL if f.has_dispersion and not isinstance(f, CustomFamily)], ids=str
+)
 def test_dispersion_to_begin_from_is_near_the_truth(family: Family):
     phi, mu = phis(family)[-1], np.full(50_000, means(family)[3])
     y = family.simulate(np.random.default_rng(8), mu, None, phi)

@@ -10,7 +10,9 @@ from lmm.families.links import LINKS, Logit
 from tests.families.test_families import slope
 
 every = pytest.mark.parametrize("link", LINKS.values(), ids=list(LINKS))
-binary = pytest.mark.parametrize("link", [LINKS[name] for name in Binomial.link_names], ids=list(Binomial.link_names))
+binary = pytest.mark.parametrize(
+    "link", [LINKS[name] for name in Binomial.link_names], ids=list(Binomial.link_names)
+)
 
 
 def predictors(link: Link) -> np.ndarray:
@@ -32,7 +34,10 @@ def test_derivatives_of_the_mean_and_of_its_logarithm(link: Link):
     eta = predictors(link)
     h = 2e-3 * np.min(np.abs(eta))
     full = lambda f, i: lambda e: np.asarray(f(e)[i]) + 0.0 * e  # noqa: E731
-    for function, value in ((link.derivatives, link.inverse), (lambda e: link.log_derivatives(e)[1:], lambda e: np.log(link.inverse(e)))):
+    for function, value in (
+        (link.derivatives, link.inverse),
+        (lambda e: link.log_derivatives(e)[1:], lambda e: np.log(link.inverse(e))),
+    ):
         for i, lower in enumerate((value, full(function, 0), full(function, 1))):
             assert full(function, i)(eta) == pytest.approx(slope(lower, eta, h), rel=1e-8, abs=1e-8)
     assert link.d1(eta) == pytest.approx(slope(link.inverse, eta, h), rel=1e-8)
@@ -40,9 +45,16 @@ def test_derivatives_of_the_mean_and_of_its_logarithm(link: Link):
 
 @binary
 def test_log_probabilities_and_their_derivatives(link: Link):
-    eta = np.array([-20.0, -3.0, -1.1, -0.3]) if link.name == "log" else np.array([-60.0, -20.0, -3.0, -0.2, 0.1, 2.5])
+    eta = (
+        np.array([-20.0, -3.0, -1.1, -0.3])
+        if link.name == "log"
+        else np.array([-60.0, -20.0, -3.0, -0.2, 0.1, 2.5])
+    )
     for side in range(2):
-        full = lambda i, side=side: lambda e: np.asarray(link.log_probabilities(e)[side][i]) + 0.0 * e  # noqa: E731
+
+        def full(i, side=side):
+            return lambda e: np.asarray(link.log_probabilities(e)[side][i]) + 0.0 * e
+
         for i in (1, 2, 3):
             assert full(i)(eta) == pytest.approx(slope(full(i - 1), eta, 1e-3), rel=1e-6, abs=1e-9)
     values, slopes = link.log_values(eta), link.log_slopes(eta)
@@ -71,7 +83,9 @@ def test_probit_series_meets_the_direct_formula():
     _, ratio, second, third = LINKS["probit"].log_derivatives(e)
     assert ratio[0] == pytest.approx(ratio[1], rel=1e-14)
     assert second[0] == pytest.approx(second[1], rel=1e-12)
-    assert third[0] == pytest.approx(third[1], rel=1e-7)  # the direct formula cancels to eight digits here
+    assert third[0] == pytest.approx(
+        third[1], rel=1e-7
+    )  # the direct formula cancels to eight digits here
 
 
 class GumbelMinimum(Link):
@@ -97,10 +111,16 @@ def test_a_link_of_ones_own_serves_a_family():
     eta, y = np.linspace(-1.5, 2.0, 6), np.array([0.0, 1, 0, 1, 1, 0])
     own, other = Binomial(GumbelMinimum()), Binomial("cloglog")
     assert own.log_density(y, eta) == pytest.approx(other.log_density(1 - y, -eta))
-    for a, b, sign in zip(own.derivatives(y, eta), other.derivatives(1 - y, -eta), (-1, 1, -1), strict=True):
+    for a, b, sign in zip(
+        own.derivatives(y, eta), other.derivatives(1 - y, -eta), (-1, 1, -1), strict=True
+    ):
         assert a == pytest.approx(sign * b)
     assert own.expected_weights(eta).weight == pytest.approx(other.expected_weights(-eta).weight)
 
 
 def test_links_are_equal_by_what_they_are():
-    assert Logit() == LINKS["logit"] and Logit() != LINKS["probit"] and hash(Logit()) == hash(LINKS["logit"])
+    assert (
+        Logit() == LINKS["logit"]
+        and Logit() != LINKS["probit"]
+        and hash(Logit()) == hash(LINKS["logit"])
+    )

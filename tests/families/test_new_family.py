@@ -27,12 +27,16 @@ class Geometric(Family):
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
         return w * (y * c - (y + 1.0) * namespace(c).xp.log1p(namespace(c).xp.exp(c)))
 
-    def _score(self, y: Array, c: Array, w: Array | float, phi: float) -> tuple[Array, Array, Array]:
+    def _score(
+        self, y: Array, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array, Array, Array]:
         p = 1.0 / (1.0 + namespace(c).xp.exp(-c))
         second = -w * (y + 1.0) * p * (1.0 - p)
         return w * (y - (y + 1.0) * p), second, second * (1.0 - 2.0 * p)
 
-    def _information(self, c: Array, w: Array | float, phi: float) -> tuple[Array | float, Array | float]:
+    def _information(
+        self, c: Array, w: Array | float, phi: float
+    ) -> tuple[Array | float, Array | float]:
         p = 1.0 / (1.0 + np.exp(-c))
         return w * p, w * p * (1.0 - p)
 
@@ -42,8 +46,14 @@ class Geometric(Family):
     def variance(self, mu: Array, phi: float = 1.0) -> Array:
         return mu * (1.0 + mu)
 
-    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
-        return 2.0 * ones(weights) * (special.xlogy(y, y / mu) - (y + 1.0) * np.log((1.0 + y) / (1.0 + mu)))
+    def unit_deviance(
+        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
+        return (
+            2.0
+            * ones(weights)
+            * (special.xlogy(y, y / mu) - (y + 1.0) * np.log((1.0 + y) / (1.0 + mu)))
+        )
 
     def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         return weighted_constant(special.xlogy(y, y) - special.xlogy(y + 1.0, y + 1.0), weights)
@@ -51,7 +61,9 @@ class Geometric(Family):
     def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         return np.where(y < 0, 0.0, 1.0 - (mu / (1.0 + mu)) ** (np.floor(np.maximum(y, 0.0)) + 1.0))
 
-    def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def simulate(
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+    ) -> Array:
         return rng.geometric(1.0 / (1.0 + mu)).astype(float) - 1.0
 
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:
@@ -82,23 +94,35 @@ def fit(data: pd.DataFrame) -> lmm.Fit:
 def test_its_density_is_one_over_all_counts_and_its_slopes_are_those_of_differences() -> None:
     family, y, eta = Geometric(), np.arange(4000.0), np.linspace(-2.0, 3.0, 7)
     for at in eta:
-        assert np.exp(family.log_density(y, np.full(len(y), at))).sum() == pytest.approx(1.0, abs=1e-12)
+        assert np.exp(family.log_density(y, np.full(len(y), at))).sum() == pytest.approx(
+            1.0, abs=1e-12
+        )
     y, h = np.arange(7.0), 1e-5
     slopes = family.derivatives(y, eta)
-    np.testing.assert_allclose((family.kernel(y, eta + h) - family.kernel(y, eta - h)) / (2 * h), slopes.d1, rtol=1e-8)
+    np.testing.assert_allclose(
+        (family.kernel(y, eta + h) - family.kernel(y, eta - h)) / (2 * h), slopes.d1, rtol=1e-8
+    )
     ahead, back = family.derivatives(y, eta + h), family.derivatives(y, eta - h)
     for order in (0, 1):
-        np.testing.assert_allclose((ahead[order] - back[order]) / (2 * h), slopes[order + 1], rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(
+            (ahead[order] - back[order]) / (2 * h), slopes[order + 1], rtol=1e-7, atol=1e-9
+        )
 
 
-def test_the_likelihood_is_the_integral_over_the_effects_and_no_parameter_beside_has_a_higher_one(data: pd.DataFrame) -> None:
+def test_the_likelihood_is_the_integral_over_the_effects_and_no_parameter_beside_has_a_higher_one(
+    data: pd.DataFrame,
+) -> None:
     fit = lmm.glmer(FORMULA, data, family=Geometric, nAGQ=25)
     z, w = np.polynomial.hermite_e.hermegauss(101)
 
     def log_likelihood(theta: float, beta: np.ndarray) -> float:
         eta = (beta[0] + beta[1] * data["x"].to_numpy())[:, None] + theta * z
         y = data["y"].to_numpy()[:, None]
-        rows = pd.DataFrame(y * eta - (y + 1) * np.logaddexp(0.0, eta)).groupby(data["g"].to_numpy()).sum()
+        rows = (
+            pd.DataFrame(y * eta - (y + 1) * np.logaddexp(0.0, eta))
+            .groupby(data["g"].to_numpy())
+            .sum()
+        )
         return float(np.log(np.exp(rows.to_numpy()) @ (w / np.sqrt(2 * np.pi))).sum())
 
     theta, beta = float(fit.theta.iloc[0]), fit.fixef().to_numpy()
@@ -109,7 +133,9 @@ def test_the_likelihood_is_the_integral_over_the_effects_and_no_parameter_beside
         assert log_likelihood(theta, beta + [0.0, step]) < fit.llf
 
 
-def test_laplace_is_that_of_a_negative_binomial_whose_size_is_one(fit: lmm.Fit, data: pd.DataFrame) -> None:
+def test_laplace_is_that_of_a_negative_binomial_whose_size_is_one(
+    fit: lmm.Fit, data: pd.DataFrame
+) -> None:
     like = lmm.glmer(FORMULA, data, family="negative_binomial")
     for theta in (0.3, float(fit.theta.iloc[0]), 1.5):
         at = np.array([theta, *fit.fixef()])
@@ -135,7 +161,9 @@ def test_rows(fit: lmm.Fit, data: pd.DataFrame) -> None:
     assert (fit.predict(data.head(), type="link", se_fit=True)["se"] > 0).all()
     y, mu = data["y"].to_numpy(), fit.fittedvalues.to_numpy()
     np.testing.assert_allclose(fit.residuals("pearson"), (y - mu) / np.sqrt(mu * (1.0 + mu)))
-    np.testing.assert_allclose(np.square(fit.residuals("deviance")).sum(), Geometric().unit_deviance(y, mu).sum())
+    np.testing.assert_allclose(
+        np.square(fit.residuals("deviance")).sum(), Geometric().unit_deviance(y, mu).sum()
+    )
     assert fit.simulated_residuals(100, rng=1).tests().loc["uniformity", "p_value"] > 1e-3
 
 
@@ -146,7 +174,9 @@ def test_refits(fit: lmm.Fit, data: pd.DataFrame) -> None:
     for i in range(4):
         one = lmm.glmer(FORMULA, data.assign(y=Y.iloc[:, i].to_numpy()), family=Geometric)
         np.testing.assert_allclose(batch.theta[i], one.theta, atol=1e-4)
-        np.testing.assert_allclose(again.iloc[i][["Intercept", "x"]].to_numpy(dtype=float), one.fixef(), atol=1e-4)
+        np.testing.assert_allclose(
+            again.iloc[i][["Intercept", "x"]].to_numpy(dtype=float), one.fixef(), atol=1e-4
+        )
     assert np.isfinite(fit.bootstrap(10, rng=1).to_frame().to_numpy(dtype=float)).all()
     copy = pickle.loads(pickle.dumps(fit))
     assert copy == fit and str(copy.summary()) == str(fit.summary())

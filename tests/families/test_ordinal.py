@@ -12,7 +12,11 @@ import lmm
 from lmm.errors import ArgumentError, ResponseError
 from lmm.families import Binomial, Ordinal
 
-KINDS = [Ordinal(link, thresholds).of(tuple("abcde")) for link in Ordinal.link_names for thresholds in ("flexible", "equidistant")]
+KINDS = [
+    Ordinal(link, thresholds).of(tuple("abcde"))
+    for link in Ordinal.link_names
+    for thresholds in ("flexible", "equidistant")
+]
 kinds = pytest.mark.parametrize("family", KINDS, ids=str)
 ETA = np.array([-2.0, -0.4, 0.0, 0.9, 1.7, 0.2, -1.1])
 Y = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 2.0, 0.0])
@@ -26,7 +30,9 @@ def phi_of(family: Ordinal) -> np.ndarray:
 def slope(f, x: np.ndarray, h: float = 1e-3) -> np.ndarray:
     """Central differences of fourth order, one row per element of x."""
     units = h * np.eye(len(x))
-    return np.array([(8 * (f(x + u) - f(x - u)) - (f(x + 2 * u) - f(x - 2 * u))) / (12 * h) for u in units])
+    return np.array(
+        [(8 * (f(x + u) - f(x - u)) - (f(x + 2 * u) - f(x - 2 * u))) / (12 * h) for u in units]
+    )
 
 
 @kinds
@@ -34,8 +40,14 @@ def test_probabilities_are_those_of_the_definition(family: Ordinal) -> None:
     phi = phi_of(family)
     p = family.probabilities(ETA, phi)
     np.testing.assert_allclose(p.sum(axis=1), 1.0, rtol=1e-14)
-    np.testing.assert_allclose(np.cumsum(p, axis=1)[:, :-1], family.link.inverse(family.cuts(phi) - ETA[:, None]), rtol=1e-12)
-    np.testing.assert_allclose(family.cumulative(ETA, phi), np.cumsum(p, axis=1)[:, :-1], rtol=1e-12)
+    np.testing.assert_allclose(
+        np.cumsum(p, axis=1)[:, :-1],
+        family.link.inverse(family.cuts(phi) - ETA[:, None]),
+        rtol=1e-12,
+    )
+    np.testing.assert_allclose(
+        family.cumulative(ETA, phi), np.cumsum(p, axis=1)[:, :-1], rtol=1e-12
+    )
     chosen = np.log(p[np.arange(len(Y)), Y.astype(int)])
     np.testing.assert_allclose(family.log_density(Y, ETA, None, phi), chosen, rtol=1e-12)
     np.testing.assert_allclose(family.log_density(Y, ETA, W, phi), W * chosen, rtol=1e-12)
@@ -51,10 +63,27 @@ def test_derivatives_in_the_parameters(family: Ordinal) -> None:
 
     first = slope(at(lambda phi: family.log_density(Y, ETA, W, phi)), rho)
     np.testing.assert_allclose(d.first, first, rtol=1e-8, atol=1e-9)
-    np.testing.assert_allclose(family.parameter_scores(Y, ETA, W, phi_of(family)), d.first, rtol=1e-14)
-    np.testing.assert_allclose(d.eta, slope(at(lambda phi: family.derivatives(Y, ETA, W, phi).d1), rho), rtol=1e-8, atol=1e-9)
-    np.testing.assert_allclose(d.eta_eta, slope(at(lambda phi: family.derivatives(Y, ETA, W, phi).d2), rho), rtol=1e-8, atol=1e-9)
-    np.testing.assert_allclose(d.weight, slope(at(lambda phi: family.expected_weights(ETA, W, phi).weight), rho), rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(
+        family.parameter_scores(Y, ETA, W, phi_of(family)), d.first, rtol=1e-14
+    )
+    np.testing.assert_allclose(
+        d.eta,
+        slope(at(lambda phi: family.derivatives(Y, ETA, W, phi).d1), rho),
+        rtol=1e-8,
+        atol=1e-9,
+    )
+    np.testing.assert_allclose(
+        d.eta_eta,
+        slope(at(lambda phi: family.derivatives(Y, ETA, W, phi).d2), rho),
+        rtol=1e-8,
+        atol=1e-9,
+    )
+    np.testing.assert_allclose(
+        d.weight,
+        slope(at(lambda phi: family.expected_weights(ETA, W, phi).weight), rho),
+        rtol=1e-8,
+        atol=1e-9,
+    )
     # the part of the second derivative that is not in the gradient: J' H J
     J = family.cuts_jacobian(phi_of(family)) @ family.phi_jacobian(phi_of(family))
     cuts = family.cuts(phi_of(family))
@@ -74,7 +103,9 @@ def test_parameters_there_and_back(family: Ordinal) -> None:
     np.testing.assert_allclose(family.from_rho(family.to_rho(phi)), phi, rtol=1e-14)
     names, J = family.reported(phi)
     np.testing.assert_allclose(slope(family.from_rho, family.to_rho(phi)).T, J, atol=1e-9)
-    assert names == (["threshold.1", "spacing"] if family.equidistant else ["a|b", "b|c", "c|d", "d|e"])
+    assert names == (
+        ["threshold.1", "spacing"] if family.equidistant else ["a|b", "b|c", "c|d", "d|e"]
+    )
     assert family.n_parameters == len(phi)
     family.check_parameters(phi)
     with pytest.raises(ArgumentError, match="spacing" if family.equidistant else "increasing"):
@@ -88,8 +119,14 @@ def test_expected_information_is_the_mean_of_the_observed(family: Ordinal) -> No
     each = [family.derivatives(np.full(len(ETA), float(k)), ETA, None, phi) for k in range(5)]
     np.testing.assert_allclose(sum(p[:, k] * d.d1 for k, d in enumerate(each)), 0.0, atol=1e-14)
     info = family.expected_weights(ETA, None, phi)
-    np.testing.assert_allclose(info.weight, -sum(p[:, k] * d.d2 for k, d in enumerate(each)), rtol=1e-12)
-    np.testing.assert_allclose(info.slope, np.diag(slope(lambda eta: family.expected_weights(eta, None, phi).weight, ETA)), atol=1e-9)
+    np.testing.assert_allclose(
+        info.weight, -sum(p[:, k] * d.d2 for k, d in enumerate(each)), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        info.slope,
+        np.diag(slope(lambda eta: family.expected_weights(eta, None, phi).weight, ETA)),
+        atol=1e-9,
+    )
 
 
 @pytest.mark.parametrize("link", Ordinal.link_names)
@@ -97,8 +134,13 @@ def test_two_categories_are_a_binomial_response(link: str) -> None:
     """P(y = 1) = 1 - F(alpha - eta), a success where F is symmetric; otherwise a failure of the binomial with -eta."""
     family, alpha = Ordinal(link).of((0, 1)), np.array([0.3])
     y = np.array([0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0])
-    mine, other = family.derivatives(y, ETA, W, alpha), Binomial(link).derivatives(1 - y, alpha - ETA, W)
-    np.testing.assert_allclose(family.kernel(y, ETA, W, alpha), Binomial(link).kernel(1 - y, alpha - ETA, W), rtol=1e-13)
+    mine, other = (
+        family.derivatives(y, ETA, W, alpha),
+        Binomial(link).derivatives(1 - y, alpha - ETA, W),
+    )
+    np.testing.assert_allclose(
+        family.kernel(y, ETA, W, alpha), Binomial(link).kernel(1 - y, alpha - ETA, W), rtol=1e-13
+    )
     for sign, a, b in zip((-1, 1, -1), mine, other, strict=True):
         np.testing.assert_allclose(a, sign * b, rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(family.parameter_scores(y, ETA, W, alpha)[0], other.d1, rtol=1e-12)
@@ -108,7 +150,13 @@ def test_two_categories_are_a_binomial_response(link: str) -> None:
 def test_draws_have_the_probabilities(family: Ordinal) -> None:
     phi, n = phi_of(family), 40_000
     for eta in (-1.0, 0.6):
-        shares = np.bincount(family.simulate(np.random.default_rng(5), np.full(n, eta), None, phi).astype(int), minlength=5) / n
+        shares = (
+            np.bincount(
+                family.simulate(np.random.default_rng(5), np.full(n, eta), None, phi).astype(int),
+                minlength=5,
+            )
+            / n
+        )
         p = family.probabilities(np.array([eta]), phi)[0]
         assert (np.abs(shares - p) < 5 * np.sqrt(p * (1 - p) / n)).all()
 
@@ -116,7 +164,9 @@ def test_draws_have_the_probabilities(family: Ordinal) -> None:
 def test_start_without_predictors_is_the_observed_shares() -> None:
     family = Ordinal("cloglog").of(("a", "b", "c"))
     y = np.repeat([0.0, 1.0, 2.0], [5, 3, 2])
-    np.testing.assert_allclose(family.probabilities(np.zeros(1), family.initial_phi(y, None))[0], [0.5, 0.3, 0.2])
+    np.testing.assert_allclose(
+        family.probabilities(np.zeros(1), family.initial_phi(y, None))[0], [0.5, 0.3, 0.2]
+    )
     spaced = Ordinal(thresholds="equidistant").of(tuple("abcde"))
     cuts = spaced.cuts(spaced.initial_phi(np.repeat(np.arange(5.0), [4, 9, 3, 2, 2]), None))
     np.testing.assert_allclose(np.diff(cuts), np.diff(cuts)[0])
@@ -126,13 +176,35 @@ def test_start_without_predictors_is_the_observed_shares() -> None:
 @pytest.mark.parametrize(
     "values, categories, said",
     [
-        (pd.Series(["low", "mid", "high", "low"], dtype=pd.CategoricalDtype(["low", "mid", "high"])), ("low", "mid", "high"), ""),
-        (pd.Series(pd.Categorical(["b", "a", "d", "a"], ["d", "b", "a"], ordered=True)), ("d", "b", "a"), ""),
-        (pd.Series(pd.Categorical(["b", "a", "d"], ["d", "c", "b", "a"])), ("d", "b", "a"), "category 'c' occurs in no row of 'y' and was"),
-        (pd.Series(pd.Categorical(["b", "a", "d"], list("edxba"))), ("d", "b", "a"), "categories 'e', 'x' occur in no row of 'y' and were"),
+        (
+            pd.Series(
+                ["low", "mid", "high", "low"], dtype=pd.CategoricalDtype(["low", "mid", "high"])
+            ),
+            ("low", "mid", "high"),
+            "",
+        ),
+        (
+            pd.Series(pd.Categorical(["b", "a", "d", "a"], ["d", "b", "a"], ordered=True)),
+            ("d", "b", "a"),
+            "",
+        ),
+        (
+            pd.Series(pd.Categorical(["b", "a", "d"], ["d", "c", "b", "a"])),
+            ("d", "b", "a"),
+            "category 'c' occurs in no row of 'y' and was",
+        ),
+        (
+            pd.Series(pd.Categorical(["b", "a", "d"], list("edxba"))),
+            ("d", "b", "a"),
+            "categories 'e', 'x' occur in no row of 'y' and were",
+        ),
         (pd.Series([3, 1, 10, 3]), (1, 3, 10), ""),
         (pd.Series([3.0, 1.0, 10.0]), (1, 3, 10), ""),
-        (pd.Series(["no", "maybe", "yes"]), ("maybe", "no", "yes"), "sorted order: maybe < no < yes"),
+        (
+            pd.Series(["no", "maybe", "yes"]),
+            ("maybe", "no", "yes"),
+            "sorted order: maybe < no < yes",
+        ),
     ],
 )
 def test_responses(values: pd.Series, categories: tuple, said: str) -> None:
@@ -162,7 +234,9 @@ def test_refused_responses(values, words: str) -> None:
 
 def test_a_new_response_must_be_of_the_same_categories() -> None:
     family = Ordinal().of(("a", "b", "c"))
-    np.testing.assert_array_equal(family.response(np.array(["c", "a", "b"]), "rating")[0], [2, 0, 1])
+    np.testing.assert_array_equal(
+        family.response(np.array(["c", "a", "b"]), "rating")[0], [2, 0, 1]
+    )
     with pytest.raises(ResponseError, match="'rating' holds 'd', which is none of"):
         family.response(np.array(["c", "a", "d", "b"]), "rating")
     with pytest.raises(ResponseError, match="no row of the response 'rating' is 'b'"):
@@ -186,7 +260,16 @@ def test_misspelt_settings_are_named() -> None:
 
 def test_a_family_is_a_value() -> None:
     family = Ordinal("probit", "equidistant").of(("a", "b", "c"))
-    assert family == pickle.loads(pickle.dumps(family)) and hash(family) == hash(pickle.loads(pickle.dumps(family)))
-    assert family != Ordinal("probit").of(("a", "b", "c")) and family != Ordinal("probit", "equidistant")
+    assert family == pickle.loads(pickle.dumps(family)) and hash(family) == hash(
+        pickle.loads(pickle.dumps(family))
+    )
+    assert family != Ordinal("probit").of(("a", "b", "c")) and family != Ordinal(
+        "probit", "equidistant"
+    )
     assert repr(family) == "Ordinal(link='probit', thresholds='equidistant')"
-    assert lmm.families.get("ordinal") == lmm.families.get("cumulative") == Ordinal() == lmm.families.get(Ordinal)
+    assert (
+        lmm.families.get("ordinal")
+        == lmm.families.get("cumulative")
+        == Ordinal()
+        == lmm.families.get(Ordinal)
+    )

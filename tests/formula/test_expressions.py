@@ -12,7 +12,14 @@ u = pd.Series([0, 1, 2, 3, 4, 5, 7, 2])
 x = pd.Series([0.5, -1.5, 2.5, 3.5, -4.0, 5.0, 0.0, 1.0])
 b = pd.Series([True, False, True, True, False, False, True, False])
 f = pd.Series(list("abcabcab"))
-DATA = {"u": u, "x": x, "b": b, "f": f, "c_": f.astype("category"), "n": pd.Series(pd.Categorical(u))}
+DATA = {
+    "u": u,
+    "x": x,
+    "b": b,
+    "f": f,
+    "c_": f.astype("category"),
+    "n": pd.Series(pd.Categorical(u)),
+}
 
 
 def value(text, **more):
@@ -75,7 +82,9 @@ def test_only_conditions_are_joined(text):
 
 
 def test_numbers_that_are_0_or_1_are_conditions():
-    np.testing.assert_array_equal(value("u > 2 & k", k=pd.Series([1, 0] * 4)), (u > 2) & np.array([True, False] * 4))
+    np.testing.assert_array_equal(
+        value("u > 2 & k", k=pd.Series([1, 0] * 4)), (u > 2) & np.array([True, False] * 4)
+    )
 
 
 DEEP = ["+".join(["x"] * 20_000), "x" + "^2" * 5000, "not " * 5000 + "x"]
@@ -88,5 +97,13 @@ def test_what_is_no_expression_is_refused(text):
 
 
 def test_python_keeps_its_own_syntax():
-    for text in ["x[1:3]", "lambda v: v + 1", "{'a': 1}", "x.clip(0, 2)", "f if x else u", "[v for v in x]", "x if u > 2 else f"]:
+    for text in [
+        "x[1:3]",
+        "lambda v: v + 1",
+        "{'a': 1}",
+        "x.clip(0, 2)",
+        "f if x else u",
+        "[v for v in x]",
+        "x if u > 2 else f",
+    ]:
         assert python(text) == text

@@ -32,7 +32,11 @@ BS = [
     [0.444444444444, 0.4975845410628, 0.0579710144928, 0.0, 0.0],
     [0.0, 0.0260037445392, 0.2469982471734, 0.564714011293, 0.162283996995],
 ]
-POLY = [[-0.3946972456650, 0.407121893550], [-0.0865692843652, -0.258253715990], [0.6177231986058, 0.586866273915]]
+POLY = [
+    [-0.3946972456650, 0.407121893550],
+    [-0.0865692843652, -0.258253715990],
+    [0.6177231986058, 0.586866273915],
+]
 
 
 def matrix(text, values=x):
@@ -42,9 +46,19 @@ def matrix(text, values=x):
 
 def test_natural_splines_are_those_of_r():
     state = {}
-    np.testing.assert_allclose(np.column_stack(list(ns(x, df=3, _state=state).values()))[[1, 4, 9]], NS, atol=1e-11)
-    np.testing.assert_allclose(np.column_stack(list(ns(np.array([-1.0, 3.0, 9.0]), _state=state).values())), NS_NEW, atol=1e-11)
-    np.testing.assert_allclose(np.column_stack(list(ns(x, knots=[1, 3], intercept=True).values()))[[0, 4, 9]], NS_FULL, atol=1e-11)
+    np.testing.assert_allclose(
+        np.column_stack(list(ns(x, df=3, _state=state).values()))[[1, 4, 9]], NS, atol=1e-11
+    )
+    np.testing.assert_allclose(
+        np.column_stack(list(ns(np.array([-1.0, 3.0, 9.0]), _state=state).values())),
+        NS_NEW,
+        atol=1e-11,
+    )
+    np.testing.assert_allclose(
+        np.column_stack(list(ns(x, knots=[1, 3], intercept=True).values()))[[0, 4, 9]],
+        NS_FULL,
+        atol=1e-11,
+    )
     np.testing.assert_allclose(matrix("ns(x, df=3)")[[1, 4, 9]], NS, atol=1e-11)
 
 
@@ -101,7 +115,11 @@ def test_relevel_moves_one_level_first():
 
 def test_interaction_varies_the_first_factor_fastest():
     # R: levels(interaction(c("b", "a", "b"), c("x", "y", "y"), drop = TRUE)) without the unobserved a.x
-    assert list(interaction(["b", "a", "b"], ["x", "y", "y"]).cat.categories) == ["b.x", "a.y", "b.y"]
+    assert list(interaction(["b", "a", "b"], ["x", "y", "y"]).cat.categories) == [
+        "b.x",
+        "a.y",
+        "b.y",
+    ]
     assert list(interaction(["b", "a", "b"], ["x", "y", "y"])) == ["b.x", "a.y", "b.y"]
 
 
@@ -128,7 +146,9 @@ def test_dummy_marks_levels_and_remembers_them():
 
 def test_extremes_of_several_columns_leave_them_as_they_are():
     x, y, z = (pd.Series(v) for v in ([1.0, 5.0], [2.0, 4.0], [3.0, 3.0]))
-    assert FUNCTIONS["pmin"](x, y, z).tolist() == [1, 3] and FUNCTIONS["pmax"](x, y, z).tolist() == [3, 5]
+    assert FUNCTIONS["pmin"](x, y, z).tolist() == [1, 3] and FUNCTIONS["pmax"](
+        x, y, z
+    ).tolist() == [3, 5]
     assert z.tolist() == [3, 3]
     with pytest.raises(TypeError):
         FUNCTIONS["sqrt"](x, z)
@@ -138,7 +158,9 @@ def test_labels_given_twice_make_one_level():
     state = {}
     made = FUNCTIONS["factor"](pd.Series([1, 2, 3]), labels=["low", "high", "high"], _state=state)
     assert made.tolist() == ["low", "high", "high"] and list(made.cat.categories) == ["low", "high"]
-    assert FUNCTIONS["factor"](pd.Series(["3", "9"]), labels=["low", "high", "high"], _state=state).tolist() == ["high", "9"]
+    assert FUNCTIONS["factor"](
+        pd.Series(["3", "9"]), labels=["low", "high", "high"], _state=state
+    ).tolist() == ["high", "9"]
 
 
 def test_intervals_are_counted_from_one():
@@ -149,4 +171,8 @@ def test_splines_have_the_values_of_r():
     # splines::bs(c(0, 1, 2.5), degree = 2, knots = 1, Boundary.knots = c(0, 2)), beyond the boundary in the last row
     with pytest.warns(LmmWarning, match="beyond the boundary knots, 0 and 2"):
         basis = FUNCTIONS["bs"](pd.Series([0, 1, 2.5]), knots=1, degree=2, Boundary_knots=[0, 2])
-    np.testing.assert_allclose(np.column_stack(list(basis.values())), [[0, 0, 0], [0.5, 0.5, 0], [0.125, -1.375, 2.25]], atol=1e-12)
+    np.testing.assert_allclose(
+        np.column_stack(list(basis.values())),
+        [[0, 0, 0], [0.5, 0.5, 0], [0.125, -1.375, 2.25]],
+        atol=1e-12,
+    )

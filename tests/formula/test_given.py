@@ -17,7 +17,14 @@ from lmm.formula.columns.given import aligned, numeric
 pytestmark = pytest.mark.filterwarnings("ignore::lmm.errors.SingularFitWarning")
 rng = np.random.default_rng(21)
 n = 60
-data = pd.DataFrame({"x": rng.normal(size=n), "g": np.repeat(np.arange(10), 6), "w": rng.uniform(0.2, 4, n), "z": rng.normal(size=n)})
+data = pd.DataFrame(
+    {
+        "x": rng.normal(size=n),
+        "g": np.repeat(np.arange(10), 6),
+        "w": rng.uniform(0.2, 4, n),
+        "z": rng.normal(size=n),
+    }
+)
 data["y"] = 2 + data.x + rng.normal(size=10)[data.g] + rng.normal(size=n) / np.sqrt(data.w)
 named = data.set_axis([f"row{i}" for i in range(n)])
 order = np.random.default_rng(5).permutation(n)
@@ -58,7 +65,10 @@ USES = {
     "refit": ("z", lambda table, values: lmm.lmer(F, table).refit(values)),
     "refit_many": ("z", lambda table, values: lmm.lmer(F, table).refit_many(values.to_frame())),
     "batch": ("y", batch),
-    "batch of a mapping": ("z", lambda table, values: lmm.lmer_batch("~ x + (1|g)", table, {"r": values})["r"]),
+    "batch of a mapping": (
+        "z",
+        lambda table, values: lmm.lmer_batch("~ x + (1|g)", table, {"r": values})["r"],
+    ),
     "variable": ("z", scope_value),
     "method of a variable": ("z", scope_method),
     "function": ("z", scope_function),
@@ -66,7 +76,9 @@ USES = {
 
 
 def result(made) -> np.ndarray:
-    return made.iloc[0, :4].to_numpy(dtype=float) if isinstance(made, pd.DataFrame) else numbers(made)
+    return (
+        made.iloc[0, :4].to_numpy(dtype=float) if isinstance(made, pd.DataFrame) else numbers(made)
+    )
 
 
 @pytest.mark.parametrize("use", USES)
@@ -82,11 +94,17 @@ def test_labels_and_not_places_say_which_value_belongs_to_a_row(use, table):
         np.testing.assert_allclose(result(call(shuffled, table[column])), right, rtol=1e-6)
 
 
-@pytest.mark.parametrize("table", [pl.from_pandas(data), pa.Table.from_pandas(data)], ids=["polars", "pyarrow"])
+@pytest.mark.parametrize(
+    "table", [pl.from_pandas(data), pa.Table.from_pandas(data)], ids=["polars", "pyarrow"]
+)
 def test_a_table_without_labels_is_numbered(table):
     right = numbers(lmm.lmer(F, data, weights=data.w))
-    np.testing.assert_allclose(numbers(lmm.lmer(F, table, weights=data.w.iloc[order])), right, rtol=1e-8)
-    with pytest.raises(lmm.ArgumentError, match="weights: its index is not that of the data: 'row0' is no label"):
+    np.testing.assert_allclose(
+        numbers(lmm.lmer(F, table, weights=data.w.iloc[order])), right, rtol=1e-8
+    )
+    with pytest.raises(
+        lmm.ArgumentError, match="weights: its index is not that of the data: 'row0' is no label"
+    ):
         lmm.lmer(F, table, weights=named.w)
 
 
@@ -104,7 +122,9 @@ def test_a_mapping_of_series_is_put_into_the_order_of_the_first():
 
 def test_labels_that_occur_twice_are_matched_where_the_order_is_the_same():
     twice = data.set_axis(np.arange(n) // 2)
-    assert numbers(lmm.lmer(F, twice, weights=twice.w)) == pytest.approx(numbers(lmm.lmer(F, data, weights="w")))
+    assert numbers(lmm.lmer(F, twice, weights=twice.w)) == pytest.approx(
+        numbers(lmm.lmer(F, data, weights="w"))
+    )
     with pytest.raises(lmm.ArgumentError, match="more than once"):
         lmm.lmer(F, twice, weights=twice.w.iloc[::-1])
     with pytest.raises(lmm.ArgumentError, match=r"59 values and the data has 60 rows"):
@@ -166,8 +186,16 @@ def test_what_is_no_number_is_refused_by_name(kind):
     with pytest.raises(lmm.DataError, match="^thing "):
         numeric(BAD[kind], "thing")
     small = pd.DataFrame({"y": [1.0, 2, 4, 3, 5, 7], "g": list("aabbcc")})
-    many = BAD[kind].repeat(2) if isinstance(BAD[kind], np.ndarray | pd.Index | pd.Categorical) else None
-    many = pd.Series(BAD[kind]).repeat(2).reset_index(drop=True) if many is None and kind != "jagged" else many
+    many = (
+        BAD[kind].repeat(2)
+        if isinstance(BAD[kind], np.ndarray | pd.Index | pd.Categorical)
+        else None
+    )
+    many = (
+        pd.Series(BAD[kind]).repeat(2).reset_index(drop=True)
+        if many is None and kind != "jagged"
+        else many
+    )
     if many is None:
         many = BAD[kind] * 2
     for call, name in (

@@ -16,11 +16,23 @@ CASES = {
     "whole floats": (np.array([3.0, 2.0, np.nan]), [1, 0, -1], ["2", "3"]),
     "fractions": (np.array([0.5, 0.25]), [1, 0], ["0.25", "0.5"]),
     "text sorts as text": (pd.Series(["b10", "b2", None]), [0, 1, -1], ["b10", "b2"]),
-    "categories keep their order": (pd.Categorical(["lo", "hi", "lo"], categories=["lo", "hi"]), [0, 1, 0], ["lo", "hi"]),
-    "unused categories go": (pd.Categorical(["c", "a", None], categories=["c", "b", "a"]), [0, 1, -1], ["c", "a"]),
+    "categories keep their order": (
+        pd.Categorical(["lo", "hi", "lo"], categories=["lo", "hi"]),
+        [0, 1, 0],
+        ["lo", "hi"],
+    ),
+    "unused categories go": (
+        pd.Categorical(["c", "a", None], categories=["c", "b", "a"]),
+        [0, 1, -1],
+        ["c", "a"],
+    ),
     "truth values": (np.array([True, False]), [1, 0], ["False", "True"]),
     "several types": (pd.Series(["a", 1, "a"], dtype=object), [1, 0, 1], ["1", "a"]),
-    "dates": (pd.Series(pd.to_datetime(["2020-01-02", "2020-01-01"])), [1, 0], ["2020-01-01 00:00:00", "2020-01-02 00:00:00"]),
+    "dates": (
+        pd.Series(pd.to_datetime(["2020-01-02", "2020-01-01"])),
+        [1, 0],
+        ["2020-01-01 00:00:00", "2020-01-02 00:00:00"],
+    ),
     "nullable": (pd.Series([4, None, 2], dtype="Int64"), [1, -1, 0], ["2", "4"]),
 }
 
@@ -49,7 +61,9 @@ def test_joined_levels_are_the_observed_pairs_first_factor_slowest():
 
 
 def test_joining_keeps_missing_values():
-    both = join([encode(pd.Series(["x", None, "y"]), "a"), encode(np.array([1.0, 1.0, np.nan]), "b")])
+    both = join(
+        [encode(pd.Series(["x", None, "y"]), "a"), encode(np.array([1.0, 1.0, np.nan]), "b")]
+    )
     assert both.codes.tolist() == [0, -1, -1]
     assert strings(both.values).tolist() == ["x:1"]
 

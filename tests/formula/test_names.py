@@ -80,10 +80,18 @@ def test_a_name_is_a_name_after_the_fit(data, plain, name):
     one, other = quote(name), quote(name + "f")
     fit = lmm.lmer(f"y ~ {one} + {other} + (1|g)", table)
     assert fit.contrast(f"{one} = 0").estimate.iloc[0] == pytest.approx(plain.fixef()["x"])
-    np.testing.assert_allclose(fit.drop1().to_numpy(float), plain.drop1().to_numpy(float), equal_nan=True, rtol=1e-6)
-    np.testing.assert_allclose(fit.emmeans(other).emmean.astype(float), plain.emmeans("f").emmean.astype(float), rtol=1e-6)
-    assert fit.update(f". ~ . - {one}").llf == pytest.approx(plain.update(". ~ . - x").llf, abs=1e-9)
-    assert fit.update(f". ~ . * {other}").llf == pytest.approx(plain.update(". ~ . * f").llf, abs=1e-9)
+    np.testing.assert_allclose(
+        fit.drop1().to_numpy(float), plain.drop1().to_numpy(float), equal_nan=True, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        fit.emmeans(other).emmean.astype(float), plain.emmeans("f").emmean.astype(float), rtol=1e-6
+    )
+    assert fit.update(f". ~ . - {one}").llf == pytest.approx(
+        plain.update(". ~ . - x").llf, abs=1e-9
+    )
+    assert fit.update(f". ~ . * {other}").llf == pytest.approx(
+        plain.update(". ~ . * f").llf, abs=1e-9
+    )
     fit.emtrends(name, None)
     fit.step()
     str(fit.summary())
@@ -94,7 +102,9 @@ def test_a_name_is_a_name_in_arguments(data, name):
     table = data.assign(**{name: data.x})
     for argument in ("weights", "offset"):
         fit = lmm.lmer("y ~ f + (1|g)", table, **{argument: name})
-        assert fit.llf == pytest.approx(lmm.lmer("y ~ f + (1|g)", data, **{argument: "x"}).llf, abs=1e-9)
+        assert fit.llf == pytest.approx(
+            lmm.lmer("y ~ f + (1|g)", data, **{argument: "x"}).llf, abs=1e-9
+        )
     flagged = table.assign(**{name: table.x > 1.2})
     assert lmm.lmer("y ~ f + (1|g)", flagged, subset=name).nobs == int((data.x > 1.2).sum())
     batch = lmm.lmer_batch("~ f + (1|g)", data, {name: data.y.to_numpy(), "z": data.x.to_numpy()})
@@ -120,12 +130,20 @@ def test_a_header_is_a_name(data, plain, tmp_path, kind, name):
         read = lmm.datasets.read(str(tmp_path / "t.csv"))
     elif kind in ("parquet", "chunks"):
         table.to_parquet(tmp_path / "t.parquet")
-        read = str(tmp_path / "t.parquet") if kind == "parquet" else lmm.Source(str(tmp_path / "t.parquet"), chunk=40)
+        read = (
+            str(tmp_path / "t.parquet")
+            if kind == "parquet"
+            else lmm.Source(str(tmp_path / "t.parquet"), chunk=40)
+        )
     elif kind == "dict":
         read = {k: v.to_numpy() for k, v in table.items()}
     else:
         package = pytest.importorskip("polars" if kind == "polars" else "pyarrow")
-        read = package.DataFrame({k: v.to_list() for k, v in table.items()}) if kind == "polars" else package.Table.from_pandas(table)
+        read = (
+            package.DataFrame({k: v.to_list() for k, v in table.items()})
+            if kind == "polars"
+            else package.Table.from_pandas(table)
+        )
     assert lmm.lmer("y ~ . + (1|g)", read).llf == pytest.approx(plain.llf, abs=1e-5)
 
 
@@ -174,11 +192,15 @@ def test_a_function_of_the_caller_that_is_not_called_is_a_missing_column(data):
     for formula in ("y ~ half + (1|g)", "y ~ x + (1|half)"):
         with pytest.raises(lmm.DataError, match="column 'half' is not in the data"):
             lmm.lmer(formula, data)
-    assert lmm.lmer("y ~ x.apply(half) + (1|g)", data).llf == pytest.approx(lmm.lmer("y ~ I(x/2) + (1|g)", data).llf)
+    assert lmm.lmer("y ~ x.apply(half) + (1|g)", data).llf == pytest.approx(
+        lmm.lmer("y ~ I(x/2) + (1|g)", data).llf
+    )
 
 
 def test_an_unknown_function_is_named_with_those_that_are_known(data):
-    with pytest.raises(lmm.DataError, match=r"fivenum\(\) is no function.*as.factor.*scale") as caught:
+    with pytest.raises(
+        lmm.DataError, match=r"fivenum\(\) is no function.*as.factor.*scale"
+    ) as caught:
         lmm.lmer("y ~ I(x > fivenum(x)) + (1|g)", data)
     assert "_operator" not in str(caught.value)
 

@@ -17,12 +17,32 @@ ACCEPTED = {
     "y ~ x + diag(x | g)": ("y", "x", [("x", ("g",), "diag")], ()),
     "y ~ x + us(x | g)": ("y", "x", [("x", ("g",), "us")], ()),
     "y ~ (1|a/b)": ("y", "1", [("1", ("a",), "us"), ("1", ("b", "a"), "us")], ()),
-    "y ~ (1|a/b/c)": ("y", "1", [("1", ("a",), "us"), ("1", ("b", "a"), "us"), ("1", ("c", "b", "a"), "us")], ()),
+    "y ~ (1|a/b/c)": (
+        "y",
+        "1",
+        [("1", ("a",), "us"), ("1", ("b", "a"), "us"), ("1", ("c", "b", "a"), "us")],
+        (),
+    ),
     "y ~ (1|a:b)": ("y", "1", [("1", ("a", "b"), "us")], ()),
-    "y ~ (1|a*b)": ("y", "1", [("1", ("a",), "us"), ("1", ("b",), "us"), ("1", ("a", "b"), "us")], ()),
-    "y ~ (1|a/(b+c))": ("y", "1", [("1", ("a",), "us"), ("1", ("b", "a"), "us"), ("1", ("c", "a"), "us")], ()),
+    "y ~ (1|a*b)": (
+        "y",
+        "1",
+        [("1", ("a",), "us"), ("1", ("b",), "us"), ("1", ("a", "b"), "us")],
+        (),
+    ),
+    "y ~ (1|a/(b+c))": (
+        "y",
+        "1",
+        [("1", ("a",), "us"), ("1", ("b", "a"), "us"), ("1", ("c", "a"), "us")],
+        (),
+    ),
     "y ~ (1|a + b)": ("y", "1", [("1", ("a",), "us"), ("1", ("b",), "us")], ()),
-    "y ~ (1|factor(g, levels=[1, 2]))": ("y", "1", [("1", ("factor(g, levels=[1, 2])",), "us")], ()),
+    "y ~ (1|factor(g, levels=[1, 2]))": (
+        "y",
+        "1",
+        [("1", ("factor(g, levels=[1, 2])",), "us")],
+        (),
+    ),
     "y ~ (1|interaction(a, b):c)": ("y", "1", [("1", ("interaction(a, b)", "c"), "us")], ()),
     "y ~ x + offset(log(z)) + (1|g)": ("y", "x", [("1", ("g",), "us")], ("log(z)",)),
     "y ~ offset(z^2) + x + (1|g)": ("y", "x", [("1", ("g",), "us")], ("z^2",)),
@@ -35,7 +55,12 @@ ACCEPTED = {
     ),
     "log(y + 1) ~ 0 + (1|g) + x": ("log(y + 1)", "0 + x", [("1", ("g",), "us")], ()),
     "y ~ (1|g) - 1": ("y", "- 1", [("1", ("g",), "us")], ()),
-    "y ~ C(x, contr.sum) + `odd (name|` + a.b + (1|g)": ("y", "C(x, contr.sum) + `odd (name|` + a.b", [("1", ("g",), "us")], ()),
+    "y ~ C(x, contr.sum) + `odd (name|` + a.b + (1|g)": (
+        "y",
+        "C(x, contr.sum) + `odd (name|` + a.b",
+        [("1", ("g",), "us")],
+        (),
+    ),
     "y ~ f('a|b', \"(1|g)\") + (1|g)": ("y", "f('a|b', \"(1|g)\")", [("1", ("g",), "us")], ()),
     "y ~ x": ("y", "x", [], ()),
 }
@@ -84,7 +109,9 @@ REFUSED = {
 @pytest.mark.parametrize("text", REFUSED)
 def test_refused_formula_points_at_the_place(text):
     above, message = REFUSED[text]
-    with pytest.raises(FormulaError, match=message.replace("(", r"\(").replace(")", r"\)")) as caught:
+    with pytest.raises(
+        FormulaError, match=message.replace("(", r"\(").replace(")", r"\)")
+    ) as caught:
         parse(text)
     start, stop = caught.value.span
     assert text[start:stop] == above
@@ -120,8 +147,12 @@ def test_printing_reads_back_the_same():
         formula = parse(text)
         again = parse(str(formula))
         assert (again.response, again.offsets) == (formula.response, formula.offsets)
-        assert again.fixed.replace(" ", "").lstrip("+") == formula.fixed.replace(" ", "").lstrip("+")
-        assert [(b.columns, b.factors, b.structure) for b in again.bars] == [(b.columns, b.factors, b.structure) for b in formula.bars]
+        assert again.fixed.replace(" ", "").lstrip("+") == formula.fixed.replace(" ", "").lstrip(
+            "+"
+        )
+        assert [(b.columns, b.factors, b.structure) for b in again.bars] == [
+            (b.columns, b.factors, b.structure) for b in formula.bars
+        ]
 
 
 def test_group_labels_have_no_backticks():
@@ -138,24 +169,51 @@ def test_formula_is_a_value():
 def test_tokens_cover_the_text():
     text = "y ~ log(x_1) + `a b` %in% 'c d' + 1.5e-3:z || .hidden"
     pieces = [token.text for token in scan(text)]
-    assert "".join(pieces) == "".join(text.split()) or "".join(pieces).replace(" ", "") == text.replace(" ", "")
+    assert "".join(pieces) == "".join(text.split()) or "".join(pieces).replace(
+        " ", ""
+    ) == text.replace(" ", "")
     assert all(text[token.start : token.stop] == token.text for token in scan(text))
 
 
 def test_a_formula_over_several_lines_is_one_line():
     assert parse("y ~ x +\n    (1|g)\n").bars[0].group == "g"
-    with pytest.raises(FormulaError, match=r"\n    y ~ x -   \(1\|g\)\n          \^\^\^\^\^\^\^\^\^$"):
+    with pytest.raises(
+        FormulaError, match=r"\n    y ~ x -   \(1\|g\)\n          \^\^\^\^\^\^\^\^\^$"
+    ):
         parse("y ~ x - \n (1|g)")
 
 
-NAMES = ["a b", "a  b", "a\nb", "a`b", "a\\", "a\\`", "`", "``", "\\", "", "1", "a.b", "class", "in", "x` + {z} + `x", "ü"]
+NAMES = [
+    "a b",
+    "a  b",
+    "a\nb",
+    "a`b",
+    "a\\",
+    "a\\`",
+    "`",
+    "``",
+    "\\",
+    "",
+    "1",
+    "a.b",
+    "class",
+    "in",
+    "x` + {z} + `x",
+    "ü",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_quoted_name_is_one_name_again(name):
     assert unquote(quote(name)) == name
     tokens = scan(f"x + {quote(name)}*{quote(name)}")
-    assert [token.kind in ("name", "quoted") for token in tokens] == [True, False, True, False, True]
+    assert [token.kind in ("name", "quoted") for token in tokens] == [
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
     assert unquote(tokens[2].text) == name
 
 
@@ -181,12 +239,18 @@ def test_a_random_term_in_a_call_is_refused(text):
     assert text[slice(*caught.value.span)] == NESTED[text]
 
 
-@pytest.mark.parametrize("text", ["y ~ I(u == 2 | u == 3) + (1|g)", "y ~ I((a | b) & u > 1) + (1|g)", "y ~ f(a | b, 1) + (1|g)"])
+@pytest.mark.parametrize(
+    "text",
+    ["y ~ I(u == 2 | u == 3) + (1|g)", "y ~ I((a | b) & u > 1) + (1|g)", "y ~ f(a | b, 1) + (1|g)"],
+)
 def test_or_inside_a_call_is_no_random_term(text):
     assert [bar.group for bar in parse(text).bars] == ["g"]
 
 
-@pytest.mark.parametrize("text", ["y ~ x + (1|" + "(" * 5000 + "g" + ")" * 5000 + ")", "y ~ I(" + "-" * 5000 + "x) + (1|g)"])
+@pytest.mark.parametrize(
+    "text",
+    ["y ~ x + (1|" + "(" * 5000 + "g" + ")" * 5000 + ")", "y ~ I(" + "-" * 5000 + "x) + (1|g)"],
+)
 def test_a_formula_nested_too_deeply_is_refused(text):
     with pytest.raises(FormulaError, match="more than"):
         parse(text)

@@ -35,13 +35,21 @@ def by_columns(arrays):
 
 READERS = {
     "pandas": by_columns,
-    "categories": lambda arrays: by_columns(arrays).assign(g=pd.Categorical(arrays["g"]), h=pd.Categorical(arrays["h"])),
+    "categories": lambda arrays: by_columns(arrays).assign(
+        g=pd.Categorical(arrays["g"]), h=pd.Categorical(arrays["h"])
+    ),
     "nullable": lambda arrays: by_columns(arrays).astype({"g": "Int64", "x": "Float64"}),
     "mapping of arrays": dict,
-    "mapping of Series": lambda arrays: {name: pd.Series(values) for name, values in arrays.items()},
+    "mapping of Series": lambda arrays: {
+        name: pd.Series(values) for name, values in arrays.items()
+    },
     "mapping of lists": lambda arrays: {name: values.tolist() for name, values in arrays.items()},
-    "polars": lambda arrays: pl.DataFrame({name: values.tolist() for name, values in arrays.items()}),
-    "pyarrow": lambda arrays: pa.table({name: pa.array(values.tolist()) for name, values in arrays.items()}),
+    "polars": lambda arrays: pl.DataFrame(
+        {name: values.tolist() for name, values in arrays.items()}
+    ),
+    "pyarrow": lambda arrays: pa.table(
+        {name: pa.array(values.tolist()) for name, values in arrays.items()}
+    ),
 }
 
 
@@ -92,13 +100,29 @@ def test_arrays_beside_the_table_that_are_spoilt_after_the_fit():
     def made(spoilt: bool):
         arrays = inputs()
         table = by_columns(arrays).drop(columns="z")
-        weights, offset, subset, z, knots = arrays["w"], arrays["z"] / 5, arrays["x"] > -1, arrays["z"].copy(), [-0.5, 0.5]
-        fit = lmm.lmer("y ~ z + bs(x, knots=knots, degree=1) + (1|g)", table, weights=weights, offset=offset, subset=subset, REML=False)
+        weights, offset, subset, z, knots = (
+            arrays["w"],
+            arrays["z"] / 5,
+            arrays["x"] > -1,
+            arrays["z"].copy(),
+            [-0.5, 0.5],
+        )
+        fit = lmm.lmer(
+            "y ~ z + bs(x, knots=knots, degree=1) + (1|g)",
+            table,
+            weights=weights,
+            offset=offset,
+            subset=subset,
+            REML=False,
+        )
         start = {"theta": np.array([0.5])}
         count = lmm.glmer("count ~ x + (1|g)", table, family="poisson", offset=offset, start=start)
         y, variances = arrays["y"] + 1, {"g": np.array([[0.5]])}
         given = lmm.solve("y ~ x + (1|g)", table, varcomp=variances, sigma=1.0)
-        again, batch = fit.refit(y), lmm.lmer_batch("~ x + (1|g)", table, np.column_stack([y, arrays["y"]]))
+        again, batch = (
+            fit.refit(y),
+            lmm.lmer_batch("~ x + (1|g)", table, np.column_stack([y, arrays["y"]])),
+        )
         Y = pd.DataFrame({"a": y, "b": arrays["y"]})
         labelled = lmm.lmer_batch("~ x + (1|g)", table, Y)
         if spoilt:
@@ -109,9 +133,19 @@ def test_arrays_beside_the_table_that_are_spoilt_after_the_fit():
             Y.loc[:, "a"] = 0.0
             arrays["y"][:] = 0.0
         new = pd.DataFrame({"x": [0.1, 0.2], "z": [0.3, 0.4], "g": [1, 2]})
-        out = [fit.resid, fit.drop1().to_numpy(dtype=float), fit.update(". ~ . - z").fixef(), again.resid, batch.beta, count.resid]
+        out = [
+            fit.resid,
+            fit.drop1().to_numpy(dtype=float),
+            fit.update(". ~ . - z").fixef(),
+            again.resid,
+            batch.beta,
+            count.resid,
+        ]
         out += [count.update(". ~ . - x").fixef(), batch[0].resid, labelled["a"].resid]
-        out += [batch.tidy(ddf="satterthwaite")["p_value"], fit.refit(again.simulate(1, rng=2).iloc[:, 0]).fixef()]
+        out += [
+            batch.tidy(ddf="satterthwaite")["p_value"],
+            fit.refit(again.simulate(1, rng=2).iloc[:, 0]).fixef(),
+        ]
         out += [given.resid, given.update(". ~ . - x").resid, given.predict(new)]
         return [np.asarray(values, dtype=float).ravel() for values in out]
 

@@ -80,7 +80,11 @@ def test_new_categories_of_the_type_do_not_matter(data):
     frame = build_design("y ~ f + (f|g)", data).frame
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for values in (["hi", "lo"], pd.Categorical(["hi", "lo"]), pd.Categorical(["hi", "lo"], categories=["hi", "extra", "lo"])):
+        for values in (
+            ["hi", "lo"],
+            pd.Categorical(["hi", "lo"]),
+            pd.Categorical(["hi", "lo"], categories=["hi", "extra", "lo"]),
+        ):
             X = frame.new_X(pd.DataFrame({"f": values}))
             np.testing.assert_array_equal(X, [[1, 0, 1], [1, 0, 0]])
 
@@ -98,7 +102,9 @@ def test_unseen_level_of_a_predictor(data):
 def test_new_groups_need_permission(data):
     frame = build_design("y ~ x + (x|g)", data).frame
     new = pd.DataFrame({"x": [0.5, 1.5, 2.5], "g": [3, 99, 98]})
-    with pytest.raises(PredictionError, match="'g' has 2 new levels in newdata: '98', '99'.*allow_new_levels"):
+    with pytest.raises(
+        PredictionError, match="'g' has 2 new levels in newdata: '98', '99'.*allow_new_levels"
+    ):
         frame.new_terms(new)
     (term,) = frame.new_terms(new, allow_new_levels=True)
     assert term.codes.tolist() == [2, -1, -1]
@@ -132,7 +138,9 @@ def test_incomplete_rows_give_nan(data):
     frame = build_design("y ~ scale(x) + offset(z) + (x|g)", data).frame
     new = data.iloc[:4].astype({"g": float})
     new.loc[1, "x"], new.loc[2, "g"], new.loc[3, "z"] = np.nan, np.nan, np.nan
-    np.testing.assert_array_equal(np.isnan(frame.new_X(new)).any(axis=1), [False, True, False, False])
+    np.testing.assert_array_equal(
+        np.isnan(frame.new_X(new)).any(axis=1), [False, True, False, False]
+    )
     (term,) = frame.new_terms(new)
     assert term.complete.tolist() == [True, False, False, True]
     np.testing.assert_array_equal(np.isnan(term.values).any(axis=1), ~term.complete)
@@ -156,8 +164,12 @@ def test_offsets_given_as_arguments(data):
 
 def test_new_data_may_be_another_kind_of_table(data):
     frame = build_design("y ~ scale(x) + h + (x|g)", data).frame
-    np.testing.assert_array_equal(frame.new_X(pl.from_pandas(data.astype({"f": "str"}))), frame.new_X(data))
-    np.testing.assert_array_equal(frame.new_X({"x": data["x"].to_numpy(), "h": data["h"].tolist()}), frame.new_X(data))
+    np.testing.assert_array_equal(
+        frame.new_X(pl.from_pandas(data.astype({"f": "str"}))), frame.new_X(data)
+    )
+    np.testing.assert_array_equal(
+        frame.new_X({"x": data["x"].to_numpy(), "h": data["h"].tolist()}), frame.new_X(data)
+    )
     with pytest.raises(PredictionError, match="newdata must be a table"):
         frame.new_X(3)
 
@@ -186,7 +198,10 @@ def test_re_form_keeps_columns(data, re_form, kept):
         with pytest.raises(FormulaError, match="no random effect of x by h:g; it has 1"):
             frame.match_bars(re_form)
     else:
-        assert {t.group: mask.tolist() for t, mask in zip(frame.terms, frame.match_bars(re_form), strict=True)} == kept
+        assert {
+            t.group: mask.tolist()
+            for t, mask in zip(frame.terms, frame.match_bars(re_form), strict=True)
+        } == kept
 
 
 def test_re_form_spells_columns_as_the_formula_does(data):
@@ -202,7 +217,11 @@ def test_re_form_with_an_unknown_term(data):
 
 
 def test_pickled_frames_replay_and_leave_lambdas_behind(data):
-    design = build_design("y ~ scale(x) + twice(z) + (1|g)", data, Given(context={"twice": lambda v: 2 * v, "unused": open}))
+    design = build_design(
+        "y ~ scale(x) + twice(z) + (1|g)",
+        data,
+        Given(context={"twice": lambda v: 2 * v, "unused": open}),
+    )
     again = pickle.loads(pickle.dumps(design.frame))
     assert set(design.frame.context) == {"twice"} and not again.context
     with pytest.raises(LmmError, match="twice"):
@@ -210,4 +229,6 @@ def test_pickled_frames_replay_and_leave_lambdas_behind(data):
     frame = build_design("y ~ scale(x) + poly(z, 2) + f + (scale(x)|g)", data).frame
     again = pickle.loads(pickle.dumps(frame))
     np.testing.assert_array_equal(again.new_X(data.iloc[:5]), frame.new_X(data.iloc[:5]))
-    np.testing.assert_array_equal(again.new_terms(data.iloc[:5])[0].values, frame.new_terms(data.iloc[:5])[0].values)
+    np.testing.assert_array_equal(
+        again.new_terms(data.iloc[:5])[0].values, frame.new_terms(data.iloc[:5])[0].values
+    )

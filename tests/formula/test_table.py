@@ -16,7 +16,9 @@ from lmm.formula.columns.levels import DeclaredOrder
 pytestmark = pytest.mark.filterwarnings("ignore::lmm.errors.SingularFitWarning")
 rng = np.random.default_rng(2)
 n = 40
-data = pd.DataFrame({"y": rng.normal(size=n), "x": rng.normal(size=n), "g": np.repeat(np.arange(8), 5)})
+data = pd.DataFrame(
+    {"y": rng.normal(size=n), "x": rng.normal(size=n), "g": np.repeat(np.arange(8), 5)}
+)
 F = "y ~ x + (1|g)"
 BAD = {
     "two dimensions": data.x.to_numpy()[:, None],
@@ -64,7 +66,9 @@ GOOD = {
     "objects": lambda v: np.array(v.tolist(), dtype=object),
     "strided": lambda v: np.repeat(v, 2)[::2],
     "big-endian": lambda v: v.astype(v.dtype.newbyteorder(">")),
-    "half the width": lambda v: v.astype("int32") if v.dtype.kind == "i" else v.astype(np.longdouble),
+    "half the width": lambda v: (
+        v.astype("int32") if v.dtype.kind == "i" else v.astype(np.longdouble)
+    ),
 }
 
 
@@ -72,12 +76,16 @@ GOOD = {
 def test_columns_of_every_kind_in_a_mapping(kind):
     right = lmm.lmer(F, data)
     fit = lmm.lmer(F, {name: GOOD[kind](data[name].to_numpy()) for name in data})
-    np.testing.assert_allclose(np.r_[fit.llf, fit.fixef()], np.r_[right.llf, right.fixef()], rtol=1e-9)
+    np.testing.assert_allclose(
+        np.r_[fit.llf, fit.fixef()], np.r_[right.llf, right.fixef()], rtol=1e-9
+    )
     new = {name: GOOD[kind](data[name].to_numpy()) for name in ("x", "g")}
     np.testing.assert_allclose(fit.predict(new), right.predict(data), rtol=1e-6)
 
 
-@pytest.mark.parametrize("given", [3, None, [1, 2], np.ones((3, 2)), "text", object()], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "given", [3, None, [1, 2], np.ones((3, 2)), "text", object()], ids=lambda v: type(v).__name__
+)
 def test_what_is_no_table(given):
     fit = lmm.lmer(F, data)
     if given is not None:
@@ -96,7 +104,10 @@ def test_names_that_are_used_more_than_once():
     with pytest.raises(lmm.DataError, match="2 columns named '1'"):
         lmm.lmer("y ~ `1` + (1|g)", numbered)
     assert lmm.lmer("y ~ 1 + (1|g)", numbered).nobs == n
-    table = pa.Table.from_arrays([pa.array(data[name]) for name in ("y", "x", "g", "x", "x")], names=["y", "x", "g", "x", "x"])
+    table = pa.Table.from_arrays(
+        [pa.array(data[name]) for name in ("y", "x", "g", "x", "x")],
+        names=["y", "x", "g", "x", "x"],
+    )
     with pytest.raises(lmm.DataError, match="3 columns named 'x'"):
         lmm.lmer(F, table)
     assert lmm.lmer("y ~ 1 + (1|g)", table).nobs == n
@@ -105,7 +116,10 @@ def test_names_that_are_used_more_than_once():
 @pytest.mark.parametrize("formula", ["y ~ x + (1|h)", "y ~ x + (1|h:g)"])
 def test_half_characters_are_labels_or_refused(formula):
     """pandas 3 cannot hold them as text; where an older one does they are labels like any other."""
-    whole, half = (data.assign(h=pd.Series([mark + str(v) for v in data.g], dtype=object)) for mark in ("x", "\ud800"))
+    whole, half = (
+        data.assign(h=pd.Series([mark + str(v) for v in data.g], dtype=object))
+        for mark in ("x", "\ud800")
+    )
     try:
         fit = lmm.lmer(formula, half)
     except lmm.LmmError as error:
@@ -121,7 +135,11 @@ def test_a_missing_truth_value_leaves_its_row_out(dtype):
     assert column.isna().tolist() == [True] + [False] * (n - 1)
     right = lmm.lmer("y ~ b + (1|g)", data.assign(b=data.x > 0).iloc[1:])
     plain = [None, *(data.x[1:] > 0).tolist()]
-    for table in (data.assign(b=flags), pl.from_pandas(data).with_columns(b=pl.Series(plain)), {**data, "b": plain}):
+    for table in (
+        data.assign(b=flags),
+        pl.from_pandas(data).with_columns(b=pl.Series(plain)),
+        {**data, "b": plain},
+    ):
         fit = lmm.lmer("y ~ b + (1|g)", table)
         assert list(fit.fixef().index) == list(right.fixef().index)
         np.testing.assert_allclose(fit.fixef(), right.fixef(), rtol=1e-7)
@@ -147,12 +165,29 @@ def test_orders_that_dictionaries_declare():
 
 
 def test_arrow_dictionaries_in_memory():
-    first = pa.DictionaryArray.from_arrays(pa.array([0, 1, None], pa.int8()), pa.array(["lo", "hi"]))
-    second = pa.DictionaryArray.from_arrays(pa.array([2, 1, 0], pa.int8()), pa.array(["lo", "mid", "hi"]))
+    first = pa.DictionaryArray.from_arrays(
+        pa.array([0, 1, None], pa.int8()), pa.array(["lo", "hi"])
+    )
+    second = pa.DictionaryArray.from_arrays(
+        pa.array([2, 1, 0], pa.int8()), pa.array(["lo", "mid", "hi"])
+    )
     column = Table(pa.table({"k": pa.chunked_array([first, second])})).column("k")
-    assert column.tolist()[:2] == ["lo", "hi"] and column.isna().tolist() == [False, False, True, False, False, False]
+    assert column.tolist()[:2] == ["lo", "hi"] and column.isna().tolist() == [
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
     assert list(column.cat.categories) == ["lo", "mid", "hi"]
-    turned = pa.DictionaryArray.from_arrays(pa.array([2, 1, 0], pa.int8()), pa.array(["hi", "mid", "lo"]))
-    assert list(Table(pa.table({"k": pa.chunked_array([first, turned])})).column("k").cat.categories) == ["hi", "lo", "mid"]
-    wide = pa.DictionaryArray.from_arrays(pa.array(list(range(127)) + [None], pa.int8()), pa.array([f"u{i:03d}" for i in range(128)]))
+    turned = pa.DictionaryArray.from_arrays(
+        pa.array([2, 1, 0], pa.int8()), pa.array(["hi", "mid", "lo"])
+    )
+    assert list(
+        Table(pa.table({"k": pa.chunked_array([first, turned])})).column("k").cat.categories
+    ) == ["hi", "lo", "mid"]
+    wide = pa.DictionaryArray.from_arrays(
+        pa.array(list(range(127)) + [None], pa.int8()), pa.array([f"u{i:03d}" for i in range(128)])
+    )
     assert Table(pa.table({"k": wide})).column("k").tolist()[126] == "u126"

@@ -46,12 +46,18 @@ def test_terms_are_those_of_r(text):
 
 @pytest.mark.parametrize("text", CASES)
 def test_terms_written_out_are_the_same_terms(text):
-    assert [term.factors for term in terms(simplified(text, text), text)] == [term.factors for term in terms(text, text)]
+    assert [term.factors for term in terms(simplified(text, text), text)] == [
+        term.factors for term in terms(text, text)
+    ]
 
 
 def test_a_comparison_is_one_factor():
     assert [f.code for f in right_side("x > 3", "").factors] == ["x > 3"]
-    assert [f.code for f in right_side("z + (x > 3 & !b)*I(u %% 2 == 0)", "").factors] == ["z", "(x > 3) & ~b", "I(u % 2 == 0)"]
+    assert [f.code for f in right_side("z + (x > 3 & !b)*I(u %% 2 == 0)", "").factors] == [
+        "z",
+        "(x > 3) & ~b",
+        "I(u % 2 == 0)",
+    ]
     assert [f.code for f in right_side("x %% 2", "").factors] == ["x % 2"]
     again = simplified("z + (x > 3)*w", "")
     assert [f.code for f in right_side(again, "").factors] == ["z", "x > 3", "w"]

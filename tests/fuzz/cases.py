@@ -12,8 +12,32 @@ from hypothesis import strategies as st
 #: how the rows fall on the levels of a grouping factor
 SPREADS = ("balanced", "random", "dominant", "geometric")
 #: what a numeric covariate looks like
-SHAPES = ("normal", "uniform", "whole", "rising", "between", "within", "heavy", "constant", "nearly constant")
-FIXED = ("x", "z", "f", "flag", "x:z", "x:f", "f:flag", "f*x", "I(x^2)", "poly(x, 2)", "scale(z)", "factor(g)", "pmax(x, 0)")
+SHAPES = (
+    "normal",
+    "uniform",
+    "whole",
+    "rising",
+    "between",
+    "within",
+    "heavy",
+    "constant",
+    "nearly constant",
+)
+FIXED = (
+    "x",
+    "z",
+    "f",
+    "flag",
+    "x:z",
+    "x:f",
+    "f:flag",
+    "f*x",
+    "I(x^2)",
+    "poly(x, 2)",
+    "scale(z)",
+    "factor(g)",
+    "pmax(x, 0)",
+)
 #: random terms, and the effects that they spend; no effect may stand in two terms
 RANDOM = {
     "(1|g)": {"g"},
@@ -65,16 +89,28 @@ class Case:
     @property
     def formula(self) -> str:
         """The formula, as a user would write it."""
-        return f"{self.response} ~ " + " + ".join(["1" if self.intercept else "0", *self.fixed, *self.random])
+        return f"{self.response} ~ " + " + ".join(
+            ["1" if self.intercept else "0", *self.fixed, *self.random]
+        )
 
     def uses(self, name: str) -> list[str]:
         """The terms in which a column occurs."""
         letters = "".join
-        return [t for t in (*self.fixed, *self.random) if name in letters(c if c.isalnum() else " " for c in t).split()]
+        return [
+            t
+            for t in (*self.fixed, *self.random)
+            if name in letters(c if c.isalnum() else " " for c in t).split()
+        ]
 
     def __repr__(self) -> str:
-        given = ", ".join(f"{k}={getattr(self, k)!r}" for k in ("family", "weights", "reml") if getattr(self, k) is not None)
-        return f"{self.formula!r}, {given}, {len(self.frame)} rows\n{self.frame.to_csv(index=False)}"
+        given = ", ".join(
+            f"{k}={getattr(self, k)!r}"
+            for k in ("family", "weights", "reml")
+            if getattr(self, k) is not None
+        )
+        return (
+            f"{self.formula!r}, {given}, {len(self.frame)} rows\n{self.frame.to_csv(index=False)}"
+        )
 
 
 @st.composite
@@ -86,10 +122,16 @@ def linear(draw: st.DrawFn) -> Case:
     noise = draw(st.sampled_from((1.0, 1.0, 0.1, 5.0)))
     y = eta + noise * rng.normal(size=len(frame))
     y = np.round(y) if draw(st.integers(0, 9)) == 0 else y
-    frame["y"] = np.where(rng.random(len(frame)) < 0.1, np.nan, y) if draw(st.integers(0, 4)) == 0 else y
+    frame["y"] = (
+        np.where(rng.random(len(frame)) < 0.1, np.nan, y) if draw(st.integers(0, 4)) == 0 else y
+    )
     kind = draw(st.sampled_from(("none", "none", "even", "wide")))
     if kind != "none":
-        frame["w"] = rng.uniform(0.5, 2.0, len(frame)) if kind == "even" else 10.0 ** rng.uniform(-3, 3, len(frame))
+        frame["w"] = (
+            rng.uniform(0.5, 2.0, len(frame))
+            if kind == "even"
+            else 10.0 ** rng.uniform(-3, 3, len(frame))
+        )
         case = replace(case, weights="w")
     return replace(case, reml=draw(st.booleans()))
 
@@ -120,7 +162,9 @@ def generalized(draw: st.DrawFn, least: int = 12, several: int = 2) -> Case:
     elif family == "log gaussian":
         frame["y"] = mean + 0.3 * rng.normal(size=n)
     else:
-        frame["y"] = pd.Categorical(np.digitize(eta + rng.logistic(size=n), [-1.0, 1.0]), ordered=True)
+        frame["y"] = pd.Categorical(
+            np.digitize(eta + rng.logistic(size=n), [-1.0, 1.0]), ordered=True
+        )
     return replace(case, family=family, response=response, reml=False)
 
 
@@ -131,7 +175,9 @@ def _frame(draw: st.DrawFn, least: int, most: int) -> tuple[pd.DataFrame, np.ran
     for name in "xz":
         frame[name] = _covariate(draw(st.sampled_from(SHAPES)), rng, frame["g"].to_numpy())
     levels = np.array(["a", "b", "c", "d"])[: draw(st.integers(2, 4))]
-    frame["f"] = pd.Categorical(rng.choice(levels, n)) if draw(st.booleans()) else rng.choice(levels, n)
+    frame["f"] = (
+        pd.Categorical(rng.choice(levels, n)) if draw(st.booleans()) else rng.choice(levels, n)
+    )
     frame["flag"] = rng.random(n) < draw(st.sampled_from((0.5, 0.1)))
     return frame, rng
 
@@ -140,7 +186,11 @@ def _codes(draw: st.DrawFn, rng: np.random.Generator, n: int, most: int) -> np.n
     J, spread = draw(st.integers(2, most)), draw(st.sampled_from(SPREADS))
     if spread == "balanced":
         return np.arange(n) % J if draw(st.booleans()) else np.sort(np.arange(n) % J)
-    share = {"random": np.ones(J), "dominant": np.r_[2.0 * J, np.ones(J - 1)], "geometric": 0.6 ** np.arange(J)}[spread]
+    share = {
+        "random": np.ones(J),
+        "dominant": np.r_[2.0 * J, np.ones(J - 1)],
+        "geometric": 0.6 ** np.arange(J),
+    }[spread]
     return rng.choice(J, n, p=share / share.sum())
 
 
@@ -171,8 +221,14 @@ def _model(draw: st.DrawFn, frame: pd.DataFrame, several: int = 2) -> Case:
         fixed.remove("factor(g)")
     first = draw(st.sampled_from(list(RANDOM)))
     others = [term for term, effects in RANDOM.items() if not effects & RANDOM[first]]
-    random = [first, draw(st.sampled_from(others))] if draw(st.integers(1, several)) == several else [first]
-    return Case(frame, tuple(fixed), tuple(random), intercept=bool(fixed == [] or draw(st.integers(0, 7))))
+    random = (
+        [first, draw(st.sampled_from(others))]
+        if draw(st.integers(1, several)) == several
+        else [first]
+    )
+    return Case(
+        frame, tuple(fixed), tuple(random), intercept=bool(fixed == [] or draw(st.integers(0, 7)))
+    )
 
 
 def _predictor(draw: st.DrawFn, frame: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
@@ -181,7 +237,13 @@ def _predictor(draw: st.DrawFn, frame: pd.DataFrame, rng: np.random.Generator) -
     spread = max(float(np.std(x)), 1e-6)
     slope = draw(st.sampled_from((0.0, 1.0, -1.0))) / spread
     own = rng.normal(size=(3, max(g.max(), h.max()) + 1))
-    eta = 1.0 + slope * x + sd[0] * own[0][g] + sd[1] * own[1][g] * (x - x.mean()) / spread + sd[2] * own[2][h]
+    eta = (
+        1.0
+        + slope * x
+        + sd[0] * own[0][g]
+        + sd[1] * own[1][g] * (x - x.mean()) / spread
+        + sd[2] * own[2][h]
+    )
     if draw(st.integers(0, 5)) == 0:  # between groups the slope has the other sign
         eta -= 2.0 * slope * pd.Series(x).groupby(g).transform("mean").to_numpy()
     return eta
@@ -193,8 +255,16 @@ def _predictor(draw: st.DrawFn, frame: pd.DataFrame, rng: np.random.Generator) -
 @st.composite
 def variants(draw: st.DrawFn) -> dict[str, Any]:
     """Which changes to make at once; each leaves the model what it is."""
-    kinds = draw(st.sets(st.sampled_from(("rows", "labels", "terms", "y unit", "x unit", "shift")), min_size=1))
-    return {"kinds": kinds, "seed": draw(st.integers(0, 2**32 - 1)), "power": draw(st.sampled_from((-6, -3, 3, 6)))}
+    kinds = draw(
+        st.sets(
+            st.sampled_from(("rows", "labels", "terms", "y unit", "x unit", "shift")), min_size=1
+        )
+    )
+    return {
+        "kinds": kinds,
+        "seed": draw(st.integers(0, 2**32 - 1)),
+        "power": draw(st.sampled_from((-6, -3, 3, 6))),
+    }
 
 
 def vary(case: Case, kinds: set[str], seed: int, power: int) -> Case:
@@ -203,11 +273,17 @@ def vary(case: Case, kinds: set[str], seed: int, power: int) -> Case:
     frame = case.frame.copy()
     if "rows" in kinds:
         frame = frame.iloc[rng.permutation(len(frame))].reset_index(drop=True)
-    if "labels" in kinds and "factor(g)" not in case.fixed:  # a group's reference level is a choice of the model
+    if (
+        "labels" in kinds and "factor(g)" not in case.fixed
+    ):  # a group's reference level is a choice of the model
         for name in "gh":
             frame[name] = np.array([f"level {k}" for k in rng.permutation(100)])[frame[name]]
     if "terms" in kinds:
-        case = replace(case, fixed=tuple(rng.permutation(case.fixed)), random=tuple(rng.permutation(case.random)))
+        case = replace(
+            case,
+            fixed=tuple(rng.permutation(case.fixed)),
+            random=tuple(rng.permutation(case.random)),
+        )
     unit = 10.0**power
     if "y unit" in kinds and case.family is None:
         frame["y"] = frame["y"] * unit
@@ -223,4 +299,8 @@ def shiftable(case: Case, name: str) -> bool:
     """Whether the model does not depend on the origin of a column: it stands with an intercept wherever it occurs."""
     fixed_alone = {"z", "scale(z)"}
     random_with_intercept = {"(z|h)"}
-    return case.intercept and "z" in case.fixed and set(case.uses(name)) <= fixed_alone | random_with_intercept
+    return (
+        case.intercept
+        and "z" in case.fixed
+        and set(case.uses(name)) <= fixed_alone | random_with_intercept
+    )

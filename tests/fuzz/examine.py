@@ -57,7 +57,9 @@ class Answer:
     @property
     def flat(self) -> bool:
         """Whether the fit says that other variances give the same likelihood, so that standard errors may be others."""
-        return self.fit is not None and any("other variances" in text for text in self.fit.estimate.messages)
+        return self.fit is not None and any(
+            "other variances" in text for text in self.fit.estimate.messages
+        )
 
 
 def answer(case: Case, data: Any = None, **more: Any) -> Answer:
@@ -70,7 +72,9 @@ def answer(case: Case, data: Any = None, **more: Any) -> Answer:
             if case.family is None:
                 fit = lmm.lmer(case.formula, data, REML=case.reml, weights=case.weights, **more)
             else:
-                fit = lmm.glmer(case.formula, data, family=_FAMILY[case.family](), weights=case.weights, **more)
+                fit = lmm.glmer(
+                    case.formula, data, family=_FAMILY[case.family](), weights=case.weights, **more
+                )
             if "start" not in more:  # of a fit from elsewhere only the criterion is asked for
                 str(fit.summary())
         except lmm.LmmError as raised:
@@ -79,7 +83,9 @@ def answer(case: Case, data: Any = None, **more: Any) -> Answer:
             foreign.append(f"{type(raised).__name__}: {raised}")
     for warning in caught:
         if not issubclass(warning.category, lmm.LmmWarning):
-            foreign.append(f"{warning.category.__name__}: {warning.message} ({warning.filename}:{warning.lineno})")
+            foreign.append(
+                f"{warning.category.__name__}: {warning.message} ({warning.filename}:{warning.lineno})"
+            )
     ours = frozenset(w.category.__name__ for w in caught if issubclass(w.category, lmm.LmmWarning))
     return Answer(fit, error, text, ours, tuple(foreign))
 
@@ -91,7 +97,11 @@ def criterion(found: Answer, case: Case) -> float:
     if not case.reml:
         return value - 2.0 * fit.nobs * np.log(case.y_unit)
     X = fit.design.X
-    return value - 2.0 * (fit.nobs - X.shape[1]) * np.log(case.y_unit) - float(np.linalg.slogdet(X.T @ X)[1] if X.shape[1] else 0.0)
+    return (
+        value
+        - 2.0 * (fit.nobs - X.shape[1]) * np.log(case.y_unit)
+        - float(np.linalg.slogdet(X.T @ X)[1] if X.shape[1] else 0.0)
+    )
 
 
 def saturated(*answers: Answer) -> bool:
@@ -99,9 +109,15 @@ def saturated(*answers: Answer) -> bool:
 
     lme4 refuses such a model: its criterion is flat or has no minimum, so that rounding decides where and how a search ends.
     """
-    effects = [a.fit.design.p + sum(m.size for m in a.fit.estimate.modes) for a in answers if a.fit is not None]
+    effects = [
+        a.fit.design.p + sum(m.size for m in a.fit.estimate.modes)
+        for a in answers
+        if a.fit is not None
+    ]
     rows = [a.fit.nobs for a in answers if a.fit is not None]
-    return any("likelihood grows without bound" in a.text for a in answers) or any(e >= n for e, n in zip(effects, rows, strict=True))
+    return any("likelihood grows without bound" in a.text for a in answers) or any(
+        e >= n for e, n in zip(effects, rows, strict=True)
+    )
 
 
 def complaints(case: Case, other: Case, one: Answer) -> list[str]:
@@ -113,11 +129,16 @@ def complaints(case: Case, other: Case, one: Answer) -> list[str]:
     if case.family is None and saturated(one, two):
         return []
     if one.error != two.error:
-        return [f"one ends in {one.error or 'a fit'}: {one.text}, the other in {two.error or 'a fit'}: {two.text}"]
+        return [
+            f"one ends in {one.error or 'a fit'}: {one.text}, the other in {two.error or 'a fit'}: {two.text}"
+        ]
     if one.fit is None:
         return []
     # towards an infinite variance or coefficient the criterion is flat: where a search there stops is chance, but both must warn
-    flat = all("ConvergenceWarning" in a.warned for a in (one, two)) and abs(criterion(one, case) - criterion(two, other)) < CLOSE
+    flat = (
+        all("ConvergenceWarning" in a.warned for a in (one, two))
+        and abs(criterion(one, case) - criterion(two, other)) < CLOSE
+    )
     if one.fit.convergence.converged != two.fit.convergence.converged and not flat:
         messages = [a.fit.convergence.message for a in (one, two)]
         out.append(f"one has converged, the other not: {messages}")
@@ -128,9 +149,13 @@ def complaints(case: Case, other: Case, one: Answer) -> list[str]:
         return [f"the criteria differ by {gap:.3g}"]
     if one.warned != two.warned:
         out.append(f"other warnings: {sorted(one.warned)}, {sorted(two.warned)}")
-    if list(case.fixed) == list(other.fixed) and one.fit.fixef().index.equals(two.fit.fixef().index):
+    if list(case.fixed) == list(other.fixed) and one.fit.fixef().index.equals(
+        two.fit.fixef().index
+    ):
         z = [np.nan_to_num(_z(a.fit)) for a in (one, two)]
-        moved = case.frame["z"].sum() != other.frame["z"].sum() and not np.isclose(case.frame["z"].mean(), other.frame["z"].mean())
+        moved = case.frame["z"].sum() != other.frame["z"].sum() and not np.isclose(
+            case.frame["z"].mean(), other.frame["z"].mean()
+        )
         keep = one.fit.fixef().index != "Intercept" if moved else np.ones(len(z[0]), bool)
         worst = np.max(np.abs(z[0] - z[1])[keep] / (1.0 + np.abs(z[0][keep])), initial=0.0)
         if worst > (LOOSE if case.family is None else LOOSER) and not (one.flat and two.flat):
@@ -153,7 +178,9 @@ def lower_elsewhere(case: Case, scale: float, one: Answer) -> list[str]:
     if case.family is None and saturated(one):
         return []
     if two.sure and criterion(two, case) < criterion(one, case) - CLOSE:
-        return [f"from {scale}: lower by {criterion(one, case) - criterion(two, case):.3g}, theta {_theta(two)} for {_theta(one)}"]
+        return [
+            f"from {scale}: lower by {criterion(one, case) - criterion(two, case):.3g}, theta {_theta(two)} for {_theta(one)}"
+        ]
     return []
 
 
@@ -169,8 +196,14 @@ def unlike_in_chunks(case: Case, rows: int, one: Answer) -> list[str]:
         two = answer(case, lmm.Source(path, chunk=rows))
         if two.foreign:
             return [f"in chunks, foreign: {text}" for text in two.foreign]
-        if one.sure and two.sure and not abs(criterion(one, case) - criterion_of_chunks(two, case, one)) < CLOSE:
-            return [f"in chunks the criterion is {two.fit.estimate.objective}, in memory {one.fit.estimate.objective}"]
+        if (
+            one.sure
+            and two.sure
+            and not abs(criterion(one, case) - criterion_of_chunks(two, case, one)) < CLOSE
+        ):
+            return [
+                f"in chunks the criterion is {two.fit.estimate.objective}, in memory {one.fit.estimate.objective}"
+            ]
         if one.error and two.fit is not None and two.sure and not saturated(one, two):
             return [f"in chunks a fit, in memory {one.error}: {one.text}"]
     return []
@@ -178,4 +211,6 @@ def unlike_in_chunks(case: Case, rows: int, one: Answer) -> list[str]:
 
 def criterion_of_chunks(found: Answer, case: Case, memory: Answer) -> float:
     """As ``criterion``; a fit in chunks has no matrix X, but that of memory."""
-    return criterion(memory, case) + float(found.fit.estimate.objective - memory.fit.estimate.objective)
+    return criterion(memory, case) + float(
+        found.fit.estimate.objective - memory.fit.estimate.objective
+    )

@@ -39,7 +39,13 @@ def run(kind: st.SearchStrategy[Case], examples: int, number: int, allowed: int 
     count: Counter[str] = Counter()
 
     @seed(SEED + number)
-    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+    )
     @given(kind, variants(), st.sampled_from(MORE))
     def check(case: Case, changes: dict[str, Any], more: str) -> None:
         found = problems(case, changes, more)
@@ -50,7 +56,10 @@ def run(kind: st.SearchStrategy[Case], examples: int, number: int, allowed: int 
             what = text[:70]
             count[what] += 1
             if count[what] == 1:
-                print(f"\n{text}\n{sorted(changes['kinds'])}, seed {changes['seed']}, power {changes['power']}: {case!r}", flush=True)
+                print(
+                    f"\n{text}\n{sorted(changes['kinds'])}, seed {changes['seed']}, power {changes['power']}: {case!r}",
+                    flush=True,
+                )
 
     check()
     print(f"\npart {number}: {dict(count)}", flush=True)
@@ -77,4 +86,9 @@ def test_generalized_models(part: int) -> None:
 
     Two of a part's 62 may disagree: from the far side of a flat likelihood, searches end at one optimum or at another by rounding alone.
     """
-    run(generalized() if BY_HAND else generalized(least=40, several=6), (BY_HAND or 500) // PARTS, 100 + part, allowed=2)
+    run(
+        generalized() if BY_HAND else generalized(least=40, several=6),
+        (BY_HAND or 500) // PARTS,
+        100 + part,
+        allowed=2,
+    )

@@ -24,7 +24,9 @@ def problem_of(name: str) -> Problem:
 
 
 @cache
-def evaluated(name: str, kind: str = "interior", reml: bool = True, sigma: float | None = None) -> tuple[MaximumLikelihood, Estimate]:
+def evaluated(
+    name: str, kind: str = "interior", reml: bool = True, sigma: float | None = None
+) -> tuple[MaximumLikelihood, Estimate]:
     """An estimator with everything it computes at some theta."""
     estimator = MaximumLikelihood(reml=reml, sigma=sigma, control=Control(evaluate_only=True))
     return estimator, estimator.fit(problem_of(name), thetas(DESIGNS[name])[kind])
@@ -36,7 +38,10 @@ def parts(design: Design) -> list[np.ndarray]:
     for term in design.terms:
         z = np.zeros((design.n, term.J, term.k))
         z[np.arange(design.n), term.codes] = term.values
-        out += [np.einsum("nja,ab,mjb->nm", z, d, z, optimize=True) for d in term.structure.linear_basis()]
+        out += [
+            np.einsum("nja,ab,mjb->nm", z, d, z, optimize=True)
+            for d in term.structure.linear_basis()
+        ]
     return [*out, np.diag(np.ones(design.n) if design.weights is None else 1.0 / design.weights)]
 
 
@@ -66,7 +71,9 @@ class Dense:
         PV = [projection @ one for one in V_i]
         self.information = np.array([[np.sum(one * other.T) for other in PV] for one in PV])
         self.W = 2.0 * np.linalg.inv(self.information)
-        U = np.einsum("ij,ijpq->pq", self.W, Q - np.einsum("ipq,qr,jrs->ijps", self.P, self.phi, self.P))
+        U = np.einsum(
+            "ij,ijpq->pq", self.W, Q - np.einsum("ipq,qr,jrs->ijps", self.P, self.phi, self.P)
+        )
         self.cov = self.phi + 2.0 * self.phi @ U @ self.phi
 
     def f(self, L: np.ndarray, estimate: np.ndarray) -> tuple[float, float]:
@@ -74,7 +81,11 @@ class Dense:
         q = len(L)
         theta = L.T @ np.linalg.solve(L @ self.phi @ L.T, L)
         u = [theta @ self.phi @ P @ self.phi for P in self.P]
-        A1 = sum(self.W[i, j] * np.trace(u[i]) * np.trace(u[j]) for i in range(len(u)) for j in range(len(u)))
+        A1 = sum(
+            self.W[i, j] * np.trace(u[i]) * np.trace(u[j])
+            for i in range(len(u))
+            for j in range(len(u))
+        )
         A2 = sum(self.W[i, j] * np.trace(u[i] @ u[j]) for i in range(len(u)) for j in range(len(u)))
         df, scale = moments(q, A1, A2)
         return scale * float(estimate @ np.linalg.solve(L @ self.cov @ L.T, estimate)) / q, df

@@ -28,10 +28,14 @@ def test_coefficients(name: str, method: str) -> None:
     theirs: Any = table(RECORDS[name][method]["coef"])
     mine = fit_of(name).coef_table(ddf=method).dropna()
     assert len(mine) == len(theirs)
-    assert mine["estimate"].to_numpy() == pytest.approx(theirs["Estimate"].to_numpy(), rel=LOOSE, abs=LOOSE * mine["std_error"].max())
+    assert mine["estimate"].to_numpy() == pytest.approx(
+        theirs["Estimate"].to_numpy(), rel=LOOSE, abs=LOOSE * mine["std_error"].max()
+    )
     assert mine["std_error"].to_numpy() == pytest.approx(theirs["Std. Error"].to_numpy(), rel=LOOSE)
     assert mine["df"].to_numpy() == pytest.approx(theirs["df"].to_numpy(), rel=LOOSE)
-    assert mine["p_value"].to_numpy() == pytest.approx(theirs["Pr(>|t|)"].to_numpy(), rel=50 * LOOSE, abs=1e-12)
+    assert mine["p_value"].to_numpy() == pytest.approx(
+        theirs["Pr(>|t|)"].to_numpy(), rel=50 * LOOSE, abs=1e-12
+    )
 
 
 @each
@@ -39,7 +43,9 @@ def test_joint_hypothesis(name: str, method: str) -> None:
     fit = fit_of(name)
     p = len(fit.design.names)
     L = np.eye(p)[1:] if p > 1 else np.eye(1)
-    mine = fit.contrast(pd.DataFrame(L, columns=list(fit.design.names)), ddf=method, joint=True).iloc[0]
+    mine = fit.contrast(
+        pd.DataFrame(L, columns=list(fit.design.names)), ddf=method, joint=True
+    ).iloc[0]
     _, _, num_df, den_df, f, _ = RECORDS[name][method]["joint"]
     assert mine["num_df"] == num_df
     assert mine["f_value"] == pytest.approx(f, rel=TIGHT)
@@ -54,7 +60,9 @@ def test_adjusted_covariance(name: str) -> None:
 
 
 @pytest.mark.parametrize("type", [1, 2, 3])
-@pytest.mark.parametrize(("name", "method"), [case for case in CASES if "anova" in RECORDS[case[0]][case[1]]])
+@pytest.mark.parametrize(
+    ("name", "method"), [case for case in CASES if "anova" in RECORDS[case[0]][case[1]]]
+)
 def test_analysis_of_variance(name: str, method: str, type: int) -> None:
     theirs = table(RECORDS[WRITTEN.get((name, type), name)][method]["anova"][str(type)])
     mine = fit_of(name).anova(type=type, ddf=method)
@@ -71,4 +79,6 @@ def test_analysis_of_variance(name: str, method: str, type: int) -> None:
         ("sum_sq", "Sum Sq", LOOSE),
         ("mean_sq", "Mean Sq", LOOSE),
     ):
-        assert mine[ours].to_numpy() == pytest.approx(theirs[column].to_numpy(), rel=rel, nan_ok=True)
+        assert mine[ours].to_numpy() == pytest.approx(
+            theirs[column].to_numpy(), rel=rel, nan_ok=True
+        )

@@ -34,7 +34,9 @@ def data(name: str) -> pd.DataFrame:
     frame = lmm.datasets.load(name)
     if name == "sleepstudy":
         days = frame["Days"]
-        frame = frame.assign(w=1 + days / 3, square=days**2, block=pd.Categorical((days % 3).astype(str)))
+        frame = frame.assign(
+            w=1 + days / 3, square=days**2, block=pd.Categorical((days % 3).astype(str))
+        )
     if name == "grouseticks":
         frame = frame.assign(cHEIGHT=(frame["HEIGHT"] - frame["HEIGHT"].mean()) / 100)
     return frame
@@ -46,13 +48,20 @@ def fit(case: str) -> lmm.Fit:
     formula, name, weights = LINEAR[case]
     known = REFERENCE[case]["theta"]
     start = np.array(known if isinstance(known, list) else [known])
-    return lmm.lmer(formula, data(name), weights=weights, start=start, control=lmm.Control(evaluate_only=True))
+    return lmm.lmer(
+        formula, data(name), weights=weights, start=start, control=lmm.Control(evaluate_only=True)
+    )
 
 
 @cache
 def herds(link: str = "logit") -> lmm.Fit:
     """With lme4's information in the determinant, from whose fits the reference comes."""
-    return lmm.glmer(HERD, data("cbpp"), family=lmm.families.Binomial(link=link), control=lmm.Control(curvature="expected"))
+    return lmm.glmer(
+        HERD,
+        data("cbpp"),
+        family=lmm.families.Binomial(link=link),
+        control=lmm.Control(curvature="expected"),
+    )
 
 
 @cache
@@ -66,8 +75,12 @@ def ticks() -> lmm.Fit:
 @pytest.mark.parametrize("case", LINEAR)
 def test_leverage_and_cooks_distance_agree_with_lme4(case):
     np.testing.assert_allclose(fit(case).leverage(), REFERENCE[case]["hat"], rtol=1e-8)
-    np.testing.assert_allclose(fit(case).cooks_distance(), REFERENCE[case]["cook"], rtol=1e-7, atol=1e-14)
-    np.testing.assert_allclose(fit(case).rstudent(), REFERENCE[case]["student"], rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(
+        fit(case).cooks_distance(), REFERENCE[case]["cook"], rtol=1e-7, atol=1e-14
+    )
+    np.testing.assert_allclose(
+        fit(case).rstudent(), REFERENCE[case]["student"], rtol=1e-7, atol=1e-9
+    )
 
 
 def working_weights(found: lmm.Fit) -> np.ndarray:
@@ -92,9 +105,15 @@ def hat_matrix(found: lmm.Fit) -> np.ndarray:
     return XZ @ np.linalg.solve(C, (XZ * W[:, None]).T)
 
 
-@pytest.mark.parametrize("found", [fit("sleep"), fit("sleep_weights"), fit("penicillin"), fit("pastes"), herds(), ticks()], ids=str)
+@pytest.mark.parametrize(
+    "found",
+    [fit("sleep"), fit("sleep_weights"), fit("penicillin"), fit("pastes"), herds(), ticks()],
+    ids=str,
+)
 def test_leverage_is_the_diagonal_of_the_hat_matrix(found):
-    np.testing.assert_allclose(found.leverage(), np.diagonal(hat_matrix(found)), rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(
+        found.leverage(), np.diagonal(hat_matrix(found)), rtol=1e-7, atol=1e-12
+    )
 
 
 def test_fitted_values_are_the_hat_matrix_times_the_response():
@@ -124,7 +143,9 @@ def test_cooks_distance_of_the_fixed_effects_is_that_of_leaving_the_row_out(case
     distance = found.cooks_distance(of="fixed")
     for row in (0, 17, 59, design.n - 1):
         moved = whole - beta(np.delete(everything, row))[0]
-        assert distance.iloc[row] == pytest.approx(moved @ A @ moved / (found.sigma**2 * design.p), rel=1e-6)
+        assert distance.iloc[row] == pytest.approx(
+            moved @ A @ moved / (found.sigma**2 * design.p), rel=1e-6
+        )
 
 
 def test_studentised_residuals_of_counts_lie_between_deviance_and_more():
@@ -144,7 +165,11 @@ def test_leverage_is_on_the_users_index_with_gaps():
 def test_leverage_where_it_has_no_meaning():
     rng = np.random.default_rng(1)
     frame = pd.DataFrame(
-        {"y": pd.Categorical(rng.integers(3, size=60), ordered=True), "x": rng.standard_normal(60), "g": np.arange(60) % 6}
+        {
+            "y": pd.Categorical(rng.integers(3, size=60), ordered=True),
+            "x": rng.standard_normal(60),
+            "g": np.arange(60) % 6,
+        }
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", lmm.SingularFitWarning)
@@ -161,13 +186,23 @@ def test_leverage_where_it_has_no_meaning():
 # ---- variance explained ----
 
 
-@pytest.mark.parametrize("case", ["sleep", "penicillin", "cake", "cbpp_logit", "cbpp_probit", "cbpp_cloglog"])
+@pytest.mark.parametrize(
+    "case", ["sleep", "penicillin", "cake", "cbpp_logit", "cbpp_probit", "cbpp_cloglog"]
+)
 def test_shares_of_variance_agree_with_performance(case):
-    found = herds(case.removeprefix("cbpp_")) if case.startswith("cbpp") else lmm.lmer(*LINEAR[case][:2][:1], data(LINEAR[case][1]))
+    found = (
+        herds(case.removeprefix("cbpp_"))
+        if case.startswith("cbpp")
+        else lmm.lmer(*LINEAR[case][:2][:1], data(LINEAR[case][1]))
+    )
     known = REFERENCE["shares"][case]
     tolerance = {"rel": 1e-4, "abs": 1e-9}  # optimisers of both sides
-    assert found.r2().to_dict() == pytest.approx({k: known[k] for k in ("marginal", "conditional")}, **tolerance)
-    assert found.icc().to_dict() == pytest.approx({k: known[k] for k in ("adjusted", "unadjusted")}, **tolerance)
+    assert found.r2().to_dict() == pytest.approx(
+        {k: known[k] for k in ("marginal", "conditional")}, **tolerance
+    )
+    assert found.icc().to_dict() == pytest.approx(
+        {k: known[k] for k in ("adjusted", "unadjusted")}, **tolerance
+    )
 
 
 def test_intraclass_correlation_by_group():
@@ -223,7 +258,9 @@ def test_variance_explained_refuses_unknown_approximations():
         root = lmm.glmer("y ~ 1 + (1 | g)", frame, family=lmm.families.Poisson(link="sqrt"))
     assert root.r2()["conditional"] == pytest.approx(root.icc()["adjusted"])
     variance = root.icc(by_group=True)["variance"].iloc[0]
-    assert root.icc()["adjusted"] == pytest.approx(variance / (variance + 0.25))  # 1/4 on the scale of the square root
+    assert root.icc()["adjusted"] == pytest.approx(
+        variance / (variance + 0.25)
+    )  # 1/4 on the scale of the square root
     with pytest.raises(lmm.ArgumentError, match="for a log link"):
         root.r2("trigamma")
 
@@ -241,7 +278,9 @@ def test_inflation_agrees_with_performance():
 
 def test_inflation_of_single_columns_is_that_of_their_regression_on_the_others():
     rng = np.random.default_rng(2)
-    X = rng.standard_normal((200, 3)) @ np.array([[1.0, 0.9, 0.0], [0.0, 0.4, 0.3], [0.0, 0.0, 1.0]])
+    X = rng.standard_normal((200, 3)) @ np.array(
+        [[1.0, 0.9, 0.0], [0.0, 0.4, 0.3], [0.0, 0.0, 1.0]]
+    )
     cov = np.linalg.inv(np.cov(X.T))
     known = [1 / (1 - np.corrcoef(X[:, j], X[:, o] @ np.linalg.lstsq(X[:, o] - X[:, o].mean(0), X[:, j], rcond=None)[0])[0, 1] ** 2)
              for j, o in ((0, [1, 2]), (1, [0, 2]), (2, [0, 1]))]  # fmt: skip
@@ -261,7 +300,9 @@ def test_a_row_that_alone_determines_a_coefficient_has_no_distance(seed: int) ->
     """Its leverage is one, and what is left of its residual is rounding."""
     rng = np.random.default_rng(seed)
     n = 40
-    d = pd.DataFrame({"f": rng.choice(list("bcd"), n), "x": rng.normal(0, 1, n), "g": rng.integers(0, 6, n)})
+    d = pd.DataFrame(
+        {"f": rng.choice(list("bcd"), n), "x": rng.normal(0, 1, n), "g": rng.integers(0, 6, n)}
+    )
     d["x"] *= 10.0 ** rng.integers(-6, 6)
     d.loc[7, "f"] = "a"
     d["y"] = d.x / d.x.std() + rng.normal(0, 1, 6)[d.g] + rng.normal(0, 1, n)
@@ -269,9 +310,15 @@ def test_a_row_that_alone_determines_a_coefficient_has_no_distance(seed: int) ->
     w = rng.choice([0.5, 1, 2], n)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", lmm.LmmWarning)
-        fits = [lmm.lmer("y ~ f + x + (1|g)", d, weights=w), lmm.glmer("k ~ f + x + (1|g)", d, family="poisson")]
+        fits = [
+            lmm.lmer("y ~ f + x + (1|g)", d, weights=w),
+            lmm.glmer("k ~ f + x + (1|g)", d, family="poisson"),
+        ]
         for fit in fits:
             assert fit.leverage()[7] == 1.0
             for values in (fit.cooks_distance(), fit.cooks_distance(of="fixed"), fit.rstudent()):
                 assert np.isnan(values[7]) and np.isfinite(values.drop(7)).all()
-        assert fits[0].check(nsim=50, rng=1).table.loc["influence", "what"] != "largest Cook's distance, of row 7,"
+        assert (
+            fits[0].check(nsim=50, rng=1).table.loc["influence", "what"]
+            != "largest Cook's distance, of row 7,"
+        )

@@ -44,7 +44,12 @@ def fitted(kind: str) -> lmm.Fit:
 def test_ranks_are_uniform_among_exchangeable_counts():
     rng = np.random.default_rng(1)
     u = np.concatenate(
-        [quantiles.randomised_ranks(rng.poisson(1.5, 500).astype(float), rng.poisson(1.5, (500, 40)), rng) for _ in range(20)]
+        [
+            quantiles.randomised_ranks(
+                rng.poisson(1.5, 500).astype(float), rng.poisson(1.5, (500, 40)), rng
+            )
+            for _ in range(20)
+        ]
     )
     assert u.min() > 0 and u.max() < 1
     counts = np.histogram(u, bins=20, range=(0, 1))[0]
@@ -54,7 +59,9 @@ def test_ranks_are_uniform_among_exchangeable_counts():
 @pytest.mark.parametrize("discrete", [False, True])
 def test_ranks_of_simulations_are_those_of_each_among_all(discrete):
     rng = np.random.default_rng(2)
-    simulations = rng.poisson(2.0, (50, 30)).astype(float) if discrete else rng.standard_normal((50, 30))
+    simulations = (
+        rng.poisson(2.0, (50, 30)).astype(float) if discrete else rng.standard_normal((50, 30))
+    )
     ranks = np.floor(quantiles.simulated_ranks(simulations, discrete, rng) * 30).astype(int)
     np.testing.assert_array_equal(np.sort(ranks, axis=1), np.broadcast_to(np.arange(30), (50, 30)))
     order = np.take_along_axis(simulations, np.argsort(ranks, axis=1), axis=1)
@@ -75,7 +82,10 @@ def test_dispersion_is_the_ratio_of_variances():
     sd = rng.uniform(0.5, 4.0, 4000)
     simulations = sd[:, None] * rng.standard_normal((4000, 200))
     found = quantiles.dispersion(1.5 * sd * rng.standard_normal(4000), simulations)
-    assert found.statistic == pytest.approx(2.25, abs=4 * 2.25 * np.sqrt(2 / 4000)) and found.p_value < 0.02
+    assert (
+        found.statistic == pytest.approx(2.25, abs=4 * 2.25 * np.sqrt(2 / 4000))
+        and found.p_value < 0.02
+    )
 
 
 def test_outliers_are_beyond_all_simulations():
@@ -105,14 +115,26 @@ def test_all_tests_hold_their_level_in_a_model_with_strong_groups():
     frame = pd.DataFrame({"y": rng.poisson(2.0, 120).astype(float), "g": g})
     control = lmm.Control(evaluate_only=True)
     start = {"theta": [0.8], "beta": [0.7]}
-    truth = lmm.glmer("y ~ 1 + (1 | g)", frame, family="poisson", start=np.array([0.8, 0.7]), control=control)
+    truth = lmm.glmer(
+        "y ~ 1 + (1 | g)", frame, family="poisson", start=np.array([0.8, 0.7]), control=control
+    )
     assert start["theta"] == truth.theta.to_list()
     y = truth.simulate(150, rng=7).to_numpy()
-    p = pd.DataFrame([truth.refit(column).simulated_residuals(60, rng=rng).tests()["p_value"] for column in y.T if np.ptp(column) > 0])
-    share = (p.drop(columns="spread") <= 0.2).mean()  # all fitted values are equal: spread has no meaning
+    p = pd.DataFrame(
+        [
+            truth.refit(column).simulated_residuals(60, rng=rng).tests()["p_value"]
+            for column in y.T
+            if np.ptp(column) > 0
+        ]
+    )
+    share = (
+        p.drop(columns="spread") <= 0.2
+    ).mean()  # all fitted values are equal: spread has no meaning
     limit = 3.5 * np.sqrt(0.2 * 0.8 / len(p))
     assert (share < 0.2 + limit).all()
-    assert (share[["uniformity", "dispersion"]] > 0.2 - limit).all()  # counts of outliers and zeros are discrete, hence conservative
+    assert (
+        share[["uniformity", "dispersion"]] > 0.2 - limit
+    ).all()  # counts of outliers and zeros are discrete, hence conservative
 
 
 # ---- power: what is wrong is found ----
@@ -127,7 +149,10 @@ def test_a_right_model_passes():
 def test_overdispersion_is_detected():
     for conditional, level in ((False, 0.05), (True, 0.01)):  # effects drawn anew hide some of it
         table = fitted("overdispersed").simulated_residuals(rng=1, conditional=conditional).tests()
-        assert table.loc["dispersion", "p_value"] < level and table.loc["dispersion", "statistic"] > 1.3
+        assert (
+            table.loc["dispersion", "p_value"] < level
+            and table.loc["dispersion", "statistic"] > 1.3
+        )
     assert table.loc["outliers", "p_value"] < 0.01
 
 
@@ -138,14 +163,25 @@ def test_underdispersion_is_detected():
 
 def test_zero_inflation_is_detected():
     table = fitted("zeros").simulated_residuals(rng=1).tests()
-    assert table.loc["zero_inflation", "p_value"] < 0.01 and table.loc["zero_inflation", "statistic"] > 1.2
+    assert (
+        table.loc["zero_inflation", "p_value"] < 0.01
+        and table.loc["zero_inflation", "statistic"] > 1.2
+    )
 
 
 def test_variance_that_grows_with_the_mean_is_detected():
     rng = np.random.default_rng(8)
     g = np.repeat(np.arange(30), 10)
     x = rng.uniform(0, 3, 300)
-    frame = pd.DataFrame({"y": 2 * x + 0.5 * rng.standard_normal(30)[g] + np.exp(0.6 * x) * rng.standard_normal(300), "x": x, "g": g})
+    frame = pd.DataFrame(
+        {
+            "y": 2 * x
+            + 0.5 * rng.standard_normal(30)[g]
+            + np.exp(0.6 * x) * rng.standard_normal(300),
+            "x": x,
+            "g": g,
+        }
+    )
     table = lmm.lmer("y ~ x + (1 | g)", frame).simulated_residuals(rng=1).tests()
     assert table.loc["spread", "p_value"] < 0.01 and table.loc["spread", "statistic"] > 0.1
     assert np.isnan(table.loc["zero_inflation", "p_value"])
@@ -165,7 +201,11 @@ def test_values_are_on_the_users_index_and_reproducible():
     assert found.simulations.shape == (179, 50) and found.nsim == 50
     pd.testing.assert_series_equal(found.values, fit.simulated_residuals(50, rng=3).values)
     pd.testing.assert_frame_equal(found.tests(), fit.simulated_residuals(50, rng=3).tests())
-    assert "uniformity" in str(found) and "<table>" in found._repr_html_() and "zero_inflation" not in str(found)
+    assert (
+        "uniformity" in str(found)
+        and "<table>" in found._repr_html_()
+        and "zero_inflation" not in str(found)
+    )
 
 
 def test_residuals_by_group():
@@ -173,7 +213,9 @@ def test_residuals_by_group():
     found = fit.simulated_residuals(100, rng=2)
     by = found.by("g")
     assert len(by.values) == LEVELS and by.values.between(0, 1).all()
-    np.testing.assert_allclose(by.observed, pd.Series(fit.design.y).groupby(fit.design.terms[0].codes).sum())
+    np.testing.assert_allclose(
+        by.observed, pd.Series(fit.design.y).groupby(fit.design.terms[0].codes).sum()
+    )
     assert list(by.values.index) == list(fit.design.terms[0].levels)
     same = found.by(fit.design.terms[0].codes)
     np.testing.assert_allclose(same.observed, by.observed)
@@ -186,7 +228,9 @@ def test_residuals_by_group():
 
 def test_binomial_responses_are_compared_as_successes():
     herds = lmm.datasets.load("cbpp")
-    fit = lmm.glmer("cbind(incidence, size - incidence) ~ period + (1 | herd)", herds, family="binomial")
+    fit = lmm.glmer(
+        "cbind(incidence, size - incidence) ~ period + (1 | herd)", herds, family="binomial"
+    )
     found = fit.simulated_residuals(60, rng=1)
     np.testing.assert_array_equal(found.observed, herds["incidence"])
     assert np.array_equal(found.simulations, np.round(found.simulations))
@@ -204,7 +248,10 @@ def test_bad_numbers_of_simulations_are_refused():
 
 def test_check_says_what_is_wrong_and_what_to_do():
     table = fitted("overdispersed").check(rng=1).table
-    assert table.loc["overdispersion", "status"] == "warning" and "negative_binomial" in table.loc["overdispersion", "advice"]
+    assert (
+        table.loc["overdispersion", "status"] == "warning"
+        and "negative_binomial" in table.loc["overdispersion", "advice"]
+    )
     assert table.loc["convergence", "status"] == "ok" and table.loc["convergence", "advice"] == ""
     text = str(fitted("overdispersed").check(rng=1))
     assert text.index("overdispersion:") < text.index("convergence")
@@ -214,20 +261,39 @@ def test_check_says_what_is_wrong_and_what_to_do():
 def test_check_finds_nothing_where_nothing_is_wrong():
     found = fitted("right").check(rng=1)
     assert found.ok and str(found).startswith("Nothing found wrong")
-    assert set(found.table.index) >= {"convergence", "singularity", "rank", "distribution", "outliers", "zeros", "overdispersion"}
+    assert set(found.table.index) >= {
+        "convergence",
+        "singularity",
+        "rank",
+        "distribution",
+        "outliers",
+        "zeros",
+        "overdispersion",
+    }
 
 
 def test_check_of_collinear_singular_and_deficient_models():
     rng = np.random.default_rng(9)
     g = np.repeat(np.arange(20), 8)
     x = rng.standard_normal(160)
-    frame = pd.DataFrame({"y": x + rng.standard_normal(160), "x": x, "near": x + 0.05 * rng.standard_normal(160), "twice": 2 * x, "g": g})
+    frame = pd.DataFrame(
+        {
+            "y": x + rng.standard_normal(160),
+            "x": x,
+            "near": x + 0.05 * rng.standard_normal(160),
+            "twice": 2 * x,
+            "g": g,
+        }
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = lmm.lmer("y ~ x + near + twice + (x | g)", frame).check(rng=1)
     assert (found.table.loc[["collinearity", "singularity", "rank"], "status"] == "warning").all()
     assert "twice" in found.table.loc["rank", "advice"]
-    assert "Leaving" in found.table.loc["singularity", "advice"] or "||" in found.table.loc["singularity", "advice"]
+    assert (
+        "Leaving" in found.table.loc["singularity", "advice"]
+        or "||" in found.table.loc["singularity", "advice"]
+    )
     assert "<table>" in found._repr_html_()
 
 
@@ -239,7 +305,9 @@ def test_check_finds_a_row_that_moves_the_fit_and_groups_that_are_not_normal():
     y = x + effects[g] + rng.standard_normal(320)
     x[5], y[5] = 40.0, -80.0
     table = lmm.lmer("y ~ x + (1 | g)", pd.DataFrame({"y": y, "x": x, "g": g})).check(rng=1).table
-    assert table.loc["influence", "status"] == "warning" and "row 5" in table.loc["influence", "what"]
+    assert (
+        table.loc["influence", "status"] == "warning" and "row 5" in table.loc["influence", "what"]
+    )
     assert table.loc["random effects, g", "status"] == "warning"
 
 
@@ -251,7 +319,10 @@ def test_check_finds_a_group_that_moves_the_fit():
     y = 0.2 * x + rng.standard_normal(12)[g] + rng.standard_normal(96)
     y[:8] += 25.0
     table = lmm.lmer("y ~ x + (1 | g)", pd.DataFrame({"y": y, "x": x, "g": g})).check(rng=1).table
-    assert table.loc["influence, g", "status"] == "warning" and "'0'" in table.loc["influence, g", "what"]
+    assert (
+        table.loc["influence, g", "status"] == "warning"
+        and "'0'" in table.loc["influence, g", "what"]
+    )
 
 
 def test_effects_that_hardly_any_rows_tell_of_are_not_tested_for_normality():

@@ -21,7 +21,9 @@ def test_the_simultaneous_band_holds_its_share_of_its_own_curves_and_of_others()
     band = envelope(curves, 0.9)
     assert inside(curves, band.all_lower, band.all_upper) == pytest.approx(0.9, abs=1e-3)
     # 2,000 new curves: a standard error of 0.007, and as much again for the band's own
-    assert inside(sorted_normals(2_000, 60, 2), band.all_lower, band.all_upper) == pytest.approx(0.9, abs=0.035)
+    assert inside(sorted_normals(2_000, 60, 2), band.all_lower, band.all_upper) == pytest.approx(
+        0.9, abs=0.035
+    )
     assert inside(curves, band.lower, band.upper) < 0.6
 
 

@@ -9,7 +9,19 @@ import pytest
 import lmm
 from lmm.inference.tests.hypotheses import parse
 
-NAMES = ["Intercept", "Days", "x", "x:z", "period[T.2]", "period[T.2]:x", "poly(x, 2)[1]", "poly(x, 2)[10]", "odd name", "a.b", "I(2 * x)"]
+NAMES = [
+    "Intercept",
+    "Days",
+    "x",
+    "x:z",
+    "period[T.2]",
+    "period[T.2]:x",
+    "poly(x, 2)[1]",
+    "poly(x, 2)[10]",
+    "odd name",
+    "a.b",
+    "I(2 * x)",
+]
 
 
 def of(name: str, weight: float = 1.0) -> np.ndarray:
@@ -92,8 +104,16 @@ def fit() -> lmm.Fit:
 def test_contrasts_in_every_form(fit: lmm.Fit) -> None:
     want = fit.contrast("Days - 2*Intercept = 5")
     assert want.index.tolist() == ["Days - 2*Intercept = 5"]
-    forms = [{"Days": 1, "Intercept": -2}, {"own": {"Days": 1, "Intercept": -2}}, [[-2, 1]], np.array([-2.0, 1.0])]
-    forms += [pd.Series({"Intercept": -2.0, "Days": 1.0}), pd.DataFrame({"Days": [1.0], "Intercept": [-2.0]})]
+    forms = [
+        {"Days": 1, "Intercept": -2},
+        {"own": {"Days": 1, "Intercept": -2}},
+        [[-2, 1]],
+        np.array([-2.0, 1.0]),
+    ]
+    forms += [
+        pd.Series({"Intercept": -2.0, "Days": 1.0}),
+        pd.DataFrame({"Days": [1.0], "Intercept": [-2.0]}),
+    ]
     for form in forms:
         assert fit.contrast(form, rhs=5.0).to_numpy() == pytest.approx(want.to_numpy())
     assert fit.contrast(forms[1]).index.tolist() == ["own"]
@@ -118,7 +138,9 @@ def test_joint_without_degrees_of_freedom_is_chi_square(fit: lmm.Fit) -> None:
     line = fit.contrast("Days = 10, Intercept = 250", ddf=None, joint=True).iloc[0]
     gap = fit.fixef().to_numpy() - [250.0, 10.0]
     assert line["chisq"] == pytest.approx(gap @ np.linalg.solve(fit.vcov().to_numpy(), gap))
-    assert line["p_value"] == pytest.approx(np.exp(-line["chisq"] / 2))  # chi-square with 2 degrees of freedom
+    assert line["p_value"] == pytest.approx(
+        np.exp(-line["chisq"] / 2)
+    )  # chi-square with 2 degrees of freedom
 
 
 @pytest.mark.parametrize(
@@ -153,18 +175,28 @@ def test_dropped_coefficients_cannot_be_asked_for() -> None:
     dropped = fit.design.dropped[0]
     with pytest.raises(lmm.ArgumentError, match="was dropped"):
         fit.contrast({dropped: 1.0})
-    assert fit.contrast({"Days": 1.0, dropped: 0.0})["estimate"].iloc[0] == pytest.approx(fit.fixef()["Days"])
+    assert fit.contrast({"Days": 1.0, dropped: 0.0})["estimate"].iloc[0] == pytest.approx(
+        fit.fixef()["Days"]
+    )
     assert np.isnan(fit.coef_table(ddf="satterthwaite").loc[dropped]).all()
 
 
 def test_right_hand_sides_that_contradict_each_other_are_refused() -> None:
     fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
     one = fit.contrast("Days = 10", joint=True).iloc[0].to_numpy()
-    same = fit.contrast(np.array([[0.0, 1.0], [0.0, 2.0]]), rhs=[10.0, 20.0], joint=True).iloc[0].to_numpy()
+    same = (
+        fit.contrast(np.array([[0.0, 1.0], [0.0, 2.0]]), rhs=[10.0, 20.0], joint=True)
+        .iloc[0]
+        .to_numpy()
+    )
     assert same == pytest.approx(one, rel=1e-6)
     three = np.array([[1.0, 1.0], [1.0, -1.0], [1.0, 0.0]])
     assert fit.contrast(three, rhs=[3.0, 1.0, 2.0], joint=True)["num_df"].tolist() == [2]
-    for L, rhs in ((["Days = 10", "Days = 11"], 0.0), (np.array([[0.0, 1.0], [0.0, 2.0]]), [10.0, 21.0]), (three, [1.0, 1.0, 2.0])):
+    for L, rhs in (
+        (["Days = 10", "Days = 11"], 0.0),
+        (np.array([[0.0, 1.0], [0.0, 2.0]]), [10.0, 21.0]),
+        (three, [1.0, 1.0, 2.0]),
+    ):
         with pytest.raises(lmm.ArgumentError, match="contradict each other"):
             fit.contrast(L, rhs=rhs, joint=True)
         assert len(fit.contrast(L, rhs=rhs)) == len(L)

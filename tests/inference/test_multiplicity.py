@@ -22,30 +22,46 @@ def infinite(df: list) -> list[float]:
 
 def test_tail_is_that_of_r():
     r = RECORD["tukey"]
-    got = [multiplicity.studentized_range_tail(*point) for point in zip(r["q"], r["k"], infinite(r["df"]), strict=True)]
-    np.testing.assert_allclose(got, r["upper"], atol=3e-4)  # R's own rule is that far off at 2 degrees of freedom
+    got = [
+        multiplicity.studentized_range_tail(*point)
+        for point in zip(r["q"], r["k"], infinite(r["df"]), strict=True)
+    ]
+    np.testing.assert_allclose(
+        got, r["upper"], atol=3e-4
+    )  # R's own rule is that far off at 2 degrees of freedom
     usual = np.array(infinite(r["df"])) > 10
     np.testing.assert_allclose(np.array(got)[usual], np.array(r["upper"])[usual], atol=1e-6)
 
 
-@pytest.mark.parametrize(("q", "k", "df"), [(3.5, 3, 10), (1.0, 5, 2.5), (12.0, 2, 2), (5.0, 10, 30), (8.0, 4, 3)])
+@pytest.mark.parametrize(
+    ("q", "k", "df"), [(3.5, 3, 10), (1.0, 5, 2.5), (12.0, 2, 2), (5.0, 10, 30), (8.0, 4, 3)]
+)
 def test_tail_is_scipys_to_rounding(q, k, df):
-    assert multiplicity.studentized_range_tail(q, k, df) == pytest.approx(studentized_range.sf(q, k, df), abs=1e-12)
+    assert multiplicity.studentized_range_tail(q, k, df) == pytest.approx(
+        studentized_range.sf(q, k, df), abs=1e-12
+    )
 
 
 def test_far_tail_keeps_its_digits():
     # a range of two normals is |z| sqrt(2): P(R > w) = 2 Phi(-w / sqrt 2)
     for w in (2.0, 10.0, 30.0):
-        assert multiplicity.studentized_range_tail(w, 2, np.inf) == pytest.approx(2 * ndtr(-w / np.sqrt(2)), rel=1e-10)
+        assert multiplicity.studentized_range_tail(w, 2, np.inf) == pytest.approx(
+            2 * ndtr(-w / np.sqrt(2)), rel=1e-10
+        )
     t = multiplicity.studentized_range_tail(40.0, 2, 50.0)
     assert t == pytest.approx(multiplicity.two_sided(40 / np.sqrt(2), 50.0), rel=1e-9)
 
 
 def test_quantiles():
     r = RECORD["quantiles"]
-    got = [multiplicity.studentized_range_quantile(*point) for point in zip(r["level"], r["k"], infinite(r["df"]), strict=True)]
+    got = [
+        multiplicity.studentized_range_quantile(*point)
+        for point in zip(r["level"], r["k"], infinite(r["df"]), strict=True)
+    ]
     np.testing.assert_allclose(got, r["q"], rtol=1e-4)
-    assert multiplicity.studentized_range_tail(got[7], r["k"][7], infinite(r["df"])[7]) == pytest.approx(1 - r["level"][7], abs=1e-11)
+    assert multiplicity.studentized_range_tail(
+        got[7], r["k"][7], infinite(r["df"])[7]
+    ) == pytest.approx(1 - r["level"][7], abs=1e-11)
 
 
 def test_adjustments():
@@ -64,11 +80,18 @@ def test_adjustments():
 
 def test_critical_values_belong_to_the_p_values():
     df = np.array([5.0, 40.0, np.inf])
-    for method, n, means in (("tukey", 6, 4), ("dunnett", 3, 4), ("bonferroni", 3, 0), ("sidak", 3, 0)):
+    for method, n, means in (
+        ("tukey", 6, 4),
+        ("dunnett", 3, 4),
+        ("bonferroni", 3, 0),
+        ("sidak", 3, 0),
+    ):
         t = multiplicity.critical_values(0.9, df, method, n, means)
         for one, v in zip(t, df, strict=True):
             family = np.full(n, one)
-            p = multiplicity.adjusted(multiplicity.two_sided(family, np.full(n, v)), family, np.full(n, v), method, means)
+            p = multiplicity.adjusted(
+                multiplicity.two_sided(family, np.full(n, v)), family, np.full(n, v), method, means
+            )
             np.testing.assert_allclose(p, 0.1, rtol=1e-8)
 
 
@@ -90,7 +113,9 @@ def test_polynomials_are_orthogonal_whole_numbers():
         np.testing.assert_allclose(gram - np.diag(np.diag(gram)), 0, atol=1e-8 * gram.max())
 
 
-@pytest.mark.parametrize("kind", ["pairwise", "revpairwise", "trt.vs.ctrl", "consec", "eff", "poly"])
+@pytest.mark.parametrize(
+    "kind", ["pairwise", "revpairwise", "trt.vs.ctrl", "consec", "eff", "poly"]
+)
 def test_contrasts_sum_to_zero(kind):
     names, M = coefficients(kind, list("abcde"))
     assert len(names) == len(M)

@@ -28,8 +28,12 @@ def difference(function, x: np.ndarray, h: float = 3e-5) -> np.ndarray:
 
 
 @every
-@pytest.mark.parametrize(("kind", "reml"), [("interior", True), ("interior", False), ("singular", True), ("zero", False)])
-def test_hessian_is_that_of_the_criterion_with_sigma_as_a_parameter(name: str, kind: str, reml: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "reml"), [("interior", True), ("interior", False), ("singular", True), ("zero", False)]
+)
+def test_hessian_is_that_of_the_criterion_with_sigma_as_a_parameter(
+    name: str, kind: str, reml: bool
+) -> None:
     problem = problem_of(name)
     _, estimate = evaluated(name, kind, reml)
 
@@ -37,17 +41,25 @@ def test_hessian_is_that_of_the_criterion_with_sigma_as_a_parameter(name: str, k
         known = MaximumLikelihood(reml=reml, sigma=float(np.exp(x[-1])))
         slope = known.gradient(problem, x[:-1])
         e = 1e-3
-        up, down = (MaximumLikelihood(reml=reml, sigma=float(np.exp(x[-1] + s))).objective(problem, x[:-1]) for s in (e, -e))
+        up, down = (
+            MaximumLikelihood(reml=reml, sigma=float(np.exp(x[-1] + s))).objective(problem, x[:-1])
+            for s in (e, -e)
+        )
         return np.append(slope, (up - down) / (2 * e))
 
     mine = second_derivatives(problem, estimate)
     numeric = difference(gradient, np.append(estimate.theta, np.log(estimate.sigma)))
-    size = np.sqrt(np.outer(np.abs(np.diagonal(mine)), np.abs(np.diagonal(mine)))) + 1e-6 * np.abs(mine).max()
+    size = (
+        np.sqrt(np.outer(np.abs(np.diagonal(mine)), np.abs(np.diagonal(mine))))
+        + 1e-6 * np.abs(mine).max()
+    )
     assert np.abs((mine - numeric) / size).max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["crossed", "slopes crossed", "nested and crossed"])
-def test_hessian_beyond_the_dense_limit_is_by_differences(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hessian_beyond_the_dense_limit_is_by_differences(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     problem, (_, estimate) = problem_of(name), evaluated(name)
     exact = second_derivatives(problem, estimate)
     monkeypatch.setattr(traces, "LIMIT", 1)
@@ -56,7 +68,9 @@ def test_hessian_beyond_the_dense_limit_is_by_differences(name: str, monkeypatch
     assert again == pytest.approx(exact, rel=1e-6, abs=1e-7 * np.abs(exact).max())
 
 
-@pytest.mark.parametrize("name", [n for n in DESIGNS if n not in ("no fixed effects", "seven columns")])
+@pytest.mark.parametrize(
+    "name", [n for n in DESIGNS if n not in ("no fixed effects", "seven columns")]
+)
 @kinds
 def test_jacobian_is_the_derivative_of_the_covariance(name: str, kind: str) -> None:
     problem = problem_of(name)
@@ -68,7 +82,9 @@ def test_jacobian_is_the_derivative_of_the_covariance(name: str, kind: str) -> N
 
     numeric = difference(covariance, np.append(estimate.theta, np.log(estimate.sigma)))
     mine = covariance_jacobian(marginal(problem, estimate), estimate)
-    assert np.moveaxis(mine, 0, -1) == pytest.approx(numeric, rel=1e-5, abs=1e-7 * np.abs(numeric).max())
+    assert np.moveaxis(mine, 0, -1) == pytest.approx(
+        numeric, rel=1e-5, abs=1e-7 * np.abs(numeric).max()
+    )
 
 
 def test_a_variance_of_zero_is_held_there() -> None:
@@ -86,23 +102,38 @@ def test_flat_and_negative_directions_are_left_out() -> None:
     assert inverse == pytest.approx(np.diag([0.25, 0.0, 0.0]))
 
 
-def test_a_hessian_that_is_not_positive_definite_is_spoken_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hessian_that_is_not_positive_definite_is_spoken_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
-    monkeypatch.setattr(variance_parameters, "second_derivatives", lambda problem, estimate: np.diag([1.0, -1.0, 0.0, 2.0]))
-    with pytest.warns(lmm.DegreesOfFreedomWarning, match="1 negative eigenvalue and 1 zero eigenvalue"):
+    monkeypatch.setattr(
+        variance_parameters,
+        "second_derivatives",
+        lambda problem, estimate: np.diag([1.0, -1.0, 0.0, 2.0]),
+    )
+    with pytest.warns(
+        lmm.DegreesOfFreedomWarning, match="1 negative eigenvalue and 1 zero eigenvalue"
+    ):
         fit.coef_table(ddf="satterthwaite")
 
 
 def test_known_sigma_has_no_variance() -> None:
     data = lmm.datasets.load("sleepstudy")
-    fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", data, method=lmm.MaximumLikelihood(sigma=25.0))
+    fit = lmm.lmer(
+        "Reaction ~ Days + (Days|Subject)", data, method=lmm.MaximumLikelihood(sigma=25.0)
+    )
     assert not parameters_of(fit.problem, fit.estimator, fit.estimate).cov[-1].any()
-    assert fit.coef_table(ddf="satterthwaite")["df"].tolist() == pytest.approx([17.0, 17.0], rel=0.2)
+    assert fit.coef_table(ddf="satterthwaite")["df"].tolist() == pytest.approx(
+        [17.0, 17.0], rel=0.2
+    )
 
 
 def test_every_method_that_ends_at_the_optimum_has_the_same() -> None:
     data = lmm.datasets.load("sleepstudy").iloc[:170]
-    fits = [lmm.lmer("Reaction ~ Days + (Days|Subject)", data, method=method) for method in ("reml", "em", "mackay")]
+    fits = [
+        lmm.lmer("Reaction ~ Days + (Days|Subject)", data, method=method)
+        for method in ("reml", "em", "mackay")
+    ]
     tables = [fit.coef_table(ddf="satterthwaite")["df"].to_numpy() for fit in fits]
     assert tables[1] == pytest.approx(tables[0], rel=1e-3)
     assert tables[2] == pytest.approx(tables[0], rel=1e-3)
@@ -111,9 +142,21 @@ def test_every_method_that_ends_at_the_optimum_has_the_same() -> None:
 def unbalanced() -> pd.DataFrame:
     rng = np.random.default_rng(8)
     n = 110
-    d = pd.DataFrame({"a": rng.choice(list("pqr"), n, p=[0.5, 0.3, 0.2]), "x": rng.normal(2, 1, n), "g": rng.integers(0, 9, n)})
+    d = pd.DataFrame(
+        {
+            "a": rng.choice(list("pqr"), n, p=[0.5, 0.3, 0.2]),
+            "x": rng.normal(2, 1, n),
+            "g": rng.integers(0, 9, n),
+        }
+    )
     d["h"] = rng.integers(0, 5, n)
-    d["y"] = d["x"] + (d["a"] == "q") + rng.normal(size=9)[d["g"]] + rng.normal(size=5)[d["h"]] + rng.normal(size=n)
+    d["y"] = (
+        d["x"]
+        + (d["a"] == "q")
+        + rng.normal(size=9)[d["g"]]
+        + rng.normal(size=5)[d["h"]]
+        + rng.normal(size=n)
+    )
     return d
 
 
@@ -124,10 +167,16 @@ def test_tests_do_not_depend_on_units_order_or_coding(ddf: str) -> None:
     base = lmm.lmer(formula, data, control=control)
     table, terms = base.coef_table(ddf=ddf), base.anova(ddf=ddf)
     shuffled = lmm.lmer(formula, data.sample(frac=1, random_state=1), control=control)
-    assert shuffled.coef_table(ddf=ddf).to_numpy() == pytest.approx(table.to_numpy(), rel=1e-5, abs=1e-10)
+    assert shuffled.coef_table(ddf=ddf).to_numpy() == pytest.approx(
+        table.to_numpy(), rel=1e-5, abs=1e-10
+    )
     scaled = lmm.lmer(formula, data.assign(y=1e4 * data["y"], x=1e-5 * data["x"]), control=control)
-    assert scaled.coef_table(ddf=ddf)[["df", "statistic"]].to_numpy() == pytest.approx(table[["df", "statistic"]].to_numpy(), rel=1e-5)
-    assert scaled.anova(ddf=ddf)[["den_df", "f_value"]].to_numpy() == pytest.approx(terms[["den_df", "f_value"]].to_numpy(), rel=1e-5)
+    assert scaled.coef_table(ddf=ddf)[["df", "statistic"]].to_numpy() == pytest.approx(
+        table[["df", "statistic"]].to_numpy(), rel=1e-5
+    )
+    assert scaled.anova(ddf=ddf)[["den_df", "f_value"]].to_numpy() == pytest.approx(
+        terms[["den_df", "f_value"]].to_numpy(), rel=1e-5
+    )
     for coding in ("sum", "helmert"):
         other = lmm.lmer(formula, data, contrasts={"a": coding}, control=control).anova(ddf=ddf)
         assert other.to_numpy() == pytest.approx(terms.to_numpy(), rel=1e-5, abs=1e-12)
@@ -137,7 +186,10 @@ def test_a_joint_test_of_one_contrast_is_its_t_test() -> None:
     fit = lmm.lmer("y ~ a * x + (1|g) + (1|h)", unbalanced())
     L = np.array([[0.0, 1.0, -1.0, 0.5, 0.0, 0.0]])
     for ddf in ("satterthwaite", "kenward_roger", None):
-        one, joint = fit.contrast(L, ddf=ddf), fit.contrast(np.vstack([L, 2 * L]), ddf=ddf, joint=True).iloc[0]
+        one, joint = (
+            fit.contrast(L, ddf=ddf),
+            fit.contrast(np.vstack([L, 2 * L]), ddf=ddf, joint=True).iloc[0],
+        )
         assert joint["p_value"] == pytest.approx(one["p_value"].iloc[0], rel=1e-6)
 
 
@@ -158,13 +210,20 @@ def test_dependent_and_badly_scaled_contrasts_keep_their_rank() -> None:
     scale = np.diag([1.0, 1e-9])
     values, turn = independent(scale, V)
     assert len(values) == 2
-    assert turn @ scale @ V @ scale @ turn.T == pytest.approx(np.diag(values), rel=1e-6, abs=1e-6 * values.min())
+    assert turn @ scale @ V @ scale @ turn.T == pytest.approx(
+        np.diag(values), rel=1e-6, abs=1e-6 * values.min()
+    )
     assert len(independent(np.zeros((2, 2)), V)[0]) == 0
     unbounded = np.array([[1e9, -1e9], [-1e9, 1e9 + 0.1]])
     values, turn = independent(np.eye(2), unbounded)
-    assert len(values) == 2 and turn @ unbounded @ turn.T == pytest.approx(np.diag(values), rel=1e-6)
+    assert len(values) == 2 and turn @ unbounded @ turn.T == pytest.approx(
+        np.diag(values), rel=1e-6
+    )
     for none in (np.full((2, 2), np.nan), np.array([[1.0, 2.0], [2.0, 1.0]])):
-        assert len(independent(np.eye(2), none)[0]) == 2 and np.isnan(independent(np.eye(2), none)[0]).all()
+        assert (
+            len(independent(np.eye(2), none)[0]) == 2
+            and np.isnan(independent(np.eye(2), none)[0]).all()
+        )
 
 
 @pytest.mark.parametrize("ddf", ["satterthwaite", "kenward_roger", None])
@@ -175,25 +234,44 @@ def test_the_same_hypotheses_in_other_rows_are_the_same_test(ddf: str | None, un
     fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", sleep)
     first = fit.contrast(np.eye(2), joint=True, ddf=ddf).iloc[0].to_numpy()
     for e in (1.0, 1e-2, 1e-4, 1e-6, 1e-8):
-        again = fit.contrast(np.array([[1.0, 0.0], [1.0, e * unit], [2.0, e * unit]]), joint=True, ddf=ddf).iloc[0].to_numpy()
+        again = (
+            fit.contrast(
+                np.array([[1.0, 0.0], [1.0, e * unit], [2.0, e * unit]]), joint=True, ddf=ddf
+            )
+            .iloc[0]
+            .to_numpy()
+        )
         assert again == pytest.approx(first, rel=1e-3 if e > 1e-8 else 1e-2)
 
 
 def test_names_of_methods() -> None:
-    assert {method_name(name) for name in ("Satterthwaite", "SATTERTHWAITE", "satterthwaite")} == {"satterthwaite"}
-    assert {method_name(name) for name in ("Kenward-Roger", "KR", "kr", "kenward_roger", "Kenward Roger")} == {"kenward_roger"}
+    assert {method_name(name) for name in ("Satterthwaite", "SATTERTHWAITE", "satterthwaite")} == {
+        "satterthwaite"
+    }
+    assert {
+        method_name(name)
+        for name in ("Kenward-Roger", "KR", "kr", "kenward_roger", "Kenward Roger")
+    } == {"kenward_roger"}
     for bad in ("sattertwaite", "", 3, True):
         with pytest.raises(lmm.ArgumentError, match="is not one of"):
             method_name(bad)  # type: ignore[arg-type]
 
 
 def test_other_kinds_of_fits_say_why_not() -> None:
-    fit = lmm.glmer("cbind(incidence, size - incidence) ~ period + (1|herd)", lmm.datasets.load("cbpp"), family="binomial")
+    fit = lmm.glmer(
+        "cbind(incidence, size - incidence) ~ period + (1|herd)",
+        lmm.datasets.load("cbpp"),
+        family="binomial",
+    )
     with pytest.raises(lmm.ArgumentError, match="generalized"):
         fit.contrast("Intercept", ddf="satterthwaite")
     with pytest.raises(lmm.ArgumentError, match="linear models"):
         parameters_of(fit.problem, fit.estimator, fit.estimate)
     linear = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
-    posterior = PosteriorEstimate(**vars(linear.estimate), draws=Draws(np.zeros((1, 1, 2)), ()), mode_cov=())
+    posterior = PosteriorEstimate(
+        **vars(linear.estimate), draws=Draws(np.zeros((1, 1, 2)), ()), mode_cov=()
+    )
     with pytest.raises(lmm.ArgumentError, match="posterior"):
-        degrees_of_freedom(linear.problem, linear.estimator, posterior, linear.vcov().to_numpy(), None)
+        degrees_of_freedom(
+            linear.problem, linear.estimator, posterior, linear.vcov().to_numpy(), None
+        )

@@ -25,11 +25,15 @@ def test_linear_levels_are_least_squares():
     for j in range(12):
         mine = codes == j
         root = np.sqrt(weights[mine])
-        expected = np.linalg.lstsq(values[mine] * root[:, None], (y - eta)[mine] * root, rcond=None)[0]
+        expected = np.linalg.lstsq(
+            values[mine] * root[:, None], (y - eta)[mine] * root, rcond=None
+        )[0]
         np.testing.assert_allclose(found[j], expected, atol=1e-10)
 
 
-@pytest.mark.parametrize("family", [families.Poisson(), families.Binomial(), families.Gamma("log")], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "family", [families.Poisson(), families.Binomial(), families.Gamma("log")], ids=lambda f: f.name
+)
 def test_generalized_levels_have_a_score_of_zero_and_no_better_neighbour(family):
     rng, codes, values, eta = rows(6)
     truth = 0.4 * rng.normal(size=(12, 2))
@@ -56,5 +60,7 @@ def test_levels_that_their_rows_do_not_determine_are_missing():
 def test_a_level_of_successes_alone_has_no_estimate():
     codes = np.repeat([0, 1], 6)
     y = np.array([0.0, 1, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1])
-    found = separate_effects(y, np.zeros(12), np.ones((12, 1)), codes, 2, None, families.Binomial(), 1.0)
+    found = separate_effects(
+        y, np.zeros(12), np.ones((12, 1)), codes, 2, None, families.Binomial(), 1.0
+    )
     assert found[0, 0] == pytest.approx(0.0, abs=1e-8) and np.isnan(found[1, 0])

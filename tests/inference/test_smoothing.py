@@ -33,7 +33,11 @@ def test_lowess_keeps_a_straight_line_and_forgets_an_outlier():
     np.testing.assert_allclose(curve, 2.0 - 3.0 * at, atol=1e-12)
     y[150] += 100.0
     at, robust = lowess(x, y, points=21)
-    assert np.abs(robust - (2.0 - 3.0 * at)).max() < 1e-6 < np.abs(lowess(x, y, iterations=0, points=21)[1] - (2.0 - 3.0 * at)).max()
+    assert (
+        np.abs(robust - (2.0 - 3.0 * at)).max()
+        < 1e-6
+        < np.abs(lowess(x, y, iterations=0, points=21)[1] - (2.0 - 3.0 * at)).max()
+    )
 
 
 def test_lowess_of_few_distinct_values_is_their_means():
@@ -51,11 +55,15 @@ def test_density_integrates_to_one_and_cells_change_little():
     curve = density(values, at)
     assert np.trapezoid(curve, at) == pytest.approx(1.0, abs=1e-6)
     z = (at[:, None] - values) / bandwidth(values)
-    plain = np.exp(-0.5 * z * z).sum(axis=1) / (len(values) * bandwidth(values) * np.sqrt(2 * np.pi))
+    plain = np.exp(-0.5 * z * z).sum(axis=1) / (
+        len(values) * bandwidth(values) * np.sqrt(2 * np.pi)
+    )
     assert np.abs(curve - plain).max() < 2e-3 * plain.max()
 
 
 def test_bandwidth_is_silvermans():
     values = np.arange(100.0)
-    assert bandwidth(values) == pytest.approx(0.9 * min(values.std(ddof=1), 49.5 / 1.34) * 100**-0.2)
+    assert bandwidth(values) == pytest.approx(
+        0.9 * min(values.std(ddof=1), 49.5 / 1.34) * 100**-0.2
+    )
     assert bandwidth(np.ones(5)) == 1.0

@@ -15,7 +15,11 @@ from lmm.results.tests.term_tests import check_type, hypotheses
 def rows(seed: int = 4, n: int = 160) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     d = pd.DataFrame(
-        {"a": rng.choice(list("pqr"), n, p=[0.5, 0.3, 0.2]), "b": rng.choice(["u v", "w:z", "k[1]"], n), "x": rng.normal(2, 1, n)}
+        {
+            "a": rng.choice(list("pqr"), n, p=[0.5, 0.3, 0.2]),
+            "b": rng.choice(["u v", "w:z", "k[1]"], n),
+            "x": rng.normal(2, 1, n),
+        }
     )
     d["g"] = rng.integers(0, 10, n)
     d["flag"] = d["x"] > 2
@@ -63,7 +67,9 @@ def cell_means(fit: lmm.Fit, a: str, b: str) -> np.ndarray:
 @pytest.mark.parametrize("contrasts", [None, {"a": "sum", "b": "helmert"}])
 def test_type_three_compares_unweighted_means(contrasts: dict[str, str] | None) -> None:
     fit = lmm.lmer("y ~ a * b + (1|g)", rows(), contrasts=contrasts)
-    means = {a: np.mean([cell_means(fit, a, b) for b in ("u v", "w:z", "k[1]")], axis=0) for a in "pqr"}
+    means = {
+        a: np.mean([cell_means(fit, a, b) for b in ("u v", "w:z", "k[1]")], axis=0) for a in "pqr"
+    }
     expected = np.array([means["q"] - means["p"], means["r"] - means["p"]])
     assert hypotheses(fit.design, 3)["a"] == pytest.approx(expected, abs=1e-10)
 
@@ -71,7 +77,9 @@ def test_type_three_compares_unweighted_means(contrasts: dict[str, str] | None) 
 def test_type_one_is_sequential_and_type_two_looks_over_the_rest() -> None:
     """Without a variance between groups F tests are those of least squares: sums of squares lost by leaving terms out."""
     data = rows()
-    fit = lmm.lmer("y ~ a + b + a:x + (1|g)", data, start=[0.0], control=lmm.Control(evaluate_only=True))
+    fit = lmm.lmer(
+        "y ~ a + b + a:x + (1|g)", data, start=[0.0], control=lmm.Control(evaluate_only=True)
+    )
 
     def rss(right: str) -> float:
         X = build_design(f"y ~ {right} + (1|g)", data).X
@@ -80,12 +88,24 @@ def test_type_one_is_sequential_and_type_two_looks_over_the_rest() -> None:
     s2 = rss("a + b + a:x") / (len(data) - fit.design.p)
     for type, sets in (
         (1, {"a": ("1", "a"), "b": ("a", "a + b"), "a:x": ("a + b", "a + b + a:x")}),
-        (2, {"a": ("b + x:C(a)", "a + b + x:C(a)"), "b": ("a + a:x", "a + b + a:x"), "a:x": ("a + b", "a + b + a:x")}),
+        (
+            2,
+            {
+                "a": ("b + x:C(a)", "a + b + x:C(a)"),
+                "b": ("a + a:x", "a + b + a:x"),
+                "a:x": ("a + b", "a + b + a:x"),
+            },
+        ),
     ):
         table = fit.anova(type=type)
         for term, (small, large) in sets.items():
-            assert table.loc[term, "sum_sq"] == pytest.approx(rss(small) - rss(large), rel=1e-6), (type, term)
-            assert table.loc[term, "f_value"] == pytest.approx((rss(small) - rss(large)) / table.loc[term, "num_df"] / s2, rel=1e-6)
+            assert table.loc[term, "sum_sq"] == pytest.approx(rss(small) - rss(large), rel=1e-6), (
+                type,
+                term,
+            )
+            assert table.loc[term, "f_value"] == pytest.approx(
+                (rss(small) - rss(large)) / table.loc[term, "num_df"] / s2, rel=1e-6
+            )
 
 
 def test_a_generalized_model_has_chi_square_tests() -> None:
@@ -95,7 +115,9 @@ def test_a_generalized_model_has_chi_square_tests() -> None:
     assert table["df"].tolist() == [2, 1, 2]
     L = hypotheses(fit.design, 3)["a:x"]
     value = L @ fit.fixef().to_numpy()
-    assert table.loc["a:x", "chisq"] == pytest.approx(value @ np.linalg.solve(L @ fit.vcov().to_numpy() @ L.T, value))
+    assert table.loc["a:x", "chisq"] == pytest.approx(
+        value @ np.linalg.solve(L @ fit.vcov().to_numpy() @ L.T, value)
+    )
     assert table.loc["a:x", "p_value"] == pytest.approx(np.exp(-table.loc["a:x", "chisq"] / 2))
     with pytest.raises(lmm.ArgumentError, match="generalized"):
         fit.anova(ddf="satterthwaite")
@@ -154,7 +176,10 @@ def test_summary_prints_degrees_of_freedom() -> None:
     assert "Linear mixed model fit by REML. t-tests use Satterthwaite's method" in text
     head = next(line for line in text.splitlines() if "Pr(>|t|)" in line)
     assert head.split() == ["Estimate", "Std.", "Error", "df", "t", "value", "Pr(>|t|)"]
-    assert next(line for line in text.splitlines() if line.startswith("Days ")).split()[-2:] == ["3.26e-06", "***"]
+    assert next(line for line in text.splitlines() if line.startswith("Days ")).split()[-2:] == [
+        "3.26e-06",
+        "***",
+    ]
     assert "Kenward-Roger's method" in fit.summary(ddf="KR").as_latex()
 
 
@@ -164,7 +189,9 @@ def test_full_covariance_of_a_linear_fit() -> None:
     assert list(full.index) == [*fit.theta.index, "Intercept", "Days", "log(sigma)"]
     assert full.loc[["Intercept", "Days"], ["Intercept", "Days"]].equals(fit.vcov())
     assert np.linalg.eigvalsh(full.to_numpy()).min() > 0
-    adjusted = fit.vcov(full=True, ddf="kenward_roger").loc[["Intercept", "Days"], ["Intercept", "Days"]]
+    adjusted = fit.vcov(full=True, ddf="kenward_roger").loc[
+        ["Intercept", "Days"], ["Intercept", "Days"]
+    ]
     assert adjusted.equals(fit.vcov(ddf="kenward_roger"))
 
 
@@ -173,23 +200,48 @@ def test_tidy_takes_degrees_of_freedom() -> None:
     table, tidy = fit.coef_table(ddf="KR"), fit.tidy("fixed", conf_int=True, ddf="KR")
     assert tidy[["df", "p_value"]].to_numpy() == pytest.approx(table[["df", "p_value"]].to_numpy())
     limits = fit.contrast([[1, 0], [0, 1]], ddf="KR")
-    assert tidy[["conf_low", "conf_high"]].to_numpy() == pytest.approx(limits[["lower", "upper"]].to_numpy())
+    assert tidy[["conf_low", "conf_high"]].to_numpy() == pytest.approx(
+        limits[["lower", "upper"]].to_numpy()
+    )
     assert "df" not in fit.tidy("fixed")
 
 
-DESIGNS = ["w * x", "x * w", "w * v", "v * w * x", "w + v + x", "w * v + w * x", "v:x + w", "w / x", "w * v * u", "v * u + u:w + v:w"]
+DESIGNS = [
+    "w * x",
+    "x * w",
+    "w * v",
+    "v * w * x",
+    "w + v + x",
+    "w * v + w * x",
+    "v:x + w",
+    "w / x",
+    "w * v * u",
+    "v * u + u:w + v:w",
+]
 
 
 def gaps(formula: str) -> pd.DataFrame:
     """Factors with a level of one row, an empty cell, and a number."""
     rng = np.random.default_rng(1)
     n = 90
-    d = pd.DataFrame({"w": rng.choice(["b", "c"], n), "v": rng.choice(["p", "q", "r"], n), "u": rng.choice(["m", "n"], n)})
+    d = pd.DataFrame(
+        {
+            "w": rng.choice(["b", "c"], n),
+            "v": rng.choice(["p", "q", "r"], n),
+            "u": rng.choice(["m", "n"], n),
+        }
+    )
     d["x"], d["g"] = rng.normal(1, 1, n), rng.integers(0, 8, n)
     if "w * x" in formula or "x * w" in formula:
         d.loc[0, "w"] = "a"
     d = d[~((d.w == "b") & (d.v == "r"))].reset_index(drop=True)
-    d["y"] = d.x + (d.w == "b") + 0.5 * (d.v == "q") + rng.normal(0, 1, 8)[d.g] + rng.normal(0, 1, len(d))
+    d["y"] = (
+        d.x
+        + (d.w == "b")
+        + 0.5 * (d.v == "q")
+        + rng.normal(0, 1, 8)[d.g]
+        + rng.normal(0, 1, len(d))
+    )
     return d
 
 
@@ -198,7 +250,12 @@ def gaps(formula: str) -> pd.DataFrame:
 def test_types_two_and_three_do_not_depend_on_the_coding(right: str) -> None:
     """Reference levels, contrasts, the order of levels and of terms: the same F, degrees of freedom and p."""
     data = gaps(right)
-    turned = data.assign(**{name: pd.Categorical(data[name], categories=sorted(set(data[name]))[::-1]) for name in "wvu"})
+    turned = data.assign(
+        **{
+            name: pd.Categorical(data[name], categories=sorted(set(data[name]))[::-1])
+            for name in "wvu"
+        }
+    )
     swapped = " + ".join(reversed(right.split(" + ")))
     codings: list[tuple[str, pd.DataFrame, dict[str, str] | None]] = [
         (right, data, None),
@@ -210,9 +267,13 @@ def test_types_two_and_three_do_not_depend_on_the_coding(right: str) -> None:
     for type in (2, 3):
         found = []
         for formula, frame, contrasts in codings:
-            used = {name: kind for name, kind in (contrasts or {}).items() if name in formula} or None
+            used = {
+                name: kind for name, kind in (contrasts or {}).items() if name in formula
+            } or None
             fit = lmm.lmer(f"y ~ {formula} + (1|g)", frame, contrasts=used)
-            table = fit.anova(type=type, ddf="kenward_roger")[["num_df", "den_df", "f_value", "p_value"]]
+            table = fit.anova(type=type, ddf="kenward_roger")[
+                ["num_df", "den_df", "f_value", "p_value"]
+            ]
             table.index = [":".join(sorted(name.split(":"))) for name in table.index]
             found.append(table.sort_index())
         for other in found[1:]:
@@ -225,13 +286,19 @@ def test_types_two_and_three_do_not_depend_on_the_coding(right: str) -> None:
 def test_type_two_is_what_a_term_adds_to_those_that_do_not_contain_it(right: str) -> None:
     """Without a variance between groups: least squares with and without the term's indicators, df the difference of ranks."""
     data = gaps(right)
-    fit = lmm.lmer(f"y ~ {right} + (1|g)", data, start=[0.0], control=lmm.Control(evaluate_only=True))
+    fit = lmm.lmer(
+        f"y ~ {right} + (1|g)", data, start=[0.0], control=lmm.Control(evaluate_only=True)
+    )
     cells = {"1": np.ones((len(data), 1)), "x": data[["x"]].to_numpy()}
     names = {str(name) for name in fit.anova(type=1).index}
     for name in names:
         block = np.ones((len(data), 1))
         for part in name.split(":"):
-            own = data[["x"]].to_numpy() if part == "x" else pd.get_dummies(data[part]).to_numpy(float)
+            own = (
+                data[["x"]].to_numpy()
+                if part == "x"
+                else pd.get_dummies(data[part]).to_numpy(float)
+            )
             block = np.concatenate([block * own[:, [j]] for j in range(own.shape[1])], axis=1)
         cells[name] = block
 
@@ -245,7 +312,11 @@ def test_type_two_is_what_a_term_adds_to_those_that_do_not_contain_it(right: str
         table = fit.anova(type=type)
         for name in names:
             split = name.split(":")
-            containing = [o for o in names if set(split) < set(o.split(":")) and ("x" in split) == ("x" in o.split(":"))]
+            containing = [
+                o
+                for o in names
+                if set(split) < set(o.split(":")) and ("x" in split) == ("x" in o.split(":"))
+            ]
             if type == 3 and containing:
                 continue
             without = fitted(["1", *(o for o in names if o != name and o not in containing)])
@@ -253,4 +324,6 @@ def test_type_two_is_what_a_term_adds_to_those_that_do_not_contain_it(right: str
             q = with_it[0] - without[0]
             assert table.loc[name, "num_df"] == q
             if q:
-                assert table.loc[name, "f_value"] == pytest.approx((without[1] - with_it[1]) / q / (rss / (len(data) - rank)), rel=1e-6)
+                assert table.loc[name, "f_value"] == pytest.approx(
+                    (without[1] - with_it[1]) / q / (rss / (len(data) - rank)), rel=1e-6
+                )

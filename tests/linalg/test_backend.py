@@ -46,7 +46,10 @@ def test_call_is_double_precision_numpy_in_and_out_and_traced_once_per_shape() -
         assert out["sum"] == pytest.approx(a @ b, rel=1e-15)
         np.testing.assert_allclose(out["power"][0], a**power, rtol=1e-14)
         assert float(out["power"][1]) == 1 / 3
-        assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float64 for leaf in jax.tree.leaves(out))
+        assert all(
+            isinstance(leaf, np.ndarray) and leaf.dtype == np.float64
+            for leaf in jax.tree.leaves(out)
+        )
         assert backend.traces["kernel"] == count
 
 
@@ -88,8 +91,17 @@ CODE = """
 
 
 def run(tmp_path: Path, mode: str) -> None:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")} | {"HOME": str(tmp_path / "home")}
-    arguments = [sys.executable, "-c", textwrap.dedent(CODE), str(tmp_path / "ours"), mode, str(tmp_path / "theirs")]
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith("JAX_")
+    } | {"HOME": str(tmp_path / "home")}
+    arguments = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(CODE),
+        str(tmp_path / "ours"),
+        mode,
+        str(tmp_path / "theirs"),
+    ]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
 

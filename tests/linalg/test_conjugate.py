@@ -19,7 +19,10 @@ def matrix(q: int, condition: float, seed: int = 1) -> np.ndarray:
 @pytest.mark.parametrize("condition", [1.0, 10.0, 1e4])
 def test_solutions_meet_the_tolerance_row_by_row(condition: float) -> None:
     S = matrix(60, condition)
-    b = np.random.default_rng(2).standard_normal((5, 60)) * np.array([1.0, 1e-6, 1e6, 0.0, 3.0])[:, None]
+    b = (
+        np.random.default_rng(2).standard_normal((5, 60))
+        * np.array([1.0, 1e-6, 1e6, 0.0, 3.0])[:, None]
+    )
     found = conjugate_gradients(np, lambda v: v @ S, b, 1e-10)
     size = np.linalg.norm(b, axis=1)
     assert np.all(np.linalg.norm(found.x @ S - b, axis=1) <= 2e-10 * size)
@@ -30,7 +33,9 @@ def test_solutions_meet_the_tolerance_row_by_row(condition: float) -> None:
 def test_a_good_start_takes_fewer_steps_to_the_same_place() -> None:
     S, b = matrix(80, 100.0), np.random.default_rng(3).standard_normal((3, 80))
     cold = conjugate_gradients(np, lambda v: v @ S, b, 1e-8)
-    warm = conjugate_gradients(np, lambda v: v @ S, b, 1e-8, np.linalg.solve(S, b.T).T * (1.0 + 1e-6))
+    warm = conjugate_gradients(
+        np, lambda v: v @ S, b, 1e-8, np.linalg.solve(S, b.T).T * (1.0 + 1e-6)
+    )
     assert 0 < warm.steps < cold.steps / 2
     np.testing.assert_allclose(warm.x, cold.x, rtol=0, atol=1e-7)
 
@@ -48,14 +53,18 @@ def test_quadrature_of_the_logarithm() -> None:
     S, b = matrix(70, 30.0), np.random.default_rng(5).standard_normal((6, 70))
     found = conjugate_gradients(np, lambda v: v @ S, b, 1e-6)
     exact = np.einsum("ri,ij,rj->r", b, np.real(logm(S)), b)
-    np.testing.assert_allclose(log_quadratics(found.alpha, found.beta, np.sum(b * b, axis=1)), exact, rtol=1e-8)
+    np.testing.assert_allclose(
+        log_quadratics(found.alpha, found.beta, np.sum(b * b, axis=1)), exact, rtol=1e-8
+    )
 
 
 def test_the_identity_has_a_logarithm_of_zero() -> None:
     b = np.ones((2, 9))
     found = conjugate_gradients(np, lambda v: v, b, 1e-8)
     assert found.steps == 1
-    np.testing.assert_allclose(log_quadratics(found.alpha, found.beta, np.full(2, 9.0)), 0.0, atol=1e-14)
+    np.testing.assert_allclose(
+        log_quadratics(found.alpha, found.beta, np.full(2, 9.0)), 0.0, atol=1e-14
+    )
 
 
 def test_compiled_loop_equals_the_eager_one() -> None:

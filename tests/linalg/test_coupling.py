@@ -42,14 +42,20 @@ def test_every_form_answers_the_four_questions(k: int, form: str) -> None:
     B = full(e, J, q)
     crowded = np.bincount(e.level, minlength=J) > 5
     assert 3 <= crowded.sum() < J
-    c = {"dense": coupling.dense, "products": Products}[form](e, J, q) if form != "split" else Split(e, J, q, crowded)
+    c = (
+        {"dense": coupling.dense, "products": Products}[form](e, J, q)
+        if form != "split"
+        else Split(e, J, q, crowded)
+    )
     rng = np.random.default_rng(k)
     X, v, b = rng.normal(size=(k, k, J)), rng.normal(size=(4, k, J)), rng.normal(size=(4, q))
     K = rng.normal(size=(q, q))
     K = K + K.T
     schur = np.einsum("ajq,caj,cbj,bjr->qr", B, X, X, B)
     assert lower(c.schur(np, X)) == pytest.approx(lower(schur), abs=1e-11)
-    assert c.quadratic(np, K if c.full else np.tril(K)) == pytest.approx(np.einsum("ajq,qr,bjr->abj", B, K, B), abs=1e-11)
+    assert c.quadratic(np, K if c.full else np.tril(K)) == pytest.approx(
+        np.einsum("ajq,qr,bjr->abj", B, K, B), abs=1e-11
+    )
     assert c.into_tail(np, v) == pytest.approx(np.einsum("ajq,raj->rq", B, v), abs=1e-12)
     assert c.from_tail(np, b) == pytest.approx(np.einsum("ajq,rq->raj", B, b), abs=1e-12)
     codes = rng.integers(0, J, len(b))

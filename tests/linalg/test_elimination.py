@@ -36,7 +36,13 @@ class Case:
     def vectors(self, flat: np.ndarray) -> Vectors:
         """(r, q) in the design's order, arranged."""
         terms = self.dense.design.terms
-        return arrange(self.plan, tuple(flat[:, s].reshape(len(flat), t.k, t.J) for s, t in zip(self.dense.slices, terms, strict=True)))
+        return arrange(
+            self.plan,
+            tuple(
+                flat[:, s].reshape(len(flat), t.k, t.J)
+                for s, t in zip(self.dense.slices, terms, strict=True)
+            ),
+        )
 
     def flat(self, vectors: Vectors) -> np.ndarray:
         return np.column_stack([v.reshape(len(v), -1) for v in collect(self.plan, vectors)])
@@ -54,7 +60,10 @@ class Case:
 def case(name: str, kind: str) -> Case:
     d = DESIGNS[name]
     problem, dense = build_problem(d), Algebra(d, thetas(d)[kind])
-    chain_T, tail_T = [dense.T[t] for t in problem.plan.chain], [dense.T[t] for t in problem.plan.tail]
+    chain_T, tail_T = (
+        [dense.T[t] for t in problem.plan.chain],
+        [dense.T[t] for t in problem.plan.tail],
+    )
     factor = elimination.factorize(np, problem.data.system, chain_T, problem.plan.layout, tail_T)
     return Case(problem, dense, factor, chain_T, tail_T)
 
@@ -73,7 +82,11 @@ def test_log_determinant(name: str, kind: str) -> None:
 def test_multiply_is_the_unreduced_matrix(name: str, kind: str) -> None:
     c = case(name, kind)
     v = right_hand_sides(c)
-    np.testing.assert_allclose(c.flat(elimination.multiply(np, c.problem.data.system, c.vectors(v))), v @ c.dense.A, atol=1e-9)
+    np.testing.assert_allclose(
+        c.flat(elimination.multiply(np, c.problem.data.system, c.vectors(v))),
+        v @ c.dense.A,
+        atol=1e-9,
+    )
 
 
 @cases
@@ -97,12 +110,17 @@ def test_samples_have_the_conditional_covariance(name: str, kind: str) -> None:
     """S S' = N exactly, S read off unit vectors; and the covariance of S z for standard normal z."""
     c = case(name, kind)
     N = c.dense.N
-    S = c.flat(elimination.sample(np, c.factor, c.plan.layout, c.tail_T, c.vectors(np.eye(c.dense.q))))  # row i is S e_i
+    S = c.flat(
+        elimination.sample(np, c.factor, c.plan.layout, c.tail_T, c.vectors(np.eye(c.dense.q)))
+    )  # row i is S e_i
     np.testing.assert_allclose(S.T @ S, N, atol=1e-10)
     count = 4000
     z = np.random.default_rng(7).normal(size=(count, c.dense.q))
     drawn = c.flat(elimination.sample(np, c.factor, c.plan.layout, c.tail_T, c.vectors(z)))
-    found, spread = drawn.T @ drawn / count, np.sqrt((np.outer(np.diagonal(N), np.diagonal(N)) + N**2) / count)
+    found, spread = (
+        drawn.T @ drawn / count,
+        np.sqrt((np.outer(np.diagonal(N), np.diagonal(N)) + N**2) / count),
+    )
     assert np.all(np.abs(found - N) <= 6.0 * spread + 1e-12)
 
 
@@ -140,7 +158,9 @@ def test_blocks_of_the_inverse(name: str, kind: str) -> None:
         np.testing.assert_allclose(np.moveaxis(c.factor.chain[i].E, -1, 0), E, atol=1e-9)
         EHE = np.moveaxis(np.broadcast_to(quadratics[i], (k, k, J)), -1, 0)
         between = np.moveaxis(inverses[i].own, -1, 0) - W
-        np.testing.assert_allclose(W @ EHE @ W, E.swapaxes(1, 2) @ between @ E, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            W @ EHE @ W, E.swapaxes(1, 2) @ between @ E, rtol=1e-6, atol=1e-9
+        )
         for place, s in enumerate(c.plan.chain[i + 1 :]):
             cross = N[slices[t], slices[s]].reshape(k, J, terms[s].k, terms[s].J)
             ancestor = c.factor.chain[i].parents[place].index
@@ -151,7 +171,9 @@ def test_blocks_of_the_inverse(name: str, kind: str) -> None:
             np.testing.assert_allclose(inverses[i].tail.reshape(k * J, -1), wanted, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["crossed", "three crossed", "slopes crossed", "weights and offset"])
+@pytest.mark.parametrize(
+    "name", ["crossed", "three crossed", "slopes crossed", "weights and offset"]
+)
 @pytest.mark.parametrize("form", ["products", "split"])
 def test_every_form_of_coupling_gives_the_same_factor(name: str, form: str) -> None:
     """Lists of products, which the planner keeps for large problems, in place of the dense coupling of small ones."""
@@ -162,15 +184,23 @@ def test_every_form_of_coupling_gives_the_same_factor(name: str, form: str) -> N
     _, J, q = B.shape
     level, col = np.nonzero(np.any(B != 0, axis=0))
     entries = Entries(level, col, B[:, level, col])
-    listed = coupling.Products(entries, J, q) if form == "products" else coupling.Split(entries, J, q, np.arange(J) % 3 == 0)
+    listed = (
+        coupling.Products(entries, J, q)
+        if form == "products"
+        else coupling.Split(entries, J, q, np.arange(J) % 3 == 0)
+    )
     system = elimination.System((member._replace(coupling=listed),), c.problem.data.system.C)
     factor = elimination.factorize(np, system, c.chain_T, c.plan.layout, c.tail_T)
     assert factor.logdet == pytest.approx(float(c.factor.logdet), rel=1e-12)
     r = c.vectors(right_hand_sides(c))
     reduced = elimination.reduce(np, factor, c.plan.layout, c.tail_T, r)
-    solved, _ = elimination.solve(np, factor, c.plan.layout, c.tail_T, reduced, (True,) * len(c.plan.layout))
+    solved, _ = elimination.solve(
+        np, factor, c.plan.layout, c.tail_T, reduced, (True,) * len(c.plan.layout)
+    )
     np.testing.assert_allclose(c.flat(solved), right_hand_sides(c) @ c.dense.N, atol=1e-9)
-    for mine, plain in zip(elimination.traces(np, factor, c.K), elimination.traces(np, c.factor, c.K), strict=True):
+    for mine, plain in zip(
+        elimination.traces(np, factor, c.K), elimination.traces(np, c.factor, c.K), strict=True
+    ):
         np.testing.assert_allclose(mine, plain, rtol=1e-10)
 
 

@@ -11,7 +11,12 @@ import pytest
 
 from lmm.errors import CapacityError
 from lmm.linalg import factorisation, krylov
-from lmm.linalg.factorisation import BlockSystem, Factorisation, KrylovFactorisation, PenalizedSystem
+from lmm.linalg.factorisation import (
+    BlockSystem,
+    Factorisation,
+    KrylovFactorisation,
+    PenalizedSystem,
+)
 from lmm.linalg.plan import Plan, make_layout
 from lmm.model.gaussian.system import make_coupled, make_system
 from lmm.model.problem import build_problem
@@ -43,8 +48,12 @@ def iterative(name: str) -> PenalizedSystem:
 def all_iterative(name: str) -> PenalizedSystem:
     """Conjugate gradients for all terms but one."""
     problem = build_problem(DESIGNS[name])
-    plan = Plan(problem.plan.terms, (0,), (), (), iterative=tuple(range(1, len(problem.plan.terms))))
-    return factorisation.penalized_system(plan, make_system(problem.cross, plan), make_coupled(problem.cross, plan))
+    plan = Plan(
+        problem.plan.terms, (0,), (), (), iterative=tuple(range(1, len(problem.plan.terms)))
+    )
+    return factorisation.penalized_system(
+        plan, make_system(problem.cross, plan), make_coupled(problem.cross, plan)
+    )
 
 
 EXACT = [as_planned, dense]
@@ -60,7 +69,10 @@ class Case:
     def vectors(self, flat: np.ndarray) -> list[np.ndarray]:
         """(m, q) as (m, k, J) per term."""
         terms = self.exact.design.terms
-        return [flat[:, own].reshape(len(flat), term.k, term.J) for own, term in zip(self.exact.slices, terms, strict=True)]
+        return [
+            flat[:, own].reshape(len(flat), term.k, term.J)
+            for own, term in zip(self.exact.slices, terms, strict=True)
+        ]
 
     @property
     def rhs(self) -> np.ndarray:
@@ -80,18 +92,30 @@ def flat(vectors: list[np.ndarray]) -> np.ndarray:
 
 every = pytest.mark.parametrize(
     ("how", "name", "kind"),
-    [(make.__name__, name, kind) for make in SYSTEMS for name in DESIGNS for kind in ("interior", "singular", "zero")],
+    [
+        (make.__name__, name, kind)
+        for make in SYSTEMS
+        for name in DESIGNS
+        for kind in ("interior", "singular", "zero")
+    ],
 )
 exactly = pytest.mark.parametrize(
     ("how", "name", "kind"),
-    [(make.__name__, name, kind) for make in EXACT for name in DESIGNS for kind in ("interior", "singular", "zero")],
+    [
+        (make.__name__, name, kind)
+        for make in EXACT
+        for name in DESIGNS
+        for kind in ("interior", "singular", "zero")
+    ],
 )
 
 
 @every
 def test_multiply(how: str, name: str, kind: str) -> None:
     c = made(how, name, kind)
-    np.testing.assert_allclose(flat(c.system.multiply(c.vectors(c.rhs))), c.rhs @ c.exact.A, atol=1e-9)
+    np.testing.assert_allclose(
+        flat(c.system.multiply(c.vectors(c.rhs))), c.rhs @ c.exact.A, atol=1e-9
+    )
 
 
 @every
@@ -153,7 +177,9 @@ def test_traces(how: str, name: str, kind: str) -> None:
 @exactly
 def test_blocks_of_the_inverse(how: str, name: str, kind: str) -> None:
     c = made(how, name, kind)
-    for own, term, block in zip(c.exact.slices, c.exact.design.terms, c.N.inverse_blocks(), strict=True):
+    for own, term, block in zip(
+        c.exact.slices, c.exact.design.terms, c.N.inverse_blocks(), strict=True
+    ):
         wanted = c.exact.N[own, own].reshape(term.k, term.J, term.k, term.J)
         np.testing.assert_allclose(block, np.einsum("ajbj->abj", wanted), atol=1e-10)
 
@@ -182,7 +208,9 @@ def test_negative_weights(make: Callable[[str], PenalizedSystem]) -> None:
     cross = build_problem(DESIGNS["crossed"]).cross
     for sign, definite in ((1.0, True), (-1.0, False)):
         signed = replace(cross, diag=(cross.diag[0], *(sign * own for own in cross.diag[1:])))
-        system = factorisation.penalized_system(plan, make_system(signed, plan, dense=True), make_coupled(signed, plan))
+        system = factorisation.penalized_system(
+            plan, make_system(signed, plan, dense=True), make_coupled(signed, plan)
+        )
         assert (system.try_factorize(T) is not None) == definite
 
 

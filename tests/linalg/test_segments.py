@@ -43,7 +43,10 @@ def test_the_criterion_without_scatter(name: str) -> None:
     problem = build_problem(design, "jax")
     data, plan = problem.data, problem.arranged
     gathered = data._replace(system=elimination.without_scatter(data.system))
-    factors = [s.factor(own) for s, own in zip(problem.structures, problem.split(some_theta(design)), strict=True)]
+    factors = [
+        s.factor(own)
+        for s, own in zip(problem.structures, problem.split(some_theta(design)), strict=True)
+    ]
     chain_T, tail_T = [factors[t] for t in plan.chain], [factors[t] for t in plan.tail]
     chain_dG, tail_dG = ([np.eye(len(T))[None] for T in each] for each in (chain_T, tail_T))
     arguments = chain_T, tail_T, chain_dG, tail_dG
@@ -57,5 +60,10 @@ def test_the_criterion_without_scatter(name: str) -> None:
 
 def test_counting_order_is_a_stable_sort() -> None:
     rng = np.random.default_rng(2)
-    for index in (rng.integers(0, 40, 1000), np.zeros(5, dtype=int), np.zeros(0, dtype=int), np.arange(39, -1, -1)):
+    for index in (
+        rng.integers(0, 40, 1000),
+        np.zeros(5, dtype=int),
+        np.zeros(0, dtype=int),
+        np.arange(39, -1, -1),
+    ):
         np.testing.assert_array_equal(counting_order(index, 40), np.argsort(index, kind="stable"))

@@ -13,7 +13,9 @@ from lmm.linalg.sparse.segments import segment_sum
 SPACES = pytest.mark.parametrize("xp", [np, jnp], ids=["numpy", "jax"])
 #: every size under NumPy; under JAX, where each costs a compilation, some
 SIZES = pytest.mark.parametrize(
-    ("xp", "k"), [pytest.param(np, k, id=f"numpy-{k}") for k in range(1, 9)] + [pytest.param(jnp, k, id=f"jax-{k}") for k in (1, 2, 6)]
+    ("xp", "k"),
+    [pytest.param(np, k, id=f"numpy-{k}") for k in range(1, 9)]
+    + [pytest.param(jnp, k, id=f"jax-{k}") for k in (1, 2, 6)],
 )
 J = 11
 
@@ -38,11 +40,22 @@ def run(xp, function, *arrays):
 
 @SIZES
 def test_products(xp, k: int) -> None:
-    A, B, C, v = batch(k, 3, J), batch(3, k, J, seed=1), batch(k, 2, J, seed=2), batch(4, 3, J, seed=3)
-    assert run(xp, small.multiply, A, B) == pytest.approx(np.einsum("abj,bcj->acj", A, B), abs=1e-13)
-    assert run(xp, small.transpose_multiply, A, C) == pytest.approx(np.einsum("baj,bcj->acj", A, C), abs=1e-13)
+    A, B, C, v = (
+        batch(k, 3, J),
+        batch(3, k, J, seed=1),
+        batch(k, 2, J, seed=2),
+        batch(4, 3, J, seed=3),
+    )
+    assert run(xp, small.multiply, A, B) == pytest.approx(
+        np.einsum("abj,bcj->acj", A, B), abs=1e-13
+    )
+    assert run(xp, small.transpose_multiply, A, C) == pytest.approx(
+        np.einsum("baj,bcj->acj", A, C), abs=1e-13
+    )
     assert run(xp, small.apply, A, v) == pytest.approx(np.einsum("abj,rbj->raj", A, v), abs=1e-13)
-    assert run(xp, small.apply_transpose, B, v) == pytest.approx(np.einsum("baj,rbj->raj", B, v), abs=1e-13)
+    assert run(xp, small.apply_transpose, B, v) == pytest.approx(
+        np.einsum("baj,rbj->raj", B, v), abs=1e-13
+    )
 
 
 @SIZES
@@ -90,7 +103,9 @@ def test_what_the_data_leave(xp, k: int, size: float) -> None:
     singular[-1] = 0.0
     for T in (full, singular, np.zeros((k, k))):
         found = run(xp, lambda a, t: small.left(xp, a, small.whiten(xp, a, t)[1], t), A, T)
-        wanted = np.stack([np.linalg.inv(np.eye(k) + A[..., j] @ T @ T.T) for j in range(J)], axis=-1)
+        wanted = np.stack(
+            [np.linalg.inv(np.eye(k) + A[..., j] @ T @ T.T) for j in range(J)], axis=-1
+        )
         np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-12 * max(size, 10.0))
 
 
@@ -98,7 +113,12 @@ def test_what_the_data_leave(xp, k: int, size: float) -> None:
 def test_blocks_of_levels_equal_the_whole(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """More levels than two blocks hold, with an odd number left over: the numbers do not change."""
     levels = 2 * small.BLOCK + 777
-    A, B, v, T = batch(k, k, levels), batch(k, k, levels, seed=1), batch(2, k, levels, seed=2), np.tril(batch(k, k))
+    A, B, v, T = (
+        batch(k, k, levels),
+        batch(k, k, levels, seed=1),
+        batch(2, k, levels, seed=2),
+        np.tril(batch(k, k)),
+    )
     P = positive(k, levels)
 
     def everything() -> list[np.ndarray]:

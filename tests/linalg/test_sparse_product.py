@@ -31,7 +31,9 @@ def pattern(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
     return cell // J_col, cell % J_col, J_row, J_col
 
 
-def dense(rows: np.ndarray, cols: np.ndarray, blocks: np.ndarray, J_row: int, J_col: int) -> np.ndarray:
+def dense(
+    rows: np.ndarray, cols: np.ndarray, blocks: np.ndarray, J_row: int, J_col: int
+) -> np.ndarray:
     """B as (k_row, J_row, k_col, J_col)."""
     out = np.zeros((blocks.shape[0], J_row, blocks.shape[1], J_col))
     for i in range(blocks.shape[0]):
@@ -64,8 +66,12 @@ def test_equals_dense(kind: str, k_row: int, k_col: int, name: str) -> None:
                 Bv, Btu = used.apply(np, v), used.apply_transpose(np, u)
             else:
                 Bv, Btu = backend.call(both, used, v, u)
-            np.testing.assert_allclose(Bv, np.einsum("aibj,rbj->rai", full, v), rtol=1e-12, atol=1e-12)
-            np.testing.assert_allclose(Btu, np.einsum("aibj,rai->rbj", full, u), rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(
+                Bv, np.einsum("aibj,rbj->rai", full, v), rtol=1e-12, atol=1e-12
+            )
+            np.testing.assert_allclose(
+                Btu, np.einsum("aibj,rai->rbj", full, u), rtol=1e-12, atol=1e-12
+            )
 
 
 def both(xp, product, v, u):
@@ -91,7 +97,9 @@ def test_tiles_chunks_and_threads_change_nothing(monkeypatch: pytest.MonkeyPatch
     cut = make_product(rows, cols, blocks, J_row, J_col)
     assert len(cut.chunks) > 4 and len(cut.chunks[0]) > 2
     np.testing.assert_allclose(cut.apply(np, v), whole.apply(np, v), rtol=1e-13, atol=1e-13)
-    np.testing.assert_allclose(cut.apply_transpose(np, u), whole.apply_transpose(np, u), rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(
+        cut.apply_transpose(np, u), whole.apply_transpose(np, u), rtol=1e-13, atol=1e-13
+    )
 
 
 def test_nothing_is_scattered() -> None:
@@ -124,7 +132,9 @@ def test_a_second_matrix_of_the_same_shape_compiles_nothing() -> None:
         order = np.lexsort((columns, rows))
         blocks = rng.standard_normal((1, 1, len(rows)))
         product = make_product(rows[order], columns[order], blocks, J_row, J_col, backend="jax")
-        backend.call(both, product, rng.standard_normal((2, 1, J_col)), rng.standard_normal((2, 1, J_row)))
+        backend.call(
+            both, product, rng.standard_normal((2, 1, J_col)), rng.standard_normal((2, 1, J_row))
+        )
     assert backend.traces["both"] == 1
 
 

@@ -17,13 +17,20 @@ LAYOUTS = {
 }
 #: every layout under NumPy; under JAX, where each operation costs a compilation, the one that has all kinds of terms
 CASES = pytest.mark.parametrize(
-    ("xp", "layout"), [*(pytest.param(np, own, id=name) for name, own in LAYOUTS.items()), pytest.param(jnp, LAYOUTS["columns"], id="jax")]
+    ("xp", "layout"),
+    [
+        *(pytest.param(np, own, id=name) for name, own in LAYOUTS.items()),
+        pytest.param(jnp, LAYOUTS["columns"], id="jax"),
+    ],
 )
 
 
 def factors(layout: tail.Layout) -> list[np.ndarray]:
     rng = np.random.default_rng(len(layout))
-    return [np.tril(rng.normal(size=(s.k, s.k)), -1) + np.diag(rng.uniform(0.5, 1.5, s.k)) for s in layout]
+    return [
+        np.tril(rng.normal(size=(s.k, s.k)), -1) + np.diag(rng.uniform(0.5, 1.5, s.k))
+        for s in layout
+    ]
 
 
 def full(layout: tail.Layout, T: list[np.ndarray]) -> np.ndarray:
@@ -50,10 +57,16 @@ def test_scaling(xp, layout: tail.Layout) -> None:
     L = full(layout, T)
     b = np.random.default_rng(1).normal(size=(3, len(C)))
     np.testing.assert_allclose(tail.scale_rows(xp, layout, T, C), L.T @ C, atol=1e-12)
-    np.testing.assert_allclose(tail.scale_rows(xp, layout, T, C, transpose=False), L @ C, atol=1e-12)
+    np.testing.assert_allclose(
+        tail.scale_rows(xp, layout, T, C, transpose=False), L @ C, atol=1e-12
+    )
     np.testing.assert_allclose(tail.sandwich(xp, layout, T, C), L.T @ C @ L, atol=1e-11)
-    np.testing.assert_allclose(tail.sandwich(xp, layout, T, C, transpose=False), L @ C @ L.T, atol=1e-11)
-    np.testing.assert_allclose(tail.unscale(xp, layout, T, b), np.linalg.solve(L.T, b.T).T, atol=1e-10)
+    np.testing.assert_allclose(
+        tail.sandwich(xp, layout, T, C, transpose=False), L @ C @ L.T, atol=1e-11
+    )
+    np.testing.assert_allclose(
+        tail.unscale(xp, layout, T, b), np.linalg.solve(L.T, b.T).T, atol=1e-10
+    )
 
 
 @CASES
@@ -66,8 +79,12 @@ def test_factor_solves_and_inverse(xp, layout: tail.Layout) -> None:
     np.testing.assert_allclose(np.tril(factor.L), L, atol=1e-11)
     assert float(factor.logdet) == pytest.approx(np.linalg.slogdet(S)[1], rel=1e-12)
     np.testing.assert_allclose(tail.forward(xp, factor, b), np.linalg.solve(L, b.T).T, atol=1e-11)
-    np.testing.assert_allclose(tail.backward(xp, factor, b), np.linalg.solve(L.T, b.T).T, atol=1e-11)
-    np.testing.assert_allclose(np.tril(tail.inverse(xp, factor)), np.tril(np.linalg.inv(S)), atol=1e-11)
+    np.testing.assert_allclose(
+        tail.backward(xp, factor, b), np.linalg.solve(L.T, b.T).T, atol=1e-11
+    )
+    np.testing.assert_allclose(
+        np.tril(tail.inverse(xp, factor)), np.tril(np.linalg.inv(S)), atol=1e-11
+    )
 
 
 @CASES
@@ -79,7 +96,9 @@ def test_lower_triangles_are_enough(xp, layout: tail.Layout) -> None:
     np.testing.assert_allclose(tail.symmetric_multiply(xp, junk, b), b @ C, atol=1e-10)
     for slot in layout:
         own = C[slot.columns, slot.columns].reshape(slot.k, slot.J, slot.k, slot.J)
-        np.testing.assert_allclose(tail.block_trace(xp, slot, junk), np.einsum("ajbj->ab", own), atol=1e-11)
+        np.testing.assert_allclose(
+            tail.block_trace(xp, slot, junk), np.einsum("ajbj->ab", own), atol=1e-11
+        )
 
 
 @CASES

@@ -85,7 +85,9 @@ def test_two_threads_that_overlap_leave_what_they_found(counts: list[int]) -> No
     assert counts == [8, 6]
 
 
-def test_large_operations_use_the_idle_cores(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_operations_use_the_idle_cores(
+    counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(threads, "idle_cores", lambda: 3)
     with threads.limited():
         with threads.for_flops(threads.WORTH / 2):
@@ -95,7 +97,9 @@ def test_large_operations_use_the_idle_cores(counts: list[int], monkeypatch: pyt
         assert counts == [1, 1]
 
 
-def test_one_thread_for_a_while_after_several_were_slow(counts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_thread_for_a_while_after_several_were_slow(
+    counts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A clock of our own: the first operation takes too long, so the next runs alone, and one after the pause does not."""
     clock = [100.0]
     monkeypatch.setattr(threads, "perf_counter", lambda: clock[0])
@@ -139,7 +143,10 @@ def test_an_interrupt_at_any_line_leaves_the_counts_as_they_were(counts: list[in
         def trace(frame: Any, event: str, _: Any) -> Any:
             if frame.f_code.co_filename != threads.__file__:
                 return None
-            if event == "line" and linecache.getline(threads.__file__, frame.f_lineno).strip() != "try:":
+            if (
+                event == "line"
+                and linecache.getline(threads.__file__, frame.f_lineno).strip() != "try:"
+            ):
                 lines.add(frame.f_lineno)
                 if frame.f_lineno == left[0]:
                     left[0] = None

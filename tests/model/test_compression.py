@@ -24,7 +24,9 @@ MERGING = [
     for name in ("binomial", "poisson", "negative_binomial", "negative_binomial1")
     for link in FAMILIES[name].link_names
 ]
-by_link = pytest.mark.parametrize("family", MERGING, ids=[f"{f.name} {f.link.name}" for f in MERGING])
+by_link = pytest.mark.parametrize(
+    "family", MERGING, ids=[f"{f.name} {f.link.name}" for f in MERGING]
+)
 
 
 def data(seed: int = 0) -> pd.DataFrame:
@@ -41,7 +43,9 @@ def data(seed: int = 0) -> pd.DataFrame:
             "yes": (rng.random(N) < p).astype(int),
             "successes": rng.binomial(trials, p),
             "trials": trials,
-            "rating": pd.Categorical(np.digitize(eta + rng.logistic(size=N), [0.0, 1.0]), ordered=True),
+            "rating": pd.Categorical(
+                np.digitize(eta + rng.logistic(size=N), [0.0, 1.0]), ordered=True
+            ),
             "time": rng.gamma(2.0, np.exp(eta) / 2.0),
             "w": rng.integers(1, 3, N).astype(float),
             "off": np.log(rng.integers(1, 3, N)),
@@ -57,8 +61,15 @@ DATA = data()
 
 def rows_of(family: Any) -> tuple[Rows, np.ndarray]:
     """Rows for a family, weights and an offset among them, and their fixed columns."""
-    response = {"binomial": "cbind(successes, trials - successes)", "poisson": "count"}.get(family.name, "more")
-    design = build_design(f"{response} ~ x + offset(off) + (1 + x | g) + (1 | h)", DATA, Given(weights="w"), family=family)
+    response = {"binomial": "cbind(successes, trials - successes)", "poisson": "count"}.get(
+        family.name, "more"
+    )
+    design = build_design(
+        f"{response} ~ x + offset(off) + (1 + x | g) + (1 | h)",
+        DATA,
+        Given(weights="w"),
+        family=family,
+    )
     return make_rows(design), design.X
 
 
@@ -72,16 +83,24 @@ def test_sums_of_the_log_density(family: Any) -> None:
     rng = np.random.default_rng(1)
     low = 0.5 if family.eta_bounds[0] == 0.0 else -0.2
     b = [0.02 * rng.normal(size=(size.k, size.J)) for size in rows.plan.terms]
-    gamma = np.array([-1.0 if family.link.name == "log" and family.name == "binomial" else low, 0.02])[: rows.p]
+    gamma = np.array(
+        [-1.0 if family.link.name == "log" and family.name == "binomial" else low, 0.02]
+    )[: rows.p]
     sums = []
     for own in (rows, few):
-        eta = np.clip(own.offset * 0.1 + own.Q @ gamma + own.random(b), low if low > 0 else -5.0, -0.05 if gamma[0] == -1.0 else 5.0)
+        eta = np.clip(
+            own.offset * 0.1 + own.Q @ gamma + own.random(b),
+            low if low > 0 else -5.0,
+            -0.05 if gamma[0] == -1.0 else 5.0,
+        )
         args = own.y, eta, own.weights, 1.7
         weight = family.expected_weights(eta, own.weights, 1.7)
         parts = [family.kernel(*args), *family.derivatives(*args), *weight]
         if family.merges == "equal":
             parts += [family.constant(own.y, own.weights, 1.7), *family.parameter_scores(*args)]
-        sums.append(np.concatenate([np.concatenate([s.ravel() for s in own.sums(part)]) for part in parts]))
+        sums.append(
+            np.concatenate([np.concatenate([s.ravel() for s in own.sums(part)]) for part in parts])
+        )
     np.testing.assert_allclose(sums[0], sums[1], rtol=1e-9, atol=1e-9)
 
 
@@ -116,10 +135,24 @@ def test_equal_responses_only() -> None:
     """Where responses must be equal, each kept row stands for those with its response."""
     rows, X = rows_of(NegativeBinomial())
     out = merged(rows, list(X.T), "equal")
-    kinds = pd.DataFrame({"y": rows.y, "o": rows.offset, "x": X[:, 1], "g": rows.codes[0], "h": rows.codes[1], "w": rows.weights})
+    kinds = pd.DataFrame(
+        {
+            "y": rows.y,
+            "o": rows.offset,
+            "x": X[:, 1],
+            "g": rows.codes[0],
+            "h": rows.codes[1],
+            "w": rows.weights,
+        }
+    )
     want = kinds.groupby(["g", "h", "x", "o", "y"])["w"].sum()
     assert out.n == len(want)
-    mine = pd.Series(out.weights, index=pd.MultiIndex.from_arrays([out.codes[0], out.codes[1], out.columns[0][1], out.offset, out.y]))
+    mine = pd.Series(
+        out.weights,
+        index=pd.MultiIndex.from_arrays(
+            [out.codes[0], out.codes[1], out.columns[0][1], out.offset, out.y]
+        ),
+    )
     np.testing.assert_allclose(mine.sort_index().to_numpy(), want.to_numpy())
 
 
@@ -148,7 +181,10 @@ def test_no_rows() -> None:
 FITS = {
     "binary": ("yes ~ x + (1 | g) + (1 | h)", {"family": "binomial"}),
     "binary probit": ("yes ~ x + (1 + x || g)", {"family": Binomial("probit")}),
-    "counts of successes": ("cbind(successes, trials - successes) ~ x + (1 | g)", {"family": "binomial"}),
+    "counts of successes": (
+        "cbind(successes, trials - successes) ~ x + (1 | g)",
+        {"family": "binomial"},
+    ),
     "joint mode": ("yes ~ x + (1 | g) + (1 | h)", {"family": "binomial", "nAGQ": 0}),
     "poisson": ("count ~ x + offset(off) + (1 + x | g) + (1 | h)", {"family": "poisson"}),
     "weighted poisson": ("count ~ x + (1 | g)", {"family": "poisson", "weights": "w"}),
@@ -183,13 +219,19 @@ def test_fits_with_and_without(name: str, monkeypatch: pytest.MonkeyPatch) -> No
 def test_other_families_keep_their_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compression, "LARGE", 100)
     data = DATA.assign(time=DATA["time"].round(1) + 0.1)
-    assert lmm.glmer("time ~ x + (1 | g)", data, family=FAMILIES[name]("log")).problem.merged is None
+    assert (
+        lmm.glmer("time ~ x + (1 | g)", data, family=FAMILIES[name]("log")).problem.merged is None
+    )
 
 
 def test_rows_that_differ_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few levels' rows tell that nothing is gained, without sorting all."""
     monkeypatch.setattr(compression, "LARGE", 100)
-    design = build_design("count ~ z + (1 | g)", DATA.assign(z=np.random.default_rng(0).normal(size=N)), family=Poisson())
+    design = build_design(
+        "count ~ z + (1 | g)",
+        DATA.assign(z=np.random.default_rng(0).normal(size=N)),
+        family=Poisson(),
+    )
     assert build_generalized(design, Poisson()).merged is None
 
 

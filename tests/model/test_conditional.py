@@ -28,7 +28,11 @@ Terms = list[Incidence | None]
 def case(name: str, kind: str) -> tuple[Problem, Estimate, Algebra]:
     d = DESIGNS[name]
     theta, problem = thetas(d)[kind], build_problem(d)
-    return problem, MaximumLikelihood(True, Control(evaluate_only=True)).fit(problem, theta), Algebra(d, theta)
+    return (
+        problem,
+        MaximumLikelihood(True, Control(evaluate_only=True)).fit(problem, theta),
+        Algebra(d, theta),
+    )
 
 
 def new_rows(name: str, m: int, seed: int) -> tuple[np.ndarray, Terms]:
@@ -57,16 +61,24 @@ def by_covariances(exact: Algebra, sigma: float, X: np.ndarray, terms: Terms) ->
                 z[i, at.start + np.arange(own.k) * own.J + code] = values
     weights = exact.Vinv @ exact.design.X @ exact.cov @ X.T + exact.P @ exact.Zall @ G @ z.T
     GZw = G @ exact.Zall.T @ weights
-    variance = np.einsum("nm,nm->m", weights, exact.V @ weights) - 2 * np.einsum("mq,qm->m", z, GZw) + np.einsum("mq,qr,mr->m", z, G, z)
+    variance = (
+        np.einsum("nm,nm->m", weights, exact.V @ weights)
+        - 2 * np.einsum("mq,qm->m", z, GZw)
+        + np.einsum("mq,qr,mr->m", z, G, z)
+    )
     return sigma**2 * (variance + extra)
 
 
 @cases
 def test_conditional_covariances(name: str, kind: str) -> None:
     problem, estimate, exact = case(name, kind)
-    for mine, term, own in zip(covariances(problem, estimate), exact.design.terms, exact.slices, strict=True):
+    for mine, term, own in zip(
+        covariances(problem, estimate), exact.design.terms, exact.slices, strict=True
+    ):
         wanted = exact.N[own, own].reshape(term.k, term.J, term.k, term.J)
-        np.testing.assert_allclose(mine, estimate.sigma**2 * np.einsum("ajbj->jab", wanted), atol=1e-10)
+        np.testing.assert_allclose(
+            mine, estimate.sigma**2 * np.einsum("ajbj->jab", wanted), atol=1e-10
+        )
 
 
 @cases
@@ -74,7 +86,9 @@ def test_prediction_variance(name: str, kind: str) -> None:
     problem, estimate, exact = case(name, kind)
     X, terms = new_rows(name, 40, seed=1)
     found = prediction_variance(problem, estimate, X, terms)
-    np.testing.assert_allclose(found, by_covariances(exact, estimate.sigma, X, terms), rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(
+        found, by_covariances(exact, estimate.sigma, X, terms), rtol=1e-8, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", DESIGNS)
@@ -83,7 +97,9 @@ def test_prediction_variance_of_the_rows_is_hendersons(name: str) -> None:
     problem, estimate, exact = case(name, "interior")
     d = exact.design
     WX, WZ = d.X * exact.w[:, None], exact.Zall * exact.w[:, None]
-    henderson = np.block([[d.X.T @ WX, d.X.T @ WZ], [WZ.T @ d.X, exact.A + np.linalg.inv(exact.L @ exact.L.T)]])
+    henderson = np.block(
+        [[d.X.T @ WX, d.X.T @ WZ], [WZ.T @ d.X, exact.A + np.linalg.inv(exact.L @ exact.L.T)]]
+    )
     rows = np.column_stack([d.X, exact.Zall])
     wanted = estimate.sigma**2 * np.einsum("nq,qr,nr->n", rows, np.linalg.inv(henderson), rows)
     found = prediction_variance(problem, estimate, d.X, list(d.terms))
@@ -99,10 +115,14 @@ def test_terms_left_out(name: str) -> None:
         found = prediction_variance(problem, estimate, X, some)
         np.testing.assert_allclose(found, by_covariances(exact, estimate.sigma, X, some), rtol=1e-8)
     nothing = prediction_variance(problem, estimate, X, [None] * len(terms))
-    np.testing.assert_allclose(nothing, estimate.sigma**2 * np.einsum("mp,pq,mq->m", X, exact.cov, X), rtol=1e-9)
+    np.testing.assert_allclose(
+        nothing, estimate.sigma**2 * np.einsum("mp,pq,mq->m", X, exact.cov, X), rtol=1e-9
+    )
 
 
-@pytest.mark.parametrize("name", ["slope", "slopes crossed", "nested three deep", "three deep and crossed"])
+@pytest.mark.parametrize(
+    "name", ["slope", "slopes crossed", "nested three deep", "three deep and crossed"]
+)
 def test_batches_of_rows_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     problem, estimate, _ = case(name, "interior")
     X, terms = new_rows(name, 37, seed=3)
@@ -123,13 +143,23 @@ def test_couplings_of_large_problems(form: str, monkeypatch: pytest.MonkeyPatch)
     problem, estimate, exact = case("slopes crossed", "interior")
 
     def forced(entries: coupling.Entries, J: int, q: int) -> coupling.Coupling:
-        return coupling.Products(entries, J, q) if form == "Products" else coupling.Split(entries, J, q, np.arange(J) % 2 == 0)
+        return (
+            coupling.Products(entries, J, q)
+            if form == "Products"
+            else coupling.Split(entries, J, q, np.arange(J) % 2 == 0)
+        )
 
     monkeypatch.setattr(coupling, "choose", forced)
     system = make_system(problem.cross, problem.plan)
     assert type(system.chain[0].coupling).__name__ == form
     large = replace(problem, data=problem.data._replace(system=system))
     X, terms = new_rows("slopes crossed", 30, seed=4)
-    np.testing.assert_allclose(prediction_variance(large, estimate, X, terms), by_covariances(exact, estimate.sigma, X, terms), rtol=1e-8)
-    for mine, plain in zip(covariances(large, estimate), covariances(problem, estimate), strict=True):
+    np.testing.assert_allclose(
+        prediction_variance(large, estimate, X, terms),
+        by_covariances(exact, estimate.sigma, X, terms),
+        rtol=1e-8,
+    )
+    for mine, plain in zip(
+        covariances(large, estimate), covariances(problem, estimate), strict=True
+    ):
         np.testing.assert_allclose(mine, plain, rtol=1e-9, atol=1e-12)

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from lmm.design.design import Design
-from lmm.model.gaussian.crossproducts import CrossProducts, cross_products, dense_pairs, right_hand_sides
+from lmm.model.gaussian.crossproducts import (
+    CrossProducts,
+    cross_products,
+    dense_pairs,
+    right_hand_sides,
+)
 from tests.algebra import Algebra
 from tests.designs import design, slopes, term, zoo
 
@@ -24,7 +29,11 @@ def sums(d: Design, rows: slice | np.ndarray = slice(None)) -> CrossProducts:
 
 
 def assert_same(a: CrossProducts, b: CrossProducts) -> None:
-    for mine, other in [*zip(a.diag, b.diag, strict=True), *zip(a.rhs, b.rhs, strict=True), (a.gram, b.gram)]:
+    for mine, other in [
+        *zip(a.diag, b.diag, strict=True),
+        *zip(a.rhs, b.rhs, strict=True),
+        (a.gram, b.gram),
+    ]:
         np.testing.assert_allclose(mine, other, rtol=1e-12, atol=1e-9)
     assert a.pairs.keys() == b.pairs.keys()
     for key, pairs in a.pairs.items():
@@ -46,10 +55,14 @@ def assert_brute(d: Design, cross: CrossProducts) -> None:
     for t, own in enumerate(d.terms):
         A = dense.A[dense.slices[t], dense.slices[t]].reshape(own.k, own.J, own.k, own.J)
         np.testing.assert_allclose(cross.diag[t], np.einsum("ajbj->abj", A), rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(cross.rhs[t].reshape(len(XY.T), -1), weighted.T @ dense.Z[t], rtol=1e-11, atol=1e-10)
+        np.testing.assert_allclose(
+            cross.rhs[t].reshape(len(XY.T), -1), weighted.T @ dense.Z[t], rtol=1e-11, atol=1e-10
+        )
         for s in range(t + 1, len(d.terms)):
             block = dense_pairs(cross.pairs[t, s], own.J, d.terms[s].J)
-            np.testing.assert_allclose(block, dense.A[dense.slices[t], dense.slices[s]], rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(
+                block, dense.A[dense.slices[t], dense.slices[s]], rtol=1e-12, atol=1e-12
+            )
     assert len(cross.pairs) == len(d.terms) * (len(d.terms) - 1) // 2
 
 
@@ -65,10 +78,17 @@ def test_columns_that_the_fixed_effects_share(p: int, weighted: bool) -> None:
     rng = np.random.default_rng(p)
     n = 150
     Z = slopes(rng, n, 3)
-    X = np.column_stack([rng.normal(size=(n, p // 2)), Z[:, ::-1], rng.normal(size=(n, p - p // 2))])[:, :p]
+    X = np.column_stack(
+        [rng.normal(size=(n, p // 2)), Z[:, ::-1], rng.normal(size=(n, p - p // 2))]
+    )[:, :p]
     w = rng.uniform(0.5, 2, n) if weighted else None
     a, b = rng.integers(0, 13, n), rng.integers(0, 5, n)
-    d = design(rng.normal(size=n), X, [term("a", a, Z), term("b", b, np.broadcast_to(np.ones((1, 1)), (n, 1)))], weights=w)
+    d = design(
+        rng.normal(size=n),
+        X,
+        [term("a", a, Z), term("b", b, np.broadcast_to(np.ones((1, 1)), (n, 1)))],
+        weights=w,
+    )
     assert_brute(d, sums(d))
 
 
@@ -85,7 +105,9 @@ def test_a_column_that_only_begins_like_ones_is_not_taken_for_an_intercept() -> 
 def test_chunks_of_rows_add_up(name: str) -> None:
     d = DESIGNS[name]
     rows = np.random.default_rng(4).permutation(d.n)
-    first, second, third = (np.sort(part) for part in np.split(rows, [20, 130]))  # the first lacks some levels
+    first, second, third = (
+        np.sort(part) for part in np.split(rows, [20, 130])
+    )  # the first lacks some levels
     assert_same(sums(d, first) + sums(d, second) + sums(d, third), sums(d))
 
 

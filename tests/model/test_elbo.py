@@ -21,7 +21,13 @@ from lmm.model.posterior.joint import coordinates, make_model, make_row_data, ma
 from lmm.model.posterior.scales import as_tree  # noqa: E402
 from lmm.priors import LKJ, Exponential, HalfNormal, Normal, resolve  # noqa: E402
 
-PRIORS = {"beta": Normal(0.5, 2.0), "sd": HalfNormal(1.5), "h": Exponential(0.8), "cor": LKJ(2.0), "sigma": HalfNormal(2.0)}
+PRIORS = {
+    "beta": Normal(0.5, 2.0),
+    "sd": HalfNormal(1.5),
+    "h": Exponential(0.8),
+    "cor": LKJ(2.0),
+    "sigma": HalfNormal(2.0),
+}
 
 
 def table() -> pd.DataFrame:
@@ -29,8 +35,19 @@ def table() -> pd.DataFrame:
     n = 120
     g, h = rng.integers(0, 8, n), rng.integers(0, 4, n)
     x = rng.normal(size=n)
-    eta = 0.4 + 0.5 * x + rng.normal(size=8)[g] * 0.7 + rng.normal(size=8)[g] * 0.4 * x + rng.normal(size=4)[h] * 0.5
-    data = {"y": eta + rng.normal(size=n), "count": rng.poisson(np.exp(0.5 * eta)), "x": x, "w": rng.uniform(0.5, 2.0, n)}
+    eta = (
+        0.4
+        + 0.5 * x
+        + rng.normal(size=8)[g] * 0.7
+        + rng.normal(size=8)[g] * 0.4 * x
+        + rng.normal(size=4)[h] * 0.5
+    )
+    data = {
+        "y": eta + rng.normal(size=n),
+        "count": rng.poisson(np.exp(0.5 * eta)),
+        "x": x,
+        "w": rng.uniform(0.5, 2.0, n),
+    }
     return pd.DataFrame(data).assign(g=[f"g{i}" for i in g], h=[f"h{i}" for i in h])
 
 
@@ -49,7 +66,9 @@ def log_joint(model, design, zeta, beta, b, sigma, family) -> np.ndarray:
         unit = 1.5 if group == "g" else 0.8  # the scales of the priors
         sd = unit * softplus(z)
         prior = stats.halfnorm(scale=1.5) if group == "g" else stats.expon(scale=0.8)
-        total += prior.logpdf(sd).sum(axis=1) + term.k * np.log(unit) - np.logaddexp(0.0, -z).sum(axis=1)
+        total += (
+            prior.logpdf(sd).sum(axis=1) + term.k * np.log(unit) - np.logaddexp(0.0, -z).sum(axis=1)
+        )
         at += term.k
         r = np.zeros(len(zeta))
         if term.k == 2:
@@ -58,9 +77,16 @@ def log_joint(model, design, zeta, beta, b, sigma, family) -> np.ndarray:
             # LKJ(2) of a correlation is Beta(2, 2) on (-1, 1)
             total += stats.beta(2, 2).logpdf((r + 1) / 2) - np.log(2) + np.log(1 - r**2)
             G = np.empty((len(zeta), 2, 2))
-            G[:, 0, 0], G[:, 1, 1], G[:, 0, 1], G[:, 1, 0] = sd[:, 0] ** 2, sd[:, 1] ** 2, r * sd.prod(axis=1), r * sd.prod(axis=1)
+            G[:, 0, 0], G[:, 1, 1], G[:, 0, 1], G[:, 1, 0] = (
+                sd[:, 0] ** 2,
+                sd[:, 1] ** 2,
+                r * sd.prod(axis=1),
+                r * sd.prod(axis=1),
+            )
             inverse, logdet = np.linalg.inv(G), np.linalg.slogdet(G)[1]
-            total += -0.5 * np.einsum("dkj,dkl,dlj->d", own, inverse, own) - term.J * (0.5 * logdet + np.log(2 * np.pi))
+            total += -0.5 * np.einsum("dkj,dkl,dlj->d", own, inverse, own) - term.J * (
+                0.5 * logdet + np.log(2 * np.pi)
+            )
         else:
             total += stats.norm(0, sd[:, :, None]).logpdf(own).sum(axis=(1, 2))
     if family is None:
@@ -81,18 +107,25 @@ def test_the_bound_is_the_mean_over_draws(family, generalized):
     model = make_model(problem, "softplus")
     given = {name: prior for name, prior in PRIORS.items() if name != "sigma" or not generalized}
     priors = as_tree(resolve(given, problem.names, problem.labels, units_of(problem, model)))
-    how = Approximation(family, "fixed" if generalized else "posterior", dense_terms(model) if family == "partial" else ())
+    how = Approximation(
+        family,
+        "fixed" if generalized else "posterior",
+        dense_terms(model) if family == "partial" else (),
+    )
     near = likelihood_fit(problem, None)
     unit = coordinates(problem, near.sigma, diagonal=family == "mean_field")
     arrays = make_row_data(problem, near.beta, unit) if generalized else make_sums(problem, unit)
     first, frame = begin_at(problem, near, model, how, near.sigma, arrays.shift, unit, priors.units)
     rng = np.random.default_rng(4)
     q = jax.tree.map(
-        lambda v: np.asarray(v) + 0.05 * rng.normal(size=np.shape(v)), elbo.initial(model, how, first, frame, priors.sigma_unit)
+        lambda v: np.asarray(v) + 0.05 * rng.normal(size=np.shape(v)),
+        elbo.initial(model, how, first, frame, priors.sigma_unit),
     )
     rules = make_rules(model.size, 30)
     with jax.enable_x64(True):
-        value, _ = elbo.bound(q, arrays, frame, rules, np.asarray(1.0), priors, np.ones(()), model, how)
+        value, _ = elbo.bound(
+            q, arrays, frame, rules, np.asarray(1.0), priors, np.ones(()), model, how
+        )
         g = jax.tree.map(np.asarray, elbo.unpack(model, how, q, frame))
     N, e = 20_000, how.globals(model) if family == "partial" else model.size + model.p
     z = rng.normal(size=(N, e))
@@ -101,9 +134,15 @@ def test_the_bound_is_the_mean_over_draws(family, generalized):
     b = []
     for t, (m, S) in enumerate(zip(g.m, g.S, strict=True)):
         noise = rng.normal(size=(N, *m.shape))
-        own = m + np.einsum("kaj,daj->dkj", S, noise) + (0.0 if g.C is None else np.tensordot(z, g.C[t], 1))
+        own = (
+            m
+            + np.einsum("kaj,daj->dkj", S, noise)
+            + (0.0 if g.C is None else np.tensordot(z, g.C[t], 1))
+        )
         if t not in how.dense:
-            log_q += stats.norm.logpdf(noise).sum(axis=(1, 2)) - np.log(np.einsum("aaj->aj", S)).sum()
+            log_q += (
+                stats.norm.logpdf(noise).sum(axis=(1, 2)) - np.log(np.einsum("aaj->aj", S)).sum()
+            )
         b.append(own)
     sigma = np.ones(N)
     extra = np.zeros(N)
@@ -112,7 +151,11 @@ def test_the_bound_is_the_mean_over_draws(family, generalized):
         sigma = 2.0 * softplus(raw)
         log_q += stats.norm(q["sigma"], np.exp(q["sigma_factor"])).logpdf(raw)
         extra = stats.halfnorm(scale=2.0).logpdf(sigma) + np.log(2.0) - np.logaddexp(0.0, -raw)
-    values = log_joint(model, fit.design, zeta, arrays.shift + d @ unit.T, b, sigma, fit.family) + extra - log_q
+    values = (
+        log_joint(model, fit.design, zeta, arrays.shift + d @ unit.T, b, sigma, fit.family)
+        + extra
+        - log_q
+    )
     assert abs(float(value) - values.mean()) < 4.0 * values.std() / np.sqrt(N)
     assert values.std() / np.sqrt(N) < 0.3
 
@@ -120,17 +163,31 @@ def test_the_bound_is_the_mean_over_draws(family, generalized):
 def test_the_bound_lies_below_the_evidence_and_rises_with_the_family():
     """One scale: the evidence is an integral over it, everything else being normal."""
     rng = np.random.default_rng(5)
-    data = pd.DataFrame({"g": np.repeat(list("abcdef"), 4), "y": np.repeat(rng.normal(size=6), 4) + rng.normal(size=24)})
+    data = pd.DataFrame(
+        {
+            "g": np.repeat(list("abcdef"), 4),
+            "y": np.repeat(rng.normal(size=6), 4) + rng.normal(size=24),
+        }
+    )
     Z = (data["g"].to_numpy()[:, None] == np.array(list("abcdef"))).astype(float)
 
     def density(tau: float) -> float:
         V = np.eye(24) + tau**2 * Z @ Z.T + 4.0 * np.ones((24, 24))
-        return float(np.exp(stats.multivariate_normal(np.zeros(24), V).logpdf(data["y"]) + stats.halfnorm(scale=1.0).logpdf(tau) + 40.0))
+        return float(
+            np.exp(
+                stats.multivariate_normal(np.zeros(24), V).logpdf(data["y"])
+                + stats.halfnorm(scale=1.0).logpdf(tau)
+                + 40.0
+            )
+        )
 
     evidence = np.log(integrate.quad(density, 0, 20, limit=200)[0]) - 40.0
     priors = {"Intercept": Normal(0, 2), "sd": HalfNormal(1)}
     bounds = {
-        family: lmm.lmer("y ~ 1 + (1|g)", data, method=lmm.VariationalBayes(family, sigma=1.0, priors=priors)).elbo for family in FAMILIES
+        family: lmm.lmer(
+            "y ~ 1 + (1|g)", data, method=lmm.VariationalBayes(family, sigma=1.0, priors=priors)
+        ).elbo
+        for family in FAMILIES
     }
     assert bounds["mean_field"] <= bounds["full_rank"] + 1e-6
     assert bounds["full_rank"] < bounds["partial"] < evidence

@@ -40,7 +40,9 @@ def test_objective_and_profiled_values(name: str, reml: bool, kind: str) -> None
     d = DESIGNS[name]
     theta = thetas(d)[kind]
     wanted = dense(d, theta, reml)
-    assert MaximumLikelihood(reml).objective(problem(name), theta) == pytest.approx(wanted.objective, rel=1e-10)
+    assert MaximumLikelihood(reml).objective(problem(name), theta) == pytest.approx(
+        wanted.objective, rel=1e-10
+    )
     estimate = MaximumLikelihood(reml, Control(evaluate_only=True)).fit(problem(name), theta)
     assert estimate.objective == pytest.approx(wanted.objective, rel=1e-10)
     assert estimate.beta == pytest.approx(wanted.beta, rel=1e-9, abs=1e-9)
@@ -65,7 +67,9 @@ def test_gradient_is_the_derivative(name: str, reml: bool, kind: str) -> None:
 def test_gradient_along_the_charts(name: str, reml: bool, kind: str) -> None:
     """The coordinates in which steps are taken: the derivative is that along ``move``."""
     evaluate, theta = Evaluator(problem(name), reml), thetas(DESIGNS[name])[kind]
-    numeric = differences(lambda step: evaluate.objective(evaluate.move(theta, step)), np.zeros(len(theta)))
+    numeric = differences(
+        lambda step: evaluate.objective(evaluate.move(theta, step)), np.zeros(len(theta))
+    )
     assert evaluate(theta).gradient == pytest.approx(numeric, rel=1e-6, abs=2e-5)
 
 
@@ -80,7 +84,13 @@ def test_derivative_with_respect_to_the_covariances(name: str, reml: bool, kind:
     r2 = float(exact.y @ exact.P @ exact.y)
     Q = exact.Zall.T @ (exact.P if reml else exact.Vinv) @ exact.Zall
     degrees = d.n - (d.p if reml else 0)
-    for t, (D, own) in enumerate(zip(Evaluator(problem(name), reml).in_theta(exact.theta).payload.D, exact.slices, strict=True)):
+    for t, (D, own) in enumerate(
+        zip(
+            Evaluator(problem(name), reml).in_theta(exact.theta).payload.D,
+            exact.slices,
+            strict=True,
+        )
+    ):
         e_t = e[own].reshape(d.terms[t].k, -1)
         wanted = exact.sum_of_blocks(Q, t) - e_t @ e_t.T * degrees / r2
         np.testing.assert_allclose(D, wanted, rtol=1e-7, atol=1e-7 * np.abs(wanted).max())

@@ -28,7 +28,10 @@ def jacobian(function, x: np.ndarray, h: float = 1e-4) -> np.ndarray:
     """Fourth-order central differences."""
     columns = []
     for e in np.eye(len(x)) * h:
-        columns.append((8 * (function(x + e) - function(x - e)) - (function(x + 2 * e) - function(x - 2 * e))) / (12 * h))
+        columns.append(
+            (8 * (function(x + e) - function(x - e)) - (function(x + 2 * e) - function(x - 2 * e)))
+            / (12 * h)
+        )
     return np.column_stack(columns)
 
 
@@ -36,7 +39,11 @@ def jacobian(function, x: np.ndarray, h: float = 1e-4) -> np.ndarray:
 @criteria
 @pytest.mark.parametrize("kind", ["interior", "singular", "zero"])
 def test_hessian_is_the_derivative_of_the_gradient(name: str, reml: bool, kind: str) -> None:
-    problem, estimator, theta = problem_of(name), MaximumLikelihood(reml), thetas(DESIGNS[name])[kind]
+    problem, estimator, theta = (
+        problem_of(name),
+        MaximumLikelihood(reml),
+        thetas(DESIGNS[name])[kind],
+    )
     H = estimator.hessian(problem, theta)
     numeric = jacobian(lambda at: estimator.gradient(problem, at), theta)
     assert H == pytest.approx(numeric, rel=1e-6, abs=1e-6 * np.abs(H).max())
@@ -45,7 +52,9 @@ def test_hessian_is_the_derivative_of_the_gradient(name: str, reml: bool, kind: 
 
 @pytest.mark.parametrize("name", ["crossed", "slopes crossed", "nested and crossed"])
 @criteria
-def test_large_problems_take_differences(name: str, reml: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_problems_take_differences(
+    name: str, reml: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     problem, estimator, theta = problem_of(name), MaximumLikelihood(reml), some_theta(DESIGNS[name])
     exact = estimator.hessian(problem, theta)
     monkeypatch.setattr(hessian, "DENSE_LIMIT", 3)
@@ -63,8 +72,12 @@ def test_one_factor_by_levels_equals_the_dense_matrix(name: str, reml: bool) -> 
     dG = [frame.dT[0] @ frame.T[0].T + np.swapaxes(frame.dT[0] @ frame.T[0].T, 1, 2)]
     arguments = problem.cross, list(problem.data.rhs.chain), problem.data.gram, frame.T, dG, reml
     levels, dense = hessian.pieces(*arguments), hessian._dense(*arguments)
-    np.testing.assert_allclose(levels.trace, dense.trace, rtol=1e-9, atol=1e-9 * np.abs(dense.trace).max())
-    np.testing.assert_allclose(levels.quad, dense.quad, rtol=1e-9, atol=1e-9 * np.abs(dense.quad).max())
+    np.testing.assert_allclose(
+        levels.trace, dense.trace, rtol=1e-9, atol=1e-9 * np.abs(dense.trace).max()
+    )
+    np.testing.assert_allclose(
+        levels.quad, dense.quad, rtol=1e-9, atol=1e-9 * np.abs(dense.quad).max()
+    )
     np.testing.assert_allclose(levels.rho, dense.rho, rtol=1e-10)
 
 
@@ -82,4 +95,6 @@ def test_refined_point_has_the_hessian_along_the_charts(name: str, reml: bool) -
     at = [evaluate.objective(evaluate.move(theta, c * h * direction)) for c in (-2, -1, 0, 1, 2)]
     numeric = (-at[0] + 16 * at[1] - 30 * at[2] + 16 * at[3] - at[4]) / (12 * h**2)
     scale = np.abs(refined.hessian).max() * direction @ direction
-    assert direction @ refined.hessian @ direction == pytest.approx(numeric, rel=1e-5, abs=1e-5 * scale)
+    assert direction @ refined.hessian @ direction == pytest.approx(
+        numeric, rel=1e-5, abs=1e-5 * scale
+    )

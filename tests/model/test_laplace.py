@@ -11,7 +11,16 @@ import pytest
 from lmm.estimators import Control, MaximumLikelihood
 from lmm.estimators.laplace.laplace_criterion import Objective
 from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
-from lmm.families import FAMILIES, Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, NegativeBinomial1, Poisson
+from lmm.families import (
+    FAMILIES,
+    Binomial,
+    Gamma,
+    Gaussian,
+    InverseGaussian,
+    NegativeBinomial,
+    NegativeBinomial1,
+    Poisson,
+)
 from lmm.linalg.factorisation import BlockFactorisation
 from lmm.model.laplace.laplace import Laplace, laplace
 from lmm.model.laplace.leverage import leverages, tables
@@ -44,7 +53,9 @@ def problem(name: str) -> GeneralizedProblem:
 
 def made(name: str, family, kind: str) -> tuple[Case, GeneralizedProblem]:
     c = case(DESIGNS[name], family, kind)
-    rows = replace(problem(name).rows, y=c.design.y, weights=c.design.weights, offset=c.design.offset)
+    rows = replace(
+        problem(name).rows, y=c.design.y, weights=c.design.weights, offset=c.design.offset
+    )
     return c, replace(problem(name), rows=rows, family=family)
 
 
@@ -88,10 +99,14 @@ def test_every_family_is_its_definition(family, observed: bool) -> None:
     check_against_dense(*made("crossed", family, "interior"), observed)
 
 
-def gradient_and_differences(c: Case, p: GeneralizedProblem, curvature: str, h: float) -> tuple[np.ndarray, np.ndarray]:
+def gradient_and_differences(
+    c: Case, p: GeneralizedProblem, curvature: str, h: float
+) -> tuple[np.ndarray, np.ndarray]:
     objective = Objective(p, curvature)
     psi = objective.pack(c.theta, c.beta, c.phi)
-    return objective.in_theta(psi).gradient, derivative(lambda at: objective.in_theta(at).objective, psi, h)
+    return objective.in_theta(psi).gradient, derivative(
+        lambda at: objective.in_theta(at).objective, psi, h
+    )
 
 
 def step(c: Case) -> float:
@@ -107,24 +122,32 @@ def test_gradient_of_every_family(name: str, family, observed: bool) -> None:
         pytest.skip("observed and expected information are the same")
     c, p = made(name, family, "interior")
     mine, numeric = gradient_and_differences(c, p, "observed" if observed else "expected", step(c))
-    np.testing.assert_allclose(mine, numeric, rtol=1e-6, atol=1e-6 * max(1.0, np.abs(numeric).max()))
+    np.testing.assert_allclose(
+        mine, numeric, rtol=1e-6, atol=1e-6 * max(1.0, np.abs(numeric).max())
+    )
 
 
 @families([CUSTOM_GAMMA])
 def test_gradient_of_a_users_family(family) -> None:
     c, p = made("scalar", family, "interior")
     mine, numeric = gradient_and_differences(c, p, "observed", 1e-3)
-    np.testing.assert_allclose(mine, numeric, rtol=1e-6, atol=1e-6 * max(1.0, np.abs(numeric).max()))
+    np.testing.assert_allclose(
+        mine, numeric, rtol=1e-6, atol=1e-6 * max(1.0, np.abs(numeric).max())
+    )
 
 
 @pytest.mark.parametrize("name", DESIGNS)
 @pytest.mark.parametrize(
-    ("family", "kind"), [(Binomial("probit"), "interior"), (NegativeBinomial(), "singular")], ids=["probit", "singular"]
+    ("family", "kind"),
+    [(Binomial("probit"), "interior"), (NegativeBinomial(), "singular")],
+    ids=["probit", "singular"],
 )
 def test_gradient_of_every_arrangement(name: str, family, kind: str) -> None:
     c, p = made(name, family, kind)
     mine, numeric = gradient_and_differences(c, p, "expected", step(c))
-    np.testing.assert_allclose(mine, numeric, rtol=1e-6, atol=1e-6 * max(1.0, np.abs(numeric).max()))
+    np.testing.assert_allclose(
+        mine, numeric, rtol=1e-6, atol=1e-6 * max(1.0, np.abs(numeric).max())
+    )
 
 
 @pytest.mark.parametrize("name", ["nested", "slopes crossed"])
@@ -136,7 +159,9 @@ def test_gradient_along_the_charts(name: str, family, kind: str) -> None:
     objective = Objective(p)
     psi = objective.pack(c.theta, c.beta, c.phi)
     numeric = derivative(lambda s: objective(objective.move(psi, s)).objective, np.zeros(len(psi)))
-    np.testing.assert_allclose(objective(psi).gradient, numeric, rtol=1e-6, atol=1e-6 * max(1.0, np.abs(numeric).max()))
+    np.testing.assert_allclose(
+        objective(psi).gradient, numeric, rtol=1e-6, atol=1e-6 * max(1.0, np.abs(numeric).max())
+    )
 
 
 @pytest.mark.parametrize("name", DESIGNS)
@@ -145,7 +170,9 @@ def test_leverages(name: str) -> None:
     c, p = made(name, Poisson(), "interior")
     at = evaluated(c, p, False).factorisation
     assert isinstance(at, BlockFactorisation)
-    np.testing.assert_allclose(leverages(p.rows, tables(at)), DenseLaplace(c, False).leverages, rtol=1e-6)
+    np.testing.assert_allclose(
+        leverages(p.rows, tables(at)), DenseLaplace(c, False).leverages, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", DESIGNS)
@@ -158,16 +185,30 @@ def test_a_gaussian_model_is_the_linear_one(name: str) -> None:
     objective = Objective(p)
     T = [linear.sigma * own for own in linear.factors]
     u = [np.zeros((size.k, size.J)) for size in p.plan.terms]
-    mine = laplace(p.family, p.rows, T, p.rows.R @ linear.beta, linear.sigma**2, u, objective.observed)
+    mine = laplace(
+        p.family, p.rows, T, p.rows.R @ linear.beta, linear.sigma**2, u, objective.observed
+    )
     assert mine.objective == pytest.approx(linear.objective, rel=1e-10)
     np.testing.assert_allclose(mine.d_gamma, 0.0, atol=1e-6)
-    along_scale = float(mine.parameters.gradient[0]) + sum(float(np.sum(D * (t @ t.T))) for D, t in zip(mine.D, T, strict=True))
+    along_scale = float(mine.parameters.gradient[0]) + sum(
+        float(np.sum(D * (t @ t.T))) for D, t in zip(mine.D, T, strict=True)
+    )
     assert along_scale == pytest.approx(0.0, abs=1e-6)
     for b, modes in zip(mine.mode.b, linear.modes, strict=True):
         np.testing.assert_allclose(b.T, modes, atol=1e-7)
 
 
-@families([Binomial(), Poisson(), Poisson("identity"), Gamma(), InverseGaussian("log"), Gaussian("log"), Binomial("cauchit")])
+@families(
+    [
+        Binomial(),
+        Poisson(),
+        Poisson("identity"),
+        Gamma(),
+        InverseGaussian("log"),
+        Gaussian("log"),
+        Binomial("cauchit"),
+    ]
+)
 def test_mode_from_a_bad_start(family) -> None:
     """Step-halving reaches the same mode from far away, and from where the density is not even finite."""
     c, p = made("slopes crossed", family, "interior")
@@ -178,7 +219,9 @@ def test_mode_from_a_bad_start(family) -> None:
     assert good.steps < MAX_STEPS
     rng = np.random.default_rng(4)
     for scale in (1.0, 30.0, 1e4):
-        bad = find_modes(family, p.rows, T, gamma, c.phi, [scale * rng.normal(size=own.shape) for own in zero])
+        bad = find_modes(
+            family, p.rows, T, gamma, c.phi, [scale * rng.normal(size=own.shape) for own in zero]
+        )
         assert bad.steps < MAX_STEPS
         np.testing.assert_allclose(bad.eta, good.eta, atol=1e-7, err_msg=f"started at {scale}")
         np.testing.assert_allclose(flat(bad.u), flat(good.u), atol=1e-6)
@@ -191,7 +234,9 @@ def test_an_effect_per_observation(family) -> None:
     n = 80
     X = np.column_stack([np.ones(n), rng.normal(size=n)])
     ones = np.ones((n, 1))
-    own = design(np.zeros(n), X, [term("obs", np.arange(n), ones), term("g", rng.integers(0, 8, n), ones)])
+    own = design(
+        np.zeros(n), X, [term("obs", np.arange(n), ones), term("g", rng.integers(0, 8, n), ones)]
+    )
     c = case(own, family)
     p = build_generalized(c.design, family)
     check_against_dense(c, p, False)
@@ -206,7 +251,11 @@ def test_extreme_parameters_stay_finite(family) -> None:
     objective = Objective(p)
     rng = np.random.default_rng(6)
     for scale in (10.0, 100.0, 1e3, 1e5):
-        point = objective.in_theta(objective.pack(scale * rng.normal(size=len(c.theta)), scale * rng.normal(size=p.p), c.phi))
+        point = objective.in_theta(
+            objective.pack(
+                scale * rng.normal(size=len(c.theta)), scale * rng.normal(size=p.p), c.phi
+            )
+        )
         assert not np.isnan(point.objective)
         assert np.all(np.isfinite(point.gradient))
         assert np.all(np.isfinite(point.hessian))

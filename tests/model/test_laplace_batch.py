@@ -30,10 +30,24 @@ def problem(family, curvature="observed", columns="x"):
     """One factor of nine levels, some of them thin, R responses, weights that are whole numbers and an offset."""
     rng = np.random.default_rng(2)
     n = 70
-    data = pd.DataFrame({"x": rng.normal(size=n), "g": rng.integers(9, size=n), "w": rng.integers(1, 4, n), "o": 0.1 * rng.normal(size=n)})
+    data = pd.DataFrame(
+        {
+            "x": rng.normal(size=n),
+            "g": rng.integers(9, size=n),
+            "w": rng.integers(1, 4, n),
+            "o": 0.1 * rng.normal(size=n),
+        }
+    )
     eta = 0.6 + 0.2 * data["x"].to_numpy() + 0.3 * rng.normal(size=9)[data["g"]]
-    y = np.column_stack([family.simulate(rng, family.mean(eta), data["w"].to_numpy(float), 1.5) for _ in range(R)])
-    design = build_design(f"y ~ x + offset(o) + ({columns}|g)", data.assign(y=y[:, 0]), Given(weights="w"), family=family)
+    y = np.column_stack(
+        [family.simulate(rng, family.mean(eta), data["w"].to_numpy(float), 1.5) for _ in range(R)]
+    )
+    design = build_design(
+        f"y ~ x + offset(o) + ({columns}|g)",
+        data.assign(y=y[:, 0]),
+        Given(weights="w"),
+        family=family,
+    )
     own = build_generalized(design, family)
     evaluate = search.Evaluator(own, np.linspace(0.6, 0.3, own.n_theta), curvature)
     return own, evaluate, y
@@ -57,15 +71,24 @@ def test_as_single_responses(name, curvature):
     theta = np.linspace(0.6, 0.3, own.n_theta)
     jacobian = own.structures[0].jacobian(theta)
     placed = evaluate.place(data, psi, data.u)
-    found = laplace_batch.laplace(placed, evaluate.factors_of(np.repeat(theta[None], R, axis=0))[0], jacobian)
+    found = laplace_batch.laplace(
+        placed, evaluate.factors_of(np.repeat(theta[None], R, axis=0))[0], jacobian
+    )
     for r in range(R):
-        single = Objective(own.__class__(**{**vars(own), "rows": own.rows.__class__(**{**vars(own.rows), "y": y[:, r]})}), curvature)
+        single = Objective(
+            own.__class__(
+                **{**vars(own), "rows": own.rows.__class__(**{**vars(own.rows), "y": y[:, r]})}
+            ),
+            curvature,
+        )
         expected = single.in_theta(np.concatenate([theta, psi[own.n_theta :, r]]))
         assert np.isfinite(expected.objective)
         np.testing.assert_allclose(found.objective[r], expected.objective, rtol=1e-10)
         scale = np.abs(expected.gradient).max()
         np.testing.assert_allclose(found.gradient[:, r], expected.gradient, atol=2e-6 * scale)
-        np.testing.assert_allclose(found.hessian[..., r], expected.hessian, atol=2e-6 * np.abs(expected.hessian).max())
+        np.testing.assert_allclose(
+            found.hessian[..., r], expected.hessian, atol=2e-6 * np.abs(expected.hessian).max()
+        )
 
 
 @pytest.mark.parametrize("columns", ["1", "x", "x + I(x^2)"])
@@ -79,7 +102,10 @@ def test_gradient_is_the_derivative(name, columns):
     for i in range(len(psi)):
         step = np.zeros_like(psi)
         step[i] = 1e-5
-        slope = (evaluate(data, psi + step, here.u).objective - evaluate(data, psi - step, here.u).objective) / 2e-5
+        slope = (
+            evaluate(data, psi + step, here.u).objective
+            - evaluate(data, psi - step, here.u).objective
+        ) / 2e-5
         np.testing.assert_allclose(here.gradient[i], slope, atol=2e-5 * (1.0 + np.abs(slope).max()))
 
 
@@ -94,9 +120,13 @@ def test_missing_responses_weigh_nothing():
     smaller = {name: getattr(rows, name)[kept] for name in ("weights", "offset", "Q")}
     whole = {**vars(rows), **smaller, "y": y[kept, 2], "codes": (rows.codes[0][kept],)}
     columns = ([None if z is None else z[kept] for z in rows.columns[0]],)
-    single = Objective(own.__class__(**{**vars(own), "rows": rows.__class__(**{**whole, "columns": columns})}))
+    single = Objective(
+        own.__class__(**{**vars(own), "rows": rows.__class__(**{**whole, "columns": columns})})
+    )
     theta = evaluate.theta(psi[: own.n_theta])[2]
-    np.testing.assert_allclose(found, single.in_theta(np.concatenate([theta, psi[own.n_theta :, 2]])).objective, rtol=1e-10)
+    np.testing.assert_allclose(
+        found, single.in_theta(np.concatenate([theta, psi[own.n_theta :, 2]])).objective, rtol=1e-10
+    )
 
 
 def test_responses_go_at_their_own_pace(monkeypatch):

@@ -46,7 +46,9 @@ def test_start_is_positive_definite_and_finite_everywhere(name: str) -> None:
     problem = build_problem(zoo()[name])
     theta = starting_values(problem.cross, problem.structures)
     assert theta.shape == (problem.n_theta,)
-    for structure, own, gram in zip(problem.structures, problem.split(theta), problem.grams(), strict=True):
+    for structure, own, gram in zip(
+        problem.structures, problem.split(theta), problem.grams(), strict=True
+    ):
         T = structure.factor(own)
         assert np.isfinite(T).all()
         assert np.linalg.matrix_rank(T) == structure.k
@@ -56,13 +58,17 @@ def test_start_is_positive_definite_and_finite_everywhere(name: str) -> None:
 def test_start_does_not_change_with_the_units_of_the_response() -> None:
     d = zoo()["slopes crossed"]
     first, other = (build_problem(own) for own in (d, design(1e6 * d.y, d.X, list(d.terms))))
-    assert starting_values(other.cross, other.structures) == pytest.approx(starting_values(first.cross, first.structures), rel=1e-8)
+    assert starting_values(other.cross, other.structures) == pytest.approx(
+        starting_values(first.cross, first.structures), rel=1e-8
+    )
 
 
 def test_one_row_per_level_is_no_obstacle() -> None:
     """Sigma and the variance are not told apart by moments; the start is still usable."""
     rng = np.random.default_rng(0)
-    d = design(rng.normal(size=50), np.ones((50, 1)), [term("a", np.arange(50) // 2, slopes(rng, 50, 3))])
+    d = design(
+        rng.normal(size=50), np.ones((50, 1)), [term("a", np.arange(50) // 2, slopes(rng, 50, 3))]
+    )
     problem = build_problem(d)
     theta = starting_values(problem.cross, problem.structures)
     assert np.linalg.matrix_rank(Algebra(d, theta).T[0]) == 3

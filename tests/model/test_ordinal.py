@@ -16,7 +16,10 @@ from tests.designs import zoo
 from tests.generalized import Case, DenseLaplace, derivative, flat
 
 DESIGNS = zoo()
-KINDS = [Ordinal(link) for link in Ordinal.link_names] + [Ordinal("probit", "equidistant"), Ordinal("cloglog", "equidistant")]
+KINDS = [Ordinal(link) for link in Ordinal.link_names] + [
+    Ordinal("probit", "equidistant"),
+    Ordinal("cloglog", "equidistant"),
+]
 kinds = pytest.mark.parametrize("family", KINDS, ids=str)
 
 
@@ -30,25 +33,40 @@ def made(name: str, family: Ordinal, kind: str = "interior") -> tuple[Case, Gene
     d = replace(d.with_mean(X=X, names=names, all_names=names, offset=offset), weights=weights)
     beta = np.array([0.5, -0.6])[: d.p]
     some = Algebra(d, 0.6 * thetas(d)["interior"])
-    y = known.simulate(rng, d.offset + d.X @ beta + some.Zall @ some.L @ rng.normal(size=some.q), None, phi)
+    y = known.simulate(
+        rng, d.offset + d.X @ beta + some.Zall @ some.L @ rng.normal(size=some.q), None, phi
+    )
     d = replace(d, y=y)
     c = Case(d, known, 0.6 * thetas(d)[kind], beta, phi)
     return c, build_generalized(d, known)
 
 
 @kinds
-@pytest.mark.parametrize("name, observed", [("crossed", True), ("crossed", False), ("slopes crossed", True)])
+@pytest.mark.parametrize(
+    "name, observed", [("crossed", True), ("crossed", False), ("slopes crossed", True)]
+)
 def test_laplace_is_its_definition(name: str, family: Ordinal, observed: bool) -> None:
     c, p = made(name, family)
     T = [s.factor(own) for s, own in zip(p.structures, p.split(c.theta), strict=True)]
     u = [np.zeros((size.k, size.J)) for size in p.plan.terms]
-    mine, exact = laplace(c.family, p.rows, T, p.rows.R @ c.beta, c.phi, u, observed), DenseLaplace(c, observed)
+    mine, exact = (
+        laplace(c.family, p.rows, T, p.rows.R @ c.beta, c.phi, u, observed),
+        DenseLaplace(c, observed),
+    )
     assert mine.objective == pytest.approx(exact.objective, rel=1e-10)
     np.testing.assert_allclose(flat(mine.mode.b), exact.b, atol=3e-6)
 
 
-CASES = [(family, "crossed", "interior", curvature) for family in KINDS for curvature in ("observed", "expected")]
-CASES += [(family, *where, "observed") for family in KINDS[::3] for where in (("slope", "singular"), ("nested", "zero"))]
+CASES = [
+    (family, "crossed", "interior", curvature)
+    for family in KINDS
+    for curvature in ("observed", "expected")
+]
+CASES += [
+    (family, *where, "observed")
+    for family in KINDS[::3]
+    for where in (("slope", "singular"), ("nested", "zero"))
+]
 
 
 @pytest.mark.parametrize("family, name, kind, curvature", CASES, ids=str)
@@ -57,16 +75,24 @@ def test_gradient(family: Ordinal, name: str, kind: str, curvature: str) -> None
     objective = Objective(p, curvature)
     psi = objective.pack(c.theta, c.beta, c.phi)
     numeric = derivative(lambda at: objective.in_theta(at).objective, psi)
-    np.testing.assert_allclose(objective.in_theta(psi).gradient, numeric, rtol=1e-6, atol=1e-6 * np.abs(numeric).max())
+    np.testing.assert_allclose(
+        objective.in_theta(psi).gradient, numeric, rtol=1e-6, atol=1e-6 * np.abs(numeric).max()
+    )
 
 
-@pytest.mark.parametrize("family, name", [*((family, "scalar") for family in KINDS), (KINDS[0], "slope"), (KINDS[3], "slope")], ids=str)
+@pytest.mark.parametrize(
+    "family, name",
+    [*((family, "scalar") for family in KINDS), (KINDS[0], "slope"), (KINDS[3], "slope")],
+    ids=str,
+)
 def test_gradient_of_quadrature(family: Ordinal, name: str) -> None:
     c, p = made(name, family)
     objective = Objective(p, None, points=3)
     psi = objective.pack(c.theta, c.beta, c.phi)
     numeric = derivative(lambda at: objective.in_theta(at).objective, psi)
-    np.testing.assert_allclose(objective.in_theta(psi).gradient, numeric, rtol=1e-6, atol=1e-6 * np.abs(numeric).max())
+    np.testing.assert_allclose(
+        objective.in_theta(psi).gradient, numeric, rtol=1e-6, atol=1e-6 * np.abs(numeric).max()
+    )
 
 
 @kinds
@@ -76,7 +102,9 @@ def test_gradient_with_the_fixed_effects_in_the_inner_loop(family: Ordinal) -> N
     psi = objective.pack(c.theta, c.beta, c.phi)
     assert len(psi) == p.n_theta + c.family.n_parameters
     numeric = derivative(lambda at: objective.in_theta(at).objective, psi)
-    np.testing.assert_allclose(objective.in_theta(psi).gradient, numeric, rtol=1e-6, atol=1e-6 * np.abs(numeric).max())
+    np.testing.assert_allclose(
+        objective.in_theta(psi).gradient, numeric, rtol=1e-6, atol=1e-6 * np.abs(numeric).max()
+    )
 
 
 @kinds
@@ -87,10 +115,16 @@ def test_quadrature_is_the_integral(family: Ordinal) -> None:
     joint, u = np.zeros(d.terms[0].J), 0.02 * np.arange(-500, 501)  # the trapezoidal rule
     for at in u:
         density = c.family.log_density(d.y, fixed + c.theta[0] * at, d.weights, c.phi)
-        joint += 0.02 * np.exp(np.bincount(d.terms[0].codes, density) - 0.5 * at * at) / np.sqrt(2 * np.pi)
+        joint += (
+            0.02
+            * np.exp(np.bincount(d.terms[0].codes, density) - 0.5 * at * at)
+            / np.sqrt(2 * np.pi)
+        )
     total = float(np.log(joint).sum())
     objective = Objective(p, None, points=25)
-    assert objective.in_theta(objective.pack(c.theta, c.beta, c.phi)).objective == pytest.approx(-2.0 * total, rel=1e-9)
+    assert objective.in_theta(objective.pack(c.theta, c.beta, c.phi)).objective == pytest.approx(
+        -2.0 * total, rel=1e-9
+    )
 
 
 @kinds

@@ -47,7 +47,10 @@ def requests(name: str, family: Any) -> list[Any]:
     return [
         ScoreSums(family, gamma, b, c.phi, True, True, True),
         Linearise(family, gamma, c.phi),
-        *(LeverageSums(family, gamma, b, c.phi, found, observed, True) for observed in (False, True)),
+        *(
+            LeverageSums(family, gamma, b, c.phi, found, observed, True)
+            for observed in (False, True)
+        ),
     ]
 
 
@@ -63,7 +66,13 @@ def cut(rows: Rows, parts: int, seed: int = 0) -> list[Block]:
 
 
 def added(rows: Rows, blocks: list[Block], asked: list[Any]) -> list[Total]:
-    totals = [Total([size.J for size in rows.plan.terms], {key: len(own.rows) for key, own in rows.pattern.pairs.items()}) for _ in asked]
+    totals = [
+        Total(
+            [size.J for size in rows.plan.terms],
+            {key: len(own.rows) for key, own in rows.pattern.pairs.items()},
+        )
+        for _ in asked
+    ]
     for block in blocks:
         for request, total in zip(asked, totals, strict=True):
             total.add(request(block), block)
@@ -126,17 +135,27 @@ def test_requests_travel(name: str) -> None:
     rows, asked = made(name, Binomial("cloglog"))[1], requests(name, Binomial("cloglog"))
     block = cut(rows, 2)[0]
     for request in asked:
-        close(pickle.loads(pickle.dumps(request))(pickle.loads(pickle.dumps(block))), request(block))
+        close(
+            pickle.loads(pickle.dumps(request))(pickle.loads(pickle.dumps(block))), request(block)
+        )
 
 
 def test_an_ordinal_family_adds_up() -> None:
     """Several parameters of the family's own."""
     family = Ordinal().of(("a", "b", "c", "d"))
-    rows = make_rows(replace(DESIGNS["crossed"], y=np.random.default_rng(0).integers(0, 4, DESIGNS["crossed"].n).astype(float)))
+    rows = make_rows(
+        replace(
+            DESIGNS["crossed"],
+            y=np.random.default_rng(0).integers(0, 4, DESIGNS["crossed"].n).astype(float),
+        )
+    )
     b = [np.zeros((size.k, size.J)) for size in rows.plan.terms]
     phi = np.array([-1.0, 0.2, 1.1])
     base = requests("crossed", Poisson())[2]
-    asked = [LeverageSums(family, np.zeros(rows.p), b, phi, base.tables, observed, True) for observed in (False, True)]
+    asked = [
+        LeverageSums(family, np.zeros(rows.p), b, phi, base.tables, observed, True)
+        for observed in (False, True)
+    ]
     for total, want in zip(added(rows, cut(rows, 4), asked), rows.total(asked), strict=True):
         close(total.value, want)
         assert want.second.shape == (3, 3)
@@ -148,7 +167,13 @@ class Counting:
     distant = True
 
     def __init__(self, rows: Rows):
-        self.rows, self.plan, self.pattern, self.p, self.passes = rows, rows.plan, rows.pattern, rows.p, 0
+        self.rows, self.plan, self.pattern, self.p, self.passes = (
+            rows,
+            rows.plan,
+            rows.pattern,
+            rows.p,
+            0,
+        )
 
     def total(self, asked: Any) -> list[Any]:
         self.passes += 1
@@ -192,7 +217,9 @@ def test_modes_are_followed() -> None:
         start = follow(T_new, old, gamma_new, None, fixed)
         assert start is not None
         errors.append(max(np.abs(a - b).max() for a, b in zip(start.b, new.b, strict=True)))
-        assert errors[-1] < 0.2 * max(np.abs(a - b).max() for a, b in zip(old.b, new.b, strict=True))
+        assert errors[-1] < 0.2 * max(
+            np.abs(a - b).max() for a, b in zip(old.b, new.b, strict=True)
+        )
         for t, b, u in zip(T_new, start.b, start.u, strict=True):
             np.testing.assert_allclose(t @ u, b, atol=1e-12)
     assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.2)

@@ -16,12 +16,28 @@ from lmm.model.posterior import posterior_density as density
 from lmm.model.posterior.joint import make_model, units_of
 from lmm.model.posterior.posterior_density import Space
 from lmm.model.problem import build_generalized, build_problem
-from lmm.priors import LKJ, Exponential, HalfNormal, HalfStudentT, LogNormal, Normal, StudentT, resolve
+from lmm.priors import (
+    LKJ,
+    Exponential,
+    HalfNormal,
+    HalfStudentT,
+    LogNormal,
+    Normal,
+    StudentT,
+    resolve,
+)
 from tests.covariance.examples import correlated_pairs
 from tests.designs import design, slopes, term, zoo
 
 DESIGNS = zoo()
-NAMES = ["scalar", "blocks", "slopes crossed", "three deep and crossed", "weights and offset", "no fixed effects"]
+NAMES = [
+    "scalar",
+    "blocks",
+    "slopes crossed",
+    "three deep and crossed",
+    "weights and offset",
+    "no fixed effects",
+]
 PRIORS = {
     "b0": StudentT(4, 45.0, 10.0),
     "beta": Normal(0.5, 2.0),
@@ -45,7 +61,12 @@ def given(problem):
     model = make_model(problem, "log")
     known = {*problem.names, *(["beta"] if problem.p else []), "sd", "sigma", *columns}
     known |= {"cor"} if any(term.size > term.n_sd for term in model.terms) else set()
-    return resolve({k: v for k, v in PRIORS.items() if k in known}, problem.names, problem.labels, units_of(problem, model))
+    return resolve(
+        {k: v for k, v in PRIORS.items() if k in known},
+        problem.names,
+        problem.labels,
+        units_of(problem, model),
+    )
 
 
 def linear(name):
@@ -58,8 +79,15 @@ def linear(name):
 def covariances(space, zeta):
     """G per term from zeta, written again."""
     out = []
-    for own, t in zip(np.split(zeta, np.cumsum([t.size for t in space.model.terms])[:-1]), space.model.terms, strict=True):
-        sd, z = np.exp(own[: t.k]), dict(zip(correlated_pairs(t.structure), np.tanh(own[t.k :]), strict=True))
+    for own, t in zip(
+        np.split(zeta, np.cumsum([t.size for t in space.model.terms])[:-1]),
+        space.model.terms,
+        strict=True,
+    ):
+        sd, z = (
+            np.exp(own[: t.k]),
+            dict(zip(correlated_pairs(t.structure), np.tanh(own[t.k :]), strict=True)),
+        )
         L = np.eye(t.k)
         for block in t.structure.free_blocks():
             start = int(block[0])
@@ -74,8 +102,12 @@ def covariances(space, zeta):
 def log_prior(space, priors, beta, zeta, scale, own):
     """Priors of the user's parameters with the Jacobians of the logarithms, and of tanh, on the way to zeta."""
     total = priors.rest.log_density(beta, np)
-    total += sum(p.log_density(b, np) for p, b in zip(priors.beta, beta, strict=True) if p is not None)
-    for (sd, z, _), t, sds, cor in zip(covariances(space, zeta), space.model.terms, priors.sd, priors.cor, strict=True):
+    total += sum(
+        p.log_density(b, np) for p, b in zip(priors.beta, beta, strict=True) if p is not None
+    )
+    for (sd, z, _), t, sds, cor in zip(
+        covariances(space, zeta), space.model.terms, priors.sd, priors.cor, strict=True
+    ):
         total += sum(p.log_density(s, np) + np.log(s) for p, s in zip(sds, sd, strict=True))
         for (_, j), value in z.items():
             block = next(b for b in t.structure.free_blocks() if j in b)
@@ -117,7 +149,10 @@ def test_marginal_density_of_a_linear_model(name):
         V = Z @ G @ Z.T + sigma**2 * np.diag(1.0 / w)
         r = d.y - (0.0 if d.offset is None else d.offset) - d.X @ beta
         expected = -0.5 * (np.linalg.slogdet(2.0 * np.pi * V)[1] + r @ np.linalg.solve(V, r))
-        expected += log_prior(space, priors, beta, x[p : p + z], sigma, priors.sigma) + np.linalg.slogdet(data.unit)[1]
+        expected += (
+            log_prior(space, priors, beta, x[p : p + z], sigma, priors.sigma)
+            + np.linalg.slogdet(data.unit)[1]
+        )
         assert float(of(x)) == pytest.approx(expected, rel=1e-9, abs=1e-7)
 
 
@@ -131,7 +166,9 @@ def test_effects_given_the_parameters(name):
     draw = jax.jit(jax.vmap(lambda noise: density.conditional_effects(x, noise, data, space)))
     means, b = draw(np.eye(count))
     mean = np.concatenate([np.asarray(m[0]).ravel() for m in means])
-    S = np.concatenate([np.asarray(own - m).reshape(count, -1) for own, m in zip(b, means, strict=True)], axis=1)
+    S = np.concatenate(
+        [np.asarray(own - m).reshape(count, -1) for own, m in zip(b, means, strict=True)], axis=1
+    )
     sigma, Z = np.exp(x[-1]), stacked(d)
     G = spread(d, [own[2] for own in covariances(space, x[p : p + z])])
     w = np.ones(d.n) if d.weights is None else d.weights
@@ -151,17 +188,30 @@ def generalized(family, crossed=True):
     eta = 0.3 + 0.4 * X[:, 1] + 0.7 * rng.normal(size=9)[a] + 0.5 * rng.normal(size=9)[a] * Z[:, 1]
     eta += 0.5 * rng.normal(size=4)[c] * crossed
     mu = family.link.inverse(eta)
-    draw = {"poisson": rng.poisson, "binomial": lambda p: rng.random(n) < p, "gamma": lambda m: rng.gamma(3.0, m / 3.0)}
+    draw = {
+        "poisson": rng.poisson,
+        "binomial": lambda p: rng.random(n) < p,
+        "gamma": lambda m: rng.gamma(3.0, m / 3.0),
+    }
     y = np.asarray(draw[family.name](mu), dtype=float)
     terms = [term("a", a, Z), *([term("c", c, np.ones((n, 1)))] if crossed else [])]
     d = design(y, X, terms, offset=0.1 * rng.normal(size=n))
     problem = build_generalized(d, family)
     near = likelihood_fit(problem, None)
     own = {"phi": LogNormal(-1.0, 0.5)} if family.has_dispersion else {}
-    return d, problem, near, resolve(own, problem.names, problem.labels, units_of(problem, make_model(problem, "log")))
+    return (
+        d,
+        problem,
+        near,
+        resolve(own, problem.names, problem.labels, units_of(problem, make_model(problem, "log"))),
+    )
 
 
-@pytest.mark.parametrize("family", [families.Poisson(), families.Binomial(link="probit"), families.Gamma(link="log")], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "family",
+    [families.Poisson(), families.Binomial(link="probit"), families.Gamma(link="log")],
+    ids=lambda f: f.name,
+)
 def test_density_of_a_generalized_model(family, monkeypatch):
     """The plain non-centred form against the family's log density; the form that knows the data by its Jacobian."""
     d, problem, near, priors = generalized(family)
@@ -180,7 +230,9 @@ def test_density_of_a_generalized_model(family, monkeypatch):
         at = density.unpack(space, jnp.concatenate([x[:m], v]))
         b = density.random_effects(at, data, space)[0]
         T = density._factors(at, space)
-        return jnp.concatenate([jnp.linalg.solve(t, own).ravel() for t, own in zip(T, b, strict=True)])
+        return jnp.concatenate(
+            [jnp.linalg.solve(t, own).ravel() for t, own in zip(T, b, strict=True)]
+        )
 
     u = np.asarray(standardised(x[m:]))
     beta = data.shift + data.unit @ x[:p]
@@ -189,12 +241,24 @@ def test_density_of_a_generalized_model(family, monkeypatch):
     L = np.linalg.cholesky(G)
     phi = np.exp(x[m - 1]) if family.has_dispersion else 1.0
     eta = d.X @ beta + d.offset + stacked(d) @ L @ u
-    expected = float(np.sum(family.log_density(d.y, eta, None, phi))) - 0.5 * u @ u - 0.5 * len(u) * np.log(2 * np.pi)
-    expected += log_prior(space, priors, beta, x[p : p + z], phi, priors.phi if family.has_dispersion else None)
-    found = float(jax.jit(lambda x: density.log_posterior(x, plain, simple))(other)) - np.linalg.slogdet(plain.unit)[1]
+    expected = (
+        float(np.sum(family.log_density(d.y, eta, None, phi)))
+        - 0.5 * u @ u
+        - 0.5 * len(u) * np.log(2 * np.pi)
+    )
+    expected += log_prior(
+        space, priors, beta, x[p : p + z], phi, priors.phi if family.has_dispersion else None
+    )
+    found = (
+        float(jax.jit(lambda x: density.log_posterior(x, plain, simple))(other))
+        - np.linalg.slogdet(plain.unit)[1]
+    )
     assert found == pytest.approx(expected, rel=1e-9)
     jacobian = np.linalg.slogdet(np.asarray(jax.jit(jax.jacfwd(standardised))(x[m:])))[1]
-    found = float(jax.jit(lambda x: density.log_posterior(x, data, space))(x)) - np.linalg.slogdet(data.unit)[1]
+    found = (
+        float(jax.jit(lambda x: density.log_posterior(x, data, space))(x))
+        - np.linalg.slogdet(data.unit)[1]
+    )
     assert found == pytest.approx(expected + jacobian, rel=1e-9)
 
 

@@ -30,7 +30,9 @@ def test_another_response_equals_building_anew(name: str, backend: str) -> None:
         np.testing.assert_allclose(mine, wanted, rtol=1e-9, atol=1e-8)
     assert quick.beta0 == pytest.approx(anew.beta0, rel=1e-12)
     if backend == "numpy":
-        assert MaximumLikelihood().objective(quick, theta) == pytest.approx(MaximumLikelihood().objective(anew, theta), rel=1e-12)
+        assert MaximumLikelihood().objective(quick, theta) == pytest.approx(
+            MaximumLikelihood().objective(anew, theta), rel=1e-12
+        )
 
 
 def test_the_first_problem_keeps_its_response() -> None:
@@ -47,9 +49,13 @@ def test_badly_scaled_columns_give_the_fit_of_well_scaled_ones(reml: bool) -> No
     d = DESIGNS["slopes crossed"]
     rng = np.random.default_rng(2)
     year = rng.integers(0, 40, d.n).astype(float)
-    good = np.column_stack([np.ones(d.n), rng.normal(size=(d.n, 2)), (year - 20) / 10, ((year - 20) / 10) ** 2])
+    good = np.column_stack(
+        [np.ones(d.n), rng.normal(size=(d.n, 2)), (year - 20) / 10, ((year - 20) / 10) ** 2]
+    )
     calendar = year + 1980
-    bad = np.column_stack([np.ones(d.n), good[:, 1] * 1e6, good[:, 2] * 1e-6, calendar, calendar**2])
+    bad = np.column_stack(
+        [np.ones(d.n), good[:, 1] * 1e6, good[:, 2] * 1e-6, calendar, calendar**2]
+    )
     y = d.y + good @ [0.0, 1.0, 1.0, 0.5, -0.5]
     estimator = MaximumLikelihood(reml)
     nice, ugly = (estimator.fit(build_problem(design(y, X, list(d.terms)))) for X in (good, bad))
@@ -84,7 +90,11 @@ def test_a_response_that_the_fixed_effects_explain_is_refused(name: str) -> None
 def test_a_response_that_is_all_but_explained_is_fitted() -> None:
     rng = np.random.default_rng(4)
     X = np.column_stack([np.ones(60), rng.normal(size=60)])
-    d = design(X @ [1.0, 2.0] + 1e-7 * rng.normal(size=60), X, [term("a", np.arange(60) % 6, np.ones((60, 1)))])
+    d = design(
+        X @ [1.0, 2.0] + 1e-7 * rng.normal(size=60),
+        X,
+        [term("a", np.arange(60) % 6, np.ones((60, 1)))],
+    )
     assert MaximumLikelihood().fit(build_problem(d)).sigma == pytest.approx(1e-7, rel=0.3)
 
 

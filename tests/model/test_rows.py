@@ -32,7 +32,10 @@ def algebra(name: str) -> Algebra:
 def unflat(r: Rows, v: np.ndarray) -> list[np.ndarray]:
     """Vectors (..., q) as arrays (..., k, J) per term."""
     stops = np.cumsum([size.k * size.J for size in r.plan.terms])[:-1]
-    return [part.reshape(*v.shape[:-1], size.k, size.J) for part, size in zip(np.split(v, stops, axis=-1), r.plan.terms, strict=True)]
+    return [
+        part.reshape(*v.shape[:-1], size.k, size.J)
+        for part, size in zip(np.split(v, stops, axis=-1), r.plan.terms, strict=True)
+    ]
 
 
 @every
@@ -49,7 +52,9 @@ def test_predictor(name: str) -> None:
     gamma, b = rng.normal(size=r.p), rng.normal(size=exact.q)
     offset = np.zeros(d.n) if d.offset is None else d.offset
     np.testing.assert_allclose(r.random(unflat(r, b)), exact.Zall @ b, atol=1e-11)
-    np.testing.assert_allclose(r.predictor(gamma, unflat(r, b)), offset + r.Q @ gamma + exact.Zall @ b, atol=1e-11)
+    np.testing.assert_allclose(
+        r.predictor(gamma, unflat(r, b)), offset + r.Q @ gamma + exact.Zall @ b, atol=1e-11
+    )
 
 
 @every
@@ -73,7 +78,9 @@ def test_system_with_new_weights(name: str, signs: str) -> None:
         w[::7] *= -0.01
     system = system_of(r, weighted(r, w, False))
     wanted = exact.Zall.T @ (w[:, None] * exact.Zall)
-    np.testing.assert_allclose(flat(system.multiply(unflat(r, np.eye(exact.q)))), wanted, atol=1e-10)
+    np.testing.assert_allclose(
+        flat(system.multiply(unflat(r, np.eye(exact.q)))), wanted, atol=1e-10
+    )
     M = np.eye(exact.q) + exact.L.T @ wanted @ exact.L
     assert np.linalg.eigvalsh(M)[0] > 0
     at = system.factorize(exact.T)

@@ -37,7 +37,9 @@ def test_transformed_scales_make_covariances_of_the_structure(structure, transfo
     own = structure.factor(structure.from_matrix(G))
     np.testing.assert_allclose(own @ own.T, G, atol=1e-12)
     deviations = structure.describe(G)[[q.kind == "sd" for q in structure.quantities()]]
-    np.testing.assert_allclose(deviations, np.asarray(scales.positive(zeta[: term.n_sd], transform, 1.0)), rtol=1e-6)
+    np.testing.assert_allclose(
+        deviations, np.asarray(scales.positive(zeta[: term.n_sd], transform, 1.0)), rtol=1e-6
+    )
     np.testing.assert_allclose(inverse @ T, np.eye(term.k), atol=1e-10)
 
 
@@ -46,7 +48,13 @@ def test_scales_of_covariances_are_found_again():
     term = scales.Term(Unstructured(2), 7)
     G = np.array([[4.0, 0.6], [0.6, 0.25]])
     with jax.enable_x64(True):
-        T = np.asarray(scales.factor(term, scales.from_covariances((term,), [G], [np.full(2, 1e-3)], "softplus"), "softplus"))
+        T = np.asarray(
+            scales.factor(
+                term,
+                scales.from_covariances((term,), [G], [np.full(2, 1e-3)], "softplus"),
+                "softplus",
+            )
+        )
     np.testing.assert_allclose(T @ T.T, [[4.0, 0.54], [0.54, 0.25]], rtol=1e-9)
 
 
@@ -55,12 +63,23 @@ def test_the_prior_of_transformed_scales_integrates_to_one(transform):
     term = scales.Term(Unstructured(2), 7)
     half = HalfNormal(1.0)
     priors = Priors(
-        (Normal(),), Rest(np.zeros((0, 1)), np.zeros(0), 0.0), ((half, half),), (LKJ(2.0),), half, half, (np.array([1.0, 1.3]),), 1.0
+        (Normal(),),
+        Rest(np.zeros((0, 1)), np.zeros(0), 0.0),
+        ((half, half),),
+        (LKJ(2.0),),
+        half,
+        half,
+        (np.array([1.0, 1.3]),),
+        1.0,
     )
     x = np.linspace(-12, 6, 181)
     grid = np.array(np.meshgrid(x, x, np.linspace(-6, 6, 121), indexing="ij")).reshape(3, -1).T
     with jax.enable_x64(True):
-        values = np.asarray(jax.jit(jax.vmap(lambda z: scales.log_prior((term,), priors, z, transform)))(grid))
+        values = np.asarray(
+            jax.jit(jax.vmap(lambda z: scales.log_prior((term,), priors, z, transform)))(grid)
+        )
     box = np.exp(values).reshape(181, 181, 121)
-    total = integrate.trapezoid(integrate.trapezoid(integrate.trapezoid(box, dx=0.1), dx=0.1), dx=0.1)
+    total = integrate.trapezoid(
+        integrate.trapezoid(integrate.trapezoid(box, dx=0.1), dx=0.1), dx=0.1
+    )
     assert abs(total - 1.0) < 2e-3

@@ -17,7 +17,9 @@ from lmm.results.tables.profile_table import Profile
 @cache
 def sleep() -> Fit:
     """Intercepts and slopes of 18 subjects, by maximum likelihood."""
-    return lmm.lmer("Reaction ~ Days + (Days | Subject)", lmm.datasets.load("sleepstudy"), REML=False)
+    return lmm.lmer(
+        "Reaction ~ Days + (Days | Subject)", lmm.datasets.load("sleepstudy"), REML=False
+    )
 
 
 @cache
@@ -35,7 +37,11 @@ def radon() -> Fit:
 @cache
 def herds() -> Fit:
     """Binomial, four periods, 15 herds."""
-    return lmm.glmer("cbind(incidence, size - incidence) ~ period + (1 | herd)", lmm.datasets.load("cbpp"), family="binomial")
+    return lmm.glmer(
+        "cbind(incidence, size - incidence) ~ period + (1 | herd)",
+        lmm.datasets.load("cbpp"),
+        family="binomial",
+    )
 
 
 @cache
@@ -43,13 +49,17 @@ def ticks() -> Fit:
     """Counts with a long tail, three grouping factors."""
     data = lmm.datasets.load("grouseticks")
     data = data.assign(YEAR=data.YEAR.astype(str))
-    return lmm.glmer("TICKS ~ YEAR + cHEIGHT + (1 | BROOD) + (1 | LOCATION)", data, family="poisson")
+    return lmm.glmer(
+        "TICKS ~ YEAR + cHEIGHT + (1 | BROOD) + (1 | LOCATION)", data, family="poisson"
+    )
 
 
 @cache
 def wine() -> Fit:
     """Ordered categories."""
-    return lmm.glmer("rating ~ temp + contact + (1 | judge)", lmm.datasets.load("wine"), family="ordinal")
+    return lmm.glmer(
+        "rating ~ temp + contact + (1 | judge)", lmm.datasets.load("wine"), family="ordinal"
+    )
 
 
 @cache
@@ -61,10 +71,23 @@ def machines() -> Fit:
 def table(n: int = 240, levels: int = 20, seed: int = 3) -> pd.DataFrame:
     """A plain table: y, x, z, weights w, groups g and h."""
     rng = np.random.default_rng(seed)
-    d = pd.DataFrame({"x": rng.normal(size=n), "z": rng.normal(size=n), "g": rng.integers(0, levels, n), "h": rng.integers(0, 6, n)})
+    d = pd.DataFrame(
+        {
+            "x": rng.normal(size=n),
+            "z": rng.normal(size=n),
+            "g": rng.integers(0, levels, n),
+            "h": rng.integers(0, 6, n),
+        }
+    )
     d["w"] = rng.uniform(0.5, 2.0, n)
     effects = 0.8 * rng.normal(size=(levels, 2))
-    d["y"] = 1.0 + 0.5 * d.x + effects[d.g, 0] + 0.4 * effects[d.g, 1] * d.x + rng.normal(size=n) / np.sqrt(d.w)
+    d["y"] = (
+        1.0
+        + 0.5 * d.x
+        + effects[d.g, 0]
+        + 0.4 * effects[d.g, 1] * d.x
+        + rng.normal(size=n) / np.sqrt(d.w)
+    )
     d["f"] = np.array(["a", "b", "c"])[rng.integers(0, 3, n)]
     return d
 
@@ -73,4 +96,8 @@ def quiet(formula: str, data: Any, **options: Any) -> Fit:
     """A fit without its warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return lmm.glmer(formula, data, **options) if "family" in options else lmm.lmer(formula, data, **options)
+        return (
+            lmm.glmer(formula, data, **options)
+            if "family" in options
+            else lmm.lmer(formula, data, **options)
+        )

@@ -24,7 +24,9 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "simulated_residuals_ticks": lambda: fits.ticks().plot.simulated_residuals(nsim=100),
     "simulated_responses_ticks": lambda: fits.ticks().plot.simulated_responses(),
     "profile_sleep": lambda: fits.sleep().plot.profile(fits.profile()),
-    "profile_pairs_sleep": lambda: fits.sleep().plot.profile_pairs(fits.profile(), ["sd_(Intercept)|Subject", "sigma", "Days"]),
+    "profile_pairs_sleep": lambda: fits.sleep().plot.profile_pairs(
+        fits.profile(), ["sd_(Intercept)|Subject", "sigma", "Days"]
+    ),
     "predictions_sleep": lambda: fits.sleep().plot.predictions("Days", groups=True),
     "predictions_ticks": lambda: fits.ticks().plot.predictions("cHEIGHT", by="YEAR"),
     "predictions_wine": lambda: fits.wine().plot.predictions("temp"),

@@ -15,8 +15,14 @@ from tests.plots import fits
 
 def points(ax, label=None):
     """x and y of the first line of markers, or of the one with a label."""
-    lines = [line for line in ax.lines if line.get_linestyle() == "None" and label in (None, line.get_label())]
-    return np.asarray(lines[0].get_xdata(), dtype=float), np.asarray(lines[0].get_ydata(), dtype=float)
+    lines = [
+        line
+        for line in ax.lines
+        if line.get_linestyle() == "None" and label in (None, line.get_label())
+    ]
+    return np.asarray(lines[0].get_xdata(), dtype=float), np.asarray(
+        lines[0].get_ydata(), dtype=float
+    )
 
 
 def segments(ax, which=0):
@@ -35,7 +41,9 @@ def test_a_caterpillar_has_the_modes_in_order_with_their_intervals():
         np.testing.assert_allclose(x, modes.iloc[order, j])
         np.testing.assert_allclose(y, np.arange(18))
         margin = 1.6448536 * np.sqrt(cov[order, j, j])
-        np.testing.assert_allclose(segments(ax)[:, :, 0], np.column_stack([x - margin, x + margin]), rtol=1e-6)
+        np.testing.assert_allclose(
+            segments(ax)[:, :, 0], np.column_stack([x - margin, x + margin]), rtol=1e-6
+        )
         assert "90 %" in ax.get_xlabel()
     assert [t.get_text() for t in axes[0].get_yticklabels()] == list(modes.index[order])
     assert axes[0].get_ylabel() == "Subject" and axes[1].get_ylabel() == ""
@@ -67,7 +75,10 @@ def test_long_names_are_shortened():
     names = np.array([f"a level with a rather long name, number {i}" for i in range(20)])
     fit = fits.quiet("y ~ x + (1 | g)", data.assign(g=names[data.g]))
     labels = [t.get_text() for t in fit.plot.ranef().get_yticklabels()]
-    assert all(len(label) <= 28 and label.endswith(tuple("0123456789")) for label in labels) and len(set(labels)) == 20
+    assert (
+        all(len(label) <= 28 and label.endswith(tuple("0123456789")) for label in labels)
+        and len(set(labels)) == 20
+    )
 
 
 def test_standardised_effects_have_the_variance_that_the_model_gives_them():
@@ -78,7 +89,12 @@ def test_standardised_effects_have_the_variance_that_the_model_gives_them():
     fit = fits.quiet("y ~ x + (1 | g)", data)
     y = fit.simulate(200, rng=2)
     control = lmm.Control(evaluate_only=True)
-    z = [standardised(fit.update(data=data.assign(y=y.iloc[:, i]), start=fit.theta, control=control), 0)[:, 0] for i in range(60)]
+    z = [
+        standardised(
+            fit.update(data=data.assign(y=y.iloc[:, i]), start=fit.theta, control=control), 0
+        )[:, 0]
+        for i in range(60)
+    ]
     rms = np.sqrt(np.mean(np.square(z), axis=0))
     assert np.mean(rms) == pytest.approx(1.0, abs=0.06) and rms.min() > 0.7 and rms.max() < 1.3
 
@@ -112,12 +128,18 @@ def test_shrinkage_goes_from_least_squares_by_subject_to_the_models_coefficients
     fit = fits.sleep()
     ax = fit.plot.shrinkage()
     data = lmm.datasets.load("sleepstudy")
-    own = np.array([np.polyfit(rows.Days, rows.Reaction, 1)[::-1] for _, rows in data.groupby("Subject")])
+    own = np.array(
+        [np.polyfit(rows.Days, rows.Reaction, 1)[::-1] for _, rows in data.groupby("Subject")]
+    )
     np.testing.assert_allclose(np.column_stack(points(ax, "its rows alone")), own, rtol=1e-9)
-    np.testing.assert_allclose(np.column_stack(points(ax, "model")), fit.coef()["Subject"], rtol=1e-9)
+    np.testing.assert_allclose(
+        np.column_stack(points(ax, "model")), fit.coef()["Subject"], rtol=1e-9
+    )
     np.testing.assert_allclose(np.column_stack(points(ax, "population")), [fit.fixef()])
     arrows = ax.collections[0]
-    np.testing.assert_allclose(np.column_stack([arrows.U, arrows.V]), fit.coef()["Subject"] - own, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(
+        np.column_stack([arrows.U, arrows.V]), fit.coef()["Subject"] - own, rtol=1e-7, atol=1e-7
+    )
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("Intercept", "Days")
 
 
@@ -127,7 +149,11 @@ def test_shrinkage_of_intercepts_is_a_line_per_level():
     x, _ = points(ax, "model")
     np.testing.assert_allclose(x, np.sort(fit.coef()["county"]["Intercept"]))
     left = lmm.datasets.load("radon")
-    left = left.assign(rest=left.log_radon - fit.fixef()["floor"] * left.floor).groupby("county")["rest"].mean()
+    left = (
+        left.assign(rest=left.log_radon - fit.fixef()["floor"] * left.floor)
+        .groupby("county")["rest"]
+        .mean()
+    )
     x, _ = points(ax, "its rows alone")
     np.testing.assert_allclose(np.sort(x), np.sort(left))
 
@@ -153,9 +179,15 @@ def test_coefficients_are_drawn_with_normal_intervals():
     np.testing.assert_allclose(x, fit.params.iloc[1:])
     margin = 1.2815516 * fit.bse.iloc[1:]
     np.testing.assert_allclose(
-        segments(ax)[:, :, 0], np.column_stack([fit.params.iloc[1:] - margin, fit.params.iloc[1:] + margin]), rtol=1e-6
+        segments(ax)[:, :, 0],
+        np.column_stack([fit.params.iloc[1:] - margin, fit.params.iloc[1:] + margin]),
+        rtol=1e-6,
     )
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["period[T.2]", "period[T.3]", "period[T.4]"] and "logit" in ax.get_xlabel()
+    assert [t.get_text() for t in ax.get_yticklabels()] == [
+        "period[T.2]",
+        "period[T.3]",
+        "period[T.4]",
+    ] and "logit" in ax.get_xlabel()
     assert len(points(fit.plot.coefficients(intercept=True))[0]) == 4
 
 

@@ -19,11 +19,17 @@ MADE_BY = (BASELINE / "matplotlib.txt").read_text().strip()
 TOLERANCE = 3.0
 
 
-@pytest.mark.skipif(".".join(matplotlib.__version__.split(".")[:2]) != MADE_BY, reason=f"the images are those of matplotlib {MADE_BY}")
+@pytest.mark.skipif(
+    ".".join(matplotlib.__version__.split(".")[:2]) != MADE_BY,
+    reason=f"the images are those of matplotlib {MADE_BY}",
+)
 @pytest.mark.parametrize("name", list(PICTURES))
 def test_a_picture_looks_as_it_did(name, tmp_path):
     save(name, tmp_path / f"{name}.png")
-    assert compare_images(str(BASELINE / f"{name}.png"), str(tmp_path / f"{name}.png"), TOLERANCE) is None
+    assert (
+        compare_images(str(BASELINE / f"{name}.png"), str(tmp_path / f"{name}.png"), TOLERANCE)
+        is None
+    )
 
 
 def test_every_picture_has_one_image_and_they_are_small():

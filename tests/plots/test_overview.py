@@ -57,13 +57,24 @@ MODELS = {
 def model(request):
     d = data()
     d.loc[5, "x"] = np.nan if "offset as" not in request.param else 0.0
-    return fits.quiet(MODELS[request.param]["formula"], d, **{k: v for k, v in MODELS[request.param].items() if k != "formula"})
+    return fits.quiet(
+        MODELS[request.param]["formula"],
+        d,
+        **{k: v for k, v in MODELS[request.param].items() if k != "formula"},
+    )
 
 
 def test_every_picture_of_every_model_is_drawn_or_refused_in_words(model):
     plot = model.plot
     rows = model.nobs
-    for name in ("ranef", "ranef_qq", "shrinkage", "residuals", "scale_location", "residuals_by_group"):
+    for name in (
+        "ranef",
+        "ranef_qq",
+        "shrinkage",
+        "residuals",
+        "scale_location",
+        "residuals_by_group",
+    ):
         getattr(plot, name)()
         plt.close("all")
     plot.qq(nsim=20)
@@ -71,7 +82,10 @@ def test_every_picture_of_every_model_is_drawn_or_refused_in_words(model):
     assert len(plot.residuals().collections[0].get_offsets()) == rows
     if model.params.drop("Intercept", errors="ignore").notna().any():
         plot.coefficients()
-        if "offset" in repr(model.design.frame.offset_given) or model.design.frame.offset_given is True:
+        if (
+            "offset" in repr(model.design.frame.offset_given)
+            or model.design.frame.offset_given is True
+        ):
             with pytest.raises(lmm.PredictionError, match="offset"):
                 plot.predictions("x")
         else:
@@ -83,7 +97,9 @@ def test_every_picture_of_every_model_is_drawn_or_refused_in_words(model):
             plot.predictions("x")
 
 
-@pytest.mark.parametrize("model", ["crossed, weights", "no fixed effects", "binary", "ordinal"], indirect=True)
+@pytest.mark.parametrize(
+    "model", ["crossed, weights", "no fixed effects", "binary", "ordinal"], indirect=True
+)
 def test_six_panels_are_on_a_page(model):
     figure = model.plot.check(rng=1, nsim=20)
     assert isinstance(figure, Figure)
@@ -127,12 +143,16 @@ def test_simulated_residuals_are_drawn_in_their_own_band():
 def test_a_posterior_has_quantiles_for_intervals():
     reference = lmm.lmer("Reaction ~ Days + (Days | Subject)", lmm.datasets.load("sleepstudy"))
     fit = lmm.lmer(
-        "Reaction ~ Days + (Days | Subject)", lmm.datasets.load("sleepstudy"), method=KnownPosterior(reference, length=500, spread=0.1)
+        "Reaction ~ Days + (Days | Subject)",
+        lmm.datasets.load("sleepstudy"),
+        method=KnownPosterior(reference, length=500, spread=0.1),
     )
     axes = fit.plot.ranef(level=0.8)
     draws = fit.draws.effects("Subject")[..., 1].reshape(-1, 18)
     order = np.argsort(fit.ranef()["Subject"]["Intercept"].to_numpy())
-    np.testing.assert_allclose(segments(axes[1])[:, :, 0], np.quantile(draws, [0.1, 0.9], axis=0)[:, order].T)
+    np.testing.assert_allclose(
+        segments(axes[1])[:, :, 0], np.quantile(draws, [0.1, 0.9], axis=0)[:, order].T
+    )
     assert "posterior mean" in axes[0].get_xlabel()
     ax = fit.plot.coefficients(level=0.9, intercept=True)
     np.testing.assert_allclose(segments(ax)[:, :, 0], fit.confint(level=0.9).iloc[-2:])
@@ -149,10 +169,14 @@ def test_a_posterior_has_quantiles_for_intervals():
 def test_a_posterior_without_draws_of_effects_has_normal_intervals():
     reference = lmm.lmer("Reaction ~ Days + (1 | Subject)", lmm.datasets.load("sleepstudy"))
     fit = lmm.lmer(
-        "Reaction ~ Days + (1 | Subject)", lmm.datasets.load("sleepstudy"), method=KnownPosterior(reference, length=500, effects=False)
+        "Reaction ~ Days + (1 | Subject)",
+        lmm.datasets.load("sleepstudy"),
+        method=KnownPosterior(reference, length=500, effects=False),
     )
     half = np.ptp(segments(fit.plot.ranef())[:, :, 0], axis=1) / 2
-    np.testing.assert_allclose(np.sort(half), np.sort(1.959964 * np.sqrt(fit.ranef_cov()["Subject"][:, 0, 0])), rtol=1e-6)
+    np.testing.assert_allclose(
+        np.sort(half), np.sort(1.959964 * np.sqrt(fit.ranef_cov()["Subject"][:, 0, 0])), rtol=1e-6
+    )
 
 
 def test_styles_are_left_alone_and_followed():
@@ -161,7 +185,10 @@ def test_styles_are_left_alone_and_followed():
     assert dict(plt.rcParams) == before
     with plt.style.context("dark_background"):
         ax = fits.sleep().plot.qq(nsim=20)
-        assert next(line for line in ax.lines if line.get_label() == "_expected").get_color() == "white"
+        assert (
+            next(line for line in ax.lines if line.get_label() == "_expected").get_color()
+            == "white"
+        )
 
 
 def test_the_accessor_names_its_pictures_and_functions_are_the_same():
@@ -171,4 +198,6 @@ def test_the_accessor_names_its_pictures_and_functions_are_the_same():
     names = [name for name in plots.__all__ if name != "Plots"]
     assert all(name in text for name in names)
     assert {name for name in dir(plots.Plots) if not name.startswith("_")} == set(names)
-    np.testing.assert_allclose(points(plots.ranef(fits.radon()))[0], points(fits.radon().plot.ranef())[0])
+    np.testing.assert_allclose(
+        points(plots.ranef(fits.radon()))[0], points(fits.radon().plot.ranef())[0]
+    )

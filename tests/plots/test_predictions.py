@@ -14,7 +14,9 @@ from tests.plots.test_effects import points, segments
 
 
 def curve(ax, color="#0072B2"):
-    return next(line for line in ax.lines if line.get_color() == color and line.get_linestyle() != "None").get_xydata()
+    return next(
+        line for line in ax.lines if line.get_color() == color and line.get_linestyle() != "None"
+    ).get_xydata()
 
 
 @pytest.mark.parametrize("interval", ["confidence", "prediction"])
@@ -26,16 +28,25 @@ def test_the_populations_line_has_its_band_and_the_rows(interval):
     expected = fit.predict(new, re_form=False, interval=interval, level=0.8)
     np.testing.assert_allclose(curve(ax), np.column_stack([at, expected["fit"]]))
     band = ax.collections[0].get_paths()[0].vertices
-    assert (band[:, 1].min(), band[:, 1].max()) == pytest.approx((expected["lower"].min(), expected["upper"].max()))
+    assert (band[:, 1].min(), band[:, 1].max()) == pytest.approx(
+        (expected["lower"].min(), expected["upper"].max())
+    )
     data = lmm.datasets.load("sleepstudy")
     np.testing.assert_allclose(np.column_stack(points(ax, "_data")), data[["Days", "Reaction"]])
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("Days", "Reaction") and f"80 % {interval}" in ax.get_title()
+    assert (ax.get_xlabel(), ax.get_ylabel()) == (
+        "Days",
+        "Reaction",
+    ) and f"80 % {interval}" in ax.get_title()
 
 
 def test_levels_have_lines_of_their_own():
     fit = fits.sleep()
     ax = fit.plot.predictions("Days", groups=True, data=False)
-    lines = [line for line in ax.lines if line.get_label().startswith("_level") or len(line.get_xdata()) == 41]
+    lines = [
+        line
+        for line in ax.lines
+        if line.get_label().startswith("_level") or len(line.get_xdata()) == 41
+    ]
     slopes = [np.diff(line.get_ydata())[0] / np.diff(line.get_xdata())[0] for line in lines]
     np.testing.assert_allclose(np.sort(slopes), np.sort(fit.coef()["Subject"]["Days"]))
     assert not [line for line in ax.lines if line.get_label() == "_data"]
@@ -73,7 +84,9 @@ def test_categories_are_points_with_bars():
 
 def test_the_link_scale_has_no_rows_and_its_own_label():
     ax = fits.ticks().plot.predictions("cHEIGHT", by="YEAR", type="link")
-    assert "log" in ax.get_ylabel() and not [line for line in ax.lines if line.get_label() == "_data"]
+    assert "log" in ax.get_ylabel() and not [
+        line for line in ax.lines if line.get_label() == "_data"
+    ]
     x, y = curve(ax).T
     np.testing.assert_allclose(np.diff(y, 2), 0.0, atol=1e-10)  # straight
 
@@ -86,7 +99,9 @@ def test_an_ordinal_model_has_a_curve_per_category():
     np.testing.assert_allclose(found, table)
     with pytest.raises(lmm.ArgumentError, match="type='link'"):
         fit.plot.predictions("temp", by="contact")
-    assert len(fit.plot.predictions("temp", by="contact", type="link").get_legend().get_texts()) == 2
+    assert (
+        len(fit.plot.predictions("temp", by="contact", type="link").get_legend().get_texts()) == 2
+    )
     with pytest.raises(lmm.ArgumentError, match="categories"):
         fit.plot.by_group()
 
@@ -123,20 +138,32 @@ def test_panels_by_subject_hold_their_rows_and_lines():
         line = next(line for line in ax.lines if line.get_label() == "level").get_xydata()
         np.testing.assert_allclose(line[:, 1], own["Intercept"] + own["Days"] * line[:, 0])
         everyone = next(line for line in ax.lines if line.get_label() == "population").get_xydata()
-        np.testing.assert_allclose(everyone[:, 1], fit.params["Intercept"] + fit.params["Days"] * everyone[:, 0])
-    assert axes[0].figure._supxlabel.get_text() == "Days" and "Subject" in axes[0].figure._suptitle.get_text()
+        np.testing.assert_allclose(
+            everyone[:, 1], fit.params["Intercept"] + fit.params["Days"] * everyone[:, 0]
+        )
+    assert (
+        axes[0].figure._supxlabel.get_text() == "Days"
+        and "Subject" in axes[0].figure._suptitle.get_text()
+    )
 
 
 def test_some_levels_by_name_and_some_of_many():
     axes = fits.sleep().plot.by_group(levels=[330, "308"])
     assert [ax.get_title() for ax in axes] == ["330", "308"]
     axes = fits.radon().plot.by_group()
-    assert len(axes) == 36 and axes[0].figure._suptitle.get_text().startswith("36 of 85 levels of county")
+    assert len(axes) == 36 and axes[0].figure._suptitle.get_text().startswith(
+        "36 of 85 levels of county"
+    )
 
 
 def test_a_random_slope_alone_offsets_and_polynomials_are_replayed():
     data = fits.table()
-    for formula in ("y ~ poly(x, 2) + (0 + x | g)", "y ~ x + offset(z) + (1 | g)", "y ~ I(x**2) + x + (x || g)", "y ~ C(h) * x + (1 | g)"):
+    for formula in (
+        "y ~ poly(x, 2) + (0 + x | g)",
+        "y ~ x + offset(z) + (1 | g)",
+        "y ~ I(x**2) + x + (x || g)",
+        "y ~ C(h) * x + (1 | g)",
+    ):
         fit = fits.quiet(formula, data)
         ax = fit.plot.predictions("x", groups=True)
         assert np.isfinite(curve(ax)).all()
@@ -150,7 +177,11 @@ def test_every_kind_of_column_is_varied_and_held():
     data["size"] = pd.Categorical(data.f, categories=["c", "a", "b", "never"], ordered=True)
     data["price in $"] = data.x + data.z
     fit = fits.quiet("y ~ C(h) + yes + size + `price in $` + (1 | g)", data)
-    for x, ticks in {"h": list("012345"), "yes": ["False", "True"], "size": ["c", "a", "b"]}.items():
+    for x, ticks in {
+        "h": list("012345"),
+        "yes": ["False", "True"],
+        "size": ["c", "a", "b"],
+    }.items():
         ax = fit.plot.predictions(x, groups=True)
         assert [t.get_text() for t in ax.get_xticklabels()] == ticks
         assert len(fit.plot.predictions("price in $", by=x).get_legend().get_texts()) == len(ticks)
@@ -158,6 +189,12 @@ def test_every_kind_of_column_is_varied_and_held():
     ax = fit.plot.predictions("price in $")
     assert ax.get_xlabel() == r"price in \$"  # no mathematics
     expected = fit.predict(
-        {"h": [data.h.mode()[0]], "yes": [True], "size": [data.f.mode()[0]], "price in $": [curve(ax)[0, 0]]}, re_form=False
+        {
+            "h": [data.h.mode()[0]],
+            "yes": [True],
+            "size": [data.f.mode()[0]],
+            "price in $": [curve(ax)[0, 0]],
+        },
+        re_form=False,
     )
     assert curve(ax)[0, 1] == pytest.approx(float(expected.iloc[0]))

@@ -15,7 +15,9 @@ from lmm.plots.profile_pictures import Traces, contour
 from tests.plots import fits
 from tests.plots.test_effects import segments
 
-REGIONS = json.loads((Path(__file__).parents[1] / "reference" / "profile_contours.json").read_text())
+REGIONS = json.loads(
+    (Path(__file__).parents[1] / "reference" / "profile_contours.json").read_text()
+)
 
 
 def test_zeta_is_drawn_over_each_parameter_with_its_intervals():
@@ -48,18 +50,25 @@ def test_pairs_are_a_square_with_names_on_the_diagonal():
     limits = found.confint(0.95)
     assert x.min() < limits.loc["Intercept", "lower"] < limits.loc["Intercept", "upper"] < x.max()
     assert y.min() < limits.loc["Days", "lower"] < limits.loc["Days", "upper"] < y.max()
-    inner = np.hypot(*next(line for line in axes[1, 2].lines if line.get_label() == "50 %").get_data())
+    inner = np.hypot(
+        *next(line for line in axes[1, 2].lines if line.get_label() == "50 %").get_data()
+    )
     assert inner == pytest.approx(1.1774, rel=0.2)  # on the scale of zeta
 
 
 @pytest.mark.parametrize("record", REGIONS, ids=lambda r: " and ".join(r["pair"]))
 def test_joint_regions_are_those_of_lme4(record):
     """Both interpolate between the traces; lme4's have fewer points and its own spline, hence one per cent of the radius."""
-    names = [name.replace("(Intercept)", "Intercept") if name == "(Intercept)" else name for name in record["pair"]]
+    names = [
+        name.replace("(Intercept)", "Intercept") if name == "(Intercept)" else name
+        for name in record["pair"]
+    ]
     traces = Traces(fits.profile(), names)
     for radius, theirs in zip(record["levels"], record["points"], strict=True):
         x, y = contour(traces.along(0, 1), traces.along(1, 0), radius)
-        fine = np.column_stack([np.interp(np.linspace(0, 1, 4_001), np.linspace(0, 1, len(v)), v) for v in (x, y)])
+        fine = np.column_stack(
+            [np.interp(np.linspace(0, 1, 4_001), np.linspace(0, 1, len(v)), v) for v in (x, y)]
+        )
         other = np.array(theirs)[:, ::-1]
         distance = np.sqrt(((other[:, None] - fine) ** 2).sum(axis=2)).min(axis=1)
         assert distance.max() < 0.01 * radius
@@ -81,7 +90,10 @@ def test_replicates_are_counted_with_the_estimate_and_an_interval():
     axes = fit.plot.bootstrap(found, ["sigma", "Days"], level=0.8, type="basic")
     limits = found.confint(0.8, "basic")
     for name, ax in zip(["sigma", "Days"], axes, strict=True):
-        lines = {label: [line.get_xdata()[0] for line in ax.lines if line.get_label() == label] for label in ("_limit", "_estimate")}
+        lines = {
+            label: [line.get_xdata()[0] for line in ax.lines if line.get_label() == label]
+            for label in ("_limit", "_estimate")
+        }
         np.testing.assert_allclose(lines["_limit"], limits.loc[name])
         np.testing.assert_allclose(lines["_estimate"], [found.estimates[name]])
         area = sum(bar.get_height() * bar.get_width() for bar in ax.patches)
@@ -107,5 +119,9 @@ def test_a_region_ends_where_a_variance_is_zero():
     axes = fit.plot.profile_pairs()
     for line in axes[2, 0].lines:
         assert line.get_xdata().min() >= 0.0
-    assert min(line.get_xdata().min() for line in axes[0, 1].lines if "%" in line.get_label()) < -2.0  # sigma may be smaller
-    assert min(line.get_ydata().min() for line in axes[0, 1].lines if "%" in line.get_label()) == pytest.approx(0.0, abs=1e-6)
+    assert (
+        min(line.get_xdata().min() for line in axes[0, 1].lines if "%" in line.get_label()) < -2.0
+    )  # sigma may be smaller
+    assert min(
+        line.get_ydata().min() for line in axes[0, 1].lines if "%" in line.get_label()
+    ) == pytest.approx(0.0, abs=1e-6)

@@ -19,9 +19,13 @@ from tests.plots.test_effects import points, segments
 def test_residuals_stand_over_fitted_values_with_a_lowess():
     fit = fits.sleep()
     ax = fit.plot.residuals()
-    np.testing.assert_allclose(ax.collections[0].get_offsets(), np.column_stack([fit.fittedvalues, fit.resid]))
+    np.testing.assert_allclose(
+        ax.collections[0].get_offsets(), np.column_stack([fit.fittedvalues, fit.resid])
+    )
     curve = next(line for line in ax.lines if line.get_label() == "lowess")
-    np.testing.assert_allclose(curve.get_xydata(), np.column_stack(lowess(fit.fittedvalues, fit.resid)))
+    np.testing.assert_allclose(
+        curve.get_xydata(), np.column_stack(lowess(fit.fittedvalues, fit.resid))
+    )
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("fitted Reaction", "residual")
 
 
@@ -35,14 +39,19 @@ def test_weighted_residuals_have_one_variance():
 def test_generalized_residuals_are_pearsons_over_the_linear_predictor():
     fit = fits.herds()
     ax = fit.plot.residuals()
-    np.testing.assert_allclose(ax.collections[0].get_offsets(), np.column_stack([fit.predict(type="link"), fit.residuals("pearson")]))
+    np.testing.assert_allclose(
+        ax.collections[0].get_offsets(),
+        np.column_stack([fit.predict(type="link"), fit.residuals("pearson")]),
+    )
     assert ax.get_xlabel().startswith("linear predictor") and "logit" in ax.get_xlabel()
 
 
 def test_scale_location_draws_the_root_of_scaled_residuals():
     fit = fits.sleep()
     ax = fit.plot.scale_location()
-    np.testing.assert_allclose(ax.collections[0].get_offsets()[:, 1], np.sqrt(np.abs(fit.resid / fit.sigma)))
+    np.testing.assert_allclose(
+        ax.collections[0].get_offsets()[:, 1], np.sqrt(np.abs(fit.resid / fit.sigma))
+    )
     assert ax.get_ylim()[0] == 0.0
 
 
@@ -69,16 +78,23 @@ def test_rows_with_missing_values_are_left_out():
 def test_boxes_hold_the_quartiles_of_each_level():
     fit = fits.sleep()
     ax = fit.plot.residuals_by_group(sort=False)
-    found = fit.resid.groupby(lmm.datasets.load("sleepstudy")["Subject"].astype(str)).quantile([0.25, 0.5, 0.75]).unstack()
+    found = (
+        fit.resid.groupby(lmm.datasets.load("sleepstudy")["Subject"].astype(str))
+        .quantile([0.25, 0.5, 0.75])
+        .unstack()
+    )
     boxes = np.array([[bar.get_x(), bar.get_x() + bar.get_width()] for bar in ax.patches])
     np.testing.assert_allclose(boxes[::-1], found[[0.25, 0.75]].to_numpy())
     np.testing.assert_allclose(segments(ax, 1)[::-1, 0, 0], found[0.5].to_numpy())
     whisker = segments(ax, 0)[::-1, :, 0]
     reach = 1.5 * (found[0.75] - found[0.25]).to_numpy()
-    assert (whisker[:, 0] >= found[0.25] - reach - 1e-9).all() and (whisker[:, 1] <= found[0.75] + reach + 1e-9).all()
+    assert (whisker[:, 0] >= found[0.25] - reach - 1e-9).all() and (
+        whisker[:, 1] <= found[0.75] + reach + 1e-9
+    ).all()
     outside = points(ax, "_beyond")[0]
     assert len(outside) == sum(
-        ((r < w[0]) | (r > w[1])).sum() for w, (_, r) in zip(whisker, fit.resid.groupby(np.repeat(np.arange(18), 10)), strict=True)
+        ((r < w[0]) | (r > w[1])).sum()
+        for w, (_, r) in zip(whisker, fit.resid.groupby(np.repeat(np.arange(18), 10)), strict=True)
     )
 
 
@@ -115,7 +131,9 @@ def test_quantiles_betray_heavy_tails():
     ax = fit.plot.qq(rng=1)
     x, y = points(ax)
     lower, upper = band_of(ax, "all at once")
-    assert (y < np.interp(x, lower[:, 0], lower[:, 1])).any() or (y > np.interp(x, upper[:, 0], upper[:, 1])).any()
+    assert (y < np.interp(x, lower[:, 0], lower[:, 1])).any() or (
+        y > np.interp(x, upper[:, 0], upper[:, 1])
+    ).any()
 
 
 def test_bands_are_the_same_for_a_seed():
@@ -141,18 +159,29 @@ def test_counts_are_shown_as_shares_of_rows():
     heights = np.array([bar.get_height() for bar in ax.patches])
     names = [t.get_text() for t in ax.get_xticklabels()]
     counts = lmm.datasets.load("grouseticks")["TICKS"]
-    assert heights.sum() == pytest.approx(1.0) and heights[0] == pytest.approx((counts == 0).mean()) and names[:2] == ["0", "1"]
+    assert (
+        heights.sum() == pytest.approx(1.0)
+        and heights[0] == pytest.approx((counts == 0).mean())
+        and names[:2] == ["0", "1"]
+    )
     assert len(heights) == len(names) <= 30
     herds = fits.herds().plot.simulated_responses(nsim=20)
     incidence = lmm.datasets.load("cbpp")["incidence"]
-    assert herds.patches[1].get_height() == pytest.approx((incidence == 1).mean()) and herds.get_xlabel().startswith("successes in")
+    assert herds.patches[1].get_height() == pytest.approx(
+        (incidence == 1).mean()
+    ) and herds.get_xlabel().startswith("successes in")
 
 
 def test_cells_cover_every_count_once():
     rng = np.random.default_rng(0)
     y = rng.negative_binomial(0.5, 0.01, 500).astype(float)
     edges, names = cells(y, y[:, None] * 3)
-    assert len(names) == len(edges) - 1 and edges[0] == 0 and (np.diff(edges) >= 1).all() and names[-1].startswith("≥")
+    assert (
+        len(names) == len(edges) - 1
+        and edges[0] == 0
+        and (np.diff(edges) >= 1).all()
+        and names[-1].startswith("≥")
+    )
     assert (np.diff(edges, 2) >= 0).all()
 
 
@@ -176,5 +205,7 @@ def test_bands_of_an_approximate_posterior():
     pytest.importorskip("optax")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fit = lmm.lmer("Reaction ~ Days + (1 | Subject)", lmm.datasets.load("sleepstudy"), method="vi")
+        fit = lmm.lmer(
+            "Reaction ~ Days + (1 | Subject)", lmm.datasets.load("sleepstudy"), method="vi"
+        )
     assert len(fit.plot.qq(nsim=20).collections) > 0

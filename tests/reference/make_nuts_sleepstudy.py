@@ -51,7 +51,11 @@ def main() -> None:
         h = (Z.T @ Vi @ Y.sum(axis=0)[:, None])[:, :, 0] + np.linalg.solve(S0, m0)
         C = np.linalg.inv(P)
         mean = np.einsum("nij,nj->ni", C, h)
-        quadratic = np.einsum("nij,ij->n", Vi, Y.T @ Y) + m0 @ np.linalg.solve(S0, m0) - np.einsum("ni,ni->n", mean, h)
+        quadratic = (
+            np.einsum("nij,ij->n", Vi, Y.T @ Y)
+            + m0 @ np.linalg.solve(S0, m0)
+            - np.einsum("ni,ni->n", mean, h)
+        )
         loglik = -0.5 * (18 * logdet + np.linalg.slogdet(P)[1] + quadratic)
         prior = -0.5 * np.sum((centred / sd_scale) ** 2, axis=1) - 0.5 * (sigma / (2.5 * s_y)) ** 2
         jacobian = x[:, 0] + x[:, 1] + x[:, 3] + np.log1p(-(rho_c**2))
@@ -59,15 +63,30 @@ def main() -> None:
         K = G @ Z.T @ Vi
         b = np.einsum("nij,j->ni", K, Y[0]) - np.einsum("nij,nj->ni", K @ Z, mean)
         b_cov = G - K @ Z @ G + (K @ Z) @ C @ np.swapaxes(K @ Z, 1, 2)
-        return {"log": loglik + prior + jacobian, "sd": sd, "rho": rho, "sigma": sigma, "mean": mean, "C": C, "b": b, "b_cov": b_cov}
+        return {
+            "log": loglik + prior + jacobian,
+            "sd": sd,
+            "rho": rho,
+            "sigma": sigma,
+            "mean": mean,
+            "C": C,
+            "b": b,
+            "b_cov": b_cov,
+        }
 
     rng = np.random.default_rng(SEED)
-    centre, scale, df = np.array([np.log(25.0), np.log(6.0), 0.1, np.log(26.0)]), np.diag([0.3, 0.25, 0.35, 0.06]), 8.0
+    centre, scale, df = (
+        np.array([np.log(25.0), np.log(6.0), 0.1, np.log(26.0)]),
+        np.diag([0.3, 0.25, 0.35, 0.06]),
+        8.0,
+    )
 
     def propose(count: int) -> tuple[np.ndarray, np.ndarray]:
         L = scale
         z = rng.standard_normal((count, 4)) / np.sqrt(rng.chisquare(df, count) / df)[:, None]
-        return centre + z @ L.T, -(df + 4) / 2 * np.log1p(np.sum(z**2, axis=1) / df) - np.log(np.diagonal(L)).sum()
+        return centre + z @ L.T, -(df + 4) / 2 * np.log1p(np.sum(z**2, axis=1) / df) - np.log(
+            np.diagonal(L)
+        ).sum()
 
     for _ in range(3):  # fit the proposal
         x, log_q = propose(50_000)
@@ -83,7 +102,9 @@ def main() -> None:
         at = evaluate(x)
         logs.append(at["log"] - log_q)
         # conditional means, and conditional second moments, of every quantity
-        first = np.column_stack([at["mean"], at["sd"][:, 0], at["rho"], at["sd"][:, 1], at["sigma"], at["b"]])
+        first = np.column_stack(
+            [at["mean"], at["sd"][:, 0], at["rho"], at["sd"][:, 1], at["sigma"], at["b"]]
+        )
         variance = np.zeros_like(first)
         variance[:, :2] = np.diagonal(at["C"], axis1=1, axis2=2)
         variance[:, 6:] = np.diagonal(at["b_cov"], axis1=1, axis2=2)
@@ -97,14 +118,28 @@ def main() -> None:
     mcse = np.sqrt(w**2 @ (first - mean) ** 2)
     # of the variance, then of its root
     var_mcse = np.sqrt(w**2 @ (second - 2 * mean * first + mean**2 - var) ** 2)
-    names = ["Intercept", "Days", "sd_(Intercept)|Subject", "cor_Days.(Intercept)|Subject", "sd_Days|Subject", "sigma"]
+    names = [
+        "Intercept",
+        "Days",
+        "sd_(Intercept)|Subject",
+        "cor_Days.(Intercept)|Subject",
+        "sd_Days|Subject",
+        "sigma",
+    ]
     names += ["Subject[308,Intercept]", "Subject[308,Days]"]
     out = {
         "draws": DRAWS,
         "effective": round(float(1 / np.sum(w**2))),
         "posterior": {
-            name: {"mean": m, "mean_mcse": e, "sd": float(np.sqrt(v)), "sd_mcse": float(ve / (2 * np.sqrt(v)))}
-            for name, m, e, v, ve in zip(names, mean.tolist(), mcse.tolist(), var.tolist(), var_mcse.tolist(), strict=True)
+            name: {
+                "mean": m,
+                "mean_mcse": e,
+                "sd": float(np.sqrt(v)),
+                "sd_mcse": float(ve / (2 * np.sqrt(v))),
+            }
+            for name, m, e, v, ve in zip(
+                names, mean.tolist(), mcse.tolist(), var.tolist(), var_mcse.tolist(), strict=True
+            )
         },
     }
     Path(__file__).with_name("nuts_sleepstudy.json").write_text(json.dumps(out, indent=1) + "\n")

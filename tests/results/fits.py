@@ -55,12 +55,20 @@ def at_reference(case: str) -> Fit:
     """A case evaluated at lme4's theta, so that printed figures do not hang on the last digit of an optimum."""
     formula, data, reml = CASES[case]
     theta = np.array(list(PRINTED["fits"][case]["theta"].values()), dtype=float)
-    return lmm.lmer(formula, frame(data), REML=reml, start=theta, control=lmm.Control(evaluate_only=True))
+    return lmm.lmer(
+        formula, frame(data), REML=reml, start=theta, control=lmm.Control(evaluate_only=True)
+    )
 
 
 def r_name(name: str) -> str:
     """A coefficient's name as R spells it."""
-    return name.replace("Intercept", "(Intercept)").replace("((", "(").replace("))", ")").replace("[T.", "").replace("]", "")
+    return (
+        name.replace("Intercept", "(Intercept)")
+        .replace("((", "(")
+        .replace("))", ")")
+        .replace("[T.", "")
+        .replace("]", "")
+    )
 
 
 def record(case: str) -> dict[str, Any]:

@@ -37,7 +37,11 @@ def henderson(fit: Fit) -> np.ndarray:
     both = np.hstack([design.X, *Z])
     weight = np.full(design.n, 1.0 / estimate.sigma**2)
     if estimate.family is not None:
-        weight = np.asarray(estimate.family.expected_weights(estimate.eta, fit.problem.rows.weights, estimate.phi).weight)
+        weight = np.asarray(
+            estimate.family.expected_weights(
+                estimate.eta, fit.problem.rows.weights, estimate.phi
+            ).weight
+        )
     system = both.T @ (weight[:, None] * both)
     p = design.X.shape[1]
     at = p
@@ -66,7 +70,9 @@ class KnownPosterior:
     def fit(self, problem: Any, start: Any = None, callback: Any = None) -> Estimate:
         rng = np.random.default_rng(self.seed)
         linear = self.reference.family is None
-        estimate = (MaximumLikelihood() if linear else LaplaceLikelihood()).fit(problem, start, callback)
+        estimate = (MaximumLikelihood() if linear else LaplaceLikelihood()).fit(
+            problem, start, callback
+        )
         cov = henderson(self.reference)
         shape = (self.chains, self.length)
         mean = np.concatenate([estimate.beta, *(modes.ravel() for modes in estimate.modes)])
@@ -76,18 +82,36 @@ class KnownPosterior:
         for modes in estimate.modes:
             J, k = modes.shape
             effects.append(both[:, :, at : at + J * k].reshape(*shape, J, k))
-            blocks.append(np.array([cov[at + j * k : at + (j + 1) * k, at + j * k : at + (j + 1) * k] for j in range(J)]))
+            blocks.append(
+                np.array(
+                    [
+                        cov[at + j * k : at + (j + 1) * k, at + j * k : at + (j + 1) * k]
+                        for j in range(J)
+                    ]
+                )
+            )
             at += J * k
         scale = estimate.scale2
         covariances = tuple(
-            scale * T @ T.T * np.exp(2.0 * self.spread * rng.standard_normal(shape))[..., None, None] for T in estimate.factors
+            scale
+            * T
+            @ T.T
+            * np.exp(2.0 * self.spread * rng.standard_normal(shape))[..., None, None]
+            for T in estimate.factors
         )
         draws = Draws(
             both[:, :, :p],
             covariances,
-            sigma=estimate.sigma * np.exp(self.spread * rng.standard_normal(shape)) if linear else None,
+            sigma=estimate.sigma * np.exp(self.spread * rng.standard_normal(shape))
+            if linear
+            else None,
             effects=tuple(effects) if self.effects else (),
-            statistics={"diverging": rng.random(shape) < 0.001, "acceptance_rate": rng.random(shape)} if self.sampler else {},
+            statistics={
+                "diverging": rng.random(shape) < 0.001,
+                "acceptance_rate": rng.random(shape),
+            }
+            if self.sampler
+            else {},
         )
         return PosteriorEstimate(
             **vars(
@@ -125,7 +149,11 @@ def posterior(**settings: Any) -> Fit:
 
 @cache
 def herds() -> Fit:
-    return lmm.glmer("cbind(incidence, size - incidence) ~ period + (1 | herd)", lmm.datasets.load("cbpp"), family="binomial")
+    return lmm.glmer(
+        "cbind(incidence, size - incidence) ~ period + (1 | herd)",
+        lmm.datasets.load("cbpp"),
+        family="binomial",
+    )
 
 
 @cache

@@ -15,17 +15,34 @@ import lmm
 def rows() -> pd.DataFrame:
     rng = np.random.default_rng(5)
     n = 120
-    d = pd.DataFrame({"x": rng.normal(2, 1, n), "f": rng.choice(list("abc"), n), "s": rng.choice(["u", "v"], n), "g": np.arange(n) % 10})
+    d = pd.DataFrame(
+        {
+            "x": rng.normal(2, 1, n),
+            "f": rng.choice(list("abc"), n),
+            "s": rng.choice(["u", "v"], n),
+            "g": np.arange(n) % 10,
+        }
+    )
     d = d[~((d.f == "a") & (d.s == "u"))].reset_index(drop=True)
     eta = 0.3 * d.x + 0.5 * (d.f == "b") + 0.4 * rng.normal(size=10)[d.g]
     d["x2"] = 2.0 * d.x - 1.0
     d["y"], d["k"] = eta + rng.normal(size=len(d)), rng.poisson(np.exp(eta))
-    d["b"], d["o"] = rng.binomial(1, 1 / (1 + np.exp(-eta))), np.digitize(eta + rng.logistic(size=len(d)), [-0.5, 0.5, 1.5])
+    d["b"], d["o"] = (
+        rng.binomial(1, 1 / (1 + np.exp(-eta))),
+        np.digitize(eta + rng.logistic(size=len(d)), [-0.5, 0.5, 1.5]),
+    )
     d["t"] = np.exp(0.5 * eta) * rng.gamma(5, 0.2, len(d))
     return d
 
 
-FAMILIES = [("y", None), ("k", "poisson"), ("k", "negative_binomial"), ("b", "binomial"), ("o", "ordinal"), ("t", "gamma")]
+FAMILIES = [
+    ("y", None),
+    ("k", "poisson"),
+    ("k", "negative_binomial"),
+    ("b", "binomial"),
+    ("o", "ordinal"),
+    ("t", "gamma"),
+]
 
 
 def fitted(formula: str, family: Any) -> Any:
@@ -33,7 +50,11 @@ def fitted(formula: str, family: Any) -> Any:
         warnings.simplefilter("ignore")
         if family == "gamma":
             family = lmm.families.Gamma(link="log")
-        return lmm.lmer(formula, rows()) if family is None else lmm.glmer(formula, rows(), family=family)
+        return (
+            lmm.lmer(formula, rows())
+            if family is None
+            else lmm.glmer(formula, rows(), family=family)
+        )
 
 
 @pytest.mark.parametrize(("response", "family"), FAMILIES)
@@ -52,7 +73,10 @@ def test_predictions(response: str, family: Any) -> None:
         for interval in ("confidence", "prediction"):
             with pytest.warns(lmm.RankWarning, match="3 of 6 rows"):
                 found = fit.predict(mixed, re_form=False, se_fit=True, interval=interval)
-            assert np.isfinite(found.iloc[:3]).to_numpy().all() and found.iloc[3:].isna().to_numpy().all()
+            assert (
+                np.isfinite(found.iloc[:3]).to_numpy().all()
+                and found.iloc[3:].isna().to_numpy().all()
+            )
 
 
 @pytest.mark.parametrize(("response", "family"), FAMILIES)
@@ -64,7 +88,9 @@ def test_marginal_means(response: str, family: Any) -> None:
     assert (cells["emmean"].isna() == missing).all() and "not estimable" in repr(cells)
     assert (fit.emmeans("f")["emmean"].isna() == (fit.emmeans("f")["f"] == "a")).all()
     pairs = fit.emmeans("f", by="s", contrast="pairwise")
-    assert (pairs["estimate"].isna() == ((pairs["s"] == "u") & pairs["contrast"].str.contains("a"))).all()
+    assert (
+        pairs["estimate"].isna() == ((pairs["s"] == "u") & pairs["contrast"].str.contains("a"))
+    ).all()
 
 
 def test_an_ordinal_model_without_an_intercept_has_all_its_means_and_tests() -> None:
@@ -77,7 +103,9 @@ def test_an_ordinal_model_without_an_intercept_has_all_its_means_and_tests() -> 
     one, other = (fit.emmeans("temp", contrast="pairwise") for fit in (bare, whole))
     assert one["estimate"].to_numpy() == pytest.approx(other["estimate"].to_numpy(), abs=1e-4)
     for type in (2, 3):
-        assert bare.anova(type=type)["chisq"].to_numpy() == pytest.approx(whole.anova(type=type)["chisq"].to_numpy(), rel=1e-3)
+        assert bare.anova(type=type)["chisq"].to_numpy() == pytest.approx(
+            whole.anova(type=type)["chisq"].to_numpy(), rel=1e-3
+        )
 
 
 def test_a_covariate_with_tiny_units_stays_estimable() -> None:

@@ -32,12 +32,34 @@ MODELS = {
     "curved": ("y ~ a + poly(x, 2) + log(e) + (1 | g)", "unbalanced", {}),
     "two_values": ("y ~ a * z + (1 | g)", "unbalanced", {}),
     "hole": ("y ~ a * b + (1 | g)", "unbalanced", {"subset": "(a != 'r') | (b != 'v')"}),
-    "cbpp": ("cbind(incidence, size - incidence) ~ period + (1 | herd)", "cbpp", {"family": "binomial"}),
-    "probit": ("cbind(s, k - s) ~ a * b + x + (1 | g)", "unbalanced", {"family": lmm.families.Binomial("probit"), **LME4}),
+    "cbpp": (
+        "cbind(incidence, size - incidence) ~ period + (1 | herd)",
+        "cbpp",
+        {"family": "binomial"},
+    ),
+    "probit": (
+        "cbind(s, k - s) ~ a * b + x + (1 | g)",
+        "unbalanced",
+        {"family": lmm.families.Binomial("probit"), **LME4},
+    ),
     "counts": ("count ~ a * b + x + offset(log(e)) + (1 | g)", "unbalanced", {"family": "poisson"}),
-    "counts_argument": ("count ~ a * b + x + (1 | g)", "unbalanced", {"family": "poisson", "offset": "log(e)"}),
+    "counts_argument": (
+        "count ~ a * b + x + (1 | g)",
+        "unbalanced",
+        {"family": "poisson", "offset": "log(e)"},
+    ),
 }
-ESTIMATES = {"emmean", "estimate", "odds.ratio", "ratio", "prob", "rate", "response", "temp.trend", "x.trend"}
+ESTIMATES = {
+    "emmean",
+    "estimate",
+    "odds.ratio",
+    "ratio",
+    "prob",
+    "rate",
+    "response",
+    "temp.trend",
+    "x.trend",
+}
 #: emmeans' columns by ours
 COLUMNS = {
     "std_error": ("SE",), "df": ("df",), "lower": ("lower.CL", "asymp.LCL"), "upper": ("upper.CL", "asymp.UCL"),
@@ -78,15 +100,25 @@ def test_against_emmeans(name):
     # standard errors of generalized models come from lme4's finite differences; ptukey is good to 1e-4 at 10 degrees of freedom
     rtol = 2e-4 if one.family is not None else 2e-5
     value = numbers(theirs[next(iter(ESTIMATES & set(theirs)))])
-    own = next(c for c in ("emmean", "response", "estimate", "ratio", "odds_ratio", "temp_trend", "x_trend") if c in mine)
+    own = next(
+        c
+        for c in ("emmean", "response", "estimate", "ratio", "odds_ratio", "temp_trend", "x_trend")
+        if c in mine
+    )
     np.testing.assert_allclose(mine[own], value, rtol=rtol, atol=1e-6)
     for column, names in COLUMNS.items():
         for their in names:
             if their in theirs and column in mine:
                 want, got = numbers(theirs[their]), mine[column].to_numpy(dtype=float)
                 got = np.where(np.isinf(got), np.nan, got) if column == "df" else got
-                tukey = 5e-4 if column in ("p_value", "lower", "upper") and mine.attrs["adjust"] == "tukey" else 0.0
-                np.testing.assert_allclose(got, want, rtol=max(rtol, tukey), atol=1e-6, err_msg=column)
+                tukey = (
+                    5e-4
+                    if column in ("p_value", "lower", "upper") and mine.attrs["adjust"] == "tukey"
+                    else 0.0
+                )
+                np.testing.assert_allclose(
+                    got, want, rtol=max(rtol, tukey), atol=1e-6, err_msg=column
+                )
 
 
 def test_mean_is_the_average_of_predictions():
@@ -117,11 +149,16 @@ def test_contrast_is_the_difference_of_the_means():
 
 def test_specs_in_words_are_those_in_lists():
     one = fit("cake")
-    pd.testing.assert_frame_equal(one.emmeans("recipe | temperature"), one.emmeans(["recipe"], by=["temperature"]))
     pd.testing.assert_frame_equal(
-        one.emmeans("pairwise ~ recipe | temperature"), one.emmeans("recipe", by="temperature", contrast="pairwise")
+        one.emmeans("recipe | temperature"), one.emmeans(["recipe"], by=["temperature"])
     )
-    pd.testing.assert_frame_equal(one.emmeans("recipe * temperature"), one.emmeans(["recipe", "temperature"]))
+    pd.testing.assert_frame_equal(
+        one.emmeans("pairwise ~ recipe | temperature"),
+        one.emmeans("recipe", by="temperature", contrast="pairwise"),
+    )
+    pd.testing.assert_frame_equal(
+        one.emmeans("recipe * temperature"), one.emmeans(["recipe", "temperature"])
+    )
 
 
 def test_nothing_estimable():
@@ -155,14 +192,18 @@ def test_coding_does_not_matter():
     sums = fit("unbalanced").update(contrasts={"a": "sum", "b": "helmert"})
     for ask in ({"specs": "a"}, {"specs": "a | b", "contrast": "pairwise"}):
         for column in ("std_error", "df"):
-            np.testing.assert_allclose(sums.emmeans(**ask)[column], fit("unbalanced").emmeans(**ask)[column], rtol=1e-5)
+            np.testing.assert_allclose(
+                sums.emmeans(**ask)[column], fit("unbalanced").emmeans(**ask)[column], rtol=1e-5
+            )
 
 
 def test_offset_is_at_its_mean_unless_given():
     one = fit("counts")
     d = data("unbalanced")
     at_e = one.emmeans("a", at={"e": [2.0]})["emmean"]
-    np.testing.assert_allclose(at_e - one.emmeans("a")["emmean"], np.log(2.0) - np.log(d.e).mean(), rtol=1e-10)
+    np.testing.assert_allclose(
+        at_e - one.emmeans("a")["emmean"], np.log(2.0) - np.log(d.e).mean(), rtol=1e-10
+    )
 
 
 def test_method_of_the_degrees_of_freedom():
@@ -170,14 +211,17 @@ def test_method_of_the_degrees_of_freedom():
     assert fit("cake").update(REML=False).emmeans("recipe").attrs["ddf"] == "satterthwaite"
     assert fit("cbpp").emmeans("period").attrs["ddf"] is None
     assert "Kenward-Roger" in repr(fit("cake").emmeans("recipe"))
-    assert "estimable" in repr(fit("hole").emmeans("a")) and "tukey" in fit("oats").emmeans("nitro", contrast="pairwise")._repr_html_()
+    assert (
+        "estimable" in repr(fit("hole").emmeans("a"))
+        and "tukey" in fit("oats").emmeans("nitro", contrast="pairwise")._repr_html_()
+    )
 
 
 def test_averages_over_an_interaction_say_so():
     assert "interaction" in repr(fit("unbalanced").emmeans("a"))
-    assert "interaction" not in repr(fit("unbalanced").emmeans("a | b")) + repr(fit("curved").emmeans("a")) + repr(
-        fit("oats").emmeans("nitro")
-    )
+    assert "interaction" not in repr(fit("unbalanced").emmeans("a | b")) + repr(
+        fit("curved").emmeans("a")
+    ) + repr(fit("oats").emmeans("nitro"))
 
 
 def test_slope_where_it_is_asked_for():
@@ -189,12 +233,21 @@ def test_slope_where_it_is_asked_for():
 
 
 def test_booleans_texts_numbers_and_awkward_names():
-    d = data("unbalanced").assign(**{"my b": lambda f: f.b.astype(object), "flag": lambda f: f.z.astype(bool), "dose": lambda f: f.k % 3})
+    d = data("unbalanced").assign(
+        **{
+            "my b": lambda f: f.b.astype(object),
+            "flag": lambda f: f.z.astype(bool),
+            "dose": lambda f: f.k % 3,
+        }
+    )
     one = lmm.lmer("y ~ `my b` + flag + C(dose) + (1|g)", d)
     assert one.emmeans("my b")["my b"].tolist() == ["u", "v"]
     assert one.emmeans("flag")["flag"].tolist() == [False, True]
     assert one.emmeans(["dose"])["dose"].tolist() == [0, 1, 2]
-    np.testing.assert_allclose(one.emmeans("flag", contrast="consec", ddf=None)["estimate"], one.fixef().filter(like="flag").iloc[0])
+    np.testing.assert_allclose(
+        one.emmeans("flag", contrast="consec", ddf=None)["estimate"],
+        one.fixef().filter(like="flag").iloc[0],
+    )
     at = one.emmeans("dose", at={"dose": [2, 0]})
     assert at["dose"].tolist() == [2, 0]
 
@@ -213,7 +266,9 @@ def test_posterior():
     mine = one.emmeans("Days", at={"Days": [0, 9]})
     draws = one.estimate.draws.beta.reshape(-1, 2) @ np.array([1.0, 9.0])
     np.testing.assert_allclose(mine["lower"].iloc[1], np.quantile(draws, 0.025))
-    assert "df" not in mine and "p_value" not in one.emmeans("Days", at={"Days": [0, 9]}, contrast="consec")
+    assert "df" not in mine and "p_value" not in one.emmeans(
+        "Days", at={"Days": [0, 9]}, contrast="consec"
+    )
 
 
 def test_errors_name_what_there_is():
@@ -240,7 +295,9 @@ def test_tukeys_family_are_the_means_that_can_be_estimated(empty: int) -> None:
     """Pairs of five levels, some of them without observations in an interaction: as if there were only the others."""
     rng = np.random.default_rng(7)
     n = 300
-    d = pd.DataFrame({"f": rng.choice(list("abcde"), n), "s": rng.choice(["u", "v"], n), "g": np.arange(n) % 15})
+    d = pd.DataFrame(
+        {"f": rng.choice(list("abcde"), n), "s": rng.choice(["u", "v"], n), "g": np.arange(n) % 15}
+    )
     d["y"] = 0.3 * (d.f == "b") + rng.normal(size=15)[d.g] * 0.5 + rng.normal(size=n)
     d = d[~((d.s == "v") & d.f.isin(list("cde")[:empty]))]
     with pytest.warns(lmm.RankWarning):

@@ -15,7 +15,14 @@ import lmm
 from lmm.results.text.render import Table, latex_escape, markdown_code, markdown_escape
 
 NASTY = "<script>alert(1)</script>"
-NAMES = [NASTY, "<img src=x onerror=alert(1)>", "a|b*c*", "100% & $x_1$ \\ #{}~^", "[link](javascript:alert(1))", "line 'break' \"q\""]
+NAMES = [
+    NASTY,
+    "<img src=x onerror=alert(1)>",
+    "a|b*c*",
+    "100% & $x_1$ \\ #{}~^",
+    "[link](javascript:alert(1))",
+    "line 'break' \"q\"",
+]
 
 
 class Tags(HTMLParser):
@@ -37,7 +44,13 @@ def tags(text: str) -> set[str]:
 def fitted(name: str, family: Any = None) -> lmm.Fit:
     rng = np.random.default_rng(1)
     n = 90
-    d = pd.DataFrame({name: rng.normal(size=n), "f": rng.choice([f"{name} 1", f"{name} 2"], n), "g": [f"{name} {i % 9}" for i in range(n)]})
+    d = pd.DataFrame(
+        {
+            name: rng.normal(size=n),
+            "f": rng.choice([f"{name} 1", f"{name} 2"], n),
+            "g": [f"{name} {i % 9}" for i in range(n)],
+        }
+    )
     d["y"] = rng.normal(size=n) + rng.normal(size=9)[np.arange(n) % 9] + d[name]
     formula = f"y ~ `{name}` + f + (1|g)"
     with warnings.catch_warnings():
@@ -92,8 +105,13 @@ def test_pipes_keep_the_number_of_cells() -> None:
 
 
 def test_escapes() -> None:
-    assert markdown_escape("a|b `c` <d> & $e$ \\ *f*") == r"a\|b \`c\` &lt;d&gt; &amp; \$e\$ \\ \*f\*"
+    assert (
+        markdown_escape("a|b `c` <d> & $e$ \\ *f*") == r"a\|b \`c\` &lt;d&gt; &amp; \$e\$ \\ \*f\*"
+    )
     assert markdown_code("y ~ x + (1|g)") == "`y ~ x + (1|g)`"
     assert markdown_code("y ~ `<b>`") == r"<code>y ~ \`&lt;b&gt;\`</code>"
-    assert latex_escape(r"&%$#_{}\~^`") == r"\&\%\$\#\_\{\}\textbackslash{}\textasciitilde{}\textasciicircum{}\textasciigrave{}"
+    assert (
+        latex_escape(r"&%$#_{}\~^`")
+        == r"\&\%\$\#\_\{\}\textbackslash{}\textasciitilde{}\textasciicircum{}\textasciigrave{}"
+    )
     assert latex_escape("[x]") == "{[}x]" and latex_escape("*") == "{*}"

@@ -26,7 +26,9 @@ def test_modes_and_coefficients():
     modes, total = one.ranef()["Worker"], one.coef()["Worker"]
     assert list(modes.columns) == list(one.fixef().index)
     assert [type(level) for level in modes.index] == [str] * 6
-    pd.testing.assert_frame_equal(total - modes, pd.DataFrame([one.fixef()] * 6, index=modes.index), check_names=False)
+    pd.testing.assert_frame_equal(
+        total - modes, pd.DataFrame([one.fixef()] * 6, index=modes.index), check_names=False
+    )
 
 
 def test_coefficients_of_a_random_column_without_a_fixed_one():
@@ -47,7 +49,9 @@ def test_conditional_covariances_are_dense():
     V = Z @ G @ Z.T + one.sigma**2 * np.eye(d.n)
     conditional = G - G @ Z.T @ np.linalg.solve(V, Z @ G)
     for j, block in enumerate(one.ranef_cov()["Subject"]):
-        np.testing.assert_allclose(block, conditional[2 * j : 2 * j + 2, 2 * j : 2 * j + 2], rtol=1e-8)
+        np.testing.assert_allclose(
+            block, conditional[2 * j : 2 * j + 2, 2 * j : 2 * j + 2], rtol=1e-8
+        )
 
 
 def test_fixed_effects_are_generalised_least_squares():
@@ -59,7 +63,10 @@ def test_fixed_effects_are_generalised_least_squares():
     np.testing.assert_allclose(one.tvalues, one.params / one.bse)
     assert one.pvalues["Days"] == pytest.approx(1.2837e-11, rel=1e-3)  # 2 * pnorm(-6.771485)
     pd.testing.assert_frame_equal(one.cov_params(), one.vcov())
-    pd.testing.assert_frame_equal(one.coef_table(), pd.DataFrame({"estimate": one.params, "std_error": one.bse, "statistic": one.tvalues}))
+    pd.testing.assert_frame_equal(
+        one.coef_table(),
+        pd.DataFrame({"estimate": one.params, "std_error": one.bse, "statistic": one.tvalues}),
+    )
 
 
 def test_varcorr_frame_and_matrices():
@@ -83,12 +90,18 @@ def test_varcorr_of_a_diagonal_term():
     components = lmm.lmer("Reaction ~ Days + (Days||Subject)", frame("sleepstudy")).varcorr()
     assert list(components.to_frame().var2) == [None] * 3
     assert "Corr" not in str(components)
-    assert components["Subject"].loc["Intercept", "Days"] == 0 == components.correlation("Subject").loc["Intercept", "Days"]
+    assert (
+        components["Subject"].loc["Intercept", "Days"]
+        == 0
+        == components.correlation("Subject").loc["Intercept", "Days"]
+    )
 
 
 def test_correlation_beside_a_zero_variance_is_missing():
     start = [1.0, 0.0, 0.0]
-    one = lmm.lmer(CASES["sleep"][0], frame("sleepstudy"), start=start, control=lmm.Control(evaluate_only=True))
+    one = lmm.lmer(
+        CASES["sleep"][0], frame("sleepstudy"), start=start, control=lmm.Control(evaluate_only=True)
+    )
     table = one.varcorr().to_frame()
     assert np.isnan(table.sdcor[2]) and table.vcov[2] == 0
     assert "nan" in str(one.varcorr()).lower()
@@ -99,7 +112,9 @@ def test_residuals():
     one = lmm.lmer("Reaction ~ Days + (1|Subject)", data, weights="w")
     pd.testing.assert_series_equal(one.resid, data.Reaction - one.fittedvalues, check_names=False)
     np.testing.assert_allclose(one.residuals("pearson"), one.resid * np.sqrt(data.w))
-    np.testing.assert_allclose(one.residuals("deviance", scaled=True), one.residuals("pearson") / one.sigma)
+    np.testing.assert_allclose(
+        one.residuals("deviance", scaled=True), one.residuals("pearson") / one.sigma
+    )
     pd.testing.assert_series_equal(one.residuals("working"), one.resid)
     with pytest.raises(lmm.ArgumentError, match="Did you mean 'pearson'"):
         one.residuals("peason")
@@ -112,7 +127,12 @@ def test_rows_align_with_the_users_index(subset):
     omit = lmm.lmer("Reaction ~ Days + (1|Subject)", data, subset=subset)
     exclude = omit.update(na_action="exclude")
     complete = used.dropna()
-    for get in (lambda f: f.fittedvalues, lambda f: f.resid, lambda f: f.predict(), lambda f: f.simulate(1, rng=1)["sim_1"]):
+    for get in (
+        lambda f: f.fittedvalues,
+        lambda f: f.resid,
+        lambda f: f.predict(),
+        lambda f: f.simulate(1, rng=1)["sim_1"],
+    ):
         assert get(omit).index.equals(complete.index)
         assert get(exclude).index.equals(used.index)
         assert get(exclude).index[get(exclude).isna()].equals(used.index[used.Reaction.isna()])
@@ -135,21 +155,53 @@ def test_dropped_coefficients():
 
 def test_nothing_a_caller_does_changes_it():
     one = fit("sleep")
-    before = one.fixef(), one.fittedvalues, one.varcorr()["Subject"], one.ranef()["Subject"], one.theta, one.vcov()
-    changed = one.fixef(), one.fittedvalues, one.varcorr()["Subject"], one.ranef()["Subject"], one.theta, one.vcov()
+    before = (
+        one.fixef(),
+        one.fittedvalues,
+        one.varcorr()["Subject"],
+        one.ranef()["Subject"],
+        one.theta,
+        one.vcov(),
+    )
+    changed = (
+        one.fixef(),
+        one.fittedvalues,
+        one.varcorr()["Subject"],
+        one.ranef()["Subject"],
+        one.theta,
+        one.vcov(),
+    )
     for table in changed:
         table.iloc[...] = FREE
-    after = one.fixef(), one.fittedvalues, one.varcorr()["Subject"], one.ranef()["Subject"], one.theta, one.vcov()
+    after = (
+        one.fixef(),
+        one.fittedvalues,
+        one.varcorr()["Subject"],
+        one.ranef()["Subject"],
+        one.theta,
+        one.vcov(),
+    )
     assert all(a.equals(b) for a, b in zip(before, after, strict=True))
     with pytest.raises(dataclasses.FrozenInstanceError):
         one.estimate = None
-    assert [f.name for f in dataclasses.fields(one)] == ["formula", "design", "problem", "estimator", "estimate"]
+    assert [f.name for f in dataclasses.fields(one)] == [
+        "formula",
+        "design",
+        "problem",
+        "estimator",
+        "estimate",
+    ]
 
 
 def test_copies_are_equal():
     one = fit("machines")
     fitted = one.fittedvalues
-    for other in (pickle.loads(pickle.dumps(one)), copy.copy(one), copy.deepcopy(one), lmm.lmer(CASES["machines"][0], frame("Machines"))):
+    for other in (
+        pickle.loads(pickle.dumps(one)),
+        copy.copy(one),
+        copy.deepcopy(one),
+        lmm.lmer(CASES["machines"][0], frame("Machines")),
+    ):
         assert other == one and not other != one
         pd.testing.assert_series_equal(other.fittedvalues, fitted)
         assert str(other.summary()) == str(one.summary())
@@ -176,9 +228,13 @@ def test_refit_is_a_fit_of_that_response():
     np.testing.assert_allclose(again.fittedvalues, fresh.fittedvalues, rtol=1e-7)
     assert one == fit("sleep") and again != one
     assert one.refit(data.Reaction) == one
-    fixed = lmm.lmer(CASES["sleep"][0], data, start=[1.0, 0.0, 1.0], control=lmm.Control(evaluate_only=True))
+    fixed = lmm.lmer(
+        CASES["sleep"][0], data, start=[1.0, 0.0, 1.0], control=lmm.Control(evaluate_only=True)
+    )
     assert fixed.refit(y).theta.tolist() == [1.0, 0.0, 1.0]
-    assert fixed.refit(y).reml_criterion == pytest.approx(fixed.refit(y).objective([1, 0, 1]), rel=1e-12)
+    assert fixed.refit(y).reml_criterion == pytest.approx(
+        fixed.refit(y).objective([1, 0, 1]), rel=1e-12
+    )
     with pytest.raises(lmm.DataError, match="180"):
         one.refit([1.0, 2.0])
 
@@ -186,7 +242,9 @@ def test_refit_is_a_fit_of_that_response():
 def test_scaling_the_response_scales_the_fit():
     one = fit("machines")
     twice = one.refit(2 * frame("Machines").score)
-    np.testing.assert_allclose(twice.theta, one.theta, atol=2e-5)  # theta is known to about 1e-5 where the deviance is to 1e-9
+    np.testing.assert_allclose(
+        twice.theta, one.theta, atol=2e-5
+    )  # theta is known to about 1e-5 where the deviance is to 1e-9
     np.testing.assert_allclose(twice.fixef(), 2 * one.fixef(), rtol=1e-7)
     assert twice.sigma == pytest.approx(2 * one.sigma, rel=1e-5)
 
@@ -214,7 +272,11 @@ def test_update_formula(old, change, wanted):
 
     a, b = update_formula(parse(old), change), parse(wanted)
     assert str(parse(str(a))) == str(a)
-    assert (squeeze(a.response), squeeze(a.fixed), a.offsets) == (squeeze(b.response), squeeze(b.fixed), b.offsets)
+    assert (squeeze(a.response), squeeze(a.fixed), a.offsets) == (
+        squeeze(b.response),
+        squeeze(b.fixed),
+        b.offsets,
+    )
     assert sorted(map(str, a.bars)) == sorted(map(str, b.bars))
 
 
@@ -233,7 +295,9 @@ def test_update_repeats_the_call():
     one = lmm.lmer("Reaction ~ half(Days) + (Days|Subject)", data, weights="w")
     ml = one.update(REML=False)
     assert ml == lmm.lmer("Reaction ~ half(Days) + (Days|Subject)", data, weights="w", REML=False)
-    assert one.update(". ~ . - (Days|Subject) + (1|Subject)") == lmm.lmer("Reaction ~ half(Days) + (1|Subject)", data, weights="w")
+    assert one.update(". ~ . - (Days|Subject) + (1|Subject)") == lmm.lmer(
+        "Reaction ~ half(Days) + (1|Subject)", data, weights="w"
+    )
     assert ml.update(data=data.head(100), weights=None).nobs == 100
 
     def third(x):
@@ -269,7 +333,11 @@ def test_singularity():
         ([[0, 0], [0, 0]], 2, [[1.0, 0.0], [0.0, 1.0]]),
         ([[100, 0, 0], [0.01, 0.02, 0], [0, 0, 0]], 1, [[0.0], [0.0], [1.0]]),
         ([[1, 0, 0], [2, 0, 0], [-3, 0, 0]], 2, None),
-        ([[1, 0], [1e-3, 5e-5]], 1, None),  # a tiny variance, not quite degenerate: the direction of least variance
+        (
+            [[1, 0], [1e-3, 5e-5]],
+            1,
+            None,
+        ),  # a tiny variance, not quite degenerate: the direction of least variance
     ],
 )
 def test_degenerate_directions(T, count, wanted):
@@ -280,17 +348,23 @@ def test_degenerate_directions(T, count, wanted):
     if wanted is None:
         assert np.linalg.norm(T.T @ v, axis=0).max() < 1e-4
     else:
-        np.testing.assert_allclose(v * np.sign(v[np.argmax(v != 0, axis=0), range(v.shape[1])]), wanted, atol=1e-12)
+        np.testing.assert_allclose(
+            v * np.sign(v[np.argmax(v != 0, axis=0), range(v.shape[1])]), wanted, atol=1e-12
+        )
         np.testing.assert_allclose(T.T @ v, 0, atol=1e-12)
 
 
 def test_principal_components_show_the_rank():
     start = [1.0, 0.5, 0.0]
-    one = lmm.lmer(CASES["sleep"][0], frame("sleepstudy"), start=start, control=lmm.Control(evaluate_only=True))
+    one = lmm.lmer(
+        CASES["sleep"][0], frame("sleepstudy"), start=start, control=lmm.Control(evaluate_only=True)
+    )
     components = one.re_pca()["Subject"]
     assert components.stddev.to_list() == pytest.approx([np.sqrt(1.25), 0.0])
     assert components.to_frame().loc["cumulative"].to_list() == pytest.approx([1.0, 1.0])
-    np.testing.assert_allclose(np.abs(components.rotation["PC1"]), np.array([1, 0.5]) / np.sqrt(1.25))
+    np.testing.assert_allclose(
+        np.abs(components.rotation["PC1"]), np.array([1, 0.5]) / np.sqrt(1.25)
+    )
     assert "Proportion of variance" in str(components)
 
 
@@ -320,11 +394,15 @@ def test_tidy():
         "cor__Machine[T.B].Machine[T.C]", "sd__Observation",
     ]  # fmt: skip
     fixed = one.tidy("fixed", conf_int=True, conf_level=0.9)
-    np.testing.assert_allclose(fixed[["conf_low", "conf_high"]], one.confint("wald", level=0.9).iloc[-3:])
+    np.testing.assert_allclose(
+        fixed[["conf_low", "conf_high"]], one.confint("wald", level=0.9).iloc[-3:]
+    )
     levels = one.tidy("ran_vals")
     assert list(levels.columns) == ["effect", "group", "level", "term", "estimate", "std_error"]
     wide = levels.pivot(index="level", columns="term", values="estimate")
-    pd.testing.assert_frame_equal(wide[one.ranef()["Worker"].columns], one.ranef()["Worker"].sort_index(), check_names=False)
+    pd.testing.assert_frame_equal(
+        wide[one.ranef()["Worker"].columns], one.ranef()["Worker"].sort_index(), check_names=False
+    )
     sd = np.sqrt(one.ranef_cov()["Worker"][2].diagonal())
     np.testing.assert_allclose(levels.std_error[6:9], sd)
     with pytest.raises(lmm.ArgumentError, match="Did you mean 'ran_pars'"):
@@ -335,7 +413,12 @@ def test_glance_and_augment():
     one = fit("sleep")
     row = one.glance().iloc[0]
     assert (row.nobs, row.df_resid) == (180, 174)
-    assert row.reml_criterion == one.reml_criterion and row.llf == one.llf and row.aic == one.aic and row.bic == one.bic
+    assert (
+        row.reml_criterion == one.reml_criterion
+        and row.llf == one.llf
+        and row.aic == one.aic
+        and row.bic == one.bic
+    )
     assert "deviance" in fit("sleep_ml").glance()
     rows = one.augment()
     assert list(rows.columns) == ["Reaction", "Days", "Subject", ".fitted", ".resid", ".fixed"]
@@ -345,7 +428,11 @@ def test_glance_and_augment():
 
 def test_the_random_part_needs_no_dense_matrix():
     rng = np.random.default_rng(1)
-    modes, codes, values = rng.normal(size=(40, 3)), rng.integers(-1, 40, 500), rng.normal(size=(500, 3))
+    modes, codes, values = (
+        rng.normal(size=(40, 3)),
+        rng.integers(-1, 40, 500),
+        rng.normal(size=(500, 3)),
+    )
     want = [values[i] @ modes[c] if c >= 0 else 0.0 for i, c in enumerate(codes)]
     np.testing.assert_allclose(Incidence(codes, values).times(modes), want)
 
@@ -365,8 +452,14 @@ def test_criteria_of_a_fit_with_a_known_residual():
     data = lmm.datasets.load("sleepstudy")
     formula, theta = "Reaction ~ Days + (Days|Subject)", [0.9, 0.02, 0.2]
     only = lmm.Control(evaluate_only=True)
-    reml, ml = (lmm.lmer(formula, data, start=theta, method=lmm.MaximumLikelihood(kind, only, sigma=20.0)) for kind in (True, False))
-    assert abs(reml.deviance - ml.deviance) < 1e-8 and abs(reml.reml_criterion - ml.reml_criterion) < 1e-8
+    reml, ml = (
+        lmm.lmer(formula, data, start=theta, method=lmm.MaximumLikelihood(kind, only, sigma=20.0))
+        for kind in (True, False)
+    )
+    assert (
+        abs(reml.deviance - ml.deviance) < 1e-8
+        and abs(reml.reml_criterion - ml.reml_criterion) < 1e-8
+    )
     assert abs(reml.reml_criterion - reml.deviance) > 1.0
 
 
@@ -375,7 +468,11 @@ def test_update_takes_a_term_out_of_the_rows_and_of_predictions():
     data.loc[data.index[[100, 101, 102]], "z"] = np.nan
     full = lmm.lmer("Reaction ~ Days + z + (Days|Subject)", data)
     less = full.update(". ~ . - z")
-    assert (full.nobs, less.nobs, str(less.formula)) == (177, 180, "Reaction ~ Days + (Days | Subject)")
+    assert (full.nobs, less.nobs, str(less.formula)) == (
+        177,
+        180,
+        "Reaction ~ Days + (Days | Subject)",
+    )
     assert less == lmm.lmer("Reaction ~ Days + (Days|Subject)", data)
     assert np.isfinite(less.predict(data[["Days", "Subject"]].head(3))).all()
 
@@ -402,7 +499,19 @@ def test_update_works_on_terms(old, change, wanted):
     assert str(update_formula(parse(old), change)) == wanted
 
 
-@pytest.mark.parametrize("change", [". ~ . +", ". ~ . + + z", ". ~", "~", ". ~ . + (.|h)", ". ~ . - offset(w)", "~ . ~ .", ". ~ z z"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        ". ~ . +",
+        ". ~ . + + z",
+        ". ~",
+        "~",
+        ". ~ . + (.|h)",
+        ". ~ . - offset(w)",
+        "~ . ~ .",
+        ". ~ z z",
+    ],
+)
 def test_update_refuses_what_is_no_formula(change):
     with pytest.raises(lmm.FormulaError):
         update_formula(parse("y ~ x + (1|g)"), change)

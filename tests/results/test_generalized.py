@@ -51,13 +51,17 @@ def test_coefficients_have_standard_errors_from_the_full_hessian():
     np.testing.assert_allclose(table["p_value"], [1.79e-9, 0.001212, 0.000549, 0.000218], rtol=2e-3)
     np.testing.assert_allclose(fit.pvalues, table["p_value"])
     np.testing.assert_allclose(fit.tvalues, table["statistic"])
-    np.testing.assert_allclose(fit.conf_int(parm="beta_")["lower"], np.array(BETA) - 1.959964 * np.array(SE), rtol=1e-4)
+    np.testing.assert_allclose(
+        fit.conf_int(parm="beta_")["lower"], np.array(BETA) - 1.959964 * np.array(SE), rtol=1e-4
+    )
 
 
 def test_criteria_follow_lme4():
     fit = cbpp()
     assert fit.llf == pytest.approx(-92.0262818714972, abs=1e-6)
-    assert fit.aic == pytest.approx(194.052563742994, abs=1e-6) and fit.bic == pytest.approx(204.17932219667, abs=1e-6)
+    assert fit.aic == pytest.approx(194.052563742994, abs=1e-6) and fit.bic == pytest.approx(
+        204.17932219667, abs=1e-6
+    )
     assert fit.deviance == pytest.approx(73.4717239457599, abs=1e-4)
     assert fit.df_model == 5 and fit.df_resid == 51
     assert fit.glance().loc[0, "deviance"] == fit.deviance
@@ -97,7 +101,9 @@ def test_joint_covariance_inverts_the_hessian(make):
     for i, s in enumerate(steps):
         H[i, i] = (criterion(s) - 2 * middle + criterion(-s)) / 0.02**2
         for j, t in enumerate(steps[:i]):
-            H[i, j] = H[j, i] = (criterion(s + t) - criterion(s - t) - criterion(t - s) + criterion(-s - t)) / (4 * 0.02**2)
+            H[i, j] = H[j, i] = (
+                criterion(s + t) - criterion(s - t) - criterion(t - s) + criterion(-s - t)
+            ) / (4 * 0.02**2)
     correlation = joint.to_numpy() / np.outer(sd, sd)
     np.testing.assert_allclose(2.0 * np.linalg.inv(H), correlation, atol=5e-3)
 
@@ -113,7 +119,9 @@ def test_variance_parameters_have_delta_method_errors():
         sd = np.sqrt(np.diag(G))
         return np.array([*sd, G[1, 0] / (sd[0] * sd[1]), np.exp(log_phi / 2)])
 
-    np.testing.assert_allclose(fit.varcorr().to_frame()["sdcor"], sdcor(e.theta, np.log(e.phi)), rtol=1e-10)
+    np.testing.assert_allclose(
+        fit.varcorr().to_frame()["sdcor"], sdcor(e.theta, np.log(e.phi)), rtol=1e-10
+    )
     jacobian = np.zeros((4, len(joint)))
     for i in [0, 1, 2, len(joint) - 1]:
         h = np.zeros(len(joint))
@@ -125,7 +133,12 @@ def test_variance_parameters_have_delta_method_errors():
     assert list(frame.columns) == ["grp", "var1", "var2", "sdcor", "std_error"]
     np.testing.assert_allclose(frame["std_error"], want, rtol=1e-6)
     tidy = fit.tidy("ran_pars")
-    assert list(tidy["term"]) == ["sd__Intercept", "sd__Days", "cor__Intercept.Days", "sd__Observation"]
+    assert list(tidy["term"]) == [
+        "sd__Intercept",
+        "sd__Days",
+        "cor__Intercept.Days",
+        "sd__Observation",
+    ]
     np.testing.assert_allclose(tidy["std_error"], want, rtol=1e-6)
     assert fit.dispersion_se() == pytest.approx(e.phi * np.sqrt(joint[-1, -1]))
 
@@ -134,7 +147,10 @@ def test_covariances_of_random_effects_are_absolute():
     """glmmTMB: glmmTMB(TICKS ~ YEAR + cHEIGHT + (1|BROOD) + (1|LOCATION), grouseticks, nbinom2), which takes the observed information."""
     fit = ticks().update(control=lmm.Control(curvature="observed"))
     frame = fit.varcorr().to_frame()
-    assert list(frame["grp"]) == ["BROOD", "LOCATION"]  # no residual: theta of a negative binomial is no variance
+    assert list(frame["grp"]) == [
+        "BROOD",
+        "LOCATION",
+    ]  # no residual: theta of a negative binomial is no variance
     np.testing.assert_allclose(frame["sdcor"], [0.697966799507274, 0.593361865294072], rtol=1e-4)
     assert fit.dispersion == pytest.approx(3.29301021483065, rel=1e-4)
     T = fit.estimate.factors[0]
@@ -144,32 +160,67 @@ def test_covariances_of_random_effects_are_absolute():
 
 def test_summary_has_lme4_figures():
     text = str(cbpp().summary())
-    mine = "\n".join(line for line in text.splitlines() if not line.startswith(("Formula", "Overdispersion")))
+    mine = "\n".join(
+        line for line in text.splitlines() if not line.startswith(("Formula", "Overdispersion"))
+    )
     assert figures(mine) == figures(SUMMARY)
-    assert text.splitlines()[0].strip() == "Generalized linear mixed model fit by maximum likelihood (Laplace Approximation)"
+    assert (
+        text.splitlines()[0].strip()
+        == "Generalized linear mixed model fit by maximum likelihood (Laplace Approximation)"
+    )
     assert "Family: binomial  ( logit )" in text and "Residual " not in text
-    marks = {line.split()[0]: line.split()[-1] for line in text.splitlines() if line.startswith(("Intercept  ", "period[T.2]  "))}
+    marks = {
+        line.split()[0]: line.split()[-1]
+        for line in text.splitlines()
+        if line.startswith(("Intercept  ", "period[T.2]  "))
+    }
     assert marks["Intercept"] == "***"
     assert "(Adaptive Gauss-Hermite Quadrature, nAGQ = 9)" in str(cbpp(9).summary())
-    assert list(cbpp().summary().tables["information"]) == ["aic", "bic", "llf", "minus_2_llf", "df_resid"]
-    for other in (cbpp().summary().as_markdown(), cbpp().summary().as_latex(), cbpp().summary()._repr_html_()):
+    assert list(cbpp().summary().tables["information"]) == [
+        "aic",
+        "bic",
+        "llf",
+        "minus_2_llf",
+        "df_resid",
+    ]
+    for other in (
+        cbpp().summary().as_markdown(),
+        cbpp().summary().as_latex(),
+        cbpp().summary()._repr_html_(),
+    ):
         assert "Overdispersion" in other and "Signif. codes" in other and "0.001212" in other
 
 
 def test_summary_tells_the_dispersion():
     text = str(reaction().summary())
-    assert "Dispersion parameter of the Gamma family: 0.00" in text and "Std. Error" in text and " Residual" in text
+    assert (
+        "Dispersion parameter of the Gamma family: 0.00" in text
+        and "Std. Error" in text
+        and " Residual" in text
+    )
     text = str(ticks().summary())
     assert f"Family: Negative Binomial({ticks().dispersion:.3f})  ( log )" in text
-    assert f"Parameter theta of the Negative Binomial family: {ticks().dispersion:.3f}" in text and "Residual " not in text
-    assert repr(ticks()).splitlines()[1].strip() == f"Family: Negative Binomial({ticks().dispersion:.3f})  ( log )"
+    assert (
+        f"Parameter theta of the Negative Binomial family: {ticks().dispersion:.3f}" in text
+        and "Residual " not in text
+    )
+    assert (
+        repr(ticks()).splitlines()[1].strip()
+        == f"Family: Negative Binomial({ticks().dispersion:.3f})  ( log )"
+    )
 
 
 def test_overdispersion_is_pearson_over_degrees_of_freedom():
     fit = cbpp()
-    assert fit.overdispersion() == pytest.approx((fit.residuals("pearson") ** 2).sum() / fit.df_resid)
-    binary = lmm.glmer("outcome ~ visit + (1|patientID)", lmm.datasets.load("toenail"), family="binomial", nAGQ=0)
-    assert "Overdispersion" not in str(binary.summary())  # a single trial cannot vary more than its mean says
+    assert fit.overdispersion() == pytest.approx(
+        (fit.residuals("pearson") ** 2).sum() / fit.df_resid
+    )
+    binary = lmm.glmer(
+        "outcome ~ visit + (1|patientID)", lmm.datasets.load("toenail"), family="binomial", nAGQ=0
+    )
+    assert "Overdispersion" not in str(
+        binary.summary()
+    )  # a single trial cannot vary more than its mean says
     with pytest.raises(lmm.ArgumentError, match="sigma"):
         lmm.lmer("Reaction ~ Days + (1|Subject)", lmm.datasets.load("sleepstudy")).overdispersion()
 
@@ -177,13 +228,26 @@ def test_overdispersion_is_pearson_over_degrees_of_freedom():
 def test_tidy_and_augment():
     fit = cbpp()
     tidy = fit.tidy(conf_int=True)
-    assert list(tidy.columns) == ["effect", "group", "term", "estimate", "std_error", "statistic", "p_value", "conf_low", "conf_high"]
+    assert list(tidy.columns) == [
+        "effect",
+        "group",
+        "term",
+        "estimate",
+        "std_error",
+        "statistic",
+        "p_value",
+        "conf_low",
+        "conf_high",
+    ]
     np.testing.assert_allclose(tidy["std_error"][:4], SE, rtol=2e-5)
     assert 0.1 < tidy["std_error"][4] < 0.3
     rows = fit.augment()
     np.testing.assert_allclose(rows[".fitted"], 1 / (1 + np.exp(-rows[".eta"])))
     np.testing.assert_allclose(rows[".resid"] @ rows[".resid"], fit.deviance)
-    np.testing.assert_allclose(rows[".fixed"] + fit.ranef()["herd"].loc[rows["herd"].astype(str), "Intercept"].to_numpy(), rows[".eta"])
+    np.testing.assert_allclose(
+        rows[".fixed"] + fit.ranef()["herd"].loc[rows["herd"].astype(str), "Intercept"].to_numpy(),
+        rows[".eta"],
+    )
 
 
 def test_a_useless_hessian_is_told():
@@ -198,7 +262,9 @@ def test_a_useless_hessian_is_told():
     with pytest.warns(lmm.ConvergenceWarning, match="not positive definite"):
         se = broken.bse
     np.testing.assert_allclose(se, np.sqrt(np.diag(fit.estimate.beta_cov_unscaled)))
-    assert "not positive definite" in broken.messages[-1] and "not positive definite" in str(broken.summary())
+    assert "not positive definite" in broken.messages[-1] and "not positive definite" in str(
+        broken.summary()
+    )
     with pytest.raises(lmm.ArgumentError, match="not positive definite"):
         broken.vcov(full=True)
 
@@ -225,7 +291,12 @@ def test_a_zero_variance_has_no_standard_error():
 
 def test_p_values_print_as_in_r():
     # format.pval(c(...), digits = 3)
-    assert p_value_column(np.array([1.7887e-9, 1.2116e-3, 5.494e-4, 2.18e-4]), 3) == ["1.79e-09", "0.001212", "0.000549", "0.000218"]
+    assert p_value_column(np.array([1.7887e-9, 1.2116e-3, 5.494e-4, 2.18e-4]), 3) == [
+        "1.79e-09",
+        "0.001212",
+        "0.000549",
+        "0.000218",
+    ]
     assert p_value_column(np.array([1e-20, 0.04567]), 3) == ["<2e-16", "0.0457"]
     assert p_value_column(np.array([1e-20, 1.234e-8]), 3) == ["< 2e-16", "1.23e-08"]
     assert p_value_column(np.array([0.0, np.nan]), 3) == ["<2e-16", "NaN"]
@@ -257,7 +328,13 @@ def test_refit_takes_every_form_of_response():
 def test_refit_of_an_evaluation_keeps_all_parameters():
     fit = counts()[0]
     start = np.concatenate([fit.estimate.theta, fit.estimate.beta])
-    at = lmm.glmer(str(fit.formula), counts()[1], family="poisson", start=start, control=lmm.Control(evaluate_only=True))
+    at = lmm.glmer(
+        str(fit.formula),
+        counts()[1],
+        family="poisson",
+        start=start,
+        control=lmm.Control(evaluate_only=True),
+    )
     assert at.llf == pytest.approx(fit.llf, abs=1e-8)
     again = at.refit(counts()[1].y.to_numpy()[::-1].copy())
     np.testing.assert_allclose(again.estimate.beta, fit.estimate.beta, rtol=1e-12)
@@ -275,7 +352,9 @@ def test_update_repeats_the_call():
 def test_objective_holds_what_is_not_given():
     fit = ticks()
     assert fit.objective(fit.theta) == pytest.approx(-2 * fit.llf, abs=1e-7)
-    assert fit.objective([*fit.theta, *fit.params, fit.dispersion]) == pytest.approx(-2 * fit.llf, abs=1e-7)
+    assert fit.objective([*fit.theta, *fit.params, fit.dispersion]) == pytest.approx(
+        -2 * fit.llf, abs=1e-7
+    )
     assert fit.objective([0.0, 0.0]) > -2 * fit.llf + 1
     with pytest.raises(lmm.ArgumentError, match="theta must be 2"):
         fit.objective([1.0, 2.0, 3.0])
@@ -295,11 +374,16 @@ def test_correlated_slopes_are_no_reason_for_a_warning():
     assert fit.update(nAGQ=9).llf - fit.llf == pytest.approx(0.00153, abs=5e-4)
 
 
-@pytest.mark.parametrize("family, far", [(lmm.families.Binomial(link="probit"), 40.0), ("binomial", 50.0), ("poisson", -800.0)])
+@pytest.mark.parametrize(
+    "family, far",
+    [(lmm.families.Binomial(link="probit"), 40.0), ("binomial", 50.0), ("poisson", -800.0)],
+)
 def test_pearson_residuals_are_zero_where_a_mean_that_is_the_response_has_no_variance(family, far):
     """The limit of (y - mu) / sqrt(V(mu)) at y = 0 or 1 as the mean reaches it."""
     rng = np.random.default_rng(3)
-    data = pd.DataFrame({"y": rng.integers(0, 2, 40), "x": rng.normal(size=40), "g": np.arange(40) % 8, "o": 0.0})
+    data = pd.DataFrame(
+        {"y": rng.integers(0, 2, 40), "x": rng.normal(size=40), "g": np.arange(40) % 8, "o": 0.0}
+    )
     data.loc[:3, ["y", "o"]] = [float(far > 0.0), far]
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
@@ -307,4 +391,8 @@ def test_pearson_residuals_are_zero_where_a_mean_that_is_the_response_has_no_var
         text = str(fit.summary())
     residuals = fit.residuals("pearson").to_numpy()
     np.testing.assert_allclose(residuals[:4], 0.0, atol=1e-12)
-    assert np.all(np.abs(residuals[4:]) > 1e-6) and np.all(np.isfinite(residuals)) and "nan" not in text
+    assert (
+        np.all(np.abs(residuals[4:]) > 1e-6)
+        and np.all(np.isfinite(residuals))
+        and "nan" not in text
+    )

@@ -50,8 +50,12 @@ def test_residuals_are_those_of_r(case):
     design = replace(cbpp().design, y=np.array(y, dtype=float), weights=np.array(w, dtype=float))
     estimate: Estimate = replace(cbpp().estimate, family=family, phi=phi)
     for kind, want in (("pearson", pearson), ("working", working), ("deviance", deviance)):
-        np.testing.assert_allclose(row_values.residuals(design, estimate, np.array(eta), kind, False), want, rtol=1e-8)
-    assert generalized.deviance(design, estimate, np.array(eta)) == pytest.approx(np.square(deviance).sum())
+        np.testing.assert_allclose(
+            row_values.residuals(design, estimate, np.array(eta), kind, False), want, rtol=1e-8
+        )
+    assert generalized.deviance(design, estimate, np.array(eta)) == pytest.approx(
+        np.square(deviance).sum()
+    )
 
 
 def test_residuals_of_a_fit():
@@ -60,8 +64,13 @@ def test_residuals_of_a_fit():
     np.testing.assert_allclose(fit.residuals("response"), y - fit.fittedvalues)
     pd.testing.assert_series_equal(fit.resid, fit.residuals("deviance"))
     np.testing.assert_allclose(fit.residuals("pearson", scaled=True), fit.residuals("pearson"))
-    np.testing.assert_allclose(reaction().residuals("pearson", scaled=True), reaction().residuals("pearson") / reaction().sigma)
-    np.testing.assert_allclose(ticks().residuals("pearson", scaled=True), ticks().residuals("pearson"))
+    np.testing.assert_allclose(
+        reaction().residuals("pearson", scaled=True),
+        reaction().residuals("pearson") / reaction().sigma,
+    )
+    np.testing.assert_allclose(
+        ticks().residuals("pearson", scaled=True), ticks().residuals("pearson")
+    )
     with pytest.raises(lmm.ArgumentError, match="pearson"):
         fit.residuals("pearso")
 
@@ -70,7 +79,11 @@ def test_rows_left_out_are_padded():
     data = lmm.datasets.load("cbpp").astype({"incidence": float})
     data.loc[3, "incidence"] = np.nan
     fit = lmm.glmer(str(cbpp().formula), data, family="binomial", na_action="exclude", nAGQ=0)
-    assert len(fit.resid) == 56 and list(fit.resid.index[fit.resid.isna()]) == [3] and np.isnan(fit.fittedvalues[3])
+    assert (
+        len(fit.resid) == 56
+        and list(fit.resid.index[fit.resid.isna()]) == [3]
+        and np.isnan(fit.fittedvalues[3])
+    )
 
 
 def test_predictions_are_those_of_lme4():
@@ -78,11 +91,23 @@ def test_predictions_are_those_of_lme4():
     new = pd.DataFrame({"period": ["1", "2", "3", "4"], "herd": ["1", "2", "3", "99"]})
     fit = cbpp()
     link = fit.predict(new, type="link", allow_new_levels=True)
-    np.testing.assert_allclose(link, [-0.808512091624784, -2.68976211863528, -2.12094867753655, -2.97884606077611], atol=2e-5)
+    np.testing.assert_allclose(
+        link,
+        [-0.808512091624784, -2.68976211863528, -2.12094867753655, -2.97884606077611],
+        atol=2e-5,
+    )
     response = fit.predict(new, allow_new_levels=True)
-    np.testing.assert_allclose(response, [0.308207650551257, 0.0635801797837691, 0.107077331924921, 0.0483907388709071], atol=2e-6)
+    np.testing.assert_allclose(
+        response,
+        [0.308207650551257, 0.0635801797837691, 0.107077331924921, 0.0483907388709071],
+        atol=2e-6,
+    )
     population = fit.predict(new[["period"]], re_form=False, type="link")
-    np.testing.assert_allclose(population, [-1.39853210982465, -2.39086490697976, -2.52720424311399, -2.97884606077611], atol=2e-5)
+    np.testing.assert_allclose(
+        population,
+        [-1.39853210982465, -2.39086490697976, -2.52720424311399, -2.97884606077611],
+        atol=2e-5,
+    )
     pd.testing.assert_series_equal(fit.predict(), fit.fittedvalues, check_names=False)
 
 
@@ -104,10 +129,18 @@ def test_intervals_of_a_decreasing_link_are_in_order():
     data = data.assign(Rt=data.Reaction / 100)
     fit = lmm.glmer("Rt ~ Days + (1|Subject)", data, family="gamma")
     table = fit.predict({"Days": [0, 5]}, re_form=False, interval="confidence")
-    assert (table["lower"] < table["fit"]).all() and (table["fit"] < table["upper"]).all() and (table["se"] > 0).all()
+    assert (
+        (table["lower"] < table["fit"]).all()
+        and (table["fit"] < table["upper"]).all()
+        and (table["se"] > 0).all()
+    )
 
 
-@pytest.mark.parametrize("make", [lambda: counts()[0], cbpp, ticks, reaction], ids=["poisson", "binomial", "negative binomial", "gamma"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: counts()[0], cbpp, ticks, reaction],
+    ids=["poisson", "binomial", "negative binomial", "gamma"],
+)
 def test_standard_errors_with_random_effects_are_henderson(make):
     """The mixed-model equations of the working linear model, inverted whole."""
     fit = make()
@@ -123,7 +156,9 @@ def test_standard_errors_with_random_effects_are_henderson(make):
     want = np.sqrt(np.einsum("ij,jk,ik->i", A, np.linalg.inv(H), A))
     link = fit.predict(type="link", se_fit=True)
     np.testing.assert_allclose(link["se"], want, rtol=1e-6)
-    np.testing.assert_allclose(fit.predict(se_fit=True)["se"], want * np.abs(e.family.link.d1(e.eta)), rtol=1e-6)
+    np.testing.assert_allclose(
+        fit.predict(se_fit=True)["se"], want * np.abs(e.family.link.d1(e.eta)), rtol=1e-6
+    )
 
 
 def test_a_new_level_brings_its_whole_variance():
@@ -134,15 +169,21 @@ def test_a_new_level_brings_its_whole_variance():
     G = fit.varcorr()["g"].to_numpy()
     z = np.column_stack([np.ones(4), new.x])
     np.testing.assert_allclose(whole["fit"], keep["fit"])
-    np.testing.assert_allclose(whole["se"] ** 2, keep["se"] ** 2 + np.einsum("ij,jk,ik->i", z, G, z), rtol=1e-8)
+    np.testing.assert_allclose(
+        whole["se"] ** 2, keep["se"] ** 2 + np.einsum("ij,jk,ik->i", z, G, z), rtol=1e-8
+    )
 
 
 def test_population_average_of_counts_has_a_closed_form():
     """E exp(eta + s t) = exp(eta + s^2 / 2), with s^2 = z'Gz summed over both factors."""
     fit, _ = counts()
-    new = pd.DataFrame({"x": [-1.0, 0.0, 2.0], "time": [1.0, 2.0, 3.0]})  # no grouping columns: levels do not matter
+    new = pd.DataFrame(
+        {"x": [-1.0, 0.0, 2.0], "time": [1.0, 2.0, 3.0]}
+    )  # no grouping columns: levels do not matter
     z = np.column_stack([np.ones(3), new.x])
-    s2 = np.einsum("ij,jk,ik->i", z, fit.varcorr()["g"].to_numpy(), z) + float(fit.varcorr()["h"].iloc[0, 0])
+    s2 = np.einsum("ij,jk,ik->i", z, fit.varcorr()["g"].to_numpy(), z) + float(
+        fit.varcorr()["h"].iloc[0, 0]
+    )
     eta = z @ fit.params.to_numpy() + np.log(new.time)
     table = fit.predict(new, re_form=False, marginal=True, interval="confidence")
     np.testing.assert_allclose(table["fit"], np.exp(eta + s2 / 2), rtol=1e-9)
@@ -151,7 +192,9 @@ def test_population_average_of_counts_has_a_closed_form():
     order = [term.group for term in fit.design.terms]
     assert order == ["g", "h"]
     u = z @ T[0]
-    jacobian = np.column_stack([u[:, 0] * z[:, 0], u[:, 0] * z[:, 1], u[:, 1] * z[:, 1], np.full(3, T[1][0, 0]), z])
+    jacobian = np.column_stack(
+        [u[:, 0] * z[:, 0], u[:, 0] * z[:, 1], u[:, 1] * z[:, 1], np.full(3, T[1][0, 0]), z]
+    )
     se = np.sqrt(np.einsum("ij,jk,ik->i", jacobian, joint, jacobian))
     np.testing.assert_allclose(table["se"], se * table["fit"], rtol=1e-7)
     np.testing.assert_allclose(np.log(table["upper"] / table["fit"]), 1.959964 * se, rtol=1e-6)
@@ -169,7 +212,12 @@ def test_population_average_is_what_simulation_gives():
 
 def test_population_average_without_the_joint_covariance():
     table = cbpp(0).predict({"period": ["1"]}, re_form=False, marginal=True, se_fit=True)
-    assert 0 < table.loc[0, "se"] < cbpp().predict({"period": ["1"]}, re_form=False, marginal=True, se_fit=True).loc[0, "se"] * 1.2
+    assert (
+        0
+        < table.loc[0, "se"]
+        < cbpp().predict({"period": ["1"]}, re_form=False, marginal=True, se_fit=True).loc[0, "se"]
+        * 1.2
+    )
 
 
 def test_population_average_arguments():
@@ -179,12 +227,16 @@ def test_population_average_arguments():
     with pytest.raises(lmm.ArgumentError, match="response"):
         fit.predict(re_form=False, marginal=True, type="link")
     linear = lmm.lmer("Reaction ~ Days + (1|Subject)", lmm.datasets.load("sleepstudy"))
-    pd.testing.assert_series_equal(linear.predict(re_form=False, marginal=True), linear.predict(re_form=False))
+    pd.testing.assert_series_equal(
+        linear.predict(re_form=False, marginal=True), linear.predict(re_form=False)
+    )
 
 
 def test_missing_predictors_give_missing_averages():
     fit, _ = counts()
-    out = fit.predict({"x": [0.0, np.nan], "time": [1.0, 1.0]}, re_form=False, marginal=True, se_fit=True)
+    out = fit.predict(
+        {"x": [0.0, np.nan], "time": [1.0, 1.0]}, re_form=False, marginal=True, se_fit=True
+    )
     assert np.isfinite(out.iloc[0]).all() and out.iloc[1].isna().all()
 
 

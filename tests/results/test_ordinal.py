@@ -32,13 +32,18 @@ def test_formula_without_a_constant() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         usual = fit()
-    assert usual.design.names == ("temp[T.warm]", "contact[T.yes]") and usual.fixef().index.tolist() == list(usual.design.names)
+    assert usual.design.names == (
+        "temp[T.warm]",
+        "contact[T.yes]",
+    ) and usual.fixef().index.tolist() == list(usual.design.names)
     with pytest.warns(RankWarning, match=r"temp\[warm\]"):
         other = lmm.glmer("rating ~ 0 + temp + contact + (1|judge)", wine(), family="ordinal")
     assert other.llf == pytest.approx(usual.llf, abs=1e-8)
     assert other.fixef()["temp[cold]"] == pytest.approx(-usual.fixef()["temp[T.warm]"], abs=1e-4)
     assert np.isnan(other.fixef()["temp[warm]"])
-    np.testing.assert_allclose(other.thresholds(), usual.thresholds() - usual.fixef()["temp[T.warm]"], atol=1e-4)
+    np.testing.assert_allclose(
+        other.thresholds(), usual.thresholds() - usual.fixef()["temp[T.warm]"], atol=1e-4
+    )
     new = wine().head(9)
     np.testing.assert_allclose(other.predict(new), usual.predict(new), atol=1e-5)
     alone = lmm.glmer("rating ~ 1 + (1|judge)", wine(), family="ordinal")
@@ -49,9 +54,15 @@ def test_formula_without_a_constant() -> None:
 @pytest.mark.parametrize("link", ["logit", "probit", "cloglog"])
 def test_probabilities(link: str) -> None:
     f = fit(link)
-    F = {"logit": special.expit, "probit": special.ndtr, "cloglog": lambda x: -np.expm1(-np.exp(x))}[link]
+    F = {
+        "logit": special.expit,
+        "probit": special.ndtr,
+        "cloglog": lambda x: -np.expm1(-np.exp(x)),
+    }[link]
     p, eta = f.predict(), f.predict(type="link")
-    below = np.column_stack([np.zeros(72), F(f.thresholds().to_numpy() - eta.to_numpy()[:, None]), np.ones(72)])
+    below = np.column_stack(
+        [np.zeros(72), F(f.thresholds().to_numpy() - eta.to_numpy()[:, None]), np.ones(72)]
+    )
     np.testing.assert_allclose(p, np.diff(below, axis=1), rtol=1e-10, atol=1e-15)
     assert p.columns.tolist() == list("12345") and p.index.equals(f.design.index)
     pd.testing.assert_frame_equal(p, f.predict(type="prob"))
@@ -66,7 +77,10 @@ def test_probabilities(link: str) -> None:
 
 def test_predictions_for_new_rows() -> None:
     f = fit()
-    new = pd.DataFrame({"temp": ["warm", "cold", None], "contact": ["no", "yes", "no"], "judge": ["1", "99", "2"]}, index=["a", "b", "c"])
+    new = pd.DataFrame(
+        {"temp": ["warm", "cold", None], "contact": ["no", "yes", "no"], "judge": ["1", "99", "2"]},
+        index=["a", "b", "c"],
+    )
     with pytest.raises(PredictionError, match="99"):
         f.predict(new)
     p = f.predict(new, allow_new_levels=True)
@@ -74,8 +88,14 @@ def test_predictions_for_new_rows() -> None:
     b = f.ranef()["judge"]["Intercept"]["1"]
     expected = np.diff(np.r_[0, special.expit(f.thresholds() - f.fixef()["temp[T.warm]"] - b), 1])
     np.testing.assert_allclose(p.loc["a"], expected, rtol=1e-10)
-    np.testing.assert_allclose(p.loc["b"], f.predict(new.loc[["b"]], re_form=False).loc["b"], rtol=1e-12)
-    assert f.predict(new, allow_new_levels=True, type="class").isna().tolist() == [False, False, True]
+    np.testing.assert_allclose(
+        p.loc["b"], f.predict(new.loc[["b"]], re_form=False).loc["b"], rtol=1e-12
+    )
+    assert f.predict(new, allow_new_levels=True, type="class").isna().tolist() == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_population_averages_are_integrals() -> None:
@@ -86,7 +106,9 @@ def test_population_averages_are_integrals() -> None:
         u = np.random.default_rng(1).normal(size=200_000) * f.varcorr().to_frame()["sdcor"][0]
         eta = f.predict(new, re_form=False, type="link").to_numpy()
         for row, at in zip(p.to_numpy(), eta, strict=True):
-            np.testing.assert_allclose(row, f.family.probabilities(at + u, f.estimate.phi).mean(axis=0), atol=4e-3)
+            np.testing.assert_allclose(
+                row, f.family.probabilities(at + u, f.estimate.phi).mean(axis=0), atol=4e-3
+            )
         assert p.sum(axis=1).to_numpy() == pytest.approx(1.0, abs=1e-12)
     # of a probit it is known: the same thresholds over sqrt(1 + variance)
     scale = np.sqrt(1.0 + f.varcorr().to_frame()["vcov"][0])
@@ -98,8 +120,14 @@ def test_standard_errors_of_predictions() -> None:
     f = fit()
     table = f.predict(type="link", re_form=False, se_fit=True, interval="confidence")
     X = f.design.X
-    np.testing.assert_allclose(table["se"], np.sqrt(np.einsum("ij,jk,ik->i", X, f.vcov().to_numpy(), X)))
-    for arguments in ({"se_fit": True}, {"type": "link", "interval": "confidence"}, {"type": "prob", "re_form": False, "se_fit": True}):
+    np.testing.assert_allclose(
+        table["se"], np.sqrt(np.einsum("ij,jk,ik->i", X, f.vcov().to_numpy(), X))
+    )
+    for arguments in (
+        {"se_fit": True},
+        {"type": "link", "interval": "confidence"},
+        {"type": "prob", "re_form": False, "se_fit": True},
+    ):
         with pytest.raises(ArgumentError, match="linear predictor alone"):
             f.predict(**arguments)
     with pytest.raises(ArgumentError, match="Did you mean 'class'"):
@@ -113,12 +141,20 @@ def test_residuals() -> None:
     below = np.array([row[:k].sum() for row, k in zip(p, y, strict=True)])
     above = np.array([row[k + 1 :].sum() for row, k in zip(p, y, strict=True)])
     np.testing.assert_allclose(f.resid, below - above, atol=1e-12)
-    assert f.residuals("deviance").to_numpy() @ f.residuals("deviance").to_numpy() == pytest.approx(f.deviance)
+    assert f.residuals("deviance").to_numpy() @ f.residuals("deviance").to_numpy() == pytest.approx(
+        f.deviance
+    )
     assert f.deviance == pytest.approx(-2 * np.log(f.fittedvalues).sum())
     # the scores sum to what the penalty allows: Z'r = b / variance
-    score = f.residuals("working") * f.family.working_weights(f.design.y, f._eta, None, f.estimate.phi)
+    score = f.residuals("working") * f.family.working_weights(
+        f.design.y, f._eta, None, f.estimate.phi
+    )
     b = f.ranef()["judge"]["Intercept"]
-    np.testing.assert_allclose(score.groupby(wine().judge, observed=True).sum(), b / f.varcorr().to_frame()["vcov"][0], atol=1e-5)
+    np.testing.assert_allclose(
+        score.groupby(wine().judge, observed=True).sum(),
+        b / f.varcorr().to_frame()["vcov"][0],
+        atol=1e-5,
+    )
     for type in ("response", "pearson"):
         with pytest.raises(ArgumentError, match="categories are no numbers"):
             f.residuals(type)
@@ -129,7 +165,9 @@ def test_residuals() -> None:
 def test_simulation_and_refit() -> None:
     f = fit()
     draws = f.simulate(300, rng=3, use_u=True)
-    assert draws["sim_1"].dtype == pd.CategoricalDtype(list("12345"), ordered=True) and draws.index.equals(f.design.index)
+    assert draws["sim_1"].dtype == pd.CategoricalDtype(
+        list("12345"), ordered=True
+    ) and draws.index.equals(f.design.index)
     shares = np.stack([(draws == category).mean(axis=1) for category in "12345"], axis=1)
     p = f.predict().to_numpy()
     assert (np.abs(shares - p) < 5 * np.sqrt(p * (1 - p) / 300) + 1e-3).all()
@@ -160,13 +198,27 @@ def test_tables() -> None:
     tidy = f.tidy(conf_int=True)
     own = tidy[tidy.effect == "threshold"].set_index("term")
     np.testing.assert_allclose(own["estimate"], f.thresholds())
-    np.testing.assert_allclose(own["conf_high"] - own["conf_low"], 2 * special.ndtri(0.975) * own["std_error"])
+    np.testing.assert_allclose(
+        own["conf_high"] - own["conf_low"], 2 * special.ndtri(0.975) * own["std_error"]
+    )
     assert tidy.effect.tolist() == ["fixed"] * 2 + ["threshold"] * 4 + ["ran_pars"]
     limits = f.confint(method="wald")
-    assert limits.index.tolist() == ["sd_(Intercept)|judge", *f.fixef().index, *f.thresholds().index]
+    assert limits.index.tolist() == [
+        "sd_(Intercept)|judge",
+        *f.fixef().index,
+        *f.thresholds().index,
+    ]
     np.testing.assert_allclose(limits.loc[own.index], own[["conf_low", "conf_high"]], rtol=1e-12)
     full = f.vcov(full=True)
-    assert full.index.tolist() == ["judge.(Intercept)", "temp[T.warm]", "contact[T.yes]", "1|2", "2|3", "3|4", "4|5"]
+    assert full.index.tolist() == [
+        "judge.(Intercept)",
+        "temp[T.warm]",
+        "contact[T.yes]",
+        "1|2",
+        "2|3",
+        "3|4",
+        "4|5",
+    ]
     np.testing.assert_allclose(full.loc[f.vcov().index, f.vcov().index], f.vcov())
     assert f.glance()["llf"][0] == f.llf and f.dispersion == 1.0 and np.isnan(f.dispersion_se())
     assert list(f.augment().columns[-4:]) == [".fitted", ".resid", ".fixed", ".eta"]
@@ -184,7 +236,11 @@ def test_covariance_on_the_natural_scale() -> None:
     H = np.empty((k, k))
     for i in range(k):
         for j in range(i + 1):
-            corners = [f.objective(center + a * units[i] + b * units[j]) * a * b for a in (1, -1) for b in (1, -1)]
+            corners = [
+                f.objective(center + a * units[i] + b * units[j]) * a * b
+                for a in (1, -1)
+                for b in (1, -1)
+            ]
             H[i, j] = H[j, i] = sum(corners) / (4 * h * h)
     np.testing.assert_allclose(f.vcov(full=True), 2 * np.linalg.inv(H), rtol=2e-3, atol=1e-4)
 
@@ -192,12 +248,19 @@ def test_covariance_on_the_natural_scale() -> None:
 def test_a_fit_is_a_value() -> None:
     f = fit("cloglog", "equidistant")
     again = pickle.loads(pickle.dumps(f))
-    assert again == f and again.summary().tables["thresholds"].equals(f.summary().tables["thresholds"])
+    assert again == f and again.summary().tables["thresholds"].equals(
+        f.summary().tables["thresholds"]
+    )
     assert f != fit("cloglog")
     less = f.update(". ~ . - contact")
     assert less.fixef().index.tolist() == ["temp[T.warm]"] and less.family == f.family
     three = f.update(data=wine().assign(rating=wine().rating.cat.rename_categories(list("abcde"))))
-    assert three.thresholds().index.tolist() == ["a|b", "b|c", "c|d", "d|e"] and three.llf == pytest.approx(f.llf)
+    assert three.thresholds().index.tolist() == [
+        "a|b",
+        "b|c",
+        "c|d",
+        "d|e",
+    ] and three.llf == pytest.approx(f.llf)
 
 
 def test_start_and_objective() -> None:
@@ -205,7 +268,9 @@ def test_start_and_objective() -> None:
     start = {"theta": f.estimate.theta, "beta": f.estimate.beta, "phi": f.estimate.phi}
     near = lmm.glmer(FORMULA, wine(), family=Ordinal(), start=start)
     assert near.convergence.evaluations <= 3 and near.llf == pytest.approx(f.llf, abs=1e-8)
-    held = lmm.glmer(FORMULA, wine(), family=Ordinal(), start=start, control=lmm.Control(evaluate_only=True))
+    held = lmm.glmer(
+        FORMULA, wine(), family=Ordinal(), start=start, control=lmm.Control(evaluate_only=True)
+    )
     assert held.llf == pytest.approx(f.llf, abs=1e-9)
     assert f.objective(f.theta) == pytest.approx(-2 * f.llf, abs=1e-8)
     bad = np.concatenate([f.estimate.theta, f.estimate.beta, f.estimate.phi[::-1]])
@@ -239,25 +304,42 @@ def test_other_bad_input() -> None:
 
 def test_what_was_done_to_the_categories_is_told() -> None:
     text = lmm.glmer(FORMULA, wine().assign(rating=wine().rating.astype(str)), family=Ordinal())
-    assert "sorted order: 1 < 2 < 3 < 4 < 5" in text.messages[0] and "sorted order" in str(text.summary())
+    assert "sorted order: 1 < 2 < 3 < 4 < 5" in text.messages[0] and "sorted order" in str(
+        text.summary()
+    )
     assert text.llf == pytest.approx(fit().llf, abs=1e-8)
     more = wine().assign(rating=wine().rating.cat.add_categories(["6"]))
-    assert "category '6' occurs in no row of 'rating' and was left out" in lmm.glmer(FORMULA, more, family=Ordinal()).messages[0]
+    assert (
+        "category '6' occurs in no row of 'rating' and was left out"
+        in lmm.glmer(FORMULA, more, family=Ordinal()).messages[0]
+    )
     whole = lmm.glmer(FORMULA, wine().assign(rating=wine().rating.astype(int)), family=Ordinal())
-    assert not whole.messages and whole.predict(type="class").cat.categories.tolist() == [1, 2, 3, 4, 5]
+    assert not whole.messages and whole.predict(type="class").cat.categories.tolist() == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
 
 
 def test_missing_rows_weights_and_offset() -> None:
     holes = wine().assign(w=np.resize([1, 2, 3], 72), known=np.resize([0.0, 0.5], 72))
     doubled = holes.loc[np.repeat(np.arange(72), holes.w)].reset_index(drop=True)
-    one = lmm.glmer("rating ~ temp + offset(known) + (1|judge)", holes, family=Ordinal(), weights="w")
+    one = lmm.glmer(
+        "rating ~ temp + offset(known) + (1|judge)", holes, family=Ordinal(), weights="w"
+    )
     two = lmm.glmer("rating ~ temp + offset(known) + (1|judge)", doubled, family=Ordinal())
     assert one.llf == pytest.approx(two.llf, abs=1e-8)
     np.testing.assert_allclose(one.thresholds(), two.thresholds(), atol=1e-5)
     np.testing.assert_allclose(one.predict(holes), one.predict(), rtol=1e-10)
     holes.loc[3, "temp"] = None
     padded = lmm.glmer(FORMULA, holes, family=Ordinal(), na_action="exclude")
-    assert padded.predict().shape == (72, 5) and padded.predict().loc[3].isna().all() and padded.predict(type="class").isna().sum() == 1
+    assert (
+        padded.predict().shape == (72, 5)
+        and padded.predict().loc[3].isna().all()
+        and padded.predict(type="class").isna().sum() == 1
+    )
     assert padded.resid.isna().sum() == 1 and padded.simulate(1, rng=1).isna().to_numpy().sum() == 1
 
 

@@ -22,7 +22,9 @@ fit = lmm.lmer("Reaction ~ Days + (Days | Subject)", lmm.datasets.load("sleepstu
 str(fit.summary()), dir(fit), type(fit).plot
 print("matplotlib" in sys.modules, "lmm.plots" in sys.modules)
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split() == [
+    assert subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    ).stdout.split() == [
         "False",
         "False",
     ]
@@ -30,5 +32,8 @@ print("matplotlib" in sys.modules, "lmm.plots" in sys.modules)
 
 def test_what_to_install_is_said(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None)
-    with pytest.raises(lmm.ArgumentError, match=r"fit\.plot needs matplotlib; install it with: pip install 'lmm\[plot\]'"):
+    with pytest.raises(
+        lmm.ArgumentError,
+        match=r"fit\.plot needs matplotlib; install it with: pip install 'lmm\[plot\]'",
+    ):
         _ = fit("sleep").plot

@@ -32,10 +32,25 @@ def crossed() -> tuple[lmm.Fit, pd.DataFrame]:
     """A fit with slopes, two crossed factors, weights and an offset, from 300 simulated rows."""
     rng = np.random.default_rng(7)
     n = 300
-    data = pd.DataFrame({"x": rng.normal(size=n), "g": rng.integers(0, 25, n), "h": rng.integers(0, 9, n), "w": rng.uniform(0.5, 2, n)})
+    data = pd.DataFrame(
+        {
+            "x": rng.normal(size=n),
+            "g": rng.integers(0, 25, n),
+            "h": rng.integers(0, 9, n),
+            "w": rng.uniform(0.5, 2, n),
+        }
+    )
     data["o"] = rng.normal(size=n)
     b, c = rng.normal(size=(25, 2)), rng.normal(size=9)
-    data["y"] = 3 + data.x + data.o + b[data.g, 0] + 0.7 * b[data.g, 1] * data.x + c[data.h] + rng.normal(size=n) / np.sqrt(data.w)
+    data["y"] = (
+        3
+        + data.x
+        + data.o
+        + b[data.g, 0]
+        + 0.7 * b[data.g, 1] * data.x
+        + c[data.h]
+        + rng.normal(size=n) / np.sqrt(data.w)
+    )
     return lmm.lmer("y ~ x + offset(o) + (x|g) + (1|h)", data, weights="w"), data
 
 
@@ -45,7 +60,9 @@ def test_standard_errors_are_henderson(crossed):
     W = np.hstack([one.design.X, one.design.Z.toarray()])
     mine = one.predict(se_fit=True)
     assert list(mine.columns) == ["fit", "se"]
-    np.testing.assert_allclose(mine["se"], np.sqrt(np.einsum("ij,jk,ik->i", W, joint, W)), rtol=1e-8)
+    np.testing.assert_allclose(
+        mine["se"], np.sqrt(np.einsum("ij,jk,ik->i", W, joint, W)), rtol=1e-8
+    )
     np.testing.assert_allclose(mine["fit"], one.fittedvalues, rtol=1e-12)
     new = one.predict(data, se_fit=True)
     np.testing.assert_allclose(new["se"], mine["se"], rtol=1e-10)
@@ -61,9 +78,15 @@ def test_standard_errors_with_some_of_the_terms(crossed):
         part[:, columns] = Z[:, columns]
         W = np.hstack([one.design.X, part])
         want = np.sqrt(np.einsum("ij,jk,ik->i", W, joint, W))
-        np.testing.assert_allclose(one.predict(data, re_form=re_form, se_fit=True)["se"], want, rtol=1e-8)
-    population = np.sqrt(np.einsum("ij,jk,ik->i", one.design.X, one.vcov().to_numpy(), one.design.X))
-    np.testing.assert_allclose(one.predict(data, re_form=False, se_fit=True)["se"], population, rtol=1e-10)
+        np.testing.assert_allclose(
+            one.predict(data, re_form=re_form, se_fit=True)["se"], want, rtol=1e-8
+        )
+    population = np.sqrt(
+        np.einsum("ij,jk,ik->i", one.design.X, one.vcov().to_numpy(), one.design.X)
+    )
+    np.testing.assert_allclose(
+        one.predict(data, re_form=False, se_fit=True)["se"], population, rtol=1e-10
+    )
 
 
 def test_terms_add_up_to_the_whole(crossed):
@@ -93,9 +116,15 @@ def test_intervals(crossed):
     assert list(confidence.columns) == ["fit", "se", "lower", "upper"]
     np.testing.assert_allclose(confidence["upper"] - confidence["fit"], z * confidence["se"])
     wide = one.predict(data, interval="prediction")
-    np.testing.assert_allclose(((wide["upper"] - wide["fit"]) / z) ** 2, confidence["se"] ** 2 + one.sigma**2, rtol=1e-9)
+    np.testing.assert_allclose(
+        ((wide["upper"] - wide["fit"]) / z) ** 2, confidence["se"] ** 2 + one.sigma**2, rtol=1e-9
+    )
     own = one.predict(interval="prediction")
-    np.testing.assert_allclose(((own["upper"] - own["fit"]) / z) ** 2, confidence["se"] ** 2 + one.sigma**2 / data.w, rtol=1e-9)
+    np.testing.assert_allclose(
+        ((own["upper"] - own["fit"]) / z) ** 2,
+        confidence["se"] ** 2 + one.sigma**2 / data.w,
+        rtol=1e-9,
+    )
     half = one.predict(data, interval="confidence", level=0.5)
     assert np.all(half["upper"] - half["lower"] < confidence["upper"] - confidence["lower"])
 
@@ -104,10 +133,19 @@ def test_population_prediction_interval_counts_every_random_effect(crossed):
     one, data = crossed
     z = 1.959963984540054
     columns = np.column_stack([np.ones(len(data)), data.x])
-    marginal = np.einsum("ij,jk,ik->i", columns, one.varcorr()["g"].to_numpy(), columns) + one.varcorr()["h"].iloc[0, 0]
+    marginal = (
+        np.einsum("ij,jk,ik->i", columns, one.varcorr()["g"].to_numpy(), columns)
+        + one.varcorr()["h"].iloc[0, 0]
+    )
     mine = one.predict(data.assign(g=-1, h=-1), re_form=False, interval="prediction")
-    np.testing.assert_allclose(((mine["upper"] - mine["fit"]) / z) ** 2, mine["se"] ** 2 + marginal + one.sigma**2, rtol=1e-9)
-    pd.testing.assert_frame_equal(one.predict(data[["x", "o"]], re_form=False, interval="prediction"), mine)
+    np.testing.assert_allclose(
+        ((mine["upper"] - mine["fit"]) / z) ** 2,
+        mine["se"] ** 2 + marginal + one.sigma**2,
+        rtol=1e-9,
+    )
+    pd.testing.assert_frame_equal(
+        one.predict(data[["x", "o"]], re_form=False, interval="prediction"), mine
+    )
 
 
 def test_prediction_intervals_cover():
@@ -120,16 +158,26 @@ def test_prediction_intervals_cover():
 
 
 def test_rows_with_missing_values_are_missing():
-    new = pd.DataFrame({"Days": [1.0, np.nan, 2.0], "Subject": ["308", "309", None]}, index=["a", "b", "c"])
+    new = pd.DataFrame(
+        {"Days": [1.0, np.nan, 2.0], "Subject": ["308", "309", None]}, index=["a", "b", "c"]
+    )
     mine = fit("sleep").predict(new, se_fit=True)
     assert list(mine.index) == ["a", "b", "c"]
     assert mine["fit"].isna().tolist() == [False, True, True] == mine["se"].isna().tolist()
-    assert fit("sleep").predict(new[["Days"]], re_form=False).isna().tolist() == [False, True, False]
+    assert fit("sleep").predict(new[["Days"]], re_form=False).isna().tolist() == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_bad_arguments_are_refused():
     one = fit("sleep")
-    wrong = {"'response'": {"type": "respons"}, "'prediction'": {"interval": "predict"}, "0 and 1": {"level": 95, "se_fit": True}}
+    wrong = {
+        "'response'": {"type": "respons"},
+        "'prediction'": {"interval": "predict"},
+        "0 and 1": {"level": 95, "se_fit": True},
+    }
     for word, arguments in wrong.items():
         with pytest.raises(lmm.ArgumentError, match=word):
             one.predict(**arguments)
@@ -158,7 +206,11 @@ def test_simulation_has_the_marginal_moments(crossed):
     one, data = crossed
     nsim = 4000
     draws = one.simulate(nsim, rng=1)
-    assert draws.shape == (300, nsim) and draws.columns[0] == "sim_1" and draws.index.equals(data.index)
+    assert (
+        draws.shape == (300, nsim)
+        and draws.columns[0] == "sim_1"
+        and draws.index.equals(data.index)
+    )
     Z = one.design.Z.toarray()
     G = np.zeros((59, 59))
     G[:50, :50] = np.kron(np.eye(25), one.varcorr()["g"].to_numpy())
@@ -183,7 +235,9 @@ def test_simulation_with_the_modes_kept(crossed):
 
 def test_simulation_is_reproducible():
     one = fit("sleep")
-    pd.testing.assert_frame_equal(one.simulate(2, rng=5), one.simulate(2, rng=np.random.default_rng(5)))
+    pd.testing.assert_frame_equal(
+        one.simulate(2, rng=5), one.simulate(2, rng=np.random.default_rng(5))
+    )
     assert not one.simulate(1, rng=5).equals(one.simulate(1, rng=6))
     assert one.simulate(2, rng=5)["sim_1"].equals(one.simulate(1, rng=5)["sim_1"])
     for nsim in (0, -1, 2.5, True):

@@ -14,7 +14,9 @@ from tests.results.fits import fit, frame
 from tests.results.posterior_fits import KnownPosterior
 
 
-def counts(groups: int, per: int, rng: np.random.Generator, at: float = 0.7, sd: float = 0.5) -> pd.DataFrame:
+def counts(
+    groups: int, per: int, rng: np.random.Generator, at: float = 0.7, sd: float = 0.5
+) -> pd.DataFrame:
     """Poisson counts in groups, of a median exp(at)."""
     g = np.repeat(np.arange(groups), per)
     x = rng.normal(size=groups * per)
@@ -23,7 +25,9 @@ def counts(groups: int, per: int, rng: np.random.Generator, at: float = 0.7, sd:
 
 
 def herds() -> lmm.Fit:
-    return lmm.glmer("cbind(incidence, size - incidence) ~ period + (1|herd)", frame("cbpp"), family="binomial")
+    return lmm.glmer(
+        "cbind(incidence, size - incidence) ~ period + (1|herd)", frame("cbpp"), family="binomial"
+    )
 
 
 def test_limits_are_quantiles_of_the_mixture():
@@ -39,7 +43,9 @@ def test_limits_are_quantiles_of_the_mixture():
     for i in range(2):
         eta = link["fit"][i] + link["se"][i] * z
         cdf = np.cumsum(w @ np.exp(y * eta[:, None] - np.exp(eta)[:, None] - gammaln(y + 1.0)))
-        assert band["lower"][i] == np.searchsorted(cdf, 0.05) and band["upper"][i] == np.searchsorted(cdf, 0.95)
+        assert band["lower"][i] == np.searchsorted(cdf, 0.05) and band["upper"][
+            i
+        ] == np.searchsorted(cdf, 0.95)
 
 
 def test_coverage_of_new_counts():
@@ -65,7 +71,9 @@ def test_population_interval_has_the_effects_that_are_left_out():
     left_out = one.predict(new, re_form=False, interval="prediction", weights=30)
     # a new level's predictor has the same mean, and its variance is that of the population and of the effect
     fresh = one.predict(new, allow_new_levels=True, interval="prediction", weights=30)
-    assert ((left_out[["lower", "upper"]] - fresh[["lower", "upper"]]).abs() < 1.5 / 30).all(axis=None)
+    assert ((left_out[["lower", "upper"]] - fresh[["lower", "upper"]]).abs() < 1.5 / 30).all(
+        axis=None
+    )
     averaged = one.predict(new, re_form=False, interval="prediction", weights=30, marginal=True)
     assert (averaged["fit"] > left_out["fit"]).all()
     np.testing.assert_array_equal(averaged[["lower", "upper"]], left_out[["lower", "upper"]])
@@ -78,8 +86,15 @@ def test_proportions_are_of_whole_successes():
     for end in ("lower", "upper"):
         np.testing.assert_allclose(band[end] * [7, 11], np.round(band[end] * [7, 11]), atol=1e-9)
     assert set(one.predict(new, interval="prediction")["upper"]) <= {0.0, 1.0}
-    assert (one.predict(interval="prediction")["upper"] * frame("cbpp")["size"] % 1).round(6).isin([0.0, 1.0]).all()
-    pd.testing.assert_frame_equal(band, one.predict(new.assign(n=[7, 11]), interval="prediction", weights="n"))
+    assert (
+        (one.predict(interval="prediction")["upper"] * frame("cbpp")["size"] % 1)
+        .round(6)
+        .isin([0.0, 1.0])
+        .all()
+    )
+    pd.testing.assert_frame_equal(
+        band, one.predict(new.assign(n=[7, 11]), interval="prediction", weights="n")
+    )
 
 
 @pytest.mark.parametrize("family", ["gamma", "gaussian", "inverse_gaussian", "negative_binomial"])
@@ -87,7 +102,11 @@ def test_share_of_simulations_inside(family):
     rng = np.random.default_rng(2)
     g = np.repeat(np.arange(30), 6)
     mu = np.exp(4.0 + 0.4 * rng.normal(size=30)[g])
-    y = rng.negative_binomial(3.0, 3.0 / (3.0 + mu)) if family == "negative_binomial" else rng.gamma(4.0, mu / 4.0)
+    y = (
+        rng.negative_binomial(3.0, 3.0 / (3.0 + mu))
+        if family == "negative_binomial"
+        else rng.gamma(4.0, mu / 4.0)
+    )
     chosen = {
         "gamma": lmm.families.Gamma("log"),
         "gaussian": lmm.families.Gaussian("log"),
@@ -109,11 +128,16 @@ def test_family_without_a_distribution_function_is_simulated():
     from jax.scipy.special import gammaln as jgammaln
 
     own = lmm.families.CustomFamily(
-        lambda y, mu: y * jnp.log(mu) - mu - jgammaln(y + 1), name="counts", variance=lambda mu: mu, sampler=lambda rng, mu: rng.poisson(mu)
+        lambda y, mu: y * jnp.log(mu) - mu - jgammaln(y + 1),
+        name="counts",
+        variance=lambda mu: mu,
+        sampler=lambda rng, mu: rng.poisson(mu),
     )
     data = counts(20, 8, np.random.default_rng(1))
     one = lmm.glmer("y ~ x + (1|g)", data, family=own)
-    exact = lmm.glmer("y ~ x + (1|g)", data, family="poisson").predict(data.head(8), interval="prediction")
+    exact = lmm.glmer("y ~ x + (1|g)", data, family="poisson").predict(
+        data.head(8), interval="prediction"
+    )
     mine = one.predict(data.head(8), interval="prediction")
     assert (mine - exact).abs().max(axis=None) <= 1.0
     pd.testing.assert_frame_equal(mine, one.predict(data.head(8), interval="prediction"))
@@ -126,7 +150,10 @@ def test_posterior_predictive_counts():
     posterior = likelihood.update(method=KnownPosterior(likelihood))
     new = data.head(8).assign(g=lambda d: d.g.where(d.index < 6, 99))
     for arguments in ({"allow_new_levels": True}, {"re_form": False}):
-        mine, want = (one.predict(new, interval="prediction", **arguments)[["lower", "upper"]] for one in (posterior, likelihood))
+        mine, want = (
+            one.predict(new, interval="prediction", **arguments)[["lower", "upper"]]
+            for one in (posterior, likelihood)
+        )
         assert (mine - want).abs().max(axis=None) <= 2 and (mine != want).mean(axis=None) < 0.8
 
 
@@ -145,7 +172,9 @@ def test_missing_rows_and_what_there_is_none_of():
         with pytest.raises(lmm.ArgumentError, match=text):
             one.predict(**{"newdata": new, **arguments})
     with pytest.raises(lmm.ArgumentError, match="quasi"):
-        herds().update(method=lmm.PenalizedQuasiLikelihood(dispersion="estimated")).predict(new, interval="prediction")
+        herds().update(method=lmm.PenalizedQuasiLikelihood(dispersion="estimated")).predict(
+            new, interval="prediction"
+        )
 
 
 def test_weights_of_new_rows_of_a_linear_fit():
@@ -154,7 +183,9 @@ def test_weights_of_new_rows_of_a_linear_fit():
     z = 1.959963984540054
     band = one.predict(new, interval="prediction", weights=[1.0, 2.0, 4.0, 0.5])
     np.testing.assert_allclose(
-        ((band["upper"] - band["fit"]) / z) ** 2, band["se"] ** 2 + one.sigma**2 / np.array([1.0, 2.0, 4.0, 0.5]), rtol=1e-9
+        ((band["upper"] - band["fit"]) / z) ** 2,
+        band["se"] ** 2 + one.sigma**2 / np.array([1.0, 2.0, 4.0, 0.5]),
+        rtol=1e-9,
     )
 
 
@@ -164,7 +195,13 @@ def test_t_intervals_of_the_population():
     band = one.predict(new, re_form=False, interval="confidence", ddf="kenward_roger")
     assert list(band.columns) == ["fit", "se", "df", "lower", "upper"]
     means = one.emmeans("Days", at={"Days": [0, 9]})
-    for mine, theirs in (("fit", "emmean"), ("se", "std_error"), ("df", "df"), ("lower", "lower"), ("upper", "upper")):
+    for mine, theirs in (
+        ("fit", "emmean"),
+        ("se", "std_error"),
+        ("df", "df"),
+        ("lower", "lower"),
+        ("upper", "upper"),
+    ):
         np.testing.assert_allclose(band[mine].iloc[[0, 2]], means[theirs], rtol=1e-9)
     assert band.iloc[1].isna().all()
     for arguments in ({}, {"re_form": False, "interval": "prediction"}, {"re_form": False}):

@@ -28,7 +28,11 @@ def shown(case: str) -> str:
 @pytest.mark.parametrize("case", CASES)
 def test_summary_has_lme4_figures(case):
     mine, theirs = shown(case), "\n".join(record(case)["summary"])
-    mine = "\n".join(line for line in mine.splitlines() if not line.startswith(("Formula", "Correlation matrix not shown")))
+    mine = "\n".join(
+        line
+        for line in mine.splitlines()
+        if not line.startswith(("Formula", "Correlation matrix not shown"))
+    )
     assert figures(mine) == figures(theirs)
     assert len(figures(mine)) > 10
 
@@ -38,9 +42,15 @@ def test_varcorr_has_lme4_figures(case):
     assert figures(str(at_reference(case).varcorr())) == figures("\n".join(record(case)["varcorr"]))
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c != "cake"])  # R breaks the eighteen coefficients of cake elsewhere
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c != "cake"]
+)  # R breaks the eighteen coefficients of cake elsewhere
 def test_short_print_has_lme4_figures(case):
-    text = "\n".join(line for line in repr(at_reference(case)).splitlines() if not line.startswith(("Formula", "Note")))
+    text = "\n".join(
+        line
+        for line in repr(at_reference(case)).splitlines()
+        if not line.startswith(("Formula", "Note"))
+    )
     assert figures(text) == figures("\n".join(record(case)["print"]))
 
 
@@ -68,7 +78,10 @@ def test_summary_lines_and_order():
 def test_group_name_on_first_row_only():
     lines = str(fit("machines").varcorr()).splitlines()
     assert lines[1].split()[:2] == ["Worker", "Intercept"]
-    assert lines[2].startswith("          Machine[T.B]".replace("          ", "   ")) or lines[2].split()[0] == "Machine[T.B]"
+    assert (
+        lines[2].startswith("          Machine[T.B]".replace("          ", "   "))
+        or lines[2].split()[0] == "Machine[T.B]"
+    )
 
 
 def test_correlation_hidden_above_twelve():
@@ -87,7 +100,12 @@ def test_singular_note_names_term_and_cure():
 def test_singular_note_names_the_direction():
     data = frame("sleepstudy").assign(half=lambda d: 0.5 * d.Days)
     start = [1.0, 0.5, 0.0]
-    fit = lmm.lmer("Reaction ~ half + (half|Subject)", data, start=start, control=lmm.Control(evaluate_only=True))
+    fit = lmm.lmer(
+        "Reaction ~ half + (half|Subject)",
+        data,
+        start=start,
+        control=lmm.Control(evaluate_only=True),
+    )
     note = " ".join(str(fit.summary()).split())
     # b2 = b1 / 2 exactly: 1 b1 - 2 b2 has no variance, of length sqrt(5)
     assert "0.447 Intercept - 0.894 half has no variance" in note
@@ -96,7 +114,9 @@ def test_singular_note_names_the_direction():
 
 def test_unconverged_and_missing_rows_are_noted():
     with pytest.warns(lmm.ConvergenceWarning):
-        stopped = lmm.lmer(*CASES["sleep"][:1], frame("sleepstudy"), control=lmm.Control(max_evaluations=1))
+        stopped = lmm.lmer(
+            *CASES["sleep"][:1], frame("sleepstudy"), control=lmm.Control(max_evaluations=1)
+        )
     assert "did not converge" in " ".join(str(stopped.summary()).split())
     assert "2 rows were left out because of missing values" in str(fit("sleep_gap").summary())
     assert "Notes:" not in str(fit("sleep").summary())
@@ -118,7 +138,11 @@ def test_other_formats_hold_every_figure():
     for text in (summary._repr_html_(), summary.as_markdown(), summary.as_latex()):
         spaced = re.sub(r"<[^>]*>", " ", text)
         assert [f for f in plain if f not in spaced] == []
-    assert summary.as_latex().count(r"\begin{tabular}") == summary.as_latex().count(r"\end{tabular}") == 4
+    assert (
+        summary.as_latex().count(r"\begin{tabular}")
+        == summary.as_latex().count(r"\end{tabular}")
+        == 4
+    )
     assert summary._repr_html_().count("<table>") == 4
     assert r"Machine[T.B]" in summary.as_latex()
 
@@ -160,7 +184,11 @@ def test_results_import_neither_jax_nor_scipy_stats():
     [
         ([612.1, 35.0717, 654.94], 4, ["612.10", "35.07", "654.94"]),
         ([1378.1785, 960.4566], 4, ["1378.2", "960.5"]),
-        ([0.105998, 0.2652210, 0.006912, 1.3865], 4, ["0.105998", "0.265221", "0.006912", "1.386500"]),
+        (
+            [0.105998, 0.2652210, 0.006912, 1.3865],
+            4,
+            ["0.105998", "0.265221", "0.006912", "1.386500"],
+        ),
         ([0.0, 13.81], 4, ["0.00", "13.81"]),
         ([1e-10, 1.0], 4, ["1e-10", "1e+00"]),
         ([123456789.0], 4, ["123456789"]),

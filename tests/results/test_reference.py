@@ -23,7 +23,9 @@ def test_criteria(case):
 def test_each_criterion_from_the_other_fit():
     reml, ml = fit("sleep"), fit("sleep_ml")
     theta = ml.theta.to_numpy()
-    at = lmm.lmer(CASES["sleep"][0], frame("sleepstudy"), start=theta, control=lmm.Control(evaluate_only=True))
+    at = lmm.lmer(
+        CASES["sleep"][0], frame("sleepstudy"), start=theta, control=lmm.Control(evaluate_only=True)
+    )
     assert ml.reml_criterion == pytest.approx(at.reml_criterion, rel=1e-10) == reml.objective(theta)
     assert at.deviance == pytest.approx(ml.deviance, rel=1e-10)
     assert ml.deviance < reml.deviance
@@ -34,7 +36,9 @@ def test_each_criterion_from_the_other_fit():
 def test_wald_intervals(case):
     mine, theirs = at_reference(case).confint("wald"), record(case)["wald"]
     assert [r_name(name) for name in mine.index] == theirs["rows"]
-    want = np.array([[np.nan if v is None else v for v in row] for row in theirs["values"]], dtype=float)
+    want = np.array(
+        [[np.nan if v is None else v for v in row] for row in theirs["values"]], dtype=float
+    )
     known = ~np.isnan(want)  # lme4 has none for variance parameters
     np.testing.assert_allclose(mine.to_numpy()[known], want[known], rtol=1e-7, atol=1e-7)
 
@@ -58,7 +62,9 @@ def test_level_coefficients(case):
         names = {r_name(name): name for name in mine.columns}
         columns = [theirs["names"]] if isinstance(theirs["names"], str) else theirs["names"]
         table = mine.loc[theirs["rows"], [names[name] for name in columns]]
-        np.testing.assert_allclose(table.to_numpy(), np.array(theirs["values"], dtype=float), rtol=1e-7, atol=1e-7)
+        np.testing.assert_allclose(
+            table.to_numpy(), np.array(theirs["values"], dtype=float), rtol=1e-7, atol=1e-7
+        )
 
 
 def test_predictions_for_new_rows():
@@ -67,7 +73,11 @@ def test_predictions_for_new_rows():
     mine = at_reference("sleep")
     np.testing.assert_allclose(mine.predict(new, allow_new_levels=True), want["full"], rtol=1e-8)
     np.testing.assert_allclose(mine.predict(new, re_form=False), want["population"], rtol=1e-8)
-    np.testing.assert_allclose(mine.predict(new, re_form="~ (1|Subject)", allow_new_levels=True), want["intercept_only"], rtol=1e-8)
+    np.testing.assert_allclose(
+        mine.predict(new, re_form="~ (1|Subject)", allow_new_levels=True),
+        want["intercept_only"],
+        rtol=1e-8,
+    )
 
 
 def test_predictions_with_some_of_the_terms():

@@ -62,19 +62,34 @@ def test_spread_of_the_replicates_is_the_standard_error(sleep, boot):
 
 
 def test_interval_types(boot):
-    tables = {kind: boot.confint(0.9, kind) for kind in ("percentile", "basic", "normal", "bca", "studentized")}
+    tables = {
+        kind: boot.confint(0.9, kind)
+        for kind in ("percentile", "basic", "normal", "bca", "studentized")
+    }
     t = boot.estimates
     q = boot.replicates["Days"].quantile([0.05, 0.95], interpolation="linear").to_numpy()
-    np.testing.assert_allclose(tables["percentile"].loc["Days"], q, atol=0.1)  # two definitions of a quantile of 400
-    np.testing.assert_allclose(tables["basic"].loc["Days"], 2 * t["Days"] - tables["percentile"].loc["Days"].to_numpy()[::-1])
+    np.testing.assert_allclose(
+        tables["percentile"].loc["Days"], q, atol=0.1
+    )  # two definitions of a quantile of 400
+    np.testing.assert_allclose(
+        tables["basic"].loc["Days"],
+        2 * t["Days"] - tables["percentile"].loc["Days"].to_numpy()[::-1],
+    )
     centre = t["Days"] - boot.bias["Days"]
-    np.testing.assert_allclose(tables["normal"].loc["Days"], centre + np.array([-1, 1]) * 1.6448536 * boot.std_error["Days"], rtol=1e-6)
+    np.testing.assert_allclose(
+        tables["normal"].loc["Days"],
+        centre + np.array([-1, 1]) * 1.6448536 * boot.std_error["Days"],
+        rtol=1e-6,
+    )
     for table in tables.values():
         assert (table.loc["Days", "lower"] < t["Days"]) and (t["Days"] < table.loc["Days", "upper"])
     assert tables["studentized"].drop(["Intercept", "Days"]).isna().all(axis=None)
     assert not tables["bca"].isna().any(axis=None)
     # standard deviations are biased downwards: the corrected limits lie above the percentiles
-    assert tables["bca"].loc["sd_Days|Subject", "lower"] > tables["percentile"].loc["sd_Days|Subject", "lower"]
+    assert (
+        tables["bca"].loc["sd_Days|Subject", "lower"]
+        > tables["percentile"].loc["sd_Days|Subject", "lower"]
+    )
 
 
 def test_bca_is_the_percentile_interval_where_there_is_neither_bias_nor_skewness(boot, monkeypatch):
@@ -82,25 +97,40 @@ def test_bca_is_the_percentile_interval_where_there_is_neither_bias_nor_skewness
 
     from lmm.results.rows import bootstrap
 
-    monkeypatch.setattr(bootstrap, "without_levels", lambda fit: pd.DataFrame({"a": [-1.0, 0.0, 1.0]}))
+    monkeypatch.setattr(
+        bootstrap, "without_levels", lambda fit: pd.DataFrame({"a": [-1.0, 0.0, 1.0]})
+    )
     values = np.concatenate([-np.arange(1, 500), [0], np.arange(1, 500)]) / 100.0
     symmetric = replace(
         boot,
         replicates=pd.DataFrame({"a": values}),
         estimates=pd.Series({"a": 0.0}),
     )
-    np.testing.assert_allclose(symmetric.confint(type="bca"), symmetric.confint(type="percentile"), atol=1e-12)
+    np.testing.assert_allclose(
+        symmetric.confint(type="bca"), symmetric.confint(type="percentile"), atol=1e-12
+    )
 
 
 def test_statistic_of_ones_own(sleep):
     own = sleep.bootstrap(
-        30, lambda fit: {"ratio": fit.params["Days"] / fit.params["Intercept"], "first": fit.ranef()["Subject"].iloc[0, 0]}, rng=1
+        30,
+        lambda fit: {
+            "ratio": fit.params["Days"] / fit.params["Intercept"],
+            "first": fit.ranef()["Subject"].iloc[0, 0],
+        },
+        rng=1,
     )
     simulated = sleep.simulate(30, rng=1)
     single = sleep.refit(simulated["sim_5"])
-    assert own.replicates.loc[4, "ratio"] == pytest.approx(single.params["Days"] / single.params["Intercept"], rel=1e-6)
-    assert own.replicates.loc[4, "first"] == pytest.approx(single.ranef()["Subject"].iloc[0, 0], abs=1e-3)
-    assert sleep.bootstrap(3, lambda fit: fit.llf, rng=1).replicates.columns.tolist() == ["statistic"]
+    assert own.replicates.loc[4, "ratio"] == pytest.approx(
+        single.params["Days"] / single.params["Intercept"], rel=1e-6
+    )
+    assert own.replicates.loc[4, "first"] == pytest.approx(
+        single.ranef()["Subject"].iloc[0, 0], abs=1e-3
+    )
+    assert sleep.bootstrap(3, lambda fit: fit.llf, rng=1).replicates.columns.tolist() == [
+        "statistic"
+    ]
     with pytest.raises(lmm.ArgumentError, match="of your own"):
         own.confint(type="bca")
 
@@ -124,7 +154,9 @@ def test_other_kinds(sleep):
     for kind in ("semiparametric", "cases"):
         own = sleep.bootstrap(300, kind=kind, rng=2)
         assert own.kind == kind and not len(own.failures)
-        assert own.std_error["Days"] == pytest.approx(sleep.bse["Days"], rel=0.2)  # 4 % of Monte Carlo error, other assumptions
+        assert own.std_error["Days"] == pytest.approx(
+            sleep.bse["Days"], rel=0.2
+        )  # 4 % of Monte Carlo error, other assumptions
     semi = sleep.bootstrap(300, kind="semiparametric", rng=2)
     assert semi.replicates["sd_Days|Subject"].mean() == pytest.approx(5.92, rel=0.1)
     assert semi.replicates["sigma"].mean() == pytest.approx(25.6, rel=0.05)
@@ -142,7 +174,11 @@ def test_generalized_bootstrap(cbpp):
     own = cbpp.bootstrap(12, rng=3)
     simulated = cbpp.simulate(12, rng=3)
     single = cbpp.refit(simulated["sim_4"])
-    np.testing.assert_allclose(own.replicates.loc[3, list(cbpp.params.index)].to_numpy(dtype=float), single.params, atol=1e-4)
+    np.testing.assert_allclose(
+        own.replicates.loc[3, list(cbpp.params.index)].to_numpy(dtype=float),
+        single.params,
+        atol=1e-4,
+    )
     assert "sigma" not in own.replicates
     with pytest.raises(lmm.ArgumentError, match="semiparametric"):
         cbpp.bootstrap(5, kind="semiparametric")
@@ -182,7 +218,9 @@ def test_influence_is_lme4s(case, sleep, cbpp):
     if case.startswith("sleep"):
         own = sleep.influence("Subject" if case.endswith("group") else "row")
     elif case.startswith("penicillin"):
-        own = lmm.lmer("diameter ~ 1 + (1|plate) + (1|sample)", lmm.datasets.load("Penicillin"), REML=False).influence("sample")
+        own = lmm.lmer(
+            "diameter ~ 1 + (1|plate) + (1|sample)", lmm.datasets.load("Penicillin"), REML=False
+        ).influence("sample")
     else:
         own = cbpp.influence()
     estimates, se = np.array(r["estimates"]), np.array(r["se"])
@@ -192,7 +230,9 @@ def test_influence_is_lme4s(case, sleep, cbpp):
     if case == "sleep_group":
         assert list(own.estimates.index) == r["units"]
         sd = np.sqrt(np.array(r["variances"])[:, [0, 1, 3]])
-        np.testing.assert_allclose(own.estimates[["sigma", "sd_(Intercept)|Subject", "sd_Days|Subject"]], sd, rtol=1e-3)
+        np.testing.assert_allclose(
+            own.estimates[["sigma", "sd_(Intercept)|Subject", "sd_Days|Subject"]], sd, rtol=1e-3
+        )
     if not case.startswith("cbpp"):
         np.testing.assert_allclose(own.std_errors, se, rtol=1e-3)
     full = own.full[names].to_numpy(dtype=float)
@@ -254,7 +294,9 @@ def test_power_rises_with_the_sample_and_holds_its_level(sleep):
     assert table["power"].is_monotonic_increasing and list(table["nobs"]) == [60, 180, 360]
     assert (table["lower"] < table["power"]).all() and (table["power"] < table["upper"]).all()
     null = lmm.power(sleep, "Days", parameters={"Days": 0.0}, n=[6], nsim=1500, rng=2)
-    assert null["lower"][0] < 0.05 < null["upper"][0] + 0.01  # t with Kenward-Roger's degrees of freedom
+    assert (
+        null["lower"][0] < 0.05 < null["upper"][0] + 0.01
+    )  # t with Kenward-Roger's degrees of freedom
     normal = lmm.power(sleep, "Days", parameters={"Days": 0.0}, n=[6], nsim=1500, rng=2, test="z")
     assert normal["lower"][0] > 0.06  # the normal test does not
 
@@ -264,7 +306,13 @@ def test_power_of_a_balanced_design_is_the_noncentral_t(sleep):
     stats = pytest.importorskip("scipy.stats")
     x = np.arange(10) - 4.5
     slope_sd = np.sqrt(6.0**2 + 25.0**2 / np.sum(x**2))
-    parameters = {"Days": 5.0, "sd_Days|Subject": 6.0, "cor_Days.(Intercept)|Subject": 0.0, "sd_(Intercept)|Subject": 25.0, "sigma": 25.0}
+    parameters = {
+        "Days": 5.0,
+        "sd_Days|Subject": 6.0,
+        "cor_Days.(Intercept)|Subject": 0.0,
+        "sd_(Intercept)|Subject": 25.0,
+        "sigma": 25.0,
+    }
     table = lmm.power(sleep, "Days", parameters=parameters, n=[12], nsim=2000, rng=3)
     nc, limit = 5.0 / (slope_sd / np.sqrt(12)), stats.t.ppf(0.975, 11)
     exact = stats.nct.sf(limit, 11, nc) + stats.nct.cdf(-limit, 11, nc)
@@ -303,7 +351,12 @@ def test_a_predictor_called_sigma_keeps_its_column():
     data = lmm.datasets.load("sleepstudy").rename(columns={"Days": "sigma"})
     fit = lmm.lmer("Reaction ~ sigma + (1|Subject)", data)
     boot = fit.bootstrap(20, rng=1)
-    assert list(boot.replicates.columns) == ["sd_(Intercept)|Subject", "sigma", "Intercept", "b_sigma"]
+    assert list(boot.replicates.columns) == [
+        "sd_(Intercept)|Subject",
+        "sigma",
+        "Intercept",
+        "b_sigma",
+    ]
     assert boot.estimates["b_sigma"] == fit.params["sigma"] and boot.estimates["sigma"] == fit.sigma
     assert np.isfinite(boot.confint(type="studentized").loc["b_sigma"]).all()
     assert np.isfinite(fit.influence().dfbetas["b_sigma"]).all()
@@ -312,9 +365,16 @@ def test_a_predictor_called_sigma_keeps_its_column():
 
 
 def test_simulations_from_assumed_parameters(sleep):
-    assumed = {"Days": 100.0, "sd_Days|Subject": 0.0, "cor_Days.(Intercept)|Subject": 0.0, "sigma": 1e-6}
+    assumed = {
+        "Days": 100.0,
+        "sd_Days|Subject": 0.0,
+        "cor_Days.(Intercept)|Subject": 0.0,
+        "sigma": 1e-6,
+    }
     y = sleep.simulate(3, rng=1, parameters=assumed)
-    slopes = y.groupby(sleep.design.frame.data["Subject"].astype(str)).apply(lambda own: own.iloc[-1] - own.iloc[0])
+    slopes = y.groupby(sleep.design.frame.data["Subject"].astype(str)).apply(
+        lambda own: own.iloc[-1] - own.iloc[0]
+    )
     np.testing.assert_allclose(slopes, 900.0, atol=1e-3)
     assert not sleep.simulate(1, rng=1).equals(y[["sim_1"]])
     with pytest.raises(lmm.ArgumentError, match="no 'Day'"):
@@ -325,10 +385,14 @@ def test_a_statistic_that_gives_no_numbers_is_refused(sleep):
     def failing(fit):
         return 1 / 0
 
-    with pytest.raises(lmm.ArgumentError, match=r"statistic=.* fails on the fit itself: ZeroDivisionError"):
+    with pytest.raises(
+        lmm.ArgumentError, match=r"statistic=.* fails on the fit itself: ZeroDivisionError"
+    ):
         sleep.bootstrap(3, failing, rng=1)
     for value in ("a", None, {"a": "b"}, ["a", "b"], object(), 1j, {}, []):
-        with pytest.raises(lmm.ArgumentError, match=r"statistic=.* gives .*; it must give a number"):
+        with pytest.raises(
+            lmm.ArgumentError, match=r"statistic=.* gives .*; it must give a number"
+        ):
             sleep.bootstrap(3, lambda fit, value=value: value, rng=1)
     for wrong in ("x", 3, {}):
         with pytest.raises(lmm.ArgumentError, match=r"statistic=.* must be a function"):
@@ -345,7 +409,9 @@ def test_bootstraps_and_batches_are_pickled(sleep, boot):
     data, cutoff = lmm.datasets.load("sleepstudy"), 8
     Y = sleep.simulate(3, rng=1)
     Y.iloc[1, 1] = np.nan
-    batch = lmm.lmer_batch("~ Days + I(Days > cutoff) + (Days|Subject)", data, Y, subset=lambda rows: rows.Days > 0)
+    batch = lmm.lmer_batch(
+        "~ Days + I(Days > cutoff) + (Days|Subject)", data, Y, subset=lambda rows: rows.Days > 0
+    )
     again = pickle.loads(pickle.dumps(batch))
     pd.testing.assert_frame_equal(again.tidy(ddf="satterthwaite"), batch.tidy(ddf="satterthwaite"))
     assert again["sim_2"] == batch["sim_2"] and again["sim_2"].nobs == 161 and cutoff == 8

@@ -25,7 +25,11 @@ def light(path: Path) -> None:
 def deadly(x: Any) -> Any:
     """``x``; kills the worker whose rows hold ``MARK`` while the fuse is there: the Python process, or the executor above it."""
     path = os.environ.get(FUSE, "")
-    if np.any(np.asarray(x) == MARK) and os.path.exists(path) and Path(path).read_text() != str(os.getpid()):
+    if (
+        np.any(np.asarray(x) == MARK)
+        and os.path.exists(path)
+        and Path(path).read_text() != str(os.getpid())
+    ):
         os.rename(path, path + ".burnt")
         os.kill(executor() if "SPARK_EXECUTOR_DIRS" in os.environ else os.getpid(), signal.SIGKILL)
     return x
@@ -43,9 +47,26 @@ def table(n: int = 3000, seed: int = 5) -> pd.DataFrame:
     g, h = rng.integers(0, 60, n), rng.integers(0, 20, n)
     x = rng.normal(2.0, 1.0, n)
     kind = np.array(["low", "mid", "high"])[rng.integers(0, 3, n)]
-    y = 1 + 0.4 * x + rng.normal(0, 1, 60)[g] + rng.normal(0, 0.5, 60)[g] * x + rng.normal(0, 0.7, 20)[h] + rng.normal(0, 1, n)
+    y = (
+        1
+        + 0.4 * x
+        + rng.normal(0, 1, 60)[g]
+        + rng.normal(0, 0.5, 60)[g] * x
+        + rng.normal(0, 0.7, 20)[h]
+        + rng.normal(0, 1, n)
+    )
     names = np.array([f"id {i}" for i in rng.permutation(60)])
-    data = pd.DataFrame({"y": y, "x": x, "g": names[g], "h": h, "kind": kind, "w": rng.uniform(0.5, 2, n), "m": np.zeros(n)})
+    data = pd.DataFrame(
+        {
+            "y": y,
+            "x": x,
+            "g": names[g],
+            "h": h,
+            "kind": kind,
+            "w": rng.uniform(0.5, 2, n),
+            "m": np.zeros(n),
+        }
+    )
     data.loc[n - n // 8, "m"] = MARK
     data["count"] = rng.poisson(np.exp(0.3 + 0.1 * x + rng.normal(0, 0.4, 60)[g]))
     return data

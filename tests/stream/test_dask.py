@@ -39,19 +39,29 @@ def client(tmp_path_factory) -> Iterator[Any]:
     os.environ[fuse.FUSE] = str(tmp_path_factory.mktemp("fuse") / "fuse")
     cloudpickle.register_pickle_by_value(fuse)  # the workers do not have the tests
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1") as cluster,
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            host="127.0.0.1",
+        ) as cluster,
         distributed.Client(cluster) as client,
     ):
         yield client
     del os.environ[fuse.FUSE]
 
 
-def parts_of(data: pd.DataFrame, *change: tuple[int, Callable[[pd.DataFrame], pd.DataFrame]]) -> Any:
+def parts_of(
+    data: pd.DataFrame, *change: tuple[int, Callable[[pd.DataFrame], pd.DataFrame]]
+) -> Any:
     """Six partitions; those named in ``change`` are changed, without Dask knowing."""
     pieces = [data.iloc[i : i + 500] for i in range(0, len(data), 500)]
     for number, function in change:
         pieces[number] = function(pieces[number])
-    return dd.from_delayed([dask.delayed(piece) for piece in pieces], meta=data.iloc[:0], verify_meta=False)
+    return dd.from_delayed(
+        [dask.delayed(piece) for piece in pieces], meta=data.iloc[:0], verify_meta=False
+    )
 
 
 def pids(client: Any) -> set[int]:
@@ -83,12 +93,20 @@ def test_a_generalized_fit_equals_the_one_in_memory_though_a_worker_is_killed(cl
 @pytest.mark.parametrize("method", ["reml", "ml"])
 def test_any_scheduler_and_kind_of_column(data, method):
     """Without a client Dask's own threads do the work; levels of text, integers and categories keep their order."""
-    data = data.assign(kind=pd.Categorical(data["kind"], categories=["mid", "low", "high"]), code=data["h"].astype("category"))
+    data = data.assign(
+        kind=pd.Categorical(data["kind"], categories=["mid", "low", "high"]),
+        code=data["h"].astype("category"),
+    )
     formula = "y ~ scale(x) + kind + (1+x|g) + (1|code)"
     frame = dd.from_pandas(data, npartitions=3)
     with dask.config.set(scheduler="threads", num_workers=1):
         fit = lmm.lmer(formula, frame, method=method, subset="h > 1")
-        unknown = lmm.lmer(formula, frame.assign(code=frame["code"].cat.as_unknown()), method=method, subset="h > 1")
+        unknown = lmm.lmer(
+            formula,
+            frame.assign(code=frame["code"].cat.as_unknown()),
+            method=method,
+            subset="h > 1",
+        )
     memory = lmm.lmer(formula, data, method=method, subset="h > 1")
     same(fit, memory)
     same(unknown, memory)
@@ -106,7 +124,10 @@ def test_partitions_without_rows_and_with_missing_values(client, data):
     whole = data.copy()
     whole.loc[500:520, "x"] = np.nan
     frame = parts_of(
-        whole, (0, lambda part: part[:0]), (3, lambda part: part[:0]), (4, lambda part: part.assign(x=part["x"].astype(object)))
+        whole,
+        (0, lambda part: part[:0]),
+        (3, lambda part: part[:0]),
+        (4, lambda part: part.assign(x=part["x"].astype(object))),
     )
     kept = pd.concat([whole.iloc[500:1500], whole.iloc[2000:]])
     fit, memory = lmm.lmer(FORMULA, frame), lmm.lmer(FORMULA, kept)
@@ -115,15 +136,31 @@ def test_partitions_without_rows_and_with_missing_values(client, data):
 
 
 BAD = {
-    "lacks a column": (lambda part: part.drop(columns="x"), DataError, "column 'x' is missing in partition 4 of the Dask DataFrame"),
-    "has text": (lambda part: part.assign(x=part["x"].astype(str)), DataError, "column 'x' is .*string in partition 4 .*, but double"),
+    "lacks a column": (
+        lambda part: part.drop(columns="x"),
+        DataError,
+        "column 'x' is missing in partition 4 of the Dask DataFrame",
+    ),
+    "has text": (
+        lambda part: part.assign(x=part["x"].astype(str)),
+        DataError,
+        "column 'x' is .*string in partition 4 .*, but double",
+    ),
     "mixes types": (
         lambda part: part.assign(x=part["x"].astype(object).where(part["x"] > 1, "none")),
         DataError,
         "column 'x' mixes types in partition 4",
     ),
-    "has infinities": (lambda part: part.assign(x=part["x"].where(part["x"] > 1, np.inf)), DataError, "the term x is infinite in"),
-    "has an infinite response": (lambda part: part.assign(y=np.inf), ResponseError, "'y'.*infinite"),
+    "has infinities": (
+        lambda part: part.assign(x=part["x"].where(part["x"] > 1, np.inf)),
+        DataError,
+        "the term x is infinite in",
+    ),
+    "has an infinite response": (
+        lambda part: part.assign(y=np.inf),
+        ResponseError,
+        "'y'.*infinite",
+    ),
     "has no complete row": (lambda part: part.assign(g=None), None, ""),
 }
 
@@ -145,7 +182,9 @@ def test_a_partition_that_cannot_be_computed_is_told_with_its_own_error(client, 
         return part / 0 if len(part) == 0 else part.assign(x=part["nowhere"])
 
     frame = dd.from_pandas(data, npartitions=3).map_partitions(broken, meta=data.iloc[:0])
-    with pytest.raises(DataError, match="the Dask DataFrame cannot be computed: KeyError: 'nowhere'"):
+    with pytest.raises(
+        DataError, match="the Dask DataFrame cannot be computed: KeyError: 'nowhere'"
+    ):
         lmm.lmer(FORMULA, frame)
 
 
@@ -188,15 +227,21 @@ def kill_once(sums: np.ndarray, table: Any) -> np.ndarray:
 def test_passes_over_prepared_partitions_outlive_a_worker(client, data):
     """What the dead worker kept is made again from its partitions; parameters change from pass to pass."""
     cloudpickle.register_pickle_by_value(__import__("sys").modules[__name__])
-    blocks = reducer_for(dd.from_pandas(data, npartitions=8)).prepared(("x", "m"), partial(_half, power=2.0))
+    blocks = reducer_for(dd.from_pandas(data, npartitions=8)).prepared(
+        ("x", "m"), partial(_half, power=2.0)
+    )
     for power in (1.0, 2.0):
         found = blocks.map_reduce(Reduction((), start, partial(add, power=power), merge))
         assert found == pytest.approx([len(data), (data["x"] ** (2 * power)).sum()], rel=1e-12)
     path = Path(os.environ[fuse.FUSE])
     fuse.light(path)
-    assert blocks.map_reduce(Reduction((), start, kill_once, merge)) == pytest.approx([len(data), (data["x"] ** 2).sum()], rel=1e-12)
+    assert blocks.map_reduce(Reduction((), start, kill_once, merge)) == pytest.approx(
+        [len(data), (data["x"] ** 2).sum()], rel=1e-12
+    )
     assert not path.exists()
-    assert blocks.map_reduce(Reduction((), start, add, merge)) == pytest.approx([len(data), (data["x"] ** 2).sum()], rel=1e-12)
+    assert blocks.map_reduce(Reduction((), start, add, merge)) == pytest.approx(
+        [len(data), (data["x"] ** 2).sum()], rel=1e-12
+    )
     blocks.close()
 
 
@@ -215,7 +260,14 @@ def test_a_task_that_fails_for_another_reason_is_tried_again(client, data, tmp_p
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"re_form": False}, {"interval": "prediction", "level": 0.9}, {"se_fit": True, "re_form": "~ (1|h)"}, {"weights": "w"}]
+    "options",
+    [
+        {},
+        {"re_form": False},
+        {"interval": "prediction", "level": 0.9},
+        {"se_fit": True, "re_form": "~ (1|h)"},
+        {"weights": "w"},
+    ],
 )
 def test_predictions_stay_on_the_cluster(client, data, options):
     frame = dd.from_pandas(data.set_index(np.arange(len(data)) * 3), npartitions=5)
@@ -226,7 +278,11 @@ def test_predictions_stay_on_the_cluster(client, data, options):
     assert list(found.index) == list(memory.index)
     assert type(found) is type(memory)
     assert np.allclose(found, memory, rtol=0, atol=1e-7)
-    assert lazy.dtypes.equals(found.dtypes) if isinstance(found, pd.DataFrame) else lazy.dtype == found.dtype
+    assert (
+        lazy.dtypes.equals(found.dtypes)
+        if isinstance(found, pd.DataFrame)
+        else lazy.dtype == found.dtype
+    )
 
 
 def test_predictions_of_a_fit_in_memory(client, data):
@@ -240,10 +296,14 @@ def test_predictions_that_cannot_be_made_say_why(client, data):
     fit = lmm.lmer("y ~ x + (1|g)", data[data["g"] != "id 7"])
     with pytest.raises(PredictionError, match="new level in newdata: 'id 7'"):
         fit.predict(dd.from_pandas(data, npartitions=3)).compute()
-    assert len(fit.predict(dd.from_pandas(data, npartitions=3), allow_new_levels=True).compute()) == len(data)
+    assert len(
+        fit.predict(dd.from_pandas(data, npartitions=3), allow_new_levels=True).compute()
+    ) == len(data)
     with pytest.raises(PredictionError, match="'x' is not in the data"):
         fit.predict(dd.from_pandas(data.drop(columns="x"), npartitions=3)).compute()
     with pytest.raises(ArgumentError, match="name of one of its columns"):
         fit.predict(dd.from_pandas(data, npartitions=3), weights=np.ones(len(data)))
     with pytest.raises(ArgumentError, match="the cluster writes by partition"):
-        lmm.lmer("y ~ x + (1|g)", dd.from_pandas(data, npartitions=3)).write_predictions("nowhere.parquet")
+        lmm.lmer("y ~ x + (1|g)", dd.from_pandas(data, npartitions=3)).write_predictions(
+            "nowhere.parquet"
+        )

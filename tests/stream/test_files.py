@@ -24,7 +24,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::lmm.errors.SingularFitWarning")
 rng = np.random.default_rng(31)
 n, J = 1200, 300
 g = np.arange(n) % J
-frame = pd.DataFrame({"x": rng.normal(size=n), "g": [f"u{i:03d}" for i in g], "k": rng.choice(["lo", "mid", "hi"], n)})
+frame = pd.DataFrame(
+    {
+        "x": rng.normal(size=n),
+        "g": [f"u{i:03d}" for i in g],
+        "k": rng.choice(["lo", "mid", "hi"], n),
+    }
+)
 frame["y"] = frame.x + (frame.k == "hi") + rng.normal(size=J)[g] + rng.normal(size=n)
 frame["count"] = rng.poisson(np.exp(0.2 * frame.x + 0.5 * rng.normal(size=J)[g]))
 frame["month"] = np.where(g < 100, 1, 2)
@@ -52,12 +58,18 @@ def test_a_filtered_dataset_and_a_scanner(folder):
     right = numbers(lmm.lmer("y ~ x + (1|g)", frame[frame.x > -0.5]))
     chosen = ds.dataset(folder).filter(ds.field("x") > -0.5)
     np.testing.assert_allclose(numbers(lmm.lmer("y ~ x + (1|g)", chosen)), right, rtol=1e-7)
-    np.testing.assert_allclose(numbers(lmm.lmer(F, chosen)), numbers(lmm.lmer(F, frame[frame.x > -0.5])), rtol=1e-7)
-    np.testing.assert_allclose(numbers(lmm.lmer("y ~ x + (1|g)", chosen.scanner())), right, rtol=1e-7)
+    np.testing.assert_allclose(
+        numbers(lmm.lmer(F, chosen)), numbers(lmm.lmer(F, frame[frame.x > -0.5])), rtol=1e-7
+    )
+    np.testing.assert_allclose(
+        numbers(lmm.lmer("y ~ x + (1|g)", chosen.scanner())), right, rtol=1e-7
+    )
     other = folder / "3.parquet"
     frame.drop(columns="x").to_parquet(other)
     with pytest.raises(lmm.DataError, match=r"column 'x' is missing in '3.parquet'"):
-        lmm.lmer("y ~ x + (1|g)", ds.dataset([folder / "1.parquet", other]).filter(ds.field("y") > 0))
+        lmm.lmer(
+            "y ~ x + (1|g)", ds.dataset([folder / "1.parquet", other]).filter(ds.field("y") > 0)
+        )
 
 
 WAYS = {
@@ -71,7 +83,10 @@ CODED = {
     "codes of different width": (as_category, as_category),
     "category, then text": (as_category, lambda table: table),
     "text, then category": (lambda table: table, as_category),
-    "large text": (lambda table: table.assign(k=table.k.astype("large_string[pyarrow]")), as_category),
+    "large text": (
+        lambda table: table.assign(k=table.k.astype("large_string[pyarrow]")),
+        as_category,
+    ),
 }
 
 
@@ -85,7 +100,11 @@ def test_categories_are_those_of_all_files(tmp_path, coded, way, hive):
         change(frame[frame.month == month]).to_parquet(own)
     fit = lmm.lmer(F, WAYS[way](tmp_path))
     right = lmm.lmer(F, frame)
-    assert list(fit.fixef().index) == ["Intercept", "x", "k[T.lo]", "k[T.mid]"] == list(right.fixef().index)
+    assert (
+        list(fit.fixef().index)
+        == ["Intercept", "x", "k[T.lo]", "k[T.mid]"]
+        == list(right.fixef().index)
+    )
     np.testing.assert_allclose(numbers(fit), numbers(right), rtol=1e-7)
     assert fit.ranef()["g"].index.tolist() == right.ranef()["g"].index.tolist()
 
@@ -110,7 +129,9 @@ def test_the_reference_level_does_not_depend_on_the_order_of_the_files(tmp_path,
             as_category(own, levels).to_parquet(path / f"{i}.parquet")
         fit = lmm.lmer("y ~ k + (1|month)", WAYS[way](path))
         assert f"k[T.{reference}]" not in fit.fixef().index and len(fit.fixef()) == 3
-        memory = pa.concat_tables([pq.read_table(p) for p in sorted(path.iterdir())], promote_options="permissive")
+        memory = pa.concat_tables(
+            [pq.read_table(p) for p in sorted(path.iterdir())], promote_options="permissive"
+        )
         assert list(lmm.lmer("y ~ k + (1|month)", memory).fixef().index) == list(fit.fixef().index)
         np.testing.assert_allclose(fit.llf, lmm.lmer("y ~ k + (1|month)", memory).llf, rtol=1e-7)
 
@@ -119,9 +140,23 @@ def test_the_reference_level_of_text_is_the_first_in_every_reader(tmp_path):
     polars = pytest.importorskip("polars")
     frame.to_csv(tmp_path / "rows.csv", index=False)
     frame.to_parquet(tmp_path / "rows.parquet")
-    tables = [frame, as_category(frame), polars.from_pandas(frame), polars.from_pandas(as_category(frame)), pa.Table.from_pandas(frame)]
-    tables += [lmm.datasets.read(tmp_path / "rows.csv"), tmp_path / "rows.parquet", ds.dataset(tmp_path / "rows.parquet")]
-    tables += [ds.dataset(tmp_path / "rows.csv", format="csv"), duckdb.from_df(frame), {name: frame[name].to_numpy() for name in frame}]
+    tables = [
+        frame,
+        as_category(frame),
+        polars.from_pandas(frame),
+        polars.from_pandas(as_category(frame)),
+        pa.Table.from_pandas(frame),
+    ]
+    tables += [
+        lmm.datasets.read(tmp_path / "rows.csv"),
+        tmp_path / "rows.parquet",
+        ds.dataset(tmp_path / "rows.parquet"),
+    ]
+    tables += [
+        ds.dataset(tmp_path / "rows.csv", format="csv"),
+        duckdb.from_df(frame),
+        {name: frame[name].to_numpy() for name in frame},
+    ]
     for table in tables:
         assert list(lmm.lmer(F, table).fixef().index) == ["Intercept", "x", "k[T.lo]", "k[T.mid]"]
 
@@ -134,9 +169,16 @@ def test_columns_that_are_no_columns(folder, tmp_path):
         with pytest.raises(lmm.DataError, match="columns named 'x'; rename"):
             lmm.lmer("y ~ x + (1|g)", data)
     assert lmm.lmer("y ~ k + (1|g)", tmp_path / "twice.parquet").nobs == len(one)
-    nested = one.append_column("s", pa.array([{"a": 1.0}] * len(one))).append_column("l", pa.array([[1.0]] * len(one)))
+    nested = one.append_column("s", pa.array([{"a": 1.0}] * len(one))).append_column(
+        "l", pa.array([[1.0]] * len(one))
+    )
     pq.write_table(nested, tmp_path / "nested.parquet")
-    for data in (tmp_path / "nested.parquet", ds.dataset(tmp_path / "nested.parquet"), nested.to_reader(), nested):
+    for data in (
+        tmp_path / "nested.parquet",
+        ds.dataset(tmp_path / "nested.parquet"),
+        nested.to_reader(),
+        nested,
+    ):
         for name in ("s", "l"):
             for formula in (f"y ~ {name} + (1|g)", f"y ~ x + (1|{name})"):
                 with pytest.raises(lmm.DataError, match=f"the column {name} holds"):
@@ -164,7 +206,12 @@ def rewritten(path):
 
 def touched(path):
     table = pq.read_table(path)
-    pq.write_table(table.set_column(table.schema.get_field_index("y"), "y", pa.array(table["y"].to_numpy()[::-1])), path)
+    pq.write_table(
+        table.set_column(
+            table.schema.get_field_index("y"), "y", pa.array(table["y"].to_numpy()[::-1])
+        ),
+        path,
+    )
 
 
 CHANGES = {"shortened": rewritten, "rewritten": touched, "removed": os.remove}
@@ -183,7 +230,9 @@ def test_a_file_that_changes_between_two_passes_is_refused(folder, monkeypatch, 
         yield from original(self, columns, rows)
 
     monkeypatch.setattr(kind, "tables", tables)
-    with pytest.raises(lmm.DataError, match=r"2.parquet' (has changed since it was first read|cannot be read)"):
+    with pytest.raises(
+        lmm.DataError, match=r"2.parquet' (has changed since it was first read|cannot be read)"
+    ):
         lmm.glmer("count ~ x + k + (1|g)", WAYS[way](folder), family="poisson")
 
 
@@ -208,15 +257,22 @@ def test_a_relation_whose_rows_change_is_refused(monkeypatch):
 def test_what_reads_the_rows_again_refuses_other_rows(folder, tmp_path, change):
     fit = lmm.lmer(F, folder, REML=False)
     again = pickle.loads(pickle.dumps(fit))
-    assert numbers(fit.update(". ~ . - k")) == pytest.approx(numbers(lmm.lmer("y ~ x + (1|g)", folder, REML=False)))
+    assert numbers(fit.update(". ~ . - k")) == pytest.approx(
+        numbers(lmm.lmer("y ~ x + (1|g)", folder, REML=False))
+    )
     if change == "one more":
         shutil.copy(folder / "1.parquet", folder / "3.parquet")
     else:
         CHANGES[change](folder / "2.parquet")
     for one in (fit, again):
-        with pytest.raises(lmm.DataError, match="since the fit, so that this would be of other rows"):
+        with pytest.raises(
+            lmm.DataError, match="since the fit, so that this would be of other rows"
+        ):
             one.drop1()
-        with pytest.raises(lmm.DataError, match=r"2.parquet' has changed since the fit|has come since|has gone since"):
+        with pytest.raises(
+            lmm.DataError,
+            match=r"2.parquet' has changed since the fit|has come since|has gone since",
+        ):
             one.update(". ~ . - k")
     assert fit.update(data=lmm.Source(str(folder / "1.parquet"))).nobs == (frame.month == 1).sum()
     if change != "one more":
@@ -253,7 +309,10 @@ def test_an_interrupt_leaves_no_file_behind(folder, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["rows"]
 
 
-@pytest.mark.parametrize("settings", [(3,), (None,), ([],), ([1],), ("a", 3), ("a", None, 0), ("a", None, 1.5), ("a", None, True)])
+@pytest.mark.parametrize(
+    "settings",
+    [(3,), (None,), ([],), ([1],), ("a", 3), ("a", None, 0), ("a", None, 1.5), ("a", None, True)],
+)
 def test_a_source_says_what_is_wrong(settings):
     with pytest.raises(lmm.ArgumentError, match="Source"):
         lmm.Source(*settings)
@@ -264,7 +323,10 @@ def test_broken_files_are_told(tmp_path, folder):
     whole = (folder / "1.parquet").read_bytes()
     (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
     for name in ("text", "cut"):
-        for data in (tmp_path / f"{name}.parquet", [folder / "2.parquet", tmp_path / f"{name}.parquet"]):
+        for data in (
+            tmp_path / f"{name}.parquet",
+            [folder / "2.parquet", tmp_path / f"{name}.parquet"],
+        ):
             with pytest.raises(lmm.LmmError):
                 lmm.lmer(F, data)
 

@@ -29,9 +29,20 @@ CLOSE = lmm.Control(tolerance=1e-12)
 def make(n: int = 3000, seed: int = 4) -> pd.DataFrame:
     """Counts, binary answers, proportions and times, with factors of all kinds and values that are missing."""
     rng = np.random.default_rng(seed)
-    g, h, inner, x = rng.integers(0, 40, n), rng.integers(0, 7, n), rng.integers(0, 3, n), rng.integers(0, 4, n)
+    g, h, inner, x = (
+        rng.integers(0, 40, n),
+        rng.integers(0, 7, n),
+        rng.integers(0, 3, n),
+        rng.integers(0, 4, n),
+    )
     kind = np.array(["a", "b", "c"])[rng.integers(0, 3, n)]
-    eta = -0.3 + 0.2 * x + 0.6 * rng.normal(size=40)[g] + 0.4 * rng.normal(size=7)[h] + 0.3 * (kind == "b")
+    eta = (
+        -0.3
+        + 0.2 * x
+        + 0.6 * rng.normal(size=40)[g]
+        + 0.4 * rng.normal(size=7)[h]
+        + 0.3 * (kind == "b")
+    )
     eta += 0.2 * rng.normal(size=40)[g] * x + 0.3 * rng.normal(size=120)[3 * g + inner]
     p, trials = 1.0 / (1.0 + np.exp(-eta)), rng.integers(1, 9, n)
     successes = rng.binomial(trials, p)
@@ -75,17 +86,26 @@ def source(path: str, chunk: int = 700) -> Any:
 
 
 FITS: dict[str, tuple[str, dict[str, Any]]] = {
-    "poisson": ("count ~ x + kind + offset(log(exposure)) + (1 | g) + (1 | h)", {"family": "poisson"}),
+    "poisson": (
+        "count ~ x + kind + offset(log(exposure)) + (1 | g) + (1 | h)",
+        {"family": "poisson"},
+    ),
     "slopes": ("count ~ x + (1 + x | g)", {"family": "poisson"}),
     "binary": ("yes ~ x + kind + (1 | g) + (1 | h)", {"family": "binomial"}),
     "another link": ("yes ~ x + (1 + x || g)", {"family": lmm.families.Binomial("cloglog")}),
-    "successes and failures": ("cbind(wins, losses) ~ x * kind + (1 | g / inner)", {"family": "binomial"}),
+    "successes and failures": (
+        "cbind(wins, losses) ~ x * kind + (1 | g / inner)",
+        {"family": "binomial"},
+    ),
     "proportions": ("share ~ scale(z) + (1 | g)", {"family": "binomial", "weights": "trials"}),
     "joint mode": ("yes ~ x + (1 | g) + (1 | h)", {"family": "binomial", "nAGQ": 0}),
     "no fixed effects": ("yes ~ 0 + (1 | g)", {"family": "binomial"}),
     "negative binomial": ("more ~ x + (1 | g)", {"family": "negative_binomial"}),
     "gamma": ("time ~ x + (1 | g) + (1 | h)", {"family": lmm.families.Gamma("log")}),
-    "gamma, weighted": ("time ~ x + (1 | g)", {"family": lmm.families.Gamma("log"), "weights": "exposure"}),
+    "gamma, weighted": (
+        "time ~ x + (1 | g)",
+        {"family": lmm.families.Gamma("log"), "weights": "exposure"},
+    ),
     "a subset": ("count ~ x + (1 | g)", {"family": "poisson", "subset": "z > 9"}),
     "contrasts": ("yes ~ kind + (1 | g)", {"family": "binomial", "contrasts": {"kind": "sum"}}),
 }
@@ -103,7 +123,9 @@ def test_equals_the_fit_in_memory(name: str, path: str) -> None:
     assert (fit.fixef().index == want.fixef().index).all()
     V = want.vcov().to_numpy()
     se = np.sqrt(np.diag(V))
-    np.testing.assert_allclose(fit.estimate.beta, want.estimate.beta, atol=1e-5 * se.min(initial=1.0))
+    np.testing.assert_allclose(
+        fit.estimate.beta, want.estimate.beta, atol=1e-5 * se.min(initial=1.0)
+    )
     np.testing.assert_allclose(fit.theta, want.theta, atol=5e-6)
     np.testing.assert_allclose(fit.vcov().to_numpy(), V, atol=1e-5 * V.max(initial=0.0))
     for group, modes in want.ranef().items():
@@ -132,7 +154,9 @@ def test_equal_rows_are_merged_over_chunks(path: str) -> None:
     """As many rows are kept as are distinct in all of the data, however it is cut."""
     distinct = DATA.dropna(subset=["x"]).groupby(["x", "kind", "g", "h"]).ngroups
     for chunk in (300, 10_000):
-        fit = lmm.glmer("yes ~ x + kind + (1 | g) + (1 | h)", source(path, chunk), family="binomial")
+        fit = lmm.glmer(
+            "yes ~ x + kind + (1 | g) + (1 | h)", source(path, chunk), family="binomial"
+        )
         assert fit.problem.rows.kept == distinct < 0.8 * fit.nobs
 
 
@@ -203,10 +227,19 @@ def test_what_follows_a_fit(path: str) -> None:
     want = lmm.glmer(formula, DATA, **options, control=CLOSE)
     fit = lmm.glmer(formula, source(path), **options, control=CLOSE)
     some = DATA.dropna().head(30)
-    np.testing.assert_allclose(fit.predict(some, se_fit=True), want.predict(some, se_fit=True), rtol=1e-5)
+    np.testing.assert_allclose(
+        fit.predict(some, se_fit=True), want.predict(some, se_fit=True), rtol=1e-5
+    )
     np.testing.assert_allclose(fit.anova().iloc[:, 0], want.anova().iloc[:, 0], rtol=1e-4)
-    np.testing.assert_allclose(fit.update(". ~ . - kind").llf, want.update(". ~ . - kind").llf, rtol=1e-9)
-    np.testing.assert_allclose(fit.ranova().select_dtypes("number"), want.ranova().select_dtypes("number"), rtol=1e-4, atol=1e-12)
+    np.testing.assert_allclose(
+        fit.update(". ~ . - kind").llf, want.update(". ~ . - kind").llf, rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        fit.ranova().select_dtypes("number"),
+        want.ranova().select_dtypes("number"),
+        rtol=1e-4,
+        atol=1e-12,
+    )
     assert "poisson" in str(fit.summary()) and "Residual" not in str(fit.varcorr())
     assert np.isnan(fit.glance()["deviance"].iloc[0]) and fit.glance()["llf"].iloc[0] == fit.llf
     with pytest.raises(ArgumentError, match="write_predictions"):
@@ -240,13 +273,27 @@ def later(tmp_path: Path, column: str, value: Any) -> str:
         ("count", -3.0, "count ~ x + (1 | g)", "poisson", "'count' must be a count, 0 or more"),
         ("count", 1.5, "count ~ x + (1 | g)", "poisson", "'count' must be whole counts"),
         ("count", np.inf, "count ~ x + (1 | g)", "poisson", "'count' is infinite"),
-        ("yes", 2.0, "yes ~ x + (1 | g)", "binomial", r"'yes' must be 0 or 1.*outside \[0, 1\], the first is 2"),
+        (
+            "yes",
+            2.0,
+            "yes ~ x + (1 | g)",
+            "binomial",
+            r"'yes' must be 0 or 1.*outside \[0, 1\], the first is 2",
+        ),
         ("yes", 0.5, "yes ~ x + (1 | g)", "binomial", "'yes' holds proportions"),
         ("time", 0.0, "time ~ x + (1 | g)", "gamma", "'time' must be positive"),
-        ("wins", -1.0, "cbind(wins, losses) ~ x + (1 | g)", "binomial", r"cbind\(wins, losses\).* negative counts"),
+        (
+            "wins",
+            -1.0,
+            "cbind(wins, losses) ~ x + (1 | g)",
+            "binomial",
+            r"cbind\(wins, losses\).* negative counts",
+        ),
     ],
 )
-def test_a_bad_response_in_a_later_chunk(column: str, value: Any, formula: str, family: str, message: str, tmp_path: Path) -> None:
+def test_a_bad_response_in_a_later_chunk(
+    column: str, value: Any, formula: str, family: str, message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ResponseError, match=message):
         lmm.glmer(formula, source(later(tmp_path, column, value)), family=family)
 
@@ -256,7 +303,9 @@ def test_a_constant_response(tmp_path: Path) -> None:
     data = DATA.sort_values("yes")
     data.to_parquet(tmp_path / "sorted.parquet")
     want = lmm.glmer("yes ~ x + (1 | g)", DATA, family="binomial")
-    assert lmm.glmer("yes ~ x + (1 | g)", source(str(tmp_path / "sorted.parquet")), family="binomial").llf == pytest.approx(want.llf)
+    assert lmm.glmer(
+        "yes ~ x + (1 | g)", source(str(tmp_path / "sorted.parquet")), family="binomial"
+    ).llf == pytest.approx(want.llf)
     data.assign(yes=True).to_parquet(tmp_path / "all.parquet")
     with pytest.raises(ResponseError, match="'yes' is constant: success in every row"):
         lmm.glmer("yes ~ x + (1 | g)", source(str(tmp_path / "all.parquet")), family="binomial")
@@ -273,9 +322,14 @@ def test_refused(path: str) -> None:
             lmm.glmer("yes ~ x + (1 | g)", path, family="binomial", **options)
     with pytest.raises(ArgumentError, match="must know all categories"):
         lmm.glmer("h ~ x + (1 | g)", path, family="ordinal")
-    with pytest.raises(ResponseError, match="'kind' is text; where rows are read in parts, write it as 0"):
+    with pytest.raises(
+        ResponseError, match="'kind' is text; where rows are read in parts, write it as 0"
+    ):
         lmm.glmer("kind ~ x + (1 | g)", path, family="binomial")
-    with pytest.raises(ArgumentError, match="passes over its rows several times, and RecordBatchReader can be read once only"):
+    with pytest.raises(
+        ArgumentError,
+        match="passes over its rows several times, and RecordBatchReader can be read once only",
+    ):
         lmm.glmer("yes ~ x + (1 | g)", pa.Table.from_pandas(DATA).to_reader(), family="binomial")
 
 
@@ -291,7 +345,9 @@ def test_data_that_change_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     def changed(*arguments: Any) -> Any:
         DATA.assign(g="somebody else").to_parquet(where)
-        connection.execute("create or replace table held as select * replace ('somebody else' as g) from data")
+        connection.execute(
+            "create or replace table held as select * replace ('somebody else' as g) from data"
+        )
         return usual(*arguments)
 
     monkeypatch.setattr(generalized_rows, "_prepared", changed)
@@ -307,10 +363,14 @@ def test_other_sources(path: str) -> None:
     import pyarrow.dataset as ds
 
     want = lmm.glmer("yes ~ x + (1 | g)", DATA, family="binomial")
-    assert lmm.glmer("yes ~ x + (1 | g)", ds.dataset(path), family="binomial").llf == pytest.approx(want.llf, rel=1e-10)
+    assert lmm.glmer("yes ~ x + (1 | g)", ds.dataset(path), family="binomial").llf == pytest.approx(
+        want.llf, rel=1e-10
+    )
     duckdb = pytest.importorskip("duckdb")
     relation = duckdb.connect().read_parquet(path)
-    assert lmm.glmer("yes ~ x + (1 | g)", relation, family="binomial").llf == pytest.approx(want.llf, rel=1e-10)
+    assert lmm.glmer("yes ~ x + (1 | g)", relation, family="binomial").llf == pytest.approx(
+        want.llf, rel=1e-10
+    )
 
 
 def test_partitions_of_a_data_frame() -> None:

@@ -31,7 +31,13 @@ IDS = {
     "of both signs": [-1 if i == 0 else 2**63 + 50 * int(i) for i in v],
 }
 WIDE = ("beyond 64 bits", "of both signs")
-FORMULAS = ("y ~ 1 + (1|g)", "y ~ k + (1|g)", "y ~ 1 + (1|g:k)", "y ~ C(f) + (1|g)", "y ~ factor(f) + (1|k:g)")
+FORMULAS = (
+    "y ~ 1 + (1|g)",
+    "y ~ k + (1|g)",
+    "y ~ 1 + (1|g:k)",
+    "y ~ C(f) + (1|g)",
+    "y ~ factor(f) + (1|k:g)",
+)
 
 
 def gaps(ids):
@@ -50,11 +56,15 @@ def arrow_type(kind):
 
 def of_arrow(kind):
     g, f = columns(kind)
-    return pa.table({"g": pa.array(g, arrow_type(kind)), "f": pa.array(f, arrow_type(kind)), "y": y, "k": k})
+    return pa.table(
+        {"g": pa.array(g, arrow_type(kind)), "f": pa.array(f, arrow_type(kind)), "y": y, "k": k}
+    )
 
 
 def in_pandas(make):
-    return lambda kind, folder: pd.DataFrame({"g": make(columns(kind)[0], kind), "f": make(columns(kind)[1], kind), "y": y, "k": k})
+    return lambda kind, folder: pd.DataFrame(
+        {"g": make(columns(kind)[0], kind), "f": make(columns(kind)[1], kind), "y": y, "k": k}
+    )
 
 
 def parquet(kind, folder):
@@ -66,7 +76,10 @@ def parquet(kind, folder):
 def decimals(kind, folder):
     table = of_arrow(kind)
     for i, name in ((0, "g"), (1, "f")):
-        values = [None if value is None else decimal.Decimal(value) for value in table.column(name).to_pylist()]
+        values = [
+            None if value is None else decimal.Decimal(value)
+            for value in table.column(name).to_pylist()
+        ]
         table = table.set_column(i, name, pa.array(values, pa.decimal128(38, 0)))
     return table
 
@@ -74,12 +87,18 @@ def decimals(kind, folder):
 def dask(kind, folder):
     frames = pytest.importorskip("dask.dataframe")
     whole = "UInt64" if kind == "unsigned" else "Int64"
-    return frames.from_pandas(in_pandas(lambda ids, _: pd.array(ids, dtype=whole))(kind, folder), npartitions=3)
+    return frames.from_pandas(
+        in_pandas(lambda ids, _: pd.array(ids, dtype=whole))(kind, folder), npartitions=3
+    )
 
 
 SHORT = {
-    "nullable": in_pandas(lambda ids, kind: pd.array(ids, dtype="UInt64" if kind == "unsigned" else "Int64")),
-    "arrow in pandas": in_pandas(lambda ids, kind: pd.array(ids, dtype=pd.ArrowDtype(arrow_type(kind)))),
+    "nullable": in_pandas(
+        lambda ids, kind: pd.array(ids, dtype="UInt64" if kind == "unsigned" else "Int64")
+    ),
+    "arrow in pandas": in_pandas(
+        lambda ids, kind: pd.array(ids, dtype=pd.ArrowDtype(arrow_type(kind)))
+    ),
     "polars": lambda kind, folder: pl.DataFrame(of_arrow(kind)),
     "pyarrow": lambda kind, folder: of_arrow(kind),
     "decimals": decimals,
@@ -92,9 +111,23 @@ SHORT = {
 ANY = {
     "objects": in_pandas(lambda ids, kind: pd.Series(ids, dtype=object)),
     "objects with NaN": in_pandas(lambda ids, kind: pd.Series([np.nan, *ids[1:]], dtype=object)),
-    "Decimals": in_pandas(lambda ids, kind: pd.Series([None if i is None else decimal.Decimal(i) for i in ids], dtype=object)),
-    "mapping of lists": lambda kind, folder: {"g": columns(kind)[0], "f": columns(kind)[1], "y": y, "k": k},
-    "mapping of objects": lambda kind, folder: {"g": np.array(columns(kind)[0], dtype=object), "f": columns(kind)[1], "y": y, "k": k},
+    "Decimals": in_pandas(
+        lambda ids, kind: pd.Series(
+            [None if i is None else decimal.Decimal(i) for i in ids], dtype=object
+        )
+    ),
+    "mapping of lists": lambda kind, folder: {
+        "g": columns(kind)[0],
+        "f": columns(kind)[1],
+        "y": y,
+        "k": k,
+    },
+    "mapping of objects": lambda kind, folder: {
+        "g": np.array(columns(kind)[0], dtype=object),
+        "f": columns(kind)[1],
+        "y": y,
+        "k": k,
+    },
 }
 PAIRS = [(kind, name) for kind in IDS for name in (*ANY, *(SHORT if kind not in WIDE else ()))]
 
@@ -106,7 +139,9 @@ def as_text(kind):
 
 @pytest.fixture(scope="module")
 def right():
-    return {(kind, formula): lmm.lmer(formula, as_text(kind)) for kind in IDS for formula in FORMULAS}
+    return {
+        (kind, formula): lmm.lmer(formula, as_text(kind)) for kind in IDS for formula in FORMULAS
+    }
 
 
 @pytest.mark.filterwarnings("ignore::lmm.errors.SingularFitWarning")
@@ -115,7 +150,9 @@ def test_every_digit_counts(kind, name, tmp_path, right):
     table = {**SHORT, **ANY}[name](kind, tmp_path)
     for formula in FORMULAS:
         if "(f)" in formula and kind == "beyond 64 bits":
-            with pytest.raises(lmm.DataError, match="column 'f' has whole numbers of more than 64 bits"):
+            with pytest.raises(
+                lmm.DataError, match="column 'f' has whole numbers of more than 64 bits"
+            ):
                 lmm.lmer(formula, table)
             continue
         fit, text = lmm.lmer(formula, table), right[kind, formula]
@@ -125,7 +162,9 @@ def test_every_digit_counts(kind, name, tmp_path, right):
         assert sorted(fit.ranef()[group].index) == sorted(text.ranef()[group].index)
     ids = [IDS[kind][0], None, IDS[kind][-1]]
     fit, text = lmm.lmer(FORMULAS[0], table), right[kind, FORMULAS[0]]
-    expected = text.predict({"g": [None if i is None else str(i) for i in ids]}, allow_new_levels=True)
+    expected = text.predict(
+        {"g": [None if i is None else str(i) for i in ids]}, allow_new_levels=True
+    )
     for new in ({"g": ids}, pd.DataFrame({"g": pd.Series(ids, dtype=object)})):
         np.testing.assert_allclose(fit.predict(new, allow_new_levels=True), expected, rtol=1e-5)
     if kind not in WIDE:
@@ -153,6 +192,11 @@ def test_floats_too_short_for_ids_are_doubted(dtype, digits):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         lmm.lmer("y ~ 1 + (1|g)", low)
-    with pytest.warns(lmm.LmmWarning, match=rf"'g' has whole numbers beyond 2\^{digits} that are stored as floats \({dtype}\)"):
-        fit = lmm.lmer("y ~ 1 + (1|g)", pd.DataFrame({"g": (2.0**digits + 64 * v).astype(dtype), "y": y}))
+    with pytest.warns(
+        lmm.LmmWarning,
+        match=rf"'g' has whole numbers beyond 2\^{digits} that are stored as floats \({dtype}\)",
+    ):
+        fit = lmm.lmer(
+            "y ~ 1 + (1|g)", pd.DataFrame({"g": (2.0**digits + 64 * v).astype(dtype), "y": y})
+        )
     assert "stored as floats" in fit.design.messages[0]

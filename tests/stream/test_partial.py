@@ -47,7 +47,14 @@ def rows() -> pd.DataFrame:
 def cross(recipe, sums):
     """Everything that a fit needs, to be compared."""
     design, problem = finish(recipe, sums)
-    out = [problem.cross.gram, problem.beta0, problem.location, problem.scale, *problem.cross.diag, *problem.cross.rhs]
+    out = [
+        problem.cross.gram,
+        problem.beta0,
+        problem.location,
+        problem.scale,
+        *problem.cross.diag,
+        *problem.cross.rhs,
+    ]
     for pairs in problem.cross.pairs.values():
         out += [pairs.rows, pairs.cols, pairs.blocks]
     return design, out
@@ -63,7 +70,11 @@ def equal(a, b) -> None:
 @pytest.mark.parametrize("weights", [None, "w"])
 def test_parts_add_up_in_any_order(formula, weights, rows):
     table = pa.Table.from_pandas(rows)
-    recipe = pickle.loads(pickle.dumps(make_recipe(formula, reducer_for(ds.dataset(table)), Given(weights=weights, context={}))))
+    recipe = pickle.loads(
+        pickle.dumps(
+            make_recipe(formula, reducer_for(ds.dataset(table)), Given(weights=weights, context={}))
+        )
+    )
     whole = cross(recipe, partial_sums(recipe, table))
     cuts = [0, 90, 90, 200, 210, 430, 500]  # one part is empty
     parts = [table.slice(a, b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
@@ -76,7 +87,10 @@ def test_parts_add_up_in_any_order(formula, weights, rows):
     for order in ([5, 3, 0, 1, 4, 2], [2, 1, 0, 5, 4, 3]):
         leaves = [pickle.loads(pickle.dumps(partial_sums(recipe, parts[i]))) for i in order]
         while len(leaves) > 1:
-            leaves = [merge(*leaves[i : i + 2]) if i + 1 < len(leaves) else leaves[i] for i in range(0, len(leaves), 2)]
+            leaves = [
+                merge(*leaves[i : i + 2]) if i + 1 < len(leaves) else leaves[i]
+                for i in range(0, len(leaves), 2)
+            ]
         equal(cross(recipe, leaves[0]), whole)
     neutral = merge(partial_sums(recipe, table), empty_sums(recipe))
     equal(cross(recipe, merge(empty_sums(recipe), neutral)), whole)
@@ -94,7 +108,9 @@ def test_merging_leaves_the_second_part_alone(rows):
 def test_few_pairs_wait(rows, monkeypatch):
     """The same sums when pairs are merged at every chunk, and never more than three times the distinct ones held."""
     table = pa.Table.from_pandas(rows)
-    recipe = make_recipe("y ~ x + (1 | g) + (x | h)", reducer_for(ds.dataset(table)), Given(context={}))
+    recipe = make_recipe(
+        "y ~ x + (1 | g) + (x | h)", reducer_for(ds.dataset(table)), Given(context={})
+    )
     whole = cross(recipe, partial_sums(recipe, table))
     monkeypatch.setattr(pairs_room, "WAIT", 4)
     sums, most = empty_sums(recipe), 0
@@ -116,7 +132,9 @@ def test_integers_of_any_range(monkeypatch):
         counted.add(pa.array(values[2]))
     ids = np.concatenate([listed.add(pa.array(chunk)) for chunk in values])
     distinct = np.unique(ids)
-    assert list(listed.values(distinct[listed.order(distinct)])) == sorted(set(np.concatenate(values).tolist()))
+    assert list(listed.values(distinct[listed.order(distinct)])) == sorted(
+        set(np.concatenate(values).tolist())
+    )
     first, second = np.array([-(2**31), 0, 2**31 - 1]), np.array([5, -(2**31), 2**31 - 1])
     back = levels_room.unkey(levels_room.key(first, second))
     assert list(back[0]) == list(first) and list(back[1]) == list(second)
@@ -125,7 +143,16 @@ def test_integers_of_any_range(monkeypatch):
 def test_dependent_columns_are_those_of_the_rows():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(2000, 4)) + [0, 1e4, 0, 0]
-    X = np.column_stack([np.ones(2000), X, X[:, 0] + X[:, 1], np.full(2000, 7.0), X[:, 2] * 1e-9, X[:, 3] + 1e-4 * rng.normal(size=2000)])
+    X = np.column_stack(
+        [
+            np.ones(2000),
+            X,
+            X[:, 0] + X[:, 1],
+            np.full(2000, 7.0),
+            X[:, 2] * 1e-9,
+            X[:, 3] + 1e-4 * rng.normal(size=2000),
+        ]
+    )
     centre = np.r_[0.0, X[:, 1:].mean(axis=0)]
     C = X - centre
     kept, R = independent_in_gram(C.T @ C, np.linalg.norm(X, axis=0))
@@ -145,7 +172,11 @@ def test_columns_that_depend_on_nearly_dependent_ones_are_found(seed):
     z = c[0] * a + c[1] * (b - a) * 10.0 ** rng.uniform(0, 4) + c[2]
     X = np.column_stack([np.ones(n), a, b, z, rng.normal(size=n)])
     C = X - np.r_[0.0, X[:, 1:].mean(axis=0)]
-    assert list(independent_in_gram(C.T @ C, np.linalg.norm(X, axis=0))[0]) == list(independent_columns(X)[0]) == [0, 1, 2, 4]
+    assert (
+        list(independent_in_gram(C.T @ C, np.linalg.norm(X, axis=0))[0])
+        == list(independent_columns(X)[0])
+        == [0, 1, 2, 4]
+    )
 
 
 def test_a_mean_that_is_large_costs_no_digits(tmp_path):
@@ -169,7 +200,10 @@ def test_one_reduction_for_every_reducer(rows):
     recipe = make_recipe(FORMULAS[0], reducer, Given(context={}))
     reduction = linear_reduction(recipe)
     assert set(reduction.columns) == {"y", "x", "g", "far"}
-    equal(cross(recipe, reducer.map_reduce(reduction)), cross(recipe, reduction.add(reduction.start(), table)))
+    equal(
+        cross(recipe, reducer.map_reduce(reduction)),
+        cross(recipe, reduction.add(reduction.start(), table)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -178,7 +212,11 @@ def test_one_reduction_for_every_reducer(rows):
         (pd.Index([-3, 5, 9]), pa.array([5, -3, 4, 100, 9]), [1, 0, -1, -1, 2]),
         (pd.Index([0, 10**12]), pa.array([10**12, 3, 0]), [1, -1, 0]),
         (pd.Index(["a", "c"], dtype="str"), pa.array(["c", "b", "a", "c"]), [1, -1, 0, 1]),
-        (pd.Index(["z", "a"], dtype="str"), pa.array(["a", "z", "q"]).dictionary_encode(), [1, 0, -1]),
+        (
+            pd.Index(["z", "a"], dtype="str"),
+            pa.array(["a", "z", "q"]).dictionary_encode(),
+            [1, 0, -1],
+        ),
         (pd.Index([0.5, 2.0]), pa.array([2.0, 0.5, 1.0]), [1, 0, -1]),
         (pd.Index([False, True]), pa.array([True, False]), [1, 0]),
     ],
@@ -192,11 +230,15 @@ def test_codes_of_known_levels(levels, rows, codes):
 
 def test_codes_of_joint_levels():
     labels = [pa.array([1, 2, 1, 2]), pa.array(["x", "x", "y", "y"])]
-    coder = Coder(pd.MultiIndex.from_tuples([(1, "x"), (1, "y"), (2, "x")]), [label.type for label in labels])
+    coder = Coder(
+        pd.MultiIndex.from_tuples([(1, "x"), (1, "y"), (2, "x")]), [label.type for label in labels]
+    )
     assert list(coder.codes(labels)) == [0, 2, 1, -1]
 
 
 def test_joint_levels_whose_labels_coincide_are_two():
     labels = [pa.array(["1:2", "1", "1"]), pa.array(["3", "2:3", "3"])]
-    coder = Coder(pd.MultiIndex.from_tuples([("1", "2:3"), ("1:2", "3")]), [label.type for label in labels])
+    coder = Coder(
+        pd.MultiIndex.from_tuples([("1", "2:3"), ("1:2", "3")]), [label.type for label in labels]
+    )
     assert list(coder.codes(labels)) == [1, 0, -1]

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from lmm.errors import DataError, FormulaError
-from lmm.stream.clusters.parts import Part, combine, evaluate, evaluate_prepared, finished, prepare_blocks
+from lmm.stream.clusters.parts import (
+    Part,
+    combine,
+    evaluate,
+    evaluate_prepared,
+    finished,
+    prepare_blocks,
+)
 from lmm.stream.reducers import Reduction
 
 
@@ -50,7 +57,9 @@ def test_parts_are_not_changed_by_being_merged():
     parts = [part(0), part(1, [1.0]), part(2, [2.0])]
     first = combine(parts, merge)
     second = combine(parts, merge)
-    assert finished(first, 3, REDUCTION).tolist() == finished(second, 3, REDUCTION).tolist() == [2, 3]
+    assert (
+        finished(first, 3, REDUCTION).tolist() == finished(second, 3, REDUCTION).tolist() == [2, 3]
+    )
     assert parts[1].value.tolist() == [1, 1]
 
 

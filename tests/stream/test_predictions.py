@@ -22,7 +22,16 @@ def data() -> pd.DataFrame:
     g, h = rng.integers(0, 30, n), rng.integers(0, 12, n)
     x = rng.normal(size=n)
     y = 1 + x + rng.normal(size=30)[g] + 0.5 * rng.normal(size=12)[h] * x + rng.normal(size=n)
-    data = pd.DataFrame({"y": y, "x": x, "g": [f"g{i}" for i in g], "h": h, "size": np.array(["s", "l"])[h % 2], "w": rng.uniform(1, 2, n)})
+    data = pd.DataFrame(
+        {
+            "y": y,
+            "x": x,
+            "g": [f"g{i}" for i in g],
+            "h": h,
+            "size": np.array(["s", "l"])[h % 2],
+            "w": rng.uniform(1, 2, n),
+        }
+    )
     data["extra"] = np.arange(n)
     data.loc[::50, "x"] = np.nan
     return data
@@ -63,7 +72,10 @@ def test_other_data_is_predicted(data, path, tmp_path):
     fit = lmm.lmer("y ~ x + (1 | g)", path)
     other = data[:50].assign(g=["new", *data["g"][1:50]]).drop(columns="y")
     other.to_parquet(tmp_path / "new.parquet")
-    assert fit.write_predictions(tmp_path / "out.parquet", tmp_path / "new.parquet", columns=["g"]) == 50
+    assert (
+        fit.write_predictions(tmp_path / "out.parquet", tmp_path / "new.parquet", columns=["g"])
+        == 50
+    )
     out = pq.read_table(tmp_path / "out.parquet").to_pandas()
     assert list(out) == ["g", ".fitted"]
     np.testing.assert_allclose(out[".fitted"], fit.predict(other, allow_new_levels=True).to_numpy())
@@ -91,7 +103,9 @@ def test_what_cannot_be_written_is_refused_in_words(data, path, tmp_path):
 def test_a_reader_is_exhausted_by_the_fit(data, tmp_path):
     reader = pa.Table.from_pandas(data).to_reader(max_chunksize=100)
     fit = lmm.lmer("y ~ x + (1 | g)", reader)
-    assert fit.estimate.objective == pytest.approx(lmm.lmer("y ~ x + (1 | g)", data).estimate.objective, rel=1e-10)
+    assert fit.estimate.objective == pytest.approx(
+        lmm.lmer("y ~ x + (1 | g)", data).estimate.objective, rel=1e-10
+    )
     with pytest.raises(DataError, match="read to its end"):
         fit.write_predictions(tmp_path / "a.parquet")
     assert os.listdir(tmp_path) == []

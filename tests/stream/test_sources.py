@@ -28,7 +28,15 @@ def rows() -> pd.DataFrame:
     rng = np.random.default_rng(0)
     g = rng.integers(0, 20, N)
     y = rng.normal(size=20)[g] + rng.normal(size=N)
-    return pd.DataFrame({"y": y, "x": rng.normal(size=N), "g": g, "s": rng.choice(["a", "b"], N), "w": rng.uniform(1, 2, N)})
+    return pd.DataFrame(
+        {
+            "y": y,
+            "x": rng.normal(size=N),
+            "g": g,
+            "s": rng.choice(["a", "b"], N),
+            "w": rng.uniform(1, 2, N),
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +60,12 @@ def put(tmp_path) -> Callable[..., str]:
 def test_files_folders_and_lists(rows, wanted, put, tmp_path):
     one, two = put("parts/1.parquet", rows[:250]), put("parts/2.parquet", rows[250:])
     put("parts/0.parquet", rows[:0])  # a file without rows
-    for data in (tmp_path / "parts", str(tmp_path / "parts" / "*.parquet"), [one, two], lmm.Source([one, two], chunk=7)):
+    for data in (
+        tmp_path / "parts",
+        str(tmp_path / "parts" / "*.parquet"),
+        [one, two],
+        lmm.Source([one, two], chunk=7),
+    ):
         fit = lmm.lmer(FORMULA, data)
         assert fit.llf == pytest.approx(wanted, rel=1e-10) and fit.nobs == N
 
@@ -66,7 +79,12 @@ def test_a_partitioned_folder(rows, put, tmp_path):
 
 def test_datasets_and_readers(rows, wanted, put):
     path, table = put("rows.parquet", rows), pa.Table.from_pandas(rows)
-    for data in (ds.dataset(path), ds.dataset(table), table.to_reader(max_chunksize=64), ds.dataset(path).scanner()):
+    for data in (
+        ds.dataset(path),
+        ds.dataset(table),
+        table.to_reader(max_chunksize=64),
+        ds.dataset(path).scanner(),
+    ):
         assert lmm.lmer(FORMULA, data).llf == pytest.approx(wanted, rel=1e-10)
 
 
@@ -78,12 +96,16 @@ def test_duckdb(rows, wanted, tmp_path):
         connection.execute("create view women as select * from ratings where x > 0")
         for relation in (connection.table("ratings"), connection.sql("select * from ratings")):
             assert lmm.lmer(FORMULA, relation).llf == pytest.approx(wanted, rel=1e-10)
-        assert lmm.lmer(FORMULA, f"{path}::ratings").llf == pytest.approx(wanted, rel=1e-10)  # open in this process
+        assert lmm.lmer(FORMULA, f"{path}::ratings").llf == pytest.approx(
+            wanted, rel=1e-10
+        )  # open in this process
     for data in (f"{path}::ratings", lmm.Source(path, table="ratings", chunk=100)):
         fit = lmm.lmer(FORMULA, data)
         assert fit.llf == pytest.approx(wanted, rel=1e-10)
         assert fit.write_predictions(tmp_path / "out.parquet") == N
-    assert lmm.lmer("y ~ s + scale(x) + (1 | g)", f"{path}::women").nobs == int((rows["x"] > 0).sum())
+    assert lmm.lmer("y ~ s + scale(x) + (1 | g)", f"{path}::women").nobs == int(
+        (rows["x"] > 0).sum()
+    )
     with pytest.raises(DataError, match="no table 'rating'. Did you mean 'ratings'"):
         lmm.lmer(FORMULA, f"{path}::rating")
     with pytest.raises(DataError, match="2 tables: ratings, women. Say which"):
@@ -113,10 +135,18 @@ def test_what_has_been_read_is_let_go(groups, tmp_path):
     n = 2_000_000
     rng = np.random.default_rng(0)
     table = pa.table({name: rng.normal(size=n) for name in ("x", "y", "z")})
-    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=n // groups, use_dictionary=False, compression="none")
+    pq.write_table(
+        table,
+        tmp_path / "rows.parquet",
+        row_group_size=n // groups,
+        use_dictionary=False,
+        compression="none",
+    )
     del table
     sources = [lmm.Source(tmp_path / "rows.parquet"), ds.dataset(tmp_path / "rows.parquet")]
-    for data in sources if groups > 1 else sources[:1]:  # a data set of pyarrow's is read by row groups
+    for data in (
+        sources if groups > 1 else sources[:1]
+    ):  # a data set of pyarrow's is read by row groups
         stream = reducer_for(data)
         stream.chunk = 50_000
         before, most, rows = pa.total_allocated_bytes(), 0, 0
@@ -147,8 +177,13 @@ def test_numbers_of_several_widths(rows, put, tmp_path):
     put("a/2.parquet", rows[300:].assign(g=rows["g"][300:] + 100_000))
     put("b/1.parquet", rows[:300].assign(x=np.nan).astype({"x": object}))
     put("b/2.parquet", rows[300:].assign(g=rows["g"][300:].astype(float)))
-    memory = rows.assign(g=np.where(np.arange(N) < 300, rows["g"], rows["g"] + 100_000), x=np.where(np.arange(N) < 300, 1, rows["x"]))
-    assert lmm.lmer(FORMULA, tmp_path / "a").llf == pytest.approx(lmm.lmer(FORMULA, memory).llf, rel=1e-10)
+    memory = rows.assign(
+        g=np.where(np.arange(N) < 300, rows["g"], rows["g"] + 100_000),
+        x=np.where(np.arange(N) < 300, 1, rows["x"]),
+    )
+    assert lmm.lmer(FORMULA, tmp_path / "a").llf == pytest.approx(
+        lmm.lmer(FORMULA, memory).llf, rel=1e-10
+    )
     fit = lmm.lmer(FORMULA, tmp_path / "b")  # no value at all in the first file
     assert fit.llf == pytest.approx(lmm.lmer(FORMULA, rows[300:]).llf, rel=1e-10)
     assert fit.design.n_dropped == 300 and fit.design.terms[0].levels[0] == "0"
@@ -160,7 +195,9 @@ def test_numbers_of_several_widths(rows, put, tmp_path):
 def test_parts_that_do_not_look_alike(rows, put, tmp_path):
     put("type/1.parquet", rows[:300])
     put("type/2.parquet", rows[300:].assign(x=rows["x"].astype(str)))
-    with pytest.raises(DataError, match=r"column 'x' is \w+ in '2.parquet', but double in the rows before it"):
+    with pytest.raises(
+        DataError, match=r"column 'x' is \w+ in '2.parquet', but double in the rows before it"
+    ):
         lmm.lmer(FORMULA, tmp_path / "type")
     put("ids/1.parquet", rows[:300])
     put("ids/2.parquet", rows[300:].assign(g="g" + rows["g"].astype(str)))
@@ -169,12 +206,16 @@ def test_parts_that_do_not_look_alike(rows, put, tmp_path):
     put("lost/1.parquet", rows[:300])
     put("lost/2.parquet", rows[300:].drop(columns="x"))
     for data in (tmp_path / "lost", ds.dataset(tmp_path / "lost")):
-        with pytest.raises(DataError, match="column 'x' is missing in '2.parquet', although other parts have it"):
+        with pytest.raises(
+            DataError, match="column 'x' is missing in '2.parquet', although other parts have it"
+        ):
             lmm.lmer(FORMULA, data)
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
-@pytest.mark.parametrize(("column", "error"), [("x", DataError), ("y", ResponseError), ("w", DataError)])
+@pytest.mark.parametrize(
+    ("column", "error"), [("x", DataError), ("y", ResponseError), ("w", DataError)]
+)
 def test_infinities_are_refused_in_any_chunk(column, value, error, rows, put):
     data = rows.copy()
     data.loc[500, column] = value
@@ -187,9 +228,14 @@ def test_nan_is_missing(rows, put):
     data.loc[[3, 500], "x"], data.loc[7, "y"] = np.nan, np.nan
     fit = lmm.lmer(FORMULA, lmm.Source(put("rows.parquet", data), chunk=100))
     assert (fit.nobs, fit.design.n_dropped) == (597, 3)
-    with pytest.raises(DataError, match=r"missing values in 'x' \(1 rows\), 'y' \(1 rows\)|missing values in 'y'|missing values in 'x'"):
+    with pytest.raises(
+        DataError,
+        match=r"missing values in 'x' \(1 rows\), 'y' \(1 rows\)|missing values in 'y'|missing values in 'x'",
+    ):
         lmm.lmer(FORMULA, lmm.Source(put("rows.parquet", data), chunk=100), na_action="fail")
-    with pytest.raises(DataError, match=r"no complete row is left of 600: missing values in 'x' \(600 rows\)"):
+    with pytest.raises(
+        DataError, match=r"no complete row is left of 600: missing values in 'x' \(600 rows\)"
+    ):
         lmm.lmer(FORMULA, put("rows.parquet", rows.assign(x=np.nan)))
 
 
@@ -206,7 +252,9 @@ def test_nan_is_missing(rows, put):
 )
 def test_rows_that_cannot_carry_the_model(change, error, text, rows, put):
     with pytest.raises(error, match=text):
-        lmm.lmer(FORMULA, lmm.Source(put("rows.parquet", rows.assign(**change)), chunk=100), weights="w")
+        lmm.lmer(
+            FORMULA, lmm.Source(put("rows.parquet", rows.assign(**change)), chunk=100), weights="w"
+        )
 
 
 def test_paths_that_lead_nowhere(rows, put, tmp_path):
@@ -234,8 +282,15 @@ def test_paths_that_lead_nowhere(rows, put, tmp_path):
 
 def test_arguments_that_would_need_the_rows(rows, put):
     path = put("rows.parquet", rows)
-    for name, value in (("weights", np.ones(N)), ("offset", np.ones(N)), ("subset", rows["x"] > 0), ("subset", lambda d: d["x"] > 0)):
-        with pytest.raises(ArgumentError, match=f"{name} must be the name of a column or an expression"):
+    for name, value in (
+        ("weights", np.ones(N)),
+        ("offset", np.ones(N)),
+        ("subset", rows["x"] > 0),
+        ("subset", lambda d: d["x"] > 0),
+    ):
+        with pytest.raises(
+            ArgumentError, match=f"{name} must be the name of a column or an expression"
+        ):
             lmm.lmer(FORMULA, path, **{name: value})
     z = np.ones(N)
     with pytest.raises(ArgumentError, match="'z' is an array in scope"):
@@ -268,20 +323,29 @@ def test_readers_pass_once(rows):
         fit.update(REML=False)
     with pytest.raises(ArgumentError, match=r"scale\(x\) needs a summary of all rows"):
         lmm.lmer("y ~ scale(x) + (1 | g)", table.to_reader())
-    late = pd.concat([rows] * 40, ignore_index=True).assign(s=lambda d: np.where(d.index > 23_000, "late", d["s"]))
+    late = pd.concat([rows] * 40, ignore_index=True).assign(
+        s=lambda d: np.where(d.index > 23_000, "late", d["s"])
+    )
     with pytest.raises(DataError, match="levels that the rows read before it do not have: 'late'"):
         lmm.lmer("y ~ x + s + (1 | g)", pa.Table.from_pandas(late).to_reader(max_chunksize=1000))
 
 
 def test_a_predictor_with_too_many_levels(put):
     n = 6_000
-    data = pd.DataFrame({"y": np.arange(n) % 7.0, "g": np.arange(n) % 20, "s": np.arange(n).astype(str)})
-    with pytest.raises(DataError, match=r"more than 5000 levels, a column for each; write it as a grouping factor, \(1 \| s\)"):
+    data = pd.DataFrame(
+        {"y": np.arange(n) % 7.0, "g": np.arange(n) % 20, "s": np.arange(n).astype(str)}
+    )
+    with pytest.raises(
+        DataError,
+        match=r"more than 5000 levels, a column for each; write it as a grouping factor, \(1 \| s\)",
+    ):
         lmm.lmer("y ~ s + (1 | g)", put("rows.parquet", data))
 
 
 def test_without_the_package_the_error_says_how_to_get_it(rows, put, monkeypatch):
     path = put("rows.parquet", rows)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ArgumentError, match=r"needs pyarrow; install it with: pip install 'lmm\[large\]'"):
+    with pytest.raises(
+        ArgumentError, match=r"needs pyarrow; install it with: pip install 'lmm\[large\]'"
+    ):
         lmm.lmer(FORMULA, path)

@@ -42,7 +42,11 @@ def data() -> pd.DataFrame:
 def spark(tmp_path_factory) -> Iterator[Any]:
     """A master, two workers, one executor on each."""
     path = str(tmp_path_factory.mktemp("fuse") / "fuse")
-    settings = {"SPARK_HOME": os.path.dirname(pyspark.__file__), "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_HOSTNAME": "localhost"}
+    settings = {
+        "SPARK_HOME": os.path.dirname(pyspark.__file__),
+        "PYSPARK_PYTHON": sys.executable,
+        "SPARK_LOCAL_HOSTNAME": "localhost",
+    }
     settings |= {fuse.FUSE: path, "SPARK_LOCAL_IP": "127.0.0.1", "OPENBLAS_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
@@ -114,7 +118,9 @@ def test_pieces_of_parts_come_in_any_order(monkeypatch):
     parts = [Part(frozenset({i}), np.arange(100.0) + i) for i in range(3)]
     batches = [batch for part in parts for batch in spark_frames.pieces(part)]
     assert len(batches) > 20
-    back = spark_frames._parts(batches[i] for i in np.random.default_rng(0).permutation(len(batches)))
+    back = spark_frames._parts(
+        batches[i] for i in np.random.default_rng(0).permutation(len(batches))
+    )
     assert [part.numbers for part in back] == [part.numbers for part in parts]
     assert all(np.array_equal(a.value, b.value) for a, b in zip(back, parts, strict=True))
 
@@ -126,7 +132,9 @@ def test_passes_over_prepared_partitions_outlive_an_executor(frame, data):
         found = blocks.map_reduce(Reduction((), start, partial(add, power=power), merge))
         assert found == pytest.approx([len(data), (data["x"] ** (2 * power)).sum()], rel=1e-12)
     fuse.light(path)
-    assert blocks.map_reduce(Reduction((), start, kill_once, merge)) == pytest.approx([len(data), (data["x"] ** 2).sum()], rel=1e-12)
+    assert blocks.map_reduce(Reduction((), start, kill_once, merge)) == pytest.approx(
+        [len(data), (data["x"] ** 2).sum()], rel=1e-12
+    )
     assert not path.exists()
     blocks.close()
 
@@ -155,8 +163,15 @@ def merge(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def test_partitions_without_rows_and_with_missing_values(spark, frame, data):
     from pyspark.sql import functions as F
 
-    holes = frame.withColumn("x", F.when(F.col("h") == 3, F.lit(None)).when(F.col("h") == 4, F.lit(float("nan"))).otherwise(F.col("x")))
-    fit = lmm.lmer("y ~ x + (1|g)", holes.where("w < 1.5 or y < -1e9").union(frame.where("y < -1e9")))
+    holes = frame.withColumn(
+        "x",
+        F.when(F.col("h") == 3, F.lit(None))
+        .when(F.col("h") == 4, F.lit(float("nan")))
+        .otherwise(F.col("x")),
+    )
+    fit = lmm.lmer(
+        "y ~ x + (1|g)", holes.where("w < 1.5 or y < -1e9").union(frame.where("y < -1e9"))
+    )
     kept = data[data["w"] < 1.5]
     memory = lmm.lmer("y ~ x + (1|g)", kept.assign(x=kept["x"].where(~kept["h"].isin([3, 4]))))
     same(fit, memory)
@@ -169,13 +184,20 @@ def test_errors_come_back_as_ours(spark, frame, data, folder, tmp_path):
     from pyspark.sql import functions as F
 
     with pytest.raises(DataError, match="^the term x is infinite in 1 of"):
-        lmm.lmer("y ~ x + (1|g)", frame.withColumn("x", F.when(F.col("m") > 0, F.lit(float("inf"))).otherwise(F.col("x"))))
+        lmm.lmer(
+            "y ~ x + (1|g)",
+            frame.withColumn(
+                "x", F.when(F.col("m") > 0, F.lit(float("inf"))).otherwise(F.col("x"))
+            ),
+        )
     with pytest.raises(DataError, match="xx"):
         lmm.lmer("y ~ xx + (1|g)", frame)
     shutil.copytree(folder, tmp_path / "mixed")
     data.iloc[:50].assign(x="text").to_parquet(tmp_path / "mixed" / "part-9.parquet", index=False)
     mixed = spark.read.schema(frame.schema).parquet(str(tmp_path / "mixed"))
-    with pytest.raises(DataError, match="the Spark DataFrame cannot be computed: .*part-9.parquet.*column \\[x\\]"):
+    with pytest.raises(
+        DataError, match="the Spark DataFrame cannot be computed: .*part-9.parquet.*column \\[x\\]"
+    ):
         lmm.lmer("y ~ x + (1|g)", mixed)
 
 

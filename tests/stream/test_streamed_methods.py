@@ -46,7 +46,9 @@ WORK = {
     "predict": lambda f, d: f.predict(d[:5], se_fit=True, interval="prediction"),
     "update": lambda f, d: f.update(". ~ . - kind", REML=False).fixef(),
     "coef_table": lambda f, d: f.coef_table(ddf="kenward_roger"),
-    "summary": lambda f, d: {k: v for k, v in f.summary("satterthwaite").tables.items() if k in ("random", "fixed")},
+    "summary": lambda f, d: {
+        k: v for k, v in f.summary("satterthwaite").tables.items() if k in ("random", "fixed")
+    },
     "anova 1": lambda f, d: f.anova(1),
     "anova 2": lambda f, d: f.anova(2),
     "anova 3": lambda f, d: f.anova(3, ddf="kenward_roger"),
@@ -126,16 +128,28 @@ def rows() -> pd.DataFrame:
     n = 1200
     g, h, x = rng.integers(0, 30, n), rng.integers(0, 15, n), rng.normal(3, 1, n)
     size = np.array(["small", "large", "medium"])[rng.integers(0, 3, n)]
-    y = 2 + x + rng.normal(0, 1, 30)[g] + rng.normal(0, 1, 30)[g] * x + rng.normal(0, 1, 15)[h] + (size == "large") + rng.normal(0, 1, n)
+    y = (
+        2
+        + x
+        + rng.normal(0, 1, 30)[g]
+        + rng.normal(0, 1, 30)[g] * x
+        + rng.normal(0, 1, 15)[h]
+        + (size == "large")
+        + rng.normal(0, 1, n)
+    )
     kind = pd.Categorical(np.array(["c", "a"])[rng.integers(0, 2, n)], categories=["c", "a"])
-    return pd.DataFrame({"y": y, "x": x, "g": g, "h": h, "size": size, "kind": kind, "w": rng.uniform(0.5, 2, n)})
+    return pd.DataFrame(
+        {"y": y, "x": x, "g": g, "h": h, "size": size, "kind": kind, "w": rng.uniform(0.5, 2, n)}
+    )
 
 
 @pytest.fixture(scope="module", params=[None, "w"], ids=["plain", "weighted"])
 def fits(request, rows, tmp_path_factory) -> tuple[lmm.Fit, lmm.Fit]:
     path = tmp_path_factory.mktemp("data") / "rows.parquet"
     rows.to_parquet(path)
-    return lmm.lmer(FORMULA, lmm.Source(path, chunk=250), weights=request.param), lmm.lmer(FORMULA, rows, weights=request.param)
+    return lmm.lmer(FORMULA, lmm.Source(path, chunk=250), weights=request.param), lmm.lmer(
+        FORMULA, rows, weights=request.param
+    )
 
 
 def equal(a, b) -> None:
@@ -192,7 +206,9 @@ def test_it_pickles_and_is_equal_to_itself(fits):
 
 def test_another_method_of_estimation(rows, tmp_path):
     rows.to_parquet(tmp_path / "rows.parquet")
-    a, b = (lmm.lmer("y ~ x + (1 | g)", data, method="em") for data in (tmp_path / "rows.parquet", rows))
+    a, b = (
+        lmm.lmer("y ~ x + (1 | g)", data, method="em") for data in (tmp_path / "rows.parquet", rows)
+    )
     assert a.fixef().to_numpy() == pytest.approx(b.fixef().to_numpy(), rel=1e-6)
 
 
@@ -201,5 +217,11 @@ def test_no_arrow_is_imported_for_a_table_in_memory():
         "import sys, lmm\nfit = lmm.lmer('Reaction ~ Days + (Days|Subject)', lmm.datasets.load('sleepstudy'))\nstr(fit.summary())\n"
         "print(sorted({'duckdb', 'lmm.stream.sources', 'lmm.stream.partial', 'concurrent.futures'} & set(sys.modules)))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2], check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
     assert "lmm.stream" not in out.stdout and "duckdb" not in out.stdout

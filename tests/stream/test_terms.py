@@ -46,7 +46,15 @@ CONDITIONS = [
     "x > 0", "k == 2 | u == 'p'", "f %in% c('a', 'b')", "x > x.quantile(0.2)",
     "x > mean(x)", "x.rank() > 20", "u.isin(['p', 'q', 'r'])", "flag",
 ]  # fmt: skip
-WEIGHTS = ["p", "exp(x/9)", "p/mean(p)", "p/p.mean()", "ifelse(f == 'a', 1, 2)", "as.numeric(f)", "x.rank()"]
+WEIGHTS = [
+    "p",
+    "exp(x/9)",
+    "p/mean(p)",
+    "p/p.mean()",
+    "ifelse(f == 'a', 1, 2)",
+    "as.numeric(f)",
+    "x.rank()",
+]
 
 
 def own(v):
@@ -58,13 +66,26 @@ def data() -> pd.DataFrame:
     """Sorted by text and category, so that the first chunks hold one level of each."""
     rng = np.random.default_rng(8)
     n = 480
-    data = pd.DataFrame({"x": rng.normal(0.3, 1, n), "g": rng.integers(0, 20, n), "k": rng.integers(1, 4, n), "flag": rng.random(n) < 0.4})
+    data = pd.DataFrame(
+        {
+            "x": rng.normal(0.3, 1, n),
+            "g": rng.integers(0, 20, n),
+            "k": rng.integers(1, 4, n),
+            "flag": rng.random(n) < 0.4,
+        }
+    )
     data["f"] = pd.Categorical(np.sort(rng.choice(list("abc"), n)), categories=["b", "a", "c"])
     data["u"] = np.sort(rng.choice(["p", "q", "r"], n))
     data["t"] = data["k"].astype(str)
     data["p"] = np.exp(0.3 * data["x"]) + 0.1
     data["zero"] = np.where(data["k"] == 1, -0.0, np.round(data["x"]) + 0.0)
-    data["y"] = data["x"] + (data["f"] == "b") + 0.5 * data["k"] + rng.normal(0, 1, 20)[data["g"]] + rng.normal(size=n)
+    data["y"] = (
+        data["x"]
+        + (data["f"] == "b")
+        + 0.5 * data["k"]
+        + rng.normal(0, 1, 20)[data["g"]]
+        + rng.normal(size=n)
+    )
     return data
 
 
@@ -100,15 +121,39 @@ def compare(formula, data, path, monkeypatch, **settings):
 
 
 #: what needs all rows at once, or rows beside its own
-REFUSED = ("df=", "lag(", "rank(", "mean()", "np.mean", "cumsum(", "quantile", "len(", "np.sort", "own(", "shift(", "iloc", "median")
+REFUSED = (
+    "df=",
+    "lag(",
+    "rank(",
+    "mean()",
+    "np.mean",
+    "cumsum(",
+    "quantile",
+    "len(",
+    "np.sort",
+    "own(",
+    "shift(",
+    "iloc",
+    "median",
+)
 
 
 @pytest.mark.parametrize("term", FIXED)
 def test_fixed(term, data, path, monkeypatch):
-    assert compare(f"y ~ {term} + (1|g)", data, path, monkeypatch) == (not any(word in term for word in REFUSED))
+    assert compare(f"y ~ {term} + (1|g)", data, path, monkeypatch) == (
+        not any(word in term for word in REFUSED)
+    )
 
 
-SLOPES = ["as.numeric(f)", "relevel(f, ref='c')", "scale(x)*scale(x)", "I(scale(x)*scale(x))", "cut(x, 3)", "dummy(u, 'q')", "u"]
+SLOPES = [
+    "as.numeric(f)",
+    "relevel(f, ref='c')",
+    "scale(x)*scale(x)",
+    "I(scale(x)*scale(x))",
+    "cut(x, 3)",
+    "dummy(u, 'q')",
+    "u",
+]
 
 
 @pytest.mark.parametrize("term", SLOPES)
@@ -120,7 +165,9 @@ def test_slopes_and_offsets(term, data, path, monkeypatch):
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_groups(group, data, path, monkeypatch):
-    assert compare(f"y ~ x + (1|{group}) + (1|g)", data, path, monkeypatch) == ("rank(" not in group)
+    assert compare(f"y ~ x + (1|{group}) + (1|g)", data, path, monkeypatch) == (
+        "rank(" not in group
+    )
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)

@@ -35,12 +35,21 @@ class Diagnosis:
     directions: np.ndarray | None = None
 
 
-def laplace_error(problem: GeneralizedProblem, T: np.ndarray, state: Any, observed: bool, objective: float) -> str | None:
+def laplace_error(
+    problem: GeneralizedProblem, T: np.ndarray, state: Any, observed: bool, objective: float
+) -> str | None:
     """A sentence when Laplace's log-likelihood is far from the integral, which quadrature gives for one factor; else None."""
     points = CHECK_POINTS.get(len(T), 0)
-    if problem.source.distant or len(problem.plan.terms) > 1 or not points or problem.n * points ** len(T) > CHECK_COST:
+    if (
+        problem.source.distant
+        or len(problem.plan.terms) > 1
+        or not points
+        or problem.n * points ** len(T) > CHECK_COST
+    ):
         return None
-    exact = quadrature(problem.family, problem.rows, T, state.gamma, state.phi, state.laplace, points, observed).objective
+    exact = quadrature(
+        problem.family, problem.rows, T, state.gamma, state.phi, state.laplace, points, observed
+    ).objective
     error = (exact - objective) / 2.0
     rounding = 16.0 * float(np.finfo(float).eps) * abs(state.laplace.mode.sums.kernel)
     if abs(error) < FAR_OFF + rounding:
@@ -52,7 +61,11 @@ def laplace_error(problem: GeneralizedProblem, T: np.ndarray, state: Any, observ
 
 
 def diagnose(
-    problem: GeneralizedProblem, beta: np.ndarray, factors: Sequence[np.ndarray], phi: object, eta: np.ndarray | None
+    problem: GeneralizedProblem,
+    beta: np.ndarray,
+    factors: Sequence[np.ndarray],
+    phi: object,
+    eta: np.ndarray | None,
 ) -> Diagnosis:
     """What of an estimate the data do not bound.
 
@@ -92,7 +105,9 @@ def _unit(family: Any) -> float:
     return 0.25 / slope if np.isfinite(slope) and slope > 0.0 else 1.0
 
 
-def _separation(problem: GeneralizedProblem, beta: np.ndarray, phi: object, eta: np.ndarray | None) -> Separation | None:
+def _separation(
+    problem: GeneralizedProblem, beta: np.ndarray, phi: object, eta: np.ndarray | None
+) -> Separation | None:
     family = problem.family
     if eta is not None:
         return separation(family, problem.rows.y, problem.rows.weights, problem.rows.Q, eta, phi)
@@ -100,7 +115,11 @@ def _separation(problem: GeneralizedProblem, beta: np.ndarray, phi: object, eta:
     if not problem.p or np.ptp(rows.Q @ (problem.rows.R @ beta)) < EXTREME * _unit(family):
         return None
     found = separation(family, rows.y, rows.weights, rows.Q, None, phi)
-    return None if found is None or problem.source.total([Against(family, found.ray, phi)])[0] else found
+    return (
+        None
+        if found is None or problem.source.total([Against(family, found.ray, phi)])[0]
+        else found
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +137,9 @@ class Against:
         wrong = 0
         for limit in self.family.limits(block.y, np.zeros(block.n), self.phi):
             still[limit.rows] = False
-            wrong += int(np.sum((limit.sign * moved[limit.rows] < -1e-6) & (block.weights[limit.rows] > 0.0)))
+            wrong += int(
+                np.sum((limit.sign * moved[limit.rows] < -1e-6) & (block.weights[limit.rows] > 0.0))
+            )
         return float(wrong + np.sum(np.abs(moved[still]) > 1e-6))
 
 
@@ -128,24 +149,39 @@ def _moved(problem: GeneralizedProblem, found: Separation) -> dict[str, tuple[bo
     own = len(found.directions) - p
     functions = np.eye(p + own)
     functions[:p, :p] = np.linalg.solve(R.T, np.eye(p)).T
-    size = np.abs(functions @ found.directions).max(axis=1, initial=0.0) * np.concatenate([np.linalg.norm(R, axis=0), np.ones(own)])
+    size = np.abs(functions @ found.directions).max(axis=1, initial=0.0) * np.concatenate(
+        [np.linalg.norm(R, axis=0), np.ones(own)]
+    )
     names = [*problem.names, *(problem.family.threshold_names if own else ())]
-    return {names[j]: found.sides(functions[j]) for j in np.flatnonzero(size > 1e-6 * size.max(initial=0.0))}
+    return {
+        names[j]: found.sides(functions[j])
+        for j in np.flatnonzero(size > 1e-6 * size.max(initial=0.0))
+    }
 
 
 def _separated(problem: GeneralizedProblem, found: Separation, names: tuple[str, ...]) -> str:
-    listed = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-    part, its, them, grows = ("separate", "their", "them", "s grow") if len(names) > 1 else ("separates", "its", "it", " grows")
+    listed = ", ".join(names[:NAMED]) + (
+        f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    )
+    part, its, them, grows = (
+        ("separate", "their", "them", "s grow")
+        if len(names) > 1
+        else ("separates", "its", "it", " grows")
+    )
     plural = "s" if len(names) > 1 else ""
     where = None if problem.where is None else problem.where(found.rows)
-    head, parted, all_are = problem.family.separation(problem.rows.y[found.rows] if where else np.zeros(0))
+    head, parted, all_are = problem.family.separation(
+        problem.rows.y[found.rows] if where else np.zeros(0)
+    )
     return (
         f"{head}: {listed} {part} {parted}{f' ({all_are} where {where})' if where else ''}, and {its} coefficient{grows} without bound. "
         f"{its.capitalize()} estimate{plural} and standard error{plural} mean nothing; leave {them} out or merge levels."
     )
 
 
-def _without_limit(problem: GeneralizedProblem, factors: Sequence[np.ndarray], phi: object, eta: np.ndarray) -> list[str]:
+def _without_limit(
+    problem: GeneralizedProblem, factors: Sequence[np.ndarray], phi: object, eta: np.ndarray
+) -> list[str]:
     """Groups of the terms whose variance is large and whose rows are all at the end of the response that their effects drive them to.
 
     While one of them is not, an infinite variance would make it impossible.
@@ -153,7 +189,9 @@ def _without_limit(problem: GeneralizedProblem, factors: Sequence[np.ndarray], p
     family, rows = problem.family, problem.rows
     wide: list[str] = []
     last: np.ndarray | None = None
-    for t, (size, T, gram) in enumerate(zip(problem.plan.terms, factors, problem.grams(), strict=True)):
+    for t, (size, T, gram) in enumerate(
+        zip(problem.plan.terms, factors, problem.grams(), strict=True)
+    ):
         if np.sqrt(max(float(np.sum(gram * (T @ T.T))), 0.0)) < LARGE * _unit(family):
             continue
         if last is None:

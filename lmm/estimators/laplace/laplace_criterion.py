@@ -58,7 +58,13 @@ class Objective:
     #: promised decrease at which a search ends in any case, and a difference of J that means nothing
     least, noise = 0.0, 0.0
 
-    def __init__(self, problem: GeneralizedProblem, curvature: str = "observed", points: int = 1, second_order: bool = False):
+    def __init__(
+        self,
+        problem: GeneralizedProblem,
+        curvature: str = "observed",
+        points: int = 1,
+        second_order: bool = False,
+    ):
         if self.comparable:
             problem.plan.require_exact("The exact gradient of Laplace's approximation")
         self.second_order = second_order
@@ -67,7 +73,12 @@ class Objective:
         self.tolerance = MODE_TOLERANCE if points <= 1 else MODE_TOLERANCE * 1e-7
         self.gamma = np.zeros(problem.p)
         self.observed = curvature == "observed"
-        self.problem, self.family, self.rows, self.structures = problem, problem.family, problem.rows, problem.structures
+        self.problem, self.family, self.rows, self.structures = (
+            problem,
+            problem.family,
+            problem.rows,
+            problem.structures,
+        )
         # quadrature and the second-order term look at rows one by one
         self.source: Source = problem.rows if points > 1 or second_order else problem.source
         self.m = problem.n_theta
@@ -86,8 +97,12 @@ class Objective:
         self.turn: np.ndarray | None = None
         if not self.free and not self.family.has_intercept:
             self.turn = centring(self.rows.Q, self.family.n_parameters)
-        elif not self.free and problem.eta_scale != 1.0:  # psi holds the coefficients relative to the size of the predictor
-            self.turn = np.diag(np.repeat([problem.eta_scale, 1.0], [problem.p, self.family.n_parameters]))
+        elif (
+            not self.free and problem.eta_scale != 1.0
+        ):  # psi holds the coefficients relative to the size of the predictor
+            self.turn = np.diag(
+                np.repeat([problem.eta_scale, 1.0], [problem.p, self.family.n_parameters])
+            )
 
     def pack(self, theta: np.ndarray, beta: np.ndarray, phi: Any) -> np.ndarray:
         """psi of parameters on the user's scale."""
@@ -96,7 +111,9 @@ class Objective:
     def enter(self, parameters: np.ndarray) -> np.ndarray:
         """psi of (theta, gamma, rho): without gamma, which is kept as a start, when the inner loop finds it."""
         if self.turn is not None:
-            return np.concatenate([parameters[: self.m], np.linalg.solve(self.turn, parameters[self.m :])])
+            return np.concatenate(
+                [parameters[: self.m], np.linalg.solve(self.turn, parameters[self.m :])]
+            )
         if not self.free:
             return parameters
         self.gamma = parameters[self.m : self.m + self.rows.p]
@@ -117,7 +134,9 @@ class Objective:
             frame, B = self._own_frame(psi), self.scaling()[: self.m, : self.m]
             return Frame(frame.T, [np.tensordot(B.T, frame.dT[0], 1)], frame.second)
         own = self.problem.split(psi[: self.m])
-        charts = [s.chart(o, gram) for s, o, gram in zip(self.structures, own, self.grams, strict=True)]
+        charts = [
+            s.chart(o, gram) for s, o, gram in zip(self.structures, own, self.grams, strict=True)
+        ]
         return Frame(*map(list, zip(*charts, strict=True)))
 
     def in_theta(self, psi: np.ndarray) -> Point:
@@ -126,16 +145,30 @@ class Objective:
 
     def _own_frame(self, psi: np.ndarray) -> Frame:
         pairs = list(zip(self.structures, self.problem.split(psi[: self.m]), strict=True))
-        return Frame([s.factor(o) for s, o in pairs], [s.jacobian(o) for s, o in pairs], [s.second(o) for s, o in pairs])
+        return Frame(
+            [s.factor(o) for s, o in pairs],
+            [s.jacobian(o) for s, o in pairs],
+            [s.second(o) for s, o in pairs],
+        )
 
     def move(self, psi: np.ndarray, step: np.ndarray) -> np.ndarray:
         """The psi reached by a step in the local coordinates."""
         if self.last is not None and np.array_equal(psi, self.last.theta):
-            self.promised = -float(step @ self.last.gradient + 0.5 * step @ self.last.hessian @ step)
+            self.promised = -float(
+                step @ self.last.gradient + 0.5 * step @ self.last.hessian @ step
+            )
         if self.triangular:
-            return np.concatenate([psi[: self.m] + self.scaling()[: self.m, : self.m] @ step[: self.m], psi[self.m :] + step[self.m :]])
+            return np.concatenate(
+                [
+                    psi[: self.m] + self.scaling()[: self.m, : self.m] @ step[: self.m],
+                    psi[self.m :] + step[self.m :],
+                ]
+            )
         own, steps = self.problem.split(psi[: self.m]), self.problem.split(step[: self.m])
-        moved = [s.move(o, gram, d) for s, o, gram, d in zip(self.structures, own, self.grams, steps, strict=True)]
+        moved = [
+            s.move(o, gram, d)
+            for s, o, gram, d in zip(self.structures, own, self.grams, steps, strict=True)
+        ]
         return np.concatenate([*moved, psi[self.m :] + step[self.m :]])
 
     @property
@@ -153,7 +186,18 @@ class Objective:
         u, b = self._start(frame.T, gamma, phi)
         try:
             at = yield from laplace_task(
-                self.family, self.source, frame.T, gamma, phi, u, b, self.observed, self.free, self.constant, self._tolerance(), self.way
+                self.family,
+                self.source,
+                frame.T,
+                gamma,
+                phi,
+                u,
+                b,
+                self.observed,
+                self.free,
+                self.constant,
+                self._tolerance(),
+                self.way,
             )
         except (np.linalg.LinAlgError, FloatingPointError):
             return Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
@@ -170,18 +214,40 @@ class Objective:
                 place = sum(s.n_theta for s in self.structures[:i])
                 own = slice(place, place + self.structures[i].n_theta)
                 d_theta[0][own] += 2.0 * np.einsum("ab,iab->i", d @ frame.T[i], frame.dT[i])
-            rest = self._turned(np.concatenate([at.d_gamma, at.parameters.gradient])) + shift[1][self.m :]
+            rest = (
+                self._turned(np.concatenate([at.d_gamma, at.parameters.gradient]))
+                + shift[1][self.m :]
+            )
         elif self.points <= 1:
             objective = at.objective
-            rest = at.parameters.gradient if self.free else self._turned(np.concatenate([at.d_gamma, at.parameters.gradient]))
-            d_theta = [2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(at.D, frame.T, frame.dT, strict=True)]
+            rest = (
+                at.parameters.gradient
+                if self.free
+                else self._turned(np.concatenate([at.d_gamma, at.parameters.gradient]))
+            )
+            d_theta = [
+                2.0 * np.einsum("ab,iab->i", d @ t, j)
+                for d, t, j in zip(at.D, frame.T, frame.dT, strict=True)
+            ]
         else:
-            exact = quadrature(self.family, self.rows, frame.T[0], gamma, phi, at, self.points, self.observed)
-            objective, rest = exact.objective, self._turned(np.concatenate([exact.d_gamma, exact.d_rho]))
+            exact = quadrature(
+                self.family, self.rows, frame.T[0], gamma, phi, at, self.points, self.observed
+            )
+            objective, rest = (
+                exact.objective,
+                self._turned(np.concatenate([exact.d_gamma, exact.d_rho])),
+            )
             d_theta = [np.einsum("ab,iab->i", exact.d_T, frame.dT[0])]
         state = State(at, frame, theta, at.mode.gamma, phi)
         rounding = ROUNDING * abs(at.mode.sums.kernel)
-        point = Point(psi, objective, np.concatenate([*d_theta, rest]), self._model(at, frame), state, rounding)
+        point = Point(
+            psi,
+            objective,
+            np.concatenate([*d_theta, rest]),
+            self._model(at, frame),
+            state,
+            rounding,
+        )
         if objective < self.lowest:
             self.remember(point)
         return point
@@ -191,7 +257,9 @@ class Objective:
         mode = point.payload.laplace.mode
         self.lowest, self.u, self.gamma, self.last = point.objective, mode.u, mode.gamma, point
 
-    def _start(self, T: list[np.ndarray], gamma: np.ndarray, phi: Any) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+    def _start(
+        self, T: list[np.ndarray], gamma: np.ndarray, phi: Any
+    ) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
         """Where to look for the modes: where those of the best point go to first order, or where they are."""
         state = self.last.payload if self.last is not None else None
         if state is None or self.free:
@@ -225,7 +293,12 @@ class Objective:
         """-2 c of the second-order expansion and its gradient in the coordinates of ``frame``, by central differences."""
 
         def value(shift: np.ndarray) -> float:
-            T = [t + np.tensordot(own, j, 1) for t, own, j in zip(frame.T, self.problem.split(shift[: self.m]), frame.dT, strict=True)]
+            T = [
+                t + np.tensordot(own, j, 1)
+                for t, own, j in zip(
+                    frame.T, self.problem.split(shift[: self.m]), frame.dT, strict=True
+                )
+            ]
             _, gamma, phi = self.split(psi + shift)
             mode = find_modes(self.family, self.rows, T, gamma, phi, at.mode.u)
             return -2.0 * correction(self.family, self.rows, phi, mode)
@@ -244,12 +317,20 @@ class Objective:
         start = 0
         for own, e in zip(dG, at.e, strict=True):
             block = np.zeros((m, *e.shape))
-            block[start : start + len(own)] = (own.reshape(-1, len(e)) @ e).reshape(len(own), *e.shape)
+            block[start : start + len(own)] = (own.reshape(-1, len(e)) @ e).reshape(
+                len(own), *e.shape
+            )
             v.append(block)
             start += len(own)
         H[:m, :m] = at.quadratics(dG, v) + curvature(at.D, frame)
         H[m : m + p, m : m + p] = 2.0 * at.information
-        cross = sum((a.reshape(m, -1) @ F.reshape(p, a[0].size).T for a, F in zip(v, at.fixed, strict=True)), np.zeros((m, p)))
+        cross = sum(
+            (
+                a.reshape(m, -1) @ F.reshape(p, a[0].size).T
+                for a, F in zip(v, at.fixed, strict=True)
+            ),
+            np.zeros((m, p)),
+        )
         H[:m, m : m + p], H[m : m + p, :m] = cross, cross.T
         if size > m + p:
             H[m + p :, m + p :] = 2.0 * at.parameters.information
@@ -262,7 +343,11 @@ class Objective:
             H[m:] = self.turn.T @ H[m:]
         if self.free:  # beta profiled: its Schur complement
             keep = np.r_[0:m, m + p : size]
-            middle = np.linalg.solve(H[m : m + p, m : m + p], H[m : m + p, keep]) if p else np.zeros((0, len(keep)))
+            middle = (
+                np.linalg.solve(H[m : m + p, m : m + p], H[m : m + p, keep])
+                if p
+                else np.zeros((0, len(keep)))
+            )
             H = H[np.ix_(keep, keep)] - H[keep, m : m + p] @ middle
         return (H + H.T) / 2
 
@@ -274,7 +359,20 @@ class Objective:
         _, gamma, phi = self.split(point.theta)
         T = self.problem.factors(theta)
         u = [np.zeros_like(own) for own in self.u]
-        task = laplace_task(self.family, self.source, T, gamma, phi, u, None, self.observed, True, self.constant, ROUGH, self.way)
+        task = laplace_task(
+            self.family,
+            self.source,
+            T,
+            gamma,
+            phi,
+            u,
+            None,
+            self.observed,
+            True,
+            self.constant,
+            ROUGH,
+            self.way,
+        )
         try:
             at = drive(self.source, [task])[0]
         except (np.linalg.LinAlgError, FloatingPointError):
@@ -322,8 +420,16 @@ class Objective:
         for start in range(0, len(psi), at_once):
             those = steps[start : start + at_once]
             ends = [psi + sign * step for step in those for sign in (1.0, -1.0)]
-            gradients = [point.gradient for point in drive(self.source, [self.evaluation(end, self._own_frame(end)) for end in ends])]
-            columns += [(gradients[2 * i] - gradients[2 * i + 1]) / (2.0 * widths[start + i]) for i in range(len(those))]
+            gradients = [
+                point.gradient
+                for point in drive(
+                    self.source, [self.evaluation(end, self._own_frame(end)) for end in ends]
+                )
+            ]
+            columns += [
+                (gradients[2 * i] - gradients[2 * i + 1]) / (2.0 * widths[start + i])
+                for i in range(len(those))
+            ]
         self.tolerance = usual
         H = B.T @ np.column_stack(columns)
         return np.asarray((H + H.T) / 2)
@@ -332,7 +438,11 @@ class Objective:
         """``run`` from ``start``; with modes found closely where it ended where it began, as no step asked for them."""
         outcome = run(start)
         self.searching = False
-        return after(outcome, run(outcome.point.theta)) if outcome.converged and self.is_rough(outcome.point) else outcome
+        return (
+            after(outcome, run(outcome.point.theta))
+            if outcome.converged and self.is_rough(outcome.point)
+            else outcome
+        )
 
     def reported(self, estimate: Estimate, point: Point) -> Estimate:
         """The estimate with what is to be said of its numbers."""
@@ -340,12 +450,16 @@ class Objective:
 
     def is_rough(self, point: Point) -> bool:
         """Whether the modes at a point were found so roughly that an end there is not to be trusted."""
-        return point.payload is not None and bool(point.payload.laplace.mode.decrement > 1e3 * self.tolerance)
+        return point.payload is not None and bool(
+            point.payload.laplace.mode.decrement > 1e3 * self.tolerance
+        )
 
     def _at_once(self) -> int:
         """Parameters whose two points are evaluated in the same passes, by the memory of their sums."""
         pattern = self.source.pattern
-        levels = sum(A.shape[0] * A.shape[-1] * (2 * self.rows.p + 2 * A.shape[0] + 8) for A in pattern.diag)
+        levels = sum(
+            A.shape[0] * A.shape[-1] * (2 * self.rows.p + 2 * A.shape[0] + 8) for A in pattern.diag
+        )
         pairs = sum(2 * own.blocks.size for own in pattern.pairs.values())
         return max(1, int(AT_ONCE // (2 * (levels + pairs))))
 
@@ -358,15 +472,25 @@ class Objective:
         H = self.hessian(psi, B)
         p = self.rows.p
         back = np.eye(len(psi))
-        back[self.m : self.m + p, self.m : self.m + p] = np.linalg.inv(self.rows.R) if p else np.zeros((0, 0))
+        back[self.m : self.m + p, self.m : self.m + p] = (
+            np.linalg.inv(self.rows.R) if p else np.zeros((0, 0))
+        )
         if self.turn is not None:
             back[self.m :, self.m :] = back[self.m :, self.m :] @ self.turn
-        held = [s.held(own) for s, own in zip(self.structures, self.problem.split(psi[: self.m]), strict=True)]
+        held = [
+            s.held(own)
+            for s, own in zip(self.structures, self.problem.split(psi[: self.m]), strict=True)
+        ]
         free = ~np.concatenate([*held, np.zeros(len(psi) - self.m, dtype=bool)])
         out = np.zeros_like(H)
         back = back @ B
         if endless is not None:
-            endless = np.concatenate([np.zeros((self.m, endless.shape[1])), np.linalg.solve(back[self.m :, self.m :], endless)])[free]
+            endless = np.concatenate(
+                [
+                    np.zeros((self.m, endless.shape[1])),
+                    np.linalg.solve(back[self.m :, self.m :], endless),
+                ]
+            )[free]
         out[np.ix_(free, free)] = separation.inverse(H[np.ix_(free, free)] / 2.0, endless)
         return np.asarray(back @ out @ back.T)
 

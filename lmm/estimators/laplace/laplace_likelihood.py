@@ -66,14 +66,21 @@ class LaplaceLikelihood(Estimator):
     elsewhere = " The likelihood of a linear model needs no approximation."
 
     def __post_init__(self) -> None:
-        check_settings(self, control=CONTROL, nagq=partial(arguments.whole, least=0), second_order=FLAG)
+        check_settings(
+            self, control=CONTROL, nagq=partial(arguments.whole, least=0), second_order=FLAG
+        )
 
     @property
     def name(self) -> str:
         """Pirls, laplace, laplace2 or agq."""
         return "laplace2" if self.second_order else {0: "pirls", 1: "laplace"}.get(self.nagq, "agq")
 
-    def fit(self, problem: GeneralizedProblem, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
+    def fit(
+        self,
+        problem: GeneralizedProblem,
+        start: np.ndarray | None = None,
+        callback: Callback | None = None,
+    ) -> Estimate:
         """Minimise -2 log-likelihood over theta, beta and the dispersion.
 
         Parameters
@@ -89,72 +96,137 @@ class LaplaceLikelihood(Estimator):
         working = starting_values(problem)
         psi = objective.enter(self._start(problem, start, working))
         curvature = "observed" if objective.observed else "expected"
-        settings = (self.name, self.nagq, curvature, *(() if objective.comparable else ("iterative",)))
+        settings = (
+            self.name,
+            self.nagq,
+            curvature,
+            *(() if objective.comparable else ("iterative",)),
+        )
         numbers = (working, np.diagonal(problem.rows.R))
-        saved = Checkpoint(self.control.checkpoint, problem, settings, numbers, comparable=objective.comparable)
+        saved = Checkpoint(
+            self.control.checkpoint, problem, settings, numbers, comparable=objective.comparable
+        )
         psi, callback = saved.begin(psi, callback)
         if self.control.evaluate_only:
-            outcome = Outcome(objective(psi), True, "evaluated at the given parameters, not optimised", 0, 1, float("nan"), ())
+            outcome = Outcome(
+                objective(psi),
+                True,
+                "evaluated at the given parameters, not optimised",
+                0,
+                1,
+                float("nan"),
+                (),
+            )
         else:
             outcome = self._close(objective, psi, callback)
-            for share in SMALLER if outcome.point.payload is None else ():  # modes lead out of the link's range: begin nearer to zero
-                outcome = self._close(objective, np.append(share * psi[: problem.n_theta], psi[problem.n_theta :]), callback)
+            for share in (
+                SMALLER if outcome.point.payload is None else ()
+            ):  # modes lead out of the link's range: begin nearer to zero
+                outcome = self._close(
+                    objective,
+                    np.append(share * psi[: problem.n_theta], psi[problem.n_theta :]),
+                    callback,
+                )
                 if outcome.point.payload is not None:
                     break
-            if objective.comparable and outcome.point.payload is not None and is_singular(problem, outcome.point.theta[: problem.n_theta]):
+            if (
+                objective.comparable
+                and outcome.point.payload is not None
+                and is_singular(problem, outcome.point.theta[: problem.n_theta])
+            ):
                 outcome = self._again(problem, objective, outcome, callback)
         if outcome.point.payload is None:
-            raise ArgumentError("-2 log-likelihood is not finite at the starting values; give others as start=, within the link's range.")
+            raise ArgumentError(
+                "-2 log-likelihood is not finite at the starting values; give others as start=, within the link's range."
+            )
         refuse_exact(problem, outcome.point.payload.phi)
         estimate = finish(problem, outcome, self, {"optimise": perf_counter() - begin})
         estimate = objective.reported(estimate, outcome.point)
         if self.nagq == 1 and not self.second_order and not self.control.evaluate_only:
             payload = outcome.point.payload
-            told = laplace_error(problem, payload.frame.T[0], payload, objective.observed, estimate.objective)
+            told = laplace_error(
+                problem, payload.frame.T[0], payload, objective.observed, estimate.objective
+            )
             estimate = replace(estimate, messages=(*estimate.messages, *([told] if told else [])))
         return saved.finish(estimate)
 
-    def _centred(self, problem: GeneralizedProblem, start: np.ndarray | None, callback: Callback | None) -> Estimate:
+    def _centred(
+        self, problem: GeneralizedProblem, start: np.ndarray | None, callback: Callback | None
+    ) -> Estimate:
         """The estimate of a problem whose random slopes are far from their origin, found in centred columns."""
         assert problem.centred is not None
         m = problem.n_theta
 
         def outer(line: dict[str, Any]) -> dict[str, object]:
-            return {**line, "theta": np.concatenate([outer_theta(problem, line["theta"][:m]), line["theta"][m:]])}
+            return {
+                **line,
+                "theta": np.concatenate(
+                    [outer_theta(problem, line["theta"][:m]), line["theta"][m:]]
+                ),
+            }
 
         told = None if callback is None else lambda line: callback(outer(line))
-        found = self.fit(problem.centred.problem, None if start is None else self._inner(problem, start), told)
-        return replace(outward(problem, replace(found, trace=())), trace=tuple(map(outer, found.trace)))
+        found = self.fit(
+            problem.centred.problem, None if start is None else self._inner(problem, start), told
+        )
+        return replace(
+            outward(problem, replace(found, trace=())), trace=tuple(map(outer, found.trace))
+        )
 
     @staticmethod
     def _inner(problem: GeneralizedProblem, parameters: np.ndarray) -> np.ndarray:
         """Parameters with theta in the centred columns."""
         parameters = np.asarray(parameters, dtype=float)
-        return np.concatenate([inner_theta(problem, parameters[: problem.n_theta]), parameters[problem.n_theta :]])
+        return np.concatenate(
+            [inner_theta(problem, parameters[: problem.n_theta]), parameters[problem.n_theta :]]
+        )
 
-    def _close(self, objective: Objective, psi: np.ndarray, callback: Callback | None, known: float = np.inf) -> Outcome:
+    def _close(
+        self,
+        objective: Objective,
+        psi: np.ndarray,
+        callback: Callback | None,
+        known: float = np.inf,
+    ) -> Outcome:
         """A search with modes as rough as its steps allow, and what is all but zero at its end set to zero."""
         objective.searching = self.nagq <= 1 and not self.second_order
         outcome = objective.search(partial(self._search, objective, callback, known), psi)
         objective.searching = False
         return objective.snap(outcome, max(self.control.tolerance, objective.least))
 
-    def _again(self, problem: GeneralizedProblem, objective: Objective, first: Outcome, callback: Callback | None) -> Outcome:
+    def _again(
+        self,
+        problem: GeneralizedProblem,
+        objective: Objective,
+        first: Outcome,
+        callback: Callback | None,
+    ) -> Outcome:
         """The better of an end at a variance of zero and of where searches from well above it end."""
         m = problem.n_theta
         # the lowest of each height: those of one height lie near to each other
-        seen = [[objective.look(theta, first.point) for theta in those] for those in heights(problem, first.point.theta[:m])]
+        seen = [
+            [objective.look(theta, first.point) for theta in those]
+            for those in heights(problem, first.point.theta[:m])
+        ]
         best, evaluations = first, sum(map(len, seen))
-        for _, psi in sorted((min(those, key=itemgetter(0)) for those in seen), key=itemgetter(0))[:LOOKS]:
+        for _, psi in sorted((min(those, key=itemgetter(0)) for those in seen), key=itemgetter(0))[
+            :LOOKS
+        ]:
             objective.forget()
             found = self._close(objective, psi, callback, best.point.objective)
             evaluations += found.evaluations
             if found.point.objective < best.point.objective - IMPROVED:
                 best = found
         objective.remember(best.point)
-        return replace(best, evaluations=first.evaluations + evaluations, trace=first.trace if best is first else first.trace + best.trace)
+        return replace(
+            best,
+            evaluations=first.evaluations + evaluations,
+            trace=first.trace if best is first else first.trace + best.trace,
+        )
 
-    def _search(self, objective: Objective, callback: Callback | None, known: float, psi: np.ndarray) -> Outcome:
+    def _search(
+        self, objective: Objective, callback: Callback | None, known: float, psi: np.ndarray
+    ) -> Outcome:
         return minimize(
             objective,
             objective.move,
@@ -169,7 +241,9 @@ class LaplaceLikelihood(Estimator):
             callback=callback,
         )
 
-    def _start(self, problem: GeneralizedProblem, start: np.ndarray | None, working: np.ndarray) -> np.ndarray:
+    def _start(
+        self, problem: GeneralizedProblem, start: np.ndarray | None, working: np.ndarray
+    ) -> np.ndarray:
         """(theta, gamma, rho) to begin from; from the ``working`` model's where ``start`` says nothing."""
         psi = working.copy()
         if start is None:
@@ -182,7 +256,9 @@ class LaplaceLikelihood(Estimator):
         if len(start) > problem.n_theta + problem.p:
             phi = start[problem.n_theta + problem.p :]
             problem.family.check_parameters(phi)
-            psi[problem.n_theta + problem.p :] = problem.family.to_rho(phi[0] if problem.family.has_dispersion else phi)
+            psi[problem.n_theta + problem.p :] = problem.family.to_rho(
+                phi[0] if problem.family.has_dispersion else phi
+            )
         return psi
 
     @threads.limited()
@@ -191,7 +267,9 @@ class LaplaceLikelihood(Estimator):
         if problem.centred is not None:
             return self.objective(problem.centred.problem, self._inner(problem, parameters))
         objective = objective_for(problem, self.control, self.nagq, self.second_order)
-        return objective.in_theta(objective.enter(self._start(problem, parameters, starting_values(problem)))).objective
+        return objective.in_theta(
+            objective.enter(self._start(problem, parameters, starting_values(problem)))
+        ).objective
 
     @threads.limited()
     def covariance(self, problem: GeneralizedProblem, estimate: Estimate) -> np.ndarray:
@@ -203,12 +281,16 @@ class LaplaceLikelihood(Estimator):
         """
         if problem.centred is not None:
             inner, own = inward(problem, estimate)
-            cov = self.covariance(inner, replace(own, theta=snapped_theta(inner, own.theta)))  # rounding has moved zeros
+            cov = self.covariance(
+                inner, replace(own, theta=snapped_theta(inner, own.theta))
+            )  # rounding has moved zeros
             J = np.eye(len(cov))
             J[: problem.n_theta, : problem.n_theta] = outer_jacobian(problem, estimate)
             return np.asarray(J @ cov @ J.T)
         objective = objective_for(problem, self.control, max(self.nagq, 1), self.second_order)
-        return objective.covariance(objective.pack(estimate.theta, estimate.beta, estimate.phi), estimate.endless)
+        return objective.covariance(
+            objective.pack(estimate.theta, estimate.beta, estimate.phi), estimate.endless
+        )
 
 
 def refuse_exact(problem: GeneralizedProblem, phi: object) -> None:
@@ -217,7 +299,9 @@ def refuse_exact(problem: GeneralizedProblem, phi: object) -> None:
     if not family.has_dispersion or family.discrete or problem.source.distant:
         return
     rows = problem.rows
-    whole = family.initial_phi(rows.y, np.full(rows.n, np.average(rows.y, weights=rows.weights)), rows.weights)
+    whole = family.initial_phi(
+        rows.y, np.full(rows.n, np.average(rows.y, weights=rows.weights)), rows.weights
+    )
     if phi < EXACT * whole:
         raise ResponseError(
             "The model explains the response exactly, so that no dispersion is left to estimate and the likelihood has no bound. "
@@ -225,23 +309,37 @@ def refuse_exact(problem: GeneralizedProblem, phi: object) -> None:
         )
 
 
-def finish(problem: GeneralizedProblem, outcome: Outcome, method: LaplaceLikelihood, seconds: dict[str, float]) -> Estimate:
+def finish(
+    problem: GeneralizedProblem,
+    outcome: Outcome,
+    method: LaplaceLikelihood,
+    seconds: dict[str, float],
+) -> Estimate:
     """The numbers of a fit on the user's scale."""
     point = outcome.point
     state = point.payload
     theta = problem.canonical(state.theta)
     inverse = solve_triangular(problem.rows.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
     family = problem.family
-    convergence = replace(outcome.convergence({**problem.seconds, **seconds}), passes=getattr(problem.source, "passes", 0))
+    convergence = replace(
+        outcome.convergence({**problem.seconds, **seconds}),
+        passes=getattr(problem.source, "passes", 0),
+    )
     beta = inverse @ state.gamma
     factors = tuple(problem.factors(theta))
-    eta = None if problem.source.distant else problem.rows.predictor(state.gamma, state.laplace.mode.b)
+    eta = (
+        None
+        if problem.source.distant
+        else problem.rows.predictor(state.gamma, state.laplace.mode.b)
+    )
     told = diagnose(problem, beta, factors, state.phi, eta)
     return Estimate(
         method=method.name,
         reml=False,
         beta=beta,
-        beta_cov_unscaled=inverse @ _inverse(state.laplace.information, told.directions) @ inverse.T,
+        beta_cov_unscaled=inverse
+        @ _inverse(state.laplace.information, told.directions)
+        @ inverse.T,
         theta=theta,
         factors=factors,
         sigma=family.sigma(state.phi) if family.has_dispersion else 1.0,
@@ -273,6 +371,8 @@ def _endless(inverse: np.ndarray, directions: np.ndarray | None, own: int) -> np
 def _inverse(information: np.ndarray, directions: np.ndarray | None) -> np.ndarray:
     """The covariance of the coefficients, NaN where no information is left."""
     try:
-        return separation.inverse(information, None if directions is None else directions[: len(information)])
+        return separation.inverse(
+            information, None if directions is None else directions[: len(information)]
+        )
     except np.linalg.LinAlgError:
         return np.full(information.shape, np.nan)

@@ -45,7 +45,11 @@ CLOSE = 1e-7 * laplace_batch.MODE_TOLERANCE
 
 def takes(problem: Any) -> bool:
     """Whether responses of this problem can be fitted side by side."""
-    if not isinstance(problem, GeneralizedProblem) or len(problem.structures) > 1 or problem.centred is not None:
+    if (
+        not isinstance(problem, GeneralizedProblem)
+        or len(problem.structures) > 1
+        or problem.centred is not None
+    ):
         return False
     size, family = problem.plan.terms[0], problem.family
     linear = problem.structures[0].second(np.ones(problem.n_theta)) is None
@@ -70,7 +74,11 @@ class Evaluator(Chart):
 
     def place(self, data: Data, psi: np.ndarray, u: np.ndarray) -> Data:
         """The same responses at other parameters psi (m + p + r, R); its first m are steps in the chart."""
-        phi = np.exp(np.clip(psi[-1], -LOG_LIMIT, LOG_LIMIT)) if self.shared.family.has_dispersion else 1.0
+        phi = (
+            np.exp(np.clip(psi[-1], -LOG_LIMIT, LOG_LIMIT))
+            if self.shared.family.has_dispersion
+            else 1.0
+        )
         return replace(data, gamma=data.scale * psi[self.m : self.m + self.p], phi=phi, u=u)
 
     def problems(self, data: Data, which: np.ndarray) -> list[GeneralizedProblem]:
@@ -78,12 +86,16 @@ class Evaluator(Chart):
 
     def __call__(self, data: Data, psi: np.ndarray, u: np.ndarray) -> Values:
         """Values at psi, the modes looked for from u."""
-        values = laplace_batch.laplace(self.place(data, psi, u), data.scale * self.factors(psi[: self.m])[0], self.dT[0])
+        values = laplace_batch.laplace(
+            self.place(data, psi, u), data.scale * self.factors(psi[: self.m])[0], self.dT[0]
+        )
         if np.all(data.scale == 1.0):
             return values
         size = np.ones_like(psi)
         size[: self.m + self.p] = data.scale
-        return values._replace(gradient=size * values.gradient, hessian=size[:, None] * values.hessian * size[None])
+        return values._replace(
+            gradient=size * values.gradient, hessian=size[:, None] * values.hessian * size[None]
+        )
 
     def at_theta(self, data: Data, theta: np.ndarray) -> Values:
         """Values where ``data`` is but for theta (R, m)."""
@@ -101,7 +113,16 @@ def data_of(shared: Shared, Y: np.ndarray) -> Data:
     R = y.shape[1]
     weights = None if shared.weights is None else shared.weights[:, 0]
     scale = np.array([shared.family.eta_scale(column, weights) for column in y.T])
-    data = Data(shared, y, here, None, np.zeros((shared.p, R)), 1.0, np.zeros((shared.k, shared.J, R)), scale)
+    data = Data(
+        shared,
+        y,
+        here,
+        None,
+        np.zeros((shared.p, R)),
+        1.0,
+        np.zeros((shared.k, shared.J, R)),
+        scale,
+    )
     return data if shared.family.has_dispersion else replace(data, constant=data.constants())
 
 
@@ -113,7 +134,9 @@ def without_effects(data: Data) -> tuple[np.ndarray, Any]:
     first, second = np.triu_indices(p)
     offset = 0.0 if shared.offset is None else shared.offset
     # as lmm.model.laplace.start_values begins: from a constant predictor, with weights of means near the responses
-    level = family.link.link(np.average(y, axis=0, weights=None if weights is None else weights[:, 0]))
+    level = family.link.link(
+        np.average(y, axis=0, weights=None if weights is None else weights[:, 0])
+    )
     level = np.broadcast_to(family.clip(np.where(np.isfinite(level), level, 0.0)), y.shape) - offset
     gamma = np.linalg.lstsq(shared.Q, level, rcond=None)[0] if p else np.zeros((0, y.shape[1]))
     phi = _dispersions(data, replace(data, gamma=gamma).fixed())
@@ -130,7 +153,9 @@ def without_effects(data: Data) -> tuple[np.ndarray, Any]:
         matrices = np.moveaxis(information, -1, 0)
         size = np.trace(matrices, axis1=1, axis2=2)
         sound = np.isfinite(size) & (size > 0.0)
-        matrices = np.where(sound[:, None, None], matrices + (1e-14 * size)[:, None, None] * np.eye(p), np.eye(p))
+        matrices = np.where(
+            sound[:, None, None], matrices + (1e-14 * size)[:, None, None] * np.eye(p), np.eye(p)
+        )
         new = np.where(sound, np.linalg.solve(matrices, right)[:, :, 0].T, np.nan)
         new = np.where(np.isfinite(new), new, gamma)
         for _ in range(20):
@@ -201,14 +226,23 @@ def fit_responses(
     plain = replace(problem, eta_scale=1.0)
     # other responses of a link with units say nothing of the size of these
     unitless = from_point is not None or problem.family.eta_scale(np.array([1.0, 2.0])) == 1.0
-    begin = theta / problem.eta_scale if from_point is not None else theta if unitless else 0.3 * unit_start(plain)
+    begin = (
+        theta / problem.eta_scale
+        if from_point is not None
+        else theta
+        if unitless
+        else 0.3 * unit_start(plain)
+    )
     evaluate = Evaluator(problem, many_linear.start(plain, begin), estimator.control.curvature)
-    pieces = np.array_split(np.arange(R), max(-(-R // block_size(problem)), min(R // 8, threads.cores()), 1))
+    pieces = np.array_split(
+        np.arange(R), max(-(-R // block_size(problem)), min(R // 8, threads.cores()), 1)
+    )
 
     def run(which: np.ndarray) -> Batch:
         out, doubtful = _block(evaluate, problem, estimator, Y[:, which], from_point, modes)
         for r in doubtful:
-            begin = np.concatenate([out.theta[r], out.beta[r], out.phi[r] if problem.family.has_dispersion else []])  # type: ignore[index]
+            own = out.phi[r] if out.phi is not None and problem.family.has_dispersion else []
+            begin = np.concatenate([out.theta[r], out.beta[r], own])
             sound = np.isfinite(begin).all() and np.isfinite(out.objective[r])
             many_linear.write_single(out, int(r), *finish(int(which[r]), begin if sound else None))
         if progress is not None:
@@ -236,17 +270,24 @@ def _block(
     if from_point is None:
         gamma, phi = without_effects(data)
     else:
-        gamma, phi = np.repeat((problem.rows.R @ from_point[0])[:, None], R, axis=1), np.full(R, from_point[1], dtype=float)
+        gamma, phi = (
+            np.repeat((problem.rows.R @ from_point[0])[:, None], R, axis=1),
+            np.full(R, from_point[1], dtype=float),
+        )
     rho = [np.log(phi)[None]] if family.has_dispersion else []
     psi = np.concatenate([np.zeros((evaluate.m, R)), gamma / data.scale, *rho])
     ends = minimize(evaluate, data, psi, estimator.control)
     _again(evaluate, data, ends, estimator.control)
     values, theta = ends.values, evaluate.theta(ends.theta[: evaluate.m]) * data.scale[:, None]
     doubtful = ~ends.converged
-    near = np.flatnonzero(ends.converged & many_linear.near_boundary(evaluate, ends.theta[: evaluate.m]))
+    near = np.flatnonzero(
+        ends.converged & many_linear.near_boundary(evaluate, ends.theta[: evaluate.m])
+    )
     placed = evaluate.place(data, ends.theta, values.u)
     if len(near):
-        doubtful[many_linear.settle(evaluate, placed, theta, values, near, 100.0 * tolerance)] = True
+        doubtful[many_linear.settle(evaluate, placed, theta, values, near, 100.0 * tolerance)] = (
+            True
+        )
     inverse = np.linalg.inv(problem.rows.R) if problem.p else np.zeros((0, 0))
     information = np.moveaxis(values.information, -1, 0)
     sound = np.isfinite(values.objective) & np.isfinite(information).all(axis=(1, 2))
@@ -258,9 +299,15 @@ def _block(
         theta=theta,
         beta=(data.scale * ends.theta[evaluate.m : evaluate.m + evaluate.p]).T @ inverse.T,
         beta_cov_unscaled=cov,
-        sigma=np.array([family.sigma(one) for one in dispersion]) if family.has_dispersion else np.ones(R),
+        sigma=np.array([family.sigma(one) for one in dispersion])
+        if family.has_dispersion
+        else np.ones(R),
         objective=values.objective,
-        modes=tuple(np.ascontiguousarray(np.moveaxis(b, -1, 0).swapaxes(1, 2)) for b in values.modes) if modes else (),
+        modes=tuple(
+            np.ascontiguousarray(np.moveaxis(b, -1, 0).swapaxes(1, 2)) for b in values.modes
+        )
+        if modes
+        else (),
         evaluations=ends.evaluations,
         failures={},
         phi=np.array(dispersion)[:, None],
@@ -270,7 +317,9 @@ def _block(
 
 def _again(evaluate: Evaluator, data: Data, ends: Ends[Values], control: Control) -> None:
     """Search again from well above, in place, where a search ended at a variance of zero, as single fits do: another end may be better."""
-    near = np.flatnonzero(ends.converged & many_linear.near_boundary(evaluate, ends.theta[: evaluate.m]))
+    near = np.flatnonzero(
+        ends.converged & many_linear.near_boundary(evaluate, ends.theta[: evaluate.m])
+    )
     for height in HEIGHTS[:2]:
         if not len(near):
             return
@@ -279,13 +328,19 @@ def _again(evaluate: Evaluator, data: Data, ends: Ends[Values], control: Control
         psi[: evaluate.m] = evaluate.steps([(T @ T.T)[:, :, None]])
         found = minimize(evaluate, data.take(near), psi, control)
         ends.evaluations[near] += found.evaluations
-        better = np.flatnonzero(found.converged & (found.values.objective < ends.values.objective[near] - 1e-6))
+        better = np.flatnonzero(
+            found.converged & (found.values.objective < ends.values.objective[near] - 1e-6)
+        )
         ends.theta[:, near[better]] = found.theta[:, better]
         put_values(ends.values, near[better], take_values(found.values, better))
 
 
 def covariances(
-    problem: GeneralizedProblem, estimator: Estimator, Y: np.ndarray, batch_: Batch, progress: Callable[[int], None] | None = None
+    problem: GeneralizedProblem,
+    estimator: Estimator,
+    Y: np.ndarray,
+    batch_: Batch,
+    progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Covariances (R, p, p) of the fixed effects of fits to responses Y (n, R), from the Hessian over all parameters.
 
@@ -294,12 +349,28 @@ def covariances(
     """
     R, p = Y.shape[1], problem.p
     out = np.full((R, p, p), np.nan)
-    evaluate = Evaluator(problem, unit_start(replace(problem, eta_scale=1.0)), estimator.control.curvature)
+    evaluate = Evaluator(
+        problem, unit_start(replace(problem, eta_scale=1.0)), estimator.control.curvature
+    )
     which = np.flatnonzero(np.isfinite(batch_.objective))
-    pieces = [piece for piece in np.array_split(which, max(-(-len(which) // block_size(problem)), threads.cores())) if len(piece)]
+    pieces = [
+        piece
+        for piece in np.array_split(
+            which, max(-(-len(which) // block_size(problem)), threads.cores())
+        )
+        if len(piece)
+    ]
 
     def run(piece: np.ndarray) -> None:
-        out[piece] = _covariances(evaluate, problem, Y[:, piece], batch_.theta[piece], batch_.beta[piece], batch_.phi, piece)
+        out[piece] = _covariances(
+            evaluate,
+            problem,
+            Y[:, piece],
+            batch_.theta[piece],
+            batch_.beta[piece],
+            batch_.phi,
+            piece,
+        )
         if progress is not None:
             progress(len(piece))
 
@@ -309,7 +380,13 @@ def covariances(
 
 
 def _covariances(
-    evaluate: Evaluator, problem: GeneralizedProblem, Y: np.ndarray, theta: np.ndarray, beta: np.ndarray, phi: np.ndarray | None, piece: Any
+    evaluate: Evaluator,
+    problem: GeneralizedProblem,
+    Y: np.ndarray,
+    theta: np.ndarray,
+    beta: np.ndarray,
+    phi: np.ndarray | None,
+    piece: Any,
 ) -> np.ndarray:
     m, p, R = evaluate.m, evaluate.p, Y.shape[1]
     jacobian = problem.structures[0].jacobian(np.ones(m))
@@ -320,7 +397,13 @@ def _covariances(
     size[: m + p] = data.scale
     B = np.eye(len(size))
     B[:m, :m] = problem.structures[0].scaling(evaluate.problem.grams()[0])
-    psi = np.concatenate([np.linalg.solve(B[:m, :m], theta.T / data.scale), problem.rows.R @ beta.T / data.scale, *rho])
+    psi = np.concatenate(
+        [
+            np.linalg.solve(B[:m, :m], theta.T / data.scale),
+            problem.rows.R @ beta.T / data.scale,
+            *rho,
+        ]
+    )
 
     def at(psi: np.ndarray, u: np.ndarray, tolerance: float) -> Values:
         own = B @ psi
@@ -348,5 +431,7 @@ def _covariances(
         except np.linalg.LinAlgError:
             continue
         first = len(own) - p - len(rho)
-        out[r] = data.scale[r] ** 2 * inverse @ whole[first : first + p, first : first + p] @ inverse.T
+        out[r] = (
+            data.scale[r] ** 2 * inverse @ whole[first : first + p, first : first + p] @ inverse.T
+        )
     return out

@@ -47,7 +47,9 @@ class ProbedObjective(Objective):
     def __init__(self, problem: GeneralizedProblem, control: Control, points: int = 1):
         super().__init__(problem, control.curvature, points)
         self.control = control
-        self.q = sum(problem.plan.terms[t].k * problem.plan.terms[t].J for t in problem.plan.iterative)
+        self.q = sum(
+            problem.plan.terms[t].k * problem.plan.terms[t].J for t in problem.plan.iterative
+        )
         self.rng = np.random.default_rng(control.seed)
         self.probes = score_by_probes.signs(self.rng, min(control.probes, self.most), self.q)
 
@@ -63,7 +65,9 @@ class ProbedObjective(Objective):
 
     def more_probes(self, count: int) -> None:
         """Add probes up to ``count``; objectives before and after cannot be compared."""
-        self.probes = np.concatenate([self.probes, score_by_probes.signs(self.rng, count - len(self.probes), self.q)])
+        self.probes = np.concatenate(
+            [self.probes, score_by_probes.signs(self.rng, count - len(self.probes), self.q)]
+        )
         self.lowest = np.inf
 
     @property
@@ -107,7 +111,11 @@ class ProbedObjective(Objective):
     def reported(self, estimate: Estimate, point: Point) -> Estimate:
         """The estimate with its Monte Carlo errors."""
         found = self.monte_carlo(point)
-        return replace(estimate, monte_carlo=found, messages=(*estimate.messages, *note(found, self.control.accuracy)))
+        return replace(
+            estimate,
+            monte_carlo=found,
+            messages=(*estimate.messages, *note(found, self.control.accuracy)),
+        )
 
     def monte_carlo(self, point: Point) -> MonteCarlo:
         """The errors of a fit that ended at this point; ``relative`` of all parameters, zero for those at a boundary."""
@@ -146,7 +154,9 @@ def _relative(cov: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     return np.sqrt(np.divide(np.diagonal(cov), spread, out=np.zeros(len(cov)), where=spread > 0.0))
 
 
-def objective_for(problem: GeneralizedProblem, control: Control, points: int, second_order: bool) -> Objective:
+def objective_for(
+    problem: GeneralizedProblem, control: Control, points: int, second_order: bool
+) -> Objective:
     """J of one problem, whichever way it is factorised."""
     if problem.plan.exact:
         return Objective(problem, control.curvature, points, second_order)

@@ -77,7 +77,14 @@ def inverse(information: np.ndarray, endless: np.ndarray | None) -> np.ndarray:
     return np.asarray(C @ np.linalg.inv(C.T @ information @ C) @ C.T + ENDLESS * N @ N.T)
 
 
-def separation(family: Any, y: np.ndarray, weights: np.ndarray, Q: np.ndarray, eta: np.ndarray | None, phi: object) -> Separation | None:
+def separation(
+    family: Any,
+    y: np.ndarray,
+    weights: np.ndarray,
+    Q: np.ndarray,
+    eta: np.ndarray | None,
+    phi: object,
+) -> Separation | None:
     """The directions in which a generalized model's likelihood rises without end; None where there is none.
 
     Parameters
@@ -93,7 +100,9 @@ def separation(family: Any, y: np.ndarray, weights: np.ndarray, Q: np.ndarray, e
     limits, near = family.limits(y, np.zeros(n) if eta is None else eta, phi), []
     for limit in limits:
         held[limit.rows] = False
-        near.append(counts[limit.rows] & ((limit.log_probability > NEAR) if eta is not None else True))
+        near.append(
+            counts[limit.rows] & ((limit.log_probability > NEAR) if eta is not None else True)
+        )
     if not p or not any(close.any() for close in near):
         return None
     staying = [_stack(Q, np.flatnonzero(held), 1.0, None, limits)]
@@ -117,16 +126,24 @@ def separation(family: Any, y: np.ndarray, weights: np.ndarray, Q: np.ndarray, e
     out = np.zeros(n, dtype=bool)
     out[np.concatenate(rows)[strict]] = True
     kept = A[~strict]
-    return Separation(out, free @ _null(kept.T @ kept / max(len(kept), 1)), free @ delta, unit, free)
+    return Separation(
+        out, free @ _null(kept.T @ kept / max(len(kept), 1)), free @ delta, unit, free
+    )
 
 
-def _stack(Q: np.ndarray, rows: np.ndarray, sign: Any, own: np.ndarray | None, limits: Sequence[Any]) -> object:
+def _stack(
+    Q: np.ndarray, rows: np.ndarray, sign: Any, own: np.ndarray | None, limits: Sequence[Any]
+) -> object:
     """A function that gives some of the rows' constraints (m, p + r)."""
     r = limits[0].own.shape[1]
 
     def take(which: Any) -> np.ndarray:
         part = Q[rows[which]] * (np.broadcast_to(sign, len(rows))[which, None])
-        return part if not r else np.hstack([part, np.zeros((len(part), r)) if own is None else own[which]])
+        return (
+            part
+            if not r
+            else np.hstack([part, np.zeros((len(part), r)) if own is None else own[which]])
+        )
 
     take.n = len(rows)  # type: ignore[attr-defined]
     return take
@@ -135,7 +152,10 @@ def _stack(Q: np.ndarray, rows: np.ndarray, sign: Any, own: np.ndarray | None, l
 def _undisturbed(staying: Sequence[Any]) -> np.ndarray:
     """Basis (p + r, d) of the directions that move none of the rows that must stay: a few rows mostly show that there is none."""
     for step in (None, 1):
-        parts = [part(slice(None, None, max(1, part.n // FEW) if step is None else 1)) for part in staying]
+        parts = [
+            part(slice(None, None, max(1, part.n // FEW) if step is None else 1))
+            for part in staying
+        ]
         gram = sum((rows.T @ rows for rows in parts), np.zeros((parts[0].shape[1],) * 2))
         free = _null(gram / max(1, sum(map(len, parts))))
         if not free.shape[1] or step is None and all(part.n <= FEW for part in staying):

@@ -16,7 +16,18 @@ from typing import Any
 import numpy as np
 
 from lmm.covariance.structure import units
-from lmm.estimators.restart import CONFLICT, FAR, FEW, SMALL, Piece, free, has_one_direction, is_little, mirrors, subsets
+from lmm.estimators.restart import (
+    CONFLICT,
+    FAR,
+    FEW,
+    SMALL,
+    Piece,
+    free,
+    has_one_direction,
+    is_little,
+    mirrors,
+    subsets,
+)
 from lmm.linalg.devices import threads
 from lmm.model.gaussian import batch_levels, dense_effects
 from lmm.model.gaussian.batched import Levels, Stacked, Values, explained
@@ -78,9 +89,19 @@ class Batch:
 def join(parts: Sequence[Batch]) -> Batch:
     """Batches of one structure after each other."""
     starts = np.cumsum([0] + [batch.size for batch in parts])
-    failures = {int(start) + i: why for start, batch in zip(starts, parts, strict=False) for i, why in batch.failures.items()}
-    modes = tuple(np.concatenate(own) for own in zip(*(batch.modes for batch in parts), strict=True))
-    phi = None if parts[0].phi is None else np.concatenate([batch.phi for batch in parts if batch.phi is not None])
+    failures = {
+        int(start) + i: why
+        for start, batch in zip(starts, parts, strict=False)
+        for i, why in batch.failures.items()
+    }
+    modes = tuple(
+        np.concatenate(own) for own in zip(*(batch.modes for batch in parts), strict=True)
+    )
+    phi = (
+        None
+        if parts[0].phi is None
+        else np.concatenate([batch.phi for batch in parts if batch.phi is not None])
+    )
 
     def joined(name: str) -> np.ndarray:
         return np.concatenate([getattr(batch, name) for batch in parts])
@@ -119,7 +140,10 @@ class Chart:
     def __init__(self, problem: Problem | GeneralizedProblem, theta: np.ndarray):
         self.problem, self.theta0 = problem, theta
         grams = problem.grams()
-        charts = [s.chart(own, gram) for s, own, gram in zip(problem.structures, problem.split(theta), grams, strict=True)]
+        charts = [
+            s.chart(own, gram)
+            for s, own, gram in zip(problem.structures, problem.split(theta), grams, strict=True)
+        ]
         self.T0 = [T for T, _, _ in charts]
         self.dT = [dT for _, dT, _ in charts]
         self.cuts = np.cumsum([len(dT) for dT in self.dT])[:-1]
@@ -133,12 +157,25 @@ class Chart:
         """T (k, k, R) per term of theta (R, m)."""
         cuts = np.cumsum([s.n_theta for s in self.problem.structures])[:-1]
         parts = zip(self.problem.structures, np.split(theta, cuts, axis=1), strict=True)
-        return [np.moveaxis(np.array([s.factor(row) for row in own]).reshape(len(theta), s.k, s.k), 0, -1) for s, own in parts]
+        return [
+            np.moveaxis(
+                np.array([s.factor(row) for row in own]).reshape(len(theta), s.k, s.k), 0, -1
+            )
+            for s, own in parts
+        ]
 
     def steps(self, G: list[np.ndarray]) -> np.ndarray:
         """Steps (m, R) to relative covariances (k, k, R) per term, as near as the structures come."""
-        parts = zip(self.problem.structures, self.problem.split(self.theta0), self.problem.grams(), G, strict=True)
-        return np.concatenate([structure.steps(theta, gram, own) for structure, theta, gram, own in parts])
+        parts = zip(
+            self.problem.structures,
+            self.problem.split(self.theta0),
+            self.problem.grams(),
+            G,
+            strict=True,
+        )
+        return np.concatenate(
+            [structure.steps(theta, gram, own) for structure, theta, gram, own in parts]
+        )
 
     def problems(self, data: Any, which: np.ndarray) -> list[Any]:
         """The problems with these numbers, for what is told by their sizes."""
@@ -191,8 +228,12 @@ def moment_steps(evaluate: Chart, data: Levels) -> np.ndarray:
     right = np.concatenate([rss[None], np.einsum("djr,djr->dr", Ty, Ty)])
     scale = np.sqrt(np.abs(np.diagonal(left, axis1=1, axis2=2)))
     scale = np.where(scale > 0, scale, 1.0)
-    inverse = np.linalg.pinv(left / (scale[:, :, None] * scale[:, None]), rcond=1e-10) / (scale[:, :, None] * scale[:, None])
-    found = (np.broadcast_to(inverse, (right.shape[1], k + 1, k + 1)) @ right.T[:, :, None])[:, :, 0].T
+    inverse = np.linalg.pinv(left / (scale[:, :, None] * scale[:, None]), rcond=1e-10) / (
+        scale[:, :, None] * scale[:, None]
+    )
+    found = (np.broadcast_to(inverse, (right.shape[1], k + 1, k + 1)) @ right.T[:, :, None])[
+        :, :, 0
+    ].T
     with np.errstate(all="ignore"):
         sigma2 = np.clip(found[0], 0.02 * rss / N, rss / N)
         factor = np.sqrt(np.clip(found[1:] / sigma2, *SHARES))
@@ -203,7 +244,11 @@ def moment_steps(evaluate: Chart, data: Levels) -> np.ndarray:
 
 
 def minimize(
-    evaluate: Evaluator, data: Levels | Stacked, begin: np.ndarray, tolerance: float = TOLERANCE, rounds: int = MAX_ROUNDS
+    evaluate: Evaluator,
+    data: Levels | Stacked,
+    begin: np.ndarray,
+    tolerance: float = TOLERANCE,
+    rounds: int = MAX_ROUNDS,
 ) -> Ends[Values]:
     """Trust-region steps of problems side by side from ``begin`` (m, R) in the chart."""
     return minimize_each(
@@ -237,14 +282,24 @@ def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends[Values])
     starts = [(which, from_above(evaluate, data.take(which), ends.theta[:, which], choices[0]))]
     below = which if little else np.flatnonzero(vanished) if effects <= SMALL else which[:0]
     if len(below):
-        pieces = [(t, columns) for t, structure in enumerate(problem.structures) for columns in structure.pieces()]
+        pieces = [
+            (t, columns)
+            for t, structure in enumerate(problem.structures)
+            for columns in structure.pieces()
+        ]
         starts += [(below, from_below(evaluate, ends.theta[:, below], piece)) for piece in pieces]
     empty = np.flatnonzero(vanished)
     if len(empty) and effects <= SMALL and problem.n_theta > 1:
-        unit = [np.repeat(own[:, :, None], len(empty), axis=2) for own in problem.covariances(unit_start(problem))]
+        unit = [
+            np.repeat(own[:, :, None], len(empty), axis=2)
+            for own in problem.covariances(unit_start(problem))
+        ]
         starts.append((empty, evaluate.steps(unit)))
         starts += [(empty[own], steps) for own, steps in mirrored(evaluate, ends.theta[:, empty])]
-    which, begin = np.concatenate([own for own, _ in starts]), np.concatenate([steps for _, steps in starts], axis=1)
+    which, begin = (
+        np.concatenate([own for own, _ in starts]),
+        np.concatenate([steps for _, steps in starts], axis=1),
+    )
     look_again(evaluate, data, ends, which, begin, doubtful[which] | little)
     which = np.flatnonzero(doubtful)
     for choice in choices[1:] if len(which) else []:
@@ -254,7 +309,12 @@ def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends[Values])
 
 
 def look_again(
-    evaluate: Evaluator, data: Levels | Stacked, ends: Ends[Values], which: np.ndarray, begin: np.ndarray, thorough: np.ndarray
+    evaluate: Evaluator,
+    data: Levels | Stacked,
+    ends: Ends[Values],
+    which: np.ndarray,
+    begin: np.ndarray,
+    thorough: np.ndarray,
 ) -> None:
     """Search the problems ``which``, one of them perhaps several times, from ``begin`` (m, R); a lower end is written over the one known.
 
@@ -265,7 +325,9 @@ def look_again(
     unsure = np.flatnonzero(~thorough)
     if len(unsure):
         with np.errstate(all="ignore"):
-            thorough[unsure] = evaluate(data.take(which[unsure]), begin[:, unsure], 0).objective < lowest[unsure]
+            thorough[unsure] = (
+                evaluate(data.take(which[unsure]), begin[:, unsure], 0).objective < lowest[unsure]
+            )
     which, begin, lowest = which[thorough], begin[:, thorough], lowest[thorough]
     if not len(which):
         return
@@ -278,7 +340,9 @@ def look_again(
     put_values(ends.values, which[better], take_values(others.values, better))
 
 
-def from_above(evaluate: Evaluator, data: Levels | Stacked, steps: np.ndarray, choice: list[Piece]) -> np.ndarray:
+def from_above(
+    evaluate: Evaluator, data: Levels | Stacked, steps: np.ndarray, choice: list[Piece]
+) -> np.ndarray:
     """Steps (m, R) to where searches down from infinite variances of some pieces, the others as they are, would arrive."""
     G = [np.einsum("acr,bcr->abr", T, T) for T in evaluate.factors(steps)]
     for t, columns in choice:
@@ -290,14 +354,18 @@ def from_above(evaluate: Evaluator, data: Levels | Stacked, steps: np.ndarray, c
         modes = values.modes[t][columns]
         own = np.einsum("ajr,bjr->abr", modes, modes) / (modes.shape[1] * variance)
         block = np.ix_(columns, columns)
-        G[t][block] = np.where(np.isfinite(own) & (variance > 0), own, G[t][block] / FAR**2)  # no residual variance: of its size
+        G[t][block] = np.where(
+            np.isfinite(own) & (variance > 0), own, G[t][block] / FAR**2
+        )  # no residual variance: of its size
     return evaluate.steps(G)
 
 
 def from_below(evaluate: Evaluator, steps: np.ndarray, piece: Piece) -> np.ndarray:
     """Steps (m, R) with one piece near zero, where there is a slope to leave by."""
     G = [np.einsum("acr,bcr->abr", T, T) for T in evaluate.factors(steps)]
-    G[piece[0]][np.ix_(piece[1], piece[1])] = NEAR**2 * free(evaluate.problem.grams()[piece[0]], piece[1])[:, :, None]
+    G[piece[0]][np.ix_(piece[1], piece[1])] = (
+        NEAR**2 * free(evaluate.problem.grams()[piece[0]], piece[1])[:, :, None]
+    )
     return evaluate.steps(G)
 
 
@@ -308,7 +376,9 @@ def mirrored(evaluate: Evaluator, steps: np.ndarray) -> Iterator[tuple[np.ndarra
         for columns in structure.pieces():
             block = np.ix_(columns, columns)
             own = np.einsum("acr,bcr->abr", *2 * [evaluate.factors(steps)[t]])[block]
-            which = np.flatnonzero(has_one_direction(np.moveaxis(own, -1, 0), problem.grams()[t][block], SNAP))
+            which = np.flatnonzero(
+                has_one_direction(np.moveaxis(own, -1, 0), problem.grams()[t][block], SNAP)
+            )
             for mirror in mirrors(problem.grams()[t], columns) if len(which) else []:
                 G = [np.einsum("acr,bcr->abr", T, T) for T in evaluate.factors(steps[:, which])]
                 G[t][block] = np.einsum("ac,cdr,bd->abr", mirror, own[..., which], mirror)
@@ -321,10 +391,14 @@ def conflict(evaluate: Evaluator, data: Levels | Stacked, ends: Ends[Values]) ->
     if not p:
         return np.zeros(ends.theta.shape[1])
     T = evaluate.factors(ends.theta)
-    gram = np.moveaxis(data.gram[:p, :p], -1, 0) + 1e-10 * np.eye(p)  # rows left out may have made columns dependent
+    gram = np.moveaxis(data.gram[:p, :p], -1, 0) + 1e-10 * np.eye(
+        p
+    )  # rows left out may have made columns dependent
     loaded = gram + np.moveaxis(explained(data, T), -1, 0)
     own = np.linalg.solve(gram, np.moveaxis(data.gram[:p, p:], -1, 0))  # least squares
-    variance = np.swapaxes(np.linalg.solve(gram, np.swapaxes(np.linalg.solve(gram, loaded), 1, 2)), 1, 2)
+    variance = np.swapaxes(
+        np.linalg.solve(gram, np.swapaxes(np.linalg.solve(gram, loaded), 1, 2)), 1, 2
+    )
     spread = variance - np.moveaxis(ends.values.cov, -1, 0) + 1e-8 * variance * np.eye(p)
     d = ends.values.beta.T[:, :, None] - own
     sound = np.isfinite(spread).all(axis=(1, 2)) & np.isfinite(d).all(axis=(1, 2))
@@ -343,13 +417,17 @@ def near_boundary(evaluate: Chart, steps: np.ndarray) -> np.ndarray:
     return out
 
 
-def settle(evaluate: Any, data: Any, theta: np.ndarray, values: Any, which: np.ndarray, tolerance: float) -> np.ndarray:
+def settle(
+    evaluate: Any, data: Any, theta: np.ndarray, values: Any, which: np.ndarray, tolerance: float
+) -> np.ndarray:
     """Set nearly zero variances to zero, in place, and tell which of the problems are then no minimum across the boundary.
 
     As :mod:`lmm.search.boundary` does for a single fit, the criterion of all taken in one evaluation.
     """
     problems = evaluate.problems(data, which)
-    snapped = np.array([snapped_theta(problem, own) for problem, own in zip(problems, theta[which], strict=True)])
+    snapped = np.array(
+        [snapped_theta(problem, own) for problem, own in zip(problems, theta[which], strict=True)]
+    )
     at = evaluate.at_theta(data.take(which), snapped)
     better = at.objective <= values.objective[which] + tolerance
     theta[which[better]] = snapped[better]
@@ -364,7 +442,9 @@ def settle(evaluate: Any, data: Any, theta: np.ndarray, values: Any, which: np.n
 def start(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> np.ndarray:
     """theta around which the problems are searched: the one given, away from the boundary."""
     parts = []
-    for structure, own, gram in zip(problem.structures, problem.split(theta), problem.grams(), strict=True):
+    for structure, own, gram in zip(
+        problem.structures, problem.split(theta), problem.grams(), strict=True
+    ):
         T = structure.factor(own)
         parts.append(structure.start(T @ T.T, gram) if is_near(structure, own, gram, 1e-2) else own)
     return np.concatenate(parts)
@@ -405,7 +485,11 @@ def fit_blocks(
 
     def run(i: int) -> Batch:
         data, count = blocks[i](), counts[i]
-        begin = moment_steps(evaluate, data) if first and isinstance(data, Levels) else np.zeros((problem.n_theta, count))
+        begin = (
+            moment_steps(evaluate, data)
+            if first and isinstance(data, Levels)
+            else np.zeros((problem.n_theta, count))
+        )
         ends = minimize(evaluate, data, begin, rounds=min(limit - 1, MAX_ROUNDS))
         ends = second_look(evaluate, data, ends)
         values, theta = ends.values, evaluate.theta(ends.theta)
@@ -419,8 +503,21 @@ def fit_blocks(
         beta = values.beta.T @ inverse.T + (0.0 if offsets is None else offsets[index])
         cov = inverse @ np.moveaxis(values.cov, -1, 0) @ inverse.T
         sigma = np.sqrt(np.maximum(np.broadcast_to(values.r2 / data.degrees, (count,)), 0.0))
-        own_modes = tuple(np.ascontiguousarray(np.moveaxis(b, -1, 0).swapaxes(1, 2)) for b in values.modes) if modes else ()
-        batch = Batch(theta, beta, cov, sigma, values.objective + constants[index], own_modes, ends.evaluations, {})
+        own_modes = (
+            tuple(np.ascontiguousarray(np.moveaxis(b, -1, 0).swapaxes(1, 2)) for b in values.modes)
+            if modes
+            else ()
+        )
+        batch = Batch(
+            theta,
+            beta,
+            cov,
+            sigma,
+            values.objective + constants[index],
+            own_modes,
+            ends.evaluations,
+            {},
+        )
         for r in np.flatnonzero(doubtful):
             sound = np.isfinite(batch.theta[r]).all() and np.isfinite(values.objective[r])
             estimate, why = finish(int(firsts[i] + r), batch.theta[r] if sound else None)
@@ -441,10 +538,21 @@ def write_single(batch: Batch, r: int, estimate: Any, why: str | None) -> None:
     if why is not None:
         batch.failures[r] = why
     if estimate is None:
-        for array in (batch.theta, batch.beta, batch.beta_cov_unscaled, batch.sigma, batch.objective, *batch.modes):
+        for array in (
+            batch.theta,
+            batch.beta,
+            batch.beta_cov_unscaled,
+            batch.sigma,
+            batch.objective,
+            *batch.modes,
+        ):
             array[r] = np.nan
         return
-    batch.theta[r], batch.beta[r], batch.beta_cov_unscaled[r] = estimate.theta, estimate.beta, estimate.beta_cov_unscaled
+    batch.theta[r], batch.beta[r], batch.beta_cov_unscaled[r] = (
+        estimate.theta,
+        estimate.beta,
+        estimate.beta_cov_unscaled,
+    )
     batch.sigma[r], batch.objective[r] = estimate.sigma, estimate.objective
     if batch.phi is not None:
         batch.phi[r] = estimate.phi

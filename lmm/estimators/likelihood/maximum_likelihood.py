@@ -78,7 +78,9 @@ class MaximumLikelihood(Estimator):
         """ "reml" or "ml"."""
         return "reml" if self.reml else "ml"
 
-    def fit(self, problem: Problem, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
+    def fit(
+        self, problem: Problem, start: np.ndarray | None = None, callback: Callback | None = None
+    ) -> Estimate:
         """Minimise the criterion.
 
         Parameters
@@ -100,20 +102,28 @@ class MaximumLikelihood(Estimator):
         saved = Checkpoint(
             self.control.checkpoint,
             problem,
-            (self.name, *(() if self.sigma is None else (f"sigma={self.sigma}",)), problem.plan.factorization),
+            (
+                self.name,
+                *(() if self.sigma is None else (f"sigma={self.sigma}",)),
+                problem.plan.factorization,
+            ),
             data_numbers(problem, moments),
             comparable=evaluate.comparable,
         )
         theta, callback = saved.begin(theta, callback)
         if self.control.evaluate_only:
             point = evaluate(theta)
-            outcome = Outcome(point, True, "evaluated at the given theta, not optimised", 0, 1, float("nan"), ())
+            outcome = Outcome(
+                point, True, "evaluated at the given theta, not optimised", 0, 1, float("nan"), ()
+            )
         else:
             run = partial(self._search, problem, evaluate, callback)
             outcome = evaluate.search(run, theta)
             if evaluate.comparable:
                 outcome = second_look(problem, evaluate, outcome, run, self.control.tolerance)
-        return saved.finish(finish(problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin}))
+        return saved.finish(
+            finish(problem, evaluate, outcome, self.name, {"optimise": perf_counter() - begin})
+        )
 
     def _search(
         self,
@@ -143,7 +153,9 @@ class MaximumLikelihood(Estimator):
     def objective(self, problem: Problem, theta: np.ndarray) -> float:
         """-2 log-likelihood (ML) or the REML criterion at theta (m,)."""
         if problem.centred is not None:
-            return self.objective(problem.centred.problem, inner_theta(problem, np.asarray(theta, dtype=float)))
+            return self.objective(
+                problem.centred.problem, inner_theta(problem, np.asarray(theta, dtype=float))
+            )
         return evaluator(problem, self.reml, self.sigma, self.control).objective(theta)
 
     @threads.limited()
@@ -162,16 +174,26 @@ class MaximumLikelihood(Estimator):
         return hessian.by_differences(lambda at: evaluate.in_theta(at).gradient, theta)
 
 
-def _of_centred(estimator: Estimator, problem: Problem, start: np.ndarray | None, callback: Callback | None) -> Estimate:
+def _of_centred(
+    estimator: Estimator, problem: Problem, start: np.ndarray | None, callback: Callback | None
+) -> Estimate:
     """The estimate of a problem whose random slopes are far from their origin, found in centred columns."""
     assert problem.centred is not None
-    told = None if callback is None else lambda line: callback({**line, "theta": outer_theta(problem, line["theta"])})
+    told = (
+        None
+        if callback is None
+        else lambda line: callback({**line, "theta": outer_theta(problem, line["theta"])})
+    )
     inner = None if start is None else inner_theta(problem, start)
     return outward(problem, estimator.fit(problem.centred.problem, inner, told))
 
 
 def of_determined(
-    estimator: Estimator, problem: Problem, evaluate: Evaluator, start: np.ndarray | None, callback: Callback | None
+    estimator: Estimator,
+    problem: Problem,
+    evaluate: Evaluator,
+    start: np.ndarray | None,
+    callback: Callback | None,
 ) -> Estimate | None:
     """The estimate where the data do not determine every variance, the others held at zero; None where they do.
 
@@ -192,18 +214,43 @@ def of_determined(
         return {**line, "theta": spread(problem, found.kept, line["theta"])}
 
     told = None if callback is None else lambda line: callback(whole(line))
-    own: Estimate = estimator.fit(inner, None if start is None else gathered(problem, found.kept, start), told)
+    own: Estimate = estimator.fit(
+        inner, None if start is None else gathered(problem, found.kept, start), told
+    )
     point = evaluate(spread(problem, found.kept, own.theta))
     done, trace = own.convergence, tuple(whole(line) for line in own.trace)
-    outcome = Outcome(point, done.converged, done.message, done.iterations, done.evaluations, done.scaled_gradient**2 / 2.0, trace)
+    outcome = Outcome(
+        point,
+        done.converged,
+        done.message,
+        done.iterations,
+        done.evaluations,
+        done.scaled_gradient**2 / 2.0,
+        trace,
+    )
     estimate = finish(problem, evaluate, outcome, estimator.name, done.seconds, free=False)
-    messages = (*found.notes, *estimate.messages, *(text for text in own.messages if text.startswith(UNDETERMINED)))
-    return replace(estimate, messages=tuple(dict.fromkeys(messages)), report=own.report, n_parameters=own.n_parameters)
+    messages = (
+        *found.notes,
+        *estimate.messages,
+        *(text for text in own.messages if text.startswith(UNDETERMINED)),
+    )
+    return replace(
+        estimate,
+        messages=tuple(dict.fromkeys(messages)),
+        report=own.report,
+        n_parameters=own.n_parameters,
+    )
 
 
-def check_sigma(value: object, name: str = "sigma", what: str = "the residual standard deviation") -> float:
+def check_sigma(
+    value: object, name: str = "sigma", what: str = "the residual standard deviation"
+) -> float:
     """A positive number that the user gives; ArgumentError naming the argument and what it is."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not (np.isfinite(value) and value > 0):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float | np.number)
+        or not (np.isfinite(value) and value > 0)
+    ):
         raise ArgumentError(f"{name}={value!r} must be a positive number, {what}.")
     return float(value)
 
@@ -227,14 +274,23 @@ def ridge(problem: Problem, point: Point) -> list[str]:
     which = free[np.abs(vectors[:, flat]) > NAMED]
     term = np.repeat(np.arange(len(problem.structures)), [s.n_theta for s in problem.structures])
     groups = list(dict.fromkeys(problem.labels[t][0] for t in term[which]))
-    columns = list(dict.fromkeys(name for t in dict.fromkeys(term[which]) for name in problem.labels[t][1]))
+    columns = list(
+        dict.fromkeys(name for t in dict.fromkeys(term[which]) for name in problem.labels[t][1])
+    )
     return [
         f"{UNDETERMINED}{' and '.join(groups)}: other variances and correlations of {', '.join(columns)} give the same likelihood. Those "
         "reported are one choice of many, and so are standard errors that depend on them. Use fewer random columns or terms."
     ]
 
 
-def finish(problem: Problem, evaluate: Evaluator, outcome: Outcome, name: str, seconds: dict[str, float], free: bool = True) -> Estimate:
+def finish(
+    problem: Problem,
+    evaluate: Evaluator,
+    outcome: Outcome,
+    name: str,
+    seconds: dict[str, float],
+    free: bool = True,
+) -> Estimate:
     """The numbers of a fit at the point where the search ended, on the user's scale; ``free`` where no column was held at zero."""
     point = outcome.point
     if not np.isfinite(point.objective):

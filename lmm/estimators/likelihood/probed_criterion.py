@@ -19,7 +19,18 @@ from scipy.special import ndtr, stdtrit
 from lmm.covariance import Covariance
 from lmm.covariance.structure import directions
 from lmm.estimators.control import Control
-from lmm.estimators.likelihood.profiled import EXPLAINED, WELL, Evaluator, Frame, Payload, Settled, curvature, nothing_left, nowhere, slope
+from lmm.estimators.likelihood.profiled import (
+    EXPLAINED,
+    WELL,
+    Evaluator,
+    Frame,
+    Payload,
+    Settled,
+    curvature,
+    nothing_left,
+    nowhere,
+    slope,
+)
 from lmm.linalg.conjugate import log_quadratics
 from lmm.linalg.devices import backend
 from lmm.model.probes import score_by_probes
@@ -64,12 +75,21 @@ class StochasticEvaluator(Evaluator):
     comparable = False
     least, noise = ENOUGH, UNSURE
 
-    def __init__(self, problem: Problem, reml: bool, sigma: float | None = None, control: Control | None = None):
+    def __init__(
+        self,
+        problem: Problem,
+        reml: bool,
+        sigma: float | None = None,
+        control: Control | None = None,
+    ):
         super().__init__(problem, reml, sigma)
         self.control = control or Control()
         self.cheap = False
         self.coupled = backend.put(problem.coupled) if self.jax else problem.coupled
-        self.q = sum(problem.arranged.terms[t].k * problem.arranged.terms[t].J for t in problem.plan.iterative)
+        self.q = sum(
+            problem.arranged.terms[t].k * problem.arranged.terms[t].J
+            for t in problem.plan.iterative
+        )
         self.rng = np.random.default_rng(self.control.seed)
         self.probes = self._signs(min(self.control.probes, self.most))
         self.solutions = np.zeros_like(self.probes)
@@ -97,12 +117,16 @@ class StochasticEvaluator(Evaluator):
         parts = []
         for t in self.problem.plan.iterative:
             size, padded = self.problem.plan.terms[t], self.problem.arranged.terms[t].J
-            own = score_by_probes.signs(self.rng, count, size.k * size.J).reshape(count, size.k, size.J)
+            own = score_by_probes.signs(self.rng, count, size.k * size.J).reshape(
+                count, size.k, size.J
+            )
             own = np.pad(own, [(0, 0), (0, 0), (0, padded - size.J)])
             parts.append(own.reshape(count, size.k * padded))
         return np.concatenate(parts, axis=1)
 
-    def _split(self, per_term: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    def _split(
+        self, per_term: list[np.ndarray]
+    ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
         """Per-term arrays of the chain's terms, of the tail's and of the iterative ones."""
         return *self._arrange(per_term), [per_term[t] for t in self.problem.plan.iterative]
 
@@ -133,9 +157,20 @@ class StochasticEvaluator(Evaluator):
         D, traces, probes = (self._in_order(each) for each in (found.D, found.traces, found.probes))
         model = self._permute(found.AI) + curvature(D, frame)
         G = [t @ t.T for t in frame.T]
-        modes = [own[:, : size.J] for own, size in zip(self._in_order(found.modes), plan.terms, strict=True)]
-        payload = Sampled(value, D, modes, frame, probes, traces, G, 0.0, tuple(int(s) for s in found.steps))
-        point = Point(np.asarray(theta, dtype=float), float(value.objective) + self.constant, slope(D, frame), model, payload)
+        modes = [
+            own[:, : size.J]
+            for own, size in zip(self._in_order(found.modes), plan.terms, strict=True)
+        ]
+        payload = Sampled(
+            value, D, modes, frame, probes, traces, G, 0.0, tuple(int(s) for s in found.steps)
+        )
+        point = Point(
+            np.asarray(theta, dtype=float),
+            float(value.objective) + self.constant,
+            slope(D, frame),
+            model,
+            payload,
+        )
         return self._placed(point)
 
     def _placed(self, point: Point) -> Point:
@@ -143,11 +178,14 @@ class StochasticEvaluator(Evaluator):
         if self.anchor is not None:
             before, now = self.anchor.payload, point.payload
             change = sum(
-                float(np.sum((a + b) * (G1 - G0))) / 2.0 for a, b, G0, G1 in zip(before.traces, now.traces, before.G, now.G, strict=True)
+                float(np.sum((a + b) * (G1 - G0))) / 2.0
+                for a, b, G0, G1 in zip(before.traces, now.traces, before.G, now.G, strict=True)
             )
             known_change = self._known_part(point) - self._known_part(self.anchor)
             rest = before.rest + change - known_change
-            point = replace(point, objective=point.objective + rest, payload=replace(now, rest=rest))
+            point = replace(
+                point, objective=point.objective + rest, payload=replace(now, rest=rest)
+            )
         if self.anchor is None or point.objective < self.anchor.objective:
             self.anchor = point
         return point
@@ -166,11 +204,18 @@ class StochasticEvaluator(Evaluator):
         chain_T, tail_T, own_T = self._split(T)
         arrays = (self.coupled, self.probes, chain_T, tail_T, own_T)
         known, alpha, beta, control = self._call(
-            score_by_probes.log_determinant, *arrays, layout=self.problem.arranged.layout, tolerance=LANCZOS
+            score_by_probes.log_determinant,
+            *arrays,
+            layout=self.problem.arranged.layout,
+            tolerance=LANCZOS,
         )
         each = log_quadratics(alpha, beta, np.sum(self.probes**2, axis=1))
         each = score_by_probes.controlled(np, each, control)
-        return float(known), float(each.mean()), widening(len(each)) * float(each.std(ddof=1) / np.sqrt(len(each)))
+        return (
+            float(known),
+            float(each.mean()),
+            widening(len(each)) * float(each.std(ddof=1) / np.sqrt(len(each))),
+        )
 
     def objective(self, theta: np.ndarray) -> float:
         """The criterion at theta, log|H| by Lanczos quadrature."""
@@ -189,7 +234,12 @@ class StochasticEvaluator(Evaluator):
         begin = perf_counter()
         point, error = self.settled(point)
         found = self.monte_carlo(point, error)
-        return Settled(point, found, note(found, self.control.accuracy), {"log-determinant": perf_counter() - begin})
+        return Settled(
+            point,
+            found,
+            note(found, self.control.accuracy),
+            {"log-determinant": perf_counter() - begin},
+        )
 
     def settled(self, point: Point) -> tuple[Point, float]:
         """The point with log|H| by Lanczos quadrature in its objective, and the Monte Carlo error of that."""
@@ -208,7 +258,9 @@ class StochasticEvaluator(Evaluator):
         inverse = (vectors[:, inside] / values[inside]) @ vectors[:, inside].T
         cov = inverse @ noise @ inverse
         spread = 2.0 * np.diagonal(inverse)
-        relative = np.sqrt(np.divide(np.diagonal(cov), spread, out=np.zeros(len(cov)), where=spread > 0.0))
+        relative = np.sqrt(
+            np.divide(np.diagonal(cov), spread, out=np.zeros(len(cov)), where=spread > 0.0)
+        )
         return cov, relative
 
     def monte_carlo(self, point: Point, logdet_error: float) -> MonteCarlo:
@@ -273,7 +325,9 @@ class Unsure(Protocol):
     def more_probes(self, count: int) -> None: ...
 
 
-def search(evaluate: Unsure, run: Callable[[np.ndarray], Outcome], start: np.ndarray, accuracy: float) -> Outcome:
+def search(
+    evaluate: Unsure, run: Callable[[np.ndarray], Outcome], start: np.ndarray, accuracy: float
+) -> Outcome:
     """``run`` from ``start``, then with more probes from where it ended, until the Monte Carlo error is ``accuracy`` standard errors.
 
     A small problem ends with ``FIRM`` probes at the least, by which the error is well known.
@@ -282,7 +336,11 @@ def search(evaluate: Unsure, run: Callable[[np.ndarray], Outcome], start: np.nda
     while True:
         worst = float(np.max(evaluate.errors(outcome.point)[1], initial=0.0))
         count = len(evaluate.probes)
-        if not outcome.converged or count >= evaluate.most or (worst <= accuracy and count >= evaluate.firm):
+        if (
+            not outcome.converged
+            or count >= evaluate.most
+            or (worst <= accuracy and count >= evaluate.firm)
+        ):
             return outcome
         wanted = max(count * (worst / accuracy) ** 2 * MARGIN, count + 4) if worst > accuracy else 0
         evaluate.more_probes(int(min(max(wanted, evaluate.firm), evaluate.most)))
@@ -295,7 +353,9 @@ def search(evaluate: Unsure, run: Callable[[np.ndarray], Outcome], start: np.nda
         )
 
 
-def evaluator(problem: Problem, reml: bool, sigma: float | None = None, control: Control | None = None) -> Evaluator:
+def evaluator(
+    problem: Problem, reml: bool, sigma: float | None = None, control: Control | None = None
+) -> Evaluator:
     """The criterion of a problem, whichever way it is factorised."""
     if problem.plan.exact:
         return Evaluator(problem, reml, sigma)

@@ -76,7 +76,9 @@ class Evaluator:
         self.known = sigma is not None
         self.degrees = problem.n - (problem.p if reml else 0)
         variance = 1.0 if sigma is None else float(sigma) ** 2
-        self.data = problem.data._replace(degrees=np.asarray(float(self.degrees)), variance=np.asarray(variance))
+        self.data = problem.data._replace(
+            degrees=np.asarray(float(self.degrees)), variance=np.asarray(variance)
+        )
         self.constant = -problem.sum_log_weights
         if reml and problem.p:
             self.constant += 2.0 * float(np.log(np.abs(np.diagonal(problem.R))).sum())
@@ -85,10 +87,20 @@ class Evaluator:
         self.jax = problem.plan.backend == "jax"
         effects = sum(k * J for k, J in self.sizes)
         self.cheap = effects <= (REFINE_LIMIT_ONE if len(self.sizes) == 1 else REFINE_LIMIT)
-        self.mesh = sharded.mesh_for(problem.plan.devices, tail.size(problem.arranged.layout)) if self.jax else None
+        self.mesh = (
+            sharded.mesh_for(problem.plan.devices, tail.size(problem.arranged.layout))
+            if self.jax
+            else None
+        )
         if self.jax:
-            system = elimination.without_scatter(self.data.system) if backend.has_accelerator() else self.data.system
-            self.data = deviance.Data(elimination.on_devices(self.mesh, system), *backend.put(tuple(self.data[1:])))
+            system = (
+                elimination.without_scatter(self.data.system)
+                if backend.has_accelerator()
+                else self.data.system
+            )
+            self.data = deviance.Data(
+                elimination.on_devices(self.mesh, system), *backend.put(tuple(self.data[1:]))
+            )
 
     def _call(self, kernel: Callable[..., Any], *arrays: object, **static: Any) -> Any:
         if self.jax:
@@ -117,7 +129,9 @@ class Evaluator:
     def objective(self, theta: np.ndarray) -> float:
         """The criterion alone, constants included."""
         chain_T, tail_T = self._arrange([s.factor(own) for s, own in self._terms(theta)])
-        value = self._call(deviance.value, chain_T, tail_T, layout=self.problem.arranged.layout, **self._kind)
+        value = self._call(
+            deviance.value, chain_T, tail_T, layout=self.problem.arranged.layout, **self._kind
+        )
         return float(value.objective) + self.constant
 
     def modes(self, theta: np.ndarray) -> tuple[float, list[np.ndarray]]:
@@ -128,38 +142,65 @@ class Evaluator:
                 raise np.linalg.LinAlgError("the criterion cannot be computed here")
             return self.variance(payload.value), [np.asarray(own) for own in payload.modes]
         chain_T, tail_T = self._arrange([s.factor(own) for s, own in self._terms(theta)])
-        value, state = self._call(deviance.state, chain_T, tail_T, layout=self.problem.arranged.layout, reml=self.reml)
+        value, state = self._call(
+            deviance.state, chain_T, tail_T, layout=self.problem.arranged.layout, reml=self.reml
+        )
         combine = np.append(-value.beta, 1.0)
-        return self.variance(value), [np.tensordot(combine, own, 1) for own in self.problem.collect(state.modes)]
+        return self.variance(value), [
+            np.tensordot(combine, own, 1) for own in self.problem.collect(state.modes)
+        ]
 
     def _terms(self, theta: np.ndarray) -> list[tuple[Covariance, np.ndarray]]:
         return list(zip(self.problem.structures, self.problem.split(theta), strict=True))
 
     def __call__(self, theta: np.ndarray) -> Point:
         """Criterion, gradient and model Hessian at theta in the coordinates of the structures' charts."""
-        charts = [s.chart(own, gram) for (s, own), gram in zip(self._terms(theta), self.grams, strict=True)]
+        charts = [
+            s.chart(own, gram)
+            for (s, own), gram in zip(self._terms(theta), self.grams, strict=True)
+        ]
         return self._evaluate(theta, Frame(*map(list, zip(*charts, strict=True))))
 
     def in_theta(self, theta: np.ndarray) -> Point:
         """The same with gradient and model Hessian with respect to theta itself."""
         terms = self._terms(theta)
-        frame = Frame([s.factor(o) for s, o in terms], [s.jacobian(o) for s, o in terms], [s.second(o) for s, o in terms])
+        frame = Frame(
+            [s.factor(o) for s, o in terms],
+            [s.jacobian(o) for s, o in terms],
+            [s.second(o) for s, o in terms],
+        )
         return self._evaluate(theta, frame)
 
     def move(self, theta: np.ndarray, step: np.ndarray) -> np.ndarray:
         """The theta reached by a step in the charts' coordinates."""
         steps = self.problem.split(step)
-        return np.concatenate([s.move(o, g, d) for (s, o), g, d in zip(self._terms(theta), self.grams, steps, strict=True)])
+        return np.concatenate(
+            [
+                s.move(o, g, d)
+                for (s, o), g, d in zip(self._terms(theta), self.grams, steps, strict=True)
+            ]
+        )
 
     def _evaluate(self, theta: np.ndarray, frame: Frame) -> Point:
         problem, plan = self.problem, self.problem.arranged
         chain_T, tail_T = self._arrange(frame.T)
-        chain_dG, tail_dG = self._arrange([directions(d, t) for d, t in zip(frame.dT, frame.T, strict=True)])
+        chain_dG, tail_dG = self._arrange(
+            [directions(d, t) for d, t in zip(frame.dT, frame.T, strict=True)]
+        )
         # a compiled kernel takes the form that serves any T, so that one compilation serves the whole fit
-        well = tuple(not self.jax and bool(np.linalg.svd(t, compute_uv=False)[-1] > WELL) for t in tail_T)
+        well = tuple(
+            not self.jax and bool(np.linalg.svd(t, compute_uv=False)[-1] > WELL) for t in tail_T
+        )
         try:
             value, derived = self._call(
-                deviance.derivatives, chain_T, tail_T, chain_dG, tail_dG, layout=plan.layout, well=well, **self._kind
+                deviance.derivatives,
+                chain_T,
+                tail_T,
+                chain_dG,
+                tail_dG,
+                layout=plan.layout,
+                well=well,
+                **self._kind,
             )
         except (np.linalg.LinAlgError, FloatingPointError):
             return nowhere(theta)
@@ -172,8 +213,17 @@ class Evaluator:
         model = self._permute(derived.AI) + curvature(D, frame)
         modes = [m[0] for m in problem.collect(derived.modes)]
         payload = Payload(value, D, modes, frame)
-        rounding = ROUNDING * self.degrees * float(problem.cross.gram[-1, -1]) / float(value.r2)  # r2 is what is left of y'Wy
-        return Point(np.asarray(theta, dtype=float), float(value.objective) + self.constant, gradient, model, payload, rounding)
+        rounding = (
+            ROUNDING * self.degrees * float(problem.cross.gram[-1, -1]) / float(value.r2)
+        )  # r2 is what is left of y'Wy
+        return Point(
+            np.asarray(theta, dtype=float),
+            float(value.objective) + self.constant,
+            gradient,
+            model,
+            payload,
+            rounding,
+        )
 
     def search(self, run: Callable[[np.ndarray], Outcome], start: np.ndarray) -> Outcome:
         """``run`` from ``start``, theta (m,)."""
@@ -199,7 +249,9 @@ class Evaluator:
         rhs = problem.collect(problem.data.rhs)
         parts = hessian.pieces(problem.cross, rhs, problem.data.gram, frame.T, dG, self.reml)
         variance = None if self.sigma is None else self.sigma**2
-        return hessian.in_directions(parts, self.degrees, variance) + curvature(point.payload.D, frame)
+        return hessian.in_directions(parts, self.degrees, variance) + curvature(
+            point.payload.D, frame
+        )
 
     def _permute(self, AI: np.ndarray) -> np.ndarray:
         """AI from the plan's order of the terms to the design's."""
@@ -212,7 +264,12 @@ class Evaluator:
 
 def slope(D: list[np.ndarray], frame: Frame) -> np.ndarray:
     """<D, dG / ds_i> (m,) for D per term (k, k)."""
-    return np.concatenate([2.0 * np.einsum("ab,iab->i", d @ t, j) for d, t, j in zip(D, frame.T, frame.dT, strict=True)])
+    return np.concatenate(
+        [
+            2.0 * np.einsum("ab,iab->i", d @ t, j)
+            for d, t, j in zip(D, frame.T, frame.dT, strict=True)
+        ]
+    )
 
 
 def curvature(D: list[np.ndarray], frame: Frame) -> np.ndarray:

@@ -66,7 +66,9 @@ def diagnose_chains(draws: np.ndarray) -> ChainDiagnostics:
 def varies(draws: np.ndarray) -> np.ndarray:
     """Whether draws (C, D, ...) of a quantity differ by more than rounding; a parameter that was given does not."""
     with np.errstate(invalid="ignore"):
-        return np.asarray(~(np.ptp(draws, axis=(0, 1)) <= ROUNDING * np.max(np.abs(draws), axis=(0, 1))))
+        return np.asarray(
+            ~(np.ptp(draws, axis=(0, 1)) <= ROUNDING * np.max(np.abs(draws), axis=(0, 1)))
+        )
 
 
 def _diagnosed(draws: np.ndarray) -> np.ndarray:
@@ -78,4 +80,6 @@ def _diagnosed(draws: np.ndarray) -> np.ndarray:
     if len(draws) == 1:  # its two halves stand for chains
         half = draws.shape[1] // 2
         halves = np.concatenate([draws[:, :half], draws[:, -half:]])
-    return np.stack([array_stats.rhat(halves, **axes), array_stats.ess(draws, method="bulk", **axes)])
+    return np.stack(
+        [array_stats.rhat(halves, **axes), array_stats.ess(draws, method="bulk", **axes)]
+    )

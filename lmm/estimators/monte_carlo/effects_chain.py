@@ -55,16 +55,28 @@ def compiled(model: Model, settings: Settings) -> Steps:
     from blackjax.adaptation.step_size import dual_averaging_adaptation
 
     optimizer = optax.adam(settings.rate)
-    kernel = blackjax.hmc.build_kernel() if settings.sampler == "hmc" else blackjax.nuts.build_kernel()
+    kernel = (
+        blackjax.hmc.build_kernel() if settings.sampler == "hmc" else blackjax.nuts.build_kernel()
+    )
     linear = model.linear
 
-    def step(key: Array, x: Array, density: Any, size: Array, inverse_mass: Array, leapfrog: Array) -> Any:
+    def step(
+        key: Array, x: Array, density: Any, size: Array, inverse_mass: Array, leapfrog: Array
+    ) -> Any:
         if settings.sampler == "hmc":
             return kernel(key, x, density, size, inverse_mass, leapfrog)
         return kernel(key, x, density, size, inverse_mass)
 
     def warm_up(
-        key: Array, x: Array, at: Parameters, data: Any, frame: Frame, size: Array, leapfrog: Array, target: Array, steps: Array
+        key: Array,
+        x: Array,
+        at: Parameters,
+        data: Any,
+        frame: Frame,
+        size: Array,
+        leapfrog: Array,
+        target: Array,
+        steps: Array,
     ) -> Any:
         backend.traces["mcem"] += 1
         density = expectation.effects_density(model, settings.dense, frame, data, at)
@@ -78,11 +90,21 @@ def compiled(model: Model, settings: Settings) -> Steps:
             state, info = step(own, state, density, jnp.exp(adapting.log_step_size), mass, leapfrog)
             return state, update(adapting, info.acceptance_rate), rate + info.acceptance_rate
 
-        state, adapting, rate = jax.lax.fori_loop(0, steps, body, (state, init(size), jnp.zeros(())))
+        state, adapting, rate = jax.lax.fori_loop(
+            0, steps, body, (state, init(size), jnp.zeros(()))
+        )
         return state.position, final(adapting), rate / steps
 
     def iteration(
-        carry: Any, key: Array, data: Any, frame: Frame, leapfrog: Array, target: Array, count: Array, adapt: Array, smoothing: Array
+        carry: Any,
+        key: Array,
+        data: Any,
+        frame: Frame,
+        leapfrog: Array,
+        target: Array,
+        count: Array,
+        adapt: Array,
+        smoothing: Array,
     ) -> Any:
         (x, at, zeta, adam, size, past, share), effects = carry
         density = expectation.effects_density(model, settings.dense, frame, data, at)
@@ -96,7 +118,9 @@ def compiled(model: Model, settings: Settings) -> Steps:
             total = expectation.add_draw(model, frame, data, at, total, b)
             return state, total, rate + info.acceptance_rate, gradients + info.num_integration_steps
 
-        state, total, rate, gradients = jax.lax.fori_loop(0, count, draw, (state, zero(), jnp.zeros(()), jnp.zeros(())))
+        state, total, rate, gradients = jax.lax.fori_loop(
+            0, count, draw, (state, zero(), jnp.zeros(()), jnp.zeros(()))
+        )
         own: Statistics = jax.tree.map(lambda v: v / count, total)
         mean: Statistics = jax.tree.map(lambda old, new: old + share * (new - old), past, own)
         rate = rate / count
@@ -115,13 +139,28 @@ def compiled(model: Model, settings: Settings) -> Steps:
     def zero() -> Statistics:
         return expectation.no_statistics(model, model.p)
 
-    def maximise(at: Parameters, zeta: Array, adam: Any, data: Any, frame: Frame, mean: Statistics) -> Any:
+    def maximise(
+        at: Parameters, zeta: Array, adam: Any, data: Any, frame: Frame, mean: Statistics
+    ) -> Any:
         if not settings.adam:
-            return expectation.maximise(model, data, frame.cov, at, mean, SCORING, settings.fixed_sigma), zeta, adam
+            return (
+                expectation.maximise(
+                    model, data, frame.cov, at, mean, SCORING, settings.fixed_sigma
+                ),
+                zeta,
+                adam,
+            )
         free = {"d": at.d, "log_phi": at.log_phi, "log_sigma": at.log_sigma, "zeta": zeta}
 
         def loss(free: dict[str, Array]) -> Array:
-            return expectation.expected_loss(model, data, free["d"], expectation.by_scales(model, free["zeta"]), free["log_sigma"], mean)
+            return expectation.expected_loss(
+                model,
+                data,
+                free["d"],
+                expectation.by_scales(model, free["zeta"]),
+                free["log_sigma"],
+                mean,
+            )
 
         gradient = jax.grad(loss)(free)
         if not linear:
@@ -130,15 +169,29 @@ def compiled(model: Model, settings: Settings) -> Steps:
         free = optax.apply_updates(free, updates)
         log_sigma = at.log_sigma if settings.fixed_sigma or not linear else free["log_sigma"]
         log_phi = free["log_phi"] if model.family.has_dispersion else at.log_phi
-        return Parameters(free["d"], expectation.by_scales(model, free["zeta"]), log_sigma, log_phi), free["zeta"], adam
+        return (
+            Parameters(free["d"], expectation.by_scales(model, free["zeta"]), log_sigma, log_phi),
+            free["zeta"],
+            adam,
+        )
 
     def begin(zeta: Array, at: Parameters) -> Any:
         if not settings.adam:
             return ()
-        return optimizer.init({"d": at.d, "log_phi": at.log_phi, "log_sigma": at.log_sigma, "zeta": zeta})
+        return optimizer.init(
+            {"d": at.d, "log_phi": at.log_phi, "log_sigma": at.log_sigma, "zeta": zeta}
+        )
 
     def window(
-        key: Array, carry: Any, data: Any, frame: Frame, leapfrog: Array, target: Array, count: Array, adapt: Array, smoothing: Array
+        key: Array,
+        carry: Any,
+        data: Any,
+        frame: Frame,
+        leapfrog: Array,
+        target: Array,
+        count: Array,
+        adapt: Array,
+        smoothing: Array,
     ) -> object:
         backend.traces["mcem"] += 1
         effects = tuple(jnp.zeros((term.k, term.J)) for term in model.terms)

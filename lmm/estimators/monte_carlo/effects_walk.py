@@ -65,10 +65,14 @@ class Walk:
         self.step_size = method.step_size or 0.2
         self.trace: list[dict[str, Any]] = []
         self.history: list[Parameters] = []
-        self.effects: list[tuple[int, list[np.ndarray]]] = []  # iterations and mean effects, per window
+        self.effects: list[
+            tuple[int, list[np.ndarray]]
+        ] = []  # iterations and mean effects, per window
         self.since = 0
         self.gradients = 0.0
-        self.zeta = scales.from_covariances(model.terms, [np.asarray(G) for G in self.at.G], self.floors, model.transform)
+        self.zeta = scales.from_covariances(
+            model.terms, [np.asarray(G) for G in self.at.G], self.floors, model.transform
+        )
         self.adam = self.steps.begin(self.zeta, self.at)
         self.mean: Any = None
         self.curvature = 0.0  # of the log density in log phi
@@ -80,7 +84,9 @@ class Walk:
         scale = float(self.model.family.scale(sigma))
         found = []
         for term, A in zip(self.model.terms, self.cross.diag, strict=True):
-            error = scale**2 * term.J / np.maximum(np.einsum("aaj->a", A), 1e-300)  # of a level's effect
+            error = (
+                scale**2 * term.J / np.maximum(np.einsum("aaj->a", A), 1e-300)
+            )  # of a level's effect
             found.append(np.sqrt(VANISHED * np.sqrt(2.0 / term.J) * error))
         return found
 
@@ -92,9 +98,14 @@ class Walk:
     def _refresh(self) -> None:
         """New coordinates where the parameters have moved away from those they were made for; the effects stay."""
         sd = self._sd()
-        if self.method.metric == "identity" or np.all(np.abs(np.log(sd / self.frame_sd)) < np.log1p(REFRESH)):
+        if self.method.metric == "identity" or np.all(
+            np.abs(np.log(sd / self.frame_sd)) < np.log1p(REFRESH)
+        ):
             return
-        b = [np.asarray(own) for own in expectation.effects(self.model, self.settings.dense, self.frame, self.x)]
+        b = [
+            np.asarray(own)
+            for own in expectation.effects(self.model, self.settings.dense, self.frame, self.x)
+        ]
         self.frame, self.frame_sd = self._frame(), sd
         self.x = expectation.coordinates(self.model, self.settings.dense, self.frame, b)
 
@@ -102,34 +113,56 @@ class Walk:
         model, dense = self.model._replace(p=0), self.settings.dense
         if self.method.metric == "identity":
             ones = tuple(np.ones((term.k, term.J)) for term in model.terms)
-            return Frame(ones, tuple(np.zeros((0, term.k, term.J)) for term in model.terms), np.zeros((0, 0)), *self._fixed(None))
+            return Frame(
+                ones,
+                tuple(np.zeros((0, term.k, term.J)) for term in model.terms),
+                np.zeros((0, 0)),
+                *self._fixed(None),
+            )
         scale = float(model.family.scale(np.exp(self.at.log_sigma)))
         G = [np.asarray(own) for own in self.at.G]
         T = [np.linalg.cholesky(own + 1e-8 * np.diag(np.diagonal(own))) / scale for own in G]
         prior = [np.linalg.inv(t @ t.T) for t in T]
         both = zip(self.cross.diag, prior, strict=True)
-        units = [scale * np.sqrt(np.einsum("jaa->aj", np.linalg.inv(np.moveaxis(A, -1, 0) + P))) for A, P in both]
+        units = [
+            scale * np.sqrt(np.einsum("jaa->aj", np.linalg.inv(np.moveaxis(A, -1, 0) + P)))
+            for A, P in both
+        ]
         if not dense:
             none = tuple(np.zeros((0, term.k, term.J)) for term in model.terms)
             return Frame(tuple(units), none, np.zeros((0, 0)), *self._fixed(T))
-        bare = replace(self.cross, rhs=tuple(own[:0] for own in self.cross.rhs), gram=np.zeros((0, 0)))
-        regressions, L = joint_gaussian(bare, model, Approximation("partial", "fixed", dense), T, prior, units, scale)
+        bare = replace(
+            self.cross, rhs=tuple(own[:0] for own in self.cross.rhs), gram=np.zeros((0, 0))
+        )
+        regressions, L = joint_gaussian(
+            bare, model, Approximation("partial", "fixed", dense), T, prior, units, scale
+        )
         z = model.size
         free = iter(regressions)
-        K = tuple(np.zeros((len(L) - z, t.k, t.J)) if i in dense else next(free)[z:] for i, t in enumerate(model.terms))
+        K = tuple(
+            np.zeros((len(L) - z, t.k, t.J)) if i in dense else next(free)[z:]
+            for i, t in enumerate(model.terms)
+        )
         return Frame(tuple(units), K, L[z:, z:], *self._fixed(T))
 
     def _fixed(self, T: list[np.ndarray] | None) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
         """Covariance (p, p) of d in the working linear model at relative factors T, and the slopes of the effects on d."""
         p = self.model.p
         if not p:
-            return np.zeros((0, 0)), tuple(np.zeros((0, term.k, term.J)) for term in self.model.terms)
+            return np.zeros((0, 0)), tuple(
+                np.zeros((0, term.k, term.J)) for term in self.model.terms
+            )
         scale = float(self.model.family.scale(np.exp(self.at.log_sigma)))
         if T is None:
-            T = [np.linalg.cholesky(np.asarray(G) + 1e-8 * np.diag(np.diagonal(G))) / scale for G in self.at.G]
+            T = [
+                np.linalg.cholesky(np.asarray(G) + 1e-8 * np.diag(np.diagonal(G))) / scale
+                for G in self.at.G
+            ]
         prior = [np.linalg.inv(t @ t.T) for t in T]
         units = [np.ones((term.k, term.J)) for term in self.model.terms]
-        slopes, L = joint_gaussian(self.cross, self.model, Approximation("partial", "fixed"), T, prior, units, scale)
+        slopes, L = joint_gaussian(
+            self.cross, self.model, Approximation("partial", "fixed"), T, prior, units, scale
+        )
         z = self.model.size
         return np.asarray(L[z:, z:] @ L[z:, z:].T), tuple(own[z:] for own in slopes)
 
@@ -140,9 +173,20 @@ class Walk:
         """Move the chain at the starting parameters and adapt the step size."""
         if steps:
             adapt = self.method.step_size is None
-            leapfrog, target = np.asarray(self.method.leapfrog), np.asarray(self.method.target_acceptance)
+            leapfrog, target = (
+                np.asarray(self.method.leapfrog),
+                np.asarray(self.method.target_acceptance),
+            )
             self.x, step, _ = self.steps.warm_up(
-                self._key(), self.x, self.at, self.data, self.frame, np.asarray(self.step_size), leapfrog, target, np.asarray(steps)
+                self._key(),
+                self.x,
+                self.at,
+                self.data,
+                self.frame,
+                np.asarray(self.step_size),
+                leapfrog,
+                target,
+                np.asarray(steps),
             )
             self.gradients += steps * self.method.leapfrog
             if adapt:
@@ -157,7 +201,15 @@ class Walk:
         adapt = np.asarray(0.0 if self.method.step_size is not None else 1.0)
         out = self.steps.window(
             self._key(),
-            (self.x, self.at, self.zeta, self.adam, np.asarray(self.step_size), mean, np.asarray(smoothing)),
+            (
+                self.x,
+                self.at,
+                self.zeta,
+                self.adam,
+                np.asarray(self.step_size),
+                mean,
+                np.asarray(smoothing),
+            ),
             self.data,
             self.frame,
             np.asarray(self.method.leapfrog),
@@ -186,7 +238,12 @@ class Walk:
                 "acceptance": float(record["acceptance"][i]),
                 "samples": count,
                 "step_size": float(record["step_size"][i]),
-                "sd": np.concatenate([np.sqrt(np.diagonal(h @ own @ h.T)) for own, h in zip(G, self.frames, strict=True)]),
+                "sd": np.concatenate(
+                    [
+                        np.sqrt(np.diagonal(h @ own @ h.T))
+                        for own, h in zip(G, self.frames, strict=True)
+                    ]
+                ),
                 "beta": shift + unit @ at.d,
             }
             if self.model.linear:
@@ -203,7 +260,10 @@ class Walk:
         rows = []
         for at in self.history[self.since :]:
             # a variance that vanishes does so for ever: below what the data tell it stands still
-            log_sd = [0.5 * np.log(np.maximum(np.diagonal(G), floor**2)) for G, floor in zip(at.G, self.floors, strict=True)]
+            log_sd = [
+                0.5 * np.log(np.maximum(np.diagonal(G), floor**2))
+                for G, floor in zip(at.G, self.floors, strict=True)
+            ]
             last = at.log_sigma if self.model.linear else at.log_phi
             rows.append(np.concatenate([*log_sd, shift + unit @ at.d, [last]]))
         return np.array(rows)
@@ -216,7 +276,9 @@ class Walk:
         half = len(path) // 2
         first, second = path[:half], path[half:]
         error = np.hypot(batch_error(first), batch_error(second))
-        if np.all(np.abs(first.mean(axis=0) - second.mean(axis=0)) <= DRIFT * np.maximum(error, 1e-12)):
+        if np.all(
+            np.abs(first.mean(axis=0) - second.mean(axis=0)) <= DRIFT * np.maximum(error, 1e-12)
+        ):
             return True
         self.since += half // WINDOW * WINDOW
         return False
@@ -235,9 +297,17 @@ class Walk:
         shift, unit = np.asarray(self.data.shift), np.asarray(self.data.unit)
         G = [np.mean([at.G[t] for at in own], axis=0) for t in range(len(self.model.terms))]
         windows = self.effects[-max(1, last // WINDOW) :]
-        effects = [np.mean([mean[t] for _, mean in windows], axis=0) for t in range(len(self.model.terms))]
+        effects = [
+            np.mean([mean[t] for _, mean in windows], axis=0) for t in range(len(self.model.terms))
+        ]
         d = np.mean([at.d for at in own], axis=0)
-        return Path(G, shift + unit @ d, float(np.mean([at.log_sigma for at in own])), float(np.mean([at.log_phi for at in own])), effects)
+        return Path(
+            G,
+            shift + unit @ d,
+            float(np.mean([at.log_sigma for at in own])),
+            float(np.mean([at.log_phi for at in own])),
+            effects,
+        )
 
 
 def _raised(G: np.ndarray, floor: np.ndarray) -> np.ndarray:

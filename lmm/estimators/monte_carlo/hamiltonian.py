@@ -92,7 +92,9 @@ def compiled(space: Space, depth: int, batch: bool, keep: bool) -> Kernels:
     from blackjax.adaptation.step_size import dual_averaging_adaptation
 
     kernel = blackjax.nuts.build_kernel()
-    metric_begin, metric_update, metric_final = mass_matrix_adaptation(not (space.linear and space.size <= DENSE_METRIC))
+    metric_begin, metric_update, metric_final = mass_matrix_adaptation(
+        not (space.linear and space.size <= DENSE_METRIC)
+    )
 
     def at(x: Array, data: Any) -> Array:
         backend.traces["nuts"] += 1
@@ -100,7 +102,9 @@ def compiled(space: Space, depth: int, batch: bool, keep: bool) -> Kernels:
 
     def begin(x: Array, data: Any) -> State:
         first = blackjax.nuts.init(x, lambda x: at(x, data))
-        size = jax.tree.map(lambda a: jnp.asarray(a, dtype=float), dual_averaging_adaptation(0.8)[0](1.0))
+        size = jax.tree.map(
+            lambda a: jnp.asarray(a, dtype=float), dual_averaging_adaptation(0.8)[0](1.0)
+        )
         return State(first, size, metric_begin(space.size))
 
     def block(key: Array, state: State, stages: Array, target: Array, data: Any) -> Any:
@@ -108,9 +112,20 @@ def compiled(space: Space, depth: int, batch: bool, keep: bool) -> Kernels:
 
         def move(state: State, key: Array, stage: Array, ends: Array) -> Any:
             adapts = stage < KEEP
-            length = jnp.where(adapts, jnp.exp(state.step_size.log_step_size), step_final(state.step_size))
-            hmc, info = kernel(key, state.hmc, lambda x: at(x, data), length, state.metric.inverse_mass_matrix, max_num_doublings=depth)
-            size = _choose(adapts, step_update(state.step_size, info.acceptance_rate), state.step_size)
+            length = jnp.where(
+                adapts, jnp.exp(state.step_size.log_step_size), step_final(state.step_size)
+            )
+            hmc, info = kernel(
+                key,
+                state.hmc,
+                lambda x: at(x, data),
+                length,
+                state.metric.inverse_mass_matrix,
+                max_num_doublings=depth,
+            )
+            size = _choose(
+                adapts, step_update(state.step_size, info.acceptance_rate), state.step_size
+            )
             metric = _choose(stage == SLOW, metric_update(state.metric, hmc.position), state.metric)
             metric = _choose(ends, metric_final(metric), metric)
             size = _choose(ends, step_begin(step_final(size)), size)
@@ -127,8 +142,12 @@ def compiled(space: Space, depth: int, batch: bool, keep: bool) -> Kernels:
         def step(state: State, own: Any) -> Any:
             key, (stage, ends) = own
             arguments = (state, key, stage, ends > 0)
-            nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(move, *arguments)[1])
-            state, out = jax.lax.cond(stage < IDLE, move, lambda state, *_: (state, nothing), *arguments)
+            nothing = jax.tree.map(
+                lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(move, *arguments)[1]
+            )
+            state, out = jax.lax.cond(
+                stage < IDLE, move, lambda state, *_: (state, nothing), *arguments
+            )
             return state, (state.hmc.position, out)
 
         keys = jax.random.split(jax.random.wrap_key_data(key), BLOCK)
@@ -148,10 +167,14 @@ def compiled(space: Space, depth: int, batch: bool, keep: bool) -> Kernels:
                 mean = b = density.random_effects(density.unpack(space, x), data, space)[0]
             more = Sums(mean, b, [own[:, None] * own[None] for own in b])
             counted = jnp.where(index < count, 1.0, 0.0)
-            return jax.tree.map(lambda total, own: total + counted * own, sums, more), b if keep else []
+            return jax.tree.map(
+                lambda total, own: total + counted * own, sums, more
+            ), b if keep else []
 
         zero = [jnp.zeros((term.k, term.J)) for term in space.model.terms]
-        empty = Sums(zero, zero, [jnp.zeros((term.k, term.k, term.J)) for term in space.model.terms])
+        empty = Sums(
+            zero, zero, [jnp.zeros((term.k, term.k, term.J)) for term in space.model.terms]
+        )
         keys = jax.random.split(jax.random.wrap_key_data(key), BLOCK)
         sums, b = jax.lax.scan(one, empty, (jnp.arange(BLOCK), keys, x))
         return x[:, : space.parameters], b, sums
@@ -169,7 +192,10 @@ def _single(function: Callable[..., Any], axes: tuple[int | None, ...]) -> Calla
     """vmap over one chain, without the cost of a batch."""
 
     def of(*arguments: Any) -> object:
-        own = [a if axis is None else jax.tree.map(lambda v: v[0], a) for a, axis in zip(arguments, axes, strict=True)]
+        own = [
+            a if axis is None else jax.tree.map(lambda v: v[0], a)
+            for a, axis in zip(arguments, axes, strict=True)
+        ]
         return jax.tree.map(lambda v: v[None], function(*own))
 
     return of
@@ -200,7 +226,9 @@ class Chain:
         self.effects.append([own[:count] for own in effects])
         self.sums.append(sums)
 
-    def record(self, out: dict[str, np.ndarray], step_size: float, active: int, draws: int) -> dict[str, Any]:
+    def record(
+        self, out: dict[str, np.ndarray], step_size: float, active: int, draws: int
+    ) -> dict[str, Any]:
         """A block's line of the trace; ``active`` steps were made, ``draws`` of them kept."""
         own = {name: out[name][:active] for name in STATISTICS}
         if draws:
@@ -232,21 +260,33 @@ class Sums(NamedTuple):
 
 def moments(chains: list[Chain], count: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Posterior means (J, k) and covariances (J, k, k) of the effects per term."""
-    total = jax.tree.map(lambda *parts: np.sum(parts, axis=0) / count, *(own for chain in chains for own in chain.sums))
-    covariances = [second - first[:, None] * first[None] for first, second in zip(total.first, total.second, strict=True)]
-    return [np.ascontiguousarray(m.T) for m in total.mean], [np.ascontiguousarray(np.moveaxis(C, -1, 0)) for C in covariances]
+    total = jax.tree.map(
+        lambda *parts: np.sum(parts, axis=0) / count,
+        *(own for chain in chains for own in chain.sums),
+    )
+    covariances = [
+        second - first[:, None] * first[None]
+        for first, second in zip(total.first, total.second, strict=True)
+    ]
+    return [np.ascontiguousarray(m.T) for m in total.mean], [
+        np.ascontiguousarray(np.moveaxis(C, -1, 0)) for C in covariances
+    ]
 
 
 # ---- where chains begin ----
 
 
-def first_position(problem: Problem | GeneralizedProblem, near: Estimate, space: Space) -> np.ndarray:
+def first_position(
+    problem: Problem | GeneralizedProblem, near: Estimate, space: Space
+) -> np.ndarray:
     """x at a likelihood fit; variances that it finds to be zero begin where a level's data would just show them."""
     model = space.model
     covariances, floors = [], []
     for A, T, term in zip(problem.information(near), near.factors, model.terms, strict=True):
         covariances.append(near.scale2 * T @ T.T)
-        floors.append(np.sqrt(0.25 * near.scale2 * term.J / np.maximum(np.einsum("aaj->a", A), 1e-300)))
+        floors.append(
+            np.sqrt(0.25 * near.scale2 * term.J / np.maximum(np.einsum("aaj->a", A), 1e-300))
+        )
     zeta = scales.from_covariances(model.terms, covariances, floors, model.transform)
     parts = [np.zeros(model.p), zeta]
     if space.free_sigma:
@@ -269,16 +309,30 @@ def _standardized(b: np.ndarray, G: np.ndarray, floor: np.ndarray) -> np.ndarray
     return np.asarray(np.linalg.solve(L, b.T))
 
 
-def scattered(begin: Callable[..., State], data: Any, space: Space, first: np.ndarray, rng: np.random.Generator) -> State:
+def scattered(
+    begin: Callable[..., State],
+    data: Any,
+    space: Space,
+    first: np.ndarray,
+    rng: np.random.Generator,
+) -> State:
     """The state of a chain that starts around ``first``, drawn in until the density is positive."""
     p, z, m = space.model.p, space.model.size, space.parameters
     d = (JITTER_ROWS if space.plan is None else JITTER[0]) * rng.standard_normal(p)
     zeta = JITTER[1] * rng.uniform(-1.0, 1.0, z)
-    rest = np.concatenate([JITTER[2] * rng.standard_normal(m - p - z), JITTER[3] * rng.standard_normal(space.size - m)])
+    rest = np.concatenate(
+        [
+            JITTER[2] * rng.standard_normal(m - p - z),
+            JITTER[3] * rng.standard_normal(space.size - m),
+        ]
+    )
     away = np.concatenate([d, zeta, rest])
     for _ in range(20):
         state = begin(first + away, data)
-        if np.isfinite(float(state.hmc.logdensity)) and np.isfinite(state.hmc.logdensity_grad).all():
+        if (
+            np.isfinite(float(state.hmc.logdensity))
+            and np.isfinite(state.hmc.logdensity_grad).all()
+        ):
             return state
         away = 0.5 * away
     raise ArgumentError(

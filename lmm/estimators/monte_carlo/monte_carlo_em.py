@@ -45,7 +45,17 @@ from lmm.linalg.devices import backend
 from lmm.model import centred
 from lmm.model.gaussian.crossproducts import CrossProducts, cross_products
 from lmm.model.posterior.expectation import Parameters
-from lmm.model.posterior.joint import RowData, Start, Sums, coordinates, make_model, make_row_data, make_sums, row_sd, start_of
+from lmm.model.posterior.joint import (
+    RowData,
+    Start,
+    Sums,
+    coordinates,
+    make_model,
+    make_row_data,
+    make_sums,
+    row_sd,
+    start_of,
+)
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate, Report
 
@@ -145,7 +155,9 @@ class MonteCarloEM(Estimator):
         need("optax", "method='mcem'")
         for structure in problem.structures:
             if structure.maximiser(np.eye(structure.k), np) is None:
-                raise ArgumentError(f"method='mcem' has no M-step for the covariance structure {structure.name!r}; use method='reml'.")
+                raise ArgumentError(
+                    f"method='mcem' has no M-step for the covariance structure {structure.name!r}; use method='reml'."
+                )
         begin = perf_counter()
         rng = np.random.default_rng(self.rng)
         model = make_model(problem, "log")
@@ -162,12 +174,29 @@ class MonteCarloEM(Estimator):
             data = make_sums(problem, coordinates(problem, sigma), DENSE_PAIRS)
             cross = replace(problem.cross, rhs=data.fixed, gram=data.gram)
         else:
-            data = make_row_data(problem, first.beta, coordinates(problem, row_sd(problem, sigma, first.phi)))
+            data = make_row_data(
+                problem, first.beta, coordinates(problem, row_sd(problem, sigma, first.phi))
+            )
             cross = _weighted(problem, data, first)
         dense = dense_terms(model) if self.metric == "adapted" else ()
-        settings = Settings(self.sampler, self.m_step == "adam", self.learning_rate, not isinstance(self.sigma, str), dense)
+        settings = Settings(
+            self.sampler,
+            self.m_step == "adam",
+            self.learning_rate,
+            not isinstance(self.sigma, str),
+            dense,
+        )
         with backend.our_settings():
-            walk = Walk(self, model, settings, backend.put(data), cross, _parameters(first, sigma), rng, frames)
+            walk = Walk(
+                self,
+                model,
+                settings,
+                backend.put(data),
+                cross,
+                _parameters(first, sigma),
+                rng,
+                frames,
+            )
             converged, message = self._search(walk, problem, callback)
         path = walk.path(self._last(walk, converged))
         path = self._without_vanished(problem, path, sigma, walk.floors)
@@ -176,21 +205,42 @@ class MonteCarloEM(Estimator):
         estimate = self._finish(written, path._replace(G=G, effects=effects), sigma)
         seconds = {**problem.seconds, "optimise": perf_counter() - begin}
         steps = len(walk.trace)
-        convergence = Convergence(converged, message, steps, int(walk.gradients), int(walk.gradients), float("nan"), seconds)
+        convergence = Convergence(
+            converged,
+            message,
+            steps,
+            int(walk.gradients),
+            int(walk.gradients),
+            float("nan"),
+            seconds,
+        )
         acceptance = float(np.mean([line["acceptance"] for line in walk.trace[-WINDOW:]]))
         linear = problem.distribution.linear
         report = Report(
             f"{problem.distribution.model_title} mixed model fit by maximum likelihood (Monte Carlo EM, {self.sampler.upper()})",
-            (("logLik" if linear else "logLik (Laplace)", -0.5 * estimate.objective), ("acceptance rate", acceptance)),
+            (
+                ("logLik" if linear else "logLik (Laplace)", -0.5 * estimate.objective),
+                ("acceptance rate", acceptance),
+            ),
             (
                 "Estimates are averages over the last iterations, within the Monte Carlo error of the maximum of the likelihood; "
                 "standard errors are those given the variance parameters.",
-                *((f"The residual standard deviation was fixed at {sigma:g}.",) if linear and settings.fixed_sigma else ()),
+                *(
+                    (f"The residual standard deviation was fixed at {sigma:g}.",)
+                    if linear and settings.fixed_sigma
+                    else ()
+                ),
             ),
         )
         return replace(estimate, convergence=convergence, trace=tuple(walk.trace), report=report)
 
-    def _without_vanished(self, problem: Problem | GeneralizedProblem, path: Path, sigma: float, floors: list[np.ndarray]) -> Path:
+    def _without_vanished(
+        self,
+        problem: Problem | GeneralizedProblem,
+        path: Path,
+        sigma: float,
+        floors: list[np.ndarray],
+    ) -> Path:
         """The path's averages, with small variances at zero where the likelihood is no lower for it: EM gets there in the limit only."""
         for t, floor in enumerate(floors):
             for a in np.flatnonzero(np.diagonal(path.G[t]) <= NEARLY * floor**2):
@@ -200,15 +250,23 @@ class MonteCarloEM(Estimator):
                 free, fitted = (self._finish(problem, at, sigma) for at in (path, other))
                 if np.isfinite(fitted.objective) and not fitted.objective > free.objective + 1e-6:
                     path = other
-                    if isinstance(problem, Problem):  # given the covariances these are in closed form
-                        near = MaximumLikelihood(False, Control(evaluate_only=True), None if isinstance(self.sigma, str) else sigma)
+                    if isinstance(
+                        problem, Problem
+                    ):  # given the covariances these are in closed form
+                        near = MaximumLikelihood(
+                            False,
+                            Control(evaluate_only=True),
+                            None if isinstance(self.sigma, str) else sigma,
+                        )
                         best = near.fit(problem, fitted.theta)
                         path = path._replace(beta=best.beta, log_sigma=float(np.log(best.sigma)))
         return path
 
     # ---- the search ----
 
-    def _search(self, walk: Walk, problem: Problem | GeneralizedProblem, callback: Callback | None) -> tuple[bool, str]:
+    def _search(
+        self, walk: Walk, problem: Problem | GeneralizedProblem, callback: Callback | None
+    ) -> tuple[bool, str]:
         walk.warm_up(self.warmup)
         errors: np.ndarray | None = None
         failures = 0
@@ -222,23 +280,37 @@ class MonteCarloEM(Estimator):
                         False,
                         "the chain left the region of finite density after these parameters; give a smaller step_size",
                     )
-                raise ArgumentError("method='mcem': the chain leaves the region of finite density at once; give a smaller step_size=.")
+                raise ArgumentError(
+                    "method='mcem': the chain leaves the region of finite density at once; give a smaller step_size=."
+                )
             failures = 0
             line = walk.trace[-1]
             if callback is not None:
-                callback({"objective": 2.0 * line["loss"], "theta": line["sd"], "decrease": line["acceptance"]})
+                callback(
+                    {
+                        "objective": 2.0 * line["loss"],
+                        "theta": line["sd"],
+                        "decrease": line["acceptance"],
+                    }
+                )
             if self.tolerance == 0 or not walk.settled():
                 continue
             if errors is None:
                 errors = self._standard_errors(problem, walk)
             mc = walk.monte_carlo_error()
             if np.all(mc <= self.tolerance * errors):
-                return True, f"Monte Carlo errors are below {self.tolerance:g} of the standard errors"
+                return (
+                    True,
+                    f"Monte Carlo errors are below {self.tolerance:g} of the standard errors",
+                )
             if self.growth > 1.0:
                 walk.grow(self.growth)
         if self.tolerance == 0:
             return True, f"ran the {self.iterations} iterations asked for"
-        return False, f"Monte Carlo errors were still above {self.tolerance:g} of the standard errors after {self.iterations} iterations"
+        return (
+            False,
+            f"Monte Carlo errors were still above {self.tolerance:g} of the standard errors after {self.iterations} iterations",
+        )
 
     def _last(self, walk: Walk, converged: bool) -> int:
         """Iterations that are averaged: since the path settled, else the last third."""
@@ -250,7 +322,9 @@ class MonteCarloEM(Estimator):
         """Rough standard errors of what :meth:`Walk.follow` follows: log sd, coefficients, log sigma or log phi."""
         estimate = self._finish(problem, walk.path(WINDOW), float(np.exp(walk.at.log_sigma)))
         scale = np.sqrt(estimate.scale2)
-        log_sd = np.concatenate([np.full(term.k, (2.0 * term.J) ** -0.5) for term in walk.model.terms])
+        log_sd = np.concatenate(
+            [np.full(term.k, (2.0 * term.J) ** -0.5) for term in walk.model.terms]
+        )
         beta = scale * np.sqrt(np.diagonal(estimate.beta_cov_unscaled))
         known = float(walk.curvature) if walk.curvature > 0 else 2.0 * problem.n
         return np.concatenate([log_sd, beta, [known**-0.5]])
@@ -278,10 +352,14 @@ class MonteCarloEM(Estimator):
 
 def _parameters(first: Start, sigma: float) -> Parameters:
     G = tuple(own + 1e-8 * np.diag(np.diagonal(own)) for own in first.covariances)
-    return Parameters(np.zeros(len(first.beta)), G, np.asarray(np.log(sigma)), np.asarray(np.log(first.phi)))
+    return Parameters(
+        np.zeros(len(first.beta)), G, np.asarray(np.log(sigma)), np.asarray(np.log(first.phi))
+    )
 
 
 def _weighted(problem: GeneralizedProblem, data: RowData, first: Start) -> CrossProducts:
     """Cross-products of [Z X~] at the working weights without random effects."""
-    W = np.maximum(problem.family.expected_weights(data.offset, problem.rows.weights, first.phi).weight, 1e-10)
+    W = np.maximum(
+        problem.family.expected_weights(data.offset, problem.rows.weights, first.phi).weight, 1e-10
+    )
     return cross_products(problem.terms, np.asfortranarray(data.X), W)

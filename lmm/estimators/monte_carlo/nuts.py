@@ -36,7 +36,16 @@ from lmm.estimators.from_posterior import (
     prepare,
 )
 from lmm.estimators.monte_carlo.chain_diagnostics import diagnose_chains
-from lmm.estimators.monte_carlo.hamiltonian import IDLE, STATISTICS, Chain, compiled, first_position, moments, scattered, schedule
+from lmm.estimators.monte_carlo.hamiltonian import (
+    IDLE,
+    STATISTICS,
+    Chain,
+    compiled,
+    first_position,
+    moments,
+    scattered,
+    schedule,
+)
 from lmm.estimators.optional import need
 from lmm.estimators.settings import (
     CONTROL,
@@ -123,7 +132,12 @@ class NUTS(Estimator):
         )
         refuse_evaluation(self, "a sampler has nothing to evaluate")
 
-    def fit(self, problem: Problem | GeneralizedProblem, start: np.ndarray | None = None, callback: Callback | None = None) -> Estimate:
+    def fit(
+        self,
+        problem: Problem | GeneralizedProblem,
+        start: np.ndarray | None = None,
+        callback: Callback | None = None,
+    ) -> Estimate:
         """Sample the posterior.
 
         Parameters
@@ -137,8 +151,13 @@ class NUTS(Estimator):
         rng = np.random.default_rng(self.rng)
         model = make_model(problem, "log")
         model.family.require_jax()
-        written, (problem, priors) = problem, prepare(problem, model, self.priors, self._held(problem))
-        near = likelihood_fit(problem, None if start is None else as_centred(problem, start, priors))
+        written, (problem, priors) = (
+            problem,
+            prepare(problem, model, self.priors, self._held(problem)),
+        )
+        near = likelihood_fit(
+            problem, None if start is None else as_centred(problem, start, priors)
+        )
         data: SumData | GeneralizedData
         if isinstance(problem, Problem):
             sigma = near.sigma if self.sigma is None else float(self.sigma)
@@ -152,22 +171,36 @@ class NUTS(Estimator):
         first = first_position(problem, near, space)
         chains = self._sample(space, data, first, keep, rng, callback)
         elapsed = perf_counter() - begin
-        return self._estimate(written, space, data, priors, chains, {**problem.seconds, "sample": elapsed})
+        return self._estimate(
+            written, space, data, priors, chains, {**problem.seconds, "sample": elapsed}
+        )
 
     def _held(self, problem: Problem | GeneralizedProblem) -> dict[str, str]:
         """Parameters that are not sampled, and why."""
-        return {"sigma": f"sigma={self.sigma:g} fixes it."} if isinstance(problem, Problem) and self.sigma is not None else {}
+        return (
+            {"sigma": f"sigma={self.sigma:g} fixes it."}
+            if isinstance(problem, Problem) and self.sigma is not None
+            else {}
+        )
 
     # ---- sampling ----
 
     def _sample(
-        self, space: Space, data: Any, first: np.ndarray, keep: bool, rng: np.random.Generator, callback: Callback | None
+        self,
+        space: Space,
+        data: Any,
+        first: np.ndarray,
+        keep: bool,
+        rng: np.random.Generator,
+        callback: Callback | None,
     ) -> list[Chain]:
         """All chains: one after another or side by side on the idle cores, or in one batch on an accelerator."""
         batch = self.batch
         device = None
         if backend.has_accelerator() and _work(space, data) < ACCELERATE:
-            device = jax.devices("cpu")[0]  # an accelerator waits longer for such small work than it works
+            device = jax.devices("cpu")[
+                0
+            ]  # an accelerator waits longer for such small work than it works
         elif batch is None:
             batch = backend.has_accelerator()
         seeds = rng.spawn(self.chains)
@@ -184,7 +217,16 @@ class NUTS(Estimator):
 
         def run(group: list[int]) -> list[Chain]:
             with backend.our_settings(), jax.default_device(device):  # a thread's own settings
-                return self._run(space, backend.put(data), first, keep, {which: seeds[which] for which in group}, blocks, tell, stop)
+                return self._run(
+                    space,
+                    backend.put(data),
+                    first,
+                    keep,
+                    {which: seeds[which] for which in group},
+                    blocks,
+                    tell,
+                    stop,
+                )
 
         workers = min(len(groups), threads.idle_cores())
         if workers == 1:
@@ -218,7 +260,10 @@ class NUTS(Estimator):
             return np.stack([rng.integers(0, 2**32, 2, dtype=np.uint32) for rng in seeds.values()])
 
         chains = [Chain(which) for which in seeds]
-        state = jax.tree.map(lambda *a: np.stack(a), *(scattered(kernels.begin, data, space, first, rng) for rng in seeds.values()))
+        state = jax.tree.map(
+            lambda *a: np.stack(a),
+            *(scattered(kernels.begin, data, space, first, rng) for rng in seeds.values()),
+        )
         for stages, count in blocks:
             if stop.is_set():
                 break
@@ -226,9 +271,18 @@ class NUTS(Estimator):
             active = int(np.sum(stages[:, 0] < IDLE))
             out, step_size = jax.tree.map(np.asarray, (out, step_size))
             for c, chain in enumerate(chains):
-                tell(chain.record({name: values[c] for name, values in out.items()}, float(step_size[c]), active, count))
+                tell(
+                    chain.record(
+                        {name: values[c] for name, values in out.items()},
+                        float(step_size[c]),
+                        active,
+                        count,
+                    )
+                )
             if count:
-                found = jax.tree.map(np.asarray, kernels.effects(keys(), x, np.asarray(count), data))
+                found = jax.tree.map(
+                    np.asarray, kernels.effects(keys(), x, np.asarray(count), data)
+                )
                 for c, chain in enumerate(chains):
                     positions, effects, sums = jax.tree.map(lambda a, c=c: a[c], found)
                     chain.add(positions, effects, sums, count)
@@ -250,22 +304,34 @@ class NUTS(Estimator):
         p, z, shape = model.p, model.size, x.shape[:2]
         beta = np.asarray(data.shift) + x[:, :, :p] @ np.asarray(data.unit).T
         flat = covariances_at(model, x[:, :, p : p + z].reshape(-1, z), priors)
-        covariances = tuple(G.reshape(*shape, *G.shape[1:]) for G in covariances_as_written(flat, priors.frames))
+        covariances = tuple(
+            G.reshape(*shape, *G.shape[1:]) for G in covariances_as_written(flat, priors.frames)
+        )
         sigma = phi = None
         if linear:
             sigma = np.exp(x[:, :, -1]) if space.free_sigma else np.full(shape, float(data.sigma))
         elif space.has_phi:
             phi = np.exp(x[:, :, -1])
         terms = range(len(chains[0].effects[0]))
-        effects = [np.stack([np.concatenate([block[t] for block in chain.effects]) for chain in chains]) for t in terms]
+        effects = [
+            np.stack([np.concatenate([block[t] for block in chain.effects]) for chain in chains])
+            for t in terms
+        ]
         kept = tuple(
-            np.ascontiguousarray(np.swapaxes(own, 2, 3) @ H.T) for own, H in zip(effects, priors.frames[: len(effects)], strict=True)
+            np.ascontiguousarray(np.swapaxes(own, 2, 3) @ H.T)
+            for own, H in zip(effects, priors.frames[: len(effects)], strict=True)
         )
-        statistics = {name: np.stack([np.concatenate(chain.statistics[name]) for chain in chains]) for name in STATISTICS}
+        statistics = {
+            name: np.stack([np.concatenate(chain.statistics[name]) for chain in chains])
+            for name in STATISTICS
+        }
         draws = Draws(beta, covariances, sigma, phi, kept, statistics)
         convergence, messages, worst, least = self._diagnosed(model, draws, chains, seconds)
         modes, mode_cov = moments(chains, self.chains * self.draws)
-        modes, mode_cov = effects_as_written(modes, priors.frames), covariances_as_written(mode_cov, priors.frames)
+        modes, mode_cov = (
+            effects_as_written(modes, priors.frames),
+            covariances_as_written(mode_cov, priors.frames),
+        )
         rows = beta.reshape(-1, p)
         kind = "Linear" if linear else "Generalized linear"
         count = int(statistics["diverging"].sum())
@@ -281,7 +347,9 @@ class NUTS(Estimator):
             problem,
             self.name,
             beta=rows.mean(axis=0),
-            beta_cov=np.cov(rows, rowvar=False).reshape(p, p) if len(rows) > 1 else np.full((p, p), np.nan),
+            beta_cov=np.cov(rows, rowvar=False).reshape(p, p)
+            if len(rows) > 1
+            else np.full((p, p), np.nan),
             covariances=covariances_as_written([mean_covariance(G) for G in flat], priors.frames),
             sigma=1.0 if sigma is None else float(sigma.mean()),
             phi=1.0 if phi is None else float(phi.mean()),
@@ -300,12 +368,18 @@ class NUTS(Estimator):
         """Whether the chains agree, and what to do where they do not."""
         found = diagnose_chains(parameters(model, draws))
         known = np.isfinite(found.r_hat)
-        worst, least = (float(np.max(found.r_hat[known])), float(np.min(found.ess_bulk[known]))) if known.any() else (np.nan, np.nan)
+        worst, least = (
+            (float(np.max(found.r_hat[known])), float(np.min(found.ess_bulk[known])))
+            if known.any()
+            else (np.nan, np.nan)
+        )
         diverged = int(draws.statistics["diverging"].sum())
         deep = int(np.sum(draws.statistics["tree_depth"] >= self.max_tree_depth))
         wrong = []
         if np.isnan(worst):
-            wrong.append("R-hat needs four draws that differ in every chain; raise draws= and warmup=")
+            wrong.append(
+                "R-hat needs four draws that differ in every chain; raise draws= and warmup="
+            )
         elif not worst < R_HAT:
             wrong.append(
                 f"the largest R-hat is {worst:.3f}, not below {R_HAT}: the chains do not agree yet; raise warmup= "
@@ -318,16 +392,23 @@ class NUTS(Estimator):
             )
         messages = []
         if least < ESS:
-            messages.append(f"the smallest effective sample size is {least:.0f}, below {ESS}: intervals are uncertain; raise draws=.")
+            messages.append(
+                f"the smallest effective sample size is {least:.0f}, below {ESS}: intervals are uncertain; raise draws=."
+            )
         if deep:
             messages.append(
                 f"{deep} transitions were cut short at max_tree_depth={self.max_tree_depth}: the chains move slowly there; "
                 "raise it, or warmup=."
             )
-        message = "; ".join(wrong) or f"R-hat is below {R_HAT} for every parameter and no transition diverged"
+        message = (
+            "; ".join(wrong)
+            or f"R-hat is below {R_HAT} for every parameter and no transition diverged"
+        )
         iterations = self.chains * (self.warmup + self.draws)
         gradients = sum(chain.warmup for chain in chains) + int(draws.statistics["steps"].sum())
-        convergence = Convergence(not wrong, message, iterations, gradients, gradients, float("nan"), seconds)
+        convergence = Convergence(
+            not wrong, message, iterations, gradients, gradients, float("nan"), seconds
+        )
         return convergence, tuple(messages), worst, least
 
 

@@ -9,7 +9,13 @@ import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 from scipy.special import ndtri
 
-from lmm.estimators.from_posterior import KEEP, covariances_as_written, covariances_at, effects_as_written, mean_covariance
+from lmm.estimators.from_posterior import (
+    KEEP,
+    covariances_as_written,
+    covariances_at,
+    effects_as_written,
+    mean_covariance,
+)
 from lmm.model.posterior import elbo
 from lmm.model.posterior.elbo import Approximation, Parameters, Rules
 from lmm.model.posterior.joint import Model
@@ -25,7 +31,9 @@ def make_rules(size: int, points: int) -> Rules:
         nodes = np.array(list(product(x, repeat=size))).reshape(-1, size)
         weights = np.array([np.prod(own) for own in product(w / np.sqrt(2.0 * np.pi), repeat=size)])
     else:
-        qmc = importlib.import_module("scipy.stats.qmc")  # half a second, for models with many scales alone
+        qmc = importlib.import_module(
+            "scipy.stats.qmc"
+        )  # half a second, for models with many scales alone
         uniform = qmc.Sobol(size, seed=0).random(512)
         nodes = ndtri(np.clip(uniform, 1e-12, 1 - 1e-12))
         nodes = np.concatenate([nodes, -nodes])
@@ -49,13 +57,22 @@ class Found:
         sigma: float,
         priors: Priors,
     ):
-        self.model, self.how, self.g, self.q, self.rules, self.priors = model, how, g, q, rules, priors
+        self.model, self.how, self.g, self.q, self.rules, self.priors = (
+            model,
+            how,
+            g,
+            q,
+            rules,
+            priors,
+        )
         self.beta = shift + unit @ g.d
         self.beta_factor = unit @ g.d_factor  # (p, z + p)
         self.beta_cov = self.beta_factor @ self.beta_factor.T
         weights = rules.zeta_weights
         nodes = covariances_at(model, g.zeta + rules.zeta @ g.zeta_factor.T, priors)
-        self.covariances = covariances_as_written([mean_covariance(G, weights) for G in nodes], priors.frames)
+        self.covariances = covariances_as_written(
+            [mean_covariance(G, weights) for G in nodes], priors.frames
+        )
         self.phi = float(np.exp(q["log_phi"])) if "log_phi" in q else 1.0
         self.sigma = sigma
         if how.sigma == "estimate":
@@ -65,7 +82,11 @@ class Found:
 
     def _sigma(self, z: np.ndarray) -> np.ndarray:
         raw = self.q["sigma"] + np.exp(self.q["sigma_factor"]) * z
-        return float(self.priors.sigma_unit) * np.logaddexp(0.0, raw) if self.model.transform == "softplus" else np.exp(raw)
+        return (
+            float(self.priors.sigma_unit) * np.logaddexp(0.0, raw)
+            if self.model.transform == "softplus"
+            else np.exp(raw)
+        )
 
     def mode_cov(self) -> list[np.ndarray]:
         """Per term (J, k, k)."""
@@ -85,11 +106,18 @@ class Found:
         """Independent draws, one chain."""
         model, g = self.model, self.g
         z = rng.standard_normal((count, self.beta_factor.shape[1]))
-        zeta, beta = g.zeta + z[:, : model.size] @ g.zeta_factor.T, self.beta + z @ self.beta_factor.T
+        zeta, beta = (
+            g.zeta + z[:, : model.size] @ g.zeta_factor.T,
+            self.beta + z @ self.beta_factor.T,
+        )
         sigma = phi = None
         if model.linear:
             fixed = self.how.sigma != "posterior"
-            sigma = np.full((1, count), self.sigma) if fixed else self._sigma(rng.standard_normal(count))[None]
+            sigma = (
+                np.full((1, count), self.sigma)
+                if fixed
+                else self._sigma(rng.standard_normal(count))[None]
+            )
         elif model.family.has_dispersion:
             phi = np.full((1, count), self.phi)
         effects = []
@@ -98,6 +126,13 @@ class Found:
                 b = m + np.einsum("kaj,daj->dkj", S, rng.standard_normal((count, *m.shape)))
                 if g.C is not None:
                     b += np.tensordot(z, g.C[t], 1)
-                effects.append(np.ascontiguousarray(np.swapaxes(b, 1, 2) @ self.priors.frames[t].T)[None])
-        covariances = tuple(G[None] for G in covariances_as_written(covariances_at(model, zeta, self.priors), self.priors.frames))
+                effects.append(
+                    np.ascontiguousarray(np.swapaxes(b, 1, 2) @ self.priors.frames[t].T)[None]
+                )
+        covariances = tuple(
+            G[None]
+            for G in covariances_as_written(
+                covariances_at(model, zeta, self.priors), self.priors.frames
+            )
+        )
         return Draws(beta[None], covariances, sigma, phi, tuple(effects))

@@ -38,7 +38,9 @@ class QuasiNewton:
         self.shapes = tuple(np.shape(leaf) for leaf in leaves)
         self.x = np.concatenate([np.ravel(leaf) for leaf in leaves])
         self.arguments = arguments
-        self.evaluate, self.begin, self.direct, self.move = _quasi_newton(model, how, self.tree, self.shapes)
+        self.evaluate, self.begin, self.direct, self.move = _quasi_newton(
+            model, how, self.tree, self.shapes
+        )
         self.value, self.gradient, self.shown = self.evaluate(self.x, *arguments)
         self.state = self.begin(self.x)
         self.stuck = False
@@ -53,7 +55,12 @@ class QuasiNewton:
         """A window of steps; what each recorded."""
         lines = []
         for _ in range(CHUNK):
-            lines.append({"elbo": -float(self.value), **{name: np.asarray(v) for name, v in self.shown.items()}})
+            lines.append(
+                {
+                    "elbo": -float(self.value),
+                    **{name: np.asarray(v) for name, v in self.shown.items()},
+                }
+            )
             if not self._step():
                 self.stuck = True
                 break
@@ -71,7 +78,13 @@ class QuasiNewton:
                 new = self.move(self.x, direction, np.asarray(length))
                 value, gradient, shown = self.evaluate(new, *self.arguments)
                 if np.isfinite(value) and value <= self.value + 1e-4 * length * slope:
-                    self.x, self.value, self.gradient, self.shown, self.state = new, value, gradient, shown, state
+                    self.x, self.value, self.gradient, self.shown, self.state = (
+                        new,
+                        value,
+                        gradient,
+                        shown,
+                        state,
+                    )
                     return True
                 length *= 0.5 if np.isfinite(value) else 0.1
         return False
@@ -104,18 +117,27 @@ class Stochastic:
     def window(self) -> list[dict[str, Any]]:
         """A window of steps; what each recorded."""
         key = np.asarray(self.rng.integers(0, 2**32, 2, dtype=np.uint32))
-        self.q, self.state, self.parameters, record = self.run(self.q, self.state, key, np.asarray(self.scale), *self.arguments)
+        self.q, self.state, self.parameters, record = self.run(
+            self.q, self.state, key, np.asarray(self.scale), *self.arguments
+        )
         record = jax.tree.map(np.asarray, record)
-        return [{name: float(v[i]) if v.ndim == 1 else v[i] for name, v in record.items()} for i in range(WINDOW)]
+        return [
+            {name: float(v[i]) if v.ndim == 1 else v[i] for name, v in record.items()}
+            for i in range(WINDOW)
+        ]
 
     def cut(self) -> None:
         """A third of the rate from here on."""
         self.scale /= 3.0
 
 
-def _shown(q: Parameters, data: Any, priors: Priors, model: Model, how: Approximation) -> dict[str, Array]:
+def _shown(
+    q: Parameters, data: Any, priors: Priors, model: Model, how: Approximation
+) -> dict[str, Array]:
     """What the trace records."""
-    own = zip(model.terms, scales.split(model.terms, q["zeta"]), priors.units, priors.frames, strict=True)
+    own = zip(
+        model.terms, scales.split(model.terms, q["zeta"]), priors.units, priors.frames, strict=True
+    )
     T = [H @ scales.factor(term, zeta, model.transform, unit) for term, zeta, unit, H in own]
     sd = jnp.concatenate([jnp.sqrt(jnp.sum(rows * rows, axis=1)) for rows in T])
     shown = {"sd": sd, "beta": data.shift + data.unit @ q["d"]}
@@ -127,12 +149,17 @@ def _shown(q: Parameters, data: Any, priors: Priors, model: Model, how: Approxim
 def _unravel(x: Array, tree: Any, shapes: tuple[tuple[int, ...], ...]) -> Any:
     """The tree of arrays that a flat vector holds."""
     stops = np.cumsum([int(np.prod(shape)) for shape in shapes])
-    leaves = [x[stop - int(np.prod(shape)) : stop].reshape(shape) for shape, stop in zip(shapes, stops, strict=True)]
+    leaves = [
+        x[stop - int(np.prod(shape)) : stop].reshape(shape)
+        for shape, stop in zip(shapes, stops, strict=True)
+    ]
     return jax.tree.unflatten(tree, leaves)
 
 
 @lru_cache(maxsize=32)
-def _quasi_newton(model: Model, how: Approximation, tree: Any, shapes: tuple[tuple[int, ...], ...]) -> tuple[Callable[..., Any], ...]:
+def _quasi_newton(
+    model: Model, how: Approximation, tree: Any, shapes: tuple[tuple[int, ...], ...]
+) -> tuple[Callable[..., Any], ...]:
     """Compiled pieces of a quasi-Newton step on flat vectors: minus the bound with its gradient, first state, direction, move."""
     import optax
 
@@ -152,7 +179,12 @@ def _quasi_newton(model: Model, how: Approximation, tree: Any, shapes: tuple[tup
         update, state = optimizer.update(gradient, state, x)
         return -update, state, -jnp.vdot(update, gradient)
 
-    return jax.jit(evaluate), jax.jit(optimizer.init), jax.jit(direct), jax.jit(lambda x, direction, length: x + length * direction)
+    return (
+        jax.jit(evaluate),
+        jax.jit(optimizer.init),
+        jax.jit(direct),
+        jax.jit(lambda x, direction, length: x + length * direction),
+    )
 
 
 @lru_cache(maxsize=32)
@@ -165,7 +197,9 @@ def compiled_unpack(model: Model, how: Approximation) -> Callable[..., Any]:
 def compiled_bound(model: Model, how: Approximation) -> Callable[..., Any]:
     """The bound, jitted for one structure."""
 
-    def of(q: Parameters, data: Any, frame: Any, rules: Any, sigma: object, priors: Any, share: Array) -> Array:
+    def of(
+        q: Parameters, data: Any, frame: Any, rules: Any, sigma: object, priors: Any, share: Array
+    ) -> Array:
         backend.traces["vi"] += 1
         return elbo.bound(q, data, frame, rules, sigma, priors, share, model, how)[0]
 
@@ -173,13 +207,25 @@ def compiled_bound(model: Model, how: Approximation) -> Callable[..., Any]:
 
 
 @lru_cache(maxsize=32)
-def _stochastic(wanted: Any, rate: float, model: Model, how: Approximation, rows: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _stochastic(
+    wanted: Any, rate: float, model: Model, how: Approximation, rows: int
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """First state, and a window of steps in one compiled call: parameters, state, averaged parameters, what is recorded."""
     import optax
 
     optimizer = optax.adam(rate) if wanted == "adam" else wanted
 
-    def run(q: Parameters, state: Any, key: Array, scale: Array, data: Any, frame: Any, rules: Any, sigma: object, priors: Any) -> object:
+    def run(
+        q: Parameters,
+        state: Any,
+        key: Array,
+        scale: Array,
+        data: Any,
+        frame: Any,
+        rules: Any,
+        sigma: object,
+        priors: Any,
+    ) -> object:
         backend.traces["vi"] += 1
         n = data.y.shape[0] if isinstance(data, RowData) else 1
 
@@ -187,7 +233,9 @@ def _stochastic(wanted: Any, rate: float, model: Model, how: Approximation, rows
             q, state, total = carry
             part = _take(data, jax.random.randint(own, (rows,), 0, n)) if rows else data
             share = jnp.asarray(rows / n if rows else 1.0)
-            value, gradient = jax.value_and_grad(lambda q: -elbo.bound(q, part, frame, rules, sigma, priors, share, model, how)[0])(q)
+            value, gradient = jax.value_and_grad(
+                lambda q: -elbo.bound(q, part, frame, rules, sigma, priors, share, model, how)[0]
+            )(q)
             updates, state = optimizer.update(gradient, state, q)
             record = {"elbo": -value, **_shown(q, data, priors, model, how)}
             q = jax.tree.map(lambda a, u: a + scale * u, q, updates)

@@ -34,12 +34,27 @@ from lmm.estimators.settings import (
     word_or_number,
 )
 from lmm.estimators.variational.approximation import Found, make_rules
-from lmm.estimators.variational.ascent import QuasiNewton, Stochastic, compiled_bound, compiled_unpack, sample_rows
+from lmm.estimators.variational.ascent import (
+    QuasiNewton,
+    Stochastic,
+    compiled_bound,
+    compiled_unpack,
+    sample_rows,
+)
 from lmm.estimators.variational.variational_start import begin_at, dense_terms
 from lmm.linalg.devices import backend
 from lmm.model.posterior import elbo, scales
 from lmm.model.posterior.elbo import FAMILIES, Approximation, Parameters
-from lmm.model.posterior.joint import Model, RowData, Sums, coordinates, make_model, make_row_data, make_sums, row_sd
+from lmm.model.posterior.joint import (
+    Model,
+    RowData,
+    Sums,
+    coordinates,
+    make_model,
+    make_row_data,
+    make_sums,
+    row_sd,
+)
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate, Report
 from lmm.priors import Prior
@@ -128,9 +143,13 @@ class VariationalBayes(Estimator):
             else hasattr(self.optimizer, "init") and hasattr(self.optimizer, "update")
         )
         if not known:
-            raise ArgumentError(f"VariationalBayes: optimizer={self.optimizer!r} must be 'auto', 'lbfgs', 'adam', or one of optax's.")
+            raise ArgumentError(
+                f"VariationalBayes: optimizer={self.optimizer!r} must be 'auto', 'lbfgs', 'adam', or one of optax's."
+            )
         if self.batch_size is not None and self.optimizer == "lbfgs":
-            raise ArgumentError("VariationalBayes: L-BFGS needs all rows; leave out batch_size, or take optimizer='adam'.")
+            raise ArgumentError(
+                "VariationalBayes: L-BFGS needs all rows; leave out batch_size, or take optimizer='adam'."
+            )
 
     def fit(
         self,
@@ -146,17 +165,32 @@ class VariationalBayes(Estimator):
         model = make_model(problem, self.transform)
         model.family.require_jax()
         _check_link(model)
-        written, (problem, priors) = problem, prepare(problem, model, self.priors, self._held(problem))
+        written, (problem, priors) = (
+            problem,
+            prepare(problem, model, self.priors, self._held(problem)),
+        )
         start = None if start is None else as_centred(problem, start, priors)
         treatment = self.sigma if isinstance(self.sigma, str) and linear else "fixed"
-        how = Approximation(self.approximation, treatment, dense_terms(model) if self.approximation == "partial" else ())
+        how = Approximation(
+            self.approximation,
+            treatment,
+            dense_terms(model) if self.approximation == "partial" else (),
+        )
         near = likelihood_fit(problem, start)
         sigma = near.sigma if isinstance(self.sigma, str) or not linear else float(self.sigma)
         # "mean_field" means independent coefficients; the other families are the same in any coordinates
-        unit = coordinates(problem, row_sd(problem, sigma, near.phi), diagonal=self.approximation == "mean_field")
+        unit = coordinates(
+            problem, row_sd(problem, sigma, near.phi), diagonal=self.approximation == "mean_field"
+        )
         data: Sums | RowData
-        data = make_sums(problem, unit, DENSE_PAIRS) if isinstance(problem, Problem) else make_row_data(problem, near.beta, unit)
-        first, frame = begin_at(problem, near, model, how, sigma, np.asarray(data.shift), unit, priors.units)
+        data = (
+            make_sums(problem, unit, DENSE_PAIRS)
+            if isinstance(problem, Problem)
+            else make_row_data(problem, near.beta, unit)
+        )
+        first, frame = begin_at(
+            problem, near, model, how, sigma, np.asarray(data.shift), unit, priors.units
+        )
         q = elbo.initial(model, how, first, frame, float(priors.sigma_unit))
         rules = make_rules(model.size, self.points)
         fixed = np.asarray(sigma)
@@ -164,22 +198,30 @@ class VariationalBayes(Estimator):
         rows = int(self.batch_size or problem.n) if batches else 0
         with backend.our_settings():
             arguments = backend.put((data, frame, rules, fixed, scales.as_tree(priors)))
-            q, value, trace, converged, message = self._climb(backend.put(q), arguments, model, how, rows, rng, callback)
+            q, value, trace, converged, message = self._climb(
+                backend.put(q), arguments, model, how, rows, rng, callback
+            )
             g = jax.tree.map(np.asarray, compiled_unpack(model, how)(q, frame))
             q = jax.tree.map(np.asarray, q)
         elapsed = perf_counter() - begin
         seconds = {**problem.seconds, "optimise": elapsed}
-        convergence = Convergence(converged, message, len(trace), len(trace), len(trace), float("nan"), seconds)
+        convergence = Convergence(
+            converged, message, len(trace), len(trace), len(trace), float("nan"), seconds
+        )
         notes: tuple[str, ...] = (
             "Estimates are means of the approximate posterior and 'Posterior SD' its standard deviations; standard deviations and "
             "correlations of the random effects are posterior means as well, those of random slopes at the means of their columns.",
         )
         if linear and how.sigma == "estimate":
-            notes += ("The residual standard deviation is a point estimate, the maximum of the evidence lower bound.",)
+            notes += (
+                "The residual standard deviation is a point estimate, the maximum of the evidence lower bound.",
+            )
         if linear and how.sigma == "fixed":
             notes += (f"The residual standard deviation was fixed at {sigma:g}.",)
         if self.batch_size is not None and linear:
-            notes += ("batch_size was not used: a linear model is fitted from its sums, at no cost per row.",)
+            notes += (
+                "batch_size was not used: a linear model is fitted from its sums, at no cost per row.",
+            )
         kind = "Linear" if linear else "Generalized linear"
         report = Report(
             f"{kind} mixed model fit by variational Bayes ({TITLES[self.approximation]})",
@@ -207,9 +249,13 @@ class VariationalBayes(Estimator):
     def _held(self, problem: Problem | GeneralizedProblem) -> dict[str, str]:
         """Parameters to which the approximation gives no distribution, and why."""
         if not isinstance(problem, Problem):
-            return {"phi": "VariationalBayes maximises the bound over the dispersion; method='nuts' samples it."}
+            return {
+                "phi": "VariationalBayes maximises the bound over the dispersion; method='nuts' samples it."
+            }
         if self.sigma == "estimate":
-            return {"sigma": "sigma='estimate' maximises the bound over it; give sigma='posterior'."}
+            return {
+                "sigma": "sigma='estimate' maximises the bound over it; give sigma='posterior'."
+            }
         return {} if isinstance(self.sigma, str) else {"sigma": f"sigma={self.sigma:g} fixes it."}
 
     # ---- the search ----
@@ -235,10 +281,15 @@ class VariationalBayes(Estimator):
         trace: list[dict[str, object]] = []
         look, seen = compiled_bound(model, how), sample_rows(arguments, rng) if noisy else ()
         cuts, waited, top, best = 0, 0, -np.inf, q
-        converged, message = False, f"the bound still changed after {self.steps} steps; raise steps="
+        converged, message = (
+            False,
+            f"the bound still changed after {self.steps} steps; raise steps=",
+        )
         while len(trace) < self.steps:
             lines = search.window()
-            if noisy:  # the bound itself, at averaged parameters: that of minibatches is too noisy to tell
+            if (
+                noisy
+            ):  # the bound itself, at averaged parameters: that of minibatches is too noisy to tell
                 lines += [line for _ in range(BETWEEN - 1) for line in search.window()]
                 mean = float(look(search.parameters, *seen))
             else:
@@ -246,13 +297,19 @@ class VariationalBayes(Estimator):
             trace += lines
             gain, top = mean - top, max(mean, top)
             if callback is not None:
-                callback({"objective": -2.0 * mean, "theta": lines[-1]["sd"], "decrease": abs(gain)})
+                callback(
+                    {"objective": -2.0 * mean, "theta": lines[-1]["sd"], "decrease": abs(gain)}
+                )
             if not np.isfinite(mean):
                 message = "the evidence lower bound is not finite; try a smaller learning_rate, or other priors"
                 break
             best = search.parameters
             waited = waited + 1 if gain <= tolerance * abs(mean) else 0
-            if search.stuck or (waited and wanted == "lbfgs") or (waited >= PATIENCE and cuts >= CUTS):
+            if (
+                search.stuck
+                or (waited and wanted == "lbfgs")
+                or (waited >= PATIENCE and cuts >= CUTS)
+            ):
                 converged = True
                 message = f"the bound, averaged over {len(lines)} steps, rose by less than {tolerance:g} of itself"
                 break
@@ -260,7 +317,11 @@ class VariationalBayes(Estimator):
                 cuts, waited = cuts + 1, 0
                 search.cut()
         one = np.ones(())
-        value = -float(search.value) if isinstance(search, QuasiNewton) else float(compiled_bound(model, how)(best, *arguments, one))
+        value = (
+            -float(search.value)
+            if isinstance(search, QuasiNewton)
+            else float(compiled_bound(model, how)(best, *arguments, one))
+        )
         return best, value, trace, converged, message
 
 

@@ -57,13 +57,18 @@ def begin_at(
     G = []
     for A, relative, term in zip(cross.diag, near.factors, model.terms, strict=True):
         own = scale**2 * relative @ relative.T
-        shown = 0.25 * scale**2 * term.J / np.maximum(np.einsum("aaj->a", A), 1e-300)  # what a level's data would just show
+        shown = (
+            0.25 * scale**2 * term.J / np.maximum(np.einsum("aaj->a", A), 1e-300)
+        )  # what a level's data would just show
         G.append(own + np.diag(np.maximum(shown - np.diagonal(own), 0.0)))
-    zeta = scales.from_covariances(model.terms, G, [np.sqrt(np.diagonal(own)) for own in G], model.transform, scale_units)
+    zeta = scales.from_covariances(
+        model.terms, G, [np.sqrt(np.diagonal(own)) for own in G], model.transform, scale_units
+    )
     T = [np.linalg.cholesky(own + 1e-8 * np.diag(np.diagonal(own))) / scale for own in G]
     prior = [np.linalg.inv(t @ t.T) for t in T]
     units = [
-        scale * np.sqrt(np.einsum("jaa->aj", np.linalg.inv(np.moveaxis(A, -1, 0) + P))) for A, P in zip(cross.diag, prior, strict=True)
+        scale * np.sqrt(np.einsum("jaa->aj", np.linalg.inv(np.moveaxis(A, -1, 0) + P)))
+        for A, P in zip(cross.diag, prior, strict=True)
     ]
     effects = [np.ascontiguousarray(m.T) for m in near.modes]
     regressions: list[np.ndarray] = []
@@ -72,9 +77,13 @@ def begin_at(
         regressions, factor = joint_gaussian(cross, model, how, T, prior, units, scale)
     d = np.linalg.solve(unit, near.beta - shift)
     ones = [np.ones((term.k, term.J)) for term in model.terms]
-    along, _ = joint_gaussian(cross, model, Approximation("partial", "fixed"), T, prior, ones, scale)
+    along, _ = joint_gaussian(
+        cross, model, Approximation("partial", "fixed"), T, prior, ones, scale
+    )
     slopes = tuple(own[model.size :] for own in along)
-    return elbo.Begin(zeta, d, effects, regressions, factor, sigma, near.phi), elbo.Frame(tuple(units), slopes, d)
+    return elbo.Begin(zeta, d, effects, regressions, factor, sigma, near.phi), elbo.Frame(
+        tuple(units), slopes, d
+    )
 
 
 def joint_gaussian(
@@ -113,20 +122,29 @@ def joint_gaussian(
             H[:, places[t]] += flat
             H[:p, places[t]], H[places[t], :p] = flat[:p], flat[:p].T
             A = cross.diag[t] + prior[t][:, :, None]
-            dense = np.einsum("abj,jl->ajbl", A, np.eye(term.J)).reshape(widths[how.dense.index(t)], -1)
+            dense = np.einsum("abj,jl->ajbl", A, np.eye(term.J)).reshape(
+                widths[how.dense.index(t)], -1
+            )
             H[places[t], places[t]] = dense * np.outer(units[t].reshape(-1), units[t].reshape(-1))
         else:
             columns.append(own)
     sub = CrossProducts(
         tuple(cross.diag[t] for t in free),
         tuple(columns),
-        {(i, j): cross.pairs[s, t] for i, s in enumerate(free) for j, t in enumerate(free) if i < j},
+        {
+            (i, j): cross.pairs[s, t]
+            for i, s in enumerate(free)
+            for j, t in enumerate(free)
+            if i < j
+        },
         cross.gram,
         cross.n,
         cross.sum_log_weights,
     )
     plan = plan_for(sub, tuple(str(t) for t in free))
-    modes, _, inner = BlockSystem(plan, make_system(sub, plan)).factorize([T[t] for t in free]).solve(columns)
+    modes, _, inner = (
+        BlockSystem(plan, make_system(sub, plan)).factorize([T[t] for t in free]).solve(columns)
+    )
     information = (H - inner) / scale**2
     L = np.zeros((z + stops[-1], z + stops[-1]))
     L[:z, :z] = np.diag(elbo.zeta_spread(model))

@@ -78,7 +78,9 @@ class Categorical(Family):
 
     @property
     def boundaries(self) -> list[str]:
-        return [f"{low}|{high}" for low, high in zip(self.categories, self.categories[1:], strict=False)]
+        return [
+            f"{low}|{high}" for low, high in zip(self.categories, self.categories[1:], strict=False)
+        ]
 
     def require_mean(self, message: str) -> None:
         raise ArgumentError(message.replace("{kind}", self.kind))
@@ -90,7 +92,9 @@ class Categorical(Family):
         """w log P of the categories observed, (n,)."""
 
     @abc.abstractmethod
-    def derivatives(self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Derivatives:
+    def derivatives(
+        self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0
+    ) -> Derivatives:
         """First to third derivative of :meth:`kernel` with respect to eta."""
 
     @abc.abstractmethod
@@ -136,7 +140,9 @@ class Categorical(Family):
         probability = below[rows, codes] - (1.0 - below[rows, codes + 1])
         if type == "probability":
             return np.asarray(probability)
-        return np.asarray(np.sign(probability) * np.sqrt(-2.0 * ones(weights) * self.kernel(y, eta, None, phi)))
+        return np.asarray(
+            np.sign(probability) * np.sqrt(-2.0 * ones(weights) * self.kernel(y, eta, None, phi))
+        )
 
     # -- in the place of moments ---------------------------------------------------------------
 
@@ -163,19 +169,28 @@ class Categorical(Family):
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:
         return np.full(np.shape(y), 0.5)
 
-    def simulate(self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
+    def simulate(
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: Phi = 1.0
+    ) -> Array:
         """Codes 0..K-1 drawn at linear predictors ``mu`` (n,): categories have no mean."""
-        return np.asarray((rng.random(np.shape(mu))[..., None] > self.cumulative(mu, phi)).sum(axis=-1), dtype=float)
+        return np.asarray(
+            (rng.random(np.shape(mu))[..., None] > self.cumulative(mu, phi)).sum(axis=-1),
+            dtype=float,
+        )
 
     def separation(self, y: Array) -> tuple[str, str, str]:
         return "Fitted probabilities reach 0 and 1", "the categories", "the rows"
 
     # -- the response --------------------------------------------------------------------------
 
-    def bind(self, values: Any, name: str, declared: Iterable[Any] = ()) -> tuple[Family, tuple[str, ...]]:
+    def bind(
+        self, values: Any, name: str, declared: Iterable[Any] = ()
+    ) -> tuple[Family, tuple[str, ...]]:
         levels, messages = _categories(values, name, declared, self.name)
         if len(levels) < 2:
-            raise ResponseError(f"the response {name!r} is constant ({levels[0]!r} in every row); there is nothing to model.")
+            raise ResponseError(
+                f"the response {name!r} is constant ({levels[0]!r} in every row); there is nothing to model."
+            )
         if len(levels) == 2:
             raise ResponseError(
                 f"the response {name!r} has two categories ({levels[0]!r}, {levels[1]!r}); {self.kind} model needs three. "
@@ -194,11 +209,15 @@ class Categorical(Family):
         assert isinstance(known, Categorical)
         labels = np.asarray(values, dtype=object)
         if labels.ndim != 1:
-            raise ResponseError(f"the response {name!r} must be one column, but its shape is {labels.shape}.")
+            raise ResponseError(
+                f"the response {name!r} must be one column, but its shape is {labels.shape}."
+            )
         codes = pd.Index(known.categories, dtype=object).get_indexer(pd.Index(labels, dtype=object))
         shown = ", ".join(map(repr, known.categories))
         if (codes < 0).any():
-            raise ResponseError(f"the response {name!r} holds {labels[codes < 0][0]!r}, which is none of the categories {shown}.")
+            raise ResponseError(
+                f"the response {name!r} holds {labels[codes < 0][0]!r}, which is none of the categories {shown}."
+            )
         absent = np.flatnonzero(np.bincount(codes, minlength=known.K) == 0)
         if len(absent):
             raise ResponseError(
@@ -208,10 +227,14 @@ class Categorical(Family):
         return codes.astype(float), None
 
 
-def _categories(values: Any, name: str, declared: Iterable[Any], family: str) -> tuple[list[Any], tuple[str, ...]]:
+def _categories(
+    values: Any, name: str, declared: Iterable[Any], family: str
+) -> tuple[list[Any], tuple[str, ...]]:
     """The categories that occur, in order, and what was done to find them."""
     if np.ndim(values) != 1:
-        raise ResponseError(f"the response {name!r} must be one column, but its shape is {np.shape(values)}.")
+        raise ResponseError(
+            f"the response {name!r} must be one column, but its shape is {np.shape(values)}."
+        )
     found = levels_of(values)
     if found is None:
         y = numeric(values, name)
@@ -230,6 +253,12 @@ def _categories(values: Any, name: str, declared: Iterable[Any], family: str) ->
         return levels, (told,)
     empty = [str(level) for level in declared if level not in set(levels)]
     if empty:
-        which = f"category {empty[0]!r} occurs" if len(empty) == 1 else f"categories {', '.join(map(repr, empty))} occur"
-        return levels, (f"{which} in no row of {name!r} and {'was' if len(empty) == 1 else 'were'} left out.",)
+        which = (
+            f"category {empty[0]!r} occurs"
+            if len(empty) == 1
+            else f"categories {', '.join(map(repr, empty))} occur"
+        )
+        return levels, (
+            f"{which} in no row of {name!r} and {'was' if len(empty) == 1 else 'were'} left out.",
+        )
     return levels, ()

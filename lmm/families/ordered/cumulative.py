@@ -122,7 +122,9 @@ class Extreme(Distribution):
         t, (_, h1, h2, h3) = self._parts(a, b, g)
         B = _odds(g)
         A = 1.0 + B
-        return Ends(h1 * A, -t - h1 * B, -h2 * A, t + h2 * B, h3 * A, -t - h3 * B, A * B * (h1 - h2))
+        return Ends(
+            h1 * A, -t - h1 * B, -h2 * A, t + h2 * B, h3 * A, -t - h3 * B, A * B * (h1 - h2)
+        )
 
 
 class _Moments(NamedTuple):
@@ -160,7 +162,9 @@ class Normal(Distribution):
 
     def ends(self, a: Array, b: Array, g: Array) -> Ends:
         m = self._moments(a, b, g)
-        return Ends(m.u, -m.v, m.u * m.above, m.v * m.below, m.u * m.bend_a, -m.v * m.bend_b, m.u * m.v)
+        return Ends(
+            m.u, -m.v, m.u * m.above, m.v * m.below, m.u * m.bend_a, -m.v * m.bend_b, m.u * m.v
+        )
 
     def _moments(self, a: Array, b: Array, g: Array) -> _Moments:
         out = _Moments(*(np.zeros(np.shape(a)) for _ in _Moments._fields))
@@ -183,7 +187,9 @@ class Normal(Distribution):
         h, h1, h2, h3 = (np.asarray(value) for value in self.link.log_derivatives(x))
         zero = np.zeros(len(x))
         some = h1 > 0.0  # it underflows where the whole distribution lies inside
-        reach, bend = (np.divide(value, h1, out=np.zeros(len(x)), where=some) for value in (-h2, h3))
+        reach, bend = (
+            np.divide(value, h1, out=np.zeros(len(x)), where=some) for value in (-h2, h3)
+        )
         if sign > 0:
             return _Moments(h, -h1, h2, -h3, h1, zero, reach, zero, bend, zero)
         return _Moments(h, h1, h2, h3, zero, h1, zero, reach, zero, bend)
@@ -223,7 +229,18 @@ def _closed(a: Array, b: Array) -> _Moments:
     less_one = b * v - a * u - mean**2
     third = -mean - b * v * below - a * u * above - 2.0 * mean * less_one
     variance = 1.0 + less_one
-    return _Moments(np.log(P), mean, less_one, third, u, v, above, below, above**2 - variance, below**2 - variance)
+    return _Moments(
+        np.log(P),
+        mean,
+        less_one,
+        third,
+        u,
+        v,
+        above,
+        below,
+        above**2 - variance,
+        below**2 - variance,
+    )
 
 
 def _tilted(a: Array, b: Array, g: Array, points: int) -> _Moments:

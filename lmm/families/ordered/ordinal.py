@@ -23,7 +23,16 @@ from typing import Any
 import numpy as np
 
 from lmm.errors import ArgumentError, nearest
-from lmm.families.base import Array, Derivatives, Information, Limit, ParameterDerivatives, Phi, Weights, ones
+from lmm.families.base import (
+    Array,
+    Derivatives,
+    Information,
+    Limit,
+    ParameterDerivatives,
+    Phi,
+    Weights,
+    ones,
+)
 from lmm.families.links import Link
 from lmm.families.ordered.categorical import Categorical
 from lmm.families.ordered.cumulative import DISTRIBUTIONS, Distribution
@@ -74,10 +83,14 @@ class Ordinal(Categorical):
     def __init__(self, link: str | Link | None = None, thresholds: str = "flexible"):
         super().__init__(link)
         if self.link.name not in DISTRIBUTIONS:
-            raise ArgumentError(f"family 'ordinal' has no link {self.link.name!r}; its links are {', '.join(self.link_names)}.")
+            raise ArgumentError(
+                f"family 'ordinal' has no link {self.link.name!r}; its links are {', '.join(self.link_names)}."
+            )
         if thresholds not in THRESHOLDS:
             options = ", ".join(map(repr, THRESHOLDS))
-            raise ArgumentError(f"thresholds={thresholds!r} is not one of {options}.{nearest(str(thresholds), THRESHOLDS)}")
+            raise ArgumentError(
+                f"thresholds={thresholds!r} is not one of {options}.{nearest(str(thresholds), THRESHOLDS)}"
+            )
         object.__setattr__(self, "thresholds", thresholds)
 
     def __repr__(self) -> str:
@@ -121,7 +134,11 @@ class Ordinal(Categorical):
 
     def from_rho(self, rho: Array) -> Array:
         steps = np.exp(np.clip(rho[1:], -50.0, 50.0))
-        return np.concatenate([rho[:1], steps]) if self.equidistant else rho[0] + np.concatenate([[0.0], np.cumsum(steps)])
+        return (
+            np.concatenate([rho[:1], steps])
+            if self.equidistant
+            else rho[0] + np.concatenate([[0.0], np.cumsum(steps)])
+        )
 
     def phi_jacobian(self, phi: Phi) -> Array:
         """dphi/drho, (r, r)."""
@@ -136,7 +153,9 @@ class Ordinal(Categorical):
     def check_parameters(self, phi: Array) -> None:
         if not np.all(np.isfinite(self.to_rho(phi))):
             what = "a positive spacing" if self.equidistant else "increasing thresholds"
-            raise ArgumentError(f"the thresholds to start from need {what}; they are {', '.join(f'{x:g}' for x in phi)}.")
+            raise ArgumentError(
+                f"the thresholds to start from need {what}; they are {', '.join(f'{x:g}' for x in phi)}."
+            )
 
     def initial_phi(self, y: Array, mu: Any, weights: Weights = None) -> Array:  # type: ignore[override]
         """Thresholds of a model without predictors: the link of the cumulative shares."""
@@ -167,9 +186,13 @@ class Ordinal(Categorical):
         value = self.distribution.log_probability(*self._interval(y, eta, phi))
         return value if weights is None else weights * value
 
-    def derivatives(self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Derivatives:
+    def derivatives(
+        self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0
+    ) -> Derivatives:
         w = ones(weights)
-        return Derivatives(*(w * d for d in self.distribution.derivatives(*self._interval(y, eta, phi))))
+        return Derivatives(
+            *(w * d for d in self.distribution.derivatives(*self._interval(y, eta, phi)))
+        )
 
     def expected_weights(self, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Information:
         weight, slope = np.zeros(np.shape(eta)), np.zeros(np.shape(eta))
@@ -182,7 +205,9 @@ class Ordinal(Categorical):
         w = ones(weights)
         return Information(w * weight, w * slope)
 
-    def working_weights(self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
+    def working_weights(
+        self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0
+    ) -> Array:
         """The observed information, which ordinal::clmm takes too."""
         return -self.derivatives(y, eta, weights, phi).d2
 
@@ -199,7 +224,9 @@ class Ordinal(Categorical):
             Limit(lower, np.ones(len(lower)), -J[k[lower] - 1], above),
         ]
 
-    def parameter_scores(self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
+    def parameter_scores(
+        self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0
+    ) -> Array:
         ends = self.distribution.ends(*self._interval(y, eta, phi))
         w = ones(weights)
         return self._spread(y, w * ends.a, w * ends.b, phi)
@@ -211,7 +238,9 @@ class Ordinal(Categorical):
         w = ones(weights)
         k = np.asarray(y).astype(np.intp)
         aa, bb = -ends.eta_a - ends.ab, -ends.eta_b - ends.ab
-        H = np.zeros((self.K + 1, self.K + 1))  # category k lies between thresholds k and k + 1, the outer ones infinite
+        H = np.zeros(
+            (self.K + 1, self.K + 1)
+        )  # category k lies between thresholds k and k + 1, the outer ones infinite
         for i, j, value in ((1, 1, aa), (0, 0, bb), (1, 0, ends.ab)):
             H[np.arange(self.K) + i, np.arange(self.K) + j] += np.bincount(k, w * value, self.K)
         H = (H + np.tril(H, -1).T)[1:-1, 1:-1]
@@ -221,7 +250,9 @@ class Ordinal(Categorical):
             J.T @ H @ J,
             self._spread(y, w * ends.eta_a, w * ends.eta_b, phi),
             self._spread(y, w * ends.eta_eta_a, w * ends.eta_eta_b, phi),
-            self._expected_slopes(eta, weights, phi) if expected else np.zeros((self.n_parameters, len(eta))),
+            self._expected_slopes(eta, weights, phi)
+            if expected
+            else np.zeros((self.n_parameters, len(eta))),
         )
 
     def _spread(self, y: Array, a: Array, b: Array, phi: Phi) -> Array:
@@ -237,16 +268,31 @@ class Ordinal(Categorical):
         for k in range(self.K):
             y = np.full(len(eta), k)
             interval = self._interval(y, eta, phi)
-            p, d1 = np.exp(self.distribution.log_probability(*interval)), self.distribution.derivatives(*interval)[0]
+            p, d1 = (
+                np.exp(self.distribution.log_probability(*interval)),
+                self.distribution.derivatives(*interval)[0],
+            )
             ends = self.distribution.ends(*interval)
-            total += self._spread(y, p * d1 * (ends.a * d1 + 2.0 * ends.eta_a), p * d1 * (ends.b * d1 + 2.0 * ends.eta_b), phi)
+            total += self._spread(
+                y,
+                p * d1 * (ends.a * d1 + 2.0 * ends.eta_a),
+                p * d1 * (ends.b * d1 + 2.0 * ends.eta_b),
+                phi,
+            )
         return ones(weights) * total
 
     # -- probabilities -------------------------------------------------------------------------
 
     def probabilities(self, eta: Array, phi: Phi) -> Array:
         """P(y = k), (n, K), of linear predictors (n,); NaN stays."""
-        return np.exp(np.column_stack([self.distribution.log_probability(*self._interval(np.array(k), eta, phi)) for k in range(self.K)]))
+        return np.exp(
+            np.column_stack(
+                [
+                    self.distribution.log_probability(*self._interval(np.array(k), eta, phi))
+                    for k in range(self.K)
+                ]
+            )
+        )
 
     def cumulative(self, eta: Array, phi: Phi) -> Array:
         """P(y <= k), (n, K-1)."""

@@ -59,7 +59,10 @@ def _bs(
     whole = intercept or include_intercept
     if lower_bound is not None or upper_bound is not None:
         low, high = np.min(x), np.max(x)
-        Boundary_knots = (low if lower_bound is None else lower_bound, high if upper_bound is None else upper_bound)
+        Boundary_knots = (
+            low if lower_bound is None else lower_bound,
+            high if upper_bound is None else upper_bound,
+        )
     basis = functions.bs(x, df, knots, degree, whole, Boundary_knots, _state)
     return FactorValues(basis, kind="numerical", spans_intercept=whole, drop_field=0)
 
@@ -75,14 +78,18 @@ def _of_numbers(name: str) -> Any:
 
     @wraps(function)
     def checked(data: Any, *settings: object, **more: object) -> object:
-        return function(data if isinstance(data, dict) else functions.numbers(data, name), *settings, **more)
+        return function(
+            data if isinstance(data, dict) else functions.numbers(data, name), *settings, **more
+        )
 
     return checked
 
 
 #: functions that every formula has, R's names first; stateful ones remember what they saw.
 FUNCTIONS: dict[str, Any] = {
-    **{name: function for name, function in TRANSFORMS.items() if name != "Q"},  # a column of any name is written in backticks
+    **{
+        name: function for name, function in TRANSFORMS.items() if name != "Q"
+    },  # a column of any name is written in backticks
     **functions.PLAIN,
     **OPERATORS,
     **{name: stateful_transform(function) for name, function in functions.STATEFUL.items()},
@@ -123,7 +130,13 @@ class Columns(dict[str, pd.Series]):
     def taken(self, rows: np.ndarray) -> Columns:
         """Some of the rows, by position."""
         index = pd.RangeIndex(len(rows))
-        return Columns({name: pd.Series(series.array[rows], index=index, name=name) for name, series in self.items()}, len(rows))
+        return Columns(
+            {
+                name: pd.Series(series.array[rows], index=index, name=name)
+                for name, series in self.items()
+            },
+            len(rows),
+        )
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Give columns other names, where they are here."""
@@ -144,12 +157,18 @@ def wilkinson(text: str, whole: str, awkward: frozenset[str] = frozenset()) -> A
 def coding(contrasts: Any) -> object:
     """A contrast coding by name (``"sum"``, ``"contr.sum"``, ``"helmert"``, ...), or an object or matrix as it is."""
     if not isinstance(contrasts, str):
-        return contrasts() if isinstance(contrasts, type) and issubclass(contrasts, Contrasts) else contrasts
+        return (
+            contrasts()
+            if isinstance(contrasts, type) and issubclass(contrasts, Contrasts)
+            else contrasts
+        )
     word = contrasts.removeprefix("contr.").removeprefix("contr_").lower()
     word = {"sas": "SAS", "sdif": "diff"}.get(word, word)
     choices = [name for name in dir(ContrastsRegistry) if not name.startswith("_")]
     if word not in choices:
-        raise ArgumentError(f"{contrasts!r} is no coding; use one of {', '.join(choices)}.{nearest(word, choices)}")
+        raise ArgumentError(
+            f"{contrasts!r} is no coding; use one of {', '.join(choices)}.{nearest(word, choices)}"
+        )
     return getattr(ContrastsRegistry, word)()
 
 
@@ -177,7 +196,11 @@ def check_coding(contrasts: Any, name: str, levels: int) -> None:
         made = list(made.values())
         matrix = np.array(made, dtype=object).T if made else None
     else:
-        matrix = np.array(made, dtype=object) if isinstance(made, np.ndarray | list | pd.DataFrame) else None
+        matrix = (
+            np.array(made, dtype=object)
+            if isinstance(made, np.ndarray | list | pd.DataFrame)
+            else None
+        )
     try:
         numbers = None if matrix is None else matrix.astype(float)
     except (TypeError, ValueError):
@@ -189,14 +212,20 @@ def check_coding(contrasts: Any, name: str, levels: int) -> None:
         )
     rows, columns = numbers.shape
     if rows != levels or not 0 < columns < levels:
-        raise ArgumentError(f"{what} has {levels} levels; a matrix of contrasts for it is {levels} x {levels - 1}, not {rows} x {columns}.")
+        raise ArgumentError(
+            f"{what} has {levels} levels; a matrix of contrasts for it is {levels} x {levels - 1}, not {rows} x {columns}."
+        )
     if np.linalg.matrix_rank(np.column_stack([np.ones(rows), numbers])) <= columns:
-        raise ArgumentError(f"{what}: the columns of the matrix of contrasts depend on each other, or on the intercept.")
+        raise ArgumentError(
+            f"{what}: the columns of the matrix of contrasts depend on each other, or on the intercept."
+        )
 
 
 def remembering(node: ast.AST, known: Mapping[str, Any]) -> bool:
     """Whether a node calls a function that remembers something of the data of the fit."""
-    return isinstance(node, ast.Call) and bool(getattr(called(node, known), "__is_stateful_transform__", False))
+    return isinstance(node, ast.Call) and bool(
+        getattr(called(node, known), "__is_stateful_transform__", False)
+    )
 
 
 def called(node: ast.Call, known: Mapping[str, Any]) -> object:
@@ -211,7 +240,9 @@ def called(node: ast.Call, known: Mapping[str, Any]) -> object:
     return found
 
 
-def evaluated(text: str, scope: Mapping[str, Any], state: dict[str, object], spec: object = None) -> object:
+def evaluated(
+    text: str, scope: Mapping[str, Any], state: dict[str, object], spec: object = None
+) -> object:
     """Value of an expression in a scope.
 
     Every call of a function that remembers is given its place in ``state`` by its text, so that the same call written twice
@@ -219,15 +250,23 @@ def evaluated(text: str, scope: Mapping[str, Any], state: dict[str, object], spe
     """
     own = LayeredMapping(scope)
     tree = ast.parse(text, mode="eval")
-    calls = [(ast.unparse(node).replace("\n", " "), node) for node in ast.walk(tree) if remembering(node, own)]
+    calls = [
+        (ast.unparse(node).replace("\n", " "), node)
+        for node in ast.walk(tree)
+        if remembering(node, own)
+    ]
     for name, node in calls:
         assert isinstance(node, ast.Call)
         state.setdefault(name, {})
         place = ast.Subscript(ast.Name("__state__", ast.Load()), ast.Constant(name), ast.Load())
         node.keywords.append(ast.keyword("_state", place))
-        node.keywords += [ast.keyword(word, ast.Name(f"_{word}__", ast.Load())) for word in ("_context", "_spec")]
+        node.keywords += [
+            ast.keyword(word, ast.Name(f"_{word}__", ast.Load())) for word in ("_context", "_spec")
+        ]
     code = compile(as_executable(tree), "", "eval")
-    return eval(code, {}, LayeredMapping({"__state__": state, "__context__": own, "__spec__": spec}, own))  # nosec
+    return eval(
+        code, {}, LayeredMapping({"__state__": state, "__context__": own, "__spec__": spec}, own)
+    )  # nosec
 
 
 class _Materializer(PandasMaterializer):
@@ -249,12 +288,16 @@ class _Materializer(PandasMaterializer):
     @override
     def _evaluate(self, expr: str, metadata: Any, spec: Any) -> tuple[Any, set[object]]:
         try:
-            return as_factor(evaluated(expr, self.layered_context, spec.transform_state, spec)), set()
+            return as_factor(
+                evaluated(expr, self.layered_context, spec.transform_state, spec)
+            ), set()
         except UnseenLevels as unseen:
             raise UnseenLevels(expr, unseen.levels) from None
 
     @override
-    def _encode_constant(self, value: Any, metadata: object, encoder_state: Any, spec: object, drop_rows: object) -> object:
+    def _encode_constant(
+        self, value: Any, metadata: object, encoder_state: Any, spec: object, drop_rows: object
+    ) -> object:
         return float(value)  # broadcast when the columns are written
 
     @override
@@ -263,22 +306,38 @@ class _Materializer(PandasMaterializer):
         return as_factor(values), variables
 
     @override
-    def _check_for_nulls(self, name: str, values: Any, na_action: object, drop_rows: set[int]) -> None:
+    def _check_for_nulls(
+        self, name: str, values: Any, na_action: object, drop_rows: set[int]
+    ) -> None:
         """Only categories can hide a missing value; numbers are checked once they are columns."""
         inner = getattr(values, "__wrapped__", values)
-        if isinstance(inner, (pd.Series, pd.Categorical)) and not pd.api.types.is_numeric_dtype(inner.dtype):
+        if isinstance(inner, (pd.Series, pd.Categorical)) and not pd.api.types.is_numeric_dtype(
+            inner.dtype
+        ):
             lost = int(pd.isna(inner).sum())
             if lost:
-                raise DataError(f"the term {name} has no value in {lost} of {len(inner)} rows, although its columns are complete.")
+                raise DataError(
+                    f"the term {name} has no value in {lost} of {len(inner)} rows, although its columns are complete."
+                )
 
     @override
-    def _encode_evaled_factor(self, factor: Any, spec: Any, drop_rows: Any, reduced_rank: bool = False) -> dict[str, object]:
+    def _encode_evaled_factor(
+        self, factor: Any, spec: Any, drop_rows: Any, reduced_rank: bool = False
+    ) -> dict[str, object]:
         self._factor = factor.expr
         kind, state = spec.encoder_state.get(factor.expr, (None, {}))
         if self.replaying and kind is not None and kind is not factor.metadata.kind:
-            was, now = ("numbers" if k is Factor.Kind.NUMERICAL else "categories" for k in (kind, factor.metadata.kind))
-            raise DataError(f"the term {factor.expr} gave {was} when the model was fitted and gives {now} now; write the same type.")
-        if factor.metadata.kind is Factor.Kind.CATEGORICAL and not {factor.expr, (factor.expr, reduced_rank)} & self.encoded_cache.keys():
+            was, now = (
+                "numbers" if k is Factor.Kind.NUMERICAL else "categories"
+                for k in (kind, factor.metadata.kind)
+            )
+            raise DataError(
+                f"the term {factor.expr} gave {was} when the model was fitted and gives {now} now; write the same type."
+            )
+        if (
+            factor.metadata.kind is Factor.Kind.CATEGORICAL
+            and not {factor.expr, (factor.expr, reduced_rank)} & self.encoded_cache.keys()
+        ):
             values = getattr(factor.values, "__wrapped__", factor.values)
             if self.replaying and "categories" in state:
                 coded = matched(values, pd.Index(state["categories"]), factor.expr)
@@ -290,7 +349,9 @@ class _Materializer(PandasMaterializer):
                 self._check_size(len(found.values), factor.expr)
                 coded = pd.Categorical.from_codes(found.codes, categories=found.values)
             factor = factor.replace(values=FactorValues(pd.Series(coded), metadata=factor.metadata))
-        return dict(super()._encode_evaled_factor(factor, spec, drop_rows, reduced_rank=reduced_rank))
+        return dict(
+            super()._encode_evaled_factor(factor, spec, drop_rows, reduced_rank=reduced_rank)
+        )
 
     def _check_size(self, levels: int, name: str) -> None:
         """The codes of the levels, and a dummy and a column for each: numbers of one and of eight bytes."""
@@ -303,18 +364,33 @@ class _Materializer(PandasMaterializer):
 
     @override
     def _encode_categorical(
-        self, values: Any, metadata: object, encoder_state: Any, spec: object, drop_rows: object, reduced_rank: bool = False
+        self,
+        values: Any,
+        metadata: object,
+        encoder_state: Any,
+        spec: object,
+        drop_rows: object,
+        reduced_rank: bool = False,
     ) -> object:
         chosen = self.coding.get(self._factor)
         if chosen is None:
-            return super()._encode_categorical(values, metadata, encoder_state, spec, drop_rows, reduced_rank)
+            return super()._encode_categorical(
+                values, metadata, encoder_state, spec, drop_rows, reduced_rank
+            )
         encoded = encode_contrasts(
-            values, contrasts=coding(chosen), reduced_rank=reduced_rank, _metadata=metadata, _state=encoder_state, _spec=spec
+            values,
+            contrasts=coding(chosen),
+            reduced_rank=reduced_rank,
+            _metadata=metadata,
+            _state=encoder_state,
+            _spec=spec,
         )
         return as_columns(encoded)
 
     @override
-    def _get_columns_for_term(self, factors: list[dict[str, Any]], spec: object, scale: float = 1) -> dict[str, Any]:
+    def _get_columns_for_term(
+        self, factors: list[dict[str, Any]], spec: object, scale: float = 1
+    ) -> dict[str, Any]:
         width = math.prod(len(columns) for columns in factors)
         needed = 8 * width * (self.nrows + width)  # the columns, and their cross-products
         if needed > 4 * MOST_MEMORY:
@@ -327,11 +403,15 @@ class _Materializer(PandasMaterializer):
         return dict(super()._get_columns_for_term(factors, spec, scale))
 
     @override
-    def _combine_columns(self, cols: Sequence[tuple[str, Any]], spec: object, drop_rows: Any) -> np.ndarray:
+    def _combine_columns(
+        self, cols: Sequence[tuple[str, Any]], spec: object, drop_rows: Any
+    ) -> np.ndarray:
         out = np.empty((self.nrows, len(cols)), order="F")
         for j, (name, values) in enumerate(cols):
             if getattr(values, "dtype", np.dtype(float)).kind in "mMc":
-                raise DataError(f"the term {name} has type {values.dtype}; turn it into a number, such as days since a date.")
+                raise DataError(
+                    f"the term {name} has type {values.dtype}; turn it into a number, such as days since a date."
+                )
             try:
                 out[:, j] = values
             except (TypeError, ValueError) as error:
@@ -404,10 +484,15 @@ class Evaluator:
         specs = {}
         for i, part in enumerate(parts.values()):
             if replay:  # what a replay writes down, even where it fails, is not for the next one
-                encoders = {expression: (kind, dict(known)) for expression, (kind, known) in part.encoder_state.items()}
+                encoders = {
+                    expression: (kind, dict(known))
+                    for expression, (kind, known) in part.encoder_state.items()
+                }
                 specs[f"part{i}"] = part.update(encoder_state=encoders, transform_state=self.state)
             else:
-                specs[f"part{i}"] = ModelSpec(formula=part, output="pandas", transform_state=self.state)
+                specs[f"part{i}"] = ModelSpec(
+                    formula=part, output="pandas", transform_state=self.state
+                )
         frame = self._frame
         frame.replaying = replay
         try:
@@ -418,15 +503,24 @@ class Evaluator:
         except (UnseenLevels, ArgumentError, CapacityError):
             raise
         except DataMismatchWarning:
-            raise DataError(f"{readable(frame._factor, self.awkward)} has values that are none of the levels given.") from None
+            raise DataError(
+                f"{readable(frame._factor, self.awkward)} has values that are none of the levels given."
+            ) from None
         except LmmError as error:
             raise DataError(readable(str(error), self.awkward)) from None
         except Exception as error:
             cause = error.__cause__
             if isinstance(cause, (LmmError, UnseenLevels)):
                 raise cause from None
-            text = re.sub(r"^Unable to evaluate factor `(.*)`\. \[(.*)\]$", r"\1: \2", str(error), flags=re.DOTALL).rstrip(".")
-            raise DataError(f"cannot evaluate {readable(text, self.awkward)}.{unknown_structure(text)}") from error
+            text = re.sub(
+                r"^Unable to evaluate factor `(.*)`\. \[(.*)\]$",
+                r"\1: \2",
+                str(error),
+                flags=re.DOTALL,
+            ).rstrip(".")
+            raise DataError(
+                f"cannot evaluate {readable(text, self.awkward)}.{unknown_structure(text)}"
+            ) from error
         out = {}
         matrices = [getattr(made, f"part{i}") for i in range(len(parts))]
         encoders = {}
@@ -435,7 +529,9 @@ class Evaluator:
             self.state.update(matrix.model_spec.transform_state)
         for key, matrix in zip(parts, matrices, strict=True):
             spec = matrix.model_spec
-            spec.encoder_state.update(encoders)  # the first part that encodes a factor alone records its levels
+            spec.encoder_state.update(
+                encoders
+            )  # the first part that encodes a factor alone records its levels
             names = tuple(str(name) for row in spec.structure for name in row.columns)
             terms = tuple(str(row.term) for row in spec.structure for _ in row.columns)
             out[key] = Part(getattr(matrix, "__wrapped__", matrix), names, terms, spec)

@@ -68,23 +68,43 @@ def fixed_structure(frame: ModelFrame) -> tuple[dict[str, Factor], list[FixedTer
     widths: dict[str, int] = {}
     at = 0
     for row in spec.structure:
-        pieces = tuple((tuple((str(f.factor), bool(f.reduced)) for f in s.factors), float(s.scale)) for s in row.scoped_terms)
+        pieces = tuple(
+            (tuple((str(f.factor), bool(f.reduced)) for f in s.factors), float(s.scale))
+            for s in row.scoped_terms
+        )
         names = tuple(dict.fromkeys(name for piece, _ in pieces for name, _ in piece))
-        terms.append(FixedTerm(readable(str(row.term), frame.awkward), names, range(at, at + len(row.columns)), pieces))
+        terms.append(
+            FixedTerm(
+                readable(str(row.term), frame.awkward),
+                names,
+                range(at, at + len(row.columns)),
+                pieces,
+            )
+        )
         start = 0
         for piece, _ in pieces:
-            fixed = {i: len(contrasts[name].levels) - reduced for i, (name, reduced) in enumerate(piece) if name in contrasts}
+            fixed = {
+                i: len(contrasts[name].levels) - reduced
+                for i, (name, reduced) in enumerate(piece)
+                if name in contrasts
+            }
             parts = [_split(str(column)) for column in list(row.columns)[start:]]
             for i, (name, _) in enumerate(piece):
                 if i not in fixed:
-                    fixed[i] = widths.setdefault(name, len(dict.fromkeys(part[i] for part in parts if len(part) == len(piece))))
+                    fixed[i] = widths.setdefault(
+                        name,
+                        len(dict.fromkeys(part[i] for part in parts if len(part) == len(piece))),
+                    )
             start += int(np.prod([fixed[i] for i in range(len(piece))], dtype=int))
         at += len(row.columns)
     factors = {}
     for name in dict.fromkeys(name for term in terms for name in term.factors):
         if name in contrasts:
             levels = tuple(contrasts[name].levels)
-            coding = np.asarray(contrasts[name].contrasts.get_coding_matrix(list(levels), reduced_rank=True), dtype=float)
+            coding = np.asarray(
+                contrasts[name].contrasts.get_coding_matrix(list(levels), reduced_rank=True),
+                dtype=float,
+            )
             factors[name] = Factor(name, levels, coding, len(levels))
         else:
             factors[name] = Factor(name, None, None, widths[name])
@@ -102,15 +122,21 @@ def _split(column: str) -> list[str]:
     return [*out, column[start:]]
 
 
-def invented_rows(factors: Mapping[str, Factor], count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def invented_rows(
+    factors: Mapping[str, Factor], count: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
     """Rows in which every level and any number may come together."""
     return {
-        name: rng.integers(0, f.width, count) if f.levels is not None else rng.standard_normal((count, f.width))
+        name: rng.integers(0, f.width, count)
+        if f.levels is not None
+        else rng.standard_normal((count, f.width))
         for name, f in factors.items()
     }
 
 
-def observed_rows(frame: ModelFrame, factors: Mapping[str, Factor], used: np.ndarray) -> dict[str, np.ndarray]:
+def observed_rows(
+    frame: ModelFrame, factors: Mapping[str, Factor], used: np.ndarray
+) -> dict[str, np.ndarray]:
     """The factors in the rows of the fit; ``used`` are their positions in the user's table."""
     evaluator, complete = frame.on(frame.table, [frame.formula.fixed])
     evaluator = evaluator.on(evaluator.columns.taken(np.cumsum(complete)[used] - 1))
@@ -127,16 +153,25 @@ def observed_rows(frame: ModelFrame, factors: Mapping[str, Factor], used: np.nda
     return out
 
 
-def coded_columns(factors: Mapping[str, Factor], terms: list[FixedTerm], rows: Rows, count: int) -> np.ndarray:
+def coded_columns(
+    factors: Mapping[str, Factor], terms: list[FixedTerm], rows: Rows, count: int
+) -> np.ndarray:
     """The columns of the formula (count, p_all) for such rows, with its contrasts."""
     blocks = []
     for term in terms:
         for piece, scale in term.pieces:
-            blocks.append(scale * _product([_block(factors[name], rows[name], reduced) for name, reduced in piece], count))
+            blocks.append(
+                scale
+                * _product(
+                    [_block(factors[name], rows[name], reduced) for name, reduced in piece], count
+                )
+            )
     return np.concatenate(blocks, axis=1)
 
 
-def cell_columns(factors: Mapping[str, Factor], term: FixedTerm, rows: Rows, count: int) -> np.ndarray:
+def cell_columns(
+    factors: Mapping[str, Factor], term: FixedTerm, rows: Rows, count: int
+) -> np.ndarray:
     """The columns of one term (count, cells), an indicator per level."""
     return _product([_block(factors[name], rows[name], False) for name in term.factors], count)
 

@@ -22,9 +22,14 @@ from lmm.formula.columns.levels import labels as labels_of
 from lmm.formula.columns.splines import bspline, natural_spline, quantile_knots
 
 #: R's names of arguments with a dot
-DOTTED_ARGUMENTS = {name: name.replace(".", "_") for name in ("Boundary.knots", "include.lowest", "na.rm")}
+DOTTED_ARGUMENTS = {
+    name: name.replace(".", "_") for name in ("Boundary.knots", "include.lowest", "na.rm")
+}
 #: R's names with a dot that Python could not parse as a call
-DOTTED = {name: name.replace(".", "_") for name in ("as.factor", "as.numeric", "as.integer", "as.character", "is.na")}
+DOTTED = {
+    name: name.replace(".", "_")
+    for name in ("as.factor", "as.numeric", "as.integer", "as.character", "is.na")
+}
 
 State = dict[str, Any] | None
 
@@ -39,7 +44,13 @@ def numbers(x: Any, name: str) -> np.ndarray:
     return numeric(getattr(x, "__wrapped__", x), f"the argument of {name}()")
 
 
-def _coded(x: Any, name: str, state: dict[str, Any], levels: Sequence[object] | None = None, ordered: bool = False) -> pd.Series:
+def _coded(
+    x: Any,
+    name: str,
+    state: dict[str, Any],
+    levels: Sequence[object] | None = None,
+    ordered: bool = False,
+) -> pd.Series:
     """A categorical of the levels remembered, or else of those that occur, or are given; a level that is new stands behind them."""
     series = _series(x)
     if "levels" in state:
@@ -50,13 +61,19 @@ def _coded(x: Any, name: str, state: dict[str, Any], levels: Sequence[object] | 
     else:
         values = matched(series, pd.Index(list(levels)), name)
         new = values.codes >= len(levels)
-        values = pd.Categorical.from_codes(np.where(new, -1, values.codes), categories=values.categories[: len(levels)])
+        values = pd.Categorical.from_codes(
+            np.where(new, -1, values.codes), categories=values.categories[: len(levels)]
+        )
     state.setdefault("levels", values.categories)
     return pd.Series(values.as_ordered() if ordered else values, index=series.index)
 
 
 def factor(
-    x: Any, levels: Sequence[object] | None = None, labels: Sequence[object] | None = None, ordered: bool = False, _state: State = None
+    x: Any,
+    levels: Sequence[object] | None = None,
+    labels: Sequence[object] | None = None,
+    ordered: bool = False,
+    _state: State = None,
 ) -> pd.Series:
     """A categorical: levels sorted (numbers as numbers), or in the order given; unused levels dropped."""
     state = _state if _state is not None else {}
@@ -66,9 +83,18 @@ def factor(
     known = len(state["levels"])
     if len(labels) != known:
         raise DataError(f"factor() got {len(labels)} labels for {known} levels.")
-    names = list(dict.fromkeys([*labels, *out.cat.categories[known:]]))  # levels of one label become one
-    place = np.array([names.index(label) for label in [*labels, *out.cat.categories[known:]]] + [-1])
-    return pd.Series(pd.Categorical.from_codes(place[out.cat.codes], categories=pd.Index(names), ordered=ordered), index=out.index)
+    names = list(
+        dict.fromkeys([*labels, *out.cat.categories[known:]])
+    )  # levels of one label become one
+    place = np.array(
+        [names.index(label) for label in [*labels, *out.cat.categories[known:]]] + [-1]
+    )
+    return pd.Series(
+        pd.Categorical.from_codes(
+            place[out.cat.codes], categories=pd.Index(names), ordered=ordered
+        ),
+        index=out.index,
+    )
 
 
 def relevel(x: Any, ref: object, _state: State = None) -> pd.Series:
@@ -78,7 +104,9 @@ def relevel(x: Any, ref: object, _state: State = None) -> pd.Series:
         levels = encode(_series(x), "relevel()").values
         names = strings(levels)
         if str(ref) not in names:
-            raise DataError(f"relevel(): {ref!r} is no level; the levels are {', '.join(names[:12])}.")
+            raise DataError(
+                f"relevel(): {ref!r} is no level; the levels are {', '.join(names[:12])}."
+            )
         first = names.tolist().index(str(ref))
         state["levels"] = levels[[first, *(i for i in range(len(levels)) if i != first)]]
     return _coded(x, "relevel()", state)
@@ -92,12 +120,20 @@ def interaction(*factors: Any, sep: str = ".", _state: State = None) -> pd.Serie
     size, names = 1, np.array([""], dtype=object)
     for i, one in enumerate(series):
         labels = strings(one.cat.categories).to_numpy(dtype=object)
-        codes = np.where((codes < 0) | (one.cat.codes.to_numpy() < 0), -1, codes + size * one.cat.codes.to_numpy())
+        codes = np.where(
+            (codes < 0) | (one.cat.codes.to_numpy() < 0),
+            -1,
+            codes + size * one.cat.codes.to_numpy(),
+        )
         names = np.concatenate([names + (sep + label if i else label) for label in labels])
         size *= len(labels)
     if len(set(names)) < len(names):
-        raise DataError(f"interaction(): two combinations have the same label; use a sep= that is in no level, not {sep!r}.")
-    joined = pd.Categorical.from_codes(codes, categories=pd.Index(names, dtype="str")).remove_unused_categories()
+        raise DataError(
+            f"interaction(): two combinations have the same label; use a sep= that is in no level, not {sep!r}."
+        )
+    joined = pd.Categorical.from_codes(
+        codes, categories=pd.Index(names, dtype="str")
+    ).remove_unused_categories()
     return _coded(pd.Series(joined, index=series[0].index), "interaction()", state)
 
 
@@ -138,7 +174,9 @@ def as_numeric(x: Any, _state: State = None) -> Any:
         levels = state.setdefault("levels", series.cat.categories)
         values = matched(series, levels, "as.numeric()")
         if len(values.categories) > len(levels):
-            raise UnseenLevels("the argument of as.numeric()", list(values.categories[len(levels) :]))
+            raise UnseenLevels(
+                "the argument of as.numeric()", list(values.categories[len(levels) :])
+            )
         return pd.Series(np.where(values.codes < 0, np.nan, values.codes + 1.0), index=series.index)
     return pd.to_numeric(series).astype(float)
 
@@ -154,7 +192,14 @@ def as_character(x: Any) -> pd.Series:
     return pd.Series(labels_of(series), index=series.index, dtype="str")
 
 
-def cut(x: Any, breaks: Any, labels: Any = None, right: bool = True, include_lowest: bool = False, _state: State = None) -> pd.Series:
+def cut(
+    x: Any,
+    breaks: Any,
+    labels: Any = None,
+    right: bool = True,
+    include_lowest: bool = False,
+    _state: State = None,
+) -> pd.Series:
     """Intervals of ``x`` as a categorical; ``breaks`` are limits, or a number of equal intervals over the fitted data."""
     state = _state if _state is not None else {}
     series = pd.Series(numbers(x, "cut"), index=_series(x).index)
@@ -162,8 +207,13 @@ def cut(x: Any, breaks: Any, labels: Any = None, right: bool = True, include_low
         if np.ndim(breaks):
             state["breaks"] = np.sort(np.asarray(breaks, dtype=float))
         else:
-            state["breaks"] = pd.cut(series, whole(breaks, "cut(): breaks", least=2), retbins=True)[1]
-    found = pd.Series(pd.cut(series, state["breaks"], labels=labels, right=right, include_lowest=include_lowest), index=series.index)
+            state["breaks"] = pd.cut(series, whole(breaks, "cut(): breaks", least=2), retbins=True)[
+                1
+            ]
+    found = pd.Series(
+        pd.cut(series, state["breaks"], labels=labels, right=right, include_lowest=include_lowest),
+        index=series.index,
+    )
     return found.astype(float) + 1.0 if labels is False else found  # R counts intervals from 1
 
 
@@ -178,7 +228,12 @@ def _limits(given: Any, name: str, values: np.ndarray) -> tuple[float, float]:
 
 
 def ns(
-    x: Any, df: int | None = None, knots: object = None, intercept: bool = False, Boundary_knots: object = None, _state: State = None
+    x: Any,
+    df: int | None = None,
+    knots: object = None,
+    intercept: bool = False,
+    Boundary_knots: object = None,
+    _state: State = None,
 ) -> dict[int, np.ndarray]:
     """Natural cubic splines, R's basis; linear beyond the boundary knots, which are the range of the fitted data."""
     state = _state if _state is not None else {}
@@ -187,7 +242,9 @@ def ns(
         df = 1 + int(intercept) if df is None else whole(df, "ns(): df", least=1 + int(intercept))
         state["boundary"] = _limits(Boundary_knots, "ns()", values)
         inner = np.atleast_1d(np.asarray(knots, dtype=float)) if knots is not None else None
-        state["knots"] = inner if inner is not None else quantile_knots(values, df - 1 - int(intercept))
+        state["knots"] = (
+            inner if inner is not None else quantile_knots(values, df - 1 - int(intercept))
+        )
     basis = natural_spline(values, state["knots"], state["boundary"], intercept)
     return {j + 1: basis[:, j] for j in range(basis.shape[1])}
 
@@ -208,12 +265,18 @@ def bs(
     if "knots" not in state:
         if df is not None and knots is not None:
             raise ArgumentError("bs(): give df or knots, not both.")
-        count = 0 if df is None else whole(df, "bs(): df", least=degree + int(intercept)) - degree - int(intercept)
+        count = (
+            0
+            if df is None
+            else whole(df, "bs(): df", least=degree + int(intercept)) - degree - int(intercept)
+        )
         low, high = state["boundary"] = _limits(Boundary_knots, "bs()", values)
         inner = np.atleast_1d(np.asarray(knots, dtype=float)) if knots is not None else None
         if inner is None:
             inner = quantile_knots(values[(values >= low) & (values <= high)], count)
-        state["knots"] = np.concatenate([[low] * (degree + 1), np.sort(inner), [high] * (degree + 1)])
+        state["knots"] = np.concatenate(
+            [[low] * (degree + 1), np.sort(inner), [high] * (degree + 1)]
+        )
     low, high = state["boundary"]
     if len(values) and (values.min() < low or values.max() > high):
         warn(
@@ -238,7 +301,9 @@ def poly(x: Any, degree: int = 1, raw: bool = False, _state: State = None) -> di
     if fitting:
         points = len(np.unique(values))
         if degree >= points:
-            raise ArgumentError(f"poly(): degree {degree} needs more than {degree} distinct values, and there are {points}.")
+            raise ArgumentError(
+                f"poly(): degree {degree} needs more than {degree} distinct values, and there are {points}."
+            )
         state["alpha"], state["norms2"] = {}, {}
     alpha, norms = state["alpha"], state["norms2"]
     P = np.ones((len(values), degree + 1))
@@ -273,8 +338,14 @@ def _summary(name: str, compute: Callable[..., Any]) -> Callable[..., float]:
 
     def remembered(x: Any, *more: object, na_rm: bool = False, _state: State = None) -> float:
         state = _state if _state is not None else {}
-        if len(more) != (name == "quantile") or any(not isinstance(p, (int, float)) or not 0 <= p <= 1 for p in more):
-            takes = "one column and a probability, quantile(x, 0.9)" if name == "quantile" else "one column"
+        if len(more) != (name == "quantile") or any(
+            not isinstance(p, (int, float)) or not 0 <= p <= 1 for p in more
+        ):
+            takes = (
+                "one column and a probability, quantile(x, 0.9)"
+                if name == "quantile"
+                else "one column"
+            )
             raise ArgumentError(f"{name}() takes {takes}; it is one number.")
         if "value" not in state:
             state["value"] = float(compute(numbers(x, name), *more))
@@ -314,7 +385,9 @@ PLAIN: dict[str, Any] = {
 CODING: dict[str, Any] = {
     "factor": factor,
     "as_factor": factor,
-    "ordered": lambda x, levels=None, labels=None, _state=None: factor(x, levels, labels, True, _state),
+    "ordered": lambda x, levels=None, labels=None, _state=None: factor(
+        x, levels, labels, True, _state
+    ),
     "relevel": relevel,
     "interaction": interaction,
     "as_numeric": as_numeric,

@@ -80,9 +80,17 @@ def aligned(values: object, index: pd.Index, what: str, error: type[LmmError] = 
         why = "its index holds the labels of the data in another order, and some of them more than once"
     else:
         strange = next((label for label in own if label not in index), None)
-        why = "its index is not that of the data" + ("" if strange is None else f": {strange!r} is no label of a row")
-    form = f"{what}[data.index]" if isinstance(values, pd.Series) and what.isidentifier() else "s.loc[data.index]"
-    raise error(f"{what}: {why}. Values with an index are matched by it: give {form}, or .to_numpy() to match by position.")
+        why = "its index is not that of the data" + (
+            "" if strange is None else f": {strange!r} is no label of a row"
+        )
+    form = (
+        f"{what}[data.index]"
+        if isinstance(values, pd.Series) and what.isidentifier()
+        else "s.loc[data.index]"
+    )
+    raise error(
+        f"{what}: {why}. Values with an index are matched by it: give {form}, or .to_numpy() to match by position."
+    )
 
 
 def _same(own: pd.Index, index: pd.Index) -> bool:
@@ -91,7 +99,9 @@ def _same(own: pd.Index, index: pd.Index) -> bool:
 
 def own(value: object) -> Any:
     """A copy of an array, Series, list, dict or set, which the user may change later; anything else as it is."""
-    if isinstance(value, np.ndarray | pd.Series | pd.DataFrame | pd.Index | pd.api.extensions.ExtensionArray):
+    if isinstance(
+        value, np.ndarray | pd.Series | pd.DataFrame | pd.Index | pd.api.extensions.ExtensionArray
+    ):
         return value.copy()
     if isinstance(value, list | dict | set):
         try:
@@ -114,7 +124,9 @@ class Labelled:
         out = self.function(*arguments, **settings)
         if not isinstance(out, pd.Series | pd.DataFrame) or len(out) != len(self.index):
             return out
-        if any(out.index is getattr(given, "index", None) for given in (*arguments, *settings.values())):
+        if any(
+            out.index is getattr(given, "index", None) for given in (*arguments, *settings.values())
+        ):
             return out
         numbered = pd.RangeIndex(len(out))
         if out.index.is_unique and not _same(self.index, numbered) and self.index.is_unique:
@@ -135,14 +147,23 @@ class Labelled:
 
 def labelled(context: Mapping[str, Any], index: pd.Index) -> dict[str, Any]:
     """The caller's variables, functions among them as :class:`Labelled`; classes, modules and formulas' own functions as they are."""
-    return {name: Labelled(value, name, index) if _is_function(value) else value for name, value in context.items()}
+    return {
+        name: Labelled(value, name, index) if _is_function(value) else value
+        for name, value in context.items()
+    }
 
 
 def _is_function(value: object) -> bool:
-    return callable(value) and not isinstance(value, type | Labelled) and not hasattr(value, "__is_stateful_transform__")
+    return (
+        callable(value)
+        and not isinstance(value, type | Labelled)
+        and not hasattr(value, "__is_stateful_transform__")
+    )
 
 
-def numeric(values: object, what: str, error: type[LmmError] = DataError, hint: str = "") -> np.ndarray:
+def numeric(
+    values: object, what: str, error: type[LmmError] = DataError, hint: str = ""
+) -> np.ndarray:
     """Numbers as float64, of any shape, NaN where one is missing; may share memory with what was given.
 
     Booleans count as 0 and 1. A masked array's masked values are missing, as are None, NaN and NA. Text is not read as numbers.
@@ -159,7 +180,10 @@ def numeric(values: object, what: str, error: type[LmmError] = DataError, hint: 
     if isinstance(values, pd.DataFrame):
         if all(isinstance(t, np.dtype) and t.kind in "fiub" for t in values.dtypes):
             return values.to_numpy(dtype=float)
-        columns = [numeric(values.iloc[:, i], f"{what}: column {values.columns[i]!r}", error, hint) for i in range(values.shape[1])]
+        columns = [
+            numeric(values.iloc[:, i], f"{what}: column {values.columns[i]!r}", error, hint)
+            for i in range(values.shape[1])
+        ]
         return np.column_stack(columns) if columns else np.empty(values.shape)
     if isinstance(values, pd.Series | pd.Index | pd.api.extensions.ExtensionArray):
         dtype = values.dtype
@@ -182,15 +206,21 @@ def numeric(values: object, what: str, error: type[LmmError] = DataError, hint: 
     return _of_array(array, what, error, hint)
 
 
-def as_array(values: object, what: str, error: type[LmmError] = DataError, hint: str = "") -> np.ndarray:
+def as_array(
+    values: object, what: str, error: type[LmmError] = DataError, hint: str = ""
+) -> np.ndarray:
     """Values as NumPy has them, sparse ones dense."""
     try:
         return np.asarray(values.toarray() if hasattr(values, "toarray") else values)
     except Exception:  # whatever an object raises that cannot be an array
-        raise error(f"{what} must be numbers, but NumPy can make no array of this {type(values).__name__}.{hint}") from None
+        raise error(
+            f"{what} must be numbers, but NumPy can make no array of this {type(values).__name__}.{hint}"
+        ) from None
 
 
-def _of_array(array: np.ndarray, what: str, error: type[LmmError], hint: str, type_name: str = "") -> np.ndarray:
+def _of_array(
+    array: np.ndarray, what: str, error: type[LmmError], hint: str, type_name: str = ""
+) -> np.ndarray:
     if array.dtype.kind in "fiub":
         return array.astype(float, copy=False)
     if array.dtype.kind == "O":
@@ -205,13 +235,32 @@ def _of_array(array: np.ndarray, what: str, error: type[LmmError], hint: str, ty
             except (OverflowError, TypeError, ValueError):
                 raise error(f"{what} has numbers that no float can hold.{hint}") from None
             return out.reshape(array.shape)
-        words = {"string": "text", "mixed": "of several types", "mixed-integer": "of several types", "complex": "complex"}
+        words = {
+            "string": "text",
+            "mixed": "of several types",
+            "mixed-integer": "of several types",
+            "complex": "complex",
+        }
         what_it_is = words.get(kind, type_name or kind)
         raise error(f"{what} must be numeric, but it is {what_it_is}{_first(present)}.{hint}")
-    words = {"U": "text", "S": "text", "T": "text", "c": "complex", "M": "a date", "m": "a duration", "V": "structured"}
-    cure = {"c": " Take .real.", "M": " Turn it into a number, such as days since a date.", "m": " Turn it into a number of seconds."}
+    words = {
+        "U": "text",
+        "S": "text",
+        "T": "text",
+        "c": "complex",
+        "M": "a date",
+        "m": "a duration",
+        "V": "structured",
+    }
+    cure = {
+        "c": " Take .real.",
+        "M": " Turn it into a number, such as days since a date.",
+        "m": " Turn it into a number of seconds.",
+    }
     kind = array.dtype.kind
-    raise error(f"{what} must be numeric, but it is {words.get(kind, str(array.dtype))}{_first(array.ravel())}.{cure.get(kind, '')}{hint}")
+    raise error(
+        f"{what} must be numeric, but it is {words.get(kind, str(array.dtype))}{_first(array.ravel())}.{cure.get(kind, '')}{hint}"
+    )
 
 
 def _first(values: Any) -> str:

@@ -57,7 +57,9 @@ class Incidence:
         codes = self.codes[which]
         if self.values.strides[0] or not self.m:
             return Incidence(codes, self.values[which])
-        return Incidence(codes, np.broadcast_to(self.values[:1], (len(codes), self.values.shape[1])))
+        return Incidence(
+            codes, np.broadcast_to(self.values[:1], (len(codes), self.values.shape[1]))
+        )
 
     def only(self, columns: np.ndarray) -> Incidence:
         """The same with values of zero in the columns that do not count; ``columns`` (k,) bool."""
@@ -66,7 +68,11 @@ class Incidence:
     def known(self) -> Incidence:
         """The same with values of zero, at the first level, where the level is not known."""
         new = self.new
-        return Incidence(np.where(new, 0, self.codes), np.where(new[:, None], 0.0, self.values)) if new.any() else self
+        return (
+            Incidence(np.where(new, 0, self.codes), np.where(new[:, None], 0.0, self.values))
+            if new.any()
+            else self
+        )
 
     def dense(self, J: int) -> np.ndarray:
         """The rows of Z, (m, k, J)."""

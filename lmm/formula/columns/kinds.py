@@ -63,12 +63,19 @@ def conform(series: pd.Series, fitted: Kind, name: str, by_level: bool = False) 
         if fitted.categories.dtype == bool and given.name != CATEGORY:
             series = _truth(series, name)
         values = matched(series, fitted.categories, name)
-        return pd.Series(values.as_ordered() if fitted.ordered else values, index=series.index, name=series.name)
+        return pd.Series(
+            values.as_ordered() if fitted.ordered else values, index=series.index, name=series.name
+        )
     if given.name == fitted.name or fitted.name == OTHER:
         return series
     if fitted.name == TEXT:
         found = encode(series, name)
-        return pd.Series(strings(found.values).to_numpy(dtype=object)[found.codes], index=series.index, name=series.name, dtype="str")
+        return pd.Series(
+            strings(found.values).to_numpy(dtype=object)[found.codes],
+            index=series.index,
+            name=series.name,
+            dtype="str",
+        )
     if fitted.name == TRUTH:
         return _truth(series, name)
     if given.name == TRUTH:
@@ -87,7 +94,9 @@ def _truth(series: pd.Series, name: str) -> pd.Series:
     known = [_WORDS.get(label.lower()) for label in strings(found.values)]
     if None in known:
         odd = strings(found.values)[known.index(None)]
-        raise DataError(f"column {name!r} was true or false when the model was fitted, and {odd!r} is neither.")
+        raise DataError(
+            f"column {name!r} was true or false when the model was fitted, and {odd!r} is neither."
+        )
     return pd.Series(np.array(known, dtype=bool)[found.codes], index=series.index, name=series.name)
 
 
@@ -103,6 +112,8 @@ def by_level(name: str, texts: Iterable[str]) -> bool:
                 calls.pop()
             elif token.kind in ("name", "quoted") and unquote(token.text) == name:
                 alone = tokens[i + 1].text in (",", ")") if i + 1 < len(tokens) else False
-                if not (calls and calls[-1] in _BY_LEVEL and alone and tokens[i - 1].text in ("(", ",")):
+                if not (
+                    calls and calls[-1] in _BY_LEVEL and alone and tokens[i - 1].text in ("(", ",")
+                ):
                     return False
     return True

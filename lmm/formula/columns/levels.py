@@ -28,7 +28,9 @@ class UnseenLevels(Exception):
     @property
     def shown(self) -> str:
         """The first few levels, quoted."""
-        return ", ".join(repr(str(v)) for v in self.levels[:6]) + (", ..." if len(self.levels) > 6 else "")
+        return ", ".join(repr(str(v)) for v in self.levels[:6]) + (
+            ", ..." if len(self.levels) > 6 else ""
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +44,10 @@ class Levels:
 def strings(levels: pd.Index) -> pd.Index:
     """Level labels as strings: ``3``, not ``3.0``, ``a:b`` of several factors; an Index of strings is returned as it is."""
     if isinstance(levels, pd.MultiIndex):
-        columns = [strings(own).to_numpy(dtype=object)[codes] for own, codes in zip(levels.levels, levels.codes, strict=True)]
+        columns = [
+            strings(own).to_numpy(dtype=object)[codes]
+            for own, codes in zip(levels.levels, levels.codes, strict=True)
+        ]
         joined = columns[0]
         for column in columns[1:]:
             joined = joined + ":" + column
@@ -138,7 +143,9 @@ def encode(values: object, name: str) -> Levels:
     except TypeError as error:
         raise GroupingError(f"the values of {name!r} cannot be told apart: {error}.") from error
     uniques = pd.Index(uniques)
-    if uniques.dtype == object and pd.api.types.infer_dtype(uniques).startswith("mixed"):  # several types: levels by their text
+    if uniques.dtype == object and pd.api.types.infer_dtype(uniques).startswith(
+        "mixed"
+    ):  # several types: levels by their text
         merged, uniques = pd.factorize(strings(uniques))
         codes = np.append(merged, -1)[codes]
     try:
@@ -176,16 +183,26 @@ def places(fitted: pd.Index, new: pd.Index) -> np.ndarray:
     if not isinstance(fitted, pd.MultiIndex) or not isinstance(new, pd.MultiIndex):
         return np.asarray(strings(fitted).get_indexer(strings(new)))
     parts = zip(fitted.levels, new.levels, new.codes, strict=True)
-    return joint_places(fitted, [places(own, other)[np.asarray(codes)] for own, other, codes in parts])
+    return joint_places(
+        fitted, [places(own, other)[np.asarray(codes)] for own, other, codes in parts]
+    )
 
 
 def joint_places(fitted: pd.MultiIndex, columns: Sequence[np.ndarray]) -> np.ndarray:
     """Positions (n,) among joint levels of rows whose parts have the positions ``columns``; -1 where one is, or the combination is new."""
-    own, keys, size = np.zeros(len(fitted), dtype=np.int64), np.zeros(len(columns[0]), dtype=np.int64), 1
+    own, keys, size = (
+        np.zeros(len(fitted), dtype=np.int64),
+        np.zeros(len(columns[0]), dtype=np.int64),
+        1,
+    )
     lost = np.zeros(len(keys), dtype=bool)
     for level, codes, place in zip(fitted.levels, fitted.codes, columns, strict=True):
         lost |= place < 0
-        own, keys, size = own * len(level) + np.asarray(codes), keys * len(level) + place, size * len(level)
+        own, keys, size = (
+            own * len(level) + np.asarray(codes),
+            keys * len(level) + place,
+            size * len(level),
+        )
         if size > 2**31:  # renumbered before the next product overflows
             own, uniques = pd.factorize(own)
             keys, size = pd.Index(uniques).get_indexer(pd.Index(keys)), len(uniques)
@@ -222,7 +239,9 @@ def labels(coded: pd.Categorical | pd.Series) -> np.ndarray:
 
 def _series(values: Any, name: str) -> pd.Series:
     if np.ndim(values) != 1:
-        raise GroupingError(f"{name!r} must be one column, not an array of shape {np.shape(values)}.")
+        raise GroupingError(
+            f"{name!r} must be one column, not an array of shape {np.shape(values)}."
+        )
     return pd.Series(values)
 
 
@@ -239,7 +258,13 @@ def _drop_unused(codes: np.ndarray, categories: pd.Index) -> Levels:
 
 def _count(numbers: np.ndarray, low: int, high: int) -> Levels:
     """Integers in a small range: presence and ranks by counting."""
-    shifted = numbers if low == 0 else numbers - numbers.dtype.type(low) if low > 0 else numbers.astype(np.int64) - low
+    shifted = (
+        numbers
+        if low == 0
+        else numbers - numbers.dtype.type(low)
+        if low > 0
+        else numbers.astype(np.int64) - low
+    )
     used = np.zeros(high - low + 1, dtype=bool)
     used[shifted] = True
     values = np.flatnonzero(used) + low

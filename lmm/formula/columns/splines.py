@@ -26,8 +26,12 @@ def bspline(x: np.ndarray, knots: np.ndarray, order: int = 4, derivative: int = 
                 if width > 0:
                     out[:, j] += sign * (order - 1) / width * lower[:, j + shift]
         return out
-    last = int(np.searchsorted(knots, knots[-1], side="left")) - 1  # the right end belongs to the last interval that has a width
-    first = int(np.searchsorted(knots, knots[0], side="right")) - 1  # beyond the ends the outer polynomials go on
+    last = (
+        int(np.searchsorted(knots, knots[-1], side="left")) - 1
+    )  # the right end belongs to the last interval that has a width
+    first = (
+        int(np.searchsorted(knots, knots[0], side="right")) - 1
+    )  # beyond the ends the outer polynomials go on
     inside = np.clip(np.searchsorted(knots, x, side="right") - 1, first, last)
     basis = np.zeros((len(x), len(knots) - 1))
     basis[np.arange(len(x)), inside] = 1.0
@@ -43,7 +47,9 @@ def bspline(x: np.ndarray, knots: np.ndarray, order: int = 4, derivative: int = 
     return basis
 
 
-def natural_spline(x: np.ndarray, inner: np.ndarray, boundary: tuple[float, float], intercept: bool = False) -> np.ndarray:
+def natural_spline(
+    x: np.ndarray, inner: np.ndarray, boundary: tuple[float, float], intercept: bool = False
+) -> np.ndarray:
     """Basis (n, len(inner) + 1 + intercept) of natural cubic splines, linear outside ``boundary``."""
     low, high = boundary
     knots = np.concatenate([[low] * 4, np.sort(inner), [high] * 4])

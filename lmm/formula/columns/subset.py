@@ -19,7 +19,14 @@ from lmm.formula.columns.engine import FUNCTIONS, Columns, Evaluator
 from lmm.formula.columns.given import aligned, labelled
 from lmm.formula.columns.table import Table, as_floats, given_column, plain
 from lmm.formula.text.expressions import python
-from lmm.formula.text.names import alias, aliased, as_expression, awkward_names, refuse_unknown, resolve
+from lmm.formula.text.names import (
+    alias,
+    aliased,
+    as_expression,
+    awkward_names,
+    refuse_unknown,
+    resolve,
+)
 from lmm.formula.text.row_dependence import across
 
 
@@ -53,7 +60,9 @@ def row_mask(subset: object, table: Table, scope: Mapping[str, object]) -> np.nd
     if isinstance(subset, str):
         mask = condition_mask(subset, table, scope)
     else:
-        mask = _mask(_called(subset, table.to_pandas()) if callable(subset) else subset, table.index)
+        mask = _mask(
+            _called(subset, table.to_pandas()) if callable(subset) else subset, table.index
+        )
     if not mask.any():
         raise DataError("subset leaves no rows.")
     return mask
@@ -69,7 +78,9 @@ def _called(function: Callable[[pd.DataFrame], object], frame: pd.DataFrame) -> 
     try:
         return function(frame.copy(deep=False))
     except Exception as error:  # whatever the user's own code raises
-        raise ArgumentError(f"subset: the function fails on the data: {type(error).__name__}: {' '.join(str(error).split())}.") from error
+        raise ArgumentError(
+            f"subset: the function fails on the data: {type(error).__name__}: {' '.join(str(error).split())}."
+        ) from error
 
 
 def _mask(value: Any, index: pd.Index) -> np.ndarray:
@@ -81,9 +92,14 @@ def _mask(value: Any, index: pd.Index) -> np.ndarray:
     except ValueError:  # lists of different lengths
         shape = None
     if shape != (n,):
-        raise ArgumentError(f"{wrong}; it has {'lists of different lengths' if shape is None else f'the shape {shape}'}.")
+        raise ArgumentError(
+            f"{wrong}; it has {'lists of different lengths' if shape is None else f'the shape {shape}'}."
+        )
     try:
-        series = plain(value.reset_index(drop=True) if isinstance(value, pd.Series) else pd.Series(value), "subset")
+        series = plain(
+            value.reset_index(drop=True) if isinstance(value, pd.Series) else pd.Series(value),
+            "subset",
+        )
         boolean = pd.api.types.is_bool_dtype(series.dtype) or (
             pd.api.types.is_numeric_dtype(series.dtype) and series.dropna().isin([0, 1]).all()
         )
@@ -104,14 +120,18 @@ def _evaluate(text: str, table: Table, scope: Mapping[str, object]) -> object:
 
 
 def _awkward(text: str, table: Table) -> frozenset[str]:
-    return frozenset(name for name in awkward_names(as_expression(text, table, "subset")) if name in table)
+    return frozenset(
+        name for name in awkward_names(as_expression(text, table, "subset")) if name in table
+    )
 
 
 def _python(text: str, table: Table) -> str:
     try:
         return python(aliased(as_expression(text, table, "subset"), _awkward(text, table)))
     except FormulaError as error:
-        raise FormulaError(f"subset: {str(error).partition(chr(10))[0]}", error.formula, error.span) from None
+        raise FormulaError(
+            f"subset: {str(error).partition(chr(10))[0]}", error.formula, error.span
+        ) from None
 
 
 def _evaluator(text: str, table: Table, scope: Mapping[str, object]) -> Evaluator:
@@ -119,7 +139,10 @@ def _evaluator(text: str, table: Table, scope: Mapping[str, object]) -> Evaluato
     found = resolve([text], table.names, table.n, scope, FUNCTIONS)
     refuse_unknown(found, table, {text: "subset"})
     raw = {name: as_floats(table.column(name).reset_index(drop=True)) for name in found.columns}
-    raw |= {name: as_floats(given_column(values, table.index, name)) for name, values in found.arrays.items()}
+    raw |= {
+        name: as_floats(given_column(values, table.index, name))
+        for name, values in found.arrays.items()
+    }
     awkward = _awkward(text, table)
     rows = Columns(raw, table.n)
     rows.rename({name: alias(name) for name in awkward})

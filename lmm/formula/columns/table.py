@@ -55,24 +55,32 @@ class Table:
         names = [str(column) for column in source.columns]
         self._keys = dict(zip(names, source.columns, strict=True))
         if len(self._keys) < len(names):
-            self._twice |= {column: names.count(column) for column in self._keys if names.count(column) > 1}
+            self._twice |= {
+                column: names.count(column) for column in self._keys if names.count(column) > 1
+            }
         self.n: int = len(source)
         index = () if self.frame is None else self.frame.index.names
-        self._index_names = {str(name): name for name in index if name is not None and str(name) not in self._keys}
+        self._index_names = {
+            str(name): name for name in index if name is not None and str(name) not in self._keys
+        }
 
     def _read(self, data: Any, name: str) -> Any:
         """A table of another package as narwhals sees it."""
         if type(data).__module__.startswith("pyarrow") and hasattr(data, "column_names"):
             first = {column: i for i, column in reversed(list(enumerate(data.column_names)))}
             if len(first) < data.num_columns:
-                self._twice = {column: n for column in first if (n := data.column_names.count(column)) > 1}
+                self._twice = {
+                    column: n for column in first if (n := data.column_names.count(column)) > 1
+                }
                 data = data.select(sorted(first.values()))
         try:
             found: Any = nw.from_native(data, eager_only=True)
         except TypeError:
             kind = type(data).__name__
             lazy = " Collect it first." if kind == "LazyFrame" else ""
-            raise DataError(f"{name} must be a table (pandas, polars, pyarrow, or a dict of arrays), not {kind}.{lazy}") from None
+            raise DataError(
+                f"{name} must be a table (pandas, polars, pyarrow, or a dict of arrays), not {kind}.{lazy}"
+            ) from None
         return found.clone()
 
     @property
@@ -99,7 +107,9 @@ class Table:
         Whole numbers never pass through floats: beyond 64 bits they are Python's.
         """
         if name in self._twice:
-            raise DataError(f"the data has {self._twice[name]} columns named {name!r}; rename them so that each name is used once.")
+            raise DataError(
+                f"the data has {self._twice[name]} columns named {name!r}; rename them so that each name is used once."
+            )
         if self.frame is None:
             return plain(_foreign_column(self._foreign[self._keys[name]]), name)
         if name in self._index_names:
@@ -111,7 +121,9 @@ class Table:
         """The whole table as pandas, which what is done to the user's own data does not change."""
         if self.frame is not None:
             return self.frame
-        return pd.DataFrame({name: _foreign_column(self._foreign[key]) for name, key in self._keys.items()})
+        return pd.DataFrame(
+            {name: _foreign_column(self._foreign[key]) for name, key in self._keys.items()}
+        )
 
     def unknown(self, names: Iterable[str]) -> str:
         """Sentence naming columns that are missing, with the nearest ones that exist."""
@@ -128,27 +140,42 @@ def _from_mapping(data: Mapping[object, object], source: str) -> pd.DataFrame:
     columns = {name: _as_array(values, name, source) for name, values in data.items()}
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise DataError(f"the columns differ in length: {', '.join(f'{k} {v}' for k, v in list(lengths.items())[:8])}.")
+        raise DataError(
+            f"the columns differ in length: {', '.join(f'{k} {v}' for k, v in list(lengths.items())[:8])}."
+        )
     labels = [values.index for values in columns.values() if isinstance(values, pd.Series)]
     index = labels[0] if labels else pd.RangeIndex(next(iter(lengths.values()), 0))
-    arrays = {k: aligned(v, index, str(k)).array if isinstance(v, pd.Series) else v for k, v in columns.items()}
+    arrays = {
+        k: aligned(v, index, str(k)).array if isinstance(v, pd.Series) else v
+        for k, v in columns.items()
+    }
     rows = {name: pd.Series(values, index=index, copy=False) for name, values in arrays.items()}
     return pd.DataFrame(rows, index=index, copy=False)
 
 
 def _as_array(values: Any, name: object, source: str) -> Any:
     """One column of a mapping, its memory our own: a Series where it has labels, else an array."""
-    if isinstance(values, str | bytes | set | frozenset | Mapping) or not hasattr(values, "__len__") or hasattr(values, "toarray"):
+    if (
+        isinstance(values, str | bytes | set | frozenset | Mapping)
+        or not hasattr(values, "__len__")
+        or hasattr(values, "toarray")
+    ):
         if getattr(values, "shape", None) != ():
-            raise DataError(f"{source} must map names to arrays, but {name!r} is {type(values).__name__}.")
+            raise DataError(
+                f"{source} must map names to arrays, but {name!r} is {type(values).__name__}."
+            )
     shape = getattr(values, "shape", None)
     if isinstance(shape, tuple) and len(shape) != 1:
-        raise DataError(f"{source} must map names to arrays of one dimension, but {name!r} has shape {shape}.")
+        raise DataError(
+            f"{source} must map names to arrays of one dimension, but {name!r} has shape {shape}."
+        )
     if isinstance(values, np.ma.MaskedArray):
         return _masked(np.array(values.data), np.ma.getmaskarray(values))
     if isinstance(values, np.ndarray):
         if values.dtype.kind == "V":
-            raise DataError(f"{source} must map names to arrays of single values, but {name!r} is structured; give each field a name.")
+            raise DataError(
+                f"{source} must map names to arrays of single values, but {name!r} is structured; give each field a name."
+            )
         return np.array(values)
     if isinstance(values, pd.Series):
         return values.copy(deep=True)
@@ -161,11 +188,19 @@ def _as_array(values: Any, name: object, source: str) -> Any:
             values = pa.chunked_array([values])
         return _foreign_column(nw.from_native(values, series_only=True, allow_series=True)).array
     listed = list(values)
-    exact = pd.api.types.infer_dtype(listed, skipna=True) in ("integer", "boolean", "mixed-integer-float")
+    exact = pd.api.types.infer_dtype(listed, skipna=True) in (
+        "integer",
+        "boolean",
+        "mixed-integer-float",
+    )
     try:
-        return pd.Series(listed, dtype=object if exact else None).array  # None beside whole numbers would make floats of them
+        return pd.Series(
+            listed, dtype=object if exact else None
+        ).array  # None beside whole numbers would make floats of them
     except TypeError:  # jagged or exotic
-        raise DataError(f"{source} must map names to arrays, but {name!r} is {type(values).__name__}.") from None
+        raise DataError(
+            f"{source} must map names to arrays, but {name!r} is {type(values).__name__}."
+        ) from None
 
 
 def _masked(values: np.ndarray, mask: np.ndarray) -> object:
@@ -175,7 +210,9 @@ def _masked(values: np.ndarray, mask: np.ndarray) -> object:
     if values.dtype.kind == "b":
         return pd.arrays.BooleanArray(values, mask)
     if values.dtype.kind in "iu":
-        return pd.arrays.IntegerArray(values.astype("uint64" if values.dtype == np.uint64 else "int64"), mask)
+        return pd.arrays.IntegerArray(
+            values.astype("uint64" if values.dtype == np.uint64 else "int64"), mask
+        )
     out = values.astype(float if values.dtype.kind == "f" else object)
     out[mask] = np.nan
     return out
@@ -193,9 +230,13 @@ def _foreign_column(series: Any) -> pd.Series:
         if not absent.any():
             return pd.Series(series.to_numpy(), name=name)
         filled = series.fill_null(False if dtype == nw.Boolean else 0)
-        return pd.Series(_masked(np.array(filled.to_numpy()), np.array(absent.to_numpy(), dtype=bool)), name=name)
+        return pd.Series(
+            _masked(np.array(filled.to_numpy()), np.array(absent.to_numpy(), dtype=bool)), name=name
+        )
     if dtype.is_numeric():
-        return pd.Series((series.cast(nw.Float64) if series.is_null().any() else series).to_numpy(), name=name)
+        return pd.Series(
+            (series.cast(nw.Float64) if series.is_null().any() else series).to_numpy(), name=name
+        )
     if dtype == nw.Categorical or dtype == nw.Enum:
         values = series.cast(nw.String).to_list()
         if dtype == nw.Enum:
@@ -226,12 +267,22 @@ def plain(series: pd.Series, name: str) -> pd.Series:
             raise _nested(name, str(dtype))
     if pd.api.types.is_bool_dtype(dtype) or pd.api.types.is_integer_dtype(dtype):
         boolean = pd.api.types.is_bool_dtype(dtype)
-        kind = "bool" if boolean else "uint64" if pd.api.types.is_unsigned_integer_dtype(dtype) else "int64"
+        kind = (
+            "bool"
+            if boolean
+            else "uint64"
+            if pd.api.types.is_unsigned_integer_dtype(dtype)
+            else "int64"
+        )
         absent = series.isna().to_numpy()
-        values = (series.fillna(False if boolean else 0) if absent.any() else series).to_numpy(dtype=kind)
+        values = (series.fillna(False if boolean else 0) if absent.any() else series).to_numpy(
+            dtype=kind
+        )
         return pd.Series(_masked(values, absent), index=series.index, name=series.name)
     if pd.api.types.is_numeric_dtype(dtype):
-        return pd.Series(series.to_numpy(dtype=float, na_value=np.nan), index=series.index, name=series.name)
+        return pd.Series(
+            series.to_numpy(dtype=float, na_value=np.nan), index=series.index, name=series.name
+        )
     if pd.api.types.is_string_dtype(dtype) and dtype != "str":
         return series.astype(object)
     return series
@@ -275,7 +326,9 @@ def _objects(series: pd.Series, name: str) -> pd.Series:
 
 
 def _nested(name: object, kind: str) -> DataError:
-    return DataError(f"the column {name} holds {kind} values, several in one row; make a column of each that the model uses.")
+    return DataError(
+        f"the column {name} holds {kind} values, several in one row; make a column of each that the model uses."
+    )
 
 
 def _dictionary(values: Any, name: object) -> pd.Series:
@@ -291,11 +344,17 @@ def _dictionary(values: Any, name: object) -> pd.Series:
     for chunk, own in zip(chunks, listed, strict=True):
         place = levels.get_indexer(own)
         declared.add(place)
-        codes.append(np.append(place, -1)[chunk.indices.cast(pa.int64()).fill_null(len(own)).to_numpy(zero_copy_only=False)])
+        codes.append(
+            np.append(place, -1)[
+                chunk.indices.cast(pa.int64()).fill_null(len(own)).to_numpy(zero_copy_only=False)
+            ]
+        )
     rank = declared.rank(np.arange(len(levels)))
     order = np.argsort(rank) if rank is not None else levels.argsort()
     back = np.append(np.argsort(order), -1)
-    return pd.Series(pd.Categorical.from_codes(back[np.concatenate(codes)], categories=levels[order]), name=name)
+    return pd.Series(
+        pd.Categorical.from_codes(back[np.concatenate(codes)], categories=levels[order]), name=name
+    )
 
 
 def given_column(values: object, index: pd.Index, name: str) -> pd.Series:
@@ -306,8 +365,13 @@ def given_column(values: object, index: pd.Index, name: str) -> pd.Series:
 def taken(series: pd.Series, rows: np.ndarray | None) -> object:
     """The values of some rows (of all: None) as an array; NumPy's own where nothing is missing among them."""
     array = series.array if rows is None else series.array[rows]
-    if isinstance(array, pd.arrays.IntegerArray | pd.arrays.BooleanArray) and not array.isna().any():
-        return array.to_numpy(dtype="bool" if isinstance(array, pd.arrays.BooleanArray) else str(array.dtype).lower())
+    if (
+        isinstance(array, pd.arrays.IntegerArray | pd.arrays.BooleanArray)
+        and not array.isna().any()
+    ):
+        return array.to_numpy(
+            dtype="bool" if isinstance(array, pd.arrays.BooleanArray) else str(array.dtype).lower()
+        )
     return array
 
 
@@ -322,7 +386,9 @@ def whole_rows(series: pd.Series, rows: np.ndarray | None, index: pd.Index, name
         return pd.Series(taken(series, rows), index=index, name=name, copy=False)
     except UnicodeEncodeError as error:
         cure = "clean it with .str.encode('utf-8', 'replace').str.decode('utf-8')"
-        raise DataError(f"column {name!r} holds {error.object!r}, with half a character (a lone surrogate) in it; {cure}.") from None
+        raise DataError(
+            f"column {name!r} holds {error.object!r}, with half a character (a lone surrogate) in it; {cure}."
+        ) from None
 
 
 def as_floats(series: pd.Series) -> pd.Series:
@@ -336,7 +402,13 @@ def as_floats(series: pd.Series) -> pd.Series:
     """
     if isinstance(series.array, pd.arrays.IntegerArray):
         big = (series > EXACT) | (series < -EXACT)
-        return series if big.any() else pd.Series(series.to_numpy(dtype=float, na_value=np.nan), index=series.index, name=series.name)
+        return (
+            series
+            if big.any()
+            else pd.Series(
+                series.to_numpy(dtype=float, na_value=np.nan), index=series.index, name=series.name
+            )
+        )
     if series.dtype != object or not len(series) or not isinstance(series.iloc[0], Real | Decimal):
         return series
     floats = series.astype(float)

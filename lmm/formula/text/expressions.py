@@ -56,9 +56,13 @@ def python(text: str) -> str:
         return ast.unparse(ast.fix_missing_locations(_Normal().visit(tree))).replace("\n", " ")
     except SyntaxError as error:
         reason = error.msg.partition(".")[0].strip("?")
-        raise FormulaError(f"cannot read the expression: {reason}.", text, _place(text, source, error)) from None
+        raise FormulaError(
+            f"cannot read the expression: {reason}.", text, _place(text, source, error)
+        ) from None
     except (RecursionError, MemoryError, ValueError):
-        raise FormulaError("an expression is nested too deeply; compute it as a column first.") from None
+        raise FormulaError(
+            "an expression is nested too deeply; compute it as a column first."
+        ) from None
 
 
 def _place(text: str, source: str, error: SyntaxError) -> tuple[int, int]:
@@ -77,9 +81,18 @@ def _rewritten(text: str, tokens: Sequence[Token]) -> tuple[list[str], list[str]
     sequences = _colons(tokens)
     for i, token in enumerate(tokens):
         if token.kind == "op":
-            doubled = i > 0 and tokens[i - 1].text == token.text == "&" and tokens[i - 1].stop == token.start
+            doubled = (
+                i > 0
+                and tokens[i - 1].text == token.text == "&"
+                and tokens[i - 1].stop == token.start
+            )
             instead[i] = "" if doubled else _WORDS.get(token.text, token.text)
-        elif token.text == "L" and i and tokens[i - 1].kind == "number" and tokens[i - 1].stop == token.start:
+        elif (
+            token.text == "L"
+            and i
+            and tokens[i - 1].kind == "number"
+            and tokens[i - 1].stop == token.start
+        ):
             instead[i] = ""  # R's 1L
     for i in range(count):
         if i in part_of_chain or not _begins_operand(tokens, i):
@@ -96,11 +109,19 @@ def _rewritten(text: str, tokens: Sequence[Token]) -> tuple[list[str], list[str]
             part_of_chain.update(_own_level(tokens, start, place))
             if not first:
                 after[place - 1] += ")"
-            if place >= count or not (tokens[place].kind == "op" and tokens[place].text.startswith("%") and tokens[place].text != "%"):
+            if place >= count or not (
+                tokens[place].kind == "op"
+                and tokens[place].text.startswith("%")
+                and tokens[place].text != "%"
+            ):
                 break
             if tokens[place].text not in _SPECIAL:
                 span = (tokens[place].start, tokens[place].stop)
-                raise FormulaError(f"{tokens[place].text} is no operator here; there are {', '.join(_SPECIAL)}.", text, span)
+                raise FormulaError(
+                    f"{tokens[place].text} is no operator here; there are {', '.join(_SPECIAL)}.",
+                    text,
+                    span,
+                )
             before[i] = "(" + before[i]
             instead[place] = _SPECIAL[tokens[place].text]
             place, first = place + 1, False
@@ -151,7 +172,11 @@ def atom_end(tokens: Sequence[Token], i: int) -> int:
         token = tokens[i]
         if token.kind == "open" and token.call and token.text != "{":
             i = token.match + 1
-        elif token.kind in ("name", "string") and token.start == tokens[i - 1].stop and tokens[i - 1].kind in ("close", "number", "name"):
+        elif (
+            token.kind in ("name", "string")
+            and token.start == tokens[i - 1].stop
+            and tokens[i - 1].kind in ("close", "number", "name")
+        ):
             i += 1  # .attribute, 1L, r"..."
         else:
             return i
@@ -204,7 +229,9 @@ class _Normal(ast.NodeTransformer):
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         self.generic_visit(node)
         sides = [node.left, *node.comparators]
-        steps: list[ast.expr] = [ast.Compare(a, [o], [b]) for o, (a, b) in zip(node.ops, pairwise(sides), strict=True)]
+        steps: list[ast.expr] = [
+            ast.Compare(a, [o], [b]) for o, (a, b) in zip(node.ops, pairwise(sides), strict=True)
+        ]
         out = steps[0]
         for step in steps[1:]:
             out = ast.BinOp(out, ast.BitAnd(), step)
@@ -218,11 +245,17 @@ class _Executable(ast.NodeTransformer):
         self.generic_visit(node)
         if isinstance(node.op, ast.BitAnd):
             return _call("_operator_and", node.left, node.right)
-        return _call("_operator_or", node.left, node.right) if isinstance(node.op, ast.BitOr) else node
+        return (
+            _call("_operator_or", node.left, node.right) if isinstance(node.op, ast.BitOr) else node
+        )
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
         self.generic_visit(node)
-        return _call("_operator_not", node.operand) if isinstance(node.op, ast.Not | ast.Invert) else node
+        return (
+            _call("_operator_not", node.operand)
+            if isinstance(node.op, ast.Not | ast.Invert)
+            else node
+        )
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         self.generic_visit(node)
@@ -269,7 +302,9 @@ def _equal(a: object, b: object) -> object:
     """``a == b``, numbers and text compared by their labels as in R, where ``1 == "1"`` is true."""
     if _is_text(a) != _is_text(b):
         a, b = _labels(a), _labels(b)
-    elif isinstance(getattr(a, "dtype", None), pd.CategoricalDtype) and isinstance(getattr(b, "dtype", None), pd.CategoricalDtype):
+    elif isinstance(getattr(a, "dtype", None), pd.CategoricalDtype) and isinstance(
+        getattr(b, "dtype", None), pd.CategoricalDtype
+    ):
         a, b = _labels(a), _labels(b)
     return a == b
 
@@ -293,10 +328,16 @@ def _is_text(values: object) -> bool:
         return True
     dtype = getattr(values, "dtype", None)
     if dtype is None:
-        return isinstance(values, list | tuple | set) and any(isinstance(value, str) for value in values)
+        return isinstance(values, list | tuple | set) and any(
+            isinstance(value, str) for value in values
+        )
     if isinstance(dtype, pd.CategoricalDtype):
         dtype = dtype.categories.dtype
-    return not (pd.api.types.is_numeric_dtype(dtype) or getattr(dtype, "kind", "O") in "mM" or isinstance(dtype, pd.DatetimeTZDtype))
+    return not (
+        pd.api.types.is_numeric_dtype(dtype)
+        or getattr(dtype, "kind", "O") in "mM"
+        or isinstance(dtype, pd.DatetimeTZDtype)
+    )
 
 
 def _labels(values: Any) -> Any:
@@ -307,7 +348,10 @@ def _labels(values: Any) -> Any:
         return str(strings(pd.Index([values]))[0])
     series = values if isinstance(values, pd.Series) else pd.Series(list(values))
     codes, uniques = pd.factorize(series)
-    names: object = [*strings(pd.Index(uniques)), None]  # code -1, a missing value, reads the last place
+    names: object = [
+        *strings(pd.Index(uniques)),
+        None,
+    ]  # code -1, a missing value, reads the last place
     return pd.Series(np.array(names, dtype=object)[codes], index=series.index)
 
 

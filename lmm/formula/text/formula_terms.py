@@ -37,20 +37,32 @@ def terms(text: str, whole: str, awkward: Collection[str] = ()) -> list[Term]:
     for positions in side.terms:
         factors = [side.factors[i] for i in positions]
         label = readable(":".join(factor.code for factor in factors), awkward)
-        out.append(Term(label, ":".join(factor.source for factor in factors), frozenset(factor.code for factor in factors)))
+        out.append(
+            Term(
+                label,
+                ":".join(factor.source for factor in factors),
+                frozenset(factor.code for factor in factors),
+            )
+        )
     return out
 
 
 def droppable(found: Sequence[Term]) -> list[Term]:
     """The terms that no other term contains; never the intercept."""
-    return [term for term in found if term.factors and not any(term.factors < other.factors for other in found)]
+    return [
+        term
+        for term in found
+        if term.factors and not any(term.factors < other.factors for other in found)
+    ]
 
 
 def joined(found: Sequence[Term]) -> str:
     """A right-hand side of just these terms."""
     texts = [term.text for term in found if term.factors]
     has_intercept = any(not term.factors for term in found)
-    return " + ".join(["1" if has_intercept else "0", *texts]) if texts or not has_intercept else "1"
+    return (
+        " + ".join(["1" if has_intercept else "0", *texts]) if texts or not has_intercept else "1"
+    )
 
 
 def simplified(text: str, whole: str) -> str:

@@ -66,7 +66,11 @@ class _Reader:
             if operator == "/":
                 common = out[-1]
                 for other in out[:-1]:
-                    common = _join(common, other) if any(name not in common for name in other) else common
+                    common = (
+                        _join(common, other)
+                        if any(name not in common for name in other)
+                        else common
+                    )
                 out = _union(out, [_join(inner, common, nested=True) for inner in right])
             else:
                 out = _union(_union(out, right), [_join(a, b) for a in out for b in right])
@@ -87,10 +91,17 @@ class _Reader:
             out = self.sum()
             self.at += 1
             return out
-        if token.kind not in ("name", "quoted") and not (token.kind == "open" and token.text == "{"):
-            raise self.fail("a grouping factor is a column, or an expression such as factor(x), a:b or a/b.", token)
+        if token.kind not in ("name", "quoted") and not (
+            token.kind == "open" and token.text == "{"
+        ):
+            raise self.fail(
+                "a grouping factor is a column, or an expression such as factor(x), a:b or a/b.",
+                token,
+            )
         end = token
-        while self.at < len(self.tokens) and (self.tokens[self.at] is token or self.tokens[self.at].call):
+        while self.at < len(self.tokens) and (
+            self.tokens[self.at] is token or self.tokens[self.at].call
+        ):
             opener = self.tokens[self.at]
             self.at = opener.match + 1 if opener.kind == "open" else self.at + 1
             end = self.tokens[self.at - 1]
@@ -111,7 +122,9 @@ def grouping_factors(text: str, formula: str, offset: int) -> list[Interaction]:
     reader = _Reader(text, scan(text), offset, formula)
     out = reader.sum()
     if (rest := reader.peek()) is not None:
-        raise reader.fail("a grouping factor is a column, or an expression such as factor(x), a:b or a/b.", rest)
+        raise reader.fail(
+            "a grouping factor is a column, or an expression such as factor(x), a:b or a/b.", rest
+        )
     return out
 
 

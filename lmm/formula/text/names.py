@@ -42,7 +42,12 @@ def names_in(text: str) -> tuple[tuple[str, bool, tuple[int, int]], ...]:
         before, after = tokens[i - 1] if i else None, tokens[i + 1] if i + 1 < len(tokens) else None
         if after is not None and after.text == "=":  # a keyword argument
             continue
-        if before is not None and before.stop == token.start and before.kind in ("close", "string") and token.text.startswith("."):
+        if (
+            before is not None
+            and before.stop == token.start
+            and before.kind in ("close", "string")
+            and token.text.startswith(".")
+        ):
             continue  # an attribute: f(x).name
         called = after is not None and after.kind == "open" and after.call and after.text == "("
         out.append((unquote(token.text), called, (token.start, token.stop)))
@@ -79,7 +84,9 @@ def as_expression(given: object, columns: Container[str] | Table, argument: str)
     if not isinstance(given, str):
         return given
     if not given.strip():
-        raise ArgumentError(f"{argument}={given!r} is empty; give a column's name, an expression, an array, or None.")
+        raise ArgumentError(
+            f"{argument}={given!r} is empty; give a column's name, an expression, an array, or None."
+        )
     return quote(given) if given in columns else given
 
 
@@ -94,7 +101,13 @@ class Names:
     known: Mapping[str, object] = field(default_factory=dict)
 
 
-def resolve(texts: Iterable[str], columns: Collection[str], n: int, context: Mapping[str, Any], known: Mapping[str, object]) -> Names:
+def resolve(
+    texts: Iterable[str],
+    columns: Collection[str],
+    n: int,
+    context: Mapping[str, Any],
+    known: Mapping[str, object],
+) -> Names:
     """Sort the names in ``texts``; ``known`` are the functions that formulas always have.
 
     ``unknown`` maps a name that is found nowhere to the expression that uses it.
@@ -102,7 +115,9 @@ def resolve(texts: Iterable[str], columns: Collection[str], n: int, context: Map
     found = Names(known=known)
     for text in texts:
         tokens, handed = scan(text), _handed_over(text)
-        binds = any(t.text in ("lambda", "for") and operator_word(tokens, i) for i, t in enumerate(tokens))
+        binds = any(
+            t.text in ("lambda", "for") and operator_word(tokens, i) for i, t in enumerate(tokens)
+        )
         for name, called, _ in names_in(text):
             root = name.split(".", 1)[0] if not name.startswith(".") else name
             if name in columns and not called:
@@ -114,7 +129,12 @@ def resolve(texts: Iterable[str], columns: Collection[str], n: int, context: Map
             elif (
                 root in context
                 and not root.startswith(RESERVED)
-                and _usable(context[root], called and root == name, root in known, name in handed or root != name)
+                and _usable(
+                    context[root],
+                    called and root == name,
+                    root in known,
+                    name in handed or root != name,
+                )
             ):
                 value = context[root]
                 if not (called and root == name) and _is_array(value) and len(value) == n:
@@ -130,7 +150,9 @@ def _is_array(value: object) -> bool:
     """Whether a value of the caller's may be a column: one-dimensional, of any package."""
     if isinstance(value, list | tuple):
         return not any(isinstance(inner, list | tuple) for inner in value[:1])
-    foreign = type(value).__module__.partition(".")[0] in ("polars", "pyarrow") and hasattr(value, "to_numpy")
+    foreign = type(value).__module__.partition(".")[0] in ("polars", "pyarrow") and hasattr(
+        value, "to_numpy"
+    )
     known = isinstance(value, np.ndarray | pd.Series | pd.Index | pd.api.extensions.ExtensionArray)
     return (known or foreign) and len(getattr(value, "shape", (0,))) == 1
 
@@ -150,11 +172,18 @@ def _known(name: str, called: bool, handed: bool, functions: Mapping[str, object
     if root.startswith(RESERVED):
         return False
     if root in functions:  # a function that is not called is a column that is missing
-        return called or root != name or not callable(functions[root]) or (handed and isinstance(functions[root], type))
+        return (
+            called
+            or root != name
+            or not callable(functions[root])
+            or (handed and isinstance(functions[root], type))
+        )
     return hasattr(builtins, root) and (called or (handed and root in TYPES))
 
 
-def refuse_unknown(found: Names, table: Table, arguments: Mapping[str, str], formula: str | None = None) -> None:
+def refuse_unknown(
+    found: Names, table: Table, arguments: Mapping[str, str], formula: str | None = None
+) -> None:
     """DataError for names that are neither columns nor variables, with the nearest column.
 
     ``arguments`` says which expressions came from an argument, by its name; the others are parts of ``formula``.
@@ -166,11 +195,17 @@ def refuse_unknown(found: Names, table: Table, arguments: Mapping[str, str], for
     called = any(is_call for other, is_call, _ in names_in(text) if other == name)
     if called:
         spelt = {python: dotted for dotted, python in DOTTED.items()}
-        functions = sorted(spelt.get(word, word) for word, value in found.known.items() if callable(value) and not word.startswith("_"))
+        functions = sorted(
+            spelt.get(word, word)
+            for word, value in found.known.items()
+            if callable(value) and not word.startswith("_")
+        )
         message = f"{name}() is no function that formulas know, and there is none of that name in scope.{nearest(name, functions)}"
         message += f" Formulas know {', '.join(functions)}; any other is taken from where the model is fitted."
     else:
-        message = table.unknown([other for other, used in found.unknown.items() if arguments.get(used) == where])
+        message = table.unknown(
+            [other for other, used in found.unknown.items() if arguments.get(used) == where]
+        )
     if where is not None:
         raise DataError(f"{where}: {message}")
     if formula is not None:
@@ -181,7 +216,9 @@ def refuse_unknown(found: Names, table: Table, arguments: Mapping[str, str], for
 
 def alias(name: str) -> str:
     """A Python identifier that stands for an awkward column name while an expression is evaluated; no two names share one."""
-    return RESERVED[0] + "".join(c if c.isascii() and c.isalnum() else f"_{ord(c):x}_" for c in name)
+    return RESERVED[0] + "".join(
+        c if c.isascii() and c.isalnum() else f"_{ord(c):x}_" for c in name
+    )
 
 
 def aliased(text: str, awkward: Collection[str]) -> str:

@@ -44,7 +44,11 @@ class Bar:
         group = ":".join(self.factors)
         if self.structure == "us":
             return f"({self.columns} | {group})"
-        return f"({self.columns} || {group})" if self.structure == "diag" else f"{self.structure}({self.columns} | {group})"
+        return (
+            f"({self.columns} || {group})"
+            if self.structure == "diag"
+            else f"{self.structure}({self.columns} | {group})"
+        )
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,11 @@ class Formula:
     cbind: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = [self.fixed, *(str(bar) for bar in self.bars), *(f"offset({o})" for o in self.offsets)]
+        parts = [
+            self.fixed,
+            *(str(bar) for bar in self.bars),
+            *(f"offset({o})" for o in self.offsets),
+        ]
         if self.fixed == "1" and self.bars and not _explicit_one(self.text):
             parts = parts[1:]
         return f"{self.response} ~ {' + '.join(parts)}".strip()
@@ -137,7 +145,9 @@ def parse(text: str, one_sided: bool = False) -> Formula:
     ('Days', 'Subject')
     """
     if not isinstance(text, str):
-        raise FormulaError(f"a formula is a string such as 'y ~ x + (1|g)', not {type(text).__name__}.")
+        raise FormulaError(
+            f"a formula is a string such as 'y ~ x + (1|g)', not {type(text).__name__}."
+        )
     text = one_line(text)
     tokens = scan(text)
     top = outside(tokens)
@@ -145,19 +155,29 @@ def parse(text: str, one_sided: bool = False) -> Formula:
     if not tildes:
         if not tokens:
             raise FormulaError("the formula is empty; write 'y ~ x + (1|g)'.", text)
-        raise FormulaError("the formula has no '~' between response and predictors; write 'y ~ x + (1|g)'.", text)
+        raise FormulaError(
+            "the formula has no '~' between response and predictors; write 'y ~ x + (1|g)'.", text
+        )
     if len(tildes) > 1:
         raise FormulaError("the formula has a second '~'.", text, (tildes[1].start, tildes[1].stop))
     tilde = tildes[0]
     response = text[: tilde.start].strip()
     if bool(response) == one_sided:
-        what = "a one-sided formula such as '~ (1|g)' is wanted here." if one_sided else "the response is missing left of '~'."
+        what = (
+            "a one-sided formula such as '~ (1|g)' is wanted here."
+            if one_sided
+            else "the response is missing left of '~'."
+        )
         raise FormulaError(what, text, (0, tilde.stop))
     for token in tokens:
         if token.stop <= tilde.start and token.text in ("|", "||") and token in top:
-            raise FormulaError("a random term stands right of '~'.", text, (token.start, token.stop))
+            raise FormulaError(
+                "a random term stands right of '~'.", text, (token.start, token.stop)
+            )
     if response:
-        _check_expression(response, text, (text.index(response), text.index(response) + len(response)))
+        _check_expression(
+            response, text, (text.index(response), text.index(response) + len(response))
+        )
     bars, offsets, fixed = _lift(text, tokens, tilde)
     return Formula(text, spaced(response), fixed, bars, offsets, cbind_arguments(response))
 
@@ -179,7 +199,9 @@ def one_line(text: str) -> str:
     return "".join(out) + " " * (len(text) - at)
 
 
-def _lift(text: str, tokens: tuple[Token, ...], tilde: Token) -> tuple[tuple[Bar, ...], tuple[str, ...], str]:
+def _lift(
+    text: str, tokens: tuple[Token, ...], tilde: Token
+) -> tuple[tuple[Bar, ...], tuple[str, ...], str]:
     """Random terms, offsets and what remains of the right-hand side."""
     bars: list[Bar] = []
     offsets: list[str] = []
@@ -189,7 +211,9 @@ def _lift(text: str, tokens: tuple[Token, ...], tilde: Token) -> tuple[tuple[Bar
     while i < len(tokens):
         token = tokens[i]
         if token.text in ("|", "||"):
-            raise FormulaError("a random term needs parentheses: write (1|g).", text, (token.start, token.stop))
+            raise FormulaError(
+                "a random term needs parentheses: write (1|g).", text, (token.start, token.stop)
+            )
         if token.kind != "open":
             i += 1
             continue
@@ -213,7 +237,17 @@ def _lift(text: str, tokens: tuple[Token, ...], tilde: Token) -> tuple[tuple[Bar
                 _refuse_nested(text, tokens, i)
             i = token.match + 1
             continue
-        cut.append(_removed(text, tokens, begin, token.match, first, span, "an offset" if word == "offset" else "a random term"))
+        cut.append(
+            _removed(
+                text,
+                tokens,
+                begin,
+                token.match,
+                first,
+                span,
+                "an offset" if word == "offset" else "a random term",
+            )
+        )
         i = token.match + 1
     return tuple(bars), tuple(offsets), _remaining(text, tilde.stop, cut)
 
@@ -233,15 +267,25 @@ def _refuse_nested(text: str, tokens: tuple[Token, ...], opener: int) -> None:
     while i < tokens[opener].match:
         token = tokens[i]
         if token.text in ("|", "||"):
-            start = max(j for j in range(opener, i) if tokens[j].kind == "open" and tokens[j].match > i)
+            start = max(
+                j for j in range(opener, i) if tokens[j].kind == "open" and tokens[j].match > i
+            )
             span = (tokens[start].start, tokens[tokens[start].match].stop)
-            raise FormulaError("a random term stands between '+' signs, outside other brackets: write y ~ x + (1|g).", text, span)
+            raise FormulaError(
+                "a random term stands between '+' signs, outside other brackets: write y ~ x + (1|g).",
+                text,
+                span,
+            )
         if token.kind == "open" and token.call:
             word, span = tokens[i - 1].text, (tokens[i - 1].start, tokens[token.match].stop)
             if word == "offset":
-                raise FormulaError("an offset stands between '+' signs, outside other brackets.", text, span)
+                raise FormulaError(
+                    "an offset stands between '+' signs, outside other brackets.", text, span
+                )
             if word in STRUCTURES and any(t.text in ("|", "||") for t in _inside(tokens, i)):
-                raise FormulaError("a random term stands between '+' signs, outside other brackets.", text, span)
+                raise FormulaError(
+                    "a random term stands between '+' signs, outside other brackets.", text, span
+                )
             i = token.match
         i += 1
 
@@ -268,7 +312,9 @@ def _between_numbers(tokens: tuple[Token, ...], bracket: int, bar: int) -> bool:
     """Whether a number that nothing is compared with stands beside a bar."""
     for step in (-1, 1):
         i, number = bar + step, False
-        while tokens[i].text not in (",", "|", "||", "&") and not (i == bracket or i == tokens[bracket].match):
+        while tokens[i].text not in (",", "|", "||", "&") and not (
+            i == bracket or i == tokens[bracket].match
+        ):
             token = tokens[i]
             if (token.kind == "op" and token.text in COMPARISONS) or operator_word(tokens, i):
                 number = False
@@ -280,16 +326,28 @@ def _between_numbers(tokens: tuple[Token, ...], bracket: int, bar: int) -> bool:
     return False
 
 
-def _removed(text: str, tokens: tuple[Token, ...], begin: int, end: int, first: int, span: tuple[int, int], what: str) -> tuple[int, int]:
+def _removed(
+    text: str,
+    tokens: tuple[Token, ...],
+    begin: int,
+    end: int,
+    first: int,
+    span: tuple[int, int],
+    what: str,
+) -> tuple[int, int]:
     """Range to cut: the term and the ``+`` before it, or the one after it where it comes first."""
     before = tokens[begin - 1] if begin > first else None
     after = tokens[end + 1] if end + 1 < len(tokens) else None
     if before is not None and before.text == "-":
-        raise FormulaError(f"{what} cannot be subtracted; leave it out instead.", text, (before.start, span[1]))
+        raise FormulaError(
+            f"{what} cannot be subtracted; leave it out instead.", text, (before.start, span[1])
+        )
     if before is not None and before.text != "+":
         raise FormulaError(f"{what} can only be added, with '+'.", text, span)
     if after is not None and after.text not in ("+", "-"):
-        raise FormulaError(f"{what} must be followed by '+', '-' or the end.", text, (span[0], after.stop))
+        raise FormulaError(
+            f"{what} must be followed by '+', '-' or the end.", text, (span[0], after.stop)
+        )
     if before is not None:
         return before.start, span[1]
     return span[0], after.stop if after is not None and after.text == "+" else span[1]
@@ -304,10 +362,14 @@ def _remaining(text: str, start: int, cut: list[tuple[int, int]]) -> str:
     return rest.removeprefix("+").strip() or "1"
 
 
-def _read_bar(text: str, inner: tuple[int, int], bar: list[Token], word: str, span: tuple[int, int]) -> list[Bar]:
+def _read_bar(
+    text: str, inner: tuple[int, int], bar: list[Token], word: str, span: tuple[int, int]
+) -> list[Bar]:
     """The random terms that one bracket means."""
     if len(bar) > 1:
-        raise FormulaError("a random term has one bar: (columns | group).", text, (bar[1].start, bar[1].stop))
+        raise FormulaError(
+            "a random term has one bar: (columns | group).", text, (bar[1].start, bar[1].stop)
+        )
     at = bar[0]
     columns, right = spaced(text[inner[0] : at.start]), text[at.stop : inner[1]]
     if not columns or not right.strip():
@@ -315,10 +377,16 @@ def _read_bar(text: str, inner: tuple[int, int], bar: list[Token], word: str, sp
         raise FormulaError(f"the {side} of the bar: write (1 | g) or (x | g).", text, span)
     if at.text == "||":
         if word not in ("", "diag"):
-            raise FormulaError(f"'||' is short for diag(x | g); write {word}(x | g) with one bar.", text, (at.start, at.stop))
+            raise FormulaError(
+                f"'||' is short for diag(x | g); write {word}(x | g) with one bar.",
+                text,
+                (at.start, at.stop),
+            )
         word = "diag"
     if any(a.text == "offset" and b.text == "(" for a, b in pairwise(scan(columns))):
-        raise FormulaError("an offset belongs to the fixed part, not inside a random term.", text, span)
+        raise FormulaError(
+            "an offset belongs to the fixed part, not inside a random term.", text, span
+        )
     start = at.stop + len(right) - len(right.lstrip())
     factors = grouping_factors(right.strip(), text, start)
     for factor in dict.fromkeys(name for group in factors for name in group):
@@ -329,7 +397,12 @@ def _read_bar(text: str, inner: tuple[int, int], bar: list[Token], word: str, sp
 def cbind_arguments(response: str) -> tuple[str, ...]:
     """Arguments of a response ``cbind(a, b)``."""
     tokens = scan(response)
-    if len(tokens) < 3 or tokens[0].text != "cbind" or not tokens[1].call or tokens[1].match != len(tokens) - 1:
+    if (
+        len(tokens) < 3
+        or tokens[0].text != "cbind"
+        or not tokens[1].call
+        or tokens[1].match != len(tokens) - 1
+    ):
         return ()
     commas = [0, *(t.start for t in _inside(tokens, 1) if t.text == ","), tokens[-1].start]
     commas[0] = tokens[1].start

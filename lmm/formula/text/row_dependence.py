@@ -33,8 +33,13 @@ def across(texts: Iterable[str], evaluator: Evaluator) -> frozenset[str]:
     for text in texts:
         if text in evaluator.columns or known_rowwise(text, evaluator.scope):
             continue
-        names = {name for name, _, _ in names_in(text)} | {name.split(".", 1)[0] for name, _, _ in names_in(text)}
-        used = Columns({name: series for name, series in evaluator.columns.items() if name in names}, evaluator.columns.n)
+        names = {name for name, _, _ in names_in(text)} | {
+            name.split(".", 1)[0] for name, _, _ in names_in(text)
+        }
+        used = Columns(
+            {name: series for name, series in evaluator.columns.items() if name in names},
+            evaluator.columns.n,
+        )
         if used and not rowwise(evaluator.known(text), used, partial(_on, evaluator, text)):
             out.add(text)
     return frozenset(out)
@@ -56,7 +61,11 @@ def known_rowwise(text: str, scope: Mapping[str, object]) -> bool:
         node = nodes.pop()
         if isinstance(node, ast.Call):
             function = called(node, scope)
-            own = isinstance(node.func, ast.Name) and node.func.id not in _ACROSS and function is FUNCTIONS.get(node.func.id)
+            own = (
+                isinstance(node.func, ast.Name)
+                and node.func.id not in _ACROSS
+                and function is FUNCTIONS.get(node.func.id)
+            )
             if function is None or not (own or isinstance(function, np.ufunc)):
                 return False
         elif not isinstance(node, _PLAIN):
@@ -82,7 +91,12 @@ def _parts(columns: Columns) -> list[np.ndarray]:
     n = min(columns.n, HEAD)
     out = []
     for series in columns.values():
-        order = np.argsort(pd.factorize(series.iloc[:n], sort=False)[0] if not _is_number(series) else series.to_numpy()[:n], kind="stable")
+        order = np.argsort(
+            pd.factorize(series.iloc[:n], sort=False)[0]
+            if not _is_number(series)
+            else series.to_numpy()[:n],
+            kind="stable",
+        )
         half = max(1, min(PART, n // 2))
         out += [order[:half][::-1], order[n - half :][::-1], order[n // 2 : n // 2 + 1]]
     return out
@@ -95,7 +109,11 @@ def _is_number(series: pd.Series) -> bool:
 def _same(whole: Any, part: Any, rows: np.ndarray, n: int) -> bool:
     whole, part = getattr(whole, "__wrapped__", whole), getattr(part, "__wrapped__", part)
     if isinstance(whole, dict):
-        return isinstance(part, dict) and whole.keys() == part.keys() and all(_same(whole[key], part[key], rows, n) for key in whole)
+        return (
+            isinstance(part, dict)
+            and whole.keys() == part.keys()
+            and all(_same(whole[key], part[key], rows, n) for key in whole)
+        )
     if np.ndim(whole) == 0:
         return np.ndim(part) == 0 and _equal(np.array([whole]), np.array([part]))
     a, b = _array(whole), _array(part)

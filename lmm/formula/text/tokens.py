@@ -65,27 +65,51 @@ def scan(text: str) -> tuple[Token, ...]:
         if kind == "space":
             continue
         if kind == "odd":
-            what = "this quote is not closed" if piece in "\"'`" else f"the character {piece!r} has no meaning in a formula"
+            what = (
+                "this quote is not closed"
+                if piece in "\"'`"
+                else f"the character {piece!r} has no meaning in a formula"
+            )
             raise FormulaError(f"cannot read the formula: {what}.", text, (start, stop))
         if kind == "open":
             before = tokens[-1] if tokens else None
-            call = piece == "{" or (before is not None and before.stop == start and before.kind in ("name", "quoted", "close"))
+            call = piece == "{" or (
+                before is not None
+                and before.stop == start
+                and before.kind in ("name", "quoted", "close")
+            )
             waiting.append(len(tokens))
             if len(waiting) > DEEPEST:
-                raise FormulaError(f"cannot read the formula: more than {DEEPEST} brackets inside one another.", text, (start, stop))
+                raise FormulaError(
+                    f"cannot read the formula: more than {DEEPEST} brackets inside one another.",
+                    text,
+                    (start, stop),
+                )
         elif kind == "close":
             if not waiting or _PAIRS[tokens[waiting[-1]].text] != piece:
-                raise FormulaError(f"cannot read the formula: nothing is open that this {piece!r} could close.", text, (start, stop))
+                raise FormulaError(
+                    f"cannot read the formula: nothing is open that this {piece!r} could close.",
+                    text,
+                    (start, stop),
+                )
             match = waiting.pop()
             opener = tokens[match]
-            tokens[match] = Token(opener.kind, opener.text, opener.start, opener.stop, len(tokens), opener.call)
+            tokens[match] = Token(
+                opener.kind, opener.text, opener.start, opener.stop, len(tokens), opener.call
+            )
         signs = signs + 1 if piece in ("-", "+", "!", "~") else 0
         if signs > DEEPEST:
-            raise FormulaError(f"cannot read the formula: more than {DEEPEST} signs in a row.", text, (start, stop))
+            raise FormulaError(
+                f"cannot read the formula: more than {DEEPEST} signs in a row.", text, (start, stop)
+            )
         tokens.append(Token(kind, piece, start, stop, match, call))
     if waiting:
         opener = tokens[waiting[-1]]
-        raise FormulaError(f"cannot read the formula: this {opener.text!r} is never closed.", text, (opener.start, opener.stop))
+        raise FormulaError(
+            f"cannot read the formula: this {opener.text!r} is never closed.",
+            text,
+            (opener.start, opener.stop),
+        )
     return tuple(tokens)
 
 
@@ -125,7 +149,11 @@ def operator_word(tokens: Sequence[Token], i: int) -> bool:
     if token.kind != "name" or token.text not in _OPERATOR_WORDS or i + 1 >= len(tokens):
         return False
     after = tokens[i + 1]
-    return after.kind in ("name", "quoted", "number", "string", "open") or after.text in ("-", "+", "!", "~") or token.text == "lambda"
+    return (
+        after.kind in ("name", "quoted", "number", "string", "open")
+        or after.text in ("-", "+", "!", "~")
+        or token.text == "lambda"
+    )
 
 
 def spaced(text: str) -> str:

@@ -31,7 +31,11 @@ class Factor:
     @property
     def source(self) -> str:
         """``text`` as it may stand between ``:`` and ``+``."""
-        return self.text if is_atom(self.text) and not self.text.startswith("(") else "{" + self.text + "}"
+        return (
+            self.text
+            if is_atom(self.text) and not self.text.startswith("(")
+            else "{" + self.text + "}"
+        )
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,11 @@ class _Reader:
         if base >= 0:
             return FormulaError(message, self.whole, (base + start, base + stop))
         piece = self.source[start:stop]
-        span = (self.whole.index(piece), self.whole.index(piece) + len(piece)) if self.whole.count(piece) == 1 else None
+        span = (
+            (self.whole.index(piece), self.whole.index(piece) + len(piece))
+            if self.whole.count(piece) == 1
+            else None
+        )
         return FormulaError(message, self.whole, span)
 
     def peek(self) -> Token | None:
@@ -78,7 +86,9 @@ class _Reader:
 
     def operator(self, *texts: str) -> str:
         token = self.peek()
-        return token.text if token is not None and token.kind == "op" and token.text in texts else ""
+        return (
+            token.text if token is not None and token.kind == "op" and token.text in texts else ""
+        )
 
     def level(self, end: int) -> Terms:
         """What stands between ``self.at`` and ``end``."""
@@ -94,13 +104,22 @@ class _Reader:
         i, comparison, signs = self.at, -1, -1
         while i < self.end:
             token = self.tokens[i]
-            if (token.kind == "op" and token.text in (COMPARISONS - {"%in%"} | {"~"})) or operator_word(self.tokens, i):
+            if (
+                token.kind == "op" and token.text in (COMPARISONS - {"%in%"} | {"~"})
+            ) or operator_word(self.tokens, i):
                 comparison = i if comparison < 0 else comparison
-            elif token.text in ("+", "-") and token.kind == "op" and i > self.at and ends_operand(self.tokens, i - 1):
+            elif (
+                token.text in ("+", "-")
+                and token.kind == "op"
+                and i > self.at
+                and ends_operand(self.tokens, i - 1)
+            ):
                 signs = i
             i = token.match + 1 if token.kind == "open" else i + 1
         if comparison >= 0 and signs >= 0:
-            message = "a comparison binds weaker than '+' and '-': put it in brackets, as in z + (x > 3)."
+            message = (
+                "a comparison binds weaker than '+' and '-': put it in brackets, as in z + (x > 3)."
+            )
             raise self.fail(message, comparison)
         return comparison >= 0
 
@@ -111,7 +130,11 @@ class _Reader:
     def expression(self, first: int, stop: int) -> Terms:
         """The tokens ``first`` to ``stop`` as one factor that is evaluated."""
         text = self.source[self.tokens[first].start : self.tokens[stop - 1].stop]
-        inside = text[1:-1] if self.tokens[first].text == "{" and self.tokens[first].match == stop - 1 else text
+        inside = (
+            text[1:-1]
+            if self.tokens[first].text == "{" and self.tokens[first].match == stop - 1
+            else text
+        )
         try:
             code = python(aliased(inside, self.awkward))
         except FormulaError as error:
@@ -147,12 +170,19 @@ class _Reader:
     def is_number(self) -> bool:
         token = self.peek()
         after = self.tokens[self.at + 1] if self.at + 1 < self.end else None
-        return token is not None and token.kind == "number" and (after is None or after.text in ("+", "-"))
+        return (
+            token is not None
+            and token.kind == "number"
+            and (after is None or after.text in ("+", "-"))
+        )
 
     def number(self) -> Terms:
         token = self.tokens[self.at]
         if token.text not in ("0", "1"):
-            raise self.fail("a number stands in a formula as 1 or 0, for an intercept or none; compute with I(...).", self.at)
+            raise self.fail(
+                "a number stands in a formula as 1 or 0, for an intercept or none; compute with I(...).",
+                self.at,
+            )
         self.intercept = self.adding == (token.text == "1")
         self.at += 1
         return {}
@@ -181,13 +211,18 @@ class _Reader:
         while self.operator("%in%"):
             self.at += 1
             if self.is_vector():
-                raise self.fail("between terms %in% means ':'; write I(f %in% c('a', 'b')) for membership.", self.at - 1)
+                raise self.fail(
+                    "between terms %in% means ':'; write I(f %in% c('a', 'b')) for membership.",
+                    self.at - 1,
+                )
             within = _union(self.crossing())
             out = {term | within: None for term in out}
         return out
 
     def is_arithmetic(self, token: Token) -> bool:
-        return token.kind == "op" and (token.text == "//" or (token.text.startswith("%") and token.text != "%in%"))
+        return token.kind == "op" and (
+            token.text == "//" or (token.text.startswith("%") and token.text != "%in%")
+        )
 
     def is_vector(self) -> bool:
         """Whether values stand here, ``c('a', 'b')``, ``['a', 'b']`` or ``'a'``, rather than a column."""
@@ -209,8 +244,15 @@ class _Reader:
         while self.operator("^", "**"):
             self.at += 1
             token = self.peek()
-            if token is None or token.kind != "number" or not token.text.isdecimal() or int(token.text[:9]) < 1:
-                raise self.fail("the power of a term is a whole number from 1 on; compute with I(x^2).", self.at)
+            if (
+                token is None
+                or token.kind != "number"
+                or not token.text.isdecimal()
+                or int(token.text[:9]) < 1
+            ):
+                raise self.fail(
+                    "the power of a term is a whole number from 1 on; compute with I(x^2).", self.at
+                )
             self.at += 1
             base = dict(out)
             for _ in range(min(int(token.text[:9]), len(base)) - 1):
@@ -298,4 +340,6 @@ def right_side(text: str, whole: str, awkward: frozenset[str] = frozenset()) -> 
         raise FormulaError("the right-hand side is empty; write 1 for an intercept alone.", whole)
     reader = _Reader(text, tokens, awkward, whole)
     terms = reader.level(len(tokens))
-    return RightSide(tuple(reader.found), tuple(sorted(map(_positions, terms), key=len)), reader.intercept)
+    return RightSide(
+        tuple(reader.found), tuple(sorted(map(_positions, terms), key=len)), reader.intercept
+    )

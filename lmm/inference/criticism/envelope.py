@@ -37,12 +37,16 @@ def envelope(curves: np.ndarray, level: float = 0.95) -> Envelope:
     lower, center, upper = np.quantile(curves, [tail, 0.5, 1.0 - tail], axis=0)
     tiny = np.finfo(float).tiny
     beyond = np.where(
-        curves > center, (curves - center) / np.maximum(upper - center, tiny), (center - curves) / np.maximum(center - lower, tiny)
+        curves > center,
+        (curves - center) / np.maximum(upper - center, tiny),
+        (center - curves) / np.maximum(center - lower, tiny),
     )
     flat = upper == lower  # nothing varies there
     beyond[:, flat] = 0.0
     c = float(np.quantile(beyond.max(axis=1), level))
-    return Envelope(center, lower, upper, center - c * (center - lower), center + c * (upper - center))
+    return Envelope(
+        center, lower, upper, center - c * (center - lower), center + c * (upper - center)
+    )
 
 
 def positions(n: int, points: int = POINTS) -> np.ndarray:

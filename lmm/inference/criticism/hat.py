@@ -33,7 +33,11 @@ def leverages(design: Design, problem: Any, estimate: Estimate) -> np.ndarray:
 def alone(X: np.ndarray) -> np.ndarray:
     """(n,) bool, rows without which the independent columns X (n, p) would be dependent: their share in the projection onto X is one."""
     R = independent_columns(X)[1]
-    return np.asarray(np.sum(solve_triangular(R, X.T, trans="T") ** 2, axis=0) > 1.0 - ONE) if len(R) else np.zeros(len(X), dtype=bool)
+    return (
+        np.asarray(np.sum(solve_triangular(R, X.T, trans="T") ** 2, axis=0) > 1.0 - ONE)
+        if len(R)
+        else np.zeros(len(X), dtype=bool)
+    )
 
 
 def fixed_leverages(design: Design, problem: Any, estimate: Estimate) -> np.ndarray:
@@ -44,11 +48,15 @@ def fixed_leverages(design: Design, problem: Any, estimate: Estimate) -> np.ndar
 
 def _weights(design: Design, estimate: Estimate) -> np.ndarray:
     """Weights of the (working) linear model over sigma^2, (n,)."""
-    W = estimate.distribution.working_weights(design.y, np.asarray(estimate.eta), design.weights, estimate.density_phi)
+    W = estimate.distribution.working_weights(
+        design.y, np.asarray(estimate.eta), design.weights, estimate.density_phi
+    )
     return np.asarray(W / float(estimate.sigma) ** 2 if estimate.quasi else W)
 
 
-def cooks_distances(pearson: np.ndarray, leverage: np.ndarray, part: np.ndarray, sigma: float, p: int) -> np.ndarray:
+def cooks_distances(
+    pearson: np.ndarray, leverage: np.ndarray, part: np.ndarray, sigma: float, p: int
+) -> np.ndarray:
     """(n,) (r / (1 - h))^2 k / (sigma^2 p) of Pearson residuals r; NaN for a leverage of one.
 
     With k = h as in least squares. With k the fixed effects' part of h it is the exact distance between the fixed effects with and

@@ -27,7 +27,9 @@ def quantile_correlation(values: np.ndarray, rng: np.random.Generator) -> tuple[
 def _correlations(samples: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
     ordered = np.sort(samples, axis=1)
     ordered = ordered - ordered.mean(axis=1, keepdims=True)
-    return np.asarray(ordered @ quantiles / np.sqrt(np.sum(ordered * ordered, axis=1) * (quantiles @ quantiles)))
+    return np.asarray(
+        ordered @ quantiles / np.sqrt(np.sum(ordered * ordered, axis=1) * (quantiles @ quantiles))
+    )
 
 
 def standardised_modes(modes: np.ndarray, covariances: np.ndarray, G: np.ndarray) -> np.ndarray:

@@ -87,10 +87,21 @@ def rule(top: float) -> tuple[np.ndarray, np.ndarray]:
 
 def predictor_sd(estimate: Estimate, values: list[np.ndarray]) -> np.ndarray:
     """(m,) standard deviation of z'b over new levels, for values (m, k) per term."""
-    return np.asarray(np.sqrt(sum(np.sum((z @ T) ** 2, axis=1) for z, T in zip(values, estimate.factors, strict=True))))
+    return np.asarray(
+        np.sqrt(
+            sum(np.sum((z @ T) ** 2, axis=1) for z, T in zip(values, estimate.factors, strict=True))
+        )
+    )
 
 
-def gradient(design: Design, estimate: Estimate, X: np.ndarray, values: list[np.ndarray], sd: np.ndarray, at: Average) -> np.ndarray:
+def gradient(
+    design: Design,
+    estimate: Estimate,
+    X: np.ndarray,
+    values: list[np.ndarray],
+    sd: np.ndarray,
+    at: Average,
+) -> np.ndarray:
     """Derivatives (m, size) of the averages with respect to (theta, beta[, log phi])."""
     parts = []
     start = 0

@@ -40,7 +40,9 @@ def _blocks(n: int, S: int) -> Iterator[slice]:
         yield slice(first, min(first + step, n))
 
 
-def randomised_ranks(y: np.ndarray, simulations: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def randomised_ranks(
+    y: np.ndarray, simulations: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """u (n,) of responses y (n,) among simulations (n, S)."""
     below, ties = np.empty(len(y)), np.empty(len(y))
     for rows in _blocks(*simulations.shape):
@@ -49,7 +51,9 @@ def randomised_ranks(y: np.ndarray, simulations: np.ndarray, rng: np.random.Gene
     return np.asarray((below + rng.random(len(y)) * (ties + 1)) / (simulations.shape[1] + 1))
 
 
-def simulated_ranks(simulations: np.ndarray, discrete: bool, rng: np.random.Generator) -> np.ndarray:
+def simulated_ranks(
+    simulations: np.ndarray, discrete: bool, rng: np.random.Generator
+) -> np.ndarray:
     """(n, S): the residuals that each simulated response would have among all of them."""
     n, S = simulations.shape
     out = np.empty((n, S), order="F")
@@ -57,7 +61,11 @@ def simulated_ranks(simulations: np.ndarray, discrete: bool, rng: np.random.Gene
         block = simulations[rows]
         if discrete:  # a stable sort of shuffled columns breaks ties at random
             shuffled = rng.permuted(np.tile(np.arange(S), (len(block), 1)), axis=1)
-            order = np.take_along_axis(shuffled, np.argsort(np.take_along_axis(block, shuffled, 1), axis=1, kind="stable"), 1)
+            order = np.take_along_axis(
+                shuffled,
+                np.argsort(np.take_along_axis(block, shuffled, 1), axis=1, kind="stable"),
+                1,
+            )
         else:
             order = np.argsort(block, axis=1)
         ranks = np.empty(block.shape, dtype=np.intp)
@@ -138,7 +146,11 @@ def zeros(y: np.ndarray, simulations: np.ndarray) -> MonteCarlo:
         simulated += np.sum(simulations[rows] == 0.0, axis=0)
     expected = float(simulated.mean())
     if expected == 0.0:
-        return NOT_MEANT if not np.any(y == 0.0) else MonteCarlo(float("inf"), 1.0, 1.0 / (1 + simulations.shape[1]))
+        return (
+            NOT_MEANT
+            if not np.any(y == 0.0)
+            else MonteCarlo(float("inf"), 1.0, 1.0 / (1 + simulations.shape[1]))
+        )
     return monte_carlo(float(np.sum(y == 0.0)) / expected, simulated / expected, two_sided=True)
 
 

@@ -14,7 +14,9 @@ import numpy as np
 FLAT = 1e-3
 
 
-def lowess(x: np.ndarray, y: np.ndarray, span: float = 2.0 / 3.0, iterations: int = 3, points: int = 101) -> tuple[np.ndarray, np.ndarray]:
+def lowess(
+    x: np.ndarray, y: np.ndarray, span: float = 2.0 / 3.0, iterations: int = 3, points: int = 101
+) -> tuple[np.ndarray, np.ndarray]:
     """Locally weighted straight lines.
 
     Parameters
@@ -40,12 +42,18 @@ def lowess(x: np.ndarray, y: np.ndarray, span: float = 2.0 / 3.0, iterations: in
         wide = 6.0 * np.median(error)
         if wide < 1e-7 * error.mean():
             break
-        robust = np.where(error <= 0.001 * wide, 1.0, np.where(error > 0.999 * wide, 0.0, (1.0 - (error / wide) ** 2) ** 2))
+        robust = np.where(
+            error <= 0.001 * wide,
+            1.0,
+            np.where(error > 0.999 * wide, 0.0, (1.0 - (error / wide) ** 2) ** 2),
+        )
         curve = _pass(x, y, at, nearest, robust)
     return at, curve
 
 
-def _pass(x: np.ndarray, y: np.ndarray, at: np.ndarray, nearest: int, robust: np.ndarray) -> np.ndarray:
+def _pass(
+    x: np.ndarray, y: np.ndarray, at: np.ndarray, nearest: int, robust: np.ndarray
+) -> np.ndarray:
     """The curve (m,) for given robustness weights (n,)."""
     out, width = np.empty(len(at)), float(np.ptp(x))
     for i, x0 in enumerate(at):
@@ -53,7 +61,9 @@ def _pass(x: np.ndarray, y: np.ndarray, at: np.ndarray, nearest: int, robust: np
         h = np.partition(distance, nearest - 1)[nearest - 1]
         inside = np.flatnonzero(distance <= 0.999 * h)
         d = distance[inside]
-        w = robust[inside] * np.where(d <= 0.001 * h, 1.0, (1.0 - (d / h if h > 0.0 else d) ** 3) ** 3)
+        w = robust[inside] * np.where(
+            d <= 0.001 * h, 1.0, (1.0 - (d / h if h > 0.0 else d) ** 3) ** 3
+        )
         total = w.sum()
         if total <= 0.0:
             out[i] = np.nan

@@ -31,7 +31,12 @@ import numpy as np
 from scipy.special import polygamma
 
 #: variance of the latent variable behind a link of a binomial or cumulative model
-LATENT = {"logit": np.pi**2 / 3.0, "probit": 1.0, "cloglog": np.pi**2 / 6.0, "loglog": np.pi**2 / 6.0}
+LATENT = {
+    "logit": np.pi**2 / 3.0,
+    "probit": 1.0,
+    "cloglog": np.pi**2 / 6.0,
+    "loglog": np.pi**2 / 6.0,
+}
 APPROXIMATIONS = ("lognormal", "delta", "trigamma")
 
 
@@ -71,7 +76,9 @@ def latent_variance(family: Any) -> float | None:
     return LATENT.get(family.link.name) if family.is_latent else None
 
 
-def distribution_variance(family: Any, phi: Any, predictor: np.ndarray, random: float, approximation: str) -> float:
+def distribution_variance(
+    family: Any, phi: Any, predictor: np.ndarray, random: float, approximation: str
+) -> float:
     """s_d of a family without a latent variable.
 
     Parameters

@@ -45,18 +45,25 @@ class Profiles:
     messages: tuple[str, ...]
 
 
-def parameters_held(structures: Sequence[Any], sigma: bool, p: int, own: Sequence[str] = ()) -> list[Held]:
+def parameters_held(
+    structures: Sequence[Any], sigma: bool, p: int, own: Sequence[str] = ()
+) -> list[Held]:
     """Everything that can be held, in the order of ``confint``: per term standard deviations and correlations, ``sigma``, coefficients,
     then ``own`` ("threshold", "spacing")."""
     out = []
     for t, structure in enumerate(structures):
-        out += [Held(q.kind, q.row, None if q.kind == "sd" else q.column, t) for q in structure.quantities()]
+        out += [
+            Held(q.kind, q.row, None if q.kind == "sd" else q.column, t)
+            for q in structure.quantities()
+        ]
     out += [Held("sigma")] if sigma else []
     out += [Held("coefficient", j) for j in range(p)]
     return [*out, *(Held(kind, j) for j, kind in enumerate(own))]
 
 
-def maximum(problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate) -> tuple[Any, Estimate, tuple[str, ...]]:
+def maximum(
+    problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate
+) -> tuple[Any, Estimate, tuple[str, ...]]:
     """The maximum likelihood fit whose deviance is profiled, its estimator, and what to say where it is not the fit itself.
 
     Raises
@@ -67,19 +74,31 @@ def maximum(problem: Problem | GeneralizedProblem, estimator: Estimator, estimat
         "profile: there is no likelihood to go by; a posterior's draws show its shape, confint(method='posterior')."
     )
     if estimate.n_parameters == len(estimate.beta):
-        raise ArgumentError("profile: the variances of this fit were given, not estimated; fit the model by maximum likelihood.")
+        raise ArgumentError(
+            "profile: the variances of this fit were given, not estimated; fit the model by maximum likelihood."
+        )
     control = replace(estimator.control, evaluate_only=False, verbose=False, progress=False)
     if estimate.distribution.linear:
-        kind: Estimator = MaximumLikelihood(reml=False, control=control, sigma=estimate.sigma if estimate.knows_sigma else None)
+        kind: Estimator = MaximumLikelihood(
+            reml=False, control=control, sigma=estimate.sigma if estimate.knows_sigma else None
+        )
     else:
         if estimate.quasi:
-            raise ArgumentError("profile: a quasi-likelihood, with a dispersion that its family does not have, has no deviance to profile.")
+            raise ArgumentError(
+                "profile: a quasi-likelihood, with a dispersion that its family does not have, has no deviance to profile."
+            )
         own = estimator if isinstance(estimator, LaplaceLikelihood) else LaplaceLikelihood()
         kind = LaplaceLikelihood(control, max(own.nagq, 1), own.second_order)
     if _is_same(estimator, kind) and estimate.convergence.converged:
         return kind, estimate, ()
     refitted = kind.fit(problem, None if estimate.distribution.linear else estimate.parameters)
-    return kind, refitted, (f"Profiles are of the likelihood: the fit by {_label(estimate)} was refitted by {_label(refitted)}.",)
+    return (
+        kind,
+        refitted,
+        (
+            f"Profiles are of the likelihood: the fit by {_label(estimate)} was refitted by {_label(refitted)}.",
+        ),
+    )
 
 
 def _is_same(estimator: Estimator, kind: Estimator) -> bool:
@@ -90,7 +109,9 @@ def _is_same(estimator: Estimator, kind: Estimator) -> bool:
 
 
 def _label(estimate: Estimate) -> str:
-    return {"reml": "REML", "ml": "maximum likelihood", "laplace": "Laplace's method"}.get(estimate.method, repr(estimate.method))
+    return {"reml": "REML", "ml": "maximum likelihood", "laplace": "Laplace's method"}.get(
+        estimate.method, repr(estimate.method)
+    )
 
 
 def _named(problem: Problem | GeneralizedProblem, held: Held) -> str:
@@ -104,7 +125,11 @@ def _named(problem: Problem | GeneralizedProblem, held: Held) -> str:
 
 @threads.limited()
 def profiles(
-    problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate, held: Sequence[Held], cutoff: float
+    problem: Problem | GeneralizedProblem,
+    estimator: Estimator,
+    estimate: Estimate,
+    held: Sequence[Held],
+    cutoff: float,
 ) -> Profiles:
     """Profile each parameter of ``held`` to zeta = -+``cutoff``.
 
@@ -119,7 +144,9 @@ def profiles(
     surfaces: list[Any] = []
     if isinstance(problem, GeneralizedProblem):
         objective = Objective(problem, kind.control.curvature, kind.nagq, kind.second_order)
-        place = Place(list(best.factors), objective.pack(best.theta, best.beta, best.phi)[problem.n_theta :])
+        place = Place(
+            list(best.factors), objective.pack(best.theta, best.beta, best.phi)[problem.n_theta :]
+        )
         surfaces = [GeneralizedSurface(problem, objective, own) for own in held]
         some: Any = GeneralizedSurface(problem, objective, Held("sd", 0, None, 0))
     else:
@@ -127,13 +154,19 @@ def profiles(
             text = "random slopes are far from their origin: their profiles hold few digits. Centre the covariate, I(x - mean(x))."
             messages = (*messages, text)
         base = Evaluator(problem, False, 1.0)
-        place = Place([best.sigma * T for T in best.factors], np.concatenate([[np.log(best.sigma)], best.beta]))
+        place = Place(
+            [best.sigma * T for T in best.factors],
+            np.concatenate([[np.log(best.sigma)], best.beta]),
+        )
         surfaces = [LinearSurface(base, own, kind.sigma is not None) for own in held]
         some = LinearSurface(base, Held("sd", 0, None, 0), kind.sigma is not None)
     endless = [best.unbounded.get(_named(problem, own), (False, False)) for own in held]
     for _ in range(RESTARTS):
         try:
-            paths = [follow(surface, surface.enter(place), cutoff, ends) for surface, ends in zip(surfaces, endless, strict=True)]
+            paths = [
+                follow(surface, surface.enter(place), cutoff, ends)
+                for surface, ends in zip(surfaces, endless, strict=True)
+            ]
         except LowerPoint as lower:
             found = polished(some, some.enter(lower.place))
             before = some.at(some.enter(place)).objective
@@ -144,5 +177,9 @@ def profiles(
             continue
         except ArithmeticError as error:
             raise ArgumentError(f"profile: {error}, so there is nothing to go on from.") from None
-        return Profiles(some.at(some.enter(place)).objective, tuple(paths), tuple(surfaces), place, messages)
-    raise ArgumentError("profile: lower deviances turned up again and again; the likelihood has several maxima. Use method='boot'.")
+        return Profiles(
+            some.at(some.enter(place)).objective, tuple(paths), tuple(surfaces), place, messages
+        )
+    raise ArgumentError(
+        "profile: lower deviances turned up again and again; the likelihood has several maxima. Use method='boot'."
+    )

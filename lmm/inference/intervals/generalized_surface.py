@@ -80,7 +80,13 @@ class GeneralizedSurface:
         family = self.problem.family
         phi = family.from_rho(rest[self.p :])
         sigma = float(family.sigma(phi)) if family.has_dispersion else None
-        return sigma, beta, np.atleast_1d(phi) if family.n_parameters and not family.has_dispersion else np.zeros(0)
+        return (
+            sigma,
+            beta,
+            np.atleast_1d(phi)
+            if family.n_parameters and not family.has_dispersion
+            else np.zeros(0),
+        )
 
     def _steps(self, rest: np.ndarray) -> float:
         """alpha_k - rho_0 of the threshold that is held."""
@@ -88,8 +94,12 @@ class GeneralizedSurface:
 
     def at(self, z: np.ndarray) -> Point:
         """f, its gradient and the Hessian of the working linear model at z."""
-        terms = [c.at(x) for c, x in zip(self.coordinates, self.problem.split(z[: self.m]), strict=True)]
-        frame = Frame([T for T, _, _ in terms], [dT for _, dT, _ in terms], [bent for _, _, bent in terms])
+        terms = [
+            c.at(x) for c, x in zip(self.coordinates, self.problem.split(z[: self.m]), strict=True)
+        ]
+        frame = Frame(
+            [T for T, _, _ in terms], [dT for _, dT, _ in terms], [bent for _, _, bent in terms]
+        )
         w = z[self.m :]
         J, bend = self.B, None
         if self.which.kind == "threshold":

@@ -32,12 +32,16 @@ PRECISION = 1e-9
 MAX_STEPS = 200
 
 
-def normal_nodes(family: Family, eta: np.ndarray, sd: np.ndarray, weights: np.ndarray | None, phi: Any) -> tuple[np.ndarray, np.ndarray]:
+def normal_nodes(
+    family: Family, eta: np.ndarray, sd: np.ndarray, weights: np.ndarray | None, phi: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """Nodes (S,) and weights (S,) of a rule for averages over standard normals that suits all rows."""
     information = family.expected_weights(eta, weights, phi).weight
     ratio = float(np.max(sd * np.sqrt(information), initial=0.0))
     count = int(np.clip(2.0 * RANGE * 2.5 * ratio, MIN_NODES, MAX_NODES)) | 1
-    if beyond(family, eta, sd).max(initial=0.0) > 1e-9:  # the rule is of a normal cut off, no longer smooth
+    if (
+        beyond(family, eta, sd).max(initial=0.0) > 1e-9
+    ):  # the rule is of a normal cut off, no longer smooth
         count = MAX_NODES
     t = np.linspace(-RANGE, RANGE, count)
     w = np.exp(-0.5 * t * t)
@@ -45,7 +49,12 @@ def normal_nodes(family: Family, eta: np.ndarray, sd: np.ndarray, weights: np.nd
 
 
 def normal_quantiles(
-    family: Family, eta: np.ndarray, sd: np.ndarray, probabilities: tuple[float, ...], weights: np.ndarray | None = None, phi: Any = 1.0
+    family: Family,
+    eta: np.ndarray,
+    sd: np.ndarray,
+    probabilities: tuple[float, ...],
+    weights: np.ndarray | None = None,
+    phi: Any = 1.0,
 ) -> list[np.ndarray]:
     """Quantiles (m,) per probability of new observations with eta ~ N(eta, sd^2).
 
@@ -65,14 +74,21 @@ def normal_quantiles(
             t, w = normal_nodes(family, eta[part], sd[part], own, phi)
         else:
             t, w = rng.standard_normal(DRAWS), np.full(DRAWS, 1.0 / DRAWS)
-        found = mixture_quantiles(family, eta[part] + t[:, None] * sd[part], w, probabilities, own, phi)
+        found = mixture_quantiles(
+            family, eta[part] + t[:, None] * sd[part], w, probabilities, own, phi
+        )
         for values, piece in zip(out, found, strict=True):
             values[part] = piece
     return out
 
 
 def mixture_quantiles(
-    family: Family, eta: np.ndarray, w: np.ndarray, probabilities: tuple[float, ...], weights: np.ndarray | None = None, phi: Any = 1.0
+    family: Family,
+    eta: np.ndarray,
+    w: np.ndarray,
+    probabilities: tuple[float, ...],
+    weights: np.ndarray | None = None,
+    phi: Any = 1.0,
 ) -> list[np.ndarray]:
     """Quantiles (m,) per probability of mixtures with nodes eta (S, m) and weights w (S,); phi a number or (S, 1)."""
     inside = family.inside(eta)
@@ -103,9 +119,21 @@ def mixture_quantiles(
         return average(np.exp(family.log_density(y, eta, weights, phi)))
 
     positive = family.mean_low >= 0.0
-    if w.ndim > 1:  # an average over means near the end of a range says little of where most of them are
+    if (
+        w.ndim > 1
+    ):  # an average over means near the end of a range says little of where most of them are
         center = np.median(mu, axis=0)
-        return [_solved(cdf, density, p, center, center if positive else np.ptp(mu, axis=0) + 1e-300, positive) for p in probabilities]
+        return [
+            _solved(
+                cdf,
+                density,
+                p,
+                center,
+                center if positive else np.ptp(mu, axis=0) + 1e-300,
+                positive,
+            )
+            for p in probabilities
+        ]
     variance = average(family.variance(mu, phi)) / (1.0 if weights is None else weights)
     spread = np.sqrt(variance + np.maximum(average(mu**2) - average(mu) ** 2, 0.0))
     return [_solved(cdf, density, p, average(mu), spread, positive) for p in probabilities]
@@ -129,7 +157,9 @@ def _truncated(
         own = own[:, use] / total[use]
         middle = np.einsum("sm,sm->m", own, np.where(inside[:, use], eta[:, use], 0.0))
         nodes = np.where(inside[:, use], eta[:, use], middle)
-        found = mixture_quantiles(family, nodes, own, probabilities, None if weights is None else weights[use], phi)
+        found = mixture_quantiles(
+            family, nodes, own, probabilities, None if weights is None else weights[use], phi
+        )
         for values, piece in zip(out, found, strict=True):
             values[use] = piece
     return out
@@ -143,7 +173,9 @@ def beyond(family: Family, eta: np.ndarray, sd: np.ndarray) -> np.ndarray:
     return np.where(sd > 0.0, share, ~family.inside(eta))
 
 
-def _smallest(cdf: Any, p: float, mean: np.ndarray, unit: np.ndarray, top: np.ndarray | None) -> np.ndarray:
+def _smallest(
+    cdf: Any, p: float, mean: np.ndarray, unit: np.ndarray, top: np.ndarray | None
+) -> np.ndarray:
     """The smallest multiple of ``unit`` with cdf >= p, by bisection of whole numbers from -1 (below) up to ``top``."""
     low = np.full(len(mean), -1.0)
     if top is None:
@@ -163,7 +195,9 @@ def _smallest(cdf: Any, p: float, mean: np.ndarray, unit: np.ndarray, top: np.nd
     return high * unit
 
 
-def _solved(cdf: Any, density: Any, p: float, mean: np.ndarray, spread: np.ndarray, positive: bool) -> np.ndarray:
+def _solved(
+    cdf: Any, density: Any, p: float, mean: np.ndarray, spread: np.ndarray, positive: bool
+) -> np.ndarray:
     """The root of cdf(y) = p; in x = log y where y is positive, so that dF/dx = y f(y)."""
     turn = np.exp if positive else (lambda x: x)
     x = np.log(mean) if positive else mean.copy()
@@ -174,7 +208,10 @@ def _solved(cdf: Any, density: Any, p: float, mean: np.ndarray, spread: np.ndarr
         above, below = cdf(turn(low)) > p, cdf(turn(high)) < p
         if not (above.any() or below.any()):
             break
-        low, high = np.where(above, low - (high - low), low), np.where(below, high + (high - low), high)
+        low, high = (
+            np.where(above, low - (high - low), low),
+            np.where(below, high + (high - low), high),
+        )
     x = (low + high) / 2.0
     for _ in range(MAX_STEPS):
         y = turn(x)

@@ -112,7 +112,9 @@ class Corrector:
             scale = np.sqrt(np.maximum(np.abs(np.diagonal(own)), 1e-300))
             step = np.zeros(len(z))
             if free.any():
-                own_step, promised = step_within(point.gradient[free] / scale, own / np.outer(scale, scale), radius)
+                own_step, promised = step_within(
+                    point.gradient[free] / scale, own / np.outer(scale, scale), radius
+                )
                 step[free] = own_step / scale
                 at_edge = float(np.linalg.norm(own_step)) >= 0.99 * radius
             else:
@@ -121,10 +123,19 @@ class Corrector:
                 return self._finish(point, H, step, promised, free)
             candidate = surface.at(point.theta + step)
             finite = _is_finite(candidate)
-            ratio = float(gain_ratio(point.objective, candidate.objective if finite else np.inf, promised, 1e-12 * abs(point.objective)))
+            ratio = float(
+                gain_ratio(
+                    point.objective,
+                    candidate.objective if finite else np.inf,
+                    promised,
+                    1e-12 * abs(point.objective),
+                )
+            )
             if not surface.exact and finite:
                 known = np.zeros_like(H) if self.correction is None else self.correction
-                self.correction = secant(known, candidate, point, step) if ratio > 0.25 else np.zeros_like(H)
+                self.correction = (
+                    secant(known, candidate, point, step) if ratio > 0.25 else np.zeros_like(H)
+                )
             radius = float(next_radius(radius, ratio, np.linalg.norm(step[free] * scale), at_edge))
             if ratio < 0.25 and radius < 1e-9:
                 return self._finish(point, H, np.zeros(len(z)), 0.0, free)
@@ -132,7 +143,9 @@ class Corrector:
                 point = candidate
         return None
 
-    def _finish(self, point: Point, H: np.ndarray, step: np.ndarray, promised: float, free: np.ndarray) -> Settled:
+    def _finish(
+        self, point: Point, H: np.ndarray, step: np.ndarray, promised: float, free: np.ndarray
+    ) -> Settled:
         """The minimum beside a point, one short step away."""
         held = self.surface.held
         slope, tangent = float(point.gradient[held]), None
@@ -141,16 +154,24 @@ class Corrector:
             if free.any() and not free[held]:
                 tangent = np.zeros(len(step))
                 tangent[held] = 1.0
-                tangent[free] = -np.linalg.lstsq(H[np.ix_(free, free)], H[free, held], rcond=1e-10)[0]
+                tangent[free] = -np.linalg.lstsq(H[np.ix_(free, free)], H[free, held], rcond=1e-10)[
+                    0
+                ]
         return Settled(point.theta + step, point.objective - promised, slope, tangent, point)
 
 
 def _is_finite(point: Point) -> bool:
     """Whether a point can be gone on from: far out a deviance can be finite where its derivatives are not."""
-    return bool(np.isfinite(point.objective) and np.isfinite(point.gradient).all() and np.isfinite(point.hessian).all())
+    return bool(
+        np.isfinite(point.objective)
+        and np.isfinite(point.gradient).all()
+        and np.isfinite(point.hessian).all()
+    )
 
 
-def follow(surface: Surface, start: np.ndarray, cutoff: float, endless: tuple[bool, bool] = (False, False)) -> Path:
+def follow(
+    surface: Surface, start: np.ndarray, cutoff: float, endless: tuple[bool, bool] = (False, False)
+) -> Path:
     """The profile of the held coordinate from the estimates z = ``start`` to zeta = -+``cutoff``, or to its bounds.
 
     ``endless`` says on which sides the deviance is known never to rise.
@@ -168,14 +189,23 @@ def follow(surface: Surface, start: np.ndarray, cutoff: float, endless: tuple[bo
         raise LowerPoint(surface.place(surface.at(everything.z)))
     free[surface.held] = False
     at = float(np.clip(everything.z[surface.held], *surface.bounds))
-    origin = corrector.settle(np.where(free, everything.z, np.where(np.arange(len(start)) == surface.held, at, start)), free)
+    origin = corrector.settle(
+        np.where(free, everything.z, np.where(np.arange(len(start)) == surface.held, at, start)),
+        free,
+    )
     if origin is None:
         raise ArithmeticError("the deviance is not finite at the estimates")
-    curvature = 0.0 if any(endless) else _curvature(surface, origin, free)  # where a search gave up, it says nothing
+    curvature = (
+        0.0 if any(endless) else _curvature(surface, origin, free)
+    )  # where a search gave up, it says nothing
     sides: list[list[tuple[Settled, float]]] = []
     ends: list[str] = []
     for sign, bound, known in zip((-1.0, 1.0), surface.bounds, endless, strict=True):
-        points, end = ([], "flat") if known else _side(surface, corrector, origin, free, sign, bound, cutoff, curvature)
+        points, end = (
+            ([], "flat")
+            if known
+            else _side(surface, corrector, origin, free, sign, bound, cutoff, curvature)
+        )
         sides.append(points)
         ends.append(end)
     settled = [*(own for own, _ in reversed(sides[0])), origin, *(own for own, _ in sides[1])]
@@ -186,7 +216,9 @@ def follow(surface: Surface, start: np.ndarray, cutoff: float, endless: tuple[bo
     middle = len(sides[0])
     slope[middle] = _slope_at_origin(held, zeta, slope, middle)
     slope = np.where(np.isfinite(slope), np.maximum(slope, 0.0), 0.0)
-    return Path(held, zeta, slope, tuple(surface.place(own.point) for own in settled), (ends[0], ends[1]))
+    return Path(
+        held, zeta, slope, tuple(surface.place(own.point) for own in settled), (ends[0], ends[1])
+    )
 
 
 def _curvature(surface: Surface, origin: Settled, free: np.ndarray) -> float:
@@ -229,7 +261,12 @@ def _side(
             value = bound if at_bound else value
             found = corrector.settle(_predict(path, held, value, free), free)
             if found is None and len(path) > 1:
-                found = corrector.settle(np.where(free, path[-1].z, np.where(np.arange(len(free)) == held, value, path[-1].z)), free)
+                found = corrector.settle(
+                    np.where(
+                        free, path[-1].z, np.where(np.arange(len(free)) == held, value, path[-1].z)
+                    ),
+                    free,
+                )
             if found is not None:
                 rise = found.objective - origin.objective
                 if rise < -LOWER:
@@ -334,7 +371,11 @@ class Curve:
             + self.y[i + 1] * t**2 * (3.0 - 2.0 * t)
             + h * t * (1.0 - t) * (self.slope[i] * (1.0 - t) - self.slope[i + 1] * t)
         )
-        beyond = np.where(x > self.x[-1], (x - self.x[-1]) * self.slope[-1], np.where(x < self.x[0], (x - self.x[0]) * self.slope[0], 0.0))
+        beyond = np.where(
+            x > self.x[-1],
+            (x - self.x[-1]) * self.slope[-1],
+            np.where(x < self.x[0], (x - self.x[0]) * self.slope[0], 0.0),
+        )
         return np.asarray(out + beyond)
 
     def inverse(self, y: np.ndarray) -> np.ndarray:
@@ -345,7 +386,10 @@ class Curve:
         inside = (y >= self.y[0]) & (y <= self.y[-1])
         if len(self.x) > 1:
             low, high = np.where(inside, self.x[i], low), np.where(inside, self.x[i + 1], high)
-        low, high = np.where(y > self.y[-1], self.x[-1], low), np.where(y < self.y[0], self.x[0], high)
+        low, high = (
+            np.where(y > self.y[-1], self.x[-1], low),
+            np.where(y < self.y[0], self.x[0], high),
+        )
         for _ in range(60):
             middle = 0.5 * (low + high)
             below = self.at(middle) < y

@@ -50,7 +50,9 @@ class Held:
     @property
     def bounds(self) -> tuple[float, float]:
         """How far the held coordinate goes: a standard deviation to zero, the arcsine of a correlation to a right angle."""
-        return {"sd": (0.0, np.inf), "cor": (-0.5 * np.pi, 0.5 * np.pi)}.get(self.kind, (-np.inf, np.inf))
+        return {"sd": (0.0, np.inf), "cor": (-0.5 * np.pi, 0.5 * np.pi)}.get(
+            self.kind, (-np.inf, np.inf)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +108,9 @@ class LinearSurface:
         self.sizes = [s.n_theta for s in self.problem.structures]
         if self.coefficient:
             p = self.problem.p
-            across = solve_triangular(self.problem.R, np.eye(p)[held.first], trans="T")  # beta_j = beta0_j + across'gamma
+            across = solve_triangular(
+                self.problem.R, np.eye(p)[held.first], trans="T"
+            )  # beta_j = beta0_j + across'gamma
             self.length, self.B = float(np.linalg.norm(across)), rotation(across)
         # where each direction of a term counts: its own coordinates, and tau for the last of each
         self.C = np.zeros((self.m + 1, self.m + len(self.sizes)))
@@ -119,7 +123,11 @@ class LinearSurface:
     def enter(self, place: Place) -> np.ndarray:
         """z of a place, whose ``rest`` is (log sigma, beta...)."""
         x = [c.enter(T) for c, T in zip(self.coordinates, place.factors, strict=True)]
-        tail = [place.rest[0], place.rest[1 + self.which.first]] if self.coefficient else [place.rest[0]]
+        tail = (
+            [place.rest[0], place.rest[1 + self.which.first]]
+            if self.coefficient
+            else [place.rest[0]]
+        )
         return np.concatenate([*x, tail])
 
     def place(self, point: Point) -> Place:
@@ -155,7 +163,10 @@ class LinearSurface:
             [None if b is None else b / sigma for _, _, b in absolute],
         )
         G = [T @ T.T for T in frame.T]
-        dG = [np.concatenate([directions(d, T), -2.0 * own[None]]) for d, T, own in zip(frame.dT, frame.T, G, strict=True)]
+        dG = [
+            np.concatenate([directions(d, T), -2.0 * own[None]])
+            for d, T, own in zip(frame.dT, frame.T, G, strict=True)
+        ]
         try:
             r2, beta, kernel, D, H, rho = self._evaluate(z, frame.T, dG, sigma**2)
         except (np.linalg.LinAlgError, FloatingPointError):
@@ -164,13 +175,17 @@ class LinearSurface:
         objective = kernel + r2 / s2 + n * np.log(2.0 * np.pi * s2) + self.base.constant
         if not np.isfinite(objective):
             return self._nowhere(z)
-        slopes = np.concatenate([np.einsum("ab,iab->i", d, own) for d, own in zip(D, dG, strict=True)])
+        slopes = np.concatenate(
+            [np.einsum("ab,iab->i", d, own) for d, own in zip(D, dG, strict=True)]
+        )
         gradient = self.C @ slopes
         gradient[m] += 2.0 * n - 2.0 * r2 / s2
         H = self.C @ H @ self.C.T
         H[:m, :m] += curvature(D, frame)
         across = -2.0 * gradient[:m]
-        H[m, m] += 4.0 * sum(float(np.sum(d * own)) for d, own in zip(D, G, strict=True)) + 4.0 * r2 / s2
+        H[m, m] += (
+            4.0 * sum(float(np.sum(d * own)) for d, own in zip(D, G, strict=True)) + 4.0 * r2 / s2
+        )
         explicit = 2.0 * (self.C @ rho) / s2
         H[:m, m] += across + explicit[:m]
         H[m, :m] += across + explicit[:m]
@@ -179,7 +194,13 @@ class LinearSurface:
             gradient, H, beta = self._with_coefficient(z, frame.T, sigma**2, gradient, H, beta)
         inverse = solve_triangular(self.problem.R, beta) if self.problem.p else beta
         factors = [T for T, _, _ in absolute]
-        return Point(np.asarray(z, dtype=float), float(objective), gradient, H, (factors, self.problem.beta0 + inverse))
+        return Point(
+            np.asarray(z, dtype=float),
+            float(objective),
+            gradient,
+            H,
+            (factors, self.problem.beta0 + inverse),
+        )
 
     def _nowhere(self, z: np.ndarray) -> Point:
         return Point(np.asarray(z, dtype=float), np.inf, np.zeros(len(z)), np.eye(len(z)), None)
@@ -210,14 +231,26 @@ class LinearSurface:
         """r2, beta, log|M|, D per term, second derivatives along the directions and rho."""
         problem, data = self.problem, self._data(z)
         if self.exact:
-            parts = hessian.pieces(problem.cross, problem.collect(data.rhs), data.gram, T, dG, False)
+            parts = hessian.pieces(
+                problem.cross, problem.collect(data.rhs), data.gram, T, dG, False
+            )
             D = [Q - E / variance for Q, E in zip(parts.Q, parts.E, strict=True)]
-            return parts.r2, parts.beta, parts.logdet, D, hessian.in_directions(parts, problem.n, variance), parts.rho
+            return (
+                parts.r2,
+                parts.beta,
+                parts.logdet,
+                D,
+                hessian.in_directions(parts, problem.n, variance),
+                parts.rho,
+            )
         plan = problem.arranged
         degrees = np.asarray(float(problem.n))
         data = data._replace(degrees=degrees, variance=np.asarray(variance))
         chain, tail = plan.chain, plan.tail
-        well = tuple(not self.base.jax and bool(np.linalg.svd(T[t], compute_uv=False)[-1] > 1e-3) for t in tail)
+        well = tuple(
+            not self.base.jax and bool(np.linalg.svd(T[t], compute_uv=False)[-1] > 1e-3)
+            for t in tail
+        )
         arrays: list[Any] = [[own[t] for t in which] for own in (T, dG) for which in (chain, tail)]
         static: dict[str, Any] = {"layout": plan.layout, "well": well, "reml": False, "known": True}
         if self.base.jax:
@@ -229,23 +262,42 @@ class LinearSurface:
         stops = np.cumsum([0, *(len(dG[t]) for t in chain + tail)])
         index = np.concatenate([np.arange(stops[i], stops[i + 1]) for i in order])
         r2 = float(value.r2)
-        logdet = float(value.objective) - r2 / variance - problem.n * float(np.log(2.0 * np.pi * variance))
+        logdet = (
+            float(value.objective)
+            - r2 / variance
+            - problem.n * float(np.log(2.0 * np.pi * variance))
+        )
         rho = []
         for own, factor, modes in zip(dG, T, problem.collect(derived.modes), strict=True):
             inverse = np.linalg.pinv(factor)
             e = inverse.T @ (inverse @ modes[0])  # b = T T'e
             rho.append(np.einsum("iab,ab->i", own, e @ e.T))
-        return r2, np.asarray(value.beta), logdet, D, derived.AI[np.ix_(index, index)], np.concatenate(rho)
+        return (
+            r2,
+            np.asarray(value.beta),
+            logdet,
+            D,
+            derived.AI[np.ix_(index, index)],
+            np.concatenate(rho),
+        )
 
     def _with_coefficient(
-        self, z: np.ndarray, T: list[np.ndarray], variance: float, gradient: np.ndarray, H: np.ndarray, beta: np.ndarray
+        self,
+        z: np.ndarray,
+        T: list[np.ndarray],
+        variance: float,
+        gradient: np.ndarray,
+        H: np.ndarray,
+        beta: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Derivatives in c added, and all of gamma."""
         problem, plan = self.problem, self.problem.arranged
         chain_T, tail_T = ([T[t] for t in which] for which in (plan.chain, plan.tail))
         data = problem.data._replace(degrees=np.asarray(float(problem.n)))
         if self.base.jax:
-            value = backend.call(deviance.value, data, chain_T, tail_T, layout=plan.layout, reml=False)
+            value = backend.call(
+                deviance.value, data, chain_T, tail_T, layout=plan.layout, reml=False
+            )
         else:
             value = deviance.value(np, data, chain_T, tail_T, plan.layout, False)
         own, gamma = self._held_gamma(z), self.B[:, 0]

@@ -19,7 +19,13 @@ from lmm.model.problem import Problem
 from lmm.model.records import Estimate
 
 
-def scaled_residuals(design: Design, problem: Problem, estimate: Estimate, responses: np.ndarray, sigma: float | None = None) -> np.ndarray:
+def scaled_residuals(
+    design: Design,
+    problem: Problem,
+    estimate: Estimate,
+    responses: np.ndarray,
+    sigma: float | None = None,
+) -> np.ndarray:
     """Scaled residuals (n, S) of responses (n, S); ``sigma`` where it is known."""
     method = MaximumLikelihood(estimate.reml, Control(evaluate_only=True), sigma)
     root = None if design.weights is None else np.sqrt(design.weights)
@@ -28,7 +34,9 @@ def scaled_residuals(design: Design, problem: Problem, estimate: Estimate, respo
     with threads.limited():
         for column, y in zip(out.T, responses.T, strict=True):
             new = method.fit(problem.with_response(replace(design, y=y)), estimate.theta)
-            fitted = design.X @ new.beta + Z @ np.concatenate([modes.ravel() for modes in new.modes])
+            fitted = design.X @ new.beta + Z @ np.concatenate(
+                [modes.ravel() for modes in new.modes]
+            )
             column[:] = y - fitted if design.offset is None else y - fitted - design.offset
             column /= new.sigma
             if root is not None:

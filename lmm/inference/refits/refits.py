@@ -41,15 +41,26 @@ SUMS_LIMIT = 200_000
 
 def is_batched(problem: Any, estimator: Estimator) -> TypeGuard[Problem]:
     """Whether refits can be made side by side."""
-    plain = type(estimator) is MaximumLikelihood and estimator.sigma is None and not estimator.control.evaluate_only
-    if not (plain and isinstance(problem, Problem) and problem.centred is None and many_linear.takes(problem)):
+    plain = (
+        type(estimator) is MaximumLikelihood
+        and estimator.sigma is None
+        and not estimator.control.evaluate_only
+    )
+    if not (
+        plain
+        and isinstance(problem, Problem)
+        and problem.centred is None
+        and many_linear.takes(problem)
+    ):
         return False
     return determined(problem, bool(estimator.reml)).all
 
 
 def is_laplace(problem: Any, estimator: Estimator) -> TypeGuard[GeneralizedProblem]:
     """Whether refits of a generalized model can be made side by side."""
-    plain = type(estimator) is LaplaceLikelihood and estimator.nagq == 1 and not estimator.second_order
+    plain = (
+        type(estimator) is LaplaceLikelihood and estimator.nagq == 1 and not estimator.second_order
+    )
     return plain and not estimator.control.evaluate_only and many_generalized.takes(problem)
 
 
@@ -69,7 +80,9 @@ def _laplace(
         return finished(partial(of_present, design, problem, Y[:, r]), estimator, begin)
 
     point = None if first else (estimate.beta, estimate.phi)
-    return many_generalized.fit_responses(problem, estimator, estimate.theta, Y, finish, point, modes, progress)
+    return many_generalized.fit_responses(
+        problem, estimator, estimate.theta, Y, finish, point, modes, progress
+    )
 
 
 def of_responses(
@@ -87,14 +100,28 @@ def of_responses(
     ``first`` says that they are no refits: each is looked for as a single fit without starting values looks for it.
     """
     if is_laplace(problem, estimator):
-        return many_linear.join([_laplace(design, problem, estimator, estimate, slab, modes, progress, first) for slab in slabs])
+        return many_linear.join(
+            [
+                _laplace(design, problem, estimator, estimate, slab, modes, progress, first)
+                for slab in slabs
+            ]
+        )
     if not is_batched(problem, estimator):
         columns = (column for slab in slabs for column in slab.T)
-        return one_by_one((_other_response(design, problem, y) for y in columns), estimator, estimate, modes, progress, first)
+        return one_by_one(
+            (_other_response(design, problem, y) for y in columns),
+            estimator,
+            estimate,
+            modes,
+            progress,
+            first,
+        )
     size = many_linear.block_size(problem)
     parts = []
     for slab in slabs:
-        parts.append(_side_by_side(design, problem, estimator, estimate, slab, size, modes, progress, first))
+        parts.append(
+            _side_by_side(design, problem, estimator, estimate, slab, size, modes, progress, first)
+        )
     return many_linear.join(parts)
 
 
@@ -110,14 +137,20 @@ def _side_by_side(
     first: bool,
 ) -> Batch:
     R = Y.shape[1]
-    cuts = [c for c in np.array_split(np.arange(R), max(-(-R // size), min(R // 64, threads.cores()), 1)) if len(c)]
+    cuts = [
+        c
+        for c in np.array_split(np.arange(R), max(-(-R // size), min(R // 64, threads.cores()), 1))
+        if len(c)
+    ]
     degrees = problem.n - (problem.p if bool(estimator.reml) else 0)
     offsets = np.zeros((R, problem.p))
     rows = batch_sums.Rows(problem, design)
 
     def block(columns: np.ndarray) -> Callable[[], Any]:
         def make() -> Any:
-            data, offsets[columns] = batch_sums.responses(rows, Y[:, columns[0] : columns[-1] + 1], degrees)
+            data, offsets[columns] = batch_sums.responses(
+                rows, Y[:, columns[0] : columns[-1] + 1], degrees
+            )
             return data
 
         return make
@@ -129,7 +162,18 @@ def _side_by_side(
     blocks, counts = [block(columns) for columns in cuts], [len(columns) for columns in cuts]
     limit, theta = estimator.control.max_evaluations, estimate.theta
     return many_linear.fit_blocks(
-        problem, bool(estimator.reml), theta, blocks, counts, finish, constants, offsets, modes, progress, first, limit
+        problem,
+        bool(estimator.reml),
+        theta,
+        blocks,
+        counts,
+        finish,
+        constants,
+        offsets,
+        modes,
+        progress,
+        first,
+        limit,
     )
 
 
@@ -142,7 +186,9 @@ def _other_response(design: Design, problem: Any, y: np.ndarray) -> Any:
     return problem.with_response(replace(design, y=np.ascontiguousarray(y)))
 
 
-def attempt(make: Callable[[], Any], estimator: Estimator, start: np.ndarray | None) -> tuple[Estimate | None, str | None]:
+def attempt(
+    make: Callable[[], Any], estimator: Estimator, start: np.ndarray | None
+) -> tuple[Estimate | None, str | None]:
     """An estimate, or None, and what is wrong with it."""
     try:
         found: Estimate = estimator.fit(make(), start)
@@ -153,7 +199,9 @@ def attempt(make: Callable[[], Any], estimator: Estimator, start: np.ndarray | N
     return found, None
 
 
-def finished(make: Callable[[], Any], estimator: Estimator, start: np.ndarray | None) -> tuple[Estimate | None, str | None]:
+def finished(
+    make: Callable[[], Any], estimator: Estimator, start: np.ndarray | None
+) -> tuple[Estimate | None, str | None]:
     """The same; where a start beside the optimum leaves nothing to gain, and so no convergence, from starting values of its own."""
     found, why = attempt(make, estimator, start)
     if start is not None and why is not None:
@@ -164,7 +212,12 @@ def finished(make: Callable[[], Any], estimator: Estimator, start: np.ndarray | 
 
 
 def one_by_one(
-    problems: Iterable[Any], estimator: Estimator, estimate: Estimate, modes: bool, progress: Progress | None, first: bool = False
+    problems: Iterable[Any],
+    estimator: Estimator,
+    estimate: Estimate,
+    modes: bool,
+    progress: Progress | None,
+    first: bool = False,
 ) -> Batch:
     """Refits one after another, each from the estimates of the first fit; an item may be a problem or what makes one.
 
@@ -192,7 +245,9 @@ def _made(item: Any) -> Any:
     return item() if callable(item) else item
 
 
-def stack(found: Sequence[Estimate | None], like: Estimate, failures: dict[int, str], modes: bool) -> Batch:
+def stack(
+    found: Sequence[Estimate | None], like: Estimate, failures: dict[int, str], modes: bool
+) -> Batch:
     """Single estimates as a batch; NaN for those that are not there."""
     R = len(found)
 
@@ -220,7 +275,9 @@ def stack(found: Sequence[Estimate | None], like: Estimate, failures: dict[int, 
 
 def estimate_of(design: Design, like: Estimate, refits: Batch, r: int) -> Estimate:
     """The estimate of refit r, the others of which are alike; the inverse of :func:`stack`."""
-    split = np.split(refits.theta[r], np.cumsum([term.structure.n_theta for term in design.terms])[:-1])
+    split = np.split(
+        refits.theta[r], np.cumsum([term.structure.n_theta for term in design.terms])[:-1]
+    )
     phi, message = like.phi, refits.failures.get(r)
     if refits.phi is not None and like.family is not None:
         phi = refits.phi[r] if np.ndim(like.phi) else float(refits.phi[r, 0])
@@ -229,12 +286,16 @@ def estimate_of(design: Design, like: Estimate, refits: Batch, r: int) -> Estima
         beta=refits.beta[r],
         beta_cov_unscaled=refits.beta_cov_unscaled[r],
         theta=refits.theta[r],
-        factors=tuple(term.structure.factor(theta) for term, theta in zip(design.terms, split, strict=True)),
+        factors=tuple(
+            term.structure.factor(theta) for term, theta in zip(design.terms, split, strict=True)
+        ),
         sigma=float(refits.sigma[r]),
         phi=phi,
         modes=tuple(np.array(modes[r]) for modes in refits.modes),
         objective=float(refits.objective[r]),
-        convergence=Convergence(not message, message or "refitted", 0, int(refits.evaluations[r]), 0, float("nan")),
+        convergence=Convergence(
+            not message, message or "refitted", 0, int(refits.evaluations[r]), 0, float("nan")
+        ),
         trace=(),
         messages=(),
         eta=None,
@@ -265,7 +326,11 @@ def without(
 def _sums(problem: Problem) -> int:
     """Numbers in the sums of one problem that shares none of them."""
     sizes = problem.plan.terms
-    return sizes[0].J * sizes[0].k * (sizes[0].k + problem.p) if len(sizes) == 1 else sum(s.k * s.J for s in sizes) ** 2
+    return (
+        sizes[0].J * sizes[0].k * (sizes[0].k + problem.p)
+        if len(sizes) == 1
+        else sum(s.k * s.J for s in sizes) ** 2
+    )
 
 
 def _changed(
@@ -303,7 +368,18 @@ def _changed(
     offsets = np.repeat(problem.beta0[None], R, axis=0) if offsets is None else offsets
     limit, theta = estimator.control.max_evaluations, estimate.theta
     return many_linear.fit_blocks(
-        problem, bool(estimator.reml), theta, blocks, counts, finish, constants, offsets, False, progress, first, limit
+        problem,
+        bool(estimator.reml),
+        theta,
+        blocks,
+        counts,
+        finish,
+        constants,
+        offsets,
+        False,
+        progress,
+        first,
+        limit,
     )
 
 
@@ -340,7 +416,9 @@ def of_present(design: Design, problem: Any, y: np.ndarray) -> Any:
     return problem_of(own, problem)
 
 
-def _subsets(design: Design, problem: Any, rows: Sequence[np.ndarray]) -> Iterator[Callable[[], Any]]:
+def _subsets(
+    design: Design, problem: Any, rows: Sequence[np.ndarray]
+) -> Iterator[Callable[[], Any]]:
     """What makes the problem without rows[i], i by i."""
     for out in rows:
         keep = np.ones(design.n, dtype=bool)
@@ -416,7 +494,9 @@ def of_levels(
     return _changed(problem, estimator, estimate, len(levels), data, single, progress)
 
 
-def _copies(design: Design, problem: Any, t: int, levels: np.ndarray) -> Iterator[Callable[[], Any]]:
+def _copies(
+    design: Design, problem: Any, t: int, levels: np.ndarray
+) -> Iterator[Callable[[], Any]]:
     for own in levels:
         yield partial(of_rows, design, problem, *copies(design, t, own))
 
@@ -428,4 +508,6 @@ def copies(design: Design, t: int, levels: np.ndarray) -> tuple[np.ndarray, dict
     which = np.concatenate([order[starts[j] : starts[j + 1]] for j in levels])
     copy = np.repeat(np.arange(len(levels)), np.diff(starts)[levels])
     inside = [s for s in range(len(design.terms)) if s != t and design.terms[s].within(term)]
-    return which, {t: copy} | {s: copy * design.terms[s].J + design.terms[s].codes[which] for s in inside}
+    return which, {t: copy} | {
+        s: copy * design.terms[s].J + design.terms[s].codes[which] for s in inside
+    }

@@ -62,7 +62,11 @@ def p_values(
             estimator = MaximumLikelihood(reml=False, control=estimator.control)
         smaller = _without(design, place)
         small_problem = refits.problem_of(smaller, like)
-        small_truth = replace(truth, beta=np.delete(truth.beta, place), beta_cov_unscaled=np.zeros((smaller.p, smaller.p)))
+        small_truth = replace(
+            truth,
+            beta=np.delete(truth.beta, place),
+            beta_cov_unscaled=np.zeros((smaller.p, smaller.p)),
+        )
     df = np.inf
     for Y in slabs:
         if test == "t" and not out:
@@ -70,7 +74,9 @@ def p_values(
         full = refits.of_responses(design, problem, estimator, truth, [Y], False, told)
         bad = set(full.failures)
         if test == "lrt":
-            less = refits.of_responses(smaller, small_problem, estimator, small_truth, [Y], False, None)
+            less = refits.of_responses(
+                smaller, small_problem, estimator, small_truth, [Y], False, None
+            )
             bad |= set(less.failures)
             p = chdtrc(len(place), np.maximum(less.objective - full.objective, 0.0))
         else:
@@ -87,16 +93,22 @@ def p_values(
 def _without(design: Design, place: list[int]) -> Design:
     X = np.delete(design.X, place, axis=1)
     names = tuple(name for i, name in enumerate(design.names) if i not in place)
-    return design.with_mean(X=X, names=names, dropped=(), all_names=names, R=independent_columns(X, design.weights)[1])
+    return design.with_mean(
+        X=X, names=names, dropped=(), all_names=names, R=independent_columns(X, design.weights)[1]
+    )
 
 
 def _denominator(problem: Any, design: Design, truth: Estimate, y: np.ndarray, place: int) -> float:
     """Kenward-Roger's degrees of freedom at the parameters simulated from; inf where they cannot be had."""
     evaluator = MaximumLikelihood(reml=True, control=Control(evaluate_only=True))
-    at = evaluator.fit(problem.with_response(replace(design, y=np.ascontiguousarray(y))), truth.theta)
+    at = evaluator.fit(
+        problem.with_response(replace(design, y=np.ascontiguousarray(y))), truth.theta
+    )
     at = replace(at, sigma=truth.sigma)
     try:
-        ddf = degrees_of_freedom(problem, evaluator, at, at.beta_cov_unscaled * at.scale2, "kenward_roger")
+        ddf = degrees_of_freedom(
+            problem, evaluator, at, at.beta_cov_unscaled * at.scale2, "kenward_roger"
+        )
         return float(ddf.t(np.eye(design.p)[[place]])[1][0])
     except (LmmError, np.linalg.LinAlgError):
         return float("inf")
@@ -106,5 +118,9 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[f
     """Exact limits of a proportion."""
     tail = (1.0 - level) / 2.0
     low = 0.0 if successes == 0 else float(betaincinv(successes, trials - successes + 1, tail))
-    high = 1.0 if successes == trials else float(betaincinv(successes + 1, trials - successes, 1.0 - tail))
+    high = (
+        1.0
+        if successes == trials
+        else float(betaincinv(successes + 1, trials - successes, 1.0 - tail))
+    )
     return low, high

@@ -17,7 +17,9 @@ from lmm.model.laplace.linear_predictor import fixed_predictor, linear_predictor
 from lmm.model.records import Estimate
 
 
-def resample_slabs(design: Design, estimate: Estimate, nsim: int, rng: np.random.Generator, held: int) -> Iterator[np.ndarray]:
+def resample_slabs(
+    design: Design, estimate: Estimate, nsim: int, rng: np.random.Generator, held: int
+) -> Iterator[np.ndarray]:
     """``nsim`` responses of modes and residuals drawn again, in parts (n, any number) of up to ``held`` numbers."""
     eta = fixed_predictor(design, estimate)
     weights = np.ones(design.n) if design.weights is None else design.weights
@@ -32,7 +34,11 @@ def resample_slabs(design: Design, estimate: Estimate, nsim: int, rng: np.random
         for column in out.T:
             column[:] = eta + residual[rng.integers(design.n, size=design.n)] / np.sqrt(weights)
             for term, b, T in zip(design.terms, modes, factors, strict=True):
-                again = b[rng.integers(term.J, size=term.J)] if term.exchangeable else rng.standard_normal((1, term.k)) @ T.T
+                again = (
+                    b[rng.integers(term.J, size=term.J)]
+                    if term.exchangeable
+                    else rng.standard_normal((1, term.k)) @ T.T
+                )
                 column += term.times(again)
         yield out
 

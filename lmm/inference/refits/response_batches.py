@@ -78,8 +78,17 @@ def fit_responses(
     failures, missing = faults(Y)
     if isinstance(problem, GeneralizedProblem):
         failures = _unsuitable(design, problem, Y, failures)
-    n = design.n - np.array([np.isnan(column).sum() for column in Y.T]) if missing.any() else np.full(R, design.n)
-    groups, alone = _patterns(Y, np.array([r for r in np.flatnonzero(missing) if r not in failures], dtype=int), problem, estimator)
+    n = (
+        design.n - np.array([np.isnan(column).sum() for column in Y.T])
+        if missing.any()
+        else np.full(R, design.n)
+    )
+    groups, alone = _patterns(
+        Y,
+        np.array([r for r in np.flatnonzero(missing) if r not in failures], dtype=int),
+        problem,
+        estimator,
+    )
     for rows, which in [*groups.values()]:
         reason = unfit(design, rows, problem)
         if reason is not None:
@@ -98,15 +107,28 @@ def fit_responses(
     if len(complete):
         width = max(1, refits.HELD // design.n)
         slabs = (_columns(Y, complete[i : i + width]) for i in range(0, len(complete), width))
-        parts.append((complete, refits.of_responses(design, problem, estimator, like, slabs, False, progress, True)))
+        parts.append(
+            (
+                complete,
+                refits.of_responses(design, problem, estimator, like, slabs, False, progress, True),
+            )
+        )
     for rows, which in groups.values():
         if not sound[which[0]]:
             continue
-        parts.append((which, _pattern(design, problem, estimator, like, Y[:, which], rows, progress)))
+        parts.append(
+            (which, _pattern(design, problem, estimator, like, Y[:, which], rows, progress))
+        )
     alone = alone[sound[alone]]
     one_factor = len(problem.plan.terms) == 1
-    if len(alone) and one_factor and (refits.is_batched(problem, estimator) or refits.is_laplace(problem, estimator)):
-        parts.append((alone, refits.of_observed(design, problem, estimator, like, Y[:, alone], progress)))
+    if (
+        len(alone)
+        and one_factor
+        and (refits.is_batched(problem, estimator) or refits.is_laplace(problem, estimator))
+    ):
+        parts.append(
+            (alone, refits.of_observed(design, problem, estimator, like, Y[:, alone], progress))
+        )
     elif len(alone):
         made = (partial(refits.of_present, design, problem, Y[:, r]) for r in alone)
         parts.append((alone, refits.one_by_one(made, estimator, like, False, progress, True)))
@@ -115,7 +137,9 @@ def fit_responses(
     return Many(batch, n, like, diagnoses(design, problem, Y, batch))
 
 
-def diagnoses(design: Design, problem: Problem | GeneralizedProblem, Y: np.ndarray, batch: Batch) -> dict[int, tuple[str, ...]]:
+def diagnoses(
+    design: Design, problem: Problem | GeneralizedProblem, Y: np.ndarray, batch: Batch
+) -> dict[int, tuple[str, ...]]:
     """What single generalized fits would say of estimates that the data do not bound, by response; those with nothing to say left out.
 
     Only responses whose predictors or variances are far out, or whose dispersion is at its limit, are looked at.
@@ -126,7 +150,9 @@ def diagnoses(design: Design, problem: Problem | GeneralizedProblem, Y: np.ndarr
     here = np.isfinite(batch.objective)
     fixed = np.full(batch.size, 0.0)
     if problem.p:
-        for columns in np.array_split(np.arange(batch.size), max(1, batch.size * design.n // refits.HELD)):
+        for columns in np.array_split(
+            np.arange(batch.size), max(1, batch.size * design.n // refits.HELD)
+        ):
             fixed[columns] = np.ptp(design.X @ batch.beta[columns].T, axis=0)
     random = np.zeros(batch.size)
     for structure, gram in zip(problem.structures, problem.grams(), strict=True):
@@ -137,13 +163,18 @@ def diagnoses(design: Design, problem: Problem | GeneralizedProblem, Y: np.ndarr
     excess = np.full(batch.size, np.inf)
     if batch.phi is not None and family.has_dispersion:
         with np.errstate(all="ignore"):
-            excess = family.excess(np.nansum(Y, axis=0) / np.maximum(np.sum(~np.isnan(Y), axis=0), 1), batch.phi[:, 0])
+            excess = family.excess(
+                np.nansum(Y, axis=0) / np.maximum(np.sum(~np.isnan(Y), axis=0), 1), batch.phi[:, 0]
+            )
     with np.errstate(invalid="ignore"):
         look = here & ((fixed > FAR_OUT) | (random > FAR_OUT) | (excess < POISSON))
     out = {}
     for r in np.flatnonzero(look):
         own = refits.of_present(design, problem, Y[:, r])
-        factors = [s.factor(theta) for s, theta in zip(own.structures, own.split(batch.theta[r]), strict=True)]
+        factors = [
+            s.factor(theta)
+            for s, theta in zip(own.structures, own.split(batch.theta[r]), strict=True)
+        ]
         phi = 1.0 if batch.phi is None or not family.has_dispersion else float(batch.phi[r, 0])
         eta = None
         if fixed[r] > FAR_OUT or random[r] > FAR_OUT:
@@ -172,7 +203,9 @@ def _columns(Y: np.ndarray, which: np.ndarray) -> np.ndarray:
     return Y[:, which[0] : which[-1] + 1] if which[-1] - which[0] + 1 == len(which) else Y[:, which]
 
 
-def _unsuitable(design: Design, problem: GeneralizedProblem, Y: np.ndarray, known: dict[int, str]) -> dict[int, str]:
+def _unsuitable(
+    design: Design, problem: GeneralizedProblem, Y: np.ndarray, known: dict[int, str]
+) -> dict[int, str]:
     """Responses that the family cannot have, with the reason, beside those known already."""
     out = dict(known)
     for r in range(Y.shape[1]):
@@ -181,7 +214,9 @@ def _unsuitable(design: Design, problem: GeneralizedProblem, Y: np.ndarray, know
         here = ~np.isnan(Y[:, r])
         try:
             y, _ = problem.family.response(Y[here, r], design.response)
-            problem.family.check(y, None if design.weights is None else design.weights[here], design.response)
+            problem.family.check(
+                y, None if design.weights is None else design.weights[here], design.response
+            )
         except ResponseError as error:
             out[r] = str(error)
     return out
@@ -196,8 +231,14 @@ def _patterns(
         found.setdefault(np.packbits(np.isnan(Y[:, r])).tobytes(), []).append(int(r))
     if refits.is_laplace(problem, estimator):
         return {}, which
-    least = SHARED if len(problem.plan.terms) == 1 or not refits.is_batched(problem, estimator) else 2
-    groups = {key: (~np.isnan(Y[:, own[0]]), np.array(own)) for key, own in found.items() if len(own) >= least}
+    least = (
+        SHARED if len(problem.plan.terms) == 1 or not refits.is_batched(problem, estimator) else 2
+    )
+    groups = {
+        key: (~np.isnan(Y[:, own[0]]), np.array(own))
+        for key, own in found.items()
+        if len(own) >= least
+    }
     alone = sorted(r for own in found.values() if len(own) < least for r in own)
     return groups, np.array(alone, dtype=int)
 
@@ -217,15 +258,26 @@ def unfit(design: Design, rows: np.ndarray, problem: Problem | GeneralizedProble
     return None
 
 
-def _pilot(design: Design, problem: Any, estimator: Estimator, Y: np.ndarray, sound: np.ndarray, failures: dict[int, str]) -> Estimate:
+def _pilot(
+    design: Design,
+    problem: Any,
+    estimator: Estimator,
+    Y: np.ndarray,
+    sound: np.ndarray,
+    failures: dict[int, str],
+) -> Estimate:
     """An estimate from which the others begin: of a few spread over the responses the one with the middle variances."""
     found: list[Estimate] = []
     unconverged: list[Estimate] = []
     if len(sound):
-        tried = dict.fromkeys(sound[np.linspace(0, len(sound) - 1, CANDIDATES).astype(int)].tolist())
+        tried = dict.fromkeys(
+            sound[np.linspace(0, len(sound) - 1, CANDIDATES).astype(int)].tolist()
+        )
         tried |= dict.fromkeys(sound.tolist())
         for r in tried:
-            estimate, why = refits.attempt(partial(refits.of_present, design, problem, Y[:, r]), estimator, None)
+            estimate, why = refits.attempt(
+                partial(refits.of_present, design, problem, Y[:, r]), estimator, None
+            )
             if estimate is not None and why is None:
                 found.append(estimate)
             elif estimate is not None:
@@ -237,7 +289,9 @@ def _pilot(design: Design, problem: Any, estimator: Estimator, Y: np.ndarray, so
     found = found or unconverged
     if not found:
         first = failures.get(-1) or failures[min(failures)]
-        raise ResponseError(f"none of the {Y.shape[1]} responses can be fitted; the first: {_plainly(first, design.response)}.")
+        raise ResponseError(
+            f"none of the {Y.shape[1]} responses can be fitted; the first: {_plainly(first, design.response)}."
+        )
     failures.pop(-1, None)
     return sorted(found, key=lambda estimate: float(np.sum(estimate.theta**2)))[len(found) // 2]
 
@@ -257,11 +311,18 @@ def _pattern(
         own = refits.design_of_rows(design, kept, {})
         smaller = refits.problem_of(own, problem)
     except LmmError as error:
-        return refits.stack([None] * Y.shape[1], like, dict.fromkeys(range(Y.shape[1]), f"{type(error).__name__}: {error}"), False)
+        return refits.stack(
+            [None] * Y.shape[1],
+            like,
+            dict.fromkeys(range(Y.shape[1]), f"{type(error).__name__}: {error}"),
+            False,
+        )
     return refits.of_responses(own, smaller, estimator, like, [Y[kept]], False, progress, True)
 
 
-def _gathered(parts: list[tuple[np.ndarray, Batch]], R: int, like: Estimate, failures: dict[int, str]) -> Batch:
+def _gathered(
+    parts: list[tuple[np.ndarray, Batch]], R: int, like: Estimate, failures: dict[int, str]
+) -> Batch:
     """Batches of some of the responses each, as one of all."""
     out = refits.stack([None] * R, like, dict(failures), False)
     if len(parts) == 1 and len(parts[0][0]) == R:
@@ -276,7 +337,13 @@ def _gathered(parts: list[tuple[np.ndarray, Batch]], R: int, like: Estimate, fai
     return out
 
 
-def covariances(design: Design, problem: Problem | GeneralizedProblem, estimator: Estimator, Y: np.ndarray, found: Many) -> np.ndarray:
+def covariances(
+    design: Design,
+    problem: Problem | GeneralizedProblem,
+    estimator: Estimator,
+    Y: np.ndarray,
+    found: Many,
+) -> np.ndarray:
     """Covariances (R, p, p) of the fixed effects, those of single fits; NaN where there is none."""
     batch = found.batch
     if isinstance(problem, Problem):
@@ -289,7 +356,12 @@ def covariances(design: Design, problem: Problem | GeneralizedProblem, estimator
     for r in np.flatnonzero(np.isfinite(batch.objective)):
         own = refits.of_present(design, problem, Y[:, r])
         phi = np.ones(1) if batch.phi is None else batch.phi[r]
-        estimate = replace(found.like, theta=batch.theta[r], beta=batch.beta[r], phi=phi if np.ndim(found.like.phi) else float(phi[0]))
+        estimate = replace(
+            found.like,
+            theta=batch.theta[r],
+            beta=batch.beta[r],
+            phi=phi if np.ndim(found.like.phi) else float(phi[0]),
+        )
         try:
             out[r] = estimator.covariance(own, estimate)[m : m + p, m : m + p]
         except np.linalg.LinAlgError:
@@ -297,7 +369,13 @@ def covariances(design: Design, problem: Problem | GeneralizedProblem, estimator
     return out
 
 
-def satterthwaite(design: Design, problem: Problem | GeneralizedProblem, estimator: Estimator, Y: np.ndarray, found: Many) -> np.ndarray:
+def satterthwaite(
+    design: Design,
+    problem: Problem | GeneralizedProblem,
+    estimator: Estimator,
+    Y: np.ndarray,
+    found: Many,
+) -> np.ndarray:
     """Satterthwaite's degrees of freedom (R, p) of each coefficient."""
     batch = found.batch
     out = np.full(batch.beta.shape, np.nan)
@@ -305,12 +383,17 @@ def satterthwaite(design: Design, problem: Problem | GeneralizedProblem, estimat
     left = np.isfinite(batch.objective)
     if refits.is_batched(problem, estimator) and problem.p:
         together = left if len(problem.plan.terms) == 1 else left & ~np.isnan(Y).any(axis=0)
-        out = degrees_of_freedom(problem, design, bool(estimator.reml), Y, batch, np.flatnonzero(together))
+        out = degrees_of_freedom(
+            problem, design, bool(estimator.reml), Y, batch, np.flatnonzero(together)
+        )
         left &= np.isnan(out).any(axis=1)
     for r in np.flatnonzero(left):
         own = refits.of_present(design, problem, Y[:, r])
         cov = batch.beta_cov_unscaled[r] * batch.sigma[r] ** 2
-        factors = [s.factor(theta) for s, theta in zip(problem.structures, problem.split(batch.theta[r]), strict=True)]
+        factors = [
+            s.factor(theta)
+            for s, theta in zip(problem.structures, problem.split(batch.theta[r]), strict=True)
+        ]
         estimate = replace(
             found.like,
             theta=batch.theta[r],

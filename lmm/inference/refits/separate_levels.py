@@ -24,7 +24,14 @@ SINGULAR = 1e-9
 
 
 def separate_effects(
-    y: np.ndarray, eta: np.ndarray, values: np.ndarray, codes: np.ndarray, J: int, weights: np.ndarray | None, family: Family, phi: Any
+    y: np.ndarray,
+    eta: np.ndarray,
+    values: np.ndarray,
+    codes: np.ndarray,
+    J: int,
+    weights: np.ndarray | None,
+    family: Family,
+    phi: Any,
 ) -> np.ndarray:
     """Effects (J, k) of every level from its own rows; NaN where these do not determine them (too few rows, separation).
 
@@ -55,7 +62,9 @@ def separate_effects(
         hessian = np.empty((J, k, k))
         for a in range(k):
             for b in range(a + 1):
-                hessian[:, a, b] = hessian[:, b, a] = np.bincount(codes, values[:, a] * values[:, b] * information, J)
+                hessian[:, a, b] = hessian[:, b, a] = np.bincount(
+                    codes, values[:, a] * values[:, b] * information, J
+                )
         known &= _determined(hessian)
         move = np.zeros((J, k))
         use = known & ~ends & ~worse
@@ -70,9 +79,13 @@ def separate_effects(
     return np.where(known[:, None], d, np.nan)
 
 
-def _rows(y: np.ndarray, eta: np.ndarray, weights: np.ndarray | None, family: Family, phi: Any) -> tuple[np.ndarray, np.ndarray]:
+def _rows(
+    y: np.ndarray, eta: np.ndarray, weights: np.ndarray | None, family: Family, phi: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """Score and information of each row in its linear predictor."""
-    return np.asarray(family.derivatives(y, eta, weights, phi).d1), np.asarray(family.expected_weights(eta, weights, phi).weight)
+    return np.asarray(family.derivatives(y, eta, weights, phi).d1), np.asarray(
+        family.expected_weights(eta, weights, phi).weight
+    )
 
 
 def _determined(hessian: np.ndarray) -> np.ndarray:

@@ -22,7 +22,9 @@ ROUNDS = 100
 BLOCK = 1 << 18
 
 
-def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random.Generator, use_u: bool) -> np.ndarray:
+def simulate_array(
+    design: Design, estimate: Estimate, nsim: int, rng: np.random.Generator, use_u: bool
+) -> np.ndarray:
     """(n, nsim) responses of the kept rows, a new draw of everything random per column.
 
     Where random effects lead to no possible mean of a family, they are drawn again: those of the levels of such rows. A warning says
@@ -42,7 +44,11 @@ def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random
         return _predictive(design, estimate, draws, nsim, rng, use_u)
     mean = linear_predictor(design, estimate) if use_u else fixed_predictor(design, estimate)
     family = estimate.family
-    scale = estimate.sigma if family is not None or design.weights is None else estimate.sigma / np.sqrt(design.weights)
+    scale = (
+        estimate.sigma
+        if family is not None or design.weights is None
+        else estimate.sigma / np.sqrt(design.weights)
+    )
     factors = [np.sqrt(estimate.scale2) * T.T for T in estimate.factors]
     out = np.empty((design.n, nsim), order="F")
     if family is None:
@@ -52,7 +58,10 @@ def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random
     for column in out.T:
         column[:] = mean
         if not use_u:
-            effects = [rng.standard_normal((term.J, term.k)) @ T for term, T in zip(design.terms, factors, strict=True)]
+            effects = [
+                rng.standard_normal((term.J, term.k)) @ T
+                for term, T in zip(design.terms, factors, strict=True)
+            ]
             for term, b in zip(design.terms, effects, strict=True):
                 column += term.times(b)
             again += _within_range(design, estimate, mean, effects, factors, column, rng)
@@ -67,7 +76,9 @@ def simulate_array(design: Design, estimate: Estimate, nsim: int, rng: np.random
     return out
 
 
-def simulate_slabs(design: Design, estimate: Estimate, nsim: int, rng: np.random.Generator, held: int) -> Iterator[np.ndarray]:
+def simulate_slabs(
+    design: Design, estimate: Estimate, nsim: int, rng: np.random.Generator, held: int
+) -> Iterator[np.ndarray]:
     """``nsim`` responses with new random effects, in parts (n, any number) of up to ``held`` numbers."""
     width = max(1, held // design.n)
     for first in range(0, nsim, width):
@@ -75,7 +86,12 @@ def simulate_slabs(design: Design, estimate: Estimate, nsim: int, rng: np.random
 
 
 def _gaussian(
-    design: Design, mean: np.ndarray, scale: float | np.ndarray, factors: list[np.ndarray], out: np.ndarray, rng: np.random.Generator
+    design: Design,
+    mean: np.ndarray,
+    scale: float | np.ndarray,
+    factors: list[np.ndarray],
+    out: np.ndarray,
+    rng: np.random.Generator,
 ) -> None:
     """Fill ``out`` (n, nsim): of each column first the random effects are drawn, term by term, and then the residuals."""
     terms = design.terms[: len(factors)]
@@ -122,7 +138,14 @@ def _within_range(
     )
 
 
-def _predictive(design: Design, estimate: Estimate, draws: Draws, nsim: int, rng: np.random.Generator, use_u: bool) -> np.ndarray:
+def _predictive(
+    design: Design,
+    estimate: Estimate,
+    draws: Draws,
+    nsim: int,
+    rng: np.random.Generator,
+    use_u: bool,
+) -> np.ndarray:
     """(n, nsim) responses, each column from one draw of the posterior; no draw is used twice before all have been."""
     chains, length = draws.beta.shape[:2]
     count = chains * length
@@ -133,18 +156,26 @@ def _predictive(design: Design, estimate: Estimate, draws: Draws, nsim: int, rng
         at = divmod(int(which), length)
         column[:] = design.X @ draws.beta[at] + (0.0 if design.offset is None else design.offset)
         for t, term in enumerate(design.terms):
-            b = draws.effects[t][at] if use_u else _new_effects(draws.covariances[t][at], term.J, rng)
+            b = (
+                draws.effects[t][at]
+                if use_u
+                else _new_effects(draws.covariances[t][at], term.J, rng)
+            )
             column += term.times(b)
         if estimate.family is None:
             sigma = estimate.sigma if draws.sigma is None else float(draws.sigma[at])
             column += sigma / np.sqrt(weights) * rng.standard_normal(design.n)
         else:
             phi = estimate.phi if draws.phi is None else float(draws.phi[at])
-            column[:] = estimate.family.simulate(rng, estimate.family.mean(column), design.weights, phi)
+            column[:] = estimate.family.simulate(
+                rng, estimate.family.mean(column), design.weights, phi
+            )
     return out
 
 
 def _new_effects(G: np.ndarray, J: int, rng: np.random.Generator) -> np.ndarray:
     """(J, k) effects of covariance G (k, k)."""
     values, vectors = np.linalg.eigh(G)
-    return np.asarray(rng.standard_normal((J, len(G))) @ (vectors * np.sqrt(np.maximum(values, 0.0))).T)
+    return np.asarray(
+        rng.standard_normal((J, len(G))) @ (vectors * np.sqrt(np.maximum(values, 0.0))).T
+    )

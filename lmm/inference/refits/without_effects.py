@@ -26,7 +26,9 @@ TOLERANCE = 1e-10
 
 
 @threads.limited()
-def objective_without_effects(problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate) -> float:
+def objective_without_effects(
+    problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate
+) -> float:
     """-2 log-likelihood, or the REML criterion where the estimate has it, of the same fixed effects without random ones."""
     if isinstance(problem, GeneralizedProblem):
         return _generalized(problem)
@@ -63,13 +65,17 @@ class Ask:
         """The sums over a block."""
         family, Q = self.family, block.Q
         args = block.y, block.offset + Q @ self.gamma, block.weights, self.phi
-        with np.errstate(all="ignore"):  # an impossible value is refused, whatever its derivatives are
+        with np.errstate(
+            all="ignore"
+        ):  # an impossible value is refused, whatever its derivatives are
             d1, d2, _ = family.derivatives(*args)
             own = family.parameter_derivatives(*args, False)
             W = family.expected_weights(*args[1:]).weight
             return Sums(
                 float(family.kernel(*args).sum()),
-                float(family.constant(block.y, block.weights, self.phi).sum()) if family.has_dispersion else 0.0,
+                float(family.constant(block.y, block.weights, self.phi).sum())
+                if family.has_dispersion
+                else 0.0,
                 Q.T @ d1,
                 own.first.sum(axis=1),
                 Q.T @ (Q * d2[:, None]),

@@ -40,7 +40,9 @@ class InTheta(Evaluator):
 
 
 @threads.limited()
-def degrees_of_freedom(problem: Problem, design: Any, reml: bool, Y: np.ndarray, fits: Batch, which: np.ndarray) -> np.ndarray:
+def degrees_of_freedom(
+    problem: Problem, design: Any, reml: bool, Y: np.ndarray, fits: Batch, which: np.ndarray
+) -> np.ndarray:
     """Degrees of freedom (R, p) of the coefficients of some of the responses Y (n, R); NaN for the others, and where it takes a single fit.
 
     Parameters
@@ -67,7 +69,9 @@ def degrees_of_freedom(problem: Problem, design: Any, reml: bool, Y: np.ndarray,
     return out
 
 
-def _of_block(evaluate: InTheta, inverse: np.ndarray, data: Levels | Stacked, theta: np.ndarray) -> np.ndarray:
+def _of_block(
+    evaluate: InTheta, inverse: np.ndarray, data: Levels | Stacked, theta: np.ndarray
+) -> np.ndarray:
     """Degrees of freedom (R, p) at theta (m, R); ``inverse`` (p, p) makes the fixed columns orthonormal."""
     m, R = theta.shape
     here = evaluate(data, theta, 2)

@@ -29,7 +29,13 @@ ADJUSTMENTS = {
     "poly": "none",
     "custom": "none",
 }
-SPELLINGS = {"pairs": "pairwise", "tukey": "pairwise", "trt_vs_ctrl": "trt.vs.ctrl", "dunnett": "trt.vs.ctrl", "effects": "eff"}
+SPELLINGS = {
+    "pairs": "pairwise",
+    "tukey": "pairwise",
+    "trt_vs_ctrl": "trt.vs.ctrl",
+    "dunnett": "trt.vs.ctrl",
+    "effects": "eff",
+}
 DEGREES = ("linear", "quadratic", "cubic", "quartic", "degree 5", "degree 6")
 
 
@@ -40,7 +46,9 @@ def contrast_kind(contrast: Any) -> str:
     name = SPELLINGS.get(contrast.lower(), contrast.lower())
     if name not in ADJUSTMENTS or name == "custom":
         options = [known for known in ADJUSTMENTS if known != "custom"]
-        raise ArgumentError(f"contrast={contrast!r} is not one of {', '.join(map(repr, options))}.{nearest(name, options)}")
+        raise ArgumentError(
+            f"contrast={contrast!r} is not one of {', '.join(map(repr, options))}.{nearest(name, options)}"
+        )
     return name
 
 
@@ -73,13 +81,17 @@ def coefficients(contrast: Any, labels: list[str]) -> tuple[list[str], np.ndarra
     else:
         M = polynomials(k)
         return list(DEGREES[: len(M)]), M
-    return [f"{labels[i]} - {labels[j]}" for i, j in pairs], np.array([I[i] - I[j] for i, j in pairs]).reshape(-1, k)
+    return [f"{labels[i]} - {labels[j]}" for i, j in pairs], np.array(
+        [I[i] - I[j] for i, j in pairs]
+    ).reshape(-1, k)
 
 
 def polynomials(k: int) -> np.ndarray:
     """Orthogonal polynomials (up to degree 6) at 1..k, scaled to the smallest whole numbers; (min(6, k - 1), k)."""
     x = np.arange(k) - (k - 1) / 2.0
-    Q = np.linalg.qr(np.vander(x / max(abs(x[0]), 1.0), min(6, k - 1) + 1, increasing=True))[0][:, 1:]
+    Q = np.linalg.qr(np.vander(x / max(abs(x[0]), 1.0), min(6, k - 1) + 1, increasing=True))[0][
+        :, 1:
+    ]
     rows = []
     for column in Q.T:
         column = column * (1.0 if column[-1] > 0 else -1.0)
@@ -96,11 +108,15 @@ def polynomials(k: int) -> np.ndarray:
 
 def _custom(contrast: Any, k: int) -> tuple[list[str], np.ndarray]:
     if not isinstance(contrast, Mapping) or not contrast:
-        raise ArgumentError("contrast must be the name of a method, or a mapping of names to coefficients, one per mean.")
+        raise ArgumentError(
+            "contrast must be the name of a method, or a mapping of names to coefficients, one per mean."
+        )
     M = []
     for name, row in contrast.items():
         values = numbers_of(row, f"contrast {name!r}", f"{k} finite coefficients, one per mean")
         if values.shape != (k,) or not np.isfinite(values).all():
-            raise ArgumentError(f"contrast {name!r} must have {k} finite coefficients, one per mean; its shape is {values.shape}.")
+            raise ArgumentError(
+                f"contrast {name!r} must have {k} finite coefficients, one per mean; its shape is {values.shape}."
+            )
         M.append(values)
     return [str(name) for name in contrast], np.array(M).reshape(-1, k)

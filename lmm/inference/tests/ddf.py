@@ -72,7 +72,11 @@ class Asymptotic:
         values, turn = satterthwaite.independent(L, self.cov)
         if not len(values) or np.isnan(values).any():
             return f_test(float("nan"), len(values), float("nan"))
-        return f_test(float(np.mean((turn @ np.asarray(estimate, dtype=float)) ** 2 / values)), len(values), np.inf)
+        return f_test(
+            float(np.mean((turn @ np.asarray(estimate, dtype=float)) ** 2 / values)),
+            len(values),
+            np.inf,
+        )
 
 
 def method_name(ddf: str | None) -> str | None:
@@ -87,7 +91,9 @@ def method_name(ddf: str | None) -> str | None:
         return None
     key = "".join(c for c in ddf.lower() if c not in " -._") if isinstance(ddf, str) else ""
     if key not in SPELLINGS:
-        raise ArgumentError(f"ddf={ddf!r} is not one of 'satterthwaite', 'kenward_roger', None.{nearest(str(ddf).lower(), list(TITLES))}")
+        raise ArgumentError(
+            f"ddf={ddf!r} is not one of 'satterthwaite', 'kenward_roger', None.{nearest(str(ddf).lower(), list(TITLES))}"
+        )
     return SPELLINGS[key]
 
 
@@ -98,15 +104,23 @@ def check(estimate: Estimate, ddf: str | None) -> str | None:
     ------
     ArgumentError : for an unknown name, degrees of freedom of a generalized model, and any test of a posterior.
     """
-    estimate.require_likelihood(f"ddf={ddf!r}: a posterior has no tests and no degrees of freedom; use ddf=None.")
+    estimate.require_likelihood(
+        f"ddf={ddf!r}: a posterior has no tests and no degrees of freedom; use ddf=None."
+    )
     name = method_name(ddf)
     if name is not None and not estimate.distribution.linear:
-        raise ArgumentError(f"ddf={ddf!r}: a generalized model has normal tests, without degrees of freedom; use ddf=None.")
+        raise ArgumentError(
+            f"ddf={ddf!r}: a generalized model has normal tests, without degrees of freedom; use ddf=None."
+        )
     return name
 
 
 def degrees_of_freedom(
-    problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate, beta_cov: np.ndarray, method: str | None
+    problem: Problem | GeneralizedProblem,
+    estimator: Estimator,
+    estimate: Estimate,
+    beta_cov: np.ndarray,
+    method: str | None,
 ) -> Ddf:
     """Degrees of freedom of a fit's fixed effects.
 

@@ -28,9 +28,13 @@ class FTest(NamedTuple):
 
 def t_p_values(statistic: np.ndarray, df: np.ndarray) -> np.ndarray:
     """Two-sided p-values of t statistics (r,) with df (r,); inf is the normal distribution."""
-    t, df = np.broadcast_arrays(-np.abs(np.asarray(statistic, dtype=float)), np.asarray(df, dtype=float))
+    t, df = np.broadcast_arrays(
+        -np.abs(np.asarray(statistic, dtype=float)), np.asarray(df, dtype=float)
+    )
     with np.errstate(invalid="ignore"):
-        return np.where(np.isinf(df), 2.0 * ndtr(t), 2.0 * stdtr(np.where(np.isinf(df), 1.0, df), t))
+        return np.where(
+            np.isinf(df), 2.0 * ndtr(t), 2.0 * stdtr(np.where(np.isinf(df), 1.0, df), t)
+        )
 
 
 def f_test(f: float, num_df: int, den_df: float, scale: float = 1.0) -> FTest:

@@ -37,7 +37,9 @@ def triangle_rows(R: np.ndarray, order: np.ndarray, rows: np.ndarray) -> np.ndar
     return np.asarray(scaled[place[rows]])
 
 
-def added(R: np.ndarray, M: np.ndarray, others: np.ndarray, own: np.ndarray, preference: Sequence[int]) -> np.ndarray:
+def added(
+    R: np.ndarray, M: np.ndarray, others: np.ndarray, own: np.ndarray, preference: Sequence[int]
+) -> np.ndarray:
     """Type II hypotheses L (q, p) of a term.
 
     Parameters
@@ -63,7 +65,9 @@ def added(R: np.ndarray, M: np.ndarray, others: np.ndarray, own: np.ndarray, pre
     return np.array(rows).reshape(len(rows), R.shape[1])
 
 
-def estimable(M: np.ndarray, own: np.ndarray, containing: np.ndarray, preference: Sequence[int]) -> np.ndarray:
+def estimable(
+    M: np.ndarray, own: np.ndarray, containing: np.ndarray, preference: Sequence[int]
+) -> np.ndarray:
     """Type III hypotheses L (q, p) of a term.
 
     Parameters
@@ -121,6 +125,10 @@ def restriction(X: np.ndarray, X0: np.ndarray) -> np.ndarray:
     scale = np.sqrt(np.sum(X * X, axis=0))
     B = np.linalg.lstsq(X / scale, X0, rcond=None)[0] if X0.shape[1] else np.zeros((p, 0))
     lengths = np.sqrt(np.sum(B * B, axis=0))
-    U = np.linalg.qr(B / np.where(lengths > 0, lengths, 1.0), mode="complete")[0] if B.shape[1] else np.eye(p)
+    U = (
+        np.linalg.qr(B / np.where(lengths > 0, lengths, 1.0), mode="complete")[0]
+        if B.shape[1]
+        else np.eye(p)
+    )
     L = U[:, X0.shape[1] :].T * scale
     return np.asarray(L / np.abs(L).max(axis=1, keepdims=True))

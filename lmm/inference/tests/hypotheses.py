@@ -92,7 +92,9 @@ class _Reader:
 
     def __init__(self, text: str, names: Sequence[str]):
         if not isinstance(text, str):
-            raise FormulaError(f"a hypothesis is a string such as 'x = 0', not {type(text).__name__}.")
+            raise FormulaError(
+                f"a hypothesis is a string such as 'x = 0', not {type(text).__name__}."
+            )
         self.text, self.names, self.at = text, list(names), 0
         self.tokens = self._scan()
 
@@ -123,14 +125,20 @@ class _Reader:
                 elif _WORD.match(self.text, at):
                     raise self._unknown(at, self._extent(at))
                 else:
-                    raise self._error(f"the character {c!r} has no meaning in a hypothesis", at, at + 1)
+                    raise self._error(
+                        f"the character {c!r} has no meaning in a hypothesis", at, at + 1
+                    )
             out.append(token)
             at = token.stop
         return out
 
     def _name(self, at: int, patterns: Sequence[tuple[re.Pattern[str], int]]) -> tuple[int, int]:
         """End and position of the longest coefficient's name that begins here; (0, 0) for none."""
-        matches = [(m.end(), i) for pattern, i in patterns if (m := pattern.match(self.text, at)) and self._ends(m.end())]
+        matches = [
+            (m.end(), i)
+            for pattern, i in patterns
+            if (m := pattern.match(self.text, at)) and self._ends(m.end())
+        ]
         stop = max((end for end, _ in matches), default=0)
         places = {i for end, i in matches if end == stop}
         exact = {i for i in places if self.names[i] == self.text[at:stop]}
@@ -186,7 +194,11 @@ class _Reader:
                 break
         if self.at < len(self.tokens):
             token = self.tokens[self.at]
-            raise self._error(f"an operator or '=' was expected before {self._words(token)!r}", token.start, token.stop)
+            raise self._error(
+                f"an operator or '=' was expected before {self._words(token)!r}",
+                token.start,
+                token.stop,
+            )
         for label, form in out:
             if not np.any(form[:-1]):
                 raise self._error(f"{label!r} says nothing of a coefficient", 0, len(self.text))
@@ -211,14 +223,20 @@ class _Reader:
             span = (self.tokens[start].start, self.tokens[self.at - 1].stop)
             if sign.kind == "/":
                 if np.any(other[:-1]) or other[-1] == 0.0:
-                    raise self._error("a hypothesis is linear: only a number other than zero can be divided by", *span)
+                    raise self._error(
+                        "a hypothesis is linear: only a number other than zero can be divided by",
+                        *span,
+                    )
                 total = total / other[-1]
             elif not np.any(other[:-1]):
                 total = total * other[-1]
             elif not np.any(total[:-1]):
                 total = other * total[-1]
             else:
-                raise self._error("a hypothesis is linear: coefficients cannot be multiplied with each other", *span)
+                raise self._error(
+                    "a hypothesis is linear: coefficients cannot be multiplied with each other",
+                    *span,
+                )
         return total
 
     def _factor(self) -> np.ndarray:
@@ -240,8 +258,14 @@ class _Reader:
             return inner
         if self.at < len(self.tokens):
             token = self.tokens[self.at]
-            raise self._error(f"a coefficient or a number was expected in place of {self._words(token)!r}", token.start, token.stop)
-        raise self._error("a coefficient or a number was expected at the end", len(self.text), len(self.text) + 1)
+            raise self._error(
+                f"a coefficient or a number was expected in place of {self._words(token)!r}",
+                token.start,
+                token.stop,
+            )
+        raise self._error(
+            "a coefficient or a number was expected at the end", len(self.text), len(self.text) + 1
+        )
 
     def _take(self, kind: str) -> _Token | None:
         if self.at < len(self.tokens) and self.tokens[self.at].kind == kind:
@@ -260,4 +284,6 @@ class _Reader:
     def _unknown(self, start: int, stop: int) -> FormulaError:
         word = unquote(self.text[start:stop])
         hint = nearest(word, self.names) or f" The coefficients are {', '.join(self.names)}."
-        return FormulaError(f"the model has no coefficient {word!r}.{hint}", self.text, (start, stop))
+        return FormulaError(
+            f"the model has no coefficient {word!r}.{hint}", self.text, (start, stop)
+        )

@@ -117,21 +117,36 @@ def kenward_roger(problem: Problem, estimator: Estimator, estimate: Estimate) ->
     message = None
     if not estimate.reml:
         sigma = float(estimate.sigma) if estimate.knows_sigma else None
-        again = MaximumLikelihood(reml=True, sigma=sigma, control=replace(estimator.control, evaluate_only=False))
+        again = MaximumLikelihood(
+            reml=True, sigma=sigma, control=replace(estimator.control, evaluate_only=False)
+        )
         estimate = again.fit(problem, np.asarray(estimate.theta))
         message = "Kenward-Roger is for REML: covariances and degrees of freedom are those of the model fitted again by REML."
     at = marginal(problem, estimate)
-    dG = [s.directions(own) for s, own in zip(problem.structures, problem.split(np.asarray(estimate.theta)), strict=True)]
-    products, single = traces(problem.cross, list(estimate.factors), dG, tuple(size.group for size in problem.plan.terms))
+    dG = [
+        s.directions(own)
+        for s, own in zip(
+            problem.structures, problem.split(np.asarray(estimate.theta)), strict=True
+        )
+    ]
+    products, single = traces(
+        problem.cross, list(estimate.factors), dG, tuple(size.group for size in problem.plan.terms)
+    )
     P, Q = at.derivatives(dG)
     if not estimate.knows_sigma:  # V itself, the scale
-        products = np.block([[products, single[:, None]], [single[None], np.array([[float(problem.n)]])]])
+        products = np.block(
+            [[products, single[:, None]], [single[None], np.array([[float(problem.n)]])]]
+        )
         own = np.linalg.inv(at.C) if problem.p else np.zeros((0, 0))
-        Q = np.concatenate([np.concatenate([Q, -P[:, None]], axis=1), np.concatenate([-P, own[None]])[None]])
+        Q = np.concatenate(
+            [np.concatenate([Q, -P[:, None]], axis=1), np.concatenate([-P, own[None]])[None]]
+        )
         P = np.concatenate([P, -own[None]])
     information = projected(products, at.C, P, Q)
     W = 2.0 * _inverse(information)
-    inner = np.einsum("ij,ijpq->pq", W, Q) - np.einsum("ij,ipq,qr,jrs->ps", W, P, at.C, P, optimize=True)
+    inner = np.einsum("ij,ijpq->pq", W, Q) - np.einsum(
+        "ij,ipq,qr,jrs->ps", W, P, at.C, P, optimize=True
+    )
     half, s2 = at.inverse @ at.C, float(estimate.sigma) ** 2
     unadjusted = s2 * half @ at.inverse.T
     cov = unadjusted + 2.0 * s2 * half @ ((inner + inner.T) / 2.0) @ half.T

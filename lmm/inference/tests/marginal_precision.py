@@ -66,7 +66,9 @@ class Marginal:
                 for s, others in enumerate(dG):
                     k = len(others[0])
                     both = (e[s].reshape(flat[s].shape) @ flat[s].T).reshape(p, k, p, k)
-                    Q[i, j : j + len(others)] = np.einsum("paqb,jab->jpq", both, others, optimize=True)
+                    Q[i, j : j + len(others)] = np.einsum(
+                        "paqb,jab->jpq", both, others, optimize=True
+                    )
                     j += len(others)
                 i += 1
         return P, Q
@@ -74,18 +76,34 @@ class Marginal:
     def residual_quadratics(self, dG: list[np.ndarray]) -> np.ndarray:
         """v_i'Z'PZ v_j (m, m) with v_i = E_i e, P the projection of REML."""
         v = [np.einsum("iab,bj->iaj", d, e) for d, e in zip(dG, self.e, strict=True)]
-        onto = np.concatenate([np.einsum("pbj,ibj->ip", F, own, optimize=True) for F, own in zip(self.F, v, strict=True)])
+        onto = np.concatenate(
+            [
+                np.einsum("pbj,ibj->ip", F, own, optimize=True)
+                for F, own in zip(self.F, v, strict=True)
+            ]
+        )
         rows = []
         for t, own in enumerate(v):
             Qv = self.times(t, own)
-            rows.append(np.concatenate([np.einsum("iaj,laj->il", Qv[s], other, optimize=True) for s, other in enumerate(v)], axis=1))
+            rows.append(
+                np.concatenate(
+                    [
+                        np.einsum("iaj,laj->il", Qv[s], other, optimize=True)
+                        for s, other in enumerate(v)
+                    ],
+                    axis=1,
+                )
+            )
         return np.asarray(np.concatenate(rows) - onto @ self.C @ onto.T)
 
     def times(self, t: int, v: np.ndarray) -> list[np.ndarray]:
         """Z'V^-1Z v per term (r, k_s, J_s), for vectors v (r, k, J) of term t."""
         at = self.factorisation
         at.plan.require_exact("Kenward and Roger's method")
-        columns = [v if s == t else np.zeros((len(v), size.k, size.J)) for s, size in enumerate(at.plan.terms)]
+        columns = [
+            v if s == t else np.zeros((len(v), size.k, size.J))
+            for s, size in enumerate(at.plan.terms)
+        ]
         return at.solve(at.system.multiply(columns)).residual
 
 

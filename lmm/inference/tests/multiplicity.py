@@ -53,7 +53,12 @@ def studentized_range_tail(q: float, k: float, df: float) -> float:
     low, high = -TAIL / df - 0.5, 0.5 * np.log1p(2.0 * np.sqrt(TAIL / df) + 2.0 * TAIL / df)
     step = 0.35 / np.sqrt(2.0 * df + q)
     u = np.arange(low, high + step, step)
-    density = np.log(2.0) + 0.5 * df * np.log(0.5 * df) - gammaln(0.5 * df) + df * (u - 0.5 * np.exp(2.0 * u))
+    density = (
+        np.log(2.0)
+        + 0.5 * df * np.log(0.5 * df)
+        - gammaln(0.5 * df)
+        + df * (u - 0.5 * np.exp(2.0 * u))
+    )
     return float(min(step * np.sum(np.exp(density) * range_tail(q * np.exp(u), k)), 1.0))
 
 
@@ -87,7 +92,9 @@ def adjusted(p: np.ndarray, t: np.ndarray, df: np.ndarray, method: str, means: f
         return _stepwise(p, n, method)
     tail = _tukey_tail if method == "tukey" else _dunnett_tail
     size = means if method == "tukey" else n
-    return np.array([tail(abs(a), size, v) if np.isfinite(a) else np.nan for a, v in zip(t, df, strict=True)])
+    return np.array(
+        [tail(abs(a), size, v) if np.isfinite(a) else np.nan for a, v in zip(t, df, strict=True)]
+    )
 
 
 def critical_values(level: float, df: np.ndarray, method: str, n: int, means: float) -> np.ndarray:
@@ -96,9 +103,18 @@ def critical_values(level: float, df: np.ndarray, method: str, n: int, means: fl
         method, n = "none", 1
     inside = {"none": level, "sidak": level ** (1.0 / n)}.get(method, 1.0 - (1.0 - level) / n)
     if method == "tukey":
-        return np.array([studentized_range_quantile(level, means, v) / np.sqrt(2.0) if not np.isnan(v) else np.nan for v in df])
+        return np.array(
+            [
+                studentized_range_quantile(level, means, v) / np.sqrt(2.0)
+                if not np.isnan(v)
+                else np.nan
+                for v in df
+            ]
+        )
     if method == "dunnett":
-        return np.array([_dunnett_quantile(level, float(n), v) if not np.isnan(v) else np.nan for v in df])
+        return np.array(
+            [_dunnett_quantile(level, float(n), v) if not np.isnan(v) else np.nan for v in df]
+        )
     return np.array([_t_quantile(0.5 + inside / 2.0, v) for v in df])
 
 
@@ -106,9 +122,13 @@ def check_method(adjust: str, pairs: bool) -> str:
     """The method meant; ArgumentError for an unknown one, and for Tukey's on anything but all pairs."""
     name = {"bh": "fdr", "dunnettx": "dunnett"}.get(str(adjust).lower(), str(adjust).lower())
     if name not in METHODS:
-        raise ArgumentError(f"adjust={adjust!r} is not one of {', '.join(map(repr, METHODS))}.{nearest(name, METHODS)}")
+        raise ArgumentError(
+            f"adjust={adjust!r} is not one of {', '.join(map(repr, METHODS))}.{nearest(name, METHODS)}"
+        )
     if name == "tukey" and not pairs:
-        raise ArgumentError("adjust='tukey' is for all pairs of means; use 'sidak' or 'holm' for other contrasts.")
+        raise ArgumentError(
+            "adjust='tukey' is for all pairs of means; use 'sidak' or 'holm' for other contrasts."
+        )
     return name
 
 
@@ -136,7 +156,9 @@ def _dunnett_tail(t: float, n: float, df: float) -> float:
 
 @lru_cache(maxsize=256)
 def _dunnett_quantile(level: float, n: float, df: float) -> float:
-    return _root(lambda t: (1.0 - level) - _dunnett_tail(t, n, df), _t_quantile(0.5 + level / 2.0, df))
+    return _root(
+        lambda t: (1.0 - level) - _dunnett_tail(t, n, df), _t_quantile(0.5 + level / 2.0, df)
+    )
 
 
 def _t_quantile(p: float, df: float) -> float:
@@ -171,4 +193,6 @@ def two_sided(t: np.ndarray, df: np.ndarray) -> np.ndarray:
     """Two-sided p-values of t statistics, normal where df is infinite."""
     t, df = np.abs(np.asarray(t, dtype=float)), np.asarray(df, dtype=float)
     finite = np.isfinite(df)
-    return 2.0 * np.where(finite, stdtr(np.where(finite, df, 1.0), -t), np.where(np.isnan(df), np.nan, ndtr(-t)))
+    return 2.0 * np.where(
+        finite, stdtr(np.where(finite, df, 1.0), -t), np.where(np.isnan(df), np.nan, ndtr(-t))
+    )

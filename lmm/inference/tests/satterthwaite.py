@@ -130,7 +130,9 @@ def pooled(df: np.ndarray) -> float:
         return float(np.mean(df))
     if np.any(df <= 2.0):
         return 2.0
-    excess = float(np.sum(2.0 / (df - 2.0)))  # E - q for E = sum df / (df - 2), without its cancellation
+    excess = float(
+        np.sum(2.0 / (df - 2.0))
+    )  # E - q for E = sum df / (df - 2), without its cancellation
     return 2.0 * (excess + len(df)) / excess
 
 
@@ -138,7 +140,9 @@ def covariance_jacobian(at: Marginal, estimate: Estimate) -> np.ndarray:
     """Derivatives (m + 1, p, p) of the covariance of the fixed effects in (theta, log sigma)."""
     problem, parts = at.problem, []
     half = at.inverse @ at.C
-    for t, (structure, own) in enumerate(zip(problem.structures, problem.split(estimate.theta), strict=True)):
+    for t, (structure, own) in enumerate(
+        zip(problem.structures, problem.split(estimate.theta), strict=True)
+    ):
         dG = directions(structure.jacobian(own), structure.factor(own))
         parts.append(half @ at.between(t, dG) @ half.T)
     parts.append(2.0 * (half @ at.inverse.T)[None])
@@ -146,7 +150,9 @@ def covariance_jacobian(at: Marginal, estimate: Estimate) -> np.ndarray:
 
 
 @threads.limited()
-def satterthwaite(problem: Problem, estimator: Estimator, estimate: Estimate, cov: np.ndarray) -> Satterthwaite:
+def satterthwaite(
+    problem: Problem, estimator: Estimator, estimate: Estimate, cov: np.ndarray
+) -> Satterthwaite:
     """Satterthwaite's method at a linear fit whose fixed effects have covariance ``cov`` (p, p)."""
     problem, estimate = inward(problem, estimate)
     known = variance_parameters(problem, estimator, estimate)

@@ -39,7 +39,9 @@ BLOCK = 10_000_000
 Array = np.ndarray
 
 
-def traces(cross: CrossProducts, T: list[Array], dG: list[Array], groups: tuple[str, ...]) -> tuple[Array, Array]:
+def traces(
+    cross: CrossProducts, T: list[Array], dG: list[Array], groups: tuple[str, ...]
+) -> tuple[Array, Array]:
     """tr(E_i Q E_j Q) (m, m) and tr(E_i Q) (m,) over the directions ``dG`` (m_t, k, k) of all terms in order.
 
     Parameters
@@ -69,13 +71,17 @@ def traces(cross: CrossProducts, T: list[Array], dG: list[Array], groups: tuple[
         E = np.eye(k)[:, :, None] - AW
         Y = [sum(_scaled(E[a, b], B[b]) for b in range(k)) for a in range(k)]
         other = np.concatenate([np.arange(stops[t], stops[t + 1]) for t in rest])
-        D, parts = _reduce(Y, C, dG[first], [T[t] for t in rest], [dG[t] for t in rest], cross, rest, groups)
+        D, parts = _reduce(
+            Y, C, dG[first], [T[t] for t in rest], [dG[t] for t in rest], cross, rest, groups
+        )
         products[own, own] += parts[0] - _within(dG[first], R, D) - _within(dG[first], D, R)
         products[own, other] = parts[1]
         products[other, own] = parts[1].T
         products[np.ix_(other, other)] = parts[2]
         single[other] = parts[3]
-    single[own] = np.einsum("iab,ba->i", dG[first], (R - D).sum(axis=-1) if rest else R.sum(axis=-1))
+    single[own] = np.einsum(
+        "iab,ba->i", dG[first], (R - D).sum(axis=-1) if rest else R.sum(axis=-1)
+    )
     return (products + products.T) / 2.0, single
 
 
@@ -98,7 +104,11 @@ def _rest(cross: CrossProducts, first: int, rest: list[int], W: Array) -> tuple[
         blocks = []
         for t in rest:
             pairs = cross.pairs[min(first, t), max(first, t)]
-            rows, cols, values = (pairs.rows, pairs.cols, pairs.blocks) if first < t else (pairs.cols, pairs.rows, pairs.blocks)
+            rows, cols, values = (
+                (pairs.rows, pairs.cols, pairs.blocks)
+                if first < t
+                else (pairs.cols, pairs.rows, pairs.blocks)
+            )
             own = values[a] if first < t else values[:, a]
             shape = (W.shape[-1], cross.diag[t].shape[-1])
             blocks += [sp.csr_array((own[b], (rows, cols)), shape=shape) for b in range(len(own))]
@@ -124,17 +134,33 @@ def _between(cross: CrossProducts, t: int, s: int, a: int) -> list[Any]:
     pairs = cross.pairs[min(t, s), max(t, s)]
     shape = (cross.diag[t].shape[-1], cross.diag[s].shape[-1])
     if t < s:
-        return [sp.csr_array((block, (pairs.rows, pairs.cols)), shape=shape) for block in pairs.blocks[a]]
-    return [sp.csr_array((block, (pairs.cols, pairs.rows)), shape=shape) for block in pairs.blocks[:, a]]
+        return [
+            sp.csr_array((block, (pairs.rows, pairs.cols)), shape=shape)
+            for block in pairs.blocks[a]
+        ]
+    return [
+        sp.csr_array((block, (pairs.cols, pairs.rows)), shape=shape) for block in pairs.blocks[:, a]
+    ]
 
 
 def _reduce(
-    Y: list[Any], C: Any, dG: Array, T: list[Array], rest_dG: list[Array], cross: CrossProducts, rest: list[int], groups: tuple[str, ...]
+    Y: list[Any],
+    C: Any,
+    dG: Array,
+    T: list[Array],
+    rest_dG: list[Array],
+    cross: CrossProducts,
+    rest: list[int],
+    groups: tuple[str, ...],
 ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
     """D (k, k, J), and the traces that involve the rest: (11), (1r), (rr), and tr(E_j Q_rr)."""
     k, J = len(Y), Y[0].shape[0]
     levels = [cross.diag[t].shape[-1] for t in rest]
-    root = sp.csr_array(sp.block_diag([sp.kron(own, sp.eye_array(n)) for own, n in zip(T, levels, strict=True)], format="csr"))
+    root = sp.csr_array(
+        sp.block_diag(
+            [sp.kron(own, sp.eye_array(n)) for own, n in zip(T, levels, strict=True)], format="csr"
+        )
+    )
     E = []
     at = 0
     for d, n in zip(rest_dG, levels, strict=True):
@@ -145,7 +171,9 @@ def _reduce(
     S_pairs = {(a, b): Y[a].T @ Y[b] for a in range(k) for b in range(k)}
     S = [sum(d[a, b] * S_pairs[a, b] for a in range(k) for b in range(k)) for d in dG]
     reach = sum(abs(own) for own in Y)
-    joined = sum((abs(e) for e in E), abs(C) + reach.T @ reach)  # S may join what C, with T zero, does not
+    joined = sum(
+        (abs(e) for e in E), abs(C) + reach.T @ reach
+    )  # S may join what C, with T zero, does not
     count, component = connected_components(joined, directed=False)
     sizes = np.bincount(component)
     if sizes.max() > LIMIT:
@@ -171,7 +199,9 @@ def _reduce(
             rows.append(np.broadcast_to(index[:, :, None], own.shape).ravel())
             cols.append(np.broadcast_to(index[:, None, :], own.shape).ravel())
             values.append(own.ravel())
-        K = sp.csr_array((np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), shape=C.shape)
+        K = sp.csr_array(
+            (np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), shape=C.shape
+        )
     D = np.empty((k, k, J))
     step = max(1, BLOCK // C.shape[0]) if count == 1 else J
     for start in range(0, J, step):
@@ -183,7 +213,9 @@ def _reduce(
     return D, (eleven, mixed, rr, single)
 
 
-def _stacks(matrices: list[Any], component: Array, sizes: Array) -> Iterator[tuple[Array, list[Array]]]:
+def _stacks(
+    matrices: list[Any], component: Array, sizes: Array
+) -> Iterator[tuple[Array, list[Array]]]:
     """Blocks of sparse matrices by component, all components of one size at a time: columns (N, s), and per matrix (N, s, s)."""
     order = np.argsort(component, kind="stable")
     start = np.cumsum(sizes) - sizes
@@ -199,12 +231,16 @@ def _stacks(matrices: list[Any], component: Array, sizes: Array) -> Iterator[tup
             which = number[component[matrix.row]]
             use = which >= 0
             out = np.zeros((len(chosen), s, s))
-            np.add.at(out, (which[use], place[matrix.row[use]], place[matrix.col[use]]), matrix.data[use])
+            np.add.at(
+                out, (which[use], place[matrix.row[use]], place[matrix.col[use]]), matrix.data[use]
+            )
             stacks.append(out)
         yield order[start[chosen][:, None] + np.arange(s)], stacks
 
 
-def _component(C: Array, root: Any, S: list[Array], E: list[Any]) -> tuple[tuple[Array, Array, Array, Array], Array]:
+def _component(
+    C: Array, root: Any, S: list[Array], E: list[Any]
+) -> tuple[tuple[Array, Array, Array, Array], Array]:
     """Traces within a component, or a stack of them, and K. Of a single component ``root`` and E are sparse."""
     s, turned = C.shape[-1], root.T if C.ndim == 2 else root.swapaxes(-1, -2)
     with threads.for_flops(10.0 * s**3 * (C.shape[0] if C.ndim == 3 else 1)):

@@ -57,18 +57,26 @@ class VarianceParameters:
 
 def check_linear(estimate: Estimate, what: str) -> None:
     """ArgumentError unless the estimate is that of a linear model by a likelihood."""
-    estimate.require_likelihood(f"{what}: a posterior has no asymptotic covariance of variance parameters; its draws show their spread.")
+    estimate.require_likelihood(
+        f"{what}: a posterior has no asymptotic covariance of variance parameters; its draws show their spread."
+    )
     if not estimate.distribution.linear:
-        raise ArgumentError(f"{what} is for linear models; this one has a {estimate.family.title} response.")
+        raise ArgumentError(
+            f"{what} is for linear models; this one has a {estimate.family.title} response."
+        )
 
 
-def covariance(problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate) -> np.ndarray:
+def covariance(
+    problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate
+) -> np.ndarray:
     """Asymptotic covariance (m + 1, m + 1) of (theta, log sigma); see :func:`variance_parameters`."""
     return variance_parameters(problem, estimator, estimate).cov
 
 
 @threads.limited()
-def variance_parameters(problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate) -> VarianceParameters:
+def variance_parameters(
+    problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate
+) -> VarianceParameters:
     """Hessian of the criterion in (theta, log sigma) at an estimate, and twice its inverse.
 
     Parameters
@@ -108,7 +116,9 @@ def variance_parameters(problem: Problem | GeneralizedProblem, estimator: Estima
     message = None
     if flat or negative:
         kind = " and ".join(
-            f"{count} {word} eigenvalue{'s' if count > 1 else ''}" for count, word in ((negative, "negative"), (flat, "zero")) if count
+            f"{count} {word} eigenvalue{'s' if count > 1 else ''}"
+            for count, word in ((negative, "negative"), (flat, "zero"))
+            if count
         )
         message = (
             f"The Hessian of the criterion in the variance parameters has {kind}: those directions are left out of their covariance "
@@ -117,7 +127,9 @@ def variance_parameters(problem: Problem | GeneralizedProblem, estimator: Estima
     return VarianceParameters(cov, H, message)
 
 
-def _inside(problem: Problem, estimator: Estimator, estimate: Estimate) -> tuple[Problem, Any, Estimate]:
+def _inside(
+    problem: Problem, estimator: Estimator, estimate: Estimate
+) -> tuple[Problem, Any, Estimate]:
     inner, own = inward(problem, estimate)
     return inner, estimator, own
 
@@ -128,7 +140,10 @@ def second_derivatives(problem: Problem, estimate: Estimate) -> np.ndarray:
     NaN where rounding leaves no criterion.
     """
     theta, sigma = np.asarray(estimate.theta, dtype=float), float(estimate.sigma)
-    at, apart = evaluator(problem, estimate.reml, sigma), evaluator(problem, estimate.reml, 2.0 * sigma)
+    at, apart = (
+        evaluator(problem, estimate.reml, sigma),
+        evaluator(problem, estimate.reml, 2.0 * sigma),
+    )
     here, there = at.in_theta(theta), apart.in_theta(theta)
     m = len(theta)
     H = np.full((m + 1, m + 1), np.nan)
@@ -145,9 +160,16 @@ def _in_theta(problem: Problem, estimate: Estimate, at: Evaluator, here: Point) 
     """Its part (m, m) in theta: by levels for one factor, else from the traces of Kenward and Roger's method, else by differences."""
     if len(problem.structures) == 1 or not at.comparable:
         return at.hessian(here)
-    dG = [directions(d, T) for d, T in zip(here.payload.frame.dT, here.payload.frame.T, strict=True)]
+    dG = [
+        directions(d, T) for d, T in zip(here.payload.frame.dT, here.payload.frame.T, strict=True)
+    ]
     try:
-        products, _ = traces(problem.cross, here.payload.frame.T, dG, tuple(size.group for size in problem.plan.terms))
+        products, _ = traces(
+            problem.cross,
+            here.payload.frame.T,
+            dG,
+            tuple(size.group for size in problem.plan.terms),
+        )
     except CapacityError:
         return hessian.by_differences(lambda theta: at.in_theta(theta).gradient, here.theta)
     known = marginal(problem, estimate)
@@ -160,7 +182,9 @@ def _in_theta(problem: Problem, estimate: Estimate, at: Evaluator, here: Point) 
 def moves_covariance(problem: Problem, estimate: Estimate) -> np.ndarray:
     """(m,) bool: whether a theta changes G = T T' to first order; it does not where a variance is zero."""
     moves = []
-    for structure, own, T in zip(problem.structures, problem.split(estimate.theta), estimate.factors, strict=True):
+    for structure, own, T in zip(
+        problem.structures, problem.split(estimate.theta), estimate.factors, strict=True
+    ):
         slope = structure.jacobian(own) @ T.T
         moves.append(np.abs(slope).max(axis=(1, 2)) > 0.0)
     return np.concatenate(moves)
@@ -173,4 +197,8 @@ def positive_inverse(H: np.ndarray) -> tuple[np.ndarray, int, int]:
     values, vectors = np.linalg.eigh(H / np.outer(scale, scale))
     use = values > POSITIVE
     basis = vectors[:, use] / scale[:, None]
-    return (basis / values[use]) @ basis.T, int(np.sum(np.abs(values) <= POSITIVE)), int(np.sum(values < -POSITIVE))
+    return (
+        (basis / values[use]) @ basis.T,
+        int(np.sum(np.abs(values) <= POSITIVE)),
+        int(np.sum(values < -POSITIVE)),
+    )

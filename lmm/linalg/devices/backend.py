@@ -119,7 +119,9 @@ def put(arrays: Any) -> Any:
     import jax
 
     with our_settings():
-        return jax.tree.map(lambda a: a if isinstance(a, jax.Array) else jax.device_put(np.asarray(a)), arrays)
+        return jax.tree.map(
+            lambda a: a if isinstance(a, jax.Array) else jax.device_put(np.asarray(a)), arrays
+        )
 
 
 @checked
@@ -147,11 +149,17 @@ def enable_compile_cache(path: str | os.PathLike[str] | None = None) -> Path:
     >>> path = lmm.enable_compile_cache(tempfile.mkdtemp())
     """
     global _cache_path
-    target = Path.home() / ".cache" / "lmm" / "xla" if path is None else Path(file_path(path, "enable_compile_cache: path"))
+    target = (
+        Path.home() / ".cache" / "lmm" / "xla"
+        if path is None
+        else Path(file_path(path, "enable_compile_cache: path"))
+    )
     try:
         target.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise ArgumentError(f"enable_compile_cache: path={str(target)!r} cannot be made a folder: {error.strerror or error}.") from error
+        raise ArgumentError(
+            f"enable_compile_cache: path={str(target)!r} cannot be made a folder: {error.strerror or error}."
+        ) from error
     if not os.access(target, os.W_OK):
         raise ArgumentError(f"enable_compile_cache: path={str(target)!r} cannot be written to.")
     _cache_path = target

@@ -79,7 +79,9 @@ def count_for(devices: int | None, q: int, worth: int | None = None) -> int:
     available = jax.devices()
     if devices is not None and devices > len(available):
         kind = available[0].platform
-        raise ArgumentError(f"devices={devices}, but JAX has {len(available)} of its default kind ({kind}).")
+        raise ArgumentError(
+            f"devices={devices}, but JAX has {len(available)} of its default kind ({kind})."
+        )
     return 1 << ((devices or len(available)).bit_length() - 1)
 
 
@@ -137,13 +139,19 @@ def factorize(mesh: Any, S: Array) -> ShardedFactor:
             rows, logdet = carry
             start = (i0 * at.size + owner) * at.block
             before = rows[i0:, :, : (i0 + 1) * at.size * at.block]
-            mine = _share(me == owner, jnp.where(jnp.arange(before.shape[2]) < start, before[0], 0.0))
+            mine = _share(
+                me == owner, jnp.where(jnp.arange(before.shape[2]) < start, before[0], 0.0)
+            )
             panel = _columns(at, rows[i0:], start) - jnp.einsum("iab,cb->iac", before, mine)
             corner = jnp.linalg.cholesky(_share(me == owner, panel[0]))
-            done = jax.scipy.linalg.solve_triangular(corner, panel.reshape(-1, at.block).T, lower=True).T.reshape(panel.shape)
+            done = jax.scipy.linalg.solve_triangular(
+                corner, panel.reshape(-1, at.block).T, lower=True
+            ).T.reshape(panel.shape)
             # the first block of this device is above the diagonal, on it, or below
             first = jnp.where(me == owner, corner, jnp.where(me < owner, 0.0, done[0]))
-            rows = jax.lax.dynamic_update_slice(rows, jnp.concatenate([first[None], done[1:]]), (i0, 0, start))
+            rows = jax.lax.dynamic_update_slice(
+                rows, jnp.concatenate([first[None], done[1:]]), (i0, 0, start)
+            )
             return rows, logdet + 2.0 * jnp.sum(jnp.log(jnp.diagonal(corner)))
 
         carry = (rows, jnp.zeros((), rows.dtype))
@@ -237,7 +245,10 @@ def inverse(mesh: Any, factor: ShardedFactor) -> Array:
 
         def back(i0: int, step: Array, X: Array) -> Array:
             owner = at.size - 1 - step
-            j, near = i0 * at.size + owner, i0 + 1  # the rows above a column's own block are known by symmetry
+            j, near = (
+                i0 * at.size + owner,
+                i0 + 1,
+            )  # the rows above a column's own block are known by symmetry
             corner, below = panel_at(i0, owner)
             known = jnp.einsum("iab,iacd->bcd", below, X[i0 * at.size :, :, :near])
             return X.at[j, :, :near].set(_triangular(corner, X[j, :, :near] - known, 1))
@@ -251,7 +262,9 @@ def inverse(mesh: Any, factor: ShardedFactor) -> Array:
             X = jax.lax.fori_loop(0, at.size, partial(back, i0), X)
         return X.transpose(2, 3, 0, 1).reshape(at.own, at.block, size)  # columns as rows
 
-    transposed = _gathered(at, _over(mesh, local, ("rows",), "rows")(factor.L))  # upper triangle of S^-1, which is symmetric
+    transposed = _gathered(
+        at, _over(mesh, local, ("rows",), "rows")(factor.L)
+    )  # upper triangle of S^-1, which is symmetric
     upper = jnp.triu(transposed)
     return shared(mesh, (upper + jnp.triu(upper, 1).T)[:q, :q])
 
@@ -309,7 +322,9 @@ def _flat(at: Cut, x: Array) -> Array:
 def _triangular(corner: Array, x: Array, trans: int) -> Array:
     import jax
 
-    return jax.scipy.linalg.solve_triangular(corner, x.reshape(x.shape[0], -1), lower=True, trans=trans).reshape(x.shape)
+    return jax.scipy.linalg.solve_triangular(
+        corner, x.reshape(x.shape[0], -1), lower=True, trans=trans
+    ).reshape(x.shape)
 
 
 def _row_numbers(at: Cut, me: Array) -> Array:
@@ -327,7 +342,11 @@ def _deal(at: Cut, S: Array) -> Array:
 
 def _gathered(at: Cut, rows: Array) -> Array:
     """The inverse of :func:`_deal`."""
-    return rows.reshape(at.size, at.own, at.block, -1).transpose(1, 0, 2, 3).reshape(at.blocks * at.block, -1)
+    return (
+        rows.reshape(at.size, at.own, at.block, -1)
+        .transpose(1, 0, 2, 3)
+        .reshape(at.blocks * at.block, -1)
+    )
 
 
 def _over(mesh: Any, function: Callable[..., Any], into: Any, out: Any) -> Callable[..., Any]:
@@ -338,6 +357,10 @@ def _over(mesh: Any, function: Callable[..., Any], into: Any, out: Any) -> Calla
     spec = {"rows": PartitionSpec(AXIS), "same": PartitionSpec()}
     out_specs = spec[out] if isinstance(out, str) else tuple(spec[o] for o in out)
     mapped: Callable[..., Any] = jax.shard_map(
-        function, mesh=mesh, in_specs=tuple(spec[i] for i in into), out_specs=out_specs, check_vma=False
+        function,
+        mesh=mesh,
+        in_specs=tuple(spec[i] for i in into),
+        out_specs=out_specs,
+        check_vma=False,
     )
     return mapped

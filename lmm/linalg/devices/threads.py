@@ -59,7 +59,11 @@ def _loaded() -> list[str]:
     """Paths of the OpenBLAS libraries of this process; beside NumPy and SciPy where the system does not list them."""
     maps = Path("/proc/self/maps")
     if maps.exists():
-        files = {line.split(maxsplit=5)[-1].strip() for line in maps.read_text().splitlines() if "openblas" in line}
+        files = {
+            line.split(maxsplit=5)[-1].strip()
+            for line in maps.read_text().splitlines()
+            if "openblas" in line
+        }
         return sorted(files)
     found: list[str] = []
     for package in (numpy, scipy):
@@ -80,7 +84,9 @@ def idle_cores() -> int:
     try:
         with open("/proc/loadavg") as file:
             running = int(file.read().split()[3].split("/")[0])
-        own = sum(_is_running(task) for task in os.listdir("/proc/self/task"))  # BLAS threads spin on after their work
+        own = sum(
+            _is_running(task) for task in os.listdir("/proc/self/task")
+        )  # BLAS threads spin on after their work
     except (OSError, ValueError, IndexError):
         return available
     return max(1, available - max(0, running - own))
@@ -108,15 +114,27 @@ def limited(count: int = 1) -> Iterator[None]:
         with _lock:
             if not entered:
                 return
-            for (put, _), count_before in zip(controls, _before if _depth == 1 else current, strict=False):
+            for (put, _), count_before in zip(
+                controls, _before if _depth == 1 else current, strict=False
+            ):
                 put(count_before)
-            _depth, _own.depth, _before, entered = _depth - 1, _own.depth - 1, _before if _depth > 1 else [], False
+            _depth, _own.depth, _before, entered = (
+                _depth - 1,
+                _own.depth - 1,
+                _before if _depth > 1 else [],
+                False,
+            )
 
     try:
         with _lock:
             current = [get() for _, get in controls]
             # one statement: an interrupt between _depth += 1 and the next would leave a count that nothing takes back
-            _depth, _own.depth, _before, entered = _depth + 1, getattr(_own, "depth", 0) + 1, _before or current, True
+            _depth, _own.depth, _before, entered = (
+                _depth + 1,
+                getattr(_own, "depth", 0) + 1,
+                _before or current,
+                True,
+            )
             for (put, _), most in zip(controls, _before, strict=True):
                 put(min(count, most))
         yield

@@ -64,35 +64,57 @@ class GatherProduct:
 
     def with_blocks(self, blocks: Array) -> GatherProduct:
         """Other values (k_row, k_col, m) on the same pattern, in the order first given; also inside ``jit``."""
-        return replace(self, row_values=_arrange(blocks, self.row.source), col_values=_arrange(blocks, self.col.source))
+        return replace(
+            self,
+            row_values=_arrange(blocks, self.row.source),
+            col_values=_arrange(blocks, self.col.source),
+        )
 
     def entry_products(self, a: int, b: int, c: int, d: int) -> GatherProduct:
         """The same pattern with one number per entry, B_ab B_cd of its block."""
         row, col = self.row_values, self.col_values
-        return replace(self, row_values=(row[a, b] * row[c, d])[None, None], col_values=(col[a, b] * col[c, d])[None, None])
+        return replace(
+            self,
+            row_values=(row[a, b] * row[c, d])[None, None],
+            col_values=(col[a, b] * col[c, d])[None, None],
+        )
 
 
-def make_gather_product(rows: np.ndarray, cols: np.ndarray, blocks: np.ndarray, J_row: int, J_col: int) -> GatherProduct:
+def make_gather_product(
+    rows: np.ndarray, cols: np.ndarray, blocks: np.ndarray, J_row: int, J_col: int
+) -> GatherProduct:
     """The product on JAX's default device, from entries sorted by row; :func:`lmm.linalg.sparse.sparse_product.make_product`."""
     _register()
     m = len(rows)
     by_col = counting_order(cols, J_col)
     row = make_rounds(np.bincount(rows, minlength=J_row), np.arange(m), np.asarray(cols))
     col = make_rounds(np.bincount(cols, minlength=J_col), by_col, np.asarray(rows)[by_col])
-    made: GatherProduct = backend.put(GatherProduct(row, col, _arrange_host(blocks, row.source), _arrange_host(blocks, col.source)))
+    made: GatherProduct = backend.put(
+        GatherProduct(
+            row, col, _arrange_host(blocks, row.source), _arrange_host(blocks, col.source)
+        )
+    )
     return made
 
 
 def counting_order(index: np.ndarray, size: int) -> np.ndarray:
     """``np.argsort(index, kind="stable")`` for whole numbers below ``size``, in one counting pass: SciPy's transposition."""
     m = len(index)
-    row = sp.csr_matrix((np.arange(m, dtype=np.int32), np.asarray(index, dtype=np.int32), np.array([0, m])), shape=(1, size))
+    row = sp.csr_matrix(
+        (np.arange(m, dtype=np.int32), np.asarray(index, dtype=np.int32), np.array([0, m])),
+        shape=(1, size),
+    )
     order: np.ndarray = row.tocsc().data
     return order
 
 
 def make_rounds(
-    count: np.ndarray, source: np.ndarray, index: np.ndarray, W: int = 0, sizes: list[int] | None = None, none: int | None = None
+    count: np.ndarray,
+    source: np.ndarray,
+    index: np.ndarray,
+    W: int = 0,
+    sizes: list[int] | None = None,
+    none: int | None = None,
 ) -> Rounds:
     """The plan for rows with ``count`` (J,) entries each, whose entries follow each other in ``source`` and ``index`` (m,).
 
@@ -188,8 +210,13 @@ def shared_rounds(index: np.ndarray, size: int) -> Rounds:
     W = _width(np.concatenate(counts))
     each = [_sizes(count, W) for count in counts]
     deepest = max(map(len, each))
-    sizes = [backend.bucket(max(s[i] if i < len(s) else 0 for s in each) + 1) for i in range(deepest)]
-    made = [make_rounds(count, rows, rows, W, sizes, none=m) for count, rows in zip(counts, own, strict=True)]
+    sizes = [
+        backend.bucket(max(s[i] if i < len(s) else 0 for s in each) + 1) for i in range(deepest)
+    ]
+    made = [
+        make_rounds(count, rows, rows, W, sizes, none=m)
+        for count, rows in zip(counts, own, strict=True)
+    ]
     picks = tuple(np.stack([r.picks[i] for r in made]) for i in range(deepest))
     return Rounds(picks, np.stack([r.source for r in made]), np.stack([r.total for r in made]))
 
@@ -208,11 +235,15 @@ def _arrange(blocks: Array, source: Array) -> Array:
 
     with backend.our_settings():
         zero = jnp.zeros((*blocks.shape[:2], 1), dtype=float)
-        return jnp.take(jnp.concatenate([jnp.asarray(blocks), zero], axis=2), source, axis=2, mode="clip")
+        return jnp.take(
+            jnp.concatenate([jnp.asarray(blocks), zero], axis=2), source, axis=2, mode="clip"
+        )
 
 
 def _arrange_host(blocks: np.ndarray, source: np.ndarray) -> np.ndarray:
-    return np.take(np.concatenate([blocks, np.zeros((*blocks.shape[:2], 1))], axis=2), source, axis=2)
+    return np.take(
+        np.concatenate([blocks, np.zeros((*blocks.shape[:2], 1))], axis=2), source, axis=2
+    )
 
 
 _registered = False

@@ -75,7 +75,9 @@ class CsrProduct:
     flipped: bool
     order: np.ndarray
     chunks: tuple[tuple[Block, ...], ...]
-    kept: dict[tuple[int, int, int], tuple[Any, Any]] = field(default_factory=dict, repr=False, compare=False)
+    kept: dict[tuple[int, int, int], tuple[Any, Any]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def __getstate__(self) -> dict[str, Any]:
         """What is kept to save time is left behind."""
@@ -101,14 +103,21 @@ class CsrProduct:
     def with_blocks(self, blocks: np.ndarray) -> CsrProduct:
         """Other blocks (k_row, k_col, nnz), of this size or another, on the same pattern, in the order first given."""
         own = np.swapaxes(blocks, 0, 1) if self.flipped else np.asarray(blocks)
-        chunks = tuple(tuple(block._replace(values=_take(own, block.source)) for block in chunk) for chunk in self.chunks)
+        chunks = tuple(
+            tuple(block._replace(values=_take(own, block.source)) for block in chunk)
+            for chunk in self.chunks
+        )
         return replace(self, k_row=blocks.shape[0], k_col=blocks.shape[1], chunks=chunks, kept={})
 
     def entry_products(self, a: int, b: int, c: int, d: int) -> CsrProduct:
         """The same pattern with one number per entry, B_ab B_cd of its block."""
         one, other = ((b, a), (d, c)) if self.flipped else ((a, b), (c, d))
         chunks = tuple(
-            tuple(block._replace(values=(block.values[one] * block.values[other])[None, None]) for block in c) for c in self.chunks
+            tuple(
+                block._replace(values=(block.values[one] * block.values[other])[None, None])
+                for block in c
+            )
+            for c in self.chunks
         )
         return replace(self, k_row=1, k_col=1, chunks=chunks, kept={})
 
@@ -175,7 +184,14 @@ class CsrProduct:
 Product = CsrProduct | GatherProduct
 
 
-def make_product(rows: np.ndarray, cols: np.ndarray, blocks: np.ndarray, J_row: int, J_col: int, backend: str = "numpy") -> Product:
+def make_product(
+    rows: np.ndarray,
+    cols: np.ndarray,
+    blocks: np.ndarray,
+    J_row: int,
+    J_col: int,
+    backend: str = "numpy",
+) -> Product:
     """The product for a matrix given by its entries.
 
     Parameters
@@ -203,7 +219,9 @@ def make_product(rows: np.ndarray, cols: np.ndarray, blocks: np.ndarray, J_row: 
     inner: np.ndarray = np.asarray(cols, dtype=np.int32)
     if flipped:
         # a counting sort: SciPy's transposition carries each entry's place along
-        moved = sp.csr_matrix((np.arange(m, dtype=np.int32), inner, indptr), shape=(J_row, J_col)).tocsc()
+        moved = sp.csr_matrix(
+            (np.arange(m, dtype=np.int32), inner, indptr), shape=(J_row, J_col)
+        ).tocsc()
         source, inner, indptr = moved.data, moved.indices, moved.indptr
         blocks = np.swapaxes(blocks, 0, 1)
     J_inner = J_row if flipped else J_col
@@ -213,7 +231,9 @@ def make_product(rows: np.ndarray, cols: np.ndarray, blocks: np.ndarray, J_row: 
     place[order] = np.arange(J_inner, dtype=np.int32)
     edges = _tiles(J_inner)
     chunks = tuple(
-        tuple(_cut(indptr, inner, source, blocks, place, first, last, edges)) for first, last in pairwise(_cuts(indptr)) if last > first
+        tuple(_cut(indptr, inner, source, blocks, place, first, last, edges))
+        for first, last in pairwise(_cuts(indptr))
+        if last > first
     )
     return CsrProduct(k_row, k_col, J_row, J_col, m, flipped, order, chunks)
 
@@ -251,12 +271,29 @@ def _cut(
     row = np.repeat(np.arange(last - first), np.diff(indptr[first : last + 1]))
     out = []
     for left, right in pairwise(edges):
-        own = np.flatnonzero((column >= left) & (column < right)) if len(edges) > 2 else np.arange(end - begin)
+        own = (
+            np.flatnonzero((column >= left) & (column < right))
+            if len(edges) > 2
+            else np.arange(end - begin)
+        )
         if not len(own):
             continue
-        starts = np.concatenate([[0], np.cumsum(np.bincount(row[own], minlength=last - first))]).astype(np.int32)
+        starts = np.concatenate(
+            [[0], np.cumsum(np.bincount(row[own], minlength=last - first))]
+        ).astype(np.int32)
         origin = (own + begin).astype(np.int32) if source is None else source[own + begin]
-        out.append(Block(first, last, left, right, starts, column[own] - np.int32(left), origin, _take(blocks, origin)))
+        out.append(
+            Block(
+                first,
+                last,
+                left,
+                right,
+                starts,
+                column[own] - np.int32(left),
+                origin,
+                _take(blocks, origin),
+            )
+        )
     return out
 
 

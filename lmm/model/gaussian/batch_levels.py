@@ -87,10 +87,17 @@ def levels(data: Levels, T: np.ndarray, dT: np.ndarray, reml: bool, order: int) 
     weight = ratio if order == 1 else 2.0 * ratio
     if p:
         through = against(X, (E[:, None] * e[None, :, None]).reshape(k * k, k, J, R))  # X'E_a e_b
-        onto = np.einsum("pqr,iqr->ipr", head.root, np.einsum("iabr,abpr->ipr", dG, through.reshape(k, k, p, R)))
+        onto = np.einsum(
+            "pqr,iqr->ipr", head.root, np.einsum("iabr,abpr->ipr", dG, through.reshape(k, k, p, R))
+        )
         H -= weight * np.einsum("ipr,lpr->ilr", onto, onto)
     if order == 2 and reml and p:
-        between = np.stack([pairs.quadratic(_crossed(E, int(a), int(c), row, column)) for a, c in zip(row, column, strict=True)])
+        between = np.stack(
+            [
+                pairs.quadratic(_crossed(E, int(a), int(c), row, column))
+                for a, c in zip(row, column, strict=True)
+            ]
+        )
         Mi = np.einsum("isr,spqr->ipqr", dG[:, row, column], between)
         Mi = np.einsum("ipbr,apr->iabr", np.einsum("ipqr,bqr->ipbr", Mi, head.root), head.root)
         H -= np.einsum("ipqr,lpqr->ilr", Mi, Mi)
@@ -104,7 +111,9 @@ def _dots(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray(np.einsum("kjr,kjr->r", np.broadcast_to(a, b.shape), b))
 
 
-def _inverse_factor(M: np.ndarray, place: np.ndarray, T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _inverse_factor(
+    M: np.ndarray, place: np.ndarray, T: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """L^-1 T' (k, k, J, R) of symmetric M = L L', given as its upper triangle, and the sum over levels of log|M| (R,)."""
     k = len(T)
     L: dict[tuple[int, int], np.ndarray] = {}
@@ -153,7 +162,9 @@ def _apply(S: np.ndarray, v: np.ndarray, place: np.ndarray) -> np.ndarray:
     return out
 
 
-def _sandwiched(E: np.ndarray, S: np.ndarray, row: np.ndarray, column: np.ndarray, place: np.ndarray) -> np.ndarray:
+def _sandwiched(
+    E: np.ndarray, S: np.ndarray, row: np.ndarray, column: np.ndarray, place: np.ndarray
+) -> np.ndarray:
     """The upper triangle of E_j S_j E_j' (s, J, R), S symmetric."""
     k = len(E)
     half = np.stack([_apply(S, E[a], place) for a in range(k)])  # row a of E S, S being symmetric
@@ -187,24 +198,34 @@ class Pairs:
         if shared == 1 and X.size * p * k <= PRODUCTS:
             x = X[..., 0]
             first = x[self.left][:, self.row] * x[self.right][:, self.column]
-            self.products = first + x[self.left][:, self.column] * x[self.right][:, self.row]  # (p (p + 1) / 2, s, J)
+            self.products = (
+                first + x[self.left][:, self.column] * x[self.right][:, self.row]
+            )  # (p (p + 1) / 2, s, J)
 
     def quadratic(self, W: np.ndarray) -> np.ndarray:
         """sum_j X_pj' W_j X_qj (p, p, R) of symmetric W given as upper triangles (s, J, R)."""
         p, R = self.p, W.shape[-1]
         if self.products is None:
-            WX = np.stack([small.apply(W[places(self.k)], x[None])[0] for x in self.X]) if p else np.zeros((0, self.k, self.J, R))
+            WX = (
+                np.stack([small.apply(W[places(self.k)], x[None])[0] for x in self.X])
+                if p
+                else np.zeros((0, self.k, self.J, R))
+            )
             return np.swapaxes(against(self.X, WX), 0, 1)
         once = np.where(self.row == self.column, 0.5, 1.0)[:, None] * self.products
         out = np.empty((p, p, R))
-        out[self.left, self.right] = out[self.right, self.left] = once.reshape(len(self.left), len(self.row) * self.J) @ W.reshape(-1, R)
+        out[self.left, self.right] = out[self.right, self.left] = once.reshape(
+            len(self.left), len(self.row) * self.J
+        ) @ W.reshape(-1, R)
         return out
 
     def spread(self, cov: np.ndarray) -> np.ndarray:
         """The upper triangle of X_j'C X_j (s, J, R) of C (p, p, R)."""
         if self.products is None:
             X = np.broadcast_to(self.X, (*self.X.shape[:-1], cov.shape[-1]))
-            return np.einsum("pajr,pbjr->abjr", np.einsum("pqr,qajr->pajr", cov, X), X)[self.row, self.column]
+            return np.einsum("pajr,pbjr->abjr", np.einsum("pqr,qajr->pajr", cov, X), X)[
+                self.row, self.column
+            ]
         once = np.where(self.left == self.right, 0.5, 1.0)[:, None, None] * self.products
         flat = once.reshape(len(self.left), len(self.row) * self.J).T @ cov[self.left, self.right]
         return np.asarray(flat).reshape(len(self.row), self.J, cov.shape[-1])
@@ -218,12 +239,16 @@ def sandwich(A: np.ndarray, T: np.ndarray) -> np.ndarray:
         products = (T[:, None, row] * T[None, :, column]).reshape(k * k, -1)  # T_ca T_db by (c, d)
         out = (A.reshape(k * k, J).T @ products).reshape(J, len(row), T.shape[-1]).swapaxes(0, 1)
     else:
-        out = _packed_product(small.transpose_multiply(T[:, :, None], A), T[:, :, None], row, column)
+        out = _packed_product(
+            small.transpose_multiply(T[:, :, None], A), T[:, :, None], row, column
+        )
     out[row == column] += 1.0
     return out
 
 
-def _packed_product(A: np.ndarray, B: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+def _packed_product(
+    A: np.ndarray, B: np.ndarray, row: np.ndarray, column: np.ndarray
+) -> np.ndarray:
     """The upper triangle of symmetric A_j B_j, (k (k + 1) / 2, J, R)."""
     out = A[row, 0] * B[0, column]
     for i in range(1, A.shape[1]):

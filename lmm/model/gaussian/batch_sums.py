@@ -76,14 +76,22 @@ def responses(rows: Rows, Y: np.ndarray, degrees: float) -> tuple[Levels | Stack
         part = slice(first, first + width)
         y, beta0[:, part] = rows.residuals(Y[:, part])
         square = rows.squares(y)
-        gram[p, p, part] = np.where(square > PERFECT * rows.squares(np.asarray(Y[:, part])), square, np.nan)
+        gram[p, p, part] = np.where(
+            square > PERFECT * rows.squares(np.asarray(Y[:, part])), square, np.nan
+        )
         for own, ZW in zip(sums, rows.ZW, strict=True):
             own[:, part] = ZW @ y
     N = np.full(R, float(degrees))
     fixed = [columns[:p] for columns in problem.collect(problem.data.rhs)]
     if len(sums) == 1:
         size = problem.plan.terms[0]
-        data = Levels(problem.cross.diag[0][..., None], fixed[0][..., None], sums[0].reshape(size.k, size.J, R), gram, N)
+        data = Levels(
+            problem.cross.diag[0][..., None],
+            fixed[0][..., None],
+            sums[0].reshape(size.k, size.J, R),
+            gram,
+            N,
+        )
         return data, beta0.T
     rhs = np.empty((R, p + 1, sum(len(own) for own in sums)))
     rhs[:, :p] = np.concatenate([f.reshape(p, f.shape[1] * f.shape[2]) for f in fixed], axis=1)
@@ -127,7 +135,9 @@ def observed(rows: Rows, Y: np.ndarray, p_reml: int) -> tuple[Levels, np.ndarray
     X = np.empty((p, k, J, R))
     for a in range(k):
         for b in range(a + 1):
-            A[a, b] = A[b, a] = term.by_level(term.values[:, a] * term.values[:, b] * weights) @ here
+            A[a, b] = A[b, a] = (
+                term.by_level(term.values[:, a] * term.values[:, b] * weights) @ here
+            )
         for c in range(p):
             X[c, a] = term.by_level(term.values[:, a] * QW[:, c]) @ here
     sums = (rows.ZW[0] @ y).reshape(k, J, R)
@@ -138,14 +148,20 @@ def observed(rows: Rows, Y: np.ndarray, p_reml: int) -> tuple[Levels, np.ndarray
 
 def orthonormal_rows(problem: Problem, design: Design) -> np.ndarray:
     """(n, p), the orthonormal fixed columns."""
-    return solve_triangular(problem.R, design.X.T, trans="T").T if problem.p else np.zeros((design.n, 0))
+    return (
+        solve_triangular(problem.R, design.X.T, trans="T").T
+        if problem.p
+        else np.zeros((design.n, 0))
+    )
 
 
 def _sizes(problem: Problem) -> tuple[tuple[int, int], ...]:
     return tuple((size.k, size.J) for size in problem.plan.terms)
 
 
-def without(problem: Problem, design: Design, rows: Sequence[np.ndarray], p_reml: int) -> tuple[Levels | Stacked, np.ndarray]:
+def without(
+    problem: Problem, design: Design, rows: Sequence[np.ndarray], p_reml: int
+) -> tuple[Levels | Stacked, np.ndarray]:
     """Sums of the problems that leave out ``rows[i]``, and sum log w of each; ``p_reml`` is taken from their numbers of rows."""
     R, p = len(rows), problem.p
     own = problem.collect(problem.data.rhs)
@@ -158,7 +174,11 @@ def without(problem: Problem, design: Design, rows: Sequence[np.ndarray], p_reml
     stops = np.cumsum([0] + [k * J for k, J in sizes])
     if several:
         A = np.repeat(dense_matrix(problem.cross)[None], R, axis=0)
-        rhs = np.repeat(np.concatenate([c.reshape(p + 1, c.shape[1] * c.shape[2]) for c in own], axis=1)[None], R, axis=0)
+        rhs = np.repeat(
+            np.concatenate([c.reshape(p + 1, c.shape[1] * c.shape[2]) for c in own], axis=1)[None],
+            R,
+            axis=0,
+        )
     else:
         A = np.repeat(problem.cross.diag[0][..., None], R, axis=3)
         rhs = np.repeat(own[0][..., None], R, axis=3)
@@ -171,23 +191,43 @@ def without(problem: Problem, design: Design, rows: Sequence[np.ndarray], p_reml
         logs[r] = problem.sum_log_weights - np.log(w).sum()
         if several:
             columns = np.concatenate(
-                [stop + np.arange(k) * J + term.codes[which, None] for stop, (k, J), term in zip(stops, sizes, design.terms, strict=False)],
+                [
+                    stop + np.arange(k) * J + term.codes[which, None]
+                    for stop, (k, J), term in zip(stops, sizes, design.terms, strict=False)
+                ],
                 axis=1,
             )
             values = np.concatenate([term.values[which] for term in design.terms], axis=1)
-            np.subtract.at(A[r], (columns[:, :, None], columns[:, None]), values[:, :, None] * (values * w[:, None])[:, None])
+            np.subtract.at(
+                A[r],
+                (columns[:, :, None], columns[:, None]),
+                values[:, :, None] * (values * w[:, None])[:, None],
+            )
             np.subtract.at(rhs[r].T, columns, values[:, :, None] * weighted[:, None])
         else:
             codes, values = design.terms[0].codes[which], design.terms[0].values[which]
-            np.subtract.at(A[..., r].transpose(2, 0, 1), codes, values[:, :, None] * (values * w[:, None])[:, None])
-            np.subtract.at(rhs[..., r].transpose(2, 1, 0), codes, values[:, :, None] * weighted[:, None])
+            np.subtract.at(
+                A[..., r].transpose(2, 0, 1),
+                codes,
+                values[:, :, None] * (values * w[:, None])[:, None],
+            )
+            np.subtract.at(
+                rhs[..., r].transpose(2, 1, 0), codes, values[:, :, None] * weighted[:, None]
+            )
     _clear(problem, design, rows, A, rhs, stops)
     if several:
         return Stacked(sizes, A, rhs, gram, degrees), logs
     return Levels(A, rhs[:p], rhs[p], gram, degrees), logs
 
 
-def _clear(problem: Problem, design: Design, rows: Sequence[np.ndarray], A: np.ndarray, rhs: np.ndarray, stops: np.ndarray) -> None:
+def _clear(
+    problem: Problem,
+    design: Design,
+    rows: Sequence[np.ndarray],
+    A: np.ndarray,
+    rhs: np.ndarray,
+    stops: np.ndarray,
+) -> None:
     """Exact zeros for levels that have lost all of their rows, where differences leave rounding errors."""
     for t, term in enumerate(design.terms):
         count = term.counts()
@@ -203,7 +243,9 @@ def _clear(problem: Problem, design: Design, rows: Sequence[np.ndarray], A: np.n
                 A[r, places], A[r, :, places], rhs[r][:, places] = 0.0, 0.0, 0.0
 
 
-def drawn(problem: Problem, design: Design, levels: np.ndarray, p_reml: int) -> tuple[Levels, np.ndarray]:
+def drawn(
+    problem: Problem, design: Design, levels: np.ndarray, p_reml: int
+) -> tuple[Levels, np.ndarray]:
     """Sums of problems whose J levels of the one factor are those of ``levels`` (R, J), each with its rows, and sum log w of each."""
     term = design.terms[0]
     p = problem.p

@@ -43,7 +43,9 @@ class Levels:
 
     def take(self, which: np.ndarray) -> Levels:
         """Some of the problems."""
-        return Levels(*(part(array, which) for array in (self.A, self.X, self.y, self.gram, self.degrees)))
+        return Levels(
+            *(part(array, which) for array in (self.A, self.X, self.y, self.gram, self.degrees))
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +70,13 @@ class Stacked:
     def take(self, which: np.ndarray) -> Stacked:
         """Some of the problems."""
         A = self.A if len(self.A) == 1 else self.A[which]
-        return replace(self, A=A, rhs=self.rhs[which], gram=part(self.gram, which), degrees=part(self.degrees, which))
+        return replace(
+            self,
+            A=A,
+            rhs=self.rhs[which],
+            gram=part(self.gram, which),
+            degrees=part(self.degrees, which),
+        )
 
 
 def part(array: np.ndarray, which: np.ndarray) -> np.ndarray:

@@ -47,8 +47,15 @@ class CrossProducts:
         """The cross-products of the columns H'z, H (k, k) per term."""
         pairs = {}
         for (t, s), old in self.pairs.items():
-            pairs[t, s] = Pairs(old.rows, old.cols, np.einsum("abm,ac,bd->cdm", old.blocks, H[t], H[s], optimize=True))
-        diag = tuple(np.einsum("abj,ac,bd->cdj", A, h, h, optimize=True) for A, h in zip(self.diag, H, strict=True))
+            pairs[t, s] = Pairs(
+                old.rows,
+                old.cols,
+                np.einsum("abm,ac,bd->cdm", old.blocks, H[t], H[s], optimize=True),
+            )
+        diag = tuple(
+            np.einsum("abj,ac,bd->cdj", A, h, h, optimize=True)
+            for A, h in zip(self.diag, H, strict=True)
+        )
         rhs = tuple(np.einsum("paj,ac->pcj", own, h) for own, h in zip(self.rhs, H, strict=True))
         return replace(self, diag=diag, rhs=rhs, pairs=pairs)
 
@@ -58,7 +65,10 @@ class CrossProducts:
         for key, mine in self.pairs.items():
             theirs = other.pairs[key]
             J = (self.diag[key[0]].shape[-1], self.diag[key[1]].shape[-1])
-            rows, cols = np.concatenate([mine.rows, theirs.rows]), np.concatenate([mine.cols, theirs.cols])
+            rows, cols = (
+                np.concatenate([mine.rows, theirs.rows]),
+                np.concatenate([mine.cols, theirs.cols]),
+            )
             blocks = np.concatenate([mine.blocks, theirs.blocks], axis=-1)
             pairs[key] = _sum_pairs(rows, cols, [list(line) for line in blocks], J)
         return CrossProducts(
@@ -72,7 +82,9 @@ class CrossProducts:
 
 
 def cross_products(
-    terms: Sequence[RandomTerm], XY: np.ndarray | tuple[np.ndarray, np.ndarray], weights: np.ndarray | None
+    terms: Sequence[RandomTerm],
+    XY: np.ndarray | tuple[np.ndarray, np.ndarray],
+    weights: np.ndarray | None,
 ) -> CrossProducts:
     """Build the sums from rows: terms' codes and values, [X y] (n, p + 1), or X and y apart, weights (n,) or None.
 
@@ -85,7 +97,9 @@ def cross_products(
     step = max(ROWS, 4 * max((term.J for term in terms), default=0))
     for first in range(0, n, step):
         rows = slice(first, first + step)
-        part = np.column_stack([column[rows] for column in XY]) if isinstance(XY, tuple) else XY[rows]
+        part = (
+            np.column_stack([column[rows] for column in XY]) if isinstance(XY, tuple) else XY[rows]
+        )
         part = np.asfortranarray(part)
         if first == 0:
             shared = [_shared(z, XY) for z in columns]
@@ -101,10 +115,14 @@ def cross_products(
     for t in range(count):
         for s in range(t + 1, count):
             blocks = [[product(a, b, weights) for b in columns[s]] for a in columns[t]]
-            pairs[t, s] = _sum_pairs(terms[t].codes, terms[s].codes, blocks, (terms[t].J, terms[s].J))
+            pairs[t, s] = _sum_pairs(
+                terms[t].codes, terms[s].codes, blocks, (terms[t].J, terms[s].J)
+            )
     gram = sums[-1]
     log_weights = 0.0 if weights is None else float(np.log(weights).sum())
-    return CrossProducts(tuple(sums[:count]), tuple(sums[count:-1]), pairs, (gram + gram.T) / 2, n, log_weights)
+    return CrossProducts(
+        tuple(sums[:count]), tuple(sums[count:-1]), pairs, (gram + gram.T) / 2, n, log_weights
+    )
 
 
 def _sums(
@@ -126,16 +144,23 @@ def _sums(
     return [*diag, *rhs, XY.T @ (XY if w is None else XY * w[:, None])]
 
 
-def right_hand_sides(terms: Sequence[RandomTerm], Y: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, ...]:
+def right_hand_sides(
+    terms: Sequence[RandomTerm], Y: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, ...]:
     """Z_t'WY per term, (r, k, J), for other columns Y (n, r) than those of the first pass."""
-    return tuple(_right_hand_sides(term.value_columns(), term.codes.astype(np.intp), term.J, Y, weights) for term in terms)
+    return tuple(
+        _right_hand_sides(term.value_columns(), term.codes.astype(np.intp), term.J, Y, weights)
+        for term in terms
+    )
 
 
 def _count(code: np.ndarray, values: np.ndarray | None, J: int) -> np.ndarray:
     return np.bincount(code, weights=values, minlength=J).astype(float, copy=False)
 
 
-def _diagonal(z: list[np.ndarray | None], code: np.ndarray, J: int, weights: np.ndarray | None) -> np.ndarray:
+def _diagonal(
+    z: list[np.ndarray | None], code: np.ndarray, J: int, weights: np.ndarray | None
+) -> np.ndarray:
     out = np.empty((len(z), len(z), J))
     for a in range(len(z)):
         for b in range(a + 1):
@@ -156,11 +181,16 @@ def _right_hand_sides(
     n, r = XY.shape
     out = np.empty((r, len(z), J))
     shared = shared or {}
-    if r - len(shared) > 4:  # one sorted pass over all columns: the sums as a sparse matrix times a dense one
+    if (
+        r - len(shared) > 4
+    ):  # one sorted pass over all columns: the sums as a sparse matrix times a dense one
         order = sp.csr_matrix((np.arange(n), code, np.arange(n + 1)), shape=(n, J)).tocsc()
         for a, column in enumerate(z):
             data = product(column, weights)
-            indicator = sp.csr_matrix((np.ones(n) if data is None else data[order.data], order.indices, order.indptr), shape=(J, n))
+            indicator = sp.csr_matrix(
+                (np.ones(n) if data is None else data[order.data], order.indices, order.indptr),
+                shape=(J, n),
+            )
             out[:, a] = (indicator @ XY).T
         return out
     for c in range(r):
@@ -173,7 +203,9 @@ def _right_hand_sides(
     return out
 
 
-def _shared(z: list[np.ndarray | None], XY: np.ndarray | tuple[np.ndarray, np.ndarray]) -> dict[int, int]:
+def _shared(
+    z: list[np.ndarray | None], XY: np.ndarray | tuple[np.ndarray, np.ndarray]
+) -> dict[int, int]:
     """Columns of [X y] that are also columns of Z: a random slope is usually a fixed one too."""
     X = XY[0] if isinstance(XY, tuple) else XY
     found = {}
@@ -182,13 +214,17 @@ def _shared(z: list[np.ndarray | None], XY: np.ndarray | tuple[np.ndarray, np.nd
         for a, own in enumerate(z):
             other = 1.0 if own is None else own
             head = 1.0 if own is None else own[:64]
-            if np.array_equal(column[:64], np.broadcast_to(head, column[:64].shape)) and np.all(column == other):
+            if np.array_equal(column[:64], np.broadcast_to(head, column[:64].shape)) and np.all(
+                column == other
+            ):
                 found[c] = a
                 break
     return found
 
 
-def _sorted_pairs(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int], ordered: bool) -> tuple[np.ndarray, np.ndarray | None]:
+def _sorted_pairs(
+    rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int], ordered: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
     """row * J + col in increasing order (n,), and, if ``ordered``, the order that makes it so.
 
     One sort of whole numbers, with the row's place in the low bits where the order is wanted and they are free.
@@ -212,7 +248,12 @@ def _sorted_pairs(rows: np.ndarray, cols: np.ndarray, shape: tuple[int, int], or
     return key, order
 
 
-def _sum_pairs(rows: np.ndarray, cols: np.ndarray, blocks: list[list[np.ndarray | None]], shape: tuple[int, int]) -> Pairs:
+def _sum_pairs(
+    rows: np.ndarray,
+    cols: np.ndarray,
+    blocks: list[list[np.ndarray | None]],
+    shape: tuple[int, int],
+) -> Pairs:
     """Sum rows' products by pair of levels; None stands for ones, whose sum is a count."""
     ordered = any(product is not None for line in blocks for product in line)
     key, order = _sorted_pairs(rows, cols, shape, ordered)

@@ -11,7 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lmm.model.gaussian.batched import Head, Stacked, Values, chain, directions, objective, profile, second_derivatives
+from lmm.model.gaussian.batched import (
+    Head,
+    Stacked,
+    Values,
+    chain,
+    directions,
+    objective,
+    profile,
+    second_derivatives,
+)
 
 
 class Eliminated(NamedTuple):
@@ -51,7 +60,9 @@ def eliminate(data: Stacked, T: list[np.ndarray]) -> Eliminated:
     return Eliminated(logdet, head, AL, inverse, rP, modes)
 
 
-def contractions(data: Stacked, at: Eliminated, dG: list[np.ndarray], reml: bool, exact: bool) -> Contractions:
+def contractions(
+    data: Stacked, at: Eliminated, dG: list[np.ndarray], reml: bool, exact: bool
+) -> Contractions:
     """What derivatives are made of, along dG (m_t, k, k, R) per term; the trace where second derivatives are ``exact``."""
     R, q = at.AL.shape[:2]
     AP = at.AL @ at.inverse
@@ -80,7 +91,9 @@ def contractions(data: Stacked, at: Eliminated, dG: list[np.ndarray], reml: bool
     return Contractions(sums, squares, np.moveaxis(quad, 0, -1), rho.T, trace)
 
 
-def stacked(data: Stacked, T: list[np.ndarray], dT: list[np.ndarray], reml: bool, order: int) -> Values:
+def stacked(
+    data: Stacked, T: list[np.ndarray], dT: list[np.ndarray], reml: bool, order: int
+) -> Values:
     """Several factors: T (k, k, R) per term of each problem, dT (m_t, k, k) per term of all.
 
     ``order`` 0 gives the criterion alone (derivatives and D are NaN), 1 the gradient and the average information, 2 the exact second
@@ -92,7 +105,15 @@ def stacked(data: Stacked, T: list[np.ndarray], dT: list[np.ndarray], reml: bool
     cov = np.einsum("abr,acr->bcr", head.root, head.root)
     if order == 0:
         nothing = np.full((m, len(value)), np.nan), np.full((m, m, len(value)), np.nan)
-        return Values(value, *nothing, head.beta, cov, head.r2, tuple(np.full_like(t, np.nan) for t in T), tuple(at.modes))
+        return Values(
+            value,
+            *nothing,
+            head.beta,
+            cov,
+            head.r2,
+            tuple(np.full_like(t, np.nan) for t in T),
+            tuple(at.modes),
+        )
     dG = [directions(t, d) for t, d in zip(T, dT, strict=True)]
     parts = contractions(data, at, dG, reml, order == 2)
     D, gradients = [], []
@@ -104,7 +125,16 @@ def stacked(data: Stacked, T: list[np.ndarray], dT: list[np.ndarray], reml: bool
         gradients.append(gradient)
         span = slice(first, first := first + len(d))
         hessian[span, span] += curvature
-    return Values(value, np.concatenate(gradients), hessian, head.beta, cov, head.r2, tuple(D), tuple(at.modes))
+    return Values(
+        value,
+        np.concatenate(gradients),
+        hessian,
+        head.beta,
+        cov,
+        head.r2,
+        tuple(D),
+        tuple(at.modes),
+    )
 
 
 def _spans(sizes: tuple[tuple[int, int], ...]) -> list[slice]:
@@ -153,8 +183,15 @@ def _trace(Q: np.ndarray, sizes: tuple[tuple[int, int], ...], dG: list[np.ndarra
     out = np.empty((stops[-1], stops[-1], R))
     for t, (k, J) in enumerate(sizes):
         for s, (l, K) in enumerate(sizes[: t + 1]):
-            block = Q[:, spans[t], spans[s]].reshape(R, k, J, l, K).transpose(0, 1, 3, 2, 4).reshape(R, k * l, J * K)
-            P = (block @ np.swapaxes(block, 1, 2)).reshape(R, k, l, k, l)  # [b, c, a, d] = sum Q[b j, c i] Q[a j, d i]
+            block = (
+                Q[:, spans[t], spans[s]]
+                .reshape(R, k, J, l, K)
+                .transpose(0, 1, 3, 2, 4)
+                .reshape(R, k * l, J * K)
+            )
+            P = (block @ np.swapaxes(block, 1, 2)).reshape(
+                R, k, l, k, l
+            )  # [b, c, a, d] = sum Q[b j, c i] Q[a j, d i]
             P = P.transpose(0, 3, 1, 2, 4).reshape(R, k * k, l * l)
             own = np.moveaxis(flat[t] @ P @ np.swapaxes(flat[s], 1, 2), 0, -1)
             rows, columns = slice(stops[t], stops[t + 1]), slice(stops[s], stops[s + 1])

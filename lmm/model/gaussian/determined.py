@@ -66,8 +66,16 @@ def determined(problem: Problem, reml: bool) -> Determined:
             joined = R[0] if len(R) == 1 else np.concatenate(R, axis=1)
             rest = gram - np.sum(joined @ np.swapaxes(joined, 1, 2), axis=0)
         sets = _sets(problem, together)
-        left = list(range(len(gram))) if _apart(rest, length, least) else _independent(rest, length, sets, least)
-        free = left if len(left) == len(gram) or rest is gram else _independent(gram, length, sets, DEPENDENT)
+        left = (
+            list(range(len(gram)))
+            if _apart(rest, length, least)
+            else _independent(rest, length, sets, least)
+        )
+        free = (
+            left
+            if len(left) == len(gram) or rest is gram
+            else _independent(gram, length, sets, DEPENDENT)
+        )
         for i in left:
             kept[place[i][0]].append(place[i][1])
         if len(left) < len(place):
@@ -111,7 +119,9 @@ def _gram(cross: CrossProducts, together: list[tuple[int, np.ndarray | slice]]) 
 
 def _lost(R: np.ndarray) -> float:
     """By how much R^-T (X'WZ) magnifies the rounding of X'WZ: fixed columns whose means are many deviations from zero cancel there."""
-    return float((np.abs(solve_triangular(R, np.eye(len(R)), trans="T")) @ np.abs(R.T)).sum(axis=1).max())
+    return float(
+        (np.abs(solve_triangular(R, np.eye(len(R)), trans="T")) @ np.abs(R.T)).sum(axis=1).max()
+    )
 
 
 def _apart(gram: np.ndarray, length: np.ndarray, least: float) -> bool:
@@ -126,12 +136,17 @@ def _sets(problem: Problem, together: list[tuple[int, np.ndarray | slice]]) -> l
     """Columns that covariances join, counted through the terms of the same levels."""
     out, at = [], 0
     for t, _ in together:
-        out += sorted((columns + at for columns in problem.structures[t].pieces()), key=lambda columns: int(columns[0]))
+        out += sorted(
+            (columns + at for columns in problem.structures[t].pieces()),
+            key=lambda columns: int(columns[0]),
+        )
         at += problem.structures[t].k
     return out
 
 
-def _independent(gram: np.ndarray, length: np.ndarray, sets: list[np.ndarray], least: float) -> list[int]:
+def _independent(
+    gram: np.ndarray, length: np.ndarray, sets: list[np.ndarray], least: float
+) -> list[int]:
     """Columns of the sets that say something of their own; ``length`` (k,) are their whole squares, ``least`` the share that counts."""
 
     def beyond(a: int, kept: list[int]) -> bool:
@@ -158,18 +173,36 @@ def _independent(gram: np.ndarray, length: np.ndarray, sets: list[np.ndarray], l
     return sorted(a for basis in kept for a in basis)
 
 
-def _notes(problem: Problem, place: list[tuple[int, int]], free: list[int], left: list[int], length: np.ndarray) -> list[str]:
+def _notes(
+    problem: Problem,
+    place: list[tuple[int, int]],
+    free: list[int],
+    left: list[int],
+    length: np.ndarray,
+) -> list[str]:
     """Sentences that name the columns held at zero, and why."""
     out = []
     for t in dict.fromkeys(t for t, _ in place):
-        group, columns = problem.labels[t] if problem.labels else (f"term {t + 1}", tuple(map(str, range(problem.structures[t].k))))
+        group, columns = (
+            problem.labels[t]
+            if problem.labels
+            else (f"term {t + 1}", tuple(map(str, range(problem.structures[t].k))))
+        )
         own = [(i, columns[a]) for i, (s, a) in enumerate(place) if s == t]
         zero = [name for i, name in own if length[i] == 0]
         twin = [name for i, name in own if i not in free and length[i] > 0]
         fixed = [name for i, name in own if i in free and i not in left]
-        others = list(dict.fromkeys(problem.labels[s][0] for s, _ in place if s != t)) if problem.labels else []
+        others = (
+            list(dict.fromkeys(problem.labels[s][0] for s, _ in place if s != t))
+            if problem.labels
+            else []
+        )
         if zero:
-            out.append(_sentence(group, columns, zero, "it is zero in every row", "they are zero in every row"))
+            out.append(
+                _sentence(
+                    group, columns, zero, "it is zero in every row", "they are zero in every row"
+                )
+            )
         if twin:
             beside = f" or of {', '.join(others)}, which has the same levels" if others else ""
             why = f"of the other columns of {group}{beside}"
@@ -177,15 +210,35 @@ def _notes(problem: Problem, place: list[tuple[int, int]], free: list[int], left
                 why = f"of the columns of {', '.join(others)}, which has the same levels"
             elif twin == ["Intercept"] or len(columns) == 1:
                 why = f"of the columns of {', '.join(others) or group}"
-            constant = " (a constant slope is the intercept)" if not others and "Intercept" in columns and len(columns) == 2 else ""
-            out.append(_sentence(group, columns, twin, f"it is a combination {why}{constant}", f"they are combinations {why}"))
+            constant = (
+                " (a constant slope is the intercept)"
+                if not others and "Intercept" in columns and len(columns) == 2
+                else ""
+            )
+            out.append(
+                _sentence(
+                    group,
+                    columns,
+                    twin,
+                    f"it is a combination {why}{constant}",
+                    f"they are combinations {why}",
+                )
+            )
         if fixed:
-            out.append(_sentence(group, columns, fixed, "its columns lie in the span of the fixed effects", ""))
+            out.append(
+                _sentence(
+                    group, columns, fixed, "its columns lie in the span of the fixed effects", ""
+                )
+            )
     return out
 
 
 def _sentence(group: str, columns: tuple[str, ...], held: list[str], one: str, several: str) -> str:
-    named = "1" if held == ["Intercept"] else " + ".join(["1" if name == "Intercept" else name for name in held])
+    named = (
+        "1"
+        if held == ["Intercept"]
+        else " + ".join(["1" if name == "Intercept" else name for name in held])
+    )
     term = named if "Intercept" in held else f"0 + {named}"
     why = several if several and len(held) > 1 else one
     return (
@@ -214,10 +267,18 @@ def restricted(problem: Problem, kept: Sequence[np.ndarray]) -> Problem | None:
     nothing = np.zeros(0, dtype=np.int32)
     records = []
     for t in terms:
-        group, columns = problem.labels[t] if problem.labels else (str(t), tuple(map(str, range(problem.structures[t].k))))
+        group, columns = (
+            problem.labels[t]
+            if problem.labels
+            else (str(t), tuple(map(str, range(problem.structures[t].k))))
+        )
         structure = problem.structures[t].restricted(kept[t])
         names = tuple(columns[a] for a in kept[t])
-        records.append(RandomTerm(nothing, np.zeros((0, len(names))), group, names, pd.RangeIndex(0), structure))
+        records.append(
+            RandomTerm(
+                nothing, np.zeros((0, len(names))), group, names, pd.RangeIndex(0), structure
+            )
+        )
     made = assemble(
         smaller,
         records,

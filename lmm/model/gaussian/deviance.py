@@ -95,7 +95,9 @@ def profile_fixed(xp: Any, gram: Array) -> Head:
     return Head(root.T @ z, root, gram[p, p] - z @ z, 2.0 * xp.sum(xp.log(xp.diagonal(lower))))
 
 
-def profile(xp: Any, data: Data, logdet: Array, inner: Array, reml: bool, known: bool) -> tuple[Value, Array]:
+def profile(
+    xp: Any, data: Data, logdet: Array, inner: Array, reml: bool, known: bool
+) -> tuple[Value, Array]:
     """Profile beta and, unless it is known, sigma^2, given log|M| and [X y]'WZ (Z'WZ + G^-1)^-1 Z'W[X y].
 
     Returns the value and the inverse of the Cholesky factor of X'V^-1X.
@@ -110,7 +112,13 @@ def profile(xp: Any, data: Data, logdet: Array, inner: Array, reml: bool, known:
 
 
 def _head(
-    xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool, known: bool
+    xp: Any,
+    data: Data,
+    chain_T: list[Array],
+    tail_T: list[Array],
+    layout: tail.Layout,
+    reml: bool,
+    known: bool,
 ) -> tuple[Value, Factor, Reduced, Array]:
     """Factor, eliminate [X y] and profile; also the inverse of the Cholesky factor of X'V^-1X."""
     factor = elimination.factorize(xp, data.system, chain_T, layout, tail_T)
@@ -119,15 +127,27 @@ def _head(
     return val, factor, reduced, root
 
 
-def value(xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool, known: bool = False) -> Value:
+def value(
+    xp: Any,
+    data: Data,
+    chain_T: list[Array],
+    tail_T: list[Array],
+    layout: tail.Layout,
+    reml: bool,
+    known: bool = False,
+) -> Value:
     """The criterion alone; ``known``: sigma^2 is ``data.variance``."""
     return _head(xp, data, chain_T, tail_T, layout, reml, known)[0]
 
 
-def state(xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool) -> tuple[Value, State]:
+def state(
+    xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool
+) -> tuple[Value, State]:
     """The criterion with the factor and the modes of X and y, for what follows a fit."""
     val, factor, reduced, _ = _head(xp, data, chain_T, tail_T, layout, reml, False)
-    modes, residuals = elimination.solve(xp, factor, layout, tail_T, reduced, (False,) * len(layout))
+    modes, residuals = elimination.solve(
+        xp, factor, layout, tail_T, reduced, (False,) * len(layout)
+    )
     return val, State(factor, modes, residuals)
 
 
@@ -158,8 +178,21 @@ def derivatives(
         Av = elimination.multiply(xp, data.system, own)
         return _dot(own, Av) - elimination.inner(elimination.reduce(xp, factor, layout, tail_T, Av))
 
-    AI = average_information(xp, data, val, quadratic, [f[:-1] for f in each], root, e, list(chain_dG) + list(tail_dG), known)
-    modes = Vectors(tuple(xp.tensordot(combine, v, 1)[None] for v in solved.chain), (combine @ solved.tail)[None])
+    AI = average_information(
+        xp,
+        data,
+        val,
+        quadratic,
+        [f[:-1] for f in each],
+        root,
+        e,
+        list(chain_dG) + list(tail_dG),
+        known,
+    )
+    modes = Vectors(
+        tuple(xp.tensordot(combine, v, 1)[None] for v in solved.chain),
+        (combine @ solved.tail)[None],
+    )
     return val, Derivatives(tuple(D), AI, modes)
 
 
@@ -174,12 +207,18 @@ def beside(xp: Any, parts: list[Array], r: int) -> Array:
     return xp.concatenate(flat, axis=1) if flat else xp.zeros((r, 0))
 
 
-def exact_traces(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], well: tuple[bool, ...]) -> list[Array]:
+def exact_traces(
+    xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], well: tuple[bool, ...]
+) -> list[Array]:
     """sum_j Q_jj (k, k) per term of the chain, then of the tail."""
     if not layout:
         return elimination.traces(xp, factor, None)
     Sinv = tail.inverse(xp, factor.tail)
-    dense = not all(well) or any(slot.k > 1 for slot in layout) or any(m.coupling is not None and m.coupling.full for m in factor.chain)
+    dense = (
+        not all(well)
+        or any(slot.k > 1 for slot in layout)
+        or any(m.coupling is not None and m.coupling.full for m in factor.chain)
+    )
     if dense:
         Sinv = tail.symmetrize(xp, Sinv)
     inverse_traces = [tail.block_trace(xp, slot, Sinv) for slot in layout]
@@ -190,7 +229,13 @@ def exact_traces(xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Arra
 
 
 def score(
-    xp: Any, traces: list[Array], residuals: list[Array], combine: Array, root: Array, s2: Array, reml: bool
+    xp: Any,
+    traces: list[Array],
+    residuals: list[Array],
+    combine: Array,
+    root: Array,
+    s2: Array,
+    reml: bool,
 ) -> tuple[list[Array], list[Array]]:
     """e = Z'Py (k, J) and D (k, k) per term, from sum_j Q_jj and Z'V^-1[X y] (p + 1, k, J) of each."""
     e, D = [], []
@@ -232,13 +277,19 @@ def average_information(
         """Own directions among all m: zeros elsewhere."""
         if len(own) == m:
             return own
-        parts = [xp.zeros((start, *own.shape[1:])), own, xp.zeros((m - start - len(own), *own.shape[1:]))]
+        parts = [
+            xp.zeros((start, *own.shape[1:])),
+            own,
+            xp.zeros((m - start - len(own), *own.shape[1:])),
+        ]
         return xp.concatenate(parts)
 
     v = [spread(own, start) for start, own in v_all]
     quad = quadratic(v)
     if len(root):
-        onto = root @ sum(f.reshape(len(f), -1) @ own.reshape(m, -1).T for f, own in zip(fixed, v, strict=True))
+        onto = root @ sum(
+            f.reshape(len(f), -1) @ own.reshape(m, -1).T for f, own in zip(fixed, v, strict=True)
+        )
         quad = quad - onto.T @ onto
     if known:
         AI = quad / data.variance

@@ -49,14 +49,28 @@ def is_cheap(sizes: list[tuple[int, int]], limit: int) -> bool:
     return len(sizes) == 1 or sum(k * J for k, J in sizes) <= limit
 
 
-def pieces(cross: CrossProducts, rhs: list[np.ndarray], gram: np.ndarray, T: list[np.ndarray], dG: list[np.ndarray], reml: bool) -> Pieces:
+def pieces(
+    cross: CrossProducts,
+    rhs: list[np.ndarray],
+    gram: np.ndarray,
+    T: list[np.ndarray],
+    dG: list[np.ndarray],
+    reml: bool,
+) -> Pieces:
     """The contractions at given T: ``rhs`` (p + 1, k, J) per term and ``gram`` (p + 1, p + 1) with X orthonormal."""
     if len(T) == 1:
         return _one_factor(cross, rhs[0], gram, T[0], dG[0], reml)
     return _dense(cross, rhs, gram, T, dG, reml)
 
 
-def _one_factor(cross: CrossProducts, rhs: np.ndarray, gram: np.ndarray, T: np.ndarray, dG: np.ndarray, reml: bool) -> Pieces:
+def _one_factor(
+    cross: CrossProducts,
+    rhs: np.ndarray,
+    gram: np.ndarray,
+    T: np.ndarray,
+    dG: np.ndarray,
+    reml: bool,
+) -> Pieces:
     A = cross.diag[0]
     k, _, J = A.shape
     _, W, logdet = small.whiten(np, A, T)
@@ -89,7 +103,14 @@ def _one_factor(cross: CrossProducts, rhs: np.ndarray, gram: np.ndarray, T: np.n
 
 
 @np.errstate(all="ignore")  # what is not finite is refused
-def _dense(cross: CrossProducts, rhs: list[np.ndarray], gram: np.ndarray, T: list[np.ndarray], dG: list[np.ndarray], reml: bool) -> Pieces:
+def _dense(
+    cross: CrossProducts,
+    rhs: list[np.ndarray],
+    gram: np.ndarray,
+    T: list[np.ndarray],
+    dG: list[np.ndarray],
+    reml: bool,
+) -> Pieces:
     """The contractions by the engine of many problems, of one."""
     sizes = tuple((d.shape[0], d.shape[-1]) for d in cross.diag)
     r = np.concatenate([b.reshape(len(b), -1) for b in rhs], axis=1)
@@ -101,7 +122,16 @@ def _dense(cross: CrossProducts, rhs: list[np.ndarray], gram: np.ndarray, T: lis
     if not (np.isfinite(logdet) and np.isfinite(trace).all() and np.isfinite(quad).all()):
         raise np.linalg.LinAlgError("the covariance of the data is not positive definite")
     sums, squares = ([own[..., 0] for own in each] for each in (found.Q, found.E))
-    return Pieces(trace, quad, found.rho[:, 0], float(at.head.r2[0]), logdet, at.head.beta[:, 0], sums, squares)
+    return Pieces(
+        trace,
+        quad,
+        found.rho[:, 0],
+        float(at.head.r2[0]),
+        logdet,
+        at.head.beta[:, 0],
+        sums,
+        squares,
+    )
 
 
 def in_directions(parts: Pieces, degrees: float, variance: float | None = None) -> np.ndarray:

@@ -18,7 +18,9 @@ from lmm.covariance import Covariance
 from lmm.model.gaussian.crossproducts import CrossProducts
 
 
-def starting_values(cross: CrossProducts, structures: tuple[Covariance, ...], sigma: float | None = None) -> np.ndarray:
+def starting_values(
+    cross: CrossProducts, structures: tuple[Covariance, ...], sigma: float | None = None
+) -> np.ndarray:
     """theta (m,) from moments of the cross-products, relative to ``sigma`` where it is known."""
     sizes = [d.shape[0] for d in cross.diag]
     blocks = [np.tril_indices(k) for k in sizes]
@@ -37,7 +39,13 @@ def starting_values(cross: CrossProducts, structures: tuple[Covariance, ...], si
         right[rows] = (e @ e.T)[i, j]
         for s, (k, l) in enumerate(blocks):
             columns = slice(starts[s], starts[s + 1])
-            B = A if s == t else cross.pairs[t, s].blocks if t < s else np.swapaxes(cross.pairs[s, t].blocks, 0, 1)
+            B = (
+                A
+                if s == t
+                else cross.pairs[t, s].blocks
+                if t < s
+                else np.swapaxes(cross.pairs[s, t].blocks, 0, 1)
+            )
             flat = B.reshape(-1, B.shape[-1])
             outer = (flat @ flat.T).reshape(B.shape[0], B.shape[1], B.shape[0], B.shape[1])
             direct = outer[i[:, None], k[None], j[:, None], l[None]]

@@ -23,9 +23,16 @@ from lmm.linalg.tail import size
 from lmm.model.gaussian.crossproducts import CrossProducts, dense_pairs
 
 
-def plan_for(cross: CrossProducts, groups: tuple[str, ...], backend: str = "numpy", factorization: str = "exact") -> Plan:
+def plan_for(
+    cross: CrossProducts,
+    groups: tuple[str, ...],
+    backend: str = "numpy",
+    factorization: str = "exact",
+) -> Plan:
     """The plan for these cross-products: t is nested in s when every level of t meets one level of s."""
-    terms = tuple(TermSize(g, d.shape[0], d.shape[-1]) for g, d in zip(groups, cross.diag, strict=True))
+    terms = tuple(
+        TermSize(g, d.shape[0], d.shape[-1]) for g, d in zip(groups, cross.diag, strict=True)
+    )
     nested = {key: len(pairs.rows) == terms[key[0]].J for key, pairs in cross.pairs.items()}
     return make_plan(terms, nested, backend, factorization)
 
@@ -36,14 +43,22 @@ def make_system(cross: CrossProducts, plan: Plan, dense: bool = False) -> System
     members = []
     for i, t in enumerate(plan.chain):
         parents = tuple(_parent(cross, t, s) for s in plan.chain[i + 1 :])
-        coupling = _coupling(cross, plan, t, force_dense=dense or len(plan.chain) > 1 or plan.backend == "jax") if q else None
+        coupling = (
+            _coupling(
+                cross, plan, t, force_dense=dense or len(plan.chain) > 1 or plan.backend == "jax"
+            )
+            if q
+            else None
+        )
         members.append(Member(cross.diag[t], parents, coupling))
     C = np.zeros((q, q))
     for slot, t in zip(plan.layout, plan.tail, strict=True):
         level = np.arange(slot.J)
         for a in range(slot.k):
             for b in range(slot.k):
-                C[slot.offset + a * slot.J + level, slot.offset + b * slot.J + level] = cross.diag[t][a, b]
+                C[slot.offset + a * slot.J + level, slot.offset + b * slot.J + level] = cross.diag[
+                    t
+                ][a, b]
         for other, s in zip(plan.layout, plan.tail, strict=True):
             if t < s:
                 block = dense_pairs(cross.pairs[t, s], slot.J, other.J)
@@ -63,7 +78,9 @@ def make_coupled(cross: CrossProducts, plan: Plan) -> Coupled:
         pairs = cross.pairs[col, row]
         order = np.argsort(pairs.cols, kind="stable")
         blocks = np.swapaxes(pairs.blocks, 0, 1)[..., order]
-        return make_product(pairs.cols[order], pairs.rows[order], blocks, J_row, J_col, plan.backend)
+        return make_product(
+            pairs.cols[order], pairs.rows[order], blocks, J_row, J_col, plan.backend
+        )
 
     def first(a: int) -> Joint:
         product = joined(plan.chain[0], a)
@@ -75,9 +92,14 @@ def make_coupled(cross: CrossProducts, plan: Plan) -> Coupled:
 
     return Coupled(
         own=tuple(cross.diag[a] for a in plan.iterative),
-        among=tuple(tuple(joined(a, b) for b in plan.iterative[i + 1 :]) for i, a in enumerate(plan.iterative)),
+        among=tuple(
+            tuple(joined(a, b) for b in plan.iterative[i + 1 :])
+            for i, a in enumerate(plan.iterative)
+        ),
         first=tuple(first(a) for a in plan.iterative),
-        others=tuple(tuple(joined(e, a) for e in plan.chain[1:] + plan.tail) for a in plan.iterative),
+        others=tuple(
+            tuple(joined(e, a) for e in plan.chain[1:] + plan.tail) for a in plan.iterative
+        ),
     )
 
 
@@ -93,7 +115,9 @@ def pad(cross: CrossProducts, plan: Plan) -> tuple[CrossProducts, Plan]:
 
     diag = tuple(wider(a, size.J) for a, size in zip(cross.diag, terms, strict=True))
     rhs = tuple(wider(a, size.J) for a, size in zip(cross.rhs, terms, strict=True))
-    return replace(cross, diag=diag, rhs=rhs), replace(plan, terms=terms, layout=make_layout(terms, plan.tail))
+    return replace(cross, diag=diag, rhs=rhs), replace(
+        plan, terms=terms, layout=make_layout(terms, plan.tail)
+    )
 
 
 def orthonormal(columns: np.ndarray, R: np.ndarray) -> np.ndarray:
@@ -108,7 +132,9 @@ def _parent(cross: CrossProducts, t: int, s: int) -> Parent:
     pairs = cross.pairs[t, s]
     more = cross.diag[t].shape[-1] - len(pairs.rows)  # levels that only pad
     index = np.pad(pairs.cols.astype(np.intp), (0, more))
-    return Parent(index, np.pad(pairs.blocks, [(0, 0), (0, 0), (0, more)]) if more else pairs.blocks)
+    return Parent(
+        index, np.pad(pairs.blocks, [(0, 0), (0, 0), (0, more)]) if more else pairs.blocks
+    )
 
 
 def _coupling(cross: CrossProducts, plan: Plan, t: int, force_dense: bool) -> Coupling:
@@ -117,13 +143,25 @@ def _coupling(cross: CrossProducts, plan: Plan, t: int, force_dense: bool) -> Co
     for slot, s in zip(plan.layout, plan.tail, strict=True):
         key = (t, s) if t < s else (s, t)
         pairs = cross.pairs[key]
-        own, other, blocks = (pairs.rows, pairs.cols, pairs.blocks) if t < s else (pairs.cols, pairs.rows, np.swapaxes(pairs.blocks, 0, 1))
+        own, other, blocks = (
+            (pairs.rows, pairs.cols, pairs.blocks)
+            if t < s
+            else (pairs.cols, pairs.rows, np.swapaxes(pairs.blocks, 0, 1))
+        )
         for b in range(slot.k):
             level.append(own)
             col.append(slot.offset + b * slot.J + other)
             val.append(blocks[:, b])
     levels = np.concatenate(level)
-    order = np.argsort(levels, kind="stable") if len(level) > 1 or np.any(levels[1:] < levels[:-1]) else slice(None)
-    entries = Entries(levels[order].astype(np.intp), np.concatenate(col)[order].astype(np.intp), np.concatenate(val, axis=1)[:, order])
+    order = (
+        np.argsort(levels, kind="stable")
+        if len(level) > 1 or np.any(levels[1:] < levels[:-1])
+        else slice(None)
+    )
+    entries = Entries(
+        levels[order].astype(np.intp),
+        np.concatenate(col)[order].astype(np.intp),
+        np.concatenate(val, axis=1)[:, order],
+    )
     J, q = cross.diag[t].shape[-1], size(plan.layout)
     return couplings.dense(entries, J, q) if force_dense else couplings.choose(entries, J, q)

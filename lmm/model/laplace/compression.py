@@ -57,7 +57,12 @@ def merged(block: B, keys: Sequence[np.ndarray], how: str | None) -> B:
         return taken(block, order)
     out = taken(block, order[starts])
     weights = np.add.reduceat(block.weights[order], starts)
-    y = np.add.reduceat((block.weights * block.y)[order], starts) / np.where(weights > 0.0, weights, 1.0) if how == "sums" else out.y
+    y = (
+        np.add.reduceat((block.weights * block.y)[order], starts)
+        / np.where(weights > 0.0, weights, 1.0)
+        if how == "sums"
+        else out.y
+    )
     return replace(out, weights=weights, y=y)
 
 
@@ -94,7 +99,11 @@ def _sort_key(codes: Sequence[np.ndarray], columns: Sequence[np.ndarray]) -> np.
     """(n,) level of the first term above the upper half of a hash of the rest."""
     hashed = np.zeros(len(codes[0]), dtype=np.uint64)
     for column in (*codes[1:], *columns):
-        bits = column.astype(np.uint64) if column.dtype.kind in "iu" else (column + 0.0).view(np.uint64)
+        bits = (
+            column.astype(np.uint64)
+            if column.dtype.kind in "iu"
+            else (column + 0.0).view(np.uint64)
+        )
         hashed ^= bits
         hashed *= _PRIMES[0]
         hashed ^= hashed >> np.uint64(29)

@@ -89,8 +89,15 @@ class DeviceRows(Rows):
     def _answer(self, request: Callable[[Block], Any]) -> Any:
         if isinstance(request, ScoreSums) and (request.family.is_canonical or not request.expected):
             return self._expansion(request)
-        same = isinstance(request, LeverageSums) and (request.observed or request.family.is_canonical)
-        if isinstance(request, LeverageSums) and same and request.tables is not None and request.tables.B is None:
+        same = isinstance(request, LeverageSums) and (
+            request.observed or request.family.is_canonical
+        )
+        if (
+            isinstance(request, LeverageSums)
+            and same
+            and request.tables is not None
+            and request.tables.B is None
+        ):
             return self._slopes(request, request.tables)
         return request(self)
 
@@ -99,7 +106,9 @@ class DeviceRows(Rows):
         if self not in _placed:
             mesh = sharded.mesh_for(self.devices, self.n, WORTH)
             share = shares(self, 1 if mesh is None else mesh.size)
-            _placed[self] = Placed(backend.put(share) if mesh is None else sharded.put(mesh, share, 0), mesh)
+            _placed[self] = Placed(
+                backend.put(share) if mesh is None else sharded.put(mesh, share, 0), mesh
+            )
         return _placed[self]
 
     def _call(self, kernel: Callable[..., Any], *arrays: Any, **static: Any) -> Any:
@@ -109,16 +118,28 @@ class DeviceRows(Rows):
 
     def _expansion(self, asked: ScoreSums) -> Scores:
         static = {"family": asked.family, "fixed": asked.fixed, "joined": tuple(self.place)}
-        kernel, negative, sums, fixed_score, gram = self._call(expansion, asked.gamma, list(asked.b), float(asked.phi), **static)
-        score, diag, fixed = zip(*(self._split(own, len(b), asked.fixed) for own, b in zip(sums[0], asked.b, strict=True)), strict=True)
+        kernel, negative, sums, fixed_score, gram = self._call(
+            expansion, asked.gamma, list(asked.b), float(asked.phi), **static
+        )
+        score, diag, fixed = zip(
+            *(
+                self._split(own, len(b), asked.fixed)
+                for own, b in zip(sums[0], asked.b, strict=True)
+            ),
+            strict=True,
+        )
         pairs = {}
         for (t, s), own in zip(self.place, sums[1], strict=True):
             pairs[t, s] = own.reshape(len(asked.b[t]), len(asked.b[s]), own.shape[-1])
-        found = Weighted(list(diag), pairs, list(fixed) if asked.fixed else None, gram if asked.fixed else None)
+        found = Weighted(
+            list(diag), pairs, list(fixed) if asked.fixed else None, gram if asked.fixed else None
+        )
         sums_of = found if asked.observed else None, found if asked.expected else None
         return Scores(float(kernel), int(negative), list(score), fixed_score, *sums_of)
 
-    def _split(self, sums: np.ndarray, k: int, fixed: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _split(
+        self, sums: np.ndarray, k: int, fixed: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Z'r (k, J), Z'WZ (k, k, J) and Z'WQ (p, k, J) of a term from their stack."""
         score, rest = sums[:k], sums[k:]
         A = np.empty((k, k, sums.shape[-1]))
@@ -129,17 +150,33 @@ class DeviceRows(Rows):
 
     def _slopes(self, asked: LeverageSums, at: Tables) -> Slopes:
         plan = at.plan
-        inverse = Inverse(tuple(at.own), tuple(tuple(each) for each in at.parents), tuple(at.across), at.K)
-        static = {"family": asked.family, "chain": plan.chain, "tail": plan.tail, "layout": plan.layout}
-        sums, fixed_t, gram, own = self._call(slopes, asked.gamma, list(asked.b), float(asked.phi), inverse, **static)
-        constant = float(asked.family.constant(self.y, self.weights, asked.phi).sum()) if asked.constant else 0.0
+        inverse = Inverse(
+            tuple(at.own), tuple(tuple(each) for each in at.parents), tuple(at.across), at.K
+        )
+        static = {
+            "family": asked.family,
+            "chain": plan.chain,
+            "tail": plan.tail,
+            "layout": plan.layout,
+        }
+        sums, fixed_t, gram, own = self._call(
+            slopes, asked.gamma, list(asked.b), float(asked.phi), inverse, **static
+        )
+        constant = (
+            float(asked.family.constant(self.y, self.weights, asked.phi).sum())
+            if asked.constant
+            else 0.0
+        )
         ks = [len(b) for b in asked.b]
         r = asked.family.n_parameters
         starts = [k + self.p * k for k in ks]
         return Slopes(
             t=[all_[:k] for all_, k in zip(sums, ks, strict=True)],
             fixed_t=fixed_t,
-            fixed=[all_[k:start].reshape(self.p, k, all_.shape[-1]) for all_, k, start in zip(sums, ks, starts, strict=True)],
+            fixed=[
+                all_[k:start].reshape(self.p, k, all_.shape[-1])
+                for all_, k, start in zip(sums, ks, starts, strict=True)
+            ],
             gram=gram,
             fixed_observed=None,
             gram_observed=None,
@@ -148,7 +185,12 @@ class DeviceRows(Rows):
             squares=own.squares,
             second=own.second,
             moved=own.moved,
-            mixed=[all_[start:].reshape(r, k, all_.shape[-1]) for all_, k, start in zip(sums, ks, starts, strict=True)] if r else [],
+            mixed=[
+                all_[start:].reshape(r, k, all_.shape[-1])
+                for all_, k, start in zip(sums, ks, starts, strict=True)
+            ]
+            if r
+            else [],
             fixed_mixed=own.fixed_mixed,
             working=None,
         )
@@ -178,8 +220,12 @@ def on_devices(problem: GeneralizedProblem, devices: int | None = None) -> Gener
     rows = problem.source
     if not is_written(problem.family) or not isinstance(rows, Rows):
         return problem
-    there = DeviceRows(**{field.name: getattr(rows, field.name) for field in fields(Rows)}, devices=devices)
-    return replace(problem, rows=there) if problem.merged is None else replace(problem, merged=there)
+    there = DeviceRows(
+        **{field.name: getattr(rows, field.name) for field in fields(Rows)}, devices=devices
+    )
+    return (
+        replace(problem, rows=there) if problem.merged is None else replace(problem, merged=there)
+    )
 
 
 def shares(rows: Rows, count: int) -> Share:
@@ -200,10 +246,16 @@ def shares(rows: Rows, count: int) -> Share:
         real=split(np.ones(n, dtype=bool)),
         Q=split(rows.Q),
         codes=tuple(split(code.astype(np.int32)) for code in rows.codes),
-        columns=tuple(tuple(None if z is None else split(z) for z in columns) for columns in rows.columns),
-        levels=tuple(shared_rounds(split(code.astype(np.int32), -1), J) for code, J in zip(rows.codes, counts, strict=True)),
+        columns=tuple(
+            tuple(None if z is None else split(z) for z in columns) for columns in rows.columns
+        ),
+        levels=tuple(
+            shared_rounds(split(code.astype(np.int32), -1), J)
+            for code, J in zip(rows.codes, counts, strict=True)
+        ),
         pairs=tuple(
-            shared_rounds(split(place.astype(np.int32), -1), len(rows.pattern.pairs[key].rows)) for key, place in rows.place.items()
+            shared_rounds(split(place.astype(np.int32), -1), len(rows.pattern.pairs[key].rows))
+            for key, place in rows.place.items()
         ),
     )
 
@@ -222,16 +274,24 @@ def expansion(
     """Kernel, rows with negative weights, stacked sums per term and per pair of terms, Q'r and Q'WQ."""
 
     def local(own: Share, gamma: Array, b: list[Array], phi: Array) -> Any:
-        kernel, r, W = density(xp, family, own, predictor(xp, own, gamma, b), phi, ((0, 0), (1, 0), (2, 0)))
+        kernel, r, W = density(
+            xp, family, own, predictor(xp, own, gamma, b), phi, ((0, 0), (1, 0), (2, 0))
+        )
         W = -W
         by_term = []
         for rounds, z in zip(own.levels, own.columns, strict=True):
-            values = [times(r, a) for a in z] + [times(W, z[a], z[c]) for a in range(len(z)) for c in range(a + 1)]
+            values = [times(r, a) for a in z] + [
+                times(W, z[a], z[c]) for a in range(len(z)) for c in range(a + 1)
+            ]
             if fixed:
                 values += [times(W, a, q) for q in own.Q.T for a in z]
             by_term.append(sum_segments(xp, rounds, xp.stack(values)))
         by_pair = [
-            sum_segments(xp, rounds, xp.stack([times(W, a, c) for a in own.columns[t] for c in own.columns[s]]))
+            sum_segments(
+                xp,
+                rounds,
+                xp.stack([times(W, a, c) for a in own.columns[t] for c in own.columns[s]]),
+            )
             for rounds, (t, s) in zip(own.pairs, joined, strict=True)
         ]
         gram = own.Q.T @ (own.Q * W[:, None]) if fixed else xp.zeros((0, 0))
@@ -258,12 +318,18 @@ def slopes(
     in_rho = ((0, 1), (0, 2), (1, 1), (2, 1)) if r else ()
 
     def local(own: Share, gamma: Array, b: list[Array], phi: Array, at: Inverse) -> Any:
-        d2, d3, *rho = density(xp, family, own, predictor(xp, own, gamma, b), phi, ((2, 0), (3, 0), *in_rho))
+        d2, d3, *rho = density(
+            xp, family, own, predictor(xp, own, gamma, b), phi, ((2, 0), (3, 0), *in_rho)
+        )
         W, leverage = -d2, leverages(xp, own, at, chain, tail, layout)
         t = -d3 * leverage
         by_term = []
         for rounds, z in zip(own.levels, own.columns, strict=True):
-            values = [times(t, a) for a in z] + [times(W, a, q) for q in own.Q.T for a in z] + [times(rho[2], a) for a in z if r]
+            values = (
+                [times(t, a) for a in z]
+                + [times(W, a, q) for q in own.Q.T for a in z]
+                + [times(rho[2], a) for a in z if r]
+            )
             by_term.append(sum_segments(xp, rounds, xp.stack(values)))
         none = xp.zeros(0)
         sums = OwnSums(none, none, xp.zeros((0, 0)), none, xp.zeros((own.Q.shape[1], 0)))
@@ -271,7 +337,11 @@ def slopes(
             weights = xp.where(own.real, own.weights, 1.0) if family.merges else 1.0
             squares = xp.sum(rho[0] ** 2 / weights)
             sums = OwnSums(
-                xp.sum(rho[0])[None], squares[None], xp.sum(rho[1])[None, None], -(rho[3] @ leverage)[None], (own.Q.T @ rho[2])[:, None]
+                xp.sum(rho[0])[None],
+                squares[None],
+                xp.sum(rho[1])[None, None],
+                -(rho[3] @ leverage)[None],
+                (own.Q.T @ rho[2])[:, None],
             )
         return by_term, own.Q.T @ t, own.Q.T @ (own.Q * W[:, None]), sums
 
@@ -294,7 +364,13 @@ def over_rows(local: Callable[..., Any], share: Share, *same: Any) -> Any:
         return jax.lax.psum(one(share, *same), sharded.AXIS)
 
     rows, everywhere = PartitionSpec(sharded.AXIS), PartitionSpec()
-    mapped = jax.shard_map(added, mesh=mesh, in_specs=(rows, *(everywhere for _ in same)), out_specs=everywhere, check_vma=False)
+    mapped = jax.shard_map(
+        added,
+        mesh=mesh,
+        in_specs=(rows, *(everywhere for _ in same)),
+        out_specs=everywhere,
+        check_vma=False,
+    )
     return mapped(share, *same)
 
 
@@ -307,7 +383,14 @@ def predictor(xp: ModuleType, own: Share, gamma: Array, b: list[Array]) -> Array
     return xp.where(own.real, eta, 0.0)
 
 
-def density(xp: ModuleType, family: Family, own: Share, eta: Array, phi: Array, orders: tuple[tuple[int, int], ...]) -> list[Array]:
+def density(
+    xp: ModuleType,
+    family: Family,
+    own: Share,
+    eta: Array,
+    phi: Array,
+    orders: tuple[tuple[int, int], ...],
+) -> list[Array]:
     """Derivatives (m,) of the log density in eta and rho = log phi, of each order wanted; without its constant where rho is not moved."""
     import jax
 
@@ -336,15 +419,26 @@ def density(xp: ModuleType, family: Family, own: Share, eta: Array, phi: Array, 
             f = along_rho(f)
         for _ in range(in_eta):
             f = along_eta(f)
-        out.append(xp.where(own.real, f(eta, rho), 0.0))  # rows that only pad have a response that may be impossible
+        out.append(
+            xp.where(own.real, f(eta, rho), 0.0)
+        )  # rows that only pad have a response that may be impossible
     return out
 
 
-def leverages(xp: ModuleType, own: Share, at: Inverse, chain: tuple[int, ...], tail: tuple[int, ...], layout: Layout) -> Array:
+def leverages(
+    xp: ModuleType,
+    own: Share,
+    at: Inverse,
+    chain: tuple[int, ...],
+    tail: tuple[int, ...],
+    layout: Layout,
+) -> Array:
     """l_i per row, (m,), as :func:`lmm.model.laplace.leverage.leverages` with dense couplings."""
     total = xp.zeros(own.y.shape)
     places = [
-        (own.columns[t][a], own.codes[t] + (slot.offset + a * slot.J)) for slot, t in zip(layout, tail, strict=True) for a in range(slot.k)
+        (own.columns[t][a], own.codes[t] + (slot.offset + a * slot.J))
+        for slot, t in zip(layout, tail, strict=True)
+        for a in range(slot.k)
     ]
     for i, t in enumerate(chain):
         z, code = own.columns[t], own.codes[t]

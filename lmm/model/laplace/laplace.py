@@ -37,7 +37,14 @@ import numpy as np
 
 from lmm.linalg.factorisation import BlockFactorisation, Factorisation
 from lmm.model.laplace.leverage import tables
-from lmm.model.laplace.modes import MODE_TOLERANCE, Mode, ProfiledFixedEffects, dots, modes_task, products
+from lmm.model.laplace.modes import (
+    MODE_TOLERANCE,
+    Mode,
+    ProfiledFixedEffects,
+    dots,
+    modes_task,
+    products,
+)
 from lmm.model.laplace.passes import LeverageSums, ScoreSums, Slopes, Source, Task, Weighted, drive
 from lmm.model.penalized import system_of
 
@@ -103,7 +110,10 @@ class AtMode:
         """The scores after another step."""
         mode, ZwQ = self.mode, slopes.ZwQ
         moved = mode.factorisation.system.multiply([own[None] for own in mode.db])
-        e = [own - Ad[0] - np.tensordot(mode.d_gamma, F, 1) for own, Ad, F in zip(mode.sums.score, moved, ZwQ, strict=True)]
+        e = [
+            own - Ad[0] - np.tensordot(mode.d_gamma, F, 1)
+            for own, Ad, F in zip(mode.sums.score, moved, ZwQ, strict=True)
+        ]
         return NextScores(e, mode.sums.fixed_score - dots(ZwQ, mode.db) - slopes.QwQ @ mode.d_gamma)
 
 
@@ -197,14 +207,19 @@ def laplace(
 
     ``u`` is where the mode is looked for; ``observed`` puts the observed information into the determinant.
     """
-    return drive(source, [laplace_task(family, source, T, gamma, phi, u, None, observed, free, constant, tolerance)])[0]
+    return drive(
+        source,
+        [laplace_task(family, source, T, gamma, phi, u, None, observed, free, constant, tolerance)],
+    )[0]
 
 
 def by_leverages(here: AtMode) -> Task[tuple[Slopes, Determinant]]:
     """The determinant's derivatives from the leverages of all rows, exactly."""
     mode, at = here.mode, here.factorisation
     assert isinstance(at, BlockFactorisation)
-    slopes: Slopes = yield LeverageSums(here.family, mode.gamma, mode.b, here.phi, tables(at), here.observed, here.constant)
+    slopes: Slopes = yield LeverageSums(
+        here.family, mode.gamma, mode.b, here.phi, tables(at), here.observed, here.constant
+    )
     s, c_gamma = slopes.t, np.zeros(len(mode.gamma))
     if here.free:
         assert mode.sums.observed is not None
@@ -224,8 +239,15 @@ def by_leverages(here: AtMode) -> Task[tuple[Slopes, Determinant]]:
         logdet=np.zeros(1),
         G=G,
         gamma=(slopes.fixed_t - dots(slopes.ZwQ, shift) - slopes.QwQ @ c_gamma)[None],
-        rho=(slopes.moved + dots(slopes.mixed, shift) + c_gamma @ slopes.fixed_mixed)[None] if slopes.mixed else np.zeros((1, 0)),
-        step=np.array([sum(np.sum(own * d) for own, d in zip(slopes.t, mode.db, strict=True)) + slopes.fixed_t @ mode.d_gamma]),
+        rho=(slopes.moved + dots(slopes.mixed, shift) + c_gamma @ slopes.fixed_mixed)[None]
+        if slopes.mixed
+        else np.zeros((1, 0)),
+        step=np.array(
+            [
+                sum(np.sum(own * d) for own, d in zip(slopes.t, mode.db, strict=True))
+                + slopes.fixed_t @ mode.d_gamma
+            ]
+        ),
         fixed=fixed,
         solved=solved,
         information=slopes.gram - inner,
@@ -249,7 +271,9 @@ def laplace_task(
     """:func:`laplace` as a task of passes; ``b`` = T u where it is known, ``way`` to the determinant."""
     same = observed or family.is_canonical
     b = [t @ own for t, own in zip(T, u, strict=True)] if b is None else b
-    mode = yield from modes_task(family, source, T, gamma, phi, b, u, free, tolerance, not same and source.distant)
+    mode = yield from modes_task(
+        family, source, T, gamma, phi, b, u, free, tolerance, not same and source.distant
+    )
     working, at = mode.sums.observed, mode.factorisation
     if not same:
         working = mode.sums.expected
@@ -265,7 +289,9 @@ def laplace_task(
     constant = slopes.constant if constant is None else constant
     penalty = float(sum(np.sum(u * u) for u in mode.u))
     logdet, left = at.logdet + float(_mean(found.logdet)), float(_mean(found.step))
-    objective = -2.0 * (mode.sums.kernel + constant) + penalty - max(mode.decrement, 0.0) + logdet + left
+    objective = (
+        -2.0 * (mode.sums.kernel + constant) + penalty - max(mode.decrement, 0.0) + logdet + left
+    )
     if not (mode.decrement <= max(FOUND, tolerance) and abs(left) <= ROUND * (1.0 + abs(logdet))):
         objective = np.inf
     D = [_mean(own) - e_t @ e_t.T for own, e_t in zip(found.G, e, strict=True)]
@@ -274,7 +300,9 @@ def laplace_task(
     return Laplace(objective, mode, D, d_gamma, parameters, e, found, working, at, slopes)
 
 
-def family_parameters(family: Any, source: Source, at: Factorisation, sums: Slopes, found: Determinant) -> FamilyParameters:
+def family_parameters(
+    family: Any, source: Source, at: Factorisation, sums: Slopes, found: Determinant
+) -> FamilyParameters:
     """What concerns rho."""
     r, p = family.n_parameters, len(found.information)
     if not r:

@@ -115,7 +115,9 @@ def _by_level(columns: list[np.ndarray], code: np.ndarray, J: int) -> sp.csr_arr
     if not c:
         return sp.csr_array((0, n))
     rows = np.concatenate([code + i * J for i in range(c)])
-    return sp.csr_array((np.concatenate(columns), (rows, np.tile(np.arange(n), c))), shape=(c * J, n))
+    return sp.csr_array(
+        (np.concatenate(columns), (rows, np.tile(np.arange(n), c))), shape=(c * J, n)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +148,10 @@ class Data:
         def part(array: Any) -> Any:
             return array[..., which] if isinstance(array, np.ndarray) else array
 
-        arrays = {name: part(getattr(self, name)) for name in ("y", "here", "constant", "gamma", "phi", "u", "scale")}
+        arrays = {
+            name: part(getattr(self, name))
+            for name in ("y", "here", "constant", "gamma", "phi", "u", "scale")
+        }
         return replace(self, **arrays)
 
     def observed(self, values: np.ndarray) -> np.ndarray:
@@ -160,13 +165,17 @@ class Data:
 
     def kernel(self, eta: np.ndarray) -> np.ndarray:
         """Sums of the part of the log density that eta moves, (R,)."""
-        return self.observed(self.shared.family.kernel(self.y, eta, self.shared.weights, self.phi)).sum(axis=0)
+        return self.observed(
+            self.shared.family.kernel(self.y, eta, self.shared.weights, self.phi)
+        ).sum(axis=0)
 
     def constants(self) -> np.ndarray:
         """Sums of the rest, (R,)."""
         if self.constant is not None:
             return self.constant
-        return self.observed(self.shared.family.constant(self.y, self.shared.weights, self.phi)).sum(axis=0)
+        return self.observed(
+            self.shared.family.constant(self.y, self.shared.weights, self.phi)
+        ).sum(axis=0)
 
 
 class Mode(NamedTuple):
@@ -222,14 +231,18 @@ def find_modes(data: Data, T: np.ndarray, tolerance: float = MODE_TOLERANCE) -> 
     restarted = ~active
     before = np.full(len(active), np.inf)
     for steps in range(MAX_STEPS + 1):
-        r, d2, d3 = (data.observed(d) for d in family.derivatives(data.y, eta, shared.weights, data.phi))
+        r, d2, d3 = (
+            data.observed(d) for d in family.derivatives(data.y, eta, shared.weights, data.phi)
+        )
         w = -d2
         A = shared.products(w)
         inverse, N, logdet = factorise(A, T)
         scored = np.flatnonzero(active & ~np.isfinite(logdet))
         if len(scored):  # Fisher scoring has the same fixed point
             own = data.take(scored)
-            expected = own.observed(family.expected_weights(eta[:, scored], shared.weights, own.phi).weight)
+            expected = own.observed(
+                family.expected_weights(eta[:, scored], shared.weights, own.phi).weight
+            )
             inverse[..., scored], _, _ = factorise(shared.products(expected), T[..., scored])
         slope = small.apply_transpose(T4, shared.sums(r)[None])[0] - u
         du = small.apply_transpose(inverse, small.apply(inverse, slope[None]))[0]
@@ -247,11 +260,17 @@ def find_modes(data: Data, T: np.ndarray, tolerance: float = MODE_TOLERANCE) -> 
             break
         left = np.flatnonzero(active)
         if len(left) <= COMPACT * len(active):  # the others have arrived: go on without them
-            here = Mode(u, b, eta, kernel, r, w, d3, A, N, logdet, decrement, small.apply(T4, du[None])[0])
-            return _merged(here, left, find_modes(replace(data, u=u).take(left), T[..., left], tolerance))
+            here = Mode(
+                u, b, eta, kernel, r, w, d3, A, N, logdet, decrement, small.apply(T4, du[None])[0]
+            )
+            return _merged(
+                here, left, find_modes(replace(data, u=u).take(left), T[..., left], tolerance)
+            )
         step = np.where(active, du, 0.0)
         direction = shared.random(small.apply(T4, step[None])[0])
-        u, eta, kernel, penalised, stuck = _advance(data, u, eta, kernel, penalised, step, direction, active)
+        u, eta, kernel, penalised, stuck = _advance(
+            data, u, eta, kernel, penalised, step, direction, active
+        )
         active &= ~stuck
         b = small.apply(T4, u[None])[0]
     return Mode(u, b, eta, kernel, r, w, d3, A, N, logdet, decrement, small.apply(T4, du[None])[0])
@@ -264,7 +283,9 @@ def _merged(mode: Mode, which: np.ndarray, other: Mode) -> Mode:
     return mode
 
 
-def _place(data: Data, fixed: np.ndarray, T4: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _place(
+    data: Data, fixed: np.ndarray, T4: np.ndarray, u: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     b = small.apply(T4, u[None])[0]
     eta = fixed + data.shared.random(b)
     kernel = data.kernel(eta)
@@ -329,10 +350,14 @@ def laplace(data: Data, T: np.ndarray, dT: np.ndarray, tolerance: float = MODE_T
         E = eye - small.multiply(A, N)
     Q = small.multiply(E, A)
     penalty = np.einsum("ajr,ajr->r", mode.u, mode.u)
-    objective = -2.0 * (mode.kernel + data.constants()) + penalty - np.maximum(mode.decrement, 0.0) + logdet
+    objective = (
+        -2.0 * (mode.kernel + data.constants()) + penalty - np.maximum(mode.decrement, 0.0) + logdet
+    )
 
     row, column = np.triu_indices(k)
-    each = (N[row, column] * np.where(row == column, 1.0, 2.0)[:, None, None]).reshape(len(row) * shared.J, R)
+    each = (N[row, column] * np.where(row == column, 1.0, 2.0)[:, None, None]).reshape(
+        len(row) * shared.J, R
+    )
     leverage = np.asarray(shared.ZZt @ each)
     t = leverage * dW
     s = shared.sums(t)
@@ -368,10 +393,16 @@ def laplace(data: Data, T: np.ndarray, dT: np.ndarray, tolerance: float = MODE_T
         d = family.d_phi(y, mode.eta, shared.weights, phi)
         first_order = data.observed(d.first)
         moved = -d.eta_eta if shared.observed else d.weight
-        parts.append((-2.0 * first_order + data.observed(moved * leverage + d.eta * shift)).sum(axis=0)[None])
-        squares = first_order**2 / (shared.weights if family.merges and shared.weights is not None else 1.0)
+        parts.append(
+            (-2.0 * first_order + data.observed(moved * leverage + d.eta * shift)).sum(axis=0)[None]
+        )
+        squares = first_order**2 / (
+            shared.weights if family.merges and shared.weights is not None else 1.0
+        )
         least = 0.5e-10 * len(y)
-        H[-1, -1] = 2.0 * np.maximum(np.maximum(-data.observed(d.second).sum(axis=0), 0.5 * squares.sum(axis=0)), least)
+        H[-1, -1] = 2.0 * np.maximum(
+            np.maximum(-data.observed(d.second).sum(axis=0), 0.5 * squares.sum(axis=0)), least
+        )
         if not shared.observed:
             turned = shared.sums(data.observed(-d.weight / np.maximum(W, 1e-300) * mode.r))
             H[:m, -1] = np.einsum("iajr,ajr->ir", v, small.apply(E, turned[None])[0])
@@ -379,5 +410,12 @@ def laplace(data: Data, T: np.ndarray, dT: np.ndarray, tolerance: float = MODE_T
     H[upper[1], upper[0]] = H[upper]
     whole = np.concatenate(parts)
     found = (mode.decrement <= FOUND) & (np.abs(left) <= ROUND * (1.0 + np.abs(logdet)))
-    sound = np.isfinite(objective) & found & np.isfinite(whole).all(axis=0) & np.isfinite(H).all(axis=(0, 1))
-    return Values(np.where(sound, objective, np.inf), whole, H, mode.u, (D,), (mode.b,), information)
+    sound = (
+        np.isfinite(objective)
+        & found
+        & np.isfinite(whole).all(axis=0)
+        & np.isfinite(H).all(axis=(0, 1))
+    )
+    return Values(
+        np.where(sound, objective, np.inf), whole, H, mode.u, (D,), (mode.b,), information
+    )

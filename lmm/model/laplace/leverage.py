@@ -57,7 +57,15 @@ def tables(at: BlockFactorisation) -> Tables:
         elif member.coupling is not None:
             W, k, J = member.W, len(member.A), member.A.shape[-1]
             B = [member.coupling.matrix()[a * J : (a + 1) * J] for a in range(k)]
-    return Tables(plan, [inverse.own for inverse in inverses], [inverse.parents for inverse in inverses], across, K, W, B)
+    return Tables(
+        plan,
+        [inverse.own for inverse in inverses],
+        [inverse.parents for inverse in inverses],
+        across,
+        K,
+        W,
+        B,
+    )
 
 
 def leverages(block: Block, at: Tables) -> np.ndarray:
@@ -98,7 +106,9 @@ def leverages(block: Block, at: Tables) -> np.ndarray:
     return total
 
 
-def _across_sparse(block: Block, at: Tables, places: list[tuple[int, int, np.ndarray]]) -> np.ndarray:
+def _across_sparse(
+    block: Block, at: Tables, places: list[tuple[int, int, np.ndarray]]
+) -> np.ndarray:
     """The share of the leverages between the one eliminated factor and the tail: -2 z'W_j B_j K z."""
     assert at.B is not None and at.W is not None
     t = at.plan.chain[0]

@@ -36,7 +36,9 @@ def linearise(problem: GeneralizedProblem, eta: np.ndarray, phi: float) -> Linea
     W = np.maximum(W, LEAST * float(W.max()))
     z = eta - rows.offset + r / W
     R = independent_columns(rows.Q, W)[1]
-    if len(R) < problem.p:  # columns that tiny weights have made dependent: keep all, however badly determined
+    if (
+        len(R) < problem.p
+    ):  # columns that tiny weights have made dependent: keep all, however badly determined
         R = np.asarray(np.linalg.qr(rows.Q * np.sqrt(W)[:, None], mode="r"))
     gamma0, residual = least_squares(rows.Q, R, z, W)
     cross = cross_products(problem.terms, np.asfortranarray(np.column_stack([rows.Q, residual])), W)

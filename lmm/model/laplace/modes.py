@@ -62,7 +62,10 @@ class ProfiledFixedEffects:
 
     def step(self, right: list[np.ndarray], b: list[np.ndarray], score: np.ndarray) -> np.ndarray:
         """The step in gamma: (Q'V^-1 Q)^-1 (Q'r + Q'WZ b - Q'WZ N (Z'WZ b + Z'r))."""
-        return np.linalg.solve(self.information, score + dots(self.ZWQ, b) - dots(self.solved, [own[0] for own in right]))
+        return np.linalg.solve(
+            self.information,
+            score + dots(self.ZWQ, b) - dots(self.solved, [own[0] for own in right]),
+        )
 
 
 def dots(a: list[np.ndarray], b: list[np.ndarray]) -> np.ndarray:
@@ -97,7 +100,22 @@ def find_modes(
     Steps take the observed weights where Z'wZ + G^-1 is positive definite, the expected ones elsewhere (then it is Fisher
     scoring; both have the same fixed point).
     """
-    return drive(source, [modes_task(family, source, T, gamma, phi, [t @ own for t, own in zip(T, u, strict=True)], u, free, tolerance)])[0]
+    return drive(
+        source,
+        [
+            modes_task(
+                family,
+                source,
+                T,
+                gamma,
+                phi,
+                [t @ own for t, own in zip(T, u, strict=True)],
+                u,
+                free,
+                tolerance,
+            )
+        ],
+    )[0]
 
 
 def modes_task(
@@ -144,14 +162,24 @@ def modes_task(
         if free:
             profiled = ProfiledFixedEffects(factorisation, working)
             d_gamma = profiled.step(right, b, sums.fixed_score)
-            right = [own - np.tensordot(d_gamma, F, 1)[None] for own, F in zip(right, profiled.ZWQ, strict=True)]
+            right = [
+                own - np.tensordot(d_gamma, F, 1)[None]
+                for own, F in zip(right, profiled.ZWQ, strict=True)
+            ]
         new_b, residual, _ = factorisation.solve(right, near=b)
-        new_u = [factorisation.whiten(t, own[0], e[0]) for t, own, e in zip(range(len(T)), new_b, residual, strict=True)]
+        new_u = [
+            factorisation.whiten(t, own[0], e[0])
+            for t, own, e in zip(range(len(T)), new_b, residual, strict=True)
+        ]
         du = [new - old for new, old in zip(new_u, u, strict=True)]
         slope = [t.T @ g - old for t, g, old in zip(T, sums.score, u, strict=True)]
-        decrement = float(sum(np.sum(d * g) for d, g in zip(du, slope, strict=True)) + d_gamma @ sums.fixed_score)
+        decrement = float(
+            sum(np.sum(d * g) for d, g in zip(du, slope, strict=True)) + d_gamma @ sums.fixed_score
+        )
         db = [new[0] - old for new, old in zip(new_b, b, strict=True)]
-        if not np.isfinite(decrement) and any(np.any(own) for own in u):  # so far out that the equations overflow: begin again
+        if not np.isfinite(decrement) and any(
+            np.any(own) for own in u
+        ):  # so far out that the equations overflow: begin again
             u = [np.zeros_like(own) for own in u]
             b = [np.zeros_like(own) for own in u]
             sums = yield score_sums(gamma, b)
@@ -184,7 +212,12 @@ def modes_task(
 
 
 def follow(
-    T: list[np.ndarray], old: Mode, gamma: np.ndarray, score: list[np.ndarray] | None, fixed: list[np.ndarray], scale: float = 1.0
+    T: list[np.ndarray],
+    old: Mode,
+    gamma: np.ndarray,
+    score: list[np.ndarray] | None,
+    fixed: list[np.ndarray],
+    scale: float = 1.0,
 ) -> Start | None:
     """Where the mode goes to first order when parameters move, without a pass: b (k, J) and u per term; None for a step too far.
 
@@ -202,9 +235,15 @@ def follow(
         for t, (own, g, F) in enumerate(zip(Ab, old.sums.score, fixed, strict=True))
     ]
     b, e, _ = factorisation.solve(right)
-    u = [factorisation.whiten(t, own[0], rest[0]) for t, (own, rest) in enumerate(zip(b, e, strict=True))]
+    u = [
+        factorisation.whiten(t, own[0], rest[0])
+        for t, (own, rest) in enumerate(zip(b, e, strict=True))
+    ]
     b = [own[0] for own in b]
-    far = max((float(np.max(np.abs(new - own), initial=0.0)) for new, own in zip(b, old.b, strict=True)), default=0.0)
+    far = max(
+        (float(np.max(np.abs(new - own), initial=0.0)) for new, own in zip(b, old.b, strict=True)),
+        default=0.0,
+    )
     return Start(b, u) if np.isfinite(far) and far <= FAR * scale else None
 
 

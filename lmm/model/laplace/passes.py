@@ -119,7 +119,9 @@ class ScoreSums:
                 block.sums(r),
                 block.Q.T @ r,
                 weighted(block, -d2, self.fixed) if self.observed else None,
-                weighted(block, family.expected_weights(eta, weights, phi).weight, self.fixed) if self.expected else None,
+                weighted(block, family.expected_weights(eta, weights, phi).weight, self.fixed)
+                if self.expected
+                else None,
             )
 
 
@@ -164,7 +166,9 @@ class Linearise:
             W = np.maximum(W, LEAST * np.mean(W))
         diag, pairs = block.products(W)
         gram = block.Q.T @ (block.Q * W[:, None])
-        return Working(block.n, diag, pairs, block.sums(r), block.Q.T @ r, gram, float(np.sum(r * r / W)))
+        return Working(
+            block.n, diag, pairs, block.sums(r), block.Q.T @ r, gram, float(np.sum(r * r / W))
+        )
 
 
 class Slopes(NamedTuple):
@@ -254,7 +258,9 @@ class LeverageSums:
             return sums
         d = family.parameter_derivatives(y, eta, weights, phi, not self.observed)
         working = None
-        if family.has_dispersion and not self.observed:  # the working model's error variance 1 / W moves with phi
+        if (
+            family.has_dispersion and not self.observed
+        ):  # the working model's error variance 1 / W moves with phi
             working = [own[None] for own in block.sums(-d.weight[0] / np.maximum(W, 1e-300) * r)]
         return sums._replace(
             first=d.first.sum(axis=1),
@@ -283,10 +289,20 @@ class Total:
             return None
         if isinstance(piece, list):
             old = [None] * len(piece) if total is None else total
-            return [self._run(*each) for each in zip(old, piece, block.levels, self.levels, strict=True)] if piece else []
+            return (
+                [
+                    self._run(*each)
+                    for each in zip(old, piece, block.levels, self.levels, strict=True)
+                ]
+                if piece
+                else []
+            )
         if isinstance(piece, dict):
             return {
-                key: self._run(None if total is None else total[key], own, block.runs[key], self.pairs[key]) for key, own in piece.items()
+                key: self._run(
+                    None if total is None else total[key], own, block.runs[key], self.pairs[key]
+                )
+                for key, own in piece.items()
             }
         if isinstance(piece, tuple):
             old = [None] * len(piece) if total is None else total

@@ -54,7 +54,16 @@ def grid(points: int, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @np.errstate(all="ignore")  # what is not finite is refused
-def quadrature(family: Any, rows: Rows, T: np.ndarray, gamma: np.ndarray, phi: Any, at: Laplace, points: int, observed: bool) -> Quadrature:
+def quadrature(
+    family: Any,
+    rows: Rows,
+    T: np.ndarray,
+    gamma: np.ndarray,
+    phi: Any,
+    at: Laplace,
+    points: int,
+    observed: bool,
+) -> Quadrature:
     """J at T (k, k), gamma (p,) and phi, from the Laplace terms ``at`` of the same parameters."""
     code, J = rows.codes[0], rows.plan.terms[0].J
     z = np.stack([np.ones(rows.n) if c is None else c for c in rows.columns[0]])
@@ -99,7 +108,9 @@ def quadrature(family: Any, rows: Rows, T: np.ndarray, gamma: np.ndarray, phi: A
         mean_first += first[m] @ p[code]
     H = np.eye(k)[:, :, None] + small.multiply(moved, L)
     lower = np.tril(np.ones((k, k)))[:, :, None] * H
-    half = 0.5 * np.where(np.eye(k, dtype=bool)[:, :, None], lower, lower + np.swapaxes(lower, 0, 1))
+    half = 0.5 * np.where(
+        np.eye(k, dtype=bool)[:, :, None], lower, lower + np.swapaxes(lower, 0, 1)
+    )
     V = small.multiply(small.multiply(L, half), np.swapaxes(L, 0, 1))
 
     Tz = T.T @ z
@@ -116,13 +127,18 @@ def quadrature(family: Any, rows: Rows, T: np.ndarray, gamma: np.ndarray, phi: A
     Th = T @ h
     AT = np.einsum("abj,bc->acj", A, T)
     gradient = S - 2.0 * small.multiply(AT, V) - sum_t[:, None] * mode.u[0][None]
-    gradient += at.e[0][:, None] * h[None] - np.einsum("abj,bj->aj", A_observed, Th)[:, None] * mode.u[0][None]
+    gradient += (
+        at.e[0][:, None] * h[None]
+        - np.einsum("abj,bj->aj", A_observed, Th)[:, None] * mode.u[0][None]
+    )
     through = np.einsum("an,an->n", z, Th[:, code])
     d_gamma = -2.0 * rows.Q.T @ (mean_score - t - w * through)
     d_rho = np.zeros(0)
     if family.n_parameters:
         d = family.parameter_derivatives(rows.y, eta_mode, rows.weights, phi, not observed)
-        d_rho = -2.0 * (mean_first + (d.eta_eta if observed else -d.weight) @ spread + d.eta @ through)
+        d_rho = -2.0 * (
+            mean_first + (d.eta_eta if observed else -d.weight) @ spread + d.eta @ through
+        )
     return Quadrature(objective, -2.0 * gradient.sum(axis=-1), d_gamma, d_rho)
 
 

@@ -84,7 +84,10 @@ class Block:
     def column_sums(self, V: np.ndarray) -> list[np.ndarray]:
         """Z'V per term, (r, k, J), for V (n, r)."""
         if not V.shape[1]:
-            return [np.zeros((0, len(columns), J)) for columns, J in zip(self.columns, self._counts(), strict=True)]
+            return [
+                np.zeros((0, len(columns), J))
+                for columns, J in zip(self.columns, self._counts(), strict=True)
+            ]
         each = [self.sums(column) for column in V.T]
         return [np.stack([e[t] for e in each]) for t in range(len(self.codes))]
 
@@ -102,7 +105,9 @@ class Block:
             blocks = np.empty((len(self.columns[t]), len(self.columns[s]), run.stop - run.start))
             for a, first in enumerate(self.columns[t]):
                 for b, second in enumerate(self.columns[s]):
-                    blocks[a, b] = np.bincount(place, product(w, first, second), run.stop - run.start)
+                    blocks[a, b] = np.bincount(
+                        place, product(w, first, second), run.stop - run.start
+                    )
             pairs[t, s] = blocks
         return diag, pairs
 
@@ -148,13 +153,19 @@ class Rows(Block):
 def make_rows(design: Design, factorization: str = "exact") -> Rows:
     """The rows of a design, fixed columns made orthonormal."""
     R = design.R
-    if R is None or design.weights is not None:  # orthonormal without weights, which mean trials here
+    if (
+        R is None or design.weights is not None
+    ):  # orthonormal without weights, which mean trials here
         R = independent_columns(design.X)[1]
-    R = R / np.sqrt(design.n)  # columns of mean square one: a unit of gamma moves the predictor as a unit of theta does
+    R = R / np.sqrt(
+        design.n
+    )  # columns of mean square one: a unit of gamma moves the predictor as a unit of theta does
     Q = np.linalg.solve(R.T, design.X.T).T if design.p else np.zeros((design.n, 0))
     ones = np.ones(design.n)
     pattern = cross_products(design.terms, np.asfortranarray(ones[:, None]), None)
-    plan = plan_for(pattern, tuple(term.group for term in design.terms), factorization=factorization)
+    plan = plan_for(
+        pattern, tuple(term.group for term in design.terms), factorization=factorization
+    )
     codes = tuple(term.codes.astype(np.intp) for term in design.terms)
     return Rows(
         y=design.y,
@@ -167,11 +178,16 @@ def make_rows(design: Design, factorization: str = "exact") -> Rows:
         levels=tuple(slice(0, term.J) for term in design.terms),
         plan=plan,
         pattern=pattern,
-        place={key: places(codes[key[0]], codes[key[1]], pairs, plan.terms[key[1]].J) for key, pairs in pattern.pairs.items()},
+        place={
+            key: places(codes[key[0]], codes[key[1]], pairs, plan.terms[key[1]].J)
+            for key, pairs in pattern.pairs.items()
+        },
         runs={key: slice(0, len(pairs.rows)) for key, pairs in pattern.pairs.items()},
     )
 
 
 def places(rows: np.ndarray, cols: np.ndarray, pairs: Pairs, J: int) -> np.ndarray:
     """Index of each row's pair of levels among the sorted pairs; J levels of the second factor."""
-    return np.searchsorted(pairs.rows.astype(np.int64) * J + pairs.cols, rows.astype(np.int64) * J + cols)
+    return np.searchsorted(
+        pairs.rows.astype(np.int64) * J + pairs.cols, rows.astype(np.int64) * J + cols
+    )

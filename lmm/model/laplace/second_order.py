@@ -27,7 +27,10 @@ def correction(family: Any, rows: Rows, phi: float, mode: Mode) -> float:
     leverage = np.einsum("an,abn,bn->n", z, N[:, :, code], z)
     at_mode = rows.predictor(mode.gamma, mode.b)
     h = 1e-4 * (1.0 + np.abs(at_mode))
-    third = [family.derivatives(rows.y, eta, rows.weights, phi).d3 for eta in (at_mode - h, at_mode, at_mode + h)]
+    third = [
+        family.derivatives(rows.y, eta, rows.weights, phi).d3
+        for eta in (at_mode - h, at_mode, at_mode + h)
+    ]
     slope, bend = -third[1], -(third[2] - third[0]) / (2.0 * h)
     s = rows.sums(leverage * slope)
     solved = mode.factorisation.solve([own[None] for own in s]).values

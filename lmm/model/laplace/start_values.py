@@ -25,7 +25,9 @@ def starting_values(problem: GeneralizedProblem) -> np.ndarray:
     """(theta, gamma, rho) to begin from."""
     family, source = problem.family, problem.source
     some = source.sample()
-    gamma, phi = _without_effects(family, some) if family.has_intercept else _cumulative(family, some)
+    gamma, phi = (
+        _without_effects(family, some) if family.has_intercept else _cumulative(family, some)
+    )
     sums: Working = source.total([Linearise(family, gamma, phi)])[0]
     if source.distant and problem.p:  # all rows have their say
         step = np.linalg.lstsq(sums.gram, sums.fixed_score, rcond=None)[0]
@@ -34,8 +36,12 @@ def starting_values(problem: GeneralizedProblem) -> np.ndarray:
     gram[-1, -1] = sums.square
     pattern = source.pattern
     pairs = {key: Pairs(old.rows, old.cols, sums.pairs[key]) for key, old in pattern.pairs.items()}
-    cross = CrossProducts(tuple(sums.diag), tuple(own[None] for own in sums.score), pairs, gram, sums.rows, 0.0)
-    return np.concatenate([moments.starting_values(cross, problem.structures), gamma, family.to_rho(phi)])
+    cross = CrossProducts(
+        tuple(sums.diag), tuple(own[None] for own in sums.score), pairs, gram, sums.rows, 0.0
+    )
+    return np.concatenate(
+        [moments.starting_values(cross, problem.structures), gamma, family.to_rho(phi)]
+    )
 
 
 def possible(family: Any, rows: Block) -> np.ndarray:
@@ -45,7 +51,11 @@ def possible(family: Any, rows: Block) -> np.ndarray:
     with np.errstate(all="ignore"):
         level = np.asarray(family.link.link(np.average(rows.y, weights=rows.weights)))
     level = family.clip(np.where(np.isfinite(level), level, 0.0)) - rows.offset
-    gamma = np.linalg.lstsq(rows.Q.T @ rows.Q, rows.Q.T @ level, rcond=None)[0] if rows.p else np.zeros(0)
+    gamma = (
+        np.linalg.lstsq(rows.Q.T @ rows.Q, rows.Q.T @ level, rcond=None)[0]
+        if rows.p
+        else np.zeros(0)
+    )
     if not rows.p or family.inside(rows.offset + rows.Q @ gamma).all():
         return gamma
     # the largest t with low + t <= offset + Q gamma <= high - t
@@ -54,8 +64,16 @@ def possible(family: Any, rows: Block) -> np.ndarray:
     A = np.vstack([np.column_stack([-sign * rows.Q, np.ones(rows.n)]) for sign, _ in sides])
     b = np.concatenate([sign * rows.offset - bound for sign, bound in sides])
     most = float(np.abs(level).max())
-    found = optimize.linprog(np.append(np.zeros(rows.p), -1.0), A, b, bounds=[(None, None)] * rows.p + [(0.0, most)], method="highs")
-    return found.x[:-1] if found.x is not None and found.status == 0 and found.x[-1] > 0.0 else gamma
+    found = optimize.linprog(
+        np.append(np.zeros(rows.p), -1.0),
+        A,
+        b,
+        bounds=[(None, None)] * rows.p + [(0.0, most)],
+        method="highs",
+    )
+    return (
+        found.x[:-1] if found.x is not None and found.status == 0 and found.x[-1] > 0.0 else gamma
+    )
 
 
 def _without_effects(family: Any, rows: Block) -> tuple[np.ndarray, Any]:
@@ -63,16 +81,26 @@ def _without_effects(family: Any, rows: Block) -> tuple[np.ndarray, Any]:
 
     def density(gamma: np.ndarray) -> float:
         with np.errstate(all="ignore"):
-            return float(family.log_density(rows.y, rows.offset + rows.Q @ gamma, rows.weights, phi).sum())
+            return float(
+                family.log_density(rows.y, rows.offset + rows.Q @ gamma, rows.weights, phi).sum()
+            )
 
     gamma = possible(family, rows)
     mu = family.initial_mu(rows.y, rows.weights)
     with np.errstate(all="ignore"):
         eta = family.link.link(mu)
-        if not np.all(np.isfinite(eta)):  # a family of the user's own may not know where its means may lie
-            eta = np.broadcast_to(family.link.link(np.average(rows.y, weights=rows.weights)), eta.shape)
+        if not np.all(
+            np.isfinite(eta)
+        ):  # a family of the user's own may not know where its means may lie
+            eta = np.broadcast_to(
+                family.link.link(np.average(rows.y, weights=rows.weights)), eta.shape
+            )
     eta = family.clip(np.where(np.isfinite(eta), eta, 0.0))
-    phi = family.initial_phi(rows.y, family.mean(rows.offset + rows.Q @ gamma), rows.weights) if family.has_dispersion else 1.0
+    phi = (
+        family.initial_phi(rows.y, family.mean(rows.offset + rows.Q @ gamma), rows.weights)
+        if family.has_dispersion
+        else 1.0
+    )
     last = density(gamma)
     last = last if np.isfinite(last) else -np.inf
     for _ in range(MAX_STEPS):
@@ -122,7 +150,9 @@ def _cumulative(family: Any, rows: Block) -> tuple[np.ndarray, Any]:
         for _ in range(20):
             new_gamma, new_rho = gamma + step[:p], rho + step[p:]
             new_eta = rows.offset + rows.Q @ new_gamma
-            new = float(family.kernel(rows.y, new_eta, rows.weights, family.from_rho(new_rho)).sum())
+            new = float(
+                family.kernel(rows.y, new_eta, rows.weights, family.from_rho(new_rho)).sum()
+            )
             if new >= value:
                 break
             step = step / 2.0

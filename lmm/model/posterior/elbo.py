@@ -104,7 +104,10 @@ def unpack(model: Model, how: Approximation, q: Parameters, frame: Frame) -> Gau
     unit = frame.units
     z, p = model.size, model.p
     moved = q["d"] - frame.d
-    m = [own * u + jnp.tensordot(moved, K, 1) for own, u, K in zip(q["m"], unit, frame.slopes, strict=True)]
+    m = [
+        own * u + jnp.tensordot(moved, K, 1)
+        for own, u, K in zip(q["m"], unit, frame.slopes, strict=True)
+    ]
     if how.family == "partial":
         L = triangle(q["globals"], how.globals(model))
         free = iter(zip(q["coupling"], q["spread"], strict=True))
@@ -119,16 +122,26 @@ def unpack(model: Model, how: Approximation, q: Parameters, frame: Frame) -> Gau
                 at += term.k * term.J
             else:
                 coupling, spread = next(free)
-                C.append(jnp.tensordot(L.T, coupling * u[None], 1))  # regressions on the parameters themselves
+                C.append(
+                    jnp.tensordot(L.T, coupling * u[None], 1)
+                )  # regressions on the parameters themselves
                 S.append(_level_factors(spread, term.k) * u[:, None])
         return Gaussian(q["zeta"], L[:z, :z], q["d"], L[z : z + p], m, C, S, log_diagonal)
     if how.family == "full_rank":
         zeta_factor, own_factor = triangle(q["zeta_factor"], z), triangle(q["d_factor"], p)
     else:
-        zeta_factor, own_factor = jnp.diag(jnp.exp(q["zeta_factor"])), jnp.diag(jnp.exp(q["d_factor"]))
+        zeta_factor, own_factor = (
+            jnp.diag(jnp.exp(q["zeta_factor"])),
+            jnp.diag(jnp.exp(q["d_factor"])),
+        )
     d_factor = jnp.concatenate([jnp.zeros((p, z)), own_factor], axis=1)
-    S = [jnp.eye(term.k)[:, :, None] * (jnp.exp(raw) * u)[:, None] for raw, term, u in zip(q["spread"], model.terms, unit, strict=True)]
-    log_diagonal = jnp.sum(jnp.log(jnp.diagonal(zeta_factor))) + jnp.sum(jnp.log(jnp.diagonal(own_factor)))
+    S = [
+        jnp.eye(term.k)[:, :, None] * (jnp.exp(raw) * u)[:, None]
+        for raw, term, u in zip(q["spread"], model.terms, unit, strict=True)
+    ]
+    log_diagonal = jnp.sum(jnp.log(jnp.diagonal(zeta_factor))) + jnp.sum(
+        jnp.log(jnp.diagonal(own_factor))
+    )
     return Gaussian(q["zeta"], zeta_factor, q["d"], d_factor, m, None, S, log_diagonal)
 
 
@@ -145,7 +158,9 @@ class Begin(NamedTuple):
     phi: float
 
 
-def initial(model: Model, how: Approximation, begin: Begin, frame: Frame, sigma_unit: float = 1.0) -> Parameters:
+def initial(
+    model: Model, how: Approximation, begin: Begin, frame: Frame, sigma_unit: float = 1.0
+) -> Parameters:
     """Parameters to begin from; effects have their units for standard deviations, ``sigma_unit`` as of the priors."""
     unit = frame.units
     z, p = model.size, model.p
@@ -158,7 +173,10 @@ def initial(model: Model, how: Approximation, begin: Begin, frame: Frame, sigma_
         q["globals"] = np.concatenate([np.log(np.diagonal(L)), L[np.tril_indices(len(L), -1)]])
         free = [t for t in range(len(model.terms)) if t not in how.dense]
         q["coupling"] = [own / unit[t] for t, own in zip(free, begin.regressions, strict=True)]
-        q["spread"] = [np.zeros((model.terms[t].k * (model.terms[t].k + 1) // 2, model.terms[t].J)) for t in free]
+        q["spread"] = [
+            np.zeros((model.terms[t].k * (model.terms[t].k + 1) // 2, model.terms[t].J))
+            for t in free
+        ]
     elif how.family == "full_rank":
         q["zeta_factor"] = np.concatenate([small, np.zeros(z * (z - 1) // 2)])
         q["d_factor"] = np.zeros(p * (p + 1) // 2)
@@ -199,14 +217,18 @@ def predictor_moments(rows: RowData, g: Gaussian) -> tuple[Array, Array]:
         variance = jnp.sum((rows.X @ g.d_factor) ** 2, axis=1)
     else:
         own = rows._replace(offset=jnp.zeros_like(rows.offset))
-        variance = jnp.sum(jax.vmap(lambda d, C: predictor(own, d, C) ** 2)(g.d_factor.T, g.C), axis=0)
+        variance = jnp.sum(
+            jax.vmap(lambda d, C: predictor(own, d, C) ** 2)(g.d_factor.T, g.C), axis=0
+        )
     for code, values, S in zip(rows.codes, rows.values, g.S, strict=True):
         # (k, n): S'z of each row
         variance = variance + jnp.sum(jnp.sum(S[:, :, code] * values[:, None], axis=0) ** 2, axis=0)
     return mean, variance
 
 
-def expected_log_density(rows: RowData, model: Model, g: Gaussian, phi: Array, rules: Rules) -> Array:
+def expected_log_density(
+    rows: RowData, model: Model, g: Gaussian, phi: Array, rules: Rules
+) -> Array:
     """sum_i E[log f(y_i | eta_i)], eta_i normal."""
     mean, variance = predictor_moments(rows, g)
     eta = mean[:, None] + jnp.sqrt(variance)[:, None] * rules.line[None]
@@ -235,13 +257,22 @@ def bound(
     if isinstance(data, Sums):
         rss = expected_rss(data, model, g)
         log_sigma, precision, total = _sigma_moments(q, rules, sigma, priors, model, how)
-        total = total - data.n * (0.5 * LOG_2PI + log_sigma) + 0.5 * data.sum_log_weights - 0.5 * precision * rss
+        total = (
+            total
+            - data.n * (0.5 * LOG_2PI + log_sigma)
+            + 0.5 * data.sum_log_weights
+            - 0.5 * precision * rss
+        )
     else:
         phi = jnp.exp(q["log_phi"]) if "log_phi" in q else jnp.ones(())
         total = expected_log_density(data, model, g, phi, rules) / share
     total = total + _effects_prior(model, priors, g, rules)
-    total = total + _coefficients_prior(priors, data.shift + data.unit @ g.d, data.unit @ g.d_factor, rules)
-    return total + _entropy(model, how, g) + jnp.sum(jnp.log(jnp.abs(jnp.diagonal(data.unit)))), rss  # U is triangular
+    total = total + _coefficients_prior(
+        priors, data.shift + data.unit @ g.d, data.unit @ g.d_factor, rules
+    )
+    return total + _entropy(model, how, g) + jnp.sum(
+        jnp.log(jnp.abs(jnp.diagonal(data.unit)))
+    ), rss  # U is triangular
 
 
 def _coefficients_prior(priors: Priors, mean: Array, factor: Array, rules: Rules) -> Array:
@@ -264,7 +295,9 @@ def _sigma_moments(
         return q["log_sigma"], jnp.exp(-2.0 * q["log_sigma"]), jnp.zeros(())
     raw = q["sigma"] + jnp.exp(q["sigma_factor"]) * rules.line
     value = scales.positive(raw, model.transform, priors.sigma_unit)
-    prior = priors.sigma.log_density(value, jnp) + scales.log_slope(raw, model.transform, priors.sigma_unit)
+    prior = priors.sigma.log_density(value, jnp) + scales.log_slope(
+        raw, model.transform, priors.sigma_unit
+    )
     entropy = q["sigma_factor"] + 0.5 * (1.0 + LOG_2PI)
     w = rules.line_weights
     return jnp.log(value) @ w, (value**-2.0) @ w, prior @ w + entropy
@@ -281,18 +314,30 @@ def _effects_prior(model: Model, priors: Priors, g: Gaussian, rules: Rules) -> A
             continue
         tail = g.C[t][z:]
         base.append(M + jnp.einsum("lkj,lmj->km", tail, tail))
-        moving.append(jnp.concatenate([m[None], g.C[t][:z]]))  # b's mean is this, contracted with (1, e_zeta)
+        moving.append(
+            jnp.concatenate([m[None], g.C[t][:z]])
+        )  # b's mean is this, contracted with (1, e_zeta)
     squares = [jnp.einsum("akj,bmj->abkm", F, F) for F in moving]
 
     def at(e: Array) -> Array:
         zeta = g.zeta + g.zeta_factor @ e
         total = scales.log_prior(model.terms, priors, zeta, model.transform)
         one = jnp.concatenate([jnp.ones(1), e])
-        for t, (term, own) in enumerate(zip(model.terms, scales.split(model.terms, zeta), strict=True)):
-            M = base[t] if g.C is None else base[t] + jnp.einsum("a,abkm,b->km", one, squares[t], one)
+        for t, (term, own) in enumerate(
+            zip(model.terms, scales.split(model.terms, zeta), strict=True)
+        ):
+            M = (
+                base[t]
+                if g.C is None
+                else base[t] + jnp.einsum("a,abkm,b->km", one, squares[t], one)
+            )
             T = scales.factor(term, own, model.transform, priors.units[t])
             inverse = scales.inverse_factor(T)
-            total = total - term.J * (0.5 * term.k * LOG_2PI + jnp.sum(jnp.log(jnp.diagonal(T)))) - 0.5 * jnp.sum((inverse @ M) * inverse)
+            total = (
+                total
+                - term.J * (0.5 * term.k * LOG_2PI + jnp.sum(jnp.log(jnp.diagonal(T))))
+                - 0.5 * jnp.sum((inverse @ M) * inverse)
+            )
         return total
 
     return jax.vmap(at)(rules.zeta) @ rules.zeta_weights
@@ -304,5 +349,7 @@ def _entropy(model: Model, how: Approximation, g: Gaussian) -> Array:
     total = g.log_diagonal
     for t, S in enumerate(g.S):
         if t not in how.dense:
-            total = total + sum((jnp.sum(jnp.log(S[a, a])) for a in range(S.shape[0])), jnp.zeros(()))
+            total = total + sum(
+                (jnp.sum(jnp.log(S[a, a])) for a in range(S.shape[0])), jnp.zeros(())
+            )
     return total + 0.5 * count * (1.0 + LOG_2PI)

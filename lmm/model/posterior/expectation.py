@@ -88,7 +88,9 @@ def effects(model: Model, dense: tuple[int, ...], frame: Frame, x: Array) -> lis
     return b
 
 
-def coordinates(model: Model, dense: tuple[int, ...], frame: Frame, b: list[np.ndarray]) -> np.ndarray:
+def coordinates(
+    model: Model, dense: tuple[int, ...], frame: Frame, b: list[np.ndarray]
+) -> np.ndarray:
     """The inverse of :func:`effects`, in NumPy."""
     parts = [own / unit for own, unit in zip(b, frame.units, strict=True)]
     if dense:
@@ -112,13 +114,17 @@ def small_inverse(G: Array) -> Array:
     return jnp.linalg.inv(G / jnp.outer(unit, unit) + 1e-8 * jnp.eye(k)) / jnp.outer(unit, unit)
 
 
-def effects_density(model: Model, dense: tuple[int, ...], frame: Frame, data: Sums | RowData, at: Parameters) -> Any:
+def effects_density(
+    model: Model, dense: tuple[int, ...], frame: Frame, data: Sums | RowData, at: Parameters
+) -> Any:
     """x (q,) -> log density of the effects, with a gradient from one product with Z'WZ."""
     inverses = [small_inverse(G) for G in at.G]
 
     def prior(b: list[Array]) -> tuple[Array, list[Array]]:
         pulled = [P @ own for P, own in zip(inverses, b, strict=True)]
-        return -0.5 * sum((jnp.sum(own * pull) for own, pull in zip(b, pulled, strict=True)), jnp.zeros(())), pulled
+        return -0.5 * sum(
+            (jnp.sum(own * pull) for own, pull in zip(b, pulled, strict=True)), jnp.zeros(())
+        ), pulled
 
     if isinstance(data, Sums):
         precision = jnp.exp(-2.0 * at.log_sigma)
@@ -130,7 +136,10 @@ def effects_density(model: Model, dense: tuple[int, ...], frame: Frame, data: Su
             value, pulled = prior(b)
             for own, r, Ab in zip(b, target, product, strict=True):
                 value = value + precision * jnp.sum(own * (r - 0.5 * Ab))
-            gradient = [precision * (r - Ab) - pull for r, Ab, pull in zip(target, product, pulled, strict=True)]
+            gradient = [
+                precision * (r - Ab) - pull
+                for r, Ab, pull in zip(target, product, pulled, strict=True)
+            ]
             return value, pull_back(gradient)[0]
 
         @jax.custom_vjp
@@ -157,7 +166,14 @@ def no_statistics(model: Model, p: int) -> Statistics:
     return Statistics(square, mean, jnp.zeros(()), jnp.zeros(p + 1), jnp.zeros(()), jnp.zeros(()))
 
 
-def add_draw(model: Model, frame: Frame, data: Sums | RowData, at: Parameters, total: Statistics, b: list[Array]) -> Statistics:
+def add_draw(
+    model: Model,
+    frame: Frame,
+    data: Sums | RowData,
+    at: Parameters,
+    total: Statistics,
+    b: list[Array],
+) -> Statistics:
     """The statistics with one more draw.
 
     To the gradient in d is added that in b times the slopes, whose mean is zero: the sum is the gradient along d with the effects
@@ -172,7 +188,10 @@ def add_draw(model: Model, frame: Frame, data: Sums | RowData, at: Parameters, t
         for own, Ab, r in zip(b, product, data.rhs, strict=True):
             energy = energy + jnp.sum(own * (Ab - 2.0 * r))
         precision = jnp.exp(-2.0 * at.log_sigma)
-        right = data.xy - sum((jnp.tensordot(F, own, 2) for F, own in zip(data.fixed, b, strict=True)), jnp.zeros(model.p))
+        right = data.xy - sum(
+            (jnp.tensordot(F, own, 2) for F, own in zip(data.fixed, b, strict=True)),
+            jnp.zeros(model.p),
+        )
         first = (right - data.gram @ at.d) * precision
         in_b = [
             precision * (r - jnp.tensordot(at.d, F, 1) - Ab) - pull
@@ -186,16 +205,33 @@ def add_draw(model: Model, frame: Frame, data: Sums | RowData, at: Parameters, t
         return jnp.sum(f(data.y, predictor(data, d, b), data.weights, jnp.exp(log_phi)))
 
     value, (first, second, in_b) = jax.value_and_grad(of, argnums=(0, 1, 2))(at.d, at.log_phi, b)
-    score = jnp.concatenate([_along(frame, first, [g - pull for g, pull in zip(in_b, pulled, strict=True)]), second[None]])
+    score = jnp.concatenate(
+        [
+            _along(frame, first, [g - pull for g, pull in zip(in_b, pulled, strict=True)]),
+            second[None],
+        ]
+    )
     curvature = total.curvature
     if model.family.has_dispersion:
-        curvature = curvature - jax.jvp(lambda log_phi: jax.grad(of, argnums=1)(at.d, log_phi, b), (at.log_phi,), (jnp.ones(()),))[1]
-    return Statistics(square, mean, total.energy, total.score + score, curvature, total.log_f + value)
+        curvature = (
+            curvature
+            - jax.jvp(
+                lambda log_phi: jax.grad(of, argnums=1)(at.d, log_phi, b),
+                (at.log_phi,),
+                (jnp.ones(()),),
+            )[1]
+        )
+    return Statistics(
+        square, mean, total.energy, total.score + score, curvature, total.log_f + value
+    )
 
 
 def _along(frame: Frame, in_d: Array, in_b: list[Array]) -> Array:
     """The gradient in d with the effects moving along."""
-    return in_d + sum((jnp.tensordot(K, g, 2) for K, g in zip(frame.slopes, in_b, strict=True)), jnp.zeros_like(in_d))
+    return in_d + sum(
+        (jnp.tensordot(K, g, 2) for K, g in zip(frame.slopes, in_b, strict=True)),
+        jnp.zeros_like(in_d),
+    )
 
 
 def kept_apart(new: Array, old: Array) -> Array:
@@ -211,7 +247,13 @@ def kept_apart(new: Array, old: Array) -> Array:
 
 
 def maximise(
-    model: Model, data: Sums | RowData, cov: Array, at: Parameters, mean: Statistics, share: float, fixed_sigma: bool
+    model: Model,
+    data: Sums | RowData,
+    cov: Array,
+    at: Parameters,
+    mean: Statistics,
+    share: float,
+    fixed_sigma: bool,
 ) -> Parameters:
     """The M-step, from averaged statistics.
 
@@ -220,35 +262,69 @@ def maximise(
     maximum given draws of effects that they are confounded with would follow those. So does the log of a dispersion, with the
     curvature of the density.
     """
-    G: tuple[Array, ...] = tuple(term.structure.maximiser(S / term.J, jnp) for S, term in zip(mean.square, model.terms, strict=True))
+    G: tuple[Array, ...] = tuple(
+        term.structure.maximiser(S / term.J, jnp)
+        for S, term in zip(mean.square, model.terms, strict=True)
+    )
     G = tuple(kept_apart(new, old) for new, old in zip(G, at.G, strict=True))
     if not isinstance(data, Sums):
-        step = jnp.clip(share * mean.score[-1] / jnp.maximum(mean.curvature, 1e-3 * jnp.abs(mean.score[-1]) + 1e-12), -0.2, 0.2)
+        step = jnp.clip(
+            share
+            * mean.score[-1]
+            / jnp.maximum(mean.curvature, 1e-3 * jnp.abs(mean.score[-1]) + 1e-12),
+            -0.2,
+            0.2,
+        )
         log_phi = at.log_phi + step if model.family.has_dispersion else at.log_phi
         return Parameters(at.d + share * cov @ mean.score[:-1], G, at.log_sigma, log_phi)
-    right = data.xy - sum((jnp.tensordot(F, b, 2) for F, b in zip(data.fixed, mean.mean, strict=True)), jnp.zeros(model.p))
+    right = data.xy - sum(
+        (jnp.tensordot(F, b, 2) for F, b in zip(data.fixed, mean.mean, strict=True)),
+        jnp.zeros(model.p),
+    )
     d = at.d + share * cov @ mean.score[:-1]
     rss = data.yy - 2.0 * d @ right + d @ data.gram @ d + mean.energy
     log_sigma = at.log_sigma if fixed_sigma else 0.5 * jnp.log(rss / data.n)
     return Parameters(d, G, log_sigma, at.log_phi)
 
 
-def expected_loss(model: Model, data: Sums | RowData, d: Array, G: tuple[Array, ...], log_sigma: Array, mean: Statistics) -> Array:
+def expected_loss(
+    model: Model,
+    data: Sums | RowData,
+    d: Array,
+    G: tuple[Array, ...],
+    log_sigma: Array,
+    mean: Statistics,
+) -> Array:
     """Minus the averaged log density of responses and effects; of a generalized model that of the effects alone plus what was summed."""
     loss = jnp.zeros(())
     for own, S, term in zip(G, mean.square, model.terms, strict=True):
         unit = jnp.sqrt(jnp.maximum(jnp.diagonal(own), 1e-300))
         R = own / jnp.outer(unit, unit) + (1e-8 * jnp.eye(term.k) if term.k > 1 else 0.0)
         log_det = jnp.linalg.slogdet(R)[1] + 2.0 * jnp.sum(jnp.log(unit))
-        loss = loss + 0.5 * term.J * (log_det + term.k * LOG_2PI) + 0.5 * jnp.sum(small_inverse(own) * S)
+        loss = (
+            loss
+            + 0.5 * term.J * (log_det + term.k * LOG_2PI)
+            + 0.5 * jnp.sum(small_inverse(own) * S)
+        )
     if not isinstance(data, Sums):
         return loss - mean.log_f
-    right = data.xy - sum((jnp.tensordot(F, b, 2) for F, b in zip(data.fixed, mean.mean, strict=True)), jnp.zeros(model.p))
+    right = data.xy - sum(
+        (jnp.tensordot(F, b, 2) for F, b in zip(data.fixed, mean.mean, strict=True)),
+        jnp.zeros(model.p),
+    )
     rss = data.yy - 2.0 * d @ right + d @ data.gram @ d + mean.energy
-    return loss + data.n * (0.5 * LOG_2PI + log_sigma) - 0.5 * data.sum_log_weights + 0.5 * rss * jnp.exp(-2.0 * log_sigma)
+    return (
+        loss
+        + data.n * (0.5 * LOG_2PI + log_sigma)
+        - 0.5 * data.sum_log_weights
+        + 0.5 * rss * jnp.exp(-2.0 * log_sigma)
+    )
 
 
 def by_scales(model: Model, zeta: Array) -> tuple[Array, ...]:
     """Covariances of transformed standard deviations and correlations."""
-    T = [scales.factor(term, own, model.transform) for term, own in zip(model.terms, scales.split(model.terms, zeta), strict=True)]
+    T = [
+        scales.factor(term, own, model.transform)
+        for term, own in zip(model.terms, scales.split(model.terms, zeta), strict=True)
+    ]
     return tuple(t @ t.T for t in T)

@@ -92,7 +92,11 @@ class Start(NamedTuple):
 def start_of(problem: Problem | GeneralizedProblem, start: np.ndarray | None = None) -> Start:
     """Moments of the data, as the likelihood methods begin, or theta, beta and phi of the user."""
     if isinstance(problem, Problem):
-        theta = moments.starting_values(problem.cross, problem.structures) if start is None else np.asarray(start, dtype=float)
+        theta = (
+            moments.starting_values(problem.cross, problem.structures)
+            if start is None
+            else np.asarray(start, dtype=float)
+        )
         sigma = _residual_sd(problem, theta)
         T = problem.factors(theta)
         return Start([sigma**2 * t @ t.T for t in T], problem.beta0, sigma, 1.0)
@@ -109,7 +113,9 @@ def start_of(problem: Problem | GeneralizedProblem, start: np.ndarray | None = N
     beta = np.linalg.solve(problem.rows.R, psi[m : m + p]) if p else np.zeros(0)
     phi = float(np.exp(psi[-1])) if problem.family.has_dispersion else 1.0
     eta = problem.rows.offset + problem.rows.Q @ psi[m : m + p]
-    information = float(np.mean(problem.family.expected_weights(eta, problem.rows.weights, phi).weight))
+    information = float(
+        np.mean(problem.family.expected_weights(eta, problem.rows.weights, phi).weight)
+    )
     return Start([t @ t.T for t in T], beta, 1.0, phi, information)
 
 
@@ -119,7 +125,14 @@ def _residual_sd(problem: Problem, theta: np.ndarray) -> float:
     factors = problem.factors(theta)
     explained = sum(float(np.trace(t.T @ g @ t)) for t, g in zip(factors, grams, strict=True))
     weight = float(np.exp(problem.sum_log_weights / problem.n))
-    return float(np.sqrt(problem.cross.gram[-1, -1] / max(problem.n - problem.p, 1) / (weight + explained) * weight))
+    return float(
+        np.sqrt(
+            problem.cross.gram[-1, -1]
+            / max(problem.n - problem.p, 1)
+            / (weight + explained)
+            * weight
+        )
+    )
 
 
 def make_model(problem: Problem | GeneralizedProblem, transform: str) -> Model:
@@ -140,7 +153,9 @@ def units_of(problem: Problem | GeneralizedProblem, model: Model) -> Scales:
         R, scale = problem.R / np.sqrt(problem.n * weight), problem.scale or 1.0
         effects = _effect_units(problem, model, weight)
         sigma = scale if constant is not None else math.hypot(scale, problem.location)
-        return Scales(problem.location, scale, R, constant, effects, pairs, sigma * math.sqrt(weight))
+        return Scales(
+            problem.location, scale, R, constant, effects, pairs, sigma * math.sqrt(weight)
+        )
     family, rows = problem.family, problem.rows
     location, scale = _predictor_moments(problem)
     dispersion, printed, root = None, "phi", False
@@ -149,10 +164,23 @@ def units_of(problem: Problem | GeneralizedProblem, model: Model) -> Scales:
         dispersion = family.initial_phi(rows.y, mean, rows.weights)
         root = family.dispersion_scales_variance
         printed = "sigma" if root else family.dispersion_name
-    return Scales(location, scale, rows.R, constant, _effect_units(problem, model, 1.0), pairs, None, dispersion, printed, root)
+    return Scales(
+        location,
+        scale,
+        rows.R,
+        constant,
+        _effect_units(problem, model, 1.0),
+        pairs,
+        None,
+        dispersion,
+        printed,
+        root,
+    )
 
 
-def _effect_units(problem: Problem | GeneralizedProblem, model: Model, weight: float) -> tuple[tuple[float, ...], ...]:
+def _effect_units(
+    problem: Problem | GeneralizedProblem, model: Model, weight: float
+) -> tuple[tuple[float, ...], ...]:
     """Per term and standard deviation the root mean square of its columns, less what those that they are correlated with explain."""
     out = []
     for term, relative in zip(model.terms, problem.grams(), strict=True):
@@ -164,7 +192,11 @@ def _effect_units(problem: Problem | GeneralizedProblem, model: Model, weight: f
             R = gram[np.ix_(own, own)] / weight / np.outer(length, length)
             if np.linalg.eigvalsh(R)[0] > 1e-12:
                 left[own] = length**2 / np.diagonal(np.linalg.inv(R))
-        of = [np.mean(left[list(q.columns) or slice(None)]) for q in term.structure.quantities() if q.kind == "sd"]
+        of = [
+            np.mean(left[list(q.columns) or slice(None)])
+            for q in term.structure.quantities()
+            if q.kind == "sd"
+        ]
         out.append(tuple(map(float, np.sqrt(of))))
     return tuple(out)
 
@@ -199,11 +231,15 @@ def row_sd(problem: Problem | GeneralizedProblem, sigma: float, phi: float) -> f
     eta = _constant_predictor(problem)
     if eta is None:
         return 1.0
-    information = np.mean(problem.family.expected_weights(np.full(problem.n, eta), problem.rows.weights, phi).weight)
+    information = np.mean(
+        problem.family.expected_weights(np.full(problem.n, eta), problem.rows.weights, phi).weight
+    )
     return float(information**-0.5) if 0.0 < information < np.inf else 1.0
 
 
-def coordinates(problem: Problem | GeneralizedProblem, sigma: float, diagonal: bool = False) -> np.ndarray:
+def coordinates(
+    problem: Problem | GeneralizedProblem, sigma: float, diagonal: bool = False
+) -> np.ndarray:
     """U (p, p), beta = beta_0 + U d: the columns of X U are orthonormal over sigma, or have that length where U is diagonal."""
     p = problem.p
     R = problem.root
@@ -243,9 +279,20 @@ def make_row_data(problem: GeneralizedProblem, beta: np.ndarray, unit: np.ndarra
     """The rows of a generalized problem around ``beta`` (p,), in the coordinates U = ``unit`` (p, p)."""
     rows = problem.rows
     offset = rows.offset + rows.Q @ (rows.R @ beta)
-    values = tuple(np.stack([np.ones(rows.n) if z is None else z for z in own]) for own in rows.columns)
+    values = tuple(
+        np.stack([np.ones(rows.n) if z is None else z for z in own]) for own in rows.columns
+    )
     codes = tuple(code.astype(np.int32) for code in rows.codes)
-    return RowData(rows.y, rows.weights, offset, rows.Q @ (rows.R @ unit), codes, values, np.asarray(beta, dtype=float), unit)
+    return RowData(
+        rows.y,
+        rows.weights,
+        offset,
+        rows.Q @ (rows.R @ unit),
+        codes,
+        values,
+        np.asarray(beta, dtype=float),
+        unit,
+    )
 
 
 def quadratic(sums: Sums, keys: tuple[tuple[int, int], ...], d: Array, b: list[Array]) -> Array:
@@ -266,7 +313,9 @@ def quadratic(sums: Sums, keys: tuple[tuple[int, int], ...], d: Array, b: list[A
 
 def residual_ss(sums: Sums, keys: tuple[tuple[int, int], ...], d: Array, b: list[Array]) -> Array:
     """The weighted residual sum of squares at d (p,) and b (k, J) per term."""
-    linear = d @ sums.xy + sum((jnp.sum(r * own) for r, own in zip(sums.rhs, b, strict=True)), jnp.zeros(()))
+    linear = d @ sums.xy + sum(
+        (jnp.sum(r * own) for r, own in zip(sums.rhs, b, strict=True)), jnp.zeros(())
+    )
     return sums.yy - 2.0 * linear + quadratic(sums, keys, d, b)
 
 
@@ -287,6 +336,10 @@ def multiply(sums: Sums, keys: tuple[tuple[int, int], ...], b: list[Array]) -> l
             out[s] = out[s] + jnp.einsum("acjl,aj->cl", pair[0], b[t])
             continue
         rows, cols, blocks = pair
-        out[t] = out[t].at[:, rows].add(jnp.sum(blocks * b[s][None][:, :, cols], axis=1), indices_are_sorted=True)
+        out[t] = (
+            out[t]
+            .at[:, rows]
+            .add(jnp.sum(blocks * b[s][None][:, :, cols], axis=1), indices_are_sorted=True)
+        )
         out[s] = out[s].at[:, cols].add(jnp.sum(blocks * b[t][:, None][:, :, rows], axis=0))
     return out

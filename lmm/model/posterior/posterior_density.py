@@ -139,7 +139,9 @@ def unpack(space: Space, x: Array) -> Point:
     return Point(x[:p], x[p : p + z], x[p + z] if m > p + z else None, v)
 
 
-def approximate_posterior(near: Estimate, scale2: float, priors: Priors) -> tuple[np.ndarray, np.ndarray] | None:
+def approximate_posterior(
+    near: Estimate, scale2: float, priors: Priors
+) -> tuple[np.ndarray, np.ndarray] | None:
     """Mean (p,) of the fixed effects and the factor (p, p) of their covariance, by a likelihood fit and the spread of the priors.
 
     None where the fit has no covariance.
@@ -160,7 +162,9 @@ def approximate_posterior(near: Estimate, scale2: float, priors: Priors) -> tupl
 def _prior_information(priors: Priors) -> tuple[np.ndarray, np.ndarray]:
     """Precision (p, p) of the coefficients' priors, by their scales, and precision times location (p,)."""
     rest = priors.rest
-    own = np.array([0.0 if prior is None else getattr(prior, "scale", np.inf) ** -2.0 for prior in priors.beta])
+    own = np.array(
+        [0.0 if prior is None else getattr(prior, "scale", np.inf) ** -2.0 for prior in priors.beta]
+    )
     loc = np.array([getattr(prior, "loc", 0.0) for prior in priors.beta])
     return rest.rows.T @ rest.rows + np.diag(own), rest.rows.T @ rest.centre + own * loc
 
@@ -172,22 +176,38 @@ def _prior_centre(priors: Priors, unit: np.ndarray) -> np.ndarray:
     return np.asarray(unit @ centre)
 
 
-def sum_data(problem: Problem, near: Estimate, sigma: float, priors: Priors) -> tuple[SumData, Plan]:
+def sum_data(
+    problem: Problem, near: Estimate, sigma: float, priors: Priors
+) -> tuple[SumData, Plan]:
     """The sums of a linear problem around a likelihood fit, and the plan of their arrangement."""
     data, plan = problem.data, problem.arranged
     if problem.plan.backend != "jax":  # NumPy's plans have sparse couplings
-        data, plan = criterion_data(problem.cross, replace(problem.plan, backend="jax"), problem.R, None)
+        data, plan = criterion_data(
+            problem.cross, replace(problem.plan, backend="jax"), problem.R, None
+        )
     found = approximate_posterior(near, near.sigma**2, priors)
     beta, unit = (problem.beta0, near.sigma * np.linalg.inv(problem.R)) if found is None else found
     R, weights = problem.R, np.asarray(problem.sum_log_weights)
     gamma = R @ (beta - problem.beta0)
     n = np.asarray(float(problem.n))
     return SumData(
-        data.system, data.rhs, data.gram, n, weights, gamma, R @ unit, beta, unit, np.asarray(sigma), scales.as_tree(priors)
+        data.system,
+        data.rhs,
+        data.gram,
+        n,
+        weights,
+        gamma,
+        R @ unit,
+        beta,
+        unit,
+        np.asarray(sigma),
+        scales.as_tree(priors),
     ), plan
 
 
-def generalized_data(problem: GeneralizedProblem, near: Estimate, priors: Priors) -> tuple[GeneralizedData, Plan | None]:
+def generalized_data(
+    problem: GeneralizedProblem, near: Estimate, priors: Priors
+) -> tuple[GeneralizedData, Plan | None]:
     """The rows of a generalized problem around a likelihood fit, and the plan of the elimination.
 
     U is the factor of beta's approximate posterior covariance; in the plain non-centred form the fixed columns are orthonormal.
@@ -208,21 +228,29 @@ def generalized_data(problem: GeneralizedProblem, near: Estimate, priors: Priors
     columns = np.column_stack([rows.X, g / W + eta - rows.offset])
     cross = cross_products(problem.terms, np.asfortranarray(columns), W)
     system = make_system(cross, problem.plan, dense=True)
-    return GeneralizedData(rows, beta, unit, system, arrange(problem.plan, cross.rhs), scales.as_tree(priors)), problem.plan
+    return GeneralizedData(
+        rows, beta, unit, system, arrange(problem.plan, cross.rhs), scales.as_tree(priors)
+    ), problem.plan
 
 
 def log_posterior(x: Array, data: SumData | GeneralizedData, space: Space) -> Array:
     """Log of p(y | x) p(x), normalised priors included, so that its integral over x is the evidence."""
     at = unpack(space, x)
     beta = data.shift + data.unit @ at.d
-    total = log_prior(space, data.priors, at, beta) + jnp.sum(jnp.log(jnp.abs(jnp.diagonal(data.unit))))  # U is triangular
+    total = log_prior(space, data.priors, at, beta) + jnp.sum(
+        jnp.log(jnp.abs(jnp.diagonal(data.unit)))
+    )  # U is triangular
     if isinstance(data, SumData):
         return total + marginal_log_likelihood(at, data, space)
     b, log_density_v = random_effects(at, data, space)
     eta = predictor(data.rows, at.d, b)
     phi = jnp.ones(()) if at.log_scale is None else jnp.exp(at.log_scale)
     rows = data.rows
-    return total + log_density_v + jnp.sum(space.model.family.log_density(rows.y, eta, rows.weights, phi))
+    return (
+        total
+        + log_density_v
+        + jnp.sum(space.model.family.log_density(rows.y, eta, rows.weights, phi))
+    )
 
 
 def log_prior(space: Space, priors: Priors, at: Point, beta: Array) -> Array:
@@ -243,10 +271,17 @@ def marginal_log_likelihood(at: Point, data: SumData, space: Space) -> Array:
     """log p(y | beta, zeta, sigma) of a linear model."""
     log_sigma, factor, tail_T, reduced, rss = _eliminate(at, data, space)
     r2 = rss - elimination.inner(reduced)[0, 0]
-    return -0.5 * (factor.logdet + data.n * (LOG_2PI + 2.0 * log_sigma) - data.sum_log_weights + r2 * jnp.exp(-2.0 * log_sigma))
+    return -0.5 * (
+        factor.logdet
+        + data.n * (LOG_2PI + 2.0 * log_sigma)
+        - data.sum_log_weights
+        + r2 * jnp.exp(-2.0 * log_sigma)
+    )
 
 
-def _eliminate(at: Point, data: SumData, space: Space) -> tuple[Array, Factor, list[Array], Reduced, Array]:
+def _eliminate(
+    at: Point, data: SumData, space: Space
+) -> tuple[Array, Factor, list[Array], Reduced, Array]:
     """log sigma, the factor at T / sigma, and Z'Wr carried down it with r'Wr."""
     log_sigma = jnp.log(data.sigma) if at.log_scale is None else at.log_scale
     combine = jnp.concatenate([-(data.gamma + data.root @ at.d), jnp.ones(1)])
@@ -258,24 +293,39 @@ def _eliminate(at: Point, data: SumData, space: Space) -> tuple[Array, Factor, l
 def _factors(at: Point, space: Space) -> list[Array]:
     """T per term."""
     model = space.model
-    return [scales.factor(term, zeta, model.transform) for term, zeta in zip(model.terms, scales.split(model.terms, at.zeta), strict=True)]
+    return [
+        scales.factor(term, zeta, model.transform)
+        for term, zeta in zip(model.terms, scales.split(model.terms, at.zeta), strict=True)
+    ]
 
 
-def _carry(system: System, rhs: Vectors, combine: Array, T: list[Array], space: Space) -> tuple[Factor, list[Array], Reduced]:
+def _carry(
+    system: System, rhs: Vectors, combine: Array, T: list[Array], space: Space
+) -> tuple[Factor, list[Array], Reduced]:
     """The factorised system, T of the tail's terms, and a combination of right-hand sides carried down."""
     plan = space.plan
     assert plan is not None
     chain_T, tail_T = [T[t] for t in plan.chain], [T[t] for t in plan.tail]
-    one = Vectors(tuple(jnp.tensordot(combine, v, 1)[None] for v in rhs.chain), (combine @ rhs.tail)[None])
+    one = Vectors(
+        tuple(jnp.tensordot(combine, v, 1)[None] for v in rhs.chain), (combine @ rhs.tail)[None]
+    )
     factor = elimination.factorize(jnp, system, chain_T, plan.layout, tail_T)
     return factor, tail_T, elimination.reduce(jnp, factor, plan.layout, tail_T, one)
 
 
-def _means_and_draws(factor: Factor, tail_T: list[Array], reduced: Reduced, v: list[Array], plan: Plan) -> tuple[list[Array], list[Array]]:
+def _means_and_draws(
+    factor: Factor, tail_T: list[Array], reduced: Reduced, v: list[Array], plan: Plan
+) -> tuple[list[Array], list[Array]]:
     """N r and S v, (k, J) per term, for v (k, J) per term."""
     chain = tuple(v[t][None] for t in plan.chain)
-    tail = jnp.concatenate([v[t].reshape(1, -1) for t in plan.tail], axis=1) if plan.tail else jnp.zeros((1, 0))
-    mean, _ = elimination.solve(jnp, factor, plan.layout, tail_T, reduced, (False,) * len(plan.layout))
+    tail = (
+        jnp.concatenate([v[t].reshape(1, -1) for t in plan.tail], axis=1)
+        if plan.tail
+        else jnp.zeros((1, 0))
+    )
+    mean, _ = elimination.solve(
+        jnp, factor, plan.layout, tail_T, reduced, (False,) * len(plan.layout)
+    )
     drawn = elimination.sample(jnp, factor, plan.layout, tail_T, Vectors(chain, tail))
     return [c[0] for c in collect(plan, mean)], [c[0] for c in collect(plan, drawn)]
 
@@ -285,25 +335,41 @@ def random_effects(at: Point, data: GeneralizedData, space: Space) -> tuple[list
     T = _factors(at, space)
     constant = 0.5 * space.effects * LOG_2PI
     if data.system is None or data.rhs is None:
-        return [own @ v for own, v in zip(T, at.v, strict=True)], -0.5 * sum((jnp.sum(v * v) for v in at.v), jnp.zeros(())) - constant
+        return [own @ v for own, v in zip(T, at.v, strict=True)], -0.5 * sum(
+            (jnp.sum(v * v) for v in at.v), jnp.zeros(())
+        ) - constant
     assert space.plan is not None
     combine = jnp.concatenate([-at.d, jnp.ones(1)])
     factor, tail_T, reduced = _carry(data.system, data.rhs, combine, T, space)
-    b = [m + s for m, s in zip(*_means_and_draws(factor, tail_T, reduced, at.v, space.plan), strict=True)]
-    squares = (jnp.sum((scales.inverse_factor(own) @ effects) ** 2) for own, effects in zip(T, b, strict=True))
+    b = [
+        m + s
+        for m, s in zip(*_means_and_draws(factor, tail_T, reduced, at.v, space.plan), strict=True)
+    ]
+    squares = (
+        jnp.sum((scales.inverse_factor(own) @ effects) ** 2)
+        for own, effects in zip(T, b, strict=True)
+    )
     return b, -0.5 * (sum(squares, jnp.zeros(())) + factor.logdet) - constant
 
 
-def conditional_effects(x: Array, z: Array, data: SumData, space: Space) -> tuple[list[Array], list[Array]]:
+def conditional_effects(
+    x: Array, z: Array, data: SumData, space: Space
+) -> tuple[list[Array], list[Array]]:
     """Means of a linear model's effects given y and x, and draws, made of standard normal z (padded effects,): (k, J) per term."""
     plan = space.plan
     assert plan is not None
     log_sigma, factor, tail_T, reduced, _ = _eliminate(unpack(space, x), data, space)
     sizes = [size.k * size.J for size in plan.terms]
-    v = [own.reshape(size.k, size.J) for own, size in zip(jnp.split(z, np.cumsum(sizes)[:-1]), plan.terms, strict=True)]
+    v = [
+        own.reshape(size.k, size.J)
+        for own, size in zip(jnp.split(z, np.cumsum(sizes)[:-1]), plan.terms, strict=True)
+    ]
     means, drawn = _means_and_draws(factor, tail_T, reduced, v, plan)
     # levels that only pad are left out
-    pairs = [(m[:, : term.J], s[:, : term.J]) for m, s, term in zip(means, drawn, space.model.terms, strict=True)]
+    pairs = [
+        (m[:, : term.J], s[:, : term.J])
+        for m, s, term in zip(means, drawn, space.model.terms, strict=True)
+    ]
     return [m for m, _ in pairs], [m + jnp.exp(log_sigma) * s for m, s in pairs]
 
 

@@ -35,7 +35,13 @@ _registered: set[type] = set()
 
 def as_tree(priors: Priors) -> Priors:
     """The priors as a tree of arrays, so that other locations and scales compile nothing anew."""
-    for prior in (*priors.beta, *(own for term in priors.sd for own in term), *priors.cor, priors.sigma, priors.phi):
+    for prior in (
+        *priors.beta,
+        *(own for term in priors.sd for own in term),
+        *priors.cor,
+        priors.sigma,
+        priors.phi,
+    ):
         if prior is not None:
             _register(type(prior))
             if hasattr(prior, "prior"):
@@ -49,12 +55,16 @@ def _register(kind: type, leaves: tuple[str, ...] = LEAVES) -> None:
     if kind in _registered:
         return
     _registered.add(kind)
-    names = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+    names = (
+        [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+    )
     moving = [name for name in names if name in leaves]
     rest = [name for name in names if name not in leaves]
 
     def flatten(prior: Any) -> tuple[list[Any], Any]:
-        return [getattr(prior, name) for name in moving], tuple(getattr(prior, name) for name in rest) if names else prior
+        return [getattr(prior, name) for name in moving], tuple(
+            getattr(prior, name) for name in rest
+        ) if names else prior
 
     def unflatten(static: Any, arrays: Any) -> Any:
         if not names:
@@ -134,7 +144,9 @@ def inverse_factor(T: Array) -> Array:
 def log_prior(terms: tuple[Term, ...], priors: Priors, zeta: Array, transform: str) -> Array:
     """Log prior density of zeta, its Jacobian included."""
     total = jnp.zeros(())
-    for term, own, sds, cor, unit in zip(terms, split(terms, zeta), priors.sd, priors.cor, priors.units, strict=True):
+    for term, own, sds, cor, unit in zip(
+        terms, split(terms, zeta), priors.sd, priors.cor, priors.units, strict=True
+    ):
         sd = positive(own[: term.n_sd], transform, unit)
         for a, prior in enumerate(sds):
             total = total + prior.log_density(sd[a], jnp)

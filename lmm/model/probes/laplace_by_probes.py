@@ -53,7 +53,9 @@ def by_probes(here: AtMode, probing: Probing) -> Task[tuple[Slopes, Determinant]
     """The determinant and its derivatives by probes, as :func:`lmm.model.laplace.laplace.by_leverages`."""
     mode, at = here.mode, here.factorisation
     assert isinstance(at, KrylovFactorisation)
-    slopes: Slopes = yield LeverageSums(here.family, mode.gamma, mode.b, here.phi, _no_tables(at.plan), here.observed, here.constant)
+    slopes: Slopes = yield LeverageSums(
+        here.family, mode.gamma, mode.b, here.phi, _no_tables(at.plan), here.observed, here.constant
+    )
     scores = here.scores(slopes)
     p, v = len(mode.gamma), _in_symmetric(scores.random)
     K, r = len(v[0]), here.family.n_parameters
@@ -61,9 +63,13 @@ def by_probes(here: AtMode, probing: Probing) -> Task[tuple[Slopes, Determinant]
 
     Av = mode.factorisation.system.multiply(v)
     mixed = slopes.mixed if r else [np.zeros((0, *own.shape[1:])) for own in v]
-    solved, residual, inner = mode.factorisation.solve([np.concatenate(each) for each in zip(slopes.ZwQ, Av, mixed, strict=True)])
+    solved, residual, inner = mode.factorisation.solve(
+        [np.concatenate(each) for each in zip(slopes.ZwQ, Av, mixed, strict=True)]
+    )
     NF = [own[of_fixed] for own in solved]
-    along_G = Directions([own - N[of_G] for own, N in zip(v, solved, strict=True)], np.zeros((K, p)))
+    along_G = Directions(
+        [own - N[of_G] for own, N in zip(v, solved, strict=True)], np.zeros((K, p))
+    )
     along_gamma = Directions([-F for F in NF], np.eye(p))
     along_rho = Directions([own[of_rho] for own in solved], np.zeros((r, p)))
     step = Directions([own[None] for own in mode.db], mode.d_gamma[None])
@@ -73,9 +79,14 @@ def by_probes(here: AtMode, probing: Probing) -> Task[tuple[Slopes, Determinant]
         along_rho = _with_fixed(along_rho, slopes.fixed_mixed.T, slopes.ZwQ, NF, information)
     if not here.same:  # the mode moved by observed weights; the working model has the determinant's
         Av = at.system.multiply(v)
-        solved, residual, inner = at.solve([np.concatenate(each) for each in zip(slopes.fixed, Av, strict=True)])
+        solved, residual, inner = at.solve(
+            [np.concatenate(each) for each in zip(slopes.fixed, Av, strict=True)]
+        )
 
-    listed = {key: (own.rows, own.cols, here.working.pairs[key]) for key, own in here.source.pattern.pairs.items()}
+    listed = {
+        key: (own.rows, own.cols, here.working.pairs[key])
+        for key, own in here.source.pattern.pairs.items()
+    }
     found = _probe(at, listed, probing)
     along = [along_G, along_gamma, step, along_rho]  # the family's own come last
     totals: Moved = yield Move(
@@ -85,19 +96,29 @@ def by_probes(here: AtMode, probing: Probing) -> Task[tuple[Slopes, Determinant]
         here.phi,
         here.observed,
         found.tables,
-        Levels.of([np.concatenate(each) for each in zip(*(own.random for own in along), strict=True)]),
+        Levels.of(
+            [np.concatenate(each) for each in zip(*(own.random for own in along), strict=True)]
+        ),
         np.concatenate([own.fixed for own in along]),
         found.y,
         found.x,
         found.close,
         found.near,
     )
-    each = score_by_probes.controlled(np, totals.probed.T, totals.control.T - totals.mean) + totals.exact  # (m, K + p + 1 + r)
+    each = (
+        score_by_probes.controlled(np, totals.probed.T, totals.control.T - totals.mean)
+        + totals.exact
+    )  # (m, K + p + 1 + r)
     in_G, in_gamma, in_step, in_rho = np.split(each, np.cumsum([K, p, 1]), axis=1)
     return slopes, Determinant(
         scores=scores,
         logdet=found.logdets,
-        G=[trace + own for trace, own in zip(found.traces, _from_symmetric(in_G, [len(own[0]) for own in v]), strict=True)],
+        G=[
+            trace + own
+            for trace, own in zip(
+                found.traces, _from_symmetric(in_G, [len(own[0]) for own in v]), strict=True
+            )
+        ],
         gamma=in_gamma,
         rho=in_rho,
         step=in_step[:, 0],
@@ -109,10 +130,19 @@ def by_probes(here: AtMode, probing: Probing) -> Task[tuple[Slopes, Determinant]
     )
 
 
-def _with_fixed(along: Directions, target: np.ndarray, ZwQ: list[np.ndarray], NF: list[np.ndarray], information: np.ndarray) -> Directions:
+def _with_fixed(
+    along: Directions,
+    target: np.ndarray,
+    ZwQ: list[np.ndarray],
+    NF: list[np.ndarray],
+    information: np.ndarray,
+) -> Directions:
     """The directions where the fixed effects move with the mode; ``target`` (K, p) is what their score gains by itself."""
     g = np.linalg.solve(information, (target - products(along.random, ZwQ)).T).T
-    return Directions([own - np.tensordot(g, F, 1) for own, F in zip(along.random, NF, strict=True)], along.fixed + g)
+    return Directions(
+        [own - np.tensordot(g, F, 1) for own, F in zip(along.random, NF, strict=True)],
+        along.fixed + g,
+    )
 
 
 def _in_symmetric(e: list[np.ndarray]) -> list[np.ndarray]:
@@ -134,7 +164,9 @@ def _from_symmetric(values: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
     for k in sizes:
         basis = symmetric(k)
         own = values[:, place : place + len(basis)]
-        out.append(np.asarray(np.tensordot(own, basis / np.sum(basis**2, axis=(1, 2))[:, None, None], 1)))
+        out.append(
+            np.asarray(np.tensordot(own, basis / np.sum(basis**2, axis=(1, 2))[:, None, None], 1))
+        )
         place += len(basis)
     return out
 
@@ -154,26 +186,41 @@ class Probed(NamedTuple):
 
 
 def _probe(
-    factorisation: KrylovFactorisation, pairs: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]], probing: Probing
+    factorisation: KrylovFactorisation,
+    pairs: dict[tuple[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]],
+    probing: Probing,
 ) -> Probed:
     """``pairs`` : rows, columns and blocks of the pairs of levels in Z'WZ."""
     plan, at = factorisation.plan, factorisation.at
     coupled, z = at.coupled, probing.signs
     own_T = [factorisation.T[t] for t in plan.iterative]
-    bases = [score_by_probes.basis_for(T, own.mean(axis=-1), probing.apart) for T, own in zip(own_T, coupled.own, strict=True)]
-    less, of_iterative, solved = score_by_probes.trace_probes(np, at, bases, z, None, probing.tolerance)
+    bases = [
+        score_by_probes.basis_for(T, own.mean(axis=-1), probing.apart)
+        for T, own in zip(own_T, coupled.own, strict=True)
+    ]
+    less, of_iterative, solved = score_by_probes.trace_probes(
+        np, at, bases, z, None, probing.tolerance
+    )
     of_exact = factorisation.exact.planned_traces()
-    traces = in_order(plan, [own[None] - part for own, part in zip(of_exact, less, strict=True)] + of_iterative)
+    traces = in_order(
+        plan, [own[None] - part for own, part in zip(of_exact, less, strict=True)] + of_iterative
+    )
 
     y, x = (krylov.scale(np, at.R, krylov.split(coupled, each)) for each in (z, solved.x))
     y_in, x_in = krylov.beside(np, at, y), krylov.beside(np, at, x)
     control = np.sum(z * (krylov.near_multiply(np, at, z, y_in.chain[0]) - z), axis=1)
-    logdets = score_by_probes.controlled(np, log_quadratics(solved.alpha, solved.beta, np.sum(z * z, axis=1)), control)
+    logdets = score_by_probes.controlled(
+        np, log_quadratics(solved.alpha, solved.beta, np.sum(z * z, axis=1)), control
+    )
 
     def everywhere(inside: Vectors, parts: list[np.ndarray]) -> Levels:
-        return Levels.of(collect(plan, Vectors(tuple(-own for own in inside.chain), -inside.tail), parts))
+        return Levels.of(
+            collect(plan, Vectors(tuple(-own for own in inside.chain), -inside.tail), parts)
+        )
 
-    full_y, full_x = (everywhere(krylov.exact_solve(np, at, own), parts) for own, parts in ((y_in, y), (x_in, x)))
+    full_y, full_x = (
+        everywhere(krylov.exact_solve(np, at, own), parts) for own, parts in ((y_in, y), (x_in, x))
+    )
     W, close = at.exact.chain[0].W, None
     if not at.inside.simple:
         alone: list[Any] = [np.zeros((0, 0, 0)) for _ in plan.order]
@@ -181,9 +228,21 @@ def _probe(
         for t, part in zip(plan.iterative, y, strict=True):
             alone[t] = part
         close = Levels.of(alone)
-    sums = sum(krylov.weighted_squares(np, joint, N0, len(W), transpose=False) for joint, N0 in zip(coupled.first, at.N0, strict=True))
+    sums = sum(
+        krylov.weighted_squares(np, joint, N0, len(W), transpose=False)
+        for joint, N0 in zip(coupled.first, at.N0, strict=True)
+    )
     close_to = near(plan, pairs, W, sums, at.N0)
-    return Probed(traces, logdets, full_y, full_x, close, tables(factorisation.exact), close_to, int(solved.steps))
+    return Probed(
+        traces,
+        logdets,
+        full_y,
+        full_x,
+        close,
+        tables(factorisation.exact),
+        close_to,
+        int(solved.steps),
+    )
 
 
 def _no_tables(plan: Plan) -> Tables:

@@ -34,7 +34,12 @@ class Levels(NamedTuple):
     @classmethod
     def of(cls, vectors: list[np.ndarray]) -> Levels:
         """From (r, k, J) per term; an empty list stands for a term without effects."""
-        return cls([[np.ascontiguousarray(v[:, a].T) for a in range(v.shape[1])] if len(v) else [] for v in vectors])
+        return cls(
+            [
+                [np.ascontiguousarray(v[:, a].T) for a in range(v.shape[1])] if len(v) else []
+                for v in vectors
+            ]
+        )
 
     def predictors(self, block: Block, rows: slice) -> Any:
         """Z v of some rows (rows, r)."""
@@ -79,7 +84,13 @@ class Near(NamedTuple):
         return np.asarray(total)
 
 
-def near(plan: Any, pairs: dict[tuple[int, int], Any], W: np.ndarray, sums: np.ndarray, N0: tuple[np.ndarray, ...]) -> Near:
+def near(
+    plan: Any,
+    pairs: dict[tuple[int, int], Any],
+    W: np.ndarray,
+    sums: np.ndarray,
+    N0: tuple[np.ndarray, ...],
+) -> Near:
     """From blocks ``pairs`` (rows, cols, blocks) of Z'WZ, W of the first factor, sum_l B_jl N0_l B_jl' and N0 per iterative term."""
     first = plan.chain[0]
     between = {}
@@ -132,7 +143,11 @@ class Move:
             family, y, weights, phi = self.family, block.y, block.weights, self.phi
             eta = block.predictor(self.gamma, self.b)
             same = self.observed or family.is_canonical
-            dW = -family.derivatives(y, eta, weights, phi).d3 if same else family.expected_weights(eta, weights, phi)[1]
+            dW = (
+                -family.derivatives(y, eta, weights, phi).d3
+                if same
+                else family.expected_weights(eta, weights, phi)[1]
+            )
             own = np.zeros((0, block.n))
             if family.n_parameters:
                 d = family.parameter_derivatives(y, eta, weights, phi, not self.observed)

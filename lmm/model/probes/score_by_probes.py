@@ -25,7 +25,16 @@ from lmm.linalg import krylov, small
 from lmm.linalg.conjugate import Solved
 from lmm.linalg.elimination import Vectors
 from lmm.linalg.krylov import Coupled, Exact, IterativeFactor
-from lmm.model.gaussian.deviance import Data, Value, average_information, beside, exact_traces, profile, score, slots
+from lmm.model.gaussian.deviance import (
+    Data,
+    Value,
+    average_information,
+    beside,
+    exact_traces,
+    profile,
+    score,
+    slots,
+)
 
 Array = Any
 
@@ -86,7 +95,11 @@ def derivatives(
     combine = xp.concatenate([-val.beta, xp.ones(1)])
     s2 = data.variance if known else val.r2 / data.degrees
 
-    residuals = [*solution.exact_residual.chain, *slots(solution.exact_residual.tail, layout), *solution.residual]
+    residuals = [
+        *solution.exact_residual.chain,
+        *slots(solution.exact_residual.tail, layout),
+        *solution.residual,
+    ]
     of_exact = exact_traces(xp, at.exact, layout, tail_T, well)
     less, of_iterative, solved = trace_probes(xp, at, bases, probes, start, tolerance)
     per_probe = [own[None] - part for own, part in zip(of_exact, less, strict=True)] + of_iterative
@@ -108,10 +121,14 @@ def derivatives(
             total = total + x.reshape(m, -1) @ y.reshape(m, -1).T
         return total - found.inner
 
-    AI = average_information(xp, data, val, quadratic, [f[:-1] for f in residuals], root, e, dG, known)
+    AI = average_information(
+        xp, data, val, quadratic, [f[:-1] for f in residuals], root, e, dG, known
+    )
     solved_each = [*solution.exact.chain, *slots(solution.exact.tail, layout), *solution.parts]
     modes = [xp.tensordot(combine, v, 1) for v in solved_each]
-    residual = xp.maximum(xp.max(solution.solved.relative / PRECISE), xp.max(steps[0].relative / ROUGH))
+    residual = xp.maximum(
+        xp.max(solution.solved.relative / PRECISE), xp.max(steps[0].relative / ROUGH)
+    )
     counts = (solution.solved.steps, steps[0].steps, solved.steps)
     return val, Noisy(D, traces, per_probe, AI, modes, solved.x, counts, residual)
 
@@ -122,7 +139,12 @@ def split_rhs(data: Data, coupled: Coupled) -> list[Array]:
 
 
 def trace_probes(
-    xp: ModuleType, at: IterativeFactor, bases: list[Basis], probes: Array, start: Array | None, tolerance: float
+    xp: ModuleType,
+    at: IterativeFactor,
+    bases: list[Basis],
+    probes: Array,
+    start: Array | None,
+    tolerance: float,
 ) -> tuple[list[Array], list[Array], Solved]:
     """Per probe: sum_l (F N_i F')_ll of each exact term and sum_l Q_ll of each iterative one, (m, k, k); and the solutions."""
     coupled, layout = at.coupled, at.inside.layout
@@ -136,21 +158,33 @@ def trace_probes(
     first = at.exact.chain[0]
     E = xp.eye(len(first.A))[:, :, None] - small.multiply(first.A, first.W)
     near = y_in.chain[0] - small.apply(first.A, small.apply(first.W, y_in.chain[0]))
-    mean = sum(krylov.weighted_squares(xp, joint, N0, len(E), transpose=False) for joint, N0 in zip(coupled.first, at.N0, strict=True))
+    mean = sum(
+        krylov.weighted_squares(xp, joint, N0, len(E), transpose=False)
+        for joint, N0 in zip(coupled.first, at.N0, strict=True)
+    )
     mean = xp.sum(small.multiply(small.multiply(E, mean), xp.swapaxes(E, 0, 1)), axis=-1)
     control = outer_sums(xp, near, near) - mean
     less = [controlled(xp, outer_sums(xp, Fx.chain[0], Fy.chain[0]), control)]
     less += [outer_sums(xp, a, b) for a, b in zip(Fx.chain[1:], Fy.chain[1:], strict=True)]
-    less += [outer_sums(xp, a, b) for a, b in zip(slots(Fx.tail, layout), slots(Fy.tail, layout), strict=True)]
+    less += [
+        outer_sums(xp, a, b)
+        for a, b in zip(slots(Fx.tail, layout), slots(Fy.tail, layout), strict=True)
+    ]
 
-    nearly = krylov.near_multiply(xp, at, probes, y_in.chain[0]) - probes  # off the diagonal blocks: z (H z - z)' has mean zero
+    nearly = (
+        krylov.near_multiply(xp, at, probes, y_in.chain[0]) - probes
+    )  # off the diagonal blocks: z (H z - z)' has mean zero
     o = krylov.split(coupled, nearly)
     own = []
     for a, basis in enumerate(bases):
         J = coupled.own[a].shape[-1]
-        r, p, q = (small.apply(at.K[a], v) for v in (z[a], w[a], o[a]))  # K^-T z, K^-T H^-1 z, K^-T (H - I) z
+        r, p, q = (
+            small.apply(at.K[a], v) for v in (z[a], w[a], o[a])
+        )  # K^-T z, K^-T H^-1 z, K^-T (H - I) z
         known = xp.sum(small.multiply(at.K[a], xp.swapaxes(at.K[a], 0, 1)), axis=-1)
-        inverse = known + controlled(xp, outer_sums(xp, p - r, r), outer_sums(xp, q, r))  # sum_l (S^-1)_ll
+        inverse = known + controlled(
+            xp, outer_sums(xp, p - r, r), outer_sums(xp, q, r)
+        )  # sum_l (S^-1)_ll
         half = basis.divide.T @ basis.dual
         total = xp.einsum("ba,rbc,cd->rad", half, J * xp.eye(len(known)) - inverse, half)
         if basis.null.shape[1]:
@@ -184,31 +218,45 @@ def basis_for(T: np.ndarray, A: np.ndarray, apart: float) -> Basis:
     return Basis((dual[far] @ T) / size[far][:, None], dual[far], (P_A @ turn)[:, ~far], dual[~far])
 
 
-def null_traces(xp: ModuleType, at: IterativeFactor, a: int, basis: Basis, z: list[Array], tolerance: float) -> Array:
+def null_traces(
+    xp: ModuleType, at: IterativeFactor, a: int, basis: Basis, z: list[Array], tolerance: float
+) -> Array:
     """What sum_l Q_ll (m, k, k) of a term has in the directions of ``basis.null``, from signs there: s and Q s = C s - C N_i C s.
 
     The control is (C s) s' with the first exact factor alone in C, whose diagonal blocks are known.
     """
     coupled, signs = at.coupled, z[a][:, : basis.null.shape[1]]
-    s = [xp.einsum("ab,rbj->raj", basis.null, signs) if b == a else xp.zeros_like(own) for b, own in enumerate(z)]
+    s = [
+        xp.einsum("ab,rbj->raj", basis.null, signs) if b == a else xp.zeros_like(own)
+        for b, own in enumerate(z)
+    ]
     Cs = krylov.schur(xp, at, s)
     half = krylov.join(xp, krylov.scale(xp, at.R, Cs, transpose=True))
     solved = krylov.solve_scaled(xp, at, half, tolerance)
     back = krylov.schur(xp, at, krylov.scale(xp, at.R, krylov.split(coupled, solved.x)))
     joint, W = coupled.first[a], at.exact.chain[0].W
-    near = small.apply(coupled.own[a], s[a]) - joint.product.apply_transpose(xp, small.apply(W, joint.product.apply(xp, s[a])))
-    blocks = xp.sum(coupled.own[a] - krylov.weighted_squares(xp, joint, W, z[a].shape[1], transpose=True), axis=-1)
+    near = small.apply(coupled.own[a], s[a]) - joint.product.apply_transpose(
+        xp, small.apply(W, joint.product.apply(xp, s[a]))
+    )
+    blocks = xp.sum(
+        coupled.own[a] - krylov.weighted_squares(xp, joint, W, z[a].shape[1], transpose=True),
+        axis=-1,
+    )
     values = xp.einsum("raj,rbj->rab", Cs[a] - back[a], signs)  # sum_l (Q P_2)_ll: (m, k, k2)
     control = xp.einsum("raj,rbj->rab", near, signs) - blocks @ basis.null
     found = controlled(xp, values, control) @ basis.null_dual  # Q P_2 P^-1_2
     own = basis.null @ basis.null_dual
-    both = xp.einsum("ba,rbc->rac", own, found)  # its part in the null directions on both sides, which is in each of the halves
+    both = xp.einsum(
+        "ba,rbc->rac", own, found
+    )  # its part in the null directions on both sides, which is in each of the halves
     return found + xp.swapaxes(found, 1, 2) - (both + xp.swapaxes(both, 1, 2)) / 2
 
 
 def outer_sums(xp: ModuleType, u: Array, v: Array) -> Array:
     """Symmetric part of sum_l u_l v_l' for each of m vectors (m, k, J): (m, k, k)."""
-    total = xp.einsum("raj,rbj->rab", u, v) if u.shape[1] > 1 else xp.sum(u * v, axis=-1)[:, :, None]
+    total = (
+        xp.einsum("raj,rbj->rab", u, v) if u.shape[1] > 1 else xp.sum(u * v, axis=-1)[:, :, None]
+    )
     return (total + xp.swapaxes(total, 1, 2)) / 2
 
 
@@ -221,7 +269,9 @@ def controlled(xp: ModuleType, values: Array, control: Array) -> Array:
     sum_v, sum_c = (xp.sum(a, axis=0) - a for a in (values, control))
     cross = xp.sum(values * control, axis=0) - values * control - sum_v * sum_c / others
     square = xp.sum(control**2, axis=0) - control**2 - sum_c**2 / others
-    return values - xp.where(square > 0.0, cross / xp.where(square > 0.0, square, 1.0), 0.0) * control
+    return (
+        values - xp.where(square > 0.0, cross / xp.where(square > 0.0, square, 1.0), 0.0) * control
+    )
 
 
 def log_determinant(

@@ -46,7 +46,9 @@ def save(value: Any, path: Any, what: str) -> None:
     """Write a fit, a batch or a bootstrap. See :meth:`lmm.Fit.save`."""
     target = arguments.file_path(path, f"{what}: path")
     if os.path.isdir(target):
-        raise ArgumentError(f"{what}: path={target!r} is a folder; give the name of a file, {os.path.join(target, 'fit.lmm')!r}.")
+        raise ArgumentError(
+            f"{what}: path={target!r} is a folder; give the name of a file, {os.path.join(target, 'fit.lmm')!r}."
+        )
     if isinstance(value, Fit) and value.design.streamed and value.family is not None:
         with contextlib.suppress(ArgumentError):  # needs a pass over the rows, which do not travel
             assert value._uncertainty.beta is not None
@@ -54,7 +56,10 @@ def save(value: Any, path: Any, what: str) -> None:
         writer = _write(value, file)
     if writer.left_out:
         names = ", ".join(map(repr, writer.left_out))
-        warn(f"save: the data's columns {names} hold objects that a file cannot hold and were left out.", LmmWarning)
+        warn(
+            f"save: the data's columns {names} hold objects that a file cannot hold and were left out.",
+            LmmWarning,
+        )
     if writer.needed:
         names = ", ".join(writer.needed)
         warn(
@@ -69,23 +74,39 @@ def _write(value: Any, file: BinaryIO) -> Writer:
         writer = Writer(archive)
         root = writer.value(value, type(value).__name__)
         head = {"format": KIND, "version": FORMAT, "lmm": __version__, "kind": type(value).__name__}
-        head |= {"numpy": np.__version__, "pandas": pd.__version__, "formulaic": importlib.import_module("formulaic").__version__}
-        archive.writestr(zipfile.ZipInfo(NODES), json.dumps({**head, "root": root, "nodes": writer.nodes}))
+        head |= {
+            "numpy": np.__version__,
+            "pandas": pd.__version__,
+            "formulaic": importlib.import_module("formulaic").__version__,
+        }
+        archive.writestr(
+            zipfile.ZipInfo(NODES), json.dumps({**head, "root": root, "nodes": writer.nodes})
+        )
     return writer
 
 
-def load(path: Any, calls: Mapping[str, Callable[..., Any]], functions: Mapping[str, Any] | None) -> Any:
+def load(
+    path: Any, calls: Mapping[str, Callable[..., Any]], functions: Mapping[str, Any] | None
+) -> Any:
     """Read what :func:`save` wrote. See :func:`lmm.load`; ``calls`` are the functions of ``CALLS``."""
     target = arguments.file_path(path, "load: path")
-    given = {} if functions is None else arguments.mapping(functions, "load: functions", "a dict of names to functions")
+    given = (
+        {}
+        if functions is None
+        else arguments.mapping(functions, "load: functions", "a dict of names to functions")
+    )
     foreign = f"load: {target!r} is no file of a fit"
     if os.path.exists(target) and not os.path.isfile(target):
-        raise ArgumentError(f"{foreign}; it is {'a folder' if os.path.isdir(target) else 'a device or pipe'}.")
+        raise ArgumentError(
+            f"{foreign}; it is {'a folder' if os.path.isdir(target) else 'a device or pipe'}."
+        )
     try:
         with open(target, "rb") as file:
             return _read(file, calls, given)
     except OSError as error:
-        raise ArgumentError(f"load: {target!r} cannot be read: {error.strerror or error}.") from error
+        raise ArgumentError(
+            f"load: {target!r} cannot be read: {error.strerror or error}."
+        ) from error
     except _OtherVersion as error:
         raise ArgumentError(f"load: {target!r} {error}") from None
     except Broken as error:
@@ -93,36 +114,60 @@ def load(path: Any, calls: Mapping[str, Callable[..., Any]], functions: Mapping[
     except zipfile.BadZipFile as error:
         raise ArgumentError(f"{foreign}, or it is damaged: {error}.") from None
     except ImportError as error:
-        raise ArgumentError(f"load: {target!r} needs a package that is not installed: {error}.") from error
+        raise ArgumentError(
+            f"load: {target!r} needs a package that is not installed: {error}."
+        ) from error
     except ArgumentError:
         raise
-    except Exception as error:  # a damaged file may hold anything; whatever cannot be made of it is said so
-        raise ArgumentError(f"{foreign}, or it is damaged: {type(error).__name__}: {str(error)[:200]}.") from error
+    except (
+        Exception
+    ) as error:  # a damaged file may hold anything; whatever cannot be made of it is said so
+        raise ArgumentError(
+            f"{foreign}, or it is damaged: {type(error).__name__}: {str(error)[:200]}."
+        ) from error
 
 
 class _OtherVersion(Exception):
     """A version that this one cannot read."""
 
 
-def _read(file: BinaryIO, calls: Mapping[str, Callable[..., Any]], functions: Mapping[str, Any]) -> Any:
+def _read(
+    file: BinaryIO, calls: Mapping[str, Callable[..., Any]], functions: Mapping[str, Any]
+) -> Any:
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
-        if len(set(names)) != len(names) or NODES not in names or any(n != NODES and not n.startswith("arrays/") for n in names):
+        if (
+            len(set(names)) != len(names)
+            or NODES not in names
+            or any(n != NODES and not n.startswith("arrays/") for n in names)
+        ):
             raise Broken("other members than those of a fit")
         info = archive.getinfo(NODES)
-        if info.file_size > LARGEST_NODES or info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+        if (
+            info.file_size > LARGEST_NODES
+            or info.compress_type != zipfile.ZIP_STORED
+            or info.file_size != info.compress_size
+        ):
             raise Broken("nodes that are compressed or too large")
         try:
             head = json.loads(archive.read(info))
         except (ValueError, RecursionError):
             raise Broken("nodes that are no JSON") from None
-        if not isinstance(head, dict) or head.get("format") != KIND or type(head.get("version")) is not int:
+        if (
+            not isinstance(head, dict)
+            or head.get("format") != KIND
+            or type(head.get("version")) is not int
+        ):
             raise Broken("no head of a fit")
         written = str(head.get("lmm"))[:40]
         if head["version"] > FORMAT:
-            raise _OtherVersion(f"was written by lmm {written} in a newer format than this lmm {__version__} reads; update lmm.")
+            raise _OtherVersion(
+                f"was written by lmm {written} in a newer format than this lmm {__version__} reads; update lmm."
+            )
         if head["version"] < FORMAT:
-            raise _OtherVersion(f"was written by lmm {written} in a format that lmm {__version__} no longer reads; fit the model again.")
+            raise _OtherVersion(
+                f"was written by lmm {written} in a format that lmm {__version__} no longer reads; fit the model again."
+            )
         reader = Reader(archive, calls, functions)
         try:
             reader.read(head["nodes"])

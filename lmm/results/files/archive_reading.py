@@ -25,7 +25,17 @@ import pandas as pd
 
 from lmm.formula.columns.table import Table
 from lmm.model.laplace.rows import Block
-from lmm.results.files.archive_records import BUILTINS, FUNCTIONS, LARGEST_REPEAT, LEFT_BEHIND, LIBRARIES, MASKED, Broken, Needed, record
+from lmm.results.files.archive_records import (
+    BUILTINS,
+    FUNCTIONS,
+    LARGEST_REPEAT,
+    LEFT_BEHIND,
+    LIBRARIES,
+    MASKED,
+    Broken,
+    Needed,
+    record,
+)
 from lmm.stream.absent import ABSENT, Witnesses
 from lmm.stream.linear_rows import Origin
 from lmm.stream.row_blocks import Spill
@@ -34,10 +44,19 @@ from lmm.stream.row_blocks import Spill
 class Reader:
     """Makes the nodes again, each from those before it."""
 
-    def __init__(self, file: zipfile.ZipFile, calls: Mapping[str, Callable[..., Any]], functions: Mapping[str, Any]):
+    def __init__(
+        self,
+        file: zipfile.ZipFile,
+        calls: Mapping[str, Callable[..., Any]],
+        functions: Mapping[str, Any],
+    ):
         self.file, self.calls, self.functions = file, {**calls, **FUNCTIONS}, functions
         self.made: list[Any] = []
-        self.makers = {name[6:].replace("_", " "): getattr(self, name) for name in dir(self) if name.startswith("_make_")}
+        self.makers = {
+            name[6:].replace("_", " "): getattr(self, name)
+            for name in dir(self)
+            if name.startswith("_make_")
+        }
 
     def value(self, stored: Any) -> Any:
         """The value that an entry stands for."""
@@ -181,7 +200,10 @@ class Reader:
 
     def _make_generator(self, state: Any) -> np.random.Generator:
         stored = self.value(state)
-        kinds = {name: getattr(np.random, name) for name in ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")}
+        kinds = {
+            name: getattr(np.random, name)
+            for name in ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
+        }
         bits = kinds[stored["bit_generator"]](0)
         bits.state = stored
         return np.random.Generator(bits)
@@ -216,7 +238,9 @@ class Reader:
         return self.calls[name]
 
     def _make_partial(self, name: str, given: Any, named: Any) -> Any:
-        return functools.partial(self.calls[name], *self._all(given), **{str(k): self.value(v) for k, v in named.items()})
+        return functools.partial(
+            self.calls[name], *self._all(given), **{str(k): self.value(v) for k, v in named.items()}
+        )
 
     def _make_origin(self, data: Any, text: str, marks: Any) -> Origin:
         made = Origin(_source_of(self.value(data)), None, str(text))
@@ -246,11 +270,17 @@ class Reader:
         return pd.RangeIndex(start, stop, step, name=self.value(name))
 
     def _make_multi_index(self, levels: Any, codes: Any, names: Any) -> pd.Index:
-        return pd.MultiIndex(levels=self._all(levels), codes=self._all(codes), names=self._all(names))
+        return pd.MultiIndex(
+            levels=self._all(levels), codes=self._all(codes), names=self._all(names)
+        )
 
     def _make_index(self, column: Any, name: Any) -> pd.Index:
         values = self._column(column)
-        return pd.Index(values, name=self.value(name), dtype=values.dtype if isinstance(values, np.ndarray) else None)
+        return pd.Index(
+            values,
+            name=self.value(name),
+            dtype=values.dtype if isinstance(values, np.ndarray) else None,
+        )
 
     def _make_series(self, column: Any, index: Any, name: Any) -> pd.Series:
         values = self._column(column)
@@ -262,7 +292,9 @@ class Reader:
         made: dict[int, Any] = {}
         for j, column in enumerate(values):
             own = self._column(column)
-            made[j] = pd.Series(own, index=labels, dtype=own.dtype if isinstance(own, np.ndarray) else None)
+            made[j] = pd.Series(
+                own, index=labels, dtype=own.dtype if isinstance(own, np.ndarray) else None
+            )
         frame = pd.DataFrame(made, index=labels, copy=False)
         frame.columns = self.value(columns)
         return frame
@@ -326,12 +358,19 @@ class Reader:
         state = {field: self.value(own) for field, own in stored.items()}
         for field, own in state.items():
             inherited = getattr(kind, field, None)
-            if field.startswith("__") or callable(inherited) or (isinstance(inherited, property) and inherited.fset is None):
+            if (
+                field.startswith("__")
+                or callable(inherited)
+                or (isinstance(inherited, property) and inherited.fset is None)
+            ):
                 raise Broken(f"a field {field[:80]!r} of {name}")
             if declared is not None and field not in declared and not field.startswith("_"):
                 raise Broken(f"a field {field[:80]!r} of {name}")
             if field in ("context", "contrasts") and isinstance(own, dict):
-                own = {key: self.functions.get(key, one) if isinstance(one, Needed) else one for key, one in own.items()}
+                own = {
+                    key: self.functions.get(key, one) if isinstance(one, Needed) else one
+                    for key, one in own.items()
+                }
             object.__setattr__(made, field, own)
         for field, own in (declared or {}).items():
             if field in state or f"_{field}" in state or field in LEFT_BEHIND:
@@ -345,8 +384,13 @@ class Reader:
         if name == "formulaic.parser.types.term:Term":
             made._hash = hash(":".join(made._factor_key))
         if isinstance(made, Spill):
-            in_memory = getattr(made, "_folder", 1) is getattr(made, "folder", 1) is None and getattr(made, "progress", 1) is None
-            if not in_memory or not all(isinstance(block, Block) for block in [*made._parts, *made._blocks]):
+            in_memory = (
+                getattr(made, "_folder", 1) is getattr(made, "folder", 1) is None
+                and getattr(made, "progress", 1) is None
+            )
+            if not in_memory or not all(
+                isinstance(block, Block) for block in [*made._parts, *made._blocks]
+            ):
                 raise Broken("rows that are not in memory")
         return made
 
@@ -355,7 +399,10 @@ def _npy(whole: bytearray) -> np.ndarray:
     """An array from the bytes of an ``.npy`` file, over these bytes."""
     stream = io.BytesIO(whole)
     version = np.lib.format.read_magic(stream)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     if version not in readers:
         raise Broken("an array of another version")
     shape, fortran, dtype = readers[version](stream)
@@ -364,16 +411,24 @@ def _npy(whole: bytearray) -> np.ndarray:
     return _shaped(whole, stream.tell(), dtype, list(shape), fortran)
 
 
-def _shaped(data: bytearray, start: int, dtype: np.dtype[Any], shape: Any, fortran: Any) -> np.ndarray:
+def _shaped(
+    data: bytearray, start: int, dtype: np.dtype[Any], shape: Any, fortran: Any
+) -> np.ndarray:
     if _size(shape) * dtype.itemsize != len(data) - start:
         raise Broken("an array whose shape does not fit its bytes")
     if not dtype.itemsize or not _size(shape):
         return np.zeros(tuple(shape), dtype)
-    return np.frombuffer(data, dtype=dtype, offset=start).reshape(tuple(shape), order="F" if fortran else "C")
+    return np.frombuffer(data, dtype=dtype, offset=start).reshape(
+        tuple(shape), order="F" if fortran else "C"
+    )
 
 
 def _size(shape: Any) -> int:
-    if not isinstance(shape, list) or len(shape) > 32 or not all(type(n) is int and n >= 0 for n in shape):
+    if (
+        not isinstance(shape, list)
+        or len(shape) > 32
+        or not all(type(n) is int and n >= 0 for n in shape)
+    ):
         raise Broken("a shape that is none")
     return math.prod(shape)
 
@@ -390,14 +445,20 @@ def _dtype(descr: Any) -> np.dtype[Any]:
 def _texts(blob: Any, stops: Any, kinds: Any) -> list[Any]:
     raw, out, start = blob.tobytes(), [], 0
     for stop, kind in zip(stops.tolist(), kinds.tolist(), strict=True):
-        out.append((None, pd.NA, float("nan"))[kind - 1] if kind else raw[start:stop].decode("utf-8", "surrogatepass"))
+        out.append(
+            (None, pd.NA, float("nan"))[kind - 1]
+            if kind
+            else raw[start:stop].decode("utf-8", "surrogatepass")
+        )
         start = stop
     return out
 
 
 def _string(storage: str, missing: str) -> Any:
     """The type of a column of text; without pyarrow kept as Python's."""
-    if storage not in ("python", "pyarrow") or (storage == "pyarrow" and importlib.util.find_spec("pyarrow") is None):
+    if storage not in ("python", "pyarrow") or (
+        storage == "pyarrow" and importlib.util.find_spec("pyarrow") is None
+    ):
         storage = "python"
     kind: Any = pd.StringDtype
     try:

@@ -19,7 +19,18 @@ SMALL = 512
 LARGEST_REPEAT = 2**40
 
 #: parts of the package whose records a file may hold
-ROOMS = ("covariance", "design", "estimators", "families", "formula", "inference", "linalg", "model", "results", "stream")
+ROOMS = (
+    "covariance",
+    "design",
+    "estimators",
+    "families",
+    "formula",
+    "inference",
+    "linalg",
+    "model",
+    "results",
+    "stream",
+)
 #: formulaic's records
 FORMULAIC = {
     "formulaic.formula": ("SimpleFormula", "OrderingMethod"),
@@ -33,7 +44,10 @@ FORMULAIC = {
     "formulaic.parser.types.term": ("Term",),
     "formulaic.parser.types.token": ("Token", "Token.Kind"),
     "formulaic.transforms.contrasts": (
-        *(f"{name}Contrasts" for name in ("Custom", "Diff", "Helmert", "Poly", "SAS", "Sum", "Treatment")),
+        *(
+            f"{name}Contrasts"
+            for name in ("Custom", "Diff", "Helmert", "Poly", "SAS", "Sum", "Treatment")
+        ),
         "ContrastsState",
     ),
     "formulaic.utils.sentinels": ("Sentinel",),
@@ -43,15 +57,52 @@ FORMULAIC = {
 LEFT_BEHIND = frozenset({"_labels", "_hash"})
 NOT_RECORDS = frozenset({"Evaluate", "Locate", "Numbered"})
 #: classes that are records without being declared so
-PLAIN = frozenset({"Interaction", "Uncertain", "Logistic", "Extreme", "Normal", "StreamedRows", "Spill", "_Unread"})
+PLAIN = frozenset(
+    {
+        "Interaction",
+        "Uncertain",
+        "Logistic",
+        "Extreme",
+        "Normal",
+        "StreamedRows",
+        "Spill",
+        "_Unread",
+    }
+)
 #: modules that a formula may use by name, and functions of Python itself
 LIBRARIES = ("numpy", "pandas", "scipy", "scipy.special", "math")
-BUILTINS = ("abs", "bool", "divmod", "float", "int", "len", "max", "min", "pow", "range", "round", "str", "sum")
+BUILTINS = (
+    "abs",
+    "bool",
+    "divmod",
+    "float",
+    "int",
+    "len",
+    "max",
+    "min",
+    "pow",
+    "range",
+    "round",
+    "str",
+    "sum",
+)
 #: functions that repeat a call; the modules above this one make them known
 CALLS = ("lmm.api.lmer.run", "lmm.api.glmer.run_generalized")
 #: functions of ours that a record holds with their first arguments
 FUNCTIONS: dict[str, Callable[..., Any]] = {"lmm.design.cells.cells": cells}
-MASKED = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Float32", "Float64", "boolean")
+MASKED = (
+    "Int8",
+    "Int16",
+    "Int32",
+    "Int64",
+    "UInt8",
+    "UInt16",
+    "UInt32",
+    "UInt64",
+    "Float32",
+    "Float64",
+    "boolean",
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +132,11 @@ def modules() -> frozenset[str]:
     found = {"lmm.priors", "lmm.api.batches", *FORMULAIC}
     for room in ROOMS:
         package = importlib.import_module(f"lmm.{room}")
-        found |= {module.name for module in pkgutil.walk_packages(package.__path__, f"lmm.{room}.") if not module.ispkg}
+        found |= {
+            module.name
+            for module in pkgutil.walk_packages(package.__path__, f"lmm.{room}.")
+            if not module.ispkg
+        }
     return frozenset(found)
 
 
@@ -92,7 +147,11 @@ def records(module: str) -> dict[str, type]:
         return {}
     own = importlib.import_module(module)
     if module not in FORMULAIC:
-        classes = [kind for kind in vars(own).values() if isinstance(kind, type) and kind.__module__ == module]
+        classes = [
+            kind
+            for kind in vars(own).values()
+            if isinstance(kind, type) and kind.__module__ == module
+        ]
         return {name_of(kind): kind for kind in classes if _is_record(kind)}
     found = {}
     for path in FORMULAIC[module]:
@@ -111,7 +170,11 @@ def record(name: str) -> type | None:
 
 def _is_record(kind: type) -> bool:
     """A dataclass, a named tuple, an enumeration, or one of a few plain classes."""
-    plain = is_dataclass(kind) or issubclass(kind, enum.Enum) or (issubclass(kind, tuple) and hasattr(kind, "_fields"))
+    plain = (
+        is_dataclass(kind)
+        or issubclass(kind, enum.Enum)
+        or (issubclass(kind, tuple) and hasattr(kind, "_fields"))
+    )
     return (plain or kind.__name__ in PLAIN) and kind.__name__ not in NOT_RECORDS
 
 

@@ -24,7 +24,18 @@ import pandas as pd
 from lmm.design.design import Call
 from lmm.errors import ArgumentError
 from lmm.formula.columns.table import Table
-from lmm.results.files.archive_records import BUILTINS, CALLS, FUNCTIONS, LEFT_BEHIND, LIBRARIES, MASKED, SMALL, Needed, name_of, record
+from lmm.results.files.archive_records import (
+    BUILTINS,
+    CALLS,
+    FUNCTIONS,
+    LEFT_BEHIND,
+    LIBRARIES,
+    MASKED,
+    SMALL,
+    Needed,
+    name_of,
+    record,
+)
 from lmm.stream.absent import ABSENT, Absent, Witnesses
 from lmm.stream.linear_rows import Origin
 
@@ -66,18 +77,28 @@ class Writer:
 
     def _node(self, value: Any, where: str) -> list[Any]:
         kind = type(value)
-        if type(value).__module__.split(".")[0] in ("jax", "jaxlib") and hasattr(value, "__array__"):
+        if type(value).__module__.split(".")[0] in ("jax", "jaxlib") and hasattr(
+            value, "__array__"
+        ):
             value = np.asarray(value)
             kind = np.ndarray
         if kind is np.ndarray:
             return self._array(value, where)
         if isinstance(value, np.generic):
             return ["scalar", self.value(np.array(value), where)]
-        for plain, name in ((tuple, "tuple"), (list, "list"), (set, "set"), (frozenset, "frozenset")):
+        for plain, name in (
+            (tuple, "tuple"),
+            (list, "list"),
+            (set, "set"),
+            (frozenset, "frozenset"),
+        ):
             if kind is plain:
                 return [name, self._all(value, where)]
         if kind is dict:
-            return ["dict", [[self.value(k, where), self.value(v, f"{where}.{k}")] for k, v in value.items()]]
+            return [
+                "dict",
+                [[self.value(k, where), self.value(v, f"{where}.{k}")] for k, v in value.items()],
+            ]
         pandas = self._pandas(value, where)
         if pandas is not None:
             return pandas
@@ -86,7 +107,9 @@ class Writer:
             return other
         name = name_of(kind)
         if record(name) is None:
-            raise ArgumentError(f"save: this fit holds {_what(value)} ({where}), which a file cannot hold; pickle the fit instead.")
+            raise ArgumentError(
+                f"save: this fit holds {_what(value)} ({where}), which a file cannot hold; pickle the fit instead."
+            )
         return self._record(value, name, where)
 
     def _record(self, value: Any, name: str, where: str) -> list[Any]:
@@ -105,7 +128,11 @@ class Writer:
         kept = {}
         for field, own in ((field, own) for part in parts if part for field, own in part.items()):
             computed = isinstance(getattr(type(value), field, None), functools.cached_property)
-            if field in LEFT_BEHIND or (computed and not own_choice) or (field == "kept" and type(own) is dict):
+            if (
+                field in LEFT_BEHIND
+                or (computed and not own_choice)
+                or (field == "kept" and type(own) is dict)
+            ):
                 continue  # what is kept to save time
             kept[field] = self._field(value, field, own, f"{where}.{field}")
         return ["record", name, base, kept]
@@ -113,13 +140,28 @@ class Writer:
     def _field(self, owner: Any, field: str, value: Any, where: str) -> Any:
         """A field; a function of the caller is left out by its name where it can be given again."""
         if field in ("context", "contrasts") and type(value) is dict:
-            return self.value({name: self._caller(own, str(name)) for name, own in value.items()}, where)
-        if field == "arguments" and isinstance(owner, Call) and isinstance(value.get("contrasts"), dict):
-            value = {**value, "contrasts": {name: self._caller(own, str(name)) for name, own in value["contrasts"].items()}}
+            return self.value(
+                {name: self._caller(own, str(name)) for name, own in value.items()}, where
+            )
+        if (
+            field == "arguments"
+            and isinstance(owner, Call)
+            and isinstance(value.get("contrasts"), dict)
+        ):
+            value = {
+                **value,
+                "contrasts": {
+                    name: self._caller(own, str(name)) for name, own in value["contrasts"].items()
+                },
+            }
         return self.value(value, where)
 
     def _caller(self, value: Any, name: str) -> Any:
-        if _function(value) is None and (callable(value) or isinstance(value, types.ModuleType)) and record(name_of(type(value))) is None:
+        if (
+            _function(value) is None
+            and (callable(value) or isinstance(value, types.ModuleType))
+            and record(name_of(type(value))) is None
+        ):
             self.needed[name] = None
             return Needed(name)
         return value
@@ -128,14 +170,24 @@ class Writer:
         if value.dtype == object:
             return ["objects", self._objects(value.ravel(), where), list(value.shape)]
         if value.dtype.kind not in "biufcmMSU":
-            raise ArgumentError(f"save: an array of type {value.dtype} ({where}) cannot be written.")
+            raise ArgumentError(
+                f"save: an array of type {value.dtype} ({where}) cannot be written."
+            )
         if value.size > 1 and 0 in value.strides:
-            small = value[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in value.strides)]
+            small = value[
+                tuple(slice(0, 1) if stride == 0 else slice(None) for stride in value.strides)
+            ]
             return ["repeated", self.value(np.array(small), where), list(value.shape)]
         fortran = value.flags.f_contiguous and not value.flags.c_contiguous
         if value.nbytes <= SMALL:
             raw = base64.b64encode(value.tobytes("F" if fortran else "C")).decode()
-            return ["small", np.lib.format.dtype_to_descr(value.dtype), list(value.shape), fortran, raw]
+            return [
+                "small",
+                np.lib.format.dtype_to_descr(value.dtype),
+                list(value.shape),
+                fortran,
+                raw,
+            ]
         name = f"arrays/{self.members}.npy"
         self.members += 1
         with self.file.open(zipfile.ZipInfo(name), "w", force_zip64=True) as member:
@@ -159,7 +211,10 @@ class Writer:
         return self.value(("text", blob, stops, kinds), where)
 
     def _scalar(self, value: Any, where: str) -> Any:
-        if isinstance(value, str | int | float | complex | bool | type(None) | bytes | np.generic) or self._other(value, where) is not None:
+        if (
+            isinstance(value, str | int | float | complex | bool | type(None) | bytes | np.generic)
+            or self._other(value, where) is not None
+        ):
             return value
         raise ArgumentError(f"save: {_what(value)} ({where}) cannot be written.")
 
@@ -179,7 +234,12 @@ class Writer:
             frequency: Any = pd.PeriodIndex([value]).dtype
             return ["period value", value.ordinal, frequency.name[len("period[") : -1]]
         if isinstance(value, pd.Interval):
-            return ["interval value", self.value(value.left, where), self.value(value.right, where), value.closed]
+            return [
+                "interval value",
+                self.value(value.left, where),
+                self.value(value.right, where),
+                value.closed,
+            ]
         for kind in (datetime.datetime, datetime.date, datetime.time):
             if type(value) is kind:
                 return [kind.__name__, value.isoformat()]
@@ -211,16 +271,28 @@ class Writer:
         if isinstance(value, Origin):
             data = value.data
             whole = isinstance(data, str | pathlib.PurePath) or type(data).__name__ == "Source"
-            whole = whole or (isinstance(data, list | tuple) and all(isinstance(one, str | pathlib.PurePath) for one in data))
-            return ["origin", self._source(data, where) if whole else None, value.text, self.value(dict(value.marks), where)]
+            whole = whole or (
+                isinstance(data, list | tuple)
+                and all(isinstance(one, str | pathlib.PurePath) for one in data)
+            )
+            return [
+                "origin",
+                self._source(data, where) if whole else None,
+                value.text,
+                self.value(dict(value.marks), where),
+            ]
         if type(value).__module__ == "pyarrow.lib":
             return self._arrow(value, where)
         return None
 
     def _source(self, data: Any, where: str) -> Any:
         if type(data).__name__ == "Source":
-            return self.value(("Source", self._source(data.path, where), data.table, data.chunk), where)
-        return self.value([str(one) for one in data] if isinstance(data, list | tuple) else str(data), where)
+            return self.value(
+                ("Source", self._source(data.path, where), data.table, data.chunk), where
+            )
+        return self.value(
+            [str(one) for one in data] if isinstance(data, list | tuple) else str(data), where
+        )
 
     def _arrow(self, value: Any, where: str) -> list[Any] | None:
         import pyarrow as pa
@@ -240,19 +312,47 @@ class Writer:
     def _pandas(self, value: Any, where: str) -> list[Any] | None:
         if isinstance(value, Table):
             frame = value.rows.to_pandas() if isinstance(value, Witnesses) else value.to_pandas()
-            return ["table", self.value(self._storable(frame), "data"), isinstance(value, Witnesses)]
+            return [
+                "table",
+                self.value(self._storable(frame), "data"),
+                isinstance(value, Witnesses),
+            ]
         if type(value) is pd.RangeIndex:
-            return ["range index", value.start, value.stop, value.step, self.value(value.name, where)]
+            return [
+                "range index",
+                value.start,
+                value.stop,
+                value.step,
+                self.value(value.name, where),
+            ]
         if type(value) is pd.MultiIndex:
             codes = [np.asarray(own) for own in value.codes]
-            return ["multi index", self._all(value.levels, where), self._all(codes, where), self._all(value.names, where)]
+            return [
+                "multi index",
+                self._all(value.levels, where),
+                self._all(codes, where),
+                self._all(value.names, where),
+            ]
         if isinstance(value, pd.Index):
             return ["index", self._column(value.array, where), self.value(value.name, where)]
         if type(value) is pd.Series:
-            return ["series", self._column(value.array, where), self.value(value.index, where), self.value(value.name, where)]
+            return [
+                "series",
+                self._column(value.array, where),
+                self.value(value.index, where),
+                self.value(value.name, where),
+            ]
         if type(value) is pd.DataFrame:
-            columns = [self._column(value.iloc[:, j].array, f"{where}.{value.columns[j]}") for j in range(value.shape[1])]
-            return ["frame", self.value(value.columns, where), columns, self.value(value.index, where)]
+            columns = [
+                self._column(value.iloc[:, j].array, f"{where}.{value.columns[j]}")
+                for j in range(value.shape[1])
+            ]
+            return [
+                "frame",
+                self.value(value.columns, where),
+                columns,
+                self.value(value.index, where),
+            ]
         if isinstance(value, pd.Categorical):
             return ["column", self._column(value, where)]
         return None
@@ -278,7 +378,12 @@ class Writer:
             return self.value(np.asarray(values), where)
         parts: tuple[Any, ...]
         if isinstance(dtype, pd.CategoricalDtype):
-            parts = ("categorical", np.asarray(values.codes), values.categories, bool(values.ordered))
+            parts = (
+                "categorical",
+                np.asarray(values.codes),
+                values.categories,
+                bool(values.ordered),
+            )
         elif isinstance(dtype, pd.StringDtype):
             missing = getattr(dtype, "na_value", pd.NA)
             objects = np.array(values.astype(object), dtype=object)
@@ -296,7 +401,9 @@ class Writer:
         elif isinstance(dtype, pd.ArrowDtype):
             parts = ("arrow", values._pa_array, None, None)
         else:
-            raise ArgumentError(f"save: a column of type {dtype} ({where}) cannot be written; turn it into numbers, text or a category.")
+            raise ArgumentError(
+                f"save: a column of type {dtype} ({where}) cannot be written; turn it into numbers, text or a category."
+            )
         return self.value(parts, where)
 
 
@@ -327,7 +434,10 @@ def _function(value: Any) -> list[Any] | None:
     name = str(getattr(value, "__name__", ""))
     if name in BUILTINS and getattr(builtins, name) is value:
         return ["builtin", name]
-    if isinstance(value, types.BuiltinFunctionType) and getattr(value, "__module__", None) == "math":
+    if (
+        isinstance(value, types.BuiltinFunctionType)
+        and getattr(value, "__module__", None) == "math"
+    ):
         return ["math", name]
     call = _call(value)
     return None if call is None else ["call", call]

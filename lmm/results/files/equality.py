@@ -13,17 +13,34 @@ RTOL = 1e-8
 
 def same_design(a: Design, b: Design) -> bool:
     """Names, levels, response, weights and offset agree."""
-    if (str(a.formula), a.names, a.dropped, a.n, len(a.terms)) != (str(b.formula), b.names, b.dropped, b.n, len(b.terms)):
+    if (str(a.formula), a.names, a.dropped, a.n, len(a.terms)) != (
+        str(b.formula),
+        b.names,
+        b.dropped,
+        b.n,
+        len(b.terms),
+    ):
         return False
     for s, t in zip(a.terms, b.terms, strict=True):
-        if (s.group, s.columns, s.structure, s.J) != (t.group, t.columns, t.structure, t.J) or not s.levels.equals(t.levels):
+        if (s.group, s.columns, s.structure, s.J) != (
+            t.group,
+            t.columns,
+            t.structure,
+            t.J,
+        ) or not s.levels.equals(t.levels):
             return False
     return a.rows.same(b.rows)
 
 
 def same_estimate(a: Estimate, b: Estimate) -> bool:
     """Method, parameters, modes and criterion agree to ``RTOL``."""
-    if (a.method, a.reml, len(a.modes), a.family, a.nagq) != (b.method, b.reml, len(b.modes), b.family, b.nagq):
+    if (a.method, a.reml, len(a.modes), a.family, a.nagq) != (
+        b.method,
+        b.reml,
+        len(b.modes),
+        b.family,
+        b.nagq,
+    ):
         return False
     pairs = [
         (a.beta, b.beta),

@@ -32,20 +32,42 @@ TYPES = ("response", "link")
 #: integers that are kept from being the place of another category, and how far that may go for labels that are integers
 PLACES, MOST_PLACES = 4_000, 100_000
 RESERVED = frozenset(
-    {"rowid", "type", "group", "estimate", "std_error", "p_value", "s_value", "conf_low", "conf_high", "term", "contrast", "statistic"}
+    {
+        "rowid",
+        "type",
+        "group",
+        "estimate",
+        "std_error",
+        "p_value",
+        "s_value",
+        "conf_low",
+        "conf_high",
+        "term",
+        "contrast",
+        "statistic",
+    }
 )
 #: links and families that marginaleffects can differentiate itself
 LINKS = frozenset({"identity", "log", "logit", "probit", "inverse", "sqrt", "cloglog"})
 FAMILIES = frozenset({"gaussian", "binomial", "poisson", "gamma"})
 
 
-def adapter(fit: Any, design: Design, estimate: Estimate, known: Uncertainty, type: str, covariance: Callable[[str], np.ndarray]) -> Any:
+def adapter(
+    fit: Any,
+    design: Design,
+    estimate: Estimate,
+    known: Uncertainty,
+    type: str,
+    covariance: Callable[[str], np.ndarray],
+) -> Any:
     """The adapter of a fit; see :meth:`lmm.Fit.marginaleffects`.
 
     ``covariance`` gives the covariance of the fixed effects by the name of a method of degrees of freedom.
     """
     if type not in TYPES:
-        raise ArgumentError(f"marginaleffects: type={type!r} is not one of {', '.join(map(repr, TYPES))}.{nearest(type, TYPES)}")
+        raise ArgumentError(
+            f"marginaleffects: type={type!r} is not one of {', '.join(map(repr, TYPES))}.{nearest(type, TYPES)}"
+        )
     return _adapter_class()(fit, design, estimate, known, type, covariance)
 
 
@@ -94,7 +116,13 @@ class _Adapter:
     df_resid = float("inf")
 
     def __init__(
-        self, fit: Any, design: Design, estimate: Estimate, known: Uncertainty, type: str, covariance: Callable[[str], np.ndarray]
+        self,
+        fit: Any,
+        design: Design,
+        estimate: Estimate,
+        known: Uncertainty,
+        type: str,
+        covariance: Callable[[str], np.ndarray],
     ):
         self.design, self.estimate, self.type = design, estimate, type
         self._covariance = covariance
@@ -125,7 +153,9 @@ class _Adapter:
             self.vault.modeldata, self.vault.coef, self.vault.formula, self.vault.variable_names[0]  # type: ignore[attr-defined]
         )  # fmt: skip
         known = {v.name: v for v in self._found}
-        self.vault.variables_type = {name: _type(known.get(name), data[name]) for name in self.vault.variable_names}  # type: ignore[attr-defined]
+        names = self.vault.variable_names  # type: ignore[attr-defined]
+        types = {name: _type(known.get(name), data[name]) for name in names}
+        self.vault.variables_type = types  # type: ignore[attr-defined]
 
     def find_predictors(self) -> list[str] | None:
         """The variables of the fixed part; None where there are none, as marginaleffects has it."""
@@ -148,7 +178,8 @@ class _Adapter:
     def get_exog(self, newdata: Any) -> np.ndarray:
         """Kept fixed columns of new rows, and beside them the offset where the model has one."""
         frame = self.design.frame
-        columns = {name: self._column(newdata[name], name) for name in self.vault.variable_names[1:] if name in newdata.columns}  # type: ignore[attr-defined]
+        names = self.find_predictors() or []
+        columns = {n: self._column(newdata[n], n) for n in names if n in newdata.columns}
         table = pd.DataFrame(columns, index=pd.RangeIndex(len(newdata)))
         whole = frame.new_X(table)
         X = whole[:, kept_positions(self.design)]
@@ -171,9 +202,20 @@ class _Adapter:
             P = family.probabilities(eta, params[p:])
             groups = family.category_names
             return pl.DataFrame(
-                {"rowid": np.tile(rowid, len(groups)), "group": np.repeat(groups, len(eta)).tolist(), "estimate": P.ravel(order="F")}
+                {
+                    "rowid": np.tile(rowid, len(groups)),
+                    "group": np.repeat(groups, len(eta)).tolist(),
+                    "estimate": P.ravel(order="F"),
+                }
             )
-        return pl.DataFrame({"rowid": rowid, "estimate": self.estimate.distribution.mean(eta) if self.type == "response" else eta})
+        return pl.DataFrame(
+            {
+                "rowid": rowid,
+                "estimate": self.estimate.distribution.mean(eta)
+                if self.type == "response"
+                else eta,
+            }
+        )
 
     def get_autodiff_args(self) -> Any:
         """How marginaleffects may differentiate by JAX; a sentence why not otherwise."""
@@ -247,7 +289,10 @@ def _by_number(labels: list[str]) -> list[str]:
     numbers = [int(label) for label in labels if label.isdecimal() and str(int(label)) == label]
     room = max([PLACES, *(number + 1 for number in numbers if number < MOST_PLACES)])
     taken = {str(number) for number in range(room)}
-    return [*(str(number) for number in range(room)), *(label for label in labels if label not in taken)]
+    return [
+        *(str(number) for number in range(room)),
+        *(label for label in labels if label not in taken),
+    ]
 
 
 def new_offset(design: Design, table: pd.DataFrame) -> np.ndarray | None:
@@ -259,11 +304,17 @@ def new_offset(design: Design, table: pd.DataFrame) -> np.ndarray | None:
     if design.frame.offset_given is False:
         return own
     inside = frame.new_offset(design.frame.table)
-    total = design.offset if inside is None else design.offset - used(design, pd.Series(inside)).to_numpy()
+    total = (
+        design.offset
+        if inside is None
+        else design.offset - used(design, pd.Series(inside)).to_numpy()
+    )
     return np.full(len(table), total.mean()) + (0.0 if own is None else own)
 
 
-def _parameters(design: Design, estimate: Estimate, known: Uncertainty, type: str) -> tuple[np.ndarray, list[str], np.ndarray]:
+def _parameters(
+    design: Design, estimate: Estimate, known: Uncertainty, type: str
+) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Estimates, names and covariance of all that predictions depend on."""
     names = list(design.names)
     if type not in estimate.distribution.category_types:
@@ -276,7 +327,11 @@ def _parameters(design: Design, estimate: Estimate, known: Uncertainty, type: st
     own = estimate.family.reported(estimate.phi)[0]
     V = known.full_covariance(known.beta).to_numpy()
     first = len(estimate.theta)
-    return np.concatenate([estimate.beta, np.asarray(estimate.phi)]), [*names, *own], V[first:, first:]
+    return (
+        np.concatenate([estimate.beta, np.asarray(estimate.phi)]),
+        [*names, *own],
+        V[first:, first:],
+    )
 
 
 def _response_column(design: Design) -> str:
@@ -302,5 +357,7 @@ def _type(variable: Variable | None, series: Any) -> str:
 def _quoted(name: str) -> str:
     """A name as formulaic, which marginaleffects uses, reads it; that has no way to write a backtick."""
     if "`" in name:
-        raise ArgumentError(f"marginaleffects cannot take the column {name!r}, whose name has a backtick; rename it.")
+        raise ArgumentError(
+            f"marginaleffects cannot take the column {name!r}, whose name has a backtick; rename it."
+        )
     return name if name.isidentifier() else f"`{name}`"

@@ -33,12 +33,18 @@ def assume(design: Design, estimate: Estimate, parameters: Mapping[str, Any] | N
             raise ArgumentError(
                 f"parameters: there is no {name!r}; there is {', '.join(map(str, values.index))}.{nearest(name, values.index)}"
             )
-        if not np.isfinite(float(value)) or (float(value) < 0 and (name == "sigma" or name.startswith("sd_"))):
-            raise ArgumentError(f"parameters: {name}={value!r} must be a {'number' if name in names else 'non-negative number'}.")
+        if not np.isfinite(float(value)) or (
+            float(value) < 0 and (name == "sigma" or name.startswith("sd_"))
+        ):
+            raise ArgumentError(
+                f"parameters: {name}={value!r} must be a {'number' if name in names else 'non-negative number'}."
+            )
         values[name] = float(value)
     sigma = float(values["sigma"]) if estimate.residual_sd is not None else float(estimate.sigma)
     if estimate.family is None and not sigma > 0:
-        raise ArgumentError("parameters: sigma must be positive; everything else is measured by it.")
+        raise ArgumentError(
+            "parameters: sigma must be positive; everything else is measured by it."
+        )
     phi = estimate.phi
     if estimate.distribution.has_dispersion and "sigma" in parameters:
         phi = sigma**2
@@ -49,7 +55,9 @@ def assume(design: Design, estimate: Estimate, parameters: Mapping[str, Any] | N
         kinds = np.array([q.kind for q in term.structure.quantities()])
         R = term.structure.matrix(np.where(kinds == "sd", 1.0, wanted))
         if not np.linalg.eigvalsh(R)[0] > -1e-10:
-            raise ArgumentError(f"parameters: the correlations of {term.group} are those of no covariance matrix.")
+            raise ArgumentError(
+                f"parameters: the correlations of {term.group} are those of no covariance matrix."
+            )
         own = term.structure.from_matrix(term.structure.matrix(wanted) / changed.scale2)
         theta.append(own)
         factors.append(term.structure.factor(own))

@@ -41,7 +41,11 @@ if TYPE_CHECKING:
 KINDS = ("parametric", "semiparametric", "cases")
 TYPES = ("percentile", "basic", "normal", "bca", "studentized")
 #: the types that need the replicates alone
-PLAIN = {"percentile": bootstrap_intervals.percentile, "basic": bootstrap_intervals.basic, "normal": bootstrap_intervals.normal}
+PLAIN = {
+    "percentile": bootstrap_intervals.percentile,
+    "basic": bootstrap_intervals.basic,
+    "normal": bootstrap_intervals.normal,
+}
 
 Statistic = Callable[["Fit"], Any]
 
@@ -101,7 +105,9 @@ class Bootstrap:
         check_level(level)
         arguments.choice(type, "confint: bootstrap type", TYPES)
         if self.nsim - int(self.replicates.isna().all(axis=1).sum()) < 2:
-            raise ArgumentError(f"confint: only {self.nsim} replicates, and fewer than two have a value; see .failures.")
+            raise ArgumentError(
+                f"confint: only {self.nsim} replicates, and fewer than two have a value; see .failures."
+            )
         tail = np.array([(1.0 - level) / 2.0, (1.0 + level) / 2.0])
         if type == "studentized":
             limits = self._studentized(tail)
@@ -111,11 +117,15 @@ class Bootstrap:
             limits = self._each(PLAIN[type], tail)
         return pd.DataFrame(limits, index=self.replicates.columns, columns=["lower", "upper"])
 
-    def _each(self, limits: Callable[..., np.ndarray], tail: np.ndarray, *more: pd.DataFrame) -> np.ndarray:
+    def _each(
+        self, limits: Callable[..., np.ndarray], tail: np.ndarray, *more: pd.DataFrame
+    ) -> np.ndarray:
         """(parameters, 2) limits of each parameter from its replicates, its estimate, and its column of ``more``."""
         out, names = [], list[Any](self.replicates)  # a statistic may have names of any kind
         for name in names:
-            values, *others = (frame[name].dropna().to_numpy() for frame in (self.replicates, *more))
+            values, *others = (
+                frame[name].dropna().to_numpy() for frame in (self.replicates, *more)
+            )
             out.append(limits(values, self.estimates[name], *others, tail))
         return np.array(out)
 
@@ -127,7 +137,9 @@ class Bootstrap:
         out = np.full((len(self.estimates), 2), np.nan)
         for name in map(str, self.std_errors):
             t = (self.replicates[name] - self.estimates[name]) / self.std_errors[name]
-            own = bootstrap_intervals.studentized(t.dropna().to_numpy(), self.estimates[name], self.own_errors[name], tail)
+            own = bootstrap_intervals.studentized(
+                t.dropna().to_numpy(), self.estimates[name], self.own_errors[name], tail
+            )
             out[list(self.replicates).index(name)] = own
         return out
 
@@ -151,39 +163,86 @@ class Bootstrap:
 
     def __str__(self) -> str:
         enough = self.nsim - int(self.replicates.isna().all(axis=1).sum()) >= 2
-        frame = self.to_frame() if enough else pd.DataFrame({"estimate": self.estimates, "bias": self.bias, "std_error": self.std_error})
+        frame = (
+            self.to_frame()
+            if enough
+            else pd.DataFrame(
+                {"estimate": self.estimates, "bias": self.bias, "std_error": self.std_error}
+            )
+        )
         frame = frame.reindex(columns=["estimate", "bias", "std_error", "lower", "upper"])
         head = ("", "Estimate", "Bias", "Std. Error", "2.5 %", "97.5 %")
-        rows = tuple(zip(map(str, frame.index), *(format_column(frame[c].to_numpy(), 4) for c in frame), strict=True))
-        lines = [f"{self.kind.capitalize()} bootstrap, {self.nsim} replicates", Table(head, rows, "lrrrrr").to_text()]
+        rows = tuple(
+            zip(
+                map(str, frame.index),
+                *(format_column(frame[c].to_numpy(), 4) for c in frame),
+                strict=True,
+            )
+        )
+        lines = [
+            f"{self.kind.capitalize()} bootstrap, {self.nsim} replicates",
+            Table(head, rows, "lrrrrr").to_text(),
+        ]
         if len(self.failures):
             kinds = self.failures.str.split(":").str[0].value_counts()
-            lines.append("Failures: " + "; ".join(f"{count} x {what}" for what, count in kinds.items()) + " (see .failures)")
+            lines.append(
+                "Failures: "
+                + "; ".join(f"{count} x {what}" for what, count in kinds.items())
+                + " (see .failures)"
+            )
         return "\n".join(lines)
 
     __repr__ = __str__
 
 
-def bootstrap(fit: Fit, nsim: int, statistic: Statistic | None, kind: str, group: str | None, rng: Any, progress: bool | None) -> Bootstrap:
+def bootstrap(
+    fit: Fit,
+    nsim: int,
+    statistic: Statistic | None,
+    kind: str,
+    group: str | None,
+    rng: Any,
+    progress: bool | None,
+) -> Bootstrap:
     """Replicates of the parameters or of a statistic. See :meth:`lmm.Fit.bootstrap`."""
     design, problem, estimate = fit.design, fit.problem, fit.estimate
-    estimate.require_likelihood("bootstrap: this fit is a posterior distribution; fit.draws has its draws and fit.confint() its intervals.")
+    estimate.require_likelihood(
+        "bootstrap: this fit is a posterior distribution; fit.draws has its draws and fit.confint() its intervals."
+    )
     arguments.choice(kind, "bootstrap: kind", KINDS)
     nsim = arguments.whole(nsim, "bootstrap: nsim", least=1)
     if kind == "semiparametric" and estimate.family is not None:
-        raise ArgumentError("bootstrap: kind='semiparametric' draws residuals again, which only a linear model has; use 'parametric'.")
+        raise ArgumentError(
+            "bootstrap: kind='semiparametric' draws residuals again, which only a linear model has; use 'parametric'."
+        )
     if group is not None and kind != "cases":
-        raise ArgumentError("bootstrap: group= says whose levels kind='cases' draws; the other kinds draw everything.")
+        raise ArgumentError(
+            "bootstrap: group= says whose levels kind='cases' draws; the other kinds draw everything."
+        )
     generator = arguments.generator(rng, "bootstrap: rng")
     numbers = design.p * (design.p + 2) + 2 * problem.n_theta + 4
-    require(8.0 * nsim * numbers, f"bootstrap: {nsim:,} replicates of {numbers} numbers", "take fewer, nsim=")
+    require(
+        8.0 * nsim * numbers,
+        f"bootstrap: {nsim:,} replicates of {numbers} numbers",
+        "take fewer, nsim=",
+    )
     if kind == "cases":
         if statistic is not None:
-            raise ArgumentError("bootstrap: kind='cases' gives the parameters; a statistic of your own needs kind='parametric'.")
+            raise ArgumentError(
+                "bootstrap: kind='cases' gives the parameters; a statistic of your own needs kind='parametric'."
+            )
         t = term_of(design, group, "bootstrap")
         J = design.terms[t].J
         with bar(nsim, "bootstrap", progress) as told:
-            batch = refits.of_levels(design, problem, fit._method, estimate, t, generator.integers(J, size=(nsim, J)), told)
+            batch = refits.of_levels(
+                design,
+                problem,
+                fit._method,
+                estimate,
+                t,
+                generator.integers(J, size=(nsim, J)),
+                told,
+            )
         return _of_parameters(fit, batch, kind)
     with bar(nsim, "bootstrap", progress) as told:
         draw = simulate_slabs if kind == "parametric" else resample_slabs
@@ -200,12 +259,16 @@ def term_of(design: Design, group: str | None, what: str) -> int:
     groups = [term.group for term in terms]
     if group is not None:
         if group not in groups:
-            raise ArgumentError(f"{what}: there is no grouping factor {group!r}; there is {', '.join(groups)}.{nearest(group, groups)}")
+            raise ArgumentError(
+                f"{what}: there is no grouping factor {group!r}; there is {', '.join(groups)}.{nearest(group, groups)}"
+            )
         return groups.index(group)
     for t in range(len(terms) - 1, -1, -1):
         if all(term.within(terms[t]) for term in terms):
             return t
-    raise ArgumentError(f"{what}: the grouping factors {', '.join(groups)} are crossed; say whose levels are meant, group={groups[0]!r}.")
+    raise ArgumentError(
+        f"{what}: the grouping factors {', '.join(groups)} are crossed; say whose levels are meant, group={groups[0]!r}."
+    )
 
 
 def _of_parameters(fit: Fit, batch: Batch, kind: str) -> Bootstrap:
@@ -236,7 +299,10 @@ def reported(failures: pd.Series, count: int, what: str) -> pd.Series:
     """Warn of failures; the same."""
     if len(failures):
         kinds = ", ".join(failures.str.split(":").str[0].unique())
-        warn(f"{what}: {len(failures)} of {count} refits failed or did not converge ({kinds}); .failures says why.", ConvergenceWarning)
+        warn(
+            f"{what}: {len(failures)} of {count} refits failed or did not converge ({kinds}); .failures says why.",
+            ConvergenceWarning,
+        )
     return failures
 
 
@@ -251,12 +317,20 @@ def without_levels(fit: Fit) -> pd.DataFrame:
     return parameter_table.of_batch(fit.design, fit.estimate, batch)
 
 
-def _of_statistic(fit: Fit, slabs: Iterator[np.ndarray], statistic: Statistic, kind: str, told: Callable[[int], None]) -> Bootstrap:
+def _of_statistic(
+    fit: Fit,
+    slabs: Iterator[np.ndarray],
+    statistic: Statistic,
+    kind: str,
+    told: Callable[[int], None],
+) -> Bootstrap:
     try:
         value = statistic(fit)
     except Exception as error:
         told_why = f"{type(error).__name__}: {error}".rstrip(".")
-        raise ArgumentError(f"bootstrap: statistic={arguments.shown(statistic)} fails on the fit itself: {told_why}.") from error
+        raise ArgumentError(
+            f"bootstrap: statistic={arguments.shown(statistic)} fails on the fit itself: {told_why}."
+        ) from error
     try:
         own = as_series(value)
     except (TypeError, ValueError) as error:
@@ -269,14 +343,18 @@ def _of_statistic(fit: Fit, slabs: Iterator[np.ndarray], statistic: Statistic, k
     missing = pd.Series(np.nan, index=own.index)
     for Y in slabs:
         first = len(rows)
-        batch = refits.of_responses(fit.design, fit.problem, fit._method, fit.estimate, [Y], True, told)
+        batch = refits.of_responses(
+            fit.design, fit.problem, fit._method, fit.estimate, [Y], True, told
+        )
         failures |= {first + i: why for i, why in batch.failures.items()}
         for r in range(batch.size):
             if not np.isfinite(batch.sigma[r]):
                 rows.append(missing)
                 continue
             try:
-                rows.append(as_series(statistic(refitted(fit, batch, r, Y[:, r]))).reindex(own.index))
+                rows.append(
+                    as_series(statistic(refitted(fit, batch, r, Y[:, r]))).reindex(own.index)
+                )
             except Exception as error:  # the statistic is the user's: what it raises is a failure of this replicate
                 failures[first + r] = f"{type(error).__name__} in statistic: {error}"
                 rows.append(missing)
@@ -285,7 +363,9 @@ def _of_statistic(fit: Fit, slabs: Iterator[np.ndarray], statistic: Statistic, k
     reasons = pd.Series([failures[i] for i in where], index=where, dtype=object, name="failure")
     replicates = pd.DataFrame([row.to_numpy() for row in rows], columns=own.index)
     reported(reasons, len(rows), "bootstrap")
-    return Bootstrap(replicates, own.rename("estimate"), kind, reasons, empty, pd.Series(dtype=float), None)
+    return Bootstrap(
+        replicates, own.rename("estimate"), kind, reasons, empty, pd.Series(dtype=float), None
+    )
 
 
 def as_series(value: Any) -> pd.Series:
@@ -301,7 +381,12 @@ def as_series(value: Any) -> pd.Series:
         if array.dtype.kind not in "biufO" or value is None:
             raise TypeError("no numbers")
         flat = np.atleast_1d(array.astype(float)).ravel()
-        found = pd.Series(flat, index=["statistic"] if flat.size == 1 else [f"statistic_{i + 1}" for i in range(flat.size)])
+        found = pd.Series(
+            flat,
+            index=["statistic"]
+            if flat.size == 1
+            else [f"statistic_{i + 1}" for i in range(flat.size)],
+        )
     if not len(found):
         raise ValueError("no number")
     return found

@@ -70,12 +70,16 @@ class Checks:
 
     def _lines(self) -> Iterator[str]:
         bad = self.table[self.table["status"] == WARNING]
-        count = {0: "Nothing found wrong", 1: "1 thing to look at"}.get(len(bad), f"{len(bad)} things to look at")
+        count = {0: "Nothing found wrong", 1: "1 thing to look at"}.get(
+            len(bad), f"{len(bad)} things to look at"
+        )
         yield f"{count} in {len(self.table)} checks."
         for name, row in bad.iterrows():
             yield ""
             yield f"{name}: {_measure(row)}"
-            yield textwrap.fill(str(row["advice"]), WIDTH, initial_indent="  ", subsequent_indent="  ")
+            yield textwrap.fill(
+                str(row["advice"]), WIDTH, initial_indent="  ", subsequent_indent="  "
+            )
         well = self.table[self.table["status"] == OK]
         if len(well):
             yield ""
@@ -87,11 +91,11 @@ class Checks:
             return f'<td style="text-align:left">{html_escape(str(text))}</td>'
 
         rows = "\n".join(
-            f"<tr>{cell(name)}{cell(row['status'])}{cell(_measure(row))}{cell(row['advice'])}</tr>" for name, row in self.table.iterrows()
+            f"<tr>{cell(name)}{cell(row['status'])}{cell(_measure(row))}{cell(row['advice'])}</tr>"
+            for name, row in self.table.iterrows()
         )
-        return (
-            f"<table>\n<thead><tr><th>check</th><th>status</th><th></th><th>advice</th></tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
-        )
+        head = "<tr><th>check</th><th>status</th><th></th><th>advice</th></tr>"
+        return f"<table>\n<thead>{head}</thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
 
 
 def _measure(row: pd.Series) -> str:
@@ -106,48 +110,82 @@ def _measure(row: pd.Series) -> str:
 def check(fit: Fit, nsim: int, rng: None | int | np.random.Generator) -> Checks:
     """See :meth:`lmm.Fit.check`."""
     generator = random_generator(rng)
-    found = [*_estimation(fit), *_simulated(fit, nsim, generator), *_overdispersion(fit), *_collinearity(fit)]
+    found = [
+        *_estimation(fit),
+        *_simulated(fit, nsim, generator),
+        *_overdispersion(fit),
+        *_collinearity(fit),
+    ]
     if fit.problem.plan.exact:  # both need conditional variances
         found += [*_normality(fit, generator), *_influence(fit)]
     columns = ["status", "value", "p_value", "what", "advice"]
     index = pd.Index([f.check for f in found], name="check")
-    return Checks(pd.DataFrame([[getattr(f, c) for c in columns] for f in found], index=index, columns=columns))
+    return Checks(
+        pd.DataFrame(
+            [[getattr(f, c) for c in columns] for f in found], index=index, columns=columns
+        )
+    )
 
 
-def _finding(check: str, bad: bool, value: float, p_value: float, what: str, advice: str) -> Finding:
+def _finding(
+    check: str, bad: bool, value: float, p_value: float, what: str, advice: str
+) -> Finding:
     return Finding(check, WARNING if bad else OK, value, p_value, what, advice if bad else "")
 
 
 def _estimation(fit: Fit) -> Iterator[Finding]:
     nan = float("nan")
     advice = "The estimates are no optimum: simplify the random effects, or raise the limits with control=lmm.Control(max_evaluations=...)."
-    yield _finding("convergence", not fit.convergence.converged, nan, nan, fit.convergence.message.rstrip("."), advice)
+    yield _finding(
+        "convergence",
+        not fit.convergence.converged,
+        nan,
+        nan,
+        fit.convergence.message.rstrip("."),
+        advice,
+    )
     said = notes.singular_notes(fit.design, fit.estimate, 1e-4)
     what = "singular" if said else "every variance is away from its boundary"
     yield _finding("singularity", bool(said), nan, nan, what, " ".join(said))
     dropped = fit.design.dropped
     names, were = ", ".join(dropped), "was" if len(dropped) == 1 else "were"
     advice = f"{names} cannot be told from the other columns and {were} dropped; leave out of the formula what says the same twice."
-    yield _finding("rank", bool(dropped), float(len(dropped)), nan, "fixed columns that depend on others:", advice)
-    others = [m for m in fit.estimate.messages if not m.startswith((notes.UNCONVERGED, "Singular fit, "))]
+    yield _finding(
+        "rank",
+        bool(dropped),
+        float(len(dropped)),
+        nan,
+        "fixed columns that depend on others:",
+        advice,
+    )
+    others = [
+        m for m in fit.estimate.messages if not m.startswith((notes.UNCONVERGED, "Singular fit, "))
+    ]
     if others:
         yield Finding("estimates", WARNING, nan, nan, "the fit says", " ".join(others))
 
 
 def _simulated(fit: Fit, nsim: int, rng: np.random.Generator) -> Iterator[Finding]:
     tests = fit.simulated_residuals(nsim=nsim, rng=rng).tests()
-    found = {name: MonteCarlo(*map(float, row)) for name, row in zip(tests.index, tests.to_numpy(), strict=True)}
+    found = {
+        name: MonteCarlo(*map(float, row))
+        for name, row in zip(tests.index, tests.to_numpy(), strict=True)
+    }
     advice = (
         "The response is not distributed as the model says. Look at fit.plot.qq(); a transformed response, another family, or a missing "
         "predictor are the usual cures."
     )
-    yield _test("distribution", found["uniformity"], "distance of simulated residuals to uniform", advice)
+    yield _test(
+        "distribution", found["uniformity"], "distance of simulated residuals to uniform", advice
+    )
     if np.isfinite(found["spread"].p_value):
         advice = (
             "The variance changes with the mean otherwise than the model says. Model the log of a positive response, or take a family "
             "whose variance grows with the mean; known variances are weights=."
         )
-        yield _test("spread", found["spread"], "correlation of residual size and fitted value", advice)
+        yield _test(
+            "spread", found["spread"], "correlation of residual size and fitted value", advice
+        )
     advice = "Single rows lie where the model puts none: look at them (fit.simulated_residuals().values near 0 or 1) before one goes."
     what = f"rows beyond all simulations ({found['outliers'].expected:.2g} expected):"
     yield _test("outliers", found["outliers"], what, advice)
@@ -170,14 +208,27 @@ def _overdispersion(fit: Fit) -> Iterator[Finding]:
         return
     ratio = fit.overdispersion()
     p = chi_squared_p(ratio * fit.df_resid, fit.df_resid)
-    cure = "family='negative_binomial'" if fit.family.name == "poisson" else "a random effect with a level per row, (1 | row)"
+    cure = (
+        "family='negative_binomial'"
+        if fit.family.name == "poisson"
+        else "a random effect with a level per row, (1 | row)"
+    )
     advice = f"The response varies more than the family says, and standard errors are too small: use {cure}."
-    yield _finding("overdispersion", p < ALPHA, ratio, p, "Pearson's chi-squared over its degrees of freedom", advice)
+    yield _finding(
+        "overdispersion",
+        p < ALPHA,
+        ratio,
+        p,
+        "Pearson's chi-squared over its degrees of freedom",
+        advice,
+    )
 
 
 def _collinearity(fit: Fit) -> Iterator[Finding]:
     table = inflation(fit.design, fit._uncertainty.beta)
-    if len(table) < 2 or fit.estimate.unbounded:  # the covariance of coefficients without bound is that of where they stopped
+    if (
+        len(table) < 2 or fit.estimate.unbounded
+    ):  # the covariance of coefficients without bound is that of where they stopped
         return
     squared = table["adjusted"] ** 2
     worst, largest = str(squared.idxmax()), float(squared.max())
@@ -185,7 +236,14 @@ def _collinearity(fit: Fit) -> Iterator[Finding]:
         f"{worst} can hardly be told from other predictors: its standard error is {np.sqrt(largest):.1f} times what it would be alone. "
         "Centre predictors that enter in products or powers, or leave one of those that say the same out."
     )
-    yield _finding("collinearity", largest > COLLINEAR, largest, float("nan"), f"largest variance inflation, of {worst},", advice)
+    yield _finding(
+        "collinearity",
+        largest > COLLINEAR,
+        largest,
+        float("nan"),
+        f"largest variance inflation, of {worst},",
+        advice,
+    )
 
 
 def _normality(fit: Fit, rng: np.random.Generator) -> Iterator[Finding]:
@@ -195,7 +253,9 @@ def _normality(fit: Fit, rng: np.random.Generator) -> Iterator[Finding]:
     """
     fewest = 1 if fit.family is None else ROWS_PER_LEVEL
     covariances = fit._uncertainty.mode_covariances()
-    for term, modes, cov, T in zip(fit.design.terms, fit.estimate.modes, covariances, fit.estimate.factors, strict=True):
+    for term, modes, cov, T in zip(
+        fit.design.terms, fit.estimate.modes, covariances, fit.estimate.factors, strict=True
+    ):
         if term.J < LEVELS or fit.nobs < fewest * term.J:
             continue
         z = standardised_modes(modes, cov, fit.estimate.scale2 * T @ T.T)
@@ -209,7 +269,14 @@ def _normality(fit: Fit, rng: np.random.Generator) -> Iterator[Finding]:
             f"The effects of {term.group} are not normal: a few levels far from the others, or two kinds of levels? Look at "
             "fit.plot.ranef(); a predictor of the groups may part them. Fixed effects are little affected."
         )
-        yield _finding(f"random effects, {term.group}", p < ALPHA, r, p, f"correlation of {column} with normal quantiles", advice)
+        yield _finding(
+            f"random effects, {term.group}",
+            p < ALPHA,
+            r,
+            p,
+            f"correlation of {column} with normal quantiles",
+            advice,
+        )
 
 
 def _influence(fit: Fit) -> Iterator[Finding]:
@@ -223,7 +290,10 @@ def _influence(fit: Fit) -> Iterator[Finding]:
     if not is_maximised(fit):
         return
     for term in fit.design.terms:
-        if term.J * fit.convergence.seconds.get("optimise", np.inf) > SECONDS or not 3 <= term.J < fit.nobs:
+        if (
+            term.J * fit.convergence.seconds.get("optimise", np.inf) > SECONDS
+            or not 3 <= term.J < fit.nobs
+        ):
             continue
         with quietly():
             cook = influence.influence(fit, "group", term.group, False).cooks_distance

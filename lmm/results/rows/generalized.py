@@ -15,12 +15,20 @@ from lmm.results.rows import row_values
 def deviance(design: Design, estimate: Estimate, eta: np.ndarray) -> float:
     """Sum of squared deviance residuals, given the modes of the random effects."""
     family = estimate.distribution
-    return float(np.sum(family.unit_deviance(design.y, row_values.fitted(design, estimate, eta), design.weights, estimate.phi)))
+    return float(
+        np.sum(
+            family.unit_deviance(
+                design.y, row_values.fitted(design, estimate, eta), design.weights, estimate.phi
+            )
+        )
+    )
 
 
 def overdispersion(design: Design, estimate: Estimate, eta: np.ndarray) -> float:
     """Pearson's chi-squared over the residual degrees of freedom; about 1 when the family's variance fits the data."""
-    estimate.distribution.require_mean("overdispersion: the categories of {kind} model have no variance to compare with.")
+    estimate.distribution.require_mean(
+        "overdispersion: the categories of {kind} model have no variance to compare with."
+    )
     pearson = row_values.residuals(design, estimate, eta, "pearson", scaled=True)
     return float(pearson @ pearson / (design.n - estimate.n_parameters))
 
@@ -30,4 +38,6 @@ def tells_overdispersion(design: Design, estimate: Estimate) -> bool:
     family = estimate.distribution
     if family.has_scale or estimate.quasi or not family.has_mean or design.streamed:
         return False
-    return not family.weights_are_trials or (design.weights is not None and bool(np.any(design.weights > 1.0)))
+    return not family.weights_are_trials or (
+        design.weights is not None and bool(np.any(design.weights > 1.0))
+    )

@@ -69,7 +69,10 @@ class Influence:
         moved = self.dfbeta.to_numpy()
         if not moved.shape[1]:
             return pd.Series(0.0, index=self.estimates.index, name="cooks_distance")
-        distance = np.einsum("ia,ia->i", moved, np.linalg.solve(self.vcov.to_numpy(), moved.T).T) / moved.shape[1]
+        distance = (
+            np.einsum("ia,ia->i", moved, np.linalg.solve(self.vcov.to_numpy(), moved.T).T)
+            / moved.shape[1]
+        )
         return pd.Series(distance, index=self.estimates.index, name="cooks_distance")
 
     def to_frame(self) -> pd.DataFrame:
@@ -78,7 +81,9 @@ class Influence:
         return frame.sort_values("cooks_distance", ascending=False)
 
     def __str__(self) -> str:
-        lines = [f"Influence of {len(self.estimates)} {'rows' if self.by == 'row' else 'levels of ' + self.by}, the largest first"]
+        lines = [
+            f"Influence of {len(self.estimates)} {'rows' if self.by == 'row' else 'levels of ' + self.by}, the largest first"
+        ]
         lines.append(self.to_frame().head(6).round(4).to_string())
         if len(self.failures):
             lines.append(f"{len(self.failures)} fits failed (see .failures)")
@@ -95,21 +100,27 @@ def _left_single(design: Design, part: np.ndarray, count: int) -> dict[int, str]
         np.minimum.at(first, term.codes, part)
         np.maximum.at(last, term.codes, part)
         inside = np.bincount(first[first == last], minlength=count)
-        out |= {int(i): term.group for i in np.flatnonzero(term.J - inside < 2) if int(i) not in out}
+        out |= {
+            int(i): term.group for i in np.flatnonzero(term.J - inside < 2) if int(i) not in out
+        }
     return out
 
 
 def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> Influence:
     """Refits without each level or row. See :meth:`lmm.Fit.influence`."""
     design, estimate = fit.design, fit.estimate
-    estimate.require_likelihood("influence: this fit is a posterior distribution; fit a likelihood method, or compare posteriors by hand.")
+    estimate.require_likelihood(
+        "influence: this fit is a posterior distribution; fit a likelihood method, or compare posteriors by hand."
+    )
     groups = [term.group for term in design.terms if term.exchangeable]
     if by not in ("group", "row"):
         if by in groups and group is None:
             by, group = "group", by
         else:
             options = ("group", "row", *groups)
-            raise ArgumentError(f"influence: by={by!r} is not one of {', '.join(map(repr, options))}.{nearest(by, options)}")
+            raise ArgumentError(
+                f"influence: by={by!r} is not one of {', '.join(map(repr, options))}.{nearest(by, options)}"
+            )
     if by == "row":
         rows, part = list(np.arange(design.n)[:, None]), np.arange(design.n)
         name, index = "row", design.index
@@ -127,14 +138,21 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
     with bar(len(rows), "influence", progress) as told:
         batch = refits.without(design, fit.problem, fit._method, estimate, rows, told)
     for i, factor in single.items():
-        write_single(batch, i, None, f"GroupingError: grouping factor {factor!r} has one level left; a random effect needs at least two.")
+        write_single(
+            batch,
+            i,
+            None,
+            f"GroupingError: grouping factor {factor!r} has one level left; a random effect needs at least two.",
+        )
     scale = estimate.distribution.scale(batch.sigma) ** 2
     errors = deviations(batch.beta_cov_unscaled * scale[:, None, None])
     return Influence(
         name,
         parameter_table.of_batch(design, estimate, batch).set_axis(index),
         parameter_table.of_estimate(design, estimate).rename("full"),
-        pd.DataFrame(errors, index=index, columns=parameter_table.names(design, estimate)[1][: design.p]),
+        pd.DataFrame(
+            errors, index=index, columns=parameter_table.names(design, estimate)[1][: design.p]
+        ),
         fit.vcov(),
         reported(failures_of(batch, index), batch.size, "influence"),
     )

@@ -28,22 +28,30 @@ def predicted(fit: Any, newdata: Any, options: Mapping[str, Any]) -> Any:
         return None
     reducer = reducer_for(newdata)
     if reducer is None:
-        raise ArgumentError(f"predict: newdata is a {type(newdata).__name__} of {kind}; give a DataFrame.")
+        raise ArgumentError(
+            f"predict: newdata is a {type(newdata).__name__} of {kind}; give a DataFrame."
+        )
     weights = options.get("weights")
     if not (weights is None or isinstance(weights, str | int | float)):
-        raise ArgumentError("predict: weights of a data frame on a cluster must be the name of one of its columns, or a number.")
+        raise ArgumentError(
+            "predict: weights of a data frame on a cluster must be the name of one of its columns, or a number."
+        )
     sample = None if _plain(fit, options) else _sample(fit, reducer, options)
     return (_dask if kind == "dask" else _spark)(fit, reducer, options, sample)
 
 
 def _plain(fit: Any, options: Mapping[str, Any]) -> bool:
     """Whether the result is one column of numbers."""
-    return not (options.get("se_fit") or options.get("interval") or fit.estimate.distribution.category_types)
+    return not (
+        options.get("se_fit") or options.get("interval") or fit.estimate.distribution.category_types
+    )
 
 
 def _sample(fit: Any, reducer: Reducer, options: Mapping[str, Any]) -> Any:
     """The predictions of a few rows, which tell the columns of all."""
-    return fit.predict(reducer.head(tuple(reducer.schema), FEW), **{**options, "allow_new_levels": True})
+    return fit.predict(
+        reducer.head(tuple(reducer.schema), FEW), **{**options, "allow_new_levels": True}
+    )
 
 
 def _dask(fit: Any, reducer: Any, options: Mapping[str, Any], sample: Any) -> Any:
@@ -51,9 +59,15 @@ def _dask(fit: Any, reducer: Any, options: Mapping[str, Any], sample: Any) -> An
     import dask
 
     index = reducer.frame._meta.index
-    meta = pd.Series([], dtype=float, name="fit", index=index) if sample is None else sample.iloc[:0].set_axis(index)
+    meta = (
+        pd.Series([], dtype=float, name="fit", index=index)
+        if sample is None
+        else sample.iloc[:0].set_axis(index)
+    )
     packed = dask.delayed(bytes, pure=False, traverse=False)(pack(fit, options, cloudpickle))
-    return reducer.frame.map_partitions(_predict_partition, packed, meta=meta, enforce_metadata=False)
+    return reducer.frame.map_partitions(
+        _predict_partition, packed, meta=meta, enforce_metadata=False
+    )
 
 
 def _predict_partition(part: pd.DataFrame, packed: bytes) -> Any:
@@ -70,10 +84,18 @@ def _spark(fit: Any, reducer: Any, options: Mapping[str, Any], sample: Any) -> A
     names = [str(name) for name in found.columns]
     for name in names:
         if name.lower() in (column.lower() for column in frame.columns):
-            raise ArgumentError(f"predict: newdata has a column {name!r} already, which is a name of the predictions; rename it.")
+            raise ArgumentError(
+                f"predict: newdata has a column {name!r} already, which is a name of the predictions; rename it."
+            )
     numbers = [pd.api.types.is_numeric_dtype(found[column]) for column in found.columns]
-    fields = [StructField(name, DoubleType() if number else StringType()) for name, number in zip(names, numbers, strict=True)]
-    return frame.mapInArrow(partial(_predict_batches, packed=pack(fit, options, cloudpickle)), StructType([*frame.schema.fields, *fields]))
+    fields = [
+        StructField(name, DoubleType() if number else StringType())
+        for name, number in zip(names, numbers, strict=True)
+    ]
+    return frame.mapInArrow(
+        partial(_predict_batches, packed=pack(fit, options, cloudpickle)),
+        StructType([*frame.schema.fields, *fields]),
+    )
 
 
 def _predict_batches(batches: Iterator[Any], packed: bytes) -> Iterator[Any]:
@@ -94,8 +116,13 @@ def _predict_batches(batches: Iterator[Any], packed: bytes) -> Iterator[Any]:
 def pack(fit: Any, options: Mapping[str, Any], pickler: Any) -> bytes:
     """What the predictions need of the fit, pickled by the cluster's own ``pickler``: no rows, no sums where no errors are asked for."""
     design, plain = fit.design, _plain(fit, options)
-    frame = replace(design.frame, table=type(design.frame.table)({name: [] for name in design.frame.table.columns}))
-    source = design.source and replace(design.source, origin=None, recipe=None if plain else design.source.recipe)
+    frame = replace(
+        design.frame,
+        table=type(design.frame.table)({name: [] for name in design.frame.table.columns}),
+    )
+    source = design.source and replace(
+        design.source, origin=None, recipe=None if plain else design.source.recipe
+    )
     design = replace(design, call=None, source=source, frame=frame)
     if plain and not options.get("marginal"):
         fit = replace(fit, problem=None)

@@ -49,7 +49,13 @@ class FromDraws:
     draws: Draws
 
     def limits(
-        self, eta: np.ndarray, on_response: bool, interval: str | None, level: float, over: Averaged | None, t_based: TBased | None
+        self,
+        eta: np.ndarray,
+        on_response: bool,
+        interval: str | None,
+        level: float,
+        over: Averaged | None,
+        t_based: TBased | None,
     ) -> dict[str, np.ndarray]:
         """``se`` and, with an interval, ``lower, upper``, each (m,): spread and quantiles over the draws."""
         # one for each draw, so that a row's standard error does not depend on the other rows
@@ -61,10 +67,14 @@ class FromDraws:
             if over is not None:
                 sd = np.sqrt(sum(self._variance(t, z[part]) for t, z in enumerate(over.z)))
                 sd = np.broadcast_to(sd, eta.shape)
-                eta = averages.average(self.estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape)
+                eta = averages.average(self.estimate.family, eta.ravel(), sd.ravel()).mean.reshape(
+                    eta.shape
+                )
                 on_response = False
             if on_response and not self.estimate.distribution.linear:
-                out["se"][part] = self.estimate.distribution.mean(eta + np.sqrt(variance) * noise).std(axis=0, ddof=1)
+                out["se"][part] = self.estimate.distribution.mean(
+                    eta + np.sqrt(variance) * noise
+                ).std(axis=0, ddof=1)
             else:
                 out["se"][part] = np.sqrt(eta.var(axis=0, ddof=1) + variance.mean(axis=0))
             if interval is None:
@@ -86,7 +96,11 @@ class FromDraws:
             eta, variance = self.predictors(part)
             if variance.any():
                 sd = np.sqrt(variance)
-                out[part] = averages.average(self.estimate.family, eta.ravel(), sd.ravel()).mean.reshape(eta.shape).mean(axis=0)
+                out[part] = (
+                    averages.average(self.estimate.family, eta.ravel(), sd.ravel())
+                    .mean.reshape(eta.shape)
+                    .mean(axis=0)
+                )
             else:
                 out[part] = self.estimate.distribution.mean(eta).mean(axis=0)
         return out
@@ -111,8 +125,14 @@ class FromDraws:
 
     def new_observations(self, part: np.ndarray) -> np.ndarray:
         """(draws, rows of the part) variances that observations of a linear model add to their predictors."""
-        sigma = np.full(self.draws.beta.shape[:2], self.estimate.sigma) if self.draws.sigma is None else self.draws.sigma
-        variance = np.square(sigma).reshape(-1, 1) / (np.ones(len(part)) if self.rows.weights is None else self.rows.weights[part])
+        sigma = (
+            np.full(self.draws.beta.shape[:2], self.estimate.sigma)
+            if self.draws.sigma is None
+            else self.draws.sigma
+        )
+        variance = np.square(sigma).reshape(-1, 1) / (
+            np.ones(len(part)) if self.rows.weights is None else self.rows.weights[part]
+        )
         return np.asarray(variance + self.left_out(part))
 
     def observations(self, eta: np.ndarray, level: float) -> list[np.ndarray]:
@@ -133,7 +153,9 @@ class FromDraws:
             w = np.full(len(eta), 1.0 / len(eta)) if w is None else w
             own = None if self.rows.weights is None else self.rows.weights[part]
             for values, piece in zip(
-                found, predictive.mixture_quantiles(self.estimate.family, eta, w, probabilities, own, phi), strict=True
+                found,
+                predictive.mixture_quantiles(self.estimate.family, eta, w, probabilities, own, phi),
+                strict=True,
             ):
                 values.append(piece)
         return [np.concatenate(values) for values in found]
@@ -175,13 +197,19 @@ def mixture_quantile(mean: np.ndarray, variance: np.ndarray, p: float) -> np.nda
     total = mean.var(axis=0) + variance[:, columns].mean(axis=0)
     sd = np.sqrt(np.maximum(variance[:, columns], 1e-12 * total))
     ends = mean + ndtri(p) * sd
-    low, high, at = ends.min(axis=0), ends.max(axis=0), mean.mean(axis=0) + ndtri(p) * np.sqrt(total)
+    low, high, at = (
+        ends.min(axis=0),
+        ends.max(axis=0),
+        mean.mean(axis=0) + ndtri(p) * np.sqrt(total),
+    )
     for _ in range(MAX_STEPS):
         at = np.where((at > low) & (at < high), at, (low + high) / 2.0)
         z = (at - mean) / sd
         excess = ndtr(z).mean(axis=0) - p
         low, high = np.where(excess < 0, at, low), np.where(excess > 0, at, high)
-        step = excess / np.maximum((np.exp(-0.5 * z * z) / sd).mean(axis=0) / np.sqrt(2.0 * np.pi), 1e-300)
+        step = excess / np.maximum(
+            (np.exp(-0.5 * z * z) / sd).mean(axis=0) / np.sqrt(2.0 * np.pi), 1e-300
+        )
         at = at - step
         if np.all(np.minimum(np.abs(step), high - low) <= PRECISION * np.sqrt(total)):
             break
@@ -199,14 +227,24 @@ def normal_variance(rows: Rows, estimate: PosteriorEstimate, beta_cov: np.ndarra
             continue
         own = term.rows(use).only(mask)
         codes, values, new = own.codes, own.values, own.new
-        known = np.einsum("mi,mij,mj->m", values, estimate.mode_cov[t][np.where(new, 0, codes)], values, optimize=True)
-        total = total + np.where(new, new_level_variance(estimate.draws.covariances[t], values).mean(axis=0), known)
+        known = np.einsum(
+            "mi,mij,mj->m",
+            values,
+            estimate.mode_cov[t][np.where(new, 0, codes)],
+            values,
+            optimize=True,
+        )
+        total = total + np.where(
+            new, new_level_variance(estimate.draws.covariances[t], values).mean(axis=0), known
+        )
     return np.asarray(total)
 
 
 def new_level_variance(covariances: np.ndarray, values: np.ndarray) -> np.ndarray:
     """(draws, m) z'Cov_d z of a new level, of covariances (chains, draws, k, k)."""
-    return np.maximum(np.einsum("mi,sij,mj->sm", values, _flat(covariances), values, optimize=True), 0.0)
+    return np.maximum(
+        np.einsum("mi,sij,mj->sm", values, _flat(covariances), values, optimize=True), 0.0
+    )
 
 
 def _flat(values: np.ndarray) -> np.ndarray:

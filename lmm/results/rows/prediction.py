@@ -101,13 +101,23 @@ class FromModes:
         from lmm.inference.intervals import predictive
 
         rows, estimate, use = self.rows, self.known.estimate, self.rows.complete
-        sd = np.sqrt(self.known.error_variance(rows) + new_observation_variance(rows, estimate)[use])
+        sd = np.sqrt(
+            self.known.error_variance(rows) + new_observation_variance(rows, estimate)[use]
+        )
         weights = None if rows.weights is None else rows.weights[use]
         _say_beyond(estimate, predictive.beyond(estimate.family, eta[use], sd))
-        return predictive.normal_quantiles(estimate.family, eta[use], sd, tails(level), weights, estimate.phi)
+        return predictive.normal_quantiles(
+            estimate.family, eta[use], sd, tails(level), weights, estimate.phi
+        )
 
     def limits(
-        self, eta: np.ndarray, on_response: bool, interval: str | None, level: float, over: Averaged | None, t_based: TBased | None
+        self,
+        eta: np.ndarray,
+        on_response: bool,
+        interval: str | None,
+        level: float,
+        over: Averaged | None,
+        t_based: TBased | None,
     ) -> dict[str, np.ndarray]:
         """``se``, with ``t_based`` also ``df``, and with an interval ``lower, upper``, each (m,), NaN for incomplete rows.
 
@@ -136,7 +146,9 @@ class FromModes:
             return columns
         if interval == "prediction":
             variance = variance + new_observation_variance(self.rows, estimate)
-        margin = t_quantile(level, np.array(np.inf) if t_based is None else t_based.df) * np.sqrt(variance)
+        margin = t_quantile(level, np.array(np.inf) if t_based is None else t_based.df) * np.sqrt(
+            variance
+        )
         ends = [eta - margin, eta + margin]
         if on_response:
             ends = [estimate.distribution.mean_limit(end) for end in ends]
@@ -164,10 +176,14 @@ def predict(
     family = estimate.distribution
     types = family.prediction_types
     if type not in types:
-        raise ArgumentError(f"predict: type={type!r} is not one of {', '.join(map(repr, types))}.{nearest(type, types)}")
+        raise ArgumentError(
+            f"predict: type={type!r} is not one of {', '.join(map(repr, types))}.{nearest(type, types)}"
+        )
     if interval is not None and interval not in INTERVALS:
         options = ", ".join(map(repr, INTERVALS))
-        raise ArgumentError(f"predict: interval={interval!r} is not one of {options}.{nearest(interval, INTERVALS)}")
+        raise ArgumentError(
+            f"predict: interval={interval!r} is not one of {options}.{nearest(interval, INTERVALS)}"
+        )
     check_level(level)
     keep = kept_effects(design, re_form)
     if average:
@@ -176,11 +192,17 @@ def predict(
     if wanted:
         family.check_errors(type, any(mask.any() for mask in keep))
     if type in family.category_types:
-        return predicted_categories(design, estimate, newdata, keep, allow_new_levels, type, average)
+        return predicted_categories(
+            design, estimate, newdata, keep, allow_new_levels, type, average
+        )
     everything = interval == "prediction"
     if everything:
         _check_observations(estimate, type)
-    rows = fitted_rows(design, keep) if newdata is None else new_rows(design, newdata, keep, allow_new_levels, everything)
+    rows = (
+        fitted_rows(design, keep)
+        if newdata is None
+        else new_rows(design, newdata, keep, allow_new_levels, everything)
+    )
     if weights is not None:
         rows = replace(rows, weights=_new_weights(newdata, weights, len(rows.X)))
     eta = predictor(rows, estimate)
@@ -215,10 +237,20 @@ def predict(
 
 
 def predicted_categories(
-    design: Design, estimate: Estimate, newdata: Any, keep: tuple[np.ndarray, ...], allow_new_levels: bool, type: str, average: bool
+    design: Design,
+    estimate: Estimate,
+    newdata: Any,
+    keep: tuple[np.ndarray, ...],
+    allow_new_levels: bool,
+    type: str,
+    average: bool,
 ) -> pd.Series | pd.DataFrame:
     """Probabilities of categories, a column each, or the most probable category."""
-    rows = fitted_rows(design, keep) if newdata is None else new_rows(design, newdata, keep, allow_new_levels, False)
+    rows = (
+        fitted_rows(design, keep)
+        if newdata is None
+        else new_rows(design, newdata, keep, allow_new_levels, False)
+    )
     family, eta = estimate.distribution, predictor(rows, estimate)
     if average:
         z, complete = random_values(design, newdata)
@@ -241,16 +273,26 @@ def kept_effects(design: Design, re_form: Any) -> tuple[np.ndarray, ...]:
     if re_form is None or isinstance(re_form, bool):
         return tuple(np.full(term.k, re_form is not False) for term in design.terms)
     if not isinstance(re_form, str | Formula):
-        raise ArgumentError(f"predict: re_form={shown(re_form)} must be None, False or a formula such as '~ (1 | g)'.")
+        raise ArgumentError(
+            f"predict: re_form={shown(re_form)} must be None, False or a formula such as '~ (1 | g)'."
+        )
     return tuple(design.frame.match_bars(re_form))
 
 
 def fitted_rows(design: Design, keep: tuple[np.ndarray, ...]) -> Rows:
     """The rows of the fit itself."""
-    return Rows(design.X, design.offset, design.terms, keep, np.ones(design.n, dtype=bool), design.weights)
+    return Rows(
+        design.X, design.offset, design.terms, keep, np.ones(design.n, dtype=bool), design.weights
+    )
 
 
-def new_rows(design: Design, newdata: Any, keep: tuple[np.ndarray, ...], allow_new_levels: bool, everything: bool) -> Rows:
+def new_rows(
+    design: Design,
+    newdata: Any,
+    keep: tuple[np.ndarray, ...],
+    allow_new_levels: bool,
+    everything: bool,
+) -> Rows:
     """New data turned into the columns of the fit; terms that are not kept need no columns unless ``everything`` is wanted."""
     from lmm.results.tests import dependence
 
@@ -266,8 +308,13 @@ def new_rows(design: Design, newdata: Any, keep: tuple[np.ndarray, ...], allow_n
     terms = frame.new_terms(table, allow_new_levels, keep)
     if everything and any(term is None for term in terms):
         # the level of an effect that is left out does not matter, only its columns do
-        terms = [values if term is None else term for term, values in zip(terms, frame.new_values(table), strict=True)]
-    complete = np.logical_and.reduce([complete, *(term.complete for term in terms if term is not None)])
+        terms = [
+            values if term is None else term
+            for term, values in zip(terms, frame.new_values(table), strict=True)
+        ]
+    complete = np.logical_and.reduce(
+        [complete, *(term.complete for term in terms if term is not None)]
+    )
     return Rows(X, offset, tuple(terms), keep, complete, None)
 
 
@@ -289,25 +336,37 @@ def error_variance(rows: Rows, known: Uncertainty) -> np.ndarray:
         return np.einsum("ij,jk,ik->i", X, known.beta, X, optimize=True)
     terms = []
     for term, mask in zip(rows.terms, rows.keep, strict=True):
-        terms.append(None if term is None or not mask.any() else term.rows(rows.complete).only(mask))
+        terms.append(
+            None if term is None or not mask.any() else term.rows(rows.complete).only(mask)
+        )
     return np.asarray(prediction_variance(known.problem, known.estimate, X, terms))
 
 
 def new_observation_variance(rows: Rows, estimate: Estimate) -> np.ndarray:
     """(m,) what an observation adds to its predictor: the variance of the random effects left out, and of a linear model's residual."""
     linear = estimate.family is None
-    total = np.zeros(len(rows.X)) if not linear else np.ones(len(rows.X)) if rows.weights is None else 1.0 / rows.weights
+    total = (
+        np.zeros(len(rows.X))
+        if not linear
+        else np.ones(len(rows.X))
+        if rows.weights is None
+        else 1.0 / rows.weights
+    )
     for term, mask, T in zip(rows.terms, rows.keep, estimate.factors, strict=True):
         if term is not None and not mask.all():
             total = total + term.only(~mask).variances(T)
     return np.asarray(estimate.scale2 * total)
 
 
-def new_observations(rows: Rows, known: Uncertainty, eta: np.ndarray, level: float) -> dict[str, np.ndarray]:
+def new_observations(
+    rows: Rows, known: Uncertainty, eta: np.ndarray, level: float
+) -> dict[str, np.ndarray]:
     """``lower, upper`` (m,), the ends of intervals with equal tails for new observations, NaN for incomplete rows."""
     out = {name: np.full(len(eta), np.nan) for name in ("lower", "upper")}
     if rows.complete.any():
-        for values, ends in zip(out.values(), known.predictive(rows).observations(eta, level), strict=True):
+        for values, ends in zip(
+            out.values(), known.predictive(rows).observations(eta, level), strict=True
+        ):
             values[rows.complete] = ends
     return out
 
@@ -346,7 +405,9 @@ def _check_observations(estimate: Estimate, type: str) -> None:
     if estimate.family is None:
         return
     if type == "link":
-        raise ArgumentError("predict: new observations are on the scale of the response; interval='prediction' goes with type='response'.")
+        raise ArgumentError(
+            "predict: new observations are on the scale of the response; interval='prediction' goes with type='response'."
+        )
     if estimate.quasi:
         raise ArgumentError(
             "predict: quasi-likelihood estimates a variance and no distribution, so that there are no prediction intervals; "
@@ -357,31 +418,49 @@ def _check_observations(estimate: Estimate, type: str) -> None:
 def _new_weights(newdata: Any, weights: Any, m: int) -> np.ndarray:
     """Prior weights (m,) of new rows: a column of theirs, a number, or an array."""
     if newdata is None:
-        raise ArgumentError("predict: weights= are those of new rows; the rows of the fit have their own.")
+        raise ArgumentError(
+            "predict: weights= are those of new rows; the rows of the fit have their own."
+        )
     table = Table(newdata, "newdata")
     values = table.column(weights) if isinstance(weights, str) and weights in table else weights
     try:
-        given = numeric(aligned(values, table.index, "weights", ArgumentError), "predict: weights=", ArgumentError)
+        given = numeric(
+            aligned(values, table.index, "weights", ArgumentError),
+            "predict: weights=",
+            ArgumentError,
+        )
         out = np.broadcast_to(given, (m,))
     except ValueError as error:
         told = f" {error}" if isinstance(error, ArgumentError) else ""
-        raise ArgumentError(f"predict: weights= must be a column of newdata, a number, or {m} numbers.{told}") from None
+        raise ArgumentError(
+            f"predict: weights= must be a column of newdata, a number, or {m} numbers.{told}"
+        ) from None
     if not (out > 0).all():
         raise ArgumentError("predict: weights= must be positive.")
     return out
 
 
 def _t_based(
-    rows: Rows, degrees: Callable[[], Ddf] | None, estimate: Estimate, interval: str | None, wanted: bool, with_effects: bool
+    rows: Rows,
+    degrees: Callable[[], Ddf] | None,
+    estimate: Estimate,
+    interval: str | None,
+    wanted: bool,
+    with_effects: bool,
 ) -> TBased | None:
     """Standard errors and degrees of freedom (m,) of the population's predictor, where a method for them was named."""
     if degrees is None:
         return None
     if not wanted or with_effects or interval == "prediction":
-        raise ArgumentError("predict: ddf= is for standard errors and confidence intervals of the population, with re_form=False.")
+        raise ArgumentError(
+            "predict: ddf= is for standard errors and confidence intervals of the population, with re_form=False."
+        )
     se, df = degrees().t(rows.X[rows.complete])
     out = []
-    for values in (se, np.where(se > 0, df, np.inf)):  # a predictor without error has no degrees of freedom
+    for values in (
+        se,
+        np.where(se > 0, df, np.inf),
+    ):  # a predictor without error has no degrees of freedom
         column = np.full(len(rows.X), np.nan)
         column[rows.complete] = values
         out.append(column)
@@ -390,10 +469,14 @@ def _t_based(
 
 def _check_marginal(estimate: Estimate, keep: tuple[np.ndarray, ...], type: str) -> None:
     if any(mask.any() for mask in keep):
-        raise ArgumentError("predict: marginal=True averages over the random effects; it goes with re_form=False.")
+        raise ArgumentError(
+            "predict: marginal=True averages over the random effects; it goes with re_form=False."
+        )
     if estimate.family is not None:
         if type == "link":
-            raise ArgumentError("predict: marginal=True averages means, so it goes with type='response'.")
+            raise ArgumentError(
+                "predict: marginal=True averages means, so it goes with type='response'."
+            )
         averages.check_average(estimate.family)
 
 
@@ -412,14 +495,21 @@ def averaged(estimate: Estimate, z: list[np.ndarray], eta: np.ndarray) -> Averag
     return Averaged(z, eta, sd, averages.average(estimate.family, eta, sd))
 
 
-def average_variance(known: Uncertainty, X: np.ndarray, eta: np.ndarray, over: Averaged) -> np.ndarray:
+def average_variance(
+    known: Uncertainty, X: np.ndarray, eta: np.ndarray, over: Averaged
+) -> np.ndarray:
     """Variances (m,) of population averages carried back to predictors ``eta``.
 
     The averages depend on all of (theta, beta): their variances are those of the delta method, given theta where there
     is no joint covariance.
     """
     estimate = known.estimate
-    slopes = averages.gradient(known.design, estimate, X, over.z, over.sd, over.at) / estimate.distribution.mean_slope(eta)[:, None]
+    slopes = (
+        averages.gradient(known.design, estimate, X, over.z, over.sd, over.at)
+        / estimate.distribution.mean_slope(eta)[:, None]
+    )
     m, p = len(estimate.theta), len(estimate.beta)
-    cov, slopes = (known.beta, slopes[:, m : m + p]) if known.joint is None else (known.joint, slopes)
+    cov, slopes = (
+        (known.beta, slopes[:, m : m + p]) if known.joint is None else (known.joint, slopes)
+    )
     return np.einsum("ij,jk,ik->i", slopes, cov, slopes, optimize=True)

@@ -15,7 +15,9 @@ def fitted(design: Design, estimate: Estimate, eta: np.ndarray) -> np.ndarray:
     return estimate.distribution.fitted(design.y, eta, estimate.phi)
 
 
-def residuals(design: Design, estimate: Estimate, eta: np.ndarray, type: str | None, scaled: bool) -> np.ndarray:
+def residuals(
+    design: Design, estimate: Estimate, eta: np.ndarray, type: str | None, scaled: bool
+) -> np.ndarray:
     """(n,) residuals at the linear predictor ``eta``; None for the usual type, "response" (linear) or "deviance" (generalized).
 
     Of a linear model ``response`` and ``working`` are y - eta; ``pearson`` and ``deviance`` are sqrt(w) (y - eta),
@@ -26,7 +28,9 @@ def residuals(design: Design, estimate: Estimate, eta: np.ndarray, type: str | N
     types = family.residual_types
     if type not in types:
         options = ", ".join(map(repr, types))
-        raise ArgumentError(f"residuals: type={type!r} is not one of {options}{family.residual_note}.{nearest(type, types)}")
+        raise ArgumentError(
+            f"residuals: type={type!r} is not one of {options}{family.residual_note}.{nearest(type, types)}"
+        )
     out = family.residuals(design.y, eta, design.weights, estimate.phi, type)
     return out / (estimate.residual_sd or 1.0) if scaled else out
 

@@ -68,10 +68,14 @@ class SimulatedResiduals:
             "uniformity": quantiles.uniformity(self._ranks, simulated),
             "dispersion": quantiles.dispersion(self.observed, self.simulations),
             "outliers": quantiles.outliers(self.observed, self.simulations),
-            "zero_inflation": quantiles.zeros(self.observed, self.simulations) if self.counts else quantiles.NOT_MEANT,
+            "zero_inflation": quantiles.zeros(self.observed, self.simulations)
+            if self.counts
+            else quantiles.NOT_MEANT,
             "spread": quantiles.spread(self._ranks, simulated, self._means),
         }
-        return pd.DataFrame.from_dict(found, orient="index", columns=["statistic", "expected", "p_value"])
+        return pd.DataFrame.from_dict(
+            found, orient="index", columns=["statistic", "expected", "p_value"]
+        )
 
     def tests(self) -> pd.DataFrame:
         """Tests of the residuals against the simulations, each of which is taken for the data in turn.
@@ -105,7 +109,9 @@ class SimulatedResiduals:
         keep = codes >= 0
         codes, n = codes[keep], len(labels)
         y = np.bincount(codes, self.observed[keep], n)
-        simulated = np.column_stack([np.bincount(codes, column[keep], n) for column in self.simulations.T])
+        simulated = np.column_stack(
+            [np.bincount(codes, column[keep], n) for column in self.simulations.T]
+        )
         means = np.bincount(codes, self._means[keep], n) / np.bincount(codes, minlength=n)
         index = pd.Index(labels, name=group if isinstance(group, str) else None)
         rng = np.random.default_rng(self._seed)
@@ -127,15 +133,21 @@ class SimulatedResiduals:
     def as_table(self) -> Table:
         """The tests as text."""
         found = self._table.dropna(subset="p_value")
-        columns = [[format_column([v], 4)[0] for v in found[name]] for name in ("statistic", "expected")]
-        cells = zip(map(str, found.index), *columns, p_value_column(found["p_value"].to_numpy(), 3), strict=True)
+        columns = [
+            [format_column([v], 4)[0] for v in found[name]] for name in ("statistic", "expected")
+        ]
+        cells = zip(
+            map(str, found.index),
+            *columns,
+            p_value_column(found["p_value"].to_numpy(), 3),
+            strict=True,
+        )
         return Table(("", "statistic", "expected", "p_value"), tuple(cells), "lrrr", "tests")
 
     def _title(self) -> str:
         kept = ", random effects kept" if self.conditional else ""
-        return (
-            f"Simulated residuals of {len(self.observed)} {'rows' if self._design is not None else 'groups'}, {self.nsim} simulations{kept}"
-        )
+        of = "rows" if self._design is not None else "groups"
+        return f"Simulated residuals of {len(self.observed)} {of}, {self.nsim} simulations{kept}"
 
     def __str__(self) -> str:
         return f"{self._title()}\n{self.as_table().to_text()}"
@@ -147,19 +159,32 @@ class SimulatedResiduals:
 
 
 def simulated_residuals(
-    design: Design, estimate: Estimate, eta: np.ndarray, nsim: int, rng: None | int | np.random.Generator, conditional: bool
+    design: Design,
+    estimate: Estimate,
+    eta: np.ndarray,
+    nsim: int,
+    rng: None | int | np.random.Generator,
+    conditional: bool,
 ) -> SimulatedResiduals:
     """See :meth:`lmm.Fit.simulated_residuals`; ``eta`` the linear predictor given the random effects."""
     nsim = whole(nsim, "simulated_residuals: nsim", least=FEWEST)
     # the simulations, and where they are tested their ranks
-    require(2.2 * 8.0 * design.n * nsim, f"simulated_residuals: {nsim} simulations of {design.n:,} rows", "take fewer, nsim=")
+    require(
+        2.2 * 8.0 * design.n * nsim,
+        f"simulated_residuals: {nsim} simulations of {design.n:,} rows",
+        "take fewer, nsim=",
+    )
     generator = random_generator(rng)
     family = estimate.distribution
     simulations = simulate_array(design, estimate, nsim, generator, bool(conditional))
     y = np.asarray(design.y, dtype=float)
     counts = family.discrete and family.has_mean
     if counts:
-        trials = design.weights if family.weights_are_trials and design.weights is not None else np.ones(design.n)
+        trials = (
+            design.weights
+            if family.weights_are_trials and design.weights is not None
+            else np.ones(design.n)
+        )
         y = np.round(y * trials)
         for column in simulations.T:
             np.round(column * trials, out=column)
@@ -191,7 +216,9 @@ def _groups(design: Design, group: Any) -> tuple[np.ndarray, Any]:
         table = design.frame.table
         if group not in table:
             names = [*(term.group for term in design.terms), *table.columns]
-            raise ArgumentError(f"by: {group!r} is neither a grouping factor of the model nor a column of its data.{nearest(group, names)}")
+            raise ArgumentError(
+                f"by: {group!r} is neither a grouping factor of the model nor a column of its data.{nearest(group, names)}"
+            )
         group = np.asarray(table.column(group))[design.rows_used]
     codes, labels = pd.factorize(design.aligned(group, "by"), sort=True)
     return codes, labels

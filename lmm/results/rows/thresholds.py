@@ -24,7 +24,9 @@ def thresholds(estimate: Estimate) -> pd.Series:
     """alpha (K-1,) by the categories that it parts, ``1|2``."""
     family = estimate.distribution
     if not family.boundaries:
-        raise ArgumentError("thresholds: thresholds are those of ordinal fits, glmer(..., family=lmm.families.Ordinal()).")
+        raise ArgumentError(
+            "thresholds: thresholds are those of ordinal fits, glmer(..., family=lmm.families.Ordinal())."
+        )
     return pd.Series(np.array(family.cuts(estimate.phi)), index=family.boundaries, name="threshold")
 
 
@@ -52,4 +54,9 @@ def as_text(table: pd.DataFrame, digits: int) -> Table | None:
         *coefficient_columns(table["estimate"].to_numpy(), table["std_error"].to_numpy(), digits),
         statistic_column(table["statistic"].to_numpy(), digits),
     ]
-    return Table(("", "Estimate", "Std. Error", "z value"), tuple(zip(*columns, strict=True)), "lrrr", "thresholds")
+    return Table(
+        ("", "Estimate", "Std. Error", "z value"),
+        tuple(zip(*columns, strict=True)),
+        "lrrr",
+        "thresholds",
+    )

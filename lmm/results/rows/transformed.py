@@ -51,14 +51,23 @@ def transformed(text: str) -> Transformed | None:
         inner = inner[2:-1].strip()
     found = _CALL.fullmatch(inner)
     if found is None or not _closes(inner, inner.index("(")):
-        plain = all(inner.strip("`") == name for name, _, _ in names_in(inner)) if inner.isidentifier() or inner.startswith("`") else False
+        plain = (
+            all(inner.strip("`") == name for name, _, _ in names_in(inner))
+            if inner.isidentifier() or inner.startswith("`")
+            else False
+        )
         return None if plain or re.fullmatch(r"[\w.]+", inner) else Transformed(text)
     name, argument = found.group(1), found.group(2)
     shift = _shift(argument)
     if name in BASES:
         base = BASES[name]
         log = np.log(base)
-        return Transformed(text, lambda x: np.exp(log * x) - shift, lambda x: log * np.exp(log * x), 0.0 if shift else base)
+        return Transformed(
+            text,
+            lambda x: np.exp(log * x) - shift,
+            lambda x: log * np.exp(log * x),
+            0.0 if shift else base,
+        )
     if name == "log1p":
         return Transformed(text, lambda x: np.expm1(x) - shift, np.exp)
     if name == "exp":

@@ -22,17 +22,34 @@ from lmm.stream.recipe import Recipe
 from lmm.stream.reducers import Reducer
 
 
-def write(design: Design, estimate: Estimate, path: Any, reducer: Reducer, columns: Collection[str] | None, progress: Any) -> int:
+def write(
+    design: Design,
+    estimate: Estimate,
+    path: Any,
+    reducer: Reducer,
+    columns: Collection[str] | None,
+    progress: Any,
+) -> int:
     """Write the rows of a streamed fit with ``.fitted``, ``.resid``, ``.fixed``; how many were written. See ``Fit.write_predictions``."""
     recipe: Recipe = design.chunks.recipe
-    estimate.distribution.require_mean("write_predictions is for linear and generalized models; {kind} one has fit.predict(table).")
+    estimate.distribution.require_mean(
+        "write_predictions is for linear and generalized models; {kind} one has fit.predict(table)."
+    )
     carried = _carried(recipe.needed, reducer, columns)
     needed = tuple(dict.fromkeys([*recipe.needed, *carried]))
     coders: dict[str, Coder] = {}
-    return _written(path, reducer, needed, lambda table: _predicted(design, estimate, recipe, table, carried, coders), progress)
+    return _written(
+        path,
+        reducer,
+        needed,
+        lambda table: _predicted(design, estimate, recipe, table, carried, coders),
+        progress,
+    )
 
 
-def write_new(fit: Any, path: Any, reducer: Reducer, columns: Collection[str] | None, progress: Any) -> int:
+def write_new(
+    fit: Any, path: Any, reducer: Reducer, columns: Collection[str] | None, progress: Any
+) -> int:
     """Write ``.fitted`` for other rows than the fit's, chunk by chunk; levels that the fit never saw have an effect of zero."""
     import pyarrow as pa
 
@@ -46,15 +63,29 @@ def write_new(fit: Any, path: Any, reducer: Reducer, columns: Collection[str] | 
         if values.ndim == 1:
             return out.append_column(".fitted", pa.array(values.to_numpy(), from_pandas=True))
         for name in values:
-            out = out.append_column(f".fitted {name}", pa.array(values[name].to_numpy(), from_pandas=True))
+            out = out.append_column(
+                f".fitted {name}", pa.array(values[name].to_numpy(), from_pandas=True)
+            )
         return out
 
     origin = None if fit.design.source is None else fit.design.source.origin
-    return _written(path, reducer, needed, predicted, progress, () if origin is None or origin.reducer is None else (origin.reducer,))
+    return _written(
+        path,
+        reducer,
+        needed,
+        predicted,
+        progress,
+        () if origin is None or origin.reducer is None else (origin.reducer,),
+    )
 
 
 def _written(
-    path: Any, reducer: Reducer, columns: tuple[str, ...], make: Callable[[Any], Any], progress: Any, beside: Sequence[Reducer] = ()
+    path: Any,
+    reducer: Reducer,
+    columns: tuple[str, ...],
+    make: Callable[[Any], Any],
+    progress: Any,
+    beside: Sequence[Reducer] = (),
 ) -> int:
     """Write what ``make`` gives for each chunk; the file has its name when it is complete. ``beside`` is read by the fit."""
     import pyarrow as pa
@@ -68,24 +99,36 @@ def _written(
     try:
         target = os.path.expanduser(os.fspath(path))
     except TypeError:
-        raise ArgumentError(f"write_predictions: path={shown(path)} must be the name of a file.") from None
+        raise ArgumentError(
+            f"write_predictions: path={shown(path)} must be the name of a file."
+        ) from None
     if os.path.isdir(target):
-        raise ArgumentError(f"{target!r} is a folder; give the name of a file, {os.path.join(target, 'predictions.parquet')!r}.")
+        raise ArgumentError(
+            f"{target!r} is a folder; give the name of a file, {os.path.join(target, 'predictions.parquet')!r}."
+        )
     folder = os.path.dirname(target) or "."
     if not os.path.isdir(folder):
-        raise ArgumentError(f"there is no folder {folder!r} to write the predictions to; make it first.")
+        raise ArgumentError(
+            f"there is no folder {folder!r} to write the predictions to; make it first."
+        )
     for source in (reducer, *beside):
         if getattr(source, "holds", lambda _: False)(target):
             where = "is, or would be next time, among the files that are read"
             raise ArgumentError(f"{target!r} {where}; write the predictions to another folder.")
     unfinished, count, writer = target + ".part", 0, None
     try:
-        with progress("predictions", reducer.n_rows) if progress else nullcontext(lambda rows: None) as done:
+        with (
+            progress("predictions", reducer.n_rows)
+            if progress
+            else nullcontext(lambda rows: None) as done
+        ):
             for table in reducer.batches(columns):
                 out = make(table)
                 if writer is None:
                     # a dictionary of floats that are all different costs as much as everything else
-                    repeated = [field.name for field in out.schema if not pa.types.is_floating(field.type)]
+                    repeated = [
+                        field.name for field in out.schema if not pa.types.is_floating(field.type)
+                    ]
                     writer = pq.ParquetWriter(unfinished, out.schema, use_dictionary=repeated)
                 writer.write_table(out.cast(writer.schema))
                 count += out.num_rows
@@ -105,18 +148,33 @@ def _written(
     return count
 
 
-def _carried(usual: tuple[str, ...], reducer: Reducer, columns: Collection[str] | None) -> tuple[str, ...]:
+def _carried(
+    usual: tuple[str, ...], reducer: Reducer, columns: Collection[str] | None
+) -> tuple[str, ...]:
     """Columns of the data that are written beside the predictions."""
     if columns is None:
         return usual
-    wanted = [columns] if isinstance(columns, str) else sequence(columns, "write_predictions: columns", "a list of names")
+    wanted = (
+        [columns]
+        if isinstance(columns, str)
+        else sequence(columns, "write_predictions: columns", "a list of names")
+    )
     for name in wanted:
         if name not in reducer.schema:
-            raise ArgumentError(f"write_predictions: the data has no column {name!r}.{nearest(name, reducer.schema)}")
+            raise ArgumentError(
+                f"write_predictions: the data has no column {name!r}.{nearest(name, reducer.schema)}"
+            )
     return tuple(wanted)
 
 
-def _predicted(design: Design, estimate: Estimate, recipe: Recipe, table: Any, carried: tuple[str, ...], coders: dict[str, Coder]) -> Any:
+def _predicted(
+    design: Design,
+    estimate: Estimate,
+    recipe: Recipe,
+    table: Any,
+    carried: tuple[str, ...],
+    coders: dict[str, Coder],
+) -> Any:
     import pyarrow as pa
 
     block = recipe.block(table)
@@ -157,9 +215,14 @@ def _terms(
     design: Design, estimate: Estimate, recipe: Recipe, block: Any, coders: dict[str, Coder]
 ) -> Iterator[tuple[Coder, np.ndarray, Any, tuple[int, ...]]]:
     """Per random term its coder, modes, the block's labels and the places of its columns; ``coders`` are made once."""
-    own = {term.recipe.group: (term, labels) for term, labels in zip(recipe.terms, block.labels, strict=True)}
+    own = {
+        term.recipe.group: (term, labels)
+        for term, labels in zip(recipe.terms, block.labels, strict=True)
+    }
     for term, modes in zip(design.terms, estimate.modes, strict=True):
         columns, labels = own[term.group]
         if term.group not in coders:
-            coders[term.group] = Coder(next(t.levels for t in design.frame.terms if t.group == term.group), columns.types)
+            coders[term.group] = Coder(
+                next(t.levels for t in design.frame.terms if t.group == term.group), columns.types
+            )
         yield coders[term.group], np.asarray(modes), labels, columns.pool

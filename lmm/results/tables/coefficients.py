@@ -9,7 +9,12 @@ from lmm.design.design import Design
 from lmm.model.records import Estimate
 from lmm.results.tables import fixed
 from lmm.results.tables.draws import PosteriorDraws, describe
-from lmm.results.text.numberformat import coefficient_columns, format_column, p_value_column, statistic_column
+from lmm.results.text.numberformat import (
+    coefficient_columns,
+    format_column,
+    p_value_column,
+    statistic_column,
+)
 from lmm.results.text.render import Table
 
 #: probability between the limits that a posterior's table prints
@@ -19,9 +24,14 @@ _STARS = ((0.001, "***"), (0.01, "**"), (0.05, "*"), (0.1, "."))
 LEGEND = "Signif. codes:  0 '***' 0.001 '**' 0.01 '*' 0.05 '.' 0.1 ' ' 1"
 
 
-def posterior_table(design: Design, estimate: Estimate, cov: np.ndarray, draws: PosteriorDraws) -> pd.DataFrame:
+def posterior_table(
+    design: Design, estimate: Estimate, cov: np.ndarray, draws: PosteriorDraws
+) -> pd.DataFrame:
     """``estimate, posterior_sd, lower, upper`` and, for chains, ``r_hat, ess_bulk``, missing where a column was dropped."""
-    columns = {"estimate": fixed.fixed_effects(design, estimate), "posterior_sd": fixed.standard_errors(design, cov)}
+    columns = {
+        "estimate": fixed.fixed_effects(design, estimate),
+        "posterior_sd": fixed.standard_errors(design, cov),
+    }
     names = list(design.names)
     own = describe(draws, list(draws.coefficients), LEVEL)[["lower", "upper"]].set_axis(names)
     if draws.statistics:
@@ -41,7 +51,9 @@ def coefficients_as_text(coefficients: pd.DataFrame, digits: int, spread: str) -
     """The table with the decimals that lme4 prints; ``spread`` is the title beside the estimates."""
     if "posterior_sd" in coefficients:
         return _posterior_as_text(coefficients, digits, spread)
-    estimate, std_error = coefficient_columns(coefficients["estimate"].to_numpy(), coefficients["std_error"].to_numpy(), digits)
+    estimate, std_error = coefficient_columns(
+        coefficients["estimate"].to_numpy(), coefficients["std_error"].to_numpy(), digits
+    )
     statistic = statistic_column(coefficients["statistic"].to_numpy(), digits)
     columns, kind = [list(map(str, coefficients.index)), estimate, std_error], "z"
     if "df" in coefficients:
@@ -49,10 +61,19 @@ def coefficients_as_text(coefficients: pd.DataFrame, digits: int, spread: str) -
         kind = "t"
     columns.append(statistic)
     if "p_value" not in coefficients:
-        return Table(("", "Estimate", spread, "t value"), tuple(zip(*columns, strict=True)), "lrrr", "fixed")
+        return Table(
+            ("", "Estimate", spread, "t value"), tuple(zip(*columns, strict=True)), "lrrr", "fixed"
+        )
     p = coefficients["p_value"].to_numpy()
     columns.append(p_value_column(p, digits - 1))
-    head = ["", "Estimate", spread, *(["df"] if kind == "t" else []), f"{kind} value", f"Pr(>|{kind}|)"]
+    head = [
+        "",
+        "Estimate",
+        spread,
+        *(["df"] if kind == "t" else []),
+        f"{kind} value",
+        f"Pr(>|{kind}|)",
+    ]
     align = "l" + "r" * (len(head) - 1)
     if (p < 0.1).any():
         columns.append([next((mark for end, mark in _STARS if value <= end), "") for value in p])
@@ -64,10 +85,18 @@ def _posterior_as_text(coefficients: pd.DataFrame, digits: int, spread: str) -> 
     numbers = coefficients[["estimate", "lower", "upper", "posterior_sd"]].to_numpy()
     rows = len(numbers)
     left, sd = coefficient_columns(numbers[:, :3].T.ravel(), numbers[:, 3], digits)
-    columns = [list(map(str, coefficients.index)), left[:rows], sd, left[rows : 2 * rows], left[2 * rows :]]
+    columns = [
+        list(map(str, coefficients.index)),
+        left[:rows],
+        sd,
+        left[rows : 2 * rows],
+        left[2 * rows :],
+    ]
     head = ["", "Estimate", spread, f"{50 * (1 - LEVEL):g} %", f"{50 * (1 + LEVEL):g} %"]
     if "r_hat" in coefficients:
         columns.append([f"{value:.3f}" for value in coefficients["r_hat"]])
         columns.append(format_column(np.round(coefficients["ess_bulk"].to_numpy()), 7))
         head += ["R-hat", "ESS"]
-    return Table(tuple(head), tuple(zip(*columns, strict=True)), "l" + "r" * (len(head) - 1), "fixed")
+    return Table(
+        tuple(head), tuple(zip(*columns, strict=True)), "l" + "r" * (len(head) - 1), "fixed"
+    )

@@ -47,13 +47,23 @@ class PrincipalComponents:
     def to_frame(self) -> pd.DataFrame:
         """Rows ``stddev, proportion, cumulative``; one column per component."""
         share = self.proportion
-        return pd.DataFrame([self.stddev, share, share.cumsum()], index=["stddev", "proportion", "cumulative"])
+        return pd.DataFrame(
+            [self.stddev, share, share.cumsum()], index=["stddev", "proportion", "cumulative"]
+        )
 
     def __str__(self) -> str:
         frame = self.to_frame()
         titles = ("Standard deviation", "Proportion of variance", "Cumulative proportion")
-        rows = tuple((title, *format_column(values, 4)) for title, values in zip(titles, frame.to_numpy(), strict=True))
-        return f"{self.group}\n" + Table(head=("", *frame.columns), rows=rows, align="l" + "r" * frame.shape[1]).to_text()
+        rows = tuple(
+            (title, *format_column(values, 4))
+            for title, values in zip(titles, frame.to_numpy(), strict=True)
+        )
+        return (
+            f"{self.group}\n"
+            + Table(
+                head=("", *frame.columns), rows=rows, align="l" + "r" * frame.shape[1]
+            ).to_text()
+        )
 
     __repr__ = __str__
 
@@ -65,7 +75,9 @@ def principal_components(design: Design, estimate: Estimate) -> dict[str, Princi
         rotation, sd, _ = np.linalg.svd(T)
         names = [f"PC{i + 1}" for i in range(term.k)]
         out[term.group] = PrincipalComponents(
-            term.group, pd.Series(sd, index=names, name="stddev"), pd.DataFrame(rotation, index=list(term.columns), columns=names)
+            term.group,
+            pd.Series(sd, index=names, name="stddev"),
+            pd.DataFrame(rotation, index=list(term.columns), columns=names),
         )
     return out
 
@@ -81,7 +93,9 @@ def boundary_distances(design: Design, estimate: Estimate, tol: float) -> list[n
     for term in design.terms:
         own = estimate.theta[at : at + term.structure.n_theta]
         at += term.structure.n_theta
-        out.append(distances(term.structure, own, tol, partial(design.rows.gram, term, estimate.family)))
+        out.append(
+            distances(term.structure, own, tol, partial(design.rows.gram, term, estimate.family))
+        )
     return out
 
 
@@ -106,5 +120,7 @@ def degenerate_directions(T: np.ndarray, count: int, tol: float) -> np.ndarray:
         directions = directions[:, : flat.size + missing]
     if missing:
         least = vectors[:, rest.size - missing :] / sd[rest, None]
-        directions[np.ix_(rest, np.arange(flat.size, flat.size + missing))] = least / np.linalg.norm(least, axis=0)
+        directions[np.ix_(rest, np.arange(flat.size, flat.size + missing))] = (
+            least / np.linalg.norm(least, axis=0)
+        )
     return directions

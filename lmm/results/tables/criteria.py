@@ -36,7 +36,11 @@ class Uncertain(float):
 def log_likelihood(estimate: Estimate) -> float:
     """-1/2 the objective; an :class:`Uncertain` where log|M| is known up to random probes."""
     value = -estimate.objective / 2.0
-    return value if estimate.monte_carlo is None else Uncertain(value, estimate.monte_carlo.log_likelihood)
+    return (
+        value
+        if estimate.monte_carlo is None
+        else Uncertain(value, estimate.monte_carlo.log_likelihood)
+    )
 
 
 def _profiled(residual_ss: float, df: int) -> float:
@@ -61,22 +65,42 @@ def ml_deviance(estimate: Estimate, n: int) -> float:
         return float(estimate.objective)
     p = len(estimate.beta)
     if estimate.knows_sigma:
-        return float(estimate.objective + _log_det(estimate.beta_cov_unscaled) + p * math.log(2.0 * math.pi * estimate.sigma**2))
+        return float(
+            estimate.objective
+            + _log_det(estimate.beta_cov_unscaled)
+            + p * math.log(2.0 * math.pi * estimate.sigma**2)
+        )
     residual_ss = estimate.sigma**2 * (n - p)
-    return float(estimate.objective + _log_det(estimate.beta_cov_unscaled) - _profiled(residual_ss, n - p) + _profiled(residual_ss, n))
+    return float(
+        estimate.objective
+        + _log_det(estimate.beta_cov_unscaled)
+        - _profiled(residual_ss, n - p)
+        + _profiled(residual_ss, n)
+    )
 
 
 def reml_criterion(estimate: Estimate, n: int) -> float:
     """-2 restricted log-likelihood at the estimate's theta; the minimised criterion of a REML fit."""
     if estimate.family is not None:
-        raise ArgumentError("a generalized model has no REML criterion; fit.llf and fit.deviance are its criteria.")
+        raise ArgumentError(
+            "a generalized model has no REML criterion; fit.llf and fit.deviance are its criteria."
+        )
     if estimate.reml:
         return float(estimate.objective)
     p = len(estimate.beta)
     if estimate.knows_sigma:
-        return float(estimate.objective - _log_det(estimate.beta_cov_unscaled) - p * math.log(2.0 * math.pi * estimate.sigma**2))
+        return float(
+            estimate.objective
+            - _log_det(estimate.beta_cov_unscaled)
+            - p * math.log(2.0 * math.pi * estimate.sigma**2)
+        )
     residual_ss = estimate.sigma**2 * n
-    return float(estimate.objective - _log_det(estimate.beta_cov_unscaled) - _profiled(residual_ss, n) + _profiled(residual_ss, n - p))
+    return float(
+        estimate.objective
+        - _log_det(estimate.beta_cov_unscaled)
+        - _profiled(residual_ss, n)
+        + _profiled(residual_ss, n - p)
+    )
 
 
 def aic(estimate: Estimate) -> float:

@@ -47,12 +47,18 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
         self._design, self._record, self._estimate = design, estimate.draws, estimate
         self.chains, self.length = (int(size) for size in self._record.beta.shape[:2])
         variances = variance_draws(design, estimate)
-        self.coefficients = tuple(f"b_{name}" if name in variances else name for name in design.names)
+        self.coefficients = tuple(
+            f"b_{name}" if name in variances else name for name in design.names
+        )
         beta = {name: self._record.beta[:, :, i] for i, name in enumerate(self.coefficients)}
-        self._parameters = {name: _read_only(values) for name, values in {**beta, **variances}.items()}
+        self._parameters = {
+            name: _read_only(values) for name, values in {**beta, **variances}.items()
+        }
         kept = zip(design.terms, self._record.effects, strict=False)
         self._effects = {term.group: _read_only(values) for term, values in kept}
-        self.statistics = {name: _read_only(values) for name, values in self._record.statistics.items()}
+        self.statistics = {
+            name: _read_only(values) for name, values in self._record.statistics.items()
+        }
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -80,15 +86,24 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
         if name in self._effects:
             return self._effects[name]
         if name in {term.group for term in self._design.terms}:
-            raise ArgumentError(f"draws[{name!r}]: the effects of {name} were not kept by this fit.")
+            raise ArgumentError(
+                f"draws[{name!r}]: the effects of {name} were not kept by this fit."
+            )
         known = (*self.names, *self.groups)
-        raise ArgumentError(f"draws[{name!r}]: there is {', '.join(map(repr, known))}.{nearest(name, known)}")
+        raise ArgumentError(
+            f"draws[{name!r}]: there is {', '.join(map(repr, known))}.{nearest(name, known)}"
+        )
 
     def __contains__(self, name: object) -> bool:
         return name in self._parameters or name in self._effects
 
     def __iter__(self) -> Iterator[str]:
-        return iter((*self._parameters, *(group for group in self._effects if group not in self._parameters)))
+        return iter(
+            (
+                *self._parameters,
+                *(group for group in self._effects if group not in self._parameters),
+            )
+        )
 
     def __len__(self) -> int:
         return len({*self._parameters, *self._effects})
@@ -111,7 +126,9 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
         chain, draw = np.indices((self.chains, self.length))
         head = pd.DataFrame({"chain": chain.ravel(), "draw": draw.ravel()})
         names, values = self._table(effects)
-        return pd.concat([head, pd.DataFrame(values.reshape(-1, len(names)), columns=names)], axis=1)
+        return pd.concat(
+            [head, pd.DataFrame(values.reshape(-1, len(names)), columns=names)], axis=1
+        )
 
     def summary(self, level: float = 0.95, effects: bool = False) -> pd.DataFrame:
         """One row per parameter: ``mean, sd, lower, median, upper``, and for chains ``r_hat, ess_bulk``.
@@ -151,12 +168,16 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
         try:
             import arviz_base
         except ImportError as error:
-            raise ArgumentError("to_arviz() needs arviz-base; install it with: pip install 'lmm[bayes]'") from error
+            raise ArgumentError(
+                "to_arviz() needs arviz-base; install it with: pip install 'lmm[bayes]'"
+            ) from error
         variables: dict[str, np.ndarray] = {"beta": self._record.beta}
         coords: dict[str, Any] = {"coefficient": list(self._design.names)}
         dims: dict[str, list[str]] = {"beta": ["coefficient"]}
         variables |= {name: self._parameters[name] for name in self.variances}
-        levels = {term.group: (list(term.levels), list(term.columns)) for term in self._design.terms}
+        levels = {
+            term.group: (list(term.levels), list(term.columns)) for term in self._design.terms
+        }
         for group, values in self._effects.items():
             column = f"{group}_column"
             variables[f"r_{group}"], dims[f"r_{group}"] = values, [group, column]
@@ -165,7 +186,10 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
         log_likelihood = self._log_likelihood()
         if log_likelihood is not None:
             response = self._design.response
-            data["log_likelihood"], data["observed_data"] = {response: log_likelihood}, {response: np.asarray(self._design.y)}
+            data["log_likelihood"], data["observed_data"] = (
+                {response: log_likelihood},
+                {response: np.asarray(self._design.y)},
+            )
         if self.statistics:
             data["sample_stats"] = dict(self.statistics)
         return arviz_base.from_dict(data, coords=coords, dims=dims)
@@ -173,7 +197,11 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
     def _log_likelihood(self) -> np.ndarray | None:
         """(C, D, n) log densities of the rows given all parameters and effects, or None."""
         design, record, family = self._design, self._record, self._estimate.family
-        if design.streamed or len(record.effects) < len(design.terms) or self.chains * self.length * design.n > LARGEST:
+        if (
+            design.streamed
+            or len(record.effects) < len(design.terms)
+            or self.chains * self.length * design.n > LARGEST
+        ):
             return None
         out = np.empty((self.chains, self.length, design.n))
         for at in np.ndindex(self.chains, self.length):
@@ -183,7 +211,11 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
             if family is None:
                 sigma = self._estimate.sigma if record.sigma is None else record.sigma[at]
                 scale = sigma if design.weights is None else sigma / np.sqrt(design.weights)
-                out[at] = -0.5 * ((design.y - eta) / scale) ** 2 - np.log(scale) - 0.5 * np.log(2.0 * np.pi)
+                out[at] = (
+                    -0.5 * ((design.y - eta) / scale) ** 2
+                    - np.log(scale)
+                    - 0.5 * np.log(2.0 * np.pi)
+                )
             else:
                 phi = self._estimate.phi if record.phi is None else float(record.phi[at])
                 out[at] = family.log_density(design.y, eta, design.weights, phi)
@@ -196,16 +228,33 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
             lines = [f"Posterior draws: {chains} of {self.length}, {self.divergences} divergent"]
         if self.groups:
             sizes = ("x".join(map(str, self._effects[group].shape[2:])) for group in self.groups)
-            lines.append("Effects kept: " + ", ".join(f"{group} ({size})" for group, size in zip(self.groups, sizes, strict=True)))
+            lines.append(
+                "Effects kept: "
+                + ", ".join(
+                    f"{group} ({size})" for group, size in zip(self.groups, sizes, strict=True)
+                )
+            )
         names, values = self._table(False)
-        return "\n".join([*lines, described(names, values, 0.95).to_string(float_format=lambda value: f"{value:.4g}")])
+        return "\n".join(
+            [
+                *lines,
+                described(names, values, 0.95).to_string(float_format=lambda value: f"{value:.4g}"),
+            ]
+        )
 
     def _table(self, effects: bool) -> tuple[list[str], np.ndarray]:
         """Names and values (C, D, names), the random effects after the parameters where asked for."""
-        names, parts = list(self.names), [np.moveaxis(np.array(list(self._parameters.values())), 0, -1)]
+        names, parts = (
+            list(self.names),
+            [np.moveaxis(np.array(list(self._parameters.values())), 0, -1)],
+        )
         for term in self._design.terms:
             if effects and term.group in self._effects:
-                names += [f"{term.group}[{level},{column}]" for level in term.levels for column in term.columns]
+                names += [
+                    f"{term.group}[{level},{column}]"
+                    for level in term.levels
+                    for column in term.columns
+                ]
                 parts.append(self._effects[term.group].reshape(self.chains, self.length, -1))
         return names, np.concatenate(parts, axis=2)
 
@@ -223,7 +272,9 @@ def variance_draws(design: Design, estimate: PosteriorEstimate) -> dict[str, np.
         out["sigma"] = record.sigma
     elif family is not None and family.has_dispersion and record.phi is not None:
         scaled = family.has_residual_sd
-        out["sigma" if scaled else family.dispersion_name] = np.sqrt(record.phi) if scaled else record.phi
+        out["sigma" if scaled else family.dispersion_name] = (
+            np.sqrt(record.phi) if scaled else record.phi
+        )
     return out
 
 
@@ -238,8 +289,15 @@ def described(names: list[str], values: np.ndarray, level: float) -> pd.DataFram
     low, high = tails(level)
     flat = values.reshape(values.shape[0] * values.shape[1], values.shape[2])
     lower, median, upper = np.quantile(flat, [low, 0.5, high], axis=0)
-    sd = np.where(chain_diagnostics.varies(values), flat.std(axis=0, ddof=1), 0.0) if len(flat) > 1 else np.full(flat.shape[1], np.nan)
-    return pd.DataFrame({"mean": flat.mean(axis=0), "sd": sd, "lower": lower, "median": median, "upper": upper}, index=names)
+    sd = (
+        np.where(chain_diagnostics.varies(values), flat.std(axis=0, ddof=1), 0.0)
+        if len(flat) > 1
+        else np.full(flat.shape[1], np.nan)
+    )
+    return pd.DataFrame(
+        {"mean": flat.mean(axis=0), "sd": sd, "lower": lower, "median": median, "upper": upper},
+        index=names,
+    )
 
 
 def _diagnosed(names: list[str], values: np.ndarray) -> pd.DataFrame:

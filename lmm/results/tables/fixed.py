@@ -51,7 +51,9 @@ def deviations(cov: np.ndarray) -> np.ndarray:
 
 def standard_errors(design: Design, cov: np.ndarray) -> pd.Series:
     """Square roots of the covariance's diagonal, NaN where the column was dropped."""
-    return pd.Series(spread(design, deviations(cov)), index=list(design.all_names), name="std_error")
+    return pd.Series(
+        spread(design, deviations(cov)), index=list(design.all_names), name="std_error"
+    )
 
 
 def statistics(design: Design, estimate: Estimate, cov: np.ndarray) -> pd.Series:
@@ -62,10 +64,14 @@ def statistics(design: Design, estimate: Estimate, cov: np.ndarray) -> pd.Series
 
 def normal_p_values(statistic: pd.Series) -> pd.Series:
     """Two-sided p-values of the standard normal, 2 Phi(-|z|)."""
-    return pd.Series(2.0 * ndtr(-np.abs(statistic.to_numpy())), index=statistic.index, name="p_value")
+    return pd.Series(
+        2.0 * ndtr(-np.abs(statistic.to_numpy())), index=statistic.index, name="p_value"
+    )
 
 
-def coefficient_table(design: Design, estimate: Estimate, cov: np.ndarray, ddf: Ddf | None) -> pd.DataFrame:
+def coefficient_table(
+    design: Design, estimate: Estimate, cov: np.ndarray, ddf: Ddf | None
+) -> pd.DataFrame:
     """``estimate, std_error, statistic``, one row per coefficient; of a generalized model also ``p_value``, normal.
 
     With degrees of freedom ``estimate, std_error, df, statistic, p_value``.
@@ -74,9 +80,22 @@ def coefficient_table(design: Design, estimate: Estimate, cov: np.ndarray, ddf: 
         se, df = ddf.t(np.eye(len(cov)))
         with np.errstate(divide="ignore", invalid="ignore"):
             statistic = estimate.beta / se
-        columns = {"estimate": estimate.beta, "std_error": se, "df": df, "statistic": statistic, "p_value": t_p_values(statistic, df)}
-        return pd.DataFrame({name: spread(design, values) for name, values in columns.items()}, index=list(design.all_names))
-    parts = [fixed_effects(design, estimate), standard_errors(design, cov), statistics(design, estimate, cov)]
+        columns = {
+            "estimate": estimate.beta,
+            "std_error": se,
+            "df": df,
+            "statistic": statistic,
+            "p_value": t_p_values(statistic, df),
+        }
+        return pd.DataFrame(
+            {name: spread(design, values) for name, values in columns.items()},
+            index=list(design.all_names),
+        )
+    parts = [
+        fixed_effects(design, estimate),
+        standard_errors(design, cov),
+        statistics(design, estimate, cov),
+    ]
     if estimate.family is not None:
         parts.append(normal_p_values(parts[-1]))
     return pd.concat(parts, axis=1)

@@ -25,7 +25,10 @@ ALL_VARIANCES, ALL_COEFFICIENTS = "theta_", "beta_"
 
 def rows(known: Uncertainty) -> tuple[list[str], list[str]]:
     """Names of the rows: variance parameters, then coefficients with the thresholds of an ordinal model."""
-    return known.variance_names, [*known.design.all_names, *known.estimate.distribution.threshold_names]
+    return known.variance_names, [
+        *known.design.all_names,
+        *known.estimate.distribution.threshold_names,
+    ]
 
 
 def chosen(known: Uncertainty, parm: str | Sequence[str] | None) -> list[int]:
@@ -34,7 +37,9 @@ def chosen(known: Uncertainty, parm: str | Sequence[str] | None) -> list[int]:
     return places_of(variances, coefficients, parm)
 
 
-def places_of(variances: list[str], coefficients: list[str], parm: str | Sequence[str] | None) -> list[int]:
+def places_of(
+    variances: list[str], coefficients: list[str], parm: str | Sequence[str] | None
+) -> list[int]:
     """The same among given names."""
     everything = [*variances, *coefficients]
     if parm is None:
@@ -42,9 +47,17 @@ def places_of(variances: list[str], coefficients: list[str], parm: str | Sequenc
     asked: set[int] = set()
     for name in [parm] if isinstance(parm, str) else list(parm):
         if name in (ALL_VARIANCES, ALL_COEFFICIENTS):
-            asked |= set(range(len(variances)) if name == ALL_VARIANCES else range(len(variances), len(everything)))
+            asked |= set(
+                range(len(variances))
+                if name == ALL_VARIANCES
+                else range(len(variances), len(everything))
+            )
         elif name in everything or (name == "(Intercept)" and "Intercept" in everything):
-            asked |= {i for i, other in enumerate(everything) if other == (name if name in everything else "Intercept")}
+            asked |= {
+                i
+                for i, other in enumerate(everything)
+                if other == (name if name in everything else "Intercept")
+            }
         else:
             options = ", ".join(map(repr, everything))
             raise ArgumentError(
@@ -65,7 +78,9 @@ def profiled(design: Design, q: int, places: Sequence[int]) -> list[int]:
     """The inverse: parameters of the likelihood for rows of the table, without those of dropped coefficients."""
     size = q + len(design.all_names)
     back = {row: i for i, row in enumerate(profile_rows(design, q, range(q + len(design.names))))}
-    return [back[i] if i < size else i - len(design.dropped) for i in places if i >= size or i in back]
+    return [
+        back[i] if i < size else i - len(design.dropped) for i in places if i >= size or i in back
+    ]
 
 
 def profile_places(known: Uncertainty, parm: str | Sequence[str]) -> list[int]:
@@ -74,7 +89,11 @@ def profile_places(known: Uncertainty, parm: str | Sequence[str]) -> list[int]:
 
 
 def confidence_intervals(
-    known: Uncertainty, method: str, level: float, parm: str | Sequence[str] | None = None, ddf: str | None = None
+    known: Uncertainty,
+    method: str,
+    level: float,
+    parm: str | Sequence[str] | None = None,
+    ddf: str | None = None,
 ) -> pd.DataFrame:
     """``lower, upper`` of every parameter, or of those of ``parm``: "wald", "profile" or "posterior"; see :meth:`lmm.Fit.confint`."""
     check_level(level)
@@ -90,14 +109,18 @@ def profile_intervals(known: Uncertainty, level: float, places: list[int]) -> pd
     variances, coefficients = rows(known)
     q = len(variances)
     kept = profiled(known.design, q, places)
-    found = profile_table.profile(known.design, known.problem, known.estimator, known.estimate, kept, level)
+    found = profile_table.profile(
+        known.design, known.problem, known.estimator, known.estimate, kept, level
+    )
     table = pd.DataFrame(np.nan, index=[*variances, *coefficients], columns=["lower", "upper"])
     table.iloc[profile_rows(known.design, q, found.places)] = found.confint(level).to_numpy()
     table.attrs["messages"] = found.messages
     return table.iloc[places]
 
 
-def bootstrapped(known: Uncertainty, table: pd.DataFrame, parm: str | Sequence[str] | None, ddf: str | None) -> pd.DataFrame:
+def bootstrapped(
+    known: Uncertainty, table: pd.DataFrame, parm: str | Sequence[str] | None, ddf: str | None
+) -> pd.DataFrame:
     """Intervals from a bootstrap, whose rows are those of the likelihood, with rows for dropped coefficients."""
     no_ddf(ddf, "boot")
     design, variances = known.design, known.variance_names
@@ -111,7 +134,9 @@ def bootstrapped(known: Uncertainty, table: pd.DataFrame, parm: str | Sequence[s
 def no_ddf(ddf: str | None, method: str) -> None:
     """ArgumentError for degrees of freedom where there are none."""
     if ddf is not None and method != "wald":
-        raise ArgumentError(f"ddf={ddf!r}: degrees of freedom go with method='wald', not with {method!r}.")
+        raise ArgumentError(
+            f"ddf={ddf!r}: degrees of freedom go with method='wald', not with {method!r}."
+        )
 
 
 def wald_intervals(known: Uncertainty, level: float, ddf: str | None = None) -> pd.DataFrame:
@@ -125,11 +150,15 @@ def wald_intervals(known: Uncertainty, level: float, ddf: str | None = None) -> 
     if ddf is None:
         margin = z * standard_errors(design, known.beta)
     else:
-        se, df = degrees_of_freedom(known.problem, known.estimator, estimate, known.beta, ddf).t(np.eye(len(estimate.beta)))
+        se, df = degrees_of_freedom(known.problem, known.estimator, estimate, known.beta, ddf).t(
+            np.eye(len(estimate.beta))
+        )
         margin = pd.Series(spread(design, se * stdtrit(df, 0.5 + level / 2.0)), index=fixed.index)
     tables = [pd.DataFrame({"lower": fixed - margin, "upper": fixed + margin})]
     own = threshold_table(estimate, known)
     if len(own):
         margin = z * own["std_error"]
-        tables.append(pd.DataFrame({"lower": own["estimate"] - margin, "upper": own["estimate"] + margin}))
+        tables.append(
+            pd.DataFrame({"lower": own["estimate"] - margin, "upper": own["estimate"] + margin})
+        )
     return pd.concat([known.variance_limits(level).reindex(known.variance_names), *tables])

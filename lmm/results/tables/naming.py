@@ -25,7 +25,11 @@ def lme4_column(name: str) -> str:
 
 def theta_names(terms: Sequence[RandomTerm]) -> list[str]:
     """One name per relative covariance parameter, all terms in order."""
-    return [".".join([term.group, *map(lme4_column, couple)]) for term in terms for couple in term.structure.theta_names(term.columns)]
+    return [
+        ".".join([term.group, *map(lme4_column, couple)])
+        for term in terms
+        for couple in term.structure.theta_names(term.columns)
+    ]
 
 
 def in_table_order(quantities: Sequence[Quantity], *values: Iterable[Any]) -> list[tuple[Any, ...]]:

@@ -41,7 +41,9 @@ def of_batch(design: Design, estimate: Estimate, batch: Batch) -> pd.DataFrame:
     columns += list(batch.beta.T)
     if batch.phi is not None:
         columns += list(batch.phi.T[: len(estimate.distribution.threshold_names)])
-    return pd.DataFrame(dict(zip([*names(design, estimate)[0], *names(design, estimate)[1]], columns, strict=True)))
+    return pd.DataFrame(
+        dict(zip([*names(design, estimate)[0], *names(design, estimate)[1]], columns, strict=True))
+    )
 
 
 def covariances(structure: Covariance, theta: np.ndarray) -> np.ndarray:
@@ -52,4 +54,8 @@ def covariances(structure: Covariance, theta: np.ndarray) -> np.ndarray:
 
 def of_estimate(design: Design, estimate: Estimate) -> pd.Series:
     """The same of one fit."""
-    return of_batch(design, estimate, stack([estimate], estimate, {}, False)).iloc[0].rename("estimate")
+    return (
+        of_batch(design, estimate, stack([estimate], estimate, {}, False))
+        .iloc[0]
+        .rename("estimate")
+    )

@@ -127,7 +127,9 @@ class Profile:
         """
         track = self._track(name)
         with np.errstate(invalid="ignore", divide="ignore"):
-            held = track.surface.held_at(arguments.numbers_of(values, "zeta: values", "finite numbers"))
+            held = track.surface.held_at(
+                arguments.numbers_of(values, "zeta: values", "finite numbers")
+            )
         low, high = track.surface.bounds
         return np.where((held >= low) & (held <= high), track.curve.at(np.nan_to_num(held)), np.nan)
 
@@ -137,7 +139,10 @@ class Profile:
 
     def density(self, name: str, values: Any) -> np.ndarray:
         """The density phi(zeta) dzeta/dv that the profile, read as a confidence distribution, gives each of ``values``."""
-        values, surface = arguments.numbers_of(values, "density: values", "finite numbers"), self._track(name).surface
+        values, surface = (
+            arguments.numbers_of(values, "density: values", "finite numbers"),
+            self._track(name).surface,
+        )
         width = 1e-4 * max(1e-12, float(np.ptp(self.value(name, np.array([-1.0, 1.0])))))
         ends = [float(surface.values(end)) for end in surface.bounds]
         low, high = np.maximum(values - width, ends[0]), np.minimum(values + width, ends[1])
@@ -151,10 +156,14 @@ class Profile:
         ArgumentError : a ``level`` above that of the profile, whose points do not reach so far.
         """
         if check_level(level) > self.level + 1e-9:
-            raise ArgumentError(f"level={level!r} is above that of the profile, {self.level:g}; ask for profile(level={level!r}).")
+            raise ArgumentError(
+                f"level={level!r} is above that of the profile, {self.level:g}; ask for profile(level={level!r})."
+            )
         z = normal_quantile(level)
         limits = [track.value(np.array([-z, z])) for track in self.tracks]
-        return pd.DataFrame(np.array(limits).reshape(-1, 2), index=list(self.parameters), columns=["lower", "upper"])
+        return pd.DataFrame(
+            np.array(limits).reshape(-1, 2), index=list(self.parameters), columns=["lower", "upper"]
+        )
 
     def __len__(self) -> int:
         return len(self.tracks)
@@ -169,7 +178,11 @@ class Profile:
 
 def all_names(design: Design, estimate: Estimate) -> tuple[list[str], list[str], list[str]]:
     """Names of the rows of ``confint`` that a likelihood has: variance parameters, kept coefficients, parameters of an ordinal family."""
-    return parameter_names(design.terms, estimate.residual_sd is not None), list(design.names), estimate.distribution.threshold_names
+    return (
+        parameter_names(design.terms, estimate.residual_sd is not None),
+        list(design.names),
+        estimate.distribution.threshold_names,
+    )
 
 
 def profile(
@@ -195,15 +208,23 @@ def profile(
             warn(text, ConvergenceWarning)
     tracks = []
     for i, path, surface in zip(wanted, found.paths, found.surfaces, strict=True):
-        table = np.array([_values(design, surface, place, "sigma" in variances) for place in path.places])
+        table = np.array(
+            [_values(design, surface, place, "sigma" in variances) for place in path.places]
+        )
         table[:, i] = surface.values(path.held)
         tracks.append(Track(names[i], path, surface, table))
-    at = _values(design, found.surfaces[0], found.place, "sigma" in variances) if tracks else np.full(len(names), np.nan)
+    at = (
+        _values(design, found.surfaces[0], found.place, "sigma" in variances)
+        if tracks
+        else np.full(len(names), np.nan)
+    )
     estimates = pd.Series(at, index=names, name="estimate")
     return Profile(tuple(tracks), estimates, found.deviance, level, found.messages, tuple(wanted))
 
 
-def _held(problem: Problem | GeneralizedProblem, estimate: Estimate, own: Sequence[str]) -> list[Held]:
+def _held(
+    problem: Problem | GeneralizedProblem, estimate: Estimate, own: Sequence[str]
+) -> list[Held]:
     kinds = ["threshold"] * len(own)
     if own and getattr(estimate.family, "equidistant", False):
         kinds[1] = "spacing"

@@ -12,7 +12,11 @@ from lmm.model.records import Estimate
 def conditional_modes(design: Design, estimate: Estimate) -> dict[str, pd.DataFrame]:
     """Group -> DataFrame (J levels x k columns), E(b | y) at the estimates, on the response's scale."""
     return {
-        term.group: pd.DataFrame(np.array(modes), index=pd.Index(term.levels, name=term.group), columns=list(term.columns))
+        term.group: pd.DataFrame(
+            np.array(modes),
+            index=pd.Index(term.levels, name=term.group),
+            columns=list(term.columns),
+        )
         for term, modes in zip(design.terms, estimate.modes, strict=True)
     }
 
@@ -30,5 +34,7 @@ def level_coefficients(design: Design, estimate: Estimate) -> dict[str, pd.DataF
         values = np.tile([fixed.get(name, 0.0) for name in names], (term.J, 1))
         for j, column in enumerate(term.columns):
             values[:, names.index(column)] += modes[:, j]
-        out[term.group] = pd.DataFrame(values, index=pd.Index(term.levels, name=term.group), columns=names)
+        out[term.group] = pd.DataFrame(
+            values, index=pd.Index(term.levels, name=term.group), columns=names
+        )
     return out

@@ -58,7 +58,9 @@ class TableModel:
         return {"vcov_type": self.spread, "clustervar": None}
 
 
-def table_model(design: Design, estimate: Estimate, table: pd.DataFrame, ddf: str | None) -> TableModel:
+def table_model(
+    design: Design, estimate: Estimate, table: pd.DataFrame, ddf: str | None
+) -> TableModel:
     """The column that belongs to a table of coefficients made with ``ddf``."""
     spread = ddf or estimate.kind_of_covariance
     return TableModel(design.response, coefficients(table), statistics(design, estimate), spread)
@@ -89,12 +91,19 @@ def statistics(design: Design, estimate: Estimate) -> dict[str, Any]:
     """
     components = varcorr(design, estimate)
     frame = components.to_frame()
-    effects = [(_label(name), float(value)) for name, value in zip(components.names, frame["sdcor"], strict=True)]
+    effects = [
+        (_label(name), float(value))
+        for name, value in zip(components.names, frame["sdcor"], strict=True)
+    ]
     out: dict[str, Any] = dict(effects)
     out |= {f"Levels of {term.group}": term.J for term in design.terms}
     out["N"] = design.n
     if np.isfinite(estimate.objective):
-        out |= {"ll": -estimate.objective / 2.0, "aic": criteria.aic(estimate), "bic": criteria.bic(estimate, design.n)}
+        out |= {
+            "ll": -estimate.objective / 2.0,
+            "aic": criteria.aic(estimate),
+            "bic": criteria.bic(estimate, design.n),
+        }
     return out | {"df_model": estimate.n_parameters, "df_resid": design.n - estimate.n_parameters}
 
 

@@ -22,7 +22,19 @@ from lmm.results.text.coverage import check_level
 from lmm.results.uncertainty import Uncertainty
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals")
-COLUMNS = ("effect", "group", "level", "term", "estimate", "std_error", "statistic", "df", "p_value", "conf_low", "conf_high")
+COLUMNS = (
+    "effect",
+    "group",
+    "level",
+    "term",
+    "estimate",
+    "std_error",
+    "statistic",
+    "df",
+    "p_value",
+    "conf_low",
+    "conf_high",
+)
 
 
 def tidy(
@@ -39,7 +51,9 @@ def tidy(
     wanted = [effects] if isinstance(effects, str) else list(effects)
     for effect in wanted:
         if effect not in EFFECTS:
-            raise ArgumentError(f"tidy: effects={effect!r} is not one of {', '.join(map(repr, EFFECTS))}.{nearest(effect, EFFECTS)}")
+            raise ArgumentError(
+                f"tidy: effects={effect!r} is not one of {', '.join(map(repr, EFFECTS))}.{nearest(effect, EFFECTS)}"
+            )
     check_level(conf_level)
     parts = []
     for effect in wanted:
@@ -50,7 +64,9 @@ def tidy(
         else:
             part = mode_rows(known)
         if limits is not None:
-            part["conf_low"], part["conf_high"] = conf_limits(known, effect, part, limits, conf_level)
+            part["conf_low"], part["conf_high"] = conf_limits(
+                known, effect, part, limits, conf_level
+            )
         parts.append(part)
     present = {column for part in parts for column in part}
     return pd.concat(parts, ignore_index=True).reindex(columns=[c for c in COLUMNS if c in present])
@@ -59,12 +75,16 @@ def tidy(
 def fixed_rows(known: Uncertainty, ddf: Ddf | None) -> pd.DataFrame:
     """``effect, term, estimate, std_error, statistic`` per coefficient, ``df, p_value`` where there are such; thresholds after them."""
     table = known.coefficient_errors(ddf)
-    out = pd.DataFrame({"effect": "fixed", "term": table.index, **{c: table[c].to_numpy() for c in table}})
+    out = pd.DataFrame(
+        {"effect": "fixed", "term": table.index, **{c: table[c].to_numpy() for c in table}}
+    )
     own = threshold_table(known.estimate, known)
     if own.empty:
         return out
     own["p_value"] = normal_p_values(own["statistic"])
-    return pd.concat([out, own.rename_axis("term").reset_index().assign(effect="threshold")], ignore_index=True)
+    return pd.concat(
+        [out, own.rename_axis("term").reset_index().assign(effect="threshold")], ignore_index=True
+    )
 
 
 def parameter_rows(known: Uncertainty) -> pd.DataFrame:
@@ -76,12 +96,18 @@ def parameter_rows(known: Uncertainty) -> pd.DataFrame:
             terms.append("sd__Observation")
         else:
             names = [name for name in (first, second) if name]
-            terms.append("__".join(["sd" if second is None else "cor", *filter(None, [".".join(names)])]))
-    out = pd.DataFrame({"effect": "ran_pars", "group": frame["grp"], "term": terms, "estimate": frame["sdcor"]})
+            terms.append(
+                "__".join(["sd" if second is None else "cor", *filter(None, [".".join(names)])])
+            )
+    out = pd.DataFrame(
+        {"effect": "ran_pars", "group": frame["grp"], "term": terms, "estimate": frame["sdcor"]}
+    )
     return out.assign(std_error=known.standard_errors())
 
 
-def conf_limits(known: Uncertainty, effect: str, part: pd.DataFrame, limits: pd.DataFrame, level: float) -> tuple[np.ndarray, np.ndarray]:
+def conf_limits(
+    known: Uncertainty, effect: str, part: pd.DataFrame, limits: pd.DataFrame, level: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Limits for the rows of one kind of effect: conditional modes have normal ones, or quantiles of their draws."""
     design, estimate = known.design, known.estimate
     if effect == "ran_vals":
@@ -103,7 +129,9 @@ def conf_limits(known: Uncertainty, effect: str, part: pd.DataFrame, limits: pd.
 def mode_rows(known: Uncertainty) -> pd.DataFrame:
     """Conditional modes with conditional standard deviations, one row per level and column."""
     parts = []
-    for term, modes, cov in zip(known.design.terms, known.estimate.modes, known.mode_covariances(), strict=True):
+    for term, modes, cov in zip(
+        known.design.terms, known.estimate.modes, known.mode_covariances(), strict=True
+    ):
         sd = deviations(cov)
         parts.append(
             pd.DataFrame(

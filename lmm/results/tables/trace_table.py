@@ -20,7 +20,10 @@ def trace_frame(design: Design, estimate: Estimate) -> pd.DataFrame:
     others are ``key[0]``, ``key[1]``, ..., ``key[0,1]``. The search of a generalized fit has all its parameters in "theta":
     what follows theta itself, ``theta[1]``, ..., is in the search's own coordinates.
     """
-    rows = [{name: value for key, entry in line.items() for name, value in _named(design, key, entry)} for line in estimate.trace]
+    rows = [
+        {name: value for key, entry in line.items() for name, value in _named(design, key, entry)}
+        for line in estimate.trace
+    ]
     return pd.DataFrame(rows, index=pd.RangeIndex(len(rows), name="iteration"))
 
 
@@ -33,7 +36,9 @@ def _named(design: Design, key: str, entry: Any) -> list[tuple[str, Any]]:
         names += [f"theta[{i}]" for i in range(len(names), len(values))]
     if values.ndim == 1 and len(names) >= len(values) >= len(names) - (key == "sd"):
         return list(zip(names, values.tolist(), strict=False))
-    return [(f"{key}[{','.join(map(str, at))}]", value.item()) for at, value in np.ndenumerate(values)]
+    return [
+        (f"{key}[{','.join(map(str, at))}]", value.item()) for at, value in np.ndenumerate(values)
+    ]
 
 
 def _names(design: Design, key: str) -> list[str]:
@@ -41,4 +46,8 @@ def _names(design: Design, key: str) -> list[str]:
         return theta_names(design.terms)
     if key == "beta":
         return list(design.names)
-    return [name for name in parameter_names(design.terms) if not name.startswith("cor_")] if key == "sd" else []
+    return (
+        [name for name in parameter_names(design.terms) if not name.startswith("cor_")]
+        if key == "sd"
+        else []
+    )

@@ -93,7 +93,9 @@ class VarCorr:
         """What the rows of :meth:`to_frame` are called among intervals and draws."""
         names = []
         for c in self._components.values():
-            names += [name for _, name in in_table_order(c.structure.quantities(), quantity_names(c))]
+            names += [
+                name for _, name in in_table_order(c.structure.quantities(), quantity_names(c))
+            ]
         return names if self.sigma is None else [*names, "sigma"]
 
     def component(self, group: str) -> Component:
@@ -102,7 +104,9 @@ class VarCorr:
             return self._components[group]
         except KeyError:
             groups = ", ".join(repr(g) for g in self._components)
-            raise ArgumentError(f"{group!r} is not a grouping factor of this fit; it has {groups}.{nearest(group, self.groups)}") from None
+            raise ArgumentError(
+                f"{group!r} is not a grouping factor of this fit; it has {groups}.{nearest(group, self.groups)}"
+            ) from None
 
     def __getitem__(self, group: str) -> pd.DataFrame:
         """Covariance matrix (k, k) of one grouping factor."""
@@ -132,10 +136,20 @@ class VarCorr:
             for (q,) in in_table_order(c.structure.quantities()):
                 names = [c.columns[a] for a in q.columns]
                 if q.kind == "sd":
-                    rows.append((c.group, ".".join(names), None, c.covariance[q.row, q.row], sd[q.row]))
+                    rows.append(
+                        (c.group, ".".join(names), None, c.covariance[q.row, q.row], sd[q.row])
+                    )
                 else:
                     second, first = names if len(names) == 2 else ("", ".".join(names))
-                    rows.append((c.group, first, second, c.covariance[q.row, q.column], correlation[q.row, q.column]))
+                    rows.append(
+                        (
+                            c.group,
+                            first,
+                            second,
+                            c.covariance[q.row, q.column],
+                            correlation[q.row, q.column],
+                        )
+                    )
         if self.sigma is not None:
             rows.append(("Residual", None, None, self.sigma**2, self.sigma))
         grp, var1, var2, vcov, sdcor = (list(column) for column in zip(*rows, strict=True))
@@ -179,7 +193,9 @@ class VarCorr:
             columns.append([cells[j] if j < len(cells) else "" for cells in correlations])
             head.append("Corr" if j == 0 else "")
             align += "r"
-        return Table(head=tuple(head), rows=tuple(zip(*columns, strict=True)), align=align, name="random")
+        return Table(
+            head=tuple(head), rows=tuple(zip(*columns, strict=True)), align=align, name="random"
+        )
 
     def __str__(self) -> str:
         return self.table().to_text(indent=1)

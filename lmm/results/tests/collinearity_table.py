@@ -15,7 +15,10 @@ def inflation(design: Design, cov: np.ndarray) -> pd.DataFrame:
     groups = {label: use for label, use in term_columns(design) if label != "1" and use}
     vif = inflation_factors(cov, list(groups.values())) if groups else np.zeros(0)
     df = np.array([len(use) for use in groups.values()], dtype=int)
-    return pd.DataFrame({"columns": df, "vif": vif, "adjusted": vif ** (0.5 / df)}, index=pd.Index(list(groups), dtype=object))
+    return pd.DataFrame(
+        {"columns": df, "vif": vif, "adjusted": vif ** (0.5 / df)},
+        index=pd.Index(list(groups), dtype=object),
+    )
 
 
 def term_columns(design: Design) -> list[tuple[str, list[int]]]:

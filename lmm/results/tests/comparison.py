@@ -41,7 +41,9 @@ class MethodComparison:
     def __getitem__(self, label: str) -> Fit:
         """The fit of one method."""
         if label not in self.fits:
-            raise ArgumentError(f"{label!r} is not one of the methods compared: {', '.join(map(repr, self.fits))}.")
+            raise ArgumentError(
+                f"{label!r} is not one of the methods compared: {', '.join(map(repr, self.fits))}."
+            )
         return self.fits[label]
 
     def as_table(self) -> Table:
@@ -52,11 +54,19 @@ class MethodComparison:
         parameters = len(self.table) - len(FIT_ROWS)
         for i, name in enumerate(map(str, self.table.index)):
             if i < parameters:
-                pairs = zip(*coefficient_columns(estimates.to_numpy()[i], errors.to_numpy()[i], DIGITS), strict=True)
+                pairs = zip(
+                    *coefficient_columns(estimates.to_numpy()[i], errors.to_numpy()[i], DIGITS),
+                    strict=True,
+                )
                 rows.append((name, *(_cell(value, error) for value, error in pairs)))
             elif estimates.iloc[i].notna().any():
                 rows.append((name, *(_fit_cell(name, value) for value in estimates.iloc[i])))
-        return Table(("", *map(str, estimates.columns)), tuple(rows), "l" + "r" * estimates.shape[1], "comparison")
+        return Table(
+            ("", *map(str, estimates.columns)),
+            tuple(rows),
+            "l" + "r" * estimates.shape[1],
+            "comparison",
+        )
 
     def __str__(self) -> str:
         return "\n".join([self.as_table().to_text(), *self._notes()])
@@ -68,7 +78,10 @@ class MethodComparison:
 
     def as_markdown(self) -> str:
         """The table as Markdown."""
-        return "\n\n".join([self.as_table().to_markdown(), *map(markdown_escape, self._notes())]) + "\n"
+        return (
+            "\n\n".join([self.as_table().to_markdown(), *map(markdown_escape, self._notes())])
+            + "\n"
+        )
 
     def as_latex(self) -> str:
         """The table as a LaTeX ``tabular`` with booktabs rules."""
@@ -78,22 +91,37 @@ class MethodComparison:
         out = []
         posterior = [label for label, fit in self.fits.items() if fit.draws is not None]
         if posterior:
-            out.append(f"In brackets the standard error; of {', '.join(posterior)} the posterior standard deviation.")
+            out.append(
+                f"In brackets the standard error; of {', '.join(posterior)} the posterior standard deviation."
+            )
         known = [fit.estimate.reml for fit in self.fits.values() if np.isfinite(fit.llf)]
         if len(set(known)) > 1:
-            out.append("The llf of REML is that of the residuals of the fixed effects: not to be compared with the others.")
+            out.append(
+                "The llf of REML is that of the residuals of the fixed effects: not to be compared with the others."
+            )
         return out
 
 
-def compare(fit: Any, methods: Sequence[Any] | Mapping[str, Any], context: Mapping[str, Any], changes: dict[str, Any]) -> MethodComparison:
+def compare(
+    fit: Any,
+    methods: Sequence[Any] | Mapping[str, Any],
+    context: Mapping[str, Any],
+    changes: dict[str, Any],
+) -> MethodComparison:
     """Fit by each method and tabulate. See :meth:`lmm.Fit.compare_methods`."""
     if isinstance(methods, str) or not isinstance(methods, Sequence | Mapping) or not methods:
         raise ArgumentError(
             "compare_methods: methods is a list of names and estimators such as ['reml', 'ml'], or a mapping label -> either."
         )
     if "method" in changes:
-        raise ArgumentError("compare_methods: the methods are the first argument; method= is not one of the changes.")
-    pairs = list(methods.items()) if isinstance(methods, Mapping) else [(_label(method), method) for method in methods]
+        raise ArgumentError(
+            "compare_methods: the methods are the first argument; method= is not one of the changes."
+        )
+    pairs = (
+        list(methods.items())
+        if isinstance(methods, Mapping)
+        else [(_label(method), method) for method in methods]
+    )
     formula = changes.get("formula")
     arguments = {name: value for name, value in changes.items() if name != "formula"}
     fits: dict[str, Fit] = {}
@@ -105,17 +133,25 @@ def compare(fit: Any, methods: Sequence[Any] | Mapping[str, Any], context: Mappi
         if not changes and _is_own(fit, method):
             fits[label] = fit
         else:
-            fits[label] = updating.repeat_call(fit.design, formula, {**arguments, "method": method}, context)
+            fits[label] = updating.repeat_call(
+                fit.design, formula, {**arguments, "method": method}, context
+            )
     return MethodComparison(_table(fits), fits)
 
 
 def _label(method: Any) -> str:
-    return method if isinstance(method, str) else str(getattr(method, "name", type(method).__name__))
+    return (
+        method if isinstance(method, str) else str(getattr(method, "name", type(method).__name__))
+    )
 
 
 def _is_own(fit: Fit, method: Any) -> bool:
     """Whether this is the method that made the fit."""
-    return method.lower() == fit.estimate.method if isinstance(method, str) else method is fit.estimator
+    return (
+        method.lower() == fit.estimate.method
+        if isinstance(method, str)
+        else method is fit.estimator
+    )
 
 
 def _table(fits: Mapping[str, Fit]) -> pd.DataFrame:
@@ -123,7 +159,10 @@ def _table(fits: Mapping[str, Fit]) -> pd.DataFrame:
     columns = {label: _column(fit) for label, fit in fits.items()}
     last = len(FIT_ROWS)
     table = pd.concat(
-        [pd.concat({k: c.iloc[part] for k, c in columns.items()}, axis=1, sort=False) for part in (slice(-last), slice(-last, None))]
+        [
+            pd.concat({k: c.iloc[part] for k, c in columns.items()}, axis=1, sort=False)
+            for part in (slice(-last), slice(-last, None))
+        ]
     )
     table.columns = table.columns.set_names(["method", None])
     return table
@@ -146,7 +185,9 @@ def _column(fit: Fit) -> pd.DataFrame:
     names += FIT_ROWS
     estimate += [fit.llf, fit.elbo, sum(convergence.seconds.values()), float(convergence.converged)]
     error += [np.nan] * len(FIT_ROWS)
-    return pd.DataFrame({"estimate": estimate, "std_error": error}, index=pd.Index(names), dtype=float)
+    return pd.DataFrame(
+        {"estimate": estimate, "std_error": error}, index=pd.Index(names), dtype=float
+    )
 
 
 def _fit_cell(name: str, value: float) -> str:

@@ -20,7 +20,9 @@ from lmm.results.tables.fixed import kept_positions
 from lmm.results.text.coverage import check_level, t_quantile, tails
 
 
-def contrast_table(design: Design, estimate: Estimate, ddf: Ddf, L: Any, rhs: Any, joint: bool, level: float) -> pd.DataFrame:
+def contrast_table(
+    design: Design, estimate: Estimate, ddf: Ddf, L: Any, rhs: Any, joint: bool, level: float
+) -> pd.DataFrame:
     """See :meth:`lmm.Fit.contrast`."""
     level = check_level(level)
     labels, matrix, right = read(design, L)
@@ -31,8 +33,19 @@ def contrast_table(design: Design, estimate: Estimate, ddf: Ddf, L: Any, rhs: An
         _check_consistent(matrix, right, labels)
         test = ddf.f(matrix, value - right)
         if ddf.method is None:
-            return pd.DataFrame({"chisq": [test.f * test.num_df], "df": [test.num_df], "p_value": [test.p]}, index=["joint"])
-        return pd.DataFrame({"f_value": [test.f], "num_df": [test.num_df], "den_df": [test.den_df], "p_value": [test.p]}, index=["joint"])
+            return pd.DataFrame(
+                {"chisq": [test.f * test.num_df], "df": [test.num_df], "p_value": [test.p]},
+                index=["joint"],
+            )
+        return pd.DataFrame(
+            {
+                "f_value": [test.f],
+                "num_df": [test.num_df],
+                "den_df": [test.den_df],
+                "p_value": [test.p],
+            },
+            index=["joint"],
+        )
     se, df = ddf.t(matrix)
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = (value - right) / se
@@ -49,7 +62,9 @@ def contrast_table(design: Design, estimate: Estimate, ddf: Ddf, L: Any, rhs: An
     return pd.DataFrame(columns, index=labels)
 
 
-def drawn_contrasts(design: Design, draws: PosteriorDraws, L: Any, rhs: Any, joint: bool, level: float) -> pd.DataFrame:
+def drawn_contrasts(
+    design: Design, draws: PosteriorDraws, L: Any, rhs: Any, joint: bool, level: float
+) -> pd.DataFrame:
     """Mean, standard deviation and quantiles of L beta over the draws of a posterior."""
     level = check_level(level)
     labels, matrix, right = read(design, L)
@@ -61,21 +76,33 @@ def drawn_contrasts(design: Design, draws: PosteriorDraws, L: Any, rhs: Any, joi
     beta = np.stack([draws[name] for name in draws.coefficients], axis=-1)
     values = beta.reshape(-1, len(draws.coefficients)) @ matrix.T
     lower, upper = np.quantile(values, tails(level), axis=0)
-    columns = {"estimate": values.mean(axis=0), "std_error": values.std(axis=0, ddof=1), "lower": lower, "upper": upper}
+    columns = {
+        "estimate": values.mean(axis=0),
+        "std_error": values.std(axis=0, ddof=1),
+        "lower": lower,
+        "upper": upper,
+    }
     return pd.DataFrame(columns, index=labels)
 
 
 def unbounded(design: Design, estimate: Estimate, L: np.ndarray) -> list[str]:
     """Coefficients that grow without bound in the fit and that contrasts L (q, p) involve."""
     lost = set(estimate.unbounded)
-    return [name for name, column in zip(design.names, np.asarray(L).T, strict=True) if name in lost and np.any(column != 0.0)]
+    return [
+        name
+        for name, column in zip(design.names, np.asarray(L).T, strict=True)
+        if name in lost and np.any(column != 0.0)
+    ]
 
 
 def _say_unbounded(design: Design, estimate: Estimate, L: np.ndarray) -> None:
     names = unbounded(design, estimate, L)
     if names:
         what = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        warn(f"contrast: the data do not bound {what}: tests and intervals of what involves them mean nothing.", ComparisonWarning)
+        warn(
+            f"contrast: the data do not bound {what}: tests and intervals of what involves them mean nothing.",
+            ComparisonWarning,
+        )
 
 
 def _check_consistent(L: np.ndarray, rhs: np.ndarray, labels: list[str]) -> None:
@@ -84,7 +111,11 @@ def _check_consistent(L: np.ndarray, rhs: np.ndarray, labels: list[str]) -> None
     scaled = rhs / length
     off = scaled - left @ (left.T @ scaled)
     if len(size) < len(L) and np.abs(off).max() > 1e-8 * np.abs(scaled).max():
-        worst = [labels[i] for i in np.argsort(-np.abs(off), kind="stable")[:3] if abs(off[i]) > 1e-8 * np.abs(scaled).max()]
+        worst = [
+            labels[i]
+            for i in np.argsort(-np.abs(off), kind="stable")[:3]
+            if abs(off[i]) > 1e-8 * np.abs(scaled).max()
+        ]
         raise ArgumentError(
             f"contrast: the hypotheses contradict each other, so that they cannot hold jointly: {', '.join(map(repr, sorted(worst)))} "
             "are linear functions of the others with another right-hand side. Leave one out, or give rhs= that agrees."
@@ -94,7 +125,9 @@ def _check_consistent(L: np.ndarray, rhs: np.ndarray, labels: list[str]) -> None
 def read(design: Design, L: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Labels, weights (r, p) of the kept coefficients, and right-hand sides (r,) of what a user gives as contrasts."""
     names = list(design.all_names)
-    if isinstance(L, str) or (isinstance(L, Sequence) and len(L) and all(isinstance(text, str) for text in L)):
+    if isinstance(L, str) or (
+        isinstance(L, Sequence) and len(L) and all(isinstance(text, str) for text in L)
+    ):
         found = hypotheses.parse(L, names)
         return list(found.labels), _kept(design, found.L, list(found.labels)), found.rhs
     if isinstance(L, pd.Series):
@@ -102,14 +135,23 @@ def read(design: Design, L: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
     if isinstance(L, Mapping) and not L:
         raise ArgumentError("contrast: L={} names no coefficient.")
     if isinstance(L, Mapping):
-        rows = L if L and all(isinstance(v, Mapping | pd.Series) for v in L.values()) else {_label(L): L}
-        L = pd.DataFrame([{str(k): v for k, v in dict(row).items()} for row in rows.values()], index=[str(label) for label in rows])
+        rows = (
+            L
+            if L and all(isinstance(v, Mapping | pd.Series) for v in L.values())
+            else {_label(L): L}
+        )
+        L = pd.DataFrame(
+            [{str(k): v for k, v in dict(row).items()} for row in rows.values()],
+            index=[str(label) for label in rows],
+        )
     if isinstance(L, pd.DataFrame):
         unknown = [str(name) for name in L.columns if str(name) not in names]
         if unknown:
             hint = nearest(unknown[0], names) or f" The coefficients are {', '.join(names)}."
             raise ArgumentError(f"contrast: the model has no coefficient {unknown[0]!r}.{hint}")
-        table = L.set_axis([str(name) for name in L.columns], axis=1).reindex(columns=names).fillna(0.0)
+        table = (
+            L.set_axis([str(name) for name in L.columns], axis=1).reindex(columns=names).fillna(0.0)
+        )
         labels = [str(label) for label in L.index]
         return labels, _kept(design, _numbers(table.to_numpy()), labels), np.zeros(len(labels))
     weights = np.atleast_2d(_numbers(L))
@@ -128,10 +170,16 @@ def _label(weights: Mapping[Any, Any]) -> str:
     text = ""
     for name, weight in weights.items():
         if not isinstance(weight, int | float | np.number) or isinstance(weight, bool):
-            raise ArgumentError(f"contrast: the weight of {name!r} must be a number, not {weight!r}.")
+            raise ArgumentError(
+                f"contrast: the weight of {name!r} must be a number, not {weight!r}."
+            )
         size = "" if abs(weight) == 1 else f"{abs(float(weight)):g} "
         text += (" - " if weight < 0 else " + ") + f"{size}{name}"
-    return text.removeprefix(" + ").replace(" - ", "-", 1) if text.startswith(" - ") else text.removeprefix(" + ")
+    return (
+        text.removeprefix(" + ").replace(" - ", "-", 1)
+        if text.startswith(" - ")
+        else text.removeprefix(" + ")
+    )
 
 
 def _numbers(values: Any) -> np.ndarray:
@@ -153,7 +201,9 @@ def _right_hand_side(rhs: Any, count: int) -> np.ndarray:
     except (TypeError, ValueError):
         out = np.array(np.nan)
     if out.shape not in ((), (1,), (count,)) or not np.isfinite(out).all():
-        raise ArgumentError(f"contrast: rhs must be a finite number or {count} of them, one per contrast.")
+        raise ArgumentError(
+            f"contrast: rhs must be a finite number or {count} of them, one per contrast."
+        )
     return np.broadcast_to(out, (count,))
 
 

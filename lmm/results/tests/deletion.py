@@ -17,13 +17,26 @@ import pandas as pd
 
 from lmm.errors import ArgumentError, nearest
 from lmm.formula import Formula
-from lmm.formula.text.formula_terms import Term, droppable, fixed_terms, joined, terms, with_bars, without_fixed
+from lmm.formula.text.formula_terms import (
+    Term,
+    droppable,
+    fixed_terms,
+    joined,
+    terms,
+    with_bars,
+    without_fixed,
+)
 from lmm.formula.text.parse import Bar
 from lmm.formula.text.tokens import scan
 from lmm.inference.refits.without_effects import objective_without_effects
 from lmm.inference.tests.estimable import restriction
 from lmm.inference.tests.likelihood_ratio import boundary_p, chi_squared_p
-from lmm.results.tests.neighbours import by_maximum_likelihood, check_likelihood, design_of, with_formula
+from lmm.results.tests.neighbours import (
+    by_maximum_likelihood,
+    check_likelihood,
+    design_of,
+    with_formula,
+)
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -54,9 +67,13 @@ class Deletion:
 def check_test(test: str, fit: Fit) -> str:
     """ "chisq" or "f"."""
     if not isinstance(test, str) or test.lower() not in TESTS:
-        raise ArgumentError(f"drop1: test={test!r} is not one of {', '.join(map(repr, TESTS))}.{nearest(str(test), TESTS)}")
+        raise ArgumentError(
+            f"drop1: test={test!r} is not one of {', '.join(map(repr, TESTS))}.{nearest(str(test), TESTS)}"
+        )
     if test.lower() == "f" and fit.family is not None:
-        raise ArgumentError("drop1: F tests are those of linear models; a generalized one has test='chisq'.")
+        raise ArgumentError(
+            "drop1: F tests are those of linear models; a generalized one has test='chisq'."
+        )
     return test.lower()
 
 
@@ -78,7 +95,9 @@ def likelihood_ratios(found: list[Deletion]) -> pd.DataFrame:
     """``npar`` (of the term), ``aic``, ``lrt``, ``p_value`` per deletion; the first is the whole model."""
     whole, *less = found
     npar = [whole.npar - d.npar for d in less]
-    lrt = [max(0.0, 2.0 * (whole.llf - d.llf)) if q else 0.0 for d, q in zip(less, npar, strict=True)]
+    lrt = [
+        max(0.0, 2.0 * (whole.llf - d.llf)) if q else 0.0 for d, q in zip(less, npar, strict=True)
+    ]
     return pd.DataFrame(
         {
             "npar": [np.nan, *npar],
@@ -90,7 +109,9 @@ def likelihood_ratios(found: list[Deletion]) -> pd.DataFrame:
     )
 
 
-def marginal_tests(fit: Fit, context: Mapping[str, Any], ddf: str | None) -> tuple[pd.DataFrame, dict[str, Formula]]:
+def marginal_tests(
+    fit: Fit, context: Mapping[str, Any], ddf: str | None
+) -> tuple[pd.DataFrame, dict[str, Formula]]:
     """F tests of each term that may be left out, nothing refitted, and the formula without it."""
     known = fit._ddf(ddf)
     formulas, rows = {}, []
@@ -107,7 +128,10 @@ def marginal_tests(fit: Fit, context: Mapping[str, Any], ddf: str | None) -> tup
 
 def _without_each(fit: Fit) -> list[tuple[Term, Formula]]:
     formula, awkward = fit.design.frame.formula, fit.design.frame.awkward
-    return [(term, without_fixed(formula, term, awkward)) for term in droppable(fixed_terms(formula, awkward))]
+    return [
+        (term, without_fixed(formula, term, awkward))
+        for term in droppable(fixed_terms(formula, awkward))
+    ]
 
 
 # ---- random terms ----
@@ -125,7 +149,11 @@ def drop_random(fit: Fit, context: Mapping[str, Any], reduce_terms: bool = True)
                 out.append(Deletion(label, formula, less.llf, less.df_model, less))
         else:
             objective = objective_without_effects(fit.problem, fit._method, fit.estimate)
-            out.append(Deletion(label, formula, -objective / 2.0, fit.df_model - len(fit.estimate.theta), None))
+            out.append(
+                Deletion(
+                    label, formula, -objective / 2.0, fit.df_model - len(fit.estimate.theta), None
+                )
+            )
     return out
 
 
@@ -133,7 +161,8 @@ def _is_part(less: Fit, fit: Fit) -> bool:
     """Whether the random effects of one are among those of the other: not where a factor's columns took the intercept's place."""
     columns = {term.group: set(term.columns) for term in fit.design.terms}
     return less.df_model < fit.df_model and all(
-        set(term.columns) <= columns[term.group] or term.columns == ("Intercept",) for term in less.design.terms
+        set(term.columns) <= columns[term.group] or term.columns == ("Intercept",)
+        for term in less.design.terms
     )
 
 
@@ -169,13 +198,23 @@ def _reduced(fit: Fit, reduce_terms: bool) -> list[tuple[str, list[Bar]]]:
         if bar.structure == "diag":
             steps = _independent(bar, found)
         else:
-            others = any(_has_intercept(other, formula, awkward) for other in [*before, *after] if other.factors == bar.factors)
-            steps = _correlated(bar, found, intercept_elsewhere=others, categorical=_spans_intercept(fit, bar))
-        out += [(label, [*before, *([] if less is None else [less]), *after]) for label, less in steps]
+            others = any(
+                _has_intercept(other, formula, awkward)
+                for other in [*before, *after]
+                if other.factors == bar.factors
+            )
+            steps = _correlated(
+                bar, found, intercept_elsewhere=others, categorical=_spans_intercept(fit, bar)
+            )
+        out += [
+            (label, [*before, *([] if less is None else [less]), *after]) for label, less in steps
+        ]
     return out
 
 
-def _correlated(bar: Bar, found: list[Term], intercept_elsewhere: bool, categorical: bool) -> list[tuple[str, Bar | None]]:
+def _correlated(
+    bar: Bar, found: list[Term], intercept_elsewhere: bool, categorical: bool
+) -> list[tuple[str, Bar | None]]:
     """Slopes go one at a time, those that no interaction contains; an intercept alone goes whole."""
     slopes = droppable(found)
     if not slopes:
@@ -200,7 +239,11 @@ def _independent(bar: Bar, found: list[Term]) -> list[tuple[str, Bar | None]]:
             continue
         rest = [other for other in found if other.label != term.label]
         single = all(not other.factors for other in rest)
-        less = replace(bar, columns=joined(rest), structure="us" if single else bar.structure) if rest else None
+        less = (
+            replace(bar, columns=joined(rest), structure="us" if single else bar.structure)
+            if rest
+            else None
+        )
         alone = f"(0 + {term.label} | {bar.group})"
         out.append((f"{term.label} in {alone}" if term.factors else f"(1 | {bar.group})", less))
     return out
@@ -213,7 +256,9 @@ def _text(bar: Bar) -> str:
         assert token is not None
         depth += (token.kind == "open") - (token.kind == "close")
         apart = (depth == 0 and token.text in ("+", "-", "*", "/")) or token.text == ","
-        columns += f" {token.text} " if apart and token.text != "," else ", " if apart else token.text
+        columns += (
+            f" {token.text} " if apart and token.text != "," else ", " if apart else token.text
+        )
         if after is not None and token.kind == "name" and after.kind in ("name", "string"):
             columns += " "
     return f"({columns.strip()} | {bar.group})"

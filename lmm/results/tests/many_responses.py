@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def refit_many(fit: Fit, Y: Any, progress: bool | None) -> pd.DataFrame:
     """Estimates of every column of Y. See :meth:`lmm.Fit.refit_many`."""
     design, estimate = fit.design, fit.estimate
-    refusal = "refit_many: for linear and generalized likelihood fits; use refit() for each response."
+    refusal = (
+        "refit_many: for linear and generalized likelihood fits; use refit() for each response."
+    )
     estimate.require_likelihood(refusal)
     estimate.distribution.require_mean(refusal)
     labels = pd.Index(Y.columns) if hasattr(Y, "columns") else None
@@ -29,14 +31,18 @@ def refit_many(fit: Fit, Y: Any, progress: bool | None) -> pd.DataFrame:
     rows = design.aligned(Y, what)
     values = numeric(rows, what)
     if values.ndim != 2:
-        raise DataError(f"refit_many: Y has shape {values.shape}; it must have a row per row of the data and a column per response.")
+        raise DataError(
+            f"refit_many: Y has shape {values.shape}; it must have a row per row of the data and a column per response."
+        )
     if not values.shape[1]:
         raise DataError("refit_many: Y has no columns, so there is no response to fit.")
     finite = np.isfinite(values).all(axis=0)
     if not finite.all():
         first = int(np.flatnonzero(~finite)[0])
         name = first if labels is None else labels[first]
-        raise DataError(f"refit_many: response {name!r} has missing or infinite values in rows used; leave it out, or fit it by itself.")
+        raise DataError(
+            f"refit_many: response {name!r} has missing or infinite values in rows used; leave it out, or fit it by itself."
+        )
     for column in values.T:
         estimate.distribution.check(column, design.weights, design.response)
     width = max(1, refits.HELD // design.n)

@@ -51,7 +51,13 @@ class MarginalMeans(pd.DataFrame):
         return pd.DataFrame
 
     def __repr__(self) -> str:
-        return "\n".join([self.to_string(index=False, float_format=lambda v: f"{v:.4g}"), "", *self.attrs.get("notes", ())])
+        return "\n".join(
+            [
+                self.to_string(index=False, float_format=lambda v: f"{v:.4g}"),
+                "",
+                *self.attrs.get("notes", ()),
+            ]
+        )
 
     def _repr_html_(self) -> str:
         body = pd.DataFrame(self).to_html(index=False, float_format=lambda v: f"{v:.4g}", border=0)
@@ -72,7 +78,16 @@ class Request:
     ddf: str | None
 
 
-def request(specs: Any, by: Any, contrast: Any, adjust: str | None, type: str, level: float, weights: str, ddf: str | None) -> Request:
+def request(
+    specs: Any,
+    by: Any,
+    contrast: Any,
+    adjust: str | None,
+    type: str,
+    level: float,
+    weights: str,
+    ddf: str | None,
+) -> Request:
     """The arguments read: ``"pairwise ~ a | b"`` names contrast, specs and by at once."""
     text = specs if isinstance(specs, str) else None
     if text is not None:
@@ -83,12 +98,16 @@ def request(specs: Any, by: Any, contrast: Any, adjust: str | None, type: str, l
         specs = _split(text)
         by = [*_split(conditional), *_names(by)]
     if type not in TYPES:
-        raise ArgumentError(f"emmeans: type={type!r} is not one of {', '.join(map(repr, TYPES))}.{nearest(str(type), TYPES)}")
+        raise ArgumentError(
+            f"emmeans: type={type!r} is not one of {', '.join(map(repr, TYPES))}.{nearest(str(type), TYPES)}"
+        )
     groups = tuple(dict.fromkeys(_names(by)))
     own = tuple(name for name in dict.fromkeys(_names(specs)) if name not in groups)
     if contrast is not None:
         kind = contrast_kind(contrast)
-        adjust = multiplicity.check_method(adjust or ADJUSTMENTS[kind], kind in ("pairwise", "revpairwise"))
+        adjust = multiplicity.check_method(
+            adjust or ADJUSTMENTS[kind], kind in ("pairwise", "revpairwise")
+        )
     else:
         adjust = multiplicity.check_method(adjust or "none", False)
     return Request(own, groups, contrast, adjust, type, check_level(level), weights, ddf)
@@ -100,7 +119,9 @@ def _names(given: Any) -> list[str]:
     if isinstance(given, str):
         return _split(given)
     if not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
-        raise ArgumentError(f"emmeans: variables are named by a string or a list of strings, not {given!r}.")
+        raise ArgumentError(
+            f"emmeans: variables are named by a string or a list of strings, not {given!r}."
+        )
     return list(given)
 
 
@@ -118,7 +139,9 @@ def _split(text: str) -> list[str]:
     return [unquote(piece) for piece in pieces if piece and piece != "1"]
 
 
-def tabulate(design: Design, estimate: Estimate, degrees: Degrees, at: Mapping[str, Any] | None, ask: Request) -> MarginalMeans:
+def tabulate(
+    design: Design, estimate: Estimate, degrees: Degrees, at: Mapping[str, Any] | None, ask: Request
+) -> MarginalMeans:
     """Means over the reference grid, or contrasts between them. See :meth:`lmm.Fit.emmeans`."""
     if ask.type == "response":
         estimate.distribution.require_mean(
@@ -130,7 +153,14 @@ def tabulate(design: Design, estimate: Estimate, degrees: Degrees, at: Mapping[s
     return _table(design, estimate, degrees, grid, means, ask, "emmean")
 
 
-def trends(design: Design, estimate: Estimate, degrees: Degrees, var: str, at: Mapping[str, Any] | None, ask: Request) -> MarginalMeans:
+def trends(
+    design: Design,
+    estimate: Estimate,
+    degrees: Degrees,
+    var: str,
+    at: Mapping[str, Any] | None,
+    ask: Request,
+) -> MarginalMeans:
     """Slopes in a covariate, averaged like means: central differences of the grid. See :meth:`lmm.Fit.emtrends`."""
     known = {v.name: v for v in variables(design)}
     if var not in known or known[var].categorical:
@@ -144,7 +174,15 @@ def trends(design: Design, estimate: Estimate, degrees: Degrees, var: str, at: M
     at = {**({} if at and var in at else {var: [float(values.mean())]}), **(at or {})}
     upper, lower = (reference_grid(design, at, (var, sign * half)) for sign in (1.0, -1.0))
     none = np.zeros(len(upper.L))
-    grid = Grid(upper.levels, upper.codes, (upper.L - lower.L) / (2.0 * half), none, upper.frequency, none, upper.nests)
+    grid = Grid(
+        upper.levels,
+        upper.codes,
+        (upper.L - lower.L) / (2.0 * half),
+        none,
+        upper.frequency,
+        none,
+        upper.nests,
+    )
     ask = _with_outer(grid, ask)
     means = averages(grid, [*ask.specs, *ask.by], ask.weights)
     return _table(design, estimate, degrees, grid, means, ask, f"{var}_trend")
@@ -153,20 +191,39 @@ def trends(design: Design, estimate: Estimate, degrees: Degrees, var: str, at: M
 def _with_outer(grid: Grid, ask: Request) -> Request:
     """A nested factor has a mean per level of what it is nested in, as in R's emmeans."""
     named = (*ask.specs, *ask.by)
-    outer = tuple(dict.fromkeys(other for name in named for other in grid.nests.get(name, ()) if other not in named))
+    outer = tuple(
+        dict.fromkeys(
+            other for name in named for other in grid.nests.get(name, ()) if other not in named
+        )
+    )
     return replace(ask, specs=(*ask.specs, *outer))
 
 
-def _table(design: Design, estimate: Estimate, degrees: Degrees, grid: Grid, means: Linear, ask: Request, name: str) -> MarginalMeans:
+def _table(
+    design: Design,
+    estimate: Estimate,
+    degrees: Degrees,
+    grid: Grid,
+    means: Linear,
+    ask: Request,
+    name: str,
+) -> MarginalMeans:
     method = chosen_method(design, estimate, ask.ddf)
     notes = _averaged(design, grid, means, ask)
-    found = means.table.groupby(list(ask.by), sort=False, observed=True).indices if ask.by else {(): range(len(means.table))}
+    found = (
+        means.table.groupby(list(ask.by), sort=False, observed=True).indices
+        if ask.by
+        else {(): range(len(means.table))}
+    )
     groups = [np.asarray(rows) for rows in found.values()]
     weights: list[np.ndarray] = []
     if ask.contrast is not None:
         means, groups, weights = _contrasts(means, groups, ask)
         name = "estimate"
-    L, ok = means.L[:, kept_positions(design)], dependencies(design).estimable(means.L, means.constant)
+    L, ok = (
+        means.L[:, kept_positions(design)],
+        dependencies(design).estimable(means.L, means.constant),
+    )
     L = np.where(ok[:, None], L, 0.0)
     value = np.where(ok, L @ estimate.beta + np.where(ok, means.offset, 0.0), np.nan)
     known, draws = None, estimate.draws_for(effects=False)
@@ -178,16 +235,33 @@ def _table(design: Design, estimate: Estimate, degrees: Degrees, grid: Grid, mea
         if known.message:
             notes.append(known.message)
     lost = bool(columns["estimate"].isna().any())
-    columns, said = _scaled(estimate, transformed(design.response) if estimate.family is None else None, columns, ask, name)
+    columns, said = _scaled(
+        estimate,
+        transformed(design.response) if estimate.family is None else None,
+        columns,
+        ask,
+        name,
+    )
     notes += said
     if known is not None:
-        notes.append(f"degrees of freedom: {TITLES[known.method] if known.method else 'infinite (normal tests and intervals)'}")
+        notes.append(
+            f"degrees of freedom: {TITLES[known.method] if known.method else 'infinite (normal tests and intervals)'}"
+        )
     if lost:
         notes.append("NaN: not estimable, for want of observations")
     if ask.adjust != "none" and max(map(len, groups)) > 1:
-        notes.append(f"adjusted for several tests: {ask.adjust}" + (" (limits: bonferroni)" if ask.adjust in ("holm", "fdr") else ""))
+        notes.append(
+            f"adjusted for several tests: {ask.adjust}"
+            + (" (limits: bonferroni)" if ask.adjust in ("holm", "fdr") else "")
+        )
     out = MarginalMeans(pd.concat([means.table, columns], axis=1))
-    out.attrs.update(notes=tuple(notes), ddf=None if known is None else known.method, adjust=ask.adjust, type=ask.type, level=ask.level)
+    out.attrs.update(
+        notes=tuple(notes),
+        ddf=None if known is None else known.method,
+        adjust=ask.adjust,
+        type=ask.type,
+        level=ask.level,
+    )
     return out
 
 
@@ -202,27 +276,40 @@ def chosen_method(design: Design, estimate: Estimate, ddf: str | None) -> str | 
 
 def _averaged(design: Design, grid: Grid, means: Linear, ask: Request) -> list[str]:
     """What the means are averages over, and a warning where they hide an interaction."""
-    over = [name for name, values in grid.levels.items() if name not in means.table and len(values) > 1]
+    over = [
+        name for name, values in grid.levels.items() if name not in means.table and len(values) > 1
+    ]
     nested = [f"{name} is nested in {' and '.join(outer)}" for name, outer in grid.nests.items()]
     if not over:
         return nested
-    hidden = [term for term in interactions(design) if term & set(over) and term & {*ask.specs, *ask.by}]
+    hidden = [
+        term for term in interactions(design) if term & set(over) and term & {*ask.specs, *ask.by}
+    ]
     said = [*nested, f"averaged over {', '.join(over)}, weights {ask.weights}"]
     if hidden:
         with_them = [name for name in over if any(name in term for term in hidden)]
-        said.append(f"{', '.join(with_them)}: part of an interaction, so that no level need have differences like these averages'")
+        said.append(
+            f"{', '.join(with_them)}: part of an interaction, so that no level need have differences like these averages'"
+        )
     return said
 
 
-def _contrasts(means: Linear, groups: list[np.ndarray], ask: Request) -> tuple[Linear, list[np.ndarray], list[np.ndarray]]:
+def _contrasts(
+    means: Linear, groups: list[np.ndarray], ask: Request
+) -> tuple[Linear, list[np.ndarray], list[np.ndarray]]:
     """Contrasts of the means within each group, where each group's are, and their weights of its means."""
     tables, L, offset, constant, places, weights, start = [], [], [], [], [], [], 0
     for rows in groups:
-        labels = [" ".join(_text(v) for v in row) for row in means.table.iloc[rows][list(ask.specs)].itertuples(index=False)]
+        labels = [
+            " ".join(_text(v) for v in row)
+            for row in means.table.iloc[rows][list(ask.specs)].itertuples(index=False)
+        ]
         names, M = coefficients(ask.contrast, labels)
         own = pd.DataFrame({"contrast": names})
         for group in ask.by:
-            own[group] = pd.Series([means.table[group].iloc[rows[0]]] * len(names), dtype=means.table[group].dtype)
+            own[group] = pd.Series(
+                [means.table[group].iloc[rows[0]]] * len(names), dtype=means.table[group].dtype
+            )
         tables.append(own)
         L.append(M @ means.L[rows])
         offset.append(M @ means.offset[rows])
@@ -231,7 +318,11 @@ def _contrasts(means: Linear, groups: list[np.ndarray], ask: Request) -> tuple[L
         places.append(np.arange(start, start + len(names)))
         start += len(names)
     table = pd.concat(tables, ignore_index=True)
-    return Linear(table, np.vstack(L), np.concatenate(offset), np.concatenate(constant)), places, weights
+    return (
+        Linear(table, np.vstack(L), np.concatenate(offset), np.concatenate(constant)),
+        places,
+        weights,
+    )
 
 
 def _text(value: Any) -> str:
@@ -239,7 +330,13 @@ def _text(value: Any) -> str:
 
 
 def _numbers(
-    known: Ddf, L: np.ndarray, ok: np.ndarray, value: np.ndarray, groups: list[np.ndarray], ask: Request, weights: list[np.ndarray]
+    known: Ddf,
+    L: np.ndarray,
+    ok: np.ndarray,
+    value: np.ndarray,
+    groups: list[np.ndarray],
+    ask: Request,
+    weights: list[np.ndarray],
 ) -> pd.DataFrame:
     """``estimate, std_error, df, lower, upper`` and, of contrasts and trends, ``statistic, p_value``, on the scale of the predictor."""
     se, df = (np.where(ok, x, np.nan) for x in known.t(L))
@@ -253,16 +350,36 @@ def _numbers(
         # Tukey's family are the means that have a part in what can be estimated
         families = int((weights[i][ok[rows]] != 0.0).any(axis=0).sum()) if weights else 0
         p[rows] = multiplicity.adjusted(p[rows], t[rows], df[rows], ask.adjust, families)
-        margin[rows] = se[rows] * multiplicity.critical_values(ask.level, df[rows], ask.adjust, n, families)
-    columns = {"estimate": value, "std_error": se, "df": df, "lower": value - margin, "upper": value + margin}
+        margin[rows] = se[rows] * multiplicity.critical_values(
+            ask.level, df[rows], ask.adjust, n, families
+        )
+    columns = {
+        "estimate": value,
+        "std_error": se,
+        "df": df,
+        "lower": value - margin,
+        "upper": value + margin,
+    }
     return pd.DataFrame(columns | {"statistic": t, "p_value": p})
 
 
-def _posterior(record: Draws, L: np.ndarray, offset: np.ndarray, ok: np.ndarray, value: np.ndarray, level: float) -> pd.DataFrame:
+def _posterior(
+    record: Draws,
+    L: np.ndarray,
+    offset: np.ndarray,
+    ok: np.ndarray,
+    value: np.ndarray,
+    level: float,
+) -> pd.DataFrame:
     """Means, standard deviations and quantiles of the draws."""
     draws = record.beta.reshape(record.count, record.beta.shape[-1]) @ L.T + offset
     lower, upper = np.quantile(draws, tails(level), axis=0)
-    columns = {"estimate": value, "std_error": draws.std(axis=0, ddof=1), "lower": lower, "upper": upper}
+    columns = {
+        "estimate": value,
+        "std_error": draws.std(axis=0, ddof=1),
+        "lower": lower,
+        "upper": upper,
+    }
     return pd.DataFrame({name: np.where(ok, column, np.nan) for name, column in columns.items()})
 
 
@@ -276,30 +393,62 @@ def _scaled(
     if response is not None:
         return _transformed_back(response, columns, ask, name)
     if estimate.family is None or ask.type == "link":
-        scale = [] if estimate.family is None else [f"on the scale of the linear predictor ({estimate.family.link.name} link)"]
+        scale = (
+            []
+            if estimate.family is None
+            else [f"on the scale of the linear predictor ({estimate.family.link.name} link)"]
+        )
         return columns.rename(columns={"estimate": name}), scale
     link = estimate.family.link.name
     if not means and name == "estimate" and link not in RATIOS:
         return columns, [f"contrasts on the scale of the linear predictor ({link} link)"]
     if not means and name != "estimate":
-        return columns.rename(columns={"estimate": name}), [f"slopes of the linear predictor ({link} link)"]
+        return columns.rename(columns={"estimate": name}), [
+            f"slopes of the linear predictor ({link} link)"
+        ]
     eta = columns["estimate"].to_numpy()
     turn: Callable[[np.ndarray], np.ndarray]
     if means:
-        turn, slope, name = estimate.distribution.mean, np.abs(estimate.distribution.mean_slope(eta)), "response"
+        turn, slope, name = (
+            estimate.distribution.mean,
+            np.abs(estimate.distribution.mean_slope(eta)),
+            "response",
+        )
     else:
         turn, slope, name = np.exp, np.exp(eta), RATIOS[link]
-    ends = np.sort(np.column_stack([turn(columns["lower"].to_numpy()), turn(columns["upper"].to_numpy())]), axis=1)
-    out = columns.assign(estimate=turn(eta), std_error=columns["std_error"] * slope, lower=ends[:, 0], upper=ends[:, 1])
-    said = "limits carried over from the scale of the linear predictor" + ("" if means else ", and so are tests, of a ratio of 1")
+    ends = np.sort(
+        np.column_stack([turn(columns["lower"].to_numpy()), turn(columns["upper"].to_numpy())]),
+        axis=1,
+    )
+    out = columns.assign(
+        estimate=turn(eta),
+        std_error=columns["std_error"] * slope,
+        lower=ends[:, 0],
+        upper=ends[:, 1],
+    )
+    said = "limits carried over from the scale of the linear predictor" + (
+        "" if means else ", and so are tests, of a ratio of 1"
+    )
     return out.rename(columns={"estimate": name}), [said]
 
 
-def _transformed_back(response: Transformed, columns: pd.DataFrame, ask: Request, name: str) -> tuple[pd.DataFrame, list[str]]:
+def _transformed_back(
+    response: Transformed, columns: pd.DataFrame, ask: Request, name: str
+) -> tuple[pd.DataFrame, list[str]]:
     """Means of a transformed response carried back, differences of logarithms as ratios; as they are where that has no meaning."""
     means, scale = name == "emmean", f"on the scale of {response.text}"
-    if ask.type == "link" or response.inverse is None or not (means or (name == "estimate" and response.base)):
-        why = "" if ask.type == "link" else ", which is not carried back" if means or response.inverse is None else ""
+    if (
+        ask.type == "link"
+        or response.inverse is None
+        or not (means or (name == "estimate" and response.base))
+    ):
+        why = (
+            ""
+            if ask.type == "link"
+            else ", which is not carried back"
+            if means or response.inverse is None
+            else ""
+        )
         return columns.rename(columns={"estimate": name}), [scale + why]
     x = columns["estimate"].to_numpy()
     if means:
@@ -308,6 +457,10 @@ def _transformed_back(response: Transformed, columns: pd.DataFrame, ask: Request
         log = np.log(response.base)
         turn, slope, name = (lambda v: np.exp(log * v)), log * np.exp(log * x), "ratio"
     lower, upper = (turn(columns[end].to_numpy()) for end in ("lower", "upper"))
-    out = columns.assign(estimate=turn(x), std_error=columns["std_error"] * slope, lower=lower, upper=upper)
-    said = f"carried back from the scale of {response.text}, limits too" + ("" if means else "; tests are of a ratio of 1")
+    out = columns.assign(
+        estimate=turn(x), std_error=columns["std_error"] * slope, lower=lower, upper=upper
+    )
+    said = f"carried back from the scale of {response.text}, limits too" + (
+        "" if means else "; tests are of a ratio of 1"
+    )
     return out.rename(columns={"estimate": name}), [said]

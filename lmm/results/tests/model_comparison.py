@@ -59,7 +59,9 @@ def anova(*fits: Fit, refit: bool = True) -> pd.DataFrame:
     """
     scope = caller()
     if len(fits) < 2:
-        raise ArgumentError("anova: give two fits or more, lmm.anova(m1, m2); the tests of one fit's terms are fit.anova().")
+        raise ArgumentError(
+            "anova: give two fits or more, lmm.anova(m1, m2); the tests of one fit's terms are fit.anova()."
+        )
     for fit in fits:
         if not isinstance(fit, Fit):
             raise ArgumentError(f"anova: compares fits, not {type(fit).__name__}.")
@@ -75,12 +77,18 @@ def anova(*fits: Fit, refit: bool = True) -> pd.DataFrame:
         _check_criteria(fits, names)
     order = sorted(range(len(fits)), key=lambda i: compared[i].df_model)
     compared, names = [compared[i] for i in order], [names[i] for i in order]
-    notes += [note for i in range(1, len(compared)) if (note := _nesting(compared[i - 1], compared[i], names[i - 1], names[i]))]
+    notes += [
+        note
+        for i in range(1, len(compared))
+        if (note := _nesting(compared[i - 1], compared[i], names[i - 1], names[i]))
+    ]
     for note in notes:
         warn(note, ComparisonWarning)
     table = _table(compared, names)
     table.attrs["notes"] = tuple(notes)
-    table.attrs["formulas"] = {name: str(fit.formula) for name, fit in zip(names, compared, strict=True)}
+    table.attrs["formulas"] = {
+        name: str(fit.formula) for name, fit in zip(names, compared, strict=True)
+    }
     return table
 
 
@@ -90,15 +98,28 @@ def _table(fits: Sequence[Fit], names: Sequence[str]) -> pd.DataFrame:
     df = np.concatenate([[np.nan], np.diff(npar)])
     chisq = np.concatenate([[np.nan], np.maximum(0.0, 2.0 * np.diff(llf))])
     p_value = [np.nan, *(chi_squared_p(x, int(q)) for x, q in zip(chisq[1:], df[1:], strict=True))]
-    columns = {"npar": npar, "aic": [fit.aic for fit in fits], "bic": [fit.bic for fit in fits], "llf": llf, "deviance": -2.0 * llf}
-    return pd.DataFrame({**columns, "chisq": chisq, "df": df, "p_value": p_value}, index=pd.Index(list(names)))
+    columns = {
+        "npar": npar,
+        "aic": [fit.aic for fit in fits],
+        "bic": [fit.bic for fit in fits],
+        "llf": llf,
+        "deviance": -2.0 * llf,
+    }
+    return pd.DataFrame(
+        {**columns, "chisq": chisq, "df": df, "p_value": p_value}, index=pd.Index(list(names))
+    )
 
 
 def _names(fits: Sequence[Fit], *scopes: Mapping[str, Any]) -> list[str]:
     """What each fit is called in the caller's scope; m1, m2, ... where one has no name or shares it."""
     found = []
     for fit in fits:
-        known = (name for scope in scopes for name, value in list(scope.items()) if value is fit and not name.startswith("_"))
+        known = (
+            name
+            for scope in scopes
+            for name, value in list(scope.items())
+            if value is fit and not name.startswith("_")
+        )
         found.append(next(known, None))
     if None in found or len(set(found)) < len(found):
         return [f"m{i + 1}" for i in range(len(fits))]
@@ -117,19 +138,37 @@ def _check_same(fits: Sequence[Fit], names: Sequence[str]) -> None:
                 "(data.dropna(subset=[...]), or subset=)."
             )
         if a.source is not None or b.source is not None:
-            same = a.source is not None and b.source is not None and _same(a.source.response, b.source.response)
+            same = (
+                a.source is not None
+                and b.source is not None
+                and _same(a.source.response, b.source.response)
+            )
         else:
             same = _same(a.y, b.y)
         if not same:
-            what = f"different responses, {a.response} and {b.response}" if a.response != b.response else "different rows"
-            raise ArgumentError(f"{pair} were fitted to {what}; their likelihoods cannot be compared.")
-        for what, given, default in (("weights", lambda d: d.weights, 1.0), ("offset", lambda d: d.offset, 0.0)):
+            what = (
+                f"different responses, {a.response} and {b.response}"
+                if a.response != b.response
+                else "different rows"
+            )
+            raise ArgumentError(
+                f"{pair} were fitted to {what}; their likelihoods cannot be compared."
+            )
+        for what, given, default in (
+            ("weights", lambda d: d.weights, 1.0),
+            ("offset", lambda d: d.offset, 0.0),
+        ):
             if not _same_given(a, b, given, default):
                 raise ArgumentError(f"{pair} were fitted with different {what}.")
         if first.family != fit.family:
             one, other = (f.family or "a linear model" for f in (first, fit))
-            raise ArgumentError(f"{pair} differ in the distribution of the response, {one} and {other}; see fit.aic of each.")
-        if (first.estimate.nagq, first.estimate.method == "laplace2") != (fit.estimate.nagq, fit.estimate.method == "laplace2"):
+            raise ArgumentError(
+                f"{pair} differ in the distribution of the response, {one} and {other}; see fit.aic of each."
+            )
+        if (first.estimate.nagq, first.estimate.method == "laplace2") != (
+            fit.estimate.nagq,
+            fit.estimate.method == "laplace2",
+        ):
             raise ArgumentError(
                 f"{pair} approximate the likelihood differently, by nAGQ={_points(first)} and nAGQ={_points(fit)}; fit both with the same."
             )
@@ -149,7 +188,9 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.allclose(a, b, rtol=1e-10, atol=0.0))
 
 
-def _same_given(a: Design, b: Design, given: Callable[[Design], np.ndarray | None], default: float) -> bool:
+def _same_given(
+    a: Design, b: Design, given: Callable[[Design], np.ndarray | None], default: float
+) -> bool:
     """Whether two designs have the same array, None standing for a constant; without the rows, what is known of them is compared."""
     if a.streamed or b.streamed:
         return (given(a) is None) == (given(b) is None)
@@ -163,7 +204,9 @@ def _check_criteria(fits: Sequence[Fit], names: Sequence[str]) -> None:
     if not any(reml):
         return
     if not all(reml):
-        raise ArgumentError("anova: with refit=False, fits by REML cannot be compared with fits by maximum likelihood.")
+        raise ArgumentError(
+            "anova: with refit=False, fits by REML cannot be compared with fits by maximum likelihood."
+        )
     for fit, name in zip(fits[1:], names[1:], strict=True):
         a, b = fits[0].design, fit.design
         if not a.p == b.p == _rank(a, b):

@@ -33,9 +33,13 @@ def check_likelihood(fit: Fit, what: str) -> None:
     )
     notes = () if estimate.report is None else estimate.report.notes
     if not fit._method.maximises or notes or not np.isfinite(estimate.objective):
-        raise ArgumentError(f"{what}: method {estimate.method!r} does not maximise a likelihood; fit with method=None.")
+        raise ArgumentError(
+            f"{what}: method {estimate.method!r} does not maximise a likelihood; fit with method=None."
+        )
     if fit._method.control.evaluate_only:
-        raise ArgumentError(f"{what}: the fit was evaluated at given parameters (evaluate_only=True), not optimised.")
+        raise ArgumentError(
+            f"{what}: the fit was evaluated at given parameters (evaluate_only=True), not optimised."
+        )
 
 
 def is_maximised(fit: Fit) -> bool:
@@ -71,7 +75,9 @@ def by_maximum_likelihood(fit: Fit) -> Fit:
     if design.call is not None:
         asked = design.call.arguments["method"]
         plain = asked is None or (isinstance(asked, str) and asked.lower() in ("reml", "ml"))
-        design = replace(design, call=design.call.changed(REML=False, method=None if plain else estimator))
+        design = replace(
+            design, call=design.call.changed(REML=False, method=None if plain else estimator)
+        )
     return replace(fit, design=design, estimator=estimator, estimate=estimate)
 
 
@@ -86,16 +92,22 @@ def with_formula(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Fit:
 def without_predictors(fit: Fit, context: Mapping[str, Any]) -> Fit:
     """The same random effects and an intercept alone, by maximum likelihood; the fit itself where that is what it is."""
     formula = fit.design.frame.formula
-    if [term.label for term in fixed_terms(formula, fit.design.frame.awkward)] == ["1"] and fit.draws is None:
+    if [term.label for term in fixed_terms(formula, fit.design.frame.awkward)] == [
+        "1"
+    ] and fit.draws is None:
         return fit
     text = replace(formula, fixed="1", text="1")
     if fit.design.streamed:
         return _streamed(fit, text, {"method": None}, context)
     with quietly():
-        return updating.repeat_call(fit.design, text, {"subset": fit.design.rows_used, "method": None}, context)
+        return updating.repeat_call(
+            fit.design, text, {"subset": fit.design.rows_used, "method": None}, context
+        )
 
 
-def _streamed(fit: Fit, formula: Formula, changes: dict[str, Any], context: Mapping[str, Any]) -> Fit:
+def _streamed(
+    fit: Fit, formula: Formula, changes: dict[str, Any], context: Mapping[str, Any]
+) -> Fit:
     """The call repeated on data that is read in chunks again, where a term less leaves the rows what they were."""
     with quietly():
         other: Fit = updating.repeat_call(fit.design, formula, changes, context)
@@ -111,9 +123,18 @@ def design_of(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Design:
     """The matrices of another formula on the rows of this fit, nothing fitted."""
     design = fit.design
     if design.call is None:
-        raise ArgumentError("this fit was not made by lmer() or glmer(), so there is no call to repeat.")
+        raise ArgumentError(
+            "this fit was not made by lmer() or glmer(), so there is no call to repeat."
+        )
     call = design.arguments()
     scope = {**context, **design.frame.context}
-    given = Given(call["weights"], call["offset"], design.rows_used, "omit", updating.codings(call, formula), scope)
+    given = Given(
+        call["weights"],
+        call["offset"],
+        design.rows_used,
+        "omit",
+        updating.codings(call, formula),
+        scope,
+    )
     with quietly(), threads.limited():
         return build_design(formula, design.frame.data, given, call.get("family"))

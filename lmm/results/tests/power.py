@@ -89,25 +89,39 @@ def power(
     if test is None:
         test = "lrt" if len(names) > 1 else estimate.distribution.default_test
     if test not in TESTS:
-        raise ArgumentError(f"power: test={test!r} is not one of {', '.join(map(repr, TESTS))}.{nearest(test, TESTS)}")
+        raise ArgumentError(
+            f"power: test={test!r} is not one of {', '.join(map(repr, TESTS))}.{nearest(test, TESTS)}"
+        )
     if len(names) != 1 and test != "lrt":
         raise ArgumentError(f"power: test={test!r} is of one coefficient; several take test='lrt'.")
     if test == "t" and estimate.family is not None:
-        raise ArgumentError("power: test='t' needs a linear model; a generalized one has 'z' and 'lrt'.")
+        raise ArgumentError(
+            "power: test='t' needs a linear model; a generalized one has 'z' and 'lrt'."
+        )
     truth = assume(design, estimate, None if parameters is None else dict(parameters))
     t = term_of(design, along, "power") if (along is not None or n is not None) else None
-    sizes = [design.terms[t].J if t is not None else 0] if n is None else [int(size) for size in np.atleast_1d(np.asarray(n))]
+    sizes = (
+        [design.terms[t].J if t is not None else 0]
+        if n is None
+        else [int(size) for size in np.atleast_1d(np.asarray(n))]
+    )
     if t is not None and min(sizes) < 2:
-        raise ArgumentError(f"power: n={min(sizes)} levels of {design.terms[t].group} are too few; a variance needs two.")
+        raise ArgumentError(
+            f"power: n={min(sizes)} levels of {design.terms[t].group} are too few; a variance needs two."
+        )
     generator, place = random_generator(rng), [design.names.index(name) for name in names]
     rows = []
     with bar(len(sizes) * nsim, "power", progress) as told:
         for size in sizes:
             own = design if t is None or n is None else rejections.extended(design, t, size)
             slabs = simulate_slabs(own, truth, nsim, generator, refits.HELD)
-            p, failed = rejections.p_values(own, fit.problem, fit._method, truth, place, test, slabs, told)
+            p, failed = rejections.p_values(
+                own, fit.problem, fit._method, truth, place, test, slabs, told
+            )
             rejected = int(np.sum(p < alpha))
             low, high = rejections.clopper_pearson(rejected, nsim)
             label = design.terms[0].J if t is None else size
             rows.append((label, own.n, rejected / nsim, low, high, rejected, nsim, failed))
-    return pd.DataFrame(rows, columns=["n", "nobs", "power", "lower", "upper", "rejected", "nsim", "failures"])
+    return pd.DataFrame(
+        rows, columns=["n", "nobs", "power", "lower", "upper", "rejected", "nsim", "failures"]
+    )

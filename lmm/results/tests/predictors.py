@@ -77,7 +77,9 @@ def columns_in(design: Design, texts: Iterable[str]) -> list[str]:
         for name, called, _ in names_in(text):
             root = name.split(".", 1)[0]
             if name in frame.arrays and not called:
-                raise ArgumentError(f"{name!r} is an array, not a column of the data; make it a column, so that new rows can have it too.")
+                raise ArgumentError(
+                    f"{name!r} is an array, not a column of the data; make it a column, so that new rows can have it too."
+                )
             if name in frame.table and not called:
                 found[name] = None
             elif root in frame.table and (not called or "." in name):
@@ -95,8 +97,13 @@ def variables(design: Design, with_offset: bool = True) -> list[Variable]:
         if design.source is None:
             values, known = as_predictor(used(design, design.frame.table.column(name))), None
         else:
-            values, known = as_predictor(design.source.recipe.frame.table.column(name)), design.source.covariates.get(name)
-        numeric = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)
+            values, known = (
+                as_predictor(design.source.recipe.frame.table.column(name)),
+                design.source.covariates.get(name),
+            )
+        numeric = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(
+            values.dtype
+        )
         out.append(Variable(name, values, not numeric or name in coded, known))
     return out
 
@@ -106,7 +113,11 @@ def interactions(design: Design) -> list[set[str]]:
     spec = design.frame.specs.get(design.formula.fixed)
     if spec is None:
         return []
-    return [set().union(*(_columns(design, f.expr) for f in term.factors)) for term in spec.formula if len(term.factors) > 1]
+    return [
+        set().union(*(_columns(design, f.expr) for f in term.factors))
+        for term in spec.formula
+        if len(term.factors) > 1
+    ]
 
 
 def formula_nests(design: Design) -> dict[str, set[str]]:
@@ -114,11 +125,17 @@ def formula_nests(design: Design) -> dict[str, set[str]]:
     spec = design.frame.specs.get(design.formula.fixed)
     if spec is None:
         return {}
-    terms = [set().union(*(_columns(design, f.expr) for f in term.factors)) for term in spec.formula if term.factors]
+    terms = [
+        set().union(*(_columns(design, f.expr) for f in term.factors))
+        for term in spec.formula
+        if term.factors
+    ]
     out = {}
     for name in set().union(*terms):
         outer = set.intersection(*(term for term in terms if name in term)) - {name}
-        outer = {other for other in outer if any(other in term and name not in term for term in terms)}
+        outer = {
+            other for other in outer if any(other in term and name not in term for term in terms)
+        }
         if outer:
             out[name] = outer
     return out
@@ -133,8 +150,12 @@ def _coded(design: Design) -> set[str]:
     own = {factor.expr for term in spec.formula for factor in term.factors}
     for expression, (kind, state) in spec.encoder_state.items():
         if expression in own:
-            condition = all(isinstance(level, bool | np.bool_) for level in state.get("categories", (None,)))  # x > 3 leaves x a number
-            kinds[getattr(kind, "value", kind) == "categorical" and not condition] |= _columns(design, expression)
+            condition = all(
+                isinstance(level, bool | np.bool_) for level in state.get("categories", (None,))
+            )  # x > 3 leaves x a number
+            kinds[getattr(kind, "value", kind) == "categorical" and not condition] |= _columns(
+                design, expression
+            )
     return kinds[True] - kinds[False]
 
 

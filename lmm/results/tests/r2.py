@@ -9,7 +9,12 @@ import numpy as np
 import pandas as pd
 
 from lmm.errors import ArgumentError, nearest
-from lmm.inference.criticism.variance_explained import APPROXIMATIONS, Decomposition, distribution_variance, latent_variance
+from lmm.inference.criticism.variance_explained import (
+    APPROXIMATIONS,
+    Decomposition,
+    distribution_variance,
+    latent_variance,
+)
 from lmm.results.tests.neighbours import without_predictors
 
 if TYPE_CHECKING:
@@ -20,14 +25,22 @@ def decomposition(fit: Fit, approximation: str, context: Mapping[str, Any]) -> D
     """Variances of the fixed and random parts and of the distribution. See :mod:`lmm.inference.criticism.variance_explained`."""
     if approximation not in APPROXIMATIONS:
         known = ", ".join(map(repr, APPROXIMATIONS))
-        raise ArgumentError(f"approximation={approximation!r} is not one of {known}.{nearest(str(approximation), APPROXIMATIONS)}")
+        raise ArgumentError(
+            f"approximation={approximation!r} is not one of {known}.{nearest(str(approximation), APPROXIMATIONS)}"
+        )
     design, estimate = fit.design, fit.estimate
     variances = design.rows.random_variances(estimate.factors, estimate.scale2)
     per_row = [fit.family is not None and term.J == design.n for term in design.terms]
-    random = {term.group: v for term, v, own in zip(design.terms, variances, per_row, strict=True) if not own}
+    random = {
+        term.group: v
+        for term, v, own in zip(design.terms, variances, per_row, strict=True)
+        if not own
+    }
     dispersion = sum(v for v, own in zip(variances, per_row, strict=True) if own)
     fixed = design.rows.fixed_variance(estimate.beta)
-    return Decomposition(fixed, random, float(dispersion), _distribution(fit, approximation, context))
+    return Decomposition(
+        fixed, random, float(dispersion), _distribution(fit, approximation, context)
+    )
 
 
 def _distribution(fit: Fit, approximation: str, context: Mapping[str, Any]) -> float:
@@ -37,9 +50,13 @@ def _distribution(fit: Fit, approximation: str, context: Mapping[str, Any]) -> f
     latent = latent_variance(family)
     if latent is not None:
         return float(latent)
-    family.require_mean(f"the latent variable behind the link {family.link.name!r} has no variance, so that there is no R2 or ICC.")
+    family.require_mean(
+        f"the latent variable behind the link {family.link.name!r} has no variance, so that there is no R2 or ICC."
+    )
     if approximation == "trigamma" and family.link.name != "log":
-        raise ArgumentError(f"approximation='trigamma' is for a log link; the link {family.link.name!r} has 'delta'.")
+        raise ArgumentError(
+            f"approximation='trigamma' is for a log link; the link {family.link.name!r} has 'delta'."
+        )
     null = without_predictors(fit, context)
     offset = 0.0 if null.design.offset is None else null.design.offset
     predictor = np.broadcast_to(null.design.X @ null.estimate.beta + offset, (null.design.n,))
@@ -49,13 +66,21 @@ def _distribution(fit: Fit, approximation: str, context: Mapping[str, Any]) -> f
 
 def r_squared(found: Decomposition) -> pd.Series:
     """``marginal, conditional``."""
-    return pd.Series({"marginal": found.fixed / found.total, "conditional": (found.fixed + found.between) / found.total}, name="r2")
+    return pd.Series(
+        {
+            "marginal": found.fixed / found.total,
+            "conditional": (found.fixed + found.between) / found.total,
+        },
+        name="r2",
+    )
 
 
 def intraclass(found: Decomposition) -> pd.Series:
     """``adjusted, unadjusted``."""
     within = found.between + found.residual
-    return pd.Series({"adjusted": found.between / within, "unadjusted": found.between / found.total}, name="icc")
+    return pd.Series(
+        {"adjusted": found.between / within, "unadjusted": found.between / found.total}, name="icc"
+    )
 
 
 def intraclass_by_group(found: Decomposition) -> pd.DataFrame:

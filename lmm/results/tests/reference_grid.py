@@ -79,7 +79,9 @@ class Linear:
     constant: np.ndarray
 
 
-def reference_grid(design: Design, at: Mapping[str, Any] | None, shift: tuple[str, float] | None = None) -> Grid:
+def reference_grid(
+    design: Design, at: Mapping[str, Any] | None, shift: tuple[str, float] | None = None
+) -> Grid:
     """The grid of a design.
 
     Parameters
@@ -99,18 +101,39 @@ def reference_grid(design: Design, at: Mapping[str, Any] | None, shift: tuple[st
     m = int(np.prod(shape)) if shape else 1
     if m > MAX_ROWS:
         sizes = ", ".join(f"{name} {len(values)}" for name, values in levels.items())
-        raise ArgumentError(f"the reference grid would have {m} rows ({sizes}); fix some of the variables by at=.")
-    codes = np.column_stack(np.unravel_index(np.arange(m), shape, order="F")) if shape else np.zeros((1, 0), dtype=int)
-    table = pd.DataFrame({v.name: _taken(v, levels[v.name], codes[:, i]) for i, v in enumerate(found)}, index=pd.RangeIndex(m))
+        raise ArgumentError(
+            f"the reference grid would have {m} rows ({sizes}); fix some of the variables by at=."
+        )
+    codes = (
+        np.column_stack(np.unravel_index(np.arange(m), shape, order="F"))
+        if shape
+        else np.zeros((1, 0), dtype=int)
+    )
+    table = pd.DataFrame(
+        {v.name: _taken(v, levels[v.name], codes[:, i]) for i, v in enumerate(found)},
+        index=pd.RangeIndex(m),
+    )
     if shift is not None:
         table[shift[0]] = table[shift[0]] + shift[1]
     X, frequency = design.frame.new_X(table), _frequency(design, found, levels, codes)
     factors = [v.name for v in found if v.categorical]
-    return Grid(levels, codes, X, _offset(design, table, at), frequency, np.ones(m), _nests(design, factors, levels, codes, frequency))
+    return Grid(
+        levels,
+        codes,
+        X,
+        _offset(design, table, at),
+        frequency,
+        np.ones(m),
+        _nests(design, factors, levels, codes, frequency),
+    )
 
 
 def _nests(
-    design: Design, factors: Sequence[str], levels: Mapping[str, list[Any]], codes: np.ndarray, frequency: np.ndarray
+    design: Design,
+    factors: Sequence[str],
+    levels: Mapping[str, list[Any]],
+    codes: np.ndarray,
+    frequency: np.ndarray,
 ) -> dict[str, tuple[str, ...]]:
     """Per nested factor those that it is nested in."""
     if design.streamed:
@@ -141,7 +164,9 @@ def averages(grid: Grid, names: Sequence[str], weights: str) -> Linear:
     weights : "equal"; "proportional" to the frequencies of the combinations averaged over; "cells", to each cell's own.
     """
     if weights not in WEIGHTS:
-        raise ArgumentError(f"weights={weights!r} is not one of {', '.join(map(repr, WEIGHTS))}.{nearest(str(weights), WEIGHTS)}")
+        raise ArgumentError(
+            f"weights={weights!r} is not one of {', '.join(map(repr, WEIGHTS))}.{nearest(str(weights), WEIGHTS)}"
+        )
     order = list(grid.levels)
     for name in names:
         if name not in order:
@@ -165,7 +190,10 @@ def averages(grid: Grid, names: Sequence[str], weights: str) -> Linear:
     A[cell, np.arange(len(cell))] = w
     shape = [len(grid.levels[name]) for name in names]
     places = np.unravel_index(np.arange(r), shape, order="F") if names else ()
-    table = pd.DataFrame({name: _labels(grid.levels[name], at) for name, at in zip(names, places, strict=True)}, index=pd.RangeIndex(r))
+    table = pd.DataFrame(
+        {name: _labels(grid.levels[name], at) for name, at in zip(names, places, strict=True)},
+        index=pd.RangeIndex(r),
+    )
     exist = np.bincount(cell, possible, r) > 0.0
     table, A = table[exist].reset_index(drop=True), A[exist]
     L = np.where(possible[:, None], grid.L, 0.0)
@@ -186,14 +214,20 @@ def _checked(found: Sequence[Variable], at: Mapping[str, Any]) -> dict[str, list
             raise ArgumentError(
                 f"at= names {name!r}, which the fixed effects do not use; they use {', '.join(known)}.{nearest(name, known)}"
             )
-        values = list(given) if isinstance(given, (list, tuple, np.ndarray, pd.Series, pd.Index, range)) else [given]
+        values = (
+            list(given)
+            if isinstance(given, (list, tuple, np.ndarray, pd.Series, pd.Index, range))
+            else [given]
+        )
         if not values:
             raise ArgumentError(f"at= gives no value of {name!r}.")
         if known[name].categorical:
             own = {str(level): level for level in known[name].levels}
             absent = [v for v in values if str(v) not in own]
             if absent:
-                raise ArgumentError(f"at= asks for {name}={absent[0]!r}; its levels are {', '.join(own)}.{nearest(str(absent[0]), own)}")
+                raise ArgumentError(
+                    f"at= asks for {name}={absent[0]!r}; its levels are {', '.join(own)}.{nearest(str(absent[0]), own)}"
+                )
             out[name] = [own[str(v)] for v in values]
         else:
             try:
@@ -214,7 +248,9 @@ def _offset(design: Design, table: pd.DataFrame, at: Mapping[str, Any]) -> np.nd
     if any(name in at for name in own):
         absent = [name for name in own if name not in table]
         if absent:
-            raise ArgumentError(f"at= gives a variable of the offset; give {', '.join(map(repr, absent))} too, which it also uses.")
+            raise ArgumentError(
+                f"at= gives a variable of the offset; give {', '.join(map(repr, absent))} too, which it also uses."
+            )
         evaluated = new_offset(design, table)
         assert evaluated is not None
         return evaluated
@@ -225,8 +261,12 @@ def _taken(variable: Variable, levels: list[Any], codes: np.ndarray) -> Any:
     """Values of one variable in the rows of the grid, in the column's own type."""
     dtype = variable.values.dtype
     if isinstance(dtype, pd.CategoricalDtype):
-        return pd.Categorical([levels[i] for i in codes], categories=dtype.categories, ordered=dtype.ordered)
-    return np.array(levels, dtype=object if variable.categorical and dtype.kind not in "iufb" else None)[codes]
+        return pd.Categorical(
+            [levels[i] for i in codes], categories=dtype.categories, ordered=dtype.ordered
+        )
+    return np.array(
+        levels, dtype=object if variable.categorical and dtype.kind not in "iufb" else None
+    )[codes]
 
 
 def _labels(levels: list[Any], codes: np.ndarray) -> Any:
@@ -235,7 +275,9 @@ def _labels(levels: list[Any], codes: np.ndarray) -> Any:
     return np.array(levels)[codes]
 
 
-def _frequency(design: Design, found: Sequence[Variable], levels: Mapping[str, list[Any]], codes: np.ndarray) -> np.ndarray:
+def _frequency(
+    design: Design, found: Sequence[Variable], levels: Mapping[str, list[Any]], codes: np.ndarray
+) -> np.ndarray:
     """Rows of the data in each cell of the variables that have levels."""
     own = [i for i, v in enumerate(found) if v.categorical or v.distinct <= FEW]
     if not own:
@@ -243,7 +285,12 @@ def _frequency(design: Design, found: Sequence[Variable], levels: Mapping[str, l
     if design.streamed:
         return ABSENT
     shape = [len(levels[found[i].name]) for i in own]
-    where = np.column_stack([matched(found[i].values, pd.Index(levels[found[i].name]), found[i].name).codes for i in own])
+    where = np.column_stack(
+        [
+            matched(found[i].values, pd.Index(levels[found[i].name]), found[i].name).codes
+            for i in own
+        ]
+    )
     inside = ((where >= 0) & (where < shape)).all(axis=1)
     flat = np.ravel_multi_index(tuple(where[inside].T), shape)
     counts = np.bincount(flat, minlength=int(np.prod(shape))).astype(float)
@@ -256,4 +303,6 @@ def _ravel(grid: Grid, columns: list[int]) -> tuple[np.ndarray, int]:
     sizes = [shape[i] for i in columns]
     if not sizes:
         return np.zeros(len(grid.codes), dtype=int), 1
-    return np.ravel_multi_index(tuple(grid.codes[:, columns].T), sizes, order="F"), int(np.prod(sizes))
+    return np.ravel_multi_index(tuple(grid.codes[:, columns].T), sizes, order="F"), int(
+        np.prod(sizes)
+    )

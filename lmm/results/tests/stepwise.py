@@ -46,7 +46,15 @@ class Steps:
 
     def __str__(self) -> str:
         random, fixed = (table.to_text() for table in self.as_tables())
-        parts = ["Random terms eliminated:", random, "", "Fixed terms eliminated:", fixed, "", f"Model found: {self.fit.formula}"]
+        parts = [
+            "Random terms eliminated:",
+            random,
+            "",
+            "Fixed terms eliminated:",
+            fixed,
+            "",
+            f"Model found: {self.fit.formula}",
+        ]
         return "\n".join([*parts, *self.notes])
 
     __repr__ = __str__
@@ -62,24 +70,38 @@ def as_table(frame: pd.DataFrame, name: str) -> Table:
     columns = []
     for column in frame:
         values = frame[column].to_numpy(dtype=float)
-        text = p_value_column(values, 4) if str(column).startswith("p_") else format_column(values, DIGITS)
-        columns.append(["" if np.isnan(value) else cell for value, cell in zip(values, text, strict=True)])
+        text = (
+            p_value_column(values, 4)
+            if str(column).startswith("p_")
+            else format_column(values, DIGITS)
+        )
+        columns.append(
+            ["" if np.isnan(value) else cell for value, cell in zip(values, text, strict=True)]
+        )
     rows = tuple(zip(map(str, frame.index), *columns, strict=True))
     return Table(("", *map(str, frame.columns)), rows, "l" + "r" * frame.shape[1], name)
 
 
-def backward(fit: Fit, context: Mapping[str, Any], alpha_random: float, alpha_fixed: float, ddf: str | None) -> Steps:
+def backward(
+    fit: Fit, context: Mapping[str, Any], alpha_random: float, alpha_fixed: float, ddf: str | None
+) -> Steps:
     """The elimination. See :meth:`lmm.Fit.step`."""
     check_likelihood(fit, "step")
     for name, alpha in (("alpha_random", alpha_random), ("alpha_fixed", alpha_fixed)):
-        if isinstance(alpha, bool) or not isinstance(alpha, int | float | np.number) or not 0.0 <= alpha <= 1.0:
+        if (
+            isinstance(alpha, bool)
+            or not isinstance(alpha, int | float | np.number)
+            or not 0.0 <= alpha <= 1.0
+        ):
             raise ArgumentError(f"step: {name}={alpha!r} must be a probability, 0 to 1.")
     random, left, notes = _random(fit, context, alpha_random)
     fixed, found = _fixed(left, context, alpha_fixed, ddf)
     return Steps(random, fixed, found, notes)
 
 
-def _random(fit: Fit, context: Mapping[str, Any], alpha: float) -> tuple[pd.DataFrame, Fit, tuple[str, ...]]:
+def _random(
+    fit: Fit, context: Mapping[str, Any], alpha: float
+) -> tuple[pd.DataFrame, Fit, tuple[str, ...]]:
     gone: list[pd.DataFrame] = []
     while True:
         found = deletion.drop_random(fit, context)
@@ -96,7 +118,9 @@ def _random(fit: Fit, context: Mapping[str, Any], alpha: float) -> tuple[pd.Data
     return _joined([*gone, table.iloc[1:].assign(eliminated=0.0)]), fit, (LAST,) if stays else ()
 
 
-def _fixed(fit: Fit, context: Mapping[str, Any], alpha: float, ddf: str | None) -> tuple[pd.DataFrame, Fit]:
+def _fixed(
+    fit: Fit, context: Mapping[str, Any], alpha: float, ddf: str | None
+) -> tuple[pd.DataFrame, Fit]:
     gone: list[pd.DataFrame] = []
     while True:
         if fit.family is None:

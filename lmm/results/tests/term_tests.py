@@ -96,18 +96,28 @@ def hypotheses(design: Design, type: int) -> dict[str, np.ndarray]:
         return _whole(design, known, tested, type)
     R, before = design.rows.triangle(known.constant), int(known.constant)
     order = np.arange(len(R))
-    return {term.label: estimable.triangle_rows(R, order, known.own(term) + before)[:, before:] for term in tested}
+    return {
+        term.label: estimable.triangle_rows(R, order, known.own(term) + before)[:, before:]
+        for term in tested
+    }
 
 
 def _with_constant(known: Structure, X: np.ndarray) -> np.ndarray:
     return np.column_stack([np.ones(len(X)), X]) if known.constant else X
 
 
-def _whole(design: Design, known: Structure, tested: list[FixedTerm], type: int) -> dict[str, np.ndarray]:
+def _whole(
+    design: Design, known: Structure, tested: list[FixedTerm], type: int
+) -> dict[str, np.ndarray]:
     """Hypotheses of types II and III, by the cells of all terms; a term whose columns were all dropped is not there."""
-    factors, terms = known.factors, [term for term in known.terms if len(known.own(term)) or term.label == "1"]
+    factors, terms = (
+        known.factors,
+        [term for term in known.terms if len(known.own(term)) or term.label == "1"],
+    )
     M = _map(design, known, terms)
-    sizes = [int(np.prod([factors[name].width for name in term.factors], dtype=int)) for term in terms]
+    sizes = [
+        int(np.prod([factors[name].width for name in term.factors], dtype=int)) for term in terms
+    ]
     of = np.repeat(np.arange(len(terms)), sizes)
     cells = {term.label: of == i for i, term in enumerate(terms)}
     R = design.rows.triangle(known.constant) if type == 2 else None
@@ -119,7 +129,9 @@ def _whole(design: Design, known: Structure, tested: list[FixedTerm], type: int)
         for other in terms:
             if known.contains(other, term):
                 containing |= cells[other.label]
-        preference = [int(i) for i in np.argsort(formula_factors.references(factors, term), kind="stable")]
+        preference = [
+            int(i) for i in np.argsort(formula_factors.references(factors, term), kind="stable")
+        ]
         if R is not None and containing.any():
             L = estimable.added(R, M, ~(own | containing), own, preference)
         else:
@@ -139,7 +151,9 @@ def _map(design: Design, known: Structure, terms: list[FixedTerm]) -> np.ndarray
         rng, count = np.random.default_rng(0), 64 + 8 * (len(known.kept) + 1)
         while True:
             rows = formula_factors.invented_rows(factors, count, rng)
-            X = _with_constant(known, formula_factors.coded_columns(factors, written, rows, count)[:, known.kept])
+            X = _with_constant(
+                known, formula_factors.coded_columns(factors, written, rows, count)[:, known.kept]
+            )
             if np.linalg.matrix_rank(X) == X.shape[1] or count > 100_000:
                 break
             count *= 4
@@ -147,7 +161,9 @@ def _map(design: Design, known: Structure, terms: list[FixedTerm]) -> np.ndarray
         rows, chosen = _observed(design, known)
         count = len(chosen)
         X = _with_constant(known, design.X[chosen])
-    U = np.concatenate([formula_factors.cell_columns(factors, term, rows, count) for term in terms], axis=1)
+    U = np.concatenate(
+        [formula_factors.cell_columns(factors, term, rows, count) for term in terms], axis=1
+    )
     return estimable.parameter_map(X, U)
 
 
@@ -155,11 +171,17 @@ def _observed(design: Design, known: Structure) -> tuple[dict[str, np.ndarray], 
     """Some rows of the fit, every combination of levels among them, with the factors there."""
     if design.frame.arrays:
         names = ", ".join(design.frame.arrays)
-        raise ArgumentError(f"anova() of a rank-deficient model looks at the data again, where {names} is no column; put it into the data.")
+        raise ArgumentError(
+            f"anova() of a rank-deficient model looks at the data again, where {names} is no column; put it into the data."
+        )
     rows = formula_factors.observed_rows(design.frame, known.factors, positions(design))
     order = np.random.default_rng(0).permutation(design.n)
     classes = [rows[name][order] for name, f in known.factors.items() if f.levels is not None]
-    cell = np.unique(np.stack(classes), axis=1, return_inverse=True)[1].ravel() if classes else np.zeros(design.n, dtype=int)
+    cell = (
+        np.unique(np.stack(classes), axis=1, return_inverse=True)[1].ravel()
+        if classes
+        else np.zeros(design.n, dtype=int)
+    )
     by_cell = np.argsort(cell, kind="stable")
     start = np.searchsorted(cell[by_cell], cell[by_cell])
     chosen = order[by_cell[np.arange(design.n) - start < max(PER_CELL, 2 * len(known.kept))]]
@@ -190,7 +212,11 @@ def anova_table(design: Design, estimate: Estimate, ddf: Ddf, type: int) -> pd.D
             "ratio tests.",
             ComparisonWarning,
         )
-    columns = ["chisq", "df", "p_value"] if chi_square else ["sum_sq", "mean_sq", "num_df", "den_df", "f_value", "p_value"]
+    columns = (
+        ["chisq", "df", "p_value"]
+        if chi_square
+        else ["sum_sq", "mean_sq", "num_df", "den_df", "f_value", "p_value"]
+    )
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     table = table.astype({"df" if chi_square else "num_df": int})
     how = "Wald's chi-square tests" if ddf.method is None else TITLES[ddf.method]

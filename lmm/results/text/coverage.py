@@ -10,7 +10,11 @@ from lmm.errors import ArgumentError
 
 def check_level(level: float) -> float:
     """A coverage strictly between 0 and 1."""
-    if isinstance(level, bool) or not isinstance(level, (int, float, np.number)) or not 0.0 < level < 1.0:
+    if (
+        isinstance(level, bool)
+        or not isinstance(level, (int, float, np.number))
+        or not 0.0 < level < 1.0
+    ):
         raise ArgumentError(f"level={level!r} must lie between 0 and 1, for example 0.95.")
     return float(level)
 
@@ -25,7 +29,11 @@ def t_quantile(level: float, df: np.ndarray) -> np.ndarray:
     df = np.asarray(df, dtype=float)
     z = normal_quantile(level)
     finite = np.isfinite(df)
-    return np.where(finite, stdtrit(np.where(finite, df, 1.0), 0.5 + level / 2.0), np.where(np.isnan(df), np.nan, z))
+    return np.where(
+        finite,
+        stdtrit(np.where(finite, df, 1.0), 0.5 + level / 2.0),
+        np.where(np.isnan(df), np.nan, z),
+    )
 
 
 def tails(level: float) -> tuple[float, float]:

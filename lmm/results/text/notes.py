@@ -31,10 +31,16 @@ def notes(design: Design, estimate: Estimate, tol: float = 1e-4) -> list[str]:
     out += singular_notes(design, estimate, tol)
     if estimate.monte_carlo is not None:
         out.append(monte_carlo_note(design, estimate))
-    out += [message for message in estimate.messages if message not in out and not message.startswith((UNCONVERGED, "Singular fit, "))]
+    out += [
+        message
+        for message in estimate.messages
+        if message not in out and not message.startswith((UNCONVERGED, "Singular fit, "))
+    ]
     out += [message[:1].upper() + message[1:] for message in design.messages]
     if design.n_dropped:
-        out.append(f"{design.n_dropped} {'row was' if design.n_dropped == 1 else 'rows were'} left out because of missing values.")
+        out.append(
+            f"{design.n_dropped} {'row was' if design.n_dropped == 1 else 'rows were'} left out because of missing values."
+        )
     return out
 
 
@@ -43,7 +49,11 @@ def monte_carlo_note(design: Design, estimate: Estimate) -> str:
     found = estimate.monte_carlo
     assert found is not None
     plan = design.plan
-    which = ", ".join(plan.terms[t].group for t in plan.iterative) if plan is not None else "large factors"
+    which = (
+        ", ".join(plan.terms[t].group for t in plan.iterative)
+        if plan is not None
+        else "large factors"
+    )
     worst = 100.0 * float(np.max(found.relative, initial=0.0))
     what = "variance parameters" if estimate.family is None else "parameters"
     return (
@@ -69,25 +79,37 @@ def warned(design: Design, estimate: Estimate) -> Estimate:
 def singular_notes(design: Design, estimate: Estimate, tol: float) -> list[str]:
     """Per singular term: which combination of its effects has no variance, and what to do about it."""
     out = []
-    for term, T, distances in zip(design.terms, estimate.factors, boundary_distances(design, estimate, tol), strict=True):
+    for term, T, distances in zip(
+        design.terms, estimate.factors, boundary_distances(design, estimate, tol), strict=True
+    ):
         count = int(np.sum(distances < tol))
-        if count and not any(text.startswith(f"{UNDETERMINED}{term.group}: ") for text in estimate.messages):
+        if count and not any(
+            text.startswith(f"{UNDETERMINED}{term.group}: ") for text in estimate.messages
+        ):
             unit = units(design.rows.gram(term, estimate.family))
-            out.append(_singular_note(term, degenerate_directions(unit[:, None] * T, count, tol), unit))
+            out.append(
+                _singular_note(term, degenerate_directions(unit[:, None] * T, count, tol), unit)
+            )
     return out
 
 
 def _singular_note(term: RandomTerm, directions: np.ndarray, unit: np.ndarray) -> str:
     """``directions`` (k, r) among the effects of columns taken per their root mean square, ``unit`` (k,)."""
     k = term.k
-    alone = [term.columns[int(np.argmax(np.abs(v)))] for v in directions.T if np.count_nonzero(v) == 1]
+    alone = [
+        term.columns[int(np.argmax(np.abs(v)))] for v in directions.T if np.count_nonzero(v) == 1
+    ]
     mixed = [_combination(term.columns, v, unit) for v in directions.T if np.count_nonzero(v) > 1]
     parts = []
     if alone:
         parts.append(f"the variance of {' and of '.join(alone)} is estimated as zero")
     if mixed:
-        what = "a correlation of one in absolute value" if k == 2 else "perfectly correlated effects"
-        parts.append(f"{' and '.join(mixed)} {'has' if len(mixed) == 1 else 'have'} no variance ({what})")
+        what = (
+            "a correlation of one in absolute value" if k == 2 else "perfectly correlated effects"
+        )
+        parts.append(
+            f"{' and '.join(mixed)} {'has' if len(mixed) == 1 else 'have'} no variance ({what})"
+        )
     if k == 1:
         column = "1" if term.columns[0] == "Intercept" else f"0 + {term.columns[0]}"
         cure = f"The fit equals one without this term; leaving ({column} | {term.group}) out changes no other estimate."

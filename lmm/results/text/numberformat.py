@@ -20,7 +20,9 @@ def _significant(value: float, digits: int) -> tuple[int, int]:
     return int(exponent), max(1, len(mantissa.replace(".", "").rstrip("0")))
 
 
-def format_column(values: Sequence[float] | np.ndarray, digits: int, nsmall: int = 0, missing: str = "NaN") -> list[str]:
+def format_column(
+    values: Sequence[float] | np.ndarray, digits: int, nsmall: int = 0, missing: str = "NaN"
+) -> list[str]:
     """Numbers as text with common decimals, unpadded.
 
     Parameters
@@ -68,7 +70,9 @@ def zap_small(values: np.ndarray, digits: int) -> np.ndarray:
     return np.round(values, decimals)
 
 
-def coefficient_columns(estimate: np.ndarray, std_error: np.ndarray, digits: int) -> tuple[list[str], list[str]]:
+def coefficient_columns(
+    estimate: np.ndarray, std_error: np.ndarray, digits: int
+) -> tuple[list[str], list[str]]:
     """Estimates and standard errors on the same decimals, as in R's ``printCoefmat``."""
     both = np.concatenate([estimate, std_error])
     sizes = np.abs(both[np.isfinite(both) & (both != 0)])
@@ -86,7 +90,9 @@ def statistic_column(statistic: np.ndarray, digits: int) -> list[str]:
     return format_column(np.round(statistic, max(1, min(5, digits - 1))), digits)
 
 
-def p_value_column(p_values: np.ndarray, digits: int, eps: float = float(np.finfo(float).eps)) -> list[str]:
+def p_value_column(
+    p_values: np.ndarray, digits: int, eps: float = float(np.finfo(float).eps)
+) -> list[str]:
     """P-values: fixed notation from 1e-4 up, scientific below, and ``< 2e-16`` for what rounding cannot tell from zero.
 
     Examples
@@ -123,7 +129,10 @@ def abbreviate(names: Sequence[str], minlength: int) -> list[str]:
     while len(set(short)) < len(set(names)) and length < max(map(len, names)):
         length += 1
         clashes = {s for s in short if short.count(s) > 1}
-        short = [_shorten(name, length) if s in clashes else s for name, s in zip(names, short, strict=True)]
+        short = [
+            _shorten(name, length) if s in clashes else s
+            for name, s in zip(names, short, strict=True)
+        ]
     return short
 
 

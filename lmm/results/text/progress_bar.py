@@ -26,12 +26,21 @@ def bar(total: int, what: str, progress: bool | None) -> Iterator[Callable[[int]
         import tqdm.std as bars
     except ImportError as error:
         if progress:
-            raise ArgumentError("progress=True needs tqdm; install it with: pip install tqdm") from error
+            raise ArgumentError(
+                "progress=True needs tqdm; install it with: pip install tqdm"
+            ) from error
         yield lambda done: None
         return
     widgets = "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
     if widgets:
         import tqdm.notebook as bars
     seen = progress or widgets or sys.stderr.isatty()
-    with bars.tqdm(total=total, desc=what, unit="fit", delay=0.0 if progress else 2.0, disable=not seen, leave=False) as shown:
+    with bars.tqdm(
+        total=total,
+        desc=what,
+        unit="fit",
+        delay=0.0 if progress else 2.0,
+        disable=not seen,
+        leave=False,
+    ) as shown:
         yield lambda done: (shown.update(done), None)[1]

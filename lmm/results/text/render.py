@@ -8,10 +8,18 @@ from dataclasses import dataclass
 
 _LATEX = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
-    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "`": r"\textasciigrave{}"}
+    | {
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\\": r"\textbackslash{}",
+        "`": r"\textasciigrave{}",
+    }
     | {"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"}
 )
-_MARKDOWN = str.maketrans({character: rf"\{character}" for character in "\\`|*$"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_MARKDOWN = str.maketrans(
+    {character: rf"\{character}" for character in "\\`|*$"}
+    | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+)
 
 
 def one_line(text: str) -> str:
@@ -69,7 +77,9 @@ class Table:
         """Columns padded to a common width, one blank between them."""
         lines = [self.head, *self.rows]
         widths = [max(len(line[j]) for line in lines) for j in range(len(self.head))]
-        return "\n".join(" " * indent + self._line(line, widths, title=i == 0) for i, line in enumerate(lines))
+        return "\n".join(
+            " " * indent + self._line(line, widths, title=i == 0) for i, line in enumerate(lines)
+        )
 
     def _line(self, cells: Sequence[str], widths: Sequence[int], title: bool) -> str:
         padded = []
@@ -83,11 +93,16 @@ class Table:
 
         def row(cells: Sequence[str], tag: str) -> str:
             style = {"l": "text-align:left", "r": "text-align:right"}
-            inner = "".join(f'<{tag} style="{style[a]}">{html_escape(c)}</{tag}>' for c, a in zip(cells, self.align, strict=True))
+            inner = "".join(
+                f'<{tag} style="{style[a]}">{html_escape(c)}</{tag}>'
+                for c, a in zip(cells, self.align, strict=True)
+            )
             return f"<tr>{inner}</tr>"
 
         body = "\n".join(row(cells, "td") for cells in self.rows)
-        return f"<table>\n<thead>{row(self.head, 'th')}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+        return (
+            f"<table>\n<thead>{row(self.head, 'th')}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+        )
 
     def to_markdown(self) -> str:
         """A pipe table."""

@@ -23,7 +23,14 @@ from lmm.results.tables.coefficients import LEGEND, coefficients_as_text
 from lmm.results.tables.varcorr import varcorr
 from lmm.results.text.notes import notes
 from lmm.results.text.numberformat import abbreviate, format_column, zap_small
-from lmm.results.text.render import Table, html_escape, html_lines, latex_escape, markdown_code, markdown_escape
+from lmm.results.text.render import (
+    Table,
+    html_escape,
+    html_lines,
+    latex_escape,
+    markdown_code,
+    markdown_escape,
+)
 from lmm.results.uncertainty import Uncertainty
 
 #: correlations of the fixed effects are printed up to this many coefficients.
@@ -83,7 +90,13 @@ class Summary:
             out.append(("Scaled residuals:", self.residuals, ()))
         out.append(("Random effects:", self.random, (self.counts, *self.scale)))
         if self.fixed.rows or self.thresholds is None:
-            out.append(("Fixed effects:", self.fixed, tuple(line for line in (self.legend, self.correlation_note) if line)))
+            out.append(
+                (
+                    "Fixed effects:",
+                    self.fixed,
+                    tuple(line for line in (self.legend, self.correlation_note) if line),
+                )
+            )
         if self.thresholds is not None:
             out.append(("Threshold coefficients:", self.thresholds, ()))
         if self.correlation is not None:
@@ -92,8 +105,13 @@ class Summary:
 
     def __str__(self) -> str:
         label_width = max(len(label) for label, _ in self.header) + 1
-        bodies = [(heading, table.to_text(indent=1 if table is self.random else 0), below) for heading, table, below in self._sections()]
-        width = max(60, len(self.title), *(len(line) for _, body, _ in bodies for line in body.splitlines()))
+        bodies = [
+            (heading, table.to_text(indent=1 if table is self.random else 0), below)
+            for heading, table, below in self._sections()
+        ]
+        width = max(
+            60, len(self.title), *(len(line) for _, body, _ in bodies for line in body.splitlines())
+        )
         double, single = "=" * width, "-" * width
         header = []
         for label, value in self.header:
@@ -107,7 +125,9 @@ class Summary:
                 lines += ([""] if i or self.criterion is not None else []) + [heading]
             body_lines = body.splitlines()
             ruled = heading in ("Random effects:", "Fixed effects:", "Threshold coefficients:")
-            lines += [single, body_lines[0], single, *body_lines[1:], single] if ruled else body_lines
+            lines += (
+                [single, body_lines[0], single, *body_lines[1:], single] if ruled else body_lines
+            )
             for line in below:
                 lines += textwrap.wrap(line, width)
         lines.append(double)
@@ -121,11 +141,17 @@ class Summary:
 
     def _repr_html_(self) -> str:
         parts = [f"<h4>{html_escape(self.title)}</h4>"]
-        parts += [f"<div><b>{html_escape(label)}:</b> <code>{html_escape(value)}</code></div>" for label, value in self.header]
+        parts += [
+            f"<div><b>{html_escape(label)}:</b> <code>{html_escape(value)}</code></div>"
+            for label, value in self.header
+        ]
         if self.criterion is not None:
             parts.append(html_lines(self.criterion.splitlines()))
         for heading, table, below in self._sections():
-            parts.append((f"<h5>{html_escape(heading.rstrip(':'))}</h5>" if heading else "") + table.to_html())
+            parts.append(
+                (f"<h5>{html_escape(heading.rstrip(':'))}</h5>" if heading else "")
+                + table.to_html()
+            )
             parts.append(html_lines(below))
         if self.notes:
             parts.append(f"<ol>{html_lines(self.notes, 'li')}</ol>")
@@ -137,7 +163,9 @@ class Summary:
 
     def as_markdown(self) -> str:
         """The summary as Markdown with pipe tables."""
-        header = "\n".join(f"- {markdown_escape(label)}: {markdown_code(value)}" for label, value in self.header)
+        header = "\n".join(
+            f"- {markdown_escape(label)}: {markdown_code(value)}" for label, value in self.header
+        )
         parts = [f"### {markdown_escape(self.title)}", header]
         if self.criterion is not None:
             parts += map(markdown_escape, self.criterion.splitlines())
@@ -145,24 +173,37 @@ class Summary:
             parts += [f"**{markdown_escape(heading.rstrip(':'))}**"] if heading else []
             parts.append(table.to_markdown())
             parts += map(markdown_escape, below)
-        parts += ["\n".join(f"{i}. {markdown_escape(note)}" for i, note in enumerate(self.notes, 1))] if self.notes else []
+        parts += (
+            ["\n".join(f"{i}. {markdown_escape(note)}" for i, note in enumerate(self.notes, 1))]
+            if self.notes
+            else []
+        )
         return "\n\n".join(parts) + "\n"
 
     def as_latex(self) -> str:
         """The summary as LaTeX: one ``table`` with booktabs tabulars (``\\usepackage{booktabs}``)."""
         lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_escape(self.title)}}}"]
-        lines += [rf"{latex_escape(label)}: \texttt{{{latex_escape(value)}}}\\" for label, value in self.header]
+        lines += [
+            rf"{latex_escape(label)}: \texttt{{{latex_escape(value)}}}\\"
+            for label, value in self.header
+        ]
         if self.criterion is not None:
             lines += [latex_escape(line) + r"\\" for line in self.criterion.splitlines()]
         for heading, table, below in self._sections():
-            lines += [r"\medskip", rf"\textbf{{{latex_escape(heading.rstrip(':'))}}}\\"] if heading else [r"\medskip"]
+            lines += (
+                [r"\medskip", rf"\textbf{{{latex_escape(heading.rstrip(':'))}}}\\"]
+                if heading
+                else [r"\medskip"]
+            )
             lines.append(table.to_latex() + r"\\")
             lines += [latex_escape(line) + r"\\" for line in below]
         lines += [latex_escape(note) + r"\\" for note in self.notes]
         return "\n".join([*lines, r"\end{table}"]) + "\n"
 
 
-def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.ndarray, ddf: Ddf | None = None) -> Summary:
+def summarise(
+    design: Design, estimate: Estimate, known: Uncertainty, eta: np.ndarray, ddf: Ddf | None = None
+) -> Summary:
     """Collect and format every part of the summary; ``eta`` (n,) are linear predictors at the conditional modes."""
     coefficients = known.coefficient_table(ddf)
     residuals = residual_quantiles(design, estimate, eta)
@@ -193,10 +234,15 @@ def summarise(design: Design, estimate: Estimate, known: Uncertainty, eta: np.nd
         fixed=coefficients_as_text(coefficients, DIGITS, estimate.spread),
         correlation=None if hidden or p < 2 else correlation_as_text(correlation),
         correlation_note=hidden,
-        notes=(*notes(design, estimate), *(text for text in (known.message, None if ddf is None else ddf.message) if text)),
+        notes=(
+            *notes(design, estimate),
+            *(text for text in (known.message, None if ddf is None else ddf.message) if text),
+        ),
         tables=tables,
         scale=tuple(scale_lines(design, estimate, known, eta)),
-        legend=LEGEND if "p_value" in coefficients and (coefficients["p_value"] < 0.1).any() else None,
+        legend=LEGEND
+        if "p_value" in coefficients and (coefficients["p_value"] < 0.1).any()
+        else None,
         thresholds=thresholds_as_text(own, DIGITS),
     )
 
@@ -205,8 +251,13 @@ def residual_quantiles(design: Design, estimate: Estimate, eta: np.ndarray) -> p
     """One row, five numbers of the scaled Pearson residuals; None for categories, which have none, and without the rows."""
     if not estimate.distribution.has_mean or design.streamed:
         return None
-    quantiles = np.quantile(row_values.residuals(design, estimate, eta, "pearson", scaled=True), [0.0, 0.25, 0.5, 0.75, 1.0])
-    return pd.DataFrame([quantiles], columns=["Min", "1Q", "Median", "3Q", "Max"], index=["scaled residuals"])
+    quantiles = np.quantile(
+        row_values.residuals(design, estimate, eta, "pearson", scaled=True),
+        [0.0, 0.25, 0.5, 0.75, 1.0],
+    )
+    return pd.DataFrame(
+        [quantiles], columns=["Min", "1Q", "Median", "3Q", "Max"], index=["scaled residuals"]
+    )
 
 
 def residuals_as_text(residuals: pd.DataFrame) -> Table:
@@ -217,7 +268,14 @@ def residuals_as_text(residuals: pd.DataFrame) -> Table:
 
 def _wrap(text: str, width: int, first: str, rest: str) -> list[str]:
     """Lines of a paragraph; names are never broken."""
-    return textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def title_line(estimate: Estimate) -> str:
@@ -226,7 +284,11 @@ def title_line(estimate: Estimate) -> str:
         return estimate.report.title
     if estimate.family is None:
         return _TITLES.get(estimate.method, f"Linear mixed model fit by {estimate.method}")
-    how = "Laplace Approximation" if estimate.nagq == 1 else f"Adaptive Gauss-Hermite Quadrature, nAGQ = {estimate.nagq}"
+    how = (
+        "Laplace Approximation"
+        if estimate.nagq == 1
+        else f"Adaptive Gauss-Hermite Quadrature, nAGQ = {estimate.nagq}"
+    )
     if estimate.method == "laplace2":
         how = "second-order Laplace Approximation"
     return f"{estimate.family.model_title} mixed model fit by maximum likelihood ({how})"
@@ -240,23 +302,39 @@ def tests_line(ddf: Ddf | None) -> str:
 def family_line(estimate: Estimate) -> str:
     """``binomial  ( logit )``; a negative binomial with its theta."""
     family = estimate.family
-    shape = f"({format_column([estimate.phi], DIGITS)[0]})" if family.has_dispersion and not family.has_residual_sd else ""
+    shape = (
+        f"({format_column([estimate.phi], DIGITS)[0]})"
+        if family.has_dispersion and not family.has_residual_sd
+        else ""
+    )
     return f"{family.title}{shape}  ( {family.link.name} ){family.qualifier}"
 
 
-def scale_lines(design: Design, estimate: Estimate, known: Uncertainty, eta: np.ndarray) -> list[str]:
+def scale_lines(
+    design: Design, estimate: Estimate, known: Uncertainty, eta: np.ndarray
+) -> list[str]:
     """The dispersion parameter with its standard error, or the overdispersion of a family without one."""
     family = estimate.family
     if family is None:
         return []
     if family.has_dispersion:
-        name = "Dispersion parameter" if family.dispersion_name == "dispersion" else f"Parameter {family.dispersion_name}"
+        name = (
+            "Dispersion parameter"
+            if family.dispersion_name == "dispersion"
+            else f"Parameter {family.dispersion_name}"
+        )
         line = f"{name} of the {family.title} family: {format_column([estimate.phi], DIGITS)[0]}"
         se = known.dispersion_se()
-        return [f"{line} ({estimate.spread} {format_column([se], DIGITS)[0]})" if np.isfinite(se) else line]
+        return [
+            f"{line} ({estimate.spread} {format_column([se], DIGITS)[0]})"
+            if np.isfinite(se)
+            else line
+        ]
     if generalized.tells_overdispersion(design, estimate):
         ratio = generalized.overdispersion(design, estimate, eta)
-        return [f"Overdispersion (Pearson chi-squared / df.resid): {format_column([ratio], DIGITS)[0]}"]
+        return [
+            f"Overdispersion (Pearson chi-squared / df.resid): {format_column([ratio], DIGITS)[0]}"
+        ]
     return []
 
 
@@ -268,7 +346,9 @@ def header_lines(design: Design, estimate: Estimate) -> list[tuple[str, str]]:
         lines.insert(0, ("Family", family_line(estimate)))
         levels = getattr(estimate.family, "levels", None)
         if levels is not None:
-            lines.insert(1, ("Modelled", f"the probability of {levels[1]!r}; {levels[0]!r} is failure"))
+            lines.insert(
+                1, ("Modelled", f"the probability of {levels[1]!r}; {levels[0]!r} is failure")
+            )
     for label, key in (("Weights", "weights"), ("Offset", "offset"), ("Subset", "subset")):
         value = call.get(key)
         if value is not None:
@@ -279,8 +359,17 @@ def header_lines(design: Design, estimate: Estimate) -> list[tuple[str, str]]:
 def information_frame(estimate: Estimate, n: int) -> pd.DataFrame:
     """One row: AIC, BIC, log-likelihood, criterion, residual degrees of freedom, or what the method reports in their place."""
     if reported(estimate):
-        return pd.DataFrame([[value for _, value in reported(estimate)]], columns=[label for label, _ in reported(estimate)])
-    values = [criteria.aic(estimate), criteria.bic(estimate, n), -estimate.objective / 2, estimate.objective, n - estimate.n_parameters]
+        return pd.DataFrame(
+            [[value for _, value in reported(estimate)]],
+            columns=[label for label, _ in reported(estimate)],
+        )
+    values = [
+        criteria.aic(estimate),
+        criteria.bic(estimate, n),
+        -estimate.objective / 2,
+        estimate.objective,
+        n - estimate.n_parameters,
+    ]
     criterion = "reml_criterion" if estimate.reml else estimate.distribution.criterion_name
     return pd.DataFrame([values], columns=["aic", "bic", "llf", criterion, "df_resid"])
 
@@ -289,7 +378,9 @@ def information_table(estimate: Estimate, n: int, decimals: int) -> Table:
     """The line of information criteria of an ML fit."""
     head = ("AIC", "BIC", "logLik", "-2*log(L)", "df.resid")
     *values, df_resid = information_frame(estimate, n).iloc[0]
-    return Table(head, ((*(f"{v:.{decimals}f}" for v in values), f"{df_resid:.0f}"),), "r" * 5, "information")
+    return Table(
+        head, ((*(f"{v:.{decimals}f}" for v in values), f"{df_resid:.0f}"),), "r" * 5, "information"
+    )
 
 
 def has_information(estimate: Estimate) -> bool:
@@ -305,7 +396,9 @@ def reported(estimate: Estimate) -> tuple[tuple[str, float], ...]:
 def criterion_text(estimate: Estimate, decimals: int) -> str | None:
     """The REML criterion, rounded to ``decimals``, or what the method reports, a line each; in at most seven digits."""
     if reported(estimate):
-        return "\n".join(f"{label}: {format_column([value], 7)[0]}" for label, value in reported(estimate))
+        return "\n".join(
+            f"{label}: {format_column([value], 7)[0]}" for label, value in reported(estimate)
+        )
     if not estimate.reml or not np.isfinite(estimate.objective):
         return None
     return f"REML criterion at convergence: {format_column([round(estimate.objective, decimals)], 7)[0]}"
@@ -313,13 +406,17 @@ def criterion_text(estimate: Estimate, decimals: int) -> str | None:
 
 def counts_line(design: Design) -> str:
     """``Number of obs: 180, groups:  Subject, 18``."""
-    return f"Number of obs: {design.n}, groups:  " + "; ".join(f"{term.group}, {term.J}" for term in design.terms)
+    return f"Number of obs: {design.n}, groups:  " + "; ".join(
+        f"{term.group}, {term.J}" for term in design.terms
+    )
 
 
 def correlation_of_fixed_effects(design: Design, cov: np.ndarray) -> pd.DataFrame:
     """(p, p) correlations of the kept coefficients."""
     names = list(design.names)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a covariance that is none, at a fit without an optimum
+    with np.errstate(
+        divide="ignore", invalid="ignore"
+    ):  # a covariance that is none, at a fit without an optimum
         se = fixed.deviations(cov)
         return pd.DataFrame(cov / np.outer(se, se), index=names, columns=names)
 
@@ -330,7 +427,10 @@ def correlation_as_text(correlation: pd.DataFrame) -> Table:
     values = correlation.to_numpy()
     titles = abbreviate(names, 6)
     p = len(names)
-    cells = tuple((names[i], *(f"{values[i, j]:.3f}" if j < i else "" for j in range(p - 1))) for i in range(1, p))
+    cells = tuple(
+        (names[i], *(f"{values[i, j]:.3f}" if j < i else "" for j in range(p - 1)))
+        for i in range(1, p)
+    )
     return Table(("", *titles[:-1]), cells, "l" + "r" * (p - 1), "correlation")
 
 
@@ -343,12 +443,22 @@ def short_text(design: Design, estimate: Estimate) -> str:
     lines += (criterion_text(estimate, 4) or "").splitlines()
     if has_information(estimate):
         lines.append(information_table(estimate, design.n, 4).to_text())
-    lines += ["Random effects:", varcorr(design, estimate).table(DIGITS).to_text(indent=1), counts_line(design), "Fixed effects:"]
+    lines += [
+        "Random effects:",
+        varcorr(design, estimate).table(DIGITS).to_text(indent=1),
+        counts_line(design),
+        "Fixed effects:",
+    ]
     coefficients = fixed.fixed_effects(design, estimate)
-    lines += _in_rows(list(map(str, coefficients.index)), format_column(coefficients.to_numpy(), DIGITS))
+    lines += _in_rows(
+        list(map(str, coefficients.index)), format_column(coefficients.to_numpy(), DIGITS)
+    )
     boundaries = estimate.distribution.boundaries
     if boundaries:
-        lines += ["Thresholds:", *_in_rows(boundaries, format_column(thresholds(estimate).to_numpy(), DIGITS))]
+        lines += [
+            "Thresholds:",
+            *_in_rows(boundaries, format_column(thresholds(estimate).to_numpy(), DIGITS)),
+        ]
     lines += [f"Note: {note}" for note in notes(design, estimate)]
     return "\n".join(lines)
 

@@ -62,8 +62,16 @@ class DaskReducer:
 
         empty = self.frame._meta
         names = tuple(name for name in empty.columns if isinstance(name, str))
-        vague = tuple(name for name in names if str(empty[name].dtype) in ("object", "category") and not _is_known(empty[name]))
-        types = {name: pa.array(empty[name], from_pandas=True).type for name in names if name not in vague}
+        vague = tuple(
+            name
+            for name in names
+            if str(empty[name].dtype) in ("object", "category") and not _is_known(empty[name])
+        )
+        types = {
+            name: pa.array(empty[name], from_pandas=True).type
+            for name in names
+            if name not in vague
+        }
         if vague:
             types |= _types(self.head(vague, ENOUGH))
         return {name: types[name] for name in names}
@@ -75,10 +83,16 @@ class DaskReducer:
 
         found: list[Any] = []
         for number, partition in enumerate(self._partitions(columns)):
-            first = self._compute(dask.delayed(_first, pure=False)(partition, number, columns, rows), columns)
+            first = self._compute(
+                dask.delayed(_first, pure=False)(partition, number, columns, rows), columns
+            )
             if first.error is not None:
                 raise first.error
-            found.append(conform(first.value, columns, _types(found[0] if found else first.value), _where(number)))
+            found.append(
+                conform(
+                    first.value, columns, _types(found[0] if found else first.value), _where(number)
+                )
+            )
             if sum(len(table) for table in found) >= min(rows, ENOUGH):
                 break
         return pa.concat_tables(found).slice(0, rows)
@@ -92,7 +106,10 @@ class DaskReducer:
         leaf = dask.delayed(_leaf, pure=False, traverse=False)
         with dask.annotate(retries=RETRIES):
             what = shipped(reduction)
-            parts = [leaf(what, partition, number, schema, __version__) for number, partition in enumerate(partitions)]
+            parts = [
+                leaf(what, partition, number, schema, __version__)
+                for number, partition in enumerate(partitions)
+            ]
             root = tree(parts, what)
         return finished(self._compute(root, reduction.columns), len(parts), reduction)
 
@@ -105,7 +122,10 @@ class DaskReducer:
         make = dask.delayed(_prepare, pure=False, traverse=False)
         with dask.annotate(retries=RETRIES):
             what = shipped(prepare)
-            blocks = [make(what, partition, number, schema, __version__) for number, partition in enumerate(partitions)]
+            blocks = [
+                make(what, partition, number, schema, __version__)
+                for number, partition in enumerate(partitions)
+            ]
             return PreparedDask(self, columns, list(dask.persist(*blocks)))
 
     def _partitions(self, columns: tuple[str, ...]) -> list[Delayed]:
@@ -121,7 +141,9 @@ class DaskReducer:
         except LmmError:
             raise
         except Exception as error:
-            if type(error).__module__.partition(".")[0] == "distributed":  # workers killed, a lost connection
+            if (
+                type(error).__module__.partition(".")[0] == "distributed"
+            ):  # workers killed, a lost connection
                 raise
             self._blame(columns)
             raise
@@ -134,11 +156,15 @@ class DaskReducer:
         try:
             found = dask.compute(*[look(part) for part in self.frame.to_delayed()])
         except Exception as error:
-            raise DataError(f"the Dask DataFrame cannot be computed: {type(error).__name__}: {error}") from error
+            raise DataError(
+                f"the Dask DataFrame cannot be computed: {type(error).__name__}: {error}"
+            ) from error
         for number, names in enumerate(found):
             for name in columns:
                 if name not in names:
-                    raise DataError(f"column {name!r} is missing in {_where(number)}, although other parts have it.")
+                    raise DataError(
+                        f"column {name!r} is missing in {_where(number)}, although other parts have it."
+                    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +264,9 @@ def _where(number: int) -> str:
 def _tables(frame: dd.DataFrame, number: int, schema: bytes) -> Iterator[pa.Table]:
     """A partition in blocks of rows, in the types of ``schema``."""
     types = pickle.loads(schema)
-    yield from sliced(conform(arrow(frame, tuple(types), _where(number)), tuple(types), types, _where(number)))
+    yield from sliced(
+        conform(arrow(frame, tuple(types), _where(number)), tuple(types), types, _where(number))
+    )
 
 
 def arrow(frame: dd.DataFrame, columns: tuple[str, ...], where: str) -> pa.Table:

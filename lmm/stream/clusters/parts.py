@@ -57,7 +57,9 @@ class Part:
     error: LmmError | None = None
 
 
-def evaluate(reduction: Reduction[Any], blocks: Iterable[object], number: int, version: str) -> Part:
+def evaluate(
+    reduction: Reduction[Any], blocks: Iterable[object], number: int, version: str
+) -> Part:
     """The part of one partition.
 
     Parameters
@@ -97,7 +99,9 @@ def combine(parts: Iterable[Part], merge: Callable[[Any, Any], object]) -> Part:
     for part in others:
         both = total.numbers & part.numbers
         if both:
-            raise DataError(f"partition {min(both)} came twice: the data frame's partitions are not the same each time they are computed.")
+            raise DataError(
+                f"partition {min(both)} came twice: the data frame's partitions are not the same each time they are computed."
+            )
         total = _sum(total, part, merge)
     return total
 
@@ -120,14 +124,18 @@ def finished(part: Part, count: int, reduction: Reduction[Any]) -> Any:
         raise part.error
     lost = frozenset(range(count)) ^ part.numbers
     if lost:
-        raise DataError(f"partition {min(lost)} is not in the sum: the data frame's partitions changed while they were computed.")
+        raise DataError(
+            f"partition {min(lost)} is not in the sum: the data frame's partitions changed while they were computed."
+        )
     return reduction.start() if part.value is None else part.value
 
 
 def check_version(version: str) -> None:
     """DataError where this process has another version than the one that asks: its sums may mean something else."""
     if version != __version__:
-        raise DataError(f"the workers have lmm {__version__}, the fit is asked for by lmm {version}: install the same version on both.")
+        raise DataError(
+            f"the workers have lmm {__version__}, the fit is asked for by lmm {version}: install the same version on both."
+        )
 
 
 def sliced(table: pa.Table) -> Iterator[pa.Table]:
@@ -136,7 +144,9 @@ def sliced(table: pa.Table) -> Iterator[pa.Table]:
         yield table.slice(start, ROWS)
 
 
-def prepare_blocks(prepare: Callable[[object], object], tables: Iterable[object], number: int, version: str) -> Part:
+def prepare_blocks(
+    prepare: Callable[[object], object], tables: Iterable[object], number: int, version: str
+) -> Part:
     """The part whose value is the list of a partition's blocks, each what ``prepare`` makes of a table."""
 
     def blocks() -> list[Any]:

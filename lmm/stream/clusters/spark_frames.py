@@ -19,7 +19,18 @@ from typing import TYPE_CHECKING, Any
 from lmm import __version__
 from lmm.errors import DataError
 from lmm.model.laplace.rows import Block
-from lmm.stream.clusters.parts import ABSENT, FAN_IN, ROWS, Part, Prepared, combine, evaluate, evaluate_prepared, finished, prepare_blocks
+from lmm.stream.clusters.parts import (
+    ABSENT,
+    FAN_IN,
+    ROWS,
+    Part,
+    Prepared,
+    combine,
+    evaluate,
+    evaluate_prepared,
+    finished,
+    prepare_blocks,
+)
 from lmm.stream.conform import conform
 from lmm.stream.reducers import A, Reducer, Reduction, module_of, register
 from lmm.stream.row_progress import Progress
@@ -35,7 +46,15 @@ TINY, SMALL = 32 * 2**10, 8 * 2**20
 #: columns of a data frame of pickled parts
 PIECES = "part int, piece int, failed boolean, data binary"
 #: conditions that Spark names in brackets when rows or columns are not what they should be
-DATA = ("[FAILED_READ_FILE", "[CAST_INVALID", "[UNRESOLVED_COLUMN", "[PARQUET_", "[CANNOT_MERGE", "[INCOMPATIBLE_", "[DIVIDE_BY_ZERO")
+DATA = (
+    "[FAILED_READ_FILE",
+    "[CAST_INVALID",
+    "[UNRESOLVED_COLUMN",
+    "[PARQUET_",
+    "[CANNOT_MERGE",
+    "[INCOMPATIBLE_",
+    "[DIVIDE_BY_ZERO",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +83,12 @@ class SparkReducer:
     def head(self, columns: tuple[str, ...], rows: int) -> pa.Table:
         """The first rows, as a ``pyarrow.Table``."""
         with explained():
-            return conform(self._select(columns).limit(rows).toArrow(), columns, self.schema, "the Spark DataFrame")
+            return conform(
+                self._select(columns).limit(rows).toArrow(),
+                columns,
+                self.schema,
+                "the Spark DataFrame",
+            )
 
     def map_reduce(self, reduction: Reduction[A]) -> A:
         """``reduction`` over all rows; see :meth:`lmm.stream.Reducer.map_reduce`."""
@@ -94,7 +118,12 @@ class PreparedSpark:
     def map_reduce(self, reduction: Reduction[A]) -> A:
         """``reduction`` over all blocks."""
         with explained():
-            return total(self.blocks.mapInArrow(partial(_leaf_prepared, reduction=reduction, version=__version__), PIECES), reduction)
+            return total(
+                self.blocks.mapInArrow(
+                    partial(_leaf_prepared, reduction=reduction, version=__version__), PIECES
+                ),
+                reduction,
+            )
 
     def close(self) -> None:
         """Let the executors forget the blocks."""
@@ -109,7 +138,13 @@ def total(leaves: DataFrame, reduction: Reduction[A]) -> A:
     leaves = leaves.persist()
     try:
         size = F.length("data")
-        held = leaves.select("part", "piece", "failed", size.alias("size"), F.when(size < TINY, F.col("data")).alias("data")).collect()
+        held = leaves.select(
+            "part",
+            "piece",
+            "failed",
+            size.alias("size"),
+            F.when(size < TINY, F.col("data")).alias("data"),
+        ).collect()
         count = len({row.part for row in held})
         failed = [row.part for row in held if row.failed]
         rows, parts = held, leaves
@@ -146,32 +181,46 @@ def explained() -> Iterator[None]:
             raise DataError(ABSENT.format(name=absent[1])) from error
         if isinstance(error, PythonException):
             raise
-        cause = next((line.strip() for line in text.splitlines() if any(sign in line for sign in DATA)), None)
+        cause = next(
+            (line.strip() for line in text.splitlines() if any(sign in line for sign in DATA)), None
+        )
         if cause is None:
             raise
-        raise DataError(f"the Spark DataFrame cannot be computed: {cause[cause.index('[') :]}") from error
+        raise DataError(
+            f"the Spark DataFrame cannot be computed: {cause[cause.index('[') :]}"
+        ) from error
 
 
 def _leaf(
-    batches: Iterator[pa.RecordBatch], reduction: Reduction[Any], schema: dict[str, pa.DataType], version: str
+    batches: Iterator[pa.RecordBatch],
+    reduction: Reduction[Any],
+    schema: dict[str, pa.DataType],
+    version: str,
 ) -> Iterator[pa.RecordBatch]:
     number = _number()
     yield from pieces(evaluate(reduction, _tables(batches, number, schema), number, version))
 
 
 def _prepare(
-    batches: Iterator[pa.RecordBatch], prepare: Callable[[object], object], schema: dict[str, pa.DataType], version: str
+    batches: Iterator[pa.RecordBatch],
+    prepare: Callable[[object], object],
+    schema: dict[str, pa.DataType],
+    version: str,
 ) -> Iterator[pa.RecordBatch]:
     number = _number()
     yield from pieces(prepare_blocks(prepare, _tables(batches, number, schema), number, version))
 
 
-def _leaf_prepared(batches: Iterator[pa.RecordBatch], reduction: Reduction[Any], version: str) -> Iterator[pa.RecordBatch]:
+def _leaf_prepared(
+    batches: Iterator[pa.RecordBatch], reduction: Reduction[Any], version: str
+) -> Iterator[pa.RecordBatch]:
     for blocks in _parts(batches):
         yield from pieces(evaluate_prepared(reduction, blocks, version))
 
 
-def _merge(batches: Iterator[pa.RecordBatch], merge: Callable[[Any, Any], object]) -> Iterator[pa.RecordBatch]:
+def _merge(
+    batches: Iterator[pa.RecordBatch], merge: Callable[[Any, Any], object]
+) -> Iterator[pa.RecordBatch]:
     parts = _parts(batches)
     if parts:
         yield from pieces(combine(parts, merge))
@@ -185,14 +234,21 @@ def _number() -> int:
     return context.partitionId()
 
 
-def _tables(batches: Iterable[pa.RecordBatch], number: int, schema: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+def _tables(
+    batches: Iterable[pa.RecordBatch], number: int, schema: dict[str, pa.DataType]
+) -> Iterator[pa.RecordBatch]:
     """A partition's batches put together to blocks of at least ``ROWS`` rows, the last one smaller."""
     import pyarrow as pa
 
     waiting: list[pa.RecordBatch] = []
 
     def block() -> pa.Table:
-        return conform(pa.Table.from_batches(waiting), tuple(schema), schema, f"partition {number} of the Spark DataFrame")
+        return conform(
+            pa.Table.from_batches(waiting),
+            tuple(schema),
+            schema,
+            f"partition {number} of the Spark DataFrame",
+        )
 
     for batch in batches:
         if batch.num_rows:
@@ -224,7 +280,10 @@ def joined(rows: Iterable[tuple[int, int, object]]) -> list[Part]:
     held: dict[int, dict[int, Any]] = {}
     for number, piece, data in rows:
         held.setdefault(number, {})[piece] = data
-    return [pickle.loads(b"".join(found[piece] for piece in sorted(found))) for _, found in sorted(held.items())]
+    return [
+        pickle.loads(b"".join(found[piece] for piece in sorted(found)))
+        for _, found in sorted(held.items())
+    ]
 
 
 def _parts(batches: Iterable[pa.RecordBatch]) -> list[Part]:
@@ -240,7 +299,9 @@ def _is_spark(data: object) -> bool:
 
 
 def _reducer(data: Any, progress: Progress | None) -> Reducer:
-    return SparkReducer(data.to_spark() if type(data).__module__.startswith("pyspark.pandas") else data)
+    return SparkReducer(
+        data.to_spark() if type(data).__module__.startswith("pyspark.pandas") else data
+    )
 
 
 register(_is_spark, _reducer)

@@ -36,7 +36,9 @@ class Coder:
         self._set: pa.Array | None = None
         self._parts: list[Coder] = []
         if isinstance(levels, pd.MultiIndex):
-            self._parts = [Coder(own, [type]) for own, type in zip(levels.levels, self.types, strict=True)]
+            self._parts = [
+                Coder(own, [type]) for own, type in zip(levels.levels, self.types, strict=True)
+            ]
         elif pa.types.is_integer(self.types[0]) and (not len(levels) or levels[-1] < 2**63):
             values = levels.to_numpy()
             self.low, high = (int(values[0]), int(values[-1])) if len(values) else (0, -1)
@@ -44,7 +46,9 @@ class Coder:
                 self._table = np.full(high - self.low + 1, -1, dtype=np.int32)
                 self._table[values - self.low] = np.arange(len(values), dtype=np.int32)
         else:
-            self._set = pa.array(levels.to_numpy(dtype=object), type=_value_type(self.types[0]), from_pandas=True)
+            self._set = pa.array(
+                levels.to_numpy(dtype=object), type=_value_type(self.types[0]), from_pandas=True
+            )
 
     def codes(self, labels: Sequence[pa.Array]) -> np.ndarray:
         """(n,) int32 codes of the rows' values, -1 for one that is no level; ``labels`` has an Arrow array per factor."""
@@ -61,7 +65,11 @@ class Coder:
             return np.where(known[place] == values, place, -1).astype(np.int32)
         place = values.astype(np.int64) - self.low
         inside = (place >= 0) & (place < len(self._table))
-        return self._table[place] if inside.all() else np.where(inside, self._table[np.where(inside, place, 0)], np.int32(-1))
+        return (
+            self._table[place]
+            if inside.all()
+            else np.where(inside, self._table[np.where(inside, place, 0)], np.int32(-1))
+        )
 
     def _find(self, distinct: pa.Array) -> np.ndarray:
         import pyarrow.compute as pc

@@ -106,7 +106,9 @@ class ListedLevels(Levels):
         if len(chunks) > 1 and self.declared is None:
             chunks = [labels.combine_chunks()]
         out = [self._add(chunk) for chunk in chunks]
-        return np.concatenate(out) if len(out) > 1 else out[0] if out else np.zeros(0, dtype=np.int64)
+        return (
+            np.concatenate(out) if len(out) > 1 else out[0] if out else np.zeros(0, dtype=np.int64)
+        )
 
     def _add(self, labels: pa.Array) -> np.ndarray:
         import pyarrow as pa
@@ -129,7 +131,9 @@ class ListedLevels(Levels):
 
         distinct = distinct.cast(self.type)
         if self.known is None or not len(self.known):
-            self.known = pa.concat_arrays([distinct])  # a copy: a slice would keep its whole chunk alive
+            self.known = pa.concat_arrays(
+                [distinct]
+            )  # a copy: a slice would keep its whole chunk alive
             return np.arange(len(distinct), dtype=np.int64)
         found = pc.index_in(distinct, value_set=self.known)
         if not found.null_count:
@@ -174,7 +178,11 @@ class ListedLevels(Levels):
             return np.zeros(0, dtype=np.int64)
         if pa.types.is_boolean(self.type):
             return np.argsort(np.asarray(self.values(ids)), kind="stable")
-        return pc.sort_indices(self.known.take(pa.array(np.asarray(ids, dtype=np.int64)))).to_numpy().astype(np.int64)
+        return (
+            pc.sort_indices(self.known.take(pa.array(np.asarray(ids, dtype=np.int64))))
+            .to_numpy()
+            .astype(np.int64)
+        )
 
 
 class JointLevels(Levels):
@@ -184,7 +192,9 @@ class JointLevels(Levels):
         import pyarrow as pa
 
         self.parts = list(parts)
-        self.combined = [ListedLevels(pa.int64()) for _ in parts[1:]]  # (first two), (those, third), ...
+        self.combined = [
+            ListedLevels(pa.int64()) for _ in parts[1:]
+        ]  # (first two), (those, third), ...
 
     @property
     def size(self) -> int:  # type: ignore[override]
@@ -212,7 +222,11 @@ class JointLevels(Levels):
         """The parts' ids of joint ids."""
         out: list[np.ndarray] = []
         for combined in reversed(self.combined):
-            keys = np.zeros(0, dtype=np.int64) if combined.known is None else combined.known.to_numpy(zero_copy_only=False)[ids]
+            keys = (
+                np.zeros(0, dtype=np.int64)
+                if combined.known is None
+                else combined.known.to_numpy(zero_copy_only=False)[ids]
+            )
             ids, last = unkey(keys)
             out.append(last)
         return [ids, *reversed(out)]
@@ -226,7 +240,9 @@ class JointLevels(Levels):
     def _rebuild(self, columns: list[np.ndarray]) -> None:
         fresh = JointLevels(self.parts)
         ids = fresh._combine(columns)
-        if not np.array_equal(ids, np.arange(len(ids))):  # rows are distinct: they are numbered as they come
+        if not np.array_equal(
+            ids, np.arange(len(ids))
+        ):  # rows are distinct: they are numbered as they come
             raise AssertionError("joint levels are not distinct")
         self.combined = fresh.combined
 
@@ -275,7 +291,9 @@ def one_zero(labels: pa.Array) -> pa.Array:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    return pc.add(labels, pa.scalar(0.0, labels.type)) if pa.types.is_floating(labels.type) else labels
+    return (
+        pc.add(labels, pa.scalar(0.0, labels.type)) if pa.types.is_floating(labels.type) else labels
+    )
 
 
 def key(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -49,12 +49,22 @@ class PairSums:
             self.keys, self.sums = _summed(keys, list(sums), runs=True)
 
 
-def _summed(keys: np.ndarray, columns: list[np.ndarray | None], runs: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def _summed(
+    keys: np.ndarray, columns: list[np.ndarray | None], runs: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Distinct keys, sorted, and the sums of the columns at each; ``runs``: the keys are sorted pieces, which a merge sort joins."""
     order = np.argsort(keys, kind="stable" if runs else None)
     ordered = keys[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(keys) else np.zeros(0, dtype=np.intp)
+    starts = (
+        np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+        if len(keys)
+        else np.zeros(0, dtype=np.intp)
+    )
     out = np.empty((len(columns), len(starts)))
     for row, column in zip(out, columns, strict=True):
-        row[:] = np.diff(starts, append=len(keys)) if column is None else np.add.reduceat(column[order], starts)
+        row[:] = (
+            np.diff(starts, append=len(keys))
+            if column is None
+            else np.add.reduceat(column[order], starts)
+        )
     return ordered[starts], out
