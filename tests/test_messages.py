@@ -29,6 +29,12 @@ def test_notes_on_an_estimate_are_listed() -> None:
     assert "did not converge" in sentences
 
 
+def test_what_a_type_refuses_is_listed() -> None:
+    said = " ".join(tool.messages()["ArgumentError"])
+    assert "F tests are those of linear models" in said
+    assert "this fit is a posterior distribution" in said
+
+
 @pytest.mark.parametrize("kind", sorted(tool.CLASSES))
 def test_classes_are_public(kind: str) -> None:
     """What can be caught has a name in the package."""

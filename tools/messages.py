@@ -21,6 +21,8 @@ CLASSES = {
     if isinstance(value, type) and issubclass(value, KINDS)
 }
 
+#: methods that refuse with the sentence that they are given
+REQUIREMENTS = ("require_linear", "require_likelihood", "require_mean")
 #: modules whose sentences describe an estimate: they become warnings, and stand in ``fit.messages``
 NOTES = (
     "results.text.notes",
@@ -64,8 +66,13 @@ def notes() -> dict[str, str]:
 
 
 def _said(call: ast.Call) -> list[tuple[str, str]]:
-    """The class and the text of ``Error(text)`` or ``warn(text, Warning)``; nothing where the text is made elsewhere."""
+    """The class and the text of ``Error(text)``, ``warn(text, Warning)`` or ``x.require_linear(text)``.
+
+    Nothing where the text is made elsewhere.
+    """
     name = call.func.id if isinstance(call.func, ast.Name) else ""
+    if isinstance(call.func, ast.Attribute) and call.func.attr in REQUIREMENTS:
+        name = "ArgumentError"
     if name in CLASSES and call.args:
         kinds = [name]
     elif name == "warn" and len(call.args) == 2:

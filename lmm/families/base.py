@@ -603,6 +603,15 @@ class Family(abc.ABC):
 
     # -- categories ----------------------------------------------------------------------------
 
+    def require_linear(self, message: str) -> None:
+        """ArgumentError with this message for a generalized model."""
+        raise ArgumentError(message)
+
+    @property
+    def scale_note(self) -> str:
+        """What stands after a quantity on the scale of the linear predictor."""
+        return f" ({self.link.name} scale)"
+
     def require_mean(self, message: str) -> None:  # noqa: B027
         """ArgumentError with this message where responses are categories; ``{kind}`` in it stands for ``"an ordinal"``."""
 

@@ -23,6 +23,10 @@ class LinearGaussian(Gaussian):
     model_title, criterion_name = "Linear", "deviance"
     default_test, default_ddf = "t", "satterthwaite"
     default_residual = "response"
+    scale_note = ""
+
+    def require_linear(self, message: str) -> None:
+        return None
 
     def mean(self, eta: Array) -> Array:
         return eta

@@ -40,7 +40,7 @@ def coefficients(
         fontsize="small" if len(names) <= 40 else "xx-small",
     )
     one.set_ylim(-0.6, len(names) - 0.4)
-    scale = "" if fit.family is None else f" ({fit.family.link.name} scale)"
+    scale = fit.estimate.distribution.scale_note
     one.set_xlabel(f"{fit.estimate.centre}{scale}, {percent(level)} interval")
     one.set_title(f"Fixed effects on {shorten(fit.design.response, 36)}")
     return one

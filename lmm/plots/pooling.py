@@ -102,7 +102,7 @@ def _one_way(
     _points(one, own[order], places, ORANGE, size + 0.5, "its rows alone", ring=True)
     _points(one, drawn[order], places, BLUE, size, "model")
     name_levels(one, term.levels[order], term.group)
-    one.set_xlabel(f"{shorten(term.columns[0], 40)}{scale_name(fit)}")
+    one.set_xlabel(f"{shorten(term.columns[0], 40)}{fit.estimate.distribution.scale_note}")
     _finish(one, fit, t, own[:, None])
     return one
 
@@ -163,8 +163,8 @@ def _two_way(
             one.annotate(
                 name, place, (4, 3), textcoords="offset points", fontsize="xx-small", alpha=0.8
             )
-    one.set_xlabel(f"{shorten(term.columns[a], 40)}{scale_name(fit)}")
-    one.set_ylabel(f"{shorten(term.columns[b], 40)}{scale_name(fit)}")
+    one.set_xlabel(f"{shorten(term.columns[a], 40)}{fit.estimate.distribution.scale_note}")
+    one.set_ylabel(f"{shorten(term.columns[b], 40)}{fit.estimate.distribution.scale_note}")
     one.margins(0.08)
     _finish(one, fit, t, own)
     return one
@@ -207,11 +207,6 @@ def ellipses(ax: Axes, center: np.ndarray, cov: np.ndarray) -> None:
                 linewidth=0.9,
             )
         )
-
-
-def scale_name(fit: Fit) -> str:
-    """What the effects of a generalized model are effects on."""
-    return "" if fit.family is None else f" ({fit.family.link.name} scale)"
 
 
 def _finish(ax: Axes, fit: Fit, t: int, own: np.ndarray) -> None:

@@ -108,8 +108,8 @@ def check(estimate: Estimate, ddf: str | None) -> str | None:
         f"ddf={ddf!r}: a posterior has no tests and no degrees of freedom; use ddf=None."
     )
     name = method_name(ddf)
-    if name is not None and not estimate.distribution.linear:
-        raise ArgumentError(
+    if name is not None:
+        estimate.distribution.require_linear(
             f"ddf={ddf!r}: a generalized model has normal tests, without degrees of freedom; use ddf=None."
         )
     return name

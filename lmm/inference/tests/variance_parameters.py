@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from lmm.covariance.structure import directions
-from lmm.errors import ArgumentError, CapacityError
+from lmm.errors import CapacityError
 from lmm.estimators.estimator import Estimator
 from lmm.estimators.likelihood.probed_criterion import evaluator
 from lmm.estimators.likelihood.profiled import Evaluator, curvature
@@ -60,10 +60,9 @@ def check_linear(estimate: Estimate, what: str) -> None:
     estimate.require_likelihood(
         f"{what}: a posterior has no asymptotic covariance of variance parameters; its draws show their spread."
     )
-    if not estimate.distribution.linear:
-        raise ArgumentError(
-            f"{what} is for linear models; this one has a {estimate.family.title} response."
-        )
+    estimate.distribution.require_linear(
+        f"{what} is for linear models; this one has a {estimate.distribution.title} response."
+    )
 
 
 def covariance(

@@ -211,8 +211,8 @@ def bootstrap(
     )
     arguments.choice(kind, "bootstrap: kind", KINDS)
     nsim = arguments.whole(nsim, "bootstrap: nsim", least=1)
-    if kind == "semiparametric" and estimate.family is not None:
-        raise ArgumentError(
+    if kind == "semiparametric":
+        estimate.distribution.require_linear(
             "bootstrap: kind='semiparametric' draws residuals again, which only a linear model has; use 'parametric'."
         )
     if group is not None and kind != "cases":

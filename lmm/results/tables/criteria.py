@@ -15,7 +15,6 @@ import math
 
 import numpy as np
 
-from lmm.errors import ArgumentError
 from lmm.model.records import Estimate
 
 
@@ -81,10 +80,9 @@ def ml_deviance(estimate: Estimate, n: int) -> float:
 
 def reml_criterion(estimate: Estimate, n: int) -> float:
     """-2 restricted log-likelihood at the estimate's theta; the minimised criterion of a REML fit."""
-    if estimate.family is not None:
-        raise ArgumentError(
-            "a generalized model has no REML criterion; fit.llf and fit.deviance are its criteria."
-        )
+    estimate.distribution.require_linear(
+        "a generalized model has no REML criterion; fit.llf and fit.deviance are its criteria."
+    )
     if estimate.reml:
         return float(estimate.objective)
     p = len(estimate.beta)

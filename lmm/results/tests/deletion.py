@@ -70,8 +70,8 @@ def check_test(test: str, fit: Fit) -> str:
         raise ArgumentError(
             f"drop1: test={test!r} is not one of {', '.join(map(repr, TESTS))}.{nearest(str(test), TESTS)}"
         )
-    if test.lower() == "f" and fit.family is not None:
-        raise ArgumentError(
+    if test.lower() == "f":
+        fit.estimate.distribution.require_linear(
             "drop1: F tests are those of linear models; a generalized one has test='chisq'."
         )
     return test.lower()

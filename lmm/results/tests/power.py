@@ -94,8 +94,8 @@ def power(
         )
     if len(names) != 1 and test != "lrt":
         raise ArgumentError(f"power: test={test!r} is of one coefficient; several take test='lrt'.")
-    if test == "t" and estimate.family is not None:
-        raise ArgumentError(
+    if test == "t":
+        estimate.distribution.require_linear(
             "power: test='t' needs a linear model; a generalized one has 'z' and 'lrt'."
         )
     truth = assume(design, estimate, None if parameters is None else dict(parameters))
