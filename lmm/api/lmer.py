@@ -102,8 +102,6 @@ def run(
     control: Control | None = None,
 ) -> Fit:
     """:func:`lmer` with its arguments for the rows in one record; the call is kept for :meth:`Fit.update`."""
-    from lmm.stream import linear_rows as stream_build
-
     estimator = choose_estimator(REML, method, control)
     settings = estimator.control
     begin = perf_counter()
@@ -113,7 +111,9 @@ def run(
         if reducer is None:
             design = build_design(formula, data, given)
         else:
-            design, problem = stream_build.build(
+            from lmm.stream import linear_rows
+
+            design, problem = linear_rows.build(
                 formula,
                 data,
                 reducer,

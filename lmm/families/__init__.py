@@ -9,7 +9,9 @@ Gamma(link='log')
 
 from __future__ import annotations
 
-from lmm.errors import ArgumentError, nearest
+import importlib
+from typing import TYPE_CHECKING
+
 from lmm.families import links
 from lmm.families.base import (
     Derivatives,
@@ -18,43 +20,19 @@ from lmm.families.base import (
     Information,
     ParameterDerivatives,
 )
-from lmm.families.binomial import Binomial
-from lmm.families.custom import CustomFamily
-from lmm.families.gamma import Gamma
-from lmm.families.gaussian import Gaussian
-from lmm.families.inverse_gaussian import InverseGaussian
 from lmm.families.links import Link
-from lmm.families.negative_binomial import NegativeBinomial
-from lmm.families.negative_binomial1 import NegativeBinomial1
-from lmm.families.ordered.ordinal import Ordinal
-from lmm.families.poisson import Poisson
 
-#: families by name
-FAMILIES: dict[str, type[Family]] = {
-    f.name: f
-    for f in (
-        Gaussian,
-        Binomial,
-        Poisson,
-        Gamma,
-        InverseGaussian,
-        NegativeBinomial,
-        NegativeBinomial1,
-        Ordinal,
-    )
-}
-#: other spellings, R's among them
-ALIASES = {
-    "Gamma": "gamma",
-    "inverse.gaussian": "inverse_gaussian",
-    "nbinom2": "negative_binomial",
-    "negative_binomial2": "negative_binomial",
-    "negbinomial": "negative_binomial",
-    "nbinom1": "negative_binomial1",
-    "bernoulli": "binomial",
-    "normal": "gaussian",
-    "cumulative": "ordinal",
-}
+if TYPE_CHECKING:
+    from lmm.families.binomial import Binomial
+    from lmm.families.by_name import ALIASES, FAMILIES, get
+    from lmm.families.custom import CustomFamily
+    from lmm.families.gamma import Gamma
+    from lmm.families.gaussian import Gaussian
+    from lmm.families.inverse_gaussian import InverseGaussian
+    from lmm.families.negative_binomial import NegativeBinomial
+    from lmm.families.negative_binomial1 import NegativeBinomial1
+    from lmm.families.ordered.ordinal import Ordinal
+    from lmm.families.poisson import Poisson
 
 __all__ = [
     "ALIASES",
@@ -79,35 +57,8 @@ __all__ = [
 ]
 
 
-def get(family: str | Family | type[Family]) -> Family:
-    """The family of that name with its default link; a Family is returned as it is.
-
-    Raises
-    ------
-    ArgumentError : for an unknown name; the nearest one is offered.
-
-    Examples
-    --------
-    >>> from lmm import families
-    >>> families.get("nbinom2")
-    NegativeBinomial(link='log')
-    """
-    if isinstance(family, Family):
-        return family
-    if isinstance(family, type) and issubclass(family, Family):
-        return family()
-    found = FAMILIES.get(ALIASES.get(family, family)) if isinstance(family, str) else None
-    if found is None:
-        quasi = isinstance(family, str) and family.startswith("quasi")
-        hint = (
-            " Quasi families have no likelihood."
-            if quasi
-            else nearest(str(family), [*FAMILIES, *ALIASES])
-        )
-        name, _, rest = family.partition("(") if isinstance(family, str) else ("", "", "")
-        known = FAMILIES.get(ALIASES.get(name.strip(), name.strip()))
-        if known is not None and rest:
-            link = "".join(c for c in rest.partition("=")[2] or rest if c.isalnum() or c in "/^_")
-            hint = f" A link is given with the family's object: family=lmm.families.{known.__name__}(link={link or known.default_link!r})."
-        raise ArgumentError(f"unknown family {family!r}; families are {', '.join(FAMILIES)}.{hint}")
-    return found()
+def __getattr__(name: str) -> object:
+    """Families are imported when one is asked for: a linear model needs none of them."""
+    if name not in __all__:
+        raise AttributeError(f"module 'lmm.families' has no attribute {name!r}")
+    return getattr(importlib.import_module("lmm.families.by_name"), name)
