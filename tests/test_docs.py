@@ -23,11 +23,11 @@ MODULES = sorted(
 #: optional packages that a module's examples need
 NEEDED = {
     "chain_diagnostics": "arviz_stats",
-    "variational": "optax",
+    "variational_bayes": "optax",
     "monte_carlo_em": "blackjax",
     "nuts": "blackjax",
     "accessor": "matplotlib",
-    "rowwise": "pyarrow",
+    "row_methods": "pyarrow",
 }
 
 
