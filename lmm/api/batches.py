@@ -25,7 +25,7 @@ from lmm.formula import Formula, Given, Table, parse
 from lmm.formula.text.names import names_in
 from lmm.formula.text.tokens import quote, scan
 from lmm.inference.refits import response_batches as many
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem, Problem, build_generalized, build_problem
 from lmm.results import Fit
 from lmm.results.batch_fit import BatchFit

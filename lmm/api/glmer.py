@@ -19,7 +19,8 @@ from lmm.estimators.estimator import Estimator
 from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
 from lmm.families import Family
 from lmm.formula import Given
-from lmm.linalg.devices import backend, threads
+from lmm.linalg import threads
+from lmm.linalg.devices import backend
 from lmm.model.problem import build_generalized
 from lmm.results import Fit
 from lmm.stream.reducers import reducer_for

@@ -20,8 +20,8 @@ from lmm.estimators.estimator import Estimator
 from lmm.estimators.given_start import check_start
 from lmm.formula.columns.given import Given, own
 from lmm.formula.columns.subset import Chosen
-from lmm.linalg import tail
-from lmm.linalg.devices import backend, sharded, threads
+from lmm.linalg import tail, threads
+from lmm.linalg.devices import backend, sharded
 from lmm.model.problem import build_problem
 from lmm.model.records import Estimate
 from lmm.results import Fit

@@ -42,7 +42,7 @@ from lmm.estimators.likelihood.maximum_likelihood import finish, of_determined
 from lmm.estimators.likelihood.profiled import Evaluator
 from lmm.estimators.restart import second_look
 from lmm.estimators.settings import CONTROL, COUNT, FLAG, POSITIVE, check_settings
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.gaussian.moments import starting_values
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate, Report

@@ -27,7 +27,7 @@ from lmm.estimators.estimator import Callback, Estimator
 from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
 from lmm.estimators.likelihood.maximum_likelihood import check_sigma, finish
 from lmm.estimators.likelihood.profiled import Evaluator
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.laplace.laplace import laplace
 from lmm.model.laplace.start_values import starting_values
 from lmm.model.problem import GeneralizedProblem, Problem

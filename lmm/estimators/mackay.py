@@ -43,7 +43,7 @@ from lmm.estimators.settings import (
     or_none,
     refuse_evaluation,
 )
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.gaussian.moments import starting_values
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate, Report

@@ -40,7 +40,7 @@ from lmm.estimators.settings import (
     one_of,
     refuse_evaluation,
 )
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.laplace.laplace import laplace
 from lmm.model.laplace.linearised import Linearised, linearise
 from lmm.model.laplace.start_values import starting_values

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lmm.linalg import small
-from lmm.linalg.devices import backend, sharded, threads
+from lmm.linalg import small, threads
+from lmm.linalg.devices import backend, sharded
 
 Array = Any
 

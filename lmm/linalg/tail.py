@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
-from lmm.linalg.devices import backend, sharded, threads
+from lmm.linalg import threads
+from lmm.linalg.devices import backend, sharded
 from lmm.linalg.devices.sharded import ShardedFactor
 
 Array = Any

@@ -20,7 +20,7 @@ from scipy.linalg import solve_triangular
 
 from lmm.design.centring import shifted
 from lmm.design.terms import Incidence
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.linalg.factorisation import Factorisation
 from lmm.model.centred import inward
 from lmm.model.problem import GeneralizedProblem, Problem

@@ -20,7 +20,7 @@ from lmm.design.design import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.estimators.estimator import Estimator
 from lmm.inference.tests.ddf import Ddf
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.conditional import covariances
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate

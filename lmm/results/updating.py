@@ -21,7 +21,7 @@ from lmm.formula.text.formula_terms import joined, simplified, terms
 from lmm.formula.text.names import names_in
 from lmm.formula.text.parse import Bar, cbind_arguments, one_line
 from lmm.formula.text.tokens import Token, outside, scan, spaced
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results.text.notes import warned

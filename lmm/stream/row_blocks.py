@@ -23,7 +23,7 @@ import numpy as np
 
 from lmm.errors import ArgumentError
 from lmm.families import Family
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.linalg.plan import Plan
 from lmm.model.gaussian.crossproducts import CrossProducts
 from lmm.model.laplace.compression import merged, taken

@@ -12,7 +12,7 @@ import lmm
 from lmm.estimators import Control, MaximumLikelihood
 from lmm.estimators.em import ExpectationMaximization, climb, expansion, promised
 from lmm.estimators.likelihood.profiled import Evaluator
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.problem import Problem, build_problem
 from lmm.model.records import Estimate
 from tests.algebra import Algebra, some_theta

@@ -14,7 +14,7 @@ from lmm.design import build_design
 from lmm.estimators.control import Control
 from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
 from lmm.estimators.likelihood.probed_criterion import StochasticEvaluator, widening
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.problem import build_problem
 
 ITERATIVE, EXACT = Control(factorization="iterative"), Control(factorization="exact")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 
 
 @pytest.fixture

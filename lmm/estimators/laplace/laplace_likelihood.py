@@ -31,7 +31,7 @@ from lmm.estimators.laplace.laplace_criterion import Objective
 from lmm.estimators.laplace.probed_laplace import objective_for
 from lmm.estimators.restart import heights
 from lmm.estimators.settings import CONTROL, FLAG, check_settings
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.centred import inner_theta, inward, outer_jacobian, outer_theta, outward
 from lmm.model.laplace.start_values import starting_values
 from lmm.model.problem import GeneralizedProblem

@@ -23,7 +23,7 @@ from lmm.estimators.likelihood.many_linear import Batch, Chart
 from lmm.estimators.restart import HEIGHTS
 from lmm.families import links
 from lmm.families.base import LOG_LIMIT
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.laplace import laplace_batch
 from lmm.model.laplace.laplace_batch import Data, Shared, Values
 from lmm.model.problem import GeneralizedProblem

@@ -28,7 +28,7 @@ from lmm.estimators.restart import (
     mirrors,
     subsets,
 )
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.gaussian import batch_levels, dense_effects
 from lmm.model.gaussian.batched import Levels, Stacked, Values, explained
 from lmm.model.problem import GeneralizedProblem, Problem

@@ -22,7 +22,7 @@ from lmm.estimators.likelihood.probed_criterion import evaluator
 from lmm.estimators.likelihood.profiled import Evaluator, curvature, nothing_left
 from lmm.estimators.restart import second_look
 from lmm.estimators.settings import CONTROL, FLAG, check_settings
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.centred import distant, inner_theta, outer_theta, outward
 from lmm.model.gaussian import deviance, hessian
 from lmm.model.gaussian.determined import UNDETERMINED, determined, gathered, restricted, spread

@@ -59,7 +59,8 @@ from lmm.estimators.settings import (
     or_none,
     refuse_evaluation,
 )
-from lmm.linalg.devices import backend, threads
+from lmm.linalg import threads
+from lmm.linalg.devices import backend
 from lmm.model.posterior import posterior_density as density
 from lmm.model.posterior.joint import Model, make_model
 from lmm.model.posterior.posterior_density import GeneralizedData, Space, SumData

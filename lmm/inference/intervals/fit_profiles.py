@@ -18,7 +18,7 @@ from lmm.estimators.likelihood.profiled import Evaluator
 from lmm.inference.intervals.generalized_surface import GeneralizedSurface
 from lmm.inference.intervals.profiling import LowerPoint, Path, follow, polished
 from lmm.inference.intervals.surface import Held, LinearSurface, Place
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 

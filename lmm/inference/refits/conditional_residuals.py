@@ -14,7 +14,7 @@ import numpy as np
 from lmm.design.design import Design
 from lmm.estimators.control import Control
 from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate
 

@@ -25,7 +25,7 @@ from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
 from lmm.estimators.likelihood import many_linear
 from lmm.estimators.likelihood.many_linear import Batch
 from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.gaussian import batch_sums
 from lmm.model.gaussian.determined import determined
 from lmm.model.problem import GeneralizedProblem, Problem, build_generalized, build_problem

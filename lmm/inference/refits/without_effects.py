@@ -14,7 +14,7 @@ import numpy as np
 
 from lmm.estimators.estimator import Estimator
 from lmm.estimators.likelihood.probed_criterion import evaluator
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.laplace.rows import Block
 from lmm.model.laplace.start_values import starting_values
 from lmm.model.problem import GeneralizedProblem, Problem

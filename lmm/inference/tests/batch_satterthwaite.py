@@ -20,7 +20,7 @@ import numpy as np
 from lmm.estimators.likelihood import many_linear
 from lmm.estimators.likelihood.many_linear import Batch, Evaluator
 from lmm.inference.tests.variance_parameters import POSITIVE
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.gaussian import batch_sums
 from lmm.model.gaussian.batched import Levels, Stacked
 from lmm.model.problem import Problem

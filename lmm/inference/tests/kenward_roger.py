@@ -30,7 +30,7 @@ from lmm.inference.tests.distributions import FTest, f_test
 from lmm.inference.tests.marginal_precision import marginal, projected
 from lmm.inference.tests.satterthwaite import independent
 from lmm.inference.tests.traces import traces
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.centred import inward
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate

@@ -23,7 +23,7 @@ from lmm.estimators.estimator import Estimator
 from lmm.inference.tests.distributions import FTest, f_test
 from lmm.inference.tests.marginal_precision import Marginal, marginal
 from lmm.inference.tests.variance_parameters import variance_parameters
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.centred import inward
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate

@@ -27,8 +27,7 @@ from scipy.linalg import lapack
 from scipy.sparse.csgraph import connected_components
 
 from lmm.errors import CapacityError
-from lmm.linalg import small
-from lmm.linalg.devices import threads
+from lmm.linalg import small, threads
 from lmm.model.gaussian.crossproducts import CrossProducts
 
 #: columns of the largest component: about 10 matrices of 8 s^2 bytes, 10 s^3 flops

@@ -28,7 +28,7 @@ from lmm.estimators.likelihood.probed_criterion import evaluator
 from lmm.estimators.likelihood.profiled import Evaluator, curvature
 from lmm.inference.tests.marginal_precision import marginal, projected
 from lmm.inference.tests.traces import traces
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.model.centred import inward, outer_jacobian
 from lmm.model.gaussian import hessian
 from lmm.model.problem import GeneralizedProblem, Problem

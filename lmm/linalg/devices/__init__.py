@@ -1,1 +1,1 @@
-"""Where arrays live and run: backends, devices, threads."""
+"""Where arrays live and run: backends and devices."""

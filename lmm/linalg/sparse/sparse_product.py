@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.linalg.sparse.gather_product import GatherProduct, make_gather_product
 
 Array = Any

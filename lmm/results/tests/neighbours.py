@@ -16,7 +16,7 @@ from lmm.errors import ArgumentError, RankWarning, ResponseError, SingularFitWar
 from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
 from lmm.formula import Formula, Given
 from lmm.formula.text.formula_terms import fixed_terms
-from lmm.linalg.devices import threads
+from lmm.linalg import threads
 from lmm.results import updating
 from lmm.results.text.notes import warned
 
