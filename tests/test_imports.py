@@ -30,52 +30,11 @@ ALLOWED = {
     "model": {"design", "families", "covariance", "linalg", "priors"},
     "search": {"model", "design", "families", "covariance", "linalg"},
     "stream": {"model", "design", "formula", "families", "covariance", "linalg"},
-    "estimators": {
-        "search",
-        "stream",
-        "model",
-        "design",
-        "families",
-        "covariance",
-        "linalg",
-        "priors",
-    },
-    "inference": {
-        "estimators",
-        "search",
-        "model",
-        "design",
-        "formula",
-        "families",
-        "covariance",
-        "linalg",
-    },
-    "results": {
-        "inference",
-        "estimators",
-        "search",
-        "stream",
-        "model",
-        "design",
-        "formula",
-        "families",
-        "covariance",
-        "linalg",
-    },
-    "plots": {
-        "results",
-        "inference",
-        "estimators",
-        "search",
-        "stream",
-        "model",
-        "design",
-        "formula",
-        "families",
-        "covariance",
-        "linalg",
-    },
 }
+ALLOWED["estimators"] = ALLOWED["search"] | {"search", "stream", "priors"}
+ALLOWED["inference"] = ALLOWED["search"] | {"search", "estimators", "formula"}
+ALLOWED["results"] = ALLOWED["inference"] | {"inference", "stream"}
+ALLOWED["plots"] = ALLOWED["results"] | {"results"}
 ALLOWED["api"] = ALLOWED["plots"] | {"plots"}
 ALLOWED["cli"] = ALLOWED["api"] | {"api", "datasets"}
 

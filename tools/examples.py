@@ -170,25 +170,27 @@ def by_example(path: str) -> dict[str, list[float]]:
 def compare(first: str, second: str) -> int:
     """Print what differs; the number of examples that do."""
     a, b = by_example(first), by_example(second)
+    alone = {first: a.keys() - b.keys(), second: b.keys() - a.keys()}
+    for path, keys in alone.items():
+        for key in sorted(keys):
+            print(f"{key}: only in {path}")
     differ = 0
-    for key in sorted(a.keys() | b.keys()):
-        x, y = a.get(key), b.get(key)
-        if x is None or y is None:
-            print(f"{key}: only in {first if y is None else second}")
-        elif len(x) != len(y):
+    for key in sorted(a.keys() & b.keys()):
+        x, y = np.array(a[key]), np.array(b[key])
+        if len(x) != len(y):
             print(f"{key}: {len(x)} numbers, then {len(y)}")
-        else:
-            size = max((abs(v) for v in x if np.isfinite(v)), default=0.0)
-            worst = max(
-                (abs(u - v) for u, v in zip(x, y, strict=True) if np.isfinite(u) or np.isfinite(v)),
-                default=0.0,
-            )
-            if not worst > TOLERANCE * size:
-                continue
-            print(f"{key}: differs by {worst / size if size else worst:.1e}")
-        differ += 1
-    print(f"{len(a)} examples with {sum(map(len, a.values())):,} numbers; {differ} differ")
-    return differ
+            differ += 1
+            continue
+        size = np.abs(x[np.isfinite(x)]).max(initial=0.0)
+        apart = ~np.isclose(x, y, rtol=0.0, atol=TOLERANCE * size, equal_nan=True)
+        if apart.any():
+            print(f"{key}: differs by {np.max(np.abs(x - y)[apart]) / (size or 1.0):.1e}")
+            differ += 1
+    both = [key for key in a if key in b]
+    print(
+        f"{len(both)} examples with {sum(len(a[key]) for key in both):,} numbers; {differ} differ"
+    )
+    return differ + sum(map(len, alone.values()))
 
 
 if __name__ == "__main__":
