@@ -62,7 +62,7 @@ class Problem(Structured):
     plan : which term is eliminated how.
     arranged : the plan in the sizes of ``data``, where levels may be padded.
     cross : cross-products of [Z X y0], y0 the least-squares residual of y - offset.
-    data : the same arranged for the criterion, X orthonormal.
+    data : the same arranged for the deviance (ML), X orthonormal.
     R : (p, p), X = Q R.
     beta0 : (p,) least-squares coefficients.
     n : rows; ``sum_log_weights`` their log weights' sum.
@@ -138,6 +138,18 @@ class Problem(Structured):
                 spans = projected @ projected >= (1.0 - 1e-8) * cross.diag[t][a, a].sum()
                 return np.asarray(solve_triangular(R, projected)) if spans else None
         return None
+
+    def log_gram(self, reml: bool) -> float:
+        """log|X'WX|, which the restricted likelihood has and that of orthonormal columns has not; 0 for ML."""
+        return 2.0 * float(np.log(np.abs(np.diagonal(self.R))).sum()) if reml else 0.0
+
+    def deviance_data(self, reml: bool, sigma: float | None = None) -> Data:
+        """The sums for the deviance with its degrees of freedom and constants, and sigma^2 where it is known."""
+        return self.data._replace(
+            degrees=np.asarray(float(self.n - (self.p if reml else 0))),
+            variance=np.asarray(1.0 if sigma is None else float(sigma) ** 2),
+            constant=self.data.constant + self.log_gram(reml),
+        )
 
     def collect(self, vectors: Vectors, parts: Sequence[np.ndarray] = ()) -> list[np.ndarray]:
         """Vectors in the space of the random effects as arrays (r, k, J), per term in the design's order.
@@ -485,7 +497,7 @@ def _residual(design: Design, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def criterion_data(
     cross: CrossProducts, plan: Plan, R: np.ndarray, old: Data | None
 ) -> tuple[Data, Plan]:
-    """Arrays for the criterion and their plan; Z'WZ is taken from ``old`` when only the response changed."""
+    """Sums for the deviance (ML) and their plan; Z'WZ is taken from ``old`` when only the response changed."""
     p = len(R)
     if plan.backend == "jax":
         cross, plan = pad(cross, plan)
@@ -497,4 +509,12 @@ def criterion_data(
     system = make_system(cross, plan) if old is None else old.system
     iterative = [rhs[t].reshape(p + 1, -1) for t in plan.iterative]
     own = np.concatenate(iterative, axis=1) if iterative else np.zeros((p + 1, 0))
-    return Data(system, arrange(plan, rhs), gram, np.asarray(float(cross.n)), iterative=own), plan
+    data = Data(
+        system,
+        arrange(plan, rhs),
+        gram,
+        degrees=np.asarray(float(cross.n)),
+        constant=np.asarray(-cross.sum_log_weights),
+        iterative=own,
+    )
+    return data, plan

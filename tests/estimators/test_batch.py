@@ -98,8 +98,8 @@ def test_refits_to_other_responses_are_single_fits(fit):
 def test_gradient_and_hessian_are_derivatives(fit):
     """In the chart's coordinates, exact second derivatives included, against central differences."""
     Y = responses(fit, 3)
-    degrees = fit.problem.n - (fit.problem.p if fit.estimator.reml else 0)
-    data, _ = batch_sums.responses(batch_sums.Rows(fit.problem, fit.design), Y, degrees)
+    rows = batch_sums.Rows(fit.problem, fit.design)
+    data, _ = batch_sums.responses(rows, Y, fit.estimator.reml)
     evaluate = many_linear.Evaluator(
         fit.problem, fit.estimator.reml, many_linear.start(fit.problem, fit.estimate.theta)
     )

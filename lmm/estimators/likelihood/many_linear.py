@@ -457,7 +457,6 @@ def fit_blocks(
     blocks: Sequence[Callable[[], Levels | Stacked]],
     counts: Sequence[int],
     finish: Callable[[int, np.ndarray | None], tuple[Any, str | None]],
-    constants: np.ndarray,
     offsets: np.ndarray | None,
     modes: bool,
     progress: Callable[[int], None] | None = None,
@@ -472,7 +471,6 @@ def fit_blocks(
     theta : where to begin.
     blocks : each gives the sums of ``counts[i]`` problems when called.
     finish : (index, theta or None) -> an Estimate by the estimator of single fits and None, or None and what went wrong.
-    constants : (R,) what the criterion leaves out.
     offsets : (R, p) least-squares coefficients that beta is measured from, on the user's scale.
     modes : keep the conditional modes.
     progress : told of the problems done.
@@ -513,7 +511,7 @@ def fit_blocks(
             beta,
             cov,
             sigma,
-            values.objective + constants[index],
+            values.objective,
             own_modes,
             ends.evaluations,
             {},

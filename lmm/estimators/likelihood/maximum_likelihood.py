@@ -295,7 +295,7 @@ def finish(
     point = outcome.point
     if not np.isfinite(point.objective):
         raise nothing_left(problem)
-    value: deviance.Value = point.payload.value
+    value: deviance.Profiled = point.payload.value
     theta = problem.canonical(point.theta)
     inverse = solve_triangular(problem.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
     messages = tuple(distant(problem)) if problem.centred is None else ()

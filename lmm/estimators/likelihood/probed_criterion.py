@@ -166,7 +166,7 @@ class StochasticEvaluator(Evaluator):
         )
         point = Point(
             np.asarray(theta, dtype=float),
-            float(value.objective) + self.constant,
+            float(value.objective),
             slope(D, frame),
             model,
             payload,
@@ -191,7 +191,7 @@ class StochasticEvaluator(Evaluator):
         return point
 
     def _known_part(self, point: Point) -> float:
-        """log|M| less log|H|, given back from the criterion's other parts."""
+        """log|M| less log|H| and constants, given back from the deviance's other parts."""
         value, degrees = point.payload.value, self.degrees
         s2 = self.variance(value)
         out = float(value.objective) - float(value.r2) / s2 - degrees * np.log(2.0 * np.pi * s2)
@@ -244,7 +244,7 @@ class StochasticEvaluator(Evaluator):
     def settled(self, point: Point) -> tuple[Point, float]:
         """The point with log|H| by Lanczos quadrature in its objective, and the Monte Carlo error of that."""
         _, logdet, error = self.logdet_rest(point.payload.frame.T)
-        value = float(point.payload.value.objective) + self.constant + logdet
+        value = float(point.payload.value.objective) + logdet
         return replace(point, objective=value), error
 
     def errors(self, point: Point) -> tuple[np.ndarray, np.ndarray]:

@@ -48,7 +48,7 @@ class Frame(NamedTuple):
 class Payload:
     """What an evaluation leaves: profiled values, D and modes per term in the design's order, the coordinates."""
 
-    value: deviance.Value
+    value: deviance.Profiled
     D: list[np.ndarray]
     modes: list[np.ndarray]
     frame: Frame
@@ -64,7 +64,7 @@ class Settled(NamedTuple):
 
 
 class Evaluator:
-    """The criterion of one problem as a function of theta, with its constants; ``sigma`` where it is known."""
+    """The deviance of one problem as a function of theta; ``sigma`` where it is known."""
 
     #: whether values of the criterion can be compared however far apart they are
     comparable = True
@@ -75,13 +75,7 @@ class Evaluator:
         self.problem, self.reml, self.sigma = problem, reml, sigma
         self.known = sigma is not None
         self.degrees = problem.n - (problem.p if reml else 0)
-        variance = 1.0 if sigma is None else float(sigma) ** 2
-        self.data = problem.data._replace(
-            degrees=np.asarray(float(self.degrees)), variance=np.asarray(variance)
-        )
-        self.constant = -problem.sum_log_weights
-        if reml and problem.p:
-            self.constant += 2.0 * float(np.log(np.abs(np.diagonal(problem.R))).sum())
+        self.data = problem.deviance_data(reml, sigma)
         self.grams = problem.grams()
         self.sizes = [(size.k, size.J) for size in problem.plan.terms]
         self.jax = problem.plan.backend == "jax"
@@ -113,7 +107,7 @@ class Evaluator:
     def _kind(self) -> dict[str, bool]:
         return {"reml": self.reml, "known": self.known}
 
-    def variance(self, value: deviance.Value) -> float:
+    def variance(self, value: deviance.Profiled) -> float:
         """sigma^2 at an evaluation: the known one, or the one profiled out."""
         return self.sigma**2 if self.sigma is not None else float(value.r2) / self.degrees
 
@@ -127,12 +121,12 @@ class Evaluator:
         return [arranged[i] for i in np.argsort(self.problem.plan.order)]
 
     def objective(self, theta: np.ndarray) -> float:
-        """The criterion alone, constants included."""
+        """The deviance alone."""
         chain_T, tail_T = self._arrange([s.factor(own) for s, own in self._terms(theta)])
         value = self._call(
-            deviance.value, chain_T, tail_T, layout=self.problem.arranged.layout, **self._kind
+            deviance.deviance, chain_T, tail_T, layout=self.problem.arranged.layout, **self._kind
         )
-        return float(value.objective) + self.constant
+        return float(value.objective)
 
     def modes(self, theta: np.ndarray) -> tuple[float, list[np.ndarray]]:
         """sigma^2 and the conditional modes (k, J) per term at theta, without derivatives where they would cost more."""
@@ -218,7 +212,7 @@ class Evaluator:
         )  # r2 is what is left of y'Wy
         return Point(
             np.asarray(theta, dtype=float),
-            float(value.objective) + self.constant,
+            float(value.objective),
             gradient,
             model,
             payload,

@@ -168,11 +168,10 @@ class LinearSurface:
             for d, T, own in zip(frame.dT, frame.T, G, strict=True)
         ]
         try:
-            r2, beta, kernel, D, H, rho = self._evaluate(z, frame.T, dG, sigma**2)
+            objective, r2, beta, D, H, rho = self._evaluate(z, frame.T, dG, sigma**2)
         except (np.linalg.LinAlgError, FloatingPointError):
             return self._nowhere(z)
         n, s2, m = self.problem.n, sigma**2, self.m
-        objective = kernel + r2 / s2 + n * np.log(2.0 * np.pi * s2) + self.base.constant
         if not np.isfinite(objective):
             return self._nowhere(z)
         slopes = np.concatenate(
@@ -196,7 +195,7 @@ class LinearSurface:
         factors = [T for T, _, _ in absolute]
         return Point(
             np.asarray(z, dtype=float),
-            float(objective),
+            objective,
             gradient,
             H,
             (factors, self.problem.beta0 + inverse),
@@ -227,8 +226,8 @@ class LinearSurface:
 
     def _evaluate(
         self, z: np.ndarray, T: list[np.ndarray], dG: list[np.ndarray], variance: float
-    ) -> tuple[float, np.ndarray, float, list[np.ndarray], np.ndarray, np.ndarray]:
-        """r2, beta, log|M|, D per term, second derivatives along the directions and rho."""
+    ) -> tuple[float, float, np.ndarray, list[np.ndarray], np.ndarray, np.ndarray]:
+        """f, r2, beta, D per term, second derivatives along the directions and rho."""
         problem, data = self.problem, self._data(z)
         if self.exact:
             parts = hessian.pieces(
@@ -236,16 +235,19 @@ class LinearSurface:
             )
             D = [Q - E / variance for Q, E in zip(parts.Q, parts.E, strict=True)]
             return (
-                parts.r2,
-                parts.beta,
-                parts.logdet,
+                float(
+                    deviance.objective(
+                        np, parts.logdet, parts.head, problem.n, data.constant, False, variance
+                    )
+                ),
+                float(parts.head.r2),
+                parts.head.beta,
                 D,
                 hessian.in_directions(parts, problem.n, variance),
                 parts.rho,
             )
         plan = problem.arranged
-        degrees = np.asarray(float(problem.n))
-        data = data._replace(degrees=degrees, variance=np.asarray(variance))
+        data = data._replace(variance=np.asarray(variance))
         chain, tail = plan.chain, plan.tail
         well = tuple(
             not self.base.jax and bool(np.linalg.svd(T[t], compute_uv=False)[-1] > 1e-3)
@@ -261,21 +263,15 @@ class LinearSurface:
         D = [derived.D[i] for i in order]
         stops = np.cumsum([0, *(len(dG[t]) for t in chain + tail)])
         index = np.concatenate([np.arange(stops[i], stops[i + 1]) for i in order])
-        r2 = float(value.r2)
-        logdet = (
-            float(value.objective)
-            - r2 / variance
-            - problem.n * float(np.log(2.0 * np.pi * variance))
-        )
         rho = []
         for own, factor, modes in zip(dG, T, problem.collect(derived.modes), strict=True):
             inverse = np.linalg.pinv(factor)
             e = inverse.T @ (inverse @ modes[0])  # b = T T'e
             rho.append(np.einsum("iab,ab->i", own, e @ e.T))
         return (
-            r2,
+            float(value.objective),
+            float(value.r2),
             np.asarray(value.beta),
-            logdet,
             D,
             derived.AI[np.ix_(index, index)],
             np.concatenate(rho),
@@ -293,13 +289,12 @@ class LinearSurface:
         """Derivatives in c added, and all of gamma."""
         problem, plan = self.problem, self.problem.arranged
         chain_T, tail_T = ([T[t] for t in which] for which in (plan.chain, plan.tail))
-        data = problem.data._replace(degrees=np.asarray(float(problem.n)))
         if self.base.jax:
             value = backend.call(
-                deviance.value, data, chain_T, tail_T, layout=plan.layout, reml=False
+                deviance.deviance, problem.data, chain_T, tail_T, layout=plan.layout, reml=False
             )
         else:
-            value = deviance.value(np, data, chain_T, tail_T, plan.layout, False)
+            value = deviance.deviance(np, problem.data, chain_T, tail_T, plan.layout, False)
         own, gamma = self._held_gamma(z), self.B[:, 0]
         weight = 2.0 / (float(gamma @ value.cov @ gamma) * variance)
         slope = weight * (own - float(gamma @ value.beta)) / self.length

@@ -27,6 +27,7 @@ from lmm.estimators.likelihood.many_linear import Batch
 from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
 from lmm.linalg import threads
 from lmm.model.gaussian import batch_sums
+from lmm.model.gaussian.batched import Levels, Stacked
 from lmm.model.gaussian.determined import determined
 from lmm.model.problem import GeneralizedProblem, Problem, build_generalized, build_problem
 from lmm.model.records import Convergence, Estimate
@@ -142,14 +143,13 @@ def _side_by_side(
         for c in np.array_split(np.arange(R), max(-(-R // size), min(R // 64, threads.cores()), 1))
         if len(c)
     ]
-    degrees = problem.n - (problem.p if bool(estimator.reml) else 0)
     offsets = np.zeros((R, problem.p))
     rows = batch_sums.Rows(problem, design)
 
     def block(columns: np.ndarray) -> Callable[[], Any]:
         def make() -> Any:
             data, offsets[columns] = batch_sums.responses(
-                rows, Y[:, columns[0] : columns[-1] + 1], degrees
+                rows, Y[:, columns[0] : columns[-1] + 1], bool(estimator.reml)
             )
             return data
 
@@ -158,7 +158,6 @@ def _side_by_side(
     def finish(r: int, theta: np.ndarray | None) -> tuple[Estimate | None, str | None]:
         return finished(lambda: _other_response(design, problem, Y[:, r]), estimator, theta)
 
-    constants = np.full(R, constant(problem, bool(estimator.reml)) - problem.sum_log_weights)
     blocks, counts = [block(columns) for columns in cuts], [len(columns) for columns in cuts]
     limit, theta = estimator.control.max_evaluations, estimate.theta
     return many_linear.fit_blocks(
@@ -168,18 +167,12 @@ def _side_by_side(
         blocks,
         counts,
         finish,
-        constants,
         offsets,
         modes,
         progress,
         first,
         limit,
     )
-
-
-def constant(problem: Problem, reml: bool) -> float:
-    """2 log|R|, which the criterion of orthonormal columns leaves out of REML's."""
-    return 2.0 * float(np.log(np.abs(np.diagonal(problem.R))).sum()) if reml and problem.p else 0.0
 
 
 def _other_response(design: Design, problem: Any, y: np.ndarray) -> Any:
@@ -314,8 +307,8 @@ def without(
     if not (is_batched(problem, estimator) and _sums(problem) <= SUMS_LIMIT):
         return one_by_one(_subsets(design, problem, rows), estimator, estimate, False, progress)
 
-    def data(which: np.ndarray, p_reml: int) -> tuple[Any, np.ndarray]:
-        return batch_sums.without(problem, design, [rows[i] for i in which], p_reml)
+    def data(which: np.ndarray, reml: bool) -> Levels | Stacked:
+        return batch_sums.without(problem, design, [rows[i] for i in which], reml)
 
     def single(r: int) -> Callable[[], Any]:
         return next(_subsets(design, problem, [rows[r]]))
@@ -338,7 +331,7 @@ def _changed(
     estimator: Estimator,
     estimate: Estimate,
     R: int,
-    data: Callable[[np.ndarray, int], tuple[Any, np.ndarray]],
+    data: Callable[[np.ndarray, bool], Levels | Stacked],
     single: Callable[[int], Callable[[], Any]],
     progress: Progress | None,
     first: bool = False,
@@ -346,25 +339,17 @@ def _changed(
 ) -> Batch:
     """R refits side by side of problems with sums of their own.
 
-    ``data(which, p)`` gives the sums of some, N being their rows less p, and sum log w of each; ``single(r)`` what makes one by itself.
+    ``data(which, reml)`` gives the sums of some; ``single(r)`` what makes one by itself.
     ``offsets`` (R, p) are the coefficients that their residuals are taken from, which ``data`` may fill in.
     """
     size = max(16, min(many_linear.block_size(problem), HELD // max(_sums(problem), 1)))
     cuts = [c for c in np.array_split(np.arange(R), max(-(-R // size), 1)) if len(c)]
-    constants = np.full(R, constant(problem, bool(estimator.reml)))
-
-    def block(which: np.ndarray) -> Callable[[], Any]:
-        def make() -> Any:
-            sums, logs = data(which, problem.p if bool(estimator.reml) else 0)
-            constants[which] -= logs
-            return sums
-
-        return make
 
     def finish(r: int, theta: np.ndarray | None) -> tuple[Estimate | None, str | None]:
         return finished(single(r), estimator, theta)
 
-    blocks, counts = [block(which) for which in cuts], [len(which) for which in cuts]
+    blocks = [partial(data, which, bool(estimator.reml)) for which in cuts]
+    counts = [len(which) for which in cuts]
     offsets = np.repeat(problem.beta0[None], R, axis=0) if offsets is None else offsets
     limit, theta = estimator.control.max_evaluations, estimate.theta
     return many_linear.fit_blocks(
@@ -374,7 +359,6 @@ def _changed(
         blocks,
         counts,
         finish,
-        constants,
         offsets,
         False,
         progress,
@@ -397,9 +381,9 @@ def of_observed(
     rows = batch_sums.Rows(problem, design)
     offsets = np.zeros((Y.shape[1], problem.p))
 
-    def data(which: np.ndarray, p_reml: int) -> tuple[Any, np.ndarray]:
-        sums, logs, offsets[which] = batch_sums.observed(rows, Y[:, which], p_reml)
-        return sums, logs
+    def data(which: np.ndarray, reml: bool) -> Levels:
+        sums, offsets[which] = batch_sums.observed(rows, Y[:, which], reml)
+        return sums
 
     def single(r: int) -> Callable[[], Any]:
         return partial(of_present, design, problem, Y[:, r])
@@ -485,8 +469,8 @@ def of_levels(
     if not (is_batched(problem, estimator) and len(design.terms) == 1):
         return one_by_one(_copies(design, problem, t, levels), estimator, estimate, False, progress)
 
-    def data(which: np.ndarray, p_reml: int) -> tuple[Any, np.ndarray]:
-        return batch_sums.drawn(problem, design, levels[which], p_reml)
+    def data(which: np.ndarray, reml: bool) -> Levels:
+        return batch_sums.drawn(problem, design, levels[which], reml)
 
     def single(r: int) -> Callable[[], Any]:
         return next(_copies(design, problem, t, levels[r : r + 1]))

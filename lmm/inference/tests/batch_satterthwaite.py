@@ -55,16 +55,15 @@ def degrees_of_freedom(
     evaluate, rows = InTheta(problem, reml), batch_sums.Rows(problem, design)
     inside = which[~many_linear.near_boundary(evaluate, fits.theta[which].T)]
     missing = np.isnan(Y[:, inside]).any(axis=0)
-    p_reml = problem.p if reml else 0
     for part, lacking in ((inside[~missing], False), (inside[missing], True)):
         size = max(16, many_linear.block_size(problem))
         for first in range(0, len(part), size):
             own = part[first : first + size]
             data: Levels | Stacked
             if lacking:
-                data, _, _ = batch_sums.observed(rows, Y[:, own], p_reml)
+                data, _ = batch_sums.observed(rows, Y[:, own], reml)
             else:
-                data, _ = batch_sums.responses(rows, Y[:, own], problem.n - p_reml)
+                data, _ = batch_sums.responses(rows, Y[:, own], reml)
             out[own] = _of_block(evaluate, np.linalg.inv(problem.R), data, fits.theta[own].T)
     return out
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from lmm.linalg import small
-from lmm.model.gaussian.batched import Levels, Values, chain, directions, objective, places, profile
+from lmm.model.gaussian.batched import Levels, Values, chain, directions, places, profile
+from lmm.model.gaussian.deviance import objective
 
 #: numbers up to which products of columns of X are formed level by level, so that what is linear in W is one matrix product
 PRODUCTS = 1 << 20
@@ -38,7 +39,7 @@ def levels(data: Levels, T: np.ndarray, dT: np.ndarray, reml: bool, order: int) 
     taken[p, :p] = taken[:p, p] = against(X, Wy[None])[0]
     taken[p, p] = _dots(y, Wy)
     head = profile(data.gram - taken)
-    value = objective(logs, head, data.degrees, reml)
+    value = objective(np, logs, head, data.degrees, data.constant, reml)
     r = y - combined(X, head.beta)
     b = _apply(W, r, place)
     cov = np.einsum("abr,acr->bcr", head.root, head.root)

@@ -59,7 +59,7 @@ class Rows:
         return np.einsum("ir,ir->r", y, y if weights is None else y * weights[:, None])
 
 
-def responses(rows: Rows, Y: np.ndarray, degrees: float) -> tuple[Levels | Stacked, np.ndarray]:
+def responses(rows: Rows, Y: np.ndarray, reml: bool) -> tuple[Levels | Stacked, np.ndarray]:
     """Sums for other responses Y (n, R), and the least-squares coefficients (R, p) of each on the user's scale.
 
     Taken through a cache-sized piece of the responses at a time: once read, a column gives its coefficients, its residual and the
@@ -81,7 +81,7 @@ def responses(rows: Rows, Y: np.ndarray, degrees: float) -> tuple[Levels | Stack
         )
         for own, ZW in zip(sums, rows.ZW, strict=True):
             own[:, part] = ZW @ y
-    N = np.full(R, float(degrees))
+    N, constant = _counted(problem, np.full(R, n), np.full(R, problem.sum_log_weights), reml)
     fixed = [columns[:p] for columns in problem.collect(problem.data.rhs)]
     if len(sums) == 1:
         size = problem.plan.terms[0]
@@ -91,16 +91,18 @@ def responses(rows: Rows, Y: np.ndarray, degrees: float) -> tuple[Levels | Stack
             sums[0].reshape(size.k, size.J, R),
             gram,
             N,
+            constant,
         )
         return data, beta0.T
     rhs = np.empty((R, p + 1, sum(len(own) for own in sums)))
     rhs[:, :p] = np.concatenate([f.reshape(p, f.shape[1] * f.shape[2]) for f in fixed], axis=1)
     rhs[:, p] = np.concatenate(sums).T
-    return Stacked(_sizes(problem), dense_matrix(problem.cross)[None], rhs, gram, N), beta0.T
+    A = dense_matrix(problem.cross)[None]
+    return Stacked(_sizes(problem), A, rhs, gram, N, constant), beta0.T
 
 
-def observed(rows: Rows, Y: np.ndarray, p_reml: int) -> tuple[Levels, np.ndarray, np.ndarray]:
-    """Sums of one grouping factor for responses Y (n, R) with NaN where a row is missing, sum log w, and coefficients (R, p).
+def observed(rows: Rows, Y: np.ndarray, reml: bool) -> tuple[Levels, np.ndarray]:
+    """Sums of one grouping factor for responses Y (n, R) with NaN where a row is missing, and coefficients (R, p).
 
     Everything is summed over the rows that a response has, Z'WZ too: weights of 0 and 1. One whose rows leave the fixed columns
     dependent, or that they explain entirely, has the square NaN, and so no criterion.
@@ -141,9 +143,16 @@ def observed(rows: Rows, Y: np.ndarray, p_reml: int) -> tuple[Levels, np.ndarray
         for c in range(p):
             X[c, a] = term.by_level(term.values[:, a] * QW[:, c]) @ here
     sums = (rows.ZW[0] @ y).reshape(k, J, R)
-    degrees = here.sum(axis=0) - float(p_reml)
+    counted = _counted(problem, here.sum(axis=0), np.log(weights) @ here, reml)
     beta0 = solve_triangular(problem.R, coefficients) if p else coefficients
-    return Levels(A, X, sums, gram, degrees), np.log(weights) @ here, beta0.T
+    return Levels(A, X, sums, gram, *counted), beta0.T
+
+
+def _counted(
+    problem: Problem, rows: np.ndarray, logs: np.ndarray, reml: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Degrees of freedom and constants (R,) of problems with these numbers of rows and sums of log weights."""
+    return rows - float(problem.p if reml else 0), problem.log_gram(reml) - logs
 
 
 def orthonormal_rows(problem: Problem, design: Design) -> np.ndarray:
@@ -160,15 +169,15 @@ def _sizes(problem: Problem) -> tuple[tuple[int, int], ...]:
 
 
 def without(
-    problem: Problem, design: Design, rows: Sequence[np.ndarray], p_reml: int
-) -> tuple[Levels | Stacked, np.ndarray]:
-    """Sums of the problems that leave out ``rows[i]``, and sum log w of each; ``p_reml`` is taken from their numbers of rows."""
+    problem: Problem, design: Design, rows: Sequence[np.ndarray], reml: bool
+) -> Levels | Stacked:
+    """Sums of the problems that leave out ``rows[i]``."""
     R, p = len(rows), problem.p
     own = problem.collect(problem.data.rhs)
     rows_of = own_rows(problem, design)
     gram = np.repeat(problem.data.gram[:, :, None], R, axis=2)
-    degrees = np.empty(R)
-    logs = np.zeros(R)
+    count = np.array([design.n - len(which) for which in rows])
+    logs = np.full(R, problem.sum_log_weights)
     sizes = _sizes(problem)
     several = len(sizes) > 1
     stops = np.cumsum([0] + [k * J for k, J in sizes])
@@ -187,8 +196,7 @@ def without(
         XY = rows_of[which]
         weighted = XY * w[:, None]
         gram[:, :, r] -= XY.T @ weighted
-        degrees[r] = design.n - len(which) - p_reml
-        logs[r] = problem.sum_log_weights - np.log(w).sum()
+        logs[r] -= np.log(w).sum()
         if several:
             columns = np.concatenate(
                 [
@@ -215,9 +223,10 @@ def without(
                 rhs[..., r].transpose(2, 1, 0), codes, values[:, :, None] * weighted[:, None]
             )
     _clear(problem, design, rows, A, rhs, stops)
+    counted = _counted(problem, count, logs, reml)
     if several:
-        return Stacked(sizes, A, rhs, gram, degrees), logs
-    return Levels(A, rhs[:p], rhs[p], gram, degrees), logs
+        return Stacked(sizes, A, rhs, gram, *counted)
+    return Levels(A, rhs[:p], rhs[p], gram, *counted)
 
 
 def _clear(
@@ -243,10 +252,8 @@ def _clear(
                 A[r, places], A[r, :, places], rhs[r][:, places] = 0.0, 0.0, 0.0
 
 
-def drawn(
-    problem: Problem, design: Design, levels: np.ndarray, p_reml: int
-) -> tuple[Levels, np.ndarray]:
-    """Sums of problems whose J levels of the one factor are those of ``levels`` (R, J), each with its rows, and sum log w of each."""
+def drawn(problem: Problem, design: Design, levels: np.ndarray, reml: bool) -> Levels:
+    """Sums of problems whose J levels of the one factor are those of ``levels`` (R, J), each with its rows."""
     term = design.terms[0]
     p = problem.p
     own = problem.collect(problem.data.rhs)[0]
@@ -260,6 +267,6 @@ def drawn(
     gram = np.moveaxis(grams[levels].sum(axis=1).reshape(len(levels), p + 1, p + 1), 0, -1)
     A = np.moveaxis(problem.cross.diag[0][..., levels], 2, -1)
     rhs = np.moveaxis(own[..., levels], 2, -1)
-    degrees = rows[levels].sum(axis=1) - float(p_reml)
     A, rhs = np.ascontiguousarray(A), np.ascontiguousarray(rhs)
-    return Levels(A, rhs[:p], rhs[p], np.ascontiguousarray(gram), degrees), logs[levels].sum(axis=1)
+    counted = _counted(problem, rows[levels].sum(axis=1), logs[levels].sum(axis=1), reml)
+    return Levels(A, rhs[:p], rhs[p], np.ascontiguousarray(gram), *counted)

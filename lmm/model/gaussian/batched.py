@@ -33,6 +33,7 @@ class Levels:
     y : (k, J, R or 1), Z'Wy.
     gram : (p + 1, p + 1, R), [X y]'W[X y].
     degrees : (R,), N.
+    constant : (R,), what else the deviance has: -sum log w, of REML + log|X'WX|.
     """
 
     A: np.ndarray
@@ -40,12 +41,12 @@ class Levels:
     y: np.ndarray
     gram: np.ndarray
     degrees: np.ndarray
+    constant: np.ndarray
 
     def take(self, which: np.ndarray) -> Levels:
         """Some of the problems."""
-        return Levels(
-            *(part(array, which) for array in (self.A, self.X, self.y, self.gram, self.degrees))
-        )
+        arrays = self.A, self.X, self.y, self.gram, self.degrees, self.constant
+        return Levels(*(part(array, which) for array in arrays))
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +60,7 @@ class Stacked:
     rhs : (R, p + 1, q), Z'W[X y].
     gram : (p + 1, p + 1, R), [X y]'W[X y].
     degrees : (R,), N.
+    constant : (R,), what else the deviance has: -sum log w, of REML + log|X'WX|.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -66,6 +68,7 @@ class Stacked:
     rhs: np.ndarray
     gram: np.ndarray
     degrees: np.ndarray
+    constant: np.ndarray
 
     def take(self, which: np.ndarray) -> Stacked:
         """Some of the problems."""
@@ -76,6 +79,7 @@ class Stacked:
             rhs=self.rhs[which],
             gram=part(self.gram, which),
             degrees=part(self.degrees, which),
+            constant=part(self.constant, which),
         )
 
 
@@ -107,12 +111,6 @@ def profile(gram: np.ndarray) -> Head:
     z = np.einsum("abr,br->ar", root, gram[:p, p])
     beta = np.einsum("abr,ar->br", root, z)
     return Head(beta, root, gram[p, p] - np.einsum("ar,ar->r", z, z), logdet)
-
-
-def objective(logdet: np.ndarray, head: Head, degrees: np.ndarray, reml: bool) -> np.ndarray:
-    """The criterion without its constants in log w and the columns of X."""
-    out = logdet + degrees * (1.0 + np.log(2.0 * np.pi * head.r2 / degrees))
-    return out + head.logdet if reml else out
 
 
 def second_derivatives(

@@ -12,15 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from lmm.model.gaussian.batched import (
-    Head,
     Stacked,
     Values,
     chain,
     directions,
-    objective,
     profile,
     second_derivatives,
 )
+from lmm.model.gaussian.deviance import Head, objective
 
 
 class Eliminated(NamedTuple):
@@ -101,7 +100,7 @@ def stacked(
     """
     at = eliminate(data, T)
     head, m = at.head, sum(len(d) for d in dT)
-    value = objective(at.logdet, head, data.degrees, reml)
+    value = objective(np, at.logdet, head, data.degrees, data.constant, reml)
     cov = np.einsum("abr,acr->bcr", head.root, head.root)
     if order == 0:
         nothing = np.full((m, len(value)), np.nan), np.full((m, m, len(value)), np.nan)

@@ -1,9 +1,11 @@
-"""The profiled criterion of a linear mixed model, its gradient and average information.
+"""The deviance of a linear mixed model, -2 (restricted) log-likelihood, its gradient and average information.
 
 y ~ N(X beta, sigma^2 V), V = W^-1 + Z G Z', G block-diagonal with one G_t = T_t T_t' per level of
 term t. With beta and sigma^2 profiled out, N = n (ML) or n - p (REML), r2 = y'Py and sigma^2 = r2 / N,
 
     d = log|M| [+ log|X'V^-1X|] + N (1 + log(2 pi r2 / N)) - sum log w,     M = I + T'Z'WZT.
+
+With X = Q R, Q'WQ = I, log|X'V^-1X| = log|Q'V^-1Q| + log|X'WX|: :class:`Data` holds Q and the constants.
 
 For e = Z'Py and Q_P = Z'PZ (REML; Z'V^-1Z for ML), the derivative with respect to G_t is the k x k matrix
 
@@ -39,7 +41,8 @@ class Data(NamedTuple):
 
     ``rhs`` holds Z'W[X y] per member (p + 1, k, J) and for the tail (p + 1, q); ``gram`` is
     [X y]'W[X y]; ``degrees`` is N; X orthonormal (X'WX = I), y the least-squares residual. ``variance`` is sigma^2
-    where the kernels are told that it is ``known``. ``iterative`` holds Z'W[X y] (p + 1, q) of terms solved iteratively.
+    where the kernels are told that it is ``known``; ``constant`` is -sum log w, of REML + log|X'WX|. ``iterative`` holds
+    Z'W[X y] (p + 1, q) of terms solved iteratively.
     """
 
     system: System
@@ -47,11 +50,12 @@ class Data(NamedTuple):
     gram: Array
     degrees: Array
     variance: Array = 1.0
+    constant: Array = 0.0
     iterative: Array = ()
 
 
-class Value(NamedTuple):
-    """The criterion without its constant in sum log w, and what is profiled out on the way."""
+class Profiled(NamedTuple):
+    """-2 (restricted) log-likelihood, constants included, and what is profiled out on the way."""
 
     objective: Array
     beta: Array
@@ -95,20 +99,34 @@ def profile_fixed(xp: Any, gram: Array) -> Head:
     return Head(root.T @ z, root, gram[p, p] - z @ z, 2.0 * xp.sum(xp.log(xp.diagonal(lower))))
 
 
+def objective(
+    xp: Any,
+    logdet: Array,
+    head: Head,
+    degrees: Array,
+    constant: Array,
+    reml: bool,
+    variance: Array | None = None,
+) -> Array:
+    """-2 (restricted) log-likelihood from log|M| and what profiling beta out left; ``variance`` is sigma^2 where it is known."""
+    s2, squares = (
+        (head.r2 / degrees, degrees) if variance is None else (variance, head.r2 / variance)
+    )
+    out = logdet + squares + degrees * xp.log(2.0 * xp.pi * s2) + constant
+    return out + head.logdet if reml else out
+
+
 def profile(
     xp: Any, data: Data, logdet: Array, inner: Array, reml: bool, known: bool
-) -> tuple[Value, Array]:
+) -> tuple[Profiled, Array]:
     """Profile beta and, unless it is known, sigma^2, given log|M| and [X y]'WZ (Z'WZ + G^-1)^-1 Z'W[X y].
 
-    Returns the value and the inverse of the Cholesky factor of X'V^-1X.
+    Returns also the inverse of the Cholesky factor of X'V^-1X.
     """
     head = profile_fixed(xp, data.gram - inner)
-    degrees = data.degrees
-    s2 = data.variance if known else head.r2 / degrees
-    objective = logdet + head.r2 / s2 + degrees * xp.log(2.0 * xp.pi * s2)
-    if reml:
-        objective = objective + head.logdet
-    return Value(objective, head.beta, head.root.T @ head.root, head.r2), head.root
+    variance = data.variance if known else None
+    value = objective(xp, logdet, head, data.degrees, data.constant, reml, variance)
+    return Profiled(value, head.beta, head.root.T @ head.root, head.r2), head.root
 
 
 def _head(
@@ -119,7 +137,7 @@ def _head(
     layout: tail.Layout,
     reml: bool,
     known: bool,
-) -> tuple[Value, Factor, Reduced, Array]:
+) -> tuple[Profiled, Factor, Reduced, Array]:
     """Factor, eliminate [X y] and profile; also the inverse of the Cholesky factor of X'V^-1X."""
     factor = elimination.factorize(xp, data.system, chain_T, layout, tail_T)
     reduced = elimination.reduce(xp, factor, layout, tail_T, data.rhs)
@@ -127,7 +145,7 @@ def _head(
     return val, factor, reduced, root
 
 
-def value(
+def deviance(
     xp: Any,
     data: Data,
     chain_T: list[Array],
@@ -135,15 +153,15 @@ def value(
     layout: tail.Layout,
     reml: bool,
     known: bool = False,
-) -> Value:
-    """The criterion alone; ``known``: sigma^2 is ``data.variance``."""
+) -> Profiled:
+    """-2 (restricted) log-likelihood at T per term, constants included; ``known``: sigma^2 is ``data.variance``."""
     return _head(xp, data, chain_T, tail_T, layout, reml, known)[0]
 
 
 def state(
     xp: Any, data: Data, chain_T: list[Array], tail_T: list[Array], layout: tail.Layout, reml: bool
-) -> tuple[Value, State]:
-    """The criterion with the factor and the modes of X and y, for what follows a fit."""
+) -> tuple[Profiled, State]:
+    """The deviance with the factor and the modes of X and y, for what follows a fit."""
     val, factor, reduced, _ = _head(xp, data, chain_T, tail_T, layout, reml, False)
     modes, residuals = elimination.solve(
         xp, factor, layout, tail_T, reduced, (False,) * len(layout)
@@ -162,8 +180,8 @@ def derivatives(
     well: tuple[bool, ...],
     reml: bool,
     known: bool = False,
-) -> tuple[Value, Derivatives]:
-    """The criterion, D per term, and the average information along the directions dG (m_t, k, k) of each term."""
+) -> tuple[Profiled, Derivatives]:
+    """The deviance, D per term, and the average information along the directions dG (m_t, k, k) of each term."""
     val, factor, reduced, root = _head(xp, data, chain_T, tail_T, layout, reml, known)
     solved, residuals = elimination.solve(xp, factor, layout, tail_T, reduced, well)
     combine = xp.concatenate([-val.beta, xp.ones(1)])
@@ -254,7 +272,7 @@ def score(
 def average_information(
     xp: Any,
     data: Data,
-    val: Value,
+    val: Profiled,
     quadratic: Callable[[list[Array]], Array],
     fixed: list[Array],
     root: Array,

@@ -21,7 +21,7 @@ from lmm.linalg import small
 from lmm.model.gaussian import dense_effects
 from lmm.model.gaussian.batched import Stacked, second_derivatives
 from lmm.model.gaussian.crossproducts import CrossProducts, dense_matrix
-from lmm.model.gaussian.deviance import profile_fixed
+from lmm.model.gaussian.deviance import Head, profile_fixed
 
 #: random effects up to which the dense matrix is formed (8 q^2 bytes, 4 q^3 flops)
 DENSE_LIMIT = 5_000
@@ -30,16 +30,15 @@ DENSE_LIMIT = 5_000
 class Pieces(NamedTuple):
     """Contractions over levels, along all directions in the design's order.
 
-    ``trace`` = tr(E_i Q E_j Q), ``quad`` = v_i'Q_P v_j and ``rho``. ``logdet`` = log|M|, ``beta`` of the orthonormal columns;
+    ``trace`` = tr(E_i Q E_j Q), ``quad`` = v_i'Q_P v_j and ``rho``. ``logdet`` = log|M|, ``head`` what is profiled out;
     ``Q`` = sum_j [Q_P]_jj and ``E`` = e e' per term (k, k), so that D = Q - E / sigma^2.
     """
 
     trace: np.ndarray
     quad: np.ndarray
     rho: np.ndarray
-    r2: float
     logdet: float
-    beta: np.ndarray
+    head: Head
     Q: list[np.ndarray]
     E: list[np.ndarray]
 
@@ -76,12 +75,12 @@ def _one_factor(
     _, W, logdet = small.whiten(np, A, T)
     Wr = small.apply(W, rhs)
     flat = rhs.reshape(len(rhs), -1)
-    beta, half, r2, _ = profile_fixed(np, gram - flat @ Wr.reshape(len(rhs), -1).T)
+    head = profile_fixed(np, gram - flat @ Wr.reshape(len(rhs), -1).T)
     F = rhs - small.apply(A, Wr)
-    p = len(beta)
-    e = F[p] - np.tensordot(beta, F[:p], 1)
+    p = len(head.beta)
+    e = F[p] - np.tensordot(head.beta, F[:p], 1)
     Q = A - small.multiply(small.multiply(A, W), A)
-    R = np.tensordot(half, F[:p], 1)
+    R = np.tensordot(head.root, F[:p], 1)
     v = (dG.reshape(-1, k) @ e).reshape(len(dG), k, J)
     onto = R.reshape(p, k * J) @ v.reshape(len(dG), -1).T
     quad = v.reshape(len(dG), -1) @ small.apply(Q, v).reshape(len(dG), -1).T - onto.T @ onto
@@ -99,7 +98,7 @@ def _one_factor(
     rho = np.einsum("aj,iaj->i", e, v)
     # tr(E_i Q E_j Q) = sum dG_i[a, b] Q[b j, c l] dG_j[c, d] Q[d l, a j]
     trace = np.einsum("iab,bcda,jcd->ij", dG, P, dG, optimize=["einsum_path", (0, 1), (0, 1)])
-    return Pieces(trace, quad, rho, float(r2), float(np.sum(logdet)), beta, [summed], [e @ e.T])
+    return Pieces(trace, quad, rho, float(np.sum(logdet)), head, [summed], [e @ e.T])
 
 
 @np.errstate(all="ignore")  # what is not finite is refused
@@ -114,7 +113,9 @@ def _dense(
     """The contractions by the engine of many problems, of one."""
     sizes = tuple((d.shape[0], d.shape[-1]) for d in cross.diag)
     r = np.concatenate([b.reshape(len(b), -1) for b in rhs], axis=1)
-    data = Stacked(sizes, dense_matrix(cross)[None], r[None], gram[:, :, None], np.ones(1))
+    data = Stacked(
+        sizes, dense_matrix(cross)[None], r[None], gram[:, :, None], np.ones(1), np.zeros(1)
+    )
     at = dense_effects.eliminate(data, [t[:, :, None] for t in T])
     found = dense_effects.contractions(data, at, [d[..., None] for d in dG], reml, True)
     assert found.trace is not None
@@ -122,21 +123,15 @@ def _dense(
     if not (np.isfinite(logdet) and np.isfinite(trace).all() and np.isfinite(quad).all()):
         raise np.linalg.LinAlgError("the covariance of the data is not positive definite")
     sums, squares = ([own[..., 0] for own in each] for each in (found.Q, found.E))
-    return Pieces(
-        trace,
-        quad,
-        found.rho[:, 0],
-        float(at.head.r2[0]),
-        logdet,
-        at.head.beta[:, 0],
-        sums,
-        squares,
-    )
+    head = Head(*(part[..., 0] for part in at.head))
+    return Pieces(trace, quad, found.rho[:, 0], logdet, head, sums, squares)
 
 
 def in_directions(parts: Pieces, degrees: float, variance: float | None = None) -> np.ndarray:
     """d2d / dG_i dG_j along all directions (m, m), in the design's order; ``variance`` is sigma^2 where it is known."""
-    out = second_derivatives(parts.trace, parts.quad, parts.rho, parts.r2, degrees, variance)
+    out = second_derivatives(
+        parts.trace, parts.quad, parts.rho, float(parts.head.r2), degrees, variance
+    )
     return (out + out.T) / 2
 
 

@@ -27,7 +27,7 @@ from lmm.linalg.elimination import Vectors
 from lmm.linalg.krylov import Coupled, Exact, IterativeFactor
 from lmm.model.gaussian.deviance import (
     Data,
-    Value,
+    Profiled,
     average_information,
     beside,
     exact_traces,
@@ -78,7 +78,7 @@ def derivatives(
     tolerance: float,
     reml: bool,
     known: bool = False,
-) -> tuple[Value, Noisy]:
+) -> tuple[Profiled, Noisy]:
     """The criterion without log|H|, and its derivatives.
 
     Parameters
