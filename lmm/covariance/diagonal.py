@@ -1,4 +1,4 @@
-"""Independent random effects, ``(x||g)`` and ``diag(x|g)``: theta holds the k relative standard deviations."""
+"""Independent random effects, ``(x||g)``, ``diag(x|g)`` and ``homdiag(x|g)``: theta holds k relative standard deviations, or one."""
 
 from __future__ import annotations
 
@@ -61,3 +61,39 @@ class Diagonal(Covariance):
 
     def constrain(self, sd: Array, z: Array, xp: ModuleType) -> Array:
         return xp.diag(sd)
+
+
+@dataclass(frozen=True)
+class HomogeneousDiagonal(Covariance):
+    """One variance for all columns, no correlation: T = theta I."""
+
+    k: int
+    name = "homdiag"
+    n_theta = 1
+
+    def factor(self, theta: np.ndarray) -> np.ndarray:
+        return theta[0] * np.eye(self.k)
+
+    def jacobian(self, theta: np.ndarray) -> np.ndarray:
+        return np.eye(self.k)[None]
+
+    def from_factor(self, T: np.ndarray) -> np.ndarray:
+        return np.sqrt((T * T).sum(axis=(-2, -1)) / self.k)[..., None]
+
+    def from_matrix(self, G: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.maximum([np.trace(G) / self.k], 0.0))
+
+    def quantities(self) -> tuple[Quantity, ...]:
+        return (Quantity("sd", 0, 0, ()),)
+
+    def holding(self, first: int, second: int | None = None) -> Coordinates:
+        return Coordinates(self, 0)
+
+    def linear_basis(self) -> np.ndarray:
+        return np.eye(self.k)[None]
+
+    def maximiser(self, S: Array, xp: ModuleType) -> Array | None:
+        return xp.trace(S) / self.k * np.eye(self.k)
+
+    def constrain(self, sd: Array, z: Array, xp: ModuleType) -> Array:
+        return sd[0] * np.eye(self.k)

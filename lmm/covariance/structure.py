@@ -87,10 +87,12 @@ class Covariance(abc.ABC):
     ----------
     k : number of random effects per level.
     name : the word used in a formula, ``diag(x|g)``.
+    least : the fewest columns that it is made for.
     """
 
     k: int
     name: str
+    least = 1
 
     # ---- theta and T
 
@@ -126,6 +128,25 @@ class Covariance(abc.ABC):
     def canonical(self, theta: np.ndarray) -> np.ndarray:
         """The representative with the same G that is reported."""
         return self.from_factor(self.factor(theta))
+
+    # ---- the covariance itself
+
+    def covariance(self, theta: np.ndarray) -> np.ndarray:
+        """G = T T' (k, k)."""
+        T = self.factor(theta)
+        return np.asarray(T @ T.T)
+
+    def covariance_slopes(self, theta: np.ndarray) -> np.ndarray:
+        """dG / dtheta, shape (m, k, k)."""
+        return directions(self.jacobian(theta), self.factor(theta))
+
+    def covariance_bends(self, theta: np.ndarray) -> np.ndarray:
+        """d2G / dtheta2, shape (m, m, k, k)."""
+        T, dT, second = self.factor(theta), self.jacobian(theta), self.second(theta)
+        half = np.einsum("iac,jbc->ijab", dT, dT)
+        if second is not None:
+            half = half + second @ T.T
+        return half + np.swapaxes(half, 2, 3)
 
     # ---- steps of a search
 

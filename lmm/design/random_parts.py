@@ -62,7 +62,15 @@ def _merged(found: Evaluated, bars: list[Bar]) -> tuple[RandomTerm, TermRecipe]:
     recipe = TermRecipe(bars[0].factors, levels.values, blocks, tuple(columns), readable_sources)
     structures: list[Covariance] = []
     for bar in bars:
-        structures.append(STRUCTURES[bar.structure](found.random[bar.columns].values.shape[1]))  # type: ignore[call-arg]
+        k = found.random[bar.columns].values.shape[1]
+        structure = STRUCTURES[bar.structure]
+        if k < structure.least:
+            message = (
+                f"{bar} has one column ({columns[-1]}); {bar.structure} is a covariance of several, "
+                f"such as those of {bar.structure}(0 + time | {bar.group}) with a categorical."
+            )
+            raise FormulaError(message, formula.text, bar.span)
+        structures.append(structure(k))  # type: ignore[call-arg]
     values = _values([found.random[bar.columns] for bar in bars])
     return RandomTerm(
         levels.codes, values, recipe.group, recipe.columns, levels.values, merge(structures)

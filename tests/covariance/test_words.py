@@ -1,0 +1,107 @@
+"""Structures by their words in formulas: numbers of other programs, and what they have in common with each other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lmm
+from lmm.errors import FormulaError, GroupingError
+
+
+@pytest.fixture(scope="module")
+def sleepstudy() -> pd.DataFrame:
+    return lmm.datasets.load("sleepstudy")
+
+
+@pytest.fixture(scope="module")
+def machines() -> pd.DataFrame:
+    return lmm.datasets.load("Machines")
+
+
+@pytest.mark.parametrize(
+    ("word", "criterion"),
+    [
+        ("cs", 1772.0953252),  # Metida.jl 0.14, validated with SPSS 28
+        ("hetar1", 1730.189543),  # the same
+    ],
+)
+def test_reml_criteria_are_those_of_spss_and_metida(sleepstudy, word, criterion):
+    """They print six digits after the point; the criterion is flat enough at its minimum to agree in them."""
+    fit = lmm.lmer(f"Reaction ~ 1 + {word}(0 + factor(Days) | Subject)", sleepstudy)
+    assert fit.estimate.convergence.converged
+    assert -2.0 * fit.llf == pytest.approx(criterion, abs=2e-6)
+
+
+def test_homdiag_is_an_effect_of_every_level_and_column(machines):
+    one = lmm.lmer("score ~ Machine + homdiag(0 + Machine | Worker)", machines)
+    other = lmm.lmer("score ~ Machine + (1 | Worker:Machine)", machines)
+    assert one.llf == pytest.approx(other.llf, abs=1e-8)
+    assert one.varcorr().to_frame()["sdcor"].tolist() == pytest.approx(
+        other.varcorr().to_frame()["sdcor"].tolist(), rel=1e-5
+    )
+
+
+def test_homcs_is_an_intercept_and_an_effect_of_every_column(machines):
+    """r = v / (v + w) of the variances v and w of (1 | Worker) and (1 | Worker:Machine)."""
+    one = lmm.lmer("score ~ Machine + homcs(0 + Machine | Worker)", machines)
+    other = lmm.lmer("score ~ Machine + (1 | Worker) + (1 | Worker:Machine)", machines)
+    assert one.llf == pytest.approx(other.llf, abs=1e-8)
+    sd, r, sigma = one.varcorr().to_frame()["sdcor"]
+    within, between, residual = other.varcorr().to_frame()["vcov"]
+    assert sd**2 == pytest.approx(within + between, rel=1e-5)
+    assert r == pytest.approx(between / (within + between), rel=1e-5)
+    assert sigma**2 == pytest.approx(residual, rel=1e-5)
+
+
+@pytest.mark.parametrize("words", [("cs", "hetar1", "toep", "hetad", "us")])
+def test_two_columns_have_one_correlation_in_every_heterogeneous_structure(words):
+    data = _two_columns()
+    fits = [lmm.lmer(f"y ~ f + {word}(0 + f | g)", data) for word in words]
+    for fit in fits:
+        assert fit.llf == pytest.approx(fits[-1].llf, abs=1e-7)
+        names = sorted(fit.confint(method="wald").index[:4])
+        assert len(names) == 4
+
+
+def _two_columns(seed: int = 1) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    g, f = np.repeat(np.arange(30), 6), np.tile([0, 0, 0, 1, 1, 1], 30)
+    b = rng.normal(size=(30, 2)) @ np.array([[1.0, 0.6], [0.0, 1.5]])
+    y = 2.0 + f + b[g, f] + rng.normal(size=len(g))
+    return pd.DataFrame({"y": y, "f": np.array(["a", "b"])[f], "g": g})
+
+
+def test_negative_common_correlations_are_found():
+    """Two of a kind that share a sum: r goes to where no random intercept can follow it."""
+    rng = np.random.default_rng(2)
+    g, f = np.repeat(np.arange(60), 6), np.tile(np.repeat(np.arange(3), 2), 60)
+    b = rng.normal(size=(60, 3))
+    b -= 0.8 * b.mean(axis=1, keepdims=True)
+    data = pd.DataFrame({"y": 2.0 * b[g, f] + 0.5 * rng.normal(size=len(g)), "f": f, "g": g})
+    fit = lmm.lmer("y ~ 1 + homcs(0 + factor(f) | g)", data)
+    sd, r, _ = fit.varcorr().to_frame()["sdcor"]
+    assert -0.5 < r < -0.3
+    assert sd == pytest.approx(2.0 * np.sqrt(1.0 - 0.96 / 3.0), rel=0.15)
+
+
+def test_unknown_words_and_single_columns_are_refused(machines):
+    with pytest.raises(FormulaError, match=r"Covariance structures are written.*mean 'hetar1'"):
+        lmm.lmer("score ~ Machine + hetar(0 + Machine | Worker)", machines)
+    for word in ("cs", "homcs", "ar1", "hetar1", "toep", "homtoep", "ad", "hetad"):
+        with pytest.raises(FormulaError, match="is a covariance of several"):
+            lmm.lmer(f"score ~ Machine + {word}(1 | Worker)", machines)
+
+
+@pytest.mark.parametrize("word", ["us", "homcs", "homtoep"])
+def test_a_structure_that_takes_the_residual_in_is_refused_with_one_row_per_column(
+    sleepstudy, word
+):
+    with pytest.raises(GroupingError, match="cannot be told from the residual"):
+        lmm.lmer(f"Reaction ~ 1 + {word}(0 + factor(Days) | Subject)", sleepstudy)
+
+
+def test_formulas_are_written_back_with_their_words():
+    text = "y ~ x + hetar1(0 + f | g) + (1 | h)"
+    assert str(lmm.formula.parse(text)) == text
