@@ -74,6 +74,11 @@ def _independent(columns: np.ndarray, length: np.ndarray) -> tuple[np.ndarray, n
     return np.array(kept, dtype=int), R * np.where(np.diagonal(R) < 0, -1.0, 1.0)[:, None]
 
 
+def triangle_inverse(R: np.ndarray) -> np.ndarray:
+    """R^-1 (p, p): coefficients of the user's columns X = Q R are R^-1 gamma."""
+    return np.asarray(solve_triangular(R, np.eye(len(R)))) if len(R) else np.zeros((0, 0))
+
+
 def least_squares(
     X: np.ndarray, R: np.ndarray, y: np.ndarray, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:

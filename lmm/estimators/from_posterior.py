@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
 
+from lmm.estimators.assembly import Told, assemble_estimate
 from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
 from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
 from lmm.linalg.devices import backend
@@ -17,7 +18,7 @@ from lmm.model import centred
 from lmm.model.posterior import scales
 from lmm.model.posterior.joint import Model, units_of
 from lmm.model.problem import GeneralizedProblem, Problem
-from lmm.model.records import Convergence, Draws, Estimate, PosteriorEstimate, Report
+from lmm.model.records import Estimate, PosteriorEstimate
 from lmm.priors import Priors, resolve, written
 
 #: numbers in the draws of the effects up to which they are kept
@@ -100,62 +101,33 @@ def mean_covariance(G: np.ndarray, weights: np.ndarray | None = None) -> np.ndar
 
 def estimate_from(
     problem: Problem | GeneralizedProblem,
-    name: str,
-    *,
-    beta: np.ndarray,
     beta_cov: np.ndarray,
     covariances: list[np.ndarray],
     sigma: float,
     phi: float,
-    modes: list[np.ndarray],
-    mode_cov: list[np.ndarray],
-    convergence: Convergence,
-    trace: tuple[dict[str, object], ...],
-    report: Report,
-    draws: Draws,
-    elbo: float = float("nan"),
-    objective: float = float("nan"),
-    reml: bool = False,
-    messages: tuple[str, ...] = (),
+    **told: Unpack[Told],
 ) -> PosteriorEstimate:
-    """An Estimate from posterior means.
+    """An estimate from posterior means.
 
     Parameters
     ----------
-    beta, beta_cov : (p,), (p, p) on the user's scale.
+    beta_cov : (p, p) posterior covariance of the fixed effects on the user's scale.
     covariances : per term Cov(b) (k, k), absolute.
     sigma, phi : residual standard deviation of a linear model; dispersion of a family.
-    modes : per term (J, k) means of the effects; ``mode_cov`` (J, k, k) their covariances.
     """
-    family = problem.distribution
-    scale2 = float(family.scale(sigma)) ** 2
-    theta = problem.theta_of([G / scale2 for G in covariances])
-    factors = tuple(problem.factors(theta))
-    common: dict[str, Any] = {}
-    if isinstance(problem, Problem):
-        parameters = problem.p + problem.n_theta + 1
-    else:
-        parameters = problem.p + problem.n_theta + int(family.has_dispersion)
-        eta = problem.predictor(beta, modes)
-        sigma = family.sigma(phi) if family.has_dispersion else 1.0
-        common = {"family": family, "phi": phi, "eta": eta}
-    return PosteriorEstimate(
-        method=name,
-        reml=reml,
-        beta=beta,
+    scale2 = float(problem.distribution.scale(sigma)) ** 2
+    if not isinstance(problem, Problem):
+        sigma, told["eta"] = (
+            problem.family.sigma(phi),
+            problem.predictor(told["beta"], told["modes"]),
+        )
+    return assemble_estimate(
+        problem,
+        PosteriorEstimate,
         beta_cov_unscaled=beta_cov / scale2,
-        theta=theta,
-        factors=factors,
+        theta=problem.theta_of([G / scale2 for G in covariances]),
+        objective=float("nan"),
         sigma=sigma,
-        modes=tuple(modes),
-        objective=objective,
-        n_parameters=parameters,
-        convergence=convergence,
-        trace=trace,
-        messages=messages,
-        report=report,
-        draws=draws,
-        mode_cov=tuple(mode_cov),
-        elbo=elbo,
-        **common,
+        phi=phi,
+        **told,
     )

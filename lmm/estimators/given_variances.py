@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from lmm.covariance import Covariance
+from lmm.design.rank import triangle_inverse
 from lmm.errors import ArgumentError, nearest
+from lmm.estimators.assembly import as_columns, assemble_estimate
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import Callback, Estimator
 from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
@@ -103,7 +105,7 @@ class GivenVariances(Estimator):
         u = [np.zeros((size.k, size.J)) for size in problem.plan.terms]
         observed = self.control.curvature == "observed"
         at = laplace(family, rows, T, gamma, phi, u, observed, free=True)
-        inverse = np.linalg.inv(rows.R)
+        inverse = triangle_inverse(problem.R)
         found = bool(np.isfinite(at.objective))
         message = (
             "solved at the given variances"
@@ -114,19 +116,17 @@ class GivenVariances(Estimator):
         convergence = Convergence(
             found, message, 0, at.mode.steps, at.mode.steps, float("nan"), seconds
         )
-        return Estimate(
+        return assemble_estimate(
+            problem,
+            Estimate,
             method=self.name,
-            reml=False,
             beta=inverse @ at.mode.gamma,
             beta_cov_unscaled=inverse @ np.linalg.inv(at.information) @ inverse.T,
             theta=theta,
-            factors=tuple(T),
-            sigma=family.sigma(phi) if family.has_dispersion else 1.0,
-            modes=tuple(np.ascontiguousarray(b.T) for b in at.mode.b),
+            modes=as_columns(at.mode.b),
             objective=at.objective,
             n_parameters=problem.p,
             convergence=convergence,
-            family=family,
             phi=phi,
             nagq=0,
             eta=at.mode.eta,

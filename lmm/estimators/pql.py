@@ -22,9 +22,10 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
+from lmm.design.rank import triangle_inverse
 from lmm.errors import ArgumentError
+from lmm.estimators.assembly import as_columns, assemble_estimate
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import Callback, Estimator
 from lmm.estimators.laplace.diagnosis import diagnose
@@ -239,9 +240,10 @@ class _Iteration:
         if outcome.point.payload is None:
             raise np.linalg.LinAlgError
         value, inner = outcome.point.payload.value, working.problem
-        gamma = inner.beta0 + (solve_triangular(inner.R, value.beta) if inner.p else value.beta)
+        gamma = inner.beta0 + triangle_inverse(inner.R) @ value.beta
         b = outcome.point.payload.modes
-        self.theta, self.cov, self.R = outcome.point.theta, value.cov, inner.R
+        self.theta, self.cov = outcome.point.theta, value.cov
+        self.R_inverse = triangle_inverse(inner.R)
         self.sigma = float(np.sqrt(evaluate.variance(value)))
         eta = self.rows.predictor(gamma, b)
         change = (eta - self.eta) * np.sqrt(working.W) / self.sigma
@@ -352,9 +354,9 @@ class _Iteration:
         phi = sigma**2 if self.scales else self.phi
         theta = self._absolute(self.theta, sigma)
         factors = problem.factors(theta)
-        inner = solve_triangular(rows.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
-        half = inner @ solve_triangular(self.R, np.eye(problem.p)) if problem.p else inner
-        beta = inner @ self.gamma
+        inverse = triangle_inverse(problem.R)
+        half = inverse @ self.R_inverse
+        beta = inverse @ self.gamma
         quasi = self.free and not family.has_dispersion
         objective = float("nan")
         if not quasi:
@@ -382,20 +384,19 @@ class _Iteration:
         )
         how = "REML" if self.reml else "ML"
         title = f"Generalized linear mixed model fit by penalized quasi-likelihood ({how} of the working model)"
-        return Estimate(
+        return assemble_estimate(
+            problem,
+            Estimate,
             method=self.method.name,
-            reml=False,
             beta=beta,
             beta_cov_unscaled=half @ self.cov @ half.T * sigma**2,
             theta=theta,
-            factors=tuple(factors),
-            sigma=sigma if quasi else family.sigma(phi) if family.has_dispersion else 1.0,
-            modes=tuple(np.ascontiguousarray(b.T) for b in self.b),
+            sigma=sigma if quasi else family.sigma(phi),
+            modes=as_columns(self.b),
             objective=objective,
-            n_parameters=problem.p + problem.n_theta + int(family.has_dispersion or quasi),
+            n_parameters=problem.p + problem.n_theta + problem.n_own + int(quasi),
             convergence=convergence,
             trace=tuple(self.trace),
-            family=family,
             phi=phi,
             messages=told.messages,
             unbounded=told.unbounded,

@@ -551,7 +551,9 @@ class Family(abc.ABC):
         """Means (n,) to begin from: near y, and inside the interval of the means."""
 
     def sigma(self, phi: float) -> float:
-        """What is reported as ``sigma``: the square root of a dispersion that scales the variance, else phi itself."""
+        """What is reported as ``sigma``: the square root of a dispersion that scales the variance, phi itself, or 1 without one."""
+        if not self.has_dispersion:
+            return 1.0
         return float(np.sqrt(phi)) if self.dispersion_scales_variance else float(phi)
 
     @property

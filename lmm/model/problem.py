@@ -93,6 +93,8 @@ class Problem(Structured):
 
     family: ClassVar[Any] = None
     distribution: ClassVar[Family] = LINEAR
+    #: parameters beside theta and the fixed effects: sigma
+    n_own: ClassVar[int] = 1
 
     @property
     def p(self) -> int:
@@ -319,6 +321,11 @@ class GeneralizedProblem(Structured):
     def R(self) -> np.ndarray:
         """(p, p), X = Q R."""
         return self.rows.R
+
+    @property
+    def n_own(self) -> int:
+        """Parameters beside theta and the fixed effects: the family's own."""
+        return int(self.family.n_parameters)
 
     @property
     def root(self) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lmm.covariance.structure import directions
+from lmm.design.rank import triangle_inverse
 from lmm.errors import ArgumentError
 from lmm.estimators.laplace import separation
 from lmm.estimators.likelihood.profiled import Frame, curvature
@@ -472,9 +473,7 @@ class Objective:
         H = self.hessian(psi, B)
         p = self.rows.p
         back = np.eye(len(psi))
-        back[self.m : self.m + p, self.m : self.m + p] = (
-            np.linalg.inv(self.rows.R) if p else np.zeros((0, 0))
-        )
+        back[self.m : self.m + p, self.m : self.m + p] = triangle_inverse(self.problem.R)
         if self.turn is not None:
             back[self.m :, self.m :] = back[self.m :, self.m :] @ self.turn
         held = [

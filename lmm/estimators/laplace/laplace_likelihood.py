@@ -18,10 +18,11 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 from lmm import arguments
+from lmm.design.rank import triangle_inverse
 from lmm.errors import ArgumentError, ResponseError
+from lmm.estimators.assembly import as_columns, assemble_estimate
 from lmm.estimators.checkpoint import Checkpoint
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import GENERALIZED, Callback, Estimator
@@ -319,40 +320,35 @@ def finish(
     point = outcome.point
     state = point.payload
     theta = problem.canonical(state.theta)
-    inverse = solve_triangular(problem.rows.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
-    family = problem.family
+    inverse = triangle_inverse(problem.R)
     convergence = replace(
         outcome.convergence({**problem.seconds, **seconds}),
         passes=getattr(problem.source, "passes", 0),
     )
     beta = inverse @ state.gamma
-    factors = tuple(problem.factors(theta))
     eta = (
         None
         if problem.source.distant
         else problem.rows.predictor(state.gamma, state.laplace.mode.b)
     )
-    told = diagnose(problem, beta, factors, state.phi, eta)
-    return Estimate(
+    told = diagnose(problem, beta, problem.factors(theta), state.phi, eta)
+    return assemble_estimate(
+        problem,
+        Estimate,
         method=method.name,
-        reml=False,
         beta=beta,
         beta_cov_unscaled=inverse
         @ _inverse(state.laplace.information, told.directions)
         @ inverse.T,
         theta=theta,
-        factors=factors,
-        sigma=family.sigma(state.phi) if family.has_dispersion else 1.0,
-        modes=tuple(np.ascontiguousarray(b.T) for b in state.laplace.mode.b),
+        modes=as_columns(state.laplace.mode.b),
         objective=point.objective,
-        n_parameters=problem.p + problem.n_theta + family.n_parameters,
         convergence=convergence,
         trace=outcome.trace,
-        family=family,
         phi=state.phi,
         messages=told.messages,
         unbounded=told.unbounded,
-        endless=_endless(inverse, told.directions, family.n_parameters),
+        endless=_endless(inverse, told.directions, problem.n_own),
         nagq=method.nagq,
         eta=eta,
     )

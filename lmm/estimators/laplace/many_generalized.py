@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lmm.design.rank import triangle_inverse
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import Estimator
 from lmm.estimators.likelihood import many_linear
@@ -288,7 +289,7 @@ def _block(
         doubtful[many_linear.settle(evaluate, placed, theta, values, near, 100.0 * tolerance)] = (
             True
         )
-    inverse = np.linalg.inv(problem.rows.R) if problem.p else np.zeros((0, 0))
+    inverse = triangle_inverse(problem.R)
     information = np.moveaxis(values.information, -1, 0)
     sound = np.isfinite(values.objective) & np.isfinite(information).all(axis=(1, 2))
     sound[sound] = np.linalg.cond(information[sound]) < 1e15 if problem.p else True
@@ -299,9 +300,7 @@ def _block(
         theta=theta,
         beta=(data.scale * ends.theta[evaluate.m : evaluate.m + evaluate.p]).T @ inverse.T,
         beta_cov_unscaled=cov,
-        sigma=np.array([family.sigma(one) for one in dispersion])
-        if family.has_dispersion
-        else np.ones(R),
+        sigma=np.array([family.sigma(one) for one in dispersion]),
         objective=values.objective,
         modes=tuple(
             np.ascontiguousarray(np.moveaxis(b, -1, 0).swapaxes(1, 2)) for b in values.modes
@@ -420,7 +419,7 @@ def _covariances(
         H[i] = (up - down) / (2.0 * unit[i])
     H = np.moveaxis(H + np.swapaxes(H, 0, 1), -1, 0) / 2.0
     out = np.full((R, p, p), np.nan)
-    inverse = np.linalg.inv(problem.rows.R) if p else np.zeros((0, 0))
+    inverse = triangle_inverse(problem.R)
     free = np.ones((R, len(psi)), dtype=bool)
     free[:, :m] = [~problem.structures[0].held(own) for own in theta]
     for r in range(R):

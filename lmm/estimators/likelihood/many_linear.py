@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from lmm.covariance.structure import units
+from lmm.design.rank import triangle_inverse
 from lmm.estimators.restart import (
     CONFLICT,
     FAR,
@@ -479,7 +480,7 @@ def fit_blocks(
     """
     evaluate = Evaluator(problem, reml, start(problem, theta))
     firsts = np.cumsum([0, *counts])
-    inverse = np.linalg.inv(problem.R) if problem.p else np.zeros((0, 0))
+    inverse = triangle_inverse(problem.R)
 
     def run(i: int) -> Batch:
         data, count = blocks[i](), counts[i]

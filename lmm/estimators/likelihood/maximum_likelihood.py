@@ -12,9 +12,10 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
+from lmm.design.rank import triangle_inverse
 from lmm.errors import ArgumentError
+from lmm.estimators.assembly import as_columns, assemble_estimate
 from lmm.estimators.checkpoint import Checkpoint, data_numbers
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import LINEAR, Callback, Estimator
@@ -296,23 +297,23 @@ def finish(
     if not np.isfinite(point.objective):
         raise nothing_left(problem)
     value: deviance.Profiled = point.payload.value
-    theta = problem.canonical(point.theta)
-    inverse = solve_triangular(problem.R, np.eye(problem.p)) if problem.p else np.zeros((0, 0))
+    inverse = triangle_inverse(problem.R)
     messages = tuple(distant(problem)) if problem.centred is None else ()
     point, monte_carlo, told, more = evaluate.settle(point)
     messages += told
     if evaluate.comparable and outcome.converged and free:
         messages += tuple(ridge(problem, point))
     convergence = outcome.convergence({**problem.seconds, **seconds, **more})
-    return Estimate(
+    return assemble_estimate(
+        problem,
+        Estimate,
         method=name,
         reml=evaluate.reml,
         beta=problem.beta0 + inverse @ value.beta,
         beta_cov_unscaled=inverse @ value.cov @ inverse.T,
-        theta=theta,
-        factors=tuple(problem.factors(theta)),
+        theta=problem.canonical(point.theta),
         sigma=float(np.sqrt(evaluate.variance(value))),
-        modes=tuple(np.ascontiguousarray(m.T) for m in point.payload.modes),
+        modes=as_columns(point.payload.modes),
         objective=point.objective,
         n_parameters=problem.p + problem.n_theta + int(not evaluate.known),
         convergence=convergence,

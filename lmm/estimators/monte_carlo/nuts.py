@@ -346,7 +346,7 @@ class NUTS(Estimator):
         criterion = (("R-hat", worst), ("ESS", least), ("divergences", float(count)))
         return estimate_from(
             problem,
-            self.name,
+            method=self.name,
             beta=rows.mean(axis=0),
             beta_cov=np.cov(rows, rowvar=False).reshape(p, p)
             if len(rows) > 1
@@ -354,8 +354,8 @@ class NUTS(Estimator):
             covariances=covariances_as_written([mean_covariance(G) for G in flat], priors.frames),
             sigma=1.0 if sigma is None else float(sigma.mean()),
             phi=1.0 if phi is None else float(phi.mean()),
-            modes=modes,
-            mode_cov=mode_cov,
+            modes=tuple(modes),
+            mode_cov=tuple(mode_cov),
             convergence=convergence,
             trace=tuple(line for chain in chains for line in chain.trace),
             report=Report(title, criterion, notes),

@@ -231,14 +231,14 @@ class VariationalBayes(Estimator):
         found = Found(model, how, g, q, np.asarray(data.shift), unit, rules, sigma, priors)
         return estimate_from(
             written,
-            self.name,
+            method=self.name,
             beta=found.beta,
             beta_cov=found.beta_cov,
             covariances=found.covariances,
             sigma=found.sigma,
             phi=found.phi,
-            modes=[np.ascontiguousarray(m) for m in found.modes()],
-            mode_cov=found.mode_cov(),
+            modes=tuple(np.ascontiguousarray(m) for m in found.modes()),
+            mode_cov=tuple(found.mode_cov()),
             convergence=convergence,
             trace=tuple(trace),
             report=report,

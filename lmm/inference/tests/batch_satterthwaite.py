@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from lmm.design.rank import triangle_inverse
 from lmm.estimators.likelihood import many_linear
 from lmm.estimators.likelihood.many_linear import Batch, Evaluator
 from lmm.inference.tests.variance_parameters import POSITIVE
@@ -64,7 +65,7 @@ def degrees_of_freedom(
                 data, _ = batch_sums.observed(rows, Y[:, own], reml)
             else:
                 data, _ = batch_sums.responses(rows, Y[:, own], reml)
-            out[own] = _of_block(evaluate, np.linalg.inv(problem.R), data, fits.theta[own].T)
+            out[own] = _of_block(evaluate, triangle_inverse(problem.R), data, fits.theta[own].T)
     return out
 
 

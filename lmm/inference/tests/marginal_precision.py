@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
+from lmm.design.rank import triangle_inverse
 from lmm.linalg.factorisation import Factorisation
 from lmm.model.gaussian.deviance import profile
 from lmm.model.problem import Problem
@@ -118,7 +118,7 @@ def marginal(problem: Problem, estimate: Estimate) -> Marginal:
     p, at = problem.p, problem.penalized_system().factorize(list(estimate.factors))
     _, residual, inner = at.solve(problem.right_hand_sides())
     value, _ = profile(np, problem.data, np.asarray(at.logdet), inner, False, False)
-    inverse = solve_triangular(problem.R, np.eye(p)) if p else np.zeros((0, 0))
+    inverse = triangle_inverse(problem.R)
     F = [c[:p] for c in residual]
     e = [c[p] - np.tensordot(np.asarray(value.beta), c[:p], 1) for c in residual]
     return Marginal(problem, at, np.asarray(value.cov), F, e, inverse)
