@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import jax
@@ -10,3 +10,5 @@ if TYPE_CHECKING:
 
 #: an array of the namespace ``xp`` that a function is given: NumPy's, or JAX's
 Array: TypeAlias = "np.ndarray | jax.Array"
+#: an array inside a kernel that runs on NumPy and is traced by JAX: the arithmetic of the two has no common type
+KernelArray: TypeAlias = Any

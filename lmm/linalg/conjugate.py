@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-Array = Any
+from lmm.types import KernelArray as Array
 
 #: iterations after which a system counts as unsolved
 LIMIT = 400

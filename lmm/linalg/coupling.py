@@ -16,15 +16,15 @@ is one sparse matrix times a vector, sum_j c_j^2 / 2 multiplications for c_j ent
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
 from lmm.linalg import small, threads
 from lmm.linalg.devices import backend, sharded
-
-Array = Any
+from lmm.types import KernelArray as Array
 
 #: seconds per multiplication in a dense product (half of it used: symmetric), and in a list of products with its share of the listing
 DENSE_COST, LIST_COST = 1.0e-11, 6e-9
@@ -52,7 +52,7 @@ class Dense(NamedTuple):
         """Whether ``quadratic`` reads both triangles of K."""
         return True
 
-    def schur(self, xp: Any, X: Array) -> Array:
+    def schur(self, xp: ModuleType, X: Array) -> Array:
         """sum_j B_j' X_j'X_j B_j, (q, q)."""
         k, J, q = self.B.shape
         Y = X[:, 0, :, None] * self.B[None, 0]
@@ -64,7 +64,7 @@ class Dense(NamedTuple):
         with threads.for_flops(k * J * q * q):
             return Y.T @ Y
 
-    def quadratic(self, xp: Any, K: Array) -> Array:
+    def quadratic(self, xp: ModuleType, K: Array) -> Array:
         """B_j K B_j', (k, k, J); K symmetric (q, q), both triangles."""
         k, J, q = self.B.shape
         with threads.for_flops(2 * k * J * q * q):
@@ -73,12 +73,12 @@ class Dense(NamedTuple):
             [xp.stack([xp.sum(BK[a] * self.B[b], axis=-1) for b in range(k)]) for a in range(k)]
         )
 
-    def into_tail(self, xp: Any, v: Array) -> Array:
+    def into_tail(self, xp: ModuleType, v: Array) -> Array:
         """sum_j B_j' v_j, (r, q)."""
         k, J, q = self.B.shape
         return v.reshape(-1, k * J) @ self.B.reshape(k * J, q)
 
-    def from_tail(self, xp: Any, b: Array) -> Array:
+    def from_tail(self, xp: ModuleType, b: Array) -> Array:
         """B_j b, (r, k, J)."""
         k, J, q = self.B.shape
         return (b @ self.B.reshape(k * J, q).T).reshape(-1, k, J)
@@ -113,7 +113,7 @@ class Products:
             self.maps.append(_csr(product, key, indptr, (J, q * q)))
         self.B = _sparse(entries, J, q)
 
-    def schur(self, xp: Any, X: Array) -> Array:
+    def schur(self, xp: ModuleType, X: Array) -> Array:
         """sum_j B_j' X_j'X_j B_j; the lower triangle, zeros above."""
         W = small.transpose_multiply(X, X)
         total = self.maps[0].T @ W[0, 0]
@@ -121,7 +121,7 @@ class Products:
             total += products.T @ W[a, b]
         return total.reshape(self.q, self.q)
 
-    def quadratic(self, xp: Any, K: Array) -> Array:
+    def quadratic(self, xp: ModuleType, K: Array) -> Array:
         """B_j K B_j'; reads the lower triangle of K."""
         flat, diagonal = K.ravel(), np.ascontiguousarray(np.diagonal(K))
         H = np.empty((self.k, self.k, self.J))
@@ -130,11 +130,11 @@ class Products:
             H[a, b] = H[b, a] = (2.0 if a == b else 1.0) * (products @ flat) - square @ diagonal
         return H
 
-    def into_tail(self, xp: Any, v: Array) -> Array:
+    def into_tail(self, xp: ModuleType, v: Array) -> Array:
         """sum_j B_j' v_j, (r, q)."""
         return np.asarray((self.B.T @ v.reshape(-1, self.k * self.J).T).T)
 
-    def from_tail(self, xp: Any, b: Array) -> Array:
+    def from_tail(self, xp: ModuleType, b: Array) -> Array:
         """B_j b, (r, k, J)."""
         return np.ascontiguousarray((self.B @ b.T).T).reshape(-1, self.k, self.J)
 
@@ -174,27 +174,27 @@ class Split:
         self.dense = dense(parts[0], len(self.crowded), q)
         self.products = Products(parts[1], len(self.sparse), q)
 
-    def schur(self, xp: Any, X: Array) -> Array:
+    def schur(self, xp: ModuleType, X: Array) -> Array:
         """sum_j B_j' X_j'X_j B_j; the lower triangle is complete, the upper is not."""
         total = self.products.schur(xp, X[..., self.sparse])
         total += self.dense.schur(xp, X[..., self.crowded])
         return total
 
-    def quadratic(self, xp: Any, K: Array) -> Array:
+    def quadratic(self, xp: ModuleType, K: Array) -> Array:
         """B_j K B_j'; K symmetric, both triangles."""
         H = np.empty((self.k, self.k, self.J))
         H[..., self.sparse] = self.products.quadratic(xp, K)
         H[..., self.crowded] = self.dense.quadratic(xp, K)
         return H
 
-    def into_tail(self, xp: Any, v: Array) -> Array:
+    def into_tail(self, xp: ModuleType, v: Array) -> Array:
         """sum_j B_j' v_j, (r, q)."""
         out: Array = self.products.into_tail(xp, v[..., self.sparse]) + self.dense.into_tail(
             xp, v[..., self.crowded]
         )
         return out
 
-    def from_tail(self, xp: Any, b: Array) -> Array:
+    def from_tail(self, xp: ModuleType, b: Array) -> Array:
         """B_j b, (r, k, J)."""
         out = np.empty((len(b), self.k, self.J))
         out[..., self.sparse] = self.products.from_tail(xp, b)

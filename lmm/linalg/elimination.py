@@ -19,6 +19,7 @@ the inverse.
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,8 +30,7 @@ from lmm.linalg.coupling import Coupling
 from lmm.linalg.devices import backend, sharded
 from lmm.linalg.sparse.gather_product import Rounds, segment_rounds, sum_segments
 from lmm.linalg.sparse.segments import segment_sum
-
-Array = Any
+from lmm.types import KernelArray as Array
 
 
 class Parent(NamedTuple):
@@ -43,7 +43,7 @@ class Parent(NamedTuple):
     B: Array
     sums: Rounds | None = None
 
-    def gather_into(self, xp: Any, values: Array, J: int) -> Array:
+    def gather_into(self, xp: ModuleType, values: Array, J: int) -> Array:
         """Sums of ``values`` (..., J_own) over the levels of each of J ancestors."""
         return (
             segment_sum(xp, values, self.index, J)
@@ -120,7 +120,7 @@ class Factor(NamedTuple):
 
 
 def factorize(
-    xp: Any, system: System, chain_T: list[Array], layout: tail.Layout, tail_T: list[Array]
+    xp: ModuleType, system: System, chain_T: list[Array], layout: tail.Layout, tail_T: list[Array]
 ) -> Factor:
     """Eliminate the chain, then factor the tail. ``T`` per member and per term of the tail."""
     members, C, logdet = list(system.chain), system.C, 0.0
@@ -157,7 +157,7 @@ def factorize(
 
 
 def _reduce_coupling(
-    xp: Any, mine: Coupling, later: Coupling, WB: Array, parent: Parent
+    xp: ModuleType, mine: Coupling, later: Coupling, WB: Array, parent: Parent
 ) -> couplings.Dense:
     """The later member's coupling after this elimination: B_later - sum over children of B' W B_tail."""
     assert isinstance(mine, couplings.Dense) and isinstance(later, couplings.Dense)
@@ -185,7 +185,7 @@ class Reduced(NamedTuple):
 
 
 def reduce(
-    xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], rhs: Vectors
+    xp: ModuleType, factor: Factor, layout: tail.Layout, tail_T: list[Array], rhs: Vectors
 ) -> Reduced:
     """Carry right-hand sides down the elimination."""
     chain, rest = list(rhs.chain), rhs.tail
@@ -209,7 +209,7 @@ def reduce(
 
 
 def solve(
-    xp: Any,
+    xp: ModuleType,
     factor: Factor,
     layout: tail.Layout,
     tail_T: list[Array],
@@ -249,7 +249,7 @@ def solve(
 
 
 def sample(
-    xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], z: Vectors
+    xp: ModuleType, factor: Factor, layout: tail.Layout, tail_T: list[Array], z: Vectors
 ) -> Vectors:
     """S z with S S' = N = (A + G^-1)^-1: for standard normal z, draws from the random effects' conditional distribution.
 
@@ -282,7 +282,7 @@ def inner(reduced: Reduced) -> Array:
     return total
 
 
-def multiply(xp: Any, system: System, v: Vectors) -> Vectors:
+def multiply(xp: ModuleType, system: System, v: Vectors) -> Vectors:
     """A v with the original, unreduced system."""
     out = [small.apply(member.A, own) for member, own in zip(system.chain, v.chain, strict=True)]
     rest = v.tail @ system.C
@@ -316,7 +316,7 @@ class Inverse(NamedTuple):
 
 
 def inverse_blocks(
-    xp: Any, factor: Factor, K: Array | None, need_first: bool
+    xp: ModuleType, factor: Factor, K: Array | None, need_first: bool
 ) -> tuple[list[Array], list[Inverse]]:
     """E_j H_j E_j' per member, and N's blocks per member (the first member's only if ``need_first``).
 
@@ -388,18 +388,18 @@ def inverse_blocks(
     return quadratics, inverses
 
 
-def _left_of(xp: Any, E: Array, B: Array) -> Array:
+def _left_of(xp: ModuleType, E: Array, B: Array) -> Array:
     """E_j B_j, (k, J, q) of E (k, k, J)."""
     return xp.stack([sum(E[a, b][:, None] * B[b] for b in range(len(B))) for a in range(len(B))])
 
 
-def _against_tail(xp: Any, coupling: Coupling, N: Array) -> Array:
+def _against_tail(xp: ModuleType, coupling: Coupling, N: Array) -> Array:
     """B_j,tail N_j' for N (k_u, J, q) given per level: (k, k_u, J)."""
     assert isinstance(coupling, couplings.Dense)
     return xp.stack([xp.stack([xp.sum(row * other, axis=-1) for other in N]) for row in coupling.B])
 
 
-def row_of_tail(xp: Any, member: Eliminated, inverses: list[Inverse], K: Array) -> Array:
+def row_of_tail(xp: ModuleType, member: Eliminated, inverses: list[Inverse], K: Array) -> Array:
     """W_j sum_v R_jv N_v,tail, (k, J, q)."""
     assert isinstance(member.coupling, couplings.Dense)
     k, J, q = member.coupling.B.shape
@@ -410,12 +410,12 @@ def row_of_tail(xp: Any, member: Eliminated, inverses: list[Inverse], K: Array) 
     return small.multiply(member.W[..., None], total[:, None])[:, 0]
 
 
-def traces(xp: Any, factor: Factor, K: Array | None) -> list[Array]:
+def traces(xp: ModuleType, factor: Factor, K: Array | None) -> list[Array]:
     """sum_j Q_jj (k, k) per member of the chain."""
     return trace_sums(xp, factor, inverse_blocks(xp, factor, K, need_first=False)[0])
 
 
-def trace_sums(xp: Any, factor: Factor, quadratics: list[Array]) -> list[Array]:
+def trace_sums(xp: ModuleType, factor: Factor, quadratics: list[Array]) -> list[Array]:
     """The same from E_j H_j E_j' of :func:`inverse_blocks`."""
     out = []
     for member, quadratic in zip(factor.chain, quadratics, strict=True):

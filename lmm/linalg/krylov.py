@@ -24,14 +24,14 @@ Kuendig & Sigrist (2025), arXiv 2505.09552, for Krylov methods in these models.
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from lmm.linalg import elimination, small, tail
 from lmm.linalg.conjugate import Solved, conjugate_gradients
 from lmm.linalg.elimination import Factor, System, Vectors
 from lmm.linalg.sparse.sparse_product import Product
-
-Array = Any
+from lmm.types import KernelArray as Array
 
 
 class Joint(NamedTuple):
@@ -88,7 +88,7 @@ class IterativeFactor(NamedTuple):
     logdet: Array
 
 
-def factorize(xp: Any, exact: Exact, coupled: Coupled, T: list[Array]) -> IterativeFactor:
+def factorize(xp: ModuleType, exact: Exact, coupled: Coupled, T: list[Array]) -> IterativeFactor:
     """Eliminate the exact part and take the blocks of the diagonal of S."""
     factor = elimination.factorize(xp, exact.system, exact.chain_T, exact.layout, exact.tail_T)
     K, R, P, N0, logdet = [], [], [], [], factor.logdet
@@ -108,7 +108,7 @@ def factorize(xp: Any, exact: Exact, coupled: Coupled, T: list[Array]) -> Iterat
     return IterativeFactor(exact, coupled, factor, tuple(K), tuple(R), tuple(P), tuple(N0), logdet)
 
 
-def weighted_squares(xp: Any, joint: Joint, W: Array, outer: int, transpose: bool) -> Array:
+def weighted_squares(xp: ModuleType, joint: Joint, W: Array, outer: int, transpose: bool) -> Array:
     """sum_j B_jl' W_j B_jl (k_col, k_col, J_col) when ``transpose``, else sum_l B_jl W_l B_jl' (k_row, k_row, J_row).
 
     ``outer`` is k_col or k_row.
@@ -145,21 +145,21 @@ def split(coupled: Coupled, v: Array) -> list[Array]:
     return out
 
 
-def join(xp: Any, parts: list[Array]) -> Array:
+def join(xp: ModuleType, parts: list[Array]) -> Array:
     """The inverse of :func:`split`."""
     flat = [part.reshape(len(part), part.shape[1] * part.shape[2]) for part in parts]
     return flat[0] if len(flat) == 1 else xp.concatenate(flat, axis=1)
 
 
 def scale(
-    xp: Any, factors: tuple[Array, ...], parts: list[Array], transpose: bool = False
+    xp: ModuleType, factors: tuple[Array, ...], parts: list[Array], transpose: bool = False
 ) -> list[Array]:
     """Per level and term R v, or R'v."""
     apply = small.apply_transpose if transpose else small.apply
     return [apply(R, part) for R, part in zip(factors, parts, strict=True)]
 
 
-def into_exact(xp: Any, system: System, coupled: Coupled, parts: list[Array]) -> Vectors:
+def into_exact(xp: ModuleType, system: System, coupled: Coupled, parts: list[Array]) -> Vectors:
     """A_ei v."""
     sums = []
     for products in zip(*(coupled.exact(a) for a in range(len(parts))), strict=True):
@@ -173,7 +173,7 @@ def into_exact(xp: Any, system: System, coupled: Coupled, parts: list[Array]) ->
     return Vectors(tuple(sums[:count]), rest)
 
 
-def from_exact(xp: Any, layout: tail.Layout, coupled: Coupled, b: Vectors) -> list[Array]:
+def from_exact(xp: ModuleType, layout: tail.Layout, coupled: Coupled, b: Vectors) -> list[Array]:
     """A_ie b."""
     each = list(b.chain) + [
         b.tail[:, slot.columns].reshape(len(b.tail), slot.k, slot.J) for slot in layout
@@ -188,7 +188,7 @@ def from_exact(xp: Any, layout: tail.Layout, coupled: Coupled, b: Vectors) -> li
     return out
 
 
-def own_product(xp: Any, coupled: Coupled, parts: list[Array]) -> list[Array]:
+def own_product(xp: ModuleType, coupled: Coupled, parts: list[Array]) -> list[Array]:
     """A_ii v."""
     out = [small.apply(own, part) for own, part in zip(coupled.own, parts, strict=True)]
     for a, row in enumerate(coupled.among):
@@ -199,7 +199,12 @@ def own_product(xp: Any, coupled: Coupled, parts: list[Array]) -> list[Array]:
 
 
 def system_product(
-    xp: Any, system: System, layout: tail.Layout, coupled: Coupled, v: Vectors, parts: list[Array]
+    xp: ModuleType,
+    system: System,
+    layout: tail.Layout,
+    coupled: Coupled,
+    v: Vectors,
+    parts: list[Array],
 ) -> tuple[Vectors, list[Array]]:
     """A v over all terms."""
     inside, beside = elimination.multiply(xp, system, v), into_exact(xp, system, coupled, parts)
@@ -211,26 +216,28 @@ def system_product(
     return exact, [a + b for a, b in zip(own, across, strict=True)]
 
 
-def exact_solve(xp: Any, at: IterativeFactor, rhs: Vectors) -> Vectors:
+def exact_solve(xp: ModuleType, at: IterativeFactor, rhs: Vectors) -> Vectors:
     """N_e r."""
     if at.inside.simple:
         return Vectors((small.apply(at.exact.chain[0].W, rhs.chain[0]),), rhs.tail)
     return exact_solve_residual(xp, at, rhs)[0]
 
 
-def exact_solve_residual(xp: Any, at: IterativeFactor, rhs: Vectors) -> tuple[Vectors, Vectors]:
+def exact_solve_residual(
+    xp: ModuleType, at: IterativeFactor, rhs: Vectors
+) -> tuple[Vectors, Vectors]:
     """N_e r and r - A_ee N_e r."""
     layout, tail_T = at.inside.layout, at.inside.tail_T
     reduced = elimination.reduce(xp, at.exact, layout, tail_T, rhs)
     return elimination.solve(xp, at.exact, layout, tail_T, reduced, (False,) * len(layout))
 
 
-def beside(xp: Any, at: IterativeFactor, parts: list[Array]) -> Vectors:
+def beside(xp: ModuleType, at: IterativeFactor, parts: list[Array]) -> Vectors:
     """A_ei v of a factorised system."""
     return into_exact(xp, at.inside.system, at.coupled, parts)
 
 
-def schur(xp: Any, at: IterativeFactor, parts: list[Array]) -> list[Array]:
+def schur(xp: ModuleType, at: IterativeFactor, parts: list[Array]) -> list[Array]:
     """C v."""
     b = exact_solve(xp, at, beside(xp, at, parts))
     taken = from_exact(xp, at.inside.layout, at.coupled, b)
@@ -240,7 +247,7 @@ def schur(xp: Any, at: IterativeFactor, parts: list[Array]) -> list[Array]:
     ]
 
 
-def near_multiply(xp: Any, at: IterativeFactor, v: Array, total: Array) -> Array:
+def near_multiply(xp: ModuleType, at: IterativeFactor, v: Array, total: Array) -> Array:
     """H v as it would be with the first exact factor alone and no product among iterative terms: identity blocks on the diagonal.
 
     ``total`` is what that factor sees of R v, as :func:`beside` gives it.
@@ -256,7 +263,7 @@ def near_multiply(xp: Any, at: IterativeFactor, v: Array, total: Array) -> Array
     return join(xp, out)
 
 
-def multiply(xp: Any, at: IterativeFactor, v: Array) -> Array:
+def multiply(xp: ModuleType, at: IterativeFactor, v: Array) -> Array:
     """H v for v (r, q)."""
     parts = split(at.coupled, v)
     inner = schur(xp, at, scale(xp, at.R, parts))
@@ -267,7 +274,7 @@ def multiply(xp: Any, at: IterativeFactor, v: Array) -> Array:
 
 
 def solve_scaled(
-    xp: Any, at: IterativeFactor, b: Array, tolerance: float, start: Array | None = None
+    xp: ModuleType, at: IterativeFactor, b: Array, tolerance: float, start: Array | None = None
 ) -> Solved:
     """H^-1 b by conjugate gradients."""
     return conjugate_gradients(xp, lambda v: multiply(xp, at, v), b, tolerance, start)
@@ -285,7 +292,7 @@ class Solution(NamedTuple):
 
 
 def solve(
-    xp: Any,
+    xp: ModuleType,
     at: IterativeFactor,
     rhs: Vectors,
     parts: list[Array],

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
-Array = Any
+from lmm.types import KernelArray as Array
 
 #: size of A G from which I - A W loses digits, and determinant of a correlation matrix from which its inverse has them
 LARGE, REGULAR = 1e4, 1e-6

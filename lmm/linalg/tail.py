@@ -11,7 +11,8 @@ lower triangle; what is above it may be anything unless a function says otherwis
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import lapack
@@ -19,8 +20,7 @@ from scipy.linalg import lapack
 from lmm.linalg import threads
 from lmm.linalg.devices import backend, sharded
 from lmm.linalg.devices.sharded import ShardedFactor
-
-Array = Any
+from lmm.types import KernelArray as Array
 
 
 class Slot(NamedTuple):
@@ -55,7 +55,7 @@ def size(layout: Layout) -> int:
 
 
 def scale_rows(
-    xp: Any, layout: Layout, factors: list[Array], C: Array, transpose: bool = True
+    xp: ModuleType, layout: Layout, factors: list[Array], C: Array, transpose: bool = True
 ) -> Array:
     """T'C (or TC), C (q, r)."""
     if all(slot.k == 1 for slot in layout):
@@ -67,14 +67,14 @@ def scale_rows(
     return xp.concatenate(rows)
 
 
-def _diagonal(xp: Any, layout: Layout, factors: list[Array]) -> Array:
+def _diagonal(xp: ModuleType, layout: Layout, factors: list[Array]) -> Array:
     return xp.concatenate(
         [xp.broadcast_to(T[0, 0], (slot.J,)) for slot, T in zip(layout, factors, strict=True)]
     )
 
 
 def sandwich(
-    xp: Any,
+    xp: ModuleType,
     layout: Layout,
     factors: list[Array],
     C: Array,
@@ -93,7 +93,7 @@ def sandwich(
     return scale_rows(xp, layout, factors, half.T, transpose)
 
 
-def factorize(xp: Any, S: Array) -> TailFactor | ShardedFactor:
+def factorize(xp: ModuleType, S: Array) -> TailFactor | ShardedFactor:
     """Cholesky of I + S for S >= 0, from the lower triangle; under NumPy S is overwritten, under JAX over all devices of the mesh."""
     if xp is np:
         S = np.ascontiguousarray(S)
@@ -111,7 +111,7 @@ def factorize(xp: Any, S: Array) -> TailFactor | ShardedFactor:
     return TailFactor(L, 2.0 * xp.sum(xp.log(xp.diagonal(L))))
 
 
-def forward(xp: Any, factor: TailFactor | ShardedFactor, b: Array) -> Array:
+def forward(xp: ModuleType, factor: TailFactor | ShardedFactor, b: Array) -> Array:
     """L^-1 b for b (r, q)."""
     if isinstance(factor, ShardedFactor):
         return sharded.forward(backend.mesh(), factor, b)
@@ -122,7 +122,7 @@ def forward(xp: Any, factor: TailFactor | ShardedFactor, b: Array) -> Array:
     return jsl.solve_triangular(factor.L, b.T, lower=True).T
 
 
-def backward(xp: Any, factor: TailFactor | ShardedFactor, b: Array) -> Array:
+def backward(xp: ModuleType, factor: TailFactor | ShardedFactor, b: Array) -> Array:
     """L^-T b for b (r, q)."""
     if isinstance(factor, ShardedFactor):
         return sharded.backward(backend.mesh(), factor, b)
@@ -133,7 +133,7 @@ def backward(xp: Any, factor: TailFactor | ShardedFactor, b: Array) -> Array:
     return jsl.solve_triangular(factor.L, b.T, lower=True, trans=1).T
 
 
-def unscale(xp: Any, layout: Layout, factors: list[Array], x: Array) -> Array:
+def unscale(xp: ModuleType, layout: Layout, factors: list[Array], x: Array) -> Array:
     """T^-T x for x (r, q)."""
     if all(slot.k == 1 for slot in layout):
         return x / _diagonal(xp, layout, factors)
@@ -141,7 +141,7 @@ def unscale(xp: Any, layout: Layout, factors: list[Array], x: Array) -> Array:
     return scale_rows(xp, layout, inverses, x.T).T
 
 
-def inverse(xp: Any, factor: TailFactor | ShardedFactor) -> Array:
+def inverse(xp: ModuleType, factor: TailFactor | ShardedFactor) -> Array:
     """S^-1, both triangles under JAX, the lower one under NumPy."""
     if isinstance(factor, ShardedFactor):
         return sharded.inverse(backend.mesh(), factor)
@@ -153,7 +153,7 @@ def inverse(xp: Any, factor: TailFactor | ShardedFactor) -> Array:
     return jsl.cho_solve((factor.L, True), xp.eye(len(factor.L)))
 
 
-def symmetrize(xp: Any, C: Array) -> Array:
+def symmetrize(xp: ModuleType, C: Array) -> Array:
     """Both triangles from the lower one."""
     if xp is np and len(C) > BLOCK:
         out = np.array(C)
@@ -166,13 +166,13 @@ def symmetrize(xp: Any, C: Array) -> Array:
     return lower + xp.tril(lower, -1).T
 
 
-def symmetric_multiply(xp: Any, C: Array, b: Array) -> Array:
+def symmetric_multiply(xp: ModuleType, C: Array, b: Array) -> Array:
     """C b' for b (r, q) from the lower triangle of C, as (r, q)."""
     lower = xp.tril(C)
     return b @ lower + b @ lower.T - b * xp.diagonal(C)
 
 
-def block_trace(xp: Any, slot: Slot, M: Array) -> Array:
+def block_trace(xp: ModuleType, slot: Slot, M: Array) -> Array:
     """sum_l M_ll (k, k) over a term's levels, from the lower triangle of M (q, q)."""
     rows = []
     for a in range(slot.k):
@@ -185,7 +185,7 @@ def block_trace(xp: Any, slot: Slot, M: Array) -> Array:
 
 
 def traces(
-    xp: Any,
+    xp: ModuleType,
     layout: Layout,
     factors: list[Array],
     well: tuple[bool, ...],

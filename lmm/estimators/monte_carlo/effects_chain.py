@@ -17,8 +17,7 @@ from lmm.linalg.devices import backend
 from lmm.model.posterior import expectation
 from lmm.model.posterior.expectation import Frame, Parameters, Statistics
 from lmm.model.posterior.joint import Model
-
-Array = Any
+from lmm.types import KernelArray as Array
 
 #: iterations in a window
 WINDOW = 50

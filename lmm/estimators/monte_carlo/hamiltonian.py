@@ -24,8 +24,7 @@ from lmm.model.posterior import scales
 from lmm.model.posterior.posterior_density import Space, SumData
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-
-Array = Any
+from lmm.types import KernelArray as Array
 
 #: steps in one compiled call
 BLOCK = 100

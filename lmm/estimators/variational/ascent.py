@@ -21,8 +21,7 @@ from lmm.model.posterior import elbo, scales
 from lmm.model.posterior.elbo import Approximation, Parameters
 from lmm.model.posterior.joint import Model, RowData
 from lmm.priors import Priors
-
-Array = Any
+from lmm.types import KernelArray as Array
 
 #: steps of L-BFGS and of a stochastic method in a window
 CHUNK, WINDOW = 20, 200

@@ -26,8 +26,7 @@ import numpy as np
 
 from lmm.errors import ArgumentError
 from lmm.linalg.devices.backend import our_settings
-
-Array = Any
+from lmm.types import KernelArray as Array
 
 #: rows in a block at the most
 BLOCK = 1024

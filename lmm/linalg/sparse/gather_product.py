@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
 from lmm.linalg.devices import backend
-
-Array = Any
+from lmm.types import KernelArray as Array
 
 #: widths of a chunk tried, and what one more chunk costs in entries
 WIDTHS, CHUNK_COST = (4, 8, 16, 32, 64), 4

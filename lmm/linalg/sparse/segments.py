@@ -7,11 +7,10 @@ NumPy counts with ``bincount``; under JAX it is ``segment_sum``.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
-Array = Any
+from lmm.types import KernelArray as Array
 
 
 def segment_sum(xp: ModuleType, values: Array, index: Array, size: int) -> Array:

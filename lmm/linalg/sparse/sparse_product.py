@@ -30,8 +30,7 @@ import scipy.sparse as sp
 
 from lmm.linalg import threads
 from lmm.linalg.sparse.gather_product import GatherProduct, make_gather_product
-
-Array = Any
+from lmm.types import KernelArray as Array
 
 #: levels in the first tile, each further one twice as wide: 256 KB of 16 vectors
 TILE = 2_000
