@@ -14,7 +14,7 @@ from lmm.stream.clusters.parts import (
     evaluate,
     evaluate_prepared,
     finished,
-    prepare_blocks,
+    preparation,
 )
 from lmm.stream.reducers import Reduction
 
@@ -105,8 +105,9 @@ def test_another_version_on_the_workers_is_told():
 
 
 def test_prepared_blocks():
-    doubled = prepare_blocks(lambda block: [2 * x for x in block], [[1.0], [2.0, 3.0]], 0, VERSION)
+    double = preparation((), lambda block: [2 * x for x in block])
+    doubled = evaluate(double, [[1.0], [2.0, 3.0]], 0, VERSION)
     assert evaluate_prepared(REDUCTION, doubled, VERSION).value.tolist() == [3, 12]
-    failed = prepare_blocks(lambda block: add(start(), block), [[-1.0]], 0, VERSION)
+    failed = evaluate(preparation((), lambda block: add(start(), block)), [[-1.0]], 0, VERSION)
     with pytest.raises(DataError, match="negative"):
         finished(evaluate_prepared(REDUCTION, failed, VERSION), 1, REDUCTION)

@@ -25,7 +25,7 @@ from lmm.stream.clusters.parts import (
     evaluate_prepared,
     finished,
     guarded,
-    prepare_blocks,
+    preparation,
     sliced,
 )
 from lmm.stream.conform import conform
@@ -81,7 +81,7 @@ class DaskReducer:
         import dask
         import pyarrow as pa
 
-        found: list[Any] = []
+        found: list[pa.Table] = []
         for number, partition in enumerate(self._partitions(columns)):
             first = self._compute(
                 dask.delayed(_first, pure=False)(partition, number, columns, rows), columns
@@ -101,15 +101,9 @@ class DaskReducer:
         """``reduction`` over all rows; see :meth:`lmm.stream.Reducer.map_reduce`."""
         import dask
 
-        schema = pickle.dumps({name: self.schema[name] for name in reduction.columns})
-        partitions = self._partitions(reduction.columns)
-        leaf = dask.delayed(_leaf, pure=False, traverse=False)
         with dask.annotate(retries=RETRIES):
             what = shipped(reduction)
-            parts = [
-                leaf(what, partition, number, schema, __version__)
-                for number, partition in enumerate(partitions)
-            ]
+            parts = self._parts(what, reduction.columns)
             root = tree(parts, what)
         return finished(self._compute(root, reduction.columns), len(parts), reduction)
 
@@ -117,22 +111,26 @@ class DaskReducer:
         """What ``prepare`` makes of the rows' tables, kept on the workers; a lost worker's blocks are made again."""
         import dask
 
-        schema = pickle.dumps({name: self.schema[name] for name in columns})
-        partitions = self._partitions(columns)
-        make = dask.delayed(_prepare, pure=False, traverse=False)
         with dask.annotate(retries=RETRIES):
-            what = shipped(prepare)
-            blocks = [
-                make(what, partition, number, schema, __version__)
-                for number, partition in enumerate(partitions)
-            ]
+            blocks = self._parts(shipped(preparation(columns, prepare)), columns)
             return PreparedDask(self, columns, list(dask.persist(*blocks)))
+
+    def _parts(self, reduction: Delayed, columns: tuple[str, ...]) -> list[Delayed]:
+        """A task per partition, whose result is its part."""
+        import dask
+
+        schema = pickle.dumps({name: self.schema[name] for name in columns})
+        leaf = dask.delayed(_leaf, pure=False, traverse=False)
+        return [
+            leaf(reduction, partition, number, schema, __version__)
+            for number, partition in enumerate(self._partitions(columns))
+        ]
 
     def _partitions(self, columns: tuple[str, ...]) -> list[Delayed]:
         """One delayed pandas table per partition, of these columns."""
         return list(self.frame[list(columns)].to_delayed())
 
-    def _compute(self, task: Any, columns: tuple[str, ...]) -> Any:
+    def _compute(self, task: Delayed, columns: tuple[str, ...]) -> Any:
         """The value of a task; what fails in the user's own part of the graph becomes a DataError."""
         import dask
 
@@ -222,23 +220,21 @@ def unpacked(value: bytes) -> Any:
         raise DataError(ABSENT.format(name=error.name)) from None
 
 
-def _leaf(reduction: bytes, frame: dd.DataFrame, number: int, schema: bytes, version: str) -> Part:
+def _leaf(
+    reduction: bytes, frame: dd.DataFrame, number: int, schema: bytes, version: str
+) -> Part[object]:
     return evaluate(unpacked(reduction), _tables(frame, number, schema), number, version)
 
 
-def _prepare(prepare: bytes, frame: dd.DataFrame, number: int, schema: bytes, version: str) -> Part:
-    return prepare_blocks(unpacked(prepare), _tables(frame, number, schema), number, version)
-
-
-def _leaf_prepared(reduction: bytes, blocks: Part, version: str) -> Part:
+def _leaf_prepared(reduction: bytes, blocks: Part[list[Block]], version: str) -> Part[object]:
     return evaluate_prepared(unpacked(reduction), blocks, version)
 
 
-def _merge(reduction: bytes, parts: list[Part]) -> Part:
+def _merge(reduction: bytes, parts: list[Part[object]]) -> Part[object]:
     return combine(parts, unpacked(reduction).merge)
 
 
-def _first(frame: dd.DataFrame, number: int, columns: tuple[str, ...], rows: int) -> Part:
+def _first(frame: dd.DataFrame, number: int, columns: tuple[str, ...], rows: int) -> Part[pa.Table]:
     return guarded(frozenset({number}), lambda: arrow(frame[:rows], columns, _where(number)))
 
 

@@ -9,9 +9,11 @@ user can cure travel as parts too: they come back as themselves, and no schedule
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from lmm import __version__
 from lmm.errors import DataError, LmmError
@@ -21,6 +23,7 @@ from lmm.stream.reducers import A, Reduction
 if TYPE_CHECKING:
     import pyarrow as pa
 
+B = TypeVar("B")
 #: rows that are summed at a time, which bounds what a worker needs beside its partition
 ROWS = 250_000
 #: parts that one task merges
@@ -42,7 +45,7 @@ class Prepared(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Part(Generic[A]):
     """The sums of some partitions.
 
     Attributes
@@ -53,13 +56,13 @@ class Part:
     """
 
     numbers: frozenset[int]
-    value: Any = None
+    value: A | None = None
     error: LmmError | None = None
 
 
 def evaluate(
-    reduction: Reduction[Any], blocks: Iterable[object], number: int, version: str
-) -> Part:
+    reduction: Reduction[A], blocks: Iterable[pa.Table], number: int, version: str
+) -> Part[A]:
     """The part of one partition.
 
     Parameters
@@ -70,9 +73,9 @@ def evaluate(
     version : lmm's version where the fit was asked for.
     """
 
-    def total() -> Any:
+    def total() -> A | None:
         check_version(version)
-        value = None
+        value: A | None = None
         for block in blocks:
             value = reduction.add(reduction.start() if value is None else value, block)
         return value
@@ -80,7 +83,7 @@ def evaluate(
     return guarded(frozenset({number}), total)
 
 
-def guarded(numbers: frozenset[int], compute: Callable[[], Any]) -> Part:
+def guarded(numbers: frozenset[int], compute: Callable[[], A | None]) -> Part[A]:
     """The part with the value computed, or with the error that tells the user what is wrong."""
     try:
         with told(f"partition {min(numbers)}", files=False):
@@ -89,7 +92,7 @@ def guarded(numbers: frozenset[int], compute: Callable[[], Any]) -> Part:
         return Part(numbers, error=error.with_traceback(None))
 
 
-def combine(parts: Iterable[Part], merge: Callable[[Any, Any], object]) -> Part:
+def combine(parts: Iterable[Part[A]], merge: Callable[[A, A], A]) -> Part[A]:
     """The sum of parts in the order of their partitions, so that it does not depend on which task ended first.
 
     The parts stay as they are: a scheduler may hold them for a task that it runs again.
@@ -106,19 +109,19 @@ def combine(parts: Iterable[Part], merge: Callable[[Any, Any], object]) -> Part:
     return total
 
 
-def _sum(a: Part, b: Part, merge: Callable[[object, object], object]) -> Part:
+def _sum(a: Part[A], b: Part[A], merge: Callable[[A, A], A]) -> Part[A]:
     """Both parts, in place of the first."""
-    numbers = a.numbers | b.numbers
+    numbers, mine, other = a.numbers | b.numbers, a.value, b.value
     if a.error is not None or b.error is not None:
         return Part(numbers, error=a.error or b.error)
-    if b.value is None:
-        return Part(numbers, a.value)
-    if a.value is None:
-        return Part(numbers, copy.deepcopy(b.value))
-    return guarded(numbers, lambda: merge(a.value, b.value))
+    if other is None:
+        return Part(numbers, mine)
+    if mine is None:
+        return Part(numbers, copy.deepcopy(other))
+    return guarded(numbers, lambda: merge(mine, other))
 
 
-def finished(part: Part, count: int, reduction: Reduction[Any]) -> Any:
+def finished(part: Part[A], count: int, reduction: Reduction[A]) -> A:
     """The sums of all ``count`` partitions; raises the error of one that failed."""
     if part.error is not None:
         raise part.error
@@ -144,20 +147,17 @@ def sliced(table: pa.Table) -> Iterator[pa.Table]:
         yield table.slice(start, ROWS)
 
 
-def prepare_blocks(
-    prepare: Callable[[object], object], tables: Iterable[object], number: int, version: str
-) -> Part:
-    """The part whose value is the list of a partition's blocks, each what ``prepare`` makes of a table."""
-
-    def blocks() -> list[Any]:
-        check_version(version)
-        return [prepare(table) for table in tables]
-
-    return guarded(frozenset({number}), blocks)
+def preparation(columns: tuple[str, ...], prepare: Callable[[pa.Table], B]) -> Reduction[list[B]]:
+    """The pass that gives the list of blocks, each what ``prepare`` makes of a table."""
+    return Reduction(columns, list, partial(_prepared, prepare), operator.add)
 
 
-def evaluate_prepared(reduction: Reduction[Any], blocks: Part, version: str) -> Part:
+def _prepared(prepare: Callable[[pa.Table], B], blocks: list[B], table: pa.Table) -> list[B]:
+    return [*blocks, prepare(table)]
+
+
+def evaluate_prepared(reduction: Reduction[A], blocks: Part[list[B]], version: str) -> Part[A]:
     """The part of a partition whose blocks are kept."""
     if blocks.error is not None:
-        return blocks
-    return evaluate(reduction, blocks.value, min(blocks.numbers), version)
+        return Part(blocks.numbers, error=blocks.error)
+    return evaluate(reduction, blocks.value or (), min(blocks.numbers), version)

@@ -29,7 +29,7 @@ from lmm.stream.clusters.parts import (
     evaluate,
     evaluate_prepared,
     finished,
-    prepare_blocks,
+    preparation,
 )
 from lmm.stream.conform import conform
 from lmm.stream.reducers import A, Reducer, Reduction, module_of, register
@@ -92,17 +92,19 @@ class SparkReducer:
 
     def map_reduce(self, reduction: Reduction[A]) -> A:
         """``reduction`` over all rows; see :meth:`lmm.stream.Reducer.map_reduce`."""
-        schema = {name: self.schema[name] for name in reduction.columns}
-        leaf = partial(_leaf, reduction=reduction, schema=schema, version=__version__)
         with explained():
-            return total(self._select(reduction.columns).mapInArrow(leaf, PIECES), reduction)
+            return total(self._parts(reduction), reduction)
 
     def prepared(self, columns: tuple[str, ...], prepare: Callable[[pa.Table], Block]) -> Prepared:
         """What ``prepare`` makes of the rows' tables, kept by the executors; a lost executor's blocks are made again."""
-        schema = {name: self.schema[name] for name in columns}
-        make = partial(_prepare, prepare=prepare, schema=schema, version=__version__)
         with explained():
-            return PreparedSpark(self._select(columns).mapInArrow(make, PIECES).persist())
+            return PreparedSpark(self._parts(preparation(columns, prepare)).persist())
+
+    def _parts(self, reduction: Reduction[A]) -> DataFrame:
+        """The data frame of the partitions' parts."""
+        schema = {name: self.schema[name] for name in reduction.columns}
+        leaf = partial(_leaf, reduction=reduction, schema=schema, version=__version__)
+        return self._select(reduction.columns).mapInArrow(leaf, PIECES)
 
     def _select(self, columns: tuple[str, ...]) -> DataFrame:
         escaped = [name.replace("`", "``") for name in columns]
@@ -193,7 +195,7 @@ def explained() -> Iterator[None]:
 
 def _leaf(
     batches: Iterator[pa.RecordBatch],
-    reduction: Reduction[Any],
+    reduction: Reduction[A],
     schema: dict[str, pa.DataType],
     version: str,
 ) -> Iterator[pa.RecordBatch]:
@@ -201,25 +203,15 @@ def _leaf(
     yield from pieces(evaluate(reduction, _tables(batches, number, schema), number, version))
 
 
-def _prepare(
-    batches: Iterator[pa.RecordBatch],
-    prepare: Callable[[object], object],
-    schema: dict[str, pa.DataType],
-    version: str,
-) -> Iterator[pa.RecordBatch]:
-    number = _number()
-    yield from pieces(prepare_blocks(prepare, _tables(batches, number, schema), number, version))
-
-
 def _leaf_prepared(
-    batches: Iterator[pa.RecordBatch], reduction: Reduction[Any], version: str
+    batches: Iterator[pa.RecordBatch], reduction: Reduction[A], version: str
 ) -> Iterator[pa.RecordBatch]:
     for blocks in _parts(batches):
         yield from pieces(evaluate_prepared(reduction, blocks, version))
 
 
 def _merge(
-    batches: Iterator[pa.RecordBatch], merge: Callable[[Any, Any], object]
+    batches: Iterator[pa.RecordBatch], merge: Callable[[A, A], A]
 ) -> Iterator[pa.RecordBatch]:
     parts = _parts(batches)
     if parts:
@@ -260,7 +252,7 @@ def _tables(
         yield block()
 
 
-def pieces(part: Part) -> Iterator[pa.RecordBatch]:
+def pieces(part: Part[A]) -> Iterator[pa.RecordBatch]:
     """A part as rows of at most ``PIECE`` bytes, each an Arrow batch of its own."""
     import pyarrow as pa
 
@@ -275,9 +267,9 @@ def pieces(part: Part) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_pydict(fields)
 
 
-def joined(rows: Iterable[tuple[int, int, object]]) -> list[Part]:
+def joined(rows: Iterable[tuple[int, int, bytes | pa.Buffer]]) -> list[Part[Any]]:
     """The parts of rows (part, piece, data) in any order."""
-    held: dict[int, dict[int, Any]] = {}
+    held: dict[int, dict[int, bytes | pa.Buffer]] = {}
     for number, piece, data in rows:
         held.setdefault(number, {})[piece] = data
     return [
@@ -286,7 +278,7 @@ def joined(rows: Iterable[tuple[int, int, object]]) -> list[Part]:
     ]
 
 
-def _parts(batches: Iterable[pa.RecordBatch]) -> list[Part]:
+def _parts(batches: Iterable[pa.RecordBatch]) -> list[Part[Any]]:
     return joined(
         (number.as_py(), piece.as_py(), data.as_buffer())
         for batch in batches
