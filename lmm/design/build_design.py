@@ -9,11 +9,11 @@ import numpy as np
 
 from lmm.design.design import Design, Predictor
 from lmm.design.level_checks import check_effects, check_levels, check_weights, unlike_weights
-from lmm.design.linear_response import linear_response
+from lmm.design.linear_response import check_response, linear_response
 from lmm.design.random_parts import random_terms
 from lmm.design.rank import independent_columns
 from lmm.design.terms import RandomTerm
-from lmm.errors import FormulaError, LmmWarning, RankWarning, ResponseError, warn
+from lmm.errors import FormulaError, LmmWarning, RankWarning, warn
 from lmm.formula import Evaluated, Formula, Given, ModelFrame, Table, TermRecipe, evaluate, parse
 from lmm.formula.columns.given import NOTHING
 from lmm.formula.evaluate import check_categories
@@ -58,19 +58,9 @@ def build_design(
     >>> design.X.shape, design.names, design.terms[0].J
     ((180, 2), ('Intercept', 'Days'), 18)
     """
-    parsed = parse(formula) if isinstance(formula, str) else formula
-    if not isinstance(parsed, Formula):
-        raise FormulaError(
-            f"a formula is a string such as 'y ~ x + (1|g)', not {type(formula).__name__}."
-        )
-    if not parsed.bars:
-        hint = unknown_structure(parsed.fixed)
-        raise FormulaError(
-            f"the formula has no random term; add one such as (1|group).{hint}", parsed.text
-        )
+    parsed = mixed(formula)
     table = Table(data)
-    if parsed.has_dot:
-        parsed = parsed.with_dot(other_columns(parsed, table))
+    parsed = without_dot(parsed, table)
     found = evaluate(parsed, table, given)
     for message in found.said:
         warn(message, LmmWarning)
@@ -109,6 +99,26 @@ def build_design(
     )
 
 
+def mixed(formula: str | Formula) -> Formula:
+    """The formula of a mixed model, parsed; FormulaError where it has no random term."""
+    parsed = parse(formula) if isinstance(formula, str) else formula
+    if not isinstance(parsed, Formula):
+        raise FormulaError(
+            f"a formula is a string such as 'y ~ x + (1|g)', not {type(formula).__name__}."
+        )
+    if not parsed.bars:
+        hint = unknown_structure(parsed.fixed)
+        raise FormulaError(
+            f"the formula has no random term; add one such as (1|group).{hint}", parsed.text
+        )
+    return parsed
+
+
+def without_dot(formula: Formula, table: Table) -> Formula:
+    """The formula with ``.`` written out."""
+    return formula.with_dot(other_columns(formula, table)) if formula.has_dot else formula
+
+
 def other_columns(formula: Formula, table: Table) -> tuple[str, ...]:
     """What ``.`` means: the columns that are neither response, grouping factor nor offset."""
     texts = [formula.response, *formula.offsets, *(f for bar in formula.bars for f in bar.factors)]
@@ -119,13 +129,8 @@ def other_columns(formula: Formula, table: Table) -> tuple[str, ...]:
 def _response(found: Evaluated, family: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """y and the prior weights."""
     values, name = found.response, found.formula.response
-    if np.ndim(values) == 0 or len(values) != found.n:
-        raise ResponseError(f"the response {name!r} must have one value per row.")
+    check_response(values, found.formula, found.n, family is None)
     if family is None:
-        if found.formula.cbind:
-            raise ResponseError(
-                f"{name} is a binomial response, but a linear model has one response column; use a binomial family."
-            )
         return linear_response(values, name), found.weights
     y, trials = family.response(values, name)
     if trials is None:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from lmm.errors import ResponseError
-from lmm.formula.columns.given import numeric
+from lmm.formula import Formula
+from lmm.formula.columns.given import not_finite, numeric
 
 
 def linear_response(values: Any, name: str) -> np.ndarray:
@@ -37,13 +38,17 @@ def numeric_response(values: Any, name: str) -> np.ndarray:
             f"the response {name!r} must be one column, but its shape is {shape}; fit one model per column."
         )
     y = numeric(values, f"the response {name!r}", ResponseError)
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = np.add.reduce(y)
-    if not np.isfinite(total):
-        bad = ~np.isfinite(y)
-        if bad.any():
-            what = "not a number" if np.isnan(y).any() else "infinite"
-            raise ResponseError(
-                f"the response {name!r} is {what} in {int(bad.sum())} of {len(y)} rows."
-            )
+    fault = not_finite(y)
+    if fault is not None:
+        raise ResponseError(f"the response {name!r} is {fault}.")
     return y
+
+
+def check_response(values: Any, formula: Formula, n: int, linear: bool) -> None:
+    """ResponseError unless there is one value per row, and for a linear model one column."""
+    if np.ndim(values) == 0 or len(values) != n:
+        raise ResponseError(f"the response {formula.response!r} must have one value per row.")
+    if linear and formula.cbind:
+        raise ResponseError(
+            f"{formula.response} is a binomial response, but a linear model has one response column; use a binomial family."
+        )

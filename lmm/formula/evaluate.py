@@ -15,6 +15,7 @@ import pandas as pd
 
 from lmm.arguments import choice, mapping
 from lmm.errors import ArgumentError, DataError, GroupingError, nearest
+from lmm.formula.columns.complete import complete
 from lmm.formula.columns.engine import (
     FUNCTIONS,
     Columns,
@@ -24,7 +25,7 @@ from lmm.formula.columns.engine import (
     intercept,
     wilkinson,
 )
-from lmm.formula.columns.given import Given, aligned, labelled, numeric, own
+from lmm.formula.columns.given import Given, aligned, labelled, not_finite, numeric, own
 from lmm.formula.columns.kinds import TEXT, Kind, kind_of
 from lmm.formula.columns.levels import Levels, encode, join, merged_before
 from lmm.formula.columns.subset import row_mask
@@ -137,8 +138,12 @@ def evaluate(
     if offset is not None and not isinstance(offset, str):
         columns["(offset)"] = _given(offset, "offset", table)
     chosen = row_mask(given.subset, table, given.context)
-    kept = _complete(columns, table, chosen, given.na_action)
+    masks = ((name, missing(series)) for name, series in columns.items())
+    mask, counts = complete(masks, table.n, chosen)
+    counts.refuse_lost(given.na_action)
+    kept = np.ones(table.n, dtype=bool) if mask is None else mask
     n = int(kept.sum())
+    counts.refuse_empty(n)
     rows = Columns(_take(columns, kept, n), n)
     _prepare(rows, formula)
     kinds = {name: kind_of(series) for name, series in rows.items()}
@@ -304,33 +309,6 @@ def _given(values: Any, name: str, table: Table) -> pd.Series:
     return pd.Series(array)
 
 
-def _complete(
-    columns: Mapping[str, pd.Series], table: Table, chosen: np.ndarray | None, na_action: str
-) -> np.ndarray:
-    """(N,) bool: rows asked for in which no used column is missing."""
-    kept = np.ones(table.n, dtype=bool) if chosen is None else chosen.copy()
-    lost: dict[str, int] = {}
-    for name, series in columns.items():
-        mask = missing(series)
-        if mask is not None:
-            count = int((mask if chosen is None else mask & chosen).sum())
-            if count:
-                lost[name] = count
-                kept &= ~mask
-    total = table.n if chosen is None else int(chosen.sum())
-    if lost and na_action == "fail":
-        raise DataError(
-            f"missing values in {_counts(lost)}, and na_action='fail'; drop them, or use na_action='omit'."
-        )
-    if not kept.any():
-        raise DataError(f"no complete row is left of {total}: missing values in {_counts(lost)}.")
-    return kept
-
-
-def _counts(lost: Mapping[str, int]) -> str:
-    return ", ".join(f"{name!r} ({count} rows)" for name, count in lost.items())
-
-
 def _take(columns: Mapping[str, pd.Series], kept: np.ndarray, n: int) -> dict[str, pd.Series]:
     """The kept rows of every column under one index 0..n-1; nothing is copied when all are kept."""
     index = pd.RangeIndex(n)
@@ -488,13 +466,7 @@ def _check_names(parts: Iterable[Part], awkward: frozenset[str]) -> None:
 
 def check_finite(part: Part, awkward: frozenset[str] = frozenset()) -> None:
     """DataError naming the term whose column is infinite or not a number; one pass, no temporary."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        for j, name in enumerate(part.names):
-            if np.isfinite(np.add.reduce(part.values[:, j])):
-                continue
-            bad = ~np.isfinite(part.values[:, j])
-            if bad.any():
-                what = "not a number" if np.isnan(part.values[bad, j]).any() else "infinite"
-                raise DataError(
-                    f"the term {readable(name, awkward)} is {what} in {int(bad.sum())} of {len(bad)} rows."
-                )
+    for j, name in enumerate(part.names):
+        fault = not_finite(part.values[:, j])
+        if fault is not None:
+            raise DataError(f"the term {readable(name, awkward)} is {fault}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,13 @@ def conform(
             column = pa.chunked_array([column])
         columns.append(column if column.type == wanted else _cast(column, wanted, name, where))
     return pa.table(dict(zip(needed, columns, strict=True))) if needed else table.select([])
+
+
+def empty_table(schema: Mapping[str, pa.DataType]) -> pa.Table:
+    """A table of these types without rows."""
+    import pyarrow as pa
+
+    return pa.table({name: pa.array([], type) for name, type in schema.items()})
 
 
 @contextmanager

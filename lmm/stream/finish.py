@@ -28,7 +28,7 @@ from lmm.stream.absent import ABSENT, Witnesses
 from lmm.stream.levels.found_levels import unkey
 from lmm.stream.levels.pairs import PairSums
 from lmm.stream.partial import RESIDUAL, Numbered, PartialSums, TermSums, products_of
-from lmm.stream.recipe import Recipe, TermColumns, refuse_empty
+from lmm.stream.recipe import Recipe, TermColumns
 
 #: cross-products know the square of a length to this relative precision, whatever the rule of the rows is
 PRECISION = 1e-13
@@ -53,7 +53,7 @@ def finish(
     DataError, ResponseError, GroupingError : the rows cannot carry the model.
     """
     start = perf_counter()
-    refuse_empty(sums.n, sums)
+    sums.counts.refuse_empty(sums.n)
     if sums.least == sums.most:
         raise ResponseError(
             f"the response {recipe.response!r} is constant ({sums.least:g}); there is nothing to model."
@@ -238,7 +238,7 @@ def streamed_design(
     )
     source = RowSource(
         n=sums.n,
-        asked=sums.asked,
+        asked=sums.counts.asked,
         recipe=recipe,
         columns=kept,
         moments=raw_moments(recipe, sums.gram if sums.plain is None else sums.plain),

@@ -19,14 +19,13 @@ import numpy as np
 import pandas as pd
 
 from lmm.errors import ArgumentError, DataError
-from lmm.formula import Table
+from lmm.formula.columns.complete import RowCounts
 from lmm.formula.columns.engine import Columns, Evaluator
-from lmm.formula.columns.functions import CODING
-from lmm.formula.columns.subset import condition_mask
+from lmm.formula.columns.functions import CODING, orthonormal
 from lmm.formula.text.names import alias, readable
 from lmm.stream.conform import conform
 from lmm.stream.levels.found_levels import ListedLevels
-from lmm.stream.recipe import complete, predictors
+from lmm.stream.recipe import predictors, usable_rows
 from lmm.stream.reducers import Reduction
 
 if TYPE_CHECKING:
@@ -119,9 +118,7 @@ class Found:
     levels: dict[str, dict[object, None]] = field(default_factory=dict)
     moments: dict[str, Moments] = field(default_factory=dict)
     listed: dict[str, ListedLevels] = field(default_factory=dict)
-    seen: int = 0
-    asked: int = 0
-    lost: dict[str, int] = field(default_factory=dict)
+    counts: RowCounts = field(default_factory=RowCounts)
 
 
 def head_rows(table: pa.Table, used: tuple[str, ...]) -> int:
@@ -134,18 +131,6 @@ def head_rows(table: pa.Table, used: tuple[str, ...]) -> int:
         if not (pa.types.is_integer(type) or pa.types.is_floating(type)):
             most = max(most, len(table.column(name).unique()))
     return min(HEAD, max(500, NUMBERS // most))
-
-
-def usable_rows(scan: Scan, table: pa.Table) -> tuple[pa.Table, int, dict[str, int]]:
-    """The rows of a chunk that a fit uses, how many were asked for, and missing values by column."""
-    import pyarrow as pa
-
-    chosen = (
-        None if scan.subset is None else condition_mask(scan.subset, Table(table), scan.context)
-    )
-    kept, lost = complete(table, chosen)
-    asked = table.num_rows if chosen is None else int(chosen.sum())
-    return (table if kept is None else table.filter(pa.array(kept))), asked, lost
 
 
 def evaluator_on(scan: Scan, table: pa.Table) -> Evaluator:
@@ -162,11 +147,8 @@ def look(scan: Scan, found: Found, table: pa.Table) -> Found:
     import pyarrow as pa
 
     table = conform(table, scan.needed, scan.schema)
-    found.seen += table.num_rows
-    rows, asked, lost = usable_rows(scan, table)
-    found.asked += asked
-    for name, count in lost.items():
-        found.lost[name] = found.lost.get(name, 0) + count
+    rows, _, counts = usable_rows(table, scan.subset, scan.context)
+    found.counts.add(counts)
     if not rows.num_rows:
         return found
     for name in scan.used:
@@ -213,10 +195,7 @@ def merge(a: Found, b: Found) -> Found:
     """What both found; a level that both saw keeps both witnesses."""
     a.rows = a.rows + b.rows
     a.head += b.head
-    a.seen += b.seen
-    a.asked += b.asked
-    for name, count in b.lost.items():
-        a.lost[name] = a.lost.get(name, 0) + count
+    a.counts.add(b.counts)
     for text, levels in b.levels.items():
         a.levels.setdefault(text, {}).update(levels)
     for name, listed in b.listed.items():
@@ -326,24 +305,13 @@ def _moments(call: str, values: np.ndarray, state: Mapping[str, Any]) -> Moments
         float(values.max()),
     )
     if function_of(call) == "poly":
-        basis = _polynomials(values, state[call])
+        remembered = state[call]
+        basis = orthonormal(values, len(remembered["norms2"]) - 1, remembered)
         out.gram, out.moved = (
             basis.T @ basis,
-            basis.T @ (basis * (values - state[call]["alpha"][0])[:, None]),
+            basis.T @ (basis * (values - remembered["alpha"][0])[:, None]),
         )
     return out
-
-
-def _polynomials(x: np.ndarray, state: Mapping[str, Any]) -> np.ndarray:
-    """The orthonormal polynomials of other rows, at x: (n, degree + 1), by their recurrence."""
-    alpha, norms = state["alpha"], state["norms2"]
-    degree = len(norms) - 1
-    P = np.ones((len(x), degree + 1))
-    for k in range(1, degree + 1):
-        P[:, k] = (x - alpha[k - 1]) * P[:, k - 1]
-        if k > 1:
-            P[:, k] -= norms[k - 1] / norms[k - 2] * P[:, k - 2]
-    return P / np.sqrt([norms[k] for k in range(degree + 1)])
 
 
 def resolved(call: str, moments: Moments, first: Mapping[str, Any], scan: Scan) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from lmm.stream.linear_rows import Origin
 from lmm.stream.partial import PartialSums, add_block, empty_sums
 from lmm.stream.partial import merge as merge_sums
 from lmm.stream.prepare import make_recipe
-from lmm.stream.recipe import Recipe, refuse_empty
+from lmm.stream.recipe import Recipe
 from lmm.stream.reducers import Reducer, Reduction
 from lmm.stream.row_blocks import Evaluate, Locate, Spill, StreamedRows, chain
 
@@ -73,15 +73,15 @@ def build_generalized(
         Reduction(
             recipe.needed,
             partial(_start, lean),
-            partial(_look, recipe, lean),
+            partial(_look, recipe, lean, family),
             _merge,
             "levels and pairs of levels",
         )
     )
-    refuse_empty(first.sums.n, first.sums)
+    first.sums.counts.refuse_empty(first.sums.n)
     family.check_range(first.sums.least, first.sums.most, recipe.response)
     end = perf_counter()
-    design, problem = _finish(recipe, lean, first, reducer)
+    design, problem = _finish(recipe, lean, family, first, reducer)
     design = replace(
         design, source=replace(design.chunks, origin=Origin(data, reducer, reducer.text))
     )
@@ -96,13 +96,13 @@ def _start(recipe: Recipe) -> First:
     return First(empty_sums(recipe))
 
 
-def _look(recipe: Recipe, lean: Recipe, first: First, table: pa.Table) -> First:
+def _look(recipe: Recipe, lean: Recipe, family: Family, first: First, table: pa.Table) -> First:
     """``first`` with the rows of a table."""
     block = recipe.block(table)
     if block.n:
-        recipe.family.check(block.y, block.weights, recipe.response)
-        if not recipe.family.has_dispersion:
-            first.constant += float(recipe.family.constant(block.y, block.weights).sum())
+        family.check(block.y, block.weights, recipe.response)
+        if not family.has_dispersion:
+            first.constant += float(family.constant(block.y, block.weights).sum())
         first.weighted |= block.weights is not None
     add_block(lean, first.sums, replace(block, weights=None))
     return first
@@ -113,7 +113,7 @@ def _merge(a: First, b: First) -> First:
 
 
 def _finish(
-    recipe: Recipe, lean: Recipe, first: First, reducer: Reducer
+    recipe: Recipe, lean: Recipe, family: Family, first: First, reducer: Reducer
 ) -> tuple[Design, GeneralizedProblem]:
     sums = first.sums
     ordered = finish.ordered_terms(recipe, sums)
@@ -126,9 +126,8 @@ def _finish(
     pattern = CrossProducts(diag, (), pairs, np.zeros((1, 1)), sums.n, 0.0)
     plan = plan_for(pattern, tuple(term.group for term in design.terms))
     terms = tuple((one.numbered, recipe.terms[one.place].pool) for one in ordered)
-    evaluate = Evaluate(
-        recipe, terms, tuple(one.place for one in ordered), tuple(recipe.fixed[j] for j in kept)
-    )
+    labels, fixed = tuple(one.place for one in ordered), tuple(recipe.fixed[j] for j in kept)
+    evaluate = Evaluate(recipe, terms, labels, fixed, family.merges)
     locate = Locate.of(R, plan, pattern)
     rows = StreamedRows(
         plan,
@@ -139,7 +138,7 @@ def _finish(
         *_prepared(recipe, reducer, evaluate, locate, sums.n),
     )
     structures = tuple(term.structure for term in design.terms)
-    return design, GeneralizedProblem(structures, design.terms, rows, recipe.family, design.names)  # type: ignore[arg-type]
+    return design, GeneralizedProblem(structures, design.terms, rows, family, design.names)  # type: ignore[arg-type]
 
 
 def _prepared(
@@ -151,9 +150,7 @@ def _prepared(
     row_bytes = 8 * (len(evaluate.fixed) + 3 + sum(len(term.pool) for term in recipe.terms)) + 4 * (
         len(locate.J) + len(locate.pairs)
     )
-    spill = Spill(
-        n, locate.J[0], row_bytes, recipe.family.merges, getattr(reducer, "progress", None)
-    )
+    spill = Spill(n, locate.J[0], row_bytes, evaluate.merges, getattr(reducer, "progress", None))
     reducer.map_reduce(
         Reduction(
             recipe.needed,

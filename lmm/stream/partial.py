@@ -9,7 +9,7 @@ least-squares coefficients are subtracted from it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -18,9 +18,10 @@ import numpy as np
 
 from lmm.design.terms import product
 from lmm.errors import DataError
-from lmm.stream.levels.found_levels import IntegerLevels, Levels, key, levels_of, listed, unkey
+from lmm.formula.columns.complete import RowCounts
+from lmm.stream.levels.found_levels import Levels, absorbed, added, key, levels_of, listed, unkey
 from lmm.stream.levels.pairs import PairSums
-from lmm.stream.recipe import Block, Recipe, TermColumns
+from lmm.stream.recipe import Chunk, Recipe, TermColumns
 from lmm.stream.reducers import Reduction
 
 if TYPE_CHECKING:
@@ -151,8 +152,7 @@ class PartialSums:
 
     Attributes
     ----------
-    n, seen, asked : rows used, rows there were, rows that ``subset`` keeps.
-    lost : rows with a missing value, by column.
+    n : rows used; ``counts`` the rows that there were, and those lost.
     gram : (m + 2, m + 2), [1, U - centre, r]'W[1, U - centre, r] for the m columns U of the pool.
     plain : the same without weights; None where there are none.
     offset_sum : sum of the offset.
@@ -164,22 +164,20 @@ class PartialSums:
     pairs : per two terms t < s as written the sums by pair.
     """
 
-    n: int
-    seen: int
-    asked: int
-    lost: dict[str, int]
     gram: np.ndarray
     plain: np.ndarray | None
     covariates: dict[str, Covariate]
-    offset_sum: float
-    total: float
-    spread: float
-    square: float
-    sum_log_weights: float
-    least: float
-    most: float
     terms: list[TermSums]
     pairs: dict[tuple[int, int], PairSums]
+    n: int = 0
+    counts: RowCounts = field(default_factory=RowCounts)
+    offset_sum: float = 0.0
+    total: float = 0.0
+    spread: float = 0.0
+    square: float = 0.0
+    sum_log_weights: float = 0.0
+    least: float = np.inf
+    most: float = -np.inf
 
 
 def empty_sums(recipe: Recipe) -> PartialSums:
@@ -198,20 +196,9 @@ def empty_sums(recipe: Recipe) -> PartialSums:
         for t, s in combinations(range(len(recipe.terms)), 2)
     }
     return PartialSums(
-        n=0,
-        seen=0,
-        asked=0,
-        lost={},
         gram=np.zeros((size, size)),
         plain=np.zeros((size, size)) if recipe.weights else None,
         covariates={name: Covariate() for name in recipe.covariates},
-        offset_sum=0.0,
-        total=0.0,
-        spread=0.0,
-        square=0.0,
-        sum_log_weights=0.0,
-        least=np.inf,
-        most=-np.inf,
         terms=terms,
         pairs=pairs,
     )
@@ -234,12 +221,9 @@ def linear_reduction(recipe: Recipe) -> Reduction[PartialSums]:
     )
 
 
-def add_block(recipe: Recipe, sums: PartialSums, block: Block) -> PartialSums:
+def add_block(recipe: Recipe, sums: PartialSums, block: Chunk) -> PartialSums:
     """``sums`` with the rows of a block, in place."""
-    sums.seen += block.seen
-    sums.asked += block.asked
-    for name, count in block.lost.items():
-        sums.lost[name] = sums.lost.get(name, 0) + count
+    sums.counts.add(block.counts)
     if not block.n:
         return sums
     ids = [_ids(sums, recipe, t, labels) for t, labels in enumerate(block.labels)]
@@ -286,10 +270,7 @@ def add_block(recipe: Recipe, sums: PartialSums, block: Block) -> PartialSums:
 
 def merge(a: PartialSums, b: PartialSums) -> PartialSums:
     """The sums of both, in place of the first."""
-    for name, count in b.lost.items():
-        a.lost[name] = a.lost.get(name, 0) + count
-    a.seen += b.seen
-    a.asked += b.asked
+    a.counts.add(b.counts)
     if not b.n:
         return a
     moved = [_absorb(a, t, theirs) for t, theirs in enumerate(b.terms)]
@@ -316,7 +297,7 @@ def merge(a: PartialSums, b: PartialSums) -> PartialSums:
 class Strip:
     """Products of the columns in a few rows, each made once."""
 
-    def __init__(self, recipe: Recipe, block: Block, y: np.ndarray, rows: slice):
+    def __init__(self, recipe: Recipe, block: Chunk, y: np.ndarray, rows: slice):
         self.columns = [None if column is None else column[rows] for column in block.columns]
         self.weights = None if block.weights is None else block.weights[rows]
         self.centre = recipe.centre
@@ -355,16 +336,11 @@ def _moments(sums: PartialSums, n: int, mean: float, spread: float) -> None:
 
 
 def _ids(sums: PartialSums, recipe: Recipe, t: int, labels: tuple[pa.Array, ...]) -> np.ndarray:
-    levels = sums.terms[t].levels
     given = labels if len(labels) > 1 else labels[0]
-    try:
-        return levels.add(given)
-    except OverflowError:
-        _list(sums, t, labels[0].type)
-        return sums.terms[t].levels.add(given)
+    return added(sums.terms[t].levels, given, partial(_list, sums, t))
 
 
-def _list(sums: PartialSums, t: int, type: pa.DataType) -> None:
+def _list(sums: PartialSums, t: int, type: pa.DataType) -> Levels:
     """Number the levels of a term, in its sums and in those of its pairs."""
     old, new = sums.terms[t].list_levels(type)
     for (first, second), pairs in sums.pairs.items():
@@ -376,26 +352,13 @@ def _list(sums: PartialSums, t: int, type: pa.DataType) -> None:
             moved = PairSums(len(pairs.sums))
             moved.merge(key(*ids), pairs.sums)
             sums.pairs[first, second] = moved
+    return sums.terms[t].levels
 
 
 def _absorb(a: PartialSums, t: int, theirs: TermSums) -> Callable[[np.ndarray], np.ndarray]:
     """Add the levels and sums of one term; what turns their ids into ours."""
-    import pyarrow as pa
-
-    if isinstance(a.terms[t].levels, IntegerLevels) and not isinstance(
-        theirs.levels, IntegerLevels
-    ):
-        _list(a, t, theirs.levels.type)  # type: ignore[attr-defined]
     old = theirs.ids()
-    levels, ids = theirs.levels, old
-    if isinstance(levels, IntegerLevels) and not isinstance(a.terms[t].levels, IntegerLevels):
-        ids, levels = listed(levels, old, a.terms[t].levels.type)  # type: ignore[attr-defined]
-    try:
-        new = a.terms[t].levels.absorb(levels, ids)
-    except OverflowError:
-        _list(a, t, pa.int64())
-        ids, levels = listed(levels, old, pa.int64())
-        new = a.terms[t].levels.absorb(levels, ids)
+    new = absorbed(a.terms[t].levels, theirs.levels, old, partial(_list, a, t))
     mine = a.terms[t]
     mine.cover()
     place = new - mine.low

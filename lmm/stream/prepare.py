@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lmm.design.build_design import model_frame, other_columns
-from lmm.design.linear_response import numeric_response
+from lmm.design.build_design import INTERCEPT, mixed, model_frame, without_dot
+from lmm.design.linear_response import check_response, numeric_response
 from lmm.design.random_parts import random_terms
 from lmm.design.rank import independent_columns, least_squares
-from lmm.errors import ArgumentError, DataError, FormulaError, LmmWarning, ResponseError, warn
+from lmm.errors import ArgumentError, DataError, LmmWarning, warn
 from lmm.families import Family
-from lmm.formula import Evaluated, Formula, Given, Table, evaluate, parse
+from lmm.formula import Evaluated, Formula, Given, Table, evaluate
 from lmm.formula.columns.engine import FUNCTIONS, wilkinson
 from lmm.formula.columns.subset import looks_across
 from lmm.formula.evaluate import as_evaluated, check_categories
@@ -28,9 +28,8 @@ from lmm.formula.text.names import (
     refuse_unknown,
     resolve,
 )
-from lmm.formula.text.parse import unknown_structure
 from lmm.formula.text.tokens import unquote
-from lmm.stream.conform import conform, is_nested, kind
+from lmm.stream.conform import conform, empty_table, is_nested, kind
 from lmm.stream.first_pass import (
     HEAD,
     SCALES,
@@ -43,7 +42,6 @@ from lmm.stream.first_pass import (
     head_rows,
     is_coding,
     resolved,
-    usable_rows,
     witness_text,
 )
 from lmm.stream.recipe import (
@@ -54,15 +52,12 @@ from lmm.stream.recipe import (
     group_text,
     is_number,
     labels_of,
-    refuse_empty,
+    usable_rows,
 )
 from lmm.stream.reducers import Reducer
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-#: name of formulaic's column of ones
-INTERCEPT = "Intercept"
 
 
 def make_recipe(
@@ -87,23 +82,13 @@ def make_recipe(
     ------
     FormulaError, DataError, ResponseError, ArgumentError : with the user's own names.
     """
-    parsed = parse(formula) if isinstance(formula, str) else formula
-    if not isinstance(parsed, Formula):
-        raise FormulaError(
-            f"a formula is a string such as 'y ~ x + (1|g)', not {type(formula).__name__}."
-        )
-    if not parsed.bars:
-        raise FormulaError(
-            f"the formula has no random term; add one such as (1|group).{unknown_structure(parsed.fixed)}",
-            parsed.text,
-        )
+    parsed = mixed(formula)
     arguments = {"weights": given.weights, "offset": given.offset, "subset": given.subset}
     for name, value in arguments.items():
         check_array(name, value)
     schema = dict(reducer.schema)
-    empty = Table(_empty(schema))
-    if parsed.has_dot:
-        parsed = parsed.with_dot(other_columns(parsed, empty))
+    empty = Table(empty_table(schema))
+    parsed = without_dot(parsed, empty)
     weights, offset, subset = (
         as_expression(value, empty, name) for name, value in arguments.items()
     )
@@ -124,12 +109,6 @@ def make_recipe(
     )  # the rows of ``subset`` are left out before
     witnesses, found = _witnesses(parsed, reducer, scan, given)
     return _assemble(parsed, scan, witnesses, found, given, family)
-
-
-def _empty(schema: Mapping[str, pa.DataType]) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.table({name: pa.array([], type) for name, type in schema.items()})
 
 
 def _computable(type: pa.DataType) -> pa.DataType:
@@ -193,7 +172,7 @@ def _witnesses(
         raise ArgumentError(
             f"subset={scan.subset!r} depends on other rows than its own, and the data is read in chunks; compute the number first."
         )
-    rows = usable_rows(scan, head)[0]
+    rows = usable_rows(head, scan.subset, scan.context)[0]
     used = _evaluated_names(formula, scan)
     scan = replace(scan, head=head_rows(rows, used))
     rows = rows.slice(0, scan.head)
@@ -283,7 +262,7 @@ def _pass(reducer: Reducer, scan: Scan, why: str) -> Found:
             f"{why or 'a pass over all rows is needed'}, and these rows can be read once only; give a file or a Dataset."
         )
     seen = reducer.map_reduce(scan.reduction())
-    refuse_empty(len(seen.rows), seen)
+    seen.counts.refuse_empty(len(seen.rows))
     return seen
 
 
@@ -483,14 +462,8 @@ def _coded(found: Evaluated, formula: Formula, scan: Scan) -> frozenset[str]:
 
 def _with_pilot(recipe: Recipe, found: Evaluated) -> Recipe:
     """The recipe with least-squares coefficients of the witnesses, and the means of their columns."""
-    name = recipe.formula.response
-    if np.ndim(found.response) == 0 or len(found.response) != found.n:
-        raise ResponseError(f"the response {name!r} must have one value per row.")
-    if found.formula.cbind:
-        raise ResponseError(
-            f"{name} is a binomial response, but a linear model has one response column; use a binomial family."
-        )
-    y = numeric_response(found.response, name)
+    check_response(found.response, recipe.formula, found.n, linear=True)
+    y = numeric_response(found.response, recipe.response)
     if found.offset is not None:
         y = y - found.offset
     X = found.fixed.values

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,11 @@ from lmm.covariance import Covariance
 from lmm.design.level_checks import check_weights
 from lmm.design.linear_response import numeric_response
 from lmm.errors import ArgumentError, DataError
+from lmm.families import Family
 from lmm.formula import Formula, ModelFrame, Table, TermRecipe
+from lmm.formula.columns.complete import RowCounts, complete
 from lmm.formula.columns.engine import Columns, Evaluator
+from lmm.formula.columns.given import not_finite
 from lmm.formula.columns.kinds import conform as conform_column
 from lmm.formula.columns.levels import UnseenLevels, strings
 from lmm.formula.columns.subset import condition_mask
@@ -59,13 +62,12 @@ class TermColumns:
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class Chunk:
     """The rows of one chunk that are complete and asked for.
 
     Attributes
     ----------
-    n : rows used; ``seen`` rows of the chunk, ``asked`` those that ``subset`` keeps.
-    lost : rows with a missing value by column.
+    n : rows used; ``counts`` the rows of the chunk, and those lost.
     y : (n,) response, offset not subtracted.
     columns : the recipe's columns, each (n,) float64, None for a column of ones.
     labels : per term and factor an Arrow array of the groups' values.
@@ -75,9 +77,7 @@ class Block:
     """
 
     n: int
-    seen: int
-    asked: int
-    lost: dict[str, int]
+    counts: RowCounts
     y: np.ndarray
     columns: tuple[np.ndarray | None, ...]
     labels: tuple[tuple[pa.Array, ...], ...]
@@ -130,7 +130,7 @@ class Recipe:
     na_action: str = "omit"
     pilot: np.ndarray = field(default_factory=lambda: np.zeros(0))
     centre: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    family: Any = None
+    family: Family | None = None
     context: Mapping[str, object] = field(default_factory=dict)
     covariates: tuple[str, ...] = ()
 
@@ -139,7 +139,7 @@ class Recipe:
         """The response as written."""
         return self.formula.response
 
-    def block(self, table: pa.Table, response: bool = True) -> Block:
+    def block(self, table: pa.Table, response: bool = True) -> Chunk:
         """The rows of a chunk, evaluated.
 
         Parameters
@@ -160,48 +160,18 @@ class Recipe:
                 "Dataset instead."
             ) from None
 
-    def _block(self, table: pa.Table, response: bool) -> Block:
-        seen = table.num_rows
-        chosen = (
-            None if self.subset is None else condition_mask(self.subset, Table(table), self.context)
-        )
-        asked = seen if chosen is None else int(chosen.sum())
-        kept, lost = complete(table, chosen)
-        if lost and self.na_action == "fail":
-            counts = ", ".join(f"{name!r} ({count} rows)" for name, count in lost.items())
-            raise DataError(
-                f"missing values in {counts}, and na_action='fail'; drop them, or use na_action='omit'."
-            )
-        if kept is not None:
-            import pyarrow as pa
-
-            table = table.filter(pa.array(kept))
-        n = table.num_rows
-        reader = _Reader(self, table)
-        empty = np.zeros(0)
+    def _block(self, table: pa.Table, response: bool) -> Chunk:
+        rows, kept, counts = usable_rows(table, self.subset, self.context)
+        counts.refuse_lost(self.na_action)
+        reader = _Reader(self, rows)
         columns = reader.columns()
-        weights = offset = None
-        y = empty
-        if response:
-            trials = None
-            if n:
-                values, name = reader.value(self.formula.response), self.formula.response
-                y, trials = (
-                    (numeric_response(values, name), None)
-                    if self.family is None
-                    else self.family.read(values, name)
-                )
-            weights = reader.weights()
-            if n:
-                check_weights(weights)
-            if trials is not None:
-                weights = trials if weights is None else trials * weights
+        y, weights = reader.response() if response else (np.zeros(0), None)
         offset = reader.offset()
         labels = tuple(
             tuple(reader.labels(factor) for factor in term.recipe.factors) for term in self.terms
         )
         covariates = {name: reader.number(name) for name in self.covariates} if response else {}
-        return Block(n, seen, asked, lost, y, columns, labels, weights, offset, kept, covariates)
+        return Chunk(reader.n, counts, y, columns, labels, weights, offset, kept, covariates)
 
     def offset_texts(self) -> tuple[str, ...]:
         """All expressions whose sum is the offset."""
@@ -241,39 +211,60 @@ class _Reader:
             else np.zeros(0)
         )
 
-    def value(self, text: str) -> Any:
+    def value(self, text: str) -> object:
         """An expression: a plain numeric column without pandas, else as the evaluator gives it."""
         name = unquote(text)
         if name in self.recipe.schema and is_number(self.recipe.schema[name]):
             return self.number(name)
         return expression(self.evaluator, text, self.recipe.frame.awkward)
 
+    def response(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The response (n,), and the prior weights, those of trials among them."""
+        family, name = self.recipe.family, self.recipe.response
+        y, trials = np.zeros(0), None
+        if self.n:
+            values = self.value(name)
+            if family is None:
+                y = numeric_response(values, name)
+            else:
+                y, trials = family.read(values, name)
+        weights = self.weights()
+        if self.n:
+            check_weights(weights)
+        if trials is None:
+            return y, weights
+        return y, trials if weights is None else trials * weights
+
     def columns(self) -> tuple[np.ndarray | None, ...]:
         """The pool."""
         recipe, frame = self.recipe, self.recipe.frame
-        out: list[np.ndarray | None] = [None] * len(recipe.pool)
-        known: dict[str, np.ndarray] = {}
-        for place, (name, sources) in enumerate(zip(recipe.pool, recipe.plain, strict=True)):
-            if sources:
-                for source in sources:
-                    if source not in known:
-                        known[source] = self.number(source)
-                column = known[sources[0]]
-                for source in sources[1:]:
-                    column = column * known[source]
-                out[place] = _finite(column, name)
-        if all(sources is not None for sources in recipe.plain) or not self.n:
-            return tuple(np.zeros(0) if column is None and not self.n and sources != () else column
-                         for column, sources in zip(out, recipe.plain, strict=True))  # fmt: skip
-        specs = {text: spec for text, spec in frame.specs.items() if spec is not None}
-        made = self.evaluator.matrices(specs, replay=True)
-        places = {name: i for i, name in enumerate(recipe.pool)}
-        for part in made.values():
-            check_finite(part, frame.awkward)
-            for j, name in enumerate(part.names):
-                place = places[readable(name, frame.awkward)]
-                if out[place] is None and recipe.plain[place] is None:
-                    out[place] = part.values[:, j]
+        out: list[np.ndarray | None] = []
+        waiting: dict[str, int] = {}
+        numbers: dict[str, np.ndarray] = {}
+        for name, sources in zip(recipe.pool, recipe.plain, strict=True):
+            if sources is None:
+                waiting[name] = len(out)
+            column = None
+            for source in sources or ():
+                if source not in numbers:
+                    numbers[source] = self.number(source)
+                column = numbers[source] if column is None else column * numbers[source]
+            if column is not None:
+                fault = not_finite(column)
+                if fault is not None:
+                    raise DataError(f"the term {name} is {fault}.")
+            out.append(column)
+        if not self.n:
+            for place in waiting.values():
+                out[place] = np.zeros(0)
+        elif waiting:
+            specs = {text: spec for text, spec in frame.specs.items() if spec is not None}
+            for part in self.evaluator.matrices(specs, replay=True).values():
+                check_finite(part, frame.awkward)
+                for j, name in enumerate(part.names):
+                    found = waiting.pop(readable(name, frame.awkward), None)
+                    if found is not None:
+                        out[found] = part.values[:, j]
         return tuple(out)
 
     def labels(self, factor: str) -> pa.Array:
@@ -379,23 +370,16 @@ def is_number(type: pa.DataType) -> bool:
     return bool(pa.types.is_integer(type) or pa.types.is_floating(type))
 
 
-def complete(
-    table: pa.Table, chosen: np.ndarray | None
-) -> tuple[np.ndarray | None, dict[str, int]]:
-    """Mask of the rows asked for in which nothing is missing (None for all), and missing values asked for by column."""
-    kept = None if chosen is None else chosen.copy()
-    lost: dict[str, int] = {}
-    for name in table.column_names:
-        mask = missing(table.column(name))
-        if mask is None:
-            continue
-        count = int((mask if chosen is None else mask & chosen).sum())
-        if count:
-            lost[name] = count
-            kept = ~mask if kept is None else kept & ~mask
-    if kept is not None and kept.all():
-        kept = None
-    return kept, lost
+def usable_rows(
+    table: pa.Table, subset: str | None, context: Mapping[str, object]
+) -> tuple[pa.Table, np.ndarray | None, RowCounts]:
+    """The rows of a chunk that a fit uses, their mask (None for all), and how many are lost."""
+    import pyarrow as pa
+
+    chosen = None if subset is None else condition_mask(subset, Table(table), context)
+    masks = ((name, missing(table.column(name))) for name in table.column_names)
+    kept, counts = complete(masks, table.num_rows, chosen)
+    return (table if kept is None else table.filter(pa.array(kept))), kept, counts
 
 
 def missing(column: pa.ChunkedArray) -> np.ndarray | None:
@@ -420,18 +404,6 @@ def missing(column: pa.ChunkedArray) -> np.ndarray | None:
     return out if out.any() else None
 
 
-def _finite(column: np.ndarray, name: str) -> np.ndarray:
-    with np.errstate(over="ignore", invalid="ignore"):
-        if not np.isfinite(np.add.reduce(column)):
-            bad = ~np.isfinite(column)
-            if bad.any():
-                what = "not a number" if np.isnan(column[bad]).any() else "infinite"
-                raise DataError(
-                    f"the term {name} is {what} in {int(bad.sum())} of {len(bad)} rows."
-                )
-    return column
-
-
 def check_array(name: str, value: object) -> None:
     """ArgumentError for an argument that is an array or a function: the rows are not here to match it."""
     if value is not None and not isinstance(value, str):
@@ -439,23 +411,3 @@ def check_array(name: str, value: object) -> None:
             f"{name} must be the name of a column or an expression of columns, as text, where the data is read in chunks, "
             f"not {type(value).__name__}. Write it into the data as a column."
         )
-
-
-class Counted(Protocol):
-    """Rows seen and asked for, and rows lost by the column in which a value is missing."""
-
-    seen: int
-    asked: int
-    lost: dict[str, int]
-
-
-def refuse_empty(kept: int, found: Counted) -> None:
-    """DataError where no complete row is ``kept``, saying where they went."""
-    if kept:
-        return
-    if not found.seen:
-        raise DataError("the data has no rows.")
-    if not found.asked:
-        raise DataError("subset leaves no rows.")
-    counts = ", ".join(f"{name!r} ({count} rows)" for name, count in found.lost.items())
-    raise DataError(f"no complete row is left of {found.asked}: missing values in {counts}.")

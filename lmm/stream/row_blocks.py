@@ -58,12 +58,14 @@ class Evaluate:
     recipe : what makes columns of a table.
     terms : per random term its levels and the places of its columns in the recipe's pool; ``labels`` its number as written.
     fixed : places of the fixed columns kept.
+    merges : how equal rows are merged, as :attr:`lmm.families.base.Family.merges`.
     """
 
     recipe: Recipe
     terms: tuple[tuple[Numbered, tuple[int, ...]], ...]
     labels: tuple[int, ...]
     fixed: tuple[int, ...]
+    merges: str | None
 
     def __call__(self, table: pa.Table) -> Block:
         """The rows of a ``pyarrow.Table``."""
@@ -83,7 +85,7 @@ class Evaluate:
             place={},
             runs={},
         )
-        return merged(block, list(block.Q.T), self.recipe.family.merges)
+        return merged(block, list(block.Q.T), self.merges)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmm.arguments import shown, whole
 from lmm.errors import ArgumentError, DataError, nearest
-from lmm.stream.conform import common, conform, normal, told
+from lmm.stream.conform import common, conform, empty_table, normal, told
 from lmm.stream.reducers import A, Reduction, module_of, register
 from lmm.stream.row_progress import Progress
 
@@ -113,6 +113,15 @@ class Stream:
         """Whether a file of that name would be one of those that are read."""
         return False
 
+    def _mark(self, name: str) -> object:
+        """What one of the marks is now."""
+        return mark(name)
+
+    def _check(self) -> None:
+        """DataError where a mark is not what it was."""
+        for name, first in self.marks.items():
+            check_mark(name, self._mark(name), first)
+
     def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[pa.Table, str]]:
         """Tables of at most about ``rows`` rows, and where each comes from."""
         raise NotImplementedError
@@ -161,11 +170,7 @@ class Stream:
                 count += parts[-1].num_rows
                 if count >= rows:
                     break
-        return (
-            pa.concat_tables(parts)
-            if parts
-            else pa.table({name: pa.array([], type) for name, type in schema.items()})
-        )
+        return pa.concat_tables(parts) if parts else empty_table(schema)
 
     def map_reduce(self, reduction: Reduction[A]) -> A:
         """``reduction`` over all chunks, one after another."""
@@ -184,6 +189,23 @@ class Stream:
 
 def _nothing(rows: int) -> None:
     """No progress is shown."""
+
+
+def repeated(names: Iterable[str]) -> frozenset[str]:
+    """The names that occur more than once."""
+    return frozenset(name for name, count in Counter(names).items() if count > 1)
+
+
+def types_of(schema: pa.Schema) -> dict[str, pa.DataType]:
+    """Arrow type by column name, as columns are worked on."""
+    return {field.name: normal(field.type) for field in schema}
+
+
+def as_table(batch: pa.RecordBatch) -> pa.Table:
+    """A batch as a table, whose columns may share a name."""
+    import pyarrow as pa
+
+    return pa.table(batch.columns, names=batch.schema.names)
 
 
 def mark(path: str) -> tuple[int, int, int]:
@@ -283,16 +305,14 @@ class ParquetFiles(Stream):
         """
         types: dict[str, pa.DataType] = {}
         marks: dict[str, tuple[object, object]] = {}
-        total, twice = 0, set()
+        total, twice = 0, set[str]()
         for path in self.paths:
             before = mark(path)
             with self._open(path) as file:
                 total += file.metadata.num_rows
                 marks[path] = (before, row_groups(file.metadata))
-                own = {field.name: normal(field.type) for field in file.schema_arrow}
-                twice |= {
-                    name for name, count in Counter(file.schema_arrow.names).items() if count > 1
-                }
+                own = types_of(file.schema_arrow)
+                twice |= repeated(file.schema_arrow.names)
                 types = (
                     {name: common(type, own.get(name, type)) for name, type in types.items()}
                     if types
@@ -329,25 +349,18 @@ class ParquetFiles(Stream):
         )
 
     def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[pa.Table, str]]:
-        import pyarrow as pa
 
         for path in self.paths:
-            first = self._footers[3][path]
+            first, where = self._footers[3][path], repr(os.path.basename(path))
             check_mark(path, mark(path), first[0])
             with self._open(path) as file:
                 check_mark(path, row_groups(file.metadata), first[1])
                 lost = [name for name in columns if name not in file.schema_arrow.names]
                 if lost:
-                    yield (
-                        file.schema_arrow.empty_table(),
-                        repr(os.path.basename(path)),
-                    )  # the message names the column
+                    yield file.schema_arrow.empty_table(), where  # the message names the column
                     continue
                 for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
-                    yield (
-                        pa.table(batch.columns, names=batch.schema.names),
-                        repr(os.path.basename(path)),
-                    )
+                    yield as_table(batch), where
             check_mark(path, mark(path), first[0])
 
 
@@ -393,20 +406,18 @@ class Dataset(Stream):
     def _fragments(self) -> list[tuple[str, ds.Fragment]]:
         """The name and the own schema of each file, where it has one."""
         try:
-            fragments = list(self.dataset.get_fragments())
             found = [
                 (getattr(one, "path", "") or "a fragment", getattr(one, "physical_schema", None))
-                for one in fragments
+                for one in self.dataset.get_fragments()
             ]
         except ValueError:  # of a filtered dataset; its files are those of the whole
-            format, system = (
-                getattr(self.dataset, "format", None),
-                getattr(self.dataset, "filesystem", None),
-            )
-            files = (
-                self.dataset.files if format is not None and hasattr(self.dataset, "files") else []
-            )
-            found = [(path, format.inspect(path, filesystem=system)) for path in files]  # type: ignore[union-attr]
+            whole = self.dataset
+            if not hasattr(whole, "files"):
+                return []
+            return [
+                (path, whole.format.inspect(path, filesystem=whole.filesystem))
+                for path in whole.files
+            ]
         return [(path, schema) for path, schema in found if schema is not None]
 
     @cached_property
@@ -450,13 +461,11 @@ class Dataset(Stream):
     @cached_property
     def schema(self) -> dict[str, pa.DataType]:
         with told(self.text):
-            return {field.name: normal(field.type) for field in self._readable.schema}
+            return types_of(self._readable.schema)
 
     @cached_property
     def twice(self) -> frozenset[str]:
-        return frozenset(
-            name for name, count in Counter(self.dataset.schema.names).items() if count > 1
-        )
+        return repeated(self.dataset.schema.names)
 
     @cached_property
     def n_rows(self) -> int | None:
@@ -468,28 +477,17 @@ class Dataset(Stream):
             return None
 
     def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[pa.Table, str]]:
-        import pyarrow as pa
         import pyarrow.dataset as ds
 
         self._check()
         partitions = set(_partition_names(self.dataset))
-        for (
-            path,
-            own,
-        ) in self._fragments:  # a column that one file lacks would be filled with missing values
+        # a column that one file lacks would be filled with missing values
+        for path, own in self._fragments:
             lost = set(columns) - partitions - set(own.names)
             if lost:
                 where = repr(os.path.basename(path))
-                yield (
-                    pa.table(
-                        {
-                            name: pa.array([], self.schema[name])
-                            for name in columns
-                            if name not in lost
-                        }
-                    ),
-                    where,
-                )
+                rest = {name: self.schema[name] for name in columns if name not in lost}
+                yield empty_table(rest), where
         options = {"batch_size": rows, "batch_readahead": 2, "fragment_readahead": 1}
         if type(getattr(self.dataset, "format", None)).__name__ == "ParquetFileFormat":
             lean = ds.ParquetFragmentScanOptions(
@@ -498,12 +496,8 @@ class Dataset(Stream):
             options["fragment_scan_options"] = lean
         scanner = self._readable.scanner(columns=list(columns), **options)
         for batch in scanner.to_batches():
-            yield pa.table(batch.columns, names=batch.schema.names), "a part of the data"
+            yield as_table(batch), "a part of the data"
         self._check()
-
-    def _check(self) -> None:
-        for path, first in self.marks.items():
-            check_mark(path, mark(path), first)
 
 
 def _partition_names(dataset: ds.Dataset) -> list[str]:
@@ -526,13 +520,11 @@ class Reader(Stream):
 
     @cached_property
     def schema(self) -> dict[str, pa.DataType]:
-        return {field.name: normal(field.type) for field in self.reader.schema}
+        return types_of(self.reader.schema)
 
     @cached_property
     def twice(self) -> frozenset[str]:
-        return frozenset(
-            name for name, count in Counter(self.reader.schema.names).items() if count > 1
-        )
+        return repeated(self.reader.schema.names)
 
     def head(self, columns: tuple[str, ...], rows: int) -> pa.Table:
         import pyarrow as pa
@@ -600,9 +592,9 @@ class DuckTable(Stream):
     @cached_property
     def marks(self) -> Mapping[str, object]:
         """What its file was, and what had not been written into it yet."""
-        return {self.text: self._mark()} if self.path else {}
+        return {self.text: self._mark(self.text)} if self.path else {}
 
-    def _mark(self) -> object:
+    def _mark(self, name: str) -> object:
         waiting = self.path + ".wal"
         return mark(self.path), mark(waiting)[:2] if os.path.exists(waiting) else None
 
@@ -622,10 +614,7 @@ class DuckTable(Stream):
     @cached_property
     def schema(self) -> dict[str, pa.DataType]:
         with self._relation() as relation:
-            return {
-                field.name: normal(field.type)
-                for field in _arrow_reader(relation.limit(0), 1).schema
-            }
+            return types_of(_arrow_reader(relation.limit(0), 1).schema)
 
     @cached_property
     def n_rows(self) -> int | None:
@@ -633,18 +622,13 @@ class DuckTable(Stream):
             return int(relation.count("*").fetchall()[0][0])
 
     def tables(self, columns: tuple[str, ...], rows: int) -> Iterator[tuple[pa.Table, str]]:
-        import pyarrow as pa
 
         names = ", ".join('"' + name.replace('"', '""') + '"' for name in columns)
         self._check()
         with self._relation() as relation:
             for batch in _arrow_reader(relation.project(names), rows):
-                yield pa.table(batch.columns, names=batch.schema.names), "a part of the data"
+                yield as_table(batch), "a part of the data"
         self._check()
-
-    def _check(self) -> None:
-        for text, first in self.marks.items():
-            check_mark(text, self._mark(), first)
 
 
 def _arrow_reader(relation: duckdb.DuckDBPyRelation, rows: int) -> pa.RecordBatchReader:

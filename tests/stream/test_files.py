@@ -361,6 +361,6 @@ def test_what_arrow_says_of_a_chunk_is_told_as_ours(folder, monkeypatch):
     def failing(*_, **__):
         raise pa.ArrowNotImplementedError("Function 'f' has no kernel")
 
-    monkeypatch.setattr(recipe, "complete", failing)
+    monkeypatch.setattr(recipe, "check_weights", failing)
     with pytest.raises(lmm.DataError, match="rows cannot be read: Function 'f' has no kernel"):
         lmm.lmer("y ~ x + (1|g)", folder)

@@ -297,15 +297,20 @@ def poly(x: Any, degree: int = 1, raw: bool = False, _state: State = None) -> di
     degree = whole(degree, "poly(): degree", least=1)
     if raw:
         return {k: values**k for k in range(1, degree + 1)}
-    fitting = "alpha" not in state
-    if fitting:
+    if "alpha" not in state:
         points = len(np.unique(values))
         if degree >= points:
             raise ArgumentError(
                 f"poly(): degree {degree} needs more than {degree} distinct values, and there are {points}."
             )
-        state["alpha"], state["norms2"] = {}, {}
-    alpha, norms = state["alpha"], state["norms2"]
+    P = orthonormal(values, degree, state)
+    return {k: P[:, k] for k in range(1, degree + 1)}
+
+
+def orthonormal(values: np.ndarray, degree: int, state: dict[str, Any]) -> np.ndarray:
+    """Polynomials at ``values``, (n, degree + 1), orthonormal over the rows whose recurrence ``state`` remembers, or else over these."""
+    fitting = "alpha" not in state
+    alpha, norms = state.setdefault("alpha", {}), state.setdefault("norms2", {})
     P = np.ones((len(values), degree + 1))
     for k in range(degree + 1):
         if k:
@@ -316,7 +321,7 @@ def poly(x: Any, degree: int = 1, raw: bool = False, _state: State = None) -> di
             norms[k] = np.sum(P[:, k] ** 2)
             if k < degree:
                 alpha[k] = np.sum(values * P[:, k] ** 2) / norms[k]
-    return {k: P[:, k] / np.sqrt(norms[k]) for k in range(1, degree + 1)}
+    return P / np.sqrt([norms[k] for k in range(degree + 1)])
 
 
 def dummy(f: Any, level: object = None, _state: State = None) -> object:

@@ -206,6 +206,18 @@ def numeric(
     return _of_array(array, what, error, hint)
 
 
+def not_finite(values: np.ndarray) -> str | None:
+    """What is wrong with numbers (n,), "infinite in 2 of 9 rows"; None where all are finite, in one pass and without a temporary."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(np.add.reduce(values)):
+            return None
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        return None
+    what = "not a number" if np.isnan(values).any() else "infinite"
+    return f"{what} in {int(bad.sum())} of {len(bad)} rows"
+
+
 def as_array(
     values: object, what: str, error: type[LmmError] = DataError, hint: str = ""
 ) -> np.ndarray:

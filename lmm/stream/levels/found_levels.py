@@ -7,7 +7,8 @@ the smallest one. In the end the levels that occurred are put into the order tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -201,13 +202,9 @@ class JointLevels(Levels):
         return self.combined[-1].size
 
     def add(self, labels: Sequence[pa.Array]) -> np.ndarray:
-        columns = []
-        for i, label in enumerate(labels):
-            try:
-                columns.append(self.parts[i].add(label))
-            except OverflowError:
-                self._list(i, label.type)
-                columns.append(self.parts[i].add(label))
+        columns = [
+            added(self.parts[i], label, partial(self._list, i)) for i, label in enumerate(labels)
+        ]
         return self._combine(columns)
 
     def _combine(self, columns: list[np.ndarray]) -> np.ndarray:
@@ -231,11 +228,12 @@ class JointLevels(Levels):
             out.append(last)
         return [ids, *reversed(out)]
 
-    def _list(self, i: int, type: pa.DataType) -> None:
+    def _list(self, i: int, type: pa.DataType) -> Levels:
         """Number the values of one part, whose integers span too much; joint ids stay as they are."""
         old = self._split(np.arange(self.size))
         old[i], self.parts[i] = listed(self.parts[i], old[i], type)
         self._rebuild(old)
+        return self.parts[i]
 
     def _rebuild(self, columns: list[np.ndarray]) -> None:
         fresh = JointLevels(self.parts)
@@ -250,19 +248,7 @@ class JointLevels(Levels):
         assert isinstance(other, JointLevels)
         theirs = other._split(np.arange(other.size))
         for i, part in enumerate(other.parts):
-            mine: Levels = self.parts[i]
-            if isinstance(mine, IntegerLevels) and isinstance(part, ListedLevels):
-                self._list(i, part.type)
-            elif isinstance(mine, ListedLevels) and isinstance(part, IntegerLevels):
-                theirs[i], part = listed(part, theirs[i], mine.type)
-            try:
-                theirs[i] = self.parts[i].absorb(part, theirs[i])
-            except OverflowError:
-                import pyarrow as pa
-
-                self._list(i, pa.int64())
-                theirs[i], part = listed(part, theirs[i], pa.int64())
-                theirs[i] = self.parts[i].absorb(part, theirs[i])
+            theirs[i] = absorbed(self.parts[i], part, theirs[i], partial(self._list, i))
         place = self._combine(theirs)
         return np.asarray(place[ids])
 
@@ -284,6 +270,34 @@ class JointLevels(Levels):
             ranks.append(rank[inverse])
             levels.append(part.values(distinct[order]))
         return ranks, levels
+
+
+def added(levels: Levels, labels: pa.Array, number: Callable[[pa.DataType], Levels]) -> np.ndarray:
+    """Ids (n,) of values; where integers span too much to be their own ids, those of the levels that ``number`` has numbered."""
+    try:
+        return levels.add(labels)
+    except OverflowError:
+        return number(labels.type).add(labels)
+
+
+def absorbed(
+    levels: Levels, other: Levels, ids: np.ndarray, number: Callable[[pa.DataType], Levels]
+) -> np.ndarray:
+    """Ids in ``levels`` of the ``ids`` of others, whether integers are their own ids in one, both or none of them.
+
+    ``number`` numbers the integers of ``levels`` and gives the levels that they are then.
+    """
+    if isinstance(levels, IntegerLevels) and isinstance(other, ListedLevels):
+        levels = number(other.type)
+    elif isinstance(levels, ListedLevels) and isinstance(other, IntegerLevels):
+        ids, other = listed(other, ids, levels.type)
+    try:
+        return levels.absorb(other, ids)
+    except OverflowError:
+        import pyarrow as pa
+
+        ids, other = listed(other, ids, pa.int64())
+        return number(pa.int64()).absorb(other, ids)
 
 
 def one_zero(labels: pa.Array) -> pa.Array:
