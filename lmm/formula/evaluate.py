@@ -20,7 +20,9 @@ from lmm.formula.columns.engine import (
     FUNCTIONS,
     Columns,
     Evaluator,
+    Memories,
     Part,
+    Wilkinson,
     check_coding,
     intercept,
     wilkinson,
@@ -83,9 +85,9 @@ class Evaluated:
     weights: np.ndarray | None
     offset_given: str | bool
     evaluator: Evaluator
-    context: dict[str, Any]
+    context: dict[str, object]
     awkward: frozenset[str]
-    coding: dict[str, Any]
+    coding: dict[str, object]
     arrays: tuple[str, ...]
     kinds: dict[str, Kind]
     across: frozenset[str]
@@ -96,7 +98,7 @@ def evaluate(
     formula: Formula,
     table: Table,
     given: Given,
-    state: dict[str, Any] | None = None,
+    state: Memories | None = None,
 ) -> Evaluated:
     """Evaluate a formula on a table.
 
@@ -212,7 +214,7 @@ def expression(evaluator: Evaluator, text: str, awkward: frozenset[str]) -> Any:
     return evaluator.expression(as_evaluated(text, awkward))
 
 
-def number(values: Any, name: str, n: int) -> np.ndarray | None:
+def number(values: object, name: str, n: int) -> np.ndarray | None:
     """(n,) float64, finite; a single number is repeated."""
     if values is None:
         return None
@@ -282,7 +284,7 @@ def _check_rows(levels: Levels, factor: str, n: int) -> None:
         )
 
 
-def _given(values: Any, name: str, table: Table) -> pd.Series:
+def _given(values: object, name: str, table: Table) -> pd.Series:
     """An argument given as an array, one value per row of the table."""
     n = table.n
     if callable(values) or isinstance(values, Mapping | set | bool | np.bool_):
@@ -344,7 +346,7 @@ def as_predictor(series: pd.Series) -> pd.Series:
     return as_floats(series)
 
 
-def _contrasts(contrasts: Mapping[str, Any] | None, rows: Columns) -> dict[str, object]:
+def _contrasts(contrasts: Mapping[str, object] | None, rows: Columns) -> dict[str, object]:
     out: dict[str, object] = {}
     if contrasts is None:
         return out
@@ -367,7 +369,7 @@ def _contrasts(contrasts: Mapping[str, Any] | None, rows: Columns) -> dict[str, 
     return out
 
 
-def _check_used(coding: Mapping[str, Any], parts: list[Part], awkward: frozenset[str]) -> None:
+def _check_used(coding: Mapping[str, object], parts: list[Part], awkward: frozenset[str]) -> None:
     coded = set().union(*(part.spec.encoder_state for part in parts if part.spec is not None))
     for name in coding:
         if name not in coded:
@@ -390,7 +392,9 @@ def check_categories(found: Evaluated, n: int | None) -> None:
                 _check_levels(expression, known["categories"], found, n)
 
 
-def _check_levels(expression: str, categories: list[Any], found: Evaluated, n: int | None) -> None:
+def _check_levels(
+    expression: str, categories: list[object], found: Evaluated, n: int | None
+) -> None:
     name, J = readable(expression, found.awkward), len(categories)
     if J < 2:
         level = f" ({str(categories[0])!r})" if J else ""
@@ -421,14 +425,14 @@ def _check_levels(expression: str, categories: list[Any], found: Evaluated, n: i
         )
 
 
-def _plans(formula: Formula, awkward: frozenset[str]) -> dict[str, Any]:
+def _plans(formula: Formula, awkward: frozenset[str]) -> dict[str, Wilkinson]:
     """What formulaic makes of the fixed part and of each text left of a bar; an intercept alone needs nothing."""
     texts = [formula.fixed, *(bar.columns for bar in formula.bars if bar.columns != INTERCEPT)]
     return {text: wilkinson(text, formula.text, awkward) for text in dict.fromkeys(texts)}
 
 
 def _matrices(
-    formula: Formula, plans: Mapping[str, Any], evaluator: Evaluator, awkward: frozenset[str]
+    formula: Formula, plans: Mapping[str, Wilkinson], evaluator: Evaluator, awkward: frozenset[str]
 ) -> tuple[Part, dict[str, Part]]:
     """The fixed matrix and one per distinct text left of a bar; texts that mean the same share one matrix."""
     keys = {text: str(plan) for text, plan in plans.items()}

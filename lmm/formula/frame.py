@@ -10,13 +10,12 @@ import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lmm.errors import DataError, FormulaError, PredictionError, nearest
-from lmm.formula.columns.engine import Columns, Evaluator, wilkinson
+from lmm.formula.columns.engine import Columns, Evaluator, Memories, ModelSpec, wilkinson
 from lmm.formula.columns.given import labelled
 from lmm.formula.columns.incidence import Incidence
 from lmm.formula.columns.kinds import NUMBER, Kind, by_level, conform
@@ -119,10 +118,10 @@ class ModelFrame:
     table: Table
     all_names: tuple[str, ...]
     terms: tuple[TermRecipe, ...]
-    specs: dict[str, Any]
-    state: dict[str, Any]
-    context: dict[str, Any]
-    contrasts: dict[str, Any]
+    specs: dict[str, ModelSpec | None]
+    state: Memories
+    context: dict[str, object]
+    contrasts: dict[str, object]
     awkward: frozenset[str]
     offset_given: str | bool = False
     arrays: tuple[str, ...] = ()
@@ -135,7 +134,7 @@ class ModelFrame:
         """The user's data as pandas, as they were at the fit; not to be changed."""
         return self.table.to_pandas()
 
-    def new_X(self, newdata: Any) -> np.ndarray:
+    def new_X(self, newdata: object) -> np.ndarray:
         """Fixed columns on new data.
 
         Returns
@@ -154,7 +153,10 @@ class ModelFrame:
         )
 
     def new_terms(
-        self, newdata: Any, allow_new_levels: bool = False, keep: Sequence[np.ndarray] | None = None
+        self,
+        newdata: object,
+        allow_new_levels: bool = False,
+        keep: Sequence[np.ndarray] | None = None,
     ) -> list[NewTerm | None]:
         """Random terms on new data, one per term of the design.
 
@@ -183,7 +185,7 @@ class ModelFrame:
             out.append(NewTerm(codes, values, term.group, complete))
         return out
 
-    def new_values(self, newdata: Any) -> list[NewTerm]:
+    def new_values(self, newdata: object) -> list[NewTerm]:
         """The random terms on new data whose levels do not matter: grouping columns need not be there, and all codes are -1."""
         table = _as_table(newdata)
         out = []
@@ -194,7 +196,7 @@ class ModelFrame:
             )
         return out
 
-    def new_offset(self, newdata: Any) -> np.ndarray | None:
+    def new_offset(self, newdata: object) -> np.ndarray | None:
         """Offset on new data, (m,) with NaN where a value is missing; None when the model has none."""
         if self.offset_given is True:
             raise PredictionError(
@@ -213,7 +215,7 @@ class ModelFrame:
         out[complete] = found
         return out
 
-    def match_bars(self, re_form: Any) -> tuple[np.ndarray, ...]:
+    def match_bars(self, re_form: object) -> tuple[np.ndarray, ...]:
         """Which columns of each random term a ``re_form`` keeps, one mask (k,) per term.
 
         ``None`` keeps all, ``False``, ``"~0"`` and ``"~1"`` none; a formula such as ``"~ (1|g)"`` keeps its terms.
@@ -316,12 +318,13 @@ class ModelFrame:
 
     def columns(self, evaluator: Evaluator, text: str) -> np.ndarray:
         """The columns of a right-hand side; PredictionError where they cannot be had."""
-        if self.specs[text] is None:
+        spec = self.specs[text]
+        if spec is None:
             return np.ones((evaluator.columns.n, 1))
-        for factor in (str(factor) for term in self.specs[text].formula for factor in term.factors):
+        for factor in (str(factor) for term in spec.formula for factor in term.factors):
             self._check_alone(factor)
         with self._told():
-            made = evaluator.matrices({text: self.specs[text]}, replay=True)
+            made = evaluator.matrices({text: spec}, replay=True)
             check_finite(made[text], self.awkward)
         return made[text].values
 
@@ -352,14 +355,14 @@ class ModelFrame:
                 "quantile(x, 0.5), scale(x)."
             )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Functions and variables of the caller that cannot be pickled stay behind."""
         state = dict(self.__dict__)
         state["context"] = {name: value for name, value in self.context.items() if _pickles(value)}
         return state
 
 
-def _as_table(newdata: Any) -> Table:
+def _as_table(newdata: object) -> Table:
     try:
         return newdata if isinstance(newdata, Table) else Table(newdata, "newdata")
     except DataError as error:
@@ -375,7 +378,7 @@ def _scatter(values: np.ndarray, complete: np.ndarray) -> np.ndarray:
     return out
 
 
-def _pickles(value: Any) -> bool:
+def _pickles(value: object) -> bool:
     try:
         pickle.dumps(value)
     except Exception:  # whatever a caller's object raises

@@ -12,7 +12,7 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import Any
@@ -23,7 +23,7 @@ from formulaic import Formula as Wilkinson
 from formulaic import ModelSpec, ModelSpecs
 from formulaic.errors import DataMismatchWarning
 from formulaic.materializers import PandasMaterializer
-from formulaic.materializers.types import FactorValues
+from formulaic.materializers.types import EvaluatedFactor, FactorValues
 from formulaic.parser.types import Factor, Term
 from formulaic.transforms import TRANSFORMS, ContrastsRegistry, encode_contrasts
 from formulaic.transforms.contrasts import Contrasts
@@ -31,6 +31,7 @@ from formulaic.utils.cast import as_columns
 from formulaic.utils.layered_mapping import LayeredMapping
 from formulaic.utils.stateful_transforms import stateful_transform
 from interface_meta import override
+from numpy.typing import ArrayLike
 
 from lmm.arguments import shown
 from lmm.errors import ArgumentError, CapacityError, DataError, LmmError, nearest
@@ -44,16 +45,16 @@ from lmm.formula.text.wilkinson import right_side
 
 
 def _bs(
-    x: Any,
-    df: Any = None,
-    knots: object = None,
+    x: ArrayLike,
+    df: int | None = None,
+    knots: ArrayLike | None = None,
     degree: int = 3,
     intercept: bool = False,
-    Boundary_knots: object = None,
+    Boundary_knots: ArrayLike | None = None,
     include_intercept: bool = False,
     lower_bound: float | None = None,
     upper_bound: float | None = None,
-    _state: Any = None,
+    _state: functions.State = None,
 ) -> object:
     """B-splines that know whether they span the column of ones; ``include_intercept`` and the two bounds are patsy's names."""
     whole = intercept or include_intercept
@@ -67,17 +68,17 @@ def _bs(
     return FactorValues(basis, kind="numerical", spans_intercept=whole, drop_field=0)
 
 
-def _C(data: Any, contrasts: object = None, **settings: object) -> object:
+def _C(data: object, contrasts: object = None, **settings: object) -> object:
     """A categorical with its coding, which may be named by text."""
     return TRANSFORMS["C"](data, coding(contrasts), **settings)
 
 
-def _of_numbers(name: str) -> Any:
+def _of_numbers(name: str) -> Callable[..., object]:
     """A function of formulaic that takes text and categories for numbers where they look like them."""
     function = TRANSFORMS[name]
 
     @wraps(function)
-    def checked(data: Any, *settings: object, **more: object) -> object:
+    def checked(data: object, *settings: object, **more: object) -> object:
         return function(
             data if isinstance(data, dict) else functions.numbers(data, name), *settings, **more
         )
@@ -86,7 +87,7 @@ def _of_numbers(name: str) -> Any:
 
 
 #: functions that every formula has, R's names first; stateful ones remember what they saw.
-FUNCTIONS: dict[str, Any] = {
+FUNCTIONS: dict[str, object] = {
     **{
         name: function for name, function in TRANSFORMS.items() if name != "Q"
     },  # a column of any name is written in backticks
@@ -97,6 +98,9 @@ FUNCTIONS: dict[str, Any] = {
     "C": _C,
     **{name: _of_numbers(name) for name in ("scale", "center", "standardize", "cr", "cs", "cc")},
 }
+
+#: what stateful functions remember of the data of the fit, by the text of the call
+Memories = dict[str, functions.Memory]
 
 #: bytes that the columns of one categorical predictor may take while they are made
 MOST_MEMORY = 4 * 2**30
@@ -145,7 +149,7 @@ class Columns(dict[str, pd.Series]):
 
 
 @lru_cache(maxsize=512)
-def wilkinson(text: str, whole: str, awkward: frozenset[str] = frozenset()) -> Any:
+def wilkinson(text: str, whole: str, awkward: frozenset[str] = frozenset()) -> Wilkinson:
     """The terms of a right-hand side as formulaic takes them; errors point into the ``whole`` formula."""
     side = right_side(text, whole, awkward)
     factors = [Factor(f.code, eval_method="lookup" if f.column else "python") for f in side.factors]
@@ -154,7 +158,7 @@ def wilkinson(text: str, whole: str, awkward: frozenset[str] = frozenset()) -> A
     return Wilkinson(terms, _ordering="none")
 
 
-def coding(contrasts: Any) -> object:
+def coding(contrasts: object) -> object:
     """A contrast coding by name (``"sum"``, ``"contr.sum"``, ``"helmert"``, ...), or an object or matrix as it is."""
     if not isinstance(contrasts, str):
         return (
@@ -178,12 +182,12 @@ def as_factor(values: Any) -> object:
     if getattr(getattr(inner, "dtype", None), "kind", "") != "b" or np.ndim(inner) != 1:
         return values
     codes = np.asarray(inner).astype(np.int8)
-    levels: Any = pd.Index([False, True])
+    levels: pd.Index = pd.Index([False, True])
     index = inner.index if isinstance(inner, pd.Series) else None
     return pd.Series(pd.Categorical.from_codes(codes, categories=levels), index=index)
 
 
-def check_coding(contrasts: Any, name: str, levels: int) -> None:
+def check_coding(contrasts: object, name: str, levels: int) -> None:
     """ArgumentError, which names the column, unless ``contrasts`` can code so many levels."""
     what = f"contrasts: {name!r}"
     try:
@@ -221,14 +225,14 @@ def check_coding(contrasts: Any, name: str, levels: int) -> None:
         )
 
 
-def remembering(node: ast.AST, known: Mapping[str, Any]) -> bool:
+def remembering(node: ast.AST, known: Mapping[str, object]) -> bool:
     """Whether a node calls a function that remembers something of the data of the fit."""
     return isinstance(node, ast.Call) and bool(
         getattr(called(node, known), "__is_stateful_transform__", False)
     )
 
 
-def called(node: ast.Call, known: Mapping[str, Any]) -> object:
+def called(node: ast.Call, known: Mapping[str, object]) -> object:
     """The function that a node calls by name, ``f(x)`` or ``np.f(x)``; None where it is computed or not known."""
     names, at = [], node.func
     while isinstance(at, ast.Attribute):
@@ -241,7 +245,7 @@ def called(node: ast.Call, known: Mapping[str, Any]) -> object:
 
 
 def evaluated(
-    text: str, scope: Mapping[str, Any], state: dict[str, object], spec: object = None
+    text: str, scope: Mapping[str, object], state: Memories, spec: ModelSpec | None = None
 ) -> object:
     """Value of an expression in a scope.
 
@@ -272,7 +276,7 @@ def evaluated(
 class _Materializer(PandasMaterializer):
     """formulaic's pandas materializer over a mapping of columns, with dense output in one array."""
 
-    coding: Mapping[str, Any] = {}
+    coding: Mapping[str, object] = {}
     replaying = False
     _factor = ""
 
@@ -286,7 +290,7 @@ class _Materializer(PandasMaterializer):
         return int(self.data.n)
 
     @override
-    def _evaluate(self, expr: str, metadata: Any, spec: Any) -> tuple[Any, set[object]]:
+    def _evaluate(self, expr: str, metadata: object, spec: ModelSpec) -> tuple[object, set[object]]:
         try:
             return as_factor(
                 evaluated(expr, self.layered_context, spec.transform_state, spec)
@@ -296,18 +300,23 @@ class _Materializer(PandasMaterializer):
 
     @override
     def _encode_constant(
-        self, value: Any, metadata: object, encoder_state: Any, spec: object, drop_rows: object
+        self,
+        value: float,
+        metadata: object,
+        encoder_state: object,
+        spec: object,
+        drop_rows: object,
     ) -> object:
         return float(value)  # broadcast when the columns are written
 
     @override
-    def _lookup(self, name: str) -> tuple[Any, object]:
+    def _lookup(self, name: str) -> tuple[object, object]:
         values, variables = super()._lookup(name)
         return as_factor(values), variables
 
     @override
     def _check_for_nulls(
-        self, name: str, values: Any, na_action: object, drop_rows: set[int]
+        self, name: str, values: object, na_action: object, drop_rows: set[int]
     ) -> None:
         """Only categories can hide a missing value; numbers are checked once they are columns."""
         inner = getattr(values, "__wrapped__", values)
@@ -322,7 +331,11 @@ class _Materializer(PandasMaterializer):
 
     @override
     def _encode_evaled_factor(
-        self, factor: Any, spec: Any, drop_rows: Any, reduced_rank: bool = False
+        self,
+        factor: EvaluatedFactor,
+        spec: ModelSpec,
+        drop_rows: object,
+        reduced_rank: bool = False,
     ) -> dict[str, object]:
         self._factor = factor.expr
         kind, state = spec.encoder_state.get(factor.expr, (None, {}))
@@ -365,9 +378,9 @@ class _Materializer(PandasMaterializer):
     @override
     def _encode_categorical(
         self,
-        values: Any,
+        values: object,
         metadata: object,
-        encoder_state: Any,
+        encoder_state: object,
         spec: object,
         drop_rows: object,
         reduced_rank: bool = False,
@@ -389,8 +402,8 @@ class _Materializer(PandasMaterializer):
 
     @override
     def _get_columns_for_term(
-        self, factors: list[dict[str, Any]], spec: object, scale: float = 1
-    ) -> dict[str, Any]:
+        self, factors: list[dict[str, object]], spec: object, scale: float = 1
+    ) -> dict[str, object]:
         width = math.prod(len(columns) for columns in factors)
         needed = 8 * width * (self.nrows + width)  # the columns, and their cross-products
         if needed > 4 * MOST_MEMORY:
@@ -404,7 +417,7 @@ class _Materializer(PandasMaterializer):
 
     @override
     def _combine_columns(
-        self, cols: Sequence[tuple[str, Any]], spec: object, drop_rows: Any
+        self, cols: Sequence[tuple[str, Any]], spec: object, drop_rows: object
     ) -> np.ndarray:
         out = np.empty((self.nrows, len(cols)), order="F")
         for j, (name, values) in enumerate(cols):
@@ -434,9 +447,9 @@ class Evaluator:
     def __init__(
         self,
         columns: Columns,
-        context: Mapping[str, Any],
+        context: Mapping[str, object],
         contrasts: Mapping[str, object],
-        state: dict[str, Any],
+        state: Memories,
         awkward: frozenset[str] = frozenset(),
     ):
         self.state, self.columns, self.awkward = state, columns, awkward
@@ -444,7 +457,7 @@ class Evaluator:
         self._frame.coding = contrasts
 
     @property
-    def scope(self) -> Mapping[str, Any]:
+    def scope(self) -> Mapping[str, object]:
         """What names mean: columns, then the caller's variables, then the functions of formulas."""
         return self._frame.layered_context
 
@@ -474,7 +487,9 @@ class Evaluator:
             cause = readable(f"{text}: {type(error).__name__}: {error}", self.awkward).rstrip(".")
             raise DataError(f"cannot evaluate {cause}.{unknown_structure(text)}") from error
 
-    def matrices(self, parts: Mapping[str, Any], replay: bool = False) -> dict[str, Part]:
+    def matrices(
+        self, parts: Mapping[str, ModelSpec | Wilkinson], replay: bool = False
+    ) -> dict[str, Part]:
         """Model matrices of several right-hand sides at once, so that they share columns and state.
 
         ``parts`` holds results of :func:`wilkinson`, or the ``spec`` of earlier parts to replay.

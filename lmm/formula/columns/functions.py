@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from lmm.arguments import whole
 from lmm.errors import ArgumentError, DataError, LmmWarning, warn
@@ -31,23 +32,25 @@ DOTTED = {
     for name in ("as.factor", "as.numeric", "as.integer", "as.character", "is.na")
 }
 
-State = dict[str, Any] | None
+#: what a function remembers of the data of the fit
+Memory = dict[str, Any]
+State = Memory | None
 
 
-def _series(x: Any) -> pd.Series:
+def _series(x: object) -> pd.Series:
     x = getattr(x, "__wrapped__", x)
     return x if isinstance(x, pd.Series) else pd.Series(x)
 
 
-def numbers(x: Any, name: str) -> np.ndarray:
+def numbers(x: object, name: str) -> np.ndarray:
     """The argument of a function that computes with numbers; text and categories are none, even if they look like them."""
     return numeric(getattr(x, "__wrapped__", x), f"the argument of {name}()")
 
 
 def _coded(
-    x: Any,
+    x: object,
     name: str,
-    state: dict[str, Any],
+    state: Memory,
     levels: Sequence[object] | None = None,
     ordered: bool = False,
 ) -> pd.Series:
@@ -69,7 +72,7 @@ def _coded(
 
 
 def factor(
-    x: Any,
+    x: object,
     levels: Sequence[object] | None = None,
     labels: Sequence[object] | None = None,
     ordered: bool = False,
@@ -97,7 +100,7 @@ def factor(
     )
 
 
-def relevel(x: Any, ref: object, _state: State = None) -> pd.Series:
+def relevel(x: object, ref: object, _state: State = None) -> pd.Series:
     """The factor ``x`` with ``ref`` as its first level."""
     state = _state if _state is not None else {}
     if "levels" not in state:
@@ -112,7 +115,7 @@ def relevel(x: Any, ref: object, _state: State = None) -> pd.Series:
     return _coded(x, "relevel()", state)
 
 
-def interaction(*factors: Any, sep: str = ".", _state: State = None) -> pd.Series:
+def interaction(*factors: object, sep: str = ".", _state: State = None) -> pd.Series:
     """One categorical of the combinations that occur, ``a.b``, the first factor varying fastest as in R."""
     state = _state if _state is not None else {}
     series = [_coded(f, "interaction()", {}) for f in factors]
@@ -137,19 +140,19 @@ def interaction(*factors: Any, sep: str = ".", _state: State = None) -> pd.Serie
     return _coded(pd.Series(joined, index=series[0].index), "interaction()", state)
 
 
-def ifelse(test: Any, yes: Any, no: Any) -> pd.Series:
+def ifelse(test: ArrayLike, yes: ArrayLike, no: ArrayLike) -> pd.Series:
     """``yes`` where ``test`` holds, else ``no``."""
     index = test.index if isinstance(test, pd.Series) else None
     values = np.where(np.asarray(test, dtype=bool), yes, no)
     return pd.Series(values, index=index)
 
 
-def log(x: Any, base: float | None = None) -> object:
+def log(x: ArrayLike, base: float | None = None) -> object:
     """Natural logarithm, or to ``base``."""
     return np.log(x) if base is None else np.log(x) / np.log(base)
 
 
-def combine(*values: Any) -> np.ndarray:
+def combine(*values: object) -> np.ndarray:
     """R's c(): single values and vectors in one vector."""
     parts = [np.atleast_1d(np.asarray(value)) for value in values]
     return np.concatenate(parts) if parts else np.array([])
@@ -161,12 +164,12 @@ def seq(start: float, stop: float, by: float | None = None) -> np.ndarray:
     return np.asarray(start + step * np.arange(int(np.floor((stop - start) / step + 1e-10)) + 1))
 
 
-def cbind(*columns: Any) -> np.ndarray:
+def cbind(*columns: object) -> np.ndarray:
     """Columns side by side, (n, len(columns))."""
     return np.column_stack([np.asarray(c) for c in columns])
 
 
-def as_numeric(x: Any, _state: State = None) -> Any:
+def as_numeric(x: object, _state: State = None) -> Any:
     """as.numeric(): a categorical becomes 1..J as in R, text is read as numbers."""
     state = _state if _state is not None else {}
     series = _series(x)
@@ -181,20 +184,20 @@ def as_numeric(x: Any, _state: State = None) -> Any:
     return pd.to_numeric(series).astype(float)
 
 
-def as_integer(x: Any, _state: State = None) -> Any:
+def as_integer(x: object, _state: State = None) -> Any:
     """as.integer(): as.numeric(), cut off after the point."""
     return np.trunc(as_numeric(x, _state))
 
 
-def as_character(x: Any) -> pd.Series:
+def as_character(x: object) -> pd.Series:
     """as.character(): the text of each value, ``1`` for 1.0."""
     series = _coded(x, "as.character()", {})
     return pd.Series(labels_of(series), index=series.index, dtype="str")
 
 
 def cut(
-    x: Any,
-    breaks: Any,
+    x: object,
+    breaks: ArrayLike,
     labels: Any = None,
     right: bool = True,
     include_lowest: bool = False,
@@ -217,7 +220,7 @@ def cut(
     return found.astype(float) + 1.0 if labels is False else found  # R counts intervals from 1
 
 
-def _limits(given: Any, name: str, values: np.ndarray) -> tuple[float, float]:
+def _limits(given: ArrayLike | None, name: str, values: np.ndarray) -> tuple[float, float]:
     """Boundary knots: two increasing numbers, by default the range of the data."""
     if given is None:
         return float(values.min()), float(values.max())
@@ -228,11 +231,11 @@ def _limits(given: Any, name: str, values: np.ndarray) -> tuple[float, float]:
 
 
 def ns(
-    x: Any,
+    x: object,
     df: int | None = None,
-    knots: object = None,
+    knots: ArrayLike | None = None,
     intercept: bool = False,
-    Boundary_knots: object = None,
+    Boundary_knots: ArrayLike | None = None,
     _state: State = None,
 ) -> dict[int, np.ndarray]:
     """Natural cubic splines, R's basis; linear beyond the boundary knots, which are the range of the fitted data."""
@@ -250,12 +253,12 @@ def ns(
 
 
 def bs(
-    x: Any,
+    x: object,
     df: int | None = None,
-    knots: object = None,
+    knots: ArrayLike | None = None,
     degree: int = 3,
     intercept: bool = False,
-    Boundary_knots: object = None,
+    Boundary_knots: ArrayLike | None = None,
     _state: State = None,
 ) -> dict[int, np.ndarray]:
     """B-splines, R's basis; beyond the boundary knots, which are the range of the fitted data, the outer polynomials go on, as in R."""
@@ -288,7 +291,9 @@ def bs(
     return {j: basis[:, j] for j in range(0 if intercept else 1, basis.shape[1])}
 
 
-def poly(x: Any, degree: int = 1, raw: bool = False, _state: State = None) -> dict[int, np.ndarray]:
+def poly(
+    x: object, degree: int = 1, raw: bool = False, _state: State = None
+) -> dict[int, np.ndarray]:
     """Orthonormal polynomials over the fitted data, by their three-term recurrence, or with ``raw`` the powers; degrees 1 to ``degree``."""
     state = _state if _state is not None else {}
     values = numbers(x, "poly")
@@ -307,7 +312,7 @@ def poly(x: Any, degree: int = 1, raw: bool = False, _state: State = None) -> di
     return {k: P[:, k] for k in range(1, degree + 1)}
 
 
-def orthonormal(values: np.ndarray, degree: int, state: dict[str, Any]) -> np.ndarray:
+def orthonormal(values: np.ndarray, degree: int, state: Memory) -> np.ndarray:
     """Polynomials at ``values``, (n, degree + 1), orthonormal over the rows whose recurrence ``state`` remembers, or else over these."""
     fitting = "alpha" not in state
     alpha, norms = state.setdefault("alpha", {}), state.setdefault("norms2", {})
@@ -324,7 +329,7 @@ def orthonormal(values: np.ndarray, degree: int, state: dict[str, Any]) -> np.nd
     return P / np.sqrt([norms[k] for k in range(degree + 1)])
 
 
-def dummy(f: Any, level: object = None, _state: State = None) -> object:
+def dummy(f: object, level: object = None, _state: State = None) -> object:
     """lme4's dummy(): a 0/1 column for one level, or for each level but the first."""
     state = _state if _state is not None else {}
     coded = _coded(f, "dummy()", state)
@@ -338,10 +343,10 @@ def dummy(f: Any, level: object = None, _state: State = None) -> object:
     return (codes == known.get_loc(str(level))).astype(float)
 
 
-def _summary(name: str, compute: Callable[..., Any]) -> Callable[..., float]:
+def _summary(name: str, compute: Callable[..., SupportsFloat]) -> Callable[..., float]:
     """A number computed once, from the data of the fit: ``x - mean(x)`` is the same shift on new data."""
 
-    def remembered(x: Any, *more: object, na_rm: bool = False, _state: State = None) -> float:
+    def remembered(x: object, *more: object, na_rm: bool = False, _state: State = None) -> float:
         state = _state if _state is not None else {}
         if len(more) != (name == "quantile") or any(
             not isinstance(p, (int, float)) or not 0 <= p <= 1 for p in more
@@ -359,14 +364,14 @@ def _summary(name: str, compute: Callable[..., Any]) -> Callable[..., float]:
     return remembered
 
 
-def _of_one(function: Callable[[Any], object]) -> Callable[[object], object]:
+def _of_one(function: Callable[..., object]) -> Callable[[object], object]:
     """A universal function of one argument; a second one would be the array that it writes into."""
     return lambda x: function(x)
 
 
 _NUMPY = ("sqrt", "log1p", "expm1", "log2", "log10", "exp", "sin", "cos", "tan", "floor", "sign")
 
-PLAIN: dict[str, Any] = {
+PLAIN: dict[str, object] = {
     **{name: _of_one(getattr(np, name)) for name in _NUMPY},
     "abs": _of_one(np.abs),
     "ceiling": _of_one(np.ceil),
@@ -387,7 +392,7 @@ PLAIN: dict[str, Any] = {
     "NaN": np.nan,
 }
 
-CODING: dict[str, Any] = {
+CODING: dict[str, object] = {
     "factor": factor,
     "as_factor": factor,
     "ordered": lambda x, levels=None, labels=None, _state=None: factor(
@@ -400,7 +405,7 @@ CODING: dict[str, Any] = {
     "dummy": dummy,
 }
 
-STATEFUL: dict[str, Any] = {
+STATEFUL: dict[str, object] = {
     **CODING,
     "cut": cut,
     "ns": ns,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,7 @@ class Given:
     subset: object = None
     na_action: str = "omit"
     contrasts: Mapping[str, object] | None = None
-    context: Mapping[str, Any] = field(default_factory=dict)
+    context: Mapping[str, object] = field(default_factory=dict)
 
 
 NOTHING = Given()
@@ -117,10 +117,10 @@ class Labelled:
     Within a formula rows are numbered 0..n-1; a Series that the function has from elsewhere has the labels of the user's data.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str, index: pd.Index):
+    def __init__(self, function: Callable[..., object], name: str, index: pd.Index):
         self.function, self.name, self.index = function, name, index
 
-    def __call__(self, *arguments: object, **settings: Any) -> object:
+    def __call__(self, *arguments: object, **settings: object) -> object:
         out = self.function(*arguments, **settings)
         if not isinstance(out, pd.Series | pd.DataFrame) or len(out) != len(self.index):
             return out
@@ -145,7 +145,7 @@ class Labelled:
         return getattr(self.function, attribute)
 
 
-def labelled(context: Mapping[str, Any], index: pd.Index) -> dict[str, Any]:
+def labelled(context: Mapping[str, object], index: pd.Index) -> dict[str, object]:
     """The caller's variables, functions among them as :class:`Labelled`; classes, modules and formulas' own functions as they are."""
     return {
         name: Labelled(value, name, index) if _is_function(value) else value
@@ -153,7 +153,7 @@ def labelled(context: Mapping[str, Any], index: pd.Index) -> dict[str, Any]:
     }
 
 
-def _is_function(value: object) -> bool:
+def _is_function(value: object) -> TypeGuard[Callable[..., object]]:
     return (
         callable(value)
         and not isinstance(value, type | Labelled)
@@ -275,7 +275,7 @@ def _of_array(
     )
 
 
-def _first(values: Any) -> str:
+def _first(values: np.ndarray | pd.Series | pd.Index | pd.api.extensions.ExtensionArray) -> str:
     if not len(values):
         return ""
     first = values.iloc[0] if isinstance(values, pd.Series) else values[0]

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import cached_property
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import narwhals as nw
 import numpy as np
@@ -19,6 +19,9 @@ import pandas as pd
 from lmm.errors import DataError, nearest
 from lmm.formula.columns.given import EXACT, NUMERIC_OBJECTS, aligned
 from lmm.formula.columns.levels import DeclaredOrder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: values that hold others, which no column of a model can be made of
 _NESTED = (list, tuple, dict, set, frozenset, np.ndarray, pd.Series, pd.DataFrame)
@@ -41,7 +44,7 @@ class Table:
     """
 
     def __init__(self, data: object, name: str = "data"):
-        self._foreign: Any = None
+        self._foreign: nw.DataFrame[Any] | None = None
         self._twice: dict[str, int] = {}
         if isinstance(data, pd.DataFrame):
             self.frame: pd.DataFrame | None = data.copy(deep=False)
@@ -50,21 +53,22 @@ class Table:
         else:
             self.frame = None
             self._foreign = self._read(data, name)
-        source: Any = self._foreign if self.frame is None else self.frame
-        self.native: object = self.frame if self.frame is not None else self._foreign.to_native()
-        names = [str(column) for column in source.columns]
-        self._keys = dict(zip(names, source.columns, strict=True))
+        held = self.frame if self._foreign is None else self._foreign
+        assert held is not None
+        self.native: object = self.frame if self._foreign is None else self._foreign.to_native()
+        names = [str(column) for column in held.columns]
+        self._keys = dict(zip(names, held.columns, strict=True))
         if len(self._keys) < len(names):
             self._twice |= {
                 column: names.count(column) for column in self._keys if names.count(column) > 1
             }
-        self.n: int = len(source)
+        self.n: int = len(held)
         index = () if self.frame is None else self.frame.index.names
         self._index_names = {
             str(name): name for name in index if name is not None and str(name) not in self._keys
         }
 
-    def _read(self, data: Any, name: str) -> Any:
+    def _read(self, data: Any, name: str) -> nw.DataFrame[Any]:
         """A table of another package as narwhals sees it."""
         if type(data).__module__.startswith("pyarrow") and hasattr(data, "column_names"):
             first = {column: i for i, column in reversed(list(enumerate(data.column_names)))}
@@ -74,7 +78,7 @@ class Table:
                 }
                 data = data.select(sorted(first.values()))
         try:
-            found: Any = nw.from_native(data, eager_only=True)
+            found: nw.DataFrame[Any] = nw.from_native(data, eager_only=True)
         except TypeError:
             kind = type(data).__name__
             lazy = " Collect it first." if kind == "LazyFrame" else ""
@@ -110,8 +114,9 @@ class Table:
             raise DataError(
                 f"the data has {self._twice[name]} columns named {name!r}; rename them so that each name is used once."
             )
-        if self.frame is None:
+        if self._foreign is not None:
             return plain(_foreign_column(self._foreign[self._keys[name]]), name)
+        assert self.frame is not None
         if name in self._index_names:
             values = self.frame.index.get_level_values(self._index_names[name])  # type: ignore[arg-type]
             return plain(pd.Series(values, index=self.frame.index, name=name), name)
@@ -119,7 +124,8 @@ class Table:
 
     def to_pandas(self) -> pd.DataFrame:
         """The whole table as pandas, which what is done to the user's own data does not change."""
-        if self.frame is not None:
+        if self._foreign is None:
+            assert self.frame is not None
             return self.frame
         return pd.DataFrame(
             {name: _foreign_column(self._foreign[key]) for name, key in self._keys.items()}
@@ -218,7 +224,7 @@ def _masked(values: np.ndarray, mask: np.ndarray) -> object:
     return out
 
 
-def _foreign_column(series: Any) -> pd.Series:
+def _foreign_column(series: nw.Series[Any]) -> pd.Series:
     """A narwhals series as pandas, through NumPy, so that pyarrow is not needed for polars."""
     dtype, name = series.dtype, series.name
     if dtype.is_nested():
@@ -331,7 +337,7 @@ def _nested(name: object, kind: str) -> DataError:
     )
 
 
-def _dictionary(values: Any, name: object) -> pd.Series:
+def _dictionary(values: pa.ChunkedArray | pa.DictionaryArray, name: object) -> pd.Series:
     """A dictionary-encoded Arrow column as a categorical, levels in the order that its dictionaries declare, else sorted."""
     import pyarrow as pa
 

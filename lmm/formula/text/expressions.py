@@ -340,7 +340,7 @@ def _is_text(values: object) -> bool:
     )
 
 
-def _labels(values: Any) -> Any:
+def _labels(values: Any) -> str | pd.Series:
     """The labels of values as text, in their place; of a number as R writes it, ``1`` for 1.0."""
     if isinstance(values, str):
         return values

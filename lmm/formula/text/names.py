@@ -10,11 +10,11 @@ import builtins
 import keyword
 import re
 import unicodedata
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -105,7 +105,7 @@ def resolve(
     texts: Iterable[str],
     columns: Collection[str],
     n: int,
-    context: Mapping[str, Any],
+    context: Mapping[str, object],
     known: Mapping[str, object],
 ) -> Names:
     """Sort the names in ``texts``; ``known`` are the functions that formulas always have.
@@ -146,7 +146,7 @@ def resolve(
     return found
 
 
-def _is_array(value: object) -> bool:
+def _is_array(value: object) -> TypeGuard[Sized]:
     """Whether a value of the caller's may be a column: one-dimensional, of any package."""
     if isinstance(value, list | tuple):
         return not any(isinstance(inner, list | tuple) for inner in value[:1])
