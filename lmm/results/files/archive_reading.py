@@ -39,6 +39,7 @@ from lmm.results.files.archive_records import (
 from lmm.stream.absent import ABSENT, Witnesses
 from lmm.stream.linear_rows import Origin
 from lmm.stream.row_blocks import Spill
+from lmm.stream.sources import Source
 
 
 def _npy(whole: bytearray) -> np.ndarray:
@@ -128,7 +129,7 @@ def _origin(data: object, text: object, marks: Mapping[str, Any]) -> Origin:
 
 def _source_of(data: object) -> object:
     if isinstance(data, tuple) and len(data) == 4 and data[0] == "Source":
-        return importlib.import_module("lmm.stream.sources").Source(*data[1:])
+        return Source(*data[1:])
     if isinstance(data, list):
         return [str(one) for one in data]
     return None if data is None else str(data)

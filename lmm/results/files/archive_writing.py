@@ -16,7 +16,8 @@ import math
 import pathlib
 import types
 import zipfile
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,11 @@ from lmm.results.files.archive_records import (
 )
 from lmm.stream.absent import ABSENT, Absent, Witnesses
 from lmm.stream.linear_rows import Origin
+from lmm.stream.sources import Source
+
+#: the name of a kind, and what it is made of: values of JSON, and numbers of nodes
+Node: TypeAlias = list[object]
+MOMENTS = (datetime.datetime, datetime.date, datetime.time)
 
 
 class Writer:
@@ -45,15 +51,15 @@ class Writer:
 
     def __init__(self, file: zipfile.ZipFile):
         self.file = file
-        self.nodes: list[list[Any]] = []
+        self.nodes: list[Node] = []
         self.known: dict[int, int] = {}
-        self.alive: list[Any] = []
+        self.alive: list[object] = []
         self.open: set[int] = set()
         self.members = 0
         self.left_out: list[str] = []
         self.needed: dict[str, None] = {}
 
-    def value(self, value: Any, where: str) -> Any:
+    def value(self, value: object, where: str) -> object:
         """What stands for a value: itself, or the number of its node."""
         if value is None or type(value) in (bool, int, str):
             return value
@@ -72,39 +78,30 @@ class Writer:
             self.alive.append(value)  # so that no other object takes its id
         return {"r": number}
 
-    def _all(self, values: Any, where: str) -> list[Any]:
+    def _all(self, values: Iterable[object], where: str) -> Node:
         return [self.value(value, where) for value in values]
 
-    def _node(self, value: Any, where: str) -> list[Any]:
+    def _node(self, value: object, where: str) -> Node:
         kind = type(value)
         if type(value).__module__.split(".")[0] in ("jax", "jaxlib") and hasattr(
             value, "__array__"
         ):
             value = np.asarray(value)
             kind = np.ndarray
-        if kind is np.ndarray:
+        if type(value) is np.ndarray:
             return self._array(value, where)
         if isinstance(value, np.generic):
             return ["scalar", self.value(np.array(value), where)]
-        for plain, name in (
-            (tuple, "tuple"),
-            (list, "list"),
-            (set, "set"),
-            (frozenset, "frozenset"),
-        ):
-            if kind is plain:
-                return [name, self._all(value, where)]
-        if kind is dict:
+        if isinstance(value, Iterable) and kind in (tuple, list, set, frozenset):
+            return [kind.__name__, self._all(value, where)]
+        if type(value) is dict:
             return [
                 "dict",
                 [[self.value(k, where), self.value(v, f"{where}.{k}")] for k, v in value.items()],
             ]
-        pandas = self._pandas(value, where)
-        if pandas is not None:
-            return pandas
-        other = self._other(value, where)
-        if other is not None:
-            return other
+        known = self._pandas(value, where) or self._other(value, where)
+        if known is not None:
+            return known
         name = name_of(kind)
         if record(name) is None:
             raise ArgumentError(
@@ -112,10 +109,10 @@ class Writer:
             )
         return self._record(value, name, where)
 
-    def _record(self, value: Any, name: str, where: str) -> list[Any]:
+    def _record(self, value: object, name: str, where: str) -> Node:
         if isinstance(value, enum.Enum):
             return ["enum", name, value.name]
-        base: Any = None
+        base: object = None
         if isinstance(value, tuple):
             base = self._all(tuple(value), where)
         elif isinstance(value, str):
@@ -137,26 +134,18 @@ class Writer:
             kept[field] = self._field(value, field, own, f"{where}.{field}")
         return ["record", name, base, kept]
 
-    def _field(self, owner: Any, field: str, value: Any, where: str) -> Any:
+    def _field(self, owner: object, field: str, value: object, where: str) -> object:
         """A field; a function of the caller is left out by its name where it can be given again."""
         if field in ("context", "contrasts") and type(value) is dict:
-            return self.value(
-                {name: self._caller(own, str(name)) for name, own in value.items()}, where
-            )
-        if (
-            field == "arguments"
-            and isinstance(owner, Call)
-            and isinstance(value.get("contrasts"), dict)
-        ):
-            value = {
-                **value,
-                "contrasts": {
-                    name: self._caller(own, str(name)) for name, own in value["contrasts"].items()
-                },
-            }
+            value = {name: self._caller(own, str(name)) for name, own in value.items()}
+        elif field == "arguments" and isinstance(owner, Call):
+            contrasts = owner.arguments.get("contrasts")
+            if isinstance(contrasts, dict):
+                own = {name: self._caller(one, str(name)) for name, one in contrasts.items()}
+                value = {**owner.arguments, "contrasts": own}
         return self.value(value, where)
 
-    def _caller(self, value: Any, name: str) -> Any:
+    def _caller(self, value: object, name: str) -> object:
         if (
             _function(value) is None
             and (callable(value) or isinstance(value, types.ModuleType))
@@ -166,7 +155,7 @@ class Writer:
             return Needed(name)
         return value
 
-    def _array(self, value: np.ndarray, where: str) -> list[Any]:
+    def _array(self, value: np.ndarray, where: str) -> Node:
         if value.dtype == object:
             return ["objects", self._objects(value.ravel(), where), list(value.shape)]
         if value.dtype.kind not in "biufcmMSU":
@@ -194,7 +183,7 @@ class Writer:
             np.lib.format.write_array(member, value, allow_pickle=False)
         return ["array", name]
 
-    def _objects(self, values: np.ndarray, where: str) -> Any:
+    def _objects(self, values: np.ndarray, where: str) -> object:
         """Objects one by one; text as one array of bytes."""
         kinds = np.zeros(len(values), dtype=np.uint8)
         texts = []
@@ -210,7 +199,7 @@ class Writer:
         blob = np.frombuffer(b"".join(texts), dtype=np.uint8)
         return self.value(("text", blob, stops, kinds), where)
 
-    def _scalar(self, value: Any, where: str) -> Any:
+    def _scalar(self, value: object, where: str) -> object:
         if (
             isinstance(value, str | int | float | complex | bool | type(None) | bytes | np.generic)
             or self._other(value, where) is not None
@@ -218,7 +207,7 @@ class Writer:
             return value
         raise ArgumentError(f"save: {_what(value)} ({where}) cannot be written.")
 
-    def _other(self, value: Any, where: str) -> list[Any] | None:
+    def _other(self, value: object, where: str) -> Node | None:
         """Values of Python, NumPy and pandas that are neither containers nor columns."""
         if value is ABSENT or isinstance(value, Absent):
             return ["absent"]
@@ -231,8 +220,7 @@ class Writer:
         if isinstance(value, pd.Timedelta):
             return ["timedelta", value.isoformat()]
         if isinstance(value, pd.Period):
-            frequency: Any = pd.PeriodIndex([value]).dtype
-            return ["period value", value.ordinal, frequency.name[len("period[") : -1]]
+            return ["period value", value.ordinal, _frequency(pd.PeriodIndex([value]).dtype)]
         if isinstance(value, pd.Interval):
             return [
                 "interval value",
@@ -240,9 +228,8 @@ class Writer:
                 self.value(value.right, where),
                 value.closed,
             ]
-        for kind in (datetime.datetime, datetime.date, datetime.time):
-            if type(value) is kind:
-                return [kind.__name__, value.isoformat()]
+        if isinstance(value, datetime.date | datetime.time) and type(value) in MOMENTS:
+            return [type(value).__name__, value.isoformat()]
         if type(value) is datetime.timedelta:
             return ["pytimedelta", value.days, value.seconds, value.microseconds]
         if type(value) is complex:
@@ -258,8 +245,7 @@ class Writer:
         if isinstance(value, pathlib.PurePath):
             return ["path", str(value)]
         if isinstance(value, np.random.Generator):
-            state = value.bit_generator.state
-            return ["generator", self.value(state, where)]
+            return ["generator", self.value(value.bit_generator.state, where)]
         if isinstance(value, np.dtype) and value.kind in "biufcmMSU":
             return ["dtype", np.lib.format.dtype_to_descr(value)]
         function = _function(value)
@@ -269,32 +255,13 @@ class Writer:
             named = {name: self.value(own, where) for name, own in value.keywords.items()}
             return ["partial", _call(value.func), self._all(value.args, where), named]
         if isinstance(value, Origin):
-            data = value.data
-            whole = isinstance(data, str | pathlib.PurePath) or type(data).__name__ == "Source"
-            whole = whole or (
-                isinstance(data, list | tuple)
-                and all(isinstance(one, str | pathlib.PurePath) for one in data)
-            )
-            return [
-                "origin",
-                self._source(data, where) if whole else None,
-                value.text,
-                self.value(dict(value.marks), where),
-            ]
+            marks = self.value(dict(value.marks), where)
+            return ["origin", self.value(_source(value.data), where), value.text, marks]
         if type(value).__module__ == "pyarrow.lib":
             return self._arrow(value, where)
         return None
 
-    def _source(self, data: Any, where: str) -> Any:
-        if type(data).__name__ == "Source":
-            return self.value(
-                ("Source", self._source(data.path, where), data.table, data.chunk), where
-            )
-        return self.value(
-            [str(one) for one in data] if isinstance(data, list | tuple) else str(data), where
-        )
-
-    def _arrow(self, value: Any, where: str) -> list[Any] | None:
+    def _arrow(self, value: object, where: str) -> Node | None:
         import pyarrow as pa
 
         if isinstance(value, pa.DataType):
@@ -309,7 +276,7 @@ class Writer:
             writer.write_table(value)
         return ["arrow table", self.value(np.frombuffer(sink.getvalue(), dtype=np.uint8), where)]
 
-    def _pandas(self, value: Any, where: str) -> list[Any] | None:
+    def _pandas(self, value: object, where: str) -> Node | None:
         if isinstance(value, Table):
             frame = value.rows.to_pandas() if isinstance(value, Witnesses) else value.to_pandas()
             return [
@@ -371,12 +338,12 @@ class Writer:
         self.left_out += [str(frame.columns[j]) for j in bad]
         return frame.iloc[:, [j for j in range(frame.shape[1]) if j not in bad]] if bad else frame
 
-    def _column(self, values: Any, where: str) -> Any:
+    def _column(self, values: Any, where: str) -> object:
         """A pandas array by its parts."""
         dtype = values.dtype
         if isinstance(dtype, np.dtype) or isinstance(values, pd.arrays.NumpyExtensionArray):
             return self.value(np.asarray(values), where)
-        parts: tuple[Any, ...]
+        parts: tuple[object, ...]
         if isinstance(dtype, pd.CategoricalDtype):
             parts = (
                 "categorical",
@@ -393,7 +360,7 @@ class Writer:
         elif isinstance(dtype, pd.DatetimeTZDtype):
             parts = ("datetimetz", values.asi8, dtype.unit, str(dtype.tz))
         elif isinstance(dtype, pd.PeriodDtype):
-            parts = ("period", values.asi8, dtype.name[len("period[") : -1], None)
+            parts = ("period", values.asi8, _frequency(dtype), None)
         elif isinstance(dtype, pd.IntervalDtype):
             parts = ("interval", pd.Index(values.left), pd.Index(values.right), values.closed)
         elif isinstance(dtype, pd.SparseDtype):
@@ -407,7 +374,25 @@ class Writer:
         return self.value(parts, where)
 
 
-def _what(value: Any) -> str:
+def _frequency(dtype: object) -> str:
+    """D of period[D]."""
+    return str(dtype)[len("period[") : -1]
+
+
+def _source(data: object) -> object:
+    """Where rows came from as text, and None for what has no name."""
+    if isinstance(data, Source):
+        return ("Source", _path_text(data.path), data.table, data.chunk)
+    parts = data if isinstance(data, list | tuple) else [data]
+    named = all(isinstance(one, str | pathlib.PurePath) for one in parts)
+    return _path_text(data) if named else None
+
+
+def _path_text(path: object) -> str | list[str]:
+    return [str(one) for one in path] if isinstance(path, list | tuple) else str(path)
+
+
+def _what(value: object) -> str:
     name = getattr(value, "__qualname__", None)
     if callable(value) and name:
         return f"the function {name!r}"
@@ -416,12 +401,12 @@ def _what(value: Any) -> str:
     return f"an object of type {type(value).__name__}"
 
 
-def _call(value: Any) -> str | None:
+def _call(value: object) -> str | None:
     name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
     return name if name in CALLS or FUNCTIONS.get(name) is value else None
 
 
-def _function(value: Any) -> list[Any] | None:
+def _function(value: object) -> Node | None:
     """A function or module that has a name in Python, NumPy or SciPy, or one of ours that repeats a call."""
     if isinstance(value, types.ModuleType):
         return ["module", value.__name__] if value.__name__ in LIBRARIES else None
