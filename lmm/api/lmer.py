@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from time import perf_counter
@@ -16,13 +16,13 @@ from lmm.design import build_design
 from lmm.design.design import Call, Design
 from lmm.errors import ArgumentError
 from lmm.estimators import Control, registry
-from lmm.estimators.estimator import Estimator
+from lmm.estimators.estimator import Callback, Estimator
 from lmm.estimators.given_start import check_start
 from lmm.formula.columns.given import Given, own
 from lmm.formula.columns.subset import Chosen
 from lmm.linalg import tail, threads
 from lmm.linalg.devices import backend, sharded
-from lmm.model.problem import build_problem
+from lmm.model.problem import GeneralizedProblem, Problem, build_problem
 from lmm.model.records import Estimate
 from lmm.results import Fit
 from lmm.results.text.notes import warned
@@ -155,7 +155,12 @@ def kept_arguments(design: Design, given: Given, start: object) -> dict[str, obj
     return {"na_action": given.na_action, **{name: own(value) for name, value in arguments.items()}}
 
 
-def fit_problem(design: Design, problem: Any, estimator: Estimator, start: object = None) -> Fit:
+def fit_problem(
+    design: Design,
+    problem: Problem | GeneralizedProblem,
+    estimator: Estimator,
+    start: object = None,
+) -> Fit:
     """Run an estimator on a problem, warn of a singular or unconverged fit, and put the names back."""
     control = estimator.control
     if control.checkpoint is not None and not estimator.takes_checkpoint:
@@ -222,12 +227,12 @@ def check_control(control: Control | None) -> Control:
 
 
 @contextmanager
-def _watching(control: Control) -> Iterator[Callable[[dict[str, Any]], None] | None]:
+def _watching(control: Control) -> Iterator[Callback | None]:
     """What is shown while the optimiser runs: a line per evaluation, a progress bar, or nothing."""
     if control.progress:
         with tqdm_bar()(desc="lmer", unit=" evaluations") as bar:
 
-            def show(line: dict[str, object]) -> None:
+            def show(line: dict[str, Any]) -> None:
                 bar.update()
                 bar.set_postfix_str(
                     line["text"] if "text" in line else f"deviance {line['objective']:.6f}"

@@ -15,7 +15,8 @@ import pandas as pd
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 
-from lmm.errors import ArgumentError, nearest
+from lmm.arguments import choice
+from lmm.errors import ArgumentError
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -190,13 +191,4 @@ def one_group(fit: Fit, group: str | None, what: str) -> int:
     names = [term.group for term in fit.design.terms]
     if group is None:
         return 0
-    return names.index(choice(group, names, f"{what}: group"))
-
-
-def choice(value: object, options: Sequence[str], what: str) -> str:
-    """``value`` where it is one of the options, else ArgumentError with the nearest."""
-    if value not in options:
-        raise ArgumentError(
-            f"{what}={value!r} is not one of {', '.join(map(repr, options))}.{nearest(str(value), options)}"
-        )
-    return str(value)
+    return names.index(choice(group, f"{what}: group", names))

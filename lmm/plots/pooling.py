@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse
 from scipy.special import chdtri
 
+from lmm.arguments import choice
 from lmm.errors import ArgumentError
 from lmm.inference.refits.separate_levels import separate_effects
 from lmm.plots.axes import (
@@ -16,7 +17,6 @@ from lmm.plots.axes import (
     NAMED,
     ORANGE,
     Drawn,
-    choice,
     ink,
     level_height,
     name_levels,
@@ -46,7 +46,7 @@ def shrinkage(
     names = list(term.columns)
     for given, what in ((x, "shrinkage: x"), (y, "shrinkage: y")):
         if given is not None:
-            choice(given, names, what)
+            choice(given, what, names)
     first = names.index(x) if x is not None else 0
     rest = [j for j in range(term.k) if j != first]
     if y is not None and names.index(y) == first:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from lmm.arguments import choice
 from lmm.errors import ArgumentError
 from lmm.formula import Formula
 from lmm.plots.axes import (
@@ -22,7 +23,6 @@ from lmm.plots.axes import (
     MARKERS,
     ORANGE,
     Drawn,
-    choice,
     handed_back,
     ink,
     one_group,
@@ -61,9 +61,9 @@ def predictions(
 ) -> Axes:
     """Predictions of the population along one predictor. See :meth:`lmm.plots.Plots.predictions`."""
     known = {v.name: v for v in _predictors(fit)}
-    choice(x, list(known), "predictions: x")
+    choice(x, "predictions: x", list(known))
     if by is not None:
-        choice(by, [name for name in known if name != x], "predictions: by")
+        choice(by, "predictions: by", [name for name in known if name != x])
     one = panels(1, ax, (5.2, 3.8), "predictions")[0]
     along = known[x]
     base = _typical(fit, list(known.values()))
@@ -221,18 +221,18 @@ def _grid(variable: Variable, points: int = POINTS) -> list[Any]:
     return list(np.linspace(values.min(), values.max(), points))
 
 
-def _second(variable: Variable) -> list[Any]:
+def _second(variable: Variable) -> list[object]:
     """Values at which a second predictor is held: its levels, or quantiles."""
     if variable.categorical or len(variable.levels) <= 3:
         return variable.levels
     return [float(v) for v in np.quantile(variable.values.to_numpy(dtype=float), SECOND)]
 
 
-def _middle(values: pd.Series, categorical: bool) -> Any:
+def _middle(values: pd.Series, categorical: bool) -> object:
     return values.value_counts(sort=True).index[0] if categorical else float(values.mean())
 
 
-def _typical(fit: Fit, known: list[Variable]) -> dict[str, Any]:
+def _typical(fit: Fit, known: list[Variable]) -> dict[str, object]:
     """One row: predictors at their middle, and whatever random terms use at the values of the first row."""
     design = fit.design
     texts = [text for bar in design.formula.bars for text in (bar.columns, *bar.factors)]
@@ -243,7 +243,7 @@ def _typical(fit: Fit, known: list[Variable]) -> dict[str, Any]:
     return row | {v.name: _middle(v.values, v.categorical) for v in known}
 
 
-def _rows(base: dict[str, Any], varied: dict[str, Any]) -> pd.DataFrame:
+def _rows(base: dict[str, object], varied: dict[str, Sequence[object]]) -> pd.DataFrame:
     m = len(next(iter(varied.values())))
     return pd.DataFrame({name: varied.get(name, [value] * m) for name, value in base.items()})
 
@@ -410,7 +410,7 @@ def _along(fit: Fit, t: int, x: str | None) -> Variable:
     """The predictor of a picture by level: the one given, else the first that varies within levels, slopes first."""
     known = {v.name: v for v in _predictors(fit)}
     if x is not None:
-        return known[choice(x, list(known), "by_group: x")]
+        return known[choice(x, "by_group: x", list(known))]
     term = fit.design.terms[t]
     slopes = columns_in(
         fit.design, [bar.columns for bar in fit.design.formula.bars if bar.group == term.group]
@@ -437,7 +437,7 @@ def _which_levels(fit: Fit, t: int, levels: Sequence[object] | None) -> list[int
     order = np.argsort(fit.estimate.modes[t][:, 0], kind="stable")
     if levels is not None:
         known = [str(label) for label in term.levels]
-        return [known.index(choice(str(label), known, "by_group: levels has")) for label in levels]
+        return [known.index(choice(str(label), "by_group: levels has", known)) for label in levels]
     if len(order) > PANELS:
         order = order[np.round(np.linspace(0, len(order) - 1, PANELS)).astype(np.intp)]
     return [int(j) for j in order]

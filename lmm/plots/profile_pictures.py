@@ -19,9 +19,9 @@ from matplotlib.axes import Axes
 from scipy.interpolate import CubicSpline
 from scipy.special import chdtri
 
-from lmm.arguments import instance
+from lmm.arguments import choice, instance
 from lmm.errors import ArgumentError
-from lmm.plots.axes import BLUE, Drawn, choice, handed_back, ink, panels, shorten
+from lmm.plots.axes import BLUE, Drawn, handed_back, ink, panels, shorten
 from lmm.results.text.coverage import normal_quantile
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def parameters(found: Profile, parm: str | Sequence[str] | None) -> list[str]:
         return known
     wanted = [parm] if isinstance(parm, str) else list(parm)
     for name in wanted:
-        choice(name, known, "profile: parm")
+        choice(name, "profile: parm", known)
     return wanted
 
 

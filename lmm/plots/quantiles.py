@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
+from lmm.arguments import choice
 from lmm.arguments import generator as random_generator
 from lmm.errors import ArgumentError
 from lmm.inference.criticism.envelope import (
@@ -20,7 +21,7 @@ from lmm.inference.criticism.quantile_residuals import simulated_ranks
 from lmm.inference.refits.conditional_residuals import scaled_residuals
 from lmm.inference.refits.simulated_responses import simulate_array
 from lmm.model.problem import GeneralizedProblem
-from lmm.plots.axes import BLUE, Drawn, choice, ink, panels, percent
+from lmm.plots.axes import BLUE, Drawn, ink, panels, percent
 from lmm.results.rows.row_values import residuals as row_residuals
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def qq(
 ) -> Axes:
     """Residuals against the quantiles that they should have. See :meth:`lmm.plots.Plots.qq`."""
     if bands is not None:
-        choice(bands, ["simulated"], "qq: bands")
+        choice(bands, "qq: bands", ["simulated"])
     if fit.family is not None:
         return uniform_quantiles(
             fit.simulated_residuals(simulations(0, nsim), rng), ax, bands, rng, level

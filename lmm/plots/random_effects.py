@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from lmm.arguments import choice
 from lmm.arguments import generator as random_generator
 from lmm.inference.criticism.envelope import Envelope, envelope, normal_quantiles, positions
 from lmm.plots.axes import (
     BLUE,
     Drawn,
-    choice,
     handed_back,
     ink,
     level_height,
@@ -44,7 +44,7 @@ def ranef(
     which = range(len(terms)) if group is None else [one_group(fit, group, "ranef")]
     if column is not None:
         names = list(dict.fromkeys(name for t in which for name in terms[t].columns))
-        choice(column, names, "ranef: column")
+        choice(column, "ranef: column", names)
     wanted = [
         (t, j) for t in which for j, name in enumerate(terms[t].columns) if column in (None, name)
     ]
@@ -69,7 +69,7 @@ def ranef(
             order = np.arange(term.J)[::-1]  # the first level on top
         else:
             order = np.argsort(
-                frame[choice(sort, list(term.columns), "ranef: sort")].to_numpy(), kind="stable"
+                frame[choice(sort, "ranef: sort", term.columns)].to_numpy(), kind="stable"
             )
         _caterpillar(one, frame.iloc[order, j].to_numpy(), lower[order], upper[order])
         name_levels(one, frame.index[order], term.group)

@@ -9,14 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lmm.arguments import instance
+from lmm.arguments import choice, instance
 from lmm.errors import ArgumentError
 from lmm.inference.criticism.smoothing import bandwidth, density
 from lmm.plots.axes import (
     BLUE,
     ORANGE,
     Drawn,
-    choice,
     handed_back,
     ink,
     panels,
@@ -45,7 +44,7 @@ def bootstrap(
     names = [str(name) for name in found.replicates.columns]
     if parm is not None:
         wanted = [parm] if isinstance(parm, str) else list(parm)
-        names = [choice(name, names, "bootstrap: parm") for name in wanted]
+        names = [choice(name, "bootstrap: parm", names) for name in wanted]
     axes = panels(len(names), ax, (3.4, 2.7), "bootstrap, one per statistic")
     limits = found.confint(level=level, type=type)
     for name, one in zip(names, axes, strict=True):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lmm.arguments import checked_methods
+from lmm.arguments import checked_methods, choice
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators.estimator import Estimator
@@ -27,6 +26,7 @@ from lmm.results.tables.naming import in_table_order, theta_names
 from lmm.search.boundary import distances
 
 EFFECTS = ("fixed", "ran_pars")
+COLUMNS = ("effect", "group", "term", "estimate", "std_error", "statistic", "df", "p_value")
 #: distance to the boundary under which a covariance counts as singular
 SINGULAR = 1e-4
 
@@ -180,43 +180,25 @@ class BatchFit:
         """
         wanted = [effects] if isinstance(effects, str) else list(effects)
         for effect in wanted:
-            if effect not in EFFECTS:
-                raise ArgumentError(
-                    f"tidy: effects={effect!r} is not one of {', '.join(map(repr, EFFECTS))}.{nearest(effect, EFFECTS)}"
-                )
+            choice(effect, "tidy: effects", EFFECTS)
         method = self._method(ddf)
         parts = [
             self._fixed(method) if effect == "fixed" else self._variances() for effect in wanted
         ]
-        rows = sum(len(part["term"]) for part in parts)
+        counts = [len(part["term"]) for part in parts]
         R = self.batch.size
         labels = np.asarray(
             self.responses, dtype=object if self.responses.dtype == object else None
         )
-        out: dict[str, Any] = {"response": np.repeat(labels, rows)}
-        for column in (
-            "effect",
-            "group",
-            "term",
-            "estimate",
-            "std_error",
-            "statistic",
-            "df",
-            "p_value",
-        ):
-            if not any(column in part for part in parts):
-                continue
-            if column in ("effect", "group", "term"):
-                texts = [
-                    text for part in parts for text in part.get(column, [None] * len(part["term"]))
+        out: dict[str, np.ndarray] = {"response": np.repeat(labels, sum(counts))}
+        for column in COLUMNS:
+            if any(column in part for part in parts):
+                missing = None if column in ("effect", "group", "term") else np.nan
+                values = [
+                    np.broadcast_to(part.get(column, np.array(missing)), (R, count))
+                    for part, count in zip(parts, counts, strict=True)
                 ]
-                out[column] = np.tile(np.array(texts, dtype=object), R)
-                continue
-            values = [
-                part[column] if column in part else np.full((R, len(part["term"])), np.nan)
-                for part in parts
-            ]
-            out[column] = np.concatenate(values, axis=1).ravel()
+                out[column] = np.concatenate(values, axis=1).ravel()
         return pd.DataFrame(out)
 
     def glance(self) -> pd.DataFrame:
@@ -256,7 +238,7 @@ class BatchFit:
 
     # ---- one response ----
 
-    def fit(self, response: Any) -> Fit:
+    def fit(self, response: object) -> Fit:
         """The ordinary :class:`lmm.Fit` of one response, found again from its estimates; also ``batch[response]``.
 
         Raises
@@ -272,7 +254,7 @@ class BatchFit:
 
     __getitem__ = fit
 
-    def save(self, path: Any) -> None:
+    def save(self, path: object) -> None:
         """Write the batch to a file that :func:`lmm.load` reads; as :meth:`lmm.Fit.save`."""
         from lmm.results.files import archive
 
@@ -290,7 +272,7 @@ class BatchFit:
         text = f"<lmm.BatchFit: {self.batch.size} responses of {rows} rows, {self.design.formula}"
         return text + (f", {len(self.failures)} failed>" if len(self.failures) else ">")
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """The fields; what was computed from them on demand is computed again."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
@@ -324,7 +306,7 @@ class BatchFit:
             )
         return method
 
-    def _fixed(self, method: str | None) -> dict[str, Any]:
+    def _fixed(self, method: str | None) -> dict[str, np.ndarray]:
         kept = [self.design.all_names.index(name) for name in self.design.names]
 
         def widened(values: np.ndarray) -> np.ndarray:
@@ -335,9 +317,9 @@ class BatchFit:
         se = self.se
         with np.errstate(divide="ignore", invalid="ignore"):
             statistic = self.beta / se
-        names = list(self.design.all_names)
-        part: dict[str, Any] = {"effect": ["fixed"] * len(names), "term": names}
-        part |= {
+        part = {
+            "effect": np.array("fixed", dtype=object),
+            "term": np.array(self.design.all_names, dtype=object),
             "estimate": widened(self.beta),
             "std_error": widened(se),
             "statistic": widened(statistic),
@@ -351,7 +333,7 @@ class BatchFit:
             part["p_value"] = widened(t_p_values(statistic, np.array(np.inf)))
         return part
 
-    def _variances(self) -> dict[str, Any]:
+    def _variances(self) -> dict[str, np.ndarray]:
         groups: list[str] = []
         terms: list[str] = []
         columns: list[np.ndarray] = []
@@ -362,26 +344,18 @@ class BatchFit:
             at += term.structure.n_theta
             G = parameter_table.covariances(term.structure, own) * scale[:, None, None]
             values = term.structure.describe(G).T
-            for q, own in in_table_order(term.structure.quantities(), values):
+            for i, q in in_table_order(term.structure):
                 groups.append(term.group)
-                terms.append(
-                    "__".join(
-                        [
-                            q.kind,
-                            *filter(None, [".".join(term.columns[a] for a in sorted(q.columns))]),
-                        ]
-                    )
-                )
-                columns.append(own)
+                names = ".".join(term.columns[a] for a in sorted(q.columns))
+                terms.append(f"{q.kind}__{names}" if names else q.kind)
+                columns.append(values[i])
         if self.like.residual_sd is not None:
-            groups, terms, columns = (
-                [*groups, "Residual"],
-                [*terms, "sd__Observation"],
-                [*columns, self.sigma],
-            )
+            groups.append("Residual")
+            terms.append("sd__Observation")
+            columns.append(self.sigma)
         return {
-            "effect": ["ran_pars"] * len(terms),
-            "group": groups,
-            "term": terms,
+            "effect": np.array("ran_pars", dtype=object),
+            "group": np.array(groups, dtype=object),
+            "term": np.array(terms, dtype=object),
             "estimate": np.column_stack(columns),
         }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import pandas as pd
 
@@ -92,7 +91,7 @@ class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Row
         )
 
     @property
-    def plot(self) -> Any:
+    def plot(self) -> object:
         """Pictures of this fit (:class:`lmm.plots.Plots`): ``fit.plot.ranef()``, ``fit.plot.check()``, ...
 
         Raises
@@ -103,7 +102,7 @@ class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Row
 
     # ---- files ----
 
-    def save(self, path: Any) -> None:
+    def save(self, path: object) -> None:
         """Write the fit to a file, from which :func:`lmm.load` makes it again with the same numbers; see the page on saving.
 
         The file holds the data that the fit holds, and no code: functions of yours that the formula uses are named in a warning and
@@ -139,7 +138,7 @@ class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Row
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """The five fields; what was computed from them on demand is computed again, unless that takes rows that do not travel."""
         state = {f.name: getattr(self, f.name) for f in fields(self)}
         if self.design.streamed and self.family is not None:

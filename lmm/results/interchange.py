@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from lmm.results.parameters import Parameters
@@ -22,12 +21,12 @@ class Interchange(Parameters):
 
     def emmeans(
         self,
-        specs: Any = (),
-        by: Any = None,
-        at: Mapping[str, Any] | None = None,
+        specs: object = (),
+        by: object = None,
+        at: Mapping[str, object] | None = None,
         ddf: str | None = "auto",
         type: str = "link",
-        contrast: Any = None,
+        contrast: object = None,
         adjust: str | None = None,
         level: float = 0.95,
         weights: str = "equal",
@@ -83,11 +82,11 @@ class Interchange(Parameters):
     def emtrends(
         self,
         var: str,
-        specs: Any = (),
-        by: Any = None,
-        at: Mapping[str, Any] | None = None,
+        specs: object = (),
+        by: object = None,
+        at: Mapping[str, object] | None = None,
         ddf: str | None = "auto",
-        contrast: Any = None,
+        contrast: object = None,
         adjust: str | None = None,
         level: float = 0.95,
         weights: str = "equal",
@@ -115,7 +114,7 @@ class Interchange(Parameters):
         ask = marginal_means.request(specs, by, contrast, adjust, "link", level, weights, ddf)
         return marginal_means.trends(self.design, self.estimate, self._ddf, var, at, ask)
 
-    def marginaleffects(self, type: str = "response") -> Any:
+    def marginaleffects(self, type: str = "response") -> object:
         """This fit for the package marginaleffects: its ``predictions, comparisons, slopes, hypotheses`` and their averages work on it.
 
         They are those of the population, with random effects set to zero (R's ``re.form = NA``); standard errors come from
@@ -142,12 +141,7 @@ class Interchange(Parameters):
         """
         from lmm.results.files import marginal_effects
 
-        return marginal_effects.adapter(
-            self, self.design, self.estimate, self._uncertainty, type, self._covariance
-        )
-
-    def _covariance(self, method: str) -> np.ndarray:
-        return self._ddf(method).cov
+        return marginal_effects.adapter(self._fit, type, lambda ddf: self._ddf(ddf).cov)
 
     def maketables(self, ddf: str | None = None) -> regression_table.TableModel:
         """This fit as a column of the package maketables: ``maketables.ETable([fit1.maketables(), fit2.maketables()])``.
@@ -174,7 +168,7 @@ class Interchange(Parameters):
     def __maketables_coef_table__(self) -> pd.DataFrame:
         return self.maketables().__maketables_coef_table__
 
-    def __maketables_stat__(self, key: str) -> Any:
+    def __maketables_stat__(self, key: str) -> object:
         return self.maketables().__maketables_stat__(key)
 
     @property

@@ -48,7 +48,7 @@ class Parameters:
     formula: Formula
     design: Design
     problem: Problem | GeneralizedProblem
-    estimator: Any
+    estimator: object
     estimate: Estimate
 
     @property
@@ -295,7 +295,7 @@ class Parameters:
         """Rows used."""
         return self.design.n
 
-    def objective(self, theta: Any) -> float:
+    def objective(self, theta: object) -> float:
         """The minimised criterion at other parameters: profiled deviance (ML) or REML criterion.
 
         Of a generalized model -2 log-likelihood, at the estimates of whatever is not given.

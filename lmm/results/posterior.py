@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -155,7 +155,7 @@ class Posterior(Uncertainty):
         )
 
     def contrast(
-        self, L: Any, rhs: Any, ddf: Callable[[], Ddf], joint: bool, level: float
+        self, L: object, rhs: object, ddf: Callable[[], Ddf], joint: bool, level: float
     ) -> pd.DataFrame:
         """Mean, standard deviation and quantiles of the draws of contrasts."""
         from lmm.results.tests import contrasts

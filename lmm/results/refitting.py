@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ class Refitting(Parameters):
     def bootstrap(
         self,
         nsim: int = 1000,
-        statistic: Callable[[Any], Any] | None = None,
+        statistic: Callable[[object], object] | None = None,
         kind: str = "parametric",
         rng: None | int | np.random.Generator = None,
         *,
@@ -90,7 +90,7 @@ class Refitting(Parameters):
 
         return influence.influence(self._fit, by, group, progress)
 
-    def refit_many(self, Y: Any, *, progress: bool | None = None) -> pd.DataFrame:
+    def refit_many(self, Y: object, *, progress: bool | None = None) -> pd.DataFrame:
         """The same model for many responses at once.
 
         Parameters

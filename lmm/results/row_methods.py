@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Self, cast
 
 import numpy as np
 import pandas as pd
@@ -61,15 +61,15 @@ class Rowwise(Parameters):
 
     def predict(
         self,
-        newdata: Any = None,
-        re_form: Any = None,
+        newdata: object = None,
+        re_form: object = None,
         type: str = "response",
         allow_new_levels: bool = False,
         se_fit: bool = False,
         interval: str | None = None,
         level: float = 0.95,
         marginal: bool = False,
-        weights: Any = None,
+        weights: object = None,
         ddf: str | None = None,
     ) -> pd.Series | pd.DataFrame:
         """Predicted values, for new data or for the rows of the fit.
@@ -121,17 +121,20 @@ class Rowwise(Parameters):
         >>> fit.predict({"Days": [0, 5], "Subject": ["308", "309"]}).round(2).tolist()
         [253.66, 220.24]
         """
-        options = {
-            "re_form": re_form,
-            "type": type,
-            "allow_new_levels": allow_new_levels,
-            "se_fit": se_fit,
-            "interval": interval,
-        }
-        options |= {"level": level, "marginal": marginal, "weights": weights, "ddf": ddf}
-        spread = partitions.predicted(self, newdata, options)
-        if spread is not None:
-            return spread
+        options = partitions.Options(
+            re_form=re_form,
+            type=type,
+            allow_new_levels=allow_new_levels,
+            se_fit=se_fit,
+            interval=interval,
+            level=level,
+            marginal=marginal,
+            weights=weights,
+            ddf=ddf,
+        )
+        by_partition = partitions.predicted(self._fit, newdata, options)
+        if by_partition is not None:
+            return by_partition
         return prediction.predict(
             self._uncertainty,
             newdata,
@@ -187,8 +190,8 @@ class Rowwise(Parameters):
 
     def write_predictions(
         self,
-        path: Any,
-        newdata: Any = None,
+        path: object,
+        newdata: object = None,
         columns: Collection[str] | None = None,
         *,
         progress: bool | None = None,
@@ -239,9 +242,9 @@ class Rowwise(Parameters):
             raise ArgumentError(
                 "write_predictions: newdata in memory is predicted by fit.predict(newdata)."
             )
-        return written.write_new(self, path, reducer, columns, bar)
+        return written.write_new(self._fit, path, reducer, columns, bar)
 
-    def refit(self, y: Any, start: np.ndarray | None = None) -> Self:
+    def refit(self, y: object, start: np.ndarray | None = None) -> Self:
         """The same model for another response: a new Fit; nothing that does not involve y is computed again.
 
         Parameters
@@ -253,12 +256,10 @@ class Rowwise(Parameters):
         ------
         DataError, ResponseError : wrong length; not numeric, missing or constant.
         """
-        return replace(
-            self,
-            **updating.refitted(self.design, self.problem, self._method, self.estimate, y, start),
-        )
+        design, problem, estimate = updating.refitted(self._fit, y, start)
+        return replace(self, design=design, problem=problem, estimate=estimate)
 
-    def update(self, formula: str | None = None, **changes: Any) -> Self:
+    def update(self, formula: str | None = None, **changes: object) -> Self:
         """The call repeated with a changed formula or arguments.
 
         Parameters
@@ -280,11 +281,10 @@ class Rowwise(Parameters):
         'Reaction ~ Days + (1 | Subject)'
         """
         scope = caller()
-        result: Self = updating.repeat_call(self.design, formula, changes, scope)
-        return result
+        return cast(Self, updating.repeat_call(self.design, formula, changes, scope))
 
     def compare_methods(
-        self, methods: Sequence[Any] | Mapping[str, Any], **changes: Any
+        self, methods: Sequence[object] | Mapping[str, object], **changes: object
     ) -> MethodComparison:
         """The same model fitted by several methods, side by side.
 
@@ -310,4 +310,4 @@ class Rowwise(Parameters):
         {'reml': 30.991, 'ml': 30.895}
         """
         scope = caller()
-        return comparison.compare(self, methods, scope, changes)
+        return comparison.compare(self._fit, methods, scope, changes)

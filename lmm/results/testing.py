@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
@@ -71,8 +70,8 @@ class Testing(Parameters):
 
     def contrast(
         self,
-        L: Any,
-        rhs: Any = 0.0,
+        L: object,
+        rhs: object = 0.0,
         ddf: str | None = "auto",
         joint: bool = False,
         level: float = 0.95,

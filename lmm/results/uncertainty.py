@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -231,7 +231,7 @@ class Uncertainty:
     coefficient_errors = coefficient_table
 
     def contrast(
-        self, L: Any, rhs: Any, ddf: Callable[[], Ddf], joint: bool, level: float
+        self, L: object, rhs: object, ddf: Callable[[], Ddf], joint: bool, level: float
     ) -> pd.DataFrame:
         """Linear functions of the fixed effects: see :meth:`lmm.Fit.contrast`."""
         from lmm.results.tests import contrasts
@@ -262,7 +262,7 @@ class Uncertainty:
             )
         return method
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Everything, covariances that were computed too: of rows that do not travel they cannot be computed again."""
         return {name: own for name, own in vars(self).items() if name != "draws"}
 
@@ -290,11 +290,11 @@ def _jacobian(design: Design, estimate: Estimate, size: int) -> np.ndarray:
     for term in design.terms:
         stop = start + term.structure.n_theta
         values, slopes = term.structure.report(np.asarray(estimate.theta[start:stop]))
-        for q, value, slope in in_table_order(term.structure.quantities(), values, slopes):
+        for i, q in in_table_order(term.structure):
             row = np.zeros(size)
-            row[start:stop] = scale * slope if q.kind == "sd" else slope
+            row[start:stop] = scale * slopes[i] if q.kind == "sd" else slopes[i]
             if linear and q.kind == "sd":
-                row[-1] = scale * value
+                row[-1] = scale * values[i]
             out.append(row)
         start = stop
     sigma = estimate.residual_sd

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, FormulaError, nearest
 from lmm.estimators import registry
-from lmm.estimators.estimator import Estimator
 from lmm.estimators.given_start import check_start
+from lmm.families import Family
 from lmm.formula import Formula, Given, parse
 from lmm.formula.columns.subset import Chosen
 from lmm.formula.text.expressions import is_atom, python
@@ -26,6 +26,9 @@ from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results.text.notes import warned
 
+if TYPE_CHECKING:
+    from lmm.results.fit import Fit
+
 #: arguments of a call that :class:`Given` holds
 ROWWISE = [field.name for field in fields(Given) if field.name != "context"]
 
@@ -33,9 +36,9 @@ ROWWISE = [field.name for field in fields(Given) if field.name != "context"]
 def repeat_call(
     design: Design,
     formula: str | Formula | None,
-    changes: dict[str, Any],
-    context: Mapping[str, Any],
-) -> Any:
+    changes: dict[str, object],
+    context: Mapping[str, object],
+) -> Fit:
     """Repeat the call that made ``design`` with a changed formula or arguments.
 
     Raises
@@ -88,7 +91,7 @@ def repeat_call(
     )
 
 
-def codings(call: Mapping[str, Any], formula: Formula) -> dict[str, Any] | None:
+def codings(call: Mapping[str, Any], formula: Formula) -> dict[str, object] | None:
     """``contrasts=`` of a call for the columns that are still predictors in a formula."""
     given = call.get("contrasts")
     if not given or formula.has_dot:
@@ -97,7 +100,9 @@ def codings(call: Mapping[str, Any], formula: Formula) -> dict[str, Any] | None:
     return {name: value for name, value in given.items() if name in used} or None
 
 
-def _refuse_old_rows(call: Mapping[str, Any], chosen: Any, changes: Mapping[str, Any]) -> None:
+def _refuse_old_rows(
+    call: Mapping[str, object], chosen: object, changes: Mapping[str, object]
+) -> None:
     """ArgumentError for what was given row by row for other data than the new."""
     if isinstance(chosen, Chosen) and chosen.function is None and "subset" not in changes:
         raise ArgumentError(
@@ -110,7 +115,7 @@ def _refuse_old_rows(call: Mapping[str, Any], chosen: Any, changes: Mapping[str,
             and value is not None
             and not isinstance(value, str)
             and not callable(value)
-            and np.ndim(value)
+            and np.ndim(np.asarray(value))
         ):
             raise ArgumentError(
                 f"update: {name}= was given as an array, a value for each row of the old data; give {name}= for the new data too, or "
@@ -118,20 +123,18 @@ def _refuse_old_rows(call: Mapping[str, Any], chosen: Any, changes: Mapping[str,
             )
 
 
-def _refuse_old_array(name: str, old: Any, context: Mapping[str, Any]) -> None:
+def _refuse_old_array(name: str, old: object, context: Mapping[str, object]) -> None:
     """ArgumentError where an array of the caller's that the formula uses is still that of the old data."""
     now = context.get(name)
-    if (
-        now is not None
-        and np.shape(now) == np.shape(old)
-        and np.array_equal(np.asarray(now, dtype=object), np.asarray(old, dtype=object))
+    if now is not None and np.array_equal(
+        np.asarray(now, dtype=object), np.asarray(old, dtype=object)
     ):
         raise ArgumentError(
             f"update: {name!r} in the formula is an array with a value for each row of the old data; make it a column."
         )
 
 
-def _check_arguments(run: Any, changes: Mapping[str, Any]) -> None:
+def _check_arguments(run: Callable[..., Fit], changes: Mapping[str, object]) -> None:
     """ArgumentError for a keyword that the call has not."""
     known = [name for name in inspect.signature(run).parameters if name != "formula"]
     place = known.index("given")
@@ -148,7 +151,7 @@ def _check_arguments(run: Any, changes: Mapping[str, Any]) -> None:
             )
 
 
-def _overrides(method: Any, changes: dict[str, Any]) -> bool:
+def _overrides(method: object, changes: dict[str, object]) -> bool:
     """Whether ``REML=`` or ``nAGQ=`` asks for maximum likelihood in place of the method of the call.
 
     A method with such a setting of its own keeps its name and takes the setting.
@@ -170,28 +173,21 @@ def _overrides(method: Any, changes: dict[str, Any]) -> bool:
 
 
 def refitted(
-    design: Design,
-    problem: Problem | GeneralizedProblem,
-    estimator: Estimator,
-    estimate: Estimate,
-    y: Any,
-    start: Any,
-) -> dict[str, Any]:
+    fit: Fit, y: object, start: np.ndarray | None
+) -> tuple[Design, Problem | GeneralizedProblem, Estimate]:
     """Design, problem and estimate for the response ``y``; a fit that was evaluated only is evaluated at the same parameters."""
-    new_design = _with_response(design, estimate.family, y)
-    new_problem = problem.with_response(new_design)
-    control = estimator.control
-    start = check_start(start, new_design, new_problem)
-    if start is None and control is not None and control.evaluate_only:
+    estimator, estimate = fit._method, fit.estimate
+    design = _with_response(fit.design, estimate.family, y)
+    problem = fit.problem.with_response(design)
+    start = check_start(start, design, problem)
+    if start is None and estimator.control is not None and estimator.control.evaluate_only:
         start = estimate.parameters
-    elif start is not None:
-        start = check_start(start, new_design, new_problem)
     with threads.limited():
-        new = estimator.fit(new_problem, start)
-    return {"design": new_design, "problem": new_problem, "estimate": warned(new_design, new)}
+        new = estimator.fit(problem, start)
+    return design, problem, warned(design, new)
 
 
-def _with_response(design: Design, family: Any, y: Any) -> Design:
+def _with_response(design: Design, family: Family | None, y: object) -> Design:
     """The design with another response, checked and turned into numbers as the family does; the trials stay as they are."""
     if family is None:
         return design.with_response(y)

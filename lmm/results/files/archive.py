@@ -42,7 +42,7 @@ NODES = "fit.json"
 LARGEST_NODES = 2**31
 
 
-def save(value: Any, path: Any, what: str) -> None:
+def save(value: object, path: object, what: str) -> None:
     """Write a fit, a batch or a bootstrap. See :meth:`lmm.Fit.save`."""
     target = arguments.file_path(path, f"{what}: path")
     if os.path.isdir(target):
@@ -69,7 +69,7 @@ def save(value: Any, path: Any, what: str) -> None:
         )
 
 
-def _write(value: Any, file: BinaryIO) -> Writer:
+def _write(value: object, file: BinaryIO) -> Writer:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         writer = Writer(archive)
         root = writer.value(value, type(value).__name__)
@@ -86,7 +86,7 @@ def _write(value: Any, file: BinaryIO) -> Writer:
 
 
 def load(
-    path: Any, calls: Mapping[str, Callable[..., Any]], functions: Mapping[str, Any] | None
+    path: object, calls: Mapping[str, Callable[..., object]], functions: Mapping[str, object] | None
 ) -> Any:
     """Read what :func:`save` wrote. See :func:`lmm.load`; ``calls`` are the functions of ``CALLS``."""
     target = arguments.file_path(path, "load: path")
@@ -132,7 +132,7 @@ class _OtherVersion(Exception):
 
 
 def _read(
-    file: BinaryIO, calls: Mapping[str, Callable[..., Any]], functions: Mapping[str, Any]
+    file: BinaryIO, calls: Mapping[str, Callable[..., object]], functions: Mapping[str, object]
 ) -> Any:
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()

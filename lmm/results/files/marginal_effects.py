@@ -12,20 +12,25 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from lmm import arguments
 from lmm.design.design import Design
-from lmm.errors import ArgumentError, LmmWarning, nearest, warn
+from lmm.errors import ArgumentError, LmmWarning, warn
 from lmm.estimators.optional import need
 from lmm.formula.columns.levels import encode, strings
-from lmm.model.records import Estimate
 from lmm.results.tables.fixed import kept_positions
 from lmm.results.tests.dependence import predictable
 from lmm.results.tests.predictors import Variable, columns_in, used, variables
 from lmm.results.uncertainty import Uncertainty
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from lmm.results.fit import Fit
 
 TYPES = ("response", "link")
 #: columns that marginaleffects makes itself and refuses in data
@@ -52,27 +57,17 @@ LINKS = frozenset({"identity", "log", "logit", "probit", "inverse", "sqrt", "clo
 FAMILIES = frozenset({"gaussian", "binomial", "poisson", "gamma"})
 
 
-def adapter(
-    fit: Any,
-    design: Design,
-    estimate: Estimate,
-    known: Uncertainty,
-    type: str,
-    covariance: Callable[[str], np.ndarray],
-) -> Any:
+def adapter(fit: Fit, type: str, covariance: Callable[[str], np.ndarray]) -> object:
     """The adapter of a fit; see :meth:`lmm.Fit.marginaleffects`.
 
     ``covariance`` gives the covariance of the fixed effects by the name of a method of degrees of freedom.
     """
-    if type not in TYPES:
-        raise ArgumentError(
-            f"marginaleffects: type={type!r} is not one of {', '.join(map(repr, TYPES))}.{nearest(type, TYPES)}"
-        )
-    return _adapter_class()(fit, design, estimate, known, type, covariance)
+    arguments.choice(type, "marginaleffects: type", TYPES)
+    return _adapter_class()(fit, type, covariance)
 
 
 @lru_cache(maxsize=1)
-def _adapter_class() -> Any:
+def _adapter_class() -> Callable[..., object]:
     need("marginaleffects", "fit.marginaleffects()", extra="lmm[interop]")
     try:
         from marginaleffects.classes import ModelAbstract, ModelVault
@@ -112,26 +107,19 @@ class _Adapter:
     df_resid : infinite: tests and intervals are normal, as R's marginaleffects has them for mixed models.
     """
 
-    vault_class: Any
+    vault_class: Callable[..., object]
     df_resid = float("inf")
 
-    def __init__(
-        self,
-        fit: Any,
-        design: Design,
-        estimate: Estimate,
-        known: Uncertainty,
-        type: str,
-        covariance: Callable[[str], np.ndarray],
-    ):
-        self.design, self.estimate, self.type = design, estimate, type
+    def __init__(self, fit: Fit, type: str, covariance: Callable[[str], np.ndarray]):
+        design = fit.design
+        self.design, self.estimate, self.type = design, fit.estimate, type
         self._covariance = covariance
         self._found = found = variables(design)
-        coef, names, self._V = _parameters(design, estimate, known, type)
+        coef, names, self._V = _parameters(fit._uncertainty, type)
         response = _response_column(design)
         # the names of the variables alone: get_exog below knows what the formula makes of them
         formula = f"{_quoted(response)} ~ {' + '.join(_quoted(v.name) for v in found) or '1'}"
-        self._levels: dict[str, dict[str, Any]] = {}
+        self._levels: dict[str, dict[str, object]] = {}
         super().__init__(  # type: ignore[call-arg]
             fit,
             self.vault_class(
@@ -161,7 +149,7 @@ class _Adapter:
         """The variables of the fixed part; None where there are none, as marginaleffects has it."""
         return list(self.vault.variable_names[1:]) or None  # type: ignore[attr-defined]
 
-    def get_vcov(self, vcov: Any = True) -> np.ndarray | None:
+    def get_vcov(self, vcov: object = True) -> np.ndarray | None:
         """Covariance of the parameters; ``"kenward_roger"`` gives the adjusted one of a linear model."""
         if vcov is None or vcov is False:
             return None
@@ -175,7 +163,7 @@ class _Adapter:
         """Denominator degrees of freedom of joint F tests: rows less parameters."""
         return int(self.model.df_resid)  # type: ignore[attr-defined]
 
-    def get_exog(self, newdata: Any) -> np.ndarray:
+    def get_exog(self, newdata: pl.DataFrame) -> np.ndarray:
         """Kept fixed columns of new rows, and beside them the offset where the model has one."""
         frame = self.design.frame
         names = self.find_predictors() or []
@@ -187,37 +175,29 @@ class _Adapter:
         offset = new_offset(self.design, table)
         return X if offset is None else np.column_stack([X, offset])
 
-    def get_predict(self, params: Any, newdata: Any) -> Any:
+    def get_predict(self, params: np.ndarray, newdata: np.ndarray) -> pl.DataFrame:
         """Predictions at other parameters for the columns of :meth:`get_exog`: ``rowid, estimate``; of an ordinal model also ``group``."""
         import polars as pl
 
-        columns, params = np.asarray(newdata, dtype=float), np.asarray(params, dtype=float)
+        X, params = np.asarray(newdata, dtype=float), np.asarray(params, dtype=float)
         p = len(self.estimate.beta)
-        eta = columns[:, :p] @ params[:p]
-        if columns.shape[1] > p:
-            eta = eta + columns[:, p]
+        eta = X[:, :p] @ params[:p]
+        if X.shape[1] > p:
+            eta = eta + X[:, p]
         family = self.estimate.distribution
         rowid = np.arange(len(eta), dtype=np.int32)
-        if self.type in family.category_types:
-            P = family.probabilities(eta, params[p:])
-            groups = family.category_names
-            return pl.DataFrame(
-                {
-                    "rowid": np.tile(rowid, len(groups)),
-                    "group": np.repeat(groups, len(eta)).tolist(),
-                    "estimate": P.ravel(order="F"),
-                }
-            )
-        return pl.DataFrame(
-            {
-                "rowid": rowid,
-                "estimate": self.estimate.distribution.mean(eta)
-                if self.type == "response"
-                else eta,
-            }
-        )
+        if self.type not in family.category_types:
+            estimate = family.mean(eta) if self.type == "response" else eta
+            return pl.DataFrame({"rowid": rowid, "estimate": estimate})
+        groups = family.category_names
+        columns = {
+            "rowid": np.tile(rowid, len(groups)),
+            "group": np.repeat(groups, len(eta)).tolist(),
+            "estimate": family.probabilities(eta, params[p:]).ravel(order="F"),
+        }
+        return pl.DataFrame(columns)
 
-    def get_autodiff_args(self) -> Any:
+    def get_autodiff_args(self) -> object:
         """How marginaleffects may differentiate by JAX; a sentence why not otherwise."""
         family = self.estimate.family
         if self.design.offset is not None:
@@ -228,7 +208,7 @@ class _Adapter:
             return f"family {family.name!r} with link {family.link.name!r}"
         return {"model_type": "glm", "family": family.name, "link": family.link.name}
 
-    def _model_data(self, found: list[Variable], response: str) -> Any:
+    def _model_data(self, found: list[Variable], response: str) -> pl.DataFrame:
         """The user's columns in the rows used, as polars; texts and categoricals as Enum in the order of their levels."""
         import polars as pl
 
@@ -240,19 +220,20 @@ class _Adapter:
                 continue
             variable = known.get(name)
             values = variable.values if variable else used(self.design, table.column(name))
-            series = self._as_polars(pl, name, values, variable)
+            series = self._as_polars(name, values, variable)
             if series is not None:
                 columns[name] = series
         if response not in columns:
             columns[response] = pl.Series(response, np.array(self.design.y))
         return pl.DataFrame(columns)
 
-    def _as_polars(self, pl: Any, name: str, values: pd.Series, variable: Variable | None) -> Any:
+    def _as_polars(
+        self, name: str, values: pd.Series, variable: Variable | None
+    ) -> pl.Series | None:
         """A column; None for one that polars has no type for, and that the formula does not use."""
-        kind = getattr(values.dtype, "kind", "O")
-        if kind in "iufb" and isinstance(values.dtype, np.dtype):
-            return pl.Series(name, values.to_numpy())
-        if kind == "M" and isinstance(values.dtype, np.dtype):
+        import polars as pl
+
+        if isinstance(values.dtype, np.dtype) and values.dtype.kind in "iufbM":
             return pl.Series(name, values.to_numpy())
         if variable is None:
             if isinstance(values.dtype, pd.CategoricalDtype):
@@ -270,7 +251,7 @@ class _Adapter:
         texts = [labels[code] for code in coded.codes]
         return pl.Series(name, texts, dtype=pl.Enum(_by_number(strings(pd.Index(levels)).tolist())))
 
-    def _column(self, series: Any, name: str) -> pd.Series:
+    def _column(self, series: pl.Series, name: str) -> pd.Series:
         """A column of new rows in the types that the formula was fitted with."""
         levels = self._levels.get(name)
         if levels is None:
@@ -312,11 +293,9 @@ def new_offset(design: Design, table: pd.DataFrame) -> np.ndarray | None:
     return np.full(len(table), total.mean()) + (0.0 if own is None else own)
 
 
-def _parameters(
-    design: Design, estimate: Estimate, known: Uncertainty, type: str
-) -> tuple[np.ndarray, list[str], np.ndarray]:
+def _parameters(known: Uncertainty, type: str) -> tuple[np.ndarray, list[str], np.ndarray]:
     """Estimates, names and covariance of all that predictions depend on."""
-    names = list(design.names)
+    estimate, names = known.estimate, list(known.design.names)
     if type not in estimate.distribution.category_types:
         return np.array(estimate.beta), names, np.array(known.beta)
     if known.joint is None:
@@ -327,11 +306,8 @@ def _parameters(
     own = estimate.family.reported(estimate.phi)[0]
     V = known.full_covariance(known.beta).to_numpy()
     first = len(estimate.theta)
-    return (
-        np.concatenate([estimate.beta, np.asarray(estimate.phi)]),
-        [*names, *own],
-        V[first:, first:],
-    )
+    values = np.concatenate([estimate.beta, np.asarray(estimate.phi)])
+    return values, [*names, *own], V[first:, first:]
 
 
 def _response_column(design: Design) -> str:
@@ -342,7 +318,7 @@ def _response_column(design: Design) -> str:
     return inside[0] if inside else "response"
 
 
-def _type(variable: Variable | None, series: Any) -> str:
+def _type(variable: Variable | None, series: pl.Series) -> str:
     """marginaleffects' word for a column."""
     values = series.to_numpy() if variable is None else variable.values.to_numpy()
     if series.dtype.is_numeric():

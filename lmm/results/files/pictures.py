@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 from lmm.estimators.optional import need
 
 
-def of(fit: Any) -> Any:
+def of(fit: object) -> object:
     """The pictures of a fit; ArgumentError where matplotlib is missing."""
     need("matplotlib", "fit.plot", "lmm[plot]")
     return importlib.import_module("lmm.plots").Plots(fit)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from lmm.results.tables import parameter_table
 from lmm.results.tables.naming import quantity_names
 
 
-def assume(design: Design, estimate: Estimate, parameters: Mapping[str, Any] | None) -> Estimate:
+def assume(design: Design, estimate: Estimate, parameters: Mapping[str, float] | None) -> Estimate:
     """The estimate with the parameters given, named as the rows of ``confint()``: coefficients, ``sd_...``, ``cor_...``, ``sigma``.
 
     Standard deviations and correlations that are not given stay what they are.

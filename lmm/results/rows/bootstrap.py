@@ -47,7 +47,7 @@ PLAIN = {
     "normal": bootstrap_intervals.normal,
 }
 
-Statistic = Callable[["Fit"], Any]
+Statistic = Callable[["Fit"], object]
 
 
 @arguments.checked_methods
@@ -155,7 +155,7 @@ class Bootstrap:
         columns = {"estimate": self.estimates, "bias": self.bias, "std_error": self.std_error}
         return pd.DataFrame(columns).join(self.confint(level, type))
 
-    def save(self, path: Any) -> None:
+    def save(self, path: object) -> None:
         """Write the bootstrap and its fit to a file that :func:`lmm.load` reads; as :meth:`lmm.Fit.save`."""
         from lmm.results.files import archive
 
@@ -201,7 +201,7 @@ def bootstrap(
     statistic: Statistic | None,
     kind: str,
     group: str | None,
-    rng: Any,
+    rng: object,
     progress: bool | None,
 ) -> Bootstrap:
     """Replicates of the parameters or of a statistic. See :meth:`lmm.Fit.bootstrap`."""
@@ -368,7 +368,7 @@ def _of_statistic(
     )
 
 
-def as_series(value: Any) -> pd.Series:
+def as_series(value: object) -> pd.Series:
     """What a statistic gives as a Series: a number, an array, a mapping, a Series or a DataFrame with one row or column."""
     if isinstance(value, pd.DataFrame):
         value = value.stack() if min(value.shape) > 1 else value.squeeze()

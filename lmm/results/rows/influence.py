@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from lmm import arguments
 from lmm.design.design import Design
-from lmm.errors import ArgumentError, GroupingError, nearest
+from lmm.errors import GroupingError
 from lmm.estimators.likelihood.many_linear import write_single
 from lmm.inference.refits import refits
 from lmm.results.rows.bootstrap import failures_of, reported, term_of
@@ -117,10 +118,7 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
         if by in groups and group is None:
             by, group = "group", by
         else:
-            options = ("group", "row", *groups)
-            raise ArgumentError(
-                f"influence: by={by!r} is not one of {', '.join(map(repr, options))}.{nearest(by, options)}"
-            )
+            arguments.choice(by, "influence: by", ("group", "row", *groups))
     if by == "row":
         rows, part = list(np.arange(design.n)[:, None]), np.arange(design.n)
         name, index = "row", design.index

@@ -7,21 +7,42 @@ index, or a Spark DataFrame with the predictions beside its columns.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import pandas as pd
 
 from lmm.errors import ArgumentError
 from lmm.stream.reducers import Reducer, module_of, reducer_for
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lmm.results.fit import Fit
+
+
+class Options(TypedDict):
+    """Arguments of :meth:`lmm.Fit.predict` besides the data."""
+
+    re_form: object
+    type: str
+    allow_new_levels: bool
+    se_fit: bool
+    interval: str | None
+    level: float
+    marginal: bool
+    weights: object
+    ddf: str | None
+
+
 #: rows on which the columns of the result are found
 FEW = 5
 
 
-def predicted(fit: Any, newdata: Any, options: Mapping[str, Any]) -> Any:
+def predicted(fit: Fit, newdata: object, options: Options) -> Any:
     """``fit.predict(newdata, **options)`` by partition; None where ``newdata`` is not on a cluster. See :meth:`lmm.Fit.predict`."""
     kind = module_of(newdata)
     if kind not in ("dask", "pyspark"):
@@ -31,7 +52,7 @@ def predicted(fit: Any, newdata: Any, options: Mapping[str, Any]) -> Any:
         raise ArgumentError(
             f"predict: newdata is a {type(newdata).__name__} of {kind}; give a DataFrame."
         )
-    weights = options.get("weights")
+    weights = options["weights"]
     if not (weights is None or isinstance(weights, str | int | float)):
         raise ArgumentError(
             "predict: weights of a data frame on a cluster must be the name of one of its columns, or a number."
@@ -40,21 +61,23 @@ def predicted(fit: Any, newdata: Any, options: Mapping[str, Any]) -> Any:
     return (_dask if kind == "dask" else _spark)(fit, reducer, options, sample)
 
 
-def _plain(fit: Any, options: Mapping[str, Any]) -> bool:
+def _plain(fit: Fit, options: Options) -> bool:
     """Whether the result is one column of numbers."""
     return not (
-        options.get("se_fit") or options.get("interval") or fit.estimate.distribution.category_types
+        options["se_fit"] or options["interval"] or fit.estimate.distribution.category_types
     )
 
 
-def _sample(fit: Any, reducer: Reducer, options: Mapping[str, Any]) -> Any:
+def _sample(fit: Fit, reducer: Reducer, options: Options) -> pd.Series | pd.DataFrame:
     """The predictions of a few rows, which tell the columns of all."""
-    return fit.predict(
-        reducer.head(tuple(reducer.schema), FEW), **{**options, "allow_new_levels": True}
-    )
+    options = options.copy()
+    options["allow_new_levels"] = True
+    return fit.predict(reducer.head(tuple(reducer.schema), FEW), **options)
 
 
-def _dask(fit: Any, reducer: Any, options: Mapping[str, Any], sample: Any) -> Any:
+def _dask(
+    fit: Fit, reducer: Any, options: Options, sample: pd.Series | pd.DataFrame | None
+) -> object:
     import cloudpickle
     import dask
 
@@ -70,12 +93,14 @@ def _dask(fit: Any, reducer: Any, options: Mapping[str, Any], sample: Any) -> An
     )
 
 
-def _predict_partition(part: pd.DataFrame, packed: bytes) -> Any:
+def _predict_partition(part: pd.DataFrame, packed: bytes) -> pd.Series | pd.DataFrame:
     fit, options = unpack(packed)
     return fit.predict(part, **options)
 
 
-def _spark(fit: Any, reducer: Any, options: Mapping[str, Any], sample: Any) -> Any:
+def _spark(
+    fit: Fit, reducer: Any, options: Options, sample: pd.Series | pd.DataFrame | None
+) -> object:
     from pyspark import cloudpickle
     from pyspark.sql.types import DoubleType, StringType, StructField, StructType
 
@@ -98,7 +123,7 @@ def _spark(fit: Any, reducer: Any, options: Mapping[str, Any], sample: Any) -> A
     )
 
 
-def _predict_batches(batches: Iterator[Any], packed: bytes) -> Iterator[Any]:
+def _predict_batches(batches: Iterator[pa.RecordBatch], packed: bytes) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     fit, options = unpack(packed)
@@ -113,7 +138,7 @@ def _predict_batches(batches: Iterator[Any], packed: bytes) -> Iterator[Any]:
         yield from table.to_batches()
 
 
-def pack(fit: Any, options: Mapping[str, Any], pickler: Any) -> bytes:
+def pack(fit: Fit, options: Options, pickler: types.ModuleType) -> bytes:
     """What the predictions need of the fit, pickled by the cluster's own ``pickler``: no rows, no sums where no errors are asked for."""
     design, plain = fit.design, _plain(fit, options)
     frame = replace(
@@ -124,12 +149,13 @@ def pack(fit: Any, options: Mapping[str, Any], pickler: Any) -> bytes:
         design.source, origin=None, recipe=None if plain else design.source.recipe
     )
     design = replace(design, call=None, source=source, frame=frame)
-    if plain and not options.get("marginal"):
-        fit = replace(fit, problem=None)
+    if plain and not options["marginal"]:
+        fit = replace(fit, problem=None)  # type: ignore[arg-type]
     return bytes(pickler.dumps((replace(fit, design=design), dict(options)), protocol=5))
 
 
 @lru_cache(maxsize=2)
-def unpack(packed: bytes) -> tuple[Any, dict[str, Any]]:
+def unpack(packed: bytes) -> tuple[Fit, Options]:
     """What was packed: once per process, so that what standard errors rest on is computed once."""
-    return pickle.loads(packed)
+    fit, options = pickle.loads(packed)
+    return fit, options

@@ -16,15 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from lmm.arguments import shown
+from lmm.arguments import choice, shown
 from lmm.design.design import Design
 from lmm.design.terms import Incidence
-from lmm.errors import ArgumentError, LmmWarning, nearest, warn
+from lmm.errors import ArgumentError, LmmWarning, warn
 from lmm.formula import Formula, Table
 from lmm.formula.columns.given import aligned, numeric
 from lmm.inference.criticism import population_average as averages
@@ -157,15 +157,15 @@ class FromModes:
 
 def predict(
     known: Uncertainty,
-    newdata: Any = None,
-    re_form: Any = None,
+    newdata: object = None,
+    re_form: object = None,
     type: str = "response",
     allow_new_levels: bool = False,
     se_fit: bool = False,
     interval: str | None = None,
     level: float = 0.95,
     average: bool = False,
-    weights: Any = None,
+    weights: object = None,
     degrees: Callable[[], Ddf] | None = None,
 ) -> pd.Series | pd.DataFrame:
     """Predicted values; with ``se_fit`` or ``interval`` a DataFrame ``fit, se, lower, upper``. See :meth:`lmm.Fit.predict`.
@@ -174,16 +174,9 @@ def predict(
     """
     design, estimate = known.design, known.estimate
     family = estimate.distribution
-    types = family.prediction_types
-    if type not in types:
-        raise ArgumentError(
-            f"predict: type={type!r} is not one of {', '.join(map(repr, types))}.{nearest(type, types)}"
-        )
-    if interval is not None and interval not in INTERVALS:
-        options = ", ".join(map(repr, INTERVALS))
-        raise ArgumentError(
-            f"predict: interval={interval!r} is not one of {options}.{nearest(interval, INTERVALS)}"
-        )
+    choice(type, "predict: type", family.prediction_types)
+    if interval is not None:
+        choice(interval, "predict: interval", INTERVALS)
     check_level(level)
     keep = kept_effects(design, re_form)
     if average:
@@ -239,7 +232,7 @@ def predict(
 def predicted_categories(
     design: Design,
     estimate: Estimate,
-    newdata: Any,
+    newdata: object,
     keep: tuple[np.ndarray, ...],
     allow_new_levels: bool,
     type: str,
@@ -268,7 +261,7 @@ def predicted_categories(
     return pd.DataFrame(values, index=index, columns=columns)
 
 
-def kept_effects(design: Design, re_form: Any) -> tuple[np.ndarray, ...]:
+def kept_effects(design: Design, re_form: object) -> tuple[np.ndarray, ...]:
     """Per term which columns a ``re_form`` keeps."""
     if re_form is None or isinstance(re_form, bool):
         return tuple(np.full(term.k, re_form is not False) for term in design.terms)
@@ -288,7 +281,7 @@ def fitted_rows(design: Design, keep: tuple[np.ndarray, ...]) -> Rows:
 
 def new_rows(
     design: Design,
-    newdata: Any,
+    newdata: object,
     keep: tuple[np.ndarray, ...],
     allow_new_levels: bool,
     everything: bool,
@@ -415,7 +408,7 @@ def _check_observations(estimate: Estimate, type: str) -> None:
         )
 
 
-def _new_weights(newdata: Any, weights: Any, m: int) -> np.ndarray:
+def _new_weights(newdata: object, weights: object, m: int) -> np.ndarray:
     """Prior weights (m,) of new rows: a column of theirs, a number, or an array."""
     if newdata is None:
         raise ArgumentError(
@@ -480,7 +473,7 @@ def _check_marginal(estimate: Estimate, keep: tuple[np.ndarray, ...], type: str)
         averages.check_average(estimate.family)
 
 
-def random_values(design: Design, newdata: Any) -> tuple[list[np.ndarray], np.ndarray]:
+def random_values(design: Design, newdata: object) -> tuple[list[np.ndarray], np.ndarray]:
     """Columns (m, k) of every random term, zero where a value is missing, and the mask of complete rows; levels do not matter."""
     if newdata is None:
         return [term.values for term in design.terms], np.ones(design.n, dtype=bool)

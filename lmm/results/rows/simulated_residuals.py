@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,7 +95,7 @@ class SimulatedResiduals:
         """
         return self._table.copy()
 
-    def by(self, group: Any) -> SimulatedResiduals:
+    def by(self, group: object) -> SimulatedResiduals:
         """Residuals of the groups' sums, to see what single rows cannot show.
 
         Parameters
@@ -207,7 +206,7 @@ def simulated_residuals(
     )
 
 
-def _groups(design: Design, group: Any) -> tuple[np.ndarray, Any]:
+def _groups(design: Design, group: object) -> tuple[np.ndarray, pd.Index]:
     """Code per row used, -1 where it is missing, and the labels of the codes."""
     if isinstance(group, str):
         for term in design.terms:
@@ -221,4 +220,4 @@ def _groups(design: Design, group: Any) -> tuple[np.ndarray, Any]:
             )
         group = np.asarray(table.column(group))[design.rows_used]
     codes, labels = pd.factorize(design.aligned(group, "by"), sort=True)
-    return codes, labels
+    return codes, pd.Index(labels)

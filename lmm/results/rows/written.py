@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from lmm.arguments import sequence, shown
 from lmm.design.design import Design
@@ -18,17 +19,23 @@ from lmm.design.terms import Incidence
 from lmm.errors import ArgumentError, DataError, nearest
 from lmm.model.records import Estimate
 from lmm.stream.levels.coder import Coder
-from lmm.stream.recipe import Recipe
+from lmm.stream.recipe import Chunk, Recipe
 from lmm.stream.reducers import Reducer
+from lmm.stream.row_progress import Progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lmm.results.fit import Fit
 
 
 def write(
     design: Design,
     estimate: Estimate,
-    path: Any,
+    path: object,
     reducer: Reducer,
     columns: Collection[str] | None,
-    progress: Any,
+    progress: Progress | None,
 ) -> int:
     """Write the rows of a streamed fit with ``.fitted``, ``.resid``, ``.fixed``; how many were written. See ``Fit.write_predictions``."""
     recipe: Recipe = design.chunks.recipe
@@ -48,7 +55,11 @@ def write(
 
 
 def write_new(
-    fit: Any, path: Any, reducer: Reducer, columns: Collection[str] | None, progress: Any
+    fit: Fit,
+    path: object,
+    reducer: Reducer,
+    columns: Collection[str] | None,
+    progress: Progress | None,
 ) -> int:
     """Write ``.fitted`` for other rows than the fit's, chunk by chunk; levels that the fit never saw have an effect of zero."""
     import pyarrow as pa
@@ -57,15 +68,14 @@ def write_new(
     used = fit.design.frame.table
     needed = tuple(dict.fromkeys([*carried, *(name for name in reducer.schema if name in used)]))
 
-    def predicted(table: Any) -> Any:
+    def predicted(table: pa.Table) -> pa.Table:
         values = fit.predict(table, allow_new_levels=True)
         out = table.select(list(carried))
-        if values.ndim == 1:
+        if isinstance(values, pd.Series):
             return out.append_column(".fitted", pa.array(values.to_numpy(), from_pandas=True))
-        for name in values:
-            out = out.append_column(
-                f".fitted {name}", pa.array(values[name].to_numpy(), from_pandas=True)
-            )
+        for name, column in values.items():
+            own = pa.array(column.to_numpy(), from_pandas=True)
+            out = out.append_column(f".fitted {name}", own)
         return out
 
     origin = None if fit.design.source is None else fit.design.source.origin
@@ -80,11 +90,11 @@ def write_new(
 
 
 def _written(
-    path: Any,
+    path: object,
     reducer: Reducer,
     columns: tuple[str, ...],
-    make: Callable[[Any], Any],
-    progress: Any,
+    make: Callable[[pa.Table], pa.Table],
+    progress: Progress | None,
     beside: Sequence[Reducer] = (),
 ) -> int:
     """Write what ``make`` gives for each chunk; the file has its name when it is complete. ``beside`` is read by the fit."""
@@ -97,7 +107,7 @@ def _written(
             "frame of predictions, which the cluster writes by partition."
         )
     try:
-        target = os.path.expanduser(os.fspath(path))
+        target = os.path.expanduser(os.fspath(path))  # type: ignore[call-overload]
     except TypeError:
         raise ArgumentError(
             f"write_predictions: path={shown(path)} must be the name of a file."
@@ -171,10 +181,10 @@ def _predicted(
     design: Design,
     estimate: Estimate,
     recipe: Recipe,
-    table: Any,
+    table: pa.Table,
     carried: tuple[str, ...],
     coders: dict[str, Coder],
-) -> Any:
+) -> pa.Table:
     import pyarrow as pa
 
     block = recipe.block(table)
@@ -212,8 +222,8 @@ def _predicted(
 
 
 def _terms(
-    design: Design, estimate: Estimate, recipe: Recipe, block: Any, coders: dict[str, Coder]
-) -> Iterator[tuple[Coder, np.ndarray, Any, tuple[int, ...]]]:
+    design: Design, estimate: Estimate, recipe: Recipe, block: Chunk, coders: dict[str, Coder]
+) -> Iterator[tuple[Coder, np.ndarray, Sequence[pa.Array], tuple[int, ...]]]:
     """Per random term its coder, modes, the block's labels and the places of its columns; ``coders`` are made once."""
     own = {
         term.recipe.group: (term, labels)

@@ -152,7 +152,7 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
             return pd.DataFrame(index=names)
         return _diagnosed(names, values)
 
-    def to_arviz(self) -> Any:
+    def to_arviz(self) -> object:
         """An ArviZ ``DataTree`` (xarray) with groups ``posterior``, ``log_likelihood``, ``observed_data`` and, of chains, ``sample_stats``.
 
         The log-likelihood of every row given the random effects, which ``arviz.loo`` and ``arviz.compare`` take, is there where the
@@ -172,7 +172,7 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
                 "to_arviz() needs arviz-base; install it with: pip install 'lmm[bayes]'"
             ) from error
         variables: dict[str, np.ndarray] = {"beta": self._record.beta}
-        coords: dict[str, Any] = {"coefficient": list(self._design.names)}
+        coords: dict[str, list[Any]] = {"coefficient": list(self._design.names)}
         dims: dict[str, list[str]] = {"beta": ["coefficient"]}
         variables |= {name: self._parameters[name] for name in self.variances}
         levels = {

@@ -6,11 +6,12 @@ in lme4, ``(Intercept)``, because people look parameters up by those names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lmm.covariance import Covariance
 from lmm.covariance.structure import Quantity
 from lmm.design.terms import RandomTerm
 
@@ -32,9 +33,9 @@ def theta_names(terms: Sequence[RandomTerm]) -> list[str]:
     ]
 
 
-def in_table_order(quantities: Sequence[Quantity], *values: Iterable[Any]) -> list[tuple[Any, ...]]:
-    """(quantity, value, ...) with the standard deviations before the correlations."""
-    return sorted(zip(quantities, *values, strict=True), key=lambda row: row[0].kind != "sd")
+def in_table_order(structure: Covariance) -> list[tuple[int, Quantity]]:
+    """(position, quantity) of a structure's quantities with the standard deviations before the correlations."""
+    return sorted(enumerate(structure.quantities()), key=lambda row: row[1].kind != "sd")
 
 
 def quantity_names(term: RandomTerm | Component) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +15,9 @@ from lmm.design.design import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.estimators.estimator import Estimator
 from lmm.inference.intervals.fit_profiles import parameters_held, profiles
+from lmm.inference.intervals.generalized_surface import GeneralizedSurface
 from lmm.inference.intervals.profiling import Curve, Path
-from lmm.inference.intervals.surface import Held, Place
+from lmm.inference.intervals.surface import Held, LinearSurface, Place
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results.tables.naming import parameter_names
@@ -38,7 +38,7 @@ class Track:
 
     name: str
     path: Path
-    surface: Any
+    surface: LinearSurface | GeneralizedSurface
     table: np.ndarray
 
     @property
@@ -119,7 +119,7 @@ class Profile:
             parts.append(part)
         return pd.concat(parts, ignore_index=True)
 
-    def zeta(self, name: str, values: Any) -> np.ndarray:
+    def zeta(self, name: str, values: object) -> np.ndarray:
         """Zeta (as ``values``) of a parameter, by a monotone cubic through the points and their slopes.
 
         Beyond the points the last slope goes on. NaN where a parameter cannot be: a negative standard deviation, a correlation
@@ -133,18 +133,18 @@ class Profile:
         low, high = track.surface.bounds
         return np.where((held >= low) & (held <= high), track.curve.at(np.nan_to_num(held)), np.nan)
 
-    def value(self, name: str, zeta: Any) -> np.ndarray:
+    def value(self, name: str, zeta: object) -> np.ndarray:
         """The inverse of :meth:`zeta`; beyond the points a bound, an infinity where the profile stays flat, else NaN."""
         return self._track(name).value(arguments.numbers_of(zeta, "value: zeta", "finite numbers"))
 
-    def density(self, name: str, values: Any) -> np.ndarray:
+    def density(self, name: str, values: object) -> np.ndarray:
         """The density phi(zeta) dzeta/dv that the profile, read as a confidence distribution, gives each of ``values``."""
         values, surface = (
             arguments.numbers_of(values, "density: values", "finite numbers"),
             self._track(name).surface,
         )
         width = 1e-4 * max(1e-12, float(np.ptp(self.value(name, np.array([-1.0, 1.0])))))
-        ends = [float(surface.values(end)) for end in surface.bounds]
+        ends = [float(surface.values(np.asarray(end))) for end in surface.bounds]
         low, high = np.maximum(values - width, ends[0]), np.minimum(values + width, ends[1])
         return np.asarray((ndtr(self.zeta(name, high)) - ndtr(self.zeta(name, low))) / (high - low))
 
@@ -231,7 +231,9 @@ def _held(
     return parameters_held(problem.structures, estimate.residual_sd is not None, problem.p, kinds)
 
 
-def _values(design: Design, surface: Any, place: Place, with_sigma: bool) -> np.ndarray:
+def _values(
+    design: Design, surface: LinearSurface | GeneralizedSurface, place: Place, with_sigma: bool
+) -> np.ndarray:
     """All parameters at a place, in the order of the names."""
     sigma, beta, own = surface.reported(place)
     out: list[float] = []

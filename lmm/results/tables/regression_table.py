@@ -7,7 +7,6 @@ them from any object and need not be installed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,14 +34,14 @@ class TableModel:
 
     response: str
     coefficients: pd.DataFrame
-    statistics: dict[str, Any]
+    statistics: dict[str, object]
     spread: str
 
     @property
     def __maketables_coef_table__(self) -> pd.DataFrame:
         return self.coefficients
 
-    def __maketables_stat__(self, key: str) -> Any:
+    def __maketables_stat__(self, key: str) -> object:
         return self.statistics.get(key)
 
     @property
@@ -54,7 +53,7 @@ class TableModel:
         return [key for key in self.statistics if not key.startswith("df_")]
 
     @property
-    def __maketables_vcov_info__(self) -> dict[str, Any]:
+    def __maketables_vcov_info__(self) -> dict[str, object]:
         return {"vcov_type": self.spread, "clustervar": None}
 
 
@@ -83,7 +82,7 @@ def coefficients(table: pd.DataFrame) -> pd.DataFrame:
     return out[out["b"].notna()].rename_axis("Coefficient")
 
 
-def statistics(design: Design, estimate: Estimate) -> dict[str, Any]:
+def statistics(design: Design, estimate: Estimate) -> dict[str, object]:
     """Numbers by key.
 
     ``N``, ``ll``, ``aic``, ``bic``, ``df_model``, ``df_resid``; ``SD (x | group)`` and ``Cor (x, y | group)`` of the random effects,
@@ -95,7 +94,7 @@ def statistics(design: Design, estimate: Estimate) -> dict[str, Any]:
         (_label(name), float(value))
         for name, value in zip(components.names, frame["sdcor"], strict=True)
     ]
-    out: dict[str, Any] = dict(effects)
+    out: dict[str, object] = dict(effects)
     out |= {f"Levels of {term.group}": term.J for term in design.terms}
     out["N"] = design.n
     if np.isfinite(estimate.objective):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from lmm import arguments
 from lmm.design.design import Design
-from lmm.errors import ArgumentError, nearest
 from lmm.inference.tests.ddf import Ddf
 from lmm.model.laplace.linear_predictor import fixed_predictor
 from lmm.model.records import Estimate
@@ -50,10 +50,7 @@ def tidy(
     """
     wanted = [effects] if isinstance(effects, str) else list(effects)
     for effect in wanted:
-        if effect not in EFFECTS:
-            raise ArgumentError(
-                f"tidy: effects={effect!r} is not one of {', '.join(map(repr, EFFECTS))}.{nearest(effect, EFFECTS)}"
-            )
+        arguments.choice(effect, "tidy: effects", EFFECTS)
     check_level(conf_level)
     parts = []
     for effect in wanted:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -27,7 +25,7 @@ def trace_frame(design: Design, estimate: Estimate) -> pd.DataFrame:
     return pd.DataFrame(rows, index=pd.RangeIndex(len(rows), name="iteration"))
 
 
-def _named(design: Design, key: str, entry: Any) -> list[tuple[str, Any]]:
+def _named(design: Design, key: str, entry: object) -> list[tuple[str, object]]:
     values = np.asarray(entry)
     if values.ndim == 0:
         return [(key, values.item())]

@@ -93,9 +93,8 @@ class VarCorr:
         """What the rows of :meth:`to_frame` are called among intervals and draws."""
         names = []
         for c in self._components.values():
-            names += [
-                name for _, name in in_table_order(c.structure.quantities(), quantity_names(c))
-            ]
+            own = quantity_names(c)
+            names += [own[i] for i, _ in in_table_order(c.structure)]
         return names if self.sigma is None else [*names, "sigma"]
 
     def component(self, group: str) -> Component:
@@ -133,30 +132,20 @@ class VarCorr:
         rows: list[tuple[str, str | None, str | None, float, float]] = []
         for c in self._components.values():
             sd, correlation = c.stddev, c.correlation
-            for (q,) in in_table_order(c.structure.quantities()):
+            for _, q in in_table_order(c.structure):
                 names = [c.columns[a] for a in q.columns]
+                entry = (q.row, q.column)
                 if q.kind == "sd":
-                    rows.append(
-                        (c.group, ".".join(names), None, c.covariance[q.row, q.row], sd[q.row])
-                    )
-                else:
-                    second, first = names if len(names) == 2 else ("", ".".join(names))
-                    rows.append(
-                        (
-                            c.group,
-                            first,
-                            second,
-                            c.covariance[q.row, q.column],
-                            correlation[q.row, q.column],
-                        )
-                    )
+                    rows.append((c.group, ".".join(names), None, c.covariance[entry], sd[q.row]))
+                    continue
+                second, first = names if len(names) == 2 else ("", ".".join(names))
+                rows.append((c.group, first, second, c.covariance[entry], correlation[entry]))
         if self.sigma is not None:
             rows.append(("Residual", None, None, self.sigma**2, self.sigma))
         grp, var1, var2, vcov, sdcor = (list(column) for column in zip(*rows, strict=True))
-        text = {"grp": grp, "var1": var1, "var2": var2}
         # as objects, or a missing name would turn from None to NaN
-        columns = {name: pd.Series(values, dtype=object) for name, values in text.items()}
-        return pd.DataFrame({**columns, "vcov": vcov, "sdcor": sdcor})
+        text = pd.DataFrame({"grp": grp, "var1": var1, "var2": var2}, dtype=object)
+        return text.assign(vcov=vcov, sdcor=sdcor)
 
     def table(self, digits: int = 5, variances: bool = False) -> Table:
         """The printed table: Groups, Name, (Variance,) Std.Dev. and the lower triangle of correlations."""

@@ -103,9 +103,9 @@ class MethodComparison:
 
 
 def compare(
-    fit: Any,
-    methods: Sequence[Any] | Mapping[str, Any],
-    context: Mapping[str, Any],
+    fit: Fit,
+    methods: Sequence[object] | Mapping[str, object],
+    context: Mapping[str, object],
     changes: dict[str, Any],
 ) -> MethodComparison:
     """Fit by each method and tabulate. See :meth:`lmm.Fit.compare_methods`."""
@@ -122,30 +122,30 @@ def compare(
         if isinstance(methods, Mapping)
         else [(_label(method), method) for method in methods]
     )
-    formula = changes.get("formula")
-    arguments = {name: value for name, value in changes.items() if name != "formula"}
+    changed = bool(changes)
+    formula = changes.pop("formula", None)
     fits: dict[str, Fit] = {}
     for wanted, method in pairs:
         label, count = wanted, 1
         while label in fits:
             count += 1
             label = f"{wanted} ({count})"
-        if not changes and _is_own(fit, method):
+        if not changed and _is_own(fit, method):
             fits[label] = fit
         else:
             fits[label] = updating.repeat_call(
-                fit.design, formula, {**arguments, "method": method}, context
+                fit.design, formula, {**changes, "method": method}, context
             )
     return MethodComparison(_table(fits), fits)
 
 
-def _label(method: Any) -> str:
+def _label(method: object) -> str:
     return (
         method if isinstance(method, str) else str(getattr(method, "name", type(method).__name__))
     )
 
 
-def _is_own(fit: Fit, method: Any) -> bool:
+def _is_own(fit: Fit, method: object) -> bool:
     """Whether this is the method that made the fit."""
     return (
         method.lower() == fit.estimate.method

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from lmm.results.text.coverage import check_level, t_quantile, tails
 
 
 def contrast_table(
-    design: Design, estimate: Estimate, ddf: Ddf, L: Any, rhs: Any, joint: bool, level: float
+    design: Design, estimate: Estimate, ddf: Ddf, L: object, rhs: object, joint: bool, level: float
 ) -> pd.DataFrame:
     """See :meth:`lmm.Fit.contrast`."""
     level = check_level(level)
@@ -63,7 +62,7 @@ def contrast_table(
 
 
 def drawn_contrasts(
-    design: Design, draws: PosteriorDraws, L: Any, rhs: Any, joint: bool, level: float
+    design: Design, draws: PosteriorDraws, L: object, rhs: object, joint: bool, level: float
 ) -> pd.DataFrame:
     """Mean, standard deviation and quantiles of L beta over the draws of a posterior."""
     level = check_level(level)
@@ -122,7 +121,7 @@ def _check_consistent(L: np.ndarray, rhs: np.ndarray, labels: list[str]) -> None
         )
 
 
-def read(design: Design, L: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
+def read(design: Design, L: object) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Labels, weights (r, p) of the kept coefficients, and right-hand sides (r,) of what a user gives as contrasts."""
     names = list(design.all_names)
     if isinstance(L, str) or (
@@ -161,11 +160,11 @@ def read(design: Design, L: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
     if weights.ndim == 2 and weights.shape[1] == design.p:
         return labels, weights, np.zeros(len(labels))
     raise ArgumentError(
-        f"contrast: L has shape {np.shape(L)}; it needs a column for each of the {len(names)} coefficients: {', '.join(names)}."
+        f"contrast: L has shape {np.shape(np.asarray(L))}; it needs a column for each of the {len(names)} coefficients: {', '.join(names)}."
     )
 
 
-def _label(weights: Mapping[Any, Any]) -> str:
+def _label(weights: Mapping[object, object]) -> str:
     """``2 a - b`` of a mapping of weights."""
     text = ""
     for name, weight in weights.items():
@@ -182,7 +181,7 @@ def _label(weights: Mapping[Any, Any]) -> str:
     )
 
 
-def _numbers(values: Any) -> np.ndarray:
+def _numbers(values: object) -> np.ndarray:
     try:
         out = np.asarray(values, dtype=float)
     except (TypeError, ValueError) as error:
@@ -195,7 +194,7 @@ def _numbers(values: Any) -> np.ndarray:
     return out
 
 
-def _right_hand_side(rhs: Any, count: int) -> np.ndarray:
+def _right_hand_side(rhs: object, count: int) -> np.ndarray:
     try:
         out = np.asarray(rhs, dtype=float)
     except (TypeError, ValueError):

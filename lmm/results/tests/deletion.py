@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from lmm.errors import ArgumentError, nearest
+from lmm import arguments
 from lmm.formula import Formula
 from lmm.formula.text.formula_terms import (
     Term,
@@ -66,10 +66,8 @@ class Deletion:
 
 def check_test(test: str, fit: Fit) -> str:
     """ "chisq" or "f"."""
-    if not isinstance(test, str) or test.lower() not in TESTS:
-        raise ArgumentError(
-            f"drop1: test={test!r} is not one of {', '.join(map(repr, TESTS))}.{nearest(str(test), TESTS)}"
-        )
+    if test.lower() not in TESTS:
+        arguments.choice(test, "drop1: test", TESTS)
     if test.lower() == "f":
         fit.estimate.distribution.require_linear(
             "drop1: F tests are those of linear models; a generalized one has test='chisq'."
@@ -80,7 +78,7 @@ def check_test(test: str, fit: Fit) -> str:
 # ---- fixed terms ----
 
 
-def drop_fixed(fit: Fit, context: Mapping[str, Any]) -> list[Deletion]:
+def drop_fixed(fit: Fit, context: Mapping[str, object]) -> list[Deletion]:
     """The fit by maximum likelihood without each of its terms in turn; the fit itself comes first."""
     check_likelihood(fit, "drop1")
     whole = by_maximum_likelihood(fit)
@@ -110,7 +108,7 @@ def likelihood_ratios(found: list[Deletion]) -> pd.DataFrame:
 
 
 def marginal_tests(
-    fit: Fit, context: Mapping[str, Any], ddf: str | None
+    fit: Fit, context: Mapping[str, object], ddf: str | None
 ) -> tuple[pd.DataFrame, dict[str, Formula]]:
     """F tests of each term that may be left out, nothing refitted, and the formula without it."""
     known = fit._ddf(ddf)
@@ -137,7 +135,9 @@ def _without_each(fit: Fit) -> list[tuple[Term, Formula]]:
 # ---- random terms ----
 
 
-def drop_random(fit: Fit, context: Mapping[str, Any], reduce_terms: bool = True) -> list[Deletion]:
+def drop_random(
+    fit: Fit, context: Mapping[str, object], reduce_terms: bool = True
+) -> list[Deletion]:
     """The fit without each of its random terms in turn, on its own criterion; the fit itself comes first."""
     check_likelihood(fit, "ranova")
     out = [Deletion(NONE, fit.design.formula, fit.llf, fit.df_model, fit)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lmm.results.fit import Fit
 
 
-def refit_many(fit: Fit, Y: Any, progress: bool | None) -> pd.DataFrame:
+def refit_many(fit: Fit, Y: object, progress: bool | None) -> pd.DataFrame:
     """Estimates of every column of Y. See :meth:`lmm.Fit.refit_many`."""
     design, estimate = fit.design, fit.estimate
     refusal = (

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lmm import arguments
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.formula.text.tokens import QUOTED, unquote
@@ -70,7 +70,7 @@ class Request:
 
     specs: tuple[str, ...]
     by: tuple[str, ...]
-    contrast: Any
+    contrast: object
     adjust: str | None
     type: str
     level: float
@@ -79,9 +79,9 @@ class Request:
 
 
 def request(
-    specs: Any,
-    by: Any,
-    contrast: Any,
+    specs: object,
+    by: object,
+    contrast: object,
     adjust: str | None,
     type: str,
     level: float,
@@ -97,10 +97,7 @@ def request(
         text, _, conditional = _parted(text, "|")
         specs = _split(text)
         by = [*_split(conditional), *_names(by)]
-    if type not in TYPES:
-        raise ArgumentError(
-            f"emmeans: type={type!r} is not one of {', '.join(map(repr, TYPES))}.{nearest(str(type), TYPES)}"
-        )
+    arguments.choice(type, "emmeans: type", TYPES)
     groups = tuple(dict.fromkeys(_names(by)))
     own = tuple(name for name in dict.fromkeys(_names(specs)) if name not in groups)
     if contrast is not None:
@@ -113,7 +110,7 @@ def request(
     return Request(own, groups, contrast, adjust, type, check_level(level), weights, ddf)
 
 
-def _names(given: Any) -> list[str]:
+def _names(given: object) -> list[str]:
     if given is None:
         return []
     if isinstance(given, str):
@@ -140,7 +137,11 @@ def _split(text: str) -> list[str]:
 
 
 def tabulate(
-    design: Design, estimate: Estimate, degrees: Degrees, at: Mapping[str, Any] | None, ask: Request
+    design: Design,
+    estimate: Estimate,
+    degrees: Degrees,
+    at: Mapping[str, object] | None,
+    ask: Request,
 ) -> MarginalMeans:
     """Means over the reference grid, or contrasts between them. See :meth:`lmm.Fit.emmeans`."""
     if ask.type == "response":
@@ -158,7 +159,7 @@ def trends(
     estimate: Estimate,
     degrees: Degrees,
     var: str,
-    at: Mapping[str, Any] | None,
+    at: Mapping[str, object] | None,
     ask: Request,
 ) -> MarginalMeans:
     """Slopes in a covariate, averaged like means: central differences of the grid. See :meth:`lmm.Fit.emtrends`."""
@@ -325,7 +326,7 @@ def _contrasts(
     )
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return f"{value:g}" if isinstance(value, (float, np.floating)) else str(value)
 
 

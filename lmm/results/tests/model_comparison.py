@@ -7,7 +7,6 @@ log-likelihoods being chi-squared when the smaller model holds and is nested in 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -110,7 +109,7 @@ def _table(fits: Sequence[Fit], names: Sequence[str]) -> pd.DataFrame:
     )
 
 
-def _names(fits: Sequence[Fit], *scopes: Mapping[str, Any]) -> list[str]:
+def _names(fits: Sequence[Fit], *scopes: Mapping[str, object]) -> list[str]:
     """What each fit is called in the caller's scope; m1, m2, ... where one has no name or shares it."""
     found = []
     for fit in fits:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def by_maximum_likelihood(fit: Fit) -> Fit:
     return replace(fit, design=design, estimator=estimator, estimate=estimate)
 
 
-def with_formula(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Fit:
+def with_formula(fit: Fit, formula: Formula, context: Mapping[str, object]) -> Fit:
     """The call repeated with another formula on the rows of this fit, which a term less must not bring more of."""
     if fit.design.streamed:
         return _streamed(fit, formula, {}, context)
@@ -89,7 +89,7 @@ def with_formula(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Fit:
         return updating.repeat_call(fit.design, formula, {"subset": fit.design.rows_used}, context)
 
 
-def without_predictors(fit: Fit, context: Mapping[str, Any]) -> Fit:
+def without_predictors(fit: Fit, context: Mapping[str, object]) -> Fit:
     """The same random effects and an intercept alone, by maximum likelihood; the fit itself where that is what it is."""
     formula = fit.design.frame.formula
     if [term.label for term in fixed_terms(formula, fit.design.frame.awkward)] == [
@@ -106,7 +106,7 @@ def without_predictors(fit: Fit, context: Mapping[str, Any]) -> Fit:
 
 
 def _streamed(
-    fit: Fit, formula: Formula, changes: dict[str, Any], context: Mapping[str, Any]
+    fit: Fit, formula: Formula, changes: dict[str, object], context: Mapping[str, object]
 ) -> Fit:
     """The call repeated on data that is read in chunks again, where a term less leaves the rows what they were."""
     with quietly():
@@ -119,7 +119,7 @@ def _streamed(
     return other
 
 
-def design_of(fit: Fit, formula: Formula, context: Mapping[str, Any]) -> Design:
+def design_of(fit: Fit, formula: Formula, context: Mapping[str, object]) -> Design:
     """The matrices of another formula on the rows of this fit, nothing fitted."""
     design = fit.design
     if design.call is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lmm.arguments import checked, instance
+from lmm.arguments import checked, choice, instance
 from lmm.arguments import generator as random_generator
 from lmm.errors import ArgumentError, nearest
 from lmm.inference.refits import refits, rejections
@@ -88,10 +88,7 @@ def power(
             )
     if test is None:
         test = "lrt" if len(names) > 1 else estimate.distribution.default_test
-    if test not in TESTS:
-        raise ArgumentError(
-            f"power: test={test!r} is not one of {', '.join(map(repr, TESTS))}.{nearest(test, TESTS)}"
-        )
+    choice(test, "power: test", TESTS)
     if len(names) != 1 and test != "lrt":
         raise ArgumentError(f"power: test={test!r} is of one coefficient; several take test='lrt'.")
     if test == "t":

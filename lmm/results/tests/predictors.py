@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,19 +48,19 @@ class Variable:
         return int(self.values.nunique()) if self.known is None else len(self.known[1])
 
     @property
-    def levels(self) -> list[Any]:
+    def levels(self) -> list[object]:
         """The distinct values: categories in their order, else sorted."""
         if self.known is not None and not self.categorical:
             return [type(self.values.iloc[0])(value) for value in self.known[1]]
         return list(encode(self.values, self.name).values)
 
 
-def used(design: Design, column: Any) -> Any:
-    """The rows of the fit of one of the user's columns, or of a DataFrame; numbered anew."""
+def used(design: Design, column: pd.Series) -> pd.Series:
+    """The rows of the fit of one of the user's columns, numbered anew."""
     subset = design.subset
     rows = column if subset is None else column[np.asarray(subset)]
     rows = rows[np.asarray(design.kept)].reset_index(drop=True)
-    return pd.Series(taken(rows, None), name=rows.name) if isinstance(rows, pd.Series) else rows
+    return pd.Series(taken(rows, None), name=rows.name)
 
 
 def columns_in(design: Design, texts: Iterable[str]) -> list[str]:

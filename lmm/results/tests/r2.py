@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from lmm.errors import ArgumentError, nearest
+from lmm import arguments
+from lmm.errors import ArgumentError
 from lmm.inference.criticism.variance_explained import (
     APPROXIMATIONS,
     Decomposition,
@@ -21,13 +22,9 @@ if TYPE_CHECKING:
     from lmm.results.fit import Fit
 
 
-def decomposition(fit: Fit, approximation: str, context: Mapping[str, Any]) -> Decomposition:
+def decomposition(fit: Fit, approximation: str, context: Mapping[str, object]) -> Decomposition:
     """Variances of the fixed and random parts and of the distribution. See :mod:`lmm.inference.criticism.variance_explained`."""
-    if approximation not in APPROXIMATIONS:
-        known = ", ".join(map(repr, APPROXIMATIONS))
-        raise ArgumentError(
-            f"approximation={approximation!r} is not one of {known}.{nearest(str(approximation), APPROXIMATIONS)}"
-        )
+    arguments.choice(approximation, "approximation", APPROXIMATIONS)
     design, estimate = fit.design, fit.estimate
     variances = design.rows.random_variances(estimate.factors, estimate.scale2)
     per_row = [fit.family is not None and term.J == design.n for term in design.terms]
@@ -43,7 +40,7 @@ def decomposition(fit: Fit, approximation: str, context: Mapping[str, Any]) -> D
     )
 
 
-def _distribution(fit: Fit, approximation: str, context: Mapping[str, Any]) -> float:
+def _distribution(fit: Fit, approximation: str, context: Mapping[str, object]) -> float:
     family = fit.family
     if family is None:
         return float(fit.sigma**2)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lmm import arguments
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.formula.columns.levels import matched
@@ -45,7 +46,7 @@ class Grid:
     nests : factors that are nested in others, by name: by the data, each level of it with one of theirs, or as ``a/b`` in the formula.
     """
 
-    levels: dict[str, list[Any]]
+    levels: dict[str, list[object]]
     codes: np.ndarray
     L: np.ndarray
     offset: np.ndarray
@@ -80,7 +81,7 @@ class Linear:
 
 
 def reference_grid(
-    design: Design, at: Mapping[str, Any] | None, shift: tuple[str, float] | None = None
+    design: Design, at: Mapping[str, object] | None, shift: tuple[str, float] | None = None
 ) -> Grid:
     """The grid of a design.
 
@@ -131,7 +132,7 @@ def reference_grid(
 def _nests(
     design: Design,
     factors: Sequence[str],
-    levels: Mapping[str, list[Any]],
+    levels: Mapping[str, list[object]],
     codes: np.ndarray,
     frequency: np.ndarray,
 ) -> dict[str, tuple[str, ...]]:
@@ -163,10 +164,7 @@ def averages(grid: Grid, names: Sequence[str], weights: str) -> Linear:
     ----------
     weights : "equal"; "proportional" to the frequencies of the combinations averaged over; "cells", to each cell's own.
     """
-    if weights not in WEIGHTS:
-        raise ArgumentError(
-            f"weights={weights!r} is not one of {', '.join(map(repr, WEIGHTS))}.{nearest(str(weights), WEIGHTS)}"
-        )
+    arguments.choice(weights, "weights", WEIGHTS)
     order = list(grid.levels)
     for name in names:
         if name not in order:
@@ -200,13 +198,13 @@ def averages(grid: Grid, names: Sequence[str], weights: str) -> Linear:
     return Linear(table, A @ L, A @ grid.offset, A @ grid.constant)
 
 
-def _levels(variable: Variable) -> list[Any]:
+def _levels(variable: Variable) -> list[object]:
     if variable.categorical or variable.distinct <= FEW:
         return variable.levels
     return [variable.mean]
 
 
-def _checked(found: Sequence[Variable], at: Mapping[str, Any]) -> dict[str, list[Any]]:
+def _checked(found: Sequence[Variable], at: Mapping[str, object]) -> dict[str, list[object]]:
     known = {v.name: v for v in found}
     out = {}
     for name, given in at.items():
@@ -214,7 +212,7 @@ def _checked(found: Sequence[Variable], at: Mapping[str, Any]) -> dict[str, list
             raise ArgumentError(
                 f"at= names {name!r}, which the fixed effects do not use; they use {', '.join(known)}.{nearest(name, known)}"
             )
-        values = (
+        values: list[Any] = (
             list(given)
             if isinstance(given, (list, tuple, np.ndarray, pd.Series, pd.Index, range))
             else [given]
@@ -240,7 +238,7 @@ def _checked(found: Sequence[Variable], at: Mapping[str, Any]) -> dict[str, list
     return out
 
 
-def _offset(design: Design, table: pd.DataFrame, at: Mapping[str, Any]) -> np.ndarray:
+def _offset(design: Design, table: pd.DataFrame, at: Mapping[str, object]) -> np.ndarray:
     """(m,) the mean offset; that of the formula where ``at`` gives a value of one of its variables."""
     if design.offset is None:
         return np.zeros(len(table))
@@ -257,7 +255,7 @@ def _offset(design: Design, table: pd.DataFrame, at: Mapping[str, Any]) -> np.nd
     return np.full(len(table), design.rows.offset_mean)
 
 
-def _taken(variable: Variable, levels: list[Any], codes: np.ndarray) -> Any:
+def _taken(variable: Variable, levels: list[object], codes: np.ndarray) -> object:
     """Values of one variable in the rows of the grid, in the column's own type."""
     dtype = variable.values.dtype
     if isinstance(dtype, pd.CategoricalDtype):
@@ -269,14 +267,14 @@ def _taken(variable: Variable, levels: list[Any], codes: np.ndarray) -> Any:
     )[codes]
 
 
-def _labels(levels: list[Any], codes: np.ndarray) -> Any:
+def _labels(levels: list[object], codes: np.ndarray) -> object:
     if all(isinstance(level, str) for level in levels):
         return pd.Categorical.from_codes(codes, categories=pd.Index(levels))
     return np.array(levels)[codes]
 
 
 def _frequency(
-    design: Design, found: Sequence[Variable], levels: Mapping[str, list[Any]], codes: np.ndarray
+    design: Design, found: Sequence[Variable], levels: Mapping[str, list[object]], codes: np.ndarray
 ) -> np.ndarray:
     """Rows of the data in each cell of the variables that have levels."""
     own = [i for i, v in enumerate(found) if v.categorical or v.distinct <= FEW]

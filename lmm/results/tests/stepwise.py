@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -83,7 +83,11 @@ def as_table(frame: pd.DataFrame, name: str) -> Table:
 
 
 def backward(
-    fit: Fit, context: Mapping[str, Any], alpha_random: float, alpha_fixed: float, ddf: str | None
+    fit: Fit,
+    context: Mapping[str, object],
+    alpha_random: float,
+    alpha_fixed: float,
+    ddf: str | None,
 ) -> Steps:
     """The elimination. See :meth:`lmm.Fit.step`."""
     check_likelihood(fit, "step")
@@ -100,7 +104,7 @@ def backward(
 
 
 def _random(
-    fit: Fit, context: Mapping[str, Any], alpha: float
+    fit: Fit, context: Mapping[str, object], alpha: float
 ) -> tuple[pd.DataFrame, Fit, tuple[str, ...]]:
     gone: list[pd.DataFrame] = []
     while True:
@@ -119,7 +123,7 @@ def _random(
 
 
 def _fixed(
-    fit: Fit, context: Mapping[str, Any], alpha: float, ddf: str | None
+    fit: Fit, context: Mapping[str, object], alpha: float, ddf: str | None
 ) -> tuple[pd.DataFrame, Fit]:
     gone: list[pd.DataFrame] = []
     while True:

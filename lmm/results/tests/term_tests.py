@@ -7,7 +7,6 @@ Names meet the matrices of :mod:`lmm.inference.tests.estimable`: which columns a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,7 +59,7 @@ class Structure:
         return one == other and classes < more
 
 
-def check_type(value: Any) -> int:
+def check_type(value: object) -> int:
     """1, 2 or 3 from a number or a numeral.
 
     Examples
