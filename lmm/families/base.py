@@ -94,6 +94,11 @@ class ParameterDerivatives(NamedTuple):
     weight: Array
 
 
+def weight_slope(d: DispersionDerivatives | ParameterDerivatives, observed: bool) -> Array:
+    """dW/drho of the weights W of Laplace's determinant, the observed or the expected information."""
+    return -d.eta_eta if observed else d.weight
+
+
 def filled(value: Array | float, eta: Array) -> Array:
     """``value`` as an array of eta's shape."""
     found = namespace(value, eta)
@@ -223,6 +228,10 @@ class Family(abc.ABC):
     def is_canonical(self) -> bool:
         """Whether observed and expected information are the same."""
         return self.link.name == self.canonical_link
+
+    def shares_weights(self, observed: bool) -> bool:
+        """Whether Laplace's determinant has the weights of the modes: observed ones, or expected ones that are the same."""
+        return observed or self.is_canonical
 
     @cached_property
     def eta_bounds(self) -> tuple[float, float]:
@@ -383,6 +392,23 @@ class Family(abc.ABC):
         c, c1, c2, _ = self._coordinate(self.clip(eta))
         i, slope = self._information(c, ones(weights), phi)
         return Information(filled(i * c1**2, eta), filled(slope * c1**3 + 2.0 * i * c1 * c2, eta))
+
+    def determinant_weights(
+        self,
+        at: Derivatives,
+        eta: Array,
+        weights: Weights = None,
+        phi: Any = 1.0,
+        observed: bool = False,
+    ) -> Information:
+        """The information in Laplace's determinant, observed or expected, and its derivative, given the derivatives ``at`` eta."""
+        if self.shares_weights(observed):
+            return Information(-at.d2, -at.d3)
+        return self.expected_weights(eta, weights, phi)
+
+    def unit_squares(self, first: Array, weights: Weights) -> Array:
+        """Squares of the scores in rho of rows, as at weight one where rows that are equal may have been merged."""
+        return first**2 if weights is None or not self.merges else first**2 / weights
 
     def d_phi(
         self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0

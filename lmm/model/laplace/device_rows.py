@@ -87,14 +87,11 @@ class DeviceRows(Rows):
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Callable[[Block], Any]) -> Any:
-        if isinstance(request, ScoreSums) and (request.family.is_canonical or not request.expected):
+        if isinstance(request, ScoreSums) and request.family.shares_weights(not request.expected):
             return self._expansion(request)
-        same = isinstance(request, LeverageSums) and (
-            request.observed or request.family.is_canonical
-        )
         if (
             isinstance(request, LeverageSums)
-            and same
+            and request.family.shares_weights(request.observed)
             and request.tables is not None
             and request.tables.B is None
         ):

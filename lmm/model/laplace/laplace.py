@@ -42,6 +42,7 @@ from lmm.model.laplace.modes import (
     Mode,
     ProfiledFixedEffects,
     dots,
+    half_square,
     modes_task,
     products,
 )
@@ -104,7 +105,7 @@ class AtMode:
     @property
     def same(self) -> bool:
         """Whether the determinant's weights are those of the mode."""
-        return self.observed or bool(self.family.is_canonical)
+        return bool(self.family.shares_weights(self.observed))
 
     def scores(self, slopes: Slopes) -> NextScores:
         """The scores after another step."""
@@ -269,7 +270,7 @@ def laplace_task(
     way: Way = by_leverages,
 ) -> Task[Laplace]:
     """:func:`laplace` as a task of passes; ``b`` = T u where it is known, ``way`` to the determinant."""
-    same = observed or family.is_canonical
+    same = family.shares_weights(observed)
     b = [t @ own for t, own in zip(T, u, strict=True)] if b is None else b
     mode = yield from modes_task(
         family, source, T, gamma, phi, b, u, free, tolerance, not same and source.distant
@@ -287,17 +288,44 @@ def laplace_task(
 
     e, fixed_score = found.scores
     constant = slopes.constant if constant is None else constant
-    penalty = float(sum(np.sum(u * u) for u in mode.u))
-    logdet, left = at.logdet + float(_mean(found.logdet)), float(_mean(found.step))
-    objective = (
-        -2.0 * (mode.sums.kernel + constant) + penalty - max(mode.decrement, 0.0) + logdet + left
+    objective = float(
+        approximation(
+            mode.sums.kernel + constant,
+            2.0 * half_square(mode.u),
+            mode.decrement,
+            at.logdet + float(_mean(found.logdet)),
+            float(_mean(found.step)),
+            tolerance,
+        )
     )
-    if not (mode.decrement <= max(FOUND, tolerance) and abs(left) <= ROUND * (1.0 + abs(logdet))):
-        objective = np.inf
     D = [_mean(own) - e_t @ e_t.T for own, e_t in zip(found.G, e, strict=True)]
     d_gamma = _mean(found.gamma) - 2.0 * fixed_score
     parameters = family_parameters(family, source, at, slopes, found)
     return Laplace(objective, mode, D, d_gamma, parameters, e, found, working, at, slopes)
+
+
+def approximation(
+    density: np.ndarray | float,
+    square: np.ndarray | float,
+    decrement: np.ndarray | float,
+    logdet: np.ndarray | float,
+    left: np.ndarray | float,
+    tolerance: float = MODE_TOLERANCE,
+) -> np.ndarray:
+    """J where a search for the mode ended, to first order what is left of it included; infinite where there is no mode near.
+
+    ``density`` sum log f, ``square`` u'u, ``left`` what log|I + T'Z'WZT| still changes by; of one problem or of many.
+    """
+    found = (decrement <= max(FOUND, tolerance)) & (np.abs(left) <= ROUND * (1.0 + np.abs(logdet)))
+    value = -2.0 * density + square - np.maximum(decrement, 0.0) + logdet + left
+    return np.where(found, value, np.inf)
+
+
+def dispersion_information(
+    second: np.ndarray | float, squares: np.ndarray | float, rows: float
+) -> np.ndarray | float:
+    """Half a positive guess of d2J / drho2, from sums over rows of d2l / drho2 and of (dl / drho)^2."""
+    return np.maximum(np.maximum(-second, 0.5 * squares), 0.5e-10 * rows)
 
 
 def family_parameters(
@@ -310,9 +338,8 @@ def family_parameters(
     gradient = _mean(found.rho) - 2.0 * sums.first
     if family.has_dispersion:
         with_G: list[np.ndarray] = [] if sums.working is None else at.solve(sums.working).residual
-        rows = float(source.pattern.n)
-        information = max(-float(sums.second[0, 0]), 0.5 * float(sums.squares[0]), 0.5e-10 * rows)
-        return FamilyParameters(gradient, np.array([[information]]), np.zeros((p, r)), with_G)
+        information = dispersion_information(sums.second, sums.squares, float(source.pattern.n))
+        return FamilyParameters(gradient, np.asarray(information), np.zeros((p, r)), with_G)
     # thresholds move the predictor as fixed columns do: c = -d2log f / deta drho stands where WQ does for gamma
     Zc = [-own for own in sums.mixed]
     with_gamma = -sums.fixed_mixed - products(found.solved, Zc)

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from lmm.families.base import weight_slope
 from lmm.linalg import small
 from lmm.model.gaussian.batch_levels import sandwich
 from lmm.model.gaussian.batched import chain, directions, places
-from lmm.model.laplace.laplace import FOUND, ROUND
-from lmm.model.laplace.modes import MAX_STEPS, MODE_TOLERANCE
+from lmm.model.laplace.laplace import approximation, dispersion_information
+from lmm.model.laplace.modes import HALVINGS, MAX_STEPS, MODE_TOLERANCE, ceiling, penalised
+from lmm.model.laplace.passes import working_slope
 from lmm.model.problem import GeneralizedProblem
 
-#: halvings of a Newton step before it is given up
-HALVINGS = 40
 #: decrement that may be rounding, if a Newton step does not lower it
 ROUNDING = 1e-15
 #: share of the responses still on their way to their modes at which they leave the others behind
@@ -66,7 +66,7 @@ class Shared:
     @property
     def same(self) -> bool:
         """Whether the determinant's weights are those of the modes."""
-        return bool(self.observed or self.family.is_canonical)
+        return bool(self.family.shares_weights(self.observed))
 
     def sums(self, v: np.ndarray) -> np.ndarray:
         """Z'v (k, J, R)."""
@@ -222,12 +222,12 @@ def find_modes(data: Data, T: np.ndarray, tolerance: float = MODE_TOLERANCE) -> 
     shared, family = data.shared, data.shared.family
     T4 = T[:, :, None]
     u, fixed = data.u, data.fixed()
-    b, eta, kernel, penalised = _place(data, fixed, T4, u)
-    lost = ~np.isfinite(penalised)
+    b, eta, kernel, value = _place(data, fixed, T4, u)
+    lost = ~np.isfinite(value)
     if lost.any():  # a remembered start may be impossible at new parameters
         u = np.where(lost, 0.0, u)
-        b, eta, kernel, penalised = _place(data, fixed, T4, u)
-    active = np.isfinite(penalised)
+        b, eta, kernel, value = _place(data, fixed, T4, u)
+    active = np.isfinite(value)
     restarted = ~active
     before = np.full(len(active), np.inf)
     for steps in range(MAX_STEPS + 1):
@@ -251,7 +251,7 @@ def find_modes(data: Data, T: np.ndarray, tolerance: float = MODE_TOLERANCE) -> 
         if wild.any():  # so far out that the equations overflow: begin again
             restarted |= wild
             u = np.where(wild, 0.0, u)
-            b, eta, kernel, penalised = _place(data, fixed, T4, u)
+            b, eta, kernel, value = _place(data, fixed, T4, u)
             continue
         active &= np.isfinite(decrement) & (decrement > tolerance)
         active &= ~((decrement < ROUNDING) & (decrement > 0.25 * before))
@@ -268,8 +268,8 @@ def find_modes(data: Data, T: np.ndarray, tolerance: float = MODE_TOLERANCE) -> 
             )
         step = np.where(active, du, 0.0)
         direction = shared.random(small.apply(T4, step[None])[0])
-        u, eta, kernel, penalised, stuck = _advance(
-            data, u, eta, kernel, penalised, step, direction, active
+        u, eta, kernel, value, stuck = _advance(
+            data, u, eta, kernel, value, step, direction, active
         )
         active &= ~stuck
         b = small.apply(T4, u[None])[0]
@@ -289,13 +289,12 @@ def _place(
     b = small.apply(T4, u[None])[0]
     eta = fixed + data.shared.random(b)
     kernel = data.kernel(eta)
-    return b, eta, kernel, _penalised(kernel, u)
+    return b, eta, kernel, penalised(kernel, _half_square(u))
 
 
-def _penalised(kernel: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """-sum log f + u'u / 2; infinite where the density cannot be computed."""
-    value = 0.5 * np.einsum("ajr,ajr->r", u, u) - kernel
-    return np.where(np.isfinite(value), value, np.inf)
+def _half_square(u: np.ndarray) -> np.ndarray:
+    """u'u / 2 (R,)."""
+    return np.asarray(0.5 * np.einsum("ajr,ajr->r", u, u))
 
 
 def _advance(
@@ -303,17 +302,17 @@ def _advance(
     u: np.ndarray,
     eta: np.ndarray,
     kernel: np.ndarray,
-    penalised: np.ndarray,
+    value: np.ndarray,
     step: np.ndarray,
     direction: np.ndarray,
     active: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The point after a step, halved for those responses that it does not improve, and those that no length improves."""
-    ceiling = penalised + 1e-12 * (1.0 + np.abs(penalised))
+    most = ceiling(value)
     new_u, new_eta = u + step, eta + direction
     new_kernel = data.kernel(new_eta)
-    new_penalised = _penalised(new_kernel, new_u)
-    left = np.flatnonzero(active & ~(new_penalised <= ceiling))
+    new_value = penalised(new_kernel, _half_square(new_u))
+    left = np.flatnonzero(active & ~(new_value <= most))
     length = 1.0
     for _ in range(HALVINGS):
         if not len(left):
@@ -323,14 +322,14 @@ def _advance(
         new_u[..., left] = u[..., left] + length * step[..., left]
         new_eta[:, left] = eta[:, left] + length * direction[:, left]
         new_kernel[left] = own.kernel(new_eta[:, left])
-        new_penalised[left] = _penalised(new_kernel[left], new_u[..., left])
-        left = left[~(new_penalised[left] <= ceiling[left])]
-    stuck = np.zeros(len(penalised), dtype=bool)
+        new_value[left] = penalised(new_kernel[left], _half_square(new_u[..., left]))
+        left = left[~(new_value[left] <= most[left])]
+    stuck = np.zeros(len(value), dtype=bool)
     if len(left):
         stuck[left] = True
         new_u[..., left], new_eta[:, left] = u[..., left], eta[:, left]
-        new_kernel[left], new_penalised[left] = kernel[left], penalised[left]
-    return new_u, new_eta, new_kernel, new_penalised, stuck
+        new_kernel[left], new_value[left] = kernel[left], value[left]
+    return new_u, new_eta, new_kernel, new_value, stuck
 
 
 @np.errstate(all="ignore")  # what is not finite is refused
@@ -349,10 +348,6 @@ def laplace(data: Data, T: np.ndarray, dT: np.ndarray, tolerance: float = MODE_T
         _, N, logdet = factorise(A, T)
         E = eye - small.multiply(A, N)
     Q = small.multiply(E, A)
-    penalty = np.einsum("ajr,ajr->r", mode.u, mode.u)
-    objective = (
-        -2.0 * (mode.kernel + data.constants()) + penalty - np.maximum(mode.decrement, 0.0) + logdet
-    )
 
     row, column = np.triu_indices(k)
     each = (N[row, column] * np.where(row == column, 1.0, 2.0)[:, None, None]).reshape(
@@ -362,7 +357,8 @@ def laplace(data: Data, T: np.ndarray, dT: np.ndarray, tolerance: float = MODE_T
     t = leverage * dW
     s = shared.sums(t)
     left = np.einsum("ajr,ajr->r", s, mode.db)
-    objective = objective + left
+    density, square = mode.kernel + data.constants(), 2.0 * _half_square(mode.u)
+    objective = approximation(density, square, mode.decrement, logdet, left)
     c = small.apply(mode.N, s[None])[0]
     f = s - small.apply(mode.A, c[None])[0]
     e = shared.sums(mode.r)
@@ -392,29 +388,19 @@ def laplace(data: Data, T: np.ndarray, dT: np.ndarray, tolerance: float = MODE_T
     if rho:
         d = family.d_phi(y, mode.eta, shared.weights, phi)
         first_order = data.observed(d.first)
-        moved = -d.eta_eta if shared.observed else d.weight
-        parts.append(
-            (-2.0 * first_order + data.observed(moved * leverage + d.eta * shift)).sum(axis=0)[None]
-        )
-        squares = first_order**2 / (
-            shared.weights if family.merges and shared.weights is not None else 1.0
-        )
-        least = 0.5e-10 * len(y)
-        H[-1, -1] = 2.0 * np.maximum(
-            np.maximum(-data.observed(d.second).sum(axis=0), 0.5 * squares.sum(axis=0)), least
-        )
+        moved = weight_slope(d, shared.observed) * leverage + d.eta * shift
+        parts.append((-2.0 * first_order + data.observed(moved)).sum(axis=0)[None])
+        second = data.observed(d.second).sum(axis=0)
+        squares = family.unit_squares(first_order, shared.weights).sum(axis=0)
+        H[-1, -1] = 2.0 * dispersion_information(second, squares, len(y))
         if not shared.observed:
-            turned = shared.sums(data.observed(-d.weight / np.maximum(W, 1e-300) * mode.r))
+            turned = shared.sums(data.observed(working_slope(d.weight, W, mode.r)))
             H[:m, -1] = np.einsum("iajr,ajr->ir", v, small.apply(E, turned[None])[0])
     upper = np.triu_indices(m + p + rho)
     H[upper[1], upper[0]] = H[upper]
     whole = np.concatenate(parts)
-    found = (mode.decrement <= FOUND) & (np.abs(left) <= ROUND * (1.0 + np.abs(logdet)))
     sound = (
-        np.isfinite(objective)
-        & found
-        & np.isfinite(whole).all(axis=0)
-        & np.isfinite(H).all(axis=(0, 1))
+        np.isfinite(objective) & np.isfinite(whole).all(axis=0) & np.isfinite(H).all(axis=(0, 1))
     )
     return Values(
         np.where(sound, objective, np.inf), whole, H, mode.u, (D,), (mode.b,), information

@@ -8,7 +8,7 @@ step before it went down; only steps that must be halved cost more.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -20,10 +20,16 @@ from lmm.model.penalized import system_of
 #: Newton decrement, in units of the log-likelihood, at which the mode is found; what is left enters J to first order
 MODE_TOLERANCE = 1e-13
 MAX_STEPS = 100
+#: halvings of a Newton step before it is given up
+HALVINGS = 40
 #: share of a Newton step that counts as cut short, and how often that may happen
 SHORT, CUTS = 0.02, 10
 #: change of an effect, relative to the size of the predictor, up to which the mode is followed to first order
 FAR = 2.0
+
+
+#: one number, or one for each of several problems
+Numbers = TypeVar("Numbers", float, np.ndarray)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,13 +142,13 @@ def modes_task(
         return ScoreSums(family, gamma, b, phi, True, expected, free, ceiling)
 
     sums: Scores = yield score_sums(gamma, b)
-    value = penalised(sums, u)
+    value = penalised(sums.kernel, half_square(u))
     steps = cut = 0
     if not np.isfinite(value):  # a remembered start may be impossible at new parameters
         u = [np.zeros_like(own) for own in u]
         b = [np.zeros_like(own) for own in u]
         sums = yield score_sums(gamma, b)
-        value = penalised(sums, u)
+        value = penalised(sums.kernel, half_square(u))
     while True:
         working = sums.observed
         assert working is not None
@@ -183,18 +189,19 @@ def modes_task(
             u = [np.zeros_like(own) for own in u]
             b = [np.zeros_like(own) for own in u]
             sums = yield score_sums(gamma, b)
-            value = penalised(sums, u)
+            value = penalised(sums.kernel, half_square(u))
             steps += 1
             continue
         if decrement <= tolerance or steps >= MAX_STEPS or not np.isfinite(decrement):
             break
-        length, most = 1.0, value + 1e-12 * (1.0 + abs(value))
-        for _ in range(40):
+        length, most = 1.0, float(ceiling(value))
+        for _ in range(HALVINGS):
             next_u = [old + length * d for old, d in zip(u, du, strict=True)]
             next_b = [old + length * d for old, d in zip(b, db, strict=True)]
             next_gamma = gamma + length * d_gamma
-            found = yield score_sums(next_gamma, next_b, most - half_square(next_u))
-            next_value = penalised(found, next_u)
+            square = half_square(next_u)
+            found = yield score_sums(next_gamma, next_b, most - square)
+            next_value = penalised(found.kernel, square)
             if next_value <= most:
                 break
             length *= 0.5
@@ -254,10 +261,15 @@ class Start(NamedTuple):
     u: list[np.ndarray]
 
 
-def penalised(sums: Scores, u: list[np.ndarray]) -> float:
-    """-sum log f + u'u / 2; infinite where the density cannot be computed."""
-    value = -sums.kernel + half_square(u)
-    return value if np.isfinite(value) else np.inf
+def penalised(kernel: Numbers, half_square: Numbers) -> np.ndarray:
+    """-sum log f + u'u / 2, of one problem or of many; infinite where the density cannot be computed."""
+    value = half_square - kernel
+    return np.where(np.isfinite(value), value, np.inf)
+
+
+def ceiling(value: Numbers) -> Numbers:
+    """What a step may lead to that goes down but for rounding."""
+    return value + 1e-12 * (1.0 + abs(value))
 
 
 def half_square(u: list[np.ndarray]) -> float:

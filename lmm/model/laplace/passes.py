@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from lmm.families.base import weight_slope
 from lmm.linalg.plan import Plan
 from lmm.model.gaussian.crossproducts import CrossProducts
 from lmm.model.laplace.leverage import Tables, leverages
@@ -230,12 +231,13 @@ class LeverageSums:
     def _sums(self, block: Block) -> Slopes:
         family, y, weights, phi = self.family, block.y, block.weights, self.phi
         eta = block.predictor(self.gamma, self.b)
-        r, d2, d3 = family.derivatives(y, eta, weights, phi)
-        same = self.observed or family.is_canonical
-        W, dW = (-d2, -d3) if same else family.expected_weights(eta, weights, phi)
+        at = family.derivatives(y, eta, weights, phi)
+        W, dW = family.determinant_weights(at, eta, weights, phi, self.observed)
         leverage = leverages(block, self.tables)
         t = leverage * dW
-        fixed_observed, gram_observed = (None, None) if same else fixed_sums(block, -d2)
+        fixed_observed, gram_observed = None, None
+        if not family.shares_weights(self.observed):
+            fixed_observed, gram_observed = fixed_sums(block, -at.d2)
         fixed, gram = fixed_sums(block, W)
         none = np.zeros(0)
         sums = Slopes(
@@ -261,16 +263,22 @@ class LeverageSums:
         if (
             family.has_dispersion and not self.observed
         ):  # the working model's error variance 1 / W moves with phi
-            working = [own[None] for own in block.sums(-d.weight[0] / np.maximum(W, 1e-300) * r)]
+            moved = working_slope(d.weight[0], W, at.d1)
+            working = [own[None] for own in block.sums(moved)]
         return sums._replace(
             first=d.first.sum(axis=1),
-            squares=np.sum(d.first**2 / (weights if family.merges else 1.0), axis=1),
+            squares=family.unit_squares(d.first, weights).sum(axis=1),
             second=d.second,
-            moved=(-d.eta_eta if self.observed else d.weight) @ leverage,
+            moved=weight_slope(d, self.observed) @ leverage,
             mixed=block.column_sums(d.eta.T),
             fixed_mixed=block.Q.T @ d.eta.T,
             working=working,
         )
+
+
+def working_slope(d_weight: np.ndarray, W: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """-dlog W / drho r by rows: what a dispersion moves in the working model, whose error variance is 1 / W."""
+    return -d_weight / np.maximum(W, 1e-300) * r
 
 
 class Total:

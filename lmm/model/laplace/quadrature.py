@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 
+from lmm.families.base import weight_slope
 from lmm.linalg import small
 from lmm.model.laplace.laplace import Laplace
 from lmm.model.laplace.rows import Rows
@@ -115,12 +116,9 @@ def quadrature(
 
     Tz = T.T @ z
     spread = np.einsum("an,abn,bn->n", Tz, V[:, :, code], Tz)
-    if observed or family.is_canonical:
-        slope = -family.derivatives(rows.y, eta_mode, rows.weights, phi).d3
-    else:
-        slope = family.expected_weights(eta_mode, rows.weights, phi).slope
-    w = -family.derivatives(rows.y, eta_mode, rows.weights, phi).d2
-    t = slope * spread
+    derivatives = family.derivatives(rows.y, eta_mode, rows.weights, phi)
+    W = family.determinant_weights(derivatives, eta_mode, rows.weights, phi, observed)
+    t = W.slope * spread
     sum_t = by_level(z * t)
     M_inverse = _inverse(A_observed, T)
     h = np.einsum("abj,bj->aj", M_inverse, a - T.T @ sum_t)
@@ -132,13 +130,11 @@ def quadrature(
         - np.einsum("abj,bj->aj", A_observed, Th)[:, None] * mode.u[0][None]
     )
     through = np.einsum("an,an->n", z, Th[:, code])
-    d_gamma = -2.0 * rows.Q.T @ (mean_score - t - w * through)
+    d_gamma = -2.0 * rows.Q.T @ (mean_score - t + derivatives.d2 * through)
     d_rho = np.zeros(0)
     if family.n_parameters:
         d = family.parameter_derivatives(rows.y, eta_mode, rows.weights, phi, not observed)
-        d_rho = -2.0 * (
-            mean_first + (d.eta_eta if observed else -d.weight) @ spread + d.eta @ through
-        )
+        d_rho = -2.0 * (mean_first - weight_slope(d, observed) @ spread + d.eta @ through)
     return Quadrature(objective, -2.0 * gradient.sum(axis=-1), d_gamma, d_rho)
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lmm.families.base import weight_slope
 from lmm.linalg import small
 from lmm.model.laplace.leverage import Tables, leverages
 from lmm.model.laplace.rows import Block
@@ -142,16 +143,12 @@ class Move:
         with np.errstate(all="ignore"):
             family, y, weights, phi = self.family, block.y, block.weights, self.phi
             eta = block.predictor(self.gamma, self.b)
-            same = self.observed or family.is_canonical
-            dW = (
-                -family.derivatives(y, eta, weights, phi).d3
-                if same
-                else family.expected_weights(eta, weights, phi)[1]
-            )
+            at = family.derivatives(y, eta, weights, phi)
+            dW = family.determinant_weights(at, eta, weights, phi, self.observed).slope
             own = np.zeros((0, block.n))
             if family.n_parameters:
                 d = family.parameter_derivatives(y, eta, weights, phi, not self.observed)
-                own = -d.eta_eta if self.observed else d.weight
+                own = weight_slope(d, self.observed)
             of_exact, mean = leverages(block, self.tables), self.near.mean(block)
             K, m = len(self.fixed), self.y.terms[0][0].shape[1]
             out = Moved(np.zeros(K), np.zeros((K, m)), np.zeros((K, m)), np.zeros(K))
