@@ -139,10 +139,9 @@ def glmer_batch(
     """
     given = Given(weights, offset, subset, na_action, contrasts, caller())
     found = families.get(family)
-    if not found.has_intercept:
-        raise ArgumentError(
-            f"glmer_batch: family {found.name!r} has thresholds, which differ in number; use glmer() for each response."
-        )
+    found.require_mean(
+        f"glmer_batch: family {found.name!r} has thresholds, which differ in number; use glmer() for each response."
+    )
     single = partial(run_generalized, family=found, control=control)
     estimator = LaplaceLikelihood(check_control(control))
     return _fit(formula, data, responses, given, estimator, single, found, progress)

@@ -187,7 +187,7 @@ def check_streamed(estimator: Estimator) -> None:
         raise ArgumentError(
             "factorization='iterative' needs the rows of a generalized model in memory; data read in chunks takes 'exact'."
         )
-    if not isinstance(estimator, LaplaceLikelihood):
+    if not estimator.takes_chunks:
         raise ArgumentError(
             f"method {estimator.name!r} needs its rows in memory; data read in chunks takes nAGQ=1 (Laplace) or nAGQ=0."
         )

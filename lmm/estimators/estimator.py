@@ -31,6 +31,8 @@ class Estimator(abc.ABC):
     reml : whether its criterion is the restricted likelihood.
     sigma : residual standard deviation of a linear model where it is known.
     nagq : quadrature points per random effect.
+    second_order : whether Laplace's expansion has its next term.
+    takes_chunks : whether the rows of a generalized model may be read in chunks.
     maximises : whether ``objective`` is -2 log of a likelihood at its maximum, so that nested models can be compared by it.
     takes_iterative, takes_checkpoint : whether ``Control(factorization="iterative")`` and ``Control(checkpoint=)`` are for it.
     elsewhere : a sentence for those who ask for it with the other kind of model.
@@ -41,7 +43,9 @@ class Estimator(abc.ABC):
     reml: bool | None = False
     sigma: Any = None
     nagq: int = 1
+    second_order: bool = False
     maximises: ClassVar[bool] = False
+    takes_chunks: ClassVar[bool] = False
     takes_iterative: ClassVar[bool] = False
     takes_checkpoint: ClassVar[bool] = False
     elsewhere: ClassVar[str] = ""

@@ -11,14 +11,12 @@ import jax
 import numpy as np
 
 from lmm.estimators.assembly import Told, assemble_estimate
-from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
-from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
 from lmm.linalg.devices import backend
 from lmm.model import centred
 from lmm.model.posterior import scales
 from lmm.model.posterior.joint import Model, units_of
 from lmm.model.problem import GeneralizedProblem, Problem
-from lmm.model.records import Estimate, PosteriorEstimate
+from lmm.model.records import PosteriorEstimate
 from lmm.priors import Priors, resolve, written
 
 #: numbers in the draws of the effects up to which they are kept
@@ -60,13 +58,6 @@ def covariances_as_written(
 ) -> list[np.ndarray]:
     """Covariances H C H' of covariances (..., k, k) per term."""
     return [h @ own @ h.T for own, h in zip(covariances, H, strict=True)]
-
-
-def likelihood_fit(problem: Problem | GeneralizedProblem, start: np.ndarray | None) -> Estimate:
-    """The maximum-likelihood fit, from which a search or a chain begins: it costs a small part of what follows."""
-    if isinstance(problem, Problem):
-        return MaximumLikelihood(False).fit(problem, start)
-    return LaplaceLikelihood().fit(problem, start)
 
 
 @lru_cache(maxsize=32)
@@ -115,19 +106,16 @@ def estimate_from(
     covariances : per term Cov(b) (k, k), absolute.
     sigma, phi : residual standard deviation of a linear model; dispersion of a family.
     """
-    scale2 = float(problem.distribution.scale(sigma)) ** 2
-    if not isinstance(problem, Problem):
-        sigma, told["eta"] = (
-            problem.family.sigma(phi),
-            problem.predictor(told["beta"], told["modes"]),
-        )
+    family = problem.distribution
+    scale2 = float(family.scale(sigma)) ** 2
+    told["eta"] = problem.predictor(told["beta"], told["modes"])
     return assemble_estimate(
         problem,
         PosteriorEstimate,
         beta_cov_unscaled=beta_cov / scale2,
         theta=problem.theta_of([G / scale2 for G in covariances]),
         objective=float("nan"),
-        sigma=sigma,
+        sigma=family.sigma(family.density_phi(sigma, phi)),
         phi=phi,
         **told,
     )

@@ -26,7 +26,7 @@ from lmm.errors import ArgumentError, nearest
 from lmm.estimators.assembly import as_columns, assemble_estimate
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import Callback, Estimator
-from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
+from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood
 from lmm.estimators.likelihood.maximum_likelihood import check_sigma, finish
 from lmm.estimators.likelihood.profiled import Evaluator
 from lmm.linalg import threads
@@ -94,10 +94,9 @@ class GivenVariances(Estimator):
     def _generalized(self, problem: GeneralizedProblem) -> Estimate:
         begin = perf_counter()
         family, rows = problem.family, problem.rows
-        if not family.has_intercept:
-            raise ArgumentError(
-                f"family {family.name!r} has parameters of its own to estimate; variances alone do not make it a joint mode."
-            )
+        family.require_mean(
+            f"family {family.name!r} has parameters of its own to estimate; variances alone do not make it a joint mode."
+        )
         phi = self._phi(family)
         theta = self._theta(problem, 1.0)
         T = problem.factors(theta)
@@ -158,9 +157,7 @@ class GivenVariances(Estimator):
     @threads.limited()
     def objective(self, problem: Problem | GeneralizedProblem, theta: np.ndarray) -> float:
         """-2 log-likelihood at other parameters: theta (m,) of a linear model, (theta, beta[, phi]) with a family."""
-        if isinstance(problem, GeneralizedProblem):
-            return LaplaceLikelihood(self.control).objective(problem, theta)
-        return Evaluator(problem, False, self.sigma).objective(theta)
+        return maximum_likelihood(problem, self.control, sigma=self.sigma).objective(problem, theta)
 
 
 def given_covariances(

@@ -29,8 +29,7 @@ from lmm.estimators.assembly import as_columns, assemble_estimate
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import Callback, Estimator
 from lmm.estimators.laplace.diagnosis import diagnose
-from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
-from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
+from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood
 from lmm.estimators.likelihood.profiled import Evaluator
 from lmm.estimators.settings import (
     CONTROL,
@@ -135,32 +134,28 @@ class PenalizedQuasiLikelihood(Estimator):
             "decrease" (squared change of the linear predictor in working standard errors) and "step" taken.
         """
         if isinstance(problem, Problem):
-            estimate = MaximumLikelihood(self.reml is not False, self.control).fit(
-                problem, start, callback
-            )
+            estimate = self._likelihood(problem).fit(problem, start, callback)
             how = "REML" if estimate.reml else "maximum likelihood"
             return replace(
                 estimate,
                 method=self.name,
                 report=Report(f"Linear mixed model fit by {how} (penalized quasi-likelihood)"),
             )
-        if not problem.family.has_intercept:
-            raise ArgumentError(
-                f"method='pql' needs a family with a mean; {problem.family.name!r} has thresholds. Use method='laplace'."
-            )
+        problem.family.require_mean(
+            f"method='pql' needs a family with a mean; {problem.family.name!r} has thresholds. Use method='laplace'."
+        )
         begin = perf_counter()
         return _Iteration(self, problem, start, callback).run(begin)
 
     @threads.limited()
     def objective(self, problem: Problem | GeneralizedProblem, parameters: np.ndarray) -> float:
         """-2 log-likelihood by Laplace's method at (theta, beta[, phi]); of a linear model the criterion at theta."""
-        if isinstance(problem, Problem):
-            return MaximumLikelihood(self.reml is not False, self.control).objective(
-                problem, parameters
-            )
-        if self.dispersion == "estimated" and not problem.family.has_dispersion:
+        if self.dispersion == "estimated" and not problem.distribution.has_scale:
             raise ArgumentError("objective: with dispersion='estimated' there is no likelihood.")
-        return LaplaceLikelihood(self.control).objective(problem, parameters)
+        return self._likelihood(problem).objective(problem, parameters)
+
+    def _likelihood(self, problem: Problem | GeneralizedProblem) -> Estimator:
+        return maximum_likelihood(problem, self.control, reml=self.reml is not False)
 
 
 class _Iteration:

@@ -137,6 +137,7 @@ class Family(abc.ABC):
     mean_low, mean_high : open interval of the means.
     has_dispersion : whether there is a parameter phi to estimate.
     dispersion_name : what phi is called.
+    scale_name : what the response's own scale is called in a trace.
     discrete : whether the response is a count.
     has_intercept : whether the linear predictor has a constant; in a cumulative model the thresholds take its place.
     in_jax : whether ``kernel`` and ``constant`` take arrays of JAX, so that it can be differentiated, sampled and put on devices.
@@ -172,6 +173,7 @@ class Family(abc.ABC):
     mean_high: ClassVar[float] = np.inf
     has_dispersion: ClassVar[bool] = False
     dispersion_name: ClassVar[str] = "dispersion"
+    scale_name: ClassVar[str] = "dispersion"
     discrete: ClassVar[bool] = False
     has_intercept: ClassVar[bool] = True
     in_jax: ClassVar[bool] = False
@@ -577,8 +579,8 @@ class Family(abc.ABC):
         """Means (n,) to begin from: near y, and inside the interval of the means."""
 
     def sigma(self, phi: float) -> float:
-        """What is reported as ``sigma``: the square root of a dispersion that scales the variance, phi itself, or 1 without one."""
-        if not self.has_dispersion:
+        """What is reported as ``sigma``: the square root of a dispersion that scales the variance, else phi itself; 1 without one."""
+        if not self.has_scale:
             return 1.0
         return float(np.sqrt(phi)) if self.dispersion_scales_variance else float(phi)
 
@@ -599,6 +601,14 @@ class Family(abc.ABC):
     def density_phi(self, sigma: float, phi: Any) -> Any:
         """phi as the log density takes it."""
         return phi
+
+    def own_scale(self, sigma: Phi, phi: Phi) -> Phi:
+        """What is of the response's own scale: sigma in a linear model, else phi."""
+        return phi
+
+    def drawn(self, values: Array) -> tuple[Array | None, Array | None]:
+        """Draws of sigma and of phi, None for what there is not, where ``values`` are those of the own scale."""
+        return None, values if self.has_dispersion else None
 
     def parameters(self, theta: Array, beta: Array, phi: Any) -> Array:
         """The parameters of a search: theta, beta and the family's own."""

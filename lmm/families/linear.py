@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lmm.families.base import Array, Family, Weights
+from lmm.families.base import Array, Family, Phi, Weights
 from lmm.families.gaussian import Gaussian
 
 
@@ -23,6 +23,7 @@ class LinearGaussian(Gaussian):
     model_title, criterion_name = "Linear", "deviance"
     default_test, default_ddf = "t", "satterthwaite"
     default_residual = "response"
+    scale_name = "sigma"
     scale_note = ""
 
     def require_linear(self, message: str) -> None:
@@ -56,6 +57,12 @@ class LinearGaussian(Gaussian):
 
     def density_phi(self, sigma: float, phi: Any) -> Any:
         return sigma**2
+
+    def own_scale(self, sigma: Phi, phi: Phi) -> Phi:
+        return sigma
+
+    def drawn(self, values: Array) -> tuple[Array | None, Array | None]:
+        return values, None
 
     def parameters(self, theta: Array, beta: Array, phi: Any) -> Array:
         return theta

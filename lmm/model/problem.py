@@ -22,6 +22,7 @@ from lmm.design.rank import independent_columns, least_squares
 from lmm.design.terms import RandomTerm
 from lmm.errors import ResponseError
 from lmm.families import Family
+from lmm.families.base import Phi
 from lmm.families.linear import LINEAR
 from lmm.linalg import krylov
 from lmm.linalg.elimination import Vectors
@@ -115,6 +116,13 @@ class Problem(Structured):
         """What a search may begin from and how many numbers it has: theta; the fixed effects and sigma are profiled out."""
         return {"theta": self.n_theta}
 
+    def predictor(self, beta: np.ndarray, modes: Sequence[np.ndarray]) -> None:
+        """None: the rows were left behind."""
+
+    def row_sd(self, sigma: float, phi: float) -> float:
+        """The standard deviation that one row leaves to its linear predictor."""
+        return sigma
+
     def grams(self) -> list[np.ndarray]:
         """Per term the mean of z z' over the rows (k, k), weights included."""
         return [A.sum(axis=-1) / self.n for A in self.cross.diag]
@@ -123,7 +131,9 @@ class Problem(Structured):
         """Per term what each level's rows say of its effects, Z'WZ (k, k, J), in units of sigma."""
         return self.cross.diag
 
-    def working_sums(self, estimate: Estimate, unit: np.ndarray) -> CrossProducts:
+    def working_sums(
+        self, beta: np.ndarray, modes: Sequence[np.ndarray], phi: Phi, unit: np.ndarray
+    ) -> CrossProducts:
         """Cross-products of [Z X U], U = ``unit`` (p, p)."""
         old, p = self.cross, self.p
         rhs = tuple(np.tensordot(unit.T, own[:p], 1) for own in old.rhs)
@@ -347,16 +357,40 @@ class GeneralizedProblem(Structured):
         W = self.family.expected_weights(estimate.eta, self.rows.weights, estimate.phi).weight
         return tuple(A * max(float(np.mean(W)), 1e-10) for A in self.rows.pattern.diag)
 
-    def working_sums(self, estimate: Estimate, unit: np.ndarray) -> CrossProducts:
-        """Cross-products of [Z X U], U = ``unit`` (p, p), at the working weights of an estimate."""
+    def working_sums(
+        self, beta: np.ndarray, modes: Sequence[np.ndarray], phi: Phi, unit: np.ndarray
+    ) -> CrossProducts:
+        """Cross-products of [Z X U], U = ``unit`` (p, p), at the working weights of these parameters."""
         rows = self.rows
-        eta = self.predictor(estimate.beta, estimate.modes)
-        W = np.maximum(self.family.expected_weights(eta, rows.weights, estimate.phi).weight, 1e-10)
+        eta = self.predictor(beta, modes)
+        W = np.maximum(self.family.expected_weights(eta, rows.weights, phi).weight, 1e-10)
         return cross_products(self.terms, np.asfortranarray(rows.Q @ (rows.R @ unit)), W)
 
     def predictor(self, beta: np.ndarray, modes: Sequence[np.ndarray]) -> np.ndarray:
         """(n,) linear predictor at coefficients (p,) and effects (J, k) per term."""
         return self.rows.predictor(self.rows.R @ beta, [np.ascontiguousarray(b.T) for b in modes])
+
+    def constant_predictor(self) -> float | None:
+        """The link of the mean response, short of zero and one for proportions; None where no predictor has that mean."""
+        family, link, rows = self.family, self.family.link, self.rows
+        mean = float(np.average(rows.y, weights=rows.weights))
+        if np.isfinite(link.mean_high):
+            mean = (float(np.sum(rows.weights * rows.y)) + 0.5) / (
+                float(np.sum(rows.weights)) + 1.0
+            )
+        if not max(family.mean_low, link.mean_low) < mean < min(family.mean_high, link.mean_high):
+            return None
+        return float(link.link(np.array(mean)))
+
+    def row_sd(self, sigma: float, phi: float) -> float:
+        """The standard deviation that one row leaves to its linear predictor: the root of the inverse information at the mean."""
+        eta = self.constant_predictor()
+        if eta is None:
+            return 1.0
+        information = np.mean(
+            self.family.expected_weights(np.full(self.n, eta), self.rows.weights, phi).weight
+        )
+        return float(information**-0.5) if 0.0 < information < np.inf else 1.0
 
     def spanned_constant(self) -> np.ndarray | None:
         projected = self.rows.Q.mean(axis=0)

@@ -57,10 +57,9 @@ def build_generalized(
     ------
     ArgumentError : rows that can be read once only, and a family that must see all responses to number them.
     """
-    if not family.has_intercept:
-        raise ArgumentError(
-            f"family {family.name!r} must know all categories before the first row is used; fit a table in memory, or a sample of the rows."
-        )
+    family.require_mean(
+        f"family {family.name!r} must know all categories before the first row is used; fit a table in memory, or a sample of the rows."
+    )
     if not reducer.repeatable:
         raise ArgumentError(
             f"a generalized model passes over its rows several times, and {reducer.text} can be read once only; give a file or a Dataset."

@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -302,6 +302,7 @@ class StreamedRows:
     """
 
     distant = True
+    at_once: ClassVar[int] = 20_000_000
 
     def __init__(
         self,
@@ -337,6 +338,9 @@ class StreamedRows:
             "" if self.kept == self.n else f" for {self.n}, equal ones merged"
         )
         return f"{rows}, in memory" if self.folder is None else f"{rows}, in {self.folder}"
+
+    def predictor(self, gamma: np.ndarray, b: Sequence[np.ndarray]) -> None:
+        """None: no row is kept."""
 
     def constant(self, family: Family) -> float:
         """The part of the log density that no parameter moves, of the rows before they were merged."""

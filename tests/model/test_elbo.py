@@ -12,7 +12,7 @@ pytest.importorskip("optax")
 import jax  # noqa: E402
 
 import lmm  # noqa: E402
-from lmm.estimators.from_posterior import likelihood_fit  # noqa: E402
+from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood  # noqa: E402
 from lmm.estimators.variational.approximation import make_rules  # noqa: E402
 from lmm.estimators.variational.variational_start import begin_at, dense_terms  # noqa: E402
 from lmm.model.posterior import elbo  # noqa: E402
@@ -112,7 +112,7 @@ def test_the_bound_is_the_mean_over_draws(family, generalized):
         "fixed" if generalized else "posterior",
         dense_terms(model) if family == "partial" else (),
     )
-    near = likelihood_fit(problem, None)
+    near = maximum_likelihood(problem).fit(problem)
     unit = coordinates(problem, near.sigma, diagonal=family == "mean_field")
     arrays = make_row_data(problem, near.beta, unit) if generalized else make_sums(problem, unit)
     first, frame = begin_at(problem, near, model, how, near.sigma, arrays.shift, unit, priors.units)

@@ -11,7 +11,7 @@ import pytest
 from scipy.linalg import block_diag
 
 from lmm import families
-from lmm.estimators.from_posterior import likelihood_fit
+from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood
 from lmm.model.posterior import posterior_density as density
 from lmm.model.posterior.joint import make_model, units_of
 from lmm.model.posterior.posterior_density import Space
@@ -71,7 +71,7 @@ def given(problem):
 
 def linear(name):
     problem = build_problem(DESIGNS[name])
-    near, priors = likelihood_fit(problem, None), given(problem)
+    near, priors = maximum_likelihood(problem).fit(problem), given(problem)
     data, plan = density.sum_data(problem, near, near.sigma, priors)
     return DESIGNS[name], problem, priors, data, Space(make_model(problem, "log"), plan, True)
 
@@ -197,7 +197,7 @@ def generalized(family, crossed=True):
     terms = [term("a", a, Z), *([term("c", c, np.ones((n, 1)))] if crossed else [])]
     d = design(y, X, terms, offset=0.1 * rng.normal(size=n))
     problem = build_generalized(d, family)
-    near = likelihood_fit(problem, None)
+    near = maximum_likelihood(problem).fit(problem)
     own = {"phi": LogNormal(-1.0, 0.5)} if family.has_dispersion else {}
     return (
         d,

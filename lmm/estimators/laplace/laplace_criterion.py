@@ -36,8 +36,6 @@ EXPANSION = 0.02
 CLOSER, ROUGH = 1e-6, 1e-6
 #: rounding of the sum of log densities, relative to that of the part that depends on the predictor
 ROUNDING = 8.0 * float(np.finfo(float).eps)
-#: numbers in the sums of points that are evaluated together
-AT_ONCE = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -417,7 +415,7 @@ class Objective:
         B = np.eye(len(psi)) if B is None else B
         widths = 1e-4 * np.maximum(1.0, np.abs(np.linalg.solve(B, psi)))
         steps = (B * widths).T
-        at_once = self._at_once() if self.source.distant else 1
+        at_once = self._at_once()
         for start in range(0, len(psi), at_once):
             those = steps[start : start + at_once]
             ends = [psi + sign * step for step in those for sign in (1.0, -1.0)]
@@ -462,7 +460,7 @@ class Objective:
             A.shape[0] * A.shape[-1] * (2 * self.rows.p + 2 * A.shape[0] + 8) for A in pattern.diag
         )
         pairs = sum(2 * own.blocks.size for own in pattern.pairs.values())
-        return max(1, int(AT_ONCE // (2 * (levels + pairs))))
+        return max(1, int(self.source.at_once // (2 * (levels + pairs))))
 
     def covariance(self, psi: np.ndarray, endless: np.ndarray | None = None) -> np.ndarray:
         """Covariance of (theta, beta, rho), on the user's scale; zero rows for parameters on the boundary.

@@ -30,12 +30,13 @@ from lmm.estimators.laplace import separation
 from lmm.estimators.laplace.diagnosis import diagnose, laplace_error
 from lmm.estimators.laplace.laplace_criterion import Objective
 from lmm.estimators.laplace.probed_laplace import objective_for
+from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
 from lmm.estimators.restart import heights
 from lmm.estimators.settings import CONTROL, FLAG, check_settings
 from lmm.linalg import threads
 from lmm.model.centred import inner_theta, inward, outer_jacobian, outer_theta, outward
 from lmm.model.laplace.start_values import starting_values
-from lmm.model.problem import GeneralizedProblem
+from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.search.boundary import is_singular, snapped_theta
 from lmm.search.trust_region import Outcome, minimize
@@ -63,7 +64,7 @@ class LaplaceLikelihood(Estimator):
     nagq: int = 1
     second_order: bool = False
     models = (GENERALIZED,)
-    maximises = takes_iterative = takes_checkpoint = True
+    maximises = takes_iterative = takes_checkpoint = takes_chunks = True
     elsewhere = " The likelihood of a linear model needs no approximation."
 
     def __post_init__(self) -> None:
@@ -294,6 +295,21 @@ class LaplaceLikelihood(Estimator):
         )
 
 
+def maximum_likelihood(
+    problem: Problem | GeneralizedProblem,
+    control: Control = Control(),  # noqa: B008
+    *,
+    reml: bool = False,
+    sigma: float | None = None,
+    nagq: int = 1,
+    second_order: bool = False,
+) -> Estimator:
+    """What maximises the likelihood of a problem; of the settings it takes those that are for its kind."""
+    if problem.distribution.linear:
+        return MaximumLikelihood(reml, control, sigma)
+    return LaplaceLikelihood(control, nagq, second_order)
+
+
 def refuse_exact(problem: GeneralizedProblem, phi: object) -> None:
     """ResponseError where the model leaves no dispersion to estimate, so that its likelihood has no bound."""
     family = problem.family
@@ -326,11 +342,7 @@ def finish(
         passes=getattr(problem.source, "passes", 0),
     )
     beta = inverse @ state.gamma
-    eta = (
-        None
-        if problem.source.distant
-        else problem.rows.predictor(state.gamma, state.laplace.mode.b)
-    )
+    eta = problem.rows.predictor(state.gamma, state.laplace.mode.b)
     told = diagnose(problem, beta, problem.factors(theta), state.phi, eta)
     return assemble_estimate(
         problem,

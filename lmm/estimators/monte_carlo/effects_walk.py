@@ -246,10 +246,9 @@ class Walk:
                 ),
                 "beta": shift + unit @ at.d,
             }
-            if self.model.linear:
-                line["sigma"] = float(np.exp(at.log_sigma))
-            elif self.model.family.has_dispersion:
-                line["dispersion"] = float(np.exp(at.log_phi))
+            family = self.model.family
+            if family.has_scale:
+                line[family.scale_name] = float(np.exp(family.own_scale(at.log_sigma, at.log_phi)))
             line["effects"] = record["watched"][i]
             self.trace.append(line)
         return True
@@ -264,7 +263,7 @@ class Walk:
                 0.5 * np.log(np.maximum(np.diagonal(G), floor**2))
                 for G, floor in zip(at.G, self.floors, strict=True)
             ]
-            last = at.log_sigma if self.model.linear else at.log_phi
+            last = self.model.family.own_scale(at.log_sigma, at.log_phi)
             rows.append(np.concatenate([*log_sd, shift + unit @ at.d, [last]]))
         return np.array(rows)
 

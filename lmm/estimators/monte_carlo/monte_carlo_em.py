@@ -22,8 +22,7 @@ from lmm import arguments
 from lmm.errors import ArgumentError
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import Callback, Estimator
-from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
-from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
+from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood
 from lmm.estimators.monte_carlo.effects_chain import WINDOW, Settings
 from lmm.estimators.monte_carlo.effects_walk import Path, Walk
 from lmm.estimators.optional import need
@@ -43,17 +42,12 @@ from lmm.estimators.settings import (
 from lmm.estimators.variational.variational_start import dense_terms
 from lmm.linalg.devices import backend
 from lmm.model import centred
-from lmm.model.gaussian.crossproducts import CrossProducts, cross_products
 from lmm.model.posterior.expectation import Parameters
 from lmm.model.posterior.joint import (
-    RowData,
     Start,
-    Sums,
     coordinates,
+    make_data,
     make_model,
-    make_row_data,
-    make_sums,
-    row_sd,
     start_of,
 )
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -169,15 +163,10 @@ class MonteCarloEM(Estimator):
         model.family.require_jax()
         first = start_of(problem, start)
         sigma = first.sigma if isinstance(self.sigma, str) else float(self.sigma)
-        data: Sums | RowData
-        if isinstance(problem, Problem):
-            data = make_sums(problem, coordinates(problem, sigma), DENSE_PAIRS)
-            cross = replace(problem.cross, rhs=data.fixed, gram=data.gram)
-        else:
-            data = make_row_data(
-                problem, first.beta, coordinates(problem, row_sd(problem, sigma, first.phi))
-            )
-            cross = _weighted(problem, data, first)
+        unit = coordinates(problem, problem.row_sd(sigma, first.phi))
+        data = make_data(problem, first.beta, unit, DENSE_PAIRS)
+        none = [np.zeros((size.J, size.k)) for size in problem.plan.terms]
+        cross = problem.working_sums(first.beta, none, first.phi, unit)
         dense = dense_terms(model) if self.metric == "adapted" else ()
         settings = Settings(
             self.sampler,
@@ -249,18 +238,18 @@ class MonteCarloEM(Estimator):
                 other = path._replace(G=G)
                 free, fitted = (self._finish(problem, at, sigma) for at in (path, other))
                 if np.isfinite(fitted.objective) and not fitted.objective > free.objective + 1e-6:
-                    path = other
-                    if isinstance(
-                        problem, Problem
-                    ):  # given the covariances these are in closed form
-                        near = MaximumLikelihood(
-                            False,
-                            Control(evaluate_only=True),
-                            None if isinstance(self.sigma, str) else sigma,
-                        )
-                        best = near.fit(problem, fitted.theta)
-                        path = path._replace(beta=best.beta, log_sigma=float(np.log(best.sigma)))
+                    # given the covariances these are in closed form in a linear model
+                    best = self._at(problem, sigma, fitted.parameters)
+                    path = other._replace(beta=best.beta, log_sigma=float(np.log(best.sigma)))
         return path
+
+    def _at(
+        self, problem: Problem | GeneralizedProblem, sigma: float, parameters: np.ndarray
+    ) -> Estimate:
+        """The likelihood at given parameters."""
+        known = None if isinstance(self.sigma, str) else sigma
+        only = maximum_likelihood(problem, Control(evaluate_only=True), sigma=known)
+        return only.fit(problem, parameters)
 
     # ---- the search ----
 
@@ -331,23 +320,20 @@ class MonteCarloEM(Estimator):
 
     def _finish(self, problem: Problem | GeneralizedProblem, path: Path, sigma: float) -> Estimate:
         """The estimate at averaged parameters, with the likelihood there."""
-        linear = isinstance(problem, Problem)
-        if linear and isinstance(self.sigma, str):
-            sigma = float(np.exp(path.log_sigma))
-        scale2 = float(problem.distribution.scale(sigma)) ** 2
+        family, phi = problem.distribution, float(np.exp(path.log_phi))
+        last = float(np.exp(path.log_sigma)) if isinstance(self.sigma, str) else sigma
+        scale2 = float(family.scale(last)) ** 2
         theta = problem.theta_of([G / scale2 for G in path.G])
-        only = Control(evaluate_only=True)
         modes = tuple(np.ascontiguousarray(b.T) for b in path.effects)
-        if isinstance(problem, Problem):
-            known = None if isinstance(self.sigma, str) else sigma
-            near = MaximumLikelihood(False, only, known).fit(problem, theta)
-            return replace(near, method=self.name, beta=path.beta, sigma=sigma, modes=modes)
-        phi = float(np.exp(path.log_phi))
-        tail = [phi] if problem.family.has_dispersion else []
-        near = LaplaceLikelihood(only).fit(problem, np.concatenate([theta, path.beta, tail]))
-        eta = problem.predictor(path.beta, modes)
         # without a joint Hessian the fixed effects have the covariance given theta, as with nagq = 0
-        return replace(near, method=self.name, modes=modes, eta=eta)
+        return replace(
+            self._at(problem, sigma, family.parameters(theta, path.beta, phi)),
+            method=self.name,
+            beta=path.beta,
+            sigma=family.sigma(family.density_phi(last, phi)),
+            modes=modes,
+            eta=problem.predictor(path.beta, modes),
+        )
 
 
 def _parameters(first: Start, sigma: float) -> Parameters:
@@ -355,11 +341,3 @@ def _parameters(first: Start, sigma: float) -> Parameters:
     return Parameters(
         np.zeros(len(first.beta)), G, np.asarray(np.log(sigma)), np.asarray(np.log(first.phi))
     )
-
-
-def _weighted(problem: GeneralizedProblem, data: RowData, first: Start) -> CrossProducts:
-    """Cross-products of [Z X~] at the working weights without random effects."""
-    W = np.maximum(
-        problem.family.expected_weights(data.offset, problem.rows.weights, first.phi).weight, 1e-10
-    )
-    return cross_products(problem.terms, np.asfortranarray(data.X), W)

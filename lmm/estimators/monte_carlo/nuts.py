@@ -31,10 +31,10 @@ from lmm.estimators.from_posterior import (
     covariances_at,
     effects_as_written,
     estimate_from,
-    likelihood_fit,
     mean_covariance,
     prepare,
 )
+from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood
 from lmm.estimators.monte_carlo.chain_diagnostics import diagnose_chains
 from lmm.estimators.monte_carlo.hamiltonian import (
     IDLE,
@@ -156,7 +156,8 @@ class NUTS(Estimator):
             problem,
             prepare(problem, model, self.priors, self._held(problem)),
         )
-        near = likelihood_fit(
+        # costs a small part of what follows
+        near = maximum_likelihood(problem).fit(
             problem, None if start is None else as_centred(problem, start, priors)
         )
         data: SumData | GeneralizedData
@@ -308,11 +309,10 @@ class NUTS(Estimator):
         covariances = tuple(
             G.reshape(*shape, *G.shape[1:]) for G in covariances_as_written(flat, priors.frames)
         )
-        sigma = phi = None
-        if linear:
-            sigma = np.exp(x[:, :, -1]) if space.free_sigma else np.full(shape, float(data.sigma))
-        elif space.has_phi:
-            phi = np.exp(x[:, :, -1])
+        free = space.free_sigma or space.has_phi
+        sigma, phi = model.family.drawn(
+            np.exp(x[:, :, -1]) if free else np.full(shape, self.sigma or 1.0)
+        )
         terms = range(len(chains[0].effects[0]))
         effects = [
             np.stack([np.concatenate([block[t] for block in chain.effects]) for chain in chains])
@@ -334,7 +334,7 @@ class NUTS(Estimator):
             covariances_as_written(mode_cov, priors.frames),
         )
         rows = beta.reshape(-1, p)
-        kind = "Linear" if linear else "Generalized linear"
+        kind = model.family.model_title
         count = int(statistics["diverging"].sum())
         notes: tuple[str, ...] = (
             "Estimates are posterior means and 'Posterior SD' posterior standard deviations; standard deviations and correlations of "

@@ -110,16 +110,10 @@ class Found:
             g.zeta + z[:, : model.size] @ g.zeta_factor.T,
             self.beta + z @ self.beta_factor.T,
         )
-        sigma = phi = None
-        if model.linear:
-            fixed = self.how.sigma != "posterior"
-            sigma = (
-                np.full((1, count), self.sigma)
-                if fixed
-                else self._sigma(rng.standard_normal(count))[None]
-            )
-        elif model.family.has_dispersion:
-            phi = np.full((1, count), self.phi)
+        scale = np.full(count, model.family.own_scale(self.sigma, self.phi))
+        if self.how.sigma == "posterior":
+            scale = self._sigma(rng.standard_normal(count))
+        sigma, phi = model.family.drawn(scale[None])
         effects = []
         if count * sum(term.k * term.J for term in model.terms) <= KEEP:
             for t, (m, S) in enumerate(zip(g.m, g.S, strict=True)):

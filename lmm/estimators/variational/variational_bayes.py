@@ -19,7 +19,8 @@ import numpy as np
 from lmm.errors import ArgumentError
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import Callback, Estimator
-from lmm.estimators.from_posterior import as_centred, estimate_from, likelihood_fit, prepare
+from lmm.estimators.from_posterior import as_centred, estimate_from, prepare
+from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood
 from lmm.estimators.optional import need
 from lmm.estimators.settings import (
     CONTROL,
@@ -47,13 +48,9 @@ from lmm.model.posterior import elbo, scales
 from lmm.model.posterior.elbo import FAMILIES, Approximation, Parameters
 from lmm.model.posterior.joint import (
     Model,
-    RowData,
-    Sums,
     coordinates,
+    make_data,
     make_model,
-    make_row_data,
-    make_sums,
-    row_sd,
 )
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate, Report
@@ -176,18 +173,13 @@ class VariationalBayes(Estimator):
             treatment,
             dense_terms(model) if self.approximation == "partial" else (),
         )
-        near = likelihood_fit(problem, start)
+        near = maximum_likelihood(problem).fit(problem, start)
         sigma = near.sigma if isinstance(self.sigma, str) or not linear else float(self.sigma)
         # "mean_field" means independent coefficients; the other families are the same in any coordinates
         unit = coordinates(
-            problem, row_sd(problem, sigma, near.phi), diagonal=self.approximation == "mean_field"
+            problem, problem.row_sd(sigma, near.phi), diagonal=self.approximation == "mean_field"
         )
-        data: Sums | RowData
-        data = (
-            make_sums(problem, unit, DENSE_PAIRS)
-            if isinstance(problem, Problem)
-            else make_row_data(problem, near.beta, unit)
-        )
+        data = make_data(problem, near.beta, unit, DENSE_PAIRS)
         first, frame = begin_at(
             problem, near, model, how, sigma, np.asarray(data.shift), unit, priors.units
         )
@@ -222,9 +214,8 @@ class VariationalBayes(Estimator):
             notes += (
                 "batch_size was not used: a linear model is fitted from its sums, at no cost per row.",
             )
-        kind = "Linear" if linear else "Generalized linear"
         report = Report(
-            f"{kind} mixed model fit by variational Bayes ({TITLES[self.approximation]})",
+            f"{model.family.model_title} mixed model fit by variational Bayes ({TITLES[self.approximation]})",
             (("ELBO", float(value)),),
             notes,
         )

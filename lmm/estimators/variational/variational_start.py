@@ -53,7 +53,8 @@ def begin_at(
     shift, unit : (p,), (p, p), beta = shift + unit d.
     scale_units : units of the standard deviations, as of the priors.
     """
-    cross, scale = problem.working_sums(near, unit), float(np.sqrt(near.scale2))
+    cross = problem.working_sums(near.beta, near.modes, near.phi, unit)
+    scale = float(np.sqrt(near.scale2))
     G = []
     for A, relative, term in zip(cross.diag, near.factors, model.terms, strict=True):
         own = scale**2 * relative @ relative.T

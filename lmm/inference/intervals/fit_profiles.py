@@ -12,8 +12,7 @@ from lmm.errors import ArgumentError
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import Estimator
 from lmm.estimators.laplace.laplace_criterion import Objective
-from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
-from lmm.estimators.likelihood.maximum_likelihood import MaximumLikelihood
+from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood
 from lmm.estimators.likelihood.profiled import Evaluator
 from lmm.inference.intervals.generalized_surface import GeneralizedSurface
 from lmm.inference.intervals.profiling import LowerPoint, Path, follow, polished
@@ -78,17 +77,17 @@ def maximum(
             "profile: the variances of this fit were given, not estimated; fit the model by maximum likelihood."
         )
     control = replace(estimator.control, evaluate_only=False, verbose=False, progress=False)
-    if estimate.distribution.linear:
-        kind: Estimator = MaximumLikelihood(
-            reml=False, control=control, sigma=estimate.sigma if estimate.knows_sigma else None
+    if estimate.quasi:
+        raise ArgumentError(
+            "profile: a quasi-likelihood, with a dispersion that its family does not have, has no deviance to profile."
         )
-    else:
-        if estimate.quasi:
-            raise ArgumentError(
-                "profile: a quasi-likelihood, with a dispersion that its family does not have, has no deviance to profile."
-            )
-        own = estimator if isinstance(estimator, LaplaceLikelihood) else LaplaceLikelihood()
-        kind = LaplaceLikelihood(control, max(own.nagq, 1), own.second_order)
+    kind = maximum_likelihood(
+        problem,
+        control,
+        sigma=estimate.sigma if estimate.knows_sigma else None,
+        nagq=max(estimator.nagq, 1),
+        second_order=estimator.second_order,
+    )
     if _is_same(estimator, kind) and estimate.convergence.converged:
         return kind, estimate, ()
     refitted = kind.fit(problem, None if estimate.distribution.linear else estimate.parameters)

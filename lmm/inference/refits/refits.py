@@ -47,12 +47,7 @@ def is_batched(problem: Any, estimator: Estimator) -> TypeGuard[Problem]:
         and estimator.sigma is None
         and not estimator.control.evaluate_only
     )
-    if not (
-        plain
-        and isinstance(problem, Problem)
-        and problem.centred is None
-        and many_linear.takes(problem)
-    ):
+    if not (plain and problem.centred is None and many_linear.takes(problem)):
         return False
     return determined(problem, bool(estimator.reml)).all
 

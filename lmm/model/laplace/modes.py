@@ -14,7 +14,6 @@ import numpy as np
 
 from lmm.linalg.factorisation import Factorisation
 from lmm.model.laplace.passes import Scores, ScoreSums, Source, Task, Weighted, drive
-from lmm.model.laplace.rows import Rows
 from lmm.model.penalized import system_of
 
 #: Newton decrement, in units of the log-likelihood, at which the mode is found; what is left enters J to first order
@@ -54,7 +53,7 @@ class Mode:
     @property
     def eta(self) -> np.ndarray | None:
         """(n,) linear predictor of rows in memory, else None."""
-        return self.source.predictor(self.gamma, self.b) if isinstance(self.source, Rows) else None
+        return self.source.predictor(self.gamma, self.b)
 
 
 class ProfiledFixedEffects:

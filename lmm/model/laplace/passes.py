@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -41,7 +41,10 @@ class Source(Protocol):
     plan, pattern : which term is eliminated how, and the pairs of levels that occur.
     p : fixed columns.
     distant : whether a pass is dear, so that more is asked of each.
+    at_once : numbers of sums that are held to ask more of a pass.
     """
+
+    at_once: ClassVar[int]
 
     @property
     def plan(self) -> Plan: ...
@@ -54,6 +57,10 @@ class Source(Protocol):
 
     @property
     def distant(self) -> bool: ...
+
+    def predictor(self, gamma: np.ndarray, b: Sequence[np.ndarray]) -> np.ndarray | None:
+        """The linear predictor (n,) of rows in memory."""
+        ...
 
     def sample(self) -> Block:
         """Rows that stand for all in a model without random effects; all of them where they are in memory."""

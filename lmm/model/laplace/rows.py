@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -131,6 +131,7 @@ class Rows(Block):
     plan: Plan
     pattern: CrossProducts
     whole: bool = True
+    at_once: ClassVar[int] = 0
 
     @property
     def distant(self) -> bool:

@@ -204,37 +204,13 @@ def _effect_units(
 def _predictor_moments(problem: GeneralizedProblem) -> tuple[float, float]:
     """Mean and standard deviation of the response, on the scale of the linear predictor, the offset taken off."""
     link, rows = problem.family.link, problem.rows
-    eta = _constant_predictor(problem)
+    eta = problem.constant_predictor()
     mean = float(np.average(rows.y, weights=rows.weights))
     sd = float(np.sqrt(np.average((rows.y - mean) ** 2, weights=rows.weights))) or 1.0
     if eta is None:
         return 0.0, sd if link.has_units else 1.0
     scale = sd / abs(float(link.d1(np.array(eta)))) if link.has_units else 1.0
     return eta - float(np.mean(rows.offset)), scale
-
-
-def _constant_predictor(problem: GeneralizedProblem) -> float | None:
-    """The link of the mean response, short of zero and one for proportions; None where no predictor has that mean."""
-    family, link, rows = problem.family, problem.family.link, problem.rows
-    mean = float(np.average(rows.y, weights=rows.weights))
-    if np.isfinite(link.mean_high):
-        mean = (float(np.sum(rows.weights * rows.y)) + 0.5) / (float(np.sum(rows.weights)) + 1.0)
-    if not max(family.mean_low, link.mean_low) < mean < min(family.mean_high, link.mean_high):
-        return None
-    return float(link.link(np.array(mean)))
-
-
-def row_sd(problem: Problem | GeneralizedProblem, sigma: float, phi: float) -> float:
-    """The standard deviation that one row leaves to its linear predictor: sigma, or the root of the inverse information at the mean."""
-    if isinstance(problem, Problem):
-        return sigma
-    eta = _constant_predictor(problem)
-    if eta is None:
-        return 1.0
-    information = np.mean(
-        problem.family.expected_weights(np.full(problem.n, eta), problem.rows.weights, phi).weight
-    )
-    return float(information**-0.5) if 0.0 < information < np.inf else 1.0
 
 
 def coordinates(
@@ -265,6 +241,15 @@ def make_sums(problem: Problem, unit: np.ndarray, dense: int = 0) -> Sums:
         shift=problem.beta0,
         unit=unit,
     )
+
+
+def make_data(
+    problem: Problem | GeneralizedProblem, beta: np.ndarray, unit: np.ndarray, dense: int
+) -> Sums | RowData:
+    """What a problem is held by, around ``beta`` (p,), which is beta_0 of a linear one."""
+    if isinstance(problem, Problem):
+        return make_sums(problem, unit, dense)
+    return make_row_data(problem, beta, unit)
 
 
 def _pair(cross: CrossProducts, key: tuple[int, int], dense: int) -> tuple[np.ndarray, ...]:

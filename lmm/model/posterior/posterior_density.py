@@ -42,7 +42,7 @@ from lmm.linalg.tail import size as tail_size
 from lmm.model.gaussian.crossproducts import cross_products
 from lmm.model.gaussian.system import make_system
 from lmm.model.posterior import scales
-from lmm.model.posterior.joint import Model, RowData, coordinates, make_row_data, predictor, row_sd
+from lmm.model.posterior.joint import Model, RowData, coordinates, make_row_data, predictor
 from lmm.model.problem import GeneralizedProblem, Problem, criterion_data
 from lmm.model.records import Estimate
 from lmm.priors import Priors
@@ -214,7 +214,7 @@ def generalized_data(
     """
     found = approximate_posterior(near, 1.0, priors)
     # a fit without a covariance is far out, separated: its priors know better where to begin
-    unit = coordinates(problem, row_sd(problem, 1.0, near.phi))
+    unit = coordinates(problem, problem.row_sd(1.0, near.phi))
     beta = _prior_centre(priors, unit) if found is None else found[0]
     if tail_size(problem.plan.layout) > TAIL_LIMIT:
         rows = make_row_data(problem, beta, unit)
