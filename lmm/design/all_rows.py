@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -95,6 +95,55 @@ class Rows:
         N[lost, np.arange(len(lost))] = 1.0
         return N
 
+    def fixed_part(self, beta: np.ndarray) -> np.ndarray:
+        """(n,) X beta plus the offset."""
+        eta = self.design.X @ beta
+        return eta if self.design.offset is None else eta + self.design.offset
+
+    def predictor(self, beta: np.ndarray, modes: Sequence[np.ndarray]) -> np.ndarray:
+        """(n,) X beta + Z b plus the offset, read-only, without forming Z; b (J, k) per term."""
+        eta = self.fixed_part(beta)
+        for term, b in zip(self.design.terms, modes, strict=True):
+            eta = eta + term.times(b)
+        eta.setflags(write=False)
+        return eta
+
+    def again(self) -> object:
+        """The data, to be fitted again."""
+        return self.design.frame.data
+
+    @property
+    def chosen(self) -> dict[str, np.ndarray]:
+        """The argument by which a call on the same data has no other rows."""
+        return {"subset": self.design.rows_used}
+
+    @property
+    def reducers(self) -> tuple[Any, ...]:
+        """What reads the data in chunks."""
+        return ()
+
+    def require_chunks(self, message: str) -> None:
+        """ArgumentError with this message for rows in memory."""
+        raise ArgumentError(message)
+
+    def same_response(self, other: Rows) -> bool:
+        """Whether the responses are equal up to rounding."""
+        return other.design.source is None and _close(self.design.y, other.design.y)
+
+    def same_given(self, a: np.ndarray | None, b: np.ndarray | None, default: float) -> bool:
+        """Whether two arrays of a number per row are equal up to rounding, None standing for a constant."""
+        whole = np.full(self.n, default)
+        return _close(whole if a is None else a, whole if b is None else b)
+
+    def rank_with(self, other: Rows) -> int:
+        """Dimension of the space that the fixed effects of both span."""
+        return len(independent_columns(np.column_stack([self.design.X, other.design.X]))[0])
+
+    def spans(self, wide: RandomTerm, term: RandomTerm) -> bool:
+        """Whether the columns of a term lie in the space of those of a ``wide`` one."""
+        rank = len(independent_columns(np.array(wide.values))[0])
+        return len(independent_columns(np.column_stack([wide.values, term.values]))[0]) == rank
+
     def same(self, other: Rows) -> bool:
         """Whether response, weights and offset of another design's rows are equal to these."""
         a, b = self.design, other.design
@@ -102,6 +151,10 @@ class Rows:
         return b.source is None and all(
             x is y or not (x is None or y is None) and np.array_equal(x, y) for x, y in pairs
         )
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(np.allclose(a, b, rtol=1e-10, atol=0.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +220,42 @@ class RowsInChunks(Rows):
         for j in columns:
             difference[pool[j]] += 1.0
         return bool(difference @ self.source.moments @ difference <= 1e-12 * self.n)
+
+    def predictor(self, beta: np.ndarray, modes: Sequence[np.ndarray]) -> np.ndarray:
+        """What stands where the rows would be."""
+        return self.design.y
+
+    def again(self) -> object:
+        return self.source.origin.again()
+
+    @property
+    def chosen(self) -> dict[str, np.ndarray]:
+        return {}
+
+    @property
+    def reducers(self) -> tuple[Any, ...]:
+        origin = self.source.origin
+        return () if origin is None or origin.reducer is None else (origin.reducer,)
+
+    def require_chunks(self, message: str) -> None:
+        return None
+
+    def same_response(self, other: Rows) -> bool:
+        """Their sums and extremes are."""
+        return isinstance(other, RowsInChunks) and _close(
+            self.source.response, other.source.response
+        )
+
+    def same_given(self, a: np.ndarray | None, b: np.ndarray | None, default: float) -> bool:
+        """What is known of them is compared."""
+        return (a is None) == (b is None)
+
+    def rank_with(self, other: Rows) -> int:
+        """Columns count by their names."""
+        return len({*self.design.names, *other.design.names})
+
+    def spans(self, wide: RandomTerm, term: RandomTerm) -> bool:
+        return set(term.columns) <= set(wide.columns)
 
     def same(self, other: Rows) -> bool:
         """Their sums are equal."""

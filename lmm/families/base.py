@@ -153,6 +153,10 @@ class Family(abc.ABC):
     residual_types, default_residual : the types of residuals, and the one that is meant where none is named.
     standard_residual : the residual with mean zero and one variance in every row.
     prediction_types, category_types : what may be predicted, and those of them that are about categories.
+    response_types, predictor_types : those on the scale of the response, and on that of the linear predictor.
+    eta_columns : what a table of rows calls the linear predictor beside the fitted values.
+    sought : what a search looks for, in words.
+    rows_per_level : rows of a level, at the least, for its predicted effects to be about normal.
     merges : which rows with one and the same linear predictor are worth one row with their weights' sum. "sums": all of them,
         with the weighted mean of their responses, because log f = w (y s(eta) - k(eta)) + c(y, w), whose c is no longer known
         then; "equal": those with the same response, because weights multiply log f; None: weights mean something else.
@@ -188,6 +192,11 @@ class Family(abc.ABC):
     standard_residual: ClassVar[str] = "pearson"
     prediction_types: ClassVar[tuple[str, ...]] = ("response", "link")
     category_types: ClassVar[tuple[str, ...]] = ()
+    response_types: ClassVar[tuple[str, ...]] = ("response",)
+    predictor_types: ClassVar[tuple[str, ...]] = ("link",)
+    eta_columns: ClassVar[tuple[str, ...]] = (".eta",)
+    sought: ClassVar[str] = "parameters"
+    rows_per_level: ClassVar[int] = 5
     has_mean: ClassVar[bool] = True
     model_title: ClassVar[str] = "Generalized linear"
     criterion_name: ClassVar[str] = "minus_2_llf"
@@ -649,6 +658,19 @@ class Family(abc.ABC):
     def scale_note(self) -> str:
         """What stands after a quantity on the scale of the linear predictor."""
         return f" ({self.link.name} scale)"
+
+    def require_family(self, message: str) -> None:  # noqa: B027
+        """ArgumentError with this message for a linear model."""
+
+    @property
+    def predictor_notes(self) -> tuple[str, ...]:
+        """What is said of numbers on the scale of the linear predictor."""
+        return (f"on the scale of the linear predictor ({self.link.name} link)",)
+
+    def headed(self, shape: str) -> list[tuple[str, str]]:
+        """Lines of a summary's head, label and text; ``shape`` is a parameter beside the family's name."""
+        text = f"{self.title}{shape}  ( {self.link.name} ){self.qualifier}"
+        return [("Family", text)]
 
     def require_mean(self, message: str) -> None:  # noqa: B027
         """ArgumentError with this message where responses are categories; ``{kind}`` in it stands for ``"an ordinal"``."""

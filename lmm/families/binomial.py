@@ -57,6 +57,14 @@ class Binomial(Family):
         object.__setattr__(bound, "levels", (str(found[0][0]), str(found[0][1])))
         return bound, ()
 
+    def headed(self, shape: str) -> list[tuple[str, str]]:
+        """With the level that is a success, where the response had two."""
+        lines = super().headed(shape)
+        if self.levels is not None:
+            failure, success = self.levels
+            lines.append(("Modelled", f"the probability of {success!r}; {failure!r} is failure"))
+        return lines
+
     def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
         log_p, log_q = self.link.log_values(self.clip(eta))
         return self._inside(ones(weights) * (y * log_p + (1.0 - y) * log_q), eta)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lmm.errors import ArgumentError
 from lmm.families.base import Array, Family, Phi, Weights
 from lmm.families.gaussian import Gaussian
 
@@ -25,9 +26,22 @@ class LinearGaussian(Gaussian):
     default_residual = "response"
     scale_name = "sigma"
     scale_note = ""
+    response_types = predictor_types = ("response", "link")
+    eta_columns = predictor_notes = ()
+    sought = "variance parameters"
+    rows_per_level = 1
 
     def require_linear(self, message: str) -> None:
         return None
+
+    def require_family(self, message: str) -> None:
+        raise ArgumentError(message)
+
+    def headed(self, shape: str) -> list[tuple[str, str]]:
+        return []
+
+    def inside(self, eta: Array) -> Array:
+        return eta == eta
 
     def mean(self, eta: Array) -> Array:
         return eta

@@ -104,6 +104,12 @@ class Draws:
         """Draws of all chains together."""
         return int(np.prod(self.beta.shape[:2]))
 
+    def density_phi(self, estimate: Estimate, at: tuple[int, ...]) -> Any:
+        """phi as the log density takes it, of draw ``at``; the estimate's where none was drawn."""
+        sigma = estimate.sigma if self.sigma is None else float(self.sigma[at])
+        phi = estimate.phi if self.phi is None else float(self.phi[at])
+        return estimate.distribution.density_phi(sigma, phi)
+
 
 @dataclass(frozen=True, eq=False)
 class Estimate:

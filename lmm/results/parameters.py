@@ -18,7 +18,6 @@ from lmm.errors import ArgumentError, DegreesOfFreedomWarning, warn
 from lmm.estimators.estimator import Estimator, adopted
 from lmm.formula import Formula
 from lmm.inference.tests.ddf import Asymptotic, Ddf, check, degrees_of_freedom
-from lmm.model.laplace.linear_predictor import linear_predictor
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate
 from lmm.results.posterior import uncertainty
@@ -35,7 +34,6 @@ from lmm.results.tables import (
 from lmm.results.tables.draws import PosteriorDraws
 from lmm.results.tables.varcorr import VarCorr, varcorr
 from lmm.results.uncertainty import Uncertainty
-from lmm.stream.absent import ABSENT
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -264,10 +262,9 @@ class Parameters:
         ------
         ArgumentError : for a linear model, which estimates its residual variance.
         """
-        if self.family is None:
-            raise ArgumentError(
-                "overdispersion: a linear model estimates its residual variance; see fit.sigma."
-            )
+        self.estimate.distribution.require_family(
+            "overdispersion: a linear model estimates its residual variance; see fit.sigma."
+        )
         return generalized.overdispersion(self.design, self.estimate, self._eta)
 
     @property
@@ -309,13 +306,10 @@ class Parameters:
         values = arguments.numbers_of(
             theta, "objective: theta", f"{len(names)} finite numbers, {', '.join(names)}"
         )
-        if self.family is not None:
-            everything = self.estimate.parameters
-            if values.shape == self.estimate.theta.shape:
-                values = np.concatenate([values, everything[len(values) :]])
-            if values.shape == everything.shape:
-                return float(self._method.objective(self.problem, values))
-        if values.shape != self.estimate.theta.shape:
+        everything = self.estimate.parameters
+        if values.shape == self.estimate.theta.shape:
+            values = np.concatenate([values, everything[len(values) :]])
+        if values.shape != everything.shape:
             raise ArgumentError(
                 f"objective: theta must be {len(names)} finite numbers, {', '.join(names)}; its shape is {values.shape}."
             )
@@ -355,9 +349,9 @@ class Parameters:
 
     @cached_property
     def _eta(self) -> np.ndarray:
-        own = self.estimate.eta
-        if own is None and self.design.streamed:
-            return ABSENT
-        values = linear_predictor(self.design, self.estimate) if own is None else np.array(own)
+        estimate = self.estimate
+        if estimate.eta is None:
+            return self.design.rows.predictor(estimate.beta, estimate.modes)
+        values = np.array(estimate.eta)
         values.setflags(write=False)
         return values

@@ -230,10 +230,9 @@ class Rowwise(Parameters):
         show = self._method.control.progress if progress is None else bool(progress)
         bar = rows_bar if show else None
         if newdata is None:
-            if not self.design.streamed:
-                raise ArgumentError(
-                    "write_predictions is for data that is read in chunks; this fit has fit.augment(), a DataFrame."
-                )
+            self.design.rows.require_chunks(
+                "write_predictions is for data that is read in chunks; this fit has fit.augment(), a DataFrame."
+            )
             return written.write(
                 self.design, self.estimate, path, self.design.chunks.origin.open(), columns, bar
             )

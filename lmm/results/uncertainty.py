@@ -70,7 +70,7 @@ class Uncertainty:
     def _covariances(self) -> Covariances:
         """Covariances at the estimate; a warning tells where they should be more than those given theta."""
         estimate = self.estimate
-        if estimate.family is None or estimate.nagq == 0:
+        if estimate.nagq == 0:
             return Covariances(self.given_theta)
         try:
             with threads.limited():

@@ -62,7 +62,7 @@ def parameters_held(
 
 def maximum(
     problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate
-) -> tuple[Any, Estimate, tuple[str, ...]]:
+) -> tuple[Estimator, Estimate, tuple[str, ...]]:
     """The maximum likelihood fit whose deviance is profiled, its estimator, and what to say where it is not the fit itself.
 
     Raises

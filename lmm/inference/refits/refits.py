@@ -267,7 +267,7 @@ def estimate_of(design: Design, like: Estimate, refits: Batch, r: int) -> Estima
         refits.theta[r], np.cumsum([term.structure.n_theta for term in design.terms])[:-1]
     )
     phi, message = like.phi, refits.failures.get(r)
-    if refits.phi is not None and like.family is not None:
+    if refits.phi is not None:
         phi = refits.phi[r] if np.ndim(like.phi) else float(refits.phi[r, 0])
     return replace(
         like,

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from lmm.design.design import Design
-from lmm.model.laplace.linear_predictor import fixed_predictor, linear_predictor
 from lmm.model.records import Estimate
 
 
@@ -21,9 +20,10 @@ def resample_slabs(
     design: Design, estimate: Estimate, nsim: int, rng: np.random.Generator, held: int
 ) -> Iterator[np.ndarray]:
     """``nsim`` responses of modes and residuals drawn again, in parts (n, any number) of up to ``held`` numbers."""
-    eta = fixed_predictor(design, estimate)
+    eta = design.rows.fixed_part(estimate.beta)
     weights = np.ones(design.n) if design.weights is None else design.weights
-    residual = (design.y - linear_predictor(design, estimate)) * np.sqrt(weights)
+    fitted = design.rows.predictor(estimate.beta, estimate.modes)
+    residual = (design.y - fitted) * np.sqrt(weights)
     residual = residual - residual.mean()
     residual = residual * (estimate.sigma / np.sqrt(np.mean(residual**2)))
     factors = [np.sqrt(estimate.scale2) * T for T in estimate.factors]

@@ -13,7 +13,6 @@ import numpy as np
 
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, LmmWarning, warn
-from lmm.model.laplace.linear_predictor import fixed_predictor, linear_predictor
 from lmm.model.records import Draws, Estimate
 
 #: times that effects are drawn again before a model counts as impossible
@@ -42,16 +41,14 @@ def simulate_array(
     draws = estimate.draws_for(effects=use_u)
     if draws is not None:
         return _predictive(design, estimate, draws, nsim, rng, use_u)
-    mean = linear_predictor(design, estimate) if use_u else fixed_predictor(design, estimate)
+    mean = design.rows.fixed_part(estimate.beta)
+    if use_u:
+        mean = design.rows.predictor(estimate.beta, estimate.modes)
     family = estimate.family
-    scale = (
-        estimate.sigma
-        if family is not None or design.weights is None
-        else estimate.sigma / np.sqrt(design.weights)
-    )
     factors = [np.sqrt(estimate.scale2) * T.T for T in estimate.factors]
     out = np.empty((design.n, nsim), order="F")
     if family is None:
+        scale = estimate.sigma / np.sqrt(1.0 if design.weights is None else design.weights)
         _gaussian(design, mean, scale, [] if use_u else factors, out, rng)
         return out
     again = 0
@@ -150,7 +147,6 @@ def _predictive(
     chains, length = draws.beta.shape[:2]
     count = chains * length
     order = np.concatenate([rng.permutation(count) for _ in range(-(-nsim // count))])[:nsim]
-    weights = np.ones(design.n) if design.weights is None else design.weights
     out = np.empty((design.n, nsim), order="F")
     for column, which in zip(out.T, order, strict=True):
         at = divmod(int(which), length)
@@ -162,14 +158,8 @@ def _predictive(
                 else _new_effects(draws.covariances[t][at], term.J, rng)
             )
             column += term.times(b)
-        if estimate.family is None:
-            sigma = estimate.sigma if draws.sigma is None else float(draws.sigma[at])
-            column += sigma / np.sqrt(weights) * rng.standard_normal(design.n)
-        else:
-            phi = estimate.phi if draws.phi is None else float(draws.phi[at])
-            column[:] = estimate.family.simulate(
-                rng, estimate.family.mean(column), design.weights, phi
-            )
+        family, phi = estimate.distribution, draws.density_phi(estimate, at)
+        column[:] = family.simulate(rng, family.mean(column), design.weights, phi)
     return out
 
 

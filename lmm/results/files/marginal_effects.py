@@ -199,10 +199,10 @@ class _Adapter:
 
     def get_autodiff_args(self) -> object:
         """How marginaleffects may differentiate by JAX; a sentence why not otherwise."""
-        family = self.estimate.family
+        family = self.estimate.distribution
         if self.design.offset is not None:
             return "models with an offset"
-        if family is None or self.type == "link":
+        if self.type in family.predictor_types:
             return {"model_type": "linear", "family": None, "link": None}
         if family.name not in FAMILIES or family.link.name not in LINKS:
             return f"family {family.name!r} with link {family.link.name!r}"

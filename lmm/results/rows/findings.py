@@ -28,8 +28,8 @@ OK, WARNING = "ok", "warning"
 ALPHA = 0.01
 #: squared adjusted inflation factor above which columns are hard to tell apart, and Cook's distance of a row that moves the fit
 COLLINEAR, INFLUENTIAL = 10.0, 1.0
-#: levels that normality is judged from at least, and rows per level in a generalized model
-LEVELS, ROWS_PER_LEVEL = 10, 5
+#: levels that normality is judged from at least
+LEVELS = 10
 #: what fits without each level may take
 SECONDS = 2.0
 WIDTH = 110
@@ -251,7 +251,7 @@ def _normality(fit: Fit, rng: np.random.Generator) -> Iterator[Finding]:
 
     Effects predicted from a few counts are not normal even when the true ones are.
     """
-    fewest = 1 if fit.family is None else ROWS_PER_LEVEL
+    fewest = fit.estimate.distribution.rows_per_level
     covariances = fit._uncertainty.mode_covariances()
     for term, modes, cov, T in zip(
         fit.design.terms, fit.estimate.modes, covariances, fit.estimate.factors, strict=True

@@ -366,9 +366,7 @@ def new_observations(
 
 def _possible(rows: Rows, estimate: Estimate, eta: np.ndarray) -> Rows:
     """Rows whose predictor gives a possible mean; a warning tells of the others, whose ``eta`` becomes NaN."""
-    family = estimate.family
-    if family is None:
-        return rows
+    family = estimate.distribution
     bad = rows.complete & ~np.isnan(eta) & ~family.inside(eta)
     if not bad.any():
         return rows
@@ -395,9 +393,7 @@ def _say_beyond(estimate: Estimate, share: np.ndarray) -> None:
 
 
 def _check_observations(estimate: Estimate, type: str) -> None:
-    if estimate.family is None:
-        return
-    if type == "link":
+    if type not in estimate.distribution.response_types:
         raise ArgumentError(
             "predict: new observations are on the scale of the response; interval='prediction' goes with type='response'."
         )
@@ -465,12 +461,11 @@ def _check_marginal(estimate: Estimate, keep: tuple[np.ndarray, ...], type: str)
         raise ArgumentError(
             "predict: marginal=True averages over the random effects; it goes with re_form=False."
         )
-    if estimate.family is not None:
-        if type == "link":
-            raise ArgumentError(
-                "predict: marginal=True averages means, so it goes with type='response'."
-            )
-        averages.check_average(estimate.family)
+    if type not in estimate.distribution.response_types:
+        raise ArgumentError(
+            "predict: marginal=True averages means, so it goes with type='response'."
+        )
+    averages.check_average(estimate.distribution)
 
 
 def random_values(design: Design, newdata: object) -> tuple[list[np.ndarray], np.ndarray]:

@@ -15,7 +15,6 @@ from lmm.errors import ArgumentError, nearest
 from lmm.inference.criticism import quantile_residuals as quantiles
 from lmm.inference.refits.simulated_responses import simulate_array
 from lmm.memory import require
-from lmm.model.laplace.linear_predictor import fixed_predictor
 from lmm.model.records import Estimate
 from lmm.results.rows import row_values
 from lmm.results.text.numberformat import format_column, p_value_column
@@ -189,7 +188,7 @@ def simulated_residuals(
             np.round(column * trials, out=column)
         counts = not family.weights_are_trials or bool(np.any(trials > 1.0))
     u = quantiles.randomised_ranks(y, simulations, generator)
-    predictor = eta if conditional else fixed_predictor(design, estimate)
+    predictor = eta if conditional else design.rows.fixed_part(estimate.beta)
     means = estimate.distribution.mean(predictor)
     return SimulatedResiduals(
         row_values.as_series(design, u, "simulated_residual"),

@@ -78,15 +78,7 @@ def write_new(
             out = out.append_column(f".fitted {name}", own)
         return out
 
-    origin = None if fit.design.source is None else fit.design.source.origin
-    return _written(
-        path,
-        reducer,
-        needed,
-        predicted,
-        progress,
-        () if origin is None or origin.reducer is None else (origin.reducer,),
-    )
+    return _written(path, reducer, needed, predicted, progress, fit.design.rows.reducers)
 
 
 def _written(
@@ -199,12 +191,15 @@ def _predicted(
         ones = np.broadcast_to(1.0, block.n)
         columns = np.column_stack([ones if value is None else value for value in values])
         eta += Incidence(coder.codes(labels), columns).times(modes)
-    fitted = estimate.distribution.mean(eta)
-    residual = block.y - fitted
-    out = {".fitted": fitted, ".resid": residual, ".fixed": fixed}
-    if estimate.family is not None:
-        deviance = estimate.family.unit_deviance(block.y, fitted, block.weights, estimate.phi)
-        out |= {".resid": np.sign(residual) * np.sqrt(np.maximum(deviance, 0.0)), ".eta": eta}
+    family = estimate.distribution
+    out = {
+        ".fitted": family.mean(eta),
+        ".resid": family.residuals(
+            block.y, eta, block.weights, estimate.phi, family.default_residual
+        ),
+        ".fixed": fixed,
+        **dict.fromkeys(family.eta_columns, eta),
+    }
     beside = table.select(list(carried))
     if block.rows is not None:
         chosen = block.rows

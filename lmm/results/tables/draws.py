@@ -196,7 +196,7 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
 
     def _log_likelihood(self) -> np.ndarray | None:
         """(C, D, n) log densities of the rows given all parameters and effects, or None."""
-        design, record, family = self._design, self._record, self._estimate.family
+        design, record, family = self._design, self._record, self._estimate.distribution
         if (
             design.streamed
             or len(record.effects) < len(design.terms)
@@ -205,20 +205,9 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
             return None
         out = np.empty((self.chains, self.length, design.n))
         for at in np.ndindex(self.chains, self.length):
-            eta = design.X @ record.beta[at] + (0.0 if design.offset is None else design.offset)
-            for term, effects in zip(design.terms, record.effects, strict=True):
-                eta = eta + term.times(effects[at])
-            if family is None:
-                sigma = self._estimate.sigma if record.sigma is None else record.sigma[at]
-                scale = sigma if design.weights is None else sigma / np.sqrt(design.weights)
-                out[at] = (
-                    -0.5 * ((design.y - eta) / scale) ** 2
-                    - np.log(scale)
-                    - 0.5 * np.log(2.0 * np.pi)
-                )
-            else:
-                phi = self._estimate.phi if record.phi is None else float(record.phi[at])
-                out[at] = family.log_density(design.y, eta, design.weights, phi)
+            eta = design.rows.predictor(record.beta[at], [own[at] for own in record.effects])
+            phi = record.density_phi(self._estimate, at)
+            out[at] = family.log_density(design.y, eta, design.weights, phi)
         return out
 
     def __repr__(self) -> str:
@@ -264,13 +253,13 @@ def variance_draws(design: Design, estimate: PosteriorEstimate) -> dict[str, np.
 
     A correlation beside a variance of zero is missing.
     """
-    record, family = estimate.draws, estimate.family
+    record, family = estimate.draws, estimate.distribution
     out: dict[str, np.ndarray] = {}
     for term, cov in zip(design.terms, record.covariances, strict=True):
         out |= sdcor_columns(term, cov)
     if record.sigma is not None:
         out["sigma"] = record.sigma
-    elif family is not None and family.has_dispersion and record.phi is not None:
+    elif family.has_dispersion and record.phi is not None:
         scaled = family.has_residual_sd
         out["sigma" if scaled else family.dispersion_name] = (
             np.sqrt(record.phi) if scaled else record.phi

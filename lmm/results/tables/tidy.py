@@ -10,7 +10,6 @@ import pandas as pd
 from lmm import arguments
 from lmm.design.design import Design
 from lmm.inference.tests.ddf import Ddf
-from lmm.model.laplace.linear_predictor import fixed_predictor
 from lmm.model.records import Estimate
 from lmm.results.rows import generalized
 from lmm.results.rows.row_values import align, fitted, residuals
@@ -174,10 +173,9 @@ def augment(design: Design, estimate: Estimate, eta: np.ndarray) -> pd.DataFrame
     columns = {
         ".fitted": fitted(design, estimate, eta),
         ".resid": residuals(design, estimate, eta, None, False),
-        ".fixed": fixed_predictor(design, estimate),
+        ".fixed": design.rows.fixed_part(estimate.beta),
     }
-    if estimate.family is not None:
-        columns[".eta"] = eta
+    columns |= dict.fromkeys(estimate.distribution.eta_columns, eta)
     added, index = align(design, np.column_stack(list(columns.values())))
     data = design.frame.data
     subset = design.subset

@@ -393,14 +393,10 @@ def _scaled(
         columns = columns.drop(columns=["statistic", "p_value"], errors="ignore")
     if response is not None:
         return _transformed_back(response, columns, ask, name)
-    if estimate.family is None or ask.type == "link":
-        scale = (
-            []
-            if estimate.family is None
-            else [f"on the scale of the linear predictor ({estimate.family.link.name} link)"]
-        )
-        return columns.rename(columns={"estimate": name}), scale
-    link = estimate.family.link.name
+    family = estimate.distribution
+    if ask.type in family.predictor_types:
+        return columns.rename(columns={"estimate": name}), list(family.predictor_notes)
+    link = family.link.name
     if not means and name == "estimate" and link not in RATIOS:
         return columns, [f"contrasts on the scale of the linear predictor ({link} link)"]
     if not means and name != "estimate":
@@ -410,11 +406,7 @@ def _scaled(
     eta = columns["estimate"].to_numpy()
     turn: Callable[[np.ndarray], np.ndarray]
     if means:
-        turn, slope, name = (
-            estimate.distribution.mean,
-            np.abs(estimate.distribution.mean_slope(eta)),
-            "response",
-        )
+        turn, slope, name = family.mean, np.abs(family.mean_slope(eta)), "response"
     else:
         turn, slope, name = np.exp, np.exp(eta), RATIOS[link]
     ends = np.sort(

@@ -6,14 +6,12 @@ log-likelihoods being chi-squared when the smaller model holds and is nested in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from lmm.arguments import caller, checked
-from lmm.design.design import Design
-from lmm.design.rank import independent_columns
 from lmm.errors import ArgumentError, ComparisonWarning, warn
 from lmm.inference.tests.likelihood_ratio import chi_squared_p
 from lmm.results.fit import Fit
@@ -136,15 +134,7 @@ def _check_same(fits: Sequence[Fit], names: Sequence[str]) -> None:
                 f"{pair} were fitted to different rows, {a.n} and {b.n}; fit both to the rows complete in every column used "
                 "(data.dropna(subset=[...]), or subset=)."
             )
-        if a.source is not None or b.source is not None:
-            same = (
-                a.source is not None
-                and b.source is not None
-                and _same(a.source.response, b.source.response)
-            )
-        else:
-            same = _same(a.y, b.y)
-        if not same:
+        if not a.rows.same_response(b.rows):
             what = (
                 f"different responses, {a.response} and {b.response}"
                 if a.response != b.response
@@ -153,11 +143,11 @@ def _check_same(fits: Sequence[Fit], names: Sequence[str]) -> None:
             raise ArgumentError(
                 f"{pair} were fitted to {what}; their likelihoods cannot be compared."
             )
-        for what, given, default in (
-            ("weights", lambda d: d.weights, 1.0),
-            ("offset", lambda d: d.offset, 0.0),
+        for what, mine, its, default in (
+            ("weights", a.weights, b.weights, 1.0),
+            ("offset", a.offset, b.offset, 0.0),
         ):
-            if not _same_given(a, b, given, default):
+            if not a.rows.same_given(mine, its, default):
                 raise ArgumentError(f"{pair} were fitted with different {what}.")
         if first.family != fit.family:
             one, other = (f.family or "a linear model" for f in (first, fit))
@@ -183,20 +173,6 @@ def _points(fit: Fit) -> str:
     return "'laplace2'" if fit.estimate.method == "laplace2" else str(fit.estimate.nagq)
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool(np.allclose(a, b, rtol=1e-10, atol=0.0))
-
-
-def _same_given(
-    a: Design, b: Design, given: Callable[[Design], np.ndarray | None], default: float
-) -> bool:
-    """Whether two designs have the same array, None standing for a constant; without the rows, what is known of them is compared."""
-    if a.streamed or b.streamed:
-        return (given(a) is None) == (given(b) is None)
-    values = [np.full(a.n, default) if given(d) is None else np.asarray(given(d)) for d in (a, b)]
-    return _same(*values)
-
-
 def _check_criteria(fits: Sequence[Fit], names: Sequence[str]) -> None:
     """ArgumentError where REML criteria would be compared that are those of different data, or with log-likelihoods."""
     reml = [fit.estimate.reml for fit in fits]
@@ -208,40 +184,23 @@ def _check_criteria(fits: Sequence[Fit], names: Sequence[str]) -> None:
         )
     for fit, name in zip(fits[1:], names[1:], strict=True):
         a, b = fits[0].design, fit.design
-        if not a.p == b.p == _rank(a, b):
+        if not a.p == b.p == a.rows.rank_with(b.rows):
             raise ArgumentError(
                 f"anova: {names[0]} and {name} have different fixed effects, so that their REML criteria are those of different data; "
                 "use refit=True."
             )
 
 
-def _rank(a: Design, b: Design) -> int:
-    """Dimension of the space that the fixed effects of both span; without the rows, columns count by their names."""
-    if a.streamed or b.streamed:
-        return len({*a.names, *b.names})
-    return len(independent_columns(np.column_stack([a.X, b.X]))[0])
-
-
 def _nesting(small: Fit, large: Fit, name: str, other: str) -> str | None:
     """What to say where one model is not a special case of the other."""
     a, b = small.design, large.design
-    if _rank(a, b) > b.p:
+    if a.rows.rank_with(b.rows) > b.p:
         return f"{name} is not nested in {other}: their fixed effects span different spaces; the test means nothing, AIC and BIC do."
     if small.df_model == large.df_model:
         return None
     groups = {term.group: term for term in b.terms}
     for term in a.terms:
         within = groups.get(term.group)
-        if within is not None and (a.streamed or b.streamed):
-            wider = not set(term.columns) <= set(within.columns)
-        else:
-            wider = within is None or _wider(term.values, within.values)
-        if wider:
+        if within is None or not a.rows.spans(within, term):
             return f"{name} is not nested in {other}: its random effects by {term.group} are not among those of {other}."
     return None
-
-
-def _wider(values: np.ndarray, within: np.ndarray) -> bool:
-    """Whether the columns of ``values`` leave the space of those of ``within``."""
-    rank = len(independent_columns(np.array(within))[0])
-    return len(independent_columns(np.column_stack([within, values]))[0]) > rank

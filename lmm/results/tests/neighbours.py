@@ -83,10 +83,7 @@ def by_maximum_likelihood(fit: Fit) -> Fit:
 
 def with_formula(fit: Fit, formula: Formula, context: Mapping[str, object]) -> Fit:
     """The call repeated with another formula on the rows of this fit, which a term less must not bring more of."""
-    if fit.design.streamed:
-        return _streamed(fit, formula, {}, context)
-    with quietly():
-        return updating.repeat_call(fit.design, formula, {"subset": fit.design.rows_used}, context)
+    return _again(fit, formula, {}, context)
 
 
 def without_predictors(fit: Fit, context: Mapping[str, object]) -> Fit:
@@ -97,20 +94,17 @@ def without_predictors(fit: Fit, context: Mapping[str, object]) -> Fit:
     ] and fit.draws is None:
         return fit
     text = replace(formula, fixed="1", text="1")
-    if fit.design.streamed:
-        return _streamed(fit, text, {"method": None}, context)
-    with quietly():
-        return updating.repeat_call(
-            fit.design, text, {"subset": fit.design.rows_used, "method": None}, context
-        )
+    return _again(fit, text, {"method": None}, context)
 
 
-def _streamed(
+def _again(
     fit: Fit, formula: Formula, changes: dict[str, object], context: Mapping[str, object]
 ) -> Fit:
-    """The call repeated on data that is read in chunks again, where a term less leaves the rows what they were."""
+    """The call repeated on the same data, where a term less leaves the rows what they were."""
     with quietly():
-        other: Fit = updating.repeat_call(fit.design, formula, changes, context)
+        other: Fit = updating.repeat_call(
+            fit.design, formula, {**fit.design.rows.chosen, **changes}, context
+        )
     if other.design.n != fit.design.n:
         raise ArgumentError(
             f"{formula} has {other.design.n} complete rows and the model {fit.design.n}, because a column that it does without has missing "

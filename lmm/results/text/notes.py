@@ -55,7 +55,7 @@ def monte_carlo_note(design: Design, estimate: Estimate) -> str:
         else "large factors"
     )
     worst = 100.0 * float(np.max(found.relative, initial=0.0))
-    what = "variance parameters" if estimate.family is None else "parameters"
+    what = estimate.distribution.sought
     return (
         f"Effects of {which} by conjugate gradients, traces and log-determinant by {found.probes} random probes: Monte Carlo error of "
         f"{what} at most {worst:.2g} % of their standard errors, of the log-likelihood {found.log_likelihood:.2g}."

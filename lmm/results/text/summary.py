@@ -299,24 +299,11 @@ def tests_line(ddf: Ddf | None) -> str:
     return "" if ddf is None or ddf.method is None else f". t-tests use {TITLES[ddf.method]}"
 
 
-def family_line(estimate: Estimate) -> str:
-    """``binomial  ( logit )``; a negative binomial with its theta."""
-    family = estimate.family
-    shape = (
-        f"({format_column([estimate.phi], DIGITS)[0]})"
-        if family.has_dispersion and not family.has_residual_sd
-        else ""
-    )
-    return f"{family.title}{shape}  ( {family.link.name} ){family.qualifier}"
-
-
 def scale_lines(
     design: Design, estimate: Estimate, known: Uncertainty, eta: np.ndarray
 ) -> list[str]:
     """The dispersion parameter with its standard error, or the overdispersion of a family without one."""
-    family = estimate.family
-    if family is None:
-        return []
+    family = estimate.distribution
     if family.has_dispersion:
         name = (
             "Dispersion parameter"
@@ -340,15 +327,10 @@ def scale_lines(
 
 def header_lines(design: Design, estimate: Estimate) -> list[tuple[str, str]]:
     """Family, formula, and weights, offset and subset where the call had them."""
-    call = design.arguments()
-    lines = [("Formula", str(design.formula))]
-    if estimate.family is not None:
-        lines.insert(0, ("Family", family_line(estimate)))
-        levels = getattr(estimate.family, "levels", None)
-        if levels is not None:
-            lines.insert(
-                1, ("Modelled", f"the probability of {levels[1]!r}; {levels[0]!r} is failure")
-            )
+    call, family, shape = design.arguments(), estimate.distribution, ""
+    if family.has_dispersion and not family.has_residual_sd:
+        shape = f"({format_column([estimate.phi], DIGITS)[0]})"
+    lines = [*family.headed(shape), ("Formula", str(design.formula))]
     for label, key in (("Weights", "weights"), ("Offset", "offset"), ("Subset", "subset")):
         value = call.get(key)
         if value is not None:
