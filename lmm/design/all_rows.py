@@ -57,11 +57,13 @@ class Rows:
             for term, T in zip(self.design.terms, factors, strict=True)
         ]
 
-    def gram(self, term: RandomTerm, family: Family | None) -> np.ndarray:
-        """The mean of z z' over the rows, weights included, (k, k); with a family relative to the square of the predictor's size."""
-        if family is None:
-            return term.gram(self.design.weights)
-        return term.gram(None) / family.eta_scale(self.design.y, self.design.weights) ** 2
+    def gram(self, term: RandomTerm, family: Family) -> np.ndarray:
+        """The mean of z z' over the rows (k, k), of a linear model weights included, relative to the square of the predictor's size."""
+        weights = self.design.weights
+        return (
+            term.gram(family.design_weights(weights))
+            / family.eta_scale(self.design.y, weights) ** 2
+        )
 
     def add_up_to_one(self, term: RandomTerm, columns: Sequence[int]) -> bool:
         """Whether some columns of a random term add up to one in every row."""
@@ -210,7 +212,7 @@ class RowsInChunks(Rows):
             out.append(float(scale2 * np.trace(T.T @ gram @ T)))
         return out
 
-    def gram(self, term: RandomTerm, family: Family | None) -> np.ndarray:
+    def gram(self, term: RandomTerm, family: Family) -> np.ndarray:
         return np.asarray(self.source.grams[term.group])
 
     def add_up_to_one(self, term: RandomTerm, columns: Sequence[int]) -> bool:

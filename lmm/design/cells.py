@@ -24,7 +24,7 @@ def cells(design: Design, rows: np.ndarray) -> str | None:
 
     Of the terms of the fixed part the one with the fewest factors is taken, as in ``t = 'c'`` for all rows with that level.
     """
-    if design.streamed or design.frame.arrays:
+    if design.frame.arrays:
         return None
     try:
         factors, terms = formula_factors.fixed_structure(design.frame)

@@ -250,8 +250,6 @@ class Design:
 
         See :meth:`with_response`.
         """
-        if self.streamed:  # refused by what stands where the rows would be
-            return np.asarray(self.y)
         values = numeric(y, what) if isinstance(y, np.ma.MaskedArray) else y
         if not isinstance(y, pd.Series | pd.DataFrame):
             values = as_array(values, what)

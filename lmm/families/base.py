@@ -150,6 +150,8 @@ class Family(abc.ABC):
     has_mean : whether the response is a number with a mean, and not one of several categories.
     model_title, criterion_name : what a summary calls the model, and -2 times its log-likelihood.
     default_test, default_ddf : "t" or "z", and the degrees of freedom of tests where none are named.
+    plain_tests : the tests of a table that asks for no degrees of freedom.
+    smoothing_rounds : rounds in which a smooth of residuals weighs down outliers; skewed ones have none.
     residual_types, default_residual : the types of residuals, and the one that is meant where none is named.
     standard_residual : the residual with mean zero and one variance in every row.
     prediction_types, category_types : what may be predicted, and those of them that are about categories.
@@ -202,6 +204,8 @@ class Family(abc.ABC):
     criterion_name: ClassVar[str] = "minus_2_llf"
     default_test: ClassVar[str] = "z"
     default_ddf: ClassVar[str | None] = None
+    plain_tests: ClassVar[str | None] = "normal"
+    smoothing_rounds: ClassVar[int] = 0
     merges: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -327,6 +331,14 @@ class Family(abc.ABC):
                 / np.abs(self.link.d1(self.clip(self.link.link(mean))))
             )
         return scale if np.isfinite(scale) and scale > 0.0 and abs(scale - 1.0) > 1e-9 else 1.0
+
+    def design_weights(self, weights: Weights) -> Weights:
+        """The prior weights of cross-products before a fit: those of a linear model."""
+        return None
+
+    def most_effects(self, n: int) -> float:
+        """Random effects of one kind from which on they cannot be told from the residuals of n rows."""
+        return np.inf
 
     # -- in the family's coordinate ------------------------------------------------------------
 

@@ -23,6 +23,8 @@ class LinearGaussian(Gaussian):
     described = None
     model_title, criterion_name = "Linear", "deviance"
     default_test, default_ddf = "t", "satterthwaite"
+    plain_tests = None
+    smoothing_rounds = 3
     default_residual = "response"
     scale_name = "sigma"
     scale_note = ""
@@ -39,6 +41,15 @@ class LinearGaussian(Gaussian):
 
     def headed(self, shape: str) -> list[tuple[str, str]]:
         return []
+
+    def design_weights(self, weights: Weights) -> Weights:
+        return weights
+
+    def most_effects(self, n: int) -> float:
+        return n
+
+    def eta_scale(self, y: Array, weights: Weights = None) -> float:
+        return 1.0
 
     def inside(self, eta: Array) -> Array:
         return eta == eta

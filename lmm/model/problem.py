@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from scipy.linalg import solve_triangular
@@ -115,6 +115,14 @@ class Problem(Structured):
     def parameter_lengths(self) -> dict[str, int]:
         """What a search may begin from and how many numbers it has: theta; the fixed effects and sigma are profiled out."""
         return {"theta": self.n_theta}
+
+    def of(self, design: Design) -> Problem:
+        """The problem of another design."""
+        return build_problem(design)
+
+    def as_linear(self) -> Problem:
+        """The problem, which is held by sums."""
+        return self
 
     def predictor(self, beta: np.ndarray, modes: Sequence[np.ndarray]) -> None:
         """None: the rows were left behind."""
@@ -290,6 +298,14 @@ class GeneralizedProblem(Structured):
     def p(self) -> int:
         """Fixed effects."""
         return self.rows.p
+
+    def of(self, design: Design) -> GeneralizedProblem:
+        """The problem of another design with the same family."""
+        return build_generalized(design, self.family, self.plan.factorization)
+
+    def as_linear(self) -> NoReturn:
+        """TypeError: it is held by its rows."""
+        raise TypeError("a generalized problem has no sums that hold it")
 
     def working_model(self, estimate: Estimate) -> WorkingModel:
         """The working linear model at the modes, W the family's working weights; sigma^2 is 1."""

@@ -20,7 +20,6 @@ from lmm.inference.criticism.envelope import (
 from lmm.inference.criticism.quantile_residuals import simulated_ranks
 from lmm.inference.refits.conditional_residuals import scaled_residuals
 from lmm.inference.refits.simulated_responses import simulate_array
-from lmm.model.problem import GeneralizedProblem
 from lmm.plots.axes import BLUE, Drawn, ink, panels, percent
 from lmm.results.rows.row_values import residuals as row_residuals
 
@@ -68,7 +67,6 @@ def residual_band(
     fit: Fit, at: np.ndarray, rng: None | int | np.random.Generator, nsim: int | None, level: float
 ) -> Envelope:
     """Where sorted scaled residuals of the fitted model lie, at the places ``at``."""
-    assert not isinstance(fit.problem, GeneralizedProblem)
     nsim, rng = simulations(fit.nobs, nsim), random_generator(rng)
     curves = np.empty((nsim, len(at)))
     given = fit._method.sigma  # a number, or how it is estimated
@@ -76,7 +74,7 @@ def residual_band(
     for i in range(nsim):
         y = simulate_array(fit.design, fit.estimate, 1, rng, False)
         curves[i] = np.sort(
-            scaled_residuals(fit.design, fit.problem, fit.estimate, y, known)[:, 0]
+            scaled_residuals(fit.design, fit.problem.as_linear(), fit.estimate, y, known)[:, 0]
         )[at]
     return envelope(curves, level)
 

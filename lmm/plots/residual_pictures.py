@@ -156,5 +156,5 @@ def row_values(fit: Fit, type: str | None, scaled: bool) -> tuple[np.ndarray, st
 
 def smooth(ax: Axes, fit: Fit, x: np.ndarray, y: np.ndarray, span: float) -> None:
     """Lowess through the points: robust in a linear model, local means in others, whose residuals are skewed."""
-    at, curve = lowess(x, y, span, 3 if fit.family is None else 0)
+    at, curve = lowess(x, y, span, fit.estimate.distribution.smoothing_rounds)
     ax.plot(at, curve, color=ORANGE, linewidth=1.8, label="lowess", zorder=3)

@@ -284,21 +284,17 @@ class BatchFit:
 
     def _scale(self, r: int) -> float:
         """What is small or large in a response's linear predictor is so relative to this."""
-        if self.like.family is None:
-            return 1.0
         here = ~np.isnan(self.values[:, r])
         weights = None if self.design.weights is None else self.design.weights[here]
-        return self.like.family.eta_scale(self.values[here, r], weights)
+        return self.like.distribution.eta_scale(self.values[here, r], weights)
 
     def _method(self, ddf: str | None) -> str | None:
-        if self.like.family is not None:
-            if ddf not in (None, "normal"):
-                raise ArgumentError(
-                    f"ddf={ddf!r}: a generalized model has normal tests, without degrees of freedom; use ddf=None."
-                )
-            return "normal"
+        family = self.like.distribution
         if ddf is None or ddf == "normal":
-            return ddf
+            return ddf or family.plain_tests
+        family.require_linear(
+            f"ddf={ddf!r}: a generalized model has normal tests, without degrees of freedom; use ddf=None."
+        )
         method = method_name(ddf)
         if method != "satterthwaite":
             raise ArgumentError(

@@ -70,17 +70,13 @@ def repeat_call(
         call["start"] = None  # theta belongs to the old terms
     if isinstance(new, Formula):
         call["contrasts"] = codings(call, new)
-    if design.source is not None and "data" not in changes:
-        changes = {"data": design.source.origin.again(), **changes}
     kept = dict(design.frame.context)
     chosen = call.get("subset")
     if isinstance(chosen, Chosen):
-        call["subset"] = (
-            chosen.function if "data" in changes and not design.streamed else chosen.rows
-        )
+        call["subset"] = chosen.function if "data" in changes else chosen.rows
     if "data" not in changes:
-        changes = {"data": design.frame.data, **changes}
-    elif not design.streamed:
+        changes = {"data": design.rows.again(), **changes}
+    else:
         _refuse_old_rows(call, chosen, changes)
         for name in design.frame.arrays:
             _refuse_old_array(name, kept.pop(name), context)

@@ -29,7 +29,7 @@ from lmm.linalg import threads
 from lmm.model.gaussian import batch_sums
 from lmm.model.gaussian.batched import Levels, Stacked
 from lmm.model.gaussian.determined import determined
-from lmm.model.problem import GeneralizedProblem, Problem, build_generalized, build_problem
+from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate
 
 Progress = Callable[[int], None]
@@ -392,7 +392,7 @@ def of_present(design: Design, problem: Any, y: np.ndarray) -> Any:
     if len(which) == design.n:
         return problem.with_response(design)
     own = design_of_rows(design, which, {})
-    return problem_of(own, problem)
+    return problem.of(own)
 
 
 def _subsets(
@@ -408,14 +408,7 @@ def _subsets(
 
 def of_rows(design: Design, problem: Any, which: np.ndarray, codes: dict[int, np.ndarray]) -> Any:
     """The problem of some rows, repeated ones among them."""
-    return problem_of(design_of_rows(design, which, codes), problem)
-
-
-def problem_of(design: Design, like: Any) -> Any:
-    """The problem of a design, of the kind and family of another."""
-    if isinstance(like, GeneralizedProblem):
-        return build_generalized(design, like.family, like.plan.factorization)
-    return build_problem(design)
+    return problem.of(design_of_rows(design, which, codes))
 
 
 def design_of_rows(design: Design, which: np.ndarray, codes: dict[int, np.ndarray]) -> Design:

@@ -54,14 +54,14 @@ def p_values(
     test : "t", "z" or "lrt".
     slabs : responses (n, any number) of simulated data sets.
     """
-    problem = refits.problem_of(design, like)
+    problem = like.of(design)
     out: list[np.ndarray] = []
     failed = 0
     if test == "lrt":
         if truth.family is None:
             estimator = MaximumLikelihood(reml=False, control=estimator.control)
         smaller = _without(design, place)
-        small_problem = refits.problem_of(smaller, like)
+        small_problem = like.of(smaller)
         small_truth = replace(
             truth,
             beta=np.delete(truth.beta, place),

@@ -20,7 +20,6 @@ from lmm.errors import LmmError, ResponseError
 from lmm.estimators.estimator import Estimator
 from lmm.estimators.laplace import many_generalized
 from lmm.estimators.laplace.diagnosis import POISSON, diagnose
-from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
 from lmm.estimators.likelihood.many_linear import Batch
 from lmm.inference.refits import refits
 from lmm.inference.tests import satterthwaite as single
@@ -251,7 +250,7 @@ def unfit(design: Design, rows: np.ndarray, problem: Problem | GeneralizedProble
         if J < 2 and term.exchangeable:
             return f"its {count} rows have {J} level{'' if J == 1 else 's'} of {term.group}; a random effect needs at least two"
         k = term.structure.inseparable()
-        if isinstance(problem, Problem) and J * k >= count:
+        if J * k >= problem.distribution.most_effects(count):
             return f"its {count} rows have {J * k} random effects of {term.group}, which cannot be told from the residual"
     if count <= design.p:
         return f"its {count} rows are not more than the {design.p} fixed effects"
@@ -309,7 +308,7 @@ def _pattern(
     kept = np.flatnonzero(rows)
     try:
         own = refits.design_of_rows(design, kept, {})
-        smaller = refits.problem_of(own, problem)
+        smaller = problem.of(own)
     except LmmError as error:
         return refits.stack(
             [None] * Y.shape[1],
@@ -350,7 +349,6 @@ def covariances(
         return batch.beta_cov_unscaled * batch.sigma[:, None, None] ** 2
     if refits.is_laplace(problem, estimator):
         return many_generalized.covariances(problem, estimator, Y, batch)
-    assert isinstance(estimator, LaplaceLikelihood)
     out = np.full_like(batch.beta_cov_unscaled, np.nan)
     m, p = problem.n_theta, problem.p
     for r in np.flatnonzero(np.isfinite(batch.objective)):
@@ -363,7 +361,9 @@ def covariances(
             phi=phi if np.ndim(found.like.phi) else float(phi[0]),
         )
         try:
-            out[r] = estimator.covariance(own, estimate)[m : m + p, m : m + p]
+            cov = estimator.covariance(own, estimate)
+            assert cov is not None
+            out[r] = cov[m : m + p, m : m + p]
         except np.linalg.LinAlgError:
             continue
     return out

@@ -147,11 +147,11 @@ def degrees_of_freedom(
     name = check(estimate, method)
     if name is None:
         return Asymptotic(np.asarray(beta_cov))
-    assert isinstance(problem, Problem)
+    linear = problem.as_linear()
     if name == SATTERTHWAITE:
         from lmm.inference.tests import satterthwaite
 
-        return satterthwaite.satterthwaite(problem, estimator, estimate, beta_cov)
+        return satterthwaite.satterthwaite(linear, estimator, estimate, beta_cov)
     from lmm.inference.tests import kenward_roger
 
-    return kenward_roger.kenward_roger(problem, estimator, estimate)
+    return kenward_roger.kenward_roger(linear, estimator, estimate)

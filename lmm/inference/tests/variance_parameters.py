@@ -97,7 +97,7 @@ def variance_parameters(
     [[0.142, -0.0226], [-0.0226, 0.0208]]
     """
     check_linear(estimate, "the covariance of variance parameters")
-    assert isinstance(problem, Problem)
+    problem = problem.as_linear()
     if problem.centred is not None:
         known = variance_parameters(*_inside(problem, estimator, estimate))
         J = np.eye(len(known.cov))

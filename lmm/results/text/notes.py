@@ -86,7 +86,7 @@ def singular_notes(design: Design, estimate: Estimate, tol: float) -> list[str]:
         if count and not any(
             text.startswith(f"{UNDETERMINED}{term.group}: ") for text in estimate.messages
         ):
-            unit = units(design.rows.gram(term, estimate.family))
+            unit = units(design.rows.gram(term, estimate.distribution))
             out.append(
                 _singular_note(term, degenerate_directions(unit[:, None] * T, count, tol), unit)
             )
