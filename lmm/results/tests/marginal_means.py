@@ -20,7 +20,7 @@ from lmm.errors import ArgumentError, nearest
 from lmm.formula.text.tokens import QUOTED, unquote
 from lmm.inference.tests import multiplicity
 from lmm.inference.tests.contrast_coefficients import ADJUSTMENTS, coefficients, contrast_kind
-from lmm.inference.tests.ddf import KENWARD_ROGER, SATTERTHWAITE, TITLES, Ddf
+from lmm.inference.tests.ddf import KENWARD_ROGER, TITLES, Ddf
 from lmm.model.records import Draws, Estimate
 from lmm.results.rows.transformed import Transformed, transformed
 from lmm.results.tables.fixed import kept_positions
@@ -270,9 +270,9 @@ def chosen_method(design: Design, estimate: Estimate, ddf: str | None) -> str | 
     """``"auto"``: Kenward-Roger's method for REML fits of up to ``SMALL`` rows, else Satterthwaite's; none for generalized models."""
     if ddf != AUTO:
         return ddf
-    if estimate.family is not None:
-        return None
-    return KENWARD_ROGER if estimate.reml and design.n <= SMALL else SATTERTHWAITE
+    if estimate.reml and design.n <= SMALL:
+        return KENWARD_ROGER
+    return estimate.distribution.default_ddf
 
 
 def _averaged(design: Design, grid: Grid, means: Linear, ask: Request) -> list[str]:

@@ -162,7 +162,7 @@ def _check_same(fits: Sequence[Fit], names: Sequence[str]) -> None:
                 f"{pair} approximate the likelihood differently, by nAGQ={_points(first)} and nAGQ={_points(fit)}; fit both with the same."
             )
         one, other = (f._method.control.curvature for f in (first, fit))
-        if fit.family is not None and one != other and not fit.family.is_canonical:
+        if one != other and not fit.estimate.distribution.is_canonical:
             raise ArgumentError(
                 f"{pair} approximate the likelihood differently, with control=lmm.Control(curvature={one!r}) and {other!r}; "
                 "fit both with the same."
