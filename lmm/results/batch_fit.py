@@ -121,20 +121,13 @@ class BatchFit:
     @cached_property
     def failures(self) -> pd.Series:
         """Label -> what went wrong; empty where nothing did."""
-        where = sorted(self.batch.failures)
-        reasons = [self.batch.failures[i] for i in where]
-        return pd.Series(reasons, index=self.responses[where], dtype=object, name="failure")
+        return parameter_table.texts_at(self.batch.failures, self.responses, "failure")
 
     @cached_property
     def messages(self) -> pd.Series:
         """Label -> what a fit should confess beside a failure: separation, a variance or a dispersion without a bound."""
-        where = sorted(self.said)
-        return pd.Series(
-            [" ".join(self.said[i]) for i in where],
-            index=self.responses[where],
-            dtype=object,
-            name="message",
-        )
+        said = {i: " ".join(texts) for i, texts in self.said.items()}
+        return parameter_table.texts_at(said, self.responses, "message")
 
     @cached_property
     def singular(self) -> np.ndarray:
@@ -144,14 +137,9 @@ class BatchFit:
             own = self.theta[:, at : at + term.structure.n_theta]
             at += term.structure.n_theta
             for r in np.flatnonzero(np.isfinite(own).all(axis=1)):
-                out[r] |= bool(
-                    np.any(
-                        distances(
-                            term.structure, own[r], SINGULAR, partial(self._unitless, gram, int(r))
-                        )
-                        < SINGULAR
-                    )
-                )
+                unitless = partial(self._unitless, gram, int(r))
+                away = distances(term.structure, own[r], SINGULAR, unitless)
+                out[r] |= bool(np.any(away < SINGULAR))
         return out
 
     # ---- tables ----
@@ -333,13 +321,8 @@ class BatchFit:
         groups: list[str] = []
         terms: list[str] = []
         columns: list[np.ndarray] = []
-        scale = self.like.distribution.scale(self.sigma) ** 2
-        at = 0
-        for term in self.design.terms:
-            own = self.theta[:, at : at + term.structure.n_theta]
-            at += term.structure.n_theta
-            G = parameter_table.covariances(term.structure, own) * scale[:, None, None]
-            values = term.structure.describe(G).T
+        found = parameter_table.quantities(self.design, self.like, self.batch)
+        for term, values in zip(self.design.terms, found, strict=True):
             for i, q in in_table_order(term.structure):
                 groups.append(term.group)
                 names = ".".join(term.columns[a] for a in sorted(q.columns))

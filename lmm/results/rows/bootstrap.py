@@ -90,6 +90,11 @@ class Bootstrap:
         """Mean of the replicates less the estimate."""
         return (self.replicates.mean() - self.estimates).rename("bias")
 
+    @property
+    def _complete(self) -> int:
+        """Replicates that have a value."""
+        return self.nsim - int(self.replicates.isna().all(axis=1).sum())
+
     def confint(self, level: float = 0.95, type: str = "percentile") -> pd.DataFrame:
         """Intervals ``lower, upper``, one row per parameter; see :mod:`lmm.inference.refits.bootstrap_intervals` for the types.
 
@@ -104,7 +109,7 @@ class Bootstrap:
         """
         check_level(level)
         arguments.choice(type, "confint: bootstrap type", TYPES)
-        if self.nsim - int(self.replicates.isna().all(axis=1).sum()) < 2:
+        if self._complete < 2:
             raise ArgumentError(
                 f"confint: only {self.nsim} replicates, and fewer than two have a value; see .failures."
             )
@@ -152,8 +157,11 @@ class Bootstrap:
 
     def to_frame(self, level: float = 0.95, type: str = "percentile") -> pd.DataFrame:
         """``estimate, bias, std_error, lower, upper``."""
+        return self._moments().join(self.confint(level, type))
+
+    def _moments(self) -> pd.DataFrame:
         columns = {"estimate": self.estimates, "bias": self.bias, "std_error": self.std_error}
-        return pd.DataFrame(columns).join(self.confint(level, type))
+        return pd.DataFrame(columns)
 
     def save(self, path: object) -> None:
         """Write the bootstrap and its fit to a file that :func:`lmm.load` reads; as :meth:`lmm.Fit.save`."""
@@ -162,26 +170,15 @@ class Bootstrap:
         archive.save(self, path, "save")
 
     def __str__(self) -> str:
-        enough = self.nsim - int(self.replicates.isna().all(axis=1).sum()) >= 2
-        frame = (
-            self.to_frame()
-            if enough
-            else pd.DataFrame(
-                {"estimate": self.estimates, "bias": self.bias, "std_error": self.std_error}
-            )
-        )
-        frame = frame.reindex(columns=["estimate", "bias", "std_error", "lower", "upper"])
+        frame = self.to_frame() if self._complete >= 2 else self._moments()
+        columns = ("estimate", "bias", "std_error", "lower", "upper")
+        cells = [
+            format_column(own.to_numpy(), 4) for _, own in frame.reindex(columns=columns).items()
+        ]
         head = ("", "Estimate", "Bias", "Std. Error", "2.5 %", "97.5 %")
-        rows = tuple(
-            zip(
-                map(str, frame.index),
-                *(format_column(frame[c].to_numpy(), 4) for c in frame),
-                strict=True,
-            )
-        )
         lines = [
             f"{self.kind.capitalize()} bootstrap, {self.nsim} replicates",
-            Table(head, rows, "lrrrrr").to_text(),
+            Table.of_columns(head, [map(str, frame.index), *cells]).to_text(),
         ]
         if len(self.failures):
             kinds = self.failures.str.split(":").str[0].value_counts()
@@ -273,26 +270,22 @@ def term_of(design: Design, group: str | None, what: str) -> int:
 
 def _of_parameters(fit: Fit, batch: Batch, kind: str) -> Bootstrap:
     design, estimate = fit.design, fit.estimate
-    scale = estimate.distribution.scale(batch.sigma) ** 2
-    names = parameter_table.names(design, estimate)[1][: design.p]
+    errors = parameter_table.errors_of_batch(design, estimate, batch)
     own = deviations(estimate.beta_cov_unscaled * estimate.scale2)
-    table = parameter_table.of_batch(design, estimate, batch)
     return Bootstrap(
-        table,
+        parameter_table.of_batch(design, estimate, batch),
         parameter_table.of_estimate(design, estimate),
         kind,
         reported(failures_of(batch), batch.size, "bootstrap"),
-        pd.DataFrame(deviations(batch.beta_cov_unscaled * scale[:, None, None]), columns=names),
-        pd.Series(own, index=names),
+        errors,
+        pd.Series(own, index=errors.columns),
         fit,
     )
 
 
 def failures_of(batch: Batch, index: pd.Index | None = None) -> pd.Series:
     """Refit -> what went wrong."""
-    where = sorted(batch.failures)
-    labels = where if index is None else index[where]
-    return pd.Series([batch.failures[i] for i in where], index=labels, dtype=object, name="failure")
+    return parameter_table.texts_at(batch.failures, index, "failure")
 
 
 def reported(failures: pd.Series, count: int, what: str) -> pd.Series:
@@ -358,9 +351,8 @@ def _of_statistic(
             except Exception as error:  # the statistic is the user's: what it raises is a failure of this replicate
                 failures[first + r] = f"{type(error).__name__} in statistic: {error}"
                 rows.append(missing)
-    where = sorted(failures)
     empty = pd.DataFrame(index=range(len(rows)))
-    reasons = pd.Series([failures[i] for i in where], index=where, dtype=object, name="failure")
+    reasons = parameter_table.texts_at(failures, None, "failure")
     replicates = pd.DataFrame([row.to_numpy() for row in rows], columns=own.index)
     reported(reasons, len(rows), "bootstrap")
     return Bootstrap(

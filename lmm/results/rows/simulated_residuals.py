@@ -134,13 +134,9 @@ class SimulatedResiduals:
         columns = [
             [format_column([v], 4)[0] for v in found[name]] for name in ("statistic", "expected")
         ]
-        cells = zip(
-            map(str, found.index),
-            *columns,
-            p_value_column(found["p_value"].to_numpy(), 3),
-            strict=True,
-        )
-        return Table(("", "statistic", "expected", "p_value"), tuple(cells), "lrrr", "tests")
+        p = p_value_column(found["p_value"].to_numpy(), 3)
+        head = ("", "statistic", "expected", "p_value")
+        return Table.of_columns(head, [map(str, found.index), *columns, p], "tests")
 
     def _title(self) -> str:
         kept = ", random effects kept" if self.conditional else ""

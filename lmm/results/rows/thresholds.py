@@ -50,13 +50,8 @@ def as_text(table: pd.DataFrame, digits: int) -> Table | None:
     if table.empty:
         return None
     columns = [
-        list(map(str, table.index)),
+        map(str, table.index),
         *coefficient_columns(table["estimate"].to_numpy(), table["std_error"].to_numpy(), digits),
         statistic_column(table["statistic"].to_numpy(), digits),
     ]
-    return Table(
-        ("", "Estimate", "Std. Error", "z value"),
-        tuple(zip(*columns, strict=True)),
-        "lrrr",
-        "thresholds",
-    )
+    return Table.of_columns(("", "Estimate", "Std. Error", "z value"), columns, "thresholds")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -51,34 +53,26 @@ def coefficients_as_text(coefficients: pd.DataFrame, digits: int, spread: str) -
     """The table with the decimals that lme4 prints; ``spread`` is the title beside the estimates."""
     if "posterior_sd" in coefficients:
         return _posterior_as_text(coefficients, digits, spread)
-    estimate, std_error = coefficient_columns(
-        coefficients["estimate"].to_numpy(), coefficients["std_error"].to_numpy(), digits
-    )
-    statistic = statistic_column(coefficients["statistic"].to_numpy(), digits)
-    columns, kind = [list(map(str, coefficients.index)), estimate, std_error], "z"
+    columns: list[Sequence[str]] = [
+        list(map(str, coefficients.index)),
+        *coefficient_columns(
+            coefficients["estimate"].to_numpy(), coefficients["std_error"].to_numpy(), digits
+        ),
+    ]
+    head, kind = ["", "Estimate", spread], "t" if "df" in coefficients else "z"
     if "df" in coefficients:
         columns.append(format_column(coefficients["df"].to_numpy(), digits))
-        kind = "t"
-    columns.append(statistic)
+        head.append("df")
+    columns.append(statistic_column(coefficients["statistic"].to_numpy(), digits))
     if "p_value" not in coefficients:
-        return Table(
-            ("", "Estimate", spread, "t value"), tuple(zip(*columns, strict=True)), "lrrr", "fixed"
-        )
+        return Table.of_columns([*head, "t value"], columns, "fixed")
     p = coefficients["p_value"].to_numpy()
     columns.append(p_value_column(p, digits - 1))
-    head = [
-        "",
-        "Estimate",
-        spread,
-        *(["df"] if kind == "t" else []),
-        f"{kind} value",
-        f"Pr(>|{kind}|)",
-    ]
-    align = "l" + "r" * (len(head) - 1)
-    if (p < 0.1).any():
-        columns.append([next((mark for end, mark in _STARS if value <= end), "") for value in p])
-        head, align = [*head, ""], align + "l"
-    return Table(tuple(head), tuple(zip(*columns, strict=True)), align, "fixed")
+    head += [f"{kind} value", f"Pr(>|{kind}|)"]
+    if not (p < 0.1).any():
+        return Table.of_columns(head, columns, "fixed")
+    columns.append([next((mark for end, mark in _STARS if value <= end), "") for value in p])
+    return Table.of_columns([*head, ""], columns, "fixed", "l" + "r" * (len(head) - 1) + "l")
 
 
 def _posterior_as_text(coefficients: pd.DataFrame, digits: int, spread: str) -> Table:
@@ -97,6 +91,4 @@ def _posterior_as_text(coefficients: pd.DataFrame, digits: int, spread: str) -> 
         columns.append([f"{value:.3f}" for value in coefficients["r_hat"]])
         columns.append(format_column(np.round(coefficients["ess_bulk"].to_numpy()), 7))
         head += ["R-hat", "ESS"]
-    return Table(
-        tuple(head), tuple(zip(*columns, strict=True)), "l" + "r" * (len(head) - 1), "fixed"
-    )
+    return Table.of_columns(head, columns, "fixed")

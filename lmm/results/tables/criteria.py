@@ -55,50 +55,28 @@ def _log_det(C: np.ndarray) -> float:
 
 
 def ml_deviance(estimate: Estimate, n: int) -> float:
-    """-2 log-likelihood at the estimate's theta, beta and sigma^2 profiled out.
-
-    For an ML fit the minimised criterion; for a REML fit the ML deviance at the REML theta
-    (``deviance(fit, REML=FALSE)`` in lme4), the number that tests between models of the mean need.
-    """
-    if not estimate.reml:
-        return float(estimate.objective)
-    p = len(estimate.beta)
-    if estimate.knows_sigma:
-        return float(
-            estimate.objective
-            + _log_det(estimate.beta_cov_unscaled)
-            + p * math.log(2.0 * math.pi * estimate.sigma**2)
-        )
-    residual_ss = estimate.sigma**2 * (n - p)
-    return float(
-        estimate.objective
-        + _log_det(estimate.beta_cov_unscaled)
-        - _profiled(residual_ss, n - p)
-        + _profiled(residual_ss, n)
-    )
+    """-2 log-likelihood at the estimated theta: for a REML fit with beta and sigma profiled anew."""
+    return _switched(estimate, n) if estimate.reml else float(estimate.objective)
 
 
 def reml_criterion(estimate: Estimate, n: int) -> float:
-    """-2 restricted log-likelihood at the estimate's theta; the minimised criterion of a REML fit."""
+    """-2 restricted log-likelihood at the estimated theta; for an ML fit with sigma profiled anew."""
     estimate.distribution.require_linear(
         "a generalized model has no REML criterion; fit.llf and fit.deviance are its criteria."
     )
-    if estimate.reml:
-        return float(estimate.objective)
+    return float(estimate.objective) if estimate.reml else _switched(estimate, n)
+
+
+def _switched(estimate: Estimate, n: int) -> float:
+    """The criterion of maximum likelihood for a fit by REML, and the other way round, at the same theta."""
     p = len(estimate.beta)
+    sign = 1.0 if estimate.reml else -1.0
+    value = estimate.objective + sign * _log_det(estimate.beta_cov_unscaled)
     if estimate.knows_sigma:
-        return float(
-            estimate.objective
-            - _log_det(estimate.beta_cov_unscaled)
-            - p * math.log(2.0 * math.pi * estimate.sigma**2)
-        )
-    residual_ss = estimate.sigma**2 * n
-    return float(
-        estimate.objective
-        - _log_det(estimate.beta_cov_unscaled)
-        - _profiled(residual_ss, n)
-        + _profiled(residual_ss, n - p)
-    )
+        return float(value + sign * p * math.log(2.0 * math.pi * estimate.sigma**2))
+    df, other = (n - p, n) if estimate.reml else (n, n - p)
+    residual_ss = estimate.sigma**2 * df
+    return float(value - _profiled(residual_ss, df) + _profiled(residual_ss, other))
 
 
 def aic(estimate: Estimate) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -10,7 +12,8 @@ from lmm.design.design import Design
 from lmm.estimators.likelihood.many_linear import Batch
 from lmm.inference.refits.refits import stack
 from lmm.model.records import Estimate
-from lmm.results.tables.naming import parameter_names, sdcor_columns
+from lmm.results.tables.fixed import deviations
+from lmm.results.tables.naming import parameter_names
 
 
 def names(design: Design, estimate: Estimate) -> tuple[list[str], list[str]]:
@@ -28,22 +31,40 @@ def of_batch(design: Design, estimate: Estimate, batch: Batch) -> pd.DataFrame:
 
     A correlation is NaN where one of its standard deviations is zero.
     """
-    columns: list[np.ndarray] = []
-    scale = estimate.distribution.scale(batch.sigma) ** 2
-    at = 0
-    for term in design.terms:
-        own = batch.theta[:, at : at + term.structure.n_theta]
-        at += term.structure.n_theta
-        G = covariances(term.structure, own) * scale[:, None, None]
-        columns += sdcor_columns(term, G).values()
+    columns = [own for values in quantities(design, estimate, batch) for own in values]
     if estimate.residual_sd is not None:
         columns.append(batch.sigma)
     columns += list(batch.beta.T)
     if batch.phi is not None:
         columns += list(batch.phi.T[: len(estimate.distribution.threshold_names)])
-    return pd.DataFrame(
-        dict(zip([*names(design, estimate)[0], *names(design, estimate)[1]], columns, strict=True))
-    )
+    variances, coefficients = names(design, estimate)
+    return pd.DataFrame(dict(zip([*variances, *coefficients], columns, strict=True)))
+
+
+def errors_of_batch(design: Design, estimate: Estimate, batch: Batch) -> pd.DataFrame:
+    """Standard errors of the coefficients given theta, a row per fit."""
+    scale = estimate.distribution.scale(batch.sigma) ** 2
+    errors = deviations(batch.beta_cov_unscaled * scale[:, None, None])
+    return pd.DataFrame(errors, columns=names(design, estimate)[1][: design.p])
+
+
+def quantities(design: Design, estimate: Estimate, batch: Batch) -> list[np.ndarray]:
+    """Per term the standard deviations and correlations (q, R) of R fits, in the order of its structure's quantities."""
+    scale = estimate.distribution.scale(batch.sigma) ** 2
+    out, at = [], 0
+    for term in design.terms:
+        theta = batch.theta[:, at : at + term.structure.n_theta]
+        at += term.structure.n_theta
+        G = covariances(term.structure, theta) * scale[:, None, None]
+        out.append(term.structure.describe(G).T)
+    return out
+
+
+def texts_at(texts: Mapping[int, str], index: pd.Index | None, name: str) -> pd.Series:
+    """What is said of some rows: by position, or by their labels in an index."""
+    where = sorted(texts)
+    labels = where if index is None else index[where]
+    return pd.Series([texts[i] for i in where], index=labels, dtype=object, name=name)
 
 
 def covariances(structure: Covariance, theta: np.ndarray) -> np.ndarray:

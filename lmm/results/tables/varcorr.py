@@ -170,21 +170,15 @@ class VarCorr:
         width = max((len(cells) for cells in correlations if any(cells)), default=0)
         head = ["Groups", "Name"]
         columns = [groups, names]
-        align = "ll"
         if variances:
             columns.append(format_column(np.square(sd), digits))
             head.append("Variance")
-            align += "r"
         columns.append(format_column(sd, digits))
         head.append("Std.Dev.")
-        align += "r"
         for j in range(width):
             columns.append([cells[j] if j < len(cells) else "" for cells in correlations])
             head.append("Corr" if j == 0 else "")
-            align += "r"
-        return Table(
-            head=tuple(head), rows=tuple(zip(*columns, strict=True)), align=align, name="random"
-        )
+        return Table.of_columns(head, columns, "random", "ll" + "r" * (len(head) - 2))
 
     def __str__(self) -> str:
         return self.table().to_text(indent=1)

@@ -91,20 +91,22 @@ def drop_fixed(fit: Fit, context: Mapping[str, object]) -> list[Deletion]:
 
 def likelihood_ratios(found: list[Deletion]) -> pd.DataFrame:
     """``npar`` (of the term), ``aic``, ``lrt``, ``p_value`` per deletion; the first is the whole model."""
+    df, lrt = _ratios(found)
+    columns = {
+        "npar": [np.nan, *df],
+        "aic": [2.0 * (d.npar - d.llf) for d in found],
+        "lrt": [np.nan, *lrt],
+        "p_value": [np.nan, *map(chi_squared_p, lrt, df)],
+    }
+    return pd.DataFrame(columns, index=pd.Index([d.label for d in found]))
+
+
+def _ratios(found: list[Deletion]) -> tuple[list[int], list[float]]:
+    """Parameters fewer than in the whole model, and likelihood ratio statistics, of each smaller model."""
     whole, *less = found
-    npar = [whole.npar - d.npar for d in less]
-    lrt = [
-        max(0.0, 2.0 * (whole.llf - d.llf)) if q else 0.0 for d, q in zip(less, npar, strict=True)
-    ]
-    return pd.DataFrame(
-        {
-            "npar": [np.nan, *npar],
-            "aic": [2.0 * (d.npar - d.llf) for d in found],
-            "lrt": [np.nan, *lrt],
-            "p_value": [np.nan, *(chi_squared_p(x, q) for x, q in zip(lrt, npar, strict=True))],
-        },
-        index=pd.Index([d.label for d in found]),
-    )
+    df = [whole.npar - d.npar for d in less]
+    gain = [max(0.0, 2.0 * (whole.llf - d.llf)) for d in less]
+    return df, [x if q else 0.0 for x, q in zip(gain, df, strict=True)]
 
 
 def marginal_tests(
@@ -168,21 +170,17 @@ def _is_part(less: Fit, fit: Fit) -> bool:
 
 def boundary_tests(found: list[Deletion]) -> pd.DataFrame:
     """``npar, llf, aic, lrt, df, p_value, p_mixture`` per deletion; the first is the whole model."""
-    whole, *less = found
-    df = [whole.npar - d.npar for d in less]
-    lrt = [max(0.0, 2.0 * (whole.llf - d.llf)) for d in less]
-    return pd.DataFrame(
-        {
-            "npar": [d.npar for d in found],
-            "llf": [d.llf for d in found],
-            "aic": [2.0 * (d.npar - d.llf) for d in found],
-            "lrt": [np.nan, *lrt],
-            "df": [np.nan, *df],
-            "p_value": [np.nan, *(chi_squared_p(x, q) for x, q in zip(lrt, df, strict=True))],
-            "p_mixture": [np.nan, *(boundary_p(x, q) for x, q in zip(lrt, df, strict=True))],
-        },
-        index=pd.Index([d.label for d in found]),
-    )
+    df, lrt = _ratios(found)
+    columns = {
+        "npar": [d.npar for d in found],
+        "llf": [d.llf for d in found],
+        "aic": [2.0 * (d.npar - d.llf) for d in found],
+        "lrt": [np.nan, *lrt],
+        "df": [np.nan, *df],
+        "p_value": [np.nan, *map(chi_squared_p, lrt, df)],
+        "p_mixture": [np.nan, *map(boundary_p, lrt, df)],
+    }
+    return pd.DataFrame(columns, index=pd.Index([d.label for d in found]))
 
 
 def _reduced(fit: Fit, reduce_terms: bool) -> list[tuple[str, list[Bar]]]:

@@ -11,7 +11,6 @@ from lmm.errors import DataError
 from lmm.formula.columns.given import numeric
 from lmm.inference.refits import refits
 from lmm.results.tables import parameter_table
-from lmm.results.tables.fixed import deviations
 from lmm.results.text.progress_bar import bar
 
 if TYPE_CHECKING:
@@ -50,10 +49,8 @@ def refit_many(fit: Fit, Y: object, progress: bool | None) -> pd.DataFrame:
         slabs = (values[:, first : first + width] for first in range(0, values.shape[1], width))
         batch = refits.of_responses(design, fit.problem, fit._method, estimate, slabs, False, told)
     table = parameter_table.of_batch(design, estimate, batch)
-    scale = estimate.distribution.scale(batch.sigma) ** 2
-    errors = deviations(batch.beta_cov_unscaled * scale[:, None, None])
-    for i, name in enumerate(parameter_table.names(design, estimate)[1]):
-        table[f"se_{name}"] = errors[:, i]
+    errors = parameter_table.errors_of_batch(design, estimate, batch)
+    table = table.join(errors.add_prefix("se_"))
     table["llf"] = -batch.objective / 2.0
     table["converged"] = [i not in batch.failures for i in range(batch.size)]
     table["message"] = [batch.failures.get(i, "") for i in range(batch.size)]

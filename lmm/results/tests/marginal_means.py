@@ -22,7 +22,7 @@ from lmm.inference.tests import multiplicity
 from lmm.inference.tests.contrast_coefficients import ADJUSTMENTS, coefficients, contrast_kind
 from lmm.inference.tests.ddf import KENWARD_ROGER, TITLES, Ddf
 from lmm.model.records import Draws, Estimate
-from lmm.results.rows.transformed import Transformed, transformed
+from lmm.results.rows.transformed import Function, Transformed, transformed
 from lmm.results.tables.fixed import kept_positions
 from lmm.results.tests.dependence import dependencies
 from lmm.results.tests.predictors import interactions, variables
@@ -397,32 +397,16 @@ def _scaled(
     if ask.type in family.predictor_types:
         return columns.rename(columns={"estimate": name}), list(family.predictor_notes)
     link = family.link.name
-    if not means and name == "estimate" and link not in RATIOS:
-        return columns, [f"contrasts on the scale of the linear predictor ({link} link)"]
     if not means and name != "estimate":
-        return columns.rename(columns={"estimate": name}), [
-            f"slopes of the linear predictor ({link} link)"
-        ]
-    eta = columns["estimate"].to_numpy()
-    turn: Callable[[np.ndarray], np.ndarray]
+        slopes = [f"slopes of the linear predictor ({link} link)"]
+        return columns.rename(columns={"estimate": name}), slopes
+    if not means and link not in RATIOS:
+        return columns, [f"contrasts on the scale of the linear predictor ({link} link)"]
+    said = "limits carried over from the scale of the linear predictor"
     if means:
-        turn, slope, name = family.mean, np.abs(family.mean_slope(eta)), "response"
-    else:
-        turn, slope, name = np.exp, np.exp(eta), RATIOS[link]
-    ends = np.sort(
-        np.column_stack([turn(columns["lower"].to_numpy()), turn(columns["upper"].to_numpy())]),
-        axis=1,
-    )
-    out = columns.assign(
-        estimate=turn(eta),
-        std_error=columns["std_error"] * slope,
-        lower=ends[:, 0],
-        upper=ends[:, 1],
-    )
-    said = "limits carried over from the scale of the linear predictor" + (
-        "" if means else ", and so are tests, of a ratio of 1"
-    )
-    return out.rename(columns={"estimate": name}), [said]
+        return _turned(columns, family.mean, family.mean_slope, "response"), [said]
+    said += ", and so are tests, of a ratio of 1"
+    return _turned(columns, np.exp, np.exp, RATIOS[link]), [said]
 
 
 def _transformed_back(
@@ -430,30 +414,28 @@ def _transformed_back(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Means of a transformed response carried back, differences of logarithms as ratios; as they are where that has no meaning."""
     means, scale = name == "emmean", f"on the scale of {response.text}"
-    if (
-        ask.type == "link"
-        or response.inverse is None
-        or not (means or (name == "estimate" and response.base))
-    ):
-        why = (
-            ""
-            if ask.type == "link"
-            else ", which is not carried back"
-            if means or response.inverse is None
-            else ""
-        )
+    ratios = name == "estimate" and response.base
+    if ask.type == "link" or response.inverse is None or not (means or ratios):
+        lost = ask.type != "link" and response.inverse is None
+        why = ", which is not carried back" if lost else ""
         return columns.rename(columns={"estimate": name}), [scale + why]
-    x = columns["estimate"].to_numpy()
+    said = f"carried back from the scale of {response.text}, limits too"
     if means:
-        turn, slope, name = response.inverse, np.abs(response.slope(x)), "response"
-    else:
-        log = np.log(response.base)
-        turn, slope, name = (lambda v: np.exp(log * v)), log * np.exp(log * x), "ratio"
-    lower, upper = (turn(columns[end].to_numpy()) for end in ("lower", "upper"))
+        return _turned(columns, response.inverse, response.slope, "response"), [said]
+    log = np.log(response.base)
+    ratio = _turned(columns, lambda v: np.exp(log * v), lambda v: log * np.exp(log * v), "ratio")
+    return ratio, [f"{said}; tests are of a ratio of 1"]
+
+
+def _turned(columns: pd.DataFrame, turn: Function, slope: Function, name: str) -> pd.DataFrame:
+    """Estimates and limits on another scale, with standard errors by the delta method."""
+    estimate, one, other = (columns[of].to_numpy() for of in ("estimate", "lower", "upper"))
+    one, other = turn(one), turn(other)
+    falls = one > other
     out = columns.assign(
-        estimate=turn(x), std_error=columns["std_error"] * slope, lower=lower, upper=upper
+        estimate=turn(estimate),
+        std_error=columns["std_error"] * np.abs(slope(estimate)),
+        lower=np.where(falls, other, one),
+        upper=np.where(falls, one, other),
     )
-    said = f"carried back from the scale of {response.text}, limits too" + (
-        "" if means else "; tests are of a ratio of 1"
-    )
-    return out.rename(columns={"estimate": name}), [said]
+    return out.rename(columns={"estimate": name})

@@ -78,8 +78,8 @@ def as_table(frame: pd.DataFrame, name: str) -> Table:
         columns.append(
             ["" if np.isnan(value) else cell for value, cell in zip(values, text, strict=True)]
         )
-    rows = tuple(zip(map(str, frame.index), *columns, strict=True))
-    return Table(("", *map(str, frame.columns)), rows, "l" + "r" * frame.shape[1], name)
+    head = ("", *map(str, frame.columns))
+    return Table.of_columns(head, [map(str, frame.index), *columns], name)
 
 
 def backward(

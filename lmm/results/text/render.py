@@ -73,6 +73,14 @@ class Table:
     align: str
     name: str = ""
 
+    @classmethod
+    def of_columns(
+        cls, head: Sequence[str], columns: Iterable[Iterable[str]], name: str = "", align: str = ""
+    ) -> Table:
+        """The table of these columns; unless ``align`` says otherwise the first is to the left and the others to the right."""
+        rows = tuple(zip(*columns, strict=True))
+        return cls(tuple(head), rows, align or "l" + "r" * (len(head) - 1), name)
+
     def to_text(self, indent: int = 0) -> str:
         """Columns padded to a common width, one blank between them."""
         lines = [self.head, *self.rows]
