@@ -10,7 +10,7 @@ import pandas as pd
 
 from lmm.arguments import caller
 from lmm.errors import ArgumentError
-from lmm.results.parameters import Parameters
+from lmm.results.parameters import FitBase
 from lmm.results.rows import row_values
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Criticism(Parameters):
+class Criticism(FitBase):
     """Variance explained, simulated residuals, checks."""
 
     # ---- variance explained ----

@@ -11,7 +11,7 @@ from lmm import arguments
 from lmm.results.criticism import Criticism
 from lmm.results.files import equality, pictures
 from lmm.results.interchange import Interchange
-from lmm.results.parameters import Parameters
+from lmm.results.parameters import FitBase
 from lmm.results.refitting import Refitting
 from lmm.results.resampling import Resampling
 from lmm.results.row_methods import Rowwise
@@ -26,7 +26,7 @@ INTERVALS = ("wald", "profile", "boot", "posterior")
 
 @arguments.checked_methods
 @dataclass(frozen=True, eq=False, repr=False)
-class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Rowwise, Parameters):
+class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Rowwise, FitBase):
     """A fitted mixed model; nothing a caller does changes it.
 
     Every method returns a new object. Tables are pandas, on the user's own names and index.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from lmm.results.parameters import Parameters
+from lmm.results.parameters import FitBase
 
 if TYPE_CHECKING:
     from lmm.results.tables import regression_table
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Interchange(Parameters):
+class Interchange(FitBase):
     """Marginal means and adapters to other packages."""
 
     def emmeans(

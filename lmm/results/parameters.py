@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Parameters:
+class FitBase:
     """The five fields of a :class:`lmm.Fit`, and all that is a number about the model rather than about a row."""
 
     formula: Formula

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Posterior(Uncertainty):
+class PosteriorUncertainty(Uncertainty):
     """Uncertainty by the draws of a posterior or of its approximation."""
 
     methods: ClassVar[tuple[str, ...]] = ("posterior", "wald")
@@ -191,5 +191,5 @@ def uncertainty(
 ) -> Uncertainty:
     """What a fit says of its uncertainty."""
     if isinstance(estimate, PosteriorEstimate):
-        return Posterior(design, problem, estimator, estimate)
+        return PosteriorUncertainty(design, problem, estimator, estimate)
     return Uncertainty(design, problem, estimator, estimate)

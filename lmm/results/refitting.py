@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from lmm.results.parameters import Parameters
+from lmm.results.parameters import FitBase
 
 if TYPE_CHECKING:
     from lmm.results.rows import bootstrap, influence
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Refitting(Parameters):
+class Refitting(FitBase):
     """Bootstrap, influence, and the same model for many responses."""
 
     def bootstrap(

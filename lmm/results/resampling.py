@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lmm import arguments
-from lmm.results.parameters import Parameters
+from lmm.results.parameters import FitBase
 from lmm.results.tables import intervals
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Resampling(Parameters):
+class Resampling(FitBase):
     """Confidence intervals, profiles, bootstrap, influence."""
 
     def confint(

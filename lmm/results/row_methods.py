@@ -12,7 +12,7 @@ import pandas as pd
 from lmm.arguments import caller
 from lmm.errors import ArgumentError
 from lmm.results import updating
-from lmm.results.parameters import Parameters
+from lmm.results.parameters import FitBase
 from lmm.results.rows import partitions, prediction, row_values, simulation
 from lmm.results.tables import tidy
 from lmm.results.tests import comparison
@@ -22,7 +22,7 @@ from lmm.stream.row_progress import rows_bar
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Rowwise(Parameters):
+class Rowwise(FitBase):
     """Fitted values, residuals, predictions, simulations, and other fits of the same model."""
 
     # ---- rows ----

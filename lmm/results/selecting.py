@@ -9,14 +9,14 @@ import pandas as pd
 
 from lmm.arguments import caller
 from lmm.inference.tests.ddf import method_name
-from lmm.results.parameters import Parameters
+from lmm.results.parameters import FitBase
 
 if TYPE_CHECKING:
     from lmm.results.tests import stepwise
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Selecting(Parameters):
+class Selecting(FitBase):
     """Models with a term less, fixed or random."""
 
     def ranova(self, reduce_terms: bool = True) -> pd.DataFrame:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lmm.results.parameters import Parameters
+from lmm.results.parameters import FitBase
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Testing(Parameters):
+class Testing(FitBase):
     """Tests of coefficients and of terms, fixed and random."""
 
     def coef_table(self, ddf: str | None = None) -> pd.DataFrame:

@@ -52,7 +52,8 @@ class Covariances:
 
 @dataclass(frozen=True, eq=False)
 class Uncertainty:
-    """What a fit says of the uncertainty of its numbers, here by a likelihood; :class:`lmm.results.posterior.Posterior` says it by draws.
+    """What a fit says of the uncertainty of its numbers, here by a likelihood;
+    :class:`lmm.results.posterior.PosteriorUncertainty` says it by draws.
 
     Nothing is computed before it is asked for.
     """

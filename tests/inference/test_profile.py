@@ -16,8 +16,7 @@ from lmm.estimators.laplace.laplace_criterion import Objective
 from lmm.estimators.likelihood.profiled import Evaluator
 from lmm.inference.intervals import fit_profiles as inference
 from lmm.inference.intervals.generalized_surface import GeneralizedSurface
-from lmm.inference.intervals.profiling import Curve
-from lmm.inference.intervals.profiling import Path as ProfilePath
+from lmm.inference.intervals.profiling import Curve, ProfilePath
 from lmm.inference.intervals.surface import LinearSurface, Place
 
 REFERENCE = json.loads((Path(__file__).parent.parent / "reference" / "profile.json").read_text())[

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.results.text.render import Table, latex_escape, markdown_code, markdown_escape
+from lmm.results.text.render import TextTable, latex_escape, markdown_code, markdown_escape
 
 NASTY = "<script>alert(1)</script>"
 NAMES = [
@@ -98,7 +98,7 @@ def test_no_object_lets_markup_through(name: str) -> None:
 
 
 def test_pipes_keep_the_number_of_cells() -> None:
-    table = Table(("a|b", "`c`"), (("x\ny|", "<b>\\|"),), "ll").to_markdown()
+    table = TextTable(("a|b", "`c`"), (("x\ny|", "<b>\\|"),), "ll").to_markdown()
     for line in table.splitlines():
         assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 3
     assert "\ny" not in table

@@ -10,21 +10,22 @@ the effective number of parameters, between p and p + q. Of a generalized model 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy.linalg import solve_triangular
 
 from lmm.design.design import Design
 from lmm.design.rank import independent_columns
 from lmm.model.conditional import fixed_variance, prediction_variance
+from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 
 #: 1 - h up to which a leverage counts as one
 ONE = 1e-10
 
 
-def leverages(design: Design, problem: Any, estimate: Estimate) -> np.ndarray:
+def leverages(
+    design: Design, problem: Problem | GeneralizedProblem, estimate: Estimate
+) -> np.ndarray:
     """h_ii (n,), exactly one for a row without which the fixed columns would be dependent."""
     variance = prediction_variance(problem, estimate, design.X, design.terms)
     return np.where(alone(design.X), 1.0, variance * _weights(design, estimate))
@@ -40,7 +41,9 @@ def alone(X: np.ndarray) -> np.ndarray:
     )
 
 
-def fixed_leverages(design: Design, problem: Any, estimate: Estimate) -> np.ndarray:
+def fixed_leverages(
+    design: Design, problem: Problem | GeneralizedProblem, estimate: Estimate
+) -> np.ndarray:
     """The part of h_ii that is due to the fixed effects, w_i c_i'(X'V^-1X)^-1 c_i with c_i = X'V^-1 e_i / w_i, (n,)."""
     variance = fixed_variance(problem, estimate, design.X, design.terms)
     return np.asarray(variance * _weights(design, estimate))

@@ -22,7 +22,7 @@ import numpy as np
 BATCH = 4_000_000
 
 
-class MonteCarlo(NamedTuple):
+class SimulatedTest(NamedTuple):
     """A statistic, its mean over the simulations and its p-value."""
 
     statistic: float
@@ -30,7 +30,7 @@ class MonteCarlo(NamedTuple):
     p_value: float
 
 
-NOT_MEANT = MonteCarlo(float("nan"), float("nan"), float("nan"))
+NOT_MEANT = SimulatedTest(float("nan"), float("nan"), float("nan"))
 
 
 def _blocks(n: int, S: int) -> Iterator[slice]:
@@ -74,17 +74,17 @@ def simulated_ranks(
     return out
 
 
-def monte_carlo(statistic: float, simulated: np.ndarray, two_sided: bool) -> MonteCarlo:
+def monte_carlo(statistic: float, simulated: np.ndarray, two_sided: bool) -> SimulatedTest:
     """The test of a statistic against simulated ones (S,); large values count, or both tails."""
     S = len(simulated)
     close = 1e-10 * max(1.0, abs(statistic))
     upper = (1 + np.sum(simulated >= statistic - close)) / (S + 1)
     lower = (1 + np.sum(simulated <= statistic + close)) / (S + 1)
     p = min(1.0, 2.0 * min(upper, lower)) if two_sided else upper
-    return MonteCarlo(float(statistic), float(np.mean(simulated)), float(p))
+    return SimulatedTest(float(statistic), float(np.mean(simulated)), float(p))
 
 
-def uniformity(u: np.ndarray, simulated: np.ndarray) -> MonteCarlo:
+def uniformity(u: np.ndarray, simulated: np.ndarray) -> SimulatedTest:
     """Kolmogorov and Smirnov's largest distance to the uniform distribution function."""
     return monte_carlo(float(_distance(u[:, None])[0]), _distance(simulated), two_sided=False)
 
@@ -100,7 +100,7 @@ def _distance(u: np.ndarray) -> np.ndarray:
     return out
 
 
-def dispersion(y: np.ndarray, simulations: np.ndarray) -> MonteCarlo:
+def dispersion(y: np.ndarray, simulations: np.ndarray) -> SimulatedTest:
     """Mean square of the rows' distances to the mean of the simulations, in units of their variances; 1 is expected."""
     n, S = simulations.shape
     plain, own, others, count = 0.0, 0.0, np.zeros(S), 0
@@ -122,10 +122,12 @@ def dispersion(y: np.ndarray, simulations: np.ndarray) -> MonteCarlo:
     if not count:
         return NOT_MEANT
     value = plain / count * S / (S + 1)  # y is none of the S that the mean is of
-    return MonteCarlo(value, 1.0, monte_carlo(own / count, others / count, two_sided=True).p_value)
+    return SimulatedTest(
+        value, 1.0, monte_carlo(own / count, others / count, two_sided=True).p_value
+    )
 
 
-def outliers(y: np.ndarray, simulations: np.ndarray) -> MonteCarlo:
+def outliers(y: np.ndarray, simulations: np.ndarray) -> SimulatedTest:
     """Rows in which the response lies beyond all simulations."""
     n, S = simulations.shape
     counts = np.zeros(S + 1)
@@ -139,7 +141,7 @@ def outliers(y: np.ndarray, simulations: np.ndarray) -> MonteCarlo:
     return monte_carlo(counts[0], counts[1:], two_sided=False)
 
 
-def zeros(y: np.ndarray, simulations: np.ndarray) -> MonteCarlo:
+def zeros(y: np.ndarray, simulations: np.ndarray) -> SimulatedTest:
     """Number of zeros over its mean in the simulations."""
     simulated = np.zeros(simulations.shape[1])
     for rows in _blocks(*simulations.shape):
@@ -149,12 +151,12 @@ def zeros(y: np.ndarray, simulations: np.ndarray) -> MonteCarlo:
         return (
             NOT_MEANT
             if not np.any(y == 0.0)
-            else MonteCarlo(float("inf"), 1.0, 1.0 / (1 + simulations.shape[1]))
+            else SimulatedTest(float("inf"), 1.0, 1.0 / (1 + simulations.shape[1]))
         )
     return monte_carlo(float(np.sum(y == 0.0)) / expected, simulated / expected, two_sided=True)
 
 
-def spread(u: np.ndarray, simulated: np.ndarray, fitted: np.ndarray) -> MonteCarlo:
+def spread(u: np.ndarray, simulated: np.ndarray, fitted: np.ndarray) -> SimulatedTest:
     """Correlation of |u - 1/2| with the rank of the fitted value: whether the spread changes with the mean."""
     rank = np.argsort(np.argsort(fitted, kind="stable"), kind="stable") - (len(fitted) - 1) / 2.0
     if np.ptp(fitted) == 0.0:

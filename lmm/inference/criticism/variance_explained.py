@@ -25,10 +25,11 @@ Nakagawa, Johnson & Schielzeth (2017), J. R. Soc. Interface 14; Johnson (2014), 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.special import polygamma
+
+from lmm.families import Family
 
 #: variance of the latent variable behind a link of a binomial or cumulative model
 LATENT = {
@@ -71,13 +72,13 @@ class Decomposition:
         return self.fixed + self.between + self.residual
 
 
-def latent_variance(family: Any) -> float | None:
+def latent_variance(family: Family) -> float | None:
     """Variance of the latent variable of a binomial or cumulative family; None where the link has none."""
     return LATENT.get(family.link.name) if family.is_latent else None
 
 
 def distribution_variance(
-    family: Any, phi: Any, predictor: np.ndarray, random: float, approximation: str
+    family: Family, phi: float, predictor: np.ndarray, random: float, approximation: str
 ) -> float:
     """s_d of a family without a latent variable.
 

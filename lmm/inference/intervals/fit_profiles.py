@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from lmm.covariance import Covariance
 from lmm.errors import ArgumentError
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import Estimator
@@ -15,7 +15,7 @@ from lmm.estimators.laplace.laplace_criterion import Objective
 from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood
 from lmm.estimators.likelihood.profiled import Evaluator
 from lmm.inference.intervals.generalized_surface import GeneralizedSurface
-from lmm.inference.intervals.profiling import LowerPoint, Path, follow, polished
+from lmm.inference.intervals.profiling import LowerPoint, ProfilePath, follow, polished
 from lmm.inference.intervals.surface import Held, LinearSurface, Place
 from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -38,14 +38,14 @@ class Profiles:
     """
 
     deviance: float
-    paths: tuple[Path, ...]
-    surfaces: tuple[Any, ...]
+    paths: tuple[ProfilePath, ...]
+    surfaces: tuple[LinearSurface | GeneralizedSurface, ...]
     place: Place
     messages: tuple[str, ...]
 
 
 def parameters_held(
-    structures: Sequence[Any], sigma: bool, p: int, own: Sequence[str] = ()
+    structures: Sequence[Covariance], sigma: bool, p: int, own: Sequence[str] = ()
 ) -> list[Held]:
     """Everything that can be held, in the order of ``confint``: per term standard deviations and correlations, ``sigma``, coefficients,
     then ``own`` ("threshold", "spacing")."""
@@ -140,14 +140,16 @@ def profiles(
     """
     problem.plan.require_exact("A profile")
     kind, best, messages = maximum(problem, estimator, estimate)
-    surfaces: list[Any] = []
+    surfaces: Sequence[LinearSurface | GeneralizedSurface] = []
     if isinstance(problem, GeneralizedProblem):
         objective = Objective(problem, kind.control.curvature, kind.nagq, kind.second_order)
         place = Place(
             list(best.factors), objective.pack(best.theta, best.beta, best.phi)[problem.n_theta :]
         )
         surfaces = [GeneralizedSurface(problem, objective, own) for own in held]
-        some: Any = GeneralizedSurface(problem, objective, Held("sd", 0, None, 0))
+        some: LinearSurface | GeneralizedSurface = GeneralizedSurface(
+            problem, objective, Held("sd", 0, None, 0)
+        )
     else:
         if problem.centred is not None:
             text = "random slopes are far from their origin: their profiles hold few digits. Centre the covariate, I(x - mean(x))."

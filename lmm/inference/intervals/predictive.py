@@ -12,6 +12,7 @@ which F would be a staircase. A family whose distribution function is not known 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from scipy.special import ndtr
 if TYPE_CHECKING:
     from lmm.families import Family
 
+#: a distribution function or a density, of values a row each
+Function = Callable[[np.ndarray], np.ndarray]
 #: nodes lie within so many standard deviations
 RANGE = 6.0
 MIN_NODES, MAX_NODES = 49, 1201
@@ -174,7 +177,7 @@ def beyond(family: Family, eta: np.ndarray, sd: np.ndarray) -> np.ndarray:
 
 
 def _smallest(
-    cdf: Any, p: float, mean: np.ndarray, unit: np.ndarray, top: np.ndarray | None
+    cdf: Function, p: float, mean: np.ndarray, unit: np.ndarray, top: np.ndarray | None
 ) -> np.ndarray:
     """The smallest multiple of ``unit`` with cdf >= p, by bisection of whole numbers from -1 (below) up to ``top``."""
     low = np.full(len(mean), -1.0)
@@ -196,7 +199,7 @@ def _smallest(
 
 
 def _solved(
-    cdf: Any, density: Any, p: float, mean: np.ndarray, spread: np.ndarray, positive: bool
+    cdf: Function, density: Function, p: float, mean: np.ndarray, spread: np.ndarray, positive: bool
 ) -> np.ndarray:
     """The root of cdf(y) = p; in x = log y where y is positive, so that dF/dx = y f(y)."""
     turn = np.exp if positive else (lambda x: x)

@@ -59,7 +59,7 @@ class LowerPoint(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Settled:
+class SettledPoint:
     """A constrained minimum: its z, deviance, slope along the held coordinate, and the evaluated point beside it."""
 
     z: np.ndarray
@@ -70,7 +70,7 @@ class Settled:
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class ProfilePath:
     """A profile of one parameter in the coordinate that was held, ascending.
 
     Attributes
@@ -97,7 +97,7 @@ class Corrector:
         self.surface = surface
         self.correction: np.ndarray | None = None
 
-    def settle(self, z: np.ndarray, free: np.ndarray) -> Settled | None:
+    def settle(self, z: np.ndarray, free: np.ndarray) -> SettledPoint | None:
         """The minimum over the ``free`` coordinates from z; None where it is not found."""
         surface = self.surface
         point = surface.at(z)
@@ -145,7 +145,7 @@ class Corrector:
 
     def _finish(
         self, point: Point, H: np.ndarray, step: np.ndarray, promised: float, free: np.ndarray
-    ) -> Settled:
+    ) -> SettledPoint:
         """The minimum beside a point, one short step away."""
         held = self.surface.held
         slope, tangent = float(point.gradient[held]), None
@@ -157,7 +157,7 @@ class Corrector:
                 tangent[free] = -np.linalg.lstsq(H[np.ix_(free, free)], H[free, held], rcond=1e-10)[
                     0
                 ]
-        return Settled(point.theta + step, point.objective - promised, slope, tangent, point)
+        return SettledPoint(point.theta + step, point.objective - promised, slope, tangent, point)
 
 
 def _is_finite(point: Point) -> bool:
@@ -171,7 +171,7 @@ def _is_finite(point: Point) -> bool:
 
 def follow(
     surface: Surface, start: np.ndarray, cutoff: float, endless: tuple[bool, bool] = (False, False)
-) -> Path:
+) -> ProfilePath:
     """The profile of the held coordinate from the estimates z = ``start`` to zeta = -+``cutoff``, or to its bounds.
 
     ``endless`` says on which sides the deviance is known never to rise.
@@ -198,7 +198,7 @@ def follow(
     curvature = (
         0.0 if any(endless) else _curvature(surface, origin, free)
     )  # where a search gave up, it says nothing
-    sides: list[list[tuple[Settled, float]]] = []
+    sides: list[list[tuple[SettledPoint, float]]] = []
     ends: list[str] = []
     for sign, bound, known in zip((-1.0, 1.0), surface.bounds, endless, strict=True):
         points, end = (
@@ -216,12 +216,12 @@ def follow(
     middle = len(sides[0])
     slope[middle] = _slope_at_origin(held, zeta, slope, middle)
     slope = np.where(np.isfinite(slope), np.maximum(slope, 0.0), 0.0)
-    return Path(
+    return ProfilePath(
         held, zeta, slope, tuple(surface.place(own.point) for own in settled), (ends[0], ends[1])
     )
 
 
-def _curvature(surface: Surface, origin: Settled, free: np.ndarray) -> float:
+def _curvature(surface: Surface, origin: SettledPoint, free: np.ndarray) -> float:
     """Second derivative of the profiled deviance at the estimates, as far as the Hessian tells."""
     H, held = origin.point.hessian, surface.held
     if origin.tangent is None:
@@ -232,16 +232,16 @@ def _curvature(surface: Surface, origin: Settled, free: np.ndarray) -> float:
 def _side(
     surface: Surface,
     corrector: Corrector,
-    origin: Settled,
+    origin: SettledPoint,
     free: np.ndarray,
     sign: float,
     bound: float,
     cutoff: float,
     curvature: float,
-) -> tuple[list[tuple[Settled, float]], str]:
+) -> tuple[list[tuple[SettledPoint, float]], str]:
     """Points on one side of the estimates with their zeta, outwards, and why they end."""
     held = surface.held
-    points: list[tuple[Settled, float]] = []
+    points: list[tuple[SettledPoint, float]] = []
     path = [origin]
     room = abs(bound - origin.z[held])
     if room == 0.0:
@@ -294,7 +294,7 @@ def _side(
     return points, "flat"
 
 
-def _predict(path: list[Settled], held: int, value: float, free: np.ndarray) -> np.ndarray:
+def _predict(path: list[SettledPoint], held: int, value: float, free: np.ndarray) -> np.ndarray:
     """Where the free coordinates should be at the next value: the parabola through the last points, or the tangent."""
     last = path[-1]
     step = value - last.z[held]
@@ -346,7 +346,7 @@ class Curve:
     slope: np.ndarray
 
     @staticmethod
-    def of(path: Path) -> Curve:
+    def of(path: ProfilePath) -> Curve:
         """The curve of a path; where zeta is not monotone, its running extreme."""
         y = path.zeta.copy()
         middle = int(np.argmin(np.abs(y)))

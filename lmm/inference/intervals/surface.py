@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import solve_triangular
 
+from lmm.covariance import Covariance
 from lmm.covariance.coordinates import Coordinates
 from lmm.covariance.structure import directions
 from lmm.estimators.likelihood.profiled import Evaluator, Frame, curvature
@@ -63,7 +64,9 @@ class Place:
     rest: np.ndarray
 
 
-def coordinates(structures: tuple[Any, ...], held: Held) -> tuple[list[Coordinates], int | None]:
+def coordinates(
+    structures: tuple[Covariance, ...], held: Held
+) -> tuple[list[Coordinates], int | None]:
     """Coordinates per term, and where the held one stands if it is one of theirs."""
     out = [Coordinates(s) for s in structures]
     if held.kind not in ("sd", "cor"):

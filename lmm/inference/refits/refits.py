@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,9 @@ from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate
 
 Progress = Callable[[int], None]
+#: builds a problem when it is its turn
+Make = Callable[[], Problem | GeneralizedProblem]
+P = TypeVar("P", bound=Problem | GeneralizedProblem)
 
 #: numbers of responses held at a time
 HELD = 20_000_000
@@ -52,7 +55,9 @@ def is_batched(problem: Any, estimator: Estimator) -> TypeGuard[Problem]:
     return determined(problem, bool(estimator.reml)).all
 
 
-def is_laplace(problem: Any, estimator: Estimator) -> TypeGuard[GeneralizedProblem]:
+def is_laplace(
+    problem: Problem | GeneralizedProblem, estimator: Estimator
+) -> TypeGuard[GeneralizedProblem]:
     """Whether refits of a generalized model can be made side by side."""
     plain = (
         type(estimator) is LaplaceLikelihood and estimator.nagq == 1 and not estimator.second_order
@@ -141,8 +146,8 @@ def _side_by_side(
     offsets = np.zeros((R, problem.p))
     rows = batch_sums.Rows(problem, design)
 
-    def block(columns: np.ndarray) -> Callable[[], Any]:
-        def make() -> Any:
+    def block(columns: np.ndarray) -> Callable[[], Levels | Stacked]:
+        def make() -> Levels | Stacked:
             data, offsets[columns] = batch_sums.responses(
                 rows, Y[:, columns[0] : columns[-1] + 1], bool(estimator.reml)
             )
@@ -170,12 +175,14 @@ def _side_by_side(
     )
 
 
-def _other_response(design: Design, problem: Any, y: np.ndarray) -> Any:
+def _other_response(
+    design: Design, problem: Problem | GeneralizedProblem, y: np.ndarray
+) -> Problem | GeneralizedProblem:
     return problem.with_response(replace(design, y=np.ascontiguousarray(y)))
 
 
 def attempt(
-    make: Callable[[], Any], estimator: Estimator, start: np.ndarray | None
+    make: Make, estimator: Estimator, start: np.ndarray | None
 ) -> tuple[Estimate | None, str | None]:
     """An estimate, or None, and what is wrong with it."""
     try:
@@ -188,7 +195,7 @@ def attempt(
 
 
 def finished(
-    make: Callable[[], Any], estimator: Estimator, start: np.ndarray | None
+    make: Make, estimator: Estimator, start: np.ndarray | None
 ) -> tuple[Estimate | None, str | None]:
     """The same; where a start beside the optimum leaves nothing to gain, and so no convergence, from starting values of its own."""
     found, why = attempt(make, estimator, start)
@@ -200,7 +207,7 @@ def finished(
 
 
 def one_by_one(
-    problems: Iterable[Any],
+    problems: Iterable[Make | Problem | GeneralizedProblem],
     estimator: Estimator,
     estimate: Estimate,
     modes: bool,
@@ -229,7 +236,7 @@ def _mode(t: int, estimate: Estimate) -> np.ndarray:
     return estimate.modes[t]
 
 
-def _made(item: Any) -> Any:
+def _made(item: Make | Problem | GeneralizedProblem) -> Problem | GeneralizedProblem:
     return item() if callable(item) else item
 
 
@@ -239,7 +246,7 @@ def stack(
     """Single estimates as a batch; NaN for those that are not there."""
     R = len(found)
 
-    def gather(get: Callable[[Estimate], Any]) -> np.ndarray:
+    def gather(get: Callable[[Estimate], float | np.ndarray]) -> np.ndarray:
         shape = np.shape(get(like))
         out = np.full((R, *shape), np.nan)
         for i, own in enumerate(found):
@@ -305,7 +312,7 @@ def without(
     def data(which: np.ndarray, reml: bool) -> Levels | Stacked:
         return batch_sums.without(problem, design, [rows[i] for i in which], reml)
 
-    def single(r: int) -> Callable[[], Any]:
+    def single(r: int) -> Make:
         return next(_subsets(design, problem, [rows[r]]))
 
     return _changed(problem, estimator, estimate, len(rows), data, single, progress)
@@ -327,7 +334,7 @@ def _changed(
     estimate: Estimate,
     R: int,
     data: Callable[[np.ndarray, bool], Levels | Stacked],
-    single: Callable[[int], Callable[[], Any]],
+    single: Callable[[int], Make],
     progress: Progress | None,
     first: bool = False,
     offsets: np.ndarray | None = None,
@@ -380,24 +387,24 @@ def of_observed(
         sums, offsets[which] = batch_sums.observed(rows, Y[:, which], reml)
         return sums
 
-    def single(r: int) -> Callable[[], Any]:
+    def single(r: int) -> Make:
         return partial(of_present, design, problem, Y[:, r])
 
     return _changed(problem, estimator, estimate, Y.shape[1], data, single, progress, True, offsets)
 
 
-def of_present(design: Design, problem: Any, y: np.ndarray) -> Any:
+def of_present(design: Design, problem: P, y: np.ndarray) -> P:
     """The problem of one response in the rows that it has."""
     design, which = replace(design, y=np.ascontiguousarray(y)), np.flatnonzero(~np.isnan(y))
     if len(which) == design.n:
-        return problem.with_response(design)
+        return cast(P, problem.with_response(design))
     own = design_of_rows(design, which, {})
-    return problem.of(own)
+    return cast(P, problem.of(own))
 
 
 def _subsets(
-    design: Design, problem: Any, rows: Sequence[np.ndarray]
-) -> Iterator[Callable[[], Any]]:
+    design: Design, problem: Problem | GeneralizedProblem, rows: Sequence[np.ndarray]
+) -> Iterator[Make]:
     """What makes the problem without rows[i], i by i."""
     for out in rows:
         keep = np.ones(design.n, dtype=bool)
@@ -406,9 +413,9 @@ def _subsets(
         yield partial(of_rows, design, problem, which, {})
 
 
-def of_rows(design: Design, problem: Any, which: np.ndarray, codes: dict[int, np.ndarray]) -> Any:
+def of_rows(design: Design, problem: P, which: np.ndarray, codes: dict[int, np.ndarray]) -> P:
     """The problem of some rows, repeated ones among them."""
-    return problem.of(design_of_rows(design, which, codes))
+    return cast(P, problem.of(design_of_rows(design, which, codes)))
 
 
 def design_of_rows(design: Design, which: np.ndarray, codes: dict[int, np.ndarray]) -> Design:
@@ -460,15 +467,15 @@ def of_levels(
     def data(which: np.ndarray, reml: bool) -> Levels:
         return batch_sums.drawn(problem, design, levels[which], reml)
 
-    def single(r: int) -> Callable[[], Any]:
+    def single(r: int) -> Make:
         return next(_copies(design, problem, t, levels[r : r + 1]))
 
     return _changed(problem, estimator, estimate, len(levels), data, single, progress)
 
 
 def _copies(
-    design: Design, problem: Any, t: int, levels: np.ndarray
-) -> Iterator[Callable[[], Any]]:
+    design: Design, problem: Problem | GeneralizedProblem, t: int, levels: np.ndarray
+) -> Iterator[Make]:
     for own in levels:
         yield partial(of_rows, design, problem, *copies(design, t, own))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -169,20 +169,20 @@ def diagnoses(
         look = here & ((fixed > FAR_OUT) | (random > FAR_OUT) | (excess < POISSON))
     out = {}
     for r in np.flatnonzero(look):
-        own = refits.of_present(design, problem, Y[:, r])
+        one = refits.of_present(design, problem, Y[:, r])
         factors = [
             s.factor(theta)
-            for s, theta in zip(own.structures, own.split(batch.theta[r]), strict=True)
+            for s, theta in zip(one.structures, one.split(batch.theta[r]), strict=True)
         ]
         phi = 1.0 if batch.phi is None or not family.has_dispersion else float(batch.phi[r, 0])
         eta = None
         if fixed[r] > FAR_OUT or random[r] > FAR_OUT:
-            u = [np.zeros((size.k, size.J)) for size in own.plan.terms]
+            u = [np.zeros((size.k, size.J)) for size in one.plan.terms]
             try:
-                eta = find_modes(family, own.rows, factors, own.rows.R @ batch.beta[r], phi, u).eta
+                eta = find_modes(family, one.rows, factors, one.rows.R @ batch.beta[r], phi, u).eta
             except (np.linalg.LinAlgError, FloatingPointError):
                 continue
-        said = diagnose(own, batch.beta[r], factors, phi, eta).messages
+        said = diagnose(one, batch.beta[r], factors, phi, eta).messages
         if said:
             out[int(r)] = said
     return out
@@ -403,5 +403,5 @@ def satterthwaite(
             factors=tuple(factors),
             objective=float(batch.objective[r]),
         )
-        out[r] = single.satterthwaite(own, estimator, estimate, cov).t(unit)[1]
+        out[r] = single.satterthwaite(cast(Problem, own), estimator, estimate, cov).t(unit)[1]
     return out

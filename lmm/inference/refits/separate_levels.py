@@ -10,8 +10,6 @@ the coefficients without pooling, against which the conditional modes show how f
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from lmm.families import Family
@@ -31,7 +29,7 @@ def separate_effects(
     J: int,
     weights: np.ndarray | None,
     family: Family,
-    phi: Any,
+    phi: float,
 ) -> np.ndarray:
     """Effects (J, k) of every level from its own rows; NaN where these do not determine them (too few rows, separation).
 
@@ -80,7 +78,7 @@ def separate_effects(
 
 
 def _rows(
-    y: np.ndarray, eta: np.ndarray, weights: np.ndarray | None, family: Family, phi: Any
+    y: np.ndarray, eta: np.ndarray, weights: np.ndarray | None, family: Family, phi: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score and information of each row in its linear predictor."""
     return np.asarray(family.derivatives(y, eta, weights, phi).d1), np.asarray(

@@ -8,12 +8,13 @@ Newton's method, with the observed Hessian where it is negative definite, else w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from lmm.estimators.estimator import Estimator
 from lmm.estimators.likelihood.probed_criterion import evaluator
+from lmm.families import Family
 from lmm.linalg import threads
 from lmm.model.laplace.rows import Block
 from lmm.model.laplace.start_values import starting_values
@@ -36,7 +37,7 @@ def objective_without_effects(
     return float(evaluate.objective(np.zeros(problem.n_theta)))
 
 
-class Sums(NamedTuple):
+class FixedSums(NamedTuple):
     """The log density without random effects and its derivatives in (gamma, rho), summed over rows.
 
     ``kernel`` and ``constant`` add up to the log density; ``score`` (p,), ``first`` (r,) its gradient; ``gram`` (p, p), ``cross``
@@ -55,13 +56,13 @@ class Sums(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """Ask a block of rows for its :class:`Sums` at gamma (p,) and phi."""
+    """Ask a block of rows for its :class:`FixedSums` at gamma (p,) and phi."""
 
-    family: Any
+    family: Family
     gamma: np.ndarray
-    phi: Any
+    phi: float
 
-    def __call__(self, block: Block) -> Sums:
+    def __call__(self, block: Block) -> FixedSums:
         """The sums over a block."""
         family, Q = self.family, block.Q
         args = block.y, block.offset + Q @ self.gamma, block.weights, self.phi
@@ -71,7 +72,7 @@ class Ask:
             d1, d2, _ = family.derivatives(*args)
             own = family.parameter_derivatives(*args, False)
             W = family.expected_weights(*args[1:]).weight
-            return Sums(
+            return FixedSums(
                 float(family.kernel(*args).sum()),
                 float(family.constant(block.y, block.weights, self.phi).sum())
                 if family.has_dispersion
@@ -89,8 +90,8 @@ def _generalized(problem: GeneralizedProblem) -> float:
     family, p = problem.family, problem.p
     constant = 0.0 if family.has_dispersion else problem.rows.constant(family)
 
-    def at(psi: np.ndarray) -> tuple[float, Sums]:
-        sums: Sums = problem.source.total([Ask(family, psi[:p], family.from_rho(psi[p:]))])[0]
+    def at(psi: np.ndarray) -> tuple[float, FixedSums]:
+        sums: FixedSums = problem.source.total([Ask(family, psi[:p], family.from_rho(psi[p:]))])[0]
         value = sums.kernel + sums.constant + constant
         return value if np.isfinite(value) else -np.inf, sums
 
@@ -114,7 +115,7 @@ def _generalized(problem: GeneralizedProblem) -> float:
     return -2.0 * value
 
 
-def _newton(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
+def _newton(sums: FixedSums) -> tuple[np.ndarray, np.ndarray]:
     """Gradient and minus the Hessian of the log-likelihood in (gamma, rho), the latter made positive definite."""
     H = -np.block([[sums.gram, sums.cross], [sums.cross.T, sums.second]])
     if np.linalg.eigvalsh(H).min(initial=np.inf) <= 0.0:

@@ -13,10 +13,9 @@ positive definite, single fits have their own rules and are asked instead.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from lmm.design.design import Design
 from lmm.design.rank import triangle_inverse
 from lmm.estimators.likelihood import many_linear
 from lmm.estimators.likelihood.many_linear import Batch, Evaluator
@@ -42,7 +41,7 @@ class InTheta(Evaluator):
 
 @threads.limited()
 def degrees_of_freedom(
-    problem: Problem, design: Any, reml: bool, Y: np.ndarray, fits: Batch, which: np.ndarray
+    problem: Problem, design: Design, reml: bool, Y: np.ndarray, fits: Batch, which: np.ndarray
 ) -> np.ndarray:
     """Degrees of freedom (R, p) of the coefficients of some of the responses Y (n, R); NaN for the others, and where it takes a single fit.
 

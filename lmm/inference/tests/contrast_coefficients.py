@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
@@ -39,7 +38,7 @@ SPELLINGS = {
 DEGREES = ("linear", "quadratic", "cubic", "quartic", "degree 5", "degree 6")
 
 
-def contrast_kind(contrast: Any) -> str:
+def contrast_kind(contrast: object) -> str:
     """The name of a method, ``"custom"`` for coefficients; ArgumentError for an unknown name."""
     if not isinstance(contrast, str):
         return "custom"
@@ -52,7 +51,7 @@ def contrast_kind(contrast: Any) -> str:
     return name
 
 
-def coefficients(contrast: Any, labels: list[str]) -> tuple[list[str], np.ndarray]:
+def coefficients(contrast: object, labels: list[str]) -> tuple[list[str], np.ndarray]:
     """Names (r,) and coefficients (r, k) of contrasts of k means with these labels.
 
     Parameters
@@ -106,7 +105,7 @@ def polynomials(k: int) -> np.ndarray:
     return np.array(rows).reshape(-1, k)
 
 
-def _custom(contrast: Any, k: int) -> tuple[list[str], np.ndarray]:
+def _custom(contrast: object, k: int) -> tuple[list[str], np.ndarray]:
     if not isinstance(contrast, Mapping) or not contrast:
         raise ArgumentError(
             "contrast must be the name of a method, or a mapping of names to coefficients, one per mean."

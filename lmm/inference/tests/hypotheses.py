@@ -58,7 +58,7 @@ def parse(texts: str | Sequence[str], names: Sequence[str]) -> Hypotheses:
     rows: list[np.ndarray] = []
     right: list[float] = []
     for text in [texts] if isinstance(texts, str) else texts:
-        for label, row in _Reader(text, names).statements():
+        for label, row in _HypothesisReader(text, names).statements():
             labels.append(label)
             rows.append(row[:-1])
             right.append(0.0 - row[-1])
@@ -87,7 +87,7 @@ def _loose(name: str) -> re.Pattern[str]:
     return re.compile(out)
 
 
-class _Reader:
+class _HypothesisReader:
     """Recursive descent over one text. A linear form is an array (p + 1,), the constant last."""
 
     def __init__(self, text: str, names: Sequence[str]):

@@ -31,9 +31,9 @@ import pandas as pd
 from lmm import __version__, arguments
 from lmm.atomic import replacing
 from lmm.errors import ArgumentError, LmmWarning, warn
-from lmm.results.files.archive_reading import Reader
+from lmm.results.files.archive_reading import ArchiveReader
 from lmm.results.files.archive_records import Broken
-from lmm.results.files.archive_writing import Writer
+from lmm.results.files.archive_writing import ArchiveWriter
 from lmm.results.fit import Fit
 
 KIND, FORMAT = "lmm fit", 2
@@ -69,9 +69,9 @@ def save(value: object, path: object, what: str) -> None:
         )
 
 
-def _write(value: object, file: BinaryIO) -> Writer:
+def _write(value: object, file: BinaryIO) -> ArchiveWriter:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-        writer = Writer(archive)
+        writer = ArchiveWriter(archive)
         root = writer.value(value, type(value).__name__)
         head = {"format": KIND, "version": FORMAT, "lmm": __version__, "kind": type(value).__name__}
         head |= {
@@ -168,7 +168,7 @@ def _read(
             raise _OtherVersion(
                 f"was written by lmm {written} in a format that lmm {__version__} no longer reads; fit the model again."
             )
-        reader = Reader(archive, calls, functions)
+        reader = ArchiveReader(archive, calls, functions)
         try:
             reader.read(head["nodes"])
             made = reader.value(head["root"])

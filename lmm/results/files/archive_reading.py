@@ -297,7 +297,7 @@ FROM_LIST: dict[str, Callable[..., object]] = {
 }
 
 
-class Reader:
+class ArchiveReader:
     """Makes the nodes again, each from those before it."""
 
     def __init__(

@@ -46,7 +46,7 @@ Node: TypeAlias = list[object]
 MOMENTS = (datetime.datetime, datetime.date, datetime.time)
 
 
-class Writer:
+class ArchiveWriter:
     """Numbers the nodes of a graph; ``arrays`` are written as it goes."""
 
     def __init__(self, file: zipfile.ZipFile):

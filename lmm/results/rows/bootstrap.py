@@ -33,7 +33,7 @@ from lmm.results.tables.fixed import deviations
 from lmm.results.text.coverage import check_level
 from lmm.results.text.numberformat import format_column
 from lmm.results.text.progress_bar import bar
-from lmm.results.text.render import Table
+from lmm.results.text.render import TextTable
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -178,7 +178,7 @@ class Bootstrap:
         head = ("", "Estimate", "Bias", "Std. Error", "2.5 %", "97.5 %")
         lines = [
             f"{self.kind.capitalize()} bootstrap, {self.nsim} replicates",
-            Table.of_columns(head, [map(str, frame.index), *cells]).to_text(),
+            TextTable.of_columns(head, [map(str, frame.index), *cells]).to_text(),
         ]
         if len(self.failures):
             kinds = self.failures.str.split(":").str[0].value_counts()

@@ -12,13 +12,13 @@ import pandas as pd
 
 from lmm.arguments import generator as random_generator
 from lmm.inference.criticism.normality import quantile_correlation, standardised_modes
-from lmm.inference.criticism.quantile_residuals import MonteCarlo
+from lmm.inference.criticism.quantile_residuals import SimulatedTest
 from lmm.inference.tests.likelihood_ratio import chi_squared_p
 from lmm.results.rows import generalized, influence
 from lmm.results.tests.collinearity_table import inflation
 from lmm.results.tests.neighbours import is_maximised, quietly
 from lmm.results.text import notes
-from lmm.results.text.render import Table, html_escape
+from lmm.results.text.render import TextTable, html_escape
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -84,7 +84,7 @@ class Checks:
         if len(well):
             yield ""
             rows = tuple((str(name), _measure(row)) for name, row in well.iterrows())
-            yield Table(("ok", ""), rows, "ll").to_text()
+            yield TextTable(("ok", ""), rows, "ll").to_text()
 
     def _repr_html_(self) -> str:
         def cell(text: object) -> str:
@@ -168,7 +168,7 @@ def _estimation(fit: Fit) -> Iterator[Finding]:
 def _simulated(fit: Fit, nsim: int, rng: np.random.Generator) -> Iterator[Finding]:
     tests = fit.simulated_residuals(nsim=nsim, rng=rng).tests()
     found = {
-        name: MonteCarlo(*map(float, row))
+        name: SimulatedTest(*map(float, row))
         for name, row in zip(tests.index, tests.to_numpy(), strict=True)
     }
     advice = (
@@ -199,7 +199,7 @@ def _simulated(fit: Fit, nsim: int, rng: np.random.Generator) -> Iterator[Findin
         yield _test("zeros", found["zero_inflation"], "zeros over zeros expected", advice)
 
 
-def _test(check: str, test: MonteCarlo, what: str, advice: str) -> Finding:
+def _test(check: str, test: SimulatedTest, what: str, advice: str) -> Finding:
     return _finding(check, test.p_value < ALPHA, test.statistic, test.p_value, what, advice)
 
 

@@ -18,7 +18,7 @@ from lmm.memory import require
 from lmm.model.records import Estimate
 from lmm.results.rows import row_values
 from lmm.results.text.numberformat import format_column, p_value_column
-from lmm.results.text.render import Table, html_lines
+from lmm.results.text.render import TextTable, html_lines
 
 FEWEST = 20
 TESTS = ("uniformity", "dispersion", "outliers", "zero_inflation", "spread")
@@ -128,7 +128,7 @@ class SimulatedResiduals:
             self._seed,
         )
 
-    def as_table(self) -> Table:
+    def as_table(self) -> TextTable:
         """The tests as text."""
         found = self._table.dropna(subset="p_value")
         columns = [
@@ -136,7 +136,7 @@ class SimulatedResiduals:
         ]
         p = p_value_column(found["p_value"].to_numpy(), 3)
         head = ("", "statistic", "expected", "p_value")
-        return Table.of_columns(head, [map(str, found.index), *columns, p], "tests")
+        return TextTable.of_columns(head, [map(str, found.index), *columns, p], "tests")
 
     def _title(self) -> str:
         kept = ", random effects kept" if self.conditional else ""

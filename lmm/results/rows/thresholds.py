@@ -14,7 +14,7 @@ from lmm.errors import ArgumentError
 from lmm.model.records import Estimate
 from lmm.results.tables.fixed import deviations
 from lmm.results.text.numberformat import coefficient_columns, statistic_column
-from lmm.results.text.render import Table
+from lmm.results.text.render import TextTable
 
 if TYPE_CHECKING:
     from lmm.results.uncertainty import Uncertainty
@@ -45,7 +45,7 @@ def threshold_table(estimate: Estimate, known: Uncertainty) -> pd.DataFrame:
     return pd.DataFrame({"estimate": value, "std_error": se, "statistic": value / se}, index=names)
 
 
-def as_text(table: pd.DataFrame, digits: int) -> Table | None:
+def as_text(table: pd.DataFrame, digits: int) -> TextTable | None:
     """Estimate, standard error and z value with the decimals of the coefficients; None without thresholds."""
     if table.empty:
         return None
@@ -54,4 +54,4 @@ def as_text(table: pd.DataFrame, digits: int) -> Table | None:
         *coefficient_columns(table["estimate"].to_numpy(), table["std_error"].to_numpy(), digits),
         statistic_column(table["statistic"].to_numpy(), digits),
     ]
-    return Table.of_columns(("", "Estimate", "Std. Error", "z value"), columns, "thresholds")
+    return TextTable.of_columns(("", "Estimate", "Std. Error", "z value"), columns, "thresholds")

@@ -17,7 +17,7 @@ from lmm.results.text.numberformat import (
     p_value_column,
     statistic_column,
 )
-from lmm.results.text.render import Table
+from lmm.results.text.render import TextTable
 
 #: probability between the limits that a posterior's table prints
 LEVEL = 0.95
@@ -49,7 +49,7 @@ def no_tests(what: str) -> str:
     )
 
 
-def coefficients_as_text(coefficients: pd.DataFrame, digits: int, spread: str) -> Table:
+def coefficients_as_text(coefficients: pd.DataFrame, digits: int, spread: str) -> TextTable:
     """The table with the decimals that lme4 prints; ``spread`` is the title beside the estimates."""
     if "posterior_sd" in coefficients:
         return _posterior_as_text(coefficients, digits, spread)
@@ -65,17 +65,17 @@ def coefficients_as_text(coefficients: pd.DataFrame, digits: int, spread: str) -
         head.append("df")
     columns.append(statistic_column(coefficients["statistic"].to_numpy(), digits))
     if "p_value" not in coefficients:
-        return Table.of_columns([*head, "t value"], columns, "fixed")
+        return TextTable.of_columns([*head, "t value"], columns, "fixed")
     p = coefficients["p_value"].to_numpy()
     columns.append(p_value_column(p, digits - 1))
     head += [f"{kind} value", f"Pr(>|{kind}|)"]
     if not (p < 0.1).any():
-        return Table.of_columns(head, columns, "fixed")
+        return TextTable.of_columns(head, columns, "fixed")
     columns.append([next((mark for end, mark in _STARS if value <= end), "") for value in p])
-    return Table.of_columns([*head, ""], columns, "fixed", "l" + "r" * (len(head) - 1) + "l")
+    return TextTable.of_columns([*head, ""], columns, "fixed", "l" + "r" * (len(head) - 1) + "l")
 
 
-def _posterior_as_text(coefficients: pd.DataFrame, digits: int, spread: str) -> Table:
+def _posterior_as_text(coefficients: pd.DataFrame, digits: int, spread: str) -> TextTable:
     numbers = coefficients[["estimate", "lower", "upper", "posterior_sd"]].to_numpy()
     rows = len(numbers)
     left, sd = coefficient_columns(numbers[:, :3].T.ravel(), numbers[:, 3], digits)
@@ -91,4 +91,4 @@ def _posterior_as_text(coefficients: pd.DataFrame, digits: int, spread: str) -> 
         columns.append([f"{value:.3f}" for value in coefficients["r_hat"]])
         columns.append(format_column(np.round(coefficients["ess_bulk"].to_numpy()), 7))
         head += ["R-hat", "ESS"]
-    return Table.of_columns(head, columns, "fixed")
+    return TextTable.of_columns(head, columns, "fixed")

@@ -16,7 +16,7 @@ import pandas as pd
 from lmm.design.design import Design
 from lmm.model.records import Estimate
 from lmm.results.text.numberformat import format_column
-from lmm.results.text.render import Table
+from lmm.results.text.render import TextTable
 from lmm.search.boundary import distances
 
 #: standard deviation of a combination of unit-variance effects below which it counts as constant
@@ -60,7 +60,7 @@ class PrincipalComponents:
         )
         return (
             f"{self.group}\n"
-            + Table(
+            + TextTable(
                 head=("", *frame.columns), rows=rows, align="l" + "r" * frame.shape[1]
             ).to_text()
         )

@@ -16,7 +16,7 @@ from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.estimators.estimator import Estimator
 from lmm.inference.intervals.fit_profiles import parameters_held, profiles
 from lmm.inference.intervals.generalized_surface import GeneralizedSurface
-from lmm.inference.intervals.profiling import Curve, Path
+from lmm.inference.intervals.profiling import Curve, ProfilePath
 from lmm.inference.intervals.surface import Held, LinearSurface, Place
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
@@ -37,7 +37,7 @@ class Track:
     """
 
     name: str
-    path: Path
+    path: ProfilePath
     surface: LinearSurface | GeneralizedSurface
     table: np.ndarray
 

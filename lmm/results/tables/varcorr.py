@@ -15,7 +15,7 @@ from lmm.errors import ArgumentError, nearest
 from lmm.model.records import Estimate
 from lmm.results.tables.naming import in_table_order, quantity_names
 from lmm.results.text.numberformat import format_column
-from lmm.results.text.render import Table
+from lmm.results.text.render import TextTable
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class VarCorr:
         text = pd.DataFrame({"grp": grp, "var1": var1, "var2": var2}, dtype=object)
         return text.assign(vcov=vcov, sdcor=sdcor)
 
-    def table(self, digits: int = 5, variances: bool = False) -> Table:
+    def table(self, digits: int = 5, variances: bool = False) -> TextTable:
         """The printed table: Groups, Name, (Variance,) Std.Dev. and the lower triangle of correlations."""
         groups: list[str] = []
         names: list[str] = []
@@ -178,7 +178,7 @@ class VarCorr:
         for j in range(width):
             columns.append([cells[j] if j < len(cells) else "" for cells in correlations])
             head.append("Corr" if j == 0 else "")
-        return Table.of_columns(head, columns, "random", "ll" + "r" * (len(head) - 2))
+        return TextTable.of_columns(head, columns, "random", "ll" + "r" * (len(head) - 2))
 
     def __str__(self) -> str:
         return self.table().to_text(indent=1)

@@ -13,7 +13,7 @@ from lmm.errors import ArgumentError
 from lmm.results import updating
 from lmm.results.rows.thresholds import threshold_table
 from lmm.results.text.numberformat import coefficient_columns
-from lmm.results.text.render import Table, html_lines, markdown_escape
+from lmm.results.text.render import TextTable, html_lines, markdown_escape
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -46,7 +46,7 @@ class MethodComparison:
             )
         return self.fits[label]
 
-    def as_table(self) -> Table:
+    def as_table(self) -> TextTable:
         """The cells as text: estimates with their standard errors in brackets, each row on common decimals."""
         estimates = self.table.xs("estimate", axis=1, level=1)
         errors = self.table.xs("std_error", axis=1, level=1)
@@ -61,7 +61,7 @@ class MethodComparison:
                 rows.append((name, *(_cell(value, error) for value, error in pairs)))
             elif estimates.iloc[i].notna().any():
                 rows.append((name, *(_fit_cell(name, value) for value in estimates.iloc[i])))
-        return Table(
+        return TextTable(
             ("", *map(str, estimates.columns)),
             tuple(rows),
             "l" + "r" * estimates.shape[1],

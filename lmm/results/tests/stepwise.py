@@ -13,7 +13,7 @@ from lmm.errors import ArgumentError
 from lmm.results.tests import deletion
 from lmm.results.tests.neighbours import check_likelihood, with_formula
 from lmm.results.text.numberformat import format_column, p_value_column
-from lmm.results.text.render import Table, html_lines
+from lmm.results.text.render import TextTable, html_lines
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -40,7 +40,7 @@ class Steps:
     fit: Fit
     notes: tuple[str, ...] = ()
 
-    def as_tables(self) -> tuple[Table, Table]:
+    def as_tables(self) -> tuple[TextTable, TextTable]:
         """Both tables as text."""
         return as_table(self.random, "random"), as_table(self.fixed, "fixed")
 
@@ -65,7 +65,7 @@ class Steps:
         return f"<div>Random terms eliminated:</div>{random}<div>Fixed terms eliminated:</div>{fixed}{notes}"
 
 
-def as_table(frame: pd.DataFrame, name: str) -> Table:
+def as_table(frame: pd.DataFrame, name: str) -> TextTable:
     """Cells as text, missing ones empty."""
     columns = []
     for column in frame:
@@ -79,7 +79,7 @@ def as_table(frame: pd.DataFrame, name: str) -> Table:
             ["" if np.isnan(value) else cell for value, cell in zip(values, text, strict=True)]
         )
     head = ("", *map(str, frame.columns))
-    return Table.of_columns(head, [map(str, frame.index), *columns], name)
+    return TextTable.of_columns(head, [map(str, frame.index), *columns], name)
 
 
 def backward(

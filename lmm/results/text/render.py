@@ -57,7 +57,7 @@ def latex_escape(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """Cells as text.
 
     Attributes
@@ -76,7 +76,7 @@ class Table:
     @classmethod
     def of_columns(
         cls, head: Sequence[str], columns: Iterable[Iterable[str]], name: str = "", align: str = ""
-    ) -> Table:
+    ) -> TextTable:
         """The table of these columns; unless ``align`` says otherwise the first is to the left and the others to the right."""
         rows = tuple(zip(*columns, strict=True))
         return cls(tuple(head), rows, align or "l" + "r" * (len(head) - 1), name)

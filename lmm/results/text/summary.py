@@ -24,7 +24,7 @@ from lmm.results.tables.varcorr import varcorr
 from lmm.results.text.notes import notes
 from lmm.results.text.numberformat import abbreviate, format_column, zap_small
 from lmm.results.text.render import (
-    Table,
+    TextTable,
     html_escape,
     html_lines,
     latex_escape,
@@ -68,22 +68,22 @@ class Summary:
     title: str
     header: tuple[tuple[str, str], ...]
     criterion: str | None
-    information: Table | None
-    residuals: Table | None
-    random: Table
+    information: TextTable | None
+    residuals: TextTable | None
+    random: TextTable
     counts: str
-    fixed: Table
-    correlation: Table | None
+    fixed: TextTable
+    correlation: TextTable | None
     correlation_note: str | None
     notes: tuple[str, ...]
     tables: dict[str, pd.DataFrame] = field(repr=False)
     scale: tuple[str, ...] = ()
     legend: str | None = None
-    thresholds: Table | None = None
+    thresholds: TextTable | None = None
 
-    def _sections(self) -> list[tuple[str, Table, tuple[str, ...]]]:
+    def _sections(self) -> list[tuple[str, TextTable, tuple[str, ...]]]:
         """(heading, table, lines below) in order."""
-        out: list[tuple[str, Table, tuple[str, ...]]] = []
+        out: list[tuple[str, TextTable, tuple[str, ...]]] = []
         if self.information is not None:
             out.append(("", self.information, ()))
         if self.residuals is not None:
@@ -260,10 +260,10 @@ def residual_quantiles(design: Design, estimate: Estimate, eta: np.ndarray) -> p
     )
 
 
-def residuals_as_text(residuals: pd.DataFrame) -> Table:
+def residuals_as_text(residuals: pd.DataFrame) -> TextTable:
     """The five numbers, those that rounding made zero."""
     cells = format_column(zap_small(residuals.to_numpy()[0], DIGITS + 1), DIGITS)
-    return Table(tuple(residuals.columns), (tuple(cells),), "r" * 5, "residuals")
+    return TextTable(tuple(residuals.columns), (tuple(cells),), "r" * 5, "residuals")
 
 
 def _wrap(text: str, width: int, first: str, rest: str) -> list[str]:
@@ -356,11 +356,11 @@ def information_frame(estimate: Estimate, n: int) -> pd.DataFrame:
     return pd.DataFrame([values], columns=["aic", "bic", "llf", criterion, "df_resid"])
 
 
-def information_table(estimate: Estimate, n: int, decimals: int) -> Table:
+def information_table(estimate: Estimate, n: int, decimals: int) -> TextTable:
     """The line of information criteria of an ML fit."""
     head = ("AIC", "BIC", "logLik", "-2*log(L)", "df.resid")
     *values, df_resid = information_frame(estimate, n).iloc[0]
-    return Table(
+    return TextTable(
         head, ((*(f"{v:.{decimals}f}" for v in values), f"{df_resid:.0f}"),), "r" * 5, "information"
     )
 
@@ -403,7 +403,7 @@ def correlation_of_fixed_effects(design: Design, cov: np.ndarray) -> pd.DataFram
         return pd.DataFrame(cov / np.outer(se, se), index=names, columns=names)
 
 
-def correlation_as_text(correlation: pd.DataFrame) -> Table:
+def correlation_as_text(correlation: pd.DataFrame) -> TextTable:
     """Lower triangle, three decimals, column titles cut short."""
     names = list(correlation.index)
     values = correlation.to_numpy()
@@ -413,7 +413,7 @@ def correlation_as_text(correlation: pd.DataFrame) -> Table:
         (names[i], *(f"{values[i, j]:.3f}" if j < i else "" for j in range(p - 1)))
         for i in range(1, p)
     )
-    return Table(("", *titles[:-1]), cells, "l" + "r" * (p - 1), "correlation")
+    return TextTable(("", *titles[:-1]), cells, "l" + "r" * (p - 1), "correlation")
 
 
 def short_text(design: Design, estimate: Estimate) -> str:
