@@ -94,7 +94,9 @@ def boundary_distances(design: Design, estimate: Estimate, tol: float) -> list[n
         own = estimate.theta[at : at + term.structure.n_theta]
         at += term.structure.n_theta
         out.append(
-            distances(term.structure, own, tol, partial(design.rows.gram, term, estimate.family))
+            distances(
+                term.structure, own, tol, partial(design.rows.gram, term, estimate.distribution)
+            )
         )
     return out
 
