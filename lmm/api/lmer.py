@@ -18,8 +18,10 @@ from lmm.errors import ArgumentError
 from lmm.estimators import Control, registry
 from lmm.estimators.estimator import Callback, Estimator
 from lmm.estimators.given_start import check_start
+from lmm.formula import Formula, parse
 from lmm.formula.columns.given import Given, own
 from lmm.formula.columns.subset import Chosen
+from lmm.formula.text.residual_formula import parse_residual
 from lmm.linalg import tail, threads
 from lmm.linalg.devices import backend, sharded
 from lmm.model.problem import GeneralizedProblem, Problem, build_problem
@@ -44,6 +46,7 @@ def lmer(
     subset: object = None,
     na_action: str = "omit",
     contrasts: Mapping[str, object] | None = None,
+    residual: str | None = None,
     start: object = None,
     method: object = None,
     control: Control | None = None,
@@ -62,6 +65,9 @@ def lmer(
     subset : rows to use: boolean mask (N,), expression, or function of the DataFrame.
     na_action : "omit" drops incomplete rows, "exclude" also pads fitted values and residuals, "fail" refuses them.
     contrasts : coding of categorical columns, ``{"period": "sum"}``.
+    residual : how residuals vary and are correlated: ``"us(visit | id)"``, unstructured over the visits of each id;
+        ``"ar1(visit | arm/id)"``, parameters by arm; ``"diag(sex)"``, one variance for each sex; ``"ou(week | id) + nugget"``. No random
+        term is needed then; independent and of one variance otherwise.
     start : relative covariance parameters theta to begin from, in the order of ``fit.theta``.
     method : a way of estimating by name ("reml", "ml", "em", "vi", "mcem", "nuts", "mackay", "pql") or an estimator with
         settings of its own, ``lmm.VariationalBayes(rng=1)``; "reml" and "ml" override ``REML``.
@@ -88,7 +94,16 @@ def lmer(
     {'Intercept': 251.41, 'Days': 10.47}
     """
     given = Given(weights, offset, subset, na_action, contrasts, caller())
-    return run(formula, data, REML=REML, given=given, start=start, method=method, control=control)
+    return run(
+        formula,
+        data,
+        REML=REML,
+        given=given,
+        residual=residual,
+        start=start,
+        method=method,
+        control=control,
+    )
 
 
 def run(
@@ -97,6 +112,7 @@ def run(
     *,
     REML: bool = True,
     given: Given,
+    residual: str | None = None,
     start: object = None,
     method: object = None,
     control: Control | None = None,
@@ -105,11 +121,16 @@ def run(
     estimator = choose_estimator(REML, method, control)
     settings = estimator.control
     begin = perf_counter()
-    problem = None
+    problem: Any = None
+    model = with_residual(formula, residual, estimator)
     reducer = reducer_for(data, rows_bar if settings.progress else None)
     with threads.limited():
+        if reducer is not None and residual is not None:
+            raise ArgumentError(
+                "residual= needs the rows in memory; read the data into a table first."
+            )
         if reducer is None:
-            design = build_design(formula, data, given)
+            design = build_design(model, data, given)
         else:
             from lmm.stream import linear_rows
 
@@ -124,20 +145,47 @@ def run(
     call = {
         "REML": estimator.reml,
         **kept_arguments(design, given, start),
+        "residual": residual,
         "method": method,
         "control": control,
     }
     with threads.limited():
         if problem is None:
-            problem = build_problem(
+            problem = problem_of(
                 design, choose_backend(design, settings), choose_factorization(estimator, settings)
             )
-        if problem.plan.backend == "jax":
+        if problem.backend == "jax":
             devices = sharded.count_for(settings.devices, tail.size(problem.arranged.layout))
             problem = replace(problem, plan=replace(problem.plan, devices=devices))
     design = replace(design, call=Call(run, call), plan=problem.plan)
     problem.seconds["design"] = perf_counter() - begin - sum(problem.seconds.values())
     return fit_problem(design, problem, estimator, start)
+
+
+def with_residual(formula: Any, residual: object, estimator: Estimator) -> Any:
+    """The formula with the structure of the residuals that it is to have.
+
+    Raises
+    ------
+    FormulaError : a structure that cannot be read; ArgumentError : a method that has none.
+    """
+    if residual is None:
+        return formula
+    if not estimator.takes_residual:
+        raise ArgumentError(
+            f"residual= is for maximum likelihood, restricted or not, not for {estimator.label}."
+        )
+    parsed = parse(formula) if not isinstance(formula, Formula) else formula
+    return replace(parsed, residual=parse_residual(residual))
+
+
+def problem_of(design: Design, backend: str, factorization: str) -> Any:
+    """The problem of a linear design, by whether its residuals are independent."""
+    if design.residual:
+        from lmm.model.marginal.marginal_problem import build_marginal_problem
+
+        return build_marginal_problem(design)
+    return build_problem(design, backend, factorization)
 
 
 def kept_arguments(design: Design, given: Given, start: object) -> dict[str, object]:

@@ -88,11 +88,13 @@ class Covariance(abc.ABC):
     k : number of random effects per level.
     name : the word used in a formula, ``diag(x|g)``.
     least : the fewest columns that it is made for.
+    over_coordinates : whether the columns are points, told apart by numbers such as times.
     """
 
     k: int
     name: str
     least = 1
+    over_coordinates = False
 
     # ---- theta and T
 

@@ -12,6 +12,7 @@ from lmm.design.level_checks import check_effects, check_levels, check_weights, 
 from lmm.design.linear_response import check_response, linear_response
 from lmm.design.random_parts import random_terms
 from lmm.design.rank import independent_columns
+from lmm.design.residual_part import residual_parts
 from lmm.design.terms import RandomTerm
 from lmm.errors import FormulaError, LmmWarning, RankWarning, warn
 from lmm.formula import Evaluated, Formula, Given, ModelFrame, Table, TermRecipe, evaluate, parse
@@ -96,6 +97,7 @@ def build_design(
         messages=(*found.said, *messages, *said),
         subset=found.subset,
         family=family,
+        residual=residual_parts(found),
     )
 
 
@@ -106,7 +108,7 @@ def mixed(formula: str | Formula) -> Formula:
         raise FormulaError(
             f"a formula is a string such as 'y ~ x + (1|g)', not {type(formula).__name__}."
         )
-    if not parsed.bars:
+    if not parsed.bars and parsed.residual is None:
         hint = unknown_structure(parsed.fixed)
         raise FormulaError(
             f"the formula has no random term; add one such as (1|group).{hint}", parsed.text

@@ -15,12 +15,17 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from lmm.covariance import Diagonal
 from lmm.design.all_rows import Rows, RowsInChunks
 from lmm.design.linear_response import linear_response
+from lmm.design.residual_part import ResidualPart
 from lmm.design.terms import RandomTerm
 from lmm.errors import DataError
 from lmm.formula import Formula, ModelFrame
 from lmm.formula.columns.given import aligned, as_array, numeric
+
+#: what has a covariance structure
+Varying = RandomTerm | ResidualPart
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +125,7 @@ class Design:
     call : the call that made it.
     plan : how the random terms are eliminated (:class:`lmm.linalg.plan.Plan`; prints itself); None before a fit.
     source : the rows that were read in chunks; None for rows in memory.
+    residual : the parts of structured residuals; none for independent ones of one variance.
     """
 
     formula: Formula
@@ -138,6 +144,7 @@ class Design:
     call: Call | None = None
     plan: Any = None
     source: RowSource | None = None
+    residual: tuple[ResidualPart, ...] = ()
 
     @property
     def mean(self) -> Predictor:
@@ -173,6 +180,21 @@ class Design:
     def terms(self) -> tuple[RandomTerm, ...]:
         """The random terms, most levels first."""
         return self.mean.terms
+
+    @property
+    def units(self) -> tuple[RandomTerm, ...]:
+        """What can be left out level by level: the random terms, and the subjects of correlated residuals where they are not among them."""
+        part = self.residual[0] if self.residual else None
+        if part is None or not part.subject or part.subject in [t.group for t in self.terms]:
+            return self.terms
+        ones = np.broadcast_to(1.0, (self.n, 1))
+        own = RandomTerm(part.codes, ones, part.subject, ("Intercept",), part.subjects, Diagonal(1))
+        return (*self.terms, own)
+
+    @property
+    def varying(self) -> tuple[Varying, ...]:
+        """What has a covariance structure, in the order of theta: the random terms, then the parts of the residuals."""
+        return (*self.terms, *self.residual)
 
     @property
     def offset(self) -> np.ndarray | None:
@@ -230,6 +252,8 @@ class Design:
     @property
     def Z(self) -> sp.csr_array:
         """Random-effects matrix (n, q), sparse; columns term by term, within a term level by level."""
+        if not self.terms:
+            return sp.csr_array((self.n, 0))
         return sp.csr_array(sp.hstack([term.Z for term in self.terms], format="csr"))
 
     def with_response(self, y: Any) -> Design:

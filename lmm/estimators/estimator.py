@@ -35,6 +35,7 @@ class Estimator(abc.ABC):
     takes_chunks : whether the rows of a generalized model may be read in chunks.
     maximises : whether ``objective`` is -2 log of a likelihood at its maximum, so that nested models can be compared by it.
     takes_iterative, takes_checkpoint : whether ``Control(factorization="iterative")`` and ``Control(checkpoint=)`` are for it.
+    takes_residual : whether it fits structured residuals, ``residual=``.
     elsewhere : a sentence for those who ask for it with the other kind of model.
     """
 
@@ -48,6 +49,7 @@ class Estimator(abc.ABC):
     takes_chunks: ClassVar[bool] = False
     takes_iterative: ClassVar[bool] = False
     takes_checkpoint: ClassVar[bool] = False
+    takes_residual: ClassVar[bool] = False
     elsewhere: ClassVar[str] = ""
 
     @property

@@ -24,7 +24,7 @@ def check_start(
     """
     names = [
         f"{term.group}: {'.'.join(n)}"
-        for term in design.terms
+        for term in design.varying
         for n in term.structure.theta_names(term.columns)
     ]
     parts = problem.parameter_lengths()

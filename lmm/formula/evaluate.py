@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.arguments import choice, mapping
+from lmm.covariance import STRUCTURES
 from lmm.errors import ArgumentError, DataError, GroupingError, nearest
 from lmm.formula.columns.complete import complete
 from lmm.formula.columns.engine import (
@@ -30,6 +31,7 @@ from lmm.formula.columns.engine import (
 from lmm.formula.columns.given import Given, aligned, labelled, not_finite, numeric, own
 from lmm.formula.columns.kinds import TEXT, Kind, kind_of
 from lmm.formula.columns.levels import Levels, encode, join, merged_before
+from lmm.formula.columns.residual_rows import ResidualRows, residual_rows
 from lmm.formula.columns.subset import row_mask
 from lmm.formula.columns.table import Table, as_floats, given_column, missing, whole_rows
 from lmm.formula.text.expressions import python
@@ -70,6 +72,7 @@ class Evaluated:
     kinds : what the columns were that expressions use, by name.
     across : expressions, as they are evaluated, whose value in a row depends on other rows.
     said : what the user should know of the columns.
+    residual : subjects and places of the rows of a residual structure.
     """
 
     formula: Formula
@@ -92,6 +95,7 @@ class Evaluated:
     kinds: dict[str, Kind]
     across: frozenset[str]
     said: tuple[str, ...] = ()
+    residual: ResidualRows | None = None
 
 
 def evaluate(
@@ -156,6 +160,14 @@ def evaluate(
     fixed, random = _matrices(formula, plans, evaluator, awkward)
     _check_used(coding, [fixed, *random.values()], awkward)
     groups, said = grouping(formula, evaluator, awkward)
+    rows_of_residual = None
+    if formula.residual is not None:
+        rows_of_residual = residual_rows(
+            formula.residual,
+            lambda text: expression(evaluator, text, awkward),
+            n,
+            STRUCTURES[formula.residual.structure].over_coordinates,
+        )
     out = Evaluated(
         formula,
         table,
@@ -192,6 +204,7 @@ def evaluate(
         kinds,
         frozenset(),
         said,
+        rows_of_residual,
     )
     factors = {str(factor) for plan in plans.values() for term in plan for factor in term.factors}
     alone = {
@@ -199,7 +212,8 @@ def evaluate(
         *arguments,
         *formula.offsets,
         *(factor for bar in formula.bars for factor in bar.factors),
-    } - {""}
+        *(() if formula.residual is None else formula.residual.expressions),
+    } - {"", "1"}
     texts = factors | {as_evaluated(text, awkward) for text in alone}
     return replace(out, across=across(texts, evaluator))
 

@@ -43,7 +43,7 @@ class Posterior(NamedTuple):
 
 def posterior(problem: Problem | GeneralizedProblem, estimate: Estimate) -> Posterior:
     """Factorise the (working) linear model at an estimate, and carry the fixed columns through it."""
-    working = problem.working_model(estimate)
+    working = problem.whitened(estimate).working_model(estimate)
     factorisation = working.system.factorize(list(estimate.factors))
     modes, _, inner = factorisation.solve(working.fixed)
     cov = np.linalg.inv(working.gram - inner) if len(inner) else np.zeros((0, 0))
@@ -55,6 +55,9 @@ def covariances(
     problem: Problem | GeneralizedProblem, estimate: Estimate
 ) -> tuple[np.ndarray, ...]:
     """Conditional covariances of the modes given y, beta and theta, per term (J, k, k)."""
+    if not estimate.factors:
+        return ()
+    problem = problem.whitened(estimate)
     if problem.centred is not None:
         inside = covariances(*inward(problem, estimate))
         return tuple(
@@ -109,6 +112,7 @@ def _inward(
     problem: Problem | GeneralizedProblem, estimate: Estimate, terms: NewTerms
 ) -> tuple[Problem | GeneralizedProblem, Estimate, NewTerms]:
     """Problem, estimate and rows in centred columns where the problem has them."""
+    problem = problem.whitened(estimate)
     if problem.centred is None:
         return problem, estimate, terms
     moved: list[Incidence | None] = []

@@ -98,6 +98,11 @@ class Problem(Structured):
     n_own: ClassVar[int] = 1
 
     @property
+    def backend(self) -> str:
+        """ "numpy" or "jax"."""
+        return self.plan.backend
+
+    @property
     def p(self) -> int:
         """Fixed effects."""
         return len(self.beta0)

@@ -143,6 +143,8 @@ class Estimate:
     monte_carlo : errors due to random probes where terms were solved iteratively; None in an exact fit.
     unbounded : fixed columns, and thresholds of an ordinal family, that the data do not bound, so that they grow until the search gives
         up: name -> whether the likelihood rises without end as the coefficient falls, and as it rises.
+    residual : per part of structured residuals T (k, k), Cov(e) = sigma^2 T T' at its places, sigma^2 their mean variance; none for
+        independent ones.
     endless : (p + r, d) the directions of (beta, the family's own parameters) that do so; None where there is none.
     """
 
@@ -174,6 +176,7 @@ class Estimate:
     monte_carlo: MonteCarlo | None = None
     unbounded: dict[str, tuple[bool, bool]] = field(default_factory=dict)
     endless: np.ndarray | None = None
+    residual: tuple[np.ndarray, ...] = ()
 
     @property
     def distribution(self) -> Family:
@@ -203,6 +206,8 @@ class Estimate:
     @property
     def residual_sd(self) -> float | None:
         """sigma where it is a residual standard deviation (on the scale of the root of V), else None."""
+        if self.residual:
+            return None
         return float(self.sigma) if self.distribution.has_residual_sd or self.quasi else None
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,10 @@ class Structured:
     names: tuple[str, ...]
     #: size of the linear predictor, relative to which random effects are small or large
     eta_scale: float = 1.0
+
+    def whitened(self, estimate: Any) -> Any:
+        """The problem with independent residuals that an estimate of the covariances of residuals leaves: itself where they are so."""
+        return self
 
     def constant(self) -> np.ndarray | None:
         """Coefficients (p,) of the fixed columns whose predictor is one in every row, None where there are none."""

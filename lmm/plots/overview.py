@@ -45,8 +45,14 @@ def check(
     residuals(fit, ax=axes[0, 1])
     scale_location(fit, ax=axes[0, 2])
     qq(fit, ax=axes[1, 0], rng=generator, nsim=nsim)
-    _effects(fit, axes[1, 1], group, generator)
-    influential(fit, axes[1, 2], labels)
+    if fit.design.terms:
+        _effects(fit, axes[1, 1], group, generator)
+    else:
+        axes[1, 1].set_axis_off()
+    if fit.design.residual:  # which have no leverages
+        axes[1, 2].set_axis_off()
+    else:
+        influential(fit, axes[1, 2], labels)
     figure.suptitle(shorten(str(fit.formula), 110), fontsize="medium")
     return figure
 

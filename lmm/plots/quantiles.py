@@ -46,6 +46,8 @@ def qq(
     one = panels(1, ax, (4.2, 3.8), "qq")[0]
     observed = np.sort(row_residuals(fit.design, fit.estimate, fit._eta, "pearson", True))
     expected, at = normal_quantiles(fit.nobs), positions(fit.nobs)
+    if fit.design.residual:  # whose conditional residuals no refit draws
+        bands = None
     band = None if bands is None else residual_band(fit, at, rng, nsim, level)
     draw_quantiles(one, expected, observed, expected[at], band, level)
     if band is None:

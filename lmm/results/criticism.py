@@ -200,6 +200,11 @@ class Criticism(FitBase):
         self.estimate.distribution.require_mean(
             f"{what}: the rows of {{kind}} model have no single fitted value."
         )
+        if self.design.residual:
+            raise ArgumentError(
+                f"{what}: residuals that are correlated or of several variances have no leverage row by row; influence() refits without a "
+                "row or a subject."
+            )
         return hat.leverages(self.design, self.problem, self.estimate)
 
     # ---- the whole model ----

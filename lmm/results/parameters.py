@@ -144,7 +144,9 @@ class FitBase:
     def theta(self) -> pd.Series:
         """Relative covariance parameters: the lower triangle of each T, column by column, named as in lme4."""
         return pd.Series(
-            np.array(self.estimate.theta), index=naming.theta_names(self.design.terms), name="theta"
+            np.array(self.estimate.theta),
+            index=naming.theta_names(self.design.varying),
+            name="theta",
         )
 
     @cached_property
@@ -302,7 +304,7 @@ class FitBase:
         theta : (m,) relative covariance parameters in the order of :attr:`theta`. For a generalized model theta, or theta
             followed by the kept coefficients and, where there is one, the dispersion.
         """
-        names = naming.theta_names(self.design.terms)
+        names = naming.theta_names(self.design.varying)
         values = arguments.numbers_of(
             theta, "objective: theta", f"{len(names)} finite numbers, {', '.join(names)}"
         )

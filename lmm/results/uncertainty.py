@@ -125,14 +125,14 @@ class Uncertainty:
     @property
     def variance_names(self) -> list[str]:
         """Names of the variance parameters in tables of intervals."""
-        return parameter_names(self.design.terms, self.estimate.residual_sd is not None)
+        return parameter_names(self.design.varying, self.estimate.residual_sd is not None)
 
     def full_covariance(self, beta: np.ndarray) -> pd.DataFrame:
         """The covariance of theta, coefficients, and ``log(sigma)``, ``log(dispersion)`` or thresholds, by name.
 
         ``beta`` (p, p) is that of the fixed effects; ArgumentError where there is none.
         """
-        estimate, names = self.estimate, [*theta_names(self.design.terms), *self.design.names]
+        estimate, names = self.estimate, [*theta_names(self.design.varying), *self.design.names]
         if estimate.family is None:
             variances = self._variances
             m, p = len(variances) - 1, len(beta)
@@ -288,7 +288,7 @@ def _jacobian(design: Design, estimate: Estimate, size: int) -> np.ndarray:
     linear = estimate.family is None
     scale = float(estimate.sigma) if linear else 1.0
     start = 0
-    for term in design.terms:
+    for term in design.varying:
         stop = start + term.structure.n_theta
         values, slopes = term.structure.report(np.asarray(estimate.theta[start:stop]))
         for i, q in in_table_order(term.structure):

@@ -12,16 +12,14 @@ from dataclasses import replace
 import numpy as np
 
 from lmm.covariance import Covariance
-from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.problem_kinds import AnyProblem
 from lmm.search.trust_region import Outcome, Point
 
 #: standard deviations below this, relative to sigma and per root mean square of the column, are tried at exactly zero
 SNAP = 1e-4
 
 
-def escapes(
-    problem: Problem | GeneralizedProblem, theta: np.ndarray, D: list[np.ndarray]
-) -> Iterator[np.ndarray]:
+def escapes(problem: AnyProblem, theta: np.ndarray, D: list[np.ndarray]) -> Iterator[np.ndarray]:
     """Other theta to try, when a stationary theta with derivatives D (k, k) per term is not a minimum over G >= 0."""
     split = problem.split(theta)
     slopes = []
@@ -60,9 +58,7 @@ def is_near(
     return bool(np.any(structure.boundary(structure.standardised(theta, gram)) < small))
 
 
-def snapped_theta(
-    problem: Problem | GeneralizedProblem, theta: np.ndarray, small: float = SNAP
-) -> np.ndarray:
+def snapped_theta(problem: AnyProblem, theta: np.ndarray, small: float = SNAP) -> np.ndarray:
     """A canonical theta with nearly zero parameters set to zero in the terms that are near the boundary."""
     snapped = []
     for structure, own, gram in zip(
@@ -78,7 +74,7 @@ def snapped_theta(
 
 
 def snap(
-    problem: Problem | GeneralizedProblem,
+    problem: AnyProblem,
     evaluate: Callable[[np.ndarray], Point],
     outcome: Outcome,
     allowed: float,
@@ -95,13 +91,13 @@ def snap(
     return outcome
 
 
-def is_singular(problem: Problem | GeneralizedProblem, theta: np.ndarray) -> bool:
+def is_singular(problem: AnyProblem, theta: np.ndarray) -> bool:
     """Whether a variance has vanished, or a correlation become one."""
     terms = zip(problem.structures, problem.split(theta), problem.grams(), strict=True)
     return any(is_near(structure, own, gram) for structure, own, gram in terms)
 
 
-def unit_start(problem: Problem | GeneralizedProblem) -> np.ndarray:
+def unit_start(problem: AnyProblem) -> np.ndarray:
     """theta at which every term has the variance of the residual."""
     return np.concatenate(
         [

@@ -36,7 +36,7 @@ from lmm.estimators.settings import CONTROL, FLAG, check_settings
 from lmm.linalg import threads
 from lmm.model.centred import inner_theta, inward, outer_jacobian, outer_theta, outward
 from lmm.model.laplace.start_values import starting_values
-from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.problem_kinds import AnyProblem, GeneralizedProblem
 from lmm.model.records import Estimate
 from lmm.search.boundary import is_singular, snapped_theta
 from lmm.search.trust_region import Outcome, minimize
@@ -296,7 +296,7 @@ class LaplaceLikelihood(Estimator):
 
 
 def maximum_likelihood(
-    problem: Problem | GeneralizedProblem,
+    problem: AnyProblem,
     control: Control = Control(),  # noqa: B008
     *,
     reml: bool = False,

@@ -19,6 +19,7 @@ from lmm.estimators.assembly import as_columns, assemble_estimate
 from lmm.estimators.checkpoint import Checkpoint, data_numbers
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import LINEAR, Callback, Estimator
+from lmm.estimators.likelihood.marginal_likelihood import criterion, maximise
 from lmm.estimators.likelihood.probed_criterion import evaluator
 from lmm.estimators.likelihood.profiled import Evaluator, curvature, nothing_left
 from lmm.estimators.restart import second_look
@@ -28,7 +29,7 @@ from lmm.model.centred import distant, inner_theta, outer_theta, outward
 from lmm.model.gaussian import deviance, hessian
 from lmm.model.gaussian.determined import UNDETERMINED, determined, gathered, restricted, spread
 from lmm.model.gaussian.moments import starting_values
-from lmm.model.problem import Problem
+from lmm.model.problem_kinds import LinearProblem, MarginalProblem, Problem
 from lmm.model.records import Estimate
 from lmm.search.boundary import escapes, snap
 from lmm.search.trust_region import Outcome, Point, minimize
@@ -66,7 +67,7 @@ class MaximumLikelihood(Estimator):
     control: Control = Control()
     sigma: float | None = None
     models = (LINEAR,)
-    maximises = takes_iterative = takes_checkpoint = True
+    maximises = takes_iterative = takes_checkpoint = takes_residual = True
     elsewhere = " Maximum likelihood of a generalized model is 'laplace' or 'agq'."
 
     def __post_init__(self) -> None:
@@ -80,7 +81,10 @@ class MaximumLikelihood(Estimator):
         return "reml" if self.reml else "ml"
 
     def fit(
-        self, problem: Problem, start: np.ndarray | None = None, callback: Callback | None = None
+        self,
+        problem: LinearProblem,
+        start: np.ndarray | None = None,
+        callback: Callback | None = None,
     ) -> Estimate:
         """Minimise the criterion.
 
@@ -90,6 +94,8 @@ class MaximumLikelihood(Estimator):
         start : theta (m,) to begin from; moments of the data otherwise.
         callback : called with each line of the trace.
         """
+        if isinstance(problem, MarginalProblem):
+            return maximise(problem, self.reml, self.control, start, callback)
         begin = perf_counter()
         evaluate = evaluator(problem, self.reml, self.sigma, self.control)
         if self.control.evaluate_only and problem.centred is not None and start is not None:
@@ -151,8 +157,10 @@ class MaximumLikelihood(Estimator):
         return snap(problem, evaluate, outcome, tolerance)
 
     @threads.limited()
-    def objective(self, problem: Problem, theta: np.ndarray) -> float:
+    def objective(self, problem: LinearProblem, theta: np.ndarray) -> float:
         """-2 log-likelihood (ML) or the REML criterion at theta (m,)."""
+        if isinstance(problem, MarginalProblem):
+            return criterion(problem, self.reml, theta)
         if problem.centred is not None:
             return self.objective(
                 problem.centred.problem, inner_theta(problem, np.asarray(theta, dtype=float))

@@ -15,7 +15,17 @@ from lmm.errors import FormulaError, nearest
 from lmm.formula.text.expressions import python
 from lmm.formula.text.grouping import Interaction, grouping_factors, label
 from lmm.formula.text.names import aliased, awkward_names
-from lmm.formula.text.tokens import COMPARISONS, Token, operator_word, outside, quote, scan, spaced
+from lmm.formula.text.residual_formula import ResidualFormula
+from lmm.formula.text.tokens import (
+    COMPARISONS,
+    Token,
+    inside,
+    operator_word,
+    outside,
+    quote,
+    scan,
+    spaced,
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,7 @@ class Formula:
     bars : random terms in the order written, ``(1|a/b)`` already expanded.
     offsets : expressions inside ``offset(...)``.
     cbind : the arguments of ``cbind(...)`` on the left, or empty.
+    residual : how residuals are correlated, read from ``residual=``; None for independent ones.
     """
 
     text: str
@@ -71,6 +82,7 @@ class Formula:
     bars: tuple[Bar, ...]
     offsets: tuple[str, ...] = ()
     cbind: tuple[str, ...] = ()
+    residual: ResidualFormula | None = None
 
     def __str__(self) -> str:
         parts = [
@@ -88,6 +100,8 @@ class Formula:
         out = [self.response, self.fixed, *self.offsets]
         for bar in self.bars:
             out += [bar.columns, *bar.factors]
+        if self.residual is not None:
+            out += self.residual.expressions
         return tuple(dict.fromkeys(text for text in out if text))
 
     @cached_property
@@ -218,8 +232,7 @@ def _lift(
             i += 1
             continue
         word = tokens[i - 1].text if token.call and token.text == "(" else ""
-        inside = _inside(tokens, i)
-        bar = [t for t in inside if t.text in ("|", "||")]
+        bar = [t for t in inside(tokens, i) if t.text in ("|", "||")]
         begin = i - 1 if word else i
         span = (tokens[begin].start, tokens[token.match].stop)
         if word == "offset":
@@ -252,15 +265,6 @@ def _lift(
     return tuple(bars), tuple(offsets), _remaining(text, tilde.stop, cut)
 
 
-def _inside(tokens: tuple[Token, ...], opener: int) -> list[Token]:
-    """Tokens at the own level of the bracket at ``opener``."""
-    return outside(tuple(_shift(t, opener + 1) for t in tokens[opener + 1 : tokens[opener].match]))
-
-
-def _shift(token: Token, by: int) -> Token:
-    return replace(token, match=token.match - by) if token.match >= 0 else token
-
-
 def _refuse_nested(text: str, tokens: tuple[Token, ...], opener: int) -> None:
     """Ordinary brackets may not hide a random term or an offset."""
     i = opener + 1
@@ -282,7 +286,7 @@ def _refuse_nested(text: str, tokens: tuple[Token, ...], opener: int) -> None:
                 raise FormulaError(
                     "an offset stands between '+' signs, outside other brackets.", text, span
                 )
-            if word in STRUCTURES and any(t.text in ("|", "||") for t in _inside(tokens, i)):
+            if word in STRUCTURES and any(t.text in ("|", "||") for t in inside(tokens, i)):
                 raise FormulaError(
                     "a random term stands between '+' signs, outside other brackets.", text, span
                 )
@@ -404,7 +408,7 @@ def cbind_arguments(response: str) -> tuple[str, ...]:
         or tokens[1].match != len(tokens) - 1
     ):
         return ()
-    commas = [0, *(t.start for t in _inside(tokens, 1) if t.text == ","), tokens[-1].start]
+    commas = [0, *(t.start for t in inside(tokens, 1) if t.text == ","), tokens[-1].start]
     commas[0] = tokens[1].start
     return tuple(response[a + 1 : b].strip() for a, b in zip(commas, commas[1:], strict=False))
 
@@ -413,7 +417,7 @@ def unknown_structure(text: str) -> str:
     """A hint when a call with a bar inside is not a known structure, ``digg(x|g)``; else an empty string."""
     tokens = scan(text)
     for i, token in enumerate(tokens):
-        if token.call and i and any(t.text in ("|", "||") for t in _inside(tokens, i)):
+        if token.call and i and any(t.text in ("|", "||") for t in inside(tokens, i)):
             word = tokens[i - 1].text
             return f" Covariance structures are written {', '.join(f'{s}(x | g)' for s in STRUCTURES)}.{nearest(word, STRUCTURES)}"
     return ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from lmm.errors import FormulaError
@@ -166,3 +166,12 @@ def spaced(text: str) -> str:
         out.append(token.text)
         stop = token.stop
     return "".join(out)
+
+
+def inside(tokens: tuple[Token, ...], opener: int) -> list[Token]:
+    """Tokens at the own level of the bracket at ``opener``."""
+    return outside(tuple(_moved(t, opener + 1) for t in tokens[opener + 1 : tokens[opener].match]))
+
+
+def _moved(token: Token, by: int) -> Token:
+    return replace(token, match=token.match - by) if token.match >= 0 else token

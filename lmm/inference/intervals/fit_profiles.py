@@ -15,12 +15,14 @@ from lmm.estimators.laplace.laplace_criterion import Objective
 from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood
 from lmm.estimators.likelihood.profiled import Evaluator
 from lmm.inference.intervals.generalized_surface import GeneralizedSurface
+from lmm.inference.intervals.marginal_surface import MarginalSurface
 from lmm.inference.intervals.profiling import LowerPoint, ProfilePath, follow, polished
 from lmm.inference.intervals.surface import Held, LinearSurface, Place
 from lmm.linalg import threads
-from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.problem_kinds import AnyProblem, GeneralizedProblem, MarginalProblem
 from lmm.model.records import Estimate
 
+AnySurface = LinearSurface | GeneralizedSurface | MarginalSurface
 #: how often a lower deviance may turn up before the search is given up
 RESTARTS = 4
 
@@ -39,7 +41,7 @@ class Profiles:
 
     deviance: float
     paths: tuple[ProfilePath, ...]
-    surfaces: tuple[LinearSurface | GeneralizedSurface, ...]
+    surfaces: tuple[AnySurface, ...]
     place: Place
     messages: tuple[str, ...]
 
@@ -61,7 +63,7 @@ def parameters_held(
 
 
 def maximum(
-    problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate
+    problem: AnyProblem, estimator: Estimator, estimate: Estimate
 ) -> tuple[Estimator, Estimate, tuple[str, ...]]:
     """The maximum likelihood fit whose deviance is profiled, its estimator, and what to say where it is not the fit itself.
 
@@ -84,7 +86,7 @@ def maximum(
     kind = maximum_likelihood(
         problem,
         control,
-        sigma=estimate.sigma if estimate.knows_sigma else None,
+        sigma=estimate.sigma if estimate.knows_sigma and not estimate.residual else None,
         nagq=max(estimator.nagq, 1),
         second_order=estimator.second_order,
     )
@@ -113,7 +115,7 @@ def _label(estimate: Estimate) -> str:
     )
 
 
-def _named(problem: Problem | GeneralizedProblem, held: Held) -> str:
+def _named(problem: AnyProblem, held: Held) -> str:
     """The coefficient or threshold that is held; nothing for another parameter."""
     if held.kind == "coefficient":
         return problem.names[held.first]
@@ -124,7 +126,7 @@ def _named(problem: Problem | GeneralizedProblem, held: Held) -> str:
 
 @threads.limited()
 def profiles(
-    problem: Problem | GeneralizedProblem,
+    problem: AnyProblem,
     estimator: Estimator,
     estimate: Estimate,
     held: Sequence[Held],
@@ -138,18 +140,24 @@ def profiles(
     held : what to hold, of :func:`parameters_held`.
     cutoff : how far, in standard normal deviates.
     """
-    problem.plan.require_exact("A profile")
+    if problem.plan is not None:
+        problem.plan.require_exact("A profile")
     kind, best, messages = maximum(problem, estimator, estimate)
-    surfaces: Sequence[LinearSurface | GeneralizedSurface] = []
+    surfaces: Sequence[AnySurface] = []
     if isinstance(problem, GeneralizedProblem):
         objective = Objective(problem, kind.control.curvature, kind.nagq, kind.second_order)
         place = Place(
             list(best.factors), objective.pack(best.theta, best.beta, best.phi)[problem.n_theta :]
         )
         surfaces = [GeneralizedSurface(problem, objective, own) for own in held]
-        some: LinearSurface | GeneralizedSurface = GeneralizedSurface(
-            problem, objective, Held("sd", 0, None, 0)
+        some: AnySurface = GeneralizedSurface(problem, objective, Held("sd", 0, None, 0))
+    elif isinstance(problem, MarginalProblem):
+        place = Place(
+            [best.sigma * T for T in (*best.factors, *best.residual)],
+            np.concatenate([[0.0], best.beta]),
         )
+        surfaces = [MarginalSurface(problem, own) for own in held]
+        some = MarginalSurface(problem, Held("sd", 0, None, len(problem.structures) - 1))
     else:
         if problem.centred is not None:
             text = "random slopes are far from their origin: their profiles hold few digits. Centre the covariate, I(x - mean(x))."

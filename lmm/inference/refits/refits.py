@@ -50,6 +50,8 @@ def is_batched(problem: Any, estimator: Estimator) -> TypeGuard[Problem]:
         and estimator.sigma is None
         and not estimator.control.evaluate_only
     )
+    if problem.plan is None:
+        return False
     if not (plain and problem.centred is None and many_linear.takes(problem)):
         return False
     return determined(problem, bool(estimator.reml)).all
@@ -270,8 +272,10 @@ def stack(
 
 def estimate_of(design: Design, like: Estimate, refits: Batch, r: int) -> Estimate:
     """The estimate of refit r, the others of which are alike; the inverse of :func:`stack`."""
-    split = np.split(
-        refits.theta[r], np.cumsum([term.structure.n_theta for term in design.terms])[:-1]
+    sizes = [term.structure.n_theta for term in design.varying]
+    split = np.split(refits.theta[r], np.cumsum(sizes)[:-1])
+    factors = tuple(
+        term.structure.factor(theta) for term, theta in zip(design.varying, split, strict=True)
     )
     phi, message = like.phi, refits.failures.get(r)
     if refits.phi is not None:
@@ -281,9 +285,8 @@ def estimate_of(design: Design, like: Estimate, refits: Batch, r: int) -> Estima
         beta=refits.beta[r],
         beta_cov_unscaled=refits.beta_cov_unscaled[r],
         theta=refits.theta[r],
-        factors=tuple(
-            term.structure.factor(theta) for term, theta in zip(design.terms, split, strict=True)
-        ),
+        factors=factors[: len(design.terms)],
+        residual=factors[len(design.terms) :],
         sigma=float(refits.sigma[r]),
         phi=phi,
         modes=tuple(np.array(modes[r]) for modes in refits.modes),
@@ -436,6 +439,7 @@ def design_of_rows(design: Design, which: np.ndarray, codes: dict[int, np.ndarra
     offset = None if design.offset is None else design.offset[which]
     return replace(
         design.with_mean(X=X, terms=tuple(terms), offset=offset, R=R),
+        residual=tuple(part.of_rows(which) for part in design.residual),
         y=design.y[which],
         weights=weights,
         index=pd.RangeIndex(len(which)),

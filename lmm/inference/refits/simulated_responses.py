@@ -13,6 +13,7 @@ import numpy as np
 
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, LmmWarning, warn
+from lmm.model.marginal.residual_errors import draw
 from lmm.model.records import Draws, Estimate
 
 #: times that effects are drawn again before a model counts as impossible
@@ -49,7 +50,13 @@ def simulate_array(
     out = np.empty((design.n, nsim), order="F")
     if family is None:
         scale = estimate.sigma / np.sqrt(1.0 if design.weights is None else design.weights)
-        _gaussian(design, mean, scale, [] if use_u else factors, out, rng)
+        _gaussian(
+            design, mean, 0.0 if design.residual else scale, [] if use_u else factors, out, rng
+        )
+        if design.residual:
+            for first in range(0, nsim, max(1, BLOCK // design.n)):
+                columns = out.T[first : first + max(1, BLOCK // design.n)]
+                columns += draw(design, estimate, len(columns), rng)
         return out
     again = 0
     for column in out.T:

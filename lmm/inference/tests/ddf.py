@@ -18,7 +18,7 @@ import numpy as np
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators.estimator import Estimator
 from lmm.inference.tests.distributions import FTest, f_test
-from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.problem_kinds import AnyProblem, MarginalProblem
 from lmm.model.records import Estimate
 
 #: names of the methods, and what each prints as
@@ -116,7 +116,7 @@ def check(estimate: Estimate, ddf: str | None) -> str | None:
 
 
 def degrees_of_freedom(
-    problem: Problem | GeneralizedProblem,
+    problem: AnyProblem,
     estimator: Estimator,
     estimate: Estimate,
     beta_cov: np.ndarray,
@@ -147,6 +147,12 @@ def degrees_of_freedom(
     name = check(estimate, method)
     if name is None:
         return Asymptotic(np.asarray(beta_cov))
+    if isinstance(problem, MarginalProblem):
+        from lmm.inference.tests import marginal_tests
+
+        if name == SATTERTHWAITE:
+            return marginal_tests.marginal_satterthwaite(problem, estimate, beta_cov)
+        return marginal_tests.marginal_kenward_roger(problem, estimator, estimate)
     linear = problem.as_linear()
     if name == SATTERTHWAITE:
         from lmm.inference.tests import satterthwaite

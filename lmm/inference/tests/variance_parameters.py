@@ -31,7 +31,7 @@ from lmm.inference.tests.traces import traces
 from lmm.linalg import threads
 from lmm.model.centred import inward, outer_jacobian
 from lmm.model.gaussian import hessian
-from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.problem_kinds import AnyProblem, MarginalProblem, Problem
 from lmm.model.records import Estimate
 from lmm.search.trust_region import Point
 
@@ -65,16 +65,14 @@ def check_linear(estimate: Estimate, what: str) -> None:
     )
 
 
-def covariance(
-    problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate
-) -> np.ndarray:
+def covariance(problem: AnyProblem, estimator: Estimator, estimate: Estimate) -> np.ndarray:
     """Asymptotic covariance (m + 1, m + 1) of (theta, log sigma); see :func:`variance_parameters`."""
     return variance_parameters(problem, estimator, estimate).cov
 
 
 @threads.limited()
 def variance_parameters(
-    problem: Problem | GeneralizedProblem, estimator: Estimator, estimate: Estimate
+    problem: AnyProblem, estimator: Estimator, estimate: Estimate
 ) -> VarianceParameters:
     """Hessian of the criterion in (theta, log sigma) at an estimate, and twice its inverse.
 
@@ -97,6 +95,10 @@ def variance_parameters(
     [[0.142, -0.0226], [-0.0226, 0.0208]]
     """
     check_linear(estimate, "the covariance of variance parameters")
+    if isinstance(problem, MarginalProblem):
+        from lmm.inference.tests.marginal_tests import marginal_variance_parameters
+
+        return marginal_variance_parameters(problem, estimate)
     problem = problem.as_linear()
     if problem.centred is not None:
         known = variance_parameters(*_inside(problem, estimator, estimate))
@@ -108,7 +110,11 @@ def variance_parameters(
     if not np.isfinite(H).all():
         why = "The criterion cannot be computed around the estimates, so that the variance parameters have no covariance."
         return VarianceParameters(np.full_like(H, np.nan), H, why)
-    free = np.append(moves_covariance(problem, estimate), not estimate.knows_sigma)
+    return of_hessian(H, np.append(moves_covariance(problem, estimate), not estimate.knows_sigma))
+
+
+def of_hessian(H: np.ndarray, free: np.ndarray) -> VarianceParameters:
+    """Twice the inverse of a Hessian (m + 1, m + 1) in the parameters that are ``free`` (m + 1,) bool, zero elsewhere."""
     cov = np.zeros_like(H)
     inverse, flat, negative = positive_inverse(H[np.ix_(free, free)])
     cov[np.ix_(free, free)] = 2.0 * inverse

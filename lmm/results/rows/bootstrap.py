@@ -212,6 +212,10 @@ def bootstrap(
         estimate.distribution.require_linear(
             "bootstrap: kind='semiparametric' draws residuals again, which only a linear model has; use 'parametric'."
         )
+    if fit.design.residual and kind != "parametric":
+        raise ArgumentError(
+            f"bootstrap: kind={kind!r} draws rows or residuals again, which are correlated in this model; use 'parametric'."
+        )
     if group is not None and kind != "cases":
         raise ArgumentError(
             "bootstrap: group= says whose levels kind='cases' draws; the other kinds draw everything."
@@ -252,7 +256,7 @@ def bootstrap(
 
 def term_of(design: Design, group: str | None, what: str) -> int:
     """Position of the term whose levels are meant; by default the one within whose levels all others lie."""
-    terms = [term for term in design.terms if term.exchangeable]
+    terms = [term for term in design.units if term.exchangeable]
     groups = [term.group for term in terms]
     if group is not None:
         if group not in groups:

@@ -116,7 +116,7 @@ def check(fit: Fit, nsim: int, rng: None | int | np.random.Generator) -> Checks:
         *_overdispersion(fit),
         *_collinearity(fit),
     ]
-    if fit.problem.plan.exact:  # both need conditional variances
+    if not fit.design.residual and fit.problem.plan.exact:  # both need conditional variances
         found += [*_normality(fit, generator), *_influence(fit)]
     columns = ["status", "value", "p_value", "what", "advice"]
     index = pd.Index([f.check for f in found], name="check")

@@ -96,7 +96,7 @@ class Influence:
 def _left_single(design: Design, part: np.ndarray, count: int) -> dict[int, str]:
     """Parts of the rows (n,), of ``count``, without which a grouping factor has one level left, and its name."""
     out: dict[int, str] = {}
-    for term in (term for term in design.terms if term.exchangeable):
+    for term in (term for term in design.units if term.exchangeable):
         first, last = np.full(term.J, count), np.full(term.J, -1)
         np.minimum.at(first, term.codes, part)
         np.maximum.at(last, term.codes, part)
@@ -113,7 +113,7 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
     estimate.require_likelihood(
         "influence: this fit is a posterior distribution; fit a likelihood method, or compare posteriors by hand."
     )
-    groups = [term.group for term in design.terms if term.exchangeable]
+    groups = [term.group for term in design.units if term.exchangeable]
     if by not in ("group", "row"):
         if by in groups and group is None:
             by, group = "group", by
@@ -123,7 +123,7 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
         rows, part = list(np.arange(design.n)[:, None]), np.arange(design.n)
         name, index = "row", design.index
     else:
-        term = design.terms[term_of(design, groups[-1] if group is None else group, "influence")]
+        term = design.units[term_of(design, groups[-1] if group is None else group, "influence")]
         name, part = term.group, term.codes
         rows = term.rows_of_levels()
         index = pd.Index(term.levels, name=name)

@@ -23,6 +23,7 @@ import pandas as pd
 
 from lmm.arguments import choice, shown
 from lmm.design.design import Design
+from lmm.design.residual_part import NewPlaces
 from lmm.design.terms import Incidence
 from lmm.errors import ArgumentError, LmmWarning, warn
 from lmm.formula import Formula, Table
@@ -30,6 +31,7 @@ from lmm.formula.columns.given import aligned, numeric
 from lmm.inference.criticism import population_average as averages
 from lmm.inference.tests.ddf import Ddf
 from lmm.model.conditional import prediction_variance
+from lmm.model.marginal.residual_errors import row_variances
 from lmm.model.records import Estimate
 from lmm.results.rows.row_values import align
 from lmm.results.tables.fixed import kept_positions
@@ -55,6 +57,7 @@ class Rows:
     keep : per term the mask (k,) of the columns that count.
     complete : (m,) bool, rows without a missing value.
     weights : (m,) prior weights, or None for ones.
+    places : what structured residuals are told apart by, where the variance of observations is wanted.
     """
 
     X: np.ndarray
@@ -63,6 +66,7 @@ class Rows:
     keep: tuple[np.ndarray, ...]
     complete: np.ndarray
     weights: np.ndarray | None
+    places: NewPlaces | None = None
 
 
 class TBased(NamedTuple):
@@ -102,7 +106,8 @@ class FromModes:
 
         rows, estimate, use = self.rows, self.known.estimate, self.rows.complete
         sd = np.sqrt(
-            self.known.error_variance(rows) + new_observation_variance(rows, estimate)[use]
+            self.known.error_variance(rows)
+            + new_observation_variance(rows, estimate, self.known.design)[use]
         )
         weights = None if rows.weights is None else rows.weights[use]
         _say_beyond(estimate, predictive.beyond(estimate.family, eta[use], sd))
@@ -145,7 +150,7 @@ class FromModes:
         if interval is None:
             return columns
         if interval == "prediction":
-            variance = variance + new_observation_variance(self.rows, estimate)
+            variance = variance + new_observation_variance(self.rows, estimate, self.known.design)
         margin = t_quantile(level, np.array(np.inf) if t_based is None else t_based.df) * np.sqrt(
             variance
         )
@@ -308,7 +313,11 @@ def new_rows(
     complete = np.logical_and.reduce(
         [complete, *(term.complete for term in terms if term is not None)]
     )
-    return Rows(X, offset, tuple(terms), keep, complete, None)
+    places = None
+    if everything and design.residual and design.residual[0].recipe is not None:
+        places = design.residual[0].recipe.of(frame, table)
+        complete = complete & places.complete
+    return Rows(X, offset, tuple(terms), keep, complete, None, places)
 
 
 def predictor(rows: Rows, estimate: Estimate) -> np.ndarray:
@@ -335,16 +344,18 @@ def error_variance(rows: Rows, known: Uncertainty) -> np.ndarray:
     return np.asarray(prediction_variance(known.problem, known.estimate, X, terms))
 
 
-def new_observation_variance(rows: Rows, estimate: Estimate) -> np.ndarray:
+def new_observation_variance(rows: Rows, estimate: Estimate, design: Design) -> np.ndarray:
     """(m,) what an observation adds to its predictor: the variance of the random effects left out, and of a linear model's residual."""
     linear = estimate.family is None
-    total = (
-        np.zeros(len(rows.X))
-        if not linear
-        else np.ones(len(rows.X))
-        if rows.weights is None
-        else 1.0 / rows.weights
-    )
+    if not linear:
+        total = np.zeros(len(rows.X))
+    elif rows.places is not None:
+        parts = zip(design.residual, estimate.residual, strict=True)
+        total = np.sum([part.new_variances(T @ T.T, rows.places) for part, T in parts], axis=0)
+    elif design.residual:
+        total = row_variances(design, estimate)
+    else:
+        total = np.ones(len(rows.X)) if rows.weights is None else 1.0 / rows.weights
     for term, mask, T in zip(rows.terms, rows.keep, estimate.factors, strict=True):
         if term is not None and not mask.all():
             total = total + term.only(~mask).variances(T)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, nearest
+from lmm.model.marginal.residual_errors import row_variances
 from lmm.model.records import Estimate
 
 
@@ -31,7 +32,10 @@ def residuals(
         raise ArgumentError(
             f"residuals: type={type!r} is not one of {options}{family.residual_note}.{nearest(type, types)}"
         )
-    out = family.residuals(design.y, eta, design.weights, estimate.phi, type)
+    weights = 1.0 / row_variances(design, estimate) if design.residual else design.weights
+    out = family.residuals(design.y, eta, weights, estimate.phi, type)
+    if design.residual and type in ("pearson", "deviance"):
+        return out / float(estimate.sigma)
     return out / (estimate.residual_sd or 1.0) if scaled else out
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from lmm.covariance import Covariance
 from lmm.covariance.structure import Quantity
-from lmm.design.terms import RandomTerm
+from lmm.design.design import Varying
 
 if TYPE_CHECKING:
     from lmm.results.tables.varcorr import Component
@@ -24,7 +24,7 @@ def lme4_column(name: str) -> str:
     return "(Intercept)" if name == "Intercept" else name
 
 
-def theta_names(terms: Sequence[RandomTerm]) -> list[str]:
+def theta_names(terms: Sequence[Varying]) -> list[str]:
     """One name per relative covariance parameter, all terms in order."""
     return [
         ".".join([term.group, *map(lme4_column, couple)])
@@ -38,7 +38,7 @@ def in_table_order(structure: Covariance) -> list[tuple[int, Quantity]]:
     return sorted(enumerate(structure.quantities()), key=lambda row: row[1].kind != "sd")
 
 
-def quantity_names(term: RandomTerm | Component) -> list[str]:
+def quantity_names(term: Varying | Component) -> list[str]:
     """``sd_x|g`` and ``cor_z.x|g``, in the order of the structure's quantities."""
     names = []
     for q in term.structure.quantities():
@@ -47,13 +47,13 @@ def quantity_names(term: RandomTerm | Component) -> list[str]:
     return names
 
 
-def parameter_names(terms: Sequence[RandomTerm], residual: bool = True) -> list[str]:
+def parameter_names(terms: Sequence[Varying], residual: bool = True) -> list[str]:
     """Standard deviations and correlations per term, ordered as theta is, then ``sigma`` where there is a ``residual``."""
     names = [name for term in terms for name in quantity_names(term)]
     return [*names, "sigma"] if residual else names
 
 
-def sdcor_columns(term: RandomTerm, covariances: np.ndarray) -> dict[str, np.ndarray]:
+def sdcor_columns(term: Varying, covariances: np.ndarray) -> dict[str, np.ndarray]:
     """Standard deviations and correlations (...) of covariances (..., k, k), named and ordered as above.
 
     A correlation beside a variance of zero is NaN.

@@ -21,7 +21,7 @@ def names(design: Design, estimate: Estimate) -> tuple[list[str], list[str]]:
 
     A coefficient that is called as a variance parameter is has ``b_`` before its name, as among the draws of a posterior.
     """
-    variances = parameter_names(design.terms, estimate.residual_sd is not None)
+    variances = parameter_names(design.varying, estimate.residual_sd is not None)
     coefficients = [f"b_{name}" if name in variances else name for name in design.names]
     return variances, [*coefficients, *estimate.distribution.threshold_names]
 
@@ -52,7 +52,7 @@ def quantities(design: Design, estimate: Estimate, batch: Batch) -> list[np.ndar
     """Per term the standard deviations and correlations (q, R) of R fits, in the order of its structure's quantities."""
     scale = estimate.distribution.scale(batch.sigma) ** 2
     out, at = [], 0
-    for term in design.terms:
+    for term in design.varying:
         theta = batch.theta[:, at : at + term.structure.n_theta]
         at += term.structure.n_theta
         G = covariances(term.structure, theta) * scale[:, None, None]

@@ -14,10 +14,9 @@ from lmm.arguments import checked_methods
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.estimators.estimator import Estimator
-from lmm.inference.intervals.fit_profiles import parameters_held, profiles
-from lmm.inference.intervals.generalized_surface import GeneralizedSurface
+from lmm.inference.intervals.fit_profiles import AnySurface, parameters_held, profiles
 from lmm.inference.intervals.profiling import Curve, ProfilePath
-from lmm.inference.intervals.surface import Held, LinearSurface, Place
+from lmm.inference.intervals.surface import Held, Place
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results.tables.naming import parameter_names
@@ -38,7 +37,7 @@ class Track:
 
     name: str
     path: ProfilePath
-    surface: LinearSurface | GeneralizedSurface
+    surface: AnySurface
     table: np.ndarray
 
     @property
@@ -179,7 +178,7 @@ class Profile:
 def all_names(design: Design, estimate: Estimate) -> tuple[list[str], list[str], list[str]]:
     """Names of the rows of ``confint`` that a likelihood has: variance parameters, kept coefficients, parameters of an ordinal family."""
     return (
-        parameter_names(design.terms, estimate.residual_sd is not None),
+        parameter_names(design.varying, estimate.residual_sd is not None),
         list(design.names),
         estimate.distribution.threshold_names,
     )
@@ -232,12 +231,15 @@ def _held(
 
 
 def _values(
-    design: Design, surface: LinearSurface | GeneralizedSurface, place: Place, with_sigma: bool
+    design: Design,
+    surface: AnySurface,
+    place: Place,
+    with_sigma: bool,
 ) -> np.ndarray:
     """All parameters at a place, in the order of the names."""
     sigma, beta, own = surface.reported(place)
     out: list[float] = []
-    for term, T in zip(design.terms, place.factors, strict=True):
+    for term, T in zip(design.varying, place.factors, strict=True):
         out += term.structure.describe(T @ T.T).tolist()
     if sigma is not None and with_sigma:
         out.append(sigma)

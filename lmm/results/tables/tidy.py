@@ -141,7 +141,8 @@ def mode_rows(known: Uncertainty) -> pd.DataFrame:
                 }
             )
         )
-    return pd.concat(parts, ignore_index=True)
+    columns = ["effect", "group", "level", "term", "estimate", "std_error"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def glance(design: Design, estimate: Estimate, eta: np.ndarray) -> pd.DataFrame:

@@ -41,11 +41,11 @@ def _named(design: Design, key: str, entry: object) -> list[tuple[str, object]]:
 
 def _names(design: Design, key: str) -> list[str]:
     if key == "theta":
-        return theta_names(design.terms)
+        return theta_names(design.varying)
     if key == "beta":
         return list(design.names)
     return (
-        [name for name in parameter_names(design.terms) if not name.startswith("cor_")]
+        [name for name in parameter_names(design.varying) if not name.startswith("cor_")]
         if key == "sd"
         else []
     )

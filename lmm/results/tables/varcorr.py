@@ -198,6 +198,6 @@ def varcorr(design: Design, estimate: Estimate) -> VarCorr:
     """Names meet numbers: Cov(b) of every term, and the residual where there is one."""
     components = [
         Component(term.group, term.columns, estimate.scale2 * (T @ T.T), term.structure)
-        for term, T in zip(design.terms, estimate.factors, strict=True)
+        for term, T in zip(design.varying, (*estimate.factors, *estimate.residual), strict=True)
     ]
     return VarCorr(components, estimate.residual_sd)

@@ -145,7 +145,7 @@ def drop_random(
     out = [Deletion(NONE, fit.design.formula, fit.llf, fit.df_model, fit)]
     for label, bars in _reduced(fit, reduce_terms):
         formula = with_bars(fit.design.frame.formula, bars)
-        if bars:
+        if bars or fit.design.residual:
             less = with_formula(fit, formula, context)
             if _is_part(less, fit):
                 out.append(Deletion(label, formula, less.llf, less.df_model, less))

@@ -326,12 +326,17 @@ def scale_lines(
 
 
 def header_lines(design: Design, estimate: Estimate) -> list[tuple[str, str]]:
-    """Family, formula, and weights, offset and subset where the call had them."""
+    """Family, formula, and residual structure, weights, offset and subset where the call had them."""
     call, family, shape = design.arguments(), estimate.distribution, ""
     if family.has_dispersion and not family.has_residual_sd:
         shape = f"({format_column([estimate.phi], DIGITS)[0]})"
     lines = [*family.headed(shape), ("Formula", str(design.formula))]
-    for label, key in (("Weights", "weights"), ("Offset", "offset"), ("Subset", "subset")):
+    for label, key in (
+        ("Residual", "residual"),
+        ("Weights", "weights"),
+        ("Offset", "offset"),
+        ("Subset", "subset"),
+    ):
         value = call.get(key)
         if value is not None:
             lines.append((label, value if isinstance(value, str) else "given as an array"))
@@ -388,9 +393,8 @@ def criterion_text(estimate: Estimate, decimals: int) -> str | None:
 
 def counts_line(design: Design) -> str:
     """``Number of obs: 180, groups:  Subject, 18``."""
-    return f"Number of obs: {design.n}, groups:  " + "; ".join(
-        f"{term.group}, {term.J}" for term in design.terms
-    )
+    groups = "; ".join(f"{term.group}, {term.J}" for term in design.units)
+    return f"Number of obs: {design.n}" + (f", groups:  {groups}" if groups else "")
 
 
 def correlation_of_fixed_effects(design: Design, cov: np.ndarray) -> pd.DataFrame:

@@ -1,0 +1,228 @@
+"""ML and REML of a linear model with structured residuals, by Newton steps with exact second derivatives.
+
+The parameters of random effects and residuals go into one vector theta; no variance is profiled out. At the end the unit of
+theta is chosen so that sigma^2 is the mean variance of the residuals: what is reported of random effects relative to sigma
+means the same as in a model with independent residuals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from lmm.covariance.structure import directions
+from lmm.estimators.control import Control
+from lmm.estimators.estimator import Callback
+from lmm.estimators.likelihood.profiled import Frame, curvature, nowhere, slope
+from lmm.model.gaussian.determined import UNDETERMINED
+from lmm.model.marginal.dense_deviance import MarginalDeviance
+from lmm.model.marginal.marginal_problem import MarginalProblem
+from lmm.model.records import Estimate
+from lmm.search.boundary import escapes, snap
+from lmm.search.trust_region import Outcome, Point, minimize
+
+#: eigenvalue of the residuals' correlation matrix under which it is nearly singular
+SINGULAR = 1e-4
+#: eigenvalue of the information, its diagonal scaled to one, of a direction in which V does not change
+FLAT = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class MarginalPayload:
+    """What an evaluation leaves: the deviance with what it solved, dd / dG per structure, the coordinates."""
+
+    deviance: MarginalDeviance
+    D: list[np.ndarray]
+    frame: Frame
+
+
+@dataclass(frozen=True, eq=False)
+class MarginalEvaluator:
+    """The deviance of one problem as a function of theta, in units of the problem."""
+
+    problem: MarginalProblem
+    reml: bool
+
+    def __call__(self, theta: np.ndarray) -> Point:
+        """Deviance, gradient and Hessian in the coordinates of the structures' charts."""
+        parts = zip(
+            self.problem.structures, self.problem.split(theta), self.problem.grams(), strict=True
+        )
+        charts = [s.chart(own, gram) for s, own, gram in parts]
+        return self.evaluate(theta, Frame(*map(list, zip(*charts, strict=True))))
+
+    def in_theta(self, theta: np.ndarray) -> Point:
+        """The same with respect to theta itself."""
+        parts = list(zip(self.problem.structures, self.problem.split(theta), strict=True))
+        return self.evaluate(
+            theta,
+            Frame(
+                [s.factor(own) for s, own in parts],
+                [s.jacobian(own) for s, own in parts],
+                [s.second(own) for s, own in parts],
+            ),
+        )
+
+    def move(self, theta: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """The theta reached by a step in the charts' coordinates."""
+        parts = zip(
+            self.problem.structures,
+            self.problem.split(theta),
+            self.problem.grams(),
+            self.problem.split(step),
+            strict=True,
+        )
+        return np.concatenate([s.move(own, gram, d) for s, own, gram, d in parts])
+
+    def evaluate(self, theta: np.ndarray, frame: Frame) -> Point:
+        """The same in given coordinates."""
+        try:
+            at = self.problem.deviance([T @ T.T for T in frame.T], self.reml)
+            D = at.slopes()
+            dG = [directions(d, T) for d, T in zip(frame.dT, frame.T, strict=True)]
+            hessian = at.second(dG).hessian + curvature(D, frame)
+        except np.linalg.LinAlgError:
+            return nowhere(theta)
+        if not (np.isfinite(at.value) and np.isfinite(hessian).all()):
+            return nowhere(theta)
+        return Point(
+            np.asarray(theta, dtype=float),
+            at.value + self.problem.deviance_constant(self.reml),
+            slope(D, frame),
+            hessian,
+            MarginalPayload(at, D, frame),
+        )
+
+
+def maximise(
+    problem: MarginalProblem,
+    reml: bool,
+    control: Control,
+    start: np.ndarray | None = None,
+    callback: Callback | None = None,
+) -> Estimate:
+    """The estimate of ML or REML; ``start`` is theta in units of sigma, moments otherwise."""
+    begin = perf_counter()
+    evaluate = MarginalEvaluator(problem, reml)
+    theta = problem.start() if start is None else _in_units(problem, reml, start)
+    if control.evaluate_only:
+        point = evaluate(theta)
+        outcome = Outcome(
+            point, True, "evaluated at the given theta, not optimised", 0, 1, float("nan"), ()
+        )
+    else:
+        outcome = minimize(
+            evaluate,
+            evaluate.move,
+            theta,
+            tolerance=control.tolerance,
+            max_evaluations=control.max_evaluations,
+            radius=control.radius,
+            escape=partial(_escapes, problem),
+            callback=callback,
+        )
+        outcome = snap(problem, evaluate, outcome, control.tolerance)
+    return _finish(problem, evaluate, outcome, {"optimise": perf_counter() - begin})
+
+
+def _common_scale(at: MarginalDeviance) -> float:
+    """The variance s^2 by which the likelihood of s^2 V is largest."""
+    return at.rss / at.degrees
+
+
+def criterion(problem: MarginalProblem, reml: bool, theta: np.ndarray) -> float:
+    """The deviance at theta (m,) relative to sigma, sigma profiled out."""
+    at = problem.deviance(problem.covariances(theta), reml)
+    s2 = _common_scale(at)
+    return at.value - at.rss + at.degrees * (1.0 + np.log(s2)) + problem.deviance_constant(reml)
+
+
+def _in_units(problem: MarginalProblem, reml: bool, theta: np.ndarray) -> np.ndarray:
+    """theta relative to sigma in units of the problem, sigma profiled out."""
+    factors = problem.factors(np.asarray(theta, dtype=float))
+    scale = np.sqrt(_common_scale(problem.deviance([T @ T.T for T in factors], reml)))
+    return np.concatenate(
+        [s.from_factor(scale * T) for s, T in zip(problem.structures, factors, strict=True)]
+    )
+
+
+def _escapes(problem: MarginalProblem, point: Point) -> Any:
+    return escapes(problem, point.theta, point.payload.D)
+
+
+def _finish(
+    problem: MarginalProblem,
+    evaluate: MarginalEvaluator,
+    outcome: Outcome,
+    seconds: dict[str, float],
+) -> Estimate:
+    """The numbers on the user's scale."""
+    point = outcome.point
+    at: MarginalDeviance = point.payload.deviance
+    factors = point.payload.frame.T
+    count = problem.n_terms
+    variance = sum(
+        float(np.sum(T @ T.T * gram))
+        for T, gram in zip(factors[count:], problem.gram_of[count:], strict=True)
+    )
+    rms = float(np.sqrt(variance))
+    theta = np.concatenate(
+        [s.from_factor(T / rms) for s, T in zip(problem.structures, factors, strict=True)]
+    )
+    sigma = rms * problem.unit
+    beta, cov = problem.coefficients(at)
+    modes = problem.modes(at, [T @ T.T for T in factors])
+    factors = problem.factors(theta)
+    messages = tuple(_flat(problem, point) if outcome.converged else _singular(problem, point))
+    return Estimate(
+        method="reml" if evaluate.reml else "ml",
+        reml=evaluate.reml,
+        beta=beta,
+        beta_cov_unscaled=cov / sigma**2,
+        theta=theta,
+        factors=tuple(factors[:count]),
+        sigma=sigma,
+        modes=tuple(problem.unit * own for own in modes),
+        objective=point.objective,
+        n_parameters=problem.p + problem.n_theta,
+        convergence=outcome.convergence({**problem.seconds, **seconds}),
+        trace=outcome.trace,
+        messages=messages,
+        residual=tuple(factors[count:]),
+    )
+
+
+def _singular(problem: MarginalProblem, point: Point) -> list[str]:
+    """A sentence where a search without an end led towards a singular covariance of the residuals."""
+    for t, T in enumerate(point.payload.frame.T[problem.n_terms :]):
+        sd = np.sqrt(np.sum(T**2, axis=1))
+        if np.linalg.svd(T / sd[:, None], compute_uv=False)[-1] ** 2 < SINGULAR:
+            return [
+                f"The covariance of {problem.labels[problem.n_terms + t][0]} becomes singular, and the likelihood grows without end: "
+                "the rows are too few for its parameters. Use a structure with fewer, such as ar1, cs or diag, or fewer fixed effects."
+            ]
+    return []
+
+
+def _flat(problem: MarginalProblem, point: Point) -> list[str]:
+    """A sentence where some parameters of random effects and residuals can be changed together and the likelihood stays the same."""
+    H = point.hessian - curvature(point.payload.D, point.payload.frame)  # of V, not of T
+    size = np.sqrt(np.maximum(np.diagonal(H), 0.0))
+    free = np.flatnonzero(size > 0.0)
+    if len(free) < 2:
+        return []
+    values, vectors = np.linalg.eigh(H[np.ix_(free, free)] / np.outer(size[free], size[free]))
+    if abs(values).min() > FLAT:
+        return []
+    owner = np.repeat(np.arange(len(problem.structures)), [s.n_theta for s in problem.structures])
+    which = dict.fromkeys(owner[free[np.abs(vectors[:, np.argmin(abs(values))]) > 0.1]].tolist())
+    names = " and ".join(problem.labels[t][0] for t in which)
+    return [
+        f"{UNDETERMINED}{names}: other values of their parameters give the same likelihood. Those reported are one choice of many, and so "
+        "are standard errors that depend on them. Use a structure with fewer parameters, or leave out a random term that the residual "
+        "structure holds already."
+    ]
