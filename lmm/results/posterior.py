@@ -19,7 +19,7 @@ from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate, PosteriorEstimate
 from lmm.results.tables import coefficients
 from lmm.results.tables.draws import PosteriorDraws, describe
-from lmm.results.tables.fixed import fixed_effects, spread, standard_errors
+from lmm.results.tables.fixed import fixed_effects, limit_table, spread, standard_errors
 from lmm.results.tables.varcorr import varcorr
 from lmm.results.text.coverage import normal_quantile, tails
 from lmm.results.uncertainty import Covariances, Uncertainty
@@ -120,7 +120,7 @@ class PosteriorUncertainty(Uncertainty):
             [table[:q], np.column_stack([spread(self.design, column) for column in table[q:].T])]
         )
         names = [*variances, *self.design.all_names]
-        return pd.DataFrame(values, index=names, columns=["lower", "upper"])
+        return limit_table(values, names)
 
     def coefficient_limits(self, level: float) -> pd.DataFrame:
         """Quantiles of the draws."""
@@ -139,9 +139,7 @@ class PosteriorUncertainty(Uncertainty):
             limits.append(
                 list(back(on_scale.mean() + z * on_scale.std(ddof=1) * np.array([-1.0, 1.0])))
             )
-        return pd.DataFrame(
-            np.reshape(limits, (-1, 2)), index=self.variance_names, columns=["lower", "upper"]
-        )
+        return limit_table(np.reshape(limits, (-1, 2)), self.variance_names)
 
     def coefficient_table(self, ddf: Ddf | None) -> pd.DataFrame:
         """``estimate, posterior_sd, lower, upper`` and, for chains, ``r_hat, ess_bulk``."""

@@ -93,10 +93,9 @@ class Resampling(FitBase):
         """
         from lmm.results.tables import profile_table as profiles
 
-        places = None if parm is None else intervals.profile_places(self._uncertainty, parm)
-        return profiles.profile(
-            self.design, self.problem, self._method, self.estimate, places, level
-        )
+        known = self._uncertainty
+        places = None if parm is None else intervals.profiled(known, intervals.chosen(known, parm))
+        return profiles.profile(known, places, level)
 
     def conf_int(
         self, method: str | None = None, level: float = 0.95, **options: Any

@@ -213,7 +213,7 @@ class Uncertainty:
             r = np.where(correlation, value, 0.0)
             on_z = np.tanh(np.arctanh(r)[:, None] + np.outer(z * se / (1.0 - r**2), [-1.0, 1.0]))
         limits = np.where(correlation[:, None], on_z, on_log)
-        return pd.DataFrame(limits, index=components.names, columns=["lower", "upper"])
+        return fixed.limit_table(limits, components.names)
 
     def intervals(
         self, method: str, level: float, places: list[int], ddf: str | None

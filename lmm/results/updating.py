@@ -305,41 +305,25 @@ def _substitute(source: str, piece: list[Token], text: str) -> str:
 def _remove(bars: list[Bar], unwanted: Sequence[Bar], change: str, span: tuple[int, int]) -> None:
     """Take random terms out of ``bars``: whole ones, or some of the independent effects of a double bar."""
     for bar in unwanted:
-        place = next(
-            (
-                i
-                for i, other in enumerate(bars)
-                if _same_groups(bar, other) and _effects(other) == _effects(bar)
-            ),
-            None,
-        )
-        if place is not None and (
-            bars[place].structure == bar.structure or len(_effects(bar)) == 1
-        ):
-            del bars[place]
+        own = _effects(bar)
+        alike = [i for i, other in enumerate(bars) if _same_groups(bar, other)]
+        whole = [i for i in alike if _effects(bars[i]) == own][:1]
+        if whole and (bars[whole[0]].structure == bar.structure or len(own) == 1):
+            del bars[whole[0]]
             continue
-        place = next(
-            (
-                i
-                for i, b in enumerate(bars)
-                if _same_groups(bar, b) and b.structure == "diag" and _effects(bar) <= _effects(b)
-            ),
-            None,
-        )
-        if place is None:
+        among = [i for i in alike if bars[i].structure == "diag" and own <= _effects(bars[i])]
+        if not among:
             have = ", ".join(map(str, bars)) or "none"
             raise FormulaError(
                 f"update: there is no random term {bar} to take away; there is {have}.",
                 change,
                 span,
             )
-        rest = [
-            term for term in terms(bars[place].columns, change) if term.label not in _effects(bar)
-        ]
+        place = among[0]
+        rest = [term for term in terms(bars[place].columns, change) if term.label not in own]
         if rest:
-            bars[place] = replace(
-                bars[place], columns=joined(rest), structure="us" if len(rest) == 1 else "diag"
-            )
+            structure = "us" if len(rest) == 1 else "diag"
+            bars[place] = replace(bars[place], columns=joined(rest), structure=structure)
         else:
             del bars[place]
 

@@ -29,7 +29,7 @@ from lmm.inference.refits.resampled_responses import resample_slabs
 from lmm.inference.refits.simulated_responses import simulate_slabs
 from lmm.memory import require
 from lmm.results.tables import parameter_table
-from lmm.results.tables.fixed import deviations
+from lmm.results.tables.fixed import deviations, limit_table
 from lmm.results.text.coverage import check_level
 from lmm.results.text.numberformat import format_column
 from lmm.results.text.progress_bar import bar
@@ -120,7 +120,7 @@ class Bootstrap:
             limits = self._each(bootstrap_intervals.bca, tail, self._without_levels())
         else:
             limits = self._each(PLAIN[type], tail)
-        return pd.DataFrame(limits, index=self.replicates.columns, columns=["lower", "upper"])
+        return limit_table(limits, self.replicates.columns)
 
     def _each(
         self, limits: Callable[..., np.ndarray], tail: np.ndarray, *more: pd.DataFrame

@@ -40,11 +40,17 @@ class Finding:
     """One check: what was measured, whether it is well, and what to do where it is not."""
 
     check: str
-    status: str
-    value: float
-    p_value: float
+    bad: bool
     what: str
-    advice: str = ""
+    advice: str
+    value: float = float("nan")
+    p_value: float = float("nan")
+
+    @property
+    def row(self) -> tuple[str, float, float, str, str]:
+        """``status, value, p_value, what, advice``."""
+        status, advice = (WARNING, self.advice) if self.bad else (OK, "")
+        return status, self.value, self.p_value, self.what, advice
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -120,49 +126,26 @@ def check(fit: Fit, nsim: int, rng: None | int | np.random.Generator) -> Checks:
         found += [*_normality(fit, generator), *_influence(fit)]
     columns = ["status", "value", "p_value", "what", "advice"]
     index = pd.Index([f.check for f in found], name="check")
-    return Checks(
-        pd.DataFrame(
-            [[getattr(f, c) for c in columns] for f in found], index=index, columns=columns
-        )
-    )
-
-
-def _finding(
-    check: str, bad: bool, value: float, p_value: float, what: str, advice: str
-) -> Finding:
-    return Finding(check, WARNING if bad else OK, value, p_value, what, advice if bad else "")
+    return Checks(pd.DataFrame([f.row for f in found], index=index, columns=columns))
 
 
 def _estimation(fit: Fit) -> Iterator[Finding]:
-    nan = float("nan")
     advice = "The estimates are no optimum: simplify the random effects, or raise the limits with control=lmm.Control(max_evaluations=...)."
-    yield _finding(
-        "convergence",
-        not fit.convergence.converged,
-        nan,
-        nan,
-        fit.convergence.message.rstrip("."),
-        advice,
-    )
+    what = fit.convergence.message.rstrip(".")
+    yield Finding("convergence", not fit.convergence.converged, what, advice)
     said = notes.singular_notes(fit.design, fit.estimate, 1e-4)
     what = "singular" if said else "every variance is away from its boundary"
-    yield _finding("singularity", bool(said), nan, nan, what, " ".join(said))
+    yield Finding("singularity", bool(said), what, " ".join(said))
     dropped = fit.design.dropped
     names, were = ", ".join(dropped), "was" if len(dropped) == 1 else "were"
     advice = f"{names} cannot be told from the other columns and {were} dropped; leave out of the formula what says the same twice."
-    yield _finding(
-        "rank",
-        bool(dropped),
-        float(len(dropped)),
-        nan,
-        "fixed columns that depend on others:",
-        advice,
-    )
+    what = "fixed columns that depend on others:"
+    yield Finding("rank", bool(dropped), what, advice, float(len(dropped)))
     others = [
         m for m in fit.estimate.messages if not m.startswith((notes.UNCONVERGED, "Singular fit, "))
     ]
     if others:
-        yield Finding("estimates", WARNING, nan, nan, "the fit says", " ".join(others))
+        yield Finding("estimates", True, "the fit says", " ".join(others))
 
 
 def _simulated(fit: Fit, nsim: int, rng: np.random.Generator) -> Iterator[Finding]:
@@ -200,7 +183,7 @@ def _simulated(fit: Fit, nsim: int, rng: np.random.Generator) -> Iterator[Findin
 
 
 def _test(check: str, test: SimulatedTest, what: str, advice: str) -> Finding:
-    return _finding(check, test.p_value < ALPHA, test.statistic, test.p_value, what, advice)
+    return Finding(check, test.p_value < ALPHA, what, advice, test.statistic, test.p_value)
 
 
 def _overdispersion(fit: Fit) -> Iterator[Finding]:
@@ -214,14 +197,8 @@ def _overdispersion(fit: Fit) -> Iterator[Finding]:
         else "a random effect with a level per row, (1 | row)"
     )
     advice = f"The response varies more than the family says, and standard errors are too small: use {cure}."
-    yield _finding(
-        "overdispersion",
-        p < ALPHA,
-        ratio,
-        p,
-        "Pearson's chi-squared over its degrees of freedom",
-        advice,
-    )
+    what = "Pearson's chi-squared over its degrees of freedom"
+    yield Finding("overdispersion", p < ALPHA, what, advice, ratio, p)
 
 
 def _collinearity(fit: Fit) -> Iterator[Finding]:
@@ -236,14 +213,8 @@ def _collinearity(fit: Fit) -> Iterator[Finding]:
         f"{worst} can hardly be told from other predictors: its standard error is {np.sqrt(largest):.1f} times what it would be alone. "
         "Centre predictors that enter in products or powers, or leave one of those that say the same out."
     )
-    yield _finding(
-        "collinearity",
-        largest > COLLINEAR,
-        largest,
-        float("nan"),
-        f"largest variance inflation, of {worst},",
-        advice,
-    )
+    what = f"largest variance inflation, of {worst},"
+    yield Finding("collinearity", largest > COLLINEAR, what, advice, largest)
 
 
 def _normality(fit: Fit, rng: np.random.Generator) -> Iterator[Finding]:
@@ -269,14 +240,8 @@ def _normality(fit: Fit, rng: np.random.Generator) -> Iterator[Finding]:
             f"The effects of {term.group} are not normal: a few levels far from the others, or two kinds of levels? Look at "
             "fit.plot.ranef(); a predictor of the groups may part them. Fixed effects are little affected."
         )
-        yield _finding(
-            f"random effects, {term.group}",
-            p < ALPHA,
-            r,
-            p,
-            f"correlation of {column} with normal quantiles",
-            advice,
-        )
+        what = f"correlation of {column} with normal quantiles"
+        yield Finding(f"random effects, {term.group}", p < ALPHA, what, advice, r, p)
 
 
 def _influence(fit: Fit) -> Iterator[Finding]:
@@ -305,4 +270,4 @@ def _largest(check: str, unit: str, cook: pd.Series, advice: str) -> Iterator[Fi
     worst = float(cook.max())
     if np.isfinite(worst):
         what = f"largest Cook's distance, of {unit} {cook.idxmax()!r},"
-        yield _finding(check, worst > INFLUENTIAL, worst, float("nan"), what, advice)
+        yield Finding(check, worst > INFLUENTIAL, what, advice, worst)

@@ -49,6 +49,11 @@ def deviations(cov: np.ndarray) -> np.ndarray:
         return np.asarray(np.sqrt(np.diagonal(cov, axis1=-2, axis2=-1)))
 
 
+def limit_table(values: np.ndarray, index: list[str] | pd.Index) -> pd.DataFrame:
+    """``lower, upper`` of named parameters."""
+    return pd.DataFrame(values, index=index, columns=["lower", "upper"])
+
+
 def standard_errors(design: Design, cov: np.ndarray) -> pd.Series:
     """Square roots of the covariance's diagonal, NaN where the column was dropped."""
     return pd.Series(

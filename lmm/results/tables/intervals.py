@@ -9,11 +9,16 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
-from lmm.design.design import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.inference.tests.ddf import degrees_of_freedom
 from lmm.results.rows.thresholds import threshold_table
-from lmm.results.tables.fixed import fixed_effects, kept_positions, spread, standard_errors
+from lmm.results.tables.fixed import (
+    fixed_effects,
+    kept_positions,
+    limit_table,
+    spread,
+    standard_errors,
+)
 from lmm.results.text.coverage import check_level, normal_quantile
 
 if TYPE_CHECKING:
@@ -34,58 +39,39 @@ def rows(known: Uncertainty) -> tuple[list[str], list[str]]:
 def chosen(known: Uncertainty, parm: str | Sequence[str] | None) -> list[int]:
     """Positions of the rows that ``parm`` names, ascending. A name that two rows have (a predictor called sigma) means both."""
     variances, coefficients = rows(known)
-    return places_of(variances, coefficients, parm)
-
-
-def places_of(
-    variances: list[str], coefficients: list[str], parm: str | Sequence[str] | None
-) -> list[int]:
-    """The same among given names."""
     everything = [*variances, *coefficients]
     if parm is None:
         return list(range(len(everything)))
+    groups = {
+        ALL_VARIANCES: range(len(variances)),
+        ALL_COEFFICIENTS: range(len(variances), len(everything)),
+    }
     asked: set[int] = set()
     for name in [parm] if isinstance(parm, str) else list(parm):
-        if name in (ALL_VARIANCES, ALL_COEFFICIENTS):
-            asked |= set(
-                range(len(variances))
-                if name == ALL_VARIANCES
-                else range(len(variances), len(everything))
-            )
-        elif name in everything or (name == "(Intercept)" and "Intercept" in everything):
-            asked |= {
-                i
-                for i, other in enumerate(everything)
-                if other == (name if name in everything else "Intercept")
-            }
-        else:
+        own = "Intercept" if name == "(Intercept)" and name not in everything else name
+        found = groups.get(name) or [i for i, other in enumerate(everything) if other == own]
+        if not found and name not in groups:
             options = ", ".join(map(repr, everything))
             raise ArgumentError(
                 f"parm: {name!r} is not a parameter of this fit; there is {options}, 'theta_' for all variance parameters and 'beta_' for "
                 f"all coefficients.{nearest(str(name), everything)}"
             )
+        asked.update(found)
     return sorted(asked)
 
 
-def profile_rows(design: Design, q: int, places: Sequence[int]) -> list[int]:
-    """Rows of the table, in which dropped coefficients stand, of parameters of the likelihood; ``q`` variance parameters come first."""
-    kept = kept_positions(design)
-    more = len(design.all_names) - len(kept)
-    return [i if i < q else q + int(kept[i - q]) if i < q + len(kept) else i + more for i in places]
+def likelihood_rows(known: Uncertainty) -> list[int]:
+    """Rows of the parameters that a likelihood has: all but those of dropped coefficients."""
+    design, q = known.design, len(known.variance_names)
+    after = q + len(design.all_names)
+    own = range(after, after + len(known.estimate.distribution.threshold_names))
+    return [*range(q), *(q + kept_positions(design)).tolist(), *own]
 
 
-def profiled(design: Design, q: int, places: Sequence[int]) -> list[int]:
-    """The inverse: parameters of the likelihood for rows of the table, without those of dropped coefficients."""
-    size = q + len(design.all_names)
-    back = {row: i for i, row in enumerate(profile_rows(design, q, range(q + len(design.names))))}
-    return [
-        back[i] if i < size else i - len(design.dropped) for i in places if i >= size or i in back
-    ]
-
-
-def profile_places(known: Uncertainty, parm: str | Sequence[str]) -> list[int]:
-    """Parameters of the likelihood that ``parm`` names."""
-    return profiled(known.design, len(known.variance_names), chosen(known, parm))
+def profiled(known: Uncertainty, places: Sequence[int]) -> list[int]:
+    """Parameters of the likelihood at these rows."""
+    kept = likelihood_rows(known)
+    return [kept.index(i) for i in places if i in kept]
 
 
 def confidence_intervals(
@@ -106,16 +92,11 @@ def profile_intervals(known: Uncertainty, level: float, places: list[int]) -> pd
     """Where the profile likelihood of these rows falls by the quantile of chi-square; missing for dropped coefficients."""
     from lmm.results.tables import profile_table
 
-    variances, coefficients = rows(known)
-    q = len(variances)
-    kept = profiled(known.design, q, places)
-    found = profile_table.profile(
-        known.design, known.problem, known.estimator, known.estimate, kept, level
-    )
-    table = pd.DataFrame(np.nan, index=[*variances, *coefficients], columns=["lower", "upper"])
-    table.iloc[profile_rows(known.design, q, found.places)] = found.confint(level).to_numpy()
+    found = profile_table.profile(known, profiled(known, places), level)
+    kept = [likelihood_rows(known)[i] for i in found.places]
+    table = _placed(known, found.confint(level), kept).iloc[places]
     table.attrs["messages"] = found.messages
-    return table.iloc[places]
+    return table
 
 
 def bootstrapped(
@@ -123,12 +104,16 @@ def bootstrapped(
 ) -> pd.DataFrame:
     """Intervals from a bootstrap, whose rows are those of the likelihood, with rows for dropped coefficients."""
     no_ddf(ddf, "boot")
-    design, variances = known.design, known.variance_names
-    q, own = len(variances), list(table.index[len(variances) + len(design.names) :])
-    coefficients = [*design.all_names, *own]
-    out = pd.DataFrame(np.nan, index=[*variances, *coefficients], columns=["lower", "upper"])
-    out.iloc[profile_rows(design, q, range(len(table)))] = table.to_numpy()
-    return out.iloc[places_of(variances, coefficients, parm)]
+    return _placed(known, table, likelihood_rows(known)).iloc[chosen(known, parm)]
+
+
+def _placed(known: Uncertainty, limits: pd.DataFrame, places: list[int]) -> pd.DataFrame:
+    """Limits at their rows of the table of all parameters."""
+    variances, coefficients = rows(known)
+    names = [*variances, *coefficients]
+    out = limit_table(np.full((len(names), 2), np.nan), names)
+    out.iloc[places] = limits.to_numpy()
+    return out
 
 
 def no_ddf(ddf: str | None, method: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,14 +14,16 @@ from lmm import arguments
 from lmm.arguments import checked_methods
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
-from lmm.estimators.estimator import Estimator
 from lmm.inference.intervals.fit_profiles import AnySurface, parameters_held, profiles
 from lmm.inference.intervals.profiling import Curve, ProfilePath
 from lmm.inference.intervals.surface import Held, Place
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
-from lmm.results.tables.naming import parameter_names
+from lmm.results.tables.fixed import limit_table
 from lmm.results.text.coverage import check_level, normal_quantile
+
+if TYPE_CHECKING:
+    from lmm.results.uncertainty import Uncertainty
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,9 +163,7 @@ class Profile:
             )
         z = normal_quantile(level)
         limits = [track.value(np.array([-z, z])) for track in self.tracks]
-        return pd.DataFrame(
-            np.array(limits).reshape(-1, 2), index=list(self.parameters), columns=["lower", "upper"]
-        )
+        return limit_table(np.array(limits).reshape(-1, 2), list(self.parameters))
 
     def __len__(self) -> int:
         return len(self.tracks)
@@ -175,33 +176,21 @@ class Profile:
         return "\n".join([head, table.to_string(float_format=lambda x: f"{x:.5g}"), *self.messages])
 
 
-def all_names(design: Design, estimate: Estimate) -> tuple[list[str], list[str], list[str]]:
-    """Names of the rows of ``confint`` that a likelihood has: variance parameters, kept coefficients, parameters of an ordinal family."""
-    return (
-        parameter_names(design.varying, estimate.residual_sd is not None),
-        list(design.names),
-        estimate.distribution.threshold_names,
-    )
+def profile(known: Uncertainty, places: Sequence[int] | None, level: float) -> Profile:
+    """Profile the parameters of the likelihood at ``places``, all of them by default; see :meth:`lmm.Fit.profile`.
 
-
-def profile(
-    design: Design,
-    problem: Problem | GeneralizedProblem,
-    estimator: Estimator,
-    estimate: Estimate,
-    places: Sequence[int] | None,
-    level: float,
-) -> Profile:
-    """Profile the parameters at ``places`` of :func:`all_names`, all of them by default; see :meth:`lmm.Fit.profile`."""
+    They are variance parameters, kept coefficients, and parameters of an ordinal family.
+    """
+    design, problem, estimate = known.design, known.problem, known.estimate
     cutoff = normal_quantile(level)
-    variances, coefficients, own = all_names(design, estimate)
-    names = [*variances, *coefficients, *own]
+    variances, own = known.variance_names, estimate.distribution.threshold_names
+    names = [*variances, *design.names, *own]
     held = _held(problem, estimate, own)
     wanted = list(range(len(names)) if places is None else places)
     if estimate.knows_sigma:
         wanted = [i for i in wanted if held[i].kind != "sigma"]  # it is known
     chosen = [held[i] for i in wanted]
-    found = profiles(problem, estimator, estimate, chosen, cutoff)
+    found = profiles(problem, known.estimator, estimate, chosen, cutoff)
     for text in found.messages:
         if "better optimum" in text:
             warn(text, ConvergenceWarning)
