@@ -18,7 +18,7 @@ class Antedependence(ByPartials):
     """One standard deviation, k - 1 correlations of neighbours."""
 
     name = "ad"
-    common = True
+    common = ordered = True
 
     @property
     def n_angles(self) -> int:
@@ -59,6 +59,7 @@ class Autoregressive(Antedependence):
 
     name = "ar1"
     n_angles = 1
+    alone = True
 
     def rows(self, z: list[Row], c: list[Row], unit: list[Row]) -> list[Row]:
         return super().rows(z * (self.k - 1), c * (self.k - 1), unit)
@@ -90,4 +91,4 @@ class HeterogeneousAutoregressive(Autoregressive):
     """k standard deviations and one correlation."""
 
     name = "hetar1"
-    common = False
+    common = alone = False

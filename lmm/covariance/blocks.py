@@ -44,6 +44,9 @@ class Blocks(Covariance):
     def sides(self) -> tuple[Covariance, ...]:
         return self.parts
 
+    def keeps_all(self) -> bool:
+        return any(part.keeps_all() for part in self.parts)
+
     def _walk(self, theta: np.ndarray) -> list[tuple[Covariance, np.ndarray, slice, slice]]:
         """Per part: itself, its theta, its slice of the columns and of theta."""
         out, row, at = [], 0, 0

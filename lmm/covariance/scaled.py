@@ -233,6 +233,9 @@ class Scaled(Covariance):
         """All columns where G + c I, c small, has this structure again."""
         return _absorbing(self)
 
+    def keeps_all(self) -> bool:
+        return True
+
     def restricted(self, columns: np.ndarray) -> Covariance:
         return super().restricted(columns) if len(columns) >= self.least else Diagonal(len(columns))
 

@@ -35,12 +35,12 @@ class CorrelationPrior(Protocol):
 
 
 class Quantity(NamedTuple):
-    """A number by which a covariance is reported: a standard deviation or a correlation.
+    """A number by which a covariance is reported.
 
     Attributes
     ----------
-    kind : "sd", on the scale of the effects, or "cor".
-    row, column : the entry of G that it is read from; the same one twice for a standard deviation.
+    kind : "sd" or "loading", on the scale of the effects, "cor", or a positive number, "range" or "smoothness".
+    row, column : the entry of G that it is read from; the same one twice for a standard deviation. Of other kinds a key.
     columns : the columns that it is named by; none where it belongs to all of them.
     """
 
@@ -48,6 +48,11 @@ class Quantity(NamedTuple):
     row: int
     column: int
     columns: tuple[int, ...]
+
+    @property
+    def scales(self) -> bool:
+        """Whether it is proportional to the scale of the effects."""
+        return self.kind in ("sd", "loading")
 
 
 def sd(column: int) -> Quantity:
@@ -88,13 +93,17 @@ class Covariance(abc.ABC):
     k : number of random effects per level.
     name : the word used in a formula, ``diag(x|g)``.
     least : the fewest columns that it is made for.
+    ordered : whether its columns have an order, so that a level of a categorical keeps its place though it does not occur.
     over_coordinates : whether the columns are points, told apart by numbers such as times.
+    alone : whether one level with its columns tells the parameters, ``(0 + time | 1)``.
+    dimensions : the number of coordinates, where it is a certain one.
     """
 
     k: int
     name: str
     least = 1
-    over_coordinates = False
+    ordered = over_coordinates = alone = False
+    dimensions = 0
 
     # ---- theta and T
 
@@ -318,6 +327,10 @@ class Covariance(abc.ABC):
     def sides(self) -> tuple[Covariance, ...]:
         """The structures that lie side by side, each of columns of its own."""
         return (self,)
+
+    def keeps_all(self) -> bool:
+        """Whether the columns belong together, so that the covariance of some of them is of another kind."""
+        return False
 
     def pieces(self) -> list[np.ndarray]:
         """Columns that covariances join, set by set."""

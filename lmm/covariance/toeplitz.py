@@ -22,6 +22,7 @@ class Toeplitz(ByPartials):
 
     name = "toep"
     common = False
+    ordered = True
 
     @property
     def n_angles(self) -> int:

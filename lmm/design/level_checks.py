@@ -50,7 +50,7 @@ def unlike_weights(weights: np.ndarray | None, family: object) -> tuple[str, ...
 
 def check_levels(term: RandomTerm) -> None:
     """GroupingError for a grouping factor with a single level."""
-    if term.J < 2:
+    if term.J < 2 and not all(structure.alone for structure in term.structure.sides()):
         raise GroupingError(
             f"grouping factor {term.group!r} has one level in the rows used ({term.levels[0]!r}); a random effect needs at least two."
         )

@@ -46,7 +46,7 @@ from lmm.formula.text.names import (
     refuse_unknown,
     resolve,
 )
-from lmm.formula.text.parse import Formula
+from lmm.formula.text.parse import EVERYTHING, Formula
 from lmm.formula.text.row_dependence import across
 from lmm.formula.text.tokens import quote
 
@@ -274,7 +274,7 @@ def grouping(
     for bar in formula.bars:
         for factor in bar.factors:
             if factor not in single:
-                single[factor] = encode(expression(evaluator, factor, awkward), label((factor,)))
+                single[factor] = levels_of(evaluator, factor, awkward)
                 _check_rows(single[factor], factor, evaluator.columns.n)
         if bar.factors not in out:
             out[bar.factors] = (
@@ -284,6 +284,13 @@ def grouping(
             )
     told = [merged_before(levels.values, label((factor,))) for factor, levels in single.items()]
     return out, tuple(message for message in told if message is not None)
+
+
+def levels_of(evaluator: Evaluator, factor: str, awkward: frozenset[str]) -> Levels:
+    """Codes and levels of one grouping factor."""
+    if factor == EVERYTHING:
+        return Levels(np.zeros(evaluator.columns.n, dtype=np.int32), pd.Index([EVERYTHING]))
+    return encode(expression(evaluator, factor, awkward), label((factor,)))
 
 
 def _check_rows(levels: Levels, factor: str, n: int) -> None:

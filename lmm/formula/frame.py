@@ -19,9 +19,16 @@ from lmm.formula.columns.engine import Columns, Evaluator, Memories, ModelSpec, 
 from lmm.formula.columns.given import labelled
 from lmm.formula.columns.incidence import Incidence
 from lmm.formula.columns.kinds import NUMBER, Kind, by_level, conform
-from lmm.formula.columns.levels import Levels, UnseenLevels, encode, join, lookup
+from lmm.formula.columns.layout import Layout
+from lmm.formula.columns.levels import Levels, UnseenLevels, join, lookup
 from lmm.formula.columns.table import Table, missing, whole_rows
-from lmm.formula.evaluate import as_evaluated, as_predictor, check_finite, expression, offsets
+from lmm.formula.evaluate import (
+    as_evaluated,
+    as_predictor,
+    check_finite,
+    levels_of,
+    offsets,
+)
 from lmm.formula.text.grouping import Interaction, label
 from lmm.formula.text.names import alias, names_in, readable
 from lmm.formula.text.parse import Formula, parse
@@ -38,6 +45,7 @@ class TermRecipe:
     levels : the fitted levels, in the order of the codes.
     blocks : texts left of the bars, side by side.
     columns : the k column names; ``sources`` the Wilkinson term that each comes from.
+    layouts : per block, how its columns become those of the covariance; none where they are these.
     """
 
     factors: Interaction
@@ -45,6 +53,7 @@ class TermRecipe:
     blocks: tuple[str, ...]
     columns: tuple[str, ...]
     sources: tuple[str, ...]
+    layouts: tuple[Layout, ...] = field(default=(), kw_only=True)
 
     @property
     def group(self) -> str:
@@ -54,7 +63,10 @@ class TermRecipe:
     def values(self, frame: ModelFrame, table: Table) -> tuple[np.ndarray, np.ndarray]:
         """The columns (m, k) on new rows, NaN in incomplete ones, and the mask (m,) of complete rows."""
         evaluator, complete = frame.on(table, list(self.blocks))
-        values = np.concatenate([frame.columns(evaluator, text) for text in self.blocks], axis=1)
+        parts = [frame.columns(evaluator, text) for text in self.blocks]
+        if self.layouts:
+            parts = [layout.of(own) for layout, own in zip(self.layouts, parts, strict=True)]
+        values = np.concatenate(parts, axis=1)
         return _scatter(values, complete), complete
 
     def codes(
@@ -243,6 +255,8 @@ class ModelFrame:
             i = groups[bar.factors]
             terms = wilkinson(bar.columns, wanted.text, self.awkward)
             sources = [readable(str(term), self.awkward) for term in terms]
+            if bar.coordinates:
+                sources = [bar.source]
             absent = [s for s in sources if s not in self.terms[i].sources]
             if absent:
                 have = ", ".join(dict.fromkeys(self.terms[i].sources))
@@ -332,7 +346,7 @@ class ModelFrame:
         """The levels of a grouping factor; PredictionError where they cannot be had."""
         self._check_alone(as_evaluated(factor, self.awkward))
         with self._told():
-            return encode(expression(evaluator, factor, self.awkward), label((factor,)))
+            return levels_of(evaluator, factor, self.awkward)
 
     @contextmanager
     def _told(self) -> Iterator[None]:

@@ -134,7 +134,7 @@ class PosteriorUncertainty(Uncertainty):
             if not chain_diagnostics.varies(values[..., None])[0]:
                 limits.append([np.nan, np.nan])
                 continue
-            to, back = (np.arctanh, np.tanh) if name.startswith("cor_") else (np.log, np.exp)
+            to, back = (np.arctanh, np.tanh) if name.startswith("cor") else (np.log, np.exp)
             on_scale = to(values)
             limits.append(
                 list(back(on_scale.mean() + z * on_scale.std(ddof=1) * np.array([-1.0, 1.0])))

@@ -155,7 +155,8 @@ class Uncertainty:
 
     def standard_errors(self) -> np.ndarray:
         """Standard errors of the rows of ``VarCorr.to_frame()`` (``sdcor``), delta method; NaN on a boundary and where none is known."""
-        frame = varcorr(self.design, self.estimate).to_frame()
+        components = varcorr(self.design, self.estimate)
+        frame = components.to_frame()
         linear = self.estimate.family is None
         given = self.estimate.n_parameters == len(self.estimate.beta)
         joint = (None if given else self._variances) if linear else self.joint
@@ -164,9 +165,8 @@ class Uncertainty:
         jacobian = _jacobian(self.design, self.estimate, len(joint))
         with np.errstate(invalid="ignore"):
             variance = np.einsum("ij,jk,ik->i", jacobian, joint, jacobian, optimize=True)
-            inside = np.array(
-                frame["var2"].isna() | (frame["sdcor"].abs() < 1.0 - 1e-10), dtype=bool
-            )
+            correlation = np.array([kind == "cor" for kind in components.kinds])
+            inside = ~correlation | (frame["sdcor"].abs() < 1.0 - 1e-10).to_numpy()
             return np.asarray(np.where((variance > 0.0) & inside, np.sqrt(variance), np.nan))
 
     def dispersion_se(self) -> float:
@@ -203,11 +203,11 @@ class Uncertainty:
         return pd.DataFrame({"lower": centre - margin, "upper": centre + margin})
 
     def variance_limits(self, level: float) -> pd.DataFrame:
-        """Normal limits of standard deviations and correlations on the scales of their logarithm and of atanh."""
+        """Normal limits of correlations on the scale of atanh, of other parameters on that of their logarithm."""
         components, z = varcorr(self.design, self.estimate), normal_quantile(level)
         frame = components.to_frame()
         value, se = frame["sdcor"].to_numpy(dtype=float), self.standard_errors()
-        correlation = frame["var2"].notna().to_numpy()
+        correlation = np.array([kind == "cor" for kind in components.kinds])
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             on_log = value[:, None] * np.exp(np.outer(z * se / value, [-1.0, 1.0]))
             r = np.where(correlation, value, 0.0)
@@ -293,8 +293,8 @@ def _jacobian(design: Design, estimate: Estimate, size: int) -> np.ndarray:
         values, slopes = term.structure.report(np.asarray(estimate.theta[start:stop]))
         for i, q in in_table_order(term.structure):
             row = np.zeros(size)
-            row[start:stop] = scale * slopes[i] if q.kind == "sd" else slopes[i]
-            if linear and q.kind == "sd":
+            row[start:stop] = scale * slopes[i] if q.scales else slopes[i]
+            if linear and q.scales:
                 row[-1] = scale * values[i]
             out.append(row)
         start = stop

@@ -31,7 +31,12 @@ LINEAR: list[Covariance] = [
 ]
 WITH_NEW: list[Covariance] = [
     *LINEAR,
-    *(structure(k) for structure in STRUCTURES.values() for k in (2, 3, 5)),  # type: ignore[call-arg]
+    *(
+        structure(k)
+        for structure in STRUCTURES.values()
+        if not structure.over_coordinates
+        for k in (2, 3, 5)
+    ),  # type: ignore[call-arg]
     Autoregressive(2),
     Autoregressive(4),
     Blocks((Autoregressive(3), Unstructured(1))),

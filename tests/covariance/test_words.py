@@ -105,3 +105,34 @@ def test_a_structure_that_takes_the_residual_in_is_refused_with_one_row_per_colu
 def test_formulas_are_written_back_with_their_words():
     text = "y ~ x + hetar1(0 + f | g) + (1 | h)"
     assert str(lmm.formula.parse(text)) == text
+
+
+def test_a_level_that_no_row_has_keeps_its_place_and_its_lags():
+    """ar1 with a gap in the middle is that of exponents 1 and 2, which ou is over the positions."""
+    rng = np.random.default_rng(0)
+    g, t = np.repeat(np.arange(60), 10), np.tile(np.repeat(np.arange(5), 2), 60)
+    C = np.linalg.cholesky(0.8 ** np.abs(np.subtract.outer(range(5), range(5))))
+    y = (rng.normal(size=(60, 5)) @ C.T)[g, t] + 0.5 * rng.normal(size=len(g))
+    data = pd.DataFrame({"y": y, "g": g, "t": t})[t != 2]
+    data["f"] = pd.Categorical(data["t"].astype(str), categories=list("01234"))
+    gap = lmm.lmer("y ~ 1 + ar1(0 + f | g)", data)
+    positions = lmm.lmer("y ~ 1 + ou(t | g)", data)
+    assert gap.llf == pytest.approx(positions.llf, abs=1e-8)
+    assert gap.ranef()["g"].columns.tolist() == [f"f[{level}]" for level in "01234"]
+    np.testing.assert_allclose(gap.predict(data), gap.fittedvalues, rtol=1e-9)
+    closed = lmm.lmer("y ~ 1 + ar1(0 + factor(t) | g)", data)
+    assert closed.llf < gap.llf - 0.1
+    for word in ("hetar1", "toep", "homtoep", "ad", "hetad"):
+        with pytest.raises(FormulaError, match=r"f\[2\] occurs in no row"):
+            lmm.lmer(f"y ~ 1 + {word}(0 + f | g)", data)
+
+
+def test_levels_stand_in_the_declared_order():
+    data = _two_columns().assign(f=lambda d: pd.Categorical(d["f"], categories=["b", "a"]))
+    fit = lmm.lmer("y ~ f + ar1(0 + f | g)", data)
+    assert fit.ranef()["g"].columns.tolist() == ["f[b]", "f[a]"]
+
+
+def test_an_intercept_is_no_ordered_column():
+    with pytest.raises(FormulaError, match=r"write ar1\(0 \+ f \| g\)"):
+        lmm.lmer("y ~ f + ar1(f | g)", _two_columns())

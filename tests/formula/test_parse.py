@@ -270,7 +270,7 @@ def test_control_characters_do_not_reach_the_terminal():
     assert shown[caret.index("^")] == "3"
 
 
-@pytest.mark.parametrize("term", ["cs(0 + x | g)", "ar1(0 + t | g)", "digg(1 | g)"])
+@pytest.mark.parametrize("term", ["csh(0 + x | g)", "arma(0 + t | g)", "digg(1 | g)"])
 def test_a_structure_that_is_not_known_lists_those_that_are(term: str) -> None:
     with pytest.raises(FormulaError, match=r"Covariance structures are written us\(x \| g\)"):
         parse(f"y ~ x + {term}")

@@ -27,6 +27,9 @@ from lmm.formula.text.tokens import (
     spaced,
 )
 
+#: how a text begins whose columns do without an intercept, and the grouping factor that all rows share
+NONE, EVERYTHING = "0 + ", "1"
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -50,10 +53,22 @@ class Bar:
         """Name of the grouping factor, ``"Subject"`` or ``"cask:batch"``."""
         return label(self.factors)
 
+    @property
+    def coordinates(self) -> bool:
+        """Whether the columns are coordinates of positions."""
+        return STRUCTURES[self.structure].over_coordinates
+
+    @property
+    def source(self) -> str:
+        """Where all columns come from that are made of coordinates, ``"exp(lat + lon)"``."""
+        return f"{self.structure}({self.columns.removeprefix(NONE)})"
+
     def __str__(self) -> str:
         group = ":".join(self.factors)
         if self.structure == "us":
             return f"({self.columns} | {group})"
+        if self.coordinates:
+            return f"{self.source[:-1]} | {group})"
         return (
             f"({self.columns} || {group})"
             if self.structure == "diag"
@@ -392,6 +407,17 @@ def _read_bar(
             "an offset belongs to the fixed part, not inside a random term.", text, span
         )
     start = at.stop + len(right) - len(right.lstrip())
+    if word and STRUCTURES[word].over_coordinates and not columns.startswith(NONE):
+        columns = NONE + columns
+    if right.strip() == EVERYTHING:
+        if not (word and STRUCTURES[word].alone):
+            words = ", ".join(name for name, structure in STRUCTURES.items() if structure.alone)
+            raise FormulaError(
+                f"(... | 1) is one group of all rows, of which only some structures tell a variance: {words}.",
+                text,
+                span,
+            )
+        return [Bar(columns, Interaction((EVERYTHING,)), word, span)]
     factors = grouping_factors(right.strip(), text, start)
     for factor in dict.fromkeys(name for group in factors for name in group):
         _check_expression(factor, text, span)

@@ -13,7 +13,14 @@ from scipy.linalg import solve_triangular
 
 from lmm.estimators.laplace.laplace_criterion import Objective
 from lmm.estimators.likelihood.profiled import Frame
-from lmm.inference.intervals.surface import Held, Place, coordinates, rotation
+from lmm.inference.intervals.surface import (
+    COORDINATES,
+    VALUES,
+    Held,
+    Place,
+    coordinates,
+    rotation,
+)
 from lmm.model.problem import GeneralizedProblem
 from lmm.search.trust_region import Point
 
@@ -64,14 +71,16 @@ class GeneralizedSurface:
         kind = self.which.kind
         if kind in ("sigma", "spacing"):
             return np.exp(0.5 * h if kind == "sigma" else h)
-        return np.sin(h) if kind == "cor" else np.asarray(h) * self.length
+        return np.asarray(VALUES[kind](h) if kind in VALUES else np.asarray(h) * self.length)
 
     def held_at(self, values: np.ndarray) -> np.ndarray:
         """The inverse of :meth:`values`."""
         kind = self.which.kind
         if kind in ("sigma", "spacing"):
             return np.log(values) * (2.0 if kind == "sigma" else 1.0)
-        return np.arcsin(values) if kind == "cor" else np.asarray(values) / self.length
+        return np.asarray(
+            COORDINATES[kind](values) if kind in COORDINATES else np.asarray(values) / self.length
+        )
 
     def reported(self, place: Place) -> tuple[float | None, np.ndarray, np.ndarray]:
         """sigma, coefficients, and the thresholds of an ordinal family."""

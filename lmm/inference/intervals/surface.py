@@ -18,6 +18,7 @@ rows, and with b_j, v_j its estimate and variance / sigma^2 when nothing is held
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,14 +34,30 @@ from lmm.linalg.elimination import Vectors
 from lmm.model.gaussian import deviance, hessian
 from lmm.search.trust_region import Point
 
+#: kinds of what is held that is no parameter of a covariance
+OTHERS = ("sigma", "coefficient", "threshold", "spacing")
+#: from the coordinate that is held to the parameter, and back, where they differ
+VALUES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "cor": np.sin,
+    "sigma": np.exp,
+    "range": np.exp,
+    "smoothness": np.exp,
+}
+COORDINATES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "cor": np.arcsin,
+    "sigma": np.log,
+    "range": np.log,
+    "smoothness": np.log,
+}
+
 
 @dataclass(frozen=True)
 class Held:
     """Which parameter a profile holds.
 
-    ``kind`` is "sd", "cor", "sigma", "coefficient", "threshold" or "spacing" (of equidistant thresholds). ``term`` is the
-    random term of a standard deviation or correlation and ``first``, ``second`` its columns; of a coefficient or threshold
-    ``first`` is its place.
+    ``kind`` is that of a covariance's :class:`lmm.covariance.structure.Quantity`, "sigma", "coefficient", "threshold" or "spacing" (of
+    equidistant thresholds). ``term`` is the random term of a quantity and ``first``, ``second`` its entry; of a coefficient or
+    threshold ``first`` is its place.
     """
 
     kind: str
@@ -69,7 +86,7 @@ def coordinates(
 ) -> tuple[list[Coordinates], int | None]:
     """Coordinates per term, and where the held one stands if it is one of theirs."""
     out = [Coordinates(s) for s in structures]
-    if held.kind not in ("sd", "cor"):
+    if held.kind in OTHERS:
         return out, None
     out[held.term] = structures[held.term].holding(held.first, held.second)
     before = sum(s.n_theta for s in structures[: held.term])
@@ -140,11 +157,11 @@ class LinearSurface:
 
     def values(self, h: np.ndarray) -> np.ndarray:
         """The parameter, on the user's scale, at values of the held coordinate."""
-        return {"cor": np.sin, "sigma": np.exp}.get(self.which.kind, np.asarray)(h)
+        return VALUES.get(self.which.kind, np.asarray)(h)
 
     def held_at(self, values: np.ndarray) -> np.ndarray:
         """The inverse of :meth:`values`."""
-        return {"cor": np.arcsin, "sigma": np.log}.get(self.which.kind, np.asarray)(values)
+        return COORDINATES.get(self.which.kind, np.asarray)(values)
 
     def reported(self, place: Place) -> tuple[float | None, np.ndarray, np.ndarray]:
         """sigma, coefficients, and the family's own parameters, none here."""

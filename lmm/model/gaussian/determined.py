@@ -76,6 +76,8 @@ def determined(problem: Problem, reml: bool) -> Determined:
             if len(left) == len(gram) or rest is gram
             else _independent(gram, length, sets, DEPENDENT)
         )
+        whole = {place[i][0] for i in left if problem.structures[place[i][0]].keeps_all()}
+        left = [i for i, (t, _) in enumerate(place) if i in left or t in whole]
         for i in left:
             kept[place[i][0]].append(place[i][1])
         if len(left) < len(place):

@@ -84,8 +84,15 @@ def _one_factor(
     v = (dG.reshape(-1, k) @ e).reshape(len(dG), k, J)
     onto = R.reshape(p, k * J) @ v.reshape(len(dG), -1).T
     quad = v.reshape(len(dG), -1) @ small.apply(Q, v).reshape(len(dG), -1).T - onto.T @ onto
+    summed = Q.sum(axis=-1)
+    rho = np.einsum("aj,iaj->i", e, v)
+    if k > 2 * len(dG):
+        trace = _traces(dG, Q, R if reml else R[:0])
+        if reml:
+            summed = summed - np.tensordot(R, R, ((0, 2), (0, 2)))
+        return Pieces(trace, quad, rho, float(np.sum(logdet)), head, [summed], [e @ e.T])
     pairs = Q.reshape(k * k, J)
-    total, summed, between = pairs @ pairs.T, Q.sum(axis=-1), 0.0
+    total, between = pairs @ pairs.T, 0.0
     if reml and p:
         own = np.einsum("paj,pbj->abj", R, R).reshape(k * k, J)
         mixed = pairs @ own.T
@@ -95,10 +102,21 @@ def _one_factor(
         total = total - mixed - mixed.T
         summed = summed - own.sum(axis=-1).reshape(k, k)
     P = total.reshape(k, k, k, k).transpose(0, 1, 3, 2) + between
-    rho = np.einsum("aj,iaj->i", e, v)
     # tr(E_i Q E_j Q) = sum dG_i[a, b] Q[b j, c l] dG_j[c, d] Q[d l, a j]
     trace = np.einsum("iab,bcda,jcd->ij", dG, P, dG, optimize=["einsum_path", (0, 1), (0, 1)])
     return Pieces(trace, quad, rho, float(np.sum(logdet)), head, [summed], [e @ e.T])
+
+
+def _traces(dG: np.ndarray, Q: np.ndarray, R: np.ndarray) -> np.ndarray:
+    """tr(E_i P E_j P), P = Q - R'R, of few directions dG (m, k, k) and many columns: Q (k, k, J) by level, R (p, k, J)."""
+    levels, across = np.moveaxis(Q, -1, 0), np.moveaxis(R, -1, 0)
+    half = dG[:, None] @ levels
+    trace = half.reshape(len(dG), -1) @ np.swapaxes(half, -1, -2).reshape(len(dG), -1).T
+    onto = across @ dG[:, None]  # R_j dG_i, (m, J, p, k)
+    mixed = (onto @ levels).reshape(len(dG), -1) @ onto.reshape(len(dG), -1).T
+    between = np.einsum("ijpk,jqk->ipq", onto, across)
+    both = np.einsum("ipq,jqp->ij", between, between)
+    return np.asarray(trace - mixed - mixed.T + both)
 
 
 @np.errstate(all="ignore")  # what is not finite is refused

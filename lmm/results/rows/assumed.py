@@ -33,7 +33,7 @@ def assume(design: Design, estimate: Estimate, parameters: Mapping[str, float] |
                 f"parameters: there is no {name!r}; there is {', '.join(map(str, values.index))}.{nearest(name, values.index)}"
             )
         if not np.isfinite(float(value)) or (
-            float(value) < 0 and (name == "sigma" or name.startswith("sd_"))
+            float(value) < 0 and name.startswith(("sigma", "sd", "range", "smoothness"))
         ):
             raise ArgumentError(
                 f"parameters: {name}={value!r} must be a {'number' if name in names else 'non-negative number'}."

@@ -42,9 +42,15 @@ def quantity_names(term: Varying | Component) -> list[str]:
     """``sd_x|g`` and ``cor_z.x|g``, in the order of the structure's quantities."""
     names = []
     for q in term.structure.quantities():
-        columns = ".".join(lme4_column(term.columns[a]) for a in q.columns)
+        columns = called(tuple(lme4_column(term.columns[a]) for a in q.columns))
         names.append(f"{q.kind}_{columns}|{term.group}" if columns else f"{q.kind}|{term.group}")
     return names
+
+
+def called(columns: tuple[str, ...]) -> str:
+    """What a quantity of some columns is called by: ``x``, ``z.x``, or of more, as far as they share it, ``f`` of ``f[a], f[b], f[c]``."""
+    stems = {name.partition("[")[0] for name in columns}
+    return stems.pop() if len(columns) > 2 and len(stems) == 1 else ".".join(columns)
 
 
 def parameter_names(terms: Sequence[Varying], residual: bool = True) -> list[str]:

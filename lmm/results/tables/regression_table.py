@@ -115,5 +115,7 @@ def _label(name: str) -> str:
     what = what.replace("(Intercept)", "Intercept")
     if kind == "sd":
         return f"SD ({what} | {group})"
+    if kind not in ("sd", "cor"):
+        return f"{kind.partition('|')[0].capitalize()} ({what or group})"
     # the two columns of cor_a.b|g: the second, the first
     return f"Cor ({what.replace('.Intercept', ', Intercept')} | {group})"

@@ -85,16 +85,15 @@ def fixed_rows(known: Uncertainty, ddf: Ddf | None) -> pd.DataFrame:
 
 def parameter_rows(known: Uncertainty) -> pd.DataFrame:
     """Standard deviations ``sd__Days`` and correlations ``cor__Intercept.Days``, the residual as ``sd__Observation``."""
-    frame = varcorr(known.design, known.estimate).to_frame()
+    components = varcorr(known.design, known.estimate)
+    frame = components.to_frame()
     terms = []
-    for first, second in zip(frame["var1"], frame["var2"], strict=True):
+    for kind, first, second in zip(components.kinds, frame["var1"], frame["var2"], strict=True):
         if first is None:
             terms.append("sd__Observation")
         else:
-            names = [name for name in (first, second) if name]
-            terms.append(
-                "__".join(["sd" if second is None else "cor", *filter(None, [".".join(names)])])
-            )
+            names = [name for name in (first, second) if name and name != kind]
+            terms.append("__".join([kind, *filter(None, [".".join(names)])]))
     out = pd.DataFrame(
         {"effect": "ran_pars", "group": frame["grp"], "term": terms, "estimate": frame["sdcor"]}
     )

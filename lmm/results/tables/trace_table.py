@@ -45,7 +45,7 @@ def _names(design: Design, key: str) -> list[str]:
     if key == "beta":
         return list(design.names)
     return (
-        [name for name in parameter_names(design.varying) if not name.startswith("cor_")]
+        [name for name in parameter_names(design.varying) if name.startswith(("sd", "sigma"))]
         if key == "sd"
         else []
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from lmm.covariance import Covariance
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.model.records import Estimate
-from lmm.results.tables.naming import in_table_order, quantity_names
+from lmm.results.tables.naming import called, in_table_order, quantity_names
 from lmm.results.text.numberformat import format_column
 from lmm.results.text.render import TextTable
 
@@ -52,6 +53,39 @@ class Component:
         correlation = np.where(free, np.clip(correlation, -1.0, 1.0), 0.0)
         np.fill_diagonal(correlation, 1.0)
         return correlation
+
+    def rows(self, places: int, digits: int) -> list[Row]:
+        """The printed rows, correlations with ``places`` after the point, other numbers with ``digits``."""
+        out: list[Row] = []
+        at = 0
+        for part in self.structure.sides():
+            columns, own = self.columns[at : at + part.k], slice(at, at + part.k)
+            quantities = part.quantities()
+            deviations, r = self.stddev[own], self.correlation[own, own]
+            if all(q.columns for q in quantities if q.kind == "sd"):
+                free = {(q.row, q.column) for q in quantities if q.kind == "cor"}
+                for i, name in enumerate(columns):
+                    cells = [f"{r[i, j]:.{places}f}" if (i, j) in free else "" for j in range(i)]
+                    out.append(Row(name, float(deviations[i]), cells))
+            else:
+                values = part.describe(self.covariance[own, own])
+                cells = []
+                for q, value in zip(quantities, values, strict=True):
+                    if q.kind == "cor":
+                        cells.append(f"{value:.{places}f}")
+                    elif q.kind != "sd":
+                        cells.append(f"{q.kind} {value:.{digits}g}")
+                out.append(Row(called(columns), float(deviations[0]), cells))
+            at += part.k
+        return out
+
+
+class Row(NamedTuple):
+    """A printed row of a component: a column's name, its standard deviation and its correlations with those before."""
+
+    name: str
+    sd: float
+    cells: list[str]
 
 
 @checked_methods
@@ -97,6 +131,14 @@ class VarCorr:
             names += [own[i] for i, _ in in_table_order(c.structure)]
         return names if self.sigma is None else [*names, "sigma"]
 
+    @property
+    def kinds(self) -> list[str]:
+        """What each row of :meth:`to_frame` is: "sd", "cor", "range", "smoothness" or "loading"."""
+        kinds = []
+        for c in self._components.values():
+            kinds += [q.kind for _, q in in_table_order(c.structure)]
+        return kinds if self.sigma is None else [*kinds, "sd"]
+
     def component(self, group: str) -> Component:
         """The arrays of one grouping factor."""
         try:
@@ -127,19 +169,25 @@ class VarCorr:
 
         Per group the variances first, then the covariances column by column, the residual last. What belongs to all
         columns of a group has no name in ``var1``.
-        ``sdcor`` is the standard deviation where ``var2`` is missing, else the correlation.
+        ``sdcor`` is the standard deviation where ``var2`` is missing, else the correlation; or a range, a smoothness or a loading,
+        where ``var2`` says so.
         """
         rows: list[tuple[str, str | None, str | None, float, float]] = []
         for c in self._components.values():
             sd, correlation = c.stddev, c.correlation
-            for _, q in in_table_order(c.structure):
+            values = c.structure.describe(c.covariance)
+            for i, q in in_table_order(c.structure):
                 names = [c.columns[a] for a in q.columns]
+                if len(names) > 2:
+                    names = [called(tuple(names))]
                 entry = (q.row, q.column)
                 if q.kind == "sd":
                     rows.append((c.group, ".".join(names), None, c.covariance[entry], sd[q.row]))
-                    continue
-                second, first = names if len(names) == 2 else ("", ".".join(names))
-                rows.append((c.group, first, second, c.covariance[entry], correlation[entry]))
+                elif q.kind == "cor":
+                    second, first = names if len(names) == 2 else ("", ".".join(names))
+                    rows.append((c.group, first, second, c.covariance[entry], correlation[entry]))
+                else:
+                    rows.append((c.group, ".".join(names), q.kind, np.nan, float(values[i])))
         if self.sigma is not None:
             rows.append(("Residual", None, None, self.sigma**2, self.sigma))
         grp, var1, var2, vcov, sdcor = (list(column) for column in zip(*rows, strict=True))
@@ -148,20 +196,21 @@ class VarCorr:
         return text.assign(vcov=vcov, sdcor=sdcor)
 
     def table(self, digits: int = 5, variances: bool = False) -> TextTable:
-        """The printed table: Groups, Name, (Variance,) Std.Dev. and the lower triangle of correlations."""
+        """The printed table: Groups, Name, (Variance,) Std.Dev. and the lower triangle of correlations.
+
+        Columns that share one standard deviation are one row, with what else is reported of them.
+        """
         groups: list[str] = []
         names: list[str] = []
         sd: list[float] = []
         correlations: list[list[str]] = []
+        places = max(2, digits - 2)
         for c in self._components.values():
-            groups += [c.group] + [""] * (len(c.columns) - 1)
-            names += c.columns
-            sd += list(c.stddev)
-            r, free = c.correlation, {(q.row, q.column) for q in c.structure.quantities()}
-            places = max(2, digits - 2)
-            for i in range(len(c.columns)):
-                cells = [f"{r[i, j]:.{places}f}" if (i, j) in free else "" for j in range(i)]
-                correlations.append(cells)
+            rows = c.rows(places, digits)
+            groups += [c.group] + [""] * (len(rows) - 1)
+            names += [row.name for row in rows]
+            sd += [row.sd for row in rows]
+            correlations += [row.cells for row in rows]
         if self.sigma is not None:
             groups.append("Residual")
             names.append("")

@@ -1,0 +1,214 @@
+"""Correlations by distance: identities, and fits through everything that a fit offers."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lmm
+from lmm.covariance import STRUCTURES
+from lmm.covariance.spatial import Spatial
+from lmm.errors import FormulaError, PredictionError
+from lmm.inference.tests.kenward_roger import kenward_roger
+from tests.covariance.test_new_structure import _kenward_roger
+
+WORDS = ("ou", "exp", "gau", "mat")
+TIMES = np.array([0.0, 1.0, 2.0, 4.0, 7.0, 8.0])
+each = pytest.mark.parametrize("word", WORDS)
+
+
+def structure_of(word: str, k: int) -> Spatial:
+    rng = np.random.default_rng([k, len(word)])
+    points = rng.uniform(size=(k, 1 if word == "ou" else 2))
+    return STRUCTURES[word](tuple(map(tuple, points.tolist())))  # type: ignore[call-arg,return-value]
+
+
+@pytest.mark.parametrize("k", [3, 6])
+@each
+def test_derivatives_and_the_way_back(word, k):
+    structure = structure_of(word, k)
+    theta = 0.5 * np.random.default_rng(k).normal(size=structure.n_theta)
+    G = structure.covariance(theta)
+    for value, slope in (
+        (structure.factor, structure.jacobian),
+        (structure.jacobian, structure.second),
+        (structure.covariance, structure.covariance_slopes),
+        (structure.covariance_slopes, structure.covariance_bends),
+        (lambda own: structure.report(own)[0], lambda own: structure.report(own)[1].T),
+    ):
+        numeric = [(value(theta + e) - value(theta - e)) / 2e-6 for e in 1e-6 * np.eye(len(theta))]
+        np.testing.assert_allclose(slope(theta), numeric, atol=5e-8)
+    np.testing.assert_allclose(structure.covariance(structure.from_matrix(G)), G, atol=1e-9)
+    np.testing.assert_allclose(structure.matrix(structure.describe(G)), G, atol=1e-9)
+    canonical = structure.canonical(theta)
+    np.testing.assert_allclose(structure.report(canonical)[0], structure.describe(G), rtol=1e-5)
+    if word != "mat":
+        sd = np.abs(theta[:1])
+        L = structure.constrain(sd, structure.partials(G / sd**2), np)
+        np.testing.assert_allclose(L @ L.T, G, atol=1e-9)
+
+
+@each
+def test_ranges_of_any_size_have_a_factor(word):
+    structure = structure_of(word, 6)
+    for log_range in (-500.0, -30.0, 30.0, 500.0):
+        theta = np.full(structure.n_theta, log_range)
+        theta[0] = 1.0
+        assert np.isfinite(structure.factor(theta)).all()
+        assert np.isfinite(structure.jacobian(theta)).all()
+
+
+def data(seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    J, k = 50, len(TIMES)
+    g, place = np.repeat(np.arange(J), 2 * k), np.tile(np.repeat(np.arange(k), 2), J)
+    R = np.exp(-np.abs(np.subtract.outer(TIMES, TIMES)) / 3.0)
+    b = 1.2 * rng.normal(size=(J, k)) @ np.linalg.cholesky(R).T
+    x = rng.normal(size=len(g))
+    frame = pd.DataFrame({"x": x, "g": g, "week": TIMES[place]})
+    frame["y"] = 1.0 + 0.5 * x + b[g, place] + 0.7 * rng.normal(size=len(g))
+    frame["count"] = rng.poisson(np.exp(0.2 + 0.2 * x + 0.5 * b[g, place]))
+    return frame
+
+
+@each
+def test_likelihood_and_kenward_roger_are_those_of_dense_matrices(word):
+    frame = data().iloc[:240]
+    fit = lmm.lmer(f"y ~ x + {word}(week | g)", frame)
+    theta, z, X = fit.theta.to_numpy(), fit.design.terms[0].values, fit.design.X
+    structure = fit.design.terms[0].structure
+    same = frame["g"].to_numpy()[:, None] == frame["g"].to_numpy()
+    ZGZ = same * (z @ structure.covariance(theta) @ z.T)
+    V = fit.sigma**2 * (ZGZ + np.eye(len(z)))
+    inverse = np.linalg.inv(V)
+    r = frame["y"].to_numpy() - X @ fit.fixef().to_numpy()
+    n, p = X.shape
+    expected = (
+        np.linalg.slogdet(V)[1]
+        + np.linalg.slogdet(X.T @ inverse @ X)[1]
+        + r @ inverse @ r
+        + (n - p) * np.log(2.0 * np.pi)
+    )
+    assert -2.0 * fit.llf == pytest.approx(expected, abs=1e-7)
+    directions = [same * (z @ dG @ z.T) for dG in structure.directions(theta)]
+    found = kenward_roger(fit.problem, fit.estimator, fit.estimate)
+    np.testing.assert_allclose(
+        found.cov, _kenward_roger(fit, [*directions, np.eye(n)], ZGZ), rtol=1e-6
+    )
+
+
+def test_ou_is_exp_of_one_coordinate_and_ar1_of_equal_steps():
+    frame = data()
+    one, other = (lmm.lmer(f"y ~ x + {word}(week | g)", frame) for word in ("ou", "exp"))
+    assert one.llf == pytest.approx(other.llf, abs=1e-10)
+    frame = frame[frame["week"] <= 2.0]
+    equal = lmm.lmer("y ~ x + ou(week | g)", frame)
+    ar1 = lmm.lmer("y ~ x + ar1(0 + factor(week) | g)", frame)
+    assert equal.llf == pytest.approx(ar1.llf, abs=1e-8)
+    range_ = equal.varcorr().to_frame()["sdcor"][1]
+    assert np.exp(-1.0 / range_) == pytest.approx(ar1.varcorr().to_frame()["sdcor"][1], abs=1e-5)
+
+
+def test_the_order_of_rows_and_shifts_of_the_origin_do_not_matter():
+    frame = data()
+    fit = lmm.lmer("y ~ x + mat(week | g)", frame)
+    mixed = frame.sample(frac=1.0, random_state=1)
+    mixed["week"] += 100.0
+    again = lmm.lmer("y ~ x + mat(week | g)", mixed)
+    assert again.llf == pytest.approx(fit.llf, abs=1e-8)
+    np.testing.assert_allclose(
+        again.varcorr().to_frame()["sdcor"], fit.varcorr().to_frame()["sdcor"], rtol=1e-4
+    )
+
+
+@each
+def test_everything_that_a_fit_offers(word, tmp_path):
+    frame = data()
+    fit = lmm.lmer(f"y ~ x + {word}(week | g)", frame, REML=False)
+    names = [f"{q.kind}|g" for q in fit.design.terms[0].structure.quantities()]
+    wald, profile = fit.confint(method="wald"), fit.confint(method="profile")
+    assert wald.index[: len(names)].tolist() == names
+    assert (profile["lower"] < profile["upper"]).all()
+    assert (wald.loc["range|g"] > 0.0).all()
+    width = (wald["upper"] - wald["lower"]).to_numpy()[:, None]
+    assert np.abs((profile - wald) / width)[: 2 if word != "mat" else 1].max().max() < 0.3
+    rows = fit.tidy(effects="ran_pars")
+    assert rows["std_error"].notna().all()
+    assert rows["term"].tolist() == [*(name[:-2] for name in names), "sd__Observation"]
+    assert "range" in str(fit.summary())
+    np.testing.assert_allclose(fit.predict(frame), fit.fittedvalues, rtol=1e-9)
+    np.testing.assert_allclose(
+        fit.predict(frame, re_form=f"~ {word}(week | g)"), fit.fittedvalues, rtol=1e-9
+    )
+    new = frame.assign(week=3.3)
+    with pytest.raises(PredictionError, match=r"positions of .*week.* never saw, such as \(3.3\)"):
+        fit.predict(new)
+    assert np.isfinite(fit.predict(new, re_form=False)).all()
+    assert fit.ranef()["g"].columns.tolist()[:2] == ["week[0]", "week[1]"]
+    assert np.isfinite(fit.bootstrap(3, rng=1).to_frame().to_numpy(dtype=float)).all()
+    Y = fit.simulate(2, rng=1, parameters={"range|g": 2.0})
+    again = lmm.lmer_batch(f"~ x + {word}(week | g)", frame, Y, REML=False)
+    one = fit.refit(Y.iloc[:, 0])
+    np.testing.assert_allclose(again.theta[0], one.theta.to_numpy(), atol=2e-3)
+    assert pickle.loads(pickle.dumps(fit)).theta.equals(fit.theta)
+    fit.save(tmp_path / "fit.lmm")
+    np.testing.assert_allclose(lmm.load(tmp_path / "fit.lmm").predict(frame), fit.fittedvalues)
+    general = lmm.glmer(f"count ~ x + {word}(week | g)", frame, family="poisson")
+    assert general.estimate.convergence.converged
+
+
+def test_one_group_of_all_rows():
+    rng = np.random.default_rng(3)
+    at = rng.uniform(size=(40, 2))
+    d = np.sqrt(((at[:, None] - at[None]) ** 2).sum(axis=-1))
+    b = np.linalg.cholesky(np.exp(-d / 0.3)) @ rng.normal(size=40)
+    place = np.tile(np.arange(40), 4)
+    frame = pd.DataFrame({"lat": at[place, 0], "lon": at[place, 1], "y": b[place]})
+    frame["y"] += 0.5 * rng.normal(size=len(frame))
+    fit = lmm.lmer("y ~ 1 + exp(lat + lon | 1)", frame)
+    assert fit.estimate.convergence.converged
+    assert fit.ranef()["1"].shape == (1, 40)
+    assert str(lmm.formula.parse("y ~ exp(lat + lon | 1)")) == "y ~ exp(lat + lon | 1)"
+    np.testing.assert_allclose(fit.predict(frame), fit.fittedvalues, rtol=1e-9)
+    many = lmm.lmer("y ~ 1 + exp(lat + lon | g)", frame.assign(g=np.arange(160) % 2))
+    assert many.estimate.convergence.converged
+
+
+def test_an_intercept_beside_positions_names_its_own_parameters():
+    fit = lmm.lmer("y ~ x + (1 | g) + ou(week | g)", data(2))
+    names = fit.confint(method="wald").index.tolist()
+    assert names[:3] == ["sd_(Intercept)|g", "sd_week|g", "range_week|g"]
+
+
+@pytest.mark.slow
+def test_the_sampler_and_variational_bayes_take_ranges():
+    pytest.importorskip("blackjax")
+    frame = data()[lambda d: d["week"] <= 4.0]
+    likelihood = lmm.lmer("y ~ x + exp(week | g)", frame, REML=False).varcorr().to_frame()["sdcor"]
+    method = lmm.NUTS(draws=200, warmup=200, chains=2, rng=1)
+    fit = lmm.lmer("y ~ x + exp(week | g)", frame, method=method)
+    assert {"sd|g", "range|g"} <= set(fit.draws.to_frame().columns)
+    np.testing.assert_allclose(fit.varcorr().to_frame()["sdcor"], likelihood, rtol=0.2)
+    pytest.importorskip("optax")
+    near = lmm.lmer("y ~ x + exp(week | g)", frame, method="vi").varcorr().to_frame()["sdcor"]
+    np.testing.assert_allclose(near, likelihood, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        ("y ~ x + ou(week + x | g)", "ou takes one coordinate, not 2"),
+        ("y ~ x + exp(text | g)", "text is no number; exp takes coordinates"),
+        ("y ~ x + exp(constant | g)", "has 1 distinct position; exp needs at least 2"),
+        ("y ~ x + (week | 1)", "one group of all rows"),
+        ("y ~ x + cs(0 + text | 1)", "one group of all rows"),
+    ],
+)
+def test_what_cannot_be_coordinates_is_refused(formula, message):
+    frame = data().assign(text="a", constant=1.0)
+    frame.loc[::2, "text"] = "b"
+    with pytest.raises(FormulaError, match=message):
+        lmm.lmer(formula, frame)
