@@ -24,27 +24,18 @@ def contrast_table(
 ) -> pd.DataFrame:
     """See :meth:`lmm.Fit.contrast`."""
     level = check_level(level)
-    labels, matrix, right = read(design, L)
-    right = right + _right_hand_side(rhs, len(matrix))
+    labels, matrix, right = read(design, L, rhs)
     value = matrix @ estimate.beta
     _say_unbounded(design, estimate, matrix)
     if joint:
         _check_consistent(matrix, right, labels)
         test = ddf.f(matrix, value - right)
         if ddf.method is None:
-            return pd.DataFrame(
-                {"chisq": [test.f * test.num_df], "df": [test.num_df], "p_value": [test.p]},
-                index=["joint"],
-            )
-        return pd.DataFrame(
-            {
-                "f_value": [test.f],
-                "num_df": [test.num_df],
-                "den_df": [test.den_df],
-                "p_value": [test.p],
-            },
-            index=["joint"],
-        )
+            tested = {"chisq": test.f * test.num_df, "df": test.num_df, "p_value": test.p}
+        else:
+            tested = {"f_value": test.f, "num_df": test.num_df, "den_df": test.den_df}
+            tested["p_value"] = test.p
+        return pd.DataFrame(tested, index=["joint"])
     se, df = ddf.t(matrix)
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = (value - right) / se
@@ -66,8 +57,8 @@ def drawn_contrasts(
 ) -> pd.DataFrame:
     """Mean, standard deviation and quantiles of L beta over the draws of a posterior."""
     level = check_level(level)
-    labels, matrix, right = read(design, L)
-    if joint or np.any(right + _right_hand_side(rhs, len(matrix)) != 0.0):
+    labels, matrix, right = read(design, L, rhs)
+    if joint or np.any(right != 0.0):
         raise ArgumentError(
             "contrast: a posterior has no tests, so that joint= and right-hand sides have no place; leave them out for mean, standard "
             "deviation and quantiles of L beta."
@@ -121,24 +112,31 @@ def _check_consistent(L: np.ndarray, rhs: np.ndarray, labels: list[str]) -> None
         )
 
 
-def read(design: Design, L: object) -> tuple[list[str], np.ndarray, np.ndarray]:
+def read(design: Design, L: object, rhs: object) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Labels, weights (r, p) of the kept coefficients, and right-hand sides (r,) of what a user gives as contrasts."""
-    names = list(design.all_names)
+    right: np.ndarray | float = 0.0
     if isinstance(L, str) or (
         isinstance(L, Sequence) and len(L) and all(isinstance(text, str) for text in L)
     ):
-        found = hypotheses.parse(L, names)
-        return list(found.labels), _kept(design, found.L, list(found.labels)), found.rhs
+        found = hypotheses.parse(L, list(design.all_names))
+        labels, weights, right = list(found.labels), found.L, found.rhs
+    else:
+        labels, weights = _weights(design, L)
+    if weights.shape[1] == len(design.all_names):
+        weights = _kept(design, weights, labels)
+    return labels, weights, right + _right_hand_side(rhs, len(weights))
+
+
+def _weights(design: Design, L: object) -> tuple[list[str], np.ndarray]:
+    """Labels, and weights of all coefficients or of those that were kept, from names with weights or an array."""
+    names = list(design.all_names)
     if isinstance(L, pd.Series):
         L = {L.name if isinstance(L.name, str) else "1": L.to_dict()}
     if isinstance(L, Mapping) and not L:
         raise ArgumentError("contrast: L={} names no coefficient.")
     if isinstance(L, Mapping):
-        rows = (
-            L
-            if L and all(isinstance(v, Mapping | pd.Series) for v in L.values())
-            else {_label(L): L}
-        )
+        several = all(isinstance(v, Mapping | pd.Series) for v in L.values())
+        rows = L if several else {_label(L): L}
         L = pd.DataFrame(
             [{str(k): v for k, v in dict(row).items()} for row in rows.values()],
             index=[str(label) for label in rows],
@@ -151,14 +149,10 @@ def read(design: Design, L: object) -> tuple[list[str], np.ndarray, np.ndarray]:
         table = (
             L.set_axis([str(name) for name in L.columns], axis=1).reindex(columns=names).fillna(0.0)
         )
-        labels = [str(label) for label in L.index]
-        return labels, _kept(design, _numbers(table.to_numpy()), labels), np.zeros(len(labels))
+        return [str(label) for label in L.index], _numbers(table.to_numpy())
     weights = np.atleast_2d(_numbers(L))
-    labels = [str(i + 1) for i in range(len(weights))]
-    if weights.ndim == 2 and weights.shape[1] == len(names):
-        return labels, _kept(design, weights, labels), np.zeros(len(labels))
-    if weights.ndim == 2 and weights.shape[1] == design.p:
-        return labels, weights, np.zeros(len(labels))
+    if weights.ndim == 2 and weights.shape[1] in (len(names), design.p):
+        return [str(i + 1) for i in range(len(weights))], weights
     raise ArgumentError(
         f"contrast: L has shape {np.shape(np.asarray(L))}; it needs a column for each of the {len(names)} coefficients: {', '.join(names)}."
     )
@@ -174,11 +168,7 @@ def _label(weights: Mapping[object, object]) -> str:
             )
         size = "" if abs(weight) == 1 else f"{abs(float(weight)):g} "
         text += (" - " if weight < 0 else " + ") + f"{size}{name}"
-    return (
-        text.removeprefix(" + ").replace(" - ", "-", 1)
-        if text.startswith(" - ")
-        else text.removeprefix(" + ")
-    )
+    return "-" + text[3:] if text.startswith(" - ") else text.removeprefix(" + ")
 
 
 def _numbers(values: object) -> np.ndarray:

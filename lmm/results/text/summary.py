@@ -7,6 +7,7 @@ same cells. Nothing is printed from inside.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,6 +82,10 @@ class Summary:
     legend: str | None = None
     thresholds: TextTable | None = None
 
+    @property
+    def _criterion_lines(self) -> list[str]:
+        return [] if self.criterion is None else self.criterion.splitlines()
+
     def _sections(self) -> list[tuple[str, TextTable, tuple[str, ...]]]:
         """(heading, table, lines below) in order."""
         out: list[tuple[str, TextTable, tuple[str, ...]]] = []
@@ -118,11 +123,10 @@ class Summary:
             lead = f"{label + ':':>{label_width}} "
             header += _wrap(value, max(width, 78), lead, " " * len(lead))
         lines = [self.title.center(width).rstrip(), double, *header, single]
-        if self.criterion is not None:
-            lines += self.criterion.splitlines()
+        lines += self._criterion_lines
         for i, (heading, body, below) in enumerate(bodies):
             if heading:
-                lines += ([""] if i or self.criterion is not None else []) + [heading]
+                lines += ([""] if i or self._criterion_lines else []) + [heading]
             body_lines = body.splitlines()
             ruled = heading in ("Random effects:", "Fixed effects:", "Threshold coefficients:")
             lines += (
@@ -145,8 +149,8 @@ class Summary:
             f"<div><b>{html_escape(label)}:</b> <code>{html_escape(value)}</code></div>"
             for label, value in self.header
         ]
-        if self.criterion is not None:
-            parts.append(html_lines(self.criterion.splitlines()))
+        if self._criterion_lines:
+            parts.append(html_lines(self._criterion_lines))
         for heading, table, below in self._sections():
             parts.append(
                 (f"<h5>{html_escape(heading.rstrip(':'))}</h5>" if heading else "")
@@ -167,38 +171,33 @@ class Summary:
             f"- {markdown_escape(label)}: {markdown_code(value)}" for label, value in self.header
         )
         parts = [f"### {markdown_escape(self.title)}", header]
-        if self.criterion is not None:
-            parts += map(markdown_escape, self.criterion.splitlines())
+        parts += map(markdown_escape, self._criterion_lines)
         for heading, table, below in self._sections():
             parts += [f"**{markdown_escape(heading.rstrip(':'))}**"] if heading else []
             parts.append(table.to_markdown())
             parts += map(markdown_escape, below)
-        parts += (
-            ["\n".join(f"{i}. {markdown_escape(note)}" for i, note in enumerate(self.notes, 1))]
-            if self.notes
-            else []
-        )
+        if self.notes:
+            notes = (f"{i}. {markdown_escape(note)}" for i, note in enumerate(self.notes, 1))
+            parts.append("\n".join(notes))
         return "\n\n".join(parts) + "\n"
 
     def as_latex(self) -> str:
         """The summary as LaTeX: one ``table`` with booktabs tabulars (``\\usepackage{booktabs}``)."""
-        lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_escape(self.title)}}}"]
-        lines += [
-            rf"{latex_escape(label)}: \texttt{{{latex_escape(value)}}}\\"
-            for label, value in self.header
-        ]
-        if self.criterion is not None:
-            lines += [latex_escape(line) + r"\\" for line in self.criterion.splitlines()]
+
+        def lines(texts: Iterable[str]) -> list[str]:
+            return [latex_escape(text) + r"\\" for text in texts]
+
+        out = [r"\begin{table}", r"\centering", rf"\caption{{{latex_escape(self.title)}}}"]
+        for label, value in self.header:
+            out.append(rf"{latex_escape(label)}: \texttt{{{latex_escape(value)}}}\\")
+        out += lines(self._criterion_lines)
         for heading, table, below in self._sections():
-            lines += (
-                [r"\medskip", rf"\textbf{{{latex_escape(heading.rstrip(':'))}}}\\"]
-                if heading
-                else [r"\medskip"]
-            )
-            lines.append(table.to_latex() + r"\\")
-            lines += [latex_escape(line) + r"\\" for line in below]
-        lines += [latex_escape(note) + r"\\" for note in self.notes]
-        return "\n".join([*lines, r"\end{table}"]) + "\n"
+            out.append(r"\medskip")
+            if heading:
+                out.append(rf"\textbf{{{latex_escape(heading.rstrip(':'))}}}\\")
+            out += [table.to_latex() + r"\\", *lines(below)]
+        out += lines(self.notes)
+        return "\n".join([*out, r"\end{table}"]) + "\n"
 
 
 def summarise(
