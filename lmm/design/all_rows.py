@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from lmm.design.rank import independent_columns
 from lmm.errors import ArgumentError, PredictionError
+from lmm.formula.columns.table import taken
 
 if TYPE_CHECKING:
     from lmm.design.design import Design, RowSource
@@ -97,6 +99,12 @@ class Rows:
         N[lost, np.arange(len(lost))] = 1.0
         return N
 
+    @property
+    def y_less_offset(self) -> np.ndarray:
+        """(n,) the response less the offset."""
+        design = self.design
+        return design.y if design.offset is None else design.y - design.offset
+
     def fixed_part(self, beta: np.ndarray) -> np.ndarray:
         """(n,) X beta plus the offset."""
         eta = self.design.X @ beta
@@ -109,6 +117,15 @@ class Rows:
             eta = eta + term.times(b)
         eta.setflags(write=False)
         return eta
+
+    def observed(self, name: str) -> tuple[pd.Series, tuple[float, Any] | None]:
+        """Values of one of the user's columns; of a number whose rows are not here also its mean and distinct values."""
+        return self.used(self.design.frame.table.column(name)), None
+
+    def used(self, column: pd.Series) -> pd.Series:
+        """The rows used of one of the table's columns; numbered anew."""
+        rows = column[self.design.rows_used].reset_index(drop=True)
+        return pd.Series(taken(rows, None), name=rows.name)
 
     def again(self) -> object:
         """The data, to be fitted again."""
@@ -226,6 +243,10 @@ class RowsInChunks(Rows):
     def predictor(self, beta: np.ndarray, modes: Sequence[np.ndarray]) -> np.ndarray:
         """What stands where the rows would be."""
         return self.design.y
+
+    def observed(self, name: str) -> tuple[pd.Series, tuple[float, Any] | None]:
+        """Those of the first rows, and of one with each level."""
+        return self.source.recipe.frame.table.column(name), self.source.covariates.get(name)
 
     def again(self) -> object:
         return self.source.origin.again()

@@ -530,7 +530,7 @@ def assemble(
 
 def _moments(design: Design) -> tuple[float, float]:
     """Mean and standard deviation of the response less its offset."""
-    y = design.y if design.offset is None else design.y - design.offset
+    y = design.rows.y_less_offset
     mean = float(y.mean())
     centred = y - mean
     return mean, float(np.sqrt(centred @ centred / len(y)))
@@ -538,7 +538,7 @@ def _moments(design: Design) -> tuple[float, float]:
 
 def _residual(design: Design, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least-squares coefficients and residuals of the response less its offset."""
-    y = design.y if design.offset is None else design.y - design.offset
+    y = design.rows.y_less_offset
     with np.errstate(over="ignore", under="ignore"):
         square = float(y @ y)
     size = float(np.abs(y).max(initial=0.0)) if not SIZES[0] < square < SIZES[1] else 1.0

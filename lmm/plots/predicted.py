@@ -32,7 +32,7 @@ from lmm.plots.axes import (
     shorten,
 )
 from lmm.plots.axes import POINTS as MANY
-from lmm.results.tests.predictors import Variable, columns_in, used, variables
+from lmm.results.tests.predictors import Variable, columns_in, variables
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -237,7 +237,7 @@ def _typical(fit: Fit, known: list[Variable]) -> dict[str, object]:
     design = fit.design
     texts = [text for bar in design.formula.bars for text in (bar.columns, *bar.factors)]
     row = {
-        name: used(design, design.frame.table.column(name)).iloc[0]
+        name: design.rows.used(design.frame.table.column(name)).iloc[0]
         for name in columns_in(design, texts)
     }
     return row | {v.name: _middle(v.values, v.categorical) for v in known}
@@ -273,7 +273,7 @@ def _level_rows(
             variable = known[name]
             middles = [_middle(variable.values.iloc[parts[j]], variable.categorical) for j in which]
         else:
-            values = used(design, design.frame.table.column(name))
+            values = design.rows.used(design.frame.table.column(name))
             middles = [values.iloc[parts[j][0]] for j in which]
         columns[name] = [value for value in middles for _ in at]
     return pd.DataFrame(columns)

@@ -157,7 +157,7 @@ def _predictive(
     out = np.empty((design.n, nsim), order="F")
     for column, which in zip(out.T, order, strict=True):
         at = divmod(int(which), length)
-        column[:] = design.X @ draws.beta[at] + (0.0 if design.offset is None else design.offset)
+        column[:] = design.rows.fixed_part(draws.beta[at])
         for t, term in enumerate(design.terms):
             b = (
                 draws.effects[t][at]

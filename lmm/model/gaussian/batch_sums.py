@@ -27,7 +27,7 @@ def own_rows(problem: Problem, design: Design) -> np.ndarray:
     """(n, p + 1), the rows of the orthonormal columns and of the least-squares residual."""
     out = np.empty((design.n, problem.p + 1))
     out[:, :-1] = orthonormal_rows(problem, design)
-    y = design.y if design.offset is None else design.y - design.offset
+    y = design.rows.y_less_offset
     out[:, -1] = y - design.X @ problem.beta0
     return out
 

@@ -267,7 +267,7 @@ def _least_squares(
     design: Design, R: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray | None]:
     """Least-squares coefficients, residuals and their (weighted) root mean square, and the roots of the weights."""
-    y = design.y if design.offset is None else design.y - design.offset
+    y = design.rows.y_less_offset
     beta0, residual = least_squares(design.X, R, y, design.weights)
     if len(R) >= len(y) or residual @ residual <= PERFECT * max(float(y @ y), 1e-300):
         raise ResponseError(

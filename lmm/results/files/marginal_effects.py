@@ -24,7 +24,7 @@ from lmm.estimators.optional import need
 from lmm.formula.columns.levels import encode, strings
 from lmm.results.tables.fixed import kept_positions
 from lmm.results.tests.dependence import predictable
-from lmm.results.tests.predictors import Variable, columns_in, used, variables
+from lmm.results.tests.predictors import Variable, columns_in, variables
 from lmm.results.uncertainty import Uncertainty
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class _Adapter:
             if name not in known and name in RESERVED:
                 continue
             variable = known.get(name)
-            values = variable.values if variable else used(self.design, table.column(name))
+            values = variable.values if variable else self.design.rows.used(table.column(name))
             series = self._as_polars(name, values, variable)
             if series is not None:
                 columns[name] = series
@@ -288,7 +288,7 @@ def new_offset(design: Design, table: pd.DataFrame) -> np.ndarray | None:
     total = (
         design.offset
         if inside is None
-        else design.offset - used(design, pd.Series(inside)).to_numpy()
+        else design.offset - design.rows.used(pd.Series(inside)).to_numpy()
     )
     return np.full(len(table), total.mean()) + (0.0 if own is None else own)
 

@@ -101,6 +101,6 @@ def coefficient_table(
         standard_errors(design, cov),
         statistics(design, estimate, cov),
     ]
-    if estimate.family is not None:
+    if estimate.distribution.plain_tests == "normal":
         parts.append(normal_p_values(parts[-1]))
     return pd.concat(parts, axis=1)

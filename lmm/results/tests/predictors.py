@@ -15,7 +15,6 @@ import pandas as pd
 from lmm.design.design import Design
 from lmm.errors import ArgumentError
 from lmm.formula.columns.levels import encode
-from lmm.formula.columns.table import taken
 from lmm.formula.evaluate import as_predictor
 from lmm.formula.text.names import alias, names_in
 
@@ -55,14 +54,6 @@ class Variable:
         return list(encode(self.values, self.name).values)
 
 
-def used(design: Design, column: pd.Series) -> pd.Series:
-    """The rows of the fit of one of the user's columns, numbered anew."""
-    subset = design.subset
-    rows = column if subset is None else column[np.asarray(subset)]
-    rows = rows[np.asarray(design.kept)].reset_index(drop=True)
-    return pd.Series(taken(rows, None), name=rows.name)
-
-
 def columns_in(design: Design, texts: Iterable[str]) -> list[str]:
     """Names of the user's columns that expressions use, in the order met.
 
@@ -93,13 +84,8 @@ def variables(design: Design, with_offset: bool = True) -> list[Variable]:
     coded = _coded(design)
     out = []
     for name in columns_in(design, texts):
-        if design.source is None:
-            values, known = as_predictor(used(design, design.frame.table.column(name))), None
-        else:
-            values, known = (
-                as_predictor(design.source.recipe.frame.table.column(name)),
-                design.source.covariates.get(name),
-            )
+        column, known = design.rows.observed(name)
+        values = as_predictor(column)
         numeric = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(
             values.dtype
         )

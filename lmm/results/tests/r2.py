@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from lmm import arguments
@@ -55,8 +54,7 @@ def _distribution(fit: Fit, approximation: str, context: Mapping[str, object]) -
             f"approximation='trigamma' is for a log link; the link {family.link.name!r} has 'delta'."
         )
     null = without_predictors(fit, context)
-    offset = 0.0 if null.design.offset is None else null.design.offset
-    predictor = np.broadcast_to(null.design.X @ null.estimate.beta + offset, (null.design.n,))
+    predictor = null.design.rows.fixed_part(null.estimate.beta)
     variances = null.design.rows.random_variances(null.estimate.factors, 1.0)
     return distribution_variance(family, fit.estimate.phi, predictor, sum(variances), approximation)
 
