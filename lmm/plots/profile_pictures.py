@@ -21,8 +21,8 @@ from scipy.special import chdtri
 
 from lmm.arguments import choice, instance
 from lmm.errors import ArgumentError
+from lmm.inference.intervals.coverage import normal_quantile
 from lmm.plots.axes import BLUE, Drawn, handed_back, ink, panels, shorten
-from lmm.results.text.coverage import normal_quantile
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit

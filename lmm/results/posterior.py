@@ -14,6 +14,7 @@ from lmm.design.design import Design
 from lmm.errors import ArgumentError
 from lmm.estimators.estimator import Estimator
 from lmm.estimators.monte_carlo import chain_diagnostics
+from lmm.inference.intervals.coverage import normal_quantile, tails
 from lmm.inference.tests.ddf import Ddf
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate, PosteriorEstimate
@@ -21,11 +22,11 @@ from lmm.results.tables import coefficients
 from lmm.results.tables.draws import PosteriorDraws, describe
 from lmm.results.tables.fixed import fixed_effects, limit_table, spread, standard_errors
 from lmm.results.tables.varcorr import varcorr
-from lmm.results.text.coverage import normal_quantile, tails
 from lmm.results.uncertainty import Covariances, Uncertainty
 
 if TYPE_CHECKING:
-    from lmm.results.rows import posterior_prediction, prediction
+    from lmm.inference.intervals.posterior_prediction import FromDraws
+    from lmm.inference.intervals.predictions import FromModes, PredictionRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +161,9 @@ class PosteriorUncertainty(Uncertainty):
 
         return contrasts.drawn_contrasts(self.design, self.draws, L, rhs, joint, level)
 
-    def predictive(
-        self, rows: prediction.Rows
-    ) -> prediction.FromModes | posterior_prediction.FromDraws:
+    def predictive(self, rows: PredictionRows) -> FromModes | FromDraws:
         """From the draws, where they hold all that the rows need."""
-        from lmm.results.rows import posterior_prediction
+        from lmm.inference.intervals import posterior_prediction
 
         needed = any(
             term is not None and mask.any()
@@ -177,9 +176,9 @@ class PosteriorUncertainty(Uncertainty):
             else posterior_prediction.FromDraws(rows, self.estimate, draws)
         )
 
-    def error_variance(self, rows: prediction.Rows) -> np.ndarray:
+    def error_variance(self, rows: PredictionRows) -> np.ndarray:
         """From the posterior covariances of fixed and random effects, taken as independent."""
-        from lmm.results.rows import posterior_prediction
+        from lmm.inference.intervals import posterior_prediction
 
         return posterior_prediction.normal_variance(rows, self.estimate, self.beta)
 

@@ -19,6 +19,7 @@ import pandas as pd
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.estimators.estimator import Estimator
+from lmm.inference.intervals.coverage import normal_quantile
 from lmm.inference.tests.ddf import Ddf
 from lmm.linalg import threads
 from lmm.model.conditional import covariances
@@ -27,10 +28,10 @@ from lmm.model.records import Estimate
 from lmm.results.tables import fixed
 from lmm.results.tables.naming import in_table_order, parameter_names, theta_names
 from lmm.results.tables.varcorr import varcorr
-from lmm.results.text.coverage import normal_quantile
 
 if TYPE_CHECKING:
-    from lmm.results.rows import posterior_prediction, prediction
+    from lmm.inference.intervals.posterior_prediction import FromDraws
+    from lmm.inference.intervals.predictions import FromModes, PredictionRows
     from lmm.results.tables.draws import PosteriorDraws
 
 
@@ -239,19 +240,17 @@ class Uncertainty:
 
         return contrasts.contrast_table(self.design, self.estimate, ddf(), L, rhs, joint, level)
 
-    def error_variance(self, rows: prediction.Rows) -> np.ndarray:
+    def error_variance(self, rows: PredictionRows) -> np.ndarray:
         """Variance of the predictor's error, one per complete row."""
-        from lmm.results.rows import prediction
+        from lmm.inference.intervals import predictions
 
-        return prediction.error_variance(rows, self)
+        return predictions.error_variance(rows, self.problem, self.estimate, self.beta)
 
-    def predictive(
-        self, rows: prediction.Rows
-    ) -> prediction.FromModes | posterior_prediction.FromDraws:
+    def predictive(self, rows: PredictionRows) -> FromModes | FromDraws:
         """What gives means, standard errors and intervals of these rows."""
-        from lmm.results.rows import prediction
+        from lmm.inference.intervals.predictions import FromModes
 
-        return prediction.FromModes(rows, self)
+        return FromModes(rows, self)
 
     def interval_method(self, method: str | None) -> str:
         """The method of intervals asked for, or the best that the fit has."""

@@ -16,9 +16,9 @@ pytest.importorskip("arviz_base")
 
 import lmm  # noqa: E402
 from lmm.estimators.monte_carlo import chain_diagnostics as diagnostics  # noqa: E402
+from lmm.inference.intervals.posterior_prediction import mixture_quantile  # noqa: E402
 from lmm.model.records import Report  # noqa: E402
 from lmm.results import PosteriorDraws  # noqa: E402
-from lmm.results.rows.posterior_prediction import mixture_quantile  # noqa: E402
 from tests.results.posterior_fits import KnownPosterior, herds, herds_posterior, posterior, sleep  # noqa: E402
 
 VARIANCES = ["sd_(Intercept)|Subject", "cor_Days.(Intercept)|Subject", "sd_Days|Subject", "sigma"]

@@ -24,13 +24,13 @@ from lmm import arguments
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
 from lmm.estimators.likelihood.many_linear import Batch
+from lmm.inference.intervals.coverage import check_level
 from lmm.inference.refits import bootstrap_intervals, refits
 from lmm.inference.refits.resampled_responses import resample_slabs
 from lmm.inference.refits.simulated_responses import simulate_slabs
 from lmm.memory import require
 from lmm.results.tables import parameter_table
 from lmm.results.tables.fixed import deviations, limit_table
-from lmm.results.text.coverage import check_level
 from lmm.results.text.numberformat import format_column
 from lmm.results.text.progress_bar import bar
 from lmm.results.text.render import TextTable

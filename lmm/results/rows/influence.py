@@ -19,10 +19,9 @@ import numpy as np
 import pandas as pd
 
 from lmm import arguments
-from lmm.design.design import Design
 from lmm.errors import GroupingError
 from lmm.estimators.likelihood.many_linear import write_single
-from lmm.inference.refits import refits
+from lmm.inference.refits import left_out, refits
 from lmm.results.rows.bootstrap import failures_of, reported, term_of
 from lmm.results.tables import parameter_table
 from lmm.results.tables.fixed import deviations
@@ -67,13 +66,7 @@ class Influence:
     @property
     def cooks_distance(self) -> pd.Series:
         """Cook's distance of each unit; beyond 4 / units is worth a look."""
-        moved = self.dfbeta.to_numpy()
-        if not moved.shape[1]:
-            return pd.Series(0.0, index=self.estimates.index, name="cooks_distance")
-        distance = (
-            np.einsum("ia,ia->i", moved, np.linalg.solve(self.vcov.to_numpy(), moved.T).T)
-            / moved.shape[1]
-        )
+        distance = left_out.cooks_distance(self.dfbeta.to_numpy(), self.vcov.to_numpy())
         return pd.Series(distance, index=self.estimates.index, name="cooks_distance")
 
     def to_frame(self) -> pd.DataFrame:
@@ -91,20 +84,6 @@ class Influence:
         return "\n".join(lines)
 
     __repr__ = __str__
-
-
-def _left_single(design: Design, part: np.ndarray, count: int) -> dict[int, str]:
-    """Parts of the rows (n,), of ``count``, without which a grouping factor has one level left, and its name."""
-    out: dict[int, str] = {}
-    for term in (term for term in design.units if term.exchangeable):
-        first, last = np.full(term.J, count), np.full(term.J, -1)
-        np.minimum.at(first, term.codes, part)
-        np.maximum.at(last, term.codes, part)
-        inside = np.bincount(first[first == last], minlength=count)
-        out |= {
-            int(i): term.group for i in np.flatnonzero(term.J - inside < 2) if int(i) not in out
-        }
-    return out
 
 
 def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> Influence:
@@ -127,7 +106,7 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
         name, part = term.group, term.codes
         rows = term.rows_of_levels()
         index = pd.Index(term.levels, name=name)
-    single = _left_single(design, part, len(rows))
+    single = left_out.left_single(design, part, len(rows))
     if len(single) == len(rows):
         left = "one of its rows" if by == "row" else f"a level of {name!r}"
         raise GroupingError(
@@ -136,12 +115,8 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
     with bar(len(rows), "influence", progress) as told:
         batch = refits.without(design, fit.problem, fit._method, estimate, rows, told)
     for i, factor in single.items():
-        write_single(
-            batch,
-            i,
-            None,
-            f"GroupingError: grouping factor {factor!r} has one level left; a random effect needs at least two.",
-        )
+        why = f"GroupingError: grouping factor {factor!r} has one level left; a random effect needs at least two."
+        write_single(batch, i, None, why)
     scale = estimate.distribution.scale(batch.sigma) ** 2
     errors = deviations(batch.beta_cov_unscaled * scale[:, None, None])
     return Influence(

@@ -1,163 +1,35 @@
-"""Predictions with standard errors: the joint uncertainty of fixed effects and conditional modes.
+"""Predictions on the user's index: which rows, which random effects, which scale.
 
-The predictor of a row is x'beta + z'b + offset. Given theta, the variance of its error
-x'(beta_hat - beta) + z'(b_hat - b) comes from the joint covariance of (beta_hat, b_hat - b), Henderson's
-mixed-model equations inverted. A level that the fit never saw has b = 0 as its prediction and its whole
-variance sigma^2 z'Gz as error. Where random effects are left out, the predictor is that of the
-population and its variance x' Cov(beta_hat) x.
-
-In a generalized model the predictor is eta; confidence intervals are normal in eta, carried to the response by the inverse
-link, and standard errors on the response scale follow from those of eta times d mu / d eta. Prediction intervals are quantiles
-of the family's distribution averaged over eta: :mod:`lmm.inference.intervals.predictive`. A posterior's draws give theirs:
-:mod:`lmm.results.rows.posterior_prediction`.
+The numbers are those of :mod:`lmm.inference.intervals.predictions`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from lmm.arguments import choice, shown
 from lmm.design.design import Design
-from lmm.design.residual_part import NewPlaces
-from lmm.design.terms import Incidence
 from lmm.errors import ArgumentError, LmmWarning, warn
 from lmm.formula import Formula, Table
 from lmm.formula.columns.given import aligned, numeric
 from lmm.inference.criticism import population_average as averages
+from lmm.inference.intervals import predictions
+from lmm.inference.intervals.coverage import check_level
+from lmm.inference.intervals.predictions import PredictionRows
 from lmm.inference.tests.ddf import Ddf
-from lmm.model.conditional import prediction_variance
-from lmm.model.marginal.residual_errors import row_variances
 from lmm.model.records import Estimate
 from lmm.results.rows.row_values import align
 from lmm.results.tables.fixed import kept_positions
-from lmm.results.text.coverage import check_level, t_quantile, tails
 
 if TYPE_CHECKING:
     from lmm.results.uncertainty import Uncertainty
 
-#: share of a predictor's distribution without possible means that is told
-BEYOND = 1e-3
 INTERVALS = ("confidence", "prediction")
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """What a prediction needs of m rows.
-
-    Attributes
-    ----------
-    X : (m, p) kept fixed columns.
-    offset : (m,) or None.
-    terms : how the rows meet each term, codes of -1 for a level without a mode; None where nothing of the term is wanted.
-    keep : per term the mask (k,) of the columns that count.
-    complete : (m,) bool, rows without a missing value.
-    weights : (m,) prior weights, or None for ones.
-    places : what structured residuals are told apart by, where the variance of observations is wanted.
-    """
-
-    X: np.ndarray
-    offset: np.ndarray | None
-    terms: tuple[Incidence | None, ...]
-    keep: tuple[np.ndarray, ...]
-    complete: np.ndarray
-    weights: np.ndarray | None
-    places: NewPlaces | None = None
-
-
-class TBased(NamedTuple):
-    """Standard errors and degrees of freedom (m,) of the population's predictor."""
-
-    se: np.ndarray
-    df: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Averaged:
-    """Population averages of m rows: columns (m, k) of the random terms, and what their averages over new levels are.
-
-    ``eta`` (m,) are predictors of the population, ``sd`` (m,) the standard deviations of z'b over new levels, ``at`` the averages.
-    """
-
-    z: list[np.ndarray]
-    eta: np.ndarray
-    sd: np.ndarray
-    at: averages.Average
-
-
-@dataclass(frozen=True, eq=False)
-class FromModes:
-    """Predictions from the estimate and the joint covariance of fixed effects and conditional modes."""
-
-    rows: Rows
-    known: Uncertainty
-
-    def expected(self, eta: np.ndarray) -> np.ndarray:
-        """(m,) means at the linear predictors ``eta`` (m,) of the estimate."""
-        return self.known.estimate.distribution.mean(eta)
-
-    def observations(self, eta: np.ndarray, level: float) -> list[np.ndarray]:
-        """Ends (complete rows,) of intervals with equal tails for new observations of a generalized model, from normal predictors."""
-        from lmm.inference.intervals import predictive
-
-        rows, estimate, use = self.rows, self.known.estimate, self.rows.complete
-        sd = np.sqrt(
-            self.known.error_variance(rows)
-            + new_observation_variance(rows, estimate, self.known.design)[use]
-        )
-        weights = None if rows.weights is None else rows.weights[use]
-        _say_beyond(estimate, predictive.beyond(estimate.family, eta[use], sd))
-        return predictive.normal_quantiles(
-            estimate.family, eta[use], sd, tails(level), weights, estimate.phi
-        )
-
-    def limits(
-        self,
-        eta: np.ndarray,
-        on_response: bool,
-        interval: str | None,
-        level: float,
-        over: Averaged | None,
-        t_based: TBased | None,
-    ) -> dict[str, np.ndarray]:
-        """``se``, with ``t_based`` also ``df``, and with an interval ``lower, upper``, each (m,), NaN for incomplete rows.
-
-        Intervals are normal in the linear predictor, or of t's distribution, and carried to the response by the inverse link.
-
-        Parameters
-        ----------
-        eta : (m,) linear predictors at the estimate; of population averages what leads to these.
-        on_response : for means rather than linear predictors.
-        over : of population averages what they are averages over.
-        t_based : standard errors and degrees of freedom of the population's predictor.
-        """
-        estimate = self.known.estimate
-        variance = np.full(len(eta), np.nan)
-        if over is not None:
-            variance = average_variance(self.known, self.rows.X, eta, over)
-        elif t_based is not None:
-            variance = t_based.se**2
-        else:
-            variance[self.rows.complete] = self.known.error_variance(self.rows)
-        se = np.sqrt(variance)
-        columns = {"se": se * np.abs(estimate.distribution.mean_slope(eta)) if on_response else se}
-        if t_based is not None:
-            columns["df"] = t_based.df
-        if interval is None:
-            return columns
-        if interval == "prediction":
-            variance = variance + new_observation_variance(self.rows, estimate, self.known.design)
-        margin = t_quantile(level, np.array(np.inf) if t_based is None else t_based.df) * np.sqrt(
-            variance
-        )
-        ends = [eta - margin, eta + margin]
-        if on_response:
-            ends = [estimate.distribution.mean_limit(end) for end in ends]
-        return columns | {"lower": np.minimum(*ends), "upper": np.maximum(*ends)}
 
 
 def predict(
@@ -203,7 +75,7 @@ def predict(
     )
     if weights is not None:
         rows = replace(rows, weights=_new_weights(newdata, weights, len(rows.X)))
-    eta = predictor(rows, estimate)
+    eta = predictions.predictor(rows, estimate)
     on_response = type == "response"
     if on_response:
         rows = _possible(rows, estimate, eta)
@@ -216,7 +88,7 @@ def predict(
         z, complete = random_values(design, newdata)
         rows = replace(rows, complete=rows.complete & complete)
         eta[~complete] = np.nan
-        over = averaged(estimate, z, eta)
+        over = predictions.averaged(estimate, z, eta)
         eta = estimate.family.link.link(over.at.mean)
     source = known.predictive(rows)
     columns = {"fit": eta}
@@ -249,7 +121,7 @@ def predicted_categories(
         if newdata is None
         else new_rows(design, newdata, keep, allow_new_levels, False)
     )
-    family, eta = estimate.distribution, predictor(rows, estimate)
+    family, eta = estimate.distribution, predictions.predictor(rows, estimate)
     if average:
         z, complete = random_values(design, newdata)
         eta[~complete] = np.nan
@@ -277,9 +149,9 @@ def kept_effects(design: Design, re_form: object) -> tuple[np.ndarray, ...]:
     return tuple(design.frame.match_bars(re_form))
 
 
-def fitted_rows(design: Design, keep: tuple[np.ndarray, ...]) -> Rows:
+def fitted_rows(design: Design, keep: tuple[np.ndarray, ...]) -> PredictionRows:
     """The rows of the fit itself."""
-    return Rows(
+    return PredictionRows(
         design.X, design.offset, design.terms, keep, np.ones(design.n, dtype=bool), design.weights
     )
 
@@ -290,7 +162,7 @@ def new_rows(
     keep: tuple[np.ndarray, ...],
     allow_new_levels: bool,
     everything: bool,
-) -> Rows:
+) -> PredictionRows:
     """New data turned into the columns of the fit; terms that are not kept need no columns unless ``everything`` is wanted."""
     from lmm.results.tests import dependence
 
@@ -317,53 +189,11 @@ def new_rows(
     if everything and design.residual and design.residual[0].recipe is not None:
         places = design.residual[0].recipe.of(frame, table)
         complete = complete & places.complete
-    return Rows(X, offset, tuple(terms), keep, complete, None, places)
-
-
-def predictor(rows: Rows, estimate: Estimate) -> np.ndarray:
-    """(m,) x'beta + z'b + offset, NaN for incomplete rows."""
-    eta = rows.X @ estimate.beta
-    if rows.offset is not None:
-        eta = eta + rows.offset
-    for term, mask, modes in zip(rows.terms, rows.keep, estimate.modes, strict=True):
-        if term is not None and mask.any():
-            eta = eta + term.times(modes if mask.all() else modes * mask)
-    return np.asarray(eta) if rows.complete.all() else np.where(rows.complete, eta, np.nan)
-
-
-def error_variance(rows: Rows, known: Uncertainty) -> np.ndarray:
-    """Variance of the predictor's error, one per complete row, by the joint covariance of fixed effects and modes."""
-    X = rows.X[rows.complete]
-    if not any(mask.any() for mask in rows.keep):
-        return np.einsum("ij,jk,ik->i", X, known.beta, X, optimize=True)
-    terms = []
-    for term, mask in zip(rows.terms, rows.keep, strict=True):
-        terms.append(
-            None if term is None or not mask.any() else term.rows(rows.complete).only(mask)
-        )
-    return np.asarray(prediction_variance(known.problem, known.estimate, X, terms))
-
-
-def new_observation_variance(rows: Rows, estimate: Estimate, design: Design) -> np.ndarray:
-    """(m,) what an observation adds to its predictor: the variance of the random effects left out, and of a linear model's residual."""
-    linear = estimate.family is None
-    if not linear:
-        total = np.zeros(len(rows.X))
-    elif rows.places is not None:
-        parts = zip(design.residual, estimate.residual, strict=True)
-        total = np.sum([part.new_variances(T @ T.T, rows.places) for part, T in parts], axis=0)
-    elif design.residual:
-        total = row_variances(design, estimate)
-    else:
-        total = np.ones(len(rows.X)) if rows.weights is None else 1.0 / rows.weights
-    for term, mask, T in zip(rows.terms, rows.keep, estimate.factors, strict=True):
-        if term is not None and not mask.all():
-            total = total + term.only(~mask).variances(T)
-    return np.asarray(estimate.scale2 * total)
+    return PredictionRows(X, offset, tuple(terms), keep, complete, None, places)
 
 
 def new_observations(
-    rows: Rows, known: Uncertainty, eta: np.ndarray, level: float
+    rows: PredictionRows, known: Uncertainty, eta: np.ndarray, level: float
 ) -> dict[str, np.ndarray]:
     """``lower, upper`` (m,), the ends of intervals with equal tails for new observations, NaN for incomplete rows."""
     out = {name: np.full(len(eta), np.nan) for name in ("lower", "upper")}
@@ -375,7 +205,7 @@ def new_observations(
     return out
 
 
-def _possible(rows: Rows, estimate: Estimate, eta: np.ndarray) -> Rows:
+def _possible(rows: PredictionRows, estimate: Estimate, eta: np.ndarray) -> PredictionRows:
     """Rows whose predictor gives a possible mean; a warning tells of the others, whose ``eta`` becomes NaN."""
     family = estimate.distribution
     bad = rows.complete & ~np.isnan(eta) & ~family.inside(eta)
@@ -388,19 +218,6 @@ def _possible(rows: Rows, estimate: Estimate, eta: np.ndarray) -> Rows:
     )
     eta[bad] = np.nan
     return replace(rows, complete=rows.complete & ~bad)
-
-
-def _say_beyond(estimate: Estimate, share: np.ndarray) -> None:
-    """Warn where a predictor's distribution goes beyond the link's range."""
-    many = share > BEYOND
-    if many.any():
-        family = estimate.family
-        warn(
-            f"predict: with the {family.link.name} link up to {100.0 * share.max():.2g} % of the predictor's normal distribution leads to "
-            f"no possible mean of the {family.name} family, in {int(many.sum())} of {len(share)} rows: intervals are of predictors within "
-            "its range.",
-            LmmWarning,
-        )
 
 
 def _check_observations(estimate: Estimate, type: str) -> None:
@@ -441,13 +258,13 @@ def _new_weights(newdata: object, weights: object, m: int) -> np.ndarray:
 
 
 def _t_based(
-    rows: Rows,
+    rows: PredictionRows,
     degrees: Callable[[], Ddf] | None,
     estimate: Estimate,
     interval: str | None,
     wanted: bool,
     with_effects: bool,
-) -> TBased | None:
+) -> predictions.TBased | None:
     """Standard errors and degrees of freedom (m,) of the population's predictor, where a method for them was named."""
     if degrees is None:
         return None
@@ -464,7 +281,7 @@ def _t_based(
         column = np.full(len(rows.X), np.nan)
         column[rows.complete] = values
         out.append(column)
-    return TBased(*out)
+    return predictions.TBased(*out)
 
 
 def _check_marginal(estimate: Estimate, keep: tuple[np.ndarray, ...], type: str) -> None:
@@ -486,29 +303,3 @@ def random_values(design: Design, newdata: object) -> tuple[list[np.ndarray], np
     found = design.frame.new_values(Table(newdata, "newdata"))
     complete = np.logical_and.reduce([term.complete for term in found])
     return [np.where(term.complete[:, None], term.values, 0.0) for term in found], complete
-
-
-def averaged(estimate: Estimate, z: list[np.ndarray], eta: np.ndarray) -> Averaged:
-    """Population averages at predictors eta (m,) of the population."""
-    sd = averages.predictor_sd(estimate, z)
-    return Averaged(z, eta, sd, averages.average(estimate.family, eta, sd))
-
-
-def average_variance(
-    known: Uncertainty, X: np.ndarray, eta: np.ndarray, over: Averaged
-) -> np.ndarray:
-    """Variances (m,) of population averages carried back to predictors ``eta``.
-
-    The averages depend on all of (theta, beta): their variances are those of the delta method, given theta where there
-    is no joint covariance.
-    """
-    estimate = known.estimate
-    slopes = (
-        averages.gradient(known.design, estimate, X, over.z, over.sd, over.at)
-        / estimate.distribution.mean_slope(eta)[:, None]
-    )
-    m, p = len(estimate.theta), len(estimate.beta)
-    cov, slopes = (
-        (known.beta, slopes[:, m : m + p]) if known.joint is None else (known.joint, slopes)
-    )
-    return np.einsum("ij,jk,ik->i", slopes, cov, slopes, optimize=True)

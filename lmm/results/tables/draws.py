@@ -17,9 +17,9 @@ from lmm.arguments import checked_methods
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.estimators.monte_carlo import chain_diagnostics
+from lmm.inference.intervals.coverage import tails
 from lmm.model.records import PosteriorEstimate
 from lmm.results.tables.naming import sdcor_columns
-from lmm.results.text.coverage import tails
 
 #: numbers in the log-likelihoods of all draws up to which they are given to ArviZ
 LARGEST = 50_000_000

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from lmm.errors import ArgumentError, nearest
+from lmm.inference.intervals.coverage import check_level, normal_quantile
 from lmm.inference.tests.ddf import degrees_of_freedom
 from lmm.results.rows.thresholds import threshold_table
 from lmm.results.tables.fixed import (
@@ -19,7 +20,6 @@ from lmm.results.tables.fixed import (
     spread,
     standard_errors,
 )
-from lmm.results.text.coverage import check_level, normal_quantile
 
 if TYPE_CHECKING:
     from lmm.results.uncertainty import Uncertainty

@@ -14,13 +14,13 @@ from lmm import arguments
 from lmm.arguments import checked_methods
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, ConvergenceWarning, nearest, warn
+from lmm.inference.intervals.coverage import check_level, normal_quantile
 from lmm.inference.intervals.fit_profiles import AnySurface, parameters_held, profiles
 from lmm.inference.intervals.profiling import Curve, ProfilePath
 from lmm.inference.intervals.surface import Held, Place
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results.tables.fixed import limit_table
-from lmm.results.text.coverage import check_level, normal_quantile
 
 if TYPE_CHECKING:
     from lmm.results.uncertainty import Uncertainty

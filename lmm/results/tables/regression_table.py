@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.design import Design
+from lmm.inference.intervals.coverage import t_quantile
 from lmm.model.records import Estimate
 from lmm.results.tables import criteria
 from lmm.results.tables.varcorr import varcorr
-from lmm.results.text.coverage import t_quantile
 
 LEVELS = {"90": 0.9, "95": 0.95}
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from lmm import arguments
 from lmm.design.design import Design
+from lmm.inference.intervals.coverage import check_level
 from lmm.inference.tests.ddf import Ddf
 from lmm.model.records import Estimate
 from lmm.results.rows import generalized
@@ -17,7 +18,6 @@ from lmm.results.rows.thresholds import threshold_table
 from lmm.results.tables import criteria
 from lmm.results.tables.fixed import deviations, normal_p_values
 from lmm.results.tables.varcorr import varcorr
-from lmm.results.text.coverage import check_level
 from lmm.results.uncertainty import Uncertainty
 
 EFFECTS = ("fixed", "ran_pars", "ran_vals")

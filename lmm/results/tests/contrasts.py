@@ -9,6 +9,7 @@ import pandas as pd
 
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, ComparisonWarning, nearest, warn
+from lmm.inference.intervals.coverage import check_level, t_quantile, tails
 from lmm.inference.tests import hypotheses
 from lmm.inference.tests.ddf import Ddf
 from lmm.inference.tests.distributions import t_p_values
@@ -16,7 +17,6 @@ from lmm.inference.tests.satterthwaite import decomposed
 from lmm.model.records import Estimate
 from lmm.results.tables.draws import PosteriorDraws
 from lmm.results.tables.fixed import kept_positions
-from lmm.results.text.coverage import check_level, t_quantile, tails
 
 
 def contrast_table(

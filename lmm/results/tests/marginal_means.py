@@ -18,6 +18,7 @@ from lmm import arguments
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.formula.text.tokens import QUOTED, unquote
+from lmm.inference.intervals.coverage import check_level, tails
 from lmm.inference.tests import multiplicity
 from lmm.inference.tests.contrast_coefficients import ADJUSTMENTS, coefficients, contrast_kind
 from lmm.inference.tests.ddf import KENWARD_ROGER, TITLES, Ddf
@@ -27,7 +28,6 @@ from lmm.results.tables.fixed import kept_positions
 from lmm.results.tests.dependence import dependencies
 from lmm.results.tests.predictors import interactions, variables
 from lmm.results.tests.reference_grid import Grid, Linear, averages, reference_grid
-from lmm.results.text.coverage import check_level, tails
 from lmm.results.text.render import html_lines
 
 TYPES = ("link", "response")

@@ -18,18 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 
 from lmm.inference.criticism import population_average as averages
 from lmm.inference.intervals import predictive
+from lmm.inference.intervals.coverage import tails
+from lmm.inference.intervals.predictions import Averaged, PredictionRows, TBased
 from lmm.model.records import Draws, Estimate, PosteriorEstimate
-from lmm.results.text.coverage import tails
-
-if TYPE_CHECKING:
-    from lmm.results.rows.prediction import Averaged, Rows, TBased
 
 #: numbers in one batch of rows
 BATCH = 4_000_000
@@ -44,7 +41,7 @@ MAX_STEPS = 100
 class FromDraws:
     """Predictions of rows from draws that hold all that these rows need."""
 
-    rows: Rows
+    rows: PredictionRows
     estimate: Estimate
     draws: Draws
 
@@ -217,7 +214,9 @@ def mixture_quantile(mean: np.ndarray, variance: np.ndarray, p: float) -> np.nda
     return q
 
 
-def normal_variance(rows: Rows, estimate: PosteriorEstimate, beta_cov: np.ndarray) -> np.ndarray:
+def normal_variance(
+    rows: PredictionRows, estimate: PosteriorEstimate, beta_cov: np.ndarray
+) -> np.ndarray:
     """Variance of the predictor, one per complete row, from the posterior covariances of fixed and random effects."""
     use = rows.complete
     X = rows.X[use]
