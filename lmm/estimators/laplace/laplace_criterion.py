@@ -19,7 +19,7 @@ from lmm.covariance.structure import directions
 from lmm.design.rank import triangle_inverse
 from lmm.errors import ArgumentError
 from lmm.estimators.laplace import separation
-from lmm.estimators.likelihood.profiled import Frame, curvature
+from lmm.estimators.likelihood.profiled import Frame, curvature, slope
 from lmm.model.laplace.laplace import Laplace, Way, by_leverages, laplace_task
 from lmm.model.laplace.modes import MODE_TOLERANCE, find_modes, follow
 from lmm.model.laplace.passes import Source, Task, drive
@@ -208,11 +208,8 @@ class Objective:
                 if not np.isfinite(self.lowest):
                     raise self._diverges(shift[0])
                 return Point(psi, np.inf, np.zeros(len(psi)), np.eye(len(psi)))
-            objective, d_theta = at.objective + shift[0], [shift[1][: self.m]]
-            for i, d in enumerate(at.D):
-                place = sum(s.n_theta for s in self.structures[:i])
-                own = slice(place, place + self.structures[i].n_theta)
-                d_theta[0][own] += 2.0 * np.einsum("ab,iab->i", d @ frame.T[i], frame.dT[i])
+            objective = at.objective + shift[0]
+            d_theta = slope(at.D, frame) + shift[1][: self.m]
             rest = (
                 self._turned(np.concatenate([at.d_gamma, at.parameters.gradient]))
                 + shift[1][self.m :]
@@ -224,10 +221,7 @@ class Objective:
                 if self.free
                 else self._turned(np.concatenate([at.d_gamma, at.parameters.gradient]))
             )
-            d_theta = [
-                2.0 * np.einsum("ab,iab->i", d @ t, j)
-                for d, t, j in zip(at.D, frame.T, frame.dT, strict=True)
-            ]
+            d_theta = slope(at.D, frame)
         else:
             exact = quadrature(
                 self.family, self.rows, frame.T[0], gamma, phi, at, self.points, self.observed
@@ -236,13 +230,13 @@ class Objective:
                 exact.objective,
                 self._turned(np.concatenate([exact.d_gamma, exact.d_rho])),
             )
-            d_theta = [np.einsum("ab,iab->i", exact.d_T, frame.dT[0])]
+            d_theta = np.einsum("ab,iab->i", exact.d_T, frame.dT[0])
         state = State(at, frame, theta, at.mode.gamma, phi)
         rounding = ROUNDING * abs(at.mode.sums.kernel)
         point = Point(
             psi,
             objective,
-            np.concatenate([*d_theta, rest]),
+            np.concatenate([d_theta, rest]),
             self._model(at, frame),
             state,
             rounding,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from lmm.covariance import Covariance
 from lmm.covariance.structure import directions
@@ -268,17 +269,13 @@ def slope(D: list[np.ndarray], frame: Frame) -> np.ndarray:
 
 def curvature(D: list[np.ndarray], frame: Frame) -> np.ndarray:
     """<D, d2G / ds_i ds_j> over all terms, block-diagonal (m, m)."""
-    sizes = [len(j) for j in frame.dT]
-    out = np.zeros((sum(sizes), sum(sizes)))
-    at = 0
+    blocks = []
     for d, t, j, second in zip(D, frame.T, frame.dT, frame.second, strict=True):
-        own = slice(at, at + len(j))
         block = 2.0 * np.einsum("iab,jab->ij", np.einsum("ab,jbc->jac", d, j), j)
         if second is not None:
             block = block + 2.0 * np.einsum("ab,ijab->ij", d @ t, second)
-        out[own, own] = block
-        at += len(j)
-    return out
+        blocks.append(block)
+    return np.asarray(block_diag(*blocks))
 
 
 def nowhere(theta: np.ndarray) -> Point:

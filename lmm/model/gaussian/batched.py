@@ -113,27 +113,6 @@ def profile(gram: np.ndarray) -> Head:
     return Head(beta, root, gram[p, p] - np.einsum("ar,ar->r", z, z), logdet)
 
 
-def second_derivatives(
-    trace: np.ndarray | None,
-    quad: np.ndarray,
-    rho: np.ndarray,
-    r2: np.ndarray | float,
-    degrees: np.ndarray | float,
-    variance: float | None = None,
-) -> np.ndarray:
-    """d2d / dG_i dG_j (m, m[, R]) along the directions, or the average information where no ``trace`` is given.
-
-    ``quad`` is v_i'Q_P v_j and ``rho`` e'v_i; ``variance`` is sigma^2 where it is known.
-    """
-    twice = 1.0 if trace is None else 2.0
-    if variance is None:
-        share = rho / r2
-        out = degrees * (twice * quad / r2 - share[:, None] * share)
-    else:
-        out = twice * quad / variance
-    return out if trace is None else out - trace
-
-
 def explained(data: Levels | Stacked, T: list[np.ndarray]) -> np.ndarray:
     """X'WZ G Z'WX (p, p, R) for T (k, k, R) per term."""
     if isinstance(data, Levels):

@@ -17,9 +17,8 @@ from lmm.model.gaussian.batched import (
     chain,
     directions,
     profile,
-    second_derivatives,
 )
-from lmm.model.gaussian.deviance import Head, objective
+from lmm.model.gaussian.deviance import Head, objective, second_derivatives
 
 
 class Eliminated(NamedTuple):

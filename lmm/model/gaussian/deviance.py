@@ -309,16 +309,34 @@ def average_information(
             f.reshape(len(f), -1) @ own.reshape(m, -1).T for f, own in zip(fixed, v, strict=True)
         )
         quad = quad - onto.T @ onto
-    if known:
-        AI = quad / data.variance
-        return (AI + AI.T) / 2
     rho = xp.zeros(m)
     for (start, own), e in zip(v_all, es, strict=True):
         part = own.reshape(len(own), -1) @ e.reshape(-1)
         rho = rho + xp.concatenate([xp.zeros(start), part, xp.zeros(m - start - len(own))])
-    share = rho / val.r2  # not squares of r2, which a small unit of the response would lose
-    AI = data.degrees * (quad / val.r2 - share[:, None] * share[None])
+    variance = data.variance if known else None
+    AI = second_derivatives(None, quad, rho, val.r2, data.degrees, variance)
     return (AI + AI.T) / 2
+
+
+def second_derivatives(
+    trace: Array | None,
+    quad: Array,
+    rho: Array,
+    r2: Array | float,
+    degrees: Array | float,
+    variance: Array | float | None = None,
+) -> Array:
+    """d2d / dG_i dG_j (m, m[, R]) along the directions, or the average information where no ``trace`` is given.
+
+    ``quad`` is v_i'Q_P v_j and ``rho`` e'v_i; ``variance`` is sigma^2 where it is known.
+    """
+    twice = 1.0 if trace is None else 2.0
+    if variance is None:
+        share = rho / r2  # not squares of r2, which a small unit of the response would lose
+        out = degrees * (twice * quad / r2 - share[:, None] * share)
+    else:
+        out = twice * quad / variance
+    return out if trace is None else out - trace
 
 
 def _dot(a: Vectors, b: Vectors) -> Array:

@@ -19,9 +19,9 @@ import numpy as np
 
 from lmm.linalg import small
 from lmm.model.gaussian import dense_effects
-from lmm.model.gaussian.batched import Stacked, second_derivatives
+from lmm.model.gaussian.batched import Stacked
 from lmm.model.gaussian.crossproducts import CrossProducts, dense_matrix
-from lmm.model.gaussian.deviance import Head, profile_fixed
+from lmm.model.gaussian.deviance import Head, profile_fixed, second_derivatives
 
 #: random effects up to which the dense matrix is formed (8 q^2 bytes, 4 q^3 flops)
 DENSE_LIMIT = 5_000
