@@ -38,12 +38,11 @@ from lmm.covariance.structure import units
 from lmm.estimators.checkpoint import Checkpoint, data_numbers
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import LINEAR, Callback, Estimator
-from lmm.estimators.likelihood.maximum_likelihood import finish, of_determined
+from lmm.estimators.likelihood.maximum_likelihood import finish, first_theta, of_determined
 from lmm.estimators.likelihood.profiled import Evaluator
 from lmm.estimators.restart import second_look
 from lmm.estimators.settings import CONTROL, COUNT, FLAG, POSITIVE, check_settings
 from lmm.linalg import threads
-from lmm.model.gaussian.moments import starting_values
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate, Report
 from lmm.search.boundary import escapes, snap
@@ -124,11 +123,7 @@ class ExpectationMaximization(Estimator):
             without = of_determined(self, problem, evaluate, start, callback)
             if without is not None:
                 return without
-        theta = (
-            starting_values(problem.cross, problem.structures)
-            if start is None
-            else np.asarray(start, dtype=float)
-        )
+        theta = first_theta(problem, start)
         saved = Checkpoint(
             self.control.checkpoint,
             problem,
@@ -137,14 +132,8 @@ class ExpectationMaximization(Estimator):
         )
         theta, callback = saved.begin(theta, callback)
         if self.control.evaluate_only:
-            outcome = Outcome(
-                evaluate(theta),
-                True,
-                "evaluated at the given theta, not optimised",
-                0,
-                1,
-                float("nan"),
-                (),
+            outcome = Outcome.without_search(
+                evaluate(theta), "evaluated at the given theta, not optimised"
             )
         else:
             outcome = optimum(

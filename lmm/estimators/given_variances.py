@@ -85,7 +85,7 @@ class GivenVariances(Estimator):
         begin = perf_counter()
         evaluate = Evaluator(problem, False, self.sigma)
         point = evaluate(self._theta(problem, float(self.sigma)))
-        outcome = Outcome(point, True, "solved at the given variances", 0, 1, float("nan"), ())
+        outcome = Outcome.without_search(point, "solved at the given variances")
         estimate = finish(problem, evaluate, outcome, self.name, {"solve": perf_counter() - begin})
         title = "Linear mixed model at given variances (Henderson's equations)"
         report = Report(title, notes=(NOTE.format(" and of the residual"),))

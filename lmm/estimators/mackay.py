@@ -30,7 +30,7 @@ from lmm.estimators.control import Control
 from lmm.estimators.em import optimum, promised
 from lmm.estimators.estimator import LINEAR, Callback, Estimator
 from lmm.estimators.given_variances import given_covariances
-from lmm.estimators.likelihood.maximum_likelihood import finish, of_determined
+from lmm.estimators.likelihood.maximum_likelihood import finish, first_theta, of_determined
 from lmm.estimators.likelihood.profiled import Evaluator
 from lmm.estimators.restart import lowest_start
 from lmm.estimators.settings import (
@@ -44,7 +44,6 @@ from lmm.estimators.settings import (
     refuse_evaluation,
 )
 from lmm.linalg import threads
-from lmm.model.gaussian.moments import starting_values
 from lmm.model.problem import Problem
 from lmm.model.records import Estimate, Report
 from lmm.search.trust_region import Outcome, Point
@@ -213,11 +212,7 @@ class MacKay(Estimator):
     def _start_theta(self, problem: Problem, start: np.ndarray | None) -> np.ndarray:
         """theta of the corrected form's start."""
         if start is not None or self.start_variances is None:
-            return (
-                starting_values(problem.cross, problem.structures)
-                if start is None
-                else np.asarray(start, dtype=float)
-            )
+            return first_theta(problem, start)
         C = given_covariances(
             self.start_variances, problem.labels, problem.structures, "start_variances"
         )
@@ -231,21 +226,17 @@ class MacKay(Estimator):
         if start is None and self.start_variances is None:
             theta = lowest_start(problem, evaluate, theta)
         factors = problem.factors(theta)
-        if start is None and self.start_variances is not None:
-            residual = self._start_residual(problem)
-        else:
+        if self.start_error_variance is None and (
+            start is not None or self.start_variances is None
+        ):
             residual = evaluate.variance(evaluate(theta).payload.value)
-            residual = (
-                residual if self.start_error_variance is None else float(self.start_error_variance)
-            )
+        else:
+            residual = self._start_residual(problem)
         return Variances([np.sum(T * T, axis=1) * residual for T in factors], residual)
 
     def _start_residual(self, problem: Problem) -> float:
-        return (
-            problem.scale**2 / 4.0
-            if self.start_error_variance is None
-            else float(self.start_error_variance)
-        )
+        given = self.start_error_variance
+        return problem.scale**2 / 4.0 if given is None else float(given)
 
     @threads.limited()
     def objective(self, problem: Problem, theta: np.ndarray) -> float:

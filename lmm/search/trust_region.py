@@ -9,7 +9,7 @@ distance to the optimum in standard errors, so the test does not depend on anybo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -68,6 +68,20 @@ class Outcome:
     evaluations: int
     promised: float
     trace: tuple[dict[str, Any], ...]
+
+    @classmethod
+    def without_search(cls, point: Point, message: str) -> Outcome:
+        """The end at a point that was not searched for."""
+        return cls(point, True, message, 0, 1, float("nan"), ())
+
+    def then(self, later: Outcome) -> Outcome:
+        """The end of a search that went on from this one."""
+        return replace(
+            later,
+            iterations=self.iterations + later.iterations,
+            evaluations=self.evaluations + later.evaluations,
+            trace=self.trace + later.trace,
+        )
 
     def convergence(self, seconds: dict[str, float]) -> Convergence:
         """The same as an estimate reports it, with seconds by stage."""

@@ -10,7 +10,7 @@ have the units of the response, theta and gamma are measured by the size of the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -432,7 +432,7 @@ class Objective:
         outcome = run(start)
         self.searching = False
         return (
-            after(outcome, run(outcome.point.theta))
+            outcome.then(run(outcome.point.theta))
             if outcome.converged and self.is_rough(outcome.point)
             else outcome
         )
@@ -484,16 +484,6 @@ class Objective:
             )[free]
         out[np.ix_(free, free)] = separation.inverse(H[np.ix_(free, free)] / 2.0, endless)
         return np.asarray(back @ out @ back.T)
-
-
-def after(first: Outcome, then: Outcome) -> Outcome:
-    """A search that went on from where another ended."""
-    return replace(
-        then,
-        iterations=first.iterations + then.iterations,
-        evaluations=first.evaluations + then.evaluations,
-        trace=first.trace + then.trace,
-    )
 
 
 def centring(Q: np.ndarray, r: int) -> np.ndarray:

@@ -110,14 +110,8 @@ class LaplaceLikelihood(Estimator):
         )
         psi, callback = saved.begin(psi, callback)
         if self.control.evaluate_only:
-            outcome = Outcome(
-                objective(psi),
-                True,
-                "evaluated at the given parameters, not optimised",
-                0,
-                1,
-                float("nan"),
-                (),
+            outcome = Outcome.without_search(
+                objective(psi), "evaluated at the given parameters, not optimised"
             )
         else:
             outcome = self._close(objective, psi, callback)

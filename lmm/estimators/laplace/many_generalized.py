@@ -246,11 +246,7 @@ def fit_responses(
             progress(len(which))
         return out
 
-    with threads.limited():
-        if len(pieces) == 1 or threads.cores() == 1:
-            return many_linear.join([run(which) for which in pieces])
-        with ThreadPoolExecutor(threads.cores()) as pool:
-            return many_linear.join(list(pool.map(run, pieces)))
+    return many_linear.run_blocks(run, pieces)
 
 
 def _block(
@@ -298,11 +294,7 @@ def _block(
         beta_cov_unscaled=cov,
         sigma=np.array([family.sigma(one) for one in dispersion]),
         objective=values.objective,
-        modes=tuple(
-            np.ascontiguousarray(np.moveaxis(b, -1, 0).swapaxes(1, 2)) for b in values.modes
-        )
-        if modes
-        else (),
+        modes=many_linear.modes_by_problem(values.modes) if modes else (),
         evaluations=ends.evaluations,
         failures={},
         phi=np.array(dispersion)[:, None],

@@ -19,8 +19,16 @@ from functools import partial
 import numpy as np
 
 from lmm.estimators.control import Control
-from lmm.estimators.laplace.laplace_criterion import Objective, after
-from lmm.estimators.likelihood.probed_criterion import APART, FIRM, FLAT, MOST, ROOM, note, to_theta
+from lmm.estimators.laplace.laplace_criterion import Objective
+from lmm.estimators.likelihood.probed_criterion import (
+    APART,
+    FIRM,
+    Probed,
+    in_standard_errors,
+    note,
+    spread_of_zero,
+    to_theta,
+)
 from lmm.estimators.likelihood.probed_criterion import search as search_on
 from lmm.estimators.likelihood.profiled import slope
 from lmm.model.laplace.laplace import Way
@@ -38,7 +46,7 @@ UNSURE, ENOUGH = 1e-2, 1e-6
 STEP = 0.2
 
 
-class ProbedObjective(Objective):
+class ProbedObjective(Objective, Probed):
     """:class:`~lmm.estimators.laplace.laplace_criterion.Objective` of a problem with iterative terms; nAGQ 0 and 1."""
 
     comparable = False
@@ -54,13 +62,8 @@ class ProbedObjective(Objective):
         self.probes = score_by_probes.signs(self.rng, min(control.probes, self.most), self.q)
 
     @property
-    def most(self) -> int:
-        """Probes at the most."""
-        return int(np.clip(ROOM // max(self.q, 1), 16, MOST))
-
-    @property
     def firm(self) -> int:
-        """Probes at the least where a search ends, whatever the size."""
+        """The same whatever the size."""
         return FIRM
 
     def more_probes(self, count: int) -> None:
@@ -88,16 +91,12 @@ class ProbedObjective(Objective):
     def errors(self, point: Point) -> tuple[np.ndarray, np.ndarray]:
         """Monte Carlo covariance of the zero of the gradient in the point's coordinates, and that error in standard errors."""
         cov, inverse = self._spread(point)
-        return cov, _relative(cov, inverse)
+        return cov, in_standard_errors(cov, inverse)
 
     def _spread(self, point: Point) -> tuple[np.ndarray, np.ndarray]:
         """The same covariance, and half that of the parameters by the model Hessian."""
         each = self._each(point)
-        noise = np.atleast_2d(np.cov(each.T)) / len(each)
-        values, vectors = np.linalg.eigh(point.hessian)
-        inside = values > FLAT * max(float(values[-1]), 1e-300)
-        inverse = (vectors[:, inside] / values[inside]) @ vectors[:, inside].T
-        return inverse @ noise @ inverse, inverse
+        return spread_of_zero(np.atleast_2d(np.cov(each.T)) / len(each), point.hessian)
 
     def search(self, run: Callable[[np.ndarray], Outcome], start: np.ndarray) -> Outcome:
         """``run`` from ``start`` with few probes, then from where it ended with enough."""
@@ -106,7 +105,7 @@ class ProbedObjective(Objective):
         if not first.converged or len(self.probes) >= FIRM:
             return search_on(self, lambda at: first if at is start else run(at), start, accuracy)
         self.more_probes(min(FIRM, self.most))
-        return after(first, search_on(self, run, first.point.theta, accuracy))
+        return first.then(search_on(self, run, first.point.theta, accuracy))
 
     def reported(self, estimate: Estimate, point: Point) -> Estimate:
         """The estimate with its Monte Carlo errors."""
@@ -130,7 +129,7 @@ class ProbedObjective(Objective):
             probes=len(self.probes),
             seed=self.control.seed,
             theta=np.where(free, np.sqrt(np.maximum(np.diagonal(cov), 0.0)), 0.0)[: self.m],
-            relative=np.where(free, _relative(cov, inverse), 0.0),
+            relative=np.where(free, in_standard_errors(cov, inverse), 0.0),
             log_likelihood=float(logdets.std(ddof=1) / np.sqrt(len(logdets))) / 2.0,
             steps=(at.mode.steps, at.determinant.steps),
         )
@@ -147,11 +146,6 @@ class ProbedObjective(Objective):
             columns.append((ends[0] - ends[1]) / (2.0 * length))
         H = B.T @ np.column_stack(columns)
         return np.asarray((H + H.T) / 2)
-
-
-def _relative(cov: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    spread = 2.0 * np.diagonal(inverse)
-    return np.sqrt(np.divide(np.diagonal(cov), spread, out=np.zeros(len(cov)), where=spread > 0.0))
 
 
 def objective_for(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.search.boundary import SNAP, escapes, is_near, snapped_theta, unit_start
 from lmm.search.trust_region import Ends, minimize_each, put_values, take_values
 
+B = TypeVar("B")
 #: effects of one factor up to which problems side by side are faster than one after another, and fit in memory
 LEVELS_LIMIT = 20_000
 #: effects of several factors up to which a stack of dense matrices is faster than one problem after another
@@ -496,24 +497,18 @@ def fit_blocks(
         near = np.flatnonzero(ends.converged & near_boundary(evaluate, ends.theta))
         if len(near):
             put_values(values, near, evaluate(data.take(near), ends.theta[:, near], 1))
-        if len(near):
             doubtful[settle(evaluate, data, theta, values, near, TOLERANCE)] = True
         index = slice(firsts[i], firsts[i + 1])
         beta = values.beta.T @ inverse.T + (0.0 if offsets is None else offsets[index])
         cov = inverse @ np.moveaxis(values.cov, -1, 0) @ inverse.T
         sigma = np.sqrt(np.maximum(np.broadcast_to(values.r2 / data.degrees, (count,)), 0.0))
-        own_modes = (
-            tuple(np.ascontiguousarray(np.moveaxis(b, -1, 0).swapaxes(1, 2)) for b in values.modes)
-            if modes
-            else ()
-        )
         batch = Batch(
             theta,
             beta,
             cov,
             sigma,
             values.objective,
-            own_modes,
+            modes_by_problem(values.modes) if modes else (),
             ends.evaluations,
             {},
         )
@@ -525,11 +520,21 @@ def fit_blocks(
             progress(count)
         return batch
 
+    return run_blocks(run, range(len(blocks)))
+
+
+def modes_by_problem(modes: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Modes per term (R, J, k), of (k, J, R)."""
+    return tuple(np.ascontiguousarray(np.moveaxis(b, -1, 0).swapaxes(1, 2)) for b in modes)
+
+
+def run_blocks(run: Callable[[B], Batch], blocks: Sequence[B]) -> Batch:
+    """What ``run`` makes of all blocks, several at a time where there are cores."""
     with threads.limited():
         if len(blocks) == 1 or threads.cores() == 1:
-            return join([run(i) for i in range(len(blocks))])
+            return join([run(block) for block in blocks])
         with ThreadPoolExecutor(threads.cores()) as pool:
-            return join(list(pool.map(run, range(len(blocks)))))
+            return join(list(pool.map(run, blocks)))
 
 
 def write_single(batch: Batch, r: int, estimate: Any, why: str | None) -> None:

@@ -119,9 +119,8 @@ class MaximumLikelihood(Estimator):
         )
         theta, callback = saved.begin(theta, callback)
         if self.control.evaluate_only:
-            point = evaluate(theta)
-            outcome = Outcome(
-                point, True, "evaluated at the given theta, not optimised", 0, 1, float("nan"), ()
+            outcome = Outcome.without_search(
+                evaluate(theta), "evaluated at the given theta, not optimised"
             )
         else:
             run = partial(self._search, problem, evaluate, callback)
@@ -249,6 +248,13 @@ def of_determined(
         report=own.report,
         n_parameters=own.n_parameters,
     )
+
+
+def first_theta(problem: Problem, start: np.ndarray | None) -> np.ndarray:
+    """theta (m,) to begin from: the one given, or moments of the data."""
+    if start is None:
+        return starting_values(problem.cross, problem.structures)
+    return np.asarray(start, dtype=float)
 
 
 def check_sigma(

@@ -8,10 +8,10 @@ a smooth function. At the end log|H| is found by Lanczos quadrature, for the log
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Protocol
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
@@ -69,7 +69,32 @@ class Sampled(Payload):
     steps: tuple[int, ...]
 
 
-class StochasticEvaluator(Evaluator):
+class Probed(abc.ABC):
+    """A criterion whose gradient comes from random probes (count, q)."""
+
+    probes: np.ndarray
+    q: int
+
+    @property
+    def most(self) -> int:
+        """Probes at the most."""
+        return int(np.clip(ROOM // max(self.q, 1), 16, MOST))
+
+    @property
+    @abc.abstractmethod
+    def firm(self) -> int:
+        """Probes at the least where a search ends."""
+
+    @abc.abstractmethod
+    def errors(self, point: Point) -> tuple[np.ndarray, np.ndarray]:
+        """Monte Carlo covariance of the zero of the gradient in the point's coordinates, and that error in standard errors."""
+
+    @abc.abstractmethod
+    def more_probes(self, count: int) -> None:
+        """Add probes up to ``count``."""
+
+
+class StochasticEvaluator(Evaluator, Probed):
     """:class:`Evaluator` for a problem with iterative terms. It keeps the probes, and the solutions to begin from."""
 
     comparable = False
@@ -96,13 +121,7 @@ class StochasticEvaluator(Evaluator):
         self.anchor: Point | None = None
 
     @property
-    def most(self) -> int:
-        """Probes at the most."""
-        return int(np.clip(ROOM // max(self.q, 1), 16, MOST))
-
-    @property
     def firm(self) -> int:
-        """Probes at the least where a search ends."""
         return FIRM if self.problem.n <= CHEAP else 0
 
     def more_probes(self, count: int) -> None:
@@ -253,15 +272,8 @@ class StochasticEvaluator(Evaluator):
         m = len(self.probes)
         each = np.stack([slope([p[i] for p in payload.probes], payload.frame) for i in range(m)])
         noise = np.atleast_2d(np.cov(each.T)) * widening(m) ** 2 / m
-        values, vectors = np.linalg.eigh(point.hessian)
-        inside = values > FLAT * max(float(values[-1]), 1e-300)
-        inverse = (vectors[:, inside] / values[inside]) @ vectors[:, inside].T
-        cov = inverse @ noise @ inverse
-        spread = 2.0 * np.diagonal(inverse)
-        relative = np.sqrt(
-            np.divide(np.diagonal(cov), spread, out=np.zeros(len(cov)), where=spread > 0.0)
-        )
-        return cov, relative
+        cov, inverse = spread_of_zero(noise, point.hessian)
+        return cov, in_standard_errors(cov, inverse)
 
     def monte_carlo(self, point: Point, logdet_error: float) -> MonteCarlo:
         """The errors of a fit that ended at this point."""
@@ -309,24 +321,22 @@ def _regular(T: np.ndarray) -> bool:
     return bool(np.linalg.svd(T, compute_uv=False)[-1] > WELL)
 
 
-class Unsure(Protocol):
-    """An objective whose gradient comes from random probes."""
+def spread_of_zero(noise: np.ndarray, hessian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Covariance of the zero of a gradient with covariance ``noise``, and half that of the parameters, H^-1, off the boundary."""
+    values, vectors = np.linalg.eigh(hessian)
+    inside = values > FLAT * max(float(values[-1]), 1e-300)
+    inverse = (vectors[:, inside] / values[inside]) @ vectors[:, inside].T
+    return inverse @ noise @ inverse, inverse
 
-    probes: np.ndarray
 
-    @property
-    def most(self) -> int: ...
-
-    @property
-    def firm(self) -> int: ...
-
-    def errors(self, point: Point) -> tuple[np.ndarray, np.ndarray]: ...
-
-    def more_probes(self, count: int) -> None: ...
+def in_standard_errors(cov: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+    """Errors with covariance ``cov`` in standard errors of the parameters, whose covariance is twice ``inverse``."""
+    spread = 2.0 * np.diagonal(inverse)
+    return np.sqrt(np.divide(np.diagonal(cov), spread, out=np.zeros(len(cov)), where=spread > 0.0))
 
 
 def search(
-    evaluate: Unsure, run: Callable[[np.ndarray], Outcome], start: np.ndarray, accuracy: float
+    evaluate: Probed, run: Callable[[np.ndarray], Outcome], start: np.ndarray, accuracy: float
 ) -> Outcome:
     """``run`` from ``start``, then with more probes from where it ended, until the Monte Carlo error is ``accuracy`` standard errors.
 
@@ -344,13 +354,7 @@ def search(
             return outcome
         wanted = max(count * (worst / accuracy) ** 2 * MARGIN, count + 4) if worst > accuracy else 0
         evaluate.more_probes(int(min(max(wanted, evaluate.firm), evaluate.most)))
-        again = run(outcome.point.theta)
-        outcome = replace(
-            again,
-            evaluations=again.evaluations + outcome.evaluations,
-            iterations=again.iterations + outcome.iterations,
-            trace=outcome.trace + again.trace,
-        )
+        outcome = outcome.then(run(outcome.point.theta))
 
 
 def evaluator(
