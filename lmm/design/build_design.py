@@ -15,6 +15,7 @@ from lmm.design.rank import independent_columns
 from lmm.design.residual_part import residual_parts
 from lmm.design.terms import RandomTerm
 from lmm.errors import FormulaError, LmmWarning, RankWarning, warn
+from lmm.families import Family
 from lmm.formula import Evaluated, Formula, Given, ModelFrame, Table, TermRecipe, evaluate, parse
 from lmm.formula.columns.given import NOTHING
 from lmm.formula.evaluate import check_categories
@@ -128,7 +129,7 @@ def other_columns(formula: Formula, table: Table) -> tuple[str, ...]:
     return tuple(name for name in table.columns if name not in used)
 
 
-def _response(found: Evaluated, family: Any) -> tuple[np.ndarray, np.ndarray | None]:
+def _response(found: Evaluated, family: Family | None) -> tuple[np.ndarray, np.ndarray | None]:
     """y and the prior weights."""
     values, name = found.response, found.formula.response
     check_response(values, found.formula, found.n, family is None)

@@ -70,7 +70,7 @@ class Call:
     run: Callable[..., Any]
     arguments: dict[str, Any]
 
-    def changed(self, **arguments: Any) -> Call:
+    def changed(self, **arguments: object) -> Call:
         """The same call with some arguments changed."""
         return replace(self, arguments={**self.arguments, **arguments})
 
@@ -140,7 +140,7 @@ class Design:
     response: str
     messages: tuple[str, ...] = ()
     subset: np.ndarray | None = None
-    family: Any = None
+    family: object = None
     call: Call | None = None
     plan: Any = None
     source: RowSource | None = None
@@ -256,7 +256,7 @@ class Design:
             return sp.csr_array((self.n, 0))
         return sp.csr_array(sp.hstack([term.Z for term in self.terms], format="csr"))
 
-    def with_response(self, y: Any) -> Design:
+    def with_response(self, y: object) -> Design:
         """The same design with another response.
 
         Parameters

@@ -11,7 +11,7 @@ from lmm.formula import Formula
 from lmm.formula.columns.given import not_finite, numeric
 
 
-def linear_response(values: Any, name: str) -> np.ndarray:
+def linear_response(values: object, name: str) -> np.ndarray:
     """Response of a linear model, (n,) float64.
 
     Raises

@@ -30,7 +30,7 @@ class Responses:
 
     values: np.ndarray
     names: pd.Index
-    held: Any = None
+    held: object = None
 
 
 def read_responses(responses: Any, data: Table) -> Responses:
@@ -98,7 +98,7 @@ def _check_shape(shape: tuple[int, ...], data: Table) -> None:
         raise DataError(f"responses: {shape[0]} rows, but the data has {data.n}.{wide}")
 
 
-def _labelled(column: pd.Series, responses: Any, data: Table) -> pd.Series:
+def _labelled(column: pd.Series, responses: object, data: Table) -> pd.Series:
     """A column of a mapping in the order of the data, where the mapping has labels."""
     has_labels = isinstance(responses, Mapping) and any(
         isinstance(values, pd.Series) for values in responses.values()

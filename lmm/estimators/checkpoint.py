@@ -23,8 +23,9 @@ from lmm.errors import ArgumentError
 from lmm.estimators.given_start import check_size
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
+from lmm.types import TraceLine
 
-Callback = Callable[[dict[str, Any]], None] | None
+Callback = Callable[[TraceLine], None] | None
 
 #: first line of the file's contents
 KIND, VERSION = "lmm checkpoint", 1
@@ -50,8 +51,8 @@ class Checkpoint:
         self,
         path: str | os.PathLike[str] | None,
         problem: Problem | GeneralizedProblem,
-        method: Sequence[Any],
-        numbers: Sequence[Any],
+        method: Sequence[object],
+        numbers: Sequence[np.ndarray | float],
         comparable: bool = True,
     ):
         self.path = None if path is None else Path(path)
@@ -100,8 +101,8 @@ class Checkpoint:
         told = f"{estimate.convergence.message} (resumed from a checkpoint after {self.before} evaluations)"
         return replace(estimate, convergence=replace(estimate.convergence, message=told))
 
-    def _watch(self, callback: Callback) -> Callable[[dict[str, Any]], None]:
-        def watch(line: dict[str, Any]) -> None:
+    def _watch(self, callback: Callback) -> Callable[[TraceLine], None]:
+        def watch(line: TraceLine) -> None:
             self.evaluations += 1
             objective = float(line["objective"])
             if (
@@ -188,7 +189,9 @@ class Checkpoint:
         return dict(stored)
 
 
-def fingerprint(problem: Problem | GeneralizedProblem, method: Sequence[Any]) -> dict[str, object]:
+def fingerprint(
+    problem: Problem | GeneralizedProblem, method: Sequence[object]
+) -> dict[str, object]:
     """What a fit is of, in words and whole numbers that JSON keeps as they are."""
     terms = [
         f"({' + '.join(columns)} | {group}) with {size.J} levels, {type(structure).__name__}"
@@ -214,7 +217,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
     )
 
 
-def data_numbers(problem: Problem, moments: np.ndarray) -> tuple[Any, ...]:
+def data_numbers(problem: Problem, moments: np.ndarray) -> tuple[np.ndarray | float, ...]:
     """Numbers that tell one data set of a linear model from another: of the least-squares fit, and variances by moments."""
     return (
         problem.beta0,

@@ -15,10 +15,11 @@ import numpy as np
 from lmm.errors import ArgumentError
 from lmm.estimators.control import Control
 from lmm.model.records import Estimate
+from lmm.types import TraceLine
 
 LINEAR, GENERALIZED = "linear", "generalized"
 #: receives each line of a trace
-Callback = Callable[[dict[str, Any]], None]
+Callback = Callable[[TraceLine], None]
 
 
 class Estimator(abc.ABC):

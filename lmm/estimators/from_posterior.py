@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import numpy as np
@@ -17,14 +17,24 @@ from lmm.model.posterior import scales
 from lmm.model.posterior.joint import Model, units_of
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import PosteriorEstimate
-from lmm.priors import Priors, resolve, written
+from lmm.priors import Prior, Priors, resolve, written
+from lmm.types import Kernel
 
+#: what the scales are that are reported, and what is said where one is fixed
+SCALES = (
+    "standard deviations and correlations of the random effects are posterior means as well, those of random slopes at the means of "
+    "their columns."
+)
+FIXED = "The residual standard deviation was fixed at {:g}."
 #: numbers in the draws of the effects up to which they are kept
 KEEP = 50_000_000
 
 
 def prepare(
-    problem: Problem | GeneralizedProblem, model: Model, given: Any, held: dict[str, str]
+    problem: Problem | GeneralizedProblem,
+    model: Model,
+    given: Mapping[str, Prior] | None,
+    held: dict[str, str],
 ) -> tuple[Problem | GeneralizedProblem, Priors]:
     """The problem about the means of the random slopes' columns, and its priors, from those that were given.
 
@@ -41,11 +51,18 @@ def prepare(
 
 
 def as_centred(
-    problem: Problem | GeneralizedProblem, start: np.ndarray, priors: Priors
-) -> np.ndarray:
+    problem: Problem | GeneralizedProblem, start: np.ndarray | None, H: tuple[np.ndarray, ...]
+) -> np.ndarray | None:
     """Starting values with theta of the effects b_c."""
+    if start is None:
+        return None
     m = problem.n_theta
-    return np.concatenate([centred.theta_of(problem, priors.frames, start[:m]), start[m:]])
+    return np.concatenate([centred.theta_of(problem, H, start[:m]), start[m:]])
+
+
+def level_variances(A: np.ndarray, scale2: float) -> np.ndarray:
+    """Variances (k,) of a level's effects as its own data tell them, from cross-products A (k, k, J) and the residual's."""
+    return np.asarray(scale2 * A.shape[-1] / np.maximum(np.einsum("aaj->a", A), 1e-300))
 
 
 def effects_as_written(effects: list[np.ndarray], H: tuple[np.ndarray, ...]) -> list[np.ndarray]:
@@ -54,15 +71,15 @@ def effects_as_written(effects: list[np.ndarray], H: tuple[np.ndarray, ...]) -> 
 
 
 def covariances_as_written(
-    covariances: list[np.ndarray], H: tuple[np.ndarray, ...]
+    covariances: Sequence[np.ndarray], H: tuple[np.ndarray, ...]
 ) -> list[np.ndarray]:
     """Covariances H C H' of covariances (..., k, k) per term."""
     return [h @ own @ h.T for own, h in zip(covariances, H, strict=True)]
 
 
 @lru_cache(maxsize=32)
-def _covariances(terms: tuple[scales.Term, ...], transform: str) -> Callable[..., Any]:
-    def of(zeta: object, units: Any) -> list[object]:
+def _covariances(terms: tuple[scales.Term, ...], transform: str) -> Kernel:
+    def of(zeta: object, units: Sequence[object]) -> list[object]:
         parts = zip(terms, scales.split(terms, zeta), units, strict=True)
         T = [scales.factor(term, own, transform, unit) for term, own, unit in parts]
         return [t @ t.T for t in T]

@@ -29,6 +29,7 @@ from lmm.estimators.estimator import Callback, Estimator
 from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood
 from lmm.estimators.likelihood.maximum_likelihood import check_sigma, finish
 from lmm.estimators.likelihood.profiled import Evaluator
+from lmm.families import Family
 from lmm.linalg import threads
 from lmm.model.laplace.laplace import laplace
 from lmm.model.laplace.start_values import starting_values
@@ -135,7 +136,7 @@ class GivenVariances(Estimator):
             ),
         )
 
-    def _phi(self, family: Any) -> float:
+    def _phi(self, family: Family) -> float:
         if self.sigma is not None:
             raise ArgumentError(
                 "sigma is the residual standard deviation of a linear model; with a family give dispersion= where it has one."

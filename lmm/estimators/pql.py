@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
@@ -48,6 +47,7 @@ from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate, Report
 from lmm.search.boundary import escapes, snap, unit_start
 from lmm.search.trust_region import Outcome, minimize
+from lmm.types import TraceLine
 
 DISPERSIONS = ("fixed", "estimated")
 #: a step's component along the last, relative to it, below which the iteration cycles
@@ -194,7 +194,7 @@ class _Iteration:
         )
         self.step = 1.0
         self.change: np.ndarray | None = None
-        self.trace: list[dict[str, Any]] = []
+        self.trace: list[TraceLine] = []
 
     def _near_the_data(self) -> np.ndarray:
         """The link of means close to the response, from which a generalized linear model's iteration begins too."""

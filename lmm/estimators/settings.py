@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from lmm import arguments
 from lmm.errors import ArgumentError
 from lmm.estimators.control import Control
+from lmm.estimators.estimator import Estimator
 
 Rule = Callable[[object, str], object]
 
@@ -78,7 +78,7 @@ def check_settings(estimator: object, **rules: Rule) -> None:
         object.__setattr__(estimator, key, value)
 
 
-def refuse_evaluation(estimator: Any, why: str) -> None:
+def refuse_evaluation(estimator: Estimator, why: str) -> None:
     """ArgumentError where a method that has nothing to evaluate at given variances is asked to do only that."""
     if estimator.control.evaluate_only:
         raise ArgumentError(f"evaluate_only=True: {why}; at given variances use lmm.solve.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -14,6 +13,7 @@ from lmm.families import links
 from lmm.families.base import Array, Family, Weights, ones, weighted_constant
 from lmm.families.links import Four, Link
 from lmm.families.namespace import namespace
+from lmm.types import Kernel
 
 #: support of the means by name
 SUPPORTS = {"real": (-np.inf, np.inf), "positive": (0.0, np.inf), "unit": (0.0, 1.0)}
@@ -21,11 +21,11 @@ SUPPORTS = {"real": (-np.inf, np.inf), "positive": (0.0, np.inf), "unit": (0.0, 
 
 @lru_cache(maxsize=64)
 def _compiled(
-    function: Callable[..., Any],
+    function: Kernel,
     log_scale: bool,
     dispersion: bool,
     orders: tuple[tuple[int, int], ...],
-) -> Callable[..., Any]:
+) -> Kernel:
     """Derivatives of ``function(y, mu, phi)`` in c and rho = log phi, of each order in ``orders``, as one jitted function."""
     import jax
     import jax.numpy as jnp
@@ -34,7 +34,7 @@ def _compiled(
         mu = jnp.exp(c) if log_scale else c
         return function(y, mu, jnp.exp(rho)) if dispersion else function(y, mu)
 
-    def derivative(f: Callable[..., Any], argument: int) -> Callable[..., Any]:
+    def derivative(f: Kernel, argument: int) -> Kernel:
         def d(c: Any, rho: Any, y: object) -> object:
             tangents = (
                 (jnp.ones_like(c), jnp.zeros_like(rho))
@@ -45,8 +45,8 @@ def _compiled(
 
         return d
 
-    def nested(in_c: int, in_rho: int) -> Callable[..., Any]:
-        f: Callable[..., Any] = density
+    def nested(in_c: int, in_rho: int) -> Kernel:
+        f: Kernel = density
         for argument in (0,) * in_c + (1,) * in_rho:
             f = derivative(f, argument)
         return f
@@ -56,7 +56,7 @@ def _compiled(
 
 
 def _evaluate(
-    function: Callable[..., Any],
+    function: Kernel,
     log_scale: bool,
     dispersion: bool,
     orders: object,
@@ -109,12 +109,12 @@ class CustomFamily(Family):
     array([2.])
     """
 
-    density: Callable[..., Any]
+    density: Kernel
     label: str
     mean_support: str
     dispersion: bool
-    variance_function: Callable[..., Any] | None = field(default=None)
-    sampler: Callable[..., Any] | None = field(default=None)
+    variance_function: Kernel | None = field(default=None)
+    sampler: Kernel | None = field(default=None)
 
     name = title = "custom"
     in_jax = True
@@ -123,14 +123,14 @@ class CustomFamily(Family):
 
     def __init__(
         self,
-        density: Callable[..., Any],
+        density: Kernel,
         name: str = "custom",
         link: str | Link | None = None,
         *,
         mean: str = "positive",
         dispersion: bool = False,
-        variance: Callable[..., Any] | None = None,
-        sampler: Callable[..., Any] | None = None,
+        variance: Kernel | None = None,
+        sampler: Kernel | None = None,
     ):
         if mean not in SUPPORTS:
             raise ArgumentError(f"mean={mean!r} is not one of {', '.join(SUPPORTS)}.")
@@ -153,7 +153,7 @@ class CustomFamily(Family):
 
     def _traced(
         self,
-        function: Callable[..., Any],
+        function: Kernel,
         name: str,
         orders: tuple[tuple[int, int], ...],
         y: Array,
@@ -346,6 +346,6 @@ class CustomFamily(Family):
 
 
 @lru_cache(maxsize=64)
-def _ignoring_y(variance: Callable[..., Any], dispersion: bool) -> Callable[..., Any]:
+def _ignoring_y(variance: Kernel, dispersion: bool) -> Kernel:
     """The variance function with the arguments of a density."""
     return (lambda y, mu, phi: variance(mu, phi)) if dispersion else (lambda y, mu: variance(mu))

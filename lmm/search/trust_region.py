@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from lmm.model.records import Convergence
+from lmm.types import TraceLine
 
 #: share of the promised decrease under which a learned correction is doubted, and evaluations after which one doubt is enough
 DOUBT, PATIENCE = 0.5, 12
@@ -67,7 +68,7 @@ class Outcome:
     iterations: int
     evaluations: int
     promised: float
-    trace: tuple[dict[str, Any], ...]
+    trace: tuple[TraceLine, ...]
 
     @classmethod
     def without_search(cls, point: Point, message: str) -> Outcome:
@@ -251,7 +252,7 @@ def minimize(
     learn: bool = False,
     noise: float = 0.0,
     known: float = np.inf,
-    callback: Callable[[dict[str, Any]], None] | None = None,
+    callback: Callable[[TraceLine], None] | None = None,
 ) -> Outcome:
     """Minimise from ``start`` (m,); ``move(theta, step)`` takes a step in the local coordinates at theta.
 
@@ -261,7 +262,7 @@ def minimize(
     ``noise`` is a difference of two objectives that means nothing, beside that of rounding. A search whose end is in sight and is the
     minimum ``known`` already is given up. ``callback`` sees each line of the trace.
     """
-    trace: list[dict[str, Any]] = []
+    trace: list[TraceLine] = []
 
     def record(point: Point, promised: float, accepted: bool) -> None:
         trace.append(

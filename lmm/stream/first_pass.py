@@ -20,8 +20,8 @@ import pandas as pd
 
 from lmm.errors import ArgumentError, DataError
 from lmm.formula.columns.complete import RowCounts
-from lmm.formula.columns.engine import Columns, Evaluator
-from lmm.formula.columns.functions import CODING, orthonormal
+from lmm.formula.columns.engine import Columns, Evaluator, Memories
+from lmm.formula.columns.functions import CODING, Memory, orthonormal
 from lmm.formula.text.names import alias, readable
 from lmm.stream.conform import conform
 from lmm.stream.levels.found_levels import ListedLevels
@@ -62,11 +62,11 @@ class Scan:
     weights: str | None
     offset: str | None
     subset: str | None
-    context: Mapping[str, Any]
+    context: Mapping[str, object]
     awkward: frozenset[str]
     categories: tuple[str, ...] = ()
     arguments: dict[str, str] = field(default_factory=dict)
-    state: dict[str, Any] = field(default_factory=dict)
+    state: Memories = field(default_factory=dict)
     known: frozenset[str] = frozenset()
     head: int = HEAD
     coded: frozenset[str] = frozenset()
@@ -272,7 +272,7 @@ def _settings(call: str, names: tuple[str, ...]) -> dict[str, ast.expr]:
     return out | {str(k.arg): k.value for k in node.keywords}
 
 
-def check_calls(state: Mapping[str, Any], awkward: frozenset[str]) -> None:
+def check_calls(state: Mapping[str, Memory], awkward: frozenset[str]) -> None:
     """ArgumentError for a function that has to see all rows at once."""
     for call in state:
         name, shown = function_of(call), readable(call, awkward)
@@ -295,7 +295,7 @@ def check_calls(state: Mapping[str, Any], awkward: frozenset[str]) -> None:
             )
 
 
-def _moments(call: str, values: np.ndarray, state: Mapping[str, Any]) -> Moments:
+def _moments(call: str, values: np.ndarray, state: Mapping[str, Memory]) -> Moments:
     mean = float(values.mean())
     out = Moments(
         len(values),
@@ -314,7 +314,7 @@ def _moments(call: str, values: np.ndarray, state: Mapping[str, Any]) -> Moments
     return out
 
 
-def resolved(call: str, moments: Moments, first: Mapping[str, Any], scan: Scan) -> dict[str, Any]:
+def resolved(call: str, moments: Moments, first: Memory, scan: Scan) -> Memory:
     """What the function would remember of all rows; ``first`` is what it remembers of the first ones."""
     name = function_of(call)
     if name in SUMMARIES:
@@ -357,7 +357,7 @@ def _asked(given: ast.expr | None) -> bool:
     return given is None or (isinstance(given, ast.Constant) and given.value is True)
 
 
-def _recurrence(moments: Moments, origin: float) -> dict[str, Any]:
+def _recurrence(moments: Moments, origin: float) -> Memory:
     """Coefficients of the polynomials that are orthogonal on all rows, from B'B = LL' and the Jacobi matrix L^-1 B'xB L^-T."""
     L = np.linalg.cholesky(moments.gram)
     jacobi = np.linalg.solve(L, np.linalg.solve(L, moments.moved).T)

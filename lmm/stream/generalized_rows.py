@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from lmm.model.gaussian.system import plan_for
 from lmm.model.problem import GeneralizedProblem
 from lmm.stream import finish
 from lmm.stream.absent import ABSENT
+from lmm.stream.clusters.parts import Prepared
 from lmm.stream.linear_rows import Origin
 from lmm.stream.partial import PartialSums, add_block, empty_sums
 from lmm.stream.partial import merge as merge_sums
@@ -142,7 +143,7 @@ def _finish(
 
 def _prepared(
     recipe: Recipe, reducer: Reducer, evaluate: Evaluate, locate: Locate, n: int
-) -> tuple[Any, int | None]:
+) -> tuple[Prepared, int | None]:
     """Where the rows are kept, and how many they are after merging: on the workers of a cluster, else here."""
     if hasattr(reducer, "prepared"):
         return reducer.prepared(recipe.needed, partial(chain, evaluate, locate)), None

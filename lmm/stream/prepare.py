@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from lmm.design.rank import independent_columns, least_squares
 from lmm.errors import ArgumentError, DataError, LmmWarning, warn
 from lmm.families import Family
 from lmm.formula import Evaluated, Formula, Given, Table, evaluate
-from lmm.formula.columns.engine import FUNCTIONS, wilkinson
+from lmm.formula.columns.engine import FUNCTIONS, Memories, wilkinson
 from lmm.formula.columns.subset import looks_across
 from lmm.formula.evaluate import as_evaluated, check_categories
 from lmm.formula.text.names import (
@@ -180,7 +180,7 @@ def _witnesses(
         rows = _with_dictionaries(rows, used)
     if not rows.num_rows:
         rows = _rows(_pass(reducer, scan, "the first rows have missing values"))
-    known: dict[str, object] = {}
+    known: Memories = {}
     collected: dict[str, None] = {}
     while True:
         try:
@@ -283,7 +283,7 @@ def _rows(found: Found) -> pa.Table:
     return rows
 
 
-def _evaluated(formula: Formula, rows: pa.Table, given: Given, state: dict[str, Any]) -> Evaluated:
+def _evaluated(formula: Formula, rows: pa.Table, given: Given, state: Memories) -> Evaluated:
     found = evaluate(formula, Table(rows), given, state)
     if found.arrays:
         raise ArgumentError(

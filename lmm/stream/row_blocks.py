@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 
@@ -346,7 +346,7 @@ class StreamedRows:
         """The part of the log density that no parameter moves, of the rows before they were merged."""
         return self._constant
 
-    def total(self, requests: Sequence[Callable[[Block], Any]]) -> list[object]:
+    def total(self, requests: Sequence[Callable[[Block], object]]) -> list[object]:
         """The requests' answers summed over all rows: one pass."""
         sizes = (
             [size.J for size in self.plan.terms],
@@ -405,12 +405,12 @@ def _start(count: int, levels: list[int], pairs: dict[tuple[int, int], int]) -> 
     return [Total(levels, pairs) for _ in range(count)]
 
 
-def _answers(requests: tuple[Callable[[Block], Any], ...], block: Block) -> list[object]:
+def _answers(requests: tuple[Callable[[Block], object], ...], block: Block) -> list[object]:
     return [request(block) for request in requests]
 
 
 def _answer(
-    requests: tuple[Callable[[Block], Any], ...], totals: list[Total], block: Block
+    requests: tuple[Callable[[Block], object], ...], totals: list[Total], block: Block
 ) -> list[Total]:
     if block.n:
         for request, total in zip(requests, totals, strict=True):

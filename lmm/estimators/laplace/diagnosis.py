@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from lmm.estimators.laplace.laplace_criterion import State
 from lmm.estimators.laplace.separation import Separation, separation
+from lmm.families.base import Family, Phi
 from lmm.model.laplace.quadrature import quadrature
 from lmm.model.laplace.rows import Block
 from lmm.model.problem import GeneralizedProblem
@@ -36,7 +37,7 @@ class Diagnosis:
 
 
 def laplace_error(
-    problem: GeneralizedProblem, T: np.ndarray, state: Any, observed: bool, objective: float
+    problem: GeneralizedProblem, T: np.ndarray, state: State, observed: bool, objective: float
 ) -> str | None:
     """A sentence when Laplace's log-likelihood is far from the integral, which quadrature gives for one factor; else None."""
     points = CHECK_POINTS.get(len(T), 0)
@@ -64,7 +65,7 @@ def diagnose(
     problem: GeneralizedProblem,
     beta: np.ndarray,
     factors: Sequence[np.ndarray],
-    phi: object,
+    phi: Phi,
     eta: np.ndarray | None,
 ) -> Diagnosis:
     """What of an estimate the data do not bound.
@@ -98,7 +99,7 @@ def diagnose(
     return Diagnosis(tuple(messages), unbounded, None if found is None else found.directions)
 
 
-def _unit(family: Any) -> float:
+def _unit(family: Family) -> float:
     """The size of a predictor in units of the link: one for the logit."""
     with np.errstate(divide="ignore", invalid="ignore"):  # a power link has no value there
         slope = float(family.link.d1(np.zeros(1))[0])
@@ -106,7 +107,7 @@ def _unit(family: Any) -> float:
 
 
 def _separation(
-    problem: GeneralizedProblem, beta: np.ndarray, phi: object, eta: np.ndarray | None
+    problem: GeneralizedProblem, beta: np.ndarray, phi: Phi, eta: np.ndarray | None
 ) -> Separation | None:
     family = problem.family
     if eta is not None:
@@ -126,9 +127,9 @@ def _separation(
 class Against:
     """Asks how many rows a direction of the fixed effects moves the wrong way."""
 
-    family: Any
+    family: Family
     ray: np.ndarray
-    phi: Any
+    phi: Phi
 
     def __call__(self, block: Block) -> float:
         """Rows of a block that do not move the right way, or not at all where they have no limit."""
@@ -180,7 +181,7 @@ def _separated(problem: GeneralizedProblem, found: Separation, names: tuple[str,
 
 
 def _without_limit(
-    problem: GeneralizedProblem, factors: Sequence[np.ndarray], phi: object, eta: np.ndarray
+    problem: GeneralizedProblem, factors: Sequence[np.ndarray], phi: Phi, eta: np.ndarray
 ) -> list[str]:
     """Groups of the terms whose variance is large and whose rows are all at the end of the response that their effects drive them to.
 
@@ -204,7 +205,7 @@ def _without_limit(
     return wide
 
 
-def _log_probability(family: Any, rows: Block, eta: np.ndarray, phi: object) -> np.ndarray:
+def _log_probability(family: Family, rows: Block, eta: np.ndarray, phi: Phi) -> np.ndarray:
     """(n,) log probability of the side of the response that each row is on; minus infinity for rows that are at no end of it."""
     out, at_end = np.zeros(rows.n), rows.weights == 0.0
     for limit in family.limits(rows.y, eta, phi):

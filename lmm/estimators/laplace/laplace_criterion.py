@@ -20,6 +20,7 @@ from lmm.design.rank import triangle_inverse
 from lmm.errors import ArgumentError
 from lmm.estimators.laplace import separation
 from lmm.estimators.likelihood.profiled import Frame, curvature, slope
+from lmm.families.base import Phi
 from lmm.model.laplace.laplace import Laplace, Way, by_leverages, laplace_task
 from lmm.model.laplace.modes import MODE_TOLERANCE, find_modes, follow
 from lmm.model.laplace.passes import Source, Task, drive
@@ -46,7 +47,7 @@ class State:
     frame: Frame
     theta: np.ndarray
     gamma: np.ndarray
-    phi: Any
+    phi: Phi
 
 
 class Objective:
@@ -103,7 +104,7 @@ class Objective:
                 np.repeat([problem.eta_scale, 1.0], [problem.p, self.family.n_parameters])
             )
 
-    def pack(self, theta: np.ndarray, beta: np.ndarray, phi: Any) -> np.ndarray:
+    def pack(self, theta: np.ndarray, beta: np.ndarray, phi: Phi) -> np.ndarray:
         """psi of parameters on the user's scale."""
         return self.enter(np.concatenate([theta, self.rows.R @ beta, self.family.to_rho(phi)]))
 
@@ -251,7 +252,7 @@ class Objective:
         self.lowest, self.u, self.gamma, self.last = point.objective, mode.u, mode.gamma, point
 
     def _start(
-        self, T: list[np.ndarray], gamma: np.ndarray, phi: Any
+        self, T: list[np.ndarray], gamma: np.ndarray, phi: Phi
     ) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
         """Where to look for the modes: where those of the best point go to first order, or where they are."""
         state = self.last.payload if self.last is not None else None

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
@@ -40,6 +39,7 @@ from lmm.model.problem_kinds import AnyProblem, GeneralizedProblem
 from lmm.model.records import Estimate
 from lmm.search.boundary import is_singular, snapped_theta
 from lmm.search.trust_region import Outcome, minimize
+from lmm.types import TraceLine
 
 #: places well above zero, the best of those looked at, from which a search that ended at a variance of zero begins again,
 #: and the gain of -2 log-likelihood for which another end is taken
@@ -153,7 +153,7 @@ class LaplaceLikelihood(Estimator):
         assert problem.centred is not None
         m = problem.n_theta
 
-        def outer(line: dict[str, Any]) -> dict[str, object]:
+        def outer(line: TraceLine) -> dict[str, object]:
             return {
                 **line,
                 "theta": np.concatenate(

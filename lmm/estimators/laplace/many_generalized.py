@@ -28,6 +28,7 @@ from lmm.linalg import threads
 from lmm.model.laplace import laplace_batch
 from lmm.model.laplace.laplace_batch import Data, Shared, Values
 from lmm.model.problem import GeneralizedProblem
+from lmm.model.records import Estimate
 from lmm.search.boundary import unit_start
 from lmm.search.trust_region import Ends, minimize_each, put_values, take_values
 
@@ -44,7 +45,7 @@ START_STEPS, START_TOLERANCE = 12, 1e-4
 CLOSE = 1e-7 * laplace_batch.MODE_TOLERANCE
 
 
-def takes(problem: Any) -> bool:
+def takes(problem: GeneralizedProblem) -> bool:
     """Whether responses of this problem can be fitted side by side."""
     if len(problem.structures) > 1 or problem.centred is not None:
         return False
@@ -124,7 +125,7 @@ def data_of(shared: Shared, Y: np.ndarray) -> Data:
 
 
 @np.errstate(all="ignore")
-def without_effects(data: Data) -> tuple[np.ndarray, Any]:
+def without_effects(data: Data) -> tuple[np.ndarray, float | np.ndarray]:
     """gamma (p, R) and phi of the generalized linear model of each response, by reweighted least squares with halving."""
     shared, family, y = data.shared, data.shared.family, data.y
     weights, p = shared.weights, shared.p
@@ -172,7 +173,7 @@ def without_effects(data: Data) -> tuple[np.ndarray, Any]:
     return gamma, phi
 
 
-def _dispersions(data: Data, eta: np.ndarray) -> Any:
+def _dispersions(data: Data, eta: np.ndarray) -> float | np.ndarray:
     """Moment estimates of each response's dispersion, given its predictor."""
     family = data.shared.family
     if not family.has_dispersion:
@@ -204,8 +205,8 @@ def fit_responses(
     estimator: Estimator,
     theta: np.ndarray,
     Y: np.ndarray,
-    finish: Callable[[int, np.ndarray | None], tuple[Any, str | None]],
-    from_point: tuple[np.ndarray, Any] | None,
+    finish: Callable[[int, np.ndarray | None], tuple[Estimate | None, str | None]],
+    from_point: tuple[np.ndarray, float | np.ndarray] | None,
     modes: bool,
     progress: Callable[[int], None] | None = None,
 ) -> Batch:
@@ -254,7 +255,7 @@ def _block(
     problem: GeneralizedProblem,
     estimator: Estimator,
     Y: np.ndarray,
-    from_point: tuple[np.ndarray, Any] | None,
+    from_point: tuple[np.ndarray, float | np.ndarray] | None,
     modes: bool,
 ) -> tuple[Batch, Sequence[int]]:
     """Fits of one block, and those that single fits have to finish."""

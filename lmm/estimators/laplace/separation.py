@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from lmm.families.base import Family, Limit, Phi
+
 #: log probability above which a row counts as near its limit
 NEAR = -0.1
 #: rows that are looked at first, and constraints of one programme at the beginning
@@ -78,12 +80,12 @@ def inverse(information: np.ndarray, endless: np.ndarray | None) -> np.ndarray:
 
 
 def separation(
-    family: Any,
+    family: Family,
     y: np.ndarray,
     weights: np.ndarray,
     Q: np.ndarray,
     eta: np.ndarray | None,
-    phi: object,
+    phi: Phi,
 ) -> Separation | None:
     """The directions in which a generalized model's likelihood rises without end; None where there is none.
 
@@ -132,7 +134,7 @@ def separation(
 
 
 def _stack(
-    Q: np.ndarray, rows: np.ndarray, sign: Any, own: np.ndarray | None, limits: Sequence[Any]
+    Q: np.ndarray, rows: np.ndarray, sign: Any, own: np.ndarray | None, limits: Sequence[Limit]
 ) -> object:
     """A function that gives some of the rows' constraints (m, p + r)."""
     r = limits[0].own.shape[1]

@@ -33,6 +33,7 @@ from lmm.linalg import threads
 from lmm.model.gaussian import batch_levels, dense_effects
 from lmm.model.gaussian.batched import Levels, Stacked, Values, explained
 from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.records import Estimate
 from lmm.search.boundary import SNAP, escapes, is_near, snapped_theta, unit_start
 from lmm.search.trust_region import Ends, minimize_each, put_values, take_values
 
@@ -458,7 +459,7 @@ def fit_blocks(
     theta: np.ndarray,
     blocks: Sequence[Callable[[], Levels | Stacked]],
     counts: Sequence[int],
-    finish: Callable[[int, np.ndarray | None], tuple[Any, str | None]],
+    finish: Callable[[int, np.ndarray | None], tuple[Estimate | None, str | None]],
     offsets: np.ndarray | None,
     modes: bool,
     progress: Callable[[int], None] | None = None,
@@ -537,7 +538,7 @@ def run_blocks(run: Callable[[B], Batch], blocks: Sequence[B]) -> Batch:
             return join(list(pool.map(run, blocks)))
 
 
-def write_single(batch: Batch, r: int, estimate: Any, why: str | None) -> None:
+def write_single(batch: Batch, r: int, estimate: Estimate | None, why: str | None) -> None:
     """Write a single fit, or its failure, over a problem of a batch that nobody has seen yet."""
     if why is not None:
         batch.failures[r] = why

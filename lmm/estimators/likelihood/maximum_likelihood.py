@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
@@ -33,6 +32,7 @@ from lmm.model.problem_kinds import LinearProblem, MarginalProblem, Problem
 from lmm.model.records import Estimate
 from lmm.search.boundary import escapes, snap
 from lmm.search.trust_region import Outcome, Point, minimize
+from lmm.types import TraceLine
 
 #: eigenvalue of the information about theta, scaled to correlations, under which a direction is flat, and what does not move G
 FLAT, MOVED = 1e-9, 1e-12
@@ -218,7 +218,7 @@ def of_determined(
         outcome = Outcome(point, True, "no variance is determined by the data", 0, 1, 0.0, ())
         return replace(finish(problem, evaluate, outcome, estimator.name, {}), messages=found.notes)
 
-    def whole(line: dict[str, Any]) -> dict[str, object]:
+    def whole(line: TraceLine) -> dict[str, object]:
         return {**line, "theta": spread(problem, found.kept, line["theta"])}
 
     told = None if callback is None else lambda line: callback(whole(line))

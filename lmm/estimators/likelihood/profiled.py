@@ -25,6 +25,7 @@ from lmm.model.gaussian import deviance, hessian
 from lmm.model.problem import Problem
 from lmm.model.records import MonteCarlo
 from lmm.search.trust_region import Outcome, Point
+from lmm.types import Kernel
 
 #: error of a sum of squares, relative to its size
 ROUNDING = 4.0 * float(np.finfo(float).eps)
@@ -97,7 +98,7 @@ class Evaluator:
                 elimination.on_devices(self.mesh, system), *backend.put(tuple(self.data[1:]))
             )
 
-    def _call(self, kernel: Callable[..., Any], *arrays: object, **static: Any) -> Any:
+    def _call(self, kernel: Kernel, *arrays: object, **static: Any) -> Any:
         if self.jax:
             with backend.over(self.mesh):
                 return backend.call(kernel, self.data, *arrays, **static)

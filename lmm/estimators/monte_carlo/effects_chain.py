@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from lmm.linalg.devices import backend
 from lmm.model.posterior import expectation
 from lmm.model.posterior.expectation import Frame, Parameters, Statistics
-from lmm.model.posterior.joint import Model
+from lmm.model.posterior.joint import Model, RowData, Sums
+from lmm.types import Kernel
 from lmm.types import KernelArray as Array
 
 #: iterations in a window
@@ -37,13 +38,32 @@ class Settings(NamedTuple):
     dense: tuple[int, ...]
 
 
+class Pace(NamedTuple):
+    """What may change from one call to the next.
+
+    Attributes
+    ----------
+    leapfrog : leapfrog steps of an HMC step.
+    target : acceptance rate that the step size is adapted to.
+    count : steps of the chain, of a warm-up or in an iteration.
+    adapt : 1 where windows adapt the step size, else 0.
+    smoothing : share of an iteration's draws in the averages.
+    """
+
+    leapfrog: Array
+    target: Array
+    count: Array
+    adapt: Array
+    smoothing: Array
+
+
 class Steps(NamedTuple):
     """Compiled functions of one structure."""
 
-    begin: Callable[..., Any]
-    zero: Callable[..., Any]
-    warm_up: Callable[..., Any]
-    window: Callable[..., Any]
+    begin: Kernel
+    zero: Kernel
+    warm_up: Kernel
+    window: Kernel
 
 
 @lru_cache(maxsize=16)
@@ -60,7 +80,12 @@ def compiled(model: Model, settings: Settings) -> Steps:
     linear = model.linear
 
     def step(
-        key: Array, x: Array, density: Any, size: Array, inverse_mass: Array, leapfrog: Array
+        key: Array,
+        x: Array,
+        density: Callable[[Array], Array],
+        size: Array,
+        inverse_mass: Array,
+        leapfrog: Array,
     ) -> Any:
         if settings.sampler == "hmc":
             return kernel(key, x, density, size, inverse_mass, leapfrog)
@@ -70,41 +95,30 @@ def compiled(model: Model, settings: Settings) -> Steps:
         key: Array,
         x: Array,
         at: Parameters,
-        data: Any,
+        data: Sums | RowData,
         frame: Frame,
         size: Array,
-        leapfrog: Array,
-        target: Array,
-        steps: Array,
-    ) -> Any:
+        pace: Pace,
+    ) -> tuple[Array, Array, Array]:
         backend.traces["mcem"] += 1
         density = expectation.effects_density(model, settings.dense, frame, data, at)
-        init, update, final = dual_averaging_adaptation(target)
+        init, update, final = dual_averaging_adaptation(pace.target)
         mass = jnp.ones_like(x)
         state = blackjax.hmc.init(x, density)
 
         def body(i: Array, carry: Any) -> Any:
             state, adapting, rate = carry
             own = jax.random.fold_in(jax.random.wrap_key_data(key), i)
-            state, info = step(own, state, density, jnp.exp(adapting.log_step_size), mass, leapfrog)
+            size = jnp.exp(adapting.log_step_size)
+            state, info = step(own, state, density, size, mass, pace.leapfrog)
             return state, update(adapting, info.acceptance_rate), rate + info.acceptance_rate
 
         state, adapting, rate = jax.lax.fori_loop(
-            0, steps, body, (state, init(size), jnp.zeros(()))
+            0, pace.count, body, (state, init(size), jnp.zeros(()))
         )
-        return state.position, final(adapting), rate / steps
+        return state.position, final(adapting), rate / pace.count
 
-    def iteration(
-        carry: Any,
-        key: Array,
-        data: Any,
-        frame: Frame,
-        leapfrog: Array,
-        target: Array,
-        count: Array,
-        adapt: Array,
-        smoothing: Array,
-    ) -> Any:
+    def iteration(carry: Any, key: Array, data: Sums | RowData, frame: Frame, pace: Pace) -> Any:
         (x, at, zeta, adam, size, past, share), effects = carry
         density = expectation.effects_density(model, settings.dense, frame, data, at)
         mass = jnp.ones_like(x)
@@ -112,20 +126,21 @@ def compiled(model: Model, settings: Settings) -> Steps:
 
         def draw(i: Array, inner: Any) -> Any:
             state, total, rate, gradients = inner
-            state, info = step(jax.random.fold_in(key, i), state, density, size, mass, leapfrog)
+            own = jax.random.fold_in(key, i)
+            state, info = step(own, state, density, size, mass, pace.leapfrog)
             b = expectation.effects(model, settings.dense, frame, state.position)
             total = expectation.add_draw(model, frame, data, at, total, b)
             return state, total, rate + info.acceptance_rate, gradients + info.num_integration_steps
 
         state, total, rate, gradients = jax.lax.fori_loop(
-            0, count, draw, (state, zero(), jnp.zeros(()), jnp.zeros(()))
+            0, pace.count, draw, (state, zero(), jnp.zeros(()), jnp.zeros(()))
         )
-        own: Statistics = jax.tree.map(lambda v: v / count, total)
+        own: Statistics = jax.tree.map(lambda v: v / pace.count, total)
         mean: Statistics = jax.tree.map(lambda old, new: old + share * (new - old), past, own)
-        rate = rate / count
+        rate = rate / pace.count
         loss = expectation.expected_loss(model, data, at.d, at.G, at.log_sigma, own)
         new, zeta, adam = maximise(at, zeta, adam, data, frame, mean)
-        size = size * jnp.exp(adapt * 0.02 * (rate - target))
+        size = size * jnp.exp(pace.adapt * 0.02 * (rate - pace.target))
         b = expectation.effects(model, settings.dense, frame, state.position)
         record = {
             "loss": loss, "acceptance": rate, "gradients": gradients, "step_size": size,
@@ -133,14 +148,19 @@ def compiled(model: Model, settings: Settings) -> Steps:
             "G": new.G, "d": new.d, "log_sigma": new.log_sigma, "log_phi": new.log_phi,
         }  # fmt: skip
         effects = tuple(old + each for old, each in zip(effects, own.mean, strict=True))
-        return ((state.position, new, zeta, adam, size, mean, smoothing), effects), record
+        return ((state.position, new, zeta, adam, size, mean, pace.smoothing), effects), record
 
     def zero() -> Statistics:
         return expectation.no_statistics(model, model.p)
 
     def maximise(
-        at: Parameters, zeta: Array, adam: Any, data: Any, frame: Frame, mean: Statistics
-    ) -> Any:
+        at: Parameters,
+        zeta: Array,
+        adam: object,
+        data: Sums | RowData,
+        frame: Frame,
+        mean: Statistics,
+    ) -> tuple[Parameters, Array, object]:
         if not settings.adam:
             return (
                 expectation.maximise(
@@ -149,7 +169,7 @@ def compiled(model: Model, settings: Settings) -> Steps:
                 zeta,
                 adam,
             )
-        free = {"d": at.d, "log_phi": at.log_phi, "log_sigma": at.log_sigma, "zeta": zeta}
+        free = adams(at, zeta)
 
         def loss(free: dict[str, Array]) -> Array:
             return expectation.expected_loss(
@@ -174,29 +194,18 @@ def compiled(model: Model, settings: Settings) -> Steps:
             adam,
         )
 
-    def begin(zeta: Array, at: Parameters) -> Any:
-        if not settings.adam:
-            return ()
-        return optimizer.init(
-            {"d": at.d, "log_phi": at.log_phi, "log_sigma": at.log_sigma, "zeta": zeta}
-        )
+    def adams(at: Parameters, zeta: Array) -> dict[str, Array]:
+        return {"d": at.d, "log_phi": at.log_phi, "log_sigma": at.log_sigma, "zeta": zeta}
 
-    def window(
-        key: Array,
-        carry: Any,
-        data: Any,
-        frame: Frame,
-        leapfrog: Array,
-        target: Array,
-        count: Array,
-        adapt: Array,
-        smoothing: Array,
-    ) -> object:
+    def begin(zeta: Array, at: Parameters) -> object:
+        return optimizer.init(adams(at, zeta)) if settings.adam else ()
+
+    def window(key: Array, carry: Any, data: Sums | RowData, frame: Frame, pace: Pace) -> object:
         backend.traces["mcem"] += 1
         effects = tuple(jnp.zeros((term.k, term.J)) for term in model.terms)
 
         def body(carry: Any, own: Array) -> Any:
-            return iteration(carry, own, data, frame, leapfrog, target, count, adapt, smoothing)
+            return iteration(carry, own, data, frame, pace)
 
         keys = jax.random.split(jax.random.wrap_key_data(key), WINDOW)
         (carry, effects), record = jax.lax.scan(body, (carry, effects), keys)

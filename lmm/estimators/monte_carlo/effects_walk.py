@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 
-from lmm.estimators.monte_carlo.effects_chain import WINDOW, Settings, compiled
-from lmm.estimators.variational.variational_start import joint_gaussian
+from lmm.estimators.from_posterior import covariances_as_written, level_variances
+from lmm.estimators.monte_carlo.effects_chain import WINDOW, Pace, Settings, compiled
+from lmm.estimators.variational.variational_start import (
+    GivenTheRest,
+    given_the_rest,
+    joint_gaussian,
+)
 from lmm.model.gaussian.crossproducts import CrossProducts
 from lmm.model.posterior import expectation, scales
 from lmm.model.posterior.elbo import Approximation
-from lmm.model.posterior.expectation import Frame, Parameters
-from lmm.model.posterior.joint import Model
+from lmm.model.posterior.expectation import Frame, Parameters, Statistics
+from lmm.model.posterior.joint import Model, RowData, Sums
+from lmm.types import TraceLine
 
 if TYPE_CHECKING:
     from lmm.estimators.monte_carlo.monte_carlo_em import MonteCarloEM
@@ -49,7 +55,7 @@ class Walk:
         method: MonteCarloEM,
         model: Model,
         settings: Settings,
-        data: Any,
+        data: Sums | RowData,
         cross: CrossProducts,
         at: Parameters,
         rng: np.random.Generator,
@@ -57,13 +63,14 @@ class Walk:
     ):
         self.method, self.model, self.settings, self.rng = method, model, settings, rng
         self.data, self.cross, self.frames = data, cross, frames
+        self.shift, self.unit = np.asarray(data.shift), np.asarray(data.unit)
         self.steps = compiled(model, settings)
         self.floors = self._floors(float(np.exp(at.log_sigma)))
         self.at = jax.tree.map(np.asarray, at._replace(G=tuple(map(_raised, at.G, self.floors))))
         self.x = np.zeros(sum(term.k * term.J for term in model.terms))
         self.samples = float(method.samples)
         self.step_size = method.step_size or 0.2
-        self.trace: list[dict[str, Any]] = []
+        self.trace: list[TraceLine] = []
         self.history: list[Parameters] = []
         self.effects: list[
             tuple[int, list[np.ndarray]]
@@ -74,7 +81,7 @@ class Walk:
             model.terms, [np.asarray(G) for G in self.at.G], self.floors, model.transform
         )
         self.adam = self.steps.begin(self.zeta, self.at)
-        self.mean: Any = None
+        self.mean: Statistics | None = None
         self.curvature = 0.0  # of the log density in log phi
         self.frame = self._frame()
         self.frame_sd = self._sd()
@@ -82,13 +89,10 @@ class Walk:
     def _floors(self, sigma: float) -> list[np.ndarray]:
         """Standard deviations (k,) per term that the data do not tell from zero: variances of a tenth of their standard error there."""
         scale = float(self.model.family.scale(sigma))
-        found = []
-        for term, A in zip(self.model.terms, self.cross.diag, strict=True):
-            error = (
-                scale**2 * term.J / np.maximum(np.einsum("aaj->a", A), 1e-300)
-            )  # of a level's effect
-            found.append(np.sqrt(VANISHED * np.sqrt(2.0 / term.J) * error))
-        return found
+        return [
+            np.sqrt(VANISHED * np.sqrt(2.0 / A.shape[-1]) * level_variances(A, scale**2))
+            for A in self.cross.diag
+        ]
 
     def _sd(self) -> np.ndarray:
         """Standard deviations of the effects over that of the residual."""
@@ -110,32 +114,21 @@ class Walk:
         self.x = expectation.coordinates(self.model, self.settings.dense, self.frame, b)
 
     def _frame(self) -> Frame:
-        model, dense = self.model._replace(p=0), self.settings.dense
-        if self.method.metric == "identity":
-            ones = tuple(np.ones((term.k, term.J)) for term in model.terms)
-            return Frame(
-                ones,
-                tuple(np.zeros((0, term.k, term.J)) for term in model.terms),
-                np.zeros((0, 0)),
-                *self._fixed(None),
-            )
-        scale = float(model.family.scale(np.exp(self.at.log_sigma)))
-        G = [np.asarray(own) for own in self.at.G]
-        T = [np.linalg.cholesky(own + 1e-8 * np.diag(np.diagonal(own))) / scale for own in G]
-        prior = [np.linalg.inv(t @ t.T) for t in T]
-        both = zip(self.cross.diag, prior, strict=True)
-        units = [
-            scale * np.sqrt(np.einsum("jaa->aj", np.linalg.inv(np.moveaxis(A, -1, 0) + P)))
-            for A, P in both
-        ]
-        if not dense:
-            none = tuple(np.zeros((0, term.k, term.J)) for term in model.terms)
-            return Frame(tuple(units), none, np.zeros((0, 0)), *self._fixed(T))
-        bare = replace(
-            self.cross, rhs=tuple(own[:0] for own in self.cross.rhs), gram=np.zeros((0, 0))
+        model, dense, none = self.model._replace(p=0), self.settings.dense, np.zeros((0, 0))
+        given = given_the_rest(
+            self.cross,
+            [np.asarray(own) for own in self.at.G],
+            float(model.family.scale(np.exp(self.at.log_sigma))),
         )
+        fixed = self._fixed(given)
+        if self.method.metric == "identity":
+            units = [np.ones((term.k, term.J)) for term in model.terms]
+            return Frame(tuple(units), self._no_slopes(), none, *fixed)
+        if not dense:
+            return Frame(tuple(given.units), self._no_slopes(), none, *fixed)
+        bare = replace(self.cross, rhs=tuple(own[:0] for own in self.cross.rhs), gram=none)
         regressions, L = joint_gaussian(
-            bare, model, Approximation("partial", "fixed", dense), T, prior, units, scale
+            bare, model, Approximation("partial", "fixed", dense), given
         )
         z = model.size
         free = iter(regressions)
@@ -143,26 +136,17 @@ class Walk:
             np.zeros((len(L) - z, t.k, t.J)) if i in dense else next(free)[z:]
             for i, t in enumerate(model.terms)
         )
-        return Frame(tuple(units), K, L[z:, z:], *self._fixed(T))
+        return Frame(tuple(given.units), K, L[z:, z:], *fixed)
 
-    def _fixed(self, T: list[np.ndarray] | None) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """Covariance (p, p) of d in the working linear model at relative factors T, and the slopes of the effects on d."""
-        p = self.model.p
-        if not p:
-            return np.zeros((0, 0)), tuple(
-                np.zeros((0, term.k, term.J)) for term in self.model.terms
-            )
-        scale = float(self.model.family.scale(np.exp(self.at.log_sigma)))
-        if T is None:
-            T = [
-                np.linalg.cholesky(np.asarray(G) + 1e-8 * np.diag(np.diagonal(G))) / scale
-                for G in self.at.G
-            ]
-        prior = [np.linalg.inv(t @ t.T) for t in T]
-        units = [np.ones((term.k, term.J)) for term in self.model.terms]
-        slopes, L = joint_gaussian(
-            self.cross, self.model, Approximation("partial", "fixed"), T, prior, units, scale
-        )
+    def _no_slopes(self) -> tuple[np.ndarray, ...]:
+        """Slopes (0, k, J) per term on nothing."""
+        return tuple(np.zeros((0, term.k, term.J)) for term in self.model.terms)
+
+    def _fixed(self, given: GivenTheRest) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Covariance (p, p) of d in the working linear model, and the slopes of the effects on d."""
+        if not self.model.p:
+            return np.zeros((0, 0)), self._no_slopes()
+        slopes, L = joint_gaussian(self.cross, self.model, Approximation("partial", "fixed"), given)
         z = self.model.size
         return np.asarray(L[z:, z:] @ L[z:, z:].T), tuple(own[z:] for own in slopes)
 
@@ -172,25 +156,23 @@ class Walk:
     def warm_up(self, steps: int) -> None:
         """Move the chain at the starting parameters and adapt the step size."""
         if steps:
-            adapt = self.method.step_size is None
-            leapfrog, target = (
-                np.asarray(self.method.leapfrog),
-                np.asarray(self.method.target_acceptance),
-            )
+            size = np.asarray(self.step_size)
             self.x, step, _ = self.steps.warm_up(
-                self._key(),
-                self.x,
-                self.at,
-                self.data,
-                self.frame,
-                np.asarray(self.step_size),
-                leapfrog,
-                target,
-                np.asarray(steps),
+                self._key(), self.x, self.at, self.data, self.frame, size, self._pace(steps)
             )
             self.gradients += steps * self.method.leapfrog
-            if adapt:
+            if self.method.step_size is None:
                 self.step_size = float(step)
+
+    def _pace(self, count: int) -> Pace:
+        method = self.method
+        return Pace(
+            leapfrog=np.asarray(method.leapfrog),
+            target=np.asarray(method.target_acceptance),
+            count=np.asarray(count),
+            adapt=np.asarray(0.0 if method.step_size is not None else 1.0),
+            smoothing=np.asarray(method.smoothing),
+        )
 
     def window(self, iterations: int) -> bool:
         """``iterations`` EM iterations; whether they stayed in the region of finite density, the state being what it was if not."""
@@ -198,26 +180,9 @@ class Walk:
         count = max(1, round(self.samples))
         smoothing = self.method.smoothing if self.mean is not None else 1.0
         mean = self.mean if self.mean is not None else self.steps.zero()
-        adapt = np.asarray(0.0 if self.method.step_size is not None else 1.0)
-        out = self.steps.window(
-            self._key(),
-            (
-                self.x,
-                self.at,
-                self.zeta,
-                self.adam,
-                np.asarray(self.step_size),
-                mean,
-                np.asarray(smoothing),
-            ),
-            self.data,
-            self.frame,
-            np.asarray(self.method.leapfrog),
-            np.asarray(self.method.target_acceptance),
-            np.asarray(count),
-            adapt,
-            np.asarray(self.method.smoothing),
-        )
+        size, share = np.asarray(self.step_size), np.asarray(smoothing)
+        carry = (self.x, self.at, self.zeta, self.adam, size, mean, share)
+        out = self.steps.window(self._key(), carry, self.data, self.frame, self._pace(count))
         record = out[2]
         if not all(np.isfinite(np.asarray(values)).all() for values in jax.tree.leaves(record)):
             self.step_size *= 0.5
@@ -228,7 +193,6 @@ class Walk:
         record = jax.tree.map(np.asarray, record)
         self.gradients += float(record["gradients"][:iterations].sum())
         self.effects.append((WINDOW, [np.asarray(b) for b in mean]))
-        shift, unit = np.asarray(self.data.shift), np.asarray(self.data.unit)
         for i in range(iterations):
             G = tuple(own[i] for own in record["G"])
             at = Parameters(record["d"][i], G, record["log_sigma"][i], record["log_phi"][i])
@@ -239,12 +203,9 @@ class Walk:
                 "samples": count,
                 "step_size": float(record["step_size"][i]),
                 "sd": np.concatenate(
-                    [
-                        np.sqrt(np.diagonal(h @ own @ h.T))
-                        for own, h in zip(G, self.frames, strict=True)
-                    ]
+                    [np.sqrt(np.diagonal(C)) for C in covariances_as_written(G, self.frames)]
                 ),
-                "beta": shift + unit @ at.d,
+                "beta": self.shift + self.unit @ at.d,
             }
             family = self.model.family
             if family.has_scale:
@@ -255,7 +216,6 @@ class Walk:
 
     def follow(self) -> np.ndarray:
         """The path of log sd, beta, log sigma or log phi since it last began anew, (iterations, parameters)."""
-        shift, unit = np.asarray(self.data.shift), np.asarray(self.data.unit)
         rows = []
         for at in self.history[self.since :]:
             # a variance that vanishes does so for ever: below what the data tell it stands still
@@ -264,7 +224,7 @@ class Walk:
                 for G, floor in zip(at.G, self.floors, strict=True)
             ]
             last = self.model.family.own_scale(at.log_sigma, at.log_phi)
-            rows.append(np.concatenate([*log_sd, shift + unit @ at.d, [last]]))
+            rows.append(np.concatenate([*log_sd, self.shift + self.unit @ at.d, [last]]))
         return np.array(rows)
 
     def settled(self) -> bool:
@@ -293,7 +253,6 @@ class Walk:
     def path(self, last: int) -> Path:
         """Averages over the last iterations."""
         own = self.history[-last:]
-        shift, unit = np.asarray(self.data.shift), np.asarray(self.data.unit)
         G = [np.mean([at.G[t] for at in own], axis=0) for t in range(len(self.model.terms))]
         windows = self.effects[-max(1, last // WINDOW) :]
         effects = [
@@ -302,7 +261,7 @@ class Walk:
         d = np.mean([at.d for at in own], axis=0)
         return Path(
             G,
-            shift + unit @ d,
+            self.shift + self.unit @ d,
             float(np.mean([at.log_sigma for at in own])),
             float(np.mean([at.log_phi for at in own])),
             effects,

@@ -18,12 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmm.errors import ArgumentError
+from lmm.estimators.from_posterior import level_variances
 from lmm.linalg.devices import backend
 from lmm.model.posterior import posterior_density as density
 from lmm.model.posterior import scales
-from lmm.model.posterior.posterior_density import Space, SumData
+from lmm.model.posterior.posterior_density import GeneralizedData, Space, SumData
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
+from lmm.types import Kernel, TraceLine
 from lmm.types import KernelArray as Array
 
 #: steps in one compiled call
@@ -49,9 +51,9 @@ class Kernels(NamedTuple):
     The last two have chains as their first axis, in the arguments that belong to a chain.
     """
 
-    begin: Callable[..., Any]
-    block: Callable[..., Any]
-    effects: Callable[..., Any]
+    begin: Kernel
+    block: Kernel
+    effects: Kernel
 
 
 class State(NamedTuple):
@@ -95,18 +97,20 @@ def compiled(space: Space, depth: int, batch: bool, keep: bool) -> Kernels:
         not (space.linear and space.size <= DENSE_METRIC)
     )
 
-    def at(x: Array, data: Any) -> Array:
+    def at(x: Array, data: SumData | GeneralizedData) -> Array:
         backend.traces["nuts"] += 1
         return density.log_posterior(x, data, space)
 
-    def begin(x: Array, data: Any) -> State:
+    def begin(x: Array, data: SumData | GeneralizedData) -> State:
         first = blackjax.nuts.init(x, lambda x: at(x, data))
         size = jax.tree.map(
             lambda a: jnp.asarray(a, dtype=float), dual_averaging_adaptation(0.8)[0](1.0)
         )
         return State(first, size, metric_begin(space.size))
 
-    def block(key: Array, state: State, stages: Array, target: Array, data: Any) -> Any:
+    def block(
+        key: Array, state: State, stages: Array, target: Array, data: SumData | GeneralizedData
+    ) -> Any:
         step_begin, step_update, step_final = dual_averaging_adaptation(target)
 
         def move(state: State, key: Array, stage: Array, ends: Array) -> Any:
@@ -153,7 +157,7 @@ def compiled(space: Space, depth: int, batch: bool, keep: bool) -> Kernels:
         state, (x, out) = jax.lax.scan(step, state, (keys, (stages[:, 0], stages[:, 1])))
         return state, x, out, step_final(state.step_size)
 
-    def effects(key: Array, x: Array, count: Array, data: Any) -> Any:
+    def effects(key: Array, x: Array, count: Array, data: SumData | GeneralizedData) -> Any:
         backend.traces["nuts"] += 1
 
         def one(sums: Sums, own: Any) -> Any:
@@ -183,11 +187,11 @@ def compiled(space: Space, depth: int, batch: bool, keep: bool) -> Kernels:
     return Kernels(jax.jit(begin), *(jax.jit(wrap(function, axes)) for function, axes in every))
 
 
-def _choose(condition: Array, yes: Any, no: object) -> object:
+def _choose(condition: Array, yes: object, no: object) -> object:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
-def _single(function: Callable[..., Any], axes: tuple[int | None, ...]) -> Callable[..., Any]:
+def _single(function: Kernel, axes: tuple[int | None, ...]) -> Kernel:
     """vmap over one chain, without the cost of a batch."""
 
     def of(*arguments: Any) -> object:
@@ -216,7 +220,7 @@ class Chain:
         self.statistics: dict[str, list[np.ndarray]] = {name: [] for name in STATISTICS}
         self.effects: list[list[np.ndarray]] = []  # per block and term (D, k, J)
         self.sums: list[Sums] = []
-        self.trace: list[dict[str, Any]] = []
+        self.trace: list[TraceLine] = []
 
     def add(self, x: np.ndarray, effects: list[np.ndarray], sums: Sums, count: int) -> None:
         """Take in a block, of which the first ``count`` positions are draws."""
@@ -227,7 +231,7 @@ class Chain:
 
     def record(
         self, out: dict[str, np.ndarray], step_size: float, active: int, draws: int
-    ) -> dict[str, Any]:
+    ) -> TraceLine:
         """A block's line of the trace; ``active`` steps were made, ``draws`` of them kept."""
         own = {name: out[name][:active] for name in STATISTICS}
         if draws:
@@ -281,11 +285,9 @@ def first_position(
     """x at a likelihood fit; variances that it finds to be zero begin where a level's data would just show them."""
     model = space.model
     covariances, floors = [], []
-    for A, T, term in zip(problem.information(near), near.factors, model.terms, strict=True):
+    for A, T in zip(problem.information(near), near.factors, strict=True):
         covariances.append(near.scale2 * T @ T.T)
-        floors.append(
-            np.sqrt(0.25 * near.scale2 * term.J / np.maximum(np.einsum("aaj->a", A), 1e-300))
-        )
+        floors.append(np.sqrt(0.25 * level_variances(A, near.scale2)))
     zeta = scales.from_covariances(model.terms, covariances, floors, model.transform)
     parts = [np.zeros(model.p), zeta]
     if space.free_sigma:
@@ -310,7 +312,7 @@ def _standardized(b: np.ndarray, G: np.ndarray, floor: np.ndarray) -> np.ndarray
 
 def scattered(
     begin: Callable[..., State],
-    data: Any,
+    data: SumData | GeneralizedData,
     space: Space,
     first: np.ndarray,
     rng: np.random.Generator,

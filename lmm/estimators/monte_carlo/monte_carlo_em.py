@@ -22,6 +22,7 @@ from lmm import arguments
 from lmm.errors import ArgumentError
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import Callback, Estimator
+from lmm.estimators.from_posterior import FIXED, as_centred, covariances_as_written
 from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood
 from lmm.estimators.monte_carlo.effects_chain import WINDOW, Settings
 from lmm.estimators.monte_carlo.effects_walk import Path, Walk
@@ -157,11 +158,8 @@ class MonteCarloEM(Estimator):
         model = make_model(problem, "log")
         written, frames = problem, centred.frames(problem, (False,) * len(model.terms))
         problem = centred.centre(problem, frames)
-        if start is not None:
-            m = problem.n_theta
-            start = np.concatenate([centred.theta_of(problem, frames, start[:m]), start[m:]])
         model.family.require_jax()
-        first = start_of(problem, start)
+        first = start_of(problem, as_centred(problem, start, frames))
         sigma = first.sigma if isinstance(self.sigma, str) else float(self.sigma)
         unit = coordinates(problem, problem.row_sd(sigma, first.phi))
         data = make_data(problem, first.beta, unit, DENSE_PAIRS)
@@ -189,7 +187,7 @@ class MonteCarloEM(Estimator):
             converged, message = self._search(walk, problem, callback)
         path = walk.path(self._last(walk, converged))
         path = self._without_vanished(problem, path, sigma, walk.floors)
-        G = [h @ own @ h.T for own, h in zip(path.G, frames, strict=True)]
+        G = covariances_as_written(path.G, frames)
         effects = [h @ own for own, h in zip(path.effects, frames, strict=True)]
         estimate = self._finish(written, path._replace(G=G, effects=effects), sigma)
         seconds = {**problem.seconds, "optimise": perf_counter() - begin}
@@ -214,11 +212,7 @@ class MonteCarloEM(Estimator):
             (
                 "Estimates are averages over the last iterations, within the Monte Carlo error of the maximum of the likelihood; "
                 "standard errors are those given the variance parameters.",
-                *(
-                    (f"The residual standard deviation was fixed at {sigma:g}.",)
-                    if linear and settings.fixed_sigma
-                    else ()
-                ),
+                *((FIXED.format(sigma),) if linear and settings.fixed_sigma else ()),
             ),
         )
         return replace(estimate, convergence=convergence, trace=tuple(walk.trace), report=report)

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +24,9 @@ import numpy as np
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import Callback, Estimator
 from lmm.estimators.from_posterior import (
+    FIXED,
     KEEP,
+    SCALES,
     as_centred,
     covariances_as_written,
     covariances_at,
@@ -67,6 +68,7 @@ from lmm.model.posterior.posterior_density import GeneralizedData, Space, SumDat
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Draws, Estimate, Report
 from lmm.priors import Prior, Priors
+from lmm.types import TraceLine
 
 #: rows, or numbers in a position, from which an accelerator is worth its start-up
 ACCELERATE = 20_000
@@ -157,9 +159,7 @@ class NUTS(Estimator):
             prepare(problem, model, self.priors, self._held(problem)),
         )
         # costs a small part of what follows
-        near = maximum_likelihood(problem).fit(
-            problem, None if start is None else as_centred(problem, start, priors)
-        )
+        near = maximum_likelihood(problem).fit(problem, as_centred(problem, start, priors.frames))
         data: SumData | GeneralizedData
         if isinstance(problem, Problem):
             sigma = near.sigma if self.sigma is None else float(self.sigma)
@@ -190,7 +190,7 @@ class NUTS(Estimator):
     def _sample(
         self,
         space: Space,
-        data: Any,
+        data: SumData | GeneralizedData,
         first: np.ndarray,
         keep: bool,
         rng: np.random.Generator,
@@ -209,7 +209,7 @@ class NUTS(Estimator):
         groups = [list(range(self.chains))] if batch else [[which] for which in range(self.chains)]
         lock, stop = threading.Lock(), threading.Event()
 
-        def tell(line: dict[str, Any]) -> None:
+        def tell(line: TraceLine) -> None:
             if callback is not None:
                 text = f"chain {line['chain'] + 1}, {line['stage']}: acceptance {line['acceptance_rate']:.2f}, step {line['step_size']:.3g}"
                 with lock:
@@ -246,7 +246,7 @@ class NUTS(Estimator):
     def _run(
         self,
         space: Space,
-        data: object,
+        data: SumData | GeneralizedData,
         first: np.ndarray,
         keep: bool,
         seeds: dict[int, np.random.Generator],
@@ -296,7 +296,7 @@ class NUTS(Estimator):
         self,
         problem: Problem | GeneralizedProblem,
         space: Space,
-        data: Any,
+        data: SumData | GeneralizedData,
         priors: Priors,
         chains: list[Chain],
         seconds: dict[str, float],
@@ -334,15 +334,13 @@ class NUTS(Estimator):
             covariances_as_written(mode_cov, priors.frames),
         )
         rows = beta.reshape(-1, p)
-        kind = model.family.model_title
         count = int(statistics["diverging"].sum())
         notes: tuple[str, ...] = (
-            "Estimates are posterior means and 'Posterior SD' posterior standard deviations; standard deviations and correlations of "
-            "the random effects are posterior means as well, those of random slopes at the means of their columns.",
+            f"Estimates are posterior means and 'Posterior SD' posterior standard deviations; {SCALES}",
         )
         if linear and self.sigma is not None:
-            notes += (f"The residual standard deviation was fixed at {self.sigma:g}.",)
-        title = f"{kind} mixed model fit by Hamiltonian Monte Carlo (NUTS), {self.chains} x {self.draws} draws"
+            notes += (FIXED.format(self.sigma),)
+        title = f"{model.family.model_title} mixed model fit by Hamiltonian Monte Carlo (NUTS), {self.chains} x {self.draws} draws"
         criterion = (("R-hat", worst), ("ESS", least), ("divergences", float(count)))
         return estimate_from(
             problem,

@@ -8,19 +8,20 @@ Ba (2015), ICLR (Adam); Polyak & Juditsky (1992), SIAM J. Control Optim. 30 for 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import PyTreeDef
 
 from lmm.linalg.devices import backend
 from lmm.model.posterior import elbo, scales
-from lmm.model.posterior.elbo import Approximation, Parameters
-from lmm.model.posterior.joint import Model, RowData
+from lmm.model.posterior.elbo import Approximation, Frame, Parameters, Rules
+from lmm.model.posterior.joint import Model, RowData, Sums
 from lmm.priors import Priors
+from lmm.types import Kernel, TraceLine
 from lmm.types import KernelArray as Array
 
 #: steps of L-BFGS and of a stochastic method in a window
@@ -29,28 +30,37 @@ CHUNK, WINDOW = 20, 200
 LOOK = 100_000
 
 
+class Inputs(NamedTuple):
+    """What the bound is a function of beside the parameters; see :func:`lmm.model.posterior.elbo.bound`."""
+
+    data: Sums | RowData
+    frame: Frame
+    rules: Rules
+    sigma: Array
+    priors: Priors
+
+
 class QuasiNewton:
     """L-BFGS on all rows: optax's direction, the step halved until the bound rises enough (Armijo)."""
 
-    def __init__(self, q: Parameters, arguments: tuple[Any, ...], model: Model, how: Approximation):
+    def __init__(self, q: Parameters, inputs: Inputs, model: Model, how: Approximation):
         leaves, self.tree = jax.tree.flatten(q)
         self.shapes = tuple(np.shape(leaf) for leaf in leaves)
         self.x = np.concatenate([np.ravel(leaf) for leaf in leaves])
-        self.arguments = arguments
+        self.inputs = inputs
         self.evaluate, self.begin, self.direct, self.move = _quasi_newton(
             model, how, self.tree, self.shapes
         )
-        self.value, self.gradient, self.shown = self.evaluate(self.x, *arguments)
+        self.value, self.gradient, self.shown = self.evaluate(self.x, inputs)
         self.state = self.begin(self.x)
         self.stuck = False
 
     @property
     def parameters(self) -> Parameters:
         """Where the search is."""
-        q: Parameters = _unravel(self.x, self.tree, self.shapes)
-        return q
+        return _unravel(self.x, self.tree, self.shapes)
 
-    def window(self) -> list[dict[str, Any]]:
+    def window(self) -> list[TraceLine]:
         """A window of steps; what each recorded."""
         lines = []
         for _ in range(CHUNK):
@@ -75,7 +85,7 @@ class QuasiNewton:
             length = 1.0
             for _ in range(30):
                 new = self.move(self.x, direction, np.asarray(length))
-                value, gradient, shown = self.evaluate(new, *self.arguments)
+                value, gradient, shown = self.evaluate(new, self.inputs)
                 if np.isfinite(value) and value <= self.value + 1e-4 * length * slope:
                     self.x, self.value, self.gradient, self.shown, self.state = (
                         new,
@@ -100,7 +110,7 @@ class Stochastic:
     def __init__(
         self,
         q: Parameters,
-        arguments: tuple[Any, ...],
+        inputs: Inputs,
         model: Model,
         how: Approximation,
         wanted: object,
@@ -109,15 +119,15 @@ class Stochastic:
         rng: np.random.Generator,
     ):
         self.q = self.parameters = q
-        self.arguments, self.rng, self.scale = arguments, rng, 1.0
+        self.inputs, self.rng, self.scale = inputs, rng, 1.0
         self.begin, self.run = _stochastic(wanted, rate, model, how, rows)
         self.state = self.begin(q)
 
-    def window(self) -> list[dict[str, Any]]:
+    def window(self) -> list[TraceLine]:
         """A window of steps; what each recorded."""
         key = np.asarray(self.rng.integers(0, 2**32, 2, dtype=np.uint32))
         self.q, self.state, self.parameters, record = self.run(
-            self.q, self.state, key, np.asarray(self.scale), *self.arguments
+            self.q, self.state, key, np.asarray(self.scale), self.inputs
         )
         record = jax.tree.map(np.asarray, record)
         return [
@@ -130,10 +140,9 @@ class Stochastic:
         self.scale /= 3.0
 
 
-def _shown(
-    q: Parameters, data: Any, priors: Priors, model: Model, how: Approximation
-) -> dict[str, Array]:
+def _shown(q: Parameters, inputs: Inputs, model: Model, how: Approximation) -> dict[str, Array]:
     """What the trace records."""
+    data, priors = inputs.data, inputs.priors
     own = zip(
         model.terms, scales.split(model.terms, q["zeta"]), priors.units, priors.frames, strict=True
     )
@@ -145,36 +154,37 @@ def _shown(
     return shown
 
 
-def _unravel(x: Array, tree: Any, shapes: tuple[tuple[int, ...], ...]) -> Any:
+def _unravel(x: Array, tree: PyTreeDef, shapes: tuple[tuple[int, ...], ...]) -> Parameters:
     """The tree of arrays that a flat vector holds."""
     stops = np.cumsum([int(np.prod(shape)) for shape in shapes])
     leaves = [
         x[stop - int(np.prod(shape)) : stop].reshape(shape)
         for shape, stop in zip(shapes, stops, strict=True)
     ]
-    return jax.tree.unflatten(tree, leaves)
+    q: Parameters = jax.tree.unflatten(tree, leaves)
+    return q
 
 
 @lru_cache(maxsize=32)
 def _quasi_newton(
-    model: Model, how: Approximation, tree: Any, shapes: tuple[tuple[int, ...], ...]
-) -> tuple[Callable[..., Any], ...]:
+    model: Model, how: Approximation, tree: PyTreeDef, shapes: tuple[tuple[int, ...], ...]
+) -> tuple[Kernel, ...]:
     """Compiled pieces of a quasi-Newton step on flat vectors: minus the bound with its gradient, first state, direction, move."""
     import optax
 
     optimizer = optax.scale_by_lbfgs(memory_size=20)
 
-    def evaluate(x: Array, data: Any, frame: Any, rules: Any, sigma: object, priors: Any) -> object:
+    def evaluate(x: Array, inputs: Inputs) -> object:
         backend.traces["vi"] += 1
 
         def loss(x: Array) -> tuple[Array, Parameters]:
             q = _unravel(x, tree, shapes)
-            return -elbo.bound(q, data, frame, rules, sigma, priors, jnp.ones(()), model, how)[0], q
+            return -elbo.bound(q, *inputs, jnp.ones(()), model, how)[0], q
 
         (value, q), gradient = jax.value_and_grad(loss, has_aux=True)(x)
-        return value, gradient, _shown(q, data, priors, model, how)
+        return value, gradient, _shown(q, inputs, model, how)
 
-    def direct(gradient: Array, state: Any, x: Array) -> object:
+    def direct(gradient: Array, state: object, x: Array) -> object:
         update, state = optimizer.update(gradient, state, x)
         return -update, state, -jnp.vdot(update, gradient)
 
@@ -187,20 +197,18 @@ def _quasi_newton(
 
 
 @lru_cache(maxsize=32)
-def compiled_unpack(model: Model, how: Approximation) -> Callable[..., Any]:
+def compiled_unpack(model: Model, how: Approximation) -> Kernel:
     """The Gaussian that parameters stand for, jitted for one structure."""
     return jax.jit(lambda q, frame: elbo.unpack(model, how, q, frame))
 
 
 @lru_cache(maxsize=32)
-def compiled_bound(model: Model, how: Approximation) -> Callable[..., Any]:
+def compiled_bound(model: Model, how: Approximation) -> Kernel:
     """The bound, jitted for one structure."""
 
-    def of(
-        q: Parameters, data: Any, frame: Any, rules: Any, sigma: object, priors: Any, share: Array
-    ) -> Array:
+    def of(q: Parameters, inputs: Inputs, share: Array) -> Array:
         backend.traces["vi"] += 1
-        return elbo.bound(q, data, frame, rules, sigma, priors, share, model, how)[0]
+        return elbo.bound(q, *inputs, share, model, how)[0]
 
     return jax.jit(of)
 
@@ -208,35 +216,28 @@ def compiled_bound(model: Model, how: Approximation) -> Callable[..., Any]:
 @lru_cache(maxsize=32)
 def _stochastic(
     wanted: Any, rate: float, model: Model, how: Approximation, rows: int
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
+) -> tuple[Kernel, Kernel]:
     """First state, and a window of steps in one compiled call: parameters, state, averaged parameters, what is recorded."""
     import optax
 
     optimizer = optax.adam(rate) if wanted == "adam" else wanted
 
-    def run(
-        q: Parameters,
-        state: Any,
-        key: Array,
-        scale: Array,
-        data: Any,
-        frame: Any,
-        rules: Any,
-        sigma: object,
-        priors: Any,
-    ) -> object:
+    def run(q: Parameters, state: object, key: Array, scale: Array, inputs: Inputs) -> object:
         backend.traces["vi"] += 1
+        data = inputs.data
         n = data.y.shape[0] if isinstance(data, RowData) else 1
 
         def step(carry: Any, own: Array) -> Any:
             q, state, total = carry
-            part = _take(data, jax.random.randint(own, (rows,), 0, n)) if rows else data
+            part = inputs
+            if isinstance(data, RowData) and rows:
+                part = inputs._replace(data=_take(data, jax.random.randint(own, (rows,), 0, n)))
             share = jnp.asarray(rows / n if rows else 1.0)
             value, gradient = jax.value_and_grad(
-                lambda q: -elbo.bound(q, part, frame, rules, sigma, priors, share, model, how)[0]
+                lambda q: -elbo.bound(q, *part, share, model, how)[0]
             )(q)
             updates, state = optimizer.update(gradient, state, q)
-            record = {"elbo": -value, **_shown(q, data, priors, model, how)}
+            record = {"elbo": -value, **_shown(q, inputs, model, how)}
             q = jax.tree.map(lambda a, u: a + scale * u, q, updates)
             return (q, state, jax.tree.map(jnp.add, total, q)), record
 
@@ -259,10 +260,12 @@ def _take(data: RowData, index: Array) -> RowData:
     )
 
 
-def sample_rows(arguments: tuple[Any, ...], rng: np.random.Generator) -> tuple[object, ...]:
-    """The arguments of the bound on a fixed sample of rows, and its share of all."""
-    data, *rest = arguments
+def sample_rows(inputs: Inputs, rng: np.random.Generator) -> tuple[Inputs, np.ndarray]:
+    """The inputs on a fixed sample of rows, and its share of all."""
+    data = inputs.data
+    assert isinstance(data, RowData)  # minibatches are of rows
     n = data.y.shape[0]
     if n <= LOOK:
-        return (*arguments, np.ones(()))
-    return (_take(data, rng.choice(n, LOOK, replace=False)), *rest, np.asarray(LOOK / n))
+        return inputs, np.ones(())
+    sample = _take(data, rng.choice(n, LOOK, replace=False))
+    return inputs._replace(data=sample), np.asarray(LOOK / n)

@@ -19,7 +19,7 @@ import numpy as np
 from lmm.errors import ArgumentError
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import Callback, Estimator
-from lmm.estimators.from_posterior import as_centred, estimate_from, prepare
+from lmm.estimators.from_posterior import FIXED, SCALES, as_centred, estimate_from, prepare
 from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood
 from lmm.estimators.optional import need
 from lmm.estimators.settings import (
@@ -36,6 +36,7 @@ from lmm.estimators.settings import (
 )
 from lmm.estimators.variational.approximation import Found, make_rules
 from lmm.estimators.variational.ascent import (
+    Inputs,
     QuasiNewton,
     Stochastic,
     compiled_bound,
@@ -166,14 +167,13 @@ class VariationalBayes(Estimator):
             problem,
             prepare(problem, model, self.priors, self._held(problem)),
         )
-        start = None if start is None else as_centred(problem, start, priors)
         treatment = self.sigma if isinstance(self.sigma, str) and linear else "fixed"
         how = Approximation(
             self.approximation,
             treatment,
             dense_terms(model) if self.approximation == "partial" else (),
         )
-        near = maximum_likelihood(problem).fit(problem, start)
+        near = maximum_likelihood(problem).fit(problem, as_centred(problem, start, priors.frames))
         sigma = near.sigma if isinstance(self.sigma, str) or not linear else float(self.sigma)
         # "mean_field" means independent coefficients; the other families are the same in any coordinates
         unit = coordinates(
@@ -189,9 +189,9 @@ class VariationalBayes(Estimator):
         batches = self.batch_size is not None and not linear and self.batch_size < problem.n
         rows = int(self.batch_size or problem.n) if batches else 0
         with backend.our_settings():
-            arguments = backend.put((data, frame, rules, fixed, scales.as_tree(priors)))
+            inputs = backend.put(Inputs(data, frame, rules, fixed, scales.as_tree(priors)))
             q, value, trace, converged, message = self._climb(
-                backend.put(q), arguments, model, how, rows, rng, callback
+                backend.put(q), inputs, model, how, rows, rng, callback
             )
             g = jax.tree.map(np.asarray, compiled_unpack(model, how)(q, frame))
             q = jax.tree.map(np.asarray, q)
@@ -201,15 +201,14 @@ class VariationalBayes(Estimator):
             converged, message, len(trace), len(trace), len(trace), float("nan"), seconds
         )
         notes: tuple[str, ...] = (
-            "Estimates are means of the approximate posterior and 'Posterior SD' its standard deviations; standard deviations and "
-            "correlations of the random effects are posterior means as well, those of random slopes at the means of their columns.",
+            f"Estimates are means of the approximate posterior and 'Posterior SD' its standard deviations; {SCALES}",
         )
         if linear and how.sigma == "estimate":
             notes += (
                 "The residual standard deviation is a point estimate, the maximum of the evidence lower bound.",
             )
         if linear and how.sigma == "fixed":
-            notes += (f"The residual standard deviation was fixed at {sigma:g}.",)
+            notes += (FIXED.format(sigma),)
         if self.batch_size is not None and linear:
             notes += (
                 "batch_size was not used: a linear model is fitted from its sums, at no cost per row.",
@@ -254,7 +253,7 @@ class VariationalBayes(Estimator):
     def _climb(
         self,
         q: Parameters,
-        arguments: tuple[object, ...],
+        inputs: Inputs,
         model: Model,
         how: Approximation,
         rows: int,
@@ -266,11 +265,12 @@ class VariationalBayes(Estimator):
         tolerance = self.tolerance or (1e-5 if noisy else 1e-8 if wanted == "lbfgs" else 1e-7)
         search: QuasiNewton | Stochastic
         if wanted == "lbfgs":
-            search = QuasiNewton(q, arguments, model, how)
+            search = QuasiNewton(q, inputs, model, how)
         else:
-            search = Stochastic(q, arguments, model, how, wanted, self.learning_rate, rows, rng)
+            search = Stochastic(q, inputs, model, how, wanted, self.learning_rate, rows, rng)
         trace: list[dict[str, object]] = []
-        look, seen = compiled_bound(model, how), sample_rows(arguments, rng) if noisy else ()
+        look = compiled_bound(model, how)
+        seen, share = sample_rows(inputs, rng) if noisy else (inputs, np.ones(()))
         cuts, waited, top, best = 0, 0, -np.inf, q
         converged, message = (
             False,
@@ -282,7 +282,7 @@ class VariationalBayes(Estimator):
                 noisy
             ):  # the bound itself, at averaged parameters: that of minibatches is too noisy to tell
                 lines += [line for _ in range(BETWEEN - 1) for line in search.window()]
-                mean = float(look(search.parameters, *seen))
+                mean = float(look(search.parameters, seen, share))
             else:
                 mean = float(np.mean([line["elbo"] for line in lines]))
             trace += lines
@@ -307,11 +307,10 @@ class VariationalBayes(Estimator):
             if waited >= PATIENCE:  # the noise outweighs what a step gains
                 cuts, waited = cuts + 1, 0
                 search.cut()
-        one = np.ones(())
         value = (
             -float(search.value)
             if isinstance(search, QuasiNewton)
-            else float(compiled_bound(model, how)(best, *arguments, one))
+            else float(look(best, inputs, np.ones(())))
         )
         return best, value, trace, converged, message
 

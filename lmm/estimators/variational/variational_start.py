@@ -11,8 +11,11 @@ has an optimum of its own.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
+from lmm.estimators.from_posterior import level_variances
 from lmm.linalg.factorisation import BlockSystem
 from lmm.model.gaussian.crossproducts import CrossProducts, dense_pairs
 from lmm.model.gaussian.system import make_system, plan_for
@@ -56,47 +59,52 @@ def begin_at(
     cross = problem.working_sums(near.beta, near.modes, near.phi, unit)
     scale = float(np.sqrt(near.scale2))
     G = []
-    for A, relative, term in zip(cross.diag, near.factors, model.terms, strict=True):
+    for A, relative in zip(cross.diag, near.factors, strict=True):
         own = scale**2 * relative @ relative.T
-        shown = (
-            0.25 * scale**2 * term.J / np.maximum(np.einsum("aaj->a", A), 1e-300)
-        )  # what a level's data would just show
+        shown = 0.25 * level_variances(A, scale**2)  # what a level's data would just show
         G.append(own + np.diag(np.maximum(shown - np.diagonal(own), 0.0)))
     zeta = scales.from_covariances(
         model.terms, G, [np.sqrt(np.diagonal(own)) for own in G], model.transform, scale_units
     )
+    given = given_the_rest(cross, G, scale)
+    effects = [np.ascontiguousarray(m.T) for m in near.modes]
+    regressions: list[np.ndarray] = []
+    factor = np.zeros((0, 0))
+    if how.family == "partial":
+        regressions, factor = joint_gaussian(cross, model, how, given)
+    d = np.linalg.solve(unit, near.beta - shift)
+    along, _ = joint_gaussian(cross, model, Approximation("partial", "fixed"), given)
+    slopes = tuple(own[model.size :] for own in along)
+    return elbo.Begin(zeta, d, effects, regressions, factor, sigma, near.phi), elbo.Frame(
+        tuple(given.units), slopes, d
+    )
+
+
+class GivenTheRest(NamedTuple):
+    """Per term T (k, k) relative to ``scale``, (T T')^-1, and standard deviations (k, J) of the effects given all others."""
+
+    T: list[np.ndarray]
+    prior: list[np.ndarray]
+    units: list[np.ndarray]
+    scale: float
+
+
+def given_the_rest(cross: CrossProducts, G: list[np.ndarray], scale: float) -> GivenTheRest:
+    """What is known of the effects, of covariances G (k, k) per term, given all else in the working linear model."""
     T = [np.linalg.cholesky(own + 1e-8 * np.diag(np.diagonal(own))) / scale for own in G]
     prior = [np.linalg.inv(t @ t.T) for t in T]
     units = [
         scale * np.sqrt(np.einsum("jaa->aj", np.linalg.inv(np.moveaxis(A, -1, 0) + P)))
         for A, P in zip(cross.diag, prior, strict=True)
     ]
-    effects = [np.ascontiguousarray(m.T) for m in near.modes]
-    regressions: list[np.ndarray] = []
-    factor = np.zeros((0, 0))
-    if how.family == "partial":
-        regressions, factor = joint_gaussian(cross, model, how, T, prior, units, scale)
-    d = np.linalg.solve(unit, near.beta - shift)
-    ones = [np.ones((term.k, term.J)) for term in model.terms]
-    along, _ = joint_gaussian(
-        cross, model, Approximation("partial", "fixed"), T, prior, ones, scale
-    )
-    slopes = tuple(own[model.size :] for own in along)
-    return elbo.Begin(zeta, d, effects, regressions, factor, sigma, near.phi), elbo.Frame(
-        tuple(units), slopes, d
-    )
+    return GivenTheRest(T, prior, units, scale)
 
 
 def joint_gaussian(
-    cross: CrossProducts,
-    model: Model,
-    how: Approximation,
-    T: list[np.ndarray],
-    prior: list[np.ndarray],
-    units: list[np.ndarray],
-    scale: float,
+    cross: CrossProducts, model: Model, how: Approximation, given: GivenTheRest
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Regressions (e, k, J) of the free effects on (zeta, d, dense effects), and L (e, e)."""
+    T, prior, units, scale = given
     z, p = model.size, model.p
     free = [t for t in range(len(model.terms)) if t not in how.dense]
     widths = [model.terms[s].k * model.terms[s].J for s in how.dense]

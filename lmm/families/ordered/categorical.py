@@ -41,7 +41,7 @@ class Categorical(Family):
     categories : the K categories; empty until the family has met a response.
     """
 
-    categories: tuple[Any, ...]
+    categories: tuple[object, ...]
 
     has_mean = has_intercept = False
     mean_high = 1.0
@@ -61,7 +61,7 @@ class Categorical(Family):
         """``"an ordinal"``, to be followed by "model" or "fit"."""
         return f"{'an' if self.title[0] in 'aeiou' else 'a'} {self.title}"
 
-    def of(self, categories: tuple[Any, ...]) -> Self:
+    def of(self, categories: tuple[object, ...]) -> Self:
         """The same family with K categories, lowest first."""
         out = copy.copy(self)
         object.__setattr__(out, "categories", tuple(categories))
@@ -184,7 +184,7 @@ class Categorical(Family):
     # -- the response --------------------------------------------------------------------------
 
     def bind(
-        self, values: Any, name: str, declared: Iterable[Any] = ()
+        self, values: Any, name: str, declared: Iterable[object] = ()
     ) -> tuple[Family, tuple[str, ...]]:
         levels, messages = _categories(values, name, declared, self.name)
         if len(levels) < 2:
@@ -228,8 +228,8 @@ class Categorical(Family):
 
 
 def _categories(
-    values: Any, name: str, declared: Iterable[Any], family: str
-) -> tuple[list[Any], tuple[str, ...]]:
+    values: Any, name: str, declared: Iterable[object], family: str
+) -> tuple[list[object], tuple[str, ...]]:
     """The categories that occur, in order, and what was done to find them."""
     if np.ndim(values) != 1:
         raise ResponseError(
