@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class RowsInMemory:
     """The rows of a design that has them in memory."""
 
     design: Design
@@ -145,7 +145,7 @@ class Rows:
         """ArgumentError with this message for rows in memory."""
         raise ArgumentError(message)
 
-    def same_response(self, other: Rows) -> bool:
+    def same_response(self, other: RowsInMemory) -> bool:
         """Whether the responses are equal up to rounding."""
         return other.design.source is None and _close(self.design.y, other.design.y)
 
@@ -154,7 +154,7 @@ class Rows:
         whole = np.full(self.n, default)
         return _close(whole if a is None else a, whole if b is None else b)
 
-    def rank_with(self, other: Rows) -> int:
+    def rank_with(self, other: RowsInMemory) -> int:
         """Dimension of the space that the fixed effects of both span."""
         return len(independent_columns(np.column_stack([self.design.X, other.design.X]))[0])
 
@@ -163,7 +163,7 @@ class Rows:
         rank = len(independent_columns(np.array(wide.values))[0])
         return len(independent_columns(np.column_stack([wide.values, term.values]))[0]) == rank
 
-    def same(self, other: Rows) -> bool:
+    def same(self, other: RowsInMemory) -> bool:
         """Whether response, weights and offset of another design's rows are equal to these."""
         a, b = self.design, other.design
         pairs = ((a.y, b.y), (a.weights, b.weights), (a.offset, b.offset))
@@ -177,7 +177,7 @@ def _close(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class RowsInChunks(Rows):
+class RowsInChunks(RowsInMemory):
     """Rows that were read in chunks and let go; ``source`` holds their sums."""
 
     source: RowSource
@@ -263,7 +263,7 @@ class RowsInChunks(Rows):
     def require_chunks(self, message: str) -> None:
         return None
 
-    def same_response(self, other: Rows) -> bool:
+    def same_response(self, other: RowsInMemory) -> bool:
         """Their sums and extremes are."""
         return isinstance(other, RowsInChunks) and _close(
             self.source.response, other.source.response
@@ -273,14 +273,14 @@ class RowsInChunks(Rows):
         """What is known of them is compared."""
         return (a is None) == (b is None)
 
-    def rank_with(self, other: Rows) -> int:
+    def rank_with(self, other: RowsInMemory) -> int:
         """Columns count by their names."""
         return len({*self.design.names, *other.design.names})
 
     def spans(self, wide: RandomTerm, term: RandomTerm) -> bool:
         return set(term.columns) <= set(wide.columns)
 
-    def same(self, other: Rows) -> bool:
+    def same(self, other: RowsInMemory) -> bool:
         """Their sums are equal."""
         return isinstance(other, RowsInChunks) and np.array_equal(
             self.source.moments, other.source.moments

@@ -50,7 +50,7 @@ def cells(design: Design, rows: np.ndarray) -> str | None:
 
 def _cell(
     design: Design,
-    factors: dict[str, formula_factors.Factor],
+    factors: dict[str, formula_factors.FixedFactor],
     names: tuple[str, ...],
     code: np.ndarray,
 ) -> str:

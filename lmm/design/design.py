@@ -16,7 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from lmm.covariance import Diagonal
-from lmm.design.all_rows import Rows, RowsInChunks
+from lmm.design.all_rows import RowsInChunks, RowsInMemory
 from lmm.design.linear_response import linear_response
 from lmm.design.residual_part import ResidualPart
 from lmm.design.terms import RandomTerm
@@ -222,9 +222,9 @@ class Design:
         return self.source
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> RowsInMemory:
         """What can be asked of the rows as a whole, wherever they are."""
-        return Rows(self) if self.source is None else RowsInChunks(self, self.source)
+        return RowsInMemory(self) if self.source is None else RowsInChunks(self, self.source)
 
     def arguments(self) -> dict[str, Any]:
         """The arguments of the call that made it; none where it was not made by one."""

@@ -11,7 +11,7 @@ from lmm.covariance import STRUCTURES, Covariance, merge
 from lmm.design.terms import RandomTerm
 from lmm.errors import FormulaError
 from lmm.formula import Bar, Evaluated, TermRecipe
-from lmm.formula.columns.engine import Part
+from lmm.formula.columns.engine import ModelMatrix
 from lmm.formula.columns.layout import Layout, Places, position_names, positions
 from lmm.formula.columns.levels import strings
 from lmm.formula.text.grouping import Interaction, label
@@ -137,7 +137,7 @@ def _block(found: Evaluated, bar: Bar) -> Block:
 
 
 def _in_declared_places(
-    found: Evaluated, bar: Bar, part: Part, names: tuple[str, ...]
+    found: Evaluated, bar: Bar, part: ModelMatrix, names: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[int, ...], int]:
     """Names of the columns of all declared levels of a categorical, the places of those that occur, and how many there are.
 
@@ -170,7 +170,7 @@ def _in_declared_places(
     return tuple(declared), tuple(declared.index(name) for name in names), len(declared)
 
 
-def _of_coordinates(found: Evaluated, bar: Bar, part: Part, names: tuple[str, ...]) -> Block:
+def _of_coordinates(found: Evaluated, bar: Bar, part: ModelMatrix, names: tuple[str, ...]) -> Block:
     """One column for each distinct position.
 
     Raises

@@ -22,7 +22,7 @@ from lmm.formula.columns.engine import (
     Columns,
     Evaluator,
     Memories,
-    Part,
+    ModelMatrix,
     Wilkinson,
     check_coding,
     intercept,
@@ -81,8 +81,8 @@ class Evaluated:
     subset: np.ndarray | None
     n: int
     response: Any
-    fixed: Part
-    random: dict[str, Part]
+    fixed: ModelMatrix
+    random: dict[str, ModelMatrix]
     groups: dict[Interaction, Levels]
     offset: np.ndarray | None
     weights: np.ndarray | None
@@ -390,7 +390,9 @@ def _contrasts(contrasts: Mapping[str, object] | None, rows: Columns) -> dict[st
     return out
 
 
-def _check_used(coding: Mapping[str, object], parts: list[Part], awkward: frozenset[str]) -> None:
+def _check_used(
+    coding: Mapping[str, object], parts: list[ModelMatrix], awkward: frozenset[str]
+) -> None:
     coded = set().union(*(part.spec.encoder_state for part in parts if part.spec is not None))
     for name in coding:
         if name not in coded:
@@ -454,7 +456,7 @@ def _plans(formula: Formula, awkward: frozenset[str]) -> dict[str, Wilkinson]:
 
 def _matrices(
     formula: Formula, plans: Mapping[str, Wilkinson], evaluator: Evaluator, awkward: frozenset[str]
-) -> tuple[Part, dict[str, Part]]:
+) -> tuple[ModelMatrix, dict[str, ModelMatrix]]:
     """The fixed matrix and one per distinct text left of a bar; texts that mean the same share one matrix."""
     keys = {text: str(plan) for text, plan in plans.items()}
     made = evaluator.matrices({keys[text]: plan for text, plan in plans.items()})
@@ -468,7 +470,7 @@ def _matrices(
     return fixed, parts
 
 
-def _check_names(parts: Iterable[Part], awkward: frozenset[str]) -> None:
+def _check_names(parts: Iterable[ModelMatrix], awkward: frozenset[str]) -> None:
     """DataError where two different columns would have one name: no result could say which of them is meant."""
     owners: dict[str, str] = {}
     for part in parts:
@@ -489,7 +491,7 @@ def _check_names(parts: Iterable[Part], awkward: frozenset[str]) -> None:
                 )
 
 
-def check_finite(part: Part, awkward: frozenset[str] = frozenset()) -> None:
+def check_finite(part: ModelMatrix, awkward: frozenset[str] = frozenset()) -> None:
     """DataError naming the term whose column is infinite or not a number; one pass, no temporary."""
     for j, name in enumerate(part.names):
         fault = not_finite(part.values[:, j])

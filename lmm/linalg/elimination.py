@@ -99,7 +99,7 @@ def on_devices(mesh: Any, system: System) -> System:
     return System(tuple(chain), sharded.put(mesh, system.C, 0))
 
 
-class Eliminated(NamedTuple):
+class EliminatedTerm(NamedTuple):
     """A member after elimination: reduced A, X with X'X = W, E = I - A W, and reduced couplings."""
 
     A: Array
@@ -113,7 +113,7 @@ class Eliminated(NamedTuple):
 class Factor(NamedTuple):
     """The factorised system: eliminated members, reduced tail C and its Cholesky factor, log|M|."""
 
-    chain: tuple[Eliminated, ...]
+    chain: tuple[EliminatedTerm, ...]
     C: Array
     tail: Any  # TailFactor, or None without a tail
     logdet: Array
@@ -124,7 +124,7 @@ def factorize(
 ) -> Factor:
     """Eliminate the chain, then factor the tail. ``T`` per member and per term of the tail."""
     members, C, logdet = list(system.chain), system.C, 0.0
-    done: list[Eliminated] = []
+    done: list[EliminatedTerm] = []
     for i, T in enumerate(chain_T):
         A, parents, coupling = members[i]
         X, W, part = small.whiten(xp, A, T)
@@ -147,7 +147,7 @@ def factorize(
         if coupling is not None:
             taken = coupling.schur(xp, X)
             C = np.subtract(C, taken, out=taken) if xp is np else C - taken
-        done.append(Eliminated(A, X, W, small.left(xp, A, W, T), parents, coupling))
+        done.append(EliminatedTerm(A, X, W, small.left(xp, A, W, T), parents, coupling))
     if not layout:
         return Factor(tuple(done), C, None, logdet)
     if any(slot.k > 1 for slot in layout):
@@ -307,7 +307,7 @@ def multiply(xp: ModuleType, system: System, v: Vectors) -> Vectors:
 # Going back through the chain, each member needs N only between its own ancestors and the tail.
 
 
-class Inverse(NamedTuple):
+class InverseBlocks(NamedTuple):
     """N of one member: its diagonal blocks (k, k, J), blocks with later members at the ancestor, and with the tail (k, J, q)."""
 
     own: Array
@@ -317,12 +317,12 @@ class Inverse(NamedTuple):
 
 def inverse_blocks(
     xp: ModuleType, factor: Factor, K: Array | None, need_first: bool
-) -> tuple[list[Array], list[Inverse]]:
+) -> tuple[list[Array], list[InverseBlocks]]:
     """E_j H_j E_j' per member, and N's blocks per member (the first member's only if ``need_first``).
 
     ``K`` is N's block of the tail (q, q), both triangles where a coupling is dense.
     """
-    inverses: list[Inverse] = []
+    inverses: list[InverseBlocks] = []
     quadratics: list[Array] = []
     for i in range(len(factor.chain) - 1, -1, -1):
         member = factor.chain[i]
@@ -384,7 +384,7 @@ def inverse_blocks(
         with_tail = None
         if member.coupling is not None and i > 0:
             with_tail = -row_of_tail(xp, member, inverses, K)
-        inverses.insert(0, Inverse(own, with_parents, with_tail))
+        inverses.insert(0, InverseBlocks(own, with_parents, with_tail))
     return quadratics, inverses
 
 
@@ -399,7 +399,9 @@ def _against_tail(xp: ModuleType, coupling: Coupling, N: Array) -> Array:
     return xp.stack([xp.stack([xp.sum(row * other, axis=-1) for other in N]) for row in coupling.B])
 
 
-def row_of_tail(xp: ModuleType, member: Eliminated, inverses: list[Inverse], K: Array) -> Array:
+def row_of_tail(
+    xp: ModuleType, member: EliminatedTerm, inverses: list[InverseBlocks], K: Array
+) -> Array:
     """W_j sum_v R_jv N_v,tail, (k, J, q)."""
     assert isinstance(member.coupling, couplings.Dense)
     k, J, q = member.coupling.B.shape

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lmm.linalg import elimination, krylov, tail
-from lmm.linalg.elimination import Factor, Inverse, System, Vectors
+from lmm.linalg.elimination import Factor, InverseBlocks, System, Vectors
 from lmm.linalg.krylov import Coupled, Exact, IterativeFactor
 from lmm.linalg.plan import Plan
 
@@ -138,7 +138,7 @@ class InverseParts(NamedTuple):
     scaled: np.ndarray
     K: np.ndarray
     quadratics: list[np.ndarray]
-    blocks: list[Inverse]
+    blocks: list[InverseBlocks]
 
 
 @dataclass(frozen=True, eq=False)

@@ -280,7 +280,7 @@ def solve_scaled(
     return conjugate_gradients(xp, lambda v: multiply(xp, at, v), b, tolerance, start)
 
 
-class Solution(NamedTuple):
+class IterativeSolution(NamedTuple):
     """N r and r - A N r of right-hand sides r: exact part and iterative terms; r'N r (m, m); the conjugate gradients' report."""
 
     exact: Vectors
@@ -298,7 +298,7 @@ def solve(
     parts: list[Array],
     tolerance: float,
     start: Array | None = None,
-) -> Solution:
+) -> IterativeSolution:
     """(A + G^-1)^-1 r for r (m vectors) in the exact terms and ``parts`` (m, k, J) in the iterative ones.
 
     ``start`` (m, q) is a guess of the solution in the coordinates of H; the tolerance is relative to what it leaves then.
@@ -323,7 +323,7 @@ def solve(
         l - (d - t) for l, d, t in zip(left, own_product(xp, at.coupled, b), taken, strict=True)
     ]
     inner = elimination.inner(reduced) + half @ solved.x.T
-    return Solution(
+    return IterativeSolution(
         _minus(first, moved),
         b,
         _minus(first_residual, moved_residual),

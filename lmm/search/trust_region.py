@@ -31,7 +31,7 @@ NEAR = 1.0
 IN_SIGHT, KNOWN = 0.1, 0.01
 
 
-class Evaluated(Protocol):
+class Evaluation(Protocol):
     """An objective with gradient (m,) and model Hessian (m, m), of one problem or, as a last axis more, of R."""
 
     @property
@@ -198,7 +198,9 @@ def next_radius(radius: Any, ratio: Any, length: Any, at_edge: Any) -> Any:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # gradients far out may be of any size
-def secant(correction: np.ndarray, new: Evaluated, old: Evaluated, step: np.ndarray) -> np.ndarray:
+def secant(
+    correction: np.ndarray, new: Evaluation, old: Evaluation, step: np.ndarray
+) -> np.ndarray:
     """What the model Hessian lacks, learned from the change of the gradient along a step: symmetric rank one.
 
     The structured secant condition (H_new + C) s = g_new - g_old of Dennis, Gay & Welsch (1981, ACM
@@ -226,7 +228,7 @@ class Learned:
     doubts: Any = 0
 
     def after(
-        self, ratio: Any, evaluations: Any, new: Evaluated, old: Evaluated, step: np.ndarray
+        self, ratio: Any, evaluations: Any, new: Evaluation, old: Evaluation, step: np.ndarray
     ) -> Learned:
         """What is known after a step: what was learned elsewhere misleads, as coordinates turn with the point, most near zero variances."""
         finite = np.isfinite(new.objective)

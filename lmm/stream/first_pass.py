@@ -77,9 +77,9 @@ class Scan:
         """The expressions given as arguments."""
         return tuple(text for text in (self.weights, self.offset) if text)
 
-    def reduction(self) -> Reduction[Found]:
+    def reduction(self) -> Reduction[Survey]:
         """The pass."""
-        return Reduction(self.needed, Found, partial(look, self), merge, "levels")
+        return Reduction(self.needed, Survey, partial(look, self), merge, "levels")
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Moments:
 
 
 @dataclass
-class Found:
+class Survey:
     """Witness rows, the levels seen, and moments by call; the dictionaries of category columns."""
 
     rows: list[pa.Table] = field(default_factory=list)
@@ -142,7 +142,7 @@ def evaluator_on(scan: Scan, table: pa.Table) -> Evaluator:
     )
 
 
-def look(scan: Scan, found: Found, table: pa.Table) -> Found:
+def look(scan: Scan, found: Survey, table: pa.Table) -> Survey:
     """``found`` with the rows of a table."""
     import pyarrow as pa
 
@@ -191,7 +191,7 @@ def look(scan: Scan, found: Found, table: pa.Table) -> Found:
     return found
 
 
-def merge(a: Found, b: Found) -> Found:
+def merge(a: Survey, b: Survey) -> Survey:
     """What both found; a level that both saw keeps both witnesses."""
     a.rows = a.rows + b.rows
     a.head += b.head

@@ -19,7 +19,15 @@ import numpy as np
 from lmm.design.terms import product
 from lmm.errors import DataError
 from lmm.formula.columns.complete import RowCounts
-from lmm.stream.levels.found_levels import Levels, absorbed, added, key, levels_of, listed, unkey
+from lmm.stream.levels.found_levels import (
+    FoundLevels,
+    absorbed,
+    added,
+    key,
+    levels_of,
+    listed,
+    unkey,
+)
 from lmm.stream.levels.pairs import PairSums
 from lmm.stream.recipe import Chunk, Recipe, TermColumns
 from lmm.stream.reducers import Reduction
@@ -46,7 +54,7 @@ def products_of(recipe: Recipe, term: TermColumns) -> list[tuple[int, int]]:
 class Numbered:
     """Levels of one grouping factor in their final order: ``place`` of each id less ``low``."""
 
-    levels: Levels
+    levels: FoundLevels
     place: np.ndarray
     low: int
 
@@ -72,7 +80,7 @@ class Numbered:
 class TermSums:
     """Sums (products, capacity) by position of the level, and which positions have a row."""
 
-    levels: Levels
+    levels: FoundLevels
     sums: np.ndarray
     seen: np.ndarray
     low: int = 0
@@ -340,7 +348,7 @@ def _ids(sums: PartialSums, recipe: Recipe, t: int, labels: tuple[pa.Array, ...]
     return added(sums.terms[t].levels, given, partial(_list, sums, t))
 
 
-def _list(sums: PartialSums, t: int, type: pa.DataType) -> Levels:
+def _list(sums: PartialSums, t: int, type: pa.DataType) -> FoundLevels:
     """Number the levels of a term, in its sums and in those of its pairs."""
     old, new = sums.terms[t].list_levels(type)
     for (first, second), pairs in sums.pairs.items():

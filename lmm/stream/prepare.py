@@ -34,8 +34,8 @@ from lmm.stream.first_pass import (
     HEAD,
     SCALES,
     SUMMARIES,
-    Found,
     Scan,
+    Survey,
     argument_of,
     calls_in,
     check_calls,
@@ -256,7 +256,7 @@ def _with_dictionaries(rows: pa.Table, used: tuple[str, ...]) -> pa.Table:
     return rows
 
 
-def _pass(reducer: Reducer, scan: Scan, why: str) -> Found:
+def _pass(reducer: Reducer, scan: Scan, why: str) -> Survey:
     if not reducer.repeatable:
         raise DataError(
             f"{why or 'a pass over all rows is needed'}, and these rows can be read once only; give a file or a Dataset."
@@ -266,7 +266,7 @@ def _pass(reducer: Reducer, scan: Scan, why: str) -> Found:
     return seen
 
 
-def _rows(found: Found) -> pa.Table:
+def _rows(found: Survey) -> pa.Table:
     """The witness rows as one table, levels of category columns in the order that the dictionaries of all rows declare, else sorted."""
     import pyarrow as pa
     import pyarrow.compute as pc

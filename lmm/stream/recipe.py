@@ -163,7 +163,7 @@ class Recipe:
     def _block(self, table: pa.Table, response: bool) -> Chunk:
         rows, kept, counts = usable_rows(table, self.subset, self.context)
         counts.refuse_lost(self.na_action)
-        reader = _Reader(self, rows)
+        reader = _ChunkReader(self, rows)
         columns = reader.columns()
         y, weights = reader.response() if response else (np.zeros(0), None)
         offset = reader.offset()
@@ -178,7 +178,7 @@ class Recipe:
         return (*self.formula.offsets, *((self.offset,) if self.offset else ()))
 
 
-class _Reader:
+class _ChunkReader:
     """The parts of a recipe on one chunk of complete rows."""
 
     def __init__(self, recipe: Recipe, table: pa.Table):

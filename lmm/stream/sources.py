@@ -505,7 +505,7 @@ def _partition_names(dataset: ds.Dataset) -> list[str]:
     return list(partitioning.schema.names) if partitioning is not None else []
 
 
-class Reader(Stream):
+class BatchReader(Stream):
     """A ``pyarrow.RecordBatchReader``: rows that pass by once. The first ones are kept until they are used."""
 
     repeatable = False
@@ -805,9 +805,9 @@ def _need(package: str) -> None:
 def _from_arrow(data: Any, progress: Progress | None) -> Stream:
     kind = type(data).__name__
     if kind == "RecordBatchReader":
-        return Reader(data, progress=progress)
+        return BatchReader(data, progress=progress)
     if kind == "Scanner":
-        return Reader(data.to_reader(), progress=progress)
+        return BatchReader(data.to_reader(), progress=progress)
     return Dataset(data, progress=progress)
 
 

@@ -7,7 +7,7 @@ import pytest
 from lmm.design import build_design
 from lmm.errors import DataError
 from lmm.formula import Given
-from lmm.formula.columns.engine import Part
+from lmm.formula.columns.engine import ModelMatrix
 from lmm.formula.columns.table import missing
 from lmm.formula.evaluate import check_finite
 
@@ -140,8 +140,8 @@ def test_infinity_is_not_missing(data):
 
 def test_huge_numbers_are_not_infinite():
     values = np.asfortranarray(np.tile([[1.0, 1.7e308]], (4, 1)))
-    check_finite(Part(values, ("Intercept", "x"), ("1", "x"), None))
+    check_finite(ModelMatrix(values, ("Intercept", "x"), ("1", "x"), None))
     values[2, 1] = -np.inf
     with pytest.raises(DataError, match="the term x is infinite in 1 of 4 rows"):
-        check_finite(Part(values, ("Intercept", "x"), ("1", "x"), None))
+        check_finite(ModelMatrix(values, ("Intercept", "x"), ("1", "x"), None))
     assert missing(pd.Series([1.7e308, 1.7e308])) is None

@@ -100,7 +100,7 @@ def test_gradient_and_hessian_are_derivatives(fit):
     Y = responses(fit, 3)
     rows = batch_sums.Rows(fit.problem, fit.design)
     data, _ = batch_sums.responses(rows, Y, fit.estimator.reml)
-    evaluate = many_linear.Evaluator(
+    evaluate = many_linear.LinearChart(
         fit.problem, fit.estimator.reml, many_linear.start(fit.problem, fit.estimate.theta)
     )
     m = fit.problem.n_theta

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lmm.estimators.laplace.laplace_criterion import State
+from lmm.estimators.laplace.laplace_criterion import LaplaceState
 from lmm.estimators.laplace.separation import Separation, separation
 from lmm.families.base import Family, Phi
 from lmm.model.laplace.quadrature import quadrature
@@ -37,7 +37,11 @@ class Diagnosis:
 
 
 def laplace_error(
-    problem: GeneralizedProblem, T: np.ndarray, state: State, observed: bool, objective: float
+    problem: GeneralizedProblem,
+    T: np.ndarray,
+    state: LaplaceState,
+    observed: bool,
+    objective: float,
 ) -> str | None:
     """A sentence when Laplace's log-likelihood is far from the integral, which quadrature gives for one factor; else None."""
     points = CHECK_POINTS.get(len(T), 0)

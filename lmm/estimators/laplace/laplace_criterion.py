@@ -40,7 +40,7 @@ ROUNDING = 8.0 * float(np.finfo(float).eps)
 
 
 @dataclass(frozen=True)
-class State:
+class LaplaceState:
     """What an evaluation leaves: the Laplace terms, the local coordinates, and the parameters' parts."""
 
     laplace: Laplace
@@ -232,7 +232,7 @@ class Objective:
                 self._turned(np.concatenate([exact.d_gamma, exact.d_rho])),
             )
             d_theta = np.einsum("ab,iab->i", exact.d_T, frame.dT[0])
-        state = State(at, frame, theta, at.mode.gamma, phi)
+        state = LaplaceState(at, frame, theta, at.mode.gamma, phi)
         rounding = ROUNDING * abs(at.mode.sums.kernel)
         point = Point(
             psi,

@@ -45,7 +45,7 @@ START_STEPS, START_TOLERANCE = 12, 1e-4
 CLOSE = 1e-7 * laplace_batch.MODE_TOLERANCE
 
 
-def takes(problem: GeneralizedProblem) -> bool:
+def takes(problem: Any) -> bool:
     """Whether responses of this problem can be fitted side by side."""
     if len(problem.structures) > 1 or problem.centred is not None:
         return False
@@ -61,7 +61,7 @@ def block_size(problem: GeneralizedProblem) -> int:
     return int(np.clip(BLOCK // problem.n, 1, 1024))
 
 
-class Evaluator(Chart):
+class GeneralizedChart(Chart):
     """J and its derivatives around one theta, in units of each predictor's size."""
 
     def __init__(self, problem: GeneralizedProblem, theta: np.ndarray, curvature: str):
@@ -187,7 +187,9 @@ def _dispersions(data: Data, eta: np.ndarray) -> float | np.ndarray:
     return out
 
 
-def minimize(evaluate: Evaluator, data: Data, psi: np.ndarray, control: Control) -> Ends[Values]:
+def minimize(
+    evaluate: GeneralizedChart, data: Data, psi: np.ndarray, control: Control
+) -> Ends[Values]:
     """Trust-region steps of responses side by side from psi (M, R); modes are looked for from those of the last point."""
     return minimize_each(
         lambda data, psi, values: evaluate(data, psi, data.u if values is None else values.u),
@@ -231,7 +233,9 @@ def fit_responses(
         if unitless
         else 0.3 * unit_start(plain)
     )
-    evaluate = Evaluator(problem, many_linear.start(plain, begin), estimator.control.curvature)
+    evaluate = GeneralizedChart(
+        problem, many_linear.start(plain, begin), estimator.control.curvature
+    )
     pieces = np.array_split(
         np.arange(R), max(-(-R // block_size(problem)), min(R // 8, threads.cores()), 1)
     )
@@ -251,7 +255,7 @@ def fit_responses(
 
 
 def _block(
-    evaluate: Evaluator,
+    evaluate: GeneralizedChart,
     problem: GeneralizedProblem,
     estimator: Estimator,
     Y: np.ndarray,
@@ -303,7 +307,7 @@ def _block(
     return out, np.flatnonzero(doubtful).tolist()
 
 
-def _again(evaluate: Evaluator, data: Data, ends: Ends[Values], control: Control) -> None:
+def _again(evaluate: GeneralizedChart, data: Data, ends: Ends[Values], control: Control) -> None:
     """Search again from well above, in place, where a search ended at a variance of zero, as single fits do: another end may be better."""
     near = np.flatnonzero(
         ends.converged & many_linear.near_boundary(evaluate, ends.theta[: evaluate.m])
@@ -337,7 +341,7 @@ def covariances(
     """
     R, p = Y.shape[1], problem.p
     out = np.full((R, p, p), np.nan)
-    evaluate = Evaluator(
+    evaluate = GeneralizedChart(
         problem, unit_start(replace(problem, eta_scale=1.0)), estimator.control.curvature
     )
     which = np.flatnonzero(np.isfinite(batch_.objective))
@@ -368,7 +372,7 @@ def covariances(
 
 
 def _covariances(
-    evaluate: Evaluator,
+    evaluate: GeneralizedChart,
     problem: GeneralizedProblem,
     Y: np.ndarray,
     theta: np.ndarray,

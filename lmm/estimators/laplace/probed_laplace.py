@@ -23,7 +23,7 @@ from lmm.estimators.laplace.laplace_criterion import Objective
 from lmm.estimators.likelihood.probed_criterion import (
     APART,
     FIRM,
-    Probed,
+    ProbedCriterion,
     in_standard_errors,
     note,
     spread_of_zero,
@@ -46,7 +46,7 @@ UNSURE, ENOUGH = 1e-2, 1e-6
 STEP = 0.2
 
 
-class ProbedObjective(Objective, Probed):
+class ProbedObjective(Objective, ProbedCriterion):
     """:class:`~lmm.estimators.laplace.laplace_criterion.Objective` of a problem with iterative terms; nAGQ 0 and 1."""
 
     comparable = False

@@ -192,7 +192,7 @@ class Chart:
         return np.concatenate(columns, axis=1)
 
 
-class Evaluator(Chart):
+class LinearChart(Chart):
     """The criterion of a linear structure's problems around one theta."""
 
     def __init__(self, problem: Problem, reml: bool, theta: np.ndarray):
@@ -247,7 +247,7 @@ def moment_steps(evaluate: Chart, data: Levels) -> np.ndarray:
 
 
 def minimize(
-    evaluate: Evaluator,
+    evaluate: LinearChart,
     data: Levels | Stacked,
     begin: np.ndarray,
     tolerance: float = TOLERANCE,
@@ -266,7 +266,7 @@ def minimize(
     )
 
 
-def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends[Values]) -> Ends[Values]:
+def second_look(evaluate: LinearChart, data: Levels | Stacked, ends: Ends[Values]) -> Ends[Values]:
     """The ends of a block, or lower ones from above where another optimum may be: :func:`lmm.estimators.restart.second_look` for many.
 
     What is searched whether it begins lower or not is searched side by side.
@@ -312,7 +312,7 @@ def second_look(evaluate: Evaluator, data: Levels | Stacked, ends: Ends[Values])
 
 
 def look_again(
-    evaluate: Evaluator,
+    evaluate: LinearChart,
     data: Levels | Stacked,
     ends: Ends[Values],
     which: np.ndarray,
@@ -344,7 +344,7 @@ def look_again(
 
 
 def from_above(
-    evaluate: Evaluator, data: Levels | Stacked, steps: np.ndarray, choice: list[Piece]
+    evaluate: LinearChart, data: Levels | Stacked, steps: np.ndarray, choice: list[Piece]
 ) -> np.ndarray:
     """Steps (m, R) to where searches down from infinite variances of some pieces, the others as they are, would arrive."""
     G = [np.einsum("acr,bcr->abr", T, T) for T in evaluate.factors(steps)]
@@ -363,7 +363,7 @@ def from_above(
     return evaluate.steps(G)
 
 
-def from_below(evaluate: Evaluator, steps: np.ndarray, piece: Piece) -> np.ndarray:
+def from_below(evaluate: LinearChart, steps: np.ndarray, piece: Piece) -> np.ndarray:
     """Steps (m, R) with one piece near zero, where there is a slope to leave by."""
     G = [np.einsum("acr,bcr->abr", T, T) for T in evaluate.factors(steps)]
     G[piece[0]][np.ix_(piece[1], piece[1])] = (
@@ -372,7 +372,7 @@ def from_below(evaluate: Evaluator, steps: np.ndarray, piece: Piece) -> np.ndarr
     return evaluate.steps(G)
 
 
-def mirrored(evaluate: Evaluator, steps: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def mirrored(evaluate: LinearChart, steps: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """:func:`lmm.estimators.restart.mirrored` of problems at ``steps`` (m, R): which of them, and the steps of those."""
     problem = evaluate.problem
     for t, structure in enumerate(problem.structures):
@@ -388,7 +388,7 @@ def mirrored(evaluate: Evaluator, steps: np.ndarray) -> Iterator[tuple[np.ndarra
                 yield which, evaluate.steps(G)
 
 
-def conflict(evaluate: Evaluator, data: Levels | Stacked, ends: Ends[Values]) -> np.ndarray:
+def conflict(evaluate: LinearChart, data: Levels | Stacked, ends: Ends[Values]) -> np.ndarray:
     """:func:`lmm.estimators.restart.conflict` of problems at their ends, (R,)."""
     p = len(data.gram) - 1
     if not p:
@@ -480,7 +480,7 @@ def fit_blocks(
     first : nobody has looked for these before: each begins from its own moments.
     limit : evaluations of a criterion after which a problem is left to ``finish``.
     """
-    evaluate = Evaluator(problem, reml, start(problem, theta))
+    evaluate = LinearChart(problem, reml, start(problem, theta))
     firsts = np.cumsum([0, *counts])
     inverse = triangle_inverse(problem.R)
 

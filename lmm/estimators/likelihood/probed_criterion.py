@@ -25,7 +25,7 @@ from lmm.estimators.likelihood.profiled import (
     Evaluator,
     Frame,
     Payload,
-    Settled,
+    SettledPoint,
     curvature,
     nothing_left,
     nowhere,
@@ -69,7 +69,7 @@ class Sampled(Payload):
     steps: tuple[int, ...]
 
 
-class Probed(abc.ABC):
+class ProbedCriterion(abc.ABC):
     """A criterion whose gradient comes from random probes (count, q)."""
 
     probes: np.ndarray
@@ -94,7 +94,7 @@ class Probed(abc.ABC):
         """Add probes up to ``count``."""
 
 
-class StochasticEvaluator(Evaluator, Probed):
+class StochasticEvaluator(Evaluator, ProbedCriterion):
     """:class:`Evaluator` for a problem with iterative terms. It keeps the probes, and the solutions to begin from."""
 
     comparable = False
@@ -248,12 +248,12 @@ class StochasticEvaluator(Evaluator, Probed):
         """The average information at an evaluated point."""
         return point.hessian
 
-    def settle(self, point: Point) -> Settled:
+    def settle(self, point: Point) -> SettledPoint:
         """The log-likelihood by Lanczos quadrature, and the Monte Carlo errors."""
         begin = perf_counter()
         point, error = self.settled(point)
         found = self.monte_carlo(point, error)
-        return Settled(
+        return SettledPoint(
             point,
             found,
             note(found, self.control.accuracy),
@@ -336,7 +336,10 @@ def in_standard_errors(cov: np.ndarray, inverse: np.ndarray) -> np.ndarray:
 
 
 def search(
-    evaluate: Probed, run: Callable[[np.ndarray], Outcome], start: np.ndarray, accuracy: float
+    evaluate: ProbedCriterion,
+    run: Callable[[np.ndarray], Outcome],
+    start: np.ndarray,
+    accuracy: float,
 ) -> Outcome:
     """``run`` from ``start``, then with more probes from where it ended, until the Monte Carlo error is ``accuracy`` standard errors.
 

@@ -57,7 +57,7 @@ class Pace(NamedTuple):
     smoothing: Array
 
 
-class Steps(NamedTuple):
+class ChainSteps(NamedTuple):
     """Compiled functions of one structure."""
 
     begin: Kernel
@@ -67,7 +67,7 @@ class Steps(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def compiled(model: Model, settings: Settings) -> Steps:
+def compiled(model: Model, settings: Settings) -> ChainSteps:
     """First state of Adam, the warm-up, and a window of iterations."""
     import blackjax
     import optax
@@ -211,4 +211,4 @@ def compiled(model: Model, settings: Settings) -> Steps:
         (carry, effects), record = jax.lax.scan(body, (carry, effects), keys)
         return carry, [b / WINDOW for b in effects], record
 
-    return Steps(jax.jit(begin), jax.jit(zero), jax.jit(warm_up), jax.jit(window))
+    return ChainSteps(jax.jit(begin), jax.jit(zero), jax.jit(warm_up), jax.jit(window))

@@ -37,7 +37,7 @@ VANISHED = 0.1
 REFRESH = 0.25
 
 
-class Path(NamedTuple):
+class PathMeans(NamedTuple):
     """Averages over the last iterations, on the user's scale."""
 
     G: list[np.ndarray]
@@ -250,7 +250,7 @@ class Walk:
         """More draws from here on."""
         self.samples *= factor
 
-    def path(self, last: int) -> Path:
+    def path(self, last: int) -> PathMeans:
         """Averages over the last iterations."""
         own = self.history[-last:]
         G = [np.mean([at.G[t] for at in own], axis=0) for t in range(len(self.model.terms))]
@@ -259,7 +259,7 @@ class Walk:
             np.mean([mean[t] for _, mean in windows], axis=0) for t in range(len(self.model.terms))
         ]
         d = np.mean([at.d for at in own], axis=0)
-        return Path(
+        return PathMeans(
             G,
             self.shift + self.unit @ d,
             float(np.mean([at.log_sigma for at in own])),

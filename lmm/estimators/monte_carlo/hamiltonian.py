@@ -56,7 +56,7 @@ class Kernels(NamedTuple):
     effects: Kernel
 
 
-class State(NamedTuple):
+class ChainState(NamedTuple):
     """A chain between steps: blackjax's states of position, step size and metric."""
 
     hmc: Any
@@ -101,19 +101,19 @@ def compiled(space: Space, depth: int, batch: bool, keep: bool) -> Kernels:
         backend.traces["nuts"] += 1
         return density.log_posterior(x, data, space)
 
-    def begin(x: Array, data: SumData | GeneralizedData) -> State:
+    def begin(x: Array, data: SumData | GeneralizedData) -> ChainState:
         first = blackjax.nuts.init(x, lambda x: at(x, data))
         size = jax.tree.map(
             lambda a: jnp.asarray(a, dtype=float), dual_averaging_adaptation(0.8)[0](1.0)
         )
-        return State(first, size, metric_begin(space.size))
+        return ChainState(first, size, metric_begin(space.size))
 
     def block(
-        key: Array, state: State, stages: Array, target: Array, data: SumData | GeneralizedData
+        key: Array, state: ChainState, stages: Array, target: Array, data: SumData | GeneralizedData
     ) -> Any:
         step_begin, step_update, step_final = dual_averaging_adaptation(target)
 
-        def move(state: State, key: Array, stage: Array, ends: Array) -> Any:
+        def move(state: ChainState, key: Array, stage: Array, ends: Array) -> Any:
             adapts = stage < KEEP
             length = jnp.where(
                 adapts, jnp.exp(state.step_size.log_step_size), step_final(state.step_size)
@@ -140,9 +140,9 @@ def compiled(space: Space, depth: int, batch: bool, keep: bool) -> Kernels:
                 "log_density": hmc.logdensity,
                 "energy": info.energy,
             }
-            return State(hmc, size, metric), out
+            return ChainState(hmc, size, metric), out
 
-        def step(state: State, own: Any) -> Any:
+        def step(state: ChainState, own: Any) -> Any:
             key, (stage, ends) = own
             arguments = (state, key, stage, ends > 0)
             nothing = jax.tree.map(
@@ -160,7 +160,7 @@ def compiled(space: Space, depth: int, batch: bool, keep: bool) -> Kernels:
     def effects(key: Array, x: Array, count: Array, data: SumData | GeneralizedData) -> Any:
         backend.traces["nuts"] += 1
 
-        def one(sums: Sums, own: Any) -> Any:
+        def one(sums: DrawSums, own: Any) -> Any:
             index, key, x = own
             if isinstance(data, SumData):
                 assert space.plan is not None
@@ -168,14 +168,14 @@ def compiled(space: Space, depth: int, batch: bool, keep: bool) -> Kernels:
                 mean, b = density.conditional_effects(x, z, data, space)
             else:
                 mean = b = density.random_effects(density.unpack(space, x), data, space)[0]
-            more = Sums(mean, b, [own[:, None] * own[None] for own in b])
+            more = DrawSums(mean, b, [own[:, None] * own[None] for own in b])
             counted = jnp.where(index < count, 1.0, 0.0)
             return jax.tree.map(
                 lambda total, own: total + counted * own, sums, more
             ), b if keep else []
 
         zero = [jnp.zeros((term.k, term.J)) for term in space.model.terms]
-        empty = Sums(
+        empty = DrawSums(
             zero, zero, [jnp.zeros((term.k, term.k, term.J)) for term in space.model.terms]
         )
         keys = jax.random.split(jax.random.wrap_key_data(key), BLOCK)
@@ -219,10 +219,10 @@ class Chain:
         self.positions: list[np.ndarray] = []  # parameters (D, m)
         self.statistics: dict[str, list[np.ndarray]] = {name: [] for name in STATISTICS}
         self.effects: list[list[np.ndarray]] = []  # per block and term (D, k, J)
-        self.sums: list[Sums] = []
+        self.sums: list[DrawSums] = []
         self.trace: list[TraceLine] = []
 
-    def add(self, x: np.ndarray, effects: list[np.ndarray], sums: Sums, count: int) -> None:
+    def add(self, x: np.ndarray, effects: list[np.ndarray], sums: DrawSums, count: int) -> None:
         """Take in a block, of which the first ``count`` positions are draws."""
         self.length += count
         self.positions.append(x[:count])
@@ -253,7 +253,7 @@ class Chain:
         return line
 
 
-class Sums(NamedTuple):
+class DrawSums(NamedTuple):
     """Sums over draws, per term: conditional means of the effects and effects (k, J), and their squares b b' (k, k, J)."""
 
     mean: list[Array]
@@ -311,12 +311,12 @@ def _standardized(b: np.ndarray, G: np.ndarray, floor: np.ndarray) -> np.ndarray
 
 
 def scattered(
-    begin: Callable[..., State],
+    begin: Callable[..., ChainState],
     data: SumData | GeneralizedData,
     space: Space,
     first: np.ndarray,
     rng: np.random.Generator,
-) -> State:
+) -> ChainState:
     """The state of a chain that starts around ``first``, drawn in until the density is positive."""
     p, z, m = space.model.p, space.model.size, space.parameters
     d = (JITTER_ROWS if space.plan is None else JITTER[0]) * rng.standard_normal(p)

@@ -25,7 +25,7 @@ from lmm.estimators.estimator import Callback, Estimator
 from lmm.estimators.from_posterior import FIXED, as_centred, covariances_as_written
 from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood
 from lmm.estimators.monte_carlo.effects_chain import WINDOW, Settings
-from lmm.estimators.monte_carlo.effects_walk import Path, Walk
+from lmm.estimators.monte_carlo.effects_walk import PathMeans, Walk
 from lmm.estimators.optional import need
 from lmm.estimators.settings import (
     CONTROL,
@@ -220,10 +220,10 @@ class MonteCarloEM(Estimator):
     def _without_vanished(
         self,
         problem: Problem | GeneralizedProblem,
-        path: Path,
+        path: PathMeans,
         sigma: float,
         floors: list[np.ndarray],
-    ) -> Path:
+    ) -> PathMeans:
         """The path's averages, with small variances at zero where the likelihood is no lower for it: EM gets there in the limit only."""
         for t, floor in enumerate(floors):
             for a in np.flatnonzero(np.diagonal(path.G[t]) <= NEARLY * floor**2):
@@ -312,7 +312,9 @@ class MonteCarloEM(Estimator):
         known = float(walk.curvature) if walk.curvature > 0 else 2.0 * problem.n
         return np.concatenate([log_sd, beta, [known**-0.5]])
 
-    def _finish(self, problem: Problem | GeneralizedProblem, path: Path, sigma: float) -> Estimate:
+    def _finish(
+        self, problem: Problem | GeneralizedProblem, path: PathMeans, sigma: float
+    ) -> Estimate:
         """The estimate at averaged parameters, with the likelihood there."""
         family, phi = problem.distribution, float(np.exp(path.log_phi))
         last = float(np.exp(path.log_sigma)) if isinstance(self.sigma, str) else sigma

@@ -42,7 +42,7 @@ def make_rules(size: int, points: int) -> Rules:
     return Rules(nodes, weights, line, line_weights / np.sqrt(2.0 * np.pi))
 
 
-class Found:
+class FittedGaussian:
     """The approximation on the user's scale."""
 
     def __init__(

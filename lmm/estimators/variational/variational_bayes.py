@@ -34,7 +34,7 @@ from lmm.estimators.settings import (
     refuse_evaluation,
     word_or_number,
 )
-from lmm.estimators.variational.approximation import Found, make_rules
+from lmm.estimators.variational.approximation import FittedGaussian, make_rules
 from lmm.estimators.variational.ascent import (
     Inputs,
     QuasiNewton,
@@ -218,7 +218,7 @@ class VariationalBayes(Estimator):
             (("ELBO", float(value)),),
             notes,
         )
-        found = Found(model, how, g, q, np.asarray(data.shift), unit, rules, sigma, priors)
+        found = FittedGaussian(model, how, g, q, np.asarray(data.shift), unit, rules, sigma, priors)
         return estimate_from(
             written,
             method=self.name,

@@ -33,7 +33,7 @@ NEAR, WIDE = 5.0, 1.0
 SPENT = 40.0
 
 
-class Ends(NamedTuple):
+class IntervalEnds(NamedTuple):
     """Derivatives of l = log P that involve the ends, each (n,): l_a, l_b, l'_a, l'_b, l''_a, l''_b (primes: in eta) and l_ab."""
 
     a: Array
@@ -70,7 +70,7 @@ class Distribution(abc.ABC):
         """First to third derivative of log P in eta."""
 
     @abc.abstractmethod
-    def ends(self, a: Array, b: Array, g: Array) -> Ends:
+    def ends(self, a: Array, b: Array, g: Array) -> IntervalEnds:
         """Derivatives that involve the ends."""
 
 
@@ -89,10 +89,10 @@ class Logistic(Distribution):
         fa, fb = Sa * Fa, Sb * Fb
         return Fb - Sa, -(fa + fb), fa * (Sa - Fa) + fb * (Sb - Fb)
 
-    def ends(self, a: Array, b: Array, g: Array) -> Ends:
+    def ends(self, a: Array, b: Array, g: Array) -> IntervalEnds:
         Sa, Fa, Sb, Fb = (special.expit(x) for x in (-a, a, -b, b))
         fa, fb, B = Sa * Fa, Sb * Fb, _odds(g)
-        return Ends(
+        return IntervalEnds(
             np.where(np.isinf(a), 0.0, Sa + B), np.where(np.isinf(b), 0.0, -(Fb + B)),
             fa, fb, -fa * (Sa - Fa), -fb * (Sb - Fb), B * (1.0 + B),
         )  # fmt: skip
@@ -118,11 +118,11 @@ class Extreme(Distribution):
         t, (_, h1, h2, h3) = self._parts(a, b, g)
         return t - h1, h2 - t, t - h3
 
-    def ends(self, a: Array, b: Array, g: Array) -> Ends:
+    def ends(self, a: Array, b: Array, g: Array) -> IntervalEnds:
         t, (_, h1, h2, h3) = self._parts(a, b, g)
         B = _odds(g)
         A = 1.0 + B
-        return Ends(
+        return IntervalEnds(
             h1 * A, -t - h1 * B, -h2 * A, t + h2 * B, h3 * A, -t - h3 * B, A * B * (h1 - h2)
         )
 
@@ -160,9 +160,9 @@ class Normal(Distribution):
         m = self._moments(a, b, g)
         return m.mean, m.less_one, m.third
 
-    def ends(self, a: Array, b: Array, g: Array) -> Ends:
+    def ends(self, a: Array, b: Array, g: Array) -> IntervalEnds:
         m = self._moments(a, b, g)
-        return Ends(
+        return IntervalEnds(
             m.u, -m.v, m.u * m.above, m.v * m.below, m.u * m.bend_a, -m.v * m.bend_b, m.u * m.v
         )
 

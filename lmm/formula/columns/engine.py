@@ -107,7 +107,7 @@ MOST_MEMORY = 4 * 2**30
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelMatrix:
     """One model matrix: ``values`` (n, p) float64 in Fortran order, a name and a term per column, and its replay.
 
     ``spec`` is None for an intercept alone, whose values are a broadcast view of ones.
@@ -119,9 +119,9 @@ class Part:
     spec: ModelSpec | None
 
 
-def intercept(n: int) -> Part:
+def intercept(n: int) -> ModelMatrix:
     """The model matrix of ``1``, (n, 1), without n numbers."""
-    return Part(np.broadcast_to(np.ones((1, 1)), (n, 1)), ("Intercept",), ("1",), None)
+    return ModelMatrix(np.broadcast_to(np.ones((1, 1)), (n, 1)), ("Intercept",), ("1",), None)
 
 
 class Columns(dict[str, pd.Series]):
@@ -489,7 +489,7 @@ class Evaluator:
 
     def matrices(
         self, parts: Mapping[str, ModelSpec | Wilkinson], replay: bool = False
-    ) -> dict[str, Part]:
+    ) -> dict[str, ModelMatrix]:
         """Model matrices of several right-hand sides at once, so that they share columns and state.
 
         ``parts`` holds results of :func:`wilkinson`, or the ``spec`` of earlier parts to replay.
@@ -549,5 +549,5 @@ class Evaluator:
             )  # the first part that encodes a factor alone records its levels
             names = tuple(str(name) for row in spec.structure for name in row.columns)
             terms = tuple(str(row.term) for row in spec.structure for _ in row.columns)
-            out[key] = Part(getattr(matrix, "__wrapped__", matrix), names, terms, spec)
+            out[key] = ModelMatrix(getattr(matrix, "__wrapped__", matrix), names, terms, spec)
         return out

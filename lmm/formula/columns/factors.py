@@ -19,7 +19,7 @@ from lmm.formula.text.names import readable
 
 
 @dataclass(frozen=True, eq=False)
-class Factor:
+class FixedFactor:
     """One factor of the formula.
 
     Attributes
@@ -58,7 +58,7 @@ class FixedTerm:
 Rows = Mapping[str, np.ndarray]
 
 
-def fixed_structure(frame: ModelFrame) -> tuple[dict[str, Factor], list[FixedTerm]]:
+def fixed_structure(frame: ModelFrame) -> tuple[dict[str, FixedFactor], list[FixedTerm]]:
     """The factors of the fixed part by name, and its terms in the order of their columns, the intercept among them."""
     spec = frame.specs[frame.formula.fixed]
     if spec is None:  # the column of ones, without formulaic
@@ -105,9 +105,9 @@ def fixed_structure(frame: ModelFrame) -> tuple[dict[str, Factor], list[FixedTer
                 contrasts[name].contrasts.get_coding_matrix(list(levels), reduced_rank=True),
                 dtype=float,
             )
-            factors[name] = Factor(name, levels, coding, len(levels))
+            factors[name] = FixedFactor(name, levels, coding, len(levels))
         else:
-            factors[name] = Factor(name, None, None, widths[name])
+            factors[name] = FixedFactor(name, None, None, widths[name])
     return factors, terms
 
 
@@ -123,7 +123,7 @@ def _split(column: str) -> list[str]:
 
 
 def invented_rows(
-    factors: Mapping[str, Factor], count: int, rng: np.random.Generator
+    factors: Mapping[str, FixedFactor], count: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Rows in which every level and any number may come together."""
     return {
@@ -135,7 +135,7 @@ def invented_rows(
 
 
 def observed_rows(
-    frame: ModelFrame, factors: Mapping[str, Factor], used: np.ndarray
+    frame: ModelFrame, factors: Mapping[str, FixedFactor], used: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The factors in the rows of the fit; ``used`` are their positions in the user's table."""
     evaluator, complete = frame.on(frame.table, [frame.formula.fixed])
@@ -154,7 +154,7 @@ def observed_rows(
 
 
 def coded_columns(
-    factors: Mapping[str, Factor], terms: list[FixedTerm], rows: Rows, count: int
+    factors: Mapping[str, FixedFactor], terms: list[FixedTerm], rows: Rows, count: int
 ) -> np.ndarray:
     """The columns of the formula (count, p_all) for such rows, with its contrasts."""
     blocks = []
@@ -170,13 +170,13 @@ def coded_columns(
 
 
 def cell_columns(
-    factors: Mapping[str, Factor], term: FixedTerm, rows: Rows, count: int
+    factors: Mapping[str, FixedFactor], term: FixedTerm, rows: Rows, count: int
 ) -> np.ndarray:
     """The columns of one term (count, cells), an indicator per level."""
     return _product([_block(factors[name], rows[name], False) for name in term.factors], count)
 
 
-def references(factors: Mapping[str, Factor], term: FixedTerm) -> np.ndarray:
+def references(factors: Mapping[str, FixedFactor], term: FixedTerm) -> np.ndarray:
     """How many of the term's categories are at their first level, per cell."""
     total = np.zeros(1, dtype=int)
     for name in term.factors:
@@ -186,7 +186,7 @@ def references(factors: Mapping[str, Factor], term: FixedTerm) -> np.ndarray:
     return total
 
 
-def _block(factor: Factor, values: np.ndarray, reduced: bool) -> np.ndarray:
+def _block(factor: FixedFactor, values: np.ndarray, reduced: bool) -> np.ndarray:
     if factor.levels is None:
         return values
     table = factor.coding if reduced and factor.coding is not None else np.eye(factor.width)

@@ -15,7 +15,7 @@ from lmm.formula.text.wilkinson import right_side
 
 
 @dataclass(frozen=True)
-class Term:
+class FormulaTerm:
     """One term of a right-hand side.
 
     Attributes
@@ -30,15 +30,15 @@ class Term:
     factors: frozenset[str]
 
 
-def terms(text: str, whole: str, awkward: Collection[str] = ()) -> list[Term]:
+def terms(text: str, whole: str, awkward: Collection[str] = ()) -> list[FormulaTerm]:
     """Terms of a right-hand side in the order of their columns; ``whole`` is the formula that errors repeat."""
     side = right_side(text, whole, frozenset(awkward))
-    out = [Term("1", "1", frozenset())] if side.intercept else []
+    out = [FormulaTerm("1", "1", frozenset())] if side.intercept else []
     for positions in side.terms:
         factors = [side.factors[i] for i in positions]
         label = readable(":".join(factor.code for factor in factors), awkward)
         out.append(
-            Term(
+            FormulaTerm(
                 label,
                 ":".join(factor.source for factor in factors),
                 frozenset(factor.code for factor in factors),
@@ -47,7 +47,7 @@ def terms(text: str, whole: str, awkward: Collection[str] = ()) -> list[Term]:
     return out
 
 
-def droppable(found: Sequence[Term]) -> list[Term]:
+def droppable(found: Sequence[FormulaTerm]) -> list[FormulaTerm]:
     """The terms that no other term contains; never the intercept."""
     return [
         term
@@ -56,7 +56,7 @@ def droppable(found: Sequence[Term]) -> list[Term]:
     ]
 
 
-def joined(found: Sequence[Term]) -> str:
+def joined(found: Sequence[FormulaTerm]) -> str:
     """A right-hand side of just these terms."""
     texts = [term.text for term in found if term.factors]
     has_intercept = any(not term.factors for term in found)
@@ -72,12 +72,12 @@ def simplified(text: str, whole: str) -> str:
     return out.removeprefix("1 + ")
 
 
-def fixed_terms(formula: Formula, awkward: Collection[str] = ()) -> list[Term]:
+def fixed_terms(formula: Formula, awkward: Collection[str] = ()) -> list[FormulaTerm]:
     """Terms of the fixed part."""
     return terms(formula.fixed, formula.text, awkward)
 
 
-def without_fixed(formula: Formula, term: Term, awkward: Collection[str] = ()) -> Formula:
+def without_fixed(formula: Formula, term: FormulaTerm, awkward: Collection[str] = ()) -> Formula:
     """The formula with one term of its fixed part less."""
     fixed = joined([other for other in fixed_terms(formula, awkward) if other.label != term.label])
     return _rewritten(replace(formula, fixed=fixed))

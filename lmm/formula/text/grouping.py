@@ -29,7 +29,7 @@ class Interaction(tuple[str, ...]):
 
 
 @dataclass
-class _Reader:
+class _GroupingReader:
     """Recursive descent over the tokens of one grouping expression: ``+`` < ``*`` ``/`` < ``:``."""
 
     source: str
@@ -119,7 +119,7 @@ def _union(a: list[Interaction], b: list[Interaction]) -> list[Interaction]:
 
 def grouping_factors(text: str, formula: str, offset: int) -> list[Interaction]:
     """Grouping factors of ``text``, which starts at ``offset`` in ``formula`` (for the caret of an error)."""
-    reader = _Reader(text, scan(text), offset, formula)
+    reader = _GroupingReader(text, scan(text), offset, formula)
     out = reader.sum()
     if (rest := reader.peek()) is not None:
         raise reader.fail(

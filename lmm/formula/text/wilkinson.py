@@ -21,7 +21,7 @@ MOST_TERMS = 100_000
 
 
 @dataclass(frozen=True)
-class Factor:
+class WrittenFactor:
     """``text`` as the user wrote it; ``code`` what is evaluated; ``column`` says whether it is a name alone."""
 
     text: str
@@ -42,7 +42,7 @@ class Factor:
 class RightSide:
     """``terms`` in order, each the positions of its factors in ``factors``; whether there is an ``intercept``."""
 
-    factors: tuple[Factor, ...]
+    factors: tuple[WrittenFactor, ...]
     terms: tuple[tuple[int, ...], ...]
     intercept: bool
 
@@ -52,7 +52,7 @@ Terms = dict[int, None]
 
 
 @dataclass
-class _Reader:
+class _TermReader:
     """Recursive descent, one level of brackets at a time: ``+ -`` < ``* /`` < ``%in%`` < ``:`` < ``^``."""
 
     source: str
@@ -60,7 +60,7 @@ class _Reader:
     awkward: Collection[str]
     whole: str
     factors: dict[str, int] = field(default_factory=dict)
-    found: list[Factor] = field(default_factory=list)
+    found: list[WrittenFactor] = field(default_factory=list)
     intercept: bool = True
     adding: bool = True
     at: int = 0
@@ -140,9 +140,9 @@ class _Reader:
         except FormulaError as error:
             reason = str(error).partition("\n")[0]
             raise self.fail(f"cannot read {text}: {reason}", first, stop - 1) from None
-        return self.factor(Factor(text, code, False))
+        return self.factor(WrittenFactor(text, code, False))
 
-    def factor(self, factor: Factor) -> Terms:
+    def factor(self, factor: WrittenFactor) -> Terms:
         if factor.code not in self.factors:
             self.factors[factor.code] = len(self.found)
             self.found.append(factor)
@@ -287,7 +287,7 @@ class _Reader:
         if self.at == first + 1:
             name = aliased(token.text, self.awkward)
             if name.isidentifier():
-                return self.factor(Factor(token.text, name, True))
+                return self.factor(WrittenFactor(token.text, name, True))
         return self.expression(first, self.at)
 
     def brackets_hold_an_operand(self, first: int) -> bool:
@@ -338,7 +338,7 @@ def right_side(text: str, whole: str, awkward: frozenset[str] = frozenset()) -> 
     tokens = scan(text)
     if not tokens:
         raise FormulaError("the right-hand side is empty; write 1 for an intercept alone.", whole)
-    reader = _Reader(text, tokens, awkward, whole)
+    reader = _TermReader(text, tokens, awkward, whole)
     terms = reader.level(len(tokens))
     return RightSide(
         tuple(reader.found), tuple(sorted(map(_positions, terms), key=len)), reader.intercept

@@ -18,7 +18,7 @@ import numpy as np
 from lmm.design.design import Design
 from lmm.design.rank import triangle_inverse
 from lmm.estimators.likelihood import many_linear
-from lmm.estimators.likelihood.many_linear import Batch, Evaluator
+from lmm.estimators.likelihood.many_linear import Batch, LinearChart
 from lmm.inference.tests.variance_parameters import POSITIVE
 from lmm.linalg import threads
 from lmm.model.gaussian import batch_sums
@@ -29,7 +29,7 @@ from lmm.model.problem import Problem
 STEP = 1e-4
 
 
-class InTheta(Evaluator):
+class InTheta(LinearChart):
     """The criterion of many problems in theta itself, for structures in which T is linear."""
 
     def __init__(self, problem: Problem, reml: bool):

@@ -40,7 +40,7 @@ CHUNK = 1_000_000
 WORTH = 4_000_000
 
 
-class Block(NamedTuple):
+class SparseBlock(NamedTuple):
     """Rows ``first`` to ``last`` and columns ``left`` to ``right`` (sorted by popularity): CSR arrays, and where the values come from."""
 
     first: int
@@ -73,7 +73,7 @@ class CsrProduct:
     nnz: int
     flipped: bool
     order: np.ndarray
-    chunks: tuple[tuple[Block, ...], ...]
+    chunks: tuple[tuple[SparseBlock, ...], ...]
     kept: dict[tuple[int, int, int], tuple[Any, Any]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -82,7 +82,7 @@ class CsrProduct:
         """What is kept to save time is left behind."""
         return {**self.__dict__, "kept": {}}
 
-    def _matrix(self, block: Block, a: int, b: int) -> tuple[Any, Any]:
+    def _matrix(self, block: SparseBlock, a: int, b: int) -> tuple[Any, Any]:
         """Component (a, b) of a block, and its transpose, as they lie in memory; made once, for SciPy's constructor takes a while."""
         key = (id(block), a, b)
         if key not in self.kept:
@@ -134,7 +134,7 @@ class CsrProduct:
         dense = [_levels_first(v, b)[self.order] for b in range(self._inner[0])]
         out = np.zeros((k, J, r))
 
-        def work(chunk: tuple[Block, ...]) -> None:
+        def work(chunk: tuple[SparseBlock, ...]) -> None:
             for block in chunk:
                 for a in range(k):
                     into = out[a, block.first : block.last]
@@ -150,7 +150,7 @@ class CsrProduct:
         dense = [_levels_first(v, a) for a in range(self._outer[0])]
         sums: list[np.ndarray] = []
 
-        def work(chunk: tuple[Block, ...]) -> None:
+        def work(chunk: tuple[SparseBlock, ...]) -> None:
             try:
                 own = sums.pop()
             except IndexError:
@@ -170,7 +170,7 @@ class CsrProduct:
         out[:, self.order] = total
         return np.moveaxis(out, 2, 0)
 
-    def _run(self, work: Callable[[tuple[Block, ...]], None], r: int) -> None:
+    def _run(self, work: Callable[[tuple[SparseBlock, ...]], None], r: int) -> None:
         count = min(threads.cores(), len(self.chunks))
         if count < 2 or self.nnz * r * self.k_row * self.k_col < WORTH:
             for chunk in self.chunks:
@@ -263,7 +263,7 @@ def _cut(
     first: int,
     last: int,
     edges: list[int],
-) -> list[Block]:
+) -> list[SparseBlock]:
     """The blocks of one chunk of rows."""
     begin, end = int(indptr[first]), int(indptr[last])
     column = place[inner[begin:end]]
@@ -282,7 +282,7 @@ def _cut(
         ).astype(np.int32)
         origin = (own + begin).astype(np.int32) if source is None else source[own + begin]
         out.append(
-            Block(
+            SparseBlock(
                 first,
                 last,
                 left,

@@ -18,7 +18,7 @@ import pandas as pd
 from lmm import arguments
 from lmm.formula import Formula
 from lmm.formula.text.formula_terms import (
-    Term,
+    FormulaTerm,
     droppable,
     fixed_terms,
     joined,
@@ -126,7 +126,7 @@ def marginal_tests(
     return table.astype({name: int if name == "num_df" else float for name in columns}), formulas
 
 
-def _without_each(fit: Fit) -> list[tuple[Term, Formula]]:
+def _without_each(fit: Fit) -> list[tuple[FormulaTerm, Formula]]:
     formula, awkward = fit.design.frame.formula, fit.design.frame.awkward
     return [
         (term, without_fixed(formula, term, awkward))
@@ -211,7 +211,7 @@ def _reduced(fit: Fit, reduce_terms: bool) -> list[tuple[str, list[Bar]]]:
 
 
 def _correlated(
-    bar: Bar, found: list[Term], intercept_elsewhere: bool, categorical: bool
+    bar: Bar, found: list[FormulaTerm], intercept_elsewhere: bool, categorical: bool
 ) -> list[tuple[str, Bar | None]]:
     """Slopes go one at a time, those that no interaction contains; an intercept alone goes whole."""
     slopes = droppable(found)
@@ -228,7 +228,7 @@ def _correlated(
     return out
 
 
-def _independent(bar: Bar, found: list[Term]) -> list[tuple[str, Bar | None]]:
+def _independent(bar: Bar, found: list[FormulaTerm]) -> list[tuple[str, Bar | None]]:
     """Each term of ``(x || g)`` by itself, as if written ``(1 | g) + (0 + x | g)``."""
     free = droppable(found)
     out: list[tuple[str, Bar | None]] = []

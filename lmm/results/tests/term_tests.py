@@ -15,7 +15,7 @@ from lmm.design.cells import positions
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, ComparisonWarning, warn
 from lmm.formula.columns import factors as formula_factors
-from lmm.formula.columns.factors import Factor, FixedTerm
+from lmm.formula.columns.factors import FixedFactor, FixedTerm
 from lmm.inference.tests import estimable
 from lmm.inference.tests.ddf import TITLES, Ddf
 from lmm.model.records import Estimate
@@ -39,7 +39,7 @@ class Structure:
     constant : whether the model has a constant that is no column: an ordinal model's thresholds.
     """
 
-    factors: dict[str, Factor]
+    factors: dict[str, FixedFactor]
     terms: list[FixedTerm]
     kept: np.ndarray
     constant: bool

@@ -26,7 +26,7 @@ ROOM, FEW = 8, 4_000_000
 LIMIT = 2**31 - 1
 
 
-class Levels:
+class FoundLevels:
     """Levels by id. ``low`` is the smallest id, ``size`` the length of the range that holds all ids."""
 
     low: int = 0
@@ -41,7 +41,7 @@ class Levels:
         """
         raise NotImplementedError
 
-    def absorb(self, other: Levels, ids: np.ndarray) -> np.ndarray:
+    def absorb(self, other: FoundLevels, ids: np.ndarray) -> np.ndarray:
         """Own ids of the ``ids`` of other levels of the same kind, taken up where they are new."""
         raise NotImplementedError
 
@@ -54,7 +54,7 @@ class Levels:
         raise NotImplementedError
 
 
-class IntegerLevels(Levels):
+class IntegerLevels(FoundLevels):
     """Integers of a small range: the value is the id."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class IntegerLevels(Levels):
             raise OverflowError
         self.low, self.size = low, high - low + 1
 
-    def absorb(self, other: Levels, ids: np.ndarray) -> np.ndarray:
+    def absorb(self, other: FoundLevels, ids: np.ndarray) -> np.ndarray:
         assert isinstance(other, IntegerLevels)
         self.rows += other.rows
         if other.size:
@@ -88,7 +88,7 @@ class IntegerLevels(Levels):
         return np.argsort(ids, kind="stable")
 
 
-class ListedLevels(Levels):
+class ListedLevels(FoundLevels):
     """Any values, numbered as they appear; ``declared`` is the order that dictionaries give them, for categories."""
 
     def __init__(self, type: pa.DataType, ordered: bool = False) -> None:
@@ -148,7 +148,7 @@ class ListedLevels(Levels):
             raise DataError("a grouping factor has more than two billion levels.")
         return place
 
-    def absorb(self, other: Levels, ids: np.ndarray) -> np.ndarray:
+    def absorb(self, other: FoundLevels, ids: np.ndarray) -> np.ndarray:
         assert isinstance(other, ListedLevels)
         if other.known is None:
             return ids
@@ -186,10 +186,10 @@ class ListedLevels(Levels):
         )
 
 
-class JointLevels(Levels):
+class JointLevels(FoundLevels):
     """Combinations of the levels of several factors, numbered as they appear; the first factor varies slowest in the end."""
 
-    def __init__(self, parts: Sequence[Levels]) -> None:
+    def __init__(self, parts: Sequence[FoundLevels]) -> None:
         import pyarrow as pa
 
         self.parts = list(parts)
@@ -228,7 +228,7 @@ class JointLevels(Levels):
             out.append(last)
         return [ids, *reversed(out)]
 
-    def _list(self, i: int, type: pa.DataType) -> Levels:
+    def _list(self, i: int, type: pa.DataType) -> FoundLevels:
         """Number the values of one part, whose integers span too much; joint ids stay as they are."""
         old = self._split(np.arange(self.size))
         old[i], self.parts[i] = listed(self.parts[i], old[i], type)
@@ -244,7 +244,7 @@ class JointLevels(Levels):
             raise AssertionError("joint levels are not distinct")
         self.combined = fresh.combined
 
-    def absorb(self, other: Levels, ids: np.ndarray) -> np.ndarray:
+    def absorb(self, other: FoundLevels, ids: np.ndarray) -> np.ndarray:
         assert isinstance(other, JointLevels)
         theirs = other._split(np.arange(other.size))
         for i, part in enumerate(other.parts):
@@ -272,7 +272,9 @@ class JointLevels(Levels):
         return ranks, levels
 
 
-def added(levels: Levels, labels: pa.Array, number: Callable[[pa.DataType], Levels]) -> np.ndarray:
+def added(
+    levels: FoundLevels, labels: pa.Array, number: Callable[[pa.DataType], FoundLevels]
+) -> np.ndarray:
     """Ids (n,) of values; where integers span too much to be their own ids, those of the levels that ``number`` has numbered."""
     try:
         return levels.add(labels)
@@ -281,7 +283,10 @@ def added(levels: Levels, labels: pa.Array, number: Callable[[pa.DataType], Leve
 
 
 def absorbed(
-    levels: Levels, other: Levels, ids: np.ndarray, number: Callable[[pa.DataType], Levels]
+    levels: FoundLevels,
+    other: FoundLevels,
+    ids: np.ndarray,
+    number: Callable[[pa.DataType], FoundLevels],
 ) -> np.ndarray:
     """Ids in ``levels`` of the ``ids`` of others, whether integers are their own ids in one, both or none of them.
 
@@ -331,7 +336,9 @@ def numbers(labels: pa.Array) -> np.ndarray:
     return np.asarray(labels.to_numpy(zero_copy_only=False))
 
 
-def listed(levels: Levels, ids: np.ndarray, type: pa.DataType) -> tuple[np.ndarray, Levels]:
+def listed(
+    levels: FoundLevels, ids: np.ndarray, type: pa.DataType
+) -> tuple[np.ndarray, FoundLevels]:
     """Integer levels numbered as they appear: the new ids of ``ids``, and the levels."""
     import pyarrow as pa
 
@@ -339,7 +346,7 @@ def listed(levels: Levels, ids: np.ndarray, type: pa.DataType) -> tuple[np.ndarr
     return out.add(pa.array(np.asarray(ids, dtype=np.int64)).cast(type)), out
 
 
-def levels_of(types: Sequence[pa.DataType]) -> Levels:
+def levels_of(types: Sequence[pa.DataType]) -> FoundLevels:
     """Empty levels for a factor of one Arrow type, or for the combinations of several."""
     import pyarrow as pa
 
