@@ -25,7 +25,7 @@ from lmm.estimators.likelihood.profiled import (
     Evaluator,
     Frame,
     Payload,
-    SettledPoint,
+    ReportedPoint,
     curvature,
     nothing_left,
     nowhere,
@@ -248,12 +248,12 @@ class StochasticEvaluator(Evaluator, ProbedCriterion):
         """The average information at an evaluated point."""
         return point.hessian
 
-    def settle(self, point: Point) -> SettledPoint:
+    def settle(self, point: Point) -> ReportedPoint:
         """The log-likelihood by Lanczos quadrature, and the Monte Carlo errors."""
         begin = perf_counter()
         point, error = self.settled(point)
         found = self.monte_carlo(point, error)
-        return SettledPoint(
+        return ReportedPoint(
             point,
             found,
             note(found, self.control.accuracy),

@@ -56,7 +56,7 @@ class Payload:
     frame: Frame
 
 
-class SettledPoint(NamedTuple):
+class ReportedPoint(NamedTuple):
     """A point with its criterion as it is reported, its Monte Carlo errors, messages and the seconds that this took."""
 
     point: Point
@@ -225,9 +225,9 @@ class Evaluator:
         """``run`` from ``start``, theta (m,)."""
         return run(start)
 
-    def settle(self, point: Point) -> SettledPoint:
+    def settle(self, point: Point) -> ReportedPoint:
         """What is reported of the point where a search ended."""
-        return SettledPoint(point)
+        return ReportedPoint(point)
 
     def refine(self, point: Point) -> Point:
         """The point with its exact Hessian, where that is cheap."""
