@@ -7,7 +7,7 @@ that a missing value is an error that names its term, never a lost row.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -119,15 +119,11 @@ def evaluate(
     choice(given.na_action, "na_action", NA_ACTIONS)
     if table.n == 0:
         raise DataError("the data has no rows.")
-    weights, offset = (
-        as_expression(given.weights, table, "weights"),
-        as_expression(given.offset, table, "offset"),
-    )
-    arguments = {
-        text: name
-        for text, name in ((weights, "weights"), (offset, "offset"))
-        if isinstance(text, str)
-    }
+    weights = as_expression(given.weights, table, "weights")
+    offset = as_expression(given.offset, table, "offset")
+    pairs = ((weights, "weights"), (offset, "offset"))
+    arguments = {text: name for text, name in pairs if isinstance(text, str)}
+    arrays = {f"({name})": value for value, name in pairs if not isinstance(value, str | None)}
     awkward = formula.awkward.union(*map(awkward_names, arguments))
     awkward = frozenset(name for name in awkward if name in table)
     plans = _plans(formula, awkward)
@@ -136,20 +132,13 @@ def evaluate(
     )
     refuse_unknown(found, table, arguments, formula.text)
     columns = {name: table.column(name) for name in found.columns}
-    columns |= {
-        name: given_column(values, table.index, name) for name, values in found.arrays.items()
-    }
-    if weights is not None and not isinstance(weights, str):
-        columns["(weights)"] = _given(weights, "weights", table)
-    if offset is not None and not isinstance(offset, str):
-        columns["(offset)"] = _given(offset, "offset", table)
+    for name, values in found.arrays.items():
+        columns[name] = given_column(values, table.index, name)
+    for name, values in arrays.items():
+        columns[name] = _given(values, name[1:-1], table)
     chosen = row_mask(given.subset, table, given.context)
-    masks = ((name, missing(series)) for name, series in columns.items())
-    mask, counts = complete(masks, table.n, chosen)
-    counts.refuse_lost(given.na_action)
-    kept = np.ones(table.n, dtype=bool) if mask is None else mask
+    kept = _kept(columns, table.n, chosen, given.na_action)
     n = int(kept.sum())
-    counts.refuse_empty(n)
     rows = Columns(_take(columns, kept, n), n)
     _prepare(rows, formula)
     kinds = {name: kind_of(series) for name, series in rows.items()}
@@ -168,54 +157,50 @@ def evaluate(
             n,
             STRUCTURES[formula.residual.structure].over_coordinates,
         )
-    out = Evaluated(
-        formula,
-        table,
-        kept,
-        chosen,
-        n,
-        expression(evaluator, formula.response, awkward) if formula.response else None,
-        fixed,
-        random,
-        groups,
-        offsets(
-            formula,
-            evaluator,
-            awkward,
-            n,
-            offset if isinstance(offset, str) else "(offset)" if offset is not None else None,
-        ),
-        number(
-            expression(evaluator, weights, awkward)
-            if isinstance(weights, str)
-            else rows.get("(weights)"),
-            "weights",
-            n,
-        ),
-        offset if isinstance(offset, str) else offset is not None,
-        evaluator,
-        {
-            **{name: own(value) for name, value in found.context.items()},
-            **{name: columns[name].values for name in found.arrays},
-        },
-        awkward,
-        coding,
-        tuple(found.arrays),
-        kinds,
-        frozenset(),
-        said,
-        rows_of_residual,
+    response = expression(evaluator, formula.response, awkward) if formula.response else None
+    total = offsets(formula, evaluator, awkward, n, "(offset)" if "(offset)" in arrays else offset)
+    own_weights = "(weights)" if "(weights)" in arrays else weights
+    prior = None if own_weights is None else _argument(evaluator, own_weights, "weights", awkward)
+    context = {name: own(value) for name, value in found.context.items()}
+    context |= {name: columns[name].values for name in found.arrays}
+    return Evaluated(
+        formula=formula,
+        table=table,
+        kept=kept,
+        subset=chosen,
+        n=n,
+        response=response,
+        fixed=fixed,
+        random=random,
+        groups=groups,
+        offset=total,
+        weights=prior,
+        offset_given=offset if isinstance(offset, str) else offset is not None,
+        evaluator=evaluator,
+        context=context,
+        awkward=awkward,
+        coding=coding,
+        arrays=tuple(found.arrays),
+        kinds=kinds,
+        across=across(_texts(formula, plans, arguments, awkward), evaluator),
+        said=said,
+        residual=rows_of_residual,
     )
+
+
+def _texts(
+    formula: Formula,
+    plans: Mapping[str, Wilkinson],
+    arguments: Iterable[str],
+    awkward: frozenset[str],
+) -> set[str]:
+    """All expressions, as they are evaluated: factors of terms, and those that stand alone."""
     factors = {str(factor) for plan in plans.values() for term in plan for factor in term.factors}
-    alone = {
-        formula.response,
-        *arguments,
-        *formula.offsets,
-        *(factor for bar in formula.bars for factor in bar.factors),
-        *(() if formula.residual is None else formula.residual.expressions),
-    } - {"", "1"}
-    texts = factors | {as_evaluated(text, awkward) for text in alone}
-    return replace(out, across=across(texts, evaluator))
+    alone = {formula.response, *arguments, *formula.offsets}
+    alone |= {factor for bar in formula.bars for factor in bar.factors}
+    if formula.residual is not None:
+        alone |= set(formula.residual.expressions)
+    return factors | {as_evaluated(text, awkward) for text in alone - {"", "1"}}
 
 
 def as_evaluated(text: str, awkward: frozenset[str]) -> str:
@@ -255,14 +240,18 @@ def offsets(
         value = number(expression(evaluator, text, awkward), f"offset({text})", n)
         total = value if total is None or value is None else total + value
     if given is not None:
-        columns = evaluator.columns
-        value = number(
-            columns[given] if given in columns else expression(evaluator, given, awkward),
-            "offset",
-            n,
-        )
+        value = _argument(evaluator, given, "offset", awkward)
         total = value if total is None or value is None else total + value
     return total
+
+
+def _argument(
+    evaluator: Evaluator, text: str, name: str, awkward: frozenset[str]
+) -> np.ndarray | None:
+    """Numbers (n,) of an argument, a column or an expression."""
+    columns = evaluator.columns
+    values = columns[text] if text in columns else expression(evaluator, text, awkward)
+    return number(values, name, columns.n)
 
 
 def grouping(
@@ -330,6 +319,17 @@ def _given(values: object, name: str, table: Table) -> pd.Series:
             f"{name} has {lost} missing values; give each row a number, or leave rows out with subset=."
         )
     return pd.Series(array)
+
+
+def _kept(
+    columns: Mapping[str, pd.Series], N: int, chosen: np.ndarray | None, na_action: str
+) -> np.ndarray:
+    """(N,) bool: rows asked for in which no used column is missing."""
+    mask, counts = complete(((name, missing(own)) for name, own in columns.items()), N, chosen)
+    counts.refuse_lost(na_action)
+    kept = np.ones(N, dtype=bool) if mask is None else mask
+    counts.refuse_empty(int(kept.sum()))
+    return kept
 
 
 def _take(columns: Mapping[str, pd.Series], kept: np.ndarray, n: int) -> dict[str, pd.Series]:
