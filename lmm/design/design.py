@@ -52,7 +52,7 @@ class RowSource:
     moments: np.ndarray
     response: np.ndarray
     offset_mean: float
-    covariates: dict[str, tuple[float, Any]]
+    covariates: dict[str, tuple[float, tuple[float, ...]]]
     grams: dict[str, np.ndarray] = field(default_factory=dict)
     origin: Any = None
 

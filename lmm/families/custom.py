@@ -13,7 +13,7 @@ from lmm.families import links
 from lmm.families.base import Array, Family, Weights, ones, weighted_constant
 from lmm.families.links import Four, Link
 from lmm.families.namespace import namespace
-from lmm.types import Kernel
+from lmm.types import Kernel, KernelArray
 
 #: support of the means by name
 SUPPORTS = {"real": (-np.inf, np.inf), "positive": (0.0, np.inf), "unit": (0.0, 1.0)}
@@ -30,12 +30,12 @@ def _compiled(
     import jax
     import jax.numpy as jnp
 
-    def density(c: Any, rho: Any, y: object) -> object:
+    def density(c: KernelArray, rho: KernelArray, y: object) -> object:
         mu = jnp.exp(c) if log_scale else c
         return function(y, mu, jnp.exp(rho)) if dispersion else function(y, mu)
 
     def derivative(f: Kernel, argument: int) -> Kernel:
-        def d(c: Any, rho: Any, y: object) -> object:
+        def d(c: KernelArray, rho: KernelArray, y: object) -> object:
             tangents = (
                 (jnp.ones_like(c), jnp.zeros_like(rho))
                 if argument == 0
@@ -159,7 +159,7 @@ class CustomFamily(Family):
         y: Array,
         c: Array,
         phi: float,
-    ) -> Any:
+    ) -> list[Array]:
         """Derivatives of a function of the user's; ArgumentError where it is not one that JAX can differentiate."""
         import jax
 

@@ -8,24 +8,26 @@ differentiated here.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
+
+from lmm.types import KernelArray
 
 
 class Namespace(NamedTuple):
     """``xp``, array functions; ``special``, special functions by SciPy's names."""
 
     xp: ModuleType
-    special: Any
+    special: ModuleType
 
     @property
     def eager(self) -> bool:
         """Whether values can be looked at."""
         return self.xp is np
 
-    def log_expit(self, x: Any) -> tuple[Any, Any]:
+    def log_expit(self, x: KernelArray) -> tuple[KernelArray, KernelArray]:
         """log p and log(1 - p) of p = 1 / (1 + exp(-x))."""
         if self.eager:
             log = np.log1p(np.exp(-np.abs(x)))
@@ -39,7 +41,7 @@ NUMPY = Namespace(np, special)
 EAGER = (np.ndarray, float, int, np.generic)
 
 
-def namespace(*arrays: Any) -> Namespace:
+def namespace(*arrays: object) -> Namespace:
     """The namespace of arrays: JAX's where one of them is JAX's."""
     return _jax() if any(is_jax(array) for array in arrays) else NUMPY
 

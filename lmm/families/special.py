@@ -11,12 +11,11 @@ they do not. Small a: SciPy's functions; large a: the asymptotic series (DLMF 5.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy import special
 
 from lmm.families.namespace import namespace
+from lmm.types import KernelArray
 
 #: from here on the series below are exact to rounding
 LARGE = 20.0
@@ -32,7 +31,7 @@ def _series(coefficients: tuple[float, ...], inverse: np.ndarray) -> np.ndarray:
     return np.asarray(total) if isinstance(total, float) else total
 
 
-def _parts(a: Any) -> tuple[Any, Any, Any, Any]:
+def _parts(a: KernelArray) -> tuple[KernelArray, KernelArray, KernelArray, KernelArray]:
     """a, whether it is large, 1 / a there (harmless elsewhere), a where it is small (harmless elsewhere)."""
     found = namespace(a)
     a = np.asarray(a, dtype=float) if found.eager else a

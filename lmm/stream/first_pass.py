@@ -227,6 +227,11 @@ def is_coding(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CODING
 
 
+def codes_levels(call: str) -> bool:
+    """Whether a text is the call of a function that remembers levels."""
+    return is_coding(ast.parse(call, mode="eval").body)
+
+
 def witness_text(text: str) -> str:
     """The expression whose distinct values show all levels that ``text`` has: what ``factor()`` and the like are applied to."""
     tree = ast.parse(text, mode="eval").body

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -39,8 +38,8 @@ from lmm.stream.first_pass import (
     argument_of,
     calls_in,
     check_calls,
+    codes_levels,
     head_rows,
-    is_coding,
     resolved,
     witness_text,
 )
@@ -155,10 +154,8 @@ def _needed(
     return tuple(columns), scope
 
 
-def _witnesses(
-    formula: Formula, reducer: Reducer, scan: Scan, given: Given
-) -> tuple[pa.Table, Evaluated]:
-    """Rows that stand for all of them, and the formula evaluated on them with the states of all rows."""
+def _first_rows(reducer: Reducer, scan: Scan, used: tuple[str, ...]) -> tuple[pa.Table, Scan]:
+    """Complete rows on which the formula is tried, and the scan with their number; ``used`` are the columns of expressions."""
     head = conform(reducer.head(scan.needed, HEAD), scan.needed, scan.schema, "the first rows")
     if not head.num_rows and not reducer.repeatable:
         raise DataError(
@@ -173,13 +170,21 @@ def _witnesses(
             f"subset={scan.subset!r} depends on other rows than its own, and the data is read in chunks; compute the number first."
         )
     rows = usable_rows(head, scan.subset, scan.context)[0]
-    used = _evaluated_names(formula, scan)
     scan = replace(scan, head=head_rows(rows, used))
     rows = rows.slice(0, scan.head)
     if not reducer.repeatable:
         rows = _with_dictionaries(rows, used)
     if not rows.num_rows:
         rows = _rows(_pass(reducer, scan, "the first rows have missing values"))
+    return rows, scan
+
+
+def _witnesses(
+    formula: Formula, reducer: Reducer, scan: Scan, given: Given
+) -> tuple[pa.Table, Evaluated]:
+    """Rows that stand for all of them, and the formula evaluated on them with the states of all rows."""
+    used = _evaluated_names(formula, scan)
+    rows, scan = _first_rows(reducer, scan, used)
     known: Memories = {}
     collected: dict[str, None] = {}
     while True:
@@ -195,11 +200,7 @@ def _witnesses(
         _refuse_across(found, scan)
         state = {call: value for call, value in found.evaluator.state.items() if value}
         check_calls(state, scan.awkward)
-        coding = {
-            call: witness_text(call)
-            for call in state
-            if is_coding(ast.parse(call, mode="eval").body)
-        }
+        coding = {call: witness_text(call) for call in state if codes_levels(call)}
         known |= {call: state[call] for call, text in coding.items() if text in collected}
         waiting = state.keys() - known.keys()
         open_calls = waiting - coding.keys()
@@ -306,13 +307,8 @@ def _coded_columns(formula: Formula, scan: Scan) -> tuple[str, ...]:
     ]
     alone += scan.given
     texts += [as_evaluated(text, scan.awkward) for text in alone if text]
-    calls = [
-        call
-        for text in texts
-        for call in sorted(calls_in(text))
-        if is_coding(ast.parse(call, mode="eval").body)
-    ]
-    found = dict.fromkeys(witness_text(call) for call in calls)
+    calls = [call for text in texts for call in sorted(calls_in(text)) if codes_levels(call)]
+    found = dict.fromkeys(map(witness_text, calls))
     return tuple(text for text in found if column_of(text, scan.schema, scan.awkward))
 
 
