@@ -61,6 +61,11 @@ class Spatial(Scaled):
         """R (...) of distances (...), with its derivatives by w, (a, ...) and (a, a, ...)."""
 
     def root(self, w: np.ndarray) -> Root:
+        if not np.isfinite(w).all():
+            a = len(w)
+            shapes = (self.k, self.k), (a, self.k, self.k), (a, a, self.k, self.k)
+            first, second, third = (np.full(shape, np.nan) for shape in shapes)
+            return first, second, third
         R, dR, d2R = self.correlation(distances(self), self._limited(w))
         shrink = 1.0 - self.jitter
         try:

@@ -212,3 +212,24 @@ def test_what_cannot_be_coordinates_is_refused(formula, message):
     frame.loc[::2, "text"] = "b"
     with pytest.raises(FormulaError, match=message):
         lmm.lmer(formula, frame)
+
+
+@pytest.mark.parametrize(
+    ("residual", "criterion"),
+    [
+        ("ou(VISITN | USUBJID)", 3875.953524),  # nlme's corAR1; SAS stops at 3875.953534
+        ("exp(VISITN + VISITN2 | USUBJID)", 3894.949434),  # SAS sp(exp)
+        ("gau(VISITN | USUBJID)", 3871.0583),  # SAS sp(gau)
+    ],
+)
+def test_residuals_over_coordinates_have_the_likelihood_of_sas(residual, criterion):
+    """SAS stops where its criterion changes by 1e-8 relatively, so that the fifth digit after the point may differ."""
+    data = lmm.datasets.load("fev")
+    fit = lmm.lmer("FEV1 ~ 1", data, residual=residual, REML=False)
+    assert -2.0 * fit.llf == pytest.approx(criterion, abs=5e-5)
+
+
+def test_the_range_of_residuals_has_a_profile():
+    fit = lmm.lmer("FEV1 ~ 1", lmm.datasets.load("fev"), residual="ou(VISITN | USUBJID)")
+    lower, upper = fit.confint(method="profile").loc["range|Residual"]
+    assert 0.8 < lower < 1.17 < upper < 1.6

@@ -16,7 +16,7 @@ from scipy.linalg import solve_triangular
 
 from lmm.covariance.structure import directions
 from lmm.estimators.likelihood.profiled import Frame, curvature, nowhere, slope
-from lmm.inference.intervals.surface import Held, Place, coordinates, rotation
+from lmm.inference.intervals.surface import COORDINATES, VALUES, Held, Place, coordinates, rotation
 from lmm.model.marginal.clusters import Stack
 from lmm.model.marginal.dense_deviance import MarginalDeviance
 from lmm.model.marginal.marginal_problem import MarginalProblem
@@ -54,14 +54,14 @@ class MarginalSurface:
 
     def values(self, h: np.ndarray) -> np.ndarray:
         """The parameter, on the user's scale, at values of the held coordinate."""
-        if self.which.kind == "cor":
-            return np.sin(h)
+        if self.which.kind in VALUES:
+            return VALUES[self.which.kind](h)
         return np.asarray(h) * (self.problem.unit if self.which.kind == "sd" else 1.0)
 
     def held_at(self, values: np.ndarray) -> np.ndarray:
         """The inverse of :meth:`values`."""
-        if self.which.kind == "cor":
-            return np.arcsin(values)
+        if self.which.kind in COORDINATES:
+            return COORDINATES[self.which.kind](values)
         return np.asarray(values) / (self.problem.unit if self.which.kind == "sd" else 1.0)
 
     def reported(self, place: Place) -> tuple[float | None, np.ndarray, np.ndarray]:

@@ -277,7 +277,7 @@ def _side(
                 length *= max(0.25, STEP / (new - zeta))
             else:
                 length *= 0.25
-        if found is None:
+        if found is None or found.z[held] == path[-1].z[held]:
             return points, "lost"
         points.append((found, sign * new))
         path.append(found)

@@ -27,6 +27,7 @@ from scipy.linalg import solve_triangular
 
 from lmm.covariance import Covariance
 from lmm.covariance.coordinates import Coordinates
+from lmm.covariance.spatial import SMOOTH
 from lmm.covariance.structure import directions
 from lmm.estimators.likelihood.profiled import Evaluator, Frame, curvature
 from lmm.linalg.devices import backend
@@ -68,9 +69,8 @@ class Held:
     @property
     def bounds(self) -> tuple[float, float]:
         """How far the held coordinate goes: a standard deviation to zero, the arcsine of a correlation to a right angle."""
-        return {"sd": (0.0, np.inf), "cor": (-0.5 * np.pi, 0.5 * np.pi)}.get(
-            self.kind, (-np.inf, np.inf)
-        )
+        limits = {"sd": (0.0, np.inf), "cor": (-0.5 * np.pi, 0.5 * np.pi), "smoothness": SMOOTH}
+        return limits.get(self.kind, (-np.inf, np.inf))
 
 
 @dataclass(frozen=True, eq=False)
