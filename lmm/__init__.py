@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lmm.api.glmer import glmer
     from lmm.api.lmer import lmer
     from lmm.api.loading import load
+    from lmm.api.mmrm import mmrm
     from lmm.api.solve import solve
     from lmm.errors import (
         ArgumentError,
@@ -96,6 +97,7 @@ __all__ = [
     "lmer",
     "lmer_batch",
     "load",
+    "mmrm",
     "power",
     "priors",
     "solve",
@@ -106,6 +108,7 @@ _HOMES = {
     "NUTS": "lmm.estimators.monte_carlo.nuts",
     "lmer": "lmm.api.lmer",
     "glmer": "lmm.api.glmer",
+    "mmrm": "lmm.api.mmrm",
     "solve": "lmm.api.solve",
     "load": "lmm.api.loading",
     "Control": "lmm.estimators.control",

@@ -111,6 +111,11 @@ class ResidualPart:
         return "" if self.recipe is None else self.recipe.formula.subjects
 
     @property
+    def stratum_name(self) -> str:
+        """The level of the strata; empty where there are none."""
+        return self.group.removeprefix(RESIDUAL).strip()
+
+    @property
     def k(self) -> int:
         """Places."""
         return len(self.columns)

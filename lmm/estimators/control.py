@@ -28,6 +28,8 @@ class Control:
     backend : "auto" takes NumPy for small fits and JAX for large ones; "numpy" and "jax" insist.
     curvature : information in the determinant of a generalized model's Laplace approximation: "observed", nearer to the integral and
         what glmmTMB takes, or "expected", lme4's. They differ where the link is not canonical.
+    information : information from which Kenward-Roger's method takes the covariance of the variance parameters of a model with
+        structured residuals: "observed", which is SAS's and mmrm's, or "expected", pbkrtest's for models without.
     factorization : "exact" or "iterative" insist; "auto" solves crossed factors iteratively (conjugate gradients, random
         probes) where the exact factorisation would need a dense matrix of more than 5,000 columns (30,000 on an accelerator).
     probes : random probes that an iterative fit begins with; more are taken until ``accuracy`` is met, and 64 at the least for the last
@@ -56,6 +58,7 @@ class Control:
     evaluate_only: bool = False
     backend: str = "auto"
     curvature: str = "observed"
+    information: str = "observed"
     verbose: bool = False
     progress: bool = False
     factorization: str = "auto"
@@ -69,6 +72,7 @@ class Control:
         arguments.choice(self.factorization, "factorization", FACTORIZATIONS)
         arguments.choice(self.backend, "backend", BACKENDS)
         arguments.choice(self.curvature, "curvature", CURVATURES)
+        arguments.choice(self.information, "information", CURVATURES)
         for name in ("tolerance", "radius", "accuracy"):
             arguments.number(getattr(self, name), name, above=0)
         for name in ("evaluate_only", "verbose", "progress"):

@@ -32,6 +32,7 @@ class Estimator(abc.ABC):
     reml : whether its criterion is the restricted likelihood.
     sigma : residual standard deviation of a linear model where it is known.
     nagq : quadrature points per random effect.
+    ddf : degrees of freedom that tables have where none are asked for.
     second_order : whether Laplace's expansion has its next term.
     takes_chunks : whether the rows of a generalized model may be read in chunks.
     maximises : whether ``objective`` is -2 log of a likelihood at its maximum, so that nested models can be compared by it.
@@ -45,6 +46,7 @@ class Estimator(abc.ABC):
     reml: bool | None = False
     sigma: Any = None
     nagq: int = 1
+    ddf: str | None = None
     second_order: bool = False
     maximises: ClassVar[bool] = False
     takes_chunks: ClassVar[bool] = False

@@ -14,9 +14,10 @@ import pandas as pd
 
 from lmm import arguments
 from lmm.design.design import Design
-from lmm.errors import ArgumentError, DegreesOfFreedomWarning, warn
+from lmm.errors import ArgumentError, DegreesOfFreedomWarning, nearest, warn
 from lmm.estimators.estimator import Estimator, adopted
 from lmm.formula import Formula
+from lmm.inference.tests.counted_ddf import COUNTED
 from lmm.inference.tests.ddf import Asymptotic, Ddf, check, degrees_of_freedom
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate
@@ -88,6 +89,48 @@ class FitBase:
     def varcorr(self) -> VarCorr:
         """Standard deviations and correlations of the random effects; prints as lme4's ``VarCorr``."""
         return varcorr(self.design, self.estimate)
+
+    def residual_cov(self, stratum: str | None = None) -> pd.DataFrame:
+        """Covariance (k, k) of the residuals of a subject that was seen at all places, of rows of weight one.
+
+        Parameters
+        ----------
+        stratum : the level whose covariance is meant, where there are strata, ``"us(visit | arm/id)"``.
+
+        Raises
+        ------
+        ArgumentError : residuals are independent and of one variance, or the stratum is not known.
+
+        Examples
+        --------
+        >>> import lmm
+        >>> fev = lmm.datasets.load("fev")
+        >>> fit = lmm.lmer("FEV1 ~ ARMCD * AVISIT", fev, residual="ar1(AVISIT | USUBJID)")
+        >>> fit.residual_cov().iloc[0].round(2).to_dict()
+        {'VIS1': 54.47, 'VIS2': 17.64, 'VIS3': 5.71, 'VIS4': 1.85}
+        """
+        parts = self.design.residual
+        if not parts:
+            raise ArgumentError(
+                "residual_cov: residuals are independent and of one variance, sigma ** 2; residual= gives them a structure."
+            )
+        own = [part for part in parts if part.recipe is not None]
+        names = [part.stratum_name for part in own]
+        if len(own) == 1 and stratum is None:
+            stratum = names[0]
+        if stratum not in names:
+            raise ArgumentError(
+                f"residual_cov: stratum={stratum!r} is not one of {', '.join(map(repr, names))}.{nearest(str(stratum), names)}"
+            )
+        which = names.index(stratum)
+        nugget = sum(
+            float(T[0, 0]) ** 2
+            for part, T in zip(parts, self.estimate.residual, strict=True)
+            if part.recipe is None
+        )
+        T, part = self.estimate.residual[which], own[which]
+        values = self.estimate.sigma**2 * (T @ T.T + nugget * np.eye(part.k))
+        return pd.DataFrame(values, index=list(part.columns), columns=list(part.columns))
 
     def varcorr_se(self) -> pd.DataFrame:
         """Standard errors of standard deviations and correlations; posterior standard deviations of a posterior's.
@@ -164,11 +207,14 @@ class FitBase:
         """
         if what is not None:
             self.estimate.require_likelihood(coefficients.no_tests(what))
-        if ddf == "auto":
-            ddf = self.estimate.distribution.default_ddf
-        if ddf is None:
+        if ddf in (None, "auto"):
+            usual = self.estimate.distribution.default_ddf if ddf == "auto" else None
+            ddf = self._method.ddf or usual
+        name = None if ddf is None else check(self.estimate, ddf)
+        if name is None:
             return Asymptotic(self._uncertainty.beta)
-        name = check(self.estimate, ddf)
+        if name in COUNTED:
+            return COUNTED[name](self.design, self._uncertainty.beta)
         if name not in self._known_ddf:
             found = degrees_of_freedom(
                 self.problem, self._method, self.estimate, self._uncertainty.beta, name

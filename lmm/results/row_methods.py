@@ -50,7 +50,9 @@ class Rowwise(FitBase):
         ----------
         type : "response", y - fitted, the default of a linear model; "deviance", the default of a generalized one; "pearson";
             "working". Of a linear model "working" is "response", and "pearson" and "deviance" are sqrt(w) (y - fitted). An
-            ordinal one has "probability", P(Y < y) - P(Y > y) (its default), "deviance" and "working".
+            ordinal one has "probability", P(Y < y) - P(Y > y) (its default), "deviance" and "working". With structured residuals
+            "pearson" is divided by the standard deviation of each row. "normalized", of a linear model, is L^-1 (y - fitted) with
+            L L' the covariance of the residuals: independent and of variance one if the model holds (Pinheiro & Bates, 2000).
         scaled : divide by sigma, where that is a residual standard deviation.
         """
         return row_values.as_series(

@@ -49,6 +49,7 @@ class MaximumLikelihood(Estimator):
     reml : restricted maximum likelihood or maximum likelihood.
     control : tolerances and limits.
     sigma : residual standard deviation where it is known; None estimates it. It is no parameter then.
+    ddf : degrees of freedom that tables have where none are asked for, "satterthwaite", "kenward_roger", ...; None for tests without.
 
     Raises
     ------
@@ -66,6 +67,7 @@ class MaximumLikelihood(Estimator):
     reml: bool = True
     control: Control = Control()
     sigma: float | None = None
+    ddf: str | None = None
     models = (LINEAR,)
     maximises = takes_iterative = takes_checkpoint = takes_residual = True
     elsewhere = " Maximum likelihood of a generalized model is 'laplace' or 'agq'."

@@ -155,3 +155,78 @@ def _columns(left: str, text: str, start: int) -> tuple[str, ...]:
         if own and own != "0":
             out.append(own)
     return tuple(out)
+
+
+#: mmrm's and SAS's names of structures, homogeneous where theirs are
+OTHER_NAMES = {
+    "us": "us",
+    "un": "us",
+    "ar1": "ar1",
+    "ar1h": "hetar1",
+    "arh1": "hetar1",
+    "cs": "homcs",
+    "csh": "cs",
+    "toep": "homtoep",
+    "toeph": "toep",
+    "ad": "ad",
+    "adh": "hetad",
+    "sp_exp": "exp",
+    "sp_gau": "gau",
+}
+
+
+def lifted(text: str) -> tuple[str, str]:
+    """The formula of a model for repeated measures without its structure, and the structure in this package's words.
+
+    Raises
+    ------
+    FormulaError : there is none, or more than one.
+
+    Examples
+    --------
+    >>> from lmm.formula.text.residual_formula import lifted
+    >>> lifted("FEV1 ~ ARMCD * AVISIT + csh(AVISIT | ARMCD / USUBJID)")
+    ('FEV1 ~ ARMCD * AVISIT', 'cs(AVISIT | ARMCD / USUBJID)')
+    """
+    tokens = scan(text)
+    found = [
+        i
+        for i, token in enumerate(tokens)
+        if token.call
+        and i
+        and any(t.text == "|" for t in inside(tokens, i))
+        and tokens[i - 1].kind == "name"
+    ]
+    names = ", ".join(OTHER_NAMES)
+    if len(found) != 1:
+        what = (
+            "has no covariance structure" if not found else "has more than one covariance structure"
+        )
+        raise FormulaError(
+            f"the formula {what}; write 'y ~ arm * visit + us(visit | subject)', with one of {names}.",
+            text,
+        )
+    opener = found[0]
+    word, close = tokens[opener - 1], tokens[tokens[opener].match]
+    if word.text not in OTHER_NAMES:
+        raise FormulaError(
+            f"{word.text!r} is not a covariance structure; it is one of {names}.{nearest(word.text, OTHER_NAMES)}",
+            text,
+            (word.start, word.stop),
+        )
+    before = tokens[opener - 2] if opener > 1 else None
+    after = tokens[tokens[opener].match + 1] if tokens[opener].match + 1 < len(tokens) else None
+    start, stop = word.start, close.stop
+    if before is not None and before.text == "+":
+        start = before.start
+    elif after is not None and after.text == "+":
+        stop = after.stop
+    elif before is None or before.text != "~":
+        raise FormulaError(
+            "a covariance structure can only be added, with '+'.", text, (start, stop)
+        )
+    rest = spaced(text[:start] + " " + text[stop:]).strip()
+    if rest.endswith("~"):
+        rest += " 1"
+    content = text[tokens[opener].stop : close.start].replace(",", " +")
+    return rest, f"{OTHER_NAMES[word.text]}({content.strip()})"

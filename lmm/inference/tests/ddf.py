@@ -22,10 +22,27 @@ from lmm.model.problem_kinds import AnyProblem, MarginalProblem
 from lmm.model.records import Estimate
 
 #: names of the methods, and what each prints as
-SATTERTHWAITE, KENWARD_ROGER = "satterthwaite", "kenward_roger"
-TITLES = {SATTERTHWAITE: "Satterthwaite's method", KENWARD_ROGER: "Kenward-Roger's method"}
+SATTERTHWAITE, KENWARD_ROGER, FULL = "satterthwaite", "kenward_roger", "kenward_roger_full"
+RESIDUAL, BETWEEN_WITHIN = "residual", "between_within"
+TITLES = {
+    SATTERTHWAITE: "Satterthwaite's method",
+    KENWARD_ROGER: "Kenward-Roger's method",
+    FULL: "Kenward-Roger's method with second derivatives",
+    RESIDUAL: "residual degrees of freedom",
+    BETWEEN_WITHIN: "between-within degrees of freedom",
+}
 #: other spellings, lower case without blanks, hyphens, dots and underscores
-SPELLINGS = {"satterthwaite": SATTERTHWAITE, "kenwardroger": KENWARD_ROGER, "kr": KENWARD_ROGER}
+SPELLINGS: dict[str, str | None] = {
+    "satterthwaite": SATTERTHWAITE,
+    "kenwardroger": KENWARD_ROGER,
+    "kenwardrogerlinear": KENWARD_ROGER,
+    "kr": KENWARD_ROGER,
+    "kenwardrogerfull": FULL,
+    "residual": RESIDUAL,
+    "betweenwithin": BETWEEN_WITHIN,
+    "asymptotic": None,
+    "normal": None,
+}
 
 
 class Ddf(Protocol):
@@ -92,7 +109,7 @@ def method_name(ddf: str | None) -> str | None:
     key = "".join(c for c in ddf.lower() if c not in " -._") if isinstance(ddf, str) else ""
     if key not in SPELLINGS:
         raise ArgumentError(
-            f"ddf={ddf!r} is not one of 'satterthwaite', 'kenward_roger', None.{nearest(str(ddf).lower(), list(TITLES))}"
+            f"ddf={ddf!r} is not one of {', '.join(map(repr, TITLES))}, None.{nearest(str(ddf).lower(), list(TITLES))}"
         )
     return SPELLINGS[key]
 
@@ -152,7 +169,14 @@ def degrees_of_freedom(
 
         if name == SATTERTHWAITE:
             return marginal_tests.marginal_satterthwaite(problem, estimate, beta_cov)
-        return marginal_tests.marginal_kenward_roger(problem, estimator, estimate)
+        return marginal_tests.marginal_kenward_roger(
+            problem, estimator, estimate, full=name == FULL
+        )
+    if name == FULL:
+        raise ArgumentError(
+            "ddf='kenward_roger_full' is for models with residual=; use 'kenward_roger', which is the same where covariances are linear in "
+            "their parameters."
+        )
     linear = problem.as_linear()
     if name == SATTERTHWAITE:
         from lmm.inference.tests import satterthwaite

@@ -7,8 +7,9 @@ With C = (X'V^-1X)^-1 and W the covariance of the parameters theta of all covari
     Q_hk = X'V^-1 dV_h V^-1 dV_k V^-1 X,    R_hk = X'V^-1 d2V_hk V^-1 X.
 
 W is twice the inverse of the deviance's Hessian, observed or expected. Without R, the linear form, the result is the same
-for every choice of parameters of a covariance; with R it is not, and for a covariance that is linear in its parameters,
-as the unstructured one is in its variances and covariances, R is zero in these. So the linear form is the default.
+for every choice of parameters of a covariance; with R it is not, so the linear form is the default. R is taken in variances and
+correlations, as SAS has them, and is zero where a covariance is linear in some parameters, as the unstructured one is in its
+variances and covariances.
 Kenward and Roger's degrees of freedom (2009) are those of :mod:`lmm.inference.tests.kenward_roger`.
 
 References: Kenward & Roger (1997), Biometrics 53, 983-997; (2009), Comput. Stat. Data Anal. 53, 2583-2595.
@@ -20,6 +21,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lmm.covariance import Covariance
 from lmm.covariance.structure import directions
 from lmm.estimators.estimator import Estimator
 from lmm.estimators.likelihood.marginal_likelihood import MarginalEvaluator, maximise
@@ -31,6 +33,8 @@ from lmm.linalg import threads
 from lmm.model.marginal.marginal_problem import MarginalProblem
 from lmm.model.records import Estimate
 
+#: step of differences of first derivatives, which are exact
+STEP = 1e-5
 #: norm of dV along a parameter, relative to the largest, under which it does not move the covariance
 STILL = 1e-12
 
@@ -90,23 +94,23 @@ def marginal_kenward_roger(
     estimator: Estimator,
     estimate: Estimate,
     full: bool = False,
-    expected: bool = False,
 ) -> KenwardRoger:
     """Kenward and Roger's method; one by maximum likelihood is fitted again by REML first.
 
-    ``full`` takes the second derivatives of V, ``expected`` the expected information.
+    ``full`` takes the second derivatives of V into it. The information is what the estimator's settings say.
     """
     message = None
     if not estimate.reml:
         control = replace(estimator.control, evaluate_only=False)
         estimate = maximise(problem, True, control)
         message = "Kenward-Roger is for REML: covariances and degrees of freedom are those of the model fitted again by REML."
+    expected = estimator.control.information == "expected"
     known = marginal_variance_parameters(problem, estimate, expected)
     W = known.cov[:-1, :-1]
     frame, at = frame_at(problem, estimate), problem.at(estimate)
     dG = [directions(d, T) for d, T in zip(frame.dT, frame.T, strict=True)]
     P = at.second(dG).P
-    inner = at.products(dG, W, _bends(problem, frame, W) if full else None)
+    inner = at.products(dG, W, _bends(problem, estimate.theta, frame, W) if full else None)
     inner = inner - np.einsum("ij,ipq,qr,jrs->ps", W, P, at.cov, P, optimize=True)
     unadjusted = problem.on_users_scale(at.cov)
     cov = unadjusted + 2.0 * problem.on_users_scale(at.cov @ ((inner + inner.T) / 2.0) @ at.cov)
@@ -115,14 +119,37 @@ def marginal_kenward_roger(
     )
 
 
-def _bends(problem: MarginalProblem, frame: Frame, W: np.ndarray) -> list[np.ndarray]:
-    """sum_hk W_hk d2G_hk (k, k) per structure."""
+def _bends(
+    problem: MarginalProblem, theta: np.ndarray, frame: Frame, W: np.ndarray
+) -> list[np.ndarray]:
+    """sum_ab W_ab d2G / d lambda_a d lambda_b (k, k) per structure, lambda what is reported, with variances for standard deviations.
+
+    With theta the parameters of the search, J = dlambda / dtheta and H_c the second derivatives of lambda_c, it is
+    sum_hk W_hk d2G_hk - sum_h dG_h sum_c (J^-1)_hc tr(W H_c). A covariance that is linear in some parameters has none in these.
+    """
     out, at = [], 0
-    for T, dT, second in zip(frame.T, frame.dT, frame.second, strict=True):
+    parts = zip(
+        problem.structures, problem.split(theta), frame.T, frame.dT, frame.second, strict=True
+    )
+    for structure, x, T, dT, second in parts:
         own = W[at : at + len(dT), at : at + len(dT)]
+        at += len(dT)
+        if structure.linear_basis() is not None:
+            out.append(np.zeros_like(T))
+            continue
         half = np.einsum("ij,iac,jbc->ab", own, dT, dT, optimize=True)
         if second is not None:
             half = half + np.tensordot(own, second, 2) @ T.T
-        out.append(half + half.T)
-        at += len(dT)
+        axes = STEP * np.eye(len(x))
+        H = np.array([_slopes(structure, x + e) - _slopes(structure, x - e) for e in axes])
+        bent = np.einsum("kl,kcl->c", own, H) / (2.0 * STEP)
+        shift = np.linalg.solve(_slopes(structure, x), bent)
+        out.append(half + half.T - np.tensordot(shift, directions(dT, T), 1))
     return out
+
+
+def _slopes(structure: Covariance, theta: np.ndarray) -> np.ndarray:
+    """Derivatives (m, m) of what a structure reports by theta, of variances where it reports standard deviations."""
+    values, slopes = structure.report(theta)
+    deviations = np.array([q.kind == "sd" for q in structure.quantities()])
+    return np.where(deviations, 2.0 * values, 1.0)[:, None] * slopes

@@ -7,7 +7,7 @@ import pandas as pd
 
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, nearest
-from lmm.model.marginal.residual_errors import row_variances
+from lmm.model.marginal.residual_errors import residual_stacks, row_variances, whiten
 from lmm.model.records import Estimate
 
 
@@ -26,6 +26,8 @@ def residuals(
     """
     family = estimate.distribution
     type = family.default_residual if type is None else type
+    if type == "normalized" and family.linear:
+        return normalized(design, estimate, eta)
     types = family.residual_types
     if type not in types:
         options = ", ".join(map(repr, types))
@@ -37,6 +39,17 @@ def residuals(
     if design.residual and type in ("pearson", "deviance"):
         return out / float(estimate.sigma)
     return out / (estimate.residual_sd or 1.0) if scaled else out
+
+
+def normalized(design: Design, estimate: Estimate, eta: np.ndarray) -> np.ndarray:
+    """(n,) L^-1 (y - eta) with L L' the covariance of the residuals: independent, of variance one, if the model holds."""
+    raw = design.y - eta
+    root = 1.0 if design.weights is None else np.sqrt(design.weights)
+    if not design.residual:
+        return np.asarray(raw * root / float(estimate.sigma))
+    stacks = residual_stacks(design.residual, design.n)
+    turned = whiten(stacks, estimate.residual, (raw * root)[:, None])
+    return np.asarray(turned[:, 0] / float(estimate.sigma))
 
 
 def align(design: Design, values: np.ndarray) -> tuple[np.ndarray, pd.Index]:
