@@ -9,6 +9,7 @@ from lmm.covariance.antedependence import (
 from lmm.covariance.blocks import Blocks, merge
 from lmm.covariance.compound_symmetry import CompoundSymmetry, HomogeneousCompoundSymmetry
 from lmm.covariance.diagonal import Diagonal, HomogeneousDiagonal
+from lmm.covariance.reduced_rank import ReducedRank
 from lmm.covariance.spatial import Exponential, Gaussian, Matern, OrnsteinUhlenbeck
 from lmm.covariance.structure import Covariance
 from lmm.covariance.toeplitz import HomogeneousToeplitz, Toeplitz
@@ -33,6 +34,7 @@ STRUCTURES: dict[str, type[Covariance]] = {
         Exponential,
         Gaussian,
         Matern,
+        ReducedRank,
     )
 }
 

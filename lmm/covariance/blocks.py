@@ -217,7 +217,8 @@ class Blocks(Covariance):
         out, row, sds, cors = [], 0, 0, 0
         for part in self.parts:
             kinds = [q.kind for q in part.quantities()]
-            n_sd, n_cor = kinds.count("sd"), kinds.count("cor")
+            n_sd = kinds.count("sd")
+            n_cor = len(kinds) - n_sd
             out.append(
                 (part, slice(row, row + part.k), slice(sds, sds + n_sd), slice(cors, cors + n_cor))
             )

@@ -39,7 +39,7 @@ class Quantity(NamedTuple):
 
     Attributes
     ----------
-    kind : "sd" or "loading", on the scale of the effects, "cor", or a positive number, "range" or "smoothness".
+    kind : "sd" or "loading1", of the first factor, on the scale of the effects; "cor"; or a positive number, "range" or "smoothness".
     row, column : the entry of G that it is read from; the same one twice for a standard deviation. Of other kinds a key.
     columns : the columns that it is named by; none where it belongs to all of them.
     """
@@ -52,7 +52,7 @@ class Quantity(NamedTuple):
     @property
     def scales(self) -> bool:
         """Whether it is proportional to the scale of the effects."""
-        return self.kind in ("sd", "loading")
+        return self.kind.startswith(("sd", "loading"))
 
 
 def sd(column: int) -> Quantity:
@@ -97,12 +97,13 @@ class Covariance(abc.ABC):
     over_coordinates : whether the columns are points, told apart by numbers such as times.
     alone : whether one level with its columns tells the parameters, ``(0 + time | 1)``.
     dimensions : the number of coordinates, where it is a certain one.
+    takes_rank : whether the formula says its rank, ``d=2``.
     """
 
     k: int
     name: str
     least = 1
-    ordered = over_coordinates = alone = False
+    ordered = over_coordinates = alone = takes_rank = False
     dimensions = 0
 
     # ---- theta and T

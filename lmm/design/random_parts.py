@@ -129,7 +129,13 @@ def _block(found: Evaluated, bar: Bar) -> Block:
             found.formula.text,
             bar.span,
         )
-    made = structure(k)  # type: ignore[call-arg]
+    if bar.rank > k:
+        raise FormulaError(
+            f"{bar} has {bar.rank} factors of {k} columns; take d={k} or fewer.",
+            found.formula.text,
+            bar.span,
+        )
+    made = structure(k, bar.rank) if bar.rank else structure(k)  # type: ignore[call-arg]
     if k == len(part.names):
         return Block(part.values, names, sources, made, Layout())
     layout = Places(places, k)

@@ -204,7 +204,7 @@ class Uncertainty:
         return pd.DataFrame({"lower": centre - margin, "upper": centre + margin})
 
     def variance_limits(self, level: float) -> pd.DataFrame:
-        """Normal limits of correlations on the scale of atanh, of other parameters on that of their logarithm."""
+        """Normal limits of correlations on the scale of atanh, of loadings on their own, of other parameters on that of the logarithm."""
         components, z = varcorr(self.design, self.estimate), normal_quantile(level)
         frame = components.to_frame()
         value, se = frame["sdcor"].to_numpy(dtype=float), self.standard_errors()
@@ -214,6 +214,9 @@ class Uncertainty:
             r = np.where(correlation, value, 0.0)
             on_z = np.tanh(np.arctanh(r)[:, None] + np.outer(z * se / (1.0 - r**2), [-1.0, 1.0]))
         limits = np.where(correlation[:, None], on_z, on_log)
+        for row, kind in enumerate(components.kinds):
+            if kind.startswith("loading"):
+                limits[row] = value[row] + z * se[row] * np.array([-1.0, 1.0])
         return fixed.limit_table(limits, components.names)
 
     def intervals(

@@ -6,6 +6,7 @@ neighbouring ``+``; what is left is a Wilkinson formula that goes on untouched.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -41,12 +42,14 @@ class Bar:
     factors : the expressions whose joint levels are the groups; one, or several for ``a:b``.
     structure : word of the covariance structure, a key of ``lmm.covariance.STRUCTURES``.
     span : half-open range of the term in the formula's text.
+    rank : number of factors, of a structure that takes one.
     """
 
     columns: str
     factors: Interaction
     structure: str
     span: tuple[int, int]
+    rank: int = 0
 
     @property
     def group(self) -> str:
@@ -69,11 +72,10 @@ class Bar:
             return f"({self.columns} | {group})"
         if self.coordinates:
             return f"{self.source[:-1]} | {group})"
-        return (
-            f"({self.columns} || {group})"
-            if self.structure == "diag"
-            else f"{self.structure}({self.columns} | {group})"
-        )
+        if self.structure == "diag":
+            return f"({self.columns} || {group})"
+        rank = f", d={self.rank}" if self.rank else ""
+        return f"{self.structure}({self.columns} | {group}{rank})"
 
 
 @dataclass(frozen=True)
@@ -418,10 +420,27 @@ def _read_bar(
                 span,
             )
         return [Bar(columns, Interaction((EVERYTHING,)), word, span)]
+    right, rank = _rank(right, word, text, span)
     factors = grouping_factors(right.strip(), text, start)
     for factor in dict.fromkeys(name for group in factors for name in group):
         _check_expression(factor, text, span)
-    return [Bar(columns, group, word or "us", span) for group in factors]
+    return [Bar(columns, group, word or "us", span, rank) for group in factors]
+
+
+def _rank(right: str, word: str, text: str, span: tuple[int, int]) -> tuple[str, int]:
+    """What stands right of the bar without ``d=2``, and that number; 0 where there is none."""
+    commas = [token for token in outside(scan(right)) if token.text == ","]
+    takes = bool(word) and STRUCTURES[word].takes_rank
+    if not commas:
+        return right, 2 if takes else 0
+    said = re.fullmatch(r"\s*d\s*=\s*([1-9]\d*)\s*", right[commas[0].stop :])
+    if said is None or not takes:
+        raise FormulaError(
+            "of the covariance structures rr alone takes an argument, the number of its factors: rr(0 + f | g, d=2).",
+            text,
+            span,
+        )
+    return right[: commas[0].start], int(said[1])
 
 
 def cbind_arguments(response: str) -> tuple[str, ...]:

@@ -64,6 +64,8 @@ class Component:
             deviations, r = self.stddev[own], self.correlation[own, own]
             if all(q.columns for q in quantities if q.kind == "sd"):
                 free = {(q.row, q.column) for q in quantities if q.kind == "cor"}
+                if not any(q.kind == "sd" for q in quantities):
+                    free = {(i, j) for i in range(part.k) for j in range(i)}
                 for i, name in enumerate(columns):
                     cells = [f"{r[i, j]:.{places}f}" if (i, j) in free else "" for j in range(i)]
                     out.append(Row(name, float(deviations[i]), cells))
