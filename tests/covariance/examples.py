@@ -12,89 +12,94 @@ from lmm.covariance.structure import Quantity
 
 
 @dataclass(frozen=True)
-class HomogeneousDiagonal(Covariance):
-    """T = theta I."""
+class RandomWalk(Covariance):
+    """G_ij = s^2 min(i, j), sums of independent steps of one variance: T = s L, L of ones."""
 
     k: int
-    name = "homdiag"
+    name = "walk"
     n_theta = 1
 
     def factor(self, theta: np.ndarray) -> np.ndarray:
-        return theta[0] * np.eye(self.k)
+        return theta[0] * np.tri(self.k)
 
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
-        return np.eye(self.k)[None]
+        return np.tri(self.k)[None]
 
     def from_factor(self, T: np.ndarray) -> np.ndarray:
-        return np.sqrt((T * T).sum(axis=(-2, -1)) / self.k)[..., None]
+        steps = np.diff(T, axis=-2, prepend=0.0)
+        return np.sqrt((steps**2).sum(axis=(-2, -1)) / self.k)[..., None]
 
     def from_matrix(self, G: np.ndarray) -> np.ndarray:
-        return np.sqrt(np.maximum([np.trace(G) / self.k], 0.0))
+        """The nearest: <G, L L'> / |L L'|^2."""
+        unit = np.tri(self.k) @ np.tri(self.k).T
+        return np.sqrt(np.maximum([np.sum(G * unit) / np.sum(unit * unit)], 0.0))
 
     def quantities(self) -> tuple[Quantity, ...]:
         return (Quantity("sd", 0, 0, ()),)
 
     def linear_basis(self) -> np.ndarray:
-        return np.eye(self.k)[None]
+        return (np.tri(self.k) @ np.tri(self.k).T)[None]
 
     def maximiser(self, S: Any, xp: Any) -> Any:
-        return xp.trace(S) / self.k * xp.eye(self.k)
+        unit = np.tri(self.k) @ np.tri(self.k).T
+        return xp.trace(np.linalg.inv(unit) @ S) / self.k * unit
 
     def constrain(self, sd: Any, z: Any, xp: Any) -> Any:
-        return sd[0] * xp.eye(self.k)
+        return sd[0] * np.tri(self.k)
 
 
 @dataclass(frozen=True)
-class CompoundSymmetry(Covariance):
-    """T = a P + b (I - P), P the projection on the vector of ones; correlations from -1 / (k - 1) to 1."""
+class Mirror(Covariance):
+    """Columns correlated with their mirror images alone: T = a P + b Q, P and Q on what reversal keeps and what it turns."""
 
     k: int
-    name = "homcs"
+    name = "mirror"
     n_theta = 2
 
     def factor(self, theta: np.ndarray) -> np.ndarray:
         return np.tensordot(theta, self.jacobian(theta), 1)
 
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
-        P = np.full((self.k, self.k), 1.0 / self.k)
-        return np.stack([P, np.eye(self.k) - P])
+        eye = np.eye(self.k)
+        return np.stack([(eye + eye[::-1]) / 2.0, (eye - eye[::-1]) / 2.0])
 
     def from_factor(self, T: np.ndarray) -> np.ndarray:
-        between = (T.sum(axis=-2) ** 2).sum(axis=-1) / self.k
-        within = (T * T).sum(axis=(-2, -1)) - between
-        return np.sqrt(np.stack([between, np.maximum(within, 0.0) / (self.k - 1)], axis=-1))
+        parts = self.jacobian(np.zeros(2))
+        squares = [((part @ T) ** 2).sum(axis=(-2, -1)) / np.trace(part) for part in parts]
+        return np.sqrt(np.stack(squares, axis=-1))
 
     def from_matrix(self, G: np.ndarray) -> np.ndarray:
-        between = G.mean() * self.k
-        return np.sqrt(np.maximum([between, (np.trace(G) - between) / (self.k - 1)], 0.0))
+        parts = self.jacobian(np.zeros(2))
+        return np.sqrt(np.maximum([np.sum(part * G) / np.trace(part) for part in parts], 0.0))
 
     def quantities(self) -> tuple[Quantity, ...]:
-        return Quantity("sd", 0, 0, ()), Quantity("cor", 1, 0, ())
+        return Quantity("sd", 0, 0, ()), Quantity("cor", self.k - 1, 0, ())
 
     def linear_basis(self) -> np.ndarray:
         return self.jacobian(np.zeros(2))
 
-    def correlation_range(self) -> tuple[float, float]:
-        return -1.0 / (self.k - 1), 1.0
-
     def constrain(self, sd: Any, z: Any, xp: Any) -> Any:
-        low, high = self.correlation_range()
-        r = low + (high - low) * (z[0] + 1.0) / 2.0
-        pivot = [xp.sqrt((1.0 - r) * (1.0 + i * r) / (1.0 + (i - 1) * r)) for i in range(self.k)]
-        below = [r * (1.0 - r) / (1.0 + (j - 1) * r) / pivot[j] for j in range(self.k)]
-        rows = [
-            [pivot[i] if i == j else below[j] if j < i else 0.0 * r for j in range(self.k)]
-            for i in range(self.k)
-        ]
-        return sd[0] * xp.stack([xp.stack(row) for row in rows])
+        r, nothing = z[0], 0.0 * z[0]
+        rows = []
+        for i in range(self.k):
+            row = [nothing] * self.k
+            image = self.k - 1 - i
+            if i < image:
+                row[i] = nothing + 1.0
+            elif i == image:
+                row[i] = xp.sqrt(1.0 + r)
+            else:
+                row[image], row[i] = r, xp.sqrt(1.0 - r**2)
+            rows.append(xp.stack(row))
+        return sd[0] * xp.stack(rows)
 
 
 @dataclass(frozen=True)
-class Autoregressive(Covariance):
-    """G_ij = s^2 r^|i - j|; theta = (s, w), r = w / sqrt(1 + w^2), so that G is not linear in anything."""
+class MovingAverage(Covariance):
+    """Neighbours have the correlation r, |r| < 1/2, others none; theta = (s, w), 2 r = w / sqrt(1 + w^2): G is linear in nothing."""
 
     k: int
-    name = "ar1"
+    name = "ma1"
     n_theta = 2
 
     def factor(self, theta: np.ndarray) -> np.ndarray:
@@ -115,8 +120,8 @@ class Autoregressive(Covariance):
         G = T @ np.swapaxes(T, -1, -2)
         variance = np.trace(G, axis1=-2, axis2=-1) / self.k
         lag = np.trace(G, offset=1, axis1=-2, axis2=-1) / (self.k - 1)
-        r = np.clip(lag / np.where(variance > 0.0, variance, 1.0), -0.999999, 0.999999)
-        return np.stack([np.sqrt(variance), r / np.sqrt(1.0 - r**2)], axis=-1)
+        z = np.clip(2.0 * lag / np.where(variance > 0.0, variance, 1.0), -0.999999, 0.999999)
+        return np.stack([np.sqrt(variance), z / np.sqrt(1.0 - z**2)], axis=-1)
 
     def boundary(self, theta: np.ndarray) -> np.ndarray:
         return np.array([abs(theta[0]), 1.0 / (1.0 + theta[1] ** 2)])
@@ -130,22 +135,27 @@ class Autoregressive(Covariance):
     def quantities(self) -> tuple[Quantity, ...]:
         return Quantity("sd", 0, 0, ()), Quantity("cor", 1, 0, ())
 
+    def correlation_range(self) -> tuple[float, float]:
+        return -0.5, 0.5
+
     def constrain(self, sd: Any, z: Any, xp: Any) -> Any:
-        left = xp.sqrt(1.0 - z[0] ** 2)
-        rows = [
-            [
-                z[0] ** i if j == 0 else left * z[0] ** (i - j) if j <= i else 0.0 * z[0]
-                for j in range(self.k)
-            ]
-            for i in range(self.k)
-        ]
-        return sd[0] * xp.stack([xp.stack(row) for row in rows])
+        r, nothing = z[0] / 2.0, 0.0 * z[0]
+        rows = []
+        pivot = nothing + 1.0
+        for i in range(self.k):
+            row = [nothing] * self.k
+            if i:
+                row[i - 1] = r / pivot
+                pivot = xp.sqrt(1.0 - row[i - 1] ** 2)
+            row[i] = pivot
+            rows.append(xp.stack(row))
+        return sd[0] * xp.stack(rows)
 
 
 NEW: dict[str, type[Covariance]] = {
-    "homdiag": HomogeneousDiagonal,
-    "homcs": CompoundSymmetry,
-    "ar1": Autoregressive,
+    "walk": RandomWalk,
+    "mirror": Mirror,
+    "ma1": MovingAverage,
 }
 
 
@@ -156,10 +166,10 @@ def correlated_pairs(structure: Covariance) -> list[tuple[int, int]]:
 
 __all__ = [
     "NEW",
-    "Autoregressive",
-    "CompoundSymmetry",
     "Diagonal",
-    "HomogeneousDiagonal",
+    "Mirror",
+    "MovingAverage",
+    "RandomWalk",
     "Unstructured",
     "correlated_pairs",
 ]

@@ -10,9 +10,9 @@ import pytest
 from lmm.covariance import STRUCTURES, Blocks, Covariance, Diagonal, Unstructured, merge
 from tests.covariance.examples import (
     NEW,
-    Autoregressive,
-    CompoundSymmetry,
-    HomogeneousDiagonal,
+    Mirror,
+    MovingAverage,
+    RandomWalk,
     correlated_pairs,
 )
 
@@ -25,9 +25,9 @@ ALL: list[Covariance] = [
 ]
 LINEAR: list[Covariance] = [
     *ALL,
-    *(NEW[name](k) for name in ("homdiag", "homcs") for k in (2, 3, 5)),  # type: ignore[call-arg]
-    Blocks((CompoundSymmetry(3), Unstructured(2))),
-    Blocks((Diagonal(1), HomogeneousDiagonal(2))),
+    *(NEW[name](k) for name in ("walk", "mirror") for k in (2, 3, 5)),  # type: ignore[call-arg]
+    Blocks((Mirror(3), Unstructured(2))),
+    Blocks((Diagonal(1), RandomWalk(2))),
 ]
 WITH_NEW: list[Covariance] = [
     *LINEAR,
@@ -37,9 +37,9 @@ WITH_NEW: list[Covariance] = [
         if not structure.over_coordinates
         for k in (2, 3, 5)
     ),  # type: ignore[call-arg]
-    Autoregressive(2),
-    Autoregressive(4),
-    Blocks((Autoregressive(3), Unstructured(1))),
+    MovingAverage(2),
+    MovingAverage(4),
+    Blocks((MovingAverage(3), Unstructured(1))),
 ]
 every = pytest.mark.parametrize("structure", ALL, ids=str)
 linear = pytest.mark.parametrize("structure", LINEAR, ids=str)

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 import lmm
 from lmm.api.lmer import fit_problem
+from lmm.covariance.diagonal import HomogeneousDiagonal
 from lmm.design import Design, build_design
 from lmm.design.terms import RandomTerm
 from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
@@ -22,7 +23,6 @@ from lmm.formula import ModelFrame, Table, TermRecipe
 from lmm.formula.text.grouping import Interaction
 from lmm.inference.tests.kenward_roger import kenward_roger
 from lmm.model.problem import build_generalized, build_problem
-from tests.covariance.examples import HomogeneousDiagonal
 from tests.covariance.test_new_structure import _kenward_roger
 
 KNOTS = tuple(np.linspace(0.05, 0.95, 12))

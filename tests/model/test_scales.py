@@ -11,7 +11,7 @@ from lmm.covariance import Diagonal, Unstructured
 from lmm.covariance.blocks import Blocks
 from lmm.model.posterior import scales
 from lmm.priors import LKJ, HalfNormal, Normal, Priors, Rest
-from tests.covariance.examples import NEW, CompoundSymmetry
+from tests.covariance.examples import NEW, Mirror
 
 STRUCTURES = [
     Unstructured(1),
@@ -19,7 +19,7 @@ STRUCTURES = [
     Diagonal(2),
     Blocks((Unstructured(2), Diagonal(1), Unstructured(2))),
     *(new(3) for new in NEW.values()),  # type: ignore[call-arg]
-    Blocks((CompoundSymmetry(3), Diagonal(2), Unstructured(2))),
+    Blocks((Mirror(3), Diagonal(2), Unstructured(2))),
 ]
 
 
