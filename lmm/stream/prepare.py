@@ -27,6 +27,7 @@ from lmm.formula.text.names import (
     refuse_unknown,
     resolve,
 )
+from lmm.formula.text.parse import EVERYTHING
 from lmm.formula.text.tokens import unquote
 from lmm.stream.conform import conform, empty_table, is_nested, kind
 from lmm.stream.first_pass import (
@@ -347,6 +348,13 @@ def _assemble(
     for message in found.said:
         warn(message, LmmWarning)
     made = sorted(random_terms(found), key=lambda one: as_written[one[1].factors])
+    for _, own in made:
+        if own.layouts or own.factors == (EVERYTHING,):
+            written = " + ".join(map(str, formula.bars_of(own.factors)))
+            raise ArgumentError(
+                f"{written} needs the rows in memory: coordinates, levels that do not occur and (... | 1) are not for data read in chunks. "
+                "Give a table of pandas, polars or pyarrow."
+            )
     all_names = tuple(readable(name, found.awkward) for name in found.fixed.names)
     pool: dict[str, int] = {}
     fixed = tuple(pool.setdefault(name, len(pool)) for name in all_names)

@@ -11,7 +11,7 @@ import pytest
 import lmm
 from lmm.covariance import STRUCTURES
 from lmm.covariance.spatial import Spatial
-from lmm.errors import FormulaError, PredictionError
+from lmm.errors import ArgumentError, FormulaError, PredictionError
 from lmm.inference.tests.kenward_roger import kenward_roger
 from tests.covariance.test_new_structure import _kenward_roger
 
@@ -233,3 +233,10 @@ def test_the_range_of_residuals_has_a_profile():
     fit = lmm.lmer("FEV1 ~ 1", lmm.datasets.load("fev"), residual="ou(VISITN | USUBJID)")
     lower, upper = fit.confint(method="profile").loc["range|Residual"]
     assert 0.8 < lower < 1.17 < upper < 1.6
+
+
+@pytest.mark.parametrize("term", ["ou(week | g)", "exp(week | 1)", "ar1(0 + factor(week) | 1)"])
+def test_data_read_in_chunks_are_refused_where_the_columns_need_all_rows(term, tmp_path):
+    data().to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ArgumentError, match="needs the rows in memory"):
+        lmm.lmer(f"y ~ x + {term}", str(tmp_path / "rows.parquet"))
