@@ -23,12 +23,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.linalg import solve_triangular
 
 from lmm.model.marginal.clusters import Stack
 
 #: numbers of the directions' arrays (m, B, n, n) that are held at a time
 HELD = 1 << 23
+#: numbers of products with the rows along several directions that stay in the cache
+CACHED = 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,10 +92,14 @@ class MarginalDeviance:
         return np.linalg.cholesky(self.gram[:-1, :-1]) if self.p else np.zeros((0, 0))
 
     @cached_property
+    def half(self) -> np.ndarray:
+        """(p, p) with half'half = C."""
+        return np.linalg.inv(self.root) if self.p else self.root
+
+    @cached_property
     def cov(self) -> np.ndarray:
         """C = (X'V^-1X)^-1 (p, p)."""
-        half = solve_triangular(self.root, np.eye(self.p), lower=True) if self.p else self.root
-        return np.asarray(half.T @ half)
+        return np.asarray(self.half.T @ self.half)
 
     @cached_property
     def beta(self) -> np.ndarray:
@@ -104,9 +109,7 @@ class MarginalDeviance:
     @cached_property
     def rss(self) -> float:
         """y'Py."""
-        if not self.p:
-            return float(self.gram[0, 0])
-        z = solve_triangular(self.root, self.gram[:-1, -1], lower=True)
+        z = self.half @ self.gram[:-1, -1]
         return float(self.gram[-1, -1] - z @ z)
 
     @property
@@ -125,10 +128,7 @@ class MarginalDeviance:
     def _vectors(self, block: Block) -> tuple[np.ndarray, np.ndarray]:
         """e (B, n, R) and V^-1 X C^1/2 (B, n, R p) of the lines of a stack."""
         e = block.solved @ np.append(-self.beta, 1.0)
-        if not self.p:
-            return e, np.zeros((*e.shape[:2], 0))
-        half = solve_triangular(self.root, np.eye(self.p), lower=True)
-        return e, (block.solved[..., :-1] @ half.T).reshape(*e.shape[:2], -1)
+        return e, (block.solved[..., :-1] @ self.half.T).reshape(*e.shape[:2], -1)
 
     @cached_property
     def _squares(self) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
@@ -187,11 +187,13 @@ class MarginalDeviance:
             b, n, R, q = U.shape
             flat = U.reshape(b, n, R * q)
             lines = U.reshape(-1, q)
-            for h in range(m):
-                P[h] += lines.T @ (dV[h] @ flat).reshape(-1, q)
+            at_once = max(1, CACHED // max(flat.size, 1))
+            for first in range(0, m, at_once):
+                some = slice(first, first + at_once)
+                P[some] += lines.T @ (dV[some] @ flat).reshape(-1, len(lines), q)
         own, q_h = P[:, :-1, :-1], P[:, :-1, -1]
         pairs = self.cov @ own
-        shared = np.einsum("hab,kba->hk", pairs, pairs, optimize=True)
+        shared = pairs.reshape(m, -1) @ np.swapaxes(pairs, 1, 2).reshape(m, -1).T
         if expected:
             H = H + shared if self.reml else H
         else:

@@ -54,7 +54,6 @@ class MarginalProblem(Structured):
     beta0 : (p,) least-squares coefficients.
     unit : root mean square of the least-squares residuals.
     sum_log_weights : of the rows.
-    moments : per structure a moment estimate (k, k) of its covariance, in ``unit`` squared.
     """
 
     structures: tuple[Covariance, ...]
@@ -70,7 +69,6 @@ class MarginalProblem(Structured):
     unit: float
     n: int
     sum_log_weights: float
-    moments: tuple[np.ndarray, ...]
     names: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -115,6 +113,27 @@ class MarginalProblem(Structured):
         """Per structure the mean of z z' over the rows (k, k)."""
         return self.gram_of
 
+    @cached_property
+    def moments(self) -> list[np.ndarray]:
+        """Per structure a moment estimate (k, k) of its covariance, in ``unit`` squared.
+
+        Random terms have what they have in a model with independent residuals, the residuals' are by pairs of places.
+        """
+        out, left = [], 1.0
+        if self.terms:
+            weighted = [
+                replace(term, values=part.dense())
+                for term, part in zip(self.terms, self.parts, strict=False)
+            ]
+            structures = tuple(term.structure for term in self.terms)
+            theta = starting_values(cross_products(weighted, self.w, None), structures)
+            cuts = np.cumsum([s.n_theta for s in structures])[:-1]
+            left = LEFT
+            for s, own in zip(structures, np.split(theta, cuts), strict=True):
+                T = s.factor(own)
+                out.append(left * T @ T.T)
+        return [*out, *(left * _by_places(part, self.w[:, -1]) for part in self.residual)]
+
     def start(self) -> np.ndarray:
         """theta (m,) by moments, in ``unit``."""
         parts = zip(self.structures, self.moments, self.gram_of, strict=True)
@@ -148,7 +167,6 @@ class MarginalProblem(Structured):
             w=w,
             beta0=beta0,
             unit=unit,
-            moments=_moments(design, w),
         )
 
     @cached_property
@@ -257,7 +275,6 @@ def build_marginal_problem(design: Design) -> MarginalProblem:
         unit=unit,
         n=design.n,
         sum_log_weights=0.0 if design.weights is None else float(np.log(design.weights).sum()),
-        moments=_moments(design, w),
         names=design.names,
         seconds={"patterns": perf_counter() - begin},
     )
@@ -282,28 +299,6 @@ def _least_squares(
 def _term_part(term: RandomTerm, root: np.ndarray | None) -> Part:
     values = np.asarray(term.values)
     return Part(term.codes, term.k, values=values if root is None else values * root[:, None])
-
-
-def _moments(design: Design, w: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Per structure a moment estimate: random terms as in a model with independent residuals, residuals by pairs of places."""
-    out, left = [], 1.0
-    r = w[:, -1]
-    if design.terms:
-        cross = cross_products(
-            design.terms,
-            w if design.weights is None else w / np.sqrt(design.weights)[:, None],
-            design.weights,
-        )
-        structures = tuple(term.structure for term in design.terms)
-        theta = starting_values(cross, structures)
-        cuts = np.cumsum([s.n_theta for s in structures])[:-1]
-        left = LEFT
-        for s, own in zip(structures, np.split(theta, cuts), strict=True):
-            T = s.factor(own)
-            out.append(left * T @ T.T)
-    for part in design.residual:
-        out.append(left * _by_places(part, r))
-    return tuple(out)
 
 
 def _by_places(part: ResidualPart, r: np.ndarray) -> np.ndarray:
