@@ -223,11 +223,23 @@ def residual_parts(found: Evaluated) -> tuple[ResidualPart, ...]:
 
 
 def _seen(formula: ResidualFormula, rows: ResidualRows) -> ResidualRows:
-    """Without the declared places that no row has, which is refused where places count as steps."""
+    """Without the declared places that no row has; ar1 keeps them, as steps between the others.
+
+    Raises
+    ------
+    GroupingError : a place without rows that would have a parameter of its own.
+    """
     used = np.zeros(len(rows.places.values), dtype=bool)
     used[rows.places.codes] = True
-    if used.all():
+    kind = STRUCTURES[formula.structure]
+    if used.all() or (kind.ordered and kind.alone):
         return rows
+    if kind.ordered:
+        lost = strings(rows.places.values[~used])[0]
+        raise GroupingError(
+            f"residual={formula.text}: {label(formula.columns)} {lost!r} occurs in no row, so that the data do not tell its parameters; ar1, "
+            "of one variance and one correlation, keeps its place, and remove_unused_categories() closes the gap."
+        )
     rank = np.cumsum(used) - 1
     return replace(
         rows,

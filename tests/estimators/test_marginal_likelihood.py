@@ -229,6 +229,21 @@ def test_start_and_evaluate_only() -> None:
     assert only.llf == pytest.approx(fit.llf, abs=1e-8)
 
 
+def test_a_visit_that_nobody_has_keeps_its_place_in_ar1() -> None:
+    """Lags count over the declared visits: ar1 without the second of four is ou over 0, 2, 3."""
+    d = repeated()
+    d["visit"] = pd.Categorical(d["visit"])
+    d = d[d["visit"] != "v1"]
+    d["time"] = d["visit"].astype(str).str[1:].astype(float)
+    kept = lmm.lmer("y ~ arm", d, residual="ar1(visit | id)")
+    by_time = lmm.lmer("y ~ arm", d, residual="ou(time | id)")
+    assert kept.llf == pytest.approx(by_time.llf, abs=1e-7)
+    dropped = lmm.lmer("y ~ arm", d, residual="cs(visit | id)")
+    assert list(dropped.residual_cov().index) == ["v0", "v2", "v3"]
+    with pytest.raises(lmm.LmmError, match="'v1' occurs in no row"):
+        lmm.lmer("y ~ arm", d, residual="toep(visit | id)")
+
+
 @pytest.mark.parametrize("method", ["em", "vi", "nuts", "mackay"])
 def test_other_methods_are_refused(method: str) -> None:
     with pytest.raises(lmm.ArgumentError, match="residual= is for maximum likelihood"):
@@ -243,6 +258,9 @@ BAD = [
     ("us(visit | id) + nugget", "cannot be told from the variances"),
     ("us(one | id)", "one has one value"),
     ("us(visit | row)", "every row has a single row"),
+    ("ou(arm | id)", "arm"),
+    ("rr(visit | id)", "singular covariance"),
+    ("cs(visit | id) + nugget", "cannot be told from the variances"),
 ]
 
 

@@ -83,6 +83,12 @@ def parse_residual(text: object) -> ResidualFormula:
             text,
             (tokens[0].start, tokens[0].stop),
         )
+    if STRUCTURES[word].takes_rank:
+        raise FormulaError(
+            f"{word}(...) has a singular covariance, which residuals cannot have; use it in a random term.",
+            text,
+            (tokens[0].start, tokens[0].stop),
+        )
     nugget = _nugget(text, tokens[close + 1 :])
     start, stop = tokens[1].stop, tokens[close].start
     bars = [t for t in inside(tokens, 1) if t.text in ("|", "||")]
