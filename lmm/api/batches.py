@@ -10,7 +10,7 @@ import numpy as np
 
 from lmm import families
 from lmm.api.glmer import run_generalized
-from lmm.api.lmer import check_control, choose_estimator, run
+from lmm.api.lmer import check_control, choose_estimator, problem_of, run, with_residual
 from lmm.arguments import caller, checked
 from lmm.design import build_design
 from lmm.design.build_design import other_columns
@@ -26,7 +26,8 @@ from lmm.formula.text.names import names_in
 from lmm.formula.text.tokens import quote, scan
 from lmm.inference.refits import response_batches as many
 from lmm.linalg import threads
-from lmm.model.problem import GeneralizedProblem, Problem, build_generalized, build_problem
+from lmm.model.problem import build_generalized
+from lmm.model.problem_kinds import AnyProblem
 from lmm.results import Fit
 from lmm.results.batch_fit import BatchFit
 from lmm.results.text.progress_bar import bar
@@ -44,6 +45,7 @@ def lmer_batch(
     subset: object = None,
     na_action: str = "omit",
     contrasts: Mapping[str, object] | None = None,
+    residual: str | None = None,
     control: Control | None = None,
     progress: bool | None = None,
 ) -> BatchFit:
@@ -58,7 +60,7 @@ def lmer_batch(
     data : pandas, polars or pyarrow table, or a mapping of arrays, with the predictors; N rows. Never modified.
     responses : table (its columns name the responses), array (N, R), mapping of names to arrays (N,), or a list of names of columns of
         ``data``. Rows are matched by position. NaN is a missing value: that response is fitted to the rows that it has.
-    REML, weights, offset, contrasts : as in :func:`lmm.lmer`, for all responses.
+    REML, weights, offset, contrasts, residual : as in :func:`lmm.lmer`, for all responses; with ``residual`` one fit follows another.
     subset : rows to use, as in :func:`lmm.lmer`.
     na_action : "omit" leaves out rows with a missing predictor, and of each response the rows that it lacks; "fail" refuses both.
     control : :class:`lmm.Control`, tolerances and limits of fits that are finished one by one.
@@ -89,8 +91,9 @@ def lmer_batch(
     """
     given = Given(weights, offset, subset, na_action, contrasts, caller())
     estimator = choose_estimator(REML, None, control)
-    single = partial(run, REML=REML, control=control)
-    return _fit(formula, data, responses, given, estimator, single, None, progress)
+    single = partial(run, REML=REML, residual=residual, control=control)
+    model = with_residual(_one_sided(formula), residual, estimator)
+    return _fit(model, data, responses, given, estimator, single, None, progress)
 
 
 @checked
@@ -144,7 +147,8 @@ def glmer_batch(
     )
     single = partial(run_generalized, family=found, control=control)
     estimator = LaplaceLikelihood(check_control(control))
-    return _fit(formula, data, responses, given, estimator, single, found, progress)
+    model = _one_sided(formula)
+    return _fit(model, data, responses, given, estimator, single, found, progress)
 
 
 class _Unread:
@@ -158,7 +162,7 @@ class _Unread:
 
 
 def _fit(
-    formula: str,
+    parsed: Formula,
     data: object,
     responses: object,
     given: Given,
@@ -175,7 +179,7 @@ def _fit(
         raise ArgumentError(
             "checkpoint= holds the last iterate of one fit, not of a batch; use lmer() or glmer()."
         )
-    parsed, table = _one_sided(formula), Table(data)
+    table = Table(data)
     Y = read_responses(responses, table)
     with threads.limited():
         design, problem = _model(parsed, table, Y, given, family)
@@ -233,7 +237,7 @@ def _one_sided(formula: object) -> Formula:
 
 def _model(
     parsed: Formula, table: Table, Y: Responses, given: Given, family: Family | None
-) -> tuple[Design, Problem | GeneralizedProblem]:
+) -> tuple[Design, AnyProblem]:
     """Design and problem that all responses share, with a response that stands for none of them."""
     if parsed.has_dot:
         taken = {str(name) for name in Y.names}
@@ -249,7 +253,7 @@ def _model(
     given = replace(given, context={**given.context, name: noise})
     design = build_design(replace(parsed, response=name), table.native, given, family and _Unread())
     design = replace(design, formula=parsed, response="response")
-    problem = build_problem(design) if family is None else build_generalized(design, family)
+    problem = problem_of(design) if family is None else build_generalized(design, family)
     return replace(design, plan=problem.plan, family=family), problem
 
 

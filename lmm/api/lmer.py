@@ -179,7 +179,7 @@ def with_residual(formula: Any, residual: object, estimator: Estimator) -> Any:
     return replace(parsed, residual=parse_residual(residual))
 
 
-def problem_of(design: Design, backend: str, factorization: str) -> Any:
+def problem_of(design: Design, backend: str = "numpy", factorization: str = "auto") -> Any:
     """The problem of a linear design, by whether its residuals are independent."""
     if design.residual:
         from lmm.model.marginal.marginal_problem import build_marginal_problem

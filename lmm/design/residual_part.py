@@ -237,8 +237,8 @@ def _seen(formula: ResidualFormula, rows: ResidualRows) -> ResidualRows:
     if kind.ordered:
         lost = strings(rows.places.values[~used])[0]
         raise GroupingError(
-            f"residual={formula.text}: {label(formula.columns)} {lost!r} occurs in no row, so that the data do not tell its parameters; ar1, "
-            "of one variance and one correlation, keeps its place, and remove_unused_categories() closes the gap."
+            f"residual={formula.text}: {label(formula.columns)} {lost!r} occurs in no row, so that the data do not tell its parameters; "
+            "ar1, of one variance and one correlation, keeps its place, and remove_unused_categories() closes the gap."
         )
     rank = np.cumsum(used) - 1
     return replace(

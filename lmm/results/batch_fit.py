@@ -17,7 +17,7 @@ from lmm.estimators.likelihood.many_linear import Batch
 from lmm.inference.refits import response_batches as many
 from lmm.inference.tests.ddf import method_name
 from lmm.inference.tests.distributions import t_p_values
-from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.problem_kinds import AnyProblem
 from lmm.model.records import Estimate
 from lmm.results.fit import Fit
 from lmm.results.tables import parameter_table
@@ -61,7 +61,7 @@ class BatchFit:
 
     responses: pd.Index
     design: Design
-    problem: Problem | GeneralizedProblem
+    problem: AnyProblem
     estimator: Estimator
     batch: Batch
     nobs: np.ndarray
@@ -133,7 +133,7 @@ class BatchFit:
     def singular(self) -> np.ndarray:
         """(R,) bool, a variance that is zero or a correlation that is one."""
         out, at = np.zeros(self.batch.size, dtype=bool), 0
-        for term, gram in zip(self.design.terms, self.problem.grams(), strict=True):
+        for term, gram in zip(self.design.varying, self.problem.grams(), strict=True):
             own = self.theta[:, at : at + term.structure.n_theta]
             at += term.structure.n_theta
             for r in np.flatnonzero(np.isfinite(own).all(axis=1)):
@@ -221,7 +221,7 @@ class BatchFit:
     def parameters(self) -> pd.DataFrame:
         """theta, a row per response, named as in ``Fit.theta``."""
         return pd.DataFrame(
-            self.theta, index=self.responses, columns=theta_names(self.design.terms)
+            self.theta, index=self.responses, columns=theta_names(self.design.varying)
         )
 
     # ---- one response ----
@@ -322,7 +322,7 @@ class BatchFit:
         terms: list[str] = []
         columns: list[np.ndarray] = []
         found = parameter_table.quantities(self.design, self.like, self.batch)
-        for term, values in zip(self.design.terms, found, strict=True):
+        for term, values in zip(self.design.varying, found, strict=True):
             for i, q in in_table_order(term.structure):
                 groups.append(term.group)
                 names = ".".join(term.columns[a] for a in sorted(q.columns))

@@ -155,6 +155,26 @@ def test_refits(fit: Any) -> None:
     assert not len(boots.failures)
 
 
+def test_batches_are_single_fits(fev: pd.DataFrame, fit: Any) -> None:
+    d = fev.dropna(subset="FEV1").reset_index(drop=True)
+    Y = fit.simulate(3, rng=2).reset_index(drop=True)
+    Y.iloc[4, 1] = np.nan
+    batch = lmm.lmer_batch("~ RACE + ARMCD * AVISIT", d, Y, residual="us(AVISIT | USUBJID)")
+    for name in Y:
+        one = batch[name]
+        own = lmm.lmer(
+            f"{name} ~ RACE + ARMCD * AVISIT", d.assign(**Y), residual="us(AVISIT | USUBJID)"
+        )
+        assert one.nobs == own.nobs
+        np.testing.assert_allclose(batch.fixef().loc[name], own.fixef(), rtol=1e-5)
+        table = batch.tidy(ddf="satterthwaite")
+        mine = table[(table["response"] == name) & (table["effect"] == "fixed")]
+        direct = own.coef_table(ddf="satterthwaite")
+        np.testing.assert_allclose(mine["std_error"], direct["std_error"], rtol=1e-5)
+        np.testing.assert_allclose(mine["df"], direct["df"], rtol=1e-3)
+    assert not len(batch.failures)
+
+
 def test_leaving_out_a_subject_is_a_fit_of_the_others(slopes: Any, fit: Any) -> None:
     influence = fit.influence("group")
     lost = influence.estimates.index[3] if hasattr(influence, "estimates") else None

@@ -29,13 +29,13 @@ from lmm.linalg import threads
 from lmm.model.gaussian import batch_sums
 from lmm.model.gaussian.batched import Levels, Stacked
 from lmm.model.gaussian.determined import determined
-from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.problem_kinds import AnyProblem, GeneralizedProblem, Problem
 from lmm.model.records import Convergence, Estimate
 
 Progress = Callable[[int], None]
 #: builds a problem when it is its turn
-Make = Callable[[], Problem | GeneralizedProblem]
-P = TypeVar("P", bound=Problem | GeneralizedProblem)
+Make = Callable[[], AnyProblem]
+P = TypeVar("P", bound=AnyProblem)
 
 #: numbers of responses held at a time
 HELD = 20_000_000
@@ -57,9 +57,7 @@ def is_batched(problem: Any, estimator: Estimator) -> TypeGuard[Problem]:
     return determined(problem, bool(estimator.reml)).all
 
 
-def is_laplace(
-    problem: Problem | GeneralizedProblem, estimator: Estimator
-) -> TypeGuard[GeneralizedProblem]:
+def is_laplace(problem: AnyProblem, estimator: Estimator) -> TypeGuard[GeneralizedProblem]:
     """Whether refits of a generalized model can be made side by side."""
     plain = (
         type(estimator) is LaplaceLikelihood and estimator.nagq == 1 and not estimator.second_order
@@ -90,7 +88,7 @@ def _laplace(
 
 def of_responses(
     design: Design,
-    problem: Problem | GeneralizedProblem,
+    problem: AnyProblem,
     estimator: Estimator,
     estimate: Estimate,
     slabs: Iterable[np.ndarray],
@@ -177,9 +175,7 @@ def _side_by_side(
     )
 
 
-def _other_response(
-    design: Design, problem: Problem | GeneralizedProblem, y: np.ndarray
-) -> Problem | GeneralizedProblem:
+def _other_response(design: Design, problem: AnyProblem, y: np.ndarray) -> AnyProblem:
     return problem.with_response(replace(design, y=np.ascontiguousarray(y)))
 
 
@@ -209,7 +205,7 @@ def finished(
 
 
 def one_by_one(
-    problems: Iterable[Make | Problem | GeneralizedProblem],
+    problems: Iterable[Make | AnyProblem],
     estimator: Estimator,
     estimate: Estimate,
     modes: bool,
@@ -238,7 +234,7 @@ def _mode(t: int, estimate: Estimate) -> np.ndarray:
     return estimate.modes[t]
 
 
-def _made(item: Make | Problem | GeneralizedProblem) -> Problem | GeneralizedProblem:
+def _made(item: Make | AnyProblem) -> AnyProblem:
     return item() if callable(item) else item
 
 
@@ -302,7 +298,7 @@ def estimate_of(design: Design, like: Estimate, refits: Batch, r: int) -> Estima
 
 def without(
     design: Design,
-    problem: Problem | GeneralizedProblem,
+    problem: AnyProblem,
     estimator: Estimator,
     estimate: Estimate,
     rows: Sequence[np.ndarray],
@@ -374,15 +370,16 @@ def _changed(
 
 def of_observed(
     design: Design,
-    problem: Problem | GeneralizedProblem,
+    problem: AnyProblem,
     estimator: Estimator,
     estimate: Estimate,
     Y: np.ndarray,
     progress: Progress | None = None,
 ) -> Batch:
     """Fits to responses (n, R) of which each lacks rows of its own (NaN), one grouping factor; each as if it were the first."""
-    if not isinstance(problem, Problem):
+    if isinstance(problem, GeneralizedProblem):
         return _laplace(design, problem, estimator, estimate, Y, False, progress, True)
+    problem = problem.as_linear()
     rows = batch_sums.Rows(problem, design)
     offsets = np.zeros((Y.shape[1], problem.p))
 
@@ -405,9 +402,7 @@ def of_present(design: Design, problem: P, y: np.ndarray) -> P:
     return cast(P, problem.of(own))
 
 
-def _subsets(
-    design: Design, problem: Problem | GeneralizedProblem, rows: Sequence[np.ndarray]
-) -> Iterator[Make]:
+def _subsets(design: Design, problem: AnyProblem, rows: Sequence[np.ndarray]) -> Iterator[Make]:
     """What makes the problem without rows[i], i by i."""
     for out in rows:
         keep = np.ones(design.n, dtype=bool)
@@ -454,7 +449,7 @@ def design_of_rows(design: Design, which: np.ndarray, codes: dict[int, np.ndarra
 
 def of_levels(
     design: Design,
-    problem: Problem | GeneralizedProblem,
+    problem: AnyProblem,
     estimator: Estimator,
     estimate: Estimate,
     t: int,
@@ -477,9 +472,7 @@ def of_levels(
     return _changed(problem, estimator, estimate, len(levels), data, single, progress)
 
 
-def _copies(
-    design: Design, problem: Problem | GeneralizedProblem, t: int, levels: np.ndarray
-) -> Iterator[Make]:
+def _copies(design: Design, problem: AnyProblem, t: int, levels: np.ndarray) -> Iterator[Make]:
     for own in levels:
         yield partial(of_rows, design, problem, *copies(design, t, own))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +22,10 @@ from lmm.estimators.laplace import many_generalized
 from lmm.estimators.laplace.diagnosis import POISSON, diagnose
 from lmm.estimators.likelihood.many_linear import Batch
 from lmm.inference.refits import refits
-from lmm.inference.tests import satterthwaite as single
+from lmm.inference.tests import ddf
 from lmm.inference.tests.batch_satterthwaite import degrees_of_freedom
 from lmm.model.laplace.modes import find_modes
-from lmm.model.problem import GeneralizedProblem, Problem
+from lmm.model.problem_kinds import AnyProblem, GeneralizedProblem
 from lmm.model.records import Estimate
 
 #: responses with the same missing rows from which they are a problem of their own
@@ -56,7 +56,7 @@ class Many:
 
 def fit_responses(
     design: Design,
-    problem: Problem | GeneralizedProblem,
+    problem: AnyProblem,
     estimator: Estimator,
     Y: np.ndarray,
     progress: Callable[[int], None] | None = None,
@@ -119,7 +119,7 @@ def fit_responses(
             (which, _pattern(design, problem, estimator, like, Y[:, which], rows, progress))
         )
     alone = alone[sound[alone]]
-    one_factor = len(problem.plan.terms) == 1
+    one_factor = len(design.terms) == 1
     if (
         len(alone)
         and one_factor
@@ -137,7 +137,7 @@ def fit_responses(
 
 
 def diagnoses(
-    design: Design, problem: Problem | GeneralizedProblem, Y: np.ndarray, batch: Batch
+    design: Design, problem: AnyProblem, Y: np.ndarray, batch: Batch
 ) -> dict[int, tuple[str, ...]]:
     """What single generalized fits would say of estimates that the data do not bound, by response; those with nothing to say left out.
 
@@ -231,7 +231,7 @@ def _patterns(
     if refits.is_laplace(problem, estimator):
         return {}, which
     least = (
-        SHARED if len(problem.plan.terms) == 1 or not refits.is_batched(problem, estimator) else 2
+        SHARED if not refits.is_batched(problem, estimator) or len(problem.plan.terms) == 1 else 2
     )
     groups = {
         key: (~np.isnan(Y[:, own[0]]), np.array(own))
@@ -242,7 +242,7 @@ def _patterns(
     return groups, np.array(alone, dtype=int)
 
 
-def unfit(design: Design, rows: np.ndarray, problem: Problem | GeneralizedProblem) -> str | None:
+def unfit(design: Design, rows: np.ndarray, problem: AnyProblem) -> str | None:
     """Why a subset of the rows, (n,) bool, cannot carry the model; None where it can."""
     count = int(rows.sum())
     for term in design.terms:
@@ -338,14 +338,14 @@ def _gathered(
 
 def covariances(
     design: Design,
-    problem: Problem | GeneralizedProblem,
+    problem: AnyProblem,
     estimator: Estimator,
     Y: np.ndarray,
     found: Many,
 ) -> np.ndarray:
     """Covariances (R, p, p) of the fixed effects, those of single fits; NaN where there is none."""
     batch = found.batch
-    if isinstance(problem, Problem):
+    if problem.distribution.linear:
         return batch.beta_cov_unscaled * batch.sigma[:, None, None] ** 2
     if refits.is_laplace(problem, estimator):
         return many_generalized.covariances(problem, estimator, Y, batch)
@@ -371,7 +371,7 @@ def covariances(
 
 def satterthwaite(
     design: Design,
-    problem: Problem | GeneralizedProblem,
+    problem: AnyProblem,
     estimator: Estimator,
     Y: np.ndarray,
     found: Many,
@@ -390,18 +390,7 @@ def satterthwaite(
     for r in np.flatnonzero(left):
         own = refits.of_present(design, problem, Y[:, r])
         cov = batch.beta_cov_unscaled[r] * batch.sigma[r] ** 2
-        factors = [
-            s.factor(theta)
-            for s, theta in zip(problem.structures, problem.split(batch.theta[r]), strict=True)
-        ]
-        estimate = replace(
-            found.like,
-            theta=batch.theta[r],
-            beta=batch.beta[r],
-            beta_cov_unscaled=batch.beta_cov_unscaled[r],
-            sigma=float(batch.sigma[r]),
-            factors=tuple(factors),
-            objective=float(batch.objective[r]),
-        )
-        out[r] = single.satterthwaite(cast(Problem, own), estimator, estimate, cov).t(unit)[1]
+        estimate = refits.estimate_of(design, found.like, batch, int(r))
+        known = ddf.degrees_of_freedom(own, estimator, estimate, cov, ddf.SATTERTHWAITE)
+        out[r] = known.t(unit)[1]
     return out
