@@ -136,3 +136,10 @@ def test_levels_stand_in_the_declared_order():
 def test_an_intercept_is_no_ordered_column():
     with pytest.raises(FormulaError, match=r"write ar1\(0 \+ f \| g\)"):
         lmm.lmer("y ~ f + ar1(f | g)", _two_columns())
+
+
+def test_a_structured_term_is_deleted_as_a_whole(machines):
+    fit = lmm.lmer("score ~ Machine + cs(0 + Machine | Worker)", machines)
+    table = fit.ranova()
+    assert table.index.tolist() == ["<none>", "cs(0 + Machine | Worker)"]
+    assert table["npar"].tolist() == [8, 4]

@@ -192,6 +192,9 @@ def _reduced(fit: Fit, reduce_terms: bool) -> list[tuple[str, list[Bar]]]:
         if not reduce_terms:
             out.append((_text(bar), [*before, *after]))
             continue
+        if bar.structure not in ("us", "diag"):  # its columns belong together
+            out.append((str(bar), [*before, *after]))
+            continue
         found = terms(bar.columns, formula.text, awkward)
         if bar.structure == "diag":
             steps = _independent(bar, found)
