@@ -40,6 +40,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.after
 	$(BIN)/python -m benchmarks.batch
+	$(BIN)/python -m benchmarks.repeated
 	$(BIN)/python -m benchmarks.scale --growth
 
 # each environment is installed once, and again when pyproject.toml changes
