@@ -221,3 +221,29 @@ def test_a_homogeneous_variance_that_vanishes_is_zero_and_said_so():
         fit = lmm.lmer("y ~ x + walk(0 + f | g)", frame)
     assert fit.theta.tolist() == [0.0]
     assert fit.is_singular
+
+
+@every
+def test_residuals_take_it(name):
+    """One row a subject and occasion: likelihood and Kenward-Roger by dense matrices, intervals, refits, simulations."""
+    frame = data(name).drop_duplicates(["g", "f"]).reset_index(drop=True)
+    fit = lmm.lmer("y ~ x + f", frame, residual=f"{name}(f | g)")
+    assert fit.convergence.converged
+    S = fit.residual_cov().to_numpy()
+    code = frame["f"].map({"a": 0, "b": 1, "c": 2}).to_numpy()
+    V = np.equal.outer(frame["g"].to_numpy(), frame["g"].to_numpy()) * S[np.ix_(code, code)]
+    X, y = fit.design.X, fit.design.y
+    M = X.T @ np.linalg.solve(V, X)
+    r = y - X @ np.linalg.solve(M, X.T @ np.linalg.solve(V, y))
+    n, p = X.shape
+    deviance = np.linalg.slogdet(V)[1] + np.linalg.slogdet(M)[1] + r @ np.linalg.solve(V, r)
+    assert -2 * fit.llf == pytest.approx(deviance + (n - p) * np.log(2 * np.pi), abs=1e-7)
+    plain, adjusted = fit.coef_table(), fit.coef_table(ddf="kenward_roger")
+    np.testing.assert_allclose(plain["std_error"], np.sqrt(np.diag(np.linalg.inv(M))), rtol=1e-7)
+    assert (adjusted["std_error"] >= plain["std_error"] * (1 - 1e-9)).all()
+    names = [n for n in fit.confint("wald").index if n.endswith("|Residual")]
+    assert len(names) == n_quantities(name)
+    assert fit.confint("profile", parm=["x"]).notna().all(axis=None)
+    again = fit.refit(fit.simulate(1, rng=1).iloc[:, 0].to_numpy())
+    assert again.convergence.converged
+    assert pickle.loads(pickle.dumps(fit)) == fit
