@@ -61,7 +61,7 @@ def mmrm(
     >>> fev = lmm.datasets.load("fev")
     >>> fit = lmm.mmrm("FEV1 ~ RACE + ARMCD * AVISIT + us(AVISIT | USUBJID)", fev)
     >>> fit.coef_table().loc["ARMCD[T.TRT]", ["estimate", "std_error", "df"]].round(3).to_dict()
-    {'estimate': 3.775, 'std_error': 1.082, 'df': 145.755}
+    {'estimate': 3.776, 'std_error': 1.084, 'df': 146.265}
     """
     if not isinstance(formula, str):
         raise FormulaError(

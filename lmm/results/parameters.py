@@ -107,7 +107,7 @@ class FitBase:
         >>> fev = lmm.datasets.load("fev")
         >>> fit = lmm.lmer("FEV1 ~ ARMCD * AVISIT", fev, residual="ar1(AVISIT | USUBJID)")
         >>> fit.residual_cov().iloc[0].round(2).to_dict()
-        {'VIS1': 54.47, 'VIS2': 17.64, 'VIS3': 5.71, 'VIS4': 1.85}
+        {'VIS1': 50.5, 'VIS2': 17.97, 'VIS3': 6.39, 'VIS4': 2.27}
         """
         parts = self.design.residual
         if not parts:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
@@ -189,6 +190,8 @@ def _ranks(codes: np.ndarray) -> np.ndarray:
 
 def clusters_of(parts: Sequence[Part]) -> np.ndarray:
     """The cluster (n,) of each row: rows that share a level, or share one with a row that does."""
+    if all(part.codes is parts[0].codes for part in parts):
+        return np.unique(parts[0].codes, return_inverse=True)[1]
     n = len(parts[0].codes)
     levels = np.concatenate([[0], np.cumsum([int(part.codes.max()) + 1 for part in parts])])
     rows = np.tile(np.arange(n), len(parts))
@@ -225,10 +228,22 @@ def stacked(
     for n in np.unique(sizes):
         rows = sorted_rows[starts[sizes == n][:, None] + np.arange(n)]
         keys = [key for part in parts for key in part.keys(rows)]
-        flat = np.column_stack([key.reshape(len(rows), -1).astype(float) for key in keys])
-        _, first, pattern = np.unique(flat, axis=0, return_index=True, return_inverse=True)
-        out += _stacks(parts, w, rows, pattern.ravel(), rows[first])
+        pattern = equal_lines(np.column_stack([key.reshape(len(rows), -1) for key in keys]))
+        first = np.unique(pattern, return_index=True)[1]
+        out += _stacks(parts, w, rows, pattern, rows[first])
     return tuple(out)
+
+
+def equal_lines(lines: np.ndarray) -> np.ndarray:
+    """Number (C,) of each line of an array (C, q), the same for equal ones: 0, 1, ..."""
+    code, size = np.zeros(len(lines), dtype=np.int64), 1
+    for column in lines.T:
+        own, levels = pd.factorize(column)
+        if size * len(levels) > 2**62:
+            code, known = pd.factorize(code)
+            size = len(known)
+        code, size = code * len(levels) + own, size * len(levels)
+    return np.asarray(pd.factorize(code)[0])
 
 
 def _stacks(
