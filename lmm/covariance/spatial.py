@@ -24,7 +24,7 @@ from scipy.linalg import solve_triangular
 from lmm.covariance.coordinates import Coordinates
 from lmm.covariance.matern import matern
 from lmm.covariance.scaled import Root, Scaled
-from lmm.covariance.structure import CorrelationPrior, Covariance, Quantity
+from lmm.covariance.structure import CorrelationPrior, Covariance, LocalCovariance, Quantity
 from lmm.errors import ArgumentError
 from lmm.types import Array
 
@@ -59,6 +59,22 @@ class Spatial(Scaled):
     @abc.abstractmethod
     def correlation(self, d: np.ndarray, w: np.ndarray) -> Root:
         """R (...) of distances (...), with its derivatives by w, (a, ...) and (a, a, ...)."""
+
+    def local(self, theta: np.ndarray, gram: np.ndarray | None = None) -> LocalCovariance:
+        s, w = float(theta[0]), np.asarray(theta[1:])
+        R, dR, d2R = self.correlation(distances(self), self._limited(w))
+        shrink = 1.0 - self.jitter
+        R = shrink * R + self.jitter * np.eye(self.k)
+        dG = np.concatenate([2.0 * s * R[None], s * s * shrink * dR])
+
+        def bend(D: np.ndarray) -> np.ndarray:
+            out = np.empty((len(theta), len(theta)))
+            out[0, 0] = 2.0 * np.sum(D * R)
+            out[0, 1:] = out[1:, 0] = 2.0 * s * shrink * np.tensordot(dR, D, 2)
+            out[1:, 1:] = s * s * shrink * np.tensordot(d2R, D, 2)
+            return out
+
+        return LocalCovariance(s * s * R, dG, bend)
 
     def root(self, w: np.ndarray) -> Root:
         if not np.isfinite(w).all():

@@ -10,8 +10,9 @@ others have a default that holds for any structure and may be replaced where a s
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import ModuleType
 from typing import NamedTuple, Protocol
 
@@ -83,6 +84,20 @@ def directions(dT: np.ndarray, T: np.ndarray) -> np.ndarray:
     """dG_i = dT_i T' + T dT_i', (m, k, k)."""
     half = dT @ T.T
     return half + np.swapaxes(half, 1, 2)
+
+
+class LocalCovariance(NamedTuple):
+    """G (k, k) around a theta, dG / ds (m, k, k), and what gives <D, d2G / ds2> (m, m) of D (k, k)."""
+
+    G: np.ndarray
+    dG: np.ndarray
+    bend: Callable[[np.ndarray], np.ndarray]
+
+
+def bent(D: np.ndarray, T: np.ndarray, dT: np.ndarray, second: np.ndarray | None) -> np.ndarray:
+    """<D, d2G / ds_i ds_j> (m, m) of G = T T'."""
+    out = 2.0 * np.einsum("iab,jab->ij", np.einsum("ab,jbc->jac", D, dT), dT)
+    return out if second is None else out + 2.0 * np.einsum("ab,ijab->ij", D @ T, second)
 
 
 class Covariance(abc.ABC):
@@ -171,6 +186,14 @@ class Covariance(abc.ABC):
         the same whatever the columns' units and origins.
         """
         return self.factor(theta), self.jacobian(theta), self.second(theta)
+
+    def local(self, theta: np.ndarray, gram: np.ndarray | None = None) -> LocalCovariance:
+        """G where no factor of it is needed, in the coordinates of :meth:`chart`, or in theta without a ``gram``."""
+        if gram is None:
+            T, dT, second = self.factor(theta), self.jacobian(theta), self.second(theta)
+        else:
+            T, dT, second = self.chart(theta, gram)
+        return LocalCovariance(T @ T.T, directions(dT, T), partial(bent, T=T, dT=dT, second=second))
 
     def move(self, theta: np.ndarray, gram: np.ndarray, step: np.ndarray) -> np.ndarray:
         """The theta reached from theta by ``step`` (m,) in the coordinates of :meth:`chart`."""

@@ -13,11 +13,12 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from scipy.linalg import block_diag
 
-from lmm.covariance.structure import directions
+from lmm.covariance.structure import LocalCovariance
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import Callback
-from lmm.estimators.likelihood.profiled import Frame, curvature, nowhere, slope
+from lmm.estimators.likelihood.profiled import nowhere
 from lmm.model.gaussian.determined import UNDETERMINED
 from lmm.model.marginal.dense_deviance import MarginalDeviance
 from lmm.model.marginal.marginal_problem import MarginalProblem
@@ -33,11 +34,11 @@ FLAT = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class MarginalPayload:
-    """What an evaluation leaves: the deviance with what it solved, dd / dG per structure, the coordinates."""
+    """What an evaluation leaves: the deviance with what it solved, dd / dG per structure, second derivatives along dG."""
 
     deviance: MarginalDeviance
     D: list[np.ndarray]
-    frame: Frame
+    information: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,20 +53,7 @@ class MarginalEvaluator:
         parts = zip(
             self.problem.structures, self.problem.split(theta), self.problem.grams(), strict=True
         )
-        charts = [s.chart(own, gram) for s, own, gram in parts]
-        return self.evaluate(theta, Frame(*map(list, zip(*charts, strict=True))))
-
-    def in_theta(self, theta: np.ndarray) -> Point:
-        """The same with respect to theta itself."""
-        parts = list(zip(self.problem.structures, self.problem.split(theta), strict=True))
-        return self.evaluate(
-            theta,
-            Frame(
-                [s.factor(own) for s, own in parts],
-                [s.jacobian(own) for s, own in parts],
-                [s.second(own) for s, own in parts],
-            ),
-        )
+        return self.evaluate(theta, [s.local(own, gram) for s, own, gram in parts])
 
     def move(self, theta: np.ndarray, step: np.ndarray) -> np.ndarray:
         """The theta reached by a step in the charts' coordinates."""
@@ -78,23 +66,24 @@ class MarginalEvaluator:
         )
         return np.concatenate([s.move(own, gram, d) for s, own, gram, d in parts])
 
-    def evaluate(self, theta: np.ndarray, frame: Frame) -> Point:
+    def evaluate(self, theta: np.ndarray, local: list[LocalCovariance]) -> Point:
         """The same in given coordinates."""
         try:
-            at = self.problem.deviance([T @ T.T for T in frame.T], self.reml)
+            at = self.problem.deviance([own.G for own in local], self.reml)
             D = at.slopes()
-            dG = [directions(d, T) for d, T in zip(frame.dT, frame.T, strict=True)]
-            hessian = at.second(dG).hessian + curvature(D, frame)
+            information = at.second([own.dG for own in local]).hessian
         except np.linalg.LinAlgError:
             return nowhere(theta)
+        hessian = information + block_diag(*(own.bend(d) for own, d in zip(local, D, strict=True)))
         if not (np.isfinite(at.value) and np.isfinite(hessian).all()):
             return nowhere(theta)
+        gradient = [np.tensordot(own.dG, d, 2) for own, d in zip(local, D, strict=True)]
         return Point(
             np.asarray(theta, dtype=float),
             at.value + self.problem.deviance_constant(self.reml),
-            slope(D, frame),
+            np.concatenate(gradient),
             hessian,
-            MarginalPayload(at, D, frame),
+            MarginalPayload(at, D, information),
         )
 
 
@@ -163,7 +152,7 @@ def _finish(
     """The numbers on the user's scale."""
     point = outcome.point
     at: MarginalDeviance = point.payload.deviance
-    factors = point.payload.frame.T
+    factors = problem.factors(point.theta)
     count = problem.n_terms
     variance = sum(
         float(np.sum(T @ T.T * gram))
@@ -198,7 +187,7 @@ def _finish(
 
 def _singular(problem: MarginalProblem, point: Point) -> list[str]:
     """A sentence where a search without an end led towards a singular covariance of the residuals."""
-    for t, T in enumerate(point.payload.frame.T[problem.n_terms :]):
+    for t, T in enumerate(problem.factors(point.theta)[problem.n_terms :]):
         sd = np.sqrt(np.sum(T**2, axis=1))
         if np.linalg.svd(T / sd[:, None], compute_uv=False)[-1] ** 2 < SINGULAR:
             return [
@@ -210,7 +199,7 @@ def _singular(problem: MarginalProblem, point: Point) -> list[str]:
 
 def _flat(problem: MarginalProblem, point: Point) -> list[str]:
     """A sentence where some parameters of random effects and residuals can be changed together and the likelihood stays the same."""
-    H = point.hessian - curvature(point.payload.D, point.payload.frame)  # of V, not of T
+    H = point.payload.information
     size = np.sqrt(np.maximum(np.diagonal(H), 0.0))
     free = np.flatnonzero(size > 0.0)
     if len(free) < 2:

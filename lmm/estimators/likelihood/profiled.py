@@ -17,7 +17,7 @@ import numpy as np
 from scipy.linalg import block_diag
 
 from lmm.covariance import Covariance
-from lmm.covariance.structure import directions
+from lmm.covariance.structure import bent, directions
 from lmm.errors import ResponseError
 from lmm.linalg import elimination, tail
 from lmm.linalg.devices import backend, sharded
@@ -272,10 +272,7 @@ def curvature(D: list[np.ndarray], frame: Frame) -> np.ndarray:
     """<D, d2G / ds_i ds_j> over all terms, block-diagonal (m, m)."""
     blocks = []
     for d, t, j, second in zip(D, frame.T, frame.dT, frame.second, strict=True):
-        block = 2.0 * np.einsum("iab,jab->ij", np.einsum("ab,jbc->jac", d, j), j)
-        if second is not None:
-            block = block + 2.0 * np.einsum("ab,ijab->ij", d @ t, second)
-        blocks.append(block)
+        blocks.append(bent(d, t, j, second))
     return np.asarray(block_diag(*blocks))
 
 

@@ -17,15 +17,16 @@ References: Kenward & Roger (1997), Biometrics 53, 983-997; (2009), Comput. Stat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from lmm.covariance import Covariance
-from lmm.covariance.structure import directions
+from lmm.covariance.structure import LocalCovariance
 from lmm.estimators.estimator import Estimator
 from lmm.estimators.likelihood.marginal_likelihood import MarginalEvaluator, maximise
-from lmm.estimators.likelihood.profiled import Frame
 from lmm.inference.tests.kenward_roger import KenwardRoger
 from lmm.inference.tests.satterthwaite import Satterthwaite
 from lmm.inference.tests.variance_parameters import VarianceParameters, of_hessian
@@ -39,16 +40,19 @@ STEP = 1e-5
 STILL = 1e-12
 
 
-def frame_at(problem: MarginalProblem, estimate: Estimate) -> Frame:
-    """T, dT / dtheta and d2T / dtheta2 per structure at an estimate, in units of the problem."""
-    scale = float(estimate.sigma) / problem.unit
-    parts = list(zip(problem.structures, problem.split(estimate.theta), strict=True))
-    bends = [s.second(own) for s, own in parts]
-    return Frame(
-        [scale * s.factor(own) for s, own in parts],
-        [scale * s.jacobian(own) for s, own in parts],
-        [None if own is None else scale * own for own in bends],
-    )
+def local_at(problem: MarginalProblem, estimate: Estimate) -> list[LocalCovariance]:
+    """G per structure at an estimate with its derivatives in theta, in units of the problem."""
+    scale = (float(estimate.sigma) / problem.unit) ** 2
+    out = []
+    for structure, own in zip(problem.structures, problem.split(estimate.theta), strict=True):
+        at = structure.local(own)
+        bend = partial(_times, scale, at.bend)
+        out.append(LocalCovariance(scale * at.G, scale * at.dG, bend))
+    return out
+
+
+def _times(scale: float, bend: Callable[[np.ndarray], np.ndarray], D: np.ndarray) -> np.ndarray:
+    return scale * bend(D)
 
 
 @threads.limited()
@@ -56,11 +60,11 @@ def marginal_variance_parameters(
     problem: MarginalProblem, estimate: Estimate, expected: bool = False
 ) -> VarianceParameters:
     """Hessian of the deviance in (theta, log sigma), where log sigma is no parameter, and twice its inverse."""
-    frame = frame_at(problem, estimate)
-    point = MarginalEvaluator(problem, estimate.reml).evaluate(estimate.theta, frame)
+    local = local_at(problem, estimate)
+    point = MarginalEvaluator(problem, estimate.reml).evaluate(estimate.theta, local)
     m = problem.n_theta
     H = np.zeros((m + 1, m + 1))
-    dG = [directions(d, T) for d, T in zip(frame.dT, frame.T, strict=True)]
+    dG = [own.dG for own in local]
     H[:m, :m] = (
         point.payload.deviance.second(dG, expected=True).hessian if expected else point.hessian
     )
@@ -80,9 +84,7 @@ def marginal_satterthwaite(
 ) -> Satterthwaite:
     """Satterthwaite's method; the covariance of theta is from the observed information."""
     known = marginal_variance_parameters(problem, estimate)
-    frame = frame_at(problem, estimate)
-    at = problem.at(estimate)
-    dG = [directions(d, T) for d, T in zip(frame.dT, frame.T, strict=True)]
+    at, dG = problem.at(estimate), [own.dG for own in local_at(problem, estimate)]
     jacobian = problem.on_users_scale(at.cov @ at.second(dG).P @ at.cov)
     whole = np.concatenate([jacobian, 2.0 * np.asarray(cov)[None]])
     return Satterthwaite(np.asarray(cov), whole, known.cov, known.message)
@@ -107,10 +109,9 @@ def marginal_kenward_roger(
     expected = estimator.control.information == "expected"
     known = marginal_variance_parameters(problem, estimate, expected)
     W = known.cov[:-1, :-1]
-    frame, at = frame_at(problem, estimate), problem.at(estimate)
-    dG = [directions(d, T) for d, T in zip(frame.dT, frame.T, strict=True)]
+    at, dG = problem.at(estimate), [own.dG for own in local_at(problem, estimate)]
     P = at.second(dG).P
-    inner = at.products(dG, W, _bends(problem, estimate.theta, frame, W) if full else None)
+    inner = at.products(dG, W, _bends(problem, estimate, W) if full else None)
     inner = inner - np.einsum("ij,ipq,qr,jrs->ps", W, P, at.cov, P, optimize=True)
     unadjusted = problem.on_users_scale(at.cov)
     cov = unadjusted + 2.0 * problem.on_users_scale(at.cov @ ((inner + inner.T) / 2.0) @ at.cov)
@@ -119,32 +120,26 @@ def marginal_kenward_roger(
     )
 
 
-def _bends(
-    problem: MarginalProblem, theta: np.ndarray, frame: Frame, W: np.ndarray
-) -> list[np.ndarray]:
+def _bends(problem: MarginalProblem, estimate: Estimate, W: np.ndarray) -> list[np.ndarray]:
     """sum_ab W_ab d2G / d lambda_a d lambda_b (k, k) per structure, lambda what is reported, with variances for standard deviations.
 
     With theta the parameters of the search, J = dlambda / dtheta and H_c the second derivatives of lambda_c, it is
     sum_hk W_hk d2G_hk - sum_h dG_h sum_c (J^-1)_hc tr(W H_c). A covariance that is linear in some parameters has none in these.
     """
+    scale = (float(estimate.sigma) / problem.unit) ** 2
     out, at = [], 0
-    parts = zip(
-        problem.structures, problem.split(theta), frame.T, frame.dT, frame.second, strict=True
-    )
-    for structure, x, T, dT, second in parts:
-        own = W[at : at + len(dT), at : at + len(dT)]
-        at += len(dT)
+    for structure, x in zip(problem.structures, problem.split(estimate.theta), strict=True):
+        own = W[at : at + len(x), at : at + len(x)]
+        at += len(x)
         if structure.linear_basis() is not None:
-            out.append(np.zeros_like(T))
+            out.append(np.zeros((structure.k, structure.k)))
             continue
-        half = np.einsum("ij,iac,jbc->ab", own, dT, dT, optimize=True)
-        if second is not None:
-            half = half + np.tensordot(own, second, 2) @ T.T
         axes = STEP * np.eye(len(x))
         H = np.array([_slopes(structure, x + e) - _slopes(structure, x - e) for e in axes])
-        bent = np.einsum("kl,kcl->c", own, H) / (2.0 * STEP)
-        shift = np.linalg.solve(_slopes(structure, x), bent)
-        out.append(half + half.T - np.tensordot(shift, directions(dT, T), 1))
+        curved = np.einsum("kl,kcl->c", own, H) / (2.0 * STEP)
+        shift = np.linalg.solve(_slopes(structure, x), curved)
+        bends = np.tensordot(own, structure.covariance_bends(x), 2)
+        out.append(scale * (bends - np.tensordot(shift, structure.covariance_slopes(x), 1)))
     return out
 
 
