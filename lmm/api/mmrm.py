@@ -68,7 +68,6 @@ def mmrm(
             f"a formula is a string such as 'y ~ arm * visit + us(visit | id)', not {type(formula).__name__}."
         )
     rest, residual = lifted(formula)
-    method_name(ddf)
     return run(
         rest,
         data,
@@ -76,5 +75,5 @@ def mmrm(
         given=Given(weights, offset, subset, na_action, contrasts, caller()),
         residual=residual,
         start=start,
-        method=MaximumLikelihood(bool(REML), check_control(control), ddf=ddf),
+        method=MaximumLikelihood(bool(REML), check_control(control), ddf=method_name(ddf)),
     )

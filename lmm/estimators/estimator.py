@@ -18,6 +18,8 @@ from lmm.model.records import Estimate
 from lmm.types import TraceLine
 
 LINEAR, GENERALIZED = "linear", "generalized"
+#: ways of giving degrees of freedom to tests of a linear model
+DDF = ("satterthwaite", "kenward_roger", "kenward_roger_full", "residual", "between_within")
 #: receives each line of a trace
 Callback = Callable[[TraceLine], None]
 

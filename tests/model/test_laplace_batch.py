@@ -49,7 +49,7 @@ def problem(family, curvature="observed", columns="x"):
         family=family,
     )
     own = build_generalized(design, family)
-    evaluate = search.Evaluator(own, np.linspace(0.6, 0.3, own.n_theta), curvature)
+    evaluate = search.GeneralizedChart(own, np.linspace(0.6, 0.3, own.n_theta), curvature)
     return own, evaluate, y
 
 

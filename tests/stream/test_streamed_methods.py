@@ -105,6 +105,7 @@ REFUSE = {
 OPTIONAL = {"marginaleffects", "maketables"}
 #: of other kinds of fit, or tested elsewhere
 ELSEWHERE = {
+    "residual_cov",
     "save",
     "aic",
     "bic",

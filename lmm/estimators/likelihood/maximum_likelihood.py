@@ -17,12 +17,12 @@ from lmm.errors import ArgumentError
 from lmm.estimators.assembly import as_columns, assemble_estimate
 from lmm.estimators.checkpoint import Checkpoint, data_numbers
 from lmm.estimators.control import Control
-from lmm.estimators.estimator import LINEAR, Callback, Estimator
+from lmm.estimators.estimator import DDF, LINEAR, Callback, Estimator
 from lmm.estimators.likelihood.marginal_likelihood import criterion, maximise
 from lmm.estimators.likelihood.probed_criterion import evaluator
 from lmm.estimators.likelihood.profiled import Evaluator, curvature, nothing_left
 from lmm.estimators.restart import second_look
-from lmm.estimators.settings import CONTROL, FLAG, check_settings
+from lmm.estimators.settings import CONTROL, FLAG, check_settings, one_of, or_none
 from lmm.linalg import threads
 from lmm.model.centred import distant, inner_theta, outer_theta, outward
 from lmm.model.gaussian import deviance, hessian
@@ -73,7 +73,7 @@ class MaximumLikelihood(Estimator):
     elsewhere = " Maximum likelihood of a generalized model is 'laplace' or 'agq'."
 
     def __post_init__(self) -> None:
-        check_settings(self, reml=FLAG, control=CONTROL)
+        check_settings(self, reml=FLAG, control=CONTROL, ddf=or_none(one_of(*DDF)))
         if self.sigma is not None:
             check_sigma(self.sigma)
 
