@@ -34,6 +34,8 @@ JITTER = 1e-10
 FAR = 14.0
 #: logarithms between which the smoothness is looked for
 SMOOTH = (-4.0, 4.0)
+#: pairs of positions of which one tells the range
+PAIRS = 24
 #: standard deviation of the logarithm of a range, in priors, about the median distance of two positions
 SPREAD = 1.5
 
@@ -104,14 +106,16 @@ class Spatial(Scaled):
     # ---- theta of a covariance
 
     def angles(self, T: np.ndarray) -> np.ndarray:
-        """From the correlation of the two positions nearest to each other."""
-        row, column, d = nearest_pair(self)
+        """From the correlation, of pairs near and far, that tells the range best: the one with the largest r |log r|."""
+        row, column, d = some_pairs(self)
         with np.errstate(divide="ignore", invalid="ignore"):
             length = np.linalg.norm(T, axis=-1)
             r = (T[..., row, :] * T[..., column, :]).sum(axis=-1)
             r = r / (length[..., row] * length[..., column])
             w = np.log(d) - self.log_ratio(r)
-        return np.where(np.isfinite(w), w, np.log(median_distance(self)))[..., None]
+            told = np.where(np.isfinite(w), -r * np.log(r), -1.0)
+        w = np.take_along_axis(w, told.argmax(axis=-1)[..., None], axis=-1)
+        return np.where(np.isfinite(w), w, np.log(median_distance(self)))
 
     def log_ratio(self, r: np.ndarray) -> np.ndarray:
         """log(d / range) where the correlation is r."""
@@ -342,8 +346,11 @@ def median_distance(structure: Spatial) -> float:
 
 
 @lru_cache(maxsize=64)
-def nearest_pair(structure: Spatial) -> tuple[int, int, float]:
-    """The two positions nearest to each other, and their distance."""
-    d = distances(structure) + np.diag(np.full(structure.k, np.inf))
-    row, column = np.unravel_index(int(np.argmin(d)), d.shape)
-    return int(row), int(column), float(d[row, column])
+def some_pairs(structure: Spatial) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of positions from the nearest to the farthest, their distances about evenly spaced in logarithm."""
+    row, column = np.tril_indices(structure.k, -1)
+    d = distances(structure)[row, column]
+    order = np.argsort(d, kind="stable")
+    at = np.searchsorted(d[order], np.geomspace(d.min(), d.max(), PAIRS))
+    some = order[np.unique(np.minimum(at, len(d) - 1))]
+    return row[some], column[some], d[some]

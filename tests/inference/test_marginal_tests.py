@@ -48,6 +48,14 @@ def test_kenward_roger_over_coordinates_is_that_of_sas(fev: pd.DataFrame) -> Non
     assert row["estimate"] == pytest.approx(4.21488980, rel=1e-5)
     assert row["std_error"] == pytest.approx(0.90552904, rel=2e-5)
     assert row["df"] == pytest.approx(195.584198, rel=2e-5)
+    # sp(gau)(VISITN VISITN2): range 1.3379, standard errors .9016 and .9028 (first order), 250.2326 degrees of freedom
+    fit = lmm.lmer("FEV1 ~ ARMCD", fev, residual="gau(VISITN + VISITN2 | USUBJID)")
+    assert np.exp(fit.theta["Residual.range"]) == pytest.approx(1.3379, abs=5e-5)
+    row = fit.coef_table(ddf="kenward_roger").iloc[1]
+    assert row["std_error"] == pytest.approx(0.9028, abs=5e-5)
+    assert row["df"] == pytest.approx(250.2326, rel=1e-6)
+    row = fit.coef_table(ddf="kenward_roger_full").iloc[1]
+    assert row["std_error"] == pytest.approx(0.9016, abs=5e-5)
     one = lmm.lmer("FEV1 ~ ARMCD", fev, residual="ou(VISITN | USUBJID)")
     other = lmm.lmer("FEV1 ~ ARMCD", fev, residual="ar1(AVISIT | USUBJID)")
     assert one.llf == pytest.approx(other.llf, abs=1e-8)

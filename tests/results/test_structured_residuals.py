@@ -233,3 +233,17 @@ def test_strata_have_covariances_by_name(fev: pd.DataFrame) -> None:
         fit.residual_cov()
     r = a.iloc[0, 1] / a.iloc[0, 0]
     np.testing.assert_allclose(a.iloc[0], a.iloc[0, 0] * r ** np.arange(4), rtol=1e-8)
+
+
+def test_power_of_designs_like_this(fev: pd.DataFrame) -> None:
+    fit = lmm.lmer("FEV1 ~ ARMCD + AVISIT", fev, residual="ar1(AVISIT | USUBJID)")
+    weak = {"ARMCD[T.TRT]": 0.0, "sd|Residual": 2.0}
+    table = lmm.power(fit, "ARMCD[T.TRT]", parameters=weak, nsim=40, rng=1)
+    assert table.loc[0, "n"] == 197 and table.loc[0, "power"] < 0.2
+    strong = lmm.power(
+        fit, "ARMCD[T.TRT]", parameters={**weak, "ARMCD[T.TRT]": 1.0}, nsim=20, rng=1
+    )
+    assert strong.loc[0, "power"] > 0.8
+    with pytest.raises(lmm.ArgumentError, match="is not done for a model with residual="):
+        lmm.power(fit, "ARMCD[T.TRT]", n=300, nsim=5)
+    assert "VIS1...VIS4" in str(fit.varcorr())

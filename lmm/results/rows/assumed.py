@@ -49,7 +49,7 @@ def assume(design: Design, estimate: Estimate, parameters: Mapping[str, float] |
         phi = sigma**2
     changed = replace(estimate, beta=values[names].to_numpy(dtype=float), sigma=sigma, phi=phi)
     theta, factors = [], []
-    for term in design.terms:
+    for term in design.varying:
         wanted = values[quantity_names(term)].to_numpy(dtype=float)
         kinds = np.array([q.kind for q in term.structure.quantities()])
         R = term.structure.matrix(np.where(kinds == "sd", 1.0, wanted))
@@ -60,4 +60,10 @@ def assume(design: Design, estimate: Estimate, parameters: Mapping[str, float] |
         own = term.structure.from_matrix(term.structure.matrix(wanted) / changed.scale2)
         theta.append(own)
         factors.append(term.structure.factor(own))
-    return replace(changed, theta=np.concatenate(theta), factors=tuple(factors))
+    count = len(design.terms)
+    return replace(
+        changed,
+        theta=np.concatenate(theta),
+        factors=tuple(factors[:count]),
+        residual=tuple(factors[count:]),
+    )

@@ -77,7 +77,12 @@ class Component:
                         cells.append(f"{value:.{places}f}")
                     elif q.kind != "sd":
                         cells.append(f"{q.kind} {value:.{digits}g}")
-                out.append(Row(called(columns), float(deviations[0]), cells))
+                name = (
+                    called(columns)
+                    if part.k < 3 or "[" in columns[0]
+                    else f"{columns[0]}...{columns[-1]}"
+                )
+                out.append(Row(name, float(deviations[0]), cells))
             at += part.k
         return out
 

@@ -96,6 +96,10 @@ def power(
             "power: test='t' needs a linear model; a generalized one has 'z' and 'lrt'."
         )
     truth = assume(design, estimate, None if parameters is None else dict(parameters))
+    if design.residual and n is not None:
+        raise ArgumentError(
+            "power: n= copies levels, which is not done for a model with residual=; simulate the larger data and fit them."
+        )
     t = term_of(design, along, "power") if (along is not None or n is not None) else None
     sizes = (
         [design.terms[t].J if t is not None else 0]
@@ -117,7 +121,7 @@ def power(
             )
             rejected = int(np.sum(p < alpha))
             low, high = rejections.clopper_pearson(rejected, nsim)
-            label = design.terms[0].J if t is None else size
+            label = design.units[0].J if t is None and design.units else size
             rows.append((label, own.n, rejected / nsim, low, high, rejected, nsim, failed))
     return pd.DataFrame(
         rows, columns=["n", "nobs", "power", "lower", "upper", "rejected", "nsim", "failures"]
