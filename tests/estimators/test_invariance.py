@@ -14,7 +14,8 @@ pytest.importorskip("optax")
 pytest.importorskip("blackjax")
 
 import lmm  # noqa: E402
-from lmm.estimators.from_posterior import likelihood_fit, prepare  # noqa: E402
+from lmm.estimators.from_posterior import prepare  # noqa: E402
+from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood  # noqa: E402
 from lmm.families import Binomial, Gamma, Gaussian, InverseGaussian, NegativeBinomial, Poisson  # noqa: E402
 from lmm.model.posterior import posterior_density as density  # noqa: E402
 from lmm.model.posterior.joint import make_model  # noqa: E402
@@ -210,7 +211,7 @@ def test_the_sampled_density_is_the_same_wherever_a_covariate_has_its_zero(respo
             fit = fitted(f"{response} ~ {covariate} + ({covariate}|g)", table(), family, None)
         model = make_model(fit.problem, "log")
         problem, priors = prepare(fit.problem, model, None, {})
-        near = likelihood_fit(problem, None)
+        near = maximum_likelihood(problem).fit(problem)
         make = density.sum_data if family is None else density.generalized_data
         data, plan = (
             make(problem, near, near.sigma, priors)
