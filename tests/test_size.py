@@ -12,11 +12,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 #: most of each, for the whole package
 BOUNDS = {
-    "characters": 1_670_000,
-    "Any": 460,
-    "branches": 74,
-    "parameters": 36,
-    "long functions": 28,
+    "characters": 1_671_000,
+    "Any": 455,
+    "branches": 70,
+    "parameters": 34,
+    "long functions": 27,
 }
 
 

@@ -13,12 +13,11 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from scipy.linalg import block_diag
 
 from lmm.covariance.structure import LocalCovariance
 from lmm.estimators.control import Control
 from lmm.estimators.estimator import Callback
-from lmm.estimators.likelihood.profiled import nowhere
+from lmm.estimators.likelihood.profiled import block_diagonal, nowhere
 from lmm.model.gaussian.determined import UNDETERMINED
 from lmm.model.marginal.dense_deviance import MarginalDeviance
 from lmm.model.marginal.marginal_problem import MarginalProblem
@@ -74,7 +73,8 @@ class MarginalEvaluator:
             information = at.second([own.dG for own in local]).hessian
         except np.linalg.LinAlgError:
             return nowhere(theta)
-        hessian = information + block_diag(*(own.bend(d) for own, d in zip(local, D, strict=True)))
+        bends = [own.bend(d) for own, d in zip(local, D, strict=True)]
+        hessian = information + block_diagonal(bends)
         if not (np.isfinite(at.value) and np.isfinite(hessian).all()):
             return nowhere(theta)
         gradient = [np.tensordot(own.dG, d, 2) for own, d in zip(local, D, strict=True)]

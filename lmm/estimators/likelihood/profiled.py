@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import block_diag
 
 from lmm.covariance import Covariance
 from lmm.covariance.structure import bent, directions
@@ -270,10 +269,21 @@ def slope(D: list[np.ndarray], frame: Frame) -> np.ndarray:
 
 def curvature(D: list[np.ndarray], frame: Frame) -> np.ndarray:
     """<D, d2G / ds_i ds_j> over all terms, block-diagonal (m, m)."""
-    blocks = []
-    for d, t, j, second in zip(D, frame.T, frame.dT, frame.second, strict=True):
-        blocks.append(bent(d, t, j, second))
-    return np.asarray(block_diag(*blocks))
+    parts = zip(D, frame.T, frame.dT, frame.second, strict=True)
+    return block_diagonal([bent(d, t, j, second) for d, t, j, second in parts])
+
+
+def block_diagonal(blocks: list[np.ndarray]) -> np.ndarray:
+    """The blocks along the diagonal; SciPy's function costs as much as a small evaluation."""
+    if len(blocks) == 1:
+        return blocks[0]
+    m = sum(len(block) for block in blocks)
+    out, at = np.zeros((m, m)), 0
+    for block in blocks:
+        own = slice(at, at + len(block))
+        out[own, own] = block
+        at = own.stop
+    return out
 
 
 def nowhere(theta: np.ndarray) -> Point:
