@@ -16,7 +16,7 @@ BOUNDS = {
     "Any": 455,
     "branches": 70,
     "parameters": 34,
-    "long functions": 27,
+    "long functions": 28,
 }
 
 
