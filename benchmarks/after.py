@@ -8,21 +8,16 @@ least of ``--repeat``. R refits a hundredth to a fifth as often, multiplied up.
 from __future__ import annotations
 
 import json
-import resource
-import shutil
-import subprocess
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import lmm
-from benchmarks.beside_r import command_line
+from benchmarks.beside_r import command_line, r_seconds, seconds, timed
 from benchmarks.machine import sentence
 
 SLEEP = "Reaction ~ Days + (Days|Subject)"
@@ -127,38 +122,12 @@ def tasks() -> dict[str, Callable[[], Callable[[], Any]]]:
 
 def run_one(name: str, repeat: int) -> None:
     """Time one task in this process and print its answer."""
-    warnings.simplefilter("ignore")
-    call = tasks()[name]()
-    start = perf_counter()
-    call()
-    first = perf_counter() - start
-    times = []
-    while len(times) < repeat and sum(times) + first < 60.0:
-        start = perf_counter()
-        call()
-        times.append(perf_counter() - start)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"first": first, "warm": min(times, default=first), "memory": memory}))
+    timed(tasks()[name](), repeat)
 
 
 def run_r(script: Path, limit: float) -> dict[str, float]:
-    """R's seconds by task; empty where there is no R or no lme4."""
-    if shutil.which("Rscript") is None:
-        return {}
-    folder = script.parent / "results"
-    many_rows().to_csv(folder / "many_rows.csv", index=False)
-    ten_thousand().to_csv(folder / "ten_thousand.csv", index=False)
-    try:
-        out = subprocess.run(
-            ["Rscript", str(script), str(folder)], capture_output=True, text=True, timeout=limit
-        )
-    except subprocess.TimeoutExpired:
-        return {}
-    finally:
-        for name in ("many_rows.csv", "ten_thousand.csv"):
-            (folder / name).unlink(missing_ok=True)
-    lines = [line for line in out.stdout.splitlines() if line.startswith("TASK\t")]
-    return {name: float(seconds) for _, name, seconds in (line.split("\t") for line in lines)}
+    """R's seconds by task; empty where there is no R."""
+    return r_seconds(script, {"many_rows": many_rows(), "ten_thousand": ten_thousand()}, limit)
 
 
 def write(
@@ -168,9 +137,6 @@ def write(
     theirs: dict[str, float],
 ) -> None:
     """The table and what it was made of."""
-
-    def seconds(value: float | None) -> str:
-        return "" if value is None else f"{value:.3g}"
 
     rows = [
         "# After a fit",

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 import lmm
-from benchmarks.beside_r import command_line
+from benchmarks.beside_r import command_line, seconds
 from benchmarks.machine import sentence
 
 ROWS, GROUPS = 1_000, 50
@@ -212,9 +212,6 @@ def write(
     theirs: dict[str, float],
 ) -> None:
     """The table and what it was made of."""
-
-    def seconds(value: float | None) -> str:
-        return "" if value is None else f"{value:.3g}"
 
     rows = [
         "# Many responses at once",

@@ -4,15 +4,61 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
+import shutil
 import subprocess
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from time import perf_counter
 from typing import Any
+
+import pandas as pd
 
 from benchmarks.machine import describe
 
 HERE = Path(__file__).parent
+
+
+def timed(call: Callable[[], Any], repeat: int) -> None:
+    """Time a call in this process, the first one apart, for a minute at most, and print the seconds and the peak memory in GB."""
+    warnings.simplefilter("ignore")
+    start = perf_counter()
+    call()
+    first, times = perf_counter() - start, []
+    while len(times) < repeat and sum(times) + first < 60.0:
+        start = perf_counter()
+        call()
+        times.append(perf_counter() - start)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({"first": first, "warm": min(times, default=first), "memory": memory}))
+
+
+def seconds(value: float | None) -> str:
+    """Three digits, nothing for None."""
+    return "" if value is None else f"{value:.3g}"
+
+
+def r_seconds(script: Path, data: dict[str, pd.DataFrame], limit: float) -> dict[str, float]:
+    """The seconds that an R script prints as "TASK <tab> name <tab> seconds", those before ``limit``; empty where there is no R.
+
+    ``data`` are written as ``name.csv`` into the folder that the script is told.
+    """
+    if shutil.which("Rscript") is None:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, frame in data.items():
+            frame.to_csv(Path(folder) / f"{name}.csv", index=False)
+        try:
+            out = subprocess.run(
+                ["Rscript", str(script), folder], capture_output=True, timeout=limit
+            ).stdout
+        except subprocess.TimeoutExpired as late:
+            out = late.stdout or b""
+    lines = [line for line in out.decode().splitlines() if line.startswith("TASK\t")]
+    return {name: float(took) for _, name, took in (line.split("\t") for line in lines)}
 
 
 def command_line(

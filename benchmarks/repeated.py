@@ -8,25 +8,19 @@ and are timed without.
 from __future__ import annotations
 
 import json
-import resource
-import shutil
-import subprocess
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 import lmm
-from benchmarks.beside_r import command_line
+from benchmarks.beside_r import command_line, r_seconds, seconds, timed
 from benchmarks.machine import sentence
 
 FEV = "FEV1 ~ RACE + SEX + ARMCD * AVISIT"
 TRIAL = "y ~ base + arm * visit"
-DATA = ("fev", "trial")
 
 
 def fev() -> pd.DataFrame:
@@ -80,38 +74,12 @@ def tasks() -> dict[str, Callable[[], Callable[[], Any]]]:
 
 def run_one(name: str, repeat: int) -> None:
     """Time one task in this process and print its answer."""
-    warnings.simplefilter("ignore")
-    call = tasks()[name]()
-    start = perf_counter()
-    call()
-    first, times = perf_counter() - start, []
-    while len(times) < repeat and sum(times) + first < 60.0:
-        start = perf_counter()
-        call()
-        times.append(perf_counter() - start)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(json.dumps({"first": first, "warm": min(times, default=first), "memory": memory}))
+    timed(tasks()[name](), repeat)
 
 
 def run_r(script: Path, limit: float) -> dict[str, float]:
-    """R's seconds by task and function; empty where there is no R."""
-    if shutil.which("Rscript") is None:
-        return {}
-    folder = script.parent / "results"
-    paths = [folder / f"{name}.csv" for name in DATA]
-    for path, frame in zip(paths, (fev().dropna(), trial()), strict=True):
-        frame.to_csv(path, index=False)
-    out = b""
-    try:
-        command = ["Rscript", str(script), str(folder)]
-        out = subprocess.run(command, capture_output=True, timeout=limit).stdout
-    except subprocess.TimeoutExpired as late:
-        out = late.stdout or b""
-    finally:
-        for path in paths:
-            path.unlink(missing_ok=True)
-    lines = [line for line in out.decode().splitlines() if line.startswith("TASK\t")]
-    return {name: float(seconds) for _, name, seconds in (line.split("\t") for line in lines)}
+    """R's seconds by task; empty where there is no R."""
+    return r_seconds(script, {"fev": fev().dropna(), "trial": trial()}, limit)
 
 
 def write(
@@ -121,9 +89,6 @@ def write(
     theirs: dict[str, float],
 ) -> None:
     """The table and what it was made of."""
-
-    def seconds(value: float | None) -> str:
-        return "" if value is None else f"{value:.3g}"
 
     rows = [
         "# Repeated measures",

@@ -30,8 +30,6 @@ from lmm.errors import CapacityError
 LARGEST = 4000
 #: patterns stand in one stack as long as the lines of one are at most so many times those of another
 UNEVEN = 4
-#: numbers of a stack of patterns of one size that is not worth cutting
-SMALL = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,8 +253,6 @@ def _stacks(
     lines = [_root(w[rows[own]]) for own in members]
     length = np.array([len(own) for own in lines])
     bucket = np.ceil(np.log(length) / np.log(UNEVEN) - 1e-9).astype(int)
-    if len(length) * length.max() * lines[0][0].size < SMALL:
-        bucket[:] = 0
     out = []
     for one in np.unique(bucket):
         chosen = np.flatnonzero(bucket == one)
