@@ -23,16 +23,16 @@ from lmm.families.base import (
 from lmm.families.links import Link
 
 if TYPE_CHECKING:
-    from lmm.families.binomial import Binomial
+    from lmm.families.amounts.gamma import Gamma
+    from lmm.families.amounts.inverse_gaussian import InverseGaussian
     from lmm.families.by_name import ALIASES, FAMILIES, get
+    from lmm.families.counts.negative_binomial import NegativeBinomial
+    from lmm.families.counts.negative_binomial1 import NegativeBinomial1
+    from lmm.families.counts.poisson import Poisson
     from lmm.families.custom import CustomFamily
-    from lmm.families.gamma import Gamma
-    from lmm.families.gaussian import Gaussian
-    from lmm.families.inverse_gaussian import InverseGaussian
-    from lmm.families.negative_binomial import NegativeBinomial
-    from lmm.families.negative_binomial1 import NegativeBinomial1
     from lmm.families.ordered.ordinal import Ordinal
-    from lmm.families.poisson import Poisson
+    from lmm.families.proportions.binomial import Binomial
+    from lmm.families.reals.gaussian import Gaussian
 
 __all__ = [
     "ALIASES",

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from lmm.errors import ArgumentError, nearest
+from lmm.families.amounts.gamma import Gamma
+from lmm.families.amounts.inverse_gaussian import InverseGaussian
 from lmm.families.base import Family
-from lmm.families.binomial import Binomial
+from lmm.families.counts.negative_binomial import NegativeBinomial
+from lmm.families.counts.negative_binomial1 import NegativeBinomial1
+from lmm.families.counts.poisson import Poisson
 from lmm.families.custom import CustomFamily as CustomFamily
-from lmm.families.gamma import Gamma
-from lmm.families.gaussian import Gaussian
-from lmm.families.inverse_gaussian import InverseGaussian
-from lmm.families.negative_binomial import NegativeBinomial
-from lmm.families.negative_binomial1 import NegativeBinomial1
 from lmm.families.ordered.ordinal import Ordinal
-from lmm.families.poisson import Poisson
+from lmm.families.proportions.binomial import Binomial
+from lmm.families.reals.gaussian import Gaussian
 
 #: families by name
 FAMILIES: dict[str, type[Family]] = {

@@ -8,7 +8,7 @@ import numpy as np
 
 from lmm.errors import ArgumentError
 from lmm.families.base import Array, Family, Phi, Weights
-from lmm.families.gaussian import Gaussian
+from lmm.families.reals.gaussian import Gaussian
 
 
 class LinearGaussian(Gaussian):

@@ -1,0 +1,1 @@
+"""Amounts: responses that are positive, or zero."""

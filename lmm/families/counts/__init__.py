@@ -1,0 +1,1 @@
+"""Counts 0, 1, 2, ... with a mean."""

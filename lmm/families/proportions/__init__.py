@@ -1,0 +1,1 @@
+"""Shares of one: successes among trials, and proportions without any."""

@@ -1,0 +1,1 @@
+"""Responses anywhere on the real line."""
