@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from lmm.design.linear_response import check_response, linear_response
 from lmm.design.random_parts import random_terms
 from lmm.design.rank import independent_columns
 from lmm.design.residual_part import residual_parts
-from lmm.design.terms import RandomTerm
 from lmm.errors import FormulaError, LmmWarning, RankWarning, warn
 from lmm.families import Family
 from lmm.formula import Evaluated, Formula, Given, ModelFrame, Table, TermRecipe, evaluate, parse
+from lmm.formula.columns.engine import ModelMatrix
 from lmm.formula.columns.given import NOTHING
 from lmm.formula.evaluate import check_categories
 from lmm.formula.text.names import names_in, readable
@@ -81,14 +82,19 @@ def build_design(
         if family is None:
             check_effects(term, parsed.bars_of(recipe.factors), found.n)
     intercept = getattr(family, "has_intercept", True)
-    mean, messages = _mean(found, prior, intercept, tuple(term for term, _ in made))
+    terms = tuple(term for term, _ in made)
+    mean = fixed_columns("mean", found.fixed, found, prior, intercept)
+    mean, messages = replace(mean, terms=terms, offset=found.offset), list(told(mean))
+    others = further_predictors(found, prior)
+    for predictor in others:
+        messages += told(predictor)
     index = table.index
     full_index = index if found.subset is None else index[found.subset]
     return Design(
         formula=parsed,
         frame=model_frame(found, mean.all_names, [recipe for _, recipe in made], intercept),
         y=y,
-        predictors=(mean,),
+        predictors=(mean, *others),
         weights=prior,
         index=index if found.n == table.n else index[found.kept],
         kept=found.kept if found.subset is None else found.kept[found.subset],
@@ -141,41 +147,64 @@ def _response(found: Evaluated, family: Family | None) -> tuple[np.ndarray, np.n
     return y, trials if found.weights is None else trials * found.weights
 
 
-def _mean(
-    found: Evaluated, weights: np.ndarray | None, intercept: bool, terms: tuple[RandomTerm, ...]
-) -> tuple[Predictor, tuple[str, ...]]:
-    """The predictor of the mean, and messages.
+def further_predictors(found: Evaluated, weights: np.ndarray | None) -> tuple[Predictor, ...]:
+    """The fixed columns and offsets of the predictors beside that of the mean."""
+    out = []
+    for name, component in found.formula.components:
+        own = fixed_columns(name, found.random[component.fixed], found, weights, True)
+        out.append(replace(own, offset=found.offsets[name]))
+    return tuple(out)
+
+
+def fixed_columns(
+    predictor: str,
+    matrix: ModelMatrix,
+    found: Evaluated,
+    weights: np.ndarray | None,
+    intercept: bool,
+) -> Predictor:
+    """A predictor's independent fixed columns, as yet without offset and random terms.
 
     Without ``intercept`` a column of ones is left out, and columns count as dependent that depend on it.
     """
-    X = found.fixed.values
-    all_names = tuple(readable(name, found.awkward) for name in found.fixed.names)
+    X = matrix.values
+    all_names = tuple(readable(name, found.awkward) for name in matrix.names)
     if intercept:
         kept, triangle = independent_columns(X, weights)
     else:
-        others = [j for j, name in enumerate(found.fixed.names) if name != INTERCEPT]
+        others = [j for j, name in enumerate(matrix.names) if name != INTERCEPT]
         X, all_names = np.asfortranarray(X[:, others]), tuple(all_names[j] for j in others)
         kept = independent_columns(np.column_stack([np.ones(found.n), X]), weights)[0][1:] - 1
         triangle = independent_columns(X[:, kept], weights)[1]
-    names, dropped, messages = names_kept(all_names, kept)
+    names, dropped = names_kept(all_names, kept)
     if dropped:
         X = np.asfortranarray(X[:, kept])
-    return Predictor("mean", X, names, dropped, all_names, terms, found.offset, triangle), messages
+    return Predictor(predictor, X, names, dropped, all_names, (), None, triangle)
 
 
 def names_kept(
     all_names: tuple[str, ...], kept: np.ndarray
-) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Names of the columns kept and of the dependent ones, and a message where there are such."""
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the columns kept and of the dependent ones."""
     chosen = {int(j) for j in kept}
     dropped = tuple(name for j, name in enumerate(all_names) if j not in chosen)
-    names = tuple(all_names[j] for j in kept)
+    return tuple(all_names[j] for j in kept), dropped
+
+
+def told(predictor: Predictor) -> tuple[str, ...]:
+    """What is warned of: columns that were dropped."""
+    return dependent_columns(predictor.dropped, predictor.name)
+
+
+def dependent_columns(dropped: tuple[str, ...], predictor: str = "mean") -> tuple[str, ...]:
+    """A warning, and its text, where columns of a predictor were dropped."""
     if not dropped:
-        return names, (), ()
+        return ()
+    whose = "" if predictor == "mean" else f" of {predictor}"
     what = "1 column that depends" if len(dropped) == 1 else f"{len(dropped)} columns that depend"
-    message = f"the fixed-effects matrix is rank deficient; dropped {what} on others: {', '.join(dropped)}."
+    message = f"the fixed-effects matrix{whose} is rank deficient; dropped {what} on others: {', '.join(dropped)}."
     warn(message, RankWarning)
-    return names, dropped, (message,)
+    return (message,)
 
 
 def model_frame(

@@ -7,7 +7,7 @@ that a missing value is an error that names its term, never a lost row.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -65,7 +65,7 @@ class Evaluated:
     kept : (N,) bool, rows used; ``subset`` (N,) bool or None, rows asked for.
     response : value of the left-hand side, n rows, any type.
     fixed : the fixed model matrix.
-    random : model matrix of each bar's columns, by the bar's text.
+    random : model matrix by its text: of each bar's columns, and of the fixed parts of all predictors.
     groups : codes and levels by grouping factor.
     offset, weights : (n,) float64 or None; ``offset_given`` the text of ``offset=``, True for an array.
     awkward : columns evaluated under an alias; ``arrays`` names of the caller's arrays used as columns.
@@ -73,6 +73,7 @@ class Evaluated:
     across : expressions, as they are evaluated, whose value in a row depends on other rows.
     said : what the user should know of the columns.
     residual : subjects and places of the rows of a residual structure.
+    offsets : (n,) offset of each further linear predictor or None, by the predictor's name.
     """
 
     formula: Formula
@@ -96,6 +97,7 @@ class Evaluated:
     across: frozenset[str]
     said: tuple[str, ...] = ()
     residual: ResidualRows | None = None
+    offsets: dict[str, np.ndarray | None] = field(default_factory=dict)
 
 
 def evaluate(
@@ -185,6 +187,10 @@ def evaluate(
         across=across(_texts(formula, plans, arguments, awkward), evaluator),
         said=said,
         residual=rows_of_residual,
+        offsets={
+            name: offsets(component, evaluator, awkward, n, None)
+            for name, component in formula.components
+        },
     )
 
 
@@ -196,8 +202,9 @@ def _texts(
 ) -> set[str]:
     """All expressions, as they are evaluated: factors of terms, and those that stand alone."""
     factors = {str(factor) for plan in plans.values() for term in plan for factor in term.factors}
-    alone = {formula.response, *arguments, *formula.offsets}
-    alone |= {factor for bar in formula.bars for factor in bar.factors}
+    alone = {formula.response, *arguments}
+    for side in formula.sides:
+        alone |= {*side.offsets, *(factor for bar in side.bars for factor in bar.factors)}
     if formula.residual is not None:
         alone |= set(formula.residual.expressions)
     return factors | {as_evaluated(text, awkward) for text in alone - {"", "1"}}
@@ -344,12 +351,9 @@ def _take(columns: Mapping[str, pd.Series], kept: np.ndarray, n: int) -> dict[st
 
 def _prepare(rows: Columns, formula: Formula) -> None:
     """Columns that are computed with, groups left alone."""
-    texts = (
-        formula.response,
-        formula.fixed,
-        *formula.offsets,
-        *(bar.columns for bar in formula.bars),
-    )
+    texts = [formula.response, *formula.predictors]
+    for side in formula.sides:
+        texts += side.offsets
     used = {name for text in texts for name, _, _ in names_in(text)}
     for name in rows:
         if name in used or name.split(".")[0] in used:
@@ -449,9 +453,13 @@ def _check_levels(
 
 
 def _plans(formula: Formula, awkward: frozenset[str]) -> dict[str, Wilkinson]:
-    """What formulaic makes of the fixed part and of each text left of a bar; an intercept alone needs nothing."""
-    texts = [formula.fixed, *(bar.columns for bar in formula.bars if bar.columns != INTERCEPT)]
-    return {text: wilkinson(text, formula.text, awkward) for text in dict.fromkeys(texts)}
+    """What formulaic makes of the fixed parts and of each text left of a bar; an intercept alone needs nothing."""
+    out: dict[str, Wilkinson] = {}
+    for side in formula.sides:
+        for text in [side.fixed, *(bar.columns for bar in side.bars if bar.columns != INTERCEPT)]:
+            if text not in out:
+                out[text] = wilkinson(text, side.text, awkward)
+    return out
 
 
 def _matrices(
@@ -464,7 +472,7 @@ def _matrices(
         check_finite(part, awkward)
     parts = {text: made[keys[text]] for text in plans}
     fixed = parts[formula.fixed]
-    if any(bar.columns == INTERCEPT for bar in formula.bars):
+    if any(bar.columns == INTERCEPT for side in formula.sides for bar in side.bars):
         parts[INTERCEPT] = intercept(evaluator.columns.n)
     _check_names(parts.values(), awkward)
     return fixed, parts

@@ -164,6 +164,19 @@ class ModelFrame:
             np.delete(columns, self.left_out, axis=1) if self.left_out else columns, complete
         )
 
+    def new_component(self, newdata: object, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Fixed columns (m, all of them) and offset (m,) of a further linear predictor on new data; NaN where a value is missing.
+
+        Raises
+        ------
+        PredictionError : missing columns, or a level of a categorical predictor that the fit never saw.
+        """
+        component = dict(self.formula.components)[name]
+        table = _as_table(newdata)
+        evaluator, complete = self.on(table, [component.fixed])
+        X = _scatter(self.columns(evaluator, component.fixed), complete)
+        return X, self._offset(table, component, None)
+
     def new_terms(
         self,
         newdata: object,
@@ -214,15 +227,17 @@ class ModelFrame:
             raise PredictionError(
                 "the offset was given as an array; write it as a column, offset(z), to predict from new data."
             )
-        given = self.offset_given or None
-        texts = [*self.formula.offsets, *([given] if given else [])]
+        return self._offset(_as_table(newdata), self.formula, self.offset_given or None)
+
+    def _offset(self, table: Table, formula: Formula, given: str | None) -> np.ndarray | None:
+        texts = [*formula.offsets, *([given] if given else [])]
         if not texts:
             return None
         for text in texts:
             self._check_alone(as_evaluated(text, self.awkward))
-        evaluator, complete = self.on(_as_table(newdata), texts)
+        evaluator, complete = self.on(table, texts)
         with self._told():
-            found = offsets(self.formula, evaluator, self.awkward, int(complete.sum()), given)
+            found = offsets(formula, evaluator, self.awkward, int(complete.sum()), given)
         out = np.full(len(complete), np.nan)
         out[complete] = found
         return out

@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from lmm.design.build_design import names_kept
+from lmm.design.build_design import dependent_columns, names_kept
 from lmm.design.design import Design, Predictor, RowSource
 from lmm.design.level_checks import check_effects, check_levels
 from lmm.design.rank import TOLERANCE
@@ -230,7 +230,8 @@ def streamed_design(
 ) -> Design:
     """The design of all rows, without the rows."""
     all_names = tuple(recipe.pool[c] for c in recipe.fixed)
-    names, dropped, messages = names_kept(all_names, kept)
+    names, dropped = names_kept(all_names, kept)
+    messages = dependent_columns(dropped)
     frame = replace(
         recipe.frame,
         table=Witnesses(recipe.frame.table.native),

@@ -91,6 +91,7 @@ class Formula:
     offsets : expressions inside ``offset(...)``.
     cbind : the arguments of ``cbind(...)`` on the left, or empty.
     residual : how residuals are correlated, read from ``residual=``; None for independent ones.
+    components : the one-sided formulas of further linear predictors by name, ``("disp", ~ x)``.
     """
 
     text: str
@@ -100,6 +101,7 @@ class Formula:
     offsets: tuple[str, ...] = ()
     cbind: tuple[str, ...] = ()
     residual: ResidualFormula | None = None
+    components: tuple[tuple[str, Formula], ...] = ()
 
     def __str__(self) -> str:
         parts = [
@@ -119,12 +121,22 @@ class Formula:
             out += [bar.columns, *bar.factors]
         if self.residual is not None:
             out += self.residual.expressions
+        for _, component in self.components:
+            out += component.expressions
         return tuple(dict.fromkeys(text for text in out if text))
 
     @cached_property
     def predictors(self) -> tuple[str, ...]:
-        """Every text of the formula whose columns are coded: the fixed part and the columns of random terms."""
-        return tuple(dict.fromkeys([self.fixed, *(bar.columns for bar in self.bars)]))
+        """Every text of the formula whose columns are coded: fixed parts and the columns of random terms, of all predictors."""
+        out = [self.fixed, *(bar.columns for bar in self.bars)]
+        for _, component in self.components:
+            out += component.predictors
+        return tuple(dict.fromkeys(out))
+
+    @property
+    def sides(self) -> tuple[Formula, ...]:
+        """The formula of each linear predictor, that of the mean first."""
+        return (self, *(component for _, component in self.components))
 
     def bars_of(self, factors: Interaction) -> tuple[Bar, ...]:
         """The random terms of one grouping factor."""
