@@ -11,7 +11,8 @@ With B_j (k, q) the rows of level j, every form answers the same questions:
 ``Dense`` is two matrix products and runs under NumPy and JAX. ``Products`` lists, for every two
 entries of a level, their product once: the first two questions are linear in X'X and in K, so each
 is one sparse matrix times a vector, sum_j c_j^2 / 2 multiplications for c_j entries in level j.
-``Split`` gives the crowded levels to the first and the others to the second.
+``Split`` gives the crowded levels to the first and the others to the second. ``Listed`` is the list for JAX on a CPU, where
+a sum into place is cheap; an accelerator multiplies densely.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ import scipy.sparse as sp
 
 from lmm.linalg import small, threads
 from lmm.linalg.devices import backend, sharded
+from lmm.linalg.sparse.segments import segment_sum
 from lmm.types import KernelArray as Array
 
 #: seconds per multiplication in a dense product (half of it used: symmetric), and in a list of products with its share of the listing
 DENSE_COST, LIST_COST = 1.0e-11, 6e-9
+#: seconds per listed multiplication in JAX's kernels on a CPU, summed into place once and fetched once
+JAX_LIST_COST = 2e-8
 #: multiplications up to which a list needs no dense part beside it
 SHORT_LIST = 10_000_000
 #: multiplications listed at the most: 12 bytes each
@@ -152,6 +156,95 @@ class Products:
         return self.B
 
 
+class Listed(NamedTuple):
+    """The same list as arrays of JAX: entries sorted by level, pairs of entries with where they lie in the tail's lower triangle.
+
+    Lengths are padded to buckets with entries of zero, so that another data set of about the same shape finds the kernel compiled.
+    """
+
+    level: Array  # (m,)
+    col: Array  # (m,)
+    val: Array  # (k, m)
+    key: Array  # (M,) row q + column of a pair
+    pair_level: Array  # (M,)
+    products: (
+        Array  # (k (k + 1) / 2, M) of values a and b <= a of a pair, both ways where they differ
+    )
+    shape: Array  # (0, J, q), which says J and q
+
+    @property
+    def full(self) -> bool:
+        """Whether ``quadratic`` reads both triangles of K."""
+        return False
+
+    def schur(self, xp: ModuleType, X: Array) -> Array:
+        """sum_j B_j' X_j'X_j B_j; the lower triangle, zeros above."""
+        _, _, q = self.shape.shape
+        W = small.transpose_multiply(X, X)
+        each = [self.products[i] * W[a, b][self.pair_level] for i, (a, b) in self._pairs()]
+        return segment_sum(xp, sum(each), self.key, q * q).reshape(q, q)
+
+    def quadratic(self, xp: ModuleType, K: Array) -> Array:
+        """B_j K B_j'; reads the lower triangle of K."""
+        k, J = len(self.val), self.shape.shape[1]
+        flat, diagonal = K.reshape(-1)[self.key], xp.diagonal(K)[self.col]
+        rows = [[xp.zeros(J)] * k for _ in range(k)]
+        for i, (a, b) in self._pairs():
+            twice = segment_sum(xp, self.products[i] * flat, self.pair_level, J)
+            once = segment_sum(xp, self.val[a] * self.val[b] * diagonal, self.level, J)
+            rows[a][b] = rows[b][a] = (2.0 if a == b else 1.0) * twice - once
+        return xp.stack([xp.stack(row) for row in rows])
+
+    def into_tail(self, xp: ModuleType, v: Array) -> Array:
+        """sum_j B_j' v_j, (r, q)."""
+        each = sum(own * v[:, a, self.level] for a, own in enumerate(self.val))
+        return segment_sum(xp, each, self.col, self.shape.shape[2])
+
+    def from_tail(self, xp: ModuleType, b: Array) -> Array:
+        """B_j b, (r, k, J)."""
+        J = self.shape.shape[1]
+        each = [segment_sum(xp, own * b[:, self.col], self.level, J) for own in self.val]
+        return xp.stack(each, axis=1)
+
+    def rows(self, level: np.ndarray, M: np.ndarray) -> np.ndarray:
+        """B_j(i) M_i, (k, m)."""
+        entries = Entries(np.asarray(self.level), np.asarray(self.col), np.asarray(self.val))
+        return dense(entries, *self.shape.shape[1:]).rows(level, M)
+
+    def _pairs(self) -> list[tuple[int, tuple[int, int]]]:
+        return list(enumerate((a, b) for a in range(len(self.val)) for b in range(a + 1)))
+
+
+def listed(entries: Entries, J: int, q: int) -> Listed:
+    """The list of products for JAX."""
+    k, m = entries.val.shape
+    first, second, _ = _pairs_within(entries.level, J)
+    products = [
+        entries.val[a][first] * entries.val[b][second]
+        + (entries.val[b][first] * entries.val[a][second] if a != b else 0.0)
+        for a in range(k)
+        for b in range(a + 1)
+    ]
+    key = entries.col[first].astype(np.int32 if q * q < 2**31 else np.int64) * q
+    key += entries.col[second].astype(key.dtype)
+
+    def longer(array: np.ndarray, fill: float = 0) -> np.ndarray:
+        n = array.shape[-1]
+        more = [(0, 0)] * (array.ndim - 1) + [(0, backend.bucket(n) - n)]
+        return np.pad(array, more, constant_values=fill)
+
+    level = entries.level.astype(np.int32)
+    return Listed(
+        longer(level, J - 1),
+        longer(entries.col.astype(np.int32)),
+        longer(entries.val),
+        longer(key),
+        longer(level[first], J - 1),
+        longer(np.stack(products)),
+        np.zeros((0, J, q)),
+    )
+
+
 class Split:
     """Levels with many entries as a dense matrix, the others as listed products; NumPy only."""
 
@@ -223,7 +316,7 @@ class Split:
         return both[np.concatenate(place)]
 
 
-Coupling = Dense | Products | Split
+Coupling = Dense | Products | Listed | Split
 
 
 def dense(entries: Entries, J: int, q: int) -> Dense:
@@ -253,6 +346,16 @@ def choose(entries: Entries, J: int, q: int) -> Coupling:
         crowded |= count > 0.8 * count[~crowded].max()
         listed = np.where(crowded, 0.0, listed)
     return Split(entries, J, q, crowded) if crowded.any() else Products(entries, J, q)
+
+
+def choose_for_jax(entries: Entries, J: int, q: int) -> Coupling:
+    """The cheaper of an array and a list in JAX's kernels: a list on a CPU where it is short, an array on accelerators and meshes."""
+    count, k = np.bincount(entries.level, minlength=J).astype(float), len(entries.val)
+    pairs = np.sum(count * (count + 1) / 2) * k * (k + 1) / 2
+    long = pairs * JAX_LIST_COST > 4 * J * k**2 * float(q) ** 2 * DENSE_COST
+    if long or pairs > LIST_LIMIT or backend.has_accelerator() or backend.mesh() is not None:
+        return dense(entries, J, q)
+    return listed(entries, J, q)
 
 
 def _pairs_within(level: np.ndarray, J: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

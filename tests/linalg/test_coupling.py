@@ -1,4 +1,4 @@
-"""The three forms of a coupling against the dense matrix, and which form is chosen when."""
+"""The forms of a coupling against the dense matrix, and which form is chosen when."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 
 from lmm.linalg import coupling
 from lmm.linalg.coupling import Dense, Entries, Products, Split
+from lmm.linalg.devices import backend
 
 K_SIZES = pytest.mark.parametrize("k", [1, 2, 3])
 
@@ -35,7 +36,7 @@ def lower(M: np.ndarray) -> np.ndarray:
 
 
 @K_SIZES
-@pytest.mark.parametrize("form", ["dense", "products", "split"])
+@pytest.mark.parametrize("form", ["dense", "products", "listed", "split"])
 def test_every_form_answers_the_four_questions(k: int, form: str) -> None:
     J, q = 17, 9
     e = entries(k, J, q, 0.3, crowded=3)
@@ -43,7 +44,7 @@ def test_every_form_answers_the_four_questions(k: int, form: str) -> None:
     crowded = np.bincount(e.level, minlength=J) > 5
     assert 3 <= crowded.sum() < J
     c = (
-        {"dense": coupling.dense, "products": Products}[form](e, J, q)
+        {"dense": coupling.dense, "products": Products, "listed": coupling.listed}[form](e, J, q)
         if form != "split"
         else Split(e, J, q, crowded)
     )
@@ -52,6 +53,8 @@ def test_every_form_answers_the_four_questions(k: int, form: str) -> None:
     K = rng.normal(size=(q, q))
     K = K + K.T
     schur = np.einsum("ajq,caj,cbj,bjr->qr", B, X, X, B)
+    if form == "listed":
+        with_jax(c, X, K, v, b, B)
     assert lower(c.schur(np, X)) == pytest.approx(lower(schur), abs=1e-11)
     assert c.quadratic(np, K if c.full else np.tril(K)) == pytest.approx(
         np.einsum("ajq,qr,bjr->abj", B, K, B), abs=1e-11
@@ -60,6 +63,32 @@ def test_every_form_answers_the_four_questions(k: int, form: str) -> None:
     assert c.from_tail(np, b) == pytest.approx(np.einsum("ajq,rq->raj", B, b), abs=1e-12)
     codes = rng.integers(0, J, len(b))
     assert c.rows(codes, b) == pytest.approx(np.einsum("amq,mq->am", B[:, codes], b), abs=1e-12)
+
+
+def with_jax(c, X, K, v, b, B) -> None:  # type: ignore[no-untyped-def]
+    """Compiled, the list says the same as eagerly."""
+    schur = backend.call(lambda xp, c, X: c.schur(xp, X), c, X)
+    assert lower(schur) == pytest.approx(lower(c.schur(np, X)), abs=1e-11)
+    quadratic = backend.call(lambda xp, c, K: c.quadratic(xp, K), c, np.tril(K))
+    assert quadratic == pytest.approx(np.einsum("ajq,qr,bjr->abj", B, K, B), abs=1e-11)
+    into = backend.call(lambda xp, c, v: c.into_tail(xp, v), c, v)
+    assert into == pytest.approx(c.into_tail(np, v), abs=1e-12)
+    back = backend.call(lambda xp, c, b: c.from_tail(xp, b), c, b)
+    assert back == pytest.approx(c.from_tail(np, b), abs=1e-12)
+
+
+def test_jax_takes_the_list_on_a_processor_and_the_array_on_an_accelerator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A list where it is the cheaper of the two; its length is a bucket's, whatever the data's."""
+    J, q = 3000, 400
+    thin = entries(1, J, q, 3 / q)
+    found = coupling.choose_for_jax(thin, J, q)
+    assert isinstance(found, coupling.Listed)
+    assert len(found.key) == backend.bucket(len(found.key)) and len(found.val[0]) > len(thin.level)
+    assert isinstance(coupling.choose_for_jax(entries(1, 200, 120, 0.99), 200, 120), Dense)
+    monkeypatch.setattr(backend, "has_accelerator", lambda: True)
+    assert isinstance(coupling.choose_for_jax(thin, J, q), Dense)
 
 
 @K_SIZES

@@ -44,11 +44,7 @@ def make_system(cross: CrossProducts, plan: Plan, dense: bool = False) -> System
     for i, t in enumerate(plan.chain):
         parents = tuple(_parent(cross, t, s) for s in plan.chain[i + 1 :])
         coupling = (
-            _coupling(
-                cross, plan, t, force_dense=dense or len(plan.chain) > 1 or plan.backend == "jax"
-            )
-            if q
-            else None
+            _coupling(cross, plan, t, force_dense=dense or len(plan.chain) > 1) if q else None
         )
         members.append(Member(cross.diag[t], parents, coupling))
     C = np.zeros((q, q))
@@ -164,4 +160,7 @@ def _coupling(cross: CrossProducts, plan: Plan, t: int, force_dense: bool) -> Co
         np.concatenate(val, axis=1)[:, order],
     )
     J, q = cross.diag[t].shape[-1], size(plan.layout)
-    return couplings.dense(entries, J, q) if force_dense else couplings.choose(entries, J, q)
+    if force_dense:
+        return couplings.dense(entries, J, q)
+    choose = couplings.choose_for_jax if plan.backend == "jax" else couplings.choose
+    return choose(entries, J, q)
