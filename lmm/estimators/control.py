@@ -25,7 +25,8 @@ class Control:
     max_evaluations : evaluations of the objective after which a fit stops unconverged.
     radius : first trust-region radius, in units of theta.
     evaluate_only : compute everything at ``start`` without optimising.
-    backend : "auto" takes NumPy for small fits and JAX for large ones; "numpy" and "jax" insist.
+    backend : "auto" takes NumPy on a CPU, where it is the faster one on every model measured, and JAX for large problems where
+        there is an accelerator; "numpy" and "jax" insist.
     curvature : information in the determinant of a generalized model's Laplace approximation: "observed", nearer to the integral and
         what glmmTMB takes, or "expected", lme4's. They differ where the link is not canonical.
     information : information from which Kenward-Roger's method takes the covariance of the variance parameters of a model with

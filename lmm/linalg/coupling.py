@@ -208,8 +208,16 @@ class Listed(NamedTuple):
 
     def rows(self, level: np.ndarray, M: np.ndarray) -> np.ndarray:
         """B_j(i) M_i, (k, m)."""
+        each = [
+            self.matrix()[a * self.shape.shape[1] + level].multiply(M).sum(axis=1)
+            for a in range(len(self.val))
+        ]
+        return np.stack([np.asarray(own).ravel() for own in each])
+
+    def matrix(self) -> sp.csr_matrix:
+        """B, (k J, q)."""
         entries = Entries(np.asarray(self.level), np.asarray(self.col), np.asarray(self.val))
-        return dense(entries, *self.shape.shape[1:]).rows(level, M)
+        return _sparse(entries, *self.shape.shape[1:])
 
     def _pairs(self) -> list[tuple[int, tuple[int, int]]]:
         return list(enumerate((a, b) for a in range(len(self.val)) for b in range(a + 1)))
