@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import lmm
+from lmm.inference.criticism import extremes
 from lmm.inference.criticism import quantile_residuals as quantiles
 from lmm.inference.criticism.normality import quantile_correlation
 
@@ -244,6 +245,86 @@ def test_bad_numbers_of_simulations_are_refused():
 
 
 # ---- check ----
+
+
+def test_the_t_value_of_a_row_is_that_of_a_mean_of_its_own():
+    """Given theta, by dense generalized least squares with the row's indicator, of REML and ML."""
+    rng = np.random.default_rng(14)
+    g, x, w = np.repeat(np.arange(5), 4), rng.standard_normal(20), rng.uniform(0.5, 2.0, 20)
+    frame = pd.DataFrame({"y": x + rng.standard_normal(5)[g] + rng.standard_normal(20), "x": x})
+    frame["g"] = g
+    for reml in (True, False):
+        fit = lmm.lmer("y ~ x + (1 | g)", frame, weights=w, REML=reml)
+        V = np.diag(1.0 / w) + float(fit.theta.iloc[0]) ** 2 * (g[:, None] == g)
+        X = np.column_stack([np.ones(20), x])
+        expected = []
+        for row in np.eye(20):
+            root = np.linalg.cholesky(V)
+            wide = np.linalg.solve(root, np.column_stack([X, row]))
+            beta, rss = np.linalg.lstsq(wide, np.linalg.solve(root, frame["y"]))[:2]
+            expected.append(beta[2] / np.sqrt(np.linalg.inv(wide.T @ wide)[2, 2] * rss[0] / 17))
+        share = fit.rstudent().to_numpy() * (1.0 if reml else np.sqrt(18 / 20))
+        np.testing.assert_allclose(extremes.t_values(share, 18.0), expected, rtol=1e-9)
+
+
+def test_kurtosis_is_scipys_and_tails_are_of_both_sides():
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(15)
+    for values in (rng.standard_normal(25), rng.standard_t(4, 800), rng.random(60)):
+        found, p = extremes.kurtosis(values)
+        assert found == pytest.approx(stats.kurtosis(values, fisher=False), rel=1e-12)
+        assert p == pytest.approx(stats.kurtosistest(values, alternative="greater")[1], rel=1e-9)
+    y = np.array([0.0, 2.0, 9.0])
+    tails = extremes.family_tails(lmm.families.Poisson(), y, np.full(3, 2.0), None, 1.0)
+    poisson = stats.poisson(2.0)
+    expected = [2 * poisson.cdf(0), 1.0, 2 * poisson.sf(8)]
+    np.testing.assert_allclose(tails, expected, rtol=1e-12)
+    share = np.array([0.0, 0.8])
+    tails = extremes.family_tails(
+        lmm.families.Binomial(), share, np.array([0.5, 0.1]), np.array([4.0, 10.0]), 1.0
+    )
+    expected = [2 * 0.5**4, 2 * stats.binom(10, 0.1).sf(7)]
+    np.testing.assert_allclose(tails, expected, rtol=1e-9)
+    far = extremes.extreme(np.array([0.5, 1e-6, 1e-4, 0.01]), 0.01)
+    assert far.row == 1 and far.p_value == 4e-6 and list(far.beyond) == [1, 2]
+
+
+def test_check_finds_rows_far_out_and_heavy_tails_by_label_and_the_same_at_every_call():
+    rng = np.random.default_rng(16)
+    n = 3000
+    g, x = np.repeat(np.arange(30), 100), rng.standard_normal(n)
+    clean = x + 3.0 * rng.standard_normal(30)[g] + rng.standard_normal(n)
+    frame = pd.DataFrame({"y": clean, "x": x, "g": g}, index=[f"row {i}" for i in range(n)])
+    right = lmm.lmer("y ~ x + (1 | g)", frame).check(20)
+    assert (right.table.loc[["largest residual", "residual tails"], "status"] == "ok").all()
+    frame.iloc[:10, 0] += np.linspace(6.0, 9.0, 10)
+    frame.iloc[9, 0] += 3.0
+    fit = lmm.lmer("y ~ x + (1 | g)", frame)
+    wrong = fit.check(20)
+    pd.testing.assert_frame_equal(wrong.table, fit.check(20).table)
+    assert (wrong.table.loc[["largest residual", "residual tails"], "status"] == "warning").all()
+    assert "'row 9'" in wrong.table.loc["largest residual", "what"]
+    assert "Rows 'row 9', " in wrong.table.loc["largest residual", "advice"]
+    y = rng.poisson(np.exp(1.0 + 0.3 * rng.standard_normal(30))[g[::10] % 30]).astype(float)
+    y[4] = 40.0
+    poisson = pd.DataFrame({"y": y, "g": g[::10]})
+    table = lmm.glmer("y ~ 1 + (1 | g)", poisson, family="poisson").check(20).table
+    assert table.loc["largest residual", "status"] == "warning"
+    assert "4 is the most extreme" in table.loc["largest residual", "what"]
+    assert "Row 4 lies" in table.loc["largest residual", "advice"]
+
+
+def test_check_simulates_some_of_many_rows_and_says_how_many(monkeypatch):
+    from lmm.results.rows import findings
+
+    monkeypatch.setattr(findings, "SIMULATED", 20 * 60)
+    monkeypatch.setattr(findings, "ROWS", 10)
+    for fit in (fitted("right"), lmm.lmer("y ~ x + (1 | g)", fitted("right").design.frame.data)):
+        found = fit.check(20)
+        assert "60 rows, drawn at random from the 240" in str(found)
+        assert "60 rows" in found._repr_html_() and found.table.loc["distribution", "p_value"] > 0
+    monkeypatch.undo()
+    assert "drawn at random" not in str(fitted("right").check(20))
 
 
 def test_check_says_what_is_wrong_and_what_to_do():

@@ -423,20 +423,25 @@ def design_of_rows(design: Design, which: np.ndarray, codes: dict[int, np.ndarra
     ------
     DataError : where the rows leave the fixed columns dependent.
     """
-    terms = []
-    for t, term in enumerate(design.terms):
-        terms.append(term.of_rows(which, codes.get(t)))
-    X, weights = design.X[which], None if design.weights is None else design.weights[which]
-    kept, R = independent_columns(X, weights)
+    own = some_rows(design, which, codes)
+    kept, R = independent_columns(own.X, own.weights)
     if len(kept) < design.p:
         lost = [name for i, name in enumerate(design.names) if i not in kept]
         raise DataError(f"these rows say nothing of {', '.join(lost)}")
+    return own.with_mean(R=R)
+
+
+def some_rows(design: Design, which: np.ndarray, codes: dict[int, np.ndarray]) -> Design:
+    """The same, to be looked at and not to be fitted: the fixed columns may be dependent."""
+    terms = []
+    for t, term in enumerate(design.terms):
+        terms.append(term.of_rows(which, codes.get(t)))
     offset = None if design.offset is None else design.offset[which]
     return replace(
-        design.with_mean(X=X, terms=tuple(terms), offset=offset, R=R),
+        design.with_mean(X=design.X[which], terms=tuple(terms), offset=offset, R=None),
         residual=tuple(part.of_rows(which) for part in design.residual),
         y=design.y[which],
-        weights=weights,
+        weights=None if design.weights is None else design.weights[which],
         index=pd.RangeIndex(len(which)),
         kept=np.ones(len(which), dtype=bool),
         full_index=pd.RangeIndex(len(which)),

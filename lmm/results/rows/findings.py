@@ -5,19 +5,24 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from lmm.arguments import generator as random_generator
+from lmm.arguments import whole
+from lmm.inference.criticism import extremes, hat
 from lmm.inference.criticism.normality import quantile_correlation, standardised_modes
 from lmm.inference.criticism.quantile_residuals import SimulatedTest
+from lmm.inference.refits.refits import some_rows
 from lmm.inference.tests.likelihood_ratio import chi_squared_p
-from lmm.results.rows import generalized, influence
+from lmm.results.rows import generalized, influence, row_values, simulated_residuals
 from lmm.results.tests.collinearity_table import inflation
 from lmm.results.tests.neighbours import is_maximised, quietly
 from lmm.results.text import notes
+from lmm.results.text.progress_bar import bar
 from lmm.results.text.render import TextTable, html_escape
 
 if TYPE_CHECKING:
@@ -30,6 +35,10 @@ ALPHA = 0.01
 COLLINEAR, INFLUENTIAL = 10.0, 1.0
 #: levels that normality is judged from at least
 LEVELS = 10
+#: numbers in all simulations at most, of which a row gets ``nsim``; and rows that are simulated at least
+SIMULATED, ROWS = 10_000_000, 2_000
+#: rows that a message names
+NAMED = 3
 #: what fits without each level may take
 SECONDS = 2.0
 WIDTH = 110
@@ -60,9 +69,11 @@ class Checks:
     Attributes
     ----------
     table : DataFrame indexed by check: ``status`` ("ok", "warning"), ``value``, ``p_value``, ``what`` the value is, ``advice``.
+    note : which rows were simulated where these are not all; else empty.
     """
 
     table: pd.DataFrame
+    note: str = ""
 
     @property
     def ok(self) -> bool:
@@ -91,6 +102,9 @@ class Checks:
             yield ""
             rows = tuple((str(name), _measure(row)) for name, row in well.iterrows())
             yield TextTable(("ok", ""), rows, "ll").to_text()
+        if self.note:
+            yield ""
+            yield self.note
 
     def _repr_html_(self) -> str:
         def cell(text: object) -> str:
@@ -101,7 +115,8 @@ class Checks:
             for name, row in self.table.iterrows()
         )
         head = "<tr><th>check</th><th>status</th><th></th><th>advice</th></tr>"
-        return f"<table>\n<thead>{head}</thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+        note = f"\n<p>{html_escape(self.note)}</p>" if self.note else ""
+        return f"<table>\n<thead>{head}</thead>\n<tbody>\n{rows}\n</tbody>\n</table>{note}"
 
 
 def _measure(row: pd.Series) -> str:
@@ -113,20 +128,43 @@ def _measure(row: pd.Series) -> str:
     return text
 
 
-def check(fit: Fit, nsim: int, rng: None | int | np.random.Generator) -> Checks:
+def check(
+    fit: Fit, nsim: int, rng: None | int | np.random.Generator, progress: bool | None
+) -> Checks:
     """See :meth:`lmm.Fit.check`."""
+    nsim = whole(nsim, "check: nsim", least=simulated_residuals.FEWEST)
     generator = random_generator(rng)
-    found = [
-        *_estimation(fit),
-        *_simulated(fit, nsim, generator),
-        *_overdispersion(fit),
-        *_collinearity(fit),
+    which = _rows(fit, nsim, generator)
+    parts = [
+        partial(_estimation, fit),
+        partial(_simulated, fit, which, nsim, generator),
+        partial(_extremes, fit),
+        partial(_overdispersion, fit),
+        partial(_collinearity, fit),
     ]
     if not fit.design.residual and fit.problem.plan.exact:  # both need conditional variances
-        found += [*_normality(fit, generator), *_influence(fit)]
+        parts += [partial(_normality, fit, generator), partial(_influence, fit)]
+    found: list[Finding] = []
+    with bar(len(parts), "check", progress, "check") as told:
+        for part in parts:
+            found += part()
+            told(1)
     columns = ["status", "value", "p_value", "what", "advice"]
     index = pd.Index([f.check for f in found], name="check")
-    return Checks(pd.DataFrame([f.row for f in found], index=index, columns=columns))
+    note = (
+        ""
+        if which is None
+        else f"Simulations are of {len(which):,} rows, drawn at random from the {fit.nobs:,}."
+    )
+    return Checks(pd.DataFrame([f.row for f in found], index=index, columns=columns), note)
+
+
+def _rows(fit: Fit, nsim: int, rng: np.random.Generator) -> np.ndarray | None:
+    """The rows to simulate, in order; None for all."""
+    most = max(ROWS, SIMULATED // nsim)
+    if fit.nobs <= most:
+        return None
+    return np.sort(rng.choice(fit.nobs, most, replace=False))
 
 
 def _estimation(fit: Fit) -> Iterator[Finding]:
@@ -148,8 +186,15 @@ def _estimation(fit: Fit) -> Iterator[Finding]:
         yield Finding("estimates", True, "the fit says", " ".join(others))
 
 
-def _simulated(fit: Fit, nsim: int, rng: np.random.Generator) -> Iterator[Finding]:
-    tests = fit.simulated_residuals(nsim=nsim, rng=rng).tests()
+def _simulated(
+    fit: Fit, which: np.ndarray | None, nsim: int, rng: np.random.Generator
+) -> Iterator[Finding]:
+    design, eta = fit.design, fit._eta
+    if which is not None:
+        design, eta = some_rows(design, which, {}), eta[which]
+    tests = simulated_residuals.simulated_residuals(
+        design, fit.estimate, eta, nsim, rng, False
+    ).tests()
     found = {
         name: SimulatedTest(*map(float, row))
         for name, row in zip(tests.index, tests.to_numpy(), strict=True)
@@ -184,6 +229,80 @@ def _simulated(fit: Fit, nsim: int, rng: np.random.Generator) -> Iterator[Findin
 
 def _test(check: str, test: SimulatedTest, what: str, advice: str) -> Finding:
     return Finding(check, test.p_value < ALPHA, what, advice, test.statistic, test.p_value)
+
+
+def _extremes(fit: Fit) -> Iterator[Finding]:
+    """Single rows too far from their fitted values, and tails of the residuals of a linear model."""
+    if fit.estimate.distribution.linear:
+        yield from _far_residuals(fit)
+    elif fit.estimate.distribution.has_cdf and len(fit.design.predictors) == 1:
+        yield from _far_responses(fit)
+
+
+def _far_residuals(fit: Fit) -> Iterator[Finding]:
+    design, estimate = fit.design, fit.estimate
+    type = "normalized" if design.residual else "pearson"
+    standardized = row_values.residuals(design, estimate, fit._eta, type, True)
+    df = float(fit.nobs - design.p)
+    if not design.residual and fit.problem.plan.exact:
+        leverage = hat.leverages(design, fit.problem, estimate)
+        standardized = hat.studentised(standardized, standardized, leverage)
+    if not np.isfinite(standardized).any() or df < 2.0:
+        return
+    given = fit._method.sigma  # a number, or how it is estimated
+    share = standardized
+    if isinstance(given, int | float):
+        df = np.inf
+    elif not estimate.reml:  # sigma^2 of maximum likelihood is RSS / n
+        share = standardized * np.sqrt(df / fit.nobs)
+    t = extremes.t_values(share, df)
+    far = extremes.extreme(extremes.student_tails(t, df - 1.0), ALPHA)
+    limit = extremes.limit(fit.nobs, df - 1.0, ALPHA)
+    advice = (
+        f"{_rows_named(fit, far.beyond, np.abs(t))} further out than the largest of {fit.nobs:,} normal residuals would be (|t| > {limit:.3g} in 1 % "
+        "of samples): look at them (fit.rstudent()), and fit with and without them."
+    )
+    what = f"of {fit.nobs:,} rows, that of {_label(fit, far.row)!r} is"
+    yield Finding("largest residual", far.p_value < ALPHA, what, advice, t[far.row], far.p_value)
+    value, p = extremes.kurtosis(standardized[np.isfinite(standardized)])
+    if np.isfinite(p):
+        advice = (
+            "Residuals have heavier tails than normal ones: standard errors and intervals of predictions rest on few rows. Look at "
+            "fit.plot.qq(); a transformed response, or a variance that differs between rows (weights=, residual=), may account for them."
+        )
+        yield Finding("residual tails", p < ALPHA, "kurtosis (3 expected)", advice, value, p)
+
+
+def _far_responses(fit: Fit) -> Iterator[Finding]:
+    design, estimate = fit.design, fit.estimate
+    family = estimate.distribution
+    tails = extremes.family_tails(
+        family, design.y, family.mean(fit._eta), design.weights, estimate.phi
+    )
+    far = extremes.extreme(tails, ALPHA)
+    advice = (
+        f"{_rows_named(fit, far.beyond, -tails)} where the family, given the predicted effects, puts hardly any response: look at them, "
+        "and fit with and without them."
+    )
+    what = f"of {fit.nobs:,} rows, {_label(fit, far.row)!r} is the most extreme, with a tail of"
+    value = float(tails[far.row])
+    yield Finding("largest residual", far.p_value < ALPHA, what, advice, value, far.p_value)
+
+
+def _label(fit: Fit, row: int) -> object:
+    return fit.design.index[row]
+
+
+def _rows_named(fit: Fit, rows: np.ndarray, distance: np.ndarray) -> str:
+    """The furthest rows by their labels, and how many there are, as the subject of a sentence."""
+    order = rows[np.argsort(-distance[rows], kind="stable")]
+    if not len(order):
+        return ""
+    names = ", ".join(repr(_label(fit, int(row))) for row in order[:NAMED])
+    if len(order) == 1:
+        return f"Row {names} lies"
+    more = f" and {len(order) - NAMED:,} more" if len(order) > NAMED else ""
+    return f"Rows {names}{more} lie"
 
 
 def _overdispersion(fit: Fit) -> Iterator[Finding]:

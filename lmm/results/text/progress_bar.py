@@ -11,8 +11,10 @@ from lmm.errors import ArgumentError
 
 
 @contextmanager
-def bar(total: int, what: str, progress: bool | None) -> Iterator[Callable[[int], None]]:
-    """What to tell of the fits done.
+def bar(
+    total: int, what: str, progress: bool | None, unit: str = "fit"
+) -> Iterator[Callable[[int], None]]:
+    """What to tell of the fits done, or of other units.
 
     Parameters
     ----------
@@ -38,7 +40,7 @@ def bar(total: int, what: str, progress: bool | None) -> Iterator[Callable[[int]
     with bars.tqdm(
         total=total,
         desc=what,
-        unit="fit",
+        unit=unit,
         delay=0.0 if progress else 2.0,
         disable=not seen,
         leave=False,
