@@ -1,7 +1,7 @@
 """Predictions over the data: the population's curve with its band, and each level's own.
 
-Predictors that a picture does not vary are held at their mean, or at the most frequent category; within a level at its own mean or
-category.
+Predictors that a picture does not vary are held at their mean, or at the most frequent category; within a level at the mean or
+category of its own rows, those of random slopes among them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def predictions(
     ax: Drawn | None = None,
 ) -> Axes:
     """Predictions of the population along one predictor. See :meth:`lmm.plots.Plots.predictions`."""
-    known = {v.name: v for v in _predictors(fit)}
+    known = {v.name: v for v in _with_slopes(fit)}
     choice(x, "predictions: x", list(known))
     if by is not None:
         choice(by, "predictions: by", [name for name in known if name != x])
@@ -123,7 +123,8 @@ def predictions(
                 at, frame["fit"], color=color, linestyle=dash, linewidth=2.0, label=label, zorder=4
             )
     _name(one, fit, along, type)
-    held = {name: value for name, value in base.items() if name in known and name not in (x, by)}
+    shown = known if groups is not False or marginal else {v.name for v in _predictors(fit)}
+    held = {name: value for name, value in base.items() if name in shown and name not in (x, by)}
     band = "" if interval is None else f"{percent(level)} {interval} band"
     one.set_title("\n".join(part for part in (band, _held(held)) if part), fontsize="small")
     if (
@@ -213,6 +214,11 @@ def _predictors(fit: Fit) -> list[Variable]:
     return variables(fit.design)
 
 
+def _with_slopes(fit: Fit) -> list[Variable]:
+    """The predictors, and those of the random slopes that are not among them."""
+    return variables(fit.design, with_slopes=True)
+
+
 def _grid(variable: Variable, points: int = POINTS) -> list[Any]:
     """Values along a predictor: its levels, or equally spaced over its range."""
     if variable.categorical:
@@ -229,13 +235,14 @@ def _second(variable: Variable) -> list[object]:
 
 
 def _middle(values: pd.Series, categorical: bool) -> object:
-    return values.value_counts(sort=True).index[0] if categorical else float(values.mean())
+    """The mean, or the most frequent category, of equally frequent ones the first in order."""
+    return values.mode().iloc[0] if categorical else float(values.mean())
 
 
 def _typical(fit: Fit, known: list[Variable]) -> dict[str, object]:
-    """One row: predictors at their middle, and whatever random terms use at the values of the first row."""
+    """One row: predictors at their middle, and the grouping factors at the levels of the first row."""
     design = fit.design
-    texts = [text for bar in design.formula.bars for text in (bar.columns, *bar.factors)]
+    texts = [text for bar in design.formula.bars for text in bar.factors]
     row = {
         name: design.rows.used(design.frame.table.column(name)).iloc[0]
         for name in columns_in(design, texts)
@@ -262,14 +269,16 @@ def _level_rows(
     design = fit.design
     term = next(term for term in design.terms if term.group == group)
     parts = term.rows_of_levels()
-    texts = [text for bar in design.formula.bars for text in (bar.columns, *bar.factors)]
+    texts = [text for bar in design.formula.bars for text in bar.factors]
+    mine = [text for bar in design.formula.bars if bar.group == group for text in bar.factors]
+    labels = columns_in(design, mine)
     columns: dict[str, list[object]] = {}
-    known = {v.name: v for v in _predictors(fit)}
+    known = {v.name: v for v in _with_slopes(fit)}
     for name in dict.fromkeys([*columns_in(design, texts), *known]):
         if name == along.name:
             columns[name] = list(at) * len(which)
             continue
-        if name in known:
+        if name in known and name not in labels:
             variable = known[name]
             middles = [_middle(variable.values.iloc[parts[j]], variable.categorical) for j in which]
         else:
@@ -408,7 +417,7 @@ def _shown(value: object) -> str:
 
 def _along(fit: Fit, t: int, x: str | None) -> Variable:
     """The predictor of a picture by level: the one given, else the first that varies within levels, slopes first."""
-    known = {v.name: v for v in _predictors(fit)}
+    known = {v.name: v for v in _with_slopes(fit)}
     if x is not None:
         return known[choice(x, "by_group: x", list(known))]
     term = fit.design.terms[t]

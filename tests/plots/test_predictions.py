@@ -147,6 +147,44 @@ def test_panels_by_subject_hold_their_rows_and_lines():
     )
 
 
+@pytest.mark.parametrize(
+    ("formula", "along", "held"),
+    [
+        ("y ~ x + (x + z | g)", "x", {"z": "mean"}),
+        ("y ~ x + (z || g) + (1 | h)", "x", {"z": "mean"}),
+        ("y ~ x + (0 + f | g)", "x", {"f": "mode"}),
+        ("y ~ x + (0 + C(h) | g)", "x", {"h": "mode"}),
+        ("y ~ 1 + (x | g)", "x", {}),
+        ("y ~ z + (I(x**2) + x | g)", None, {"z": "mean"}),
+        ("y ~ x + g + (z | g)", "x", {"z": "mean"}),
+    ],
+)
+def test_lines_of_levels_are_predictions_of_rows_made_by_hand(formula, along, held):
+    """Predictors of random slopes alone are at the mean, or the mode, of the level's own rows."""
+    data = fits.table()
+    data["z"] += 2.0 * data.g  # differs between levels and between their rows
+    fit = fits.quiet(formula, data)
+    only = "~ " + " + ".join(
+        f"({bar.columns} | g)" for bar in fit.design.formula.bars if bar.group == "g"
+    )
+    axes = fit.plot.by_group("g", along)
+    curves = fit.plot.predictions("x", groups=True).lines if along else []
+    curves = [line.get_xydata() for line in curves if line.get_label() == "_level"]
+    for ax in axes:
+        label = ax.get_title()
+        mine = data[data.g.astype(str) == label]
+        rows = {"g": mine.g.iloc[0]}
+        for name, how in held.items():
+            rows[name] = mine[name].mean() if how == "mean" else mine[name].mode()[0]
+        x, y = next(line for line in ax.lines if line.get_label() == "level").get_data()
+        at = pd.DataFrame({**rows, "x": x})
+        expected = [float(fit.predict(at.iloc[[i]], re_form=only).iloc[0]) for i in (0, 20, 40)]
+        np.testing.assert_allclose(np.asarray(y)[[0, 20, 40]], expected, rtol=1e-10)
+        if curves:
+            own = curves[[str(v) for v in fit.design.terms[0].levels].index(label)]
+            np.testing.assert_allclose(own[:, 1], y, rtol=1e-10)
+
+
 def test_some_levels_by_name_and_some_of_many():
     axes = fits.sleep().plot.by_group(levels=[330, "308"])
     assert [ax.get_title() for ax in axes] == ["330", "308"]

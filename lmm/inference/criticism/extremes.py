@@ -34,7 +34,7 @@ class Extreme(NamedTuple):
 
 
 def t_values(standardized: np.ndarray, df: float) -> np.ndarray:
-    """t (n,) of standardized residuals r (n,) whose squares are shares of ``df`` = n - p; r itself where sigma is known, ``df`` infinite."""
+    """t (n,) of standardized residuals r (n,) that are shares of ``df`` = n - p; r itself where sigma is known, ``df`` infinite."""
     if df == np.inf:
         return standardized
     left = np.maximum(df - standardized**2, 0.0)

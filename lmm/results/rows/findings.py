@@ -258,9 +258,10 @@ def _far_residuals(fit: Fit) -> Iterator[Finding]:
     t = extremes.t_values(share, df)
     far = extremes.extreme(extremes.student_tails(t, df - 1.0), ALPHA)
     limit = extremes.limit(fit.nobs, df - 1.0, ALPHA)
+    rows = _rows_named(fit, far.beyond, np.abs(t))
     advice = (
-        f"{_rows_named(fit, far.beyond, np.abs(t))} further out than the largest of {fit.nobs:,} normal residuals would be (|t| > {limit:.3g} in 1 % "
-        "of samples): look at them (fit.rstudent()), and fit with and without them."
+        f"{rows} further out than the largest of {fit.nobs:,} normal residuals would be (|t| > {limit:.3g} "
+        "in 1 % of samples): look at them (fit.rstudent()), and fit with and without them."
     )
     what = f"of {fit.nobs:,} rows, that of {_label(fit, far.row)!r} is"
     yield Finding("largest residual", far.p_value < ALPHA, what, advice, t[far.row], far.p_value)

@@ -77,11 +77,18 @@ def columns_in(design: Design, texts: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def variables(design: Design, with_offset: bool = True) -> list[Variable]:
-    """The variables of the fixed part, and of offsets in the formula, in the order of the formula."""
+def variables(
+    design: Design, with_offset: bool = True, with_slopes: bool = False
+) -> list[Variable]:
+    """The variables of the fixed part, and of offsets in the formula, in the order of the formula.
+
+    With ``with_slopes`` those of random slopes after them, which no fixed effect need have.
+    """
     formula = design.formula
     texts = [formula.fixed, *(formula.offsets if with_offset else ())]
-    coded = _coded(design)
+    slopes = [bar.columns for bar in formula.bars] if with_slopes else []
+    texts += slopes
+    coded = _coded(design, [formula.fixed, *slopes])
     out = []
     for name in columns_in(design, texts):
         column, known = design.rows.observed(name)
@@ -126,21 +133,21 @@ def formula_nests(design: Design) -> dict[str, set[str]]:
     return out
 
 
-def _coded(design: Design) -> set[str]:
-    """Columns that enter the fixed part through categories alone."""
-    spec = design.frame.specs.get(design.formula.fixed)
-    if spec is None:
-        return set()
+def _coded(design: Design, texts: Iterable[str]) -> set[str]:
+    """Columns that enter these parts of the formula through categories alone."""
     kinds: dict[bool, set[str]] = {True: set(), False: set()}
-    own = {factor.expr for term in spec.formula for factor in term.factors}
-    for expression, (kind, state) in spec.encoder_state.items():
-        if expression in own:
-            condition = all(
-                isinstance(level, bool | np.bool_) for level in state.get("categories", (None,))
-            )  # x > 3 leaves x a number
-            kinds[getattr(kind, "value", kind) == "categorical" and not condition] |= _columns(
-                design, expression
-            )
+    for text in texts:
+        spec = design.frame.specs.get(text)
+        if spec is None:
+            continue
+        own = {factor.expr for term in spec.formula for factor in term.factors}
+        for expression, (kind, state) in spec.encoder_state.items():
+            if expression in own:
+                condition = all(
+                    isinstance(level, bool | np.bool_) for level in state.get("categories", (None,))
+                )  # x > 3 leaves x a number
+                categorical = getattr(kind, "value", kind) == "categorical" and not condition
+                kinds[categorical] |= _columns(design, expression)
     return kinds[True] - kinds[False]
 
 
