@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmm.arguments import shown, whole
 from lmm.errors import ArgumentError, DataError, nearest
+from lmm.formula.columns.table import is_only_coded
 from lmm.stream.conform import common, conform, empty_table, normal, told
 from lmm.stream.reducers import A, Reduction, module_of, register
 from lmm.stream.row_progress import Progress
@@ -198,7 +199,10 @@ def repeated(names: Iterable[str]) -> frozenset[str]:
 
 def types_of(schema: pa.Schema) -> dict[str, pa.DataType]:
     """Arrow type by column name, as columns are worked on."""
-    return {field.name: normal(field.type) for field in schema}
+    return {
+        field.name: normal(field.type.value_type if is_only_coded(field) else field.type)
+        for field in schema
+    }
 
 
 def as_table(batch: pa.RecordBatch) -> pa.Table:
@@ -436,12 +440,8 @@ class Dataset(Stream):
             kinds = {pa.types.is_dictionary(type) for type in own}
             if len(own) > 1 and True in kinds:
                 held = next(type.value_type for type in own if pa.types.is_dictionary(type))
-                schema = schema.set(
-                    i,
-                    pa.field(
-                        field.name, held if False in kinds else pa.dictionary(pa.int32(), held)
-                    ),
-                )
+                wanted = held if False in kinds else pa.dictionary(pa.int32(), held)
+                schema = schema.set(i, pa.field(field.name, wanted, metadata=field.metadata))
         if (
             schema is self.dataset.schema
             or schema.equals(self.dataset.schema)

@@ -136,29 +136,63 @@ def test_the_reference_level_does_not_depend_on_the_order_of_the_files(tmp_path,
         np.testing.assert_allclose(fit.llf, lmm.lmer("y ~ k + (1|month)", memory).llf, rtol=1e-7)
 
 
-def test_the_reference_level_of_text_is_the_first_in_every_reader(tmp_path):
+def test_the_reference_level_does_not_depend_on_the_reader(tmp_path):
+    """Text, and polars' categories, which declare nothing, in the order of the letters; what declares an order in that one."""
     polars = pytest.importorskip("polars")
-    frame.to_csv(tmp_path / "rows.csv", index=False)
-    frame.to_parquet(tmp_path / "rows.parquet")
-    tables = [
-        frame,
-        as_category(frame),
-        polars.from_pandas(frame),
-        polars.from_pandas(as_category(frame)),
-        pa.Table.from_pandas(frame),
-    ]
-    tables += [
+    texts, declared = frame.sort_values("k", ascending=False), ["mid", "never", "lo", "hi"]
+    coded = polars.from_pandas(texts).with_columns(polars.col("k").cast(polars.Categorical))
+    enum = polars.from_pandas(texts).with_columns(polars.col("k").cast(polars.Enum(declared)))
+    arrow = pa.Table.from_pandas(texts)
+    codes = pa.array([declared.index(value) for value in texts.k])
+    listed = pa.DictionaryArray.from_arrays(codes, pa.array(declared))
+    place = arrow.schema.get_field_index("k")
+
+    def written(name, table):
+        path = tmp_path / f"{name}.parquet"
+        if isinstance(table, pa.Table):
+            pq.write_table(table, path, row_group_size=50)
+        elif isinstance(table, pd.DataFrame):
+            table.to_parquet(path)
+        else:
+            table.write_parquet(path)
+        return path
+
+    def with_k(values):
+        return texts.assign(k=pd.Series(values, index=texts.index))
+
+    texts.to_csv(tmp_path / "rows.csv", index=False)
+    sorted_ones = [
+        *(with_k(texts.k.astype(kind)) for kind in ("str", object, "string", "category")),
+        with_k(texts.k.astype(pd.ArrowDtype(pa.large_string()))),
+        {name: texts[name].to_numpy() for name in texts},
+        polars.from_pandas(texts),
+        coded,
+        arrow,
+        coded.to_arrow(),
         lmm.datasets.read(tmp_path / "rows.csv"),
-        tmp_path / "rows.parquet",
-        ds.dataset(tmp_path / "rows.parquet"),
-    ]
-    tables += [
         ds.dataset(tmp_path / "rows.csv", format="csv"),
-        duckdb.from_df(frame),
-        {name: frame[name].to_numpy() for name in frame},
+        duckdb.from_df(texts),
     ]
-    for table in tables:
-        assert list(lmm.lmer(F, table).fixef().index) == ["Intercept", "x", "k[T.lo]", "k[T.mid]"]
+    sorted_ones += [written(f"text{i}", own) for i, own in enumerate([texts, arrow, coded])]
+    sorted_ones += [ds.dataset(path) for path in sorted_ones[-2:]]
+    sorted_ones.append(ds.dataset(sorted_ones[-1].files[0]).scanner().to_reader())
+    own_order = [
+        as_category(texts, declared),
+        with_k(pd.Categorical(texts.k, categories=declared, ordered=True)),
+        with_k(pd.arrays.ArrowExtensionArray(listed)),
+        enum,
+        enum.to_arrow(),
+        arrow.set_column(place, "k", listed),
+    ]
+    own_order += [written(f"own{i}", table) for i, table in enumerate(own_order)]
+    own_order += [ds.dataset(path) for path in own_order[-2:]]
+    for tables, rest in (
+        (sorted_ones, ["k[T.lo]", "k[T.mid]"]),
+        (own_order, ["k[T.lo]", "k[T.hi]"]),
+    ):
+        for table in tables:
+            fit = lmm.lmer(F, table)
+            assert list(fit.fixef().index) == ["Intercept", "x", *rest]
 
 
 def test_columns_that_are_no_columns(folder, tmp_path):

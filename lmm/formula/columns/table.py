@@ -46,6 +46,7 @@ class Table:
     def __init__(self, data: object, name: str = "data"):
         self._foreign: nw.DataFrame[Any] | None = None
         self._twice: dict[str, int] = {}
+        self._coded: frozenset[str] = frozenset()
         if isinstance(data, pd.DataFrame):
             self.frame: pd.DataFrame | None = data.copy(deep=False)
         elif isinstance(data, Mapping):
@@ -77,6 +78,7 @@ class Table:
                     column: n for column in first if (n := data.column_names.count(column)) > 1
                 }
                 data = data.select(sorted(first.values()))
+            self._coded = frozenset(own.name for own in data.schema if is_only_coded(own))
         try:
             found: nw.DataFrame[Any] = nw.from_native(data, eager_only=True)
         except TypeError:
@@ -115,7 +117,7 @@ class Table:
                 f"the data has {self._twice[name]} columns named {name!r}; rename them so that each name is used once."
             )
         if self._foreign is not None:
-            return plain(_foreign_column(self._foreign[self._keys[name]]), name)
+            return plain(self._foreign_column(self._keys[name]), name)
         assert self.frame is not None
         if name in self._index_names:
             values = self.frame.index.get_level_values(self._index_names[name])  # type: ignore[arg-type]
@@ -127,8 +129,16 @@ class Table:
         if self._foreign is None:
             assert self.frame is not None
             return self.frame
-        return pd.DataFrame(
-            {name: _foreign_column(self._foreign[key]) for name, key in self._keys.items()}
+        return pd.DataFrame({name: self._foreign_column(key) for name, key in self._keys.items()})
+
+    def _foreign_column(self, key: Any) -> pd.Series:
+        """A column of another package's table; categories whose order nobody declared are sorted."""
+        assert self._foreign is not None
+        found = _foreign_column(self._foreign[key])
+        return (
+            found.cat.reorder_categories(sorted(found.cat.categories))
+            if key in self._coded
+            else found
         )
 
     def unknown(self, names: Iterable[str]) -> str:
@@ -335,6 +345,11 @@ def _nested(name: object, kind: str) -> DataError:
     return DataError(
         f"the column {name} holds {kind} values, several in one row; make a column of each that the model uses."
     )
+
+
+def is_only_coded(field: pa.Field) -> bool:
+    """Whether an Arrow column is a polars Categorical, a dictionary for the sake of memory whose order nobody declared."""
+    return any(key.startswith(b"_PL_CATEGORICAL") for key in field.metadata or {})
 
 
 def _dictionary(values: pa.ChunkedArray | pa.DictionaryArray, name: object) -> pd.Series:

@@ -233,9 +233,10 @@ def _test(check: str, test: SimulatedTest, what: str, advice: str) -> Finding:
 
 def _extremes(fit: Fit) -> Iterator[Finding]:
     """Single rows too far from their fitted values, and tails of the residuals of a linear model."""
-    if fit.estimate.distribution.linear:
+    family = fit.estimate.distribution
+    if family.linear:
         yield from _far_residuals(fit)
-    elif fit.estimate.distribution.has_cdf and len(fit.design.predictors) == 1:
+    elif family.has_cdf and len(fit.design.predictors) == 1:
         yield from _far_responses(fit)
 
 
