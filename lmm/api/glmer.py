@@ -55,6 +55,7 @@ def glmer(
     *,
     family: str | Family | type[Family],
     nAGQ: int | str = 1,
+    REML: bool = False,
     weights: object = None,
     offset: object = None,
     subset: object = None,
@@ -76,6 +77,8 @@ def glmer(
         random effect, for a single grouping factor with up to three. All share one log-likelihood scale.
         "laplace2" adds the next term of Laplace's expansion, for a single grouping factor.
         0 finds the fixed effects with the random ones in the inner loop: fast and biased.
+    REML : restricted maximum likelihood, with the fixed effects integrated out by Laplace's approximation too (nAGQ 1): variances
+        are less biased where fixed effects are many for the data. Maximum likelihood is the default, as in lme4.
     weights : trials of a binomial proportion, frequencies of an ordinal response, else prior weights: column name, expression,
         or array (N,).
     offset : known component of the linear predictor: column name, expression, or array (N,).
@@ -111,6 +114,7 @@ def glmer(
         data,
         family=family,
         nAGQ=nAGQ,
+        REML=REML,
         given=given,
         start=start,
         method=method,
@@ -124,6 +128,7 @@ def run_generalized(
     *,
     family: str | Family | type[Family],
     nAGQ: int | str = 1,
+    REML: bool = False,
     given: Given,
     start: object = None,
     method: object = None,
@@ -143,7 +148,9 @@ def run_generalized(
     ):
         choices = f"0 (fixed effects in the inner loop), 1 (Laplace), or up to {MAX_POINTS} quadrature points, or 'laplace2'"
         raise ArgumentError(f"nAGQ={nAGQ!r} must be a whole number: {choices}.")
-    estimator = choose_generalized(int(nAGQ), second_order, method, control)
+    if not isinstance(REML, bool | np.bool_):
+        raise ArgumentError(f"REML={REML!r} must be True or False.")
+    estimator = choose_generalized(int(nAGQ), second_order, method, control, bool(REML))
     begin = perf_counter()
     reducer = reducer_for(data, rows_bar if estimator.control.progress else None)
     problem = None
@@ -157,6 +164,7 @@ def run_generalized(
                 formula, data, reducer, given, family
             )
         call: dict[str, object] = {"family": family, "nAGQ": "laplace2" if second_order else nAGQ}
+        call["REML"] = bool(estimator.reml)
         call |= {**kept_arguments(design, given, start), "method": method, "control": control}
         check_quadrature(design, estimator.nagq, second_order)
         if problem is None:
@@ -165,7 +173,7 @@ def run_generalized(
                 design, design.family, choose_factorization(estimator, settings)
             )
             here = isinstance(estimator, LaplaceLikelihood) and not problem.plan.iterative
-            if here and choose_passes(problem.n, settings) == "jax":
+            if here and choose_passes(problem.n, settings, bool(estimator.reml)) == "jax":
                 problem = device_rows.on_devices(problem, settings.devices)
     plan = replace(problem.plan, passes=getattr(problem.source, "where", ""))
     design = replace(design, call=Call(run_generalized, call), plan=plan)
@@ -173,8 +181,14 @@ def run_generalized(
     return fit_problem(design, problem, estimator, start)
 
 
-def choose_passes(n: int, control: Control) -> str:
-    """NumPy on a CPU; JAX for many rows where it has an accelerator, or where it is asked for."""
+def choose_passes(n: int, control: Control, reml: bool = False) -> str:
+    """NumPy on a CPU; JAX for many rows where it has an accelerator, or where it is asked for; REML takes NumPy."""
+    if reml and (control.backend == "jax" or (control.devices or 1) > 1):
+        raise ArgumentError(
+            "REML=True of a generalized model runs on NumPy; leave out backend= and devices=."
+        )
+    if reml:
+        return "numpy"
     if control.backend != "auto":
         return control.backend
     asked = (control.devices or 1) > 1
@@ -199,9 +213,15 @@ def check_streamed(estimator: Estimator) -> None:
 
 
 def choose_generalized(
-    nAGQ: int, second_order: bool, method: object, control: Control | None
+    nAGQ: int, second_order: bool, method: object, control: Control | None, REML: bool = False
 ) -> Estimator:
-    """The estimator that ``nAGQ=`` and ``method=`` ask for."""
+    """The estimator that ``nAGQ=``, ``REML=`` and ``method=`` ask for."""
+    if REML and (nAGQ != 1 or second_order):
+        raise ArgumentError(
+            "REML=True takes Laplace's approximation of the integral over fixed and random effects, nAGQ=1; give one of the two."
+        )
+    if REML and method is None:
+        method = "laplace_reml"
     if method is None:
         return LaplaceLikelihood(check_control(control), nAGQ, second_order)
     if isinstance(method, str):

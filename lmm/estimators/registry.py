@@ -33,6 +33,9 @@ METHODS: dict[str, Method] = {
     "laplace": Method(
         "lmm.estimators.laplace.laplace_likelihood", "LaplaceLikelihood", {"nagq": 1}
     ),
+    "laplace_reml": Method(
+        "lmm.estimators.laplace.restricted_laplace", "RestrictedLaplace", {"nagq": 1}
+    ),
     "agq": Method("lmm.estimators.laplace.laplace_likelihood", "LaplaceLikelihood", {}),
     "em": Method("lmm.estimators.em", "ExpectationMaximization", {}),
     "mackay": Method("lmm.estimators.mackay", "MacKay", {}),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,8 @@ class Objective:
     comparable = True
     #: promised decrease at which a search ends in any case, and a difference of J that means nothing
     least, noise = 0.0, 0.0
+    #: how often the fixed effects' share is taken from the average information of G: once for its mean of observed and expected
+    profiling = 1.0
 
     def __init__(
         self,
@@ -342,7 +345,9 @@ class Objective:
                 if p
                 else np.zeros((0, len(keep)))
             )
-            H = H[np.ix_(keep, keep)] - H[keep, m : m + p] @ middle
+            taken = H[keep, m : m + p] @ middle
+            taken[:m, :m] *= self.profiling
+            H = H[np.ix_(keep, keep)] - taken
         return (H + H.T) / 2
 
     def look(self, theta: np.ndarray, point: Point) -> tuple[float, np.ndarray]:
@@ -405,28 +410,30 @@ class Objective:
         The modes are found more closely than a search needs: a step of 1e-4 magnifies their error. They are followed to the ends
         of a step to first order, which mostly is close enough: one pass for the density and one for the leverages there.
         """
+        B = np.eye(len(psi)) if B is None else B
+        H = B.T @ self.differences(psi, B, attrgetter("gradient"))
+        return np.asarray((H + H.T) / 2)
+
+    def differences(
+        self, psi: np.ndarray, B: np.ndarray, what: Callable[[Point], np.ndarray]
+    ) -> np.ndarray:
+        """Central differences along s, psi = ``B`` s, of ``what`` (r,) is said of a point: (r, number of parameters)."""
         columns: list[np.ndarray] = []
         usual, self.tolerance = self.tolerance, min(self.tolerance, 1e-3 * MODE_TOLERANCE)
-        B = np.eye(len(psi)) if B is None else B
         widths = 1e-4 * np.maximum(1.0, np.abs(np.linalg.solve(B, psi)))
         steps = (B * widths).T
         at_once = self._at_once()
         for start in range(0, len(psi), at_once):
             those = steps[start : start + at_once]
             ends = [psi + sign * step for step in those for sign in (1.0, -1.0)]
-            gradients = [
-                point.gradient
-                for point in drive(
-                    self.source, [self.evaluation(end, self._own_frame(end)) for end in ends]
-                )
-            ]
+            found = drive(self.source, [self.evaluation(end, self._own_frame(end)) for end in ends])
+            values = [what(point) for point in found]
             columns += [
-                (gradients[2 * i] - gradients[2 * i + 1]) / (2.0 * widths[start + i])
+                (values[2 * i] - values[2 * i + 1]) / (2.0 * widths[start + i])
                 for i in range(len(those))
             ]
         self.tolerance = usual
-        H = B.T @ np.column_stack(columns)
-        return np.asarray((H + H.T) / 2)
+        return np.column_stack(columns)
 
     def search(self, run: Callable[[np.ndarray], Outcome], start: np.ndarray) -> Outcome:
         """``run`` from ``start``; with modes found closely where it ended where it began, as no step asked for them."""
@@ -441,6 +448,10 @@ class Objective:
     def reported(self, estimate: Estimate, point: Point) -> Estimate:
         """The estimate with what is to be said of its numbers."""
         return estimate
+
+    def over_fixed(self, point: Point) -> float:
+        """What the integral over the fixed effects adds at a point, where there is one."""
+        return 0.0
 
     def is_rough(self, point: Point) -> bool:
         """Whether the modes at a point were found so roughly that an end there is not to be trusted."""
@@ -469,11 +480,7 @@ class Objective:
         back[self.m : self.m + p, self.m : self.m + p] = triangle_inverse(self.problem.R)
         if self.turn is not None:
             back[self.m :, self.m :] = back[self.m :, self.m :] @ self.turn
-        held = [
-            s.held(own)
-            for s, own in zip(self.structures, self.problem.split(psi[: self.m]), strict=True)
-        ]
-        free = ~np.concatenate([*held, np.zeros(len(psi) - self.m, dtype=bool)])
+        free = self.let_go(psi)
         out = np.zeros_like(H)
         back = back @ B
         if endless is not None:
@@ -485,6 +492,12 @@ class Objective:
             )[free]
         out[np.ix_(free, free)] = separation.inverse(H[np.ix_(free, free)] / 2.0, endless)
         return np.asarray(back @ out @ back.T)
+
+    def let_go(self, psi: np.ndarray) -> np.ndarray:
+        """Which parameters are not held at a boundary, boolean (len psi,)."""
+        pairs = zip(self.structures, self.problem.split(psi[: self.m]), strict=True)
+        held = [s.held(own) for s, own in pairs]
+        return ~np.concatenate([*held, np.zeros(len(psi) - self.m, dtype=bool)])
 
 
 def centring(Q: np.ndarray, r: int) -> np.ndarray:

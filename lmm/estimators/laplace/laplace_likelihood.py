@@ -94,7 +94,7 @@ class LaplaceLikelihood(Estimator):
         if problem.centred is not None:
             return self._centred(problem, start, callback)
         begin = perf_counter()
-        objective = objective_for(problem, self.control, self.nagq, self.second_order)
+        objective = self.objective_of(problem)
         working = starting_values(problem)
         psi = objective.enter(self._start(problem, start, working))
         curvature = "observed" if objective.observed else "expected"
@@ -140,11 +140,14 @@ class LaplaceLikelihood(Estimator):
         estimate = objective.reported(estimate, outcome.point)
         if self.nagq == 1 and not self.second_order and not self.control.evaluate_only:
             payload = outcome.point.payload
-            told = laplace_error(
-                problem, payload.frame.T[0], payload, objective.observed, estimate.objective
-            )
+            value = estimate.objective - objective.over_fixed(outcome.point)
+            told = laplace_error(problem, payload.frame.T[0], payload, objective.observed, value)
             estimate = replace(estimate, messages=(*estimate.messages, *([told] if told else [])))
         return saved.finish(estimate)
+
+    def objective_of(self, problem: GeneralizedProblem) -> Objective:
+        """What is minimised over the parameters of a problem."""
+        return objective_for(problem, self.control, self.nagq, self.second_order)
 
     def _centred(
         self, problem: GeneralizedProblem, start: np.ndarray | None, callback: Callback | None
@@ -262,7 +265,7 @@ class LaplaceLikelihood(Estimator):
         """-2 log-likelihood at (theta, beta[, phi]) on the user's scale."""
         if problem.centred is not None:
             return self.objective(problem.centred.problem, self._inner(problem, parameters))
-        objective = objective_for(problem, self.control, self.nagq, self.second_order)
+        objective = self.objective_of(problem)
         return objective.in_theta(
             objective.enter(self._start(problem, parameters, starting_values(problem)))
         ).objective
@@ -283,7 +286,7 @@ class LaplaceLikelihood(Estimator):
             J = np.eye(len(cov))
             J[: problem.n_theta, : problem.n_theta] = outer_jacobian(problem, estimate)
             return np.asarray(J @ cov @ J.T)
-        objective = objective_for(problem, self.control, max(self.nagq, 1), self.second_order)
+        objective = replace(self, nagq=max(self.nagq, 1)).objective_of(problem)
         return objective.covariance(
             objective.pack(estimate.theta, estimate.beta, estimate.phi), estimate.endless
         )
@@ -351,6 +354,7 @@ def finish(
         objective=point.objective,
         convergence=convergence,
         trace=outcome.trace,
+        reml=bool(method.reml),
         phi=state.phi,
         messages=told.messages,
         unbounded=told.unbounded,

@@ -60,6 +60,8 @@ def p_values(
     if test == "lrt":
         if truth.family is None:
             estimator = MaximumLikelihood(reml=False, control=estimator.control)
+        elif estimator.reml:
+            estimator = estimator.by_likelihood() or estimator
         smaller = _without(design, place)
         small_problem = like.of(smaller)
         small_truth = replace(

@@ -20,6 +20,9 @@ The mode moves with the parameters (implicit differentiation); what remains is
 per level j as k x k matrices in the first line, rho the family's own parameters (the log of a dispersion, thresholds);
 no inverse of T occurs, so zero variances are regular.
 
+Restricted: integrated over beta as well, with a flat prior, J gains log|X'V^-1 X| - p log 2 pi of the working linear model, beta joins
+u in the mode, and with F = Z'V^-1 X the leverages l_i gain those of the columns of X given Z, and dJ/dG loses F (X'V^-1 X)^-1 F'.
+
 All of it is made of sums over rows (:mod:`lmm.model.laplace.passes`): some for each step towards the mode, and one pass for the
 leverages at the mode.
 
@@ -46,7 +49,16 @@ from lmm.model.laplace.modes import (
     modes_task,
     products,
 )
-from lmm.model.laplace.passes import LeverageSums, ScoreSums, Slopes, Source, Task, Weighted, drive
+from lmm.model.laplace.passes import (
+    LeverageSums,
+    Profiled,
+    ScoreSums,
+    Slopes,
+    Source,
+    Task,
+    Weighted,
+    drive,
+)
 from lmm.model.penalized import system_of
 
 #: decrement above which there is no mode to expand around, and so no likelihood
@@ -214,17 +226,25 @@ def laplace(
     )[0]
 
 
-def by_leverages(here: AtMode) -> Task[tuple[Slopes, Determinant]]:
-    """The determinant's derivatives from the leverages of all rows, exactly."""
+def by_leverages(here: AtMode, restricted: float | None = None) -> Task[tuple[Slopes, Determinant]]:
+    """The determinant's derivatives from the leverages of all rows, exactly.
+
+    ``restricted`` : what the integral over the fixed effects, which are ``free`` and have observed weights then, adds beside
+    log|Q'V^-1 Q|; None where they are not integrated over.
+    """
     mode, at = here.mode, here.factorisation
     assert isinstance(at, BlockFactorisation)
-    slopes: Slopes = yield LeverageSums(
-        here.family, mode.gamma, mode.b, here.phi, tables(at), here.observed, here.constant
-    )
-    s, c_gamma = slopes.t, np.zeros(len(mode.gamma))
+    profiled = inverse = None
     if here.free:
         assert mode.sums.observed is not None
         profiled = ProfiledFixedEffects(mode.factorisation, mode.sums.observed)
+    if profiled is not None and restricted is not None:
+        inverse = Profiled(profiled.solved, inverse_root(profiled.information))
+    slopes: Slopes = yield LeverageSums(
+        here.family, mode.gamma, mode.b, here.phi, tables(at), here.observed, here.constant, inverse
+    )
+    s, c_gamma = slopes.t, np.zeros(len(mode.gamma))
+    if profiled is not None:
         c_gamma = np.linalg.solve(profiled.information, slopes.fixed_t - dots(profiled.solved, s))
         s = [own - np.tensordot(c_gamma, F, 1) for own, F in zip(s, profiled.ZWQ, strict=True)]
     c, f, _ = mode.factorisation.solve([own[None] for own in s])
@@ -235,9 +255,15 @@ def by_leverages(here: AtMode) -> Task[tuple[Slopes, Determinant]]:
         cross = own[0] @ e.T
         G.append((trace + (cross + cross.T) / 2)[None])
     solved, fixed, inner = at.solve(slopes.fixed)
+    logdet = np.zeros(1)
+    if inverse is not None and restricted is not None:
+        logdet += restricted - 2.0 * np.log(np.abs(np.diagonal(inverse.root))).sum()
+        for own, F in zip(G, fixed, strict=True):
+            half = np.tensordot(inverse.root.T, F, 1)
+            own -= np.einsum("pkj,plj->kl", half, half)
     return slopes, Determinant(
         scores=scores,
-        logdet=np.zeros(1),
+        logdet=logdet,
         G=G,
         gamma=(slopes.fixed_t - dots(slopes.ZwQ, shift) - slopes.QwQ @ c_gamma)[None],
         rho=(slopes.moved + dots(slopes.mixed, shift) + c_gamma @ slopes.fixed_mixed)[None]
@@ -253,6 +279,12 @@ def by_leverages(here: AtMode) -> Task[tuple[Slopes, Determinant]]:
         solved=solved,
         information=slopes.gram - inner,
     )
+
+
+def inverse_root(information: np.ndarray) -> np.ndarray:
+    """C (p, p), triangular, with C C' the inverse of an information matrix; LinAlgError where it is not positive definite."""
+    L = np.linalg.cholesky(information)
+    return np.asarray(np.linalg.solve(L, np.eye(len(L)))).T
 
 
 def laplace_task(

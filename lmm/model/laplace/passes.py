@@ -179,6 +179,19 @@ class Linearise:
         )
 
 
+class Profiled(NamedTuple):
+    """What leverages of the fixed effects need: N Z'WQ per term (p, k, J), and C (p, p) with C C' = (Q'V^-1 Q)^-1."""
+
+    solved: list[np.ndarray]
+    root: np.ndarray
+
+    def leverages(self, block: Block) -> np.ndarray:
+        """|C'(q_i - Q'WZ N z_i)|^2 per row, (n,): what integrating over the fixed effects adds to z_i'N z_i."""
+        p = len(self.root)
+        left = [block.Q[:, j] - block.random([own[j] for own in self.solved]) for j in range(p)]
+        return np.einsum("ij->j", (self.root.T @ np.reshape(left, (p, block.n))) ** 2)
+
+
 class Slopes(NamedTuple):
     """What the leverages l move at a point, t = l dW/deta, and what concerns the family's own parameters rho (r,).
 
@@ -219,7 +232,8 @@ class Slopes(NamedTuple):
 class LeverageSums:
     """Ask for :class:`Slopes` at gamma, b and phi, with the inverse's blocks ``tables`` of the factorised system there.
 
-    ``observed`` : which information the determinant takes; ``constant`` : whether that of the log density is wanted.
+    ``observed`` : which information the determinant takes; ``constant`` : whether that of the log density is wanted;
+    ``profiled`` : what the leverages of the fixed effects take, where these are integrated over.
     """
 
     family: Any
@@ -229,6 +243,7 @@ class LeverageSums:
     tables: Tables
     observed: bool
     constant: bool
+    profiled: Profiled | None = None
 
     def __call__(self, block: Block) -> Slopes:
         """The sums over a block."""
@@ -241,6 +256,8 @@ class LeverageSums:
         at = family.derivatives(y, eta, weights, phi)
         W, dW = family.determinant_weights(at, eta, weights, phi, self.observed)
         leverage = leverages(block, self.tables)
+        if self.profiled is not None:
+            leverage += self.profiled.leverages(block)
         t = leverage * dW
         fixed_observed, gram_observed = None, None
         if not family.shares_weights(self.observed):

@@ -56,15 +56,22 @@ def _log_det(C: np.ndarray) -> float:
 
 def ml_deviance(estimate: Estimate, n: int) -> float:
     """-2 log-likelihood at the estimated theta: for a REML fit with beta and sigma profiled anew."""
-    return _switched(estimate, n) if estimate.reml else float(estimate.objective)
+    if estimate.reml:
+        estimate.distribution.require_linear(
+            "deviance: a generalized model fitted by REML has its criterion alone, -2 fit.llf; fit it with REML=False for a deviance."
+        )
+        return _switched(estimate, n)
+    return float(estimate.objective)
 
 
 def reml_criterion(estimate: Estimate, n: int) -> float:
     """-2 restricted log-likelihood at the estimated theta; for an ML fit with sigma profiled anew."""
+    if estimate.reml:
+        return float(estimate.objective)
     estimate.distribution.require_linear(
-        "a generalized model has no REML criterion; fit.llf and fit.deviance are its criteria."
+        "reml_criterion: a generalized model fitted by maximum likelihood has none; fit.llf and fit.deviance are its criteria."
     )
-    return float(estimate.objective) if estimate.reml else _switched(estimate, n)
+    return _switched(estimate, n)
 
 
 def _switched(estimate: Estimate, n: int) -> float:

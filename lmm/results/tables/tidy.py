@@ -146,7 +146,7 @@ def mode_rows(known: Uncertainty) -> pd.DataFrame:
 
 def glance(design: Design, estimate: Estimate, eta: np.ndarray) -> pd.DataFrame:
     """One row: ``nobs, sigma, llf, aic, bic, reml_criterion`` (or ``deviance``), ``df_resid``; ``elbo`` of a variational fit."""
-    if estimate.family is None:
+    if estimate.family is None or estimate.reml:
         deviance = estimate.objective
     else:  # of rows that were not kept it is not known
         deviance = np.nan if design.streamed else generalized.deviance(design, estimate, eta)

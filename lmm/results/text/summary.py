@@ -290,7 +290,8 @@ def title_line(estimate: Estimate) -> str:
     )
     if estimate.method == "laplace2":
         how = "second-order Laplace Approximation"
-    return f"{estimate.family.model_title} mixed model fit by maximum likelihood ({how})"
+    criterion = "REML" if estimate.reml else "maximum likelihood"
+    return f"{estimate.family.model_title} mixed model fit by {criterion} ({how})"
 
 
 def tests_line(ddf: Ddf | None) -> str:
