@@ -81,6 +81,10 @@ class Estimator(abc.ABC):
         """The joint covariance of (theta, beta, rho) of a generalized model; None for a method that has none."""
         return None
 
+    def without_effects(self, problem: Any) -> float | None:
+        """The criterion of a generalized model's fixed effects alone; None where it is -2 log-likelihood."""
+        return None
+
     @property
     def given(self) -> Any:
         """The object that the user gave."""

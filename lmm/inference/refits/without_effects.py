@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 
 from lmm.estimators.estimator import Estimator
-from lmm.estimators.laplace.restricted_laplace import RestrictedLaplace
 from lmm.estimators.likelihood.probed_criterion import evaluator
 from lmm.families import Family
 from lmm.linalg import threads
@@ -33,9 +32,8 @@ def objective_without_effects(
 ) -> float:
     """-2 log-likelihood, or the REML criterion where the estimate has it, of the same fixed effects without random ones."""
     if isinstance(problem, GeneralizedProblem):
-        if isinstance(estimator, RestrictedLaplace):
-            return estimator.without_effects(problem)
-        return _generalized(problem)
+        restricted = estimator.without_effects(problem)
+        return _generalized(problem) if restricted is None else restricted
     evaluate = evaluator(problem, estimate.reml, estimator.sigma)
     return float(evaluate.objective(np.zeros(problem.n_theta)))
 
