@@ -237,6 +237,9 @@ class Family(abc.ABC):
                 f"family {self.name!r} is not available for this method; use method='laplace'."
             )
 
+    def require_restricted(self) -> None:  # noqa: B027
+        """ArgumentError where the fixed effects are not all of what the mean depends on beside the random ones."""
+
     # -- the linear predictor ------------------------------------------------------------------
 
     @property

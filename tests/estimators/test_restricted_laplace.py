@@ -118,6 +118,12 @@ def test_what_follows_a_fit(herds: lmm.Fit) -> None:
     assert many["sd_(Intercept)|herd"].iloc[0] == pytest.approx(again.theta.iloc[0], abs=1e-5)
 
 
+def test_thresholds_are_not_integrated_over() -> None:
+    wine = lmm.datasets.load("wine")
+    with pytest.raises(lmm.ArgumentError, match="thresholds in place of an intercept"):
+        lmm.glmer("rating ~ temp + (1|judge)", wine, family="ordinal", REML=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -92,12 +92,8 @@ class RestrictedLaplace(LaplaceLikelihood):
         return "laplace_reml"
 
     def objective_of(self, problem: GeneralizedProblem) -> Objective:
-        """J_R; ArgumentError for a family whose thresholds stand where an intercept would."""
-        if not problem.family.has_intercept:
-            raise ArgumentError(
-                f"REML=True: family {problem.family.name!r} has thresholds in place of an intercept, over which nothing is integrated; "
-                "use REML=False."
-            )
+        """J_R."""
+        problem.family.require_restricted()
         return RestrictedObjective(problem, self.control)
 
     def without_effects(self, problem: GeneralizedProblem) -> float:

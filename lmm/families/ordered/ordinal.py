@@ -92,6 +92,12 @@ class Ordinal(Categorical):
             )
         object.__setattr__(self, "thresholds", thresholds)
 
+    def require_restricted(self) -> None:
+        """ArgumentError: the thresholds are part of the mean."""
+        raise ArgumentError(
+            "REML=True: family 'ordinal' has thresholds in place of an intercept, over which nothing is integrated; use REML=False."
+        )
+
     def __repr__(self) -> str:
         return f"Ordinal(link={self.link.name!r}, thresholds={self.thresholds!r})"
 
