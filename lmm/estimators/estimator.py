@@ -14,6 +14,7 @@ import numpy as np
 
 from lmm.errors import ArgumentError
 from lmm.estimators.control import Control
+from lmm.model.problem import GeneralizedProblem
 from lmm.model.records import Estimate
 from lmm.types import TraceLine
 
@@ -81,7 +82,7 @@ class Estimator(abc.ABC):
         """The joint covariance of (theta, beta, rho) of a generalized model; None for a method that has none."""
         return None
 
-    def without_effects(self, problem: Any) -> float | None:
+    def without_effects(self, problem: GeneralizedProblem) -> float | None:
         """The criterion of a generalized model's fixed effects alone; None where it is -2 log-likelihood."""
         return None
 
