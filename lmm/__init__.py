@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from lmm.estimators.monte_carlo.nuts import NUTS
     from lmm.estimators.pql import PenalizedQuasiLikelihood
     from lmm.estimators.variational.variational_bayes import VariationalBayes
+    from lmm.known.given import Factor, KnownCovariance, Precision
     from lmm.linalg.devices.backend import enable_compile_cache
     from lmm.results import Fit
     from lmm.results.batch_fit import BatchFit
@@ -68,9 +69,11 @@ __all__ = [
     "DataError",
     "DegreesOfFreedomWarning",
     "ExpectationMaximization",
+    "Factor",
     "Fit",
     "FormulaError",
     "GroupingError",
+    "KnownCovariance",
     "LaplaceLikelihood",
     "LmmError",
     "LmmWarning",
@@ -78,6 +81,7 @@ __all__ = [
     "MaximumLikelihood",
     "MonteCarloEM",
     "PenalizedQuasiLikelihood",
+    "Precision",
     "PredictionError",
     "PriorWarning",
     "RankWarning",
@@ -124,6 +128,9 @@ _HOMES = {
     "BatchFit": "lmm.results.batch_fit",
     "lmer_batch": "lmm.api.batches",
     "glmer_batch": "lmm.api.batches",
+    "Factor": "lmm.known.given",
+    "KnownCovariance": "lmm.known.given",
+    "Precision": "lmm.known.given",
     "Source": "lmm.stream.sources",
     "power": "lmm.results.tests.power",
     "anova": "lmm.results.tests.model_comparison",

@@ -45,6 +45,7 @@ def lmer_batch(
     subset: object = None,
     na_action: str = "omit",
     contrasts: Mapping[str, object] | None = None,
+    covariance: Mapping[str, object] | None = None,
     residual: str | None = None,
     control: Control | None = None,
     progress: bool | None = None,
@@ -60,7 +61,8 @@ def lmer_batch(
     data : pandas, polars or pyarrow table, or a mapping of arrays, with the predictors; N rows. Never modified.
     responses : table (its columns name the responses), array (N, R), mapping of names to arrays (N,), or a list of names of columns of
         ``data``. Rows are matched by position. NaN is a missing value: that response is fitted to the rows that it has.
-    REML, weights, offset, contrasts, residual : as in :func:`lmm.lmer`, for all responses; with ``residual`` one fit follows another.
+    REML, weights, offset, contrasts, covariance, residual : as in :func:`lmm.lmer`, for all responses; with ``residual`` one fit follows
+        another.
     subset : rows to use, as in :func:`lmm.lmer`.
     na_action : "omit" leaves out rows with a missing predictor, and of each response the rows that it lacks; "fail" refuses both.
     control : :class:`lmm.Control`, tolerances and limits of fits that are finished one by one.
@@ -89,10 +91,10 @@ def lmer_batch(
     Reaction    251.405  10.467
     log           5.530   0.034
     """
-    given = Given(weights, offset, subset, na_action, contrasts, caller())
+    given = Given(weights, offset, subset, na_action, contrasts, caller(), covariance)
     estimator = choose_estimator(REML, None, control)
     single = partial(run, REML=REML, residual=residual, control=control)
-    model = with_residual(_one_sided(formula), residual, estimator)
+    model = with_residual(_one_sided(formula), residual, estimator, covariance)
     return _fit(model, data, responses, given, estimator, single, None, progress)
 
 
@@ -108,6 +110,7 @@ def glmer_batch(
     subset: object = None,
     na_action: str = "omit",
     contrasts: Mapping[str, object] | None = None,
+    covariance: Mapping[str, object] | None = None,
     control: Control | None = None,
     progress: bool | None = None,
 ) -> BatchFit:
@@ -118,7 +121,7 @@ def glmer_batch(
 
     Parameters
     ----------
-    formula, data, responses, subset, na_action, contrasts, control, progress : as in :func:`lmm.lmer_batch`.
+    formula, data, responses, subset, na_action, contrasts, covariance, control, progress : as in :func:`lmm.lmer_batch`.
     family : name or object, as in :func:`lmm.glmer`; not an ordinal one. A dispersion is estimated for each response.
     weights : trials of binomial proportions, else prior weights, for all responses.
     offset : known component of the linear predictor.
@@ -140,7 +143,7 @@ def glmer_batch(
     >>> bool(batch.converged.all()), batch.beta.shape
     (True, (20, 3))
     """
-    given = Given(weights, offset, subset, na_action, contrasts, caller())
+    given = Given(weights, offset, subset, na_action, contrasts, caller(), covariance)
     found = families.get(family)
     found.require_mean(
         f"glmer_batch: family {found.name!r} has thresholds, which differ in number; use glmer() for each response."

@@ -9,7 +9,14 @@ from time import perf_counter
 import numpy as np
 
 from lmm import families
-from lmm.api.lmer import check_control, choose_factorization, fit_problem, kept_arguments, rows_bar
+from lmm.api.lmer import (
+    check_control,
+    check_related,
+    choose_factorization,
+    fit_problem,
+    kept_arguments,
+    rows_bar,
+)
 from lmm.arguments import caller, checked
 from lmm.design import build_design
 from lmm.design.design import Call, Design
@@ -61,6 +68,7 @@ def glmer(
     subset: object = None,
     na_action: str = "omit",
     contrasts: Mapping[str, object] | None = None,
+    covariance: Mapping[str, object] | None = None,
     start: object = None,
     method: object = None,
     control: Control | None = None,
@@ -82,7 +90,7 @@ def glmer(
     weights : trials of a binomial proportion, frequencies of an ordinal response, else prior weights: column name, expression,
         or array (N,).
     offset : known component of the linear predictor: column name, expression, or array (N,).
-    subset, na_action, contrasts : as in :func:`lmm.lmer`.
+    subset, na_action, contrasts, covariance : as in :func:`lmm.lmer`.
     start : theta, or ``{"theta": ..., "beta": ..., "phi": ...}`` to begin from.
     method : a way of estimating by name ("laplace", "agq", "pql", "vi", "mcem", "nuts") or an estimator with settings of
         its own, in place of the one that ``nAGQ`` asks for.
@@ -108,7 +116,7 @@ def glmer(
     >>> round(fit.llf, 4)
     -92.0263
     """
-    given = Given(weights, offset, subset, na_action, contrasts, caller())
+    given = Given(weights, offset, subset, na_action, contrasts, caller(), covariance)
     return run_generalized(
         formula,
         data,
@@ -153,6 +161,7 @@ def run_generalized(
     estimator = choose_generalized(int(nAGQ), second_order, method, control, bool(REML))
     begin = perf_counter()
     reducer = reducer_for(data, rows_bar if estimator.control.progress else None)
+    check_related(given, estimator, reducer is not None)
     problem = None
     with threads.limited():
         if reducer is None:

@@ -47,6 +47,7 @@ def lmer(
     na_action: str = "omit",
     contrasts: Mapping[str, object] | None = None,
     residual: str | None = None,
+    covariance: Mapping[str, object] | None = None,
     start: object = None,
     method: object = None,
     control: Control | None = None,
@@ -68,6 +69,9 @@ def lmer(
     residual : how residuals vary and are correlated: ``"us(visit | id)"``, unstructured over the visits of each id;
         ``"ar1(visit | arm/id)"``, parameters by arm; ``"diag(sex)"``, one variance for each sex; ``"ou(week | id) + nugget"``. No random
         term is needed then; independent and of one variance otherwise.
+    covariance : known covariances between the levels of grouping factors, ``{"id": K}``: the effects of ``(1|id)`` have the covariance
+        s^2 K, those of ``(x|id)`` K (x) G. K is a DataFrame whose index and columns are the levels, or a :class:`lmm.KnownCovariance`,
+        :class:`lmm.Precision`, :class:`lmm.Factor`, :class:`lmm.Pedigree` or :class:`lmm.Tree`. Levels are independent otherwise.
     start : relative covariance parameters theta to begin from, in the order of ``fit.theta``.
     method : a way of estimating by name ("reml", "ml", "em", "vi", "mcem", "nuts", "mackay", "pql") or an estimator with
         settings of its own, ``lmm.VariationalBayes(rng=1)``; "reml" and "ml" override ``REML``.
@@ -93,7 +97,7 @@ def lmer(
     >>> fit.fixef().round(2).to_dict()
     {'Intercept': 251.41, 'Days': 10.47}
     """
-    given = Given(weights, offset, subset, na_action, contrasts, caller())
+    given = Given(weights, offset, subset, na_action, contrasts, caller(), covariance)
     return run(
         formula,
         data,
@@ -122,8 +126,9 @@ def run(
     settings = estimator.control
     begin = perf_counter()
     problem: Any = None
-    model = with_residual(formula, residual, estimator)
+    model = with_residual(formula, residual, estimator, given.covariance)
     reducer = reducer_for(data, rows_bar if settings.progress else None)
+    check_related(given, estimator, reducer is not None)
     with threads.limited():
         if reducer is not None and residual is not None:
             raise ArgumentError(
@@ -162,7 +167,27 @@ def run(
     return fit_problem(design, problem, estimator, start)
 
 
-def with_residual(formula: Any, residual: object, estimator: Estimator) -> Any:
+def check_related(given: Given, estimator: Estimator, chunks: bool) -> None:
+    """ArgumentError where ``covariance=`` meets a method, or data, that have no place for it."""
+    if not given.covariance:
+        return
+    if not estimator.takes_related:
+        raise ArgumentError(
+            f"covariance= is for maximum likelihood, restricted or not, and Laplace's method, not for {estimator.label}."
+        )
+    if chunks:
+        raise ArgumentError(
+            "covariance= needs the rows in memory; read the data into a table first."
+        )
+    if estimator.nagq > 1 or estimator.second_order:
+        raise ArgumentError(
+            "covariance= relates the levels of a grouping factor, so that the likelihood has no small integrals for quadrature; use nAGQ=1."
+        )
+
+
+def with_residual(
+    formula: Any, residual: object, estimator: Estimator, covariance: object = None
+) -> Any:
     """The formula with the structure of the residuals that it is to have.
 
     Raises
@@ -171,6 +196,10 @@ def with_residual(formula: Any, residual: object, estimator: Estimator) -> Any:
     """
     if residual is None:
         return formula
+    if covariance:
+        raise ArgumentError(
+            "residual= and covariance= together are not fitted; leave out the one that matters less."
+        )
     if not estimator.takes_residual:
         raise ArgumentError(
             f"residual= is for maximum likelihood, restricted or not, not for {estimator.label}."
@@ -198,6 +227,7 @@ def kept_arguments(design: Design, given: Given, start: object) -> dict[str, obj
         "offset": given.offset,
         "subset": chosen,
         "contrasts": given.contrasts,
+        "covariance": given.covariance,
         "start": start,
     }
     return {"na_action": given.na_action, **{name: own(value) for name, value in arguments.items()}}

@@ -55,7 +55,7 @@ class RowsInMemory:
     def random_variances(self, factors: Sequence[np.ndarray], scale2: float) -> list[float]:
         """Mean of z' S z over the rows per term, S = scale2 T T'."""
         return [
-            float(scale2 * np.mean(term.variances(T)))
+            float(scale2 * np.mean(term.row_variances(T)))
             for term, T in zip(self.design.terms, factors, strict=True)
         ]
 

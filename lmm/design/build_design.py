@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from lmm.design.design import Design, Predictor
-from lmm.design.level_checks import check_effects, check_levels, check_weights, unlike_weights
+from lmm.design.level_checks import (
+    check_effects,
+    check_levels,
+    check_weights,
+    related_notes,
+    unlike_weights,
+)
 from lmm.design.linear_response import check_response, linear_response
 from lmm.design.random_parts import random_terms
 from lmm.design.rank import independent_columns
@@ -76,10 +82,11 @@ def build_design(
     y, prior = _response(found, family)
     check_weights(found.weights)  # rows without trials weigh nothing
     said = (*said, *unlike_weights(prior, family))
-    made = random_terms(found)
+    made = random_terms(found, given.covariance)
     for term, recipe in made:
         check_levels(term)
-        if family is None:
+        said = (*said, *related_notes(term))
+        if family is None and term.relation is None:
             check_effects(term, parsed.bars_of(recipe.factors), found.n)
     intercept = getattr(family, "has_intercept", True)
     terms = tuple(term for term, _ in made)

@@ -46,6 +46,8 @@ def basis(term: RandomTerm, weights: np.ndarray | None) -> np.ndarray | None:
 
 def bases(design: Design) -> tuple[np.ndarray | None, ...]:
     """B of each random term of a design."""
+    if any(term.relation is not None for term in design.terms):
+        return (None,) * len(design.terms)
     return tuple(basis(term, design.weights) for term in design.terms)
 
 

@@ -12,6 +12,8 @@ from lmm.formula import Bar
 
 #: weights between which their squares, and those of sums of them, are numbers in double precision
 WEIGHTS = (1e-70, 1e70)
+#: difference of the mean variance of related levels from one that is told
+UNIT = 1e-6
 #: ratio of weights from which the light rows lose digits
 UNLIKE = 1e7
 
@@ -54,6 +56,21 @@ def check_levels(term: RandomTerm) -> None:
         raise GroupingError(
             f"grouping factor {term.group!r} has one level in the rows used ({term.levels[0]!r}); a random effect needs at least two."
         )
+
+
+def related_notes(term: RandomTerm) -> tuple[str, ...]:
+    """What a reader must know of a term whose levels are related."""
+    if term.relation is None:
+        return ()
+    rows = np.flatnonzero(term.counts())
+    text = f"the covariance of {term.group} is known up to its scale: {term.J} levels, {len(rows)} with rows"
+    mean = float(term.relation.variances[rows].mean())
+    if abs(mean - 1.0) > UNIT:
+        text += (
+            f". Its diagonal has the mean {mean:.4g}, so that the variance reported of {term.group}, times {mean:.4g}, is that of a level "
+            "in the mean"
+        )
+    return (f"{text}.",)
 
 
 def check_effects(term: RandomTerm, bars: Sequence[Bar], n: int) -> None:

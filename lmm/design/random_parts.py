@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,12 @@ from lmm.formula.text.grouping import Interaction, label
 from lmm.formula.text.names import readable
 
 
-def random_terms(found: Evaluated) -> list[tuple[RandomTerm, TermRecipe]]:
+def random_terms(
+    found: Evaluated, covariance: Mapping[str, object] | None = None
+) -> list[tuple[RandomTerm, TermRecipe]]:
     """The random terms, and what replays each, sorted by decreasing number of levels, ties as written.
+
+    ``covariance`` gives those of levels that are known, by grouping factor.
 
     Raises
     ------
@@ -37,7 +42,33 @@ def random_terms(found: Evaluated) -> list[tuple[RandomTerm, TermRecipe]]:
             )
             raise FormulaError(message, found.formula.text, bars[0].span)
     out = [_merged(found, bars) for bars in together.values()]
+    if covariance:
+        out = _related(out, covariance)
     return sorted(out, key=lambda made: -made[0].J)
+
+
+def _related(
+    made: list[tuple[RandomTerm, TermRecipe]], covariance: Mapping[str, object]
+) -> list[tuple[RandomTerm, TermRecipe]]:
+    """The terms whose levels have a known covariance, over all levels that it has.
+
+    Raises
+    ------
+    ArgumentError : what is wrong with a covariance, by its grouping factor.
+    """
+    from lmm.known.given import relations
+
+    found = relations(covariance, [term.group for term, _ in made])
+    out = []
+    for term, recipe in made:
+        relation = found.get(term.group)
+        if relation is not None:
+            codes = relation.place(term.levels).astype(np.int32)[term.codes]
+            levels = relation.levels
+            term = replace(term, codes=codes, levels=levels, relation=relation)
+            recipe = replace(recipe, levels=levels)
+        out.append((term, recipe))
+    return out
 
 
 @dataclass(frozen=True, eq=False)

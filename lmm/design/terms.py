@@ -7,6 +7,7 @@ values z_i in the columns of its level.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,9 @@ import scipy.sparse as sp
 from lmm.covariance import Covariance
 from lmm.formula.columns.incidence import Incidence
 from lmm.formula.columns.levels import strings
+
+if TYPE_CHECKING:
+    from lmm.known.relation import Relation
 
 __all__ = ["Incidence", "RandomTerm", "product"]
 
@@ -46,12 +50,14 @@ class RandomTerm(Incidence):
     columns : the k column names, formulaic's spelling (``"Intercept"``, ``"Days"``).
     levels : the J level labels, strings, in the order of the codes.
     structure : covariance of one level's k effects relative to the residual variance.
+    relation : how the levels are related where that is known; they are independent otherwise.
     """
 
     group: str
     columns: tuple[str, ...]
     levels: pd.Index
     structure: Covariance
+    relation: Relation | None = None
 
     @classmethod
     def of_columns(
@@ -76,13 +82,24 @@ class RandomTerm(Incidence):
 
     @property
     def J(self) -> int:
-        """Levels that occur in the kept rows."""
+        """Levels that occur in the kept rows, and those related to them."""
         return len(self.__dict__["_levels"])
 
     @property
     def exchangeable(self) -> bool:
-        """Whether it has several levels, which may be drawn again or left out."""
-        return self.J > 1
+        """Whether it has several levels, which may be drawn again or left out: not where they are related."""
+        return self.J > 1 and self.relation is None
+
+    def colour(self, z: np.ndarray) -> np.ndarray:
+        """Effects (..., J, k) with the covariance of the levels, of z (..., J, k) that are independent between levels."""
+        if self.relation is None:
+            return z
+        return np.swapaxes(self.relation.draw(np.swapaxes(z, -1, -2)), -1, -2)
+
+    def row_variances(self, T: np.ndarray) -> np.ndarray:
+        """(n,) the variance of each row's effect at a relative factor T, K_jj z'G z."""
+        own = self.variances(T)
+        return own if self.relation is None else own * self.relation.variances[self.codes]
 
     def value_columns(self) -> list[np.ndarray | None]:
         """The k columns of values, None for a column of ones, which costs no multiplication."""
@@ -145,6 +162,8 @@ class RandomTerm(Incidence):
     def of_rows(self, which: np.ndarray, codes: np.ndarray | None = None) -> RandomTerm:
         """The term of some rows, repeated ones among them, with other ``codes`` where given; levels without a row are dropped."""
         part = self.rows(which)
+        if self.relation is not None:
+            return replace(self, codes=part.codes, values=part.values)
         _, compact = np.unique(part.codes if codes is None else codes, return_inverse=True)
         levels = pd.RangeIndex(int(compact.max()) + 1)
         return replace(self, codes=compact.astype(np.int32), values=part.values, levels=levels)

@@ -41,6 +41,7 @@ class Estimator(abc.ABC):
     maximises : whether ``objective`` is -2 log of a likelihood at its maximum, so that nested models can be compared by it.
     takes_iterative, takes_checkpoint : whether ``Control(factorization="iterative")`` and ``Control(checkpoint=)`` are for it.
     takes_residual : whether it fits structured residuals, ``residual=``.
+    takes_related : whether it fits terms whose levels are related, ``covariance=``.
     elsewhere : a sentence for those who ask for it with the other kind of model.
     """
 
@@ -56,6 +57,7 @@ class Estimator(abc.ABC):
     takes_iterative: ClassVar[bool] = False
     takes_checkpoint: ClassVar[bool] = False
     takes_residual: ClassVar[bool] = False
+    takes_related: ClassVar[bool] = False
     elsewhere: ClassVar[str] = ""
 
     @property

@@ -110,7 +110,7 @@ class EliminatedTerm(NamedTuple):
     coupling: Coupling | None
 
 
-class Factor(NamedTuple):
+class EliminatedSystem(NamedTuple):
     """The factorised system: eliminated members, reduced tail C and its Cholesky factor, log|M|."""
 
     chain: tuple[EliminatedTerm, ...]
@@ -121,7 +121,7 @@ class Factor(NamedTuple):
 
 def factorize(
     xp: ModuleType, system: System, chain_T: list[Array], layout: tail.Layout, tail_T: list[Array]
-) -> Factor:
+) -> EliminatedSystem:
     """Eliminate the chain, then factor the tail. ``T`` per member and per term of the tail."""
     members, C, logdet = list(system.chain), system.C, 0.0
     done: list[EliminatedTerm] = []
@@ -149,11 +149,11 @@ def factorize(
             C = np.subtract(C, taken, out=taken) if xp is np else C - taken
         done.append(EliminatedTerm(A, X, W, small.left(xp, A, W, T), parents, coupling))
     if not layout:
-        return Factor(tuple(done), C, None, logdet)
+        return EliminatedSystem(tuple(done), C, None, logdet)
     if any(slot.k > 1 for slot in layout):
         C = tail.symmetrize(xp, C)
     factor = tail.factorize(xp, tail.sandwich(xp, layout, tail_T, C))
-    return Factor(tuple(done), C, factor, logdet + factor.logdet)
+    return EliminatedSystem(tuple(done), C, factor, logdet + factor.logdet)
 
 
 def _reduce_coupling(
@@ -185,7 +185,7 @@ class Reduced(NamedTuple):
 
 
 def reduce(
-    xp: ModuleType, factor: Factor, layout: tail.Layout, tail_T: list[Array], rhs: Vectors
+    xp: ModuleType, factor: EliminatedSystem, layout: tail.Layout, tail_T: list[Array], rhs: Vectors
 ) -> Reduced:
     """Carry right-hand sides down the elimination."""
     chain, rest = list(rhs.chain), rhs.tail
@@ -210,7 +210,7 @@ def reduce(
 
 def solve(
     xp: ModuleType,
-    factor: Factor,
+    factor: EliminatedSystem,
     layout: tail.Layout,
     tail_T: list[Array],
     reduced: Reduced,
@@ -249,7 +249,7 @@ def solve(
 
 
 def sample(
-    xp: ModuleType, factor: Factor, layout: tail.Layout, tail_T: list[Array], z: Vectors
+    xp: ModuleType, factor: EliminatedSystem, layout: tail.Layout, tail_T: list[Array], z: Vectors
 ) -> Vectors:
     """S z with S S' = N = (A + G^-1)^-1: for standard normal z, draws from the random effects' conditional distribution.
 
@@ -316,7 +316,7 @@ class InverseBlocks(NamedTuple):
 
 
 def inverse_blocks(
-    xp: ModuleType, factor: Factor, K: Array | None, need_first: bool
+    xp: ModuleType, factor: EliminatedSystem, K: Array | None, need_first: bool
 ) -> tuple[list[Array], list[InverseBlocks]]:
     """E_j H_j E_j' per member, and N's blocks per member (the first member's only if ``need_first``).
 
@@ -412,12 +412,12 @@ def row_of_tail(
     return small.multiply(member.W[..., None], total[:, None])[:, 0]
 
 
-def traces(xp: ModuleType, factor: Factor, K: Array | None) -> list[Array]:
+def traces(xp: ModuleType, factor: EliminatedSystem, K: Array | None) -> list[Array]:
     """sum_j Q_jj (k, k) per member of the chain."""
     return trace_sums(xp, factor, inverse_blocks(xp, factor, K, need_first=False)[0])
 
 
-def trace_sums(xp: ModuleType, factor: Factor, quadratics: list[Array]) -> list[Array]:
+def trace_sums(xp: ModuleType, factor: EliminatedSystem, quadratics: list[Array]) -> list[Array]:
     """The same from E_j H_j E_j' of :func:`inverse_blocks`."""
     out = []
     for member, quadratic in zip(factor.chain, quadratics, strict=True):

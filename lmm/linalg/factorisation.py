@@ -12,10 +12,11 @@ where the second form of N holds for singular G too. A :class:`PenalizedSystem` 
     traces()             sum_j Q_jj per term              inverse_blocks()       N_jj per term
     sample(z)            S z with S S' = N                quadratics(rows)       z'N z for rows z of Z
 
-Vectors of random effects are arrays (m, k, J) per term in the design's order: m vectors side by side. There are two implementations.
+Vectors of random effects are arrays (m, k, J) per term in the design's order: m vectors side by side. There are three implementations.
 :class:`BlockSystem` eliminates level by level and has a dense tail (:mod:`lmm.linalg.elimination`). :class:`KrylovSystem` solves the
 terms that a dense tail has no room for by conjugate gradients (:mod:`lmm.linalg.krylov`): its log-determinant lacks log|H|, its
-traces take random probes, and it has neither blocks of N nor samples.
+traces take random probes, and it has neither blocks of N nor samples. A third, :class:`lmm.linalg.joint.JointSystem`, is for levels
+that are related, b ~ N(0, K (x) G): G^-1 stands for K^-1 (x) G^-1 then, ``traces`` are sum_ij K_ij Q_ij.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lmm.linalg import elimination, krylov, tail
-from lmm.linalg.elimination import Factor, InverseBlocks, System, Vectors
+from lmm.linalg.elimination import EliminatedSystem, InverseBlocks, System, Vectors
 from lmm.linalg.krylov import Coupled, Exact, IterativeFactor
 from lmm.linalg.plan import Plan
 
@@ -169,7 +170,7 @@ class BlockFactorisation(Factorisation):
 
     system: BlockSystem
     T: list[np.ndarray]
-    factor: Factor
+    factor: EliminatedSystem
     tail_T: list[np.ndarray]
 
     @property

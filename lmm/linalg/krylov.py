@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 from lmm.linalg import elimination, small, tail
 from lmm.linalg.conjugate import Solved, conjugate_gradients
-from lmm.linalg.elimination import Factor, System, Vectors
+from lmm.linalg.elimination import EliminatedSystem, System, Vectors
 from lmm.linalg.sparse.sparse_product import Product
 from lmm.types import KernelArray as Array
 
@@ -80,7 +80,7 @@ class IterativeFactor(NamedTuple):
 
     inside: Exact
     coupled: Coupled
-    exact: Factor
+    exact: EliminatedSystem
     K: tuple[Array, ...]
     R: tuple[Array, ...]
     P: tuple[Array, ...]

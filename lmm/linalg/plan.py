@@ -10,12 +10,16 @@ are solved iteratively (:mod:`lmm.linalg.krylov`) and its small ones stay.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from lmm.errors import CapacityError
 from lmm.linalg.devices import backend as arrays
 from lmm.linalg.tail import Layout, Slot
+
+if TYPE_CHECKING:
+    from lmm.known.relation import Relation
 
 #: largest dense tail tried: 3 matrices of 8 q^2 bytes, 10 GB
 TAIL_LIMIT = 20_000
@@ -32,11 +36,12 @@ CHAIN_LIMIT = 40_000_000
 
 @dataclass(frozen=True)
 class TermSize:
-    """Name, columns per level and levels of a term."""
+    """Name, columns per level and levels of a term, and how the levels are related where that is known."""
 
     group: str
     k: int
     J: int
+    relation: Relation | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Plan:
     iterative : terms solved by conjugate gradients; none in an exact factorisation.
     devices : how many of JAX's devices share the dense tail; None takes all where it is large.
     passes : where a generalized model's passes over the rows are made, if not here.
+    joint : all terms where the levels of some are related and everything is eliminated together, by sparse Cholesky; else none.
     """
 
     terms: tuple[TermSize, ...]
@@ -63,11 +69,12 @@ class Plan:
     iterative: tuple[int, ...] = ()
     devices: int | None = None
     passes: str = ""
+    joint: tuple[int, ...] = ()
 
     @property
     def order(self) -> tuple[int, ...]:
-        """All terms: chain, tail, iterative."""
-        return self.chain + self.tail + self.iterative
+        """All terms: chain, tail, iterative, joint."""
+        return self.chain + self.tail + self.iterative + self.joint
 
     @cached_property
     def places(self) -> tuple[int, ...]:
@@ -95,6 +102,15 @@ class Plan:
                 "Fit with control=lmm.Control(factorization='exact') where memory allows."
             )
 
+    def require_levels(self, what: str) -> None:
+        """CapacityError where levels are related by a precision and ``what`` needs those of each term apart."""
+        if self.joint:
+            names = ", ".join(size.group for size in self.terms if size.relation is not None)
+            raise CapacityError(
+                f"{what} is for known covariances that are dense, of one term with one column; the covariance of {names} is not such a "
+                "one. ddf='satterthwaite' has no such limit."
+            )
+
     def __str__(self) -> str:
         lines = []
         for order, t in enumerate(self.chain):
@@ -113,6 +129,10 @@ class Plan:
             lines.append(
                 f"{size.group}: {size.J} levels x {size.k}, by conjugate gradients; its traces by random probes"
             )
+        for t in self.joint:
+            size = self.terms[t]
+            how = "" if size.relation is None else ", related as given"
+            lines.append(f"{size.group}: {size.J} levels x {size.k}{how}, by sparse Cholesky")
         q = sum(slot.k * slot.J for slot in self.layout)
         if q:
             lines.append(
@@ -138,6 +158,8 @@ def make_plan(
     ``factorization``: "exact" or "iterative" insist; "auto" is exact up to ``EXACT_LIMIT`` columns in the dense tail, more on an
     accelerator as its memory allows.
     """
+    if any(term.relation is not None for term in terms):
+        return Plan(terms, (), (), (), backend, joint=tuple(range(len(terms))))
     columns = [term.k * term.J for term in terms]
     chain, rest = _chain(terms, nested, columns, sum)
     q = sum(columns[s] for s in rest)

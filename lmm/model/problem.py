@@ -12,6 +12,7 @@ from time import perf_counter
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.linalg import solve_triangular
 
 from lmm.covariance import Covariance
@@ -96,6 +97,8 @@ class Problem(Structured):
     distribution: ClassVar[Family] = LINEAR
     #: parameters beside theta and the fixed effects: sigma
     n_own: ClassVar[int] = 1
+    #: whether the levels of some term are related
+    related: ClassVar[bool] = False
 
     @property
     def backend(self) -> str:
@@ -144,6 +147,22 @@ class Problem(Structured):
         """Per term what each level's rows say of its effects, Z'WZ (k, k, J), in units of sigma."""
         return self.cross.diag
 
+    def arranged_sums(self, cross: CrossProducts) -> Data:
+        """The sums for the deviance, of another response."""
+        return criterion_data(cross, self.plan, self.R, self.data)[0]
+
+    def on_levels(self, modes: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Effects (k, J, ...) per term of those of the sums: themselves."""
+        return list(modes)
+
+    def carried(self, t: int, ZW: sp.csr_array) -> sp.csr_array | np.ndarray:
+        """Z'W of a term in the columns of the sums: itself."""
+        return ZW
+
+    def sums_of(self, own: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Z'W y (r, k, J) per term in the columns of the sums: themselves."""
+        return tuple(own)
+
     def working_sums(
         self, beta: np.ndarray, modes: Sequence[np.ndarray], phi: Phi, unit: np.ndarray
     ) -> CrossProducts:
@@ -155,6 +174,10 @@ class Problem(Structured):
         )
 
     def spanned_constant(self) -> np.ndarray | None:
+        return self.constant_of_sums()
+
+    def constant_of_sums(self) -> np.ndarray | None:
+        """:meth:`spanned_constant` from the sums of a random intercept, if there is one."""
         # a random intercept's sums hold 1'WX
         for t, (_, columns) in enumerate(self.labels):
             if "Intercept" in columns:
@@ -220,7 +243,7 @@ class Problem(Structured):
         """The same Z and X with the response of ``design``: only the sums with y are made anew."""
         start = perf_counter()
         beta0, residual = _residual(design, self.R)
-        own = right_hand_sides(design.terms, residual[:, None], design.weights)
+        own = self.sums_of(right_hand_sides(design.terms, residual[:, None], design.weights))
         rhs = tuple(
             np.concatenate([old[:-1], new]) for old, new in zip(self.cross.rhs, own, strict=True)
         )
@@ -229,7 +252,7 @@ class Problem(Structured):
         gram[-1, -1] = residual @ weighted
         gram[-1, :-1] = gram[:-1, -1] = design.X.T @ weighted
         cross = replace(self.cross, rhs=rhs, gram=gram)
-        data, _ = criterion_data(cross, self.plan, self.R, self.data)
+        data = self.arranged_sums(cross)
         location, scale = _moments(design)
         seconds = {"cross-products": perf_counter() - start}
         centred = self.centred
@@ -283,6 +306,11 @@ class GeneralizedProblem(Structured):
     def source(self) -> Source:
         """What passes over the rows: those that were merged, where there are any."""
         return self.rows if self.merged is None else self.merged
+
+    @property
+    def related(self) -> bool:
+        """Whether the levels of some term are related."""
+        return bool(self.plan.joint)
 
     @property
     def labels(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -465,6 +493,10 @@ def build_problem(design: Design, backend: str = "numpy", factorization: str = "
     cross = cross_products(design.terms, (design.X, residual), design.weights)
     del residual
     seconds = {"cross-products": perf_counter() - start}
+    if any(term.relation is not None for term in design.terms):
+        from lmm.model.gaussian.related_problem import related_problem
+
+        return related_problem(design, cross, R, beta0, _moments(design))
     made = assemble(
         cross,
         design.terms,
@@ -556,6 +588,16 @@ def _residual(design: Design, R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return beta0, residual
 
 
+def gram_of(cross: CrossProducts, R: np.ndarray) -> np.ndarray:
+    """[Q y]'W[Q y] (p + 1, p + 1), Q the orthonormal fixed columns."""
+    p = len(R)
+    gram = np.eye(p + 1)
+    gram[p, p] = cross.gram[p, p]
+    if p:
+        gram[p, :p] = gram[:p, p] = solve_triangular(R, cross.gram[:p, p], trans="T")
+    return gram
+
+
 def criterion_data(
     cross: CrossProducts, plan: Plan, R: np.ndarray, old: Data | None
 ) -> tuple[Data, Plan]:
@@ -564,17 +606,13 @@ def criterion_data(
     if plan.backend == "jax":
         cross, plan = pad(cross, plan)
     rhs = tuple(np.concatenate([orthonormal(columns[:p], R), columns[p:]]) for columns in cross.rhs)
-    gram = np.eye(p + 1)
-    gram[p, p] = cross.gram[p, p]
-    if p:
-        gram[p, :p] = gram[:p, p] = solve_triangular(R, cross.gram[:p, p], trans="T")
     system = make_system(cross, plan) if old is None else old.system
     iterative = [rhs[t].reshape(p + 1, -1) for t in plan.iterative]
     own = np.concatenate(iterative, axis=1) if iterative else np.zeros((p + 1, 0))
     data = Data(
         system,
         arrange(plan, rhs),
-        gram,
+        gram_of(cross, R),
         degrees=np.asarray(float(cross.n)),
         constant=np.asarray(-cross.sum_log_weights),
         iterative=own,

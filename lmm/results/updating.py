@@ -70,6 +70,7 @@ def repeat_call(
         call["start"] = None  # theta belongs to the old terms
     if isinstance(new, Formula):
         call["contrasts"] = codings(call, new)
+        call["covariance"] = covariances(call, new)
     kept = dict(design.frame.context)
     chosen = call.get("subset")
     if isinstance(chosen, Chosen):
@@ -85,6 +86,15 @@ def repeat_call(
     return run(
         new, arguments.pop("data"), given=Given(**rows, context={**context, **kept}), **arguments
     )
+
+
+def covariances(call: Mapping[str, object], formula: Formula) -> dict[str, object] | None:
+    """``covariance=`` of a call for the grouping factors that a formula still has."""
+    groups = {bar.group for bar in formula.bars}
+    given = call.get("covariance")
+    if not isinstance(given, Mapping):
+        return None
+    return {name: value for name, value in given.items() if name in groups} or None
 
 
 def codings(call: Mapping[str, Any], formula: Formula) -> dict[str, object] | None:

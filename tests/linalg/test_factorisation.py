@@ -19,6 +19,7 @@ from lmm.linalg.factorisation import (
 )
 from lmm.linalg.plan import Plan, make_layout
 from lmm.model.gaussian.system import make_coupled, make_system
+from lmm.model.joint_system import joint_system
 from lmm.model.problem import build_problem
 from tests.algebra import Algebra, thetas
 from tests.designs import zoo
@@ -56,7 +57,15 @@ def all_iterative(name: str) -> PenalizedSystem:
     )
 
 
-EXACT = [as_planned, dense]
+def joint(name: str) -> PenalizedSystem:
+    """All terms eliminated together by sparse Cholesky."""
+    problem = build_problem(DESIGNS[name])
+    terms, cross = problem.plan.terms, problem.cross
+    plan = Plan(terms, (), (), (), joint=tuple(range(len(terms))))
+    return joint_system(plan, cross)
+
+
+EXACT = [as_planned, dense, joint]
 SYSTEMS = [*EXACT, iterative, all_iterative]
 
 
@@ -208,9 +217,11 @@ def test_negative_weights(make: Callable[[str], PenalizedSystem]) -> None:
     cross = build_problem(DESIGNS["crossed"]).cross
     for sign, definite in ((1.0, True), (-1.0, False)):
         signed = replace(cross, diag=(cross.diag[0], *(sign * own for own in cross.diag[1:])))
-        system = factorisation.penalized_system(
-            plan, make_system(signed, plan, dense=True), make_coupled(signed, plan)
-        )
+        system: PenalizedSystem = joint_system(plan, signed)
+        if not plan.joint:
+            system = factorisation.penalized_system(
+                plan, make_system(signed, plan, dense=True), make_coupled(signed, plan)
+            )
         assert (system.try_factorize(T) is not None) == definite
 
 

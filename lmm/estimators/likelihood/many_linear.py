@@ -126,6 +126,7 @@ def takes(problem: Problem) -> bool:
     """Whether the arrays of a batch can hold this structure."""
     linear = all(s.second(np.ones(s.n_theta)) is None for s in problem.structures)
     effects = sum(size.k * size.J for size in problem.plan.terms)
+    linear = linear and not problem.plan.joint
     return linear and effects <= (LEVELS_LIMIT if len(problem.plan.terms) == 1 else STACK_LIMIT)
 
 
@@ -509,7 +510,7 @@ def fit_blocks(
             cov,
             sigma,
             values.objective,
-            modes_by_problem(values.modes) if modes else (),
+            modes_by_problem(problem.on_levels(values.modes)) if modes else (),
             ends.evaluations,
             {},
         )

@@ -69,7 +69,7 @@ class MaximumLikelihood(Estimator):
     sigma: float | None = None
     ddf: str | None = None
     models = (LINEAR,)
-    maximises = takes_iterative = takes_checkpoint = takes_residual = True
+    maximises = takes_iterative = takes_checkpoint = takes_residual = takes_related = True
     elsewhere = " Maximum likelihood of a generalized model is 'laplace' or 'agq'."
 
     def __post_init__(self) -> None:
@@ -177,9 +177,9 @@ class MaximumLikelihood(Estimator):
     def hessian(self, problem: Problem, theta: np.ndarray) -> np.ndarray:
         """Its exact second derivatives with respect to theta, (m, m)."""
         problem.plan.require_exact("The exact Hessian")
-        evaluate = Evaluator(problem, self.reml, self.sigma)
+        evaluate = evaluator(problem, self.reml, self.sigma)
         theta = np.asarray(theta, dtype=float)
-        if hessian.is_cheap(evaluate.sizes, hessian.DENSE_LIMIT):
+        if not problem.plan.joint and hessian.is_cheap(evaluate.sizes, hessian.DENSE_LIMIT):
             return evaluate.hessian(evaluate.in_theta(theta))
         return hessian.by_differences(lambda at: evaluate.in_theta(at).gradient, theta)
 
@@ -329,7 +329,7 @@ def finish(
         beta_cov_unscaled=inverse @ value.cov @ inverse.T,
         theta=problem.canonical(point.theta),
         sigma=float(np.sqrt(evaluate.variance(value))),
-        modes=as_columns(point.payload.modes),
+        modes=as_columns(problem.on_levels(point.payload.modes)),
         objective=point.objective,
         n_parameters=problem.p + problem.n_theta + int(not evaluate.known),
         convergence=convergence,

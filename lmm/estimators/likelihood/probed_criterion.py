@@ -364,6 +364,10 @@ def evaluator(
     problem: Problem, reml: bool, sigma: float | None = None, control: Control | None = None
 ) -> Evaluator:
     """The criterion of a problem, whichever way it is factorised."""
+    if problem.plan.joint:
+        from lmm.estimators.likelihood.joint_criterion import JointEvaluator
+
+        return JointEvaluator(problem, reml, sigma)
     if problem.plan.exact:
         return Evaluator(problem, reml, sigma)
     return StochasticEvaluator(problem, reml, sigma, control)

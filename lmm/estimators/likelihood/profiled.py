@@ -96,6 +96,10 @@ class Evaluator:
             self.data = deviance.Data(
                 elimination.on_devices(self.mesh, system), *backend.put(tuple(self.data[1:]))
             )
+        self.prepare()
+
+    def prepare(self) -> None:
+        """What another way of factorising needs beforehand."""
 
     def _call(self, kernel: Kernel, *arrays: object, **static: Any) -> Any:
         if self.jax:

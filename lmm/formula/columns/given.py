@@ -31,6 +31,7 @@ class Given:
     na_action : ``"omit"`` drops incomplete rows, ``"exclude"`` also pads results later, ``"fail"`` refuses them.
     contrasts : coding of categorical columns, ``{"period": "sum"}``.
     context : variables and functions of the caller.
+    covariance : known covariances between the levels of grouping factors, ``{"id": K}``.
     """
 
     weights: object = None
@@ -39,6 +40,7 @@ class Given:
     na_action: str = "omit"
     contrasts: Mapping[str, object] | None = None
     context: Mapping[str, object] = field(default_factory=dict)
+    covariance: Mapping[str, object] | None = None
 
 
 NOTHING = Given()

@@ -13,8 +13,9 @@ from lmm.estimators.control import Control
 from lmm.estimators.estimator import Estimator
 from lmm.estimators.laplace.laplace_criterion import Objective
 from lmm.estimators.laplace.laplace_likelihood import maximum_likelihood
-from lmm.estimators.likelihood.profiled import Evaluator
+from lmm.estimators.likelihood.probed_criterion import evaluator
 from lmm.inference.intervals.generalized_surface import GeneralizedSurface
+from lmm.inference.intervals.joint_surface import linear_surface
 from lmm.inference.intervals.marginal_surface import MarginalSurface
 from lmm.inference.intervals.profiling import LowerPoint, ProfilePath, follow, polished
 from lmm.inference.intervals.surface import Held, LinearSurface, Place
@@ -162,13 +163,13 @@ def profiles(
         if problem.centred is not None:
             text = "random slopes are far from their origin: their profiles hold few digits. Centre the covariate, I(x - mean(x))."
             messages = (*messages, text)
-        base = Evaluator(problem, False, 1.0)
+        base = evaluator(problem, False, 1.0)
         place = Place(
             [best.sigma * T for T in best.factors],
             np.concatenate([[np.log(best.sigma)], best.beta]),
         )
-        surfaces = [LinearSurface(base, own, kind.sigma is not None) for own in held]
-        some = LinearSurface(base, Held("sd", 0, None, 0), kind.sigma is not None)
+        surfaces = [linear_surface(base, own, kind.sigma is not None) for own in held]
+        some = linear_surface(base, Held("sd", 0, None, 0), kind.sigma is not None)
     endless = [best.unbounded.get(_named(problem, own), (False, False)) for own in held]
     for _ in range(RESTARTS):
         try:

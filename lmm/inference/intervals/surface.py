@@ -307,6 +307,18 @@ class LinearSurface:
         beta: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Derivatives in c added, and all of gamma."""
+        center, cov = self._free_coefficients(T)
+        own, gamma = self._held_gamma(z), self.B[:, 0]
+        weight = 2.0 / (float(gamma @ cov @ gamma) * variance)
+        slope = weight * (own - float(gamma @ center)) / self.length
+        size = len(gradient)
+        wide = np.zeros((size + 1, size + 1))
+        wide[:size, :size] = H
+        wide[size, size] = weight / self.length**2
+        return np.append(gradient, slope), wide, self.B @ np.concatenate([[own], beta])
+
+    def _free_coefficients(self, T: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """beta and (Q'V^-1Q)^-1 with none held."""
         problem, plan = self.problem, self.problem.arranged
         chain_T, tail_T = ([T[t] for t in which] for which in (plan.chain, plan.tail))
         if self.base.jax:
@@ -315,11 +327,4 @@ class LinearSurface:
             )
         else:
             value = deviance.deviance(np, problem.data, chain_T, tail_T, plan.layout, False)
-        own, gamma = self._held_gamma(z), self.B[:, 0]
-        weight = 2.0 / (float(gamma @ value.cov @ gamma) * variance)
-        slope = weight * (own - float(gamma @ value.beta)) / self.length
-        size = len(gradient)
-        wide = np.zeros((size + 1, size + 1))
-        wide[:size, :size] = H
-        wide[size, size] = weight / self.length**2
-        return np.append(gradient, slope), wide, self.B @ np.concatenate([[own], beta])
+        return value.beta, value.cov

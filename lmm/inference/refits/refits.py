@@ -305,7 +305,8 @@ def without(
     progress: Progress | None = None,
 ) -> Batch:
     """Refits that leave out rows[i], each from the estimates of the whole."""
-    if not (is_batched(problem, estimator) and _sums(problem) <= SUMS_LIMIT):
+    few = is_batched(problem, estimator) and _sums(problem) <= SUMS_LIMIT
+    if problem.related or not (is_batched(problem, estimator) and few):
         return one_by_one(_subsets(design, problem, rows), estimator, estimate, False, progress)
 
     def data(which: np.ndarray, reml: bool) -> Levels | Stacked:
@@ -465,7 +466,7 @@ def of_levels(
 
     Levels of other terms that lie within one level of t become levels of their own in every copy; crossed ones stay what they are.
     """
-    if not (is_batched(problem, estimator) and len(design.terms) == 1):
+    if problem.related or not (is_batched(problem, estimator) and len(design.terms) == 1):
         return one_by_one(_copies(design, problem, t, levels), estimator, estimate, False, progress)
 
     def data(which: np.ndarray, reml: bool) -> Levels:

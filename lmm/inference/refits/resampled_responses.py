@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from lmm.design.design import Design
+from lmm.errors import ArgumentError
 from lmm.model.records import Estimate
 
 
@@ -20,6 +21,12 @@ def resample_slabs(
     design: Design, estimate: Estimate, nsim: int, rng: np.random.Generator, held: int
 ) -> Iterator[np.ndarray]:
     """``nsim`` responses of modes and residuals drawn again, in parts (n, any number) of up to ``held`` numbers."""
+    related = [term.group for term in design.terms if term.relation is not None]
+    if related:
+        raise ArgumentError(
+            f"bootstrap: kind='semiparametric' draws the effects of {related[0]} level by level, but their levels are related; take "
+            "kind='parametric'."
+        )
     eta = design.rows.fixed_part(estimate.beta)
     weights = np.ones(design.n) if design.weights is None else design.weights
     fitted = design.rows.predictor(estimate.beta, estimate.modes)

@@ -119,7 +119,7 @@ def fit_responses(
             (which, _pattern(design, problem, estimator, like, Y[:, which], rows, progress))
         )
     alone = alone[sound[alone]]
-    one_factor = len(design.terms) == 1
+    one_factor = len(design.terms) == 1 and not problem.related
     if (
         len(alone)
         and one_factor
@@ -250,7 +250,7 @@ def unfit(design: Design, rows: np.ndarray, problem: AnyProblem) -> str | None:
         if J < 2 and term.exchangeable:
             return f"its {count} rows have {J} level{'' if J == 1 else 's'} of {term.group}; a random effect needs at least two"
         k = term.structure.inseparable()
-        if J * k >= problem.distribution.most_effects(count):
+        if term.relation is None and J * k >= problem.distribution.most_effects(count):
             return f"its {count} rows have {J * k} random effects of {term.group}, which cannot be told from the residual"
     if count <= design.p:
         return f"its {count} rows are not more than the {design.p} fixed effects"

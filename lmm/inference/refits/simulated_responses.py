@@ -63,7 +63,7 @@ def simulate_array(
         column[:] = mean
         if not use_u:
             effects = [
-                rng.standard_normal((term.J, term.k)) @ T
+                term.colour(rng.standard_normal((term.J, term.k))) @ T
                 for term, T in zip(design.terms, factors, strict=True)
             ]
             for term, b in zip(design.terms, effects, strict=True):
@@ -107,7 +107,7 @@ def _gaussian(
         columns[:], at = mean, 0
         for term, T in zip(terms, factors, strict=True):
             own = drawn[:, at : at + term.J * term.k].reshape(-1, term.J, term.k)
-            columns += term.times(own @ T)
+            columns += term.times(term.colour(own) @ T)
             at += term.J * term.k
         columns += scale * drawn[:, effects:]
 
@@ -131,8 +131,11 @@ def _within_range(
             break
         for term, T, b in zip(design.terms, factors, effects, strict=True):
             levels = np.unique(term.codes[bad])
-            b[levels] = rng.standard_normal((len(levels), term.k)) @ T
             count += len(levels)
+            if term.relation is None:
+                b[levels] = rng.standard_normal((len(levels), term.k)) @ T
+            else:  # those of other levels go with them
+                b[:] = term.colour(rng.standard_normal((term.J, term.k))) @ T
         eta[:] = mean
         for term, b in zip(design.terms, effects, strict=True):
             eta += term.times(b)

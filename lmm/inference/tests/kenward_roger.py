@@ -114,6 +114,7 @@ def kenward_roger(problem: Problem, estimator: Estimator, estimate: Estimate) ->
     CapacityError : crossed grouping factors with too many levels.
     """
     problem, estimate = inward(problem, estimate)
+    problem.plan.require_levels("Kenward and Roger's method")
     message = None
     if not estimate.reml:
         sigma = float(estimate.sigma) if estimate.knows_sigma else None

@@ -11,6 +11,7 @@ Nothing here has the rows' dimension.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -42,12 +43,22 @@ class Marginal:
     e: list[np.ndarray]
     inverse: np.ndarray
 
+    def related(self, t: int, v: np.ndarray) -> np.ndarray:
+        """K v for v (..., J), K the covariance of the levels of term t; v where they are independent."""
+        relation = self.problem.plan.terms[t].relation
+        return v if relation is None else relation.times(v)
+
+    @cached_property
+    def FK(self) -> list[np.ndarray]:
+        """Per term (p, k, J), F with the levels' covariance: F where they are independent."""
+        return [self.related(t, F) for t, F in enumerate(self.F)]
+
     def between(self, t: int, dG: np.ndarray) -> np.ndarray:
-        """F'dG F (m_t, p, p) for directions dG (m_t, k, k) of term t."""
+        """F'(dG (x) K) F (m_t, p, p) for directions dG (m_t, k, k) of term t."""
         F = self.F[t]
         p, k, J = F.shape
         out = np.empty((len(dG), p, p))
-        flat = F.reshape(p, k * J)
+        flat = self.FK[t].reshape(p, k * J)
         for i, d in enumerate(dG):
             out[i] = np.einsum("ab,pbj->paj", d, F).reshape(p, k * J) @ flat.T
         return (out + out.swapaxes(1, 2)) / 2.0
@@ -57,11 +68,11 @@ class Marginal:
         p = self.problem.p
         P = -np.concatenate([self.between(t, d) for t, d in enumerate(dG)])
         Q = np.empty((len(P), len(P), p, p))
-        flat = [F.reshape(p * F.shape[1], F.shape[2]) for F in self.F]
+        flat = [F.reshape(p * F.shape[1], F.shape[2]) for F in self.FK]
         i = 0
         for t, own in enumerate(dG):
             for d in own:
-                e = self.times(t, np.einsum("ab,pbj->paj", d, self.F[t]))
+                e = self.times(t, np.einsum("ab,pbj->paj", d, self.FK[t]))
                 j = 0
                 for s, others in enumerate(dG):
                     k = len(others[0])
@@ -75,7 +86,10 @@ class Marginal:
 
     def residual_quadratics(self, dG: list[np.ndarray]) -> np.ndarray:
         """v_i'Z'PZ v_j (m, m) with v_i = E_i e, P the projection of REML."""
-        v = [np.einsum("iab,bj->iaj", d, e) for d, e in zip(dG, self.e, strict=True)]
+        v = [
+            np.einsum("iab,bj->iaj", d, self.related(t, e))
+            for t, (d, e) in enumerate(zip(dG, self.e, strict=True))
+        ]
         onto = np.concatenate(
             [
                 np.einsum("pbj,ibj->ip", F, own, optimize=True)

@@ -163,7 +163,7 @@ def second_derivatives(problem: Problem, estimate: Estimate) -> np.ndarray:
 
 def _in_theta(problem: Problem, estimate: Estimate, at: Evaluator, here: Point) -> np.ndarray:
     """Its part (m, m) in theta: by levels for one factor, else from the traces of Kenward and Roger's method, else by differences."""
-    if len(problem.structures) == 1 or not at.comparable:
+    if len(problem.structures) == 1 or problem.plan.joint or not at.comparable:
         return at.hessian(here)
     dG = [
         directions(d, T) for d, T in zip(here.payload.frame.dT, here.payload.frame.T, strict=True)

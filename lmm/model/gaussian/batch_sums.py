@@ -37,7 +37,10 @@ class Rows:
 
     def __init__(self, problem: Problem, design: Design):
         self.problem, self.design = problem, design
-        self.ZW = [term.transposed(design.weights) for term in design.terms]
+        self.ZW = [
+            problem.carried(t, term.transposed(design.weights))
+            for t, term in enumerate(design.terms)
+        ]
         self.XW = design.X if design.weights is None else design.X * design.weights[:, None]
 
     def residuals(self, Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +73,7 @@ def responses(rows: Rows, Y: np.ndarray, reml: bool) -> tuple[Levels | Stacked, 
     beta0 = np.empty((p, R))
     gram = np.zeros((p + 1, p + 1, R))
     gram[np.arange(p), np.arange(p)] = 1.0
-    sums = [np.empty((len(ZW.indptr) - 1, R)) for ZW in rows.ZW]
+    sums = [np.empty((ZW.shape[0], R)) for ZW in rows.ZW]
     width = max(8, PIECE // max(n, 1))
     for first in range(0, R, width):
         part = slice(first, first + width)

@@ -51,6 +51,8 @@ class Determined:
 
 def determined(problem: Problem, reml: bool) -> Determined:
     """What the data of a linear problem determine."""
+    if problem.plan.joint:  # levels that are related are not those of another term
+        return Determined(tuple(np.arange(s.k) for s in problem.structures), ())
     cross, p = problem.cross, problem.p
     fixed = problem.shared() if reml and p else []
     kept: list[list[int]] = [[] for _ in problem.structures]

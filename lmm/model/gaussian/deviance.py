@@ -31,7 +31,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from lmm.linalg import elimination, tail
-from lmm.linalg.elimination import Factor, Reduced, System, Vectors
+from lmm.linalg.elimination import EliminatedSystem, Reduced, System, Vectors
 
 Array = Any
 
@@ -74,7 +74,7 @@ class Derivatives(NamedTuple):
 class State(NamedTuple):
     """The factor at given T with the solved right-hand sides."""
 
-    factor: Factor
+    factor: EliminatedSystem
     modes: Vectors  # (A + G^-1)^-1 Z'W[X y]
     residuals: Vectors  # Z'V^-1[X y]
 
@@ -137,7 +137,7 @@ def _head(
     layout: tail.Layout,
     reml: bool,
     known: bool,
-) -> tuple[Profiled, Factor, Reduced, Array]:
+) -> tuple[Profiled, EliminatedSystem, Reduced, Array]:
     """Factor, eliminate [X y] and profile; also the inverse of the Cholesky factor of X'V^-1X."""
     factor = elimination.factorize(xp, data.system, chain_T, layout, tail_T)
     reduced = elimination.reduce(xp, factor, layout, tail_T, data.rhs)
@@ -226,7 +226,11 @@ def beside(xp: Any, parts: list[Array], r: int) -> Array:
 
 
 def exact_traces(
-    xp: Any, factor: Factor, layout: tail.Layout, tail_T: list[Array], well: tuple[bool, ...]
+    xp: Any,
+    factor: EliminatedSystem,
+    layout: tail.Layout,
+    tail_T: list[Array],
+    well: tuple[bool, ...],
 ) -> list[Array]:
     """sum_j Q_jj (k, k) per term of the chain, then of the tail."""
     if not layout:

@@ -79,6 +79,7 @@ class MarginalProblem(Structured):
     #: theta has all variances
     n_own: ClassVar[int] = 0
     backend: ClassVar[str] = "numpy"
+    related: ClassVar[bool] = False
 
     @property
     def n_terms(self) -> int:

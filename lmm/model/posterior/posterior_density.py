@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lmm.linalg import elimination
-from lmm.linalg.elimination import Factor, Reduced, System, Vectors
+from lmm.linalg.elimination import EliminatedSystem, Reduced, System, Vectors
 from lmm.linalg.factorisation import arrange, collect
 from lmm.linalg.plan import Plan
 from lmm.linalg.tail import size as tail_size
@@ -281,7 +281,7 @@ def marginal_log_likelihood(at: Point, data: SumData, space: Space) -> Array:
 
 def _eliminate(
     at: Point, data: SumData, space: Space
-) -> tuple[Array, Factor, list[Array], Reduced, Array]:
+) -> tuple[Array, EliminatedSystem, list[Array], Reduced, Array]:
     """log sigma, the factor at T / sigma, and Z'Wr carried down it with r'Wr."""
     log_sigma = jnp.log(data.sigma) if at.log_scale is None else at.log_scale
     combine = jnp.concatenate([-(data.gamma + data.root @ at.d), jnp.ones(1)])
@@ -301,7 +301,7 @@ def _factors(at: Point, space: Space) -> list[Array]:
 
 def _carry(
     system: System, rhs: Vectors, combine: Array, T: list[Array], space: Space
-) -> tuple[Factor, list[Array], Reduced]:
+) -> tuple[EliminatedSystem, list[Array], Reduced]:
     """The factorised system, T of the tail's terms, and a combination of right-hand sides carried down."""
     plan = space.plan
     assert plan is not None
@@ -314,7 +314,7 @@ def _carry(
 
 
 def _means_and_draws(
-    factor: Factor, tail_T: list[Array], reduced: Reduced, v: list[Array], plan: Plan
+    factor: EliminatedSystem, tail_T: list[Array], reduced: Reduced, v: list[Array], plan: Plan
 ) -> tuple[list[Array], list[Array]]:
     """N r and S v, (k, J) per term, for v (k, J) per term."""
     chain = tuple(v[t][None] for t in plan.chain)

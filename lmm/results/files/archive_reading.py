@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from lmm.formula.columns.table import Table
 from lmm.model.laplace.rows import Block
@@ -276,6 +277,9 @@ FROM_VALUES: dict[str, Callable[..., object]] = {
     "scalar": lambda array: array[()],
     "interval value": pd.Interval,
     "complex": complex,
+    "sparse rows": lambda data, indices, indptr, rows, columns: sp.csr_array(
+        (data, indices, indptr), shape=(rows, columns)
+    ),
     "slice": slice,
     "generator": _generator,
     "origin": _origin,

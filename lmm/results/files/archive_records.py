@@ -26,6 +26,7 @@ ROOMS = (
     "families",
     "formula",
     "inference",
+    "known",
     "linalg",
     "model",
     "results",

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from lmm.design.design import Call
 from lmm.errors import ArgumentError
@@ -44,6 +45,7 @@ from lmm.stream.sources import Source
 #: the name of a kind, and what it is made of: values of JSON, and numbers of nodes
 Node: TypeAlias = list[object]
 MOMENTS = (datetime.datetime, datetime.date, datetime.time)
+SPARSE = (sp.csr_array, sp.csc_array, sp.coo_array, sp.csr_matrix, sp.csc_matrix, sp.coo_matrix)
 
 
 class ArchiveWriter:
@@ -232,6 +234,10 @@ class ArchiveWriter:
             return [type(value).__name__, value.isoformat()]
         if type(value) is datetime.timedelta:
             return ["pytimedelta", value.days, value.seconds, value.microseconds]
+        if isinstance(value, SPARSE):
+            rows = value.tocsr()
+            parts = (rows.data, rows.indices, rows.indptr, *rows.shape)
+            return ["sparse rows", *self._all(parts, where)]
         if type(value) is complex:
             return ["complex", self.value(value.real, where), self.value(value.imag, where)]
         if type(value) is bytes:

@@ -258,6 +258,10 @@ def term_of(design: Design, group: str | None, what: str) -> int:
     """Position of the term whose levels are meant; by default the one within whose levels all others lie."""
     terms = [term for term in design.units if term.exchangeable]
     groups = [term.group for term in terms]
+    if not terms:
+        raise ArgumentError(
+            f"{what}: no grouping factor has levels that stand alone: those of {', '.join(t.group for t in design.units)} are related."
+        )
     if group is not None:
         if group not in groups:
             raise ArgumentError(

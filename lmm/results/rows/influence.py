@@ -92,7 +92,8 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
     estimate.require_likelihood(
         "influence: this fit is a posterior distribution; fit a likelihood method, or compare posteriors by hand."
     )
-    groups = [term.group for term in design.units if term.exchangeable]
+    exchangeable = [term for term in design.units if term.exchangeable]
+    groups = [term.group for term in exchangeable]
     if by not in ("group", "row"):
         if by in groups and group is None:
             by, group = "group", by
@@ -102,7 +103,9 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
         rows, part = list(np.arange(design.n)[:, None]), np.arange(design.n)
         name, index = "row", design.index
     else:
-        term = design.units[term_of(design, groups[-1] if group is None else group, "influence")]
+        term = exchangeable[
+            term_of(design, groups[-1] if group is None and groups else group, "influence")
+        ]
         name, part = term.group, term.codes
         rows = term.rows_of_levels()
         index = pd.Index(term.levels, name=name)

@@ -129,6 +129,7 @@ def design_of(fit: Fit, formula: Formula, context: Mapping[str, object]) -> Desi
         "omit",
         updating.codings(call, formula),
         scope,
+        updating.covariances(call, formula),
     )
     with quietly(), threads.limited():
         return build_design(formula, design.frame.data, given, call.get("family"))
