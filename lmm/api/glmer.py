@@ -48,6 +48,10 @@ def check_quadrature(design: Design, points: int, second_order: bool = False) ->
         raise ArgumentError(
             f"nAGQ={asked} needs a single grouping factor; this model has {groups}. Use nAGQ=1."
         )
+    if design.terms[0].several:
+        raise ArgumentError(
+            f"nAGQ={asked} needs levels whose rows are their own; rows belong to several levels of {design.terms[0].group}. Use nAGQ=1."
+        )
     if design.terms[0].k > MAX_DIMENSIONS:
         one = design.terms[0]
         raise ArgumentError(

@@ -245,6 +245,9 @@ def fit_problem(
         raise ArgumentError(
             f"checkpoint= is for maximum likelihood, restricted or not, and EM, not for {estimator.label}."
         )
+    for term in design.terms:
+        if not estimator.takes_members:
+            term.require_own_rows(estimator.label)
     theta = check_start(start, design, problem, required=control.evaluate_only)
     with _watching(control) as callback, threads.limited():
         estimate: Estimate = estimator.fit(problem, theta, callback)

@@ -83,6 +83,9 @@ def build_design(
     check_weights(found.weights)  # rows without trials weigh nothing
     said = (*said, *unlike_weights(prior, family))
     made = random_terms(found, given.covariance)
+    for term, _ in made:
+        if parsed.residual is not None or given.covariance is not None:
+            term.require_own_rows("residual=" if parsed.residual is not None else "covariance=")
     for term, recipe in made:
         check_levels(term)
         said = (*said, *related_notes(term))

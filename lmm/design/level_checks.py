@@ -79,6 +79,8 @@ def check_effects(term: RandomTerm, bars: Sequence[Bar], n: int) -> None:
     ``bars`` are the term's, in the order of its columns.
     """
     J = term.J
+    if term.several:  # Z Z' is not that of the residuals, however many levels there are
+        return
     for bar, structure in zip(bars, term.structure.sides(), strict=True):
         k = structure.inseparable()
         if J * k < n:

@@ -15,6 +15,7 @@ from lmm.formula import Bar, Evaluated, TermRecipe
 from lmm.formula.columns.engine import ModelMatrix
 from lmm.formula.columns.layout import Layout, Places, position_names, positions
 from lmm.formula.columns.levels import strings
+from lmm.formula.members_recipe import MembersRecipe
 from lmm.formula.text.grouping import Interaction, label
 from lmm.formula.text.names import readable
 
@@ -117,11 +118,20 @@ def _merged(found: Evaluated, bars: list[Bar]) -> tuple[RandomTerm, TermRecipe]:
         tuple(sources),
         layouts=layouts if any(type(layout) is not Layout for layout in layouts) else (),
     )
+    if levels.shares is not None:
+        recipe = MembersRecipe.of(recipe, levels.shares)
     values = _values([block.values for block in blocks])
     structure = merge([block.structure for block in blocks])
-    return RandomTerm(
-        levels.codes, values, recipe.group, recipe.columns, levels.values, structure
-    ), recipe
+    term = RandomTerm(
+        levels.codes,
+        values,
+        recipe.group,
+        recipe.columns,
+        levels.values,
+        structure,
+        shares=levels.shares,
+    )
+    return term, recipe
 
 
 def _block(found: Evaluated, bar: Bar) -> Block:

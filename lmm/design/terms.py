@@ -14,6 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from lmm.covariance import Covariance
+from lmm.errors import ArgumentError
 from lmm.formula.columns.incidence import Incidence
 from lmm.formula.columns.levels import strings
 
@@ -44,13 +45,14 @@ class RandomTerm(Incidence):
 
     Attributes
     ----------
-    codes : (n,) int32, level of each row, 0..J-1.
+    codes : (n,) int32, level of each row, 0..J-1; (n, s) where rows belong to several levels.
     values : (n, k) float64, Fortran order; a broadcast view of ones for an intercept alone.
     group : name as lme4 prints it, ``"Subject"`` or ``"cask:batch"``.
     columns : the k column names, formulaic's spelling (``"Intercept"``, ``"Days"``).
     levels : the J level labels, strings, in the order of the codes.
     structure : covariance of one level's k effects relative to the residual variance.
     relation : how the levels are related where that is known; they are independent otherwise.
+    shares : (n, s) weight of each level that a row belongs to, where these are several; None where there is one.
     """
 
     group: str
@@ -87,8 +89,8 @@ class RandomTerm(Incidence):
 
     @property
     def exchangeable(self) -> bool:
-        """Whether it has several levels, which may be drawn again or left out: not where they are related."""
-        return self.J > 1 and self.relation is None
+        """Whether its levels are several sets of rows, which may be drawn again or left out: not where they are related."""
+        return self.J > 1 and self.relation is None and not self.several
 
     def colour(self, z: np.ndarray) -> np.ndarray:
         """Effects (..., J, k) with the covariance of the levels, of z (..., J, k) that are independent between levels."""
@@ -101,52 +103,64 @@ class RandomTerm(Incidence):
         own = self.variances(T)
         return own if self.relation is None else own * self.relation.variances[self.codes]
 
-    def value_columns(self) -> list[np.ndarray | None]:
-        """The k columns of values, None for a column of ones, which costs no multiplication."""
-        if self.values.strides[0] == 0 and np.all(self.values[:1] == 1.0):
-            return [None] * self.k
-        columns = [np.ascontiguousarray(column) for column in self.values.T]
-        return [None if np.all(z[:64] == 1.0) and np.all(z == 1.0) else z for z in columns]
-
     @property
     def Z(self) -> sp.csr_array:
         """The term's random-effects matrix (n, J k), level by level."""
         n = self.m
-        columns = (self.codes.astype(np.int64)[:, None] * self.k + np.arange(self.k)).ravel()
-        values = np.ascontiguousarray(self.values).ravel()
-        return sp.csr_array(
-            (values, columns, np.arange(0, n * self.k + 1, self.k)), shape=(n, self.k * self.J)
-        )
+        starts = np.arange(0, n * self.k + 1, self.k)
+        total = sp.csr_array((n, self.k * self.J))
+        for part in self.parts():
+            columns = (part.codes.astype(np.int64)[:, None] * self.k + np.arange(self.k)).ravel()
+            values = np.ascontiguousarray(part.values).ravel()
+            own = sp.csr_array((values, columns, starts), shape=total.shape)
+            total = total + own if self.several else own
+        return total
 
     def transposed(self, weights: np.ndarray | None) -> sp.csr_array:
         """Z'W (k J, n), column after column and level after level within a column."""
-        rows = (self.codes.astype(np.intp)[:, None] + np.arange(self.k) * self.J).ravel()
-        values = self.values if weights is None else self.values * weights[:, None]
-        return sp.csr_array(
-            (values.ravel(), (rows, np.repeat(np.arange(self.m), self.k))),
-            shape=(self.k * self.J, self.m),
-        )
+        total = sp.csr_array((self.k * self.J, self.m))
+        for part in self.parts():
+            rows = (part.codes.astype(np.intp)[:, None] + np.arange(self.k) * self.J).ravel()
+            values = part.values if weights is None else part.values * weights[:, None]
+            own = sp.csr_array(
+                (values.ravel(), (rows, np.repeat(np.arange(self.m), self.k))), shape=total.shape
+            )
+            total = total + own if self.several else own
+        return total
 
     def by_level(self, values: np.ndarray) -> sp.csr_array:
-        """(J, n): the values (n,) of the rows, each in the line of its level."""
+        """(J, n): the values (n,) of the rows, each in the line of its level, of which it has one."""
         return sp.csr_array(
             (values, (self.codes.astype(np.intp), np.arange(self.m))), shape=(self.J, self.m)
         )
 
     def gram(self, weights: np.ndarray | None) -> np.ndarray:
-        """The mean of z z' over the rows, weights included, (k, k)."""
-        weighted = self.values if weights is None else self.values * weights[:, None]
-        return np.asarray(weighted.T @ self.values) / self.m
+        """The mean of z z' over the rows, weights and shares included, (k, k)."""
+        values = self.lengths
+        weighted = values if weights is None else values * weights[:, None]
+        return np.asarray(weighted.T @ values) / self.m
+
+    def require_own_rows(self, what: str) -> None:
+        """ArgumentError where rows belong to several levels and ``what`` takes a level's rows for its own."""
+        if self.several:
+            raise ArgumentError(
+                f"{what} needs levels whose rows are their own; rows belong to several levels of {self.group}."
+            )
 
     def counts(self, which: np.ndarray | slice = slice(None)) -> np.ndarray:
         """How many rows, of all or of some, each level has, (J,)."""
-        return np.bincount(self.codes[which], minlength=self.J)
+        codes = self.codes[which]
+        if self.shares is not None:
+            codes = codes[self.shares[which] != 0.0]
+        return np.bincount(codes, minlength=self.J)
 
     def sorted_rows(self) -> tuple[np.ndarray, np.ndarray]:
-        """Row numbers level by level (n,), and where each level begins and the last one ends, (J + 1,)."""
-        return np.argsort(self.codes, kind="stable"), np.concatenate(
-            [[0], np.cumsum(self.counts())]
-        )
+        """Row numbers level by level, and where each level begins and the last one ends, (J + 1,)."""
+        starts = np.concatenate([[0], np.cumsum(self.counts())])
+        if self.shares is None:
+            return np.argsort(self.codes, kind="stable"), starts
+        rows, member = np.nonzero(self.shares)
+        return rows[np.argsort(self.codes[rows, member], kind="stable")], starts
 
     def rows_of_levels(self) -> list[np.ndarray]:
         """The row numbers of each level, in their order."""
@@ -155,6 +169,8 @@ class RandomTerm(Incidence):
 
     def within(self, other: RandomTerm) -> bool:
         """Whether every level lies in one level of another term."""
+        if self.several or other.several:
+            return False
         owner = np.zeros(self.J, dtype=other.codes.dtype)
         owner[self.codes] = other.codes
         return bool(np.array_equal(owner[self.codes], other.codes))
@@ -165,8 +181,13 @@ class RandomTerm(Incidence):
         if self.relation is not None:
             return replace(self, codes=part.codes, values=part.values)
         _, compact = np.unique(part.codes if codes is None else codes, return_inverse=True)
-        levels = pd.RangeIndex(int(compact.max()) + 1)
-        return replace(self, codes=compact.astype(np.int32), values=part.values, levels=levels)
+        return replace(
+            self,
+            codes=compact.reshape(part.codes.shape).astype(np.int32),
+            values=part.values,
+            levels=pd.RangeIndex(int(compact.max()) + 1),
+            shares=part.shares,
+        )
 
 
 RandomTerm.levels = _Labels()  # type: ignore[assignment]

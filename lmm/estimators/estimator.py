@@ -42,6 +42,7 @@ class Estimator(abc.ABC):
     takes_iterative, takes_checkpoint : whether ``Control(factorization="iterative")`` and ``Control(checkpoint=)`` are for it.
     takes_residual : whether it fits structured residuals, ``residual=``.
     takes_related : whether it fits terms whose levels are related, ``covariance=``.
+    takes_members : whether rows may belong to several levels of a grouping factor, ``mm(a, b)``.
     elsewhere : a sentence for those who ask for it with the other kind of model.
     """
 
@@ -58,6 +59,7 @@ class Estimator(abc.ABC):
     takes_checkpoint: ClassVar[bool] = False
     takes_residual: ClassVar[bool] = False
     takes_related: ClassVar[bool] = False
+    takes_members: ClassVar[bool] = True
     elsewhere: ClassVar[str] = ""
 
     @property

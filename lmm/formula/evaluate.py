@@ -31,11 +31,13 @@ from lmm.formula.columns.engine import (
 from lmm.formula.columns.given import Given, aligned, labelled, not_finite, numeric, own
 from lmm.formula.columns.kinds import TEXT, Kind, kind_of
 from lmm.formula.columns.levels import Levels, encode, join, merged_before
+from lmm.formula.columns.members import coded, lacking
 from lmm.formula.columns.residual_rows import ResidualRows, residual_rows
 from lmm.formula.columns.subset import row_mask
-from lmm.formula.columns.table import Table, as_floats, given_column, missing, whole_rows
+from lmm.formula.columns.table import Table, as_floats, given_column, whole_rows
 from lmm.formula.text.expressions import python
 from lmm.formula.text.grouping import Interaction, label
+from lmm.formula.text.membership import is_membership, membership
 from lmm.formula.text.names import (
     alias,
     aliased,
@@ -139,7 +141,12 @@ def evaluate(
     for name, values in arrays.items():
         columns[name] = _given(values, name[1:-1], table)
     chosen = row_mask(given.subset, table, given.context)
-    kept = _kept(columns, table.n, chosen, given.na_action)
+    memberships = [own for bar in formula.bars for own in bar.memberships]
+    beside = {*formula.expressions, *arguments} - {
+        factor for bar in formula.bars if bar.memberships for factor in bar.factors
+    }
+    gaps = lacking(columns, beside, memberships)
+    kept = _kept(gaps, table.n, chosen, given.na_action)
     n = int(kept.sum())
     rows = Columns(_take(columns, kept, n), n)
     _prepare(rows, formula)
@@ -284,6 +291,9 @@ def grouping(
 
 def levels_of(evaluator: Evaluator, factor: str, awkward: frozenset[str]) -> Levels:
     """Codes and levels of one grouping factor."""
+    if is_membership(factor):
+        given = membership(factor)
+        return coded(given, lambda text: expression(evaluator, text, awkward), evaluator.columns.n)
     if factor == EVERYTHING:
         return Levels(np.zeros(evaluator.columns.n, dtype=np.int32), pd.Index([EVERYTHING]))
     return encode(expression(evaluator, factor, awkward), label((factor,)))
@@ -329,10 +339,13 @@ def _given(values: object, name: str, table: Table) -> pd.Series:
 
 
 def _kept(
-    columns: Mapping[str, pd.Series], N: int, chosen: np.ndarray | None, na_action: str
+    gaps: Iterable[tuple[str, np.ndarray | None]],
+    N: int,
+    chosen: np.ndarray | None,
+    na_action: str,
 ) -> np.ndarray:
-    """(N,) bool: rows asked for in which no used column is missing."""
-    mask, counts = complete(((name, missing(own)) for name, own in columns.items()), N, chosen)
+    """(N,) bool: rows asked for in which nothing is missing, of ``gaps`` by column."""
+    mask, counts = complete(gaps, N, chosen)
     counts.refuse_lost(na_action)
     kept = np.ones(N, dtype=bool) if mask is None else mask
     counts.refuse_empty(int(kept.sum()))

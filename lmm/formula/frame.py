@@ -7,7 +7,7 @@ the user's table by reference.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,6 +26,7 @@ from lmm.formula.evaluate import (
     as_evaluated,
     as_predictor,
     check_finite,
+    expression,
     levels_of,
     offsets,
 )
@@ -81,17 +82,40 @@ class TermRecipe:
         evaluator, known = frame.on(table, list(self.factors))
         parts = [frame.encode(evaluator, factor) for factor in self.factors]
         found, unseen = lookup(self.levels, parts[0] if len(parts) == 1 else join(parts))
-        if len(unseen) and not allow_new_levels:
-            shown = ", ".join(repr(str(u)) for u in unseen[:6]) + (
-                ", ..." if len(unseen) > 6 else ""
-            )
-            raise PredictionError(
-                f"grouping factor {self.group!r} has {len(unseen)} new level{'s' if len(unseen) > 1 else ''} in newdata: {shown}. "
-                "Use allow_new_levels=True to predict with a random effect of zero."
-            )
+        if not allow_new_levels:
+            self.refuse_unseen(unseen)
         codes = np.full(len(known), -1, dtype=np.int32)
         codes[known] = found
         return codes, known
+
+    def refuse_unseen(self, unseen: pd.Index) -> None:
+        """PredictionError that names levels which the fit never saw, where there are any."""
+        if not len(unseen):
+            return
+        shown = ", ".join(repr(str(u)) for u in unseen[:6]) + (", ..." if len(unseen) > 6 else "")
+        raise PredictionError(
+            f"grouping factor {self.group!r} has {len(unseen)} new level{'s' if len(unseen) > 1 else ''} in newdata: {shown}. "
+            "Use allow_new_levels=True to predict with a random effect of zero."
+        )
+
+    def met(
+        self, frame: ModelFrame, table: Table, allow_new_levels: bool
+    ) -> tuple[Incidence, np.ndarray]:
+        """How new rows meet the levels, and the mask (m,) of rows in which nothing is missing.
+
+        A row whose level is missing meets a new one where these are allowed; otherwise it is incomplete.
+        """
+        values, complete = self.values(frame, table)
+        codes, known = self.codes(frame, table, allow_new_levels)
+        if not (allow_new_levels or known.all()):
+            values, complete = np.where(known[:, None], values, np.nan), complete & known
+            codes[~complete] = -1
+        return Incidence(codes, values), complete
+
+    def unmet(self, frame: ModelFrame, table: Table) -> tuple[Incidence, np.ndarray]:
+        """The columns of new rows that meet new levels alone, whatever these are, and the mask (m,) of complete rows."""
+        values, complete = self.values(frame, table)
+        return Incidence(np.full(len(values), -1, dtype=np.int32), values), complete
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,12 +226,8 @@ class ModelFrame:
             if keep is not None and not np.any(keep[i]):
                 out.append(None)
                 continue
-            values, complete = term.values(self, table)
-            codes, known = term.codes(self, table, allow_new_levels)
-            if not (allow_new_levels or known.all()):
-                values, complete = np.where(known[:, None], values, np.nan), complete & known
-                codes[~complete] = -1
-            out.append(NewTerm(codes, values, term.group, complete))
+            own, complete = term.met(self, table, allow_new_levels)
+            out.append(NewTerm(own.codes, own.values, term.group, complete, shares=own.shares))
         return out
 
     def new_values(self, newdata: object) -> list[NewTerm]:
@@ -215,10 +235,8 @@ class ModelFrame:
         table = _as_table(newdata)
         out = []
         for term in self.terms:
-            values, complete = term.values(self, table)
-            out.append(
-                NewTerm(np.full(len(values), -1, dtype=np.int32), values, term.group, complete)
-            )
+            own, complete = term.unmet(self, table)
+            out.append(NewTerm(own.codes, own.values, term.group, complete, shares=own.shares))
         return out
 
     def new_offset(self, newdata: object) -> np.ndarray | None:
@@ -236,7 +254,7 @@ class ModelFrame:
         for text in texts:
             self._check_alone(as_evaluated(text, self.awkward))
         evaluator, complete = self.on(table, texts)
-        with self._told():
+        with self.told():
             found = offsets(formula, evaluator, self.awkward, int(complete.sum()), given)
         out = np.full(len(complete), np.nan)
         out[complete] = found
@@ -259,7 +277,10 @@ class ModelFrame:
             return nothing
         wanted = re_form if isinstance(re_form, Formula) else parse(re_form, one_sided=True)
         groups = {term.factors: i for i, term in enumerate(self.terms)}
+        of_members = {term.group: i for i, term in enumerate(self.terms)}
         for bar in wanted.bars:
+            if bar.memberships and bar.group in of_members:  # weights need not be written again
+                groups.setdefault(bar.factors, of_members[bar.group])
             if bar.factors not in groups:
                 names = [term.group for term in self.terms]
                 raise FormulaError(
@@ -283,8 +304,13 @@ class ModelFrame:
             nothing[i][[s in sources for s in self.terms[i].sources]] = True
         return nothing
 
-    def on(self, table: Table, texts: list[str]) -> tuple[Evaluator, np.ndarray]:
-        """An evaluator on the complete rows of the columns that ``texts`` use, and the mask of those rows."""
+    def on(
+        self, table: Table, texts: list[str], apart: Collection[str] = ()
+    ) -> tuple[Evaluator, np.ndarray]:
+        """An evaluator on the complete rows of the columns that ``texts`` use, and the mask of those rows.
+
+        Missing values of the columns ``apart`` do not make a row incomplete.
+        """
         needed: dict[str, None] = {}
         for text in texts:
             for name, called, _ in names_in(text):
@@ -298,8 +324,8 @@ class ModelFrame:
             raise PredictionError(f"newdata: {table.unknown(lost)}")
         columns = {name: table.column(name) for name in needed}
         complete = np.ones(table.n, dtype=bool)
-        for series in columns.values():
-            mask = missing(series)
+        for name, series in columns.items():
+            mask = None if name in apart else missing(series)
             if mask is not None:
                 complete &= ~mask
         n = int(complete.sum())
@@ -352,7 +378,7 @@ class ModelFrame:
             return np.ones((evaluator.columns.n, 1))
         for factor in (str(factor) for term in spec.formula for factor in term.factors):
             self._check_alone(factor)
-        with self._told():
+        with self.told():
             made = evaluator.matrices({text: spec}, replay=True)
             check_finite(made[text], self.awkward)
         return made[text].values
@@ -360,11 +386,16 @@ class ModelFrame:
     def encode(self, evaluator: Evaluator, factor: str) -> Levels:
         """The levels of a grouping factor; PredictionError where they cannot be had."""
         self._check_alone(as_evaluated(factor, self.awkward))
-        with self._told():
+        with self.told():
             return levels_of(evaluator, factor, self.awkward)
 
+    def value(self, evaluator: Evaluator, text: str) -> object:
+        """The value of an expression on new rows; PredictionError where it looks at other rows."""
+        self._check_alone(as_evaluated(text, self.awkward))
+        return expression(evaluator, text, self.awkward)
+
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def told(self) -> Iterator[None]:
         """What is wrong with new data, as a PredictionError."""
         try:
             yield

@@ -108,8 +108,8 @@ class Factorisation(ABC):
         """S z with S S' = N for z (m, k, J) per term: draws of the random effects' conditional distribution for standard normal z."""
 
     @abstractmethod
-    def quadratics(self, codes: list[np.ndarray], values: list[np.ndarray]) -> np.ndarray:
-        """z'N z (m,) for rows z that touch one level of every term: ``codes`` (m,) and ``values`` (m, k) per term."""
+    def quadratics(self, touched: Sequence[Touched]) -> np.ndarray:
+        """z'N z (m,) for rows z, each the sum of what is ``touched``, which has at least one entry per term."""
 
     def is_definite(self) -> bool:
         """Whether I + Lambda'A Lambda is positive definite, as far as the factorisation has not told."""
@@ -123,6 +123,18 @@ class Factorisation(ABC):
         T = self.T[t]
         values = np.linalg.svd(T, compute_uv=False)
         return np.linalg.solve(T, b) if values[-1] > WELL * values[0] else T.T @ e
+
+
+class Touched(NamedTuple):
+    """A level of a term that each of m rows touches: its number (m,), and the row's values (m, k) there."""
+
+    term: int
+    codes: np.ndarray
+    values: np.ndarray
+
+    def rows(self, which: np.ndarray) -> Touched:
+        """Some of the rows."""
+        return Touched(self.term, self.codes[which], self.values[which])
 
 
 def penalized_system(plan: Plan, system: System, coupled: Coupled) -> PenalizedSystem:
@@ -237,26 +249,25 @@ class BlockFactorisation(Factorisation):
             ),
         )
 
-    def quadratics(self, codes: list[np.ndarray], values: list[np.ndarray]) -> np.ndarray:
+    def quadratics(self, touched: Sequence[Touched]) -> np.ndarray:
         """z'N z from the blocks of N; by elimination of z where a level is paired with another's ancestor, which no observed row does."""
-        total = np.zeros(len(codes[0]))
+        total = np.zeros(len(touched[0].codes))
         width = len(self.inverse.K) * (1 + max(size.k for size in self.plan.terms))
         for rows in batches(np.arange(len(total)), width):
-            total[rows] = self._by_blocks(
-                [own[rows] for own in codes], [own[rows] for own in values]
-            )
+            total[rows] = self._by_blocks([own.rows(rows) for own in touched])
         usual = np.ones(len(total), dtype=bool)
+        of = {own.term: own for own in touched}
         for i, (t, member) in enumerate(zip(self.plan.chain, self.factor.chain, strict=True)):
             for s, parent in zip(self.plan.chain[i + 1 :], member.parents, strict=True):
                 usual &= (
-                    (parent.index[codes[t]] == codes[s])
-                    | ~values[t].any(axis=1)
-                    | ~values[s].any(axis=1)
+                    (parent.index[of[t].codes] == of[s].codes)
+                    | ~of[t].values.any(axis=1)
+                    | ~of[s].values.any(axis=1)
                 )
         for rows in batches(
             np.flatnonzero(~usual), sum(size.k * size.J for size in self.plan.terms)
         ):
-            z = spread(self.plan, [own[rows] for own in codes], [own[rows] for own in values])
+            z = spread(self.plan, [own.rows(rows) for own in touched])
             reduced = elimination.reduce(
                 np, self.factor, self.plan.layout, self.tail_T, arrange(self.plan, z)
             )
@@ -265,27 +276,31 @@ class BlockFactorisation(Factorisation):
             )
         return total
 
-    def _by_blocks(self, codes: list[np.ndarray], values: list[np.ndarray]) -> np.ndarray:
+    def _by_blocks(self, touched: Sequence[Touched]) -> np.ndarray:
         """z'N z of rows whose levels are nested as the data's are."""
         plan, K = self.plan, self.inverse.K
-        m = len(codes[0])
+        m = len(touched[0].codes)
         total, Kz = np.zeros(m), np.zeros((m, len(K)))
         columns = []
         for slot, t in zip(plan.layout, plan.tail, strict=True):
-            for a in range(slot.k):
-                columns.append((slot.offset + a * slot.J + codes[t], values[t][:, a]))
-                Kz += K[columns[-1][0]] * values[t][:, a, None]
+            for own in touched:
+                for a in range(slot.k if own.term == t else 0):
+                    columns.append((slot.offset + a * slot.J + own.codes, own.values[:, a]))
+                    Kz += K[columns[-1][0]] * own.values[:, a, None]
         for column, value in columns:
             total += value * Kz[np.arange(m), column]
+        of = {own.term: own for own in touched}
         for i, (t, inverse) in enumerate(zip(plan.chain, self.inverse.blocks, strict=True)):
-            own, code = values[t], codes[t]
-            total += np.einsum("ma,abm,mb->m", own, inverse.own[..., code], own, optimize=True)
+            values, code = of[t].values, of[t].codes
+            total += np.einsum(
+                "ma,abm,mb->m", values, inverse.own[..., code], values, optimize=True
+            )
             for s, between in zip(plan.chain[i + 1 :], inverse.parents, strict=True):
                 total += 2.0 * np.einsum(
-                    "ma,abm,mb->m", own, between[..., code], values[s], optimize=True
+                    "ma,abm,mb->m", values, between[..., code], of[s].values, optimize=True
                 )
             if columns:
-                total += 2.0 * np.einsum("ma,am->m", own, self._with_tail(i, code, Kz))
+                total += 2.0 * np.einsum("ma,am->m", values, self._with_tail(i, code, Kz))
         return total
 
     def _with_tail(self, i: int, codes: np.ndarray, Kz: np.ndarray) -> np.ndarray:
@@ -381,9 +396,9 @@ class KrylovFactorisation(Factorisation):
         self.plan.require_exact("Drawing random effects")
         raise AssertionError
 
-    def quadratics(self, codes: list[np.ndarray], values: list[np.ndarray]) -> np.ndarray:
+    def quadratics(self, touched: Sequence[Touched]) -> np.ndarray:
         """z'N z by a solve for each row."""
-        m = len(codes[0])
+        m = len(touched[0].codes)
         if m > SOLVES:
             self.plan.require_exact(
                 f"The variance of {m:,} predictions, one solve for each, or that of as many leverages"
@@ -391,9 +406,7 @@ class KrylovFactorisation(Factorisation):
         total = np.zeros(m)
         for rows in batches(np.arange(m), 4 * sum(size.k * size.J for size in self.plan.terms)):
             total[rows] = np.diagonal(
-                self.solve(
-                    spread(self.plan, [own[rows] for own in codes], [own[rows] for own in values])
-                ).inner
+                self.solve(spread(self.plan, [own.rows(rows) for own in touched])).inner
             )
         return total
 
@@ -444,13 +457,12 @@ def in_order(plan: Plan, each: list[np.ndarray]) -> list[np.ndarray]:
     return [each[i] for i in plan.places]
 
 
-def spread(plan: Plan, codes: list[np.ndarray], values: list[np.ndarray]) -> list[np.ndarray]:
+def spread(plan: Plan, touched: Sequence[Touched]) -> list[np.ndarray]:
     """Rows of Z as vectors (m, k, J) per term."""
-    out = []
-    for size, code, own in zip(plan.terms, codes, values, strict=True):
-        z = np.zeros((len(code), size.k, size.J))
-        z[np.arange(len(code)), :, code] = own
-        out.append(z)
+    m = len(touched[0].codes)
+    out = [np.zeros((m, size.k, size.J)) for size in plan.terms]
+    for own in touched:
+        out[own.term][np.arange(m), :, own.codes] += own.values
     return out
 
 

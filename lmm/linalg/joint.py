@@ -16,6 +16,7 @@ singular D_t is taken at a T_t with its small singular values raised, on which i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -28,7 +29,14 @@ from lmm.known.multifrontal import SparseCholesky, factorize
 from lmm.known.relation import Relation
 from lmm.known.symbolic import Symbolic, analyse
 from lmm.linalg import threads
-from lmm.linalg.factorisation import Factorisation, PenalizedSystem, Solution, batches, spread
+from lmm.linalg.factorisation import (
+    Factorisation,
+    PenalizedSystem,
+    Solution,
+    Touched,
+    batches,
+    spread,
+)
 from lmm.linalg.plan import Plan
 
 #: singular value of T, times the root of the mean of A, under which it is raised for derivatives
@@ -299,12 +307,13 @@ class JointFactorisation(Factorisation):
         pattern = self.system.pattern
         return apply(self.T, pattern.split(self.cholesky.back(pattern.flat(z))))
 
-    def quadratics(self, codes: list[np.ndarray], values: list[np.ndarray]) -> np.ndarray:
-        """z'N z from the blocks of N where there is one term, else by a solve for each row."""
-        if len(codes) == 1:
-            N = self.inverse_blocks()[0][..., codes[0]]
-            return np.asarray(np.einsum("ma,abm,mb->m", values[0], N, values[0], optimize=True))
-        m = len(codes[0])
+    def quadratics(self, touched: Sequence[Touched]) -> np.ndarray:
+        """z'N z from the blocks of N where one level is touched, else by a solve for each row."""
+        if len(touched) == 1:
+            _, codes, values = touched[0]
+            N = self.inverse_blocks()[0][..., codes]
+            return np.asarray(np.einsum("ma,abm,mb->m", values, N, values, optimize=True))
+        m = len(touched[0].codes)
         if m > SOLVES:
             raise CapacityError(
                 f"The variance of {m:,} predictions takes a solve for each where covariances are known beside other terms, and it stops at "
@@ -312,7 +321,7 @@ class JointFactorisation(Factorisation):
             )
         total, turned = np.zeros(m), [T.T for T in self.T]
         for rows in batches(np.arange(m), int(self.system.pattern.offsets[-1])):
-            z = spread(self.plan, [own[rows] for own in codes], [own[rows] for own in values])
+            z = spread(self.plan, [own.rows(rows) for own in touched])
             half = self.cholesky.half(self.system.pattern.flat(apply(turned, z)))
             total[rows] = np.sum(half * half, axis=1)
         return total

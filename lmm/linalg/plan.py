@@ -36,12 +36,13 @@ CHAIN_LIMIT = 40_000_000
 
 @dataclass(frozen=True)
 class TermSize:
-    """Name, columns per level and levels of a term, and how the levels are related where that is known."""
+    """Name, columns per level and levels of a term, how the levels are related where that is known, and whether rows meet several."""
 
     group: str
     k: int
     J: int
     relation: Relation | None = field(default=None, compare=False)
+    several: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ class Plan:
     def exact(self) -> bool:
         """Whether every term is eliminated or in the tail."""
         return not self.iterative
+
+    @property
+    def by_level(self) -> bool:
+        """Whether there is one term, of which each row meets one level: Z'WZ is block-diagonal."""
+        return len(self.terms) == 1 and not self.terms[0].several
 
     @property
     def factorization(self) -> str:
@@ -155,12 +161,16 @@ def make_plan(
 ) -> Plan:
     """Choose. ``nested[t, s]`` says that each level of t touches exactly one level of s.
 
+    Terms of which rows meet several levels are always in the dense tail.
+
     ``factorization``: "exact" or "iterative" insist; "auto" is exact up to ``EXACT_LIMIT`` columns in the dense tail, more on an
     accelerator as its memory allows.
     """
     if any(term.relation is not None for term in terms):
         return Plan(terms, (), (), (), backend, joint=tuple(range(len(terms))))
     columns = [term.k * term.J for term in terms]
+    if any(term.several for term in terms):
+        return _with_several(terms, nested, backend, factorization)
     chain, rest = _chain(terms, nested, columns, sum)
     q = sum(columns[s] for s in rest)
     usual, most = _limits(backend)
@@ -176,6 +186,32 @@ def make_plan(
         )
     first, dense, iterative = _iterative(terms, nested, columns)
     return Plan(terms, first, dense, make_layout(terms, dense), backend, iterative)
+
+
+def _with_several(
+    terms: tuple[TermSize, ...],
+    nested: dict[tuple[int, int], bool],
+    backend: str,
+    factorization: str,
+) -> Plan:
+    """The plan where rows meet several levels of some terms: these are in the dense tail, as Z'WZ joins their levels.
+
+    Raises
+    ------
+    CapacityError : more columns than a dense tail can have; conjugate gradients do not take such terms.
+    """
+    columns = [term.k * term.J for term in terms]
+    plain = [t for t, term in enumerate(terms) if not term.several]
+    chain, _ = _chain(terms, nested, columns, sum, plain[0]) if plain else ([], [])
+    rest = tuple(t for t in range(len(terms)) if t not in chain)
+    q, most = sum(columns[t] for t in rest), _limits(backend)[1]
+    if q > most or factorization == "iterative":
+        joined = ", ".join(f"{term.group} ({term.J} levels)" for term in terms if term.several)
+        raise CapacityError(
+            f"{joined}: rows belong to several levels, which takes the exact factorisation of a dense matrix of {q} x {q} "
+            f"({8 * q * q / 1e9:.1f} GB); it stops at {most} columns, and conjugate gradients do not take such terms. Use coarser groups."
+        )
+    return Plan(terms, tuple(chain), rest, make_layout(terms, rest), backend)
 
 
 def _iterative(
@@ -223,7 +259,7 @@ def _chain(
     """The terms to eliminate level by level, from ``first`` on, and the rest, of which ``width`` columns will be in the dense tail."""
     chain = [first]
     for s in range(first + 1, len(terms)):
-        if all(nested[t, s] for t in chain):
+        if not terms[s].several and all(nested[t, s] for t in chain):
             chain.append(s)
     rest = [s for s in range(len(terms)) if s not in chain]
     if (

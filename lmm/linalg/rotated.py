@@ -11,13 +11,21 @@ which needs no inverse of K.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from lmm.known.relation import Relation
-from lmm.linalg.factorisation import Factorisation, PenalizedSystem, Solution, batches, spread
+from lmm.linalg.factorisation import (
+    Factorisation,
+    PenalizedSystem,
+    Solution,
+    Touched,
+    batches,
+    spread,
+)
 from lmm.linalg.joint import JointSystem
 from lmm.linalg.plan import Plan
 
@@ -109,10 +117,12 @@ class RotatedFactorisation(Factorisation):
         """N_jj per term."""
         found, t = self.inner.inverse_blocks(), self.system.term
         J = len(self.system.basis)
-        codes = [np.zeros(J, dtype=np.int64) for _ in found]
-        values = [np.zeros((J, len(own))) for own in found]
-        codes[t], values[t] = np.arange(J), np.ones((J, 1))
-        found[t] = self.quadratics(codes, values)[None, None]
+        touched = [
+            Touched(s, np.zeros(J, dtype=np.int64), np.zeros((J, len(own))))
+            for s, own in enumerate(found)
+        ]
+        touched[t] = Touched(t, np.arange(J), np.ones((J, 1)))
+        found[t] = self.quadratics(touched)[None, None]
         return found
 
     def sample(self, z: list[np.ndarray]) -> list[np.ndarray]:
@@ -132,30 +142,21 @@ class RotatedFactorisation(Factorisation):
             out[t][..., unseen] += z[t][..., J - len(unseen) :] @ root.T
         return out
 
-    def quadratics(self, codes: list[np.ndarray], values: list[np.ndarray]) -> np.ndarray:
-        """z'N z: by the diagonal of N~ where there is one term, else by a solve for each row."""
+    def quadratics(self, touched: Sequence[Touched]) -> np.ndarray:
+        """z'N z: by the diagonal of N~ where there is one term, else by a solve for each row. One level of each term is touched."""
         system, t = self.system, self.system.term
-        own = values[t][:, 0]
-        total = self.g * own**2 * system.unseen[codes[t]]
-        if len(codes) == 1:
+        codes, own = touched[t].codes, touched[t].values[:, 0]
+        total = self.g * own**2 * system.unseen[codes]
+        if len(touched) == 1:
             n = self.inner.inverse_blocks()[0][0, 0]
-            return np.asarray(total + own**2 * ((system.basis**2 @ n)[codes[0]]))
+            return np.asarray(total + own**2 * ((system.basis**2 @ n)[codes]))
         width = sum(size.k * size.J for size in self.inner.plan.terms)
         for rows in batches(np.arange(len(total)), 4 * width):
-            z = spread(self.inner.plan, *_others(codes, values, rows, t))
-            z[t] = (system.basis[codes[t][rows]] * own[rows, None])[:, None]
+            others = [each.rows(rows) for each in touched if each.term != t]
+            z = spread(self.inner.plan, others)
+            z[t] = (system.basis[codes[rows]] * own[rows, None])[:, None]
             solved = self.inner.solve(z).values
             total[rows] += sum(
                 np.einsum("mkj,mkj->m", a, b) for a, b in zip(z, solved, strict=True)
             )
         return np.asarray(total)
-
-
-def _others(
-    codes: list[np.ndarray], values: list[np.ndarray], rows: np.ndarray, t: int
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Codes and values of some rows, those of term t zero."""
-    which = [own[rows] for own in codes]
-    each = [own[rows] for own in values]
-    which[t], each[t] = np.zeros_like(which[t]), np.zeros_like(each[t])
-    return which, each

@@ -13,6 +13,7 @@ Henderson (1975), Biometrics 31.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from scipy.linalg import solve_triangular
 from lmm.design.centring import shifted
 from lmm.design.terms import Incidence
 from lmm.linalg import threads
-from lmm.linalg.factorisation import Factorisation
+from lmm.linalg.factorisation import Factorisation, Touched
 from lmm.model.centred import inward
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
@@ -100,11 +101,12 @@ def prediction_variance(
         )
         new = own.new
         if new.any():
-            variance[new] += own.rows(new).variances(T)
+            variance[new] += own.rows(new).unknown().variances(T)
         known.append(own.known())
-    variance += at.factorisation.quadratics(
-        [own.codes for own in known], [own.values for own in known]
-    )
+    touched = [
+        Touched(t, part.codes, part.values) for t, own in enumerate(known) for part in own.parts()
+    ]
+    variance += at.factorisation.quadratics(touched)
     return (variance + _of_fixed(at, problem, X, known)) * estimate.scale2
 
 
@@ -117,7 +119,7 @@ def _inward(
         return problem, estimate, terms
     moved: list[Incidence | None] = []
     for own, B in zip(terms, problem.centred.bases, strict=True):
-        moved.append(None if own is None else Incidence(own.codes, shifted(own.values, B)))
+        moved.append(None if own is None else replace(own, values=shifted(own.values, B)))
     return *inward(problem, estimate), moved
 
 
@@ -127,7 +129,8 @@ def _of_fixed(
     """c'C_bb c (m,) of the rows c = x - X'WZ N z, for ``known`` levels of every term, relative to sigma^2."""
     contrast = solve_triangular(problem.R, X.T, trans="T").T if problem.p else np.zeros((len(X), 0))
     for own, mode in zip(known, at.modes, strict=True):
-        contrast = contrast - np.einsum("pkm,mk->mp", mode[:, :, own.codes], own.values)
+        for part in own.parts():
+            contrast = contrast - np.einsum("pkm,mk->mp", mode[:, :, part.codes], part.values)
     return np.asarray(np.sum((contrast @ at.cov) * contrast, axis=1))
 
 

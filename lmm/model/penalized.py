@@ -28,9 +28,9 @@ DENSE_LIMIT = 20_000_000
 def system_of(source: Source, sums: Weighted) -> PenalizedSystem:
     """Z'WZ from its blocks of levels and of the pattern's pairs of levels."""
     plan, pattern = source.plan, source.pattern
-    largest = plan.terms[plan.chain[0]]
+    largest = max((plan.terms[t].k * plan.terms[t].J for t in plan.chain[:1]), default=0)
     # products would have to be listed anew at each step
-    dense = largest.k * largest.J * size(plan.layout) <= DENSE_LIMIT
+    dense = largest * size(plan.layout) <= DENSE_LIMIT
     filled = {key: Pairs(old.rows, old.cols, sums.pairs[key]) for key, old in pattern.pairs.items()}
     blocks = make_system(replace(pattern, diag=tuple(sums.diag), pairs=filled), plan, dense)
     return penalized_system(plan, blocks, _coupled(source, sums))

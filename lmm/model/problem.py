@@ -180,7 +180,7 @@ class Problem(Structured):
         """:meth:`spanned_constant` from the sums of a random intercept, if there is one."""
         # a random intercept's sums hold 1'WX
         for t, (_, columns) in enumerate(self.labels):
-            if "Intercept" in columns:
+            if "Intercept" in columns and not self.plan.terms[t].several:
                 a, R, cross = columns.index("Intercept"), self.R, self.cross
                 projected = solve_triangular(R, cross.rhs[t][: self.p, a].sum(axis=-1), trans="T")
                 spans = projected @ projected >= (1.0 - 1e-8) * cross.diag[t][a, a].sum()
@@ -363,7 +363,7 @@ class GeneralizedProblem(Structured):
             replace(term, values=np.asfortranarray(term.values @ own))
             for term, own in zip(self.terms, H, strict=True)
         )
-        columns = tuple(term.value_columns() for term in terms)
+        columns = tuple(part.value_columns() for term in terms for part in term.parts())
         rows = replace(self.rows, columns=columns, pattern=self.rows.pattern.sheared(H), kept={})
         return replace(self, terms=terms, rows=rows, merged=None)
 

@@ -186,9 +186,12 @@ def percent(level: float) -> str:
     return f"{100.0 * level:g} %"
 
 
-def one_group(fit: Fit, group: str | None, what: str) -> int:
-    """Position of a grouping factor's term; the first for None."""
-    names = [term.group for term in fit.design.terms]
-    if group is None:
-        return 0
-    return names.index(choice(group, f"{what}: group", names))
+def one_group(fit: Fit, group: str | None, what: str, own_rows: bool = False) -> int:
+    """Position of a grouping factor's term; the first for None. With ``own_rows`` one whose rows belong to one level each."""
+    terms = fit.design.terms
+    names = [term.group for term in terms]
+    t = 0 if group is None else names.index(choice(group, f"{what}: group", names))
+    if own_rows:
+        t = next((s for s, term in enumerate(terms) if not term.several), 0) if group is None else t
+        terms[t].require_own_rows(what)
+    return t

@@ -41,7 +41,7 @@ def shrinkage(
     ax: Drawn | None = None,
 ) -> Axes:
     """Arrows from each level's own estimates to the model's. See :meth:`lmm.plots.Plots.shrinkage`."""
-    t = one_group(fit, group, "shrinkage")
+    t = one_group(fit, group, "shrinkage", own_rows=True)
     term = fit.design.terms[t]
     names = list(term.columns)
     for given, what in ((x, "shrinkage: x"), (y, "shrinkage: y")):

@@ -74,7 +74,7 @@ def predictions(
         None
         if groups is False
         else fit.design.terms[
-            one_group(fit, None if groups is True else groups, "predictions")
+            one_group(fit, None if groups is True else groups, "predictions", own_rows=True)
         ].group
     )
     if data and _shows_response(fit, type):
@@ -144,7 +144,7 @@ def by_group(
     fit.estimate.distribution.require_mean(
         "by_group: categories are no numbers to draw a curve through; plot.predictions(x) draws their probabilities."
     )
-    t = one_group(fit, group, "by_group")
+    t = one_group(fit, group, "by_group", own_rows=True)
     term = fit.design.terms[t]
     along = _along(fit, t, x)
     which = _which_levels(fit, t, levels)

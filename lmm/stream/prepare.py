@@ -89,6 +89,11 @@ def make_recipe(
     schema = dict(reducer.schema)
     empty = Table(empty_table(schema))
     parsed = without_dot(parsed, empty)
+    joined = next((bar for bar in parsed.bars if bar.memberships), None)
+    if joined is not None:
+        raise ArgumentError(
+            f"({joined.columns} | {joined.group}): rows of several levels are fitted in memory; read the data with pandas first."
+        )
     weights, offset, subset = (
         as_expression(value, empty, name) for name, value in arguments.items()
     )

@@ -76,6 +76,7 @@ class Evaluate:
             weights=ones if rows.weights is None else rows.weights,
             offset=np.zeros(rows.n) if rows.offset is None else rows.offset,
             Q=rows.X(self.fixed),
+            slots=tuple(range(len(self.terms))),
             codes=tuple(
                 own.codes(rows.labels[t])
                 for (own, _), t in zip(self.terms, self.labels, strict=True)

@@ -160,6 +160,12 @@ def test_log_determinant(how: str, name: str, kind: str) -> None:
     assert found == pytest.approx(np.linalg.slogdet(c.exact.M)[1], rel=1e-9, abs=1e-8)
 
 
+def touched(codes: list[np.ndarray], values: list[np.ndarray]) -> list[factorisation.Touched]:
+    """One level of every term."""
+    each = enumerate(zip(codes, values, strict=True))
+    return [factorisation.Touched(t, code, own) for t, (code, own) in each]
+
+
 @every
 def test_quadratics(how: str, name: str, kind: str) -> None:
     """z'N z of rows that pair any levels, of which a fifth leave a term out."""
@@ -172,7 +178,7 @@ def test_quadratics(how: str, name: str, kind: str) -> None:
         for a in range(term.k):
             z[np.arange(m), own.start + a * term.J + codes[-1]] = values[-1][:, a]
     wanted = np.einsum("mq,qr,mr->m", z, c.exact.N, z)
-    np.testing.assert_allclose(c.N.quadratics(codes, values), wanted, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(c.N.quadratics(touched(codes, values)), wanted, rtol=1e-7, atol=1e-9)
 
 
 @exactly
@@ -231,7 +237,7 @@ def test_batches_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None
         rng = np.random.default_rng(3)
         codes = [rng.integers(0, term.J, 37) for term in c.exact.design.terms]
         values = [rng.normal(size=(37, term.k)) for term in c.exact.design.terms]
-        whole = c.N.quadratics(codes, values)
+        whole = c.N.quadratics(touched(codes, values))
         with monkeypatch.context() as patch:
             patch.setattr(factorisation, "BATCH", 500)
-            np.testing.assert_allclose(c.N.quadratics(codes, values), whole, rtol=1e-7)
+            np.testing.assert_allclose(c.N.quadratics(touched(codes, values)), whole, rtol=1e-7)

@@ -60,7 +60,7 @@ def cut(rows: Rows, parts: int, seed: int = 0) -> list[Block]:
     if seed % 2 == 0:
         order = order[np.argsort(rows.codes[0][order], kind="stable")]
     locate = replace(Locate.of(np.eye(rows.p), rows.plan, rows.pattern), inverse=np.eye(rows.p))
-    names = ("y", "weights", "offset", "Q", "codes", "columns", "levels")
+    names = ("y", "weights", "offset", "Q", "slots", "codes", "columns", "levels")
     whole = Block(**{name: getattr(rows, name) for name in names}, place={}, runs={})
     return [locate(taken(whole, part)) for part in np.array_split(order, parts)]
 

@@ -47,7 +47,7 @@ def laplace_error(
     points = CHECK_POINTS.get(len(T), 0)
     if (
         problem.source.distant
-        or len(problem.plan.terms) > 1
+        or not problem.plan.by_level
         or not points
         or problem.n * points ** len(T) > CHECK_COST
     ):

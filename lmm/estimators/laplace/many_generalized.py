@@ -47,7 +47,7 @@ CLOSE = 1e-7 * laplace_batch.MODE_TOLERANCE
 
 def takes(problem: Any) -> bool:
     """Whether responses of this problem can be fitted side by side."""
-    if problem.related or len(problem.structures) > 1 or problem.centred is not None:
+    if problem.related or not problem.plan.by_level or problem.centred is not None:
         return False
     size, family = problem.plan.terms[0], problem.family
     linear = problem.structures[0].second(np.ones(problem.n_theta)) is None

@@ -127,13 +127,13 @@ def takes(problem: Problem) -> bool:
     linear = all(s.second(np.ones(s.n_theta)) is None for s in problem.structures)
     effects = sum(size.k * size.J for size in problem.plan.terms)
     linear = linear and not problem.plan.joint
-    return linear and effects <= (LEVELS_LIMIT if len(problem.plan.terms) == 1 else STACK_LIMIT)
+    return linear and effects <= (LEVELS_LIMIT if problem.plan.by_level else STACK_LIMIT)
 
 
 def block_size(problem: Problem) -> int:
     """Problems in one block."""
     sizes = problem.plan.terms
-    if len(sizes) == 1:
+    if problem.plan.by_level:
         return int(np.clip(PLANE // sizes[0].J, 4, 4096))
     return int(np.clip((1 << 22) // sum(size.k * size.J for size in sizes) ** 2, 8, 4096))
 

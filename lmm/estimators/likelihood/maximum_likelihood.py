@@ -179,7 +179,7 @@ class MaximumLikelihood(Estimator):
         problem.plan.require_exact("The exact Hessian")
         evaluate = evaluator(problem, self.reml, self.sigma)
         theta = np.asarray(theta, dtype=float)
-        if not problem.plan.joint and hessian.is_cheap(evaluate.sizes, hessian.DENSE_LIMIT):
+        if not problem.plan.joint and hessian.is_cheap(problem.plan, hessian.DENSE_LIMIT):
             return evaluate.hessian(evaluate.in_theta(theta))
         return hessian.by_differences(lambda at: evaluate.in_theta(at).gradient, theta)
 

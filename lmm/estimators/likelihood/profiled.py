@@ -81,7 +81,7 @@ class Evaluator:
         self.sizes = [(size.k, size.J) for size in problem.plan.terms]
         self.jax = problem.plan.backend == "jax"
         effects = sum(k * J for k, J in self.sizes)
-        self.cheap = effects <= (REFINE_LIMIT_ONE if len(self.sizes) == 1 else REFINE_LIMIT)
+        self.cheap = effects <= (REFINE_LIMIT_ONE if problem.plan.by_level else REFINE_LIMIT)
         self.mesh = (
             sharded.mesh_for(problem.plan.devices, tail.size(problem.arranged.layout))
             if self.jax

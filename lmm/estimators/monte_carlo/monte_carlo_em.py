@@ -116,6 +116,7 @@ class MonteCarloEM(Estimator):
     rng: None | int | np.random.Generator = 0
     control: Control = Control()
     name = "mcem"
+    takes_members = False
 
     def __post_init__(self) -> None:
         check_settings(

@@ -117,6 +117,7 @@ class VariationalBayes(Estimator):
     rng: None | int | np.random.Generator = 0
     control: Control = Control()
     name = "vi"
+    takes_members = False
 
     def __post_init__(self) -> None:
         check_settings(

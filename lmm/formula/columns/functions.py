@@ -169,6 +169,11 @@ def cbind(*columns: object) -> np.ndarray:
     return np.column_stack([np.asarray(c) for c in columns])
 
 
+def mm(*columns: object, **more: object) -> object:
+    """Right of a bar alone, where it is not called: rows that belong to several groups."""
+    raise DataError("mm(...) stands right of a bar, (1 | mm(a, b)), and nowhere else.")
+
+
 def as_numeric(x: object, _state: State = None) -> Any:
     """as.numeric(): a categorical becomes 1..J as in R, text is read as numbers."""
     state = _state if _state is not None else {}
@@ -381,6 +386,7 @@ PLAIN: dict[str, object] = {
     "pmax": lambda *columns: reduce(np.maximum, columns),
     "ifelse": ifelse,
     "cbind": cbind,
+    "mm": mm,
     "c": combine,
     "seq": seq,
     "as_character": as_character,

@@ -9,7 +9,7 @@ counted, not hashed: ten million rows take a tenth of a second.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,10 +35,14 @@ class UnseenLevels(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """``codes`` (n,) int32 in 0..J-1, or -1 where missing; ``values`` the J levels, not yet strings, a MultiIndex of several factors."""
+    """``codes`` (n,) int32 in 0..J-1, or -1 where missing; ``values`` the J levels, not yet strings, a MultiIndex of several factors.
+
+    Rows that belong to several levels have ``codes`` (n, s), and in ``shares`` (n, s) the weight of each.
+    """
 
     codes: np.ndarray
     values: pd.Index
+    shares: np.ndarray | None = field(default=None, kw_only=True)
 
 
 def strings(levels: pd.Index) -> pd.Index:
@@ -130,11 +134,11 @@ def encode(values: object, name: str) -> Levels:
     """
     series = values if isinstance(values, pd.Series) else _series(values, name)
     if isinstance(series.dtype, pd.CategoricalDtype):
-        return _drop_unused(series.cat.codes.to_numpy(), series.cat.categories)
+        return occurring(series.cat.codes.to_numpy(), series.cat.categories)
     if isinstance(series.dtype, np.dtype) and series.dtype.kind in "iub":
         numbers = series.to_numpy()
         if numbers.dtype == bool:
-            return _drop_unused(numbers.astype(np.int32), pd.Index([False, True]))
+            return occurring(numbers.astype(np.int32), pd.Index([False, True]))
         low, high = (int(numbers.min()), int(numbers.max())) if numbers.size else (0, -1)
         if high - low < 2 * numbers.size + 1024 and high < 2**63:
             return _count(numbers, low, high)
@@ -245,7 +249,8 @@ def _series(values: Any, name: str) -> pd.Series:
     return pd.Series(values)
 
 
-def _drop_unused(codes: np.ndarray, categories: pd.Index) -> Levels:
+def occurring(codes: np.ndarray, categories: pd.Index) -> Levels:
+    """The levels that occur among codes of any shape, -1 where one is missing."""
     used = np.zeros(len(categories) + 1, dtype=bool)
     used[codes] = True  # -1 marks the spare last place
     used = used[:-1]
@@ -278,7 +283,7 @@ def _count(numbers: np.ndarray, low: int, high: int) -> Levels:
 def _pairs(codes: np.ndarray, size: int) -> Levels:
     """Codes in 0..size-1 (or -1) -> dense codes, in increasing order of the code."""
     if size <= 4 * codes.size + 1024:
-        return _drop_unused(codes, pd.RangeIndex(size))
+        return occurring(codes, pd.RangeIndex(size))
     uniques = np.unique(codes[codes >= 0])
     place = np.searchsorted(uniques, codes).astype(np.int32)
     return Levels(np.where(codes < 0, np.int32(-1), place), pd.Index(uniques))

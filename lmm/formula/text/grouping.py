@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lmm.errors import FormulaError
+from lmm.formula.text.membership import is_membership, membership
 from lmm.formula.text.tokens import Token, scan, unquote
 
 
@@ -130,7 +131,7 @@ def grouping_factors(text: str, formula: str, offset: int) -> list[Interaction]:
 
 def label(factors: tuple[str, ...]) -> str:
     """Name of a grouping factor as printed: backticks gone, interactions joined by ``:``, ``c:(b:a)`` from ``a/b/c``."""
-    names = [unquote(name) for name in factors]
+    names = [membership(name).label if is_membership(name) else unquote(name) for name in factors]
     outer = getattr(factors, "nested_in", 0)
     if outer < 2:
         return ":".join(names)

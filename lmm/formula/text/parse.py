@@ -15,6 +15,7 @@ from lmm.covariance import STRUCTURES
 from lmm.errors import FormulaError, nearest
 from lmm.formula.text.expressions import python
 from lmm.formula.text.grouping import Interaction, grouping_factors, label
+from lmm.formula.text.membership import Membership, is_membership, membership
 from lmm.formula.text.names import aliased, awkward_names
 from lmm.formula.text.residual_formula import ResidualFormula
 from lmm.formula.text.tokens import (
@@ -60,6 +61,11 @@ class Bar:
     def coordinates(self) -> bool:
         """Whether the columns are coordinates of positions."""
         return STRUCTURES[self.structure].over_coordinates
+
+    @property
+    def memberships(self) -> tuple[Membership, ...]:
+        """How rows belong to several of its levels, of ``mm()``; none for a grouping factor."""
+        return tuple(membership(factor) for factor in self.factors if is_membership(factor))
 
     @property
     def source(self) -> str:
@@ -434,9 +440,28 @@ def _read_bar(
         return [Bar(columns, Interaction((EVERYTHING,)), word, span)]
     right, rank = _rank(right, word, text, span)
     factors = grouping_factors(right.strip(), text, start)
+    for group in factors:
+        _check_membership(group, text, span)
     for factor in dict.fromkeys(name for group in factors for name in group):
         _check_expression(factor, text, span)
     return [Bar(columns, group, word or "us", span, rank) for group in factors]
+
+
+def _check_membership(group: Interaction, text: str, span: tuple[int, int]) -> None:
+    """FormulaError for a call of ``mm()`` that cannot be read, or stands beside other factors."""
+    for factor in group:
+        if not is_membership(factor):
+            continue
+        if len(group) > 1:
+            raise FormulaError(
+                "mm(...) stands alone right of a bar, (1 | mm(a, b)); make columns of the joint groups for an interaction.",
+                text,
+                span,
+            )
+        try:
+            membership(factor)
+        except FormulaError as error:
+            raise FormulaError(str(error).partition("\n")[0], text, span) from None
 
 
 def _rank(right: str, word: str, text: str, span: tuple[int, int]) -> tuple[str, int]:

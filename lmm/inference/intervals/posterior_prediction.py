@@ -112,12 +112,12 @@ class FromDraws:
             if term is None or not mask.any():
                 continue
             own = term.rows(part).only(mask)
-            codes, values, new = own.codes, own.values, own.new
-            effects = _flat(self.draws.effects[t])
-            for j in np.flatnonzero(mask):
-                eta += np.where(new, 0.0, values[:, j]) * effects[:, np.where(new, 0, codes), j]
+            effects, new = _flat(self.draws.effects[t]), own.new
+            for met in own.known().parts():
+                for j in np.flatnonzero(mask):
+                    eta += met.values[:, j] * effects[:, met.codes, j]
             if new.any():
-                variance[:, new] += self._variance(t, values[new])
+                variance[:, new] += self._variance(t, own.rows(new).unknown().lengths)
         return np.asarray(eta), variance
 
     def new_observations(self, part: np.ndarray) -> np.ndarray:
@@ -162,7 +162,7 @@ class FromDraws:
         variance = np.zeros((self.draws.count, len(part)))
         for t, (term, mask) in enumerate(zip(self.rows.terms, self.rows.keep, strict=True)):
             if term is not None and not mask.all():
-                variance = variance + self._variance(t, term.rows(part).only(~mask).values)
+                variance = variance + self._variance(t, term.rows(part).only(~mask).lengths)
         return variance
 
     def _batches(self) -> Iterator[np.ndarray]:

@@ -323,7 +323,7 @@ def _sums(problem: Problem) -> int:
     sizes = problem.plan.terms
     return (
         sizes[0].J * sizes[0].k * (sizes[0].k + problem.p)
-        if len(sizes) == 1
+        if problem.plan.by_level
         else sum(s.k * s.J for s in sizes) ** 2
     )
 
@@ -466,7 +466,7 @@ def of_levels(
 
     Levels of other terms that lie within one level of t become levels of their own in every copy; crossed ones stay what they are.
     """
-    if problem.related or not (is_batched(problem, estimator) and len(design.terms) == 1):
+    if problem.related or not (is_batched(problem, estimator) and problem.plan.by_level):
         return one_by_one(_copies(design, problem, t, levels), estimator, estimate, False, progress)
 
     def data(which: np.ndarray, reml: bool) -> Levels:

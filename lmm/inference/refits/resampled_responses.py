@@ -43,7 +43,7 @@ def resample_slabs(
             for term, b, T in zip(design.terms, modes, factors, strict=True):
                 again = (
                     b[rng.integers(term.J, size=term.J)]
-                    if term.exchangeable
+                    if term.J > 1
                     else rng.standard_normal((1, term.k)) @ T.T
                 )
                 column += term.times(again)

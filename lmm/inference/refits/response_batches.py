@@ -119,7 +119,7 @@ def fit_responses(
             (which, _pattern(design, problem, estimator, like, Y[:, which], rows, progress))
         )
     alone = alone[sound[alone]]
-    one_factor = len(design.terms) == 1 and not problem.related
+    one_factor = problem.plan is not None and problem.plan.by_level and not problem.related
     if (
         len(alone)
         and one_factor
@@ -230,9 +230,7 @@ def _patterns(
         found.setdefault(np.packbits(np.isnan(Y[:, r])).tobytes(), []).append(int(r))
     if refits.is_laplace(problem, estimator):
         return {}, which
-    least = (
-        SHARED if not refits.is_batched(problem, estimator) or len(problem.plan.terms) == 1 else 2
-    )
+    least = SHARED if not refits.is_batched(problem, estimator) or problem.plan.by_level else 2
     groups = {
         key: (~np.isnan(Y[:, own[0]]), np.array(own))
         for key, own in found.items()
@@ -382,7 +380,7 @@ def satterthwaite(
     unit = np.eye(problem.p)
     left = np.isfinite(batch.objective)
     if refits.is_batched(problem, estimator) and problem.p:
-        together = left if len(problem.plan.terms) == 1 else left & ~np.isnan(Y).any(axis=0)
+        together = left if problem.plan.by_level else left & ~np.isnan(Y).any(axis=0)
         out = degrees_of_freedom(
             problem, design, bool(estimator.reml), Y, batch, np.flatnonzero(together)
         )

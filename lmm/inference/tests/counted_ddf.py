@@ -74,6 +74,7 @@ def between_within(design: Design, cov: np.ndarray) -> Counted:
             f"{len(units)} grouping factors."
         )
     unit = units[-1]
+    unit.require_own_rows("ddf='between_within'")
     order, starts = unit.sorted_rows()
     X = design.X[order]
     first = np.repeat(X[starts[:-1]], np.diff(starts), axis=0)

@@ -52,7 +52,10 @@ def traces(
     ------
     CapacityError : crossed factors with too many levels beside the largest.
     """
-    first = int(np.argmax([A.shape[0] * A.shape[-1] for A in cross.diag]))
+    plain = [t for t in range(len(T)) if (t, t) not in cross.pairs]
+    if not plain:
+        return _joined(cross, T, dG, groups)
+    first = max(plain, key=lambda t: cross.diag[t].shape[0] * cross.diag[t].shape[-1])
     stops = np.cumsum([0] + [len(d) for d in dG])
     own = slice(stops[first], stops[first + 1])
     m = int(stops[-1])
@@ -84,6 +87,19 @@ def traces(
     return (products + products.T) / 2.0, single
 
 
+def _joined(
+    cross: CrossProducts, T: list[Array], dG: list[Array], groups: tuple[str, ...]
+) -> tuple[Array, Array]:
+    """The traces where rows meet several levels of every term: nothing is eliminated, so that C = Z'WZ."""
+    terms = list(range(len(T)))
+    size = sum(A.shape[0] * A.shape[-1] for A in cross.diag)
+    _refuse(size, [(groups[t], cross.diag[t].shape[-1]) for t in terms])
+    levels = [cross.diag[t].shape[-1] for t in terms]
+    root, E = _of_levels(T, dG, levels, size)
+    (_, _, products, single), _ = _component(_together(cross, terms).toarray(), root, [], E)
+    return (products + products.T) / 2.0, single
+
+
 def _within(dG: Array, left: Array, right: Array) -> Array:
     """sum_l tr(dG_i left_l dG_j right_l) for blocks (k, k, J), (m, m)."""
     k = len(left)
@@ -112,26 +128,38 @@ def _rest(cross: CrossProducts, first: int, rest: list[int], W: Array) -> tuple[
             shape = (W.shape[-1], cross.diag[t].shape[-1])
             blocks += [sp.csr_array((own[b], (rows, cols)), shape=shape) for b in range(len(own))]
         B.append(sp.csr_array(sp.hstack(blocks, format="csr")))
-    grid: list[list[Any]] = []
-    for t in rest:
-        lines: list[list[Any]] = [[] for _ in range(len(cross.diag[t]))]
-        for s in rest:
-            for a, line in enumerate(lines):
-                line += _between(cross, t, s, a)
-        grid += lines
-    C = sp.csr_array(sp.block_array(grid, format="csr"))
+    C = _together(cross, rest)
     for a in range(len(W)):
         for b in range(len(W)):
             C = C - B[a].T @ _scaled(W[a, b], B[b])
     return B, sp.csr_array(C)
 
 
-def _between(cross: CrossProducts, t: int, s: int, a: int) -> list[Any]:
+def _together(cross: CrossProducts, terms: list[int]) -> sp.csr_array:
+    """Z'WZ of some terms, sparse; columns term by term, a * J_t + level."""
+    grid: list[list[sp.csr_array]] = []
+    for t in terms:
+        lines: list[list[sp.csr_array]] = [[] for _ in range(len(cross.diag[t]))]
+        for s in terms:
+            for a, line in enumerate(lines):
+                line += _between(cross, t, s, a)
+        grid += lines
+    return sp.csr_array(sp.block_array(grid, format="csr"))
+
+
+def _between(cross: CrossProducts, t: int, s: int, a: int) -> list[sp.csr_array]:
     """Column a of term t against the columns of term s: Z_t'WZ_s as sparse blocks (J_t, J_s)."""
-    if t == s:
-        return [sp.diags_array(cross.diag[t][a, b]) for b in range(len(cross.diag[t]))]
-    pairs = cross.pairs[min(t, s), max(t, s)]
     shape = (cross.diag[t].shape[-1], cross.diag[s].shape[-1])
+    if t == s:
+        out = [sp.csr_array(sp.diags_array(own)) for own in cross.diag[t][a]]
+        if (t, t) not in cross.pairs:
+            return out
+        own = cross.pairs[t, t]
+        upper = [
+            sp.csr_array((block, (own.rows, own.cols)), shape=shape) for block in own.blocks[a]
+        ]
+        return [sp.csr_array(A + U + U.T) for A, U in zip(out, upper, strict=True)]
+    pairs = cross.pairs[min(t, s), max(t, s)]
     if t < s:
         return [
             sp.csr_array((block, (pairs.rows, pairs.cols)), shape=shape)
@@ -155,18 +183,7 @@ def _reduce(
     """D (k, k, J), and the traces that involve the rest: (11), (1r), (rr), and tr(E_j Q_rr)."""
     k, J = len(Y), Y[0].shape[0]
     levels = [cross.diag[t].shape[-1] for t in rest]
-    root = sp.csr_array(
-        sp.block_diag(
-            [sp.kron(own, sp.eye_array(n)) for own, n in zip(T, levels, strict=True)], format="csr"
-        )
-    )
-    E = []
-    at = 0
-    for d, n in zip(rest_dG, levels, strict=True):
-        for one in d:
-            block = sp.coo_array(sp.kron(sp.coo_array(one), sp.eye_array(n)))
-            E.append(sp.csr_array((block.data, (block.row + at, block.col + at)), shape=C.shape))
-        at += d.shape[1] * n
+    root, E = _of_levels(T, rest_dG, levels, C.shape[0])
     S_pairs = {(a, b): Y[a].T @ Y[b] for a in range(k) for b in range(k)}
     S = [sum(d[a, b] * S_pairs[a, b] for a in range(k) for b in range(k)) for d in dG]
     reach = sum(abs(own) for own in Y)
@@ -175,12 +192,7 @@ def _reduce(
     )  # S may join what C, with T zero, does not
     count, component = connected_components(joined, directed=False)
     sizes = np.bincount(component)
-    if sizes.max() > LIMIT:
-        names = ", ".join(f"{groups[t]} ({n} levels)" for t, n in zip(rest, levels, strict=True))
-        raise CapacityError(
-            f"Kenward-Roger needs a dense matrix for the crossed grouping factors {names}: {sizes.max()} columns, and it stops at {LIMIT}. "
-            "ddf='satterthwaite' has no such limit, and with so many levels the two agree."
-        )
+    _refuse(int(sizes.max()), [(groups[t], n) for t, n in zip(rest, levels, strict=True)])
     m, r = len(dG), len(E)
     eleven, mixed, rr, single = np.zeros((m, m)), np.zeros((m, r)), np.zeros((r, r)), np.zeros(r)
     K: Any
@@ -210,6 +222,31 @@ def _reduce(
                 D[a, b, start : start + step] = Y[b][start : start + step].multiply(YK).sum(axis=1)
                 D[b, a, start : start + step] = D[a, b, start : start + step]
     return D, (eleven, mixed, rr, single)
+
+
+def _refuse(size: int, factors: list[tuple[str, int]]) -> None:
+    """CapacityError where the dense matrix of crossed factors, with their levels, has too many columns."""
+    if size > LIMIT:
+        names = ", ".join(f"{group} ({n} levels)" for group, n in factors)
+        raise CapacityError(
+            f"Kenward-Roger needs a dense matrix for the crossed grouping factors {names}: {size} columns, and it stops at {LIMIT}. "
+            "ddf='satterthwaite' has no such limit, and with so many levels the two agree."
+        )
+
+
+def _of_levels(
+    T: list[Array], dG: list[Array], levels: list[int], size: int
+) -> tuple[sp.csr_array, list[sp.csr_array]]:
+    """T of each term and dG of each direction, repeated over the levels, as sparse matrices (size, size)."""
+    repeated = [sp.kron(own, sp.eye_array(n)) for own, n in zip(T, levels, strict=True)]
+    E, at = [], 0
+    for d, n in zip(dG, levels, strict=True):
+        for one in d:
+            block = sp.coo_array(sp.kron(sp.coo_array(one), sp.eye_array(n)))
+            place = (block.row + at, block.col + at)
+            E.append(sp.csr_array((block.data, place), shape=(size, size)))
+        at += d.shape[1] * n
+    return sp.csr_array(sp.block_diag(repeated, format="csr")), E
 
 
 def _stacks(

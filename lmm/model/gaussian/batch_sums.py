@@ -86,7 +86,7 @@ def responses(rows: Rows, Y: np.ndarray, reml: bool) -> tuple[Levels | Stacked, 
             own[:, part] = ZW @ y
     N, constant = _counted(problem, np.full(R, n), np.full(R, problem.sum_log_weights), reml)
     fixed = [columns[:p] for columns in problem.collect(problem.data.rhs)]
-    if len(sums) == 1:
+    if problem.plan.by_level:
         size = problem.plan.terms[0]
         data = Levels(
             problem.cross.diag[0][..., None],
@@ -182,7 +182,7 @@ def without(
     count = np.array([design.n - len(which) for which in rows])
     logs = np.full(R, problem.sum_log_weights)
     sizes = _sizes(problem)
-    several = len(sizes) > 1
+    several = not problem.plan.by_level
     stops = np.cumsum([0] + [k * J for k, J in sizes])
     if several:
         A = np.repeat(dense_matrix(problem.cross)[None], R, axis=0)
@@ -201,14 +201,12 @@ def without(
         gram[:, :, r] -= XY.T @ weighted
         logs[r] -= np.log(w).sum()
         if several:
-            columns = np.concatenate(
-                [
-                    stop + np.arange(k) * J + term.codes[which, None]
-                    for stop, (k, J), term in zip(stops, sizes, design.terms, strict=False)
-                ],
-                axis=1,
-            )
-            values = np.concatenate([term.values[which] for term in design.terms], axis=1)
+            met = [
+                (stop + np.arange(k) * J + part.codes[:, None], part.values)
+                for stop, (k, J), term in zip(stops, sizes, design.terms, strict=False)
+                for part in term.rows(which).parts()
+            ]
+            columns, values = (np.concatenate(each, axis=1) for each in zip(*met, strict=True))
             np.subtract.at(
                 A[r],
                 (columns[:, :, None], columns[:, None]),
@@ -248,7 +246,7 @@ def _clear(
             gone = np.flatnonzero((lost == count) & (lost > 0))
             if not len(gone):
                 continue
-            if len(design.terms) == 1:
+            if problem.plan.by_level:
                 A[:, :, gone, r], rhs[:, :, gone, r] = 0.0, 0.0
             else:
                 places = (stops[t] + np.arange(term.k)[:, None] * term.J + gone).ravel()

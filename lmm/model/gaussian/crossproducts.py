@@ -6,6 +6,7 @@ per row. Layouts put the levels last, so that one column of one term is contiguo
     diag[t]      (k, k, J)       Z_t'WZ_t, block diagonal, one k x k block per level
     rhs[t]       (p + 1, k, J)   Z_t'W[X y]
     pairs[t, s]  t < s           Z_t'WZ_s on the pairs of levels that share a row
+    pairs[t, t]                  the upper triangle of Z_t'WZ_t beside ``diag``, where rows meet several levels of a term
     gram         (p+1, p+1)      [X y]'W[X y]
 """
 
@@ -19,6 +20,8 @@ import scipy.sparse as sp
 
 from lmm.design.terms import RandomTerm, product
 
+#: the k columns of values of rows, None for a column of ones
+Columns = list[np.ndarray | None]
 #: rows summed at a time, at least: a block's codes and products stay small
 ROWS = 1 << 20
 
@@ -91,9 +94,10 @@ def cross_products(
     Blocks of rows are summed one after another, so that what is made of them stays small.
     """
     n = len(XY[0]) if isinstance(XY, tuple) else len(XY)
-    columns = [term.value_columns() for term in terms]
+    parts = [term.parts() for term in terms]
+    columns = [[part.value_columns() for part in own] for own in parts]
     sums: list[np.ndarray] | None = None
-    shared: list[dict[int, int]] = []
+    shared: list[list[dict[int, int]]] = []
     step = max(ROWS, 4 * max((term.J for term in terms), default=0))
     for first in range(0, n, step):
         rows = slice(first, first + step)
@@ -102,7 +106,7 @@ def cross_products(
         )
         part = np.asfortranarray(part)
         if first == 0:
-            shared = [_shared(z, XY) for z in columns]
+            shared = [[_shared(z, XY) for z in own] for own in columns]
         own = _sums(terms, columns, shared, part, weights, rows)
         if sums is None:
             sums = own
@@ -113,11 +117,10 @@ def cross_products(
     count = len(terms)
     pairs = {}
     for t in range(count):
+        if terms[t].several:
+            pairs[t, t] = _own_pairs(terms[t], columns[t], weights)
         for s in range(t + 1, count):
-            blocks = [[product(a, b, weights) for b in columns[s]] for a in columns[t]]
-            pairs[t, s] = _sum_pairs(
-                terms[t].codes, terms[s].codes, blocks, (terms[t].J, terms[s].J)
-            )
+            pairs[t, s] = _pairs_between(terms[t], terms[s], columns[t], columns[s], weights)
     gram = sums[-1]
     log_weights = 0.0 if weights is None else float(np.log(weights).sum())
     return CrossProducts(
@@ -127,8 +130,8 @@ def cross_products(
 
 def _sums(
     terms: Sequence[RandomTerm],
-    columns: list[list[np.ndarray | None]],
-    shared: list[dict[int, int]],
+    columns: list[list[Columns]],
+    shared: list[list[dict[int, int]]],
     XY: np.ndarray,
     weights: np.ndarray | None,
     rows: slice,
@@ -136,11 +139,15 @@ def _sums(
     """Of some rows: ``diag`` of each term, ``rhs`` of each term, ``gram``."""
     w = None if weights is None else weights[rows]
     diag, rhs = [], []
-    for term, z, same in zip(terms, columns, shared, strict=True):
-        own = [None if column is None else column[rows] for column in z]
-        code = term.codes[rows].astype(np.intp)
-        diag.append(_diagonal(own, code, term.J, w))
-        rhs.append(_right_hand_sides(own, code, term.J, XY, w, diag[-1], same))
+    for term, each, same in zip(terms, columns, shared, strict=True):
+        of_parts = []
+        for part, z, alike in zip(term.parts(), each, same, strict=True):
+            own = [None if column is None else column[rows] for column in z]
+            code = part.codes[rows].astype(np.intp)
+            A = _diagonal(own, code, term.J, w)
+            of_parts.append((A, _right_hand_sides(own, code, term.J, XY, w, A, alike)))
+        diag.append(_added([A for A, _ in of_parts]))
+        rhs.append(_added([r for _, r in of_parts]))
     return [*diag, *rhs, XY.T @ (XY if w is None else XY * w[:, None])]
 
 
@@ -148,10 +155,73 @@ def right_hand_sides(
     terms: Sequence[RandomTerm], Y: np.ndarray, weights: np.ndarray | None
 ) -> tuple[np.ndarray, ...]:
     """Z_t'WY per term, (r, k, J), for other columns Y (n, r) than those of the first pass."""
-    return tuple(
-        _right_hand_sides(term.value_columns(), term.codes.astype(np.intp), term.J, Y, weights)
-        for term in terms
-    )
+    out = []
+    for term in terms:
+        each = [
+            _right_hand_sides(part.value_columns(), part.codes.astype(np.intp), term.J, Y, weights)
+            for part in term.parts()
+        ]
+        out.append(_added(each))
+    return tuple(out)
+
+
+def _added(each: list[np.ndarray]) -> np.ndarray:
+    """The sum of what the parts of a term give."""
+    total = each[0]
+    for more in each[1:]:
+        total = total + more
+    return total
+
+
+def _pairs_between(
+    term: RandomTerm,
+    other: RandomTerm,
+    first: list[Columns],
+    second: list[Columns],
+    weights: np.ndarray | None,
+) -> Pairs:
+    """Z_t'WZ_s of two terms, whose parts have the columns ``first`` and ``second``."""
+    parts = [
+        (a.codes, b.codes, [[product(y, z, weights) for z in right] for y in left])
+        for a, left in zip(term.parts(), first, strict=True)
+        for b, right in zip(other.parts(), second, strict=True)
+    ]
+    return _sum_parts(parts, (term.J, other.J))
+
+
+def _own_pairs(term: RandomTerm, columns: list[Columns], weights: np.ndarray | None) -> Pairs:
+    """The upper triangle of Z_t'WZ_t between the levels that rows meet together; the two columns of a pair are interchangeable."""
+    each = list(zip(term.parts(), columns, strict=True))
+    parts = []
+    for i, (a, left) in enumerate(each):
+        for b, right in each[i + 1 :]:
+            blocks = [[product(y, z, weights) for z in right] for y in left]
+            parts.append((np.minimum(a.codes, b.codes), np.maximum(a.codes, b.codes), blocks))
+    return _sum_parts(parts, (term.J, term.J))
+
+
+def _sum_parts(
+    parts: list[tuple[np.ndarray, np.ndarray, list[list[np.ndarray | None]]]],
+    shape: tuple[int, int],
+) -> Pairs:
+    """Rows' products by pair of levels, over several sets of rows."""
+    if len(parts) == 1:
+        rows, cols, blocks = parts[0]
+        return _sum_pairs(rows, cols, blocks, shape)
+    k, l = len(parts[0][2]), len(parts[0][2][0])
+    joined: list[list[np.ndarray | None]] = []
+    for a in range(k):
+        line: list[np.ndarray | None] = []
+        for b in range(l):
+            pieces = [
+                np.ones(len(rows)) if blocks[a][b] is None else blocks[a][b]
+                for rows, _, blocks in parts
+            ]
+            line.append(np.concatenate(pieces))  # type: ignore[arg-type]
+        joined.append(line)
+    rows = np.concatenate([rows for rows, _, _ in parts])
+    cols = np.concatenate([cols for _, cols, _ in parts])
+    return _sum_pairs(rows, cols, joined, shape)
 
 
 def _count(code: np.ndarray, values: np.ndarray | None, J: int) -> np.ndarray:
@@ -297,6 +367,9 @@ def dense_matrix(cross: CrossProducts) -> np.ndarray:
         for a in range(k):
             for b in range(k):
                 out[stops[t] + a * J + level, stops[t] + b * J + level] = cross.diag[t][a, b]
+        if (t, t) in cross.pairs:
+            block = dense_pairs(cross.pairs[t, t], J, J)
+            out[stops[t] : stops[t + 1], stops[t] : stops[t + 1]] += block + block.T
         for s in range(t + 1, len(sizes)):
             block = dense_pairs(cross.pairs[t, s], J, sizes[s][1])
             out[stops[t] : stops[t + 1], stops[s] : stops[s + 1]] = block

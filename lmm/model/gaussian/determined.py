@@ -93,6 +93,8 @@ def _same_levels(cross: CrossProducts) -> list[list[tuple[int, np.ndarray | slic
     for t, own in enumerate(cross.diag):
         for group in out:
             s = group[0][0]
+            if (t, t) in cross.pairs or (s, s) in cross.pairs:
+                continue
             pairs = cross.pairs[s, t]
             J = own.shape[-1]
             if J == cross.diag[s].shape[-1] == len(pairs.rows) and len(np.unique(pairs.cols)) == J:
@@ -259,7 +261,9 @@ def restricted(problem: Problem, kept: Sequence[np.ndarray]) -> Problem | None:
     cross = problem.cross
     pairs = {}
     for i, t in enumerate(terms):
-        for j in range(i + 1, len(terms)):
+        for j in range(i, len(terms)):
+            if (t, terms[j]) not in cross.pairs:
+                continue
             old = cross.pairs[t, terms[j]]
             pairs[i, j] = Pairs(old.rows, old.cols, old.blocks[np.ix_(kept[t], kept[terms[j]])])
     smaller = replace(

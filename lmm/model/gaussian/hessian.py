@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lmm.linalg import small
+from lmm.linalg.plan import Plan
 from lmm.model.gaussian import dense_effects
 from lmm.model.gaussian.batched import Stacked
 from lmm.model.gaussian.crossproducts import CrossProducts, dense_matrix
@@ -43,9 +44,9 @@ class Pieces(NamedTuple):
     E: list[np.ndarray]
 
 
-def is_cheap(sizes: list[tuple[int, int]], limit: int) -> bool:
+def is_cheap(plan: Plan, limit: int) -> bool:
     """Whether the exact Hessian costs no more than a few evaluations: one factor, or at most ``limit`` random effects."""
-    return len(sizes) == 1 or sum(k * J for k, J in sizes) <= limit
+    return plan.by_level or sum(size.k * size.J for size in plan.terms) <= limit
 
 
 def pieces(
@@ -57,7 +58,7 @@ def pieces(
     reml: bool,
 ) -> Pieces:
     """The contractions at given T: ``rhs`` (p + 1, k, J) per term and ``gram`` (p + 1, p + 1) with X orthonormal."""
-    if len(T) == 1:
+    if len(T) == 1 and not cross.pairs:
         return _one_factor(cross, rhs[0], gram, T[0], dG[0], reml)
     return _dense(cross, rhs, gram, T, dG, reml)
 

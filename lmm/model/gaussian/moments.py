@@ -43,13 +43,7 @@ def starting_values(
         right[rows] = _entries(e @ e.T, i, j)
         for s, (k, l) in enumerate(blocks):
             columns = slice(starts[s], starts[s + 1])
-            B = (
-                A
-                if s == t
-                else cross.pairs[t, s].blocks
-                if t < s
-                else np.swapaxes(cross.pairs[s, t].blocks, 0, 1)
-            )
+            B = _blocks(cross, t, s)
             if max(sizes[t], sizes[s]) > MANY:
                 left[rows, columns] = _of_traces(B, (i, j), (k, l))
                 continue
@@ -73,6 +67,18 @@ def starting_values(
             G[i, j] = G[j, i] = solution[starts[t] : starts[t + 1]] / sigma2
         theta.append(structure.start(G, cross.diag[t].sum(axis=-1) / cross.n))
     return np.concatenate(theta)
+
+
+def _blocks(cross: CrossProducts, t: int, s: int) -> np.ndarray:
+    """The blocks of Z_t'WZ_s (k, l, m) of all levels that share a row."""
+    if t < s:
+        return cross.pairs[t, s].blocks
+    if s < t:
+        return np.swapaxes(cross.pairs[s, t].blocks, 0, 1)
+    if (t, t) not in cross.pairs:
+        return cross.diag[t]
+    upper = cross.pairs[t, t].blocks
+    return np.concatenate([cross.diag[t], upper, np.swapaxes(upper, 0, 1)], axis=-1)
 
 
 def _entries(M: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:

@@ -31,7 +31,8 @@ def plan_for(
 ) -> Plan:
     """The plan for these cross-products: t is nested in s when every level of t meets one level of s."""
     terms = tuple(
-        TermSize(g, d.shape[0], d.shape[-1]) for g, d in zip(groups, cross.diag, strict=True)
+        TermSize(g, d.shape[0], d.shape[-1], several=(t, t) in cross.pairs)
+        for t, (g, d) in enumerate(zip(groups, cross.diag, strict=True))
     )
     nested = {key: len(pairs.rows) == terms[key[0]].J for key, pairs in cross.pairs.items()}
     return make_plan(terms, nested, backend, factorization)
@@ -55,6 +56,9 @@ def make_system(cross: CrossProducts, plan: Plan, dense: bool = False) -> System
                 C[slot.offset + a * slot.J + level, slot.offset + b * slot.J + level] = cross.diag[
                     t
                 ][a, b]
+        if plan.terms[t].several:
+            block = dense_pairs(cross.pairs[t, t], slot.J, slot.J)
+            C[slot.columns, slot.columns] += block + block.T
         for other, s in zip(plan.layout, plan.tail, strict=True):
             if t < s:
                 block = dense_pairs(cross.pairs[t, s], slot.J, other.J)

@@ -213,8 +213,11 @@ def is_written(family: Family) -> bool:
 
 
 def on_devices(problem: GeneralizedProblem, devices: int | None = None) -> GeneralizedProblem:
-    """The problem with the rows that its passes read on devices; itself where JAX cannot evaluate its family."""
+    """The problem with the rows that its passes read on devices; itself where JAX cannot evaluate its family, or rows meet
+    several levels of a term."""
     rows = problem.source
+    if any(size.several for size in problem.plan.terms):
+        return problem
     if not is_written(problem.family) or not isinstance(rows, Rows):
         return problem
     there = DeviceRows(

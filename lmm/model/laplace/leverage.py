@@ -1,4 +1,4 @@
-"""Leverages l_i = z_i'N z_i of rows, N = (Z'WZ + G^-1)^-1: each row touches one level of every term.
+"""Leverages l_i = z_i'N z_i of rows, N = (Z'WZ + G^-1)^-1: each row touches one level of every slot.
 
 What they need of N are its blocks of levels and of pairs of levels, found once for all blocks of rows (:func:`tables`).
 Between the one factor that is eliminated first and the tail, N_j,tail = -W_j B_j K is a row of q numbers per level j; it is
@@ -73,24 +73,26 @@ def leverages(block: Block, at: Tables) -> np.ndarray:
     plan = at.plan
     total = np.zeros(block.n)
 
-    def z(t: int, a: int) -> np.ndarray | float:
-        column = block.columns[t][a]
+    def z(u: int, a: int) -> np.ndarray | float:
+        column = block.columns[u][a]
         return 1.0 if column is None else column
 
-    #: column of the tail that each row touches, per term of the tail and column of values
+    #: column of the tail that each row touches, per slot of the tail's terms and column of values
     places = [
-        (t, a, block.codes[t] + (slot.offset + a * slot.J + block.levels[t].start))
+        (u, a, block.codes[u] + (slot.offset + a * slot.J + block.levels[t].start))
         for slot, t in zip(plan.layout, plan.tail, strict=True)
+        for u in block.slots_of(t)
         for a in range(slot.k)
     ]
-    for i, t in enumerate(plan.chain):
-        code, run = block.codes[t], block.levels[t]
+    for i, own in enumerate(plan.chain):
+        (t,), run = block.slots_of(own), block.levels[own]
+        code = block.codes[t]
         k = len(at.own[i])
         for a in range(k):
             for b in range(k):
                 total += z(t, a) * at.own[i][a, b, run][code] * z(t, b)
             for s, N in enumerate(at.parents[i]):
-                other = plan.chain[i + 1 + s]
+                (other,) = block.slots_of(plan.chain[i + 1 + s])
                 for b in range(N.shape[1]):
                     total += 2.0 * z(t, a) * N[a, b, run][code] * z(other, b)
         across = at.across[i]
@@ -111,9 +113,9 @@ def _across_sparse(
 ) -> np.ndarray:
     """The share of the leverages between the one eliminated factor and the tail: -2 z'W_j B_j K z."""
     assert at.B is not None and at.W is not None
-    t = at.plan.chain[0]
-    run = block.levels[t]
-    order, start = _by_level(block, t)
+    run = block.levels[at.plan.chain[0]]
+    (t,) = block.slots_of(at.plan.chain[0])
+    order, start = _by_level(block, t, run)
     out = np.empty(block.n)
     k, J = len(at.B), run.stop - run.start
     step = max(1, AT_ONCE // max(1, k * len(at.K)))
@@ -138,11 +140,11 @@ def _across_sparse(
     return out
 
 
-def _by_level(block: Block, t: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in the order of a term's levels (n,), and where the rows of each level begin (J + 1,)."""
+def _by_level(block: Block, t: int, run: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Rows in the order of the levels of a slot (n,), and where the rows of each level begin (J + 1,)."""
     key = ("by level", t)
     if key not in block.kept:
-        code, J = block.codes[t], block.levels[t].stop - block.levels[t].start
+        code, J = block.codes[t], run.stop - run.start
         where: np.ndarray = np.arange(block.n, dtype=np.int32 if block.n < 2**31 else np.int64)
         sorted_ = sp.csr_matrix((where, code, np.arange(block.n + 1)), shape=(block.n, J)).tocsc()
         block.kept[key] = sorted_.data, sorted_.indptr

@@ -7,7 +7,7 @@ memory, many in a stream. A block knows which run of levels and of pairs it touc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -29,10 +29,11 @@ class Block:
     ----------
     y, weights, offset : (n,) response, prior weights (trials of a binomial), known part of the predictor.
     Q : (n, p) orthogonal fixed columns.
-    codes : per term (n,) level of each row, counted from the start of ``levels``.
-    columns : per term the k columns of values, None for a column of ones.
+    slots : the term of each slot. A term has one, or one for each level that rows meet, whose sums are the term's.
+    codes : per slot (n,) level of each row, counted from the start of ``levels``.
+    columns : per slot the k columns of values, None for a column of ones.
     levels : per term the run of levels that occur here.
-    place : per pair of terms (n,), which pair of levels each row belongs to, counted from the start of ``runs``.
+    place : per pair of slots (n,), which pair of levels each row belongs to, counted from the start of ``runs``.
     runs : per pair of terms the run of pairs of levels that occur here.
     whole : whether these are all rows.
     """
@@ -47,6 +48,7 @@ class Block:
     place: dict[tuple[int, int], np.ndarray]
     runs: dict[tuple[int, int], slice]
     whole: bool = False
+    slots: tuple[int, ...]
     #: what is found once and serves every pass
     kept: dict[Any, Any] = field(default_factory=dict, repr=False)
 
@@ -67,52 +69,66 @@ class Block:
     def random(self, b: Sequence[np.ndarray]) -> np.ndarray:
         """Z b, (n,)."""
         eta = np.zeros(self.n)
-        for code, columns, run, own in zip(self.codes, self.columns, self.levels, b, strict=True):
-            for column, effect in zip(columns, own, strict=True):
-                part = effect[run][code]
+        for t, code, columns in self.each_slot():
+            for column, effect in zip(columns, b[t], strict=True):
+                part = effect[self.levels[t]][code]
                 eta += part if column is None else part * column
         return eta
 
+    def each_slot(self) -> Iterator[tuple[int, np.ndarray, list[np.ndarray | None]]]:
+        """Per slot its term, codes and columns."""
+        return zip(self.slots, self.codes, self.columns, strict=True)
+
+    def slots_of(self, t: int) -> list[int]:
+        """The slots of a term."""
+        return [u for u, own in enumerate(self.slots) if own == t]
+
     def sums(self, v: np.ndarray) -> list[np.ndarray]:
         """Z'v per term, (k, J), for v (n,), over the levels that occur here."""
-        out = []
-        for code, columns, J in zip(self.codes, self.columns, self._counts(), strict=True):
-            own = [np.bincount(code, v if z is None else v * z, J) for z in columns]
-            out.append(np.stack(own))
+        out: list[np.ndarray] = []
+        for t, code, columns in self.each_slot():
+            J = self._count(t)
+            own = np.stack([np.bincount(code, v if z is None else v * z, J) for z in columns])
+            if t < len(out):
+                out[t] += own
+            else:
+                out.append(own)
         return out
 
     def column_sums(self, V: np.ndarray) -> list[np.ndarray]:
         """Z'V per term, (r, k, J), for V (n, r)."""
         if not V.shape[1]:
-            return [
-                np.zeros((0, len(columns), J))
-                for columns, J in zip(self.columns, self._counts(), strict=True)
-            ]
+            k = {t: len(columns) for t, _, columns in self.each_slot()}
+            return [np.zeros((0, k[t], self._count(t))) for t in range(len(self.levels))]
         each = [self.sums(column) for column in V.T]
-        return [np.stack([e[t] for e in each]) for t in range(len(self.codes))]
+        return [np.stack([e[t] for e in each]) for t in range(len(self.levels))]
 
     def products(self, w: np.ndarray) -> tuple[list[np.ndarray], dict[tuple[int, int], np.ndarray]]:
         """Z'WZ for weights w (n,): per term the blocks of levels (k, k, J), per pair of terms those of pairs (k, k, m)."""
-        diag, pairs = [], {}
-        for code, columns, J in zip(self.codes, self.columns, self._counts(), strict=True):
+        diag: list[np.ndarray] = []
+        pairs: dict[tuple[int, int], np.ndarray] = {}
+        for t, code, columns in self.each_slot():
+            J = self._count(t)
             A = np.empty((len(columns), len(columns), J))
             for a in range(len(columns)):
                 for b in range(a + 1):
                     A[a, b] = A[b, a] = np.bincount(code, product(w, columns[a], columns[b]), J)
-            diag.append(A)
-        for (t, s), place in self.place.items():
-            run = self.runs[t, s]
-            blocks = np.empty((len(self.columns[t]), len(self.columns[s]), run.stop - run.start))
-            for a, first in enumerate(self.columns[t]):
-                for b, second in enumerate(self.columns[s]):
-                    blocks[a, b] = np.bincount(
-                        place, product(w, first, second), run.stop - run.start
-                    )
-            pairs[t, s] = blocks
+            if t < len(diag):
+                diag[t] += A
+            else:
+                diag.append(A)
+        for (i, j), place in self.place.items():
+            key = self.slots[i], self.slots[j]
+            m = self.runs[key].stop - self.runs[key].start
+            blocks = np.empty((len(self.columns[i]), len(self.columns[j]), m))
+            for a, first in enumerate(self.columns[i]):
+                for b, second in enumerate(self.columns[j]):
+                    blocks[a, b] = np.bincount(place, product(w, first, second), m)
+            pairs[key] = pairs[key] + blocks if key in pairs else blocks
         return diag, pairs
 
-    def _counts(self) -> list[int]:
-        return [run.stop - run.start for run in self.levels]
+    def _count(self, t: int) -> int:
+        return self.levels[t].stop - self.levels[t].start
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -167,24 +183,39 @@ def make_rows(design: Design, factorization: str = "exact") -> Rows:
     plan = plan_for(
         pattern, tuple(term.group for term in design.terms), factorization=factorization
     )
-    codes = tuple(term.codes.astype(np.intp) for term in design.terms)
+    parts = [(t, part) for t, term in enumerate(design.terms) for part in term.parts()]
+    slots = tuple(t for t, _ in parts)
+    codes = tuple(part.codes.astype(np.intp) for _, part in parts)
     return Rows(
         y=design.y,
         weights=ones if design.weights is None else design.weights,
         offset=np.zeros(design.n) if design.offset is None else design.offset,
         Q=np.ascontiguousarray(Q),
         R=R,
+        slots=slots,
         codes=codes,
-        columns=tuple(term.value_columns() for term in design.terms),
+        columns=tuple(part.value_columns() for _, part in parts),
         levels=tuple(slice(0, term.J) for term in design.terms),
         plan=plan,
         pattern=pattern,
-        place={
-            key: places(codes[key[0]], codes[key[1]], pairs, plan.terms[key[1]].J)
-            for key, pairs in pattern.pairs.items()
-        },
+        place=places_of_slots(codes, slots, pattern, plan),
         runs={key: slice(0, len(pairs.rows)) for key, pairs in pattern.pairs.items()},
     )
+
+
+def places_of_slots(
+    codes: Sequence[np.ndarray], slots: Sequence[int], pattern: CrossProducts, plan: Plan
+) -> dict[tuple[int, int], np.ndarray]:
+    """Per pair of slots the index of each row's pair of levels, of one term the smaller level first."""
+    out = {}
+    for i, t in enumerate(slots):
+        for j in range(i + 1, len(slots)):
+            s = slots[j]
+            first, second = codes[i], codes[j]
+            if s == t:
+                first, second = np.minimum(first, second), np.maximum(first, second)
+            out[i, j] = places(first, second, pattern.pairs[t, s], plan.terms[s].J)
+    return out
 
 
 def places(rows: np.ndarray, cols: np.ndarray, pairs: Pairs, J: int) -> np.ndarray:

@@ -66,7 +66,8 @@ class Sums(NamedTuple):
 
 
 class RowData(NamedTuple):
-    """Rows of a generalized model: y, weights, offset (n,), X~ (n, p), per term level codes (n,) and values (k, n)."""
+    """Rows of a generalized model: y, weights, offset (n,), X~ (n, p), per term level codes (n,) and values (k, n); of rows that meet
+    s levels (s, n) and (k, s, n)."""
 
     y: Array
     weights: Array
@@ -264,17 +265,23 @@ def make_row_data(problem: GeneralizedProblem, beta: np.ndarray, unit: np.ndarra
     """The rows of a generalized problem around ``beta`` (p,), in the coordinates U = ``unit`` (p, p)."""
     rows = problem.rows
     offset = rows.offset + rows.Q @ (rows.R @ beta)
-    values = tuple(
-        np.stack([np.ones(rows.n) if z is None else z for z in own]) for own in rows.columns
-    )
-    codes = tuple(code.astype(np.int32) for code in rows.codes)
+    codes, values = [], []
+    for t in range(len(rows.levels)):
+        slots = rows.slots_of(t)
+        each = [
+            np.stack([np.ones(rows.n) if z is None else z for z in rows.columns[u]]) for u in slots
+        ]
+        code = np.stack([rows.codes[u].astype(np.int32) for u in slots])
+        one = len(slots) == 1
+        codes.append(code[0] if one else code)
+        values.append(each[0] if one else np.stack(each, axis=1))
     return RowData(
         rows.y,
         rows.weights,
         offset,
         rows.Q @ (rows.R @ unit),
-        codes,
-        values,
+        tuple(codes),
+        tuple(values),
         np.asarray(beta, dtype=float),
         unit,
     )
@@ -308,7 +315,7 @@ def predictor(rows: RowData, d: Array, b: list[Array]) -> Array:
     """eta (n,)."""
     eta = rows.offset + rows.X @ d
     for code, values, own in zip(rows.codes, rows.values, b, strict=True):
-        eta = eta + jnp.sum(own[:, code] * values, axis=0)
+        eta = eta + jnp.sum((own[:, code] * values).reshape(-1, len(eta)), axis=0)
     return eta
 
 

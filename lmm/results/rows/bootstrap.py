@@ -256,21 +256,26 @@ def bootstrap(
 
 def term_of(design: Design, group: str | None, what: str) -> int:
     """Position of the term whose levels are meant; by default the one within whose levels all others lie."""
-    terms = [term for term in design.units if term.exchangeable]
+    for term in design.units:
+        if group is not None and term.group == group:
+            term.require_own_rows(f"{what} by level")
+    places = [t for t, term in enumerate(design.units) if term.exchangeable]
+    terms = [design.units[t] for t in places]
     groups = [term.group for term in terms]
     if not terms:
         raise ArgumentError(
-            f"{what}: no grouping factor has levels that stand alone: those of {', '.join(t.group for t in design.units)} are related."
+            f"{what}: no grouping factor has levels that stand alone: those of {', '.join(t.group for t in design.units)} are related, or "
+            "share rows."
         )
     if group is not None:
         if group not in groups:
             raise ArgumentError(
                 f"{what}: there is no grouping factor {group!r}; there is {', '.join(groups)}.{nearest(group, groups)}"
             )
-        return groups.index(group)
+        return places[groups.index(group)]
     for t in range(len(terms) - 1, -1, -1):
         if all(term.within(terms[t]) for term in terms):
-            return t
+            return places[t]
     raise ArgumentError(
         f"{what}: the grouping factors {', '.join(groups)} are crossed; say whose levels are meant, group={groups[0]!r}."
     )
@@ -313,7 +318,7 @@ def without_levels(fit: Fit) -> pd.DataFrame:
         t = term_of(fit.design, None, "confint")
     except ArgumentError:
         t = 0
-    rows = fit.design.terms[t].rows_of_levels()
+    rows = fit.design.units[t].rows_of_levels()
     batch = refits.without(fit.design, fit.problem, fit._method, fit.estimate, rows)
     return parameter_table.of_batch(fit.design, fit.estimate, batch)
 

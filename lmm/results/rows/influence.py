@@ -95,6 +95,8 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
     exchangeable = [term for term in design.units if term.exchangeable]
     groups = [term.group for term in exchangeable]
     if by not in ("group", "row"):
+        for unit in (unit for unit in design.units if unit.group == by):
+            unit.require_own_rows("influence by level")
         if by in groups and group is None:
             by, group = "group", by
         else:
@@ -103,9 +105,8 @@ def influence(fit: Fit, by: str, group: str | None, progress: bool | None) -> In
         rows, part = list(np.arange(design.n)[:, None]), np.arange(design.n)
         name, index = "row", design.index
     else:
-        term = exchangeable[
-            term_of(design, groups[-1] if group is None and groups else group, "influence")
-        ]
+        whose = groups[-1] if group is None and groups else group
+        term = design.units[term_of(design, whose, "influence")]
         name, part = term.group, term.codes
         rows = term.rows_of_levels()
         index = pd.Index(term.levels, name=name)

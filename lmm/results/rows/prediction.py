@@ -299,7 +299,7 @@ def _check_marginal(estimate: Estimate, keep: tuple[np.ndarray, ...], type: str)
 def random_values(design: Design, newdata: object) -> tuple[list[np.ndarray], np.ndarray]:
     """Columns (m, k) of every random term, zero where a value is missing, and the mask of complete rows; levels do not matter."""
     if newdata is None:
-        return [term.values for term in design.terms], np.ones(design.n, dtype=bool)
+        return [term.lengths for term in design.terms], np.ones(design.n, dtype=bool)
     found = design.frame.new_values(Table(newdata, "newdata"))
     complete = np.logical_and.reduce([term.complete for term in found])
-    return [np.where(term.complete[:, None], term.values, 0.0) for term in found], complete
+    return [np.where(term.complete[:, None], term.lengths, 0.0) for term in found], complete

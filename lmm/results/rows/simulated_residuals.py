@@ -206,6 +206,7 @@ def _groups(design: Design, group: object) -> tuple[np.ndarray, pd.Index]:
     if isinstance(group, str):
         for term in design.terms:
             if term.group == group:
+                term.require_own_rows("by")
                 return np.asarray(term.codes), term.levels
         table = design.frame.table
         if group not in table:
