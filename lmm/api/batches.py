@@ -10,7 +10,14 @@ import numpy as np
 
 from lmm import families
 from lmm.api.glmer import run_generalized
-from lmm.api.lmer import check_control, choose_estimator, problem_of, run, with_residual
+from lmm.api.lmer import (
+    check_control,
+    choose_estimator,
+    problem_of,
+    run,
+    with_dispersion,
+    with_residuals,
+)
 from lmm.arguments import caller, checked
 from lmm.design import build_design
 from lmm.design.build_design import other_columns
@@ -47,6 +54,7 @@ def lmer_batch(
     contrasts: Mapping[str, object] | None = None,
     covariance: Mapping[str, object] | None = None,
     residual: str | None = None,
+    dispformula: str | None = None,
     control: Control | None = None,
     progress: bool | None = None,
 ) -> BatchFit:
@@ -61,8 +69,8 @@ def lmer_batch(
     data : pandas, polars or pyarrow table, or a mapping of arrays, with the predictors; N rows. Never modified.
     responses : table (its columns name the responses), array (N, R), mapping of names to arrays (N,), or a list of names of columns of
         ``data``. Rows are matched by position. NaN is a missing value: that response is fitted to the rows that it has.
-    REML, weights, offset, contrasts, covariance, residual : as in :func:`lmm.lmer`, for all responses; with ``residual`` one fit follows
-        another.
+    REML, weights, offset, contrasts, covariance, residual, dispformula : as in :func:`lmm.lmer`, for all responses; with one of the last
+        two one fit follows another.
     subset : rows to use, as in :func:`lmm.lmer`.
     na_action : "omit" leaves out rows with a missing predictor, and of each response the rows that it lacks; "fail" refuses both.
     control : :class:`lmm.Control`, tolerances and limits of fits that are finished one by one.
@@ -94,7 +102,9 @@ def lmer_batch(
     given = Given(weights, offset, subset, na_action, contrasts, caller(), covariance)
     estimator = choose_estimator(REML, None, control)
     single = partial(run, REML=REML, residual=residual, control=control)
-    model = with_residual(_one_sided(formula), residual, estimator, covariance)
+    model = with_dispersion(_one_sided(formula), dispformula)
+    model = with_residuals(model, residual, estimator, covariance)
+    assert isinstance(model, Formula)
     return _fit(model, data, responses, given, estimator, single, None, progress)
 
 
@@ -157,7 +167,7 @@ def glmer_batch(
 class _Unread:
     """A stand-in for the family while a design without a response is built."""
 
-    has_intercept = True
+    has_intercept, scales_rows = True, False
 
     @staticmethod
     def response(values: object, name: str) -> tuple[np.ndarray, None]:

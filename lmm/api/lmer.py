@@ -14,6 +14,7 @@ import numpy as np
 from lmm.arguments import caller, checked
 from lmm.design import build_design
 from lmm.design.design import Call, Design
+from lmm.design.dispersion_part import check_dispersion
 from lmm.errors import ArgumentError
 from lmm.estimators import Control, registry
 from lmm.estimators.estimator import Callback, Estimator
@@ -21,6 +22,7 @@ from lmm.estimators.given_start import check_start
 from lmm.formula import Formula, parse
 from lmm.formula.columns.given import Given, own
 from lmm.formula.columns.subset import Chosen
+from lmm.formula.text.predictor_formula import with_predictor
 from lmm.formula.text.residual_formula import parse_residual
 from lmm.linalg import tail, threads
 from lmm.linalg.devices import backend, sharded
@@ -47,6 +49,7 @@ def lmer(
     na_action: str = "omit",
     contrasts: Mapping[str, object] | None = None,
     residual: str | None = None,
+    dispformula: str | None = None,
     covariance: Mapping[str, object] | None = None,
     start: object = None,
     method: object = None,
@@ -72,6 +75,8 @@ def lmer(
     covariance : known covariances between the levels of grouping factors, ``{"id": K}``: the effects of ``(1|id)`` have the covariance
         s^2 K, those of ``(x|id)`` K (x) G. K is a DataFrame whose index and columns are the levels, or a :class:`lmm.KnownCovariance`,
         :class:`lmm.Precision`, :class:`lmm.Factor`, :class:`lmm.Pedigree` or :class:`lmm.Tree`. Levels are independent otherwise.
+    dispformula : what the residual standard deviation depends on: ``"~ Days"``, fixed effects on its logarithm. No random term is
+        needed then.
     start : relative covariance parameters theta to begin from, in the order of ``fit.theta``.
     method : a way of estimating by name ("reml", "ml", "em", "vi", "mcem", "nuts", "mackay", "pql") or an estimator with
         settings of its own, ``lmm.VariationalBayes(rng=1)``; "reml" and "ml" override ``REML``.
@@ -99,7 +104,7 @@ def lmer(
     """
     given = Given(weights, offset, subset, na_action, contrasts, caller(), covariance)
     return run(
-        formula,
+        with_dispersion(formula, dispformula),
         data,
         REML=REML,
         given=given,
@@ -111,7 +116,7 @@ def lmer(
 
 
 def run(
-    formula: str,
+    formula: str | Formula,
     data: object,
     *,
     REML: bool = True,
@@ -126,14 +131,12 @@ def run(
     settings = estimator.control
     begin = perf_counter()
     problem: Any = None
-    model = with_residual(formula, residual, estimator, given.covariance)
+    model = with_residuals(formula, residual, estimator, given.covariance)
     reducer = reducer_for(data, rows_bar if settings.progress else None)
     check_related(given, estimator, reducer is not None)
     with threads.limited():
-        if reducer is not None and residual is not None:
-            raise ArgumentError(
-                "residual= needs the rows in memory; read the data into a table first."
-            )
+        if reducer is not None and isinstance(model, Formula):
+            refuse_chunks(model)
         if reducer is None:
             design = build_design(model, data, given)
         else:
@@ -185,27 +188,58 @@ def check_related(given: Given, estimator: Estimator, chunks: bool) -> None:
         )
 
 
-def with_residual(
-    formula: Any, residual: object, estimator: Estimator, covariance: object = None
-) -> Any:
-    """The formula with the structure of the residuals that it is to have.
+def with_dispersion(formula: str | Formula, dispformula: object) -> str | Formula:
+    """The formula with a predictor of the logarithm of the residual standard deviation; itself without one.
 
     Raises
     ------
-    FormulaError : a structure that cannot be read; ArgumentError : a method that has none.
+    FormulaError : what cannot be read; ArgumentError : a predictor without columns.
     """
-    if residual is None:
+    if dispformula is None:
         return formula
-    if covariance:
+    out = with_predictor(formula, "dispformula", dispformula)
+    if not out.components:
         raise ArgumentError(
-            "residual= and covariance= together are not fitted; leave out the one that matters less."
+            f"dispformula={dispformula!r} has no intercept and no columns: a linear model needs a residual variance. residual= gives "
+            "residuals a structure."
         )
-    if not estimator.takes_residual:
-        raise ArgumentError(
-            f"residual= is for maximum likelihood, restricted or not, not for {estimator.label}."
-        )
-    parsed = parse(formula) if not isinstance(formula, Formula) else formula
-    return replace(parsed, residual=parse_residual(residual))
+    return out
+
+
+def with_residuals(
+    formula: str | Formula, residual: object, estimator: Estimator, covariance: object = None
+) -> str | Formula:
+    """The formula with the structure of the residuals that it is to have; it may have a predictor of their standard deviation.
+
+    Raises
+    ------
+    FormulaError : what cannot be read; ArgumentError : a method that has none, predictors of other models, and both together.
+    """
+    if residual is None and not isinstance(formula, Formula):
+        return formula
+    parsed = formula if isinstance(formula, Formula) else parse(formula)
+    structure = None if residual is None else parse_residual(residual)
+    parsed = replace(parsed, residual=structure)
+    check_dispersion(parsed)
+    for asked, given in (("residual=", structure), ("dispformula=", parsed.components)):
+        if given and covariance:
+            raise ArgumentError(
+                f"{asked} and covariance= together are not fitted; leave out the one that matters less."
+            )
+        if given and not estimator.takes_residual:
+            raise ArgumentError(
+                f"{asked} is for maximum likelihood, restricted or not, not for {estimator.label}."
+            )
+    return parsed
+
+
+def refuse_chunks(formula: Formula) -> None:
+    """ArgumentError for what needs the rows in memory."""
+    for asked, given in (("residual=", formula.residual), ("dispformula=", formula.components)):
+        if given:
+            raise ArgumentError(
+                f"{asked} needs the rows in memory; read the data into a table first."
+            )
 
 
 def problem_of(design: Design, backend: str = "numpy", factorization: str = "auto") -> Any:

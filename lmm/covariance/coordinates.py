@@ -12,13 +12,39 @@ function of L_00, and of omega about pi / 2. Any other structure is held by the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
     from lmm.covariance.structure import Covariance
+
+
+def directions(dT: np.ndarray, T: np.ndarray) -> np.ndarray:
+    """dG_i = dT_i T' + T dT_i', (m, k, k)."""
+    half = dT @ T.T
+    return half + np.swapaxes(half, 1, 2)
+
+
+class LocalCovariance(NamedTuple):
+    """G (k, k) around a theta, dG / ds (m, k, k), and what gives <D, d2G / ds2> (m, m) of D (k, k)."""
+
+    G: np.ndarray
+    dG: np.ndarray
+    bend: Callable[[np.ndarray], np.ndarray]
+
+    def slopes(self, D: np.ndarray) -> np.ndarray:
+        """<D, dG / ds> (m,) of D, shaped as G."""
+        return self.dG.reshape(len(self.dG), -1) @ D.ravel()
+
+
+def bent(D: np.ndarray, T: np.ndarray, dT: np.ndarray, second: np.ndarray | None) -> np.ndarray:
+    """<D, d2G / ds_i ds_j> (m, m) of G = T T'."""
+    out = 2.0 * np.einsum("iab,jab->ij", np.einsum("ab,jbc->jac", D, dT), dT)
+    return out if second is None else out + 2.0 * np.einsum("ab,ijab->ij", D @ T, second)
 
 
 @dataclass(frozen=True)
@@ -35,6 +61,12 @@ class Coordinates:
     def at(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """T (k, k), dT / dx (n_theta, k, k) and d2T / dx2 (n_theta, n_theta, k, k), None where that is zero."""
         return self.structure.factor(x), self.structure.jacobian(x), self.structure.second(x)
+
+    def local(self, x: np.ndarray) -> tuple[np.ndarray, LocalCovariance]:
+        """T, and G with its derivatives in x."""
+        T, dT, second = self.at(x)
+        bend = partial(bent, T=T, dT=dT, second=second)
+        return T, LocalCovariance(T @ T.T, directions(dT, T), bend)
 
 
 #: step of the central differences of a first derivative, which is exact

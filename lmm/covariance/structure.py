@@ -10,7 +10,6 @@ others have a default that holds for any structure and may be replaced where a s
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
 from types import ModuleType
@@ -18,7 +17,13 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from lmm.covariance.coordinates import Coordinates, Reported
+from lmm.covariance.coordinates import (
+    Coordinates,
+    LocalCovariance,
+    Reported,
+    bent,
+    directions,
+)
 from lmm.types import Array
 
 #: smallest share of the largest eigenvalue at the start
@@ -40,20 +45,27 @@ class Quantity(NamedTuple):
 
     Attributes
     ----------
-    kind : "sd" or "loading1", of the first factor, on the scale of the effects; "cor"; or a positive number, "range" or "smoothness".
+    kind : "sd" or "loading1", of the first factor, on the scale of the effects; "cor"; a positive number, "range" or "smoothness"; or
+        "disp", a coefficient of the logarithm of a standard deviation.
     row, column : the entry of G that it is read from; the same one twice for a standard deviation. Of other kinds a key.
     columns : the columns that it is named by; none where it belongs to all of them.
+    shift : how much it grows with the logarithm of the scale of the effects.
     """
 
     kind: str
     row: int
     column: int
     columns: tuple[int, ...]
+    shift: float = 0.0
 
     @property
     def scales(self) -> bool:
         """Whether it is proportional to the scale of the effects."""
         return self.kind.startswith(("sd", "loading"))
+
+    def on_scale(self, value: float, unit: float) -> float:
+        """Its value where effects are measured in units ``unit`` times as small."""
+        return value * unit if self.scales else value + self.shift * float(np.log(unit))
 
 
 def sd(column: int) -> Quantity:
@@ -78,26 +90,6 @@ def bounded(G: np.ndarray, U: np.ndarray) -> np.ndarray:
     top = float(np.clip(values[-1], 0.02, 1e4))
     root = np.linalg.solve(U, vectors * np.sqrt(np.clip(values, FLOOR * top, top)))
     return np.asarray(root @ root.T)
-
-
-def directions(dT: np.ndarray, T: np.ndarray) -> np.ndarray:
-    """dG_i = dT_i T' + T dT_i', (m, k, k)."""
-    half = dT @ T.T
-    return half + np.swapaxes(half, 1, 2)
-
-
-class LocalCovariance(NamedTuple):
-    """G (k, k) around a theta, dG / ds (m, k, k), and what gives <D, d2G / ds2> (m, m) of D (k, k)."""
-
-    G: np.ndarray
-    dG: np.ndarray
-    bend: Callable[[np.ndarray], np.ndarray]
-
-
-def bent(D: np.ndarray, T: np.ndarray, dT: np.ndarray, second: np.ndarray | None) -> np.ndarray:
-    """<D, d2G / ds_i ds_j> (m, m) of G = T T'."""
-    out = 2.0 * np.einsum("iab,jab->ij", np.einsum("ab,jbc->jac", D, dT), dT)
-    return out if second is None else out + 2.0 * np.einsum("ab,ijab->ij", D @ T, second)
 
 
 class Covariance(abc.ABC):
@@ -156,11 +148,18 @@ class Covariance(abc.ABC):
         """The representative with the same G that is reported."""
         return self.from_factor(self.factor(theta))
 
+    def scaled(self, theta: np.ndarray, scale: float) -> np.ndarray:
+        """theta whose G is scale^2 times as large."""
+        return self.from_factor(scale * self.factor(theta))
+
     # ---- the covariance itself
 
     def covariance(self, theta: np.ndarray) -> np.ndarray:
         """G = T T' (k, k)."""
-        T = self.factor(theta)
+        return self.of_factor(self.factor(theta))
+
+    def of_factor(self, T: np.ndarray) -> np.ndarray:
+        """G of its factor."""
         return np.asarray(T @ T.T)
 
     def covariance_slopes(self, theta: np.ndarray) -> np.ndarray:
@@ -290,6 +289,14 @@ class Covariance(abc.ABC):
                     out.append(np.clip(r, -1.0, 1.0))
         return np.stack(out, axis=-1)
 
+    def described(self, theta: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """The quantities (R, m) of theta (R, m) where effects are measured by scales (R,)."""
+        if not len(theta):
+            return np.zeros((0, self.n_theta))
+        T = np.stack([self.factor(own) for own in theta])
+        G = T @ np.swapaxes(T, 1, 2)
+        return self.describe(G * np.square(scale)[:, None, None])
+
     def report(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The quantities (m,) of G = T T' and their derivatives by theta (m, m); NaN where they have none."""
         T, dT = self.factor(theta), self.jacobian(theta)
@@ -316,9 +323,21 @@ class Covariance(abc.ABC):
         T = self._of_quantities(values[kinds == "sd"], values[kinds == "cor"])
         return np.asarray(T @ T.T)
 
+    def of_values(self, values: np.ndarray, scale: float) -> np.ndarray | None:
+        """theta whose quantities have these values (m,) where effects are measured by ``scale``; None where no covariance has them."""
+        kinds = np.array([q.kind for q in self.quantities()])
+        R = self.matrix(np.where(kinds == "sd", 1.0, values))
+        if not np.linalg.eigvalsh(R)[0] > -1e-10:
+            return None
+        return self.from_matrix(self.matrix(values) / scale**2)
+
     def _of_quantities(self, deviations: np.ndarray, correlations: np.ndarray) -> np.ndarray:
         """T (k, k) from what is reported, for structures whose correlations are free of each other between their bounds."""
         return np.asarray(self.constrain(deviations, self._partials(correlations), np))
+
+    def coordinates(self) -> Coordinates:
+        """Coordinates of which none is held."""
+        return Coordinates(self)
 
     def holding(self, first: int, second: int | None = None) -> Coordinates:
         """Coordinates, one of which is the standard deviation read at ``first``, or the correlation with ``second``.

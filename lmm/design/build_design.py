@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from lmm.design.design import Design, Predictor
+from lmm.design.design import Design
+from lmm.design.dispersion_part import dispersion_parts
 from lmm.design.level_checks import (
     check_effects,
     check_levels,
@@ -17,11 +18,13 @@ from lmm.design.level_checks import (
     unlike_weights,
 )
 from lmm.design.linear_response import check_response, linear_response
+from lmm.design.predictor import Predictor
 from lmm.design.random_parts import random_terms
 from lmm.design.rank import independent_columns
-from lmm.design.residual_part import residual_parts
+from lmm.design.residual_part import ResidualPart, residual_parts
 from lmm.errors import FormulaError, LmmWarning, RankWarning, warn
 from lmm.families import Family
+from lmm.families.linear import distribution
 from lmm.formula import Evaluated, Formula, Given, ModelFrame, Table, TermRecipe, evaluate, parse
 from lmm.formula.columns.engine import ModelMatrix
 from lmm.formula.columns.given import NOTHING
@@ -98,6 +101,9 @@ def build_design(
     others = further_predictors(found, prior)
     for predictor in others:
         messages += told(predictor)
+    residuals: tuple[ResidualPart, ...] = residual_parts(found)
+    if distribution(family).scales_rows:
+        residuals += dispersion_parts(others, str(dict(parsed.components).get("disp", "")))
     index = table.index
     full_index = index if found.subset is None else index[found.subset]
     return Design(
@@ -114,7 +120,7 @@ def build_design(
         messages=(*found.said, *messages, *said),
         subset=found.subset,
         family=family,
-        residual=residual_parts(found),
+        residual=residuals,
     )
 
 
@@ -125,7 +131,7 @@ def mixed(formula: str | Formula) -> Formula:
         raise FormulaError(
             f"a formula is a string such as 'y ~ x + (1|g)', not {type(formula).__name__}."
         )
-    if not parsed.bars and parsed.residual is None:
+    if not parsed.bars and parsed.residual is None and not parsed.components:
         hint = unknown_structure(parsed.fixed)
         raise FormulaError(
             f"the formula has no random term; add one such as (1|group).{hint}", parsed.text

@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from lmm.covariance import Diagonal
 from lmm.design.all_rows import RowsInChunks, RowsInMemory
 from lmm.design.linear_response import linear_response
+from lmm.design.predictor import Predictor
 from lmm.design.residual_part import ResidualPart
 from lmm.design.terms import RandomTerm
 from lmm.errors import DataError
@@ -73,32 +74,6 @@ class Call:
     def changed(self, **arguments: object) -> Call:
         """The same call with some arguments changed."""
         return replace(self, arguments={**self.arguments, **arguments})
-
-
-@dataclass(frozen=True, eq=False)
-class Predictor:
-    """One linear predictor, offset + X beta + Z b.
-
-    Attributes
-    ----------
-    name : what it predicts, ``"mean"``.
-    X : (n, p) fixed columns kept, on the user's scale.
-    names : p names of the columns kept.
-    dropped : names of the dependent columns that were dropped.
-    all_names : kept and dropped names in the formula's order.
-    terms : random terms, most levels first.
-    offset : (n,) known part, or None for zeros.
-    R : (p, p) upper triangular, R'R = X'WX; None where it was not computed.
-    """
-
-    name: str
-    X: np.ndarray
-    names: tuple[str, ...]
-    dropped: tuple[str, ...]
-    all_names: tuple[str, ...]
-    terms: tuple[RandomTerm, ...]
-    offset: np.ndarray | None = None
-    R: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +165,11 @@ class Design:
         ones = np.broadcast_to(1.0, (self.n, 1))
         own = RandomTerm(part.codes, ones, part.subject, ("Intercept",), part.subjects, Diagonal(1))
         return (*self.terms, own)
+
+    @property
+    def covarying(self) -> tuple[Varying, ...]:
+        """What is reported as a covariance matrix: all of :attr:`varying` but a dispersion model, which comes last."""
+        return (*self.terms, *(part for part in self.residual if not part.diagonal))
 
     @property
     def varying(self) -> tuple[Varying, ...]:

@@ -7,9 +7,11 @@ having one; strata have a term each, and a nugget is one more whose levels are t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from lmm.covariance import STRUCTURES, Covariance
 from lmm.covariance.diagonal import Diagonal
@@ -24,6 +26,19 @@ from lmm.formula.text.residual_formula import ResidualFormula
 RESIDUAL = "Residual"
 #: structures whose variances, one by one or all together, a nugget cannot be told from
 FREE_VARIANCE = ("us", "diag", "homdiag", "cs", "homcs", "toep", "homtoep")
+#: eigenvalue of the residuals' correlation matrix under which it is nearly singular
+SINGULAR = 1e-4
+
+
+class NewErrors(Protocol):
+    """What is known of the residuals of m new rows."""
+
+    @property
+    def complete(self) -> np.ndarray:
+        """(m,) bool, where nothing is missing."""
+
+    def variances(self, part: ResidualPart, T: np.ndarray) -> np.ndarray:
+        """(m,) the share of a part, whose factor is T, in the variance of each row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +92,24 @@ class NewPlaces:
     strata: np.ndarray
     complete: np.ndarray
 
+    def variances(self, part: ResidualPart, T: np.ndarray) -> np.ndarray:
+        """(m,) the share of a part, whose covariance is T T', in the variance of each row.
+
+        Raises
+        ------
+        PredictionError : a place that the fit never saw, where the places have variances of their own.
+        """
+        variances = np.diagonal(part.square(T))
+        if part.recipe is None:
+            return np.full(len(self.places), variances[0])
+        mine = self.strata == part.stratum if part.stratum is not None else np.True_
+        unseen = (self.places < 0) & self.complete & mine
+        if unseen.any() and np.ptp(variances) > 1e-9 * variances.max():
+            raise PredictionError(
+                f"newdata has values of {label(part.recipe.formula.columns)} that the fit never saw: their residual variance is not known."
+            )
+        return np.where(mine, variances[np.maximum(self.places, 0)], 0.0)
+
 
 @dataclass(frozen=True, eq=False)
 class ResidualPart:
@@ -105,6 +138,9 @@ class ResidualPart:
     stratum: int | None = None
     recipe: ResidualRecipe | None = None
 
+    #: whether its matrices are diagonal and held as their diagonals
+    diagonal: ClassVar[bool] = False
+
     @property
     def subject(self) -> str:
         """Name of the subjects; empty where no two residuals are correlated."""
@@ -120,33 +156,48 @@ class ResidualPart:
         """Places."""
         return len(self.columns)
 
-    def covariance(self, theta: np.ndarray) -> np.ndarray:
-        """S (k, k) at the structure's parameters."""
-        T = self.structure.factor(theta)
-        return np.asarray(T @ T.T)
+    def new_rows(self, frame: ModelFrame, newdata: Table) -> NewErrors | None:
+        """What is known of new rows; None of a nugget alone. PredictionError : columns that are missing, unknown strata."""
+        return None if self.recipe is None else self.recipe.of(frame, newdata)
 
-    def variances(self, S: np.ndarray) -> np.ndarray:
+    def square(self, T: np.ndarray) -> np.ndarray:
+        """The covariance of the places, of its factor T (k, k)."""
+        return self.structure.of_factor(T)
+
+    def variances(self, T: np.ndarray) -> np.ndarray:
         """(n,) its share in the variance of each row."""
-        out = np.diagonal(S)[self.places]
+        out = np.sum(np.square(T), axis=1)[self.places]
         return out if self.own is None else np.where(self.own, out, 0.0)
 
-    def new_variances(self, S: np.ndarray, rows: NewPlaces) -> np.ndarray:
-        """(m,) its share in the variance of new rows.
+    def draws(self, T: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+        """(count, n) errors, drawn anew."""
+        J, n = int(self.codes.max()) + 1, len(self.codes)
+        own = np.arange(n) if self.own is None else np.flatnonzero(self.own)
+        out = np.zeros((count, n))
+        for line in out:
+            b = rng.standard_normal((J, self.k)) @ T.T
+            line[own] = b[self.codes[own], self.places[own]]
+        return out
 
-        Raises
-        ------
-        PredictionError : a place that the fit never saw, where the places have variances of their own.
-        """
-        variances = np.diagonal(S)
-        if self.recipe is None:
-            return np.full(len(rows.places), variances[0])
-        mine = rows.strata == self.stratum if self.stratum is not None else np.True_
-        unseen = (rows.places < 0) & rows.complete & mine
-        if unseen.any() and np.ptp(variances) > 1e-9 * variances.max():
-            raise PredictionError(
-                f"newdata has values of {label(self.recipe.formula.columns)} that the fit never saw: their residual variance is not known."
-            )
-        return np.where(mine, variances[np.maximum(rows.places, 0)], 0.0)
+    def moments(self, r: np.ndarray) -> np.ndarray:
+        """Mean products (k, k) of the residuals r (n,) of a subject at two places; zero where no subject has both."""
+        own = np.ones(len(r), dtype=bool) if self.own is None else self.own
+        codes = np.unique(self.codes[own], return_inverse=True)[1]
+        shape = (int(codes.max()) + 1, self.k)
+        values = sp.csr_array((r[own], (codes, self.places[own])), shape=shape)
+        seen = sp.csr_array((np.ones(int(own.sum())), (codes, self.places[own])), shape=shape)
+        total, count = (values.T @ values).toarray(), (seen.T @ seen).toarray()
+        return np.where(count > 0, total / np.maximum(count, 1.0), 0.0)
+
+    def singular(self, T: np.ndarray) -> str | None:
+        """A sentence where the covariance at T is nearly singular."""
+        sd = np.sqrt(np.sum(T**2, axis=1))
+        if np.linalg.svd(T / sd[:, None], compute_uv=False)[-1] ** 2 >= SINGULAR:
+            return None
+        return (
+            f"The covariance of {self.group} becomes singular, and the likelihood grows without end: the rows are too few for its "
+            "parameters. Use a structure with fewer, such as ar1, cs or diag, or fewer fixed effects."
+        )
 
     def of_rows(self, which: np.ndarray) -> ResidualPart:
         """The part in some rows; subjects without a row are dropped."""

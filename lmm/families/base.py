@@ -155,6 +155,7 @@ class Family(abc.ABC):
     residual_types, default_residual : the types of residuals, and the one that is meant where none is named.
     standard_residual : the residual with mean zero and one variance in every row.
     prediction_types, category_types : what may be predicted, and those of them that are about categories.
+    scales_rows : whether a predictor of the dispersion gives each row a standard deviation of an error of its own.
     response_types, predictor_types : those on the scale of the response, and on that of the linear predictor.
     eta_columns : what a table of rows calls the linear predictor beside the fitted values.
     sought : what a search looks for, in words.
@@ -193,6 +194,7 @@ class Family(abc.ABC):
     default_residual: ClassVar[str] = "deviance"
     standard_residual: ClassVar[str] = "pearson"
     prediction_types: ClassVar[tuple[str, ...]] = ("response", "link")
+    scales_rows: ClassVar[bool] = False
     category_types: ClassVar[tuple[str, ...]] = ()
     response_types: ClassVar[tuple[str, ...]] = ("response",)
     predictor_types: ClassVar[tuple[str, ...]] = ("link",)

@@ -18,7 +18,7 @@ class LinearGaussian(Gaussian):
     of the fixed effects is that at sigma = 1. :data:`LINEAR` is the only one that is needed.
     """
 
-    linear = has_residual_sd = in_jax = slopes_in_jax = True
+    linear = scales_rows = has_residual_sd = in_jax = slopes_in_jax = True
     has_dispersion = False  # sigma has its place
     described = None
     model_title, criterion_name = "Linear", "deviance"
@@ -29,6 +29,7 @@ class LinearGaussian(Gaussian):
     scale_name = "sigma"
     scale_note = ""
     response_types = predictor_types = ("response", "link")
+    prediction_types = ("response", "link", "disp")
     eta_columns = predictor_notes = ()
     sought = "variance parameters"
     rows_per_level = 1

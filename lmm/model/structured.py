@@ -50,7 +50,8 @@ class Structured:
 
     def covariances(self, theta: np.ndarray) -> list[np.ndarray]:
         """G = T T' (k, k) per term."""
-        return [T @ T.T for T in self.factors(theta)]
+        parts = zip(self.structures, self.split(theta), strict=True)
+        return [s.covariance(own) for s, own in parts]
 
     def canonical(self, theta: np.ndarray) -> np.ndarray:
         """The representative of theta that is reported."""

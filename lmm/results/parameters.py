@@ -115,6 +115,10 @@ class FitBase:
                 "residual_cov: residuals are independent and of one variance, sigma ** 2; residual= gives them a structure."
             )
         own = [part for part in parts if part.recipe is not None]
+        if not own:
+            raise ArgumentError(
+                "residual_cov: residuals are independent, and dispformula= tells their standard deviations: predict(type='disp')."
+            )
         names = [part.stratum_name for part in own]
         if len(own) == 1 and stratum is None:
             stratum = names[0]

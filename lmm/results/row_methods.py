@@ -82,7 +82,8 @@ class Rowwise(FitBase):
             predicted partition by partition, when the result is computed.
         re_form : None uses all random effects; False (or "~0") none, the population's mean; a formula
             such as "~ (1|g)" those it names. Grouping columns of effects left out need not be there.
-        type : "response", means, or "link", linear predictors; the same for a linear model. Of an ordinal one "response" or
+        type : "response", means, or "link", linear predictors; the same for a linear model, of which "disp" is the residual standard
+            deviation of a row of weight one. Of an ordinal one "response" or
             "prob", a column of probabilities per category; "cumulative", those of a category or a lower one; "class", the
             most probable category.
         allow_new_levels : predict levels that the fit never saw, and missing ones, with a random effect of zero, as lme4 does.

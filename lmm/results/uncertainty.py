@@ -26,7 +26,7 @@ from lmm.model.conditional import covariances
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate
 from lmm.results.tables import fixed
-from lmm.results.tables.naming import in_table_order, parameter_names, theta_names
+from lmm.results.tables.naming import in_table_order, parameter_names, quantity_names, theta_names
 from lmm.results.tables.varcorr import varcorr
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Uncertainty:
         jacobian = _jacobian(self.design, self.estimate, len(joint))
         with np.errstate(invalid="ignore"):
             variance = np.einsum("ij,jk,ik->i", jacobian, joint, jacobian, optimize=True)
-            correlation = np.array([kind == "cor" for kind in components.kinds])
+            correlation = np.array([kind == "cor" for kind in components.kinds], dtype=bool)
             inside = ~correlation | (frame["sdcor"].abs() < 1.0 - 1e-10).to_numpy()
             return np.asarray(np.where((variance > 0.0) & inside, np.sqrt(variance), np.nan))
 
@@ -208,7 +208,7 @@ class Uncertainty:
         components, z = varcorr(self.design, self.estimate), normal_quantile(level)
         frame = components.to_frame()
         value, se = frame["sdcor"].to_numpy(dtype=float), self.standard_errors()
-        correlation = np.array([kind == "cor" for kind in components.kinds])
+        correlation = np.array([kind == "cor" for kind in components.kinds], dtype=bool)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             on_log = value[:, None] * np.exp(np.outer(z * se / value, [-1.0, 1.0]))
             r = np.where(correlation, value, 0.0)
@@ -217,7 +217,35 @@ class Uncertainty:
         for row, kind in enumerate(components.kinds):
             if kind.startswith("loading"):
                 limits[row] = value[row] + z * se[row] * np.array([-1.0, 1.0])
-        return fixed.limit_table(limits, components.names)
+        table = fixed.limit_table(limits, components.names)
+        own = self.dispersion()
+        if own is None:
+            return table
+        margin = z * own["std_error"]
+        limits = np.column_stack([own["estimate"] - margin, own["estimate"] + margin])
+        names = quantity_names(self.design.residual[-1])
+        return pd.concat([table, fixed.limit_table(limits, names)])
+
+    def dispersion(self) -> pd.DataFrame | None:
+        """``estimate, std_error, statistic, p_value`` of the coefficients of a linear model's ``dispformula``; None where it has none.
+
+        The statistics are normal.
+        """
+        if not any(part.diagonal for part in self.design.residual):
+            return None
+        part = self.design.residual[-1]
+        theta = self.estimate.theta[-part.structure.n_theta :]
+        sigma = np.array([self.estimate.sigma])
+        estimates = part.structure.described(theta[None], sigma)[0]
+        columns = {"estimate": estimates, "std_error": fixed.deviations(self.dispersion_cov())}
+        table = pd.DataFrame(columns, index=list(part.columns))
+        statistic = (table["estimate"] / table["std_error"]).rename("statistic")
+        return table.assign(statistic=statistic, p_value=fixed.normal_p_values(statistic))
+
+    def dispersion_cov(self) -> np.ndarray:
+        """(q, q) covariance of these coefficients."""
+        q = self.design.residual[-1].structure.n_theta
+        return np.asarray(self._variances[-1 - q : -1, -1 - q : -1])
 
     def intervals(
         self, method: str, level: float, places: list[int], ddf: str | None
@@ -290,7 +318,7 @@ def _jacobian(design: Design, estimate: Estimate, size: int) -> np.ndarray:
     linear = estimate.family is None
     scale = float(estimate.sigma) if linear else 1.0
     start = 0
-    for term in design.varying:
+    for term in design.covarying:
         stop = start + term.structure.n_theta
         values, slopes = term.structure.report(np.asarray(estimate.theta[start:stop]))
         for i, q in in_table_order(term.structure):
@@ -306,4 +334,4 @@ def _jacobian(design: Design, estimate: Estimate, size: int) -> np.ndarray:
         if linear or estimate.family.has_dispersion:
             row[-1] = sigma if linear else sigma / 2.0  # sigma = sqrt(phi)
         out.append(row)
-    return np.array(out)
+    return np.array(out).reshape(-1, size)

@@ -20,6 +20,7 @@ from lmm.formula.text.expressions import is_atom, python
 from lmm.formula.text.formula_terms import joined, simplified, terms
 from lmm.formula.text.names import names_in
 from lmm.formula.text.parse import Bar, cbind_arguments, one_line
+from lmm.formula.text.predictor_formula import COMPONENTS, with_predictor
 from lmm.formula.text.tokens import Token, outside, scan, spaced
 from lmm.linalg import threads
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -57,6 +58,9 @@ def repeat_call(
         )  # as it was read: a text would not say that b:a came from a/b
     else:
         new = formula if isinstance(formula, Formula) else update_formula(design.formula, formula)
+        new = replace(new, components=design.formula.components)
+    for argument in [name for name in COMPONENTS if name in changes]:
+        new = with_predictor(new, argument, changes.pop(argument))
     if "method" not in changes and _overrides(call.get("method"), changes):
         call["method"] = None
     if (
@@ -144,7 +148,7 @@ def _check_arguments(run: Callable[..., Fit], changes: Mapping[str, object]) -> 
     """ArgumentError for a keyword that the call has not."""
     known = [name for name in inspect.signature(run).parameters if name != "formula"]
     place = known.index("given")
-    known[place : place + 1] = ROWWISE
+    known[place : place + 1] = [*ROWWISE, *COMPONENTS]
     for name in changes:
         if name not in known:
             cure = (

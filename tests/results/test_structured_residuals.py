@@ -100,7 +100,7 @@ def dense_modes(slopes: Any) -> tuple[np.ndarray, np.ndarray]:
     d, estimate = slopes.design, slopes.estimate
     term = d.terms[0]
     R = estimate.sigma**2 * np.sum(
-        [p.variances(T @ T.T) for p, T in zip(d.residual, estimate.residual, strict=True)], axis=0
+        [p.variances(T) for p, T in zip(d.residual, estimate.residual, strict=True)], axis=0
     )
     G = estimate.sigma**2 * estimate.factors[0] @ estimate.factors[0].T
     modes, covs = [], []

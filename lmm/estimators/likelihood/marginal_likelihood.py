@@ -25,8 +25,6 @@ from lmm.model.records import Estimate
 from lmm.search.boundary import escapes, snap
 from lmm.search.trust_region import Outcome, Point, minimize
 
-#: eigenvalue of the residuals' correlation matrix under which it is nearly singular
-SINGULAR = 1e-4
 #: eigenvalue of the information, its diagonal scaled to one, of a direction in which V does not change
 FLAT = 1e-9
 
@@ -68,16 +66,17 @@ class MarginalEvaluator:
     def evaluate(self, theta: np.ndarray, local: list[LocalCovariance]) -> Point:
         """The same in given coordinates."""
         try:
-            at = self.problem.deviance([own.G for own in local], self.reml)
-            D = at.slopes()
-            information = at.second([own.dG for own in local]).hessian
+            with np.errstate(all="ignore"):  # what is not finite is refused
+                at = self.problem.deviance([own.G for own in local], self.reml)
+                D = at.slopes()
+                information = at.second([own.dG for own in local]).hessian
+                bends = [own.bend(d) for own, d in zip(local, D, strict=True)]
         except np.linalg.LinAlgError:
             return nowhere(theta)
-        bends = [own.bend(d) for own, d in zip(local, D, strict=True)]
         hessian = information + block_diagonal(bends)
         if not (np.isfinite(at.value) and np.isfinite(hessian).all()):
             return nowhere(theta)
-        gradient = [np.tensordot(own.dG, d, 2) for own, d in zip(local, D, strict=True)]
+        gradient = [own.slopes(d) for own, d in zip(local, D, strict=True)]
         return Point(
             np.asarray(theta, dtype=float),
             at.value + self.problem.deviance_constant(self.reml),
@@ -132,11 +131,14 @@ def criterion(problem: MarginalProblem, reml: bool, theta: np.ndarray) -> float:
 
 def _in_units(problem: MarginalProblem, reml: bool, theta: np.ndarray) -> np.ndarray:
     """theta relative to sigma in units of the problem, sigma profiled out."""
-    factors = problem.factors(np.asarray(theta, dtype=float))
-    scale = np.sqrt(_common_scale(problem.deviance([T @ T.T for T in factors], reml)))
-    return np.concatenate(
-        [s.from_factor(scale * T) for s, T in zip(problem.structures, factors, strict=True)]
-    )
+    scale = float(np.sqrt(_common_scale(problem.deviance(problem.covariances(theta), reml))))
+    return _scaled(problem, theta, scale)
+
+
+def _scaled(problem: MarginalProblem, theta: np.ndarray, scale: float) -> np.ndarray:
+    """theta of all covariances times scale^2."""
+    parts = zip(problem.structures, problem.split(theta), strict=True)
+    return np.concatenate([s.scaled(own, scale) for s, own in parts])
 
 
 def _escapes(problem: MarginalProblem, point: Point) -> Any:
@@ -152,19 +154,17 @@ def _finish(
     """The numbers on the user's scale."""
     point = outcome.point
     at: MarginalDeviance = point.payload.deviance
-    factors = problem.factors(point.theta)
+    G = problem.covariances(point.theta)
     count = problem.n_terms
     variance = sum(
-        float(np.sum(T @ T.T * gram))
-        for T, gram in zip(factors[count:], problem.gram_of[count:], strict=True)
+        float(np.sum(own * gram))
+        for own, gram in zip(G[count:], problem.gram_of[count:], strict=True)
     )
     rms = float(np.sqrt(variance))
-    theta = np.concatenate(
-        [s.from_factor(T / rms) for s, T in zip(problem.structures, factors, strict=True)]
-    )
+    theta = _scaled(problem, point.theta, 1.0 / rms)
     sigma = rms * problem.unit
     beta, cov = problem.coefficients(at)
-    modes = problem.modes(at, [T @ T.T for T in factors])
+    modes = problem.modes(at, G)
     factors = problem.factors(theta)
     messages = tuple(_flat(problem, point) if outcome.converged else _singular(problem, point))
     return Estimate(
@@ -187,14 +187,9 @@ def _finish(
 
 def _singular(problem: MarginalProblem, point: Point) -> list[str]:
     """A sentence where a search without an end led towards a singular covariance of the residuals."""
-    for t, T in enumerate(problem.factors(point.theta)[problem.n_terms :]):
-        sd = np.sqrt(np.sum(T**2, axis=1))
-        if np.linalg.svd(T / sd[:, None], compute_uv=False)[-1] ** 2 < SINGULAR:
-            return [
-                f"The covariance of {problem.labels[problem.n_terms + t][0]} becomes singular, and the likelihood grows without end: "
-                "the rows are too few for its parameters. Use a structure with fewer, such as ar1, cs or diag, or fewer fixed effects."
-            ]
-    return []
+    factors = problem.factors(point.theta)[problem.n_terms :]
+    said = [part.singular(T) for part, T in zip(problem.residual, factors, strict=True)]
+    return [text for text in said if text is not None][:1]
 
 
 def _flat(problem: MarginalProblem, point: Point) -> list[str]:

@@ -7,6 +7,9 @@ from dataclasses import replace
 from lmm.errors import FormulaError
 from lmm.formula.text.parse import Formula, parse
 
+#: the predictors by the arguments that give their formulas
+COMPONENTS = {"ziformula": "zi", "dispformula": "disp"}
+
 
 def parse_predictor(text: object, argument: str) -> Formula:
     """Read the one-sided formula of a linear predictor.
@@ -45,3 +48,14 @@ def parse_predictor(text: object, argument: str) -> Formula:
 def with_component(formula: Formula, name: str, component: Formula) -> Formula:
     """The formula with one more linear predictor."""
     return replace(formula, components=(*formula.components, (name, component)))
+
+
+def with_predictor(formula: str | Formula, argument: str, text: object) -> Formula:
+    """The formula with another one for the predictor of an argument; ``"~ 0"`` and None take it away."""
+    parsed = formula if isinstance(formula, Formula) else parse(formula)
+    components = dict(parsed.components)
+    components.pop(COMPONENTS[argument], None)
+    found = None if text is None else parse_predictor(text, argument)
+    if found is not None and (found.fixed != "0" or found.bars or found.offsets):
+        components[COMPONENTS[argument]] = found
+    return replace(parsed, components=tuple(components.items()))

@@ -14,9 +14,17 @@ from dataclasses import replace
 import numpy as np
 from scipy.linalg import solve_triangular
 
-from lmm.covariance.structure import directions
-from lmm.estimators.likelihood.profiled import Frame, curvature, nowhere, slope
-from lmm.inference.intervals.surface import COORDINATES, VALUES, Held, Place, coordinates, rotation
+from lmm.covariance.structure import Quantity
+from lmm.estimators.likelihood.profiled import block_diagonal, nowhere
+from lmm.inference.intervals.surface import (
+    COORDINATES,
+    OTHERS,
+    VALUES,
+    Held,
+    Place,
+    coordinates,
+    rotation,
+)
 from lmm.model.marginal.clusters import Stack
 from lmm.model.marginal.dense_deviance import MarginalDeviance
 from lmm.model.marginal.marginal_problem import MarginalProblem
@@ -36,9 +44,22 @@ class MarginalSurface:
         self.held = self.m if place is None else place
         self.free = np.ones(self.m + int(self.coefficient), dtype=bool)
         self.crossed = not self.coefficient
+        self.unit, self.shift = self._on_users_scale()
         if self.coefficient:
             across = solve_triangular(problem.R, np.eye(problem.p)[held.first], trans="T")
             self.length, self.B = float(np.linalg.norm(across)), rotation(across)
+
+    def _on_users_scale(self) -> tuple[float, float]:
+        """Factor and summand between the held coordinate and the parameter."""
+        if self.which.kind in OTHERS:
+            return 1.0, 0.0
+        held, unit = self.which, self.problem.unit
+        own = Quantity(held.kind, held.first, held.first, ())
+        for q in self.problem.structures[held.term].quantities():
+            if (q.kind, q.row) == (held.kind, held.first):
+                own = q
+        shift = own.on_scale(0.0, unit)
+        return own.on_scale(1.0, unit) - shift, shift
 
     def enter(self, place: Place) -> np.ndarray:
         """z of a place, whose ``rest`` is (log sigma, beta...)."""
@@ -56,13 +77,13 @@ class MarginalSurface:
         """The parameter, on the user's scale, at values of the held coordinate."""
         if self.which.kind in VALUES:
             return VALUES[self.which.kind](h)
-        return np.asarray(h) * (self.problem.unit if self.which.kind == "sd" else 1.0)
+        return np.asarray(h) * self.unit + self.shift
 
     def held_at(self, values: np.ndarray) -> np.ndarray:
         """The inverse of :meth:`values`."""
         if self.which.kind in COORDINATES:
             return COORDINATES[self.which.kind](values)
-        return np.asarray(values) / (self.problem.unit if self.which.kind == "sd" else 1.0)
+        return (np.asarray(values) - self.shift) / self.unit
 
     def reported(self, place: Place) -> tuple[float | None, np.ndarray, np.ndarray]:
         """No sigma, the coefficients, and no parameters of a family."""
@@ -71,14 +92,16 @@ class MarginalSurface:
     def at(self, z: np.ndarray) -> Point:
         """f, its gradient and Hessian at z."""
         problem = self.problem
-        parts = [c.at(x) for c, x in zip(self.coordinates, problem.split(z[: self.m]), strict=True)]
-        frame = Frame([T for T, _, _ in parts], [d for _, d, _ in parts], [b for _, _, b in parts])
-        G = [T @ T.T for T in frame.T]
-        dG = [directions(d, T) for d, T in zip(frame.dT, frame.T, strict=True)]
+        split = problem.split(z[: self.m])
+        parts = [c.local(x) for c, x in zip(self.coordinates, split, strict=True)]
+        local = [own for _, own in parts]
+        G, dG = [own.G for own in local], [own.dG for own in local]
         try:
             at = MarginalDeviance.at(self._stacks(z), G, False)
             D = at.slopes()
-            gradient, H = slope(D, frame), at.second(dG).hessian + curvature(D, frame)
+            pairs = list(zip(local, D, strict=True))
+            gradient = np.concatenate([own.slopes(d) for own, d in pairs])
+            H = at.second(dG).hessian + block_diagonal([own.bend(d) for own, d in pairs])
             gamma = at.beta
             if self.coefficient:
                 gradient, H, gamma = self._with_coefficient(z, G, gradient, H, gamma)
@@ -92,7 +115,7 @@ class MarginalSurface:
             at.value + problem.deviance_constant(False),
             gradient,
             H,
-            ([problem.unit * T for T in frame.T], problem.beta0 + problem.unit * inverse),
+            ([problem.unit * T for T, _ in parts], problem.beta0 + problem.unit * inverse),
         )
 
     def _held_gamma(self, z: np.ndarray) -> float:

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from lmm.design.design import Design
-from lmm.design.residual_part import NewPlaces
+from lmm.design.residual_part import NewErrors
 from lmm.design.terms import Incidence
 from lmm.errors import LmmWarning, warn
 from lmm.inference.criticism import population_average as averages
@@ -56,7 +56,7 @@ class PredictionRows:
     keep: tuple[np.ndarray, ...]
     complete: np.ndarray
     weights: np.ndarray | None
-    places: NewPlaces | None = None
+    places: NewErrors | None = None
 
 
 class TBased(NamedTuple):
@@ -202,7 +202,7 @@ def new_observation_variance(
         total = np.zeros(len(rows.X))
     elif rows.places is not None:
         parts = zip(design.residual, estimate.residual, strict=True)
-        total = np.sum([part.new_variances(T @ T.T, rows.places) for part, T in parts], axis=0)
+        total = np.sum([rows.places.variances(part, T) for part, T in parts], axis=0)
     elif design.residual:
         total = row_variances(design, estimate)
     else:

@@ -85,7 +85,7 @@ def coordinates(
     structures: tuple[Covariance, ...], held: Held
 ) -> tuple[list[Coordinates], int | None]:
     """Coordinates per term, and where the held one stands if it is one of theirs."""
-    out = [Coordinates(s) for s in structures]
+    out = [s.coordinates() for s in structures]
     if held.kind in OTHERS:
         return out, None
     out[held.term] = structures[held.term].holding(held.first, held.second)

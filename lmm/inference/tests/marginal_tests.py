@@ -70,7 +70,7 @@ def marginal_variance_parameters(
     )
     size = np.concatenate(
         [
-            np.sqrt(np.sum(own**2, axis=(1, 2)) * np.trace(gram) ** 2)
+            np.linalg.norm(own.reshape(len(own), -1), axis=1) * np.linalg.norm(gram)
             for own, gram in zip(dG, problem.grams(), strict=True)
         ]
     )
@@ -132,7 +132,7 @@ def _bends(problem: MarginalProblem, estimate: Estimate, W: np.ndarray) -> list[
         own = W[at : at + len(x), at : at + len(x)]
         at += len(x)
         if structure.linear_basis() is not None:
-            out.append(np.zeros((structure.k, structure.k)))
+            out.append(np.zeros_like(structure.covariance(x)))
             continue
         axes = STEP * np.eye(len(x))
         H = np.array([_slopes(structure, x + e) - _slopes(structure, x - e) for e in axes])

@@ -50,6 +50,11 @@ class Part:
     places: np.ndarray | None = None
     scale: np.ndarray | None = None
 
+    @property
+    def order(self) -> list[np.ndarray]:
+        """Keys (n,) by which rows of a cluster are put in order."""
+        return [self.codes] if self.places is None else [self.codes, self.places]
+
     def dense(self) -> np.ndarray:
         """Values (n, k)."""
         if self.values is not None:
@@ -77,6 +82,27 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
+class DiagonalPart(Part):
+    """One error per row, independent of the others, whose variance is that of the row's place: G is held as its diagonal (k,)."""
+
+    @property
+    def order(self) -> list[np.ndarray]:
+        """The place alone."""
+        assert self.places is not None
+        return [self.places]
+
+    def keys(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The places (C, n)."""
+        assert self.places is not None
+        return [self.places[rows]]
+
+    def of_patterns(self, rows: np.ndarray) -> StackedDiagonal:
+        """The part in the rows (B, n) of B patterns."""
+        assert self.places is not None
+        return StackedDiagonal(self.k, None, None, np.ascontiguousarray(self.places[rows]), None)
+
+
+@dataclass(frozen=True, eq=False)
 class StackedPart:
     """One random term in B blocks of n rows.
 
@@ -97,7 +123,7 @@ class StackedPart:
         if which == slice(0, len(self)):
             return self
         columns = (self.shared, self.values, self.places, self.scale)
-        return StackedPart(self.k, *(None if own is None else own[which] for own in columns))
+        return type(self)(self.k, *(None if own is None else own[which] for own in columns))
 
     def __len__(self) -> int:
         own = self.places if self.values is None else self.values
@@ -136,6 +162,26 @@ class StackedPart:
         own = D if self.shared is None else D * self.shared
         half = (own @ self.values).reshape(-1, self.k)
         return self.values.reshape(-1, self.k).T @ half
+
+
+@dataclass(frozen=True, eq=False)
+class StackedDiagonal(StackedPart):
+    """Independent errors of the rows in B blocks; G (k,) are the variances of the places."""
+
+    def spread(self, G: np.ndarray) -> np.ndarray:
+        """The diagonal matrices (..., B, n, n) for G (..., k)."""
+        assert self.places is not None
+        n = self.places.shape[1]
+        out = np.zeros((*G.shape[:-1], *self.places.shape, n))
+        each = np.arange(n)
+        out[..., each, each] = G[..., self.places]
+        return out
+
+    def gathered(self, D: np.ndarray) -> np.ndarray:
+        """Sums (k,) of the diagonals of D (B, n, n) by place."""
+        assert self.places is not None
+        diagonal = np.diagonal(D, axis1=1, axis2=2)
+        return np.bincount(self.places.ravel(), diagonal.ravel(), self.k)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Any, ClassVar, NoReturn
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.linalg import solve_triangular
 
 from lmm.covariance import Covariance
@@ -133,7 +132,7 @@ class MarginalProblem(Structured):
             for s, own in zip(structures, np.split(theta, cuts), strict=True):
                 T = s.factor(own)
                 out.append(left * T @ T.T)
-        return [*out, *(left * _by_places(part, self.w[:, -1]) for part in self.residual)]
+        return [*out, *(left * part.moments(self.w[:, -1]) for part in self.residual)]
 
     def start(self) -> np.ndarray:
         """theta (m,) by moments, in ``unit``."""
@@ -177,7 +176,8 @@ class MarginalProblem(Structured):
 
     def whitened(self, estimate: Estimate) -> Problem:
         """The model of the rows L^-1 (y, X, Z), LL' = Cov(e) / sigma^2 at an estimate, whose residuals are independent."""
-        turn = partial(whiten, self.residual_stacks, estimate.residual)
+        pairs = zip(self.residual, estimate.residual, strict=True)
+        turn = partial(whiten, self.residual_stacks, [part.square(T) for part, T in pairs])
         rows, first = turn(self.w), self._first_of_subject
         terms = []
         for term, part in zip(self.terms, self.parts, strict=False):
@@ -254,9 +254,9 @@ def build_marginal_problem(design: Design) -> MarginalProblem:
         w = w * root[:, None]
     parts = [_term_part(term, root) for term in design.terms]
     parts += [rows_of(part) for part in design.residual]
-    first = design.residual[0]
+    order = parts[len(design.terms)].order
     names = [*(term.group for term in design.terms), "the subjects"]
-    stacks = stacked(parts, w, [first.codes, first.places], names)
+    stacks = stacked(parts, w, order, names)
     labels = [(term.group, term.columns) for term in design.terms]
     labels += [(part.group, part.columns) for part in design.residual]
     return MarginalProblem(
@@ -300,15 +300,3 @@ def _least_squares(
 def _term_part(term: RandomTerm, root: np.ndarray | None) -> Part:
     values = np.asarray(term.values)
     return Part(term.codes, term.k, values=values if root is None else values * root[:, None])
-
-
-def _by_places(part: ResidualPart, r: np.ndarray) -> np.ndarray:
-    """Mean products (k, k) of the residuals r (n,) of a subject at two places; zero where no subject has both."""
-    own = np.ones(len(r), dtype=bool) if part.own is None else part.own
-    codes = np.unique(part.codes[own], return_inverse=True)[1]
-    k = part.k
-    shape = (int(codes.max()) + 1, k)
-    values = sp.csr_array((r[own], (codes, part.places[own])), shape=shape)
-    seen = sp.csr_array((np.ones(int(own.sum())), (codes, part.places[own])), shape=shape)
-    total, count = (values.T @ values).toarray(), (seen.T @ seen).toarray()
-    return np.where(count > 0, total / np.maximum(count, 1.0), 0.0)

@@ -51,13 +51,11 @@ def assume(design: Design, estimate: Estimate, parameters: Mapping[str, float] |
     theta, factors = [], []
     for term in design.varying:
         wanted = values[quantity_names(term)].to_numpy(dtype=float)
-        kinds = np.array([q.kind for q in term.structure.quantities()])
-        R = term.structure.matrix(np.where(kinds == "sd", 1.0, wanted))
-        if not np.linalg.eigvalsh(R)[0] > -1e-10:
+        own = term.structure.of_values(wanted, float(np.sqrt(changed.scale2)))
+        if own is None:
             raise ArgumentError(
                 f"parameters: the correlations of {term.group} are those of no covariance matrix."
             )
-        own = term.structure.from_matrix(term.structure.matrix(wanted) / changed.scale2)
         theta.append(own)
         factors.append(term.structure.factor(own))
     count = len(design.terms)

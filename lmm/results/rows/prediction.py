@@ -23,6 +23,7 @@ from lmm.inference.intervals.coverage import check_level
 from lmm.inference.intervals.predictions import PredictionRows
 from lmm.inference.tests.ddf import Ddf
 from lmm.model.records import Estimate
+from lmm.results.rows.residual_sd import residual_sd
 from lmm.results.rows.row_values import align
 from lmm.results.tables.fixed import kept_positions
 
@@ -52,6 +53,8 @@ def predict(
     design, estimate = known.design, known.estimate
     family = estimate.distribution
     choice(type, "predict: type", family.prediction_types)
+    if type == "disp":
+        return residual_sd(known, newdata, se_fit, interval, check_level(level))
     if interval is not None:
         choice(interval, "predict: interval", INTERVALS)
     check_level(level)
@@ -186,9 +189,9 @@ def new_rows(
         [complete, *(term.complete for term in terms if term is not None)]
     )
     places = None
-    if everything and design.residual and design.residual[0].recipe is not None:
-        places = design.residual[0].recipe.of(frame, table)
-        complete = complete & places.complete
+    if everything and design.residual:
+        places = design.residual[0].new_rows(frame, table)
+        complete = complete & (True if places is None else places.complete)
     return PredictionRows(X, offset, tuple(terms), keep, complete, None, places)
 
 

@@ -48,7 +48,8 @@ def normalized(design: Design, estimate: Estimate, eta: np.ndarray) -> np.ndarra
     if not design.residual:
         return np.asarray(raw * root / float(estimate.sigma))
     stacks = residual_stacks(design.residual, design.n)
-    turned = whiten(stacks, estimate.residual, (raw * root)[:, None])
+    parts = zip(design.residual, estimate.residual, strict=True)
+    turned = whiten(stacks, [part.square(T) for part, T in parts], (raw * root)[:, None])
     return np.asarray(turned[:, 0] / float(estimate.sigma))
 
 

@@ -39,9 +39,12 @@ def in_table_order(structure: Covariance) -> list[tuple[int, Quantity]]:
 
 
 def quantity_names(term: Varying | Component) -> list[str]:
-    """``sd_x|g`` and ``cor_z.x|g``, in the order of the structure's quantities."""
+    """``sd_x|g`` and ``cor_z.x|g``, in the order of the structure's quantities; ``disp_x`` of a dispersion model."""
     names = []
     for q in term.structure.quantities():
+        if q.kind == term.group:
+            names.append(f"{q.kind}_{term.columns[q.row]}")
+            continue
         columns = called(tuple(lme4_column(term.columns[a]) for a in q.columns))
         names.append(f"{q.kind}_{columns}|{term.group}" if columns else f"{q.kind}|{term.group}")
     return names

@@ -50,13 +50,12 @@ def errors_of_batch(design: Design, estimate: Estimate, batch: Batch) -> pd.Data
 
 def quantities(design: Design, estimate: Estimate, batch: Batch) -> list[np.ndarray]:
     """Per term the standard deviations and correlations (q, R) of R fits, in the order of its structure's quantities."""
-    scale = estimate.distribution.scale(batch.sigma) ** 2
+    scale = np.broadcast_to(estimate.distribution.scale(batch.sigma), batch.sigma.shape)
     out, at = [], 0
     for term in design.varying:
         theta = batch.theta[:, at : at + term.structure.n_theta]
         at += term.structure.n_theta
-        G = covariances(term.structure, theta) * scale[:, None, None]
-        out.append(term.structure.describe(G).T)
+        out.append(term.structure.described(theta, scale).T)
     return out
 
 

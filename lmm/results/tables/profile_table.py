@@ -229,7 +229,7 @@ def _values(
     sigma, beta, own = surface.reported(place)
     out: list[float] = []
     for term, T in zip(design.varying, place.factors, strict=True):
-        out += term.structure.describe(T @ T.T).tolist()
+        out += term.structure.describe(term.structure.of_factor(T)).tolist()
     if sigma is not None and with_sigma:
         out.append(sigma)
     return np.array([*out, *beta, *own])

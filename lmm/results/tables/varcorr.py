@@ -197,10 +197,11 @@ class VarCorr:
                     rows.append((c.group, ".".join(names), q.kind, np.nan, float(values[i])))
         if self.sigma is not None:
             rows.append(("Residual", None, None, self.sigma**2, self.sigma))
-        grp, var1, var2, vcov, sdcor = (list(column) for column in zip(*rows, strict=True))
+        columns = zip(*rows, strict=True) if rows else [()] * 5
+        grp, var1, var2, vcov, sdcor = (list(column) for column in columns)
         # as objects, or a missing name would turn from None to NaN
         text = pd.DataFrame({"grp": grp, "var1": var1, "var2": var2}, dtype=object)
-        return text.assign(vcov=vcov, sdcor=sdcor)
+        return text.assign(vcov=np.array(vcov, dtype=float), sdcor=np.array(sdcor, dtype=float))
 
     def table(self, digits: int = 5, variances: bool = False) -> TextTable:
         """The printed table: Groups, Name, (Variance,) Std.Dev. and the lower triangle of correlations.
@@ -252,8 +253,9 @@ class VarCorr:
 
 def varcorr(design: Design, estimate: Estimate) -> VarCorr:
     """Names meet numbers: Cov(b) of every term, and the residual where there is one."""
+    factors = (*estimate.factors, *estimate.residual)
     components = [
         Component(term.group, term.columns, estimate.scale2 * (T @ T.T), term.structure)
-        for term, T in zip(design.varying, (*estimate.factors, *estimate.residual), strict=True)
+        for term, T in zip(design.covarying, factors, strict=False)  # a dispersion model comes last
     ]
     return VarCorr(components, estimate.residual_sd)

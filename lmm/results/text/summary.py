@@ -62,8 +62,10 @@ class Summary:
     correlation_note : why there is no correlation table.
     legend : what the stars mean, or None without stars.
     thresholds : thresholds of an ordinal model, or None.
+    dispersion : coefficients of the logarithm of the residual standard deviation, or None.
     notes : sentences about the fit.
-    tables : the same figures as DataFrames, unrounded: "residuals", "random", "fixed", "correlation", "information", "thresholds".
+    tables : the same figures as DataFrames, unrounded: "residuals", "random", "fixed", "correlation", "information", "thresholds",
+        "dispersion".
     """
 
     title: str
@@ -81,6 +83,7 @@ class Summary:
     scale: tuple[str, ...] = ()
     legend: str | None = None
     thresholds: TextTable | None = None
+    dispersion: TextTable | None = None
 
     @property
     def _criterion_lines(self) -> list[str]:
@@ -104,6 +107,8 @@ class Summary:
             )
         if self.thresholds is not None:
             out.append(("Threshold coefficients:", self.thresholds, ()))
+        if self.dispersion is not None:
+            out.append(("Dispersion model (log residual sd):", self.dispersion, ()))
         if self.correlation is not None:
             out.append(("Correlation of Fixed Effects:", self.correlation, ()))
         return out
@@ -128,7 +133,7 @@ class Summary:
             if heading:
                 lines += ([""] if i or self._criterion_lines else []) + [heading]
             body_lines = body.splitlines()
-            ruled = heading in ("Random effects:", "Fixed effects:", "Threshold coefficients:")
+            ruled = heading.startswith(("Random", "Fixed", "Threshold", "Dispersion"))
             lines += (
                 [single, body_lines[0], single, *body_lines[1:], single] if ruled else body_lines
             )
@@ -218,6 +223,9 @@ def summarise(
     own = threshold_table(estimate, known)
     if len(own):
         tables["thresholds"] = own
+    dispersion = known.dispersion()
+    if dispersion is not None:
+        tables["dispersion"] = dispersion
     p = len(design.names)
     hidden = None
     if p > MAX_CORRELATION:
@@ -243,6 +251,9 @@ def summarise(
         if "p_value" in coefficients and (coefficients["p_value"] < 0.1).any()
         else None,
         thresholds=thresholds_as_text(own, DIGITS),
+        dispersion=None
+        if dispersion is None
+        else coefficients_as_text(dispersion, DIGITS, estimate.spread),
     )
 
 
@@ -331,6 +342,8 @@ def header_lines(design: Design, estimate: Estimate) -> list[tuple[str, str]]:
     if family.has_dispersion and not family.has_residual_sd:
         shape = f"({format_column([estimate.phi], DIGITS)[0]})"
     lines = [*family.headed(shape), ("Formula", str(design.formula))]
+    if design.residual and design.residual[-1].diagonal:
+        lines.append(("Dispersion", str(dict(design.formula.components)["disp"])))
     for label, key in (
         ("Residual", "residual"),
         ("Weights", "weights"),
