@@ -25,33 +25,49 @@ from lmm.families.links import Link
 if TYPE_CHECKING:
     from lmm.families.amounts.gamma import Gamma
     from lmm.families.amounts.inverse_gaussian import InverseGaussian
+    from lmm.families.amounts.log_normal import LogNormal
     from lmm.families.by_name import ALIASES, FAMILIES, get
+    from lmm.families.counts.generalized_poisson import GeneralizedPoisson
     from lmm.families.counts.negative_binomial import NegativeBinomial
     from lmm.families.counts.negative_binomial1 import NegativeBinomial1
     from lmm.families.counts.poisson import Poisson
+    from lmm.families.counts.zero_truncated import (
+        TruncatedNegativeBinomial,
+        TruncatedNegativeBinomial1,
+        TruncatedPoisson,
+    )
     from lmm.families.custom import CustomFamily
     from lmm.families.ordered.ordinal import Ordinal
+    from lmm.families.proportions.beta import Beta
+    from lmm.families.proportions.beta_binomial import BetaBinomial
     from lmm.families.proportions.binomial import Binomial
     from lmm.families.reals.gaussian import Gaussian
 
 __all__ = [
     "ALIASES",
-    "FAMILIES",
+    "Beta",
+    "BetaBinomial",
     "Binomial",
     "CustomFamily",
     "Derivatives",
     "DispersionDerivatives",
+    "FAMILIES",
     "Family",
     "Gamma",
     "Gaussian",
+    "GeneralizedPoisson",
     "Information",
     "InverseGaussian",
     "Link",
+    "LogNormal",
     "NegativeBinomial",
     "NegativeBinomial1",
     "Ordinal",
     "ParameterDerivatives",
     "Poisson",
+    "TruncatedNegativeBinomial",
+    "TruncatedNegativeBinomial1",
+    "TruncatedPoisson",
     "get",
     "links",
 ]

@@ -163,6 +163,13 @@ class Family(abc.ABC):
     merges : which rows with one and the same linear predictor are worth one row with their weights' sum. "sums": all of them,
         with the weighted mean of their responses, because log f = w (y s(eta) - k(eta)) + c(y, w), whose c is no longer known
         then; "equal": those with the same response, because weights multiply log f; None: weights mean something else.
+    has_information : whether the Fisher information is known; else ``expected_weights`` are for steps of a search alone, and Laplace's
+        determinant always has the observed one.
+    truncated : whether a response cannot be zero that would be without the condition.
+    mean_is_expected : whether mu is E[y], and not that of a part of the distribution.
+    start_rounds : rounds of reweighted least squares, at the most, before a search; few where the model without random effects says
+        little of that with them.
+    no_excess : what is said of a phi at which the variance is that of the family without one.
 
     Raises
     ------
@@ -209,6 +216,11 @@ class Family(abc.ABC):
     plain_tests: ClassVar[str | None] = "normal"
     smoothing_rounds: ClassVar[int] = 0
     merges: ClassVar[str | None] = None
+    has_information: ClassVar[bool] = True
+    truncated: ClassVar[bool] = False
+    mean_is_expected: ClassVar[bool] = True
+    start_rounds: ClassVar[int] = 25
+    no_excess: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """What a class overrides need not be written for JAX or for many responses: each says so for itself."""
@@ -251,7 +263,7 @@ class Family(abc.ABC):
 
     def shares_weights(self, observed: bool) -> bool:
         """Whether Laplace's determinant has the weights of the modes: observed ones, or expected ones that are the same."""
-        return observed or self.is_canonical
+        return observed or self.is_canonical or not self.has_information
 
     @cached_property
     def eta_bounds(self) -> tuple[float, float]:
@@ -320,6 +332,18 @@ class Family(abc.ABC):
         """d mu / d eta (n,); NaN stays."""
         return np.where(np.isnan(eta), np.nan, self.link.d1(self.clip(eta)))
 
+    def expected(self, eta: Array, phi: Any = 1.0) -> Array:
+        """E[y] (n,), the means mu themselves unless a response is more than its mean says; NaN stays."""
+        return self.mean(eta)
+
+    def expected_slope(self, eta: Array, phi: Any = 1.0) -> Array:
+        """dE[y] / deta (n,); NaN stays."""
+        return self.mean_slope(eta)
+
+    def expected_limit(self, eta: Array, phi: Any = 1.0) -> Array:
+        """E[y] (n,) at the ends of intervals of linear predictors."""
+        return self.mean_limit(eta)
+
     def eta_scale(self, y: Array, weights: Weights = None) -> float:
         """How much eta changes with the mean's own size, or the response's standard deviation where means may be negative.
 
@@ -355,24 +379,27 @@ class Family(abc.ABC):
         """c and its derivatives with respect to eta."""
         return self.link.log_derivatives(eta)
 
-    def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
+    def _kernel(self, y: Array, c: Array, w: Array | float, phi: Phi) -> Array:
         """The part of the log density that depends on c; in NumPy or JAX, as ``constant``."""
         raise NotImplementedError
 
-    def _score(
-        self, y: Array, c: Array, w: Array | float, phi: float
-    ) -> tuple[Array, Array, Array]:
+    def log_zero(self, c: Array, phi: Phi) -> Array:
+        """log P(Y = 0) of counts with coordinates c (n,); in NumPy or JAX."""
+        zero = 0.0 * c
+        return self._kernel(zero, c, 1.0, phi) + self.constant(zero, None, phi)
+
+    def _score(self, y: Array, c: Array, w: Array | float, phi: Phi) -> tuple[Array, Array, Array]:
         """First to third derivative of the log density with respect to c."""
         raise NotImplementedError
 
     def _information(
-        self, c: Array, w: Array | float, phi: float
+        self, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, Array | float]:
         """Fisher information in c and its derivative."""
         raise NotImplementedError
 
     def _dispersion(
-        self, y: Array, c: Array, w: Array | float, phi: float
+        self, y: Array, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, ...]:
         """dl/drho, d2l/drho2, d2l/(dc drho), d3l/(dc2 drho), di/drho."""
         raise NotImplementedError
@@ -380,10 +407,10 @@ class Family(abc.ABC):
     # -- the log density -----------------------------------------------------------------------
 
     @abc.abstractmethod
-    def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def constant(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         """The part of the log density that does not depend on eta, (n,)."""
 
-    def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         """The part of the log density that depends on eta, (n,); minus infinity where eta gives no possible mean."""
         return self._inside(
             self._kernel(y, self._location(self.clip(eta)), ones(weights), phi), eta
@@ -394,12 +421,12 @@ class Family(abc.ABC):
         found, inside = namespace(value), self.inside(eta)
         return value if found.eager and inside.all() else found.xp.where(inside, value, -np.inf)
 
-    def log_density(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def log_density(self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         """log f(y | eta) with every constant, (n,); ``kernel`` + ``constant``."""
         return self.kernel(y, eta, weights, phi) + self.constant(y, weights, phi)
 
     def derivatives(
-        self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0
+        self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0
     ) -> Derivatives:
         """First to third derivative of the log density with respect to eta, as observed."""
         c, c1, c2, c3 = self._coordinate(self.clip(eta))
@@ -413,9 +440,7 @@ class Family(abc.ABC):
             filled(g3 * c1**3 + 3.0 * g2 * c1 * c2 + g1 * c3, eta),
         )
 
-    def expected_weights(
-        self, eta: Array, weights: Weights = None, phi: float = 1.0
-    ) -> Information:
+    def expected_weights(self, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Information:
         """Fisher information in eta and its derivative with respect to eta."""
         c, c1, c2, _ = self._coordinate(self.clip(eta))
         i, slope = self._information(c, ones(weights), phi)
@@ -439,7 +464,7 @@ class Family(abc.ABC):
         return first**2 if weights is None or not self.merges else first**2 / weights
 
     def d_phi(
-        self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0
+        self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0
     ) -> DispersionDerivatives:
         """Derivatives that involve rho = log phi; zeros for a family without dispersion."""
         if not self.has_dispersion:
@@ -527,34 +552,41 @@ class Family(abc.ABC):
     def working_weights(
         self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0
     ) -> Array:
-        """Weights (n,) of the working linear model whose conditional covariances are reported: the expected information."""
-        return self.expected_weights(eta, weights, phi).weight
+        """Weights (n,) of the working linear model whose conditional covariances are reported: the expected information.
+
+        Where that is not known, the observed one, zero where it is negative.
+        """
+        if self.has_information:
+            return self.expected_weights(eta, weights, phi).weight
+        return np.maximum(-self.derivatives(y, eta, weights, phi).d2, 0.0)
 
     # -- moments, deviance, simulation ---------------------------------------------------------
 
     @abc.abstractmethod
-    def variance(self, mu: Array, phi: float = 1.0) -> Array:
+    def variance(self, mu: Array, phi: Phi = 1.0) -> Array:
         """Var(y) at prior weight 1, (n,)."""
 
     @abc.abstractmethod
-    def unit_deviance(
-        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
-    ) -> Array:
+    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         """Contributions to the deviance, (n,): twice the log-likelihood lost against the saturated model,
         times the dispersion in the Gaussian, gamma and inverse Gaussian families."""
 
-    def fitted(self, y: Array, eta: Array, phi: float = 1.0) -> Array:
-        """(n,) fitted values: the means."""
-        return self.mean(eta)
+    def fitted(self, y: Array, eta: Array, phi: Phi = 1.0) -> Array:
+        """(n,) fitted values: the expected responses."""
+        return self.expected(eta, phi)
 
-    def unit_variance(self, mu: Array, phi: float = 1.0) -> Array:
+    def unit_variance(self, mu: Array, phi: Phi = 1.0) -> Array:
         """V(mu), (n,): the variance at prior weight 1, without a dispersion that scales it."""
         return np.asarray(self.variance(mu, 1.0 if self.has_residual_sd else phi))
 
-    def residuals(self, y: Array, eta: Array, weights: Weights, phi: float, type: str) -> Array:
+    def row_variance(self, mu: Array, weights: Weights, phi: Phi = 1.0) -> Array:
+        """(n,) variances of responses with prior weights, without a dispersion that scales them."""
+        return self.unit_variance(mu, phi) / ones(weights)
+
+    def residuals(self, y: Array, eta: Array, weights: Weights, phi: Phi, type: str) -> Array:
         """(n,) residuals of one of ``residual_types``, not divided by sigma.
 
-        With mu the means and d the contributions to the deviance
+        With mu the expected responses and d the contributions to the deviance
 
             response   y - mu
             working    (y - mu) dg/dmu
@@ -564,34 +596,32 @@ class Family(abc.ABC):
         McCullagh & Nelder (1989), section 2.4. The last two are multiples of sqrt(phi) where phi scales the variance.
         """
         mu = self.mean(eta)
-        raw = y - mu
+        raw = y - self.expected(eta, phi)
         if type == "response":
             return np.asarray(raw)
         if type == "working":
-            return np.asarray(raw / self.mean_slope(eta))
+            return np.asarray(raw / self.expected_slope(eta, phi))
         if type == "pearson":
             with np.errstate(
                 divide="ignore", invalid="ignore"
             ):  # a mean on an edge of its range has no variance
-                return np.where(
-                    raw == 0.0, 0.0, raw * np.sqrt(ones(weights) / self.unit_variance(mu, phi))
-                )
+                return np.where(raw == 0.0, 0.0, raw / np.sqrt(self.row_variance(mu, weights, phi)))
         # rounding can leave a deviance of zero below it
         return np.asarray(
             np.sign(raw) * np.sqrt(np.maximum(self.unit_deviance(y, mu, weights, phi), 0.0))
         )
 
     @abc.abstractmethod
-    def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def saturated(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         """Largest log density over all means, (n,)."""
 
     @abc.abstractmethod
     def simulate(
-        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: Phi = 1.0
     ) -> Array:
         """Responses drawn with means mu (n,), or (draws, n)."""
 
-    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         """P(Y <= y) with means mu, elementwise; ArgumentError for a family of which it is not known."""
         raise ArgumentError(f"the distribution function of family {self.name!r} is not known.")
 
@@ -604,7 +634,7 @@ class Family(abc.ABC):
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:
         """Means (n,) to begin from: near y, and inside the interval of the means."""
 
-    def sigma(self, phi: float) -> float:
+    def sigma(self, phi: Phi) -> float:
         """What is reported as ``sigma``: the square root of a dispersion that scales the variance, else phi itself; 1 without one."""
         if not self.has_scale:
             return 1.0

@@ -5,12 +5,21 @@ from __future__ import annotations
 from lmm.errors import ArgumentError, nearest
 from lmm.families.amounts.gamma import Gamma
 from lmm.families.amounts.inverse_gaussian import InverseGaussian
+from lmm.families.amounts.log_normal import LogNormal
 from lmm.families.base import Family
+from lmm.families.counts.generalized_poisson import GeneralizedPoisson
 from lmm.families.counts.negative_binomial import NegativeBinomial
 from lmm.families.counts.negative_binomial1 import NegativeBinomial1
 from lmm.families.counts.poisson import Poisson
+from lmm.families.counts.zero_truncated import (
+    TruncatedNegativeBinomial,
+    TruncatedNegativeBinomial1,
+    TruncatedPoisson,
+)
 from lmm.families.custom import CustomFamily as CustomFamily
 from lmm.families.ordered.ordinal import Ordinal
+from lmm.families.proportions.beta import Beta
+from lmm.families.proportions.beta_binomial import BetaBinomial
 from lmm.families.proportions.binomial import Binomial
 from lmm.families.reals.gaussian import Gaussian
 
@@ -25,6 +34,13 @@ FAMILIES: dict[str, type[Family]] = {
         InverseGaussian,
         NegativeBinomial,
         NegativeBinomial1,
+        Beta,
+        BetaBinomial,
+        LogNormal,
+        TruncatedPoisson,
+        TruncatedNegativeBinomial,
+        TruncatedNegativeBinomial1,
+        GeneralizedPoisson,
         Ordinal,
     )
 }
@@ -39,6 +55,13 @@ ALIASES = {
     "bernoulli": "binomial",
     "normal": "gaussian",
     "cumulative": "ordinal",
+    "beta_family": "beta",
+    "beta_binomial": "betabinomial",
+    "log_normal": "lognormal",
+    "truncated_nbinom2": "truncated_negative_binomial",
+    "truncated_negative_binomial2": "truncated_negative_binomial",
+    "truncated_nbinom1": "truncated_negative_binomial1",
+    "generalized_poisson": "genpois",
 }
 
 

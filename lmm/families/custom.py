@@ -10,7 +10,7 @@ import numpy as np
 
 from lmm.errors import ArgumentError, LmmError, ResponseError
 from lmm.families import links
-from lmm.families.base import Array, Family, Weights, ones, weighted_constant
+from lmm.families.base import Array, Family, Phi, Weights, ones, weighted_constant
 from lmm.families.links import Four, Link
 from lmm.families.namespace import namespace
 from lmm.types import Kernel, KernelArray
@@ -62,7 +62,7 @@ def _evaluate(
     orders: object,
     y: Array,
     c: Array,
-    phi: float,
+    phi: Phi,
 ) -> list[Array]:
     """NumPy in, NumPy out, in double precision whatever the process has set."""
 
@@ -147,7 +147,7 @@ class CustomFamily(Family):
         return f"CustomFamily({self.name!r}, link={self.link.name!r})"
 
     def _call(
-        self, orders: tuple[tuple[int, int], ...], y: Array, c: Array, phi: float
+        self, orders: tuple[tuple[int, int], ...], y: Array, c: Array, phi: Phi
     ) -> list[Array]:
         return self._traced(self.density, "density", orders, y, c, phi)
 
@@ -158,7 +158,7 @@ class CustomFamily(Family):
         orders: tuple[tuple[int, int], ...],
         y: Array,
         c: Array,
-        phi: float,
+        phi: Phi,
     ) -> list[Array]:
         """Derivatives of a function of the user's; ArgumentError where it is not one that JAX can differentiate."""
         import jax
@@ -194,7 +194,7 @@ class CustomFamily(Family):
         ends = sorted(float(self.link.link(np.array(mu))) for mu in (1e-40, 1e40))
         return max(low, ends[0]), min(high, ends[1])
 
-    def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         if namespace(eta).eager:
             return super().kernel(y, eta, weights, phi)
         mu = self.link.inverse(self.clip(eta))
@@ -213,16 +213,14 @@ class CustomFamily(Family):
             return self.link.log_derivatives(eta)
         return self.link.inverse(eta), *self.link.derivatives(eta)
 
-    def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
+    def _kernel(self, y: Array, c: Array, w: Array | float, phi: Phi) -> Array:
         return w * self._call(((0, 0),), y, c, phi)[0]
 
-    def _score(
-        self, y: Array, c: Array, w: Array | float, phi: float
-    ) -> tuple[Array, Array, Array]:
+    def _score(self, y: Array, c: Array, w: Array | float, phi: Phi) -> tuple[Array, Array, Array]:
         d1, d2, d3 = self._call(((1, 0), (2, 0), (3, 0)), y, c, phi)
         return w * d1, w * d2, w * d3
 
-    def _variance(self, orders: tuple[tuple[int, int], ...], c: Array, phi: float) -> list[Array]:
+    def _variance(self, orders: tuple[tuple[int, int], ...], c: Array, phi: Phi) -> list[Array]:
         """The variance function as a function of c and rho, with derivatives."""
         if self.variance_function is None:
             raise ArgumentError(
@@ -233,7 +231,7 @@ class CustomFamily(Family):
         )
 
     def _information(
-        self, c: Array, w: Array | float, phi: float
+        self, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, Array | float]:
         v, slope = self._variance(((0, 0), (1, 0)), c, phi)
         if self.mean_support != "positive":
@@ -242,7 +240,7 @@ class CustomFamily(Family):
         return i, i * (2.0 - slope / v)
 
     def _dispersion(
-        self, y: Array, c: Array, w: Array | float, phi: float
+        self, y: Array, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, ...]:
         first, second, g1, g2 = self._call(((0, 1), (0, 2), (1, 1), (2, 1)), y, c, phi)
         if self.variance_function is None:
@@ -251,14 +249,14 @@ class CustomFamily(Family):
         i = w / v if self.mean_support != "positive" else w * np.exp(2.0 * c) / v
         return w * first, w * second, w * g1, w * g2, -i * slope / v
 
-    def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def constant(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         return namespace(y).xp.zeros(np.shape(y))
 
-    def variance(self, mu: Array, phi: float = 1.0) -> Array:
+    def variance(self, mu: Array, phi: Phi = 1.0) -> Array:
         c = np.log(mu) if self.mean_support == "positive" else np.asarray(mu, dtype=float)
         return self._variance(((0, 0),), c, phi)[0]
 
-    def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def saturated(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         """Largest log density over the means, found by Newton's method with halving from ``initial_mu``."""
         c = self._coordinate_of(self.initial_mu(y))
         value, d1, d2 = self._call(((0, 0), (1, 0), (2, 0)), y, c, phi)
@@ -282,16 +280,14 @@ class CustomFamily(Family):
     def _coordinate_of(self, mu: Array) -> Array:
         return np.log(mu) if self.mean_support == "positive" else mu
 
-    def unit_deviance(
-        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
-    ) -> Array:
+    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         value = self._kernel(
             y, self._coordinate_of(np.asarray(mu, dtype=float)), ones(weights), phi
         )
         return 2.0 * np.maximum(self.saturated(y, weights, phi) - value, 0.0)
 
     def simulate(
-        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: Phi = 1.0
     ) -> Array:
         if self.sampler is None:
             raise ArgumentError(

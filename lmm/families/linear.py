@@ -64,7 +64,7 @@ class LinearGaussian(Gaussian):
     def mean_slope(self, eta: Array) -> Array:
         return np.ones(len(eta))
 
-    def residuals(self, y: Array, eta: Array, weights: Weights, phi: float, type: str) -> Array:
+    def residuals(self, y: Array, eta: Array, weights: Weights, phi: Phi, type: str) -> Array:
         """y - eta, and sqrt(w) (y - eta), which has the variance sigma^2 in every row, as Pearson's and of the deviance."""
         raw = y - eta
         return (
@@ -74,7 +74,7 @@ class LinearGaussian(Gaussian):
         )
 
     def working_weights(
-        self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0
+        self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0
     ) -> Array:
         return np.full(len(y), 1.0 / phi) if weights is None else weights / phi
 

@@ -8,7 +8,17 @@ from jax.scipy.special import gammaln
 
 from lmm.families import FAMILIES, CustomFamily, Family
 
-DISPERSIONS = {"gaussian": (0.3, 4.0), "gamma": (0.02, 0.7), "inverse_gaussian": (0.05, 0.6)}
+DISPERSIONS = {
+    "gaussian": (0.3, 4.0),
+    "gamma": (0.02, 0.7),
+    "inverse_gaussian": (0.05, 0.6),
+    "beta": (12.0, 60.0),
+    "betabinomial": (0.7, 20.0),
+    "lognormal": (0.05, 2.0),
+    "genpois": (1.2, 3.0),
+}
+#: families in which a weight is no factor of the log density, so that it is normalised at every one
+WEIGHTED = {"binomial", "betabinomial", "gaussian", "gamma", "inverse_gaussian"}
 
 
 def gamma_density(y, mu, phi):
@@ -73,8 +83,12 @@ def responses(family: Family, phi: float) -> np.ndarray:
 
 def support(family: Family, mu: float, weight: float, phi: float) -> tuple[np.ndarray, np.ndarray]:
     """Points and quadrature weights that sum a function over the response's distribution."""
-    if family.name == "binomial":
+    if family.weights_are_trials:
         return np.arange(weight + 1) / weight, np.ones(int(weight) + 1)
+    if np.isfinite(family.mean_high):  # steps of the logit, as far as 1 - y can be told from zero
+        z = np.arange(-700.0, 36.0, 0.03)
+        y = 1.0 / (1.0 + np.exp(-z))
+        return y, 0.03 * y * (1.0 - y)
     if family.discrete or family.name == "counts":
         top = int(
             60
@@ -82,11 +96,16 @@ def support(family: Family, mu: float, weight: float, phi: float) -> tuple[np.nd
             + 40 * np.sqrt(family.variance(np.array([mu]), phi)[0])
             + 30 * (phi if family.has_dispersion else 1)
         )
-        return np.arange(top + 1.0), np.ones(top + 1)
+        counts = np.arange(float(family.truncated), top + 1.0)
+        return counts, np.ones(len(counts))
     sd = float(np.sqrt(family.variance(np.array([mu]), phi)[0] / weight))
     if family.name == "gaussian":
         h = sd / 20
         return mu + h * np.arange(-300, 301), np.full(601, h)
+    if family.name == "lognormal":
+        log_sd = np.sqrt(np.log1p((phi / mu) ** 2))
+        z = np.log(mu) + log_sd * np.arange(-12.0, 20.0, 0.05)
+        return np.exp(z), 0.05 * log_sd * np.exp(z)
     h = 0.01
     y = np.exp(np.log(mu) + h * np.arange(-4000, 800))
     return y, h * y

@@ -26,6 +26,7 @@ from tests.families.cases import (
     ALL,
     CUSTOM_GAMMA,
     CUSTOM_POISSON,
+    WEIGHTED,
     means,
     phis,
     poisson_density,
@@ -47,6 +48,12 @@ def slope(function, x: np.ndarray, h: float = 1e-3) -> np.ndarray:
 def near(found: np.ndarray, wanted: np.ndarray, tolerance: float) -> None:
     scale = 1.0 + np.abs(wanted)
     assert np.max(np.abs(found - wanted) / scale) < tolerance
+
+
+def row_variance(family: Family, mu: float, w: float, phi: float) -> float:
+    """Of a response with weight w, a dispersion that scales it included."""
+    scale = phi if family.has_residual_sd else 1.0
+    return float(scale * family.row_variance(np.array([mu]), np.array([w]), phi)[0])
 
 
 @every
@@ -102,16 +109,21 @@ def test_densities_are_normalised_and_information_is_the_expected_curvature(fami
     for phi in phis(family):
         for mu, w in zip(means(family), weights(family), strict=True):
             # where weights multiply the log density it is normalised at weight 1 alone
-            w = w if family.name in {"binomial", "gaussian", "gamma", "inverse_gaussian"} else 1.0
+            w = w if family.name in WEIGHTED else 1.0
             eta = family.link.link(np.array([mu]))
             y, dy = support(family, mu, w, phi)
             e, ws = np.full(y.shape, eta[0]), np.full(y.shape, w)
             mass = np.exp(family.log_density(y, e, ws, phi)) * dy
             d = family.derivatives(y, e, ws, phi)
             assert mass.sum() == pytest.approx(1.0, abs=1e-9)
-            assert (mass * y).sum() == pytest.approx(mu, rel=1e-8, abs=1e-8)
-            variance = family.variance(np.array([mu]), phi)[0] / w
-            assert (mass * (y - mu) ** 2).sum() == pytest.approx(variance, rel=1e-7)
+            mean = family.expected(eta, phi)[0]
+            assert (mass * y).sum() == pytest.approx(mean, rel=1e-8, abs=1e-8)
+            variance = row_variance(family, mu, w, phi)
+            assert (mass * (y - mean) ** 2).sum() == pytest.approx(variance, rel=1e-7)
+            if not family.has_information:
+                assert (mass * d.d1).sum() == pytest.approx(0.0, abs=1e-7)
+                assert -(mass * d.d2).sum() == pytest.approx((mass * d.d1**2).sum(), rel=1e-7)
+                continue
             information = family.expected_weights(eta, np.array([w]), phi).weight[0]
             assert (mass * d.d1).sum() == pytest.approx(0.0, abs=1e-7 * (1 + np.sqrt(information)))
             assert -(mass * d.d2).sum() == pytest.approx(information, rel=1e-7)
@@ -122,15 +134,12 @@ def test_densities_are_normalised_and_information_is_the_expected_curvature(fami
 def test_simulated_responses_have_the_moments(family: Family):
     n, phi = 20_000, phis(family)[-1]
     mu = means(family)[3]
-    w = (
-        np.full(n, 2.0)
-        if family.name in {"binomial", "gaussian", "gamma", "inverse_gaussian"}
-        else None
-    )
+    w = np.full(n, 2.0) if family.name in WEIGHTED else None
     y = family.simulate(np.random.default_rng(5), np.full(n, mu), w, phi)
-    variance = family.variance(np.array([mu]), phi)[0] / (1.0 if w is None else 2.0)
-    assert y.mean() == pytest.approx(mu, abs=4.5 * np.sqrt(variance / n))
-    kurtosis = np.mean(((y - mu) ** 2 / variance - 1) ** 2)
+    mean = family.expected(family.link.link(np.array([mu])), phi)[0]
+    variance = row_variance(family, mu, 1.0 if w is None else 2.0, phi)
+    assert y.mean() == pytest.approx(mean, abs=4.5 * np.sqrt(variance / n))
+    kurtosis = np.mean(((y - mean) ** 2 / variance - 1) ** 2)
     assert y.var() == pytest.approx(variance, rel=4.5 * np.sqrt(kurtosis / n))
     assert np.array_equal(y, family.simulate(np.random.default_rng(5), np.full(n, mu), w, phi))
 
@@ -353,6 +362,11 @@ def test_reported_sigma_is_that_of_each_family():
 def test_dispersion_to_begin_from_is_near_the_truth(family: Family):
     phi, mu = phis(family)[-1], np.full(50_000, means(family)[3])
     y = family.simulate(np.random.default_rng(8), mu, None, phi)
+    if family.weights_are_trials:
+        w = np.full(50_000, 5.0)
+        y = family.simulate(np.random.default_rng(8), mu, w, phi)
+        assert family.initial_phi(y, mu, w) == pytest.approx(phi, rel=0.15)
+        return
     assert family.initial_phi(y, mu) == pytest.approx(phi, rel=0.15)
 
 

@@ -10,13 +10,22 @@ import pytest
 
 import lmm
 from lmm.errors import ArgumentError
-from lmm.families import Binomial, Poisson, links
+from lmm.families import Binomial, CustomFamily, Poisson, links
 from lmm.families.base import Family
 from tests.families.cases import ALL, means, phis, responses, weights
 
 WRITTEN = [family for family in ALL if family.in_jax]
+#: every family with its default link, and the other links with families that are quickly differentiated
+LINKED = ("gaussian", "binomial", "poisson", "gamma", "inverse_gaussian")
+SOME = [
+    family
+    for family in WRITTEN
+    if family.name in LINKED
+    or isinstance(family, CustomFamily)
+    or family.link.name == family.default_link
+]
 CASES = [
-    pytest.param(family, phi, id=f"{family!r} {phi}") for family in WRITTEN for phi in phis(family)
+    pytest.param(family, phi, id=f"{family!r} {phi}") for family in SOME for phi in phis(family)
 ]
 
 
@@ -36,13 +45,11 @@ def test_the_density_and_its_derivatives_are_the_same(family: Family, phi: float
     eta, y, w = family.link.link(means(family)), responses(family, phi), weights(family)
     with jax.enable_x64(True):
         f = lambda e: family.log_density(jnp.asarray(y), e, jnp.asarray(w), jnp.asarray(phi))  # noqa: E731
-        found = [np.asarray(jax.jit(third(f, order))(jnp.asarray(eta))) for order in range(4)]
-        in_rho = jax.jit(
-            jax.grad(
-                lambda rho: family.log_density(
-                    jnp.asarray(y), jnp.asarray(eta), jnp.asarray(w), jnp.exp(rho)
-                ).sum()
-            )
+        found = [np.asarray(third(f, order)(jnp.asarray(eta))) for order in range(4)]
+        in_rho = jax.grad(
+            lambda rho: family.log_density(
+                jnp.asarray(y), jnp.asarray(eta), jnp.asarray(w), jnp.exp(rho)
+            ).sum()
         )
         slope = float(in_rho(jnp.log(phi))) if family.has_dispersion else 0.0
     np.testing.assert_allclose(found[0], family.log_density(y, eta, w, phi), rtol=1e-11, atol=1e-11)
@@ -64,7 +71,7 @@ def test_the_density_and_its_derivatives_are_the_same(family: Family, phi: float
     )
 
 
-@pytest.mark.parametrize("family", WRITTEN, ids=repr)
+@pytest.mark.parametrize("family", SOME, ids=repr)
 def test_a_predictor_without_a_mean_has_no_density_and_no_nan_in_its_gradient(
     family: Family,
 ) -> None:

@@ -18,7 +18,7 @@ from lmm.model.problem import GeneralizedProblem
 LARGE = 8.0
 #: range of the fixed part of the predictor, in the same units, from which rows that are not in memory are looked at for separation
 EXTREME = 16.0
-#: excess variance, relative to a Poisson distribution's, that no data can tell from none
+#: excess variance, relative to that of the family without a dispersion, that no data can tell from none
 POISSON = 1e-4
 #: coefficients named in one sentence
 NAMED = 4
@@ -97,9 +97,7 @@ def diagnose(
             "Its estimate means nothing; leave the term out."
         )
     if family.has_dispersion and family.excess(problem.source.sample().y.mean(), phi) < POISSON:
-        messages.append(
-            "The counts vary no more than Poisson counts: the negative binomial's dispersion is at its limit. Use family='poisson'."
-        )
+        messages.append(family.no_excess)
     return Diagnosis(tuple(messages), unbounded, None if found is None else found.directions)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
-from lmm.families.base import Array, Family, Weights, check_positive, ones
+from lmm.families.base import Array, Family, Phi, Weights, check_positive, ones
 from lmm.families.namespace import namespace
 from lmm.families.special import (
     LOG_2PI,
@@ -44,49 +44,45 @@ class Gamma(Family):
     link_names = ("inverse", "log", "identity")
     has_dispersion = in_jax = slopes_in_jax = batched = True
 
-    def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
+    def _kernel(self, y: Array, c: Array, w: Array | float, phi: Phi) -> Array:
         return -(w / phi) * divergence(y * namespace(c).xp.exp(-c))
 
-    def _score(
-        self, y: Array, c: Array, w: Array | float, phi: float
-    ) -> tuple[Array, Array, Array]:
+    def _score(self, y: Array, c: Array, w: Array | float, phi: Phi) -> tuple[Array, Array, Array]:
         a, z = w / phi, y * namespace(c).xp.exp(-c)
         az = a * z
         return a * (z - 1.0), -az, az
 
     def _information(
-        self, c: Array, w: Array | float, phi: float
+        self, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, Array | float]:
         return w / phi, 0.0
 
     def _dispersion(
-        self, y: Array, c: Array, w: Array | float, phi: float
+        self, y: Array, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, ...]:
         a, z = np.asarray(w / phi), y * np.exp(-c)
         slope = log_less_digamma(a) - divergence(z)  # dl/da
         return -a * slope, a * slope - a**2 * trigamma_less_inverse(a), -a * (z - 1.0), a * z, -a
 
-    def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def constant(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         a, xp = ones(weights) / phi, namespace(y, weights, phi).xp
         return 0.5 * (xp.log(a) - LOG_2PI) - stirling(a) - xp.log(y)
 
-    def variance(self, mu: Array, phi: float = 1.0) -> Array:
+    def variance(self, mu: Array, phi: Phi = 1.0) -> Array:
         return phi * np.asarray(mu, dtype=float) ** 2
 
-    def unit_deviance(
-        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
-    ) -> Array:
+    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         return 2.0 * ones(weights) * divergence(y / mu)
 
-    def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def saturated(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         return self.constant(y, weights, phi)
 
-    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         shape = ones(weights) / phi
         return special.gammainc(shape, shape * np.maximum(y, 0.0) / mu)
 
     def simulate(
-        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: Phi = 1.0
     ) -> Array:
         scale = phi / ones(weights)
         return rng.gamma(1.0 / scale, mu * scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
-from lmm.families.base import Array, Family, Weights, check_positive, ones
+from lmm.families.base import Array, Family, Phi, Weights, check_positive, ones
 from lmm.families.namespace import namespace
 from lmm.families.special import LOG_2PI
 
@@ -30,46 +30,42 @@ class InverseGaussian(Family):
     link_names = ("1/mu^2", "inverse", "log", "identity")
     has_dispersion = in_jax = slopes_in_jax = batched = True
 
-    def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
+    def _kernel(self, y: Array, c: Array, w: Array | float, phi: Phi) -> Array:
         return -0.5 * (w / phi) * (y * namespace(c).xp.exp(-c) - 1.0) ** 2 / y
 
-    def _score(
-        self, y: Array, c: Array, w: Array | float, phi: float
-    ) -> tuple[Array, Array, Array]:
+    def _score(self, y: Array, c: Array, w: Array | float, phi: Phi) -> tuple[Array, Array, Array]:
         inverse = namespace(c).xp.exp(-c)
         k, z = (w / phi) * inverse, y * inverse
         return k * (z - 1.0), k * (1.0 - 2.0 * z), k * (4.0 * z - 1.0)
 
     def _information(
-        self, c: Array, w: Array | float, phi: float
+        self, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, Array | float]:
         k = (w / phi) * np.exp(-c)
         return k, -k
 
     def _dispersion(
-        self, y: Array, c: Array, w: Array | float, phi: float
+        self, y: Array, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, ...]:
         inverse = np.exp(-c)
         k, z = (w / phi) * inverse, y * inverse
         half = 0.5 * (w / phi) * (z - 1.0) ** 2 / y
         return half - 0.5, -half, -k * (z - 1.0), -k * (1.0 - 2.0 * z), -k
 
-    def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def constant(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         xp = namespace(y, weights, phi).xp
         return 0.5 * (xp.log(ones(weights)) - LOG_2PI - xp.log(phi)) - 1.5 * xp.log(y)
 
-    def variance(self, mu: Array, phi: float = 1.0) -> Array:
+    def variance(self, mu: Array, phi: Phi = 1.0) -> Array:
         return phi * mu**3
 
-    def unit_deviance(
-        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
-    ) -> Array:
+    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         return ones(weights) * (y / mu - 1.0) ** 2 / y
 
-    def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def saturated(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         return self.constant(y, weights, phi)
 
-    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         shape, y = ones(weights) / phi, np.asarray(y, dtype=float)
         positive = np.where(y > 0, y, 1.0)
         root, ratio = np.sqrt(shape / positive), positive / mu
@@ -80,7 +76,7 @@ class InverseGaussian(Family):
         return np.where(y > 0, value, 0.0)
 
     def simulate(
-        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: Phi = 1.0
     ) -> Array:
         return rng.wald(mu, ones(weights) / phi)
 

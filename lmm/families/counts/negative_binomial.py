@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from lmm.families.base import Array, Family, Weights, check_counts, ones, weighted_constant
+from lmm.families.base import Array, Family, Phi, Weights, check_counts, ones, weighted_constant
 from lmm.families.namespace import namespace
 from lmm.families.special import log_less_digamma, stirling, trigamma_less_inverse
 
 
-def _log_ratio(y: Array, mu: Array, theta: float) -> Array:
+def _log_ratio(y: Array, mu: Array, theta: Phi) -> Array:
     """log((y + theta) / (mu + theta)), exact where the two are close and where they are far apart."""
     xp = namespace(mu, theta).xp
     v = (y - mu) / (mu + theta)
@@ -49,28 +49,31 @@ class NegativeBinomial(Family):
     dispersion_name = "theta"
     discrete = True
     merges = "equal"
+    no_excess = "The counts vary no more than Poisson counts: the negative binomial's dispersion is at its limit. Use family='poisson'."
 
-    def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
+    def _kernel(self, y: Array, c: Array, w: Array | float, phi: Phi) -> Array:
         mu = namespace(c).xp.exp(c)
         return w * (y * c + (y + phi) * _log_ratio(y, mu, phi))
 
-    def _score(
-        self, y: Array, c: Array, w: Array | float, phi: float
-    ) -> tuple[Array, Array, Array]:
+    def log_zero(self, c: Array, phi: Phi) -> Array:
+        xp = namespace(c, phi).xp
+        return -phi * xp.log1p(xp.exp(c) / phi)
+
+    def _score(self, y: Array, c: Array, w: Array | float, phi: Phi) -> tuple[Array, Array, Array]:
         mu = namespace(c).xp.exp(c)
         p, q = mu / (mu + phi), phi / (mu + phi)
         second = -w * (y + phi) * p * q
         return w * q * (y - mu), second, second * (q - p)
 
     def _information(
-        self, c: Array, w: Array | float, phi: float
+        self, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, Array | float]:
         mu = np.exp(c)
         q = phi / (mu + phi)
         return w * mu * q, w * mu * q * q
 
     def _dispersion(
-        self, y: Array, c: Array, w: Array | float, phi: float
+        self, y: Array, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, ...]:
         mu = np.exp(c)
         total = mu + phi
@@ -95,7 +98,7 @@ class NegativeBinomial(Family):
             w * phi * p * p,
         )
 
-    def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def constant(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         found = namespace(y, phi)
         value = (
             -0.5 * found.xp.log1p(y / phi)
@@ -106,25 +109,24 @@ class NegativeBinomial(Family):
         )
         return weighted_constant(value, weights)
 
-    def variance(self, mu: Array, phi: float = 1.0) -> Array:
+    def variance(self, mu: Array, phi: Phi = 1.0) -> Array:
         return mu + mu**2 / phi
 
-    def unit_deviance(
-        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
-    ) -> Array:
-        return 2.0 * ones(weights) * (special.xlogy(y, y / mu) - (y + phi) * _log_ratio(y, mu, phi))
+    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
+        lost = special.xlogy(y, y / mu) - (y + phi) * _log_ratio(y, mu, phi)
+        return np.asarray(2.0 * ones(weights) * lost)
 
-    def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def saturated(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         return weighted_constant(special.xlogy(y, y), weights) + self.constant(y, weights, phi)
 
-    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         y = np.floor(y)
         return np.where(
             y < 0, 0.0, special.betainc(phi, np.maximum(y, 0.0) + 1.0, phi / (phi + mu))
         )
 
     def simulate(
-        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: Phi = 1.0
     ) -> Array:
         return rng.poisson(rng.gamma(phi, mu / phi)).astype(float)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
-from lmm.families.base import Array, Family, Weights, check_counts, ones, weighted_constant
+from lmm.families.base import Array, Family, Phi, Weights, check_counts, ones, weighted_constant
 from lmm.families.namespace import namespace
 from lmm.families.special import (
     log_less_digamma,
@@ -33,7 +33,7 @@ NODES = np.exp(np.arange(-28.0, 3.75, STEP))
 NODE_WEIGHTS = STEP * NODES * np.exp(-NODES)
 
 
-def _information_integral(r: Array, phi: float) -> tuple[Array, Array, Array]:
+def _information_integral(r: Array, phi: Phi) -> tuple[Array, Array, Array]:
     """The Fisher information in log mu, its derivative in log r, and its derivative in log phi at fixed r."""
     out = np.empty((3, r.size))
     for start in range(0, r.size, 4096):
@@ -52,7 +52,7 @@ def _information_integral(r: Array, phi: float) -> tuple[Array, Array, Array]:
     return out[0].reshape(r.shape), out[1].reshape(r.shape), out[2].reshape(r.shape)
 
 
-def _size(c: Array, phi: float) -> Array:
+def _size(c: Array, phi: Phi) -> Array:
     """r = mu / phi, kept where its cube does not underflow."""
     xp = namespace(c, phi).xp
     return xp.maximum(xp.exp(c) / phi, 1e-100)
@@ -82,9 +82,10 @@ class NegativeBinomial1(Family):
     dispersion_scales_variance = False
     discrete = True
     merges = "equal"
+    no_excess = "The counts vary no more than Poisson counts: the negative binomial's dispersion is at its limit. Use family='poisson'."
 
     @staticmethod
-    def _slopes(y: Array, r: Array, phi: float) -> tuple[Array, Array, Array]:
+    def _slopes(y: Array, r: Array, phi: Phi) -> tuple[Array, Array, Array]:
         """r A, r^2 A', r^3 A'', of y and r broadcast."""
         total = y + r
         A = np.log1p(y / r) - np.log1p(phi) - log_less_digamma(total) + log_less_digamma(r)
@@ -95,7 +96,7 @@ class NegativeBinomial1(Family):
         )
         return r * A, first, second
 
-    def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
+    def _kernel(self, y: Array, c: Array, w: Array | float, phi: Phi) -> Array:
         r, xp = _size(c, phi), namespace(c, phi).xp
         # log G(y + r) - log G(r) - r log(1 + phi); Stirling's leading terms together
         lead = (
@@ -106,20 +107,22 @@ class NegativeBinomial1(Family):
         )
         return w * xp.where(y > 0, lead + stirling(y + r) - stirling(r), -r * xp.log1p(phi))
 
-    def _score(
-        self, y: Array, c: Array, w: Array | float, phi: float
-    ) -> tuple[Array, Array, Array]:
+    def log_zero(self, c: Array, phi: Phi) -> Array:
+        xp = namespace(c, phi).xp
+        return -_size(c, phi) * xp.log1p(phi)
+
+    def _score(self, y: Array, c: Array, w: Array | float, phi: Phi) -> tuple[Array, Array, Array]:
         g, b, d = self._slopes(y, _size(c, phi), phi)
         return w * g, w * (g + b), w * (g + 3.0 * b + d)
 
     def _information(
-        self, c: Array, w: Array | float, phi: float
+        self, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, Array | float]:
         i, slope, _ = _information_integral(_size(c, phi), phi)
         return w * i, w * slope
 
     def _dispersion(
-        self, y: Array, c: Array, w: Array | float, phi: float
+        self, y: Array, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, ...]:
         r = _size(c, phi)
         g, b, d = self._slopes(y, r, phi)
@@ -130,16 +133,16 @@ class NegativeBinomial1(Family):
         second = g2 + rq * (1.0 + q) - y * q * (1.0 - q)
         return w * first, w * second, -w * (g2 + rq), -w * (g3 + rq), w * (by_phi - slope)
 
-    def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def constant(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         found = namespace(y, phi)
         return weighted_constant(
             y * found.xp.log(phi / (1.0 + phi)) - found.special.gammaln(y + 1.0), weights
         )
 
-    def variance(self, mu: Array, phi: float = 1.0) -> Array:
+    def variance(self, mu: Array, phi: Phi = 1.0) -> Array:
         return mu * (1.0 + phi)
 
-    def _peak(self, y: Array, phi: float) -> Array:
+    def _peak(self, y: Array, phi: Phi) -> Array:
         """log mu of the largest density at each y > 0: the zero of A, by Newton's method from mu = y."""
         c = np.log(y)
         for _ in range(50):
@@ -151,26 +154,24 @@ class NegativeBinomial1(Family):
                 break
         return c
 
-    def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def saturated(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         y = np.asarray(y, dtype=float)
         safe = np.where(y > 0, y, 1.0)
         kernel = np.where(y > 0, self._kernel(safe, self._peak(safe, phi), 1.0, phi), 0.0)
         return weighted_constant(kernel, weights) + self.constant(y, weights, phi)
 
-    def unit_deviance(
-        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
-    ) -> Array:
+    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         density = self._kernel(y, np.log(mu), ones(weights), phi) + self.constant(y, weights, phi)
         return 2.0 * np.maximum(self.saturated(y, weights, phi) - density, 0.0)
 
-    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         y = np.floor(y)
         return np.where(
             y < 0, 0.0, special.betainc(mu / phi, np.maximum(y, 0.0) + 1.0, 1.0 / (1.0 + phi))
         )
 
     def simulate(
-        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: Phi = 1.0
     ) -> Array:
         return rng.poisson(rng.gamma(np.asarray(mu) / phi, phi)).astype(float)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import special
 
-from lmm.families.base import Array, Family, Weights, check_counts, ones, weighted_constant
+from lmm.families.base import Array, Family, Phi, Weights, check_counts, ones, weighted_constant
 from lmm.families.namespace import namespace
 
 
@@ -30,42 +30,41 @@ class Poisson(Family):
     discrete = in_jax = slopes_in_jax = batched = True
     merges = "sums"
 
-    def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
+    def _kernel(self, y: Array, c: Array, w: Array | float, phi: Phi) -> Array:
         return w * (y * c - namespace(c).xp.exp(c))
 
-    def _score(
-        self, y: Array, c: Array, w: Array | float, phi: float
-    ) -> tuple[Array, Array, Array]:
+    def log_zero(self, c: Array, phi: Phi) -> Array:
+        return -namespace(c).xp.exp(c)
+
+    def _score(self, y: Array, c: Array, w: Array | float, phi: Phi) -> tuple[Array, Array, Array]:
         mu = namespace(c).xp.exp(c)
         second = -w * mu
         return w * (y - mu), second, second
 
     def _information(
-        self, c: Array, w: Array | float, phi: float
+        self, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, Array | float]:
         weight = w * np.exp(c)
         return weight, weight
 
-    def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def constant(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         return weighted_constant(-namespace(y).special.gammaln(y + 1.0), weights)
 
-    def variance(self, mu: Array, phi: float = 1.0) -> Array:
+    def variance(self, mu: Array, phi: Phi = 1.0) -> Array:
         return np.asarray(mu, dtype=float)
 
-    def unit_deviance(
-        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
-    ) -> Array:
+    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         return 2.0 * ones(weights) * (special.xlogy(y, y / mu) - (y - mu))
 
-    def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def saturated(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         return weighted_constant(special.xlogy(y, y) - y - special.gammaln(y + 1.0), weights)
 
-    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         y = np.floor(y)
         return np.where(y < 0, 0.0, special.pdtr(np.maximum(y, 0.0), mu))
 
     def simulate(
-        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: Phi = 1.0
     ) -> Array:
         return rng.poisson(mu).astype(float)
 

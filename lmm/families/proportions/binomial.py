@@ -14,7 +14,7 @@ import numpy as np
 from scipy import special
 
 from lmm.errors import LmmWarning, ResponseError, warn
-from lmm.families.base import Array, Derivatives, Family, Information, Weights, filled, ones
+from lmm.families.base import Array, Derivatives, Family, Information, Phi, Weights, filled, ones
 from lmm.families.namespace import namespace
 from lmm.families.response import check_finite, levels_of, numeric
 
@@ -65,18 +65,18 @@ class Binomial(Family):
             lines.append(("Modelled", f"the probability of {success!r}; {failure!r} is failure"))
         return lines
 
-    def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def kernel(self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         log_p, log_q = self.link.log_values(self.clip(eta))
         return self._inside(ones(weights) * (y * log_p + (1.0 - y) * log_q), eta)
 
-    def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def constant(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         if weights is None:
             return np.zeros(np.shape(y))
         k, gammaln = weights * y, namespace(weights).special.gammaln
         return gammaln(weights + 1.0) - gammaln(k + 1.0) - gammaln(weights - k + 1.0)
 
     def derivatives(
-        self, y: Array, eta: Array, weights: Weights = None, phi: float = 1.0
+        self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0
     ) -> Derivatives:
         (p1, p2, p3), (q1, q2, q3) = self.link.log_slopes(self.clip(eta))
         s, f = (y, 1.0 - y) if weights is None else (weights * y, weights * (1.0 - y))
@@ -84,31 +84,27 @@ class Binomial(Family):
             filled(s * p1 + f * q1, eta), filled(s * p2 + f * q2, eta), filled(s * p3 + f * q3, eta)
         )
 
-    def expected_weights(
-        self, eta: Array, weights: Weights = None, phi: float = 1.0
-    ) -> Information:
+    def expected_weights(self, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Information:
         (p1, p2, _), (q1, q2, _) = self.link.log_slopes(self.clip(eta))
         w = ones(weights)
         return Information(filled(-w * (p1 * q1), eta), filled(-w * (p2 * q1 + p1 * q2), eta))
 
-    def variance(self, mu: Array, phi: float = 1.0) -> Array:
+    def variance(self, mu: Array, phi: Phi = 1.0) -> Array:
         return mu * (1.0 - mu)
 
-    def unit_deviance(
-        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
-    ) -> Array:
+    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         return (
             2.0
             * ones(weights)
             * (special.xlogy(y, y / mu) + special.xlogy(1.0 - y, (1.0 - y) / (1.0 - mu)))
         )
 
-    def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def saturated(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         return ones(weights) * (
             special.xlogy(y, y) + special.xlogy(1.0 - y, 1.0 - y)
         ) + self.constant(y, weights)
 
-    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         trials = np.rint(ones(weights))
         successes = np.floor(y * trials + 1e-6)  # y is a quotient
         return np.where(
@@ -118,7 +114,7 @@ class Binomial(Family):
         )
 
     def simulate(
-        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: Phi = 1.0
     ) -> Array:
         trials = np.rint(ones(weights)).astype(np.int64)
         return rng.binomial(trials, mu) / np.maximum(trials, 1)

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import special
 
 from lmm.families import links
-from lmm.families.base import Array, Family, Weights, ones
+from lmm.families.base import Array, Family, Phi, Weights, ones
 from lmm.families.links import Four
 from lmm.families.namespace import namespace
 from lmm.families.special import LOG_2PI
@@ -40,46 +40,42 @@ class Gaussian(Family):
     def _coordinate(self, eta: Array) -> Four:
         return self.link.inverse(eta), *self.link.derivatives(eta)
 
-    def _kernel(self, y: Array, c: Array, w: Array | float, phi: float) -> Array:
+    def _kernel(self, y: Array, c: Array, w: Array | float, phi: Phi) -> Array:
         return -0.5 * w * (y - c) ** 2 / phi
 
-    def _score(
-        self, y: Array, c: Array, w: Array | float, phi: float
-    ) -> tuple[Array, Array, Array]:
+    def _score(self, y: Array, c: Array, w: Array | float, phi: Phi) -> tuple[Array, Array, Array]:
         scale: Any = w / phi
         return scale * (y - c), -scale, 0.0 * scale
 
     def _information(
-        self, c: Array, w: Array | float, phi: float
+        self, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, Array | float]:
         return w / phi, 0.0
 
     def _dispersion(
-        self, y: Array, c: Array, w: Array | float, phi: float
+        self, y: Array, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, ...]:
         half = 0.5 * w * (y - c) ** 2 / phi
         return half - 0.5, -half, -w * (y - c) / phi, w / phi, -w / phi
 
-    def constant(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def constant(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         xp = namespace(y, weights, phi).xp
         return xp.broadcast_to(-0.5 * (LOG_2PI + xp.log(phi) - xp.log(ones(weights))), np.shape(y))
 
-    def variance(self, mu: Array, phi: float = 1.0) -> Array:
+    def variance(self, mu: Array, phi: Phi = 1.0) -> Array:
         return np.full(np.shape(mu), float(phi))
 
-    def unit_deviance(
-        self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0
-    ) -> Array:
+    def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         return ones(weights) * (y - mu) ** 2
 
-    def saturated(self, y: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def saturated(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         return self.constant(y, weights, phi)
 
-    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: float = 1.0) -> Array:
+    def cdf(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         return special.ndtr((y - mu) / np.sqrt(phi / ones(weights)))
 
     def simulate(
-        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: float = 1.0
+        self, rng: np.random.Generator, mu: Array, weights: Weights = None, phi: Phi = 1.0
     ) -> Array:
         return rng.normal(mu, np.sqrt(phi / ones(weights)))
 

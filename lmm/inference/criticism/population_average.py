@@ -41,7 +41,12 @@ class Average:
 
 
 def check_average(family: Family) -> None:
-    """ArgumentError for a link under which a normal predictor has no possible mean."""
+    """ArgumentError for a link under which a normal predictor has no possible mean, and a family whose mean is that of a part."""
+    if not family.mean_is_expected:
+        raise ArgumentError(
+            f"predict: responses of the {family.name} family are not averaged over random effects; use re_form=False for those of a "
+            "typical level, or simulate()."
+        )
     if min(np.abs(family.eta_bounds)) > FAR or family.link.name in ("identity", "sqrt"):
         return
     raise ArgumentError(

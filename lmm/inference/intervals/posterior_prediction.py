@@ -69,9 +69,8 @@ class FromDraws:
                 )
                 on_response = False
             if on_response and not self.estimate.distribution.linear:
-                out["se"][part] = self.estimate.distribution.mean(
-                    eta + np.sqrt(variance) * noise
-                ).std(axis=0, ddof=1)
+                drawn = self._expected(eta + np.sqrt(variance) * noise)
+                out["se"][part] = drawn.std(axis=0, ddof=1)
             else:
                 out["se"][part] = np.sqrt(eta.var(axis=0, ddof=1) + variance.mean(axis=0))
             if interval is None:
@@ -80,7 +79,7 @@ class FromDraws:
                 variance = variance + self.new_observations(part)
             ends = [mixture_quantile(eta, variance, p) for p in tails(level)]
             if on_response:
-                ends = [self.estimate.distribution.mean(end) for end in ends]
+                ends = [self._expected(end) for end in ends]
             out["lower"][part], out["upper"][part] = np.minimum(*ends), np.maximum(*ends)
         return out
 
@@ -99,8 +98,12 @@ class FromDraws:
                     .mean(axis=0)
                 )
             else:
-                out[part] = self.estimate.distribution.mean(eta).mean(axis=0)
+                out[part] = self._expected(eta).mean(axis=0)
         return out
+
+    def _expected(self, eta: np.ndarray) -> np.ndarray:
+        """Expected responses at predictors, with the family's own parameters at their estimate."""
+        return self.estimate.distribution.expected(eta, self.estimate.phi)
 
     def predictors(self, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(draws, rows of the part) linear predictors, and the variances that new levels add to them."""

@@ -104,7 +104,8 @@ class FromModes:
 
     def expected(self, eta: np.ndarray) -> np.ndarray:
         """(m,) means at the linear predictors ``eta`` (m,) of the estimate."""
-        return self.known.estimate.distribution.mean(eta)
+        estimate = self.known.estimate
+        return estimate.distribution.expected(eta, estimate.phi)
 
     def observations(self, eta: np.ndarray, level: float) -> list[np.ndarray]:
         """Ends (complete rows,) of intervals with equal tails for new observations of a generalized model, from normal predictors."""
@@ -148,7 +149,9 @@ class FromModes:
         else:
             variance[self.rows.complete] = self.known.error_variance(self.rows)
         se = np.sqrt(variance)
-        columns = {"se": se * np.abs(estimate.distribution.mean_slope(eta)) if on_response else se}
+        family = estimate.distribution
+        slope = family.expected_slope(eta, estimate.phi) if on_response else 1.0
+        columns = {"se": se * np.abs(slope)}
         if t_based is not None:
             columns["df"] = t_based.df
         if interval is None:
@@ -160,7 +163,7 @@ class FromModes:
         )
         ends = [eta - margin, eta + margin]
         if on_response:
-            ends = [estimate.distribution.mean_limit(end) for end in ends]
+            ends = [family.expected_limit(end, estimate.phi) for end in ends]
         return columns | {"lower": np.minimum(*ends), "upper": np.maximum(*ends)}
 
 

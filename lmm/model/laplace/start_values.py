@@ -103,7 +103,7 @@ def _without_effects(family: Any, rows: Block) -> tuple[np.ndarray, Any]:
     )
     last = density(gamma)
     last = last if np.isfinite(last) else -np.inf
-    for _ in range(MAX_STEPS):
+    for _ in range(family.start_rounds):
         with np.errstate(all="ignore"):
             r = family.derivatives(rows.y, eta, rows.weights, phi).d1
             W = family.working_weights(rows.y, eta, rows.weights, phi)

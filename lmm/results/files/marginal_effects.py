@@ -187,8 +187,9 @@ class _Adapter:
         family = self.estimate.distribution
         rowid = np.arange(len(eta), dtype=np.int32)
         if self.type not in family.category_types:
-            estimate = family.mean(eta) if self.type == "response" else eta
-            return pl.DataFrame({"rowid": rowid, "estimate": estimate})
+            phi = self.estimate.phi
+            values = family.expected(eta, phi) if self.type == "response" else eta
+            return pl.DataFrame({"rowid": rowid, "estimate": values})
         groups = family.category_names
         columns = {
             "rowid": np.tile(rowid, len(groups)),

@@ -185,7 +185,7 @@ def simulated_residuals(
         counts = not family.weights_are_trials or bool(np.any(trials > 1.0))
     u = quantiles.randomised_ranks(y, simulations, generator)
     predictor = eta if conditional else design.rows.fixed_part(estimate.beta)
-    means = estimate.distribution.mean(predictor)
+    means = estimate.distribution.expected(predictor, estimate.phi)
     return SimulatedResiduals(
         row_values.as_series(design, u, "simulated_residual"),
         row_values.as_series(design, means, "fitted"),

@@ -193,7 +193,7 @@ def _predicted(
         eta += Incidence(coder.codes(labels), columns).times(modes)
     family = estimate.distribution
     out = {
-        ".fitted": family.mean(eta),
+        ".fitted": family.expected(eta, estimate.phi),
         ".resid": family.residuals(
             block.y, eta, block.weights, estimate.phi, family.default_residual
         ),

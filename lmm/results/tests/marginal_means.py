@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -404,7 +405,9 @@ def _scaled(
         return columns, [f"contrasts on the scale of the linear predictor ({link} link)"]
     said = "limits carried over from the scale of the linear predictor"
     if means:
-        return _turned(columns, family.mean, family.mean_slope, "response"), [said]
+        back = partial(family.expected, phi=estimate.phi)
+        slope = partial(family.expected_slope, phi=estimate.phi)
+        return _turned(columns, back, slope, "response"), [said]
     said += ", and so are tests, of a ratio of 1"
     return _turned(columns, np.exp, np.exp, RATIOS[link]), [said]
 

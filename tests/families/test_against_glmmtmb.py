@@ -1,0 +1,213 @@
+"""Fits of each family against glmmTMB 1.1.5 (R 4.2.2), which maximises the same likelihood by Laplace's method.
+
+R, with lme4's data:
+
+    show <- function(m) c(logLik(m), fixef(m)$cond, sqrt(diag(vcov(m)$cond)), exp(getME(m, "theta")), sigma(m))
+    ticks <- TICKS ~ YEAR + (1|BROOD); some <- subset(grouseticks, TICKS > 0)
+    show(glmmTMB(Reaction / 500 ~ Days + (1|Subject), sleepstudy, family = beta_family()))
+    show(glmmTMB(cbind(incidence, size - incidence) ~ period + (1|herd), cbpp, family = betabinomial()))
+    show(glmmTMB(ticks, some, family = truncated_poisson()))        # and truncated_nbinom2(), truncated_nbinom1()
+    show(glmmTMB(ticks, grouseticks, family = genpois()))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lmm
+from lmm.errors import ResponseError
+from lmm.families import Family
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One fit of glmmTMB."""
+
+    family: Family
+    formula: str
+    data: str
+    llf: float
+    beta: tuple[float, ...]
+    se: tuple[float, ...]
+    sd: float
+    sigma: float
+
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::lmm.SingularFitWarning", "ignore::lmm.ConvergenceWarning"
+)
+
+FAMILIES = lmm.families
+TICKS = "TICKS ~ YEAR + (1|BROOD)"
+CASES = [
+    Reference(
+        FAMILIES.Beta(),
+        "I(Reaction / 500) ~ Days + (1|Subject)",
+        "sleepstudy",
+        208.03668422,
+        (-0.0014847064, 0.0922016147),
+        (0.08413778, 0.00761651),
+        0.3137718,
+        49.582184,
+    ),
+    Reference(
+        FAMILIES.BetaBinomial(),
+        "cbind(incidence, size - incidence) ~ period + (1|herd)",
+        "cbpp",
+        -88.041646827,
+        (-1.31877316, -0.96888532, -1.25092925, -1.47252066),
+        (0.232612, 0.406448, 0.456832, 0.510861),
+        0.0,
+        10.842659,
+    ),
+    Reference(
+        FAMILIES.TruncatedPoisson(),
+        TICKS,
+        "some",
+        -828.96332821,
+        (1.00123723, 0.79443083, -0.75798560),
+        (0.223435, 0.278883, 0.331317),
+        1.031327,
+        1.0,
+    ),
+    Reference(
+        FAMILIES.TruncatedNegativeBinomial(),
+        TICKS,
+        "some",
+        -738.92913784,
+        (1.02489049, 0.79319885, -0.83781432),
+        (0.239036, 0.295188, 0.352721),
+        1.021283,
+        3.3683204,
+    ),
+    Reference(
+        FAMILIES.TruncatedNegativeBinomial1(),
+        TICKS,
+        "some",
+        -735.46895402,
+        (0.74762599, 0.90663714, -1.78324686),
+        (0.363929, 0.400549, 0.455346),
+        1.24206,
+        2.7863552,
+    ),
+    Reference(
+        FAMILIES.GeneralizedPoisson(),
+        TICKS,
+        "grouseticks",
+        -921.08926797,
+        (0.63143326, 1.16753303, -0.80144699),
+        (0.216505, 0.276139, 0.305487),
+        1.056625,
+        3.2937767,
+    ),
+]
+
+
+def data_of(case: Reference) -> pd.DataFrame:
+    """lme4's data; ``some`` are the broods with ticks."""
+    if case.data != "some":
+        return lmm.datasets.load(case.data)
+    ticks = lmm.datasets.load("grouseticks")
+    return ticks[ticks["TICKS"] > 0]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.family.name)
+def test_fits(case: Reference) -> None:
+    fit = lmm.glmer(case.formula, data_of(case), family=case.family)
+    # glmmTMB's search ends when steps are small; beyond these digits the two differ
+    assert fit.llf == pytest.approx(case.llf, abs=2e-6)
+    np.testing.assert_allclose(fit.fixef(), case.beta, atol=2e-4 * min(case.se))
+    np.testing.assert_allclose(fit.bse, case.se, rtol=1e-3)
+    assert float(fit.theta.iloc[0]) == pytest.approx(case.sd, rel=1e-4, abs=2e-4)
+    assert fit.sigma == pytest.approx(case.sigma, rel=2e-4)
+
+
+def test_log_normal_fits_are_those_of_the_logarithm_where_the_mean_is_one() -> None:
+    """With one mean for all rows the log-normal is a Gaussian of log y, whose variance and level are other parameters."""
+    data = lmm.datasets.load("sleepstudy")
+    fit = lmm.glmer("Reaction ~ 1 + (1|Subject)", data, family="lognormal", nAGQ=25)
+    mu, phi = np.exp(fit.fixef().iloc[0]), fit.sigma
+    z, w = np.polynomial.hermite_e.hermegauss(61)
+    eta = np.log(mu) + float(fit.theta.iloc[0]) * z
+    s = np.log1p(phi**2 * np.exp(-2.0 * eta))
+    log = np.log(data["Reaction"].to_numpy())[:, None]
+    rows = -log - 0.5 * np.log(2 * np.pi * s) - 0.5 * (log - eta + s / 2) ** 2 / s
+    levels = pd.DataFrame(rows).groupby(data["Subject"].to_numpy()).sum().to_numpy()
+    top = levels.max(axis=1, keepdims=True)
+    exact = np.log(np.exp(levels - top) @ (w / np.sqrt(2 * np.pi))) + top[:, 0]
+    assert fit.llf == pytest.approx(exact.sum(), abs=1e-6)
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[5]], ids=lambda case: case.family.name)
+def test_quadrature_is_the_integral(case: Reference) -> None:
+    """Against a dense rule on a fixed grid, for a density that is called row by row."""
+    data = data_of(case)
+    fit = lmm.glmer(case.formula, data, family=case.family, nAGQ=25)
+    y, weights = fit.design.y, fit.design.weights
+    group = fit.design.terms[0].codes
+    theta = float(fit.theta.iloc[0])
+    u = np.linspace(-8.0, 8.0, 641)
+    fixed = fit.predict(re_form=False, type="link").to_numpy()
+    rows = np.stack(
+        [case.family.log_density(y, fixed + theta * x, weights, fit.estimate.phi) for x in u],
+        axis=1,
+    )
+    levels = pd.DataFrame(rows).groupby(group).sum().to_numpy()
+    levels = levels - 0.5 * u**2 - 0.5 * np.log(2 * np.pi) + np.log(u[1] - u[0])
+    assert fit.llf == pytest.approx(np.logaddexp.reduce(levels, axis=1).sum(), abs=1e-4)
+
+
+def test_truncated_counts_are_expected_above_one() -> None:
+    case = CASES[2]
+    data = data_of(case)
+    fit = lmm.glmer(case.formula, data, family=case.family)
+    eta = fit.predict(type="link").to_numpy()
+    mu = np.exp(eta)
+    np.testing.assert_allclose(fit.predict(type="response"), mu / -np.expm1(-mu), rtol=1e-12)
+    np.testing.assert_allclose(fit.fittedvalues, fit.predict(type="response"), rtol=1e-12)
+    table = fit.predict(data.head(), se_fit=True, interval="confidence", re_form=False)
+    assert (table["lower"] > 1.0).all() and (table["lower"] < table["fit"]).all()
+    step = 1e-6
+    eta = fit.predict(data.head(), type="link", se_fit=True, re_form=False)
+    slope = case.family.expected(eta["fit"] + step) - case.family.expected(eta["fit"] - step)
+    np.testing.assert_allclose(table["se"], eta["se"] * slope / (2 * step), rtol=1e-6)
+    with pytest.raises(lmm.ArgumentError, match="truncated_poisson family are not averaged"):
+        fit.predict(data.head(), marginal=True, re_form=False)
+    assert (fit.simulate(2, rng=1) >= 1).all(axis=None)
+    assert fit.simulated_residuals(100, rng=1).tests().loc["uniformity", "p_value"] > 1e-4
+
+
+def test_a_dispersion_that_is_not_needed_is_told() -> None:
+    rng = np.random.default_rng(2)
+    g = np.repeat(np.arange(20), 10)
+    p = 1.0 / (1.0 + np.exp(-0.5 * rng.normal(size=20)[g]))
+    data = pd.DataFrame({"k": rng.binomial(6, p), "g": g, "n": 6})
+    fit = lmm.glmer("cbind(k, n - k) ~ 1 + (1|g)", data, family="betabinomial")
+    plain = lmm.glmer("cbind(k, n - k) ~ 1 + (1|g)", data, family="binomial")
+    if fit.sigma > 1e4:
+        assert fit.llf == pytest.approx(plain.llf, abs=1e-4)
+        assert any("no more than binomial" in message for message in fit.messages)
+    assert fit.llf >= plain.llf - 1e-6
+
+
+@pytest.mark.parametrize(
+    ("family", "y", "said"),
+    [
+        ("beta", [0.2, 0.0, 1.0, 0.4], r"'y' is 0 or 1 in 2 of 4 rows.*OrderedBeta"),
+        ("beta", [0.2, 30.0, 0.1, 0.4], r"'y' must lie between 0 and 1.*first is 30.*percentage"),
+        ("lognormal", [0.2, 0.0, 0.1, 0.4], "'y' must be positive for the lognormal family"),
+        ("truncated_poisson", [1, 0, 2, 3], "'y' is 0 in 1 of 4 rows.*ziformula"),
+        ("truncated_nbinom2", [1, 1.5, 2, 3], "'y' must be whole counts"),
+        ("truncated_nbinom1", [1, -1, 2, 3], "'y' must be a count"),
+        ("genpois", [1, -1, 2, 3], "'y' must be a count"),
+        ("betabinomial", [0.5, 0.25, 1.0, 0.0], "'y' holds proportions.*weights="),
+    ],
+)
+def test_responses_that_a_family_does_not_have(family: str, y: list[float], said: str) -> None:
+    data = pd.DataFrame({"y": y, "g": list("aabb")})
+    with pytest.raises(ResponseError, match=said):
+        lmm.glmer("y ~ 1 + (1|g)", data, family=family)
