@@ -290,7 +290,7 @@ class Family(abc.ABC):
         """eta, moved to the nearest predictor that can be computed with."""
         return namespace(eta).xp.clip(eta, *self._clip)
 
-    def limits(self, y: Array, eta: Array, phi: Any = 1.0) -> list[Limit]:
+    def limits(self, y: Array, eta: Array, phi: Phi = 1.0) -> list[Limit]:
         """Rows whose density rises without end as their predictor runs off in one direction, with how near they are to it.
 
         Of a discrete family those with the least or the largest response, where the link puts its mean at infinity.
@@ -332,15 +332,15 @@ class Family(abc.ABC):
         """d mu / d eta (n,); NaN stays."""
         return np.where(np.isnan(eta), np.nan, self.link.d1(self.clip(eta)))
 
-    def expected(self, eta: Array, phi: Any = 1.0) -> Array:
+    def expected(self, eta: Array, phi: Phi = 1.0) -> Array:
         """E[y] (n,), the means mu themselves unless a response is more than its mean says; NaN stays."""
         return self.mean(eta)
 
-    def expected_slope(self, eta: Array, phi: Any = 1.0) -> Array:
+    def expected_slope(self, eta: Array, phi: Phi = 1.0) -> Array:
         """dE[y] / deta (n,); NaN stays."""
         return self.mean_slope(eta)
 
-    def expected_limit(self, eta: Array, phi: Any = 1.0) -> Array:
+    def expected_limit(self, eta: Array, phi: Phi = 1.0) -> Array:
         """E[y] (n,) at the ends of intervals of linear predictors."""
         return self.mean_limit(eta)
 
@@ -451,7 +451,7 @@ class Family(abc.ABC):
         at: Derivatives,
         eta: Array,
         weights: Weights = None,
-        phi: Any = 1.0,
+        phi: Phi = 1.0,
         observed: bool = False,
     ) -> Information:
         """The information in Laplace's determinant, observed or expected, and its derivative, given the derivatives ``at`` eta."""
@@ -483,7 +483,7 @@ class Family(abc.ABC):
         """r, the parameters of its own that the family has: one dispersion, several thresholds, or none."""
         return int(self.has_dispersion)
 
-    def to_rho(self, phi: Any) -> Array:
+    def to_rho(self, phi: Phi) -> Array:
         """rho (r,) of phi: the log of a dispersion."""
         return np.array([np.log(phi)]) if self.has_dispersion else np.zeros(0)
 
@@ -524,7 +524,7 @@ class Family(abc.ABC):
             )
 
     def parameter_scores(
-        self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0
+        self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0
     ) -> Array:
         """dl/drho, (r, n)."""
         return (
@@ -534,7 +534,7 @@ class Family(abc.ABC):
         )
 
     def parameter_derivatives(
-        self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0, expected: bool = True
+        self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0, expected: bool = True
     ) -> ParameterDerivatives:
         """Derivatives that involve rho; those of the expected information may be zeros where ``expected`` is false."""
         if not self.has_dispersion:
@@ -550,7 +550,7 @@ class Family(abc.ABC):
         )
 
     def working_weights(
-        self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0
+        self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0
     ) -> Array:
         """Weights (n,) of the working linear model whose conditional covariances are reported: the expected information.
 
@@ -654,7 +654,7 @@ class Family(abc.ABC):
         """What random effects and coefficients are measured in: sigma in a linear model, else 1."""
         return np.ones(np.shape(sigma))
 
-    def density_phi(self, sigma: float, phi: Any) -> Any:
+    def density_phi(self, sigma: float, phi: Phi) -> Any:
         """phi as the log density takes it."""
         return phi
 
@@ -666,7 +666,7 @@ class Family(abc.ABC):
         """Draws of sigma and of phi, None for what there is not, where ``values`` are those of the own scale."""
         return None, values if self.has_dispersion else None
 
-    def parameters(self, theta: Array, beta: Array, phi: Any) -> Array:
+    def parameters(self, theta: Array, beta: Array, phi: Phi) -> Array:
         """The parameters of a search: theta, beta and the family's own."""
         return np.concatenate([theta, beta, np.atleast_1d(phi)[: self.n_parameters]])
 
@@ -679,7 +679,7 @@ class Family(abc.ABC):
         """Whether there is a phi, and the variance of every row is proportional to it."""
         return self.has_dispersion and self.dispersion_scales_variance
 
-    def excess(self, mean: object, phi: Any) -> object:
+    def excess(self, mean: Phi, phi: Phi) -> Phi:
         """By what share the variance at a mean exceeds that of Poisson counts; infinite where that is not what phi says."""
         return np.full(np.shape(phi), np.inf)
 

@@ -6,8 +6,6 @@ remainder of Stirling's formula, so that large theta goes over into the Poisson 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy import special
 
@@ -133,7 +131,7 @@ class NegativeBinomial(Family):
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:
         return np.where(y == 0, 1 / 6, y)
 
-    def excess(self, mean: object, phi: Any) -> object:
+    def excess(self, mean: Phi, phi: Phi) -> Phi:
         return mean / phi
 
     def initial_phi(self, y: Array, mu: Array, weights: Weights = None) -> float:

@@ -178,7 +178,7 @@ class NegativeBinomial1(Family):
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:
         return np.where(y == 0, 1 / 6, y)
 
-    def excess(self, mean: object, phi: object) -> object:
+    def excess(self, mean: Phi, phi: Phi) -> Phi:
         return phi
 
     def initial_phi(self, y: Array, mu: Array, weights: Weights = None) -> float:

@@ -169,7 +169,7 @@ class ZeroTruncated(Peaked):
     def initial_phi(self, y: Array, mu: Array, weights: Weights = None) -> float:
         return self.likeliest(y, mu, weights) if self.has_dispersion else 1.0
 
-    def excess(self, mean: object, phi: Phi) -> object:
+    def excess(self, mean: Phi, phi: Phi) -> Phi:
         return self.behind.excess(mean, phi)
 
     def limits(self, y: Array, eta: Array, phi: Phi = 1.0) -> list[Limit]:

@@ -12,8 +12,6 @@ The Fisher information is a sum over all numbers of successes, which differ from
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy import special
 
@@ -167,7 +165,7 @@ class BetaBinomial(UnitMeans):
         more = float(np.sum((n - 1.0)[rows]))
         return float(np.clip(more / max(excess, 1e-4 * more) - 1.0, 0.05, 1e4)) if more else 1.0
 
-    def excess(self, mean: object, phi: Any) -> object:
+    def excess(self, mean: Phi, phi: Phi) -> Phi:
         """Of two trials, over that of a binomial."""
         return 1.0 / (phi + 1.0)
 
