@@ -194,6 +194,20 @@ def test_the_laplace_approximation_is_that_of_dense_matrices():
     assert model.p == 2
 
 
+def test_the_restricted_laplace_approximation_is_that_of_dense_matrices():
+    formula = f"count ~ x + (1 | {WEIGHTED}) + (1 | g)"
+    fit = lmm.glmer(formula, members(), family="poisson", REML=True)
+    X, (Z, G, _) = fit.design.X, dense(fit)
+    y, b = fit.design.y, np.concatenate([b.ravel() for b in fit.estimate.modes])
+    mu = np.exp(X @ fit.fixef().to_numpy() + Z @ b)
+    W, precision = np.column_stack([X, Z]), np.linalg.inv(G)
+    H = W.T @ (mu[:, None] * W)
+    H[2:, 2:] += precision
+    value = (y * np.log(mu) - mu - gammaln(y + 1)).sum() - 0.5 * b @ precision @ b
+    value -= 0.5 * (np.linalg.slogdet(H)[1] + np.linalg.slogdet(G)[1]) - np.log(2 * np.pi)
+    assert fit.llf == pytest.approx(value, abs=1e-6)
+
+
 def test_predictions_and_their_errors():
     fit, data = fitted(BOTH), members()
     X, (Z, G, _) = fit.design.X, dense(fit)
