@@ -55,6 +55,12 @@ class Plots:
     def __init__(self, fit: Fit):
         self._fit = fit
 
+    def __call__(
+        self, rng: Rng = 0, group: str | None = None, labels: int = 3, nsim: int | None = None
+    ) -> Figure:
+        """``fit.plot()`` is :meth:`check`, six pictures on a page."""
+        return self.check(rng, group, labels, nsim)
+
     # ---- parameters ----
 
     def coefficients(
@@ -81,7 +87,7 @@ class Plots:
         """Random effects of every level with intervals, a panel for each column: a caterpillar.
 
         The intervals are normal, from the conditional variances given the parameters, as in lme4's ``dotplot``; of a posterior quantiles
-        of its draws. Above 60 levels no names are written.
+        of its draws. Above 60 levels no names are written, and of more than 2,000 evenly spaced ones are drawn.
 
         Parameters
         ----------
@@ -215,8 +221,9 @@ class Plots:
         """Residuals against fitted values with a lowess through them.
 
         Of a linear model y - fitted (times the root of the weight); of a generalized one Pearson residuals against the linear predictor;
-        of an ordinal one probability residuals. The lowess (Cleveland, 1979) is robust in a linear model. More than 5,000 rows are
-        counted in hexagons.
+        of an ordinal one probability residuals. The lowess (Cleveland, 1979) is robust in a linear model, and goes through 20,000 rows at
+        most. More than 5,000 rows are counted in hexagons. Pearson residuals of single binary trials are averaged in bins of the
+        predictor's fixed part, with limits of two standard errors (Gelman & Hill, 2007).
 
         Parameters
         ----------
@@ -263,6 +270,9 @@ class Plots:
         and sigma estimated again at its variance parameters, and the residuals sorted. The dark band holds ``level`` of the simulations
         at each point, the light one that share of them everywhere at once; the line is their median. Of other models simulated residuals
         against the uniform distribution.
+
+        Of more than 20,000 rows of a linear model studentised residuals are beside samples of as many independent normal ones, unless
+        ``nsim`` is given; of a generalized model some of the rows are simulated, drawn at random.
 
         Parameters
         ----------
@@ -318,16 +328,16 @@ class Plots:
 
         Parameters
         ----------
-        x : a column of the fixed part.
+        x : a column of the fixed part, or of a random slope.
         by : another one: a curve for each level, or at the 10, 50 and 90 % quantiles of a number.
         level, interval, type, marginal : as in :meth:`lmm.Fit.predict`; interval None draws no band.
         data : draw the rows.
-        groups : a thin line for each level of the first grouping factor, or of the one named.
+        groups : a thin line for each level of the first grouping factor, or of the one named; for 300 of more.
         ax : where to draw.
 
         Raises
         ------
-        ArgumentError : for an ``x`` or ``by`` that is not in the fixed part.
+        ArgumentError : for an ``x`` or ``by`` that the model does not have.
         """
         return predicted.predictions(
             self._fit, x, by, level, interval, data, type, groups, marginal, ax
@@ -344,7 +354,7 @@ class Plots:
         Parameters
         ----------
         group : grouping factor, the first by default.
-        x : a column of the fixed part; by default one that has a random slope, or varies within levels.
+        x : a column of the fixed part or of a random slope; by default one that has a random slope, or varies within levels.
         levels : names of the levels to draw.
         level : coverage of the band.
         columns : panels side by side.

@@ -140,8 +140,13 @@ def weights(J: int) -> tuple[float, float, float]:
     )
 
 
-def name_levels(ax: Axes, labels: Sequence[object] | pd.Index, group: str) -> None:
-    """Levels at 0, 1, ... of the vertical axis: their names, or their number where there are too many to read."""
+def name_levels(
+    ax: Axes, labels: Sequence[object] | pd.Index, group: str, drawn: int | None = None
+) -> None:
+    """Levels at 0, 1, ... of the vertical axis: their names, or their number where there are too many to read.
+
+    ``drawn`` of them are drawn at most, which the label says.
+    """
     J = len(labels)
     ax.set_ylim(-0.02 * J - 0.5, 1.02 * J - 0.5)
     if J <= NAMED:
@@ -153,7 +158,8 @@ def name_levels(ax: Axes, labels: Sequence[object] | pd.Index, group: str) -> No
         ax.set_ylabel(shorten(group))
     else:
         ax.set_yticks([])
-        ax.set_ylabel(f"{shorten(group)} ({J:,} levels)")
+        part = f", {drawn:,} drawn" if drawn is not None and drawn < J else ""
+        ax.set_ylabel(f"{shorten(group)} ({J:,} levels{part})")
 
 
 def scatter(ax: Axes, x: np.ndarray, y: np.ndarray, label: str | None = None) -> None:
@@ -174,6 +180,33 @@ def scatter(ax: Axes, x: np.ndarray, y: np.ndarray, label: str | None = None) ->
         label=label,
         zorder=2,
     )
+
+
+def headed(ax: Axes, title: str, look: str = "") -> None:
+    """A title, and under it in small letters what to look for."""
+    if not look:
+        ax.set_title(title)
+        return
+    ax.set_title(title, pad=17.0)
+    ax.annotate(
+        look,
+        (0.5, 1.0),
+        (0, 4),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize="small",
+        alpha=0.75,
+        ha="center",
+        va="bottom",
+        annotation_clip=False,
+    )
+
+
+def some(count: int, most: int) -> np.ndarray:
+    """Which of ``count`` things in a row to draw, (m,) increasing: all, or ``most`` evenly spaced ones, the ends among them."""
+    if count <= most:
+        return np.arange(count)
+    return np.unique(np.round(np.linspace(0, count - 1, most)).astype(np.intp))
 
 
 def zero_line(ax: Axes, vertical: bool = False) -> None:

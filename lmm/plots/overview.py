@@ -15,6 +15,7 @@ from lmm.plots.axes import (
     CURVES,
     MARKERS,
     Drawn,
+    headed,
     ink,
     one_group,
     panels,
@@ -22,7 +23,7 @@ from lmm.plots.axes import (
     shorten,
     zero_line,
 )
-from lmm.plots.quantiles import qq
+from lmm.plots.quantiles import BAND, qq
 from lmm.plots.random_effects import effect_quantiles, normal_band, standardised
 from lmm.plots.residual_pictures import residuals, row_values, scale_location
 from lmm.plots.simulated import simulated_responses
@@ -76,7 +77,8 @@ def _effects(fit: Fit, ax: Axes, group: str | None, rng: np.random.Generator) ->
         ax.legend(loc="upper left", fontsize="x-small", frameon=False)
     ax.set_xlabel("normal quantile")
     ax.set_ylabel("standardised random effect")
-    ax.set_title(f"Normality of random effects, {shorten(term.group)}")
+    title = f"Normality of random effects, {shorten(term.group)}"
+    headed(ax, title, BAND if drawn else "")
 
 
 def influential(fit: Fit, ax: Drawn | None = None, labels: int = 3) -> Axes:
@@ -129,9 +131,10 @@ def influential(fit: Fit, ax: Drawn | None = None, labels: int = 3) -> Axes:
             fontsize="x-small",
             ha=ha,
         )
+    one.locator_params(axis="x", nbins=6)
     one.set_xlabel("leverage")
     one.set_ylabel(f"studentised {label.replace('scaled ', '')}")
-    one.set_title("Influence of rows")
+    headed(one, "Influence of rows", "rows beyond the dashed lines move the fit")
     return one
 
 

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from lmm.arguments import choice
 from lmm.errors import ArgumentError
 from lmm.formula import Formula
+from lmm.formula.columns.levels import encode
 from lmm.plots.axes import (
     BLUE,
     CURVES,
@@ -30,6 +31,7 @@ from lmm.plots.axes import (
     percent,
     scatter,
     shorten,
+    some,
 )
 from lmm.plots.axes import POINTS as MANY
 from lmm.results.tests.predictors import Variable, columns_in, variables
@@ -39,11 +41,11 @@ if TYPE_CHECKING:
 
 #: points on a curve
 POINTS = 101
-#: levels that have a panel each
-PANELS = 36
+#: levels that have a panel each, and a line each in one panel
+PANELS, LINES = 36, 300
 #: quantiles at which a second, numeric predictor is held
 SECOND = (0.1, 0.5, 0.9)
-#: rows of which a sample is drawn where x has categories
+#: rows of which a sample is drawn where x has categories, and those of one level
 SAMPLE = 2_000
 
 
@@ -161,10 +163,11 @@ def by_group(
         np.arange(len(at)) if along.categorical else np.asarray(at, dtype=float),
     )
     if along.categorical:
-        values = np.array([at.index(v) for v in along.values])
+        values = encode(along.values, along.name).codes
+    parts = term.rows_of_levels()
     for i, (j, one) in enumerate(zip(which, axes, strict=True)):
         rows = slice(i * len(at), (i + 1) * len(at))
-        mine = term.codes == j
+        mine = parts[j][some(len(parts[j]), SAMPLE)]
         one.plot(
             values[mine],
             fit.design.y[mine],
@@ -201,10 +204,10 @@ def by_group(
         figure: Any = axes[0].figure
         figure.supxlabel(shorten(along.name, 40), fontsize="medium")
         figure.supylabel(shorten(fit.design.response, 40), fontsize="medium")
-        some = f"{len(which)} of {term.J:,} levels of " if len(which) < term.J else ""
+        part = f"{len(which)} of {term.J:,} levels of " if len(which) < term.J else ""
         gap = " " if figure.get_figwidth() > 8.0 else "\n"
         figure.suptitle(
-            f"{some}{shorten(term.group)}:{gap}each level (line, {percent(level)} band),{gap}population (dashed)",
+            f"{part}{shorten(term.group)}:{gap}each level (line, {percent(level)} band),{gap}population (dashed)",
             fontsize="medium",
         )
     return handed_back(axes)
@@ -289,15 +292,15 @@ def _level_rows(
 
 
 def _level_curves(fit: Fit, ax: Axes, along: Variable, group: str, type: str) -> None:
-    """A thin line for every level of a grouping factor."""
+    """A thin line for every level of a grouping factor; of too many for evenly spaced ones."""
     term = next(term for term in fit.design.terms if term.group == group)
-    at = _grid(along, 41)
-    table = _level_rows(fit, group, range(term.J), along, at)
+    at, drawn = _grid(along, 41), [int(j) for j in some(term.J, LINES)]
+    table = _level_rows(fit, group, drawn, along, at)
     curves = np.asarray(fit.predict(table, re_form=_only(fit, group), type=type)).reshape(
-        term.J, len(at)
+        len(drawn), len(at)
     )
     where = np.arange(len(at)) if along.categorical else np.asarray(at)
-    alpha = float(np.clip(12.0 / term.J, 0.04, 0.5))
+    alpha = float(np.clip(12.0 / len(drawn), 0.04, 0.5))
     ax.plot(where, curves.T, color=ink(), alpha=alpha, linewidth=0.8, zorder=2.5, label="_level")
 
 
@@ -311,8 +314,7 @@ def _draw_data(
     """The rows; of too many in categories a sample."""
     y, rng = fit.design.y, np.random.default_rng(0)
     if along.categorical:
-        levels = {value: i for i, value in enumerate(along.levels)}
-        values = np.array([levels[v] for v in along.values]) + rng.uniform(-0.12, 0.12, len(y))
+        values = encode(along.values, along.name).codes + rng.uniform(-0.12, 0.12, len(y))
     else:
         values = along.values.to_numpy(dtype=float)
     rows = np.arange(len(y))
@@ -425,16 +427,12 @@ def _along(fit: Fit, t: int, x: str | None) -> Variable:
         fit.design, [bar.columns for bar in fit.design.formula.bars if bar.group == term.group]
     )
     for name in dict.fromkeys([*slopes, *known]):
-        if (
-            name in known
-            and len(
-                np.unique(
-                    np.column_stack([term.codes, pd.factorize(known[name].values)[0]]), axis=0
-                )
-            )
-            > term.J
-        ):
-            return known[name]
+        if name in known:
+            codes = pd.factorize(known[name].values)[0]
+            last = np.zeros(term.J, dtype=codes.dtype)
+            last[term.codes] = codes
+            if (last[term.codes] != codes).any():
+                return known[name]
     raise ArgumentError(
         f"by_group: no predictor varies within the levels of {term.group}; plot.ranef() shows the levels."
     )

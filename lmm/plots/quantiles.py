@@ -6,22 +6,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from scipy.special import ndtri
 
 from lmm.arguments import choice
 from lmm.arguments import generator as random_generator
 from lmm.errors import ArgumentError
+from lmm.inference.criticism import hat
 from lmm.inference.criticism.envelope import (
     Envelope,
     envelope,
     normal_quantiles,
+    order_statistics,
     plotting_positions,
     positions,
 )
 from lmm.inference.criticism.quantile_residuals import simulated_ranks
 from lmm.inference.refits.conditional_residuals import scaled_residuals
 from lmm.inference.refits.simulated_responses import simulate_array
-from lmm.plots.axes import BLUE, Drawn, ink, panels, percent
+from lmm.plots.axes import BLUE, Drawn, headed, ink, panels, percent
 from lmm.results.rows.row_values import residuals as row_residuals
+from lmm.results.rows.simulated_residuals import of_rows, some_of_many
+
+#: what to look for, with bands and without
+BAND, LINE = "points should lie in the band", "points should lie on the line"
+#: rows above which studentised residuals are compared with independent normal ones, and samples of these
+ROWS, CURVES = 20_000, 400
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -41,14 +50,25 @@ def qq(
         choice(bands, "qq: bands", ["simulated"])
     if fit.family is not None:
         return uniform_quantiles(
-            fit.simulated_residuals(simulations(0, nsim), rng), ax, bands, rng, level
+            simulated_of(fit, simulations(0, nsim), rng), ax, bands, rng, level, fit.nobs
         )
     one = panels(1, ax, (4.2, 3.8), "qq")[0]
-    observed = np.sort(row_residuals(fit.design, fit.estimate, fit._eta, "pearson", True))
-    expected, at = normal_quantiles(fit.nobs), positions(fit.nobs)
-    if fit.design.residual:  # whose conditional residuals no refit draws
-        bands = None
-    band = None if bands is None else residual_band(fit, at, rng, nsim, level)
+    observed = row_residuals(fit.design, fit.estimate, fit._eta, "pearson", True)
+    at, label, band = positions(fit.nobs), "scaled residual", None
+    simple = not fit.design.residual and fit.problem.plan.exact
+    if nsim is None and fit.nobs > ROWS and simple:
+        observed = hat.studentised(
+            observed, observed, hat.leverages(fit.design, fit.problem, fit.estimate)
+        )
+        observed, label = observed[np.isfinite(observed)], "studentised residual"
+        at = positions(len(observed))
+        if bands is not None:
+            uniform = order_statistics(len(observed), at, CURVES, random_generator(rng))
+            band = envelope(ndtri(uniform), level)
+    elif bands is not None and not fit.design.residual and (fit.nobs <= ROWS or simple):
+        band = residual_band(fit, at, rng, nsim, level)
+    observed = np.sort(observed)
+    expected = normal_quantiles(len(observed))
     draw_quantiles(one, expected, observed, expected[at], band, level)
     if band is None:
         one.plot(
@@ -60,8 +80,8 @@ def qq(
             label="_expected",
         )
     one.set_xlabel("normal quantile")
-    one.set_ylabel("scaled residual")
-    one.set_title("Normality of residuals")
+    one.set_ylabel(label)
+    headed(one, "Normality of residuals", BAND if band is not None else LINE)
     return one
 
 
@@ -87,8 +107,12 @@ def uniform_quantiles(
     bands: str | None,
     rng: None | int | np.random.Generator,
     level: float,
+    rows: int = 0,
 ) -> Axes:
-    """Simulated residuals against the uniform distribution; the bands are filled by those of the simulations, each taken for the data."""
+    """Simulated residuals, perhaps of some of the ``rows``, against the uniform distribution.
+
+    The bands are filled by those of the simulations, each taken for the data.
+    """
     one = panels(1, ax, (4.2, 3.8), "qq")[0]
     values = simulated.values.to_numpy(dtype=float)
     values = np.sort(values[np.isfinite(values)])
@@ -102,8 +126,18 @@ def uniform_quantiles(
         one.plot([0.0, 1.0], [0.0, 1.0], color=ink(), alpha=0.6, linewidth=1.0, label="_expected")
     one.set_xlabel("uniform quantile")
     one.set_ylabel("simulated residual")
-    one.set_title("Distribution of residuals")
+    look = BAND if band is not None else LINE
+    if n < rows:
+        look = f"{look} ({n:,} of {rows:,} rows)"
+    headed(one, "Distribution of residuals", look)
     return one
+
+
+def simulated_of(fit: Fit, nsim: int, rng: None | int | np.random.Generator) -> SimulatedResiduals:
+    """Simulated residuals for a picture: of all rows, or of some of too many."""
+    generator = random_generator(rng)
+    which = some_of_many(fit.nobs, nsim, generator)
+    return of_rows(fit.design, fit.estimate, fit._eta, which, nsim, generator)
 
 
 def simulations(n: int, nsim: int | None) -> int:

@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from scipy.special import ndtri
 
 from lmm.arguments import choice
 from lmm.arguments import generator as random_generator
-from lmm.inference.criticism.envelope import Envelope, envelope, normal_quantiles, positions
+from lmm.inference.criticism.envelope import (
+    Envelope,
+    envelope,
+    normal_quantiles,
+    order_statistics,
+    positions,
+)
 from lmm.plots.axes import (
     BLUE,
     Drawn,
@@ -22,10 +29,14 @@ from lmm.plots.axes import (
     panels,
     percent,
     shorten,
+    some,
     weights,
     zero_line,
 )
 from lmm.plots.quantiles import draw_quantiles
+
+#: levels that a caterpillar draws at most
+LEVELS = 2_000
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -72,7 +83,7 @@ def ranef(
                 frame[choice(sort, "ranef: sort", term.columns)].to_numpy(), kind="stable"
             )
         _caterpillar(one, frame.iloc[order, j].to_numpy(), lower[order], upper[order])
-        name_levels(one, frame.index[order], term.group)
+        name_levels(one, frame.index[order], term.group, LEVELS)
         if ax is None and j != first:
             one.set_ylabel("")
             one.set_yticklabels([])
@@ -93,13 +104,15 @@ def intervals(fit: Fit, t: int, j: int, level: float) -> tuple[np.ndarray, np.nd
 
 
 def _caterpillar(ax: Axes, values: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> None:
+    """Values (J,) with their limits, one above the other; of too many evenly spaced ones."""
     J = len(values)
     width, alpha, size = weights(J)
+    drawn = some(J, LEVELS)
     zero_line(ax, vertical=True)
-    ax.hlines(np.arange(J), lower, upper, color=ink(), alpha=alpha, linewidth=width)
+    ax.hlines(drawn, lower[drawn], upper[drawn], color=ink(), alpha=alpha, linewidth=width)
     ax.plot(
-        values,
-        np.arange(J),
+        values[drawn],
+        drawn,
         linestyle="",
         marker="o",
         markersize=size,
@@ -142,10 +155,8 @@ def ranef_qq(
 
 def normal_band(J: int, level: float, rng: None | int | np.random.Generator) -> Envelope:
     """Where J sorted standard normal values lie, at the places of :func:`lmm.inference.criticism.envelope.positions`."""
-    at, generator = positions(J), random_generator(rng)
-    return envelope(
-        np.array([np.sort(generator.standard_normal(J))[at] for _ in range(400)]), level
-    )
+    uniform = order_statistics(J, positions(J), 400, random_generator(rng))
+    return envelope(ndtri(uniform), level)
 
 
 def effect_quantiles(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +13,7 @@ from lmm.plots.axes import (
     NAMED,
     ORANGE,
     Drawn,
+    headed,
     ink,
     level_height,
     name_levels,
@@ -20,10 +21,14 @@ from lmm.plots.axes import (
     panels,
     scatter,
     shorten,
+    some,
     weights,
     zero_line,
 )
 from lmm.results.rows.row_values import residuals as row_residuals
+
+#: points that a curve is drawn through at most, and bins of binary residuals
+SMOOTHED, BINS = 20_000, 80
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -35,13 +40,20 @@ def residuals(
     """Residuals against fitted values with a smooth. See :meth:`lmm.plots.Plots.residuals`."""
     one = panels(1, ax, (4.8, 3.6), "residuals")[0]
     y, label = row_values(fit, type, False)
-    x, one_label = predictor(fit)
-    scatter(one, x, y)
-    zero_line(one)
-    smooth(one, fit, x, y, span)
+    if type is None and is_binary(fit):
+        x, one_label = population_predictor(fit)
+        bins = binned(x, y)
+        draw_bins(one, bins, 0.0, 2.0 / np.sqrt(bins.size))
+        headed(one, "Binned residuals", "19 of 20 means should lie between the lines")
+        label = f"mean {label}"
+    else:
+        x, one_label = predictor(fit)
+        scatter(one, x, y)
+        zero_line(one)
+        smooth(one, fit, x, y, span)
+        headed(one, "Residuals against fitted values", "the curve should be level, at zero")
     one.set_xlabel(one_label)
     one.set_ylabel(label)
-    one.set_title("Residuals against fitted values")
     return one
 
 
@@ -49,15 +61,74 @@ def scale_location(fit: Fit, span: float = 2.0 / 3.0, ax: Drawn | None = None) -
     """Size of scaled residuals against fitted values. See :meth:`lmm.plots.Plots.scale_location`."""
     one = panels(1, ax, (4.8, 3.6), "scale_location")[0]
     y, label = row_values(fit, None, True)
-    y = np.sqrt(np.abs(y))
-    x, one_label = predictor(fit)
-    scatter(one, x, y)
-    smooth(one, fit, x, y, span)
-    one.set_ylim(bottom=0.0)
+    if is_binary(fit):
+        x, one_label = population_predictor(fit)
+        mu = fit.estimate.distribution.mean(np.asarray(fit._eta))
+        bins = binned(x, y**2)
+        variance = binned(x, 1.0 / np.maximum(mu * (1.0 - mu), 1e-12) - 4.0)
+        draw_bins(one, bins, float(np.mean(y**2)), 2.0 * np.sqrt(variance.y / bins.size))
+        headed(one, "Size of residuals", "19 of 20 means should lie between the lines")
+        label = f"mean squared {label}"
+    else:
+        x, one_label = predictor(fit)
+        y = np.sqrt(np.abs(y))
+        scatter(one, x, y)
+        smooth(one, fit, x, y, span)
+        headed(one, "Size of residuals", "the curve should be level")
+        one.set_ylim(bottom=0.0)
+        label = f"√|{label}|"
     one.set_xlabel(one_label)
-    one.set_ylabel(f"√|{label}|")
-    one.set_title("Size of residuals")
+    one.set_ylabel(label)
     return one
+
+
+class Bins(NamedTuple):
+    """Means (m,) of x and y in bins of x, and how many points each bin has."""
+
+    x: np.ndarray
+    y: np.ndarray
+    size: np.ndarray
+
+
+def binned(x: np.ndarray, y: np.ndarray) -> Bins:
+    """About sqrt(n) bins at quantiles of x, no more than 80; equal values of x are in one bin (Gelman & Hill, 2007, section 5.6)."""
+    wanted = int(np.clip(np.sqrt(len(x)), 1, BINS))
+    edges = np.unique(np.quantile(x, np.linspace(0.0, 1.0, wanted + 1)))
+    place = np.searchsorted(edges[1:-1], x, side="right")
+    count = np.bincount(place)
+    used = count > 0
+    count = count[used]
+    return Bins(np.bincount(place, x)[used] / count, np.bincount(place, y)[used] / count, count)
+
+
+def draw_bins(ax: Axes, bins: Bins, centre: float, reach: np.ndarray) -> None:
+    """The means of y and, about what is expected, the limits of two standard errors."""
+    ax.axhline(centre, color=ink(), alpha=0.4, linewidth=0.8, zorder=1)
+    for sign in (-1.0, 1.0):
+        ax.plot(
+            bins.x, centre + sign * reach, color=ink(), alpha=0.6, linewidth=0.9, label="_limits"
+        )
+    ax.plot(
+        bins.x,
+        bins.y,
+        linestyle="",
+        marker="o",
+        markersize=4.0,
+        color=BLUE,
+        markeredgewidth=0.0,
+        label="_means",
+    )
+
+
+def is_binary(fit: Fit) -> bool:
+    """Whether every response is the outcome of one trial, so that residuals lie on two curves, and there are bins to average them in."""
+    if not fit.estimate.distribution.weights_are_trials:
+        return False
+    if float(np.ptp(fit.design.rows.fixed_part(fit.estimate.beta))) == 0.0:
+        return False
+    y, weights = fit.design.y, fit.design.weights
+    single = weights is None or bool(np.all(weights == 1.0))
+    return single and bool(np.all((y == 0.0) | (y == 1.0)))
 
 
 def residuals_by_group(
@@ -67,8 +138,8 @@ def residuals_by_group(
     term = fit.design.terms[one_group(fit, group, "residuals_by_group")]
     y, label = row_values(fit, None, False)
     one = panels(1, ax, (5.2, level_height(term.J)), "residuals_by_group")[0]
-    parts = [y[rows] for rows in term.rows_of_levels()]
-    five = np.array([np.quantile(part, [0.0, 0.25, 0.5, 0.75, 1.0]) for part in parts])
+    parts = np.split(y[np.lexsort((y, term.codes))], np.cumsum(term.counts())[:-1])
+    five = five_numbers(parts)
     rank = np.argsort(five[:, 2], kind="stable") if sort else np.arange(term.J)[::-1]
     zero_line(one, vertical=True)
     places, few = np.arange(term.J), term.J <= NAMED
@@ -122,8 +193,20 @@ def residuals_by_group(
         )
     name_levels(one, levels, term.group)
     one.set_xlabel(label if few else f"{label}: range, quartiles, median")
-    one.set_title("Residuals by level")
+    headed(one, "Residuals by level", "boxes should be about zero, and alike")
     return one
+
+
+def five_numbers(parts: list[np.ndarray]) -> np.ndarray:
+    """(J, 5) least value, quartiles and largest value of sorted values, quantiles as NumPy's."""
+    values = np.concatenate(parts)
+    count = np.array([len(part) for part in parts])
+    starts = np.cumsum(count) - count
+    place = (count[:, None] - 1.0) * np.array([0.0, 0.25, 0.5, 0.75, 1.0])
+    below = np.floor(place).astype(np.intp)
+    above = np.minimum(below + 1, count[:, None] - 1)
+    low, high = values[starts[:, None] + below], values[starts[:, None] + above]
+    return np.asarray(low + (place - below) * (high - low))
 
 
 def whiskers(values: np.ndarray, five: np.ndarray) -> tuple[float, float, np.ndarray]:
@@ -142,6 +225,15 @@ def predictor(fit: Fit) -> tuple[np.ndarray, str]:
     return eta, f"linear predictor of {shorten(fit.design.response, 22)} ({fit.family.link.name})"
 
 
+def population_predictor(fit: Fit) -> tuple[np.ndarray, str]:
+    """Linear predictors (n,) without the random effects, and what they are called.
+
+    Against these the residuals of a right model have no trend. Predicted effects are drawn to zero, so that residuals rise with them.
+    """
+    fixed = fit.design.rows.fixed_part(fit.estimate.beta)
+    return fixed, f"fixed part of {shorten(fit.design.response, 22)} ({fit.family.link.name})"
+
+
 def row_values(fit: Fit, type: str | None, scaled: bool) -> tuple[np.ndarray, str]:
     """Residuals (n,) that have one variance and, where the model holds, mean zero in every row; and what they are called."""
     linear = fit.family is None
@@ -155,6 +247,12 @@ def row_values(fit: Fit, type: str | None, scaled: bool) -> tuple[np.ndarray, st
 
 
 def smooth(ax: Axes, fit: Fit, x: np.ndarray, y: np.ndarray, span: float) -> None:
-    """Lowess through the points: robust in a linear model, local means in others, whose residuals are skewed."""
+    """Lowess through the points, of too many through evenly spaced ones in the order of x.
+
+    It is robust in a linear model, and has local means in others, whose residuals are skewed.
+    """
+    if len(x) > SMOOTHED:
+        order = np.argsort(x)[some(len(x), SMOOTHED)]
+        x, y = x[order], y[order]
     at, curve = lowess(x, y, span, fit.estimate.distribution.smoothing_rounds)
     ax.plot(at, curve, color=ORANGE, linewidth=1.8, label="lowess", zorder=3)

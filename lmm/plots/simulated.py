@@ -10,9 +10,22 @@ from matplotlib.axes import Axes
 from lmm.arguments import generator as random_generator
 from lmm.arguments import instance
 from lmm.inference.criticism.smoothing import bandwidth, density, lowess
+from lmm.inference.refits.refits import some_rows
 from lmm.inference.refits.simulated_responses import simulate_array
-from lmm.plots.axes import BLUE, ORANGE, Drawn, handed_back, ink, panels, percent, scatter, shorten
-from lmm.plots.quantiles import uniform_quantiles
+from lmm.plots.axes import (
+    BLUE,
+    ORANGE,
+    Drawn,
+    handed_back,
+    headed,
+    ink,
+    panels,
+    percent,
+    scatter,
+    shorten,
+)
+from lmm.plots.quantiles import simulated_of, uniform_quantiles
+from lmm.results.rows.simulated_residuals import some_of_many
 
 if TYPE_CHECKING:
     from lmm.results.fit import Fit
@@ -33,20 +46,24 @@ def simulated_responses(
 ) -> Axes:
     """The response's distribution beside simulated ones. See :meth:`lmm.plots.Plots.simulated_responses`."""
     one = panels(1, ax, (4.8, 3.6), "simulated_responses")[0]
-    draws, y = (
-        simulate_array(fit.design, fit.estimate, nsim, random_generator(rng), False),
-        fit.design.y,
-    )
+    design, generator = fit.design, random_generator(rng)
+    which = some_of_many(fit.nobs, nsim, generator)
+    if which is not None:
+        design = some_rows(design, which, {})
+    draws, y = simulate_array(design, fit.estimate, nsim, generator, False), design.y
     label = shorten(fit.design.response, 40)
-    if fit.estimate.distribution.weights_are_trials and fit.design.weights is not None:
-        draws, y = np.round(draws * fit.design.weights[:, None]), np.round(y * fit.design.weights)
+    if fit.estimate.distribution.weights_are_trials and design.weights is not None:
+        draws, y = np.round(draws * design.weights[:, None]), np.round(y * design.weights)
         label = f"successes in {label}"
     if fit.estimate.distribution.discrete:
         _frequencies(fit, one, y, draws, level)
     else:
         _densities(one, y, draws)
     one.set_xlabel(label)
-    one.set_title(f"Observed and simulated ({nsim})")
+    look = "observed and simulated should agree"
+    if which is not None:
+        look = f"{look} ({len(which):,} of {fit.nobs:,} rows)"
+    headed(one, f"Observed and simulated ({nsim})", look)
     one.legend(fontsize="x-small")
     return one
 
@@ -143,9 +160,10 @@ def simulated_residuals(
             "SimulatedResiduals",
             "fit.simulated_residuals()",
         )
-    found = fit.simulated_residuals(nsim=nsim, rng=rng) if residuals is None else residuals
+    found = simulated_of(fit, nsim, rng) if residuals is None else residuals
     axes = panels(2, ax, (4.2, 3.8), "simulated_residuals, two")
-    uniform_quantiles(found, axes[0], "simulated", rng, level)
+    rows = fit.nobs if residuals is None else 0
+    uniform_quantiles(found, axes[0], "simulated", rng, level, rows)
     by_rank(axes[1], found.values.to_numpy(dtype=float), np.asarray(found.fitted, dtype=float))
     return handed_back(axes)
 
@@ -168,7 +186,7 @@ def by_rank(
     ax.set_ylim(-0.02, 1.02)
     ax.set_xlabel("rank of prediction")
     ax.set_ylabel("simulated residual")
-    ax.set_title("Residuals against predictions")
+    headed(ax, "Residuals against predictions", "the curves should be level, on the dashed lines")
 
 
 def running_quantile(

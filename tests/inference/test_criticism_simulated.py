@@ -315,10 +315,10 @@ def test_check_finds_rows_far_out_and_heavy_tails_by_label_and_the_same_at_every
 
 
 def test_check_simulates_some_of_many_rows_and_says_how_many(monkeypatch):
-    from lmm.results.rows import findings
+    from lmm.results.rows import simulated_residuals
 
-    monkeypatch.setattr(findings, "SIMULATED", 20 * 60)
-    monkeypatch.setattr(findings, "ROWS", 10)
+    monkeypatch.setattr(simulated_residuals, "SIMULATED", 20 * 60)
+    monkeypatch.setattr(simulated_residuals, "ROWS", 10)
     for fit in (fitted("right"), lmm.lmer("y ~ x + (1 | g)", fitted("right").design.frame.data)):
         found = fit.check(20)
         assert "60 rows, drawn at random from the 240" in str(found)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lmm.inference.criticism.envelope import envelope, normal_quantiles, positions
+from lmm.inference.criticism.envelope import (
+    envelope,
+    normal_quantiles,
+    order_statistics,
+    positions,
+)
 
 
 def sorted_normals(S: int, n: int, seed: int) -> np.ndarray:
@@ -52,3 +57,18 @@ def test_positions_are_increasing_and_keep_the_extremes(n):
 def test_normal_quantiles_are_symmetric():
     z = normal_quantiles(9)
     np.testing.assert_allclose(z, -z[::-1])
+
+
+def test_some_of_many_sorted_values_have_the_moments_of_order_statistics():
+    """U_(i) is Beta(i, n - i + 1), and Cov(U_(i), U_(j)) = i (n - j + 1) / ((n + 1)^2 (n + 2))."""
+    n, at = 10**6, np.array([0, 3, 500_000, 999_999])
+    found = order_statistics(n, at, 20_000, np.random.default_rng(7))
+    i = at + 1.0
+    mean, cov = i / (n + 1), np.minimum.outer(i, i) * (n + 1 - np.maximum.outer(i, i))
+    cov /= (n + 1.0) ** 2 * (n + 2)
+    sd = np.sqrt(np.diagonal(cov))
+    assert (np.abs(found.mean(axis=0) - mean) < 4 * sd / np.sqrt(20_000)).all()
+    np.testing.assert_allclose(
+        np.cov(found.T) / np.outer(sd, sd), cov / np.outer(sd, sd), atol=0.05
+    )
+    assert (np.diff(found, axis=1) > 0).all()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 pytest.importorskip("matplotlib")
 
 import lmm
 from lmm.inference.criticism.smoothing import lowess
+from lmm.plots.residual_pictures import binned
 from lmm.plots.simulated import cells, running_quantile
 from tests.plots import fits
 from tests.plots.test_effects import points, segments
@@ -62,6 +64,72 @@ def test_many_rows_are_counted_in_hexagons():
     hexagons = fit.plot.residuals().collections[0]
     assert hexagons.get_array().sum() == 6_000
     del rng
+
+
+def test_binary_residuals_are_averaged_in_bins_of_the_fixed_part():
+    rng = np.random.default_rng(5)
+    data = fits.table(n=3_000, levels=60)
+    eta = 0.3 + data.x + rng.normal(size=60)[data.g]
+    data["won"] = (rng.random(3_000) < 1.0 / (1.0 + np.exp(-eta))).astype(float)
+    fit = fits.quiet("won ~ x + (1 | g)", data, family="binomial")
+    ax, size = fit.plot.residuals(), fit.plot.scale_location()
+    pearson, fixed = fit.residuals("pearson"), fit.predict(type="link", re_form=False)
+    bins = pd.qcut(fixed, 54, labels=False)
+    for one, values in ((ax, pearson), (size, pearson**2)):
+        x, y = points(one, "_means")
+        np.testing.assert_allclose(x, fixed.groupby(bins).mean())
+        np.testing.assert_allclose(y, values.groupby(bins).mean())
+        low, high = (line.get_ydata() for line in one.lines if line.get_label() == "_limits")
+        outside = int(((y < low) | (y > high)).sum())
+        assert outside <= 8  # of 54, 2.7 expected at most
+    np.testing.assert_allclose(high[0] - low[0] > high[27] - low[27], True)
+    wrong = fits.quiet("won ~ 1 + z + (1 | g)", data.assign(z=data.x**2), family="binomial")
+    _, y = points(wrong.plot.residuals(), "_means")
+    assert len(y) == 54
+    few = binned(np.array([1.0, 1.0, 1.0, 2.0, 2.0, 3.0]), np.arange(6.0))
+    assert few.size.sum() == 6 and (np.diff(few.x) > 0).all()
+
+
+def test_of_many_rows_and_levels_some_are_drawn_and_it_is_said(monkeypatch):
+    from lmm.plots import quantiles, random_effects, residual_pictures
+    from lmm.results.rows import simulated_residuals
+
+    data = fits.table(n=1_500, levels=100)
+    data["k"] = np.random.default_rng(3).poisson(np.exp(0.3 * data.x))
+    linear = fits.quiet("y ~ x + (1 | g)", data)
+    counts = fits.quiet("k ~ x + (1 | g)", data, family="poisson")
+    whole = next(line for line in linear.plot.residuals().lines if line.get_label() == "lowess")
+    monkeypatch.setattr(quantiles, "ROWS", 1_000)
+    monkeypatch.setattr(random_effects, "LEVELS", 70)
+    monkeypatch.setattr(residual_pictures, "SMOOTHED", 1_000)
+    monkeypatch.setattr(simulated_residuals, "SIMULATED", 10_000)
+    monkeypatch.setattr(simulated_residuals, "ROWS", 100)
+    part = next(line for line in linear.plot.residuals().lines if line.get_label() == "lowess")
+    away = np.interp(whole.get_xdata(), *part.get_data()) - whole.get_ydata()
+    assert len(part.get_xdata()) == 101 and np.abs(away[5:-5]).max() < 0.06
+    ax = linear.plot.qq()
+    assert ax.get_ylabel() == "studentised residual"
+    observed = points(ax, "_observed")[1]
+    np.testing.assert_allclose(observed, np.sort(linear.rstudent()))
+    assert any("all at once" in str(c.get_label()) for c in ax.collections)
+    assert linear.plot.qq(nsim=20).get_ylabel() == "scaled residual"
+    caterpillar = linear.plot.ranef()
+    assert (
+        len(segments(caterpillar)) == 70 and caterpillar.get_ylabel() == "g (100 levels, 70 drawn)"
+    )
+    modes = linear.ranef()["g"]["Intercept"]
+    ends = np.sort(modes)[[0, -1]]
+    np.testing.assert_allclose(points(caterpillar)[0][[0, -1]], ends)
+    for axes in (counts.plot.qq(nsim=20), counts.plot.simulated_residuals(nsim=20)[0]):
+        assert "(500 of 1,500 rows)" in axes.texts[0].get_text()
+        assert len(points(axes, "_observed")[0]) == 500
+    said = counts.plot.simulated_responses(nsim=20).texts[0].get_text()
+    assert "(500 of 1,500 rows)" in said
+
+
+def test_a_call_draws_the_six_panels():
+    figure = fits.sleep().plot(nsim=20)
+    assert len(figure.axes) == 6
 
 
 def test_rows_with_missing_values_are_left_out():

@@ -59,6 +59,16 @@ def positions(n: int, points: int = POINTS) -> np.ndarray:
     return np.unique(np.concatenate([np.arange(edge), middle, np.arange(n - edge, n)]))
 
 
+def order_statistics(n: int, at: np.ndarray, S: int, rng: np.random.Generator) -> np.ndarray:
+    """(S, m) of n sorted uniform values those at the increasing places ``at`` (m,), without drawing the others.
+
+    They are sums of exponential spacings over their total, and sums of some of these have gamma distributions.
+    """
+    steps = np.diff(np.concatenate([[-1], at, [n]]))
+    sums = np.cumsum(rng.standard_gamma(steps, size=(S, len(steps))), axis=1)
+    return np.asarray(sums[:, :-1] / sums[:, -1:])
+
+
 def plotting_positions(n: int) -> np.ndarray:
     """(i - 1/2) / n, the probabilities at which n sorted values stand."""
     return (np.arange(n) + 0.5) / n

@@ -16,7 +16,6 @@ from lmm.arguments import whole
 from lmm.inference.criticism import extremes, hat
 from lmm.inference.criticism.normality import quantile_correlation, standardised_modes
 from lmm.inference.criticism.quantile_residuals import SimulatedTest
-from lmm.inference.refits.refits import some_rows
 from lmm.inference.tests.likelihood_ratio import chi_squared_p
 from lmm.results.rows import generalized, influence, row_values, simulated_residuals
 from lmm.results.tests.collinearity_table import inflation
@@ -35,8 +34,6 @@ ALPHA = 0.01
 COLLINEAR, INFLUENTIAL = 10.0, 1.0
 #: levels that normality is judged from at least
 LEVELS = 10
-#: numbers in all simulations at most, of which a row gets ``nsim``; and rows that are simulated at least
-SIMULATED, ROWS = 10_000_000, 2_000
 #: rows that a message names
 NAMED = 3
 #: what fits without each level may take
@@ -134,7 +131,7 @@ def check(
     """See :meth:`lmm.Fit.check`."""
     nsim = whole(nsim, "check: nsim", least=simulated_residuals.FEWEST)
     generator = random_generator(rng)
-    which = _rows(fit, nsim, generator)
+    which = simulated_residuals.some_of_many(fit.nobs, nsim, generator)
     parts = [
         partial(_estimation, fit),
         partial(_simulated, fit, which, nsim, generator),
@@ -159,14 +156,6 @@ def check(
     return Checks(pd.DataFrame([f.row for f in found], index=index, columns=columns), note)
 
 
-def _rows(fit: Fit, nsim: int, rng: np.random.Generator) -> np.ndarray | None:
-    """The rows to simulate, in order; None for all."""
-    most = max(ROWS, SIMULATED // nsim)
-    if fit.nobs <= most:
-        return None
-    return np.sort(rng.choice(fit.nobs, most, replace=False))
-
-
 def _estimation(fit: Fit) -> Iterator[Finding]:
     advice = "The estimates are no optimum: simplify the random effects, or raise the limits with control=lmm.Control(max_evaluations=...)."
     what = fit.convergence.message.rstrip(".")
@@ -189,11 +178,8 @@ def _estimation(fit: Fit) -> Iterator[Finding]:
 def _simulated(
     fit: Fit, which: np.ndarray | None, nsim: int, rng: np.random.Generator
 ) -> Iterator[Finding]:
-    design, eta = fit.design, fit._eta
-    if which is not None:
-        design, eta = some_rows(design, which, {}), eta[which]
-    tests = simulated_residuals.simulated_residuals(
-        design, fit.estimate, eta, nsim, rng, False
+    tests = simulated_residuals.of_rows(
+        fit.design, fit.estimate, fit._eta, which, nsim, rng
     ).tests()
     found = {
         name: SimulatedTest(*map(float, row))

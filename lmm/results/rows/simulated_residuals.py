@@ -13,6 +13,7 @@ from lmm.arguments import generator as random_generator
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.inference.criticism import quantile_residuals as quantiles
+from lmm.inference.refits.refits import some_rows
 from lmm.inference.refits.simulated_responses import simulate_array
 from lmm.memory import require
 from lmm.model.records import Estimate
@@ -21,6 +22,8 @@ from lmm.results.text.numberformat import format_column, p_value_column
 from lmm.results.text.render import TextTable, html_lines
 
 FEWEST = 20
+#: numbers in all simulations of a picture or a check at most, of which a row gets ``nsim``; and rows at the least
+SIMULATED, ROWS = 10_000_000, 2_000
 TESTS = ("uniformity", "dispersion", "outliers", "zero_inflation", "spread")
 
 
@@ -199,6 +202,26 @@ def simulated_residuals(
         np.asarray(means),
         int(generator.integers(2**32)),
     )
+
+
+def some_of_many(n: int, nsim: int, rng: np.random.Generator) -> np.ndarray | None:
+    """Which of n rows to simulate for a picture or a check, in order: all (None), or a random part of too many."""
+    most = max(ROWS, SIMULATED // nsim)
+    return None if n <= most else np.sort(rng.choice(n, most, replace=False))
+
+
+def of_rows(
+    design: Design,
+    estimate: Estimate,
+    eta: np.ndarray,
+    which: np.ndarray | None,
+    nsim: int,
+    rng: np.random.Generator,
+) -> SimulatedResiduals:
+    """The residuals of some rows, which have the joint distribution that they have among all."""
+    if which is not None:
+        design, eta = some_rows(design, which, {}), eta[which]
+    return simulated_residuals(design, estimate, eta, nsim, rng, False)
 
 
 def _groups(design: Design, group: object) -> tuple[np.ndarray, pd.Index]:
