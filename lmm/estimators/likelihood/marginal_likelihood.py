@@ -19,7 +19,7 @@ from lmm.estimators.control import Control
 from lmm.estimators.estimator import Callback
 from lmm.estimators.likelihood.profiled import block_diagonal, nowhere
 from lmm.model.gaussian.determined import UNDETERMINED
-from lmm.model.marginal.dense_deviance import MarginalDeviance
+from lmm.model.marginal.dense_deviance import Curvature, MarginalDeviance
 from lmm.model.marginal.marginal_problem import MarginalProblem
 from lmm.model.records import Estimate
 from lmm.search.boundary import escapes, snap
@@ -35,7 +35,7 @@ class MarginalPayload:
 
     deviance: MarginalDeviance
     D: list[np.ndarray]
-    information: np.ndarray
+    curvature: Curvature
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +69,11 @@ class MarginalEvaluator:
             with np.errstate(all="ignore"):  # what is not finite is refused
                 at = self.problem.deviance([own.G for own in local], self.reml)
                 D = at.slopes()
-                information = at.second([own.dG for own in local]).hessian
+                curvature = at.second([own.dG for own in local])
                 bends = [own.bend(d) for own, d in zip(local, D, strict=True)]
         except np.linalg.LinAlgError:
             return nowhere(theta)
-        hessian = information + block_diagonal(bends)
+        hessian = curvature.hessian + block_diagonal(bends)
         if not (np.isfinite(at.value) and np.isfinite(hessian).all()):
             return nowhere(theta)
         gradient = [own.slopes(d) for own, d in zip(local, D, strict=True)]
@@ -82,7 +82,7 @@ class MarginalEvaluator:
             at.value + self.problem.deviance_constant(self.reml),
             np.concatenate(gradient),
             hessian,
-            MarginalPayload(at, D, information),
+            MarginalPayload(at, D, curvature),
         )
 
 
@@ -194,7 +194,7 @@ def _singular(problem: MarginalProblem, point: Point) -> list[str]:
 
 def _flat(problem: MarginalProblem, point: Point) -> list[str]:
     """A sentence where some parameters of random effects and residuals can be changed together and the likelihood stays the same."""
-    H = point.payload.information
+    H = point.payload.curvature.hessian
     size = np.sqrt(np.maximum(np.diagonal(H), 0.0))
     free = np.flatnonzero(size > 0.0)
     if len(free) < 2:

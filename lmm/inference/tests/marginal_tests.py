@@ -20,17 +20,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from lmm.covariance import Covariance
 from lmm.covariance.structure import LocalCovariance
 from lmm.estimators.estimator import Estimator
-from lmm.estimators.likelihood.marginal_likelihood import MarginalEvaluator, maximise
+from lmm.estimators.likelihood.marginal_likelihood import (
+    MarginalEvaluator,
+    MarginalPayload,
+    maximise,
+)
 from lmm.inference.tests.kenward_roger import KenwardRoger
 from lmm.inference.tests.satterthwaite import Satterthwaite
 from lmm.inference.tests.variance_parameters import VarianceParameters, of_hessian
 from lmm.linalg import threads
+from lmm.model.marginal.dense_deviance import MarginalDeviance
 from lmm.model.marginal.marginal_problem import MarginalProblem
 from lmm.model.records import Estimate
 
@@ -55,19 +61,32 @@ def _times(scale: float, bend: Callable[[np.ndarray], np.ndarray], D: np.ndarray
     return scale * bend(D)
 
 
-@threads.limited()
+class Around(NamedTuple):
+    """A model around an estimate: the covariance of its parameters, the deviance, dG (m_t, k, k) per structure, P_h (m, p, p)."""
+
+    known: VarianceParameters
+    at: MarginalDeviance
+    dG: list[np.ndarray]
+    P: np.ndarray
+
+
 def marginal_variance_parameters(
     problem: MarginalProblem, estimate: Estimate, expected: bool = False
 ) -> VarianceParameters:
     """Hessian of the deviance in (theta, log sigma), where log sigma is no parameter, and twice its inverse."""
+    return around(problem, estimate, expected).known
+
+
+@threads.limited()
+def around(problem: MarginalProblem, estimate: Estimate, expected: bool = False) -> Around:
+    """The model around an estimate; ``expected`` takes the expected information."""
     local = local_at(problem, estimate)
     point = MarginalEvaluator(problem, estimate.reml).evaluate(estimate.theta, local)
     m = problem.n_theta
     H = np.zeros((m + 1, m + 1))
     dG = [own.dG for own in local]
-    H[:m, :m] = (
-        point.payload.deviance.second(dG, expected=True).hessian if expected else point.hessian
-    )
+    payload: MarginalPayload = point.payload
+    H[:m, :m] = payload.deviance.second(dG, expected=True).hessian if expected else point.hessian
     size = np.concatenate(
         [
             np.linalg.norm(own.reshape(len(own), -1), axis=1) * np.linalg.norm(gram)
@@ -75,7 +94,8 @@ def marginal_variance_parameters(
         ]
     )
     moves = size > STILL * max(1.0, float(size.max(initial=0.0)))
-    return of_hessian(H, np.append(moves, False))
+    known = of_hessian(H, np.append(moves, False))
+    return Around(known, payload.deviance, dG, payload.curvature.P)
 
 
 @threads.limited()
@@ -83,9 +103,8 @@ def marginal_satterthwaite(
     problem: MarginalProblem, estimate: Estimate, cov: np.ndarray
 ) -> Satterthwaite:
     """Satterthwaite's method; the covariance of theta is from the observed information."""
-    known = marginal_variance_parameters(problem, estimate)
-    at, dG = problem.at(estimate), [own.dG for own in local_at(problem, estimate)]
-    jacobian = problem.on_users_scale(at.cov @ at.second(dG).P @ at.cov)
+    known, at, _, P = around(problem, estimate)
+    jacobian = problem.on_users_scale(at.cov @ P @ at.cov)
     whole = np.concatenate([jacobian, 2.0 * np.asarray(cov)[None]])
     return Satterthwaite(np.asarray(cov), whole, known.cov, known.message)
 
@@ -107,12 +126,11 @@ def marginal_kenward_roger(
         estimate = maximise(problem, True, control)
         message = "Kenward-Roger is for REML: covariances and degrees of freedom are those of the model fitted again by REML."
     expected = estimator.control.information == "expected"
-    known = marginal_variance_parameters(problem, estimate, expected)
+    known, at, dG, P = around(problem, estimate, expected)
     W = known.cov[:-1, :-1]
-    at, dG = problem.at(estimate), [own.dG for own in local_at(problem, estimate)]
-    P = at.second(dG).P
     inner = at.products(dG, W, _bends(problem, estimate, W) if full else None)
-    inner = inner - np.einsum("ij,ipq,qr,jrs->ps", W, P, at.cov, P, optimize=True)
+    across = np.swapaxes(P @ at.cov, 0, 1).reshape(problem.p, -1)
+    inner = inner - across @ np.tensordot(W, P, 1).reshape(-1, problem.p)
     unadjusted = problem.on_users_scale(at.cov)
     cov = unadjusted + 2.0 * problem.on_users_scale(at.cov @ ((inner + inner.T) / 2.0) @ at.cov)
     return KenwardRoger(

@@ -208,8 +208,10 @@ class MarginalDeviance:
         total = np.zeros((p, p))
         for block, which, dV, _, _ in self._chunks(dG):
             inverse = block.inverse[which]
-            turned = np.tensordot(W, dV, 1)
-            middle = np.einsum("hbij,hbjk->bik", dV @ inverse, turned, optimize=True)
+            m, b, n, _ = dV.shape
+            turned = (W @ dV.reshape(m, -1)).reshape(dV.shape)
+            wide = np.ascontiguousarray(np.moveaxis(dV @ inverse, 0, 2)).reshape(b, n, m * n)
+            middle = wide @ np.moveaxis(turned, 0, 1).reshape(b, m * n, n)
             if bent is not None:
                 parts = zip(block.stack.parts, bent, strict=True)
                 middle = middle - sum(part.some(which).spread(own) for part, own in parts) / 4.0
