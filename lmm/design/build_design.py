@@ -102,7 +102,7 @@ def build_design(
     for predictor in others:
         messages += told(predictor)
     residuals: tuple[ResidualPart, ...] = residual_parts(found)
-    if distribution(family).scales_rows:
+    if getattr(distribution(family), "scales_rows", False):
         residuals += dispersion_parts(others, str(dict(parsed.components).get("disp", "")))
     index = table.index
     full_index = index if found.subset is None else index[found.subset]

@@ -26,7 +26,7 @@ from formulaic.materializers import PandasMaterializer
 from formulaic.materializers.types import EvaluatedFactor, FactorValues
 from formulaic.parser.types import Factor, Term
 from formulaic.transforms import TRANSFORMS, ContrastsRegistry, encode_contrasts
-from formulaic.transforms.contrasts import Contrasts
+from formulaic.transforms.contrasts import Contrasts, ContrastsState, TreatmentContrasts
 from formulaic.utils.cast import as_columns
 from formulaic.utils.layered_mapping import LayeredMapping
 from formulaic.utils.stateful_transforms import stateful_transform
@@ -380,16 +380,14 @@ class _Materializer(PandasMaterializer):
         self,
         values: object,
         metadata: object,
-        encoder_state: object,
+        encoder_state: dict[str, object],
         spec: object,
         drop_rows: object,
         reduced_rank: bool = False,
     ) -> object:
         chosen = self.coding.get(self._factor)
         if chosen is None:
-            return super()._encode_categorical(
-                values, metadata, encoder_state, spec, drop_rows, reduced_rank
-            )
+            return indicators(getattr(values, "__wrapped__", values), encoder_state)
         encoded = encode_contrasts(
             values,
             contrasts=coding(chosen),
@@ -430,6 +428,16 @@ class _Materializer(PandasMaterializer):
             except (TypeError, ValueError) as error:
                 raise DataError(f"the term {name} is not numeric: {error}.") from error
         return out
+
+
+def indicators(values: Any, state: dict[str, object]) -> object:
+    """A column for each level of a categorical, what formulaic makes without contrasts; ``state`` gets what replays it."""
+    codes, levels = values.cat.codes.to_numpy(), list(values.cat.categories)
+    dummies = np.zeros((len(codes), len(levels)), dtype=bool, order="F")
+    dummies[np.arange(len(codes)), codes] = True
+    contrasts = TreatmentContrasts()
+    state |= {"categories": levels, "contrasts": ContrastsState(contrasts, levels)}
+    return as_columns(contrasts.apply(dummies, levels, reduced_rank=False, output="numpy"))
 
 
 class Evaluator:

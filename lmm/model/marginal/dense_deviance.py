@@ -183,14 +183,7 @@ class MarginalDeviance:
             else:
                 own = own + 2.0 * ee + (2.0 * fixed if self.reml else 0.0)
             H += (dV @ own).reshape(m, -1) @ (inverse @ dV).reshape(m, -1).T
-            U = block.solved[which] @ combine  # V^-1 X and e
-            b, n, R, q = U.shape
-            flat = U.reshape(b, n, R * q)
-            lines = U.reshape(-1, q)
-            at_once = max(1, CACHED // max(flat.size, 1))
-            for first in range(0, m, at_once):
-                some = slice(first, first + at_once)
-                P[some] += lines.T @ (dV[some] @ flat).reshape(-1, len(lines), q)
+            P += _between(dV, block.solved[which] @ combine)  # V^-1 X and e
         own, q_h = P[:, :-1, :-1], P[:, :-1, -1]
         pairs = self.cov @ own
         shared = pairs.reshape(m, -1) @ np.swapaxes(pairs, 1, 2).reshape(m, -1).T
@@ -219,6 +212,27 @@ class MarginalDeviance:
             b, n, R, _ = U.shape
             total += U.reshape(-1, p).T @ (middle @ U.reshape(b, n, R * p)).reshape(-1, p)
         return (total + total.T) / 2.0
+
+
+def _between(dV: np.ndarray, U: np.ndarray) -> np.ndarray:
+    """sum over lines of U'dV_h U (m, q, q), of dV (m, b, n, n) and lines U (b, n, R, q).
+
+    Either dV_h times the lines, or the products of the rows at two places, summed over the lines, times dV_h, whichever is less work.
+    """
+    m = len(dV)
+    b, n, R, q = U.shape
+    if n * q * q * (n * R + m * n) < m * R * q * (n + q):
+        wide = np.swapaxes(U, 2, 3).reshape(b, n * q, R)
+        products = (wide @ np.swapaxes(wide, 1, 2)).reshape(b, n, q, n, q)
+        pairs = np.swapaxes(products, 2, 3).reshape(b * n * n, q * q)
+        return (dV.reshape(m, -1) @ pairs).reshape(m, q, q)
+    out = np.empty((m, q, q))
+    flat, lines = U.reshape(b, n, R * q), U.reshape(-1, q)
+    at_once = max(1, CACHED // max(flat.size, 1))
+    for first in range(0, m, at_once):
+        some = slice(first, first + at_once)
+        out[some] = lines.T @ (dV[some] @ flat).reshape(-1, len(lines), q)
+    return out
 
 
 @dataclass(frozen=True, eq=False)
