@@ -141,6 +141,7 @@ class GivenVariances(Estimator):
             raise ArgumentError(
                 "sigma is the residual standard deviation of a linear model; with a family give dispersion= where it has one."
             )
+        family.require_one_parameter("solve()")
         if family.has_dispersion != (self.dispersion is not None):
             if family.has_dispersion:
                 raise ArgumentError(

@@ -144,6 +144,7 @@ class PenalizedQuasiLikelihood(Estimator):
         problem.family.require_mean(
             f"method='pql' needs a family with a mean; {problem.family.name!r} has thresholds. Use method='laplace'."
         )
+        problem.family.require_one_parameter("method='pql'")
         begin = perf_counter()
         return _Iteration(self, problem, start, callback).run(begin)
 

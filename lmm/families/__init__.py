@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lmm.families.amounts.gamma import Gamma
     from lmm.families.amounts.inverse_gaussian import InverseGaussian
     from lmm.families.amounts.log_normal import LogNormal
+    from lmm.families.amounts.tweedie import Tweedie
     from lmm.families.by_name import ALIASES, FAMILIES, get
     from lmm.families.counts.generalized_poisson import GeneralizedPoisson
     from lmm.families.counts.negative_binomial import NegativeBinomial
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from lmm.families.proportions.beta_binomial import BetaBinomial
     from lmm.families.proportions.binomial import Binomial
     from lmm.families.reals.gaussian import Gaussian
+    from lmm.families.reals.student_t import StudentT
 
 __all__ = [
     "ALIASES",
@@ -65,9 +67,11 @@ __all__ = [
     "Ordinal",
     "ParameterDerivatives",
     "Poisson",
+    "StudentT",
     "TruncatedNegativeBinomial",
     "TruncatedNegativeBinomial1",
     "TruncatedPoisson",
+    "Tweedie",
     "get",
     "links",
 ]

@@ -166,6 +166,7 @@ class Family(abc.ABC):
     has_information : whether the Fisher information is known; else ``expected_weights`` are for steps of a search alone, and Laplace's
         determinant always has the observed one.
     truncated : whether a response cannot be zero that would be without the condition.
+    shaped : whether phi are several numbers, a dispersion and shapes beside it.
     mean_is_expected : whether mu is E[y], and not that of a part of the distribution.
     start_rounds : rounds of reweighted least squares, at the most, before a search; few where the model without random effects says
         little of that with them.
@@ -218,6 +219,7 @@ class Family(abc.ABC):
     merges: ClassVar[str | None] = None
     has_information: ClassVar[bool] = True
     truncated: ClassVar[bool] = False
+    shaped: ClassVar[bool] = False
     mean_is_expected: ClassVar[bool] = True
     start_rounds: ClassVar[int] = 25
     no_excess: ClassVar[str] = ""
@@ -253,6 +255,9 @@ class Family(abc.ABC):
 
     def require_restricted(self) -> None:  # noqa: B027
         """ArgumentError where the fixed effects are not all of what the mean depends on beside the random ones."""
+
+    def require_one_parameter(self, what: str) -> None:  # noqa: B027
+        """ArgumentError where phi are several numbers; ``what`` says for what there is to be one at the most."""
 
     # -- the linear predictor ------------------------------------------------------------------
 
@@ -498,6 +503,24 @@ class Family(abc.ABC):
         )
 
     @property
+    def has_own_constant(self) -> bool:
+        """Whether ``constant`` changes with the family's own parameters."""
+        return self.has_dispersion or self.shaped
+
+    @property
+    def own_names(self) -> list[str]:
+        """Names of phi, as it is reported."""
+        return [self.dispersion_name] if self.has_dispersion else []
+
+    def phi_slopes(self, phi: Phi) -> Array:
+        """Derivatives (r, r) of phi, as it is reported, with respect to rho."""
+        return np.diag(np.atleast_1d(phi)) if self.has_dispersion else np.zeros((0, 0))
+
+    def shape_note(self, phi: Phi) -> str:
+        """What is said of shapes at their limit."""
+        return ""
+
+    @property
     def threshold_names(self) -> list[str]:
         """Names of the parameters phi (r,) that are tabled below the coefficients; none of a family with an intercept."""
         return []
@@ -683,7 +706,7 @@ class Family(abc.ABC):
         """By what share the variance at a mean exceeds that of Poisson counts; infinite where that is not what phi says."""
         return np.full(np.shape(phi), np.inf)
 
-    def initial_phi(self, y: Array, mu: Array, weights: Weights = None) -> float:
+    def initial_phi(self, y: Array, mu: Array, weights: Weights = None) -> Any:
         """A moment estimate of phi given means: to begin from."""
         if not self.has_dispersion:
             return 1.0

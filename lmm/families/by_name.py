@@ -6,6 +6,7 @@ from lmm.errors import ArgumentError, nearest
 from lmm.families.amounts.gamma import Gamma
 from lmm.families.amounts.inverse_gaussian import InverseGaussian
 from lmm.families.amounts.log_normal import LogNormal
+from lmm.families.amounts.tweedie import Tweedie
 from lmm.families.base import Family
 from lmm.families.counts.generalized_poisson import GeneralizedPoisson
 from lmm.families.counts.negative_binomial import NegativeBinomial
@@ -22,6 +23,7 @@ from lmm.families.proportions.beta import Beta
 from lmm.families.proportions.beta_binomial import BetaBinomial
 from lmm.families.proportions.binomial import Binomial
 from lmm.families.reals.gaussian import Gaussian
+from lmm.families.reals.student_t import StudentT
 
 #: families by name
 FAMILIES: dict[str, type[Family]] = {
@@ -41,6 +43,8 @@ FAMILIES: dict[str, type[Family]] = {
         TruncatedNegativeBinomial,
         TruncatedNegativeBinomial1,
         GeneralizedPoisson,
+        StudentT,
+        Tweedie,
         Ordinal,
     )
 }
@@ -62,6 +66,8 @@ ALIASES = {
     "truncated_negative_binomial2": "truncated_negative_binomial",
     "truncated_nbinom1": "truncated_negative_binomial1",
     "generalized_poisson": "genpois",
+    "student_t": "t",
+    "student": "t",
 }
 
 

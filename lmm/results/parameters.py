@@ -168,13 +168,23 @@ class FitBase:
     def dispersion(self) -> float:
         """The family's dispersion parameter (theta of a negative binomial), 1 without one; sigma^2 of a linear model.
 
-        Where a method estimates one for a family without it (quasi-likelihood), that.
+        Where a method estimates one for a family without it (quasi-likelihood), that. Of a family with several parameters the first.
         """
-        return float(
-            self.estimate.phi
-            if self.estimate.distribution.has_dispersion
-            else self.estimate.sigma**2
-        )
+        if self.estimate.distribution.has_own_constant:
+            return float(np.atleast_1d(self.estimate.phi)[0])
+        return float(self.estimate.sigma**2)
+
+    def family_parameters(self) -> pd.DataFrame:
+        """The family's own parameters: ``estimate, std_error``, a row each; no rows where it has none.
+
+        A dispersion, and shapes beside it: the degrees of freedom of :class:`lmm.families.StudentT`, the power of
+        :class:`lmm.families.Tweedie`. Standard errors by the delta method from the joint covariance of all parameters.
+        """
+        family, phi = self.estimate.distribution, self.estimate.phi
+        names = family.own_names
+        values = np.atleast_1d(np.asarray(phi, dtype=float))[: len(names)]
+        columns = {"estimate": values, "std_error": self._uncertainty.own_errors()}
+        return pd.DataFrame(columns, index=pd.Index(names, name="parameter"))
 
     def dispersion_se(self) -> float:
         """Standard error of :attr:`dispersion` in a generalized fit; NaN where the family has none."""

@@ -172,10 +172,20 @@ class Uncertainty:
 
     def dispersion_se(self) -> float:
         """Standard error of the dispersion parameter phi (delta method on its logarithm); NaN where nothing is known."""
+        errors = self.own_errors()
+        return float(errors[0]) if len(errors) else float("nan")
+
+    def own_errors(self) -> np.ndarray:
+        """Standard errors of the family's own parameters phi (r,), by the delta method; NaN where nothing is known.
+
+        Of a family of categories there are none here: its thresholds have a table of their own.
+        """
         estimate = self.estimate
-        if not estimate.distribution.has_dispersion or self.joint is None:
-            return float("nan")
-        return float(estimate.phi * np.sqrt(self.joint[-1, -1]))
+        J = estimate.distribution.phi_slopes(estimate.phi)
+        if not len(J) or self.joint is None:
+            return np.full(len(J), np.nan)
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(np.diagonal(J @ self.joint[-len(J) :, -len(J) :] @ J.T))
 
     def mode_covariances(self) -> tuple[np.ndarray, ...]:
         """Per term (J, k, k) covariances of the random effects: given the data and theta."""

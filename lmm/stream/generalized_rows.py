@@ -101,7 +101,7 @@ def _look(recipe: Recipe, lean: Recipe, family: Family, first: First, table: pa.
     block = recipe.block(table)
     if block.n:
         family.check(block.y, block.weights, recipe.response)
-        if not family.has_dispersion:
+        if not family.has_own_constant:
             first.constant += float(family.constant(block.y, block.weights).sum())
         first.weighted |= block.weights is not None
     add_block(lean, first.sums, replace(block, weights=None))

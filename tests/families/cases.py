@@ -7,6 +7,7 @@ import numpy as np
 from jax.scipy.special import gammaln
 
 from lmm.families import FAMILIES, CustomFamily, Family
+from lmm.families.base import Phi
 
 DISPERSIONS = {
     "gaussian": (0.3, 4.0),
@@ -16,6 +17,11 @@ DISPERSIONS = {
     "betabinomial": (0.7, 20.0),
     "lognormal": (0.05, 2.0),
     "genpois": (1.2, 3.0),
+}
+#: several parameters of a family's own
+SHAPES = {
+    "t": (np.array([0.4, 4.5]), np.array([1.3, 12.0])),
+    "tweedie": (np.array([0.1, 1.8]), np.array([1.2, 1.4])),
 }
 #: families in which a weight is no factor of the log density, so that it is normalised at every one
 WEIGHTED = {"binomial", "betabinomial", "gaussian", "gamma", "inverse_gaussian"}
@@ -48,8 +54,10 @@ ALL: list[Family] = [
 ]
 
 
-def phis(family: Family) -> tuple[float, ...]:
-    """Dispersions to test at."""
+def phis(family: Family) -> tuple[Phi, ...]:
+    """Dispersions to test at, or parameters of the family's own."""
+    if family.shaped:
+        return SHAPES[family.name]
     return DISPERSIONS.get(family.name, (0.2, 1.3)) if family.has_dispersion else (1.0,)
 
 
@@ -72,7 +80,7 @@ def weights(family: Family) -> np.ndarray:
     return np.array([1.0, 2.0, 5.0, 3.0, 12.0])
 
 
-def responses(family: Family, phi: float) -> np.ndarray:
+def responses(family: Family, phi: Phi) -> np.ndarray:
     """One possible response per mean, at the weights above."""
     rng = np.random.default_rng(3)
     y = family.simulate(rng, means(family), weights(family), phi)
@@ -81,7 +89,7 @@ def responses(family: Family, phi: float) -> np.ndarray:
     return y
 
 
-def support(family: Family, mu: float, weight: float, phi: float) -> tuple[np.ndarray, np.ndarray]:
+def support(family: Family, mu: float, weight: float, phi: Phi) -> tuple[np.ndarray, np.ndarray]:
     """Points and quadrature weights that sum a function over the response's distribution."""
     if family.weights_are_trials:
         return np.arange(weight + 1) / weight, np.ones(int(weight) + 1)
@@ -102,6 +110,12 @@ def support(family: Family, mu: float, weight: float, phi: float) -> tuple[np.nd
     if family.name == "gaussian":
         h = sd / 20
         return mu + h * np.arange(-300, 301), np.full(601, h)
+    if family.name == "t":
+        x = np.arange(-20.0, 20.0, 0.02)
+        return mu + phi[0] * np.sinh(x), 0.02 * phi[0] * np.cosh(x)
+    if family.name == "tweedie":
+        y = np.exp(np.arange(-60.0, 6.0, 0.01))
+        return np.append(0.0, y), np.append(1.0, 0.01 * y)
     if family.name == "lognormal":
         log_sd = np.sqrt(np.log1p((phi / mu) ** 2))
         z = np.log(mu) + log_sd * np.arange(-12.0, 20.0, 0.05)

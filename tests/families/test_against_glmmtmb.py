@@ -8,6 +8,7 @@ R, with lme4's data:
     show(glmmTMB(cbind(incidence, size - incidence) ~ period + (1|herd), cbpp, family = betabinomial()))
     show(glmmTMB(ticks, some, family = truncated_poisson()))        # and truncated_nbinom2(), truncated_nbinom1()
     show(glmmTMB(ticks, grouseticks, family = genpois()))
+    m <- glmmTMB(ticks, grouseticks, family = tweedie()); show(m); 1 + plogis(m$fit$parfull["psi"])     # 1.178475
 """
 
 from __future__ import annotations
@@ -104,7 +105,20 @@ CASES = [
         1.056625,
         3.2937767,
     ),
+    Reference(
+        FAMILIES.Tweedie(),
+        TICKS,
+        "grouseticks",
+        -918.38701273,
+        (0.47238849, 1.26228638, -0.91555716),
+        (0.235542, 0.304773, 0.335199),
+        1.186791,
+        1.7547215,
+    ),
 ]
+STUDENT = Reference(
+    FAMILIES.StudentT(), "Reaction ~ Days + (1|Subject)", "sleepstudy", 0.0, (), (), 0.0, 0.0
+)
 
 
 def data_of(case: Reference) -> pd.DataFrame:
@@ -142,7 +156,9 @@ def test_log_normal_fits_are_those_of_the_logarithm_where_the_mean_is_one() -> N
     assert fit.llf == pytest.approx(exact.sum(), abs=1e-6)
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[5]], ids=lambda case: case.family.name)
+@pytest.mark.parametrize(
+    "case", [CASES[0], CASES[2], CASES[5], CASES[6], STUDENT], ids=lambda case: case.family.name
+)
 def test_quadrature_is_the_integral(case: Reference) -> None:
     """Against a dense rule on a fixed grid, for a density that is called row by row."""
     data = data_of(case)
@@ -152,10 +168,12 @@ def test_quadrature_is_the_integral(case: Reference) -> None:
     theta = float(fit.theta.iloc[0])
     u = np.linspace(-8.0, 8.0, 641)
     fixed = fit.predict(re_form=False, type="link").to_numpy()
+    constant = case.family.constant(y, weights, fit.estimate.phi)
     rows = np.stack(
-        [case.family.log_density(y, fixed + theta * x, weights, fit.estimate.phi) for x in u],
+        [case.family.kernel(y, fixed + theta * x, weights, fit.estimate.phi) for x in u],
         axis=1,
     )
+    rows += constant[:, None]
     levels = pd.DataFrame(rows).groupby(group).sum().to_numpy()
     levels = levels - 0.5 * u**2 - 0.5 * np.log(2 * np.pi) + np.log(u[1] - u[0])
     assert fit.llf == pytest.approx(np.logaddexp.reduce(levels, axis=1).sum(), abs=1e-4)
@@ -181,6 +199,49 @@ def test_truncated_counts_are_expected_above_one() -> None:
     assert fit.simulated_residuals(100, rng=1).tests().loc["uniformity", "p_value"] > 1e-4
 
 
+def test_several_parameters_are_reported() -> None:
+    case = CASES[6]
+    fit = lmm.glmer(case.formula, data_of(case), family=case.family)
+    own = fit.family_parameters()
+    assert own.index.to_list() == ["phi", "power"]
+    assert own["estimate"].to_numpy() == pytest.approx([1.7547215, 1.178475], rel=2e-5)
+    full = fit.vcov(full=True)
+    assert full.index.to_list()[-2:] == ["log(phi)", "logit(power)"]
+    p = own.loc["power", "estimate"]
+    slopes = np.diag([fit.sigma, (p - 1.0) * (2.0 - p)])
+    errors = np.sqrt(np.diagonal(slopes @ full.to_numpy()[-2:, -2:] @ slopes))
+    np.testing.assert_allclose(own["std_error"], errors, rtol=1e-10)
+    text = str(fit.summary())
+    assert "Parameter power of the Tweedie family: 1.178 (Std. Error 0.02414)" in text
+    assert fit.dispersion == fit.sigma == own.loc["phi", "estimate"]
+    limits = fit.confint(parm="YEAR[T.96]", method="profile")
+    assert limits["lower"].iloc[0] == pytest.approx(1.2623 - 1.96 * 0.3048, abs=0.03)
+    batch = fit.refit_many(fit.simulate(2, rng=1))
+    assert np.isfinite(batch[["Intercept", "YEAR[T.96]"]].to_numpy(dtype=float)).all()
+    with pytest.raises(lmm.ArgumentError, match="'tweedie' has phi and power"):
+        lmm.glmer(case.formula, data_of(case), family=case.family, method="pql")
+    with pytest.raises(lmm.ArgumentError, match="power to start from must lie between 1 and 2"):
+        start = {"theta": [1.0], "beta": [0.0, 0.0, 0.0], "phi": [1.0, 2.5]}
+        lmm.glmer(case.formula, data_of(case), family=case.family, start=start)
+
+
+def test_heavy_tails_and_none() -> None:
+    """A t distribution is never below a normal one in likelihood, and becomes it where tails are not heavy."""
+    data = lmm.datasets.load("sleepstudy")
+    fit = lmm.glmer(STUDENT.formula, data, family="t")
+    normal = lmm.lmer(STUDENT.formula, data, REML=False)
+    assert fit.llf > normal.llf + 5.0 and 2.0 < fit.family_parameters().loc["df", "estimate"] < 10.0
+    rng = np.random.default_rng(4)
+    fitted = normal.fittedvalues.to_numpy()
+    ends = np.linspace(-1.0, 1.0, len(data))  # uniform errors
+    light = data.assign(Reaction=fitted + 50.0 * rng.permutation(ends))
+    with pytest.warns(lmm.ConvergenceWarning, match="no heavier tails than a normal one"):
+        flat = lmm.glmer(STUDENT.formula, light, family="t")
+    like = lmm.lmer(STUDENT.formula, light, REML=False)
+    assert flat.llf == pytest.approx(like.llf, abs=1e-2)
+    np.testing.assert_allclose(flat.fixef(), like.fixef(), atol=0.02 * like.bse.min())
+
+
 def test_a_dispersion_that_is_not_needed_is_told() -> None:
     rng = np.random.default_rng(2)
     g = np.repeat(np.arange(20), 10)
@@ -204,6 +265,7 @@ def test_a_dispersion_that_is_not_needed_is_told() -> None:
         ("truncated_nbinom2", [1, 1.5, 2, 3], "'y' must be whole counts"),
         ("truncated_nbinom1", [1, -1, 2, 3], "'y' must be a count"),
         ("genpois", [1, -1, 2, 3], "'y' must be a count"),
+        ("tweedie", [0.5, -1.0, 0.0, 2.0], "'y' must be zero or positive for the tweedie family"),
         ("betabinomial", [0.5, 0.25, 1.0, 0.0], "'y' holds proportions.*weights="),
     ],
 )

@@ -98,6 +98,33 @@ def test_derivatives_in_the_dispersion_are_those_of_the_log_density(family: Fami
         near(d.weight, slope(at(lambda p: family.expected_weights(eta, w, p).weight), rho), 1e-6)
 
 
+@pytest.mark.parametrize("family", [f for f in ALL if f.shaped], ids=str)
+def test_derivatives_in_several_parameters_are_those_of_the_log_density(family: Family):
+    eta, w = family.link.link(means(family)), weights(family)
+    for phi in phis(family):
+        y, rho = responses(family, phi), family.to_rho(phi)
+        np.testing.assert_allclose(family.from_rho(rho), phi, rtol=1e-12)
+        d = family.parameter_derivatives(y, eta, w, phi)
+        assert np.array_equal(d.first, family.parameter_scores(y, eta, w, phi))
+        for i in range(family.n_parameters):
+
+            def along(f, i=i, rho=rho):
+                """Derivative of f(phi) in rho_i."""
+                return slope(
+                    lambda t: f(family.from_rho(rho + t * np.eye(len(rho))[i])), np.array(0.0)
+                )
+
+            near(d.first[i], along(lambda p, y=y: family.log_density(y, eta, w, p)), 1e-6)
+            sums = along(lambda p, y=y: family.parameter_scores(y, eta, w, p).sum(axis=1))
+            near(d.second[i], sums, 1e-6)
+            near(d.eta[i], along(lambda p, y=y: family.derivatives(y, eta, w, p).d1), 1e-6)
+            near(d.eta_eta[i], along(lambda p, y=y: family.derivatives(y, eta, w, p).d2), 1e-6)
+            if family.has_information:
+                found = along(lambda p: family.expected_weights(eta, w, p).weight)
+                near(d.weight[i], found, 1e-6)
+            near(family.phi_slopes(phi)[i], along(lambda p: p), 1e-6)
+
+
 def test_dispersion_derivatives_vanish_where_there_is_no_dispersion():
     for family in (Binomial(), Poisson()):
         assert all(not x.any() for x in family.d_phi(np.array([0.0, 1.0]), np.zeros(2)))

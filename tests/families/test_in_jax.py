@@ -15,6 +15,8 @@ from lmm.families.base import Family
 from tests.families.cases import ALL, means, phis, responses, weights
 
 WRITTEN = [family for family in ALL if family.in_jax]
+#: families with several parameters of their own are differentiated by hand alone
+OTHERS = [family for family in ALL if family.shaped]
 #: every family with its default link, and the other links with families that are quickly differentiated
 LINKED = ("gaussian", "binomial", "poisson", "gamma", "inverse_gaussian")
 SOME = [
@@ -36,8 +38,8 @@ def third(f, order: int):
     return f
 
 
-def test_every_family_with_means_is_written_for_it() -> None:
-    assert WRITTEN == ALL
+def test_every_family_with_one_parameter_is_written_for_it() -> None:
+    assert [family for family in ALL if family not in OTHERS] == WRITTEN
 
 
 @pytest.mark.parametrize(("family", "phi"), CASES)

@@ -98,6 +98,8 @@ def diagnose(
         )
     if family.has_dispersion and family.excess(problem.source.sample().y.mean(), phi) < POISSON:
         messages.append(family.no_excess)
+    if shape := family.shape_note(phi):
+        messages.append(shape)
     return Diagnosis(tuple(messages), unbounded, None if found is None else found.directions)
 
 

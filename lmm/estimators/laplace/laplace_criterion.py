@@ -75,7 +75,7 @@ class Objective:
         # quadrature nodes sit on the mode, so what is left of the search for it does not cancel
         self.tolerance = MODE_TOLERANCE if points <= 1 else MODE_TOLERANCE * 1e-7
         self.gamma = np.zeros(problem.p)
-        self.observed = curvature == "observed"
+        self.observed = curvature == "observed" or not problem.family.has_information
         self.problem, self.family, self.rows, self.structures = (
             problem,
             problem.family,
@@ -96,7 +96,7 @@ class Objective:
         #: whether modes far from the end of a search are found only as closely as the next step needs
         self.searching = False
         # the part of the density that no parameter moves
-        self.constant = None if self.family.has_dispersion else self.rows.constant(self.family)
+        self.constant = None if self.family.has_own_constant else self.rows.constant(self.family)
         self.turn: np.ndarray | None = None
         if not self.free and not self.family.has_intercept:
             self.turn = centring(self.rows.Q, self.family.n_parameters)

@@ -67,7 +67,9 @@ class GeneralizedChart(Chart):
     def __init__(self, problem: GeneralizedProblem, theta: np.ndarray, curvature: str):
         self.plain = replace(problem, eta_scale=1.0)
         super().__init__(self.plain, theta)
-        self.shared = laplace_batch.share(problem, curvature == "observed")
+        self.shared = laplace_batch.share(
+            problem, curvature == "observed" or not problem.family.has_information
+        )
         self.m, self.p = problem.n_theta, problem.p
 
     def place(self, data: Data, psi: np.ndarray, u: np.ndarray) -> Data:

@@ -53,7 +53,7 @@ class LogNormal(Peaked):
     Examples
     --------
     >>> import lmm
-    >>> lmm.families.LogNormal().variance(2.0, phi=3.0)
+    >>> float(lmm.families.LogNormal().variance(2.0, phi=3.0))
     9.0
     """
 

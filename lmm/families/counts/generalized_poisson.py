@@ -37,7 +37,7 @@ class GeneralizedPoisson(Peaked):
     Examples
     --------
     >>> import lmm
-    >>> lmm.families.GeneralizedPoisson().variance(2.0, phi=1.5)
+    >>> float(lmm.families.GeneralizedPoisson().variance(2.0, phi=1.5))
     3.0
     """
 

@@ -162,7 +162,7 @@ class Ordinal(Categorical):
                 f"the thresholds to start from need {what}; they are {', '.join(f'{x:g}' for x in phi)}."
             )
 
-    def initial_phi(self, y: Array, mu: object, weights: Weights = None) -> Array:  # type: ignore[override]
+    def initial_phi(self, y: Array, mu: object, weights: Weights = None) -> Array:
         """Thresholds of a model without predictors: the link of the cumulative shares."""
         counts = np.bincount(y.astype(np.intp), None if weights is None else weights, self.K)
         alpha = self.link.link(np.cumsum(counts)[:-1] / counts.sum())

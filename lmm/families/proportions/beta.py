@@ -40,8 +40,8 @@ class Beta(UnitMeans):
     --------
     >>> import lmm, numpy as np
     >>> family = lmm.families.Beta()
-    >>> family.log_density(np.array([0.3]), np.zeros(1), phi=2.0)      # uniform
-    array([0.])
+    >>> np.exp(family.log_density(np.array([0.3]), np.zeros(1), phi=2.0)).round(4)      # uniform
+    array([1.])
     """
 
     name = "beta"

@@ -92,9 +92,7 @@ class GeneralizedSurface:
         return (
             sigma,
             beta,
-            np.atleast_1d(phi)
-            if family.n_parameters and not family.has_dispersion
-            else np.zeros(0),
+            np.atleast_1d(phi) if family.threshold_names else np.zeros(0),
         )
 
     def _steps(self, rest: np.ndarray) -> float:

@@ -76,7 +76,7 @@ class Ask:
             return FixedSums(
                 float(family.kernel(*args).sum()),
                 float(family.constant(block.y, block.weights, self.phi).sum())
-                if family.has_dispersion
+                if family.has_own_constant
                 else 0.0,
                 Q.T @ d1,
                 own.first.sum(axis=1),
@@ -89,7 +89,7 @@ class Ask:
 
 def _generalized(problem: GeneralizedProblem) -> float:
     family, p = problem.family, problem.p
-    constant = 0.0 if family.has_dispersion else problem.rows.constant(family)
+    constant = 0.0 if family.has_own_constant else problem.rows.constant(family)
 
     def at(psi: np.ndarray) -> tuple[float, FixedSums]:
         sums: FixedSums = problem.source.total([Ask(family, psi[:p], family.from_rho(psi[p:]))])[0]

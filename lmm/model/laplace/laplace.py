@@ -61,6 +61,8 @@ from lmm.model.laplace.passes import (
 )
 from lmm.model.penalized import system_of
 
+#: least eigenvalue of a guessed information of the family's own parameters, relative to its diagonal
+LEAST_OF = 0.1
 #: decrement above which there is no mode to expand around, and so no likelihood
 FOUND = 1e-6
 #: what the log determinant may still change, relative to it, between where a search ended and the mode: much at an edge of a link's range
@@ -360,6 +362,14 @@ def dispersion_information(
     return np.maximum(np.maximum(-second, 0.5 * squares), 0.5e-10 * rows)
 
 
+def shape_information(second: np.ndarray, squares: np.ndarray, rows: float) -> np.ndarray:
+    """Half a positive definite guess (r, r) of d2J / drho2: -d2l / drho2 where that is one, else no correlation beyond LEAST_OF."""
+    least = dispersion_information(np.diagonal(second), squares, rows)
+    scale = np.sqrt(np.outer(least, least))
+    values, vectors = np.linalg.eigh(-second / scale)
+    return np.asarray((vectors * np.maximum(values, LEAST_OF)) @ vectors.T * scale)
+
+
 def family_parameters(
     family: Any, source: Source, at: Factorisation, sums: Slopes, found: Determinant
 ) -> FamilyParameters:
@@ -368,9 +378,9 @@ def family_parameters(
     if not r:
         return FamilyParameters(np.zeros(0), np.zeros((0, 0)), np.zeros((p, 0)), [])
     gradient = _mean(found.rho) - 2.0 * sums.first
-    if family.has_dispersion:
+    if not family.threshold_names:
         with_G: list[np.ndarray] = [] if sums.working is None else at.solve(sums.working).residual
-        information = dispersion_information(sums.second, sums.squares, float(source.pattern.n))
+        information = shape_information(sums.second, sums.squares, float(source.pattern.n))
         return FamilyParameters(gradient, np.asarray(information), np.zeros((p, r)), with_G)
     # thresholds move the predictor as fixed columns do: c = -d2log f / deta drho stands where WQ does for gamma
     Zc = [-own for own in sums.mixed]

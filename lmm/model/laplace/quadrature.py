@@ -80,12 +80,13 @@ def quadrature(
 
     fixed = rows.offset + rows.Q @ gamma
     eta_mode = rows.predictor(mode.gamma, mode.b)
+    constant = family.constant(rows.y, rows.weights, phi)
     values = np.empty((len(log_w), J))
     u_nodes, scores, first = [], [], []
     for m, x in enumerate(nodes.T):
         u = mode.u[0] + np.einsum("abj,b->aj", L, x)
         eta = fixed + np.einsum("an,an->n", z, (T @ u)[:, code])
-        density = family.log_density(rows.y, eta, rows.weights, phi)
+        density = family.kernel(rows.y, eta, rows.weights, phi) + constant
         values[m] = log_w[m] + by_level(density)[0] - 0.5 * np.sum(u * u, axis=0)
         u_nodes.append(u)
         scores.append(family.derivatives(rows.y, eta, rows.weights, phi).d1)

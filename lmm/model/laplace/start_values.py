@@ -98,7 +98,7 @@ def _without_effects(family: Any, rows: Block) -> tuple[np.ndarray, Any]:
     eta = family.clip(np.where(np.isfinite(eta), eta, 0.0))
     phi = (
         family.initial_phi(rows.y, family.mean(rows.offset + rows.Q @ gamma), rows.weights)
-        if family.has_dispersion
+        if family.n_parameters
         else 1.0
     )
     last = density(gamma)
@@ -121,7 +121,7 @@ def _without_effects(family: Any, rows: Block) -> tuple[np.ndarray, Any]:
             break
         gamma, eta = new, rows.offset + rows.Q @ new
         mu = family.mean(eta)
-        if family.has_dispersion:
+        if family.n_parameters:
             phi = family.initial_phi(rows.y, mu, rows.weights)
             value = density(gamma)
         if abs(value - last) <= 1e-6 * (1.0 + abs(value)):

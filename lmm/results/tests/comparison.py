@@ -177,10 +177,11 @@ def _column(fit: Fit) -> pd.DataFrame:
     names = [*fit.design.all_names, *thresholds.index, *components.names]
     estimate = [*fit.fixef(), *thresholds["estimate"], *frame["sdcor"]]
     error = [*fit.bse, *thresholds["std_error"], *fit._uncertainty.standard_errors()]
-    if family.has_dispersion and not family.has_residual_sd:
-        names.append(family.dispersion_name)
-        estimate.append(fit.dispersion)
-        error.append(fit.dispersion_se())
+    if family.has_own_constant and not family.has_residual_sd:
+        own = fit.family_parameters()
+        names += own.index
+        estimate += [*own["estimate"]]
+        error += [*own["std_error"]]
     convergence = fit.convergence
     names += FIT_ROWS
     estimate += [fit.llf, fit.elbo, sum(convergence.seconds.values()), float(convergence.converged)]

@@ -313,21 +313,19 @@ def tests_line(ddf: Ddf | None) -> str:
 def scale_lines(
     design: Design, estimate: Estimate, known: Uncertainty, eta: np.ndarray
 ) -> list[str]:
-    """The dispersion parameter with its standard error, or the overdispersion of a family without one."""
+    """The family's own parameters with their standard errors, or the overdispersion of a family without one."""
     family = estimate.distribution
-    if family.has_dispersion:
-        name = (
-            "Dispersion parameter"
-            if family.dispersion_name == "dispersion"
-            else f"Parameter {family.dispersion_name}"
-        )
-        line = f"{name} of the {family.title} family: {format_column([estimate.phi], DIGITS)[0]}"
-        se = known.dispersion_se()
-        return [
-            f"{line} ({estimate.spread} {format_column([se], DIGITS)[0]})"
-            if np.isfinite(se)
-            else line
-        ]
+    if family.has_own_constant:
+        lines = []
+        errors = known.own_errors()
+        for name, value, se in zip(
+            family.own_names, np.atleast_1d(estimate.phi), errors, strict=True
+        ):
+            head = "Dispersion parameter" if name == "dispersion" else f"Parameter {name}"
+            line = f"{head} of the {family.title} family: {format_column([value], DIGITS)[0]}"
+            told = f" ({estimate.spread} {format_column([se], DIGITS)[0]})"
+            lines.append(line + (told if np.isfinite(se) else ""))
+        return lines
     if generalized.tells_overdispersion(design, estimate):
         ratio = generalized.overdispersion(design, estimate, eta)
         return [
@@ -339,8 +337,9 @@ def scale_lines(
 def header_lines(design: Design, estimate: Estimate) -> list[tuple[str, str]]:
     """Family, formula, and residual structure, weights, offset and subset where the call had them."""
     call, family, shape = design.arguments(), estimate.distribution, ""
-    if family.has_dispersion and not family.has_residual_sd:
-        shape = f"({format_column([estimate.phi], DIGITS)[0]})"
+    if family.has_own_constant and not family.has_residual_sd:
+        own = np.atleast_1d(estimate.phi)
+        shape = f"({', '.join(format_column([value], DIGITS)[0] for value in own)})"
     lines = [*family.headed(shape), ("Formula", str(design.formula))]
     if design.residual and design.residual[-1].diagonal:
         lines.append(("Dispersion", str(dict(design.formula.components)["disp"])))
