@@ -146,16 +146,48 @@ class Blocks(Covariance):
                 direction[columns, columns] = inner
         return best, direction
 
+    @property
+    def confined(self) -> bool:  # type: ignore[override]
+        return any(part.confined for part in self.sides())
+
     def quantities(self) -> tuple[Quantity, ...]:
-        out = []
-        for part, _, columns, _ in self._walk(np.zeros(self.n_theta)):
-            at = columns.start
-            for q in part.quantities():
-                named = q.columns or range(part.k)
-                out.append(
-                    Quantity(q.kind, q.row + at, q.column + at, tuple(a + at for a in named))
-                )
+        return self._moved([part.quantities() for part in self.sides()])
+
+    def implied(self) -> tuple[Quantity, ...]:
+        return self._moved([part.implied() for part in self.sides()])
+
+    def _moved(self, each: list[tuple[Quantity, ...]]) -> tuple[Quantity, ...]:
+        """Quantities of the sides, their columns counted through the whole."""
+        out, at = [], 0
+        for part, own in zip(self.sides(), each, strict=True):
+            for q in own:
+                columns = tuple(a + at for a in q.columns or range(part.k))
+                out.append(q._replace(row=q.row + at, column=q.column + at, columns=columns))
+            at += part.k
         return tuple(out)
+
+    def describe(self, G: np.ndarray) -> np.ndarray:
+        out, at = [], 0
+        for part in self.sides():
+            columns = slice(at, at + part.k)
+            out.append(part.describe(G[..., columns, columns]))
+            at += part.k
+        return np.concatenate(out, axis=-1)
+
+    def report(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, slopes, at = [], np.zeros((self.n_theta, self.n_theta)), 0
+        for part, own, _, _ in self._walk(theta):
+            value, slope = part.report(own)
+            place = slice(at, at + part.n_theta)
+            slopes[place, place] = slope
+            values.append(value)
+            at += part.n_theta
+        return np.concatenate(values), slopes
+
+    def of_values(self, values: np.ndarray, scale: float) -> np.ndarray | None:
+        each = [part.of_values(own, scale) for part, own, _, _ in self._walk(values)]
+        found = [own for own in each if own is not None]
+        return np.concatenate(found) if len(found) == len(each) else None
 
     def matrix(self, values: np.ndarray) -> np.ndarray:
         G = np.zeros((self.k, self.k))

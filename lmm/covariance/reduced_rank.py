@@ -12,7 +12,7 @@ from types import ModuleType
 import numpy as np
 
 from lmm.covariance.coordinates import Coordinates
-from lmm.covariance.structure import Covariance, Quantity
+from lmm.covariance.structure import Covariance, Quantity, cor, sd
 from lmm.covariance.unstructured import Unstructured, triangular
 from lmm.errors import ArgumentError
 from lmm.types import Array
@@ -31,7 +31,7 @@ class ReducedRank(Covariance):
     rank: int = 2
     name = "rr"
     least = 2
-    takes_rank = True
+    takes_rank = confined = True
 
     @property
     def n_theta(self) -> int:
@@ -97,6 +97,11 @@ class ReducedRank(Covariance):
     def quantities(self) -> tuple[Quantity, ...]:
         places = zip(*(own.tolist() for own in self._places()), strict=True)
         return tuple(Quantity(f"loading{j + 1}", i, j, (i,)) for i, j in places)
+
+    def implied(self) -> tuple[Quantity, ...]:
+        """The standard deviation of every column and the correlation of every two."""
+        pairs = [cor(i, j) for j in range(self.k) for i in range(j + 1, self.k)]
+        return (*map(sd, range(self.k)), *pairs)
 
     def describe(self, G: np.ndarray) -> np.ndarray:
         flat = [self.from_matrix(own) for own in G.reshape(-1, self.k, self.k)]

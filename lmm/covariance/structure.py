@@ -10,6 +10,7 @@ others have a default that holds for any structure and may be replaced where a s
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from types import ModuleType
@@ -92,6 +93,25 @@ def bounded(G: np.ndarray, U: np.ndarray) -> np.ndarray:
     return np.asarray(root @ root.T)
 
 
+def _slopes(quantities: Sequence[Quantity], T: np.ndarray, dT: np.ndarray) -> np.ndarray:
+    """Derivatives (count, m) of standard deviations and correlations of G = T T', of dT (m, k, k)."""
+    G, dG = T @ T.T, directions(dT, T)
+    deviation = np.sqrt(np.diagonal(G))
+    slopes = []
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = [dG[:, a, a] / (2.0 * G[a, a]) for a in range(len(T))]
+        for q in quantities:
+            if q.kind == "sd":
+                slopes.append(relative[q.row] * deviation[q.row])
+            else:
+                size = deviation[q.row] * deviation[q.column]
+                r = G[q.row, q.column] / size
+                slopes.append(
+                    dG[:, q.row, q.column] / size - r * (relative[q.row] + relative[q.column])
+                )
+    return np.array(slopes).reshape(len(slopes), len(dT))
+
+
 class Covariance(abc.ABC):
     """Structure of a k x k relative covariance; a frozen dataclass, hashable, without arrays.
 
@@ -105,12 +125,13 @@ class Covariance(abc.ABC):
     alone : whether one level with its columns tells the parameters, ``(0 + time | 1)``.
     dimensions : the number of coordinates, where it is a certain one.
     takes_rank : whether the formula says its rank, ``d=2``.
+    confined : whether its covariances lie in fewer dimensions than it has columns.
     """
 
     k: int
     name: str
     least = 1
-    ordered = over_coordinates = alone = takes_rank = False
+    ordered = over_coordinates = alone = takes_rank = confined = False
     dimensions = 0
 
     # ---- theta and T
@@ -299,22 +320,17 @@ class Covariance(abc.ABC):
 
     def report(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The quantities (m,) of G = T T' and their derivatives by theta (m, m); NaN where they have none."""
-        T, dT = self.factor(theta), self.jacobian(theta)
-        G, dG = T @ T.T, directions(dT, T)
-        deviation = np.sqrt(np.diagonal(G))
-        slopes = []
-        with np.errstate(divide="ignore", invalid="ignore"):
-            relative = [dG[:, a, a] / (2.0 * G[a, a]) for a in range(self.k)]
-            for q in self.quantities():
-                if q.kind == "sd":
-                    slopes.append(relative[q.row] * deviation[q.row])
-                else:
-                    size = deviation[q.row] * deviation[q.column]
-                    r = G[q.row, q.column] / size
-                    slopes.append(
-                        dG[:, q.row, q.column] / size - r * (relative[q.row] + relative[q.column])
-                    )
-        return self.describe(G), np.array(slopes)
+        T = self.factor(theta)
+        slopes = _slopes(self.quantities(), T, self.jacobian(theta))
+        return self.describe(T @ T.T), slopes
+
+    def implied(self) -> tuple[Quantity, ...]:
+        """Standard deviations and correlations that a table has beside the quantities, of which they are functions."""
+        return ()
+
+    def implied_slopes(self, theta: np.ndarray) -> np.ndarray:
+        """The derivatives of these by theta, (count, m)."""
+        return _slopes(self.implied(), self.factor(theta), self.jacobian(theta))
 
     def matrix(self, values: np.ndarray) -> np.ndarray:
         """G (k, k) whose quantities have these values (m,); a correlation that is NaN counts as zero."""

@@ -6,7 +6,6 @@ products of terms that are solved iteratively are built once from the pattern, a
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from lmm.linalg.krylov import UNCOUPLED, Coupled, Joint
 from lmm.linalg.plan import Plan
 from lmm.linalg.sparse.sparse_product import CsrProduct, Product
 from lmm.linalg.tail import size
-from lmm.model.gaussian.crossproducts import CrossProducts, Pairs
+from lmm.model.gaussian.crossproducts import CrossProducts
 from lmm.model.gaussian.system import make_coupled, make_system
 from lmm.model.laplace.passes import Source, Weighted
 from lmm.model.laplace.rows import Rows
@@ -31,8 +30,7 @@ def system_of(source: Source, sums: Weighted) -> PenalizedSystem:
     largest = max((plan.terms[t].k * plan.terms[t].J for t in plan.chain[:1]), default=0)
     # products would have to be listed anew at each step
     dense = largest * size(plan.layout) <= DENSE_LIMIT
-    filled = {key: Pairs(old.rows, old.cols, sums.pairs[key]) for key, old in pattern.pairs.items()}
-    blocks = make_system(replace(pattern, diag=tuple(sums.diag), pairs=filled), plan, dense)
+    blocks = make_system(pattern.with_blocks(sums.diag, sums.pairs), plan, dense)
     return penalized_system(plan, blocks, _coupled(source, sums))
 
 

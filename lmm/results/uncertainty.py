@@ -330,7 +330,16 @@ def _jacobian(design: Design, estimate: Estimate, size: int) -> np.ndarray:
     start = 0
     for term in design.covarying:
         stop = start + term.structure.n_theta
-        values, slopes = term.structure.report(np.asarray(estimate.theta[start:stop]))
+        theta = np.asarray(estimate.theta[start:stop])
+        values, slopes = term.structure.report(theta)
+        for q, own in zip(
+            term.structure.implied(), term.structure.implied_slopes(theta), strict=True
+        ):
+            row = np.zeros(size)
+            row[start:stop] = scale * own if q.scales else own
+            if linear and q.scales:
+                row[-1] = scale * np.linalg.norm(term.structure.factor(theta)[q.row])
+            out.append(row)
         for i, q in in_table_order(term.structure):
             row = np.zeros(size)
             row[start:stop] = scale * slopes[i] if q.scales else slopes[i]

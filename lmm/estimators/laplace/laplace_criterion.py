@@ -22,6 +22,9 @@ from lmm.errors import ArgumentError
 from lmm.estimators.laplace import separation
 from lmm.estimators.likelihood.profiled import Frame, curvature, slope
 from lmm.families.base import Phi
+from lmm.linalg import small
+from lmm.model.gaussian import dense_effects
+from lmm.model.gaussian.crossproducts import dense_matrix
 from lmm.model.laplace.laplace import Laplace, Way, by_leverages, laplace_task
 from lmm.model.laplace.modes import MODE_TOLERANCE, find_modes, follow
 from lmm.model.laplace.passes import Source, Task, drive
@@ -32,6 +35,8 @@ from lmm.model.records import Estimate
 from lmm.search.boundary import SNAP, escapes, snap
 from lmm.search.trust_region import Outcome, Point
 
+#: random effects up to which the observed information of crossed factors is taken from one dense matrix
+DENSE = 1_500
 #: size of the second-order term per level, in the log-likelihood, up to which the expansion is trusted
 EXPANSION = 0.02
 #: decrement of a mode relative to the square of the decrease that a step promises, and the largest, while a search is under way
@@ -304,6 +309,29 @@ class Objective:
         gradient = np.array([(value(h) - value(-h)) / 2e-4 for h in steps])
         return -2.0 * correction(self.family, self.rows, self.split(psi)[2], at.mode), gradient
 
+    def _observed(self, at: Laplace, dG: list[np.ndarray], average: np.ndarray) -> np.ndarray:
+        """What the observed information of G has beyond the average one, v'Qv - tr(E_i Q E_j Q), where a structure needs it.
+
+        It vanishes in expectation where G is free. Where G is held to few dimensions, D is far from zero in the others, and its
+        curvature there is balanced by this alone. Of very many crossed effects it is taken level by level.
+        """
+        plan = self.problem.plan
+        if not plan.exact or not any(structure.confined for structure in self.structures):
+            return np.zeros_like(average)
+        sizes = tuple((size.k, size.J) for size in plan.terms)
+        if not plan.by_level and sum(k * J for k, J in sizes) <= DENSE:
+            A = dense_matrix(self.source.pattern.with_blocks(at.working.diag, at.working.pairs))
+            return average - dense_effects.information_trace(A, sizes, at.factorisation.T, dG)
+        out, stops = np.zeros_like(average), np.cumsum([0, *map(len, dG)])
+        N = at.factorisation.inverse_blocks()
+        for t, (own, A) in enumerate(zip(dG, at.working.diag, strict=True)):
+            Q = A - small.multiply(small.multiply(A, N[t]), A)
+            EQ = np.einsum("iab,bcj->iacj", own, Q)
+            span = slice(stops[t], stops[t + 1])
+            out[span, span] = average[span, span]
+            out[span, span] -= np.einsum("iacj,kcaj->ik", EQ, EQ, optimize=True)
+        return out
+
     def _model(self, at: Laplace, frame: Frame) -> np.ndarray:
         """Average information of the working linear model, with the curvature of G."""
         dG = [directions(d, t) for d, t in zip(frame.dT, frame.T, strict=True)]
@@ -319,7 +347,8 @@ class Objective:
             )
             v.append(block)
             start += len(own)
-        H[:m, :m] = at.quadratics(dG, v) + curvature(at.D, frame)
+        average = at.quadratics(dG, v)
+        H[:m, :m] = average + self._observed(at, dG, average) + curvature(at.D, frame)
         H[m : m + p, m : m + p] = 2.0 * at.information
         cross = sum(
             (

@@ -62,6 +62,13 @@ class CrossProducts:
         rhs = tuple(np.einsum("paj,ac->pcj", own, h) for own, h in zip(self.rhs, H, strict=True))
         return replace(self, diag=diag, rhs=rhs, pairs=pairs)
 
+    def with_blocks(
+        self, diag: Sequence[np.ndarray], pairs: dict[tuple[int, int], np.ndarray]
+    ) -> CrossProducts:
+        """The same levels and pairs of levels with other blocks: those of other weights."""
+        filled = {key: Pairs(old.rows, old.cols, pairs[key]) for key, old in self.pairs.items()}
+        return replace(self, diag=tuple(diag), pairs=filled)
+
     def __add__(self, other: CrossProducts) -> CrossProducts:
         """The cross-products of both sets of rows; both must use the same level codes."""
         pairs = {}

@@ -89,6 +89,17 @@ def contractions(
     return Contractions(sums, squares, np.moveaxis(quad, 0, -1), rho.T, trace)
 
 
+def information_trace(
+    A: np.ndarray, sizes: tuple[tuple[int, int], ...], T: list[np.ndarray], dG: list[np.ndarray]
+) -> np.ndarray:
+    """tr(E_i Q E_j Q) (m, m) of one problem, Q = A - A (A + G^-1)^-1 A, along dG (m_t, k, k) per term."""
+    own = [t[:, :, None] for t in T]
+    AL = _loaded(A[None], sizes, own)
+    M = _loaded(np.swapaxes(AL, 1, 2), sizes, own) + np.eye(len(A))
+    Q = A - AL @ np.linalg.solve(M, np.swapaxes(AL, 1, 2))
+    return np.asarray(_trace(Q, sizes, [d[..., None] for d in dG])[..., 0])
+
+
 def stacked(
     data: Stacked, T: list[np.ndarray], dT: list[np.ndarray], reml: bool, order: int
 ) -> Values:

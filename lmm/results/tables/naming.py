@@ -40,8 +40,13 @@ def in_table_order(structure: Covariance) -> list[tuple[int, Quantity]]:
 
 def quantity_names(term: Varying | Component) -> list[str]:
     """``sd_x|g`` and ``cor_z.x|g``, in the order of the structure's quantities; ``disp_x`` of a dispersion model."""
+    return names_of(term, term.structure.quantities())
+
+
+def names_of(term: Varying | Component, quantities: Sequence[Quantity]) -> list[str]:
+    """The same of some quantities."""
     names = []
-    for q in term.structure.quantities():
+    for q in quantities:
         if q.kind == term.group:
             names.append(f"{q.kind}_{term.columns[q.row]}")
             continue

@@ -117,7 +117,13 @@ def conf_limits(
         return np.concatenate(lower), np.concatenate(upper)
     names = varcorr(design, estimate).names
     q = len(limits) - len(design.all_names) - len(estimate.distribution.threshold_names)
-    table = limits.iloc[:q].reindex(names) if effect == "ran_pars" else limits.iloc[q:]
+    if effect != "ran_pars":
+        table = limits.iloc[q:]
+        return table["lower"].to_numpy(), table["upper"].to_numpy()
+    table = limits.iloc[:q].reindex(names)
+    implied = ~table.index.isin(limits.index[:q])
+    if implied.any():  # no parameters: their intervals are normal ones
+        table[implied] = known.variance_limits(level).reindex(names)[implied]
     return table["lower"].to_numpy(), table["upper"].to_numpy()
 
 

@@ -11,12 +11,16 @@ import pandas as pd
 
 from lmm.arguments import checked_methods
 from lmm.covariance import Covariance
+from lmm.covariance.structure import Quantity
 from lmm.design.design import Design
 from lmm.errors import ArgumentError, nearest
 from lmm.model.records import Estimate
-from lmm.results.tables.naming import called, in_table_order, quantity_names
+from lmm.results.tables.naming import called, in_table_order, names_of, quantity_names
 from lmm.results.text.numberformat import format_column
 from lmm.results.text.render import TextTable
+
+#: ``grp, var1, var2, vcov, sdcor``
+Entry = tuple[str, str | None, str | None, float, float]
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,19 @@ class Component:
             at += part.k
         return out
 
+    def entry(self, q: Quantity, value: float) -> Entry:
+        """Its row of :meth:`VarCorr.to_frame`; ``value`` of what is neither a standard deviation nor a correlation."""
+        names = [self.columns[a] for a in q.columns]
+        if len(names) > 2:
+            names = [called(tuple(names))]
+        covariance = self.covariance[q.row, q.column]
+        if q.kind == "sd":
+            return self.group, ".".join(names), None, covariance, self.stddev[q.row]
+        if q.kind == "cor":
+            second, first = names if len(names) == 2 else ("", ".".join(names))
+            return self.group, first, second, covariance, self.correlation[q.row, q.column]
+        return self.group, ".".join(names), q.kind, np.nan, value
+
 
 class Row(NamedTuple):
     """A printed row of a component: a column's name, its standard deviation and its correlations with those before."""
@@ -131,10 +148,11 @@ class VarCorr:
 
     @property
     def names(self) -> list[str]:
-        """What the rows of :meth:`to_frame` are called among intervals and draws."""
+        """What the rows of :meth:`to_frame` are called among intervals and draws, which have none of those that loadings imply."""
         names = []
         for c in self._components.values():
             own = quantity_names(c)
+            names += names_of(c, c.structure.implied())
             names += [own[i] for i, _ in in_table_order(c.structure)]
         return names if self.sigma is None else [*names, "sigma"]
 
@@ -143,6 +161,7 @@ class VarCorr:
         """What each row of :meth:`to_frame` is: "sd", "cor", "range", "smoothness" or "loading"."""
         kinds = []
         for c in self._components.values():
+            kinds += [q.kind for q in c.structure.implied()]
             kinds += [q.kind for _, q in in_table_order(c.structure)]
         return kinds if self.sigma is None else [*kinds, "sd"]
 
@@ -171,30 +190,49 @@ class VarCorr:
         c = self.component(group)
         return pd.DataFrame(c.correlation, index=list(c.columns), columns=list(c.columns))
 
+    def loadings(self, group: str) -> pd.DataFrame:
+        """Loadings (k, d) of the latent factors of one grouping factor, ``rr(0 + f | g, d=2)``, zero above the diagonal.
+
+        The covariance of its columns is ``loadings @ loadings.T``.
+
+        Raises
+        ------
+        ArgumentError : a grouping factor without loadings.
+        """
+        c = self.component(group)
+        values = c.structure.describe(c.covariance)
+        found = [
+            (q, v)
+            for q, v in zip(c.structure.quantities(), values, strict=True)
+            if q.kind.startswith("loading")
+        ]
+        if not found:
+            raise ArgumentError(
+                f"loadings: {group!r} has no loadings; rr(0 + f | {group}, d=2) has."
+            )
+        out = pd.DataFrame(
+            0.0,
+            index=[c.columns[a] for a in dict.fromkeys(q.row for q, _ in found)],
+            columns=list(dict.fromkeys(q.kind for q, _ in found)),
+        )
+        for q, value in found:
+            out.loc[c.columns[q.row], q.kind] = value
+        return out
+
     def to_frame(self) -> pd.DataFrame:
         """One row per parameter: ``grp, var1, var2, vcov, sdcor``.
 
         Per group the variances first, then the covariances column by column, the residual last. What belongs to all
         columns of a group has no name in ``var1``.
         ``sdcor`` is the standard deviation where ``var2`` is missing, else the correlation; or a range, a smoothness or a loading,
-        where ``var2`` says so.
+        where ``var2`` says so. ``rr`` has the standard deviations and correlations of its columns, and after them the loadings
+        that these follow from; :meth:`loadings` has them as a matrix.
         """
-        rows: list[tuple[str, str | None, str | None, float, float]] = []
+        rows: list[Entry] = []
         for c in self._components.values():
-            sd, correlation = c.stddev, c.correlation
             values = c.structure.describe(c.covariance)
-            for i, q in in_table_order(c.structure):
-                names = [c.columns[a] for a in q.columns]
-                if len(names) > 2:
-                    names = [called(tuple(names))]
-                entry = (q.row, q.column)
-                if q.kind == "sd":
-                    rows.append((c.group, ".".join(names), None, c.covariance[entry], sd[q.row]))
-                elif q.kind == "cor":
-                    second, first = names if len(names) == 2 else ("", ".".join(names))
-                    rows.append((c.group, first, second, c.covariance[entry], correlation[entry]))
-                else:
-                    rows.append((c.group, ".".join(names), q.kind, np.nan, float(values[i])))
+            rows += [c.entry(q, np.nan) for q in c.structure.implied()]
+            rows += [c.entry(q, float(values[i])) for i, q in in_table_order(c.structure)]
         if self.sigma is not None:
             rows.append(("Residual", None, None, self.sigma**2, self.sigma))
         columns = zip(*rows, strict=True) if rows else [()] * 5
