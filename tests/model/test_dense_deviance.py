@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lmm.errors import CapacityError
-from lmm.model.marginal import clusters
+from lmm.model.marginal import clusters, dense_deviance
 from lmm.model.marginal.clusters import Part, stacked
 from lmm.model.marginal.dense_deviance import MarginalDeviance
 
@@ -85,9 +85,20 @@ def moved(case: Case, x: np.ndarray) -> list[np.ndarray]:
     return out
 
 
+def one_by_one(monkeypatch: Any, large: bool) -> None:
+    """Take blocks of any size as large ones, whose factors and derivatives are computed in other ways."""
+    if large:
+        for module in (clusters, dense_deviance):
+            monkeypatch.setattr(module, "LARGE", 1)
+
+
+@pytest.mark.parametrize("large", [True, False])
 @pytest.mark.parametrize("reml", [True, False])
 @pytest.mark.parametrize("case", CASES)
-def test_value_is_that_of_dense_matrices(case: Case, reml: bool) -> None:
+def test_value_is_that_of_dense_matrices(
+    case: Case, reml: bool, large: bool, monkeypatch: Any
+) -> None:
+    one_by_one(monkeypatch, large)
     X, y = case.w[:, :-1], case.w[:, -1]
     n, p = X.shape
     V = dense_V(case, case.G)
@@ -104,9 +115,13 @@ def test_value_is_that_of_dense_matrices(case: Case, reml: bool) -> None:
     np.testing.assert_allclose(at.cov, np.linalg.inv(M), rtol=1e-10)
 
 
+@pytest.mark.parametrize("large", [True, False])
 @pytest.mark.parametrize("reml", [True, False])
 @pytest.mark.parametrize("case", CASES)
-def test_derivatives_are_those_of_the_value(case: Case, reml: bool) -> None:
+def test_derivatives_are_those_of_the_value(
+    case: Case, reml: bool, large: bool, monkeypatch: Any
+) -> None:
+    one_by_one(monkeypatch, large)
     stacks, dG = stacked(case.parts, case.w, case.order, ["g"]), basis(case)
     m = sum(map(len, dG))
 
@@ -157,8 +172,6 @@ def test_information_and_products_are_those_of_dense_matrices(case: Case, reml: 
 
 
 def test_directions_in_pieces_give_the_same(monkeypatch: Any) -> None:
-    from lmm.model.marginal import dense_deviance
-
     case = CASES[3]
     at = MarginalDeviance.at(stacked(case.parts, case.w, case.order, ["g"]), case.G, True)
     whole = at.second(basis(case))

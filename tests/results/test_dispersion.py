@@ -12,6 +12,7 @@ import pytest
 
 import lmm
 from lmm.estimators.likelihood.marginal_likelihood import MarginalEvaluator
+from lmm.model.marginal import clusters, dense_deviance
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,13 @@ def test_a_constant_is_the_model_of_one_variance(sleep: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize("formula", ["y ~ x + (x | g)", "y ~ x + (1 | g) + (1 | h)", "y ~ x"])
 @pytest.mark.parametrize("reml", [True, False])
-def test_derivatives_are_those_of_the_deviance(formula: str, reml: bool) -> None:
+@pytest.mark.parametrize("large", [1, 1000])
+def test_derivatives_are_those_of_the_deviance(
+    formula: str, reml: bool, large: int, monkeypatch: Any
+) -> None:
+    """In blocks that are taken as large ones, without derivatives of V, and as small ones."""
+    for module in (clusters, dense_deviance):
+        monkeypatch.setattr(module, "LARGE", large)
     d = made().assign(h=lambda d: np.arange(len(d)) % 3)
     fit = lmm.lmer(formula, d, dispformula="~ v * f", REML=reml, weights="w")
     evaluate = MarginalEvaluator(fit.problem, reml)

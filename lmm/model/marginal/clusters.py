@@ -30,6 +30,8 @@ from lmm.errors import CapacityError
 LARGEST = 4000
 #: patterns stand in one stack as long as the lines of one are at most so many times those of another
 UNEVEN = 4
+#: rows of blocks from which products with Z G Z' are taken without forming it, where Z has few columns
+LARGE = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +155,27 @@ class StackedPart:
         out = half @ np.swapaxes(self.values, 1, 2)
         return out if self.shared is None else out * self.shared
 
+    @property
+    def thin(self) -> bool:
+        """Whether Z G Z' times a matrix is less work than with Z G Z' formed."""
+        return (
+            self.values is not None and self.shared is None and 4 * self.k <= self.values.shape[1]
+        )
+
+    def times(self, G: np.ndarray, M: np.ndarray) -> np.ndarray:
+        """Z G Z'M (m, B, n, r) for G (m, k, k) and M (B, n, r)."""
+        if not self.thin:
+            return self.spread(G) @ M
+        assert self.values is not None
+        return self.values @ (G[:, None] @ (np.swapaxes(self.values, 1, 2) @ M))
+
+    def after(self, G: np.ndarray, M: np.ndarray) -> np.ndarray:
+        """M Z G Z' (m, B, n, n) for G (m, k, k) and M (B, n, n)."""
+        if not self.thin:
+            return M @ self.spread(G)
+        assert self.values is not None
+        return ((M @ self.values) @ G[:, None]) @ np.swapaxes(self.values, 1, 2)
+
     def gathered(self, D: np.ndarray) -> np.ndarray:
         """Z'D Z (k, k) of D (B, n, n), only between rows with a level in common, summed over the blocks."""
         if self.values is None:
@@ -176,6 +199,21 @@ class StackedDiagonal(StackedPart):
         each = np.arange(n)
         out[..., each, each] = G[..., self.places]
         return out
+
+    @property
+    def thin(self) -> bool:
+        """It is."""
+        return True
+
+    def times(self, G: np.ndarray, M: np.ndarray) -> np.ndarray:
+        """Rows of M (B, n, r) times the variances G (m, k) of their places, (m, B, n, r)."""
+        assert self.places is not None
+        return G[:, self.places][..., None] * M
+
+    def after(self, G: np.ndarray, M: np.ndarray) -> np.ndarray:
+        """Columns of M (B, n, n) times the variances G (m, k) of their places, (m, B, n, n)."""
+        assert self.places is not None
+        return G[:, self.places][..., None, :] * M
 
     def gathered(self, D: np.ndarray) -> np.ndarray:
         """Sums (k,) of the diagonals of D (B, n, n) by place."""
@@ -206,6 +244,11 @@ class Stack:
     def n(self) -> int:
         """Rows of a block."""
         return self.lines.shape[1]
+
+    @property
+    def thin(self) -> bool:
+        """Whether derivatives of V are better not formed."""
+        return self.n >= LARGE and any(part.thin for part in self.parts)
 
     def with_lines(self, w: np.ndarray) -> Stack:
         """The stack with other rows w (n of the design, p + 1) in the same clusters."""

@@ -23,13 +23,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.linalg import lapack
 
-from lmm.model.marginal.clusters import Stack
+from lmm.model.marginal.clusters import LARGE, Stack, StackedPart
 
-#: numbers of the directions' arrays (m, B, n, n) that are held at a time
-HELD = 1 << 23
 #: numbers of products with the rows along several directions that stay in the cache
 CACHED = 1 << 17
+#: numbers of the directions' arrays (m, B, n, n) that are held at a time
+HELD = 1 << 23
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +69,8 @@ class MarginalDeviance:
         gram = np.zeros((q, q))
         for stack in stacks:
             V = sum(part.spread(own) for part, own in zip(stack.parts, G, strict=True))
-            L = np.linalg.cholesky(V)
-            logdet += 2.0 * float(
-                stack.count @ np.log(np.diagonal(L, axis1=1, axis2=2)).sum(axis=1)
-            )
-            half = np.linalg.inv(L)
-            inverse = np.swapaxes(half, 1, 2) @ half
+            inverse, logs = inverse_and_logdet(np.asarray(V))
+            logdet += float(stack.count @ logs)
             B, rows, R, _ = stack.lines.shape
             solved = (inverse @ stack.lines.reshape(B, rows, R * q)).reshape(B, rows, R, q)
             gram += stack.lines.reshape(-1, q).T @ solved.reshape(-1, q)
@@ -150,24 +147,6 @@ class MarginalDeviance:
             total = own if not total else [a + b for a, b in zip(total, own, strict=True)]
         return [(D + D.T) / 2.0 for D in total]
 
-    def _chunks(
-        self, dG: Sequence[np.ndarray]
-    ) -> Iterator[tuple[Block, slice, np.ndarray, np.ndarray, np.ndarray]]:
-        """Per stack, some patterns at a time: dV (m, b, n, n) along all directions, sum ee' and V^-1 X C X'V^-1."""
-        m = sum(len(own) for own in dG)
-        for block, (ee, fixed) in zip(self.blocks, self._squares, strict=True):
-            stack = block.stack
-            at_once = max(1, HELD // max(m * stack.n**2, 1))
-            for first in range(0, len(stack.count), at_once):
-                which = slice(first, first + at_once)
-                dV = np.concatenate(
-                    [
-                        part.some(which).spread(own)
-                        for part, own in zip(stack.parts, dG, strict=True)
-                    ]
-                )
-                yield block, which, dV, ee[which], fixed[which]
-
     def second(self, dG: Sequence[np.ndarray], expected: bool = False) -> Curvature:
         """Second derivatives along directions dG (m_t, k, k) per term, observed or expected, with P_h."""
         m, p = sum(len(own) for own in dG), self.p
@@ -175,15 +154,17 @@ class MarginalDeviance:
         P = np.zeros((m, p + 1, p + 1))
         combine = np.eye(p + 1)
         combine[:, -1] = np.append(-self.beta, 1.0)
-        for block, which, dV, ee, fixed in self._chunks(dG):
-            inverse, count = block.inverse[which], block.stack.count[which]
-            own = -count[:, None, None] * inverse
+        for block, (ee, fixed) in zip(self.blocks, self._squares, strict=True):
+            B = -block.stack.count[:, None, None] * block.inverse
             if expected:
-                own = -own - 2.0 * fixed if self.reml else -own
+                B = -B - 2.0 * fixed if self.reml else -B
             else:
-                own = own + 2.0 * ee + (2.0 * fixed if self.reml else 0.0)
-            H += (dV @ own).reshape(m, -1) @ (inverse @ dV).reshape(m, -1).T
-            P += _between(dV, block.solved[which] @ combine)  # V^-1 X and e
+                B = B + 2.0 * ee + (2.0 * fixed if self.reml else 0.0)
+            solved = block.solved @ combine  # V^-1 X and e
+            for directions in _directions(block.stack, dG):
+                which = directions.which
+                H += directions.traces(B[which], block.inverse[which])
+                P += directions.between(solved[which])
         own, q_h = P[:, :-1, :-1], P[:, :-1, -1]
         pairs = self.cov @ own
         shared = pairs.reshape(m, -1) @ np.swapaxes(pairs, 1, 2).reshape(m, -1).T
@@ -199,40 +180,123 @@ class MarginalDeviance:
         """sum_hk W_hk X'V^-1 (dV_h V^-1 dV_k - d2V_hk / 4) V^-1 X (p, p); ``bent`` is sum_hk W_hk d2G_hk (k, k) per term."""
         p = self.p
         total = np.zeros((p, p))
-        for block, which, dV, _, _ in self._chunks(dG):
-            inverse = block.inverse[which]
-            m, b, n, _ = dV.shape
-            turned = (W @ dV.reshape(m, -1)).reshape(dV.shape)
-            wide = np.ascontiguousarray(np.moveaxis(dV @ inverse, 0, 2)).reshape(b, n, m * n)
-            middle = wide @ np.moveaxis(turned, 0, 1).reshape(b, m * n, n)
-            if bent is not None:
-                parts = zip(block.stack.parts, bent, strict=True)
-                middle = middle - sum(part.some(which).spread(own) for part, own in parts) / 4.0
-            U = block.solved[which][..., :-1]
-            b, n, R, _ = U.shape
-            total += U.reshape(-1, p).T @ (middle @ U.reshape(b, n, R * p)).reshape(-1, p)
+        for block in self.blocks:
+            for directions in _directions(block.stack, dG):
+                which = directions.which
+                inverse, dV = block.inverse[which], directions.dV
+                m, b, n, _ = dV.shape
+                turned = (W @ dV.reshape(m, -1)).reshape(dV.shape)
+                wide = np.ascontiguousarray(np.moveaxis(dV @ inverse, 0, 2)).reshape(b, n, m * n)
+                middle = wide @ np.moveaxis(turned, 0, 1).reshape(b, m * n, n)
+                if bent is not None:
+                    pairs = zip(directions.parts, bent, strict=True)
+                    middle = middle - sum(part.spread(own) for part, own in pairs) / 4.0
+                U = block.solved[which][..., :-1]
+                R = U.shape[2]
+                total += U.reshape(-1, p).T @ (middle @ U.reshape(b, n, R * p)).reshape(-1, p)
         return (total + total.T) / 2.0
 
 
-def _between(dV: np.ndarray, U: np.ndarray) -> np.ndarray:
-    """sum over lines of U'dV_h U (m, q, q), of dV (m, b, n, n) and lines U (b, n, R, q).
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """Derivatives dV_h of the blocks of some patterns of a stack, along m directions.
 
-    Either dV_h times the lines, or the products of the rows at two places, summed over the lines, times dV_h, whichever is less work.
+    Attributes
+    ----------
+    which : the patterns.
+    parts : the random terms in them.
+    dG : (m_t, k, k) per term.
     """
-    m = len(dV)
-    b, n, R, q = U.shape
-    if n * q * q * (n * R + m * n) < m * R * q * (n + q):
-        wide = np.swapaxes(U, 2, 3).reshape(b, n * q, R)
-        products = (wide @ np.swapaxes(wide, 1, 2)).reshape(b, n, q, n, q)
-        pairs = np.swapaxes(products, 2, 3).reshape(b * n * n, q * q)
-        return (dV.reshape(m, -1) @ pairs).reshape(m, q, q)
-    out = np.empty((m, q, q))
-    flat, lines = U.reshape(b, n, R * q), U.reshape(-1, q)
-    at_once = max(1, CACHED // max(flat.size, 1))
-    for first in range(0, m, at_once):
-        some = slice(first, first + at_once)
-        out[some] = lines.T @ (dV[some] @ flat).reshape(-1, len(lines), q)
-    return out
+
+    which: slice
+    parts: tuple[StackedPart, ...]
+    dG: Sequence[np.ndarray]
+
+    @cached_property
+    def dV(self) -> np.ndarray:
+        """(m, b, n, n)."""
+        pairs = zip(self.parts, self.dG, strict=True)
+        return np.concatenate([part.spread(own) for part, own in pairs])
+
+    def traces(self, B: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+        """tr(dV_h V^-1 dV_k B) (m, m), summed over the blocks, of B and V^-1 (b, n, n)."""
+        m = len(self.dV)
+        return (self.dV @ B).reshape(m, -1) @ (inverse @ self.dV).reshape(m, -1).T
+
+    def between(self, U: np.ndarray) -> np.ndarray:
+        """sum over lines of U'dV_h U (m, q, q), of lines U (b, n, R, q).
+
+        Either dV_h times the lines, or the products of the rows at two places, summed over the lines, times dV_h, whichever is less
+        work.
+        """
+        m = sum(len(own) for own in self.dG)
+        b, n, R, q = U.shape
+        if n * q * q * (n * R + m * n) < m * R * q * (n + q):
+            wide = np.swapaxes(U, 2, 3).reshape(b, n * q, R)
+            products = (wide @ np.swapaxes(wide, 1, 2)).reshape(b, n, q, n, q)
+            pairs = np.swapaxes(products, 2, 3).reshape(b * n * n, q * q)
+            return (self.dV.reshape(m, -1) @ pairs).reshape(m, q, q)
+        return self._by_lines(U)
+
+    def _by_lines(self, U: np.ndarray) -> np.ndarray:
+        b, n, R, q = U.shape
+        out = np.empty((len(self.dV), q, q))
+        flat, lines = U.reshape(b, n, R * q), U.reshape(-1, q)
+        at_once = max(1, CACHED // max(flat.size, 1))
+        for first in range(0, len(out), at_once):
+            some = slice(first, first + at_once)
+            out[some] = lines.T @ (self.dV[some] @ flat).reshape(-1, len(lines), q)
+        return out
+
+
+class ThinDirections(Directions):
+    """The same where the terms have few columns, without dV_h."""
+
+    def times(self, M: np.ndarray) -> np.ndarray:
+        """dV_h M (m, b, n, r) of M (b, n, r)."""
+        pairs = zip(self.parts, self.dG, strict=True)
+        return np.concatenate([part.times(own, M) for part, own in pairs])
+
+    def traces(self, B: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+        """tr(dV_h V^-1 dV_k B) (m, m), summed over the blocks, of B and V^-1 (b, n, n)."""
+        left = self.times(B)
+        pairs = zip(self.parts, self.dG, strict=True)
+        right = np.concatenate([part.after(own, inverse) for part, own in pairs])
+        return left.reshape(len(left), -1) @ right.reshape(len(left), -1).T
+
+    def _by_lines(self, U: np.ndarray) -> np.ndarray:
+        b, n, R, q = U.shape
+        lines = U.reshape(-1, q)
+        times = self.times(U.reshape(b, n, R * q))
+        return lines.T @ times.reshape(len(times), len(lines), q)
+
+
+def _directions(stack: Stack, dG: Sequence[np.ndarray]) -> Iterator[Directions]:
+    """Some patterns of a stack at a time."""
+    m = sum(len(own) for own in dG)
+    kind = ThinDirections if stack.thin else Directions
+    at_once = max(1, HELD // max(m * stack.n**2, 1))
+    for first in range(0, len(stack.count), at_once):
+        which = slice(first, first + at_once)
+        yield kind(which, tuple(part.some(which) for part in stack.parts), dG)
+
+
+def inverse_and_logdet(V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """V^-1 and log|V| (B,) of matrices V (B, n, n); LinAlgError where one is not positive definite."""
+    if V.shape[1] < LARGE:
+        L = np.linalg.cholesky(V)
+        half = np.linalg.inv(L)
+        inverse = np.swapaxes(half, 1, 2) @ half
+        return inverse, 2.0 * np.log(np.diagonal(L, axis1=1, axis2=2)).sum(axis=1)
+    inverse, logdet = np.empty_like(V), np.empty(len(V))
+    for b, own in enumerate(V):
+        L, failed = lapack.dpotrf(own, lower=True)
+        if failed:
+            raise np.linalg.LinAlgError("the matrix is not positive definite")
+        lower = np.tril(lapack.dpotri(L, lower=True)[0])
+        inverse[b] = lower + np.tril(lower, -1).T
+        logdet[b] = 2.0 * np.log(np.diagonal(L)).sum()
+    return inverse, logdet
 
 
 @dataclass(frozen=True, eq=False)
