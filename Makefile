@@ -1,11 +1,11 @@
 # make demo | test | test-clusters | lint | types | docs | bench | test-oldest | clean
-# A fresh machine needs python3 (3.11-3.13) with venv and pip; everything else is installed into .venv.
+# A fresh machine needs python3 (3.11 or newer) with venv and pip; everything else is installed into .venv.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
-PIP_INSTALL := -m pip install --disable-pip-version-check --quiet
+PIP_INSTALL := -m pip install --disable-pip-version-check --no-color
 # one thread for BLAS in each of the two test processes: tiny matrices gain nothing from more
 PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PYTEST_ARGS ?= -q -n 2 --dist loadgroup
@@ -48,14 +48,17 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "== pip installs lmm and what it needs into $(VENV); the first time this takes some minutes"
 	$(BIN)/python $(PIP_INSTALL) -e .
 	touch $@
 
 $(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	@echo "== pip installs lmm[$*] into $(VENV); the first time this takes some minutes"
 	$(BIN)/python $(PIP_INSTALL) -e ".[$*]"
 	touch $@
 
 $(OLDEST)/.installed: pyproject.toml tests/oldest.txt
+	@echo "== pip installs the oldest versions that are admitted into $(OLDEST); the first time this takes some minutes"
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python $(PIP_INSTALL) -c tests/oldest.txt -e ".[test-core]"
 	touch $@

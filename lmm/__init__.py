@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         GroupingError,
         LmmError,
         LmmWarning,
+        MissingPackageError,
         PredictionError,
         PriorWarning,
         RankWarning,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from lmm.results.tests.model_comparison import anova
     from lmm.results.tests.power import power
     from lmm.stream.sources import Source
+    from lmm.versions import show_versions
 
 __all__ = [
     "NUTS",
@@ -79,6 +81,7 @@ __all__ = [
     "LmmWarning",
     "MacKay",
     "MaximumLikelihood",
+    "MissingPackageError",
     "MonteCarloEM",
     "PenalizedQuasiLikelihood",
     "Precision",
@@ -104,6 +107,7 @@ __all__ = [
     "mmrm",
     "power",
     "priors",
+    "show_versions",
     "solve",
 ]
 
@@ -134,6 +138,7 @@ _HOMES = {
     "Source": "lmm.stream.sources",
     "power": "lmm.results.tests.power",
     "anova": "lmm.results.tests.model_comparison",
+    "show_versions": "lmm.versions",
 }
 
 

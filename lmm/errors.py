@@ -68,6 +68,20 @@ class ArgumentError(LmmError):
     """An argument has a value that no model can use; the nearest valid one is offered."""
 
 
+class MissingPackageError(ArgumentError, ImportError):
+    """What was asked for needs a package that is not installed; the message says how to install it. It is an ImportError too.
+
+    Parameters
+    ----------
+    message : what needs it, and what to install.
+    package : its name on PyPI.
+    """
+
+    def __init__(self, message: str, package: str = ""):
+        super().__init__(message)
+        self.name, self.msg = package, str(self.args[0])
+
+
 class PredictionError(LmmError):
     """New data cannot be predicted: new levels, missing columns."""
 

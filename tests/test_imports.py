@@ -20,6 +20,7 @@ ALLOWED = {
     "atomic": set(),
     "memory": set(),
     "types": set(),
+    "versions": set(),
     "datasets": set(),
     "covariance": set(),
     "known": set(),
@@ -38,6 +39,7 @@ ALLOWED["results"] = ALLOWED["inference"] | {"inference", "stream"}
 ALLOWED["plots"] = ALLOWED["results"] | {"results"}
 ALLOWED["api"] = ALLOWED["plots"] | {"plots"}
 ALLOWED["cli"] = ALLOWED["api"] | {"api", "datasets"}
+ALLOWED["__main__"] = {"cli"}
 
 # packages that a function may import for itself: optional ones, and JAX, which a small fit never loads
 OPTIONAL = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pickle
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import lmm
+from lmm import versions
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -56,17 +58,21 @@ def test_wheel_is_small_and_complete(wheel):
         "lmm/datasets/catalogue.toml",
         "lmm/datasets/tables/InstEval.npz",
     } <= inside
-    assert any(name.endswith("licenses/LICENSE") for name in inside)
+    for name in ("LICENSE", "lmm/datasets/LICENCES.md"):
+        assert f"lmm-{lmm.__version__}.dist-info/licenses/{name}" in inside
 
 
 def test_wheel_works_where_the_sources_are_not(wheel, tmp_path):
     """Unpacked elsewhere and imported from there: data sets and the command line need no file of the checkout."""
     zipfile.ZipFile(wheel).extractall(tmp_path)
-    code = "import lmm, lmm.cli; print(lmm.__file__, len(lmm.datasets.load('InstEval'))); lmm.cli.main(['--version'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
-    )
-    assert done.stdout.splitlines() == [
+    code = "import lmm; print(lmm.__file__, len(lmm.datasets.load('InstEval')))"
+    out = [
+        subprocess.run(
+            [sys.executable, *argv], capture_output=True, text=True, cwd=tmp_path, check=True
+        ).stdout
+        for argv in (["-c", code], ["-m", "lmm", "--version"])
+    ]
+    assert "".join(out).splitlines() == [
         f"{tmp_path}/lmm/__init__.py 73421",
         f"lmm {lmm.__version__}",
     ]
@@ -110,4 +116,40 @@ def test_extras_are_the_promised_ones():
     extras = PROJECT["optional-dependencies"]
     assert {"plot", "test", "docs", "bench", "all"} <= set(extras)
     named = set(re.search(r"\[(.*)\]", extras["all"][0]).group(1).split(","))
-    assert named == set(extras) - {"all", "test-core"}  # test holds test-core
+    assert named == {"plot", "bayes", "interop", "large", "dask"}
+    assert named | {"spark"} == set(versions.EXTRAS)
+    developers = {"test", "test-core", "dev", "docs", "bench"}
+    assert set(extras) == named | developers | {"all", "spark"}
+
+
+def test_no_newer_python_is_shut_out():
+    assert PROJECT["requires-python"] == ">=3.11"
+
+
+def test_the_licences_of_the_data_are_those_of_the_catalogue():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "data_licences.py")], capture_output=True, check=True
+    )
+    text = done.stdout.decode()
+    assert (ROOT / "lmm" / "datasets" / "LICENCES.md").read_text() == text
+    assert all(f"## {name}\n" in text for name in lmm.datasets.names())
+
+
+def test_versions_of_all_that_is_needed_are_told(capsys):
+    found = versions.versions()
+    assert found["lmm"] == lmm.__version__ and set(versions.NEEDED) == set(pins())
+    assert all(found[name] != "-" for name in pins())
+    lmm.show_versions()
+    assert capsys.readouterr().out.count("\n") == len(found)
+
+
+def test_a_missing_package_is_an_import_error_and_ours(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.setitem(sys.modules, "tqdm.std", None)
+    frame = lmm.datasets.load("sleepstudy")
+    with pytest.raises(ImportError, match="progress=True needs tqdm; install it with") as caught:
+        lmm.lmer("Reaction ~ Days + (Days|Subject)", frame).check(progress=True)
+    assert isinstance(caught.value, lmm.MissingPackageError | lmm.LmmError)
+    assert caught.value.name == "tqdm"
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (str(again), again.name) == (str(caught.value), "tqdm")

@@ -16,7 +16,7 @@ import pandas as pd
 from pandas.io.common import get_handle  # type: ignore[import-not-found]
 
 from lmm.datasets.store import load
-from lmm.errors import ArgumentError, DataError, nearest
+from lmm.errors import ArgumentError, DataError, MissingPackageError, nearest
 
 COMPRESSED = {".gz", ".bz2", ".zip", ".xz", ".zst"}
 SEPARATORS = {".csv": ",", ".txt": ",", ".tsv": "\t", ".tab": "\t"}
@@ -81,10 +81,11 @@ def read(source: str | Path) -> pd.DataFrame:
         )
     except DataError:
         raise
-    except ImportError:
-        raise DataError(
-            f"reading {str(source)!r} needs a package for Parquet files: pip install pyarrow"
-        ) from None
+    except ImportError as error:
+        raise MissingPackageError(
+            f"reading {str(source)!r} needs pyarrow; install it with: pip install 'lmm[large]'",
+            "pyarrow",
+        ) from error
     except (
         OSError,
         ValueError,

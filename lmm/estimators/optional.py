@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 
-from lmm.errors import ArgumentError
+from lmm.errors import MissingPackageError
 
 
 def need(package: str, what: str, extra: str = "lmm[bayes]") -> None:
-    """ArgumentError where an optional package is missing; ``extra`` is what pip is to install."""
+    """MissingPackageError where an optional package is missing; ``extra`` is what pip is to install."""
     if importlib.util.find_spec(package) is None:
-        raise ArgumentError(
-            f"{what} needs {package.replace('_', '-')}; install it with: pip install '{extra}'"
+        name = package.replace("_", "-")
+        raise MissingPackageError(
+            f"{what} needs {name}; install it with: pip install '{extra}'", name
         )

@@ -96,7 +96,7 @@ class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Row
 
         Raises
         ------
-        ArgumentError : matplotlib is not installed; ``pip install 'lmm[plot]'``.
+        MissingPackageError : matplotlib is not installed; ``pip install 'lmm[plot]'``.
         """
         return pictures.of(self)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from lmm.errors import ArgumentError
+from lmm.errors import MissingPackageError
 
 #: shows how far a pass is: (text, rows or None) -> context manager of what is called with the rows just done
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], object]]]
@@ -20,11 +20,11 @@ def rows_bar(text: str, total: int | None) -> Iterator[Callable[[int], object]]:
 
 
 def tqdm_bar() -> Any:
-    """tqdm's bar, or ArgumentError that says how to get it."""
+    """tqdm's bar, or MissingPackageError that says how to get it."""
     try:
         from tqdm.auto import tqdm
     except ImportError as error:
-        raise ArgumentError(
-            "progress=True needs tqdm; install it with: pip install tqdm"
+        raise MissingPackageError(
+            "progress=True needs tqdm; install it with: pip install tqdm", "tqdm"
         ) from error
     return tqdm

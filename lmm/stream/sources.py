@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmm.arguments import shown, whole
-from lmm.errors import ArgumentError, DataError, nearest
+from lmm.errors import ArgumentError, DataError, MissingPackageError, nearest
 from lmm.formula.columns.table import is_only_coded
 from lmm.stream.conform import common, conform, empty_table, normal, told
 from lmm.stream.reducers import A, Reduction, module_of, register
@@ -797,8 +797,9 @@ def _need(package: str) -> None:
     try:
         __import__(package)
     except ImportError as error:
-        raise ArgumentError(
-            f"reading these data in chunks needs {package}; install it with: pip install 'lmm[large]'"
+        raise MissingPackageError(
+            f"reading these data in chunks needs {package}; install it with: pip install 'lmm[large]'",
+            package,
         ) from error
 
 

@@ -88,10 +88,11 @@ def _adapter_class() -> Callable[..., object]:
 
 
 def _check_polars() -> None:
-    """Warn of polars 2, whose columns have no ``get_categories``, which marginaleffects 0.6.0 asks for."""
-    if int(version("polars").partition(".")[0]) >= 2 and version("marginaleffects") == "0.6.0":
+    """Warn of polars 2, whose columns have no ``get_categories``, which marginaleffects 0.6 asks for."""
+    own = version("marginaleffects")
+    if int(version("polars").partition(".")[0]) >= 2 and own.startswith("0.6."):
         warn(
-            "marginaleffects 0.6.0 does not work with polars 2 where a predictor is categorical: comparisons of its levels and new data "
+            f"marginaleffects {own} does not work with polars 2 where a predictor is categorical: comparisons of its levels and new data "
             "fail. Install an earlier one: pip install 'polars<2'.",
             LmmWarning,
         )

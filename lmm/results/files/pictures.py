@@ -8,6 +8,6 @@ from lmm.estimators.optional import need
 
 
 def of(fit: object) -> object:
-    """The pictures of a fit; ArgumentError where matplotlib is missing."""
+    """The pictures of a fit; MissingPackageError where matplotlib is missing."""
     need("matplotlib", "fit.plot", "lmm[plot]")
     return importlib.import_module("lmm.plots").Plots(fit)

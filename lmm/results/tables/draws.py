@@ -15,7 +15,7 @@ import pandas as pd
 
 from lmm.arguments import checked_methods
 from lmm.design.design import Design
-from lmm.errors import ArgumentError, nearest
+from lmm.errors import ArgumentError, MissingPackageError, nearest
 from lmm.estimators.monte_carlo import chain_diagnostics
 from lmm.inference.intervals.coverage import tails
 from lmm.model.records import PosteriorEstimate
@@ -163,13 +163,14 @@ class PosteriorDraws(Mapping[str, np.ndarray]):
 
         Raises
         ------
-        ArgumentError : without arviz-base, which is in the extra ``lmm[bayes]``.
+        MissingPackageError : without arviz-base, which is in the extra ``lmm[bayes]``.
         """
         try:
             import arviz_base
         except ImportError as error:
-            raise ArgumentError(
-                "to_arviz() needs arviz-base; install it with: pip install 'lmm[bayes]'"
+            raise MissingPackageError(
+                "to_arviz() needs arviz-base; install it with: pip install 'lmm[bayes]'",
+                "arviz-base",
             ) from error
         variables: dict[str, np.ndarray] = {"beta": self._record.beta}
         coords: dict[str, list[Any]] = {"coefficient": list(self._design.names)}

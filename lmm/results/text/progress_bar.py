@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from lmm.errors import ArgumentError
+from lmm.errors import MissingPackageError
 
 
 @contextmanager
@@ -18,8 +18,8 @@ def bar(
 
     Parameters
     ----------
-    progress : True shows a bar (ArgumentError without tqdm), False none; None one that appears after two seconds where tqdm is installed
-        and standard error is a terminal, or the program a notebook with widgets.
+    progress : True shows a bar (MissingPackageError without tqdm), False none; None one that appears after two seconds where tqdm is
+        installed and standard error is a terminal, or the program a notebook with widgets.
     """
     if progress is False:
         yield lambda done: None
@@ -28,8 +28,8 @@ def bar(
         import tqdm.std as bars
     except ImportError as error:
         if progress:
-            raise ArgumentError(
-                "progress=True needs tqdm; install it with: pip install tqdm"
+            raise MissingPackageError(
+                "progress=True needs tqdm; install it with: pip install tqdm", "tqdm"
             ) from error
         yield lambda done: None
         return
