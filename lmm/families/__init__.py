@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from lmm.families.proportions.beta import Beta
     from lmm.families.proportions.beta_binomial import BetaBinomial
     from lmm.families.proportions.binomial import Binomial
+    from lmm.families.proportions.ordered_beta import OrderedBeta
     from lmm.families.reals.gaussian import Gaussian
+    from lmm.families.reals.skew_normal import SkewNormal
     from lmm.families.reals.student_t import StudentT
 
 __all__ = [
@@ -64,9 +66,11 @@ __all__ = [
     "LogNormal",
     "NegativeBinomial",
     "NegativeBinomial1",
+    "OrderedBeta",
     "Ordinal",
     "ParameterDerivatives",
     "Poisson",
+    "SkewNormal",
     "StudentT",
     "TruncatedNegativeBinomial",
     "TruncatedNegativeBinomial1",

@@ -22,7 +22,9 @@ from lmm.families.ordered.ordinal import Ordinal
 from lmm.families.proportions.beta import Beta
 from lmm.families.proportions.beta_binomial import BetaBinomial
 from lmm.families.proportions.binomial import Binomial
+from lmm.families.proportions.ordered_beta import OrderedBeta
 from lmm.families.reals.gaussian import Gaussian
+from lmm.families.reals.skew_normal import SkewNormal
 from lmm.families.reals.student_t import StudentT
 
 #: families by name
@@ -44,7 +46,9 @@ FAMILIES: dict[str, type[Family]] = {
         TruncatedNegativeBinomial1,
         GeneralizedPoisson,
         StudentT,
+        SkewNormal,
         Tweedie,
+        OrderedBeta,
         Ordinal,
     )
 }
@@ -67,6 +71,8 @@ ALIASES = {
     "truncated_nbinom1": "truncated_negative_binomial1",
     "generalized_poisson": "genpois",
     "student_t": "t",
+    "ordbeta": "ordered_beta",
+    "skew_normal": "skewnormal",
     "student": "t",
 }
 

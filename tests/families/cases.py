@@ -22,6 +22,8 @@ DISPERSIONS = {
 SHAPES = {
     "t": (np.array([0.4, 4.5]), np.array([1.3, 12.0])),
     "tweedie": (np.array([0.1, 1.8]), np.array([1.2, 1.4])),
+    "skewnormal": (np.array([0.4, -1.5]), np.array([1.3, 4.0])),
+    "ordered_beta": (np.array([12.0, -1.5, 1.0]), np.array([60.0, -3.0, 2.5])),
 }
 #: families in which a weight is no factor of the log density, so that it is normalised at every one
 WEIGHTED = {"binomial", "betabinomial", "gaussian", "gamma", "inverse_gaussian"}
@@ -96,7 +98,10 @@ def support(family: Family, mu: float, weight: float, phi: Phi) -> tuple[np.ndar
     if np.isfinite(family.mean_high):  # steps of the logit, as far as 1 - y can be told from zero
         z = np.arange(-700.0, 36.0, 0.03)
         y = 1.0 / (1.0 + np.exp(-z))
-        return y, 0.03 * y * (1.0 - y)
+        step = 0.03 * y * (1.0 - y)
+        if family.name == "ordered_beta":
+            return np.append([0.0, 1.0], y), np.append([1.0, 1.0], step)
+        return y, step
     if family.discrete or family.name == "counts":
         top = int(
             60
@@ -113,6 +118,9 @@ def support(family: Family, mu: float, weight: float, phi: Phi) -> tuple[np.ndar
     if family.name == "t":
         x = np.arange(-20.0, 20.0, 0.02)
         return mu + phi[0] * np.sinh(x), 0.02 * phi[0] * np.cosh(x)
+    if family.name == "skewnormal":
+        x = np.arange(-12.0, 12.0, 0.01)
+        return mu + phi[0] * x, np.full(len(x), 0.01 * phi[0])
     if family.name == "tweedie":
         y = np.exp(np.arange(-60.0, 6.0, 0.01))
         return np.append(0.0, y), np.append(1.0, 0.01 * y)

@@ -9,6 +9,10 @@ R, with lme4's data:
     show(glmmTMB(ticks, some, family = truncated_poisson()))        # and truncated_nbinom2(), truncated_nbinom1()
     show(glmmTMB(ticks, grouseticks, family = genpois()))
     m <- glmmTMB(ticks, grouseticks, family = tweedie()); show(m); 1 + plogis(m$fit$parfull["psi"])     # 1.178475
+    # from its own start glmmTMB ends at the normal distribution, whose likelihood is lower, and at NaN for ordbeta
+    show(glmmTMB(Reaction ~ Days + (1|Subject), sleepstudy, family = t_family(), start = list(psi = log(4))))     # psi 1.512698
+    sleepstudy$share <- pmin(pmax((sleepstudy$Reaction - 230) / 150, 0), 1)
+    show(glmmTMB(share ~ Days + (1|Subject), sleepstudy, family = ordbeta(), start = list(psi = c(-1, 1))))       # psi -3.8613883 2.8979463
 """
 
 from __future__ import annotations
@@ -115,14 +119,35 @@ CASES = [
         1.186791,
         1.7547215,
     ),
+    Reference(
+        FAMILIES.StudentT(),
+        "Reaction ~ Days + (1|Subject)",
+        "sleepstudy",
+        -891.29068568,
+        (250.932693, 10.534291),
+        (9.520238, 0.764324),
+        36.87176,
+        23.470557,
+    ),
+    Reference(
+        FAMILIES.OrderedBeta(),
+        "share ~ Days + (1|Subject)",
+        "bounded",
+        -10.747204966,
+        (-1.78086917, 0.29866419),
+        (0.3533144, 0.0249888),
+        1.364028,
+        6.3739078,
+    ),
 ]
-STUDENT = Reference(
-    FAMILIES.StudentT(), "Reaction ~ Days + (1|Subject)", "sleepstudy", 0.0, (), (), 0.0, 0.0
-)
+STUDENT, ORDERED = CASES[-2:]
 
 
 def data_of(case: Reference) -> pd.DataFrame:
-    """lme4's data; ``some`` are the broods with ticks."""
+    """lme4's data; ``some`` are the broods with ticks, ``bounded`` has reactions cut off at either end."""
+    if case.data == "bounded":
+        data = lmm.datasets.load("sleepstudy")
+        return data.assign(share=np.clip((data["Reaction"] - 230.0) / 150.0, 0.0, 1.0))
     if case.data != "some":
         return lmm.datasets.load(case.data)
     ticks = lmm.datasets.load("grouseticks")
@@ -157,11 +182,11 @@ def test_log_normal_fits_are_those_of_the_logarithm_where_the_mean_is_one() -> N
 
 
 @pytest.mark.parametrize(
-    "case", [CASES[0], CASES[2], CASES[5], CASES[6], STUDENT], ids=lambda case: case.family.name
+    "case", [CASES[0], CASES[2], *CASES[5:]], ids=lambda case: case.family.name
 )
 def test_quadrature_is_the_integral(case: Reference) -> None:
     """Against a dense rule on a fixed grid, for a density that is called row by row."""
-    data = data_of(case)
+    data = data_of(case).head(120)
     fit = lmm.glmer(case.formula, data, family=case.family, nAGQ=25)
     y, weights = fit.design.y, fit.design.weights
     group = fit.design.terms[0].codes
@@ -225,6 +250,35 @@ def test_several_parameters_are_reported() -> None:
         lmm.glmer(case.formula, data_of(case), family=case.family, start=start)
 
 
+def test_cuts_are_reported() -> None:
+    data = data_of(ORDERED)
+    fit = lmm.glmer(ORDERED.formula, data, family="ordbeta")
+    own = fit.family_parameters()["estimate"]
+    assert own.index.to_list() == ["phi", "lower cut", "upper cut"]
+    np.testing.assert_allclose(own, [6.3739078, -3.8613883, 2.8979463], rtol=1e-5)
+    eta, (_, low, high) = fit.predict(type="link").to_numpy(), own
+    F = lambda x: 1.0 / (1.0 + np.exp(-x))  # noqa: E731
+    mean = F(eta - high) + (F(eta - low) - F(eta - high)) * F(eta)
+    np.testing.assert_allclose(fit.predict(type="response"), mean, rtol=1e-10)
+    assert fit.simulated_residuals(200, rng=1).tests().loc["uniformity", "p_value"] > 0.01
+
+
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_one_end_alone_has_one_cut(end: float) -> None:
+    """A turned response has turned predictors and cuts, and a beta response without ends has none to model."""
+    data = data_of(ORDERED)
+    one = data[data["share"] != 1.0 - end]
+    fit = lmm.glmer(ORDERED.formula, one, family="ordbeta")
+    turned = lmm.glmer(ORDERED.formula, one.assign(share=1.0 - one["share"]), family="ordbeta")
+    assert fit.llf == pytest.approx(turned.llf, abs=1e-6)
+    np.testing.assert_allclose(fit.fixef(), -turned.fixef(), atol=1e-3)
+    cut, other = (each.family_parameters()["estimate"] for each in (fit, turned))
+    assert len(cut) == 2 and cut.iloc[1] == pytest.approx(-other.iloc[1], abs=1e-3)
+    inner = data[(data["share"] > 0.0) & (data["share"] < 1.0)]
+    with pytest.raises(ResponseError, match="'share' has neither 0 nor 1.*Beta"):
+        lmm.glmer(ORDERED.formula, inner, family="ordbeta")
+
+
 def test_heavy_tails_and_none() -> None:
     """A t distribution is never below a normal one in likelihood, and becomes it where tails are not heavy."""
     data = lmm.datasets.load("sleepstudy")
@@ -265,6 +319,7 @@ def test_a_dispersion_that_is_not_needed_is_told() -> None:
         ("truncated_nbinom2", [1, 1.5, 2, 3], "'y' must be whole counts"),
         ("truncated_nbinom1", [1, -1, 2, 3], "'y' must be a count"),
         ("genpois", [1, -1, 2, 3], "'y' must be a count"),
+        ("ordbeta", [0.2, 0.0, 1.5, 0.4], r"'y' must lie from 0 to 1.*first is 1\.5"),
         ("tweedie", [0.5, -1.0, 0.0, 2.0], "'y' must be zero or positive for the tweedie family"),
         ("betabinomial", [0.5, 0.25, 1.0, 0.0], "'y' holds proportions.*weights="),
     ],

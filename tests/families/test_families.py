@@ -6,12 +6,15 @@ import pickle
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import lmm
 from lmm.errors import ArgumentError
 from lmm.families import (
     ALIASES,
     FAMILIES,
+    Beta,
+    BetaBinomial,
     Binomial,
     CustomFamily,
     Family,
@@ -21,6 +24,8 @@ from lmm.families import (
     NegativeBinomial,
     NegativeBinomial1,
     Poisson,
+    SkewNormal,
+    StudentT,
 )
 from tests.families.cases import (
     ALL,
@@ -122,7 +127,7 @@ def test_derivatives_in_several_parameters_are_those_of_the_log_density(family: 
             if family.has_information:
                 found = along(lambda p: family.expected_weights(eta, w, p).weight)
                 near(d.weight[i], found, 1e-6)
-            near(family.phi_slopes(phi)[i], along(lambda p: p), 1e-6)
+            near(family.phi_slopes(phi)[:, i], along(lambda p: p), 1e-6)
 
 
 def test_dispersion_derivatives_vanish_where_there_is_no_dispersion():
@@ -283,6 +288,26 @@ def test_log_densities_equal_those_of_r():
     found, r = np.transpose(found_and_r)
     # the terms of the one with theta = 1e9 are near 24,000 each
     assert found == pytest.approx(r, rel=3e-12)
+
+
+def test_log_densities_equal_those_of_scipy():
+    y, eta = np.array([-1.3, 0.2, 4.0]), np.array([0.4, 0.0, -1.0])
+    t = StudentT().log_density(y, eta, None, np.array([1.7, 3.5]))
+    assert t == pytest.approx(stats.t.logpdf(y, 3.5, eta, 1.7), rel=1e-12)
+    for psi in (-6.0, 0.0, 1.5):
+        delta = psi / np.sqrt(1.0 + psi**2)
+        omega = 1.7 / np.sqrt(1.0 - 2.0 * delta**2 / np.pi)
+        xi = eta - omega * delta * np.sqrt(2.0 / np.pi)
+        own = SkewNormal().log_density(y, eta, None, np.array([1.7, psi]))
+        assert own == pytest.approx(stats.skewnorm.logpdf(y, psi, xi, omega), rel=1e-10)
+        cdf = SkewNormal().cdf(y, eta, None, np.array([1.7, psi]))
+        assert cdf == pytest.approx(stats.skewnorm.cdf(y, psi, xi, omega), abs=1e-10)
+    share, mu = np.array([0.02, 0.5, 0.97]), Beta().mean(eta)
+    beta = Beta().log_density(share, eta, None, 7.0)
+    assert beta == pytest.approx(stats.beta.logpdf(share, 7 * mu, 7 * (1 - mu)), rel=1e-11)
+    k, n = np.array([0.0, 3.0, 9.0]), np.array([4.0, 5.0, 9.0])
+    mixed = BetaBinomial().log_density(k / n, eta, n, 2.0)
+    assert mixed == pytest.approx(stats.betabinom.logpmf(k, n, 2 * mu, 2 * (1 - mu)), rel=1e-11)
 
 
 def test_unit_deviances_equal_those_of_r():

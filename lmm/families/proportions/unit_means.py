@@ -6,6 +6,7 @@ Derivatives L1, L2, L3 in the mean become those in c by dmu/dc = v = pq, d2mu/dc
 from __future__ import annotations
 
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from scipy import special
@@ -23,7 +24,7 @@ class UnitMeans(Peaked):
     """A family whose means are probabilities or shares, with c = logit(mu)."""
 
     default_link = "logit"
-    link_names = ("logit", "probit", "cloglog", "cauchit")
+    link_names: ClassVar[tuple[str, ...]] = ("logit", "probit", "cloglog", "cauchit")
     mean_high = 1.0
     dispersion_scales_variance = False
     dispersion_name = "phi"

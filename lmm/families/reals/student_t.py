@@ -20,6 +20,7 @@ from lmm.families.base import Array, Phi, Weights, weighted_constant
 from lmm.families.links import Four
 from lmm.families.namespace import namespace
 from lmm.families.proportions.beta_binomial import rise
+from lmm.families.reals.gaussian import Gaussian
 from lmm.families.shaped import OwnSlopes, Positive, ShapedFamily, stacked, summed_square
 from lmm.families.special import LOG_2PI, log_less_digamma, trigamma_less_inverse
 
@@ -138,7 +139,7 @@ class StudentT(ShapedFamily):
         return mu + scale * rng.standard_t(df, np.shape(mu))
 
     def initial_mu(self, y: Array, weights: Weights = None) -> Array:
-        return np.asarray(y, dtype=float)
+        return Gaussian(self.link).initial_mu(y, weights)
 
     def initial_phi(self, y: Array, mu: Array, weights: Weights = None) -> Array:
         """The scale from the quartiles of |y - mu|, and five degrees of freedom."""
