@@ -17,6 +17,7 @@ from lmm.api.lmer import (
     kept_arguments,
     rows_bar,
 )
+from lmm.api.several_predictors import joint_model, joint_problem, with_predictors
 from lmm.arguments import caller, checked
 from lmm.design import build_design
 from lmm.design.design import Call, Design
@@ -25,7 +26,8 @@ from lmm.estimators import Control, registry
 from lmm.estimators.estimator import Estimator
 from lmm.estimators.laplace.laplace_likelihood import LaplaceLikelihood
 from lmm.families import Family
-from lmm.formula import Given
+from lmm.families.joint.seen_family import SeenFamily
+from lmm.formula import Formula, Given
 from lmm.linalg import threads
 from lmm.linalg.devices import backend
 from lmm.model.problem import build_generalized
@@ -67,6 +69,8 @@ def glmer(
     family: str | Family | type[Family],
     nAGQ: int | str = 1,
     REML: bool = False,
+    ziformula: str | None = None,
+    dispformula: str | None = None,
     weights: object = None,
     offset: object = None,
     subset: object = None,
@@ -91,6 +95,10 @@ def glmer(
         0 finds the fixed effects with the random ones in the inner loop: fast and biased.
     REML : restricted maximum likelihood, with the fixed effects integrated out by Laplace's approximation too (nAGQ 1): variances
         are less biased where fixed effects are many for the data. Maximum likelihood is the default, as in lme4.
+    ziformula : ``"~ x + (1|g)"``, a linear predictor of zeros beyond those of the family, by the logit of their probability; with a
+        family that has no zeros, such as Gamma, of all zeros (a hurdle). Fixed and random terms, offsets, structures. None for none.
+    dispformula : ``"~ x"``, a linear predictor of the logarithm of the family's dispersion, as glmmTMB has it: the size of a negative
+        binomial, the shape of a gamma distribution, the standard deviation of a Gaussian one. None for a single dispersion.
     weights : trials of a binomial proportion, frequencies of an ordinal response, else prior weights: column name, expression,
         or array (N,).
     offset : known component of the linear predictor: column name, expression, or array (N,).
@@ -122,7 +130,7 @@ def glmer(
     """
     given = Given(weights, offset, subset, na_action, contrasts, caller(), covariance)
     return run_generalized(
-        formula,
+        with_predictors(formula, {"ziformula": ziformula, "dispformula": dispformula}),
         data,
         family=family,
         nAGQ=nAGQ,
@@ -135,7 +143,7 @@ def glmer(
 
 
 def run_generalized(
-    formula: str,
+    formula: str | Formula,
     data: object,
     *,
     family: str | Family | type[Family],
@@ -151,6 +159,7 @@ def run_generalized(
     from lmm.stream import generalized_rows as stream_generalized
 
     family = families.get(family)
+    formula, joint = joint_model(formula, family)
     second_order = nAGQ == "laplace2"
     nAGQ = 1 if second_order else nAGQ
     if (
@@ -169,16 +178,17 @@ def run_generalized(
     problem = None
     with threads.limited():
         if reducer is None:
-            design = build_design(formula, data, given, family)
-            family.check(design.y, design.weights, design.response)
+            design = build_design(formula, data, given, joint)
+            joint.check(design.y, design.weights, design.response)
         else:
-            check_streamed(estimator)
+            check_streamed(estimator, joint)
             design, problem = stream_generalized.build_generalized(
                 formula, data, reducer, given, family
             )
         call: dict[str, object] = {"family": family, "nAGQ": "laplace2" if second_order else nAGQ}
         call["REML"] = bool(estimator.reml)
         call |= {**kept_arguments(design, given, start), "method": method, "control": control}
+        problem = joint_problem(design, estimator) or problem
         check_quadrature(design, estimator.nagq, second_order)
         if problem is None:
             settings = estimator.control
@@ -208,8 +218,12 @@ def choose_passes(n: int, control: Control, reml: bool = False) -> str:
     return "jax" if asked or (n >= ACCELERATE and backend.has_accelerator()) else "numpy"
 
 
-def check_streamed(estimator: Estimator) -> None:
-    """ArgumentError where an estimator needs rows one by one, and they are not in memory."""
+def check_streamed(estimator: Estimator, family: Family) -> None:
+    """ArgumentError where an estimator, or a family with several predictors, needs rows one by one, and they are not in memory."""
+    if isinstance(family, SeenFamily):
+        raise ArgumentError(
+            "ziformula= and dispformula= need the rows in memory; read the data into a table first."
+        )
     if estimator.control.factorization == "iterative":
         raise ArgumentError(
             "factorization='iterative' needs the rows of a generalized model in memory; data read in chunks takes 'exact'."

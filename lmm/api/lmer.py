@@ -284,7 +284,7 @@ def fit_problem(
             term.require_own_rows(estimator.label)
     theta = check_start(start, design, problem, required=control.evaluate_only)
     with _watching(control) as callback, threads.limited():
-        estimate: Estimate = estimator.fit(problem, theta, callback)
+        estimate: Estimate = problem.named(estimator.fit(problem, theta, callback))
     if control.checkpoint is not None:  # what refits this model later is another fit
         estimator = estimator.with_control(replace(control, checkpoint=None))
     return Fit(design.formula, design, problem, estimator.given, warned(design, estimate))

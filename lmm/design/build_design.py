@@ -164,11 +164,18 @@ def _response(found: Evaluated, family: Family | None) -> tuple[np.ndarray, np.n
 
 
 def further_predictors(found: Evaluated, weights: np.ndarray | None) -> tuple[Predictor, ...]:
-    """The fixed columns and offsets of the predictors beside that of the mean."""
+    """The predictors beside that of the mean."""
     out = []
     for name, component in found.formula.components:
-        own = fixed_columns(name, found.random[component.fixed], found, weights, True)
-        out.append(replace(own, offset=found.offsets[name]))
+        matrix = found.random[component.fixed]
+        own = fixed_columns(name, matrix, found, weights, True)
+        side = replace(found, formula=component, fixed=matrix, offset_given=False)
+        made = random_terms(side)
+        for term, _ in made:
+            check_levels(term)
+        frame = model_frame(side, own.all_names, [recipe for _, recipe in made], True)
+        terms = tuple(term for term, _ in made)
+        out.append(replace(own, offset=found.offsets[name], terms=terms, frame=frame))
     return tuple(out)
 
 

@@ -185,6 +185,14 @@ class Design:
         """The design with some fields of the mean's predictor changed."""
         return replace(self, predictors=(replace(self.mean, **changes), *self.predictors[1:]))
 
+    def component(self, name: str) -> Design:
+        """The design of one linear predictor, ``"cond"`` for that of the mean; of one that is not there this design."""
+        for predictor in self.predictors[1:]:
+            if predictor.name == name and predictor.frame is not None:
+                own = predictor.frame
+                return replace(self, predictors=(predictor,), formula=own.formula, frame=own)
+        return replace(self, predictors=self.predictors[:1])
+
     @property
     def n(self) -> int:
         """Rows kept."""

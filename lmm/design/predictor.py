@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmm.design.terms import RandomTerm
+from lmm.formula import ModelFrame
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,7 @@ class Predictor:
     terms : random terms, most levels first.
     offset : (n,) known part, or None for zeros.
     R : (p, p) upper triangular, R'R = X'WX; None where it was not computed.
+    frame : what builds the same columns from new data, of a predictor beside that of the mean.
     """
 
     name: str
@@ -33,3 +35,4 @@ class Predictor:
     terms: tuple[RandomTerm, ...]
     offset: np.ndarray | None = None
     R: np.ndarray | None = None
+    frame: ModelFrame | None = None

@@ -43,6 +43,7 @@ class Estimator(abc.ABC):
     takes_residual : whether it fits structured residuals, ``residual=``.
     takes_related : whether it fits terms whose levels are related, ``covariance=``.
     takes_members : whether rows may belong to several levels of a grouping factor, ``mm(a, b)``.
+    takes_predictors : whether it fits several linear predictors, ``ziformula=`` and ``dispformula=``.
     elsewhere : a sentence for those who ask for it with the other kind of model.
     """
 
@@ -60,6 +61,7 @@ class Estimator(abc.ABC):
     takes_residual: ClassVar[bool] = False
     takes_related: ClassVar[bool] = False
     takes_members: ClassVar[bool] = True
+    takes_predictors: ClassVar[bool] = False
     elsewhere: ClassVar[str] = ""
 
     @property

@@ -33,6 +33,8 @@ from lmm.families.response import check_finite, check_varies, numeric
 Array = np.ndarray
 #: logarithm of a dispersion, or of its inverse, at the most
 LOG_LIMIT = 100.0
+#: step in rho of differences that stand for a third derivative
+THIRD_STEP = 5e-3
 Weights = Array | None
 #: a dispersion, or the thresholds (r,) of a family of categories
 Phi = float | Array
@@ -79,6 +81,21 @@ class DispersionDerivatives(NamedTuple):
     eta: Array
     eta_eta: Array
     weight: Array
+
+
+class DispersionSlopes(NamedTuple):
+    """Derivatives of the log density l that involve rho = log phi, each (n,), to third order.
+
+    Fields: dl/drho, d2l/drho2, d2l/(deta drho), d3l/(deta2 drho), d3l/(deta drho2), d3l/drho3; the last two zeros where they were
+    not asked for.
+    """
+
+    first: Array
+    second: Array
+    eta: Array
+    eta_eta: Array
+    eta_second: Array
+    third: Array
 
 
 class ParameterDerivatives(NamedTuple):
@@ -160,6 +177,10 @@ class Family(abc.ABC):
     eta_columns : what a table of rows calls the linear predictor beside the fitted values.
     sought : what a search looks for, in words.
     rows_per_level : rows of a level, at the least, for its predicted effects to be about normal.
+    has_zeros : whether a response may be zero; the zeros of one that may not, a positive one, come from a part of their own (a hurdle).
+    widest : conditional variance of a random effect, relative to its own, up to which Laplace's approximation is taken; infinite where
+        weights are positive.
+    dispersion_power : phi is this power of what the predictor of the dispersion is the logarithm of, glmmTMB's dispersion.
     merges : which rows with one and the same linear predictor are worth one row with their weights' sum. "sums": all of them,
         with the weighted mean of their responses, because log f = w (y s(eta) - k(eta)) + c(y, w), whose c is no longer known
         then; "equal": those with the same response, because weights multiply log f; None: weights mean something else.
@@ -216,6 +237,9 @@ class Family(abc.ABC):
     default_ddf: ClassVar[str | None] = None
     plain_tests: ClassVar[str | None] = "normal"
     smoothing_rounds: ClassVar[int] = 0
+    has_zeros: ClassVar[bool] = True
+    dispersion_power: ClassVar[float] = 1.0
+    widest: ClassVar[float] = np.inf
     merges: ClassVar[str | None] = None
     has_information: ClassVar[bool] = True
     truncated: ClassVar[bool] = False
@@ -332,6 +356,10 @@ class Family(abc.ABC):
         )
         out = np.where(eta <= low, most if falls else least, out)
         return np.where(eta >= high, least if falls else most, out)
+
+    def expectation(self, mu: Array, phi: Any = 1.0) -> Array:
+        """E(y) (n,) where ``mu`` is the mean that the predictor gives: the same unless the response is truncated."""
+        return mu
 
     def mean_slope(self, eta: Array) -> Array:
         """d mu / d eta (n,); NaN stays."""
@@ -464,6 +492,24 @@ class Family(abc.ABC):
             return Information(-at.d2, -at.d3)
         return self.expected_weights(eta, weights, phi)
 
+    def leverage_slopes(
+        self,
+        leverage: Array,
+        slope: Array,
+        y: Array,
+        eta: Array,
+        weights: Weights = None,
+        phi: Any = 1.0,
+    ) -> Array:
+        """t (n,), the derivative in eta of sum_i l_i W_i with the leverages l held, given ``slope`` dW/deta of each row's own W."""
+        return leverage * slope
+
+    def descent_weights(
+        self, y: Array, eta: Array, weights: Weights = None, phi: Any = 1.0
+    ) -> Array:
+        """Weights (n,) with which a step towards the mode goes down whatever the observed ones are: the expected information."""
+        return self.expected_weights(eta, weights, phi).weight
+
     def unit_squares(self, first: Array, weights: Weights) -> Array:
         """Squares of the scores in rho of rows, as at weight one where rows that are equal may have been merged."""
         return first**2 if weights is None or not self.merges else first**2 / weights
@@ -480,6 +526,36 @@ class Family(abc.ABC):
         first, second, g1, g2, i = self._dispersion(y, c, ones(weights), phi)
         out = (first, second, g1 * c1, g2 * c1**2 + g1 * c2, i * c1**2)
         return DispersionDerivatives(*(filled(x, eta) for x in out))
+
+    def dispersion_slopes(
+        self, y: Array, eta: Array, weights: Weights, phi: Any, third: bool
+    ) -> DispersionSlopes:
+        """Derivatives that involve rho = log phi, of a dispersion that may differ between rows, phi (n,)."""
+        c, c1, c2, _ = self._coordinate(self.clip(eta))
+        w = ones(weights)
+        first, second, g1, g2 = self._observed_dispersion(y, c, w, phi)
+        bent = self._dispersion_third(y, c, w, phi) if third else (0.0, 0.0)
+        out = (first, second, g1 * c1, g2 * c1**2 + g1 * c2, bent[0] * c1, bent[1])
+        return DispersionSlopes(*(filled(x, eta) for x in out))
+
+    def _observed_dispersion(
+        self, y: Array, c: Array, w: Array | float, phi: Any
+    ) -> tuple[Array | float, ...]:
+        """dl/drho, d2l/drho2, d2l/(dc drho), d3l/(dc2 drho)."""
+        return self._dispersion(y, c, w, phi)[:4]
+
+    def _dispersion_third(
+        self, y: Array, c: Array, w: Array | float, phi: Any
+    ) -> tuple[Array | float, Array | float]:
+        """d3l/(dc drho2) and d3l/drho3; of a family that does not say, differences of second derivatives (relative error 1e-10)."""
+
+        def at(step: float) -> Array:
+            _, second, mixed, _ = self._observed_dispersion(y, c, w, phi * np.exp(step))
+            return np.stack(np.broadcast_arrays(mixed, second))
+
+        h = THIRD_STEP
+        found = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h)
+        return found[0], found[1]
 
     # -- the family's own parameters: phi as the user has them, rho (r,) without bounds -----------
 

@@ -274,7 +274,7 @@ def grouping(
     """Codes and levels of every grouping factor of the formula, each single factor coded once; and what is doubtful in them."""
     single: dict[str, Levels] = {}
     out: dict[Interaction, Levels] = {}
-    for bar in formula.bars:
+    for bar in (bar for side in formula.sides for bar in side.bars):
         for factor in bar.factors:
             if factor not in single:
                 single[factor] = levels_of(evaluator, factor, awkward)

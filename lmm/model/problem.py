@@ -336,6 +336,10 @@ class GeneralizedProblem(Structured):
         """The problem of another design with the same family."""
         return build_generalized(design, self.family, self.plan.factorization)
 
+    def first_coefficients(self) -> np.ndarray | None:
+        """gamma to begin from where the problem knows one; None for that of the model without random effects."""
+        return None
+
     def as_linear(self) -> NoReturn:
         """TypeError: it is held by its rows."""
         raise TypeError("a generalized problem has no sums that hold it")

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from lmm.design.design import Design
 from lmm.errors import ArgumentError
 from lmm.families import Family
 from lmm.families.linear import distribution
@@ -197,6 +198,39 @@ class Estimate:
     def parameters(self) -> np.ndarray:
         """Where another fit may begin: theta; of a generalized estimate (theta, beta) and the family's own parameters."""
         return self.distribution.parameters(self.theta, self.beta, self.phi)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The words for its linear predictors."""
+        return ("cond",)
+
+    def require_one_predictor(self, what: str) -> None:
+        """ArgumentError where ``what`` is not available for a model with several linear predictors."""
+
+    def simulated(
+        self, design: Design, nsim: int, rng: np.random.Generator, use_u: bool
+    ) -> np.ndarray | None:
+        """Responses (n, nsim) of a model that draws them by itself; None for one with a single linear predictor."""
+        return None
+
+    @property
+    def whole_theta(self) -> np.ndarray:
+        """theta of all linear predictors."""
+        return self.theta
+
+    @property
+    def dispersion(self) -> float:
+        """The family's dispersion parameter, the first of several, 1 without one; sigma^2 of a linear model."""
+        own = self.distribution.has_own_constant
+        return float(np.atleast_1d(self.phi)[0] if own else self.sigma**2)
+
+    def of_component(self, name: str) -> Estimate:
+        """The part of a linear predictor, of which there is one."""
+        if name not in ("cond", "all"):
+            raise ArgumentError(
+                f"component={name!r}: this fit has one linear predictor, 'cond'; ziformula= and dispformula= give it others."
+            )
+        return self
 
     @property
     def quasi(self) -> bool:

@@ -22,6 +22,10 @@ class Structured:
         """The problem with independent residuals that an estimate of the covariances of residuals leaves: itself where they are so."""
         return self
 
+    def named(self, estimate: Any) -> Any:
+        """An estimate of the problem as tables read it."""
+        return estimate
+
     def constant(self) -> np.ndarray | None:
         """Coefficients (p,) of the fixed columns whose predictor is one in every row, None where there are none."""
         if not self.names:

@@ -58,6 +58,7 @@ class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Row
         conf_level: float = 0.95,
         conf_method: str | None = None,
         ddf: str | None = None,
+        component: str = "cond",
     ) -> pd.DataFrame:
         """One row per parameter, as broom.mixed gives.
 
@@ -68,12 +69,23 @@ class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Row
         conf_level : coverage.
         conf_method : "wald", the default, "profile" or "boot", as in :meth:`confint`; of a posterior its quantiles.
         ddf : "satterthwaite" or "kenward_roger" for ``df`` and ``p_value`` of a linear fit, and "wald" intervals that go with them.
+        component : as in :meth:`fixef`; the rows of "all" have a column ``component`` in front.
 
         Returns
         -------
         DataFrame with those of ``effect, group, level, term, estimate, std_error, statistic, df, p_value, conf_low, conf_high``
         that apply; without ``ddf`` p-values are those of generalized fits. Of a posterior ``std_error`` is its standard deviation.
         """
+        if component == "all" and len(self.estimate.components) > 1:
+            parts = []
+            for name in self.estimate.components:
+                own = self._component(name) if name != self.estimate.components[0] else self
+                part = own.tidy(effects, conf_int, conf_level, conf_method, ddf)
+                part.insert(0, "component", name)
+                parts.append(part)
+            return pd.concat(parts, ignore_index=True)
+        if component not in ("cond", "all"):
+            return self._component(component).tidy(effects, conf_int, conf_level, conf_method, ddf)
         if conf_method is not None:
             arguments.choice(conf_method, "tidy: conf_method", INTERVALS)
         known = self._ddf(ddf)

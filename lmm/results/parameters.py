@@ -5,7 +5,7 @@ This is what every capability of a fit stands on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -62,12 +62,22 @@ class FitBase:
 
     # ---- parameters ----
 
-    def fixef(self) -> pd.Series:
-        """Fixed effects by coefficient name; NaN for a column that was dropped because it depends on others."""
+    def fixef(self, component: str = "cond") -> pd.Series:
+        """Fixed effects by coefficient name; NaN for a column that was dropped because it depends on others.
+
+        Parameters
+        ----------
+        component : of a model with several linear predictors the one that is meant: "cond", that of the mean, "zi", of zero inflation,
+            "disp", of the dispersion, or "all". The same in every method that has it.
+        """
+        if component != "cond":
+            return self._component(component).fixef()
         return fixed.fixed_effects(self.design, self.estimate)
 
-    def ranef(self) -> dict[str, pd.DataFrame]:
+    def ranef(self, component: str = "cond") -> dict[str, pd.DataFrame]:
         """Conditional modes of the random effects: group -> DataFrame (levels x columns), in the response's units."""
+        if component != "cond":
+            return self._component(component).ranef()
         return random_effects_table.conditional_modes(self.design, self.estimate)
 
     def ranef_cov(self) -> dict[str, np.ndarray]:
@@ -86,8 +96,10 @@ class FitBase:
         """Coefficients of each level, fixed plus random: group -> DataFrame (levels x coefficients)."""
         return random_effects_table.level_coefficients(self.design, self.estimate)
 
-    def varcorr(self) -> VarCorr:
+    def varcorr(self, component: str = "cond") -> VarCorr:
         """Standard deviations and correlations of the random effects; prints as lme4's ``VarCorr``."""
+        if component != "cond":
+            return self._component(component).varcorr()
         return varcorr(self.design, self.estimate)
 
     def residual_cov(self, stratum: str | None = None) -> pd.DataFrame:
@@ -136,7 +148,7 @@ class FitBase:
         values = self.estimate.sigma**2 * (T @ T.T + nugget * np.eye(part.k))
         return pd.DataFrame(values, index=list(part.columns), columns=list(part.columns))
 
-    def varcorr_se(self) -> pd.DataFrame:
+    def varcorr_se(self, component: str = "cond") -> pd.DataFrame:
         """Standard errors of standard deviations and correlations; posterior standard deviations of a posterior's.
 
         They are rough where there are few levels, for the distributions are skewed: :meth:`confint` has better intervals.
@@ -147,6 +159,8 @@ class FitBase:
         of the parameters, from the exact Hessian of the criterion; NaN where that is missing (nAGQ=0, given variances), for a
         variance of zero and a correlation of one.
         """
+        if component != "cond":
+            return self._component(component).varcorr_se()
         frame = self.varcorr().to_frame().drop(columns="vcov")
         return frame.assign(std_error=self._uncertainty.standard_errors())
 
@@ -170,9 +184,7 @@ class FitBase:
 
         Where a method estimates one for a family without it (quasi-likelihood), that. Of a family with several parameters the first.
         """
-        if self.estimate.distribution.has_own_constant:
-            return float(np.atleast_1d(self.estimate.phi)[0])
-        return float(self.estimate.sigma**2)
+        return self.estimate.dispersion
 
     def family_parameters(self) -> pd.DataFrame:
         """The family's own parameters: ``estimate, std_error``, a row each; no rows where it has none.
@@ -210,6 +222,21 @@ class FitBase:
     def _uncertainty(self) -> Uncertainty:
         return uncertainty(self.design, self.problem, self._method, self.estimate)
 
+    def _component(self, component: str) -> Fit:
+        """The fit as tables of one linear predictor read it; itself where there is one, or where it is that one."""
+        known = self._uncertainty.of_component(component)
+        if known is self._uncertainty:
+            return self._fit
+        if component not in self._components:
+            fit = replace(self._fit, design=known.design, estimate=known.estimate)
+            vars(fit)["_uncertainty"] = known
+            self._components[component] = fit
+        return self._components[component]
+
+    @cached_property
+    def _components(self) -> dict[str, Fit]:
+        return {}
+
     @cached_property
     def _known_ddf(self) -> dict[str | None, Ddf]:
         return {}
@@ -238,7 +265,9 @@ class FitBase:
             self._known_ddf[name] = found
         return self._known_ddf[name]
 
-    def vcov(self, full: bool = False, ddf: str | None = None) -> pd.DataFrame:
+    def vcov(
+        self, full: bool = False, ddf: str | None = None, component: str = "cond"
+    ) -> pd.DataFrame:
         """Covariance (p, p) of the fixed effects; dropped columns have no row.
 
         Given theta in a linear model. In a generalized one from the exact Hessian over all parameters, computed once on first
@@ -249,11 +278,14 @@ class FitBase:
         full : of all parameters: (theta, beta, log dispersion) of a generalized fit, (theta, beta, log sigma) of a linear one,
             whose fixed effects and variance parameters are asymptotically uncorrelated; zero rows for a theta on its boundary.
         ddf : "kenward_roger" for the covariance adjusted as Kenward and Roger do.
+        component : as in :meth:`fixef`.
 
         Raises
         ------
         ArgumentError : ``full`` where there is no such covariance.
         """
+        if component != "cond":
+            return self._component(component).vcov(full, ddf)
         fixed_part = self._ddf(ddf).cov
         if not full:
             return fixed.covariance_frame(self.design, fixed_part)
@@ -369,7 +401,7 @@ class FitBase:
             theta, "objective: theta", f"{len(names)} finite numbers, {', '.join(names)}"
         )
         everything = self.estimate.parameters
-        if values.shape == self.estimate.theta.shape:
+        if values.shape == self.estimate.whole_theta.shape:
             values = np.concatenate([values, everything[len(values) :]])
         if values.shape != everything.shape:
             raise ArgumentError(

@@ -16,8 +16,11 @@ from lmm.estimators.estimator import Estimator
 from lmm.estimators.monte_carlo import chain_diagnostics
 from lmm.inference.intervals.coverage import normal_quantile, tails
 from lmm.inference.tests.ddf import Ddf
+from lmm.model.joint.joint_estimate import JointEstimate
+from lmm.model.joint.joint_problem import JointProblem
 from lmm.model.problem import GeneralizedProblem, Problem
 from lmm.model.records import Estimate, PosteriorEstimate
+from lmm.results.joint_uncertainty import joint_uncertainty
 from lmm.results.tables import coefficients
 from lmm.results.tables.draws import PosteriorDraws, describe
 from lmm.results.tables.fixed import fixed_effects, limit_table, spread, standard_errors
@@ -189,4 +192,7 @@ def uncertainty(
     """What a fit says of its uncertainty."""
     if isinstance(estimate, PosteriorEstimate):
         return PosteriorUncertainty(design, problem, estimator, estimate)
+    if isinstance(estimate, JointEstimate):
+        assert isinstance(problem, JointProblem)
+        return joint_uncertainty(design, problem, estimator, estimate)
     return Uncertainty(design, problem, estimator, estimate)

@@ -31,6 +31,7 @@ class Resampling(FitBase):
         nsim: int = 1000,
         boot_type: str = "percentile",
         rng: None | int | np.random.Generator = None,
+        component: str = "cond",
     ) -> pd.DataFrame:
         """Confidence intervals ``lower, upper``: ``sd_(Intercept)|Subject``, ..., ``sigma`` (where there is one), then coefficients.
 
@@ -45,6 +46,7 @@ class Resampling(FitBase):
         parm : rows by name; ``"theta_"`` for all variance parameters, ``"beta_"`` for all coefficients.
         ddf : "satterthwaite" or "kenward_roger" gives "wald" intervals of a linear model's coefficients with t quantiles.
         nsim, boot_type, rng : replicates, kind of interval (:meth:`lmm.results.rows.bootstrap.Bootstrap.confint`) and randomness of "boot".
+        component : as in :meth:`fixef`.
 
         Examples
         --------
@@ -57,6 +59,9 @@ class Resampling(FitBase):
         """
         from lmm.results.rows import bootstrap
 
+        if component != "cond":
+            options: dict[str, Any] = {"nsim": nsim, "boot_type": boot_type, "rng": rng}
+            return self._component(component).confint(method, level, parm, ddf, **options)
         if boot_type != "percentile":
             arguments.choice(boot_type, "confint: boot_type", bootstrap.TYPES)
         if method is None and self.estimate.quasi:

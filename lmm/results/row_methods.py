@@ -12,8 +12,9 @@ import pandas as pd
 from lmm.arguments import caller
 from lmm.errors import ArgumentError
 from lmm.results import updating
+from lmm.results.joint_uncertainty import JointUncertainty
 from lmm.results.parameters import FitBase
-from lmm.results.rows import partitions, prediction, row_values, simulation
+from lmm.results.rows import joint_prediction, partitions, prediction, row_values, simulation
 from lmm.results.tables import tidy
 from lmm.results.tests import comparison
 from lmm.results.tests.comparison import MethodComparison
@@ -85,7 +86,8 @@ class Rowwise(FitBase):
         type : "response", means, or "link", linear predictors; the same for a linear model, of which "disp" is the residual standard
             deviation of a row of weight one. Of an ordinal one "response" or
             "prob", a column of probabilities per category; "cumulative", those of a category or a lower one; "class", the
-            most probable category.
+            most probable category. Of a model with several linear predictors "response" is (1 - p) times "conditional", the mean of the
+            family itself, with p the probability of an excess zero, "zprob"; "disp" is the dispersion.
         allow_new_levels : predict levels that the fit never saw, and missing ones, with a random effect of zero, as lme4 does.
         se_fit : add ``se``, the standard error of the predictor given theta. It covers the fixed effects
             and the random effects used, a new level's whole variance included. Of a generalized model that of the
@@ -138,8 +140,18 @@ class Rowwise(FitBase):
         by_partition = partitions.predicted(self._fit, newdata, options)
         if by_partition is not None:
             return by_partition
+        known = self._uncertainty
+        if isinstance(known, JointUncertainty):
+            if marginal or weights is not None or ddf is not None:
+                raise ArgumentError(
+                    "predict: marginal=, weights= and ddf= are not for a model with several linear predictors."
+                )
+            asked = joint_prediction.Asked(
+                newdata, re_form, type, allow_new_levels, se_fit, interval, level
+            )
+            return joint_prediction.predict(known, asked)
         return prediction.predict(
-            self._uncertainty,
+            known,
             newdata,
             re_form,
             type,

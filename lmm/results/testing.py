@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from lmm.errors import ArgumentError
 from lmm.results.parameters import FitBase
 
 
@@ -13,7 +14,7 @@ from lmm.results.parameters import FitBase
 class Testing(FitBase):
     """Tests of coefficients and of terms, fixed and random."""
 
-    def coef_table(self, ddf: str | None = None) -> pd.DataFrame:
+    def coef_table(self, ddf: str | None = None, component: str = "cond") -> pd.DataFrame:
         """``estimate, std_error, statistic`` per coefficient, with ``ddf`` also ``df`` and ``p_value``.
 
         Without degrees of freedom a linear model has no p-values; a generalized one has ``p_value``, normal. A posterior has
@@ -22,6 +23,7 @@ class Testing(FitBase):
         Parameters
         ----------
         ddf : of a linear model "satterthwaite" or "kenward_roger" (whose standard errors are adjusted), else None.
+        component : as in :meth:`fixef`.
 
         Raises
         ------
@@ -34,9 +36,13 @@ class Testing(FitBase):
         >>> fit.coef_table(ddf="satterthwaite")["df"].round(3).tolist()
         [17.0, 17.0]
         """
+        if component != "cond":
+            return self._component(component).coef_table(ddf)
         return self._uncertainty.coefficient_table(self._ddf(ddf))
 
-    def anova(self, type: int | str = 3, ddf: str | None = "auto") -> pd.DataFrame:
+    def anova(
+        self, type: int | str = 3, ddf: str | None = "auto", component: str = "cond"
+    ) -> pd.DataFrame:
         """Tests of the terms of the fixed part, one row per term.
 
         Parameters
@@ -45,6 +51,7 @@ class Testing(FitBase):
             that weigh the levels of the other factors alike, whatever the coding of the factors.
         ddf : of a linear model "satterthwaite" ("auto"), "kenward_roger", or None for Wald's chi-square tests, which a
             generalized model always has.
+        component : as in :meth:`fixef`.
 
         Returns
         -------
@@ -65,6 +72,12 @@ class Testing(FitBase):
         """
         from lmm.results.tests import term_tests
 
+        if component == "all":
+            raise ArgumentError(
+                "anova: component='all' has no terms of its own; ask each component."
+            )
+        if component != "cond":
+            return self._component(component).anova(type, ddf)
         number = term_tests.check_type(type)
         return term_tests.anova_table(self.design, self.estimate, self._ddf(ddf, "anova"), number)
 
@@ -75,6 +88,7 @@ class Testing(FitBase):
         ddf: str | None = "auto",
         joint: bool = False,
         level: float = 0.95,
+        component: str = "cond",
     ) -> pd.DataFrame:
         """Linear functions L beta of the fixed effects, tested against ``rhs``.
 
@@ -87,6 +101,7 @@ class Testing(FitBase):
         ddf : as in :meth:`anova`.
         joint : one test that all hold, in place of one each.
         level : coverage of the intervals.
+        component : as in :meth:`fixef`; of "all" the coefficients are ``x``, ``zi.x``, ``disp.x``.
 
         Returns
         -------
@@ -107,4 +122,6 @@ class Testing(FitBase):
         >>> fit.contrast("Days = 10")[["estimate", "df", "p_value"]].round(3).loc["Days = 10"].tolist()
         [10.467, 17.0, 0.766]
         """
+        if component != "cond":
+            return self._component(component).contrast(L, rhs, ddf, joint, level)
         return self._uncertainty.contrast(L, rhs, lambda: self._ddf(ddf), joint, level)

@@ -68,6 +68,11 @@ class Uncertainty:
     estimator: Estimator
     estimate: Estimate
 
+    def of_component(self, name: str) -> Uncertainty:
+        """What is known of a linear predictor, of which there is one."""
+        self.estimate.of_component(name)
+        return self
+
     @cached_property
     def _covariances(self) -> Covariances:
         """Covariances at the estimate; a warning tells where they should be more than those given theta."""
@@ -186,6 +191,10 @@ class Uncertainty:
             return np.full(len(J), np.nan)
         with np.errstate(invalid="ignore"):
             return np.sqrt(np.diagonal(J @ self.joint[-len(J) :, -len(J) :] @ J.T))
+
+    def single_dispersion(self) -> tuple[str, float, float] | None:
+        """Name, value and standard error of a dispersion that is one number in a model with several linear predictors; else None."""
+        return None
 
     def mode_covariances(self) -> tuple[np.ndarray, ...]:
         """Per term (J, k, k) covariances of the random effects: given the data and theta."""

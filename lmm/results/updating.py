@@ -193,7 +193,7 @@ def refitted(
     if start is None and estimator.control is not None and estimator.control.evaluate_only:
         start = estimate.parameters
     with threads.limited():
-        new = estimator.fit(problem, start)
+        new = problem.named(estimator.fit(problem, start))
     return design, problem, warned(design, new)
 
 

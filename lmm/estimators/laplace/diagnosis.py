@@ -10,7 +10,7 @@ import numpy as np
 from lmm.estimators.laplace.laplace_criterion import LaplaceState
 from lmm.estimators.laplace.separation import Separation, separation
 from lmm.families.base import Family, Phi
-from lmm.model.laplace.quadrature import quadrature
+from lmm.model.laplace.quadrature import integral
 from lmm.model.laplace.rows import Block
 from lmm.model.problem import GeneralizedProblem
 
@@ -52,9 +52,7 @@ def laplace_error(
         or problem.n * points ** len(T) > CHECK_COST
     ):
         return None
-    exact = quadrature(
-        problem.family, problem.rows, T, state.gamma, state.phi, state.laplace, points, observed
-    ).objective
+    exact = integral(problem.family, problem.rows, T, state.gamma, state.phi, state.laplace, points)
     error = (exact - objective) / 2.0
     rounding = 16.0 * float(np.finfo(float).eps) * abs(state.laplace.mode.sums.kernel)
     if abs(error) < FAR_OFF + rounding:

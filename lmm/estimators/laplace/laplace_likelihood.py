@@ -64,7 +64,7 @@ class LaplaceLikelihood(Estimator):
     nagq: int = 1
     second_order: bool = False
     models = (GENERALIZED,)
-    maximises = takes_iterative = takes_checkpoint = takes_chunks = True
+    maximises = takes_iterative = takes_checkpoint = takes_chunks = takes_predictors = True
     elsewhere = " The likelihood of a linear model needs no approximation."
 
     def __post_init__(self) -> None:
@@ -115,16 +115,17 @@ class LaplaceLikelihood(Estimator):
             )
         else:
             outcome = self._close(objective, psi, callback)
-            for share in (
-                SMALLER if outcome.point.payload is None else ()
-            ):  # modes lead out of the link's range: begin nearer to zero
-                outcome = self._close(
+            for share in SMALLER if problem.family.widest == np.inf else SMALLER[-2:]:
+                if not _is_stuck(problem, outcome):
+                    break
+                objective.forget()
+                found = self._close(
                     objective,
                     np.append(share * psi[: problem.n_theta], psi[problem.n_theta :]),
                     callback,
                 )
-                if outcome.point.payload is not None:
-                    break
+                if outcome.point.payload is None or found.converged:
+                    outcome = found
             if (
                 objective.comparable
                 and outcome.point.payload is not None
@@ -214,7 +215,8 @@ class LaplaceLikelihood(Estimator):
             objective.forget()
             found = self._close(objective, psi, callback, best.point.objective)
             evaluations += found.evaluations
-            if found.point.objective < best.point.objective - IMPROVED:
+            lower = found.point.objective < best.point.objective - IMPROVED
+            if lower and not (found.point.payload is not None and _is_stuck(problem, found)):
                 best = found
         objective.remember(best.point)
         return replace(
@@ -305,6 +307,13 @@ def maximum_likelihood(
     if problem.distribution.linear:
         return MaximumLikelihood(reml, control, sigma)
     return LaplaceLikelihood(control, nagq, second_order)
+
+
+def _is_stuck(problem: GeneralizedProblem, outcome: Outcome) -> bool:
+    """Whether a search is to begin nearer to variances of zero: modes led out of the link's range, or the approximation ran out."""
+    if outcome.point.payload is None:
+        return True
+    return problem.family.widest < np.inf and not outcome.converged
 
 
 def refuse_exact(problem: GeneralizedProblem, phi: object) -> None:

@@ -17,6 +17,7 @@ from lmm.families.special import (
     divergence,
     log_less_digamma,
     stirling,
+    tetragamma_plus_square,
     trigamma_less_inverse,
 )
 
@@ -43,6 +44,8 @@ class Gamma(Family):
     default_link = canonical_link = "inverse"
     link_names = ("inverse", "log", "identity")
     has_dispersion = in_jax = slopes_in_jax = batched = True
+    has_zeros = False
+    dispersion_power = -1.0
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: Phi) -> Array:
         return -(w / phi) * divergence(y * namespace(c).xp.exp(-c))
@@ -63,6 +66,14 @@ class Gamma(Family):
         a, z = np.asarray(w / phi), y * np.exp(-c)
         slope = log_less_digamma(a) - divergence(z)  # dl/da
         return -a * slope, a * slope - a**2 * trigamma_less_inverse(a), -a * (z - 1.0), a * z, -a
+
+    def _dispersion_third(
+        self, y: Array, c: Array, w: Array | float, phi: Phi
+    ) -> tuple[Array | float, Array | float]:
+        a, z = np.asarray(w / phi), y * np.exp(-c)
+        slope = log_less_digamma(a) - divergence(z)
+        curve = 3.0 * a**2 * trigamma_less_inverse(a) + a**3 * tetragamma_plus_square(a)
+        return a * (z - 1.0), curve - a * slope
 
     def constant(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         a, xp = ones(weights) / phi, namespace(y, weights, phi).xp

@@ -29,6 +29,7 @@ class InverseGaussian(Family):
     default_link = canonical_link = "1/mu^2"
     link_names = ("1/mu^2", "inverse", "log", "identity")
     has_dispersion = in_jax = slopes_in_jax = batched = True
+    has_zeros = False
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: Phi) -> Array:
         return -0.5 * (w / phi) * (y * namespace(c).xp.exp(-c) - 1.0) ** 2 / y
@@ -51,6 +52,13 @@ class InverseGaussian(Family):
         k, z = (w / phi) * inverse, y * inverse
         half = 0.5 * (w / phi) * (z - 1.0) ** 2 / y
         return half - 0.5, -half, -k * (z - 1.0), -k * (1.0 - 2.0 * z), -k
+
+    def _dispersion_third(
+        self, y: Array, c: Array, w: Array | float, phi: Phi
+    ) -> tuple[Array | float, Array | float]:
+        # but for -rho / 2 the log density is a multiple of exp(-rho)
+        _, second, mixed, _ = self._observed_dispersion(y, c, w, phi)
+        return -mixed, -second
 
     def constant(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         xp = namespace(y, weights, phi).xp

@@ -11,7 +11,12 @@ from scipy import special
 
 from lmm.families.base import Array, Family, Phi, Weights, check_counts, ones, weighted_constant
 from lmm.families.namespace import namespace
-from lmm.families.special import log_less_digamma, stirling, trigamma_less_inverse
+from lmm.families.special import (
+    log_less_digamma,
+    stirling,
+    tetragamma_plus_square,
+    trigamma_less_inverse,
+)
 
 
 def _log_ratio(y: Array, mu: Array, theta: Phi) -> Array:
@@ -79,13 +84,9 @@ class NegativeBinomial(Family):
         first = phi * (
             _log_ratio(y, mu, phi) - v - log_less_digamma(y + phi) + log_less_digamma(phi)
         )
-        # d2l/dtheta2 = psi'(y + theta) - psi'(theta) + 1/theta - 1/total + (y - mu)/total^2, the 1/a parts of psi' put together
+        # d2l/dtheta2 = psi'(y + theta) - psi'(theta) + 1/theta - 1/total + (y - mu)/total^2, where y + theta = (1 + v) total
         curve = (
-            1.0 / (y + phi)
-            - 1.0 / total
-            + v / total
-            + trigamma_less_inverse(y + phi)
-            - trigamma_less_inverse(phi)
+            v**2 / ((1.0 + v) * total) + trigamma_less_inverse(y + phi) - trigamma_less_inverse(phi)
         )
         score, spread = q * (y - mu), (y + phi) * p * q
         return (
@@ -95,6 +96,21 @@ class NegativeBinomial(Family):
             w * (spread * (q - p) - phi * p * q),
             w * phi * p * p,
         )
+
+    def _dispersion_third(
+        self, y: Array, c: Array, w: Array | float, phi: Phi
+    ) -> tuple[Array | float, Array | float]:
+        first, second, _, _ = self._observed_dispersion(y, c, 1.0, phi)
+        mu = np.exp(c)
+        total = mu + phi
+        p, q, v = mu / total, phi / total, (y - mu) / total
+        spread = (y + phi) * p * q
+        # phi^3 d3l/dphi3 with psi''(a) = -1/a^2 + h2(a)
+        cubed = phi**3 * (tetragamma_plus_square(y + phi) - tetragamma_plus_square(phi))
+        cubed = cubed - phi * q**2 * v**2 * (3.0 + 2.0 * v) / (1.0 + v) ** 2
+        # (phi d/dphi)^3 = phi d + 3 phi^2 d2 + phi^3 d3
+        third = 3.0 * second - 2.0 * first + cubed
+        return w * (2.0 * phi * p * q - phi * p - spread * (q - p)), w * third
 
     def constant(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         found = namespace(y, phi)

@@ -124,14 +124,30 @@ class NegativeBinomial1(Family):
     def _dispersion(
         self, y: Array, c: Array, w: Array | float, phi: Phi
     ) -> tuple[Array | float, ...]:
+        _, slope, by_phi = _information_integral(_size(c, phi), phi)
+        return *self._observed_dispersion(y, c, w, phi), w * (by_phi - slope)
+
+    def _observed_dispersion(
+        self, y: Array, c: Array, w: Array | float, phi: Phi
+    ) -> tuple[Array | float, ...]:
         r = _size(c, phi)
         g, b, d = self._slopes(y, r, phi)
         q = phi / (1.0 + phi)
         g2, g3, rq = g + b, g + 3.0 * b + d, r * q
-        _, slope, by_phi = _information_integral(r, phi)
         first = -g + y * (1.0 - q) - rq
         second = g2 + rq * (1.0 + q) - y * q * (1.0 - q)
-        return w * first, w * second, -w * (g2 + rq), -w * (g3 + rq), w * (by_phi - slope)
+        return w * first, w * second, -w * (g2 + rq), -w * (g3 + rq)
+
+    def _dispersion_third(
+        self, y: Array, c: Array, w: Array | float, phi: Phi
+    ) -> tuple[Array | float, Array | float]:
+        # d/drho = R - D, D = r d/dr and R at fixed r, which commute
+        r = _size(c, phi)
+        g, b, d = self._slopes(y, r, phi)
+        q = phi / (1.0 + phi)
+        g3, rq, bent = g + 3.0 * b + d, r * q, q * (1.0 - q)
+        third = -(y + r) * bent * (1.0 - 2.0 * q) + 3.0 * r * bent - 3.0 * rq - g3
+        return w * (g3 + 2.0 * rq - r * bent), w * third
 
     def constant(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         found = namespace(y, phi)

@@ -33,6 +33,7 @@ class Gaussian(Family):
     link_names = tuple(links.LINKS)
     mean_low = -np.inf
     has_dispersion = in_jax = slopes_in_jax = batched = True
+    dispersion_power = 2.0
 
     def _location(self, eta: Array) -> Array:
         return self.link.inverse(eta)
@@ -57,6 +58,13 @@ class Gaussian(Family):
     ) -> tuple[Array | float, ...]:
         half = 0.5 * w * (y - c) ** 2 / phi
         return half - 0.5, -half, -w * (y - c) / phi, w / phi, -w / phi
+
+    def _dispersion_third(
+        self, y: Array, c: Array, w: Array | float, phi: Phi
+    ) -> tuple[Array | float, Array | float]:
+        # but for -rho / 2 the log density is a multiple of exp(-rho)
+        _, second, mixed, _ = self._observed_dispersion(y, c, w, phi)
+        return -mixed, -second
 
     def constant(self, y: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         xp = namespace(y, weights, phi).xp

@@ -400,4 +400,5 @@ class Curve:
 def polished(surface: Surface, start: np.ndarray) -> Place | None:
     """The minimum over all coordinates from ``start``."""
     found = Corrector(surface).settle(start, surface.free)
-    return None if found is None else surface.place(surface.at(found.z))
+    at = None if found is None else surface.at(found.z)
+    return None if at is None or at.payload is None else surface.place(at)

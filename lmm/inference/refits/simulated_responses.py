@@ -39,6 +39,9 @@ def simulate_array(
             "simulate: quasi-likelihood estimates a variance and no distribution, so that there is nothing to draw responses from (nor to "
             "bootstrap or to check residuals by); fit a family that has its own dispersion, such as negative_binomial."
         )
+    own = estimate.simulated(design, nsim, rng, use_u)
+    if own is not None:
+        return own
     draws = estimate.draws_for(effects=use_u)
     if draws is not None:
         return _predictive(design, estimate, draws, nsim, rng, use_u)

@@ -332,6 +332,8 @@ def laplace_task(
             tolerance,
         )
     )
+    if family.widest < np.inf and is_wide(at, T, family.widest):
+        objective = np.inf
     D = [_mean(own) - e_t @ e_t.T for own, e_t in zip(found.G, e, strict=True)]
     d_gamma = _mean(found.gamma) - 2.0 * fixed_score
     parameters = family_parameters(family, source, at, slopes, found)
@@ -353,6 +355,20 @@ def approximation(
     found = (decrement <= max(FOUND, tolerance)) & (np.abs(left) <= ROUND * (1.0 + np.abs(logdet)))
     value = -2.0 * density + square - np.maximum(decrement, 0.0) + logdet + left
     return np.where(found, value, np.inf)
+
+
+def is_wide(at: Factorisation, T: list[np.ndarray], widest: float) -> bool:
+    """Whether the conditional variance of some effect, from the curvature at the mode, is more than ``widest`` times its own variance.
+
+    Observed weights may be negative; where their curvature is all but lost the mode is about to part in two, and log|I + T'Z'WZT|
+    falls without end.
+    """
+    for N, own in zip(at.inverse_blocks(), T, strict=True):
+        G = own @ own.T
+        for a in range(len(G)):
+            if np.any(N[a, a] > widest * G[a, a]):
+                return True
+    return False
 
 
 def dispersion_information(

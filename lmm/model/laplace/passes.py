@@ -127,7 +127,7 @@ class ScoreSums:
                 block.sums(r),
                 block.Q.T @ r,
                 weighted(block, -d2, self.fixed) if self.observed else None,
-                weighted(block, family.expected_weights(eta, weights, phi).weight, self.fixed)
+                weighted(block, family.descent_weights(y, eta, weights, phi), self.fixed)
                 if self.expected
                 else None,
             )
@@ -258,7 +258,7 @@ class LeverageSums:
         leverage = leverages(block, self.tables)
         if self.profiled is not None:
             leverage += self.profiled.leverages(block)
-        t = leverage * dW
+        t = family.leverage_slopes(leverage, dW, y, eta, weights, phi)
         fixed_observed, gram_observed = None, None
         if not family.shares_weights(self.observed):
             fixed_observed, gram_observed = fixed_sums(block, -at.d2)

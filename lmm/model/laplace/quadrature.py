@@ -23,6 +23,7 @@ Pinheiro & Bates (1995), J. Comput. Graph. Stat. 4; for W and w see ``model.lapl
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -65,7 +66,7 @@ def quadrature(
     points: int,
     observed: bool,
 ) -> Quadrature:
-    """J at T (k, k), gamma (p,) and phi, from the Laplace terms ``at`` of the same parameters."""
+    """J at T (k, k), gamma (p,) and phi, from the Laplace terms ``at`` there."""
     code, J = rows.codes[0], rows.plan.terms[0].J
     z = np.stack([np.ones(rows.n) if c is None else c for c in rows.columns[0]])
     k = len(z)
@@ -78,24 +79,17 @@ def quadrature(
     def by_level(v: np.ndarray) -> np.ndarray:
         return np.stack([np.bincount(code, row, J) for row in np.atleast_2d(v)])
 
-    fixed = rows.offset + rows.Q @ gamma
     eta_mode = rows.predictor(mode.gamma, mode.b)
     constant = family.constant(rows.y, rows.weights, phi)
     values = np.empty((len(log_w), J))
     u_nodes, scores, first = [], [], []
-    for m, x in enumerate(nodes.T):
-        u = mode.u[0] + np.einsum("abj,b->aj", L, x)
-        eta = fixed + np.einsum("an,an->n", z, (T @ u)[:, code])
+    for m, (u, eta) in enumerate(_at_nodes(rows, T, gamma, at, nodes)):
         density = family.kernel(rows.y, eta, rows.weights, phi) + constant
         values[m] = log_w[m] + by_level(density)[0] - 0.5 * np.sum(u * u, axis=0)
         u_nodes.append(u)
         scores.append(family.derivatives(rows.y, eta, rows.weights, phi).d1)
         first.append(family.parameter_scores(rows.y, eta, rows.weights, phi))
-    top = values.max(axis=0)
-    shares = np.exp(values - top)
-    total = shares.sum(axis=0)
-    shares /= total
-    objective = -2.0 * float(np.sum(top + np.log(total)) - 0.5 * logdet)
+    objective, shares = _summed(values, logdet)
 
     a, moved, S = np.zeros((k, J)), np.zeros((k, k, J)), np.zeros((k, k, J))
     mean_score, mean_first = np.zeros(rows.n), np.zeros(family.n_parameters)
@@ -119,7 +113,7 @@ def quadrature(
     spread = np.einsum("an,abn,bn->n", Tz, V[:, :, code], Tz)
     derivatives = family.derivatives(rows.y, eta_mode, rows.weights, phi)
     W = family.determinant_weights(derivatives, eta_mode, rows.weights, phi, observed)
-    t = W.slope * spread
+    t = family.leverage_slopes(spread, W.slope, rows.y, eta_mode, rows.weights, phi)
     sum_t = by_level(z * t)
     M_inverse = _inverse(A_observed, T)
     h = np.einsum("abj,bj->aj", M_inverse, a - T.T @ sum_t)
@@ -137,6 +131,47 @@ def quadrature(
         d = family.parameter_derivatives(rows.y, eta_mode, rows.weights, phi, not observed)
         d_rho = -2.0 * (mean_first - weight_slope(d, observed) @ spread + d.eta @ through)
     return Quadrature(objective, -2.0 * gradient.sum(axis=-1), d_gamma, d_rho)
+
+
+@np.errstate(all="ignore")
+def integral(
+    family: Any,
+    rows: Rows,
+    T: np.ndarray,
+    gamma: np.ndarray,
+    phi: Any,
+    at: Laplace,
+    points: int,
+) -> float:
+    """J alone."""
+    code, J = rows.codes[0], rows.plan.terms[0].J
+    nodes, log_w = grid(points, len(T))
+    values = np.empty((len(log_w), J))
+    constant = family.constant(rows.y, rows.weights, phi)
+    for m, (u, eta) in enumerate(_at_nodes(rows, T, gamma, at, nodes)):
+        density = family.kernel(rows.y, eta, rows.weights, phi) + constant
+        values[m] = log_w[m] + np.bincount(code, density, J) - 0.5 * np.sum(u * u, axis=0)
+    return _summed(values, _scale(at.working.diag[0], T)[1])[0]
+
+
+def _summed(values: np.ndarray, logdet: float) -> tuple[float, np.ndarray]:
+    """J, and the shares (M, J) of the nodes in each level's integral, from the logarithms of their terms."""
+    top = values.max(axis=0)
+    shares = np.exp(values - top)
+    total = shares.sum(axis=0)
+    return -2.0 * float(np.sum(top + np.log(total)) - 0.5 * logdet), shares / total
+
+
+def _at_nodes(
+    rows: Rows, T: np.ndarray, gamma: np.ndarray, at: Laplace, nodes: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """u (k, J) and the predictor (n,) at each of the nodes (k, M)."""
+    z = np.stack([np.ones(rows.n) if c is None else c for c in rows.columns[0]])
+    L, _ = _scale(at.working.diag[0], T)
+    fixed = rows.offset + rows.Q @ gamma
+    for x in nodes.T:
+        u = at.mode.u[0] + np.einsum("abj,b->aj", L, x)
+        yield u, fixed + np.einsum("an,an->n", z, (T @ u)[:, rows.codes[0]])
 
 
 def _scale(A: np.ndarray, T: np.ndarray) -> tuple[np.ndarray, float]:

@@ -25,9 +25,13 @@ def starting_values(problem: GeneralizedProblem) -> np.ndarray:
     """(theta, gamma, rho) to begin from."""
     family, source = problem.family, problem.source
     some = source.sample()
-    gamma, phi = (
-        _without_effects(family, some) if family.has_intercept else _cumulative(family, some)
-    )
+    known, phi = problem.first_coefficients(), 1.0
+    if known is not None:
+        gamma = known
+    elif family.has_intercept:
+        gamma, phi = _without_effects(family, some)
+    else:
+        gamma, phi = _cumulative(family, some)
     sums: Working = source.total([Linearise(family, gamma, phi)])[0]
     if source.distant and problem.p:  # all rows have their say
         step = np.linalg.lstsq(sums.gram, sums.fixed_score, rcond=None)[0]

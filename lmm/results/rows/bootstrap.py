@@ -221,13 +221,15 @@ def bootstrap(
             "bootstrap: group= says whose levels kind='cases' draws; the other kinds draw everything."
         )
     generator = arguments.generator(rng, "bootstrap: rng")
-    numbers = design.p * (design.p + 2) + 2 * problem.n_theta + 4
+    every = fit._component("all")
+    numbers = every.design.p * (every.design.p + 2) + 2 * problem.n_theta + 4
     require(
         8.0 * nsim * numbers,
         f"bootstrap: {nsim:,} replicates of {numbers} numbers",
         "take fewer, nsim=",
     )
     if kind == "cases":
+        estimate.require_one_predictor("bootstrap: kind='cases'")
         if statistic is not None:
             raise ArgumentError(
                 "bootstrap: kind='cases' gives the parameters; a statistic of your own needs kind='parametric'."
@@ -235,22 +237,17 @@ def bootstrap(
         t = term_of(design, group, "bootstrap")
         J = design.terms[t].J
         with bar(nsim, "bootstrap", progress) as told:
-            batch = refits.of_levels(
-                design,
-                problem,
-                fit._method,
-                estimate,
-                t,
-                generator.integers(J, size=(nsim, J)),
-                told,
-            )
+            drawn = generator.integers(J, size=(nsim, J))
+            batch = refits.of_levels(design, problem, fit._method, estimate, t, drawn, told)
         return _of_parameters(fit, batch, kind)
     with bar(nsim, "bootstrap", progress) as told:
         draw = simulate_slabs if kind == "parametric" else resample_slabs
         slabs = draw(design, estimate, nsim, generator, refits.HELD)
         if statistic is None:
-            batch = refits.of_responses(design, problem, fit._method, estimate, slabs, False, told)
-            return _of_parameters(fit, batch, kind)
+            batch = refits.of_responses(
+                every.design, problem, fit._method, every.estimate, slabs, False, told
+            )
+            return _of_parameters(every, batch, kind)
         return _of_statistic(fit, slabs, statistic, kind, told)
 
 
@@ -344,13 +341,14 @@ def _of_statistic(
             f"bootstrap: statistic={arguments.shown(statistic)} gives {arguments.shown(value)}; it must give a number, or an array, a "
             "mapping or a Series of numbers."
         ) from error
+    every = fit._component("all")
     rows: list[pd.Series] = []
     failures: dict[int, str] = {}
     missing = pd.Series(np.nan, index=own.index)
     for Y in slabs:
         first = len(rows)
         batch = refits.of_responses(
-            fit.design, fit.problem, fit._method, fit.estimate, [Y], True, told
+            every.design, fit.problem, fit._method, every.estimate, [Y], True, told
         )
         failures |= {first + i: why for i, why in batch.failures.items()}
         for r in range(batch.size):
@@ -399,6 +397,8 @@ def as_series(value: object) -> pd.Series:
 
 def refitted(fit: Fit, batch: Batch, r: int, y: np.ndarray) -> Fit:
     """The fit of replicate r."""
+    every = fit._component("all")
     design = replace(fit.design, y=np.ascontiguousarray(y))
-    estimate = refits.estimate_of(fit.design, fit.estimate, batch, r)
-    return replace(fit, design=design, problem=fit.problem.with_response(design), estimate=estimate)
+    problem = fit.problem.with_response(design)
+    estimate = problem.named(refits.estimate_of(every.design, every.estimate, batch, r))
+    return replace(fit, design=design, problem=problem, estimate=estimate)

@@ -107,6 +107,11 @@ def bootstrapped(
     return _placed(known, table, likelihood_rows(known)).iloc[chosen(known, parm)]
 
 
+def empty_rows(known: Uncertainty) -> pd.DataFrame:
+    """The table of all parameters without limits."""
+    return _placed(known, limit_table(np.zeros((0, 2)), []), [])
+
+
 def _placed(known: Uncertainty, limits: pd.DataFrame, places: list[int]) -> pd.DataFrame:
     """Limits at their rows of the table of all parameters."""
     variances, coefficients = rows(known)

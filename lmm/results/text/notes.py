@@ -8,9 +8,11 @@ import numpy as np
 
 from lmm.covariance.structure import units
 from lmm.design.design import Design
+from lmm.design.predictors.stacked_design import label_of
 from lmm.design.terms import RandomTerm
 from lmm.errors import ConvergenceWarning, LmmWarning, SingularFitWarning, warn
 from lmm.model.gaussian.determined import UNDETERMINED
+from lmm.model.joint.zero_limits import VANISHED
 from lmm.model.records import Estimate
 from lmm.results.tables.components import boundary_distances, degenerate_directions
 
@@ -65,7 +67,10 @@ def monte_carlo_note(design: Design, estimate: Estimate) -> str:
 def warned(design: Design, estimate: Estimate) -> Estimate:
     """Warn of an unconverged or singular estimate; the same estimate with the texts among its messages."""
     for text in estimate.messages:
-        warn(text, SingularFitWarning if text.startswith(UNDETERMINED) else ConvergenceWarning)
+        warn(
+            text,
+            SingularFitWarning if text.startswith((UNDETERMINED, VANISHED)) else ConvergenceWarning,
+        )
     said: list[tuple[str, type[LmmWarning]]] = []
     if not estimate.convergence.converged:
         said.append((f"{UNCONVERGED}{estimate.convergence.message}.", ConvergenceWarning))
@@ -78,6 +83,13 @@ def warned(design: Design, estimate: Estimate) -> Estimate:
 
 def singular_notes(design: Design, estimate: Estimate, tol: float) -> list[str]:
     """Per singular term: which combination of its effects has no variance, and what to do about it."""
+    names = estimate.components
+    if len(names) > 1 and len(design.predictors) > 1:
+        return [
+            note.replace("Singular fit, ", f"Singular fit, {label_of(name, '')}", 1)
+            for name in names
+            for note in singular_notes(design.component(name), estimate.of_component(name), tol)
+        ]
     out = []
     for term, T, distances in zip(
         design.terms, estimate.factors, boundary_distances(design, estimate, tol), strict=True

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lmm.design.design import Design
+from lmm.families.joint.joint_density import TITLES as TITLES_OF_COMPONENTS
 from lmm.inference.tests.ddf import TITLES, Ddf
 from lmm.model.records import Estimate
 from lmm.results.rows import generalized, row_values
@@ -37,6 +38,7 @@ from lmm.results.uncertainty import Uncertainty
 #: correlations of the fixed effects are printed up to this many coefficients.
 MAX_CORRELATION = 12
 DIGITS = 4
+LABELS_OF_COMPONENTS = {"zi": "Zeros", "disp": "Dispersion"}
 _TITLES = {
     "reml": "Linear mixed model fit by REML",
     "ml": "Linear mixed model fit by maximum likelihood",
@@ -64,8 +66,9 @@ class Summary:
     thresholds : thresholds of an ordinal model, or None.
     dispersion : coefficients of the logarithm of the residual standard deviation, or None.
     notes : sentences about the fit.
+    more : headings and tables of further linear predictors.
     tables : the same figures as DataFrames, unrounded: "residuals", "random", "fixed", "correlation", "information", "thresholds",
-        "dispersion".
+        "dispersion"; of further predictors "zi", "disp", "zi_random", "disp_random".
     """
 
     title: str
@@ -84,6 +87,7 @@ class Summary:
     legend: str | None = None
     thresholds: TextTable | None = None
     dispersion: TextTable | None = None
+    more: tuple[tuple[str, TextTable], ...] = ()
 
     @property
     def _criterion_lines(self) -> list[str]:
@@ -109,6 +113,7 @@ class Summary:
             out.append(("Threshold coefficients:", self.thresholds, ()))
         if self.dispersion is not None:
             out.append(("Dispersion model (log residual sd):", self.dispersion, ()))
+        out += [(heading, table, ()) for heading, table in self.more]
         if self.correlation is not None:
             out.append(("Correlation of Fixed Effects:", self.correlation, ()))
         return out
@@ -120,7 +125,9 @@ class Summary:
             for heading, table, below in self._sections()
         ]
         width = max(
-            60, len(self.title), *(len(line) for _, body, _ in bodies for line in body.splitlines())
+            60,
+            len(self.title),
+            *(len(line) for _, body, _ in bodies for line in body.splitlines()),
         )
         double, single = "=" * width, "-" * width
         header = []
@@ -133,7 +140,7 @@ class Summary:
             if heading:
                 lines += ([""] if i or self._criterion_lines else []) + [heading]
             body_lines = body.splitlines()
-            ruled = heading.startswith(("Random", "Fixed", "Threshold", "Dispersion"))
+            ruled = heading and heading != "Scaled residuals:" and not heading.startswith("Corr")
             lines += (
                 [single, body_lines[0], single, *body_lines[1:], single] if ruled else body_lines
             )
@@ -226,6 +233,7 @@ def summarise(
     dispersion = known.dispersion()
     if dispersion is not None:
         tables["dispersion"] = dispersion
+    more = further_components(known, tables)
     p = len(design.names)
     hidden = None
     if p > MAX_CORRELATION:
@@ -254,7 +262,31 @@ def summarise(
         dispersion=None
         if dispersion is None
         else coefficients_as_text(dispersion, DIGITS, estimate.spread),
+        more=more,
     )
+
+
+def further_components(
+    known: Uncertainty, tables: dict[str, pd.DataFrame]
+) -> tuple[tuple[str, TextTable], ...]:
+    """Headings and tables of the linear predictors beside that of the mean, whose figures are put into ``tables``.
+
+    A dispersion that is one number has no table: it is among the lines about the scale.
+    """
+    out = []
+    for name in known.estimate.components[1:]:
+        own = known.of_component(name)
+        if name == "disp" and np.isfinite(known.estimate.dispersion):
+            continue
+        title = TITLES_OF_COMPONENTS[name]
+        if own.design.terms:
+            components = varcorr(own.design, own.estimate)
+            tables[f"{name}_random"] = components.to_frame()
+            out.append((f"{title}, random effects:", components.table(DIGITS, variances=True)))
+        tables[name] = own.coefficient_table(None)
+        text = coefficients_as_text(tables[name], DIGITS, own.estimate.spread)
+        out.append((f"{title}, fixed effects:", text))
+    return tuple(out)
 
 
 def residual_quantiles(design: Design, estimate: Estimate, eta: np.ndarray) -> pd.DataFrame | None:
@@ -315,6 +347,12 @@ def scale_lines(
 ) -> list[str]:
     """The family's own parameters with their standard errors, or the overdispersion of a family without one."""
     family = estimate.distribution
+    single = known.single_dispersion()
+    if single is not None:
+        name, value, se = single
+        line = f"{name} of the {family.title} family: {format_column([value], DIGITS)[0]}"
+        told = f" ({estimate.spread} {format_column([se], DIGITS)[0]})"
+        return [line + (told if np.isfinite(se) else "")]
     if family.has_own_constant:
         lines = []
         errors = known.own_errors()
@@ -343,6 +381,9 @@ def header_lines(design: Design, estimate: Estimate) -> list[tuple[str, str]]:
     lines = [*family.headed(shape), ("Formula", str(design.formula))]
     if design.residual and design.residual[-1].diagonal:
         lines.append(("Dispersion", str(dict(design.formula.components)["disp"])))
+    for name, formula in design.formula.components:
+        if name != "disp" or not np.isfinite(estimate.dispersion):
+            lines.append((LABELS_OF_COMPONENTS.get(name, name), str(formula)))
     for label, key in (
         ("Residual", "residual"),
         ("Weights", "weights"),
@@ -451,6 +492,11 @@ def short_text(design: Design, estimate: Estimate) -> str:
     lines += _in_rows(
         list(map(str, coefficients.index)), format_column(coefficients.to_numpy(), DIGITS)
     )
+    for name in estimate.components[1:]:
+        own = design.component(name), estimate.of_component(name)
+        values = fixed.fixed_effects(*own)
+        lines += [f"{TITLES_OF_COMPONENTS[name]}:"]
+        lines += _in_rows(list(map(str, values.index)), format_column(values.to_numpy(), DIGITS))
     boundaries = estimate.distribution.boundaries
     if boundaries:
         lines += [

@@ -1,0 +1,1 @@
+"""Several linear predictors in one design: their terms, and the rows that they make together."""

@@ -1,0 +1,115 @@
+"""The distribution of a response as seen from one of its linear predictors, the others known row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lmm.families.base import Array, Family, Phi, Weights
+from lmm.families.joint.joint_density import JointDensity, joint_response
+from lmm.families.joint.stacked_family import WithoutResponse
+
+
+class SeenFamily(WithoutResponse):
+    """What tables ask of the family of a model with several predictors; ``phi`` (m, n) are the linear predictors of the rows.
+
+    ``mean`` is the inverse link of the predictor: the mean of the family itself, the probability of an excess zero, the dispersion.
+    Fitted values, residuals and simulations are those of the response, zeros included.
+    """
+
+    name = title = "joint"
+    default_link = "identity"
+    link_names = ("identity", "log", "logit")
+    mean_low = -np.inf
+    residual_types = ("response", "pearson")
+    default_residual = "response"
+    prediction_types = ("response", "link", "conditional", "zprob", "disp")
+
+    density: JointDensity
+    component: str
+
+    def __init__(self, density: JointDensity, component: str = "cond"):
+        inner = density.inner
+        link = density.link(component)
+        own: dict[str, Any] = {"density": density, "component": component, "link": link}
+        own["name"] = own["title"] = inner.name
+        if component == "cond":
+            own |= {
+                "title": inner.title,
+                "mean_low": inner.mean_low,
+                "mean_high": inner.mean_high,
+                "discrete": inner.discrete,
+                "weights_are_trials": inner.weights_are_trials,
+            }
+        else:
+            own |= {"mean_low": 0.0, "mean_high": 1.0 if component == "zi" else np.inf}
+        for key, value in own.items():
+            object.__setattr__(self, key, value)
+
+    def __repr__(self) -> str:
+        return f"SeenFamily({self.density!r}, {self.component!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SeenFamily) and (self.density, self.component) == (
+            other.density,
+            other.component,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.density, self.component))
+
+    @property
+    def inner(self) -> Family:
+        """The family without its zeros and predictors of the dispersion."""
+        return self.density.inner
+
+    @property
+    def has_scale(self) -> bool:
+        return self.inner.has_dispersion
+
+    def etas(self, eta: Array, phi: Phi) -> Array:
+        """The predictors (m, n) with ``eta`` in the place of the component's."""
+        out = np.array(phi, dtype=float)
+        out[self.density.names.index(self.component)] = eta
+        return out
+
+    def log_density(self, y: Array, eta: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
+        return np.asarray(self.density.log_density(y, list(self.etas(eta, phi)), weights))
+
+    def fitted(self, y: Array, eta: Array, phi: Phi = 1.0) -> Array:
+        """E(y) (n,), zeros included."""
+        return self.density.mean(self.etas(eta, phi))
+
+    def residuals(self, y: Array, eta: Array, weights: Weights, phi: Phi, type: str) -> Array:
+        """y less its mean, divided by the standard deviation of the row for ``"pearson"``."""
+        etas = self.etas(eta, phi)
+        raw = y - self.density.mean(etas)
+        if type == "response":
+            return np.asarray(raw)
+        variance = self.density.variance(etas, weights)
+        scale = 1.0 if weights is None or self.density.weighs_inside else np.sqrt(weights)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(raw == 0.0, 0.0, raw * scale / np.sqrt(variance))
+
+    def headed(self, shape: str) -> list[tuple[str, str]]:
+        """Family, link and what it is made of."""
+        inner, parts = self.inner, ""
+        if self.density.inflated:
+            parts = ", hurdle" if self.density.is_hurdle else ", zero-inflated"
+        return [("Family", f"{inner.title}  ( {inner.link.name} ){parts}{inner.qualifier}")]
+
+    def bind(
+        self, values: object, name: str, declared: Iterable[object] = ()
+    ) -> tuple[Family, tuple[str, ...]]:
+        """With what the family learns from the response."""
+        inner, said = self.inner.bind(values, name, declared)
+        return SeenFamily(replace(self.density, inner=inner), self.component), said
+
+    def check(self, y: Array, weights: Weights, name: str) -> None:
+        self.inner.check(y, weights, name)
+
+    def response(self, values: object, name: str) -> tuple[Array, Array | None]:
+        return joint_response(self.density, values, name)

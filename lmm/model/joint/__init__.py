@@ -1,0 +1,1 @@
+"""Models with several linear predictors: the problem, where a fit begins, and the estimate by predictor."""
