@@ -136,7 +136,9 @@ def run(
     check_related(given, estimator, reducer is not None)
     with threads.limited():
         if reducer is not None and isinstance(model, Formula):
-            refuse_chunks(model)
+            from lmm.stream.whole_rows import whole_rows
+
+            data, reducer = whole_rows(reducer, model, given), None
         if reducer is None:
             design = build_design(model, data, given)
         else:
@@ -231,15 +233,6 @@ def with_residuals(
                 f"{asked} is for maximum likelihood, restricted or not, not for {estimator.label}."
             )
     return parsed
-
-
-def refuse_chunks(formula: Formula) -> None:
-    """ArgumentError for what needs the rows in memory."""
-    for asked, given in (("residual=", formula.residual), ("dispformula=", formula.components)):
-        if given:
-            raise ArgumentError(
-                f"{asked} needs the rows in memory; read the data into a table first."
-            )
 
 
 def problem_of(design: Design, backend: str = "numpy", factorization: str = "auto") -> Any:

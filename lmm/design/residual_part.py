@@ -181,11 +181,11 @@ class ResidualPart:
 
     def moments(self, r: np.ndarray) -> np.ndarray:
         """Mean products (k, k) of the residuals r (n,) of a subject at two places; zero where no subject has both."""
-        own = np.ones(len(r), dtype=bool) if self.own is None else self.own
-        codes = np.unique(self.codes[own], return_inverse=True)[1]
-        shape = (int(codes.max()) + 1, self.k)
-        values = sp.csr_array((r[own], (codes, self.places[own])), shape=shape)
-        seen = sp.csr_array((np.ones(int(own.sum())), (codes, self.places[own])), shape=shape)
+        own = slice(None) if self.own is None else self.own
+        where = (self.codes[own], self.places[own])
+        shape = (int(self.codes.max()) + 1, self.k)
+        values = sp.csr_array((r[own], where), shape=shape)
+        seen = sp.csr_array((np.ones(len(where[0])), where), shape=shape)
         total, count = (values.T @ values).toarray(), (seen.T @ seen).toarray()
         return np.where(count > 0, total / np.maximum(count, 1.0), 0.0)
 
@@ -322,7 +322,7 @@ def _check_rows(formula: ResidualFormula, rows: ResidualRows) -> None:
             f"{subject!r}, and {len(twice)} pair{'s' if len(twice) > 1 else ''} of rows in all share a subject and a place. Each row of a "
             "subject needs a place of its own."
         )
-    if len(np.unique(rows.subject.codes)) == len(rows.subject.codes):
+    if np.bincount(rows.subject.codes).max() < 2:
         raise GroupingError(
             f"residual={formula.text}: every {formula.subjects} has a single row, so that no correlation can be estimated."
         )

@@ -361,15 +361,12 @@ def test_formulas_that_cannot_be(
         lmm.lmer("Reaction ~ Days + (1 | Subject)", sleep, dispformula=text)
 
 
-def test_what_it_does_not_go_with(fit: Any, sleep: pd.DataFrame, tmp_path: Path) -> None:
+def test_what_it_does_not_go_with(fit: Any, sleep: pd.DataFrame) -> None:
     formula = "Reaction ~ Days + (1 | Subject)"
     with pytest.raises(lmm.ArgumentError, match="give one of them"):
         lmm.lmer(formula, sleep, dispformula="~ Days", residual="ar1(Days | Subject)")
     with pytest.raises(lmm.ArgumentError, match="dispformula= is for maximum likelihood"):
         lmm.lmer(formula, sleep, dispformula="~ Days", method="vi")
-    sleep.to_parquet(tmp_path / "sleep.parquet")
-    with pytest.raises(lmm.ArgumentError, match="dispformula= needs the rows in memory"):
-        lmm.lmer(formula, tmp_path / "sleep.parquet", dispformula="~ Days")
     with pytest.raises(lmm.PredictionError, match="Days"):
         fit.predict(sleep[["Subject"]], type="disp")
     with pytest.raises(lmm.ArgumentError, match="no leverage row by row"):

@@ -30,6 +30,8 @@ from lmm.errors import CapacityError
 LARGEST = 4000
 #: patterns stand in one stack as long as the lines of one are at most so many times those of another
 UNEVEN = 4
+#: numbers of the lines of which one triangle is made at a time
+BLOCK = 1 << 18
 #: rows of blocks from which products with Z G Z' are taken without forming it, where Z has few columns
 LARGE = 16
 
@@ -254,7 +256,7 @@ class Stack:
         """The stack with other rows w (n of the design, p + 1) in the same clusters."""
         lines = np.zeros_like(np.swapaxes(self.lines, 1, 2))
         for b, own in enumerate(self.members()):
-            root = _root(w[self.rows[own]])
+            root = _root(w, self.rows[own])
             lines[b, : len(root)] = root
         return replace(self, lines=np.ascontiguousarray(np.swapaxes(lines, 1, 2)))
 
@@ -275,10 +277,16 @@ def _ranks(codes: np.ndarray) -> np.ndarray:
     return out
 
 
+def ranked(codes: np.ndarray) -> np.ndarray:
+    """Codes (n,) as 0, 1, ... in their order, without those that do not occur."""
+    rank = np.cumsum(np.bincount(codes) > 0) - 1
+    return np.asarray(rank[codes])
+
+
 def clusters_of(parts: Sequence[Part]) -> np.ndarray:
     """The cluster (n,) of each row: rows that share a level, or share one with a row that does."""
     if all(part.codes is parts[0].codes for part in parts):
-        return np.unique(parts[0].codes, return_inverse=True)[1]
+        return ranked(parts[0].codes)
     n = len(parts[0].codes)
     levels = np.concatenate([[0], np.cumsum([int(part.codes.max()) + 1 for part in parts])])
     rows = np.tile(np.arange(n), len(parts))
@@ -339,7 +347,7 @@ def _stacks(
     """Stacks of clusters of one size: their rows (C, n), their patterns (C,) and the rows (B, n) of one of each."""
     count = np.bincount(pattern)
     members = np.split(np.argsort(pattern, kind="stable"), np.cumsum(count)[:-1])
-    lines = [_root(w[rows[own]]) for own in members]
+    lines = [_root(w, rows[own]) for own in members]
     length = np.array([len(own) for own in lines])
     bucket = np.ceil(np.log(length) / np.log(UNEVEN) - 1e-9).astype(int)
     out = []
@@ -363,9 +371,13 @@ def _stacks(
     return out
 
 
-def _root(w: np.ndarray) -> np.ndarray:
-    """Lines (r, n, q) with the sums of products of w (N, n, q) over its first axis, r at most n q."""
-    N, n, q = w.shape
-    if N <= n * q:
-        return w
-    return np.asarray(np.linalg.qr(w.reshape(N, n * q), mode="r")).reshape(-1, n, q)
+def _root(w: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Lines (r, n, q) with the sums of products of w (rows of the design, q) over clusters with these rows (N, n), r at most n q."""
+    (N, n), q = rows.shape, w.shape[1]
+    if n * q >= N:
+        return w[rows]
+    root, at_once = np.zeros((0, n * q)), max(2 * n * q, BLOCK // (n * q))
+    for first in range(0, N, at_once):  # piece by piece, which takes no copy of all lines
+        piece = w[rows[first : first + at_once]].reshape(-1, n * q)
+        root = np.asarray(np.linalg.qr(np.concatenate([root, piece]), mode="r"))
+    return root.reshape(-1, n, q)

@@ -13,7 +13,7 @@ from scipy.linalg import solve_triangular
 
 from lmm.covariance import Covariance
 from lmm.design.design import Design
-from lmm.design.rank import independent_columns, least_squares
+from lmm.design.rank import independent_columns, least_squares, triangle_inverse
 from lmm.design.residual_part import ResidualPart
 from lmm.design.terms import RandomTerm
 from lmm.errors import CapacityError, ResponseError
@@ -30,6 +30,8 @@ from lmm.model.structured import Structured
 
 #: residual sum of squares over total under which the fixed effects explain the response entirely
 PERFECT = 1e-24
+#: rows whose columns are made orthonormal at a time
+ROWS = 1 << 16
 #: share of the residual variance that is left to the residuals at the start where random effects take their part
 LEFT = 0.5
 
@@ -248,10 +250,14 @@ def build_marginal_problem(design: Design) -> MarginalProblem:
     begin = perf_counter()
     R = np.asarray(design.R)
     beta0, residual, unit, root = _least_squares(design, R)
-    Q = solve_triangular(R, design.X.T, trans="T").T if design.p else design.X
-    w = np.column_stack([Q, residual / unit])
+    w = np.empty((design.n, design.p + 1))
+    inverse = triangle_inverse(R)
+    for first in range(0, design.n, ROWS):
+        some = slice(first, first + ROWS)
+        w[some, :-1] = design.X[some] @ inverse
+    w[:, -1] = residual / unit
     if root is not None:
-        w = w * root[:, None]
+        w *= root[:, None]
     parts = [_term_part(term, root) for term in design.terms]
     parts += [rows_of(part) for part in design.residual]
     order = parts[len(design.terms)].order
