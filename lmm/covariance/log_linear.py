@@ -56,7 +56,8 @@ class LogLinear(Covariance):
         return np.asarray(self.known + theta @ self.X.T)
 
     def factor(self, theta: np.ndarray) -> np.ndarray:
-        return np.exp(self.log_sd(np.asarray(theta, dtype=float)))
+        with np.errstate(over="ignore"):  # an infinite deviance is refused
+            return np.exp(self.log_sd(np.asarray(theta, dtype=float)))
 
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
         return self.X.T * self.factor(theta)
@@ -78,7 +79,8 @@ class LogLinear(Covariance):
         return np.asarray(theta) + self.constant * np.log(scale)
 
     def covariance(self, theta: np.ndarray) -> np.ndarray:
-        return self.factor(theta) ** 2
+        with np.errstate(over="ignore"):
+            return np.exp(2.0 * self.log_sd(np.asarray(theta, dtype=float)))
 
     def of_factor(self, T: np.ndarray) -> np.ndarray:
         return np.square(T)

@@ -103,7 +103,8 @@ def build_design(
         messages += told(predictor)
     residuals: tuple[ResidualPart, ...] = residual_parts(found)
     if getattr(distribution(family), "scales_rows", False):
-        residuals += dispersion_parts(others, str(dict(parsed.components).get("disp", "")))
+        text = str(dict(parsed.components).get("disp", ""))
+        residuals += dispersion_parts(mean, others, prior, text)
     index = table.index
     full_index = index if found.subset is None else index[found.subset]
     return Design(

@@ -15,14 +15,17 @@ from scipy.linalg import solve_triangular
 
 from lmm.covariance.log_linear import LogLinear
 from lmm.design.predictor import Predictor
+from lmm.design.rank import independent_columns, triangle_inverse
 from lmm.design.residual_part import NewErrors, ResidualPart
-from lmm.errors import ArgumentError
+from lmm.errors import ArgumentError, DataError
 from lmm.formula import Formula, ModelFrame, Table
 
 #: the predictor's name
 DISPERSION = "disp"
 #: error of the columns' sum that still counts as a constant
 CONSTANT = 1e-8
+#: how near to one a leverage is that leaves a row no residual
+EXACT = 1e-9
 #: standard deviation of a row, relative to the mean one, under which it vanishes
 VANISHED = 1e-5
 
@@ -134,15 +137,43 @@ def check_dispersion(formula: Formula) -> None:
         )
 
 
-def dispersion_parts(predictors: tuple[Predictor, ...], text: str) -> tuple[DispersionPart, ...]:
+def dispersion_parts(
+    mean: Predictor, others: tuple[Predictor, ...], weights: np.ndarray | None, text: str
+) -> tuple[DispersionPart, ...]:
     """The residuals that the predictor of dispersion tells; none where there is no such predictor.
 
     Raises
     ------
     ArgumentError : columns of which none and no sum is a constant.
+    DataError : standard deviations of rows that the fixed effects fit exactly.
     """
-    found = [predictor for predictor in predictors if predictor.name == DISPERSION]
+    found = [predictor for predictor in others if predictor.name == DISPERSION]
+    for predictor in found:
+        _check_free(mean, predictor, weights, text)
     return tuple(_part(predictor, text) for predictor in found)
+
+
+def _check_free(
+    mean: Predictor, predictor: Predictor, weights: np.ndarray | None, text: str
+) -> None:
+    """DataError where rows of leverage one alone tell a coefficient: their residuals are zero whatever the response."""
+    assert mean.R is not None
+    leverage = np.sum((mean.X @ triangle_inverse(mean.R)) ** 2, axis=1)
+    if weights is not None:
+        leverage = leverage * weights
+    free = leverage < 1.0 - EXACT
+    if free.all():
+        return
+    kept = independent_columns(predictor.X[free])[0] if free.any() else np.zeros(0, dtype=int)
+    if len(kept) == len(predictor.names):
+        return
+    lost = [name for j, name in enumerate(predictor.names) if j not in set(kept.tolist())]
+    fitted = np.flatnonzero(~free)
+    more = f" and {len(fitted) - 1} more" if len(fitted) > 1 else ""
+    raise DataError(
+        f"dispformula={text!r}: the fixed effects fit row {fitted[0] + 1} of those used{more} exactly, and no other row tells how large "
+        f"residuals are in {', '.join(lost)}. Leave that out of dispformula=, or out of the fixed effects."
+    )
 
 
 def _part(predictor: Predictor, text: str) -> DispersionPart:

@@ -376,5 +376,13 @@ def test_what_it_does_not_go_with(fit: Any, sleep: pd.DataFrame) -> None:
 def test_rows_that_are_fitted_exactly_are_named() -> None:
     d = made()
     d["alone"] = np.where(np.arange(len(d)) == 7, "yes", "no")
-    with pytest.warns(lmm.ConvergenceWarning, match="row 8 of those used goes to zero.*alone"):
-        lmm.lmer("y ~ x + alone + (1 | g)", d, dispformula="~ alone")
+    with pytest.raises(lmm.DataError, match="row 8 of those used exactly.*alone"):
+        lmm.lmer("y ~ x + alone + (1 | g)", d, dispformula="~ alone", weights="w")
+
+
+def test_rows_that_the_likelihood_lets_vanish_are_named() -> None:
+    d = made(6, 6)
+    d["one"] = np.where(d["g"] == 2, "yes", "no")
+    d.loc[d["g"] == 2, "y"] = 3.0 + 0.5 * d["x"]  # a line, which a slope of its own fits
+    with pytest.warns(lmm.ConvergenceWarning, match="goes to zero.*one"):
+        lmm.lmer("y ~ x + one + x:one", d, dispformula="~ one")

@@ -166,7 +166,8 @@ def _finish(
     beta, cov = problem.coefficients(at)
     modes = problem.modes(at, G)
     factors = problem.factors(theta)
-    messages = tuple(_flat(problem, point) if outcome.converged else _singular(problem, point))
+    found = [] if outcome.converged else _singular(problem, point)
+    messages = tuple(found or _flat(problem, point))
     return Estimate(
         method="reml" if evaluate.reml else "ml",
         reml=evaluate.reml,
