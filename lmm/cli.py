@@ -1,14 +1,17 @@
 """``lmm FORMULA DATA``: fit a mixed model from a shell and print its summary.
 
 Everything that is wrong ends in one line on standard error (for a formula, with the formula and a caret under the place) and exit
-status 2. Only what the fit needs is imported, so that a small model is on the screen
-about as soon as Python, NumPy and pandas are loaded.
+status 2; a fit that did not converge is printed, and ends in exit status 1. Only what the fit needs is imported, so that a small
+model is on the screen about as soon as Python, NumPy and pandas are loaded.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import lmm
-from lmm.errors import ArgumentError, FormulaError, LmmError, LmmWarning
+from lmm.errors import ArgumentError, DataError, FormulaError, LmmError, LmmWarning
+
+#: in place of a file: standard input or output
+STANDARD = "-"
 
 EXAMPLES = """\
 examples:
@@ -26,8 +32,10 @@ examples:
   lmm "cbind(incidence, size - incidence) ~ period + (1|herd)" cbpp --family binomial
   lmm "y ~ x + (x||g)" measurements.parquet --weights n
   lmm "y ~ x + (x||g)" "measurements/*.parquet"
+  lmm "y ~ x + (1|g)" - --ddf satterthwaite --tidy - < rows.csv > coefficients.csv
 
-DATA is a CSV or Parquet file; what is read in chunks: a pattern for Parquet files, file.duckdb::table; or a shipped data set:
+DATA is a CSV or Parquet file, - for one on standard input; what is read in chunks: a pattern for Parquet files,
+file.duckdb::table; or a shipped data set:
   {names}
 """
 
@@ -52,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("formula", metavar="FORMULA", help='as in R, e.g. "y ~ x + (x|g)"')
     p.add_argument(
-        "data", metavar="DATA", help="a CSV or Parquet file, or the name of a shipped data set"
+        "data",
+        metavar="DATA",
+        help="a CSV or Parquet file, - for standard input, or the name of a shipped data set",
     )
     p.add_argument("--ml", action="store_true", help="maximum likelihood instead of REML")
     p.add_argument("--weights", metavar="COLUMN", help="column or expression of prior weights")
@@ -70,10 +80,15 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--method", metavar="NAME", help="another estimator, by name")
     p.add_argument(
+        "--ddf",
+        metavar="NAME",
+        help="degrees of freedom and p-values of a linear model: satterthwaite or kenward_roger",
+    )
+    p.add_argument(
         "--tidy",
         metavar="FILE",
         type=Path,
-        help="also write coefficients and variance components to a CSV file",
+        help="also write coefficients and variance components to a CSV file; - writes them to standard output in place of the summary",
     )
     p.add_argument("--version", action="version", version=f"lmm {lmm.__version__}")
     p.add_argument(
@@ -84,8 +99,55 @@ def parser() -> argparse.ArgumentParser:
 
 def data_of(name: str) -> object:
     """A table in memory; a pattern or a table of a database (``file.duckdb::table``) as it is, to be read in chunks."""
+    if name == STANDARD:
+        return from_standard_input(sys.stdin.buffer.read())
     in_chunks = "::" in name or any(c in name for c in "*?[")
     return name if in_chunks else lmm.datasets.read(name)
+
+
+def from_standard_input(content: bytes) -> object:
+    """The table that standard input holds: Parquet and compressed CSV are told by their first bytes, tabs by the first line."""
+    head = content.partition(b"\n")[0]
+    ending = ".tsv" if b"\t" in head and b"," not in head else ".csv"
+    for magic, own in (
+        (b"PAR1", ".parquet"),
+        (b"\x1f\x8b", ".csv.gz"),
+        (b"\x28\xb5\x2f\xfd", ".csv.zst"),
+    ):
+        if content.startswith(magic):
+            ending = own
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"rows{ending}"
+        path.write_bytes(content)
+        try:
+            return lmm.datasets.read(path)
+        except LmmError as error:
+            raise DataError(str(error).replace(repr(str(path)), "standard input")) from None
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """What can be told before the data are read: wrong combinations, a name of no method, a file that cannot be written."""
+    if options.ddf is not None:
+        from lmm.inference.tests.ddf import method_name
+
+        if options.family:
+            raise ArgumentError("--ddf is for linear models: a generalized model has normal tests.")
+        options.ddf = method_name(options.ddf)
+    path = options.tidy
+    if path is None or str(path) == STANDARD:
+        return
+    try:
+        if path.is_dir():
+            reason = os.strerror(errno.EISDIR)
+        elif not path.parent.is_dir():
+            reason = os.strerror(errno.ENOENT)
+        elif not os.access(path if path.exists() else path.parent, os.W_OK):
+            reason = os.strerror(errno.EACCES)
+        else:
+            return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    raise ArgumentError(f"--tidy: cannot write {str(path)!r}: {reason}")
 
 
 def fit(options: argparse.Namespace, data: object) -> Any:
@@ -111,10 +173,11 @@ def _out_of_sight(fitter: Callable[..., Any], *args: object, **kwargs: Any) -> o
     return eval("_()", {"__builtins__": {}, "_": partial(fitter, *args, **kwargs)})
 
 
-def write_tidy(model: Any, path: Path) -> None:
+def write_tidy(model: Any, path: Path, ddf: str | None) -> None:
     """Coefficients, then variance components, as one CSV table."""
+    table = model.tidy(effects=["fixed", "ran_pars"], ddf=ddf)
     try:
-        model.tidy(effects=["fixed", "ran_pars"]).to_csv(path, index=False)
+        table.to_csv(sys.stdout if str(path) == STANDARD else path, index=False)
     except (OSError, ValueError) as error:
         raise ArgumentError(
             f"--tidy: cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}"
@@ -139,17 +202,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit status: 0, 2 when what was asked cannot be done, 130 after an interrupt.
+    Exit status: 0, 1 when the fit did not converge, 2 when what was asked cannot be done, 130 after an interrupt.
     """
     options = parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", LmmWarning)
             warnings.showwarning = _show
+            check_options(options)
             model = fit(options, data_of(options.data))
-            print(model.summary(), flush=True)
+            if options.tidy is None or str(options.tidy) != STANDARD:
+                print(model.summary(ddf=options.ddf), flush=True)
             if options.tidy is not None:
-                write_tidy(model, options.tidy)
+                write_tidy(model, options.tidy, options.ddf)
+                sys.stdout.flush()
+            return 0 if model.convergence.converged else 1
     except FormulaError as error:
         print(f"lmm: {error}", file=sys.stderr)
         return 2

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 import types
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -162,7 +164,8 @@ def glmer(monkeypatch):
 
     def record(formula, data, **options):
         calls.append((formula, options))
-        return types.SimpleNamespace(summary=lambda: "fitted")
+        done = types.SimpleNamespace(converged=True)
+        return types.SimpleNamespace(summary=lambda ddf: "fitted", convergence=done)
 
     monkeypatch.setattr(lmm, "glmer", record, raising=False)
     return calls
@@ -208,6 +211,51 @@ def test_a_fresh_process_imports_only_what_a_small_fit_needs():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "csv.gz", "parquet"])
+def test_a_dash_is_standard_input_and_output(run, sleepstudy, tmp_path, monkeypatch, kind):
+    content = (tmp_path / f"sleep.{kind}").read_bytes()
+    given = types.SimpleNamespace(buffer=io.BytesIO(content))
+    monkeypatch.setattr(sys, "stdin", given)
+    status, out, err = run(SLEEP, "-", "--tidy", "-", "--ddf", "satterthwaite")
+    assert (status, err) == (0, "")
+    fit = lmm.lmer(SLEEP, sleepstudy)
+    expected = fit.tidy(effects=["fixed", "ran_pars"], ddf="satterthwaite")
+    found = pd.read_csv(io.StringIO(out))
+    pd.testing.assert_frame_equal(found[["estimate", "df"]], expected[["estimate", "df"]])
+    given.buffer = io.BytesIO(b"")
+    status, _, err = run(SLEEP, "-")
+    assert status == 2 and err.startswith("lmm: cannot read standard input: ")
+
+
+def test_degrees_of_freedom_by_name(run, sleepstudy):
+    expected = str(lmm.lmer(SLEEP, sleepstudy).summary(ddf="kenward_roger"))
+    assert run(SLEEP, "sleepstudy", "--ddf", "Kenward-Roger") == (0, expected + "\n", "")
+
+
+def test_what_is_wrong_with_the_options_is_told_before_the_data_are_read(
+    run, monkeypatch, tmp_path
+):
+    def reading(*_: object) -> None:
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr(lmm.datasets, "read", reading)
+    for argv, text in {
+        ("--tidy", "no/where.csv"): "--tidy: cannot write 'no/where.csv': No such file",
+        ("--tidy", str(tmp_path)): "Is a directory",
+        ("--ddf", "satterthwait"): "Did you mean 'satterthwaite'?",
+        ("--ddf", "kr", "--family", "poisson"): "--ddf is for linear models",
+    }.items():
+        status, out, err = run(SLEEP, "sleepstudy", *argv)
+        assert (status, out) == (2, "") and text in err and err.count("\n") == 1
+
+
+def test_a_fit_that_did_not_converge_is_printed_and_ends_in_status_1(run, monkeypatch):
+    control = lmm.Control(max_evaluations=1)
+    monkeypatch.setattr(lmm, "lmer", partial(lmm.lmer, control=control), raising=False)
+    status, out, err = run(SLEEP, "sleepstudy")
+    assert status == 1 and "Random effects" in out and "did not converge" in err
 
 
 @pytest.mark.parametrize(
