@@ -98,6 +98,15 @@ class Spatial(Scaled):
                 d2C[i, j] = d2C[j, i] = _halved(C, d2R[i, j] * shrink - cross - cross.T)
         return C, np.array(dC), d2C
 
+    def at_points(self, theta: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Kriging: r'R^-1, r the correlations with the positions, and s^2 (1 - r'R^-1 r). Cressie (1993), Statistics for Spatial Data."""
+        s, w = float(theta[0]), np.asarray(theta[1:])
+        between = np.linalg.norm(points[:, None] - np.array(self.points), axis=2)
+        r = (1.0 - self.jitter) * self.correlation(between, self._limited(w))[0]
+        half = solve_triangular(self.root(w)[0], r.T, lower=True)
+        weights = solve_triangular(self.root(w)[0], half, lower=True, trans="T").T
+        return weights, s * s * np.maximum(1.0 - np.sum(half * half, axis=0), 0.0)
+
     def _limited(self, w: np.ndarray) -> np.ndarray:
         """w, of which numbers can be computed."""
         middle = np.log(median_distance(self))

@@ -332,6 +332,10 @@ class Covariance(abc.ABC):
         """The derivatives of these by theta, (count, m)."""
         return _slopes(self.implied(), self.factor(theta), self.jacobian(theta))
 
+    def at_points(self, theta: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (m, k) with which effects at other ``points`` (m, d) are expected from the k effects, and the variances (m,) left."""
+        raise NotImplementedError(f"{self.name} has no positions")
+
     def matrix(self, values: np.ndarray) -> np.ndarray:
         """G (k, k) whose quantities have these values (m,); a correlation that is NaN counts as zero."""
         kinds = np.array([q.kind for q in self.quantities()])

@@ -240,7 +240,7 @@ def _of_coordinates(found: Evaluated, bar: Bar, part: ModelMatrix, names: tuple[
             )
     if structure.dimensions and len(names) != structure.dimensions:
         message = f"{bar.structure} takes one coordinate, not {len(names)}; exp, gau and mat take several."
-    layout = positions(part.values, bar.source)
+    layout = positions(part.values)
     k = len(layout.points)
     if not message and k < structure.least:
         message = f"{bar} has {k} distinct position{'s' * (k > 1)}; {bar.structure} needs at least {structure.least}."

@@ -70,6 +70,21 @@ class TermRecipe:
         values = np.concatenate(parts, axis=1)
         return _scatter(values, complete), complete
 
+    def new_positions(self, frame: ModelFrame, table: Table) -> tuple[NewPositions, ...]:
+        """Where new rows lie at positions that the fit never saw, of columns that are positions."""
+        if not self.layouts:
+            return ()
+        evaluator, complete = frame.on(table, list(self.blocks))
+        out, start = [], 0
+        for layout, text in zip(self.layouts, self.blocks, strict=True):
+            own = frame.columns(evaluator, text)
+            new = layout.unseen(own)
+            if new is not None and new.any():
+                points = np.where(new[:, None], own, np.nan)
+                out.append(NewPositions(start, _scatter(points, complete)))
+            start += layout.of(own[:1]).shape[1]
+        return tuple(out)
+
     def codes(
         self, frame: ModelFrame, table: Table, allow_new_levels: bool
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -119,6 +134,20 @@ class TermRecipe:
 
 
 @dataclass(frozen=True, eq=False)
+class NewPositions:
+    """Rows at positions without a column of their own.
+
+    Attributes
+    ----------
+    start : the first of the term's columns that stand for positions.
+    points : (m, d) coordinates of the rows at new positions, NaN in the others.
+    """
+
+    start: int
+    points: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class NewTerm(Incidence):
     """One random term on m new rows.
 
@@ -128,10 +157,12 @@ class NewTerm(Incidence):
     values : (m, k) float64; rows of NaN where a needed value is missing.
     group : name of the grouping factor.
     complete : (m,) bool, rows in which nothing is missing.
+    positions : where rows lie at positions that the fit never saw.
     """
 
     group: str
     complete: np.ndarray
+    positions: tuple[NewPositions, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +258,8 @@ class ModelFrame:
                 out.append(None)
                 continue
             own, complete = term.met(self, table, allow_new_levels)
-            out.append(NewTerm(own.codes, own.values, term.group, complete, shares=own.shares))
+            new = term.new_positions(self, table)
+            out.append(NewTerm(own.codes, own.values, term.group, complete, new, shares=own.shares))
         return out
 
     def new_values(self, newdata: object) -> list[NewTerm]:

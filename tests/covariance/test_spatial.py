@@ -11,7 +11,7 @@ import pytest
 import lmm
 from lmm.covariance import STRUCTURES
 from lmm.covariance.spatial import Spatial
-from lmm.errors import ArgumentError, FormulaError, PredictionError
+from lmm.errors import ArgumentError, FormulaError
 from lmm.inference.tests.kenward_roger import kenward_roger
 from tests.covariance.test_new_structure import _kenward_roger
 
@@ -144,9 +144,7 @@ def test_everything_that_a_fit_offers(word, tmp_path):
         fit.predict(frame, re_form=f"~ {word}(week | g)"), fit.fittedvalues, rtol=1e-9
     )
     new = frame.assign(week=3.3)
-    with pytest.raises(PredictionError, match=r"positions of .*week.* never saw, such as \(3.3\)"):
-        fit.predict(new)
-    assert np.isfinite(fit.predict(new, re_form=False)).all()
+    assert np.isfinite(fit.predict(new)).all()
     assert fit.ranef()["g"].columns.tolist()[:2] == ["week[0]", "week[1]"]
     assert np.isfinite(fit.bootstrap(3, rng=1).to_frame().to_numpy(dtype=float)).all()
     Y = fit.simulate(2, rng=1, parameters={"range|g": 2.0})
@@ -192,6 +190,9 @@ def test_the_sampler_and_variational_bayes_take_ranges():
     fit = lmm.lmer("y ~ x + exp(week | g)", frame, method=method)
     assert {"sd|g", "range|g"} <= set(fit.draws.to_frame().columns)
     np.testing.assert_allclose(fit.varcorr().to_frame()["sdcor"], likelihood, rtol=0.2)
+    with pytest.raises(ArgumentError, match="positions of g that the fit never saw"):
+        fit.predict(frame.assign(week=0.3))
+    assert np.isfinite(fit.predict(frame.assign(week=0.3), re_form=False)).all()
     pytest.importorskip("optax")
     near = lmm.lmer("y ~ x + exp(week | g)", frame, method="vi").varcorr().to_frame()["sdcor"]
     np.testing.assert_allclose(near, likelihood, rtol=0.1)
@@ -240,3 +241,78 @@ def test_data_read_in_chunks_are_refused_where_the_columns_need_all_rows(term, t
     data().to_parquet(tmp_path / "rows.parquet")
     with pytest.raises(ArgumentError, match="needs the rows in memory"):
         lmm.lmer(f"y ~ x + {term}", str(tmp_path / "rows.parquet"))
+
+
+def places(word: str) -> tuple[pd.DataFrame, str]:
+    """Rows of three groups at positions of a line, or of a plane, and the term."""
+    rng, n = np.random.default_rng(3), 120
+    g, x = np.repeat(np.arange(3), 40), rng.normal(size=n)
+    lat, lon = rng.integers(0, 5, n) / 2.0, rng.integers(0, 3, n) * 0.7
+    effects = rng.normal(size=(3, 5, 3))
+    effects = effects + np.roll(effects, 1, axis=1) + np.roll(effects, 1, axis=2)
+    eta = 0.5 * x + effects[g, (2 * lat).astype(int), 0 if word == "ou" else (lon / 0.7).astype(int)]  # fmt: skip
+    frame = pd.DataFrame({"g": g, "x": x, "lat": lat, "lon": lon, "y": eta + 0.4 * rng.normal(size=n)})  # fmt: skip
+    frame["count"] = rng.poisson(np.exp(0.4 + 0.6 * eta))
+    return frame, f"{word}({'lat' if word == 'ou' else 'lat + lon'} | g)"
+
+
+@pytest.mark.parametrize(("word", "general"), [("ou", False), ("exp", True), ("exp", False), ("gau", True), ("mat", False)])  # fmt: skip
+def test_effects_at_new_positions_are_their_conditional_means(word, general):
+    """Those of a model of the same parameters in which the new positions are columns too, which no row has."""
+    frame, term = places(word)
+    if general:
+        fit = lmm.glmer(f"count ~ x + (0 + x | g) + {term}", frame, family="poisson")
+    else:
+        fit = lmm.lmer(f"y ~ x + (0 + x | g) + {term}", frame)
+    new = pd.DataFrame({"g": [0, 1, 7, 2], "x": 0.3, "lat": [0.2, 9.0, 0.7, 0.5], "lon": [0.1, 0.0, 0.4, 0.7]})  # fmt: skip
+    found = fit.predict(new, type="link" if general else "response", se_fit=True, allow_new_levels=True)  # fmt: skip
+    structure = fit.design.terms[0].structure.sides()[1]
+    theta = fit.theta.to_numpy()
+    own = new[["lat", "lon"]].to_numpy()[:, : len(structure.points[0])]
+    fresh = [tuple(p) for p in own if tuple(p) not in structure.points]
+    every = type(structure)((*structure.points, *dict.fromkeys(fresh)))
+    k, old = every.k + 1, structure.k + 1
+    root = np.zeros((k, k))
+    values, vectors = np.linalg.eigh(every.covariance(theta[1:]))
+    root[0, 0], root[1:, 1:] = theta[0], vectors * np.sqrt(np.maximum(values, 0.0))
+    root = np.kron(np.eye(4), root)  # a fourth group without rows
+    X, Z = fit.design.X, np.zeros((len(frame), 4 * k))
+    small = fit.design.Z.toarray()
+    z = np.zeros((4, 4 * k))
+    for j in range(3):
+        Z[:, j * k : j * k + old] = small[:, j * old : (j + 1) * old]
+    for i, (group, point) in enumerate(zip((0, 1, 3, 2), own, strict=True)):
+        z[i, group * k] = new["x"][i]
+        z[i, group * k + 1 + every.points.index(tuple(point))] = 1.0
+    eta = fit.predict(type="link" if general else "response").to_numpy()
+    mu, scale = (np.exp(eta), 1.0) if general else (np.ones(len(eta)), float(fit.sigma))
+    rows = np.column_stack([X, Z @ root])
+    H = rows.T @ (mu[:, None] * rows)
+    H[2:, 2:] += np.eye(4 * k)
+    score = rows.T @ (fit.design.y - (np.exp(eta) if general else eta))  # zero, and u, at the modes
+    u = np.concatenate([fit.fixef().to_numpy(), score[2:]])
+    wanted = np.column_stack([np.ones(4), new["x"], z @ root])
+    np.testing.assert_allclose(found["fit"], wanted @ u, atol=2e-4 if general else 1e-7)
+    errors = scale * np.sqrt(np.einsum("ij,ij->i", wanted, np.linalg.solve(H, wanted.T).T))
+    np.testing.assert_allclose(found["se"], errors, rtol=1e-5)
+    apart = fit.predict(new, re_form="~ (0 + x | g)", allow_new_levels=True, type="link" if general else "response")  # fmt: skip
+    assert (apart != found["fit"])[[0, 3]].all()
+    population = fit.predict(new, re_form=False, interval="prediction")
+    assert (population["upper"] > population["lower"]).all()
+
+
+def test_new_positions_beside_other_predictors():
+    """One beside a position of the fit has its effect, one far from all that of the population."""
+    frame, term = places("ou")
+    frame["count"] *= np.arange(len(frame)) % 5 > 0
+    fit = lmm.glmer(f"count ~ x + {term}", frame, family="poisson", ziformula="~ 1")
+    new = frame.head(3)
+    here, beside, far = (
+        fit.predict(own, type="link", se_fit=True)
+        for own in (new, new.assign(lat=new["lat"] + 1e-8), new.assign(lat=500.0))
+    )
+    np.testing.assert_allclose(beside, here, atol=1e-5)
+    np.testing.assert_allclose(far["fit"], fit.predict(new, type="link", re_form=False), atol=1e-10)
+    fixed = fit.predict(new, type="link", re_form=False, se_fit=True)["se"]
+    sd = fit.varcorr().to_frame()["sdcor"].iloc[0]
+    np.testing.assert_allclose(far["se"], np.hypot(fixed, sd), rtol=0.05)

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lmm.errors import PredictionError
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -21,6 +19,10 @@ class Layout:
     def of(self, values: np.ndarray) -> np.ndarray:
         """The k columns (m, k) of those of the formula (m, d)."""
         return values
+
+    def unseen(self, values: np.ndarray) -> np.ndarray | None:
+        """The mask (m,) of rows at positions that the fit has no column for; None where columns are no positions."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -38,34 +40,30 @@ class Places(Layout):
 
 @dataclass(frozen=True)
 class Positions(Layout):
-    """Indicators of positions, one by the coordinates of each; ``term`` is how an error names them.
+    """Indicators of positions, one by the coordinates of each.
 
-    Raises
-    ------
-    PredictionError : for a position that is not among them.
+    A row at a position that is not among them is put at the first one: it has the variance of any, and is told by :meth:`unseen`.
     """
 
     points: tuple[tuple[float, ...], ...]
-    term: str
 
     def of(self, values: np.ndarray) -> np.ndarray:
-        known = pd.MultiIndex.from_tuples(self.points)
-        place = known.get_indexer(pd.MultiIndex.from_arrays(list(values.T)))
-        if (place < 0).any():
-            where = ", ".join(f"{x:g}" for x in values[int(np.argmin(place))])
-            raise PredictionError(
-                f"newdata has {int((place < 0).sum())} rows at positions of {self.term} that the fit never saw, such as ({where}). "
-                "Their random effects are not predicted yet; re_form=False predicts without random effects."
-            )
         out = np.zeros((len(values), len(self.points)), order="F")
-        out[np.arange(len(values)), place] = 1.0
+        out[np.arange(len(values)), np.maximum(self._places(values), 0)] = 1.0
         return out
 
+    def unseen(self, values: np.ndarray) -> np.ndarray:
+        return self._places(values) < 0
 
-def positions(values: np.ndarray, term: str) -> Positions:
+    def _places(self, values: np.ndarray) -> np.ndarray:
+        known = pd.MultiIndex.from_tuples(self.points)
+        return np.asarray(known.get_indexer(pd.MultiIndex.from_arrays(list(values.T))))
+
+
+def positions(values: np.ndarray) -> Positions:
     """The distinct rows of coordinates (n, d), in their order."""
     points = np.unique(values + 0.0, axis=0)  # no negative zeros
-    return Positions(tuple(tuple(map(float, point)) for point in points), term)
+    return Positions(tuple(tuple(map(float, point)) for point in points))
 
 
 def position_names(names: tuple[str, ...], points: tuple[tuple[float, ...], ...]) -> list[str]:

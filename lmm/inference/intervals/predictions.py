@@ -48,6 +48,7 @@ class PredictionRows:
     complete : (m,) bool, rows without a missing value.
     weights : (m,) prior weights, or None for ones.
     places : what structured residuals are told apart by, where the variance of observations is wanted.
+    left : (m,) variance of effects at positions that the fit never saw, given those that it did, relative to sigma^2; None for zeros.
     """
 
     X: np.ndarray
@@ -57,6 +58,7 @@ class PredictionRows:
     complete: np.ndarray
     weights: np.ndarray | None
     places: NewErrors | None = None
+    left: np.ndarray | None = None
 
 
 class TBased(NamedTuple):
@@ -193,7 +195,8 @@ def error_variance(
         terms.append(
             None if term is None or not mask.any() else term.rows(rows.complete).only(mask)
         )
-    return np.asarray(prediction_variance(problem, estimate, X, terms))
+    variance = np.asarray(prediction_variance(problem, estimate, X, terms))
+    return variance if rows.left is None else variance + estimate.scale2 * rows.left[rows.complete]
 
 
 def new_observation_variance(

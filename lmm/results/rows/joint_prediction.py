@@ -100,7 +100,7 @@ def _rows(known: object, asked: Asked) -> PredictionRows:
     keep = _kept(design, asked.re_form)
     if asked.newdata is None:
         return fitted_rows(design, keep)
-    return new_rows(design, asked.newdata, keep, asked.allow_new_levels, False)
+    return new_rows(design, known.estimate, asked.newdata, keep, asked.allow_new_levels, False)
 
 
 def _kept(design: Design, re_form: object) -> tuple[np.ndarray, ...]:
@@ -114,7 +114,7 @@ def _kept(design: Design, re_form: object) -> tuple[np.ndarray, ...]:
 
 
 def _only(rows: PredictionRows, complete: np.ndarray) -> PredictionRows:
-    return PredictionRows(rows.X, rows.offset, rows.terms, rows.keep, complete, rows.weights)
+    return replace(rows, complete=complete)
 
 
 def _value(estimate: JointEstimate, type: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -140,16 +140,19 @@ def _errors(
 ) -> np.ndarray:
     """Standard errors, by slopes of the prediction in the predictors from central differences."""
     estimate, parts = known.estimate, []
+    beyond = np.zeros(etas.shape[1])  # of effects at positions that the fit never saw
     for a, (name, own) in enumerate(zip(estimate.density.names, rows, strict=True)):
         step = np.zeros_like(etas)
         step[a] = 1e-5 * np.maximum(1.0, np.abs(etas[a]))
         g = (value(etas + step) - value(etas - step)) / (2.0 * step[a])
         place = next(place for place in estimate.places if place.name == name)
         parts.append((place, own, g))
+        if own.left is not None:
+            beyond += g**2 * own.left[own.complete]
     X, terms = whole_rows(known.problem, parts)
     if all(term is None for term in terms):
         return np.sqrt(np.einsum("ij,jk,ik->i", X, known.whole.beta, X, optimize=True))
-    return np.sqrt(prediction_variance(known.problem, estimate.whole, X, terms))
+    return np.sqrt(prediction_variance(known.problem, estimate.whole, X, terms) + beyond)
 
 
 def _limits(

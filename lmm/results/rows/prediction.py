@@ -20,6 +20,7 @@ from lmm.formula.columns.given import aligned, numeric
 from lmm.inference.criticism import population_average as averages
 from lmm.inference.intervals import predictions
 from lmm.inference.intervals.coverage import check_level
+from lmm.inference.intervals.new_positions import krige
 from lmm.inference.intervals.predictions import PredictionRows
 from lmm.inference.tests.ddf import Ddf
 from lmm.model.records import Estimate
@@ -74,7 +75,7 @@ def predict(
     rows = (
         fitted_rows(design, keep)
         if newdata is None
-        else new_rows(design, newdata, keep, allow_new_levels, everything)
+        else new_rows(design, estimate, newdata, keep, allow_new_levels, everything)
     )
     if weights is not None:
         rows = replace(rows, weights=_new_weights(newdata, weights, len(rows.X)))
@@ -122,7 +123,7 @@ def predicted_categories(
     rows = (
         fitted_rows(design, keep)
         if newdata is None
-        else new_rows(design, newdata, keep, allow_new_levels, False)
+        else new_rows(design, estimate, newdata, keep, allow_new_levels, False)
     )
     family, eta = estimate.distribution, predictions.predictor(rows, estimate)
     if average:
@@ -161,6 +162,7 @@ def fitted_rows(design: Design, keep: tuple[np.ndarray, ...]) -> PredictionRows:
 
 def new_rows(
     design: Design,
+    estimate: Estimate,
     newdata: object,
     keep: tuple[np.ndarray, ...],
     allow_new_levels: bool,
@@ -178,7 +180,7 @@ def new_rows(
         complete &= dependence.predictable(design, whole, "predict")
     if offset is not None:
         complete &= np.isfinite(offset)
-    terms = frame.new_terms(table, allow_new_levels, keep)
+    terms, left = krige(design, estimate, frame.new_terms(table, allow_new_levels, keep), keep)
     if everything and any(term is None for term in terms):
         # the level of an effect that is left out does not matter, only its columns do
         terms = [
@@ -192,7 +194,7 @@ def new_rows(
     if everything and design.residual:
         places = design.residual[0].new_rows(frame, table)
         complete = complete & (True if places is None else places.complete)
-    return PredictionRows(X, offset, tuple(terms), keep, complete, None, places)
+    return PredictionRows(X, offset, tuple(terms), keep, complete, None, places, left)
 
 
 def new_observations(
