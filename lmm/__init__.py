@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from lmm.estimators.monte_carlo.nuts import NUTS
     from lmm.estimators.pql import PenalizedQuasiLikelihood
     from lmm.estimators.variational.variational_bayes import VariationalBayes
+    from lmm.inference.session import options
     from lmm.known.given import Factor, KnownCovariance, Precision
     from lmm.linalg.devices.backend import enable_compile_cache
     from lmm.results import Fit
@@ -105,6 +106,7 @@ __all__ = [
     "lmer_batch",
     "load",
     "mmrm",
+    "options",
     "power",
     "priors",
     "show_versions",
@@ -138,6 +140,7 @@ _HOMES = {
     "Source": "lmm.stream.sources",
     "power": "lmm.results.tests.power",
     "anova": "lmm.results.tests.model_comparison",
+    "options": "lmm.inference.session",
     "show_versions": "lmm.versions",
 }
 

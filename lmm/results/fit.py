@@ -88,6 +88,7 @@ class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Row
             return self._component(component).tidy(effects, conf_int, conf_level, conf_method, ddf)
         if conf_method is not None:
             arguments.choice(conf_method, "tidy: conf_method", INTERVALS)
+        ddf = self._table_ddf(ddf)
         known = self._ddf(ddf)
         limits = self.conf_int(conf_method, conf_level, ddf=ddf) if conf_int else None
         return tidy.tidy(self._uncertainty, effects, conf_level, limits, known)
@@ -99,7 +100,11 @@ class Fit(Interchange, Criticism, Resampling, Refitting, Selecting, Testing, Row
     def summary(self, ddf: str | None = None) -> summary.Summary:
         """A summary that prints: lme4's figures, ruled; also HTML, ``as_latex()``, ``as_markdown()`` and ``.tables``."""
         return summary.summarise(
-            self.design, self.estimate, self._uncertainty, self._eta, self._ddf(ddf)
+            self.design,
+            self.estimate,
+            self._uncertainty,
+            self._eta,
+            self._ddf(self._table_ddf(ddf)),
         )
 
     @property

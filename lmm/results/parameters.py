@@ -17,6 +17,7 @@ from lmm.design.design import Design
 from lmm.errors import ArgumentError, DegreesOfFreedomWarning, nearest, warn
 from lmm.estimators.estimator import Estimator, adopted
 from lmm.formula import Formula
+from lmm.inference.session import session_ddf
 from lmm.inference.tests.counted_ddf import COUNTED
 from lmm.inference.tests.ddf import Asymptotic, Ddf, check, degrees_of_freedom
 from lmm.model.problem import GeneralizedProblem, Problem
@@ -250,7 +251,7 @@ class FitBase:
             self.estimate.require_likelihood(coefficients.no_tests(what))
         if ddf in (None, "auto"):
             usual = self.estimate.distribution.default_ddf if ddf == "auto" else None
-            ddf = self._method.ddf or usual
+            ddf = self._method.ddf or (session_ddf(self.estimate) if usual else None) or usual
         name = None if ddf is None else check(self.estimate, ddf)
         if name is None:
             return Asymptotic(self._uncertainty.beta)
@@ -264,6 +265,10 @@ class FitBase:
                 warn(found.message, DegreesOfFreedomWarning)
             self._known_ddf[name] = found
         return self._known_ddf[name]
+
+    def _table_ddf(self, ddf: str | None) -> str | None:
+        """The method that a table of coefficients has: the one named, the fit's own, or the session's."""
+        return ddf or self._method.ddf or session_ddf(self.estimate)
 
     def vcov(
         self, full: bool = False, ddf: str | None = None, component: str = "cond"

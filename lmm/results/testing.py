@@ -38,7 +38,7 @@ class Testing(FitBase):
         """
         if component != "cond":
             return self._component(component).coef_table(ddf)
-        return self._uncertainty.coefficient_table(self._ddf(ddf))
+        return self._uncertainty.coefficient_table(self._ddf(self._table_ddf(ddf)))
 
     def anova(
         self, type: int | str = 3, ddf: str | None = "auto", component: str = "cond"

@@ -525,3 +525,39 @@ def test_update_refuses_arguments_that_the_call_has_not():
         one.update(family="poisson")
     with pytest.raises(lmm.ArgumentError, match="Did you mean 'weights'"):
         one.update(weight="w")
+
+
+def test_a_session_has_degrees_of_freedom_of_its_own():
+    """In every table of a linear fit that names none; of generalized fits and posteriors nothing changes."""
+    fit = lmm.lmer("Reaction ~ Days + (Days|Subject)", lmm.datasets.load("sleepstudy"))
+    herds = lmm.datasets.load("cbpp")
+    counts = lmm.glmer("incidence ~ period + (1|herd)", herds, family="poisson")
+    plain, generalized = fit.coef_table(), counts.coef_table()
+    assert "p_value" not in plain and "lmm.options" in str(fit.summary())
+    assert "lmm.options" in fit.summary()._repr_html_() and "lmm.options" not in str(
+        counts.summary()
+    )
+    with lmm.options(ddf="Kenward-Roger") as inside:
+        assert repr(inside) == "lmm.options(ddf='kenward_roger')" == repr(lmm.options())
+        wanted = fit.coef_table(ddf="kenward_roger")
+        pd.testing.assert_frame_equal(fit.coef_table(), wanted)
+        assert str(fit.summary()) == str(fit.summary(ddf="kenward_roger"))
+        assert "lmm.options" not in str(fit.summary())
+        tidy = fit.tidy("fixed", conf_int=True)
+        pd.testing.assert_frame_equal(tidy, fit.tidy("fixed", conf_int=True, ddf="kenward_roger"))
+        pd.testing.assert_frame_equal(fit.anova(), fit.anova(ddf="kenward_roger"))
+        named = fit.coef_table(ddf="satterthwaite")
+        assert named["std_error"].equals(plain["std_error"])
+        pd.testing.assert_frame_equal(counts.coef_table(), generalized)
+        with lmm.options(ddf=None):
+            pd.testing.assert_frame_equal(fit.coef_table(), plain)
+        pd.testing.assert_frame_equal(fit.coef_table(), wanted)
+    pd.testing.assert_frame_equal(fit.coef_table(), plain)
+    try:
+        lmm.options(ddf="satterthwaite")
+        assert "df" in fit.coef_table()
+    finally:
+        lmm.options(ddf=None)
+    with pytest.raises(lmm.ArgumentError, match="Did you mean 'satterthwaite'"):
+        lmm.options(ddf="satterthwait")
+    assert "p_value" not in fit.coef_table()

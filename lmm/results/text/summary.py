@@ -38,6 +38,9 @@ from lmm.results.uncertainty import Uncertainty
 #: correlations of the fixed effects are printed up to this many coefficients.
 MAX_CORRELATION = 12
 DIGITS = 4
+HINT = (
+    'For df and p-values: summary(ddf="satterthwaite"), or lmm.options(ddf="satterthwaite") once.'
+)
 LABELS_OF_COMPONENTS = {"zi": "Zeros", "disp": "Dispersion"}
 _TITLES = {
     "reml": "Linear mixed model fit by REML",
@@ -63,6 +66,7 @@ class Summary:
     correlation : correlations of the coefficients, or None.
     correlation_note : why there is no correlation table.
     legend : what the stars mean, or None without stars.
+    hint : how to get degrees of freedom and p-values, where there are none.
     thresholds : thresholds of an ordinal model, or None.
     dispersion : coefficients of the logarithm of the residual standard deviation, or None.
     notes : sentences about the fit.
@@ -85,6 +89,7 @@ class Summary:
     tables: dict[str, pd.DataFrame] = field(repr=False)
     scale: tuple[str, ...] = ()
     legend: str | None = None
+    hint: str | None = None
     thresholds: TextTable | None = None
     dispersion: TextTable | None = None
     more: tuple[tuple[str, TextTable], ...] = ()
@@ -106,7 +111,7 @@ class Summary:
                 (
                     "Fixed effects:",
                     self.fixed,
-                    tuple(line for line in (self.legend, self.correlation_note) if line),
+                    tuple(line for line in (self.legend, self.hint, self.correlation_note) if line),
                 )
             )
         if self.thresholds is not None:
@@ -258,6 +263,7 @@ def summarise(
         legend=LEGEND
         if "p_value" in coefficients and (coefficients["p_value"] < 0.1).any()
         else None,
+        hint=HINT if "statistic" in coefficients and "p_value" not in coefficients else None,
         thresholds=thresholds_as_text(own, DIGITS),
         dispersion=None
         if dispersion is None
