@@ -195,3 +195,32 @@ def test_variational_bayes_and_nuts(fit: lmm.Fit, data: pd.DataFrame) -> None:
     for method in ("vi", lmm.NUTS(chains=2, draws=300, warmup=300)):
         found = lmm.glmer(FORMULA, data, family=Geometric, method=method)
         assert np.abs((found.fixef() - fit.fixef()) / fit.bse).max() < 0.7
+
+
+def test_it_takes_a_second_predictor(data: pd.DataFrame) -> None:
+    """Zeros beyond its own have a predictor, with nothing added to the class."""
+    rng = np.random.default_rng(8)
+    extra = data.assign(y=np.where(rng.random(len(data)) < 0.25, 0, data["y"]))
+    fit = lmm.glmer(FORMULA, extra, family=Geometric, ziformula="~ 1")
+    assert fit.convergence.converged
+    slope, zeros = fit.fixef()["x"], fit.fixef(component="zi")["Intercept"]
+    assert slope == pytest.approx(0.5, abs=0.3) and -3.0 < zeros < 0.0
+    # the likelihood is the integral over the effects, by Laplace's approximation
+    z, w = np.polynomial.hermite_e.hermegauss(101)
+    eta = (fit.fixef()["Intercept"] + slope * extra["x"].to_numpy())[:, None] + fit.theta.iloc[
+        0
+    ] * z
+    y, p = extra["y"].to_numpy()[:, None], special.expit(zeros)
+    own = special.xlogy(y, np.exp(eta)) - (y + 1.0) * np.log1p(np.exp(eta))
+    rows = np.log(p * (y == 0) + (1.0 - p) * np.exp(own))
+    groups = pd.DataFrame(rows).groupby(extra["g"].to_numpy()).sum().to_numpy()
+    total = np.log(np.exp(groups) @ w / np.sqrt(2.0 * np.pi)).sum()
+    assert fit.llf == pytest.approx(total, abs=0.15)
+    assert list(fit.coef_table(component="zi").index) == ["Intercept"]
+    assert {"cond", "zi"} == set(fit.tidy(component="all")["component"])
+    assert fit.confint("wald", component="zi").shape == (1, 2)
+    drawn = fit.simulate(200, rng=1).to_numpy()
+    assert (drawn == 0).mean() == pytest.approx((extra["y"] == 0).mean(), abs=0.05)
+    again = pickle.loads(pickle.dumps(fit))
+    assert again.llf == fit.llf
+    assert fit.predict(type="zprob").iloc[0] == pytest.approx(p)
