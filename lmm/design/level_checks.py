@@ -9,6 +9,7 @@ import numpy as np
 from lmm.design.terms import RandomTerm
 from lmm.errors import ArgumentError, ConvergenceWarning, GroupingError, warn
 from lmm.formula import Bar
+from lmm.formula.text.parse import NONE
 
 #: weights between which their squares, and those of sums of them, are numbers in double precision
 WEIGHTS = (1e-70, 1e70)
@@ -90,7 +91,13 @@ def check_effects(term: RandomTerm, bars: Sequence[Bar], n: int) -> None:
                 f"grouping factor {term.group!r} has {J} levels for {n} rows; {bar} cannot be told from the residual in a linear model. "
                 "There must be fewer levels than rows."
             )
+        columns, hint = bar.columns.removeprefix(NONE), ""
+        if columns != bar.columns:
+            hint = (
+                " Effects of one row each are residuals: leave the term out and give "
+                f"residual='{bar.structure}({columns} | {bar.group})'."
+            )
         raise GroupingError(
             f"the term {bar} has {J * k} random effects ({J} levels x {k} columns) for {n} rows; they cannot be told from the residual "
-            "in a linear model. Use fewer columns, or a coarser grouping factor."
+            f"in a linear model. Use fewer columns, or a coarser grouping factor.{hint}"
         )

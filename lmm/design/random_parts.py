@@ -18,6 +18,7 @@ from lmm.formula.columns.levels import strings
 from lmm.formula.members_recipe import MembersRecipe
 from lmm.formula.text.grouping import Interaction, label
 from lmm.formula.text.names import readable
+from lmm.formula.text.tokens import quote
 
 
 def random_terms(
@@ -164,9 +165,10 @@ def _block(found: Evaluated, bar: Bar) -> Block:
     if structure.ordered:
         names, places, k = _in_declared_places(found, bar, part, names)
     if k < structure.least:
+        levels = "0 + time" if names[-1] == "Intercept" else f"0 + factor({quote(names[-1])})"
         raise FormulaError(
             f"{bar} has one column ({names[-1]}); {bar.structure} is a covariance of several, "
-            f"such as those of {bar.structure}(0 + time | {bar.group}) with a categorical.",
+            f"such as those of {bar.structure}({levels} | {bar.group}) with a categorical.",
             found.formula.text,
             bar.span,
         )
@@ -238,7 +240,7 @@ def _of_coordinates(found: Evaluated, bar: Bar, part: ModelMatrix, names: tuple[
                 f"{categories[0]} is no number; {bar.structure} takes coordinates. For the levels of a categorical write "
                 f"ar1(0 + {categories[0]} | {bar.group}) or another structure."
             )
-    if structure.dimensions and len(names) != structure.dimensions:
+    if not message and structure.dimensions and len(names) != structure.dimensions:
         message = f"{bar.structure} takes one coordinate, not {len(names)}; exp, gau and mat take several."
     layout = positions(part.values)
     k = len(layout.points)

@@ -73,6 +73,7 @@ def repeat_call(
     if formula is not None or "data" in changes:
         call["start"] = None  # theta belongs to the old terms
     if isinstance(new, Formula):
+        _refuse_nothing(new, {**call, **changes})
         call["contrasts"] = codings(call, new)
         call["covariance"] = covariances(call, new)
     kept = dict(design.frame.context)
@@ -89,6 +90,16 @@ def repeat_call(
     rows = {name: arguments.pop(name) for name in ROWWISE if name in arguments}
     return run(
         new, arguments.pop("data"), given=Given(**rows, context={**context, **kept}), **arguments
+    )
+
+
+def _refuse_nothing(formula: Formula, arguments: Mapping[str, object]) -> None:
+    """ArgumentError where neither random terms nor a structure of the residuals would be left."""
+    if formula.bars or formula.components or arguments.get("residual") is not None:
+        return
+    raise ArgumentError(
+        f"update: {formula} without random terms, residual= and dispformula= is no mixed model any more, but a regression with independent "
+        "errors. Add a random term, update('. ~ . + (1 | g)'), or give another structure, such as residual='diag(visit)'."
     )
 
 

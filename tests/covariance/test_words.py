@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import lmm
-from lmm.errors import FormulaError, GroupingError
+from lmm.errors import ArgumentError, FormulaError, GroupingError, ResponseError
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,45 @@ def test_unknown_words_and_single_columns_are_refused(machines):
 def test_a_structure_that_takes_the_residual_in_is_refused_with_one_row_per_column(
     sleepstudy, word
 ):
-    with pytest.raises(GroupingError, match="cannot be told from the residual"):
+    meant = f"residual='{word}(factor(Days) | Subject)'"
+    with pytest.raises(GroupingError, match="cannot be told from the residual") as told:
         lmm.lmer(f"Reaction ~ 1 + {word}(0 + factor(Days) | Subject)", sleepstudy)
+    assert str(told.value).endswith(f"Effects of one row each are residuals: leave the term out and give {meant}.")  # fmt: skip
+    assert lmm.lmer("Reaction ~ 1", sleepstudy, residual=meant[10:-1]).convergence.converged
+
+
+def test_no_hint_of_residuals_where_columns_are_no_categorical(sleepstudy):
+    few = sleepstudy[sleepstudy["Days"] < 2]
+    with pytest.raises(GroupingError, match=r"or a coarser grouping factor\.$"):
+        lmm.lmer("Reaction ~ 1 + (1 + Days | Subject)", few)
+
+
+@pytest.mark.parametrize("word", ["toep", "ad", "hetad"])
+def test_a_residual_variance_that_goes_to_zero_names_the_structure_of_residuals_that_is_meant(
+    sleepstudy, word
+):
+    day = sleepstudy.assign(day=sleepstudy["Days"].astype("category"))
+    with pytest.raises(ResponseError, match=rf"residual='{word}\(day \| Subject\)'"):
+        lmm.lmer(f"Reaction ~ Days + {word}(0 + day | Subject)", day)
+
+
+def test_columns_of_the_wrong_kind_are_refused_with_what_is_meant(sleepstudy):
+    day = sleepstudy.assign(day=sleepstudy["Days"].astype("category"))
+    with pytest.raises(FormulaError, match="day is no number; ou takes coordinates"):
+        lmm.lmer("Reaction ~ 1 + ou(day | Subject)", day)
+    with pytest.raises(
+        FormulaError, match=r"such as those of ar1\(0 \+ factor\(Days\) \| Subject\)"
+    ):
+        lmm.lmer("Reaction ~ 1 + ar1(0 + Days | Subject)", day)
+
+
+def test_an_update_that_leaves_no_mixed_model_says_so(sleepstudy):
+    fit = lmm.lmer("Reaction ~ Days", sleepstudy, residual="ar1(Days | Subject)")
+    with pytest.raises(
+        ArgumentError, match=r"update: Reaction ~ Days without random terms.*no mixed model"
+    ):
+        fit.update(residual=None)
+    assert fit.update(". ~ . + (1 | Subject)", residual=None).nobs == 180
 
 
 def test_formulas_are_written_back_with_their_words():

@@ -296,6 +296,22 @@ def nowhere(theta: np.ndarray) -> Point:
     return Point(np.asarray(theta, dtype=float), np.inf, np.zeros(m), np.eye(m))
 
 
+def as_residuals(problem: Problem) -> str:
+    """A sentence that spells the structure of a term with as many effects as rows as one of the residuals; empty where there is none."""
+    for structure, (group, columns) in zip(problem.structures, problem.labels, strict=True):
+        at = 0
+        for side in structure.sides():
+            stems = {name.partition("[")[0] for name in columns[at : at + side.k]}
+            at += side.k
+            size = next(size for size in problem.plan.terms if size.group == group)
+            if side.k > 1 and len(stems) == 1 and side.k * size.J >= problem.n:
+                return (
+                    " Effects of one row each are residuals: leave the term out and give "
+                    f"residual='{side.name}({stems.pop()} | {group})'."
+                )
+    return ""
+
+
 def nothing_left(problem: Problem) -> ResponseError:
     """The error for a residual variance of zero."""
     groups = ", ".join(size.group for size in problem.plan.terms)
@@ -303,7 +319,7 @@ def nothing_left(problem: Problem) -> ResponseError:
     if effects + problem.p >= problem.n:
         return ResponseError(
             f"{problem.p} fixed and {effects} random effects of {groups} explain the {problem.n} rows exactly and leave no residual "
-            "variance: the likelihood grows without bound. Use fewer columns or terms."
+            f"variance: the likelihood grows without bound. Use fewer columns or terms.{as_residuals(problem)}"
         )
     return ResponseError(
         f"The random effects of {groups} explain the response exactly and leave no residual variance: the response does not vary "
