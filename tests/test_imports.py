@@ -67,6 +67,8 @@ OPTIONAL |= {"dask", "cloudpickle", "pyspark", "py4j"}
 BASE = {"errors", "arguments", "atomic", "memory", "types"}
 JAX_FREE = {"errors", "datasets", "formula", "design", "covariance", "results", "cli"}
 SLOW_SCIPY = {"scipy.stats", "scipy.optimize"}
+# as slow, and needed by splines alone: any room may import it inside a function
+LATE_SCIPY = "scipy.interpolate"
 
 
 def room(path: Path) -> str:
@@ -134,7 +136,7 @@ def complaints(path: Path) -> Iterator[str]:
             inside
             and top not in OPTIONAL
             and top != "lmm"
-            and not target.startswith(tuple(SLOW_SCIPY))
+            and not target.startswith((*SLOW_SCIPY, LATE_SCIPY))
         ):
             yield f"{place}: imported inside a function"
         if typing:
@@ -142,6 +144,8 @@ def complaints(path: Path) -> Iterator[str]:
         if top in {"jax", "jaxlib"} and here in JAX_FREE:
             yield f"{place}: JAX in {here}"
         if target.startswith(tuple(SLOW_SCIPY)) and here in JAX_FREE:
+            yield f"{place}: slow to import"
+        if target.startswith(LATE_SCIPY) and not inside and here in JAX_FREE:
             yield f"{place}: slow to import"
         if top in OPTIONAL - {"jax", "jaxlib", "narwhals"} and not inside and here != "plots":
             yield f"{place}: an optional package, imported by the whole module"

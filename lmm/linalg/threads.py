@@ -3,7 +3,8 @@
 OpenBLAS splits even small factorisations over all cores and lets its threads spin while they wait
 for each other. On a machine that is also doing something else that costs a factor of 10 to 1000. So
 fits run on one BLAS thread, and the large factorisations of a dense tail on the cores that are idle
-at that moment. Nothing is done where the BLAS is not an OpenBLAS, and counts are put back on leaving.
+at that moment. An OpenBLAS is spoken to directly; where there is none, threadpoolctl, if it is installed, sets the threads of MKL
+and BLIS. Counts are put back on leaving.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _alone_until = 0.0
 
 @cache
 def _controls() -> list[tuple[Callable[[int], None], Callable[[], int]]]:
-    """(set, get) of the thread count of every OpenBLAS that is loaded."""
+    """(set, get) of the thread count of every OpenBLAS that is loaded; where there is none, of any BLAS that threadpoolctl knows."""
     out: list[tuple[Callable[[int], None], Callable[[], int]]] = []
     for path in _loaded():
         try:
@@ -52,7 +53,17 @@ def _controls() -> list[tuple[Callable[[int], None], Callable[[], int]]]:
                 getter = getattr(library, f"{prefix}openblas_get_num_threads{suffix}", None)
                 if setter is not None and getter is not None:
                     out.append((setter, getter))
-    return out
+    return out or _pools()
+
+
+def _pools() -> list[tuple[Callable[[int], None], Callable[[], int]]]:
+    """The same by threadpoolctl, an optional package; none without it."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return []
+    found = ThreadpoolController().select(user_api="blas").lib_controllers
+    return [(own.set_num_threads, own.get_num_threads) for own in found]
 
 
 def _loaded() -> list[str]:

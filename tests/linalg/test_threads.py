@@ -33,6 +33,25 @@ def test_limited_and_back(counts: list[int]) -> None:
     assert counts == [8, 6]
 
 
+def test_threadpoolctl_sets_what_is_no_openblas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no OpenBLAS is found by its name: here it finds ours, by its own means."""
+    package = pytest.importorskip("threadpoolctl")
+    monkeypatch.setattr(threads, "_loaded", list)
+    threads._controls.cache_clear()
+    try:
+        found = threads._controls()
+        known = package.ThreadpoolController().select(user_api="blas").lib_controllers
+        assert len(found) == len(known) > 0
+        before = [get() for _, get in found]
+        with threads.limited(1):
+            assert [own.get_num_threads() for own in known] == [1] * len(known)
+        assert [get() for _, get in found] == before
+        monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+        assert threads._pools() == []
+    finally:
+        threads._controls.cache_clear()
+
+
 def test_limited_never_raises_a_count(counts: list[int]) -> None:
     with threads.limited(7):
         assert counts == [7, 6]

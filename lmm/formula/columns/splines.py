@@ -16,35 +16,14 @@ def quantile_knots(x: np.ndarray, count: int) -> np.ndarray:
 
 
 def bspline(x: np.ndarray, knots: np.ndarray, order: int = 4, derivative: int = 0) -> np.ndarray:
-    """B-splines of ``order`` on the full ``knots`` at x (n,): (n, len(knots) - order), by the Cox-de Boor recursion."""
-    if derivative:
-        lower = bspline(x, knots, order - 1, derivative - 1)
-        out = np.zeros((len(x), len(knots) - order))
-        for j in range(out.shape[1]):
-            for shift, sign in ((0, 1.0), (1, -1.0)):
-                width = knots[j + shift + order - 1] - knots[j + shift]
-                if width > 0:
-                    out[:, j] += sign * (order - 1) / width * lower[:, j + shift]
-        return out
-    last = (
-        int(np.searchsorted(knots, knots[-1], side="left")) - 1
-    )  # the right end belongs to the last interval that has a width
-    first = (
-        int(np.searchsorted(knots, knots[0], side="right")) - 1
-    )  # beyond the ends the outer polynomials go on
-    inside = np.clip(np.searchsorted(knots, x, side="right") - 1, first, last)
-    basis = np.zeros((len(x), len(knots) - 1))
-    basis[np.arange(len(x)), inside] = 1.0
-    for k in range(2, order + 1):
-        step = np.zeros((len(x), len(knots) - k))
-        for j in range(step.shape[1]):
-            left, right = knots[j + k - 1] - knots[j], knots[j + k] - knots[j + 1]
-            if left > 0:
-                step[:, j] += (x - knots[j]) / left * basis[:, j]
-            if right > 0:
-                step[:, j] += (knots[j + k] - x) / right * basis[:, j + 1]
-        basis = step
-    return basis
+    """B-splines of ``order`` on the full ``knots`` at x (n,), or a derivative: (n, len(knots) - order).
+
+    The right end belongs to the last interval; beyond the ends the outer polynomials go on.
+    """
+    from scipy.interpolate import BSpline
+
+    coefficients = np.eye(len(knots) - order)
+    return np.asarray(BSpline(knots, coefficients, order - 1)(x, nu=derivative))
 
 
 def natural_spline(
