@@ -357,10 +357,6 @@ class Family(abc.ABC):
         out = np.where(eta <= low, most if falls else least, out)
         return np.where(eta >= high, least if falls else most, out)
 
-    def expectation(self, mu: Array, phi: Any = 1.0) -> Array:
-        """E(y) (n,) where ``mu`` is the mean that the predictor gives: the same unless the response is truncated."""
-        return mu
-
     def mean_slope(self, eta: Array) -> Array:
         """d mu / d eta (n,); NaN stays."""
         return np.where(np.isnan(eta), np.nan, self.link.d1(self.clip(eta)))

@@ -50,7 +50,7 @@ def check(
         _effects(fit, axes[1, 1], group, generator)
     else:
         axes[1, 1].set_axis_off()
-    if fit.design.residual:  # which have no leverages
+    if fit.design.residual or len(fit.estimate.components) > 1:  # which have no leverages
         axes[1, 2].set_axis_off()
     else:
         influential(fit, axes[1, 2], labels)

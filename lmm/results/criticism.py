@@ -48,6 +48,7 @@ class Criticism(FitBase):
         """
         from lmm.results.tests import r2
 
+        self.estimate.require_one_predictor("r2")
         context = caller()
         return r2.r_squared(r2.decomposition(self._fit, approximation, context))
 
@@ -75,6 +76,7 @@ class Criticism(FitBase):
         """
         from lmm.results.tests import r2
 
+        self.estimate.require_one_predictor("icc")
         context = caller()
         found = r2.decomposition(self._fit, approximation, context)
         return r2.intraclass_by_group(found) if by_group else r2.intraclass(found)
@@ -197,6 +199,7 @@ class Criticism(FitBase):
     def _leverage(self, what: str) -> np.ndarray:
         from lmm.inference.criticism import hat
 
+        self.estimate.require_one_predictor(what)
         self.estimate.distribution.require_mean(
             f"{what}: the rows of {{kind}} model have no single fitted value."
         )

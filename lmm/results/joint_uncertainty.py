@@ -100,6 +100,13 @@ class JointUncertainty(Uncertainty):
         out.attrs.update(found.attrs)
         return out
 
+    def profiled(self, places: list[int] | None) -> tuple[Uncertainty, list[int] | None]:
+        own = [row for row in self.whole_rows() if row is not None]
+        return self.whole, own if places is None else [own[i] for i in places]
+
+    def own_rows(self, table: pd.DataFrame) -> pd.DataFrame:
+        return table.iloc[[row for row in self.whole_rows() if row is not None]]
+
     def whole_rows(self) -> list[int | None]:
         """The row of each of the component's parameters in the table of all, None of a dropped coefficient."""
         place, problem = self.estimate.place, self.problem

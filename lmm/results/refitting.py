@@ -88,6 +88,7 @@ class Refitting(FitBase):
         """
         from lmm.results.rows import influence
 
+        self.estimate.require_one_predictor("influence")
         return influence.influence(self._fit, by, group, progress)
 
     def refit_many(self, Y: object, *, progress: bool | None = None) -> pd.DataFrame:
@@ -112,4 +113,5 @@ class Refitting(FitBase):
         """
         from lmm.results.tests import many_responses
 
+        self.estimate.require_one_predictor("refit_many")
         return many_responses.refit_many(self._fit, Y, progress)

@@ -59,7 +59,7 @@ class Resampling(FitBase):
         """
         from lmm.results.rows import bootstrap
 
-        if component != "cond":
+        if component != "cond" and method != "boot":
             options: dict[str, Any] = {"nsim": nsim, "boot_type": boot_type, "rng": rng}
             return self._component(component).confint(method, level, parm, ddf, **options)
         if boot_type != "percentile":
@@ -69,11 +69,15 @@ class Resampling(FitBase):
         method = self._uncertainty.interval_method(method)
         if method == "boot":
             table = self._fit.bootstrap(nsim, rng=rng).confint(level, boot_type)
-            return intervals.bootstrapped(self._uncertainty, table, parm, ddf)
+            known = self._uncertainty.of_component(component)
+            return intervals.bootstrapped(known, known.own_rows(table), parm, ddf)
         return intervals.confidence_intervals(self._uncertainty, method, level, parm, ddf)
 
     def profile(
-        self, parm: str | Sequence[str] | None = None, level: float = 0.99
+        self,
+        parm: str | Sequence[str] | None = None,
+        level: float = 0.99,
+        component: str = "cond",
     ) -> profiles.Profile:
         """Profile likelihood of every parameter, or of those of ``parm``.
 
@@ -84,6 +88,7 @@ class Resampling(FitBase):
         ----------
         parm : names as in :meth:`confint`; ``"theta_"`` for all variance parameters, ``"beta_"`` for all coefficients.
         level : how far to go: to the limits of this level.
+        component : as in :meth:`fixef`.
 
         Raises
         ------
@@ -98,9 +103,11 @@ class Resampling(FitBase):
         """
         from lmm.results.tables import profile_table as profiles
 
+        if component != "cond":
+            return self._component(component).profile(parm, level)
         known = self._uncertainty
         places = None if parm is None else intervals.profiled(known, intervals.chosen(known, parm))
-        return profiles.profile(known, places, level)
+        return profiles.profile(*known.profiled(places), level)
 
     def conf_int(
         self, method: str | None = None, level: float = 0.95, **options: Any

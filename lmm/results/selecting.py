@@ -52,6 +52,7 @@ class Selecting(FitBase):
         """
         from lmm.results.tests import deletion
 
+        self.estimate.require_one_predictor("ranova")
         scope = caller()
         found = deletion.drop_random(self._fit, scope, reduce_terms)
         return deletion.boundary_tests(found)
@@ -124,6 +125,7 @@ class Selecting(FitBase):
         >>> str(fit.step().fit.formula)
         'angle ~ 1 + temp + (1 | recipe:replicate)'
         """
+        self.estimate.require_one_predictor("step")
         from lmm.results.tests import stepwise
 
         context = caller()

@@ -68,6 +68,14 @@ class Uncertainty:
     estimator: Estimator
     estimate: Estimate
 
+    def profiled(self, places: list[int] | None) -> tuple[Uncertainty, list[int] | None]:
+        """What is profiled, and the parameters of its likelihood that are meant."""
+        return self, places
+
+    def own_rows(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of these parameters in a table of those of the likelihood."""
+        return table
+
     def of_component(self, name: str) -> Uncertainty:
         """What is known of a linear predictor, of which there is one."""
         self.estimate.of_component(name)

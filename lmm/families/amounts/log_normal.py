@@ -62,6 +62,7 @@ class LogNormal(Peaked):
     default_link = "log"
     link_names = ("log", "identity", "inverse")
     has_dispersion = in_jax = True
+    has_zeros = False
     dispersion_scales_variance = False
     dispersion_name = "phi"
 

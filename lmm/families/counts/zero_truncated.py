@@ -49,6 +49,7 @@ class ZeroTruncated(Peaked):
     default_link = "log"
     link_names = ("log", "sqrt", "identity")
     discrete = truncated = True
+    has_zeros = False
     mean_is_expected = False
     start_rounds = 1  # without random effects means may go to zero
     dispersion_scales_variance = False

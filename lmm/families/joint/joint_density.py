@@ -105,9 +105,7 @@ class JointDensity:
 
     def inner_mean(self, etas: Sequence[Array] | Array) -> Array:
         """E(y) (n,) of the family itself."""
-        return np.asarray(
-            self.inner.expectation(self.inner.mean(self.of(etas, "cond")), self.phi(etas))
-        )
+        return np.asarray(self.inner.expected(self.of(etas, "cond"), self.phi(etas)))
 
     def mean(self, etas: Sequence[Array] | Array) -> Array:
         """E(y) (n,) = (1 - p) E_f(y)."""

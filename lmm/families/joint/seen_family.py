@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from lmm.families.joint.joint_density import JointDensity, joint_response
 from lmm.families.joint.stacked_family import WithoutResponse
 
 
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class SeenFamily(WithoutResponse):
     """What tables ask of the family of a model with several predictors; ``phi`` (m, n) are the linear predictors of the rows.
 
@@ -20,10 +20,8 @@ class SeenFamily(WithoutResponse):
     Fitted values, residuals and simulations are those of the response, zeros included.
     """
 
-    name = title = "joint"
     default_link = "identity"
     link_names = ("identity", "log", "logit")
-    mean_low = -np.inf
     residual_types = ("response", "pearson")
     default_residual = "response"
     prediction_types = ("response", "link", "conditional", "zprob", "disp")
@@ -32,22 +30,40 @@ class SeenFamily(WithoutResponse):
     component: str
 
     def __init__(self, density: JointDensity, component: str = "cond"):
-        inner = density.inner
-        link = density.link(component)
-        own: dict[str, Any] = {"density": density, "component": component, "link": link}
-        own["name"] = own["title"] = inner.name
-        if component == "cond":
-            own |= {
-                "title": inner.title,
-                "mean_low": inner.mean_low,
-                "mean_high": inner.mean_high,
-                "discrete": inner.discrete,
-                "weights_are_trials": inner.weights_are_trials,
-            }
-        else:
-            own |= {"mean_low": 0.0, "mean_high": 1.0 if component == "zi" else np.inf}
-        for key, value in own.items():
-            object.__setattr__(self, key, value)
+        object.__setattr__(self, "link", density.link(component))
+        object.__setattr__(self, "density", density)
+        object.__setattr__(self, "component", component)
+
+    @property
+    def of_mean(self) -> bool:
+        """Whether the predictor is that of the mean."""
+        return self.component == "cond"
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.inner.name
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        return self.inner.title
+
+    @property
+    def mean_low(self) -> float:  # type: ignore[override]
+        return self.inner.mean_low if self.of_mean else 0.0
+
+    @property
+    def mean_high(self) -> float:  # type: ignore[override]
+        if self.of_mean:
+            return self.inner.mean_high
+        return 1.0 if self.component == "zi" else np.inf
+
+    @property
+    def discrete(self) -> bool:  # type: ignore[override]
+        return self.of_mean and self.inner.discrete
+
+    @property
+    def weights_are_trials(self) -> bool:  # type: ignore[override]
+        return self.of_mean and self.inner.weights_are_trials
 
     def __repr__(self) -> str:
         return f"SeenFamily({self.density!r}, {self.component!r})"

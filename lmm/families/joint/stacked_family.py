@@ -11,6 +11,7 @@ sum_c w_c (row_c)(row_c)' is X'WX. Blocks of pairs have no score of their own. T
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from typing import NoReturn
@@ -52,6 +53,7 @@ class WithoutResponse(Family):
         self._refuse()
 
 
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class StackedFamily(WithoutResponse):
     """What the engine works with: arrays of m (m + 1) / 2 blocks of n rows, the first m those of the predictors themselves."""
 

@@ -47,6 +47,7 @@ class Beta(UnitMeans):
     name = "beta"
     title = "Beta"
     has_dispersion = in_jax = True
+    has_zeros = False
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: Phi) -> Array:
         found = namespace(c, phi)

@@ -231,7 +231,8 @@ def _far_residuals(fit: Fit) -> Iterator[Finding]:
     type = "normalized" if design.residual else "pearson"
     standardized = row_values.residuals(design, estimate, fit._eta, type, True)
     df = float(fit.nobs - design.p)
-    if not design.residual and fit.problem.plan.exact:
+    single = len(estimate.components) == 1
+    if single and not design.residual and fit.problem.plan.exact:
         leverage = hat.leverages(design, fit.problem, estimate)
         standardized = hat.studentised(standardized, standardized, leverage)
     if not np.isfinite(standardized).any() or df < 2.0:
@@ -353,7 +354,7 @@ def _normality(fit: Fit, rng: np.random.Generator) -> Iterator[Finding]:
 
 def _influence(fit: Fit) -> Iterator[Finding]:
     """Rows by the closed form, and levels by fits without them where those are few and quick."""
-    if fit.design.p == 0 or fit.draws is not None:
+    if fit.design.p == 0 or fit.draws is not None or len(fit.estimate.components) > 1:
         return
     if fit.estimate.distribution.has_mean:
         cook = fit.cooks_distance(of="fixed")

@@ -13,7 +13,9 @@ from lmm.results.rows import row_values
 
 
 def deviance(design: Design, estimate: Estimate, eta: np.ndarray) -> float:
-    """Sum of squared deviance residuals, given the modes of the random effects."""
+    """Sum of squared deviance residuals, given the modes; -2 log-likelihood of a model with several linear predictors."""
+    if len(estimate.components) > 1:  # there is no saturated model
+        return float(estimate.objective)
     family = estimate.distribution
     return float(
         np.sum(
