@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from lmm.estimators.variational.variational_bayes import VariationalBayes
     from lmm.inference.session import options
     from lmm.known.given import Factor, KnownCovariance, Precision
+    from lmm.known.newick import Tree
+    from lmm.known.pedigree import Pedigree
     from lmm.linalg.devices.backend import enable_compile_cache
     from lmm.results import Fit
     from lmm.results.batch_fit import BatchFit
@@ -85,6 +87,7 @@ __all__ = [
     "MissingPackageError",
     "MonteCarloEM",
     "PenalizedQuasiLikelihood",
+    "Pedigree",
     "Precision",
     "PredictionError",
     "PriorWarning",
@@ -92,6 +95,7 @@ __all__ = [
     "ResponseError",
     "SingularFitWarning",
     "Source",
+    "Tree",
     "VariationalBayes",
     "__version__",
     "anova",
@@ -136,7 +140,9 @@ _HOMES = {
     "glmer_batch": "lmm.api.batches",
     "Factor": "lmm.known.given",
     "KnownCovariance": "lmm.known.given",
+    "Pedigree": "lmm.known.pedigree",
     "Precision": "lmm.known.given",
+    "Tree": "lmm.known.newick",
     "Source": "lmm.stream.sources",
     "power": "lmm.results.tests.power",
     "anova": "lmm.results.tests.model_comparison",

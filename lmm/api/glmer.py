@@ -195,7 +195,9 @@ def run_generalized(
             problem = build_generalized(
                 design, design.family, choose_factorization(estimator, settings)
             )
-            here = isinstance(estimator, LaplaceLikelihood) and not problem.plan.iterative
+            here = isinstance(estimator, LaplaceLikelihood) and not (
+                problem.plan.iterative or problem.plan.joint
+            )
             if here and choose_passes(problem.n, settings, bool(estimator.reml)) == "jax":
                 problem = device_rows.on_devices(problem, settings.devices)
     plan = replace(problem.plan, passes=getattr(problem.source, "where", ""))

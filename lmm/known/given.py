@@ -19,6 +19,7 @@ from lmm.known.relation import (
     FactorRelation,
     Relation,
     SparseRelation,
+    require_positive,
 )
 
 #: what two entries of a symmetric matrix may differ by, relative to the largest on the diagonal
@@ -27,6 +28,8 @@ ASYMMETRY = 1e-8
 SPARSE, SMALL = 0.25, 500
 #: share of an entry on the diagonal of a precision that elimination leaves, under which it is singular
 SINGULAR = 1e-12
+#: levels up to which a covariance is checked for negative eigenvalues at once
+AT_ONCE = 1_000
 Matrix = np.ndarray | sp.csr_array
 FORMS = (
     "a DataFrame whose index and columns are the levels, lmm.KnownCovariance(K, levels), lmm.Precision(Q, levels), "
@@ -211,13 +214,10 @@ def _dense(K: Matrix, levels: pd.Index, group: str) -> DenseRelation:
     check_symmetric(K, levels, group, "K")
     dense = K.toarray() if isinstance(K, sp.csr_array) else K
     dense = (dense + dense.T) / 2.0
-    try:
-        np.linalg.cholesky(dense)
-    except np.linalg.LinAlgError:
-        values = np.linalg.eigvalsh(dense)
-        if not values[0] >= -NEGATIVE * max(values[-1], 0.0) or values[-1] <= 0.0:
-            raise _indefinite(float(values[0]), float(values[-1]), group, "K") from None
-    return DenseRelation(group, levels, dense)
+    found = DenseRelation(group, levels, dense)
+    if m <= AT_ONCE:  # larger ones where they are decomposed
+        found.require_covariance()
+    return found
 
 
 def _matrix(given: object, group: str, name: str, square: bool = True) -> Matrix:
@@ -287,14 +287,6 @@ def check_symmetric(K: Matrix, levels: pd.Index, group: str, name: str) -> None:
     )
 
 
-def _indefinite(least: float, largest: float, group: str, name: str) -> ArgumentError:
-    return ArgumentError(
-        f"covariance[{group!r}]: {name} is no covariance: its smallest eigenvalue is {least:.3g}, its largest {largest:.3g}. Entries "
-        "that were rounded, or estimated one by one, make it so: give more digits, project it on the positive semi-definite matrices, or "
-        "add a multiple of the identity that makes up for it."
-    )
-
-
 def _not_definite(Q: sp.csr_array, group: str) -> ArgumentError:
     if Q.shape[0] <= 5000:
         values = np.linalg.eigvalsh(Q.toarray())
@@ -303,7 +295,7 @@ def _not_definite(Q: sp.csr_array, group: str) -> ArgumentError:
                 f"covariance[{group!r}]: Q is singular (its smallest eigenvalue is {values[0]:.3g}, its largest {values[-1]:.3g}), an "
                 "improper prior such as an intrinsic CAR. Make it proper, for example D - 0.99 W, or add a small multiple of the identity."
             )
-        return _indefinite(float(values[0]), float(values[-1]), group, "Q")
+        require_positive(values, group, "Q")
     return ArgumentError(
         f"covariance[{group!r}]: Q is not positive definite, so it is no precision of a covariance."
     )

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
-from lmm.known.symbolic import FrontBatch, Symbolic
+from lmm.known.symbolic import Symbolic
 
 #: columns of a single front from which LAPACK takes its triangular matrices as such
 LARGE = 64
@@ -64,7 +64,7 @@ class SparseCholesky:
 
     def back(self, z: np.ndarray) -> np.ndarray:
         """P'L^-T z for z (m, n): M^-1 is its covariance for standard normal z."""
-        return self._original(self._back(np.ascontiguousarray(z.T)))
+        return self._original(self._back(np.array(z.T, order="C")))
 
     def _ordered(self, b: np.ndarray) -> np.ndarray:
         """(n, m), rows in the order of elimination."""
@@ -107,14 +107,14 @@ class SparseCholesky:
             own = np.swapaxes(inverse, 1, 2) @ inverse
             block = np.empty((B, size, size))
             if batch.r:
-                Z22 = Z[batch.in_parent()]
+                Z22 = batch.parents(Z)
                 half = below @ inverse
                 Z21 = -(Z22 @ half)
                 own = own - np.swapaxes(half, 1, 2) @ Z21
                 block[:, c:, c:], block[:, c:, :c] = Z22, Z21
                 block[:, :c, c:] = np.swapaxes(Z21, 1, 2)
             block[:, :c, :c] = (own + np.swapaxes(own, 1, 2)) / 2.0
-            Z[batch.entries()] = block.reshape(B, -1)
+            batch.put(Z, block)
         return Z
 
 
@@ -128,25 +128,16 @@ def factorize(symbolic: Symbolic, places: np.ndarray, values: np.ndarray) -> Spa
     F = np.bincount(places, weights=values, minlength=int(symbolic.fronts[-1]))
     panels, logdet = [], 0.0
     for batch in symbolic.batches:
-        c, size = batch.c, batch.c + batch.r
-        front = F[batch.entries()].reshape(-1, size, size)
+        c = batch.c
+        front = batch.fronts(F)
         inverse, part = _triangle(front[:, :c, :c])
         below = front[:, c:, :c] @ np.swapaxes(inverse, 1, 2)
         if batch.r:
             update = front[:, c:, c:] - below @ np.swapaxes(below, 1, 2)
-            _add(F, batch, update)
+            batch.add(F, update)
         panels.append(Panel(inverse, below))
         logdet += part
     return SparseCholesky(symbolic, panels, logdet)
-
-
-def _add(F: np.ndarray, batch: FrontBatch, update: np.ndarray) -> None:
-    """Add the updates (B, r, r) to the fronts of the parents."""
-    where = batch.in_parent()
-    if len(where) == 1:
-        F[where[0]] += update[0]
-    else:
-        np.add.at(F, where.ravel(), update.ravel())
 
 
 def _triangle(A: np.ndarray) -> tuple[np.ndarray, float]:

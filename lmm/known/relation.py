@@ -18,7 +18,7 @@ import scipy.sparse as sp
 
 from lmm.errors import ArgumentError, CapacityError
 from lmm.known.multifrontal import SparseCholesky, factorize
-from lmm.known.symbolic import analyse
+from lmm.known.symbolic import Symbolic, analyse
 
 #: eigenvalues of K relative to the largest: negative beyond rounding, zero
 NEGATIVE, ZERO = 1e-8, 1e-12
@@ -66,6 +66,10 @@ class Relation(ABC):
         ------
         CapacityError : where K is singular.
         """
+
+    def precise(self, v: np.ndarray) -> np.ndarray:
+        """K^-1 v for v (..., m)."""
+        return np.asarray((self.precision @ v.reshape(-1, self.m).T).T).reshape(v.shape)
 
     @property
     @abstractmethod
@@ -138,6 +142,13 @@ class DenseRelation(Relation):
         """L z."""
         return np.asarray(z[..., : self.root.shape[1]] @ self.root.T)
 
+    def require_covariance(self) -> None:
+        """ArgumentError, with the smallest eigenvalue, unless K is positive semi-definite."""
+        try:
+            np.linalg.cholesky(self.K)
+        except np.linalg.LinAlgError:
+            require_positive(np.linalg.eigvalsh(self.K), self.group)
+
     @property
     def variances(self) -> np.ndarray:
         """K_jj."""
@@ -145,6 +156,7 @@ class DenseRelation(Relation):
 
     @cached_property
     def _inverse(self) -> np.ndarray:
+        self.require_covariance()
         L = self.root
         values = np.diagonal(L) if L.shape[0] == L.shape[1] else np.zeros(1)
         if not np.all(values**2 > ZERO * self.variances.max()):
@@ -153,10 +165,14 @@ class DenseRelation(Relation):
         lower = np.tril(inverse)
         return np.asarray(lower + np.tril(lower, -1).T)
 
-    @property
+    @cached_property
     def precision(self) -> sp.csr_array:
         """K^-1, all of its entries."""
         return sp.csr_array(self._inverse)
+
+    def precise(self, v: np.ndarray) -> np.ndarray:
+        """K^-1 v."""
+        return np.asarray(v @ self._inverse)
 
     @cached_property
     def logdet_precision(self) -> float:
@@ -165,14 +181,23 @@ class DenseRelation(Relation):
 
     def decomposed(self, d: np.ndarray) -> Decomposed | None:
         """From the eigenvectors of D^1/2 K D^1/2 over the levels with rows."""
-        rows = np.flatnonzero(d > 0.0)
+        rows, others = np.flatnonzero(d > 0.0), np.flatnonzero(d <= 0.0)
+        if len(others):
+            self.require_covariance()
         root = np.sqrt(d[rows])
-        inner = self.K[np.ix_(rows, rows)] * root * root[:, None]
+        inner = self.K[np.ix_(rows, rows)] if len(others) else self.K.copy()
+        inner *= root
+        inner *= root[:, None]
         s, V = sla.eigh(inner, overwrite_a=True, check_finite=False, driver="evd")
+        require_positive(s, self.group)
         kept = s > ZERO * s[-1]
         s, V = s[kept], V[:, kept]
-        half = V / np.sqrt(s) * root[:, None]
-        return Decomposed(s, self.K[:, rows] @ half)
+        basis = np.empty((self.m, len(s)))
+        basis[rows] = V * np.sqrt(s) / root[:, None]
+        if len(others):
+            half = V / np.sqrt(s) * root[:, None]
+            basis[others] = self.K[np.ix_(others, rows)] @ half
+        return Decomposed(s, basis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +258,8 @@ class SparseRelation(Relation):
     @cached_property
     def cholesky(self) -> SparseCholesky:
         """The factor of Q."""
-        return sparse_cholesky(self.Q, self.group)
+        lower = sp.coo_array(sp.tril(self.Q))
+        return factorize(self.symbolic, self.symbolic.entries(lower.row, lower.col), lower.data)
 
     def times(self, v: np.ndarray) -> np.ndarray:
         """Q^-1 v."""
@@ -243,11 +269,20 @@ class SparseRelation(Relation):
         """C'^-1 z with C C' = Q."""
         return self.cholesky.back(z.reshape(-1, self.m)).reshape(z.shape)
 
-    @cached_property
+    @property
     def variances(self) -> np.ndarray:
         """The diagonal of Q^-1."""
+        return self._variances
+
+    @cached_property
+    def _variances(self) -> np.ndarray:
         own = np.arange(self.m)
         return self.cholesky.inverse[self.cholesky.symbolic.entries(own, own)]
+
+    @cached_property
+    def symbolic(self) -> Symbolic:
+        """Order of elimination and fronts of Q."""
+        return analyse(sp.csc_array(self.Q), np.ones(self.m, dtype=np.int64), self.group)
 
     @property
     def precision(self) -> sp.csr_array:
@@ -265,16 +300,87 @@ class SparseRelation(Relation):
         return False
 
 
-def sparse_cholesky(Q: sp.csr_array, group: str) -> SparseCholesky:
-    """The factor of a sparse matrix.
+@dataclass(frozen=True, eq=False)
+class DirectedRelation(SparseRelation):
+    """Levels that follow from earlier ones: b = P b + m, m independent of variances d, Q = (I - P)' D^-1 (I - P).
 
-    Raises
-    ------
-    numpy.linalg.LinAlgError : where it is not positive definite.
+    A pedigree has P of halves, a tree of ones. K v is had by going along the lines of descent.
+
+    Attributes
+    ----------
+    P : (m, m), what each level takes of earlier ones.
+    generation : (m,) number of a level's generation, later than those that it follows from.
+    d : (m,) variances of what is new in each level.
+    diagonal : (m,) K_jj.
     """
-    symbolic = analyse(sp.csc_array(Q), np.ones(Q.shape[0], dtype=np.int64), group)
-    lower = sp.coo_array(sp.tril(Q))
-    return factorize(symbolic, symbolic.entries(lower.row, lower.col), lower.data)
+
+    P: sp.csr_array
+    generation: np.ndarray
+    d: np.ndarray
+    diagonal: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        group: str,
+        levels: pd.Index,
+        P: sp.csr_array,
+        generation: np.ndarray,
+        d: np.ndarray,
+        diagonal: np.ndarray,
+    ) -> DirectedRelation:
+        """With the precision that follows from P and d."""
+        half = sp.eye_array(len(d), format="csr") - P
+        Q = sp.csr_array(half.T @ sp.diags_array(1.0 / d) @ half)
+        return cls(group, levels, Q, P, generation, d, diagonal)
+
+    @cached_property
+    def _lines(self) -> list[tuple[np.ndarray, sp.csr_array]]:
+        """Levels of each generation but the first, and their rows of P."""
+        order = np.argsort(self.generation, kind="stable")
+        cuts = np.flatnonzero(np.diff(self.generation[order])) + 1
+        return [(own, self.P[own]) for own in np.split(order, cuts)[1:]]
+
+    def _down(self, x: np.ndarray) -> np.ndarray:
+        """(I - P)^-1 x, x (m, r), in place."""
+        for own, P in self._lines:
+            x[own] += P @ x
+        return x
+
+    def times(self, v: np.ndarray) -> np.ndarray:
+        """K v."""
+        x = np.array(v.reshape(-1, self.m).T, order="C")
+        for own, P in reversed(self._lines):
+            x += P.T @ x[own]
+        x *= self.d[:, None]
+        return np.ascontiguousarray(self._down(x).T).reshape(v.shape)
+
+    def draw(self, z: np.ndarray) -> np.ndarray:
+        """(I - P)^-1 D^1/2 z."""
+        x = np.ascontiguousarray((z * np.sqrt(self.d)).reshape(-1, self.m).T)
+        return np.ascontiguousarray(self._down(x).T).reshape(z.shape)
+
+    @property
+    def variances(self) -> np.ndarray:
+        """K_jj."""
+        return self.diagonal
+
+    @property
+    def logdet_precision(self) -> float:
+        """log|Q|."""
+        return -float(np.log(self.d).sum())
+
+
+def require_positive(values: np.ndarray, group: str, name: str = "K") -> None:
+    """ArgumentError unless eigenvalues, in their order, are those of a covariance matrix."""
+    least, largest = float(values[0]), float(values[-1])
+    if least >= -NEGATIVE * largest and largest > 0.0:
+        return
+    raise ArgumentError(
+        f"covariance[{group!r}]: {name} is no covariance: its smallest eigenvalue is {least:.3g}, its largest {largest:.3g}. Entries "
+        "that were rounded, or estimated one by one, make it so: give more digits, project it on the positive semi-definite matrices, or "
+        "add a multiple of the identity that makes up for it."
+    )
 
 
 def singular(group: str, rank: int, m: int) -> CapacityError:

@@ -50,13 +50,42 @@ class FrontBatch(NamedTuple):
     above_front: np.ndarray
     above_size: np.ndarray
 
-    def entries(self) -> np.ndarray:
-        """(B, (c + r)^2) places of the entries of the fronts."""
+    def fronts(self, F: np.ndarray) -> np.ndarray:
+        """(B, c + r, c + r) the fronts of F, in which all fronts stand; a view of a single one."""
         size = self.c + self.r
-        return np.asarray(self.front[:, None] + np.arange(size * size))
+        if len(self.ids) == 1:
+            first = int(self.front[0])
+            return F[first : first + size * size].reshape(1, size, size)
+        return F[self.front[:, None] + np.arange(size * size)].reshape(-1, size, size)
 
-    def in_parent(self) -> np.ndarray:
-        """(B, r, r) places of the entries of the rows below in the fronts of the parents."""
+    def put(self, F: np.ndarray, blocks: np.ndarray) -> None:
+        """Write the fronts (B, c + r, c + r) into F."""
+        size = self.c + self.r
+        if len(self.ids) == 1:
+            self.fronts(F)[0] = blocks[0]
+        else:
+            F[self.front[:, None] + np.arange(size * size)] = blocks.reshape(-1, size * size)
+
+    def parents(self, F: np.ndarray) -> np.ndarray:
+        """(B, r, r) the entries of the rows below in the fronts of the parents."""
+        if len(self.ids) == 1:
+            own = self.above[0]
+            return np.asarray(self._parent(F)[own[:, None], own])[None]
+        return np.asarray(F[self._in_parents()])
+
+    def add(self, F: np.ndarray, update: np.ndarray) -> None:
+        """Add (B, r, r) to the entries of the rows below in the fronts of the parents."""
+        if len(self.ids) == 1:
+            own = self.above[0]
+            self._parent(F)[own[:, None], own] += update[0]
+        else:
+            np.add.at(F, self._in_parents().ravel(), update.ravel())
+
+    def _parent(self, F: np.ndarray) -> np.ndarray:
+        first, size = int(self.above_front[0]), int(self.above_size[0])
+        return F[first : first + size * size].reshape(size, size)
+
+    def _in_parents(self) -> np.ndarray:
         line = self.above_front[:, None] + self.above * self.above_size[:, None]
         return np.asarray(line[:, :, None] + self.above[:, None, :])
 
@@ -176,7 +205,8 @@ def analyse(pattern: sp.csc_array, widths: np.ndarray, what: str) -> Symbolic:
     CapacityError : the fronts need too much memory.
     """
     order, pointers, rows = _factor_pattern(pattern, widths, what)
-    return _in_columns(order, *_merged(pointers, rows, widths[order]), widths, what)
+    again, starts, below = _merged(pointers, rows, widths[order])
+    return _in_columns(order[again], starts, below, widths, what)
 
 
 def _factor_pattern(
@@ -207,8 +237,11 @@ def _factor_pattern(
 
 def _merged(
     pointers: np.ndarray, rows: np.ndarray, widths: np.ndarray
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Supernodes of nodes: first node of each (S + 1,), and the nodes below each."""
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Supernodes of nodes: the nodes in a new order, the first of each supernode in it (S + 1,), and the nodes below each.
+
+    A child that has nearly the rows of its parent's front joins it; its nodes then stand before the parent's.
+    """
     m = len(widths)
     counts = np.diff(pointers)
     second = rows[np.minimum(pointers[:-1] + 1, max(len(rows) - 1, 0))]
@@ -216,29 +249,41 @@ def _merged(
     same = np.zeros(m, dtype=bool)
     same[1:] = (parent[:-1] == np.arange(1, m)) & (counts[:-1] == counts[1:] + 1)
     starts = np.flatnonzero(~same)
-    reach = np.concatenate([[0], np.cumsum(widths[rows])])
-    size = (reach[pointers[1:]] - reach[pointers[:-1]])[starts].tolist()
-    width = np.add.reduceat(widths, starts).tolist() if m else []
     last = np.append(starts[1:], m) - 1
+    reach = np.concatenate([[0], np.cumsum(widths[rows])])
+    size = (reach[pointers[1:]] - reach[pointers[:-1]])[starts]
     owner = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, m)))
-    up = np.where(parent[last] >= 0, owner[parent[last]], -1).tolist()
-    joined = [False] * len(starts)  # to the next
+    up = np.where(parent[last] >= 0, owner[parent[last]], -1)
+    top = _joined(up.tolist(), np.add.reduceat(widths, starts).tolist(), size.tolist())
+    order = np.lexsort((np.arange(m), last[top[owner]]))
+    place = np.empty(m, dtype=np.int64)
+    place[order] = np.arange(m)
+    own = np.flatnonzero(top == np.arange(len(top)))
+    counts = np.bincount(top[owner], minlength=len(top))[own]
+    below = [np.sort(place[rows[pointers[j] + 1 : pointers[j + 1]]]) for j in last[own]]
+    return order, np.concatenate([[0], np.cumsum(counts)]), below
+
+
+def _joined(up: list[int], width: list[int], size: list[int]) -> np.ndarray:
+    """The supernode (S,) that each joins in the end, of parents, columns and sides of fronts."""
+    joined = [False] * len(up)
     own = [w * (f + f - w) // 2 for w, f in zip(width, size, strict=True)]  # entries that count
-    for s in range(len(starts) - 1):
-        p = s + 1
-        if up[s] != p:
+    for s, p in enumerate(up):
+        if p < 0:
             continue
         columns, front = width[s] + width[p], width[s] + size[p]
         entries = columns * (2 * front - columns) // 2
         zeros = 1.0 - (own[s] + own[p]) / entries
         most = next(share for limit, share in RELAXED if columns <= limit)
-        if zeros <= most:
+        near = columns <= RELAXED[0][0] or 2 * size[s] >= front
+        if zeros <= most and near:
             joined[s] = True
             width[p], size[p], own[p] = columns, front, own[s] + own[p]
-    kept = np.array([not before for before in [False, *joined[:-1]]], dtype=bool)
-    ends = np.array([not own for own in joined], dtype=bool)
-    below = [rows[pointers[j] + 1 : pointers[j + 1]] for j in last[ends]]
-    return np.append(starts[kept], m), below
+    top = list(range(len(up)))
+    for s in range(len(up) - 1, -1, -1):
+        if joined[s]:
+            top[s] = top[up[s]]
+    return np.array(top, dtype=np.int64)
 
 
 def _in_columns(

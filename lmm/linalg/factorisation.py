@@ -115,6 +115,11 @@ class Factorisation(ABC):
         """Whether I + Lambda'A Lambda is positive definite, as far as the factorisation has not told."""
         return True
 
+    def related(self, t: int, v: np.ndarray) -> np.ndarray:
+        """K v for v (..., J), K the covariance of the levels of term t: v where they are independent."""
+        relation = self.plan.terms[t].relation
+        return v if relation is None else relation.times(v)
+
     def whiten(self, t: int, b: np.ndarray, e: np.ndarray) -> np.ndarray:
         """u (k, J) of term t with b = T u = T T'e.
 

@@ -26,7 +26,7 @@ import scipy.sparse as sp
 
 from lmm.errors import CapacityError
 from lmm.known.multifrontal import SparseCholesky, factorize
-from lmm.known.relation import Relation
+from lmm.known.relation import Relation, SparseRelation
 from lmm.known.symbolic import Symbolic, analyse
 from lmm.linalg import threads
 from lmm.linalg.factorisation import (
@@ -93,6 +93,10 @@ class JointPattern:
     @cached_property
     def symbolic(self) -> Symbolic:
         """Order of elimination and fronts."""
+        if len(self.plan.terms) == 1 and self.plan.terms[0].k == 1:
+            only = self.relations[0]
+            if isinstance(only, SparseRelation):
+                return only.symbolic
         first, widths, whole = [], [], []
         at = 0
         for size in self.plan.terms:
@@ -302,6 +306,14 @@ class JointFactorisation(Factorisation):
             for T, places in zip(self.T, self.system.pattern.own_places, strict=True)
         ]
 
+    def pair_blocks(self) -> dict[tuple[int, int], np.ndarray]:
+        """N between levels that share rows, (k_t, k_s, m) per pair of terms."""
+        Z, T = self.cholesky.inverse, self.T
+        return {
+            (t, s): np.einsum("ab,bcm,dc->adm", T[t], Z[places], T[s], optimize=True)
+            for (t, s), places in self.system.pattern.pair_places.items()
+        }
+
     def sample(self, z: list[np.ndarray]) -> list[np.ndarray]:
         """S z."""
         pattern = self.system.pattern
@@ -328,5 +340,4 @@ class JointFactorisation(Factorisation):
 
     def whiten(self, t: int, b: np.ndarray, e: np.ndarray) -> np.ndarray:
         """u (k, J) with b = T u; its prior precision is Q."""
-        relation = self.system.pattern.relations[t]
-        return super().whiten(t, b, e if relation is None else relation.times(e))
+        return super().whiten(t, b, self.related(t, e))

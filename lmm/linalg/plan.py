@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lmm.errors import CapacityError
 from lmm.linalg.devices import backend as arrays
 from lmm.linalg.tail import Layout, Slot
@@ -107,6 +109,13 @@ class Plan:
                 f"{what} needs the exact factorisation, but {names} was solved by conjugate gradients. "
                 "Fit with control=lmm.Control(factorization='exact') where memory allows."
             )
+
+    def precise(self, u: list[np.ndarray]) -> list[np.ndarray]:
+        """Per term K^-1 u of effects (k, J), K the covariance of its levels; u itself where they are independent."""
+        return [
+            own if size.relation is None else size.relation.precise(own)
+            for size, own in zip(self.terms, u, strict=True)
+        ]
 
     def require_levels(self, what: str) -> None:
         """CapacityError where levels are related by a precision and ``what`` needs those of each term apart."""

@@ -17,6 +17,7 @@ from lmm.linalg.sparse.sparse_product import CsrProduct, Product
 from lmm.linalg.tail import size
 from lmm.model.gaussian.crossproducts import CrossProducts
 from lmm.model.gaussian.system import make_coupled, make_system
+from lmm.model.joint_system import joint_pattern, joint_system
 from lmm.model.laplace.passes import Source, Weighted
 from lmm.model.laplace.rows import Rows
 
@@ -27,11 +28,22 @@ DENSE_LIMIT = 20_000_000
 def system_of(source: Source, sums: Weighted) -> PenalizedSystem:
     """Z'WZ from its blocks of levels and of the pattern's pairs of levels."""
     plan, pattern = source.plan, source.pattern
+    if plan.joint:
+        return related_system(source, sums)
     largest = max((plan.terms[t].k * plan.terms[t].J for t in plan.chain[:1]), default=0)
     # products would have to be listed anew at each step
     dense = largest * size(plan.layout) <= DENSE_LIMIT
     blocks = make_system(pattern.with_blocks(sums.diag, sums.pairs), plan, dense)
     return penalized_system(plan, blocks, _coupled(source, sums))
+
+
+def related_system(source: Source, sums: Weighted) -> PenalizedSystem:
+    """Z'WZ where levels are related; the order of elimination is found once for all weights."""
+    assert isinstance(source, Rows)
+    if "joint" not in source.kept:
+        source.kept["joint"] = joint_pattern(source.plan, source.pattern)
+    pattern = source.kept["joint"]
+    return joint_system(source.plan, source.pattern, sums.diag, sums.pairs, pattern)
 
 
 def _coupled(source: Source, sums: Weighted) -> Coupled:

@@ -73,6 +73,8 @@ def test_groups_that_the_formula_does_not_have() -> None:
 FITS: dict[str, tuple[Callable[..., object], dict[str, Any], str]] = {
     "method": (lmm.lmer, {"method": "em"}, "not for"),
     "residual": (lmm.lmer, {"residual": "diag(g)"}, "residual= and covariance= together"),
+    "quadrature": (lmm.glmer, {"family": "poisson", "nAGQ": 5}, "use nAGQ=1"),
+    "second order": (lmm.glmer, {"family": "poisson", "nAGQ": "laplace2"}, "use nAGQ=1"),
     "generalized method": (lmm.glmer, {"family": "poisson", "method": "pql"}, "not for"),
 }
 

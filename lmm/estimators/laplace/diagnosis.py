@@ -48,6 +48,7 @@ def laplace_error(
     if (
         problem.source.distant
         or not problem.plan.by_level
+        or problem.related
         or not points
         or problem.n * points ** len(T) > CHECK_COST
     ):

@@ -340,7 +340,8 @@ class Objective:
         H = np.zeros((size, size))
         v: list[np.ndarray] = []
         start = 0
-        for own, e in zip(dG, at.e, strict=True):
+        for t, own in enumerate(dG):
+            e = at.factorisation.related(t, at.e[t])
             block = np.zeros((m, *e.shape))
             block[start : start + len(own)] = (own.reshape(-1, len(e)) @ e).reshape(
                 len(own), *e.shape

@@ -64,7 +64,8 @@ class LaplaceLikelihood(Estimator):
     nagq: int = 1
     second_order: bool = False
     models = (GENERALIZED,)
-    maximises = takes_iterative = takes_checkpoint = takes_chunks = takes_predictors = True
+    maximises = takes_iterative = takes_checkpoint = takes_chunks = True
+    takes_predictors = takes_related = True
     elsewhere = " The likelihood of a linear model needs no approximation."
 
     def __post_init__(self) -> None:

@@ -57,7 +57,6 @@ class JointEvaluator(Evaluator):
         """The system, with the order of its elimination; the exact Hessian costs more than it saves."""
         self.cheap = False
         self.system = self.problem.penalized_system()
-        self.relations = [size.relation for size in self.problem.plan.terms]
 
     def solved(self, T: list[np.ndarray], data: Data, rhs: list[np.ndarray], known: bool) -> Solved:
         """The deviance at T for right-hand sides (p + 1, k, J) per term, those of the problem or others; ``known``: at sigma^2 of the data.
@@ -75,13 +74,13 @@ class JointEvaluator(Evaluator):
         """Derivatives at variance ``s2`` along directions dG (m_t, k, k) of each term; ``known``: it does not follow them."""
         combine = np.append(-np.asarray(found.value.beta), 1.0)
         e = [np.tensordot(combine, own, 1) for own in found.residuals]
-        related = [self._related(t, own) for t, own in enumerate(e)]
+        related = [found.at.related(t, own) for t, own in enumerate(e)]
         D = []
         for t, trace in enumerate(found.at.traces()):
             d = trace - e[t] @ related[t].T / s2
             if self.reml and len(combine) > 1:
                 half = np.tensordot(found.root, found.residuals[t][:-1], 1)
-                d = d - np.einsum("paj,pbj->ab", half, self._related(t, half))
+                d = d - np.einsum("paj,pbj->ab", half, found.at.related(t, half))
             D.append((d + d.T) / 2.0)
 
         def quadratic(v: list[np.ndarray]) -> np.ndarray:
@@ -112,11 +111,6 @@ class JointEvaluator(Evaluator):
         )
         modes = [np.tensordot(combine, own, 1) for own in found.modes]
         return Along(D, np.asarray((AI + AI.T) / 2.0), np.asarray(rho), modes)
-
-    def _related(self, t: int, v: np.ndarray) -> np.ndarray:
-        """K v."""
-        relation = self.relations[t]
-        return v if relation is None else relation.times(v)
 
     def _at(self, T: list[np.ndarray]) -> Solved:
         return self.solved(T, self.data, self.problem.right_hand_sides(), self.known)

@@ -43,15 +43,10 @@ class Marginal:
     e: list[np.ndarray]
     inverse: np.ndarray
 
-    def related(self, t: int, v: np.ndarray) -> np.ndarray:
-        """K v for v (..., J), K the covariance of the levels of term t; v where they are independent."""
-        relation = self.problem.plan.terms[t].relation
-        return v if relation is None else relation.times(v)
-
     @cached_property
     def FK(self) -> list[np.ndarray]:
         """Per term (p, k, J), F with the levels' covariance: F where they are independent."""
-        return [self.related(t, F) for t, F in enumerate(self.F)]
+        return [self.factorisation.related(t, F) for t, F in enumerate(self.F)]
 
     def between(self, t: int, dG: np.ndarray) -> np.ndarray:
         """F'(dG (x) K) F (m_t, p, p) for directions dG (m_t, k, k) of term t."""
@@ -87,7 +82,7 @@ class Marginal:
     def residual_quadratics(self, dG: list[np.ndarray]) -> np.ndarray:
         """v_i'Z'PZ v_j (m, m) with v_i = E_i e, P the projection of REML."""
         v = [
-            np.einsum("iab,bj->iaj", d, self.related(t, e))
+            np.einsum("iab,bj->iaj", d, self.factorisation.related(t, e))
             for t, (d, e) in enumerate(zip(dG, self.e, strict=True))
         ]
         onto = np.concatenate(

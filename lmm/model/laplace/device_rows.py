@@ -92,7 +92,7 @@ class DeviceRows(Rows):
         if (
             isinstance(request, LeverageSums)
             and request.family.shares_weights(request.observed)
-            and request.tables is not None
+            and isinstance(request.tables, Tables)
             and request.tables.B is None
         ):
             return self._slopes(request, request.tables)

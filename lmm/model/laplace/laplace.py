@@ -38,8 +38,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmm.linalg.factorisation import BlockFactorisation, Factorisation
-from lmm.model.laplace.leverage import tables
+from lmm.linalg.factorisation import Factorisation
+from lmm.model.laplace.leverage import tables_of
 from lmm.model.laplace.modes import (
     MODE_TOLERANCE,
     Mode,
@@ -235,7 +235,6 @@ def by_leverages(here: AtMode, restricted: float | None = None) -> Task[tuple[Sl
     log|Q'V^-1 Q|; None where they are not integrated over.
     """
     mode, at = here.mode, here.factorisation
-    assert isinstance(at, BlockFactorisation)
     profiled = inverse = None
     if here.free:
         assert mode.sums.observed is not None
@@ -243,7 +242,14 @@ def by_leverages(here: AtMode, restricted: float | None = None) -> Task[tuple[Sl
     if profiled is not None and restricted is not None:
         inverse = Profiled(profiled.solved, inverse_root(profiled.information))
     slopes: Slopes = yield LeverageSums(
-        here.family, mode.gamma, mode.b, here.phi, tables(at), here.observed, here.constant, inverse
+        here.family,
+        mode.gamma,
+        mode.b,
+        here.phi,
+        tables_of(at),
+        here.observed,
+        here.constant,
+        inverse,
     )
     s, c_gamma = slopes.t, np.zeros(len(mode.gamma))
     if profiled is not None:
@@ -253,8 +259,8 @@ def by_leverages(here: AtMode, restricted: float | None = None) -> Task[tuple[Sl
     shift = [own[0] for own in c]
     G = []
     scores = here.scores(slopes)
-    for trace, e, own in zip(at.traces(), scores.random, f, strict=True):
-        cross = own[0] @ e.T
+    for t, (trace, e) in enumerate(zip(at.traces(), scores.random, strict=True)):
+        cross = f[t][0] @ at.related(t, e).T
         G.append((trace + (cross + cross.T) / 2)[None])
     solved, fixed, inner = at.solve(slopes.fixed)
     logdet = np.zeros(1)
@@ -325,7 +331,7 @@ def laplace_task(
     objective = float(
         approximation(
             mode.sums.kernel + constant,
-            2.0 * half_square(mode.u),
+            2.0 * half_square(source.plan, mode.u),
             mode.decrement,
             at.logdet + float(_mean(found.logdet)),
             float(_mean(found.step)),
@@ -334,7 +340,9 @@ def laplace_task(
     )
     if family.widest < np.inf and is_wide(at, T, family.widest):
         objective = np.inf
-    D = [_mean(own) - e_t @ e_t.T for own, e_t in zip(found.G, e, strict=True)]
+    D = []
+    for t, (own, e_t) in enumerate(zip(found.G, e, strict=True)):
+        D.append(_mean(own) - e_t @ at.related(t, e_t).T)
     d_gamma = _mean(found.gamma) - 2.0 * fixed_score
     parameters = family_parameters(family, source, at, slopes, found)
     return Laplace(objective, mode, D, d_gamma, parameters, e, found, working, at, slopes)

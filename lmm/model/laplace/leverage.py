@@ -15,7 +15,8 @@ import scipy.sparse as sp
 
 from lmm.linalg import elimination
 from lmm.linalg.coupling import Dense
-from lmm.linalg.factorisation import BlockFactorisation
+from lmm.linalg.factorisation import BlockFactorisation, Factorisation
+from lmm.linalg.joint import JointFactorisation
 from lmm.linalg.plan import Plan
 from lmm.model.laplace.rows import Block
 
@@ -44,6 +45,49 @@ class Tables:
     K: np.ndarray
     W: np.ndarray | None = None
     B: list[sp.csr_matrix] | None = None
+
+    def leverages(self, block: Block) -> np.ndarray:
+        """l_i per row, (n,)."""
+        return leverages(block, self)
+
+
+@dataclass(frozen=True, eq=False)
+class JointTables:
+    """What rows look their leverages up in where all terms are eliminated together.
+
+    ``own`` per term N's blocks of levels (k, k, J), ``pairs`` per pair of terms those of levels that share rows (k_t, k_s, m).
+    """
+
+    own: list[np.ndarray]
+    pairs: dict[tuple[int, int], np.ndarray]
+
+    def leverages(self, block: Block) -> np.ndarray:
+        """l_i per row, (n,)."""
+        total = np.zeros(block.n)
+        for t, N in enumerate(self.own):
+            total += _form(block, t, t, N[..., block.levels[t]], block.codes[t])
+        for (t, s), N in self.pairs.items():
+            total += 2.0 * _form(block, t, s, N[..., block.runs[t, s]], block.place[t, s])
+        return total
+
+
+def _form(block: Block, t: int, s: int, N: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """z_t'N z_s per row, N (k_t, k_s, m) at ``place``."""
+    total = np.zeros(block.n)
+    for a, first in enumerate(block.columns[t]):
+        for b, second in enumerate(block.columns[s]):
+            part = N[a, b][place]
+            part = part if first is None else part * first
+            total += part if second is None else part * second
+    return total
+
+
+def tables_of(at: Factorisation) -> Tables | JointTables:
+    """What leverages take of a factorisation."""
+    if isinstance(at, JointFactorisation):
+        return JointTables(at.inverse_blocks(), at.pair_blocks())
+    assert isinstance(at, BlockFactorisation)
+    return tables(at)
 
 
 def tables(at: BlockFactorisation) -> Tables:

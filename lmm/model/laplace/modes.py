@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lmm.linalg.factorisation import Factorisation
+from lmm.linalg.plan import Plan
 from lmm.model.laplace.passes import Scores, ScoreSums, Source, Task, Weighted, drive
 from lmm.model.penalized import system_of
 
@@ -141,13 +142,13 @@ def modes_task(
         return ScoreSums(family, gamma, b, phi, True, expected, free, ceiling)
 
     sums: Scores = yield score_sums(gamma, b)
-    value = penalised(sums.kernel, half_square(u))
+    value = penalised(sums.kernel, half_square(source.plan, u))
     steps = cut = 0
     if not np.isfinite(value):  # a remembered start may be impossible at new parameters
         u = [np.zeros_like(own) for own in u]
         b = [np.zeros_like(own) for own in u]
         sums = yield score_sums(gamma, b)
-        value = penalised(sums.kernel, half_square(u))
+        value = penalised(sums.kernel, half_square(source.plan, u))
     while True:
         working = sums.observed
         assert working is not None
@@ -177,7 +178,8 @@ def modes_task(
             for t, own, e in zip(range(len(T)), new_b, residual, strict=True)
         ]
         du = [new - old for new, old in zip(new_u, u, strict=True)]
-        slope = [t.T @ g - old for t, g, old in zip(T, sums.score, u, strict=True)]
+        prior = source.plan.precise(u)
+        slope = [t.T @ g - own for t, g, own in zip(T, sums.score, prior, strict=True)]
         decrement = float(
             sum(np.sum(d * g) for d, g in zip(du, slope, strict=True)) + d_gamma @ sums.fixed_score
         )
@@ -188,7 +190,7 @@ def modes_task(
             u = [np.zeros_like(own) for own in u]
             b = [np.zeros_like(own) for own in u]
             sums = yield score_sums(gamma, b)
-            value = penalised(sums.kernel, half_square(u))
+            value = penalised(sums.kernel, half_square(source.plan, u))
             steps += 1
             continue
         if decrement <= tolerance or steps >= MAX_STEPS or not np.isfinite(decrement):
@@ -198,7 +200,7 @@ def modes_task(
             next_u = [old + length * d for old, d in zip(u, du, strict=True)]
             next_b = [old + length * d for old, d in zip(b, db, strict=True)]
             next_gamma = gamma + length * d_gamma
-            square = half_square(next_u)
+            square = half_square(source.plan, next_u)
             found = yield score_sums(next_gamma, next_b, most - square)
             next_value = penalised(found.kernel, square)
             if next_value <= most:
@@ -271,6 +273,7 @@ def ceiling(value: Numbers) -> Numbers:
     return value + 1e-12 * (1.0 + abs(value))
 
 
-def half_square(u: list[np.ndarray]) -> float:
-    """u'u / 2."""
-    return 0.5 * float(sum(np.sum(own * own) for own in u))
+def half_square(plan: Plan, u: list[np.ndarray]) -> float:
+    """u'u / 2; u'K^-1 u / 2 where levels are related by K."""
+    prior = plan.precise(u)
+    return 0.5 * float(sum(np.sum(own * other) for own, other in zip(u, prior, strict=True)))

@@ -23,7 +23,7 @@ import numpy as np
 from lmm.families.base import weight_slope
 from lmm.linalg.plan import Plan
 from lmm.model.gaussian.crossproducts import CrossProducts
-from lmm.model.laplace.leverage import Tables, leverages
+from lmm.model.laplace.leverage import JointTables, Tables
 from lmm.model.laplace.rows import Block
 
 T = TypeVar("T")
@@ -240,7 +240,7 @@ class LeverageSums:
     gamma: np.ndarray
     b: list[np.ndarray]
     phi: Any
-    tables: Tables
+    tables: Tables | JointTables
     observed: bool
     constant: bool
     profiled: Profiled | None = None
@@ -255,7 +255,7 @@ class LeverageSums:
         eta = block.predictor(self.gamma, self.b)
         at = family.derivatives(y, eta, weights, phi)
         W, dW = family.determinant_weights(at, eta, weights, phi, self.observed)
-        leverage = leverages(block, self.tables)
+        leverage = self.tables.leverages(block)
         if self.profiled is not None:
             leverage += self.profiled.leverages(block)
         t = family.leverage_slopes(leverage, dW, y, eta, weights, phi)

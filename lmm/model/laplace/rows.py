@@ -19,6 +19,7 @@ from lmm.design.terms import product
 from lmm.linalg.plan import Plan
 from lmm.model.gaussian.crossproducts import CrossProducts, Pairs, cross_products
 from lmm.model.gaussian.system import plan_for
+from lmm.model.joint_system import joint_plan
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -180,9 +181,12 @@ def make_rows(design: Design, factorization: str = "exact") -> Rows:
     Q = np.linalg.solve(R.T, design.X.T).T if design.p else np.zeros((design.n, 0))
     ones = np.ones(design.n)
     pattern = cross_products(design.terms, np.asfortranarray(ones[:, None]), None)
-    plan = plan_for(
-        pattern, tuple(term.group for term in design.terms), factorization=factorization
-    )
+    if any(term.relation is not None for term in design.terms):
+        plan = joint_plan(design.terms)
+    else:
+        plan = plan_for(
+            pattern, tuple(term.group for term in design.terms), factorization=factorization
+        )
     parts = [(t, part) for t, term in enumerate(design.terms) for part in term.parts()]
     slots = tuple(t for t, _ in parts)
     codes = tuple(part.codes.astype(np.intp) for _, part in parts)
