@@ -175,6 +175,10 @@ def run_generalized(
     begin = perf_counter()
     reducer = reducer_for(data, rows_bar if estimator.control.progress else None)
     check_related(given, estimator, reducer is not None)
+    if given.covariance and isinstance(formula, Formula) and formula.components:
+        raise ArgumentError(
+            "ziformula= or dispformula= and covariance= together are not fitted; leave out the one that matters less."
+        )
     problem = None
     with threads.limited():
         if reducer is None:

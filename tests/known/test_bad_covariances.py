@@ -75,6 +75,8 @@ FITS: dict[str, tuple[Callable[..., object], dict[str, Any], str]] = {
     "residual": (lmm.lmer, {"residual": "diag(g)"}, "residual= and covariance= together"),
     "quadrature": (lmm.glmer, {"family": "poisson", "nAGQ": 5}, "use nAGQ=1"),
     "second order": (lmm.glmer, {"family": "poisson", "nAGQ": "laplace2"}, "use nAGQ=1"),
+    "dispersion": (lmm.lmer, {"dispformula": "~ x"}, "dispformula= and covariance= together"),
+    "zeros": (lmm.glmer, {"family": "poisson", "ziformula": "~ x"}, "and covariance= together"),
     "generalized method": (lmm.glmer, {"family": "poisson", "method": "pql"}, "not for"),
 }
 

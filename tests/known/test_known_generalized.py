@@ -131,3 +131,13 @@ def test_what_follows_a_fit(given: str, tmp_path) -> None:
     fit.save(tmp_path / "fit.lmm")
     for copy in (pickle.loads(pickle.dumps(fit)), lmm.load(tmp_path / "fit.lmm")):
         np.testing.assert_array_equal(copy.predict(new), fit.predict(new))
+
+
+def test_restricted_likelihood_integrates_fixed_effects_out() -> None:
+    one, other = (
+        lmm.glmer(MODELS["crossed"][0], data(), family="poisson", REML=True, covariance={"id": own})
+        for own in GIVEN.values()
+    )
+    assert one.convergence.converged and one.estimate.reml
+    assert one.estimate.objective == pytest.approx(other.estimate.objective, abs=1e-7)
+    assert one.theta.iloc[0] > fitted("crossed", "dense").theta.iloc[0]

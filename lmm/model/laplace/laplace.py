@@ -266,9 +266,9 @@ def by_leverages(here: AtMode, restricted: float | None = None) -> Task[tuple[Sl
     logdet = np.zeros(1)
     if inverse is not None and restricted is not None:
         logdet += restricted - 2.0 * np.log(np.abs(np.diagonal(inverse.root))).sum()
-        for own, F in zip(G, fixed, strict=True):
+        for t, (own, F) in enumerate(zip(G, fixed, strict=True)):
             half = np.tensordot(inverse.root.T, F, 1)
-            own -= np.einsum("pkj,plj->kl", half, half)
+            own -= np.einsum("pkj,plj->kl", half, at.related(t, half))
     return slopes, Determinant(
         scores=scores,
         logdet=logdet,
