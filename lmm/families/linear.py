@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,8 +22,9 @@ class LinearGaussian(Gaussian):
     has_dispersion = False  # sigma has its place
     described = None
     model_title, criterion_name = "Linear", "deviance"
-    default_test, default_ddf = "t", "satterthwaite"
-    plain_tests = None
+    default_test = "t"
+    default_ddf: ClassVar[str | None] = "satterthwaite"
+    plain_tests: ClassVar[str | None] = None
     smoothing_rounds = 3
     default_residual = "response"
     scale_name = "sigma"

@@ -241,6 +241,11 @@ class FitBase:
             self._components[component] = fit
         return self._components[component]
 
+    @property
+    def _whole(self) -> Fit:
+        """The fit with the parameters of all its linear predictors, as a search has them."""
+        return self._component("all") if len(self.estimate.components) > 1 else self._fit
+
     @cached_property
     def _components(self) -> dict[str, Fit]:
         return {}

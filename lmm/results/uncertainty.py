@@ -77,7 +77,11 @@ class Uncertainty:
         return table
 
     def of_component(self, name: str) -> Uncertainty:
-        """What is known of a linear predictor, of which there is one."""
+        """What is known of a linear predictor: of the only one, or of that of a linear model's dispersion."""
+        if name != "cond" and any(part.diagonal for part in self.design.residual):
+            from lmm.results.components.dispersion_component import dispersion_component
+
+            return dispersion_component(self, name)
         self.estimate.of_component(name)
         return self
 

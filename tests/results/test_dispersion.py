@@ -266,6 +266,45 @@ def test_tables_name_the_coefficients(fit: Any) -> None:
     assert "disp_Days" in bootstrap.index
 
 
+def test_components_are_read_as_the_mean_is(fit: Any) -> None:
+    delta = fit.fixef(component="disp")
+    assert list(delta.index) == ["Intercept", "Days"]
+    np.testing.assert_allclose(delta, dispersion(fit))
+    table = fit.coef_table(component="disp")
+    pd.testing.assert_frame_equal(table, fit.summary().tables["dispersion"])
+    cov = fit.vcov(component="disp")
+    np.testing.assert_allclose(np.sqrt(np.diagonal(cov)), table["std_error"])
+    np.testing.assert_allclose(cov, fit.vcov(full=True).iloc[3:5, 3:5], rtol=1e-10)
+    both = fit.coef_table(component="all")
+    assert list(both.index) == ["Intercept", "Days", "disp.Intercept", "disp.Days"]
+    np.testing.assert_allclose(both["std_error"], [*fit.bse, *table["std_error"]])
+    for method in ("wald", "profile"):
+        limits = fit.confint(method, component="disp")
+        whole = fit.confint(method, parm=["disp_Intercept", "disp_Days"])
+        np.testing.assert_allclose(limits, whole)
+        assert list(limits.index) == ["Intercept", "Days"]
+    contrast = fit.contrast("Days = 0", component="disp").iloc[0]
+    assert contrast["p_value"] == pytest.approx(table.loc["Days", "p_value"], rel=1e-6)
+    test = fit.anova(component="disp", ddf=None).loc["Days"]
+    assert test["chisq"] == pytest.approx(table.loc["Days", "statistic"] ** 2)
+    assert fit.ranef(component="disp") == {}
+    with pytest.raises(lmm.ArgumentError, match="have normal tests"):
+        fit.coef_table(ddf="satterthwaite", component="disp")
+    with pytest.raises(lmm.ArgumentError, match="'profile', 'wald'"):
+        fit.confint("boot", component="disp")
+    with pytest.raises(lmm.ArgumentError, match="'cond', 'disp' and 'all'"):
+        fit.fixef(component="zi")
+    d = made().assign(twice=lambda d: 2 * d["v"])
+    with pytest.warns(lmm.errors.RankWarning):
+        dropped = lmm.lmer("y ~ x + (1 | g)", d, dispformula="~ v + twice")
+    assert dropped.fixef(component="disp").isna().tolist() == [False, False, True]
+    assert dropped.confint("wald", component="disp").isna().all(axis=1).tolist() == [
+        False,
+        False,
+        True,
+    ]
+
+
 def test_profiles_and_walds_intervals_agree_about_the_maximum(fit: Any) -> None:
     ml = fit.update(REML=False)
     profile = ml.confint(parm=["disp_Intercept", "disp_Days"])

@@ -221,7 +221,7 @@ def bootstrap(
             "bootstrap: group= says whose levels kind='cases' draws; the other kinds draw everything."
         )
     generator = arguments.generator(rng, "bootstrap: rng")
-    every = fit._component("all")
+    every = fit._whole
     numbers = every.design.p * (every.design.p + 2) + 2 * problem.n_theta + 4
     require(
         8.0 * nsim * numbers,
@@ -341,7 +341,7 @@ def _of_statistic(
             f"bootstrap: statistic={arguments.shown(statistic)} gives {arguments.shown(value)}; it must give a number, or an array, a "
             "mapping or a Series of numbers."
         ) from error
-    every = fit._component("all")
+    every = fit._whole
     rows: list[pd.Series] = []
     failures: dict[int, str] = {}
     missing = pd.Series(np.nan, index=own.index)
@@ -397,7 +397,7 @@ def as_series(value: object) -> pd.Series:
 
 def refitted(fit: Fit, batch: Batch, r: int, y: np.ndarray) -> Fit:
     """The fit of replicate r."""
-    every = fit._component("all")
+    every = fit._whole
     design = replace(fit.design, y=np.ascontiguousarray(y))
     problem = fit.problem.with_response(design)
     estimate = problem.named(refits.estimate_of(every.design, every.estimate, batch, r))

@@ -1,0 +1,1 @@
+"""What tables say of one linear predictor of a linear model."""
