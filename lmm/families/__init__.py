@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lmm.families.amounts.log_normal import LogNormal
     from lmm.families.amounts.tweedie import Tweedie
     from lmm.families.by_name import ALIASES, FAMILIES, get
+    from lmm.families.counts.conway_maxwell import ConwayMaxwellPoisson
     from lmm.families.counts.generalized_poisson import GeneralizedPoisson
     from lmm.families.counts.negative_binomial import NegativeBinomial
     from lmm.families.counts.negative_binomial1 import NegativeBinomial1
@@ -52,6 +53,7 @@ __all__ = [
     "Beta",
     "BetaBinomial",
     "Binomial",
+    "ConwayMaxwellPoisson",
     "CustomFamily",
     "Derivatives",
     "DispersionDerivatives",

@@ -8,6 +8,7 @@ from lmm.families.amounts.inverse_gaussian import InverseGaussian
 from lmm.families.amounts.log_normal import LogNormal
 from lmm.families.amounts.tweedie import Tweedie
 from lmm.families.base import Family
+from lmm.families.counts.conway_maxwell import ConwayMaxwellPoisson
 from lmm.families.counts.generalized_poisson import GeneralizedPoisson
 from lmm.families.counts.negative_binomial import NegativeBinomial
 from lmm.families.counts.negative_binomial1 import NegativeBinomial1
@@ -45,6 +46,7 @@ FAMILIES: dict[str, type[Family]] = {
         TruncatedNegativeBinomial,
         TruncatedNegativeBinomial1,
         GeneralizedPoisson,
+        ConwayMaxwellPoisson,
         StudentT,
         SkewNormal,
         Tweedie,
@@ -71,6 +73,7 @@ ALIASES = {
     "truncated_nbinom1": "truncated_negative_binomial1",
     "generalized_poisson": "genpois",
     "student_t": "t",
+    "conway_maxwell_poisson": "compois",
     "ordbeta": "ordered_beta",
     "skew_normal": "skewnormal",
     "student": "t",

@@ -17,6 +17,7 @@ DISPERSIONS = {
     "betabinomial": (0.7, 20.0),
     "lognormal": (0.05, 2.0),
     "genpois": (1.2, 3.0),
+    "compois": (0.4, 2.5),
 }
 #: several parameters of a family's own
 SHAPES = {

@@ -7,7 +7,7 @@ R, with lme4's data:
     show(glmmTMB(Reaction / 500 ~ Days + (1|Subject), sleepstudy, family = beta_family()))
     show(glmmTMB(cbind(incidence, size - incidence) ~ period + (1|herd), cbpp, family = betabinomial()))
     show(glmmTMB(ticks, some, family = truncated_poisson()))        # and truncated_nbinom2(), truncated_nbinom1()
-    show(glmmTMB(ticks, grouseticks, family = genpois()))
+    show(glmmTMB(ticks, grouseticks, family = genpois()))           # and compois()
     m <- glmmTMB(ticks, grouseticks, family = tweedie()); show(m); 1 + plogis(m$fit$parfull["psi"])     # 1.178475
     # from its own start glmmTMB ends at the normal distribution, whose likelihood is lower, and at NaN for ordbeta
     show(glmmTMB(Reaction ~ Days + (1|Subject), sleepstudy, family = t_family(), start = list(psi = log(4))))     # psi 1.512698
@@ -110,6 +110,16 @@ CASES = [
         3.2937767,
     ),
     Reference(
+        FAMILIES.ConwayMaxwellPoisson(),
+        TICKS,
+        "grouseticks",
+        -912.34648908,
+        (0.48019520, 1.27246396, -0.92280185),
+        (0.237061, 0.308007, 0.337423),
+        1.191473,
+        5.0458185,
+    ),
+    Reference(
         FAMILIES.Tweedie(),
         TICKS,
         "grouseticks",
@@ -182,7 +192,7 @@ def test_log_normal_fits_are_those_of_the_logarithm_where_the_mean_is_one() -> N
 
 
 @pytest.mark.parametrize(
-    "case", [CASES[0], CASES[2], *CASES[5:]], ids=lambda case: case.family.name
+    "case", [CASES[0], CASES[2], CASES[5], *CASES[7:]], ids=lambda case: case.family.name
 )
 def test_quadrature_is_the_integral(case: Reference) -> None:
     """Against a dense rule on a fixed grid, for a density that is called row by row."""
@@ -225,7 +235,7 @@ def test_truncated_counts_are_expected_above_one() -> None:
 
 
 def test_several_parameters_are_reported() -> None:
-    case = CASES[6]
+    case = CASES[7]
     fit = lmm.glmer(case.formula, data_of(case), family=case.family)
     own = fit.family_parameters()
     assert own.index.to_list() == ["phi", "power"]
