@@ -203,6 +203,7 @@ class Criticism(FitBase):
         self.estimate.distribution.require_mean(
             f"{what}: the rows of {{kind}} model have no single fitted value."
         )
+        self.estimate.require_one_predictor(what)
         if self.design.residual:
             raise ArgumentError(
                 f"{what}: residuals that are correlated or of several variances have no leverage row by row; influence() refits without a "

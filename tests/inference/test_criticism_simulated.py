@@ -411,3 +411,26 @@ def test_effects_that_hardly_any_rows_tell_of_are_not_tested_for_normality():
     fit = lmm.glmer("TICKS ~ YEAR + (1 | INDEX) + (1 | LOCATION)", ticks, family="poisson")
     found = fit.check(rng=1).table
     assert "random effects, LOCATION" in found.index and "random effects, INDEX" not in found.index
+
+
+def test_models_of_several_predictors_are_checked_and_have_no_leverages(monkeypatch):
+    from lmm.results.rows import simulated_residuals
+
+    rng = np.random.default_rng(17)
+    g, x, eta = grouped(rng)
+    frame = pd.DataFrame({"x": x, "g": g, "k": rng.poisson(np.exp(eta)) * (rng.random(240) > 0.3)})
+    frame["y"] = eta + np.exp(0.3 * x) * rng.standard_normal(240)
+    fits = [
+        lmm.glmer("k ~ x + (1 | g)", frame, family="poisson", ziformula="~ 1"),
+        lmm.lmer("y ~ x + (1 | g)", frame, dispformula="~ x"),
+    ]
+    for some in (False, True):
+        if some:
+            monkeypatch.setattr(simulated_residuals, "SIMULATED", 20 * 60)
+            monkeypatch.setattr(simulated_residuals, "ROWS", 10)
+        for fit in fits:
+            found = fit.check(20)
+            assert found.table.loc["distribution", "status"] == "ok"
+            assert ("60 rows" in found.note) == some
+    with pytest.raises(lmm.ArgumentError, match="several linear predictors"):
+        fits[0].leverage()

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard, TypeVar, cast
 import numpy as np
 import pandas as pd
 
-from lmm.design.design import Design
+from lmm.design.design import Design, Predictor
 from lmm.design.rank import independent_columns
 from lmm.errors import DataError, LmmError
 from lmm.estimators.estimator import Estimator
@@ -434,12 +434,10 @@ def design_of_rows(design: Design, which: np.ndarray, codes: dict[int, np.ndarra
 
 def some_rows(design: Design, which: np.ndarray, codes: dict[int, np.ndarray]) -> Design:
     """The same, to be looked at and not to be fitted: the fixed columns may be dependent."""
-    terms = []
-    for t, term in enumerate(design.terms):
-        terms.append(term.of_rows(which, codes.get(t)))
-    offset = None if design.offset is None else design.offset[which]
+    others = [_predictor_of_rows(predictor, which, {}) for predictor in design.predictors[1:]]
     return replace(
-        design.with_mean(X=design.X[which], terms=tuple(terms), offset=offset, R=None),
+        design,
+        predictors=(_predictor_of_rows(design.mean, which, codes), *others),
         residual=tuple(part.of_rows(which) for part in design.residual),
         y=design.y[which],
         weights=None if design.weights is None else design.weights[which],
@@ -451,6 +449,16 @@ def some_rows(design: Design, which: np.ndarray, codes: dict[int, np.ndarray]) -
         call=None,
         plan=None,
     )
+
+
+def _predictor_of_rows(
+    predictor: Predictor, which: np.ndarray, codes: dict[int, np.ndarray]
+) -> Predictor:
+    terms = []
+    for t, term in enumerate(predictor.terms):
+        terms.append(term.of_rows(which, codes.get(t)))
+    offset = None if predictor.offset is None else predictor.offset[which]
+    return replace(predictor, X=predictor.X[which], terms=tuple(terms), offset=offset, R=None)
 
 
 def of_levels(

@@ -140,7 +140,9 @@ def check(
         partial(_collinearity, fit),
     ]
     if not fit.design.residual and fit.problem.plan.exact:  # both need conditional variances
-        parts += [partial(_normality, fit, generator), partial(_influence, fit)]
+        parts.append(partial(_normality, fit, generator))
+        if len(fit.design.predictors) == 1:
+            parts.append(partial(_influence, fit))
     found: list[Finding] = []
     with bar(len(parts), "check", progress, "check") as told:
         for part in parts:
