@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 
@@ -20,7 +20,8 @@ from lmm.api.lmer import (
 from lmm.api.several_predictors import joint_model, joint_problem, with_predictors
 from lmm.arguments import caller, checked
 from lmm.design import build_design
-from lmm.design.design import Call, Design
+from lmm.design.design import Call
+from lmm.design.terms import RandomTerm
 from lmm.errors import ArgumentError
 from lmm.estimators import Control, registry
 from lmm.estimators.estimator import Estimator
@@ -40,22 +41,22 @@ MAX_POINTS, MAX_DIMENSIONS = 100, 3
 ACCELERATE = 100_000
 
 
-def check_quadrature(design: Design, points: int, second_order: bool = False) -> None:
+def check_quadrature(terms: Sequence[RandomTerm], points: int, second_order: bool = False) -> None:
     """ArgumentError where more than one point is asked for and the model does not factor into small integrals."""
     if points <= 1 and not second_order:
         return
     asked = "'laplace2'" if second_order else points
-    if len(design.terms) > 1:
-        groups = ", ".join(term.group for term in design.terms)
+    if len(terms) > 1:
+        groups = ", ".join(term.group for term in terms)
         raise ArgumentError(
             f"nAGQ={asked} needs a single grouping factor; this model has {groups}. Use nAGQ=1."
         )
-    if design.terms[0].several:
+    if terms[0].several:
         raise ArgumentError(
-            f"nAGQ={asked} needs levels whose rows are their own; rows belong to several levels of {design.terms[0].group}. Use nAGQ=1."
+            f"nAGQ={asked} needs levels whose rows are their own; rows belong to several levels of {terms[0].group}. Use nAGQ=1."
         )
-    if design.terms[0].k > MAX_DIMENSIONS:
-        one = design.terms[0]
+    if terms[0].k > MAX_DIMENSIONS:
+        one = terms[0]
         raise ArgumentError(
             f"nAGQ={asked} takes up to {MAX_DIMENSIONS} random effects per level; {one.group} has {one.k}. Use nAGQ=1."
         )
@@ -193,7 +194,7 @@ def run_generalized(
         call["REML"] = bool(estimator.reml)
         call |= {**kept_arguments(design, given, start), "method": method, "control": control}
         problem = joint_problem(design, estimator) or problem
-        check_quadrature(design, estimator.nagq, second_order)
+        check_quadrature((problem or design).terms, estimator.nagq, second_order)
         if problem is None:
             settings = estimator.control
             problem = build_generalized(

@@ -89,12 +89,12 @@ def check_estimator(estimator: Estimator) -> None:
     control = estimator.control
     if not estimator.takes_predictors:
         raise ArgumentError(
-            f"ziformula= and dispformula= are for nAGQ=1 (Laplace), not for {estimator.label}."
+            f"ziformula= and dispformula= are for nAGQ=1 (Laplace) or more, not for {estimator.label}."
         )
-    if estimator.nagq != 1 or estimator.second_order:
-        asked = "'laplace2'" if estimator.second_order else estimator.nagq
+    if estimator.nagq == 0 or estimator.second_order:
+        asked = "'laplace2'" if estimator.second_order else 0
         raise ArgumentError(
-            f"nAGQ={asked} takes one linear predictor; a model with ziformula= or dispformula= takes nAGQ=1."
+            f"nAGQ={asked} takes one linear predictor; a model with ziformula= or dispformula= takes nAGQ=1 or more."
         )
     unlike = (
         ("REML", estimator.reml, bool(estimator.reml)),

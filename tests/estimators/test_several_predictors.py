@@ -206,3 +206,33 @@ def test_the_order_of_rows_and_the_names_of_levels_do_not_matter() -> None:
     )
     assert again.llf == pytest.approx(first.llf, abs=1e-8)
     np.testing.assert_allclose(again.fixef("all"), first.fixef("all"), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::lmm.LmmWarning")
+def test_quadrature_is_the_integral_and_its_gradient_that_of_differences() -> None:
+    """Two random effects of a level, one of the mean and one of the zeros: the integral by a fine grid."""
+    rng = np.random.default_rng(8)
+    data = pd.DataFrame({"g": np.arange(72) % 6, "x": rng.normal(size=72)}).astype({"g": str})
+    data["y"] = rng.poisson(np.exp(1.0 + 0.3 * data["x"])) * (rng.random(72) > 0.3)
+    fit = lmm.glmer("y ~ x + (1|g)", data, family="poisson", ziformula="~ (1|g)")
+    problem = fit.problem
+    assert isinstance(problem, JointProblem)
+    objective = Objective(problem, points=15)
+    psi = objective.pack(np.array([0.5, 0.7]), fit.estimate.whole.beta, 1.0)
+    point = objective.in_theta(psi)
+    for i in range(len(psi)):
+        h = 1e-4 * np.eye(len(psi))[i]
+        ends = [objective.in_theta(psi + s * h).objective for s in (1, -1)]
+        assert point.gradient[i] == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-5, abs=1e-5)
+    n, density = len(data), problem.density
+    etas = (problem.rows.offset + problem.rows.Q @ psi[2:])[: 2 * n].reshape(2, n)
+    grid = np.linspace(-7.0, 7.0, 141)
+    u, v = (own.ravel() for own in np.meshgrid(grid, grid))
+    weight = np.exp(-0.5 * (u**2 + v**2)) / (2.0 * np.pi) * (grid[1] - grid[0]) ** 2
+    total = 0.0
+    for code in range(6):
+        rows = problem.rows.codes[0][:n] == code
+        y, at = data["y"].to_numpy(dtype=float)[rows, None], etas[:, rows, None]
+        log = density.log_density(y, [at[0] + 0.5 * u, at[1] + 0.7 * v]).sum(axis=0)
+        total += np.log(np.exp(log) @ weight)
+    assert point.objective == pytest.approx(-2.0 * total, abs=1e-4)

@@ -117,6 +117,10 @@ def test_a_fit_is_refitted_changed_and_kept(
     plain = fit.update(ziformula="~ 0", dispformula="~ 1")
     assert plain.df_model == 4 and plain.llf < fit.llf
     assert plain.llf == pytest.approx(lmm.glmer("y ~ x + (1|g)", data, family="nbinom2").llf)
+    finer = fit.update(nAGQ=3, dispformula="~ 1")
+    assert finer.estimate.method == "agq" and finer.llf == pytest.approx(
+        fit.update(dispformula="~ 1").llf, abs=3.0
+    )
     less = fit.update(". ~ . - x")
     assert less.df_model == 8 and less.fixef("zi").size == 3
     assert fit.drop1().loc["x", "lrt"] == pytest.approx(2.0 * (fit.llf - less.llf), abs=1e-4)
@@ -153,7 +157,7 @@ def test_the_summary_has_a_section_for_each_predictor(fit: lmm.Fit) -> None:
         (lambda fit: fit.leverage(), "leverage is not available"),
         (lambda fit: fit.bootstrap(2, kind="cases"), "kind='cases' is not available"),
         (lambda fit: fit.predict(interval="prediction"), "quantiles of simulate"),
-        (lambda fit: fit.update(nAGQ=5), "nAGQ=5 takes one linear predictor"),
+        (lambda fit: fit.update(nAGQ=0), "nAGQ=0 takes one linear predictor"),
         (lambda fit: fit.update(method="nuts"), "not for NUTS"),
         (lambda fit: fit.update(control=lmm.Control(curvature="expected")), "curvature='expected'"),
         (lambda fit: fit.update(REML=True), "REML=True"),
