@@ -179,7 +179,7 @@ def _column(fit: Fit) -> pd.DataFrame:
     error = [*fit.bse, *thresholds["std_error"], *fit._uncertainty.standard_errors()]
     if family.has_own_constant and not family.has_residual_sd:
         own = fit.family_parameters()
-        names += own.index
+        names += [*own.index]
         estimate += [*own["estimate"]]
         error += [*own["std_error"]]
     convergence = fit.convergence
