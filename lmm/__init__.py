@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from lmm.estimators.pql import PenalizedQuasiLikelihood
     from lmm.estimators.variational.variational_bayes import VariationalBayes
     from lmm.inference.session import options
-    from lmm.known.given import Factor, KnownCovariance, Precision
+    from lmm.known.given_covariance import Factor, KnownCovariance, Precision
     from lmm.known.newick import Tree
     from lmm.known.pedigree import Pedigree
     from lmm.linalg.devices.backend import enable_compile_cache
@@ -138,10 +138,10 @@ _HOMES = {
     "BatchFit": "lmm.results.batch_fit",
     "lmer_batch": "lmm.api.batches",
     "glmer_batch": "lmm.api.batches",
-    "Factor": "lmm.known.given",
-    "KnownCovariance": "lmm.known.given",
+    "Factor": "lmm.known.given_covariance",
+    "KnownCovariance": "lmm.known.given_covariance",
     "Pedigree": "lmm.known.pedigree",
-    "Precision": "lmm.known.given",
+    "Precision": "lmm.known.given_covariance",
     "Tree": "lmm.known.newick",
     "Source": "lmm.stream.sources",
     "power": "lmm.results.tests.power",

@@ -58,7 +58,7 @@ def _related(
     ------
     ArgumentError : what is wrong with a covariance, by its grouping factor.
     """
-    from lmm.known.given import relations
+    from lmm.known.given_covariance import relations
 
     found = relations(covariance, [term.group for term, _ in made])
     out = []

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 
 from lmm.arguments import shown
 from lmm.errors import ArgumentError
-from lmm.known.given import Known, unique_labels
+from lmm.known.given_covariance import Known, unique_labels
 from lmm.known.relation import DirectedRelation, Relation
 
 #: quoted labels, brackets, separators, comments and everything between

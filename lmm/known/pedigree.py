@@ -19,7 +19,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from lmm.errors import ArgumentError
-from lmm.known.given import Known, unique_labels
+from lmm.known.given_covariance import Known, unique_labels
 from lmm.known.relation import DirectedRelation, Relation
 
 #: what stands for a parent that is not known, beside a missing value

@@ -15,8 +15,8 @@ where the second form of N holds for singular G too. A :class:`PenalizedSystem` 
 Vectors of random effects are arrays (m, k, J) per term in the design's order: m vectors side by side. There are three implementations.
 :class:`BlockSystem` eliminates level by level and has a dense tail (:mod:`lmm.linalg.elimination`). :class:`KrylovSystem` solves the
 terms that a dense tail has no room for by conjugate gradients (:mod:`lmm.linalg.krylov`): its log-determinant lacks log|H|, its
-traces take random probes, and it has neither blocks of N nor samples. A third, :class:`lmm.linalg.joint.JointSystem`, is for levels
-that are related, b ~ N(0, K (x) G): G^-1 stands for K^-1 (x) G^-1 then, ``traces`` are sum_ij K_ij Q_ij.
+traces take random probes, and it has neither blocks of N nor samples. A third, :class:`lmm.linalg.joint_elimination.JointSystem`, is
+for levels that are related, b ~ N(0, K (x) G): G^-1 stands for K^-1 (x) G^-1 then, ``traces`` are sum_ij K_ij Q_ij.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from lmm.linalg.factorisation import (
     batches,
     spread,
 )
-from lmm.linalg.joint import JointSystem
+from lmm.linalg.joint_elimination import JointSystem
 from lmm.linalg.plan import Plan
 
 

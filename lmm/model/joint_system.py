@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lmm.design.terms import RandomTerm
-from lmm.linalg.joint import Joined, JointPattern, JointSystem
+from lmm.linalg.joint_elimination import Joined, JointPattern, JointSystem
 from lmm.linalg.plan import Plan, TermSize
 from lmm.model.gaussian.crossproducts import CrossProducts
 

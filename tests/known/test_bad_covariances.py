@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 import lmm
-from lmm.known import given
+from lmm.known import given_covariance
 from tests.known.matrices import LEVELS, data, kinship
 
 K = kinship()
@@ -95,10 +95,10 @@ def test_rows_in_chunks(tmp_path) -> None:
 
 
 def test_sizes(monkeypatch) -> None:
-    monkeypatch.setattr(given, "DENSE_LIMIT", 20)
+    monkeypatch.setattr(given_covariance, "DENSE_LIMIT", 20)
     with pytest.raises(lmm.CapacityError, match="has 24 levels.*stops at 20"):
         lmm.lmer("y ~ x + (1|id)", data(), covariance={"id": K})
     monkeypatch.undo()
-    monkeypatch.setattr("lmm.linalg.joint.DENSE_EFFECTS", 40)
+    monkeypatch.setattr("lmm.linalg.joint_elimination.DENSE_EFFECTS", 40)
     with pytest.raises(lmm.CapacityError, match="24 levels x 2 columns.*48 effects.*stops at 40"):
         lmm.lmer("y ~ x + (x|id)", data(), covariance={"id": K})

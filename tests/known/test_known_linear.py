@@ -326,3 +326,29 @@ def test_a_variance_of_zero_is_found_and_its_derivative_is_right() -> None:
         if slope > 0:
             assert fit.theta.iloc[0] == 0.0
         assert fit.estimate.objective <= known.objective(np.zeros(1), False) + 1e-9
+
+
+def test_a_meta_analysis_is_its_closed_form() -> None:
+    """Variance between studies by REML: the minimum over tau^2 of the criterion of y ~ N(m, v + tau^2)."""
+    rng = np.random.default_rng(0)
+    v = rng.uniform(0.05, 0.4, 12)
+    y = 0.3 + 0.4 * rng.normal(size=12) + np.sqrt(v) * rng.normal(size=12)
+    frame = pd.DataFrame({"study": [f"s{i}" for i in range(12)], "y": y})
+    fit = lmm.lmer(
+        "y ~ 1 + (1|study)",
+        frame,
+        weights=1 / v,
+        method=MaximumLikelihood(sigma=1.0),
+        covariance={"study": lmm.KnownCovariance(np.eye(12), frame["study"])},
+    )
+
+    def criterion(tau2: float) -> float:
+        w = 1 / (v + tau2)
+        m = (w * y).sum() / w.sum()
+        own = np.log(w.sum()) - np.log(w).sum() + (w * (y - m) ** 2).sum()
+        return float(own + 11 * np.log(2 * np.pi))
+
+    tau2 = float(fit.theta.iloc[0]) ** 2
+    assert fit.estimate.objective == pytest.approx(criterion(tau2), abs=1e-9)
+    assert tau2 > 0.01
+    assert all(criterion(tau2 * factor) > criterion(tau2) for factor in (0.98, 1.02))

@@ -1,7 +1,7 @@
 """-2 log-likelihood on the coordinates of a profile where the levels of some terms are related.
 
 The coordinates and the chain rule are those of :mod:`lmm.inference.intervals.surface`; what is evaluated comes from the factorisation of
-:mod:`lmm.linalg.joint`, with the average information in place of exact second derivatives.
+:mod:`lmm.linalg.joint_elimination`, with the average information in place of exact second derivatives.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import numpy as np
 from lmm.design.design import Design
 from lmm.linalg.elimination import System, Vectors
 from lmm.linalg.factorisation import PenalizedSystem
-from lmm.linalg.joint import JointPattern
+from lmm.linalg.joint_elimination import JointPattern
 from lmm.model.gaussian.crossproducts import CrossProducts
 from lmm.model.gaussian.deviance import Data
 from lmm.model.gaussian.rotated_problem import rotated

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from lmm.linalg import elimination
 from lmm.linalg.coupling import Dense
 from lmm.linalg.factorisation import BlockFactorisation, Factorisation
-from lmm.linalg.joint import JointFactorisation
+from lmm.linalg.joint_elimination import JointFactorisation
 from lmm.linalg.plan import Plan
 from lmm.model.laplace.rows import Block
 
