@@ -187,6 +187,7 @@ class Family(abc.ABC):
     has_information : whether the Fisher information is known; else ``expected_weights`` are for steps of a search alone, and Laplace's
         determinant always has the observed one.
     truncated : whether a response cannot be zero that would be without the condition.
+    phi_by_row : whether phi may differ from row to row, as it does with a predictor of its own.
     shaped : whether phi are several numbers, a dispersion and shapes beside it.
     mean_is_expected : whether mu is E[y], and not that of a part of the distribution.
     start_rounds : rounds of reweighted least squares, at the most, before a search; few where the model without random effects says
@@ -244,6 +245,7 @@ class Family(abc.ABC):
     has_information: ClassVar[bool] = True
     truncated: ClassVar[bool] = False
     shaped: ClassVar[bool] = False
+    phi_by_row: ClassVar[bool] = True
     mean_is_expected: ClassVar[bool] = True
     start_rounds: ClassVar[int] = 25
     no_excess: ClassVar[str] = ""

@@ -319,6 +319,13 @@ def test_a_dispersion_that_is_not_needed_is_told() -> None:
     assert fit.llf >= plain.llf - 1e-6
 
 
+@pytest.mark.parametrize("family", ["compois", "tweedie"])
+def test_families_without_several_predictors_say_so(family: str) -> None:
+    data = lmm.datasets.load("grouseticks")
+    with pytest.raises(lmm.ArgumentError, match=f"not for the {family} family"):
+        lmm.glmer(TICKS, data, family=family, ziformula="~ 1")
+
+
 @pytest.mark.parametrize(
     ("family", "y", "said"),
     [

@@ -157,7 +157,7 @@ class ConwayMaxwellPoisson(Peaked):
     --------
     >>> import lmm, numpy as np
     >>> lmm.families.ConwayMaxwellPoisson().variance(np.array([4.0]), phi=0.5).round(4)
-    array([2.0625])
+    array([2.1341])
     """
 
     name = "compois"
@@ -168,6 +168,7 @@ class ConwayMaxwellPoisson(Peaked):
     dispersion_scales_variance = False
     dispersion_name = "phi"
     merges = "equal"
+    phi_by_row = False
 
     @cached_property
     def _clip(self) -> tuple[float, float]:

@@ -141,7 +141,7 @@ class JointDensity:
     def check(self) -> None:
         """ArgumentError for a family that has no several predictors."""
         inner = self.inner
-        if not inner.has_mean or inner.n_parameters > 1:
+        if not (inner.has_mean and inner.phi_by_row) or inner.n_parameters > 1:
             raise ArgumentError(f"ziformula= and dispformula= are not for the {inner.name} family.")
         if inner.mean_low < 0.0 and self.inflated:
             raise ArgumentError(
