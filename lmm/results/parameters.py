@@ -71,9 +71,6 @@ class FitBase:
         component : of a model with several linear predictors the one that is meant: "cond", that of the mean, "zi", of zero inflation,
             "disp", of the dispersion, or "all". The same in every method that has it.
         """
-        residual = self._residual_table(component)
-        if residual is not None:
-            return residual["estimate"].rename("estimate")
         if component != "cond":
             return self._component(component).fixef()
         return fixed.fixed_effects(self.design, self.estimate)
@@ -225,10 +222,6 @@ class FitBase:
     @cached_property
     def _uncertainty(self) -> Uncertainty:
         return uncertainty(self.design, self.problem, self._method, self.estimate)
-
-    def _residual_table(self, component: str) -> pd.DataFrame | None:
-        """Coefficients of a linear model's residual standard deviation, where it has predictors and they are meant; else None."""
-        return self._uncertainty.dispersion() if component == "disp" else None
 
     def _component(self, component: str) -> Fit:
         """The fit as tables of one linear predictor read it; itself where there is one, or where it is that one."""

@@ -36,9 +36,6 @@ class Testing(FitBase):
         >>> fit.coef_table(ddf="satterthwaite")["df"].round(3).tolist()
         [17.0, 17.0]
         """
-        residual = self._residual_table(component)
-        if residual is not None:
-            return residual
         if component != "cond":
             return self._component(component).coef_table(ddf)
         return self._uncertainty.coefficient_table(self._ddf(self._table_ddf(ddf)))

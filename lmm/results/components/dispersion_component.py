@@ -19,6 +19,7 @@ from lmm.families import Family
 from lmm.families.linear import LinearGaussian
 from lmm.model.records import Estimate
 from lmm.results.tables.fixed import limit_table
+from lmm.results.tables.intervals import likelihood_rows
 from lmm.results.uncertainty import Covariances, Uncertainty
 
 #: the component of all linear predictors
@@ -66,8 +67,6 @@ class DispersionUncertainty(Uncertainty):
     rows : for each of ``design.all_names`` its row in the table of all parameters of the fit; None for a dropped one.
     """
 
-    methods: ClassVar[tuple[str, ...]] = ("profile", "wald")
-
     whole: Uncertainty
     cov: np.ndarray
     rows: tuple[int | None, ...]
@@ -85,6 +84,11 @@ class DispersionUncertainty(Uncertainty):
 
     def of_component(self, name: str) -> Uncertainty:
         return self.whole.of_component(name)
+
+    def own_rows(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Its rows of a table of all parameters that the likelihood has."""
+        kept = likelihood_rows(self.whole)
+        return table.iloc[[kept.index(row) for row in self.rows if row is not None]]
 
     def intervals(
         self, method: str, level: float, places: list[int], ddf: str | None
