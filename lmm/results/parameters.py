@@ -193,10 +193,13 @@ class FitBase:
         A dispersion, and shapes beside it: the degrees of freedom of :class:`lmm.families.StudentT`, the power of
         :class:`lmm.families.Tweedie`. Standard errors by the delta method from the joint covariance of all parameters.
         """
-        family, phi = self.estimate.distribution, self.estimate.phi
-        names = family.own_names
-        values = np.atleast_1d(np.asarray(phi, dtype=float))[: len(names)]
-        columns = {"estimate": values, "std_error": self._uncertainty.own_errors()}
+        names = self.estimate.distribution.own_names
+        single, errors = self._uncertainty.single_dispersion(), self._uncertainty.own_errors()
+        if single is not None:
+            names, values, errors = ("dispersion",), np.array([single[1]]), np.array([single[2]])
+        else:
+            values = np.ravel(np.asarray(self.estimate.phi, dtype=float))[: len(names)]
+        columns = {"estimate": values, "std_error": errors}
         return pd.DataFrame(columns, index=pd.Index(names, name="parameter"))
 
     def dispersion_se(self) -> float:

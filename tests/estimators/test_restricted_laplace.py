@@ -112,6 +112,7 @@ def test_what_follows_a_fit(herds: lmm.Fit) -> None:
     with pytest.warns(lmm.ComparisonWarning, match="ML instead of REML"):
         table = lmm.anova(smaller, herds)
     assert table["llf"].iloc[1] == pytest.approx(plain.llf, abs=1e-8)
+    assert np.isinf(herds.emmeans("period")["df"]).all()
     again = herds.refit(herds.simulate(1, rng=1).iloc[:, 0])
     assert again.estimate.reml and again.llf != herds.llf
     many = herds.refit_many(herds.simulate(1, rng=1))

@@ -57,6 +57,7 @@ def test_every_table_has_its_part_of_all_parameters(fit: lmm.Fit) -> None:
     )
     assert fit.df_model == 9 and fit.nobs == 480 and fit.deviance == pytest.approx(-2.0 * fit.llf)
     assert np.isnan(fit.sigma) and np.isnan(fit.dispersion)
+    assert fit.family_parameters().empty
     with pytest.raises(lmm.ArgumentError, match="'cond', 'zi', 'disp', 'all'"):
         fit.fixef("mean")
 

@@ -271,9 +271,8 @@ def chosen_method(design: Design, estimate: Estimate, ddf: str | None) -> str | 
     """``"auto"``: Kenward-Roger's method for REML fits of up to ``SMALL`` rows, else Satterthwaite's; none for generalized models."""
     if ddf != AUTO:
         return ddf
-    if estimate.reml and design.n <= SMALL:
-        return KENWARD_ROGER
-    return estimate.distribution.default_ddf
+    usual = estimate.distribution.default_ddf
+    return KENWARD_ROGER if usual and estimate.reml and design.n <= SMALL else usual
 
 
 def _averaged(design: Design, grid: Grid, means: Linear, ask: Request) -> list[str]:
