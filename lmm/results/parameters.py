@@ -196,7 +196,7 @@ class FitBase:
         names = self.estimate.distribution.own_names
         single, errors = self._uncertainty.single_dispersion(), self._uncertainty.own_errors()
         if single is not None:
-            names, values, errors = ("dispersion",), np.array([single[1]]), np.array([single[2]])
+            names, values, errors = ["dispersion"], np.array([single[1]]), np.array([single[2]])
         else:
             values = np.ravel(np.asarray(self.estimate.phi, dtype=float))[: len(names)]
         columns = {"estimate": values, "std_error": errors}

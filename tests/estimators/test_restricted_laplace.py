@@ -50,9 +50,9 @@ def test_of_a_gaussian_response_it_is_reml() -> None:
     fit = lmm.glmer(formula, sleep, family="gaussian", REML=True)
     wanted = lmm.lmer(formula, sleep)
     assert fit.llf == pytest.approx(wanted.llf, abs=1e-8)
-    assert fit.bse.to_numpy() == pytest.approx(wanted.bse.to_numpy(), rel=1e-6)
-    assert fit.sigma == pytest.approx(wanted.sigma, rel=1e-6)
-    assert fit.theta.to_numpy() / fit.sigma == pytest.approx(wanted.theta.to_numpy(), rel=1e-5)
+    assert fit.bse.to_numpy() == pytest.approx(wanted.bse.to_numpy(), rel=2e-5)
+    assert fit.sigma == pytest.approx(wanted.sigma, rel=2e-5)
+    assert fit.theta.to_numpy() / fit.sigma == pytest.approx(wanted.theta.to_numpy(), rel=1e-4)
 
 
 def two_factors() -> pd.DataFrame:
