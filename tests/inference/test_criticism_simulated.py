@@ -434,3 +434,30 @@ def test_models_of_several_predictors_are_checked_and_have_no_leverages(monkeypa
             assert ("60 rows" in found.note) == some
     with pytest.raises(lmm.ArgumentError, match="several linear predictors"):
         fits[0].leverage()
+
+
+def test_levels_that_do_not_stand_alone_are_not_left_out_by_a_check() -> None:
+    """Related levels and shared rows: the other checks are made."""
+    rng = np.random.default_rng(3)
+    data = pd.DataFrame({"g": np.repeat(list("abcdefghij"), 8), "x": rng.normal(size=80)})
+    data["h"], data["y"] = rng.permutation(data["g"]), data["x"] + rng.normal(size=80)
+    labels = sorted(set(data["g"]))
+    K = pd.DataFrame(0.5 * np.eye(10) + 0.5, index=labels, columns=labels)
+    shared = lmm.lmer("y ~ x + (1|mm(g, h))", data)
+    related = lmm.lmer("y ~ x + (1|g)", data, covariance={"g": K})
+    for fit in (shared, related):
+        names = [name for name in fit.check().table.index if "influence" in name]
+        assert names == ["influence"]
+    with pytest.raises(lmm.ArgumentError, match="are related, or share rows"):
+        related.influence()
+
+
+def test_a_gaussian_response_with_a_random_dispersion_is_summarised_and_checked() -> None:
+    rng = np.random.default_rng(4)
+    data = pd.DataFrame({"g": np.repeat(np.arange(12), 10), "x": rng.normal(size=120)})
+    spread = np.exp(0.5 * rng.normal(size=12))[data["g"]]
+    data["y"] = data["x"] + rng.normal(size=12)[data["g"]] + spread * rng.normal(size=120)
+    fit = lmm.glmer("y ~ x + (1|g)", data, family="gaussian", dispformula="~ 1 + (1|g)")
+    assert "Dispersion model" in str(fit.summary())
+    assert fit.residuals("pearson").std() == pytest.approx(1.0, abs=0.15)
+    assert "distribution" in str(fit.check())

@@ -71,7 +71,7 @@ class Gaussian(Family):
         return xp.broadcast_to(-0.5 * (LOG_2PI + xp.log(phi) - xp.log(ones(weights))), np.shape(y))
 
     def variance(self, mu: Array, phi: Phi = 1.0) -> Array:
-        return np.full(np.shape(mu), float(phi))
+        return np.zeros(np.shape(mu)) + phi
 
     def unit_deviance(self, y: Array, mu: Array, weights: Weights = None, phi: Phi = 1.0) -> Array:
         return ones(weights) * (y - mu) ** 2

@@ -259,6 +259,8 @@ def term_of(design: Design, group: str | None, what: str) -> int:
     places = [t for t, term in enumerate(design.units) if term.exchangeable]
     terms = [design.units[t] for t in places]
     groups = [term.group for term in terms]
+    if not design.units:
+        raise ArgumentError(f"{what}: the model has no grouping factor whose levels are meant.")
     if not terms:
         raise ArgumentError(
             f"{what}: no grouping factor has levels that stand alone: those of {', '.join(t.group for t in design.units)} are related, or "

@@ -366,7 +366,8 @@ def _influence(fit: Fit) -> Iterator[Finding]:
         return
     for term in fit.design.terms:
         if (
-            term.J * fit.convergence.seconds.get("optimise", np.inf) > SECONDS
+            not term.exchangeable
+            or term.J * fit.convergence.seconds.get("optimise", np.inf) > SECONDS
             or not 3 <= term.J < fit.nobs
         ):
             continue
