@@ -69,7 +69,7 @@ def reml_criterion(estimate: Estimate, n: int) -> float:
     if estimate.reml:
         return float(estimate.objective)
     estimate.distribution.require_linear(
-        "reml_criterion: a generalized model fitted by maximum likelihood has none; fit.llf and fit.deviance are its criteria."
+        "a generalized model fitted by maximum likelihood has no REML criterion; fit.llf and fit.deviance are its criteria."
     )
     return _switched(estimate, n)
 
