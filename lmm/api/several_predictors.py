@@ -50,9 +50,12 @@ def joint_model(formula: str | Formula, family: Family) -> tuple[str | Formula, 
     if not components:
         return replace(formula, components=()), family
     if "disp" in components and not family.has_dispersion:
+        what = "has no dispersion"
+        if family.n_parameters > 1:
+            what = f"has {' and '.join(family.own_names)}, of which each is one number for all rows"
         raise ArgumentError(
-            f"dispformula=: the {family.name} family has no dispersion; leave it out, or take a family that has one, such as "
-            "negative_binomial for counts."
+            f"dispformula=: the {family.name} family {what}; leave it out, or take a family with a dispersion, such as gaussian, gamma, "
+            "beta or negative_binomial."
         )
     density = JointDensity(family, "zi" in components)
     density.check()

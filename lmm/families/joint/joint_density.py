@@ -142,7 +142,9 @@ class JointDensity:
         """ArgumentError for a family that has no several predictors."""
         inner = self.inner
         if not (inner.has_mean and inner.phi_by_row) or inner.n_parameters > 1:
-            raise ArgumentError(f"ziformula= and dispformula= are not for the {inner.name} family.")
+            raise ArgumentError(
+                f"ziformula= and dispformula= are for families with a mean and one dispersion at the most, not for {inner.name}."
+            )
         if inner.mean_low < 0.0 and self.inflated:
             raise ArgumentError(
                 f"ziformula= is for counts and for positive responses, not for the {inner.name} family, of which zero is "
