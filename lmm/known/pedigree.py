@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from lmm.errors import ArgumentError
+from lmm.errors import ArgumentError, LmmWarning, warn
 from lmm.known.given_covariance import Known, unique_labels
 from lmm.known.relation import DirectedRelation, Relation
 
@@ -76,7 +76,8 @@ def read_parents(given: Pedigree, group: str) -> Parents:
 
     Raises
     ------
-    ArgumentError : columns of different lengths, animals twice, own parents or ancestors, an animal that is sire and dam.
+    ArgumentError : columns of different lengths, animals twice, own parents or ancestors. An animal that is a sire in one line and a
+        dam in another is told in a warning.
     """
     where = f"covariance[{group!r}]"
     columns = []
@@ -106,9 +107,10 @@ def read_parents(given: Pedigree, group: str) -> Parents:
         raise ArgumentError(f"{where}: {_named(levels, own)} of the pedigree is its own parent.")
     both = np.intersect1d(parents[parents[:, 0] >= 0, 0], parents[parents[:, 1] >= 0, 1])
     if len(both):
-        raise ArgumentError(
-            f"{where}: {_named(levels, both)} of the pedigree is a sire in one line and a dam in another. For plants, which may be both, "
-            "give lmm.Precision or lmm.KnownCovariance."
+        warn(
+            f"{where}: {_named(levels, both)} of the pedigree is a sire in one line and a dam in another, as plants may be and animals are "
+            "not.",
+            LmmWarning,
         )
     generation = _generations(parents, levels, where)
     order = np.argsort(generation, kind="stable")
