@@ -135,7 +135,7 @@ def run(
     reducer = reducer_for(data, rows_bar if settings.progress else None)
     check_related(given, estimator, reducer is not None)
     with threads.limited():
-        if reducer is not None and isinstance(model, Formula):
+        if reducer is not None and isinstance(model, Formula) and model.varies:
             from lmm.stream.whole_rows import whole_rows
 
             data, reducer = whole_rows(reducer, model, given), None

@@ -440,7 +440,7 @@ def test_levels_that_do_not_stand_alone_are_not_left_out_by_a_check() -> None:
     """Related levels and shared rows: the other checks are made."""
     rng = np.random.default_rng(3)
     data = pd.DataFrame({"g": np.repeat(list("abcdefghij"), 8), "x": rng.normal(size=80)})
-    data["h"], data["y"] = rng.permutation(data["g"]), data["x"] + rng.normal(size=80)
+    data["h"], data["y"] = rng.permutation(data["g"].tolist()), data["x"] + rng.normal(size=80)
     labels = sorted(set(data["g"]))
     K = pd.DataFrame(0.5 * np.eye(10) + 0.5, index=labels, columns=labels)
     shared = lmm.lmer("y ~ x + (1|mm(g, h))", data)

@@ -10,7 +10,7 @@ import pytest
 
 from lmm.linalg import coupling, elimination, tail
 from lmm.linalg.coupling import Dense, Entries
-from lmm.linalg.elimination import Factor, Vectors
+from lmm.linalg.elimination import EliminatedSystem, Vectors
 from lmm.linalg.factorisation import arrange, collect
 from lmm.model.problem import Problem, build_problem
 from tests.algebra import Algebra, singular_theta, some_theta, thetas
@@ -25,7 +25,7 @@ cases = pytest.mark.parametrize(("name", "kind"), CASES, ids=[f"{n}-{k}" for n, 
 class Case:
     problem: Problem
     dense: Algebra
-    factor: Factor
+    factor: EliminatedSystem
     chain_T: list[np.ndarray]
     tail_T: list[np.ndarray]
 

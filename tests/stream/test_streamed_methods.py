@@ -116,6 +116,7 @@ ELSEWHERE = {
     "cov_params",
     "dispersion",
     "dispersion_se",
+    "family_parameters",
     "thresholds",
     "overdispersion",
     "plot",

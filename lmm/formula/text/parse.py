@@ -140,6 +140,11 @@ class Formula:
         return tuple(dict.fromkeys(out))
 
     @property
+    def varies(self) -> bool:
+        """Whether more than the mean is modelled: residuals with a structure, further linear predictors."""
+        return self.residual is not None or bool(self.components)
+
+    @property
     def sides(self) -> tuple[Formula, ...]:
         """The formula of each linear predictor, that of the mean first."""
         return (self, *(component for _, component in self.components))
