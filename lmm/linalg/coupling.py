@@ -144,12 +144,7 @@ class Products:
 
     def rows(self, level: np.ndarray, M: np.ndarray) -> np.ndarray:
         """B_j(i) M_i, (k, m)."""
-        return np.stack(
-            [
-                np.asarray(self.B[a * self.J + level].multiply(M).sum(axis=1)).ravel()
-                for a in range(self.k)
-            ]
-        )
+        return _rows(self.B, self.J, level, M)
 
     def matrix(self) -> sp.csr_matrix:
         """B, (k J, q)."""
@@ -208,11 +203,7 @@ class Listed(NamedTuple):
 
     def rows(self, level: np.ndarray, M: np.ndarray) -> np.ndarray:
         """B_j(i) M_i, (k, m)."""
-        each = [
-            self.matrix()[a * self.shape.shape[1] + level].multiply(M).sum(axis=1)
-            for a in range(len(self.val))
-        ]
-        return np.stack([np.asarray(own).ravel() for own in each])
+        return _rows(self.matrix(), self.shape.shape[1], level, M)
 
     def matrix(self) -> sp.csr_matrix:
         """B, (k J, q)."""
@@ -386,6 +377,12 @@ def _csr(
     out = sp.csr_matrix(shape)
     out.data, out.indices, out.indptr = data, indices, indptr.astype(indices.dtype)
     return out
+
+
+def _rows(B: sp.csr_matrix, J: int, level: np.ndarray, M: np.ndarray) -> np.ndarray:
+    """B_j(i) M_i (k, m) of B (k J, q)."""
+    each = [B[start + level].multiply(M).sum(axis=1) for start in range(0, B.shape[0], J)]
+    return np.stack([np.asarray(own).ravel() for own in each])
 
 
 def _sparse(entries: Entries, J: int, q: int) -> sp.csr_matrix:

@@ -63,18 +63,18 @@ class RestrictedObjective(Objective):
         def told(point: Point) -> np.ndarray:
             return np.concatenate([point.gradient, point.payload.gamma])
 
-        self(psi)  # the modes there
+        here = self(psi)  # from whose modes those nearby are looked for
         found = self.differences(psi, B, told)
         H = B.T @ found[: len(psi)]
         free = self.let_go(psi)
         own = np.zeros_like(H)
         own[np.ix_(free, free)] = separation.inverse((H + H.T)[np.ix_(free, free)] / 4.0, None)
         inverse = triangle_inverse(self.problem.R)
-        moves = np.zeros((m + p + len(psi) - m, len(psi)))
+        moves = np.zeros((len(psi) + p, len(psi)))
         moves[:m], moves[m + p :] = B[:m], B[m:]
         moves[m : m + p] = inverse @ found[len(psi) :]
         out = moves @ own @ moves.T
-        information = self(psi).payload.laplace.information
+        information = here.payload.laplace.information
         out[m : m + p, m : m + p] += inverse @ np.linalg.inv(information) @ inverse.T
         return np.asarray(out)
 
