@@ -8,13 +8,13 @@ import numpy as np
 from scipy import special
 
 from lmm.families import links
-from lmm.families.base import Array, Family, Phi, Weights, ones
-from lmm.families.links import Four
+from lmm.families.base import Array, Phi, Weights, ones
 from lmm.families.namespace import namespace
+from lmm.families.reals.real_means import RealMeans
 from lmm.families.special import LOG_2PI
 
 
-class Gaussian(Family):
+class Gaussian(RealMeans):
     """Normal distribution, var(y) = phi / w; ``sigma`` is the square root of phi.
 
     Parameters
@@ -29,17 +29,10 @@ class Gaussian(Family):
     """
 
     name = title = "gaussian"
-    default_link = canonical_link = "identity"
+    canonical_link = "identity"
     link_names = tuple(links.LINKS)
-    mean_low = -np.inf
     has_dispersion = in_jax = slopes_in_jax = batched = True
     dispersion_power = 2.0
-
-    def _location(self, eta: Array) -> Array:
-        return self.link.inverse(eta)
-
-    def _coordinate(self, eta: Array) -> Four:
-        return self.link.inverse(eta), *self.link.derivatives(eta)
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: Phi) -> Array:
         return -0.5 * w * (y - c) ** 2 / phi

@@ -16,8 +16,9 @@ import numpy as np
 from scipy import special
 
 from lmm.families.base import Array, Phi, Weights, weighted_constant
-from lmm.families.links import Four, Probit
+from lmm.families.links import Probit
 from lmm.families.reals.gaussian import Gaussian
+from lmm.families.reals.real_means import RealMeans
 from lmm.families.shaped import Anywhere, OwnSlopes, Positive, ShapedFamily, stacked, summed_square
 from lmm.families.special import LOG_2PI
 
@@ -47,7 +48,7 @@ def shape_of(psi: float) -> Shape:
     return Shape(m, np.sqrt(square), m1, m2, R, -(m1 * m1 + m * m2) / square - 2.0 * R * R)
 
 
-class SkewNormal(ShapedFamily):
+class SkewNormal(RealMeans, ShapedFamily):
     """Skew normal distribution by its mean, its standard deviation phi and a shape psi on the real line, zero for a normal one.
 
     Prior weights multiply the log density. ``sigma`` is phi.
@@ -65,20 +66,8 @@ class SkewNormal(ShapedFamily):
 
     name = "skewnormal"
     title = "Skew normal"
-    default_link = "identity"
-    link_names = ("identity", "log", "inverse")
-    mean_low = -np.inf
     has_information = False
     own = (Positive("phi"), Anywhere("shape"))
-
-    def _location(self, eta: Array) -> Array:
-        return self.link.inverse(eta)
-
-    def _coordinate(self, eta: Array) -> Four:
-        return self.link.inverse(eta), *self.link.derivatives(eta)
-
-    def _of_mean(self, mu: Array) -> Array:
-        return np.asarray(mu, dtype=float)
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: Phi) -> Array:
         scale, psi = np.asarray(phi)

@@ -17,10 +17,10 @@ import numpy as np
 from scipy import special
 
 from lmm.families.base import Array, Phi, Weights, weighted_constant
-from lmm.families.links import Four
 from lmm.families.namespace import namespace
 from lmm.families.proportions.beta_binomial import rise
 from lmm.families.reals.gaussian import Gaussian
+from lmm.families.reals.real_means import RealMeans
 from lmm.families.shaped import OwnSlopes, Positive, ShapedFamily, stacked, summed_square
 from lmm.families.special import LOG_2PI, log_less_digamma, trigamma_less_inverse
 
@@ -28,7 +28,7 @@ from lmm.families.special import LOG_2PI, log_less_digamma, trigamma_less_invers
 NORMAL = 1e4
 
 
-class StudentT(ShapedFamily):
+class StudentT(RealMeans, ShapedFamily):
     """Student's t distribution with location mu, scale phi and df degrees of freedom; its variance is phi^2 df / (df - 2).
 
     Prior weights multiply the log density. ``sigma`` is phi.
@@ -46,19 +46,7 @@ class StudentT(ShapedFamily):
 
     name = "t"
     title = "t"
-    default_link = "identity"
-    link_names = ("identity", "log", "inverse")
-    mean_low = -np.inf
     own = (Positive("phi"), Positive("df"))
-
-    def _location(self, eta: Array) -> Array:
-        return self.link.inverse(eta)
-
-    def _coordinate(self, eta: Array) -> Four:
-        return self.link.inverse(eta), *self.link.derivatives(eta)
-
-    def _of_mean(self, mu: Array) -> Array:
-        return np.asarray(mu, dtype=float)
 
     def _kernel(self, y: Array, c: Array, w: Array | float, phi: Phi) -> Array:
         xp = namespace(c, phi).xp
